@@ -1,0 +1,291 @@
+"""Flags -> configuration -> stage, one-line errors. Knows not how anything works.
+
+Every flag is a field of a dataclass in `config`; tyro makes the command line from their types and docstrings.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import importlib.util
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+from pipeline import panels
+from pipeline.config import BoardConfig, InferConfig, InspectConfig, VisualizeConfig
+from pipeline.errors import InputError, first_line
+from pipeline.models import literals
+
+C = TypeVar("C")
+
+
+def main() -> None:
+    """Entry point of the command `predboard`."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command. -> exit code: 0 fine, 1 the result is not what was asked for, 2 bad input, 130 interrupted."""
+    commands: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
+        "infer": (InferConfig, _infer),
+        "visualize": (VisualizeConfig, _visualize),
+        "board": (BoardConfig, _board),
+        "inspect": (InspectConfig, _inspect),
+    }
+    try:
+        if not arguments or arguments[0] in ("-h", "--help", "help"):
+            _usage({name: config for name, (config, _) in commands.items()})
+            return 0
+        if arguments[0] not in commands:
+            raise InputError(f"no command {arguments[0]!r}; there are: {', '.join(commands)}")
+        config, command = commands[arguments[0]]
+        return command(parse(arguments[0], config, arguments[1:]))
+    except InputError as error:
+        print(f"predboard: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("predboard: interrupted; what was published is safe, run the same command to go on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `predboard inspect … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _usage(commands: dict[str, type[Any]]) -> None:
+    print("predboard: see where your image classifier is wrong, in TensorBoard\n")
+    for name, config in commands.items():
+        print(f"  predboard {name:<10} {first_line(Exception(config.__doc__))}")
+    print("\npredboard COMMAND --help lists the flags; every one takes --config FILE.toml with flags' names as keys.")
+
+
+def parse(command: str, config: type[C], arguments: Sequence[str]) -> C:
+    """Configuration from flags and, below them, from `--config FILE.toml`.
+
+    Raises InputError with one line for a flag, key or value that is not understood.
+    """
+    arguments, file = _without_config(arguments)
+    known = {f.name: f for f in dataclasses.fields(config)}  # type: ignore[arg-type]  # every configuration is a dataclass
+    below: list[str] = []
+    positional: tuple[str, ...] = ()
+    if file is not None:
+        for key, value in _toml(file).items():
+            name = key.replace("-", "_")
+            if name not in known:
+                raise InputError(f"{file} has {key!r}, which is no flag of `predboard {command}`: see --help")
+            if name == "predictions":
+                positional = tuple(map(str, value)) if isinstance(value, list) else (str(value),)
+            else:
+                below += _as_flags(name, value)
+    parsed = _tyro(command, config, [*below, *arguments])
+    if positional and not getattr(parsed, "predictions", None):
+        parsed = _tyro(command, config, [*below, *arguments, *positional])
+    return parsed
+
+
+def _without_config(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
+    kept, file = list(arguments), None
+    for i, argument in enumerate(kept):
+        if argument == "--config" or argument.startswith("--config="):
+            inline = argument.removeprefix("--config").removeprefix("=")
+            if not inline and i + 1 == len(kept):
+                raise InputError("--config names no file; expected --config FILE.toml")
+            file = Path(inline or kept[i + 1])
+            del kept[i : i + (1 if inline else 2)]
+            break
+    return kept, file
+
+
+def _toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} is no TOML: {first_line(error)}") from error
+
+
+def _as_flags(name: str, value: Any) -> list[str]:
+    """What a person would have typed for a value of a TOML file."""
+    flag = f"--{name.replace('_', '-')}"
+    if isinstance(value, bool):
+        return [flag if value else f"--no-{name.replace('_', '-')}"]
+    if isinstance(value, dict):
+        return [flag, *(f"{k}={v!r}" for k, v in value.items())]
+    if isinstance(value, list) and name in ("checkpoint", "step"):
+        return [flag, *map(str, value)]
+    if isinstance(value, list):
+        return [flag, ",".join(map(str, value))]
+    return [flag, str(value)]
+
+
+def _commas(texts: list[str]) -> tuple[str, ...]:
+    return tuple(part.strip() for part in texts[0].split(",") if part.strip())
+
+
+def _floats(texts: list[str]) -> tuple[float, ...]:
+    return tuple(float(part) for part in texts[0].split(","))
+
+
+def _size(texts: list[str]) -> int | tuple[int, int]:
+    if re.fullmatch(r"\d+", texts[0]):
+        return int(texts[0])
+    if found := re.fullmatch(r"(\d+)[x×](\d+)", texts[0]):
+        return int(found[1]), int(found[2])
+    raise ValueError(f"{texts[0]!r} is neither N nor HxW")
+
+
+def _registry() -> tyro.constructors.ConstructorRegistry:
+    """How the types of `config` are written on a command line, where tyro's own way is another."""
+    registry = tyro.constructors.ConstructorRegistry()
+    written: tuple[tuple[Any, str, Callable[[list[str]], Any], Callable[[Any], str]], ...] = (
+        (tuple[float, ...], "A,B,C", _floats, lambda v: ",".join(f"{x:g}" for x in v)),
+        (tuple[str, ...], "A,B,…", _commas, lambda v: ",".join(v) or "all"),
+        (int | tuple[int, int] | None, "N|HxW", _size, str),
+    )
+    for type_, metavar, read, show in written:
+        spec: tyro.constructors.PrimitiveConstructorSpec[Any] = tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar=metavar,
+            instance_from_str=read,
+            is_instance=lambda _: True,
+            str_from_instance=functools.partial(_shown, show),
+        )
+        registry.primitive_rule(functools.partial(_rule, type_, spec))
+    pairs: tyro.constructors.PrimitiveConstructorSpec[Any] = tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="KEY=VALUE",
+        instance_from_str=_pairs,
+        is_instance=lambda _: True,
+        str_from_instance=lambda v: [f"{key}={value!r}" for key, value in v.items()],
+    )
+    registry.primitive_rule(functools.partial(_rule, Mapping[str, Any], pairs))
+    return registry
+
+
+def _rule(type_: Any, spec: Any, info: Any) -> Any:
+    return spec if info.type == type_ else None
+
+
+def _shown(show: Callable[[Any], str], value: Any) -> list[str]:
+    return [show(value)]
+
+
+def _pairs(texts: list[str]) -> dict[str, Any]:
+    if wrong := next((text for text in texts if "=" not in text), None):
+        raise ValueError(f"{wrong!r} is not KEY=VALUE")
+    return literals(dict(text.split("=", 1) for text in texts))
+
+
+def _tyro(command: str, config: type[C], arguments: Sequence[str]) -> C:
+    """Parse with tyro, whose boxed complaint becomes one line."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint), _registry():
+            return tyro.cli(config, prog=f"predboard {command}", args=list(arguments))
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise InputError(_one_line(complaint.getvalue(), command)) from None
+
+
+def _one_line(boxed: str, command: str) -> str:
+    text = re.sub(r"\x1b\[[0-9;]*m", "", boxed)
+    words = []
+    for line in text.splitlines():
+        line = line.strip("│╭╮╰╯─ \t")
+        if line.startswith(("Argument helptext", "For full helptext")):
+            break
+        if line and not re.fullmatch(
+            r"[─ ]*(Value error|Parsing error|Unrecognized options|Required options)[─ ]*", line
+        ):
+            words.append(line)
+    said = re.sub(r"^Error parsing \w+Config: ", "", " ".join(words))  # our own words, from a check in config
+    return f"{said or 'the flags are not understood'} (see predboard {command} --help)"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _infer(config: InferConfig) -> int:
+    from pipeline.infer import infer
+
+    outcome = infer(config, _say)
+    for step, count in outcome.steps.items():
+        accuracy = "" if count.accuracy is None else f", accuracy {count.accuracy:.4f}"
+        ok = count.rows - count.failed
+        print(f"step {step}: {ok:,} ok, {count.failed:,} failed, {count.unlabelled:,} unlabelled{accuracy}")
+    if not outcome.complete:
+        print(
+            f"predboard: not all of the {outcome.manifest_rows:,} rows are there: run the same command again",
+            file=sys.stderr,
+        )
+        return 1
+    if outcome.failed:
+        _say(f"warning: {outcome.failed:,} of {outcome.manifest_rows:,} images failed; column `error` says why")
+    print(f"predictions are in {outcome.out}\nnext: predboard visualize {outcome.out}")
+    return 1 if config.strict and outcome.failed else 0
+
+
+def _visualize(config: VisualizeConfig) -> int:
+    if config.list:
+        for name, panel in panels.choose(()).items():
+            print(f"{name:<14} {first_line(Exception(panel.__doc__))}")
+        return 0
+    from pipeline.visualize import visualize
+
+    for written in visualize(config, _say):
+        if written.missing_rows:
+            _say(f"warning: {written.run} lacks {written.missing_rows:,} rows: run the same `predboard infer` again")
+        if written.missing_pictures:
+            _say(
+                f"warning: {written.missing_pictures:,} source pictures of {written.run} were not found: "
+                "--image-root says where they are now"
+            )
+        if written.unchanged:
+            print(f"{written.run}: nothing changed since the last time, kept {written.event_file}")
+        else:
+            what = f"{written.rows:,} rows, {len(written.steps)} steps"
+            size = written.event_file.stat().st_size / 1e6
+            print(f"{written.run}: {what} -> {written.event_file} ({size:.1f} MB)")
+    print(f"next: predboard board --logdir {config.logdir}")
+    return 0
+
+
+def _inspect(config: InspectConfig) -> int:
+    from pipeline.inspection import inspect
+
+    if config.predictions is None:
+        raise InputError("which predictions? For example: predboard inspect predictions/digits")
+    found = inspect(config.predictions)
+    if config.json:
+        print(json.dumps(found.facts, indent=1, ensure_ascii=False))
+    else:
+        print("\n".join(found.lines()))
+        print(
+            f"next: predboard visualize {config.predictions}"
+            if found.whole
+            else "not whole: run the same `predboard infer` again, which makes what is missing or damaged"
+        )
+    return 0 if found.whole else 1
+
+
+def _board(config: BoardConfig) -> int:
+    if not config.logdir.is_dir():
+        raise InputError(f"no folder {config.logdir}: run `predboard visualize` first, or name another --logdir")
+    if importlib.util.find_spec("tensorboard") is None:
+        raise InputError("TensorBoard is not installed: pip install tensorboard")
+    print(f"open http://localhost:{config.port}/?smoothing=0#timeseries   (Ctrl-C ends it)", flush=True)
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(config.logdir), "--port", str(config.port)]
+    # More than we ever write of each kind. 0 would mean none, whatever the help says (tensorboard issue 5550).
+    command += ["--samples_per_plugin", "images=1000,histograms=1000,text=1000,scalars=10000,pr_curves=1000"]
+    return subprocess.run(command, check=False).returncode  # noqa: S603  our own interpreter and flags

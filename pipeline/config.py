@@ -1,0 +1,188 @@
+"""What a command may be told: frozen dataclasses, checked when built. Knows nothing of how anything works.
+
+Field docstrings are the help texts of the command line (`predboard infer --help`), and the field names its flags.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional
+
+from pipeline.errors import InputError
+
+Interpolation = Literal["bilinear", "bicubic", "lanczos", "nearest"]
+Channels = Literal["rgb", "gray"]
+Precision = Literal["fp32", "bf16", "fp16"]
+Exif = Literal["ignore", "apply"]
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise InputError(f"--{name} is {value}; expected a whole number of at least {least}")
+
+
+@dataclass(frozen=True)
+class InferConfig:
+    """Run a classifier over images once and write what it says to Parquet."""
+
+    data: str
+    """Folder of images: one sub-folder for each class, or a flat folder of images without labels."""
+
+    model: str
+    """FILE.py:FACTORY, a function that returns a torch.nn.Module (or a module itself)."""
+
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    """key=value pairs for the factory; values are read as Python literals, else as text."""
+
+    checkpoint: tuple[Path, ...] = ()
+    """Weights. Several files of one training become several steps of one run."""
+
+    step: tuple[int, ...] = ()
+    """Step of each checkpoint. Default: the number after step, else iter, else epoch in its file name, else 0."""
+
+    out: Path | None = None
+    """Folder to write the predictions to. Default: predictions/DATA-MODEL."""
+
+    resize: int | tuple[int, int] | None = None
+    """N: the short side; HxW: exactly this. Default: pictures stay as they are and must all have one size."""
+
+    crop: int | None = None
+    """Side of the square cut from the centre, after the resize."""
+
+    mean: tuple[float, ...] = (0.0,)
+    """Subtracted from x/255, one number or one for each channel."""
+
+    std: tuple[float, ...] = (1.0,)
+    """Divides x/255 - mean, one number or one for each channel."""
+
+    interpolation: Interpolation = "bilinear"
+    """How --resize interpolates (Pillow's filters, antialiased)."""
+
+    channels: Channels = "rgb"
+    """What the model takes: three channels or one."""
+
+    exif: Exif = "ignore"
+    """Whether the EXIF orientation turns the picture. Most training loaders ignore it, so that is the default."""
+
+    batch_size: int = 64
+    """Pictures in one forward pass."""
+
+    workers: int = 0
+    """Threads that read and decode. 0: one for each processor, at most 16."""
+
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps. auto: cuda where there is one, else mps, else cpu."""
+
+    precision: Precision = "fp32"
+    """Arithmetic of the forward pass; bf16 and fp16 by autocast. Logits are stored as float32 in any case."""
+
+    shard_size: int = 4096
+    """Rows in one part file: the unit of commit, and what a killed run loses at most."""
+
+    limit: int | None = None
+    """Only N images, chosen evenly over the data by the hash of their keys."""
+
+    embeddings: bool = False
+    """Also store the input of the last linear layer."""
+
+    thumbnails: int = 0
+    """Also store a JPEG of each picture with this longest side, so that stage two needs no source images."""
+
+    strict: bool = False
+    """Exit with 1 when any image could not be read."""
+
+    update: bool = False
+    """Where the data changed: redo the parts that are no longer valid and keep the others."""
+
+    overwrite: bool = False
+    """Delete the predictions of these steps and start again."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for values that can never work."""
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            wanted = 3 if self.channels == "rgb" else 1
+            if len(values) not in (1, wanted):
+                raise InputError(f"--{name} has {len(values)} numbers; expected 1 or {wanted} for {self.channels}")
+            if not all(math.isfinite(v) for v in values):
+                raise InputError(f"--{name} is {','.join(map(str, values))}; expected finite numbers")
+        if min(self.std) <= 0:
+            raise InputError(f"--std is {','.join(map(str, self.std))}; expected numbers above 0")
+        sides = self.resize if isinstance(self.resize, tuple) else (() if self.resize is None else (self.resize,))
+        for side in sides:
+            _at_least("resize", side, 1)
+        for name, value, least in (
+            ("crop", self.crop, 1),
+            ("batch-size", self.batch_size, 1),
+            ("workers", self.workers, 0),
+            ("shard-size", self.shard_size, 1),
+            ("limit", self.limit, 1),
+            ("thumbnails", self.thumbnails, 0),
+        ):
+            if value is not None:
+                _at_least(name, value, least)
+        if self.step and len(self.step) != max(len(self.checkpoint), 1):
+            raise InputError(
+                f"--step has {len(self.step)} numbers for {len(self.checkpoint)} checkpoints; expected one each"
+            )
+        if any(step < 0 for step in self.step):
+            raise InputError(f"--step is {' '.join(map(str, self.step))}; expected numbers of at least 0")
+        if self.update and self.overwrite:
+            raise InputError("--update and --overwrite exclude each other: one keeps what is valid, the other nothing")
+
+
+@dataclass(frozen=True)
+class VisualizeConfig:
+    """Draw saved predictions: write all TensorBoard summaries, without the model."""
+
+    predictions: Annotated[tuple[Path, ...], Positional] = ()
+    """Folders that `predboard infer` wrote, one for each run."""
+
+    logdir: Path = Path("logs")
+    """Folder for TensorBoard; each run gets a sub-folder of its name."""
+
+    panels: tuple[str, ...] = ()
+    """Names of panels, separated by commas. Default: all. See --list."""
+
+    list: bool = False
+    """Print what panels there are and stop."""
+
+    image_root: Path | None = None
+    """Where the source images are now, if they were moved since inference."""
+
+    workers: int = 0
+    """Threads. 0: one for each processor, at most 16."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for values that can never work."""
+        _at_least("workers", self.workers, 0)
+
+
+@dataclass(frozen=True)
+class BoardConfig:
+    """Open TensorBoard with limits that show everything `predboard visualize` wrote."""
+
+    logdir: Path = Path("logs")
+    """Folder that `predboard visualize` wrote."""
+
+    port: int = 6006
+    """Port on this machine."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for values that can never work."""
+        if not 0 <= self.port <= 65535:
+            raise InputError(f"--port is {self.port}; expected 0 to 65535")
+
+
+@dataclass(frozen=True)
+class InspectConfig:
+    """Say what a folder of predictions holds, and whether it is whole."""
+
+    predictions: Annotated[Path | None, Positional] = None
+    """Folder that `predboard infer` wrote."""
+
+    json: bool = False
+    """Print JSON."""

@@ -1,0 +1,331 @@
+"""Arrays and words -> RGB pictures: tiles, the report card, the confusion matrix. Knows no metrics and no files.
+
+Everything is drawn at the size at which TensorBoard shows it, because TensorBoard resizes without smoothing.
+Right is blue and wrong is vermillion everywhere (Okabe and Ito's palette, distinct in every common colour blindness).
+"""
+
+import functools
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from pipeline.summaries import Pixels
+
+WIDTH, HEIGHT = 350, 210
+"""Of a tile and of the report card, pixels."""
+
+PICTURE = 196
+"""Side of the square that a tile's picture fills: 7 × 28, and close to 3 × 64 and 6 × 32."""
+
+Colour = tuple[int, int, int]
+RIGHT: Colour = (0, 114, 178)
+WRONG: Colour = (213, 94, 0)
+UNKNOWN: Colour = (110, 110, 110)
+INK: Colour = (25, 25, 25)
+FAINT: Colour = (105, 105, 105)
+PAPER: Colour = (255, 255, 255)
+TRACK: Colour = (228, 228, 228)
+
+# Where a system keeps a font for scripts that DejaVu Sans lacks (Chinese, Japanese, Korean, Thai, Devanagari, …).
+_WIDE_FONTS = (
+    "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc",
+    "/usr/share/fonts/noto-cjk/NotoSansCJK-Regular.ttc",
+    "/usr/share/fonts/google-noto-cjk/NotoSansCJK-Regular.ttc",
+    "/System/Library/Fonts/PingFang.ttc",
+    "/System/Library/Fonts/Supplemental/Arial Unicode.ttf",
+    "C:/Windows/Fonts/msyh.ttc",
+)
+
+
+@functools.cache
+def _dejavu(bold: bool) -> Path:
+    """DejaVu Sans, which matplotlib carries; found without importing matplotlib, which takes 0.4 s."""
+    spec = importlib.util.find_spec("matplotlib")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("matplotlib, whose fonts are drawn with, is not installed: pip install matplotlib")
+    return Path(spec.origin).parent / "mpl-data/fonts/ttf" / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
+
+
+@functools.cache
+def _sized(path: Path, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)  # the same everywhere, unlike Raqm
+
+
+@functools.cache
+def _covered() -> frozenset[int]:
+    from fontTools.ttLib import TTFont  # comes with matplotlib; takes 50 ms, and most names never need it
+
+    with TTFont(_dejavu(False)) as font:
+        return frozenset(font.getBestCmap())
+
+
+def _font(text: str, size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """A font that has the letters of a text, if this machine has one."""
+    if not text.isascii() and not all(ord(c) in _covered() for c in text):
+        wide = next((Path(p) for p in _WIDE_FONTS if Path(p).exists()), None)
+        if wide is not None:
+            return _sized(wide, size)
+    return _sized(_dejavu(bold), size)
+
+
+def _fitted(text: str, width: float, size: int, bold: bool, least: int = 9) -> tuple[str, ImageFont.FreeTypeFont]:
+    """The text, smaller if need be, and then with its middle left out, so that it is at most `width` pixels wide."""
+    text = " ".join(text.split())
+    for smaller in range(size, least - 1, -1):
+        font = _font(text, smaller, bold)
+        if font.getlength(text) <= width:
+            return text, font
+    kept = len(text)
+    while kept > 2:
+        kept -= 1
+        short = f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
+        if font.getlength(short) <= width:
+            return short, font
+    return "…", font
+
+
+class _Canvas:
+    """A picture to write and draw on."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.image = Image.new("RGB", (width, height), PAPER)
+        self.draw = ImageDraw.Draw(self.image)
+
+    def text(
+        self,
+        at: tuple[float, float],
+        text: str,
+        width: float,
+        size: int = 11,
+        colour: Colour = INK,
+        bold: bool = False,
+        anchor: str = "ls",
+    ) -> float:
+        """Write one line with its baseline (`s`) at a point, fitted to a width. -> its width."""
+        fitted, font = _fitted(text, width, size, bold)
+        self.draw.text(at, fitted, fill=colour, font=font, anchor=anchor)
+        return float(font.getlength(fitted))
+
+    def bar(
+        self, left: float, top: float, width: float, height: float, share: float, colour: Colour, rest: Colour = TRACK
+    ) -> None:
+        """A bar and its rest; a share above 0 is at least one pixel."""
+        self.draw.rectangle((left, top, left + width - 1, top + height - 1), fill=rest)
+        if share > 0:
+            self.draw.rectangle((left, top, left + max(round(share * width), 1) - 1, top + height - 1), fill=colour)
+
+    @property
+    def pixels(self) -> Pixels:
+        return np.array(self.image)
+
+
+def percent(share: float) -> str:
+    """A share as people read it: never 100 % or 0 % unless it is.
+
+    >>> percent(0.9996), percent(1.0), percent(0.0003), percent(0.123)
+    ('>99.9 %', '100 %', '<0.1 %', '12.3 %')
+    """
+    if share >= 1 or share <= 0:
+        return f"{100 * share:.0f} %"
+    if share > 0.9995:
+        return ">99.9 %"
+    return "<0.1 %" if share < 0.0005 else f"{100 * share:.1f} %"
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a tile says of its picture."""
+
+    true: str | None
+    """Name of the true class, None if unknown."""
+    top: Sequence[tuple[str, float]]
+    """Classes with the highest probabilities, highest first; the first is the prediction."""
+    name: str
+    """Of the image."""
+    id: int
+    loss: float | None = None
+
+
+def fit_picture(picture: Image.Image) -> tuple[Image.Image, bool]:
+    """A picture as large as a tile has room for, and whether it was enlarged.
+
+    Small ones grow by a whole factor without smoothing, so that their own pixels are seen; large ones are reduced.
+    """
+    longest = max(picture.size)
+    if longest <= PICTURE:
+        factor = PICTURE // longest
+        return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST), True
+    scale = PICTURE / longest
+    size = (max(round(picture.width * scale), 1), max(round(picture.height * scale), 1))
+    return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0), False
+
+
+def tile(picture: Image.Image | None, words: Words) -> Pixels:
+    """A fitted picture on the left, what the model says on the right; the frame's colour says whether it is right.
+
+    -> [210, 350, 3] uint8.
+    """
+    canvas = _Canvas(WIDTH, HEIGHT)
+    predicted = words.top[0][0] if words.top else None
+    right = None if words.true is None else predicted == words.true
+    colour, verdict = (UNKNOWN, "no label") if right is None else (RIGHT, "✓ right") if right else (WRONG, "✗ wrong")
+    frame, margin = 4, 3
+    side = PICTURE + 2 * frame
+    canvas.draw.rectangle((margin, margin, margin + side - 1, margin + side - 1), fill=colour)
+    inner = margin + frame
+    canvas.draw.rectangle((inner, inner, inner + PICTURE - 1, inner + PICTURE - 1), fill=(240, 240, 240))
+    if picture is None:
+        canvas.text((inner + PICTURE / 2, inner + PICTURE / 2), "picture not found", PICTURE, 12, FAINT, anchor="ms")
+    else:
+        canvas.image.paste(picture, (inner + (PICTURE - picture.width) // 2, inner + (PICTURE - picture.height) // 2))
+
+    left = margin + side + 7
+    width = WIDTH - left - 4
+    canvas.text((left, 17), verdict, width, 13, colour, bold=True)
+    canvas.text((left, 34), "true", width, 10, FAINT)
+    canvas.text((left, 49), words.true or "unknown", width, 13, INK if words.true else FAINT, bold=True)
+    canvas.text((left, 70), "predicted", width, 10, FAINT)
+    baseline = 85
+    for rank, (name, p) in enumerate(words.top):
+        of_bar = RIGHT if name == words.true else colour if rank == 0 else UNKNOWN
+        number = canvas.text((left + width, baseline), percent(p), 60, 11, INK, bold=rank == 0, anchor="rs")
+        canvas.text((left, baseline), name, width - number - 5, 12 if rank == 0 else 11, INK, bold=rank == 0)
+        canvas.bar(left, baseline + 4, width, 6, p, of_bar)
+        baseline += 29
+    if words.loss is not None:
+        canvas.text((left, 178), f"loss {words.loss:.2f} nats", width, 10, FAINT)
+    canvas.text((left, 191), f"row {words.id}", width, 10, FAINT)
+    short = words.name.rpartition("/")[2]  # the folder is most often the class, which is said already
+    canvas.text(
+        (left, 204), words.name if _font(words.name, 10).getlength(words.name) <= width else short, width, 10, FAINT
+    )
+    return canvas.pixels
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the report card says."""
+
+    title: str
+    accuracy: tuple[float, float, float] | None
+    """Point, lower and upper end of the 95 % interval; None without labelled rows."""
+    facts: Sequence[tuple[str, str]]
+    """(name, value)."""
+    worst: Sequence[tuple[str, float, str]]
+    """(class, recall, hits of support)."""
+    pairs: Sequence[tuple[str, str, str]]
+    """(true, predicted, count)."""
+    warnings: Sequence[str]
+
+
+def report_card(card: Card) -> Pixels:
+    """The one picture a busy person needs. -> [210, 350, 3] uint8."""
+    canvas = _Canvas(WIDTH, HEIGHT)
+    left, split = 8, 128
+    canvas.text((left, 15), card.title, WIDTH - 2 * left, 11, FAINT)
+    if card.accuracy is None:
+        canvas.text((left, 48), "no labels", split - left - 8, 20, UNKNOWN, bold=True)
+    else:
+        point, lower, upper = card.accuracy
+        canvas.text((left, 48), percent(point), split - left - 8, 25, INK, bold=True)
+        canvas.text((left, 62), f"accuracy, {100 * lower:.1f}–{100 * upper:.1f}", split - left - 6, 10, FAINT)
+        canvas.bar(left, 68, split - left - 14, 6, point, RIGHT, WRONG)
+    baseline = 92
+    for name, value in card.facts:
+        canvas.text((left, baseline), name, 62, 10, FAINT)
+        canvas.text((split - 14, baseline), value, 62, 10, INK, anchor="rs")
+        baseline += 14
+
+    canvas.draw.line((split - 4, 24, split - 4, 178), fill=TRACK)
+    x, width = split + 4, WIDTH - split - 10
+    canvas.text((x, 33), "worst classes, by recall" if card.worst else "no class was missed", width, 10, FAINT)
+    baseline = 47
+    for name, recall, count in card.worst:
+        used = canvas.text((x + width, baseline), count, 70, 10, FAINT, anchor="rs")
+        used += canvas.text((x + width - used - 6, baseline), percent(recall), 50, 11, INK, bold=True, anchor="rs") + 6
+        canvas.text((x, baseline), name, width - used - 8, 11, INK)
+        canvas.bar(x, baseline + 3, width, 4, recall, RIGHT, WRONG)
+        baseline += 19
+    if card.pairs:
+        baseline = max(baseline + 6, 112)
+        canvas.text((x, baseline), "most confused: true → predicted", width, 10, FAINT)
+        baseline += 15
+        for true, predicted, count in card.pairs:
+            used = canvas.text((x + width, baseline), count, 90, 10, FAINT, anchor="rs")
+            room = width - used - 8
+            first = canvas.text((x, baseline), true, room * 0.5 - 8, 11, INK)
+            canvas.text((x + first + 3, baseline), f"→ {predicted}", room - first - 3, 11, INK)
+            baseline += 15
+    if card.warnings:
+        more = f"  (+{len(card.warnings) - 1} more in report)" if len(card.warnings) > 1 else ""
+        canvas.draw.rectangle((0, HEIGHT - 25, WIDTH, HEIGHT), fill=(253, 236, 224))
+        canvas.text((left, HEIGHT - 9), f"! {card.warnings[0]}{more}", WIDTH - 2 * left, 11, (150, 60, 0), bold=True)
+    return canvas.pixels
+
+
+def confusion(counts: NDArray[np.int64], names: Sequence[str], total: Sequence[int]) -> Pixels:
+    """A confusion matrix with numbers and labels.
+
+    Args:
+        counts: [n, n]; row: true class, column: predicted class.
+        names: [n].
+        total: [n] rows of each true class: a cell's strength is its share of them.
+
+    Returns:
+        [height, width, 3] uint8; right cells blue, wrong ones vermillion, both stronger with the square root of the
+        share, so that small confusions are seen.
+    """
+    n = len(counts)
+    cell = 46 if n <= 12 else 34 if n <= 22 else 28
+    size = 12 if n <= 12 else 10
+    label = min(max((int(_font(name, size).getlength(name)) for name in names), default=0) + 8, 150)
+    numbers = 44
+    left, top = label + 16, label + 34
+    canvas = _Canvas(left + n * cell + numbers + 6, top + n * cell + 8)
+    canvas.text((left + n * cell / 2, 14), "predicted →", n * cell, 12, FAINT, anchor="ms")
+    canvas.text((8, top - 8), "true ↓", label, 12, FAINT)
+    canvas.text((left + n * cell + numbers, top - 8), "rows", numbers, 10, FAINT, anchor="rs")
+    for i in range(n):
+        y = top + i * cell
+        canvas.text((left - 8, y + cell / 2 + size / 3), names[i], label, size, INK, anchor="rs")
+        canvas.text((left + n * cell + numbers, y + cell / 2 + 4), f"{total[i]:,}", numbers - 4, 10, FAINT, anchor="rs")
+        _upright(canvas, names[i], left + i * cell + cell // 2, top - 6, label, size)
+        for j in range(n):
+            share = counts[i, j] / total[i] if total[i] else 0.0
+            strength = float(np.sqrt(share))
+            base = RIGHT if i == j else WRONG
+            r, g, b = (round(255 + (channel - 255) * strength) for channel in base)
+            x = left + j * cell
+            canvas.draw.rectangle(
+                (x, y, x + cell - 2, y + cell - 2), fill=(r, g, b) if counts[i, j] else (246, 246, 246)
+            )
+            if counts[i, j]:
+                ink = PAPER if 0.299 * r + 0.587 * g + 0.114 * b < 140 else INK
+                number = _compact(int(counts[i, j]))
+                canvas.text((x + cell / 2 - 1, y + cell / 2 + size / 3), number, cell - 3, size, ink, anchor="ms")
+    return canvas.pixels
+
+
+def _compact(number: int) -> str:
+    """Four characters at most, for a cell.
+
+    >>> _compact(940), _compact(1234), _compact(56789), _compact(4_000_000)
+    ('940', '1234', '57k', '4M')
+    """
+    if number < 10_000:
+        return str(number)
+    return f"{number / 1e3:.0f}k" if number < 999_500 else f"{number / 1e6:.0f}M"
+
+
+def _upright(canvas: _Canvas, text: str, x: int, bottom: int, length: int, size: int) -> None:
+    """Write a label that reads upwards, centred on x, ending above `bottom`."""
+    fitted, font = _fitted(text, length, size, False)
+    box = Image.new("RGB", (int(font.getlength(fitted)) + 2, size + 6), PAPER)
+    ImageDraw.Draw(box).text((0, size), fitted, fill=INK, font=font, anchor="ls")
+    turned = box.rotate(90, expand=True)
+    canvas.image.paste(turned, (x - turned.width // 2 - 1, bottom - turned.height))

@@ -1,0 +1,503 @@
+"""Stage one, one straight function: images -> model -> Parquet. Knows nothing of TensorBoard or of what is drawn later.
+
+Reading and decoding run ahead on threads; the forward pass runs in the caller's thread; deriving columns, compressing
+and publishing run behind on one more thread. What is in memory at once is bounded by the row group, not by the data.
+"""
+
+import itertools
+import os
+import platform
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from pipeline import images, models, shards, sources, store, workers
+from pipeline.config import InferConfig
+from pipeline.errors import DamagedError, InputError, first_line
+from pipeline.predictions import Part, Predictions, Run, hash64
+
+if TYPE_CHECKING:
+    import torch
+
+_CHUNK = 8
+"""Pictures a thread decodes before it takes the next task: a task costs about as much as a 28×28 PNG."""
+
+
+@dataclass(frozen=True)
+class StepCount:
+    """Rows of one step, as they are on disk when stage one ends."""
+
+    rows: int
+    failed: int
+    unlabelled: int
+    accuracy: float | None
+    """Over the rows with logits and a label; None if there are none."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What stage one leaves."""
+
+    out: Path
+    manifest_rows: int
+    steps: dict[int, StepCount]
+    written: int
+    """Rows that this call inferred, over all steps."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every step has one row for every row of the manifest."""
+        return all(c.rows == self.manifest_rows for c in self.steps.values())
+
+    @property
+    def failed(self) -> int:
+        """Most failed rows of any step."""
+        return max(c.failed for c in self.steps.values())
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """One manifest row, read and decoded."""
+
+    pixels: NDArray[np.uint8] | None  # [height, width, channels], None if there is an error
+    error: str | None
+    seconds: float
+    digest: int | None = None
+    length: int | None = None
+    properties: images.Properties | None = None
+    thumbnail: bytes | None = None
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Rows of one part that went through the model together."""
+
+    shard: shards.Shard
+    start: int
+    rows: Sequence[_Loaded]  # without pixels
+    outputs: dict[int, tuple[NDArray[np.float32], NDArray[np.float16] | None]]  # step: logits, embeddings
+    forward_seconds: float
+
+
+def default_out(data: str, model: str) -> Path:
+    """Folder for the predictions of a model on data: predictions/DATA-FILE-FACTORY.
+
+    >>> default_out("photos/test/", "nets/small.py:build").as_posix()
+    'predictions/test-small-build'
+    """
+    file, _, factory = model.rpartition(":")
+    return Path("predictions") / f"{Path(data).name or 'data'}-{Path(file).stem}-{factory}"
+
+
+def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None) -> Outcome:
+    """Run the model over the images and write one row for every image of every step.
+
+    Parts that are there already and still valid are kept, so a run that was killed continues where it stopped.
+
+    Args:
+        config: what to do.
+        say: takes a line of progress for a person.
+
+    Raises:
+        InputError: for bad input, or if what is there does not fit; nothing already written is lost.
+    """
+    models.require_torch()
+    import torch
+
+    manifest = sources.open_source(config.data).limited(config.limit)
+    steps = models.steps_of(config.checkpoint, config.step)
+    factory = models.open_factory(config.model, config.model_args)
+    out = config.out or default_out(config.data, config.model)
+    shape = images.Shape(config.resize, config.crop, config.interpolation, config.channels, config.exif)
+    device = models.device_of(config.device)
+    say(f"{len(manifest):,} images, {len(manifest.classes) or 'no'} class folders in {manifest.root}")
+
+    sample = _first(manifest, shape)
+    size = sample.shape
+    transform = {**asdict(shape), "mean": list(config.mean), "std": list(config.std), "size": list(size)}
+    prepare = _Prepare(device, config.mean, config.std)
+    modules: dict[int, torch.nn.Module] = {}
+    runs: dict[int, Run] = {}
+    for step, file in steps.items():
+        module = factory.build()
+        if file is not None:
+            models.load_weights(module, file)
+        modules[step] = module
+        outputs, dims = _outputs(models.Network(module, device, config.precision, config.embeddings), prepare, sample)
+        runs[step] = Run(
+            classes=_classes(manifest, outputs),
+            model=factory.name,
+            step=step,
+            model_args=dict(config.model_args),
+            code=factory.code,
+            weights=models.weights_digest(module),
+            transform=transform,
+            precision=config.precision,
+            root=manifest.root,
+            shard_size=config.shard_size,
+            embedding=dims,
+            thumbnails=config.thumbnails,
+        )
+    say(f"model {factory.name}, {outputs} classes, steps {', '.join(map(str, steps))}; {device}, {config.precision}")
+
+    plan = shards.plan(len(manifest), config.shard_size)
+
+    def writer(step: int, shard: shards.Shard) -> _PartInProgress:
+        file = steps[step]
+        provenance = {
+            "checkpoint": "" if file is None else file.name,
+            "device": str(device),
+            "batch_size": config.batch_size,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        }
+        return _PartInProgress(out, runs[step], shard, manifest, provenance)
+
+    with store.lock(out):
+        todo = {step: _to_do(out, run, plan, manifest, config, say) for step, run in runs.items()}
+        if kept := sum(len(plan) - len(t) for t in todo.values()):
+            say(f"{kept} of {len(plan) * len(steps)} parts in {out} are there already and valid")
+        written = 0
+        for group in _fitting({step: modules[step] for step in todo if todo[step]}, device):
+            written += _pass({s: todo[s] for s in group}, modules, manifest, prepare, shape, size, config, writer)
+        return _outcome(out, manifest, tuple(steps), written)
+
+
+def _first(manifest: sources.Manifest, shape: images.Shape) -> NDArray[np.uint8]:
+    """The first picture that can be read, whose size all must have. Raises InputError if none can be read."""
+    error = ""
+    for ref in manifest.image.to_pylist():
+        loaded = _load(manifest.root, ref, shape, None, 0)
+        if loaded.pixels is not None:
+            return loaded.pixels
+        error = error or f"{ref}: {loaded.error}"
+    raise InputError(f"none of the {len(manifest)} images can be read; the first, {error}")
+
+
+def _load(root: str, ref: str, shape: images.Shape, size: tuple[int, ...] | None, thumbnail: int) -> _Loaded:
+    """Read and decode one image; whatever is wrong with it becomes its error."""
+    began = time.perf_counter()
+    digest = length = found = small = None
+    try:
+        encoded = sources.read(root, ref)
+        digest, length = hash64(encoded), len(encoded)
+        picture = images.open_image(encoded, shape.channels, shape.exif)
+        found = images.properties(picture)
+        if thumbnail:
+            small = images.jpeg(picture, thumbnail)
+        pixels = images.pixels(images.resized(picture, shape))
+        if size is not None and pixels.shape != size:
+            raise ValueError(
+                f"picture is {pixels.shape[0]}×{pixels.shape[1]} (height×width), the first is {size[0]}×{size[1]}: "
+                "use --resize HxW, or --resize N with --crop N"
+            )
+    except Exception as error:  # a picture file is untrusted, and Pillow's decoders raise no closed set of exceptions
+        return _Loaded(None, _reason(error), time.perf_counter() - began, digest, length, found, small)
+    return _Loaded(pixels, None, time.perf_counter() - began, digest, length, found, small)
+
+
+def _reason(error: Exception) -> str:
+    """Why an image could not be read: the same words on every machine, without paths or addresses."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{type(error).__name__}: {os.strerror(error.errno)}"
+    if type(error).__name__ == "UnidentifiedImageError":
+        return "UnidentifiedImageError: not a picture that Pillow can read"
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
+class _Prepare:
+    """Batches of uint8 pictures -> normalised floats on the device."""
+
+    def __init__(self, device: "torch.device", mean: Sequence[float], std: Sequence[float]) -> None:
+        import torch
+
+        self.device = device
+        self._mean = torch.tensor(mean, device=device).reshape(1, -1, 1, 1)
+        self._std = torch.tensor(std, device=device).reshape(1, -1, 1, 1)
+
+    def __call__(self, pictures: NDArray[np.uint8]) -> "torch.Tensor":
+        """[rows, height, width, channels] uint8 -> [rows, channels, height, width] float32, channels_last in memory."""
+        import torch
+
+        batch = torch.from_numpy(pictures)
+        if self.device.type == "cuda":
+            batch = batch.pin_memory()  # else the copy waits for the one before
+        moved = batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        return (moved.float() / 255 - self._mean) / self._std
+
+
+def _outputs(network: models.Network, prepare: _Prepare, sample: NDArray[np.uint8]) -> tuple[int, int]:
+    """Classes and embedding length that the model gives, tried on one picture."""
+    logits, embedding = network(prepare(sample[None]))
+    return logits.shape[1], 0 if embedding is None else embedding.shape[1]
+
+
+def _classes(manifest: sources.Manifest, outputs: int) -> tuple[str, ...]:
+    if manifest.classes and len(manifest.classes) != outputs:
+        raise InputError(
+            f"{manifest.root} has {len(manifest.classes)} class folders ({', '.join(manifest.classes[:3])}…), "
+            f"the model gives {outputs} outputs: expected one folder for each output, in sorted order"
+        )
+    return manifest.classes or tuple(map(str, range(outputs)))
+
+
+def _fitting(modules: dict[int, Any], device: "torch.device") -> Iterator[list[int]]:
+    """Groups of steps whose weights fit into half of the device's free memory together; each group is one pass."""
+    import torch
+
+    each = max(map(models.bytes_of, modules.values()), default=0)
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0] + sum(map(models.bytes_of, modules.values()))
+    elif hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    else:
+        free = 4 * 2**30
+    together = max(1, free // 2 // max(each, 1))
+    numbers = list(modules)
+    for i in range(0, len(numbers), together):
+        yield numbers[i : i + together]
+
+
+def _to_do(
+    out: Path,
+    run: Run,
+    plan: Sequence[shards.Shard],
+    manifest: sources.Manifest,
+    config: InferConfig,
+    say: Callable[[str], None],
+) -> list[shards.Shard]:
+    """The shards of one step that have no valid part. Raises InputError if what is there must not be touched."""
+    if config.overwrite and store.step_folder(out, run.step).exists():
+        store.delete_step(out, run.step)
+    todo = {shard.index: shard for shard in plan}
+    changed: list[Path] = []
+    paths = store.part_paths(out, run.step)
+    for path in paths:
+        try:
+            file = store.open_part(path)
+            if difference := run.difference(file.run):
+                name, now, then = difference
+                raise InputError(
+                    f"{out} step {run.step} was made with another {name} ({then}, now {now}): name another --out, "
+                    "or start this step again with --overwrite"
+                )
+            store.verify(file)
+        except DamagedError as error:
+            say(f"{first_line(error).split(': run')[0]}; it is made again")
+            continue
+        part = file.part
+        shard = next((s for s in plan if s.start == part.start), None)
+        same_rows = part.stop <= len(manifest) and manifest.digest(part.start, part.stop) == part.manifest_digest
+        if shard is not None and same_rows and part.stop == shard.stop:
+            del todo[shard.index]
+        elif not (shard is not None and same_rows and part.stop == part.manifest_rows):  # else its data only grew
+            changed.append(path)
+    if changed and not config.update:
+        raise InputError(
+            f"the data changed: {len(changed)} of {len(paths)} parts of {out} step {run.step} are no longer valid, the "
+            f"first {changed[0].name}: --update does them again and keeps the others"
+        )
+    for path in changed:
+        store.delete_part(path)
+    return list(todo.values())
+
+
+def _pass(
+    todo: dict[int, list[shards.Shard]],
+    modules: dict[int, "torch.nn.Module"],
+    manifest: sources.Manifest,
+    prepare: "_Prepare",
+    shape: images.Shape,
+    size: tuple[int, int, int],
+    config: InferConfig,
+    writer: Callable[[int, shards.Shard], "_PartInProgress"],
+) -> int:
+    """Infer the shards of these steps, decoding each image once. -> rows written."""
+    wanted = sorted({shard for of_step in todo.values() for shard in of_step}, key=lambda shard: shard.start)
+    networks = {
+        s: models.Network(modules[s], prepare.device, config.precision, config.embeddings) for s in todo if todo[s]
+    }
+    refs = (ref for shard in wanted for ref in manifest.image.slice(shard.start, len(shard)).to_pylist())
+    chunks = iter(lambda: list(itertools.islice(refs, _CHUNK)), [])
+    threads = workers.count(config.workers)
+
+    def load(chunk: list[str]) -> list[_Loaded]:
+        return [_load(manifest.root, ref, shape, size, config.thumbnails) for ref in chunk]
+
+    ahead = 2 * threads + -(-2 * config.batch_size // _CHUNK)  # two batches, and something for every thread
+    loaded = itertools.chain.from_iterable(workers.in_order(load, chunks, threads, ahead))
+    open_parts: dict[int, _PartInProgress] = {}  # by step; a step's parts come one after the other
+
+    def write(batch: _Batch) -> int:
+        for step in batch.outputs:
+            if step not in open_parts:
+                open_parts[step] = writer(step, batch.shard)
+            if open_parts[step].add(batch):
+                del open_parts[step]
+        return len(batch.rows) * len(batch.outputs)
+
+    written = 0
+    total = sum(len(shard) for of_step in todo.values() for shard in of_step)
+    try:
+        with tqdm(total=total, unit=" rows", desc="infer", disable=None, file=sys.stderr) as bar:
+            inferred = _forward(todo, wanted, loaded, networks, prepare, size, config.batch_size)
+            for rows in workers.in_order(write, inferred, workers=1, ahead=4):
+                written += rows
+                bar.update(rows)
+    finally:
+        for part in open_parts.values():
+            part.writer.abandon()
+    return written
+
+
+def _forward(
+    todo: dict[int, list[shards.Shard]],
+    wanted: Sequence[shards.Shard],
+    loaded: Iterator[_Loaded],
+    networks: dict[int, models.Network],
+    prepare: "_Prepare",
+    size: tuple[int, int, int],
+    batch_size: int,
+) -> Iterator[_Batch]:
+    """Decoded rows -> logits, a batch at a time, in the order of the rows, for each step that lacks them."""
+    missing = {step: set(of_step) for step, of_step in todo.items()}
+    begun: deque[Callable[[], _Batch]] = deque()
+    for shard in wanted:
+        here = {step: network for step, network in networks.items() if shard in missing[step]}
+        for start in range(shard.start, shard.stop, batch_size):
+            rows = list(itertools.islice(loaded, min(batch_size, shard.stop - start)))
+            begun.append(_begin(shard, start, rows, here, prepare, size))
+            if len(begun) > 1:  # one batch behind, so that a GPU has the next before it is asked for this
+                yield begun.popleft()()
+    while begun:
+        yield begun.popleft()()
+
+
+def _begin(
+    shard: shards.Shard,
+    start: int,
+    rows: list[_Loaded],
+    networks: dict[int, models.Network],
+    prepare: "_Prepare",
+    size: tuple[int, int, int],
+) -> Callable[[], _Batch]:
+    """Start the forward passes of one batch; calling the result waits for them and copies the logits back."""
+    began = time.perf_counter()
+    pictures = np.zeros((len(rows), *size), np.uint8)  # a failed row stays black, and its logits are thrown away
+    for picture, row in zip(pictures, rows, strict=True):
+        if row.pixels is not None:
+            picture[:] = row.pixels
+    x = prepare(pictures)
+    outputs = {step: network(x) for step, network in networks.items()}
+    light = [replace(row, pixels=None) for row in rows]
+    seconds = time.perf_counter() - began
+
+    def finish() -> _Batch:
+        again = time.perf_counter()
+        arrays = {
+            step: (logits.cpu().numpy(), None if embedding is None else embedding.half().cpu().numpy())
+            for step, (logits, embedding) in outputs.items()
+        }
+        return _Batch(shard, start, light, arrays, seconds + time.perf_counter() - again)
+
+    return finish
+
+
+class _PartInProgress:
+    """One part of one step while its rows arrive: buffers a row group, writes it, publishes at the end."""
+
+    def __init__(
+        self, out: Path, run: Run, shard: shards.Shard, manifest: sources.Manifest, provenance: dict[str, Any]
+    ) -> None:
+        self._run, self._shard, self._manifest, self._provenance = run, shard, manifest, provenance
+        further = manifest.columns.schema if manifest.columns.num_columns else None
+        self.writer = store.PartWriter(store.part_path(out, run.step, shard.index), run, further)
+        self._group = store.group_rows(len(run.classes))
+        self._buffer: list[_Batch] = []
+        self._start = shard.start
+        self._began = time.time()
+        self._seconds = {"decode": 0.0, "forward": 0.0, "write": 0.0}
+
+    def add(self, batch: _Batch) -> bool:
+        """Take the next rows. -> whether they were the last and the part is published."""
+        self._buffer.append(batch)
+        self._seconds["decode"] += sum(row.seconds for row in batch.rows)
+        self._seconds["forward"] += batch.forward_seconds / len(batch.outputs)
+        done = batch.start + len(batch.rows) == self._shard.stop
+        if done or sum(len(b.rows) for b in self._buffer) >= self._group:
+            began = time.perf_counter()
+            self._flush()
+            self._seconds["write"] += time.perf_counter() - began
+        if done:
+            self.writer.publish(
+                Part(
+                    start=self._shard.start,
+                    stop=self._shard.stop,
+                    manifest_digest=self._manifest.digest(self._shard.start, self._shard.stop),
+                    manifest_rows=len(self._manifest),
+                    content_digest="",
+                    started=self._began,
+                    finished=time.time(),
+                    seconds={name: round(value, 3) for name, value in self._seconds.items()},
+                    provenance=self._provenance,
+                )
+            )
+        return done
+
+    def _flush(self) -> None:
+        rows = [row for batch in self._buffer for row in batch.rows]
+        outputs = [batch.outputs[self._run.step] for batch in self._buffer]
+        start, stop = self._start, self._start + len(rows)
+        self._buffer, self._start = [], stop
+        m, schema = self._manifest, self.writer.schema
+        found = [row.properties for row in rows]
+        further: dict[str, Any] = {
+            "digest": [row.digest for row in rows],
+            "bytes": [row.length for row in rows],
+            **{
+                n: [None if p is None else getattr(p, n) for p in found]
+                for n in ("width", "height", "brightness", "contrast")
+            },
+            **{n: m.columns.column(n).slice(start, len(rows)).combine_chunks() for n in m.columns.column_names},
+        }
+        if self._run.embedding:
+            further["embedding"] = np.concatenate([embedding for _, embedding in outputs if embedding is not None])
+        if self._run.thumbnails:
+            further["thumbnail"] = [row.thumbnail for row in rows]
+        self.writer.write(
+            Predictions.build(
+                schema,
+                id=np.arange(start, stop, dtype=np.int64),
+                key=m.key[start:stop],
+                image=m.image.slice(start, len(rows)),
+                label=m.label[start:stop],
+                logits=np.concatenate([logits for logits, _ in outputs]),
+                error=[row.error for row in rows],
+                further=further,
+            )
+        )
+
+
+def _outcome(out: Path, manifest: sources.Manifest, steps: Sequence[int], written: int) -> Outcome:
+    """Count what is on disk now."""
+    counts = {}
+    for number in steps:
+        step = store.open_step(out, number)
+        rows = failed = unlabelled = counted = right = 0
+        for file in step.parts if step else ():
+            for batch in store.batches(file, ("label", "predicted")):
+                rows += len(batch)
+                failed += int((batch.predicted < 0).sum())
+                unlabelled += int((batch.label < 0).sum())
+                counted += len(batch.labelled)
+                right += int(batch.labelled.right.sum())
+        counts[number] = StepCount(rows, failed, unlabelled, right / counted if counted else None)
+    return Outcome(out, len(manifest), counts, written)

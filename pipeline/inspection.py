@@ -1,0 +1,116 @@
+"""What a folder of predictions holds, and whether it is whole: counts, sizes, timings, damage. Knows no drawing."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import store
+from pipeline.errors import DamagedError, InputError
+from pipeline.store import Step
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found; `facts` is made of JSON's types."""
+
+    facts: dict[str, Any]
+
+    @property
+    def whole(self) -> bool:
+        """No part is damaged and no row is missing."""
+        return not self.facts["damaged"] and not any(step["missing_rows"] for step in self.facts["steps"])
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        f = self.facts
+        names = ", ".join(f["classes"][:8]) + ("…" if len(f["classes"]) > 8 else "")
+        found = [
+            f"{f['run']}: {f['model']}, {len(f['classes'])} classes ({names})",
+            f"data {f['root']}",
+            f"{f['files']} parts, {f['bytes'] / 1e6:,.1f} MB",
+            "",
+            "    step         rows    missing   failed   no label  accuracy   rows/s  checkpoint",
+        ]
+        for s in f["steps"]:
+            accuracy = "–" if s["accuracy"] is None else f"{s['accuracy']:.4f}"
+            rate = "–" if not s["rows_per_second"] else f"{s['rows_per_second']:,.0f}"
+            found.append(
+                f"{s['step']:>8}  {s['rows']:>11,}  {s['missing_rows']:>9,}  {s['failed']:>7,}  {s['unlabelled']:>9,}  "
+                f"{accuracy:>8}  {rate:>7}  {s['checkpoint']}"
+            )
+        for s in f["steps"]:
+            found += [f"step {s['step']} lacks rows {a:,} to {b - 1:,}" for a, b in s["missing"]]
+        found += [f"damaged: {message}" for message in f["damaged"].values()]
+        return found
+
+
+def inspect(run: Path) -> Inspection:
+    """Read all of a run and count. Raises InputError if the folder holds no predictions; damage is a finding."""
+    damaged: dict[str, str] = {}
+
+    def note(path: Path, error: DamagedError) -> None:
+        damaged[f"{path.parent.name}/{path.name}"] = str(error)
+
+    try:
+        steps = store.open_run(run, note)
+    except InputError:
+        if not damaged:
+            raise
+        raise InputError(f"{run} holds only damaged parts: {next(iter(damaged.values()))}") from None
+    found = [_step(step, note) for step in steps]
+    last = steps[-1].run
+    paths = [path for step in steps for path in store.part_paths(run, step.step)]
+    return Inspection(
+        {
+            "run": run.resolve().name,
+            "format": last.format,
+            "model": last.model,
+            "model_args": dict(last.model_args),
+            "classes": list(last.classes),
+            "root": last.root,
+            "transform": dict(last.transform),
+            "precision": last.precision,
+            "files": len(paths),
+            "bytes": sum(path.stat().st_size for path in paths),
+            "steps": found,
+            "damaged": damaged,
+        }
+    )
+
+
+def _step(step: Step, note: Any) -> dict[str, Any]:
+    rows = failed = unlabelled = counted = right = 0
+    seconds: dict[str, float] = {}
+    took = 0.0
+    for file in step.parts:
+        try:
+            store.verify(file)
+        except DamagedError as error:
+            note(file.path, error)
+            continue
+        for batch in store.batches(file, ("label", "predicted")):
+            rows += len(batch)
+            failed += int((batch.predicted < 0).sum())
+            unlabelled += int((batch.label < 0).sum())
+            counted += len(batch.labelled)
+            right += int(batch.labelled.right.sum())
+        took += file.part.finished - file.part.started
+        for name, value in file.part.seconds.items():
+            seconds[name] = round(seconds.get(name, 0.0) + value, 3)
+    part = step.parts[0].part
+    return {
+        "step": step.step,
+        "rows": rows,
+        "manifest_rows": step.manifest_rows,
+        "missing_rows": step.manifest_rows - rows,
+        "missing": [list(gap) for gap in step.missing],
+        "failed": failed,
+        "unlabelled": unlabelled,
+        "accuracy": right / counted if counted else None,
+        "parts": len(step.parts),
+        "weights": step.run.weights,
+        "checkpoint": part.provenance.get("checkpoint", ""),
+        "device": part.provenance.get("device", ""),
+        "seconds": seconds,
+        "rows_per_second": round(rows / took, 1) if took > 0 else None,
+    }

@@ -1,0 +1,307 @@
+"""A model's name -> module with its weights, and their digests. Knows nothing of data or of runs on disk.
+
+torch is imported when a model is, so that everything else works where it is not installed.
+"""
+
+import ast
+import hashlib
+import importlib.util
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import InputError, first_line
+
+if TYPE_CHECKING:
+    import torch
+
+_NESTED = ("state_dict", "model_state_dict", "model")
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+
+
+def require_torch() -> None:
+    """Raise InputError with the command that installs torch, if it is missing."""
+    if importlib.util.find_spec("torch") is None:
+        raise InputError("inference needs PyTorch, which is not installed: pip install 'predboard[infer]'")
+
+
+@dataclass(frozen=True)
+class Factory:
+    """Where a model comes from; calling `build` makes a new module each time."""
+
+    name: str
+    """FILE.py:FACTORY without the folder."""
+    code: str
+    """Digest of the file."""
+    make: Any
+    args: Mapping[str, Any]
+
+    def build(self) -> "torch.nn.Module":
+        """A new module, with the same random weights each time. Raises InputError if the factory fails."""
+        import torch
+
+        torch.manual_seed(0)  # so that a model without a checkpoint is the same model when a run is resumed
+        made = self.make
+        if not isinstance(made, torch.nn.Module):
+            try:
+                made = made(**self.args)
+            except Exception as error:  # the user's own code: whatever it raises is shown, in one line
+                raise InputError(f"{self.name} raised {type(error).__name__}: {first_line(error)}") from error
+        elif self.args:
+            raise InputError(f"{self.name} is a module, not a function; it cannot take --model-args")
+        if not isinstance(made, torch.nn.Module):
+            raise InputError(f"{self.name} gave a {type(made).__name__}; expected a torch.nn.Module")
+        return made
+
+
+def open_factory(spec: str, args: Mapping[str, Any]) -> Factory:
+    """The factory named FILE.py:FACTORY. Raises InputError if the file or the name is not there, or does not import."""
+    file, _, name = spec.rpartition(":")
+    if not file.endswith(".py") or not name.isidentifier():
+        raise InputError(f"--model is {spec!r}; expected FILE.py:FACTORY, for example my_model.py:build")
+    path = Path(file)
+    if not path.is_file():
+        raise InputError(f"no model file {file}; expected FILE.py:FACTORY, for example my_model.py:build")
+    module = _imported(path)
+    if not hasattr(module, name):
+        own = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__]
+        raise InputError(f"{file} has no {name!r}; it has: {', '.join(own) or 'no functions'}")
+    made = getattr(module, name)
+    if not callable(made):
+        raise InputError(
+            f"{name!r} in {file} is a {type(made).__name__}; expected a function that returns a torch.nn.Module"
+        )
+    code = hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
+    return Factory(f"{path.name}:{name}", code, made, dict(args))
+
+
+def _imported(path: Path) -> ModuleType:
+    """Import a file under a name of its own, its neighbours importable while that goes on."""
+    name = f"predboard_model_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path} cannot be imported as Python")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickling look a module up by its name
+    sys.path.insert(0, str(path.parent.resolve()))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the user's own code: whatever it raises is shown, in one line
+        del sys.modules[name]
+        raise InputError(f"{path} does not import: {type(error).__name__}: {first_line(error)}") from error
+    finally:
+        sys.path.pop(0)
+    return module
+
+
+def literals(pairs: Mapping[str, str]) -> dict[str, Any]:
+    """Values read as Python literals where they are one, else as the text they are.
+
+    >>> literals({"depth": "20", "name": "small"})
+    {'depth': 20, 'name': 'small'}
+    """
+
+    def read(text: str) -> Any:
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            return text
+
+    return {key: read(value) for key, value in pairs.items()}
+
+
+def step_of(file: Path) -> int:
+    """Step in a checkpoint's file name: the number after step, else iter, else epoch, else 0.
+
+    >>> [step_of(Path(name)) for name in ("run2_epoch=7-step=1200.ckpt", "net_epoch03.pt", "resnet20-12fca82f.th")]
+    [1200, 3, 0]
+    """
+    for word in ("step", "iter", "epoch"):
+        if found := re.search(rf"{word}(?:ation)?[-_=. ]*(\d+)", file.stem, re.IGNORECASE):
+            return int(found[1])
+    return 0
+
+
+def steps_of(files: tuple[Path, ...], given: tuple[int, ...]) -> dict[int, Path | None]:
+    """Step -> checkpoint, ascending; without files one step of None. Raises InputError if two share a step."""
+    if not files:
+        return {given[0] if given else 0: None}
+    steps: dict[int, Path | None] = {}
+    for file, step in zip(files, given or tuple(map(step_of, files)), strict=True):
+        if step in steps:
+            raise InputError(f"{steps[step]} and {file} are both of step {step}: name their steps by --step")
+        steps[step] = file
+    return dict(sorted(steps.items()))
+
+
+def load_weights(module: "torch.nn.Module", file: Path) -> None:
+    """Load a checkpoint into a module; tensors only, no code is executed.
+
+    Weights nested under state_dict, model_state_dict or model, and names that begin with module., _orig_mod., model.
+    or net. are understood.
+
+    Raises InputError if the file is missing, is no such checkpoint, or is of another model.
+    """
+    import torch
+
+    if not file.is_file():
+        raise InputError(f"no checkpoint {file}")
+    try:
+        loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises pickle, zip, runtime and OS errors alike; each means the same to the user
+        raise InputError(f"{file} cannot be loaded as weights: {type(error).__name__}: {first_line(error)}") from error
+    weights = loaded
+    while isinstance(weights, Mapping) and not _is_weights(weights):
+        inner = next((weights[k] for k in _NESTED if isinstance(weights.get(k), Mapping)), None)
+        if inner is None:
+            raise InputError(
+                f"{file} holds no weights; it has: {_some(list(map(str, weights)))}; "
+                f"expected one of {', '.join(_NESTED)}"
+            )
+        weights = inner
+    if not isinstance(weights, Mapping):
+        raise InputError(f"{file} holds a {type(loaded).__name__}; expected a state dict")
+    wanted = module.state_dict()
+    weights = _unprefixed(dict(weights), set(wanted))
+    extra = [k for k in weights if k not in wanted]
+    # Checkpoints older than torch 0.4.1 lack these counters, which have no effect in eval mode.
+    missing = [k for k in wanted if k not in weights and not k.endswith("num_batches_tracked")]
+    shapes = [
+        f"{k} is {list(weights[k].shape)}, the model has {list(wanted[k].shape)}"
+        for k in wanted
+        if k in weights and hasattr(wanted[k], "shape") and weights[k].shape != wanted[k].shape
+    ]
+    if missing or extra or shapes:
+        wrong = [f"missing {_some(missing)}"] * bool(missing) + [f"unknown {_some(extra)}"] * bool(extra)
+        wrong += [f"of another shape: {_some(shapes)}"] * bool(shapes)
+        raise InputError(f"{file} is of another model: {'; '.join(wrong)}")
+    module.load_state_dict(weights, strict=False)
+
+
+def _is_weights(mapping: Mapping[Any, Any]) -> bool:
+    import torch
+
+    return bool(mapping) and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in mapping.items())
+
+
+def _unprefixed(weights: dict[str, Any], wanted: set[str]) -> dict[str, Any]:
+    """Strip wrappers' prefixes while all names have one and they do not fit the model as they are."""
+    while not set(weights) <= wanted:
+        prefix = next((p for p in _PREFIXES if all(k.startswith(p) for k in weights)), None)
+        if prefix is None:
+            break
+        weights = {k.removeprefix(prefix): v for k, v in weights.items()}
+    return weights
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def weights_digest(module: "torch.nn.Module") -> str:
+    """16 hexadecimal digits that change with any parameter or buffer, whatever file they came from."""
+    import torch
+
+    hashed = hashlib.blake2b(digest_size=8)
+    for name, tensor in sorted(module.state_dict().items()):
+        if isinstance(tensor, torch.Tensor):
+            hashed.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            hashed.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+    return hashed.hexdigest()
+
+
+def logits_of(output: Any) -> "torch.Tensor":
+    """The logits in whatever a model returned: a tensor, an object or mapping with logits, or a tuple's first item.
+
+    Raises InputError if that is no float tensor of [rows, classes].
+    """
+    import torch
+
+    found = output
+    if not isinstance(found, torch.Tensor):
+        if isinstance(found, Mapping):
+            found = found.get("logits")
+        elif hasattr(found, "logits"):
+            found = found.logits
+        elif isinstance(found, tuple | list) and found:
+            found = found[0]
+    if not isinstance(found, torch.Tensor):
+        raise InputError(
+            f"the model returned a {type(output).__name__} without logits; expected a tensor of [rows, classes]"
+        )
+    if found.ndim != 2 or not found.is_floating_point():
+        raise InputError(
+            f"the model returned {found.dtype} of shape {list(found.shape)}; expected floats of [rows, classes]"
+        )
+    return found
+
+
+def device_of(name: str) -> "torch.device":
+    """The device of that name; `auto` is cuda, else mps, else cpu. Raises InputError if it is not there."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"--device is {name!r}; expected auto, cpu, cuda, cuda:1 or mps") from error
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there.get(device.type, False):
+        raise InputError(f"--device is {name}, which this machine does not have: use --device auto or cpu")
+    return device
+
+
+class Network:
+    """A module on a device, in eval mode and channels_last, that maps pictures to logits and embeddings."""
+
+    def __init__(self, module: "torch.nn.Module", device: "torch.device", precision: str, embeddings: bool) -> None:
+        """Move the module. Raises InputError if embeddings are wanted and it has no linear layer."""
+        import torch
+
+        self.module = module.eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks the combination
+        self._device, self._precision = device, precision
+        self._embedding: torch.Tensor | None = None
+        if embeddings:
+            linear = [m for m in self.module.modules() if isinstance(m, torch.nn.Linear)]
+            if not linear:
+                raise InputError("--embeddings stores the input of the last linear layer, and the model has none")
+            linear[-1].register_forward_pre_hook(self._keep)
+
+    def _keep(self, _: Any, inputs: tuple[Any, ...]) -> None:
+        self._embedding = inputs[0].flatten(1)
+
+    def __call__(self, x: "torch.Tensor") -> tuple["torch.Tensor", "torch.Tensor | None"]:
+        """Logits float32 [rows, classes] and embeddings [rows, dims] of pictures [rows, channels, height, width].
+
+        Raises InputError if the model cannot take them.
+        """
+        import torch
+
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self._precision)
+        with torch.inference_mode(), torch.autocast(self._device.type, dtype=dtype, enabled=dtype is not None):
+            try:
+                output = self.module(x)
+            except (RuntimeError, ValueError, TypeError) as error:
+                if "out of memory" in str(error):
+                    raise
+                shape = "×".join(map(str, x.shape[1:]))
+                raise InputError(
+                    f"the model cannot take pictures of {shape} (channels×height×width): {first_line(error)}; "
+                    "see --resize, --crop and --channels"
+                ) from error
+            return logits_of(output).float(), self._embedding
+
+
+def bytes_of(module: "torch.nn.Module") -> int:
+    """Memory that a module's parameters and buffers take."""
+    return sum(t.numel() * t.element_size() for t in [*module.parameters(), *module.buffers()])

@@ -1,0 +1,75 @@
+"""One file here is one panel, and the file's name is the panel's name. Knows no files, TensorBoard or other panels.
+
+Every file has a frozen dataclass `Panel`, whose docstring says what it shows. A panel sees rows and its own state, and
+`tests/test_laws.py` finds it and holds it to the laws of `state`. CONTRIBUTING walks through adding one.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+from pipeline.errors import InputError
+from pipeline.predictions import Predictions, Run
+from pipeline.summaries import Summary
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of one step besides its rows."""
+
+    rows: int
+    manifest_rows: int
+    """Rows that there should be."""
+    checkpoint: str = ""
+    device: str = ""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The run that a panel renders."""
+
+    name: str
+    run: Run
+    """Of the last step."""
+    facts: Mapping[int, Facts]
+    """By step, ascending."""
+
+
+class Panel(Protocol):
+    """What a panel file must have."""
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Columns that `measure` reads; nothing else is read from disk."""
+        ...
+
+    def zero(self, run: Run) -> Any:
+        """The state of no rows."""
+        ...
+
+    def measure(self, run: Run, batch: Predictions) -> Any:
+        """The state of these rows alone."""
+        ...
+
+    def render(self, subject: Subject, states: Mapping[int, Any]) -> Iterator[tuple[int, Summary]]:
+        """(step, summary) for whatever is worth drawing, each tag with ascending steps."""
+        ...
+
+
+def names() -> tuple[str, ...]:
+    """All panels, sorted."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+
+
+def load(name: str) -> Panel:
+    """The panel of that name. Raises InputError if there is none."""
+    if name not in names():
+        raise InputError(f"no panel {name!r}; there are: {', '.join(names())}")
+    return cast(Panel, importlib.import_module(f"{__name__}.{name}").Panel())
+
+
+def choose(wanted: tuple[str, ...]) -> dict[str, Panel]:
+    """The wanted panels by name, all if none is named, in the order of their names."""
+    return {name: load(name) for name in sorted(wanted or names())}

@@ -1,0 +1,450 @@
+"""The contract between the two stages: columns, units, footer and version of a table of predictions.
+
+Knows Arrow's types, and nothing of files (`store`), of models (`models`) or of TensorBoard (`events`).
+`docs/format.md` says the same in prose, enough for another program to write it.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.errors import DamagedError, InputError
+
+FORMAT = 1
+
+Rows = dict[str, NDArray[Any]]
+"""A handful of rows as columns of equal length; what `Predictions.rows` gives and a tile shows."""
+
+TOP = 3
+"""How many of the highest classes a tile shows."""
+
+# name: (type, may be null, meaning). A reader may rely on every one but the two that are marked optional.
+COLUMNS: dict[str, tuple[pa.DataType, bool, str]] = {
+    "id": (pa.int64(), False, "row of the manifest, from 0; ascending and without gaps inside a part"),
+    "key": (pa.int64(), False, "hash of the image ref; joins runs, breaks ties, samples and folds"),
+    "image": (pa.string(), True, "ref of the source image, relative to the footer's root"),
+    "label": (pa.int32(), True, "index of the true class; null if unknown"),
+    "logits": (
+        pa.list_(pa.float32()),
+        True,
+        "[classes] scores before softmax, elements not null; null for a failed row",
+    ),
+    "error": (pa.string(), True, "why this row has no logits; null if it has"),
+    "predicted": (pa.int32(), True, "index of the highest logit, the lowest index of several"),
+    "confidence": (pa.float32(), True, "softmax probability of `predicted`"),
+    "loss": (pa.float32(), True, "negative log-likelihood of `label`, nats"),
+    "margin": (pa.float32(), True, "probability of `predicted` less that of the runner-up"),
+    "entropy": (pa.float32(), True, "of the softmax probabilities, nats"),
+    "digest": (pa.int64(), True, "hash of the encoded bytes of the source image"),
+    "width": (pa.int32(), True, "of the source picture, pixels"),
+    "height": (pa.int32(), True, "of the source picture, pixels"),
+    "bytes": (pa.int64(), True, "length of the encoded source image"),
+    "brightness": (pa.float32(), True, "mean luma of the source picture, 0 to 1"),
+    "contrast": (pa.float32(), True, "standard deviation of the luma of the source picture, 0 to 0.5"),
+    "embedding": (pa.list_(pa.float16()), True, "optional: input of the last linear layer"),
+    "thumbnail": (pa.binary(), True, "optional: JPEG of the source picture"),
+}
+
+
+def hash64(data: bytes) -> int:
+    """Signed 64-bit hash: the first 8 bytes of BLAKE2b with digest size 8, little-endian (RFC 7693)."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
+
+
+def keys_of(refs: Iterable[str]) -> NDArray[np.int64]:
+    """`key` of each ref: `hash64` of its UTF-8 bytes. -> [rows] int64."""
+    return np.fromiter((hash64(ref.encode("utf-8", "surrogateescape")) for ref in refs), np.int64)
+
+
+def mix(key: NDArray[np.int64], salt: int) -> NDArray[np.int64]:
+    """Another hash of each key, for choosing rows without regard to their order. -> [rows] int64.
+
+    The finaliser of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
+    """
+    x = key.view(np.uint64) + np.uint64((salt * 0x9E3779B97F4A7C15) % 2**64)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (x ^ (x >> np.uint64(31))).view(np.int64)
+
+
+def _canonical(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def digest_of(*records: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits that change with any value in the records."""
+    return hashlib.blake2b("\n".join(map(_canonical, records)).encode(), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is equal in all parts of one step: everything that decides the numbers in it. JSON in the footer."""
+
+    classes: tuple[str, ...]
+    model: str
+    step: int = 0
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    code: str = ""
+    """Digest of the model's source file, empty if there is none."""
+    weights: str = ""
+    """Digest of the weights."""
+    transform: Mapping[str, Any] = field(default_factory=dict)
+    """What was done to a picture before the model saw it; the fields are those of `predboard infer`."""
+    precision: str = "fp32"
+    root: str = ""
+    """Folder that the image refs are relative to."""
+    shard_size: int = 4096
+    embedding: int = 0
+    """Length of an embedding; 0 if there are none."""
+    thumbnails: int = 0
+    """Longest side of a thumbnail, pixels; 0 if there are none."""
+    scores: str = "logits"
+    """What the column `logits` holds."""
+    format: int = FORMAT
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits; parts of one step agree in it."""
+        return digest_of(asdict(self))
+
+    def difference(self, other: Self) -> tuple[str, str, str] | None:
+        """First field in which two runs differ, its value here and there; None if they are equal."""
+
+        def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+            found: dict[str, Any] = {}
+            for name, value in record.items():
+                found.update(flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value})
+            return found
+
+        if self.classes != other.classes:
+            if len(self.classes) != len(other.classes):
+                return "classes", f"{len(self.classes)} names", f"{len(other.classes)} names"
+            return ("classes", *next((a, b) for a, b in zip(self.classes, other.classes, strict=True) if a != b))
+        here, there = flat(json.loads(_canonical(asdict(self)))), flat(json.loads(_canonical(asdict(other))))
+        for name in {**here, **there}:
+            if here.get(name) != there.get(name):
+                return name, str(here.get(name)), str(there.get(name))
+        return None
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is true of one part file alone. JSON in the footer."""
+
+    start: int
+    stop: int
+    """Rows of the manifest: start <= id < stop."""
+    manifest_digest: str
+    """Of the manifest's rows start to stop: refs, labels and further columns."""
+    manifest_rows: int
+    """Length of the whole manifest when the part was written."""
+    content_digest: str
+    """Of ids, logits and errors: equal in two parts that hold the same predictions."""
+    started: float = 0.0
+    finished: float = 0.0
+    """Seconds since 1970."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Where the time went."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Checkpoint file, device, batch size, versions of the software: good to know, without effect on validity."""
+
+
+def footer(run: Run, part: Part) -> dict[str, str]:
+    """Key-value metadata of a part file."""
+    records = asdict(run), asdict(part)
+    return {
+        "predboard.run": _canonical(records[0]),
+        "predboard.part": _canonical(records[1]),
+        "predboard.digest": digest_of(*records),
+    }
+
+
+def read_footer(metadata: Mapping[bytes, bytes] | None, where: str) -> tuple[Run, Part]:
+    """`Run` and `Part` of a file's key-value metadata.
+
+    Raises InputError if there are none, if they come from a newer format, or if they were damaged.
+    """
+    found = metadata or {}
+    if b"predboard.run" not in found or b"predboard.part" not in found:
+        raise InputError(
+            f"{where} holds no predictions (its footer has no predboard record): run `predboard infer` first"
+        )
+    try:
+        run, part = json.loads(found[b"predboard.run"]), json.loads(found[b"predboard.part"])
+        version = int(run["format"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedError(
+            f"{where} is damaged (its footer cannot be read: {error}): run `predboard infer` again"
+        ) from error
+    if version > FORMAT:
+        raise InputError(
+            f"{where} has format {version}, this predboard reads up to {FORMAT}: upgrade predboard to read it"
+        )
+    if digest_of(run, part) != found.get(b"predboard.digest", b"").decode("ascii", "replace"):
+        raise DamagedError(f"{where} is damaged (its footer does not fit its digest): run `predboard infer` again")
+    try:
+        return Run(**{**run, "classes": tuple(run["classes"])}), Part(**part)
+    except TypeError as error:
+        raise InputError(f"{where} has a footer with other fields than format {FORMAT}: {error}") from error
+
+
+def schema(run: Run, columns: pa.Schema | None = None) -> pa.Schema:
+    """Arrow schema of a part: the fixed columns, then the manifest's further `columns`."""
+    fields = []
+    for name, (type_, nullable, _) in COLUMNS.items():
+        if (name == "embedding" and not run.embedding) or (name == "thumbnail" and not run.thumbnails):
+            continue
+        sizes = {"logits": len(run.classes), "embedding": run.embedding}
+        if name in sizes:  # elements not null: reads 1.5 times faster
+            type_ = pa.list_(pa.field("element", type_.value_type, nullable=False), sizes[name])
+        fields.append(pa.field(name, type_, nullable))
+    return pa.schema(fields + list(columns or ()))
+
+
+def derive(logits: NDArray[np.float32], label: NDArray[np.integer[Any]]) -> dict[str, NDArray[Any]]:
+    """The derived columns of rows that have logits.
+
+    Args:
+        logits: [rows, classes], finite.
+        label: [rows], -1 if unknown.
+
+    Returns:
+        predicted int32, confidence, loss (nan where the label is unknown), margin, entropy float32, each [rows].
+        Computed in float64 from the logits as they are stored.
+
+    Example: for logits (0, ln 3) and label 0, probabilities are (1/4, 3/4): predicted 1, confidence .75, loss ln 4,
+    margin .5.
+    """
+    rows = np.arange(len(logits))
+    predicted = logits.argmax(axis=1)
+    shifted = logits.astype(np.float64)  # [rows, classes]
+    shifted -= shifted[rows, predicted][:, None]
+    exp = np.exp(shifted)
+    rest = exp.copy()
+    rest[rows, predicted] = 0
+    log_sum = np.log1p(rest.sum(axis=1))  # log1p keeps the losses of confident rows, which 1 + x would round away
+    confidence = np.exp(-log_sum)
+    known = label >= 0
+    loss = np.where(known, log_sum - shifted[rows, np.where(known, label, 0)], np.nan)
+    margin = (1 - rest.max(axis=1)) * confidence if logits.shape[1] > 1 else confidence
+    entropy = log_sum - (exp * shifted).sum(axis=1) * confidence  # H = logsumexp(z) - sum p z
+    return {
+        "predicted": predicted.astype(np.int32),
+        "confidence": confidence.astype(np.float32),
+        "loss": loss.astype(np.float32),
+        "margin": margin.astype(np.float32),
+        "entropy": np.maximum(entropy, 0).astype(np.float32),
+    }
+
+
+def scatter(values: NDArray[Any], ok: NDArray[np.bool_], type_: pa.DataType) -> pa.Array:
+    """Array of len(ok) rows with `values` in the rows that are ok and null in the others."""
+    if isinstance(type_, pa.FixedSizeListType):
+        full = np.zeros((len(ok), type_.list_size), type_.value_type.to_pandas_dtype())
+        full[ok] = values
+        flat = pa.array(full.reshape(-1), type_.value_type)
+        return pa.FixedSizeListArray.from_arrays(flat, type=type_, mask=pa.array(~ok))
+    full = np.zeros(len(ok), values.dtype)
+    full[ok] = values
+    return pa.array(full, type_, mask=~ok)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Rows of predictions as columns: the one type that crosses the disk.
+
+    It wraps an Arrow record batch that holds some of `COLUMNS`; an attribute of a column that was not read raises
+    KeyError. NumPy views are made on first use and kept.
+    """
+
+    batch: pa.RecordBatch
+
+    @classmethod
+    def build(
+        cls,
+        schema: pa.Schema,
+        *,
+        id: NDArray[np.int64],  # noqa: A002  the column's name
+        key: NDArray[np.int64],
+        image: pa.Array,
+        label: NDArray[np.integer[Any]],
+        logits: NDArray[np.float32],
+        error: Sequence[str | None],
+        further: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Rows from arrays, with the derived columns.
+
+        Args:
+            schema: from `schema`.
+            id, key: [rows].
+            image: [rows] strings.
+            label: [rows], -1 if unknown.
+            logits: [rows, classes]; rows with an error are ignored.
+            error: [rows], None where the row is fine. A row whose logits are not finite becomes an error.
+            further: every other column of `schema` but the derived ones; arrays of [rows], or of the ok rows' values
+                for `embedding`.
+        """
+        finite: list[bool] = np.asarray(np.isfinite(logits).all(axis=1)).tolist()
+        errors = [
+            e or (None if f else "the model gave logits that are not finite")
+            for e, f in zip(error, finite, strict=True)
+        ]
+        ok = np.array([e is None for e in errors], bool)
+        derived = derive(logits[ok], label[ok])
+        columns: dict[str, pa.Array] = {
+            "id": pa.array(id, pa.int64()),
+            "key": pa.array(key, pa.int64()),
+            "image": image,
+            "label": pa.array(label, pa.int32(), mask=label < 0),
+            "logits": scatter(logits[ok], ok, schema.field("logits").type),
+            "error": pa.array(errors, pa.string()),
+        }
+        for name, values in derived.items():
+            good = ok.copy()
+            good[ok] = ~np.isnan(values)
+            columns[name] = scatter(values[good[ok]], good, schema.field(name).type)
+        for name, values in (further or {}).items():
+            type_ = schema.field(name).type
+            if name == "embedding":
+                values = scatter(np.asarray(values)[ok], ok, type_)
+            columns[name] = values if isinstance(values, pa.Array) else pa.array(values, type_)
+        return cls(pa.RecordBatch.from_arrays([columns[f.name] for f in schema], schema=schema))
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return int(self.batch.num_rows)
+
+    def column(self, name: str) -> pa.Array:
+        """The column as it was read."""
+        if name not in self.batch.schema.names:
+            raise KeyError(f"column {name!r} was not read; the panel must name it in `columns`")
+        return self.batch.column(name)
+
+    def take(self, keep: NDArray[np.bool_]) -> Self:
+        """The rows where `keep` is true."""
+        return self if keep.all() else type(self)(self.batch.filter(pa.array(keep)))
+
+    def _floats(self, name: str) -> NDArray[np.float32]:
+        return np.asarray(self.column(name).to_numpy(zero_copy_only=False), np.float32)
+
+    @cached_property
+    def id(self) -> NDArray[np.int64]:
+        """[rows] int64."""
+        return np.asarray(self.column("id"))
+
+    @cached_property
+    def key(self) -> NDArray[np.int64]:
+        """[rows] int64."""
+        return np.asarray(self.column("key"))
+
+    @cached_property
+    def label(self) -> NDArray[np.int64]:
+        """[rows] int64, -1 if unknown."""
+        return np.asarray(self.column("label").fill_null(-1), np.int64)
+
+    @cached_property
+    def predicted(self) -> NDArray[np.int64]:
+        """[rows] int64, -1 for a failed row."""
+        return np.asarray(self.column("predicted").fill_null(-1), np.int64)
+
+    @cached_property
+    def confidence(self) -> NDArray[np.float32]:
+        """[rows] float32, 0 to 1, nan for a failed row."""
+        return self._floats("confidence")
+
+    @cached_property
+    def loss(self) -> NDArray[np.float32]:
+        """[rows] float32, nats, nan for a failed row or an unknown label."""
+        return self._floats("loss")
+
+    @cached_property
+    def margin(self) -> NDArray[np.float32]:
+        """[rows] float32, 0 to 1, nan for a failed row."""
+        return self._floats("margin")
+
+    @cached_property
+    def entropy(self) -> NDArray[np.float32]:
+        """[rows] float32, nats, nan for a failed row."""
+        return self._floats("entropy")
+
+    @cached_property
+    def logits(self) -> NDArray[np.float32]:
+        """[rows, classes] float32. Raises ValueError if there are failed rows: take `scored` first."""
+        column = self.column("logits")
+        if column.null_count:
+            raise ValueError(f"{column.null_count} failed rows have no logits; take `scored` first")
+        return np.asarray(column.flatten(), np.float32).reshape(len(self), column.type.list_size)
+
+    @cached_property
+    def scored(self) -> "Predictions":
+        """The rows that have logits."""
+        return self.take(self.predicted >= 0)
+
+    @cached_property
+    def labelled(self) -> "Predictions":
+        """The rows that have logits and a label: the ones that every metric counts."""
+        return self.take((self.predicted >= 0) & (self.label >= 0))
+
+    @cached_property
+    def right(self) -> NDArray[np.bool_]:
+        """[rows] whether the predicted class is the true one."""
+        return np.equal(self.predicted, self.label)
+
+    @cached_property
+    def rivals(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """For labelled rows: how many other classes have a higher logit than the true one, and how many the same.
+
+        -> two of [rows] int64.
+        """
+        true = self.logits[np.arange(len(self)), self.label][:, None]
+        return (self.logits > true).sum(axis=1), (self.logits == true).sum(axis=1) - 1
+
+    def rows(self, chosen: NDArray[np.integer[Any]]) -> Rows:
+        """What a tile shows of the chosen scored rows, highest class first.
+
+        -> id, key, image (object), label, predicted, confidence, loss: [chosen];
+        top_class int64 and top_probability float32: [chosen, min(TOP, classes)].
+        """
+        logits = self.logits[chosen].astype(np.float64)  # [chosen, classes]
+        order = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]  # stable: of equal logits the lowest class first
+        p = np.exp(logits - logits.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        image = self.column("image").take(pa.array(chosen, pa.int64()))
+        return {
+            "id": self.id[chosen],
+            "key": self.key[chosen],
+            "image": np.array(image.to_pylist(), object),
+            "label": self.label[chosen],
+            "predicted": self.predicted[chosen],
+            "confidence": self.confidence[chosen],
+            "loss": self.loss[chosen],
+            "top_class": order.astype(np.int64),
+            "top_probability": np.take_along_axis(p, order, axis=1).astype(np.float32),
+        }
+
+
+def no_rows(classes: int) -> Rows:
+    """What `Predictions.rows` gives when nothing is chosen."""
+    top = (0, min(TOP, classes))
+    return {
+        "id": np.zeros(0, np.int64),
+        "key": np.zeros(0, np.int64),
+        "image": np.zeros(0, object),
+        "label": np.zeros(0, np.int64),
+        "predicted": np.zeros(0, np.int64),
+        "confidence": np.zeros(0, np.float32),
+        "loss": np.zeros(0, np.float32),
+        "top_class": np.zeros(top, np.int64),
+        "top_probability": np.zeros(top, np.float32),
+    }
+
+
+ROWS_NEED = frozenset({"id", "key", "image", "label", "predicted", "confidence", "loss", "logits"})
+"""Columns that `Predictions.rows` reads."""

@@ -1,0 +1,140 @@
+"""Mergeable state: a panel declares how each field merges and never writes a merge. Knows nothing of panels.
+
+For all states a, b, c of one panel
+    merge(zero, a) == a == merge(a, zero)
+    merge(a, b) == merge(b, a)
+    merge(a, merge(b, c)) == merge(merge(a, b), c)
+to the last bit, so that rows may be measured anywhere, in any grouping and order. Float sums do not obey this; sum
+`fixed` integers instead.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.predictions import Rows
+
+UNIT = 2**-20
+"""Of `fixed` numbers. 2**43 rows of mean 1 fit into an int64."""
+
+S = TypeVar("S")
+
+
+def fixed(values: NDArray[np.floating[Any]]) -> np.int64:
+    """Sum of the values in units of 2**-20, each rounded first: exact in any order."""
+    return np.int64(np.rint(values.astype(np.float64) / UNIT).astype(np.int64).sum())
+
+
+def _add(a: Any, b: Any) -> Any:
+    total = np.add(a, b)
+    if not np.issubdtype(total.dtype, np.integer):
+        raise TypeError(f"a summed field holds {total.dtype}; float sums depend on the order, use state.fixed")
+    return total
+
+
+def summed() -> Any:
+    """A field of integers that add up."""
+    return field(metadata={"merge": _add})
+
+
+def least() -> Any:
+    """A field whose smaller value stays."""
+    return field(metadata={"merge": np.minimum})
+
+
+def greatest() -> Any:
+    """A field whose greater value stays."""
+    return field(metadata={"merge": np.maximum})
+
+
+@runtime_checkable
+class Mergeable(Protocol):
+    """A field that merges itself."""
+
+    def merge(self, other: Any) -> Any:
+        """A new value; neither argument changes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Counted:
+    """How often each whole number was seen. Sparse: a confusion matrix of 10,000 classes costs what was seen of it."""
+
+    value: NDArray[np.int64]  # [distinct] ascending
+    count: NDArray[np.int64]  # [distinct] above 0
+
+    @classmethod
+    def of(cls, values: NDArray[np.int64]) -> Self:
+        """Counts of [rows] whole numbers."""
+        value, count = np.unique(values, return_counts=True)
+        return cls(value.astype(np.int64), count.astype(np.int64))
+
+    def merge(self, other: Self) -> Self:
+        """A new value; neither argument changes."""
+        value, where = np.unique(np.concatenate([self.value, other.value]), return_inverse=True)
+        count = np.zeros(len(value), np.int64)
+        np.add.at(count, where, np.concatenate([self.count, other.count]))
+        return type(self)(value, count)
+
+
+@dataclass(frozen=True)
+class Lowest:
+    """In each group the `limit` rows of lowest (score, key, id).
+
+    Key and id break ties, so which rows stay depends on no order of arrival, and an image that was inserted into the
+    data moves no other.
+    """
+
+    limit: int
+    group: NDArray[np.int64]  # [n]
+    score: NDArray[np.float64]  # [n]
+    rows: Rows  # [n] each, with key and id
+
+    @staticmethod
+    def choose(
+        limit: int,
+        group: NDArray[np.int64],
+        score: NDArray[np.float64],
+        key: NDArray[np.int64],
+        id: NDArray[np.int64],  # noqa: A002  the column's name
+    ) -> NDArray[np.int64]:
+        """Indices of the rows that stay, by group, score, key and id."""
+        order = np.lexsort((id, key, score, group))
+        by_group = group[order]
+        rank = np.arange(len(order)) - np.searchsorted(by_group, by_group)  # of each row in its group
+        return order[rank < limit].astype(np.int64)
+
+    def merge(self, other: Self) -> Self:
+        """A new value; neither argument changes."""
+        group, score = np.concatenate([self.group, other.group]), np.concatenate([self.score, other.score])
+        rows = {name: np.concatenate([column, other.rows[name]]) for name, column in self.rows.items()}
+        stay = self.choose(self.limit, group, score, rows["key"], rows["id"])
+        return type(self)(self.limit, group[stay], score[stay], {name: column[stay] for name, column in rows.items()})
+
+    def of_group(self, group: int) -> Rows:
+        """The rows of one group, lowest first."""
+        return {name: column[self.group == group] for name, column in self.rows.items()}
+
+
+def merge(a: S, b: S) -> S:
+    """A new state; neither `a` nor `b` changes. Raises TypeError for states of two panels."""
+    if type(a) is not type(b):
+        raise TypeError(f"cannot merge {type(a).__name__} with {type(b).__name__}")
+    merged = {}
+    for f in fields(a):  # type: ignore[arg-type]  # every state is a dataclass; Python's types cannot say so
+        x, y = getattr(a, f.name), getattr(b, f.name)
+        if "merge" in f.metadata:
+            merged[f.name] = f.metadata["merge"](x, y)
+        elif isinstance(x, Mergeable):
+            merged[f.name] = x.merge(y)
+        else:
+            merged[f.name] = merge(x, y)
+    return type(a)(**merged)
+
+
+def merge_all(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
+    """Two states of each panel, merged by the panel's name."""
+    return {name: merge(a[name], b[name]) for name in a}

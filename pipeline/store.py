@@ -1,0 +1,395 @@
+"""Runs on disk: publish, list, verify, read, lock. Knows files and Parquet, and not what a column means.
+
+    predictions/<run>/step=00000012/part-00000.parquet
+
+A part that exists is complete: it is written beside, read back, then renamed. Every file that is not a part starts with
+`.`, so that pandas, DuckDB, Polars and Spark open the folder as it is.
+"""
+
+import contextlib
+import hashlib
+import itertools
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import DamagedError, InputError, first_line
+from pipeline.predictions import Part, Predictions, Run, footer, read_footer, scatter, schema
+
+GROUP_ROWS = 8192
+GROUP_BYTES = 32 * 2**20
+"""A row group holds at most this many rows and bytes of logits; it is what a reader holds in memory at once."""
+
+
+def group_rows(classes: int) -> int:
+    """Rows of one row group."""
+    return max(1, min(GROUP_ROWS, GROUP_BYTES // (4 * classes)))
+
+
+@dataclass(frozen=True)
+class PartFile:
+    """One valid-looking part: its footer was read and fits its digest."""
+
+    path: Path
+    run: Run
+    part: Part
+    rows: int
+
+    @property
+    def name(self) -> str:
+        """For messages: step folder and file."""
+        return f"{self.path.parent.name}/{self.path.name}"
+
+
+@dataclass(frozen=True)
+class Step:
+    """All parts of one step, in the order of their rows."""
+
+    step: int
+    run: Run
+    parts: tuple[PartFile, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows that are there."""
+        return sum(p.rows for p in self.parts)
+
+    @property
+    def manifest_rows(self) -> int:
+        """Rows that there should be, as far as any part knows."""
+        return max(p.part.manifest_rows for p in self.parts)
+
+    @property
+    def missing(self) -> tuple[tuple[int, int], ...]:
+        """Ranges of manifest rows that no part holds."""
+        gaps, at = [], 0
+        for p in self.parts:
+            if p.part.start > at:
+                gaps.append((at, p.part.start))
+            at = max(at, p.part.stop)
+        if at < self.manifest_rows:
+            gaps.append((at, self.manifest_rows))
+        return tuple(gaps)
+
+    @property
+    def finished(self) -> float:
+        """When inference of the newest part ended, seconds since 1970."""
+        return max(p.part.finished for p in self.parts)
+
+
+def step_folder(run: Path, step: int) -> Path:
+    """Folder of one step."""
+    return run / f"step={step:08d}"
+
+
+def part_path(run: Path, step: int, index: int) -> Path:
+    """File of one part."""
+    return step_folder(run, step) / f"part-{index:05d}.parquet"
+
+
+def step_numbers(run: Path) -> list[int]:
+    """Steps that have a folder with at least one part, ascending."""
+    return sorted(
+        int(folder.name.removeprefix("step="))
+        for folder in run.glob("step=*")
+        if re.fullmatch(r"step=\d+", folder.name) and any(folder.glob("part-*.parquet"))
+    )
+
+
+def part_paths(run: Path, step: int) -> list[Path]:
+    """Part files of one step, by name."""
+    return sorted(step_folder(run, step).glob("part-*.parquet"), key=lambda p: (len(p.name), p.name))
+
+
+def open_part(path: Path) -> PartFile:
+    """Read a part's footer. Raises InputError if it cannot be read, or does not fit."""
+    where = f"{path.parent.name}/{path.name}"
+    try:
+        with pq.ParquetFile(path) as file:
+            metadata = file.metadata
+            run, part = read_footer(metadata.metadata, where)
+    except (pa.ArrowException, OSError) as error:
+        raise DamagedError(
+            f"{where} is damaged ({first_line(error)}): run `predboard infer` again to remake it"
+        ) from error
+    if metadata.num_rows != part.stop - part.start:
+        raise DamagedError(f"{where} is damaged ({metadata.num_rows} rows, its footer says {part.stop - part.start})")
+    return PartFile(path, run, part, metadata.num_rows)
+
+
+def verify(file: PartFile) -> None:
+    """Read all of a part with its page checksums. Raises InputError if a bit is wrong or a row is missing."""
+    expected = file.part.start
+    digest = ContentDigest()
+    for batch in batches(file):
+        ids = batch.id
+        if not np.array_equal(ids, np.arange(expected, expected + len(ids))):
+            raise DamagedError(f"{file.name} is damaged (its ids are not {file.part.start} to {file.part.stop - 1})")
+        expected += len(ids)
+        digest.add(batch)
+    if expected != file.part.stop or digest.hexdigest() != file.part.content_digest:
+        raise DamagedError(f"{file.name} is damaged (its rows do not fit its digest): run `predboard infer` again")
+
+
+class ContentDigest:
+    """Digest of ids, errors and logits of rows that are added in order, however they are batched."""
+
+    def __init__(self) -> None:
+        self._hashes = [hashlib.blake2b(digest_size=16) for _ in range(3)]  # one a column, so that no batch edge shows
+
+    def add(self, rows: Predictions) -> None:
+        """Take in the next rows."""
+        ids, errors, logits = self._hashes
+        ids.update(rows.id.tobytes())
+        errors.update("".join(f"{e or ''}\0" for e in rows.column("error").to_pylist()).encode())
+        logits.update(np.asarray(rows.column("logits").flatten(), np.float32).tobytes())
+
+    def hexdigest(self) -> str:
+        """32 hexadecimal digits."""
+        return hashlib.blake2b(b"".join(h.digest() for h in self._hashes), digest_size=16).hexdigest()
+
+
+def batches(file: PartFile, columns: Iterable[str] | None = None) -> Iterator[Predictions]:
+    """The rows of a part in order, a bounded number at a time; only `columns` if given.
+
+    Page checksums are verified. Raises InputError that names the part if it is damaged.
+    """
+    try:
+        with pq.ParquetFile(file.path, page_checksum_verification=True) as parquet:
+            names = None if columns is None else [n for n in parquet.schema_arrow.names if n in set(columns)]
+            size = group_rows(len(file.run.classes))
+            for batch in parquet.iter_batches(size, columns=names, use_threads=False):
+                yield Predictions(_sized(batch, file.run))
+    except (pa.ArrowException, OSError) as error:
+        raise DamagedError(
+            f"{file.name} is damaged ({first_line(error)}): run `predboard infer` again to remake it"
+        ) from error
+
+
+def _sized(batch: pa.RecordBatch, run: Run) -> pa.RecordBatch:
+    """The batch with lists of fixed size, which a writer other than Arrow does not declare."""
+    for i, field in enumerate(batch.schema):
+        if pa.types.is_list(field.type) and field.name in ("logits", "embedding"):
+            wanted = schema(run).field(field.name)
+            column = batch.column(i)
+            ok = np.asarray(column.is_valid())
+            values = np.asarray(column.flatten()).reshape(ok.sum(), wanted.type.list_size)
+            batch = batch.set_column(i, wanted, scatter(values, ok, wanted.type))
+    return batch
+
+
+def pick(step: Step, ids: Iterable[int], column: str) -> dict[int, Any]:
+    """Values of one column for a few rows by id, reading only the row groups that hold them."""
+    wanted = np.unique(np.fromiter(ids, np.int64))
+    found: dict[int, Any] = {}
+    for file in step.parts:
+        here = wanted[(wanted >= file.part.start) & (wanted < file.part.stop)] - file.part.start
+        if not len(here):
+            continue
+        with pq.ParquetFile(file.path, page_checksum_verification=True) as parquet:
+            if column not in parquet.schema_arrow.names:
+                continue
+            first = 0
+            for group in range(parquet.num_row_groups):
+                rows = parquet.metadata.row_group(group).num_rows
+                inside = here[(here >= first) & (here < first + rows)]
+                if len(inside):
+                    values = parquet.read_row_group(group, [column]).column(0).take(pa.array(inside - first))
+                    found.update(zip((inside + file.part.start).tolist(), values.to_pylist(), strict=True))
+                first += rows
+    return found
+
+
+def open_step(run: Path, step: int, damaged: Callable[[Path, DamagedError], None] | None = None) -> Step | None:
+    """All parts of one step; None if there are none.
+
+    A damaged part raises InputError, or is handed to `damaged` and left out. Parts of different runs, or with rows in
+    common, raise InputError in any case.
+    """
+    files = []
+    for path in part_paths(run, step):
+        try:
+            files.append(open_part(path))
+        except DamagedError as error:
+            if damaged is None:
+                raise
+            damaged(path, error)
+    files.sort(key=lambda f: f.part.start)
+    for a, b in itertools.pairwise(files):
+        if difference := a.run.difference(b.run):
+            name, here, there = difference
+            raise InputError(f"{run} mixes two runs: {name} is {here} in {a.name} and {there} in {b.name}")
+        if b.part.start < a.part.stop:
+            raise InputError(f"{run} holds rows twice: {a.name} and {b.name} both have row {b.part.start}")
+    return Step(step, files[0].run, tuple(files)) if files else None
+
+
+def open_run(run: Path, damaged: Callable[[Path, DamagedError], None] | None = None) -> tuple[Step, ...]:
+    """All steps of a run, ascending. Raises InputError if the folder is missing, holds none, or mixes runs."""
+    if not run.is_dir():
+        raise InputError(f"no folder {run}: expected predictions that `predboard infer` wrote")
+    steps = [s for number in step_numbers(run) if (s := open_step(run, number, damaged)) is not None]
+    if not steps:
+        raise InputError(f"{run} holds no predictions (no step=*/part-*.parquet): run `predboard infer` first")
+    for step in steps[1:]:
+        if step.run.classes != steps[0].run.classes:
+            raise InputError(
+                f"{run} mixes class lists: step {step.step} and step {steps[0].step} have different classes"
+            )
+    return tuple(steps)
+
+
+class PartWriter:
+    """Writes one part beside its place; `publish` makes it appear whole, `abandon` leaves nothing."""
+
+    def __init__(self, path: Path, run: Run, further: pa.Schema | None = None) -> None:
+        """Open a hidden file beside `path`. Raises InputError if that is impossible."""
+        self.path, self.run = path, run
+        self.schema = schema(run, further)
+        self._aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        self._digest = ContentDigest()
+        floats = [f"{n}.list.element" for n in ("logits",) if n in self.schema.names]
+        plain = [f.name for f in self.schema if not pa.types.is_nested(f.type) and f.name != "thumbnail"]
+        with unwritable(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._aside.open("wb")
+            self._writer = pq.ParquetWriter(
+                self._file,
+                self.schema,
+                compression="zstd",
+                use_dictionary=[n for n in ("error",) if n in self.schema.names],
+                use_byte_stream_split=floats,
+                write_statistics=plain,
+                write_page_checksum=True,
+            )
+
+    def write(self, rows: Predictions) -> None:
+        """Write one row group."""
+        self._digest.add(rows)
+        with unwritable(self.path.parent):
+            self._writer.write_table(pa.Table.from_batches([rows.batch], self.schema), row_group_size=len(rows))
+
+    def publish(self, part: Part) -> None:
+        """Finish with this record (its content digest is filled in), read back, and rename into place."""
+        with unwritable(self.path.parent):
+            self._writer.add_key_value_metadata(
+                footer(self.run, replace(part, content_digest=self._digest.hexdigest()))
+            )
+            self._writer.close()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            verify(open_part(self._aside))
+            self._aside.replace(self.path)
+            _sync_folder(self.path.parent)
+
+    def abandon(self) -> None:
+        """Leave nothing behind."""
+        with contextlib.suppress(OSError, pa.ArrowException, ValueError):  # it failed already: only tidy up
+            self._writer.close()
+        with contextlib.suppress(OSError):
+            self._file.close()
+        self._aside.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":  # elsewhere a folder cannot be opened; a rename is durable without it
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def unwritable(where: Path) -> Iterator[None]:
+    """Turn an operating system's refusal to write into one line."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        raise InputError(f"cannot write to {where}: {reason}; what was already published is safe") from error
+
+
+@contextlib.contextmanager
+def lock(run: Path) -> Iterator[None]:
+    """Keep other processes from writing to a run. The operating system frees the lock of a process that dies.
+
+    Raises InputError if another process holds it.
+    """
+    with unwritable(run):
+        run.mkdir(parents=True, exist_ok=True)
+        guard = filelock.FileLock(run / ".lock")
+        try:
+            guard.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise InputError(f"another process is writing to {run}: wait for it, or name another --out") from error
+    try:
+        for stale in run.glob("step=*/.part-*.tmp"):  # of a process that was killed; nobody else can be writing now
+            stale.unlink(missing_ok=True)
+        yield
+    finally:
+        guard.release()
+
+
+def delete_part(path: Path) -> None:
+    """Remove a part file."""
+    with unwritable(path.parent):
+        path.unlink()
+
+
+def delete_step(run: Path, step: int) -> None:
+    """Remove all parts of a step."""
+    with unwritable(run):
+        shutil.rmtree(step_folder(run, step), ignore_errors=False)
+
+
+class Opened:
+    """One step of a run for reading: iterate over it for record batches, or take it as a pandas frame."""
+
+    def __init__(self, steps: Sequence[Step], step: int | None, columns: Sequence[str] | None) -> None:
+        """Take one of the steps, the last one if `step` is None."""
+        by_number = {s.step: s for s in steps}
+        number = steps[-1].step if step is None else step
+        if number not in by_number:
+            raise InputError(f"no step {number}; there are {', '.join(map(str, by_number))}")
+        self.step, self.steps, self._columns = by_number[number], tuple(by_number), columns
+
+    @property
+    def run(self) -> Run:
+        """What the footer says: classes, model, transform."""
+        return self.step.run
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        """Record batches in the order of the manifest, a bounded number of rows at a time."""
+        for file in self.step.parts:
+            for rows in batches(file, self._columns):
+                yield rows.batch
+
+    def to_pandas(self) -> Any:
+        """All rows as a pandas frame."""
+        return pa.Table.from_batches(list(self)).to_pandas()
+
+
+def open_predictions(path: str | Path, step: int | None = None, columns: Sequence[str] | None = None) -> Opened:
+    """Open a run for reading.
+
+    Args:
+        path: folder that `predboard infer` wrote.
+        step: which step; the last one if None.
+        columns: only these; all if None.
+
+    Raises:
+        InputError: if there are no predictions, or a part is damaged.
+    """
+    return Opened(open_run(Path(path)), step, columns)

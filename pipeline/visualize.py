@@ -1,0 +1,245 @@
+"""Stage two, one straight function: Parquet -> states -> summaries -> event files. Knows no torch and no model."""
+
+import functools
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from pipeline import draw, events, images, panels, sources, store, workers
+from pipeline.config import Exif, VisualizeConfig
+from pipeline.errors import InputError
+from pipeline.predictions import digest_of
+from pipeline.store import Step, unwritable
+from pipeline.summaries import Encoded, Picture, Summary, Tiles
+from pipeline.summarize import summarize
+
+RECORD = ".predboard.json"
+"""Our own list of the files we wrote into a run's log folder, and what they were made from."""
+
+STEPS_WITH_PICTURES = 10
+"""TensorBoard keeps the pictures of ten steps of a tag."""
+
+PICTURES_KEPT = 512
+"""Fitted source pictures in memory, at most 115 kB each: the same image is in many galleries and steps."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What stage two did with one run."""
+
+    run: str
+    folder: Path
+    event_file: Path
+    rows: int
+    steps: tuple[int, ...]
+    missing_rows: int
+    missing_pictures: int
+    unchanged: bool
+    """Nothing had changed, so nothing was written."""
+
+
+def visualize(config: VisualizeConfig, say: Callable[[str], None] = lambda _: None) -> tuple[Written, ...]:
+    """Write the TensorBoard logs of one or more runs.
+
+    Each run has one event file, whose bytes depend on the Parquet, the panels and the source pictures alone. A run that
+    has not changed since is skipped.
+
+    Args:
+        config: what to draw.
+        say: takes a line of progress for a person.
+
+    Raises:
+        InputError: for bad input; the logs that are there stay as they are.
+    """
+    if not config.predictions:
+        raise InputError("which predictions? For example: predboard visualize predictions/digits")
+    names = [folder.resolve().name for folder in config.predictions]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise InputError(f"two folders are called {twice!r}, and a run's logs are named after its folder: rename one")
+    chosen = panels.choose(config.panels)
+    if config.image_root is not None and not config.image_root.is_dir():
+        raise InputError(f"no folder {config.image_root}: --image-root is where the source images are now")
+    return tuple(
+        _visualize_run(name, folder, chosen, config, say)
+        for name, folder in zip(names, config.predictions, strict=True)
+    )
+
+
+def _visualize_run(
+    name: str,
+    predictions: Path,
+    chosen: Mapping[str, panels.Panel],
+    config: VisualizeConfig,
+    say: Callable[[str], None],
+) -> Written:
+    steps = store.open_run(predictions)
+    folder = config.logdir / name
+    made_from = _made_from(steps, tuple(chosen), config)
+    record = _read_record(folder)
+    rows = sum(step.rows for step in steps)
+    missing = sum(stop - start for step in steps for start, stop in step.missing)
+    numbers = tuple(step.step for step in steps)
+    if record.get("made_from") == made_from and all((folder / file).is_file() for file in record["files"]):
+        return Written(name, folder, folder / record["files"][0], rows, numbers, missing, 0, unchanged=True)
+
+    say(f"{name}: {rows:,} rows in {len(steps)} steps, panels {', '.join(chosen)}")
+    with tqdm(total=rows, unit=" rows", desc="read", disable=None, file=sys.stderr) as bar:
+        states = summarize(steps, chosen, workers.count(config.workers), bar.update)
+    subject = panels.Subject(name, steps[-1].run, {step.step: _facts(step) for step in steps})
+    pictures = _Pictures(steps, config.image_root)
+    times = {step.step: step.finished for step in steps}
+    with_pictures = _spread(numbers, STEPS_WITH_PICTURES)
+    with unwritable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = folder / f".predboard-{os.getpid()}.partial"
+        try:
+            with (
+                events.Writer(aside, times[numbers[0]]) as writer,
+                tqdm(unit=" summaries", desc="write", disable=None, file=sys.stderr) as bar,
+            ):
+                for panel_name, panel in chosen.items():
+                    of_panel = {number: states[number][panel_name] for number in numbers}
+                    summaries = _drawable(panel.render(subject, of_panel), with_pictures)
+                    for step, summary in _with_pictures(summaries, pictures, workers.count(config.workers)):
+                        writer.write(step, times[step], summary)
+                        bar.update()
+            event_file = _publish(folder, aside, times[numbers[0]], record, made_from if not pictures.missing else "")
+        finally:
+            aside.unlink(missing_ok=True)
+    return Written(name, folder, event_file, rows, numbers, missing, len(pictures.missing), unchanged=False)
+
+
+def _facts(step: Step) -> panels.Facts:
+    provenance = step.parts[0].part.provenance
+    return panels.Facts(
+        rows=step.rows,
+        manifest_rows=step.manifest_rows,
+        checkpoint=str(provenance.get("checkpoint", "")),
+        device=str(provenance.get("device", "")),
+    )
+
+
+def _spread(numbers: tuple[int, ...], limit: int) -> frozenset[int]:
+    """At most `limit` of the numbers, evenly spread, with the first and the last.
+
+    >>> sorted(_spread((0, 1, 2, 3, 4, 5, 6), 4))
+    [0, 2, 4, 6]
+    """
+    if len(numbers) <= limit:
+        return frozenset(numbers)
+    return frozenset(numbers[round(i * (len(numbers) - 1) / (limit - 1))] for i in range(limit))
+
+
+def _drawable(summaries: Iterator[tuple[int, Summary]], with_pictures: frozenset[int]) -> Iterator[tuple[int, Summary]]:
+    """The summaries that TensorBoard would keep."""
+    for step, summary in summaries:
+        if step in with_pictures or not isinstance(summary, Tiles | Picture):
+            yield step, summary
+
+
+def _with_pictures(
+    summaries: Iterator[tuple[int, Summary]], pictures: "_Pictures", threads: int
+) -> Iterator[tuple[int, Summary]]:
+    """The summaries with their tiles drawn, on threads, in their order."""
+
+    def drawn(item: tuple[int, Summary]) -> tuple[int, Summary]:
+        step, summary = item
+        return step, pictures.encode(step, summary) if isinstance(summary, Tiles) else summary
+
+    yield from workers.in_order(drawn, summaries, threads)
+
+
+class _Pictures:
+    """Source pictures by row: from the source, else from the thumbnail that the predictions hold."""
+
+    def __init__(self, steps: tuple[Step, ...], image_root: Path | None) -> None:
+        self._steps = {step.step: step for step in steps}
+        self._root = image_root
+        self.missing: set[str] = set()
+        self._fitted = functools.lru_cache(PICTURES_KEPT)(self._fit)
+
+    def encode(self, step: int, tiles: Tiles) -> Encoded:
+        """The tiles with their words: PNG where a picture was enlarged or is missing, JPEG where it was reduced."""
+        run, rows, samples = self._steps[step].run, tiles.rows, []
+        for i in range(len(rows["id"])):
+            label, loss = int(rows["label"][i]), float(rows["loss"][i])
+            words = draw.Words(
+                true=run.classes[label] if label >= 0 else None,
+                top=[
+                    (run.classes[c], float(p))
+                    for c, p in zip(rows["top_class"][i], rows["top_probability"][i], strict=True)
+                ],
+                name=str(rows["image"][i] or ""),
+                id=int(rows["id"][i]),
+                loss=loss if label >= 0 else None,
+            )
+            picture, exact = self._fitted(step if run.thumbnails else -1, words.id, words.name)
+            pixels = draw.tile(picture, words)
+            samples.append(events.png(pixels) if exact else events.jpeg(pixels))
+        return Encoded(tiles.tag, draw.WIDTH, draw.HEIGHT, tuple(samples), tiles.description)
+
+    def _fit(self, step: int, row: int, ref: str) -> tuple[Image.Image | None, bool]:
+        """A fitted picture, and whether it is shown with its own pixels."""
+        run = next(iter(self._steps.values())).run
+        exif: Exif = "apply" if run.transform.get("exif") == "apply" else "ignore"
+        try:
+            root = run.root if self._root is None else str(self._root)
+            return draw.fit_picture(images.open_image(sources.read(root, ref), exif=exif))
+        except Exception:  # as in stage one, a picture file may fail in any way; the tile and the count say so
+            thumbnail = store.pick(self._steps[step], [row], "thumbnail").get(row) if step in self._steps else None
+        if thumbnail is None:
+            self.missing.add(ref)
+            return None, True
+        return draw.fit_picture(images.open_image(thumbnail))
+
+
+def _made_from(steps: tuple[Step, ...], names: tuple[str, ...], config: VisualizeConfig) -> str:
+    """Digest of all that decides the bytes of an event file, as far as it can be known without reading the rows."""
+    code = hashlib.blake2b(digest_size=8)
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        code.update(file.read_bytes())
+    parts = [[asdict(part.part), part.run.fingerprint] for step in steps for part in step.parts]
+    root = None if config.image_root is None else str(config.image_root.resolve())
+    return digest_of({"parts": parts, "panels": names, "image_root": root, "code": code.hexdigest()})
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    try:
+        record = json.loads((folder / RECORD).read_text("utf-8"))
+        return {"made_from": str(record["made_from"]), "files": [str(name) for name in record["files"]]}
+    except (OSError, ValueError, KeyError, TypeError):  # none, or not ours: then we own no file there
+        return {"made_from": None, "files": []}
+
+
+def _write_record(folder: Path, made_from: str, files: list[str]) -> None:
+    aside = folder / f"{RECORD}.partial"
+    aside.write_text(json.dumps({"made_from": made_from, "files": files}, indent=1) + "\n", "utf-8")
+    aside.replace(folder / RECORD)
+
+
+def _publish(folder: Path, aside: Path, time: float, record: dict[str, Any], made_from: str) -> Path:
+    """Give the file its name, which changes with its content, so that an open TensorBoard notices; remove our old ones.
+
+    Whatever happens in between, at least one whole file of ours is there and listed, and no other file is touched.
+    """
+    content = hashlib.blake2b(digest_size=8)
+    with aside.open("rb") as file:
+        while piece := file.read(2**20):
+            content.update(piece)
+        os.fsync(file.fileno())
+    name = f"events.out.tfevents.{int(time):010d}.{content.hexdigest()}.predboard"
+    old = [file for file in record["files"] if file != name]
+    _write_record(folder, "", [name, *old])
+    aside.replace(folder / name)
+    for file in old:
+        (folder / Path(file).name).unlink(missing_ok=True)
+    _write_record(folder, made_from, [name])
+    return folder / name
