@@ -11,9 +11,13 @@ import io
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
+import time
 import tomllib
+import urllib.parse
+import webbrowser
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,7 +54,7 @@ def run(arguments: Sequence[str]) -> int:
         config, command = commands[arguments[0]]
         return command(parse(arguments[0], config, arguments[1:]))
     except InputError as error:
-        print(f"predboard: {error}", file=sys.stderr)
+        print(f"predboard: {' '.join(str(error).splitlines())}", file=sys.stderr)  # a file's name may break the line
         return 2
     except KeyboardInterrupt:
         print("predboard: interrupted; what was published is safe, run the same command to go on", file=sys.stderr)
@@ -194,6 +198,8 @@ def _tyro(command: str, config: type[C], arguments: Sequence[str]) -> C:
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
+        if isinstance(stop.__context__, InputError):  # from a check in config, whose words tyro's box would break
+            raise InputError(f"{stop.__context__} (see predboard {command} --help)") from None
         raise InputError(_one_line(complaint.getvalue(), command)) from None
 
 
@@ -208,8 +214,7 @@ def _one_line(boxed: str, command: str) -> str:
             r"[─ ]*(Value error|Parsing error|Unrecognized options|Required options)[─ ]*", line
         ):
             words.append(line)
-    said = re.sub(r"^Error parsing \w+Config: ", "", " ".join(words))  # our own words, from a check in config
-    return f"{said or 'the flags are not understood'} (see predboard {command} --help)"
+    return f"{' '.join(words) or 'the flags are not understood'} (see predboard {command} --help)"
 
 
 def _say(line: str) -> None:
@@ -284,8 +289,49 @@ def _board(config: BoardConfig) -> int:
         raise InputError(f"no folder {config.logdir}: run `predboard visualize` first, or name another --logdir")
     if importlib.util.find_spec("tensorboard") is None:
         raise InputError("TensorBoard is not installed: pip install tensorboard")
-    print(f"open http://localhost:{config.port}/?smoothing=0#timeseries   (Ctrl-C ends it)", flush=True)
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("localhost", config.port))
+        except OSError as error:
+            raise InputError(f"port {config.port} is not free ({error.strerror}): name another --port") from error
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(config.logdir), "--port", str(config.port)]
     # More than we ever write of each kind. 0 would mean none, whatever the help says (tensorboard issue 5550).
     command += ["--samples_per_plugin", "images=1000,histograms=1000,text=1000,scalars=10000,pr_curves=1000"]
-    return subprocess.run(command, check=False).returncode  # noqa: S603  our own interpreter and flags
+    with subprocess.Popen(command) as board:  # noqa: S603  our own interpreter and flags
+        try:
+            while board.poll() is None and not _answers(config.port):
+                time.sleep(0.2)
+            if board.poll() is None:
+                url = _landing_page(config)
+                print(f"\nopen {url}\n(Ctrl-C ends it)", flush=True)
+                if sys.stdout.isatty() and (os.environ.get("DISPLAY") or sys.platform in ("darwin", "win32")):
+                    webbrowser.open(url)
+            return board.wait()
+        except KeyboardInterrupt:
+            board.terminate()
+            return 0
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("localhost", port)) == 0
+
+
+def _landing_page(config: BoardConfig) -> str:
+    """Time Series without smoothing, which bends short curves, with what to see first pinned on top.
+
+    That is the report card and the two most confident mistakes of a run, or the report cards of the newest three.
+    TensorBoard passes over pins that it has no picture for.
+    """
+    from pipeline.visualize import runs_in
+
+    runs = runs_in(config.logdir)[:3]
+    pins = [(run, "1_glance/report_card", 0) for run in runs]
+    if len(runs) == 1:
+        pins += [(runs[0], "2_mistakes/confident", sample) for sample in range(2)]
+    cards = [{"plugin": "images", "tag": t, "runId": f"defaultExperimentId/{r}", "sample": s} for r, t, s in pins]
+    compact = json.dumps(cards, separators=(",", ":"))
+    query = urllib.parse.urlencode({"smoothing": 0, **({"pinnedCards": compact} if cards else {})}, safe=":,/")
+    return f"http://localhost:{config.port}/?{query}#timeseries"

@@ -24,6 +24,15 @@ def _at_least(name: str, value: int, least: int) -> None:
         raise InputError(f"--{name} is {value}; expected a whole number of at least {least}")
 
 
+def _is_plain(value: Any) -> bool:
+    """Whether a value comes back from JSON as it is, tuples as lists."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_plain(inner) for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
+
+
 @dataclass(frozen=True)
 class InferConfig:
     """Run a classifier over images once and write what it says to Parquet."""
@@ -124,6 +133,12 @@ class InferConfig:
         ):
             if value is not None:
                 _at_least(name, value, least)
+        for key, value in self.model_args.items():
+            if not _is_plain(value):
+                raise InputError(
+                    f"--model-args {key} is {value!r}; expected text, a number, True, False or None, or a list or dict "
+                    "(with text as keys) of these, because the predictions say what the model was made with"
+                )
         if self.step and len(self.step) != max(len(self.checkpoint), 1):
             raise InputError(
                 f"--step has {len(self.step)} numbers for {len(self.checkpoint)} checkpoints; expected one each"

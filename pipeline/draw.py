@@ -4,6 +4,7 @@ Everything is drawn at the size at which TensorBoard shows it, because TensorBoa
 Right is blue and wrong is vermillion everywhere (Okabe and Ito's palette, distinct in every common colour blindness).
 """
 
+import bisect
 import functools
 import importlib.util
 from collections.abc import Sequence
@@ -16,8 +17,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.summaries import Pixels
 
-WIDTH, HEIGHT = 350, 210
-"""Of a tile and of the report card, pixels."""
+WIDTH, HEIGHT = 350, 215
+"""Of a tile and of the report card, pixels: Time Series shows every picture 215 high, Images 350 wide."""
 
 PICTURE = 196
 """Side of the square that a tile's picture fills: 7 × 28, and close to 3 × 64 and 6 × 32."""
@@ -80,13 +81,12 @@ def _fitted(text: str, width: float, size: int, bold: bool, least: int = 9) -> t
         font = _font(text, smaller, bold)
         if font.getlength(text) <= width:
             return text, font
-    kept = len(text)
-    while kept > 2:
-        kept -= 1
-        short = f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
-        if font.getlength(short) <= width:
-            return short, font
-    return "…", font
+
+    def short(kept: int) -> str:
+        return f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
+
+    fitting = bisect.bisect_right(range(2, len(text)), width, key=lambda kept: font.getlength(short(kept)))
+    return short(fitting + 1) if fitting else "…", font
 
 
 class _Canvas:
@@ -168,14 +168,15 @@ def fit_picture(picture: Image.Image) -> tuple[Image.Image, bool]:
 def tile(picture: Image.Image | None, words: Words) -> Pixels:
     """A fitted picture on the left, what the model says on the right; the frame's colour says whether it is right.
 
-    -> [210, 350, 3] uint8.
+    -> [215, 350, 3] uint8.
     """
     canvas = _Canvas(WIDTH, HEIGHT)
     predicted = words.top[0][0] if words.top else None
     right = None if words.true is None else predicted == words.true
     colour, verdict = (UNKNOWN, "no label") if right is None else (RIGHT, "✓ right") if right else (WRONG, "✗ wrong")
-    frame, margin = 4, 3
+    frame = 4
     side = PICTURE + 2 * frame
+    margin = (HEIGHT - side) // 2
     canvas.draw.rectangle((margin, margin, margin + side - 1, margin + side - 1), fill=colour)
     inner = margin + frame
     canvas.draw.rectangle((inner, inner, inner + PICTURE - 1, inner + PICTURE - 1), fill=(240, 240, 240))
@@ -186,11 +187,11 @@ def tile(picture: Image.Image | None, words: Words) -> Pixels:
 
     left = margin + side + 7
     width = WIDTH - left - 4
-    canvas.text((left, 17), verdict, width, 13, colour, bold=True)
-    canvas.text((left, 34), "true", width, 10, FAINT)
-    canvas.text((left, 49), words.true or "unknown", width, 13, INK if words.true else FAINT, bold=True)
-    canvas.text((left, 70), "predicted", width, 10, FAINT)
-    baseline = 85
+    canvas.text((left, 19), verdict, width, 13, colour, bold=True)
+    canvas.text((left, 36), "true", width, 10, FAINT)
+    canvas.text((left, 51), words.true or "unknown", width, 13, INK if words.true else FAINT, bold=True)
+    canvas.text((left, 73), "predicted", width, 10, FAINT)
+    baseline = 88
     for rank, (name, p) in enumerate(words.top):
         of_bar = RIGHT if name == words.true else colour if rank == 0 else UNKNOWN
         number = canvas.text((left + width, baseline), percent(p), 60, 11, INK, bold=rank == 0, anchor="rs")
@@ -198,11 +199,11 @@ def tile(picture: Image.Image | None, words: Words) -> Pixels:
         canvas.bar(left, baseline + 4, width, 6, p, of_bar)
         baseline += 29
     if words.loss is not None:
-        canvas.text((left, 178), f"loss {words.loss:.2f} nats", width, 10, FAINT)
-    canvas.text((left, 191), f"row {words.id}", width, 10, FAINT)
+        canvas.text((left, 181), f"loss {words.loss:.2f} nats", width, 10, FAINT)
+    canvas.text((left, 194), f"row {words.id}", width, 10, FAINT)
     short = words.name.rpartition("/")[2]  # the folder is most often the class, which is said already
     canvas.text(
-        (left, 204), words.name if _font(words.name, 10).getlength(words.name) <= width else short, width, 10, FAINT
+        (left, 207), words.name if _font(words.name, 10).getlength(words.name) <= width else short, width, 10, FAINT
     )
     return canvas.pixels
 
@@ -224,7 +225,7 @@ class Card:
 
 
 def report_card(card: Card) -> Pixels:
-    """The one picture a busy person needs. -> [210, 350, 3] uint8."""
+    """The one picture a busy person needs. -> [215, 350, 3] uint8."""
     canvas = _Canvas(WIDTH, HEIGHT)
     left, split = 8, 128
     canvas.text((left, 15), card.title, WIDTH - 2 * left, 11, FAINT)
@@ -235,24 +236,25 @@ def report_card(card: Card) -> Pixels:
         canvas.text((left, 48), percent(point), split - left - 8, 25, INK, bold=True)
         canvas.text((left, 62), f"accuracy, {100 * lower:.1f}–{100 * upper:.1f}", split - left - 6, 10, FAINT)
         canvas.bar(left, 68, split - left - 14, 6, point, RIGHT, WRONG)
-    baseline = 92
+    baseline = 96
     for name, value in card.facts:
         canvas.text((left, baseline), name, 62, 10, FAINT)
         canvas.text((split - 14, baseline), value, 62, 10, INK, anchor="rs")
-        baseline += 14
+        baseline += 17
 
-    canvas.draw.line((split - 4, 24, split - 4, 178), fill=TRACK)
+    canvas.draw.line((split - 4, 24, split - 4, 184), fill=TRACK)
     x, width = split + 4, WIDTH - split - 10
-    canvas.text((x, 33), "worst classes, by recall" if card.worst else "no class was missed", width, 10, FAINT)
+    if card.accuracy is not None:
+        canvas.text((x, 33), "worst classes, by recall" if card.worst else "no class was missed", width, 10, FAINT)
     baseline = 47
     for name, recall, count in card.worst:
-        used = canvas.text((x + width, baseline), count, 70, 10, FAINT, anchor="rs")
+        used = canvas.text((x + width, baseline), count, 105, 10, FAINT, anchor="rs")
         used += canvas.text((x + width - used - 6, baseline), percent(recall), 50, 11, INK, bold=True, anchor="rs") + 6
         canvas.text((x, baseline), name, width - used - 8, 11, INK)
         canvas.bar(x, baseline + 3, width, 4, recall, RIGHT, WRONG)
-        baseline += 19
+        baseline += 21
     if card.pairs:
-        baseline = max(baseline + 6, 112)
+        baseline = max(baseline + 7, 117)
         canvas.text((x, baseline), "most confused: true → predicted", width, 10, FAINT)
         baseline += 15
         for true, predicted, count in card.pairs:
@@ -268,37 +270,39 @@ def report_card(card: Card) -> Pixels:
     return canvas.pixels
 
 
-def confusion(counts: NDArray[np.int64], names: Sequence[str], total: Sequence[int]) -> Pixels:
+def confusion(counts: NDArray[np.int64], names: Sequence[str], total: Sequence[int], others: bool = False) -> Pixels:
     """A confusion matrix with numbers and labels.
 
     Args:
         counts: [n, n]; row: true class, column: predicted class.
         names: [n].
         total: [n] rows of each true class: a cell's strength is its share of them.
+        others: the last row and column stand for several classes.
 
     Returns:
         [height, width, 3] uint8; right cells blue, wrong ones vermillion, both stronger with the square root of the
-        share, so that small confusions are seen.
+        share, so that small confusions are seen. The last cell is grey with `others`: right and wrong are mixed in it.
     """
     n = len(counts)
     cell = 46 if n <= 12 else 34 if n <= 22 else 28
     size = 12 if n <= 12 else 10
-    label = min(max((int(_font(name, size).getlength(name)) for name in names), default=0) + 8, 150)
+    label = min(max(int(_font(name, size).getlength(name)) for name in [*names, "true ↓"]) + 8, 150)
     numbers = 44
     left, top = label + 16, label + 34
     canvas = _Canvas(left + n * cell + numbers + 6, top + n * cell + 8)
-    canvas.text((left + n * cell / 2, 14), "predicted →", n * cell, 12, FAINT, anchor="ms")
+    canvas.text((left + n * cell / 2, 14), "predicted →", max(n * cell, 80), 12, FAINT, anchor="ms")
     canvas.text((8, top - 8), "true ↓", label, 12, FAINT)
     canvas.text((left + n * cell + numbers, top - 8), "rows", numbers, 10, FAINT, anchor="rs")
     for i in range(n):
         y = top + i * cell
         canvas.text((left - 8, y + cell / 2 + size / 3), names[i], label, size, INK, anchor="rs")
-        canvas.text((left + n * cell + numbers, y + cell / 2 + 4), f"{total[i]:,}", numbers - 4, 10, FAINT, anchor="rs")
+        rows = f"{total[i]:,}" if total[i] < 100_000 else _compact(total[i])
+        canvas.text((left + n * cell + numbers, y + cell / 2 + 4), rows, numbers - 4, 10, FAINT, anchor="rs")
         _upright(canvas, names[i], left + i * cell + cell // 2, top - 6, label, size)
         for j in range(n):
             share = counts[i, j] / total[i] if total[i] else 0.0
             strength = float(np.sqrt(share))
-            base = RIGHT if i == j else WRONG
+            base = WRONG if i != j else UNKNOWN if others and i == n - 1 else RIGHT
             r, g, b = (round(255 + (channel - 255) * strength) for channel in base)
             x = left + j * cell
             canvas.draw.rectangle(

@@ -72,7 +72,7 @@ def encode(summary: Summary) -> summary_pb2.Summary.Value:
 
 @encode.register
 def _(summary: Scalar) -> summary_pb2.Summary.Value:
-    if not np.isfinite(summary.value):
+    if not abs(summary.value) <= float(np.finfo(np.float32).max):  # so written that it is true of nan
         raise ValueError(f"{summary.tag} is {summary.value}: a panel leaves out what it cannot compute")
     return _value(summary, "scalars", summary_pb2.DATA_CLASS_SCALAR, _numbers(np.array(summary.value, np.float32)))
 
@@ -98,7 +98,13 @@ def _(summary: Histogram) -> summary_pb2.Summary.Value:
 
 @encode.register
 def _(summary: Text) -> summary_pb2.Summary.Value:
-    return _value(summary, "text", summary_pb2.DATA_CLASS_TENSOR, _strings([summary.markdown.encode()]))
+    # Without dimensions: a list of one text would be shown as a table of one cell.
+    tensor = tensor_pb2.TensorProto(
+        dtype=types_pb2.DT_STRING,
+        tensor_shape=tensor_shape_pb2.TensorShapeProto(),
+        string_val=[summary.markdown.encode()],
+    )
+    return _value(summary, "text", summary_pb2.DATA_CLASS_TENSOR, tensor)
 
 
 def masked_crc(data: bytes) -> int:

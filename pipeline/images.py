@@ -55,7 +55,8 @@ def open_image(encoded: bytes, channels: Channels = "rgb", exif: Exif = "ignore"
         picture.load()
         if exif == "apply":
             picture = ImageOps.exif_transpose(picture)
-        if picture.mode.startswith("I;16"):
+        picture.info.pop("transparency", None)  # else Pillow warns that it drops it
+        if picture.mode.startswith("I;16") or (picture.mode == "I" and file.format in ("PNG", "PPM")):
             picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
         elif picture.mode in ("I", "F"):
             raise ValueError(

@@ -124,13 +124,14 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None) -> O
     size = sample.shape
     transform = {**asdict(shape), "mean": list(config.mean), "std": list(config.std), "size": list(size)}
     prepare = _Prepare(device, config.mean, config.std)
-    modules: dict[int, torch.nn.Module] = {}
+    kept: dict[int, torch.nn.Module] = {}
     runs: dict[int, Run] = {}
+    together = 0
     for step, file in steps.items():
-        module = factory.build()
-        if file is not None:
-            models.load_weights(module, file)
-        modules[step] = module
+        module = _module(factory, file)
+        together = together or _together(models.bytes_of(module), device)
+        if len(kept) < together:
+            kept[step] = module
         outputs, dims = _outputs(models.Network(module, device, config.precision, config.embeddings), prepare, sample)
         runs[step] = Run(
             classes=_classes(manifest, outputs),
@@ -162,13 +163,28 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None) -> O
         return _PartInProgress(out, runs[step], shard, manifest, provenance)
 
     with store.lock(out):
-        todo = {step: _to_do(out, run, plan, manifest, config, say) for step, run in runs.items()}
-        if kept := sum(len(plan) - len(t) for t in todo.values()):
-            say(f"{kept} of {len(plan) * len(steps)} parts in {out} are there already and valid")
+        checked = {step: _to_do(out, run, plan, manifest, config, say) for step, run in runs.items()}
+        for path in itertools.chain.from_iterable(invalid for _, invalid in checked.values()):
+            store.delete_part(path)  # only now that no step is refused
+        todo = {step: of_step for step, (of_step, _) in checked.items()}
+        if valid := sum(len(plan) - len(t) for t in todo.values()):
+            say(f"{valid} of {len(plan) * len(steps)} parts in {out} are there already and valid")
         written = 0
-        for group in _fitting({step: modules[step] for step in todo if todo[step]}, device):
+        lacking = iter([step for step in todo if todo[step]])
+        while group := list(itertools.islice(lacking, together)):
+            modules = {s: kept.pop(s) if s in kept else _module(factory, steps[s], runs[s].weights) for s in group}
             written += _pass({s: todo[s] for s in group}, modules, manifest, prepare, shape, size, config, writer)
         return _outcome(out, manifest, tuple(steps), written)
+
+
+def _module(factory: models.Factory, file: Path | None, digest: str | None = None) -> "torch.nn.Module":
+    """The model with the weights of a file. Raises InputError if they do not fit, or not the digest from before."""
+    module = factory.build()
+    if file is not None:
+        models.load_weights(module, file)
+    if digest is not None and models.weights_digest(module) != digest:
+        raise InputError(f"{file or factory.name} changed while it was in use: run the same command again")
+    return module
 
 
 def _first(manifest: sources.Manifest, shape: images.Shape) -> NDArray[np.uint8]:
@@ -249,21 +265,17 @@ def _classes(manifest: sources.Manifest, outputs: int) -> tuple[str, ...]:
     return manifest.classes or tuple(map(str, range(outputs)))
 
 
-def _fitting(modules: dict[int, Any], device: "torch.device") -> Iterator[list[int]]:
-    """Groups of steps whose weights fit into half of the device's free memory together; each group is one pass."""
+def _together(each: int, device: "torch.device") -> int:
+    """How many models of `each` bytes fit into half of the device's memory; each image is decoded once for these."""
     import torch
 
-    each = max(map(models.bytes_of, modules.values()), default=0)
     if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0] + sum(map(models.bytes_of, modules.values()))
-    elif hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        there = torch.cuda.mem_get_info(device)[0]
+    elif hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:  # SC_AVPHYS_PAGES leaves out what the system
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # would give back from its cache of files
     else:
-        free = 4 * 2**30
-    together = max(1, free // 2 // max(each, 1))
-    numbers = list(modules)
-    for i in range(0, len(numbers), together):
-        yield numbers[i : i + together]
+        there = 4 * 2**30
+    return max(1, there // 2 // max(each, 1))
 
 
 def _to_do(
@@ -273,11 +285,15 @@ def _to_do(
     manifest: sources.Manifest,
     config: InferConfig,
     say: Callable[[str], None],
-) -> list[shards.Shard]:
-    """The shards of one step that have no valid part. Raises InputError if what is there must not be touched."""
+) -> tuple[list[shards.Shard], list[Path]]:
+    """The shards of one step that have no valid part, and the parts of data that is no longer so.
+
+    Raises InputError if what is there must not be touched.
+    """
     if config.overwrite and store.step_folder(out, run.step).exists():
         store.delete_step(out, run.step)
     todo = {shard.index: shard for shard in plan}
+    planned = {store.part_path(out, run.step, shard.index) for shard in plan}
     changed: list[Path] = []
     paths = store.part_paths(out, run.step)
     for path in paths:
@@ -291,7 +307,10 @@ def _to_do(
                 )
             store.verify(file)
         except DamagedError as error:
-            say(f"{first_line(error).split(': run')[0]}; it is made again")
+            if path in planned:
+                say(f"{first_line(error).split(': run')[0]}; it is made again")
+            else:  # of data that is no longer there
+                changed.append(path)
             continue
         part = file.part
         shard = next((s for s in plan if s.start == part.start), None)
@@ -305,9 +324,7 @@ def _to_do(
             f"the data changed: {len(changed)} of {len(paths)} parts of {out} step {run.step} are no longer valid, the "
             f"first {changed[0].name}: --update does them again and keeps the others"
         )
-    for path in changed:
-        store.delete_part(path)
-    return list(todo.values())
+    return list(todo.values()), changed
 
 
 def _pass(
@@ -420,22 +437,35 @@ class _PartInProgress:
         self._run, self._shard, self._manifest, self._provenance = run, shard, manifest, provenance
         further = manifest.columns.schema if manifest.columns.num_columns else None
         self.writer = store.PartWriter(store.part_path(out, run.step, shard.index), run, further)
-        self._group = store.group_rows(len(run.classes))
-        self._buffer: list[_Batch] = []
+        # One place for a row group's arrays: small ones that outlive their batch would keep the allocator from giving
+        # the batches' large ones back (65 MB for 1,000 pictures of 96×96).
+        group = min(store.group_rows(len(run.classes)), len(shard))
+        self._logits = np.empty((group, len(run.classes)), np.float32)
+        self._embeddings = np.empty((group, run.embedding), np.float16)
+        self._rows: list[_Loaded] = []
         self._start = shard.start
         self._began = time.time()
         self._seconds = {"decode": 0.0, "forward": 0.0, "write": 0.0}
 
     def add(self, batch: _Batch) -> bool:
         """Take the next rows. -> whether they were the last and the part is published."""
-        self._buffer.append(batch)
         self._seconds["decode"] += sum(row.seconds for row in batch.rows)
         self._seconds["forward"] += batch.forward_seconds / len(batch.outputs)
+        logits, embeddings = batch.outputs[self._run.step]
         done = batch.start + len(batch.rows) == self._shard.stop
-        if done or sum(len(b.rows) for b in self._buffer) >= self._group:
-            began = time.perf_counter()
-            self._flush()
-            self._seconds["write"] += time.perf_counter() - began
+        taken = 0
+        while taken < len(batch.rows):
+            filled = len(self._rows)
+            take = min(len(batch.rows) - taken, len(self._logits) - filled)
+            self._logits[filled : filled + take] = logits[taken : taken + take]
+            if embeddings is not None:
+                self._embeddings[filled : filled + take] = embeddings[taken : taken + take]
+            self._rows += batch.rows[taken : taken + take]
+            taken += take
+            if len(self._rows) == len(self._logits) or (done and taken == len(batch.rows)):
+                began = time.perf_counter()
+                self._flush()
+                self._seconds["write"] += time.perf_counter() - began
         if done:
             self.writer.publish(
                 Part(
@@ -453,10 +483,9 @@ class _PartInProgress:
         return done
 
     def _flush(self) -> None:
-        rows = [row for batch in self._buffer for row in batch.rows]
-        outputs = [batch.outputs[self._run.step] for batch in self._buffer]
+        rows = self._rows
         start, stop = self._start, self._start + len(rows)
-        self._buffer, self._start = [], stop
+        self._rows, self._start = [], stop
         m, schema = self._manifest, self.writer.schema
         found = [row.properties for row in rows]
         further: dict[str, Any] = {
@@ -469,7 +498,7 @@ class _PartInProgress:
             **{n: m.columns.column(n).slice(start, len(rows)).combine_chunks() for n in m.columns.column_names},
         }
         if self._run.embedding:
-            further["embedding"] = np.concatenate([embedding for _, embedding in outputs if embedding is not None])
+            further["embedding"] = self._embeddings[: len(rows)]
         if self._run.thumbnails:
             further["thumbnail"] = [row.thumbnail for row in rows]
         self.writer.write(
@@ -479,7 +508,7 @@ class _PartInProgress:
                 key=m.key[start:stop],
                 image=m.image.slice(start, len(rows)),
                 label=m.label[start:stop],
-                logits=np.concatenate([logits for logits, _ in outputs]),
+                logits=self._logits[: len(rows)],
                 error=[row.error for row in rows],
                 further=further,
             )

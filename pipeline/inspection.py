@@ -82,12 +82,14 @@ def _step(step: Step, note: Any) -> dict[str, Any]:
     rows = failed = unlabelled = counted = right = 0
     seconds: dict[str, float] = {}
     took = 0.0
+    good = []
     for file in step.parts:
         try:
             store.verify(file)
         except DamagedError as error:
             note(file.path, error)
             continue
+        good.append(file)
         for batch in store.batches(file, ("label", "predicted")):
             rows += len(batch)
             failed += int((batch.predicted < 0).sum())
@@ -103,7 +105,7 @@ def _step(step: Step, note: Any) -> dict[str, Any]:
         "rows": rows,
         "manifest_rows": step.manifest_rows,
         "missing_rows": step.manifest_rows - rows,
-        "missing": [list(gap) for gap in step.missing],
+        "missing": [list(gap) for gap in store.gaps(good, step.manifest_rows)],
         "failed": failed,
         "unlabelled": unlabelled,
         "accuracy": right / counted if counted else None,

@@ -4,12 +4,15 @@ torch is imported when a model is, so that everything else works where it is not
 """
 
 import ast
+import contextlib
+import copy
 import hashlib
 import importlib.util
 import re
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+import weakref
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -39,6 +42,9 @@ class Factory:
     """Digest of the file."""
     make: Any
     args: Mapping[str, Any]
+    folder: Path
+    """Of the file, whose neighbours it may import."""
+    _built: "weakref.WeakSet[torch.nn.Module]" = field(default_factory=weakref.WeakSet)
 
     def build(self) -> "torch.nn.Module":
         """A new module, with the same random weights each time. Raises InputError if the factory fails."""
@@ -48,13 +54,17 @@ class Factory:
         made = self.make
         if not isinstance(made, torch.nn.Module):
             try:
-                made = made(**self.args)
-            except Exception as error:  # the user's own code: whatever it raises is shown, in one line
+                with _importable(self.folder):
+                    made = made(**self.args)
+            except (Exception, SystemExit) as error:  # the user's own code: whatever it raises is shown, in one line
                 raise InputError(f"{self.name} raised {type(error).__name__}: {first_line(error)}") from error
         elif self.args:
             raise InputError(f"{self.name} is a module, not a function; it cannot take --model-args")
         if not isinstance(made, torch.nn.Module):
             raise InputError(f"{self.name} gave a {type(made).__name__}; expected a torch.nn.Module")
+        if made in self._built:  # the same module again, which would take its weights from the checkpoint before
+            made = copy.deepcopy(made)
+        self._built.add(made)
         return made
 
 
@@ -69,14 +79,27 @@ def open_factory(spec: str, args: Mapping[str, Any]) -> Factory:
     module = _imported(path)
     if not hasattr(module, name):
         own = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__]
-        raise InputError(f"{file} has no {name!r}; it has: {', '.join(own) or 'no functions'}")
+        public = [n for n in own if not n.startswith("_")]
+        raise InputError(f"{file} has no {name!r}; it has: {', '.join(public) or 'no functions'}")
     made = getattr(module, name)
     if not callable(made):
         raise InputError(
             f"{name!r} in {file} is a {type(made).__name__}; expected a function that returns a torch.nn.Module"
         )
     code = hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
-    return Factory(f"{path.name}:{name}", code, made, dict(args))
+    return Factory(f"{path.name}:{name}", code, made, dict(args), path.parent)
+
+
+@contextlib.contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Let imports find the files in a folder."""
+    entry = str(folder.resolve())
+    sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # the user's own code may change the path too
+            sys.path.remove(entry)
 
 
 def _imported(path: Path) -> ModuleType:
@@ -87,14 +110,12 @@ def _imported(path: Path) -> ModuleType:
         raise InputError(f"{path} cannot be imported as Python")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickling look a module up by its name
-    sys.path.insert(0, str(path.parent.resolve()))
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # the user's own code: whatever it raises is shown, in one line
+        with _importable(path.parent):
+            spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # the user's own code: whatever it raises is shown, in one line
         del sys.modules[name]
         raise InputError(f"{path} does not import: {type(error).__name__}: {first_line(error)}") from error
-    finally:
-        sys.path.pop(0)
     return module
 
 
@@ -108,7 +129,7 @@ def literals(pairs: Mapping[str, str]) -> dict[str, Any]:
     def read(text: str) -> Any:
         try:
             return ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             return text
 
     return {key: read(value) for key, value in pairs.items()}
@@ -234,7 +255,7 @@ def logits_of(output: Any) -> "torch.Tensor":
         raise InputError(
             f"the model returned a {type(output).__name__} without logits; expected a tensor of [rows, classes]"
         )
-    if found.ndim != 2 or not found.is_floating_point():
+    if found.ndim != 2 or not found.shape[1] or not found.is_floating_point():
         raise InputError(
             f"the model returned {found.dtype} of shape {list(found.shape)}; expected floats of [rows, classes]"
         )
@@ -271,6 +292,7 @@ class Network:
         self.module = module.eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks the combination
         self._device, self._precision = device, precision
         self._embedding: torch.Tensor | None = None
+        self._wanted = embeddings
         if embeddings:
             linear = [m for m in self.module.modules() if isinstance(m, torch.nn.Linear)]
             if not linear:
@@ -299,7 +321,15 @@ class Network:
                     f"the model cannot take pictures of {shape} (channels×height×width): {first_line(error)}; "
                     "see --resize, --crop and --channels"
                 ) from error
-            return logits_of(output).float(), self._embedding
+            logits = logits_of(output).float()
+            if len(logits) != len(x):
+                raise InputError(f"the model returned {len(logits)} rows for {len(x)} pictures; expected one for each")
+            if self._wanted and (self._embedding is None or len(self._embedding) != len(x)):
+                raise InputError(
+                    "--embeddings stores the input of the last linear layer, and the model's last one does not see "
+                    "each picture once"
+                )
+            return logits, self._embedding
 
 
 def bytes_of(module: "torch.nn.Module") -> int:

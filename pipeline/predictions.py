@@ -120,7 +120,8 @@ class Run:
         def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             found: dict[str, Any] = {}
             for name, value in record.items():
-                found.update(flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value})
+                nested = isinstance(value, Mapping) and (value or not prefix)  # an argument of {} is still one
+                found.update(flat(value, f"{prefix}{name}.") if nested else {prefix + name: value})
             return found
 
         if self.classes != other.classes:
@@ -129,8 +130,9 @@ class Run:
             return ("classes", *next((a, b) for a, b in zip(self.classes, other.classes, strict=True) if a != b))
         here, there = flat(json.loads(_canonical(asdict(self)))), flat(json.loads(_canonical(asdict(other))))
         for name in {**here, **there}:
-            if here.get(name) != there.get(name):
-                return name, str(here.get(name)), str(there.get(name))
+            now, then = here.get(name, "not given"), there.get(name, "not given")
+            if now != then:
+                return name, str(now), str(then)
         return None
 
 
@@ -169,10 +171,11 @@ def footer(run: Run, part: Part) -> dict[str, str]:
 def read_footer(metadata: Mapping[bytes, bytes] | None, where: str) -> tuple[Run, Part]:
     """`Run` and `Part` of a file's key-value metadata.
 
-    Raises InputError if there are none, if they come from a newer format, or if they were damaged.
+    Raises InputError if there are none, if they come from a newer format, or if they were damaged. The rule of the
+    digest is the same in every format, so that damage is never taken for one.
     """
     found = metadata or {}
-    if b"predboard.run" not in found or b"predboard.part" not in found:
+    if not any(key.startswith(b"predboard.") for key in found):
         raise InputError(
             f"{where} holds no predictions (its footer has no predboard record): run `predboard infer` first"
         )
@@ -183,15 +186,15 @@ def read_footer(metadata: Mapping[bytes, bytes] | None, where: str) -> tuple[Run
         raise DamagedError(
             f"{where} is damaged (its footer cannot be read: {error}): run `predboard infer` again"
         ) from error
+    if digest_of(run, part) != found.get(b"predboard.digest", b"").decode("ascii", "replace"):
+        raise DamagedError(f"{where} is damaged (its footer does not fit its digest): run `predboard infer` again")
     if version > FORMAT:
         raise InputError(
             f"{where} has format {version}, this predboard reads up to {FORMAT}: upgrade predboard to read it"
         )
-    if digest_of(run, part) != found.get(b"predboard.digest", b"").decode("ascii", "replace"):
-        raise DamagedError(f"{where} is damaged (its footer does not fit its digest): run `predboard infer` again")
     try:
         return Run(**{**run, "classes": tuple(run["classes"])}), Part(**part)
-    except TypeError as error:
+    except (TypeError, KeyError) as error:
         raise InputError(f"{where} has a footer with other fields than format {FORMAT}: {error}") from error
 
 
@@ -233,6 +236,7 @@ def derive(logits: NDArray[np.float32], label: NDArray[np.integer[Any]]) -> dict
     confidence = np.exp(-log_sum)
     known = label >= 0
     loss = np.where(known, log_sum - shifted[rows, np.where(known, label, 0)], np.nan)
+    loss = np.minimum(loss, np.finfo(np.float32).max)  # twice the largest float32 apart is still no infinite loss
     margin = (1 - rest.max(axis=1)) * confidence if logits.shape[1] > 1 else confidence
     entropy = log_sum - (exp * shifted).sum(axis=1) * confidence  # H = logsumexp(z) - sum p z
     return {

@@ -83,17 +83,24 @@ def open_source(data: str) -> Manifest:
         raise InputError(f"no folder {data}: expected one sub-folder of images for each class")
     if not root.is_dir():
         raise InputError(f"{data} is a file; expected a folder with one sub-folder of images for each class")
-    root = root.resolve()
-    folders, files = _listed(root)
-    while len(folders) == 1 and not files and _listed(root / folders[0])[0]:
-        root = root / folders[0]
-        folders, files = _listed(root)
     refs: list[str] = []
     labels = []
-    for label, folder in enumerate(folders):
-        found = sorted(_images(root / folder))
-        refs += (f"{folder}/{inside}/{name}" if inside else f"{folder}/{name}" for inside, name in found)
-        labels += [np.full(len(found), label, np.int32)]
+    try:
+        root = root.resolve()
+        folders, files = _listed(root)
+        above = {root}
+        while len(folders) == 1 and not files and _listed(root / folders[0])[0]:
+            if (inner := (root / folders[0]).resolve()) in above:
+                break  # a symlink to where it lies
+            root = inner
+            above.add(root)
+            folders, files = _listed(root)
+        for label, folder in enumerate(folders):
+            found = sorted(_images(root / folder, frozenset({root})))
+            refs += (f"{folder}/{inside}/{name}" if inside else f"{folder}/{name}" for inside, name in found)
+            labels += [np.full(len(found), label, np.int32)]
+    except OSError as error:
+        raise InputError(f"cannot list {error.filename or data}: {error.strerror}") from error
     if not folders:
         refs = files
         labels = [np.full(len(files), -1, np.int32)]
@@ -109,18 +116,27 @@ def open_source(data: str) -> Manifest:
 def _listed(folder: Path) -> tuple[list[str], list[str]]:
     """Names of the sub-folders and of the images in a folder, sorted."""
     with os.scandir(folder) as entries:
-        seen = [(e.name, e.is_dir()) for e in entries if not e.name.startswith(".")]
+        seen = [(e.name, _is_folder(e)) for e in entries if not e.name.startswith(".")]
     names = sorted(name for name, is_folder in seen if not is_folder and name.lower().endswith(EXTENSIONS))
     return sorted(name for name, is_folder in seen if is_folder), names
 
 
-def _images(folder: Path, inside: str = "") -> Iterator[tuple[str, str]]:
-    """(folder inside the class, file name) of every image below a class folder."""
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a symlink to itself
+        return False
+
+
+def _images(folder: Path, above: frozenset[Path], inside: str = "") -> Iterator[tuple[str, str]]:
+    """(folder inside the class, file name) of every image below a class folder; `above` are the folders it lies in."""
+    real = folder.resolve()
+    if real in above:  # a symlink to one of them: there would be no end
+        return
     folders, files = _listed(folder)
     yield from ((inside, name) for name in files)
     for name in folders:
-        if (folder / name).resolve() not in folder.resolve().parents and (folder / name).resolve() != folder.resolve():
-            yield from _images(folder / name, f"{inside}/{name}" if inside else name)  # not a symlink to above
+        yield from _images(folder / name, above | {real}, f"{inside}/{name}" if inside else name)
 
 
 def read(root: str, ref: str) -> bytes:

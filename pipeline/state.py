@@ -20,12 +20,16 @@ from pipeline.predictions import Rows
 UNIT = 2**-20
 """Of `fixed` numbers. 2**43 rows of mean 1 fit into an int64."""
 
+LIMIT = 2.0**22
+"""`fixed` numbers are cut at ±4 million: a model that gives such losses is broken, and its sum must not overflow."""
+
 S = TypeVar("S")
 
 
 def fixed(values: NDArray[np.floating[Any]]) -> np.int64:
-    """Sum of the values in units of 2**-20, each rounded first: exact in any order."""
-    return np.int64(np.rint(values.astype(np.float64) / UNIT).astype(np.int64).sum())
+    """Sum of the values in units of 2**-20, each cut at `LIMIT` and rounded first: exact in any order."""
+    cut = np.clip(values.astype(np.float64), -LIMIT, LIMIT)
+    return np.int64(np.rint(cut / UNIT).astype(np.int64).sum())
 
 
 def _add(a: Any, b: Any) -> Any:

@@ -51,6 +51,16 @@ class PartFile:
         return f"{self.path.parent.name}/{self.path.name}"
 
 
+def gaps(parts: Iterable[PartFile], rows: int) -> tuple[tuple[int, int], ...]:
+    """Ranges of rows 0 to `rows` that no part holds; the parts come in the order of their rows."""
+    found, at = [], 0
+    for p in parts:
+        if p.part.start > at:
+            found.append((at, p.part.start))
+        at = max(at, p.part.stop)
+    return (*found, (at, rows)) if at < rows else tuple(found)
+
+
 @dataclass(frozen=True)
 class Step:
     """All parts of one step, in the order of their rows."""
@@ -72,14 +82,7 @@ class Step:
     @property
     def missing(self) -> tuple[tuple[int, int], ...]:
         """Ranges of manifest rows that no part holds."""
-        gaps, at = [], 0
-        for p in self.parts:
-            if p.part.start > at:
-                gaps.append((at, p.part.start))
-            at = max(at, p.part.stop)
-        if at < self.manifest_rows:
-            gaps.append((at, self.manifest_rows))
-        return tuple(gaps)
+        return gaps(self.parts, self.manifest_rows)
 
     @property
     def finished(self) -> float:
@@ -111,6 +114,10 @@ def part_paths(run: Path, step: int) -> list[Path]:
     return sorted(step_folder(run, step).glob("part-*.parquet"), key=lambda p: (len(p.name), p.name))
 
 
+def _damaged(where: str, error: Exception) -> DamagedError:
+    return DamagedError(f"{where} is damaged ({first_line(error)}): run `predboard infer` again to remake it")
+
+
 def open_part(path: Path) -> PartFile:
     """Read a part's footer. Raises InputError if it cannot be read, or does not fit."""
     where = f"{path.parent.name}/{path.name}"
@@ -118,13 +125,37 @@ def open_part(path: Path) -> PartFile:
         with pq.ParquetFile(path) as file:
             metadata = file.metadata
             run, part = read_footer(metadata.metadata, where)
-    except (pa.ArrowException, OSError) as error:
-        raise DamagedError(
-            f"{where} is damaged ({first_line(error)}): run `predboard infer` again to remake it"
-        ) from error
+            columns = file.schema_arrow
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise _damaged(where, error) from error
+    for field in schema(run):  # a footer has no checksum, and names and types of columns are in it
+        at = columns.get_field_index(field.name)
+        if at < 0 or not _alike(columns.field(at).type, field):
+            was = f"is {columns.field(at).type}" if at >= 0 else "is missing"
+            raise DamagedError(f"{where} is damaged (its column {field.name} {was}): run `predboard infer` again")
     if metadata.num_rows != part.stop - part.start:
         raise DamagedError(f"{where} is damaged ({metadata.num_rows} rows, its footer says {part.stop - part.start})")
     return PartFile(path, run, part, metadata.num_rows)
+
+
+_KINDS: tuple[Callable[[pa.DataType], bool], ...] = (
+    pa.types.is_integer,
+    pa.types.is_floating,
+    lambda t: pa.types.is_string(t) or pa.types.is_large_string(t) or pa.types.is_string_view(t),
+    lambda t: pa.types.is_binary(t) or pa.types.is_large_binary(t) or pa.types.is_binary_view(t),
+)
+
+
+def _alike(found: pa.DataType, wanted: pa.Field) -> bool:
+    """Whether a column, as any program may have written it, can be read as the one that is wanted."""
+    if pa.types.is_fixed_size_list(wanted.type):
+        if pa.types.is_fixed_size_list(found) and found.list_size != wanted.type.list_size:
+            return False
+        lists = pa.types.is_list(found) or pa.types.is_large_list(found) or pa.types.is_fixed_size_list(found)
+        return bool(lists and pa.types.is_floating(found.value_type))
+    if pa.types.is_null(found):  # what pandas makes of a column without a value
+        return bool(wanted.nullable)
+    return any(kind(found) and kind(wanted.type) for kind in _KINDS)
 
 
 def verify(file: PartFile) -> None:
@@ -169,22 +200,28 @@ def batches(file: PartFile, columns: Iterable[str] | None = None) -> Iterator[Pr
             names = None if columns is None else [n for n in parquet.schema_arrow.names if n in set(columns)]
             size = group_rows(len(file.run.classes))
             for batch in parquet.iter_batches(size, columns=names, use_threads=False):
-                yield Predictions(_sized(batch, file.run))
-    except (pa.ArrowException, OSError) as error:
-        raise DamagedError(
-            f"{file.name} is damaged ({first_line(error)}): run `predboard infer` again to remake it"
-        ) from error
+                yield Predictions(_conformed(batch, file.run))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _damaged(file.name, error) from error
 
 
-def _sized(batch: pa.RecordBatch, run: Run) -> pa.RecordBatch:
-    """The batch with lists of fixed size, which a writer other than Arrow does not declare."""
-    for i, field in enumerate(batch.schema):
-        if pa.types.is_list(field.type) and field.name in ("logits", "embedding"):
-            wanted = schema(run).field(field.name)
-            column = batch.column(i)
+def _conformed(batch: pa.RecordBatch, run: Run) -> pa.RecordBatch:
+    """The batch with the format's own types: a writer other than Arrow does not declare lists of fixed size."""
+    wanted = schema(run)
+    for i, found in enumerate(batch.schema):
+        field = wanted.field(found.name) if found.name in wanted.names else found
+        if found.equals(field):
+            continue
+        column = batch.column(i)
+        if found.type == field.type:
+            pass
+        elif pa.types.is_fixed_size_list(field.type):
             ok = np.asarray(column.is_valid())
-            values = np.asarray(column.flatten()).reshape(ok.sum(), wanted.type.list_size)
-            batch = batch.set_column(i, wanted, scatter(values, ok, wanted.type))
+            values = np.asarray(column.flatten()).reshape(ok.sum(), field.type.list_size)
+            column = scatter(values, ok, field.type)
+        else:
+            column = column.cast(field.type)
+        batch = batch.set_column(i, field, column)
     return batch
 
 
@@ -196,17 +233,20 @@ def pick(step: Step, ids: Iterable[int], column: str) -> dict[int, Any]:
         here = wanted[(wanted >= file.part.start) & (wanted < file.part.stop)] - file.part.start
         if not len(here):
             continue
-        with pq.ParquetFile(file.path, page_checksum_verification=True) as parquet:
-            if column not in parquet.schema_arrow.names:
-                continue
-            first = 0
-            for group in range(parquet.num_row_groups):
-                rows = parquet.metadata.row_group(group).num_rows
-                inside = here[(here >= first) & (here < first + rows)]
-                if len(inside):
-                    values = parquet.read_row_group(group, [column]).column(0).take(pa.array(inside - first))
-                    found.update(zip((inside + file.part.start).tolist(), values.to_pylist(), strict=True))
-                first += rows
+        try:
+            with pq.ParquetFile(file.path, page_checksum_verification=True) as parquet:
+                if column not in parquet.schema_arrow.names:
+                    continue
+                first = 0
+                for group in range(parquet.num_row_groups):
+                    rows = parquet.metadata.row_group(group).num_rows
+                    inside = here[(here >= first) & (here < first + rows)]
+                    if len(inside):
+                        values = parquet.read_row_group(group, [column]).column(0).take(pa.array(inside - first))
+                        found.update(zip((inside + file.part.start).tolist(), values.to_pylist(), strict=True))
+                    first += rows
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise _damaged(file.name, error) from error
     return found
 
 
@@ -274,10 +314,11 @@ class PartWriter:
             )
 
     def write(self, rows: Predictions) -> None:
-        """Write one row group."""
+        """Write row groups, one if the rows fit."""
         self._digest.add(rows)
         with unwritable(self.path.parent):
-            self._writer.write_table(pa.Table.from_batches([rows.batch], self.schema), row_group_size=len(rows))
+            table = pa.Table.from_batches([rows.batch], self.schema)
+            self._writer.write_table(table, row_group_size=group_rows(len(self.run.classes)))
 
     def publish(self, part: Part) -> None:
         """Finish with this record (its content digest is filled in), read back, and rename into place."""

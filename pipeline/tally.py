@@ -208,7 +208,7 @@ def warnings(scores: Scores, names: tuple[str, ...], rows: int, manifest_rows: i
         common = int(scores.support.argmax())
         always = float(scores.support[common] / n)
         if wilson(int(scores.hits.sum()), n)[0] <= always and np.count_nonzero(scores.support) > 1:
-            found.append(f"accuracy is not better than always saying {names[common]} ({100 * always:.0f} %)")
+            found.append(f"accuracy is not clearly better than always saying {names[common]} ({100 * always:.0f} %)")
         favourite = int(scores.predictions.argmax())
         share, due = float(scores.predictions[favourite] / n), float(scores.support[favourite] / n)
         if share > 0.5 and share > 2 * due:

@@ -1,5 +1,6 @@
 """Stage two, one straight function: Parquet -> states -> summaries -> event files. Knows no torch and no model."""
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -10,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
 from PIL import Image
 from tqdm import tqdm
 
@@ -23,6 +25,8 @@ from pipeline.summarize import summarize
 
 RECORD = ".predboard.json"
 """Our own list of the files we wrote into a run's log folder, and what they were made from."""
+
+LOCK = ".predboard.lock"
 
 STEPS_WITH_PICTURES = 10
 """TensorBoard keeps the pictures of ten steps of a tag."""
@@ -97,8 +101,8 @@ def _visualize_run(
     pictures = _Pictures(steps, config.image_root)
     times = {step.step: step.finished for step in steps}
     with_pictures = _spread(numbers, STEPS_WITH_PICTURES)
-    with unwritable(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    with unwritable(folder), _alone(folder):
+        record = _read_record(folder)
         aside = folder / f".predboard-{os.getpid()}.partial"
         try:
             with (
@@ -163,6 +167,9 @@ class _Pictures:
     def __init__(self, steps: tuple[Step, ...], image_root: Path | None) -> None:
         self._steps = {step.step: step for step in steps}
         self._root = image_root
+        # Where all steps find the same pictures, one step stands for all.
+        same = len({(s.run.root, s.run.transform.get("exif"), s.run.thumbnails) for s in steps}) == 1
+        self._shared = steps[0].step if same and not steps[0].run.thumbnails else None
         self.missing: set[str] = set()
         self._fitted = functools.lru_cache(PICTURES_KEPT)(self._fit)
 
@@ -181,24 +188,23 @@ class _Pictures:
                 id=int(rows["id"][i]),
                 loss=loss if label >= 0 else None,
             )
-            picture, exact = self._fitted(step if run.thumbnails else -1, words.id, words.name)
+            picture, exact = self._fitted(step if self._shared is None else self._shared, words.id, words.name)
             pixels = draw.tile(picture, words)
             samples.append(events.png(pixels) if exact else events.jpeg(pixels))
         return Encoded(tiles.tag, draw.WIDTH, draw.HEIGHT, tuple(samples), tiles.description)
 
     def _fit(self, step: int, row: int, ref: str) -> tuple[Image.Image | None, bool]:
         """A fitted picture, and whether it is shown with its own pixels."""
-        run = next(iter(self._steps.values())).run
+        run = self._steps[step].run
         exif: Exif = "apply" if run.transform.get("exif") == "apply" else "ignore"
-        try:
-            root = run.root if self._root is None else str(self._root)
+        root = run.root if self._root is None else str(self._root)
+        with contextlib.suppress(Exception):  # as in stage one, a picture file may fail in any way
             return draw.fit_picture(images.open_image(sources.read(root, ref), exif=exif))
-        except Exception:  # as in stage one, a picture file may fail in any way; the tile and the count say so
-            thumbnail = store.pick(self._steps[step], [row], "thumbnail").get(row) if step in self._steps else None
-        if thumbnail is None:
-            self.missing.add(ref)
-            return None, True
-        return draw.fit_picture(images.open_image(thumbnail))
+        if run.thumbnails and (thumbnail := store.pick(self._steps[step], [row], "thumbnail").get(row)):
+            with contextlib.suppress(Exception):
+                return draw.fit_picture(images.open_image(thumbnail))
+        self.missing.add(ref)  # the tile and the count say so
+        return None, True
 
 
 def _made_from(steps: tuple[Step, ...], names: tuple[str, ...], config: VisualizeConfig) -> str:
@@ -209,6 +215,29 @@ def _made_from(steps: tuple[Step, ...], names: tuple[str, ...], config: Visualiz
     parts = [[asdict(part.part), part.run.fingerprint] for step in steps for part in step.parts]
     root = None if config.image_root is None else str(config.image_root.resolve())
     return digest_of({"parts": parts, "panels": names, "image_root": root, "code": code.hexdigest()})
+
+
+def runs_in(logdir: Path) -> list[str]:
+    """Names of the runs that we wrote into a log folder, the newest first."""
+    records = sorted(logdir.glob(f"*/{RECORD}"), key=lambda record: (-record.stat().st_mtime, record))
+    return [record.parent.name for record in records]
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing to a log folder, and remove what one that was killed left half written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    guard = filelock.FileLock(folder / LOCK)
+    try:
+        guard.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise InputError(f"another process is writing to {folder}: wait for it, or name another --logdir") from error
+    try:
+        for stale in folder.glob(".predboard-*.partial"):
+            stale.unlink(missing_ok=True)
+        yield
+    finally:
+        guard.release()
 
 
 def _read_record(folder: Path) -> dict[str, Any]:

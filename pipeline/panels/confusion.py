@@ -41,8 +41,9 @@ class Panel:
             if not scores.counted:
                 continue
             counts = scores.matrix(chosen)
-            shown = [names[c] for c in chosen] + [f"{len(names) - len(chosen)} others"] * (len(counts) > len(chosen))
-            pixels = draw.confusion(counts, shown, counts.sum(axis=1).tolist())
+            others = len(names) - len(chosen)
+            shown = [names[c] for c in chosen] + [f"{others:,} others"] * (others > 0)
+            pixels = draw.confusion(counts, shown, counts.sum(axis=1).tolist(), others > 0)
             yield (
                 step,
                 Picture("confusion/matrix", pixels, "Rows: true class; columns: predicted class; strength: share."),

@@ -16,7 +16,8 @@ READING = """\
 - **Images**: `examples/…` (highest loss, least certain, random, confident and right), `predictions/<true class>` (a
   fair sample of each class), `confusion/matrix`. A blue frame is right, a vermillion one wrong. The slider chooses the
   step.
-- **Scalars**: `metrics/…` over the steps.
+- **Scalars**: `metrics/…` over the steps. Where the ends of a short curve are cut off, switch off *Ignore outliers in
+  chart scaling*.
 - **Histograms**: `probabilities/<true class>` is what the model gave to the true class: a good class leans to 1.
   `confidence_wrong` should lean to the left of `confidence_right`; where it does not, the model is sure of its errors.
 - **Text**: this page, and `confusion/pairs`, the most frequent confusions.
@@ -107,10 +108,10 @@ def _provenance(subject: Subject, step: int) -> str:
         ("checkpoint", f"`{facts.checkpoint}`" if facts.checkpoint else "none"),
         ("weights", f"`{run.weights}` (digest)"),
         ("data", f"`{run.root}`"),
-        ("classes", f"{len(run.classes):,}: {cell(', '.join(run.classes[:20]))}{'…' if len(run.classes) > 20 else ''}"),
-        ("transform", cell(transform) or "none"),
+        ("classes", f"{len(run.classes):,}: {', '.join(run.classes[:20])}{'…' if len(run.classes) > 20 else ''}"),
+        ("transform", transform or "none"),
         ("precision, device", f"{run.precision}, {facts.device or 'unknown'}"),
     ]
     return "\n".join(
-        ["### What was run on what", "", "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
+        ["### What was run on what", "", "| | |", "|---|---|", *(f"| {name} | {cell(value)} |" for name, value in rows)]
     )

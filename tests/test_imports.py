@@ -1,0 +1,217 @@
+"""Imports point one way, each wall has one door, and every module says what it knows."""
+
+import ast
+import doctest
+import functools
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pipeline
+
+FOLDER = Path(pipeline.__file__).parent
+SOURCES = {
+    file.relative_to(FOLDER).with_suffix("").as_posix().replace("/", "."): file.read_text("utf-8")
+    for file in sorted(FOLDER.rglob("*.py"))
+}
+"""Source by module, `panels.glance` for example; a package is `panels.__init__`."""
+
+# Who may import whom. A module that is not here must be added, with thought.
+ALLOWED: dict[str, set[str]] = {
+    "__init__": {"config", "errors", "infer", "store", "visualize"},
+    "__main__": {"cli"},
+    "cli": {"config", "errors", "infer", "inspection", "models", "panels", "visualize"},
+    "config": {"errors"},
+    "draw": {"summaries"},
+    "errors": set(),
+    "events": {"summaries"},
+    "images": {"config"},
+    "infer": {"config", "errors", "images", "models", "predictions", "shards", "sources", "store", "workers"},
+    "inspection": {"errors", "store"},
+    "models": {"errors"},
+    "panels.__init__": {"errors", "predictions", "summaries"},
+    "predictions": {"errors"},
+    "shards": set(),
+    "sources": {"errors", "predictions"},
+    "state": {"predictions"},
+    "store": {"errors", "predictions"},
+    "summaries": {"predictions"},
+    "summarize": {"panels", "state", "store", "workers"},
+    "tally": {"predictions", "state"},
+    "visualize": {
+        "config",
+        "draw",
+        "errors",
+        "events",
+        "images",
+        "panels",
+        "predictions",
+        "sources",
+        "store",
+        "summaries",
+        "summarize",
+        "workers",
+    },
+    "workers": set(),
+}
+OF_A_PANEL = {"draw", "panels", "predictions", "state", "summaries", "tally"}
+"""`panels` is where the protocol is; the other panels are not in it."""
+
+DOORS: dict[str, set[str]] = {
+    "torch": {"infer", "models"},
+    "torchvision": set(),
+    "tensorboard": {"events"},
+    "tensorflow": set(),
+    "google_crc32c": {"events"},
+    "ray": {"workers"},
+    "tyro": {"cli", "config"},
+    "pyarrow": {"predictions", "sources", "store"},
+    "pandas": set(),
+    "matplotlib": set(),
+}
+"""Who may import these from outside; any module may import the others."""
+
+
+@functools.cache
+def imported(source: str) -> tuple[tuple[str, str], ...]:
+    """Module and name of each import, wherever it stands; the name is empty for `import module`."""
+    return tuple(_imported(source))
+
+
+def _imported(source: str) -> Iterator[tuple[str, str]]:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "a relative import"
+            yield from ((node.module or "", alias.name) for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("__import__", "importlib.import_module"):
+            (name, *_) = node.args
+            if isinstance(name, ast.Constant):
+                yield str(name.value), ""
+
+
+def ours(source: str, modules: set[str]) -> set[str]:
+    """Modules of ours that a source imports."""
+    found = set()
+    for module, name in imported(source):
+        top, _, rest = module.partition(".")
+        if top == "pipeline":
+            inner = f"{rest}.{name}" if rest and name else rest or name
+            if inner in modules or f"{inner}.__init__" in modules:
+                found.add(inner)
+            else:
+                found.add(rest or "__init__")
+    return found
+
+
+def violations(sources: dict[str, str]) -> list[str]:
+    """What breaks the rules, in words."""
+    found = []
+    for module, source in sources.items():
+        panel = module.startswith("panels.") and module != "panels.__init__"
+        allowed = OF_A_PANEL if panel else ALLOWED.get(module)
+        if allowed is None:
+            found.append(f"{module} is not in the table")
+            continue
+        found += [f"{module} imports {other}" for other in sorted(ours(source, set(sources)) - allowed)]
+        outside = {name.partition(".")[0] for name, _ in imported(source)}
+        found += [f"{module} imports {name}" for name in sorted(outside) if module not in DOORS.get(name, {module})]
+    return found
+
+
+def test_imports_point_one_way() -> None:
+    assert violations(SOURCES) == []
+
+
+def test_the_table_has_no_circle_and_no_module_that_is_gone() -> None:
+    assert set(ALLOWED) == {m for m in SOURCES if not m.startswith("panels.") or m == "panels.__init__"}
+    left = {module: {m if m in ALLOWED else f"{m}.__init__" for m in of} for module, of in ALLOWED.items()}
+    while left:
+        free = {module for module, of in left.items() if not of & set(left)}
+        assert free, f"a circle among {sorted(left)}"
+        left = {module: of for module, of in left.items() if module not in free}
+
+
+def test_nothing_is_allowed_that_nobody_needs() -> None:
+    modules = set(SOURCES)
+    unused = {m: of - ours(SOURCES[m], modules) for m, of in ALLOWED.items()}
+    assert {m: of for m, of in unused.items() if of} == {}
+    panels = set().union(*(ours(source, modules) for m, source in SOURCES.items() if m.startswith("panels.")))
+    assert panels - {"errors"} == OF_A_PANEL
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "expected"),
+    [
+        ("store", "import torch", "store imports torch"),
+        ("draw", "import torch.nn as nn", "draw imports torch"),
+        ("visualize", "def f():\n    from torch import nn", "visualize imports torch"),
+        ("tally", "if True:\n    import importlib\n    importlib.import_module('torch.nn')", "tally imports torch"),
+        ("cli", "from tensorboard import program", "cli imports tensorboard"),
+        ("store", "import google_crc32c", "store imports google_crc32c"),
+        ("models", "from pipeline.store import open_run", "models imports store"),
+        ("store", "from pipeline import infer", "store imports infer"),
+        ("shards", "import pipeline.config", "shards imports config"),
+        ("errors", "from pipeline import VisualizeConfig", "errors imports __init__"),
+        ("panels.glance", "from pipeline.panels import metrics", "panels.glance imports panels.metrics"),
+        ("panels.glance", "from pipeline.panels.metrics import State", "panels.glance imports panels.metrics"),
+        (
+            "panels.glance",
+            "class A:\n    def f(self):\n        from pipeline import store",
+            "panels.glance imports store",
+        ),
+        ("panels.glance", "from pipeline import events", "panels.glance imports events"),
+        ("events", "from pipeline.panels import mistakes", "events imports panels.mistakes"),
+        ("another", "import json", "another is not in the table"),
+    ],
+)
+def test_a_source_that_breaks_the_rules_is_caught(module: str, line: str, expected: str) -> None:
+    spoiled = {**SOURCES, module: f"{SOURCES.get(module, '')}\n{line}\n"}
+    assert violations(spoiled) == [expected]
+
+
+def test_a_source_that_keeps_them_is_not() -> None:
+    for module, line in (
+        ("infer", "def f():\n    import torch.nn"),
+        ("panels.glance", "from pipeline.panels import Facts, Subject\nfrom pipeline import tally\nimport numpy"),
+        ("events", "from tensorboard.compat.proto import event_pb2"),
+        ("store", "import pyarrow.dataset"),
+    ):
+        assert violations({**SOURCES, module: f"{SOURCES[module]}\n{line}\n"}) == []
+
+
+def test_every_module_says_what_it_is_and_what_it_does_not_know() -> None:
+    for module, source in SOURCES.items():
+        said = ast.get_docstring(ast.parse(source))
+        assert said, f"{module} has no docstring"
+        if not module.endswith("__"):
+            said = " ".join(said.lower().split())
+            knows = any(words in said for words in ("know", "never sees"))
+            assert knows, f"{module} does not say what it knows or does not know"
+
+
+def test_every_panel_says_what_it_shows_in_its_class() -> None:
+    for module, source in SOURCES.items():
+        if module.startswith("panels.") and module != "panels.__init__":
+            classes = [n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == "Panel"]
+            assert len(classes) == 1, f"{module} has no class Panel"
+            assert ast.get_docstring(classes[0])
+
+
+@pytest.mark.parametrize("module", [m for m, source in SOURCES.items() if ">>>" in source])
+def test_the_examples_in_docstrings_are_true(module: str) -> None:
+    loaded = importlib.import_module(f"pipeline.{module.removesuffix('.__init__')}")
+    tried = doctest.testmod(loaded)
+    assert tried.attempted > 0
+    assert tried.failed == 0
+
+
+def test_the_public_names_are_functions_and_classes_not_modules() -> None:
+    assert sorted(pipeline.__all__) == sorted(
+        ["InferConfig", "InputError", "VisualizeConfig", "infer", "open_predictions", "visualize"]
+    )
+    for name in pipeline.__all__:
+        assert callable(getattr(pipeline, name))

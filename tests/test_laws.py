@@ -1,0 +1,387 @@
+"""Every panel obeys the laws of pipeline/state.py; a new panel file is tested with no line written here."""
+
+import copy
+import dataclasses
+import hashlib
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from pipeline import InputError, VisualizeConfig, events, panels, visualize
+from pipeline.panels import Facts, Panel, Subject
+from pipeline.predictions import COLUMNS, Predictions, Run
+from pipeline.state import merge
+from pipeline.summaries import Encoded, Histogram, Picture, Scalar, Summary, Text, Tiles
+from tests import toy
+
+RUNS = {n: Run(classes=tuple(f"class{i}" for i in range(n)), model="toy.py:build") for n in (1, 2, 10, 1000)}
+
+
+@pytest.fixture(params=panels.names())
+def panel(request: pytest.FixtureRequest) -> Panel:
+    return panels.load(request.param)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal to the last bit, types included."""
+    if type(a) is not type(b):
+        return False
+    if dataclasses.is_dataclass(a):
+        return all(same(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a))
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, np.ndarray | np.generic):
+        if a.dtype != b.dtype or a.shape != b.shape:
+            return False
+        return bool(a.tolist() == b.tolist() if a.dtype == object else a.tobytes() == b.tobytes())
+    return bool(a == b)
+
+
+def some(
+    run: Run, rows: int, seed: int, ties: bool = False, failed: bool = False, unlabelled: bool = False
+) -> Predictions:
+    """Rows of a run, in no particular order; one in five failed, one in five without a label.
+
+    Without ties, losses go from 1e-12 to 1e3, so that even float64 sums of them depend on the order.
+    """
+    logits, label = toy.table(run, rows, seed, ties)
+    random = np.random.default_rng(seed)
+    if not ties:
+        logits *= (10 ** random.uniform(-1, 2, (rows, 1))).astype(np.float32)
+    if unlabelled:
+        label[random.random(rows) < 0.2] = -1
+    broken = frozenset(np.flatnonzero(random.random(rows) < 0.2).tolist()) if failed else frozenset()
+    made = toy.predictions(run, logits, label, failed=broken)
+    return Predictions(made.batch.take(random.permutation(rows)))
+
+
+batches_of = st.builds(
+    some,
+    st.sampled_from(list(RUNS.values())),
+    st.integers(0, 60),
+    seed=st.integers(0, 2**32 - 1),
+    ties=st.booleans(),
+    failed=st.booleans(),
+    unlabelled=st.booleans(),
+)
+
+
+def run_of(batch: Predictions) -> Run:
+    return RUNS[batch.column("logits").type.list_size]
+
+
+def in_random_order(panel: Panel, run: Run, batch: Predictions, seed: int, pieces: int) -> Any:
+    """The rows dealt out at random, measured apart, and merged two by two at random, with a zero among them."""
+    random = np.random.default_rng(seed)
+    dealt = random.integers(0, pieces, len(batch))
+    states = [panel.measure(run, batch.take(dealt == i)) for i in range(pieces)] + [panel.zero(run)]
+    while len(states) > 1:
+        a, b = (states.pop(random.integers(len(states))) for _ in range(2))
+        states.append(merge(a, b))
+    return states[0]
+
+
+def splits_do_not_show(panel: Panel, batch: Predictions, seed: int, pieces: int) -> None:
+    run = run_of(batch)
+    assert same(in_random_order(panel, run, batch, seed, pieces), panel.measure(run, batch))
+
+
+fast = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@fast
+@given(batch=batches_of)
+def test_zero_is_identity_on_both_sides(panel: Panel, batch: Predictions) -> None:
+    run = run_of(batch)
+    zero, measured = panel.zero(run), panel.measure(run, batch)
+    assert same(merge(zero, measured), measured)
+    assert same(merge(measured, zero), measured)
+
+
+def test_no_rows_measure_as_zero(panel: Panel) -> None:
+    for run in RUNS.values():
+        assert same(panel.measure(run, some(run, 0, 0)), panel.zero(run))
+
+
+@fast
+@given(batch=batches_of, seed=st.integers(0, 2**32 - 1), pieces=st.integers(1, 6))
+@example(batch=some(RUNS[10], 60, 1, ties=True, failed=True, unlabelled=True), seed=1, pieces=4)
+@example(batch=some(RUNS[1000], 60, 1, ties=True), seed=1, pieces=4)
+def test_any_split_in_any_order_and_grouping_is_the_whole(
+    panel: Panel, batch: Predictions, seed: int, pieces: int
+) -> None:
+    splits_do_not_show(panel, batch, seed, pieces)
+
+
+@fast
+@given(batch=batches_of, other=st.integers(0, 2**32 - 1))
+def test_merge_leaves_its_arguments_as_they_are(panel: Panel, batch: Predictions, other: int) -> None:
+    run = run_of(batch)
+    a, b = panel.measure(run, batch), panel.measure(run, some(run, 20, other, ties=True))
+    before = copy.deepcopy((a, b))
+    merge(a, b)
+    assert same(before[0], a)
+    assert same(before[1], b)
+
+
+@fast
+@given(batch=batches_of)
+def test_states_and_panels_can_be_sent_to_another_process(panel: Panel, batch: Predictions) -> None:
+    run = run_of(batch)
+    for state in (panel.zero(run), panel.measure(run, batch)):
+        assert same(pickle.loads(pickle.dumps(state)), state)
+    assert pickle.loads(pickle.dumps(panel)) == panel
+
+
+def declared_columns_are_enough(panel: Panel, batch: Predictions) -> None:
+    assert panel.columns <= set(COLUMNS)
+    run = run_of(batch)
+    few = Predictions(batch.batch.select(sorted(panel.columns)))
+    assert same(panel.measure(run, few), panel.measure(run, batch))
+
+
+@fast
+@given(batch=batches_of)
+def test_measure_reads_only_the_columns_that_the_panel_declares(panel: Panel, batch: Predictions) -> None:
+    declared_columns_are_enough(panel, batch)
+
+
+def situations(run: Run) -> Iterator[tuple[str, Predictions]]:
+    """Name and rows of what can befall a panel."""
+    classes = len(run.classes)
+    label = np.arange(40) % classes
+    right = np.eye(classes, dtype=np.float32)[label] * 9
+    none = np.full(40, -1)
+    yield "no rows", toy.predictions(run, right[:0], label[:0])
+    yield "one row", toy.predictions(run, right[:1], label[:1])
+    yield "all right", toy.predictions(run, right, label)
+    yield "all wrong", toy.predictions(run, np.roll(right, 1, axis=1), label)
+    yield "all failed", toy.predictions(run, right, label, failed=frozenset(range(40)))
+    yield "no labels", toy.predictions(run, right, none)
+    yield "no labels and all failed", toy.predictions(run, right, none, failed=frozenset(range(40)))
+    yield "absurd logits", toy.predictions(run, right * np.float32(1e37) - np.float32(1e38), np.roll(label, 1))
+    yield "one class only", toy.predictions(run, right, np.zeros(40, np.int64))
+
+
+def rendered(panel: Panel, run: Run, states: Mapping[int, Any]) -> dict[tuple[str, int], Summary]:
+    """By tag and step. Fails if a tag has a step twice, or not in ascending order."""
+    found: dict[tuple[str, int], Summary] = {}
+    last: dict[str, int] = {}
+    subject = Subject("toy", run, {step: Facts(40, 40) for step in states})
+    for step, summary in panel.render(subject, states):
+        assert step in states
+        assert step > last.get(summary.tag, -1), f"{summary.tag} goes from step {last[summary.tag]} to {step}"
+        found[summary.tag, step], last[summary.tag] = summary, step
+    return found
+
+
+def drawable(summary: Summary) -> None:
+    """Fails if a summary cannot be encoded, or would show nothing or nonsense."""
+    match summary:
+        case Tiles(rows=rows):
+            assert len({len(column) for column in rows.values()}) == 1
+            assert len(rows["id"]) > 0
+            assert np.isfinite(rows["top_probability"]).all()
+            assert np.isfinite(rows["confidence"]).all()
+            assert np.isfinite(rows["loss"][rows["label"] >= 0]).all()
+            return
+        case Scalar(value=value):
+            assert np.isfinite(np.float32(value))
+        case Histogram(edges=edges, counts=counts):
+            assert len(edges) == len(counts) + 1
+            assert counts.sum() > 0
+        case Picture(pixels=pixels):
+            assert pixels.dtype == np.uint8
+            assert pixels.ndim == 3
+        case Text(markdown=markdown):
+            assert markdown
+            assert "nan" not in markdown
+        case Encoded():
+            raise AssertionError("a panel asks for Tiles and does not read pictures")
+    events.encode(summary).SerializeToString()
+
+
+@pytest.mark.parametrize("classes", RUNS)
+def test_whatever_the_rows_are_what_is_drawn_can_be_encoded(panel: Panel, classes: int) -> None:
+    run = RUNS[classes]
+    for name, batch in situations(run):
+        with np.errstate(over="ignore"):
+            state = panel.measure(run, batch)
+        for (tag, _), summary in rendered(panel, run, {0: state}).items():
+            try:
+                drawable(summary)
+            except Exception as error:
+                raise AssertionError(f"{tag} with {name}: {error}") from error
+
+
+def test_steps_with_and_without_rows_are_drawn_together(panel: Panel) -> None:
+    run = RUNS[10]
+    full, none = panel.measure(run, some(run, 50, 0, failed=True, unlabelled=True)), panel.zero(run)
+    for states in ({1: none, 2: full}, {1: full, 2: none}, {1: full, 2: full, 3: full}):
+        for summary in rendered(panel, run, states).values():
+            drawable(summary)
+
+
+def test_every_panel_says_what_it_shows_and_keeps_to_tags_that_tensorboard_groups(panel: Panel) -> None:
+    run = RUNS[10]
+    assert panel.__doc__
+    found = rendered(panel, run, {3: panel.measure(run, some(run, 50, 0))})
+    assert found
+    assert all("/" in tag and tag == tag.strip() for tag, _ in found)
+
+
+def test_no_two_panels_write_the_same_tag() -> None:
+    run = RUNS[10]
+    batch = some(run, 60, 0, unlabelled=True)
+    tags = [
+        tag for panel in panels.choose(()).values() for tag, _ in rendered(panel, run, {0: panel.measure(run, batch)})
+    ]
+    assert len(tags) == len(set(tags))
+
+
+def test_rendering_twice_gives_the_same(panel: Panel) -> None:
+    run = RUNS[10]
+    states = {1: panel.measure(run, some(run, 50, 0)), 2: panel.measure(run, some(run, 50, 1))}
+    assert same(rendered(panel, run, states), rendered(panel, run, states))
+
+
+def test_an_unknown_panel_is_named_with_those_there_are() -> None:
+    with pytest.raises(InputError, match=f"no panel 'nonsense'; there are: {', '.join(panels.names())}"):
+        panels.choose(("nonsense",))
+
+
+def test_panels_are_chosen_by_name_in_one_order() -> None:
+    first, *_, last = panels.names()
+    assert list(panels.choose((last, first, last))) == [first, last]
+    assert list(panels.choose(())) == list(panels.names()) == sorted(panels.names())
+
+
+# The checks above must catch a panel that breaks the laws.
+
+
+@dataclasses.dataclass(frozen=True)
+class FloatTotal:
+    value: float
+
+    def merge(self, other: "FloatTotal") -> "FloatTotal":
+        return FloatTotal(self.value + other.value)
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstIds:
+    ids: tuple[int, ...]
+
+    def merge(self, other: "FirstIds") -> "FirstIds":
+        return FirstIds((self.ids + other.ids)[:5])
+
+
+@dataclasses.dataclass(frozen=True)
+class Holds:
+    """A panel's state with one field that merges itself."""
+
+    field: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Breaks:
+    """A toy panel."""
+
+    of: Callable[[Predictions], Any]
+    nothing: Any
+    columns: frozenset[str] = frozenset({"id", "label", "predicted", "loss"})
+
+    def zero(self, run: Run) -> Holds:  # noqa: ARG002
+        return Holds(self.nothing)
+
+    def measure(self, run: Run, batch: Predictions) -> Holds:  # noqa: ARG002
+        return Holds(self.of(batch))
+
+    def render(self, subject: Subject, states: Mapping[int, Any]) -> Iterator[tuple[int, Summary]]:
+        del subject, states
+        return iter(())
+
+
+LAWFUL = Breaks(lambda _: FirstIds(()), FirstIds(()))
+LAWLESS = {
+    "a sum of floats": Breaks(
+        lambda batch: FloatTotal(float(batch.labelled.loss.astype(np.float64).sum())), FloatTotal(0.0)
+    ),
+    "the first five to arrive": Breaks(lambda batch: FirstIds(tuple(batch.id[:5].tolist())), FirstIds(())),
+}
+
+
+@pytest.mark.parametrize("lawless", LAWLESS)
+def test_a_panel_that_depends_on_the_order_is_caught(lawless: str) -> None:
+    def check(panel: Panel) -> None:
+        for seed in range(20):
+            splits_do_not_show(panel, some(RUNS[10], 50, seed), seed, pieces=4)
+
+    check(LAWFUL)
+    with pytest.raises(AssertionError):
+        check(LAWLESS[lawless])
+
+
+def test_a_panel_that_reads_more_than_it_declares_is_caught() -> None:
+    greedy = Breaks(lambda batch: FloatTotal(float(batch.scored.margin.sum())), FloatTotal(0.0))
+    with pytest.raises(KeyError, match="margin"):
+        declared_columns_are_enough(greedy, some(RUNS[2], 9, 0))
+
+
+def test_what_cannot_be_drawn_is_caught() -> None:
+    for summary in (
+        Scalar("a/b", float("nan")),
+        Histogram("a/b", np.linspace(0, 1, 3), np.zeros(2, np.int64)),
+        Text("a/b", "| nan |"),
+        Picture("a/b", np.zeros((2, 2, 3))),  # type: ignore[arg-type]  # floats
+    ):
+        with pytest.raises(AssertionError):
+            drawable(summary)
+
+
+# The whole of stage two.
+
+
+def bytes_of(predictions: Path, logdir: Path, workers: int = 1) -> bytes:
+    (written,) = visualize(VisualizeConfig(predictions=(predictions,), logdir=logdir, workers=workers))
+    return written.event_file.read_bytes()
+
+
+def test_event_bytes_depend_on_no_parts_row_groups_or_threads(tmp_path: Path) -> None:
+    rows = 96
+    logits, label = toy.table(toy.RUN, rows, ties=True)
+    label[::7] = -1
+    root = toy.sources(tmp_path / "images", rows)
+    run = dataclasses.replace(toy.RUN, root=str(root))
+    failed = frozenset({5, 50, 95})
+    digests = {}
+    for parts, group, workers in ((1, 96, 1), (1, 7, 4), (3, 5, 4), (8, 1, 1)):
+        folder = tmp_path / f"{parts}-{group}-{workers}"
+        toy.write_run(folder / "run", logits, label, run, shard_size=rows // parts, group=group, failed=failed)
+        assert len(list((folder / "run").glob("*/part-*.parquet"))) == parts
+        written = bytes_of(folder / "run", folder / "logs", workers)
+        digests[parts, group, workers] = hashlib.sha256(written).hexdigest()
+    assert len(set(digests.values())) == 1, digests
+
+
+@pytest.mark.parametrize("name", [name for name, _ in situations(RUNS[10]) if name != "no rows"])
+def test_stage_two_draws_whatever_the_rows_are(name: str, tmp_path: Path) -> None:
+    run = RUNS[10]
+    batch = dict(situations(run))[name]
+    failed = frozenset(np.flatnonzero(batch.predicted < 0).tolist())
+    logits = np.zeros((len(batch), 10), np.float32)
+    logits[batch.predicted >= 0] = batch.scored.logits
+    toy.write_run(tmp_path / "run", logits, batch.label, run, failed=failed)
+    bytes_of(tmp_path / "run", tmp_path / "logs")
+    (file,) = (tmp_path / "logs" / "run").glob("*tfevents*")
+    values = toy.read_values(file)
+    assert ("1_glance/report_card", 0) in values
+    assert ("report/summary", 0) in values
+    scored, known = (batch.predicted >= 0).any(), ((batch.predicted >= 0) & (batch.label >= 0)).any()
+    assert (("metrics/accuracy", 0) in values) == known
+    assert (("examples/random", 0) in values) == scored

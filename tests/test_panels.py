@@ -1,0 +1,435 @@
+"""What each panel shows, by hand or by another way of computing it."""
+
+import dataclasses
+import re
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+
+from pipeline import panels
+from pipeline.panels import Facts, Subject, mistakes
+from pipeline.predictions import Predictions, Run, keys_of, mix
+from pipeline.summaries import Histogram, Picture, Scalar, Summary, Text, Tiles
+from tests import toy
+
+
+def named(classes: int) -> Run:
+    return Run(classes=tuple(f"class{i:04d}" for i in range(classes)), model="toy.py:build")
+
+
+def drawn(panel: str, run: Run, **batches: Predictions) -> dict[tuple[str, int], Summary]:
+    """Summaries by (tag, step) of batches that are named step0, step1, …"""
+    loaded = panels.load(panel)
+    states = {int(name.removeprefix("step")): loaded.measure(run, batch) for name, batch in batches.items()}
+    facts = {step: Facts(len(batch), len(batch)) for step, batch in zip(states, batches.values(), strict=True)}
+    return {(s.tag, step): s for step, s in loaded.render(Subject("toy", run, facts), states)}
+
+
+def ids(summary: Summary) -> list[int]:
+    assert isinstance(summary, Tiles)
+    return list(summary.rows["id"].tolist())
+
+
+def scalar(summary: Summary) -> float:
+    assert isinstance(summary, Scalar)
+    return summary.value
+
+
+def counts(summary: Summary) -> list[int]:
+    assert isinstance(summary, Histogram)
+    return list(summary.counts.tolist())
+
+
+def text(summary: Summary) -> str:
+    assert isinstance(summary, Text)
+    return summary.markdown
+
+
+def mixed(run: Run, rows: int, seed: int = 0, ties: bool = False) -> Predictions:
+    """Rows of which some have failed and some have no label."""
+    logits, label = toy.table(run, rows, seed, ties)
+    random = np.random.default_rng(seed)
+    label[random.random(rows) < 0.1] = -1
+    return toy.predictions(run, logits, label, failed=frozenset(np.flatnonzero(random.random(rows) < 0.1).tolist()))
+
+
+def frame(batch: Predictions) -> Any:
+    """The rows as a pandas frame, failed ones left out."""
+    return pd.DataFrame(batch.batch.to_pandas()).dropna(subset=["predicted"])
+
+
+# metrics
+
+
+def test_top5_with_ties_is_the_expected_hit_of_a_random_order() -> None:
+    true = 0
+    rows = {  # logits of eight classes, the first of which is true: expected hit
+        (0, 1, 1, 1, -1, -1, -1, -1): 1.0,  # three are higher: inside
+        (0, 0, 0, 0, 0, 0, 0, 0): 5 / 8,  # five of eight places
+        (0, 1, 1, 1, 1, 0, 0, -1): 1 / 3,  # four are higher, three share the fifth place
+        (0, 1, 1, 1, 1, -1, -1, -1): 1.0,  # the fifth place alone
+        (0, 1, 1, 1, 1, 1, -1, -1): 0.0,  # five are higher
+        (0, 1, 1, 1, 1, 1, 1, 0): 0.0,  # six are, and there is a tie outside
+        (0, 1, 1, 0, 0, 0, 0, 0): 3 / 6,  # places three to five for six
+    }
+    run = named(8)
+    logits = np.array(list(rows), np.float32)
+    found = drawn("metrics", run, step0=toy.predictions(run, logits, np.full(len(rows), true)))
+    assert scalar(found["metrics/accuracy_top5", 0]) == pytest.approx(sum(rows.values()) / len(rows), abs=1e-6)
+
+
+def test_top5_without_ties_is_whether_the_true_class_is_among_five() -> None:
+    run = named(10)
+    logits, label = toy.table(run, 200)
+    among = [label[i] in np.argsort(-logits[i])[:5] for i in range(200)]
+    assert 0 < sum(among) < 200
+    found = drawn("metrics", run, step0=toy.predictions(run, logits, label))
+    assert scalar(found["metrics/accuracy_top5", 0]) == pytest.approx(np.mean(among), abs=1e-6)
+
+
+@pytest.mark.parametrize(("classes", "there"), [(2, False), (5, False), (6, True)])
+def test_top5_is_left_out_where_it_could_only_be_one(classes: int, there: bool) -> None:
+    run = named(classes)
+    found = drawn("metrics", run, step0=toy.predictions(run, *toy.table(run, 30)))
+    assert (("metrics/accuracy_top5", 0) in found) == there
+
+
+def test_the_curves_of_glance_and_metrics_agree_at_each_step() -> None:
+    run = named(10)
+    steps = {"step1": mixed(run, 80, 1), "step5": mixed(run, 80, 2)}
+    curves, glance = drawn("metrics", run, **steps), drawn("glance", run, **steps)
+    for name in ("accuracy", "f1_macro", "nll"):
+        for step in (1, 5):
+            assert scalar(curves[f"metrics/{name}", step]) == scalar(glance[f"1_glance/{name}", step])
+    known = frame(steps["step5"]).dropna(subset=["label"])
+    assert scalar(curves["metrics/accuracy", 5]) == pytest.approx((known.label == known.predicted).mean())
+    assert scalar(curves["metrics/nll", 5]) == pytest.approx(known.loss.mean(), abs=1e-6)
+
+
+# mistakes
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_galleries_hold_the_rows_that_a_plain_sort_picks(ties: bool) -> None:
+    run = named(10)
+    batch = mixed(run, 300, ties=ties)
+    if ties:  # some keys too are equal, so that the id decides
+        key = np.asarray(batch.column("key")).copy() // 2**60
+        place = batch.batch.schema.get_field_index("key")
+        batch = Predictions(batch.batch.set_column(place, batch.batch.schema.field("key"), key))
+    rows = frame(batch)
+    known = rows.dropna(subset=["label"])
+    right, wrong = known[known.predicted == known.label], known[known.predicted != known.label]
+    rows["drawn"] = mix(rows.key.to_numpy(np.int64), mistakes.SALT).astype(float)
+
+    def first(of: Any, by: str, descending: bool) -> list[int]:
+        order = of.sort_values([by, "key", "id"], ascending=[not descending, True, True])
+        return list(order.id[:12].tolist())
+
+    found = drawn("mistakes", run, step0=batch)
+    assert ids(found["2_mistakes/confident", 0]) == first(wrong, "confidence", True)
+    assert ids(found["examples/confident_right", 0]) == first(right, "confidence", True)
+    assert ids(found["examples/highest_loss", 0]) == first(known, "loss", True)
+    assert ids(found["examples/least_certain", 0]) == first(rows, "margin", False)
+    assert ids(found["examples/random", 0]) == first(rows, "drawn", False)
+
+
+def test_the_random_examples_are_the_same_at_every_step_and_an_inserted_image_moves_one_at_most() -> None:
+    run = named(10)
+    (a, label), (b, _) = toy.table(run, 200, 1), toy.table(run, 200, 2)
+    found = drawn("mistakes", run, step1=toy.predictions(run, a, label), step2=toy.predictions(run, b, label))
+    first = ids(found["examples/random", 1])
+    assert first == ids(found["examples/random", 2])
+    assert ids(found["2_mistakes/confident", 1]) != ids(found["2_mistakes/confident", 2])
+    assert first != sorted(first)  # not simply the first rows
+    for extra in range(200, 230):
+        more = toy.predictions(run, np.concatenate([a, a[:1]]), np.append(label, 0))
+        at = more.batch.schema.get_field_index("key")
+        keys = np.asarray(more.column("key")).copy()
+        keys[200] = keys_of([f"{extra}.png"])[0]
+        inserted = Predictions(more.batch.set_column(at, more.batch.schema.field("key"), keys))
+        assert len(set(first) - set(ids(drawn("mistakes", run, step0=inserted)["examples/random", 0]))) <= 1
+
+
+def test_a_gallery_without_rows_is_left_out() -> None:
+    run = named(3)
+    label = np.arange(30) % 3
+    found = drawn("mistakes", run, step0=toy.predictions(run, np.eye(3, dtype=np.float32)[label] * 5, label))
+    assert "2_mistakes/confident" not in {tag for tag, _ in found}
+    assert len(ids(found["examples/confident_right", 0])) == 12
+
+
+def test_a_tile_has_the_three_highest_classes_of_which_equal_ones_come_in_order() -> None:
+    run = named(4)
+    logits = np.log(np.array([[0.1, 0.4, 0.1, 0.4]], np.float32))
+    tiles = drawn("mistakes", run, step0=toy.predictions(run, logits, np.array([0])))["2_mistakes/confident", 0]
+    assert isinstance(tiles, Tiles)
+    assert tiles.rows["top_class"].tolist() == [[1, 3, 0]]
+    assert tiles.rows["top_probability"][0] == pytest.approx([0.4, 0.4, 0.1])
+    assert tiles.rows["image"].tolist() == ["000000.png"]
+
+
+# predictions
+
+
+def test_each_true_class_shows_six_of_its_images_the_same_at_every_step() -> None:
+    run = named(3)
+    (a, label), (b, _) = toy.table(run, 100, 1), toy.table(run, 100, 2)
+    label[label == 2] = 0
+    label[:4] = 2
+    found = drawn("predictions", run, step1=toy.predictions(run, a, label), step2=toy.predictions(run, b, label))
+    assert {tag for tag, _ in found} == {f"predictions/{name}" for name in run.classes}
+    for true, expected in ((0, 6), (1, 6), (2, 4)):
+        chosen = ids(found[f"predictions/{run.classes[true]}", 1])
+        assert len(set(chosen)) == expected
+        assert (label[chosen] == true).all()
+        assert chosen == ids(found[f"predictions/{run.classes[true]}", 2])
+
+
+def test_the_samples_of_a_class_do_not_depend_on_what_the_model_says() -> None:
+    run = named(2)
+    label = np.zeros(60, np.int64)
+    shown = [
+        ids(
+            drawn("predictions", run, step0=toy.predictions(run, toy.table(run, 60, s)[0], label))[
+                "predictions/class0000", 0
+            ]
+        )
+        for s in range(3)
+    ]
+    assert shown[0] == shown[1] == shown[2]
+    assert shown[0] != list(range(6))
+
+
+@pytest.mark.parametrize("panel", ["predictions", "probabilities"])
+def test_of_many_classes_the_twenty_with_most_errors_are_shown(panel: str) -> None:
+    run = named(50)
+    label = np.repeat(np.arange(50), 4)
+    said = label.copy()
+    bad = [3, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 0, 1, 2, 4, 5, 6, 8, 49]
+    for true in bad:
+        said[label == true] = 20  # which by that has more errors than any: twenty-one classes have some
+    logits = np.eye(50, dtype=np.float32)[said] * 5
+    found = drawn(panel, run, step0=toy.predictions(run, logits, label))
+    shown = {tag.partition("/")[2] for tag, _ in found} & set(run.classes)
+    assert shown == {run.classes[c] for c in [*sorted(bad)[:19], 20]}  # of equal classes the first
+
+
+# confusion
+
+
+def test_the_matrix_of_many_classes_shows_thirty_and_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = named(1000)
+    label = np.arange(1000)
+    said = label.copy()
+    said[100:130] = 500
+    said[900] = 901
+    seen: dict[str, Any] = {}
+
+    def confusion(
+        matrix: NDArray[np.int64], names: list[str], total: list[int], others: bool = False
+    ) -> NDArray[np.uint8]:
+        seen.update(matrix=matrix, names=names, total=total, others=others)
+        return np.zeros((1, 1, 3), np.uint8)
+
+    monkeypatch.setattr("pipeline.draw.confusion", confusion)
+    batch = toy.predictions(run, np.eye(1000, dtype=np.float32)[said], label)
+    found = drawn("confusion", run, step0=batch)
+    shown = [*range(100, 129), 500]  # most errors first: 500 with thirty, then those with one, in their order
+    assert seen["names"] == [run.classes[c] for c in shown] + ["970 others"]
+    assert seen["others"] is True
+    assert seen["matrix"].shape == (31, 31)
+    assert seen["matrix"].sum() == 1000
+    assert seen["matrix"][:29, 29].tolist() == [1] * 29  # taken for class 500
+    assert seen["matrix"][30, 29] == 1  # and class 129, which is among the others
+    assert seen["matrix"][30, 30] == 969
+    assert seen["total"] == [1] * 30 + [970]
+    assert text(found["confusion/pairs", 0]).count("\n") == 31 + 3  # every pair, and the table's frame
+
+
+def test_the_matrix_of_few_classes_shows_all_of_them_and_no_others() -> None:
+    run = named(30)
+    picture = drawn("confusion", run, step0=mixed(run, 400))["confusion/matrix", 0]
+    more = drawn("confusion", named(31), step0=mixed(named(31), 400))["confusion/matrix", 0]
+    assert isinstance(picture, Picture)
+    assert isinstance(more, Picture)
+    assert more.pixels.shape[0] - picture.pixels.shape[0] == 28  # one row more: 30 and the others
+
+
+def test_the_table_of_pairs_by_hand() -> None:
+    run = Run(classes=("a|b", "c\n d", "e"), model="toy.py:build")
+    label, said = np.array([0, 0, 0, 0, 1, 1, 2]), np.array([1, 1, 1, 0, 0, 1, 2])
+    found = drawn("confusion", run, step0=toy.predictions(run, np.eye(3, dtype=np.float32)[said], label))
+    assert text(found["confusion/pairs", 0]).split("\n") == [
+        "| true | predicted | images | of the true class | of the predicted |",
+        "|---|---|---:|---:|---:|",
+        "| a\\|b | c d | 3 | 75.0 % | 75.0 % |",
+        "| c d | a\\|b | 1 | 50.0 % | 50.0 % |",
+        "",
+        "4 of 4 errors are in this table.",
+    ]
+
+
+def test_a_long_table_of_pairs_is_cut_and_says_so() -> None:
+    run = named(1000)
+    label = np.arange(1000)
+    found = drawn(
+        "confusion", run, step0=toy.predictions(run, np.eye(1000, dtype=np.float32)[(label + 1) % 1000], label)
+    )
+    lines = text(found["confusion/pairs", 0]).split("\n")
+    assert len(lines) == 2 + 100 + 2
+    assert lines[-1] == "100 of 1,000 errors are in this table."
+
+
+def test_without_errors_the_table_says_so() -> None:
+    run, label = named(3), np.arange(9) % 3
+    found = drawn("confusion", run, step0=toy.predictions(run, np.eye(3, dtype=np.float32)[label], label))
+    assert text(found["confusion/pairs", 0]) == "No confusions: all 9 labelled images are right."
+
+
+# probabilities
+
+
+def test_histograms_count_as_numpy_does() -> None:
+    run = named(10)
+    batch = mixed(run, 500)
+    rows = frame(batch)
+    known = rows.dropna(subset=["label"])
+    expected = {
+        "confidence": rows.confidence,
+        "confidence_right": known.confidence[known.predicted == known.label],
+        "confidence_wrong": known.confidence[known.predicted != known.label],
+        **{run.classes[c]: np.exp(-known.loss[known.label == c].astype(float)) for c in range(10)},
+    }
+    found = drawn("probabilities", run, step0=batch)
+    assert {tag for tag, _ in found} == {f"probabilities/{name}" for name in expected}
+    for name, p in expected.items():
+        histogram = found[f"probabilities/{name}", 0]
+        assert isinstance(histogram, Histogram)
+        assert histogram.edges == pytest.approx(np.linspace(0, 1, 31))
+        assert counts(histogram) == np.histogram(p.astype(float), bins=30, range=(0, 1))[0].tolist()
+
+
+def test_a_probability_of_one_is_in_the_last_bin_and_of_zero_in_the_first() -> None:
+    run = named(2)
+    logits = np.array([[500, -500], [500, -500], [-500, 500]], np.float32)
+    found = drawn("probabilities", run, step0=toy.predictions(run, logits, np.array([0, 1, 1])))
+    assert counts(found["probabilities/confidence", 0]) == [0] * 29 + [3]
+    assert counts(found["probabilities/class0000", 0]) == [0] * 29 + [1]
+    assert counts(found["probabilities/class0001", 0]) == [1] + [0] * 28 + [1]
+
+
+def test_confidence_of_images_without_labels_is_in_the_first_histogram_alone() -> None:
+    run = named(2)
+    logits = np.array([[9, 0], [0, 9], [9, 0]], np.float32)
+    found = drawn("probabilities", run, step0=toy.predictions(run, logits, np.array([0, 0, -1])))
+    assert [sum(counts(found[f"probabilities/confidence{kind}", 0])) for kind in ("", "_right", "_wrong")] == [3, 1, 1]
+
+
+# glance and report
+
+
+def test_the_report_card_says_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def report_card(card: Any) -> NDArray[np.uint8]:
+        seen.append(card)
+        return np.zeros((1, 1, 3), np.uint8)
+
+    monkeypatch.setattr("pipeline.draw.report_card", report_card)
+    run = Run(classes=("cat", "dog", "eel"), model="toy.py:build")
+    label = np.array([0, 0, 0, 0, 1, 1, 2, -1, 2])
+    said = np.array([0, 0, 0, 1, 1, 0, 2, 2, 2])
+    batch = toy.predictions(run, np.eye(3, dtype=np.float32)[said] * 3, label, failed=frozenset({8}))
+    drawn("glance", run, step7=batch)
+    (card,) = seen
+    assert card.title == "toy  ·  step 7"
+    assert card.accuracy == pytest.approx((5 / 7, 0.3589, 0.9178), abs=1e-4)  # of the seven that count
+    assert dict(card.facts)["images"] == "9"
+    assert dict(card.facts)["failed"] == dict(card.facts)["unlabelled"] == "1"
+    assert dict(card.facts)["macro F1"] == f"{(0.75 + 0.5 + 1) / 3:.3f}"
+    assert card.worst == [("dog", 0.5, "1 of 2"), ("cat", 0.75, "3 of 4")]
+    assert card.pairs == [("cat", "dog", "1"), ("dog", "cat", "1")]
+    assert card.warnings[0] == "1 of 9 images failed and are in no figure"
+
+
+def test_the_report_is_one_page_at_the_last_step_with_a_line_for_each() -> None:
+    run = dataclasses.replace(
+        named(10),
+        model="net.py:build",
+        model_args={"depth": 20, "kind": "a|b"},
+        transform={"resize": 32, "crop": None, "mean": [0.5], "std": [1.0]},
+        root="photos|of cats",
+        weights="0123456789abcdef",
+    )
+    batches = {"step1": mixed(run, 80, 1), "step5": mixed(run, 80, 2)}
+    found = drawn("report", run, **batches)
+    assert list(found) == [("report/summary", 5)]
+    page = text(found["report/summary", 5])
+    assert page.startswith("# toy\n\n")
+    rows = re.findall(r"^\| (\d+) \| 80 \|.*\| (0\.\d{4}) \| (0\.\d{4}) to (0\.\d{4}) \|", page, re.MULTILINE)
+    assert [row[0] for row in rows] == ["1", "5"]
+    for (_, accuracy, lower, upper), batch in zip(rows, batches.values(), strict=True):
+        known = frame(batch).dropna(subset=["label"])
+        assert float(accuracy) == pytest.approx((known.label == known.predicted).mean(), abs=5e-5)
+        assert float(lower) < float(accuracy) < float(upper)
+    for line in (
+        "| model | `net.py:build` with depth=20, kind=a\\|b |",
+        "| data | `photos\\|of cats` |",
+        "| transform | resize 32, mean [0.5], std [1.0] |",
+        "| weights | `0123456789abcdef` (digest) |",
+    ):
+        assert line in page.split("\n")
+    assert "### How to read the tabs" in page
+
+
+def test_every_tab_that_the_report_explains_is_written() -> None:
+    run = named(10)
+    page = text(drawn("report", run, step0=mixed(run, 80))["report/summary", 0])
+    written = tags(run, mixed(run, 80))
+    groups = {tag.partition("/")[0] for tag in written}
+    for named_there in re.findall(r"`([\w]+)(?:/[^`]*)?`", page.partition("### How to read the tabs")[2]):
+        assert named_there in groups or any(tag.endswith(f"/{named_there}") for tag in written), named_there
+
+
+# all of them
+
+
+def tags(run: Run, batch: Predictions) -> list[str]:
+    return [tag for name in panels.names() for tag, _ in drawn(name, run, step0=batch)]
+
+
+def test_the_tags_are_these() -> None:
+    run = Run(classes=tuple("abcdef"), model="toy.py:build")
+    assert sorted(tags(run, mixed(run, 200))) == sorted(
+        [
+            "1_glance/report_card",
+            *(f"1_glance/{name}" for name in ("accuracy", "f1_macro", "nll")),
+            "2_mistakes/confident",
+            *(f"examples/{name}" for name in ("highest_loss", "least_certain", "random", "confident_right")),
+            *(f"metrics/{name}" for name in ("accuracy", "accuracy_top5", "balanced_accuracy", "nll")),
+            *(f"metrics/{name}_macro" for name in ("precision", "recall", "f1")),
+            *(f"predictions/{name}" for name in "abcdef"),
+            "confusion/matrix",
+            "confusion/pairs",
+            *(f"probabilities/{name}" for name in "abcdef"),
+            *(f"probabilities/confidence{kind}" for kind in ("", "_right", "_wrong")),
+            "report/summary",
+        ]
+    )
+
+
+@pytest.mark.parametrize(("classes", "limit"), [(10, 150), (1000, 300)])
+def test_there_are_not_more_tags_than_tensorboard_shows_well(classes: int, limit: int) -> None:
+    run = named(classes)
+    found = tags(run, mixed(run, 1500))
+    assert len(found) <= limit
+    assert len(found) == len(set(found))
+
+
+def test_exactly_two_groups_are_numbered_because_tensorboard_opens_the_first_two() -> None:
+    groups = {tag.partition("/")[0] for tag in tags(named(10), mixed(named(10), 200))}
+    assert sorted(group for group in groups if group[0].isdigit()) == ["1_glance", "2_mistakes"]

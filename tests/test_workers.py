@@ -1,0 +1,84 @@
+"""The order-keeping map."""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline import workers
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(0, 3), max_size=30), st.integers(1, 5), st.integers(1, 8))
+def test_results_come_in_the_order_of_the_items(delays: list[int], threads: int, ahead: int) -> None:
+    def slow(item: tuple[int, int]) -> int:
+        time.sleep(item[1] / 4000)
+        return item[0] * item[0]
+
+    items = list(enumerate(delays))
+    assert list(workers.in_order(slow, items, threads, ahead)) == [i * i for i, _ in items]
+
+
+def test_items_run_side_by_side() -> None:
+    together = threading.Barrier(3, timeout=10)  # breaks, and so raises, unless three wait at once
+    assert len(list(workers.in_order(lambda _: together.wait(), range(3), workers=3))) == 3
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 5])
+def test_at_most_ahead_items_are_begun_and_not_taken(ahead: int) -> None:
+    drawn = 0
+
+    def items() -> Iterator[int]:
+        nonlocal drawn
+        for i in range(20):
+            drawn += 1
+            yield i
+
+    most = 0
+    for taken, _ in enumerate(workers.in_order(lambda x: x, items(), workers=2, ahead=ahead)):
+        most = max(most, drawn - taken)
+    assert most == ahead
+    assert drawn == 20
+
+
+def test_an_exception_comes_where_the_result_would_have_been() -> None:
+    def fails_at_three(x: int) -> int:
+        if x == 3:
+            raise KeyError("three")
+        return x
+
+    results = workers.in_order(fails_at_three, range(100), workers=4)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(KeyError, match="three"):
+        next(results)
+    assert list(results) == []
+
+
+def test_an_exception_of_the_items_is_raised_after_the_pool_has_ended() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise OSError("no more")
+
+    with pytest.raises(OSError, match="no more"):
+        list(workers.in_order(lambda x: x, items(), workers=2))
+
+
+def test_leaving_early_begins_nothing_more_and_leaves_no_thread() -> None:
+    before = threading.active_count()
+    begun: list[int] = []
+    results = workers.in_order(begun.append, range(1000), workers=2, ahead=4)
+    assert isinstance(results, Iterator)
+    next(results)
+    results.close()  # type: ignore[attr-defined]  # it is a generator
+    assert len(begun) <= 5
+    assert threading.active_count() == before
+
+
+def test_count_is_what_was_wanted_or_one_for_each_processor() -> None:
+    assert workers.count(3) == 3
+    assert workers.count(40) == 40
+    assert 1 <= workers.count(0) <= min(os.cpu_count() or 1, 16)

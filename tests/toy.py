@@ -1,0 +1,174 @@
+"""Small data that tests make for themselves: predictions, runs on disk, folders of pictures, a model file."""
+
+import dataclasses
+import io
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image
+from tensorboard.compat.proto import event_pb2, summary_pb2
+
+from pipeline import shards, store
+from pipeline.predictions import Part, Predictions, Run, keys_of, schema
+
+ROOT = Path(__file__).parent.parent
+SHARED = Path(os.environ.get("PREDBOARD_TEST_DATA", ROOT.parent / "shared" / "data"))
+"""Real models, images and predictions, where they are; never part of the repository."""
+
+RUN = Run(classes=tuple(f"class{i}" for i in range(10)), model="toy.py:build")
+
+
+def _jpeg(colour: str) -> bytes:
+    encoded = io.BytesIO()
+    Image.new("RGB", (8, 8), colour).save(encoded, "JPEG")
+    return encoded.getvalue()
+
+
+THUMBNAIL = _jpeg("green")
+"""Of every row of `predictions`, where the run has thumbnails."""
+
+
+def table(run: Run, rows: int, seed: int = 0, ties: bool = False) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Logits [rows, classes] and labels [rows], about half right; with ties, few distinct values."""
+    random = np.random.default_rng(seed)
+    classes = len(run.classes)
+    label = random.integers(0, classes, rows)
+    if ties:
+        return random.integers(0, 2, (rows, classes)).astype(np.float32), label
+    logits = random.normal(size=(rows, classes)).astype(np.float32)
+    logits[np.arange(rows), label] += random.choice([0.0, 4.0], rows).astype(np.float32)
+    return logits, label
+
+
+def predictions(
+    run: Run,
+    logits: NDArray[np.float32],
+    label: NDArray[np.int64],
+    start: int = 0,
+    failed: frozenset[int] = frozenset(),
+) -> Predictions:
+    """Rows with ids from `start`; labels of -1 are unknown, rows in `failed` (by position) have an error."""
+    image = [f"{start + i:06d}.png" for i in range(len(label))]
+    return Predictions.build(
+        schema(run),
+        id=np.arange(start, start + len(label), dtype=np.int64),
+        key=keys_of(image),
+        image=pa.array(image, pa.string()),
+        label=label,
+        logits=logits,
+        error=["broken" if i in failed else None for i in range(len(label))],
+        further={
+            "digest": [1] * len(label),
+            "bytes": [1] * len(label),
+            "width": [8] * len(label),
+            "height": [8] * len(label),
+            "brightness": [0.5] * len(label),
+            "contrast": [0.1] * len(label),
+            **({"thumbnail": [THUMBNAIL] * len(label)} if run.thumbnails else {}),
+        },
+    )
+
+
+def write_run(
+    folder: Path,
+    logits: NDArray[np.float32],
+    label: NDArray[np.int64],
+    run: Run = RUN,
+    shard_size: int = 4096,
+    group: int = 8192,
+    failed: frozenset[int] = frozenset(),
+    manifest_rows: int | None = None,
+) -> Run:
+    """Write predictions as parts of `shard_size` rows, in row groups of `group` rows."""
+    run = dataclasses.replace(run, shard_size=shard_size)
+    for shard in shards.plan(len(label), shard_size):
+        writer = store.PartWriter(store.part_path(folder, run.step, shard.index), run)
+        for a in range(shard.start, shard.stop, group):
+            b = min(a + group, shard.stop)
+            here = frozenset(i - a for i in failed if a <= i < b)
+            writer.write(predictions(run, logits[a:b], label[a:b], a, here))
+        writer.publish(
+            Part(shard.start, shard.stop, "digest", manifest_rows or len(label), "", started=1.7e9, finished=1.7e9 + 60)
+        )
+    return run
+
+
+def pictures(folder: Path, classes: int = 3, each: int = 4, size: tuple[int, int] = (8, 8), seed: int = 0) -> Path:
+    """Class folders `a`, `b`, … of small PNG pictures, coloured at random. -> the folder."""
+    random = np.random.default_rng(seed)
+    for c in range(classes):
+        inside = folder / chr(ord("a") + c)
+        inside.mkdir(parents=True, exist_ok=True)
+        for i in range(each):
+            pixels = random.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(inside / f"{i:03d}.png")
+    return folder
+
+
+def sources(folder: Path, rows: int, size: tuple[int, int] = (8, 8), seed: int = 0) -> Path:
+    """The pictures that the refs of `predictions` name. -> the folder."""
+    random = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(rows):
+        Image.fromarray(random.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(folder / f"{i:06d}.png")
+    return folder
+
+
+def read_events(file: Path) -> list[event_pb2.Event]:
+    """All events of an event file. Raises AssertionError if it does not end where a record ends."""
+    data, at, events = file.read_bytes(), 0, []
+    while at < len(data):
+        (length,) = struct.unpack_from("<Q", data, at)
+        assert at + length + 16 <= len(data), "the file ends inside a record"
+        events.append(event_pb2.Event.FromString(data[at + 12 : at + 12 + length]))
+        at += length + 16
+    return events
+
+
+def read_values(file: Path) -> dict[tuple[str, int], summary_pb2.Summary.Value]:
+    """The values of an event file by (tag, step), in its order. Raises AssertionError if one is there twice."""
+    values: dict[tuple[str, int], summary_pb2.Summary.Value] = {}
+    for event in read_events(file)[1:]:
+        for value in event.summary.value:
+            assert (value.tag, event.step) not in values
+            values[value.tag, event.step] = value
+    return values
+
+
+def model_file(folder: Path, classes: int = 3) -> str:
+    """A model of one linear layer on the mean colour, as FILE.py:FACTORY; takes pictures of any size."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "toy_model.py"
+    file.write_text(
+        "import torch\n\n\n"
+        "class Toy(torch.nn.Module):\n"
+        "    def __init__(self, classes):\n"
+        "        super().__init__()\n"
+        "        self.head = torch.nn.Linear(3, classes)\n\n"
+        "    def forward(self, x):\n"
+        "        return self.head(x.mean((2, 3)))\n\n\n"
+        f"def build(classes={classes}):\n"
+        "    return Toy(classes)\n"
+    )
+    return f"{file}:build"
+
+
+def predboard(
+    *arguments: str | Path, cwd: Path | None = None, timeout: float = 120
+) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user does, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
