@@ -190,7 +190,7 @@ def _module(factory: models.Factory, file: Path | None, digest: str | None = Non
 def _first(manifest: sources.Manifest, shape: images.Shape) -> NDArray[np.uint8]:
     """The first picture that can be read, whose size all must have. Raises InputError if none can be read."""
     error = ""
-    for ref in manifest.image.to_pylist():
+    for ref in (scalar.as_py() for scalar in manifest.image):  # one at a time: it is nearly always the first
         loaded = _load(manifest.root, ref, shape, None, 0)
         if loaded.pixels is not None:
             return loaded.pixels

@@ -310,7 +310,11 @@ class Network:
         import torch
 
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self._precision)
-        with torch.inference_mode(), torch.autocast(self._device.type, dtype=dtype, enabled=dtype is not None):
+        cudnn = torch.backends.cudnn
+        # fp32 means it: convolutions would use TF32, with 10 bits of mantissa, unless told otherwise.
+        exact = cudnn.flags(cudnn.enabled, cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False)
+        autocast = torch.autocast(self._device.type, dtype=dtype, enabled=dtype is not None)
+        with torch.inference_mode(), autocast, exact:
             try:
                 output = self.module(x)
             except (RuntimeError, ValueError, TypeError) as error:

@@ -88,15 +88,11 @@ def open_source(data: str) -> Manifest:
     try:
         root = root.resolve()
         folders, files = _listed(root)
-        above = {root}
         while len(folders) == 1 and not files and _listed(root / folders[0])[0]:
-            if (inner := (root / folders[0]).resolve()) in above:
-                break  # a symlink to where it lies
-            root = inner
-            above.add(root)
+            root = root / folders[0]
             folders, files = _listed(root)
         for label, folder in enumerate(folders):
-            found = sorted(_images(root / folder, frozenset({root})))
+            found = sorted(_images(root / folder, frozenset({root.resolve()})))
             refs += (f"{folder}/{inside}/{name}" if inside else f"{folder}/{name}" for inside, name in found)
             labels += [np.full(len(found), label, np.int32)]
     except OSError as error:
@@ -124,7 +120,7 @@ def _listed(folder: Path) -> tuple[list[str], list[str]]:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a symlink to itself
+    except OSError:  # a symlink to itself, or too many one behind the other
         return False
 
 

@@ -363,20 +363,20 @@ def unwritable(where: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def lock(run: Path) -> Iterator[None]:
-    """Keep other processes from writing to a run. The operating system frees the lock of a process that dies.
+def lock(folder: Path, flag: str = "--out", unfinished: str = "step=*/.part-*.tmp") -> Iterator[None]:
+    """Keep other processes from writing to a folder, and remove the `unfinished` files of one that was killed.
 
-    Raises InputError if another process holds it.
+    The operating system frees the lock of a process that dies. Raises InputError if another process holds it.
     """
-    with unwritable(run):
-        run.mkdir(parents=True, exist_ok=True)
-        guard = filelock.FileLock(run / ".lock")
+    with unwritable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        guard = filelock.FileLock(folder / ".lock")
         try:
             guard.acquire(timeout=0)
         except filelock.Timeout as error:
-            raise InputError(f"another process is writing to {run}: wait for it, or name another --out") from error
+            raise InputError(f"another process is writing to {folder}: wait for it, or name another {flag}") from error
     try:
-        for stale in run.glob("step=*/.part-*.tmp"):  # of a process that was killed; nobody else can be writing now
+        for stale in folder.glob(unfinished):  # nobody else can be writing now
             stale.unlink(missing_ok=True)
         yield
     finally:

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
 from PIL import Image
 from tqdm import tqdm
 
@@ -25,8 +24,6 @@ from pipeline.summarize import summarize
 
 RECORD = ".predboard.json"
 """Our own list of the files we wrote into a run's log folder, and what they were made from."""
-
-LOCK = ".predboard.lock"
 
 STEPS_WITH_PICTURES = 10
 """TensorBoard keeps the pictures of ten steps of a tag."""
@@ -101,7 +98,7 @@ def _visualize_run(
     pictures = _Pictures(steps, config.image_root)
     times = {step.step: step.finished for step in steps}
     with_pictures = _spread(numbers, STEPS_WITH_PICTURES)
-    with unwritable(folder), _alone(folder):
+    with unwritable(folder), store.lock(folder, "--logdir", ".predboard-*.partial"):
         record = _read_record(folder)
         aside = folder / f".predboard-{os.getpid()}.partial"
         try:
@@ -221,23 +218,6 @@ def runs_in(logdir: Path) -> list[str]:
     """Names of the runs that we wrote into a log folder, the newest first."""
     records = sorted(logdir.glob(f"*/{RECORD}"), key=lambda record: (-record.stat().st_mtime, record))
     return [record.parent.name for record in records]
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing to a log folder, and remove what one that was killed left half written."""
-    folder.mkdir(parents=True, exist_ok=True)
-    guard = filelock.FileLock(folder / LOCK)
-    try:
-        guard.acquire(timeout=0)
-    except filelock.Timeout as error:
-        raise InputError(f"another process is writing to {folder}: wait for it, or name another --logdir") from error
-    try:
-        for stale in folder.glob(".predboard-*.partial"):
-            stale.unlink(missing_ok=True)
-        yield
-    finally:
-        guard.release()
 
 
 def _read_record(folder: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -206,11 +206,14 @@ def test_a_name_too_long_loses_its_middle() -> None:
     assert draw._fitted("cat", 60, 11, False)[0] == "cat"
 
 
-@given(st.floats(0, 1))
+@given(st.floats(0, 1) | st.floats(0, 1e-3) | st.floats(1 - 1e-3, 1))
+@example(0.99951)
+@example(0.00049)
 def test_percent_never_says_all_or_nothing_unless_it_is(share: float) -> None:
     said = draw.percent(share)
     assert (said == "100 %") == (share == 1)
     assert (said == "0 %") == (share == 0)
+    assert said not in ("100.0 %", "0.0 %")
     if "<" not in said and ">" not in said:
         assert float(said.removesuffix(" %")) == pytest.approx(100 * share, abs=0.0501)
 

@@ -193,6 +193,23 @@ def test_the_footer_says_how_the_numbers_came_about(tmp_path: Path, net: str) ->
     assert (facts["rows"], facts["missing_rows"], facts["checkpoint"]) == (12, 0, "toy_epoch07.pt")
 
 
+def test_exif_orientation_is_applied_where_that_is_asked_for(tmp_path: Path, net: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in "abc":
+        (tmp_path / "data" / name).mkdir(parents=True)
+        lying = Image.fromarray(np.random.default_rng(ord(name)).integers(0, 256, (6, 10, 3), np.uint8))
+        lying.save(tmp_path / "data" / name / "1.png", exif=exif)
+        (tmp_path / "turned" / name).mkdir(parents=True)
+        lying.rotate(-90, expand=True).save(tmp_path / "turned" / name / "1.png")
+    infer(_config(tmp_path, net, resize=(8, 8), exif="apply"))
+    infer(_config(tmp_path, net, resize=(8, 8), data=str(tmp_path / "turned"), out=tmp_path / "expected"))
+    found, expected = _frame(tmp_path / "out"), _frame(tmp_path / "expected")
+    assert set(found["width"]) == {6}
+    of_the_file = ["digest", "bytes"]
+    pd.testing.assert_frame_equal(found.drop(columns=of_the_file), expected.drop(columns=of_the_file))
+
+
 @pytest.mark.parametrize(("batch_size", "workers", "shard_size"), [(1, 1, 4096), (5, 3, 4), (64, 0, 11), (3, 2, 1)])
 def test_batches_threads_and_parts_do_not_change_rows(
     tmp_path: Path, net: str, batch_size: int, workers: int, shard_size: int
@@ -705,6 +722,9 @@ def test_an_unwritable_output_is_one_line(tmp_path: Path, net: str) -> None:
 def test_an_interrupted_pass_leaves_whole_parts_and_can_go_on(tmp_path: Path, net: str) -> None:
     toy.pictures(tmp_path / "data", each=20)
     fails = net.replace(":Net", ":Fails")
+    with pytest.raises(MemoryError, match="enough"):
+        infer(_config(tmp_path, fails, out=tmp_path / "one part", model_args={"at": 18}, batch_size=3))
+    assert [p.name for p in (tmp_path / "one part").rglob("*") if p.is_file() and p.name != ".lock"] == []
     options: dict[str, Any] = {"batch_size": 3, "shard_size": 6}
     infer(_config(tmp_path, fails, out=tmp_path / "whole", model_args={"at": -1}, **options))
     with pytest.raises(MemoryError, match="enough"):

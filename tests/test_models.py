@@ -343,6 +343,10 @@ def test_the_digest_of_weights_changes_with_any_of_them() -> None:
         digests.add(weights_digest(module))
     assert len(digests) == len(module.state_dict()) + 1
     assert weights_digest(module.double()) not in digests
+    wide, tall = torch.nn.Linear(3, 2, bias=False), torch.nn.Linear(2, 3, bias=False)
+    tall.weight = torch.nn.Parameter(wide.weight.detach().reshape(3, 2))  # the same bytes
+    assert weights_digest(wide) != weights_digest(tall)
+    assert weights_digest(wide) != weights_digest(torch.nn.Sequential(wide))
     empty = [torch.nn.BatchNorm2d(n, affine=False) for n in (0, 1)]
     assert weights_digest(empty[0]) != weights_digest(empty[1])
 

@@ -422,6 +422,18 @@ def test_the_tags_are_these() -> None:
     )
 
 
+def test_without_labels_nothing_is_said_that_needs_them() -> None:
+    run = named(6)
+    logits, label = toy.table(run, 30)
+    assert sorted(tags(run, toy.predictions(run, logits, np.full_like(label, -1)))) == [
+        "1_glance/report_card",
+        "examples/least_certain",
+        "examples/random",
+        "probabilities/confidence",
+        "report/summary",
+    ]
+
+
 @pytest.mark.parametrize(("classes", "limit"), [(10, 150), (1000, 300)])
 def test_there_are_not_more_tags_than_tensorboard_shows_well(classes: int, limit: int) -> None:
     run = named(classes)

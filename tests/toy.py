@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 from tensorboard.compat.proto import event_pb2, summary_pb2
@@ -139,6 +140,15 @@ def read_values(file: Path) -> dict[tuple[str, int], summary_pb2.Summary.Value]:
             assert (value.tag, event.step) not in values
             values[value.tag, event.step] = value
     return values
+
+
+def spoil(part: Path, column: str) -> None:
+    """Turn one bit near the end of a column of a part file, behind the page header."""
+    group = pq.read_metadata(part).row_group(0)
+    (found,) = (c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == column)
+    content = bytearray(part.read_bytes())
+    content[found.data_page_offset + found.total_compressed_size - 3] ^= 1
+    part.write_bytes(content)
 
 
 def model_file(folder: Path, classes: int = 3) -> str:
