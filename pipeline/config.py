@@ -38,10 +38,26 @@ class InferConfig:
     """Run a classifier over images once and write what it says to Parquet."""
 
     data: str
-    """Folder of images: one sub-folder for each class, or a flat folder of images without labels."""
+    """Images: a folder with one sub-folder for each class, or a flat one; a list (.csv, .tsv, .jsonl, .parquet);
+    Parquet with the images inside; .tar shards (WebDataset, {000..012}); a .zip of class folders; an IDX file."""
 
     model: str
     """FILE.py:FACTORY, a function that returns a torch.nn.Module (or a module itself)."""
+
+    image_column: str | None = None
+    """Column of a list or of Parquet that holds paths or images. Default: image, path, file, filename, …"""
+
+    label_column: str | None = None
+    """Column that holds class names or indices. Default: label, class, target, category, …"""
+
+    key_column: str | None = None
+    """Column that names an image for good, where its path does not: what joins runs."""
+
+    image_root: Path | None = None
+    """Folder that the paths in a list are relative to. Default: the list's own."""
+
+    classes: Path | None = None
+    """Names in the order of the model's outputs, one a line. Labels that are not among them count as none."""
 
     model_args: Mapping[str, Any] = field(default_factory=dict)
     """key=value pairs for the factory; values are read as Python literals, else as text."""

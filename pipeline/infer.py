@@ -112,13 +112,13 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None) -> O
     models.require_torch()
     import torch
 
-    manifest = sources.open_source(config.data).limited(config.limit)
+    manifest = sources.open_source(config.data, _options(config)).limited(config.limit)
     steps = models.steps_of(config.checkpoint, config.step)
     factory = models.open_factory(config.model, config.model_args)
     out = config.out or default_out(config.data, config.model)
     shape = images.Shape(config.resize, config.crop, config.interpolation, config.channels, config.exif)
     device = models.device_of(config.device)
-    say(f"{len(manifest):,} images, {len(manifest.classes) or 'no'} class folders in {manifest.root}")
+    say(f"{len(manifest):,} images, {len(manifest.classes) or 'unnamed'} classes, in {manifest.root}")
 
     sample = _first(manifest, shape)
     size = sample.shape
@@ -149,6 +149,7 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None) -> O
         )
     say(f"model {factory.name}, {outputs} classes, steps {', '.join(map(str, steps))}; {device}, {config.precision}")
 
+    manifest = manifest.within(outputs)
     plan = shards.plan(len(manifest), config.shard_size)
 
     def writer(step: int, shard: shards.Shard) -> _PartInProgress:
@@ -175,6 +176,16 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None) -> O
             modules = {s: kept.pop(s) if s in kept else _module(factory, steps[s], runs[s].weights) for s in group}
             written += _pass({s: todo[s] for s in group}, modules, manifest, prepare, shape, size, config, writer)
         return _outcome(out, manifest, tuple(steps), written)
+
+
+def _options(config: InferConfig) -> sources.Options:
+    return sources.Options(
+        config.image_column,
+        config.label_column,
+        config.key_column,
+        config.image_root,
+        () if config.classes is None else sources.read_classes(config.classes),
+    )
 
 
 def _module(factory: models.Factory, file: Path | None, digest: str | None = None) -> "torch.nn.Module":
@@ -259,8 +270,8 @@ def _outputs(network: models.Network, prepare: _Prepare, sample: NDArray[np.uint
 def _classes(manifest: sources.Manifest, outputs: int) -> tuple[str, ...]:
     if manifest.classes and len(manifest.classes) != outputs:
         raise InputError(
-            f"{manifest.root} has {len(manifest.classes)} class folders ({', '.join(manifest.classes[:3])}…), "
-            f"the model gives {outputs} outputs: expected one folder for each output, in sorted order"
+            f"{manifest.root} has {len(manifest.classes)} classes ({', '.join(manifest.classes[:3])}…), the model "
+            f"gives {outputs} outputs: expected as many, in the order of the outputs; --classes FILE names them"
         )
     return manifest.classes or tuple(map(str, range(outputs)))
 

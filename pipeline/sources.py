@@ -1,22 +1,45 @@
-"""Where images come from: folder -> manifest; ref -> encoded bytes. Knows nothing of models or pixels."""
+"""Where images come from: folder, table, Parquet, tar, zip or IDX -> manifest; ref -> encoded bytes.
 
+Knows nothing of models or pixels. A ref alone is enough to find a picture again:
+
+    folder/name.jpg              a file, relative to the root; absolute paths and file:// as well
+    shard-000.tar#key.jpg        a member of an archive; .zip likewise
+    train-0.parquet#17           row 17 of the first column of encoded images; `#17:column` of another
+    t10k-images-idx3-ubyte.gz#5  picture 5 of an IDX file
+"""
+
+import functools
+import gzip
+import itertools
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import re
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
-from pipeline.predictions import keys_of, mix
+from pipeline.errors import InputError, first_line
+from pipeline.predictions import COLUMNS, keys_of, mix
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Of image files, in lower case; upper case is read too."""
+
+IMAGE_NAMES = ("image", "path", "file", "filename", "file_name", "filepath", "file_path", "image_path", "img")
+LABEL_NAMES = ("label", "class", "target", "category", "cls", "label_name", "class_name", "y")
+"""Columns that are taken for the image and the label where none is named, the first that is there."""
 
 LIMIT_SALT = 1
 """So that --limit chooses other rows than anything else that goes by the key."""
@@ -59,6 +82,10 @@ class Manifest:
             hashed.update(line.encode("ascii") + b"\n")
         return hashed.hexdigest()
 
+    def within(self, classes: int) -> "Manifest":
+        """Labels that no output stands for count as unknown."""
+        return replace(self, label=_known(self.label, classes))
+
     def limited(self, rows: int | None) -> "Manifest":
         """At most this many rows, chosen evenly over the data by the hash of their keys, in their order."""
         if rows is None or rows >= len(self):
@@ -69,30 +96,123 @@ class Manifest:
         return Manifest(self.root, self.image.take(take), self.label[chosen], self.key[chosen], self.classes, columns)
 
 
-def open_source(data: str) -> Manifest:
-    """Manifest of a folder of images.
+@dataclass(frozen=True)
+class Options:
+    """How a source is read; the fields are the flags of `predboard infer`."""
 
-    Class folders in plain sorted order, the files of a class sorted by folder and name, as torchvision's ImageFolder
-    has them; symlinks are followed; names that start with a dot are left out. A lone top folder that itself holds
-    folders is descended. A folder without class folders is a list of images without labels.
+    image_column: str | None = None
+    label_column: str | None = None
+    key_column: str | None = None
+    image_root: Path | None = None
+    classes: tuple[str, ...] = ()
+    """Names in the order of the model's outputs; what is not among them is no label."""
 
-    Raises InputError if there is no such folder, or no images in it.
+
+def open_source(data: str, options: Options | None = None) -> Manifest:
+    """Manifest of a source of images, told by what is there.
+
+    A folder: class folders in plain sorted order, the files of a class sorted by folder and name, as torchvision's
+    ImageFolder has them; symlinks are followed; names that start with a dot are left out. A lone top folder that itself
+    holds folders is descended. A folder without class folders is a list of images without labels; one of Parquet or
+    tar files is read as those files. A file: .csv, .tsv, .jsonl, .parquet, .tar, .zip, or IDX. `{000..012}` in a name
+    stands for several.
+
+    Raises InputError if there is no such thing, no images in it, or a column that is named is not there.
     """
-    root = Path(data)
-    if not root.exists():
-        raise InputError(f"no folder {data}: expected one sub-folder of images for each class")
-    if not root.is_dir():
-        raise InputError(f"{data} is a file; expected a folder with one sub-folder of images for each class")
+    options = options or Options()
+    files = [Path(name) for name in _braces(data)]
+    if absent := next((f for f in files if not f.exists()), None):
+        raise InputError(f"no folder {absent}, nor a file: expected one sub-folder of images for each class, or a list")
+    if len(files) == 1 and files[0].is_dir():
+        folder = files[0].resolve()
+        files = [p for end in ("*.parquet", "*.tar") if (found := sorted(folder.glob(end))) for p in found]
+        if not files or _has_pictures(folder):
+            return _named(_folder(data, folder), options)
+    try:
+        return _reader(files[0])(tuple(f.resolve() for f in files), options)
+    except (pa.ArrowException, zipfile.BadZipFile, tarfile.TarError, OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {data}: {first_line(error)}") from error
+
+
+def _braces(pattern: str) -> list[str]:
+    """Names that a pattern with `{000..012}` or `{a,b}` stands for.
+
+    >>> _braces("s-{08..10}.tar")
+    ['s-08.tar', 's-09.tar', 's-10.tar']
+    """
+    if not (found := re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)):
+        return [pattern]
+    first, last, listed = found.groups()
+    if listed is not None:
+        middle = listed.split(",")
+    else:
+        middle = [f"{i:0{len(first)}}" for i in range(int(first), int(last) + 1)]
+    return [name for m in middle for name in _braces(pattern[: found.start()] + m + pattern[found.end() :])]
+
+
+def _reader(file: Path) -> Callable[[tuple[Path, ...], Options], Manifest]:
+    name = file.name.lower()
+    if re.search(r"idx[13]-ubyte(\.gz)?$", name):
+        return _idx
+    readers: dict[str, Callable[[tuple[Path, ...], Options], Manifest]]
+    readers = {".csv": _table, ".tsv": _table, ".jsonl": _table, ".ndjson": _table, ".parquet": _parquet}
+    readers |= {".tar": _tar, ".zip": _zip}
+    if file.suffix.lower() not in readers:
+        raise InputError(f"{file} is no source of images: expected a folder, {', '.join(readers)}, or an IDX file")
+    return readers[file.suffix.lower()]
+
+
+def _has_pictures(folder: Path) -> bool:
+    folders, files = _listed(folder)
+    return bool(files) or any(_listed(folder / name) != ([], []) for name in folders)
+
+
+def _manifest(
+    root: Path,
+    refs: Sequence[str] | pa.Array,
+    label: NDArray[np.int32],
+    classes: tuple[str, ...],
+    columns: pa.Table | None = None,
+    key: Iterable[str] | None = None,
+) -> Manifest:
+    if not len(refs):
+        raise InputError(f"no images in {root}: looked for {' '.join(EXTENSIONS)}")
+    try:
+        image = pa.array(refs, pa.string())
+    except UnicodeEncodeError as error:
+        raise InputError(f"{root} has a file name that is not valid UTF-8 ({error}): rename it") from error
+    keys = keys_of(image.to_pylist() if key is None else key)
+    return Manifest(str(root), image, label, keys, classes, _no_columns() if columns is None else columns)
+
+
+def _named(manifest: Manifest, options: Options) -> Manifest:
+    """The manifest with its labels as indices into the classes that were asked for."""
+    if not options.classes or options.classes == manifest.classes:
+        return manifest
+    place = {name: i for i, name in enumerate(options.classes)}
+    into = np.array([place.get(name, -1) for name in manifest.classes] + [-1], np.int32)  # the last for -1
+    label = into[manifest.label] if manifest.classes else _known(manifest.label, len(options.classes))
+    return Manifest(manifest.root, manifest.image, label, manifest.key, options.classes, manifest.columns)
+
+
+def _known(label: NDArray[np.int32], classes: int) -> NDArray[np.int32]:
+    return np.where((label >= 0) & (label < classes), label, -1).astype(np.int32)
+
+
+def _folder(data: str, root: Path) -> Manifest:
     refs: list[str] = []
     labels = []
     try:
-        root = root.resolve()
         folders, files = _listed(root)
+        above = {root}
         while len(folders) == 1 and not files and _listed(root / folders[0])[0]:
-            root = root / folders[0]
+            if (inner := (root / folders[0]).resolve()) in above:
+                break  # a symlink to where it lies
+            root = inner
+            above.add(root)
             folders, files = _listed(root)
         for label, folder in enumerate(folders):
-            found = sorted(_images(root / folder, frozenset({root.resolve()})))
+            found = sorted(_images(root / folder, frozenset({root})))
             refs += (f"{folder}/{inside}/{name}" if inside else f"{folder}/{name}" for inside, name in found)
             labels += [np.full(len(found), label, np.int32)]
     except OSError as error:
@@ -102,11 +222,7 @@ def open_source(data: str) -> Manifest:
         labels = [np.full(len(files), -1, np.int32)]
     if not refs:
         raise InputError(f"no images in {data}: looked for {' '.join(EXTENSIONS)} in {max(len(folders), 1)} folders")
-    try:
-        image = pa.array(refs, pa.string())
-    except UnicodeEncodeError as error:
-        raise InputError(f"{data} has a file name that is not valid UTF-8 ({error}): rename it") from error
-    return Manifest(str(root), image, np.concatenate(labels), keys_of(refs), tuple(folders))
+    return _manifest(root, refs, np.concatenate(labels), tuple(folders))
 
 
 def _listed(folder: Path) -> tuple[list[str], list[str]]:
@@ -120,7 +236,7 @@ def _listed(folder: Path) -> tuple[list[str], list[str]]:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a symlink to itself, or too many one behind the other
+    except OSError:  # a symlink to itself
         return False
 
 
@@ -135,7 +251,295 @@ def _images(folder: Path, above: frozenset[Path], inside: str = "") -> Iterator[
         yield from _images(folder / name, above | {real}, f"{inside}/{name}" if inside else name)
 
 
+def _zip(files: tuple[Path, ...], options: Options) -> Manifest:
+    """Class folders inside an archive, read in place, by the same rules as a folder."""
+    (file,) = _alone(files)
+    with zipfile.ZipFile(file) as archive:
+        names = [PurePosixPath(name) for name in archive.namelist() if not name.endswith("/")]
+    names = [n for n in names if not any(part.startswith((".", "__MACOSX")) for part in n.parts)]
+    names = [n for n in names if n.name.lower().endswith(EXTENSIONS)]
+    skip = 0
+    while names and len({n.parts[skip] for n in names}) == 1 and all(len(n.parts) > skip + 2 for n in names):
+        skip += 1
+    names.sort(key=lambda n: (n.parts[skip], "/".join(n.parts[skip + 1 : -1]), n.name))
+    foldered = all(len(n.parts) > skip + 1 for n in names)
+    classes = tuple(sorted({n.parts[skip] for n in names})) if foldered else ()
+    place = {name: i for i, name in enumerate(classes)}
+    label = np.array([place.get(n.parts[skip], -1) for n in names], np.int32)
+    return _named(_manifest(file.parent, [f"{file.name}#{n}" for n in names], label, classes), options)
+
+
+def _alone(files: tuple[Path, ...]) -> tuple[Path, ...]:
+    if len(files) != 1:
+        raise InputError(f"{len(files)} files of the kind of {files[0].name}; expected one")
+    return files
+
+
+def _table(files: tuple[Path, ...], options: Options) -> Manifest:
+    """A list of images: a row for each, with columns for path and label."""
+    (file,) = _alone(files)
+    if file.suffix.lower() in (".jsonl", ".ndjson"):
+        table = pyarrow.json.read_json(file)
+    else:
+        separator = "\t" if file.suffix.lower() == ".tsv" else ","
+        table = pyarrow.csv.read_csv(file, parse_options=pyarrow.csv.ParseOptions(delimiter=separator))
+    return _from_table(table, file, options)
+
+
+def _from_table(table: pa.Table, file: Path, options: Options) -> Manifest:
+    image = _column(table, options.image_column, IMAGE_NAMES, file, "--image-column")
+    if image is None:
+        raise InputError(f"{file} has no column of images; it has {_some(table)}: name it by --image-column")
+    if table.column(image).null_count:
+        row = pc.index(table.column(image).is_null(), True).as_py()
+        raise InputError(f"{file} has no image in row {row} of column {image!r}: fill it or leave the row out")
+    root = file.parent if options.image_root is None else options.image_root.resolve()
+    return _labelled(table, file, image, table.column(image).cast(pa.string()).to_pylist(), root, options)
+
+
+def _labelled(table: pa.Table, file: Path, image: str, refs: list[str], root: Path, options: Options) -> Manifest:
+    """Manifest of a table whose refs are known: labels, key and further columns."""
+    name = _column(table, options.label_column, LABEL_NAMES, file, "--label-column")
+    label, classes = _labels(table, name, file, options)
+    if options.key_column is not None and options.key_column not in table.column_names:
+        raise InputError(f"{file} has no column {options.key_column!r}; it has {_some(table)}: see --key-column")
+    key = None if options.key_column is None else map(str, table.column(options.key_column).to_pylist())
+    kept = [n for n in table.column_names if n not in (image, name) and not _is_bytes(table.schema.field(n).type)]
+    further = table.select(kept).replace_schema_metadata(None)
+    further = further.rename_columns([f"manifest_{n}" if n in COLUMNS else n for n in kept]) if kept else None
+    return _manifest(root, refs, label, classes, None if further is None else further.combine_chunks(), key)
+
+
+def _column(table: pa.Table, asked: str | None, usual: Sequence[str], file: Path, flag: str) -> str | None:
+    if asked is not None and asked not in table.column_names:
+        raise InputError(f"{file} has no column {asked!r}; it has {_some(table)}: see {flag}")
+    if asked is not None:
+        return asked
+    lower = {name.lower(): name for name in reversed(table.column_names)}
+    return next((lower[name] for name in usual if name in lower), None)
+
+
+def _some(table: pa.Table) -> str:
+    return ", ".join(table.column_names[:12]) + ("…" if len(table.column_names) > 12 else "")
+
+
+def _labels(
+    table: pa.Table, name: str | None, file: Path, options: Options
+) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+    """(labels, class names): names from --classes, else Hugging Face's metadata, else sorted from the labels."""
+    if name is None:
+        return np.full(len(table), -1, np.int32), options.classes
+    column = table.column(name)
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_integer(column.type):
+        label = np.asarray(column.fill_null(-1)).astype(np.int32)
+        classes = options.classes or _hugging_face_names(table.schema, name)
+        return (_known(label, len(classes)) if classes else np.maximum(label, -1)), classes
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type) or pa.types.is_null(column.type)):
+        raise InputError(f"{file} has labels of type {column.type} in {name!r}; expected class names or indices")
+    names = column.to_pylist()
+    classes = options.classes or tuple(sorted({n for n in names if n not in (None, "")}))
+    place = {n: i for i, n in enumerate(classes)}
+    return np.array([place.get(n, -1) for n in names], np.int32), classes
+
+
+def _hugging_face_names(schema: pa.Schema, column: str) -> tuple[str, ...]:
+    """Class names that `datasets` writes into a Parquet file's metadata."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return tuple(map(str, features[column]["names"]))
+    except (KeyError, TypeError, ValueError):
+        return ()
+
+
+def _is_bytes(type_: pa.DataType) -> bool:
+    """Whether a column holds encoded images: bytes, or Hugging Face's struct of bytes and path."""
+    if pa.types.is_struct(type_):
+        return bool(type_.get_field_index("bytes") >= 0)
+    return bool(pa.types.is_binary(type_) or pa.types.is_large_binary(type_))
+
+
+def _parquet(files: tuple[Path, ...], options: Options) -> Manifest:
+    """Parquet with the encoded images inside, one file or many; without any, a list of images."""
+    schema = pq.read_schema(files[0])
+    inside = [f.name for f in schema if _is_bytes(f.type)]
+    if not inside or options.image_column in set(schema.names) - set(inside):
+        (file,) = _alone(files)
+        return _from_table(pq.read_table(file), file, options)
+    if options.image_column is not None and options.image_column not in inside:
+        raise InputError(f"{files[0]} has no column {options.image_column!r}: see --image-column")
+    image = options.image_column or inside[0]
+    tables, refs = [], []
+    for file in files:
+        names = [f.name for f in pq.read_schema(file) if not _is_bytes(f.type)]
+        table = pq.read_table(file, columns=names)
+        tables.append(table)
+        end = "" if image == inside[0] else f":{image}"
+        refs += [f"{file.name}#{row}{end}" for row in range(pq.read_metadata(file).num_rows)]
+    table = pa.concat_tables(tables, promote_options="default")
+    if not table.num_columns:  # nothing but images
+        return _manifest(files[0].parent, refs, np.full(len(refs), -1, np.int32), options.classes)
+    return _labelled(table, files[0], image, refs, files[0].parent, options)
+
+
+def _tar(files: tuple[Path, ...], options: Options) -> Manifest:
+    """WebDataset: members that share a name up to its first dot are one row: the image, `.cls`, `.json`."""
+    refs: list[str] = []
+    rows: list[dict[str, Any]] = []
+    for file in files:
+        index = _tar_index(str(file))
+        for stem, members in itertools.groupby(index, key=_stem):
+            of_row = {name[len(stem) + 1 :].lower(): name for name in members}
+            image = next((name for end, name in of_row.items() if f".{end}".endswith(EXTENSIONS)), None)
+            if image is None:
+                continue
+            row: dict[str, Any] = {}
+            if "json" in of_row:
+                found = json.loads(_tar_read(str(file), of_row["json"]))
+                row |= found if isinstance(found, dict) else {}
+            if "cls" in of_row:
+                text = _tar_read(str(file), of_row["cls"]).decode().strip()
+                row["cls"] = int(text) if re.fullmatch(r"-?\d+", text) else text
+            refs.append(f"{file.name}#{image}")
+            rows.append(row)
+    named = options if options.label_column or not any("cls" in r for r in rows) else _with_cls(options)
+    table = pa.Table.from_pylist(rows) if any(rows) else None
+    if table is None:
+        return _manifest(files[0].parent, refs, np.full(len(refs), -1, np.int32), options.classes)
+    return _labelled(table, files[0], "", refs, files[0].parent, named)
+
+
+def _with_cls(options: Options) -> Options:
+    return Options(options.image_column, "cls", options.key_column, options.image_root, options.classes)
+
+
+def _stem(member: str) -> str:
+    folder, _, name = member.rpartition("/")
+    stem = name.partition(".")[0]
+    return f"{folder}/{stem}" if folder else stem
+
+
+def _idx(files: tuple[Path, ...], options: Options) -> Manifest:
+    """IDX pictures, gz or not, with the labels in the file beside that has `labels-idx1` in its name."""
+    (file,) = _alone(files)
+    pictures = _idx_array(str(file))
+    if pictures.ndim != 3:
+        raise InputError(
+            f"{file} holds {pictures.ndim}-dimensional data; expected pictures: the file with idx3 in its name"
+        )
+    beside = file.with_name(file.name.replace("images-idx3", "labels-idx1"))
+    label = np.full(len(pictures), -1, np.int32)
+    if beside != file and beside.exists():
+        label = _idx_array(str(beside)).astype(np.int32)
+        if label.shape != (len(pictures),):
+            raise InputError(f"{beside.name} has {len(label)} labels for {len(pictures)} pictures in {file.name}")
+    classes = options.classes
+    refs = [f"{file.name}#{row}" for row in range(len(pictures))]
+    return _manifest(file.parent, refs, _known(label, len(classes)) if classes else label, classes)
+
+
+@functools.lru_cache(maxsize=4)
+def _idx_array(file: str) -> NDArray[np.uint8]:
+    """All of an IDX file (Yann LeCun's format: magic 0 0 type dimensions, big-endian sizes, data)."""
+    data = Path(file).read_bytes()
+    if file.endswith(".gz"):
+        data = gzip.decompress(data)
+    if data[:3] != b"\0\0\x08":
+        raise OSError(f"{file} is no IDX file of unsigned bytes")
+    dimensions = data[3]
+    shape = np.frombuffer(data, ">u4", dimensions, offset=4).astype(int)
+    values = np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions)
+    if values.size != shape.prod():
+        raise OSError(f"{file} is cut short: {values.size} of {shape.prod()} bytes")
+    return values.reshape(shape)
+
+
+@functools.lru_cache(maxsize=64)
+def _tar_index(file: str) -> dict[str, tuple[int, int]]:
+    """Member -> (offset, length) of an uncompressed tar, so that any of them is one read."""
+    with tarfile.open(file, "r:") as archive:
+        return {m.name: (m.offset_data, m.size) for m in archive if m.isfile()}
+
+
+def _tar_read(file: str, member: str) -> bytes:
+    try:
+        offset, length = _tar_index(file)[member]
+    except KeyError as error:
+        raise FileNotFoundError(2, "No such member") from error
+    with Path(file).open("rb") as stream:
+        stream.seek(offset)
+        return stream.read(length)
+
+
+@functools.lru_cache(maxsize=16)
+def _zip_archive(file: str) -> zipfile.ZipFile:
+    return zipfile.ZipFile(file)  # its reads are safe on several threads
+
+
+@functools.lru_cache(maxsize=4)
+def _row_group(file: str, group: int, column: str) -> pa.ChunkedArray:
+    with pq.ParquetFile(file) as parquet:
+        return parquet.read_row_group(group, [column]).column(0)
+
+
+@functools.lru_cache(maxsize=64)
+def _parquet_rows(file: str) -> tuple[NDArray[np.int64], str]:
+    """First row of each row group and the end, and the first column of encoded images."""
+    with pq.ParquetFile(file) as parquet:
+        rows = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
+        first = next((f.name for f in parquet.schema_arrow if _is_bytes(f.type)), "")
+    return np.concatenate([[0], np.cumsum(rows)]), first
+
+
+def _parquet_read(file: str, member: str) -> bytes:
+    number, _, column = member.partition(":")
+    starts, first = _parquet_rows(file)
+    row = int(number)
+    group = int(np.searchsorted(starts, row, side="right")) - 1
+    value = _row_group(file, group, column or first)[row - int(starts[group])].as_py()
+    encoded: Any = value.get("bytes") if isinstance(value, dict) else value
+    if encoded is None and isinstance(value, dict) and value.get("path"):
+        return Path(Path(file).parent / value["path"]).read_bytes()
+    if encoded is None:
+        raise FileNotFoundError(2, "No image in this row")
+    return bytes(encoded)
+
+
+def _idx_read(file: str, member: str) -> bytes:
+    picture = _idx_array(file)[int(member)]
+    return bytes(b"P5 %d %d 255\n" % picture.shape[::-1] + picture.tobytes())  # PGM, which Pillow reads
+
+
 def read(root: str, ref: str) -> bytes:
-    """Encoded bytes of one image. Raises OSError if it cannot be read."""
+    """Encoded bytes of one image. Raises OSError, or another exception of a damaged container, if it cannot be read."""
+    container, mark, member = ref.rpartition("#")
+    if mark and (end := re.search(r"\.(tar|zip|parquet)$|-ubyte(\.gz)?$", container.lower())):
+        file = str(Path(root) / container)
+        if end[1] == "zip":
+            try:
+                return bytes(_zip_archive(file).read(member))
+            except KeyError as error:
+                raise FileNotFoundError(2, "No such member") from error
+        if end[1] == "tar":
+            return _tar_read(file, member)
+        return _parquet_read(file, member) if end[1] == "parquet" else _idx_read(file, member)
     path = Path(unquote(ref.removeprefix("file://"))) if ref.startswith("file://") else Path(root) / ref
     return path.read_bytes()
+
+
+def read_classes(file: Path) -> tuple[str, ...]:
+    """Class names from a text file, one a line, or a JSON list. Raises InputError if it cannot be read."""
+    try:
+        text = file.read_text("utf-8")
+        names = json.loads(text) if file.suffix == ".json" else [line.strip() for line in text.splitlines()]
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{file} holds no class names: {first_line(error)}") from error
+    found = tuple(str(name) for name in names if str(name))
+    if len(set(found)) != len(found):
+        raise InputError(f"{file} names a class twice: {next(n for n in found if found.count(n) > 1)}")
+    if not found:
+        raise InputError(f"{file} is empty; expected one class name on each line")
+    return found

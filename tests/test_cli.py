@@ -199,7 +199,7 @@ def test_class_folders_that_do_not_fit_the_outputs(
 ) -> None:
     refused(
         command("infer", *kept.flags(out=tmp_path / "out"), "--model-args", "classes=4"),
-        r"has 3 class folders \(a, b, c…\), the model gives 4 outputs",
+        r"has 3 classes \(a, b, c…\), the model gives 4 outputs",
     )
     assert not list(tmp_path.glob("out/step=*"))
 
@@ -384,7 +384,7 @@ def test_each_command_ends_by_printing_the_next(command: Callable[..., Outcome],
     assert code == 0
     assert re.fullmatch(r"step 0: 12 ok, 0 failed, 0 unlabelled, accuracy [01]\.\d{4}", said[0])
     assert said[1:] == [f"predictions are in {out}", f"next: predboard visualize {out}"]
-    assert err[0] == f"12 images, 3 class folders in {kept.data}"
+    assert err[0] == f"12 images, 3 classes, in {kept.data}"
     code, said, _ = command("visualize", out, "--logdir", tmp_path / "logs")
     assert code == 0
     assert re.fullmatch(rf"toy: 12 rows, 1 steps -> {tmp_path}/logs/toy/events\.out\.\S+ \(\d\.\d MB\)", said[0])

@@ -645,7 +645,7 @@ def test_other_class_names_and_other_code_are_named(tmp_path: Path, net: str) ->
 @pytest.mark.parametrize("classes", [2, 4])
 def test_class_folders_that_do_not_fit_the_outputs_are_named(tmp_path: Path, net: str, classes: int) -> None:
     toy.pictures(tmp_path / "data", classes=classes)
-    with pytest.raises(InputError, match=rf"has {classes} class folders \(a, b.*\), the model gives 3 outputs"):
+    with pytest.raises(InputError, match=rf"has {classes} classes \(a, b.*\), the model gives 3 outputs"):
         infer(_config(tmp_path, net))
     assert not (tmp_path / "out").exists()
 

@@ -178,10 +178,10 @@ def test_no_images_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_and_a_file_are_one_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no folder .*missing: expected one sub-folder"):
+    with pytest.raises(InputError, match=r"no folder .*missing, nor a file: expected one sub-folder"):
         open_source(str(tmp_path / "missing"))
     _files(tmp_path, "1.png")
-    with pytest.raises(InputError, match=r"1\.png is a file; expected a folder"):
+    with pytest.raises(InputError, match=r"1\.png is no source of images: expected a folder"):
         open_source(str(tmp_path / "1.png"))
 
 
