@@ -86,6 +86,10 @@ class InferConfig:
     interpolation: Interpolation = "bilinear"
     """How --resize interpolates (Pillow's filters, antialiased)."""
 
+    exact_resize: bool = False
+    """Interpolate the whole picture and then crop, as most training code does. Otherwise bilinear interpolates only
+    what the crop keeps, which is faster and differs by at most one level of 255."""
+
     channels: Channels = "rgb"
     """What the model takes: three channels or one."""
 

@@ -21,6 +21,10 @@ _FILTERS = {
 }
 
 
+LARGE = 256 * 256
+"""Smaller pictures, and those that are enlarged, would be off by two levels here and there, and cost little."""
+
+
 @dataclass(frozen=True)
 class Shape:
     """What becomes of a picture before it is a number in a batch."""
@@ -30,6 +34,9 @@ class Shape:
     interpolation: Interpolation = "bilinear"
     channels: Channels = "rgb"
     exif: Exif = "ignore"
+    only_crop: bool = False
+    """Where a picture of at least `LARGE` pixels is reduced, interpolate only what the crop keeps: at most one level of
+    255 from the full resize, and much less work. For bilinear alone: bicubic would be off by up to 11 levels."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +73,12 @@ def open_image(encoded: bytes, channels: Channels = "rgb", exif: Exif = "ignore"
 
 
 def properties(picture: Image.Image) -> Properties:
-    """Size, brightness and contrast of a decoded picture."""
-    counts = np.array((picture if picture.mode == "L" else picture.convert("L")).histogram(), np.float64)  # [256]
+    """Size, brightness and contrast of a decoded picture, the latter from every n-th pixel, n = short side / 128."""
+    apart = max(min(picture.size) // 128, 1)
+    sample = picture
+    if apart > 1:
+        sample = picture.resize((picture.width // apart, picture.height // apart), Image.Resampling.NEAREST)
+    counts = np.array((sample if sample.mode == "L" else sample.convert("L")).histogram(), np.float64)  # [256]
     levels = np.arange(256) / 255
     mean = float((counts * levels).sum() / counts.sum())
     variance = float((counts * (levels - mean) ** 2).sum() / counts.sum())
@@ -83,6 +94,12 @@ def resized(picture: Image.Image, shape: Shape) -> Image.Image:
             width, height = shape.resize, int(shape.resize * picture.height / picture.width)
         else:
             width, height = int(shape.resize * picture.width / picture.height), shape.resize
+        reduced = width < picture.width and picture.width * picture.height >= LARGE
+        if shape.only_crop and reduced and shape.crop is not None and shape.crop <= min(width, height):
+            side, across, down = shape.crop, picture.width / width, picture.height / height
+            left, top = round((width - side) / 2.0), round((height - side) / 2.0)
+            box = (left * across, top * down, (left + side) * across, (top + side) * down)
+            return picture.resize((side, side), _FILTERS[shape.interpolation], box=box)
         if (width, height) != picture.size:
             picture = picture.resize((width, height), _FILTERS[shape.interpolation])
     if shape.crop is not None:

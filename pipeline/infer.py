@@ -116,7 +116,10 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None) -> O
     steps = models.steps_of(config.checkpoint, config.step)
     factory = models.open_factory(config.model, config.model_args)
     out = config.out or default_out(config.data, config.model)
-    shape = images.Shape(config.resize, config.crop, config.interpolation, config.channels, config.exif)
+    only_crop = (
+        config.interpolation == "bilinear" and None not in (config.resize, config.crop) and not config.exact_resize
+    )
+    shape = images.Shape(config.resize, config.crop, config.interpolation, config.channels, config.exif, only_crop)
     device = models.device_of(config.device)
     say(f"{len(manifest):,} images, {len(manifest.classes) or 'unnamed'} classes, in {manifest.root}")
 

@@ -255,3 +255,44 @@ def test_a_thumbnail_has_this_longest_side_and_is_never_enlarged(
         assert (found.format, found.size, found.mode) == ("JPEG", expected, mode)
         assert np.abs(np.asarray(found).astype(int) - 120).max() <= 2
     assert picture.size == size
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(256, 420),
+    st.integers(256, 420),
+    st.integers(64, 255),
+    st.integers(16, 64),
+    st.sampled_from(["RGB", "L"]),
+    st.integers(0, 2**16),
+)
+def test_resizing_only_the_crop_is_within_one_level(
+    width: int, height: int, short: int, side: int, mode: str, seed: int
+) -> None:
+    picture = _random(width, height, mode, seed)  # noise: the hardest there is
+    full = pixels(resized(picture, Shape(resize=short, crop=side)))
+    fast = pixels(resized(picture, Shape(resize=short, crop=side, only_crop=True)))
+    assert full.shape == fast.shape
+    assert np.abs(full.astype(int) - fast.astype(int)).max() <= 1
+
+
+def test_a_crop_larger_than_the_resized_picture_is_padded_all_the_same() -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))
+    full = pixels(resized(picture, Shape(resize=8, crop=16)))
+    np.testing.assert_array_equal(pixels(resized(picture, Shape(resize=8, crop=16, only_crop=True))), full)
+
+
+def test_small_pictures_are_always_resized_whole() -> None:
+    for size in ((255, 256), (32, 32)):
+        picture = _random(*size)
+        full = pixels(resized(picture, Shape(resize=28, crop=24)))
+        np.testing.assert_array_equal(pixels(resized(picture, Shape(resize=28, crop=24, only_crop=True))), full)
+
+
+def test_properties_of_a_large_picture_come_from_a_sample_that_is_close() -> None:
+    ramp = np.linspace(0, 255, 600).astype(np.uint8)
+    picture = Image.fromarray(np.tile(ramp, (500, 1)))
+    found = properties(picture)
+    assert (found.width, found.height) == (600, 500)
+    assert found.brightness == pytest.approx(np.asarray(picture).mean() / 255, abs=0.005)
+    assert found.contrast == pytest.approx(np.asarray(picture).std() / 255, abs=0.005)

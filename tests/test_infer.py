@@ -118,7 +118,7 @@ def _mtimes(folder: Path) -> dict[str, int]:
         ({}, (8, 8)),
         ({"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}, (8, 8)),
         ({"mean": (0.5,), "std": (0.25,), "channels": "gray"}, (8, 8)),
-        ({"resize": 9, "crop": 8, "mean": (0.1, 0.2, 0.3)}, (17, 12)),
+        ({"resize": 9, "crop": 8, "mean": (0.1, 0.2, 0.3), "exact_resize": True}, (17, 12)),
         ({"resize": (8, 8), "interpolation": "bicubic"}, (11, 30)),
         ({"crop": 8}, (20, 5)),
     ],
