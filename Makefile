@@ -13,7 +13,7 @@ READY_DEV := $(BIN)/.ready-dev
 DEMO := data/digits/expect.txt
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: help setup demo infer visualize board inspect test lint format test-browser clean print-out
+.PHONY: help setup demo infer visualize board inspect test lint format test-browser bench clean print-out
 
 help: ## print this
 	@echo 'make TARGET [VARIABLE=value ...]'
@@ -125,6 +125,9 @@ format: $(READY_DEV) ## put the code into the project's style
 test-browser: $(READY_DEV) ## run the tests that need headless Chromium
 	@echo 'test: pytest in a real browser'
 	@$(BIN)/python -m pytest -m browser $(ARGS)
+
+bench: $(READY_DEV) ## measure what is claimed of speed, a few minutes (ARGS=loader for one part)
+	@$(BIN)/python -m tests.bench $(ARGS)
 
 clean: ## remove .venv, the demo and what was made of it, and caches; your own predictions and logs stay
 	@echo 'clean: .venv, the demo, its predictions and logs, caches'

@@ -1,0 +1,185 @@
+"""What is claimed of speed, measured: each figure is a ratio against something run beside it on the same cores.
+
+    make bench
+
+Machines are noisy: the two sides take turns and the ratio of their medians counts. Nothing here is a test; the targets
+are printed beside the figures.
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pipeline import images, store, workers
+from pipeline.config import InferConfig
+from pipeline.infer import _load, infer
+from pipeline.predictions import Run
+from tests import toy
+
+TURNS = 3
+
+
+def ratio(one: Callable[[], Any], other: Callable[[], Any]) -> float:
+    """Median seconds of `other` over those of `one`: how many times faster `one` is."""
+    seconds: dict[int, list[float]] = {0: [], 1: []}
+    for _ in range(TURNS):
+        for i, side in enumerate((one, other)):
+            began = time.perf_counter()
+            side()
+            seconds[i].append(time.perf_counter() - began)
+    return statistics.median(seconds[1]) / statistics.median(seconds[0])
+
+
+def line(name: str, found: float, target: str) -> None:
+    print(f"{name:<66} {found:6.2f} ×   {target}", flush=True)
+
+
+def photographs(folder: Path, count: int = 600) -> list[str]:
+    """JPEG pictures of 500×375 with detail at all scales, as photographs have it, about 47 kB each."""
+    random = np.random.default_rng(0)
+    inside = folder / "a"
+    inside.mkdir(parents=True)
+    for i in range(count):
+        sum_ = np.zeros((375, 500, 3), np.float32)
+        for side in (4, 16, 64, 192):
+            noise = random.normal(size=(side * 3 // 4, side, 3)).astype(np.float32)
+            layers = [Image.fromarray(noise[:, :, c]).resize((500, 375), Image.Resampling.BICUBIC) for c in range(3)]
+            sum_ += np.stack([np.asarray(layer) for layer in layers], axis=2) * (120 / side**0.5)
+        Image.fromarray(np.clip(sum_ + 128, 0, 255).astype(np.uint8)).save(inside / f"{i:04d}.jpg", quality=90)
+    return sorted(f"a/{p.name}" for p in inside.iterdir())
+
+
+class Usual(torch.utils.data.Dataset[torch.Tensor]):
+    """What everybody writes: decode, full resize, crop, floats, normalise."""
+
+    def __init__(self, root: Path, refs: list[str], kernel: Image.Resampling) -> None:
+        self.root, self.refs, self.kernel = root, refs, kernel
+
+    def __len__(self) -> int:
+        return len(self.refs)
+
+    def __getitem__(self, i: int) -> torch.Tensor:
+        picture = Image.open(self.root / self.refs[i]).convert("RGB").resize((341, 256), self.kernel)
+        x = torch.from_numpy(np.array(picture.crop((58, 16, 282, 240)))).permute(2, 0, 1).float().div(255)
+        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+        return (x - mean[:, None, None]) / std[:, None, None]
+
+
+def loader(folder: Path) -> None:
+    """Reading and decoding alone, against the usual loader with two workers."""
+    refs = photographs(folder / "photos")
+    root = str(folder / "photos")
+    chunks = [refs[i : i + 8] for i in range(0, len(refs), 8)]
+
+    def ours(shape: images.Shape) -> None:
+        def load(chunk: list[str]) -> int:
+            return sum(_load(root, ref, shape, None, 0).pixels is not None for ref in chunk)
+
+        assert sum(workers.in_order(load, chunks, workers.count(0))) == len(refs)
+
+    def usual(kernel: Image.Resampling) -> None:
+        data = Usual(folder / "photos", refs, kernel)
+        assert sum(map(len, torch.utils.data.DataLoader(data, batch_size=64, num_workers=2))) == len(refs)
+
+    def decode() -> None:
+        def load(chunk: list[str]) -> int:
+            return sum(Image.open(folder / "photos" / ref).load() is not None for ref in chunk)
+
+        assert sum(workers.in_order(load, chunks, workers.count(0))) == len(refs)
+
+    bilinear = images.Shape(256, 224, "bilinear", only_crop=True)
+    bicubic = images.Shape(256, 224, "bicubic")
+    found = ratio(lambda: ours(bilinear), lambda: usual(Image.Resampling.BILINEAR))
+    line("loader, bilinear, against DataLoader with two workers", found, "at least 1.8")
+    found = ratio(lambda: ours(bicubic), lambda: usual(Image.Resampling.BICUBIC))
+    line("loader, bicubic, against DataLoader with two workers", found, "at least 1.4")
+    found = ratio(decode, lambda: usual(Image.Resampling.BILINEAR))
+    line("decoding alone, against the same: the limit", found, "")
+
+
+MODELS = """\
+import torch
+from torch import nn
+
+
+def heavy():
+    convolutions = [layer for i in range(6) for layer in (nn.Conv2d(192 if i else 3, 192, 3, 1, 1), nn.ReLU())]
+    return nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(192, 10))
+
+
+def small(classes=1000):
+    return nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes))
+"""
+
+
+def end_to_end(folder: Path) -> None:
+    """The whole of stage one: bound by the model, with and without writing, one and five checkpoints."""
+    (folder / "net.py").write_text(MODELS)
+    toy.pictures(folder / "tiny", classes=10, each=10, size=(64, 64))
+    out = iter(folder / f"out{i}" for i in range(1000))
+
+    namespace: dict[str, Any] = {}
+    exec(MODELS, namespace)
+    net = namespace["heavy"]().eval().to(memory_format=torch.channels_last)
+    batch = torch.rand(50, 3, 64, 64).to(memory_format=torch.channels_last)
+
+    def bare() -> None:
+        with torch.inference_mode():
+            for _ in range(2):
+                net(batch)
+
+    def whole() -> None:
+        infer(InferConfig(str(folder / "tiny"), f"{folder / 'net.py'}:heavy", out=next(out), batch_size=50))
+
+    whole()
+    line("stage one, bound by the model, against the bare loop", ratio(whole, bare), "at least 0.95 (with its start)")
+
+    def checkpoints(count: int) -> Callable[[], None]:
+        files = tuple(folder / f"step{i}.pt" for i in range(count))
+        for i, file in enumerate(files):
+            torch.manual_seed(i)
+            torch.save(namespace["small"]().state_dict(), file)
+        model = f"{folder / 'net.py'}:small"
+
+        def run() -> None:
+            data, names = str(folder / "flat"), folder / "names.txt"
+            infer(InferConfig(data, model, classes=names, checkpoint=files, out=next(out), resize=256, crop=224))
+
+        return run
+
+    (folder / "names.txt").write_text("".join(f"c{i}\n" for i in range(1000)))
+    (folder / "photos" / "a").rename(folder / "flat")
+    line("five checkpoints, against one: seconds", 1 / ratio(checkpoints(5), checkpoints(1)), "at most 1.5")
+
+
+def write(folder: Path) -> None:
+    """The Parquet writer alone, in rows a second over those that a fast loader gives."""
+    run = Run(tuple(f"c{i}" for i in range(1000)), "bench")
+    logits, label = toy.table(run, 8192)
+    began = time.perf_counter()
+    toy.write_run(folder / "run", logits, label, run)
+    rate = len(label) / (time.perf_counter() - began)
+    assert store.open_run(folder / "run")[0].rows == len(label)
+    line("rows written and read back, 1,000 classes, in thousands a second", rate / 1e3, "")
+
+
+def main() -> None:
+    """All of them, or those that are named."""
+    wanted: Iterator[Callable[[Path], None]] = (
+        f for f in (loader, end_to_end, write) if len(sys.argv) < 2 or f.__name__ in sys.argv[1:]
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        for bench in wanted:
+            bench(Path(folder))
+
+
+if __name__ == "__main__":
+    main()
