@@ -208,8 +208,8 @@ class BoardConfig:
 
     def __post_init__(self) -> None:
         """Raise InputError for values that can never work."""
-        if not 0 <= self.port <= 65535:
-            raise InputError(f"--port is {self.port}; expected 0 to 65535")
+        if not 1 <= self.port <= 65535:
+            raise InputError(f"--port is {self.port}; expected 1 to 65535")
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ def percent(share: float) -> str:
     """
     if share >= 1 or share <= 0:
         return f"{100 * share:.0f} %"
-    if share > 0.9995:
+    if share >= 0.9995:
         return ">99.9 %"
     return "<0.1 %" if share < 0.0005 else f"{100 * share:.1f} %"
 

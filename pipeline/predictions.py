@@ -248,6 +248,24 @@ def derive(logits: NDArray[np.float32], label: NDArray[np.integer[Any]]) -> dict
     }
 
 
+def as_numpy(array: pa.Array, null: float | None = None) -> NDArray[Any]:
+    """[rows] numbers of an Arrow array, nulls replaced, without a copy where that is possible.
+
+    NumPy's own conversion would make Arrow import pandas, which takes half a second.
+    """
+    if array.null_count:
+        array = array.fill_null(pa.scalar(null, array.type))
+    dtype = np.dtype(array.type.to_pandas_dtype())
+    if not len(array):
+        return np.zeros(0, dtype)
+    return np.frombuffer(array.buffers()[1], dtype, len(array), array.offset * dtype.itemsize)
+
+
+def _arrow_bools(values: NDArray[np.bool_]) -> pa.BooleanArray:
+    bits = pa.py_buffer(np.packbits(values, bitorder="little").tobytes())
+    return pa.BooleanArray.from_buffers(pa.bool_(), len(values), [None, bits])
+
+
 def scatter(values: NDArray[Any], ok: NDArray[np.bool_], type_: pa.DataType) -> pa.Array:
     """Array of len(ok) rows with `values` in the rows that are ok and null in the others."""
     if isinstance(type_, pa.FixedSizeListType):
@@ -333,30 +351,31 @@ class Predictions:
 
     def take(self, keep: NDArray[np.bool_]) -> Self:
         """The rows where `keep` is true."""
-        return self if keep.all() else type(self)(self.batch.filter(pa.array(keep)))
+        # Never `self`: what keeps its own `scored` would wait for the garbage collector.
+        return type(self)(self.batch if keep.all() else self.batch.filter(_arrow_bools(keep)))
 
     def _floats(self, name: str) -> NDArray[np.float32]:
-        return np.asarray(self.column(name).to_numpy(zero_copy_only=False), np.float32)
+        return as_numpy(self.column(name), np.nan).astype(np.float32, copy=False)
 
     @cached_property
     def id(self) -> NDArray[np.int64]:
         """[rows] int64."""
-        return np.asarray(self.column("id"))
+        return as_numpy(self.column("id")).astype(np.int64, copy=False)
 
     @cached_property
     def key(self) -> NDArray[np.int64]:
         """[rows] int64."""
-        return np.asarray(self.column("key"))
+        return as_numpy(self.column("key")).astype(np.int64, copy=False)
 
     @cached_property
     def label(self) -> NDArray[np.int64]:
         """[rows] int64, -1 if unknown."""
-        return np.asarray(self.column("label").fill_null(-1), np.int64)
+        return as_numpy(self.column("label"), -1).astype(np.int64)
 
     @cached_property
     def predicted(self) -> NDArray[np.int64]:
         """[rows] int64, -1 for a failed row."""
-        return np.asarray(self.column("predicted").fill_null(-1), np.int64)
+        return as_numpy(self.column("predicted"), -1).astype(np.int64)
 
     @cached_property
     def confidence(self) -> NDArray[np.float32]:
@@ -384,7 +403,7 @@ class Predictions:
         column = self.column("logits")
         if column.null_count:
             raise ValueError(f"{column.null_count} failed rows have no logits; take `scored` first")
-        return np.asarray(column.flatten(), np.float32).reshape(len(self), column.type.list_size)
+        return as_numpy(column.flatten()).astype(np.float32, copy=False).reshape(len(self), column.type.list_size)
 
     @cached_property
     def scored(self) -> "Predictions":
@@ -420,11 +439,11 @@ class Predictions:
         order = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]  # stable: of equal logits the lowest class first
         p = np.exp(logits - logits.max(axis=1, keepdims=True))
         p /= p.sum(axis=1, keepdims=True)
-        image = self.column("image").take(pa.array(chosen, pa.int64()))
+        images = self.column("image")
         return {
             "id": self.id[chosen],
             "key": self.key[chosen],
-            "image": np.array(image.to_pylist(), object),
+            "image": np.array([images[i].as_py() for i in chosen.tolist()], object),
             "label": self.label[chosen],
             "predicted": self.predicted[chosen],
             "confidence": self.confidence[chosen],

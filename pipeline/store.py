@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import DamagedError, InputError, first_line
-from pipeline.predictions import Part, Predictions, Run, footer, read_footer, scatter, schema
+from pipeline.predictions import Part, Predictions, Run, as_numpy, footer, read_footer, scatter, schema
 
 GROUP_ROWS = 8192
 GROUP_BYTES = 32 * 2**20
@@ -183,7 +183,7 @@ class ContentDigest:
         ids, errors, logits = self._hashes
         ids.update(rows.id.tobytes())
         errors.update("".join(f"{e or ''}\0" for e in rows.column("error").to_pylist()).encode())
-        logits.update(np.asarray(rows.column("logits").flatten(), np.float32).tobytes())
+        logits.update(as_numpy(rows.column("logits").flatten()).astype(np.float32, copy=False).tobytes())
 
     def hexdigest(self) -> str:
         """32 hexadecimal digits."""

@@ -445,3 +445,12 @@ def test_there_are_not_more_tags_than_tensorboard_shows_well(classes: int, limit
 def test_exactly_two_groups_are_numbered_because_tensorboard_opens_the_first_two() -> None:
     groups = {tag.partition("/")[0] for tag in tags(named(10), mixed(named(10), 200))}
     assert sorted(group for group in groups if group[0].isdigit()) == ["1_glance", "2_mistakes"]
+
+
+def test_a_class_called_confidence_has_a_tag_of_its_own() -> None:
+    run = dataclasses.replace(toy.RUN, classes=("confidence", "confidence_wrong", "x"))
+    logits, label = toy.table(run, 50)
+    panel = panels.load("probabilities")
+    state = panel.measure(run, toy.predictions(run, logits, label))
+    tags = [s.tag for _, s in panel.render(panels.Subject("r", run, {0: panels.Facts(50, 50)}), {0: state})]
+    assert len(set(tags)) == len(tags) == 6

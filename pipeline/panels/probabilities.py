@@ -58,7 +58,7 @@ class Panel:
                 ("confidence_wrong", state.confidence[0], "Probability of the predicted class where it is wrong."),
                 *(
                     (
-                        subject.run.classes[c],
+                        _tag(subject.run.classes[c]),
                         state.true[c],
                         f"Probability given to {subject.run.classes[c]} on its images.",
                     )
@@ -67,6 +67,11 @@ class Panel:
             ):
                 if counts.sum():
                     yield step, Histogram(f"probabilities/{tag}", edges, counts, description)
+
+
+def _tag(name: str) -> str:
+    """A class's name, told apart from the tags that are there already."""
+    return f"{name} (class)" if name in ("confidence", "confidence_right", "confidence_wrong") else name
 
 
 def _counts(group: NDArray[np.int64], p: NDArray[np.float64], groups: int) -> NDArray[np.int64]:
