@@ -225,6 +225,8 @@ def _infer(config: InferConfig) -> int:
     from pipeline.infer import infer
 
     outcome = infer(config, _say)
+    if line := outcome.bottleneck:
+        _say(line)
     for step, count in outcome.steps.items():
         accuracy = "" if count.accuracy is None else f", accuracy {count.accuracy:.4f}"
         ok = count.rows - count.failed

@@ -10,7 +10,7 @@ import platform
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +51,30 @@ class Outcome:
     steps: dict[int, StepCount]
     written: int
     """Rows that this call inferred, over all steps."""
+    seconds: Mapping[str, float]
+    """Where this call's time went: `wall`; the calling thread's `wait` for pictures, `forward` and `behind` (waiting
+    for the writer); busy seconds of the `decode` threads together and of the `write` thread."""
+    threads: int
+    """That read and decoded."""
+
+    @property
+    def bottleneck(self) -> str:
+        """One line on where the time went, and which flag would help; empty if nothing was inferred."""
+        s = self.seconds
+        wall = s["wall"]
+        if not self.written or wall <= 0:
+            return ""
+        shares = {name: s[name] / wall for name in ("wait", "forward", "behind")}
+        parts = (
+            f"{self.written / wall:,.0f} rows/s: model {shares['forward']:.0%} of the time, waiting for pictures "
+            f"{shares['wait']:.0%}, for the writer {shares['behind']:.0%}"
+        )
+        advice = {
+            "wait": f"bound by decoding on {self.threads} threads: more processors, or smaller pictures",
+            "forward": "bound by the model: a GPU, --precision bf16, or a larger --batch-size",
+            "behind": "bound by writing: a faster disk, or fewer columns (--thumbnails 0, no --embeddings)",
+        }
+        return f"{parts}; {advice[max(shares, key=shares.__getitem__)]}"
 
     @property
     def complete(self) -> bool:
@@ -84,6 +108,8 @@ class _Batch:
     start: int
     rows: Sequence[_Loaded]  # without pixels
     outputs: dict[int, tuple[NDArray[np.float32], NDArray[np.float16] | None]]  # step: logits, embeddings
+    wait_seconds: float
+    """That the calling thread waited for the pictures."""
     forward_seconds: float
 
 
@@ -174,11 +200,14 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None) -> O
         if valid := sum(len(plan) - len(t) for t in todo.values()):
             say(f"{valid} of {len(plan) * len(steps)} parts in {out} are there already and valid")
         written = 0
+        seconds = dict.fromkeys(("wall", "wait", "forward", "behind", "decode", "write"), 0.0)
         lacking = iter([step for step in todo if todo[step]])
         while group := list(itertools.islice(lacking, together)):
             modules = {s: kept.pop(s) if s in kept else _module(factory, steps[s], runs[s].weights) for s in group}
-            written += _pass({s: todo[s] for s in group}, modules, manifest, prepare, shape, size, config, writer)
-        return _outcome(out, manifest, tuple(steps), written)
+            rows, took = _pass({s: todo[s] for s in group}, modules, manifest, prepare, shape, size, config, writer)
+            written += rows
+            seconds = {name: value + took[name] for name, value in seconds.items()}
+        return _outcome(out, manifest, tuple(steps), written, seconds, workers.count(config.workers))
 
 
 def _options(config: InferConfig) -> sources.Options:
@@ -350,8 +379,10 @@ def _pass(
     size: tuple[int, int, int],
     config: InferConfig,
     writer: Callable[[int, shards.Shard], "_PartInProgress"],
-) -> int:
-    """Infer the shards of these steps, decoding each image once. -> rows written."""
+) -> tuple[int, dict[str, float]]:
+    """Infer the shards of these steps, decoding each image once. -> rows written, seconds as `Outcome` has them."""
+    began = time.perf_counter()
+    seconds = dict.fromkeys(("wall", "wait", "forward", "behind", "decode", "write"), 0.0)
     wanted = sorted({shard for of_step in todo.values() for shard in of_step}, key=lambda shard: shard.start)
     networks = {
         s: models.Network(modules[s], prepare.device, config.precision, config.embeddings) for s in todo if todo[s]
@@ -368,11 +399,16 @@ def _pass(
     open_parts: dict[int, _PartInProgress] = {}  # by step; a step's parts come one after the other
 
     def write(batch: _Batch) -> int:
+        started = time.perf_counter()
         for step in batch.outputs:
             if step not in open_parts:
                 open_parts[step] = writer(step, batch.shard)
             if open_parts[step].add(batch):
                 del open_parts[step]
+        seconds["write"] += time.perf_counter() - started
+        seconds["decode"] += sum(row.seconds for row in batch.rows)
+        seconds["wait"] += batch.wait_seconds
+        seconds["forward"] += batch.forward_seconds
         return len(batch.rows) * len(batch.outputs)
 
     written = 0
@@ -386,7 +422,9 @@ def _pass(
     finally:
         for part in open_parts.values():
             part.writer.abandon()
-    return written
+    seconds["wall"] = time.perf_counter() - began
+    seconds["behind"] = max(seconds["wall"] - seconds["wait"] - seconds["forward"], 0.0)
+    return written, seconds
 
 
 def _forward(
@@ -404,8 +442,10 @@ def _forward(
     for shard in wanted:
         here = {step: network for step, network in networks.items() if shard in missing[step]}
         for start in range(shard.start, shard.stop, batch_size):
+            began = time.perf_counter()
             rows = list(itertools.islice(loaded, min(batch_size, shard.stop - start)))
-            begun.append(_begin(shard, start, rows, here, prepare, size))
+            waited = time.perf_counter() - began
+            begun.append(_begin(shard, start, rows, waited, here, prepare, size))
             if len(begun) > 1:  # one batch behind, so that a GPU has the next before it is asked for this
                 yield begun.popleft()()
     while begun:
@@ -416,6 +456,7 @@ def _begin(
     shard: shards.Shard,
     start: int,
     rows: list[_Loaded],
+    waited: float,
     networks: dict[int, models.Network],
     prepare: "_Prepare",
     size: tuple[int, int, int],
@@ -437,7 +478,7 @@ def _begin(
             step: (logits.cpu().numpy(), None if embedding is None else embedding.half().cpu().numpy())
             for step, (logits, embedding) in outputs.items()
         }
-        return _Batch(shard, start, light, arrays, seconds + time.perf_counter() - again)
+        return _Batch(shard, start, light, arrays, waited, seconds + time.perf_counter() - again)
 
     return finish
 
@@ -459,11 +500,12 @@ class _PartInProgress:
         self._rows: list[_Loaded] = []
         self._start = shard.start
         self._began = time.time()
-        self._seconds = {"decode": 0.0, "forward": 0.0, "write": 0.0}
+        self._seconds = {"decode": 0.0, "wait": 0.0, "forward": 0.0, "write": 0.0}
 
     def add(self, batch: _Batch) -> bool:
         """Take the next rows. -> whether they were the last and the part is published."""
         self._seconds["decode"] += sum(row.seconds for row in batch.rows)
+        self._seconds["wait"] += batch.wait_seconds / len(batch.outputs)
         self._seconds["forward"] += batch.forward_seconds / len(batch.outputs)
         logits, embeddings = batch.outputs[self._run.step]
         done = batch.start + len(batch.rows) == self._shard.stop
@@ -529,7 +571,14 @@ class _PartInProgress:
         )
 
 
-def _outcome(out: Path, manifest: sources.Manifest, steps: Sequence[int], written: int) -> Outcome:
+def _outcome(
+    out: Path,
+    manifest: sources.Manifest,
+    steps: Sequence[int],
+    written: int,
+    seconds: Mapping[str, float],
+    threads: int,
+) -> Outcome:
     """Count what is on disk now."""
     counts = {}
     for number in steps:
@@ -543,4 +592,4 @@ def _outcome(out: Path, manifest: sources.Manifest, steps: Sequence[int], writte
                 counted += len(batch.labelled)
                 right += int(batch.labelled.right.sum())
         counts[number] = StepCount(rows, failed, unlabelled, right / counted if counted else None)
-    return Outcome(out, len(manifest), counts, written)
+    return Outcome(out, len(manifest), counts, written, seconds, threads)

@@ -38,6 +38,12 @@ class Inspection:
                 f"{s['step']:>8}  {s['rows']:>11,}  {s['missing_rows']:>9,}  {s['failed']:>7,}  {s['unlabelled']:>9,}  "
                 f"{accuracy:>8}  {rate:>7}  {s['checkpoint']}"
             )
+        busy: dict[str, float] = {}
+        for s in f["steps"]:
+            for name, value in s["seconds"].items():
+                busy[name] = busy.get(name, 0.0) + value
+        if any(busy.values()):
+            found.append("seconds busy: " + ", ".join(f"{name} {value:,.1f}" for name, value in busy.items()))
         for s in f["steps"]:
             found += [f"step {s['step']} lacks rows {a:,} to {b - 1:,}" for a, b in s["missing"]]
         found += [f"damaged: {message}" for message in f["damaged"].values()]

@@ -16,6 +16,7 @@ from PIL import Image
 
 from pipeline import InferConfig, images, infer, open_predictions, sources, store
 from pipeline.errors import InputError
+from pipeline.infer import Outcome
 from pipeline.inspection import inspect
 from pipeline.predictions import digest_of, footer, hash64
 from tests import toy
@@ -187,7 +188,7 @@ def test_the_footer_says_how_the_numbers_came_about(tmp_path: Path, net: str) ->
     assert all(p.provenance["checkpoint"] == "toy_epoch07.pt" for p in parts)
     assert all(1.6e9 < p.started <= p.finished for p in parts)
     assert sum(sum(p.seconds.values()) for p in parts) > 0
-    assert all(set(p.seconds) == {"decode", "forward", "write"} for p in parts)
+    assert all(set(p.seconds) == {"decode", "wait", "forward", "write"} for p in parts)
     assert len({p.content_digest for p in parts}) == 3
     (facts,) = inspect(tmp_path / "out").facts["steps"]
     assert (facts["rows"], facts["missing_rows"], facts["checkpoint"]) == (12, 0, "toy_epoch07.pt")
@@ -826,3 +827,22 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
     (few_rows, few), (many_rows, many) = (map(int, out.split()) for out, _ in found)
     assert (few_rows, many_rows) == (400, 4000), found
     assert many < 1.1 * few
+
+
+@pytest.mark.parametrize(
+    ("slowest", "advice"),
+    [("wait", "decoding on 2 threads"), ("forward", "the model"), ("behind", "writing")],
+)
+def test_the_bottleneck_is_named_with_the_flag_that_helps(tmp_path: Path, slowest: str, advice: str) -> None:
+    seconds = {"wall": 10.0, "wait": 1.0, "forward": 1.0, "behind": 1.0, "decode": 5.0, "write": 5.0, slowest: 8.0}
+    line = Outcome(tmp_path, 100, {}, 500, seconds, threads=2).bottleneck
+    assert line.startswith("50 rows/s: model ") and f"bound by {advice}" in line and "80%" in line
+    assert Outcome(tmp_path, 100, {}, 0, seconds, threads=2).bottleneck == ""
+
+
+def test_the_time_of_a_run_adds_up(tmp_path: Path, net: str) -> None:
+    toy.pictures(tmp_path / "data", each=20)
+    outcome = infer(_config(tmp_path, net, batch_size=8))
+    seconds = outcome.seconds
+    assert seconds["wait"] + seconds["forward"] + seconds["behind"] == pytest.approx(seconds["wall"], rel=0.05)
+    assert min(seconds.values()) >= 0 and seconds["decode"] > 0 and seconds["write"] > 0
