@@ -162,6 +162,13 @@ def test_a_loop_of_symlinks_ends(tmp_path: Path, target: str) -> None:
     assert len(refs) < 10
 
 
+def test_a_class_folder_that_links_to_the_top_is_empty(tmp_path: Path) -> None:
+    root = _files(tmp_path, "a/1.png", "c/2.png")
+    (root / "b").symlink_to(".")
+    found = open_source(str(root))
+    assert (found.classes, _samples(found)) == (("a", "b", "c"), [("a/1.png", 0), ("c/2.png", 2)])
+
+
 def test_lone_folders_that_link_to_each_other_end(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "again").symlink_to(".")
