@@ -22,7 +22,7 @@ from tqdm import tqdm
 from pipeline import images, models, shards, sources, store, workers
 from pipeline.config import InferConfig
 from pipeline.errors import DamagedError, InputError, first_line
-from pipeline.predictions import Part, Predictions, Run, hash64
+from pipeline.predictions import Count, Part, Predictions, Run, hash64
 
 if TYPE_CHECKING:
     import torch
@@ -32,23 +32,13 @@ _CHUNK = 8
 
 
 @dataclass(frozen=True)
-class StepCount:
-    """Rows of one step, as they are on disk when stage one ends."""
-
-    rows: int
-    failed: int
-    unlabelled: int
-    accuracy: float | None
-    """Over the rows with logits and a label; None if there are none."""
-
-
-@dataclass(frozen=True)
 class Outcome:
     """What stage one leaves."""
 
     out: Path
     manifest_rows: int
-    steps: dict[int, StepCount]
+    steps: dict[int, Count]
+    """Rows of each step, as they are on disk when stage one ends."""
     written: int
     """Rows that this call inferred, over all steps."""
     seconds: Mapping[str, float]
@@ -583,13 +573,8 @@ def _outcome(
     counts = {}
     for number in steps:
         step = store.open_step(out, number)
-        rows = failed = unlabelled = counted = right = 0
+        counts[number] = Count()
         for file in step.parts if step else ():
             for batch in store.batches(file, ("label", "predicted")):
-                rows += len(batch)
-                failed += int((batch.predicted < 0).sum())
-                unlabelled += int((batch.label < 0).sum())
-                counted += len(batch.labelled)
-                right += int(batch.labelled.right.sum())
-        counts[number] = StepCount(rows, failed, unlabelled, right / counted if counted else None)
+                counts[number] = counts[number].plus(batch)
     return Outcome(out, len(manifest), counts, written, seconds, threads)

@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline import store
 from pipeline.errors import DamagedError, InputError
+from pipeline.predictions import Count
 from pipeline.store import Step
 
 
@@ -85,7 +86,7 @@ def inspect(run: Path) -> Inspection:
 
 
 def _step(step: Step, note: Any) -> dict[str, Any]:
-    rows = failed = unlabelled = counted = right = 0
+    count = Count()
     seconds: dict[str, float] = {}
     took = 0.0
     good = []
@@ -97,28 +98,24 @@ def _step(step: Step, note: Any) -> dict[str, Any]:
             continue
         good.append(file)
         for batch in store.batches(file, ("label", "predicted")):
-            rows += len(batch)
-            failed += int((batch.predicted < 0).sum())
-            unlabelled += int((batch.label < 0).sum())
-            counted += len(batch.labelled)
-            right += int(batch.labelled.right.sum())
+            count = count.plus(batch)
         took += file.part.finished - file.part.started
         for name, value in file.part.seconds.items():
             seconds[name] = round(seconds.get(name, 0.0) + value, 3)
     part = step.parts[0].part
     return {
         "step": step.step,
-        "rows": rows,
+        "rows": count.rows,
         "manifest_rows": step.manifest_rows,
-        "missing_rows": step.manifest_rows - rows,
+        "missing_rows": step.manifest_rows - count.rows,
         "missing": [list(gap) for gap in store.gaps(good, step.manifest_rows)],
-        "failed": failed,
-        "unlabelled": unlabelled,
-        "accuracy": right / counted if counted else None,
+        "failed": count.failed,
+        "unlabelled": count.unlabelled,
+        "accuracy": count.accuracy,
         "parts": len(step.parts),
         "weights": step.run.weights,
         "checkpoint": part.provenance.get("checkpoint", ""),
         "device": part.provenance.get("device", ""),
         "seconds": seconds,
-        "rows_per_second": round(rows / took, 1) if took > 0 else None,
+        "rows_per_second": round(count.rows / took, 1) if took > 0 else None,
     }

@@ -453,6 +453,34 @@ class Predictions:
         }
 
 
+@dataclass(frozen=True)
+class Count:
+    """How many rows there are of each kind."""
+
+    rows: int = 0
+    failed: int = 0
+    unlabelled: int = 0
+    counted: int = 0
+    """Rows with logits and a label."""
+    right: int = 0
+
+    def plus(self, batch: Predictions) -> "Count":
+        """With the rows of a batch that has the columns label and predicted."""
+        labelled = batch.labelled
+        return Count(
+            self.rows + len(batch),
+            self.failed + int((batch.predicted < 0).sum()),
+            self.unlabelled + int((batch.label < 0).sum()),
+            self.counted + len(labelled),
+            self.right + int(labelled.right.sum()),
+        )
+
+    @property
+    def accuracy(self) -> float | None:
+        """Over the rows with logits and a label; None if there are none."""
+        return self.right / self.counted if self.counted else None
+
+
 def no_rows(classes: int) -> Rows:
     """What `Predictions.rows` gives when nothing is chosen."""
     top = (0, min(TOP, classes))

@@ -52,6 +52,21 @@ COLUMNS = frozenset({"label", "predicted", "loss"})
 
 
 @dataclass(frozen=True)
+class Counting:
+    """What a panel does that measures a tally and nothing else."""
+
+    columns: frozenset[str] = COLUMNS
+
+    def zero(self, run: Run) -> Tally:  # noqa: ARG002  the counts are sparse and need no size
+        """No rows."""
+        return Tally.zero()
+
+    def measure(self, run: Run, batch: Predictions) -> Tally:
+        """These rows alone."""
+        return Tally.measure(run, batch)
+
+
+@dataclass(frozen=True)
 class Scores:
     """Metrics of a tally over `classes` classes."""
 

@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "events": {"summaries"},
     "images": {"config"},
     "infer": {"config", "errors", "images", "models", "predictions", "shards", "sources", "store", "workers"},
-    "inspection": {"errors", "store"},
+    "inspection": {"predictions", "errors", "store"},
     "models": {"errors"},
     "panels.__init__": {"errors", "predictions", "summaries"},
     "predictions": {"errors"},

@@ -5,31 +5,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline import draw, tally
+from pipeline import draw
 from pipeline.panels import Subject
-from pipeline.predictions import Predictions, Run
 from pipeline.summaries import Picture, Summary, Text, cell
-from pipeline.tally import Scores, Tally
+from pipeline.tally import Counting, Scores, Tally
 
 PAIRS = 100
 """Rows of the table: TensorBoard slows down above 200."""
 
 
 @dataclass(frozen=True)
-class Panel:
+class Panel(Counting):
     """The confusion matrix with numbers and labels, and a table of the most frequent confusions."""
 
     block: int = 30
     """Classes in the picture; with more, those with most errors, and one row and column for all others."""
-    columns: frozenset[str] = tally.COLUMNS
-
-    def zero(self, run: Run) -> Tally:  # noqa: ARG002  the counts are sparse and need no size
-        """No rows."""
-        return Tally.zero()
-
-    def measure(self, run: Run, batch: Predictions) -> Tally:
-        """These rows alone."""
-        return Tally.measure(run, batch)
 
     def render(self, subject: Subject, states: Mapping[int, Tally]) -> Iterator[tuple[int, Summary]]:
         """A picture and a table for each step; the picture's classes are those of the last step."""

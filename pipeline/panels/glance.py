@@ -5,24 +5,13 @@ from dataclasses import dataclass
 
 from pipeline import draw, tally
 from pipeline.panels import Subject
-from pipeline.predictions import Predictions, Run
 from pipeline.summaries import Picture, Scalar, Summary
-from pipeline.tally import Scores, Tally, wilson
+from pipeline.tally import Counting, Scores, Tally, wilson
 
 
 @dataclass(frozen=True)
-class Panel:
+class Panel(Counting):
     """The report card: accuracy with its interval, counts, the worst classes, the top confusions, warnings."""
-
-    columns: frozenset[str] = tally.COLUMNS
-
-    def zero(self, run: Run) -> Tally:  # noqa: ARG002  the counts are sparse and need no size
-        """No rows."""
-        return Tally.zero()
-
-    def measure(self, run: Run, batch: Predictions) -> Tally:
-        """These rows alone."""
-        return Tally.measure(run, batch)
 
     def render(self, subject: Subject, states: Mapping[int, Tally]) -> Iterator[tuple[int, Summary]]:
         """A card and a point of each curve for each step."""

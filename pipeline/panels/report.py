@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 from pipeline import draw, tally
 from pipeline.panels import Subject
-from pipeline.predictions import Predictions, Run
 from pipeline.summaries import Summary, Text, cell
-from pipeline.tally import Scores, Tally, wilson
+from pipeline.tally import Counting, Scores, Tally, wilson
 
 READING = """\
 ### How to read the tabs
@@ -25,18 +24,8 @@ READING = """\
 
 
 @dataclass(frozen=True)
-class Panel:
+class Panel(Counting):
     """Text: model, data, transform; the figures with intervals; worst classes and confusions; how to read the tabs."""
-
-    columns: frozenset[str] = tally.COLUMNS
-
-    def zero(self, run: Run) -> Tally:  # noqa: ARG002  the counts are sparse and need no size
-        """No rows."""
-        return Tally.zero()
-
-    def measure(self, run: Run, batch: Predictions) -> Tally:
-        """These rows alone."""
-        return Tally.measure(run, batch)
 
     def render(self, subject: Subject, states: Mapping[int, Tally]) -> Iterator[tuple[int, Summary]]:
         """One page, at the last step."""
