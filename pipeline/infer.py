@@ -49,10 +49,10 @@ class Outcome:
 
     @property
     def bottleneck(self) -> str:
-        """One line on where the time went, and which flag would help; empty if nothing was inferred."""
+        """One line on where the time went, and which flag would help; empty if there was too little of it to tell."""
         s = self.seconds
         wall = s["wall"]
-        if not self.written or wall <= 0:
+        if not self.written or wall < 2:
             return ""
         shares = {name: s[name] / wall for name in ("wait", "forward", "behind")}
         parts = (
