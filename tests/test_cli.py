@@ -667,6 +667,7 @@ def test_board_opens_tensorboard_and_ctrl_c_ends_both(place: Place) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
         text=True,
     ) as board:
         try:
