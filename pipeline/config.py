@@ -88,7 +88,7 @@ class InferConfig:
 
     exact_resize: bool = False
     """Interpolate the whole picture and then crop, as most training code does. Otherwise bilinear interpolates only
-    what the crop keeps, which is faster and differs by at most one level of 255."""
+    what the crop keeps, which is faster; a few values differ by one level of 255, hardly any by two."""
 
     channels: Channels = "rgb"
     """What the model takes: three channels or one."""
