@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pipeline import images, models, shards, sources, store, workers
+from pipeline import images, loading, models, shards, sources, store, workers
 from pipeline.config import InferConfig
 from pipeline.errors import DamagedError, InputError, first_line
-from pipeline.predictions import Count, Part, Predictions, Run, hash64
+from pipeline.loading import Loaded
+from pipeline.predictions import Count, Part, Predictions, Run
 
 if TYPE_CHECKING:
     import torch
@@ -78,25 +79,12 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class _Loaded:
-    """One manifest row, read and decoded."""
-
-    pixels: NDArray[np.uint8] | None  # [height, width, channels], None if there is an error
-    error: str | None
-    seconds: float
-    digest: int | None = None
-    length: int | None = None
-    properties: images.Properties | None = None
-    thumbnail: bytes | None = None
-
-
-@dataclass(frozen=True)
 class _Batch:
     """Rows of one part that went through the model together."""
 
     shard: shards.Shard
     start: int
-    rows: Sequence[_Loaded]  # without pixels
+    rows: Sequence[Loaded]  # without pixels
     outputs: dict[int, tuple[NDArray[np.float32], NDArray[np.float16] | None]]  # step: logits, embeddings
     wait_seconds: float
     """That the calling thread waited for the pictures."""
@@ -139,7 +127,8 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None) -> O
     device = models.device_of(config.device)
     say(f"{len(manifest):,} images, {len(manifest.classes) or 'unnamed'} classes, in {manifest.root}")
 
-    sample = _first(manifest, shape)
+    loader = loading.Loader(manifest, shape, config.thumbnails)
+    sample = loader.first()
     size = sample.shape
     transform = {**asdict(shape), "mean": list(config.mean), "std": list(config.std), "size": list(size)}
     prepare = _Prepare(device, config.mean, config.std)
@@ -194,7 +183,7 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None) -> O
         lacking = iter([step for step in todo if todo[step]])
         while group := list(itertools.islice(lacking, together)):
             modules = {s: kept.pop(s) if s in kept else _module(factory, steps[s], runs[s].weights) for s in group}
-            rows, took = _pass({s: todo[s] for s in group}, modules, manifest, prepare, shape, size, config, writer)
+            rows, took = _pass({s: todo[s] for s in group}, modules, loader, prepare, size, config, writer)
             written += rows
             seconds = {name: value + took[name] for name, value in seconds.items()}
         return _outcome(out, manifest, tuple(steps), written, seconds, workers.count(config.workers))
@@ -218,48 +207,6 @@ def _module(factory: models.Factory, file: Path | None, digest: str | None = Non
     if digest is not None and models.weights_digest(module) != digest:
         raise InputError(f"{file or factory.name} changed while it was in use: run the same command again")
     return module
-
-
-def _first(manifest: sources.Manifest, shape: images.Shape) -> NDArray[np.uint8]:
-    """The first picture that can be read, whose size all must have. Raises InputError if none can be read."""
-    error = ""
-    for ref in (scalar.as_py() for scalar in manifest.image):  # one at a time: it is nearly always the first
-        loaded = _load(manifest.root, ref, shape, None, 0)
-        if loaded.pixels is not None:
-            return loaded.pixels
-        error = error or f"{ref}: {loaded.error}"
-    raise InputError(f"none of the {len(manifest)} images can be read; the first, {error}")
-
-
-def _load(root: str, ref: str, shape: images.Shape, size: tuple[int, ...] | None, thumbnail: int) -> _Loaded:
-    """Read and decode one image; whatever is wrong with it becomes its error."""
-    began = time.perf_counter()
-    digest = length = found = small = None
-    try:
-        encoded = sources.read(root, ref)
-        digest, length = hash64(encoded), len(encoded)
-        picture = images.open_image(encoded, shape.channels, shape.exif)
-        found = images.properties(picture)
-        if thumbnail:
-            small = images.jpeg(picture, thumbnail)
-        pixels = images.pixels(images.resized(picture, shape))
-        if size is not None and pixels.shape != size:
-            raise ValueError(
-                f"picture is {pixels.shape[0]}×{pixels.shape[1]} (height×width), the first is {size[0]}×{size[1]}: "
-                "use --resize HxW, or --resize N with --crop N"
-            )
-    except Exception as error:  # a picture file is untrusted, and Pillow's decoders raise no closed set of exceptions
-        return _Loaded(None, _reason(error), time.perf_counter() - began, digest, length, found, small)
-    return _Loaded(pixels, None, time.perf_counter() - began, digest, length, found, small)
-
-
-def _reason(error: Exception) -> str:
-    """Why an image could not be read: the same words on every machine, without paths or addresses."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return f"{type(error).__name__}: {os.strerror(error.errno)}"
-    if type(error).__name__ == "UnidentifiedImageError":
-        return "UnidentifiedImageError: not a picture that Pillow can read"
-    return f"{type(error).__name__}: {first_line(error)}"
 
 
 class _Prepare:
@@ -363,9 +310,8 @@ def _to_do(
 def _pass(
     todo: dict[int, list[shards.Shard]],
     modules: dict[int, "torch.nn.Module"],
-    manifest: sources.Manifest,
+    loader: loading.Loader,
     prepare: "_Prepare",
-    shape: images.Shape,
     size: tuple[int, int, int],
     config: InferConfig,
     writer: Callable[[int, shards.Shard], "_PartInProgress"],
@@ -377,12 +323,12 @@ def _pass(
     networks = {
         s: models.Network(modules[s], prepare.device, config.precision, config.embeddings) for s in todo if todo[s]
     }
-    refs = (ref for shard in wanted for ref in manifest.image.slice(shard.start, len(shard)).to_pylist())
-    chunks = iter(lambda: list(itertools.islice(refs, _CHUNK)), [])
+    rows_wanted = itertools.chain.from_iterable(range(shard.start, shard.stop) for shard in wanted)
+    chunks = iter(lambda: list(itertools.islice(rows_wanted, _CHUNK)), [])
     threads = workers.count(config.workers)
 
-    def load(chunk: list[str]) -> list[_Loaded]:
-        return [_load(manifest.root, ref, shape, size, config.thumbnails) for ref in chunk]
+    def load(chunk: list[int]) -> list[Loaded]:
+        return loader.chunk(chunk, size)
 
     ahead = 2 * threads + -(-2 * config.batch_size // _CHUNK)  # two batches, and something for every thread
     loaded = itertools.chain.from_iterable(workers.in_order(load, chunks, threads, ahead))
@@ -420,7 +366,7 @@ def _pass(
 def _forward(
     todo: dict[int, list[shards.Shard]],
     wanted: Sequence[shards.Shard],
-    loaded: Iterator[_Loaded],
+    loaded: Iterator[Loaded],
     networks: dict[int, models.Network],
     prepare: "_Prepare",
     size: tuple[int, int, int],
@@ -445,7 +391,7 @@ def _forward(
 def _begin(
     shard: shards.Shard,
     start: int,
-    rows: list[_Loaded],
+    rows: list[Loaded],
     waited: float,
     networks: dict[int, models.Network],
     prepare: "_Prepare",
@@ -487,7 +433,7 @@ class _PartInProgress:
         group = min(store.group_rows(len(run.classes)), len(shard))
         self._logits = np.empty((group, len(run.classes)), np.float32)
         self._embeddings = np.empty((group, run.embedding), np.float16)
-        self._rows: list[_Loaded] = []
+        self._rows: list[Loaded] = []
         self._start = shard.start
         self._began = time.time()
         self._seconds = {"decode": 0.0, "wait": 0.0, "forward": 0.0, "write": 0.0}

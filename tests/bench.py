@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline import images, store, workers
+from pipeline import images, sources, store, workers
 from pipeline.config import InferConfig
-from pipeline.infer import _load, infer
+from pipeline.infer import infer
+from pipeline.loading import Loader
 from pipeline.predictions import Run
 from tests import toy
 
@@ -76,14 +77,17 @@ class Usual(torch.utils.data.Dataset[torch.Tensor]):
 def loader(folder: Path) -> None:
     """Reading and decoding alone, against the usual loader with two workers."""
     refs = photographs(folder / "photos")
-    root = str(folder / "photos")
+    manifest = sources.open_source(str(folder / "photos"))
     chunks = [refs[i : i + 8] for i in range(0, len(refs), 8)]
 
     def ours(shape: images.Shape) -> None:
-        def load(chunk: list[str]) -> int:
-            return sum(_load(root, ref, shape, None, 0).pixels is not None for ref in chunk)
+        loader = Loader(manifest, shape)
 
-        assert sum(workers.in_order(load, chunks, workers.count(0))) == len(refs)
+        def load(rows: list[int]) -> int:
+            return sum(row.pixels is not None for row in loader.chunk(rows, None))
+
+        rows = [list(range(i, min(i + 8, len(refs)))) for i in range(0, len(refs), 8)]
+        assert sum(workers.in_order(load, rows, workers.count(0))) == len(refs)
 
     def usual(kernel: Image.Resampling) -> None:
         data = Usual(folder / "photos", refs, kernel)
