@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pipeline import images, loading, models, shards, sources, store, workers
+from pipeline import images, loading, models, resume, shards, sources, store, workers
 from pipeline.config import InferConfig
-from pipeline.errors import DamagedError, InputError, first_line
+from pipeline.errors import InputError
 from pipeline.loading import Loaded
 from pipeline.predictions import Count, Part, Predictions, Run
 
@@ -172,7 +172,10 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None) -> O
         return _PartInProgress(out, runs[step], shard, manifest, provenance)
 
     with store.lock(out):
-        checked = {step: _to_do(out, run, plan, manifest, config, say) for step, run in runs.items()}
+        checked = {
+            step: resume.to_do(out, run, plan, manifest, update=config.update, overwrite=config.overwrite, say=say)
+            for step, run in runs.items()
+        }
         for path in itertools.chain.from_iterable(invalid for _, invalid in checked.values()):
             store.delete_part(path)  # only now that no step is refused
         todo = {step: of_step for step, (of_step, _) in checked.items()}
@@ -256,55 +259,6 @@ def _together(each: int, device: "torch.device") -> int:
     else:
         there = 4 * 2**30
     return max(1, there // 2 // max(each, 1))
-
-
-def _to_do(
-    out: Path,
-    run: Run,
-    plan: Sequence[shards.Shard],
-    manifest: sources.Manifest,
-    config: InferConfig,
-    say: Callable[[str], None],
-) -> tuple[list[shards.Shard], list[Path]]:
-    """The shards of one step that have no valid part, and the parts of data that is no longer so.
-
-    Raises InputError if what is there must not be touched.
-    """
-    if config.overwrite and store.step_folder(out, run.step).exists():
-        store.delete_step(out, run.step)
-    todo = {shard.index: shard for shard in plan}
-    planned = {store.part_path(out, run.step, shard.index) for shard in plan}
-    changed: list[Path] = []
-    paths = store.part_paths(out, run.step)
-    for path in paths:
-        try:
-            file = store.open_part(path)
-            if difference := run.difference(file.run):
-                name, now, then = difference
-                raise InputError(
-                    f"{out} step {run.step} was made with another {name} ({then}, now {now}): name another --out, "
-                    "or start this step again with --overwrite"
-                )
-            store.verify(file)
-        except DamagedError as error:
-            if path in planned:
-                say(f"{first_line(error).split(': run')[0]}; it is made again")
-            else:  # of data that is no longer there
-                changed.append(path)
-            continue
-        part = file.part
-        shard = next((s for s in plan if s.start == part.start), None)
-        same_rows = part.stop <= len(manifest) and manifest.digest(part.start, part.stop) == part.manifest_digest
-        if shard is not None and same_rows and part.stop == shard.stop:
-            del todo[shard.index]
-        elif not (shard is not None and same_rows and part.stop == part.manifest_rows):  # else its data only grew
-            changed.append(path)
-    if changed and not config.update:
-        raise InputError(
-            f"the data changed: {len(changed)} of {len(paths)} parts of {out} step {run.step} are no longer valid, the "
-            f"first {changed[0].name}: --update does them again and keeps the others"
-        )
-    return list(todo.values()), changed
 
 
 def _pass(

@@ -106,7 +106,7 @@ class Run:
     thumbnails: int = 0
     """Longest side of a thumbnail, pixels; 0 if there are none."""
     scores: str = "logits"
-    """What the column `logits` holds."""
+    """What the column `logits` holds: `logits`, or `log_probabilities`, which are logits whose softmax was known."""
     format: int = FORMAT
 
     @cached_property
@@ -246,6 +246,23 @@ def derive(logits: NDArray[np.float32], label: NDArray[np.integer[Any]]) -> dict
         "margin": margin.astype(np.float32),
         "entropy": np.maximum(entropy, 0).astype(np.float32),
     }
+
+
+def log_probabilities(probabilities: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float32], int]:
+    """What the column `logits` holds of a model that ends in a softmax: softmax of it gives the probabilities back.
+
+    Args:
+        probabilities: [rows, classes], at least 0, each row of sum 1 as near as its precision allows.
+
+    Returns:
+        natural logarithms, float32 [rows, classes], and how many probabilities were raised to float32's smallest normal
+        number (1.2e-38, of logarithm -87.3) because they were below it. A NaN stays one.
+
+    Example: (1/4, 3/4, 0) becomes (-1.386, -0.288, -87.3), and 1.
+    """
+    least = np.finfo(np.float32).tiny
+    p = probabilities.astype(np.float64)
+    return np.log(np.maximum(p, least)).astype(np.float32), int((p < least).sum())
 
 
 def as_numpy(array: pa.Array, null: float | None = None) -> NDArray[Any]:

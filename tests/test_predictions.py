@@ -24,6 +24,7 @@ from pipeline.predictions import (
     footer,
     hash64,
     keys_of,
+    log_probabilities,
     mix,
     no_rows,
     read_footer,
@@ -61,6 +62,24 @@ def test_one_class_is_certain() -> None:
     assert found["entropy"].tolist() == [0, 0]
     assert found["loss"][0] == 0
     assert np.isnan(found["loss"][1])
+
+
+def test_log_probabilities_by_hand() -> None:
+    found, raised = log_probabilities(np.array([[0.25, 0.75, 0.0], [1.0, 1e-60, 1e-39]]))
+    least = 126 * LN(2)
+    np.testing.assert_allclose(found, [[-LN(4), LN(0.75), -least], [0, -least, -least]], rtol=1e-7)
+    assert (str(found.dtype), raised) == ("float32", 3)
+    assert np.isnan(log_probabilities(np.array([[np.nan, 1]]))[0]).tolist() == [[True, False]]
+
+
+@settings(deadline=None, max_examples=50)
+@given(arrays.arrays(np.float64, (5, 4), elements=st.floats(1e-30, 1)))
+def test_softmax_of_log_probabilities_is_the_probabilities(weights: Any) -> None:
+    p = weights / weights.sum(axis=1, keepdims=True)
+    found, raised = log_probabilities(p)
+    assert raised == 0
+    again = np.exp(found.astype(np.float64))
+    np.testing.assert_allclose(again / again.sum(axis=1, keepdims=True), p, rtol=1e-5)
 
 
 def test_no_rows_derive_to_no_rows() -> None:

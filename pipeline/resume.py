@@ -1,0 +1,60 @@
+"""Which parts of a step are there already and still valid, and which must be made. Knows no model and no pictures."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pipeline import shards, sources, store
+from pipeline.errors import DamagedError, InputError, first_line
+from pipeline.predictions import Run
+
+
+def to_do(
+    out: Path,
+    run: Run,
+    plan: Sequence[shards.Shard],
+    manifest: sources.Manifest,
+    *,
+    update: bool,
+    overwrite: bool,
+    say: Callable[[str], None],
+) -> tuple[list[shards.Shard], list[Path]]:
+    """The shards of one step that have no valid part, and the parts of data that is no longer so.
+
+    With `overwrite` the step is deleted first. With `update` parts of other data are given back to be deleted;
+    otherwise they raise InputError, and parts of another run do in any case.
+    """
+    if overwrite and store.step_folder(out, run.step).exists():
+        store.delete_step(out, run.step)
+    todo = {shard.index: shard for shard in plan}
+    planned = {store.part_path(out, run.step, shard.index) for shard in plan}
+    changed: list[Path] = []
+    paths = store.part_paths(out, run.step)
+    for path in paths:
+        try:
+            file = store.open_part(path)
+            if difference := run.difference(file.run):
+                name, now, then = difference
+                raise InputError(
+                    f"{out} step {run.step} was made with another {name} ({then}, now {now}): name another --out, "
+                    "or start this step again with --overwrite"
+                )
+            store.verify(file)
+        except DamagedError as error:
+            if path in planned:
+                say(f"{first_line(error).split(': run')[0]}; it is made again")
+            else:  # of data that is no longer there
+                changed.append(path)
+            continue
+        part = file.part
+        shard = next((s for s in plan if s.start == part.start), None)
+        same_rows = part.stop <= len(manifest) and manifest.digest(part.start, part.stop) == part.manifest_digest
+        if shard is not None and same_rows and part.stop == shard.stop:
+            del todo[shard.index]
+        elif not (shard is not None and same_rows and part.stop == part.manifest_rows):  # else its data only grew
+            changed.append(path)
+    if changed and not update:
+        raise InputError(
+            f"the data changed: {len(changed)} of {len(paths)} parts of {out} step {run.step} are no longer valid, the "
+            f"first {changed[0].name}: --update does them again and keeps the others"
+        )
+    return list(todo.values()), changed
