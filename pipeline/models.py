@@ -4,19 +4,17 @@ torch is imported when a model is, so that everything else works where it is not
 """
 
 import ast
-import contextlib
 import copy
 import hashlib
 import importlib.util
 import re
-import sys
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from pipeline import usercode
 from pipeline.errors import InputError, first_line
 
 if TYPE_CHECKING:
@@ -54,7 +52,7 @@ class Factory:
         made = self.make
         if not isinstance(made, torch.nn.Module):
             try:
-                with _importable(self.folder):
+                with usercode.importable(self.folder):
                     made = made(**self.args)
             except (Exception, SystemExit) as error:  # the user's own code: whatever it raises is shown, in one line
                 raise InputError(f"{self.name} raised {type(error).__name__}: {first_line(error)}") from error
@@ -70,53 +68,13 @@ class Factory:
 
 def open_factory(spec: str, args: Mapping[str, Any]) -> Factory:
     """The factory named FILE.py:FACTORY. Raises InputError if the file or the name is not there, or does not import."""
-    file, _, name = spec.rpartition(":")
-    if not file.endswith(".py") or not name.isidentifier():
-        raise InputError(f"--model is {spec!r}; expected FILE.py:FACTORY, for example my_model.py:build")
-    path = Path(file)
-    if not path.is_file():
-        raise InputError(f"no model file {file}; expected FILE.py:FACTORY, for example my_model.py:build")
-    module = _imported(path)
-    if not hasattr(module, name):
-        own = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__]
-        public = [n for n in own if not n.startswith("_")]
-        raise InputError(f"{file} has no {name!r}; it has: {', '.join(public) or 'no functions'}")
-    made = getattr(module, name)
-    if not callable(made):
+    found = usercode.named(spec, "model", "FILE.py:FACTORY, for example my_model.py:build")
+    if not callable(found.value):
+        file, _, name = spec.rpartition(":")
         raise InputError(
-            f"{name!r} in {file} is a {type(made).__name__}; expected a function that returns a torch.nn.Module"
+            f"{name!r} in {file} is a {type(found.value).__name__}; expected a function that returns a torch.nn.Module"
         )
-    code = hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
-    return Factory(f"{path.name}:{name}", code, made, dict(args), path.parent)
-
-
-@contextlib.contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    """Let imports find the files in a folder."""
-    entry = str(folder.resolve())
-    sys.path.insert(0, entry)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):  # the user's own code may change the path too
-            sys.path.remove(entry)
-
-
-def _imported(path: Path) -> ModuleType:
-    """Import a file under a name of its own, its neighbours importable while that goes on."""
-    name = f"predboard_model_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"{path} cannot be imported as Python")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickling look a module up by its name
-    try:
-        with _importable(path.parent):
-            spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # the user's own code: whatever it raises is shown, in one line
-        del sys.modules[name]
-        raise InputError(f"{path} does not import: {type(error).__name__}: {first_line(error)}") from error
-    return module
+    return Factory(found.name, found.code, found.value, dict(args), found.folder)
 
 
 def literals(pairs: Mapping[str, str]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "inspection": {"predictions", "errors", "store"},
     "loading": {"errors", "images", "predictions", "sources"},
-    "models": {"errors"},
+    "models": {"errors", "usercode"},
     "panels.__init__": {"errors", "predictions", "summaries"},
     "predictions": {"errors"},
     "resume": {"errors", "predictions", "shards", "sources", "store"},
@@ -54,6 +54,7 @@ ALLOWED: dict[str, set[str]] = {
     "summaries": {"predictions"},
     "summarize": {"panels", "state", "store", "workers"},
     "tally": {"predictions", "state"},
+    "usercode": {"errors"},
     "visualize": {
         "config",
         "draw",
