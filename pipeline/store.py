@@ -2,8 +2,8 @@
 
     predictions/<run>/step=00000012/part-00000.parquet
 
-A part that exists is complete: it is written beside, read back, then renamed. Every file that is not a part starts with
-`.`, so that pandas, DuckDB, Polars and Spark open the folder as it is.
+A part that exists is complete: it is written beside, read back, then renamed. Every other file or folder
+starts with `.` or `_`, so that pandas, DuckDB, Polars and Spark open the folder as it is.
 """
 
 import contextlib
@@ -98,6 +98,11 @@ def step_folder(run: Path, step: int) -> Path:
 def part_path(run: Path, step: int, index: int) -> Path:
     """File of one part."""
     return step_folder(run, step) / f"part-{index:05d}.parquet"
+
+
+def preflight_path(run: Path, step: int, suffix: str) -> Path:
+    """File of what stage one found before the long run, `.json`, and of what the model saw, `.png`."""
+    return run / "_preflight" / f"{step_folder(run, step).name}{suffix}"
 
 
 def step_numbers(run: Path) -> list[int]:
@@ -390,9 +395,11 @@ def delete_part(path: Path) -> None:
 
 
 def delete_step(run: Path, step: int) -> None:
-    """Remove all parts of a step."""
+    """Remove all parts of a step, and what its preflight found."""
     with unwritable(run):
         shutil.rmtree(step_folder(run, step), ignore_errors=False)
+        for suffix in (".json", ".png"):
+            preflight_path(run, step, suffix).unlink(missing_ok=True)
 
 
 class Opened:

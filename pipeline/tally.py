@@ -5,6 +5,7 @@ mean if it has support or predictions; division by zero counts 0.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -209,11 +210,14 @@ def wilson(hits: int, rows: int) -> tuple[float, float]:
     return max((centre - half) / (1 + zz / rows), 0.0), min((centre + half) / (1 + zz / rows), 1.0)
 
 
-def warnings(scores: Scores, names: tuple[str, ...], rows: int, manifest_rows: int) -> list[str]:
-    """What a person should know before believing the numbers, gravest first."""
+def warnings(
+    scores: Scores, names: tuple[str, ...], rows: int, manifest_rows: int, before: Sequence[str] = ()
+) -> list[str]:
+    """What a person should know before believing the numbers, gravest first; `before` is what stage one warned of."""
     found = []
     if rows < manifest_rows:
         found.append(f"{manifest_rows - rows:,} of {manifest_rows:,} rows are missing: run infer again")
+    found += before
     if scores.tally.failed:
         found.append(f"{scores.tally.failed:,} of {scores.tally.rows:,} images failed and are in no figure")
     if scores.tally.unlabelled:

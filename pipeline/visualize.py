@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from pipeline import draw, events, images, panels, sources, store, workers
 from pipeline.config import Exif, VisualizeConfig
-from pipeline.errors import InputError
-from pipeline.predictions import digest_of
+from pipeline.errors import InputError, first_line
+from pipeline.predictions import digest_of, hash64
 from pipeline.store import Step, unwritable
-from pipeline.summaries import Encoded, Picture, Summary, Tiles
+from pipeline.summaries import Encoded, Picture, Pixels, Summary, Tiles
 from pipeline.summarize import summarize
 
 RECORD = ".predboard.json"
@@ -83,7 +83,8 @@ def _visualize_run(
 ) -> Written:
     steps = store.open_run(predictions)
     folder = config.logdir / name
-    made_from = _made_from(steps, tuple(chosen), config)
+    sheets = {step.step: _sheet(predictions, step.step, say) for step in steps}
+    made_from = _made_from(steps, tuple(chosen), config, sheets)
     record = _read_record(folder)
     rows = sum(step.rows for step in steps)
     missing = sum(stop - start for step in steps for start, stop in step.missing)
@@ -94,7 +95,7 @@ def _visualize_run(
     say(f"{name}: {rows:,} rows in {len(steps)} steps, panels {', '.join(chosen)}")
     with tqdm(total=rows, unit=" rows", desc="read", disable=None, file=sys.stderr) as bar:
         states = summarize(steps, chosen, workers.count(config.workers), bar.update)
-    subject = panels.Subject(name, steps[-1].run, {step.step: _facts(step) for step in steps})
+    subject = panels.Subject(name, steps[-1].run, {step.step: _facts(step, sheets[step.step]) for step in steps})
     pictures = _Pictures(steps, config.image_root)
     times = {step.step: step.finished for step in steps}
     with_pictures = _spread(numbers, STEPS_WITH_PICTURES)
@@ -118,14 +119,29 @@ def _visualize_run(
     return Written(name, folder, event_file, rows, numbers, missing, len(pictures.missing), unchanged=False)
 
 
-def _facts(step: Step) -> panels.Facts:
+def _facts(step: Step, sheet: Pixels | None) -> panels.Facts:
     provenance = step.parts[0].part.provenance
+    warnings = [str(warning) for file in step.parts for warning in file.part.provenance.get("warnings", ())]
     return panels.Facts(
         rows=step.rows,
         manifest_rows=step.manifest_rows,
         checkpoint=str(provenance.get("checkpoint", "")),
         device=str(provenance.get("device", "")),
+        warnings=tuple(dict.fromkeys(warnings)),
+        sheet=sheet,
     )
+
+
+def _sheet(run: Path, step: int, say: Callable[[str], None]) -> Pixels | None:
+    """What stage one drew of the model's inputs; None if it drew none."""
+    path = store.preflight_path(run, step, ".png")
+    try:
+        return images.pixels(images.open_image(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # a picture file may fail in any way, and all else can be drawn without this one
+        say(f"{path} cannot be read and is left out: {first_line(error)}")
+        return None
 
 
 def _spread(numbers: tuple[int, ...], limit: int) -> frozenset[int]:
@@ -204,14 +220,18 @@ class _Pictures:
         return None, True
 
 
-def _made_from(steps: tuple[Step, ...], names: tuple[str, ...], config: VisualizeConfig) -> str:
+def _made_from(
+    steps: tuple[Step, ...], names: tuple[str, ...], config: VisualizeConfig, sheets: Mapping[int, Pixels | None]
+) -> str:
     """Digest of all that decides the bytes of an event file, as far as it can be known without reading the rows."""
     code = hashlib.blake2b(digest_size=8)
     for file in sorted(Path(__file__).parent.rglob("*.py")):
         code.update(file.read_bytes())
     parts = [[asdict(part.part), part.run.fingerprint] for step in steps for part in step.parts]
     root = None if config.image_root is None else str(config.image_root.resolve())
-    return digest_of({"parts": parts, "panels": names, "image_root": root, "code": code.hexdigest()})
+    drawn = [None if sheet is None else [*sheet.shape, hash64(sheet.tobytes())] for sheet in sheets.values()]
+    record = {"parts": parts, "panels": names, "image_root": root, "code": code.hexdigest(), "sheets": drawn}
+    return digest_of(record)
 
 
 def runs_in(logdir: Path) -> list[str]:

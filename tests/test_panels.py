@@ -356,6 +356,42 @@ def test_the_report_card_says_the_figures(monkeypatch: pytest.MonkeyPatch) -> No
     assert card.warnings[0] == "1 of 9 images failed and are in no figure"
 
 
+def test_what_stage_one_warned_of_is_on_the_card_and_with_its_remedy_in_the_report(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[Any] = []
+
+    def report_card(card: Any) -> Any:
+        seen.append(card)
+        return np.zeros((1, 1, 3), np.uint8)
+
+    monkeypatch.setattr("pipeline.draw.report_card", report_card)
+    run = named(10)
+    warned = Facts(80, 80, warnings=("red and blue are swapped: turn\nthem", "the logits are probabilities: stop"))
+    for name in ("glance", "report"):
+        panel = panels.load(name)
+        state = panel.measure(run, mixed(run, 80))
+        found = list(panel.render(Subject("toy", run, {3: warned}), {3: state}))
+    assert seen[0].warnings[:2] == ["red and blue are swapped", "the logits are probabilities"]
+    lines = text(found[-1][1]).split("\n")
+    assert "- **Warning:** red and blue are swapped: turn them" in lines
+    assert "- **Warning:** the logits are probabilities: stop" in lines
+
+
+def test_the_report_shows_what_the_model_sees_at_the_steps_that_have_it() -> None:
+    run, panel = named(10), panels.load("report")
+    states = {step: panel.measure(run, mixed(run, 20)) for step in (1, 2, 5)}
+    sheets = {step: np.full((4, 5, 3), step, np.uint8) for step in (1, 5)}
+    facts = {step: Facts(20, 20, sheet=sheets.get(step)) for step in states}
+    found = list(panel.render(Subject("toy", run, facts), states))
+    assert [(step, s.tag) for step, s in found] == [
+        *((1, "report/what_the_model_sees"), (5, "report/what_the_model_sees")),
+        (5, "report/summary"),
+    ]
+    assert isinstance(found[1][1], Picture)
+    assert found[1][1].pixels is sheets[5]
+
+
 def test_the_report_is_one_page_at_the_last_step_with_a_line_for_each() -> None:
     run = dataclasses.replace(
         named(10),

@@ -148,6 +148,8 @@ def test_pandas_and_duckdb_open_the_folder_as_it_is(tmp_path: Path) -> None:
     two = _run(tmp_path, 50, dataclasses.replace(RUN, step=12), shard_size=20)
     with store.lock(tmp_path):  # which leaves a file behind that is no part
         pass
+    store.preflight_path(tmp_path, 12, ".png").parent.mkdir()
+    store.preflight_path(tmp_path, 12, ".png").write_bytes(b"a picture")
     assert len(list(tmp_path.glob("*/*.parquet"))) == 6
 
     by_pandas = pd.read_parquet(tmp_path)
@@ -531,11 +533,16 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
-def test_deleting_what_is_not_there_is_one_line(tmp_path: Path) -> None:
+def test_deleting_takes_what_belongs_and_what_is_not_there_is_one_line(tmp_path: Path) -> None:
     _run(tmp_path, 20, shard_size=10)
     store.delete_part(store.part_path(tmp_path, 0, 1))
     assert [p.name for p in store.part_paths(tmp_path, 0)] == ["part-00000.parquet"]
     with pytest.raises(InputError, match="cannot write to"):
         store.delete_part(store.part_path(tmp_path, 0, 1))
+    sheets = [store.preflight_path(tmp_path, step, ".png") for step in (0, 1)]
+    sheets[0].parent.mkdir()
+    for sheet in sheets:
+        sheet.write_bytes(b"a picture")
     store.delete_step(tmp_path, 0)
     assert store.step_numbers(tmp_path) == []
+    assert [sheet.exists() for sheet in sheets] == [False, True]

@@ -222,6 +222,11 @@ def test_the_gravest_warning_comes_first() -> None:
     assert "never predicted: b" in found[-1]
 
 
+def test_what_stage_one_warned_of_comes_after_missing_rows_alone() -> None:
+    found = tally.warnings(scores_of_matrix([[9, 0], [0, 9]], failed=1), ("a", "b"), 20, 30, ("first", "second"))
+    assert [line.split()[0] for line in found] == ["10", "first", "second", "1"]
+
+
 def test_a_long_list_of_classes_never_predicted_is_cut() -> None:
     matrix = np.zeros((6, 6), int)
     matrix[:, 0] = 1

@@ -109,6 +109,35 @@ def test_a_lost_event_file_is_written_again(run: Path, tmp_path: Path) -> None:
     assert again.event_file.read_bytes() == content
 
 
+def test_what_the_model_sees_and_what_stage_one_warned_of_are_shown(tmp_path: Path) -> None:
+    run, said = tmp_path / "run", list[str]()
+    warnings = ("red is blue: swap them", "and more: act")
+    write(run, 3, shard_size=4, warnings=(*warnings, warnings[0]))
+    config = VisualizeConfig(predictions=(run,), logdir=tmp_path / "logs", panels=("report",))
+    sheet = store.preflight_path(run, 3, ".png")
+    assert sheet.relative_to(run).as_posix() == "_preflight/step=00000003.png"
+
+    def shown() -> dict[tuple[str, int], Any]:
+        (written,) = visualize(config, said.append)
+        assert not written.unchanged
+        return toy.read_values(written.event_file)
+
+    page = shown()["report/summary", 3].tensor.string_val[0].decode()
+    assert [line for line in page.split("\n") if "Warning" in line][:2] == [f"- **Warning:** {w}" for w in warnings]
+    sheet.parent.mkdir()
+    for colour in ("red", "green"):
+        Image.new("RGB", (6, 4), colour).save(sheet)
+        values = shown()
+        assert set(values) == {("report/what_the_model_sees", 3), ("report/summary", 3)}
+        (file,) = event_files(tmp_path / "logs" / "run")
+        (picture,) = decoded(file, "report/what_the_model_sees", 3)
+        assert (picture == np.asarray(Image.new("RGB", (6, 4), colour))).all()
+    sheet.write_bytes(sheet.read_bytes()[:40])
+    assert set(shown()) == {("report/summary", 3)}
+    (line,) = [line for line in said if "left out" in line]
+    assert line.startswith(f"{sheet} cannot be read and is left out: ")
+
+
 @pytest.mark.parametrize("change", ["a step", "rows", "panels", "code"])
 def test_a_change_replaces_the_file_under_a_new_name_and_touches_nothing_else(
     change: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

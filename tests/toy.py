@@ -85,8 +85,9 @@ def write_run(
     group: int = 8192,
     failed: frozenset[int] = frozenset(),
     manifest_rows: int | None = None,
+    warnings: tuple[str, ...] = (),
 ) -> Run:
-    """Write predictions as parts of `shard_size` rows, in row groups of `group` rows."""
+    """Write predictions as parts of `shard_size` rows, in row groups of `group` rows; one of `warnings` in each."""
     run = dataclasses.replace(run, shard_size=shard_size)
     for shard in shards.plan(len(label), shard_size):
         writer = store.PartWriter(store.part_path(folder, run.step, shard.index), run)
@@ -95,7 +96,12 @@ def write_run(
             here = frozenset(i - a for i in failed if a <= i < b)
             writer.write(predictions(run, logits[a:b], label[a:b], a, here))
         writer.publish(
-            Part(shard.start, shard.stop, "digest", manifest_rows or len(label), "", started=1.7e9, finished=1.7e9 + 60)
+            Part(
+                *(shard.start, shard.stop, "digest", manifest_rows or len(label), ""),
+                started=1.7e9,
+                finished=1.7e9 + 60,
+                provenance={"warnings": [warnings[shard.index % len(warnings)]]} if warnings else {},
+            )
         )
     return run
 

@@ -7,12 +7,12 @@ Every file has a frozen dataclass `Panel`, whose docstring says what it shows. A
 import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 from pipeline.errors import InputError
 from pipeline.predictions import Predictions, Run
-from pipeline.summaries import Summary
+from pipeline.summaries import Pixels, Summary
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,10 @@ class Facts:
     """Rows that there should be."""
     checkpoint: str = ""
     device: str = ""
+    warnings: tuple[str, ...] = ()
+    """What stage one warned of before the long run, each "what is the matter: what to do"."""
+    sheet: Pixels | None = field(default=None, compare=False)
+    """Some pictures as the model got them, drawn by stage one."""
 
 
 @dataclass(frozen=True)

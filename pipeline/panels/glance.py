@@ -34,7 +34,8 @@ class Panel(Counting):
 
 
 def _card(subject: Subject, step: int, scores: Scores) -> draw.Card:
-    names = subject.run.classes
+    names, known = subject.run.classes, subject.facts[step]
+    before = [warning.partition(": ")[0] for warning in known.warnings]  # the report says what to do
     hits = int(scores.hits.sum())
     facts = [
         ("images", f"{scores.tally.rows:,}"),
@@ -53,5 +54,5 @@ def _card(subject: Subject, step: int, scores: Scores) -> draw.Card:
             for c in scores.worst(3).tolist()
         ],
         pairs=[(names[t], names[p], f"{n:,}") for t, p, n in scores.pairs(4)],
-        warnings=tally.warnings(scores, names, subject.facts[step].rows, subject.facts[step].manifest_rows),
+        warnings=tally.warnings(scores, names, known.rows, known.manifest_rows, before),
     )

@@ -5,16 +5,18 @@ from dataclasses import dataclass
 
 from pipeline import draw, tally
 from pipeline.panels import Subject
-from pipeline.summaries import Summary, Text, cell
+from pipeline.summaries import Picture, Summary, Text, cell
 from pipeline.tally import Counting, Scores, Tally, wilson
+
+SHEET = "report/what_the_model_sees"
 
 READING = """\
 ### How to read the tabs
 - **Time Series**, group `1_glance`: the report card and three curves over the steps. Group `2_mistakes`: the images
   that are wrong with the most confidence; look for wrong labels first, then for what the images have in common.
 - **Images**: `examples/…` (highest loss, least certain, random, confident and right), `predictions/<true class>` (a
-  fair sample of each class), `confusion/matrix`. A blue frame is right, a vermillion one wrong. The slider chooses the
-  step.
+  fair sample of each class), `confusion/matrix`, `report/what_the_model_sees` (inputs as the model got them). A blue
+  frame is right, a vermillion one wrong. The slider chooses the step.
 - **Scalars**: `metrics/…` over the steps. Where the ends of a short curve are cut off, switch off *Ignore outliers in
   chart scaling*.
 - **Histograms**: `probabilities/<true class>` is what the model gave to the true class: a good class leans to 1.
@@ -25,10 +27,13 @@ READING = """\
 
 @dataclass(frozen=True)
 class Panel(Counting):
-    """Text: model, data, transform; the figures with intervals; worst classes and confusions; how to read the tabs."""
+    """Text: model, data, figures with intervals, worst classes, how to read the tabs. Picture: what the model sees."""
 
     def render(self, subject: Subject, states: Mapping[int, Tally]) -> Iterator[tuple[int, Summary]]:
-        """One page, at the last step."""
+        """What the model saw, at the steps that stage one drew it for; one page, at the last step."""
+        for step, facts in subject.facts.items():
+            if facts.sheet is not None:
+                yield step, Picture(SHEET, facts.sheet, "Some pictures as the model got them, before the long run.")
         last = max(states)
         scores = Scores(states[last], len(subject.run.classes))
         parts = [
@@ -43,8 +48,9 @@ class Panel(Counting):
 
 
 def _warnings(subject: Subject, step: int, scores: Scores) -> str:
-    found = tally.warnings(scores, subject.run.classes, subject.facts[step].rows, subject.facts[step].manifest_rows)
-    return "\n".join(f"- **Warning:** {w}" for w in found)
+    facts = subject.facts[step]
+    found = tally.warnings(scores, subject.run.classes, facts.rows, facts.manifest_rows, facts.warnings)
+    return "\n".join(f"- **Warning:** {cell(w)}" for w in found)
 
 
 def _figures(subject: Subject, states: Mapping[int, Tally]) -> str:
