@@ -17,6 +17,7 @@ Interpolation = Literal["bilinear", "bicubic", "lanczos", "nearest"]
 Channels = Literal["rgb", "gray"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Exif = Literal["ignore", "apply"]
+Scores = Literal["logits", "probabilities", "log_probabilities"]
 
 
 def _at_least(name: str, value: int, least: int) -> None:
@@ -107,6 +108,9 @@ class InferConfig:
 
     precision: Precision = "fp32"
     """Arithmetic of the forward pass; bf16 and fp16 by autocast. Logits are stored as float32 in any case."""
+
+    scores: Scores = "logits"
+    """What the model gives. If it ends in a softmax or log-softmax, say so; logarithms of probabilities are stored."""
 
     shard_size: int = 4096
     """Rows in one part file: the unit of commit, and what a killed run loses at most."""

@@ -23,7 +23,7 @@ from pipeline import images, loading, models, resume, shards, sources, store, wo
 from pipeline.config import InferConfig
 from pipeline.errors import InputError
 from pipeline.loading import Loaded
-from pipeline.predictions import Count, Part, Predictions, Run
+from pipeline.predictions import Count, Part, Predictions, Run, to_logits
 
 if TYPE_CHECKING:
     import torch
@@ -154,6 +154,7 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None) -> O
             shard_size=config.shard_size,
             embedding=dims,
             thumbnails=config.thumbnails,
+            scores="logits" if config.scores == "logits" else "log_probabilities",
         )
     say(f"model {factory.name}, {outputs} classes, steps {', '.join(map(str, steps))}; {device}, {config.precision}")
 
@@ -169,7 +170,7 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None) -> O
             "python": platform.python_version(),
             "torch": torch.__version__,
         }
-        return _PartInProgress(out, runs[step], shard, manifest, provenance)
+        return _PartInProgress(out, runs[step], config.scores, shard, manifest, provenance)
 
     with store.lock(out):
         checked = {
@@ -377,7 +378,13 @@ class _PartInProgress:
     """One part of one step while its rows arrive: buffers a row group, writes it, publishes at the end."""
 
     def __init__(
-        self, out: Path, run: Run, shard: shards.Shard, manifest: sources.Manifest, provenance: dict[str, Any]
+        self,
+        out: Path,
+        run: Run,
+        scores: str,
+        shard: shards.Shard,
+        manifest: sources.Manifest,
+        provenance: dict[str, Any],
     ) -> None:
         self._run, self._shard, self._manifest, self._provenance = run, shard, manifest, provenance
         further = manifest.columns.schema if manifest.columns.num_columns else None
@@ -389,6 +396,7 @@ class _PartInProgress:
         self._embeddings = np.empty((group, run.embedding), np.float16)
         self._rows: list[Loaded] = []
         self._start = shard.start
+        self._scores, self._clipped = scores, 0
         self._began = time.time()
         self._seconds = {"decode": 0.0, "wait": 0.0, "forward": 0.0, "write": 0.0}
 
@@ -424,6 +432,7 @@ class _PartInProgress:
                     finished=time.time(),
                     seconds={name: round(value, 3) for name, value in self._seconds.items()},
                     provenance=self._provenance,
+                    clipped=self._clipped,
                 )
             )
         return done
@@ -447,6 +456,9 @@ class _PartInProgress:
             further["embedding"] = self._embeddings[: len(rows)]
         if self._run.thumbnails:
             further["thumbnail"] = [row.thumbnail for row in rows]
+        self._logits[: len(rows)][[row.error is not None for row in rows]] = np.nan  # so that no failed row counts
+        logits, clipped = to_logits(self._logits[: len(rows)], self._scores)
+        self._clipped += clipped
         self.writer.write(
             Predictions.build(
                 schema,
@@ -454,7 +466,7 @@ class _PartInProgress:
                 key=m.key[start:stop],
                 image=m.image.slice(start, len(rows)),
                 label=m.label[start:stop],
-                logits=self._logits[: len(rows)],
+                logits=logits,
                 error=[row.error for row in rows],
                 further=further,
             )

@@ -47,6 +47,8 @@ class Inspection:
             found.append("seconds busy: " + ", ".join(f"{name} {value:,.1f}" for name, value in busy.items()))
         for s in f["steps"]:
             found += [f"step {s['step']} lacks rows {a:,} to {b - 1:,}" for a, b in s["missing"]]
+            if s["clipped"]:
+                found.append(f"step {s['step']}: {s['clipped']:,} probabilities below 1.2e-38 were raised to it")
         found += [f"damaged: {message}" for message in f["damaged"].values()]
         return found
 
@@ -77,6 +79,7 @@ def inspect(run: Path) -> Inspection:
             "root": last.root,
             "transform": dict(last.transform),
             "precision": last.precision,
+            "scores": last.scores,
             "files": len(paths),
             "bytes": sum(path.stat().st_size for path in paths),
             "steps": found,
@@ -112,6 +115,7 @@ def _step(step: Step, note: Any) -> dict[str, Any]:
         "failed": count.failed,
         "unlabelled": count.unlabelled,
         "accuracy": count.accuracy,
+        "clipped": sum(file.part.clipped for file in good),
         "parts": len(step.parts),
         "weights": step.run.weights,
         "checkpoint": part.provenance.get("checkpoint", ""),

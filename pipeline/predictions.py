@@ -53,6 +53,13 @@ COLUMNS: dict[str, tuple[pa.DataType, bool, str]] = {
 }
 
 
+LEAST = float(np.finfo(np.float32).tiny)
+"""Smallest normal float32, 1.2e-38: no stored probability is less, so that its logarithm (-87.3) is finite."""
+
+_OFF = 0.02
+"""How far from 1 the probabilities of a row may add up to: half precision has three digits."""
+
+
 def hash64(data: bytes) -> int:
     """Signed 64-bit hash: the first 8 bytes of BLAKE2b with digest size 8, little-endian (RFC 7693)."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
@@ -156,6 +163,8 @@ class Part:
     """Where the time went."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Checkpoint file, device, batch size, versions of the software: good to know, without effect on validity."""
+    clipped: int = 0
+    """Probabilities below `LEAST` that were raised to it."""
 
 
 def footer(run: Run, part: Part) -> dict[str, str]:
@@ -260,9 +269,38 @@ def log_probabilities(probabilities: NDArray[np.floating[Any]]) -> tuple[NDArray
 
     Example: (1/4, 3/4, 0) becomes (-1.386, -0.288, -87.3), and 1.
     """
-    least = np.finfo(np.float32).tiny
     p = probabilities.astype(np.float64)
-    return np.log(np.maximum(p, least)).astype(np.float32), int((p < least).sum())
+    return np.log(np.maximum(p, LEAST)).astype(np.float32), int((p < LEAST).sum())
+
+
+def to_logits(scores: NDArray[np.floating[Any]], kind: str) -> tuple[NDArray[np.float32], int]:
+    """What the column `logits` holds of what a model gave.
+
+    Args:
+        scores: [rows, classes].
+        kind: `logits` are kept as they are; of `probabilities` and `log_probabilities` the column holds logarithms.
+
+    Returns:
+        float32 [rows, classes], and how many probabilities below `LEAST` were raised to it. A NaN stays one.
+
+    Raises InputError if they are no probabilities: outside 0 to 1, or a row that does not add up to 1 within 0.02.
+    """
+    if kind == "logits":
+        return scores.astype(np.float32, copy=False), 0
+    wide = scores.astype(np.float64)
+    p = wide if kind == "probabilities" else np.exp(np.minimum(wide, 1.0))  # above ln 1 is refused, not infinite
+    whole = p[~np.isnan(p).any(axis=1)]
+    wrong = ((whole < 0) | (whole > 1 + _OFF)).any(axis=1) | (np.abs(whole.sum(axis=1) - 1) > _OFF)
+    if wrong.any():
+        row = whole[wrong.argmax()]
+        raise InputError(
+            f"a row of {kind.replace('_', ' ')} adds up to {row.sum():.4g}, from {row.min():.4g} to {row.max():.4g}"
+            f"{' after exp' * (kind == 'log_probabilities')}; expected numbers from 0 to 1 that add up to 1: are the "
+            "scores logits, or of several labels for one image?"
+        )
+    if kind == "probabilities":
+        return log_probabilities(scores)
+    return np.maximum(wide, np.log(LEAST)).astype(np.float32), int((p < LEAST).sum())
 
 
 def as_numpy(array: pa.Array, null: float | None = None) -> NDArray[Any]:

@@ -457,6 +457,56 @@ def test_logits_that_are_not_finite_are_errors(tmp_path: Path, net: str) -> None
     assert frame["brightness"][1] == pytest.approx(10 / 255)
 
 
+@pytest.mark.parametrize("scores", ["probabilities", "log_probabilities"])
+def test_a_model_that_ends_in_a_softmax_gives_the_same_columns(tmp_path: Path, net: str, scores: str) -> None:
+    toy.pictures(tmp_path / "data", each=4)
+    (tmp_path / "data" / "a" / "000.png").write_bytes(b"no picture")  # failed rows count as nothing
+    file = Path(net.rpartition(":")[0])
+    file.write_text(
+        file.read_text() + "\n\ndef ended(kind):\n    end = torch.nn.Softmax(1) if kind == 'probabilities' else "
+        "torch.nn.LogSoftmax(1)\n    return torch.nn.Sequential(Net(), end)\n"
+    )
+    infer(_config(tmp_path, net))
+    model = net.replace(":Net", ":ended")
+    ended = _config(tmp_path, model, out=tmp_path / "ended", scores=scores, model_args={"kind": scores})
+    infer(ended)
+    plain, frame = _frame(tmp_path / "out"), _frame(tmp_path / "ended")
+    assert frame["error"].notna().tolist() == [True] + [False] * 11
+    assert (frame["predicted"][1:] == plain["predicted"][1:]).all()
+    for name in ("confidence", "loss", "margin", "entropy"):
+        np.testing.assert_allclose(frame[name], plain[name], rtol=1e-4, atol=1e-6)
+    step = open_predictions(tmp_path / "ended").step
+    assert step.run.scores == "log_probabilities"
+    assert [file.part.clipped for file in step.parts] == [0]
+    with pytest.raises(InputError, match=r"another scores \(log_probabilities, now logits\)"):
+        infer(dataclasses.replace(ended, scores="logits"))
+
+
+def test_probabilities_of_zero_are_raised_and_counted(tmp_path: Path, net: str) -> None:
+    for name, level in (("a", 255), ("b", 0), ("c", 128)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8), (level,) * 3).save(tmp_path / "data" / name / "1.png")
+    file = Path(net.rpartition(":")[0])
+    file.write_text(
+        file.read_text() + "\n\nclass Certain(torch.nn.Module):\n    def forward(self, x):\n"
+        "        p = x.mean((1, 2, 3)).round()\n        return torch.stack([p, 1 - p, 0 * p], 1)\n"
+    )
+    infer(_config(tmp_path, net.replace(":Net", ":Certain"), scores="probabilities", shard_size=2))
+    frame = _frame(tmp_path / "out")
+    assert frame["predicted"].tolist() == [0, 1, 0]
+    np.testing.assert_allclose(frame["loss"], [0, 0, -np.log(2.0**-126)], rtol=1e-6, atol=1e-6)
+    found = inspect(tmp_path / "out")
+    assert [step["clipped"] for step in found.facts["steps"]] == [6]
+    assert "step 0: 6 probabilities below 1.2e-38 were raised to it" in found.lines()
+
+
+def test_scores_that_are_no_probabilities_are_refused(tmp_path: Path, net: str) -> None:
+    toy.pictures(tmp_path / "data", each=4)
+    with pytest.raises(InputError, match=r"a row of probabilities adds up to .* are the scores logits"):
+        infer(_config(tmp_path, net, scores="probabilities"))
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
 # --- a second time ---
 
 

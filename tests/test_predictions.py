@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as arrays
 from pipeline.errors import DamagedError, InputError
 from pipeline.predictions import (
     COLUMNS,
+    LEAST,
     Part,
     Predictions,
     Run,
@@ -29,6 +30,7 @@ from pipeline.predictions import (
     no_rows,
     read_footer,
     schema,
+    to_logits,
 )
 from tests import toy
 
@@ -126,6 +128,51 @@ def test_derived_columns_are_those_of_torch_in_double_precision(logits: Any, ran
     )
     np.testing.assert_allclose(found["margin"], top[:, 0] - top[:, 1], rtol=1e-6, atol=1e-12)
     np.testing.assert_allclose(found["entropy"], -(p * log_p).sum(1), rtol=1e-6, atol=1e-12)
+
+
+def test_probabilities_become_logarithms_by_hand() -> None:
+    p = np.array([[0.25, 0.75, 0], [1e-45, 1, 0], [0.5, 0.25, 0.25]], np.float32)
+    ln_least = LN(2.0**-126)
+    expected = [[LN(0.25), LN(0.75), ln_least], [ln_least, 0, ln_least], [LN(0.5), LN(0.25), LN(0.25)]]
+    for kind, scores in (("probabilities", p), ("log_probabilities", np.log(p, where=p > 0, out=p * 0 - np.inf))):
+        logits, raised = to_logits(scores, kind)
+        np.testing.assert_allclose(logits, expected, rtol=1e-6)
+        assert raised == 3
+        assert logits.dtype == np.float32
+    assert LEAST == 2.0**-126 == np.finfo(np.float32).tiny
+    logits = np.array([[5.0, -300.0]], np.float32)
+    assert to_logits(logits, "logits")[0] is logits
+    assert to_logits(logits, "logits")[1] == 0
+    assert to_logits(np.zeros((0, 3)), "probabilities")[0].shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "message"),
+    [
+        (
+            [2.0, -1.0],
+            "probabilities",
+            r"a row of probabilities adds up to 1, from -1 to 2; expected numbers from 0 to 1",
+        ),
+        ([0.9, 0.8], "probabilities", r"adds up to 1\.7, from 0\.8 to 0\.9; .*several labels for one image"),
+        ([0.4, 0.5], "probabilities", r"adds up to 0\.9, "),
+        ([0.0, -0.1], "log_probabilities", r"a row of log probabilities adds up to 1\.905, .* after exp; expected"),
+        ([900.0, -900.0], "log_probabilities", r"a row of log probabilities adds up to "),
+    ],
+)
+def test_what_is_no_probabilities_is_one_line(row: list[float], kind: str, message: str) -> None:
+    good = [0.5, 0.5] if kind == "probabilities" else [LN(0.5)] * 2
+    with pytest.raises(InputError, match=message) as raised:
+        to_logits(np.array([good, [np.nan, 3], row], np.float32), kind)
+    assert "\n" not in str(raised.value)
+
+
+def test_rows_that_are_not_numbers_stay_so_and_half_precision_is_close_enough() -> None:
+    halves = np.array([[0.3335, 0.3333, 0.3335], [np.nan, 0, 1]], np.float16)
+    logits, raised = to_logits(halves, "probabilities")
+    assert np.isfinite(logits[0]).all()
+    assert np.isnan(logits[1, 0])
+    assert raised == 1
 
 
 def test_hashes_are_the_published_ones() -> None:
