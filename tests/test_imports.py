@@ -27,10 +27,12 @@ ALLOWED: dict[str, set[str]] = {
     "draw": {"summaries"},
     "errors": set(),
     "events": {"summaries"},
+    "forward": {"loading", "models", "shards"},
     "images": {"config"},
     "infer": {
         "config",
         "errors",
+        "forward",
         "images",
         "loading",
         "models",
@@ -39,12 +41,13 @@ ALLOWED: dict[str, set[str]] = {
         "shards",
         "sources",
         "store",
-        "workers",
+        "work",
     },
     "inspection": {"predictions", "errors", "store"},
     "loading": {"errors", "images", "predictions", "sources"},
     "models": {"errors", "usercode"},
     "panels.__init__": {"errors", "predictions", "summaries"},
+    "parts": {"forward", "loading", "predictions", "shards", "sources", "store"},
     "predictions": {"errors"},
     "resume": {"errors", "predictions", "shards", "sources", "store"},
     "shards": set(),
@@ -69,13 +72,14 @@ ALLOWED: dict[str, set[str]] = {
         "summarize",
         "workers",
     },
+    "work": {"config", "forward", "loading", "models", "parts", "predictions", "shards", "workers"},
     "workers": set(),
 }
 OF_A_PANEL = {"draw", "panels", "predictions", "state", "summaries", "tally"}
 """`panels` is where the protocol is; the other panels are not in it."""
 
 DOORS: dict[str, set[str]] = {
-    "torch": {"infer", "models"},
+    "torch": {"forward", "infer", "models", "work"},
     "torchvision": set(),
     "tensorboard": {"events"},
     "tensorflow": set(),

@@ -1,0 +1,132 @@
+"""One device at work: tasks -> pictures -> logits -> parts. Knows nothing of other devices or of what is left to do.
+
+Reading and decoding run ahead on threads; the forward pass runs in the caller's thread; deriving columns, compressing
+and publishing run behind on one more thread. What is in memory at once is bounded by the row group, not by the data.
+"""
+
+import itertools
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pipeline import models, workers
+from pipeline.config import InferConfig
+from pipeline.forward import Batch, Prepare, forward
+from pipeline.loading import Loaded, Loader
+from pipeline.parts import NewPart
+from pipeline.predictions import Run
+from pipeline.shards import Task
+
+_CHUNK = 8
+"""Pictures a thread decodes before it takes the next task: a task costs about as much as a 28×28 PNG."""
+
+SECONDS = ("wall", "wait", "forward", "behind", "decode", "write")
+"""Where time goes: `wall`; the calling thread's `wait` for pictures, `forward` and `behind` (waiting for the writer);
+busy seconds of the `decode` threads together and of the `write` thread."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is the same on every device."""
+
+    config: InferConfig
+    loader: Loader
+    size: tuple[int, int, int]
+    """Of every picture: height, width, channels."""
+    steps: Mapping[int, Path | None]
+    """Checkpoint of each step."""
+    runs: Mapping[int, Run]
+    out: Path
+
+    @property
+    def threads(self) -> int:
+        """That read and decode."""
+        return workers.count(self.config.workers)
+
+
+def work(
+    job: Job,
+    device: torch.device,
+    modules: Callable[[int], torch.nn.Module],
+    tasks: Iterable[Task],
+    wrote: Callable[[int], object],
+) -> dict[str, float]:
+    """Do these tasks. `modules` gives the model of a step, `wrote` hears of rows written. -> seconds by SECONDS."""
+    total = dict.fromkeys(SECONDS, 0.0)
+    for together, of_group in itertools.groupby(tasks, key=lambda task: task.together):
+        networks = {
+            step: models.Network(modules(step), device, job.config.precision, job.config.embeddings)
+            for step in together
+        }
+        for name, value in _pass(job, device, networks, of_group, wrote).items():
+            total[name] += value
+    return total
+
+
+def _pass(
+    job: Job,
+    device: torch.device,
+    networks: Mapping[int, models.Network],
+    tasks: Iterator[Task],
+    wrote: Callable[[int], object],
+) -> dict[str, float]:
+    """Do tasks with these models, decoding each image once. -> seconds by SECONDS."""
+    began = time.perf_counter()
+    seconds = dict.fromkeys(SECONDS, 0.0)
+    config = job.config
+    chunks = (
+        (task, task.ids[at : at + _CHUNK])
+        for task in tasks  # drawn as decoding gets there
+        for at in range(0, len(task.ids), _CHUNK)
+    )
+
+    def load(chunk: tuple[Task, range]) -> list[tuple[Task, Loaded]]:
+        task, ids = chunk
+        return [(task, row) for row in job.loader.chunk(ids, job.size)]
+
+    ahead = 2 * job.threads + -(-2 * config.batch_size // _CHUNK)  # two batches, and something for every thread
+    loaded = itertools.chain.from_iterable(workers.in_order(load, chunks, job.threads, ahead))
+    open_parts: dict[int, NewPart] = {}  # by step; a step's parts come one after the other
+
+    def write(batch: Batch) -> int:
+        started = time.perf_counter()
+        for step in batch.outputs:
+            if step not in open_parts:
+                provenance = _provenance(job, device, step)
+                open_parts[step] = NewPart(
+                    job.out, job.runs[step], config.scores, batch.task.shard, job.loader.manifest, provenance
+                )
+            open_parts[step].add(batch)
+            if batch.last:
+                del open_parts[step]
+        seconds["write"] += time.perf_counter() - started
+        seconds["decode"] += sum(row.seconds for row in batch.rows)
+        for name, value in batch.seconds.items():
+            seconds[name] += value
+        return len(batch.rows) * len(batch.outputs)
+
+    try:
+        inferred = forward(loaded, networks, Prepare(device, config.mean, config.std), job.size, config.batch_size)
+        for rows in workers.in_order(write, inferred, workers=1, ahead=4):
+            wrote(rows)
+    finally:
+        for part in open_parts.values():
+            part.abandon()
+    seconds["wall"] = time.perf_counter() - began
+    seconds["behind"] = max(seconds["wall"] - seconds["wait"] - seconds["forward"], 0.0)
+    return seconds
+
+
+def _provenance(job: Job, device: torch.device, step: int) -> dict[str, object]:
+    file = job.steps[step]
+    return {
+        "checkpoint": "" if file is None else file.name,
+        "device": str(device),
+        "batch_size": job.config.batch_size,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
