@@ -21,8 +21,24 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, tensor_shape_pb2, types_pb2
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import api_pb2 as hparams_api_pb2
+from tensorboard.plugins.hparams import plugin_data_pb2 as hparams_plugin_pb2
+from tensorboard.plugins.pr_curve import plugin_data_pb2 as pr_curves_pb2
 
-from pipeline.summaries import Encoded, Histogram, Picture, Pixels, Scalar, Summary, Text
+from pipeline.summaries import (
+    Band,
+    Encoded,
+    Histogram,
+    HParams,
+    Lines,
+    Picture,
+    Pixels,
+    PrCurve,
+    Scalar,
+    Summary,
+    Text,
+)
 
 _DTYPES = {"float32": types_pb2.DT_FLOAT, "float64": types_pb2.DT_DOUBLE}
 
@@ -53,20 +69,25 @@ def _strings(values: Iterable[bytes]) -> tensor_pb2.TensorProto:
     return tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, tensor_shape=shape, string_val=kept)
 
 
-def _value(summary: Any, plugin: str, kind: Any, tensor: tensor_pb2.TensorProto) -> summary_pb2.Summary.Value:
+def _value(
+    tag: str, plugin: str, kind: Any, tensor: tensor_pb2.TensorProto, description: str = "", content: bytes = b""
+) -> summary_pb2.Summary.Value:
     metadata = summary_pb2.SummaryMetadata(
-        plugin_data=summary_pb2.SummaryMetadata.PluginData(
-            plugin_name=plugin
-        ),  # empty content is version 0, the only one
-        summary_description=summary.description,
+        # Empty content is version 0, the only one, and nothing more to say.
+        plugin_data=summary_pb2.SummaryMetadata.PluginData(plugin_name=plugin, content=content),
+        summary_description=description,
         data_class=kind,
     )
-    return summary_pb2.Summary.Value(tag=summary.tag, metadata=metadata, tensor=tensor)
+    return summary_pb2.Summary.Value(tag=tag, metadata=metadata, tensor=tensor)
 
 
 @singledispatch
 def encode(summary: Summary) -> summary_pb2.Summary.Value:
-    """A summary as a proto. Raises TypeError for what is none, and for `Tiles`, which have no pictures yet."""
+    """A summary as a proto.
+
+    Raises TypeError for what is none, for `Tiles`, which have no pictures yet, for `File`, and for what is written
+    otherwise: charts by `layout`, a line of HParams by `session`.
+    """
     raise TypeError(f"{type(summary).__name__} cannot be encoded: see pipeline/summaries.py")
 
 
@@ -74,7 +95,13 @@ def encode(summary: Summary) -> summary_pb2.Summary.Value:
 def _(summary: Scalar) -> summary_pb2.Summary.Value:
     if not abs(summary.value) <= float(np.finfo(np.float32).max):  # so written that it is true of nan
         raise ValueError(f"{summary.tag} is {summary.value}: a panel leaves out what it cannot compute")
-    return _value(summary, "scalars", summary_pb2.DATA_CLASS_SCALAR, _numbers(np.array(summary.value, np.float32)))
+    return _value(
+        summary.tag,
+        "scalars",
+        summary_pb2.DATA_CLASS_SCALAR,
+        _numbers(np.array(summary.value, np.float32)),
+        summary.description,
+    )
 
 
 @encode.register
@@ -86,14 +113,14 @@ def _(summary: Picture) -> summary_pb2.Summary.Value:
 @encode.register
 def _(summary: Encoded) -> summary_pb2.Summary.Value:
     tensor = _strings([str(summary.width).encode(), str(summary.height).encode(), *summary.samples])
-    return _value(summary, "images", summary_pb2.DATA_CLASS_BLOB_SEQUENCE, tensor)
+    return _value(summary.tag, "images", summary_pb2.DATA_CLASS_BLOB_SEQUENCE, tensor, summary.description)
 
 
 @encode.register
 def _(summary: Histogram) -> summary_pb2.Summary.Value:
     left, right = summary.edges[:-1], summary.edges[1:]
     buckets = np.stack([left, right, summary.counts.astype(np.float64)], axis=1)  # [bins, 3]
-    return _value(summary, "histograms", summary_pb2.DATA_CLASS_TENSOR, _numbers(buckets))
+    return _value(summary.tag, "histograms", summary_pb2.DATA_CLASS_TENSOR, _numbers(buckets), summary.description)
 
 
 @encode.register
@@ -104,7 +131,88 @@ def _(summary: Text) -> summary_pb2.Summary.Value:
         tensor_shape=tensor_shape_pb2.TensorShapeProto(),
         string_val=[summary.markdown.encode()],
     )
-    return _value(summary, "text", summary_pb2.DATA_CLASS_TENSOR, tensor)
+    return _value(summary.tag, "text", summary_pb2.DATA_CLASS_TENSOR, tensor, summary.description)
+
+
+@encode.register
+def _(summary: PrCurve) -> summary_pb2.Summary.Value:
+    with np.errstate(invalid="ignore"):
+        precision = np.nan_to_num(summary.tp / (summary.tp + summary.fp))
+        recall = np.nan_to_num(summary.tp / (summary.tp + summary.fn))
+    rows = (summary.tp, summary.fp, summary.tn, summary.fn, precision, recall)
+    content = pr_curves_pb2.PrCurvePluginData(version=0, num_thresholds=len(summary.tp))
+    numbers = _numbers(np.stack(rows).astype(np.float32))  # [6, points]
+    return _value(
+        summary.tag,
+        "pr_curves",
+        summary_pb2.DATA_CLASS_TENSOR,
+        numbers,
+        summary.description,
+        content.SerializeToString(),
+    )
+
+
+def layout(charts: Iterable[Lines | Band]) -> summary_pb2.Summary.Value:
+    """All charts of Custom Scalars, which TensorBoard takes as one value of a run, in their order."""
+    categories: dict[str, layout_pb2.Category] = {}
+    for chart in charts:
+        category, _, title = chart.tag.partition("/")
+        inside = categories.setdefault(category, layout_pb2.Category(title=category))
+        if isinstance(chart, Lines):
+            inside.chart.add(title=title, multiline=layout_pb2.MultilineChartContent(tag=chart.patterns))
+        else:
+            series = layout_pb2.MarginChartContent.Series(value=chart.value, lower=chart.lower, upper=chart.upper)
+            inside.chart.add(title=title, margin=layout_pb2.MarginChartContent(series=[series]))
+    whole = layout_pb2.Layout(category=categories.values())
+    tensor = tensor_pb2.TensorProto(
+        dtype=types_pb2.DT_STRING,
+        tensor_shape=tensor_shape_pb2.TensorShapeProto(),
+        string_val=[whole.SerializeToString(deterministic=True)],
+    )
+    return _value("custom_scalars__config__", "custom_scalars", summary_pb2.DATA_CLASS_TENSOR, tensor)
+
+
+def session(summary: HParams, wall_time: float) -> list[summary_pb2.Summary.Value]:
+    """The three values of a run's line in HParams: what there is to show, the start with its settings, the end.
+
+    The experiment is always written: without it TensorBoard takes every scalar for a metric.
+    """
+    kinds = {str: "DATA_TYPE_STRING", bool: "DATA_TYPE_BOOL", float: "DATA_TYPE_FLOAT64", int: "DATA_TYPE_FLOAT64"}
+    experiment = hparams_api_pb2.Experiment(
+        time_created_secs=wall_time,
+        hparam_infos=[
+            hparams_api_pb2.HParamInfo(name=name, type=kinds[type(value)]) for name, value in summary.settings.items()
+        ],
+        metric_infos=[
+            hparams_api_pb2.MetricInfo(name=hparams_api_pb2.MetricName(tag=tag), display_name=shown)
+            for tag, shown in summary.metrics.items()
+        ],
+    )
+    start = hparams_plugin_pb2.SessionStartInfo(group_name=summary.name, start_time_secs=wall_time)
+    for name, value in summary.settings.items():
+        if isinstance(value, bool):
+            start.hparams[name].bool_value = value
+        elif isinstance(value, str):
+            start.hparams[name].string_value = value
+        else:
+            start.hparams[name].number_value = value
+    end = hparams_plugin_pb2.SessionEndInfo(status="STATUS_SUCCESS", end_time_secs=wall_time)
+    datas = (
+        ("experiment", hparams_plugin_pb2.HParamsPluginData(version=0, experiment=experiment)),
+        ("session_start_info", hparams_plugin_pb2.HParamsPluginData(version=0, session_start_info=start)),
+        ("session_end_info", hparams_plugin_pb2.HParamsPluginData(version=0, session_end_info=end)),
+    )
+    none = _numbers(np.zeros(0, np.float32))
+    return [
+        _value(
+            f"_hparams_/{tag}",
+            "hparams",
+            summary_pb2.DATA_CLASS_TENSOR,
+            none,
+            content=data.SerializeToString(deterministic=True),
+        )
+        for tag, data in datas
+    ]
 
 
 def masked_crc(data: bytes) -> int:
@@ -119,12 +227,17 @@ class Writer:
     def __init__(self, path: Path, wall_time: float) -> None:
         """Create the file. `wall_time` of the first record, seconds since 1970, decides the order of runs."""
         self._file = path.open("wb", buffering=2**20)
+        self._wall_time = wall_time
+        self._charts: list[Lines | Band] = []
         self._record(event_pb2.Event(wall_time=wall_time, file_version="brain.Event:2"))
 
     def write(self, step: int, wall_time: float, summary: Summary) -> None:
-        """Write one summary at a step."""
-        values = summary_pb2.Summary(value=[encode(summary)])
-        self._record(event_pb2.Event(wall_time=wall_time, step=step, summary=values))
+        """Write one summary at a step; charts are kept until the file is closed."""
+        if isinstance(summary, Lines | Band):
+            self._charts.append(summary)
+            return
+        values = session(summary, wall_time) if isinstance(summary, HParams) else [encode(summary)]
+        self._record(event_pb2.Event(wall_time=wall_time, step=step, summary=summary_pb2.Summary(value=values)))
 
     def _record(self, event: event_pb2.Event) -> None:
         data = event.SerializeToString(deterministic=True)
@@ -132,7 +245,11 @@ class Writer:
         self._file.write(length + struct.pack("<I", masked_crc(length)) + data + struct.pack("<I", masked_crc(data)))
 
     def close(self) -> None:
-        """Write out what is buffered."""
+        """Write the charts, and out what is buffered."""
+        if self._charts:
+            values = summary_pb2.Summary(value=[layout(self._charts)])
+            self._record(event_pb2.Event(wall_time=self._wall_time, summary=values))
+            self._charts = []
         self._file.close()
 
     def __enter__(self) -> "Writer":

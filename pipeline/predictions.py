@@ -6,16 +6,18 @@ Knows Arrow's types, and nothing of files (`store`), of models (`models`) or of 
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.errors import DamagedError, InputError
+
+T = TypeVar("T")
 
 FORMAT = 1
 
@@ -24,6 +26,9 @@ Rows = dict[str, NDArray[Any]]
 
 TOP = 3
 """How many of the highest classes a tile shows."""
+
+KEPT = 5
+"""How many of the highest classes of a row are kept beside it, in `rows.parquet`."""
 
 # name: (type, may be null, meaning). A reader may rely on every one but the two that are marked optional.
 COLUMNS: dict[str, tuple[pa.DataType, bool, str]] = {
@@ -316,6 +321,11 @@ def as_numpy(array: pa.Array, null: float | None = None) -> NDArray[Any]:
     return np.frombuffer(array.buffers()[1], dtype, len(array), array.offset * dtype.itemsize)
 
 
+def _lists(array: pa.Array) -> NDArray[Any]:
+    """[rows, n] of an Arrow array of lists of one length, none of them null."""
+    return as_numpy(array.flatten()).reshape(len(array), -1 if len(array) else 0)
+
+
 def _arrow_bools(values: NDArray[np.bool_]) -> pa.BooleanArray:
     bits = pa.py_buffer(np.packbits(values, bitorder="little").tobytes())
     return pa.BooleanArray.from_buffers(pa.bool_(), len(values), [None, bits])
@@ -342,6 +352,8 @@ class Predictions:
     """
 
     batch: pa.RecordBatch
+    of: int = 0
+    """Rows of the whole manifest, 0 if not known: what a sample of bounded size is drawn from."""
 
     @classmethod
     def build(
@@ -407,7 +419,30 @@ class Predictions:
     def take(self, keep: NDArray[np.bool_]) -> Self:
         """The rows where `keep` is true."""
         # Never `self`: what keeps its own `scored` would wait for the garbage collector.
-        return type(self)(self.batch if keep.all() else self.batch.filter(_arrow_bools(keep)))
+        return type(self)(self.batch if keep.all() else self.batch.filter(_arrow_bools(keep)), self.of)
+
+    @cached_property
+    def _made(self) -> dict[Any, Any]:
+        return {}
+
+    def once(self, what: Any, make: Callable[[], T]) -> T:
+        """`make()`, called for the first of the panels that want it; the others get the same value.
+
+        The value must not hold these rows, or they would wait for the garbage collector.
+        """
+        if what not in self._made:
+            self._made[what] = make()
+        return cast(T, self._made[what])
+
+    def sampled(self, limit: int, salt: int) -> NDArray[np.bool_]:
+        """Which rows belong to a sample of about `limit` rows of the whole manifest, drawn by the hash of the key.
+
+        Each row is in it or not by its key alone, so the sample is the same however the rows are split; its size varies
+        as a binomial does. All rows if the manifest has no more than `limit`, or its length is not known. -> [rows].
+        """
+        if self.of <= limit:
+            return np.ones(len(self), bool)
+        return np.asarray(mix(self.key, salt).view(np.uint64) < np.uint64(2**64 * limit // self.of))
 
     def _floats(self, name: str) -> NDArray[np.float32]:
         return as_numpy(self.column(name), np.nan).astype(np.float32, copy=False)
@@ -476,13 +511,55 @@ class Predictions:
         return np.equal(self.predicted, self.label)
 
     @cached_property
+    def probabilities(self) -> NDArray[np.float32]:
+        """[rows, classes] float32 softmax of the logits; each relatively exact to some 1e-6, tiny ones too."""
+        logits = self.logits
+        with np.errstate(over="ignore"):  # logits that are further apart than the largest float: probability 0
+            p = np.subtract(logits, logits.max(axis=1, keepdims=True), dtype=np.float32)
+        np.exp(p, out=p)
+        p /= p.sum(axis=1, keepdims=True)
+        return np.asarray(p)
+
+    @cached_property
+    def top(self) -> NDArray[np.int64]:
+        """[rows, min(KEPT, classes)] int64 classes by falling logit, the lowest class first of equal ones."""
+        if "top_class" in self.batch.schema.names:
+            return _lists(self.column("top_class")).astype(np.int64)
+        left = self.logits.copy()  # [rows, classes]
+        rows = np.arange(len(left))
+        top = np.empty((len(left), min(KEPT, left.shape[1])), np.int64)
+        for i in range(top.shape[1]):  # five times the highest: three times as fast as a partial sort
+            top[:, i] = left.argmax(axis=1)
+            left[rows, top[:, i]] = -np.inf
+        return top
+
+    @cached_property
+    def top_probability(self) -> NDArray[np.float32]:
+        """[rows, min(KEPT, classes)] float32 probabilities of `top`."""
+        if "top_probability" in self.batch.schema.names:
+            return _lists(self.column("top_probability")).astype(np.float32, copy=False)
+        return np.take_along_axis(self.probabilities, self.top, axis=1)
+
+    @cached_property
+    def rank(self) -> NDArray[np.int64]:
+        """For labelled rows: how many other classes have a higher logit than the true one. -> [rows] int64."""
+        if "rank" in self.batch.schema.names:
+            return np.asarray(as_numpy(self.column("rank")).astype(np.int64) - 1)
+        true = self.logits[np.arange(len(self)), self.label][:, None]
+        rank: NDArray[np.int64]
+        rank = np.asarray(np.count_nonzero(np.take_along_axis(self.logits, self.top, axis=1) > true, axis=1))
+        deep = np.flatnonzero(rank == self.top.shape[1])  # only these need a look at all classes
+        rank[deep] = np.count_nonzero(self.logits[deep] > true[deep], axis=1)
+        return rank
+
+    @cached_property
     def rivals(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """For labelled rows: how many other classes have a higher logit than the true one, and how many the same.
 
         -> two of [rows] int64.
         """
         true = self.logits[np.arange(len(self)), self.label][:, None]
-        return (self.logits > true).sum(axis=1), (self.logits == true).sum(axis=1) - 1
+        return np.count_nonzero(self.logits > true, axis=1), np.count_nonzero(self.logits == true, axis=1) - 1
 
     def rows(self, chosen: NDArray[np.integer[Any]]) -> Rows:
         """What a tile shows of the chosen scored rows, highest class first.
@@ -506,6 +583,61 @@ class Predictions:
             "top_class": order.astype(np.int64),
             "top_probability": np.take_along_axis(p, order, axis=1).astype(np.float32),
         }
+
+
+ROW_COLUMNS = frozenset(
+    {"id", "key", "image", "label", "predicted", "confidence", "loss", "margin", "entropy", "digest", "logits"}
+)
+"""Columns that `derived_rows` reads."""
+
+
+def rows_schema(run: Run) -> pa.Schema:
+    """Arrow schema of `rows.parquet`."""
+    top = min(KEPT, len(run.classes))
+    names = pa.dictionary(pa.int32(), pa.string())
+    kept = [pa.field(n, COLUMNS[n][0]) for n in ("id", "key", "image", "label")]
+    derived = [pa.field(n, COLUMNS[n][0]) for n in ("predicted", "confidence", "loss", "margin", "entropy", "digest")]
+    return pa.schema(
+        [
+            pa.field("step", pa.int64()),
+            *kept,
+            pa.field("true", names),
+            *derived,
+            pa.field("prediction", names),
+            pa.field("rank", pa.int32()),
+            pa.field("top_class", pa.list_(pa.field("element", pa.int32(), nullable=False), top)),
+            pa.field("top_probability", pa.list_(pa.field("element", pa.float32(), nullable=False), top)),
+        ]
+    )
+
+
+def derived_rows(run: Run, step: int, rows: Predictions) -> Predictions:
+    """All that is derived from the logits of some rows, without the logits: what `rows.parquet` holds.
+
+    `true` and `prediction` are names; `rank` is 1 plus the number of classes with a higher logit than the true one;
+    `top_class` and `top_probability` are the highest five, null for a failed row.
+    """
+    wanted = rows_schema(run)
+    scored = rows.scored
+    ok = rows.predicted >= 0
+    labelled = ok & (rows.label >= 0)
+    names = pa.array(run.classes, pa.string())
+    made = {
+        "step": pa.array(np.full(len(rows), step, np.int64)),
+        "true": _named(rows.column("label"), names, len(run.classes)),
+        "prediction": _named(rows.column("predicted"), names, len(run.classes)),
+        "rank": scatter((rows.labelled.rank + 1).astype(np.int32), labelled, pa.int32()),
+        "top_class": scatter(scored.top.astype(np.int32), ok, wanted.field("top_class").type),
+        "top_probability": scatter(scored.top_probability, ok, wanted.field("top_probability").type),
+    }
+    columns = [made[f.name] if f.name in made else rows.column(f.name) for f in wanted]
+    return Predictions(pa.RecordBatch.from_arrays(columns, schema=wanted), rows.of)
+
+
+def _named(index: pa.Array, names: pa.Array, classes: int) -> pa.DictionaryArray:
+    at = as_numpy(index, -1)
+    known = (at >= 0) & (at < classes)
+    return pa.DictionaryArray.from_arrays(pa.array(np.where(known, at, 0), pa.int32(), mask=~known), names)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ to the last bit, so that rows may be measured anywhere, in any grouping and orde
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Protocol, Self, TypeVar, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,8 +123,15 @@ class Lowest:
         return {name: column[self.group == group] for name, column in self.rows.items()}
 
 
-def merge(a: S, b: S) -> S:
-    """A new state; neither `a` nor `b` changes. Raises TypeError for states of two panels."""
+def merge(a: S, b: S, *, done: dict[tuple[int, int], Any] | None = None) -> S:
+    """A new state; neither `a` nor `b` changes. Raises TypeError for states of two panels.
+
+    `done` holds the states that were merged already by the identities of the two: what several panels share in both is
+    merged once and stays shared.
+    """
+    done = {} if done is None else done
+    if (id(a), id(b)) in done:
+        return cast(S, done[id(a), id(b)])
     if type(a) is not type(b):
         raise TypeError(f"cannot merge {type(a).__name__} with {type(b).__name__}")
     merged = {}
@@ -135,10 +142,12 @@ def merge(a: S, b: S) -> S:
         elif isinstance(x, Mergeable):
             merged[f.name] = x.merge(y)
         else:
-            merged[f.name] = merge(x, y)
-    return type(a)(**merged)
+            merged[f.name] = merge(x, y, done=done)
+    done[id(a), id(b)] = type(a)(**merged)
+    return cast(S, done[id(a), id(b)])
 
 
 def merge_all(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
-    """Two states of each panel, merged by the panel's name."""
-    return {name: merge(a[name], b[name]) for name in a}
+    """Two states of each panel, merged by the panel's name; a state that panels share is merged once."""
+    done: dict[tuple[int, int], Any] = {}
+    return {name: merge(a[name], b[name], done=done) for name in a}

@@ -24,7 +24,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import DamagedError, InputError, first_line
-from pipeline.predictions import Part, Predictions, Run, as_numpy, footer, read_footer, scatter, schema
+from pipeline.predictions import (
+    Part,
+    Predictions,
+    Run,
+    as_numpy,
+    footer,
+    read_footer,
+    rows_schema,
+    scatter,
+    schema,
+)
 
 GROUP_ROWS = 8192
 GROUP_BYTES = 32 * 2**20
@@ -205,7 +215,7 @@ def batches(file: PartFile, columns: Iterable[str] | None = None) -> Iterator[Pr
             names = None if columns is None else [n for n in parquet.schema_arrow.names if n in set(columns)]
             size = group_rows(len(file.run.classes))
             for batch in parquet.iter_batches(size, columns=names, use_threads=False):
-                yield Predictions(_conformed(batch, file.run))
+                yield Predictions(_conformed(batch, file.run), file.part.manifest_rows)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _damaged(file.name, error) from error
 
@@ -348,6 +358,33 @@ class PartWriter:
         self._aside.unlink(missing_ok=True)
 
 
+class RowsWriter:
+    """Writes `rows.parquet`: one line for every row of every step, with all that is derived from its logits but not the
+    logits; some 100 bytes each.
+    """
+
+    def __init__(self, path: Path, run: Run) -> None:
+        """Create the file."""
+        self._writer = pq.ParquetWriter(path, rows_schema(run), compression="zstd", write_page_checksum=True)
+
+    def write(self, rows: Predictions) -> None:
+        """Write one row group of what `derived_rows` made."""
+        self._writer.write_batch(rows.batch)
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._writer.close()
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, Predictions]]:
+    """(step, rows) of a file by `RowsWriter`, in its order, a bounded number of rows at a time."""
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        for group in range(file.num_row_groups):  # each has rows of one step
+            for batch in file.read_row_group(group, use_threads=False).to_batches():
+                if len(batch):
+                    yield batch.column("step")[0].as_py(), Predictions(batch)
+
+
 def _sync_folder(folder: Path) -> None:
     if os.name == "posix":  # elsewhere a folder cannot be opened; a rename is durable without it
         descriptor = os.open(folder, os.O_RDONLY)
@@ -382,7 +419,10 @@ def lock(folder: Path, flag: str = "--out", unfinished: str = "step=*/.part-*.tm
             raise InputError(f"another process is writing to {folder}: wait for it, or name another {flag}") from error
     try:
         for stale in folder.glob(unfinished):  # nobody else can be writing now
-            stale.unlink(missing_ok=True)
+            if stale.is_dir():
+                shutil.rmtree(stale)
+            else:
+                stale.unlink(missing_ok=True)
         yield
     finally:
         guard.release()

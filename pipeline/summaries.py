@@ -1,5 +1,6 @@
 """What a panel may ask to be drawn: a closed set of plain values. Knows nothing of TensorBoard or its encoding."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,7 +69,66 @@ class Text:
     description: str = ""
 
 
-Summary = Scalar | Picture | Tiles | Encoded | Histogram | Text
+@dataclass(frozen=True)
+class PrCurve:
+    """Precision over recall. TensorBoard labels points by thresholds 0, 1/(n-1), … 1, whatever the true ones are."""
+
+    tag: str
+    tp: NDArray[np.float64]  # [points] counts, thresholds ascending, so recall descending
+    fp: NDArray[np.float64]  # [points]
+    tn: NDArray[np.float64]  # [points]
+    fn: NDArray[np.float64]  # [points]
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class Lines:
+    """A chart of Custom Scalars: the curves of all scalars whose tag fits one of the patterns."""
+
+    tag: str
+    """`category/title` of the chart."""
+    patterns: tuple[str, ...]
+    """Regular expressions, matched from the tag's beginning."""
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class Band:
+    """A chart of Custom Scalars: a curve with its interval. The three are tags of scalars."""
+
+    tag: str
+    """`category/title` of the chart."""
+    value: str
+    lower: str
+    upper: str
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class HParams:
+    """The run's line in the table of runs."""
+
+    tag: str
+    name: str
+    """Of the run."""
+    settings: Mapping[str, str | float | bool]
+    """What the run was made with."""
+    metrics: Mapping[str, str]
+    """Tags of scalars to show beside, and how they are called there."""
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file for other tools, beside the event file. Not shown by TensorBoard."""
+
+    tag: str
+    """Its name in the run's log folder, `/` between folders."""
+    content: bytes
+    description: str = ""
+
+
+Summary = Scalar | Picture | Tiles | Encoded | Histogram | Text | PrCurve | Lines | Band | HParams | File
 
 
 def cell(text: str) -> str:

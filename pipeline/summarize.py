@@ -1,16 +1,23 @@
-"""Parts of predictions -> one state for each panel and step. Knows no drawing and no TensorBoard."""
+"""Parts of predictions -> one state for each panel and step, and the derived rows. Knows no drawing and no TensorBoard.
+
+All of it is one pass over the logits. Panels that look again get the rows of that pass, which are some 100 bytes each.
+"""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline import store, workers
-from pipeline.panels import Panel
+from pipeline.panels import LooksAgain, Panel, Twice
+from pipeline.predictions import ROW_COLUMNS, Predictions, derived_rows
 from pipeline.state import merge_all
 from pipeline.store import PartFile, Step
 
 States = dict[str, Any]
 """A state for each panel, by its name."""
+
+Sink = Callable[[Predictions], object]
+"""Takes the derived rows of all steps in their order."""
 
 
 def zeros(step: Step, panels: Mapping[str, Panel]) -> States:
@@ -18,18 +25,30 @@ def zeros(step: Step, panels: Mapping[str, Panel]) -> States:
     return {name: panel.zero(step.run) for name, panel in panels.items()}
 
 
-def summarize_part(part: PartFile, panels: Mapping[str, Panel]) -> States:
-    """States of one part. Reads only the columns that the panels name, a bounded number of rows at a time."""
-    columns: set[str] = set().union(*(panel.columns for panel in panels.values()))
+def summarize_part(
+    part: PartFile, panels: Mapping[str, Panel], step: int = 0, rows: bool = False
+) -> tuple[States, list[Predictions]]:
+    """States of one part, and its derived rows if they are wanted.
+
+    Reads only the columns that the panels name, a bounded number of rows at a time.
+    """
+    columns: set[str] = set().union(*(panel.columns for panel in panels.values()), ROW_COLUMNS if rows else ())
     states: States | None = None
+    derived = []
     for batch in store.batches(part, columns):
         measured = {name: panel.measure(part.run, batch) for name, panel in panels.items()}
         states = measured if states is None else merge_all(states, measured)
-    return states or {name: panel.zero(part.run) for name, panel in panels.items()}
+        if rows:
+            derived.append(derived_rows(part.run, step, batch))
+    return states or {name: panel.zero(part.run) for name, panel in panels.items()}, derived
 
 
 def summarize(
-    steps: Sequence[Step], panels: Mapping[str, Panel], threads: int, done: Callable[[int], object] = lambda _: None
+    steps: Sequence[Step],
+    panels: Mapping[str, Panel],
+    threads: int,
+    done: Callable[[int], object] = lambda _: None,
+    sink: Sink | None = None,
 ) -> dict[int, States]:
     """States of each step; parts are measured on threads and folded in their order.
 
@@ -38,16 +57,46 @@ def summarize(
         panels: by name.
         threads: how many parts are measured at once.
         done: told the rows of every part that is finished.
+        sink: takes the derived rows; without it they are not made.
     """
-    states = {step.step: zeros(step, panels) for step in steps}
+    states: dict[int, States] = {}
     parts = [(step.step, part) for step in steps for part in step.parts]
-    measure = functools.partial(_measure, panels=panels)
-    for number, rows, measured in workers.in_order(measure, parts, threads):
-        states[number] = merge_all(states[number], measured)
+    measure = functools.partial(_measure, panels=panels, rows=sink is not None)
+    for number, rows, measured, derived in workers.in_order(measure, parts, threads):
+        states[number] = merge_all(states[number], measured) if number in states else measured
+        for batch in derived:
+            sink(batch)  # type: ignore[misc]  # there are derived rows only where there is a sink
         done(rows)
-    return states
+    return {step.step: states[step.step] if step.step in states else zeros(step, panels) for step in steps}
 
 
-def _measure(at: tuple[int, PartFile], panels: Mapping[str, Panel]) -> tuple[int, int, States]:
+def _measure(
+    at: tuple[int, PartFile], panels: Mapping[str, Panel], rows: bool
+) -> tuple[int, int, States, list[Predictions]]:
     number, part = at
-    return number, part.rows, summarize_part(part, panels)
+    return number, part.rows, *summarize_part(part, panels, number, rows)
+
+
+def look_again(
+    steps: Sequence[Step],
+    panels: Mapping[str, Panel],
+    states: Mapping[int, States],
+    rows: Iterable[tuple[int, Predictions]],
+) -> dict[int, States]:
+    """The states, with the second ones of the panels that look again.
+
+    Args:
+        steps, panels: as for `summarize`.
+        states: from `summarize`.
+        rows: (step, derived rows) of all steps.
+    """
+    again = {name: panel for name, panel in panels.items() if isinstance(panel, LooksAgain)}
+    runs = {step.step: step.run for step in steps}
+    seconds = {s: {n: p.zero_again(runs[s], states[s][n]) for n, p in again.items()} for s in states}
+    for number, batch in rows if again else ():
+        measured = {n: p.measure_again(runs[number], states[number][n], batch) for n, p in again.items()}
+        seconds[number] = merge_all(seconds[number], measured)
+    return {
+        s: {**of_step, **{name: Twice(of_step[name], second) for name, second in seconds[s].items()}}
+        for s, of_step in states.items()
+    }

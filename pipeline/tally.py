@@ -37,15 +37,19 @@ class Tally:
 
     @classmethod
     def measure(cls, run: Run, batch: Predictions) -> "Tally":
-        """These rows alone."""
-        labelled = batch.labelled
-        return cls(
-            Counted.of(labelled.label * len(run.classes) + labelled.predicted),
-            np.int64(len(batch)),
-            np.int64((batch.predicted < 0).sum()),
-            np.int64((batch.label < 0).sum()),
-            fixed(labelled.loss),
-        )
+        """These rows alone, counted once for all panels that share it."""
+
+        def count() -> Tally:
+            labelled = batch.labelled
+            return cls(
+                Counted.of(labelled.label * len(run.classes) + labelled.predicted),
+                np.int64(len(batch)),
+                np.int64((batch.predicted < 0).sum()),
+                np.int64((batch.label < 0).sum()),
+                fixed(labelled.loss),
+            )
+
+        return batch.once(Tally, count)
 
 
 COLUMNS = frozenset({"label", "predicted", "loss"})

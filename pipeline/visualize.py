@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -19,8 +20,14 @@ from pipeline.config import Exif, VisualizeConfig
 from pipeline.errors import InputError, first_line
 from pipeline.predictions import digest_of, hash64
 from pipeline.store import Step, unwritable
-from pipeline.summaries import Encoded, Picture, Pixels, Summary, Tiles
-from pipeline.summarize import summarize
+from pipeline.summaries import Encoded, File, Picture, Pixels, Summary, Tiles
+from pipeline.summarize import States, look_again, summarize
+
+EVENTS = "events"
+"""Name of the event file while it is written: TensorBoard opens whatever has `tfevents` in its name."""
+
+ROWS = "rows.parquet"
+"""One line for every row of every step, for DuckDB and pandas."""
 
 RECORD = ".predboard.json"
 """Our own list of the files we wrote into a run's log folder, and what they were made from."""
@@ -93,30 +100,56 @@ def _visualize_run(
         return Written(name, folder, folder / record["files"][0], rows, numbers, missing, 0, unchanged=True)
 
     say(f"{name}: {rows:,} rows in {len(steps)} steps, panels {', '.join(chosen)}")
-    with tqdm(total=rows, unit=" rows", desc="read", disable=None, file=sys.stderr) as bar:
-        states = summarize(steps, chosen, workers.count(config.workers), bar.update)
     subject = panels.Subject(name, steps[-1].run, {step.step: _facts(step, sheets[step.step]) for step in steps})
     pictures = _Pictures(steps, config.image_root)
     times = {step.step: step.finished for step in steps}
     with_pictures = _spread(numbers, STEPS_WITH_PICTURES)
+    threads = workers.count(config.workers)
     with unwritable(folder), store.lock(folder, "--logdir", ".predboard-*.partial"):
         record = _read_record(folder)
         aside = folder / f".predboard-{os.getpid()}.partial"
         try:
+            aside.mkdir()
+            states = _states(steps, chosen, threads, aside, keep_rows=not config.panels)
             with (
-                events.Writer(aside, times[numbers[0]]) as writer,
+                events.Writer(aside / EVENTS, times[numbers[0]]) as writer,
                 tqdm(unit=" summaries", desc="write", disable=None, file=sys.stderr) as bar,
             ):
                 for panel_name, panel in chosen.items():
                     of_panel = {number: states[number][panel_name] for number in numbers}
                     summaries = _drawable(panel.render(subject, of_panel), with_pictures)
-                    for step, summary in _with_pictures(summaries, pictures, workers.count(config.workers)):
-                        writer.write(step, times[step], summary)
+                    for step, summary in _with_pictures(summaries, pictures, threads):
+                        if isinstance(summary, File):
+                            _write_file(aside, summary)
+                        else:
+                            writer.write(step, times[step], summary)
                         bar.update()
             event_file = _publish(folder, aside, times[numbers[0]], record, made_from if not pictures.missing else "")
         finally:
-            aside.unlink(missing_ok=True)
+            shutil.rmtree(aside, ignore_errors=True)
     return Written(name, folder, event_file, rows, numbers, missing, len(pictures.missing), unchanged=False)
+
+
+def _states(
+    steps: tuple[Step, ...], chosen: Mapping[str, panels.Panel], threads: int, aside: Path, keep_rows: bool
+) -> dict[int, States]:
+    """States of all panels, and `rows.parquet` in the folder if it is to be kept or a panel looks again."""
+    total = sum(step.rows for step in steps)
+    with tqdm(total=total, unit=" rows", desc="read", disable=None, file=sys.stderr) as bar:
+        if not keep_rows and not any(isinstance(panel, panels.LooksAgain) for panel in chosen.values()):
+            return summarize(steps, chosen, threads, bar.update)
+        writer = store.RowsWriter(aside / ROWS, steps[0].run)
+        try:
+            states = summarize(steps, chosen, threads, bar.update, writer.write)
+        finally:
+            writer.close()
+    return look_again(steps, chosen, states, store.read_rows(aside / ROWS))
+
+
+def _write_file(aside: Path, file: File) -> None:
+    path = aside / file.tag
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(file.content)
 
 
 def _facts(step: Step, sheet: Pixels | None) -> panels.Facts:
@@ -243,7 +276,11 @@ def runs_in(logdir: Path) -> list[str]:
 def _read_record(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads((folder / RECORD).read_text("utf-8"))
-        return {"made_from": str(record["made_from"]), "files": [str(name) for name in record["files"]]}
+        files = [str(name) for name in record["files"]]
+        inside = [
+            f for f in files if not Path(f).is_absolute() and ".." not in Path(f).parts
+        ]  # never beyond our folder
+        return {"made_from": str(record["made_from"]), "files": inside}
     except (OSError, ValueError, KeyError, TypeError):  # none, or not ours: then we own no file there
         return {"made_from": None, "files": []}
 
@@ -255,20 +292,27 @@ def _write_record(folder: Path, made_from: str, files: list[str]) -> None:
 
 
 def _publish(folder: Path, aside: Path, time: float, record: dict[str, Any], made_from: str) -> Path:
-    """Give the file its name, which changes with its content, so that an open TensorBoard notices; remove our old ones.
+    """Put the files from `aside` into their places, and remove our old ones.
 
-    Whatever happens in between, at least one whole file of ours is there and listed, and no other file is touched.
+    The event file's name changes with its content, so that an open TensorBoard notices. It comes last: whatever happens
+    in between, at least one whole event file of ours is there and listed, and no other file is touched.
     """
     content = hashlib.blake2b(digest_size=8)
-    with aside.open("rb") as file:
+    with (aside / EVENTS).open("rb") as file:
         while piece := file.read(2**20):
             content.update(piece)
         os.fsync(file.fileno())
-    name = f"events.out.tfevents.{int(time):010d}.{content.hexdigest()}.predboard"
-    old = [file for file in record["files"] if file != name]
-    _write_record(folder, "", [name, *old])
-    aside.replace(folder / name)
-    for file in old:
-        (folder / Path(file).name).unlink(missing_ok=True)
-    _write_record(folder, made_from, [name])
-    return folder / name
+    event_file = f"events.out.tfevents.{int(time):010d}.{content.hexdigest()}.predboard"
+    beside = sorted(p.relative_to(aside).as_posix() for p in aside.rglob("*") if p.is_file() and p != aside / EVENTS)
+    old = [name for name in record["files"] if name not in (event_file, *beside)]
+    _write_record(folder, "", [event_file, *beside, *old])
+    for name in beside:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (aside / name).replace(folder / name)
+    (aside / EVENTS).replace(folder / event_file)
+    for name in old:
+        (folder / name).unlink(missing_ok=True)
+        if (parent := (folder / name).parent) != folder and parent.is_dir() and not any(parent.iterdir()):
+            parent.rmdir()
+    _write_record(folder, made_from, [event_file, *beside])
+    return folder / event_file

@@ -49,13 +49,14 @@ ALLOWED: dict[str, set[str]] = {
     "panels.__init__": {"errors", "predictions", "summaries"},
     "parts": {"forward", "loading", "predictions", "shards", "sources", "store"},
     "predictions": {"errors"},
+    "ranking": {"predictions", "state"},
     "resume": {"errors", "predictions", "shards", "sources", "store"},
     "shards": set(),
     "sources": {"errors", "predictions"},
     "state": {"predictions"},
     "store": {"errors", "predictions"},
     "summaries": {"predictions"},
-    "summarize": {"panels", "state", "store", "workers"},
+    "summarize": {"panels", "predictions", "state", "store", "workers"},
     "tally": {"predictions", "state"},
     "usercode": {"errors"},
     "visualize": {
@@ -75,7 +76,7 @@ ALLOWED: dict[str, set[str]] = {
     "work": {"config", "forward", "loading", "models", "parts", "predictions", "shards", "workers"},
     "workers": set(),
 }
-OF_A_PANEL = {"draw", "panels", "predictions", "state", "summaries", "tally"}
+OF_A_PANEL = {"draw", "panels", "predictions", "ranking", "state", "summaries", "tally"}
 """`panels` is where the protocol is; the other panels are not in it."""
 
 DOORS: dict[str, set[str]] = {

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import hashlib
 import pickle
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,23 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline import InputError, VisualizeConfig, events, panels, visualize
-from pipeline.panels import Facts, Panel, Subject
-from pipeline.predictions import COLUMNS, Predictions, Run
+from pipeline.panels import Facts, LooksAgain, Panel, Subject
+from pipeline.predictions import COLUMNS, Predictions, Run, derived_rows
 from pipeline.state import merge
-from pipeline.summaries import Encoded, Histogram, Picture, Scalar, Summary, Text, Tiles
+from pipeline.summaries import (
+    Band,
+    Encoded,
+    File,
+    Histogram,
+    HParams,
+    Lines,
+    Picture,
+    PrCurve,
+    Scalar,
+    Summary,
+    Text,
+    Tiles,
+)
 from tests import toy
 
 RUNS = {n: Run(classes=tuple(f"class{i}" for i in range(n)), model="toy.py:build") for n in (1, 2, 10, 1000)}
@@ -146,6 +160,33 @@ def declared_columns_are_enough(panel: Panel, batch: Predictions) -> None:
     assert same(panel.measure(run, few), panel.measure(run, batch))
 
 
+def again_in_random_order(panel: LooksAgain, first: Any, run: Run, rows: Predictions, seed: int, pieces: int) -> Any:
+    random = np.random.default_rng(seed)
+    dealt = random.integers(0, pieces, len(rows))
+    states = [panel.measure_again(run, first, rows.take(dealt == i)) for i in range(pieces)]
+    states.append(panel.zero_again(run, first))
+    while len(states) > 1:
+        a, b = (states.pop(random.integers(len(states))) for _ in range(2))
+        states.append(merge(a, b))
+    return states[0]
+
+
+@fast
+@given(batch=batches_of, seed=st.integers(0, 2**32 - 1), pieces=st.integers(1, 6))
+@example(batch=some(RUNS[10], 60, 1, ties=True, failed=True, unlabelled=True), seed=1, pieces=4)
+def test_the_second_look_obeys_the_laws_too(panel: Panel, batch: Predictions, seed: int, pieces: int) -> None:
+    if not isinstance(panel, LooksAgain):
+        return
+    run = run_of(batch)
+    first, rows = panel.measure(run, batch), derived_rows(run, 0, batch)
+    whole, zero = panel.measure_again(run, first, rows), panel.zero_again(run, first)
+    assert same(again_in_random_order(panel, first, run, rows, seed, pieces), whole)
+    assert same(merge(zero, whole), whole)
+    assert same(merge(whole, zero), whole)
+    assert same(panel.measure_again(run, first, rows.take(np.zeros(len(rows), bool))), zero)
+    assert same(pickle.loads(pickle.dumps(whole)), whole)
+
+
 @fast
 @given(batch=batches_of)
 def test_measure_reads_only_the_columns_that_the_panel_declares(panel: Panel, batch: Predictions) -> None:
@@ -202,9 +243,42 @@ def drawable(summary: Summary) -> None:
         case Text(markdown=markdown):
             assert markdown
             assert "nan" not in markdown
+        case PrCurve():
+            counts = np.stack([summary.tp, summary.fp, summary.tn, summary.fn])
+            assert np.isfinite(counts).all()
+            assert counts.min() >= 0
+            assert np.ptp(counts.sum(axis=0)) == 0, "the rows differ from point to point"
+        case Lines(patterns=patterns):
+            assert patterns
+            assert all(re.compile(pattern) for pattern in patterns)
+            assert "/" in summary.tag
+            events.layout([summary]).SerializeToString()
+            return
+        case Band():
+            events.layout([summary]).SerializeToString()
+            return
+        case HParams():
+            assert summary.metrics
+            assert [value.SerializeToString() for value in events.session(summary, 1.7e9)]
+            return
+        case File(content=content):
+            assert content
+            assert summary.tag == Path(summary.tag).as_posix().strip("/")
+            assert b"nan" not in content.lower() or summary.tag.endswith(".parquet")
+            return
         case Encoded():
             raise AssertionError("a panel asks for Tiles and does not read pictures")
     events.encode(summary).SerializeToString()
+
+
+def charts_show_what_is_there(found: Mapping[tuple[str, int], Summary]) -> None:
+    """Fails if a chart or a line of HParams names scalars that nobody wrote."""
+    scalars = {tag for (tag, _), s in found.items() if isinstance(s, Scalar)}
+    for summary in found.values():
+        if isinstance(summary, Band):
+            assert {summary.value, summary.lower, summary.upper} <= scalars
+        elif isinstance(summary, Lines):
+            assert all(any(re.match(pattern, tag) for tag in scalars) for pattern in summary.patterns)
 
 
 @pytest.mark.parametrize("classes", RUNS)
@@ -212,8 +286,10 @@ def test_whatever_the_rows_are_what_is_drawn_can_be_encoded(panel: Panel, classe
     run = RUNS[classes]
     for name, batch in situations(run):
         with np.errstate(over="ignore"):
-            state = panel.measure(run, batch)
-        for (tag, _), summary in rendered(panel, run, {0: state}).items():
+            state = toy.state_of(panel, run, batch)
+        found = rendered(panel, run, {0: state})
+        charts_show_what_is_there(found)
+        for (tag, _), summary in found.items():
             try:
                 drawable(summary)
             except Exception as error:
@@ -222,7 +298,8 @@ def test_whatever_the_rows_are_what_is_drawn_can_be_encoded(panel: Panel, classe
 
 def test_steps_with_and_without_rows_are_drawn_together(panel: Panel) -> None:
     run = RUNS[10]
-    full, none = panel.measure(run, some(run, 50, 0, failed=True, unlabelled=True)), panel.zero(run)
+    full = toy.state_of(panel, run, some(run, 50, 0, failed=True, unlabelled=True))
+    none = toy.state_of(panel, run, some(run, 0, 0))
     for states in ({1: none, 2: full}, {1: full, 2: none}, {1: full, 2: full, 3: full}):
         for summary in rendered(panel, run, states).values():
             drawable(summary)
@@ -231,23 +308,26 @@ def test_steps_with_and_without_rows_are_drawn_together(panel: Panel) -> None:
 def test_every_panel_says_what_it_shows_and_keeps_to_tags_that_tensorboard_groups(panel: Panel) -> None:
     run = RUNS[10]
     assert panel.__doc__
-    found = rendered(panel, run, {3: panel.measure(run, some(run, 50, 0))})
+    found = rendered(panel, run, {3: toy.state_of(panel, run, some(run, 50, 0))})
     assert found
-    assert all("/" in tag and tag == tag.strip() for tag, _ in found)
+    shown = [tag for (tag, _), s in found.items() if not isinstance(s, File | HParams)]
+    assert all("/" in tag and tag == tag.strip() for tag in shown)
 
 
 def test_no_two_panels_write_the_same_tag() -> None:
     run = RUNS[10]
     batch = some(run, 60, 0, unlabelled=True)
     tags = [
-        tag for panel in panels.choose(()).values() for tag, _ in rendered(panel, run, {0: panel.measure(run, batch)})
+        tag
+        for panel in panels.choose(()).values()
+        for tag, _ in rendered(panel, run, {0: toy.state_of(panel, run, batch)})
     ]
     assert len(tags) == len(set(tags))
 
 
 def test_rendering_twice_gives_the_same(panel: Panel) -> None:
     run = RUNS[10]
-    states = {1: panel.measure(run, some(run, 50, 0)), 2: panel.measure(run, some(run, 50, 1))}
+    states = {1: toy.state_of(panel, run, some(run, 50, 0)), 2: toy.state_of(panel, run, some(run, 50, 1))}
     assert same(rendered(panel, run, states), rendered(panel, run, states))
 
 

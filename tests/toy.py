@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,8 @@ from PIL import Image
 from tensorboard.compat.proto import event_pb2, summary_pb2
 
 from pipeline import shards, store
-from pipeline.predictions import Part, Predictions, Run, keys_of, schema
+from pipeline.panels import LooksAgain, Panel, Twice
+from pipeline.predictions import Part, Predictions, Run, derived_rows, keys_of, schema
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("PREDBOARD_TEST_DATA", ROOT.parent / "shared" / "data"))
@@ -125,6 +127,14 @@ def sources(folder: Path, rows: int, size: tuple[int, int] = (8, 8), seed: int =
     for i in range(rows):
         Image.fromarray(random.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(folder / f"{i:06d}.png")
     return folder
+
+
+def state_of(panel: Panel, run: Run, batch: Predictions) -> Any:
+    """What `render` gets of these rows: the state, or both states of a panel that looks again."""
+    first = panel.measure(run, batch)
+    if not isinstance(panel, LooksAgain):
+        return first
+    return Twice(first, panel.measure_again(run, first, derived_rows(run, 0, batch)))
 
 
 def read_events(file: Path) -> list[event_pb2.Event]:

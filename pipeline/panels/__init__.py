@@ -8,7 +8,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 from pipeline.errors import InputError
 from pipeline.predictions import Predictions, Run
@@ -60,6 +60,31 @@ class Panel(Protocol):
     def render(self, subject: Subject, states: Mapping[int, Any]) -> Iterator[tuple[int, Summary]]:
         """(step, summary) for whatever is worth drawing, each tag with ascending steps."""
         ...
+
+
+@runtime_checkable
+class LooksAgain(Protocol):
+    """A panel that needs the rows once more when the state of all of them is known, as confident learning does.
+
+    The rows come without logits, as `rows.parquet` has them (`predictions.rows_schema`), with failed ones. `render`
+    then gets `Twice` for each step. The second states obey the same laws.
+    """
+
+    def zero_again(self, run: Run, first: Any) -> Any:
+        """The second state of no rows."""
+        ...
+
+    def measure_again(self, run: Run, first: Any, rows: Predictions) -> Any:
+        """The second state of these rows alone, given the first state of all rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class Twice:
+    """Both states of a panel that looks again."""
+
+    first: Any
+    again: Any
 
 
 def names() -> tuple[str, ...]:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline import tally
+from pipeline import ranking, tally
 from pipeline.panels import Subject
 from pipeline.predictions import Predictions, Run
+from pipeline.ranking import Ranking, mean_defined
 from pipeline.state import UNIT, fixed, summed
 from pipeline.summaries import Scalar, Summary
 from pipeline.tally import Scores, Tally
@@ -20,6 +21,7 @@ class State:
     """Shared counts, and how often the true class is among the five highest logits."""
 
     tally: Tally
+    ranking: Ranking
     top: np.int64 = summed()  # fixed point
 
 
@@ -27,18 +29,18 @@ class State:
 class Panel:
     """Scalars: accuracy, top-5 accuracy, balanced accuracy, macro precision, recall and F1, negative log-likelihood."""
 
-    columns: frozenset[str] = tally.COLUMNS | {"logits"}
+    columns: frozenset[str] = tally.COLUMNS | ranking.COLUMNS
 
-    def zero(self, run: Run) -> State:  # noqa: ARG002  the counts are sparse and need no size
+    def zero(self, run: Run) -> State:
         """No rows."""
-        return State(Tally.zero(), np.int64(0))
+        return State(Tally.zero(), Ranking.zero(run), np.int64(0))
 
     def measure(self, run: Run, batch: Predictions) -> State:
         """These rows alone."""
         above, same = batch.labelled.rivals
         # Expected hit when equal logits are ordered at random: k - g of the e + 1 tied places lie inside the top k.
         inside = np.clip((TOP - above) / (same + 1), 0, 1)
-        return State(Tally.measure(run, batch), fixed(inside))
+        return State(Tally.measure(run, batch), Ranking.measure(run, batch), fixed(inside))
 
     def render(self, subject: Subject, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
         """One point of each curve for each step that has labelled rows."""
@@ -66,3 +68,23 @@ class Panel:
             yield step, Scalar("metrics/recall_macro", scores.recall_macro, mean)
             yield step, Scalar("metrics/f1_macro", scores.f1_macro, mean)
             yield step, Scalar("metrics/nll", scores.nll, "Mean negative log-likelihood of the true class, nats.")
+            counts = state.ranking.true, state.ranking.every
+            for name, value, description in (
+                (
+                    "auroc_macro",
+                    mean_defined(ranking.auroc(*counts).value),
+                    "Area under ROC curves, mean over classes.",
+                ),
+                (
+                    "average_precision_macro",
+                    mean_defined(ranking.average_precision(*counts).value),
+                    "Average precision, mean over classes.",
+                ),
+                (
+                    "aurc",
+                    float(ranking.aurc(state.ranking.confidence.sum(axis=0)).value),
+                    "Area under the risk–coverage curve.",
+                ),
+            ):
+                if not np.isnan(value):
+                    yield step, Scalar(f"metrics/{name}", value, description)
