@@ -19,6 +19,9 @@ Precision = Literal["fp32", "bf16", "fp16"]
 Exif = Literal["ignore", "apply"]
 Scores = Literal["logits", "probabilities", "log_probabilities"]
 
+_LONGEST = 1_000_000
+"""Seconds; what a system can wait for has a limit."""
+
 
 def _at_least(name: str, value: int, least: int) -> None:
     if value < least:
@@ -103,6 +106,9 @@ class InferConfig:
     workers: int = 0
     """Threads that read and decode. 0: one for each processor, at most 16."""
 
+    timeout: float = 60.0
+    """Seconds that reading and decoding one image may take; after them it is a row with an error."""
+
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps. auto: cuda where there is one, else mps, else cpu."""
 
@@ -157,6 +163,8 @@ class InferConfig:
         ):
             if value is not None:
                 _at_least(name, value, least)
+        if not 0 < self.timeout <= _LONGEST:
+            raise InputError(f"--timeout is {self.timeout:g}; expected seconds, more than 0 and at most {_LONGEST:,}")
         for key, value in self.model_args.items():
             if not _is_plain(value):
                 raise InputError(

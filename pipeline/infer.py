@@ -112,7 +112,7 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None) -> O
     device = models.device_of(config.device)
     say(f"{len(manifest):,} images, {len(manifest.classes) or 'unnamed'} classes, in {manifest.root}")
 
-    loader = loading.Loader(manifest, shape, config.thumbnails)
+    loader = loading.Loader(manifest, shape, config.thumbnails, config.timeout)
     sample = loader.first()
     size = sample.shape
     transform = {**asdict(shape), "mean": list(config.mean), "std": list(config.std), "size": list(size)}

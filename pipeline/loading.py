@@ -2,15 +2,18 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import images, sources
+from pipeline import images, sources, workers
 from pipeline.errors import InputError, first_line
 from pipeline.predictions import hash64
+
+X = TypeVar("X")
 
 
 @dataclass(frozen=True)
@@ -34,16 +37,39 @@ class Loader:
     shape: images.Shape
     thumbnail: int = 0
     """Longest side of the thumbnails, 0 for none."""
+    timeout: float = 60.0
+    """Seconds that one row may take."""
 
     def first(self) -> NDArray[np.uint8]:
         """The first picture that can be read, whose size all must have. Raises InputError if none can be read."""
         error = ""
-        for row in range(len(self.manifest)):  # one at a time: it is nearly always the first
-            loaded = self.load(row, None)
+        one_by_one = ((row, [row]) for row in range(len(self.manifest)))  # it is nearly always the first
+        for row, (loaded,) in self.stream(one_by_one, None, threads=1, ahead=1):
             if loaded.pixels is not None:
                 return loaded.pixels
             error = error or f"{self.manifest.image[row]}: {loaded.error}"
         raise InputError(f"none of the {len(self.manifest)} images can be read; the first, {error}")
+
+    def stream(
+        self, chunks: Iterable[tuple[X, Sequence[int]]], size: tuple[int, ...] | None, threads: int, ahead: int
+    ) -> Generator[tuple[X, list[Loaded]], None, None]:
+        """`load` on threads, in order, a few rows at a time; each few have a name to find them by.
+
+        A row that takes longer than `timeout` is an error. The few that it is among are tried again one at a time, so
+        that neither its neighbours nor the rows of a process that was stopped for a while are lost with it.
+        """
+
+        def load(chunk: tuple[X, Sequence[int]]) -> tuple[X, list[Loaded]]:
+            name, rows = chunk
+            return name, self.chunk(rows, size)
+
+        def again(chunk: tuple[X, Sequence[int]]) -> tuple[X, list[Loaded]]:
+            name, rows = chunk
+            late = Loaded(None, f"TimeoutError: not read within {self.timeout:g} seconds", self.timeout)
+            patience = workers.Patience[int, Loaded](self.timeout, lambda _: late)
+            return name, list(workers.in_order(lambda row: self.load(row, size), rows, 1, patience=patience))
+
+        return workers.in_order(load, chunks, threads, ahead, workers.Patience(self.timeout, again))
 
     def chunk(self, rows: Sequence[int], size: tuple[int, ...] | None) -> list[Loaded]:
         """`load` of each of these rows."""

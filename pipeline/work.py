@@ -16,7 +16,7 @@ import torch
 from pipeline import models, workers
 from pipeline.config import InferConfig
 from pipeline.forward import Batch, Prepare, forward
-from pipeline.loading import Loaded, Loader
+from pipeline.loading import Loader
 from pipeline.parts import NewPart
 from pipeline.predictions import Run
 from pipeline.shards import Task
@@ -84,12 +84,9 @@ def _pass(
         for at in range(0, len(task.ids), _CHUNK)
     )
 
-    def load(chunk: tuple[Task, range]) -> list[tuple[Task, Loaded]]:
-        task, ids = chunk
-        return [(task, row) for row in job.loader.chunk(ids, job.size)]
-
     ahead = 2 * job.threads + -(-2 * config.batch_size // _CHUNK)  # two batches, and something for every thread
-    loaded = itertools.chain.from_iterable(workers.in_order(load, chunks, job.threads, ahead))
+    stream = job.loader.stream(chunks, job.size, job.threads, ahead)
+    loaded = ((task, row) for task, rows in stream for row in rows)
     open_parts: dict[int, NewPart] = {}  # by step; a step's parts come one after the other
 
     def write(batch: Batch) -> int:
@@ -109,11 +106,14 @@ def _pass(
             seconds[name] += value
         return len(batch.rows) * len(batch.outputs)
 
+    inferred = forward(loaded, networks, Prepare(device, config.mean, config.std), job.size, config.batch_size)
+    writing = workers.in_order(write, inferred, workers=1, ahead=4)
     try:
-        inferred = forward(loaded, networks, Prepare(device, config.mean, config.std), job.size, config.batch_size)
-        for rows in workers.in_order(write, inferred, workers=1, ahead=4):
+        for rows in writing:
             wrote(rows)
     finally:
+        writing.close()  # whatever stopped it, no thread is left that still writes a part or reads a picture
+        stream.close()
         for part in open_parts.values():
             part.abandon()
     seconds["wall"] = time.perf_counter() - began

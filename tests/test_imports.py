@@ -44,7 +44,7 @@ ALLOWED: dict[str, set[str]] = {
         "work",
     },
     "inspection": {"predictions", "errors", "store"},
-    "loading": {"errors", "images", "predictions", "sources"},
+    "loading": {"errors", "images", "predictions", "sources", "workers"},
     "models": {"errors", "usercode"},
     "panels.__init__": {"errors", "predictions", "summaries"},
     "parts": {"forward", "loading", "predictions", "shards", "sources", "store"},

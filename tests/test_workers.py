@@ -1,6 +1,8 @@
 """The order-keeping map."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import workers
+from tests import toy
 
 
 @settings(deadline=None, max_examples=30)
@@ -77,7 +80,7 @@ def test_leaving_early_begins_nothing_more_and_leaves_no_thread() -> None:
 
     results = workers.in_order(slow, range(1000), workers=1, ahead=8)
     next(results)
-    results.close()  # type: ignore[attr-defined]  # it is a generator
+    results.close()
     assert len(begun) <= 3  # of 8 that were waiting
     assert threading.active_count() == before
 
@@ -86,3 +89,54 @@ def test_count_is_what_was_wanted_or_one_for_each_processor() -> None:
     assert workers.count(3) == 3
     assert workers.count(40) == 40
     assert 1 <= workers.count(0) <= min(os.cpu_count() or 1, 16)
+
+
+def test_what_takes_too_long_is_replaced_and_the_others_come_as_usual() -> None:
+    stuck = threading.Event()
+    given_up: list[int] = []
+
+    def hangs_at_some(item: int) -> int:
+        if item in (2, 3, 9):
+            stuck.wait()
+        return item
+
+    def instead(item: int) -> int:
+        given_up.append(item)
+        return -item
+
+    began = time.monotonic()
+    try:
+        patience = workers.Patience(0.1, instead)
+        found = list(workers.in_order(hangs_at_some, range(12), workers=2, ahead=4, patience=patience))
+        assert found == [0, 1, -2, -3, 4, 5, 6, 7, 8, -9, 10, 11]
+        assert given_up == [2, 3, 9]
+        assert 0.2 < time.monotonic() - began < 5
+    finally:
+        stuck.set()
+
+
+def test_patience_is_counted_from_when_an_item_is_begun_not_from_when_it_waits() -> None:
+    def slow(item: int) -> int:
+        time.sleep(0.05)
+        return item
+
+    patience = workers.Patience[int, int](0.5, lambda _: -1)
+    assert list(workers.in_order(slow, range(20), workers=1, ahead=20, patience=patience)) == list(range(20))
+
+
+def test_a_timeout_of_the_function_itself_is_its_exception() -> None:
+    def fails(_: int) -> int:
+        raise TimeoutError("of its own")
+
+    with pytest.raises(TimeoutError, match="of its own"):
+        list(workers.in_order(fails, range(3), workers=1, patience=workers.Patience(5, lambda _: 0)))
+
+
+def test_a_thread_that_never_comes_back_does_not_keep_a_process_from_ending() -> None:
+    script = (
+        "import threading\nfrom pipeline import workers\n"
+        "patience = workers.Patience(0.1, lambda item: 'late')\n"
+        "print(list(workers.in_order(lambda _: threading.Event().wait(), [1], 1, patience=patience)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=toy.ROOT, capture_output=True, text=True, timeout=20)
+    assert (done.stdout, done.stderr, done.returncode) == ("['late']\n", "", 0)
