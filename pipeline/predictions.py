@@ -503,7 +503,8 @@ class Predictions:
     @cached_property
     def labelled(self) -> "Predictions":
         """The rows that have logits and a label: the ones that every metric counts."""
-        return self.take((self.predicted >= 0) & (self.label >= 0))
+        known = self.scored.label >= 0
+        return self.scored if known.all() else self.scored.take(known)  # the same object, so that it derives all once
 
     @cached_property
     def right(self) -> NDArray[np.bool_]:
@@ -567,10 +568,6 @@ class Predictions:
         -> id, key, image (object), label, predicted, confidence, loss: [chosen];
         top_class int64 and top_probability float32: [chosen, min(TOP, classes)].
         """
-        logits = self.logits[chosen].astype(np.float64)  # [chosen, classes]
-        order = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]  # stable: of equal logits the lowest class first
-        p = np.exp(logits - logits.max(axis=1, keepdims=True))
-        p /= p.sum(axis=1, keepdims=True)
         images = self.column("image")
         return {
             "id": self.id[chosen],
@@ -580,8 +577,8 @@ class Predictions:
             "predicted": self.predicted[chosen],
             "confidence": self.confidence[chosen],
             "loss": self.loss[chosen],
-            "top_class": order.astype(np.int64),
-            "top_probability": np.take_along_axis(p, order, axis=1).astype(np.float32),
+            "top_class": self.top[chosen, :TOP],
+            "top_probability": self.top_probability[chosen, :TOP],
         }
 
 
