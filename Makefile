@@ -58,7 +58,7 @@ if [ -z "$$PREDICTIONS" ] && [ -n "$$DATA" ]; then \
 	name=$$DATA; \
 	while case $$name in (*/|*/.) ;; (*) false ;; esac; do name=$${name%.}; name=$${name%/}; done; \
 	name=$${name##*/}; \
-	case $$name in (''|.) name=data ;; esac; \
+	case $$name in (''|.) name=data ;; (*.py:*) name=$${name##*:} ;; esac; \
 	file=$${MODEL%:*}; file=$${file##*/}; \
 	out=predictions/$$name-$${file%.*}-$${MODEL##*:}; \
 fi

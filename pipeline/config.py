@@ -43,16 +43,17 @@ class InferConfig:
 
     data: str
     """Images: a folder with one sub-folder for each class, or a flat one; a list (.csv, .tsv, .jsonl, .parquet);
-    Parquet with the images inside; .tar shards (WebDataset, {000..012}); a .zip of class folders; an IDX file."""
+    Parquet with the images inside; .tar shards (WebDataset, {000..012}); a .zip of class folders; an IDX file;
+    FILE.py:DATASET, a torch Dataset or a function that returns one."""
 
     model: str
     """FILE.py:FACTORY, a function that returns a torch.nn.Module (or a module itself)."""
 
     image_column: str | None = None
-    """Column of a list or of Parquet that holds paths or images. Default: image, path, file, filename, …"""
+    """Column of a list or of Parquet that holds paths or images; key of a dataset's items. Default: image, path, …"""
 
     label_column: str | None = None
-    """Column that holds class names or indices. Default: label, class, target, category, …"""
+    """Column or key that holds class names or indices. Default: label, class, target, category, …"""
 
     key_column: str | None = None
     """Column that names an image for good, where its path does not: what joins runs."""
@@ -94,6 +95,10 @@ class InferConfig:
     """Interpolate the whole picture and then crop, as most training code does. Otherwise bilinear interpolates only
     what the crop keeps, which is faster; a few values differ by one level of 255, hardly any by two."""
 
+    transform: str | None = None
+    """FILE.py:FUNCTION, called with each decoded Pillow picture. It returns a Pillow picture or uint8, which the other
+    flags then apply to, or floats [channels, height, width] that are ready for the model."""
+
     channels: Channels = "rgb"
     """What the model takes: three channels or one."""
 
@@ -127,8 +132,13 @@ class InferConfig:
     embeddings: bool = False
     """Also store the input of the last linear layer."""
 
-    thumbnails: int = 0
-    """Also store a JPEG of each picture with this longest side, so that stage two needs no source images."""
+    thumbnails: int | None = None
+    """Also store a JPEG of each picture with this longest side, so that stage two needs no source images. Default: 196
+    for FILE.py:DATASET, whose pictures could not be found again, else 0, for none."""
+
+    preview_bands: tuple[int, ...] = ()
+    """Three channels, from 0, that a thumbnail shows as red, green and blue where a dataset gives more. Default: the
+    first three; of 12 or 13, which are taken for Sentinel-2, 3 2 1."""
 
     strict: bool = False
     """Exit with 1 when any image could not be read."""
@@ -144,7 +154,8 @@ class InferConfig:
         for name in ("mean", "std"):
             values = getattr(self, name)
             wanted = 3 if self.channels == "rgb" else 1
-            if len(values) not in (1, wanted):
+            own = ".py:" in self.data or self.transform is not None  # may give any number of channels
+            if len(values) not in (1, wanted) and not own:
                 raise InputError(f"--{name} has {len(values)} numbers; expected 1 or {wanted} for {self.channels}")
             if not all(math.isfinite(v) for v in values):
                 raise InputError(f"--{name} is {','.join(map(str, values))}; expected finite numbers")
@@ -165,6 +176,8 @@ class InferConfig:
                 _at_least(name, value, least)
         if not 0 < self.timeout <= _LONGEST:
             raise InputError(f"--timeout is {self.timeout:g}; expected seconds, more than 0 and at most {_LONGEST:,}")
+        if len(self.preview_bands) not in (0, 1, 3) or min(self.preview_bands, default=0) < 0:
+            raise InputError(f"--preview-bands is {self.preview_bands}; expected one or three numbers from 0")
         for key, value in self.model_args.items():
             if not _is_plain(value):
                 raise InputError(

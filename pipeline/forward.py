@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,19 +36,25 @@ class Batch:
 
 
 class Prepare:
-    """Batches of uint8 pictures -> normalised floats on the device."""
+    """Batches of pictures -> normalised floats on the device; floats are taken as they are."""
 
     def __init__(self, device: torch.device, mean: Sequence[float], std: Sequence[float]) -> None:
         self.device = device
         self._mean = torch.tensor(mean, device=device).reshape(1, -1, 1, 1)
         self._std = torch.tensor(std, device=device).reshape(1, -1, 1, 1)
 
-    def __call__(self, pictures: NDArray[np.uint8]) -> torch.Tensor:
-        """[rows, height, width, channels] uint8 -> [rows, channels, height, width] float32, channels_last in memory."""
+    def __call__(self, pictures: NDArray[Any]) -> torch.Tensor:
+        """Batch -> [rows, channels, height, width] float32 on the device, channels_last in memory.
+
+        The batch is uint8 [rows, height, width, channels] or float32 [rows, channels, height, width].
+        """
         batch = torch.from_numpy(pictures)
         if self.device.type == "cuda":
             batch = batch.pin_memory()  # else the copy waits for the one before
-        moved = batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        moved = batch.to(self.device, non_blocking=True)
+        if moved.is_floating_point():
+            return moved.contiguous(memory_format=torch.channels_last)
+        moved = moved.permute(0, 3, 1, 2)
         return (moved.float() / 255 - self._mean) / self._std
 
 
@@ -55,7 +62,7 @@ def forward(
     loaded: Iterator[tuple[Task, Loaded]],
     networks: Mapping[int, Network],
     prepare: Prepare,
-    size: tuple[int, int, int],
+    like: NDArray[Any],
     batch_size: int,
 ) -> Iterator[Batch]:
     """Logits of the rows, in their order, for each step that lacks them; no batch holds rows of two parts."""
@@ -66,7 +73,7 @@ def forward(
             began = time.perf_counter()
             rows = [row for _, row in itertools.islice(of_task, min(batch_size, len(task.ids) - start))]
             waited = time.perf_counter() - began
-            begun.append(_begin(task, start, rows, waited, here, prepare, size))
+            begun.append(_begin(task, start, rows, waited, here, prepare, like))
             if len(begun) > 1:  # one batch behind, so that a GPU has the next before it is asked for this
                 yield begun.popleft()()
     while begun:
@@ -80,11 +87,11 @@ def _begin(
     waited: float,
     networks: Mapping[int, Network],
     prepare: Prepare,
-    size: tuple[int, int, int],
+    like: NDArray[Any],
 ) -> Callable[[], Batch]:
     """Start the forward passes of one batch; calling the result waits for them and copies the logits back."""
     began = time.perf_counter()
-    pictures = np.zeros((len(rows), *size), np.uint8)  # a failed row stays black, and its logits are thrown away
+    pictures = np.zeros((len(rows), *like.shape), like.dtype)  # a failed row stays 0, and its logits are thrown away
     for picture, row in zip(pictures, rows, strict=True):
         if row.pixels is not None:
             picture[:] = row.pixels

@@ -3,13 +3,16 @@
 Pillow and NumPy only; knows no torch and no runs.
 """
 
+import contextlib
 import io
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.config import Channels, Exif, Interpolation
 
@@ -46,31 +49,121 @@ class Properties:
 
     width: int
     height: int
-    brightness: float
-    """Mean luma (ITU-R BT.601), 0 to 1."""
-    contrast: float
-    """Standard deviation of the luma, 0 to 0.5 (RMS contrast, Peli 1990)."""
+    brightness: float | None
+    """Mean luma (ITU-R BT.601), 0 to 1; None if the numbers have no agreed range."""
+    contrast: float | None
+    """Standard deviation of the luma, 0 to 0.5 (RMS contrast, Peli 1990); None likewise."""
+
+
+Content = Image.Image | NDArray[Any]
+"""A Pillow picture; uint8 [height, width, channels]; or float32 [channels, height, width], ready for a model."""
+
+
+@contextlib.contextmanager
+def large_pictures() -> Iterator[None]:
+    """No warning of pictures above Pillow's limit: it decodes up to twice that and refuses the others in any case.
+
+    To be entered where no other thread runs yet, because Python keeps its filters of warnings for all threads together.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
 
 
 def open_image(encoded: bytes, channels: Channels = "rgb", exif: Exif = "ignore") -> Image.Image:
     """Decode the first frame to RGB or to grey.
 
-    Transparency is dropped, not blended; 16-bit grey keeps its high byte; both as a plain loader for training does or
+    Transparency is dropped, not blended; 16 bits keep their high byte; both as a plain loader for training does or
     should. Raises OSError, ValueError, SyntaxError or Image.DecompressionBombError if the bytes are no such picture.
     """
-    with Image.open(io.BytesIO(encoded)) as file:
+    try:
+        file = Image.open(io.BytesIO(encoded))
+    except UnidentifiedImageError:
+        if encoded[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            raise ValueError(
+                "a TIFF that Pillow cannot read, of several bands or of more than 8 bits: read it in a dataset of your "
+                "own, --data FILE.py:DATASET"
+            ) from None
+        raise
+    with file:
         picture: Image.Image = file
         picture.load()
         if exif == "apply":
             picture = ImageOps.exif_transpose(picture)
-        picture.info.pop("transparency", None)  # else Pillow warns that it drops it
-        if picture.mode.startswith("I;16") or (picture.mode == "I" and file.format in ("PNG", "PPM")):
-            picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-        elif picture.mode in ("I", "F"):
-            raise ValueError(
-                f"pictures of 32-bit numbers (mode {picture.mode}) have no agreed range: convert them to 8 or 16 bit"
-            )
-        return picture.convert("RGB" if channels == "rgb" else "L")
+        return converted(picture, channels, file.format)
+
+
+def converted(picture: Image.Image, channels: Channels, format_: str | None = None) -> Image.Image:
+    """A picture of any mode as RGB or grey, by the rules of `open_image`. Raises ValueError if its range is unknown."""
+    if "transparency" in picture.info:
+        picture = picture.copy()
+        del picture.info["transparency"]  # else Pillow warns that it drops it
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and format_ in ("PNG", "PPM")):
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    elif picture.mode in ("I", "F"):
+        raise ValueError(
+            f"pictures of 32-bit numbers (mode {picture.mode}) have no agreed range: convert them to 8 or 16 bit"
+        )
+    return picture.convert("RGB" if channels == "rgb" else "L")
+
+
+def ready(content: Content, shape: Shape) -> NDArray[Any]:
+    """What a model's batch is made of: uint8 [height, width, channels] of a picture; ready floats as they are.
+
+    A Pillow picture becomes RGB or grey; both kinds of pictures are resized and cropped. Raises ValueError for a resize
+    or crop of other than 1 or 3 channels.
+    """
+    if isinstance(content, Image.Image):
+        wanted = "RGB" if shape.channels == "rgb" else "L"
+        return pixels(resized(content if content.mode == wanted else converted(content, shape.channels), shape))
+    if content.dtype != np.uint8 or (shape.resize is None and shape.crop is None):
+        return content
+    if content.shape[2] not in (1, 3):
+        raise ValueError(
+            f"pictures of {content.shape[2]} channels can be neither resized nor cropped here: do it in the dataset, "
+            "and leave out --resize and --crop"
+        )
+    return pixels(resized(_picture(content), shape))
+
+
+def _picture(array: NDArray[np.uint8]) -> Image.Image:
+    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+
+
+def preview(content: Content, bands: tuple[int, ...] = ()) -> Image.Image:
+    """What a person is shown of it: RGB or grey.
+
+    Of more than three channels, the `bands` (from 0, for red, green and blue). By default they are the first three, and
+    of 12 or 13 channels, which are taken for those of Sentinel-2, the fourth, third and second. Pictures are shown as
+    they are. Floats are stretched, all three bands alike, so that from their 2nd to their 98th percentile they fill
+    what can be seen. Raises ValueError for a band that is not there, and of a picture whose range is unknown.
+    """
+    if isinstance(content, Image.Image):
+        return converted(content, "gray" if content.mode in ("1", "L", "LA") or content.mode[0] == "I" else "rgb")
+    whole = content if content.dtype == np.uint8 else np.moveaxis(content, 0, 2)  # [height, width, channels]
+    channels = whole.shape[2]
+    chosen = list(bands or ((3, 2, 1) if channels in (12, 13) else (0, 1, 2) if channels > 2 else (0,)))
+    if max(chosen) >= channels:
+        raise ValueError(f"there is no band {max(chosen)} in {channels} channels, counted from 0: see --preview-bands")
+    shown = whole[:, :, chosen]
+    if shown.dtype != np.uint8:
+        shown = np.nan_to_num(shown.astype(np.float64))
+        low, high = np.percentile(shown, [2, 98])
+        if high <= low:
+            low, high = shown.min(), max(shown.max(), shown.min() + 1)
+        shown = (np.clip((shown - low) / (high - low), 0, 1) * 255).round().astype(np.uint8)
+    return _picture(np.ascontiguousarray(shown))
+
+
+def properties_of(content: Content) -> Properties:
+    """Size, and of pictures of one or three channels brightness and contrast: other numbers have no agreed range."""
+    if isinstance(content, Image.Image):
+        return properties(preview(content))
+    if content.dtype != np.uint8:
+        return Properties(content.shape[2], content.shape[1], None, None)
+    if content.shape[2] not in (1, 3):
+        return Properties(content.shape[1], content.shape[0], None, None)
+    return properties(_picture(content))
 
 
 def properties(picture: Image.Image) -> Properties:

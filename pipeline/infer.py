@@ -7,15 +7,15 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pipeline import images, loading, models, resume, shards, sources, store
+from pipeline import loading, models, resume, shards, sources, store, usercode
 from pipeline.config import InferConfig
 from pipeline.errors import InputError
 from pipeline.predictions import Count, Run
@@ -78,9 +78,12 @@ def default_out(data: str, model: str) -> Path:
 
     >>> default_out("photos/test/", "nets/small.py:build").as_posix()
     'predictions/test-small-build'
+    >>> default_out("tiles.py:val", "nets/small.py:build").as_posix()
+    'predictions/val-small-build'
     """
+    name = data.rpartition(":")[2] if usercode.is_named(data) else Path(data).name
     file, _, factory = model.rpartition(":")
-    return Path("predictions") / f"{Path(data).name or 'data'}-{Path(file).stem}-{factory}"
+    return Path("predictions") / f"{name or 'data'}-{Path(file).stem}-{factory}"
 
 
 def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None) -> Outcome:
@@ -101,21 +104,16 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None) -> O
     from pipeline.forward import Prepare
     from pipeline.work import Job, work
 
-    manifest = sources.open_source(config.data, _options(config)).limited(config.limit)
+    manifest = loading.manifest_of(config)
     steps = models.steps_of(config.checkpoint, config.step)
     factory = models.open_factory(config.model, config.model_args)
     out = config.out or default_out(config.data, config.model)
-    only_crop = (
-        config.interpolation == "bilinear" and None not in (config.resize, config.crop) and not config.exact_resize
-    )
-    shape = images.Shape(config.resize, config.crop, config.interpolation, config.channels, config.exif, only_crop)
     device = models.device_of(config.device)
-    say(f"{len(manifest):,} images, {len(manifest.classes) or 'unnamed'} classes, in {manifest.root}")
+    say(f"{len(manifest):,} images, {len(manifest.classes) or 'unnamed'} classes, in {manifest.origin}")
 
-    loader = loading.Loader(manifest, shape, config.thumbnails, config.timeout)
+    loader = loading.loader_of(config, manifest)
     sample = loader.first()
-    size = sample.shape
-    transform = {**asdict(shape), "mean": list(config.mean), "std": list(config.std), "size": list(size)}
+    transform = _transform(config, loader, sample)
     prepare = Prepare(device, config.mean, config.std)
     kept: dict[int, torch.nn.Module] = {}
     runs: dict[int, Run] = {}
@@ -138,7 +136,7 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None) -> O
             root=manifest.root,
             shard_size=config.shard_size,
             embedding=dims,
-            thumbnails=config.thumbnails,
+            thumbnails=loader.thumbnail,
             scores="logits" if config.scores == "logits" else "log_probabilities",
         )
     say(f"model {factory.name}, {outputs} classes, steps {', '.join(map(str, steps))}; {device}, {config.precision}")
@@ -157,7 +155,7 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None) -> O
         todo = {step: of_step for step, (of_step, _) in checked.items()}
         if valid := sum(len(plan) - len(t) for t in todo.values()):
             say(f"{valid} of {len(plan) * len(steps)} parts in {out} are there already and valid")
-        job = Job(config, loader, size, steps, runs, out)
+        job = Job(config, loader, sample, steps, runs, out)
         given = shards.tasks(todo, together)
         written = sum(task.rows for task in given)
 
@@ -170,14 +168,21 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None) -> O
         return _outcome(job, written, seconds)
 
 
-def _options(config: InferConfig) -> sources.Options:
-    return sources.Options(
-        config.image_column,
-        config.label_column,
-        config.key_column,
-        config.image_root,
-        () if config.classes is None else sources.read_classes(config.classes),
-    )
+def _transform(config: InferConfig, loader: loading.Loader, sample: NDArray[Any]) -> dict[str, Any]:
+    """What becomes of a picture, for the record. Raises InputError for flags that would not be obeyed."""
+    size = loading.size_of(sample)
+    if sample.dtype != np.uint8:  # ready for the model
+        flags = {"resize": None, "crop": None, "mean": (0.0,), "std": (1.0,)}
+        if given := [f"--{name}" for name, default in flags.items() if getattr(config, name) != default]:
+            raise InputError(
+                f"{', '.join(given)} cannot change floats, which are taken as ready for the model: leave it out, or "
+                "give pictures or uint8"
+            )
+        return {**loader.record(), "size": list(size), "floats": True}
+    for name, values in (("mean", config.mean), ("std", config.std)):
+        if len(values) not in (1, size[2]):
+            raise InputError(f"--{name} has {len(values)} numbers; expected 1 or {size[2]}, one for each channel")
+    return {**loader.record(), "mean": list(config.mean), "std": list(config.std), "size": list(size)}
 
 
 def _module(factory: models.Factory, file: Path | None, digest: str | None = None) -> "torch.nn.Module":
@@ -190,7 +195,7 @@ def _module(factory: models.Factory, file: Path | None, digest: str | None = Non
     return module
 
 
-def _outputs(network: models.Network, prepare: "Prepare", sample: NDArray[np.uint8]) -> tuple[int, int]:
+def _outputs(network: models.Network, prepare: "Prepare", sample: NDArray[Any]) -> tuple[int, int]:
     """Classes and embedding length that the model gives, tried on one picture."""
     logits, embedding = network(prepare(sample[None]))
     return logits.shape[1], 0 if embedding is None else embedding.shape[1]
@@ -199,7 +204,7 @@ def _outputs(network: models.Network, prepare: "Prepare", sample: NDArray[np.uin
 def _classes(manifest: sources.Manifest, outputs: int) -> tuple[str, ...]:
     if manifest.classes and len(manifest.classes) != outputs:
         raise InputError(
-            f"{manifest.root} has {len(manifest.classes)} classes ({', '.join(manifest.classes[:3])}…), the model "
+            f"{manifest.origin} has {len(manifest.classes)} classes ({', '.join(manifest.classes[:3])}…), the model "
             f"gives {outputs} outputs: expected as many, in the order of the outputs; --classes FILE names them"
         )
     return manifest.classes or tuple(map(str, range(outputs)))

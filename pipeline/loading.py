@@ -3,35 +3,44 @@
 import os
 import time
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from pipeline import images, sources, workers
+from pipeline import datasets, images, sources, usercode, workers
+from pipeline.config import InferConfig
 from pipeline.errors import InputError, first_line
 from pipeline.predictions import hash64
 
 X = TypeVar("X")
+
+THUMBNAIL = 196
+"""Longest side of a dataset's thumbnails, where nothing else was asked for: what a tile of stage two shows."""
 
 
 @dataclass(frozen=True)
 class Loaded:
     """One row of a manifest, read and decoded."""
 
-    pixels: NDArray[np.uint8] | None  # [height, width, channels], None if there is an error
+    pixels: NDArray[Any] | None
+    """uint8 [height, width, channels], or float32 [channels, height, width] ready for the model; None if there is an
+    error."""
     error: str | None
     seconds: float
     digest: int | None = None
     length: int | None = None
     properties: images.Properties | None = None
     thumbnail: bytes | None = None
+    label: int | None = None
+    """What a dataset's item says, -1 if that is no class; None where only the manifest says it."""
 
 
 @dataclass(frozen=True)
 class Loader:
-    """Reads rows of one manifest; safe on several threads."""
+    """Reads rows of one manifest; safe on several threads if the user's own code is."""
 
     manifest: sources.Manifest
     shape: images.Shape
@@ -39,9 +48,22 @@ class Loader:
     """Longest side of the thumbnails, 0 for none."""
     timeout: float = 60.0
     """Seconds that one row may take."""
+    transform: usercode.Named | None = None
+    """The user's own function of a decoded picture."""
+    bands: tuple[int, ...] = ()
+    """Channels that a thumbnail shows."""
 
-    def first(self) -> NDArray[np.uint8]:
-        """The first picture that can be read, whose size all must have. Raises InputError if none can be read."""
+    def record(self) -> dict[str, Any]:
+        """What decides the pixels, as the predictions say it."""
+        found = asdict(self.shape)
+        if self.manifest.dataset is not None:
+            found |= {"dataset": self.manifest.dataset.name, "dataset_code": self.manifest.dataset.code}
+        if self.transform is not None:
+            found |= {"function": self.transform.name, "function_code": self.transform.code}
+        return found
+
+    def first(self) -> NDArray[Any]:
+        """The first picture that can be read, whose size and type all must have. Raises InputError if none can be."""
         error = ""
         one_by_one = ((row, [row]) for row in range(len(self.manifest)))  # it is nearly always the first
         for row, (loaded,) in self.stream(one_by_one, None, threads=1, ahead=1):
@@ -51,7 +73,7 @@ class Loader:
         raise InputError(f"none of the {len(self.manifest)} images can be read; the first, {error}")
 
     def stream(
-        self, chunks: Iterable[tuple[X, Sequence[int]]], size: tuple[int, ...] | None, threads: int, ahead: int
+        self, chunks: Iterable[tuple[X, Sequence[int]]], like: NDArray[Any] | None, threads: int, ahead: int
     ) -> Generator[tuple[X, list[Loaded]], None, None]:
         """`load` on threads, in order, a few rows at a time; each few have a name to find them by.
 
@@ -61,42 +83,106 @@ class Loader:
 
         def load(chunk: tuple[X, Sequence[int]]) -> tuple[X, list[Loaded]]:
             name, rows = chunk
-            return name, self.chunk(rows, size)
+            return name, self.chunk(rows, like)
 
         def again(chunk: tuple[X, Sequence[int]]) -> tuple[X, list[Loaded]]:
             name, rows = chunk
             late = Loaded(None, f"TimeoutError: not read within {self.timeout:g} seconds", self.timeout)
             patience = workers.Patience[int, Loaded](self.timeout, lambda _: late)
-            return name, list(workers.in_order(lambda row: self.load(row, size), rows, 1, patience=patience))
+            return name, list(workers.in_order(lambda row: self.load(row, like), rows, 1, patience=patience))
 
         return workers.in_order(load, chunks, threads, ahead, workers.Patience(self.timeout, again))
 
-    def chunk(self, rows: Sequence[int], size: tuple[int, ...] | None) -> list[Loaded]:
+    def chunk(self, rows: Sequence[int], like: NDArray[Any] | None) -> list[Loaded]:
         """`load` of each of these rows."""
-        return [self.load(row, size) for row in rows]
+        return [self.load(row, like) for row in rows]
 
-    def load(self, row: int, size: tuple[int, ...] | None) -> Loaded:
-        """Read and decode one image; whatever is wrong with it, and another size than `size`, becomes its error."""
+    def load(self, row: int, like: NDArray[Any] | None) -> Loaded:
+        """Load one image; whatever is wrong with it, and another size or type than that of `like`, is its error."""
         began = time.perf_counter()
-        digest = length = found = small = None
+        facts: dict[str, Any] = {}
+        pixels = error = None
         try:
+            pixels = self._pixels(row, facts)
+            if like is not None:
+                _check(pixels, like)
+        except Exception as wrong:  # of an untrusted file, or of the user's own code: there is no closed set
+            pixels, error = None, reason(wrong)
+        return Loaded(pixels, error, time.perf_counter() - began, **facts)
+
+    def _pixels(self, row: int, facts: dict[str, Any]) -> NDArray[Any]:
+        """What goes into the batch; whatever is found on the way is put into `facts`, for rows that fail as well."""
+        content: images.Content
+        if self.manifest.place is None:
             encoded = sources.read(self.manifest.root, self.manifest.image[row].as_py())
-            digest, length = hash64(encoded), len(encoded)
-            picture = images.open_image(encoded, self.shape.channels, self.shape.exif)
-            found = images.properties(picture)
-            if self.thumbnail:
-                small = images.jpeg(picture, self.thumbnail)
-            pixels = images.pixels(images.resized(picture, self.shape))
-            if size is not None and pixels.shape != size:
-                raise ValueError(
-                    f"picture is {pixels.shape[0]}×{pixels.shape[1]} (height×width), the first is {size[0]}×{size[1]}: "
-                    "use --resize HxW, or --resize N with --crop N"
-                )
-        except (
-            Exception
-        ) as error:  # a picture file is untrusted, and Pillow's decoders raise no closed set of exceptions
-            return Loaded(None, reason(error), time.perf_counter() - began, digest, length, found, small)
-        return Loaded(pixels, None, time.perf_counter() - began, digest, length, found, small)
+            facts |= {"digest": hash64(encoded), "length": len(encoded)}
+            content = shown = images.open_image(encoded, self.shape.channels, self.shape.exif)
+        else:
+            item = self.manifest.dataset.item(int(self.manifest.place[row]))
+            content, shown = item.image, item.image if item.preview is None else item.preview
+            facts |= {"digest": hash64(np.ascontiguousarray(content).data), "label": item.label}
+        facts["properties"] = images.properties_of(content)
+        if self.thumbnail:
+            facts["thumbnail"] = images.jpeg(images.preview(shown, self.bands), self.thumbnail)
+        if self.transform is not None:
+            if not isinstance(content, Image.Image):
+                raise ValueError("--transform is called with Pillow pictures; the dataset gives arrays or tensors")
+            content = datasets.plain(self.transform.value(images.converted(content, self.shape.channels)))
+        return images.ready(content, self.shape)
+
+
+def _check(pixels: NDArray[Any], like: NDArray[Any]) -> None:
+    if pixels.dtype != like.dtype:
+        raise ValueError(f"image is {pixels.dtype}, the first is {like.dtype}; expected one type")
+    if pixels.shape == like.shape:
+        return
+    (height, width, channels), first = size_of(pixels), size_of(like)
+    if (height, width) == first[:2]:
+        raise ValueError(f"image has {channels} channels, the first has {first[2]}; expected one number")
+    raise ValueError(
+        f"picture is {height}×{width} (height×width), the first is {first[0]}×{first[1]}: use --resize HxW, or "
+        "--resize N with --crop N"
+    )
+
+
+def size_of(pixels: NDArray[Any]) -> tuple[int, int, int]:
+    """Height, width, channels of one picture."""
+    shape = pixels.shape if pixels.dtype == np.uint8 else (*pixels.shape[1:], pixels.shape[0])
+    return shape[0], shape[1], shape[2]
+
+
+def manifest_of(config: InferConfig, dataset: datasets.Source | None = None) -> sources.Manifest:
+    """The manifest of what --data names, or of a dataset. Raises InputError if it cannot be read."""
+    options = sources.Options(
+        config.image_column,
+        config.label_column,
+        config.key_column,
+        config.image_root,
+        () if config.classes is None else sources.read_classes(config.classes),
+    )
+    if dataset is None and usercode.is_named(config.data):
+        dataset = datasets.open_dataset(config.data)
+    found = sources.open_source(config.data, options) if dataset is None else datasets.manifest(dataset, options)
+    return found.limited(config.limit)
+
+
+def loader_of(config: InferConfig, manifest: sources.Manifest) -> Loader:
+    """How these rows become what the model takes. Raises InputError if --transform is no function of a file."""
+    only_crop = (
+        config.interpolation == "bilinear" and None not in (config.resize, config.crop) and not config.exact_resize
+    )
+    shape = images.Shape(config.resize, config.crop, config.interpolation, config.channels, config.exif, only_crop)
+    thumbnail = config.thumbnails
+    if thumbnail is None:
+        thumbnail = 0 if manifest.place is None else THUMBNAIL
+    function = None
+    if config.transform is not None:
+        function = usercode.named(
+            config.transform, "transform", "FILE.py:FUNCTION, of a Pillow picture, for example my_data.py:prepare"
+        )
+        if not callable(function.value):
+            raise InputError(f"{function.name} is a {type(function.value).__name__}; expected a function of a picture")
+    return Loader(manifest, shape, thumbnail, config.timeout, function, config.preview_bands)
 
 
 def reason(error: Exception) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline import store
 from pipeline.forward import Batch
@@ -101,9 +102,14 @@ class NewPart:
                 id=np.arange(start, stop, dtype=np.int64),
                 key=m.key[start:stop],
                 image=m.image.slice(start, len(rows)),
-                label=m.label[start:stop],
+                label=self._labels(m.label[start:stop], rows),
                 logits=logits,
                 error=[row.error for row in rows],
                 further=further,
             )
         )
+
+    def _labels(self, label: NDArray[np.int32], rows: list[Loaded]) -> NDArray[np.int32]:
+        """[rows] labels of the manifest, or what a dataset's item said of itself; -1 for what no output stands for."""
+        said = np.array([known if row.label is None else row.label for known, row in zip(label, rows, strict=True)])
+        return np.where(said < len(self._run.classes), said, -1).astype(np.int32)

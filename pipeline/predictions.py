@@ -65,7 +65,7 @@ _OFF = 0.02
 """How far from 1 the probabilities of a row may add up to: half precision has three digits."""
 
 
-def hash64(data: bytes) -> int:
+def hash64(data: bytes | memoryview) -> int:
     """Signed 64-bit hash: the first 8 bytes of BLAKE2b with digest size 8, little-endian (RFC 7693)."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
 

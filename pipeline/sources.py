@@ -65,10 +65,19 @@ class Manifest:
     """Names of the labels; empty if the source has none."""
     columns: pa.Table = field(default_factory=_no_columns)
     """[rows] whatever else the source says of its images."""
+    dataset: Any = None
+    """A `datasets.Source` that the rows are items of; None if the refs say all."""
+    place: NDArray[np.int64] | None = None
+    """[rows] index in the dataset."""
 
     def __len__(self) -> int:
         """Number of rows."""
         return len(self.image)
+
+    @property
+    def origin(self) -> str:
+        """For messages: the dataset, else the folder."""
+        return self.root if self.dataset is None else str(self.dataset.name)
 
     def digest(self, start: int, stop: int) -> str:
         """16 hexadecimal digits that change with any ref, label or column of rows start to stop."""
@@ -92,8 +101,14 @@ class Manifest:
             return self
         chosen = np.sort(np.argsort(mix(self.key, LIMIT_SALT), kind="stable")[:rows])
         take = pa.array(chosen)
-        columns = self.columns.take(take) if self.columns.num_columns else self.columns
-        return Manifest(self.root, self.image.take(take), self.label[chosen], self.key[chosen], self.classes, columns)
+        return replace(
+            self,
+            image=self.image.take(take),
+            label=self.label[chosen],
+            key=self.key[chosen],
+            columns=self.columns.take(take) if self.columns.num_columns else self.columns,
+            place=None if self.place is None else self.place[chosen],
+        )
 
 
 @dataclass(frozen=True)

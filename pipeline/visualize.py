@@ -244,11 +244,16 @@ class _Pictures:
         run = self._steps[step].run
         exif: Exif = "apply" if run.transform.get("exif") == "apply" else "ignore"
         root = run.root if self._root is None else str(self._root)
-        with contextlib.suppress(Exception):  # as in stage one, a picture file may fail in any way
-            return draw.fit_picture(images.open_image(sources.read(root, ref), exif=exif))
-        if run.thumbnails and (thumbnail := store.pick(self._steps[step], [row], "thumbnail").get(row)):
-            with contextlib.suppress(Exception):
-                return draw.fit_picture(images.open_image(thumbnail))
+        ways = ["source", "thumbnail"] if run.thumbnails else ["source"]
+        if "dataset" in run.transform:  # its item may be a part of its file
+            ways.reverse()
+        for way in ways:
+            stored = store.pick(self._steps[step], [row], "thumbnail").get(row) if way == "thumbnail" else None
+            with contextlib.suppress(Exception):  # as in stage one, a picture file may fail in any way
+                if way == "source":
+                    return draw.fit_picture(images.open_image(sources.read(root, ref), exif=exif))
+                if stored is not None:
+                    return draw.fit_picture(images.open_image(stored))
         self.missing.add(ref)  # the tile and the count say so
         return None, True
 

@@ -10,8 +10,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from pipeline import models, workers
 from pipeline.config import InferConfig
@@ -35,8 +37,8 @@ class Job:
 
     config: InferConfig
     loader: Loader
-    size: tuple[int, int, int]
-    """Of every picture: height, width, channels."""
+    like: NDArray[Any]
+    """The first picture, whose shape and type all have."""
     steps: Mapping[int, Path | None]
     """Checkpoint of each step."""
     runs: Mapping[int, Run]
@@ -85,7 +87,7 @@ def _pass(
     )
 
     ahead = 2 * job.threads + -(-2 * config.batch_size // _CHUNK)  # two batches, and something for every thread
-    stream = job.loader.stream(chunks, job.size, job.threads, ahead)
+    stream = job.loader.stream(chunks, job.like, job.threads, ahead)
     loaded = ((task, row) for task, rows in stream for row in rows)
     open_parts: dict[int, NewPart] = {}  # by step; a step's parts come one after the other
 
@@ -106,7 +108,7 @@ def _pass(
             seconds[name] += value
         return len(batch.rows) * len(batch.outputs)
 
-    inferred = forward(loaded, networks, Prepare(device, config.mean, config.std), job.size, config.batch_size)
+    inferred = forward(loaded, networks, Prepare(device, config.mean, config.std), job.like, config.batch_size)
     writing = workers.in_order(write, inferred, workers=1, ahead=4)
     try:
         for rows in writing:

@@ -148,6 +148,7 @@ def _make(*arguments: str) -> subprocess.CompletedProcess[str]:
         (".", "small.py:build"),
         ("./", "./small.py:build"),
         ("/", "small.py:build"),
+        ("my data/tiles.py:val_dataset", "small.py:build"),
         ('it\'s "quoted"; *', "small.py:build"),
     ],
 )
