@@ -327,7 +327,7 @@ def _landing_page(config: BoardConfig) -> str:
     That is the report card and the two most confident mistakes of a run, or the report cards of the newest three.
     TensorBoard passes over pins that it has no picture for.
     """
-    from pipeline.visualize import runs_in
+    from pipeline.logs import runs_in
 
     runs = runs_in(config.logdir)[:3]
     pins = [(run, "1_glance/report_card", 0) for run in runs]

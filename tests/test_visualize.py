@@ -20,8 +20,9 @@ from PIL import Image
 from tensorboard.util import tensor_util
 
 from pipeline import InputError, VisualizeConfig, draw, panels, store, visualize
+from pipeline.logs import runs_in
 from pipeline.predictions import Run
-from pipeline.visualize import Written, runs_in
+from pipeline.visualize import Written
 from tests import toy
 
 MODULE = importlib.import_module("pipeline.visualize")

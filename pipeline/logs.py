@@ -1,0 +1,83 @@
+"""A run's folder of logs: which files in it are ours, and how new ones take their places. Knows not what is in them."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.summaries import File
+
+EVENTS = "events"
+"""Name of the event file while it is written: TensorBoard opens whatever has `tfevents` in its name."""
+
+RECORD = ".predboard.json"
+"""Our own list of the files we wrote into a run's log folder, and what they were made from."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What our own list says."""
+
+    made_from: str | None = None
+    """Digest of all that decides the files; None if there is no list, empty while they are being replaced."""
+    files: tuple[str, ...] = ()
+    """Relative to the run's folder, the event file first."""
+
+
+def write_file(aside: Path, file: File) -> None:
+    """Write a file for other tools where `publish` will find it."""
+    path = aside / file.tag
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(file.content)
+
+
+def runs_in(logdir: Path) -> list[str]:
+    """Names of the runs that we wrote into a log folder, the newest first."""
+    records = sorted(logdir.glob(f"*/{RECORD}"), key=lambda record: (-record.stat().st_mtime, record))
+    return [record.parent.name for record in records]
+
+
+def read_record(folder: Path) -> Record:
+    """Our own list of our files in a run's log folder; an empty one if there is none."""
+    try:
+        record = json.loads((folder / RECORD).read_text("utf-8"))
+        files = [str(name) for name in record["files"]]
+        # Never a file beyond our folder, whatever somebody wrote into the record.
+        inside = [f for f in files if not Path(f).is_absolute() and ".." not in Path(f).parts]
+        return Record(str(record["made_from"]), tuple(inside))
+    except (OSError, ValueError, KeyError, TypeError):  # none, or not ours: then we own no file there
+        return Record()
+
+
+def _write_record(folder: Path, made_from: str, files: list[str]) -> None:
+    aside = folder / f"{RECORD}.partial"
+    aside.write_text(json.dumps({"made_from": made_from, "files": files}, indent=1) + "\n", "utf-8")
+    aside.replace(folder / RECORD)
+
+
+def publish(folder: Path, aside: Path, time: float, record: Record, made_from: str) -> Path:
+    """Put the files from `aside` into their places, and remove our old ones.
+
+    The event file's name changes with its content, so that an open TensorBoard notices. It comes last: whatever happens
+    in between, at least one whole event file of ours is there and listed, and no other file is touched.
+    """
+    content = hashlib.blake2b(digest_size=8)
+    with (aside / EVENTS).open("rb") as file:
+        while piece := file.read(2**20):
+            content.update(piece)
+        os.fsync(file.fileno())
+    event_file = f"events.out.tfevents.{int(time):010d}.{content.hexdigest()}.predboard"
+    beside = sorted(p.relative_to(aside).as_posix() for p in aside.rglob("*") if p.is_file() and p != aside / EVENTS)
+    old = [name for name in record.files if name not in (event_file, *beside)]
+    _write_record(folder, "", [event_file, *beside, *old])
+    for name in beside:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (aside / name).replace(folder / name)
+    (aside / EVENTS).replace(folder / event_file)
+    for name in old:
+        (folder / name).unlink(missing_ok=True)
+        if (parent := (folder / name).parent) != folder and parent.is_dir() and not any(parent.iterdir()):
+            parent.rmdir()
+    _write_record(folder, made_from, [event_file, *beside])
+    return folder / event_file
