@@ -8,20 +8,21 @@ import copy
 import hashlib
 import importlib.util
 import re
+import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import usercode
+from pipeline import usercode, weights
 from pipeline.errors import InputError, first_line
 
 if TYPE_CHECKING:
     import torch
 
-_NESTED = ("state_dict", "model_state_dict", "model")
-_PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+PROGRAMS = (".pt2", ".pt", ".pth", ".ts", ".torchscript", ".jit")
+"""How the names of programs end: torch.export's, and TorchScript."""
 
 
 def require_torch() -> None:
@@ -35,17 +36,32 @@ class Factory:
     """Where a model comes from; calling `build` makes a new module each time."""
 
     name: str
-    """FILE.py:FACTORY without the folder."""
+    """FILE.py:FACTORY without the folder, or the name of a program."""
     code: str
     """Digest of the file."""
     make: Any
     args: Mapping[str, Any]
     folder: Path
     """Of the file, whose neighbours it may import."""
+    ema: bool = False
+    trust: bool = False
+    """How checkpoints are read, see `weights.read`."""
     _built: "weakref.WeakSet[torch.nn.Module]" = field(default_factory=weakref.WeakSet)
 
-    def build(self) -> "torch.nn.Module":
-        """A new module, with the same random weights each time. Raises InputError if the factory fails."""
+    def build(self, file: Path | None = None, say: Callable[[str], None] = lambda _: None) -> "torch.nn.Module":
+        """A new module with the weights of a file, else with the same random ones each time.
+
+        Raises InputError if the factory fails, or the weights are of another model.
+        """
+        module = self._made()
+        if file is not None:
+            read = weights.read(file, ema=self.ema, trust=self.trust, folder=self.folder, say=say)
+            weights.load(module, read, file)
+        elif self.ema:
+            raise InputError("--ema takes the moving average of weights from a checkpoint: name it by --checkpoint")
+        return module
+
+    def _made(self) -> "torch.nn.Module":
         import torch
 
         torch.manual_seed(0)  # so that a model without a checkpoint is the same model when a run is resumed
@@ -54,6 +70,8 @@ class Factory:
             try:
                 with usercode.importable(self.folder):
                     made = made(**self.args)
+            except InputError:
+                raise
             except (Exception, SystemExit) as error:  # the user's own code: whatever it raises is shown, in one line
                 raise InputError(f"{self.name} raised {type(error).__name__}: {first_line(error)}") from error
         elif self.args:
@@ -66,15 +84,83 @@ class Factory:
         return made
 
 
-def open_factory(spec: str, args: Mapping[str, Any]) -> Factory:
-    """The factory named FILE.py:FACTORY. Raises InputError if the file or the name is not there, or does not import."""
-    found = usercode.named(spec, "model", "FILE.py:FACTORY, for example my_model.py:build")
+def open_factory(spec: str, args: Mapping[str, Any], *, ema: bool = False, trust: bool = False) -> Factory:
+    """The model named by --model: FILE.py:FACTORY, or a program.
+
+    Args:
+        spec: as the user gave it.
+        args: for the factory.
+        ema, trust: how checkpoints are read, see `weights.read`.
+
+    Raises InputError if the file or the name is not there, or does not import.
+    """
+    if spec.endswith(PROGRAMS):
+        return _program(Path(spec), args, ema, trust)
+    found = usercode.named(
+        spec, "model", "FILE.py:FACTORY, for example my_model.py:build, or a program (.pt2, TorchScript)"
+    )
     if not callable(found.value):
         file, _, name = spec.rpartition(":")
         raise InputError(
             f"{name!r} in {file} is a {type(found.value).__name__}; expected a function that returns a torch.nn.Module"
         )
-    return Factory(found.name, found.code, found.value, dict(args), found.folder)
+    return Factory(found.name, found.code, found.value, dict(args), found.folder, ema, trust)
+
+
+def _program(file: Path, args: Mapping[str, Any], ema: bool, trust: bool) -> Factory:
+    """A program that torch.export or TorchScript saved. Such a file is code, as FILE.py is: naming it is trusting it."""
+    if not file.is_file():
+        raise InputError(f"no model file {file}; expected FILE.py:FACTORY, or a program (.pt2, TorchScript)")
+    if args:
+        raise InputError(f"{file} is a program, not a function; it cannot take --model-args")
+    code = hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
+    make = _exported if file.suffix == ".pt2" else _torchscript
+    return Factory(file.name, code, lambda: make(file, trust), {}, file.parent, ema, trust)
+
+
+def _exported(file: Path, _: bool) -> "torch.nn.Module":
+    """What torch.export.save wrote; `predboard_rows` says what batches it takes, if not any."""
+    import torch
+
+    try:
+        program = torch.export.load(file)
+    except Exception as error:  # torch raises zip, JSON and runtime errors alike; each means the same to the user
+        raise InputError(f"{file} cannot be read as a program: {type(error).__name__}: {first_line(error)}") from error
+    inputs = [n for n in program.graph.nodes if n.op == "placeholder" and n.name in program.graph_signature.user_inputs]
+    if len(inputs) != 1:
+        raise InputError(f"{file} takes {len(inputs)} inputs; expected one, of [rows, channels, height, width]")
+    # aten.dropout(input, p, train), aten.batch_norm(input, weight, bias, mean, variance, training, …)
+    modes = {"aten.dropout.default": 2, "aten.batch_norm.default": 5}
+    if any(n.args[modes[str(n.target)]] is True for n in program.graph.nodes if str(n.target) in modes):
+        raise InputError(f"{file} was exported in training mode: call model.eval() before torch.export.export")
+    module: torch.nn.Module = program.module()
+    rows = inputs[0].meta["val"].shape[0]
+    if isinstance(rows, int):
+        module.predboard_rows = rows
+    else:
+        limits = program.range_constraints.get(rows.node.expr)
+        least, most = (1, None) if limits is None else (int(limits.lower), _finite(limits.upper))
+        if least > 1 or most is not None:
+            module.predboard_rows = max(least, min(64, most or 64))
+    return module
+
+
+def _finite(bound: Any) -> int | None:
+    """A symbolic upper bound, None if there is none."""
+    return int(bound) if getattr(bound, "is_Integer", False) and int(bound) < 1 << 30 else None
+
+
+def _torchscript(file: Path, trust: bool) -> "torch.nn.Module":
+    """What torch.jit.save wrote; with trust also a module that was pickled whole."""
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript itself
+            module: torch.nn.Module = torch.jit.load(file, map_location="cpu")  # type: ignore[no-untyped-call]  # torch's own lack
+    except Exception as error:  # torch raises runtime errors of any kind for what is no TorchScript
+        return weights.module(file, trust, error)
+    return module
 
 
 def literals(pairs: Mapping[str, str]) -> dict[str, Any]:
@@ -115,70 +201,6 @@ def steps_of(files: tuple[Path, ...], given: tuple[int, ...]) -> dict[int, Path 
             raise InputError(f"{steps[step]} and {file} are both of step {step}: name their steps by --step")
         steps[step] = file
     return dict(sorted(steps.items()))
-
-
-def load_weights(module: "torch.nn.Module", file: Path) -> None:
-    """Load a checkpoint into a module; tensors only, no code is executed.
-
-    Weights nested under state_dict, model_state_dict or model, and names that begin with module., _orig_mod., model.
-    or net. are understood.
-
-    Raises InputError if the file is missing, is no such checkpoint, or is of another model.
-    """
-    import torch
-
-    if not file.is_file():
-        raise InputError(f"no checkpoint {file}")
-    try:
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises pickle, zip, runtime and OS errors alike; each means the same to the user
-        raise InputError(f"{file} cannot be loaded as weights: {type(error).__name__}: {first_line(error)}") from error
-    weights = loaded
-    while isinstance(weights, Mapping) and not _is_weights(weights):
-        inner = next((weights[k] for k in _NESTED if isinstance(weights.get(k), Mapping)), None)
-        if inner is None:
-            raise InputError(
-                f"{file} holds no weights; it has: {_some(list(map(str, weights)))}; "
-                f"expected one of {', '.join(_NESTED)}"
-            )
-        weights = inner
-    if not isinstance(weights, Mapping):
-        raise InputError(f"{file} holds a {type(loaded).__name__}; expected a state dict")
-    wanted = module.state_dict()
-    weights = _unprefixed(dict(weights), set(wanted))
-    extra = [k for k in weights if k not in wanted]
-    # Checkpoints older than torch 0.4.1 lack these counters, which have no effect in eval mode.
-    missing = [k for k in wanted if k not in weights and not k.endswith("num_batches_tracked")]
-    shapes = [
-        f"{k} is {list(weights[k].shape)}, the model has {list(wanted[k].shape)}"
-        for k in wanted
-        if k in weights and hasattr(wanted[k], "shape") and weights[k].shape != wanted[k].shape
-    ]
-    if missing or extra or shapes:
-        wrong = [f"missing {_some(missing)}"] * bool(missing) + [f"unknown {_some(extra)}"] * bool(extra)
-        wrong += [f"of another shape: {_some(shapes)}"] * bool(shapes)
-        raise InputError(f"{file} is of another model: {'; '.join(wrong)}")
-    module.load_state_dict(weights, strict=False)
-
-
-def _is_weights(mapping: Mapping[Any, Any]) -> bool:
-    import torch
-
-    return bool(mapping) and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in mapping.items())
-
-
-def _unprefixed(weights: dict[str, Any], wanted: set[str]) -> dict[str, Any]:
-    """Strip wrappers' prefixes while all names have one and they do not fit the model as they are."""
-    while not set(weights) <= wanted:
-        prefix = next((p for p in _PREFIXES if all(k.startswith(p) for k in weights)), None)
-        if prefix is None:
-            break
-        weights = {k.removeprefix(prefix): v for k, v in weights.items()}
-    return weights
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def weights_digest(module: "torch.nn.Module") -> str:
