@@ -25,7 +25,7 @@ help: ## print this
 	@echo 'For example: make visualize DATA=photos/test MODEL=net.py:build CHECKPOINT=weights.pt'
 
 #: DATA=          folder of images, one sub-folder for each class; without it: the demo
-#: MODEL=         FILE.py:FACTORY, a function that returns a torch.nn.Module
+#: MODEL=         FILE.py:FACTORY, a function that returns a torch.nn.Module; predboard infer --help lists other forms
 #: CHECKPOINT=    file with weights; several, or a pattern, become steps of one run
 #: PREDICTIONS=   folder of predictions; by default named after DATA and MODEL
 #: LOGDIR=        folder for TensorBoard; by default logs
@@ -59,8 +59,9 @@ if [ -z "$$PREDICTIONS" ] && [ -n "$$DATA" ]; then \
 	while case $$name in (*/|*/.) ;; (*) false ;; esac; do name=$${name%.}; name=$${name%/}; done; \
 	name=$${name##*/}; \
 	case $$name in (''|.) name=data ;; (*.py:*) name=$${name##*:} ;; esac; \
-	file=$${MODEL%:*}; file=$${file##*/}; \
-	out=predictions/$$name-$${file%.*}-$${MODEL##*:}; \
+	file=$${MODEL%:*}; file=$${file%/}; file=$${file##*/}; \
+	out=predictions/$$name-$$(printf %s "$${file%.*}" | tr : -); \
+	case $$MODEL in (*:*) factory=$${MODEL##*:}; factory=$${factory%/}; out=$$out-$${factory##*/} ;; esac; \
 fi
 endef
 

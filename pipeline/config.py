@@ -47,7 +47,8 @@ class InferConfig:
     FILE.py:DATASET, a torch Dataset or a function that returns one."""
 
     model: str
-    """FILE.py:FACTORY, a function that returns a torch.nn.Module (or a module itself)."""
+    """FILE.py:FACTORY, a function that returns a torch.nn.Module (or a module itself); or a program: FILE.pt2 of
+    torch.export, FILE.pt of TorchScript."""
 
     image_column: str | None = None
     """Column of a list or of Parquet that holds paths or images; key of a dataset's items. Default: image, path, …"""
@@ -72,6 +73,12 @@ class InferConfig:
 
     step: tuple[int, ...] = ()
     """Step of each checkpoint. Default: the number after step, else iter, else epoch in its file name, else 0."""
+
+    ema: bool = False
+    """Take the exponential moving average of the weights that the checkpoint holds beside them."""
+
+    trust_checkpoint: bool = False
+    """Unpickle checkpoints that hold more than weights, such as whole modules. This runs whatever code they hold."""
 
     out: Path | None = None
     """Folder to write the predictions to. Default: predictions/DATA-MODEL."""
@@ -131,6 +138,9 @@ class InferConfig:
 
     embeddings: bool = False
     """Also store the input of the last linear layer."""
+
+    embedding_layer: str | None = None
+    """Store the output of this layer instead, its mean over space or tokens: backbone.layer4 for example."""
 
     thumbnails: int | None = None
     """Also store a JPEG of each picture with this longest side, so that stage two needs no source images. Default: 196

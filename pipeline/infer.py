@@ -18,12 +18,11 @@ from tqdm import tqdm
 from pipeline import loading, models, resume, shards, sources, store, usercode
 from pipeline.config import InferConfig
 from pipeline.errors import InputError
-from pipeline.predictions import Count, Run
+from pipeline.predictions import Count, Run, to_logits
 
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.forward import Prepare
     from pipeline.work import Job
 
 
@@ -78,12 +77,13 @@ def default_out(data: str, model: str) -> Path:
 
     >>> default_out("photos/test/", "nets/small.py:build").as_posix()
     'predictions/test-small-build'
-    >>> default_out("tiles.py:val", "nets/small.py:build").as_posix()
-    'predictions/val-small-build'
+    >>> [default_out("tiles.py:val", m).name for m in ("timm:resnet18.a1_in1k", "hf:out/vit", "out/net.pt2")]
+    ['val-timm-resnet18.a1_in1k', 'val-hf-vit', 'val-net']
     """
-    name = data.rpartition(":")[2] if usercode.is_named(data) else Path(data).name
-    file, _, factory = model.rpartition(":")
-    return Path("predictions") / f"{name or 'data'}-{Path(file).stem}-{factory}"
+    images = data.rpartition(":")[2] if usercode.is_named(data) else Path(data).name
+    file, colon, factory = model.rpartition(":")
+    name = f"{Path(file).stem.replace(':', '-')}-{Path(factory).name}" if colon else Path(model).stem
+    return Path("predictions") / f"{images or 'data'}-{name}"
 
 
 def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None) -> Outcome:
@@ -106,7 +106,7 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None) -> O
 
     manifest = loading.manifest_of(config)
     steps = models.steps_of(config.checkpoint, config.step)
-    factory = models.open_factory(config.model, config.model_args)
+    factory = models.open_factory(config.model, config.model_args, ema=config.ema, trust=config.trust_checkpoint)
     out = config.out or default_out(config.data, config.model)
     device = models.device_of(config.device)
     say(f"{len(manifest):,} images, {len(manifest.classes) or 'unnamed'} classes, in {manifest.origin}")
@@ -123,7 +123,10 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None) -> O
         together = together or _together(models.bytes_of(module), device)
         if len(kept) < together:
             kept[step] = module
-        outputs, dims = _outputs(models.Network(module, device, config.precision, config.embeddings), prepare, sample)
+        network = models.Network(module, device, config.precision, config.embedding_layer or config.embeddings)
+        logits, dims = network.try_out(prepare(sample[None]))
+        to_logits(logits.cpu().numpy(), config.scores)
+        outputs = logits.shape[1]
         runs[step] = Run(
             classes=_classes(manifest, outputs),
             model=factory.name,
@@ -136,6 +139,7 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None) -> O
             root=manifest.root,
             shard_size=config.shard_size,
             embedding=dims,
+            embedding_layer=config.embedding_layer or "",
             thumbnails=loader.thumbnail,
             scores="logits" if config.scores == "logits" else "log_probabilities",
         )
@@ -187,18 +191,10 @@ def _transform(config: InferConfig, loader: loading.Loader, sample: NDArray[Any]
 
 def _module(factory: models.Factory, file: Path | None, digest: str | None = None) -> "torch.nn.Module":
     """The model with the weights of a file. Raises InputError if they do not fit, or not the digest from before."""
-    module = factory.build()
-    if file is not None:
-        models.load_weights(module, file)
+    module = factory.build(file)
     if digest is not None and models.weights_digest(module) != digest:
         raise InputError(f"{file or factory.name} changed while it was in use: run the same command again")
     return module
-
-
-def _outputs(network: models.Network, prepare: "Prepare", sample: NDArray[Any]) -> tuple[int, int]:
-    """Classes and embedding length that the model gives, tried on one picture."""
-    logits, embedding = network(prepare(sample[None]))
-    return logits.shape[1], 0 if embedding is None else embedding.shape[1]
 
 
 def _classes(manifest: sources.Manifest, outputs: int) -> tuple[str, ...]:

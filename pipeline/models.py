@@ -4,7 +4,9 @@ torch is imported when a model is, so that everything else works where it is not
 """
 
 import ast
+import contextlib
 import copy
+import difflib
 import hashlib
 import importlib.util
 import re
@@ -108,7 +110,7 @@ def open_factory(spec: str, args: Mapping[str, Any], *, ema: bool = False, trust
 
 
 def _program(file: Path, args: Mapping[str, Any], ema: bool, trust: bool) -> Factory:
-    """A program that torch.export or TorchScript saved. Such a file is code, as FILE.py is: naming it is trusting it."""
+    """A program that torch.export or TorchScript saved: code, as FILE.py is, so that naming it is trusting it."""
     if not file.is_file():
         raise InputError(f"no model file {file}; expected FILE.py:FACTORY, or a program (.pt2, TorchScript)")
     if args:
@@ -136,12 +138,12 @@ def _exported(file: Path, _: bool) -> "torch.nn.Module":
     module: torch.nn.Module = program.module()
     rows = inputs[0].meta["val"].shape[0]
     if isinstance(rows, int):
-        module.predboard_rows = rows
+        module.predboard_rows = rows  # type: ignore[assignment]  # a plain attribute, which torch's stub forbids
     else:
         limits = program.range_constraints.get(rows.node.expr)
         least, most = (1, None) if limits is None else (int(limits.lower), _finite(limits.upper))
         if least > 1 or most is not None:
-            module.predboard_rows = max(least, min(64, most or 64))
+            module.predboard_rows = max(least, min(64, most or 64))  # type: ignore[assignment]  # the same
     return module
 
 
@@ -219,7 +221,8 @@ def weights_digest(module: "torch.nn.Module") -> str:
 def logits_of(output: Any) -> "torch.Tensor":
     """The logits in whatever a model returned: a tensor, an object or mapping with logits, or a tuple's first item.
 
-    Raises InputError if that is no float tensor of [rows, classes].
+    Of [rows, classes, 1, 1], as fully convolutional models give, the last two are dropped. Raises InputError if that is
+    no float tensor of [rows, classes].
     """
     import torch
 
@@ -235,11 +238,36 @@ def logits_of(output: Any) -> "torch.Tensor":
         raise InputError(
             f"the model returned a {type(output).__name__} without logits; expected a tensor of [rows, classes]"
         )
+    if found.ndim == 4 and found.shape[2:] == (1, 1):
+        found = found[:, :, 0, 0]
     if found.ndim != 2 or not found.shape[1] or not found.is_floating_point():
         raise InputError(
             f"the model returned {found.dtype} of shape {list(found.shape)}; expected floats of [rows, classes]"
         )
     return found
+
+
+_ENDS = {"SigmoidBackward0": "sigmoid", "SoftmaxBackward0": "softmax", "LogSoftmaxBackward0": "log_softmax"}
+_PASSED_OVER = ("ToCopy", "View", "UnsafeView", "Squeeze", "Unsqueeze", "Slice", "Select", "Clone", "Alias", "Reshape")
+
+
+def ending(module: "torch.nn.Module", x: "torch.Tensor") -> str:
+    """What a model does last, as far as autograd knows: sigmoid, softmax, log_softmax, or an empty text.
+
+    Args:
+        module: in eval mode.
+        x: pictures that it can take.
+    """
+    import torch
+
+    with torch.enable_grad():
+        try:
+            last = logits_of(module(x.detach().requires_grad_() * 1)).grad_fn  # * 1: a leaf cannot be changed in place
+        except (InputError, RuntimeError):  # it works without gradients, and what it does last stays unknown
+            return ""
+    while last is not None and last.name().startswith(_PASSED_OVER) and last.next_functions:
+        last = last.next_functions[0][0]
+    return "" if last is None else _ENDS.get(last.name(), "")
 
 
 def device_of(name: str) -> "torch.device":
@@ -263,30 +291,127 @@ def device_of(name: str) -> "torch.device":
 
 
 class Network:
-    """A module on a device, in eval mode and channels_last, that maps pictures to logits and embeddings."""
+    """A module on a device, in eval mode and channels_last, that maps pictures to logits and embeddings.
 
-    def __init__(self, module: "torch.nn.Module", device: "torch.device", precision: str, embeddings: bool) -> None:
-        """Move the module. Raises InputError if embeddings are wanted and it has no linear layer."""
+    A module that takes only batches of one size says so by an attribute `predboard_rows`.
+    """
+
+    rows: int | None
+    """Every batch is brought to this many rows, with black pictures whose logits are dropped; None: as it comes."""
+
+    def __init__(
+        self, module: "torch.nn.Module", device: "torch.device", precision: str, embeddings: bool | str
+    ) -> None:
+        """Move the module.
+
+        Args:
+            module: what it runs.
+            device: where.
+            precision: fp32, bf16 or fp16.
+            embeddings: True for the input of the last linear layer, the name of a layer for its output.
+
+        Raises InputError if embeddings are wanted and there is no such layer.
+        """
         import torch
 
-        self.module = module.eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks the combination
+        self.rows = getattr(module, "predboard_rows", None)
+        # A TorchScript program does not say what batches it takes; it is tried with the first picture.
+        self._untried = isinstance(module, torch.jit.ScriptModule) and self.rows is None
+        with contextlib.suppress(NotImplementedError):  # torch.export's modules know one mode, that of their export
+            module.eval()
+        self.module = module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks the combination
         self._device, self._precision = device, precision
         self._embedding: torch.Tensor | None = None
         self._wanted = embeddings
-        if embeddings:
+        if isinstance(embeddings, str):
+            self._layer(embeddings).register_forward_hook(self._keep_output)
+        elif embeddings:
             linear = [m for m in self.module.modules() if isinstance(m, torch.nn.Linear)]
             if not linear:
-                raise InputError("--embeddings stores the input of the last linear layer, and the model has none")
-            linear[-1].register_forward_pre_hook(self._keep)
+                raise InputError(
+                    "--embeddings stores the input of the last linear layer, and the model has none (the layers of a "
+                    "program cannot be seen): --embedding-layer NAME stores the output of another"
+                )
+            linear[-1].register_forward_pre_hook(self._keep_input)
 
-    def _keep(self, _: Any, inputs: tuple[Any, ...]) -> None:
-        self._embedding = inputs[0].flatten(1)
+    def _layer(self, name: str) -> "torch.nn.Module":
+        import torch
+
+        layers = dict(self.module.named_modules())
+        if not name or name not in layers or isinstance(self.module, torch.jit.ScriptModule):
+            near = difflib.get_close_matches(name, layers, 3, 0.5)
+            near += [n for n in reversed(list(layers)) if n and n.count(".") < 2 and n not in near]
+            raise InputError(f"--embedding-layer is {name!r}, which the model has not; it has: {', '.join(near[:20])}")
+        found: torch.nn.Module = layers[name]
+        return found
+
+    def _keep_input(self, _: Any, inputs: tuple[Any, ...]) -> None:
+        self._embedding = _pooled(inputs[0], features_last=True)
+
+    def _keep_output(self, layer: Any, _: tuple[Any, ...], output: Any) -> None:
+        import torch
+
+        found = output[0] if isinstance(output, tuple | list) and output else output
+        found = getattr(found, "last_hidden_state", found)
+        if not isinstance(found, torch.Tensor) or found.ndim < 2 or not found.is_floating_point():
+            raise InputError(f"--embedding-layer: {self._wanted} gives no floats of [rows, …]; name another layer")
+        self._embedding = _pooled(found, isinstance(layer, torch.nn.Linear | torch.nn.LayerNorm))
 
     def __call__(self, x: "torch.Tensor") -> tuple["torch.Tensor", "torch.Tensor | None"]:
         """Logits float32 [rows, classes] and embeddings [rows, dims] of pictures [rows, channels, height, width].
 
         Raises InputError if the model cannot take them.
         """
+        import torch
+
+        if self._untried:
+            self.rows, self._untried = self._rows_of(x[:1]), False
+        if self.rows is None:
+            return self._batch(x)
+        found = [self._padded(part, self.rows) for part in torch.split(x, self.rows)]
+        if len(found) == 1:
+            return found[0]
+        embeddings = [embedding for _, embedding in found if embedding is not None]
+        return torch.cat([logits for logits, _ in found]), torch.cat(embeddings) if embeddings else None
+
+    def try_out(self, x: "torch.Tensor") -> tuple["torch.Tensor", int]:
+        """Logits [rows, classes] of some pictures, and the length of an embedding (0 if there are none).
+
+        Raises InputError for what is not one label of a fixed list: one output, or a sigmoid for each class.
+        """
+        logits, embedding = self(x)
+        if logits.shape[1] == 1:
+            raise InputError(
+                "the model gives one output; expected one for each class. Of two classes, let it give two: "
+                "torch.cat([torch.zeros_like(z), z], 1) has the same probabilities as sigmoid(z)"
+            )
+        x = x if self.rows is None else _filled(x[: self.rows], self.rows)
+        if ending(self.module, x) == "sigmoid":
+            raise InputError(
+                "the model ends in a sigmoid for each class, so that it may name several for one image; expected one "
+                "label of a fixed list: give the scores before the sigmoid, if only the highest counts"
+            )
+        return logits, 0 if embedding is None else embedding.shape[1]
+
+    def _rows_of(self, picture: "torch.Tensor") -> int | None:
+        """The size of the batches that it takes, None if that is any: whether 1, 2, 4, … 1,024 work."""
+
+        def works(rows: int) -> bool:
+            try:
+                self._batch(picture.repeat(rows, 1, 1, 1))
+            except InputError:
+                return False
+            return True
+
+        if works(1):
+            return None if works(2) else 1
+        return next((rows for rows in (2**power for power in range(1, 11)) if works(rows)), None)
+
+    def _padded(self, x: "torch.Tensor", rows: int) -> tuple["torch.Tensor", "torch.Tensor | None"]:
+        logits, embedding = self._batch(_filled(x, rows))
+        return logits[: len(x)], None if embedding is None else embedding[: len(x)]
+
+    def _batch(self, x: "torch.Tensor") -> tuple["torch.Tensor", "torch.Tensor | None"]:
         import torch
 
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self._precision)
@@ -297,7 +422,7 @@ class Network:
         with torch.inference_mode(), autocast, exact:
             try:
                 output = self.module(x)
-            except (RuntimeError, ValueError, TypeError) as error:
+            except (RuntimeError, ValueError, TypeError, AssertionError) as error:
                 if "out of memory" in str(error):
                     raise
                 shape = "×".join(map(str, x.shape[1:]))
@@ -310,10 +435,34 @@ class Network:
                 raise InputError(f"the model returned {len(logits)} rows for {len(x)} pictures; expected one for each")
             if self._wanted and (self._embedding is None or len(self._embedding) != len(x)):
                 raise InputError(
-                    "--embeddings stores the input of the last linear layer, and the model's last one does not see "
-                    "each picture once"
+                    f"--embedding-layer: {self._wanted} does not see each picture once; name another layer"
+                    if isinstance(self._wanted, str)
+                    else "--embeddings stores the input of the last linear layer, and the model's last one does not "
+                    "see each picture once"
                 )
             return logits, self._embedding
+
+
+def _filled(x: "torch.Tensor", rows: int) -> "torch.Tensor":
+    """[rows, …]: black pictures are added at the end."""
+    import torch
+
+    if len(x) == rows:
+        return x
+    return torch.cat([x, x.new_zeros((rows - len(x), *x.shape[1:]))]).contiguous(memory_format=torch.channels_last)
+
+
+def _pooled(features: "torch.Tensor", features_last: bool) -> "torch.Tensor":
+    """[rows, dims]: the mean over space or over tokens.
+
+    Args:
+        features: [rows, dims], [rows, tokens, dims], [rows, dims, height, width] or, with `features_last`,
+            [rows, height, width, dims].
+        features_last: whether the last dimension is that of the features.
+    """
+    if features.ndim == 2:
+        return features
+    return features.flatten(1, -2).mean(1) if features_last or features.ndim == 3 else features.flatten(2).mean(2)
 
 
 def bytes_of(module: "torch.nn.Module") -> int:

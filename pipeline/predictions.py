@@ -53,7 +53,7 @@ COLUMNS: dict[str, tuple[pa.DataType, bool, str]] = {
     "bytes": (pa.int64(), True, "length of the encoded source image"),
     "brightness": (pa.float32(), True, "mean luma of the source picture, 0 to 1"),
     "contrast": (pa.float32(), True, "standard deviation of the luma of the source picture, 0 to 0.5"),
-    "embedding": (pa.list_(pa.float16()), True, "optional: input of the last linear layer"),
+    "embedding": (pa.list_(pa.float16()), True, "optional: input of the last linear layer, or output of another"),
     "thumbnail": (pa.binary(), True, "optional: JPEG of the source picture"),
 }
 
@@ -115,6 +115,8 @@ class Run:
     shard_size: int = 4096
     embedding: int = 0
     """Length of an embedding; 0 if there are none."""
+    embedding_layer: str = ""
+    """Whose output the embedding is; empty: it is the input of the last linear layer."""
     thumbnails: int = 0
     """Longest side of a thumbnail, pixels; 0 if there are none."""
     scores: str = "logits"

@@ -4,7 +4,6 @@ torch is imported when a file is read, so that everything else works where it is
 """
 
 import argparse
-import collections
 import importlib.util
 import pathlib
 import re
@@ -71,8 +70,7 @@ def read(
         inner = next((w for w in map(_weights, map(found.get, _NESTED)) if w is not None), None)
         if inner is None:
             raise InputError(
-                f"{file} holds no weights; it has: {_some(list(map(str, found)))}; "
-                f"expected one of {', '.join(_NESTED)}"
+                f"{file} holds no weights; it has: {_some(list(map(str, found)))}; expected one of {', '.join(_NESTED)}"
             )
         found = inner
     return {str(name): tensor for name, tensor in found.items()}
@@ -134,12 +132,12 @@ def _unpickled(file: Path, trust: bool, folder: Path) -> Any:
 
 def _harmless() -> list[Any]:
     """What checkpoints hold besides tensors, and whose unpickling does nothing but keep it: flags, numbers, paths."""
-    core = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray
+    core = importlib.import_module("numpy._core.multiarray" if hasattr(np, "_core") else "numpy.core.multiarray")
     arrays = [core.scalar, core._reconstruct, np.ndarray, np.dtype]
     named = [(part, f"numpy.{way}.multiarray.{part.__name__}") for part in arrays[:2] for way in ("core", "_core")]
     numbers = [type(np.dtype(code)) for code in "?bhilqBHILQefdFDSU"]
     paths = [(getattr(pathlib, name), f"pathlib.{name}") for name in ("Path", "PosixPath", "WindowsPath")]
-    return [argparse.Namespace, collections.defaultdict, dict, list, set, *arrays[2:], *named, *numbers, *paths]
+    return [argparse.Namespace, set, *arrays[2:], *named, *numbers, *paths]
 
 
 def _weights(value: Any) -> Mapping[Any, Any] | None:
@@ -198,9 +196,8 @@ def outputs(weights: "Mapping[str, torch.Tensor]", wanted: "Mapping[str, Any]") 
     found = fitted(weights, wanted)
     for name in reversed(list(wanted)):
         there, here = getattr(found.get(name), "shape", None), getattr(wanted[name], "shape", None)
-        if there and here and name.endswith(".weight") and len(here) > 1:
-            if there[1:] == here[1:] and there[0] != here[0]:
-                return int(there[0])
+        if there and here and name.endswith(".weight") and there[1:] == here[1:] != () and there[0] != here[0]:
+            return int(there[0])
     return None
 
 

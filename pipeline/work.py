@@ -61,7 +61,9 @@ def work(
     total = dict.fromkeys(SECONDS, 0.0)
     for together, of_group in itertools.groupby(tasks, key=lambda task: task.together):
         networks = {
-            step: models.Network(modules(step), device, job.config.precision, job.config.embeddings)
+            step: models.Network(
+                modules(step), device, job.config.precision, job.config.embedding_layer or job.config.embeddings
+            )
             for step in together
         }
         for name, value in _pass(job, device, networks, of_group, wrote).items():

@@ -150,6 +150,11 @@ def _make(*arguments: str) -> subprocess.CompletedProcess[str]:
         ("/", "small.py:build"),
         ("my data/tiles.py:val_dataset", "small.py:build"),
         ('it\'s "quoted"; *', "small.py:build"),
+        ("photos", "torchvision:resnet50"),
+        ("photos", "timm:resnet18.a1_in1k"),
+        ("photos", "timm:hf-hub:some/name"),
+        ("photos", "hf:my out/checkpoint-500/"),
+        ("photos", "runs/net.ts.pt"),
     ],
 )
 def test_make_names_predictions_as_the_command_does(data: str, model: str) -> None:

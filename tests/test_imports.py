@@ -47,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "logs": {"summaries"},
     "inspection": {"predictions", "errors", "store"},
     "loading": {"config", "datasets", "errors", "images", "predictions", "sources", "usercode", "workers"},
-    "models": {"errors", "usercode"},
+    "models": {"errors", "usercode", "weights"},
     "panels.__init__": {"errors", "predictions", "summaries"},
     "parts": {"forward", "loading", "predictions", "shards", "sources", "store"},
     "pictures": {"config", "draw", "events", "images", "sources", "store", "summaries"},
@@ -77,13 +77,15 @@ ALLOWED: dict[str, set[str]] = {
         "workers",
     },
     "work": {"config", "forward", "loading", "models", "parts", "predictions", "shards", "workers"},
+    "weights": {"errors", "usercode"},
     "workers": set(),
 }
 OF_A_PANEL = {"draw", "panels", "predictions", "ranking", "state", "summaries", "tally"}
 """`panels` is where the protocol is; the other panels are not in it."""
 
 DOORS: dict[str, set[str]] = {
-    "torch": {"forward", "infer", "models", "work"},
+    "torch": {"forward", "infer", "models", "weights", "work"},
+    "safetensors": {"weights"},
     "torchvision": set(),
     "tensorboard": {"events"},
     "tensorflow": set(),

@@ -1,28 +1,29 @@
-"""Model files, checkpoints in all their wrappings, digests, what a model may return, devices."""
+"""Model files and programs, digests, what a model may return, embeddings, devices."""
 
-import pickle
 import re
 import sys
 import types
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from pipeline import models
+from pipeline import models, open_predictions
 from pipeline.errors import InputError
 from pipeline.models import (
     device_of,
     literals,
-    load_weights,
     logits_of,
     open_factory,
     step_of,
     steps_of,
     weights_digest,
 )
+from tests import toy
 
 if TYPE_CHECKING:
     import torch
@@ -211,7 +212,7 @@ def test_arguments_are_read_as_literals() -> None:
     }
 
 
-# --- checkpoints ---
+# --- digests ---
 
 
 def _net(seed: int = 0) -> Any:
@@ -219,119 +220,6 @@ def _net(seed: int = 0) -> Any:
     return torch.nn.Sequential(
         OrderedDict(conv=torch.nn.Conv2d(3, 4, 3), norm=torch.nn.BatchNorm2d(4), fc=torch.nn.Linear(4, 2))
     )
-
-
-class _Wrapper(torch.nn.Module):
-    """A model whose own names begin with a prefix that wrappers use."""
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__()
-        self.model = _net(seed)
-
-
-@pytest.mark.parametrize(
-    "prefix", ["", "module.", "_orig_mod.", "model.", "net.", "module._orig_mod.", "_orig_mod.module.", "model.net."]
-)
-@pytest.mark.parametrize("path", [(), ("state_dict",), ("model",), ("model_state_dict",), ("model", "state_dict")])
-@pytest.mark.parametrize("own", [_net, _Wrapper])
-def test_wrapped_checkpoints_load(tmp_path: Path, prefix: str, path: tuple[str, ...], own: Any) -> None:
-    trained = own(1)
-    stored: Any = {prefix + name: value for name, value in trained.state_dict().items()}
-    for key in reversed(path):
-        stored = {"epoch": 3, key: stored, "optimizer": {"lr": 0.1}, "best": None}
-    torch.save(stored, tmp_path / "c.pt")
-    module = own(2)
-    assert weights_digest(module) != weights_digest(trained)
-    load_weights(module, tmp_path / "c.pt")
-    assert weights_digest(module) == weights_digest(trained)
-
-
-def test_old_containers_and_missing_counters_load(tmp_path: Path) -> None:
-    trained = _net(1)
-    state = {k: v for k, v in trained.state_dict().items() if not k.endswith("num_batches_tracked")}
-    torch.save(state, tmp_path / "old.th", _use_new_zipfile_serialization=False)
-    module = _net(2)
-    load_weights(module, tmp_path / "old.th")
-    assert weights_digest(module) == weights_digest(trained)
-
-
-def _without(state: dict[str, Any], name: str) -> dict[str, Any]:
-    return {k: v for k, v in state.items() if k != name}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda s: _without(s, "fc.bias"), r"is of another model: missing fc\.bias$"),
-        (lambda s: {**s, "head.weight": s["fc.bias"]}, r"is of another model: unknown head\.weight$"),
-        (
-            lambda s: {**s, "fc.weight": torch.zeros(9, 4)},
-            r"is of another model: of another shape: fc\.weight is \[9, 4\], the model has \[2, 4\]$",
-        ),
-        (
-            lambda s: {"module.a": s["fc.bias"], "module.b": s["fc.bias"]},
-            r"missing conv\.weight, conv\.bias, norm\.weight and 5 more; unknown a, b$",
-        ),
-        (
-            lambda s: {"module.fc.bias": s["fc.bias"], "ema.fc.bias": s["fc.bias"]},
-            r"unknown module\.fc\.bias, ema\.fc\.bias$",
-        ),
-        (lambda _: {"epoch": 3, "lr": 0.1}, r"holds no weights; it has: epoch, lr; expected one of state_dict, "),
-        (lambda _: {"state_dict": {"epoch": 3}}, r"holds no weights; it has: epoch; expected"),
-        (lambda _: [1, 2], r"holds a list; expected a state dict"),
-        (lambda s: s["fc.bias"], r"holds a Tensor; expected a state dict"),
-        (lambda _: {}, r"holds no weights"),
-    ],
-)
-def test_a_checkpoint_of_something_else_is_one_line(tmp_path: Path, change: Any, message: str) -> None:
-    torch.save(change(dict(_net().state_dict())), tmp_path / "c.pt")
-    module = _net(2)
-    before = weights_digest(module)
-    with pytest.raises(InputError, match=message) as raised:
-        load_weights(module, tmp_path / "c.pt")
-    assert "\n" not in str(raised.value)
-    assert str(tmp_path / "c.pt") in str(raised.value)
-    assert weights_digest(module) == before
-
-
-class _Touches:
-    """Unpickling it runs code."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.path,)
-
-
-def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path) -> None:
-    touched = tmp_path / "touched"
-    torch.save({"state_dict": _net().state_dict(), "callback": _Touches(touched)}, tmp_path / "new.pt")
-    (tmp_path / "plain.pkl").write_bytes(pickle.dumps(_Touches(touched)))
-    torch.save(_net(), tmp_path / "whole.pt")
-    for name in ("new.pt", "plain.pkl", "whole.pt"):
-        with pytest.raises(InputError, match=rf"{name} cannot be loaded as weights: ") as raised:
-            load_weights(_net(), tmp_path / name)
-        assert "\n" not in str(raised.value)
-    assert not touched.exists()
-    pickle.loads((tmp_path / "plain.pkl").read_bytes())
-    assert touched.exists()  # so it does run where nothing prevents it
-
-
-def test_a_missing_or_broken_checkpoint_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "text.pt").write_text("no weights")
-    (tmp_path / "empty.pt").touch()
-    torch.save(_net().state_dict(), tmp_path / "whole.pt")
-    (tmp_path / "half.pt").write_bytes((tmp_path / "whole.pt").read_bytes()[:2000])
-    with pytest.raises(InputError, match=r"no checkpoint .*missing\.pt"):
-        load_weights(_net(), tmp_path / "missing.pt")
-    for name in ("text.pt", "empty.pt", "half.pt"):
-        with pytest.raises(InputError, match=rf"{name} cannot be loaded as weights") as raised:
-            load_weights(_net(), tmp_path / name)
-        assert "\n" not in str(raised.value)
-
-
-# --- digests ---
 
 
 def test_the_digest_of_weights_changes_with_any_of_them() -> None:
@@ -469,6 +357,255 @@ def test_half_precision_is_used_and_gives_float32_logits(precision: str) -> None
 def test_bytes_of_a_model_are_those_of_its_parameters_and_buffers() -> None:
     floats = 4 * 3 * 9 + 4 + 4 * 4 + 4 * 2 + 2
     assert models.bytes_of(_net()) == 4 * floats + 8  # and one int64 counter
+
+
+# --- programs ---
+
+
+class _Pooled(torch.nn.Module):
+    def __init__(self, classes: int = 3, rows: int | None = None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = torch.nn.Conv2d(3, 4, 3, padding=1)
+        self.drop = torch.nn.Dropout(0.5)
+        self.fc = torch.nn.Linear(4, classes)
+        self.rows = rows
+
+    def forward(self, x: Any) -> Any:
+        pooled = self.drop(self.conv(x).relu().mean((2, 3)))
+        return self.fc(pooled if self.rows is None else pooled.reshape(self.rows, 4))
+
+
+def _traced(module: torch.nn.Module, rows: int, file: Path) -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript itself
+        traced = torch.jit.trace(module.eval(), torch.rand(rows, 3, 8, 8))  # type: ignore[no-untyped-call]  # torch's own lack
+        torch.jit.save(traced, file)
+    return file
+
+
+def _program(file: Path, kind: str) -> Path:
+    if kind.startswith("script"):
+        return _traced(_Pooled(rows=4) if kind.endswith("of 4") else _Pooled(), 4, file)
+    dynamic = None if kind.endswith("of 4") else ({0: torch.export.Dim("rows", min=1, max=None)},)
+    module = _Pooled().eval()
+    torch.export.save(torch.export.export(module, (torch.rand(4, 3, 8, 8),), dynamic_shapes=dynamic), file)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "rows"),
+    [
+        ("export", "net.pt2", None),
+        ("export of 4", "net.pt2", 4),
+        ("script", "net.ts.pt", None),
+        ("script", "net.torchscript", None),
+        ("script of 4", "net.pt", 4),
+    ],
+)
+def test_programs_take_any_number_of_pictures(tmp_path: Path, kind: str, name: str, rows: int | None) -> None:
+    file = _program(tmp_path / name, kind)
+    factory = open_factory(str(file), {})
+    assert factory.name == name
+    assert re.fullmatch("[0-9a-f]{16}", factory.code)
+    network = models.Network(factory.build(), torch.device("cpu"), "fp32", False)
+    assert weights_digest(network.module) == weights_digest(_Pooled())
+    module = _Pooled().eval()
+    for count in (1, 3, 4, 5, 9):
+        x = torch.rand(count, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+        logits, embedding = network(x)
+        np.testing.assert_allclose(logits, module(x).detach(), atol=1e-6)
+        assert embedding is None
+    assert network.rows == rows
+    assert network.try_out(torch.rand(1, 3, 8, 8))[0].shape == (1, 3)
+
+
+def test_a_program_runs_from_the_command_line_and_takes_another_checkpoint(tmp_path: Path) -> None:
+    toy.pictures(tmp_path / "data", each=3)
+    trained = _Pooled()
+    with torch.no_grad():
+        trained.fc.bias.add_(torch.tensor([0.0, 9.0, 0.0]))
+    torch.save(trained.state_dict(), tmp_path / "c_epoch2.pt")
+    for name in ("net.ts.pt", "net.pt2"):
+        _program(tmp_path / name, "script" if name.endswith(".pt") else "export of 4")
+        for more in ((), ("--checkpoint", tmp_path / "c_epoch2.pt")):
+            done = toy.predboard("infer", "--data", "data", "--model", tmp_path / name, *more, cwd=tmp_path)
+            assert done.returncode == 0, done.stderr
+        out = tmp_path / "predictions" / f"data-{name.rpartition('.')[0]}"
+        opened = open_predictions(out)
+        assert opened.steps == (0, 2)
+        pictures = np.stack([np.asarray(Image.open(tmp_path / "data" / f)) for f in opened.to_pandas()["image"]])
+        x = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255
+        for step, module in ((0, _Pooled()), (2, trained)):
+            logits = np.stack(open_predictions(out, step).to_pandas()["logits"].to_list())
+            np.testing.assert_allclose(logits, module.eval()(x).detach(), atol=1e-5)
+
+
+def test_what_is_no_program_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "text.pt").write_text("no program")
+    (tmp_path / "text.pt2").write_text("no program")
+    torch.save(_net().state_dict(), tmp_path / "weights.pth")
+    torch.save(_net(), tmp_path / "whole.pt")
+    _program(tmp_path / "net.ts.pt", "script")
+    for name, message in (
+        ("missing.pt2", r"no model file .*missing\.pt2; expected FILE\.py:FACTORY, or a program"),
+        ("text.pt", r"text\.pt cannot be loaded as weights: "),
+        ("text.pt2", r"text\.pt2 cannot be read as a program: "),
+        ("weights.pth", r"weights\.pth holds weights, not a program: name it as --checkpoint, and as --model "),
+        ("whole.pt", r"it holds more than weights \(torch\.nn\.modules\.container\.Sequential\), .*--trust-checkpoint"),
+    ):
+        with pytest.raises(InputError, match=message) as raised:
+            open_factory(str(tmp_path / name), {}).build()
+        assert "\n" not in str(raised.value)
+    with pytest.raises(InputError, match=r"net\.ts\.pt is a program, not a function; it cannot take --model-args"):
+        open_factory(str(tmp_path / "net.ts.pt"), {"a": 1})
+    with pytest.raises(InputError, match=r"net\.ts\.pt is a TorchScript program, not a checkpoint: name it as --model"):
+        open_factory(_model_file(tmp_path, _NET) + ":Net", {}).build(tmp_path / "net.ts.pt")
+    built = open_factory(str(tmp_path / "whole.pt"), {}, trust=True).build()
+    assert weights_digest(built) == weights_digest(_net())
+
+
+def test_a_program_in_training_mode_or_of_two_inputs_is_refused(tmp_path: Path) -> None:
+    torch.export.save(torch.export.export(_Pooled().train(), (torch.rand(4, 3, 8, 8),)), tmp_path / "train.pt2")
+    with pytest.raises(InputError, match=r"train\.pt2 was exported in training mode: call model\.eval\(\) before"):
+        open_factory(str(tmp_path / "train.pt2"), {}).build()
+
+    class Two(torch.nn.Module):
+        def forward(self, x: Any, y: Any) -> Any:
+            return x + y
+
+    torch.export.save(torch.export.export(Two(), (torch.rand(2, 3), torch.rand(2, 3))), tmp_path / "two.pt2")
+    with pytest.raises(InputError, match=r"two\.pt2 takes 2 inputs; expected one, of \[rows, channels, height"):
+        open_factory(str(tmp_path / "two.pt2"), {}).build()
+
+
+def test_a_program_for_other_pictures_is_one_line(tmp_path: Path) -> None:
+    for name, kind in (("net.pt2", "export of 4"), ("net.ts.pt", "script")):
+        built = open_factory(str(_program(tmp_path / name, kind)), {}).build()
+        network = models.Network(built, torch.device("cpu"), "fp32", False)
+        with pytest.raises(InputError, match=r"the model cannot take pictures of 1×8×8 \(channels×height×width\)") as e:
+            network(torch.rand(1, 1, 8, 8))
+        assert "\n" not in str(e.value)
+        with pytest.raises(InputError, match=r"has none \(the layers of a program cannot be seen\)"):
+            models.Network(built, torch.device("cpu"), "fp32", True)
+
+
+def test_batches_are_brought_to_one_size_where_that_is_wanted() -> None:
+    seen = []
+
+    class Sees(torch.nn.Module):
+        def forward(self, x: Any) -> Any:
+            seen.append(len(x))
+            return x.mean((2, 3))
+
+    network = models.Network(Sees(), torch.device("cpu"), "fp32", False)
+    x = torch.rand(10, 3, 2, 2)
+    network(x)
+    network.rows = 4
+    logits, _ = network(x)
+    assert seen == [10, 4, 4, 4]
+    np.testing.assert_allclose(logits, x.mean((2, 3)), atol=1e-6)
+    embedded = models.Network(_Head(), torch.device("cpu"), "fp32", True)
+    whole = embedded(x)
+    embedded.rows = 4
+    for a, b in zip(whole, embedded(x), strict=True):
+        assert a is not None
+        assert b is not None
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+# --- what is not one label of a list ---
+
+
+class _Ends(torch.nn.Module):
+    def __init__(self, end: Any, outputs: int = 2) -> None:
+        super().__init__()
+        self.head, self.end = torch.nn.Linear(3, outputs), end
+
+    def forward(self, x: Any) -> Any:
+        return self.end(self.head(x.mean((2, 3))))
+
+
+@pytest.mark.parametrize(
+    ("end", "expected"),
+    [
+        (torch.nn.Identity(), ""),
+        (torch.nn.Sigmoid(), "sigmoid"),
+        (torch.sigmoid, "sigmoid"),
+        (lambda z: {"logits": torch.sigmoid(z)[:, :, None, None].float()}, "sigmoid"),
+        (torch.nn.Softmax(1), "softmax"),
+        (lambda z: torch.log_softmax(z, 1).double(), "log_softmax"),
+        (lambda z: torch.sigmoid(z) * z, ""),
+        (lambda z: torch.sigmoid(z).detach(), ""),
+    ],
+)
+def test_what_a_model_does_last_is_known(end: Any, expected: str) -> None:
+    assert models.ending(_Ends(end).eval(), torch.rand(1, 3, 2, 2)) == expected
+
+
+def test_several_labels_and_one_output_are_refused() -> None:
+    x = torch.rand(1, 3, 2, 2)
+    for module, message in (
+        (_Ends(torch.nn.Sigmoid()), r"ends in a sigmoid for each class, .*expected one label of a fixed list"),
+        (_Ends(torch.nn.Identity(), 1), r"the model gives one output; expected one for each class\. .* z\], 1\)"),
+        (_Ends(torch.nn.Sigmoid(), 1), r"the model gives one output"),
+    ):
+        with pytest.raises(InputError, match=message):
+            models.Network(module, torch.device("cpu"), "fp32", False).try_out(x)
+    logits, dims = models.Network(_Ends(torch.nn.Softmax(1)), torch.device("cpu"), "fp32", True).try_out(x)
+    assert (logits.shape, dims) == ((1, 2), 3)
+
+
+def test_what_the_remedy_for_one_output_says_is_true() -> None:
+    z = torch.linspace(-5, 5, 11)[:, None]
+    two = torch.softmax(torch.cat([torch.zeros_like(z), z], 1), 1)[:, 1:]
+    np.testing.assert_allclose(two, torch.sigmoid(z), rtol=1e-6)
+
+
+# --- embeddings ---
+
+
+class _Layers(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = torch.nn.Sequential(OrderedDict(conv=torch.nn.Conv2d(3, 4, 1), act=torch.nn.ReLU()))
+        self.norm = torch.nn.LayerNorm(4)
+        self.head = torch.nn.Linear(4, 2)
+        self.unused = torch.nn.Identity()
+
+    def forward(self, x: Any) -> Any:
+        return self.head(self.norm(self.stem(x).permute(0, 2, 3, 1)).flatten(1, 2)).mean(1)
+
+
+def test_an_embedding_is_the_output_of_the_layer_that_is_named_its_mean_over_space() -> None:
+    module, x = _Layers().eval(), torch.rand(5, 3, 2, 6)
+    with torch.no_grad():
+        stem = module.stem(x)
+        norm = module.norm(stem.permute(0, 2, 3, 1))
+    for name, expected in (
+        ("stem", stem.mean((2, 3))),
+        ("stem.conv", module.stem[0](x).mean((2, 3)).detach()),
+        ("norm", norm.mean((1, 2))),  # of a layer whose features are the last dimension
+        ("head", module(x).detach()),  # tokens
+        (True, norm.mean((1, 2))),  # the input of the last linear layer
+    ):
+        _, embedding = models.Network(_Layers(), torch.device("cpu"), "fp32", name)(x)
+        assert embedding is not None
+        np.testing.assert_allclose(embedding, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("sten.conv", r"--embedding-layer is 'sten\.conv', which the model has not; it has: stem\.conv, "),
+        ("layer4", r"it has: unused, head, norm, stem\.act, stem\.conv, stem$"),
+        ("unused", r"--embedding-layer: unused does not see each picture once; name another layer"),
+    ],
+)
+def test_a_layer_that_is_not_there_is_one_line_with_those_that_are(name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        models.Network(_Layers(), torch.device("cpu"), "fp32", name)(torch.rand(1, 3, 2, 2))
 
 
 # --- devices ---
