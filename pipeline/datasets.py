@@ -8,7 +8,7 @@ import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,14 @@ IMAGE_KEYS = ("image", "img", "images", "pixel_values", "input", "x")
 LABEL_KEYS = ("label", "labels", "target", "targets", "class", "cls", "y")
 """Keys of a mapping that are taken for the image and the label where none is named, the first that is there."""
 PREVIEW_KEY = "preview"
+
+
+class MapStyle(Protocol):
+    """What is needed of a dataset."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pipeline import loading, models, resume, shards, sources, store, usercode
+from pipeline import datasets, loading, models, resume, shards, sources, store, usercode
 from pipeline.config import InferConfig
 from pipeline.errors import InputError
 from pipeline.predictions import Count, Run, to_logits
@@ -72,6 +72,22 @@ class Outcome:
         return max(c.failed for c in self.steps.values())
 
 
+@dataclass(frozen=True)
+class Live:
+    """Objects of the caller's program, in place of what the configuration names."""
+
+    module: "torch.nn.Module"
+    name: str
+    dataset: datasets.Source | None
+    """None if the configuration names the data."""
+    classes: tuple[str, ...] = ()
+    code: str = ""
+
+    def build(self, _: Path | None = None) -> "torch.nn.Module":
+        """The module itself, with the weights of this moment."""
+        return self.module
+
+
 def default_out(data: str, model: str) -> Path:
     """Folder for the predictions of a model on data: predictions/DATA-FILE-FACTORY.
 
@@ -86,7 +102,7 @@ def default_out(data: str, model: str) -> Path:
     return Path("predictions") / f"{images or 'data'}-{name}"
 
 
-def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None) -> Outcome:
+def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None, live: Live | None = None) -> Outcome:
     """Run the model over the images and write one row for every image of every step.
 
     Parts that are there already and still valid are kept, so a run that was killed continues where it stopped.
@@ -94,6 +110,7 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None) -> O
     Args:
         config: what to do.
         say: takes a line of progress for a person.
+        live: the model, and the dataset if it is one, as objects.
 
     Raises:
         InputError: for bad input, or if what is there does not fit; nothing already written is lost.
@@ -104,9 +121,11 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None) -> O
     from pipeline.forward import Prepare
     from pipeline.work import Job, work
 
-    manifest = loading.manifest_of(config)
+    manifest = loading.manifest_of(config, *((live.dataset, live.classes) if live else ()))
     steps = models.steps_of(config.checkpoint, config.step)
-    factory = models.open_factory(config.model, config.model_args, ema=config.ema, trust=config.trust_checkpoint)
+    factory = live or models.open_factory(
+        config.model, config.model_args, ema=config.ema, trust=config.trust_checkpoint
+    )
     out = config.out or default_out(config.data, config.model)
     device = models.device_of(config.device)
     say(f"{len(manifest):,} images, {len(manifest.classes) or 'unnamed'} classes, in {manifest.origin}")
@@ -189,7 +208,7 @@ def _transform(config: InferConfig, loader: loading.Loader, sample: NDArray[Any]
     return {**loader.record(), "mean": list(config.mean), "std": list(config.std), "size": list(size)}
 
 
-def _module(factory: models.Factory, file: Path | None, digest: str | None = None) -> "torch.nn.Module":
+def _module(factory: models.Factory | Live, file: Path | None, digest: str | None = None) -> "torch.nn.Module":
     """The model with the weights of a file. Raises InputError if they do not fit, or not the digest from before."""
     module = factory.build(file)
     if digest is not None and models.weights_digest(module) != digest:

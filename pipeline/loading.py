@@ -151,14 +151,16 @@ def size_of(pixels: NDArray[Any]) -> tuple[int, int, int]:
     return shape[0], shape[1], shape[2]
 
 
-def manifest_of(config: InferConfig, dataset: datasets.Source | None = None) -> sources.Manifest:
+def manifest_of(
+    config: InferConfig, dataset: datasets.Source | None = None, classes: tuple[str, ...] = ()
+) -> sources.Manifest:
     """The manifest of what --data names, or of a dataset. Raises InputError if it cannot be read."""
     options = sources.Options(
         config.image_column,
         config.label_column,
         config.key_column,
         config.image_root,
-        () if config.classes is None else sources.read_classes(config.classes),
+        classes if config.classes is None else sources.read_classes(config.classes),
     )
     if dataset is None and usercode.is_named(config.data):
         dataset = datasets.open_dataset(config.data)

@@ -419,7 +419,8 @@ class Network:
         # fp32 means it: convolutions would use TF32, with 10 bits of mantissa, unless told otherwise.
         exact = cudnn.flags(cudnn.enabled, cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False)
         autocast = torch.autocast(self._device.type, dtype=dtype, enabled=dtype is not None)
-        with torch.inference_mode(), autocast, exact:
+        # Not inference_mode: a tensor that a model keeps from it could never be trained through.
+        with torch.no_grad(), autocast, exact:
             try:
                 output = self.module(x)
             except (RuntimeError, ValueError, TypeError, AssertionError) as error:

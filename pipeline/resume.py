@@ -36,7 +36,7 @@ def to_do(
                 name, now, then = difference
                 raise InputError(
                     f"{out} step {run.step} was made with another {name} ({then}, now {now}): name another --out, "
-                    "or start this step again with --overwrite"
+                    "or another --step, or start this step again with --overwrite"
                 )
             store.verify(file)
         except DamagedError as error:

@@ -1,0 +1,214 @@
+"""What Python programs call, with objects or configurations: `infer` and `visualize`. Knows not how either works.
+
+A training loop lends its model for a moment and gets it back as it was.
+"""
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from pipeline import datasets
+from pipeline.config import InferConfig, VisualizeConfig
+from pipeline.errors import InputError
+from pipeline.infer import Live, Outcome
+from pipeline.infer import infer as _infer
+from pipeline.visualize import Written
+from pipeline.visualize import visualize as _visualize
+
+if TYPE_CHECKING:
+    import torch
+
+_NOT_HERE = frozenset(
+    [
+        "data",
+        "model",
+        "model_args",
+        "checkpoint",
+        "ema",
+        "trust_checkpoint",
+        "step",
+        "out",
+        "classes",
+        "device",
+        "overwrite",
+    ]
+)
+"""Fields of a configuration that an argument or the object itself stands for."""
+
+
+@overload
+def infer(config: InferConfig, say: Callable[[str], None] = ..., /) -> Outcome: ...
+
+
+@overload
+def infer(
+    model: "torch.nn.Module",
+    data: "torch.utils.data.Dataset[Any] | datasets.MapStyle | str | Path",
+    out: str | Path,
+    *,
+    step: int = 0,
+    classes: Sequence[str] = (),
+    overwrite: bool = False,
+    say: Callable[[str], None] = ...,
+    **options: Any,
+) -> Outcome: ...
+
+
+def infer(model: Any, *arguments: Any, **named: Any) -> Outcome:
+    """Run a model over images and write one row for every image to Parquet.
+
+    Either with a configuration, which is what the command line does:
+
+        infer(InferConfig(data="photos/test", model="net.py:build"), say)
+
+    or with objects, from a training loop for example:
+
+        infer(model, dataset, "predictions/mine", step=epoch)
+
+    The model runs where it is. Afterwards its modes, device, memory format, `requires_grad`, gradients and hooks are as
+    before. The digest of its weights is of that moment, so that each epoch is a step of one run.
+
+    Args:
+        model: a torch.nn.Module, of DistributedDataParallel the module inside is taken; or an InferConfig.
+        data: a map-style dataset (docs/data.md), or what `--data` takes.
+        out: folder to write the predictions to.
+        step: training step, epoch, date.
+        classes: names in the order of the outputs; by default the dataset's `classes`.
+        overwrite: replace this step if it is there, made with other weights or not.
+        say: takes a line of progress for a person.
+        options: any other field of InferConfig, `batch_size` for example.
+
+    Raises:
+        InputError: for bad input, or if what is there does not fit; nothing already written is lost.
+    """
+    if isinstance(model, InferConfig):
+        return _infer(model, *arguments, **named)
+    with _python_names():
+        return _infer_objects(model, *arguments, **named)
+
+
+def _infer_objects(
+    model: "torch.nn.Module",
+    data: Any,
+    out: str | Path,
+    *,
+    step: int = 0,
+    classes: Sequence[str] = (),
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+    **options: Any,
+) -> Outcome:
+    known = {field.name for field in dataclasses.fields(InferConfig)} - _NOT_HERE
+    if unknown := sorted(set(options) - known):
+        raise InputError(f"infer has no option {unknown[0]!r}; expected one of {', '.join(sorted(known))}")
+    import torch
+
+    if not isinstance(model, torch.nn.Module):
+        raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module, or an InferConfig alone")
+    if isinstance(model, torch.nn.parallel.DistributedDataParallel):
+        model = model.module  # whose own forward would wait for the other processes
+    source = None
+    if not isinstance(data, str | Path):
+        source = datasets.Source(datasets.check(data, type(data).__name__), type(data).__name__)
+    name = type(model).__name__
+    config = InferConfig(
+        data=source.name if source else str(data),
+        model=name,
+        out=Path(out),
+        step=(step,),
+        overwrite=overwrite,
+        device=str(next((t.device for t in [*model.parameters(), *model.buffers()]), "cpu")),
+        **options,
+    )
+    with borrowed(model):
+        return _infer(config, say, Live(model, name, source, tuple(classes)))
+
+
+@contextlib.contextmanager
+def borrowed(module: "torch.nn.Module") -> Iterator[None]:
+    """Give a module back as it was: modes, hooks, and the very tensors, however it was moved or laid out meanwhile."""
+    parts = list(module.modules())
+    modes = [part.training for part in parts]
+    hooks = [(list(part._forward_pre_hooks), list(part._forward_hooks)) for part in parts]
+    buffers = [dict(part._buffers) for part in parts]
+    parameters = [
+        (p, p.data, p.requires_grad, p.grad, None if p.grad is None else p.grad.data) for p in module.parameters()
+    ]
+    try:
+        yield
+    finally:
+        for part, mode, (before, after), tensors in zip(parts, modes, hooks, buffers, strict=True):
+            part.training = mode
+            for found, kept in ((part._forward_pre_hooks, before), (part._forward_hooks, after)):
+                for hook in [hook for hook in found if hook not in kept]:
+                    del found[hook]
+            part._buffers.update(tensors)
+        for parameter, data, wanted, grad, grad_data in parameters:
+            parameter.data = data
+            parameter.requires_grad_(wanted)
+            parameter.grad = grad
+            if grad is not None and grad_data is not None:
+                grad.data = grad_data
+
+
+@overload
+def visualize(config: VisualizeConfig, say: Callable[[str], None] = ..., /) -> tuple[Written, ...]: ...
+
+
+@overload
+def visualize(
+    predictions: str | Path | Sequence[str | Path],
+    logdir: str | Path = "logs",
+    *,
+    say: Callable[[str], None] = ...,
+    **options: Any,
+) -> tuple[Written, ...]: ...
+
+
+def visualize(predictions: Any, *arguments: Any, **named: Any) -> tuple[Written, ...]:
+    """Write the TensorBoard logs of one or more runs, without the model.
+
+    Either with a configuration, `visualize(VisualizeConfig(...), say)`, or `visualize("predictions/mine", "logs")`.
+
+    Args:
+        predictions: a folder that `infer` wrote, or several; or a VisualizeConfig.
+        logdir: folder for TensorBoard.
+        say: takes a line of progress for a person.
+        options: any other field of VisualizeConfig, `panels=("glance",)` for example.
+
+    Raises:
+        InputError: for bad input; the logs that are there stay as they are.
+    """
+    if isinstance(predictions, VisualizeConfig):
+        return _visualize(predictions, *arguments, **named)
+    with _python_names():
+        return _visualize_folders(predictions, *arguments, **named)
+
+
+def _visualize_folders(
+    predictions: Any, logdir: str | Path = "logs", *, say: Callable[[str], None] = lambda _: None, **options: Any
+) -> tuple[Written, ...]:
+    known = {field.name for field in dataclasses.fields(VisualizeConfig)} - {"predictions", "logdir", "list"}
+    if unknown := sorted(set(options) - known):
+        raise InputError(f"visualize has no option {unknown[0]!r}; expected one of {', '.join(sorted(known))}")
+    folders = [predictions] if isinstance(predictions, str | Path) else list(predictions)
+    return _visualize(VisualizeConfig(tuple(map(Path, folders)), Path(logdir), **options), say)
+
+
+@contextlib.contextmanager
+def _python_names() -> Iterator[None]:
+    """Messages that say `batch_size=` and `overwrite=True` where the command line says --batch-size and --overwrite."""
+    flags = {f.name for one in (InferConfig, VisualizeConfig) for f in dataclasses.fields(one) if f.type is bool}
+
+    def argument(found: re.Match[str]) -> str:
+        name = found[1].replace("-", "_")
+        return f"{name}=True" if name in flags else f"{name}="
+
+    try:
+        yield
+    except InputError as error:
+        said = re.sub(r"--([a-z][a-z-]*[a-z])", argument, str(error))
+        raise type(error)(said) from error
