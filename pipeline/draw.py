@@ -7,6 +7,7 @@ Right is blue and wrong is vermillion everywhere (Okabe and Ito's palette, disti
 import bisect
 import functools
 import importlib.util
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -333,3 +334,19 @@ def _upright(canvas: _Canvas, text: str, x: int, bottom: int, length: int, size:
     ImageDraw.Draw(box).text((0, size), fitted, fill=INK, font=font, anchor="ls")
     turned = box.rotate(90, expand=True)
     canvas.image.paste(turned, (x - turned.width // 2 - 1, bottom - turned.height))
+
+
+def sprite(pictures: Sequence[Image.Image | None], side: int) -> Pixels:
+    """Pictures of at most side × side pixels in a square grid, row by row; grey where there is none.
+
+    -> [grid · side, grid · side, 3] uint8.
+    """
+    grid = math.ceil(math.sqrt(len(pictures)))
+    whole = Image.new("RGB", (grid * side, grid * side), PAPER)
+    for i, picture in enumerate(pictures):
+        left, top = i % grid * side, i // grid * side
+        if picture is None:
+            whole.paste(TRACK, (left, top, left + side, top + side))
+        else:
+            whole.paste(picture, (left + (side - picture.width) // 2, top + (side - picture.height) // 2))
+    return np.array(whole)

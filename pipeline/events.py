@@ -18,6 +18,7 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
+from google.protobuf import text_format
 from numpy.typing import NDArray
 from PIL import Image
 from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, tensor_shape_pb2, types_pb2
@@ -25,16 +26,19 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2 as hparams_api_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2 as hparams_plugin_pb2
 from tensorboard.plugins.pr_curve import plugin_data_pb2 as pr_curves_pb2
+from tensorboard.plugins.projector import projector_config_pb2
 
 from pipeline.summaries import (
     Band,
     Encoded,
+    File,
     Histogram,
     HParams,
     Lines,
     Picture,
     Pixels,
     PrCurve,
+    Projector,
     Scalar,
     Summary,
     Text,
@@ -212,6 +216,36 @@ def session(summary: HParams, wall_time: float) -> list[summary_pb2.Summary.Valu
             content=data.SerializeToString(deterministic=True),
         )
         for tag, data in datas
+    ]
+
+
+def projector_files(summary: Projector, sprite: bytes, side: int) -> list[File]:
+    """What TensorBoard's Projector reads from a run's folder: raw float32 vectors, words, pictures, and what is where.
+
+    It takes vectors for raw when they are not UTF-8; the few that are (all zeros) are written as text.
+    """
+    folder, floats = "projector", np.ascontiguousarray(summary.vectors, np.dtype("<f4"))  # [points, dims]
+    raw = floats.tobytes()
+    config = projector_config_pb2.ProjectorConfig()
+    embedding = config.embeddings.add(tensor_name=summary.tag, metadata_path=f"{folder}/metadata.tsv")
+    embedding.tensor_shape.extend(floats.shape)
+    embedding.sprite.image_path = f"{folder}/sprite.jpg"
+    embedding.sprite.single_image_dim.extend([side, side])
+    try:
+        raw.decode()
+        content = "".join("\t".join(f"{x:.9g}" for x in row) + "\n" for row in floats.tolist()).encode()
+        embedding.tensor_path = f"{folder}/vectors.tsv"
+        del embedding.tensor_shape[:]
+    except UnicodeDecodeError:
+        content = raw
+        embedding.tensor_path = f"{folder}/vectors.bytes"
+    lines = zip(*summary.metadata.values(), strict=True)
+    words = "".join("\t".join(" ".join(w.split()) for w in line) + "\n" for line in (summary.metadata, *lines))
+    return [
+        File(embedding.tensor_path, content),
+        File(embedding.metadata_path, words.encode()),
+        File(embedding.sprite.image_path, sprite),
+        File("projector_config.pbtxt", text_format.MessageToString(config).encode()),
     ]
 
 

@@ -70,8 +70,10 @@ def large_pictures() -> Iterator[None]:
         yield
 
 
-def open_image(encoded: bytes, channels: Channels = "rgb", exif: Exif = "ignore") -> Image.Image:
-    """Decode the first frame to RGB or to grey.
+def open_image(
+    encoded: bytes, channels: Channels = "rgb", exif: Exif = "ignore", enough: int | None = None
+) -> Image.Image:
+    """Decode the first frame to RGB or to grey; if `enough` pixels a side will do, a JPEG may come smaller, and faster.
 
     Transparency is dropped, not blended; 16 bits keep their high byte; both as a plain loader for training does or
     should. Raises OSError, ValueError, SyntaxError or Image.DecompressionBombError if the bytes are no such picture.
@@ -87,6 +89,8 @@ def open_image(encoded: bytes, channels: Channels = "rgb", exif: Exif = "ignore"
         raise
     with file:
         picture: Image.Image = file
+        if enough is not None:
+            file.draft("RGB" if channels == "rgb" else "L", (enough, enough))
         picture.load()
         if exif == "apply":
             picture = ImageOps.exif_transpose(picture)

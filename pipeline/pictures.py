@@ -2,17 +2,25 @@
 
 import contextlib
 import functools
+import math
+import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
 
-from pipeline import draw, events, images, sources, store
+from pipeline import draw, events, images, sources, store, workers
 from pipeline.config import Exif
 from pipeline.store import Step
-from pipeline.summaries import Encoded, Tiles
+from pipeline.summaries import Encoded, Projector, Summary, Tiles
 
 KEPT = 512
 """Fitted source pictures in memory, at most 115 kB each: the same image is in many galleries and steps."""
+
+SPRITE = 4096
+"""Side of all pictures of the Projector together, pixels; the browser takes 8,192."""
+
+NEAREST = Image.Resampling.NEAREST
 
 
 class Pictures:
@@ -27,6 +35,9 @@ class Pictures:
         self._shared = steps[0].step if same and not steps[0].run.thumbnails else None
         self.missing: set[str] = set()
         self._fitted = functools.lru_cache(KEPT)(self._fit)
+        self._expected: dict[int, set[int]] = {number: set() for number in self._steps}
+        self._thumbnails: dict[int, dict[int, bytes | None]] = {number: {} for number in self._steps}
+        self._lock = threading.Lock()
 
     def encode(self, step: int, tiles: Tiles) -> Encoded:
         """The tiles with their words: PNG where a picture was enlarged or is missing, JPEG where it was reduced."""
@@ -43,13 +54,44 @@ class Pictures:
                 id=int(rows["id"][i]),
                 loss=loss if label >= 0 else None,
             )
-            picture, exact = self._fitted(step if self._shared is None else self._shared, words.id, words.name)
+            picture, exact = self._fitted(self._of(step), words.id, words.name)
             pixels = draw.tile(picture, words)
             samples.append(events.png(pixels) if exact else events.jpeg(pixels))
         return Encoded(tiles.tag, draw.WIDTH, draw.HEIGHT, tuple(samples), tiles.description)
 
+    def expect(self, summaries: Iterable[tuple[int, Summary]]) -> None:
+        """Tell which rows will be drawn, so that their thumbnails are read together."""
+        self._expected = {number: set() for number in self._steps}
+        for step, summary in summaries:
+            if isinstance(summary, Tiles | Projector):
+                self._expected[self._of(step)].update(summary.rows["id"].tolist())
+
+    def sprite(self, step: int, summary: Projector, threads: int) -> tuple[bytes, int]:
+        """JPEG of all pictures of the points in a square grid, and the side of one, pixels."""
+        points = list(zip(summary.rows["id"].tolist(), summary.rows["image"].tolist(), strict=True))
+        side = min(64, SPRITE // math.ceil(math.sqrt(len(points))))
+
+        def small(point: tuple[int, str | None]) -> Image.Image | None:
+            picture = self._open(self._of(step), point[0], str(point[1] or ""), enough=side)
+            if picture is not None:
+                picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+                if max(picture.size) < side // 2:
+                    picture = picture.resize([s * (side // max(picture.size)) for s in picture.size], NEAREST)
+            return picture
+
+        drawn = list(workers.in_order(small, points, threads))
+        return events.jpeg(draw.sprite(drawn, side)), side
+
+    def _of(self, step: int) -> int:
+        return step if self._shared is None else self._shared
+
     def _fit(self, step: int, row: int, ref: str) -> tuple[Image.Image | None, bool]:
         """A fitted picture, and whether it is shown with its own pixels."""
+        picture = self._open(step, row, ref)
+        return (None, True) if picture is None else draw.fit_picture(picture)
+
+    def _open(self, step: int, row: int, ref: str, enough: int | None = None) -> Image.Image | None:
+        """A source picture in RGB; None, and counted, if it is nowhere."""
         run = self._steps[step].run
         exif: Exif = "apply" if run.transform.get("exif") == "apply" else "ignore"
         root = run.root if self._root is None else str(self._root)
@@ -57,11 +99,20 @@ class Pictures:
         if "dataset" in run.transform:  # its item may be a part of its file
             ways.reverse()
         for way in ways:
-            stored = store.pick(self._steps[step], [row], "thumbnail").get(row) if way == "thumbnail" else None
+            stored = self._thumbnail(step, row) if way == "thumbnail" else None
             with contextlib.suppress(Exception):  # as in stage one, a picture file may fail in any way
                 if way == "source":
-                    return draw.fit_picture(images.open_image(sources.read(root, ref), exif=exif))
+                    return images.open_image(sources.read(root, ref), exif=exif, enough=enough)
                 if stored is not None:
-                    return draw.fit_picture(images.open_image(stored))
+                    return images.open_image(stored)
         self.missing.add(ref)  # the tile and the count say so
-        return None, True
+        return None
+
+    def _thumbnail(self, step: int, row: int) -> bytes | None:
+        """Of one row. A file must be read to find one, so those of all expected rows are read together."""
+        with self._lock:
+            kept = self._thumbnails[step]
+            if row not in kept:
+                wanted = (self._expected[step] | {row}) - kept.keys()
+                kept.update(dict.fromkeys(wanted) | store.pick(self._steps[step], wanted, "thumbnail"))
+            return kept[row]

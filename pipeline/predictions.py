@@ -498,6 +498,14 @@ class Predictions:
         return as_numpy(column.flatten()).astype(np.float32, copy=False).reshape(len(self), column.type.list_size)
 
     @cached_property
+    def embedding(self) -> NDArray[np.float32]:
+        """[rows, dims] float32. Raises ValueError if there are failed rows: take `scored` first."""
+        column = self.column("embedding")
+        if column.null_count:
+            raise ValueError(f"{column.null_count} failed rows have no embedding; take `scored` first")
+        return _lists(column).astype(np.float32)
+
+    @cached_property
     def scored(self) -> "Predictions":
         """The rows that have logits."""
         return self.take(self.predicted >= 0)

@@ -1,6 +1,6 @@
 """What a panel may ask to be drawn: a closed set of plain values. Knows nothing of TensorBoard or its encoding."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -128,7 +128,20 @@ class File:
     description: str = ""
 
 
-Summary = Scalar | Picture | Tiles | Encoded | Histogram | Text | PrCurve | Lines | Band | HParams | File
+@dataclass(frozen=True)
+class Projector:
+    """Points in many dimensions with their words and pictures, for TensorBoard's Projector. One for a run."""
+
+    tag: str
+    vectors: NDArray[np.float32]  # [points, dims]
+    metadata: Mapping[str, Sequence[str]]
+    """Columns of [points] each; the first two are what TensorBoard labels and colours by."""
+    rows: Rows
+    """Of the pictures, [points] each."""
+    description: str = ""
+
+
+Summary = Scalar | Picture | Tiles | Encoded | Histogram | Text | PrCurve | Lines | Band | HParams | File | Projector
 
 
 def cell(text: str) -> str:

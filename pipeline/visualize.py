@@ -4,7 +4,7 @@ import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from pipeline.errors import InputError, first_line
 from pipeline.pictures import Pictures
 from pipeline.predictions import digest_of, hash64
 from pipeline.store import Step, unwritable
-from pipeline.summaries import File, Picture, Pixels, Summary, Tiles
+from pipeline.summaries import File, Picture, Pixels, Projector, Summary, Tiles
 from pipeline.summarize import States, look_again, summarize
 
 ROWS = "rows.parquet"
@@ -104,10 +104,14 @@ def _visualize_run(
             ):
                 for panel_name, panel in chosen.items():
                     of_panel = {number: states[number][panel_name] for number in numbers}
-                    summaries = _drawable(panel.render(subject, of_panel), with_pictures)
+                    summaries = list(_drawable(panel.render(subject, of_panel), with_pictures))
+                    pictures.expect(summaries)
                     for step, summary in _with_pictures(summaries, pictures, threads):
                         if isinstance(summary, File):
                             logs.write_file(aside, summary)
+                        elif isinstance(summary, Projector):
+                            for file in events.projector_files(summary, *pictures.sprite(step, summary, threads)):
+                                logs.write_file(aside, file)
                         else:
                             writer.write(step, times[step], summary)
                         bar.update()
@@ -179,7 +183,7 @@ def _drawable(summaries: Iterator[tuple[int, Summary]], with_pictures: frozenset
 
 
 def _with_pictures(
-    summaries: Iterator[tuple[int, Summary]], pictures: Pictures, threads: int
+    summaries: Iterable[tuple[int, Summary]], pictures: Pictures, threads: int
 ) -> Iterator[tuple[int, Summary]]:
     """The summaries with their tiles drawn, on threads, in their order."""
 

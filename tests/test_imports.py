@@ -52,7 +52,7 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"errors", "usercode", "weights"},
     "panels.__init__": {"errors", "predictions", "summaries"},
     "parts": {"forward", "loading", "predictions", "shards", "sources", "store"},
-    "pictures": {"config", "draw", "events", "images", "sources", "store", "summaries"},
+    "pictures": {"config", "draw", "events", "images", "sources", "store", "summaries", "workers"},
     "predictions": {"errors"},
     "ranking": {"predictions", "state"},
     "resume": {"errors", "predictions", "shards", "sources", "store"},

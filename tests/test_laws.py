@@ -27,6 +27,7 @@ from pipeline.summaries import (
     Lines,
     Picture,
     PrCurve,
+    Projector,
     Scalar,
     Summary,
     Text,
@@ -156,7 +157,7 @@ def test_states_and_panels_can_be_sent_to_another_process(panel: Panel, batch: P
 def declared_columns_are_enough(panel: Panel, batch: Predictions) -> None:
     assert panel.columns <= set(COLUMNS)
     run = run_of(batch)
-    few = Predictions(batch.batch.select(sorted(panel.columns)))
+    few = Predictions(batch.batch.select(sorted(panel.columns & set(batch.batch.schema.names))))
     assert same(panel.measure(run, few), panel.measure(run, batch))
 
 
@@ -266,6 +267,11 @@ def drawable(summary: Summary) -> None:
             assert summary.tag == Path(summary.tag).as_posix().strip("/")
             assert b"nan" not in content.lower() or summary.tag.endswith(".parquet")
             return
+        case Projector(vectors=vectors, metadata=metadata, rows=rows):
+            assert np.isfinite(vectors).all()
+            assert {len(vectors)} == {*map(len, metadata.values()), *map(len, rows.values())}
+            assert events.projector_files(summary, b"jpeg", 16)
+            return
         case Encoded():
             raise AssertionError("a panel asks for Tiles and does not read pictures")
     events.encode(summary).SerializeToString()
@@ -310,7 +316,7 @@ def test_every_panel_says_what_it_shows_and_keeps_to_tags_that_tensorboard_group
     assert panel.__doc__
     found = rendered(panel, run, {3: toy.state_of(panel, run, some(run, 50, 0))})
     assert found
-    shown = [tag for (tag, _), s in found.items() if not isinstance(s, File | HParams)]
+    shown = [tag for (tag, _), s in found.items() if not isinstance(s, File | HParams | Projector)]
     assert all("/" in tag and tag == tag.strip() for tag in shown)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline import panels
 from pipeline.panels import Facts, Subject, mistakes
 from pipeline.predictions import Predictions, Run, keys_of, mix
-from pipeline.summaries import Band, File, Histogram, HParams, Lines, Picture, Scalar, Summary, Text, Tiles
+from pipeline.summaries import Band, File, Histogram, HParams, Lines, Picture, Projector, Scalar, Summary, Text, Tiles
 from tests import toy
 
 
@@ -434,15 +434,20 @@ def test_every_tab_that_the_report_explains_is_written() -> None:
 # all of them
 
 
+UNTAGGED = (File, Lines, Band, HParams, Projector)
+"""What has no card of its own in TensorBoard's main tabs."""
+
+
 def tags(run: Run, batch: Predictions) -> list[str]:
     """Of what TensorBoard shows."""
     found = [(tag, s) for name in panels.names() for (tag, _), s in drawn(name, run, step0=batch).items()]
-    return [tag for tag, summary in found if not isinstance(summary, File | Lines | Band | HParams)]
+    return [tag for tag, summary in found if not isinstance(summary, UNTAGGED)]
 
 
 SIX = tuple("abcdef")
 TAGS = {  # of six classes and one step, by panel; a panel's own test says what is in them
     "confusion": ["confusion/matrix", "confusion/pairs"],
+    "embeddings": [],
     "glance": ["1_glance/report_card", *(f"1_glance/{name}" for name in ("accuracy", "f1_macro", "nll"))],
     "metrics": [
         *(f"metrics/{name}" for name in ("accuracy", "accuracy_top5", "balanced_accuracy", "nll", "aurc")),
@@ -462,7 +467,7 @@ TAGS = {  # of six classes and one step, by panel; a panel's own test says what 
 def test_the_tags_are_these(name: str) -> None:
     run = Run(classes=SIX, model="toy.py:build")
     found = drawn(name, run, step0=mixed(run, 200))
-    shown = [tag for (tag, _), s in found.items() if not isinstance(s, File | Lines | Band | HParams)]
+    shown = [tag for (tag, _), s in found.items() if not isinstance(s, UNTAGGED)]
     assert sorted(shown) == sorted(TAGS[name])
 
 

@@ -54,7 +54,9 @@ def draw_logs(predictions: Path, logdir: Path, **more: Any) -> Written:
 
 def tree(folder: Path) -> dict[str, bytes]:
     """What is in a folder; the lock aside, which is empty and stays."""
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != ".lock"}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"
+    }
 
 
 def event_files(folder: Path) -> list[Path]:
