@@ -5,6 +5,7 @@ Pillow and NumPy only; knows no torch and no runs.
 
 import contextlib
 import io
+import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -60,14 +61,20 @@ Content = Image.Image | NDArray[Any]
 
 
 @contextlib.contextmanager
-def large_pictures() -> Iterator[None]:
-    """No warning of pictures above Pillow's limit: it decodes up to twice that and refuses the others in any case.
+def quietly() -> Iterator[None]:
+    """Let Pillow say nothing on its own: rows say what is wrong with their pictures.
 
-    To be entered where no other thread runs yet, because Python keeps its filters of warnings for all threads together.
+    It warns of pictures above its limit, which it decodes up to twice that and refuses beyond, and logs which TIFF it
+    cannot read. To be entered by one thread for all, because Python keeps its filters of warnings for all together.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        yield
+    logger, handler = logging.getLogger("PIL"), logging.NullHandler()
+    logger.addHandler(handler)  # where a program has no handler of its own, Python would print to stderr
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def open_image(

@@ -68,7 +68,7 @@ class Loader:
         one_by_one = ((row, [row]) for row in range(len(self.manifest)))  # it is nearly always the first
         for row, (loaded,) in self.stream(one_by_one, None, threads=1, ahead=1):
             if loaded.pixels is not None:
-                return loaded.pixels
+                return np.array(loaded.pixels)  # a dataset's array may be read-only, or a view that runs backwards
             error = error or f"{self.manifest.image[row]}: {loaded.error}"
         raise InputError(f"none of the {len(self.manifest)} images can be read; the first, {error}")
 
@@ -91,7 +91,8 @@ class Loader:
             patience = workers.Patience[int, Loaded](self.timeout, lambda _: late)
             return name, list(workers.in_order(lambda row: self.load(row, like), rows, 1, patience=patience))
 
-        return workers.in_order(load, chunks, threads, ahead, workers.Patience(self.timeout, again))
+        with images.quietly():
+            yield from workers.in_order(load, chunks, threads, ahead, workers.Patience(self.timeout, again))
 
     def chunk(self, rows: Sequence[int], like: NDArray[Any] | None) -> list[Loaded]:
         """`load` of each of these rows."""

@@ -99,6 +99,7 @@ def _visualize_run(
             aside.mkdir()
             states = _states(steps, chosen, threads, aside, keep_rows=not config.panels)
             with (
+                images.quietly(),
                 events.Writer(aside / logs.EVENTS, times[numbers[0]]) as writer,
                 tqdm(unit=" summaries", desc="write", disable=None, file=sys.stderr) as bar,
             ):

@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from pipeline import images
 from pipeline.images import Shape, jpeg, open_image, pixels, properties, resized
+from tests import toy
 
 _SIDES = st.integers(1, 90)
 
@@ -216,6 +217,44 @@ def test_what_is_no_whole_picture_is_refused() -> None:
         open_image(_encoded(_random(64, 64))[:-200])
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize(("bands", "colours", "extra"), [(3, 3, True), (4, 3, True), (4, 3, False)])
+def test_of_a_tiff_marked_rgb_the_colours_are_taken(dtype: Any, bands: int, colours: int, extra: bool) -> None:
+    numbers = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (6, 9, bands)).astype(dtype)
+    rgb, _ = _both(toy.tiff(numbers, colours, extra))
+    np.testing.assert_array_equal(rgb, numbers[:, :, :3] >> (8 * (dtype == np.uint16)))
+
+
+@pytest.mark.parametrize(
+    ("bands", "colours", "dtype"), [(4, 1, np.uint16), (13, 1, np.uint16), (13, 3, np.uint8), (2, 1, np.uint16)]
+)
+def test_a_tiff_of_other_bands_says_what_to_do(
+    bands: int, colours: int, dtype: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    numbers = np.zeros((6, 9, bands), dtype)
+    with images.quietly(), pytest.raises(ValueError, match=r"a TIFF that Pillow cannot read.* --data FILE\.py:DATASET"):
+        open_image(toy.tiff(numbers, colours))
+    assert capfd.readouterr().err == ""
+
+
+def test_pictures_above_the_limit_of_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = _random(40, 40)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with images.quietly():  # up to twice the limit, without a warning, which would be an error here
+        np.testing.assert_array_equal(pixels(open_image(_encoded(picture))), np.asarray(picture))
+        with pytest.raises(Image.DecompressionBombError, match="2025 pixels"):
+            open_image(_encoded(_random(45, 45)))
+    with pytest.warns(Image.DecompressionBombWarning):
+        open_image(_encoded(picture))
+
+
+def test_thirty_thousand_by_six_thousand_pixels_are_refused_undecoded() -> None:
+    bomb = _encoded(Image.new("1", (30_000, 6_000)))
+    assert len(bomb) < 100_000
+    with pytest.raises(Image.DecompressionBombError, match="180000000 pixels"):
+        open_image(bomb)
+
+
 def test_pixels_are_a_writable_copy() -> None:
     picture = _random(3, 2)
     array = pixels(picture)
@@ -240,6 +279,46 @@ def test_properties_are_mean_and_deviation_of_the_luma(width: int, height: int, 
     assert found.brightness == pytest.approx(levels.mean(), rel=1e-12)
     assert found.contrast == pytest.approx(levels.std(), rel=1e-9, abs=1e-12)
     assert (found.width, found.height) == (width, height)
+
+
+def test_a_preview_of_floats_is_stretched_over_its_three_bands_together() -> None:
+    floats = np.linspace(-3, 5, 3 * 10 * 11, dtype=np.float32).reshape(3, 10, 11)
+    low, high = np.percentile(floats, [2, 98])
+    expected = np.clip((np.moveaxis(floats.astype(float), 0, 2) - low) / (high - low), 0, 1) * 255
+    shown = images.preview(floats)
+    assert (shown.mode, shown.size) == ("RGB", (11, 10))
+    np.testing.assert_array_equal(np.asarray(shown), expected.round())
+
+
+@pytest.mark.parametrize(
+    ("channels", "asked", "bands"),
+    [
+        (3, (), (0, 1, 2)),
+        (4, (), (0, 1, 2)),
+        (10, (), (0, 1, 2)),
+        (12, (), (3, 2, 1)),
+        (13, (), (3, 2, 1)),
+        (13, (7, 0, 12), (7, 0, 12)),
+        (1, (), (0,)),
+        (2, (), (0,)),
+        (5, (4,), (4,)),
+    ],
+)
+def test_a_preview_shows_the_chosen_bands(channels: int, asked: tuple[int, ...], bands: tuple[int, ...]) -> None:
+    numbers = np.random.default_rng(0).integers(0, 256, (6, 9, channels), np.uint8)
+    expected = numbers[:, :, bands] if len(bands) == 3 else numbers[:, :, bands[0]]
+    np.testing.assert_array_equal(np.asarray(images.preview(numbers, asked)), expected)
+
+
+def test_previews_of_flat_and_broken_numbers_can_be_drawn() -> None:
+    assert set(np.asarray(images.preview(np.full((3, 4, 4), 7, np.float32))).ravel()) == {0}
+    broken = np.array([[[np.nan, np.inf], [0, 1]]], np.float32)
+    assert np.asarray(images.preview(broken)).shape == (2, 2)
+    half = np.zeros((1, 10, 10), np.float32)
+    half[0, 0, 0] = 1  # percentiles alone would see nothing
+    assert np.asarray(images.preview(half))[0, 0] == 255
+    for mode in ("1", "L", "LA", "P", "RGBA", "CMYK", "I;16"):
+        assert images.preview(Image.new(mode, (3, 2))).mode in ("L", "RGB")
 
 
 @pytest.mark.parametrize(

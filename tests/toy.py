@@ -120,6 +120,40 @@ def pictures(folder: Path, classes: int = 3, each: int = 4, size: tuple[int, int
     return folder
 
 
+def tiff(array: NDArray[np.integer[Any]], colours: int, extra: bool = True) -> bytes:
+    """A TIFF of [height, width, bands] numbers: `colours` bands of grey (1) or RGB (3), the others marked as extra.
+
+    Pillow writes no such files. Uncompressed, one strip, little-endian (TIFF 6.0, section 2).
+    """
+    height, width, bands = array.shape
+    data = array.astype(array.dtype.newbyteorder("<")).tobytes()
+    short, long = 3, 4
+    fields: list[tuple[int, int, list[int]]] = [
+        (256, long, [width]),
+        (257, long, [height]),
+        (258, short, [array.dtype.itemsize * 8] * bands),
+        (259, short, [1]),  # not compressed
+        (262, short, [2 if colours == 3 else 1]),  # RGB, or black is zero
+        (273, long, [0]),  # where the strip is, filled in below
+        (277, short, [bands]),
+        (278, long, [height]),
+        (279, long, [len(data)]),
+    ]
+    if extra and bands > colours:
+        fields.append((338, short, [0] * (bands - colours)))  # of no stated kind
+    behind = 8 + 2 + 12 * len(fields) + 4
+    long_values = b""
+    entries = []
+    for tag, kind, values in fields:
+        packed = struct.pack(f"<{len(values)}{'H' if kind == short else 'I'}", *values)
+        if len(packed) > 4:
+            packed, long_values = struct.pack("<I", behind + len(long_values)), long_values + packed
+        entries.append([tag, kind, len(values), packed.ljust(4, b"\0")])
+    next(e for e in entries if e[0] == 273)[3] = struct.pack("<I", behind + len(long_values))
+    directory = b"".join(struct.pack("<HHI4s", *entry) for entry in entries)
+    return struct.pack("<2sHIH", b"II", 42, 8, len(entries)) + directory + b"\0\0\0\0" + long_values + data
+
+
 def sources(folder: Path, rows: int, size: tuple[int, int] = (8, 8), seed: int = 0) -> Path:
     """The pictures that the refs of `predictions` name. -> the folder."""
     random = np.random.default_rng(seed)
