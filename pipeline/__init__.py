@@ -4,12 +4,23 @@
               infer          store      store          panels   panels     events
 
 Stage one is `infer(model, dataset, out, step=epoch)` or `infer(InferConfig(...))`, stage two `visualize(out, logdir)`
-or `visualize(VisualizeConfig(...))`; `open_predictions(path)` reads what is between them.
+or `visualize(VisualizeConfig(...))`; `open_predictions(path)` reads what is between them. Predictions made elsewhere
+come in by `adopt(ImportConfig(...))`.
 """
 
-from pipeline.config import InferConfig, VisualizeConfig
+from pipeline.adopt import adopt
+from pipeline.config import ImportConfig, InferConfig, VisualizeConfig
 from pipeline.errors import InputError
 from pipeline.live import infer, visualize
 from pipeline.store import open_predictions
 
-__all__ = ["InferConfig", "InputError", "VisualizeConfig", "infer", "open_predictions", "visualize"]
+__all__ = [
+    "ImportConfig",
+    "InferConfig",
+    "InputError",
+    "VisualizeConfig",
+    "adopt",
+    "infer",
+    "open_predictions",
+    "visualize",
+]

@@ -25,9 +25,10 @@ from typing import Any, TypeVar
 import tyro
 
 from pipeline import panels
-from pipeline.config import BoardConfig, InferConfig, InspectConfig, VisualizeConfig
+from pipeline.config import BoardConfig, ImportConfig, InferConfig, InspectConfig, VisualizeConfig
 from pipeline.errors import InputError, first_line
 from pipeline.models import literals
+from pipeline.predictions import Count
 
 C = TypeVar("C")
 
@@ -41,6 +42,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command. -> exit code: 0 fine, 1 the result is not what was asked for, 2 bad input, 130 interrupted."""
     commands: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
         "infer": (InferConfig, _infer),
+        "import": (ImportConfig, _import),
         "visualize": (VisualizeConfig, _visualize),
         "board": (BoardConfig, _board),
         "inspect": (InspectConfig, _inspect),
@@ -85,12 +87,12 @@ def parse(command: str, config: type[C], arguments: Sequence[str]) -> C:
             name = key.replace("-", "_")
             if name not in known:
                 raise InputError(f"{file} has {key!r}, which is no flag of `predboard {command}`: see --help")
-            if name == "predictions":
+            if name in ("predictions", "files"):
                 positional = tuple(map(str, value)) if isinstance(value, list) else (str(value),)
             else:
                 below += _as_flags(name, value)
     parsed = _tyro(command, config, [*below, *arguments])
-    if positional and not getattr(parsed, "predictions", None):
+    if positional and not getattr(parsed, "files" if "files" in known else "predictions"):
         parsed = _tyro(command, config, [*below, *arguments, *positional])
     return parsed
 
@@ -227,10 +229,7 @@ def _infer(config: InferConfig) -> int:
     outcome = infer(config, _say)
     if line := outcome.bottleneck:
         _say(line)
-    for step, count in outcome.steps.items():
-        accuracy = "" if count.accuracy is None else f", accuracy {count.accuracy:.4f}"
-        ok = count.rows - count.failed
-        print(f"step {step}: {ok:,} ok, {count.failed:,} failed, {count.unlabelled:,} unlabelled{accuracy}")
+    _print_counts(outcome.steps)
     if not outcome.complete:
         print(
             f"predboard: not all of the {outcome.manifest_rows:,} rows are there: run the same command again",
@@ -241,6 +240,27 @@ def _infer(config: InferConfig) -> int:
         _say(f"warning: {outcome.failed:,} of {outcome.manifest_rows:,} images failed; column `error` says why")
     print(f"predictions are in {outcome.out}\nnext: predboard visualize {outcome.out}")
     return 1 if config.strict and outcome.failed else 0
+
+
+def _import(config: ImportConfig) -> int:
+    from pipeline.adopt import adopt
+
+    adopted = adopt(config, _say)
+    _print_counts(adopted.steps)
+    if adopted.missing:
+        _say(
+            f"{adopted.missing:,} of {adopted.written:,} pictures were not found or could not be read: --image-root "
+            "says where they are, --no-pictures leaves them alone"
+        )
+    print(f"predictions are in {adopted.out}\nnext: predboard visualize {adopted.out}")
+    return 1 if config.strict and adopted.failed else 0
+
+
+def _print_counts(steps: Mapping[int, Count]) -> None:
+    for step, count in steps.items():
+        accuracy = "" if count.accuracy is None else f", accuracy {count.accuracy:.4f}"
+        ok = count.rows - count.failed
+        print(f"step {step}: {ok:,} ok, {count.failed:,} failed, {count.unlabelled:,} unlabelled{accuracy}")
 
 
 def _visualize(config: VisualizeConfig) -> int:

@@ -205,6 +205,93 @@ class InferConfig:
 
 
 @dataclass(frozen=True)
+class ImportConfig:
+    """Turn predictions that another program saved into a run: .npy, .npz, .pt, .csv, .tsv, .json, .jsonl, .parquet."""
+
+    scores: Scores
+    """What the scores are; never guessed. Softmax of logits gives probabilities, and exp of log_probabilities."""
+
+    files: Annotated[tuple[Path, ...], Positional] = ()
+    """Files with the scores. Several are one table in this order, or steps where each name or --step has a number."""
+
+    out: Path | None = None
+    """Folder to write the predictions to. Default: predictions/NAME of the first file."""
+
+    score_column: str | None = None
+    """Array or column of the scores: a list in each row, or a pattern such as prob_* (or A,B,C) for one column of each
+    class. Default: logits, probs, scores, predictions, … or logit_*, prob_*, score_*, …"""
+
+    label_column: str | None = None
+    """Array or column of the true class, a name or an index. Default: true_label, ground_truth, labels, label, …"""
+
+    image_column: str | None = None
+    """Array or column of the image's path. Default: image, path, file, filename, …"""
+
+    key_column: str | None = None
+    """Column that names an image for good, where its path does not: what joins runs."""
+
+    labels: Path | None = None
+    """Another file with the labels, in the order of the rows or with the images' paths."""
+
+    labels_from_folders: bool = False
+    """The label is the folder that the image lies in: the last one that is a class, with --classes."""
+
+    images: str | None = None
+    """The images in the order of the rows: a .txt with a path on each line, or whatever `infer --data` takes."""
+
+    image_root: Path | None = None
+    """Folder (or .zip or .tar) that the paths are relative to. Default: that of the file that has them."""
+
+    classes: Path | None = None
+    """Names in the order of the scores, one a line. Labels that are not among them count as none."""
+
+    model: str = ""
+    """Name of what made the scores, for the report. Default: that of the first file."""
+
+    step: tuple[int, ...] = ()
+    """One for all files, or one for each. Default: the number after step, else iter, else epoch in its name, else 0."""
+
+    pictures: bool = True
+    """Read the pictures where they are found, for their size, brightness, contrast and digest."""
+
+    thumbnails: int = 0
+    """Also store a JPEG of each picture with this longest side, so that stage two needs no source images."""
+
+    workers: int = 0
+    """Threads that read and decode. 0: one for each processor, at most 16."""
+
+    shard_size: int = 4096
+    """Rows in one part file: the unit of commit, and what a killed import loses at most."""
+
+    strict: bool = False
+    """Exit with 1 when any row has no usable scores."""
+
+    update: bool = False
+    """Where labels, paths or further columns changed: redo the parts that are no longer valid and keep the others."""
+
+    overwrite: bool = False
+    """Delete the predictions of these steps and start again."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for values that can never work."""
+        _at_least("workers", self.workers, 0)
+        _at_least("thumbnails", self.thumbnails, 0)
+        _at_least("shard-size", self.shard_size, 1)
+        if len(self.step) > 1 and len(self.step) != len(self.files):
+            raise InputError(
+                f"--step has {len(self.step)} numbers for {len(self.files)} files; expected one, or one each"
+            )
+        if any(step < 0 for step in self.step):
+            raise InputError(f"--step is {' '.join(map(str, self.step))}; expected numbers of at least 0")
+        if self.labels is not None and self.labels_from_folders:
+            raise InputError("--labels and --labels-from-folders exclude each other: a row has one label")
+        if self.thumbnails and not self.pictures:
+            raise InputError("--thumbnails needs the pictures, which --no-pictures leaves alone")
+        if self.update and self.overwrite:
+            raise InputError("--update and --overwrite exclude each other: one keeps what is valid, the other nothing")
+
+
+@dataclass(frozen=True)
 class VisualizeConfig:
     """Draw saved predictions: write all TensorBoard summaries, without the model."""
 

@@ -181,16 +181,21 @@ def literals(pairs: Mapping[str, str]) -> dict[str, Any]:
     return {key: read(value) for key, value in pairs.items()}
 
 
+def named_step(file: Path) -> int | None:
+    """Step in a file's name: the number after step, else iter, else epoch; None if there is none."""
+    for word in ("step", "iter", "epoch"):
+        if found := re.search(rf"{word}(?:ation)?[-_=. ]*(\d+)", file.stem, re.IGNORECASE):
+            return int(found[1])
+    return None
+
+
 def step_of(file: Path) -> int:
     """Step in a checkpoint's file name: the number after step, else iter, else epoch, else 0.
 
     >>> [step_of(Path(name)) for name in ("run2_epoch=7-step=1200.ckpt", "net_epoch03.pt", "resnet20-12fca82f.th")]
     [1200, 3, 0]
     """
-    for word in ("step", "iter", "epoch"):
-        if found := re.search(rf"{word}(?:ation)?[-_=. ]*(\d+)", file.stem, re.IGNORECASE):
-            return int(found[1])
-    return 0
+    return named_step(file) or 0
 
 
 def steps_of(files: tuple[Path, ...], given: tuple[int, ...]) -> dict[int, Path | None]:

@@ -105,7 +105,8 @@ class Pictures:
                     return images.open_image(sources.read(root, ref), exif=exif, enough=enough)
                 if stored is not None:
                     return images.open_image(stored)
-        self.missing.add(ref)  # the tile and the count say so
+        if ref:
+            self.missing.add(ref)  # the tile and the count say so
         return None
 
     def _thumbnail(self, step: int, row: int) -> bytes | None:

@@ -1,6 +1,6 @@
 """Which parts of a step are there already and still valid, and which must be made. Knows no model and no pictures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pipeline import shards, sources, store
@@ -17,11 +17,13 @@ def to_do(
     update: bool,
     overwrite: bool,
     say: Callable[[str], None],
+    called: Mapping[str, str] | None = None,
 ) -> tuple[list[shards.Shard], list[Path]]:
     """The shards of one step that have no valid part, and the parts of data that is no longer so.
 
     With `overwrite` the step is deleted first. With `update` parts of other data are given back to be deleted;
-    otherwise they raise InputError, and parts of another run do in any case.
+    otherwise they raise InputError, and parts of another run do in any case. `called` has other names for fields of the
+    run, for that message.
     """
     if overwrite and store.step_folder(out, run.step).exists():
         store.delete_step(out, run.step)
@@ -34,6 +36,7 @@ def to_do(
             file = store.open_part(path)
             if difference := run.difference(file.run):
                 name, now, then = difference
+                name = (called or {}).get(name, name)
                 raise InputError(
                     f"{out} step {run.step} was made with another {name} ({then}, now {now}): name another --out, "
                     "or another --step, or start this step again with --overwrite"

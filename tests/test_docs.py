@@ -15,6 +15,13 @@ from tests import toy
 
 README = (toy.ROOT / "README.md").read_text("utf-8")
 FORMAT = (toy.ROOT / "docs/format.md").read_text("utf-8")
+COMMANDS = (
+    config.InferConfig,
+    config.ImportConfig,
+    config.VisualizeConfig,
+    config.BoardConfig,
+    config.InspectConfig,
+)
 CONTRIBUTING = (toy.ROOT / "CONTRIBUTING.md").read_text("utf-8")
 
 
@@ -29,11 +36,7 @@ def test_every_module_is_in_the_readme_tree() -> None:
 
 
 def test_every_flag_in_the_readme_exists() -> None:
-    known = {
-        field.name.replace("_", "-")
-        for one in (config.InferConfig, config.VisualizeConfig, config.BoardConfig, config.InspectConfig)
-        for field in dataclasses.fields(one)
-    } | {"config", "help"}
+    known = {field.name.replace("_", "-") for one in COMMANDS for field in dataclasses.fields(one)} | {"config", "help"}
     assert set(re.findall(r"--([a-z][a-z-]+)", README)) <= known
 
 
@@ -53,7 +56,7 @@ def test_every_relative_link_leads_to_a_file() -> None:
 
 def test_every_field_of_a_configuration_has_a_help_text() -> None:
     source = Path(config.__file__).read_text("utf-8")
-    for one in (config.InferConfig, config.VisualizeConfig, config.BoardConfig, config.InspectConfig):
+    for one in COMMANDS:
         for field in dataclasses.fields(one):
             assert re.search(rf'^    {field.name}: [^\n]+\n    """', source, re.MULTILINE), field.name
 
