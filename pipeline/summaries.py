@@ -119,6 +119,29 @@ class HParams:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """A number with what one must know to judge it."""
+
+    value: float
+    interval: tuple[float, float] | None = None
+    """Ends of the 95 % interval."""
+    definition: str = ""
+    method: str = ""
+    """How the interval was made."""
+    bound: float | None = None
+    """How far the exact value may be away; None if this is it."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Numbers for `summary.json`, by name. Not shown by TensorBoard; of a scalar by the name of its tag."""
+
+    tag: str
+    figures: Mapping[str, Figure]
+    description: str = ""
+
+
+@dataclass(frozen=True)
 class File:
     """A file for other tools, beside the event file. Not shown by TensorBoard."""
 
@@ -141,7 +164,36 @@ class Projector:
     description: str = ""
 
 
-Summary = Scalar | Picture | Tiles | Encoded | Histogram | Text | PrCurve | Lines | Band | HParams | File | Projector
+Summary = (
+    Scalar
+    | Picture
+    | Tiles
+    | Encoded
+    | Histogram
+    | Text
+    | PrCurve
+    | Lines
+    | Band
+    | HParams
+    | Figures
+    | File
+    | Projector
+)
+
+
+def labels(names: Sequence[str]) -> tuple[str, ...]:
+    r"""Class names as they are written into tags: on one line, none empty, all different.
+
+    >>> labels(("cat", "a\n b", "", "cat"))
+    ('cat', 'a b', 'class 2', 'cat (class 3)')
+    """
+    found: dict[str, None] = {}
+    for i, name in enumerate(names):
+        label = " ".join(name.split()) or f"class {i}"
+        while label in found:
+            label = f"{label} (class {i})"
+        found[label] = None
+    return tuple(found)
 
 
 def cell(text: str) -> str:

@@ -4,10 +4,10 @@ Failed rows and rows without a label are outside every denominator that needs th
 mean if it has support or predictions; division by zero counts 0.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,7 +79,8 @@ class Scores:
     classes: int
 
     @cached_property
-    def _true_predicted_count(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    def cells(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """True class, predicted class and count of each pair that was seen, ascending: [cells] each."""
         true, predicted = np.divmod(self.tally.confusion.value, self.classes)
         return true, predicted, self.tally.confusion.count
 
@@ -96,19 +97,19 @@ class Scores:
     @cached_property
     def support(self) -> NDArray[np.int64]:
         """[classes] rows of each true class."""
-        true, _, count = self._true_predicted_count
+        true, _, count = self.cells
         return self._by_class(true, count)
 
     @cached_property
     def predictions(self) -> NDArray[np.int64]:
         """[classes] rows predicted as each class."""
-        _, predicted, count = self._true_predicted_count
+        _, predicted, count = self.cells
         return self._by_class(predicted, count)
 
     @cached_property
     def hits(self) -> NDArray[np.int64]:
         """[classes] rows of each class that were predicted as it."""
-        true, predicted, count = self._true_predicted_count
+        true, predicted, count = self.cells
         same = true == predicted
         return self._by_class(true[same], count[same])
 
@@ -127,34 +128,36 @@ class Scores:
         """[classes] harmonic mean of precision and recall: 2 hits / (support + predictions)."""
         return np.asarray(2 * self.hits / np.maximum(self.support + self.predictions, 1))
 
-    @cached_property
-    def _present(self) -> NDArray[np.bool_]:
-        return np.asarray(self.support + self.predictions > 0)
-
     @property
     def accuracy(self) -> float:
         """Share of rows whose highest logit is the true class."""
         return float(self.hits.sum() / self.counted)
 
+    @cached_property
+    def means(self) -> dict[str, float]:
+        """The figures of `means` by name; one that is not defined is left out."""
+        found = means(*(n.astype(np.float64) for n in (self.hits, self.support, self.predictions)))
+        return {name: float(value) for name, value in found.items() if not np.isnan(value)}
+
     @property
     def balanced_accuracy(self) -> float:
         """Mean recall over the classes with support."""
-        return float(self.recall[self.support > 0].mean())
+        return self.means["balanced_accuracy"]
 
     @property
     def precision_macro(self) -> float:
         """Mean over the classes with support or predictions."""
-        return float(self.precision[self._present].mean())
+        return self.means["precision_macro"]
 
     @property
     def recall_macro(self) -> float:
         """Mean over the classes with support or predictions."""
-        return float(self.recall[self._present].mean())
+        return self.means["recall_macro"]
 
     @property
     def f1_macro(self) -> float:
         """Mean over the classes with support or predictions."""
-        return float(self.f1[self._present].mean())
+        return self.means["f1_macro"]
 
     @property
     def nll(self) -> float:
@@ -166,19 +169,27 @@ class Scores:
 
         Ordered by the upper end of the recall's interval, so that 0 of 1 does not come before 10 of 100.
         """
-        upper = np.array(
-            [wilson(int(h), int(n))[1] if n else 1.0 for h, n in zip(self.hits, self.support, strict=True)]
-        )
+        _, upper = wilsons(self.hits, self.support)
         order = np.lexsort((np.arange(self.classes), -self.support, upper))
         return order[(self.hits < self.support)[order]][:limit].astype(np.int64)
 
     def pairs(self, limit: int) -> list[tuple[int, int, int]]:
         """(true, predicted, count) of the most frequent confusions, then by class."""
-        true, predicted, count = self._true_predicted_count
+        true, predicted, count = self.cells
         wrong = true != predicted
         true, predicted, count = true[wrong], predicted[wrong], count[wrong]
         order = np.lexsort((predicted, true, -count))[:limit]
         return list(zip(true[order].tolist(), predicted[order].tolist(), count[order].tolist(), strict=True))
+
+    @cached_property
+    def taken_for(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """[classes] the class that each true class is most often taken for, -1 if for none, and how often."""
+        true, predicted, count = self.cells
+        wrong = np.flatnonzero(true != predicted)
+        order = wrong[np.lexsort((-predicted[wrong], count[wrong], true[wrong]))]  # the last of a class is its most
+        other, times = np.full(self.classes, -1), np.zeros(self.classes, np.int64)
+        other[true[order]], times[true[order]] = predicted[order], count[order]
+        return other, times
 
     def worth_seeing(self, limit: int) -> NDArray[np.int64]:
         """Classes with support, those with most errors (missed or wrongly predicted) chosen first; ascending."""
@@ -195,23 +206,58 @@ class Scores:
         place[chosen] = np.arange(len(chosen))
         size = other + (other < self.classes)
         counts = np.zeros((size, size), np.int64)
-        true, predicted, count = self._true_predicted_count
+        true, predicted, count = self.cells
         np.add.at(counts, (place[true], place[predicted]), count)
         return counts
 
 
-def wilson(hits: int, rows: int) -> tuple[float, float]:
+def means(
+    hits: NDArray[np.float64], support: NDArray[np.float64], predictions: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    """Figures that weigh classes, from the margins of a confusion matrix.
+
+    Args:
+        hits, support, predictions: [..., classes] rows found, rows of each class, rows predicted as it.
+
+    Returns:
+        [...] each; nan where one is not defined. `mcc` is Gorodkin's R_K (2004), `kappa` Cohen's (1960): both are not
+        defined where all labels and all predictions are one class, and so nothing can be told from chance.
+    """
+    rows, total = support.sum(axis=-1), hits.sum(axis=-1)
+    present = np.maximum(((support > 0) | (predictions > 0)).sum(axis=-1), 1)
+    recall, precision = hits / np.maximum(support, 1), hits / np.maximum(predictions, 1)
+    f1 = 2 * hits / np.maximum(support + predictions, 1)
+    chance = (support * predictions).sum(axis=-1)
+    spread = (rows**2 - (predictions**2).sum(axis=-1)) * (rows**2 - (support**2).sum(axis=-1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {
+            "balanced_accuracy": recall.sum(axis=-1) / (support > 0).sum(axis=-1),
+            "precision_macro": precision.sum(axis=-1) / present,
+            "recall_macro": recall.sum(axis=-1) / present,
+            "f1_macro": f1.sum(axis=-1) / present,
+            "f1_weighted": (support * f1).sum(axis=-1) / rows,
+            "mcc": np.where(spread > 0, (total * rows - chance) / np.sqrt(spread), np.nan),
+            "kappa": np.where(chance < rows**2, (total * rows - chance) / (rows**2 - chance), np.nan),
+        }
+
+
+def wilson(hits: float, rows: int) -> tuple[float, float]:
     """95 % score interval of a proportion (Wilson 1927); (0, 1) of no rows.
 
     >>> [round(end, 4) for end in wilson(9, 10)]
     [0.5958, 0.9821]
     """
-    if rows == 0:
-        return 0.0, 1.0
-    p, zz = hits / rows, Z95**2
-    centre = p + zz / (2 * rows)
-    half = Z95 * math.sqrt(p * (1 - p) / rows + zz / (4 * rows**2))
-    return max((centre - half) / (1 + zz / rows), 0.0), min((centre + half) / (1 + zz / rows), 1.0)
+    lower, upper = wilsons(np.array(hits), np.array(rows))
+    return float(lower), float(upper)
+
+
+def wilsons(hits: NDArray[Any], rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The lower and upper ends of `wilson` for arrays of one shape."""
+    n, zz = np.maximum(rows, 1).astype(np.float64), Z95**2
+    p = hits / n
+    centre, half = p + zz / (2 * n), Z95 * np.sqrt(p * (1 - p) / n + zz / (4 * n**2))
+    lower = np.where(rows == 0, 0.0, np.clip((centre - half) / (1 + zz / n), 0.0, p))
+    return lower, np.where(rows == 0, 1.0, np.clip((centre + half) / (1 + zz / n), p, 1.0))
 
 
 def warnings(

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pipeline import events, images, logs, panels, store, workers
+from pipeline import events, images, logs, outcome, panels, store, workers
 from pipeline.config import VisualizeConfig
 from pipeline.errors import InputError, first_line
 from pipeline.pictures import Pictures
 from pipeline.predictions import digest_of, hash64
 from pipeline.store import Step, unwritable
-from pipeline.summaries import File, Picture, Pixels, Projector, Summary, Tiles
+from pipeline.summaries import Figures, File, Picture, Pixels, Projector, Scalar, Summary, Tiles
 from pipeline.summarize import States, look_again, summarize
 
 ROWS = "rows.parquet"
@@ -92,6 +92,7 @@ def _visualize_run(
     times = {step.step: step.finished for step in steps}
     with_pictures = _spread(numbers, STEPS_WITH_PICTURES)
     threads = workers.count(config.workers)
+    counted: list[tuple[int, Scalar | Figures]] = []
     with unwritable(folder), store.lock(folder, "--logdir", ".predboard-*.partial"):
         record = logs.read_record(folder)
         aside = folder / f".predboard-{os.getpid()}.partial"
@@ -108,14 +109,17 @@ def _visualize_run(
                     summaries = list(_drawable(panel.render(subject, of_panel), with_pictures))
                     pictures.expect(summaries)
                     for step, summary in _with_pictures(summaries, pictures, threads):
+                        if isinstance(summary, Scalar | Figures):
+                            counted.append((step, summary))
                         if isinstance(summary, File):
                             logs.write_file(aside, summary)
                         elif isinstance(summary, Projector):
                             for file in events.projector_files(summary, *pictures.sprite(step, summary, threads)):
                                 logs.write_file(aside, file)
-                        else:
+                        elif not isinstance(summary, Figures):
                             writer.write(step, times[step], summary)
                         bar.update()
+            logs.write_file(aside, File(outcome.FILE, outcome.summary_json(name, steps[-1].run, counted)))
             event_file = logs.publish(
                 folder, aside, times[numbers[0]], record, made_from if not pictures.missing else ""
             )

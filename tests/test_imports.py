@@ -55,6 +55,7 @@ ALLOWED: dict[str, set[str]] = {
     "draw": {"summaries"},
     "errors": set(),
     "events": {"summaries"},
+    "figures": {"predictions", "ranking", "state", "summaries", "tally"},
     "forward": {"loading", "models", "shards"},
     "images": {"config"},
     "infer": {
@@ -77,6 +78,7 @@ ALLOWED: dict[str, set[str]] = {
     "live": {"config", "datasets", "errors", "infer", "visualize"},
     "loading": {"config", "datasets", "errors", "images", "predictions", "sources", "usercode", "workers"},
     "models": {"errors", "usercode", "weights"},
+    "outcome": {"predictions", "summaries"},
     "panels.__init__": {"errors", "predictions", "summaries"},
     "parts": {"forward", "loading", "predictions", "shards", "sources", "store"},
     "pictures": {"config", "draw", "events", "images", "sources", "store", "summaries", "workers"},
@@ -98,6 +100,7 @@ ALLOWED: dict[str, set[str]] = {
         "events",
         "images",
         "logs",
+        "outcome",
         "panels",
         "pictures",
         "predictions",
@@ -110,7 +113,7 @@ ALLOWED: dict[str, set[str]] = {
     "weights": {"errors", "usercode"},
     "workers": set(),
 }
-OF_A_PANEL = {"draw", "panels", "predictions", "ranking", "state", "summaries", "tally"}
+OF_A_PANEL = {"draw", "figures", "panels", "predictions", "state", "summaries", "tally"}
 """`panels` is where the protocol is; the other panels are not in it."""
 
 DOORS: dict[str, set[str]] = {

@@ -21,6 +21,7 @@ from pipeline.state import merge
 from pipeline.summaries import (
     Band,
     Encoded,
+    Figures,
     File,
     Histogram,
     HParams,
@@ -262,6 +263,14 @@ def drawable(summary: Summary) -> None:
             assert summary.metrics
             assert [value.SerializeToString() for value in events.session(summary, 1.7e9)]
             return
+        case Figures(figures=figures):
+            for figure in figures.values():
+                assert np.isfinite([figure.value, *(figure.interval or ()), figure.bound or 0]).all()
+                assert figure.definition
+                if figure.interval is not None:
+                    assert figure.interval[0] <= figure.value <= figure.interval[1]
+                    assert figure.method
+            return
         case File(content=content):
             assert content
             assert summary.tag == Path(summary.tag).as_posix().strip("/")
@@ -316,7 +325,7 @@ def test_every_panel_says_what_it_shows_and_keeps_to_tags_that_tensorboard_group
     assert panel.__doc__
     found = rendered(panel, run, {3: toy.state_of(panel, run, some(run, 50, 0))})
     assert found
-    shown = [tag for (tag, _), s in found.items() if not isinstance(s, File | HParams | Projector)]
+    shown = [tag for (tag, _), s in found.items() if not isinstance(s, File | HParams | Figures | Projector)]
     assert all("/" in tag and tag == tag.strip() for tag in shown)
 
 

@@ -9,10 +9,24 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from pipeline import panels
+from pipeline import figures, panels
 from pipeline.panels import Facts, Subject, mistakes
+from pipeline.panels.metrics import HEADLINES
 from pipeline.predictions import Predictions, Run, keys_of, mix
-from pipeline.summaries import Band, File, Histogram, HParams, Lines, Picture, Projector, Scalar, Summary, Text, Tiles
+from pipeline.summaries import (
+    Band,
+    Figures,
+    File,
+    Histogram,
+    HParams,
+    Lines,
+    Picture,
+    Projector,
+    Scalar,
+    Summary,
+    Text,
+    Tiles,
+)
 from tests import toy
 
 
@@ -434,7 +448,7 @@ def test_every_tab_that_the_report_explains_is_written() -> None:
 # all of them
 
 
-UNTAGGED = (File, Lines, Band, HParams, Projector)
+UNTAGGED = (Figures, File, Lines, Band, HParams, Projector)
 """What has no card of its own in TensorBoard's main tabs."""
 
 
@@ -449,10 +463,8 @@ TAGS = {  # of six classes and one step, by panel; a panel's own test says what 
     "confusion": ["confusion/matrix", "confusion/pairs"],
     "embeddings": [],
     "glance": ["1_glance/report_card", *(f"1_glance/{name}" for name in ("accuracy", "f1_macro", "nll"))],
-    "metrics": [
-        *(f"metrics/{name}" for name in ("accuracy", "accuracy_top5", "balanced_accuracy", "nll", "aurc")),
-        *(f"metrics/{name}_macro" for name in ("precision", "recall", "f1", "auroc", "average_precision")),
-    ],
+    "metrics": [f"metrics/{name}" for name in figures.DEFINITIONS]
+    + [f"intervals/{name}/{end}" for name in HEADLINES for end in ("lower", "upper")],
     "mistakes": [
         "2_mistakes/confident",
         *(f"examples/{name}" for name in ("highest_loss", "least_certain", "random", "confident_right")),

@@ -184,7 +184,9 @@ def test_a_change_replaces_the_file_under_a_new_name_and_touches_nothing_else(
     assert first.event_file.exists() == (change == "code")
     (folder / "sub").rmdir()
     assert {name: content for name, content in tree(folder).items() if name in foreign} == foreign
-    ours = {again.event_file.name, ".predboard.json"} | (set() if change == "panels" else {"rows.parquet"})
+    ours = {again.event_file.name, "summary.json", ".predboard.json"} | (
+        set() if change == "panels" else {"rows.parquet"}
+    )
     assert {*ours, *foreign} <= set(tree(folder)) == {*listed(folder), ".predboard.json", *foreign}
     assert draw_logs(run, tmp_path / "logs", **more).unchanged
 
@@ -192,7 +194,8 @@ def test_a_change_replaces_the_file_under_a_new_name_and_touches_nothing_else(
 def test_chosen_panels_replace_all_panels(run: Path, tmp_path: Path) -> None:
     draw_logs(run, tmp_path / "logs")
     written = draw_logs(run, tmp_path / "logs", panels=("metrics", "confusion"))
-    assert {tag.partition("/")[0] for tag, _ in toy.read_values(written.event_file)} == {"metrics", "confusion"}
+    groups = {tag.partition("/")[0] for tag, _ in toy.read_values(written.event_file)}
+    assert groups == {"metrics", "intervals", "custom_scalars__config__", "confusion"}
     assert event_files(tmp_path / "logs" / "run") == [written.event_file]
 
 
@@ -267,10 +270,11 @@ def test_a_crash_while_drawing_leaves_the_old_logs(run: Path, tmp_path: Path, mo
 POINTS = {
     "before the list is written": ("write_text", 1, 0),
     "before the list takes effect": ("replace", 1, 0),
-    "before the new file has its name": ("replace", 2, 0),
+    "before a file beside has its name": ("replace", 2, 0),
+    "before the new file has its name": ("replace", 3, 0),
     "before the old file is removed": ("unlink", 1, 1),
     "before the last list is written": ("write_text", 2, 1),
-    "before the last list takes effect": ("replace", 3, 1),
+    "before the last list takes effect": ("replace", 4, 1),
 }
 
 
@@ -308,8 +312,9 @@ def test_a_crash_while_publishing_leaves_a_whole_file_and_the_next_run_tidies_up
     again = draw_logs(run, tmp_path / "logs", panels=FEW)
     assert not again.unchanged
     assert not old.exists()
-    assert set(tree(folder)) == {expected.name, ".predboard.json", "foreign.tfevents"}
+    assert set(tree(folder)) == {expected.name, "summary.json", ".predboard.json", "foreign.tfevents"}
     assert again.event_file.read_bytes() == expected.read_bytes()
+    assert (folder / "summary.json").read_bytes() == (expected.parent / "summary.json").read_bytes()
     assert draw_logs(run, tmp_path / "logs", panels=FEW).unchanged
 
 
@@ -318,7 +323,7 @@ def test_what_a_killed_process_left_half_written_is_removed(run: Path, tmp_path:
     folder.mkdir(parents=True)
     (folder / ".predboard-99999999.partial").write_bytes(b"half")
     written = draw_logs(run, tmp_path / "logs", panels=FEW)
-    assert set(tree(folder)) == {written.event_file.name, ".predboard.json"}
+    assert set(tree(folder)) == {written.event_file.name, "summary.json", ".predboard.json"}
 
 
 def test_two_processes_do_not_write_to_one_folder(run: Path, tmp_path: Path) -> None:
@@ -495,7 +500,7 @@ def test_a_turned_photograph_is_shown_as_the_model_saw_it(tmp_path: Path) -> Non
 
 def test_of_many_steps_ten_have_pictures_and_all_have_scalars(tmp_path: Path) -> None:
     numbers = [1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377]
-    written = draw_logs(write(tmp_path / "run", *numbers, rows=5), tmp_path / "logs")
+    written = draw_logs(write(tmp_path / "run", *numbers, rows=40), tmp_path / "logs")
     assert list(written.steps) == numbers
     steps: dict[str, list[int]] = {}
     plugins: dict[str, str] = {}

@@ -3,88 +3,58 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
-from pipeline import ranking, tally
+from pipeline import figures
+from pipeline.figures import Evidence
 from pipeline.panels import Subject
 from pipeline.predictions import Predictions, Run
-from pipeline.ranking import Ranking, mean_defined
-from pipeline.state import UNIT, fixed, summed
-from pipeline.summaries import Scalar, Summary
-from pipeline.tally import Scores, Tally
+from pipeline.summaries import Band, Figure, Figures, Scalar, Summary
 
-TOP = 5
-
-
-@dataclass(frozen=True)
-class State:
-    """Shared counts, and how often the true class is among the five highest logits."""
-
-    tally: Tally
-    ranking: Ranking
-    top: np.int64 = summed()  # fixed point
+HEADLINES = ("accuracy", "balanced_accuracy", "f1_macro", "nll", "auroc_macro", "average_precision_macro")
+"""The six that are drawn with their intervals."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Scalars: accuracy, top-5 accuracy, balanced accuracy, macro precision, recall and F1, negative log-likelihood."""
+    """Scalars: accuracy, top-2, top-5, balanced; macro P, R, F1; MCC, kappa, NLL, Brier, AUROC, AP, AURC; intervals."""
 
-    columns: frozenset[str] = tally.COLUMNS | ranking.COLUMNS
+    columns: frozenset[str] = figures.COLUMNS
 
-    def zero(self, run: Run) -> State:
+    def zero(self, run: Run) -> Evidence:
         """No rows."""
-        return State(Tally.zero(), Ranking.zero(run), np.int64(0))
+        return Evidence.zero(run)
 
-    def measure(self, run: Run, batch: Predictions) -> State:
+    def measure(self, run: Run, batch: Predictions) -> Evidence:
         """These rows alone."""
-        above, same = batch.labelled.rivals
-        # Expected hit when equal logits are ordered at random: k - g of the e + 1 tied places lie inside the top k.
-        inside = np.clip((TOP - above) / (same + 1), 0, 1)
-        return State(Tally.measure(run, batch), Ranking.measure(run, batch), fixed(inside))
+        return Evidence.measure(run, batch)
 
-    def render(self, subject: Subject, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
-        """One point of each curve for each step that has labelled rows."""
-        classes = len(subject.run.classes)
+    def render(self, subject: Subject, states: Mapping[int, Evidence]) -> Iterator[tuple[int, Summary]]:
+        """One point of each curve for each step that has labelled rows; the bands show the interval of each."""
+        banded: dict[str, int] = {}
         for step, state in states.items():
-            scores = Scores(state.tally, classes)
-            if not scores.counted:
-                continue
+            for name, figure in state.overall.items():
+                yield step, Scalar(f"metrics/{name}", figure.value, figure.definition)
+                if name in HEADLINES and figure.interval is not None:
+                    banded[name] = step
+                    for end, value in zip(("lower", "upper"), figure.interval, strict=True):
+                        said = f"{end.capitalize()} end of the 95 % interval of metrics/{name}: {figure.method}."
+                        yield step, Scalar(f"intervals/{name}/{end}", value, said)
+            yield step, Figures("metrics", {**_counts(state, subject.facts[step].manifest_rows), **state.overall})
+        for name, step in banded.items():
             yield (
                 step,
-                Scalar("metrics/accuracy", scores.accuracy, "Share of images whose highest logit is the true class."),
+                Band(f"intervals/{name}", f"metrics/{name}", f"intervals/{name}/lower", f"intervals/{name}/upper"),
             )
-            if classes > TOP:
-                top = float(state.top * UNIT / scores.counted)
-                yield (
-                    step,
-                    Scalar("metrics/accuracy_top5", top, "Share of images whose true class is among the 5 highest."),
-                )
-            mean = "Mean over classes with images or predictions; division by zero counts 0."
-            yield (
-                step,
-                Scalar("metrics/balanced_accuracy", scores.balanced_accuracy, "Mean recall of classes with images."),
-            )
-            yield step, Scalar("metrics/precision_macro", scores.precision_macro, mean)
-            yield step, Scalar("metrics/recall_macro", scores.recall_macro, mean)
-            yield step, Scalar("metrics/f1_macro", scores.f1_macro, mean)
-            yield step, Scalar("metrics/nll", scores.nll, "Mean negative log-likelihood of the true class, nats.")
-            counts = state.ranking.true, state.ranking.every
-            for name, value, description in (
-                (
-                    "auroc_macro",
-                    mean_defined(ranking.auroc(*counts).value),
-                    "Area under ROC curves, mean over classes.",
-                ),
-                (
-                    "average_precision_macro",
-                    mean_defined(ranking.average_precision(*counts).value),
-                    "Average precision, mean over classes.",
-                ),
-                (
-                    "aurc",
-                    float(ranking.aurc(state.ranking.confidence.sum(axis=0)).value),
-                    "Area under the risk–coverage curve.",
-                ),
-            ):
-                if not np.isnan(value):
-                    yield step, Scalar(f"metrics/{name}", value, description)
+
+
+def _counts(state: Evidence, manifest_rows: int) -> dict[str, Figure]:
+    tally = state.tally
+    return {
+        name: Figure(int(n), definition=definition)
+        for name, n, definition in (
+            ("images", tally.rows, "Rows of predictions, failed ones included."),
+            ("images/missing", manifest_rows - tally.rows, "Rows of the manifest without predictions yet."),
+            ("images/failed", tally.failed, "Images that could not be read or gave no finite logits."),
+            ("images/unlabelled", tally.unlabelled, "Images without a label."),
+            ("images/counted", state.scores.counted, "Images with logits and a label: what the figures count."),
+        )
+    }

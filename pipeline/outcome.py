@@ -1,0 +1,96 @@
+"""What was written, as numbers: `summary.json`, for scripts and gates. Knows no panel and no drawing."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pipeline.predictions import Run
+from pipeline.summaries import Figure, Figures, Scalar
+
+FILE = "summary.json"
+FORMAT = 1
+
+DIGITS = 9
+"""Significant digits that are written: more than any figure has, and floats stay short."""
+
+ELSEWHERE = ("intervals/", "classes/")
+"""Scalars that `Figures` say better: as ends of an interval, or for all classes."""
+
+
+def summary_json(name: str, run: Run, written: Iterable[tuple[int, Scalar | Figures]]) -> bytes:
+    """Every figure of every step by its name, and once what the names mean. JSON without NaN, a figure a line.
+
+    A scalar's name is its tag, without `metrics/` or `1_glance/`; where there are `Figures` of that name they count.
+
+    Args:
+        name: of the run.
+        run: of its last step.
+        written: (step, summary) as the panels gave them.
+    """
+    steps: dict[int, dict[str, Figure]] = {}
+    for step, summary in written:
+        of_step = steps.setdefault(step, {})
+        if isinstance(summary, Figures):
+            of_step.update(summary.figures)
+        elif not summary.tag.startswith(ELSEWHERE):
+            short = summary.tag.removeprefix("metrics/").removeprefix("1_glance/")
+            of_step.setdefault(short, Figure(summary.value, definition=summary.description))
+    meanings = {_pattern(n): _meaning(figure) for figures in steps.values() for n, figure in figures.items()}
+    about = {
+        "predboard_summary": FORMAT,
+        "run": name,
+        "model": run.model,
+        "model_args": run.model_args,
+        "code": run.code,
+        "weights": run.weights,
+        "transform": run.transform,
+        "precision": run.precision,
+        "classes": len(run.classes),
+    }
+    lines = [f" {_dump(key)}: {_dump(value)}," for key, value in about.items()]
+    lines += [' "definitions": {', *_members(2, meanings), " },", ' "steps": {']
+    for step in sorted(steps):
+        lines += [f'  "{step}": {{', *_members(3, {n: _numbers(f) for n, f in steps[step].items()}), "  },"]
+    lines[-1] = lines[-1].removesuffix(",")
+    return "\n".join(["{", *lines, " }", "}", ""]).encode()
+
+
+def read_summary(content: bytes) -> dict[str, Any] | None:
+    """What `summary_json` wrote, with steps as they are in JSON; None if it is not that, or of a newer format."""
+    try:
+        found = json.loads(content)
+        known = isinstance(found, dict) and 1 <= int(found["predboard_summary"]) <= FORMAT
+        return found if known and isinstance(found["steps"], dict) else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _pattern(name: str) -> str:
+    """The name under which a figure is defined: the figures of classes are defined once for all."""
+    return f"classes/*/{name.rpartition('/')[2]}" if name.startswith("classes/") else name
+
+
+def _meaning(figure: Figure) -> dict[str, str]:
+    return {"definition": figure.definition, **({"interval": figure.method} if figure.method else {})}
+
+
+def _numbers(figure: Figure) -> dict[str, float]:
+    found = {"value": figure.value}
+    if figure.interval is not None:
+        found["lower"], found["upper"] = figure.interval
+    if figure.bound is not None:
+        found["bound"] = figure.bound
+    return {name: _short(value) for name, value in found.items()}
+
+
+def _short(value: float) -> float:
+    return value if isinstance(value, int) else float(f"{value:.{DIGITS}g}")
+
+
+def _members(indent: int, of: Mapping[str, Any]) -> list[str]:
+    lines = [f"{' ' * indent}{_dump(name)}: {_dump(value)}," for name, value in of.items()]
+    return [*lines[:-1], *(line.removesuffix(",") for line in lines[-1:])]
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
