@@ -356,6 +356,8 @@ class Predictions:
     batch: pa.RecordBatch
     of: int = 0
     """Rows of the whole manifest, 0 if not known: what a sample of bounded size is drawn from."""
+    derived: bool = False
+    """Whether these are rows of `rows.parquet`: `top`, its probabilities and `rank` are columns, and logits are not."""
 
     @classmethod
     def build(
@@ -421,7 +423,7 @@ class Predictions:
     def take(self, keep: NDArray[np.bool_]) -> Self:
         """The rows where `keep` is true."""
         # Never `self`: what keeps its own `scored` would wait for the garbage collector.
-        return type(self)(self.batch if keep.all() else self.batch.filter(_arrow_bools(keep)), self.of)
+        return type(self)(self.batch if keep.all() else self.batch.filter(_arrow_bools(keep)), self.of, self.derived)
 
     @cached_property
     def _made(self) -> dict[Any, Any]:
@@ -534,7 +536,7 @@ class Predictions:
     @cached_property
     def top(self) -> NDArray[np.int64]:
         """[rows, min(KEPT, classes)] int64 classes by falling logit, the lowest class first of equal ones."""
-        if "top_class" in self.batch.schema.names:
+        if self.derived:
             return _lists(self.column("top_class")).astype(np.int64)
         left = self.logits.copy()  # [rows, classes]
         rows = np.arange(len(left))
@@ -547,14 +549,14 @@ class Predictions:
     @cached_property
     def top_probability(self) -> NDArray[np.float32]:
         """[rows, min(KEPT, classes)] float32 probabilities of `top`."""
-        if "top_probability" in self.batch.schema.names:
+        if self.derived:
             return _lists(self.column("top_probability")).astype(np.float32, copy=False)
         return np.take_along_axis(self.probabilities, self.top, axis=1)
 
     @cached_property
     def rank(self) -> NDArray[np.int64]:
         """For labelled rows: how many other classes have a higher logit than the true one. -> [rows] int64."""
-        if "rank" in self.batch.schema.names:
+        if self.derived:
             return np.asarray(as_numpy(self.column("rank")).astype(np.int64) - 1)
         true = self.logits[np.arange(len(self)), self.label][:, None]
         rank: NDArray[np.int64]
@@ -592,30 +594,37 @@ class Predictions:
         }
 
 
-ROW_COLUMNS = frozenset(
-    {"id", "key", "image", "label", "predicted", "confidence", "loss", "margin", "entropy", "digest", "logits"}
-)
+FURTHER = "*"
+"""Stands for all columns that the manifest brought along, in a panel's `columns`."""
+
+PROPERTIES = ("width", "height", "bytes", "brightness", "contrast")
+"""Columns that say something of the source picture."""
+
+_KEPT = ("id", "key", "image", "label", "predicted", "confidence", "loss", "margin", "entropy", "digest", *PROPERTIES)
+
+ROW_COLUMNS = frozenset({*_KEPT, "logits", FURTHER})
 """Columns that `derived_rows` reads."""
 
 
-def rows_schema(run: Run) -> pa.Schema:
-    """Arrow schema of `rows.parquet`."""
+def rows_schema(run: Run, columns: pa.Schema | None = None) -> pa.Schema:
+    """Arrow schema of `rows.parquet`; `columns` are those of a part, of which it takes what the manifest brought along.
+
+    One of these that has a name of ours becomes `manifest_<name>`.
+    """
     top = min(KEPT, len(run.classes))
     names = pa.dictionary(pa.int32(), pa.string())
-    kept = [pa.field(n, COLUMNS[n][0]) for n in ("id", "key", "image", "label")]
-    derived = [pa.field(n, COLUMNS[n][0]) for n in ("predicted", "confidence", "loss", "margin", "entropy", "digest")]
-    return pa.schema(
-        [
-            pa.field("step", pa.int64()),
-            *kept,
-            pa.field("true", names),
-            *derived,
-            pa.field("prediction", names),
-            pa.field("rank", pa.int32()),
-            pa.field("top_class", pa.list_(pa.field("element", pa.int32(), nullable=False), top)),
-            pa.field("top_probability", pa.list_(pa.field("element", pa.float32(), nullable=False), top)),
-        ]
-    )
+    ours = [
+        pa.field("step", pa.int64()),
+        *(pa.field(name, COLUMNS[name][0]) for name in _KEPT),
+        pa.field("true", names),
+        pa.field("prediction", names),
+        pa.field("rank", pa.int32()),
+        pa.field("top_class", pa.list_(pa.field("element", pa.int32(), nullable=False), top)),
+        pa.field("top_probability", pa.list_(pa.field("element", pa.float32(), nullable=False), top)),
+    ]
+    taken = {field.name for field in ours}
+    further = [field for field in columns or () if field.name not in COLUMNS]
+    return pa.schema([*ours, *(f.with_name(f"manifest_{f.name}") if f.name in taken else f for f in further)])
 
 
 def derived_rows(run: Run, step: int, rows: Predictions) -> Predictions:
@@ -624,7 +633,7 @@ def derived_rows(run: Run, step: int, rows: Predictions) -> Predictions:
     `true` and `prediction` are names; `rank` is 1 plus the number of classes with a higher logit than the true one;
     `top_class` and `top_probability` are the highest five, null for a failed row.
     """
-    wanted = rows_schema(run)
+    wanted = rows_schema(run, rows.batch.schema)
     scored = rows.scored
     ok = rows.predicted >= 0
     labelled = ok & (rows.label >= 0)
@@ -637,8 +646,9 @@ def derived_rows(run: Run, step: int, rows: Predictions) -> Predictions:
         "top_class": scatter(scored.top.astype(np.int32), ok, wanted.field("top_class").type),
         "top_probability": scatter(scored.top_probability, ok, wanted.field("top_probability").type),
     }
-    columns = [made[f.name] if f.name in made else rows.column(f.name) for f in wanted]
-    return Predictions(pa.RecordBatch.from_arrays(columns, schema=wanted), rows.of)
+    ours = [made[name] if name in made else rows.column(name) for name in rows_schema(run).names]
+    further = [rows.column(name) for name in rows.batch.schema.names if name not in COLUMNS]
+    return Predictions(pa.RecordBatch.from_arrays([*ours, *further], schema=wanted), rows.of, derived=True)
 
 
 def _named(index: pa.Array, names: pa.Array, classes: int) -> pa.DictionaryArray:

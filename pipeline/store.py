@@ -25,13 +25,14 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import DamagedError, InputError, first_line
 from pipeline.predictions import (
+    COLUMNS,
+    FURTHER,
     Part,
     Predictions,
     Run,
     as_numpy,
     footer,
     read_footer,
-    rows_schema,
     scatter,
     schema,
 )
@@ -206,13 +207,15 @@ class ContentDigest:
 
 
 def batches(file: PartFile, columns: Iterable[str] | None = None) -> Iterator[Predictions]:
-    """The rows of a part in order, a bounded number at a time; only `columns` if given.
+    """The rows of a part in order, a bounded number at a time; only `columns` if given (`FURTHER` stands for several).
 
     Page checksums are verified. Raises InputError that names the part if it is damaged.
     """
     try:
         with pq.ParquetFile(file.path, page_checksum_verification=True) as parquet:
-            names = None if columns is None else [n for n in parquet.schema_arrow.names if n in set(columns)]
+            wanted = None if columns is None else set(columns)
+            there = parquet.schema_arrow.names
+            names = wanted and [n for n in there if n in wanted or (FURTHER in wanted and n not in COLUMNS)]
             size = group_rows(len(file.run.classes))
             for batch in parquet.iter_batches(size, columns=names, use_threads=False):
                 yield Predictions(_conformed(batch, file.run), file.part.manifest_rows)
@@ -363,17 +366,28 @@ class RowsWriter:
     logits; some 100 bytes each.
     """
 
-    def __init__(self, path: Path, run: Run) -> None:
-        """Create the file."""
-        self._writer = pq.ParquetWriter(path, rows_schema(run), compression="zstd", write_page_checksum=True)
+    def __init__(self, path: Path) -> None:
+        """The file is created with its first rows, which say what columns the manifest brought along."""
+        self._path = path
+        self._writer: pq.ParquetWriter | None = None
 
     def write(self, rows: Predictions) -> None:
         """Write one row group of what `derived_rows` made."""
-        self._writer.write_batch(rows.batch)
+        batch = rows.batch
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._path, batch.schema, compression="zstd", write_page_checksum=True)
+        elif batch.schema != self._writer.schema:  # of another step, made with other columns
+            columns = [
+                batch.column(f.name) if f in list(batch.schema) else pa.nulls(len(batch), f.type)
+                for f in self._writer.schema
+            ]
+            batch = pa.RecordBatch.from_arrays(columns, schema=self._writer.schema)
+        self._writer.write_batch(batch)
 
     def close(self) -> None:
         """Finish the file."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Predictions]]:
@@ -382,7 +396,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, Predictions]]:
         for group in range(file.num_row_groups):  # each has rows of one step
             for batch in file.read_row_group(group, use_threads=False).to_batches():
                 if len(batch):
-                    yield batch.column("step")[0].as_py(), Predictions(batch)
+                    yield batch.column("step")[0].as_py(), Predictions(batch, derived=True)
 
 
 def _sync_folder(folder: Path) -> None:

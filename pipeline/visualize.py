@@ -136,7 +136,7 @@ def _states(
     with tqdm(total=total, unit=" rows", desc="read", disable=None, file=sys.stderr) as bar:
         if not keep_rows and not any(isinstance(panel, panels.LooksAgain) for panel in chosen.values()):
             return summarize(steps, chosen, threads, bar.update)
-        writer = store.RowsWriter(aside / ROWS, steps[0].run)
+        writer = store.RowsWriter(aside / ROWS)
         try:
             states = summarize(steps, chosen, threads, bar.update, writer.write)
         finally:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline import InputError, VisualizeConfig, events, panels, visualize
 from pipeline.panels import Facts, LooksAgain, Panel, Subject
-from pipeline.predictions import COLUMNS, Predictions, Run, derived_rows
+from pipeline.predictions import COLUMNS, FURTHER, Predictions, Run, derived_rows
 from pipeline.state import merge
 from pipeline.summaries import (
     Band,
@@ -156,7 +156,7 @@ def test_states_and_panels_can_be_sent_to_another_process(panel: Panel, batch: P
 
 
 def declared_columns_are_enough(panel: Panel, batch: Predictions) -> None:
-    assert panel.columns <= set(COLUMNS)
+    assert panel.columns <= {*COLUMNS, FURTHER}
     run = run_of(batch)
     few = Predictions(batch.batch.select(sorted(panel.columns & set(batch.batch.schema.names))))
     assert same(panel.measure(run, few), panel.measure(run, batch))

@@ -46,7 +46,7 @@ class Panel(Protocol):
 
     @property
     def columns(self) -> frozenset[str]:
-        """Columns that `measure` reads; nothing else is read from disk."""
+        """Columns that `measure` reads, `predictions.FURTHER` for all that the manifest brought; no other is read."""
         ...
 
     def zero(self, run: Run) -> Any:

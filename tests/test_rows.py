@@ -1,0 +1,124 @@
+"""`rows.parquet`: everything that follows from the logits of each row, for DuckDB and pandas."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from scipy.special import softmax
+
+from pipeline import VisualizeConfig, store, visualize
+from pipeline.predictions import KEPT, Part, Predictions, Run, derived_rows
+from tests import toy
+
+
+def write(
+    folder: Path, run: Run, further: dict[str, Any] | None = None, seed: int = 0, ties: bool = False
+) -> Predictions:
+    """100 rows in parts of 30, with columns that the manifest brought along."""
+    logits, label = toy.table(run, 100, seed, ties)
+    label[::9] = -1
+    plain = toy.predictions(run, logits, label, failed=frozenset({3, 40, 99}))
+    batch = plain.batch
+    for name, values in (further or {}).items():
+        batch = batch.append_column(name, pa.array(values))
+    columns = pa.schema([batch.schema.field(name) for name in further or {}])
+    for index, start in enumerate(range(0, 100, 30)):
+        stop = min(start + 30, 100)
+        writer = store.PartWriter(store.part_path(folder, run.step, index), run, columns)
+        writer.write(Predictions(batch.slice(start, stop - start)))
+        writer.publish(Part(start, stop, "digest", 100, "", started=1.7e9, finished=1.7e9))
+    return Predictions(batch)
+
+
+def rows_of(predictions: Path, logs: Path) -> Path:
+    (written,) = visualize(VisualizeConfig(predictions=(predictions,), logdir=logs))
+    return written.folder / "rows.parquet"
+
+
+@pytest.mark.parametrize("classes", [2, 10, 40])
+@pytest.mark.parametrize("ties", [False, True])
+def test_every_row_is_there_with_what_follows_from_its_logits(classes: int, ties: bool, tmp_path: Path) -> None:
+    run = dataclasses.replace(toy.RUN, classes=tuple(f"class{i}" for i in range(classes)))
+    batch = write(tmp_path / "run", run, ties=ties)
+    found = pd.read_parquet(rows_of(tmp_path / "run", tmp_path / "logs"))
+    logits, _ = toy.table(run, 100, 0, ties)
+    p = softmax(logits.astype(np.float64), axis=1)
+    assert found.id.tolist() == list(range(100))
+    assert found.step.unique().tolist() == [0]
+    for name in (
+        "key",
+        "image",
+        "label",
+        "predicted",
+        "confidence",
+        "loss",
+        "margin",
+        "entropy",
+        "width",
+        "brightness",
+    ):
+        pd.testing.assert_series_equal(found[name], batch.batch.to_pandas()[name], check_dtype=False)
+    rows: list[dict[str, Any]] = pa.Table.from_pandas(found).to_pylist()
+    for i, row in enumerate(rows):
+        if i in (3, 40, 99):
+            assert {row[name] for name in ("top_class", "top_probability", "rank", "prediction")} == {None}
+            continue
+        order = np.argsort(-logits[i], kind="stable")
+        assert row["top_class"] == order[:KEPT].tolist()
+        np.testing.assert_allclose(row["top_probability"], p[i, order[:KEPT]], rtol=2e-6)
+        assert row["prediction"] == run.classes[order[0]]
+        if i % 9 == 0:
+            assert (row["true"], row["rank"]) == (None, None)
+        else:
+            assert row["true"] == run.classes[int(row["label"])]
+            assert row["rank"] == 1 + (logits[i] > logits[i, int(row["label"])]).sum()
+
+
+def test_columns_of_the_manifest_come_along_and_give_way_to_ours(tmp_path: Path) -> None:
+    country = [f"c{i % 3}" for i in range(100)]
+    further = {"country": country, "rank": list(range(100)), "cloud": [i / 100 for i in range(100)]}
+    write(tmp_path / "run", toy.RUN, further)
+    file = rows_of(tmp_path / "run", tmp_path / "logs")
+    query = duckdb.sql(f"SELECT country, manifest_rank, cloud, id, rank FROM '{file}' ORDER BY id")
+    assert query is not None
+    found = query.df()
+    assert found.country.tolist() == country
+    assert found.manifest_rank.tolist() == list(range(100))
+    assert found.cloud.tolist() == further["cloud"]
+    assert found["rank"].max() <= 10
+
+
+def test_steps_with_other_columns_share_the_file(tmp_path: Path) -> None:
+    write(tmp_path / "run", dataclasses.replace(toy.RUN, step=1), {"country": ["a"] * 100, "hour": [1] * 100})
+    write(tmp_path / "run", dataclasses.replace(toy.RUN, step=2), {"hour": ["late"] * 100}, seed=1)
+    found = pd.read_parquet(rows_of(tmp_path / "run", tmp_path / "logs"))
+    assert found.groupby("step").country.count().to_dict() == {1: 100, 2: 0}
+    assert found.groupby("step").hour.count().to_dict() == {1: 100, 2: 0}  # a column of another type is another column
+    assert found.id.tolist() == [*range(100), *range(100)]
+
+
+def test_rows_that_were_derived_derive_the_same(tmp_path: Path) -> None:
+    batch = write(tmp_path / "run", toy.RUN)
+    again = derived_rows(toy.RUN, 0, batch)
+    for name in ("id", "label", "predicted", "confidence", "loss"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(batch, name))
+    for name in ("top", "top_probability"):
+        np.testing.assert_array_equal(getattr(again.scored, name), getattr(batch.scored, name))
+    np.testing.assert_array_equal(again.labelled.rank, batch.labelled.rank)
+    chosen = np.array([5, 2])
+    for name, column in batch.scored.rows(chosen).items():
+        np.testing.assert_array_equal(again.scored.rows(chosen)[name], column)
+
+
+def test_a_damaged_file_of_rows_is_not_read_as_whole(tmp_path: Path) -> None:
+    write(tmp_path / "run", toy.RUN)
+    file = rows_of(tmp_path / "run", tmp_path / "logs")
+    assert sum(len(rows) for _, rows in store.read_rows(file)) == 100
+    toy.spoil(file, "confidence")
+    with pytest.raises(OSError, match=r"CRC|page"):
+        list(store.read_rows(file))
