@@ -272,7 +272,7 @@ def _visualize(config: VisualizeConfig) -> int:
 
     for written in visualize(config, _say):
         if written.missing_rows:
-            _say(f"warning: {written.run} lacks {written.missing_rows:,} rows: run the same `predboard infer` again")
+            _say(f"warning: {written.run} lacks {written.missing_rows:,} rows: run the command that made it again")
         if written.missing_pictures:
             _say(
                 f"warning: {written.missing_pictures:,} source pictures of {written.run} were not found: "
@@ -301,7 +301,7 @@ def _inspect(config: InspectConfig) -> int:
         print(
             f"next: predboard visualize {config.predictions}"
             if found.whole
-            else "not whole: run the same `predboard infer` again, which makes what is missing or damaged"
+            else "not whole: run the command that made it again, which makes what is missing or damaged"
         )
     return 0 if found.whole else 1
 

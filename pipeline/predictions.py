@@ -200,10 +200,12 @@ def read_footer(metadata: Mapping[bytes, bytes] | None, where: str) -> tuple[Run
         version = int(run["format"])
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedError(
-            f"{where} is damaged (its footer cannot be read: {error}): run `predboard infer` again"
+            f"{where} is damaged (its footer cannot be read: {error}): run the command that made it again"
         ) from error
     if digest_of(run, part) != found.get(b"predboard.digest", b"").decode("ascii", "replace"):
-        raise DamagedError(f"{where} is damaged (its footer does not fit its digest): run `predboard infer` again")
+        raise DamagedError(
+            f"{where} is damaged (its footer does not fit its digest): run the command that made it again"
+        )
     if version > FORMAT:
         raise InputError(
             f"{where} has format {version}, this predboard reads up to {FORMAT}: upgrade predboard to read it"

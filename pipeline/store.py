@@ -131,7 +131,7 @@ def part_paths(run: Path, step: int) -> list[Path]:
 
 
 def _damaged(where: str, error: Exception) -> DamagedError:
-    return DamagedError(f"{where} is damaged ({first_line(error)}): run `predboard infer` again to remake it")
+    return DamagedError(f"{where} is damaged ({first_line(error)}): run the command that made it again")
 
 
 def open_part(path: Path) -> PartFile:
@@ -148,7 +148,9 @@ def open_part(path: Path) -> PartFile:
         at = columns.get_field_index(field.name)
         if at < 0 or not _alike(columns.field(at).type, field):
             was = f"is {columns.field(at).type}" if at >= 0 else "is missing"
-            raise DamagedError(f"{where} is damaged (its column {field.name} {was}): run `predboard infer` again")
+            raise DamagedError(
+                f"{where} is damaged (its column {field.name} {was}): run the command that made it again"
+            )
     if metadata.num_rows != part.stop - part.start:
         raise DamagedError(f"{where} is damaged ({metadata.num_rows} rows, its footer says {part.stop - part.start})")
     return PartFile(path, run, part, metadata.num_rows)
@@ -185,7 +187,9 @@ def verify(file: PartFile) -> None:
         expected += len(ids)
         digest.add(batch)
     if expected != file.part.stop or digest.hexdigest() != file.part.content_digest:
-        raise DamagedError(f"{file.name} is damaged (its rows do not fit its digest): run `predboard infer` again")
+        raise DamagedError(
+            f"{file.name} is damaged (its rows do not fit its digest): run the command that made it again"
+        )
 
 
 class ContentDigest:

@@ -266,7 +266,9 @@ def warnings(
     """What a person should know before believing the numbers, gravest first; `before` is what stage one warned of."""
     found = []
     if rows < manifest_rows:
-        found.append(f"{manifest_rows - rows:,} of {manifest_rows:,} rows are missing: run infer again")
+        found.append(
+            f"{manifest_rows - rows:,} of {manifest_rows:,} rows are missing: run the command that made the others again"
+        )
     found += before
     if scores.tally.failed:
         found.append(f"{scores.tally.failed:,} of {scores.tally.rows:,} images failed and are in no figure")

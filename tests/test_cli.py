@@ -276,7 +276,7 @@ def test_a_damaged_part_is_named_and_remade(command: Callable[..., Outcome], pla
     logs = place.folder / "logs"
     refused(
         command("visualize", place.out, "--logdir", logs),
-        r"step=00000000/part-00000\.parquet is damaged .*run `predboard infer` again",
+        r"step=00000000/part-00000\.parquet is damaged .*run the command that made it again",
     )
     assert not list(logs.rglob("*tfevents*"))
     code, _, err = command("infer", *place.flags())
@@ -408,7 +408,7 @@ def test_missing_rows_and_pictures_are_warned_of(command: Callable[..., Outcome]
     store.part_path(tmp_path / "run", 0, 2).unlink()
     code, _, err = command("visualize", tmp_path / "run", "--logdir", tmp_path / "logs", "--panels", "mistakes")
     assert code == 0
-    assert "warning: run lacks 10 rows: run the same `predboard infer` again" in err
+    assert "warning: run lacks 10 rows: run the command that made it again" in err
     assert re.search(r"warning: \d+ source pictures of run were not found: --image-root", "\n".join(err))
 
 

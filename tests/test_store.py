@@ -293,7 +293,7 @@ def test_a_truncated_part_is_damaged(tmp_path: Path) -> None:
     for length in (0, 1, 4, 8, 100, len(raw) // 2, len(raw) - 9, len(raw) - 1):
         path.write_bytes(raw[:length])
         with pytest.raises(
-            DamagedError, match=r"step=00000000/part-00000.parquet is damaged .*`predboard infer` again"
+            DamagedError, match=r"step=00000000/part-00000.parquet is damaged .*run the command that made it again"
         ):
             store.open_part(path)
         with pytest.raises(DamagedError):
