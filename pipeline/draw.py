@@ -316,6 +316,115 @@ def confusion(counts: NDArray[np.int64], names: Sequence[str], total: Sequence[i
     return canvas.pixels
 
 
+@dataclass(frozen=True)
+class Group:
+    """Classes that are confused with one another, side by side in an `Overview`."""
+
+    start: int
+    stop: int
+    """Place of the first class, and after the last."""
+    true: str
+    predicted: str
+    """The most frequent confusion inside."""
+    errors: int
+    """Images that were confused inside."""
+
+
+@dataclass(frozen=True)
+class Overview:
+    """A confusion matrix without numbers, its classes in an order in which similar ones stand together."""
+
+    true: NDArray[np.int64]
+    """[cells] place of the true class, from 0."""
+    predicted: NDArray[np.int64]
+    """[cells] place of the predicted class."""
+    count: NDArray[np.int64]
+    """[cells] images."""
+    total: NDArray[np.int64]
+    """[classes] images of each class."""
+    strongest: float
+    """Share of a true class from which on a wrong cell has its full colour."""
+    names: Sequence[str] = ()
+    """[classes] written beside the rows; empty if there is no room, and then the groups are described there."""
+    groups: Sequence[Group] = ()
+    """In the order of their places, at most 7."""
+
+
+def overview(of: Overview) -> Pixels:
+    """A confusion matrix at the size at which TensorBoard shows it, for any number of classes.
+
+    Blue is right and vermillion wrong, stronger with the square root of the share of the true class; where there are
+    more classes than pixels, a pixel has the images of several and mixes the two colours.
+
+    -> [215, 350, 3] uint8.
+    """
+    canvas = _Canvas(WIDTH, HEIGHT)
+    left, top, side = 4, 16, 196
+    classes, right = len(of.total), left + side
+    edges = np.rint(np.arange(classes + 1) * side / classes).astype(int).tolist()  # of each class, pixels
+    x = left + canvas.text((left, 11), f"{classes:,} classes, true ↓ predicted →", 190, 10, FAINT) + 12
+    canvas.draw.rectangle((x, 3, x + 7, 10), fill=WRONG)
+    canvas.text((x + 11, 11), f"{percent(of.strongest)} of a class", 110, 10, FAINT)
+    canvas.text((WIDTH - 4, 11), "recall" if of.names else "errors" if of.groups else "", 60, 10, FAINT, anchor="rs")
+    canvas.image.paste(Image.fromarray(_heat(of, 0, classes, side)), (left, top))
+    if side // classes >= 8:
+        for edge in edges[1:-1]:
+            canvas.draw.line((left + edge - 1, top, left + edge - 1, top + side - 1), fill=PAPER)
+            canvas.draw.line((left, top + edge - 1, right - 1, top + edge - 1), fill=PAPER)
+    for group in of.groups:
+        a, b = edges[group.start], max(edges[group.stop], edges[group.start] + 1)
+        canvas.draw.rectangle((left + a - 1, top + a - 1, left + b - 1, top + b - 1), outline=INK)
+    for place, name in enumerate(of.names):
+        y = top + (edges[place] + edges[place + 1]) / 2 + 4
+        rows = int(of.total[place])
+        hits = int(of.count[(of.true == place) & (of.predicted == place)].sum())
+        number = canvas.text((WIDTH - 4, y), percent(hits / rows) if rows else "no images", 60, 10, INK, anchor="rs")
+        canvas.text((right + 6, y), name, WIDTH - right - 14 - number, 10, INK)
+    if not of.names:
+        _describe(canvas, of, edges, right + 1, top)
+    return canvas.pixels
+
+
+def _describe(canvas: _Canvas, of: Overview, edges: Sequence[int], left: int, top: int) -> None:
+    """Each group, enlarged and named, beside its rows, or as near as there is room."""
+    side, pitch = 26, 28
+    x = left + 14
+    y = top
+    for i, group in enumerate(of.groups):
+        a, b = top + edges[group.start], top + max(edges[group.stop], edges[group.start] + 1)
+        latest = top + pitch * (7 - len(of.groups) + i)
+        y = min(max(y, (a + b - side) // 2), latest)
+        canvas.draw.line((left, a, left, b - 1), fill=INK)
+        canvas.draw.line((left + 1, (a + b) // 2, x - 2, y + side // 2), fill=UNKNOWN)
+        canvas.image.paste(Image.fromarray(_heat(of, group.start, group.stop, side)), (x, y))
+        canvas.draw.rectangle((x - 1, y - 1, x + side, y + side), outline=INK)
+        number = canvas.text((WIDTH - 4, y + 11), f"{group.errors:,}", 50, 10, INK, bold=True, anchor="rs")
+        canvas.text((x + side + 4, y + 11), group.true, WIDTH - x - side - 14 - number, 10, INK)
+        more = group.stop - group.start - 2
+        number = canvas.text((WIDTH - 4, y + 23), f"+{more:,}" if more else "", 40, 10, FAINT, anchor="rs")
+        canvas.text((x + side + 4, y + 23), f"→ {group.predicted}", WIDTH - x - side - 12 - number, 10, INK)
+        y += pitch
+
+
+def _heat(of: Overview, start: int, stop: int, side: int) -> Pixels:
+    """The cells of some classes as a square. -> [side, side, 3] uint8."""
+    cells = min(stop - start, side)
+    place = np.arange(stop - start) * cells // (stop - start)  # of each class
+    here = (of.true >= start) & (of.true < stop) & (of.predicted >= start) & (of.predicted < stop)
+    true, predicted, count = of.true[here] - start, of.predicted[here] - start, of.count[here]
+    right, wrong = np.zeros((cells, cells)), np.zeros((cells, cells))
+    same = true == predicted
+    for counts, those in ((right, same), (wrong, ~same)):
+        np.add.at(counts, (place[true[those]], place[predicted[those]]), count[those])
+    total = np.maximum(np.bincount(place, of.total[start:stop], cells), 1)[:, None]  # [cells, 1]
+    right, wrong = right / total, np.minimum(wrong / (total * of.strongest), 1)
+    both = (right + wrong)[..., None]
+    mix = np.array(WRONG) + (np.array(RIGHT) - np.array(WRONG)) * right[..., None] / np.maximum(both, 1e-9)
+    colour = np.where(both > 0, 255 + (mix - 255) * np.sqrt(np.minimum(both, 1)), 246)
+    pixel = np.repeat(np.arange(cells), np.diff(np.rint(np.arange(cells + 1) * side / cells).astype(int)))
+    return np.rint(colour).astype(np.uint8)[pixel][:, pixel]
+
+
 def _compact(number: int) -> str:
     """Four characters at most, for a cell.
 

@@ -327,7 +327,7 @@ def as_numpy(array: pa.Array, null: float | None = None) -> NDArray[Any]:
 
 def _lists(array: pa.Array) -> NDArray[Any]:
     """[rows, n] of an Arrow array of lists of one length, none of them null."""
-    return as_numpy(array.flatten()).reshape(len(array), -1 if len(array) else 0)
+    return as_numpy(array.flatten()).reshape(len(array), array.type.list_size)
 
 
 def _arrow_bools(values: NDArray[np.bool_]) -> pa.BooleanArray:

@@ -1,6 +1,7 @@
 """What a panel may ask to be drawn: a closed set of plain values. Knows nothing of TensorBoard or its encoding."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -199,3 +200,18 @@ def labels(names: Sequence[str]) -> tuple[str, ...]:
 def cell(text: str) -> str:
     """A text that cannot break a Markdown table."""
     return " ".join(text.split()).replace("|", "\\|")
+
+
+def unlike(texts: Sequence[str], taken: Collection[str] = ()) -> tuple[str, ...]:
+    r"""Texts as ends of tags: on one line, no two alike and none among those that are taken.
+
+    >>> unlike(["a/b", "x\n y", "x y", "all", ""], ["all"])
+    ('a/b', 'x y', 'x y (2)', 'all (2)', 'unnamed')
+    """
+    used, found = set(taken), []
+    for text in texts:
+        line = " ".join(text.split()) or "unnamed"
+        free = next(t for i in itertools.count(1) if (t := line if i == 1 else f"{line} ({i})") not in used)
+        used.add(free)
+        found.append(free)
+    return tuple(found)

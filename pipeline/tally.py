@@ -173,13 +173,30 @@ class Scores:
         order = np.lexsort((np.arange(self.classes), -self.support, upper))
         return order[(self.hits < self.support)[order]][:limit].astype(np.int64)
 
-    def pairs(self, limit: int) -> list[tuple[int, int, int]]:
-        """(true, predicted, count) of the most frequent confusions, then by class."""
+    @cached_property
+    def confusions(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """True class, predicted class and count of all pairs of two classes that were seen, by class; each [pairs]."""
         true, predicted, count = self.cells
         wrong = true != predicted
-        true, predicted, count = true[wrong], predicted[wrong], count[wrong]
-        order = np.lexsort((predicted, true, -count))[:limit]
-        return list(zip(true[order].tolist(), predicted[order].tolist(), count[order].tolist(), strict=True))
+        return true[wrong], predicted[wrong], count[wrong]
+
+    def frequent(self, limit: int) -> NDArray[np.int64]:
+        """Places in `confusions` of the most frequent ones.
+
+        Of equal ones first those of the class with fewer images, of which they are a larger share; then by class.
+        """
+        true, predicted, count = self.confusions
+        # Only what can be among them is sorted: the panels ask again for every batch.
+        least = np.partition(count, -limit)[-limit] if len(count) > limit else 0
+        among = np.flatnonzero(count >= least)
+        order = np.lexsort((predicted[among], true[among], self.support[true[among]], -count[among]))
+        return among[order[:limit]]
+
+    def pairs(self, limit: int) -> list[tuple[int, int, int]]:
+        """(true, predicted, count) of the most frequent confusions, as `frequent` orders them."""
+        at = self.frequent(limit)
+        true, predicted, count = (column[at].tolist() for column in self.confusions)
+        return list(zip(true, predicted, count, strict=True))
 
     @cached_property
     def taken_for(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -86,6 +86,7 @@ ALLOWED: dict[str, set[str]] = {
     "ranking": {"predictions", "state"},
     "resume": {"errors", "predictions", "shards", "sources", "store"},
     "saved": {"config", "errors", "predictions", "sources"},
+    "seriation": set(),
     "shards": set(),
     "sources": {"errors", "predictions"},
     "state": {"predictions"},
@@ -113,7 +114,7 @@ ALLOWED: dict[str, set[str]] = {
     "weights": {"errors", "usercode"},
     "workers": set(),
 }
-OF_A_PANEL = {"draw", "figures", "panels", "predictions", "state", "summaries", "tally"}
+OF_A_PANEL = {"draw", "figures", "panels", "predictions", "seriation", "state", "summaries", "tally"}
 """`panels` is where the protocol is; the other panels are not in it."""
 
 DOORS: dict[str, set[str]] = {

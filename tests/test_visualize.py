@@ -31,7 +31,7 @@ MODULE = importlib.import_module("pipeline.visualize")
 
 RUN = Run(classes=("cat", "dog", "eel"), model="toy.py:build")
 ROWS = 15
-FEW = ("confusion", "metrics")
+FEW = ("glance", "metrics")
 """Panels without photographs, to be quick."""
 
 
@@ -210,7 +210,7 @@ def test_only_the_columns_of_the_chosen_panels_are_read(
         return batches(file, columns)
 
     monkeypatch.setattr(store, "batches", spy)
-    draw_logs(run, tmp_path / "logs", panels=("confusion",))
+    draw_logs(run, tmp_path / "logs", panels=("glance",))
     assert seen == {"label", "predicted", "loss"}
 
 

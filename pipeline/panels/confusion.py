@@ -1,54 +1,253 @@
-"""Which classes are taken for which. Knows no image and no probability."""
+"""Which classes are taken for which, and the images in question. Knows no probability but the prediction's."""
 
+import csv
+import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline import draw
-from pipeline.panels import Subject
-from pipeline.summaries import Picture, Summary, Text, cell
-from pipeline.tally import Counting, Scores, Tally
+from pipeline.panels import Subject, Twice
+from pipeline.predictions import Predictions, Run, no_rows
+from pipeline.seriation import Order, seriate
+from pipeline.state import Lowest
+from pipeline.summaries import File, Picture, Summary, Text, Tiles, cell, unlike
+from pipeline.tally import Counting, Scores, Tally, wilsons
 
 PAIRS = 100
 """Rows of the table: TensorBoard slows down above 200."""
 
+GROUPS = 7
+"""Groups that are named beside the overview: as many as there is room for."""
+
+NAMES = 16
+"""With no more classes than that, the overview has their names instead."""
+
+OVERVIEW = (
+    "Rows: true class; columns: predicted class; blue is right, vermillion wrong. Classes that are confused stand "
+    "together, the worst first. Framed: the groups with most errors inside; beside them their most frequent confusion, "
+    "their errors, and how many classes there are besides."
+)
+
+TAGS = ("matrix", "overview", "pairs")
+"""That no gallery may be called."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """A few rows for each of the most frequent pairs."""
+
+    of_pair: Lowest  # by true * classes + predicted
+
 
 @dataclass(frozen=True)
 class Panel(Counting):
-    """The confusion matrix with numbers and labels, and a table of the most frequent confusions."""
+    """The confusion matrix with numbers, as an overview of any number of classes, and as a table; the images of it."""
 
-    block: int = 30
-    """Classes in the picture; with more, those with most errors, and one row and column for all others."""
+    block: int = 40
+    """Classes in the matrix; with more, those that are confused most, and one row and column for all others."""
+    galleries: int = 10
+    """Pairs of which images are shown."""
+    count: int = 12
+    """Images of each."""
 
-    def render(self, subject: Subject, states: Mapping[int, Tally]) -> Iterator[tuple[int, Summary]]:
-        """A picture and a table for each step; the picture's classes are those of the last step."""
+    def zero_again(self, run: Run, first: Tally) -> Images:  # noqa: ARG002  nothing depends on it
+        """No images."""
+        return Images(Lowest(self.count, np.zeros(0, np.int64), np.zeros(0), no_rows(len(run.classes))))
+
+    def measure_again(self, run: Run, first: Tally, rows: Predictions) -> Images:
+        """Of each of the most frequent pairs the images that are wrong with the most confidence."""
+        labelled, classes = rows.labelled, len(run.classes)
+        chosen = [true * classes + predicted for true, predicted, _ in Scores(first, classes).pairs(self.galleries)]
+        pair = labelled.label * classes + labelled.predicted
+        among = np.flatnonzero(np.isin(pair, chosen))
+        group, score = pair[among], -labelled.confidence[among].astype(np.float64)
+        stay = Lowest.choose(self.count, group, score, labelled.key[among], labelled.id[among])
+        return Images(Lowest(self.count, group[stay], score[stay], labelled.rows(among[stay])))
+
+    def render(self, subject: Subject, states: Mapping[int, Twice]) -> Iterator[tuple[int, Summary]]:
+        """Two pictures and a table for each step; galleries at the last. Which classes and in which order, the last
+        step decides.
+        """
         names = subject.run.classes
-        last = Scores(states[max(states)], len(names))
-        chosen = np.arange(len(names)) if len(names) <= self.block else last.worth_seeing(self.block)
-        for step, state in states.items():
-            scores = Scores(state, len(names))
-            if not scores.counted:
-                continue
-            counts = scores.matrix(chosen)
-            others = len(names) - len(chosen)
-            shown = [names[c] for c in chosen] + [f"{others:,} others"] * (others > 0)
-            pixels = draw.confusion(counts, shown, counts.sum(axis=1).tolist(), others > 0)
-            yield (
-                step,
-                Picture("confusion/matrix", pixels, "Rows: true class; columns: predicted class; strength: share."),
+        counted = {step: Scores(state.first, len(names)) for step, state in states.items()}
+        counted = {step: scores for step, scores in counted.items() if scores.counted}
+        if not counted:
+            return
+        last = max(counted)
+        order = _order(counted[last])
+        chosen = _most_confused(counted[last], order, self.block)
+        strongest = _strongest(counted[last])
+        for step, scores in counted.items():
+            yield step, _overview(scores, order, strongest, names)
+            yield step, _matrix(scores, chosen, names)
+            yield step, Text("confusion/pairs", _table(scores, names), "Which classes are taken for which.")
+        yield last, File("pairs.csv", _csv(counted, names), "All confusions, for other tools.")
+        yield from ((last, tiles) for tiles in self._galleries(counted[last], states[last].again.of_pair, names))
+
+    def _galleries(self, scores: Scores, images: Lowest, names: tuple[str, ...]) -> Iterator[Tiles]:
+        pairs = scores.pairs(self.galleries)
+        tags = unlike([f"{names[true]} as {names[predicted]}" for true, predicted, _ in pairs], TAGS)
+        for tag, (true, predicted, count) in zip(tags, pairs, strict=True):
+            rows = images.of_group(true * len(names) + predicted)
+            yield Tiles(
+                f"confusion/{tag}",
+                rows,
+                f"{len(rows['id'])} of {count:,} images of {cell(names[true])} that were predicted as "
+                f"{cell(names[predicted])}, the most confident first.",
             )
-            yield step, Text("confusion/pairs", _table(scores, names), "The most frequent confusions.")
+
+
+def _order(scores: Scores) -> Order:
+    """The classes that were seen or predicted, confused ones together; places are places in them."""
+    present = np.flatnonzero(scores.support + scores.predictions)
+    place = np.zeros(scores.classes, np.int64)
+    place[present] = np.arange(len(present))
+    true, predicted, count = scores.confusions
+    # By the lower end of the share, so that one image of two makes no two classes alike.
+    found = seriate(len(present), place[true], place[predicted], wilsons(count, scores.support[true])[0])
+    return Order(present[found.items], found.groups)
+
+
+def _most_confused(scores: Scores, order: Order, limit: int) -> NDArray[np.int64]:
+    """All classes that were seen or predicted, or of more than `limit` those of the most frequent pairs, in order."""
+    if len(order.items) <= limit:
+        return np.sort(order.items)
+    chosen: dict[int, None] = {}
+    for true, predicted, _ in scores.pairs(limit * limit):
+        new = {true, predicted} - set(chosen)
+        if len(chosen) + len(new) <= limit:
+            chosen |= dict.fromkeys(new)
+    for other in scores.worth_seeing(limit).tolist():  # where there are few confusions
+        if len(chosen) < limit:
+            chosen[other] = None
+    return order.items[np.isin(order.items, list(chosen))]
+
+
+def _strongest(scores: Scores) -> float:
+    """The largest share of a class that is taken for another, at least a tenth: few errors shall not look like many."""
+    true, _, count = scores.confusions
+    large = count >= 3  # not one image of two
+    return max(0.1, float((count[large] / scores.support[true[large]]).max(initial=0)))
+
+
+def _matrix(scores: Scores, chosen: NDArray[np.int64], names: tuple[str, ...]) -> Picture:
+    others = scores.classes - len(chosen)
+    counts = scores.matrix(chosen)
+    if others and not counts[-1].any() and not counts[:, -1].any():
+        counts, others = counts[:-1, :-1], 0
+    shown = [names[c] for c in chosen] + [f"{others:,} others"] * (others > 0)
+    pixels = draw.confusion(counts, shown, counts.sum(axis=1).tolist(), others > 0)
+    return Picture("confusion/matrix", pixels, "Rows: true class; columns: predicted class; strength: share.")
+
+
+def _overview(scores: Scores, order: Order, strongest: float, names: tuple[str, ...]) -> Picture:
+    place = np.full(scores.classes, -1)
+    place[order.items] = np.arange(len(order.items))
+    true, predicted = (place[of] for of in scores.cells[:2])
+    inside = (true >= 0) & (predicted >= 0)  # an earlier step may have predicted more classes
+    cells = true[inside], predicted[inside], scores.cells[2][inside]
+    few = [names[c] for c in order.items] if len(order.items) <= NAMES else []
+    named = [
+        draw.Group(start, stop, names[order.items[a]], names[order.items[b]], errors)
+        for start, stop, a, b, errors in _groups(order, *cells)
+    ]
+    seen = draw.Overview(*cells, scores.support[order.items], strongest, few, named)
+    return Picture("confusion/overview", draw.overview(seen), OVERVIEW)
+
+
+def _groups(
+    order: Order, true: NDArray[np.int64], predicted: NDArray[np.int64], count: NDArray[np.int64]
+) -> list[tuple[int, int, int, int, int]]:
+    """Start, stop, the most frequent confusion (true, predicted) and all errors inside of the groups that have most, in
+    their order; all by places in the order.
+    """
+    group = np.full(len(order.items), -1)
+    for number, (start, stop) in enumerate(order.groups):
+        group[start:stop] = number
+    inside = (true != predicted) & (group[true] >= 0) & (group[true] == group[predicted])
+    errors = np.bincount(group[true[inside]], count[inside], len(order.groups)).astype(np.int64)
+    found = []
+    for number in sorted(np.argsort(-errors, kind="stable")[:GROUPS].tolist()):
+        here = np.flatnonzero(inside & (group[true] == number))
+        if len(here):
+            most = here[np.argmax(count[here])]
+            found.append((*order.groups[number], int(true[most]), int(predicted[most]), int(errors[number])))
+    return found
 
 
 def _table(scores: Scores, names: tuple[str, ...]) -> str:
-    pairs = scores.pairs(PAIRS)
-    if not pairs:
+    true, predicted, count = scores.confusions
+    if not len(count):
         return f"No confusions: all {scores.counted:,} labelled images are right."
-    lines = ["| true | predicted | images | of the true class | of the predicted |", "|---|---|---:|---:|---:|"]
-    for true, predicted, count in pairs:
-        shares = [draw.percent(count / n) for n in (scores.support[true], scores.predictions[predicted])]
-        lines.append(f"| {cell(names[true])} | {cell(names[predicted])} | {count:,} | {' | '.join(shares)} |")
-    errors = scores.counted - int(scores.hits.sum())
-    shown = sum(count for *_, count in pairs)
-    return "\n".join([*lines, "", f"{shown:,} of {errors:,} errors are in this table."])
+    frequent = scores.frequent(PAIRS)
+    lines = [
+        "| true | predicted | images | of the true class | at least | of the predicted | × chance | the other way |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    columns = _columns(scores, frequent)
+    for i, at in enumerate(frequent):
+        shares = (columns[name][i] for name in ("share", "share_lower", "share_of_predicted"))
+        cells = [
+            cell(names[true[at]]),
+            cell(names[predicted[at]]),
+            f"{count[at]:,}",
+            *(draw.percent(float(share)) for share in shares),
+            f"{columns['lift'][i]:.2g}" if columns["lift"][i] < 10 else f"{columns['lift'][i]:,.0f}",
+            f"{columns['reverse'][i]:,}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    shown, errors = int(count[frequent].sum()), int(count.sum())
+    rest = "" if shown == errors else "; `pairs.csv` beside the event file has all"
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{shown:,} of {errors:,} errors are in this table{rest}.",
+            "",
+            "*At least*: lower end of the share's 95 % interval (Wilson). *× chance*: images, compared with what "
+            "there would be if predictions had nothing to do with the true class. *The other way*: images of the "
+            "predicted class that were taken for the true one; where it is as large, the classes overlap, where it "
+            "is small, one swallows the other.",
+        ]
+    )
+
+
+def _columns(scores: Scores, at: NDArray[np.int64]) -> dict[str, NDArray[np.integer | np.floating]]:
+    """What there is to know of some confusions, each [pairs]."""
+    true, predicted, count = scores.confusions
+    code = true * scores.classes + predicted  # ascending
+    back = predicted[at] * scores.classes + true[at]
+    where = np.minimum(np.searchsorted(code, back), len(code) - 1)
+    images, of, predictions = count[at], scores.support[true[at]], scores.predictions[predicted[at]]
+    return {
+        "true_class": true[at],
+        "predicted_class": predicted[at],
+        "images": images,
+        "support": of,
+        "predictions": predictions,
+        "share": images / of,
+        "share_lower": wilsons(images, of)[0],
+        "share_of_predicted": images / predictions,
+        "lift": images * scores.counted / (of * predictions),
+        "reverse": np.where(code[where] == back, count[where], 0),
+    }
+
+
+def _csv(counted: Mapping[int, Scores], names: tuple[str, ...]) -> bytes:
+    """All confusions of all steps, the most frequent first."""
+    text = io.StringIO()
+    write = csv.writer(text, lineterminator="\n")
+    header: list[str] = []
+    for step, scores in counted.items():
+        every = scores.frequent(len(scores.confusions[0]))
+        columns = _columns(scores, every)
+        if not header:
+            header = ["step", "true", "predicted", *columns]
+            write.writerow(header)
+        readable = [c.tolist() if c.dtype.kind == "i" else [f"{x:.6g}" for x in c.tolist()] for c in columns.values()]
+        for row in zip(*readable, strict=True):
+            write.writerow([step, names[row[0]], names[row[1]], *row])
+    return text.getvalue().encode()

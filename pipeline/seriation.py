@@ -1,0 +1,144 @@
+"""Things in an order in which similar ones stand together, and groups of them. Knows not what the things are.
+
+Average-linkage clustering of a sparse graph by chains of nearest neighbours (Murtagh 1983), whose tree is then laid out
+so that what is similar meets. Whole numbers and fixed rules for ties: the same on every machine.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+CONTRAST = 3
+"""The similarity in a group is on average at least so many times that of any two things."""
+
+_UNIT = 2**40
+_END = 3
+"""At most so many things at the end of a branch decide at which end it is joined."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """All things in an order."""
+
+    items: NDArray[np.int64]  # [n]
+    groups: tuple[tuple[int, int], ...]
+    """(start, stop) of each group of at least two in `items`, in their order."""
+
+
+def seriate(n: int, a: NDArray[np.int64], b: NDArray[np.int64], similarity: NDArray[np.float64]) -> Order:
+    """Order `n` things: similar ones together, those with most similarity to others first.
+
+    Args:
+        n: things, numbered from 0.
+        a, b: [pairs] two different things; a pair may come several times and in both directions.
+        similarity: [pairs] at least 0; they add up.
+
+    >>> seriate(5, np.array([0, 1, 3]), np.array([4, 3, 0]), np.array([0.5, 0.9, 0.1])).items.tolist()
+    [1, 3, 0, 4, 2]
+    """
+    near: list[dict[int, int]] = [{} for _ in range(n)]  # of each thing: its similarity to others, in _UNIT
+    for i, j, s in zip(a.tolist(), b.tolist(), np.rint(similarity * _UNIT).astype(np.int64).tolist(), strict=True):
+        if s > 0:
+            near[i][j] = near[i].get(j, 0) + s
+            near[j][i] = near[j].get(i, 0) + s
+    weight = [sum(of.values()) for of in near]
+    least = CONTRAST * sum(weight) / max(n * (n - 1), 1)  # sum(weight) has every pair twice
+    branches = _Branches(near, least)
+    by_weight = sorted(range(n), key=lambda i: (-weight[i], i))
+    for i in by_weight:
+        branches.join_all(i)
+    roots = [i for i in by_weight if branches.members[i] and weight[i]]
+    roots.sort(key=lambda i: -sum(weight[m] for m in branches.members[i]))
+    items: list[int] = []
+    for root in roots:
+        members = branches.members[root]
+        half = len(members) // 2
+        turned = sum(weight[m] for m in members[:half]) < sum(weight[m] for m in members[-half:])
+        items += members[::-1] if turned else members
+    items += [i for i in range(n) if not weight[i]]
+    place = {item: at for at, item in enumerate(items)}
+    spans = [sorted(place[m] for m in group) for group in branches.groups()]
+    return Order(np.array(items, np.int64), tuple(sorted((s[0], s[-1] + 1) for s in spans)))
+
+
+class _Branches:
+    """A forest of things that grows together. A branch is called by one of its things."""
+
+    def __init__(self, near: list[dict[int, int]], least: float) -> None:
+        self._near = near
+        self._least = least
+        self._links = [dict(of) for of in near]  # of each branch: sum of similarities to other branches
+        self.members = [[i] for i in range(len(near))]  # of each branch, in order; empty when it has been joined
+        self._solid: list[list[int] | None] = [[i] for i in range(len(near))]  # its members while it is one group
+        self._groups: list[list[int]] = []
+
+    def groups(self) -> list[list[int]]:
+        """Members of all groups of at least two."""
+        return [group for group in [*self._groups, *self._solid] if group and len(group) > 1]
+
+    def join_all(self, start: int) -> None:
+        """Join the branches that are linked with one, until it has no links."""
+        chain = [start] if self.members[start] else []
+        while chain:
+            tip = chain[-1]
+            before = chain[-2] if len(chain) > 1 else -1
+            nearest = self._nearest(tip, before)
+            if nearest < 0:
+                chain.pop()
+            elif nearest == before:
+                del chain[-2:]
+                joined = self._join(tip, nearest)
+                if not chain:
+                    chain.append(joined)
+            else:
+                chain.append(nearest)
+
+    def _nearest(self, branch: int, before: int) -> int:
+        """The branch of highest mean similarity, of equal ones `before` and then the lowest; -1 if none is linked."""
+        links, members = self._links[branch], self.members
+        best, value = before, links[before] / len(members[before]) if before >= 0 else 0.0
+        for other, link in links.items():
+            mean = link / len(members[other])
+            if mean > value or (mean == value and best != before and other < best):
+                best, value = other, mean
+        return best
+
+    def _join(self, a: int, b: int) -> int:
+        links = self._links
+        keep, gone = (a, b) if (len(links[a]), -a) > (len(links[b]), -b) else (b, a)
+        mean = links[keep].pop(gone) / (len(self.members[keep]) * len(self.members[gone]))
+        del links[gone][keep]
+        for other, link in links[gone].items():
+            links[keep][other] = links[other][keep] = links[keep].get(other, 0) + link
+            del links[other][gone]
+        links[gone] = {}
+        self._join_groups(keep, gone, mean)
+        self.members[keep] = self._joined(self.members[keep], self.members[gone])
+        self.members[gone] = []
+        return keep
+
+    def _join_groups(self, keep: int, gone: int, mean: float) -> None:
+        kept, other = self._solid[keep], self._solid[gone]
+        self._solid[gone] = None
+        if kept is not None and other is not None and mean >= self._least:
+            kept.extend(other)
+            return
+        self._groups += [group for group in (kept, other) if group is not None]
+        self._solid[keep] = None
+
+    def _joined(self, a: list[int], b: list[int]) -> list[int]:
+        """Both in a row, turned so that the ends that meet are the most similar ones."""
+
+        def meeting(end: list[int], start: list[int]) -> int:
+            return sum(self._near[i].get(j, 0) for i in end for j in start)
+
+        m, n = (max(min(len(branch) // 2, _END), 1) for branch in (a, b))
+        ways = (
+            (meeting(a[-m:], b[:n]), False, False),
+            (meeting(a[-m:], b[-n:]), False, True),
+            (meeting(a[:m], b[:n]), True, False),
+            (meeting(a[:m], b[-n:]), True, True),
+        )
+        _, turn_a, turn_b = max(ways, key=lambda way: way[0])  # the first of equal ones
+        return (a[::-1] if turn_a else a) + (b[::-1] if turn_b else b)
