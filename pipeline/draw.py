@@ -459,3 +459,183 @@ def sprite(pictures: Sequence[Image.Image | None], side: int) -> Pixels:
         else:
             whole.paste(picture, (left + (side - picture.width) // 2, top + (side - picture.height) // 2))
     return np.array(whole)
+
+
+MARKS: tuple[Colour, ...] = ((0, 158, 115), (230, 159, 0), (204, 121, 167), (86, 180, 233))
+"""Colours of curves that are neither right nor wrong, from the same palette."""
+
+_FINE = 4
+"""Curves are drawn so many times as large and then reduced: Pillow's own lines have steps."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis of a graph."""
+
+    title: str
+    ticks: Sequence[tuple[float, str]]
+    """(place from 0 to 1, label)."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A curve of a graph and what is written beside its beginning."""
+
+    x: NDArray[np.float64]
+    """[points] places from 0 to 1, ascending."""
+    y: NDArray[np.float64]
+    """[points] places; what is beyond 0 to 1 is cut."""
+    name: str
+    value: str
+    colour: Colour
+    thick: bool = False
+
+
+class _Plot:
+    """The rectangle of a graph, with smooth lines in it and crisp words around it."""
+
+    def __init__(self, left: int, top: int, width: int, height: int) -> None:
+        self.left, self.top, self.width, self.height = left, top, width, height
+        self._large = Image.new("RGB", (WIDTH * _FINE, HEIGHT * _FINE), PAPER)
+        self._draw = ImageDraw.Draw(self._large)
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """Pixel of a place, both from 0 to 1, upwards."""
+        return self.left + x * self.width, self.top + (1 - y) * self.height
+
+    def line(self, pixels: Sequence[tuple[float, float]], colour: Colour, width: float = 1.0) -> None:
+        self._draw.line(
+            [(x * _FINE, y * _FINE) for x, y in pixels], fill=colour, width=round(width * _FINE), joint="curve"
+        )
+
+    def box(self, x: float, y: float, right: float, bottom: float, colour: Colour) -> None:
+        """A rectangle between pixels."""
+        edges = (round(x * _FINE), round(y * _FINE), round(right * _FINE) - 1, round(bottom * _FINE) - 1)
+        if edges[2] >= edges[0] and edges[3] >= edges[1]:
+            self._draw.rectangle(edges, fill=colour)
+
+    def dot(self, x: float, y: float, radius: float, colour: Colour) -> None:
+        self._draw.ellipse([c * _FINE for c in (x - radius, y - radius, x + radius, y + radius)], fill=colour)
+
+    def grid(self, x: Axis, y: Axis) -> None:
+        for place, _ in x.ticks:
+            self.line([self.at(place, 0), self.at(place, 1)], TRACK)
+        for place, _ in y.ticks:
+            self.line([self.at(0, place), self.at(1, place)], TRACK)
+
+    def words(self, x: Axis, y: Axis, right: bool) -> _Canvas:
+        """What was drawn so far, reduced, with the axes' words: those of y to the right of the plot or to its left."""
+        canvas = _Canvas(WIDTH, HEIGHT)
+        canvas.image.paste(self._large.reduce(_FINE))
+        end = self.left + self.width
+        for place, label in x.ticks:
+            anchor = "rs" if place == 1 and not right else "ms"
+            canvas.text((self.at(place, 0)[0], self.top + self.height + 13), label, 50, 10, FAINT, anchor=anchor)
+        canvas.text((self.left + self.width / 2, HEIGHT - 8), x.title, WIDTH - self.left, 10, FAINT, anchor="ms")
+        for place, label in y.ticks:
+            at = (end + 5 if right else self.left - 5, self.at(0, place)[1] + 4)
+            canvas.text(at, label, WIDTH - end - 5 if right else self.left, 10, FAINT, anchor="ls" if right else "rs")
+        canvas.text((end, self.top - 7), y.title, self.width, 10, FAINT, anchor="rs")
+        return canvas
+
+
+def graph(title: str, x: Axis, y: Axis, curves: Sequence[Curve]) -> Pixels:
+    """Curves, each with its name and number to the left of where it begins.
+
+    Args:
+        title: of the numbers.
+        x, y: axes; that of y is written on the right.
+        curves: at most eight; the first is drawn last, above the others.
+
+    Returns:
+        [215, 350, 3] uint8.
+    """
+    plot = _Plot(128, 25, 184, 148)
+    plot.grid(x, y)
+    begin = [plot.at(0, min(max(float(c.y[0]), 0.0), 1.0))[1] for c in curves]
+    beside = _apart(begin, 15, plot.top + 2, plot.top + plot.height - 2)
+    for curve, from_, to in reversed(list(zip(curves, beside, begin, strict=True))):
+        width = 2.2 if curve.thick else 1.4
+        plot.line([(plot.left - 9, from_), (plot.left - 1, to)], curve.colour, width)
+        places = zip(curve.x.clip(0, 1).tolist(), curve.y.clip(0, 1).tolist(), strict=True)
+        plot.line([plot.at(*place) for place in places], curve.colour, width)
+    canvas = plot.words(x, y, right=True)
+    right = plot.left - 12
+    canvas.text((right, plot.top - 7), title, right - 4, 10, FAINT, anchor="rs")
+    for curve, middle in zip(curves, beside, strict=True):
+        number = canvas.text((right, middle + 4), curve.value, 60, 11, INK, bold=True, anchor="rs")
+        canvas.text((right - number - 5, middle + 4), curve.name, right - number - 9, 11, INK, anchor="rs")
+    return canvas.pixels
+
+
+def _apart(wanted: Sequence[float], gap: float, least: float, most: float) -> list[float]:
+    """Places as near the wanted ones as can be, none nearer to another than a gap.
+
+    >>> _apart([10, 30, 12], 6, 0, 100), _apart([99, 98], 6, 0, 100)
+    ([8.0, 30.0, 14.0], [100, 94])
+    """
+    order = sorted(range(len(wanted)), key=lambda i: (wanted[i], i))
+    blocks: list[tuple[float, list[int]]] = []  # where the first is, and who stands there shoulder to shoulder
+    for i in order:
+        members = [i]
+        while True:
+            first = sum(wanted[m] - gap * k for k, m in enumerate(members)) / len(members)
+            first = max(min(first, most - gap * (len(members) - 1)), least)
+            if not blocks or blocks[-1][0] + gap * len(blocks[-1][1]) <= first:
+                break
+            members = blocks.pop()[1] + members
+        blocks.append((first, members))
+    places = {m: first + gap * k for first, members in blocks for k, m in enumerate(members)}
+    return [places[i] for i in range(len(wanted))]
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Images of about the same confidence."""
+
+    left: float
+    right: float
+    confidence: float
+    """Their mean."""
+    accuracy: float
+    lower: float
+    upper: float
+    """Ends of the interval of the accuracy."""
+    rows: int
+
+
+def reliability(bins: Sequence[Bin], facts: Sequence[tuple[str, str]], verdict: str) -> Pixels:
+    """Accuracy over confidence with intervals, how many images there are below it, and figures beside.
+
+    Args:
+        bins: those that have images.
+        facts: (name, value), at most eight.
+        verdict: what the figures come to.
+
+    Returns:
+        [215, 350, 3] uint8; a bar from the mean confidence to the accuracy is vermillion where confidence is too high
+        and blue where it is not.
+    """
+    plot = _Plot(36, 25, 156, 122)
+    share = [(0.0, "0"), (0.25, ""), (0.5, "50"), (0.75, ""), (1.0, "100 %")]
+    x, y = Axis("confidence; below: images", share), Axis("accuracy", [*share[:-1], (1.0, "100")])
+    plot.grid(Axis("", share), y)
+    plot.line([plot.at(0, 0), plot.at(1, 1)], FAINT)
+    most, under = max((b.rows for b in bins), default=1), plot.top + plot.height + 17
+    for b in bins:
+        colour = WRONG if b.confidence > b.accuracy else RIGHT
+        left, right = plot.at(b.left, 0)[0] + 1, plot.at(b.right, 0)[0] - 1
+        middle = plot.at(b.confidence, 0)[0]
+        pale: Colour = (250, 223, 204) if colour == WRONG else (204, 227, 240)
+        plot.box(left, plot.at(0, b.upper)[1], right, plot.at(0, b.lower)[1], pale)
+        plot.line([plot.at(b.confidence, b.confidence), plot.at(b.confidence, b.accuracy)], colour, 1.5)
+        plot.dot(middle, plot.at(0, b.accuracy)[1], 3, colour)
+        height = max(20 * float(np.sqrt(b.rows / most)), 1)
+        plot.box(left, under + 20 - height, right, under + 20, UNKNOWN)
+    canvas = plot.words(x, y, right=False)
+    left, width = 212, WIDTH - 212 - 6
+    canvas.text((left, 18), verdict, width, 12, INK, bold=True)
+    for i, (name, value) in enumerate(facts):
+        number = canvas.text((left + width, 40 + 17 * i), value, 70, 11, INK, bold=True, anchor="rs")
+        canvas.text((left, 40 + 17 * i), name, width - number - 5, 11, FAINT)
+    return canvas.pixels

@@ -1,5 +1,6 @@
 """Pictures, pixel by pixel: sizes, the picture's own pixels, colours, and words that stay where they belong."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -365,3 +366,56 @@ def test_every_cell_has_its_number_in_ink_that_can_be_read() -> None:
 def test_drawing_twice_gives_the_same_pixels() -> None:
     assert np.array_equal(draw.report_card(FULL), draw.report_card(FULL))
     assert np.array_equal(tile(noise(28, 28)), tile(noise(28, 28)))
+
+
+# graphs
+
+TICKS = draw.Axis("share", [(0, "0 %"), (0.5, "50 %"), (1, "100 %")])
+PLOT = (slice(25, 174), slice(128, 313))
+"""Where a graph's curves are."""
+
+
+def straight(y0: float, y1: float, name: str = "cat", colour: draw.Colour = BLUE) -> draw.Curve:
+    return draw.Curve(np.array([0.0, 1.0]), np.array([y0, y1]), name, "0.1234", colour)
+
+
+def near(pixels: Pixels, colour: tuple[int, int, int], within: int = 60) -> NDArray[np.bool_]:
+    return np.asarray((np.abs(pixels.astype(int) - colour) < within).all(axis=2))
+
+
+def test_a_curve_is_where_its_points_are() -> None:
+    pixels = draw.graph("area", TICKS, TICKS, [straight(0.25, 0.75), straight(1, 1, colour=VERMILLION)])
+    assert pixels.shape == (215, 350, 3)
+    blue = near(pixels, BLUE)
+    for x in (0.1, 0.5, 0.9):
+        (rows,) = np.nonzero(blue[:, round(128 + 184 * x)])
+        assert rows.mean() == pytest.approx(25 + 148 * (1 - (0.25 + 0.5 * x)), abs=1)
+    (rows,) = np.nonzero(near(pixels, VERMILLION)[:, 220])
+    assert rows.mean() == pytest.approx(25, abs=1)
+
+
+def test_what_is_beyond_the_axis_is_cut() -> None:
+    pixels = draw.graph("area", TICKS, TICKS, [straight(-3, 7)])
+    assert not near(pixels, BLUE)[:22].any()
+    assert not near(pixels, BLUE)[177:].any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_curves_stay_beside_the_plot(name: str) -> None:
+    bare = draw.graph("area", TICKS, TICKS, [straight(0.5, 0.5, "") for _ in range(7)])
+    pixels = draw.graph("area", TICKS, TICKS, [straight(0.5, 0.5, NAMES[name]) for _ in range(7)])
+    assert (pixels[:, 118:] == bare[:, 118:]).all()
+    assert (pixels[:, :3] == 255).all()
+
+
+@given(st.lists(st.floats(0, 100), max_size=6))
+@example([50.0] * 6)
+@example([100.0, 100.0, 0.0])
+def test_labels_are_apart_in_their_order_and_where_they_should_be_if_there_is_room(wanted: list[float]) -> None:
+    found = draw._apart(wanted, 15, 0, 100)
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    places = [found[i] for i in order]
+    assert all(b - a >= 15 - 1e-9 for a, b in itertools.pairwise(places))
+    assert all(-1e-9 <= place <= 100 + 1e-9 for place in places)
+    if all(wanted[b] - wanted[a] >= 15 for a, b in itertools.pairwise(order)):
+        assert found == pytest.approx(wanted)

@@ -114,7 +114,7 @@ ALLOWED: dict[str, set[str]] = {
     "weights": {"errors", "usercode"},
     "workers": set(),
 }
-OF_A_PANEL = {"draw", "figures", "panels", "predictions", "seriation", "state", "summaries", "tally"}
+OF_A_PANEL = {"draw", "figures", "panels", "predictions", "ranking", "seriation", "state", "summaries", "tally"}
 """`panels` is where the protocol is; the other panels are not in it."""
 
 DOORS: dict[str, set[str]] = {

@@ -393,6 +393,10 @@ TAGS = {  # of six classes and one step, by panel; a panel's own test says what 
         *(f"confusion/{a} as {b}" for a, b in zip("ceafbaaadd", "dadcfbcfaf", strict=True)),  # of thirty pairs
     ],
     "embeddings": [],
+    "curves": [
+        *(f"curves/pr/{name}" for name in ("micro", "macro", *SIX)),
+        *("curves/roc", "curves/risk_coverage", "report/thresholds"),
+    ],
     "glance": ["1_glance/report_card", *(f"1_glance/{name}" for name in ("accuracy", "f1_macro", "nll"))],
     "metrics": [f"metrics/{name}" for name in figures.DEFINITIONS]
     + [f"intervals/{name}/{end}" for name in HEADLINES for end in ("lower", "upper")],
