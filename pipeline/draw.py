@@ -445,6 +445,46 @@ def _upright(canvas: _Canvas, text: str, x: int, bottom: int, length: int, size:
     canvas.image.paste(turned, (x - turned.width // 2 - 1, bottom - turned.height))
 
 
+@dataclass(frozen=True)
+class Interval:
+    """A share with its interval, one line of `intervals`."""
+
+    name: str
+    point: float
+    lower: float
+    upper: float
+    note: str = ""
+    """What stands at the end of the line: of how many."""
+
+
+def intervals(title: str, lines: Sequence[Interval], reference: float) -> Pixels:
+    """Shares as points with their intervals, one below the other, against a line at the share of all.
+
+    -> [215, 350, 3] uint8; the axis begins at the lowest lower end, in steps of .1.
+    """
+    canvas = _Canvas(WIDTH, HEIGHT)
+    left, right, top, bottom = 138, WIDTH - 84, 40, HEIGHT - 6
+    start = math.floor(10 * min([reference, *(line.lower for line in lines)])) / 10
+    end = 1.0
+
+    def at(share: float) -> float:
+        return left + (share - start) / (end - start) * (right - left) if end > start else left
+
+    canvas.text((8, 15), title, WIDTH - 16, 11, FAINT)
+    canvas.text((at(reference), 33), f"all {percent(reference)}", 80, 10, FAINT, anchor="ms")
+    height = min((bottom - top) / max(len(lines), 1), 24)
+    canvas.draw.line((at(reference), 37, at(reference), top + len(lines) * height), fill=(170, 170, 170))
+    for i, line in enumerate(lines):
+        y = top + (i + 0.5) * height
+        colour = WRONG if line.upper < reference else RIGHT if line.lower > reference else UNKNOWN
+        canvas.text((left - 8, y + 4), line.name, left - 14, 11, INK, anchor="rs")
+        canvas.draw.line((at(line.lower), y, at(line.upper), y), fill=colour, width=2)
+        canvas.draw.ellipse((at(line.point) - 4, y - 4, at(line.point) + 4, y + 4), fill=colour)
+        canvas.text((WIDTH - 44, y + 4), percent(line.point), 44, 11, INK, bold=True, anchor="rs")
+        canvas.text((WIDTH - 6, y + 4), line.note, 36, 10, FAINT, anchor="rs")
+    return canvas.pixels
+
+
 def sprite(pictures: Sequence[Image.Image | None], side: int) -> Pixels:
     """Pictures of at most side × side pixels in a square grid, row by row; grey where there is none.
 

@@ -453,6 +453,31 @@ class Predictions:
     def _floats(self, name: str) -> NDArray[np.float32]:
         return as_numpy(self.column(name), np.nan).astype(np.float32, copy=False)
 
+    @property
+    def further(self) -> list[str]:
+        """Names of the columns that the manifest brought along."""
+        return [name for name in self.batch.schema.names if name not in COLUMNS]
+
+    def numbers(self, name: str) -> NDArray[np.float64] | None:
+        """[rows] float64 of a column of numbers, nan where there is none; None if it holds something else."""
+        column = self.column(name)
+        if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+            return None
+        return as_numpy(column.cast(pa.float64()), np.nan)
+
+    def texts(self, name: str) -> tuple[list[str], NDArray[np.int64]] | None:
+        """Distinct texts of a column and the place of each row's among them, -1 for none: [rows] int64.
+
+        Truth values and dates are taken as texts. None if the column holds something else.
+        """
+        column = self.column(name)
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        texts = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+        if not (texts or pa.types.is_boolean(kind) or pa.types.is_temporal(kind)):
+            return None
+        encoded = column.cast(pa.string()).dictionary_encode()
+        return encoded.dictionary.to_pylist(), as_numpy(encoded.indices, -1).astype(np.int64)
+
     @cached_property
     def id(self) -> NDArray[np.int64]:
         """[rows] int64."""

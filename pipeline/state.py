@@ -15,7 +15,7 @@ from typing import Any, Protocol, Self, TypeVar, cast, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.predictions import Rows
+from pipeline.predictions import Rows, hash64, mix
 
 UNIT = 2**-20
 """Of `fixed` numbers. 2**43 rows of mean 1 fit into an int64."""
@@ -82,6 +82,59 @@ class Counted:
         count = np.zeros(len(value), np.int64)
         np.add.at(count, where, np.concatenate([self.count, other.count]))
         return type(self)(value, count)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Sums for each distinct value, of at most `limit` values: those whose hash is lowest.
+
+    A value that is among the lowest of all is among the lowest wherever it is seen, so its sums are complete. With
+    `limit` values there may have been more.
+    """
+
+    limit: int
+    value: NDArray[Any]  # [distinct] ascending: float64, or texts as objects
+    sums: NDArray[np.int64]  # [distinct, sums]
+
+    @classmethod
+    def of(cls, limit: int, values: NDArray[Any], summands: NDArray[np.int64]) -> Self:
+        """Sums over [rows] values of [rows, sums] summands."""
+        distinct, where = np.unique(values, return_inverse=True)
+        sums = np.zeros((len(distinct), summands.shape[1]), np.int64)
+        np.add.at(sums, where, summands)
+        if len(distinct) > limit:
+            if distinct.dtype == object:
+                hashes = np.fromiter((hash64(str(v).encode("utf-8", "surrogateescape")) for v in distinct), np.int64)
+            else:
+                hashes = mix(np.ascontiguousarray(distinct).view(np.int64), 1)
+            stay = np.sort(np.lexsort((np.arange(len(distinct)), hashes))[:limit])
+            distinct, sums = distinct[stay], sums[stay]
+        return cls(limit, distinct, sums)
+
+    def merge(self, other: Self) -> Self:
+        """A new value; neither argument changes."""
+        return self.of(
+            self.limit, np.concatenate([self.value, other.value]), np.concatenate([self.sums, other.sums], axis=0)
+        )
+
+
+@dataclass(frozen=True)
+class Named:
+    """States by name, where the names are only known from the rows."""
+
+    states: Mapping[str, Any]
+
+    def merge(self, other: Self) -> Self:
+        """A new value; neither argument changes."""
+        both = {**self.states, **other.states}
+        return type(self)(
+            {
+                name: self.states[name].merge(other.states[name])
+                if name in self.states and name in other.states
+                else both[name]
+                for name in sorted(both)
+            }
+        )
 
 
 @dataclass(frozen=True)

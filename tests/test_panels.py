@@ -406,6 +406,7 @@ TAGS = {  # of six classes and one step, by panel; a panel's own test says what 
     ],
     "predictions": [f"predictions/{name}" for name in SIX],
     "probabilities": [f"probabilities/{name}" for name in (*SIX, "confidence", "confidence_right", "confidence_wrong")],
+    "slices": ["report/slices", "slices/worst"],
     "report": ["report/summary"],
 }
 

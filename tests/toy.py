@@ -71,7 +71,7 @@ def predictions(
             "bytes": [1] * len(label),
             "width": [8] * len(label),
             "height": [8] * len(label),
-            "brightness": [0.5] * len(label),
+            "brightness": [(start + i) % 8 / 8 for i in range(len(label))],
             "contrast": [0.1] * len(label),
             **({"thumbnail": [THUMBNAIL] * len(label)} if run.thumbnails else {}),
         },

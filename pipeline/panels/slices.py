@@ -1,0 +1,275 @@
+"""On which kinds of images the model is worse: by the manifest's columns and the pictures' properties. Knows no image.
+
+A kind is one value of a column, or a quarter of the rows by a number.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import draw
+from pipeline.panels import Subject
+from pipeline.predictions import FURTHER, PROPERTIES, Predictions, Run
+from pipeline.state import UNIT, Groups, Named, summed
+from pipeline.summaries import File, Picture, Scalar, Summary, Text, cell
+from pipeline.tally import wilson
+
+TEXTS = 1000
+"""Distinct texts of a column; one with more is an identifier rather than a kind of image."""
+
+NUMBERS = 20
+"""Distinct numbers that are slices of their own; a column with more is cut into quarters."""
+
+CODES = 16_384
+"""Distinct numbers, rounded to 8 binary digits, from which the quarters are cut."""
+
+CUT = 100.0
+"""Nats at which a loss is cut in the mean and variance of a slice, so that one absurd row is not all that counts."""
+
+LEAST = 20
+"""Rows in a slice and outside it, below which the two are not compared."""
+
+FALSE_DISCOVERIES = 0.05
+
+
+@dataclass(frozen=True)
+class State:
+    """For each column and value the sums over its labelled rows of: 1, right, loss, loss²."""
+
+    texts: Named
+    numbers: Named
+    rounded: Named
+    whole: NDArray[np.int64] = summed()  # [4] of all labelled rows
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The labelled rows that have one value, or a range of them."""
+
+    column: str
+    value: str
+    """A value with `=` before it, or a range."""
+    sums: NDArray[np.int64]  # [4]
+
+    @property
+    def name(self) -> str:
+        """As tags say it: country=NO, brightness ≤ 0.2."""
+        return f"{self.column}{'' if self.value.startswith('=') else ' '}{self.value}"
+
+    @property
+    def rows(self) -> int:
+        """How many."""
+        return int(self.sums[0])
+
+    @property
+    def accuracy(self) -> float:
+        """Share that is right."""
+        return float(self.sums[1] / self.sums[0])
+
+    @property
+    def nll(self) -> float:
+        """Mean loss, nats, each cut at CUT."""
+        return float(self.sums[2] * UNIT / self.sums[0])
+
+    @property
+    def variance(self) -> float:
+        """Of the loss."""
+        mean = self.nll
+        return max(float(self.sums[3] * UNIT / self.sums[0]) - mean**2, 0.0)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A slice against all other rows."""
+
+    slice: Slice
+    effect: float
+    """Difference of the mean losses over the root of the mean variance (Chung et al. 2019, Slice Finder)."""
+    p: float
+    """Of Welch's test that the slice is no worse, one-sided, by the normal distribution."""
+    worse: bool
+    """Whether it is worse at a false discovery rate of 5 % over all slices (Benjamini & Hochberg 1995)."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Slices: accuracy and loss by the manifest's columns and by size, brightness and contrast of the pictures."""
+
+    shown: int = 10
+    """Slices that have curves, and rows of the picture."""
+    listed: int = 100
+    """Rows of the table."""
+    columns: frozenset[str] = frozenset({"label", "predicted", "loss", FURTHER, *PROPERTIES})
+
+    def zero(self, run: Run) -> State:  # noqa: ARG002  the rows say which columns there are
+        """No rows."""
+        return State(Named({}), Named({}), Named({}), np.zeros(4, np.int64))
+
+    def measure(self, run: Run, batch: Predictions) -> State:  # noqa: ARG002  as above
+        """These rows alone."""
+        rows = batch.labelled
+        loss = np.minimum(rows.loss.astype(np.float64), CUT)
+        summands = np.stack([np.ones(len(rows)), rows.right, loss / UNIT, loss**2 / UNIT], axis=1)  # [rows, 4]
+        each = np.rint(summands).astype(np.int64)
+        texts, numbers, rounded = {}, {}, {}
+        for name in (*rows.further, *PROPERTIES):
+            if (found := rows.texts(name)) is not None:
+                values, index = np.array([*found[0], None], object), found[1]
+                known = index >= 0
+                if known.any():
+                    texts[name] = Groups.of(TEXTS + 1, values[index[known]], each[known])
+            elif (number := rows.numbers(name)) is not None:
+                known = np.isfinite(number)
+                if known.any():
+                    value = number[known] + 0.0  # no negative zero
+                    numbers[name] = Groups.of(NUMBERS + 1, value, each[known])
+                    rounded[name] = Groups.of(CODES + 1, _rounded(value), each[known])
+        return State(_sorted(texts), _sorted(numbers), _sorted(rounded), each.sum(axis=0))
+
+    def render(self, subject: Subject, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:  # noqa: ARG002
+        """A table and a picture of the last step, and curves of its worst slices."""
+        last = max(states)
+        found = slices(states[last])
+        compared = compare(found)
+        worse = [c for c in compared if c.worse]
+        tags = _tags([c.slice for c in worse[: self.shown]])
+        for step, state in states.items():
+            at_step = {s.name: s for s in slices(state, like=states[last])}
+            for tag, name in tags.items():
+                if name in at_step:
+                    description = f"Accuracy where {name}; overall it was better at the last step."
+                    yield step, Scalar(tag, at_step[name].accuracy, description)
+        if not found:
+            return
+        if compared:
+            lines = [_line(c.slice) for c in (worse or compared)[: self.shown]]
+            title = "worst slices, by accuracy" if worse else "no slice is clearly worse"
+            overall = float(states[last].whole[1] / states[last].whole[0])
+            yield last, Picture("slices/worst", draw.intervals(title, lines, overall), "Bars: 95 % intervals (Wilson).")
+        yield last, Text("report/slices", self._page(states[last], compared, worse), "Accuracy by kind of image.")
+        yield last, File("slices.csv", _table(compared))
+
+    def _page(self, state: State, compared: list[Compared], worse: list[Compared]) -> str:
+        left_out = [n for n, g in state.texts.states.items() if len(g.value) > TEXTS]
+        left_out += [n for n, g in state.rounded.states.items() if len(g.value) > CODES]
+        parts = [
+            f"{len(worse)} of {len(compared)} slices with at least {LEAST} labelled images in them and outside are "
+            "worse than the rest (Welch's test on the loss, false discovery rate 5 %). The effect is the difference of "
+            "the mean losses in units of their spread: .2 is small, .5 medium, .8 large."
+        ]
+        if compared:
+            parts.append("| slice | images | accuracy | 95 % interval | NLL, nats | effect | worse |")
+            parts[-1] += "\n|---|---:|---:|---|---:|---:|---|"
+            for c in compared[: self.listed]:
+                s = c.slice
+                low, high = wilson(int(s.sums[1]), s.rows)
+                parts[-1] += (
+                    f"\n| {cell(s.name)} | {s.rows:,} | {s.accuracy:.4f} | {low:.4f} to {high:.4f} | {s.nll:.4f} "
+                    f"| {c.effect:+.2f} | {'**yes**' if c.worse else ''} |"
+                )
+            if len(compared) > self.listed:
+                parts.append(f"{len(compared) - self.listed:,} more are in `slices.csv`.")
+        if left_out:
+            parts.append(f"Left out, for too many different values: {', '.join(map(cell, left_out))}.")
+        return "\n\n".join(parts)
+
+
+def _sorted(states: dict[str, Groups]) -> Named:
+    return Named(dict(sorted(states.items())))
+
+
+def _rounded(value: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each number with 8 significant binary digits."""
+    mantissa, exponent = np.frexp(value)
+    return np.asarray(np.ldexp(np.rint(mantissa * 256) / 256, exponent))
+
+
+def slices(state: State, like: State | None = None) -> list[Slice]:
+    """All slices of a state; those of numbers are cut where they are in the state `like`."""
+    like = like or state
+    found = []
+    for column, groups in state.texts.states.items():
+        if 1 < len(groups.value) <= TEXTS:
+            found += [Slice(column, f"={v}", s) for v, s in zip(groups.value, groups.sums, strict=True)]
+    for column, groups in state.numbers.states.items():
+        model = like.numbers.states.get(column, groups)
+        if 1 < len(model.value) <= NUMBERS:
+            found += [Slice(column, f"={v:g}", s) for v, s in zip(groups.value, groups.sums, strict=True)]
+        elif len(model.value) > NUMBERS:
+            found += _quarters(column, state.rounded.states[column], like.rounded.states.get(column))
+    return found
+
+
+def _quarters(column: str, groups: Groups, model: Groups | None) -> list[Slice]:
+    """Four slices of about equal size, of numbers rounded to 8 binary digits; fewer where one number is frequent."""
+    model = model or groups
+    if len(model.value) > CODES:
+        return []
+    rank = np.cumsum(model.sums[:, 0]) / model.sums[:, 0].sum()
+    ends = model.value[np.unique(np.minimum(np.searchsorted(rank, (0.25, 0.5, 0.75)), len(rank) - 2))]
+    place = np.searchsorted(ends, groups.value)  # value <= end belongs to the quarter that ends there
+    found = []
+    for i in range(len(ends) + 1):
+        inside = groups.sums[place == i]
+        low, high = (ends[i - 1] if i else None), (ends[i] if i < len(ends) else None)
+        words = f"≤ {high:.3g}" if low is None else f"> {low:.3g}" if high is None else f"{low:.3g} to {high:.3g}"
+        if len(inside):
+            found.append(Slice(column, words, inside.sum(axis=0)))
+    return found
+
+
+def compare(found: list[Slice]) -> list[Compared]:
+    """Every slice that can be compared with the other rows of its column, the largest effect first."""
+    whole: dict[str, NDArray[np.int64]] = {}
+    for s in found:
+        whole[s.column] = whole.get(s.column, np.zeros(4, np.int64)) + s.sums
+    compared = []
+    for s in found:
+        rest = replace(s, sums=whole[s.column] - s.sums)
+        if min(s.rows, rest.rows) < LEAST:
+            continue
+        spread = math.sqrt((s.variance + rest.variance) / 2)
+        error = math.sqrt(s.variance / s.rows + rest.variance / rest.rows)
+        difference = s.nll - rest.nll
+        p = 0.5 * math.erfc(difference / error / math.sqrt(2)) if error else 0.0 if difference > 0 else 1.0
+        compared.append(Compared(s, difference / spread if spread else 0.0, p, worse=False))
+    order = sorted(range(len(compared)), key=lambda i: compared[i].p)
+    passed = [k for k, i in enumerate(order, 1) if compared[i].p <= FALSE_DISCOVERIES * k / len(compared)]
+    worse = set(order[: max(passed, default=0)])
+    marked = [replace(c, worse=i in worse) for i, c in enumerate(compared)]
+    return sorted(marked, key=lambda c: (-c.effect, c.slice.name))
+
+
+def _line(s: Slice) -> draw.Interval:
+    low, high = wilson(int(s.sums[1]), s.rows)
+    return draw.Interval(s.name, s.accuracy, low, high, f"{s.rows:,}")
+
+
+def _tags(found: list[Slice]) -> dict[str, str]:
+    """Tag -> name of a slice; names that TensorBoard's grouping would not tell apart get a number."""
+    tags: dict[str, str] = {}
+    for s in found:
+        tag = " ".join(f"slices/{s.name}".split())
+        while tag in tags:
+            tag += "'"
+        tags[tag] = s.name
+    return tags
+
+
+def _table(compared: list[Compared]) -> bytes:
+    written = io.StringIO()
+    table = csv.writer(written, lineterminator="\n")
+    table.writerow(["column", "value", "rows", "right", "accuracy", "lower", "upper", "nll", "effect", "p", "worse"])
+    for c in compared:
+        s = c.slice
+        low, high = wilson(int(s.sums[1]), s.rows)
+        numbers = (s.accuracy, low, high, s.nll, c.effect, c.p)
+        table.writerow(
+            [s.column, s.value.removeprefix("="), s.rows, int(s.sums[1]), *(f"{x:.6g}" for x in numbers), int(c.worse)]
+        )
+    return written.getvalue().encode()

@@ -1,0 +1,168 @@
+"""Accuracy and loss by kind of image, against pandas and SciPy."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from scipy import stats
+
+from pipeline import panels
+from pipeline.panels import Facts, Subject, slices
+from pipeline.predictions import Predictions
+from pipeline.state import merge
+from pipeline.summaries import File, Picture, Scalar, Summary, Text
+from tests import toy
+
+ROWS = 600
+
+
+def batch(seed: int = 0, **further: Sequence[object]) -> Predictions:
+    """Rows on whose manifest there are more columns; each tenth without label, each thirteenth failed."""
+    logits, label = toy.table(toy.RUN, ROWS, seed)
+    random = np.random.default_rng(seed)
+    country = np.array(["NO", "SE", "FI"])[random.integers(0, 3, ROWS)]
+    hard = country == "NO"
+    logits[hard] = random.normal(size=(hard.sum(), 10))  # nothing is known there
+    label[::10] = -1
+    made = toy.predictions(toy.RUN, logits, label, failed=frozenset(range(0, ROWS, 13))).batch
+    columns = {"country": country.tolist(), "cloud": random.random(ROWS).tolist(), **further}
+    for name, values in columns.items():
+        made = made.append_column(name, pa.array(values))
+    return Predictions(made)
+
+
+def drawn(rows: Predictions, *more: Predictions) -> dict[tuple[str, int], Summary]:
+    panel = panels.load("slices")
+    states = {step: panel.measure(toy.RUN, b) for step, b in enumerate((rows, *more))}
+    subject = Subject("toy", toy.RUN, {step: Facts(ROWS, ROWS) for step in states})
+    return {(s.tag, step): s for step, s in panel.render(subject, states)}
+
+
+def table(found: dict[tuple[str, int], Summary], step: int = 0) -> pd.DataFrame:
+    summary = found["slices.csv", step]
+    assert isinstance(summary, File)
+    return pd.read_csv(io.BytesIO(summary.content), dtype={"value": str})
+
+
+def frame(rows: Predictions) -> pd.DataFrame:
+    known: pd.DataFrame = rows.batch.to_pandas().dropna(subset=["predicted", "label"])
+    known["right"] = known.predicted == known.label
+    return known
+
+
+def test_each_value_of_a_column_has_its_rows_accuracy_and_loss() -> None:
+    rows = batch()
+    found = table(drawn(rows)).query("column == 'country'").set_index("value").sort_index()
+    expected = frame(rows).groupby("country").agg(n=("right", "size"), acc=("right", "mean"), nll=("loss", "mean"))
+    assert found.index.tolist() == ["FI", "NO", "SE"]
+    assert found.rows.tolist() == expected.n.tolist()
+    np.testing.assert_allclose(found.accuracy, expected.acc, rtol=1e-5)
+    np.testing.assert_allclose(found.nll, expected.nll, rtol=1e-5)
+
+
+def test_effect_and_p_are_those_of_the_textbook() -> None:
+    rows = batch()
+    found = table(drawn(rows)).query("column == 'country'").set_index("value")
+    known = frame(rows)
+    for value in ("NO", "SE", "FI"):
+        inside, outside = known.loss[known.country == value], known.loss[known.country != value]
+        spread = np.sqrt((inside.var(ddof=0) + outside.var(ddof=0)) / 2)
+        assert found.effect[value] == pytest.approx((inside.mean() - outside.mean()) / spread, rel=1e-4)
+        error = np.sqrt(inside.var(ddof=0) / len(inside) + outside.var(ddof=0) / len(outside))
+        assert found.p[value] == pytest.approx(stats.norm.sf((inside.mean() - outside.mean()) / error), rel=1e-3)
+
+
+def test_false_discoveries_are_controlled_over_all_slices() -> None:
+    found = table(drawn(batch()))
+    adjusted = stats.false_discovery_control(found.p)
+    assert found.worse.tolist() == (adjusted <= 0.05).astype(int).tolist()
+    assert found.value[found.worse == 1].tolist()[0] == "NO"
+    assert 1 <= found.worse.sum() < len(found)
+
+
+def test_the_worst_come_first_in_words_pictures_and_curves() -> None:
+    found = drawn(batch(), batch(1))
+    text = found["report/slices", 1]
+    assert isinstance(text, Text)
+    lines = [line for line in text.markdown.split("\n") if line.startswith("| ")]
+    assert lines[1].startswith("| country=NO |")
+    assert lines[1].endswith("| **yes** |")
+    assert isinstance(found["slices/worst", 1], Picture)
+    curve = [found["slices/country=NO", step] for step in (0, 1)]
+    known = frame(batch())
+    assert isinstance(curve[0], Scalar)
+    assert curve[0].value == pytest.approx(known.right[known.country == "NO"].mean())
+    assert {tag for tag, _ in found} == {"report/slices", "slices/worst", "slices.csv", "slices/country=NO"}
+
+
+def test_numbers_are_cut_into_quarters_of_about_one_size() -> None:
+    rows = batch()
+    found = table(drawn(rows)).query("column == 'cloud'")
+    known = frame(rows)
+    assert len(found) == 4
+    assert found.rows.sum() == len(known)
+    assert found.rows.between(0.22 * len(known), 0.28 * len(known)).all()
+    lowest = found[found.value.str.startswith("≤")].iloc[0]
+    edge = float(lowest.value.removeprefix("≤ "))
+    assert abs((known.cloud <= edge).sum() - lowest.rows) <= 5  # the edge is printed with three digits
+    assert known.cloud.quantile(0.25) == pytest.approx(edge, rel=0.01)
+
+
+def test_few_numbers_are_values_and_many_texts_are_an_identifier() -> None:
+    rows = batch(
+        month=[1 + i % 12 for i in range(ROWS)],
+        name=[f"image {i}" for i in range(ROWS)],
+        flag=[i % 2 == 0 for i in range(ROWS)],
+        constant=["x"] * ROWS,
+        some=["a" if i % 3 else None for i in range(ROWS)],
+    )
+    found = drawn(rows)
+    by_column = table(found).groupby("column").value.apply(list)
+    assert sorted(by_column["month"], key=int) == [str(m) for m in range(1, 13)]
+    assert sorted(by_column["flag"]) == ["false", "true"]
+    assert "name" not in by_column.index  # 540 values of one row each: none has enough rows
+    assert not {"constant", "some"} & set(by_column.index)
+
+
+def test_a_column_with_too_many_texts_is_left_out_and_named() -> None:
+    many = 1200
+    logits, label = toy.table(toy.RUN, many)
+    made = toy.predictions(toy.RUN, logits, label).batch.append_column("name", pa.array([f"i{i}" for i in range(many)]))
+    text = drawn(Predictions(made))["report/slices", 0]
+    assert isinstance(text, Text)
+    assert "Left out, for too many different values: name." in text.markdown
+
+
+def test_quarters_of_a_frequent_number_are_fewer() -> None:
+    value = [0.0] * 400 + [float(i) for i in range(200)]
+    found = table(drawn(batch(value=value))).query("column == 'value'")
+    assert 1 < len(found) < 4
+    assert found.rows.sum() == len(frame(batch()))
+
+
+def test_sums_of_the_lowest_hashes_are_complete_whatever_the_split() -> None:
+    panel = slices.Panel()
+    rows = batch(name=[f"image {i % 300}" for i in range(ROWS)])
+    whole = panel.measure(toy.RUN, rows)
+    random = np.random.default_rng(0).integers(0, 5, ROWS)
+    merged = panel.zero(toy.RUN)
+    for i in range(5):
+        merged = merge(panel.measure(toy.RUN, rows.take(random == i)), merged)
+    for name, groups in whole.texts.states.items():
+        assert merged.texts.states[name].value.tolist() == groups.value.tolist()
+        np.testing.assert_array_equal(merged.texts.states[name].sums, groups.sums)
+    np.testing.assert_array_equal(merged.rounded.states["cloud"].sums, whole.rounded.states["cloud"].sums)
+
+
+def test_the_csv_quotes_what_must_be_quoted() -> None:
+    rows = batch(place=['a, "b"\nc' if i % 2 else "d" for i in range(ROWS)])
+    summary = drawn(rows)["slices.csv", 0]
+    assert isinstance(summary, File)
+    values = [
+        line["value"] for line in csv.DictReader(io.StringIO(summary.content.decode())) if line["column"] == "place"
+    ]
+    assert sorted(values) == ['a, "b"\nc', "d"]
