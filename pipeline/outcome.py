@@ -35,6 +35,8 @@ def summary_json(name: str, run: Run, written: Iterable[tuple[int, Scalar | Figu
         elif not summary.tag.startswith(ELSEWHERE):
             short = summary.tag.removeprefix("metrics/").removeprefix("1_glance/")
             of_step.setdefault(short, Figure(summary.value, definition=summary.description))
+    for step, figures in steps.items():
+        steps[step] = dict(sorted(figures.items(), key=lambda item: item[0].startswith("classes/")))  # these last
     meanings = {_pattern(n): _meaning(figure) for figures in steps.values() for n, figure in figures.items()}
     about = {
         "predboard_summary": FORMAT,

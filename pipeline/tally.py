@@ -164,14 +164,20 @@ class Scores:
         """Mean negative log-likelihood, nats."""
         return float(self.tally.loss * UNIT / self.counted)
 
-    def worst(self, limit: int) -> NDArray[np.int64]:
-        """Classes with support that were not all found, worst first.
+    @cached_property
+    def worst_first(self) -> NDArray[np.int64]:
+        """All classes, by the upper end of the recall's interval, so that 0 of 1 does not come before 10 of 100.
 
-        Ordered by the upper end of the recall's interval, so that 0 of 1 does not come before 10 of 100.
+        Of equal ones those with more images come first; classes without images come last, by what is predicted as them.
         """
         _, upper = wilsons(self.hits, self.support)
-        order = np.lexsort((np.arange(self.classes), -self.support, upper))
-        return order[(self.hits < self.support)[order]][:limit].astype(np.int64)
+        none = self.support == 0
+        found = np.lexsort((np.arange(self.classes), -self.predictions * none, -self.support, upper, none))
+        return found.astype(np.int64)
+
+    def worst(self, limit: int) -> NDArray[np.int64]:
+        """Classes with support that were not all found, worst first."""
+        return self.worst_first[(self.hits < self.support)[self.worst_first]][:limit]
 
     @cached_property
     def confusions(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

@@ -88,6 +88,8 @@ def test_summary_json_has_every_scalar_of_every_step_and_says_what_it_means(tmp_
             assert ("bound" in figures[name]) == (name in ("auroc_macro", "average_precision_macro", "aurc"))
         assert figures["images/failed"] == {"value": 1}
         assert not any(name.startswith(("metrics/", "1_glance/", "intervals/")) for name in figures)
+        assert not next(iter(figures)).startswith("classes/")
+        assert list(figures)[-1].startswith("classes/")
     names = {name for figures in found["steps"].values() for name in figures if not name.startswith("classes/")}
     assert names <= set(found["definitions"])
 

