@@ -2,16 +2,19 @@
 
 import io
 import warnings
+import zipfile
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image, UnidentifiedImageError
 
 from pipeline import images
 from pipeline.images import Shape, jpeg, open_image, pixels, properties, resized
+from pipeline.sources import open_source, read
 from tests import toy
 
 _SIDES = st.integers(1, 90)
@@ -98,6 +101,71 @@ def test_the_centre_is_cropped_and_padded_as_torchvision_does(width: int, height
     found = pixels(resized(picture, Shape(crop=side)))
     np.testing.assert_array_equal(found, _centre_crop(pixels(picture), side))
     assert found.shape == (side, side, 3 if mode == "RGB" else 1)
+
+
+_KERNELS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.tuples(st.integers(1, 300), st.integers(1, 300)),
+    st.none() | st.integers(1, 300) | st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    st.none() | st.integers(1, 120),
+    st.sampled_from(["nearest", "bilinear", "bicubic", "lanczos"]),
+    st.sampled_from(["RGB", "L"]),
+)
+def test_pixels_are_those_of_torchvision(size: tuple[int, int], resize: Any, crop: Any, kernel: Any, mode: str) -> None:
+    transforms = pytest.importorskip("torchvision.transforms", reason="compares with torchvision itself")
+    short, long = sorted(size)
+    assume(not isinstance(resize, int) or resize * long / short < 4000)
+    picture = _random(*size, mode)
+    steps = [] if resize is None else [transforms.Resize(resize, transforms.InterpolationMode[kernel.upper()])]
+    steps += [] if crop is None else [transforms.CenterCrop(crop)]
+    expected = np.asarray(transforms.Compose(steps)(picture))
+    found = images.ready(picture, Shape(resize, crop, kernel, "rgb" if mode == "RGB" else "gray"))
+    np.testing.assert_array_equal(found if mode == "RGB" else found[:, :, 0], expected)
+
+
+def _published() -> Iterator[bytes]:
+    """Every 41st of the published images, in their own encoding."""
+    zips = ("cifar10_resnet/cifar10_test1000_png.zip", "eurosat_rgb/eurosat_rgb_test5400.zip")
+    for name in zips:
+        with zipfile.ZipFile(toy.SHARED / name) as archive:
+            for member in [n for n in archive.namelist() if n.endswith((".png", ".jpg"))][::41]:
+                yield archive.read(member)
+    manifest = open_source(str(toy.SHARED / "mnist_t10k/t10k-images-idx3-ubyte.gz"))
+    for ref in manifest.image.to_pylist()[::41]:
+        yield read(manifest.root, ref)
+
+
+@pytest.mark.skipif(not toy.SHARED.is_dir(), reason="needs the published images, which are not distributed with this")
+@pytest.mark.parametrize(
+    ("resize", "crop", "kernel"),
+    [
+        (256, 224, "bilinear"),
+        (40, 32, "bicubic"),
+        (20, 16, "bilinear"),
+        ((37, 51), None, "lanczos"),
+        (None, 48, "nearest"),
+    ],
+)
+def test_published_images_are_as_the_plain_way_has_them(resize: Any, crop: int | None, kernel: Any) -> None:
+    seen = 0
+    for encoded in _published():
+        with Image.open(io.BytesIO(encoded)) as file:
+            plain = file.convert("RGB")
+        size = plain.size if resize is None else resize[::-1] if crop is None else _short_side(*plain.size, resize)
+        expected = np.asarray(plain.resize(size, _KERNELS[kernel]))
+        expected = expected if crop is None else _centre_crop(expected, crop)
+        found = images.ready(open_image(encoded), Shape(resize, crop, kernel, only_crop=kernel == "bilinear"))
+        np.testing.assert_array_equal(found, expected)
+        seen += 1
+    assert seen == 25 + 132 + 244
 
 
 def test_resize_comes_before_crop() -> None:
