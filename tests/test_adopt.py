@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import cli, open_predictions, store
+from pipeline import cli, open_predictions, sources, store
 from pipeline.adopt import adopt
 from pipeline.config import ImportConfig
 from pipeline.errors import InputError
@@ -291,6 +291,28 @@ def test_pictures_that_are_not_found_are_counted(tmp_path: Path) -> None:
     frame = open_predictions(tmp_path / "out2").to_pandas()
     assert frame["digest"].isna().tolist() == [ref == "b/001.png" for ref in refs]
     assert frame["error"].isna().all()
+
+
+def test_digits_that_are_names_of_classes_are_no_indices(tmp_path: Path) -> None:
+    logits, label, _ = made()
+    np.save(tmp_path / "a.npy", logits)
+    (tmp_path / "names.txt").write_text("5\n6\n7")
+    (tmp_path / "y.txt").write_text("\n".join(str(5 + c) for c in label))
+    frame = run(tmp_path, tmp_path / "a.npy", labels=tmp_path / "y.txt", classes=tmp_path / "names.txt")
+    assert frame["label"].tolist() == label.tolist()
+
+
+def test_labels_of_some_images_only(tmp_path: Path) -> None:
+    logits, label, image = made()
+    np.savez(tmp_path / "a.npz", logits=logits, files=image)
+    said: list[str] = []
+    pd.DataFrame({"path": image[::-2], "label": label[::-2]}).to_csv(tmp_path / "y.csv", index=False)
+    adopt(ImportConfig("logits", (tmp_path / "a.npz",), tmp_path / "out", labels=tmp_path / "y.csv"), said.append)
+    assert "warning: 20 rows have no label in y.csv" in said
+    frame = open_predictions(tmp_path / "out").to_pandas()
+    assert frame["label"].fillna(-1).tolist() == [c if i % 2 else -1 for i, c in enumerate(label)]
+    pd.DataFrame({"path": image[:2] * 20, "label": label}).to_csv(tmp_path / "y.csv", index=False)
+    refused("no labels of these images, or several", tmp_path / "x", tmp_path / "a.npz", labels=tmp_path / "y.csv")
 
 
 # --- what the scores are ---
@@ -690,6 +712,41 @@ def test_changed_files_are_refused_and_changed_labels_updated(tmp_path: Path) ->
         run(tmp_path, tmp_path / "a.npy", **options)
     frame = run(tmp_path, tmp_path / "a.npy", overwrite=True, **options)
     np.testing.assert_array_equal(logits_of(frame), logits + 1)
+
+
+def test_pictures_are_read_once_for_all_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy.pictures(tmp_path / "data", classes=3, each=4)
+    logits, *_ = made(12)
+    files = [tmp_path / f"epoch{i}.npy" for i in (1, 2, 3)]
+    for file in files:
+        np.save(file, logits)
+    reads: list[str] = []
+    read = sources.read
+
+    def counted(root: str, ref: str) -> bytes:
+        reads.append(ref)
+        return read(root, ref)
+
+    monkeypatch.setattr(sources, "read", counted)
+    run(tmp_path, *files, images=str(tmp_path / "data"), shard_size=5)
+    assert len(reads) == len(set(reads)) == 12
+    for step in (1, 2, 3):
+        assert open_predictions(tmp_path / "out", step=step).to_pandas()["digest"].notna().all()
+
+
+def test_nothing_is_deleted_where_one_step_is_refused(tmp_path: Path) -> None:
+    logits, label, _ = made()
+    (tmp_path / "y.txt").write_text("\n".join(map(str, label)))
+    files = [tmp_path / f"epoch{i}.npy" for i in (1, 2)]
+    for file in files:
+        np.save(file, logits)
+    run(tmp_path, *files, labels=tmp_path / "y.txt")
+    before = sorted((tmp_path / "out").rglob("*.parquet"))
+    (tmp_path / "y.txt").write_text("\n".join(map(str, (label + 1) % 3)))
+    np.save(files[1], logits + 1)
+    with pytest.raises(InputError, match="step 2 was made with another content of the files"):
+        run(tmp_path, *files, labels=tmp_path / "y.txt", update=True)
+    assert sorted((tmp_path / "out").rglob("*.parquet")) == before
 
 
 _PEAK = """
