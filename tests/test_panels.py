@@ -187,36 +187,7 @@ def test_a_tile_has_the_three_highest_classes_of_which_equal_ones_come_in_order(
     assert tiles.rows["image"].tolist() == ["000000.png"]
 
 
-# predictions
-
-
-def test_each_true_class_shows_six_of_its_images_the_same_at_every_step() -> None:
-    run = named(3)
-    (a, label), (b, _) = toy.table(run, 100, 1), toy.table(run, 100, 2)
-    label[label == 2] = 0
-    label[:4] = 2
-    found = drawn("predictions", run, step1=toy.predictions(run, a, label), step2=toy.predictions(run, b, label))
-    assert {tag for tag, _ in found} == {f"predictions/{name}" for name in run.classes}
-    for true, expected in ((0, 6), (1, 6), (2, 4)):
-        chosen = ids(found[f"predictions/{run.classes[true]}", 1])
-        assert len(set(chosen)) == expected
-        assert (label[chosen] == true).all()
-        assert chosen == ids(found[f"predictions/{run.classes[true]}", 2])
-
-
-def test_the_samples_of_a_class_do_not_depend_on_what_the_model_says() -> None:
-    run = named(2)
-    label = np.zeros(60, np.int64)
-    shown = [
-        ids(
-            drawn("predictions", run, step0=toy.predictions(run, toy.table(run, 60, s)[0], label))[
-                "predictions/class0000", 0
-            ]
-        )
-        for s in range(3)
-    ]
-    assert shown[0] == shown[1] == shown[2]
-    assert shown[0] != list(range(6))
+# predictions and probabilities
 
 
 @pytest.mark.parametrize("panel", ["predictions", "probabilities"])
@@ -231,45 +202,6 @@ def test_of_many_classes_the_twenty_with_most_errors_are_shown(panel: str) -> No
     found = drawn(panel, run, step0=toy.predictions(run, logits, label))
     shown = {tag.partition("/")[2] for tag, _ in found} & set(run.classes)
     assert shown == {run.classes[c] for c in [*sorted(bad)[:19], 20]}  # of equal classes the first
-
-
-# probabilities
-
-
-def test_histograms_count_as_numpy_does() -> None:
-    run = named(10)
-    batch = mixed(run, 500)
-    rows = frame(batch)
-    known = rows.dropna(subset=["label"])
-    expected = {
-        "confidence": rows.confidence,
-        "confidence_right": known.confidence[known.predicted == known.label],
-        "confidence_wrong": known.confidence[known.predicted != known.label],
-        **{run.classes[c]: np.exp(-known.loss[known.label == c].astype(float)) for c in range(10)},
-    }
-    found = drawn("probabilities", run, step0=batch)
-    assert {tag for tag, _ in found} == {f"probabilities/{name}" for name in expected}
-    for name, p in expected.items():
-        histogram = found[f"probabilities/{name}", 0]
-        assert isinstance(histogram, Histogram)
-        assert histogram.edges == pytest.approx(np.linspace(0, 1, 31))
-        assert counts(histogram) == np.histogram(p.astype(float), bins=30, range=(0, 1))[0].tolist()
-
-
-def test_a_probability_of_one_is_in_the_last_bin_and_of_zero_in_the_first() -> None:
-    run = named(2)
-    logits = np.array([[500, -500], [500, -500], [-500, 500]], np.float32)
-    found = drawn("probabilities", run, step0=toy.predictions(run, logits, np.array([0, 1, 1])))
-    assert counts(found["probabilities/confidence", 0]) == [0] * 29 + [3]
-    assert counts(found["probabilities/class0000", 0]) == [0] * 29 + [1]
-    assert counts(found["probabilities/class0001", 0]) == [1] + [0] * 28 + [1]
-
-
-def test_confidence_of_images_without_labels_is_in_the_first_histogram_alone() -> None:
-    run = named(2)
-    logits = np.array([[9, 0], [0, 9], [9, 0]], np.float32)
-    found = drawn("probabilities", run, step0=toy.predictions(run, logits, np.array([0, 0, -1])))
-    assert [sum(counts(found[f"probabilities/confidence{kind}", 0])) for kind in ("", "_right", "_wrong")] == [3, 1, 1]
 
 
 # glance and report
@@ -407,7 +339,14 @@ TAGS = {  # of six classes and one step, by panel; a panel's own test says what 
         *(f"examples/{name}" for name in ("highest_loss", "least_certain", "random", "confident_right")),
     ],
     "predictions": [f"predictions/{name}" for name in SIX],
-    "probabilities": [f"probabilities/{name}" for name in (*SIX, "confidence", "confidence_right", "confidence_wrong")],
+    "probabilities": [
+        *(f"probabilities/{name}" for name in SIX),
+        *(
+            f"probabilities/{measure}{kind}"
+            for measure in ("confidence", "margin", "entropy", "loss")
+            for kind in ("", "_right", "_wrong")
+        ),
+    ],
     "slices": ["report/slices", "slices/worst"],
     "report": ["report/summary"],
 }
@@ -428,7 +367,7 @@ def test_without_labels_nothing_is_said_that_needs_them() -> None:
         "1_glance/report_card",
         "examples/least_certain",
         "examples/random",
-        "probabilities/confidence",
+        *(f"probabilities/{measure}" for measure in ("confidence", "entropy", "margin")),
         "report/summary",
     ]
 
@@ -444,12 +383,3 @@ def test_there_are_not_more_tags_than_tensorboard_shows_well(classes: int, limit
 def test_exactly_two_groups_are_numbered_because_tensorboard_opens_the_first_two() -> None:
     groups = {tag.partition("/")[0] for tag in tags(named(10), mixed(named(10), 200))}
     assert sorted(group for group in groups if group[0].isdigit()) == ["1_glance", "2_mistakes"]
-
-
-def test_a_class_called_confidence_has_a_tag_of_its_own() -> None:
-    run = dataclasses.replace(toy.RUN, classes=("confidence", "confidence_wrong", "x"))
-    logits, label = toy.table(run, 50)
-    panel = panels.load("probabilities")
-    state = panel.measure(run, toy.predictions(run, logits, label))
-    tags = [s.tag for _, s in panel.render(panels.Subject("r", run, {0: panels.Facts(50, 50)}), {0: state})]
-    assert len(set(tags)) == len(tags) == 6

@@ -9,7 +9,7 @@ from pipeline import tally
 from pipeline.panels import Subject
 from pipeline.predictions import ROWS_NEED, Predictions, Run, mix, no_rows
 from pipeline.state import Lowest
-from pipeline.summaries import Summary, Tiles
+from pipeline.summaries import Summary, Tiles, unlike
 from pipeline.tally import Scores, Tally
 
 SALT = 3
@@ -49,6 +49,7 @@ class Panel:
     def render(self, subject: Subject, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
         """A gallery for each chosen class and step; the classes are those with most errors at the last step."""
         last = states[max(states)]
+        tags = unlike(subject.run.classes)
         for true in Scores(last.tally, len(subject.run.classes)).worth_seeing(self.classes).tolist():
             name = subject.run.classes[true]
             for step, state in states.items():
@@ -56,5 +57,7 @@ class Panel:
                 if len(rows["id"]):
                     yield (
                         step,
-                        Tiles(f"predictions/{name}", rows, f"Images of {name}, drawn by the hash of their names."),
+                        Tiles(
+                            f"predictions/{tags[true]}", rows, f"Images of {name}, drawn by the hash of their names."
+                        ),
                     )

@@ -1,5 +1,6 @@
-"""How the probabilities of the true and of the predicted class are spread. Knows no image."""
+"""How probabilities and losses are spread, right and wrong apart. Knows no image."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -10,71 +11,103 @@ from pipeline import tally
 from pipeline.panels import Subject
 from pipeline.predictions import Predictions, Run
 from pipeline.state import summed
-from pipeline.summaries import Histogram, Summary
+from pipeline.summaries import Histogram, Summary, unlike
 from pipeline.tally import Scores, Tally
 
 BINS = 30
 """What TensorBoard draws, whatever it is given."""
 
+LOSS = 10.0
+"""Nats, e^-10 = 0.00005 for the true class: greater losses are in the last bin. The same for all runs, so that they can
+be compared."""
+
+WRONG, RIGHT, UNLABELLED = range(3)
+
+KINDS = (
+    ("", (WRONG, RIGHT, UNLABELLED), "all images"),
+    ("_right", (RIGHT,), "images that are right"),
+    ("_wrong", (WRONG,), "images that are wrong"),
+)
+"""End of a tag, of which rows, and in words."""
+
+MEASURES = {
+    "confidence": "Probability of the predicted class",
+    "margin": "Probability of the predicted class less that of the runner-up",
+    "entropy": "Entropy of the probabilities in nats, from 0 (certain) to ln(classes) (all alike)",
+    "loss": f"Negative log-likelihood of the true class in nats; {LOSS:g} and more are in the last bin",
+}
+"""By column: what it is."""
+
+TAGS = tuple(f"{measure}{end}" for measure in MEASURES for end, *_ in KINDS)
+"""That no class's histogram may be called."""
+
 
 @dataclass(frozen=True)
 class State:
-    """Counts of equal bins from 0 to 1."""
+    """Counts of equal bins; of the measures [3, bins] of wrong, right and unlabelled rows."""
 
     tally: Tally
     true: NDArray[np.int64] = summed()  # [classes, bins] probability of the true class, by true class
-    confidence: NDArray[np.int64] = summed()  # [3, bins] of wrong, right and unlabelled rows
+    confidence: NDArray[np.int64] = summed()
+    margin: NDArray[np.int64] = summed()
+    entropy: NDArray[np.int64] = summed()
+    loss: NDArray[np.int64] = summed()  # no unlabelled rows
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Histograms: probability of the true class for each class (at most 20); confidence of all, right, wrong."""
+    """Histograms: confidence, margin, entropy, loss of all, right, wrong; probability of the true class, by class."""
 
     classes: int = 20
-    columns: frozenset[str] = tally.COLUMNS | {"confidence"}
+    columns: frozenset[str] = tally.COLUMNS | frozenset(MEASURES)
 
     def zero(self, run: Run) -> State:
         """No rows."""
-        return State(Tally.zero(), np.zeros((len(run.classes), BINS), np.int64), np.zeros((3, BINS), np.int64))
+        none = np.zeros((3, BINS), np.int64)
+        return State(Tally.zero(), np.zeros((len(run.classes), BINS), np.int64), none, none, none, none)
 
     def measure(self, run: Run, batch: Predictions) -> State:
         """These rows alone."""
         labelled, scored = batch.labelled, batch.scored
-        kind = np.where(scored.label < 0, 2, scored.right)
+        kind = np.where(scored.label < 0, UNLABELLED, scored.right)  # right is 1, as RIGHT is
         return State(
             Tally.measure(run, batch),
-            _counts(labelled.label, np.exp(-labelled.loss.astype(np.float64)), len(run.classes)),
-            _counts(kind.astype(np.int64), scored.confidence.astype(np.float64), 3),
+            _counts(labelled.label, np.exp(-labelled.loss.astype(np.float64)), 1.0, len(run.classes)),
+            _counts(kind, scored.confidence, 1.0, 3),
+            _counts(kind, scored.margin, 1.0, 3),
+            _counts(kind, scored.entropy, _most_entropy(run), 3),
+            _counts(labelled.right.astype(np.int64), labelled.loss, LOSS, 3),
         )
 
     def render(self, subject: Subject, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
         """Histograms for each step; an empty one is left out."""
-        edges = np.linspace(0, 1, BINS + 1)
-        chosen = Scores(states[max(states)].tally, len(subject.run.classes)).worth_seeing(self.classes).tolist()
+        run = subject.run
+        ends = {"entropy": _most_entropy(run), "loss": LOSS}
+        chosen = Scores(states[max(states)].tally, len(run.classes)).worth_seeing(self.classes).tolist()
+        tags = unlike(run.classes, TAGS)
         for step, state in states.items():
-            for tag, counts, description in (
-                ("confidence", state.confidence.sum(axis=0), "Probability of the predicted class, all images."),
-                ("confidence_right", state.confidence[1], "Probability of the predicted class where it is right."),
-                ("confidence_wrong", state.confidence[0], "Probability of the predicted class where it is wrong."),
-                *(
-                    (
-                        _tag(subject.run.classes[c]),
-                        state.true[c],
-                        f"Probability given to {subject.run.classes[c]} on its images.",
+            for measure, words in MEASURES.items():
+                edges = np.linspace(0, ends.get(measure, 1.0), BINS + 1)
+                for end, kinds, of in KINDS:
+                    counts = getattr(state, measure)[list(kinds)].sum(axis=0)
+                    if counts.any():
+                        yield step, Histogram(f"probabilities/{measure}{end}", edges, counts, f"{words}: {of}.")
+            for c in chosen:
+                if state.true[c].any():
+                    description = f"Probability given to {run.classes[c]} on its images."
+                    yield (
+                        step,
+                        Histogram(f"probabilities/{tags[c]}", np.linspace(0, 1, BINS + 1), state.true[c], description),
                     )
-                    for c in chosen
-                ),
-            ):
-                if counts.sum():
-                    yield step, Histogram(f"probabilities/{tag}", edges, counts, description)
 
 
-def _tag(name: str) -> str:
-    """A class's name, told apart from the tags that are there already."""
-    return f"{name} (class)" if name in ("confidence", "confidence_right", "confidence_wrong") else name
+def _most_entropy(run: Run) -> float:
+    """ln(classes), nats; of one class, whose entropy is always 0, that of two."""
+    return math.log(max(len(run.classes), 2))
 
 
-def _counts(group: NDArray[np.int64], p: NDArray[np.float64], groups: int) -> NDArray[np.int64]:
-    """[groups, bins] counts of probabilities; 1 belongs to the last bin."""
-    place = group * BINS + np.minimum((p * BINS).astype(np.int64), BINS - 1)
+def _counts(group: NDArray[np.int64], value: NDArray[np.floating], most: float, groups: int) -> NDArray[np.int64]:
+    """[groups, bins] counts of values of at least 0 in equal bins up to `most`, which with all above is in the last."""
+    place = (np.minimum(value.astype(np.float64) / most, 1.0) * BINS).astype(np.int64)
+    place = group * BINS + np.minimum(place, BINS - 1)
     return np.bincount(place, minlength=groups * BINS).reshape(groups, BINS).astype(np.int64)
