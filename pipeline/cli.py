@@ -149,6 +149,12 @@ def _size(texts: list[str]) -> int | tuple[int, int]:
     raise ValueError(f"{texts[0]!r} is neither N nor HxW")
 
 
+def _share(texts: list[str]) -> tuple[int, int]:
+    if found := re.fullmatch(r"(\d+)/(\d+)", texts[0]):
+        return int(found[1]), int(found[2])
+    raise ValueError(f"{texts[0]!r} is not K/N")
+
+
 def _registry() -> tyro.constructors.ConstructorRegistry:
     """How the types of `config` are written on a command line, where tyro's own way is another."""
     registry = tyro.constructors.ConstructorRegistry()
@@ -156,6 +162,7 @@ def _registry() -> tyro.constructors.ConstructorRegistry:
         (tuple[float, ...], "A,B,C", _floats, lambda v: ",".join(f"{x:g}" for x in v)),
         (tuple[str, ...], "A,B,…", _commas, lambda v: ",".join(v) or "all"),
         (int | tuple[int, int] | None, "N|HxW", _size, str),
+        (tuple[int, int] | None, "K/N", _share, str),
     )
     for type_, metavar, read, show in written:
         spec: tyro.constructors.PrimitiveConstructorSpec[Any] = tyro.constructors.PrimitiveConstructorSpec(
@@ -232,12 +239,21 @@ def _infer(config: InferConfig) -> int:
     _print_counts(outcome.steps)
     if not outcome.complete:
         print(
-            f"predboard: not all of the {outcome.manifest_rows:,} rows are there: run the same command again",
+            f"predboard: not all of the {outcome.rows:,} rows are there: run the same command again",
             file=sys.stderr,
         )
         return 1
     if outcome.failed:
-        _say(f"warning: {outcome.failed:,} of {outcome.manifest_rows:,} images failed; column `error` says why")
+        _say(
+            f"warning: {outcome.failed:,} of {outcome.rows:,} images failed; column `error` says why, --retry-errors "
+            "tries them again"
+        )
+    if outcome.rows < outcome.manifest_rows:
+        print(
+            f"share {outcome.share} is done, {outcome.rows:,} of {outcome.manifest_rows:,} rows are in it\n"
+            f"next, when all shares are: predboard inspect {outcome.out}"
+        )
+        return 1 if config.strict and outcome.failed else 0
     print(f"predictions are in {outcome.out}\nnext: predboard visualize {outcome.out}")
     return 1 if config.strict and outcome.failed else 0
 

@@ -116,13 +116,17 @@ class InferConfig:
     """Pictures in one forward pass."""
 
     workers: int = 0
-    """Threads that read and decode. 0: one for each processor, at most 16."""
+    """Threads that read and decode, for each device. 0: one for each processor, at most 16, shared by the devices."""
 
     timeout: float = 60.0
     """Seconds that reading and decoding one image may take; after them it is a row with an error."""
 
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1 or mps. auto: cuda where there is one, else mps, else cpu."""
+    """auto, cpu, cuda, cuda:1, mps, or several separated by commas: a process each, that does whole parts. auto: all of
+    cuda where there is one, else mps, else cpu."""
+
+    part: tuple[int, int] | None = None
+    """K/N, 1/8 to 8/8 for example: only this share of the parts, so that jobs beside each other make one run."""
 
     precision: Precision = "fp32"
     """Arithmetic of the forward pass; bf16 and fp16 by autocast. Logits are stored as float32 in any case."""
@@ -155,6 +159,9 @@ class InferConfig:
 
     update: bool = False
     """Where the data changed: redo the parts that are no longer valid and keep the others."""
+
+    retry_errors: bool = False
+    """Also try the rows again that have an error; all others stay as they are."""
 
     overwrite: bool = False
     """Delete the predictions of these steps and start again."""
@@ -200,6 +207,10 @@ class InferConfig:
             )
         if any(step < 0 for step in self.step):
             raise InputError(f"--step is {' '.join(map(str, self.step))}; expected numbers of at least 0")
+        if self.part is not None and not 1 <= self.part[0] <= self.part[1]:
+            raise InputError(f"--part is {self.part[0]}/{self.part[1]}; expected K/N with K from 1 to N")
+        if self.part is not None and self.overwrite:
+            raise InputError("--overwrite with --part would delete what other jobs make: name another --out")
         if self.update and self.overwrite:
             raise InputError("--update and --overwrite exclude each other: one keeps what is valid, the other nothing")
 

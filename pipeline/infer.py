@@ -6,7 +6,8 @@ What there is to do is settled here; `work` does it.
 import itertools
 import os
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pipeline import datasets, loading, models, resume, shards, sources, store, usercode
+from pipeline import datasets, loading, models, resume, shards, sources, store, usercode, workers
 from pipeline.config import InferConfig
 from pipeline.errors import InputError
 from pipeline.predictions import Count, Run, to_logits
@@ -37,19 +38,24 @@ class Outcome:
     written: int
     """Rows that this call inferred, over all steps."""
     seconds: Mapping[str, float]
-    """Where this call's time went: `wall`; the calling thread's `wait` for pictures, `forward` and `behind` (waiting
-    for the writer); busy seconds of the `decode` threads together and of the `write` thread."""
+    """Where this call's time went: `wall`; and of all devices together `wait` for pictures, `forward` and `behind`
+    (waiting for the writer); busy seconds of the `decode` threads and of the `write` threads."""
     threads: int
-    """That read and decoded."""
+    """That read and decoded, for each device."""
+    share: shards.Share
+    """Of the parts, that this call was to make."""
+    rows: int
+    """That every step should have in this share."""
 
     @property
     def bottleneck(self) -> str:
         """One line on where the time went, and which flag would help; empty if there was too little of it to tell."""
         s = self.seconds
         wall = s["wall"]
-        if not self.written or wall < 2:
+        busy = sum(s[name] for name in ("wait", "forward", "behind"))
+        if not self.written or not busy or wall < 2:  # a worker that was killed took its seconds with it
             return ""
-        shares = {name: s[name] / wall for name in ("wait", "forward", "behind")}
+        shares = {name: s[name] / busy for name in ("wait", "forward", "behind")}
         parts = (
             f"{self.written / wall:,.0f} rows/s: model {shares['forward']:.0%} of the time, waiting for pictures "
             f"{shares['wait']:.0%}, for the writer {shares['behind']:.0%}"
@@ -63,8 +69,8 @@ class Outcome:
 
     @property
     def complete(self) -> bool:
-        """Whether every step has one row for every row of the manifest."""
-        return all(c.rows == self.manifest_rows for c in self.steps.values())
+        """Whether every step has one row for every row of the manifest, or of this share of it."""
+        return all(c.rows == self.rows for c in self.steps.values())
 
     @property
     def failed(self) -> int:
@@ -118,8 +124,9 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None, live
     models.require_torch()
     import torch
 
+    from pipeline import devices
     from pipeline.forward import Prepare
-    from pipeline.work import Job, work
+    from pipeline.work import Job, module_of
 
     manifest = loading.manifest_of(config, *((live.dataset, live.classes) if live else ()))
     steps = models.steps_of(config.checkpoint, config.step)
@@ -127,7 +134,9 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None, live
         config.model, config.model_args, ema=config.ema, trust=config.trust_checkpoint
     )
     out = config.out or default_out(config.data, config.model)
-    device = models.device_of(config.device)
+    on = models.devices_of(config.device)
+    device = on[0]
+    share = shards.WHOLE if config.part is None else shards.Share(*config.part)
     say(f"{len(manifest):,} images, {len(manifest.classes) or 'unnamed'} classes, in {manifest.origin}")
 
     loader = loading.loader_of(config, manifest)
@@ -138,8 +147,8 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None, live
     runs: dict[int, Run] = {}
     together = 0
     for step, file in steps.items():
-        module = _module(factory, file)
-        together = together or _together(models.bytes_of(module), device)
+        module = factory.build(file)
+        together = together or _together(models.bytes_of(module), device, on.count(device))
         if len(kept) < together:
             kept[step] = module
         network = models.Network(module, device, config.precision, config.embedding_layer or config.embeddings)
@@ -162,33 +171,55 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None, live
             thumbnails=loader.thumbnail,
             scores="logits" if config.scores == "logits" else "log_probabilities",
         )
-    say(f"model {factory.name}, {outputs} classes, steps {', '.join(map(str, steps))}; {device}, {config.precision}")
+    where = ", ".join(map(str, on))
+    say(f"model {factory.name}, {outputs} classes, steps {', '.join(map(str, steps))}; {where}; {config.precision}")
 
     manifest = manifest.within(outputs)
     loader = replace(loader, manifest=manifest)
     plan = shards.plan(len(manifest), config.shard_size)
 
-    with store.lock(out):
+    with store.lock(out, share=share, runs=runs.values()):
         checked = {
-            step: resume.to_do(out, run, plan, manifest, update=config.update, overwrite=config.overwrite, say=say)
+            step: resume.to_do(
+                out, run, plan, manifest, update=config.update, overwrite=config.overwrite, say=say, share=share
+            )
             for step, run in runs.items()
         }
         for path in itertools.chain.from_iterable(invalid for _, invalid in checked.values()):
             store.delete_part(path)  # only now that no step is refused
-        todo = {step: of_step for step, (of_step, _) in checked.items()}
-        if valid := sum(len(plan) - len(t) for t in todo.values()):
-            say(f"{valid} of {len(plan) * len(steps)} parts in {out} are there already and valid")
-        job = Job(config, loader, sample, steps, runs, out)
-        given = shards.tasks(todo, together)
-        written = sum(task.rows for task in given)
+        lacking: dict[int, dict[shards.Shard, range | tuple[int, ...]]] = {
+            step: {shard: shard.ids for shard in of_step} for step, (of_step, _) in checked.items()
+        }
+        mine = [shard for shard in plan if share.holds(shard.index)]
+        if valid := sum(len(mine) - len(of_step) for of_step in lacking.values()):
+            say(f"{valid} of {len(mine) * len(steps)} parts in {out} are there already and valid")
+        if config.retry_errors:
+            again = {s: resume.failed(out, s, [p for p in mine if p not in lacking[s]]) for s in steps}
+            rows = sum(len(ids) for of_step in again.values() for ids in of_step.values())
+            say(f"{rows:,} rows that have an error are tried again")
+            lacking = {step: {**of_step, **again[step]} for step, of_step in lacking.items()}
+        threads = config.workers or max(1, workers.count(0) // len(on))
+        job = Job(config, loader, sample, steps, runs, out, threads)
+        given = shards.tasks(lacking, together)
+        if len(on) > 1:
+            kept.clear()  # each worker has its own
 
         def modules(number: int) -> torch.nn.Module:
             known = kept.pop(number, None)
-            return _module(factory, steps[number], runs[number].weights) if known is None else known
+            return module_of(factory.build, steps[number], runs[number]) if known is None else known
 
-        with tqdm(total=written, unit=" rows", desc="infer", disable=None, file=sys.stderr) as bar:
-            seconds = work(job, device, modules, given, bar.update)
-        return _outcome(job, written, seconds)
+        began = time.perf_counter()
+        total, written = sum(task.rows for task in given), 0
+        with tqdm(total=total, unit=" rows", desc="infer", disable=None, file=sys.stderr) as bar:
+
+            def wrote(rows: int) -> None:
+                nonlocal written
+                written += rows
+                bar.update(rows)
+
+            seconds = devices.run(job, on, modules, given, wrote, say)
+        seconds["wall"] = time.perf_counter() - began
+        return _outcome(job, share, mine, written, seconds)
 
 
 def _transform(config: InferConfig, loader: loading.Loader, sample: NDArray[Any]) -> dict[str, Any]:
@@ -208,14 +239,6 @@ def _transform(config: InferConfig, loader: loading.Loader, sample: NDArray[Any]
     return {**loader.record(), "mean": list(config.mean), "std": list(config.std), "size": list(size)}
 
 
-def _module(factory: models.Factory | Live, file: Path | None, digest: str | None = None) -> "torch.nn.Module":
-    """The model with the weights of a file. Raises InputError if they do not fit, or not the digest from before."""
-    module = factory.build(file)
-    if digest is not None and models.weights_digest(module) != digest:
-        raise InputError(f"{file or factory.name} changed while it was in use: run the same command again")
-    return module
-
-
 def _classes(manifest: sources.Manifest, outputs: int) -> tuple[str, ...]:
     if manifest.classes and len(manifest.classes) != outputs:
         raise InputError(
@@ -225,8 +248,11 @@ def _classes(manifest: sources.Manifest, outputs: int) -> tuple[str, ...]:
     return manifest.classes or tuple(map(str, range(outputs)))
 
 
-def _together(each: int, device: "torch.device") -> int:
-    """How many models of `each` bytes fit into half of the device's memory; each image is decoded once for these."""
+def _together(each: int, device: "torch.device", workers: int) -> int:
+    """How many models of `each` bytes fit into half of the device's memory; each image is decoded once for these.
+
+    `workers` share the memory.
+    """
     import torch
 
     if device.type == "cuda":
@@ -235,16 +261,20 @@ def _together(each: int, device: "torch.device") -> int:
         there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # would give back from its cache of files
     else:
         there = 4 * 2**30
-    return max(1, there // 2 // max(each, 1))
+    return max(1, there // 2 // workers // max(each, 1))
 
 
-def _outcome(job: "Job", written: int, seconds: Mapping[str, float]) -> Outcome:
+def _outcome(
+    job: "Job", share: shards.Share, mine: Sequence[shards.Shard], written: int, seconds: Mapping[str, float]
+) -> Outcome:
     """Count what is on disk now."""
+    indices = {shard.index for shard in mine}
     counts = {}
     for number in job.steps:
         step = store.open_step(job.out, number)
         counts[number] = Count()
         for file in step.parts if step else ():
-            for batch in store.batches(file, ("label", "predicted")):
+            for batch in store.batches(file, ("label", "predicted")) if store.index_of(file.path) in indices else ():
                 counts[number] = counts[number].plus(batch)
-    return Outcome(job.out, len(job.loader.manifest), counts, written, seconds, job.threads)
+    rows = sum(map(len, mine))
+    return Outcome(job.out, len(job.loader.manifest), counts, written, seconds, job.threads, share, rows)

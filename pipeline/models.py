@@ -295,6 +295,18 @@ def device_of(name: str) -> "torch.device":
     return device
 
 
+def devices_of(names: str) -> tuple["torch.device", ...]:
+    """The devices that names separated by commas stand for; `auto` is all of cuda where there is more than one.
+
+    Raises InputError if one is not there.
+    """
+    import torch
+
+    if names == "auto" and torch.cuda.is_available() and torch.cuda.device_count() > 1:
+        return tuple(torch.device("cuda", i) for i in range(torch.cuda.device_count()))
+    return tuple(device_of(name.strip()) for name in names.split(","))
+
+
 class Network:
     """A module on a device, in eval mode and channels_last, that maps pictures to logits and embeddings.
 

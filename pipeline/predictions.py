@@ -450,6 +450,18 @@ class Predictions:
             return np.ones(len(self), bool)
         return np.asarray(mix(self.key, salt).view(np.uint64) < np.uint64(2**64 * limit // self.of))
 
+    def replaced(self, fresh: "Predictions") -> Self:
+        """With the rows of `fresh` in place of those of the same id; both ascend. The columns are those of `fresh`."""
+        here = fresh.id[np.isin(fresh.id, self.id)]
+        order = np.arange(len(self))
+        order[np.searchsorted(self.id, here)] = len(self) + np.searchsorted(fresh.id, here)
+        schema = fresh.batch.schema
+        columns = [(self.column(f.name), f.type) for f in schema]
+        mine = [column if column.type == type_ else column.cast(type_) for column, type_ in columns]
+        tables = pa.Table.from_arrays(mine, schema=schema), pa.Table.from_batches([fresh.batch])
+        both = pa.concat_tables(tables).take(pa.array(order))
+        return type(self)(both.combine_chunks().to_batches()[0])
+
     def _floats(self, name: str) -> NDArray[np.float32]:
         return as_numpy(self.column(name), np.nan).astype(np.float32, copy=False)
 

@@ -18,20 +18,22 @@ def to_do(
     overwrite: bool,
     say: Callable[[str], None],
     called: Mapping[str, str] | None = None,
+    share: shards.Share = shards.WHOLE,
 ) -> tuple[list[shards.Shard], list[Path]]:
     """The shards of one step that have no valid part, and the parts of data that is no longer so.
 
     With `overwrite` the step is deleted first. With `update` parts of other data are given back to be deleted;
-    otherwise they raise InputError, and parts of another run do in any case. `called` has other names for fields of the
-    run, for that message.
+    otherwise they raise InputError, and parts of another run do in any case. Parts that are not in the `share` are
+    looked at for that alone. `called` has other names for fields of the run, for that message.
     """
     if overwrite and store.step_folder(out, run.step).exists():
         store.delete_step(out, run.step)
-    todo = {shard.index: shard for shard in plan}
+    todo = {shard.index: shard for shard in plan if share.holds(shard.index)}
     planned = {store.part_path(out, run.step, shard.index) for shard in plan}
     changed: list[Path] = []
     paths = store.part_paths(out, run.step)
     for path in paths:
+        mine = share.holds(store.index_of(path))
         try:
             file = store.open_part(path)
             if difference := run.difference(file.run):
@@ -41,12 +43,17 @@ def to_do(
                     f"{out} step {run.step} was made with another {name} ({then}, now {now}): name another --out, "
                     "or another --step, or start this step again with --overwrite"
                 )
-            store.verify(file)
+            if mine:
+                store.verify(file)
         except DamagedError as error:
+            if not mine:
+                continue
             if path in planned:
                 say(f"{first_line(error).split(': run')[0]}; it is made again")
             else:  # of data that is no longer there
                 changed.append(path)
+            continue
+        if not mine:
             continue
         part = file.part
         shard = next((s for s in plan if s.start == part.start), None)
@@ -61,3 +68,15 @@ def to_do(
             f"first {changed[0].name}: --update does them again and keeps the others"
         )
     return list(todo.values()), changed
+
+
+def failed(out: Path, step: int, plan: Sequence[shards.Shard]) -> dict[shards.Shard, tuple[int, ...]]:
+    """The ids of the rows that have an error, of those of these valid parts that hold any."""
+    found = {}
+    for shard in plan:
+        ids: list[int] = []
+        for batch in store.batches(store.open_part(store.part_path(out, step, shard.index)), ("id", "predicted")):
+            ids += batch.id[batch.predicted < 0].tolist()
+        if ids:
+            found[shard] = tuple(ids)
+    return found

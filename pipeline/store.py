@@ -9,12 +9,13 @@ starts with `.` or `_`, so that pandas, DuckDB, Polars and Spark open the folder
 import contextlib
 import hashlib
 import itertools
+import json
 import os
 import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,10 @@ from pipeline.predictions import (
     scatter,
     schema,
 )
+from pipeline.shards import WHOLE, Share
+
+_GATE = 30.0
+"""Seconds that a process waits for others to take or give back their shares."""
 
 GROUP_ROWS = 8192
 GROUP_BYTES = 32 * 2**20
@@ -342,12 +347,15 @@ class PartWriter:
             table = pa.Table.from_batches([rows.batch], self.schema)
             self._writer.write_table(table, row_group_size=group_rows(len(self.run.classes)))
 
+    @property
+    def content_digest(self) -> str:
+        """Of the rows so far."""
+        return self._digest.hexdigest()
+
     def publish(self, part: Part) -> None:
         """Finish with this record (its content digest is filled in), read back, and rename into place."""
         with unwritable(self.path.parent):
-            self._writer.add_key_value_metadata(
-                footer(self.run, replace(part, content_digest=self._digest.hexdigest()))
-            )
+            self._writer.add_key_value_metadata(footer(self.run, replace(part, content_digest=self.content_digest)))
             self._writer.close()
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -423,27 +431,113 @@ def unwritable(where: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def lock(folder: Path, flag: str = "--out", unfinished: str = "step=*/.part-*.tmp") -> Iterator[None]:
-    """Keep other processes from writing to a folder, and remove the `unfinished` files of one that was killed.
+def lock(
+    folder: Path,
+    flag: str = "--out",
+    unfinished: str = "step=*/.part-*.tmp",
+    share: Share = WHOLE,
+    runs: Iterable[Run] = (),
+) -> Iterator[None]:
+    """Keep other processes from writing to a folder, or to a share of its parts, and remove the `unfinished` files.
 
-    The operating system frees the lock of a process that dies. Raises InputError if another process holds it.
+    `.lock` is held by who has the whole folder, and for a moment by who takes or gives back a share; `.share-3-of-8` by
+    who has that share. A second file beside it says what `runs` are being made, so that two shares are never of
+    different models. The operating system frees the locks of a process that dies.
+
+    Raises InputError if another process has the folder, a share with parts in common, or makes other runs.
     """
     with unwritable(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        guard = filelock.FileLock(folder / ".lock")
+        gate = filelock.FileLock(folder / ".lock")
         try:
-            guard.acquire(timeout=0)
+            gate.acquire(timeout=0 if share == WHOLE else _GATE)
         except filelock.Timeout as error:
             raise InputError(f"another process is writing to {folder}: wait for it, or name another {flag}") from error
+    own = None
     try:
-        for stale in folder.glob(unfinished):  # nobody else can be writing now
-            if stale.is_dir():
-                shutil.rmtree(stale)
-            else:
-                stale.unlink(missing_ok=True)
+        for other in _shares_at_work(folder):
+            if share.overlaps(other):
+                raise InputError(
+                    f"another process is at work on share {other} of {folder}: wait for it, or name another {flag}"
+                )
+            _same_runs(folder, other, runs)
+        if share != WHOLE:
+            with unwritable(folder):
+                _runs_file(folder, share).write_text(json.dumps([asdict(run) for run in runs]))
+                own = filelock.FileLock(_share_file(folder, share))
+                own.acquire(timeout=0)
+            gate.release()
+        _tidy(folder, unfinished, share)
         yield
     finally:
-        guard.release()
+        if own is not None:
+            with contextlib.suppress(filelock.Timeout, OSError):  # then the next process that has the gate tidies up
+                gate.acquire(timeout=_GATE)
+                _runs_file(folder, share).unlink(missing_ok=True)
+                own.release()
+                _share_file(folder, share).unlink(missing_ok=True)
+            own.release()
+        with contextlib.suppress(OSError):  # what is left is tidied up by the next
+            _tidy(folder, unfinished, share)
+        gate.release()
+
+
+def _share_file(folder: Path, share: Share) -> Path:
+    return folder / f".share-{share.number}-of-{share.of}"
+
+
+def _runs_file(folder: Path, share: Share) -> Path:
+    return folder / f".share-{share.number}-of-{share.of}.json"
+
+
+def _shares_at_work(folder: Path) -> list[Share]:
+    """Shares that living processes have; what dead ones left is removed. Only for who has the gate."""
+    found = []
+    for path in sorted(folder.glob(".share-*")):
+        if not (named := re.fullmatch(r"\.share-(\d+)-of-(\d+)", path.name)):
+            continue
+        share = Share(int(named[1]), int(named[2]))
+        probe = filelock.FileLock(path)
+        try:
+            probe.acquire(timeout=0)
+        except filelock.Timeout:
+            found.append(share)
+        else:
+            probe.release()
+            path.unlink(missing_ok=True)
+            _runs_file(folder, share).unlink(missing_ok=True)
+    return found
+
+
+def _same_runs(folder: Path, other: Share, runs: Iterable[Run]) -> None:
+    """Raise InputError if the process that has another share makes another run of the same step."""
+    theirs = {record["step"]: record for record in json.loads(_runs_file(folder, other).read_text())}
+    for run in runs:
+        if run.step in theirs:
+            record = theirs[run.step]
+            if difference := run.difference(Run(**{**record, "classes": tuple(record["classes"])})):
+                name, now, then = difference
+                raise InputError(
+                    f"{folder} step {run.step} is being made with another {name} ({then}, now {now}) by share {other}: "
+                    "name another --out"
+                )
+
+
+def _tidy(folder: Path, unfinished: str, share: Share) -> None:
+    """Remove what a process left that did not come to its end; nobody else can be writing these files now."""
+    for stale in folder.glob(unfinished):
+        if share == WHOLE or share.holds(index_of(stale)):
+            stale.unlink(missing_ok=True)
+
+
+def index_of(path: Path) -> int:
+    """Number of a part, also of an unfinished one.
+
+    >>> index_of(Path("step=00000001/part-00012.parquet")), index_of(Path(".part-00003.parquet.5e0a.tmp"))
+    (12, 3)
+    """
+    found = re.search(r"part-(\d+)\.parquet", path.name)
+    return int(found[1]) if found else -1
 
 
 def delete_part(path: Path) -> None:

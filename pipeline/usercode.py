@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import importlib.util
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -84,3 +85,17 @@ def _imported(path: Path, kind: str) -> ModuleType:
         del sys.modules[name]
         raise InputError(f"{path} does not import: {type(error).__name__}: {first_line(error)}") from error
     return module
+
+
+def imported() -> list[tuple[Path, str]]:
+    """Files that were imported so far, and what they are for; another process may import them `again`."""
+    found = []
+    for name, module in list(sys.modules.items()):
+        if (of := re.fullmatch(r"predboard_([a-z]+)_.*", name)) and module.__file__:
+            found.append((Path(module.__file__), of[1]))
+    return found
+
+
+def again(file: Path, kind: str) -> None:
+    """Import a file that another process `imported`, so that what is pickled of it can be loaded."""
+    _imported(file, kind)

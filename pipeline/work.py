@@ -7,7 +7,7 @@ and publishing run behind on one more thread. What is in memory at once is bound
 import itertools
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from pipeline import models, workers
 from pipeline.config import InferConfig
+from pipeline.errors import InputError
 from pipeline.forward import Batch, Prepare, forward
 from pipeline.loading import Loader
-from pipeline.parts import NewPart
+from pipeline.parts import Making, MendedPart, NewPart
 from pipeline.predictions import Run
 from pipeline.shards import Task
 
@@ -44,31 +45,48 @@ class Job:
     runs: Mapping[int, Run]
     out: Path
 
-    @property
-    def threads(self) -> int:
-        """That read and decode."""
-        return workers.count(self.config.workers)
+    threads: int
+    """That read and decode, for each device."""
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Who gives a device its tasks, and hears from it."""
+
+    ask: Callable[[bool], Task | None]
+    """The next task, None if there is none. With True it waits for one that another device may give back."""
+    wrote: Callable[[int, Task | None], object]
+    """Hears of rows that were written, and of the task that is done with them."""
+    say: Callable[[str], object]
+    """Takes a line for a person."""
 
 
 def work(
-    job: Job,
-    device: torch.device,
-    modules: Callable[[int], torch.nn.Module],
-    tasks: Iterable[Task],
-    wrote: Callable[[int], object],
+    job: Job, device: torch.device, modules: Callable[[int], torch.nn.Module], watcher: Watcher
 ) -> dict[str, float]:
-    """Do these tasks. `modules` gives the model of a step, `wrote` hears of rows written. -> seconds by SECONDS."""
+    """Do tasks until there are none. `modules` gives the model of a step. -> seconds by SECONDS."""
     total = dict.fromkeys(SECONDS, 0.0)
-    for together, of_group in itertools.groupby(tasks, key=lambda task: task.together):
-        networks = {
-            step: models.Network(
-                modules(step), device, job.config.precision, job.config.embedding_layer or job.config.embeddings
-            )
-            for step in together
-        }
-        for name, value in _pass(job, device, networks, of_group, wrote).items():
-            total[name] += value
+    networks: dict[int, models.Network] = {}
+    while (task := watcher.ask(True)) is not None:
+        more = itertools.chain([task], iter(lambda: watcher.ask(False), None))
+        for together, of_group in itertools.groupby(more, key=lambda task: task.together):
+            if tuple(networks) != together:
+                networks.clear()  # before the next ones need the memory
+                for step in together:
+                    networks[step] = models.Network(
+                        modules(step), device, job.config.precision, job.config.embedding_layer or job.config.embeddings
+                    )
+            for name, value in _pass(job, device, networks, of_group, watcher).items():
+                total[name] += value
     return total
+
+
+def module_of(build: Callable[[Path | None], torch.nn.Module], file: Path | None, run: Run) -> torch.nn.Module:
+    """The model with the weights of a file. Raises InputError if they do not fit, or are not those of the run."""
+    module = build(file)
+    if models.weights_digest(module) != run.weights:
+        raise InputError(f"{file or run.model} changed while it was in use: run the same command again")
+    return module
 
 
 def _pass(
@@ -76,7 +94,7 @@ def _pass(
     device: torch.device,
     networks: Mapping[int, models.Network],
     tasks: Iterator[Task],
-    wrote: Callable[[int], object],
+    watcher: Watcher,
 ) -> dict[str, float]:
     """Do tasks with these models, decoding each image once. -> seconds by SECONDS."""
     began = time.perf_counter()
@@ -91,16 +109,21 @@ def _pass(
     ahead = 2 * job.threads + -(-2 * config.batch_size // _CHUNK)  # two batches, and something for every thread
     stream = job.loader.stream(chunks, job.like, job.threads, ahead)
     loaded = ((task, row) for task, rows in stream for row in rows)
-    open_parts: dict[int, NewPart] = {}  # by step; a step's parts come one after the other
+    open_parts: dict[int, NewPart | MendedPart] = {}  # by step; a step's parts come one after the other
 
-    def write(batch: Batch) -> int:
+    def write(batch: Batch) -> tuple[int, Task | None]:
         started = time.perf_counter()
         for step in batch.outputs:
             if step not in open_parts:
-                provenance = _provenance(job, device, step)
-                open_parts[step] = NewPart(
-                    job.out, job.runs[step], config.scores, batch.task.shard, job.loader.manifest, provenance
+                making = Making(
+                    job.out,
+                    job.runs[step],
+                    batch.task,
+                    job.loader.manifest,
+                    config.scores,
+                    _provenance(job, device, step),
                 )
+                open_parts[step] = NewPart(making) if isinstance(batch.task.ids, range) else MendedPart(making)
             open_parts[step].add(batch)
             if batch.last:
                 del open_parts[step]
@@ -108,13 +131,13 @@ def _pass(
         seconds["decode"] += sum(row.seconds for row in batch.rows)
         for name, value in batch.seconds.items():
             seconds[name] += value
-        return len(batch.rows) * len(batch.outputs)
+        return len(batch.rows) * len(batch.outputs), batch.task if batch.last else None
 
     inferred = forward(loaded, networks, Prepare(device, config.mean, config.std), job.like, config.batch_size)
     writing = workers.in_order(write, inferred, workers=1, ahead=4)
     try:
-        for rows in writing:
-            wrote(rows)
+        for rows, done in writing:
+            watcher.wrote(rows, done)
     finally:
         writing.close()  # whatever stopped it, no thread is left that still writes a part or reads a picture
         stream.close()

@@ -53,6 +53,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "config": {"errors"},
     "datasets": {"errors", "images", "predictions", "sources", "usercode"},
+    "devices": {"errors", "models", "shards", "usercode", "work"},
     "draw": {"summaries"},
     "errors": set(),
     "events": {"summaries"},
@@ -62,6 +63,7 @@ ALLOWED: dict[str, set[str]] = {
     "infer": {
         "config",
         "datasets",
+        "devices",
         "errors",
         "forward",
         "loading",
@@ -73,6 +75,7 @@ ALLOWED: dict[str, set[str]] = {
         "store",
         "usercode",
         "work",
+        "workers",
     },
     "labels": {"config", "errors", "predictions", "saved", "sources"},
     "logs": {"summaries"},
@@ -92,7 +95,7 @@ ALLOWED: dict[str, set[str]] = {
     "shards": set(),
     "sources": {"errors", "predictions"},
     "state": {"predictions"},
-    "store": {"errors", "predictions"},
+    "store": {"errors", "predictions", "shards"},
     "summaries": {"predictions"},
     "summarize": {"panels", "predictions", "state", "store", "workers"},
     "tally": {"predictions", "state"},
@@ -112,7 +115,7 @@ ALLOWED: dict[str, set[str]] = {
         "summarize",
         "workers",
     },
-    "work": {"config", "forward", "loading", "models", "parts", "predictions", "shards", "workers"},
+    "work": {"config", "errors", "forward", "loading", "models", "parts", "predictions", "shards", "workers"},
     "weights": {"errors", "usercode"},
     "workers": set(),
 }
@@ -120,7 +123,7 @@ OF_A_PANEL = {"draw", "figures", "panels", "predictions", "ranking", "seriation"
 """`panels` is where the protocol is; the other panels are not in it."""
 
 DOORS: dict[str, set[str]] = {
-    "torch": {"forward", "infer", "live", "models", "saved", "weights", "work"},
+    "torch": {"devices", "forward", "infer", "live", "models", "saved", "weights", "work"},
     "safetensors": {"weights"},
     "torchvision": set(),
     "tensorboard": {"events"},

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline import InferConfig, images, infer, open_predictions, sources, store
+from pipeline import InferConfig, images, infer, open_predictions, shards, sources, store
 from pipeline.errors import InputError
 from pipeline.infer import Outcome
 from pipeline.inspection import inspect
@@ -886,9 +886,9 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
 )
 def test_the_bottleneck_is_named_with_the_flag_that_helps(tmp_path: Path, slowest: str, advice: str) -> None:
     seconds = {"wall": 10.0, "wait": 1.0, "forward": 1.0, "behind": 1.0, "decode": 5.0, "write": 5.0, slowest: 8.0}
-    line = Outcome(tmp_path, 100, {}, 500, seconds, threads=2).bottleneck
+    line = Outcome(tmp_path, 100, {}, 500, seconds, 2, shards.WHOLE, 100).bottleneck
     assert line.startswith("50 rows/s: model ") and f"bound by {advice}" in line and "80%" in line
-    assert Outcome(tmp_path, 100, {}, 0, seconds, threads=2).bottleneck == ""
+    assert Outcome(tmp_path, 100, {}, 0, seconds, 2, shards.WHOLE, 100).bottleneck == ""
 
 
 def test_the_time_of_a_run_adds_up(tmp_path: Path, net: str) -> None:
