@@ -182,21 +182,6 @@ Summary = (
 )
 
 
-def labels(names: Sequence[str]) -> tuple[str, ...]:
-    r"""Class names as they are written into tags: on one line, none empty, all different.
-
-    >>> labels(("cat", "a\n b", "", "cat"))
-    ('cat', 'a b', 'class 2', 'cat (class 3)')
-    """
-    found: dict[str, None] = {}
-    for i, name in enumerate(names):
-        label = " ".join(name.split()) or f"class {i}"
-        while label in found:
-            label = f"{label} (class {i})"
-        found[label] = None
-    return tuple(found)
-
-
 def cell(text: str) -> str:
     """A text that cannot break a Markdown table."""
     return " ".join(text.split()).replace("|", "\\|")

@@ -1,9 +1,11 @@
 """Stage two, one straight function: Parquet -> states -> summaries -> event files. Knows no torch and no model."""
 
+import dataclasses
 import hashlib
 import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -93,6 +95,7 @@ def _visualize_run(
     with_pictures = _spread(numbers, STEPS_WITH_PICTURES)
     threads = workers.count(config.workers)
     counted: list[tuple[int, Scalar | Figures]] = []
+    shown: dict[str, panels.Shown] = {}
     with unwritable(folder), store.lock(folder, "--logdir", ".predboard-*.partial"):
         record = logs.read_record(folder)
         aside = folder / f".predboard-{os.getpid()}.partial"
@@ -104,9 +107,11 @@ def _visualize_run(
                 events.Writer(aside / logs.EVENTS, times[numbers[0]]) as writer,
                 tqdm(unit=" summaries", desc="write", disable=None, file=sys.stderr) as bar,
             ):
-                for panel_name, panel in chosen.items():
+                for panel_name, panel in panels.in_turn(chosen).items():
                     of_panel = {number: states[number][panel_name] for number in numbers}
                     summaries = list(_drawable(panel.render(subject, of_panel), with_pictures))
+                    shown |= {s.tag: panels.Shown(s.tag, type(s), s.description) for _, s in summaries}
+                    subject = dataclasses.replace(subject, written=tuple(shown.values()))
                     pictures.expect(summaries)
                     for step, summary in _with_pictures(summaries, pictures, threads):
                         if isinstance(summary, Scalar | Figures):
@@ -154,6 +159,11 @@ def _facts(step: Step, sheet: Pixels | None) -> panels.Facts:
         device=str(provenance.get("device", "")),
         warnings=tuple(dict.fromkeys(warnings)),
         sheet=sheet,
+        seconds=dict(sum((Counter(file.part.seconds) for file in step.parts), Counter())),
+        provenance={k: v for k, v in provenance.items() if k not in ("checkpoint", "device", "warnings")},
+        started=min(file.part.started for file in step.parts),
+        finished=step.finished,
+        parts=len(step.parts),
     )
 
 

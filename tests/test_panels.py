@@ -332,6 +332,7 @@ TAGS = {  # of six classes and one step, by panel; a panel's own test says what 
         *("curves/roc", "curves/risk_coverage", "report/thresholds"),
     ],
     "glance": ["1_glance/report_card", *(f"1_glance/{name}" for name in ("accuracy", "f1_macro", "nll"))],
+    "hparams": [],
     "metrics": [f"metrics/{name}" for name in figures.DEFINITIONS]
     + [f"intervals/{name}/{end}" for name in HEADLINES for end in ("lower", "upper")],
     "mistakes": [

@@ -28,6 +28,23 @@ class Facts:
     """What stage one warned of before the long run, each "what is the matter: what to do"."""
     sheet: Pixels | None = field(default=None, compare=False)
     """Some pictures as the model got them, drawn by stage one."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Where stage one's time went, over all parts."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """What else stage one noted of itself: batch size, versions of the software, …"""
+    started: float = 0.0
+    finished: float = 0.0
+    """When inference of the first part began and of the last one ended, seconds since 1970; 0 if that is not known."""
+    parts: int = 1
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What is written under one tag."""
+
+    tag: str
+    kind: type[Summary]
+    description: str
 
 
 @dataclass(frozen=True)
@@ -39,6 +56,12 @@ class Subject:
     """Of the last step."""
     facts: Mapping[int, Facts]
     """By step, ascending."""
+    written: tuple[Shown, ...] = ()
+    """What the panels before wrote. Only a panel that `RendersLast` knows all of it."""
+
+    def has(self, tag: str) -> bool:
+        """Whether something was written under that tag."""
+        return any(shown.tag == tag for shown in self.written)
 
 
 class Panel(Protocol):
@@ -79,6 +102,16 @@ class LooksAgain(Protocol):
         ...
 
 
+@runtime_checkable
+class RendersLast(Protocol):
+    """A panel that speaks of what the others wrote (`Subject.written`), as a report does, and so renders after them."""
+
+    @property
+    def last(self) -> bool:
+        """Whether it does."""
+        ...
+
+
 @dataclass(frozen=True)
 class Twice:
     """Both states of a panel that looks again."""
@@ -102,3 +135,13 @@ def load(name: str) -> Panel:
 def choose(wanted: tuple[str, ...]) -> dict[str, Panel]:
     """The wanted panels by name, all if none is named, in the order of their names."""
     return {name: load(name) for name in sorted(wanted or names())}
+
+
+def in_turn(chosen: Mapping[str, Panel]) -> dict[str, Panel]:
+    """The panels in the order in which they render: those that speak of the others last."""
+    return dict(sorted(chosen.items(), key=lambda item: isinstance(item[1], RendersLast) and item[1].last))
+
+
+def transform_words(run: Run) -> str:
+    """What was done to a picture before the model saw it, on one line; empty if that is nothing."""
+    return ", ".join(f"{k} {v}" for k, v in run.transform.items() if v not in (None, [], ""))

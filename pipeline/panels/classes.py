@@ -9,7 +9,7 @@ from pipeline import draw, figures
 from pipeline.figures import OF_A_CLASS, Evidence
 from pipeline.panels import Subject
 from pipeline.predictions import Predictions, Run
-from pipeline.summaries import Figure, Figures, File, Lines, Scalar, Summary, Text, cell, labels
+from pipeline.summaries import Figure, Figures, File, Lines, Scalar, Summary, Text, cell, unlike
 
 CURVES = ("precision", "recall", "f1", "average_precision")
 
@@ -38,7 +38,7 @@ class Panel:
 
     def render(self, subject: Subject, states: Mapping[int, Evidence]) -> Iterator[tuple[int, Summary]]:
         """Curves over the steps, one chart for each figure; of the last step with labelled rows a table and a file."""
-        names = labels(subject.run.classes)
+        names = unlike(subject.run.classes)
         counted = {step: state for step, state in states.items() if state.scores.counted}
         if not counted:
             return
@@ -81,7 +81,7 @@ def _table(state: Evidence, names: tuple[str, ...]) -> str:
     for c in shown[:ROWS].tolist():
         found = state.of_class(c)
         taken = f"{cell(names[other[c]])} ({times[c]:,})" if times[c] else "–"
-        cells = [cell(names[c]) or f"class {c}", f"{s.support[c]:,}"]
+        cells = [cell(names[c]), f"{s.support[c]:,}"]
         for figure in ("recall", "precision"):
             cells += _with_interval(found.get(figure))
         cells += [f"{found[figure].value:.3f}" if figure in found else "–" for figure in ("f1", "average_precision")]
