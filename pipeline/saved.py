@@ -1,18 +1,11 @@
 """What other programs saved: arrays and tables -> scores in blocks, and what else they say of each row.
 
-Knows no run, no picture and not what a score means.
-
-    .npy .npz .pt                            arrays: [rows, classes] scores, [rows] of anything else
-    .csv .tsv .jsonl .json .parquet          tables: one column for each class, or one of lists
-    .txt                                     one value on each line, or an image file and its label
+Finds out which array or column holds what. Knows no run, no picture and not what a score means.
 """
 
 import contextlib
-import importlib.util
-import json
 import re
-import zipfile
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,21 +13,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.json
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline import config
+from pipeline import arrays, config, tables
 from pipeline.errors import InputError, first_line
 from pipeline.predictions import as_numpy
-from pipeline.sources import EXTENSIONS, IMAGE_NAMES, LABEL_NAMES
+from pipeline.sources import IMAGE_NAMES, LABEL_NAMES
 
 Scores = NDArray[np.floating[Any]]
-Batches = Generator[pa.RecordBatch, None, None]
-
-ARRAYS = (".npy", ".npz", ".pt", ".pth")
-TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".txt")
 
 _OF_KIND: dict[config.Scores, tuple[str, ...]] = {
     "logits": ("logits", "logit"),
@@ -127,11 +113,11 @@ def open_saved(files: Sequence[Path], asked: Asked) -> Saved:
 
 def read_columns(file: Path) -> pa.Table:
     """All columns of a file that have one plain value for each row: labels or names that are kept apart."""
-    with _reading(file):
-        if file.suffix.lower() in ARRAYS:
-            return _columns(_arrays(file))
-        table = _table(file)
-        return table.read([name for name in table.names if _is_plain(table.types[name])])
+    with tables.reading(file):
+        if file.suffix.lower() in arrays.KINDS:
+            return _columns(arrays.read_arrays(file))
+        table = tables.open_table(file)
+        return table.read([name for name in table.names if tables.is_plain(table.types[name])])
 
 
 def column(names: Sequence[str], asked: str | None, usual: Sequence[str], file: Path | str, flag: str) -> str | None:
@@ -150,26 +136,11 @@ def short(what: Any) -> str:
     return shown + ("…" if len(what) > 12 else "") if shown else "none"
 
 
-@contextlib.contextmanager
-def _reading(file: Path) -> Iterator[None]:
-    """Turn whatever a reader says of a bad file into one line."""
-    if not file.is_file():
-        raise InputError(f"no file {file}: expected predictions in one of {', '.join((*ARRAYS, *TABLES))}")
-    if file.suffix.lower() not in (*ARRAYS, *TABLES):
-        raise InputError(f"{file} is of an unknown kind; expected one of {', '.join((*ARRAYS, *TABLES))}")
-    try:
-        yield
-    except InputError:
-        raise
-    except (pa.ArrowException, OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"cannot read {file}: {first_line(error)}") from error
-
-
 def _open(file: Path, asked: Asked) -> Saved:
-    with _reading(file):
-        if file.suffix.lower() in ARRAYS:
-            return _from_arrays(file, _arrays(file), asked)
-        return _from_table(file, _table(file), asked)
+    with tables.reading(file):
+        if file.suffix.lower() in arrays.KINDS:
+            return _from_arrays(file, arrays.read_arrays(file), asked)
+        return _from_table(file, tables.open_table(file), asked)
 
 
 def _usual(asked: Asked) -> tuple[str, ...]:
@@ -180,71 +151,19 @@ def _usual(asked: Asked) -> tuple[str, ...]:
 # --- arrays ---
 
 
-def _arrays(file: Path) -> dict[str, NDArray[Any]]:
-    """Arrays by key; a lone one has no name. One in a .npy file stays on disk until it is read."""
-    if file.suffix.lower() == ".npy":
-        return {"": np.load(file, mmap_mode="r", allow_pickle=False)}
-    if file.suffix.lower() != ".npz":
-        return _tensors(file)
-    found = {}
-    with np.load(file, allow_pickle=False) as archive:
-        for name in archive.files:
-            try:
-                found[name] = archive[name]
-            except ValueError as error:
-                raise InputError(
-                    f"{file} holds Python objects in {name!r}, which are not read because that could run code: "
-                    "save text by np.array(…, dtype=str)"
-                ) from error
-    return found
-
-
-def _tensors(file: Path) -> dict[str, NDArray[Any]]:
-    if importlib.util.find_spec("torch") is None:
-        raise InputError(
-            f"{file} needs PyTorch, which is not installed: pip install 'predboard[infer]', or save it as .npy"
-        )
-    import torch
-
-    try:
-        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except Exception as error:  # torch raises pickle, zip, runtime and OS errors alike; each means the same to the user
-        raise InputError(f"{file} holds more than tensors, lists and names: {first_line(error)}") from error
-
-    def named(value: Any) -> dict[str, NDArray[Any]]:
-        """Arrays by key; those of a list of batches joined."""
-        if isinstance(value, list | tuple) and value and all(isinstance(v, str | int | float) for v in value):
-            return {"": np.array(value)}
-        if isinstance(value, torch.Tensor):
-            return {"": (value.float() if value.dtype == torch.bfloat16 else value).detach().numpy()}
-        if isinstance(value, Mapping):
-            return {str(key): array for key, inner in value.items() if (array := named(inner).get("")) is not None}
-        batches = list(value) if isinstance(value, list | tuple) else []
-        tensors = [b for b in batches if isinstance(b, torch.Tensor)]
-        alike = len(tensors) == len(batches) and len({b.shape[1:] for b in tensors}) == 1 and batches[0].ndim > 0
-        nested = bool(batches) and all(isinstance(b, Mapping | list | tuple) for b in batches)
-        if isinstance(value, list) and (alike or nested):  # a tuple is different things, not batches of one
-            parts = [named(b) for b in batches]
-            if all(part.keys() == parts[0].keys() for part in parts):
-                return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-        return {str(i): array for i, inner in enumerate(batches) if (array := named(inner).get("")) is not None}
-
-    return named(loaded)
-
-
-def _from_arrays(file: Path, arrays: dict[str, NDArray[Any]], asked: Asked) -> Saved:
-    wide = [name for name, array in arrays.items() if array.ndim == 2 and array.dtype.kind in "fiu"]
-    name = column(list(arrays), asked.score, (), file, "--score-column")
+def _from_arrays(file: Path, found: dict[str, NDArray[Any]], asked: Asked) -> Saved:
+    wide = [name for name, array in found.items() if array.ndim == 2 and array.dtype.kind in "fiu"]
+    name = column(list(found), asked.score, (), file, "--score-column")
     if name is None:
         name = column(wide, None, _usual(asked), file, "")
-    if name is None and len(arrays) == 1:
-        (name,) = arrays
-    floats = [n for n in wide if arrays[n].dtype.kind == "f" and arrays[n].shape[1] > 1]
+    if name is None and len(found) == 1:
+        (name,) = found
+    floats = [n for n in wide if found[n].dtype.kind == "f" and found[n].shape[1] > 1]
     if name is None and len(floats) == 1:
         (name,) = floats
     if name is None:
-        raise InputError(f"{file} has {short(list(arrays))}; which are the scores? Name them by --score-column")
-    scores = arrays[name]
+        raise InputError(f"{file} has {short(list(found))}; which are the scores? Name them by --score-column")
+    scores = found[name]
     if scores.ndim != 2 or scores.dtype.kind not in "fiu" or not scores.shape[1]:
         shape = "×".join(map(str, scores.shape))
         raise InputError(
@@ -252,7 +171,7 @@ def _from_arrays(file: Path, arrays: dict[str, NDArray[Any]], asked: Asked) -> S
             "[rows, classes], for two classes as well"
         )
     rows, classes = scores.shape
-    others = {k: a[:, 0] if a.ndim == 2 and a.shape[1] == 1 else a for k, a in arrays.items() if k != name}
+    others = {k: a[:, 0] if a.ndim == 2 and a.shape[1] == 1 else a for k, a in found.items() if k != name}
     label = column(list(others), asked.label, LABELS, file, "--label-column")
     text = [k for k, array in others.items() if array.ndim == 1 and array.dtype.kind in "US"]
     image = column(list(others) if asked.image else text, asked.image, IMAGES, file, "--image-column")
@@ -268,17 +187,17 @@ def _from_arrays(file: Path, arrays: dict[str, NDArray[Any]], asked: Asked) -> S
         step = max(1, _BLOCK // classes)
         for start in range(0, rows, step):
             # Mapped anew each time, so that pages that were read are not kept.
-            array = _arrays(file)[""] if isinstance(scores, np.memmap) else scores
+            array = arrays.read_arrays(file)[""] if isinstance(scores, np.memmap) else scores
             block = np.array(array[start : start + step])
             yield block if block.dtype.kind == "f" else block.astype(np.float64)
 
     return Saved(rows, classes, (), (name,), blocks, columns, label, image)
 
 
-def _columns(arrays: Mapping[str, NDArray[Any]], rows: int | None = None) -> pa.Table:
+def _columns(given: Mapping[str, NDArray[Any]], rows: int | None = None) -> pa.Table:
     """The one-dimensional arrays as a table."""
     found = {}
-    for name, array in arrays.items():
+    for name, array in given.items():
         flat = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
         if flat.ndim == 1 and flat.dtype.kind == "S":
             found[name] = pa.array([value.decode("utf-8", "replace") for value in flat.tolist()], pa.string())
@@ -290,137 +209,6 @@ def _columns(arrays: Mapping[str, NDArray[Any]], rows: int | None = None) -> pa.
 
 
 # --- tables ---
-
-
-@dataclass(frozen=True)
-class _Table:
-    """A table that is read column by column."""
-
-    types: Mapping[str, pa.DataType]
-    """As far as the first rows tell."""
-    first: Mapping[str, Any] | None
-    """The first row, as far as it has plain values; None if there are no rows."""
-    read: Callable[[Sequence[str]], pa.Table]
-    batches: Callable[[Sequence[str], pa.DataType | None], Batches]
-    """Some rows at a time, of this type if the file does not say."""
-
-    @property
-    def names(self) -> list[str]:
-        """Of the columns."""
-        return list(self.types)
-
-    def printed(self, name: str) -> bool:
-        """Whether a column has lists or arrays that were printed as text."""
-        value = (self.first or {}).get(name)
-        return isinstance(value, str) and value.lstrip().startswith(("[", "("))
-
-
-def _table(file: Path) -> _Table:
-    kind = file.suffix.lower()
-    if kind == ".parquet":
-        return _parquet(file)
-    if kind in (".csv", ".tsv"):
-        return _csv(file)
-    if kind in (".jsonl", ".ndjson"):
-        return _in_memory(pyarrow.json.read_json(file, pyarrow.json.ReadOptions(block_size=2**24)))
-    return _in_memory(_text(file) if kind == ".txt" else _json(file))
-
-
-def _in_memory(table: pa.Table) -> _Table:
-    def batches(names: Sequence[str], _: pa.DataType | None) -> Batches:
-        yield from table.select(list(names)).combine_chunks().to_batches(2**14)
-
-    first = next(iter(table.slice(0, 1).to_pylist()), None)
-    return _Table(_types(table.schema), first, lambda names: table.select(list(names)), batches)
-
-
-def _types(schema: pa.Schema) -> dict[str, pa.DataType]:
-    return {f.name: f.type.storage_type if isinstance(f.type, pa.ExtensionType) else f.type for f in schema}
-
-
-def _parquet(file: Path) -> _Table:
-    schema = pq.read_schema(file)
-
-    def batches(names: Sequence[str], _: pa.DataType | None) -> Batches:
-        with _reading(file), pq.ParquetFile(file) as parquet:
-            yield from parquet.iter_batches(2**12, columns=list(names), use_threads=False)
-
-    plain = [f.name for f in schema if _is_plain(f.type)]
-    with pq.ParquetFile(file) as parquet:
-        start = next(parquet.iter_batches(1, columns=plain), None) if parquet.metadata.num_rows else None
-    first: dict[str, Any] | None = None if start is None else next(iter(start.to_pylist()), {})
-
-    def read(names: Sequence[str]) -> pa.Table:
-        return pq.read_table(file, columns=list(names)).replace_schema_metadata(None)
-
-    return _Table(_types(schema), first, read, batches)
-
-
-def _csv(file: Path) -> _Table:
-    # Arrays that were printed into a cell have line breaks in them.
-    parse = pyarrow.csv.ParseOptions(delimiter="\t" if file.suffix.lower() == ".tsv" else ",", newlines_in_values=True)
-    block = pyarrow.csv.ReadOptions(block_size=2**24)
-
-    def batches(names: Sequence[str], type_: pa.DataType | None) -> Batches:
-        types = None if type_ is None else dict.fromkeys(names, type_)
-        convert = pyarrow.csv.ConvertOptions(include_columns=list(names), column_types=types)
-        with _reading(file), pyarrow.csv.open_csv(file, block, parse, convert) as reader:
-            yield from reader
-
-    with pyarrow.csv.open_csv(file, block, parse) as reader:
-        start = next(iter(reader), None)
-        schema = reader.schema
-    if len(set(schema.names)) < len(schema):
-        raise InputError(f"{file} has two columns of one name; it has {short(schema.names)}")
-    first = next(iter(start.slice(0, 1).to_pylist()), None) if start is not None else None
-
-    def read(names: Sequence[str]) -> pa.Table:
-        return pyarrow.csv.read_csv(file, block, parse, pyarrow.csv.ConvertOptions(include_columns=list(names)))
-
-    return _Table(_types(schema), first, read, batches)
-
-
-def _json(file: Path) -> pa.Table:
-    """A list of records, lines of records, columns, pandas' `split`, records by image, or labels by image."""
-    text = file.read_text("utf-8")
-    try:
-        found = json.loads(text)
-    except ValueError:
-        found = [json.loads(line) for line in text.splitlines() if line.strip()]
-    if isinstance(found, dict) and {"columns", "data"} <= set(found):
-        found = [dict(zip(found["columns"], row, strict=True)) for row in found["data"]]
-    elif isinstance(found, dict) and found and all(isinstance(v, dict) for v in found.values()):
-        found = [{"image": image, **record} for image, record in found.items()]
-    elif isinstance(found, dict) and found and all(isinstance(v, str | int | None) for v in found.values()):
-        found = [{"image": image, "label": label} for image, label in found.items()]
-    if isinstance(found, dict):
-        return pa.table({name: pa.array(values) for name, values in found.items()})
-    if found and not isinstance(found[0], dict):
-        found = [{"value": value} for value in found]
-    return pa.Table.from_pylist(found)
-
-
-def _text(file: Path) -> pa.Table:
-    """Lines; where each is an image file, white space and one word more, those are image and label."""
-    lines = [line for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
-    pairs = [line.rsplit(None, 1) for line in lines]
-    if pairs and all(len(pair) == 2 and pair[0].lower().endswith(EXTENSIONS) for pair in pairs):
-        return pa.table({"image": [pair[0] for pair in pairs], "label": [pair[1] for pair in pairs]})
-    return pa.table({"value": pa.array([line.strip() for line in lines], pa.string())})
-
-
-def _is_number(type_: pa.DataType) -> bool:
-    return bool(pa.types.is_floating(type_) or pa.types.is_integer(type_) or pa.types.is_null(type_))
-
-
-def _is_list(type_: pa.DataType) -> bool:
-    lists = pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_)
-    return bool(lists and _is_number(type_.value_type))
-
-
-def _is_plain(type_: pa.DataType) -> bool:
-    """Whether a column has one value in each row, and no bytes."""
-    return not (pa.types.is_nested(type_) or pa.types.is_binary(type_) or pa.types.is_large_binary(type_))
 
 
 @dataclass(frozen=True)
@@ -438,7 +226,7 @@ class _Layout:
         found = batch.column(self.columns[0])
         if isinstance(found, pa.ExtensionArray):
             found = found.storage
-        if not _is_list(found.type):
+        if not tables.is_list(found.type):
             found = pa.array([_parsed(text, at + i, file) for i, text in enumerate(found.to_pylist())], _DOUBLES)
         lengths = as_numpy(pc.list_value_length(found), -1)
         wanted = width if width is not None else int(lengths.max(initial=0))
@@ -473,7 +261,7 @@ def _parsed(text: str | None, row: int, file: Path) -> list[float] | None:
         raise InputError(f"{file} has no list of numbers in row {row}: {first_line(error)}") from error
 
 
-def _from_table(file: Path, table: _Table, asked: Asked) -> Saved:
+def _from_table(file: Path, table: tables.Table, asked: Asked) -> Saved:
     if table.first is None:
         raise InputError(f"{file} holds no rows")
     layout = _score_columns(file, table, asked)
@@ -483,7 +271,7 @@ def _from_table(file: Path, table: _Table, asked: Asked) -> Saved:
     rest = [
         name
         for name in table.names
-        if _is_plain(table.types[name])
+        if tables.is_plain(table.types[name])
         and name not in (*layout.columns, *(places.columns if places else ()))
         and name
         and not table.printed(name)
@@ -511,9 +299,9 @@ def _from_table(file: Path, table: _Table, asked: Asked) -> Saved:
     return Saved(rows, width, layout.names, layout.columns, blocks, columns, label, image)
 
 
-def _score_columns(file: Path, table: _Table, asked: Asked) -> _Layout:
-    vectors = [name for name in table.names if _is_list(table.types[name]) or table.printed(name)]
-    numbers = [name for name in table.names if _is_number(table.types[name])]
+def _score_columns(file: Path, table: tables.Table, asked: Asked) -> _Layout:
+    vectors = [name for name in table.names if tables.is_list(table.types[name]) or table.printed(name)]
+    numbers = [name for name in table.names if tables.is_number(table.types[name])]
     if asked.score is not None and asked.score not in table.names and re.search(r"[*,]", asked.score):
         return _named_columns(file, table, asked.score, numbers)
     if asked.score is not None:
@@ -543,7 +331,7 @@ def _score_columns(file: Path, table: _Table, asked: Asked) -> _Layout:
     raise InputError(f"{file} has {short(table.names)}; which are the scores? Name them by --score-column")
 
 
-def _named_columns(file: Path, table: _Table, asked: str, numbers: Sequence[str]) -> _Layout:
+def _named_columns(file: Path, table: tables.Table, asked: str, numbers: Sequence[str]) -> _Layout:
     """`prob_*`, or the columns themselves with commas between them."""
     if "*" not in asked:
         names = tuple(name.strip() for name in asked.split(","))
@@ -582,10 +370,10 @@ def _only_highest(file: Path, what: str) -> InputError:
     )
 
 
-def _places(file: Path, table: _Table, layout: _Layout) -> _Layout | None:
+def _places(file: Path, table: tables.Table, layout: _Layout) -> _Layout | None:
     """Columns that say which class each score of a row belongs to; None if they are in the order of the classes."""
     for name in ("index", "indices"):
-        listed = _is_list(table.types.get(name, pa.null())) or table.printed(name)
+        listed = tables.is_list(table.types.get(name, pa.null())) or table.printed(name)
         places = _Layout((name,)) if listed else _with_ends(table.names, re.compile(rf"{name}_(\d+)()"))
         if places is not None and len(places.columns) == len(layout.columns):
             return places

@@ -38,6 +38,7 @@ ALLOWED: dict[str, set[str]] = {
         "store",
         "workers",
     },
+    "arrays": {"errors"},
     "audit": {"config", "errors", "predictions"},
     "cli": {
         "adopt",
@@ -90,7 +91,7 @@ ALLOWED: dict[str, set[str]] = {
     "predictions": {"errors"},
     "ranking": {"predictions", "state"},
     "resume": {"errors", "predictions", "shards", "sources", "store"},
-    "saved": {"config", "errors", "predictions", "sources"},
+    "saved": {"arrays", "config", "errors", "predictions", "sources", "tables"},
     "seriation": set(),
     "shards": set(),
     "sources": {"errors", "predictions"},
@@ -98,6 +99,7 @@ ALLOWED: dict[str, set[str]] = {
     "store": {"errors", "predictions", "shards"},
     "summaries": {"predictions"},
     "summarize": {"panels", "predictions", "state", "store", "workers"},
+    "tables": {"arrays", "errors", "sources"},
     "tally": {"predictions", "state"},
     "usercode": {"errors"},
     "visualize": {
@@ -123,7 +125,7 @@ OF_A_PANEL = {"draw", "figures", "panels", "predictions", "ranking", "seriation"
 """`panels` is where the protocol is; the other panels are not in it."""
 
 DOORS: dict[str, set[str]] = {
-    "torch": {"devices", "forward", "infer", "live", "models", "saved", "weights", "work"},
+    "torch": {"arrays", "devices", "forward", "infer", "live", "models", "weights", "work"},
     "safetensors": {"weights"},
     "torchvision": set(),
     "tensorboard": {"events"},
@@ -131,7 +133,7 @@ DOORS: dict[str, set[str]] = {
     "google_crc32c": {"events"},
     "ray": {"workers"},
     "tyro": {"cli", "config"},
-    "pyarrow": {"adopt", "datasets", "labels", "predictions", "saved", "sources", "store"},
+    "pyarrow": {"adopt", "datasets", "labels", "predictions", "saved", "sources", "store", "tables"},
     "pandas": set(),
     "matplotlib": set(),
 }
