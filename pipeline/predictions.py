@@ -511,6 +511,16 @@ class Predictions:
         return as_numpy(self.column("predicted"), -1).astype(np.int64)
 
     @cached_property
+    def digest(self) -> NDArray[np.int64]:
+        """[rows] int64 hash of the source picture's bytes, 0 if there is none (see `has_digest`)."""
+        return as_numpy(self.column("digest"), 0).astype(np.int64)
+
+    @cached_property
+    def has_digest(self) -> NDArray[np.bool_]:
+        """[rows] whether the source picture's bytes were hashed."""
+        return as_numpy(self.column("digest").is_valid().cast(pa.uint8())).astype(bool)
+
+    @cached_property
     def confidence(self) -> NDArray[np.float32]:
         """[rows] float32, 0 to 1, nan for a failed row."""
         return self._floats("confidence")

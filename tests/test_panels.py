@@ -348,6 +348,13 @@ TAGS = {  # of six classes and one step, by panel; a panel's own test says what 
             for kind in ("", "_right", "_wrong")
         ),
     ],
+    "label_issues": [
+        "examples/suspected_label_errors",
+        "label_issues/estimated_share",
+        "label_issues/same_picture",
+        "label_issues/suspected",
+        "report/label_issues",
+    ],
     "slices": ["report/slices", "slices/worst"],
     "report": ["report/summary"],
 }
