@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 import tyro
 
 from pipeline import panels
-from pipeline.config import BoardConfig, ImportConfig, InferConfig, InspectConfig, VisualizeConfig
+from pipeline.config import BoardConfig, ImportConfig, InferConfig, InspectConfig, Side, VisualizeConfig
 from pipeline.errors import InputError, first_line
 from pipeline.models import literals
 from pipeline.predictions import Count
@@ -141,12 +141,16 @@ def _floats(texts: list[str]) -> tuple[float, ...]:
     return tuple(float(part) for part in texts[0].split(","))
 
 
-def _size(texts: list[str]) -> int | tuple[int, int]:
-    if re.fullmatch(r"\d+", texts[0]):
-        return int(texts[0])
+def _size(texts: list[str]) -> Side | tuple[int, int]:
+    if texts[0] == "none" or re.fullmatch(r"\d+", texts[0]):
+        return _side(texts)
     if found := re.fullmatch(r"(\d+)[x×](\d+)", texts[0]):
         return int(found[1]), int(found[2])
-    raise ValueError(f"{texts[0]!r} is neither N nor HxW")
+    raise ValueError(f"{texts[0]!r} is neither N nor HxW nor none")
+
+
+def _side(texts: list[str]) -> Side:
+    return "none" if texts[0] == "none" else int(texts[0])
 
 
 def _share(texts: list[str]) -> tuple[int, int]:
@@ -159,9 +163,10 @@ def _registry() -> tyro.constructors.ConstructorRegistry:
     """How the types of `config` are written on a command line, where tyro's own way is another."""
     registry = tyro.constructors.ConstructorRegistry()
     written: tuple[tuple[Any, str, Callable[[list[str]], Any], Callable[[Any], str]], ...] = (
-        (tuple[float, ...], "A,B,C", _floats, lambda v: ",".join(f"{x:g}" for x in v)),
+        (tuple[float, ...] | None, "A,B,C", _floats, str),
         (tuple[str, ...], "A,B,…", _commas, lambda v: ",".join(v) or "all"),
-        (int | tuple[int, int] | None, "N|HxW", _size, str),
+        (Side | tuple[int, int] | None, "N|HxW|none", _size, str),
+        (Side | None, "N|none", _side, str),
         (tuple[int, int] | None, "K/N", _share, str),
     )
     for type_, metavar, read, show in written:

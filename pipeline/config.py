@@ -18,6 +18,7 @@ Channels = Literal["rgb", "gray"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Exif = Literal["ignore", "apply"]
 Scores = Literal["logits", "probabilities", "log_probabilities"]
+Side = int | Literal["none"]
 
 _LONGEST = 1_000_000
 """Seconds; what a system can wait for has a limit."""
@@ -47,8 +48,9 @@ class InferConfig:
     FILE.py:DATASET, a torch Dataset or a function that returns one."""
 
     model: str
-    """FILE.py:FACTORY, a function that returns a torch.nn.Module (or a module itself); or a program: FILE.pt2 of
-    torch.export, FILE.pt of TorchScript."""
+    """FILE.py:FACTORY, a function that returns a torch.nn.Module (or a module itself); torchvision:NAME, timm:NAME or
+    hf:NAME_OR_FOLDER, with that library's preprocessing; or a program: FILE.pt2 of torch.export, FILE.pt of
+    TorchScript."""
 
     image_column: str | None = None
     """Column of a list or of Parquet that holds paths or images; key of a dataset's items. Default: image, path, …"""
@@ -66,10 +68,11 @@ class InferConfig:
     """Names in the order of the model's outputs, one a line. Labels that are not among them count as none."""
 
     model_args: Mapping[str, Any] = field(default_factory=dict)
-    """key=value pairs for the factory; values are read as Python literals, else as text."""
+    """key=value pairs for the factory; values are read as Python literals, else as text. For a library's model without
+    a checkpoint, pretrained=False takes random weights instead of the library's own."""
 
     checkpoint: tuple[Path, ...] = ()
-    """Weights. Several files of one training become several steps of one run."""
+    """Weights (.pt, .pth, .safetensors). Several files of one training become several steps of one run."""
 
     step: tuple[int, ...] = ()
     """Step of each checkpoint. Default: the number after step, else iter, else epoch in its file name, else 0."""
@@ -83,20 +86,21 @@ class InferConfig:
     out: Path | None = None
     """Folder to write the predictions to. Default: predictions/DATA-MODEL."""
 
-    resize: int | tuple[int, int] | None = None
-    """N: the short side; HxW: exactly this. Default: pictures stay as they are and must all have one size."""
+    resize: Side | tuple[int, int] | None = None
+    """N: the short side; HxW: exactly this; none: pictures stay as they are and must all have one size. Default: what
+    the library of a torchvision:, timm: or hf: model says, else none."""
 
-    crop: int | None = None
-    """Side of the square cut from the centre, after the resize."""
+    crop: Side | None = None
+    """Side of the square cut from the centre, after the resize, or none. Default: the library's, else none."""
 
-    mean: tuple[float, ...] = (0.0,)
-    """Subtracted from x/255, one number or one for each channel."""
+    mean: tuple[float, ...] | None = None
+    """Subtracted from x/255, one number or one for each channel. Default: the library's, else 0."""
 
-    std: tuple[float, ...] = (1.0,)
-    """Divides x/255 - mean, one number or one for each channel."""
+    std: tuple[float, ...] | None = None
+    """Divides x/255 - mean, one number or one for each channel. Default: the library's, else 1."""
 
-    interpolation: Interpolation = "bilinear"
-    """How --resize interpolates (Pillow's filters, antialiased)."""
+    interpolation: Interpolation | None = None
+    """How --resize interpolates (Pillow's filters, antialiased). Default: the library's, else bilinear."""
 
     exact_resize: bool = False
     """Interpolate the whole picture and then crop, as most training code does. Otherwise bilinear interpolates only
@@ -170,19 +174,21 @@ class InferConfig:
         """Raise InputError for values that can never work."""
         for name in ("mean", "std"):
             values = getattr(self, name)
+            if values is None:
+                continue
             wanted = 3 if self.channels == "rgb" else 1
             own = ".py:" in self.data or self.transform is not None  # may give any number of channels
             if len(values) not in (1, wanted) and not own:
                 raise InputError(f"--{name} has {len(values)} numbers; expected 1 or {wanted} for {self.channels}")
             if not all(math.isfinite(v) for v in values):
                 raise InputError(f"--{name} is {','.join(map(str, values))}; expected finite numbers")
-        if min(self.std) <= 0:
+        if self.std is not None and min(self.std) <= 0:
             raise InputError(f"--std is {','.join(map(str, self.std))}; expected numbers above 0")
-        sides = self.resize if isinstance(self.resize, tuple) else (() if self.resize is None else (self.resize,))
-        for side in sides:
-            _at_least("resize", side, 1)
+        for side in self.resize if isinstance(self.resize, tuple) else (self.resize,):
+            if isinstance(side, int):
+                _at_least("resize", side, 1)
         for name, value, least in (
-            ("crop", self.crop, 1),
+            ("crop", None if self.crop == "none" else self.crop, 1),
             ("batch-size", self.batch_size, 1),
             ("workers", self.workers, 0),
             ("shard-size", self.shard_size, 1),

@@ -9,7 +9,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,8 @@ class Shape:
     """Where a picture of at least `LARGE` pixels is reduced, interpolate only what the crop keeps: much less work. Of
     noise, one value in 400 is one level of 255 off the full resize and one in millions two, because Pillow keeps the
     box in single precision and rounds after each of its two passes. For bilinear alone: bicubic is off by up to 11."""
+    corner: Literal["round", "floor"] = "round"
+    """How the crop's corner is rounded: as torchvision does, or down, as transformers does."""
 
 
 @dataclass(frozen=True)
@@ -202,21 +204,28 @@ def resized(picture: Image.Image, shape: Shape) -> Image.Image:
         reduced = width < picture.width and picture.width * picture.height >= LARGE
         if shape.only_crop and reduced and shape.crop is not None and shape.crop <= min(width, height):
             side, across, down = shape.crop, picture.width / width, picture.height / height
-            left, top = round((width - side) / 2.0), round((height - side) / 2.0)
+            left, top = _corner((width, height), shape)
             box = (left * across, top * down, (left + side) * across, (top + side) * down)
             return picture.resize((side, side), _FILTERS[shape.interpolation], box=box)
         if (width, height) != picture.size:
             picture = picture.resize((width, height), _FILTERS[shape.interpolation])
     if shape.crop is not None:
-        left, top = round((picture.width - shape.crop) / 2.0), round((picture.height - shape.crop) / 2.0)
-        if left < 0 or top < 0:  # torchvision pads what is smaller than the crop with black, the odd pixel at the end
-            pads = [(max(shape.crop - side, 0) // 2) for side in picture.size]
+        left, top = _corner(picture.size, shape)
+        if left < 0 or top < 0:  # what is smaller than the crop is padded with black, the odd pixel at the end
+            odd = 1 if shape.corner == "floor" else 0  # or at the beginning
+            pads = [((max(shape.crop - side, 0) + odd) // 2) for side in picture.size]
             padded = Image.new(picture.mode, (max(picture.width, shape.crop), max(picture.height, shape.crop)))
             padded.paste(picture, (pads[0], pads[1]))
             picture = padded
-            left, top = round((picture.width - shape.crop) / 2.0), round((picture.height - shape.crop) / 2.0)
+            left, top = _corner(picture.size, shape)
         picture = picture.crop((left, top, left + shape.crop, top + shape.crop))
     return picture
+
+
+def _corner(size: tuple[int, int], shape: Shape) -> tuple[int, int]:
+    """Left and top of the crop in a picture of (width, height)."""
+    width, height = (side - (shape.crop or 0) for side in size)
+    return (width // 2, height // 2) if shape.corner == "floor" else (round(width / 2.0), round(height / 2.0))
 
 
 def pixels(picture: Image.Image) -> NDArray[np.uint8]:

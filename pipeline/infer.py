@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pipeline import datasets, loading, models, resume, shards, sources, store, usercode, workers
+from pipeline import datasets, loading, models, recipes, resume, shards, sources, store, usercode, workers
 from pipeline.config import InferConfig
 from pipeline.errors import InputError
 from pipeline.predictions import Count, Run, to_logits
@@ -88,6 +88,8 @@ class Live:
     """None if the configuration names the data."""
     classes: tuple[str, ...] = ()
     code: str = ""
+    recipe: recipes.Recipe | None = None
+    """No library says what the caller does to pictures."""
 
     def build(self, _: Path | None = None) -> "torch.nn.Module":
         """The module itself, with the weights of this moment."""
@@ -139,13 +141,14 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None, live
     share = shards.WHOLE if config.part is None else shards.Share(*config.part)
     say(f"{len(manifest):,} images, {len(manifest.classes) or 'unnamed'} classes, in {manifest.origin}")
 
-    loader = loading.loader_of(config, manifest)
+    loader = loading.loader_of(config, manifest, factory.recipe)
     sample = loader.first()
     transform = _transform(config, loader, sample)
-    prepare = Prepare(device, config.mean, config.std)
+    say(f"preprocessing: {_described(transform)}")
+    prepare = Prepare(device, loader.mean, loader.std)
     kept: dict[int, torch.nn.Module] = {}
     runs: dict[int, Run] = {}
-    together = 0
+    together = outputs = 0
     for step, file in steps.items():
         module = factory.build(file)
         together = together or _together(models.bytes_of(module), device, on.count(device))
@@ -154,7 +157,13 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None, live
         network = models.Network(module, device, config.precision, config.embedding_layer or config.embeddings)
         logits, dims = network.try_out(prepare(sample[None]))
         to_logits(logits.cpu().numpy(), config.scores)
+        if runs and logits.shape[1] != outputs:
+            raise InputError(f"{file} gives {logits.shape[1]} outputs, the steps before {outputs}; expected one number")
         outputs = logits.shape[1]
+        if config.classes is None and not runs:
+            manifest, line = recipes.named(manifest, factory.recipe, outputs)
+            if line:
+                say(line)
         runs[step] = Run(
             classes=_classes(manifest, outputs),
             model=factory.name,
@@ -226,17 +235,34 @@ def _transform(config: InferConfig, loader: loading.Loader, sample: NDArray[Any]
     """What becomes of a picture, for the record. Raises InputError for flags that would not be obeyed."""
     size = loading.size_of(sample)
     if sample.dtype != np.uint8:  # ready for the model
-        flags = {"resize": None, "crop": None, "mean": (0.0,), "std": (1.0,)}
-        if given := [f"--{name}" for name, default in flags.items() if getattr(config, name) != default]:
+        if given := [f"--{n}" for n in ("resize", "crop", "mean", "std") if getattr(config, n) not in (None, "none")]:
             raise InputError(
                 f"{', '.join(given)} cannot change floats, which are taken as ready for the model: leave it out, or "
                 "give pictures or uint8"
             )
-        return {**loader.record(), "size": list(size), "floats": True}
-    for name, values in (("mean", config.mean), ("std", config.std)):
+        source = {} if loader.own else {"source": config.transform or "the dataset"}
+        return {**loader.record(), "size": list(size), "floats": True, **source}
+    for name, values in (("mean", loader.mean), ("std", loader.std)):
         if len(values) not in (1, size[2]):
-            raise InputError(f"--{name} has {len(values)} numbers; expected 1 or {size[2]}, one for each channel")
-    return {**loader.record(), "mean": list(config.mean), "std": list(config.std), "size": list(size)}
+            raise InputError(
+                f"--{name} has {len(values)} numbers (from {loader.source}); expected 1 or {size[2]}, one for each "
+                "channel"
+            )
+    return {**loader.record(), "mean": list(loader.mean), "std": list(loader.std), "size": list(size)}
+
+
+def _described(transform: Mapping[str, Any]) -> str:
+    """The record of a transform for a person, in one line."""
+    if transform.get("floats"):
+        return f"by {transform['source']}"
+    parts = []
+    if (resize := transform["resize"]) is not None:
+        exact = "×".join(map(str, resize)) if isinstance(resize, tuple) else resize
+        parts.append(f"resize {exact} {transform['interpolation']}")
+    if transform["crop"] is not None:
+        parts.append(f"crop {transform['crop']}")
+    parts += [f"{name} {' '.join(f'{value:.4g}' for value in transform[name])}" for name in ("mean", "std")]
+    return f"{', '.join(parts)}, from {transform['source']}"
 
 
 def _classes(manifest: sources.Manifest, outputs: int) -> tuple[str, ...]:

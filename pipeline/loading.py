@@ -14,6 +14,7 @@ from pipeline import datasets, images, sources, usercode, workers
 from pipeline.config import InferConfig
 from pipeline.errors import InputError, first_line
 from pipeline.predictions import hash64
+from pipeline.recipes import Recipe, prepared
 
 X = TypeVar("X")
 
@@ -52,14 +53,21 @@ class Loader:
     """The user's own function of a decoded picture."""
     bands: tuple[int, ...] = ()
     """Channels that a thumbnail shows."""
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    """What a batch of uint8 is normalised by, as x/255."""
+    source: str = ""
+    """Where the shape and these come from."""
+    own: usercode.Named | None = None
+    """The function of the model's library, of a picture, where a shape cannot say the same."""
 
     def record(self) -> dict[str, Any]:
         """What decides the pixels, as the predictions say it."""
-        found = asdict(self.shape)
+        found = {**asdict(self.shape), "source": self.source}
         if self.manifest.dataset is not None:
             found |= {"dataset": self.manifest.dataset.name, "dataset_code": self.manifest.dataset.code}
-        if self.transform is not None:
-            found |= {"function": self.transform.name, "function_code": self.transform.code}
+        if function := self.transform or self.own:
+            found |= {"function": function.name, "function_code": function.code}
         return found
 
     def first(self) -> NDArray[Any]:
@@ -129,6 +137,8 @@ class Loader:
             if not isinstance(content, Image.Image):
                 raise ValueError("--transform is called with Pillow pictures; the dataset gives arrays or tensors")
             content = datasets.plain(self.transform.value(images.converted(content, self.shape.channels)))
+        if self.own is not None and (isinstance(content, Image.Image) or content.dtype == np.uint8):
+            content = datasets.plain(self.own.value(images.converted(images.preview(content), self.shape.channels)))
         return images.ready(content, self.shape)
 
 
@@ -169,12 +179,17 @@ def manifest_of(
     return found.limited(config.limit)
 
 
-def loader_of(config: InferConfig, manifest: sources.Manifest) -> Loader:
-    """How these rows become what the model takes. Raises InputError if --transform is no function of a file."""
-    only_crop = (
-        config.interpolation == "bilinear" and None not in (config.resize, config.crop) and not config.exact_resize
-    )
-    shape = images.Shape(config.resize, config.crop, config.interpolation, config.channels, config.exif, only_crop)
+def loader_of(config: InferConfig, manifest: sources.Manifest, recipe: Recipe | None = None) -> Loader:
+    """How these rows become what the model takes.
+
+    Args:
+        config: its flags come first.
+        manifest: the rows.
+        recipe: of the model's library.
+
+    Raises InputError if --transform is no function of a file, or for flags that do not go with the recipe.
+    """
+    preparation = prepared(config, recipe)
     thumbnail = config.thumbnails
     if thumbnail is None:
         thumbnail = 0 if manifest.place is None else THUMBNAIL
@@ -185,7 +200,18 @@ def loader_of(config: InferConfig, manifest: sources.Manifest) -> Loader:
         )
         if not callable(function.value):
             raise InputError(f"{function.name} is a {type(function.value).__name__}; expected a function of a picture")
-    return Loader(manifest, shape, thumbnail, config.timeout, function, config.preview_bands)
+    return Loader(
+        manifest,
+        preparation.shape,
+        thumbnail,
+        config.timeout,
+        function,
+        config.preview_bands,
+        preparation.mean,
+        preparation.std,
+        preparation.source,
+        preparation.function,
+    )
 
 
 def reason(error: Exception) -> str:

@@ -7,6 +7,7 @@ import ast
 import contextlib
 import copy
 import difflib
+import functools
 import hashlib
 import importlib.util
 import re
@@ -17,8 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import usercode, weights
+from pipeline import libraries, usercode, weights
 from pipeline.errors import InputError, first_line
+from pipeline.recipes import Recipe
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +40,7 @@ class Factory:
     """Where a model comes from; calling `build` makes a new module each time."""
 
     name: str
-    """FILE.py:FACTORY without the folder, or the name of a program."""
+    """FILE.py:FACTORY without the folder, what names a library's model, or the name of a program."""
     code: str
     """Digest of the file."""
     make: Any
@@ -48,22 +50,49 @@ class Factory:
     ema: bool = False
     trust: bool = False
     """How checkpoints are read, see `weights.read`."""
+    library: libraries.Library | None = None
+    """Of whose models this is one."""
     _built: "weakref.WeakSet[torch.nn.Module]" = field(default_factory=weakref.WeakSet)
 
-    def build(self, file: Path | None = None, say: Callable[[str], None] = lambda _: None) -> "torch.nn.Module":
-        """A new module with the weights of a file, else with the same random ones each time.
+    @property
+    def recipe(self) -> Recipe | None:
+        """What its library says of its pictures and classes."""
+        return None if self.library is None else self.library.recipe
 
-        Raises InputError if the factory fails, or the weights are of another model.
+    def build(self, file: Path | None = None, say: Callable[[str], None] = lambda _: None) -> "torch.nn.Module":
+        """A new module with the weights of a file, else with its library's or with the same random ones each time.
+
+        A library's model gets as many outputs as the file is for. Raises InputError if the factory fails, or the
+        weights are of another model.
         """
-        module = self._made()
-        if file is not None:
-            read = weights.read(file, ema=self.ema, trust=self.trust, folder=self.folder, say=say)
-            weights.load(module, read, file)
-        elif self.ema:
-            raise InputError("--ema takes the moving average of weights from a checkpoint: name it by --checkpoint")
+        if file is None:
+            if self.ema:
+                raise InputError("--ema takes the moving average of weights from a checkpoint: name it by --checkpoint")
+            if self.library is None:
+                return self._made()
+            return self._made(pretrained=bool(self.args.get("pretrained", True)), outputs=None)
+        read = weights.read(file, ema=self.ema, trust=self.trust, folder=self.folder, say=say)
+        if self.library is None:
+            module = self._made()
+        else:
+            module = self._made(pretrained=False, outputs=self._outputs(read, self.library))
+        weights.load(module, read, file)
         return module
 
-    def _made(self) -> "torch.nn.Module":
+    def _outputs(self, read: "Mapping[str, torch.Tensor]", library: libraries.Library) -> int | None:
+        """How many outputs these weights are for, None for as many as the library's model has anyway."""
+        import torch
+
+        if library.sized in self.args:
+            return None
+        try:
+            with torch.device("meta"):  # takes no time and no memory
+                like = self._made(pretrained=False, outputs=None)
+        except InputError:  # a model that computes with its weights when it is made
+            like = self._made(pretrained=False, outputs=None)
+        return weights.outputs(read, like.state_dict())
+
+    def _made(self, **more: Any) -> "torch.nn.Module":
         import torch
 
         torch.manual_seed(0)  # so that a model without a checkpoint is the same model when a run is resumed
@@ -71,7 +100,7 @@ class Factory:
         if not isinstance(made, torch.nn.Module):
             try:
                 with usercode.importable(self.folder):
-                    made = made(**self.args)
+                    made = made(**{**self.args, **more})
             except InputError:
                 raise
             except (Exception, SystemExit) as error:  # the user's own code: whatever it raises is shown, in one line
@@ -87,7 +116,7 @@ class Factory:
 
 
 def open_factory(spec: str, args: Mapping[str, Any], *, ema: bool = False, trust: bool = False) -> Factory:
-    """The model named by --model: FILE.py:FACTORY, or a program.
+    """The model named by --model: FILE.py:FACTORY, a library's, or a program.
 
     Args:
         spec: as the user gave it.
@@ -96,10 +125,16 @@ def open_factory(spec: str, args: Mapping[str, Any], *, ema: bool = False, trust
 
     Raises InputError if the file or the name is not there, or does not import.
     """
+    if spec.startswith(libraries.PREFIXES):
+        library = libraries.open_library(spec, args)
+        return Factory(spec, "", library.make, dict(args), Path(), ema, trust, library)
     if spec.endswith(PROGRAMS):
         return _program(Path(spec), args, ema, trust)
     found = usercode.named(
-        spec, "model", "FILE.py:FACTORY, for example my_model.py:build, or a program (.pt2, TorchScript)"
+        spec,
+        "model",
+        "FILE.py:FACTORY, for example my_model.py:build; torchvision:NAME, timm:NAME or hf:NAME_OR_FOLDER; or a "
+        "program (.pt2, TorchScript)",
     )
     if not callable(found.value):
         file, _, name = spec.rpartition(":")
@@ -117,7 +152,7 @@ def _program(file: Path, args: Mapping[str, Any], ema: bool, trust: bool) -> Fac
         raise InputError(f"{file} is a program, not a function; it cannot take --model-args")
     code = hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
     make = _exported if file.suffix == ".pt2" else _torchscript
-    return Factory(file.name, code, lambda: make(file, trust), {}, file.parent, ema, trust)
+    return Factory(file.name, code, functools.partial(make, file, trust), {}, file.parent, ema, trust)
 
 
 def _exported(file: Path, _: bool) -> "torch.nn.Module":

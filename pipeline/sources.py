@@ -95,6 +95,16 @@ class Manifest:
         """Labels that no output stands for count as unknown."""
         return replace(self, label=_known(self.label, classes))
 
+    def named(self, classes: tuple[str, ...]) -> "Manifest":
+        """With these names, in their order: labels are found by their names, or are indices where they had none."""
+        if classes == self.classes:
+            return self
+        place = {name: i for i, name in enumerate(classes)}
+        into = np.array([place.get(name, -1) for name in self.classes] + [-1], np.int32)  # the last for -1
+        return replace(
+            self, label=into[self.label] if self.classes else _known(self.label, len(classes)), classes=classes
+        )
+
     def limited(self, rows: int | None) -> "Manifest":
         """At most this many rows, chosen evenly over the data by the hash of their keys, in their order."""
         if rows is None or rows >= len(self):
@@ -142,7 +152,7 @@ def open_source(data: str, options: Options | None = None) -> Manifest:
         folder = files[0].resolve()
         files = [p for end in ("*.parquet", "*.tar") if (found := sorted(folder.glob(end))) for p in found]
         if not files or _has_pictures(folder):
-            return _named(_folder(data, folder), options)
+            return _asked(_folder(data, folder), options)
     try:
         return _reader(files[0])(tuple(f.resolve() for f in files), options)
     except (pa.ArrowException, zipfile.BadZipFile, tarfile.TarError, OSError, UnicodeDecodeError) as error:
@@ -200,14 +210,9 @@ def _manifest(
     return Manifest(str(root), image, label, keys, classes, _no_columns() if columns is None else columns)
 
 
-def _named(manifest: Manifest, options: Options) -> Manifest:
-    """The manifest with its labels as indices into the classes that were asked for."""
-    if not options.classes or options.classes == manifest.classes:
-        return manifest
-    place = {name: i for i, name in enumerate(options.classes)}
-    into = np.array([place.get(name, -1) for name in manifest.classes] + [-1], np.int32)  # the last for -1
-    label = into[manifest.label] if manifest.classes else _known(manifest.label, len(options.classes))
-    return Manifest(manifest.root, manifest.image, label, manifest.key, options.classes, manifest.columns)
+def _asked(manifest: Manifest, options: Options) -> Manifest:
+    """The manifest with the classes that were asked for, if any were."""
+    return manifest.named(options.classes) if options.classes else manifest
 
 
 def _known(label: NDArray[np.int32], classes: int) -> NDArray[np.int32]:
@@ -281,7 +286,7 @@ def _zip(files: tuple[Path, ...], options: Options) -> Manifest:
     classes = tuple(sorted({n.parts[skip] for n in names})) if foldered else ()
     place = {name: i for i, name in enumerate(classes)}
     label = np.array([place.get(n.parts[skip], -1) for n in names], np.int32)
-    return _named(_manifest(file.parent, [f"{file.name}#{n}" for n in names], label, classes), options)
+    return _asked(_manifest(file.parent, [f"{file.name}#{n}" for n in names], label, classes), options)
 
 
 def _alone(files: tuple[Path, ...]) -> tuple[Path, ...]:

@@ -133,7 +133,7 @@ def _pass(
             seconds[name] += value
         return len(batch.rows) * len(batch.outputs), batch.task if batch.last else None
 
-    inferred = forward(loaded, networks, Prepare(device, config.mean, config.std), job.like, config.batch_size)
+    inferred = forward(loaded, networks, Prepare(device, job.loader.mean, job.loader.std), job.like, config.batch_size)
     writing = workers.in_order(write, inferred, workers=1, ahead=4)
     try:
         for rows, done in writing:

@@ -24,7 +24,7 @@ from tests import toy
 Outcome = tuple[int, list[str], list[str]]
 """Exit code, lines of stdout, lines of stderr."""
 
-PROGRESS = re.compile(r"[\d,]+ images, |model toy_model|\S+: [\d,]+ rows in |\d+ of \d+ parts in ")
+PROGRESS = re.compile(r"[\d,]+ images, |preprocessing: |model toy_model|\S+: [\d,]+ rows in |\d+ of \d+ parts in ")
 
 
 @pytest.fixture
