@@ -1,9 +1,13 @@
 """Rows of a manifest -> decoded pictures, each with its error if there is one. Knows no model and no runs on disk."""
 
+import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -60,6 +64,8 @@ class Loader:
     """Where the shape and these come from."""
     own: usercode.Named | None = None
     """The function of the model's library, of a picture, where a shape cannot say the same."""
+    processes: int = 0
+    """That load instead of threads, for code that holds Python's lock."""
 
     def record(self) -> dict[str, Any]:
         """What decides the pixels, as the predictions say it."""
@@ -74,7 +80,7 @@ class Loader:
         """The first picture that can be read, whose size and type all must have. Raises InputError if none can be."""
         error = ""
         one_by_one = ((row, [row]) for row in range(len(self.manifest)))  # it is nearly always the first
-        for row, (loaded,) in self.stream(one_by_one, None, threads=1, ahead=1):
+        for row, (loaded,) in replace(self, processes=0).stream(one_by_one, None, threads=1, ahead=1):
             if loaded.pixels is not None:
                 return np.array(loaded.pixels)  # a dataset's array may be read-only, or a view that runs backwards
             error = error or f"{self.manifest.image[row]}: {loaded.error}"
@@ -85,22 +91,32 @@ class Loader:
     ) -> Generator[tuple[X, list[Loaded]], None, None]:
         """`load` on threads, in order, a few rows at a time; each few have a name to find them by.
 
+        With `processes`, as many threads wait for these, and `threads` says nothing.
+
         A row that takes longer than `timeout` is an error. The few that it is among are tried again one at a time, so
         that neither its neighbours nor the rows of a process that was stopped for a while are lost with it.
         """
 
         def load(chunk: tuple[X, Sequence[int]]) -> tuple[X, list[Loaded]]:
             name, rows = chunk
-            return name, self.chunk(rows, like)
+            return name, self.chunk(rows, like) if pool is None or pool.hung == self.processes else pool.chunk(rows)
 
         def again(chunk: tuple[X, Sequence[int]]) -> tuple[X, list[Loaded]]:
             name, rows = chunk
+            if pool is not None:
+                pool.hung = min(pool.hung + 1, self.processes)
             late = Loaded(None, f"TimeoutError: not read within {self.timeout:g} seconds", self.timeout)
             patience = workers.Patience[int, Loaded](self.timeout, lambda _: late)
             return name, list(workers.in_order(lambda row: self.load(row, like), rows, 1, patience=patience))
 
-        with images.quietly():
-            yield from workers.in_order(load, chunks, threads, ahead, workers.Patience(self.timeout, again))
+        pool = _Processes(self, like) if self.processes else None
+        threads = self.processes or threads
+        try:
+            with images.quietly():
+                yield from workers.in_order(load, chunks, threads, ahead, workers.Patience(self.timeout, again))
+        finally:
+            if pool is not None:
+                pool.end()
 
     def chunk(self, rows: Sequence[int], like: NDArray[Any] | None) -> list[Loaded]:
         """`load` of each of these rows."""
@@ -140,6 +156,52 @@ class Loader:
         if self.own is not None and (isinstance(content, Image.Image) or content.dtype == np.uint8):
             content = datasets.plain(self.own.value(images.converted(images.preview(content), self.shape.channels)))
         return images.ready(content, self.shape)
+
+
+class _Processes:
+    """Processes that load rows, each with a copy of the loader."""
+
+    def __init__(self, loader: Loader, like: NDArray[Any] | None) -> None:
+        # Spawned: a fork would copy the locks of threads that it does not have.
+        spawn = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(loader.processes, spawn, _begin, (loader, like))
+        self.hung = 0
+        """Processes that never came back; when it is all of them, threads must do."""
+
+    def chunk(self, rows: Sequence[int]) -> list[Loaded]:
+        """`Loader.chunk` in one of them. Raises InputError if it died."""
+        try:
+            return self._pool.submit(_chunk, list(rows)).result()
+        except BrokenProcessPool as error:
+            raise InputError(
+                "a process that loads the dataset could not start or was killed, for want of memory perhaps: fewer "
+                "--processes, or --processes 0 for threads; the same command goes on where it stopped"
+            ) from error
+
+    def end(self) -> None:
+        """End them, also one that hangs."""
+        running = list((self._pool._processes or {}).values())  # Python 3.14 has kill_workers for this
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.join()
+
+
+_HERE: list[tuple[Loader, NDArray[Any] | None]] = []
+"""In a process of `_Processes`, what it loads with: there is no other way to give a worker something once."""
+
+
+def _begin(loader: Loader, like: NDArray[Any] | None) -> None:
+    if torch := sys.modules.get("torch"):  # which the dataset imported; one thread, as there are several processes
+        torch.set_num_threads(1)
+    _HERE.append((loader, like))
+
+
+def _chunk(rows: list[int]) -> list[Loaded]:
+    ((loader, like),) = _HERE
+    with images.quietly():
+        return loader.chunk(rows, like)
 
 
 def _check(pixels: NDArray[Any], like: NDArray[Any]) -> None:
@@ -211,6 +273,7 @@ def loader_of(config: InferConfig, manifest: sources.Manifest, recipe: Recipe | 
         preparation.std,
         preparation.source,
         preparation.function,
+        config.processes,
     )
 
 

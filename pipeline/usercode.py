@@ -25,6 +25,15 @@ class Named:
     """Digest of the file."""
     folder: Path
     """Of the file, whose neighbours it may import."""
+    kind: str = ""
+    form: str = ""
+    """As `named` was told; empty if it is not from a file."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process reads the file again, whose module it could not import by its name."""
+        if self.kind:
+            return named, (str(self.folder / self.name), self.kind, self.form)
+        return Named, (self.value, self.name, self.code, self.folder)
 
 
 def is_named(spec: str) -> bool:
@@ -55,7 +64,7 @@ def named(spec: str, kind: str, form: str) -> Named:
         public = [n for n in own if not n.startswith("_")]
         raise InputError(f"{file} has no {name!r}; it has: {', '.join(public) or 'no functions'}")
     code = hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
-    return Named(getattr(module, name), f"{path.name}:{name}", code, path.parent)
+    return Named(getattr(module, name), f"{path.name}:{name}", code, path.parent, kind, form)
 
 
 @contextlib.contextmanager

@@ -577,3 +577,75 @@ def test_a_loader_works_in_a_spawned_process(file: Path) -> None:
         assert [label for _, label in found] == [i % 3 for i in range(10)]
         for i, (pixels, _) in enumerate(found):
             np.testing.assert_array_equal(pixels, _scope(file)["numbers"](i))
+
+
+_ALONE = """
+import multiprocessing
+import os
+import time
+
+import numpy as np
+from PIL import Image
+
+class Slow:
+    classes = ["a", "b", "c"]
+    at = None
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, i):
+        if i == 7:
+            raise KeyError("no tile 7")
+        if i == 23 and multiprocessing.parent_process() is not None:
+            self.trouble()
+        return Image.fromarray(np.random.default_rng(i).integers(0, 256, (8, 8, 3), np.uint8)), i % 3
+
+    def trouble(self):
+        pass
+
+
+class Killed(Slow):
+    def trouble(self):
+        os._exit(1)
+
+
+class Hangs(Slow):
+    def trouble(self):
+        time.sleep(600)
+
+
+def turned(picture):
+    return picture.rotate(180)
+"""
+
+
+def test_processes_load_what_threads_do(file: Path) -> None:
+    (file.parent / "alone.py").write_text(_ALONE)
+    data = f"{file.parent / 'alone.py'}:Slow"
+    options: dict[str, Any] = {"data": data, "batch_size": 16, "transform": f"{file.parent / 'alone.py'}:turned"}
+    infer(_config(file, "", **options))
+    infer(_config(file, "", processes=2, out=file.parent / "processes", **options))
+    expected, found = _frame(file.parent / "out"), _frame(file.parent / "processes")
+    assert found["error"][7] == "KeyError: 'no tile 7'"
+    pd.testing.assert_frame_equal(found, expected)
+
+
+def test_a_loading_process_that_dies_is_one_line_and_nothing_is_lost(file: Path) -> None:
+    (file.parent / "alone.py").write_text(_ALONE)
+    options: dict[str, Any] = {"data": f"{file.parent / 'alone.py'}:Killed", "batch_size": 8, "shard_size": 8}
+    with pytest.raises(InputError, match=r"was killed, for want of memory perhaps: fewer --processes, .* goes on"):
+        infer(_config(file, "", processes=1, **options))
+    there = sum(
+        open_predictions(file.parent / "out").step.rows for _ in range(any(file.parent.glob("out/*/*.parquet")))
+    )
+    assert infer(_config(file, "", **options)).written == 40 - there
+    assert len(_frame(file.parent / "out")) == 40
+
+
+def test_a_row_that_hangs_in_a_process_is_tried_here_and_the_process_is_ended(file: Path) -> None:
+    (file.parent / "alone.py").write_text(_ALONE)
+    data = f"{file.parent / 'alone.py'}:Hangs"
+    done = infer(_config(file, "", data=data, processes=1, timeout=3.0))
+    assert (done.written, done.failed) == (40, 1)
+    assert multiprocessing.active_children() == []
