@@ -1,7 +1,5 @@
 """What each panel shows, by hand or by another way of computing it."""
 
-import dataclasses
-import re
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,6 @@ from pipeline.summaries import (
     Histogram,
     HParams,
     Lines,
-    Picture,
     Projector,
     Scalar,
     Summary,
@@ -246,64 +243,11 @@ def test_what_stage_one_warned_of_is_on_the_card_and_with_its_remedy_in_the_repo
     for name in ("glance", "report"):
         panel = panels.load(name)
         state = panel.measure(run, mixed(run, 80))
-        found = list(panel.render(Subject("toy", run, {3: warned}), {3: state}))
+        found = {s.tag: s for _, s in panel.render(Subject("toy", run, {3: warned}), {3: state})}
     assert seen[0].warnings[:2] == ["red and blue are swapped", "the logits are probabilities"]
-    lines = text(found[-1][1]).split("\n")
+    lines = text(found["report/summary"]).split("\n")
     assert "- **Warning:** red and blue are swapped: turn them" in lines
     assert "- **Warning:** the logits are probabilities: stop" in lines
-
-
-def test_the_report_shows_what_the_model_sees_at_the_steps_that_have_it() -> None:
-    run, panel = named(10), panels.load("report")
-    states = {step: panel.measure(run, mixed(run, 20)) for step in (1, 2, 5)}
-    sheets = {step: np.full((4, 5, 3), step, np.uint8) for step in (1, 5)}
-    facts = {step: Facts(20, 20, sheet=sheets.get(step)) for step in states}
-    found = list(panel.render(Subject("toy", run, facts), states))
-    assert [(step, s.tag) for step, s in found] == [
-        *((1, "report/what_the_model_sees"), (5, "report/what_the_model_sees")),
-        (5, "report/summary"),
-    ]
-    assert isinstance(found[1][1], Picture)
-    assert found[1][1].pixels is sheets[5]
-
-
-def test_the_report_is_one_page_at_the_last_step_with_a_line_for_each() -> None:
-    run = dataclasses.replace(
-        named(10),
-        model="net.py:build",
-        model_args={"depth": 20, "kind": "a|b"},
-        transform={"resize": 32, "crop": None, "mean": [0.5], "std": [1.0]},
-        root="photos|of cats",
-        weights="0123456789abcdef",
-    )
-    batches = {"step1": mixed(run, 80, 1), "step5": mixed(run, 80, 2)}
-    found = drawn("report", run, **batches)
-    assert list(found) == [("report/summary", 5)]
-    page = text(found["report/summary", 5])
-    assert page.startswith("# toy\n\n")
-    rows = re.findall(r"^\| (\d+) \| 80 \|.*\| (0\.\d{4}) \| (0\.\d{4}) to (0\.\d{4}) \|", page, re.MULTILINE)
-    assert [row[0] for row in rows] == ["1", "5"]
-    for (_, accuracy, lower, upper), batch in zip(rows, batches.values(), strict=True):
-        known = frame(batch).dropna(subset=["label"])
-        assert float(accuracy) == pytest.approx((known.label == known.predicted).mean(), abs=5e-5)
-        assert float(lower) < float(accuracy) < float(upper)
-    for line in (
-        "| model | `net.py:build` with depth=20, kind=a\\|b |",
-        "| data | `photos\\|of cats` |",
-        "| transform | resize 32, mean [0.5], std [1.0] |",
-        "| weights | `0123456789abcdef` (digest) |",
-    ):
-        assert line in page.split("\n")
-    assert "### How to read the tabs" in page
-
-
-def test_every_tab_that_the_report_explains_is_written() -> None:
-    run = named(10)
-    page = text(drawn("report", run, step0=mixed(run, 80))["report/summary", 0])
-    written = tags(run, mixed(run, 80))
-    groups = {tag.partition("/")[0] for tag in written}
-    for named_there in re.findall(r"`([\w]+)(?:/[^`]*)?`", page.partition("### How to read the tabs")[2]):
-        assert named_there in groups or any(tag.endswith(f"/{named_there}") for tag in written), named_there
 
 
 # all of them
@@ -356,7 +300,7 @@ TAGS = {  # of six classes and one step, by panel; a panel's own test says what 
         "report/label_issues",
     ],
     "slices": ["report/slices", "slices/worst"],
-    "report": ["report/summary"],
+    "report": ["report/summary", "report/run"],
 }
 
 
@@ -376,6 +320,7 @@ def test_without_labels_nothing_is_said_that_needs_them() -> None:
         "examples/least_certain",
         "examples/random",
         *(f"probabilities/{measure}" for measure in ("confidence", "entropy", "margin")),
+        "report/run",
         "report/summary",
     ]
 
