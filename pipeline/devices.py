@@ -22,10 +22,10 @@ from typing import IO, Any, cast
 
 import torch
 
-from pipeline import models, usercode
+from pipeline import models, timing, usercode
 from pipeline.errors import InputError
 from pipeline.shards import Task
-from pipeline.work import SECONDS, Job, Watcher, module_of, work
+from pipeline.work import Job, Watcher, module_of, work
 
 _GRACE = 10.0
 """Seconds that a worker gets to end."""
@@ -39,7 +39,7 @@ def run(
     wrote: Callable[[int], object],
     say: Callable[[str], None],
 ) -> dict[str, float]:
-    """Do the tasks, each on the device that is free first. -> seconds by SECONDS, of all devices together.
+    """Do the tasks, each on the device that is free first. -> seconds as `timing` has them, of all devices together.
 
     Args:
         job: what is the same for all.
@@ -172,8 +172,8 @@ class _Crew:
         self._heard.put((worker, _Gone()))
 
     def seconds(self) -> dict[str, float]:
-        """Hand out the tasks and wait for their end. -> seconds of all workers by SECONDS."""
-        total = dict.fromkeys(SECONDS, 0.0)
+        """Hand out the tasks and wait for their end. -> seconds of all workers."""
+        total = timing.NO_SECONDS
         waiting: list[_Worker] = []
         left = set(self._workers)
         while (self._todo and left) or any(w.worked and not w.ended for w in left):
@@ -191,8 +191,7 @@ class _Crew:
                 self._say(said.line)
             elif isinstance(said, _Ends):
                 worker.ended = True
-                for name, value in said.seconds.items():
-                    total[name] += value
+                total = timing.plus(total, said.seconds)
             elif isinstance(said, _Fails):
                 raise InputError(said.message) if said.input else RuntimeError(f"{worker.name}: {said.message}")
             elif isinstance(said, _Gone):

@@ -4,7 +4,6 @@ What there is to do is settled here; `work` does it.
 """
 
 import itertools
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pipeline import datasets, loading, models, recipes, resume, shards, sources, store, usercode, workers
+from pipeline import datasets, loading, models, recipes, resume, shards, sources, store, timing, usercode, workers
 from pipeline.config import InferConfig
 from pipeline.errors import InputError
 from pipeline.predictions import Count, Run, to_logits
@@ -38,8 +37,7 @@ class Outcome:
     written: int
     """Rows that this call inferred, over all steps."""
     seconds: Mapping[str, float]
-    """Where this call's time went: `wall`; and of all devices together `wait` for pictures, `forward` and `behind`
-    (waiting for the writer); busy seconds of the `decode` threads and of the `write` threads."""
+    """Where this call's time went: `wall`, and of all devices together those of `timing`."""
     threads: int
     """That read and decoded, for each device."""
     share: shards.Share
@@ -50,22 +48,8 @@ class Outcome:
     @property
     def bottleneck(self) -> str:
         """One line on where the time went, and which flag would help; empty if there was too little of it to tell."""
-        s = self.seconds
-        wall = s["wall"]
-        busy = sum(s[name] for name in ("wait", "forward", "behind"))
-        if not self.written or not busy or wall < 2:  # a worker that was killed took its seconds with it
-            return ""
-        shares = {name: s[name] / busy for name in ("wait", "forward", "behind")}
-        parts = (
-            f"{self.written / wall:,.0f} rows/s: model {shares['forward']:.0%} of the time, waiting for pictures "
-            f"{shares['wait']:.0%}, for the writer {shares['behind']:.0%}"
-        )
-        advice = {
-            "wait": f"bound by decoding on {self.threads} threads: more processors, or smaller pictures",
-            "forward": "bound by the model: a GPU, --precision bf16, or a larger --batch-size",
-            "behind": "bound by writing: a faster disk, or fewer columns (--thumbnails 0, no --embeddings)",
-        }
-        return f"{parts}; {advice[max(shares, key=shares.__getitem__)]}"
+        told = timing.report(self.seconds, self.threads)
+        return f"{self.written / self.seconds['wall']:,.0f} rows/s: {told}" if told and self.written else ""
 
     @property
     def complete(self) -> bool:
@@ -127,7 +111,7 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None, live
     import torch
 
     from pipeline import devices
-    from pipeline.forward import Prepare
+    from pipeline.forward import Prepare, default_batch_size, too_small
     from pipeline.work import Job, module_of
 
     manifest = loading.manifest_of(config, *((live.dataset, live.classes) if live else ()))
@@ -146,16 +130,24 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None, live
     transform = _transform(config, loader, sample)
     say(f"preprocessing: {_described(transform)}")
     prepare = Prepare(device, loader.mean, loader.std)
+    memory = models.memory_of(device) // on.count(device)
+    batch_size = config.batch_size or default_batch_size(device, sample, memory)
     kept: dict[int, torch.nn.Module] = {}
     runs: dict[int, Run] = {}
-    together = outputs = 0
+    outputs = 0
+    together = 0  # how many models are in memory at a time, in half of it: each image is decoded once for these
     for step, file in steps.items():
         module = factory.build(file)
-        together = together or _together(models.bytes_of(module), device, on.count(device))
+        together = together or max(1, memory // 2 // max(models.bytes_of(module), 1))
         if len(kept) < together:
             kept[step] = module
         network = models.Network(module, device, config.precision, config.embedding_layer or config.embeddings)
-        logits, dims = network.try_out(prepare(sample[None]))
+        try:
+            logits, dims = network.try_out(prepare(sample[None]))
+        except RuntimeError as error:
+            if models.out_of_memory(error):
+                raise too_small(device) from error
+            raise
         to_logits(logits.cpu().numpy(), config.scores)
         if runs and logits.shape[1] != outputs:
             raise InputError(f"{file} gives {logits.shape[1]} outputs, the steps before {outputs}; expected one number")
@@ -208,7 +200,7 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None, live
             say(f"{rows:,} rows that have an error are tried again")
             lacking = {step: {**of_step, **again[step]} for step, of_step in lacking.items()}
         threads = config.workers or max(1, workers.count(0) // len(on))
-        job = Job(config, loader, sample, steps, runs, out, threads)
+        job = Job(config, loader, sample, steps, runs, out, threads, batch_size)
         given = shards.tasks(lacking, together)
         if len(on) > 1:
             kept.clear()  # each worker has its own
@@ -272,22 +264,6 @@ def _classes(manifest: sources.Manifest, outputs: int) -> tuple[str, ...]:
             f"gives {outputs} outputs: expected as many, in the order of the outputs; --classes FILE names them"
         )
     return manifest.classes or tuple(map(str, range(outputs)))
-
-
-def _together(each: int, device: "torch.device", workers: int) -> int:
-    """How many models of `each` bytes fit into half of the device's memory; each image is decoded once for these.
-
-    `workers` share the memory.
-    """
-    import torch
-
-    if device.type == "cuda":
-        there = torch.cuda.mem_get_info(device)[0]
-    elif hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:  # SC_AVPHYS_PAGES leaves out what the system
-        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # would give back from its cache of files
-    else:
-        there = 4 * 2**30
-    return max(1, there // 2 // workers // max(each, 1))
 
 
 def _outcome(

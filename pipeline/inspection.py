@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import store
+from pipeline import store, timing
 from pipeline.errors import DamagedError, InputError
 from pipeline.predictions import Count
 from pipeline.store import Step
@@ -41,10 +41,11 @@ class Inspection:
             )
         busy: dict[str, float] = {}
         for s in f["steps"]:
-            for name, value in s["seconds"].items():
-                busy[name] = busy.get(name, 0.0) + value
+            busy = timing.plus(busy, s["seconds"])
         if any(busy.values()):
-            found.append("seconds busy: " + ", ".join(f"{name} {value:,.1f}" for name, value in busy.items()))
+            found.append("seconds: " + ", ".join(f"{name} {value:,.1f}" for name, value in busy.items()))
+        if told := timing.report(busy, f["steps"][-1]["threads"]):
+            found.append(told)
         for s in f["steps"]:
             found += [f"step {s['step']} lacks rows {a:,} to {b - 1:,}" for a, b in s["missing"]]
             if s["clipped"]:
@@ -103,8 +104,7 @@ def _step(step: Step, note: Any) -> dict[str, Any]:
         for batch in store.batches(file, ("label", "predicted")):
             count = count.plus(batch)
         took += file.part.finished - file.part.started
-        for name, value in file.part.seconds.items():
-            seconds[name] = round(seconds.get(name, 0.0) + value, 3)
+        seconds = {name: round(value, 3) for name, value in timing.plus(seconds, file.part.seconds).items()}
     part = step.parts[0].part
     return {
         "step": step.step,
@@ -120,6 +120,7 @@ def _step(step: Step, note: Any) -> dict[str, Any]:
         "weights": step.run.weights,
         "checkpoint": part.provenance.get("checkpoint", ""),
         "device": part.provenance.get("device", ""),
+        "threads": part.provenance.get("threads", 0),
         "seconds": seconds,
         "rows_per_second": round(count.rows / took, 1) if took > 0 else None,
     }

@@ -10,6 +10,7 @@ import difflib
 import functools
 import hashlib
 import importlib.util
+import os
 import re
 import warnings
 import weakref
@@ -373,6 +374,7 @@ class Network:
             module.eval()
         self.module = module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks the combination
         self._device, self._precision = device, precision
+        self._compiled = False
         self._embedding: torch.Tensor | None = None
         self._wanted = embeddings
         if isinstance(embeddings, str):
@@ -385,6 +387,15 @@ class Network:
                     "program cannot be seen): --embedding-layer NAME stores the output of another"
                 )
             linear[-1].register_forward_pre_hook(self._keep_input)
+
+    def compile(self) -> None:
+        """Compile the module, for batches of one size. Raises InputError for a program, which is compiled already."""
+        import torch
+
+        if isinstance(self.module, torch.jit.ScriptModule):
+            raise InputError("--compile is for modules; a TorchScript program is compiled already: leave it out")
+        self.module = torch.compile(self.module, dynamic=False)
+        self._compiled = True
 
     def _layer(self, name: str) -> "torch.nn.Module":
         import torch
@@ -409,18 +420,20 @@ class Network:
             raise InputError(f"--embedding-layer: {self._wanted} gives no floats of [rows, …]; name another layer")
         self._embedding = _pooled(found, isinstance(layer, torch.nn.Linear | torch.nn.LayerNorm))
 
-    def __call__(self, x: "torch.Tensor") -> tuple["torch.Tensor", "torch.Tensor | None"]:
+    def __call__(self, x: "torch.Tensor", rows: int | None = None) -> tuple["torch.Tensor", "torch.Tensor | None"]:
         """Logits float32 [rows, classes] and embeddings [rows, dims] of pictures [rows, channels, height, width].
 
-        Raises InputError if the model cannot take them.
+        `rows` is the usual size of a batch, to which a compiled module has every one brought. Raises InputError if the
+        model cannot take them.
         """
         import torch
 
         if self._untried:
             self.rows, self._untried = self._rows_of(x[:1]), False
-        if self.rows is None:
+        one_size = self.rows or (rows if self._compiled else None)
+        if one_size is None:
             return self._batch(x)
-        found = [self._padded(part, self.rows) for part in torch.split(x, self.rows)]
+        found = [self._padded(part, one_size) for part in torch.split(x, one_size)]
         if len(found) == 1:
             return found[0]
         embeddings = [embedding for _, embedding in found if embedding is not None]
@@ -476,8 +489,10 @@ class Network:
             try:
                 output = self.module(x)
             except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-                if "out of memory" in str(error):
+                if out_of_memory(error):
                     raise
+                if self._compiled:
+                    raise InputError(f"--compile does not work with this model: {first_line(error)}") from error
                 shape = "×".join(map(str, x.shape[1:]))
                 raise InputError(
                     f"the model cannot take pictures of {shape} (channels×height×width): {first_line(error)}; "
@@ -516,6 +531,24 @@ def _pooled(features: "torch.Tensor", features_last: bool) -> "torch.Tensor":
     if features.ndim == 2:
         return features
     return features.flatten(1, -2).mean(1) if features_last or features.ndim == 3 else features.flatten(2).mean(2)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a device's memory was not enough; not every kind of device has the exception for it."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)
+
+
+def memory_of(device: "torch.device") -> int:
+    """Bytes of memory that a device has: what is free of a GPU, and all of a machine."""
+    import torch
+
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:  # SC_AVPHYS_PAGES leaves out what the system
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # would give back from its cache of files
+    return 4 * 2**30
 
 
 def bytes_of(module: "torch.nn.Module") -> int:

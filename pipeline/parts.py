@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import store
+from pipeline import store, timing
 from pipeline.forward import Batch
 from pipeline.loading import Loaded
 from pipeline.predictions import Part, Predictions, Run, to_logits
@@ -111,11 +111,11 @@ class NewPart:
         self._start = shard.start
         self._clipped = 0
         self._began = time.time()
-        self._seconds = {"decode": 0.0, "wait": 0.0, "forward": 0.0, "write": 0.0}
+        self._seconds = dict.fromkeys(("decode", "wait", "transfer", "forward", "write"), 0.0)
 
     def add(self, batch: Batch) -> None:
         """Take the next rows; with the last of them the part is published."""
-        self._seconds = _plus(self._seconds, _spent(batch))
+        self._seconds = timing.plus(self._seconds, _spent(batch))
         logits, embeddings = batch.outputs[self._making.run.step]
         taken = 0
         while taken < len(batch.rows):
@@ -180,9 +180,9 @@ class MendedPart:
         if self._writer.content_digest == old.content_digest:
             self.abandon()
             return
-        seconds = _plus(old.seconds, {"write": time.perf_counter() - began})
+        seconds = timing.plus(old.seconds, {"write": time.perf_counter() - began})
         for b in self._batches:
-            seconds = _plus(seconds, _spent(b))
+            seconds = timing.plus(seconds, _spent(b))
         started = self._began - (old.finished - old.started)  # so that the time it took is that of both
         self._writer.publish(self._making.record(started, seconds, old.clipped + clipped))
 
@@ -195,7 +195,3 @@ def _spent(batch: Batch) -> dict[str, float]:
     """Seconds of one step's share of a batch."""
     mine = {name: value / len(batch.outputs) for name, value in batch.seconds.items()}
     return {"decode": sum(row.seconds for row in batch.rows), **mine}
-
-
-def _plus(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
-    return {name: one.get(name, 0.0) + other.get(name, 0.0) for name in {**one, **other}}

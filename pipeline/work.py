@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from pipeline import models, workers
+from pipeline import models, timing, workers
 from pipeline.config import InferConfig
 from pipeline.errors import InputError
-from pipeline.forward import Batch, Prepare, forward
+from pipeline.forward import Batch, Limit, Prepare, forward
 from pipeline.loading import Loader
 from pipeline.parts import Making, MendedPart, NewPart
 from pipeline.predictions import Run
@@ -26,10 +26,6 @@ from pipeline.shards import Task
 
 _CHUNK = 8
 """Pictures a thread decodes before it takes the next task: a task costs about as much as a 28×28 PNG."""
-
-SECONDS = ("wall", "wait", "forward", "behind", "decode", "write")
-"""Where time goes: `wall`; the calling thread's `wait` for pictures, `forward` and `behind` (waiting for the writer);
-busy seconds of the `decode` threads together and of the `write` thread."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +43,7 @@ class Job:
 
     threads: int
     """That read and decode, for each device."""
+    batch_size: int
 
 
 @dataclass(frozen=True)
@@ -64,8 +61,9 @@ class Watcher:
 def work(
     job: Job, device: torch.device, modules: Callable[[int], torch.nn.Module], watcher: Watcher
 ) -> dict[str, float]:
-    """Do tasks until there are none. `modules` gives the model of a step. -> seconds by SECONDS."""
-    total = dict.fromkeys(SECONDS, 0.0)
+    """Do tasks until there are none. `modules` gives the model of a step. -> seconds as `timing` has them."""
+    total = timing.NO_SECONDS
+    limit = Limit(job.batch_size, device, watcher.say)
     networks: dict[int, models.Network] = {}
     while (task := watcher.ask(True)) is not None:
         more = itertools.chain([task], iter(lambda: watcher.ask(False), None))
@@ -76,8 +74,9 @@ def work(
                     networks[step] = models.Network(
                         modules(step), device, job.config.precision, job.config.embedding_layer or job.config.embeddings
                     )
-            for name, value in _pass(job, device, networks, of_group, watcher).items():
-                total[name] += value
+                    if job.config.compile:
+                        networks[step].compile()
+            total = timing.plus(total, _pass(job, device, networks, of_group, watcher, limit))
     return total
 
 
@@ -95,10 +94,11 @@ def _pass(
     networks: Mapping[int, models.Network],
     tasks: Iterator[Task],
     watcher: Watcher,
+    limit: Limit,
 ) -> dict[str, float]:
-    """Do tasks with these models, decoding each image once. -> seconds by SECONDS."""
+    """Do tasks with these models, decoding each image once. -> seconds as `timing` has them."""
     began = time.perf_counter()
-    seconds = dict.fromkeys(SECONDS, 0.0)
+    seconds = dict(timing.NO_SECONDS)
     config = job.config
     chunks = (
         (task, task.ids[at : at + _CHUNK])
@@ -106,7 +106,7 @@ def _pass(
         for at in range(0, len(task.ids), _CHUNK)
     )
 
-    ahead = 2 * job.threads + -(-2 * config.batch_size // _CHUNK)  # two batches, and something for every thread
+    ahead = 2 * job.threads + -(-2 * job.batch_size // _CHUNK)  # two batches, and something for every thread
     stream = job.loader.stream(chunks, job.like, job.threads, ahead)
     loaded = ((task, row) for task, rows in stream for row in rows)
     open_parts: dict[int, NewPart | MendedPart] = {}  # by step; a step's parts come one after the other
@@ -133,7 +133,8 @@ def _pass(
             seconds[name] += value
         return len(batch.rows) * len(batch.outputs), batch.task if batch.last else None
 
-    inferred = forward(loaded, networks, Prepare(device, job.loader.mean, job.loader.std), job.like, config.batch_size)
+    prepare = Prepare(device, job.loader.mean, job.loader.std)
+    inferred = forward(loaded, networks, prepare, job.like, job.batch_size, limit)
     writing = workers.in_order(write, inferred, workers=1, ahead=4)
     try:
         for rows, done in writing:
@@ -143,8 +144,8 @@ def _pass(
         stream.close()
         for part in open_parts.values():
             part.abandon()
-    seconds["wall"] = time.perf_counter() - began
-    seconds["behind"] = max(seconds["wall"] - seconds["wait"] - seconds["forward"], 0.0)
+    known = seconds["wait"] + seconds["transfer"] + seconds["forward"]
+    seconds["behind"] = max(time.perf_counter() - began - known, 0.0)
     return seconds
 
 
@@ -153,7 +154,9 @@ def _provenance(job: Job, device: torch.device, step: int) -> dict[str, object]:
     return {
         "checkpoint": "" if file is None else file.name,
         "device": str(device),
-        "batch_size": job.config.batch_size,
+        "batch_size": job.batch_size,
+        "compile": job.config.compile,
+        "threads": job.threads,
         "python": platform.python_version(),
         "torch": torch.__version__,
     }

@@ -51,6 +51,31 @@ class Uneven(torch.nn.Module):
         return torch.stack([mean, (mean - 0.5).sqrt(), -mean], 1)
 
 
+class Narrow(Net):
+    \"\"\"Has memory for so many pictures at a time.\"\"\"
+
+    def __init__(self, most):
+        super().__init__()
+        self.most = most
+
+    def forward(self, x):
+        if len(x) > self.most:
+            raise torch.OutOfMemoryError(f"tried to allocate for {len(x)}")
+        return super().forward(x)
+
+
+class Loud(torch.nn.Module):
+    \"\"\"Features that float16 cannot hold.\"\"\"
+
+    def __init__(self):
+        super().__init__()
+        self.head = torch.nn.Linear(3, 3)
+        torch.nn.init.constant_(self.head.weight, 1e-6)
+
+    def forward(self, x):
+        return self.head((x.mean((2, 3)) - 0.5) * 1e6)
+
+
 class Fails(torch.nn.Module):
     \"\"\"Raises at the given forward pass; the first one tries the model.\"\"\"
 
@@ -188,7 +213,7 @@ def test_the_footer_says_how_the_numbers_came_about(tmp_path: Path, net: str) ->
     assert all(p.provenance["checkpoint"] == "toy_epoch07.pt" for p in parts)
     assert all(1.6e9 < p.started <= p.finished for p in parts)
     assert sum(sum(p.seconds.values()) for p in parts) > 0
-    assert all(set(p.seconds) == {"decode", "wait", "forward", "write"} for p in parts)
+    assert all(set(p.seconds) == {"decode", "wait", "transfer", "forward", "write"} for p in parts)
     assert len({p.content_digest for p in parts}) == 3
     (facts,) = inspect(tmp_path / "out").facts["steps"]
     assert (facts["rows"], facts["missing_rows"], facts["checkpoint"]) == (12, 0, "toy_epoch07.pt")
@@ -294,10 +319,10 @@ def test_checkpoints_that_do_not_fit_together_go_one_after_the_other(
 ) -> None:
     toy.pictures(tmp_path / "data")
     files = _checkpoints(tmp_path, net)
-    infer(_config(tmp_path, net, out=tmp_path / "together", checkpoint=files))
+    infer(_config(tmp_path, net, out=tmp_path / "together", checkpoint=files, batch_size=64))
     monkeypatch.setattr("os.sysconf", lambda _: 1)  # a machine with one byte of memory
     reads = _count_reads(monkeypatch)
-    infer(_config(tmp_path, net, checkpoint=files))
+    infer(_config(tmp_path, net, checkpoint=files, batch_size=64))
     assert len(reads) == 1 + 3 * 12
     for step in (1, 2, 10):
         pd.testing.assert_frame_equal(_frame(tmp_path / "out", step), _frame(tmp_path / "together", step))
@@ -382,6 +407,84 @@ def test_embeddings_are_the_input_of_the_last_linear_layer(tmp_path: Path, net: 
         vector = torch.from_numpy(np.asarray(row.embedding, np.float32))
         with torch.no_grad():
             np.testing.assert_allclose(head(vector).numpy(), np.asarray(row.logits), atol=3e-3)
+
+
+def test_embeddings_beyond_float16_are_its_largest_numbers_not_infinity(tmp_path: Path, net: str) -> None:
+    for name, level in (("a", 0), ("b", 128), ("c", 255)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8), (level,) * 3).save(tmp_path / "data" / name / "1.png")
+    infer(_config(tmp_path, net.replace(":Net", ":Loud"), embeddings=True))
+    frame = _frame(tmp_path / "out")
+    assert frame["error"].isna().all()
+    found = np.stack(frame["embedding"].to_list()).astype(np.float64)
+    assert found[0].tolist() == [-65504.0] * 3 and found[2].tolist() == [65504.0] * 3
+    assert found[1] == pytest.approx((128 / 255 - 0.5) * 1e6, rel=1e-3)
+
+
+# --- memory that is not enough, and batches ---
+
+
+@pytest.mark.parametrize(("most", "rows"), [(1, 1), (3, 2), (5, 4), (7, 4), (8, 8)])
+def test_where_memory_is_not_enough_the_batch_is_halved_and_said_once(
+    tmp_path: Path, net: str, most: int, rows: int
+) -> None:
+    toy.pictures(tmp_path / "data", each=7)
+    infer(_config(tmp_path, net, out=tmp_path / "plain", embeddings=True))
+    said: list[str] = []
+    narrow = _config(
+        tmp_path, net.replace(":Net", ":Narrow"), model_args={"most": most}, batch_size=16, embeddings=True
+    )
+    assert infer(narrow, said.append).complete
+    assert [line for line in said if "not enough memory" in line] == [
+        f"cpu has not enough memory for 16 pictures at a time: {rows} from here on (--batch-size {rows} begins so)"
+    ]
+    pd.testing.assert_frame_equal(_frame(tmp_path / "out"), _frame(tmp_path / "plain"), rtol=1e-3, atol=1e-5)
+
+
+def test_where_memory_is_enough_for_none_it_is_one_line(tmp_path: Path, net: str) -> None:
+    toy.pictures(tmp_path / "data")
+    narrow = _config(tmp_path, net.replace(":Net", ":Narrow"), model_args={"most": 0})
+    with pytest.raises(InputError, match="cpu has not enough memory for one picture: use another --device, smaller"):
+        infer(narrow)
+
+
+@pytest.mark.parametrize(
+    ("kind", "memory", "side", "rows"),
+    [
+        ("cuda", 80 * 2**30, 224, 256),  # 154 MB of 320
+        ("cuda", 8 * 2**30, 224, 32),  # 19 MB of 32
+        ("cpu", 24 * 2**30, 224, 64),
+        ("cpu", 24 * 2**30, 2048, 2),  # 50 MB each of 101
+        ("cpu", 1, 8, 1),
+    ],
+)
+def test_batches_are_as_large_as_the_machine_allows(kind: str, memory: int, side: int, rows: int) -> None:
+    from pipeline.forward import default_batch_size
+
+    assert default_batch_size(torch.device(kind), np.zeros((side, side, 3), np.uint8), memory) == rows
+
+
+def test_a_compiled_model_sees_batches_of_one_size_and_gives_the_same(
+    tmp_path: Path, net: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    def compiled(module: "torch.nn.Module", dynamic: bool) -> Any:
+        assert dynamic is False
+
+        def call(x: "torch.Tensor") -> Any:
+            shapes.append(tuple(x.shape))
+            return module(x)
+
+        return call
+
+    toy.pictures(tmp_path / "data", each=7)
+    infer(_config(tmp_path, net, out=tmp_path / "plain", embeddings=True))
+    monkeypatch.setattr(torch, "compile", compiled)
+    infer(_config(tmp_path, net, compile=True, batch_size=8, shard_size=13, embeddings=True))
+    assert set(shapes) == {(8, 3, 8, 8)} and len(shapes) == 3  # 8 and 5 rows, 8 rows
+    pd.testing.assert_frame_equal(_frame(tmp_path / "out"), _frame(tmp_path / "plain"), rtol=1e-3, atol=1e-4)
+    assert open_predictions(tmp_path / "out").step.parts[0].part.provenance["compile"] is True
 
 
 # --- pictures that cannot be read ---
@@ -881,19 +984,27 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("slowest", "advice"),
-    [("wait", "decoding on 2 threads"), ("forward", "the model"), ("behind", "writing")],
+    ("slowest", "advice", "percent"),
+    [
+        ("wait", "decoding on 2 threads", "80%"),
+        ("transfer", "bringing pictures", "73%"),
+        ("forward", "the model", "80%"),
+        ("behind", "writing", "80%"),
+    ],
 )
-def test_the_bottleneck_is_named_with_the_flag_that_helps(tmp_path: Path, slowest: str, advice: str) -> None:
+def test_the_bottleneck_is_named_with_the_flag_that_helps(
+    tmp_path: Path, slowest: str, advice: str, percent: str
+) -> None:
     seconds = {"wall": 10.0, "wait": 1.0, "forward": 1.0, "behind": 1.0, "decode": 5.0, "write": 5.0, slowest: 8.0}
     line = Outcome(tmp_path, 100, {}, 500, seconds, 2, shards.WHOLE, 100).bottleneck
-    assert line.startswith("50 rows/s: model ") and f"bound by {advice}" in line and "80%" in line
+    assert line.startswith("50 rows/s: waiting for pictures ") and f"bound by {advice}" in line and percent in line
     assert Outcome(tmp_path, 100, {}, 0, seconds, 2, shards.WHOLE, 100).bottleneck == ""
 
 
 def test_the_time_of_a_run_adds_up(tmp_path: Path, net: str) -> None:
     toy.pictures(tmp_path / "data", each=20)
-    outcome = infer(_config(tmp_path, net, batch_size=8))
+    outcome = infer(_config(tmp_path, net, batch_size=1))
     seconds = outcome.seconds
-    assert seconds["wait"] + seconds["forward"] + seconds["behind"] == pytest.approx(seconds["wall"], rel=0.05)
+    spent = sum(seconds[name] for name in ("wait", "transfer", "forward", "behind"))
+    assert 0.9 * seconds["wall"] <= spent <= seconds["wall"]
     assert min(seconds.values()) >= 0 and seconds["decode"] > 0 and seconds["write"] > 0
