@@ -339,12 +339,18 @@ class VisualizeConfig:
     image_root: Path | None = None
     """Where the source images are now, if they were moved since inference."""
 
+    log_every: int | Literal["all"] | None = None
+    """Show every N-th image as well, as a loop over the data would log them; `all` of them, as far as an event file of
+    100 MiB has room."""
+
     workers: int = 0
     """Threads. 0: one for each processor, at most 16."""
 
     def __post_init__(self) -> None:
         """Raise InputError for values that can never work."""
         _at_least("workers", self.workers, 0)
+        if isinstance(self.log_every, int):
+            _at_least("log-every", self.log_every, 1)
 
 
 @dataclass(frozen=True)

@@ -273,6 +273,11 @@ class Writer:
         values = session(summary, wall_time) if isinstance(summary, HParams) else [encode(summary)]
         self._record(event_pb2.Event(wall_time=wall_time, step=step, summary=summary_pb2.Summary(value=values)))
 
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+        return self._file.tell()
+
     def _record(self, event: event_pb2.Event) -> None:
         data = event.SerializeToString(deterministic=True)
         length = struct.pack("<Q", len(data))

@@ -61,10 +61,10 @@ class Pictures:
 
     def expect(self, summaries: Iterable[tuple[int, Summary]]) -> None:
         """Tell which rows will be drawn, so that their thumbnails are read together."""
-        self._expected = {number: set() for number in self._steps}
-        for step, summary in summaries:
-            if isinstance(summary, Tiles | Projector):
-                self._expected[self._of(step)].update(summary.rows["id"].tolist())
+        with self._lock:
+            for step, summary in summaries:
+                if isinstance(summary, Tiles | Projector):
+                    self._expected[self._of(step)].update(summary.rows["id"].tolist())
 
     def sprite(self, step: int, summary: Projector, threads: int) -> tuple[bytes, int]:
         """JPEG of all pictures of the points in a square grid, and the side of one, pixels."""

@@ -1,6 +1,7 @@
 """Stage two, one straight function: Parquet -> states -> summaries -> event files. Knows no torch and no model."""
 
 import dataclasses
+import functools
 import hashlib
 import os
 import shutil
@@ -12,13 +13,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pipeline import events, images, logs, outcome, panels, store, workers
+from pipeline import events, images, logs, outcome, pages, panels, store, workers
 from pipeline.config import VisualizeConfig
 from pipeline.errors import InputError, first_line
 from pipeline.pictures import Pictures
 from pipeline.predictions import digest_of, hash64
 from pipeline.store import Step, unwritable
-from pipeline.summaries import Figures, File, Picture, Pixels, Projector, Scalar, Summary, Tiles
+from pipeline.summaries import Figures, File, Picture, Pixels, Projector, Scalar, Summary, Text, Tiles
 from pipeline.summarize import States, look_again, summarize
 
 ROWS = "rows.parquet"
@@ -101,7 +102,7 @@ def _visualize_run(
         aside = folder / f".predboard-{os.getpid()}.partial"
         try:
             aside.mkdir()
-            states = _states(steps, chosen, threads, aside, keep_rows=not config.panels)
+            states = _states(steps, chosen, threads, aside, keep_rows=not config.panels or config.log_every is not None)
             with (
                 images.quietly(),
                 events.Writer(aside / logs.EVENTS, times[numbers[0]]) as writer,
@@ -123,6 +124,14 @@ def _visualize_run(
                                 logs.write_file(aside, file)
                         elif not isinstance(summary, Figures):
                             writer.write(step, times[step], summary)
+                        bar.update()
+                if config.log_every is not None:
+                    every = 1 if config.log_every == "all" else config.log_every
+                    derived = functools.partial(store.read_rows, aside / ROWS)
+                    for step, page in pages.logged(derived, every, with_pictures, pictures, threads, writer.size):
+                        if isinstance(page, Text):
+                            say(f"warning: {name}: {page.markdown}")
+                        writer.write(step, times[step], page)
                         bar.update()
             logs.write_file(aside, File(outcome.FILE, outcome.summary_json(name, steps[-1].run, counted)))
             event_file = logs.publish(
@@ -219,5 +228,12 @@ def _made_from(
     parts = [[asdict(part.part), part.run.fingerprint] for step in steps for part in step.parts]
     root = None if config.image_root is None else str(config.image_root.resolve())
     drawn = [None if sheet is None else [*sheet.shape, hash64(sheet.tobytes())] for sheet in sheets.values()]
-    record = {"parts": parts, "panels": names, "image_root": root, "code": code.hexdigest(), "sheets": drawn}
+    record = {
+        "parts": parts,
+        "panels": names,
+        "image_root": root,
+        "log_every": config.log_every,
+        "code": code.hexdigest(),
+        "sheets": drawn,
+    }
     return digest_of(record)
