@@ -223,6 +223,10 @@ class Card:
     pairs: Sequence[tuple[str, str, str]]
     """(true, predicted, count)."""
     warnings: Sequence[str]
+    trend: Sequence[tuple[int, float, float, float]] = ()
+    """Accuracy over the steps: step, point, lower and upper end; drawn if there are two or more."""
+    step: int = 0
+    """Which of them the card is of."""
 
 
 def report_card(card: Card) -> Pixels:
@@ -237,11 +241,16 @@ def report_card(card: Card) -> Pixels:
         canvas.text((left, 48), percent(point), split - left - 8, 25, INK, bold=True)
         canvas.text((left, 62), f"accuracy, {100 * lower:.1f}–{100 * upper:.1f}", split - left - 6, 10, FAINT)
         canvas.bar(left, 68, split - left - 14, 6, point, RIGHT, WRONG)
-    baseline = 96
+    curve = len(card.trend) > 1
+    baseline, row = (93, 15) if curve else (96, 17)
     for name, value in card.facts:
         canvas.text((left, baseline), name, 62, 10, FAINT)
         canvas.text((split - 14, baseline), value, 62, 10, INK, anchor="rs")
-        baseline += 17
+        baseline += row
+    if curve:
+        begin, at_first, *_ = card.trend[0]
+        canvas.text((left, 152), f"from {percent(at_first)} at step {begin}", split - left - 14, 10, FAINT)
+        _trend(canvas, card, left, 158, split - left - 46, 27)
 
     canvas.draw.line((split - 4, 24, split - 4, 184), fill=TRACK)
     x, width = split + 4, WIDTH - split - 10
@@ -269,6 +278,29 @@ def report_card(card: Card) -> Pixels:
         canvas.draw.rectangle((0, HEIGHT - 25, WIDTH, HEIGHT), fill=(253, 236, 224))
         canvas.text((left, HEIGHT - 9), f"! {card.warnings[0]}{more}", WIDTH - 2 * left, 11, (150, 60, 0), bold=True)
     return canvas.pixels
+
+
+def _trend(canvas: _Canvas, card: Card, left: int, top: int, width: int, height: int) -> None:
+    """Accuracy over the steps with its band, a dot at the step of the card, and the last value beside its end."""
+    steps, points, lower, upper = (np.array(column, float) for column in zip(*card.trend, strict=True))
+    least, most = float(lower.min()), float(upper.max())
+    x = (steps - steps[0]) / (steps[-1] - steps[0]) * (width - 6) + 3
+
+    def y(share: NDArray[np.float64]) -> NDArray[np.float64]:
+        return (most - share) / max(most - least, 1e-9) * (height - 6) + 3
+
+    large = Image.new("RGB", (width * _FINE, height * _FINE), PAPER)
+    drawing = ImageDraw.Draw(large)
+    band = [*zip(x, y(upper), strict=True), *zip(x[::-1], y(lower)[::-1], strict=True)]
+    drawing.polygon([(float(a) * _FINE, float(b) * _FINE) for a, b in band], fill=(191, 220, 236))
+    line = [(float(a) * _FINE, float(b) * _FINE) for a, b in zip(x, y(points), strict=True)]
+    drawing.line(line, fill=RIGHT, width=round(1.6 * _FINE), joint="curve")
+    for (a, b), step in zip(line, steps.tolist(), strict=True):
+        if step == card.step:
+            drawing.ellipse((a - 11, b - 11, a + 11, b + 11), fill=INK)
+    canvas.image.paste(large.reduce(_FINE), (left, top))
+    at = min(max(top + float(y(points)[-1]) + 4, top + 9), top + height)
+    canvas.text((left + width + 3, at), percent(points[-1]).removesuffix(" %"), 32, 10, RIGHT, bold=True)
 
 
 def confusion(counts: NDArray[np.int64], names: Sequence[str], total: Sequence[int], others: bool = False) -> Pixels:

@@ -45,7 +45,6 @@ DEFINITIONS = {
     "f1_macro": "Mean F1 over classes with images or predictions; division by zero counts 0.",
     "f1_weighted": "Mean F1 over classes, weighed by their images.",
     "mcc": "Matthews correlation coefficient of several classes (Gorodkin's R_K): 1 perfect, 0 as good as chance.",
-    "kappa": "Cohen's kappa: agreement of labels and predictions beyond chance.",
     "nll": "Mean negative log-likelihood of the true class, nats.",
     "brier": "Mean of the squared distances of all probabilities from 0 and 1, summed over classes: 0 best, 2 worst.",
     "auroc_macro": "Area under the ROC curve, one class against the rest, mean over classes with images.",

@@ -243,8 +243,8 @@ def means(
         hits, support, predictions: [..., classes] rows found, rows of each class, rows predicted as it.
 
     Returns:
-        [...] each; nan where one is not defined. `mcc` is Gorodkin's R_K (2004), `kappa` Cohen's (1960): both are not
-        defined where all labels and all predictions are one class, and so nothing can be told from chance.
+        [...] each; nan where one is not defined. `mcc` is Gorodkin's R_K (2004), not defined where all labels or
+        all predictions are one class, and so nothing can be told from chance.
     """
     rows, total = support.sum(axis=-1), hits.sum(axis=-1)
     present = np.maximum(((support > 0) | (predictions > 0)).sum(axis=-1), 1)
@@ -260,7 +260,6 @@ def means(
             "f1_macro": f1.sum(axis=-1) / present,
             "f1_weighted": (support * f1).sum(axis=-1) / rows,
             "mcc": np.where(spread > 0, (total * rows - chance) / np.sqrt(spread), np.nan),
-            "kappa": np.where(chance < rows**2, (total * rows - chance) / (rows**2 - chance), np.nan),
         }
 
 

@@ -51,7 +51,7 @@ class Panel:
                 for figure in CURVES:
                     if figure in found:
                         drawn.add(figure)
-                        said = f"{OF_A_CLASS[figure]} {names[c]}."
+                        said = f"{names[c]}: {OF_A_CLASS[figure]}"
                         yield step, Scalar(f"classes/{figure}/{names[c]}", found[figure].value, said)
             if step == last or len(names) <= EACH_STEP:
                 yield step, Figures("classes", dict(_figures(state, names)))

@@ -14,35 +14,31 @@ class Panel(Counting):
     """The report card: accuracy with its interval, counts, the worst classes, the top confusions, warnings."""
 
     def render(self, subject: Subject, states: Mapping[int, Tally]) -> Iterator[tuple[int, Summary]]:
-        """A card and a point of each curve for each step."""
-        names = subject.run.classes
-        for step, state in states.items():
-            scores = Scores(state, len(names))
-            if scores.counted:
-                yield (
-                    step,
-                    Scalar(
-                        "1_glance/accuracy", scores.accuracy, "Share of images whose highest logit is the true class."
-                    ),
-                )
-                yield (
-                    step,
-                    Scalar("1_glance/f1_macro", scores.f1_macro, "Mean F1 over classes with images or predictions."),
-                )
-                yield step, Scalar("1_glance/nll", scores.nll, "Mean negative log-likelihood of the true class, nats.")
-            yield step, Picture("1_glance/report_card", draw.report_card(_card(subject, step, scores)), "Start here.")
+        """A card and a point of each curve for each step; the card has the accuracy of all steps as a small curve."""
+        classes = len(subject.run.classes)
+        scores = {step: Scores(state, classes) for step, state in states.items()}
+        trend = [
+            (step, of.accuracy, *wilson(int(of.hits.sum()), of.counted)) for step, of in scores.items() if of.counted
+        ]
+        for step, of in scores.items():
+            if of.counted:
+                for name, value, description in (
+                    ("accuracy", of.accuracy, "Share of images whose highest logit is the true class."),
+                    ("f1_macro", of.f1_macro, "Mean F1 over classes with images or predictions."),
+                    ("nll", of.nll, "Mean negative log-likelihood of the true class, nats."),
+                ):
+                    yield step, Scalar(f"1_glance/{name}", value, description)
+            card = _card(subject, step, of, trend)
+            yield step, Picture("1_glance/report_card", draw.report_card(card), "Start here.")
 
 
-def _card(subject: Subject, step: int, scores: Scores) -> draw.Card:
+def _card(subject: Subject, step: int, scores: Scores, trend: list[tuple[int, float, float, float]]) -> draw.Card:
     names, known = subject.run.classes, subject.facts[step]
     before = [warning.partition(": ")[0] for warning in known.warnings]  # the report says what to do
     hits = int(scores.hits.sum())
-    facts = [
-        ("images", f"{scores.tally.rows:,}"),
-        ("failed", f"{scores.tally.failed:,}"),
-        ("unlabelled", f"{scores.tally.unlabelled:,}"),
-        ("classes", f"{len(names):,}"),
-    ]
+    facts = [("images", f"{scores.tally.rows:,}"), ("classes", f"{len(names):,}")]
+    if len(trend) < 2:  # otherwise the curve needs their place, and a warning says so if there are any
+        facts[1:1] = [("failed", f"{scores.tally.failed:,}"), ("unlabelled", f"{scores.tally.unlabelled:,}")]
     if scores.counted:
         facts += [("macro F1", f"{scores.f1_macro:.3f}"), ("NLL", f"{scores.nll:.3f}")]
     return draw.Card(
@@ -55,4 +51,6 @@ def _card(subject: Subject, step: int, scores: Scores) -> draw.Card:
         ],
         pairs=[(names[t], names[p], f"{n:,}") for t, p, n in scores.pairs(4)],
         warnings=tally.warnings(scores, names, known.rows, known.manifest_rows, before),
+        trend=trend,
+        step=step,
     )

@@ -15,7 +15,7 @@ HEADLINES = ("accuracy", "balanced_accuracy", "f1_macro", "nll", "auroc_macro", 
 
 @dataclass(frozen=True)
 class Panel:
-    """Scalars: accuracy, top-2, top-5, balanced; macro P, R, F1; MCC, kappa, NLL, Brier, AUROC, AP, AURC; intervals."""
+    """Scalars: accuracy, top-2, top-5, balanced; macro P, R, F1; MCC, NLL, Brier, AUROC, AP, AURC; intervals."""
 
     columns: frozenset[str] = figures.COLUMNS
 
@@ -42,7 +42,13 @@ class Panel:
         for name, step in banded.items():
             yield (
                 step,
-                Band(f"intervals/{name}", f"metrics/{name}", f"intervals/{name}/lower", f"intervals/{name}/upper"),
+                Band(
+                    f"intervals/{name}",
+                    f"metrics/{name}",
+                    f"intervals/{name}/lower",
+                    f"intervals/{name}/upper",
+                    f"metrics/{name} with its 95 % interval.",
+                ),
             )
 
 
