@@ -127,6 +127,8 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None, live
 
     loader = loading.loader_of(config, manifest, factory.recipe)
     sample = loader.first()
+    if manifest.place is not None and (warning := loader.unsteady(workers.count(config.workers))):
+        say(f"warning: {warning}")
     transform = _transform(config, loader, sample)
     say(f"preprocessing: {_described(transform)}")
     prepare = Prepare(device, loader.mean, loader.std)
@@ -233,7 +235,8 @@ def _transform(config: InferConfig, loader: loading.Loader, sample: NDArray[Any]
                 "give pictures or uint8"
             )
         source = {} if loader.own else {"source": config.transform or "the dataset"}
-        return {**loader.record(), "size": list(size), "floats": True, **source}
+        unused = {"resize": None, "crop": None, "only_crop": False}  # what a library may say of pictures
+        return {**loader.record(), **unused, "size": list(size), "floats": True, **source}
     for name, values in (("mean", loader.mean), ("std", loader.std)):
         if len(values) not in (1, size[2]):
             raise InputError(

@@ -17,10 +17,13 @@ from PIL import Image
 from pipeline import datasets, images, sources, usercode, workers
 from pipeline.config import InferConfig
 from pipeline.errors import InputError, first_line
-from pipeline.predictions import hash64
+from pipeline.predictions import hash64, mix
 from pipeline.recipes import Recipe, prepared
 
 X = TypeVar("X")
+
+STEADY, STEADY_SALT = 8, 3
+"""Rows of a dataset that are loaded again, to see whether they stay the same, and by which hash they are chosen."""
 
 THUMBNAIL = 196
 """Longest side of a dataset's thumbnails, where nothing else was asked for: what a tile of stage two shows."""
@@ -85,6 +88,36 @@ class Loader:
                 return np.array(loaded.pixels)  # a dataset's array may be read-only, or a view that runs backwards
             error = error or f"{self.manifest.image[row]}: {loaded.error}"
         raise InputError(f"none of the {len(self.manifest)} images can be read; the first, {error}")
+
+    def unsteady(self, threads: int) -> str:
+        """Load some rows of a dataset again: a warning if they are not the same each time, else empty.
+
+        Raises InputError if they are the same, but not where several threads load them.
+        """
+        rows = np.argsort(mix(self.manifest.key, STEADY_SALT), kind="stable")[:STEADY].tolist()
+
+        def digests(threads: int) -> list[int | None]:
+            here = replace(self, processes=0, thumbnail=0)  # the item is what counts
+            one_by_one = ((row, [row]) for row in rows * 2)
+            return [loaded.digest for _, (loaded,) in here.stream(one_by_one, None, threads, 2 * len(rows))]
+
+        alone = digests(1)
+        another = next((row for row, a, b in zip(rows, alone, alone[len(rows) :], strict=False) if a != b), None)
+        if another is not None:
+            return (
+                f"item {self.manifest.image[another]} is not the same when it is loaded again: a random transform, as "
+                "for training? Give the dataset the transform of validation"
+            )
+        if self.processes or threads == 1:
+            return ""
+        together = digests(threads)
+        if together != alone:
+            wrong = next(row for row, a, b in zip(rows * 2, alone, together, strict=True) if a != b)
+            raise InputError(
+                f"item {self.manifest.image[wrong]} is another one when {threads} threads load the dataset: do they "
+                f"share a file or a buffer? Open it in __getitem__, or use --processes {threads}, or --workers 1"
+            )
+        return ""
 
     def stream(
         self, chunks: Iterable[tuple[X, Sequence[int]]], like: NDArray[Any] | None, threads: int, ahead: int

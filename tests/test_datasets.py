@@ -3,6 +3,7 @@
 import io
 import multiprocessing
 import pickle
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -235,7 +236,7 @@ def test_what_is_no_image(image: Any, message: str) -> None:
 def test_flags_that_cannot_change_floats_are_refused(file: Path) -> None:
     with pytest.raises(InputError, match=r"--crop, --mean cannot change floats"):
         infer(_config(file, "of_floats", crop=4, mean=(0.5,)))
-    with pytest.raises(InputError, match=r"--mean has 2 numbers; expected 1 or 5"):
+    with pytest.raises(InputError, match=r"--mean has 2 numbers \(from flags\); expected 1 or 5"):
         infer(_config(file, "of_byte_bands", mean=(0.5, 0.5), model_args={"channels": 5}))
     with pytest.raises(InputError, match=r"pictures of 5 channels can be neither resized nor cropped here"):
         infer(_config(file, "of_byte_bands", crop=4))
@@ -557,6 +558,41 @@ def test_thumbnails_of_bands_show_the_chosen_ones(file: Path) -> None:
     assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.95  # JPEG of noise
     with pytest.raises(InputError, match=r"no band 13 in 13 channels, counted from 0: see --preview-bands"):
         infer(_config(file, "of_bands", preview_bands=(13,), out=file.parent / "none"))
+
+
+# --- the same item each time ---
+
+
+def test_a_random_transform_is_warned_of(file: Path) -> None:
+    _add(file, "shaken = Named(lambda i: np.random.default_rng().integers(0, 256, (8, 8, 3), np.uint8))")
+    said: list[str] = []
+    infer(_config(file, "shaken"), said.append)
+    (warning,) = [line for line in said if line.startswith("warning")]
+    assert re.search(r"item shaken#\d is not the same when it is loaded again: a random transform", warning)
+    said.clear()
+    infer(_config(file, "of_array", out=file.parent / "steady"), said.append)
+    assert not [line for line in said if line.startswith("warning")]
+
+
+def test_a_dataset_that_shares_a_file_among_threads_is_refused(file: Path) -> None:
+    _add(
+        file,
+        "class Shared(Named):\n"
+        "    at = 0\n\n"
+        "    def __getitem__(self, i):\n"
+        "        self.at = i  # as seek does\n"
+        "        __import__('time').sleep(0.01)\n"
+        "        return numbers(self.at), 0  # as read does\n\n\n"
+        "shared = Shared(None)",
+    )
+    with pytest.raises(InputError, match=r"item shared#\d is another one when 3 threads load .* use --processes 3, or"):
+        infer(_config(file, "shared", workers=3))
+    said: list[str] = []
+    infer(_config(file, "shared", workers=1), said.append)
+    assert not [line for line in said if line.startswith("warning")]
+    infer(_config(file, "of_array", out=file.parent / "expected"))
+    expected, found = (_logits(_frame(file.parent / name)) for name in ("expected", "out"))
+    np.testing.assert_array_equal(found, expected)
 
 
 # --- other processes ---
