@@ -344,7 +344,6 @@ def _rows(
     found = [row.properties for row in looked]
     usable = audit.usable(step.kind, scores)
     logits, raised = audit.converted(step.kind, np.where(usable[:, None], scores, np.nan))
-    usable &= np.isfinite(logits).all(axis=1)
     rows = Predictions.build(
         schema,
         id=np.arange(start, start + count, dtype=np.int64),

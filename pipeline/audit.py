@@ -56,7 +56,11 @@ def _decimals(places: int) -> Precision:
     def bound(kind: config.Scores, classes: int) -> float:
         return half * (classes if kind == "probabilities" else 1.1)
 
-    return Precision(f"{places} decimals", lambda block: bool((np.round(block, places) == block).all()), bound)
+    def fits(block: Scores) -> bool:
+        with np.errstate(over="ignore", invalid="ignore"):  # NumPy multiplies first; what overflows does not fit
+            return bool((np.round(block, places) == block).all())
+
+    return Precision(f"{places} decimals", fits, bound)
 
 
 def _digits(places: int) -> Precision:
@@ -133,7 +137,7 @@ class Audit:
             found.alive = found.alive and self._fits[name](plain)
         falls = (good[:, 1:] <= good[:, :-1]).all() and (good[:, 0] > good[:, -1]).all()
         self._sorted = self._sorted and bool(falls)
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore"):  # of what is no logarithm of a probability
             p = np.exp(good.astype(np.float64)) if self.kind == "log_probabilities" else good.astype(np.float64)
         total = p.sum(axis=1)
         beyond = np.maximum(-p.min(axis=1), p.max(axis=1) - 1)  # [rows] how far outside 0 to 1
@@ -182,14 +186,14 @@ class Audit:
 
 
 def usable(kind: config.Scores, block: Scores) -> NDArray[np.bool_]:
-    """[rows] whether all scores are finite, or the logarithm of 0."""
+    """[rows] whether all scores are finite as float32, or the logarithm of 0."""
     if kind == "log_probabilities":
         return np.asarray((block < np.inf).all(axis=1) & ~np.isnan(block).any(axis=1))
-    return np.asarray(np.isfinite(block).all(axis=1))
+    return np.asarray((np.abs(block) <= np.finfo(np.float32).max).all(axis=1))
 
 
 def converted(kind: config.Scores, block: Scores) -> tuple[NDArray[np.float32], int]:
-    """The column `logits` of scores that were looked at, [rows, classes], and how many probabilities were raised.
+    """The column `logits` of usable scores, [rows, classes], and how many probabilities were raised.
 
     What rounding left below 0 counts as 0.
     """
@@ -198,5 +202,4 @@ def converted(kind: config.Scores, block: Scores) -> tuple[NDArray[np.float32], 
     if kind == "log_probabilities":
         least = np.log(LEAST)
         return np.maximum(block.astype(np.float64), least).astype(np.float32), int((block < least).sum())
-    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, and its row a failed one
-        return block.astype(np.float32), 0
+    return block.astype(np.float32), 0

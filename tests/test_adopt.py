@@ -108,8 +108,9 @@ def save_csv(file: Path, logits: Any, label: Any, image: list[str]) -> Path:
 
 
 def save_printed(file: Path, logits: Any, label: Any, image: list[str]) -> Path:
-    with np.printoptions(threshold=sys.maxsize, linewidth=30, floatmode="unique"):  # lines break inside the cells
+    with np.printoptions(threshold=sys.maxsize, linewidth=20, floatmode="unique"):
         frame_of(logits, label, image, "printed").to_csv(file, index=False)
+    assert len(file.read_text().splitlines()) > 2 * len(image)  # lines break inside the cells
     return file
 
 
@@ -183,9 +184,12 @@ def test_every_kind_of_file_gives_the_same_rows(kind: str, tmp_path: Path) -> No
     )
 
 
-@pytest.mark.parametrize("order", ["C", "F"])
-def test_a_lone_array_with_labels_in_another_file(order: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("order", "dtype"), [("C", "f4"), ("F", "f4"), ("C", "f2"), ("C", "f8"), ("C", "i2"), ("C", ">f4")]
+)
+def test_a_lone_array_with_labels_in_another_file(order: Any, dtype: str, tmp_path: Path) -> None:
     logits, label, _ = made()
+    logits = (logits * 50).astype(dtype)
     np.save(tmp_path / "a.npy", np.asarray(logits, order=order))
     np.save(tmp_path / "y.npy", label)
     frame = run(tmp_path, tmp_path / "a.npy", labels=tmp_path / "y.npy")
@@ -228,7 +232,7 @@ def test_labels_of_every_kind_of_file(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("windows", [False, True])
 def test_labels_from_folders(windows: bool, tmp_path: Path) -> None:
     logits, label, image = made()
-    refs = ["data/" + ref.replace("/", "/more/") for ref in image]
+    refs = ["cat/" + ref.replace("/", "/more/") for ref in image]  # the last folder that is a class counts
     np.savez(tmp_path / "a.npz", logits=logits, path=[r.replace("/", "\\") if windows else r for r in refs])
     (tmp_path / "names.txt").write_text("\n".join(NAMES))
     refused("1 classes .more.", tmp_path, tmp_path / "a.npz", labels_from_folders=True)
@@ -352,6 +356,22 @@ def test_a_probability_of_zero_and_a_row_that_is_not_finite(tmp_path: Path) -> N
     assert frame["label"].tolist()[:3] == [1, 0, 0] and frame["label"].isna().tolist() == [False] * 3 + [True]
     assert (adopted.failed, adopted.steps[0].accuracy) == (2, 0.5)
     assert open_predictions(out).run.classes == ("a", "b", "c")
+    assert [part.part.clipped for part in open_predictions(out).step.parts] == [2]
+
+
+def test_what_has_no_scores_or_too_large_ones_is_a_failed_row(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"logits": [[1.0, 2.0], None, [3.0, None], [1e300, 0.0]]}), tmp_path / "a.parquet")
+    frame = run(tmp_path, tmp_path / "a.parquet")
+    assert frame["error"].fillna("").tolist() == ["", *["the scores are not finite"] * 3]
+    assert frame["predicted"].fillna(-1).tolist() == [1, -1, -1, -1]
+
+
+def test_other_scores_of_the_same_file_are_another_content(tmp_path: Path) -> None:
+    logits, *_ = made()
+    np.savez(tmp_path / "a.npz", first=logits, second=-logits)
+    run(tmp_path, tmp_path / "a.npz", score_column="first")
+    with pytest.raises(InputError, match="made with another content of the files"):
+        run(tmp_path, tmp_path / "a.npz", score_column="second")
 
 
 # --- which array or column is what ---

@@ -148,10 +148,11 @@ def test_rows_that_are_not_finite_fail_and_zeros_are_counted() -> None:
     rows[5] = np.inf
     rows[6] = [1, 0, 0, 0]
     rows[7] = [0.5, 0.5 - 1e-9, 1e-9, -1e-12]
+    rows[8] = [0.5, 0.5, 1e-40, 2e-38]
     told = looked("probabilities", rows).finish("x")
     assert told == [
         "warning: 2 rows in x have scores that are not finite; they are failed rows",
-        "4 probabilities below 1.2e-38 in x count as that, 87.3 nats",
+        "5 probabilities below 1.2e-38 in x count as that, 87.3 nats",
     ]
     assert audit.usable("probabilities", rows).tolist() == [i not in (4, 5) for i in range(30)]
     logs = np.log(np.maximum(rows[6:8], 0), where=rows[6:8] > 0, out=np.full((2, 4), -np.inf))
@@ -166,7 +167,7 @@ def test_rows_that_are_not_finite_fail_and_zeros_are_counted() -> None:
 def test_logits_are_kept_to_the_last_bit() -> None:
     logits = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
     np.testing.assert_array_equal(audit.converted("logits", logits)[0], logits)
-    assert np.isinf(audit.converted("logits", np.array([[1e300, 0.0]]))[0]).any()
+    assert audit.usable("logits", np.array([[1e300, 0.0], [3e38, -3e38], [np.nan, 0]])).tolist() == [False, True, False]
 
 
 def test_lists_of_the_highest_scores_are_no_columns_of_classes() -> None:
@@ -176,3 +177,4 @@ def test_lists_of_the_highest_scores_are_no_columns_of_classes() -> None:
     assert looked("probabilities", falling, GOOD).finish("x") == []
     assert looked("probabilities", falling[:19]).finish("x") == []
     assert looked("probabilities", np.array([[0.9, 0.1]] * 30)).finish("x") == []
+    assert looked("probabilities", np.full((30, 4), 0.25)).finish("x") == []
