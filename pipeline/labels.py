@@ -132,6 +132,8 @@ def _labels(
             f"--classes names {saved.short(named)} and the columns {saved.short(rows.names)}; expected the same names"
         )
     known, where = named or rows.names, file.name
+    if not known and listed is not None and len(listed.classes) == rows.classes:
+        known = listed.classes
     values: Said = [-1] * rows.rows
     if config.labels is not None:
         values, where = _from_file(config, config.labels, refs, known), config.labels.name
@@ -142,9 +144,8 @@ def _labels(
     elif rows.label is not None:
         values = _plain(rows.columns.column(rows.label), known, f"{rows.label!r} of {where}")
     elif listed is not None:
-        names = listed.classes
-        values = [int(i) if i < 0 or not names else names[i] for i in listed.label]
-        known, where = known or names, str(config.images)
+        values = _names(listed)
+        known, where = known or listed.classes, str(config.images)
     texts = {value for value in values if isinstance(value, str)}
     classes = known or tuple(sorted(texts)) or tuple(map(str, range(rows.classes)))
     if len(classes) != rows.classes:
@@ -162,9 +163,23 @@ def _labels(
         count = sum(value in strange for value in values)
         shown = saved.short(sorted(strange))
         say(f"warning: {count:,} labels in {where} are of no class ({shown}) and count as unknown")
+    label = _indices(values, classes)
+    if listed is not None:
+        theirs = _indices(_names(listed), classes)
+        if differ := np.count_nonzero((label >= 0) & (theirs >= 0) & (label != theirs)):
+            say(f"warning: {differ:,} labels in {where} are not those of --images: are the rows in the same order?")
+    return label, classes
+
+
+def _names(listed: sources.Manifest) -> Said:
+    """Labels of a manifest, as names if it has them."""
+    return [int(i) if i < 0 or not listed.classes else listed.classes[i] for i in listed.label]
+
+
+def _indices(values: Said, classes: Sequence[str]) -> NDArray[np.int32]:
     place = {name: i for i, name in enumerate(classes)}
     label = [place.get(value, -1) if isinstance(value, str) else max(value, -1) for value in values]
-    return np.array(label, np.int32), classes
+    return np.array(label, np.int32)
 
 
 def _plain(column: pa.ChunkedArray, classes: Collection[str], what: str) -> Said:

@@ -275,6 +275,35 @@ def test_images_are_listed_in_a_file_or_in_whatever_infer_takes(tmp_path: Path) 
     assert frame["digest"].isna().all() and frame["width"].isna().all()
 
 
+def test_parquet_with_scores_and_images_inside(tmp_path: Path) -> None:
+    toy.pictures(tmp_path / "data", classes=3, each=4)
+    logits, *_ = made(12)
+    content = [file.read_bytes() for file in sorted((tmp_path / "data").glob("*/*.png"))]
+    names = {"info": {"features": {"label": {"names": ["ant", "bee", "cow"], "_type": "ClassLabel"}}}}
+    table = pa.table(
+        {
+            "image": [{"bytes": c, "path": None} for c in content],
+            "label": [0] * 4 + [1] * 4 + [2] * 4,
+            "logits": logits.tolist(),
+        }
+    ).replace_schema_metadata({"huggingface": json.dumps(names)})
+    pq.write_table(table, tmp_path / "a.parquet")
+    frame = run(tmp_path, tmp_path / "a.parquet", images=str(tmp_path / "a.parquet"))
+    assert frame["image"].tolist() == [f"a.parquet#{i}" for i in range(12)]
+    assert frame["digest"].tolist() == [hash64(c) for c in content]
+    assert frame["label"].tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert open_predictions(tmp_path / "out").run.classes == ("ant", "bee", "cow")
+
+
+def test_labels_that_are_not_those_of_the_images_are_warned_of(tmp_path: Path) -> None:
+    toy.pictures(tmp_path / "data", classes=3, each=4)
+    np.savez(tmp_path / "a.npz", logits=made(12)[0], label=[1, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 2])
+    said: list[str] = []
+    adopt(ImportConfig("logits", (tmp_path / "a.npz",), tmp_path / "out", images=str(tmp_path / "data")), said.append)
+    assert "warning: 2 labels in a.npz are not those of --images: are the rows in the same order?" in said
+    assert open_predictions(tmp_path / "out").run.classes == ("a", "b", "c")
+
+
 def test_pictures_that_are_not_found_are_counted(tmp_path: Path) -> None:
     toy.pictures(tmp_path / "data", classes=3, each=4)
     logits, *_ = made(12)
