@@ -11,14 +11,16 @@ import io
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 import urllib.parse
 import webbrowser
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,7 +41,10 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command. -> exit code: 0 fine, 1 the result is not what was asked for, 2 bad input, 130 interrupted."""
+    """Run one command.
+
+    -> exit code: 0 fine, 1 the result is not what was asked for, 2 bad input, 130 interrupted, 143 terminated.
+    """
     commands: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
         "infer": (InferConfig, _infer),
         "import": (ImportConfig, _import),
@@ -54,16 +59,39 @@ def run(arguments: Sequence[str]) -> int:
         if arguments[0] not in commands:
             raise InputError(f"no command {arguments[0]!r}; there are: {', '.join(commands)}")
         config, command = commands[arguments[0]]
-        return command(parse(arguments[0], config, arguments[1:]))
+        with _sigterm():
+            return command(parse(arguments[0], config, arguments[1:]))
     except InputError as error:
         print(f"predboard: {' '.join(str(error).splitlines())}", file=sys.stderr)  # a file's name may break the line
         return 2
-    except KeyboardInterrupt:
-        print("predboard: interrupted; what was published is safe, run the same command to go on", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        how, code = ("terminated", 143) if isinstance(stop, _Terminated) else ("interrupted", 130)
+        print(f"predboard: {how}; what was published is safe, run the same command to go on", file=sys.stderr)
+        return code
     except BrokenPipeError:  # `predboard inspect … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
+@contextlib.contextmanager
+def _sigterm() -> Iterator[None]:
+    """Let SIGTERM, which clusters and containers send before they kill, end a command as Ctrl-C does."""
+
+    def end(*_: object) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # where no handler can be set
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _usage(commands: dict[str, type[Any]]) -> None:

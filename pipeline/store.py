@@ -427,7 +427,10 @@ def unwritable(where: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or first_line(error)
-        raise InputError(f"cannot write to {where}: {reason}; what was already published is safe") from error
+        raise InputError(
+            f"cannot write to {where}: {reason}; what was already published is safe, run the same command again when "
+            "that is mended"
+        ) from error
 
 
 @contextlib.contextmanager
