@@ -603,7 +603,8 @@ class _Plot:
         for place, label in x.ticks:
             anchor = "rs" if place == 1 and not right else "ms"
             canvas.text((self.at(place, 0)[0], self.top + self.height + 13), label, 50, 10, FAINT, anchor=anchor)
-        canvas.text((self.left + self.width / 2, HEIGHT - 8), x.title, WIDTH - self.left, 10, FAINT, anchor="ms")
+        middle = max(self.left + self.width / 2, 125)
+        canvas.text((middle, HEIGHT - 8), x.title, 2 * min(middle, WIDTH - middle) - 8, 10, FAINT, anchor="ms")
         for place, label in y.ticks:
             at = (end + 5 if right else self.left - 5, self.at(0, place)[1] + 4)
             canvas.text(at, label, WIDTH - end - 5 if right else self.left, 10, FAINT, anchor="ls" if right else "rs")
@@ -690,10 +691,12 @@ def reliability(bins: Sequence[Bin], facts: Sequence[tuple[str, str]], verdict: 
     """
     plot = _Plot(36, 25, 156, 122)
     share = [(0.0, "0"), (0.25, ""), (0.5, "50"), (0.75, ""), (1.0, "100 %")]
-    x, y = Axis("confidence; below: images", share), Axis("accuracy", [*share[:-1], (1.0, "100")])
+    most = max((b.rows for b in bins), default=1)
+    below = f"confidence; below: images, up to {most:,}, as square roots"
+    x, y = Axis(below, share), Axis("accuracy", [*share[:-1], (1.0, "100")])
     plot.grid(Axis("", share), y)
     plot.line([plot.at(0, 0), plot.at(1, 1)], FAINT)
-    most, under = max((b.rows for b in bins), default=1), plot.top + plot.height + 17
+    under = plot.top + plot.height + 17
     for b in bins:
         colour = WRONG if b.confidence > b.accuracy else RIGHT
         left, right = plot.at(b.left, 0)[0] + 1, plot.at(b.right, 0)[0] - 1

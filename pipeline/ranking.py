@@ -77,7 +77,7 @@ def probability(u: NDArray[np.floating]) -> NDArray[np.float64]:
     u = np.asarray(u, np.float64)
     low = -np.abs(u)
     p = np.exp(low - np.exp(low))  # never above the root
-    for _ in range(60):
+    for _ in range(8):  # twice as many digits each time
         p = p - (np.log(p) + p - low) / (1 / p + 1)
     p = np.clip(p, 0.0, 0.5)
     return np.asarray(np.where(u <= 0, p, 1 - p))
@@ -89,11 +89,11 @@ def edges(bins: int) -> NDArray[np.float64]:
     return np.concatenate([[0.0], inner, [1.0]])
 
 
-def place(u: NDArray[np.float32]) -> NDArray[np.int32]:
-    """Which of FINE bins a score is in; of fewer bins it is this shifted right. -> int32 of the same shape."""
-    at = u * np.float32(FINE / (2 * REACH))
-    at += np.float32(FINE / 2)
-    np.clip(at, 0, FINE - 1, out=at)
+def place(u: NDArray[np.float32], bins: int = FINE) -> NDArray[np.int32]:
+    """Which bin a score is in; of half as many bins it is this shifted right by one. -> int32 of the same shape."""
+    at = u * np.float32(bins / (2 * REACH))
+    at += np.float32(bins / 2)
+    np.clip(at, 0, bins - 1, out=at)
     return at.astype(np.int32)
 
 
@@ -176,6 +176,12 @@ def _count(table: NDArray[np.integer], index: NDArray[np.integer]) -> None:
         np.add.at(table, index, 1)
     else:
         table += np.bincount(index, minlength=len(table)).astype(table.dtype)
+
+
+def falling(true: NDArray[np.integer], every: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """True and false positives if rows of the highest 1, 2, … bins are taken. -> two of [..., bins]"""
+    tp = np.cumsum(true[..., ::-1], axis=-1, dtype=np.int64)
+    return tp, np.cumsum(every[..., ::-1], axis=-1, dtype=np.int64) - tp
 
 
 @dataclass(frozen=True)

@@ -419,3 +419,37 @@ def test_labels_are_apart_in_their_order_and_where_they_should_be_if_there_is_ro
     assert all(-1e-9 <= place <= 100 + 1e-9 for place in places)
     if all(wanted[b] - wanted[a] >= 15 for a, b in itertools.pairwise(order)):
         assert found == pytest.approx(wanted)
+
+
+# reliability
+
+
+def calibrated(rows: Sequence[int] = (10, 1000), accuracy: float = 0.5) -> list[draw.Bin]:
+    return [draw.Bin(0.2 + 0.4 * i, 0.4 + 0.4 * i, 0.3 + 0.4 * i, accuracy, 0.4, 0.6, n) for i, n in enumerate(rows)]
+
+
+def test_too_sure_is_vermillion_and_not_sure_enough_is_blue() -> None:
+    pixels = draw.reliability(calibrated(), [("ECE", "4.0 %")], "over-confident")
+    assert pixels.shape == (215, 350, 3)
+    blue, vermillion = near(pixels[:150], BLUE), near(pixels[:150], VERMILLION)
+    for found, confidence in ((blue, 0.3), (vermillion, 0.7)):
+        (rows, columns) = np.nonzero(found)
+        assert columns.mean() == pytest.approx(36 + 156 * confidence, abs=1.5)
+        ends = sorted(25 + 122 * (1 - y) for y in (confidence, 0.5))
+        assert (rows.min(), rows.max()) == pytest.approx(ends, abs=4)
+
+
+def test_counts_are_drawn_as_square_roots() -> None:
+    pixels = draw.reliability(calibrated((250, 1000)), [], "")
+    grey = near(pixels[150:190, 36:192], GREY, 20)
+    heights = grey.sum(axis=0)
+    assert heights[round(156 * 0.3)] == pytest.approx(10, abs=1)
+    assert heights[round(156 * 0.7)] == pytest.approx(20, abs=1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_figures_beside_a_reliability_diagram_stay_there(name: str) -> None:
+    bare = draw.reliability(calibrated(), [], "")
+    pixels = draw.reliability(calibrated(), [(NAMES[name], "100 %")] * 8, NAMES[name])
+    assert (pixels[:, :210] == bare[:, :210]).all()
+    assert (pixels[:, 347:] == 255).all()

@@ -40,6 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "arrays": {"errors"},
     "audit": {"config", "errors", "predictions"},
+    "calibration": {"predictions", "ranking", "state"},
     "cli": {
         "adopt",
         "config",
@@ -107,6 +108,7 @@ ALLOWED: dict[str, set[str]] = {
     "tables": {"arrays", "errors", "sources"},
     "tally": {"predictions", "state"},
     "timing": set(),
+    "thresholds": {"draw", "ranking", "summaries", "tally"},
     "usercode": {"errors"},
     "visualize": {
         "config",
@@ -128,7 +130,19 @@ ALLOWED: dict[str, set[str]] = {
     "weights": {"errors", "usercode"},
     "workers": set(),
 }
-OF_A_PANEL = {"draw", "figures", "panels", "predictions", "ranking", "seriation", "state", "summaries", "tally"}
+OF_A_PANEL = {
+    "calibration",
+    "draw",
+    "figures",
+    "panels",
+    "predictions",
+    "ranking",
+    "seriation",
+    "state",
+    "summaries",
+    "tally",
+    "thresholds",
+}
 """`panels` is where the protocol is; the other panels are not in it."""
 
 DOORS: dict[str, set[str]] = {

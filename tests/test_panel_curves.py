@@ -187,7 +187,7 @@ def number(of: str) -> float:
 def test_the_thresholds_keep_as_many_rows_as_they_say() -> None:
     run = named(4)
     batch, p, label = sized(run, 3000)
-    page = text(drawn("curves", run, step0=batch)["report/thresholds", 0])
+    page = text(drawn("calibration", run, step0=batch)["report/calibration", 0])
     confidence, right = p.max(axis=1), p.argmax(axis=1) == label
     shares, targets = table(page, "to keep"), table(page, "for accuracy")
     assert [row[0] for row in shares] == ["100 %", "95 %", "90 %", "80 %", "50 %"]
@@ -218,7 +218,7 @@ def test_the_thresholds_keep_as_many_rows_as_they_say() -> None:
 def test_the_best_threshold_of_a_class_has_the_f1_it_says() -> None:
     run = named(4)
     batch, p, label = sized(run, 3000)
-    page = text(drawn("curves", run, step0=batch)["report/thresholds", 0])
+    page = text(drawn("calibration", run, step0=batch)["report/calibration", 0])
     rows = table(page, "best F1")
     plain = f1_score(label, p.argmax(axis=1), average=None)
     assert [row[0] for row in rows] == [run.classes[c] for c in np.argsort(plain)]
@@ -238,7 +238,7 @@ def test_the_best_threshold_of_a_class_has_the_f1_it_says() -> None:
 def test_the_true_thresholds_of_the_micro_curve_are_in_the_text() -> None:
     run = named(4)
     batch, p, label = sized(run, 3000)
-    page = text(drawn("curves", run, step0=batch)["report/thresholds", 0])
+    page = text(drawn("calibration", run, step0=batch)["report/calibration", 0])
     true = np.eye(4, dtype=bool)[label]
     rows = table(page, "probability at least")
     assert [round(number(row[0])) for row in rows] == [99, 95, 90, 80, 50]
@@ -253,13 +253,13 @@ def test_the_true_thresholds_of_the_micro_curve_are_in_the_text() -> None:
 def test_an_accuracy_that_no_threshold_reaches_says_so() -> None:
     run, label = named(3), np.arange(30) % 3
     batch = toy.predictions(run, np.eye(3, dtype=np.float32)[(label + 1) % 3] * 5, label)
-    rows = table(text(drawn("curves", run, step0=batch)["report/thresholds", 0]), "for accuracy")
+    rows = table(text(drawn("calibration", run, step0=batch)["report/calibration", 0]), "for accuracy")
     assert [row[2] for row in rows] == ["not reached"] * 4
 
 
 def test_one_class_has_no_curve_against_others_and_no_labels_have_nothing() -> None:
     one = drawn("curves", named(1), step0=toy.predictions(named(1), np.zeros((9, 1), np.float32), np.zeros(9, int)))
-    assert {tag for tag, _ in one} == {"curves/risk_coverage", "report/thresholds"}
+    assert {tag for tag, _ in one} == {"curves/risk_coverage"}
     run = named(3)
     logits, label = toy.table(run, 30)
     assert drawn("curves", run, step0=toy.predictions(run, logits, np.full_like(label, -1))) == {}
@@ -274,7 +274,6 @@ def test_steps_without_labelled_rows_are_passed_over() -> None:
     steps = {"step1": mixed(run, 80), "step2": toy.predictions(run, logits, np.full_like(label, -1))}
     found = drawn("curves", run, **steps)
     assert {step for _, step in found} == {1}
-    assert ("report/thresholds", 1) in found
 
 
 def test_the_area_under_a_drawn_roc_curve_is_what_is_written(monkeypatch: pytest.MonkeyPatch) -> None:

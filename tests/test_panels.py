@@ -266,6 +266,10 @@ def tags(run: Run, batch: Predictions) -> list[str]:
 SIX = tuple("abcdef")
 TAGS = {  # of six classes and one step, by panel; a panel's own test says what is in them
     "classes": ["report/classes", *(f"classes/{figure}/{name}" for figure in CURVES for name in SIX)],
+    "calibration": [
+        *(f"calibration/{name}" for name in ("ece", "ece_equal_mass", "ece_classwise", "mce", "reliability")),
+        "report/calibration",
+    ],
     "confusion": [
         *(f"confusion/{name}" for name in ("matrix", "overview", "pairs")),
         *(f"confusion/{a} as {b}" for a, b in zip("ceafbaaadd", "dadcfbcfaf", strict=True)),  # of thirty pairs
@@ -273,7 +277,7 @@ TAGS = {  # of six classes and one step, by panel; a panel's own test says what 
     "embeddings": [],
     "curves": [
         *(f"curves/pr/{name}" for name in ("micro", "macro", *SIX)),
-        *("curves/roc", "curves/risk_coverage", "report/thresholds"),
+        *("curves/roc", "curves/risk_coverage"),
     ],
     "glance": ["1_glance/report_card", *(f"1_glance/{name}" for name in ("accuracy", "f1_macro", "nll"))],
     "hparams": [],

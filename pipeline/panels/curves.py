@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import draw, ranking, tally
-from pipeline.draw import Axis, Curve, percent
+from pipeline.draw import Axis, Curve
 from pipeline.panels import Subject
 from pipeline.predictions import Predictions, Run
-from pipeline.ranking import Ranking, mean_defined
-from pipeline.summaries import Picture, PrCurve, Summary, Text, cell
-from pipeline.tally import Scores, Tally, wilson
+from pipeline.ranking import Ranking, falling, mean_defined
+from pipeline.summaries import Picture, PrCurve, Summary
+from pipeline.tally import Scores, Tally
 
 POINTS = 201
 """Of a precision–recall curve: all images, then recall 1, .995, … .005."""
@@ -36,7 +36,7 @@ class State:
 
 @dataclass(frozen=True)
 class Panel:
-    """PR curves: micro, macro and by class (at most 20). Pictures: ROC, risk–coverage. Text: thresholds to choose."""
+    """PR curves: micro, macro and by class (at most 20). Pictures: ROC, risk–coverage."""
 
     classes: int = 20
     drawn: int = 4
@@ -52,13 +52,12 @@ class Panel:
         return State(Tally.measure(run, batch), Ranking.measure(run, batch))
 
     def render(self, subject: Subject, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
-        """Curves and pictures at each step that has labelled rows; one page of thresholds, at the last of them."""
+        """Curves and pictures at each step that has labelled rows."""
         names = subject.run.classes
         states = {step: state for step, state in states.items() if state.ranking.confidence.any()}
         if not states:
             return
-        last = max(states)
-        chosen = Scores(states[last].tally, len(names)).worth_seeing(self.classes)
+        chosen = Scores(states[max(states)].tally, len(names)).worth_seeing(self.classes)
         for step, state in states.items():
             if len(names) > 1:
                 yield from ((step, curve) for curve in _precision_recall(state.ranking, names, chosen))
@@ -67,14 +66,6 @@ class Panel:
                     yield step, Picture("curves/roc", roc, "ROC curves, one class against all others.")
             picture = _risk_coverage(state.ranking.confidence.sum(axis=0))
             yield step, Picture("curves/risk_coverage", picture, "Errors if the least certain images are left out.")
-        page = _thresholds(states[last], names, chosen)
-        yield last, Text("report/thresholds", page, "Which images to accept at which probability.")
-
-
-def _falling(true: Counts, every: Counts) -> tuple[Counts, Counts]:
-    """[..., bins] true and false positives if rows of the top 1, 2, … bins are taken."""
-    tp, all_ = np.cumsum(true[..., ::-1], axis=-1), np.cumsum(every[..., ::-1], axis=-1)
-    return tp, all_ - tp
 
 
 def _at_recalls(tp: Counts) -> NDArray[np.int64]:
@@ -84,7 +75,7 @@ def _at_recalls(tp: Counts) -> NDArray[np.int64]:
 
 
 def _precision_recall(state: Ranking, names: tuple[str, ...], chosen: NDArray[np.int64]) -> Iterator[PrCurve]:
-    said = "Thresholds are not those that TensorBoard shows: see the text report/thresholds."
+    said = "Thresholds are not those that TensorBoard shows: see the text report/calibration."
     micro = state.given.sum(axis=0), state.any_class.sum(axis=0)
     yield _curve("micro", *micro, f"Every class of every image is one decision. {said}")
     yield _macro(state, f"Mean precision of the classes that have images, at equal recall; counts are not rows. {said}")
@@ -94,7 +85,7 @@ def _precision_recall(state: Ranking, names: tuple[str, ...], chosen: NDArray[np
 
 
 def _curve(tag: str, true: Counts, every: Counts, description: str) -> PrCurve:
-    tp, fp = _falling(true, every)
+    tp, fp = falling(true, every)
     at = _at_recalls(tp)
     right, wrong = tp[at].astype(np.float64), fp[at].astype(np.float64)
     return PrCurve(f"curves/pr/{tag}", right, wrong, wrong[0] - wrong, right[0] - right, description)
@@ -102,7 +93,7 @@ def _curve(tag: str, true: Counts, every: Counts, description: str) -> PrCurve:
 
 def _macro(state: Ranking, description: str) -> PrCurve:
     """Counts that have the mean precision at each recall, as if 1,000 rows were of the class."""
-    tp, fp = _falling(state.true, state.every)
+    tp, fp = falling(state.true, state.every)
     precision = np.mean(
         [tp[c, at] / (tp[c, at] + fp[c, at]) for c in np.flatnonzero(tp[:, -1]) for at in [_at_recalls(tp[c])]], axis=0
     )
@@ -118,13 +109,13 @@ def _roc(state: Ranking, names: tuple[str, ...], drawn: int) -> NDArray[np.uint8
     area = ranking.auroc(state.true, state.every).value
     if np.isnan(area).all():
         return None
-    tp, fp = _falling(state.true, state.every)
+    tp, fp = falling(state.true, state.every)
     rate = np.geomspace(FLOOR, 1, 185)
     by_class = {c: _hits(tp[c], fp[c], rate) for c in np.flatnonzero(~np.isnan(area)).tolist()}
     micro = state.given.sum(axis=0), state.any_class.sum(axis=0)
     lines = [
         ("macro", mean_defined(area), np.mean(list(by_class.values()), axis=0), draw.INK, True),
-        ("micro", float(ranking.auroc(*micro).value), _hits(*_falling(*micro), rate), draw.UNKNOWN, True),
+        ("micro", float(ranking.auroc(*micro).value), _hits(*falling(*micro), rate), draw.UNKNOWN, True),
     ]
     worst = sorted(by_class, key=lambda c: (area[c], c))[:drawn]
     lines += [
@@ -148,7 +139,7 @@ def _hits(tp: Counts, fp: Counts, rate: NDArray[np.float64]) -> NDArray[np.float
 
 def _risk_coverage(confidence: Counts) -> NDArray[np.uint8]:
     """Error rate of the images that are kept, most confident first. `confidence`: [wrong and right, bins]."""
-    right, wrong = _falling(confidence[1], confidence.sum(axis=0))
+    right, wrong = falling(confidence[1], confidence.sum(axis=0))
     rows = right + wrong
     some = rows > 0
     total, errors = int(rows[-1]), int(wrong[-1])
@@ -178,126 +169,3 @@ def _scale(most: float) -> tuple[float, list[tuple[float, str]]]:
     step = next((s for s in (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2) if most <= 4 * s), 0.25)
     top = 4 * step if step < 0.25 else 1.0
     return top, [(i * step / top, f"{100 * i * step:.3g} %") for i in range(round(top / step) + 1)]
-
-
-def _thresholds(state: State, names: tuple[str, ...], chosen: NDArray[np.int64]) -> str:
-    confidence = state.ranking.confidence.sum(axis=0)
-    parts = [_keeping(confidence)]
-    if len(names) > 1:
-        parts += [_micro(state.ranking), _by_class(state, names, chosen)]
-    return "\n\n".join(part for part in parts if part)
-
-
-def _keeping(confidence: Counts) -> str:
-    """Confidence below which to send an image to a person. `confidence`: [wrong and right, bins]."""
-    right, wrong = _falling(confidence[1], confidence.sum(axis=0))
-    rows, edge = right + wrong, ranking.edges(ranking.FINE)[-2::-1]
-    total = int(rows[-1])
-
-    def line(first: str, i: int) -> str:
-        n, hits = int(rows[i]), int(right[i])
-        lower, upper = wilson(hits, n)
-        return (
-            f"| {first} | {_digits(edge[i])} | {percent(n / total)} ({n:,}) | {percent(hits / n)} "
-            f"| {percent(lower)} to {percent(upper)} | {n - hits:,} |"
-        )
-
-    shares = (1.0, 0.95, 0.9, 0.8, 0.5)
-    keep = [line(f"{100 * s:.0f} %", int(np.searchsorted(rows, np.ceil(s * total - 1e-9)))) for s in shares]
-    reach = []
-    for target in (0.9, 0.95, 0.99, 0.999):
-        enough = np.flatnonzero((rows > 0) & (right >= target * rows - 1e-9))
-        first = f"{100 * target:g} %"
-        # The fewest bins of the most rows: below them there may be empty ones.
-        reach.append(
-            line(first, int(np.searchsorted(rows, rows[enough[-1]])))
-            if len(enough)
-            else f"| {first} | – | not reached | – | – | – |"
-        )
-    head = "confidence at least | kept | accuracy | 95 % interval | errors left |\n|---:|---:|---:|---:|---|---:|"
-    return "\n".join(
-        [
-            "### Which images to decide by themselves, by confidence",
-            "",
-            f"| to keep | {head}",
-            *keep,
-            "",
-            f"| for accuracy | {head}",
-            *reach,
-            "",
-            f"Of {total:,} labelled images. Confidence is the probability of the predicted class. An accuracy that was "
-            "aimed at was found on these same images: expect a little less on others. Intervals are Wilson's.",
-        ]
-    )
-
-
-def _micro(state: Ranking) -> str:
-    """Where the points of the micro curve are."""
-    tp, fp = _falling(state.given.sum(axis=0), state.any_class.sum(axis=0))
-    edge = ranking.edges(ranking.FINE)[-2::-1]
-    lines = []
-    for recall in (0.99, 0.95, 0.9, 0.8, 0.5):
-        i = int(np.searchsorted(tp, np.ceil(recall * tp[-1] - 1e-9)))
-        lines.append(
-            f"| {percent(tp[i] / tp[-1])} | {_digits(edge[i])} | {percent(tp[i] / (tp[i] + fp[i]))} "
-            f"| {tp[i]:,} | {fp[i]:,} |"
-        )
-    return "\n".join(
-        [
-            "### Precision and recall, every class of every image a decision (micro)",
-            "",
-            "| recall | probability at least | precision | right | wrong |",
-            "|---:|---:|---:|---:|---:|",
-            *lines,
-            "",
-            "TensorBoard labels the points of PR curves with thresholds from 0 to 1 in equal steps whatever they were. "
-            "These points are at equal steps of recall, and the true thresholds are here.",
-        ]
-    )
-
-
-def _by_class(state: State, names: tuple[str, ...], chosen: NDArray[np.int64]) -> str:
-    """Threshold of greatest F1 for each chosen class against all others."""
-    scores = Scores(state.tally, len(names))
-    every = state.ranking.every
-    edge = ranking.edges(every.shape[1])[-2::-1]
-    lines = []
-    for c in sorted(chosen.tolist(), key=lambda c: (scores.f1[c], c)):
-        tp, fp = _falling(state.ranking.true[c], every[c])
-        f1 = 2 * tp / (tp + fp + tp[-1])
-        i = int(f1.argmax())
-        precision = ranking.average_precision(state.ranking.true[c], every[c])
-        lines.append(
-            f"| {cell(names[c])} | {scores.support[c]:,} | {float(precision.value):.4f} | {scores.f1[c]:.4f} "
-            f"| {f1[i]:.4f} | {_digits(edge[i])} | {percent(tp[i] / (tp[i] + fp[i]))} | {percent(tp[i] / tp[-1])} |"
-        )
-    if not lines:
-        return ""
-    return "\n".join(
-        [
-            "### Each class against all others",
-            "",
-            "| class | images | average precision | F1 | best F1 | at probability | precision | recall |",
-            "|---|---:|---:|---:|---:|---:|---:|---:|",
-            *lines,
-            "",
-            "F1 is of the predictions as they are. The best one accepts a class at its own probability, found on these "
-            f"same images. Average precision is within {_bound(state.ranking, chosen)} of the exact one.",
-        ]
-    )
-
-
-def _bound(state: Ranking, chosen: NDArray[np.int64]) -> str:
-    bound = ranking.average_precision(state.true[chosen], state.every[chosen]).bound
-    return f"{np.nanmax(bound):.1g}"
-
-
-def _digits(p: float) -> str:
-    """A probability with three digits of what it is above 0 or lacks to 1.
-
-    >>> _digits(0.25), _digits(0.9999876), _digits(1.234e-7), _digits(0.0)
-    ('0.2500', '0.9999876', '1.234e-07', '0')
-    """
-    if 0.5 < p < 1:
-        return f"{p:.{max(4, 3 - int(np.floor(np.log10(1 - p))) - 1)}f}"
-    return f"{p:.4f}" if 0.1 <= p <= 0.5 else f"{p:.4g}"
