@@ -198,9 +198,9 @@ def manifest(source: Source, options: sources.Options) -> sources.Manifest:
     """Manifest of a dataset: refs and labels as far as it tells them without loading anything.
 
     Refs are the paths of `samples` or `imgs`, relative to `root` if they lie below it, if no two rows share one; else
-    NAME#index, where NAME is the name in the file, or the type of the dataset. Labels are those of `samples`, `imgs`,
-    `targets` or `labels`; without them all are unknown until an item says its own. A `Subset` has the refs and labels
-    that its rows have in the whole.
+    NAME#index, where NAME is the name in the file, or the type of the dataset. Class names are its `classes`, or those
+    in Hugging Face's `features`. Labels are those of `samples`, `imgs`, `targets` or `labels`; without them all are
+    unknown until an item says its own. A `Subset` has the refs and labels that its rows have in the whole.
 
     Raises InputError for options that a dataset cannot have.
     """
@@ -209,7 +209,7 @@ def manifest(source: Source, options: sources.Options) -> sources.Manifest:
             raise InputError(f"{flag} is for lists of images; {source.name} is a dataset: leave it out")
     data, index = _whole(source.data)
     label, paths = _told(data)
-    own = tuple(map(str, getattr(data, "classes", None) or ()))
+    own = _class_names(data, options.label_column)
     source = replace(
         source,
         image_key=options.image_column,
@@ -239,6 +239,16 @@ def _whole(data: Any) -> tuple[Any, list[int]]:
         index = [int(data.indices[i]) for i in index]
         data = data.dataset
     return data, index
+
+
+def _class_names(data: Any, label_key: str | None) -> tuple[str, ...]:
+    """Names that the dataset's own labels count through; empty if it tells none."""
+    names = getattr(data, "classes", None)
+    features = getattr(data, "features", None)
+    if names is None and isinstance(features, Mapping):
+        key = next((k for k in ((label_key,) if label_key else LABEL_KEYS) if k in features), None)
+        names = getattr(features.get(key), "names", None)
+    return tuple(map(str, names or ()))
 
 
 def _told(data: Any) -> tuple[list[int], list[str]]:

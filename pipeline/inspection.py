@@ -27,7 +27,7 @@ class Inspection:
         names = ", ".join(f["classes"][:8]) + ("…" if len(f["classes"]) > 8 else "")
         found = [
             f"{f['run']}: {f['model']}, {len(f['classes'])} classes ({names})",
-            f"data {f['root']}",
+            f"data {f['data']}",
             f"{f['files']} parts, {f['bytes'] / 1e6:,.1f} MB",
             "",
             "    step         rows    missing   failed   no label  accuracy   rows/s  checkpoint",
@@ -78,6 +78,7 @@ def inspect(run: Path) -> Inspection:
             "model_args": dict(last.model_args),
             "classes": list(last.classes),
             "root": last.root,
+            "data": last.origin,
             "transform": dict(last.transform),
             "precision": last.precision,
             "scores": last.scores,

@@ -123,6 +123,11 @@ class Run:
     """What the column `logits` holds: `logits`, or `log_probabilities`, which are logits whose softmax was known."""
     format: int = FORMAT
 
+    @property
+    def origin(self) -> str:
+        """Where the images came from, for a person: the dataset, else the folder; empty if neither is known."""
+        return str(self.transform.get("dataset") or self.root)
+
     @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits; parts of one step agree in it."""

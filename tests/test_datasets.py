@@ -1,5 +1,6 @@
 """Torch datasets as data: items of every form against a plain loop, manifests, errors, resuming, other processes."""
 
+import dataclasses
 import io
 import multiprocessing
 import pickle
@@ -15,6 +16,7 @@ from PIL import Image
 from pipeline import InferConfig, VisualizeConfig, datasets, images, infer, loading, open_predictions, visualize
 from pipeline.datasets import plain
 from pipeline.errors import InputError
+from pipeline.inspection import inspect
 from pipeline.predictions import keys_of
 from pipeline.sources import Options, open_source
 from tests import toy
@@ -492,6 +494,42 @@ def test_targets_are_labels(targets: Any) -> None:
     assert _manifest(data).label.tolist() == [-1, -1, -1]
 
 
+class Mapped(list[Any]):
+    """As Hugging Face has it: mappings, and the names in its features."""
+
+    class Names:
+        names = ("cat", "dog")
+
+    features = {"pixels": object(), "image": object(), "label": Names(), "other": Names()}  # noqa: RUF012  as it is there
+
+
+def test_class_names_are_found_in_features() -> None:
+    data = Mapped([{"image": _PICTURE, "label": 1, "other": 0}])
+    assert _manifest(data).classes == ("cat", "dog")
+    assert _manifest(data, label_column="other").classes == ("cat", "dog")
+    assert _manifest(data, label_column="image").classes == ()
+    assert _manifest(data, classes=("dog", "cat")).dataset.item(0).label == 0
+
+
+def test_torchvisions_own_datasets_are_read(tmp_path: Path) -> None:
+    tv = pytest.importorskip("torchvision", reason="reads torchvision's own datasets")
+    toy.pictures(tmp_path / "data")
+    folder = tv.datasets.ImageFolder(tmp_path / "data", transform=tv.transforms.ToTensor())
+    expected = open_source(str(tmp_path / "data"))
+    found = _manifest(folder)
+    assert found.image.to_pylist() == expected.image.to_pylist()
+    assert (found.root, found.classes) == (expected.root, expected.classes)
+    np.testing.assert_array_equal(found.label, expected.label)
+    np.testing.assert_array_equal(found.key, expected.key)
+    item = found.dataset.item(5)
+    assert (item.image.shape, str(item.image.dtype), item.label) == ((3, 8, 8), "float32", 1)
+    part = _manifest(torch.utils.data.Subset(folder, [7, 0]))
+    assert part.image.to_pylist() == ["b/003.png", "a/000.png"]
+    fake = _manifest(tv.datasets.FakeData(4, (3, 8, 8), 2))
+    assert fake.image.to_pylist() == [f"FakeData#{i}" for i in range(4)]
+    assert fake.dataset.item(1).label in (0, 1)  # a tensor
+
+
 # --- resuming ---
 
 
@@ -524,6 +562,24 @@ def test_a_limit_takes_the_same_rows_with_their_own_items(file: Path) -> None:
     np.testing.assert_allclose(_logits(few), np.stack(whole["logits"].loc[few.index].to_list()), rtol=1e-5, atol=1e-5)
 
 
+def test_items_that_failed_are_tried_again_with_their_labels(file: Path) -> None:
+    _add(
+        file,
+        "class Flaky(Tiles):\n"
+        "    def __getitem__(self, i):\n"
+        "        if i % 4 == 1 and not __import__('os').path.exists(__file__ + '.there'):\n"
+        "            raise OSError('the disk is away')\n"
+        "        return super().__getitem__(i)\n\n\n"
+        "flaky = Flaky(array)",
+    )
+    config = _config(file, "flaky", shard_size=4)
+    assert infer(config).failed == 3
+    assert _frame(file.parent / "out")["label"].isna().sum() == 3  # only the items know
+    Path(f"{file}.there").touch()
+    assert infer(dataclasses.replace(config, retry_errors=True)).failed == 0
+    assert _frame(file.parent / "out")["label"].tolist() == [i % 3 for i in range(10)]
+
+
 # --- pictures ---
 
 
@@ -544,6 +600,12 @@ def test_stage_two_shows_what_the_dataset_gave(file: Path) -> None:
     assert np.abs(_thumbnail(_frame(file.parent / "out"), 3) - [250, 0, 0]).max() < 5
     (written,) = visualize(VisualizeConfig((file.parent / "out",), file.parent / "logs"))
     assert written.missing_pictures == 0
+    values = toy.read_values(written.event_file)
+    pages = b"".join(v.tensor.string_val[0] for (tag, _), v in values.items() if tag.startswith("report/"))
+    assert b"`tiles.py:shown`" in pages
+    assert "data tiles.py:shown" in inspect(file.parent / "out").lines()
+    with Image.open(io.BytesIO(values["2_mistakes/confident", 0].tensor.string_val[2])) as tile:
+        assert np.abs(np.asarray(tile.convert("RGB"))[107, 100].astype(int) - [250, 0, 0]).max() < 6
     infer(_config(file, "shown", model_args={"channels": 13}, thumbnails=0, out=file.parent / "bare"))
     (written,) = visualize(VisualizeConfig((file.parent / "bare",), file.parent / "logs"))
     assert written.missing_pictures == 10

@@ -40,7 +40,7 @@ class Panel(Counting):
             "model": run.model,
             **{f"model.{name}": _plain(value) for name, value in run.model_args.items()},
             "checkpoint": facts.checkpoint or "none",
-            "data": "/".join(PurePosixPath(run.root.replace("\\", "/")).parts[-2:]) or "unknown",
+            "data": "/".join(PurePosixPath(run.origin.replace("\\", "/")).parts[-2:]) or "unknown",
             "transform": transform_words(run) or "none",
             "precision": run.precision,
             "scores": run.scores,

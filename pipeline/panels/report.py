@@ -288,7 +288,7 @@ def _run(subject: Subject, step: int) -> str:
         ("checkpoint", f"`{facts.checkpoint}`" if facts.checkpoint else "none"),
         ("weights", f"`{run.weights}` (digest)" if run.weights else ""),
         ("model's source", f"`{run.code}` (digest)" if run.code else ""),
-        ("data", f"`{run.root}`" if run.root else ""),
+        ("data", f"`{run.origin}`" if run.origin else ""),
         ("rows", f"{facts.rows:,} of {facts.manifest_rows:,}, in {facts.parts:,} parts of up to {run.shard_size:,}"),
         ("missing rows", f"{missing:,}" if missing else ""),
         ("classes", f"{len(run.classes):,}: {shown}{', …' if len(run.classes) > CLASSES else ''}"),
