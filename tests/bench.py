@@ -10,7 +10,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from pipeline.config import InferConfig
 from pipeline.infer import infer
 from pipeline.loading import Loader
 from pipeline.predictions import Run
-from tests import toy
+from tests import bench_visualize, toy
 
 TURNS = 3
 
@@ -177,12 +177,15 @@ def write(folder: Path) -> None:
 
 def main() -> None:
     """All of them, or those that are named."""
-    wanted: Iterator[Callable[[Path], None]] = (
-        f for f in (loader, end_to_end, write) if len(sys.argv) < 2 or f.__name__ in sys.argv[1:]
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        for bench in wanted:
-            bench(Path(folder))
+    named = sys.argv[1:]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for bench in (loader, end_to_end, write):
+            if not named or bench.__name__ in named:
+                bench(folder)
+        for of_stage_two in (*bench_visualize.BENCHES, bench_visualize.huge):
+            if of_stage_two.__name__ in named or (not named and of_stage_two in bench_visualize.BENCHES):
+                of_stage_two(folder, line)
 
 
 if __name__ == "__main__":

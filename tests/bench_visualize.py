@@ -1,0 +1,187 @@
+"""What is claimed of stage two's speed and memory; see tests/bench.py, which runs it."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.dataset
+import torch
+from PIL import Image
+
+from pipeline import VisualizeConfig, draw, events, panels, shards, store, visualize
+from pipeline.predictions import Part, Predictions, Run
+from pipeline.summaries import Encoded
+from pipeline.summarize import summarize
+from tests import toy
+
+TURNS = 3
+
+
+def write(folder: Path, rows: int, classes: int) -> Path:
+    """A run without source pictures, as a real model might give it: three of four right, few of the classes likely."""
+    if folder.exists():
+        return folder
+    run = Run(classes=tuple(f"class{i:04d}" for i in range(classes)), model="bench")
+    random = np.random.default_rng(0)
+    for shard in shards.plan(rows, run.shard_size):
+        n = len(shard)
+        logits = random.normal(scale=2, size=(n, classes)).astype(np.float32)
+        label = random.integers(0, classes, n)
+        logits[np.arange(n), label] += random.normal(7, 4, n).astype(np.float32)
+        batch = toy.predictions(run, logits, label, shard.start).batch
+        at = batch.schema.get_field_index("digest")
+        digests = pyarrow.array(np.arange(shard.start, shard.stop), pyarrow.int64())
+        writer = store.PartWriter(store.part_path(folder, 0, shard.index), run)
+        writer.write(Predictions(batch.set_column(at, batch.schema.field(at), digests)))
+        writer.publish(Part(shard.start, shard.stop, "bench", rows, "", started=1.7e9, finished=1.7e9))
+    return folder
+
+
+def seconds(action: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def medians(*actions: Callable[[], Any]) -> list[float]:
+    """Median seconds of each; they take turns, so that a busy moment of the machine meets all of them."""
+    taken = [[seconds(action) for action in actions] for _ in range(TURNS)]
+    return np.median(taken, axis=0).tolist()  # type: ignore[no-any-return]  # a list of floats
+
+
+def read_logits(folder: Path) -> None:
+    """What any reader must do at least: the column of logits, with Arrow's own threads."""
+    for batch in pyarrow.dataset.dataset(folder, format="parquet").to_batches(columns=["logits"]):
+        batch.num_rows  # noqa: B018  read, and let go
+
+
+def drawn(folder: Path) -> None:
+    logs = folder.with_name(f"{folder.name}-logs")
+    shutil.rmtree(logs, ignore_errors=True)
+    visualize(VisualizeConfig(predictions=(folder,), logdir=logs))
+
+
+def resident(folder: Path) -> tuple[float, float]:
+    """Seconds and peak resident memory (MB) of the whole command in a process of its own."""
+    logs = folder.with_name(f"{folder.name}-logs")
+    shutil.rmtree(logs, ignore_errors=True)
+    code = (
+        "import resource, sys\nfrom pipeline.cli import run\n"
+        f"code = run(['visualize', {str(folder)!r}, '--logdir', {str(logs)!r}])\n"
+        "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)\nsys.exit(code)"
+    )
+    began = time.perf_counter()
+    environment = {**os.environ, "PYTHONPATH": str(toy.ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    return time.perf_counter() - began, float(done.stdout.split("peak ")[1])
+
+
+def slope(folder: Path, line: Callable[[str, float, str], None]) -> None:
+    """More rows: against merely reading the logits."""
+    few, many = write(folder / "few", 50_000, 1000), write(folder / "many", 200_000, 1000)
+    read_few, read_many, whole_few, whole_many = medians(
+        lambda: read_logits(few), lambda: read_logits(many), lambda: drawn(few), lambda: drawn(many)
+    )
+    ratio = (whole_many - whole_few) / (read_many - read_few)
+    line("stage two, 50,000 to 200,000 rows × 1,000, over reading: seconds", ratio, "at most 8, aim 5")
+    line("stage two, 50,000 rows × 1,000, over reading: seconds", whole_few / read_few, "at most 20")
+
+
+def memory(folder: Path, line: Callable[[str, float, str], None]) -> None:
+    """Ten times the rows: time and peak memory."""
+    few, many = write(folder / "some", 20_000, 1000), write(folder / "many", 200_000, 1000)
+    (short, small), (long, large) = resident(few), resident(many)
+    line("20,000 to 200,000 rows × 1,000: seconds", long / short, "at most 11.5")
+    line(f"20,000 to 200,000 rows × 1,000: peak memory ({small:.0f} and {large:.0f} MB)", large / small, "at most 1.1")
+
+
+def huge(folder: Path, line: Callable[[str, float, str], None]) -> None:
+    """A million rows of a thousand classes, 4 GB of logits. Only when it is named: it takes minutes."""
+    took, peak = resident(write(folder / "huge", 1_000_000, 1000))
+    line(f"1,000,000 rows × 1,000 in {took:.0f} s: peak memory, GB", peak / 1e3, "at most 1.5")
+
+
+def two(folder: Path, line: Callable[[str, float, str], None]) -> None:
+    """The pass over the rows alone, by one and by two workers."""
+    (step,) = store.open_run(write(folder / "few", 50_000, 1000))
+    chosen = panels.choose(())
+    one, both = medians(lambda: summarize((step,), chosen, 1), lambda: summarize((step,), chosen, 2))
+    line("the pass over 50,000 rows × 1,000 by two workers, over one", one / both, "at least 1.4")
+
+
+def torchmetrics(folder: Path, line: Callable[[str, float, str], None]) -> None:
+    """The same work as people do it: torchmetrics and SummaryWriter."""
+    from torch.utils.tensorboard import SummaryWriter
+    from torchmetrics import MetricCollection
+    from torchmetrics import classification as c
+
+    rows, classes, pictures = 10_000, 100, 500
+    run = write(folder / "usual", rows, classes)
+    frame = store.open_predictions(run)
+    columns = [(batch.column("logits"), batch.column("label")) for batch in frame]
+    logits = torch.from_numpy(np.concatenate([np.stack(z.to_numpy(zero_copy_only=False)) for z, _ in columns]))
+    label = torch.from_numpy(np.concatenate([y.to_numpy() for _, y in columns])).long()
+    photos = np.random.default_rng(0).integers(0, 256, (pictures, 3, 224, 224), np.uint8)
+
+    def usual() -> None:
+        metrics = MetricCollection(
+            {
+                "accuracy": c.MulticlassAccuracy(classes, average="micro"),
+                "top5": c.MulticlassAccuracy(classes, top_k=5, average="micro"),
+                "precision": c.MulticlassPrecision(classes),
+                "recall": c.MulticlassRecall(classes),
+                "f1": c.MulticlassF1Score(classes),
+                "confusion": c.MulticlassConfusionMatrix(classes),
+                "ece": c.MulticlassCalibrationError(classes, 15),
+                "auroc": c.MulticlassAUROC(classes),
+            }
+        )
+        p = logits.softmax(1)
+        for start in range(0, rows, 500):
+            metrics.update(p[start : start + 500], label[start : start + 500])
+        found = metrics.compute()
+        with SummaryWriter(str(folder / "usual-logs-theirs")) as writer:
+            for name, value in found.items():
+                if value.ndim == 0:
+                    writer.add_scalar(name, value)
+            writer.add_image("confusion", found["confusion"][None] / found["confusion"].max())
+            for k in range(classes):
+                writer.add_pr_curve(f"pr/{k}", label == k, p[:, k])
+                writer.add_histogram(f"probability/{k}", p[label == k, k])
+            for i in range(pictures):
+                writer.add_image(f"picture/{i}", photos[i])
+
+    ours, theirs = medians(lambda: drawn(run), usual)
+    line("torchmetrics and SummaryWriter, 10,000 × 100, 500 pictures, over ours", theirs / ours, "at least 20, aim 50")
+
+
+def tiles(folder: Path, line: Callable[[str, float, str], None]) -> None:
+    """Pictures into an event file, encoded as JPEG before, against SummaryWriter.add_image."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    pixels = np.random.default_rng(0).integers(0, 256, (draw.HEIGHT, draw.WIDTH, 3), np.uint8)
+    smooth = np.asarray(Image.fromarray(pixels).resize((draw.WIDTH // 8, draw.HEIGHT // 8)).resize((350, 215)))
+    encoded = events.jpeg(smooth)
+
+    def ours() -> None:
+        with events.Writer(folder / "ours", 1.7e9) as writer:
+            for i in range(100):
+                writer.write(0, 1.7e9, Encoded(f"tiles/{i}", draw.WIDTH, draw.HEIGHT, (encoded,) * 50))
+
+    def theirs() -> None:
+        with SummaryWriter(str(folder / "theirs")) as writer:
+            for i in range(50):
+                writer.add_image(f"tile/{i}", smooth, dataformats="HWC")
+
+    mine, usual = medians(ours, theirs)
+    line("5,000 JPEG tiles into an event file, over add_image: rate", (5000 / mine) / (50 / usual), "at least 100")
+
+
+BENCHES = (slope, memory, two, torchmetrics, tiles)
+"""Those that run when none is named; `huge` runs when it is."""
