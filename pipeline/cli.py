@@ -393,13 +393,14 @@ def _answers(port: int) -> bool:
 def _landing_page(config: BoardConfig) -> str:
     """Time Series without smoothing, which bends short curves, with what to see first pinned on top.
 
-    That is the report card and the two most confident mistakes of a run, or the report cards of the newest three.
-    TensorBoard passes over pins that it has no picture for.
+    That is the report card and the two most confident mistakes of a run, or the ranking of the runs and the report
+    cards of the newest three. TensorBoard passes over pins that it has no picture for.
     """
-    from pipeline.logs import runs_in
+    from pipeline.logs import RANKING, has_ranking, runs_in
 
     runs = runs_in(config.logdir)[:3]
-    pins = [(run, "1_glance/report_card", 0) for run in runs]
+    pins = [(RANKING, "1_glance/ranking", 0)] * has_ranking(config.logdir)
+    pins += [(run, "1_glance/report_card", 0) for run in runs]
     if len(runs) == 1:
         pins += [(runs[0], "2_mistakes/confident", sample) for sample in range(2)]
     cards = [{"plugin": "images", "tag": t, "runId": f"defaultExperimentId/{r}", "sample": s} for r, t, s in pins]

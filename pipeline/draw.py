@@ -489,7 +489,7 @@ class Interval:
     """What stands at the end of the line: of how many."""
 
 
-def intervals(title: str, lines: Sequence[Interval], reference: float) -> Pixels:
+def intervals(title: str, lines: Sequence[Interval], reference: float, called: str = "all") -> Pixels:
     """Shares as points with their intervals, one below the other, against a line at the share of all.
 
     -> [215, 350, 3] uint8; the axis begins at the lowest lower end, in steps of .1.
@@ -503,7 +503,7 @@ def intervals(title: str, lines: Sequence[Interval], reference: float) -> Pixels
         return left + (share - start) / (end - start) * (right - left) if end > start else left
 
     canvas.text((8, 15), title, WIDTH - 16, 11, FAINT)
-    canvas.text((at(reference), 33), f"all {percent(reference)}", 80, 10, FAINT, anchor="ms")
+    canvas.text((at(reference), 33), f"{called} {percent(reference)}", 80, 10, FAINT, anchor="ms")
     height = min((bottom - top) / max(len(lines), 1), 24)
     canvas.draw.line((at(reference), 37, at(reference), top + len(lines) * height), fill=(170, 170, 170))
     for i, line in enumerate(lines):

@@ -14,6 +14,9 @@ EVENTS = "events"
 RECORD = ".predboard.json"
 """Our own list of the files we wrote into a run's log folder, and what they were made from."""
 
+RANKING = "_all_runs"
+"""The run that compares all others of a log folder. No other may be called so."""
+
 
 @dataclass(frozen=True)
 class Record:
@@ -33,9 +36,14 @@ def write_file(aside: Path, file: File) -> None:
 
 
 def runs_in(logdir: Path) -> list[str]:
-    """Names of the runs that we wrote into a log folder, the newest first."""
+    """Names of the runs that we wrote into a log folder, the newest first; the ranking is none of them."""
     records = sorted(logdir.glob(f"*/{RECORD}"), key=lambda record: (-record.stat().st_mtime, record))
-    return [record.parent.name for record in records]
+    return [record.parent.name for record in records if record.parent.name != RANKING]
+
+
+def has_ranking(logdir: Path) -> bool:
+    """Whether a log folder has the run that compares all others."""
+    return (logdir / RANKING / RECORD).is_file()
 
 
 def read_record(folder: Path) -> Record:
@@ -81,3 +89,11 @@ def publish(folder: Path, aside: Path, time: float, record: Record, made_from: s
             parent.rmdir()
     _write_record(folder, made_from, [event_file, *beside])
     return folder / event_file
+
+
+def withdraw(folder: Path) -> None:
+    """Remove all files that we wrote into a run's log folder, and the folder if nothing else is in it."""
+    for name in (*reversed(read_record(folder).files), RECORD):  # the event file last of what TensorBoard shows
+        (folder / name).unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()

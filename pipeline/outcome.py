@@ -17,7 +17,7 @@ ELSEWHERE = ("intervals/", "classes/")
 """Scalars that `Figures` say better: as ends of an interval, or for all classes."""
 
 
-def summary_json(name: str, run: Run, written: Iterable[tuple[int, Scalar | Figures]]) -> bytes:
+def summary_json(name: str, run: Run, finished: float, written: Iterable[tuple[int, Scalar | Figures]]) -> bytes:
     """Every figure of every step by its name, and once what the names mean. JSON without NaN, a figure a line.
 
     A scalar's name is its tag, without `metrics/` or `1_glance/`; where there are `Figures` of that name they count.
@@ -25,6 +25,7 @@ def summary_json(name: str, run: Run, written: Iterable[tuple[int, Scalar | Figu
     Args:
         name: of the run.
         run: of its last step.
+        finished: when inference of it ended, seconds since 1970.
         written: (step, summary) as the panels gave them.
     """
     steps: dict[int, dict[str, Figure]] = {}
@@ -48,6 +49,7 @@ def summary_json(name: str, run: Run, written: Iterable[tuple[int, Scalar | Figu
         "transform": run.transform,
         "precision": run.precision,
         "classes": len(run.classes),
+        "finished": finished,
     }
     lines = [f" {_dump(key)}: {_dump(value)}," for key, value in about.items()]
     lines += [' "definitions": {', *_members(2, meanings), " },", ' "steps": {']

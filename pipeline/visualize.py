@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pipeline import events, images, logs, outcome, pages, panels, store, workers
+from pipeline import events, images, logs, outcome, pages, panels, runs, store, workers
 from pipeline.config import VisualizeConfig
 from pipeline.errors import InputError, first_line
 from pipeline.pictures import Pictures
@@ -48,7 +48,7 @@ def visualize(config: VisualizeConfig, say: Callable[[str], None] = lambda _: No
     """Write the TensorBoard logs of one or more runs.
 
     Each run has one event file, whose bytes depend on the Parquet, the panels and the source pictures alone. A run that
-    has not changed since is skipped.
+    has not changed since is skipped. Where the log folder holds two or more runs, `runs.rank` adds one that ranks them.
 
     Args:
         config: what to draw.
@@ -62,13 +62,19 @@ def visualize(config: VisualizeConfig, say: Callable[[str], None] = lambda _: No
     names = [folder.resolve().name for folder in config.predictions]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InputError(f"two folders are called {twice!r}, and a run's logs are named after its folder: rename one")
+    if logs.RANKING in names:
+        raise InputError(
+            f"a folder of predictions is called {logs.RANKING!r}, as the ranking of all runs is: rename it"
+        )
     chosen = panels.choose(config.panels)
     if config.image_root is not None and not config.image_root.is_dir():
         raise InputError(f"no folder {config.image_root}: --image-root is where the source images are now")
-    return tuple(
+    written = tuple(
         _visualize_run(name, folder, chosen, config, say)
         for name, folder in zip(names, config.predictions, strict=True)
     )
+    runs.rank(config.logdir, _code())
+    return written
 
 
 def _visualize_run(
@@ -133,7 +139,9 @@ def _visualize_run(
                             say(f"warning: {name}: {page.markdown}")
                         writer.write(step, times[step], page)
                         bar.update()
-            logs.write_file(aside, File(outcome.FILE, outcome.summary_json(name, steps[-1].run, counted)))
+            logs.write_file(
+                aside, File(outcome.FILE, outcome.summary_json(name, steps[-1].run, steps[-1].finished, counted))
+            )
             event_file = logs.publish(
                 folder, aside, times[numbers[0]], record, made_from if not pictures.missing else ""
             )
@@ -222,9 +230,6 @@ def _made_from(
     steps: tuple[Step, ...], names: tuple[str, ...], config: VisualizeConfig, sheets: Mapping[int, Pixels | None]
 ) -> str:
     """Digest of all that decides the bytes of an event file, as far as it can be known without reading the rows."""
-    code = hashlib.blake2b(digest_size=8)
-    for file in sorted(Path(__file__).parent.rglob("*.py")):
-        code.update(file.read_bytes())
     parts = [[asdict(part.part), part.run.fingerprint] for step in steps for part in step.parts]
     root = None if config.image_root is None else str(config.image_root.resolve())
     drawn = [None if sheet is None else [*sheet.shape, hash64(sheet.tobytes())] for sheet in sheets.values()]
@@ -233,7 +238,15 @@ def _made_from(
         "panels": names,
         "image_root": root,
         "log_every": config.log_every,
-        "code": code.hexdigest(),
+        "code": _code(),
         "sheets": drawn,
     }
     return digest_of(record)
+
+
+def _code() -> str:
+    """Digest of our own source files."""
+    code = hashlib.blake2b(digest_size=8)
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        code.update(file.read_bytes())
+    return code.hexdigest()

@@ -76,6 +76,7 @@ def test_summary_json_has_every_scalar_of_every_step_and_says_what_it_means(tmp_
     found = written(tmp_path)
     assert found["run"] == "run"
     assert found["model"] == toy.RUN.model
+    assert found["finished"] == 1.7e9 + 60
     assert list(found["steps"]) == ["2", "10"]
     for step, figures in found["steps"].items():
         logits, label = toy.table(toy.RUN, 60, int(step))
@@ -107,7 +108,7 @@ def test_figures_count_more_than_scalars_of_their_name_whatever_comes_first() ->
         Scalar("calibration/ece", 0.1, "gap"),
     )
     for order in ((full, *plain), (*plain, full)):
-        found = read_summary(summary_json("r", toy.RUN, [(3, s) for s in order]))
+        found = read_summary(summary_json("r", toy.RUN, 1.7e9, [(3, s) for s in order]))
         assert found is not None
         assert found["steps"]["3"]["accuracy"] == {"value": 0.5, "lower": 0.4, "upper": 0.6, "bound": 1e-9}
         assert found["steps"]["3"]["calibration/ece"] == {"value": 0.1}
@@ -116,7 +117,7 @@ def test_figures_count_more_than_scalars_of_their_name_whatever_comes_first() ->
 
 def test_names_with_quotes_slashes_and_line_breaks_come_back_as_they_are() -> None:
     name = 'classes/a"b/c\n\\d/é/recall'
-    content = summary_json("r\u2028", toy.RUN, [(0, Figures("x", {name: Figure(1 / 3, definition="d")}))])
+    content = summary_json("r\u2028", toy.RUN, 1.7e9, [(0, Figures("x", {name: Figure(1 / 3, definition="d")}))])
     found = read_summary(content)
     assert found is not None
     assert found["steps"] == {"0": {name: {"value": 0.333333333}}}
@@ -126,4 +127,4 @@ def test_names_with_quotes_slashes_and_line_breaks_come_back_as_they_are() -> No
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"predboard_summary": 99, "steps": {}}', b"\xff", b"null"])
 def test_what_is_no_summary_is_none(content: bytes) -> None:
     assert read_summary(content) is None
-    assert read_summary(summary_json("r", toy.RUN, [])) is not None
+    assert read_summary(summary_json("r", toy.RUN, 1.7e9, [])) is not None

@@ -1,0 +1,177 @@
+"""The runs of a log folder, ranked by what their summary.json say: one more run. Knows no predictions and no panels.
+
+It is there as long as there are two or more runs of ours, made anew from the files alone, so that a run whose folder
+was deleted is gone from it the next time.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from pipeline import draw, events, logs, outcome
+from pipeline.errors import InputError
+from pipeline.predictions import digest_of, hash64
+from pipeline.store import unwritable
+from pipeline.summaries import Picture, Summary, Text, cell
+
+WAIT = 60
+"""Seconds that another process may take to rank the same runs."""
+
+SHOWN = 12
+"""Runs in the picture."""
+
+ROWS = 200
+"""Runs in the table: TensorBoard slows down above."""
+
+METRICS = {
+    "accuracy": ("accuracy", max),
+    "accuracy_top5": ("top-5", max),
+    "balanced_accuracy": ("balanced", max),
+    "f1_macro": ("macro F1", max),
+    "mcc": ("MCC", max),
+    "nll": ("NLL", min),
+    "brier": ("Brier", min),
+    "auroc_macro": ("AUROC", max),
+    "average_precision_macro": ("AP", max),
+    "calibration/ece": ("ECE", min),
+}
+"""Name in summary.json: what it is called here, and which is the best."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the summary of a run says of its last step."""
+
+    name: str
+    model: str
+    step: int
+    finished: float
+    classes: int
+    figures: Mapping[str, Mapping[str, float]]
+
+    def value(self, name: str) -> float | None:
+        """Of a figure; None if there is none."""
+        return self.figures[name]["value"] if name in self.figures else None
+
+    @property
+    def counted(self) -> int:
+        """Images that the figures count."""
+        return int(self.value("images/counted") or 0)
+
+
+def rank(logdir: Path, code: str = "") -> Path | None:
+    """Write the ranking of the runs in a log folder, or remove it where there are fewer than two.
+
+    Args:
+        logdir: what `predboard visualize` writes to.
+        code: digest of the program: another one draws it anew.
+
+    Returns:
+        its event file; None if there is none.
+
+    Raises:
+        InputError: if the folder cannot be written to.
+    """
+    folder = logdir / logs.RANKING
+    if len(logs.runs_in(logdir)) < 2 and not folder.is_dir():
+        return None
+    with unwritable(folder):
+        folder.mkdir(exist_ok=True)
+        try:
+            with filelock.FileLock(folder / ".lock", timeout=WAIT):
+                contents = dict(_contents(logdir))
+                runs = [run for name, content in contents.items() if (run := _read(name, content)) is not None]
+                if len(runs) > 1:
+                    hashes = {name: hash64(content) for name, content in contents.items()}
+                    return _write(folder, runs, digest_of({"code": code}, hashes))
+                logs.withdraw(folder)
+        except filelock.Timeout as error:
+            raise InputError(f"another process is ranking the runs in {logdir}: run this again") from error
+        (folder / ".lock").unlink(missing_ok=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()
+    return None
+
+
+def _contents(logdir: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and summary of each run of ours, by name."""
+    for name in sorted(logs.runs_in(logdir)):
+        file = logdir / name / outcome.FILE
+        if outcome.FILE in logs.read_record(file.parent).files and file.is_file():
+            yield name, file.read_bytes()
+
+
+def _read(name: str, content: bytes) -> Run | None:
+    summary: dict[str, Any] | None = outcome.read_summary(content)
+    if summary is None or not summary["steps"]:
+        return None
+    step = max(map(int, summary["steps"]))
+    figures = summary["steps"][str(step)]
+    return Run(name, summary["model"], step, float(summary["finished"]), int(summary["classes"]), figures)
+
+
+def _write(folder: Path, runs: list[Run], made_from: str) -> Path:
+    record = logs.read_record(folder)
+    if record.files and record.made_from == made_from and all((folder / file).is_file() for file in record.files):
+        return folder / record.files[0]
+    time = max(run.finished for run in runs) + 1  # TensorBoard's colours go by time: the runs keep theirs
+    aside = folder / f".predboard-{os.getpid()}.partial"
+    try:
+        aside.mkdir()
+        with events.Writer(aside / logs.EVENTS, time) as writer:
+            for summary in _summaries(runs):
+                writer.write(0, time, summary)
+        return logs.publish(folder, aside, time, record, made_from)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _summaries(runs: list[Run]) -> Iterator[Summary]:
+    """The picture and the table, the most accurate run first and those without labels last."""
+    ordered = sorted(runs, key=lambda run: (-1.0 if (a := run.value("accuracy")) is None else -a, run.name))
+    ordered.sort(key=lambda run: run.value("accuracy") is None)
+    known = [run for run in ordered if run.value("accuracy") is not None]
+    if known:
+        best = known[0].figures["accuracy"]["value"]
+        more = f"{len(known)} runs" if len(known) <= SHOWN else f"the best {SHOWN} of {len(known)} runs"
+        lines = [
+            draw.Interval(
+                run.name, a["value"], a.get("lower", a["value"]), a.get("upper", a["value"]), f"{run.counted:,}"
+            )
+            for run in known[:SHOWN]
+            for a in [run.figures["accuracy"]]
+        ]
+        title = f"accuracy of {more}, with 95 % intervals"
+        said = "Accuracy at each run's last step. Vermillion: its interval lies below the best. At the end: images."
+        yield Picture("1_glance/ranking", draw.intervals(title, lines, best, "best"), said)
+    yield Text("report/ranking", _table(ordered), "All runs of the folder at their last step.")
+
+
+def _table(runs: list[Run]) -> str:
+    metrics = {name: of for name, of in METRICS.items() if any(run.value(name) is not None for run in runs)}
+    titles = ["run", "step", "images", *(shown for shown, _ in metrics.values())]
+    if "accuracy" in metrics:
+        titles.insert(titles.index("accuracy") + 1, "95 % interval")
+    lines = [f"| {' | '.join(titles)} |", f"|---|{'---:|' * (len(titles) - 1)}"]
+    best = {name: pick(v for run in runs if (v := run.value(name)) is not None) for name, (_, pick) in metrics.items()}
+    for run in runs[:ROWS]:
+        cells = [cell(run.name), str(run.step), f"{run.counted:,}"]
+        for name in metrics:
+            value = run.value(name)
+            shown = "–" if value is None else f"{value:.4f}"
+            cells.append(f"**{shown}**" if value == best[name] else shown)
+            if name == "accuracy":
+                a = run.figures.get(name, {})
+                cells.append(f"{a['lower']:.4f} to {a['upper']:.4f}" if "lower" in a else "–")
+        lines.append(f"| {' | '.join(cells)} |")
+    notes = ["Each run at its last step, the most accurate first; the best of each column is bold."]
+    if len(runs) > ROWS:
+        notes.append(f"The first {ROWS} of {len(runs):,} runs.")
+    if len({(run.counted, run.classes) for run in runs}) > 1:
+        notes.append("**The runs differ in their images or classes: compare only those of the same data.**")
+    return "\n".join([*lines, "", " ".join(notes)])
