@@ -10,10 +10,11 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 READY := $(BIN)/.ready
 READY_DEV := $(BIN)/.ready-dev
+READY_LIBRARIES := .venv-libraries/.ready
 DEMO := data/digits/expect.txt
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: help setup demo infer visualize board inspect test lint format test-browser bench clean print-out
+.PHONY: help setup demo infer visualize board inspect test lint format test-browser test-libraries bench clean print-out
 
 help: ## print this
 	@echo 'make TARGET [VARIABLE=value ...]'
@@ -127,12 +128,16 @@ test-browser: $(READY_DEV) ## run the tests that need headless Chromium
 	@echo 'test: pytest in a real browser'
 	@$(BIN)/python -m pytest -m browser $(ARGS)
 
+test-libraries: $(READY_LIBRARIES) ## compare logits with torchvision, timm and transformers, in an environment of their own
+	@echo 'test: pytest against the libraries'
+	@.venv-libraries/bin/python -m pytest tests/test_libraries.py $(ARGS)
+
 bench: $(READY_DEV) ## measure what is claimed of speed, a few minutes (ARGS=loader for one part)
 	@$(BIN)/python -m tests.bench $(ARGS)
 
 clean: ## remove .venv, the demo and what was made of it, and caches; your own predictions and logs stay
 	@echo 'clean: .venv, the demo, its predictions and logs, caches'
-	@rm -rf .venv data/digits data/digits.partial predictions/digits logs/digits build dist *.egg-info
+	@rm -rf .venv .venv-libraries data/digits data/digits.partial predictions/digits logs/digits build dist *.egg-info
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find pipeline tests data -name __pycache__ -prune -exec rm -rf {} +
 
@@ -153,6 +158,14 @@ $(READY_DEV): $(READY)
 	@echo 'setup: test tools into .venv, once'
 	@$(PIP) pip
 	@$(PIP) --group dev
+	@touch $@
+
+# torchvision goes with one version of torch, which is newer than the one in constraints.txt.
+$(READY_LIBRARIES): pyproject.toml
+	@echo 'setup: torchvision, timm and transformers into .venv-libraries, once; several GB'
+	@$(PYTHON) -m venv .venv-libraries
+	@PYTHONWARNINGS=ignore .venv-libraries/bin/python -m pip install -q --disable-pip-version-check \
+		-e '.[torchvision,timm,hf]' torch==2.14.1 torchvision==0.29.1 pytest hypothesis
 	@touch $@
 
 $(DEMO): | $(READY)

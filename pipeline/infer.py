@@ -75,7 +75,7 @@ class Live:
     recipe: recipes.Recipe | None = None
     """No library says what the caller does to pictures."""
 
-    def build(self, _: Path | None = None) -> "torch.nn.Module":
+    def build(self, _: Path | None = None, __: Callable[[str], None] | None = None) -> "torch.nn.Module":
         """The module itself, with the weights of this moment."""
         return self.module
 
@@ -139,7 +139,7 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None, live
     outputs = 0
     together = 0  # how many models are in memory at a time, in half of it: each image is decoded once for these
     for step, file in steps.items():
-        module = factory.build(file)
+        module = factory.build(file, say)
         together = together or max(1, memory // 2 // max(models.bytes_of(module), 1))
         if len(kept) < together:
             kept[step] = module

@@ -6,12 +6,12 @@ what the library does on a handful of pictures of odd sizes; otherwise the libra
 
 import difflib
 import functools
-import importlib
+import importlib.metadata
 import importlib.util
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +42,6 @@ class Library:
     """Takes `pretrained` (bool), `outputs` (int or None) and the user's own arguments."""
     recipe: Recipe | None
     """None if the library does not say."""
-    version: str
-    """Of the library."""
     sized: str
     """The user's argument that says how many outputs there are."""
 
@@ -58,9 +56,13 @@ def open_library(spec: str, args: Mapping[str, Any]) -> Library:
     package = _PACKAGES[kind]
     if importlib.util.find_spec(package) is None:
         raise InputError(f"{spec} needs {package}, which is not installed: pip install 'predboard[{kind}]'")
-    version = str(importlib.import_module(package).__version__)
-    opened = {"torchvision": _torchvision, "timm": _timm, "hf": _hugging_face}[kind](name, args)
-    return replace(opened, version=f"{package} {version}")
+    return {"torchvision": _torchvision, "timm": _timm, "hf": _hugging_face}[kind](name, args)
+
+
+def versions(spec: str) -> dict[str, str]:
+    """Version of the library that a model is of, by its name; empty for a model of none."""
+    package = _PACKAGES.get(spec.partition(":")[0], "")
+    return {package: importlib.metadata.version(package)} if spec.startswith(PREFIXES) else {}
 
 
 def _near(name: str, names: Sequence[str]) -> str:
@@ -116,7 +118,7 @@ def _torchvision(name: str, args: Mapping[str, Any]) -> Library:
             _Transform(preset),
             repr(preset),
         )
-    return Library(functools.partial(_make_torchvision, name, weights), recipe, "", "num_classes")
+    return Library(functools.partial(_make_torchvision, name, weights), recipe, "num_classes")
 
 
 def _one(size: Any) -> Any:
@@ -177,7 +179,6 @@ def _timm(name: str, args: Mapping[str, Any]) -> Library:
     return Library(
         functools.partial(_make_timm, name),
         _checked(recipe, _Transform(create_transform(**data, is_training=False)), repr(sorted(data.items()))),
-        "",
         "num_classes",
     )
 
@@ -213,7 +214,7 @@ def _hugging_face(name: str, _: Mapping[str, Any]) -> Library:
     names = [str(config.id2label.get(i, i)) for i in range(config.num_labels)]
     generic = all(re.fullmatch(r"LABEL_\d+", label) for label in names)
     recipe = _hugging_face_recipe(name, () if generic else _distinct(names))
-    return Library(functools.partial(_make_hugging_face, name), recipe, "", "num_labels")
+    return Library(functools.partial(_make_hugging_face, name), recipe, "num_labels")
 
 
 def _hugging_face_recipe(name: str, classes: tuple[str, ...]) -> Recipe:

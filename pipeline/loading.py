@@ -187,6 +187,8 @@ class Loader:
                 raise ValueError("--transform is called with Pillow pictures; the dataset gives arrays or tensors")
             content = datasets.plain(self.transform.value(images.converted(content, self.shape.channels)))
         if self.own is not None and (isinstance(content, Image.Image) or content.dtype == np.uint8):
+            if not isinstance(content, Image.Image) and content.shape[2] not in (1, 3):
+                raise ValueError(f"{self.own.name} takes pictures of 1 or 3 channels, not of {content.shape[2]}")
             content = datasets.plain(self.own.value(images.converted(images.preview(content), self.shape.channels)))
         return images.ready(content, self.shape)
 

@@ -222,7 +222,8 @@ def named_step(file: Path) -> int | None:
     for word in ("step", "iter", "epoch"):
         if found := re.search(rf"{word}(?:ation)?[-_=. ]*(\d+)", file.stem, re.IGNORECASE):
             return int(found[1])
-    return None
+    found = re.fullmatch(r"checkpoint-(\d+)", file.name)  # a folder, as transformers' Trainer names it
+    return int(found[1]) if found else None
 
 
 def step_of(file: Path) -> int:

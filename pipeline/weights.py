@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _NESTED = ("state_dict", "model_state_dict", "model")
 _EMA = ("state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+_IN_FOLDERS = ("model.safetensors", "pytorch_model.bin")
 _COUNTERS = ("n_averaged", "initted", "step", "steps")
 """Of wrappers that average weights; no layer has such a name."""
 
@@ -41,7 +42,7 @@ def read(
     ema_state_dict, model_ema, ema_model or ema, and of torch's AveragedModel, which holds no others.
 
     Args:
-        file: .safetensors, or anything that torch.save wrote.
+        file: .safetensors, or anything that torch.save wrote; or a folder of transformers with one of these.
         ema: take the exponential moving average of the weights.
         trust: unpickle whatever it holds, which runs its code; whole modules are then understood too.
         folder: where unpickling finds the user's own Python files, besides the current folder.
@@ -51,6 +52,11 @@ def read(
     """
     import torch
 
+    if file.is_dir():  # as transformers saves one
+        found_in = [file / name for name in _IN_FOLDERS if (file / name).is_file()]
+        if not found_in:
+            raise InputError(f"{file} is a folder without {' or '.join(_IN_FOLDERS)}: name a file in it")
+        file = found_in[0]
     if not file.is_file():
         raise InputError(f"no checkpoint {file}")
     loaded = _safetensors(file) if file.suffix == ".safetensors" else _unpickled(file, trust, folder or file.parent)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from pipeline import models, timing, workers
+from pipeline import libraries, models, timing, workers
 from pipeline.config import InferConfig
 from pipeline.errors import InputError
 from pipeline.forward import Batch, Limit, Prepare, forward
@@ -159,4 +159,5 @@ def _provenance(job: Job, device: torch.device, step: int) -> dict[str, object]:
         "threads": job.threads,
         "python": platform.python_version(),
         "torch": torch.__version__,
+        **libraries.versions(job.config.model),
     }

@@ -48,6 +48,7 @@ else:
         ("model.pt", 0),
         ("best_epoch.pt", 0),
         ("checkpoint-500.pt", 0),
+        ("checkpoint-500", 500),
         ("epoch_7_of_step", 7),
     ],
 )

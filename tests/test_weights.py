@@ -216,6 +216,13 @@ def test_safetensors_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     module = _net(2)
     load_weights(module, tmp_path / "c.safetensors")
     assert weights_digest(module) == weights_digest(trained)
+    (tmp_path / "checkpoint-500").mkdir()
+    with pytest.raises(InputError, match=r"checkpoint-500 is a folder without model\.safetensors or pytorch"):
+        load_weights(module, tmp_path / "checkpoint-500")
+    save_file(trained.state_dict(), tmp_path / "checkpoint-500" / "model.safetensors")
+    module = _net(2)
+    load_weights(module, tmp_path / "checkpoint-500")
+    assert weights_digest(module) == weights_digest(trained)
     (tmp_path / "half.safetensors").write_bytes((tmp_path / "c.safetensors").read_bytes()[:500])
     with pytest.raises(InputError, match=r"half\.safetensors cannot be loaded as weights: SafetensorError: "):
         load_weights(module, tmp_path / "half.safetensors")
