@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -147,9 +147,13 @@ def open_part(path: Path) -> PartFile:
             metadata = file.metadata
             run, part = read_footer(metadata.metadata, where)
             columns = file.schema_arrow
+        if not _sealed(path, metadata.metadata):
+            raise DamagedError(
+                f"{where} is damaged (its footer does not fit its seal): run the command that made it again"
+            )
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _damaged(where, error) from error
-    for field in schema(run):  # a footer has no checksum, and names and types of columns are in it
+    for field in schema(run):  # of a file that is not sealed, names and types of columns have no checksum
         at = columns.get_field_index(field.name)
         if at < 0 or not _alike(columns.field(at).type, field):
             was = f"is {columns.field(at).type}" if at >= 0 else "is missing"
@@ -159,6 +163,49 @@ def open_part(path: Path) -> PartFile:
     if metadata.num_rows != part.stop - part.start:
         raise DamagedError(f"{where} is damaged ({metadata.num_rows} rows, its footer says {part.stop - part.start})")
     return PartFile(path, run, part, metadata.num_rows)
+
+
+_SEAL = "predboard.seal"
+_UNSEALED = f"{0:010d}:{'0' * 32}"
+"""Length of the footer and a hash of it with this in the seal's place."""
+
+
+def _footer_of(path: Path) -> tuple[int, bytes]:
+    """Where a Parquet file's footer begins, and its bytes. Its length is in four of the last eight."""
+    with path.open("rb") as file:
+        end = file.seek(-8, os.SEEK_END)
+        start = end - int.from_bytes(file.read(4), "little")
+        file.seek(max(start, 0))
+        return start, file.read(end - start)
+
+
+def _sealed(path: Path, metadata: Mapping[bytes, bytes]) -> bool:
+    """Whether a footer fits its seal; one that has none, or that another program wrote again, is not asked."""
+    seal = metadata.get(_SEAL.encode())
+    if seal is None:
+        return True
+    _, content = _footer_of(path)
+    length, _, digest = seal.partition(b":")
+    if not length.isdigit():
+        return False
+    if int(length) != len(content):  # a program that copied the metadata into a file of its own
+        return True
+    return digest == _footer_digest(content.replace(seal, _UNSEALED.encode()))
+
+
+def _footer_digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).hexdigest().encode()
+
+
+def _seal(path: Path) -> None:
+    """Put the seal where `_UNSEALED` was written: Parquet has checksums for pages, but none for its footer."""
+    start, content = _footer_of(path)
+    at = content.rindex(_UNSEALED.encode())
+    with path.open("r+b") as file:
+        file.seek(start + at)
+        file.write(b"%010d:%s" % (len(content), _footer_digest(content)))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 _KINDS: tuple[Callable[[pa.DataType], bool], ...] = (
@@ -355,11 +402,11 @@ class PartWriter:
     def publish(self, part: Part) -> None:
         """Finish with this record (its content digest is filled in), read back, and rename into place."""
         with unwritable(self.path.parent):
-            self._writer.add_key_value_metadata(footer(self.run, replace(part, content_digest=self.content_digest)))
+            records = footer(self.run, replace(part, content_digest=self.content_digest))
+            self._writer.add_key_value_metadata({**records, _SEAL: _UNSEALED})
             self._writer.close()
-            self._file.flush()
-            os.fsync(self._file.fileno())
             self._file.close()
+            _seal(self._aside)
             verify(open_part(self._aside))
             self._aside.replace(self.path)
             _sync_folder(self.path.parent)

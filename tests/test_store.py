@@ -286,6 +286,46 @@ def test_a_flipped_bit_in_a_columns_name_is_noticed(tmp_path: Path) -> None:
         assert _noticed(path, damaged, expected), name
 
 
+def _with_further_columns(folder: Path) -> Path:
+    further = pa.schema([("sensor", pa.string()), ("cloud", pa.float64())])
+    writer = store.PartWriter(store.part_path(folder, 0, 0), RUN, further)
+    rows = toy.predictions(RUN, *toy.table(RUN, 20)).batch
+    columns = [*rows.columns, pa.array([f"s{i}" for i in range(20)]), pa.array([i / 8 for i in range(20)])]
+    writer.write(Predictions(pa.RecordBatch.from_arrays(columns, schema=writer.schema)))
+    writer.publish(Part(0, 20, "digest", 20, ""))
+    return writer.path
+
+
+def test_a_flipped_bit_in_the_footer_is_noticed_further_columns_and_statistics_included(tmp_path: Path) -> None:
+    path = _with_further_columns(tmp_path)
+    raw = path.read_bytes()
+    start = len(raw) - 8 - int.from_bytes(raw[-8:-4], "little")
+    chosen = random.Random(0)
+    seal = raw.index(b"predboard.seal", start)
+    sure = [raw.index(name, start) + i for name in (b"sensor", b"cloud", b"s0") for i in range(len(name))]
+    others = [
+        at for at in chosen.sample(range(start, len(raw)), 300) if not seal <= at < seal + len("predboard.seal") + 12
+    ]
+    for at in [*sure, *others]:
+        damaged = bytearray(raw)
+        damaged[at] ^= 1 << chosen.randrange(8)
+        path.write_bytes(damaged)
+        with pytest.raises(InputError):
+            store.verify(store.open_part(path))
+
+
+def test_a_part_that_another_program_wrote_again_with_its_metadata_is_no_damage(tmp_path: Path) -> None:
+    path = _with_further_columns(tmp_path)
+    before = open_predictions(tmp_path).to_pandas()
+    with pq.ParquetFile(path) as file:
+        table, metadata = file.read(), file.metadata.metadata
+    assert b"predboard.seal" in metadata
+    pq.write_table(table.drop_columns(["cloud"]).replace_schema_metadata(metadata), path)
+    after = open_predictions(tmp_path).to_pandas()
+    pd.testing.assert_frame_equal(after, before.drop(columns="cloud"))
+    store.verify(store.open_part(path))
+
+
 def test_a_truncated_part_is_damaged(tmp_path: Path) -> None:
     _run(tmp_path, 30)
     path = _only_part(tmp_path)

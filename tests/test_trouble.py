@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from pipeline import InferConfig, infer, open_predictions, store
+from pipeline import InferConfig, VisualizeConfig, infer, open_predictions, store, visualize
 from pipeline.errors import InputError
 from pipeline.inspection import inspect
 from tests import toy
@@ -298,3 +298,35 @@ def test_data_that_vanishes_half_way_and_comes_back_is_tried_again(place: Path) 
     good = found[found["error"].isna()]
     again = _frame(place / "out").loc[good.index]
     pd.testing.assert_frame_equal(again, good, check_exact=True, check_dtype=False)
+
+
+# --- bits that flip ---
+
+
+@pytest.mark.parametrize("where", ["page", "column", "statistics", "cut"])
+def test_damage_is_named_by_inspect_and_stage_two_and_remade_by_the_next_run(tmp_path: Path, where: str) -> None:
+    listed, files = _list(tmp_path)
+    listed.write_text("path,sensor\n" + "".join(f"pictures/{file.name},s{i % 3}\n" for i, file in enumerate(files)))
+    infer(_config(tmp_path, listed, shard_size=5))
+    whole = _frame(tmp_path / "out")
+    path = store.part_path(tmp_path / "out", 0, 1)
+    raw = bytearray(path.read_bytes())
+    footer = len(raw) - 8 - int.from_bytes(raw[-8:-4], "little")
+    if where == "page":
+        toy.spoil(path, "logits.list.element")
+    elif where == "cut":
+        path.write_bytes(raw[:-100])
+    else:
+        raw[raw.index(b"sensor" if where == "column" else b"s2", footer)] ^= 1
+        path.write_bytes(raw)
+    found = inspect(tmp_path / "out")
+    assert list(found.facts["damaged"]) == ["step=00000000/part-00001.parquet"] and not found.whole
+    with pytest.raises(InputError, match=r"step=00000000/part-00001\.parquet is damaged"):
+        visualize(VisualizeConfig((tmp_path / "out",), tmp_path / "logs"))
+    before = {p.name: p.stat().st_mtime_ns for p in path.parent.glob("*.parquet")}
+    said: list[str] = []
+    assert infer(_config(tmp_path, listed, shard_size=5), said.append).written == 5
+    assert any("part-00001.parquet is damaged" in line and line.endswith("it is made again") for line in said)
+    after = {p.name: p.stat().st_mtime_ns for p in path.parent.glob("*.parquet")}
+    assert [name for name in before if before[name] != after[name]] == ["part-00001.parquet"]
+    pd.testing.assert_frame_equal(_frame(tmp_path / "out"), whole, rtol=1e-5, atol=1e-6)
