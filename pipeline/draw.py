@@ -394,9 +394,13 @@ def overview(of: Overview) -> Pixels:
     left, top, side = 4, 16, 196
     classes, right = len(of.total), left + side
     edges = np.rint(np.arange(classes + 1) * side / classes).astype(int).tolist()  # of each class, pixels
-    x = left + canvas.text((left, 11), f"{classes:,} classes, true ↓ predicted →", 190, 10, FAINT) + 12
+    x = (
+        left
+        + canvas.text((left, 11), f"{classes:,} class{'es' * (classes != 1)}, true ↓ predicted →", 190, 10, FAINT)
+        + 12
+    )
     canvas.draw.rectangle((x, 3, x + 7, 10), fill=WRONG)
-    canvas.text((x + 11, 11), f"{percent(of.strongest)} of a class", 110, 10, FAINT)
+    canvas.text((x + 11, 11), f"≥ {percent(of.strongest)} of a class", 125, 10, FAINT)
     canvas.text((WIDTH - 4, 11), "recall" if of.names else "errors" if of.groups else "", 60, 10, FAINT, anchor="rs")
     canvas.image.paste(Image.fromarray(_heat(of, 0, classes, side)), (left, top))
     if side // classes >= 8:

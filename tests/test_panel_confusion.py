@@ -120,7 +120,7 @@ def test_the_table_of_pairs_by_hand() -> None:
     label, predicted = np.array([0, 0, 0, 0, 1, 1, 2]), np.array([1, 1, 1, 0, 0, 1, 2])
     found = drawn("confusion", run, step0=said(run, label, predicted))
     assert text(found["confusion/pairs", 0]).split("\n")[:6] == [
-        "| true | predicted | images | of the true class | at least | of the predicted | × chance | the other way |",
+        "| true | predicted | count | share | at least | of predicted | lift | reverse |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
         "| a\\|b | c d | 3 | 75.0 % | 30.1 % | 75.0 % | 1.3 | 1 |",  # 3 · 7 / (4 · 4)
         "| c d | a\\|b | 1 | 50.0 % | 9.5 % | 50.0 % | 1.8 | 3 |",  # 1 · 7 / (2 · 2)
@@ -263,7 +263,7 @@ def test_the_overview_fits_a_card_and_its_colours_say_what_is_right(classes: int
     run, label = named(classes), np.arange(classes)
 
     def pixels(predicted: NDArray[np.int64]) -> NDArray[np.int64]:
-        picture = drawn("confusion", run, step0=said(run, label, predicted))["confusion/overview", 0]
+        picture = drawn("confusion", run, step0=said(run, label, predicted))["confusion/0_overview", 0]
         assert isinstance(picture, Picture)
         assert picture.pixels.shape == (draw.HEIGHT, draw.WIDTH, 3)
         return picture.pixels[16:212, 4:200].astype(np.int64)

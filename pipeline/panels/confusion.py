@@ -31,8 +31,8 @@ OVERVIEW = (
     "their errors, and how many classes there are besides."
 )
 
-TAGS = ("matrix", "overview", "pairs")
-"""That no gallery may be called."""
+TAGS = ("0_matrix", "0_overview", "pairs")
+"""That no gallery may be called. What begins with a number is on TensorBoard's first page, before 120 tiles."""
 
 
 @dataclass(frozen=True)
@@ -127,10 +127,9 @@ def _most_confused(scores: Scores, order: Order, limit: int) -> NDArray[np.int64
 
 
 def _strongest(scores: Scores) -> float:
-    """The largest share of a class that is taken for another, at least a tenth: few errors shall not look like many."""
+    """The largest share of a class that is surely taken for another; at least a tenth: few errors look few."""
     true, _, count = scores.confusions
-    large = count >= 3  # not one image of two
-    return max(0.1, float((count[large] / scores.support[true[large]]).max(initial=0)))
+    return max(0.1, float(wilsons(count, scores.support[true])[0].max(initial=0)))
 
 
 def _matrix(scores: Scores, chosen: NDArray[np.int64], names: tuple[str, ...]) -> Picture:
@@ -140,7 +139,7 @@ def _matrix(scores: Scores, chosen: NDArray[np.int64], names: tuple[str, ...]) -
         counts, others = counts[:-1, :-1], 0
     shown = [names[c] for c in chosen] + [f"{others:,} others"] * (others > 0)
     pixels = draw.confusion(counts, shown, counts.sum(axis=1).tolist(), others > 0)
-    return Picture("confusion/matrix", pixels, "Rows: true class; columns: predicted class; strength: share.")
+    return Picture("confusion/0_matrix", pixels, "Rows: true class; columns: predicted class; strength: share.")
 
 
 def _overview(scores: Scores, order: Order, strongest: float, names: tuple[str, ...]) -> Picture:
@@ -155,7 +154,7 @@ def _overview(scores: Scores, order: Order, strongest: float, names: tuple[str, 
         for start, stop, a, b, errors in _groups(order, *cells)
     ]
     seen = draw.Overview(*cells, scores.support[order.items], strongest, few, named)
-    return Picture("confusion/overview", draw.overview(seen), OVERVIEW)
+    return Picture("confusion/0_overview", draw.overview(seen), OVERVIEW)
 
 
 def _groups(
@@ -184,7 +183,7 @@ def _table(scores: Scores, names: tuple[str, ...]) -> str:
         return f"No confusions: all {scores.counted:,} labelled images are right."
     frequent = scores.frequent(PAIRS)
     lines = [
-        "| true | predicted | images | of the true class | at least | of the predicted | × chance | the other way |",
+        "| true | predicted | count | share | at least | of predicted | lift | reverse |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     columns = _columns(scores, frequent)
@@ -207,10 +206,11 @@ def _table(scores: Scores, names: tuple[str, ...]) -> str:
             "",
             f"{shown:,} of {errors:,} errors are in this table{rest}.",
             "",
-            "*At least*: lower end of the share's 95 % interval (Wilson). *× chance*: images, compared with what "
-            "there would be if predictions had nothing to do with the true class. *The other way*: images of the "
-            "predicted class that were taken for the true one; where it is as large, the classes overlap, where it "
-            "is small, one swallows the other.",
+            "*Share* of the images of the true class; *at least*: lower end of its 95 % interval (Wilson). "
+            "*Of predicted*: share of the images predicted so. *Lift*: count, compared with what there would be if "
+            "predictions had nothing to do with the true class. *Reverse*: images of the predicted class that were "
+            "taken for the true one; where it is as large, the classes overlap; where it is small, one swallows the "
+            "other.",
         ]
     )
 
