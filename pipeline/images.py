@@ -143,29 +143,47 @@ def _picture(array: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
 
 
-def preview(content: Content, bands: tuple[int, ...] = ()) -> Image.Image:
-    """What a person is shown of it: RGB or grey.
+def shown_bands(content: NDArray[Any], bands: tuple[int, ...] = ()) -> NDArray[Any]:
+    """The numbers of an array that a person is shown: [height, width, 1 or 3], of its own type.
 
-    Of more than three channels, the `bands` (from 0, for red, green and blue). By default they are the first three, and
-    of 12 or 13 channels, which are taken for those of Sentinel-2, the fourth, third and second. Pictures are shown as
-    they are. Floats are stretched, all three bands alike, so that from their 2nd to their 98th percentile they fill
-    what can be seen. Raises ValueError for a band that is not there, and of a picture whose range is unknown.
+    Of more than three channels these are `bands`, from 0, for red, green and blue. By default they are the first three,
+    and of 12 or 13 channels, which are taken for those of Sentinel-2, the fourth, third and second. Raises ValueError
+    for a band that is not there.
     """
-    if isinstance(content, Image.Image):
-        return converted(content, "gray" if content.mode in ("1", "L", "LA") or content.mode[0] == "I" else "rgb")
     whole = content if content.dtype == np.uint8 else np.moveaxis(content, 0, 2)  # [height, width, channels]
     channels = whole.shape[2]
     chosen = list(bands or ((3, 2, 1) if channels in (12, 13) else (0, 1, 2) if channels > 2 else (0,)))
     if max(chosen) >= channels:
         raise ValueError(f"there is no band {max(chosen)} in {channels} channels, counted from 0: see --preview-bands")
-    shown = whole[:, :, chosen]
+    return np.ascontiguousarray(whole[:, :, chosen])
+
+
+def range_of(shown: NDArray[np.floating[Any]]) -> tuple[float, float]:
+    """What is black and what is white in floats: their 2nd and their 98th percentile, or all if these are one."""
+    finite = np.nan_to_num(shown.astype(np.float64))
+    low, high = np.percentile(finite, [2, 98])
+    if high <= low:
+        low, high = finite.min(), max(finite.max(), finite.min() + 1)
+    return float(low), float(high)
+
+
+def preview(content: Content, bands: tuple[int, ...] = (), limits: tuple[float, float] | None = None) -> Image.Image:
+    """What a person is shown of it: RGB or grey.
+
+    Pictures are shown as they are, other arrays by `shown_bands`. Floats are stretched, all bands alike, so that
+    `limits`, widened to the `range_of` this one, fill what can be seen. Raises ValueError for a band that is not there,
+    and of a picture whose range is unknown.
+    """
+    if isinstance(content, Image.Image):
+        return converted(content, "gray" if content.mode in ("1", "L", "LA") or content.mode[0] == "I" else "rgb")
+    shown = shown_bands(content, bands)
     if shown.dtype != np.uint8:
+        low, high = range_of(shown)
+        if limits is not None:
+            low, high = min(low, limits[0]), max(high, limits[1])
         shown = np.nan_to_num(shown.astype(np.float64))
-        low, high = np.percentile(shown, [2, 98])
-        if high <= low:
-            low, high = shown.min(), max(shown.max(), shown.min() + 1)
         shown = (np.clip((shown - low) / (high - low), 0, 1) * 255).round().astype(np.uint8)
-    return _picture(np.ascontiguousarray(shown))
+    return _picture(shown)
 
 
 def properties_of(content: Content) -> Properties:

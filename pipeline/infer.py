@@ -127,8 +127,11 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None, live
 
     loader = loading.loader_of(config, manifest, factory.recipe)
     sample = loader.first()
-    if manifest.place is not None and (warning := loader.unsteady(workers.count(config.workers))):
-        say(f"warning: {warning}")
+    if manifest.place is not None:
+        if warning := loader.unsteady(workers.count(config.workers)):
+            say(f"warning: {warning}")
+        if loader.thumbnail and sample.dtype != np.uint8:
+            loader = loader.ranged(workers.count(config.workers))
     transform = _transform(config, loader, sample)
     say(f"preprocessing: {_described(transform)}")
     prepare = Prepare(device, loader.mean, loader.std)

@@ -22,8 +22,9 @@ from pipeline.recipes import Recipe, prepared
 
 X = TypeVar("X")
 
-STEADY, STEADY_SALT = 8, 3
-"""Rows of a dataset that are loaded again, to see whether they stay the same, and by which hash they are chosen."""
+STEADY, SEEN, SALT = 8, 32, 3
+"""Rows of a dataset that are loaded again, to see whether they stay the same; those that say what is black and what is
+white in floats; and by which hash both are chosen."""
 
 THUMBNAIL = 196
 """Longest side of a dataset's thumbnails, where nothing else was asked for: what a tile of stage two shows."""
@@ -69,6 +70,8 @@ class Loader:
     """The function of the model's library, of a picture, where a shape cannot say the same."""
     processes: int = 0
     """That load instead of threads, for code that holds Python's lock."""
+    limits: tuple[float, float] | None = None
+    """What is black and what is white on thumbnails of floats, or darker and brighter where one needs it."""
 
     def record(self) -> dict[str, Any]:
         """What decides the pixels, as the predictions say it."""
@@ -89,12 +92,25 @@ class Loader:
             error = error or f"{self.manifest.image[row]}: {loaded.error}"
         raise InputError(f"none of the {len(self.manifest)} images can be read; the first, {error}")
 
+    def _some(self, rows: int) -> list[int]:
+        return list(map(int, np.argsort(mix(self.manifest.key, SALT), kind="stable")[:rows]))
+
+    def ranged(self, threads: int) -> "Loader":
+        """With the `limits` of floats, from some rows together: alone, a dark picture would not look dark."""
+        one_by_one = ((row, [row]) for row in self._some(SEEN))
+        stream = replace(self, processes=0, thumbnail=0).stream(one_by_one, None, threads, SEEN)
+        found = [row.pixels for _, (row,) in stream if row.pixels is not None and row.pixels.dtype != np.uint8]
+        if not found:
+            return self
+        values = [images.shown_bands(pixels, self.bands).ravel() for pixels in found]
+        return replace(self, limits=images.range_of(np.concatenate(values)))
+
     def unsteady(self, threads: int) -> str:
         """Load some rows of a dataset again: a warning if they are not the same each time, else empty.
 
         Raises InputError if they are the same, but not where several threads load them.
         """
-        rows = np.argsort(mix(self.manifest.key, STEADY_SALT), kind="stable")[:STEADY].tolist()
+        rows = self._some(STEADY)
 
         def digests(threads: int) -> list[int | None]:
             here = replace(self, processes=0, thumbnail=0)  # the item is what counts
@@ -181,7 +197,8 @@ class Loader:
             facts |= {"digest": hash64(np.ascontiguousarray(content).data), "label": item.label}
         facts["properties"] = images.properties_of(content)
         if self.thumbnail:
-            facts["thumbnail"] = images.jpeg(images.preview(shown, self.bands), self.thumbnail)
+            limits = self.limits if shown is content else None  # the dataset's own preview may be anything
+            facts["thumbnail"] = images.jpeg(images.preview(shown, self.bands, limits), self.thumbnail)
         if self.transform is not None:
             if not isinstance(content, Image.Image):
                 raise ValueError("--transform is called with Pillow pictures; the dataset gives arrays or tensors")

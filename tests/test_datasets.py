@@ -613,13 +613,23 @@ def test_stage_two_shows_what_the_dataset_gave(file: Path) -> None:
 
 def test_thumbnails_of_bands_show_the_chosen_ones(file: Path) -> None:
     infer(_config(file, "of_bands", model_args={"channels": 13}, preview_bands=(9, 0, 5)))
-    bands = _scope(file)["numbers"](4, 13)[:, :, [9, 0, 5]].astype(float)
-    low, high = np.percentile(bands, [2, 98])
-    expected = np.clip((bands - low) / (high - low) * 255, 0, 255)
+    shown = np.stack([_scope(file)["numbers"](i, 13)[:, :, [9, 0, 5]].astype(float) for i in range(10)])
+    low, high = np.percentile(shown, [2, 98])
+    own = np.percentile(shown[4], [2, 98])
+    low, high = min(low, own[0]), max(high, own[1])
+    expected = np.clip((shown[4] - low) / (high - low) * 255, 0, 255)
     found = _thumbnail(_frame(file.parent / "out"), 4)
     assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.95  # JPEG of noise
     with pytest.raises(InputError, match=r"no band 13 in 13 channels, counted from 0: see --preview-bands"):
         infer(_config(file, "of_bands", preview_bands=(13,), out=file.parent / "none"))
+
+
+def test_a_dark_picture_looks_dark_beside_the_others(file: Path) -> None:
+    _add(file, "steps = Named(lambda i: floats(i) * 0.01 + i / 10)")
+    infer(_config(file, "steps"))
+    frame = _frame(file.parent / "out")
+    brightness = [_thumbnail(frame, i).mean() for i in range(10)]
+    np.testing.assert_allclose(brightness, np.linspace(0, 255, 10), atol=8)
 
 
 # --- the same item each time ---
