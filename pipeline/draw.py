@@ -607,7 +607,7 @@ class _Plot:
         for place, label in x.ticks:
             anchor = "rs" if place == 1 and not right else "ms"
             canvas.text((self.at(place, 0)[0], self.top + self.height + 13), label, 50, 10, FAINT, anchor=anchor)
-        middle = max(self.left + self.width / 2, 125)
+        middle = self.left + self.width / 2
         canvas.text((middle, HEIGHT - 8), x.title, 2 * min(middle, WIDTH - middle) - 8, 10, FAINT, anchor="ms")
         for place, label in y.ticks:
             at = (end + 5 if right else self.left - 5, self.at(0, place)[1] + 4)
@@ -695,12 +695,10 @@ def reliability(bins: Sequence[Bin], facts: Sequence[tuple[str, str]], verdict: 
     """
     plot = _Plot(36, 25, 156, 122)
     share = [(0.0, "0"), (0.25, ""), (0.5, "50"), (0.75, ""), (1.0, "100 %")]
-    most = max((b.rows for b in bins), default=1)
-    below = f"confidence; below: images, up to {most:,}, as square roots"
-    x, y = Axis(below, share), Axis("accuracy", [*share[:-1], (1.0, "100")])
+    x, y = Axis("confidence", share), Axis("accuracy", [*share[:-1], (1.0, "100")])
     plot.grid(Axis("", share), y)
     plot.line([plot.at(0, 0), plot.at(1, 1)], FAINT)
-    under = plot.top + plot.height + 17
+    most, under = max((b.rows for b in bins), default=1), plot.top + plot.height + 17
     for b in bins:
         colour = WRONG if b.confidence > b.accuracy else RIGHT
         left, right = plot.at(b.left, 0)[0] + 1, plot.at(b.right, 0)[0] - 1
@@ -717,4 +715,6 @@ def reliability(bins: Sequence[Bin], facts: Sequence[tuple[str, str]], verdict: 
     for i, (name, value) in enumerate(facts):
         number = canvas.text((left + width, 40 + 17 * i), value, 70, 11, INK, bold=True, anchor="rs")
         canvas.text((left, 40 + 17 * i), name, width - number - 5, 11, FAINT)
+    canvas.text((left, under + 11), f"images, up to {most:,}", width, 10, FAINT)
+    canvas.text((left, under + 23), "(as square roots)", width, 10, FAINT)
     return canvas.pixels

@@ -20,7 +20,7 @@ DEFINITIONS = {
     "ece": "Expected calibration error: how far accuracy is from confidence in 15 equal-width bins, mean over images.",
     "ece_equal_mass": "The same in 15 bins of equally many images.",
     "ece_classwise": "Calibration error of each class against the rest in 15 equal-width bins, mean over all classes.",
-    "mce": "Maximum calibration error: how far accuracy is from confidence in the worst of 15 equal-width bins.",
+    "mce": "Maximum calibration error: that of the worst of 15 equal-width bins, be it of one image.",
     "brier_reliability": "Part of the Brier score that calibration would take away (Murphy 1973), 15 bins a class.",
     "brier_resolution": "Part of the Brier score that telling images apart has taken away, 15 bins a class.",
     "brier_uncertainty": "Brier score of always giving the shares of the classes.",
