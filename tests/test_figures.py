@@ -260,13 +260,15 @@ def test_intervals_hold_the_true_value_as_often_as_they_say_also_of_rare_classes
         assert count >= 0.87 * times, (name, count)  # of 95 in 100, three standard deviations less
 
 
-def test_drawing_anew_depends_on_the_counts_alone_and_not_on_how_it_is_cut_into_blocks(
+def test_drawing_anew_depends_on_the_counts_alone_also_in_blocks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     scores = matrix_of(np.random.default_rng(0).integers(0, 9, (12, 12)))
-    first = redrawn(scores)
+    whole = redrawn(scores)
     monkeypatch.setattr(figures, "BLOCK", 7 * 144)
-    second = redrawn(scores)
+    first, second = redrawn(scores), redrawn(scores)
+    assert {name: len(values) for name, values in first.items()} == dict.fromkeys(whole, 1000)
+    assert first["mcc"].mean() == pytest.approx(float(whole["mcc"].mean()), abs=4 * float(whole["mcc"].std()) / 22)
     assert {name: values.tolist() for name, values in first.items()} == {n: v.tolist() for n, v in second.items()}
     other = redrawn(matrix_of(np.random.default_rng(1).integers(0, 9, (12, 12))))
     assert first["mcc"].tolist() != other["mcc"].tolist()
@@ -326,3 +328,11 @@ def test_a_class_without_images_has_no_recall_and_one_that_is_never_predicted_no
     assert set(state.of_class(3)) == set()
     assert set(state.of_class(2)) == {"precision", "f1"}
     assert set(state.of_class(1)) == {"recall", "f1", "average_precision", "auroc"}
+
+
+def test_most_cells_of_many_classes_are_drawn_from_a_table_of_poisson_of_one() -> None:
+    table = figures._poisson_of_one()
+    assert table.mean() == pytest.approx(1, abs=1e-4)
+    assert table.var() == pytest.approx(1, abs=1e-3)
+    for k in range(6):
+        assert (table == k).mean() == pytest.approx(np.exp(-1) / float(np.prod(range(1, k + 1))), abs=2e-5)
