@@ -16,7 +16,10 @@ from tests import toy
 
 pytestmark = pytest.mark.browser
 
-TABS = {"timeseries": 6, "scalars": 3, "images": 6, "distributions": 3, "histograms": 3, "text": 3}
+TABS = {
+    **{"timeseries": 6, "scalars": 3, "images": 6, "distributions": 3, "histograms": 3, "text": 3},
+    **{"custom_scalars": 4, "pr_curves": 4, "hparams": 4},
+}
 """Tab -> seconds after which it has drawn."""
 
 
@@ -88,7 +91,7 @@ def test_every_tab_shows_something_and_no_picture_is_broken(browser: Any, url: s
     _open(browser, f"{re.sub('[?].*', '', url)}#{tab}", TABS[tab])
     text = browser.execute_script("return document.body.innerText")
     assert "No dashboards are active" not in text
-    assert tab.replace("timeseries", "time series").upper() in text.upper()
+    assert tab.replace("timeseries", "time series").replace("_", " ").upper() in text.upper()
     broken = browser.execute_script(
         "return [...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)"
     )
@@ -100,10 +103,33 @@ def test_every_tab_shows_something_and_no_picture_is_broken(browser: Any, url: s
 
 def test_the_report_is_readable_text(browser: Any, url: str) -> None:
     _open(browser, f"{re.sub('[?].*', '', url)}#text", 5)
-    text = browser.execute_script(
-        "const all = []; const walk = node => { all.push(node.innerText || '');"
-        " [...(node.shadowRoot ? node.shadowRoot.children : []), ...node.children].forEach(walk); };"
-        " walk(document.body); return all.join(' ')"
-    )
+    text = _all_text(browser)
     assert "How to read the tabs" in text
     assert "| step |" not in text  # the table is a table, not its source
+
+
+def _all_text(browser: Any) -> str:
+    """What is on the page, shadow roots included."""
+    return str(
+        browser.execute_script(
+            "const all = []; const walk = node => { all.push(node.innerText || '');"
+            " [...(node.shadowRoot ? node.shadowRoot.children : []), ...node.children].forEach(walk); };"
+            " walk(document.body); return all.join(' ')"
+        )
+    )
+
+
+def test_charts_of_classes_and_intervals_find_their_curves(browser: Any, url: str) -> None:
+    _open(browser, f"{re.sub('[?].*', '', url)}#custom_scalars", 6)
+    text = _all_text(browser)
+    for title in ("precision", "average_precision", "accuracy", "auroc_macro"):
+        assert title in text
+    assert "Matches (3)" in text  # the three classes
+    assert "Matches (0)" not in text
+
+
+def test_the_table_of_runs_has_the_run_with_its_settings_and_metrics(browser: Any, url: str) -> None:
+    _open(browser, f"{re.sub('[?].*', '', url)}#hparams", 6)
+    text = _all_text(browser)
+    for word in ("toy", "checkpoint", "accuracy", "macro F1"):
+        assert word in text
