@@ -6,11 +6,15 @@ Machines are noisy: the two sides take turns and the ratio of their medians coun
 are printed beside the figures.
 """
 
+import itertools
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+import unittest.mock
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,18 +48,19 @@ def line(name: str, found: float, target: str) -> None:
 
 
 def photographs(folder: Path, count: int = 600) -> list[str]:
-    """JPEG pictures of 500×375 with detail at all scales, as photographs have it, about 47 kB each."""
+    """JPEG pictures of 500×375 with detail at all scales, as photographs have it, about 47 kB each. -> their names."""
+    if folder.exists():
+        return sorted(p.name for p in folder.iterdir())
     random = np.random.default_rng(0)
-    inside = folder / "a"
-    inside.mkdir(parents=True)
+    folder.mkdir()
     for i in range(count):
         sum_ = np.zeros((375, 500, 3), np.float32)
         for side in (4, 16, 64, 192):
             noise = random.normal(size=(side * 3 // 4, side, 3)).astype(np.float32)
             layers = [Image.fromarray(noise[:, :, c]).resize((500, 375), Image.Resampling.BICUBIC) for c in range(3)]
             sum_ += np.stack([np.asarray(layer) for layer in layers], axis=2) * (120 / side**0.5)
-        Image.fromarray(np.clip(sum_ + 128, 0, 255).astype(np.uint8)).save(inside / f"{i:04d}.jpg", quality=90)
-    return sorted(f"a/{p.name}" for p in inside.iterdir())
+        Image.fromarray(np.clip(sum_ + 128, 0, 255).astype(np.uint8)).save(folder / f"{i:04d}.jpg", quality=90)
+    return photographs(folder)
 
 
 class Usual(torch.utils.data.Dataset[torch.Tensor]):
@@ -124,20 +129,17 @@ def small(classes=1000):
 """
 
 
-def end_to_end(folder: Path) -> None:
-    """The whole of stage one: bound by the model, with and without writing, one and five checkpoints."""
+def compute(folder: Path) -> None:
+    """The whole of stage one where the model is all that counts, against its bare loop over a tensor in memory."""
     (folder / "net.py").write_text(MODELS)
-    toy.pictures(folder / "tiny", classes=10, each=10, size=(64, 64))
-    out = iter(folder / f"out{i}" for i in range(1000))
-
-    namespace: dict[str, Any] = {}
-    exec(MODELS, namespace)
-    net = namespace["heavy"]().eval().to(memory_format=torch.channels_last)
+    toy.pictures(folder / "tiny", classes=10, each=20, size=(64, 64))
+    out = _outs(folder)
+    net = _factory("heavy")().eval().to(memory_format=torch.channels_last)
     batch = torch.rand(50, 3, 64, 64).to(memory_format=torch.channels_last)
 
     def bare() -> None:
         with torch.inference_mode():
-            for _ in range(2):
+            for _ in range(4):
                 net(batch)
 
     def whole() -> None:
@@ -146,41 +148,108 @@ def end_to_end(folder: Path) -> None:
     whole()
     line("stage one, bound by the model, against the bare loop", ratio(whole, bare), "at least 0.95 (with its start)")
 
-    def checkpoints(count: int) -> Callable[[], None]:
-        files = tuple(folder / f"step{i}.pt" for i in range(count))
-        for i, file in enumerate(files):
-            torch.manual_seed(i)
-            torch.save(namespace["small"]().state_dict(), file)
-        model = f"{folder / 'net.py'}:small"
 
-        def run() -> None:
-            data, names = str(folder / "flat"), folder / "names.txt"
-            infer(InferConfig(data, model, classes=names, checkpoint=files, out=next(out), resize=256, crop=224))
+def _factory(name: str) -> Any:
+    namespace: dict[str, Any] = {}
+    exec(MODELS, namespace)
+    return namespace[name]
 
-        return run
 
+def _outs(folder: Path) -> Iterator[Path]:
+    """A new folder of predictions each time."""
+    return (folder / f"out{time.monotonic_ns()}" for _ in itertools.count())
+
+
+def _small(folder: Path, checkpoints: int, out: Iterator[Path]) -> Callable[[], None]:
+    """Stage one on the photographs with small models of 1,000 classes: bound by decoding."""
+    photographs(folder / "photos")
+    (folder / "net.py").write_text(MODELS)
     (folder / "names.txt").write_text("".join(f"c{i}\n" for i in range(1000)))
-    (folder / "photos" / "a").rename(folder / "flat")
-    line("five checkpoints, against one: seconds", 1 / ratio(checkpoints(5), checkpoints(1)), "at most 1.5")
+    files = tuple(folder / f"step{i}.pt" for i in range(checkpoints))
+    for i, file in enumerate(files):
+        torch.manual_seed(i)
+        torch.save(_factory("small")().state_dict(), file)
+
+    def run() -> None:
+        data, names, model = str(folder / "photos"), folder / "names.txt", f"{folder / 'net.py'}:small"
+        infer(InferConfig(data, model, classes=names, checkpoint=files, out=next(out), resize=256, crop=224))
+
+    return run
+
+
+def checkpoints(folder: Path) -> None:
+    """Five checkpoints in one pass, against one."""
+    out = _outs(folder)
+    five, one = _small(folder, 5, out), _small(folder, 1, out)
+    line("five checkpoints, against one: seconds", 1 / ratio(five, one), "at most 1.5")
+
+
+class _Nothing:
+    """In place of a part that is written."""
+
+    def __init__(self, _: Any) -> None:
+        pass
+
+    def add(self, batch: Any) -> None:
+        pass
+
+    def abandon(self) -> None:
+        pass
 
 
 def write(folder: Path) -> None:
-    """The Parquet writer alone, in rows a second over those that a fast loader gives."""
-    run = Run(tuple(f"c{i}" for i in range(1000)), "bench")
-    logits, label = toy.table(run, 8192)
+    """The whole of stage one with 1,000 classes, with the writer and without; and the writer alone."""
+    run = _small(folder, 1, _outs(folder))
+
+    def without() -> None:
+        with unittest.mock.patch("pipeline.work.NewPart", _Nothing):
+            run()
+
+    line("stage one with its writer, against without, 1,000 classes", ratio(run, without), "at least 0.95")
+    described = Run(tuple(f"c{i}" for i in range(1000)), "bench")
+    logits, label = toy.table(described, 8192)
     began = time.perf_counter()
-    toy.write_run(folder / "run", logits, label, run)
+    toy.write_run(folder / "run", logits, label, described)
     rate = len(label) / (time.perf_counter() - began)
     assert store.open_run(folder / "run")[0].rows == len(label)
-    line("rows written and read back, 1,000 classes, in thousands a second", rate / 1e3, "")
+    print(f"rows written and read back, 1,000 classes: {rate:,.0f} a second")
+
+
+_PEAK = """
+import resource, sys
+from pathlib import Path
+from pipeline import InferConfig, infer
+assert infer(InferConfig(sys.argv[1], sys.argv[2], out=Path(sys.argv[3]))).complete
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def peak(folder: Path) -> None:
+    """Peak of 100,000 rows against that of 10,000, each in a process of its own."""
+    toy.pictures(folder / "few", classes=10, each=10, size=(28, 28))
+    model = toy.model_file(folder / "model", classes=10)
+    refs = [p.relative_to(folder).as_posix() for p in sorted((folder / "few").glob("*/*.png"))]
+    peaks = []
+    for rows in (10_000, 100_000):
+        listed = folder / f"{rows}.csv"
+        listed.write_text("path\n" + "".join(f"{refs[i % len(refs)]}\n" for i in range(rows)))
+        done = subprocess.run(
+            [sys.executable, "-c", _PEAK, listed, model, folder / f"out{rows}"],
+            env={**os.environ, "PYTHONPATH": str(toy.ROOT)},
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+        peaks.append(int(done.stdout))
+    line("peak memory of 100,000 rows, against 10,000", peaks[1] / peaks[0], "at most 1.10")
 
 
 def main() -> None:
     """All of them, or those that are named."""
     named = sys.argv[1:]
+    print(f"{workers.count(0)} processors, load {os.getloadavg()[0]:.1f}: the figures are worth little above 1")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for bench in (loader, end_to_end, write):
+        for bench in (loader, compute, checkpoints, write, peak):
             if not named or bench.__name__ in named:
                 bench(folder)
         for of_stage_two in (*bench_visualize.BENCHES, bench_visualize.huge):

@@ -243,6 +243,29 @@ def test_a_script_without_a_main_guard_works_and_a_file_called_pipeline_is_not_i
     assert 1 <= done.stderr.count("a model may print") <= 2
 
 
+def test_workers_have_the_datasets_and_transforms_of_the_users_own_files(place: Path) -> None:
+    (place / "mine.py").write_text(
+        "from pathlib import Path\n"
+        "import numpy as np\n"
+        "from PIL import Image\n\n\n"
+        "class Tiles:\n"
+        "    classes = ('a', 'b', 'c')\n\n"
+        "    def __init__(self):\n"
+        f"        self.files = sorted(Path({str(place / 'data')!r}).glob('*/*.png'))\n\n"
+        "    def __len__(self):\n"
+        "        return len(self.files)\n\n"
+        "    def __getitem__(self, i):\n"
+        "        return Image.open(self.files[i]), self.classes.index(self.files[i].parent.name)\n\n\n"
+        "def prepare(picture):\n"
+        "    return np.asarray(picture, np.float32).transpose(2, 0, 1) / 255\n"
+    )
+    options: dict[str, Any] = {"data": f"{place / 'mine.py'}:Tiles", "transform": f"{place / 'mine.py'}:prepare"}
+    infer(_config(place, out=place / "alone", **options))
+    outcome = infer(_config(place, device="cpu,cpu", **options))
+    assert (outcome.complete, outcome.failed) == (True, 1)
+    pd.testing.assert_frame_equal(_frame(place / "out"), _frame(place / "alone"), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("device", ["cpu,", "cpu,cuda:7", "cpu,nothing"])
 def test_devices_that_are_not_there_are_one_line(place: Path, device: str) -> None:
     with pytest.raises(InputError, match="--device is "):
@@ -309,6 +332,20 @@ def test_a_share_of_another_model_is_refused_though_none_of_its_own_parts_is_the
     infer(_config(place, part=(1, 2)))
     with pytest.raises(InputError, match=r"step 0 was made with another transform\.mean \(\[0\.0\], now \[0\.5\]\)"):
         infer(_config(place, part=(2, 2), mean=(0.5,)))
+
+
+@pytest.mark.parametrize(("written", "found"), [("3/8", (3, 8)), ("1/1", (1, 1))])
+def test_a_share_is_written_as_a_fraction(written: str, found: tuple[int, int]) -> None:
+    flags = ["--data", "d", "--model", "m.py:f", "--part", written]
+    assert cli.parse("infer", InferConfig, flags).part == found
+    assert cli.parse("infer", InferConfig, flags[:-2]).part is None
+
+
+@pytest.mark.parametrize("written", ["3", "3/", "a/b", "3-8", "3/8/2"])
+def test_a_share_that_is_no_fraction_is_one_line(written: str) -> None:
+    with pytest.raises(InputError, match=f"--part.*'{written}' is not K/N") as raised:
+        cli.parse("infer", InferConfig, ["--data", "d", "--model", "m.py:f", "--part", written])
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(("part", "words"), [((0, 8), "0/8"), ((9, 8), "9/8"), ((1, 0), "1/0")])
