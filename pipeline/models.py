@@ -538,7 +538,8 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether a device's memory was not enough; not every kind of device has the exception for it."""
     import torch
 
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)
+    words = ("out of memory", "can't allocate memory", "ALLOC_FAILED")  # of MPS, of a CPU, of cuDNN and cuBLAS
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 def memory_of(device: "torch.device") -> int:

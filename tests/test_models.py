@@ -638,3 +638,22 @@ def test_without_torch_the_way_to_get_it_is_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"pip install 'predboard\[infer\]'"):
         models.require_torch()
+
+
+@pytest.mark.parametrize(
+    ("error", "found"),
+    [
+        (torch.OutOfMemoryError("tried to allocate 2.00 GiB"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 80 bytes"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_a_devices_memory_that_is_not_enough_is_told_from_other_errors(error: Exception, found: bool) -> None:
+    assert models.out_of_memory(error) is found
+
+
+def test_several_devices_are_separated_by_commas() -> None:
+    assert models.devices_of("cpu, cpu") == (torch.device("cpu"),) * 2
+    assert models.devices_of("cpu") == (torch.device("cpu"),)
