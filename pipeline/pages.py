@@ -110,7 +110,5 @@ def pages(batches: Iterable[Predictions], every: int) -> Iterator[Tiles]:
 
 def _tiles(kept: list[Rows], page: int, every: int) -> Tiles:
     rows = {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}
-    first = page * PAGE * every
-    last = first + (PAGE - 1) * every
     which = "All images" if every == 1 else f"Images 0, {every:,}, {2 * every:,}, …"
-    return Tiles(f"{group(every)}/{first:06d}-{last:06d}", rows, f"{which} in the order of the data.")
+    return Tiles(f"{group(every)}/from_{page * PAGE * every:06d}", rows, f"{which} in the order of the data.")

@@ -133,3 +133,15 @@ def test_the_table_of_runs_has_the_run_with_its_settings_and_metrics(browser: An
     text = _all_text(browser)
     for word in ("toy", "checkpoint", "accuracy", "macro F1"):
         assert word in text
+
+
+def test_the_overview_of_confusions_is_on_the_first_page_of_its_group_in_its_own_pixels(browser: Any, url: str) -> None:
+    _open(browser, f"{re.sub('[?].*', '', url)}?tagFilter=confusion#timeseries", 8)
+    cards = browser.execute_script(
+        "return [...document.querySelectorAll('image-card')].map(card => {"
+        " const image = card.querySelector('img');"
+        " return [card.textContent, image.naturalWidth, image.naturalHeight, image.clientHeight]; })"
+    )
+    shown = [size for text, *size in cards if "confusion/0_overview" in text]
+    assert shown == [[draw.WIDTH, draw.HEIGHT, draw.HEIGHT]]
+    assert "confusion/0_matrix" in cards[0][0]

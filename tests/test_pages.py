@@ -35,12 +35,12 @@ def test_every_nth_row_is_on_the_page_of_its_place_however_the_rows_come(every: 
     ]
 
 
-def test_pages_are_named_by_their_range_and_failed_rows_leave_the_others_where_they_are() -> None:
+def test_pages_are_named_by_where_they_begin_and_failed_rows_leave_the_others_where_they_are() -> None:
     found = list(pages.pages([rows(300, failed=frozenset({0, *range(128, 192)}))], 2))
     assert [(tile.tag, tile.rows["id"][0], len(tile.rows["id"])) for tile in found] == [
-        ("predictions_every_2/000000-000126", 2, 63),
-        ("predictions_every_2/000128-000254", 192, 32),
-        ("predictions_every_2/000256-000382", 256, 22),
+        ("predictions_every_2/from_000000", 2, 63),
+        ("predictions_every_2/from_000128", 192, 32),
+        ("predictions_every_2/from_000256", 256, 22),
     ]
     assert found[1].rows["label"].min() == -1  # those without a label are shown as well
 
@@ -84,7 +84,7 @@ def test_the_event_file_has_the_pages_of_every_step(tmp_path: Path) -> None:
     run = write(tmp_path, 1, 5)
     lines: list[str] = []
     written = draw(run, tmp_path / "logs", 2, lines)
-    expected = {"predictions_every_2/000000-000126": 64, "predictions_every_2/000128-000254": 36}
+    expected = {"predictions_every_2/from_000000": 64, "predictions_every_2/from_000128": 36}
     assert samples(written) == {(tag, step): n for step in (1, 5) for tag, n in expected.items()}
     assert not any("left out" in line for line in lines)
     assert draw(run, tmp_path / "logs", 2).unchanged
@@ -106,7 +106,7 @@ def test_where_there_is_not_room_for_all_each_step_gets_its_share_and_it_is_said
     lines: list[str] = []
     written = draw(run, tmp_path / "logs", 1, lines)
     found = samples(written)
-    assert found == {(f"predictions_all/{a:06d}-{a + 63:06d}", step): 64 for a in (0, 64) for step in (1, 5)}
+    assert found == {(f"predictions_all/from_{a:06d}", step): 64 for a in (0, 64) for step in (1, 5)}
     assert written.event_file.stat().st_size < limit * 1.02
     told = toy.read_values(written.event_file)["predictions_all/left_out", 5].tensor.string_val[0].decode()
     assert told.startswith("144 of 400 pictures are left out, the last ones of each step")
