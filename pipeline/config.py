@@ -14,7 +14,7 @@ from tyro.conf import Positional
 from pipeline.errors import InputError
 
 Interpolation = Literal["bilinear", "bicubic", "lanczos", "nearest"]
-Channels = Literal["rgb", "gray"]
+Channels = Literal["rgb", "bgr", "gray"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Exif = Literal["ignore", "apply"]
 Scores = Literal["logits", "probabilities", "log_probabilities"]
@@ -111,7 +111,7 @@ class InferConfig:
     flags then apply to, or floats [channels, height, width] that are ready for the model."""
 
     channels: Channels = "rgb"
-    """What the model takes: three channels or one."""
+    """What the model takes: three channels, in one order or the other, or one."""
 
     exif: Exif = "ignore"
     """Whether the EXIF orientation turns the picture. Most training loaders ignore it, so that is the default."""
@@ -166,8 +166,11 @@ class InferConfig:
     """Three channels, from 0, that a thumbnail shows as red, green and blue where a dataset gives more. Default: the
     first three; of 12 or 13, which are taken for Sentinel-2, 3 2 1."""
 
+    preflight: int = 512
+    """Before the long run, look for silent mistakes on this many images, chosen by hash. 0: do not."""
+
     strict: bool = False
-    """Exit with 1 when any image could not be read."""
+    """Exit with 1 when any image could not be read, and stop before the long run when the preflight warns."""
 
     update: bool = False
     """Where the data changed: redo the parts that are no longer valid and keep the others."""
@@ -184,7 +187,7 @@ class InferConfig:
             values = getattr(self, name)
             if values is None:
                 continue
-            wanted = 3 if self.channels == "rgb" else 1
+            wanted = 1 if self.channels == "gray" else 3
             own = ".py:" in self.data or self.transform is not None  # may give any number of channels
             if len(values) not in (1, wanted) and not own:
                 raise InputError(f"--{name} has {len(values)} numbers; expected 1 or {wanted} for {self.channels}")
@@ -201,6 +204,7 @@ class InferConfig:
             ("workers", self.workers, 0),
             ("processes", self.processes, 0),
             ("shard-size", self.shard_size, 1),
+            ("preflight", self.preflight, 0),
             ("limit", self.limit, 1),
             ("thumbnails", self.thumbnails, 0),
         ):

@@ -152,16 +152,16 @@ class Words:
     loss: float | None = None
 
 
-def fit_picture(picture: Image.Image) -> tuple[Image.Image, bool]:
-    """A picture as large as a tile has room for, and whether it was enlarged.
+def fit_picture(picture: Image.Image, room: int = PICTURE) -> tuple[Image.Image, bool]:
+    """A picture as large as a square of side `room` takes, and whether it was enlarged.
 
     Small ones grow by a whole factor without smoothing, so that their own pixels are seen; large ones are reduced.
     """
     longest = max(picture.size)
-    if longest <= PICTURE:
-        factor = PICTURE // longest
+    if longest <= room:
+        factor = room // longest
         return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST), True
-    scale = PICTURE / longest
+    scale = room / longest
     size = (max(round(picture.width * scale), 1), max(round(picture.height * scale), 1))
     return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0), False
 
@@ -206,6 +206,43 @@ def tile(picture: Image.Image | None, words: Words) -> Pixels:
     canvas.text(
         (left, 207), words.name if _font(words.name, 10).getlength(words.name) <= width else short, width, 10, FAINT
     )
+    return canvas.pixels
+
+
+SHEET_COLUMNS = 4
+
+
+def contact_sheet(pictures: Sequence[tuple[Image.Image, str | None, str]], title: str, lines: Sequence[str]) -> Pixels:
+    """Some pictures with what the model says of each, 350 pixels wide, as Images shows it.
+
+    Args:
+        pictures: (picture, true class or None, predicted class).
+        title: of all of them.
+        lines: what to know about them, small.
+
+    Returns:
+        [height, 350, 3] uint8.
+    """
+    box, frame, apart, left = 76, 3, 4, 3
+    cell = 2 * frame + box + apart  # wide
+    tall = cell + 26
+    top = 24 + 13 * len(lines)
+    canvas = _Canvas(WIDTH, top + tall * -(-len(pictures) // SHEET_COLUMNS))
+    canvas.text((left, 15), title, WIDTH - 2 * left, 12, INK, bold=True)
+    for i, line in enumerate(lines):
+        canvas.text((left, 29 + 13 * i), line, WIDTH - 2 * left, 10, FAINT)
+    for i, (picture, true, predicted) in enumerate(pictures):
+        x, y = left + i % SHEET_COLUMNS * cell, top + i // SHEET_COLUMNS * tall
+        colour = UNKNOWN if true is None else RIGHT if true == predicted else WRONG
+        side = box + 2 * frame
+        canvas.draw.rectangle((x, y, x + side - 1, y + side - 1), fill=colour)
+        canvas.draw.rectangle((x + frame, y + frame, x + frame + box - 1, y + frame + box - 1), fill=(240, 240, 240))
+        fitted, _ = fit_picture(picture, box)
+        canvas.image.paste(fitted, (x + (side - fitted.width) // 2, y + (side - fitted.height) // 2))
+        mark = "" if true is None else "✓ " if true == predicted else "✗ "
+        canvas.text((x, y + side + 11), f"{mark}{predicted}", side, 10, colour, bold=True)
+        if true is not None and true != predicted:
+            canvas.text((x, y + side + 22), f"true {true}", side, 10, INK)
     return canvas.pixels
 
 

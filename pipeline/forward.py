@@ -151,7 +151,7 @@ def _begin(
         if row.pixels is not None:
             picture[:] = row.pixels
     transfer = time.perf_counter() - began
-    outputs, moved = _outputs(networks, prepare, pictures, limit)
+    outputs, moved = outputs_of(networks, prepare, pictures, limit)
     light = [replace(row, pixels=None) for row in rows]
     seconds = time.perf_counter() - began
 
@@ -178,8 +178,11 @@ Outputs = dict[int, tuple[torch.Tensor, torch.Tensor | None]]
 """step: logits, embeddings"""
 
 
-def _outputs(
-    networks: Mapping[int, Network], prepare: Prepare, pictures: NDArray[Any], limit: Limit
+def outputs_of(
+    networks: Mapping[int, Network],
+    prepare: Callable[[NDArray[Any]], torch.Tensor],
+    pictures: NDArray[Any],
+    limit: Limit,
 ) -> tuple[Outputs, float]:
     """Logits and embeddings of a batch, and the seconds that bringing it to the device took."""
     while True:
@@ -194,7 +197,10 @@ def _outputs(
 
 
 def _in_pieces(
-    networks: Mapping[int, Network], prepare: Prepare, pictures: NDArray[Any], rows: int
+    networks: Mapping[int, Network],
+    prepare: Callable[[NDArray[Any]], torch.Tensor],
+    pictures: NDArray[Any],
+    rows: int,
 ) -> tuple[Outputs, float]:
     moved = 0.0
     pieces: list[Outputs] = []

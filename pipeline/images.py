@@ -117,7 +117,7 @@ def converted(picture: Image.Image, channels: Channels, format_: str | None = No
         raise ValueError(
             f"pictures of 32-bit numbers (mode {picture.mode}) have no agreed range: convert them to 8 or 16 bit"
         )
-    return picture.convert("RGB" if channels == "rgb" else "L")
+    return picture.convert("L" if channels == "gray" else "RGB")
 
 
 def ready(content: Content, shape: Shape) -> NDArray[Any]:
@@ -127,8 +127,9 @@ def ready(content: Content, shape: Shape) -> NDArray[Any]:
     or crop of other than 1 or 3 channels.
     """
     if isinstance(content, Image.Image):
-        wanted = "RGB" if shape.channels == "rgb" else "L"
-        return pixels(resized(content if content.mode == wanted else converted(content, shape.channels), shape))
+        wanted = "L" if shape.channels == "gray" else "RGB"
+        found = pixels(resized(content if content.mode == wanted else converted(content, shape.channels), shape))
+        return np.ascontiguousarray(found[:, :, ::-1]) if shape.channels == "bgr" else found
     if content.dtype != np.uint8 or (shape.resize is None and shape.crop is None):
         return content
     if content.shape[2] not in (1, 3):

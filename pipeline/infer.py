@@ -112,6 +112,7 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None, live
 
     from pipeline import devices
     from pipeline.forward import Prepare, default_batch_size, too_small
+    from pipeline.preflight import preflight
     from pipeline.work import Job, module_of
 
     manifest = loading.manifest_of(config, *((live.dataset, live.classes) if live else ()))
@@ -207,12 +208,17 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None, live
         threads = config.workers or max(1, workers.count(0) // len(on))
         job = Job(config, loader, sample, steps, runs, out, threads, batch_size)
         given = shards.tasks(lacking, together)
+
+        def built(number: int) -> torch.nn.Module:
+            return module_of(factory.build, steps[number], runs[number])
+
+        if given and config.preflight:
+            job = preflight(job, on, lambda s: kept[s] if s in kept else built(s), given, factory.recipe, say)
         if len(on) > 1:
             kept.clear()  # each worker has its own
 
         def modules(number: int) -> torch.nn.Module:
-            known = kept.pop(number, None)
-            return module_of(factory.build, steps[number], runs[number]) if known is None else known
+            return kept.pop(number) if number in kept else built(number)
 
         began = time.perf_counter()
         total, written = sum(task.rows for task in given), 0

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from pipeline import datasets
+from pipeline import datasets, store
 from pipeline.config import InferConfig, VisualizeConfig
 from pipeline.errors import InputError
 from pipeline.infer import Live, Outcome
@@ -79,7 +79,8 @@ def infer(model: Any, *arguments: Any, **named: Any) -> Outcome:
         classes: names in the order of the outputs; by default the dataset's `classes`.
         overwrite: replace this step if it is there, made with other weights or not.
         say: takes a line of progress for a person.
-        options: any other field of InferConfig, `batch_size` for example.
+        options: any other field of InferConfig, `batch_size` for example; `preflight` is 0 by default where the folder
+            has a step already.
 
     Raises:
         InputError: for bad input, or if what is there does not fit; nothing already written is lost.
@@ -113,6 +114,8 @@ def _infer_objects(
     source = None
     if not isinstance(data, str | Path):
         source = datasets.Source(datasets.check(data, type(data).__name__), type(data).__name__)
+    if store.step_numbers(Path(out)):
+        options.setdefault("preflight", 0)  # it was said of the first epoch
     name = type(model).__name__
     config = InferConfig(
         data=source.name if source else str(data),

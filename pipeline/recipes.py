@@ -4,6 +4,7 @@ Flags come first, then the library's recipe, then pictures as they are.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -84,6 +85,27 @@ def prepared(config: InferConfig, recipe: Recipe | None) -> Preparation:
     only_crop = interpolation == "bilinear" and None not in (resize, crop) and not config.exact_resize
     shape = Shape(resize, crop, interpolation, config.channels, config.exif, only_crop, base.corner)
     return Preparation(shape, config.mean or base.mean, config.std or base.std, source)
+
+
+def differences(transform: Mapping[str, Any], recipe: Recipe) -> list[str]:
+    """What was done to pictures, by the record of it, that the library does otherwise, in words."""
+    if transform.get("floats"):
+        return [] if recipe.own is not None and transform.get("function") == recipe.own.name else ["by your own code"]
+    if recipe.own is not None:
+        return ["by flags"]
+    found = []
+    for name in FIELDS:
+        done, own = transform[name], getattr(recipe, name)
+        done, own = (tuple(v) if isinstance(v, list) else v for v in (done, own))
+        if name in ("mean", "std"):
+            done, own = (v * 3 if len(v) == 1 else v for v in (done, own))
+        if done != own and not (name == "interpolation" and transform["resize"] is None):
+            found.append(f"{name} {_words(done)}, not {_words(own)}")
+    return found
+
+
+def _words(value: Any) -> str:
+    return " ".join(f"{v:.4g}" for v in value) if isinstance(value, tuple) else str(value).lower()
 
 
 def _side(flag: Side | tuple[int, int] | None, own: Any) -> Any:

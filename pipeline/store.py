@@ -121,6 +121,18 @@ def preflight_path(run: Path, step: int, suffix: str) -> Path:
     return run / "_preflight" / f"{step_folder(run, step).name}{suffix}"
 
 
+def write_file(path: Path, content: bytes) -> None:
+    """Write a small file whole or not at all. Raises InputError if that is impossible."""
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    with unwritable(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            aside.write_bytes(content)
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
 def step_numbers(run: Path) -> list[int]:
     """Steps that have a folder with at least one part, ascending."""
     return sorted(

@@ -40,10 +40,11 @@ class Job:
     """Checkpoint of each step."""
     runs: Mapping[int, Run]
     out: Path
-
     threads: int
     """That read and decode, for each device."""
     batch_size: int
+    warnings: tuple[str, ...] = ()
+    """Of the preflight, for the record."""
 
 
 @dataclass(frozen=True)
@@ -160,4 +161,5 @@ def _provenance(job: Job, device: torch.device, step: int) -> dict[str, object]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         **libraries.versions(job.config.model),
+        **({"warnings": list(job.warnings)} if job.warnings else {}),
     }

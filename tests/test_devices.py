@@ -133,7 +133,7 @@ def test_tasks_have_each_row_of_each_step_once() -> None:
 
 def test_two_processes_work_at_once_and_give_the_rows_of_one(place: Path) -> None:
     (place / "meet").mkdir()
-    options: dict[str, Any] = {"model_args": {"meet": str(place / "meet")}}
+    options: dict[str, Any] = {"model_args": {"meet": str(place / "meet")}, "preflight": 0}
     said: list[str] = []
     outcome = infer(_config(place, device="cpu,cpu", **options), said.append)  # each waits for the other
     assert (outcome.complete, outcome.failed, outcome.written) == (True, 1, ROWS)
@@ -150,9 +150,11 @@ def test_two_processes_work_at_once_and_give_the_rows_of_one(place: Path) -> Non
 
 @pytest.mark.skipif(os.name != "posix", reason="kills by a signal")
 def test_a_worker_that_is_killed_is_named_and_the_others_do_its_parts(place: Path) -> None:
-    infer(_config(place, out=place / "alone", model_args={"kill": ""}))
+    infer(_config(place, preflight=0, out=place / "alone", model_args={"kill": ""}))
     said: list[str] = []
-    outcome = infer(_config(place, device="cpu,cpu", model_args={"kill": str(place / "killed")}), said.append)
+    outcome = infer(
+        _config(place, device="cpu,cpu", preflight=0, model_args={"kill": str(place / "killed")}), said.append
+    )
     (line,) = [line for line in said if "was killed" in line]
     assert line.startswith("worker ") and " (cpu) was killed by SIGKILL; parts it had begun: " in line
     assert line.endswith("; the others do them")
@@ -168,7 +170,7 @@ def test_where_all_workers_die_the_command_says_so_and_the_next_run_completes(
     code = _NET.replace("os.O_CREAT | os.O_EXCL", "os.O_CREAT").replace("and self.seen:", "and self.seen > 8:")
     (place / "net.py").write_text(code.replace("if self.kill and", "if os.path.exists(self.kill) and"))
     (place / "killing").touch()
-    flags = ["infer", *_flags(place), "--batch-size", "3", "--device", "cpu,cpu"]
+    flags = ["infer", *_flags(place), "--batch-size", "3", "--device", "cpu,cpu", "--preflight", "0"]
     flags += ["--model-args", f"kill={place / 'killing'}"]
     assert cli.run(flags) == 1
     said = capfd.readouterr().err
@@ -184,7 +186,7 @@ def test_where_all_workers_die_the_command_says_so_and_the_next_run_completes(
 
 def test_what_a_worker_meets_is_raised_here_and_no_worker_is_left(place: Path) -> None:
     with pytest.raises(RuntimeError, match=r"worker [12] \(cpu\): Traceback[\s\S]*MemoryError: enough"):
-        infer(_config(place, device="cpu,cpu", model_args={"raises": "enough"}))
+        infer(_config(place, device="cpu,cpu", preflight=0, model_args={"raises": "enough"}))
     assert _left(place / "out") == []
     assert subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", "pipeline.devices"], check=False).returncode == 1
 

@@ -280,7 +280,7 @@ def test_several_checkpoints_are_several_steps_and_each_picture_is_read_once(
     toy.pictures(tmp_path / "data", each=6)
     files = _checkpoints(tmp_path, net)
     reads = _count_reads(monkeypatch)
-    outcome = infer(_config(tmp_path, net, checkpoint=files[::-1], shard_size=7, batch_size=4))
+    outcome = infer(_config(tmp_path, net, checkpoint=files[::-1], shard_size=7, batch_size=4, preflight=0))
     first = "a/000.png"
     assert sorted(reads) == sorted(
         [first, *_frame(tmp_path / "out")["image"]]
@@ -322,7 +322,7 @@ def test_checkpoints_that_do_not_fit_together_go_one_after_the_other(
     infer(_config(tmp_path, net, out=tmp_path / "together", checkpoint=files, batch_size=64))
     monkeypatch.setattr("os.sysconf", lambda _: 1)  # a machine with one byte of memory
     reads = _count_reads(monkeypatch)
-    infer(_config(tmp_path, net, checkpoint=files, batch_size=64))
+    infer(_config(tmp_path, net, checkpoint=files, batch_size=64, preflight=0))
     assert len(reads) == 1 + 3 * 12
     for step in (1, 2, 10):
         pd.testing.assert_frame_equal(_frame(tmp_path / "out", step), _frame(tmp_path / "together", step))
@@ -340,7 +340,7 @@ def test_a_checkpoint_that_changes_meanwhile_is_refused(
             files[1].write_bytes(files[0].read_bytes())
 
     with pytest.raises(InputError, match=r"toy_epoch02\.pt changed while it was in use: run the same command again"):
-        infer(_config(tmp_path, net, checkpoint=files), say)
+        infer(_config(tmp_path, net, checkpoint=files, preflight=0), say)
     assert open_predictions(tmp_path / "out").steps == (1,)
 
 
@@ -642,7 +642,7 @@ def test_another_checkpoint_joins_the_run(tmp_path: Path, net: str) -> None:
 
 def test_only_what_is_missing_is_made(tmp_path: Path, net: str, monkeypatch: pytest.MonkeyPatch) -> None:
     toy.pictures(tmp_path / "data", each=6)
-    config = _config(tmp_path, net, checkpoint=_checkpoints(tmp_path, net, (1, 2)), shard_size=4)
+    config = _config(tmp_path, net, checkpoint=_checkpoints(tmp_path, net, (1, 2)), shard_size=4, preflight=0)
     infer(config)
     expected = [_frame(tmp_path / "out", step) for step in (1, 2)]
     for step, index in ((1, 0), (1, 3), (2, 3), (2, 4)):
@@ -878,9 +878,9 @@ def test_an_interrupted_pass_leaves_whole_parts_and_can_go_on(tmp_path: Path, ne
     toy.pictures(tmp_path / "data", each=20)
     fails = net.replace(":Net", ":Fails")
     with pytest.raises(MemoryError, match="enough"):
-        infer(_config(tmp_path, fails, out=tmp_path / "one part", model_args={"at": 18}, batch_size=3))
+        infer(_config(tmp_path, fails, out=tmp_path / "one part", model_args={"at": 18}, batch_size=3, preflight=0))
     assert [p.name for p in (tmp_path / "one part").rglob("*") if p.is_file() and p.name != ".lock"] == []
-    options: dict[str, Any] = {"batch_size": 3, "shard_size": 6}
+    options: dict[str, Any] = {"batch_size": 3, "shard_size": 6, "preflight": 0}
     infer(_config(tmp_path, fails, out=tmp_path / "whole", model_args={"at": -1}, **options))
     with pytest.raises(MemoryError, match="enough"):
         infer(_config(tmp_path, fails, model_args={"at": 18}, **options))  # at rows 48 to 50, after the trial

@@ -256,3 +256,12 @@ def test_the_training_loop_in_the_documentation_runs(tmp_path: Path, monkeypatch
     (events,) = (tmp_path / "logs/stripes").glob("events*")
     tags = {tag for tag, step in toy.read_values(events) if step == 3}
     assert {"1_glance/report_card", "2_mistakes/confident"} <= tags
+
+
+def test_only_the_first_epoch_has_a_preflight_unless_it_is_asked_for(tmp_path: Path) -> None:
+    options: dict[str, Any] = {}
+    for epoch, expected in ((0, [0]), (1, [0]), (2, [0, 2])):
+        options |= {"preflight": 8} if epoch == 2 else {}
+        pipeline.infer(_model(epoch), Tiles(), tmp_path / "run", step=epoch, **options)
+        found = [step for step in range(3) if store.preflight_path(tmp_path / "run", step, ".json").exists()]
+        assert found == expected

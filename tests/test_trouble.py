@@ -74,7 +74,7 @@ def place(tmp_path: Path) -> Path:
 
 def _run(place: Path, **options: Any) -> InferConfig:
     model = f"{place / 'net.py'}:Net"
-    plain: dict[str, Any] = {"data": str(place / "data"), "model": model, "out": place / "out"}
+    plain: dict[str, Any] = {"data": str(place / "data"), "model": model, "out": place / "out", "preflight": 0}
     return InferConfig(**{**plain, "shard_size": SHARD, "batch_size": 4, **options})
 
 
@@ -108,6 +108,7 @@ def _started(place: Path, device: str, data: str = "data") -> "subprocess.Popen[
         device,
     ]
     flags += ["--shard-size", str(SHARD), "--batch-size", "2", "--timeout", "1000", "--workers", "1"]
+    flags += ["--preflight", "0"]
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline", "infer", *flags],
         env={**os.environ, "PYTHONPATH": str(toy.ROOT), "SECONDS": "0.1", "PIDS": str(place / "pids")},
