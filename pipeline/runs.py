@@ -119,6 +119,8 @@ def _write(folder: Path, runs: list[Run], made_from: str) -> Path:
     record = logs.read_record(folder)
     if record.files and record.made_from == made_from and all((folder / file).is_file() for file in record.files):
         return folder / record.files[0]
+    for stale in folder.glob(".predboard-*.partial"):  # of a process that was killed
+        shutil.rmtree(stale)
     time = max(run.finished for run in runs) + 1  # TensorBoard's colours go by time: the runs keep theirs
     aside = folder / f".predboard-{os.getpid()}.partial"
     try:

@@ -500,7 +500,7 @@ def lock(
     share: Share = WHOLE,
     runs: Iterable[Run] = (),
 ) -> Iterator[None]:
-    """Keep other processes from writing to a folder, or to a share of its parts, and remove the `unfinished` files.
+    """Keep other processes from writing to a folder, or to a share of its parts, and remove what is `unfinished`.
 
     `.lock` is held by who has the whole folder, and for a moment by who takes or gives back a share; `.share-3-of-8` by
     who has that share. A second file beside it says what `runs` are being made, so that two shares are never of
@@ -588,7 +588,9 @@ def _same_runs(folder: Path, other: Share, runs: Iterable[Run]) -> None:
 def _tidy(folder: Path, unfinished: str, share: Share) -> None:
     """Remove what a process left that did not come to its end; nobody else can be writing these files now."""
     for stale in folder.glob(unfinished):
-        if share == WHOLE or share.holds(index_of(stale)):
+        if stale.is_dir():
+            shutil.rmtree(stale)
+        elif share == WHOLE or share.holds(index_of(stale)):
             stale.unlink(missing_ok=True)
 
 

@@ -141,6 +141,16 @@ def test_it_goes_when_only_one_run_is_left_and_leaves_what_is_not_ours(tmp_path:
     assert [p.name for p in (tmp_path / logs.RANKING).iterdir()] == ["notes.txt"]
 
 
+def test_what_a_killed_process_of_the_same_number_left_is_no_hindrance(tmp_path: Path) -> None:
+    log(tmp_path, "a")
+    log(tmp_path, "b")
+    left = tmp_path / logs.RANKING / f".predboard-{os.getpid()}.partial"  # in a container numbers come again
+    left.mkdir(parents=True)
+    (left / logs.EVENTS).write_bytes(b"half")
+    assert rank(tmp_path) is not None
+    assert not left.exists()
+
+
 def test_folders_of_others_and_broken_summaries_are_passed_over(tmp_path: Path) -> None:
     log(tmp_path, "a"), log(tmp_path, "b")
     (log(tmp_path, "broken") / "summary.json").write_text("{")

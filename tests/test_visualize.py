@@ -320,8 +320,13 @@ def test_a_crash_while_publishing_leaves_a_whole_file_and_the_next_run_tidies_up
 
 def test_what_a_killed_process_left_half_written_is_removed(run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "logs" / "run"
-    folder.mkdir(parents=True)
-    (folder / ".predboard-99999999.partial").write_bytes(b"half")
+    died = (
+        "import os; from pathlib import Path; from pipeline import VisualizeConfig, logs, visualize\n"
+        "logs.publish = lambda *_: os._exit(9)\n"  # as the kernel ends a process: nothing is tidied up
+        f"visualize(VisualizeConfig((Path({str(run)!r}),), logdir=Path({str(folder.parent)!r}), panels={FEW}))"
+    )
+    assert subprocess.run([sys.executable, "-c", died], cwd=toy.ROOT, capture_output=True, check=False).returncode == 9
+    assert [p.name for p in folder.glob(".predboard-*.partial/events")] == ["events"]
     written = draw_logs(run, tmp_path / "logs", panels=FEW)
     assert set(tree(folder)) == {written.event_file.name, "summary.json", ".predboard.json"}
 
