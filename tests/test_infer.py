@@ -421,6 +421,28 @@ def test_embeddings_beyond_float16_are_its_largest_numbers_not_infinity(tmp_path
     assert found[1] == pytest.approx((128 / 255 - 0.5) * 1e6, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("mean", "std", "channels"),
+    [
+        ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 3),
+        ((0.0,), (1.0,), 3),
+        ((0.5,), (0.25,), 1),
+        ((0.5,), (0.3,), 13),
+    ],
+)
+def test_pictures_are_normalised_as_torchvision_does_to_the_last_bit(
+    mean: tuple[float, ...], std: tuple[float, ...], channels: int
+) -> None:
+    from pipeline.forward import Prepare
+
+    pictures = np.random.default_rng(0).integers(0, 256, (5, 7, 11, channels), np.uint8)
+    found = Prepare(torch.device("cpu"), mean, std)(pictures)
+    plain = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+    expected = (plain - torch.tensor(mean).reshape(1, -1, 1, 1)) / torch.tensor(std).reshape(1, -1, 1, 1)
+    assert torch.equal(found, expected)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
 # --- memory that is not enough, and batches ---
 
 
