@@ -59,6 +59,16 @@ def open_library(spec: str, args: Mapping[str, Any]) -> Library:
     return {"torchvision": _torchvision, "timm": _timm, "hf": _hugging_face}[kind](name, args)
 
 
+def shown(spec: str) -> str:
+    """A model's name without the place of its folder, as predictions keep it.
+
+    >>> shown("timm:resnet18")
+    'timm:resnet18'
+    """
+    kind, _, name = spec.partition(":")
+    return f"{kind}:{Path(name).resolve().name}" if kind == "hf" and Path(name).is_dir() else spec
+
+
 def versions(spec: str) -> dict[str, str]:
     """Version of the library that a model is of, by its name; empty for a model of none."""
     package = _PACKAGES.get(spec.partition(":")[0], "")
@@ -239,7 +249,7 @@ def _hugging_face_recipe(name: str, classes: tuple[str, ...]) -> Recipe:
     normal = bool(record.get("do_normalize"))
     mean, std = (record["image_mean"], record["image_std"]) if normal else ([0.0], [1.0])
     recipe = Recipe(
-        f"transformers {kind} of {name}",
+        f"transformers {kind} of {shown(f'hf:{name}')}",
         resize,
         crop,
         _FILTERS.get(int(record.get("resample") or 0), "bilinear"),  # type: ignore[arg-type]  # one of its values
@@ -254,7 +264,9 @@ def _hugging_face_recipe(name: str, classes: tuple[str, ...]) -> Recipe:
 def _make_hugging_face(name: str, *, pretrained: bool, outputs: int | None, **args: Any) -> "torch.nn.Module":
     import torch
     from transformers import AutoConfig, AutoModelForImageClassification
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     sized = {} if outputs is None else {"num_labels": outputs}
     if not pretrained:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, **{**sized, **args})

@@ -128,7 +128,7 @@ def open_factory(spec: str, args: Mapping[str, Any], *, ema: bool = False, trust
     """
     if spec.startswith(libraries.PREFIXES):
         library = libraries.open_library(spec, args)
-        return Factory(spec, "", library.make, dict(args), Path(), ema, trust, library)
+        return Factory(libraries.shown(spec), "", library.make, dict(args), Path(), ema, trust, library)
     if spec.endswith(PROGRAMS):
         return _program(Path(spec), args, ema, trust)
     found = usercode.named(

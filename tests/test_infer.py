@@ -512,6 +512,21 @@ def test_a_compiled_model_sees_batches_of_one_size_and_gives_the_same(
 # --- pictures that cannot be read ---
 
 
+def test_embeddings_of_a_layer_are_the_mean_of_its_output_over_space(tmp_path: Path, net: str) -> None:
+    toy.pictures(tmp_path / "data", each=2)
+    config = _config(tmp_path, net, embedding_layer="conv", batch_size=4)
+    infer(config)
+    frame = _frame(tmp_path / "out")
+    x = np.stack([np.asarray(Image.open(tmp_path / "data" / ref), np.float32) / 255 for ref in frame["image"]])
+    module = _build(net).eval()
+    with torch.no_grad():
+        expected = module.conv(torch.from_numpy(x).permute(0, 3, 1, 2)).mean((2, 3))  # type: ignore[operator]  # a layer
+    np.testing.assert_allclose(np.stack(frame["embedding"].to_list()), expected, atol=1e-3)  # float16
+    assert open_predictions(tmp_path / "out").run.embedding_layer == "conv"
+    with pytest.raises(InputError, match=r"another embedding_layer \(conv, now norm\)"):
+        infer(dataclasses.replace(config, embedding_layer="norm"))
+
+
 def test_each_unreadable_picture_is_one_row_and_all_others_are_right(tmp_path: Path, net: str) -> None:
     data = toy.pictures(tmp_path / "data", each=10)
     infer(_config(tmp_path, net, out=tmp_path / "whole"))

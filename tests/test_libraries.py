@@ -223,7 +223,7 @@ def _processed(folder: Path) -> Any:
         ({"do_normalize": False}, {"mean": [0.0], "std": [1.0]}),
         ({"do_rescale": False, "do_normalize": False}, {"mean": [0.0], "std": [1 / 255]}),
         ({"rescale_factor": 1 / 127.5, "image_mean": [1.0] * 3, "image_std": [1.0] * 3}, {"mean": [0.5] * 3}),
-        ({"resample": 4}, {"function": "transformers ViTImageProcessor of {folder}", "floats": True}),  # Pillow's box
+        ({"resample": 4}, {"function": "transformers ViTImageProcessor of hf:vit", "floats": True}),  # Pillow's box
     ],
 )
 def test_a_vision_transformer_of_transformers_from_a_folder(
@@ -234,14 +234,14 @@ def test_a_vision_transformer_of_transformers_from_a_folder(
     found = command("--model", f"hf:{folder}")
     agree(found.logits, expected(photos, found.refs, module, _processed(folder)))
     written = json.loads(json.dumps(dict(found.run.transform)))
-    assert written["source"] == f"transformers ViTImageProcessor of {folder}"
+    assert written["source"] == "transformers ViTImageProcessor of hf:vit"
     for name, value in transform.items():
-        wanted = value.format(folder=folder) if isinstance(value, str) else value
-        assert written[name] == (pytest.approx(wanted) if name in ("mean", "std") else wanted)
+        assert written[name] == (pytest.approx(value) if name in ("mean", "std") else value)
+    assert found.run.model == "hf:vit"
     # The names come from the model, in its order, and labels go by name.
     assert found.run.classes == ("forest", "airport", "beach")
     assert [found.run.classes[i] for i in found.labels] == [Path(ref).parent.name for ref in found.refs]
-    assert f"class names from transformers ViTImageProcessor of {folder}" in found.said
+    assert "class names from transformers ViTImageProcessor of hf:vit" in found.said
 
 
 def test_a_resnet_of_transformers_with_a_crop_and_another_checkpoint(
