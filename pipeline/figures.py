@@ -127,7 +127,6 @@ class Evidence:
             "accuracy_top2": float(self.top2 * UNIT),
             "accuracy_top5": float(self.top5 * UNIT),
         }.items():
-            hits = min(hits, n)  # fixed point may have rounded up
             found[name] = Figure(hits / n, wilson(hits, n), DEFINITIONS[name], "Wilson score")
         for k in TOPS:
             if k >= self.classes:

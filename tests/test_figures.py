@@ -314,6 +314,15 @@ def test_a_loss_that_no_number_holds_widens_the_interval_and_breaks_nothing() ->
     assert ordinary["nll"].interval == pytest.approx((losses.mean() - half, losses.mean() + half), abs=1e-4)
 
 
+def test_a_loss_above_256_nats_widens_the_interval_as_one_of_256() -> None:
+    logits = np.zeros((100, 2), np.float32)
+    logits[:, 1] = 300
+    nll = evidence(logits, np.arange(100) % 2).overall["nll"]
+    assert nll.value == 150
+    half = 1.959964 * np.sqrt((256**2 / 2 - 150**2) / 99)
+    assert nll.interval == pytest.approx((150 - half, 150 + half), rel=1e-6)
+
+
 def test_f1_of_a_class_has_the_interval_of_its_jaccard_index() -> None:
     state = evidence(np.eye(3, dtype=np.float32)[[0, 0, 0, 1, 0, 2]], np.array([0, 0, 0, 0, 1, 2]))
     f1 = state.of_class(0)["f1"]
