@@ -624,6 +624,30 @@ def test_thumbnails_of_bands_show_the_chosen_ones(file: Path) -> None:
         infer(_config(file, "of_bands", preview_bands=(13,), out=file.parent / "none"))
 
 
+def test_a_preview_counts_more_than_the_file_and_has_its_own_range(file: Path) -> None:
+    toy.pictures(file.parent / "data", classes=1, each=2)
+    ramp = "torch.linspace(0, 1, 64).reshape(1, 8, 8)"
+    _add(
+        file,
+        f"root = {str(file.parent / 'data')!r}\n\n\n"
+        "class Shown(Named):\n"
+        "    root, samples = root, [(root + '/a/000.png', 0), (root + '/a/001.png', 0)]\n\n"
+        "    def __getitem__(self, i):\n"
+        f"        return {{'image': floats(i) * 1000, 'preview': {ramp}}}\n\n\n"
+        "shown = Shown(None, 2)",
+    )
+    infer(_config(file, "shown", out=file.parent / "run"))
+    frame = _frame(file.parent / "run")
+    assert frame["image"].tolist() == ["a/000.png", "a/001.png"]
+    np.testing.assert_allclose(_thumbnail(frame, 0).ravel()[[0, 63]], [0, 255], atol=9)
+    (written,) = visualize(VisualizeConfig((file.parent / "run",), file.parent / "logs"))
+    values = toy.read_values(written.event_file)
+    tag = next(tag for tag, _ in values if tag.startswith("predictions/"))
+    with Image.open(io.BytesIO(values[tag, 0].tensor.string_val[2])) as tile:
+        shown = np.asarray(tile.convert("RGB"))[60:160, 60:160].astype(int)
+    assert np.abs(shown - shown.mean(axis=2, keepdims=True)).max() < 4  # the grey ramp, not the coloured file
+
+
 def test_a_dark_picture_looks_dark_beside_the_others(file: Path) -> None:
     _add(file, "steps = Named(lambda i: floats(i) * 0.01 + i / 10)")
     infer(_config(file, "steps"))

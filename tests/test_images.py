@@ -1,6 +1,7 @@
 """Encoded bytes -> pixels: sizes and crops with torchvision's rounding, the modes of picture files, properties."""
 
 import io
+import logging
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -297,8 +298,9 @@ def test_of_a_tiff_marked_rgb_the_colours_are_taken(dtype: Any, bands: int, colo
     ("bands", "colours", "dtype"), [(4, 1, np.uint16), (13, 1, np.uint16), (13, 3, np.uint8), (2, 1, np.uint16)]
 )
 def test_a_tiff_of_other_bands_says_what_to_do(
-    bands: int, colours: int, dtype: Any, capfd: pytest.CaptureFixture[str]
+    bands: int, colours: int, dtype: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(logging.getLogger("PIL"), "propagate", False)  # pytest listens, most programs do not
     numbers = np.zeros((6, 9, bands), dtype)
     with images.quietly(), pytest.raises(ValueError, match=r"a TIFF that Pillow cannot read.* --data FILE\.py:DATASET"):
         open_image(toy.tiff(numbers, colours))

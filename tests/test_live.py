@@ -123,7 +123,7 @@ def _state(model: "torch.nn.Module") -> list[Any]:
 def test_the_model_is_as_before_whatever_happens(tmp_path: Path, layout: str) -> None:
     model = _model().to(memory_format=getattr(torch, layout))  # type: ignore[call-overload]  # torch's stub lacks it
     model[1].eval()  # frozen statistics, as in fine-tuning
-    model[0].weight.requires_grad_(False)
+    model[5].weight.requires_grad_(False)
     model.register_buffer("extra", torch.zeros(2, 3, 4, 5))
     model[5].register_forward_hook(lambda *_: None)
     model(torch.from_numpy(Tiles().x)).sum().backward()
@@ -139,23 +139,24 @@ def test_the_model_is_as_before_whatever_happens(tmp_path: Path, layout: str) ->
 
 
 class Caching(torch.nn.Module):
-    """Keeps a tensor that its first forward pass made, as models with position codes do."""
+    """Keeps a tensor that a forward pass made, as models with position codes do."""
 
     def __init__(self) -> None:
         super().__init__()
         self.head = torch.nn.Linear(2, 2)
-        self.code: Any = None
+        self.codes: dict[int, torch.Tensor] = {}
 
     def forward(self, x: "torch.Tensor") -> "torch.Tensor":
-        if self.code is None:
-            self.code = torch.ones(x.shape[1], device=x.device)
-        out: torch.Tensor = self.head(x.mean((2, 3)) * self.code)
+        if len(x) not in self.codes:
+            self.codes[len(x)] = torch.ones(x.shape[1], device=x.device)
+        out: torch.Tensor = self.head(x.mean((2, 3)) * self.codes[len(x)])
         return out
 
 
 def test_a_model_that_keeps_tensors_can_still_be_trained(tmp_path: Path) -> None:
     model = Caching()
     pipeline.infer(model, Tiles(), tmp_path / "run")
+    assert len(Tiles()) in model.codes
     model(torch.from_numpy(Tiles().x)).sum().backward()
     assert model.head.weight.grad is not None
 
