@@ -137,9 +137,7 @@ def borrowed(module: "torch.nn.Module") -> Iterator[None]:
     modes = [part.training for part in parts]
     hooks = [(list(part._forward_pre_hooks), list(part._forward_hooks)) for part in parts]
     buffers = [dict(part._buffers) for part in parts]
-    parameters = [
-        (p, p.data, p.requires_grad, p.grad, None if p.grad is None else p.grad.data) for p in module.parameters()
-    ]
+    data = [(t, t.data) for p in module.parameters() for t in (p, p.grad) if t is not None]
     try:
         yield
     finally:
@@ -149,12 +147,8 @@ def borrowed(module: "torch.nn.Module") -> Iterator[None]:
                 for hook in [hook for hook in found if hook not in kept]:
                     del found[hook]
             part._buffers.update(tensors)
-        for parameter, data, wanted, grad, grad_data in parameters:
-            parameter.data = data
-            parameter.requires_grad_(wanted)
-            parameter.grad = grad
-            if grad is not None and grad_data is not None:
-                grad.data = grad_data
+        for tensor, before_it in data:
+            tensor.data = before_it
 
 
 @overload

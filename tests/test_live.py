@@ -149,7 +149,7 @@ class Caching(torch.nn.Module):
     def forward(self, x: "torch.Tensor") -> "torch.Tensor":
         if len(x) not in self.codes:
             self.codes[len(x)] = torch.ones(x.shape[1], device=x.device)
-        out: torch.Tensor = self.head(x.mean((2, 3)) * self.codes[len(x)])
+        out: torch.Tensor = self.head(x.mean((2, 3))) * self.codes[len(x)]
         return out
 
 
