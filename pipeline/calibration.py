@@ -163,8 +163,7 @@ class Calibration:
         rows, right, confidence = (n.astype(np.float64) for n in self.fine)
         n, gap = self.rows, np.append(0, np.cumsum(right - confidence * UNIT))
         ends = np.append(0, np.cumsum(rows))
-        bins = min(BINS, n)
-        cuts = np.cumsum([n // bins + (i < n % bins) for i in range(bins)])
+        cuts = np.cumsum([n // BINS + (i < n % BINS) for i in range(BINS)])
         value = np.abs(np.diff(np.interp(np.append(0, cuts), *_rising(ends, gap)))).sum() / n
         at = np.minimum(np.searchsorted(ends, cuts[:-1], side="right") - 1, ORDERED - 1)
         part, whole, good = cuts[:-1] - ends[at], rows[at], right[at]

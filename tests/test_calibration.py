@@ -189,6 +189,24 @@ def test_calibration_error_by_equal_mass_is_within_its_bound_of_that_of_sorted_r
         assert abs(exact - float(found.value)) <= float(found.bound) + 1e-6
 
 
+@pytest.mark.parametrize("ends", ["right ones lowest", "wrong ones lowest"])
+def test_calibration_error_by_equal_mass_where_many_rows_share_a_bin(ends: str) -> None:
+    # Log-odds within three bins of 1/1024, at their two ends; a cut of 15 falls into the middle of them.
+    wide = 64 / calibration.ORDERED
+    rows = 150
+    at = np.arange(rows) % 3
+    high = np.arange(rows) // 3 % 2 == 1
+    u = 1 + wide * (at + np.where(high, 0.95, 0.05))  # the score; the log-odds are near it
+    p = ranking.probability(u)
+    logits = np.stack([np.log(p / (1 - p)), np.zeros(rows)], axis=1).astype(np.float32)
+    right = high == (ends == "wrong ones lowest")
+    state = state_of(logits, np.where(right, 0, 1))
+    assert np.count_nonzero(state.fine[0]) == 3
+    confidence = softmax(logits).max(axis=1)
+    off = abs(slow_equal_mass(confidence, right) - float(state.ece_equal_mass.value))
+    assert 0.1 < off <= float(state.ece_equal_mass.bound) + 1e-8
+
+
 def test_calibration_error_by_equal_mass_of_many_rows() -> None:
     logits, label = noisy(20_000, 10)
     p = softmax(logits)
@@ -272,7 +290,9 @@ def test_what_a_temperature_does_to_a_row_against_float64(gaps: list[float]) -> 
         p = e / e.sum()
         mean = (p * g).sum()
         expected = (np.log1p(e[1:].sum()), -mean, (p * g**2).sum() - mean**2)
-        assert found[:, i] == pytest.approx(expected, rel=2e-5, abs=2e-4 * max(mean, 1e-30))
+        assert found[0, i] == pytest.approx(expected[0], rel=6e-6, abs=1e-37)
+        assert found[1, i] == pytest.approx(expected[1], rel=6e-6, abs=1e-35)
+        assert found[2, i] == pytest.approx(expected[2], rel=2e-5, abs=1e-6 * mean**2 + 1e-33)
 
 
 def test_all_right_or_all_the_same_have_no_best_temperature() -> None:
