@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import filelock
 
@@ -48,7 +47,6 @@ class Run:
     """What the summary of a run says of its last step."""
 
     name: str
-    model: str
     step: int
     finished: float
     classes: int
@@ -57,6 +55,11 @@ class Run:
     def value(self, name: str) -> float | None:
         """Of a figure; None if there is none."""
         return self.figures[name]["value"] if name in self.figures else None
+
+    @property
+    def accuracy(self) -> float | None:
+        """None without labelled images."""
+        return self.value("accuracy")
 
     @property
     def counted(self) -> int:
@@ -107,12 +110,20 @@ def _contents(logdir: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _read(name: str, content: bytes) -> Run | None:
-    summary: dict[str, Any] | None = outcome.read_summary(content)
+    """What a summary says; None if it is none, or says nothing."""
+    summary = outcome.read_summary(content)
     if summary is None or not summary["steps"]:
         return None
-    step = max(map(int, summary["steps"]))
-    figures = summary["steps"][str(step)]
-    return Run(name, summary["model"], step, float(summary["finished"]), int(summary["classes"]), figures)
+    try:
+        step = max(map(int, summary["steps"]))
+        figures = {
+            figure: {end: float(value) for end, value in numbers.items()}
+            for figure, numbers in summary["steps"][str(step)].items()
+            if "value" in numbers
+        }
+        return Run(name, step, float(summary["finished"]), int(summary["classes"]), figures)
+    except (KeyError, ValueError, TypeError, AttributeError):  # edited by somebody: it is left out
+        return None
 
 
 def _write(folder: Path, runs: list[Run], made_from: str) -> Path:
@@ -135,9 +146,8 @@ def _write(folder: Path, runs: list[Run], made_from: str) -> Path:
 
 def _summaries(runs: list[Run]) -> Iterator[Summary]:
     """The picture and the table, the most accurate run first and those without labels last."""
-    ordered = sorted(runs, key=lambda run: (-1.0 if (a := run.value("accuracy")) is None else -a, run.name))
-    ordered.sort(key=lambda run: run.value("accuracy") is None)
-    known = [run for run in ordered if run.value("accuracy") is not None]
+    ordered = sorted(runs, key=lambda run: (run.accuracy is None, -(run.accuracy or 0.0), run.name))
+    known = [run for run in ordered if run.accuracy is not None]
     if known:
         best = known[0].figures["accuracy"]["value"]
         more = f"{len(known)} runs" if len(known) <= SHOWN else f"the best {SHOWN} of {len(known)} runs"

@@ -124,6 +124,12 @@ def test_names_with_quotes_slashes_and_line_breaks_come_back_as_they_are() -> No
     assert list(found["definitions"]) == ["classes/*/recall"]
 
 
+def test_a_figure_that_is_no_number_is_refused() -> None:
+    for wrong in (Figure(float("nan")), Figure(0.5, (float("nan"), 1.0)), Figure(float("inf"))):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            summary_json("r", toy.RUN, 1.7e9, [(0, Figures("x", {"a": wrong}))])
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"predboard_summary": 99, "steps": {}}', b"\xff", b"null"])
 def test_what_is_no_summary_is_none(content: bytes) -> None:
     assert read_summary(content) is None

@@ -154,6 +154,13 @@ def test_what_a_killed_process_of_the_same_number_left_is_no_hindrance(tmp_path:
 def test_folders_of_others_and_broken_summaries_are_passed_over(tmp_path: Path) -> None:
     log(tmp_path, "a"), log(tmp_path, "b")
     (log(tmp_path, "broken") / "summary.json").write_text("{")
+    for name, at, value in (
+        ("no-time", "finished", None),
+        ("odd-step", "steps", {"x": {}}),
+        ("list", "steps", {"1": []}),
+    ):
+        file = log(tmp_path, name) / "summary.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), at: value}))
     (log(tmp_path, "foreign") / logs.RECORD).unlink()
     (log(tmp_path, "unlisted") / logs.RECORD).write_text(json.dumps({"made_from": "x", "files": ["events.x"]}))
     (log(tmp_path, "gone") / "summary.json").unlink()
