@@ -137,8 +137,9 @@ def named(manifest: Manifest, recipe: Recipe | None, outputs: int) -> tuple[Mani
     for known in (recipe.classes, recipe.aliases):
         place = {_folded(name): i for i, name in enumerate(known)}
         found = [place.get(_folded(name), -1) for name in manifest.classes]
-        sure = len(place) == outputs and -1 not in found and len(set(found)) == len(found)
-        if sure and (manifest.place is None or found == list(range(outputs))):  # a dataset's items say their own index
+        if len(place) == outputs and -1 not in found and len(set(found)) == len(found):
+            if manifest.place is not None and found != list(range(outputs)):  # its items say their own index
+                return manifest, f"warning: the dataset has its classes in another order than {recipe.source}"
             spelled = tuple(recipe.classes[i] for i in found)
             return replace(manifest, classes=spelled).named(recipe.classes), said
     if len(manifest.classes) != outputs:

@@ -254,11 +254,12 @@ def test_a_resnet_of_transformers_with_a_crop_and_another_checkpoint(
     transformers.ConvNextImageProcessor(size={"shortest_edge": 63}, crop_pct=0.75).save_pretrained(folder)
     torch.manual_seed(2)
     trained = lively(transformers.ResNetForImageClassification(transformers.ResNetConfig(**sizes, num_labels=3)), 64)
-    torch.save(trained.state_dict(), tmp_path / "step7.pt")
-    found = command("--model", f"hf:{folder}", "--checkpoint", tmp_path / "step7.pt")
+    trained.save_pretrained(tmp_path / "checkpoint-7")
+    found = command("--model", f"hf:{folder}", "--checkpoint", tmp_path / "checkpoint-7")
     agree(found.logits, expected(photos, found.refs, trained, _processed(folder)))
     transform = found.run.transform
     assert (transform["resize"], transform["crop"], transform["corner"]) == (84, 63, "floor")
+    assert found.run.step == 7
     assert found.run.classes == CLASSES  # LABEL_0 and so on are no names
 
 

@@ -145,7 +145,9 @@ def test_items_of_a_dataset_say_their_own_index_so_that_no_name_moves_one() -> N
     manifest = dataclasses.replace(_manifest(("forest", "Annual crop", "sea-lake"), [0, 1, 2]), place=np.arange(3))
     found, said = named(manifest, NAMES, 3)
     assert found.classes == manifest.classes
-    assert said.startswith("class names are the data's")
+    assert said == "warning: the dataset has its classes in another order than a library"
+    same = dataclasses.replace(manifest, classes=("annual_crop", "forest", "Sea Lake"))
+    assert named(same, NAMES, 3)[0].classes == NAMES.classes
 
 
 # --- libraries that are not there ---
