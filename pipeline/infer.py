@@ -128,9 +128,11 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None, live
 
     loader = loading.loader_of(config, manifest, factory.recipe)
     sample = loader.first()
+    warnings = []
     if manifest.place is not None:
         if warning := loader.unsteady(workers.count(config.workers)):
             say(f"warning: {warning}")
+            warnings.append(warning)
         if loader.thumbnail and sample.dtype != np.uint8:
             loader = loader.ranged(workers.count(config.workers))
     transform = _transform(config, loader, sample)
@@ -206,7 +208,7 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None, live
             say(f"{rows:,} rows that have an error are tried again")
             lacking = {step: {**of_step, **again[step]} for step, of_step in lacking.items()}
         threads = config.workers or max(1, workers.count(0) // len(on))
-        job = Job(config, loader, sample, steps, runs, out, threads, batch_size)
+        job = Job(config, loader, sample, steps, runs, out, threads, batch_size, tuple(warnings))
         given = shards.tasks(lacking, together)
 
         def built(number: int) -> torch.nn.Module:

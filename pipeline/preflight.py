@@ -182,7 +182,7 @@ def preflight(
         say(line)
     if job.config.strict and found.warnings:
         raise InputError(f"the preflight warns, and --strict stops before the long run: {found.warnings[0]}")
-    return replace(job, warnings=found.carried)
+    return replace(job, warnings=(*job.warnings, *found.carried))
 
 
 def _sample(job: Job) -> list[int]:

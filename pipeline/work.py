@@ -44,7 +44,7 @@ class Job:
     """That read and decode, for each device."""
     batch_size: int
     warnings: tuple[str, ...] = ()
-    """Of the preflight, for the record."""
+    """Of the dataset and the preflight, for the record."""
 
 
 @dataclass(frozen=True)

@@ -663,8 +663,10 @@ def test_a_random_transform_is_warned_of(file: Path) -> None:
     _add(file, "shaken = Named(lambda i: np.random.default_rng().integers(0, 256, (8, 8, 3), np.uint8))")
     said: list[str] = []
     infer(_config(file, "shaken"), said.append)
-    (warning,) = [line for line in said if line.startswith("warning")]
+    warning = next(line for line in said if line.startswith("warning"))
     assert re.search(r"item shaken#\d is not the same when it is loaded again: a random transform", warning)
+    carried = open_predictions(file.parent / "out").step.parts[0].part.provenance["warnings"]
+    assert warning.removeprefix("warning: ") in carried
     said.clear()
     infer(_config(file, "of_array", out=file.parent / "steady"), said.append)
     assert not [line for line in said if line.startswith("warning")]
