@@ -43,8 +43,8 @@ class Inspection:
         for s in f["steps"]:
             busy = timing.plus(busy, s["seconds"])
         if any(busy.values()):
-            names = [name for name in (*timing.BUSY, *timing.WAITING) if name in busy]
-            found.append("seconds: " + ", ".join(f"{name} {busy[name]:,.1f}" for name in names))
+            kinds = [name for name in (*timing.BUSY, *timing.WAITING) if name in busy]
+            found.append("seconds: " + ", ".join(f"{name} {busy[name]:,.1f}" for name in kinds))
         if told := timing.report(busy, f["steps"][-1]["threads"]):
             found.append(told)
         for s in f["steps"]:

@@ -31,7 +31,7 @@ def test_seconds_are_added_by_name() -> None:
         ),
         (  # of part files that know no transfer either
             {"wait": 6.0, "forward": 4.0, "decode": 12.0, "write": 1.0},
-            "waiting for pictures 60%, transfer 0%, model 40%, waiting for the writer 0%; bound by decoding on 2 thread",
+            "waiting for pictures 60%, transfer 0%, model 40%, waiting for the writer 0%; bound by decoding on 2",
         ),
     ],
 )
