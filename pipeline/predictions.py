@@ -476,22 +476,33 @@ class Predictions:
         return [name for name in self.batch.schema.names if name not in COLUMNS]
 
     def numbers(self, name: str) -> NDArray[np.float64] | None:
-        """[rows] float64 of a column of numbers, nan where there is none; None if it holds something else."""
+        """[rows] float64 of a column of numbers, nan where there is none; None if it holds something else.
+
+        Whole numbers beyond 2**53 and decimals are rounded.
+        """
         column = self.column(name)
-        if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        kind = column.type
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
             return None
-        return as_numpy(column.cast(pa.float64()), np.nan)
+        return as_numpy(column.cast(pa.float64(), safe=False), np.nan)
 
     def texts(self, name: str) -> tuple[list[str], NDArray[np.int64]] | None:
         """Distinct texts of a column and the place of each row's among them, -1 for none: [rows] int64.
 
-        Truth values and dates are taken as texts. None if the column holds something else.
+        Truth values and dates are taken as texts, times of a zone as those of UTC: not every machine knows all zones.
+        None if the column holds something else.
         """
         column = self.column(name)
-        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        kind = column.type
         texts = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
         if not (texts or pa.types.is_boolean(kind) or pa.types.is_temporal(kind)):
             return None
+        if pa.types.is_timestamp(kind) and kind.tz is not None:
+            column = column.cast(pa.timestamp(kind.unit, "UTC"))
         encoded = column.cast(pa.string()).dictionary_encode()
         return encoded.dictionary.to_pylist(), as_numpy(encoded.indices, -1).astype(np.int64)
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol, Self, TypeVar, cast, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.predictions import Rows, hash64, mix
+from pipeline.predictions import Rows
 
 UNIT = 2**-20
 """Of `fixed` numbers. 2**43 rows of mean 1 fit into an int64."""
@@ -86,33 +86,28 @@ class Counted:
 
 @dataclass(frozen=True)
 class Groups:
-    """Sums for each distinct value, of at most `limit` values: those whose hash is lowest.
-
-    A value that is among the lowest of all is among the lowest wherever it is seen, so its sums are complete. With
-    `limit` values there may have been more.
-    """
+    """Sums for each distinct value; nothing but that there are too many where there are more than `limit` values."""
 
     limit: int
-    value: NDArray[Any]  # [distinct] ascending: float64, or texts as objects
+    value: NDArray[Any]  # [distinct] ascending: float64, or texts as objects; empty if there are too many
     sums: NDArray[np.int64]  # [distinct, sums]
+    over: bool = False
+    """Whether there are more than `limit` values."""
 
     @classmethod
     def of(cls, limit: int, values: NDArray[Any], summands: NDArray[np.int64]) -> Self:
         """Sums over [rows] values of [rows, sums] summands."""
         distinct, where = np.unique(values, return_inverse=True)
+        if len(distinct) > limit:
+            return cls(limit, values[:0], summands[:0], over=True)
         sums = np.zeros((len(distinct), summands.shape[1]), np.int64)
         np.add.at(sums, where, summands)
-        if len(distinct) > limit:
-            if distinct.dtype == object:
-                hashes = np.fromiter((hash64(str(v).encode("utf-8", "surrogateescape")) for v in distinct), np.int64)
-            else:
-                hashes = mix(np.ascontiguousarray(distinct).view(np.int64), 1)
-            stay = np.sort(np.lexsort((np.arange(len(distinct)), hashes))[:limit])
-            distinct, sums = distinct[stay], sums[stay]
         return cls(limit, distinct, sums)
 
     def merge(self, other: Self) -> Self:
         """A new value; neither argument changes."""
+        if self.over or other.over:
+            return self if self.over else other
         return self.of(
             self.limit, np.concatenate([self.value, other.value]), np.concatenate([self.sums, other.sums], axis=0)
         )

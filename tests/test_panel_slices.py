@@ -1,6 +1,7 @@
 """Accuracy and loss by kind of image, against pandas and SciPy."""
 
 import csv
+import decimal
 import io
 from collections.abc import Sequence
 
@@ -137,6 +138,72 @@ def test_a_column_with_too_many_texts_is_left_out_and_named() -> None:
     assert "Left out, for too many different values: name." in text.markdown
 
 
+def test_numbers_that_are_close_together_are_told_apart() -> None:
+    year = [1990 + i % 30 for i in range(ROWS)]  # with 8 binary digits these would be four
+    day = [20240100 + i % 3 for i in range(ROWS)]
+    northing = [6_543_210.25 + 131 * (i % 500) / 7 for i in range(ROWS)]
+    found = table(drawn(batch(year=year, day=day, northing=northing)))
+    of_year = found.query("column == 'year'").set_index("value").rows
+    known = frame(batch(year=year))
+    edges = [int(v) for v in known.year.quantile([0.25, 0.5, 0.75], interpolation="lower")]
+    assert list(of_year.index).index(f"≤ {edges[0]}") >= 0
+    assert of_year[f"≤ {edges[0]}"] == (known.year <= edges[0]).sum()
+    assert of_year[f"{edges[0]} to {edges[1]}"] == known.year.between(edges[0] + 1, edges[1]).sum()
+    assert of_year[f"> {edges[2]}"] == (known.year > edges[2]).sum()
+    assert sorted(found.query("column == 'day'").value) == ["20240100", "20240101", "20240102"]
+    of_north = found.query("column == 'northing'")
+    assert of_north.rows.between(0.2 * len(known), 0.3 * len(known)).all()
+    assert len(set(of_north.value)) == 4
+
+
+def test_more_numbers_than_are_kept_are_rounded_and_quarters_stay_quarters() -> None:
+    many = 40_000
+    logits, label = toy.table(toy.RUN, many)
+    height = np.random.default_rng(0).normal(size=many)
+    made = toy.predictions(toy.RUN, logits, label).batch.append_column("height_above", pa.array(height))
+    found = table(drawn(Predictions(made))).query("column == 'height_above'")
+    assert found.rows.sum() == many
+    assert found.rows.between(0.24 * many, 0.26 * many).all()
+    lowest = found[found.value.str.startswith("≤")].iloc[0]
+    assert float(lowest.value.removeprefix("≤ ")) == pytest.approx(np.quantile(height, 0.25), rel=0.01)
+
+
+def test_columns_of_any_type_are_slices_or_passed_over() -> None:
+    base = {"hash": pa.array([2**60 + i % 2 * 2**40 for i in range(ROWS)])}  # beyond what float64 holds exactly
+    base["count"] = pa.array([2**64 - 1 - i % 2 * 2**40 for i in range(ROWS)], pa.uint64())
+    base["price"] = pa.array([decimal.Decimal(i % 2) / 4 for i in range(ROWS)], pa.decimal128(9, 2))
+    base["code"] = pa.array([i % 2 for i in range(ROWS)]).dictionary_encode()
+    base["large"] = pa.array(["ab"[i % 2] for i in range(ROWS)], pa.large_string()).dictionary_encode()
+    base["taken"] = pa.array([i % 2 * 86_400 for i in range(ROWS)], pa.timestamp("s", "Nowhere/Town"))
+    passed = {"none": pa.nulls(ROWS), "list": pa.array([[i] for i in range(ROWS)])}
+    passed |= {"struct": pa.array([{"a": i} for i in range(ROWS)]), "blob": pa.array([b"\xff"] * ROWS)}
+    made = batch().batch
+    for name, values in (base | passed).items():
+        made = made.append_column(name, values)
+    by_column = table(drawn(Predictions(made))).groupby("column").value.apply(sorted)
+    assert {name: by_column[name] for name in base} == {
+        "hash": ["1.152921504606847e+18", "1.1529226041184748e+18"],
+        "count": ["1.8446742974197924e+19", "1.8446744073709552e+19"],
+        "price": ["0", "0.25"],
+        "code": ["0", "1"],
+        "large": ["a", "b"],
+        "taken": ["1970-01-01 00:00:00Z", "1970-01-02 00:00:00Z"],
+    }
+    assert not set(passed) & set(by_column.index)
+
+
+def test_slices_of_one_name_have_curves_of_their_own() -> None:
+    further = {"a": [f"b={i % 2}" for i in range(ROWS)], "a=b": [f"{i % 2 ^ (i > 300)}" for i in range(ROWS)]}
+    rows = batch(0, **further)
+    panel = slices.Panel()
+    state = panel.measure(toy.RUN, rows)
+    found = slices.slices(state)
+    same = [s for s in found if s.name == "a=b=0"]
+    assert [s.column for s in same] == ["a", "a=b"]
+    tags = slices._tags(same)
+    assert [s.column for s in tags.values()] == ["a", "a=b"]
+
+
 def test_quarters_of_a_frequent_number_are_fewer() -> None:
     value = [0.0] * 400 + [float(i) for i in range(200)]
     found = table(drawn(batch(value=value))).query("column == 'value'")
@@ -144,7 +211,7 @@ def test_quarters_of_a_frequent_number_are_fewer() -> None:
     assert found.rows.sum() == len(frame(batch()))
 
 
-def test_sums_of_the_lowest_hashes_are_complete_whatever_the_split() -> None:
+def test_sums_are_the_same_whatever_the_split() -> None:
     panel = slices.Panel()
     rows = batch(name=[f"image {i % 300}" for i in range(ROWS)])
     whole = panel.measure(toy.RUN, rows)

@@ -1,5 +1,6 @@
 """What panels' fields are made of: exact sums, sparse counts, short lists of lowest rows."""
 
+import functools
 import itertools
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline import state
-from pipeline.state import Counted, Lowest, fixed, greatest, least, merge, merge_all, summed
+from pipeline.state import Counted, Groups, Lowest, fixed, greatest, least, merge, merge_all, summed
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,24 @@ def test_counted_merged_is_counted_at_once(a: list[int], b: list[int]) -> None:
     both = Counted.of(np.array(a, np.int64)).merge(Counted.of(np.array(b, np.int64)))
     assert dict(zip(both.value.tolist(), both.count.tolist(), strict=True)) == {v: (a + b).count(v) for v in {*a, *b}}
     assert both.value.dtype == both.count.dtype == np.int64
+
+
+@given(st.lists(st.tuples(st.integers(0, 8), st.integers(-9, 9)), max_size=30), st.data())
+def test_groups_are_sums_by_value_or_too_many_whatever_the_split(rows: list[tuple[int, int]], data: Any) -> None:
+    parts = [data.draw(st.integers(0, 3)) for _ in rows]
+
+    def of(chosen: list[tuple[int, int]]) -> Groups:
+        values = np.array([f"v{v}" for v, _ in chosen], object)
+        return Groups.of(5, values, np.array([[n, 1] for _, n in chosen], np.int64).reshape(-1, 2))
+
+    whole = of(rows)
+    split = (of([row for row, at in zip(rows, parts, strict=True) if at == i]) for i in range(4))
+    merged = functools.reduce(Groups.merge, split)
+    expected = {f"v{v}": [sum(n for w, n in rows if w == v), sum(w == v for w, _ in rows)] for v, _ in rows}
+    for groups in (whole, merged):
+        assert groups.over == (len(expected) > 5)
+        found = dict(zip(groups.value.tolist(), groups.sums.tolist(), strict=True))
+        assert found == ({} if groups.over else expected)
 
 
 def test_lowest_orders_by_score_then_key_then_id() -> None:

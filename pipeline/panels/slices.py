@@ -5,6 +5,7 @@ A kind is one value of a column, or a quarter of the rows by a number.
 
 import csv
 import io
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from pipeline import draw
 from pipeline.panels import Subject
 from pipeline.predictions import FURTHER, PROPERTIES, Predictions, Run
 from pipeline.state import UNIT, Groups, Named, summed
-from pipeline.summaries import File, Picture, Scalar, Summary, Text, cell
+from pipeline.summaries import File, Picture, Scalar, Summary, Text, cell, unlike
 from pipeline.tally import wilson
 
 TEXTS = 1000
@@ -26,7 +27,10 @@ NUMBERS = 20
 """Distinct numbers that are slices of their own; a column with more is cut into quarters."""
 
 CODES = 16_384
-"""Distinct numbers, rounded to 8 binary digits, from which the quarters are cut."""
+"""Distinct numbers from which quarters are cut; those of a column with more are rounded."""
+
+DIGITS = (53, 16, 8)
+"""Significant binary digits of numbers: all there are, and those to which they are rounded where they are too many."""
 
 CUT = 100.0
 """Nats at which a loss is cut in the mean and variance of a slice, so that one absurd row is not all that counts."""
@@ -43,7 +47,8 @@ class State:
 
     texts: Named
     numbers: Named
-    rounded: Named
+    rounded: Named  # to the second of DIGITS
+    rough: Named  # to the third
     whole: NDArray[np.int64] = summed()  # [4] of all labelled rows
 
 
@@ -108,7 +113,7 @@ class Panel:
 
     def zero(self, run: Run) -> State:  # noqa: ARG002  the rows say which columns there are
         """No rows."""
-        return State(Named({}), Named({}), Named({}), np.zeros(4, np.int64))
+        return State(Named({}), Named({}), Named({}), Named({}), np.zeros(4, np.int64))
 
     def measure(self, run: Run, batch: Predictions) -> State:  # noqa: ARG002  as above
         """These rows alone."""
@@ -116,20 +121,22 @@ class Panel:
         loss = np.minimum(rows.loss.astype(np.float64), CUT)
         summands = np.stack([np.ones(len(rows)), rows.right, loss / UNIT, loss**2 / UNIT], axis=1)  # [rows, 4]
         each = np.rint(summands).astype(np.int64)
-        texts, numbers, rounded = {}, {}, {}
+        texts: dict[str, Groups] = {}
+        levels: tuple[dict[str, Groups], ...] = ({}, {}, {})  # of DIGITS
         for name in (*rows.further, *PROPERTIES):
             if (found := rows.texts(name)) is not None:
                 values, index = np.array([*found[0], None], object), found[1]
                 known = index >= 0
                 if known.any():
-                    texts[name] = Groups.of(TEXTS + 1, values[index[known]], each[known])
+                    texts[name] = Groups.of(TEXTS, values[index[known]], each[known])
             elif (number := rows.numbers(name)) is not None:
                 known = np.isfinite(number)
                 if known.any():
                     value = number[known] + 0.0  # no negative zero
-                    numbers[name] = Groups.of(NUMBERS + 1, value, each[known])
-                    rounded[name] = Groups.of(CODES + 1, _rounded(value), each[known])
-        return State(_sorted(texts), _sorted(numbers), _sorted(rounded), each.sum(axis=0))
+                    for level, digits in zip(levels, DIGITS, strict=True):
+                        level[name] = Groups.of(CODES, _rounded(value, digits), each[known])
+        numbers, rounded, rough = map(_sorted, levels)
+        return State(_sorted(texts), numbers, rounded, rough, each.sum(axis=0))
 
     def render(self, subject: Subject, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:  # noqa: ARG002
         """A table and a picture of the last step, and curves of its worst slices."""
@@ -139,11 +146,11 @@ class Panel:
         worse = [c for c in compared if c.worse]
         tags = _tags([c.slice for c in worse[: self.shown]])
         for step, state in states.items():
-            at_step = {s.name: s for s in slices(state, like=states[last])}
-            for tag, name in tags.items():
-                if name in at_step:
-                    description = f"Accuracy where {name}; overall it was better at the last step."
-                    yield step, Scalar(tag, at_step[name].accuracy, description)
+            at_step = {(s.column, s.value): s for s in slices(state, like=states[last])}
+            for tag, s in tags.items():
+                if (s.column, s.value) in at_step:
+                    description = f"Accuracy where {s.name}; overall it was better at the last step."
+                    yield step, Scalar(tag, at_step[s.column, s.value].accuracy, description)
         if not found:
             return
         if compared:
@@ -155,8 +162,7 @@ class Panel:
         yield last, File("slices.csv", _table(compared))
 
     def _page(self, state: State, compared: list[Compared], worse: list[Compared]) -> str:
-        left_out = [n for n, g in state.texts.states.items() if len(g.value) > TEXTS]
-        left_out += [n for n, g in state.rounded.states.items() if len(g.value) > CODES]
+        left_out = [n for of in (state.texts, state.rough) for n, groups in of.states.items() if groups.over]
         parts = [
             f"{len(worse)} of {len(compared)} slices with at least {LEAST} labelled images in them and outside are "
             "worse than the rest (Welch's test on the loss, false discovery rate 5 %). The effect is the difference of "
@@ -183,10 +189,14 @@ def _sorted(states: dict[str, Groups]) -> Named:
     return Named(dict(sorted(states.items())))
 
 
-def _rounded(value: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each number with 8 significant binary digits."""
+def _rounded(value: NDArray[np.float64], digits: int) -> NDArray[np.float64]:
+    """Each number with so many significant binary digits; float64 has 53."""
+    if digits == 53:
+        return value
     mantissa, exponent = np.frexp(value)
-    return np.asarray(np.ldexp(np.rint(mantissa * 256) / 256, exponent))
+    with np.errstate(over="ignore"):  # the largest number there is, rounded up
+        rounded = np.ldexp(np.rint(np.ldexp(mantissa, digits)), exponent - digits)
+    return np.asarray(np.nan_to_num(rounded))
 
 
 def slices(state: State, like: State | None = None) -> list[Slice]:
@@ -194,32 +204,50 @@ def slices(state: State, like: State | None = None) -> list[Slice]:
     like = like or state
     found = []
     for column, groups in state.texts.states.items():
-        if 1 < len(groups.value) <= TEXTS:
+        if len(groups.value) > 1:
             found += [Slice(column, f"={v}", s) for v, s in zip(groups.value, groups.sums, strict=True)]
-    for column, groups in state.numbers.states.items():
-        model = like.numbers.states.get(column, groups)
-        if 1 < len(model.value) <= NUMBERS:
-            found += [Slice(column, f"={v:g}", s) for v, s in zip(groups.value, groups.sums, strict=True)]
-        elif len(model.value) > NUMBERS:
-            found += _quarters(column, state.rounded.states[column], like.rounded.states.get(column))
+    for column in state.numbers.states:
+        for mine, model in zip(_levels(state, column), _levels(like, column) or _levels(state, column), strict=True):
+            if not model.over:
+                found += _of_numbers(column, mine, model)
+                break
     return found
 
 
-def _quarters(column: str, groups: Groups, model: Groups | None) -> list[Slice]:
-    """Four slices of about equal size, of numbers rounded to 8 binary digits; fewer where one number is frequent."""
-    model = model or groups
-    if len(model.value) > CODES:
+def _levels(state: State, column: str) -> tuple[Groups, ...]:
+    """A column's numbers by falling precision; nothing if it has none."""
+    levels = (state.numbers, state.rounded, state.rough)
+    return tuple(level.states[column] for level in levels if column in level.states)
+
+
+def _of_numbers(column: str, groups: Groups, model: Groups) -> list[Slice]:
+    """A slice for each of few numbers, else four of about equal size; fewer where one number is frequent."""
+    if len(model.value) < 2:
         return []
+    if len(model.value) <= NUMBERS:
+        words = dict(zip(model.value.tolist(), printed(model.value, 6), strict=True))
+        seen = zip(groups.value.tolist(), groups.sums, strict=True)
+        return [Slice(column, f"={words[v]}", s) for v, s in seen if v in words]
     rank = np.cumsum(model.sums[:, 0]) / model.sums[:, 0].sum()
     ends = model.value[np.unique(np.minimum(np.searchsorted(rank, (0.25, 0.5, 0.75)), len(rank) - 2))]
     place = np.searchsorted(ends, groups.value)  # value <= end belongs to the quarter that ends there
-    found = []
-    for i in range(len(ends) + 1):
-        inside = groups.sums[place == i]
-        low, high = (ends[i - 1] if i else None), (ends[i] if i < len(ends) else None)
-        words = f"≤ {high:.3g}" if low is None else f"> {low:.3g}" if high is None else f"{low:.3g} to {high:.3g}"
-        if len(inside):
-            found.append(Slice(column, words, inside.sum(axis=0)))
+    said = printed(ends, 3)
+    names = [f"≤ {said[0]}", *(f"{low} to {high}" for low, high in itertools.pairwise(said)), f"> {said[-1]}"]
+    sums = [groups.sums[place == i].sum(axis=0) for i in range(len(names))]
+    return [Slice(column, name, s) for name, s in zip(names, sums, strict=True) if s[0]]
+
+
+def printed(values: NDArray[np.float64], digits: int) -> list[str]:
+    """Numbers by as few digits, but no fewer than these, as tell them apart and are less than a half off.
+
+    >>> printed(np.array([0.19921875, 0.25]), 3), printed(np.array([20240115.0, 20240116.0]), 6)
+    (['0.199', '0.25'], ['20240115', '20240116'])
+    """
+    for more in range(digits, 18):
+        found = [f"{v:.{more}g}" for v in values.tolist()]
+        off = np.abs(np.array(found, np.float64) - values)
+        if len(set(found)) == len(found) and (off < 0.5).all():
+            break
     return found
 
 
@@ -250,15 +278,9 @@ def _line(s: Slice) -> draw.Interval:
     return draw.Interval(s.name, s.accuracy, low, high, f"{s.rows:,}")
 
 
-def _tags(found: list[Slice]) -> dict[str, str]:
-    """Tag -> name of a slice; names that TensorBoard's grouping would not tell apart get a number."""
-    tags: dict[str, str] = {}
-    for s in found:
-        tag = " ".join(f"slices/{s.name}".split())
-        while tag in tags:
-            tag += "'"
-        tags[tag] = s.name
-    return tags
+def _tags(found: list[Slice]) -> dict[str, Slice]:
+    """Slices by their tags, no two alike."""
+    return dict(zip(unlike([f"slices/{s.name}" for s in found]), found, strict=True))
 
 
 def _table(compared: list[Compared]) -> bytes:
