@@ -124,7 +124,7 @@ def _infer_objects(
         step=(step,),
         overwrite=overwrite,
         device=str(next((t.device for t in [*model.parameters(), *model.buffers()]), "cpu")),
-        **{"preflight": 0, **options},
+        **options,
     )
     with borrowed(model):
         return _infer(config, say, Live(model, name, source, tuple(classes)))
