@@ -140,6 +140,9 @@ class _Crew:
                 self._workers.append(worker)
                 worker.listener = threading.Thread(target=self._listen, args=[worker], name="predboard", daemon=True)
                 worker.listener.start()
+            for worker, device in zip(
+                self._workers, devices, strict=True
+            ):  # now that all are importing PyTorch at once
                 worker.order((list(sys.path), usercode.imported()))
                 worker.order((packed, str(device), max(1, torch.get_num_threads() // len(devices))))
         except BaseException:
