@@ -105,8 +105,10 @@ def test_the_most_frequent_confusion_is_named_where_the_sure_mistakes_have_anoth
 def test_mistakes_without_a_common_cause_are_said_to_have_none() -> None:
     run = named(40)
     label = list(range(40))
-    lines = next_steps(page(run, {0: said(label, [*range(1, 40), 0], run)}))
-    assert lines[0] == "The 30 most confident mistakes have no confusion in common: open `2_mistakes/confident`."
+    none = "The 30 most confident mistakes have no confusion in common: open `2_mistakes/confident`."
+    assert next_steps(page(run, {0: said(label, [*range(1, 40), 0], run)}))[0] == none
+    four = said([*range(26), *[30] * 4], [*range(1, 27), *[31] * 4], run)  # fewer than a fifth share one
+    assert next_steps(page(run, {0: four}))[0] == none
 
 
 def test_a_class_that_is_surely_worse_and_one_that_is_said_too_often_are_named() -> None:
@@ -138,6 +140,14 @@ def test_whether_the_model_is_as_sure_as_it_is_right(sure: float, kind: str | No
         assert found[0].endswith("85.0 % are: open `calibration/reliability`.")
         promised = float(re.findall(r"promise >?([\d.]+) %", found[0])[0])
         assert promised == pytest.approx(100 * np.exp(sure) / (np.exp(sure) + 3), abs=0.11)
+
+
+def test_a_small_gap_is_not_named_however_sure_it_is() -> None:
+    label = [0, 1, 2, 3] * 1000
+    predicted = [(c + 1) % 4 if i % 100 < 3 else c for i, c in enumerate(label)]  # 97 % right, 98.5 % promised
+    lines = next_steps(page(SIGHTS, {0: said(label, predicted, sure=float(np.log(3 * 0.985 / 0.015)))}))
+    assert lines
+    assert not any("The model is" in line for line in lines)
 
 
 def test_an_earlier_step_that_was_better_is_named() -> None:

@@ -218,7 +218,7 @@ def _over_steps(states: Mapping[int, State]) -> Iterator[str]:
             f"the last step {draw.percent(counted[last].scores.accuracy)}."
         )
     least = min(counted, key=lambda step: (counted[step].scores.nll, step))
-    if least != last and counted[least].scores.nll < 0.98 * counted[last].scores.nll:
+    if counted[least].scores.nll < 0.98 * counted[last].scores.nll:
         yield (
             f"NLL was lowest at step {least} ({counted[least].scores.nll:.4f}) and has risen to "
             f"{counted[last].scores.nll:.4f}: the model may be overfitting."
