@@ -674,7 +674,7 @@ ROW_COLUMNS = frozenset({*_KEPT, "logits", FURTHER})
 def rows_schema(run: Run, columns: pa.Schema | None = None) -> pa.Schema:
     """Arrow schema of `rows.parquet`; `columns` are those of a part, of which it takes what the manifest brought along.
 
-    One of these that has a name of ours becomes `manifest_<name>`.
+    One of these that has a name of ours becomes `manifest_<name>`. All may be null: another step may not have them.
     """
     top = min(KEPT, len(run.classes))
     names = pa.dictionary(pa.int32(), pa.string())
@@ -687,9 +687,14 @@ def rows_schema(run: Run, columns: pa.Schema | None = None) -> pa.Schema:
         pa.field("top_class", pa.list_(pa.field("element", pa.int32(), nullable=False), top)),
         pa.field("top_probability", pa.list_(pa.field("element", pa.float32(), nullable=False), top)),
     ]
-    taken = {field.name for field in ours}
-    further = [field for field in columns or () if field.name not in COLUMNS]
-    return pa.schema([*ours, *(f.with_name(f"manifest_{f.name}") if f.name in taken else f for f in further)])
+    taken = {field.name: field for field in ours}
+    for further in columns or ():
+        name = further.name
+        while name in taken:
+            name = f"manifest_{name}"
+        if further.name not in COLUMNS:
+            taken[name] = pa.field(name, further.type)
+    return pa.schema(taken.values())
 
 
 def derived_rows(run: Run, step: int, rows: Predictions) -> Predictions:

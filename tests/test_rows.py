@@ -17,7 +17,12 @@ from tests import toy
 
 
 def write(
-    folder: Path, run: Run, further: dict[str, Any] | None = None, seed: int = 0, ties: bool = False
+    folder: Path,
+    run: Run,
+    further: dict[str, Any] | None = None,
+    seed: int = 0,
+    ties: bool = False,
+    nullable: bool = True,
 ) -> Predictions:
     """100 rows in parts of 30, with columns that the manifest brought along."""
     logits, label = toy.table(run, 100, seed, ties)
@@ -25,7 +30,8 @@ def write(
     plain = toy.predictions(run, logits, label, failed=frozenset({3, 40, 99}))
     batch = plain.batch
     for name, values in (further or {}).items():
-        batch = batch.append_column(name, pa.array(values))
+        column = pa.array(values)
+        batch = batch.append_column(pa.field(name, column.type, nullable), column)
     columns = pa.schema([batch.schema.field(name) for name in further or {}])
     for index, start in enumerate(range(0, 100, 30)):
         stop = min(start + 30, 100)
@@ -100,6 +106,24 @@ def test_steps_with_other_columns_share_the_file(tmp_path: Path) -> None:
     assert found.groupby("step").country.count().to_dict() == {1: 100, 2: 0}
     assert found.groupby("step").hour.count().to_dict() == {1: 100, 2: 0}  # a column of another type is another column
     assert found.id.tolist() == [*range(100), *range(100)]
+
+
+def test_a_column_that_must_not_be_null_may_be_missing_at_another_step(tmp_path: Path) -> None:
+    """As PyArrow and DuckDB write columns of Parquet lists that were declared so."""
+    first, second = (dataclasses.replace(toy.RUN, step=step) for step in (1, 2))
+    write(tmp_path / "run", first, {"country": ["a"] * 100, "hour": [1] * 100}, nullable=False)
+    write(tmp_path / "run", second, {"hour": [2] * 100}, seed=1)
+    found = pd.read_parquet(rows_of(tmp_path / "run", tmp_path / "logs"))
+    assert found.groupby("step").country.count().to_dict() == {1: 100, 2: 0}
+    assert found.hour.tolist() == [1] * 100 + [2] * 100
+
+
+def test_a_column_called_as_another_is_renamed_to_keeps_a_name_of_its_own(tmp_path: Path) -> None:
+    write(tmp_path / "run", toy.RUN, {"rank": ["r"] * 100, "manifest_rank": ["m"] * 100})
+    found = pd.read_parquet(rows_of(tmp_path / "run", tmp_path / "logs"))
+    assert found.columns.is_unique
+    assert set(found.manifest_rank) == {"r"}
+    assert set(found.manifest_manifest_rank) == {"m"}
 
 
 def test_rows_that_were_derived_derive_the_same(tmp_path: Path) -> None:
