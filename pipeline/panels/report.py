@@ -341,7 +341,7 @@ _TABS: tuple[tuple[str, tuple[type[Summary], ...], str], ...] = (
     (
         "PR Curves",
         (PrCurve,),
-        "Precision over recall. TensorBoard does not know our thresholds: the report on thresholds has them.",
+        "Precision over recall. TensorBoard does not know our thresholds: `report/calibration` has them.",
     ),
     ("HParams", (HParams,), "One line for each run: sort by a metric, or drag over an axis of parallel coordinates."),
     ("Projector", (Projector,), "Images as points, near each other where the model sees them alike."),
