@@ -22,6 +22,7 @@ from typing import Any
 import filelock
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import DamagedError, InputError, first_line
@@ -60,6 +61,8 @@ class PartFile:
     run: Run
     part: Part
     rows: int
+    of: int
+    """Rows of the whole manifest, as far as any part of its step knows: it may have grown since this one was made."""
 
     @property
     def name(self) -> str:
@@ -93,7 +96,7 @@ class Step:
     @property
     def manifest_rows(self) -> int:
         """Rows that there should be, as far as any part knows."""
-        return max(p.part.manifest_rows for p in self.parts)
+        return max(p.of for p in self.parts)
 
     @property
     def missing(self) -> tuple[tuple[int, int], ...]:
@@ -174,7 +177,7 @@ def open_part(path: Path) -> PartFile:
             )
     if metadata.num_rows != part.stop - part.start:
         raise DamagedError(f"{where} is damaged ({metadata.num_rows} rows, its footer says {part.stop - part.start})")
-    return PartFile(path, run, part, metadata.num_rows)
+    return PartFile(path, run, part, metadata.num_rows, part.manifest_rows)
 
 
 _SEAL = "predboard.seal"
@@ -286,7 +289,9 @@ def batches(file: PartFile, columns: Iterable[str] | None = None) -> Iterator[Pr
             names = wanted and [n for n in there if n in wanted or (FURTHER in wanted and n not in COLUMNS)]
             size = group_rows(len(file.run.classes))
             for batch in parquet.iter_batches(size, columns=names, use_threads=False):
-                yield Predictions(_conformed(batch, file.run), file.part.manifest_rows)
+                rows = Predictions(_conformed(batch, file.run), file.of)
+                _check_classes(rows, len(file.run.classes))
+                yield rows
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _damaged(file.name, error) from error
 
@@ -303,12 +308,23 @@ def _conformed(batch: pa.RecordBatch, run: Run) -> pa.RecordBatch:
             pass
         elif pa.types.is_fixed_size_list(field.type):
             ok = np.asarray(column.is_valid())
+            lengths = set(pc.unique(pc.list_value_length(column).drop_null()).to_pylist())
+            if lengths - {field.type.list_size}:
+                raise ValueError(f"a row of {field.name} has {min(lengths)} or {max(lengths)} numbers")
             values = np.asarray(column.flatten()).reshape(ok.sum(), field.type.list_size)
             column = scatter(values, ok, field.type)
         else:
             column = column.cast(field.type)
         batch = batch.set_column(i, field, column)
     return batch
+
+
+def _check_classes(rows: Predictions, classes: int) -> None:
+    """Raise ValueError if a row is of a class that the footer does not name, as another program may have written it."""
+    for name in {"label", "predicted"} & set(rows.batch.schema.names):
+        index = as_numpy(rows.column(name), -1)
+        if len(index) and not -1 <= index.min() <= index.max() < classes:
+            raise ValueError(f"{name} is {index.min()} to {index.max()}, of {classes} classes")
 
 
 def pick(step: Step, ids: Iterable[int], column: str) -> dict[int, Any]:
@@ -357,7 +373,8 @@ def open_step(run: Path, step: int, damaged: Callable[[Path, DamagedError], None
             raise InputError(f"{run} mixes two runs: {name} is {here} in {a.name} and {there} in {b.name}")
         if b.part.start < a.part.stop:
             raise InputError(f"{run} holds rows twice: {a.name} and {b.name} both have row {b.part.start}")
-    return Step(step, files[0].run, tuple(files)) if files else None
+    of = max((f.of for f in files), default=0)
+    return Step(step, files[0].run, tuple(replace(f, of=of) for f in files)) if files else None
 
 
 def open_run(run: Path, damaged: Callable[[Path, DamagedError], None] | None = None) -> tuple[Step, ...]:

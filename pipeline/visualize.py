@@ -66,6 +66,11 @@ def visualize(config: VisualizeConfig, say: Callable[[str], None] = lambda _: No
         raise InputError(
             f"a folder of predictions is called {logs.RANKING!r}, as the ranking of all runs is: rename it"
         )
+    for name, folder in zip(names, config.predictions, strict=True):
+        if (config.logdir / name).resolve().is_relative_to(folder.resolve()):
+            raise InputError(
+                f"--logdir {config.logdir} would mix logs into the predictions {folder}: name another folder"
+            )
     chosen = panels.choose(config.panels)
     if config.image_root is not None and not config.image_root.is_dir():
         raise InputError(f"no folder {config.image_root}: --image-root is where the source images are now")

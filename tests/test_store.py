@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from pipeline import open_predictions, store
 from pipeline.errors import DamagedError, InputError
 from pipeline.inspection import inspect
-from pipeline.predictions import COLUMNS, Part, Predictions, Run, footer, schema
+from pipeline.predictions import COLUMNS, Part, Predictions, Run, footer, read_footer, schema
 from tests import toy
 
 RUN = dataclasses.replace(toy.RUN, classes=("a", "b", "c"))
@@ -229,6 +229,12 @@ def test_columns_without_any_value_may_have_no_type(tmp_path: Path) -> None:
             lambda t: t.set_column(4, "logits", pa.array([[1.0, 2.0, 3.0]] * 50, pa.list_(pa.float32()))),
             "fit its digest",
         ),
+        (
+            lambda t: t.set_column(4, "logits", pa.array([[1.0, 2.0], [1.0] * 4] * 25, pa.list_(pa.float32()))),
+            "a row of logits has 2 or 4 numbers",
+        ),
+        (lambda t: t.set_column(3, "label", pa.array([0, 3] * 25, pa.int32())), "label is 0 to 3, of 3 classes"),
+        (lambda t: t.set_column(3, "label", pa.array([0, -2] * 25, pa.int64())), "label is -2 to 0, of 3 classes"),
         (lambda t: t.slice(0, 49), "49 rows, its footer says 50"),
         (lambda t: t.take(pa.array([1, 0, *range(2, 50)])), "ids are not 0 to 49"),
     ],
@@ -241,6 +247,21 @@ def test_a_part_that_does_not_hold_what_its_footer_says_is_damaged(tmp_path: Pat
     with pytest.raises(DamagedError, match=message) as raised:
         _content(path)
     assert str(raised.value).startswith("step=00000000/part-00000.parquet")
+
+
+def test_rows_are_of_the_manifest_that_any_part_of_the_step_knows(tmp_path: Path) -> None:
+    logits, label = toy.table(RUN, 40)
+    toy.write_run(tmp_path, logits, label, RUN, shard_size=10)  # of 40
+    before = store.part_path(tmp_path, 0, 0)
+    table = _table(before)
+    run, part = read_footer(table.schema.metadata, "")
+    shorter = footer(run, dataclasses.replace(part, manifest_rows=10))
+    pq.write_table(table.replace_schema_metadata(shorter), before)  # made before the manifest grew
+    step = store.open_step(tmp_path, 0)
+    assert step is not None
+    assert [file.part.manifest_rows for file in step.parts] == [10, 40, 40, 40]
+    assert {rows.of for file in step.parts for rows in store.batches(file)} == {40}
+    assert step.manifest_rows == 40
 
 
 def _noticed(path: Path, raw: bytearray, expected: tuple[Run, Part, pa.Table]) -> bool:

@@ -102,6 +102,14 @@ def test_one_event_file_of_a_run_and_what_is_listed_is_all_that_is_written(run: 
     assert toy.read_events(written.event_file)[0].wall_time == 1.7e9 + 60
 
 
+@pytest.mark.parametrize("logdir", ["predictions", "predictions/run", "logs/../predictions"])
+def test_logs_are_never_mixed_into_predictions(run: Path, tmp_path: Path, logdir: str) -> None:
+    before = tree(run)
+    with pytest.raises(InputError, match=r"--logdir .*predictions.* would mix logs into .*: name another folder"):
+        draw_logs(run, tmp_path / logdir)
+    assert tree(run) == before
+
+
 def test_an_unchanged_run_is_skipped(run: Path, tmp_path: Path) -> None:
     first = draw_logs(run, tmp_path / "logs")
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "logs" / "run").iterdir()}
