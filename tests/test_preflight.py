@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import InferConfig, InputError, VisualizeConfig, doubts, infer, open_predictions, store, visualize
+from pipeline import (
+    InferConfig,
+    InputError,
+    VisualizeConfig,
+    doubts,
+    infer,
+    open_predictions,
+    recipes,
+    store,
+    visualize,
+)
 from pipeline.cli import parse
 from tests import toy
 
@@ -291,3 +301,33 @@ def test_what_it_costs_is_bounded(folder: Path, tmp_path: Path, monkeypatch: pyt
     _, report = run(folder, tmp_path / "slow", channels="bgr")
     assert {tried["images"] for tried in report["tried"]} <= {32, 64}
     assert doubts.mcnemar(0, 20) < 1e-5  # which is still enough for a mistake that costs a third
+
+
+def test_a_report_that_is_there_is_said_again_and_not_made_again(folder: Path, tmp_path: Path) -> None:
+    said, report = run(folder, tmp_path / "out", channels="bgr", shard_size=50)
+    store.delete_part(store.part_path(tmp_path / "out", 0, 2))
+    before = store.preflight_path(tmp_path / "out", 0, ".json").stat().st_mtime_ns
+    again, same = run(folder, tmp_path / "out", channels="bgr", shard_size=50)
+    assert store.preflight_path(tmp_path / "out", 0, ".json").stat().st_mtime_ns == before
+    assert warned(again) == warned(said) != []
+    assert same == report
+    parts = open_predictions(tmp_path / "out").step.parts
+    assert len({tuple(part.part.provenance["warnings"]) for part in parts}) == 1
+    store.delete_part(store.part_path(tmp_path / "out", 0, 2))
+    _, other = run(folder, tmp_path / "out", channels="bgr", shard_size=50, preflight=150)
+    assert other["images"] == 150
+
+
+def test_what_the_models_library_would_do_otherwise_is_named() -> None:
+    recipe = recipes.Recipe("timm:net", resize=235, crop=224, mean=(0.5,), std=(0.5, 0.5, 0.5))
+    same = {"resize": 235, "crop": 224, "interpolation": "bilinear", "mean": [0.5, 0.5, 0.5], "std": [0.5]}
+    assert recipes.differences(same, recipe) == []
+    other = {**same, "resize": None, "mean": [0.0]}
+    assert recipes.differences(other, recipe) == ["resize none, not 235", "mean 0 0 0, not 0.5 0.5 0.5"]
+    assert recipes.differences({"floats": True}, recipe) == ["by your own code"]
+    for own_weights in (True, False):
+        doubt = doubts.unlike_library(recipes.differences(other, recipe), recipe.source, own_weights)
+        assert doubt.warning == own_weights
+        assert doubt.text.startswith(
+            "pictures are not prepared as timm:net says: resize none, not 235, mean 0 0 0, not"
+        )
