@@ -105,3 +105,30 @@ def test_five_checkpoints_on_eurosat_are_five_steps(tmp_path: Path) -> None:
         reference = np.load(EUROSAT / "small_cnn" / f"eurosat_cnn_epoch{step:02d}_testlogits.npy")
         logits = np.stack(frame["logits"].loc[order].to_list())
         assert np.abs(logits - reference).max() < 1e-4
+
+
+@needs_eurosat
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ((), "with the images' own mean and std: --mean 0.3"),
+        (
+            ("--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225"),
+            "with the images' own mean and std: --mean 0.3",
+        ),
+    ],
+)
+def test_the_preflight_names_a_scaling_that_eurosats_network_was_not_trained_with(
+    tmp_path: Path, flags: tuple[str, ...], words: str
+) -> None:
+    with zipfile.ZipFile(EUROSAT / "eurosat_rgb_test5400.zip") as archive:
+        archive.extractall(tmp_path / "eurosat")
+    shutil.copy(EUROSAT / "small_cnn" / "model.py", tmp_path)
+    done = toy.predboard(
+        *("infer", "--data", "eurosat", "--model", "model.py:build", "--strict", "--preflight", "200", *flags),
+        *("--checkpoint", EUROSAT / "small_cnn" / "eurosat_cnn_epoch12.pt", "--out", "out"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2
+    assert "--strict stops before the long run: accuracy would be 9" in done.stderr
+    assert words in done.stderr
