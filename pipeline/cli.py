@@ -277,10 +277,8 @@ def _infer(config: InferConfig) -> int:
         )
         return 1
     if outcome.failed:
-        _say(
-            f"warning: {outcome.failed:,} of {outcome.rows:,} images failed; column `error` says why, --retry-errors "
-            "tries them again"
-        )
+        _say(f"warning: {outcome.failed:,} of {outcome.rows:,} images failed; column `error` says why")
+        _say("when that is mended, the same command with --retry-errors tries these again and keeps all other rows")
     if outcome.rows < outcome.manifest_rows:
         print(
             f"share {outcome.share} is done, {outcome.rows:,} of {outcome.manifest_rows:,} rows are in it\n"
