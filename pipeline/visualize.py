@@ -185,7 +185,6 @@ def _facts(step: Step, sheet: Pixels | None) -> panels.Facts:
         provenance={k: v for k, v in provenance.items() if k not in ("checkpoint", "device", "warnings")},
         started=min(file.part.started for file in step.parts),
         finished=step.finished,
-        parts=len(step.parts),
     )
 
 

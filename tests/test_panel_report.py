@@ -183,7 +183,6 @@ def test_the_page_of_the_run_has_all_that_is_known() -> None:
         provenance={"torch": "2.9.1", "batch_size": 64},
         started=1.7e9,
         finished=1.7e9 + 60,
-        parts=3,
     )
     lines = page(run, {5: mixed(run, 80)}, "report/run", facts={5: facts}).split("\n")
     assert lines[0] == "# toy: what was run on what"
@@ -195,7 +194,7 @@ def test_the_page_of_the_run_has_all_that_is_known() -> None:
         "| weights | `0123456789abcdef` (digest) |",
         "| scores | log_probabilities |",
         "| precision, device | fp32, cuda:0 |",
-        "| rows | 80 of 100, in 3 parts of up to 4,096 |",
+        "| rows | 80 of 100 |",
         "| missing rows | 20 |",
         "| inference | 2023-11-14 22:13:20 UTC to 2023-11-14 22:14:20 UTC |",
         "| time: forward | 1,234.5 s |",

@@ -35,7 +35,6 @@ class Facts:
     started: float = 0.0
     finished: float = 0.0
     """When inference of the first part began and of the last one ended, seconds since 1970; 0 if that is not known."""
-    parts: int = 1
 
 
 @dataclass(frozen=True)

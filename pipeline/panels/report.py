@@ -289,7 +289,7 @@ def _run(subject: Subject, step: int) -> str:
         ("weights", f"`{run.weights}` (digest)" if run.weights else ""),
         ("model's source", f"`{run.code}` (digest)" if run.code else ""),
         ("data", f"`{run.origin}`" if run.origin else ""),
-        ("rows", f"{facts.rows:,} of {facts.manifest_rows:,}, in {facts.parts:,} parts of up to {run.shard_size:,}"),
+        ("rows", f"{facts.rows:,} of {facts.manifest_rows:,}"),
         ("missing rows", f"{missing:,}" if missing else ""),
         ("classes", f"{len(run.classes):,}: {shown}{', …' if len(run.classes) > CLASSES else ''}"),
         ("transform", transform_words(run) or "none"),
