@@ -143,7 +143,9 @@ def compute(folder: Path) -> None:
                 net(batch)
 
     def whole() -> None:
-        infer(InferConfig(str(folder / "tiny"), f"{folder / 'net.py'}:heavy", out=next(out), batch_size=50))
+        infer(
+            InferConfig(str(folder / "tiny"), f"{folder / 'net.py'}:heavy", out=next(out), batch_size=50, preflight=0)
+        )
 
     whole()
     line("stage one, bound by the model, against the bare loop", ratio(whole, bare), "at least 0.95 (with its start)")
@@ -172,7 +174,9 @@ def _small(folder: Path, checkpoints: int, out: Iterator[Path]) -> Callable[[], 
 
     def run() -> None:
         data, names, model = str(folder / "photos"), folder / "names.txt", f"{folder / 'net.py'}:small"
-        infer(InferConfig(data, model, classes=names, checkpoint=files, out=next(out), resize=256, crop=224))
+        infer(
+            InferConfig(data, model, classes=names, checkpoint=files, out=next(out), resize=256, crop=224, preflight=0)
+        )
 
     return run
 
@@ -219,7 +223,7 @@ _PEAK = """
 import resource, sys
 from pathlib import Path
 from pipeline import InferConfig, infer
-assert infer(InferConfig(sys.argv[1], sys.argv[2], out=Path(sys.argv[3]))).complete
+assert infer(InferConfig(sys.argv[1], sys.argv[2], out=Path(sys.argv[3]), preflight=0)).complete
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
