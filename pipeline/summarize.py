@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline import store, workers
-from pipeline.panels import LooksAgain, Panel, Twice
+from pipeline.panels import LooksAgain, OfLastStep, Panel, Twice
 from pipeline.predictions import ROW_COLUMNS, Predictions, derived_rows
 from pipeline.state import merge_all
 from pipeline.store import PartFile, Step
@@ -18,11 +18,6 @@ States = dict[str, Any]
 
 Sink = Callable[[Predictions], object]
 """Takes the derived rows of all steps in their order."""
-
-
-def zeros(step: Step, panels: Mapping[str, Panel]) -> States:
-    """The states of no rows."""
-    return {name: panel.zero(step.run) for name, panel in panels.items()}
 
 
 def summarize_part(
@@ -60,20 +55,23 @@ def summarize(
         sink: takes the derived rows; without it they are not made.
     """
     states: dict[int, States] = {}
-    parts = [(step.step, part) for step in steps for part in step.parts]
-    measure = functools.partial(_measure, panels=panels, rows=sink is not None)
+    every = {n: p for n, p in panels.items() if not (isinstance(p, OfLastStep) and p.last_step_only)}
+    parts = [(step.step, part, panels if step is steps[-1] else every) for step in steps for part in step.parts]
+    measure = functools.partial(_measure, rows=sink is not None)
     for number, rows, measured, derived in workers.in_order(measure, parts, threads):
         states[number] = merge_all(states[number], measured) if number in states else measured
         for batch in derived:
             sink(batch)  # type: ignore[misc]  # there are derived rows only where there is a sink
         done(rows)
-    return {step.step: states[step.step] if step.step in states else zeros(step, panels) for step in steps}
+    return {
+        step.step: {name: of_step[name] if name in of_step else panel.zero(step.run) for name, panel in panels.items()}
+        for step in steps
+        for of_step in [states.get(step.step, {})]
+    }
 
 
-def _measure(
-    at: tuple[int, PartFile], panels: Mapping[str, Panel], rows: bool
-) -> tuple[int, int, States, list[Predictions]]:
-    number, part = at
+def _measure(at: tuple[int, PartFile, Mapping[str, Panel]], rows: bool) -> tuple[int, int, States, list[Predictions]]:
+    number, part, panels = at
     return number, part.rows, *summarize_part(part, panels, number, rows)
 
 

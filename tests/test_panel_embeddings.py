@@ -11,6 +11,7 @@ from pipeline import VisualizeConfig, events, panels, store, visualize
 from pipeline.panels import Facts, Subject, embeddings
 from pipeline.predictions import Part, Predictions, Run, schema
 from pipeline.summaries import Projector
+from pipeline.summarize import summarize
 from tests import toy
 
 
@@ -85,6 +86,16 @@ def test_vectors_that_could_be_taken_for_text_are_written_as_text() -> None:
 def test_the_panel_is_silent_where_there_are_no_points() -> None:
     panel = panels.load("embeddings")
     assert list(panel.render(Subject("toy", toy.RUN, {0: Facts(0, 0)}), {0: panel.zero(toy.RUN)})) == []
+
+
+def test_only_the_last_step_is_measured(tmp_path: Path) -> None:
+    for step in (1, 2):
+        logits, label = toy.table(toy.RUN, 30, seed=step)
+        toy.write_run(tmp_path, logits, label, dataclasses.replace(toy.RUN, step=step), shard_size=20)
+    states = summarize(store.open_run(tmp_path), panels.choose(("embeddings", "glance")), 1)
+    assert {step: len(state["embeddings"].points.score) for step, state in states.items()} == {1: 0, 2: 30}
+    ids = states[2]["embeddings"].points.rows["id"]
+    np.testing.assert_array_equal(states[2]["embeddings"].points.rows["vector"], logits[ids])
 
 
 @pytest.mark.parametrize("where", ["thumbnails", "nowhere"])

@@ -169,3 +169,20 @@ def test_hardly_any_row_is_looked_at_in_vain() -> None:
     batch = with_digests([i % 10 for i in range(3000)], digest)
     first = panel.measure(toy.RUN, batch)
     assert int(panel.measure_again(toy.RUN, first, derived_rows(toy.RUN, 0, batch)).possible) <= 3
+
+
+def test_pictures_that_are_there_twice_are_noticed_however_they_are_split() -> None:
+    random = np.random.default_rng(0)
+    digest = random.integers(-(2**63), 2**63, 3000)
+    digest[1500:2000] = digest[:500]
+    part = random.integers(0, 4, 3000)
+    whole = label_issues.Seen.of(digest)
+    merged = label_issues.Seen.of(digest[part == 0])
+    for i in (3, 1, 2):
+        merged = label_issues.Seen.of(digest[part == i]).merge(merged)
+    np.testing.assert_array_equal(merged.once, whole.once)
+    np.testing.assert_array_equal(merged.twice, whole.twice)
+    there = np.isin(np.arange(3000), [*range(500), *range(1500, 2000)])
+    assert whole.maybe_twice(digest)[there].all()
+    assert whole.maybe_twice(digest)[~there].sum() <= 1  # of 2,000, each by chance with 1 in 2 million
+    assert not label_issues.Seen.of(digest[:1500]).maybe_twice(digest[:1500]).any()

@@ -111,6 +111,16 @@ class RendersLast(Protocol):
         ...
 
 
+@runtime_checkable
+class OfLastStep(Protocol):
+    """A panel that draws the last step alone: rows of the others are not measured, and their states are zero."""
+
+    @property
+    def last_step_only(self) -> bool:
+        """Whether it does."""
+        ...
+
+
 @dataclass(frozen=True)
 class Twice:
     """Both states of a panel that looks again."""

@@ -30,6 +30,7 @@ class Panel:
     values: int = 4_000_000
     """Numbers in all vectors together: the browser gets 16 MB at most."""
     columns: frozenset[str] = ROWS_NEED | {"embedding"}
+    last_step_only: bool = True
 
     def _count(self, run: Run) -> int:
         return min(self.most, self.values // (run.embedding or len(run.classes)))

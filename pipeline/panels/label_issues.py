@@ -29,13 +29,29 @@ ALIKE = 100_000
 
 @dataclass(frozen=True)
 class Seen:
-    """How often each slot of a hash table was hit, 2 standing for more: what hits no slot twice is there once."""
+    """Which slots of two hash tables were hit, and which of them twice: what hits no slot twice is there once."""
 
-    hits: NDArray[np.uint8]  # [2, SLOTS] 0, 1 or 2
+    once: NDArray[np.uint8]  # [2, SLOTS / 8] a bit for each slot
+    twice: NDArray[np.uint8]  # [2, SLOTS / 8]
+
+    @classmethod
+    def of(cls, digest: NDArray[np.int64]) -> "Seen":
+        """Of [rows] hashes of pictures."""
+        once, twice = (np.zeros((2, SLOTS // 8), np.uint8) for _ in range(2))
+        for i, slots in enumerate(_slots(digest)):
+            slot, count = np.unique(slots, return_counts=True)
+            for table, hit in ((once[i], slot), (twice[i], slot[count > 1])):
+                np.bitwise_or.at(table, hit >> 3, (1 << (hit & 7)).astype(np.uint8))
+        return cls(once, twice)
 
     def merge(self, other: "Seen") -> "Seen":
         """A new value; neither argument changes."""
-        return Seen(np.minimum(self.hits + other.hits, np.uint8(2)))
+        return Seen(self.once | other.once, self.twice | other.twice | (self.once & other.once))
+
+    def maybe_twice(self, digest: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether pictures may be there more than once. -> [rows]."""
+        hit = [table[slot >> 3] >> (slot & 7) & 1 for table, slot in zip(self.twice, _slots(digest), strict=True)]
+        return np.asarray((hit[0] & hit[1]).astype(bool))
 
 
 @dataclass(frozen=True)
@@ -74,7 +90,7 @@ class Panel:
     def zero(self, run: Run) -> State:
         """No rows."""
         none = np.zeros(len(run.classes), np.int64)
-        return State(Seen(np.zeros((2, SLOTS), np.uint8)), none, none)
+        return State(Seen.of(none[:0]), none, none)
 
     def measure(self, run: Run, batch: Predictions) -> State:
         """These rows alone."""
@@ -82,11 +98,7 @@ class Panel:
         given, counts = (np.zeros(len(run.classes), np.int64) for _ in range(2))
         np.add.at(given, rows.label, np.rint(np.exp(-rows.loss.astype(np.float64)) / UNIT).astype(np.int64))
         np.add.at(counts, rows.label, 1)
-        hits = np.zeros((2, SLOTS), np.uint8)
-        for table, slots in zip(hits, _slots(rows.digest[rows.has_digest]), strict=True):
-            slot, count = np.unique(slots, return_counts=True)
-            table[slot] = np.minimum(count, 2)
-        return State(Seen(hits), given, counts)
+        return State(Seen.of(rows.digest[rows.has_digest]), given, counts)
 
     def zero_again(self, run: Run, first: State) -> Again:  # noqa: ARG002  no rows in any case
         """No rows."""
@@ -108,9 +120,7 @@ class Panel:
         chosen = wrong[stay]
         suspects = {**known.rows(chosen), "suspected": candidate[chosen]}
 
-        one, two = _slots(known.digest)
-        twice = known.has_digest & (first.seen.hits[0, one] > 1) & (first.seen.hits[1, two] > 1)
-        possible = np.flatnonzero(twice)
+        possible = np.flatnonzero(known.has_digest & first.seen.maybe_twice(known.digest))
         hashed = mix(known.digest[possible], SALT).astype(np.float64)
         group = np.zeros(len(possible), np.int64)
         same = Lowest.choose(ALIKE, group, hashed, known.key[possible], known.id[possible])
