@@ -1,6 +1,7 @@
 """What a panel may ask to be drawn: a closed set of plain values. Knows nothing of TensorBoard or its encoding."""
 
 import itertools
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -183,8 +184,12 @@ Summary = (
 
 
 def cell(text: str) -> str:
-    """A text that cannot break a Markdown table."""
-    return " ".join(text.split()).replace("|", "\\|")
+    r"""A text that Markdown shows as it is, in a table too: on one line; code between backticks stays code.
+
+    >>> print(cell("a|b *c*"), cell("_d_e"), cell("![f](g)"))
+    a\|b \*c\* \_d_e !\[f](g)
+    """
+    return re.sub(r"[\\|*]|\[(?=[^\]]*\]\()|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", " ".join(text.split()))
 
 
 def unlike(texts: Sequence[str], taken: Collection[str] = ()) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import html
 import io
 import json
 import os
@@ -18,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+import markdown
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -26,6 +28,7 @@ from PIL import Image
 from tensorboard.util import tensor_util
 
 from pipeline import VisualizeConfig, visualize
+from pipeline.summaries import cell
 from tests import toy
 
 T = TypeVar("T")
@@ -228,3 +231,26 @@ def test_the_projector_gets_every_point_with_its_words_and_its_picture(server: S
         shown = sprite.crop((left, top, left + side, top + side)).convert("RGB").resize((8, 8), Image.Resampling.BOX)
         source = np.asarray(Image.open(written.parents[2] / "images" / row.image).convert("RGB"), float)
         assert np.abs(np.asarray(shown, float) - source).mean() < 12  # JPEG of noise in blocks of 8
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a|b",
+        "a\\|b",
+        "C:\\x\\",
+        "*",
+        "*.png*",
+        "_x_",
+        "__init__",
+        "a_b_c",
+        "![i](http://x/y.png)",
+        "[l](x)",
+        "`",
+    ],
+)
+def test_names_in_tables_are_shown_as_they_are(name: str) -> None:
+    table = f"| h | i |\n|---|---|\n| {cell(name)} | {cell('*')} |"
+    table = markdown.markdown(table, extensions=["markdown.extensions.tables"])  # what TensorBoard calls
+    first, second = re.findall(r"<td[^>]*>(.*?)</td>", table, re.DOTALL)
+    assert (html.unescape(first), second) == (name, "*")
