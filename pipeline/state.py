@@ -20,8 +20,8 @@ from pipeline.predictions import Rows
 UNIT = 2**-20
 """Of `fixed` numbers. 2**43 rows of mean 1 fit into an int64."""
 
-LIMIT = 2.0**22
-"""`fixed` numbers are cut at ±4 million: a model that gives such losses is broken, and its sum must not overflow."""
+LIMIT = 2.0**16
+"""`fixed` numbers are cut at ±65,536: a model that gives such losses is broken, and 130 million of them add up."""
 
 S = TypeVar("S")
 
