@@ -479,7 +479,9 @@ class RowsWriter:
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Predictions]]:
-    """(step, rows) of a file by `RowsWriter`, in its order, a bounded number of rows at a time."""
+    """(step, rows) of a file by `RowsWriter`, in its order, a bounded number of rows at a time; none if it got none."""
+    if not path.exists():
+        return
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         for group in range(file.num_row_groups):  # each has rows of one step
             for batch in file.read_row_group(group, use_threads=False).to_batches():

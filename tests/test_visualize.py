@@ -21,7 +21,7 @@ from tensorboard.util import tensor_util
 
 from pipeline import InputError, VisualizeConfig, draw, panels, store, visualize
 from pipeline.logs import runs_in
-from pipeline.predictions import Run
+from pipeline.predictions import Part, Run
 from pipeline.visualize import Written
 from tests import toy
 
@@ -108,6 +108,14 @@ def test_logs_are_never_mixed_into_predictions(run: Path, tmp_path: Path, logdir
     with pytest.raises(InputError, match=r"--logdir .*predictions.* would mix logs into .*: name another folder"):
         draw_logs(run, tmp_path / logdir)
     assert tree(run) == before
+
+
+def test_a_step_without_rows_is_drawn_as_one(tmp_path: Path) -> None:
+    writer = store.PartWriter(store.part_path(tmp_path / "run", 0, 0), RUN)
+    writer.publish(Part(0, 0, "digest", 0, "", started=1.7e9, finished=1.7e9))
+    written = draw_logs(tmp_path / "run", tmp_path / "logs")
+    assert written.rows == 0
+    assert ("report/summary", 0) in toy.read_values(written.event_file)
 
 
 def test_an_unchanged_run_is_skipped(run: Path, tmp_path: Path) -> None:
