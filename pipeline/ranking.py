@@ -31,6 +31,9 @@ GROUPS = 20
 FINE = 4096
 """Bins of a histogram that is not one for each class."""
 
+_BLOCK = 2**18
+"""Numbers that are worked on at once: 1 MB, what a processor's core has beside it."""
+
 REACH = 32.0
 """The bins go from -REACH to REACH."""
 
@@ -130,39 +133,61 @@ class Ranking:
 
     @classmethod
     def _measured(cls, run: Run, rows: Predictions) -> "Ranking":
-        state = cls.zero(run)
         k, bins, coarse = len(run.classes), bins_of(len(run.classes)), coarse_of(len(run.classes))
         group = group_of(rows.key)
-        shift, offset = int(np.log2(FINE // bins)), (np.arange(k) * bins).astype(np.int32)
-        for g in np.unique(group).tolist():  # blocks of one group, small enough for the processor's cache
-            here = np.flatnonzero(group == g)
-            each = np.arange(len(here))
-            p, label, predicted = rows.probabilities[here], rows.label[here], rows.predicted[here]
-            top = p[each, predicted]
-            p[each, predicted] = 0
-            rest = p.sum(axis=1)  # 1 - top, to its last digits: of an almost sure row the difference would be 0
-            np.clip(p, None, 0.5, out=p)  # rounding
-            with np.errstate(divide="ignore"):
-                u = np.log(p)
-            u += p
-            u[each, predicted] = score(top, rest)
-            at = place(u)  # [rows, classes]
-            _count(state.any_class[g % 2], at.reshape(-1))
-            _count(state.confidence[g].reshape(-1), at[each, predicted] + FINE * (predicted == label))
-            _count(state.given[g % 2], at[each, label])
-            at >>= shift
-            at += offset
-            table = np.zeros(k * bins, np.int64)
-            _count(table, at.reshape(-1))
-            hits = np.zeros(k * bins, np.int64)
-            _count(hits, at[each, label])
-            for total, grouped, found in (
-                (state.every, state.every_grouped, table),
-                (state.true, state.true_grouped, hits),
-            ):
-                total += found.reshape(k, bins)
-                grouped[g] += found.reshape(k, coarse, -1).sum(axis=2).astype(np.int32)
+        order = np.lexsort((group, group % 2))  # all of fold 0 before fold 1
+        group, label, predicted = group[order], rows.label[order], rows.predicted[order]
+        at = _places(rows.probabilities, order, predicted)  # [rows, classes]
+        each = np.arange(len(order))
+        top, given = at[each, predicted].astype(np.int64), at[each, label].astype(np.int64)
+        shift, shorter = (int(np.log2(FINE // n)) for n in (bins, coarse))
+        state = cls(
+            every=np.empty((k, bins), np.int64),
+            true=_counts(label * bins + (given >> shift), k * bins).reshape(k, bins),
+            every_grouped=np.empty((GROUPS, k, coarse), np.int32),
+            true_grouped=_counts((group * k + label) * coarse + (given >> shorter), GROUPS * k * coarse)
+            .reshape(GROUPS, k, coarse)
+            .astype(np.int32),
+            confidence=_counts((group * 2 + (predicted == label)) * FINE + top, GROUPS * 2 * FINE)
+            .reshape(GROUPS, 2, FINE)
+            .astype(np.int32),
+            given=_counts((group % 2) * FINE + given, 2 * FINE).reshape(2, FINE),
+            any_class=np.zeros((2, FINE), np.int64),
+        )
+        first = int((group % 2 == 0).sum())
+        width = max(_BLOCK // max(len(order), 1), 1)
+        for start in range(0, k, width):  # class by class: a table of one class stays in the processor's cache
+            columns = np.ascontiguousarray(at[:, start : start + width].T)  # [classes, rows]
+            w = len(columns)
+            for fold, half in enumerate((columns[:, :first], columns[:, first:])):
+                state.any_class[fold] += _counts(half.reshape(-1), FINE)
+            index = (columns >> shift) + (np.arange(w, dtype=np.int32) * bins)[:, None]
+            state.every[start : start + w] = _counts(index.reshape(-1), w * bins).reshape(w, bins)
+            index = (columns >> shorter) + ((np.arange(w) * GROUPS)[:, None] + group) * coarse
+            grouped = _counts(index.reshape(-1), w * GROUPS * coarse).reshape(w, GROUPS, coarse)
+            state.every_grouped[:, start : start + w] = grouped.swapaxes(0, 1)
         return state
+
+
+def _places(
+    probabilities: NDArray[np.float32], order: NDArray[np.int64], predicted: NDArray[np.int64]
+) -> NDArray[np.int16]:
+    """Which of FINE bins each probability is in, of the rows in this order. -> [rows, classes]."""
+    at = np.empty(probabilities.shape, np.int16)
+    size = max(_BLOCK // probabilities.shape[1], 1)
+    for start in range(0, len(order), size):  # blocks that fit into the processor's cache
+        p = probabilities.take(order[start : start + size], axis=0)
+        each, highest = np.arange(len(p)), predicted[start : start + size]
+        top = p[each, highest]
+        p[each, highest] = 0
+        rest = p.sum(axis=1)  # 1 - top, to its last digits: of an almost sure row the difference would be 0
+        np.clip(p, None, 0.5, out=p)  # rounding
+        with np.errstate(divide="ignore"):
+            u = np.log(p)
+        u += p
+        u[each, highest] = score(top, rest)
+        at[start : start + size] = place(u)
+    return at
 
 
 def group_of(key: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -170,12 +195,13 @@ def group_of(key: NDArray[np.int64]) -> NDArray[np.int64]:
     return (mix(key, SALT).view(np.uint64) % np.uint64(GROUPS)).astype(np.int64)
 
 
-def _count(table: NDArray[np.integer], index: NDArray[np.integer]) -> None:
-    """Add 1 to the table at each index."""
-    if 4 * len(index) < len(table):
+def _counts(index: NDArray[np.integer], size: int) -> NDArray[np.int64]:
+    """How often each number below `size` is in the index. -> [size] int64."""
+    if 4 * len(index) < size:
+        table = np.zeros(size, np.int64)
         np.add.at(table, index, 1)
-    else:
-        table += np.bincount(index, minlength=len(table)).astype(table.dtype)
+        return table
+    return np.bincount(index, minlength=size)
 
 
 def falling(true: NDArray[np.integer], every: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
