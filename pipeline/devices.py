@@ -17,12 +17,11 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO, Any, cast
 
 import torch
 
-from pipeline import models, timing, usercode
+from pipeline import models, timing, usercode, workers
 from pipeline.errors import InputError
 from pipeline.shards import Task
 from pipeline.work import Job, Watcher, module_of, work
@@ -230,19 +229,7 @@ class _Crew:
 
 
 def _started(name: str) -> _Worker:
-    package = str(Path(__file__).resolve().parent.parent)
-    path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
-    group: dict[str, Any] = (
-        {"start_new_session": True} if os.name == "posix" else {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}  # type: ignore[attr-defined]  # Windows alone has it
-    )
-    # A group of its own: Ctrl-C reaches the master, which then closes the worker's input.
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-c", "from pipeline.devices import serve; serve()"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": path},
-        **group,
-    )
+    process = workers.fresh_python("devices")
     return _Worker(name, process, cast("IO[bytes]", process.stdin))
 
 

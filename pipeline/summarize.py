@@ -4,7 +4,8 @@ All of it is one pass over the logits. Panels that look again get the rows of th
 """
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline import store, workers
@@ -15,6 +16,15 @@ from pipeline.store import PartFile, Step
 
 States = dict[str, Any]
 """A state for each panel, by its name."""
+
+PORTION = 16_384
+"""Rows that a process measures before it answers: its states, 20 MB at 1,000 classes, are sent and merged then."""
+
+PER_ROW = 150
+"""What a row costs beside its logits, in logits."""
+
+WORTH = 40_000_000
+"""Logits from which processes pay: reading and measuring them takes one more than a second, starting some a half."""
 
 Sink = Callable[[Predictions], object]
 """Takes the derived rows of all steps in their order."""
@@ -41,28 +51,37 @@ def summarize_part(
 def summarize(
     steps: Sequence[Step],
     panels: Mapping[str, Panel],
-    threads: int,
+    count: int,
     done: Callable[[int], object] = lambda _: None,
     sink: Sink | None = None,
 ) -> dict[int, States]:
-    """States of each step; parts are measured on threads and folded in their order.
+    """States of each step; parts are measured here or on processes, and folded in their order.
 
     Args:
         steps: of one run.
         panels: by name.
-        threads: how many parts are measured at once.
-        done: told the rows of every part that is finished.
+        count: processes to use where there is enough to do.
+        done: told the rows of every few parts that are finished.
         sink: takes the derived rows; without it they are not made.
     """
     states: dict[int, States] = {}
     every = {n: p for n, p in panels.items() if not (isinstance(p, OfLastStep) and p.last_step_only)}
-    parts = [(step.step, part, panels if step is steps[-1] else every) for step in steps for part in step.parts]
+    portions = [
+        _Portion(step.step, parts, panels if step is steps[-1] else every)
+        for step in steps
+        for parts in _portions(step.parts)
+    ]
     measure = functools.partial(_measure, rows=sink is not None)
-    for number, rows, measured, derived in workers.in_order(measure, parts, threads):
-        states[number] = merge_all(states[number], measured) if number in states else measured
+    numbers = sum(step.rows * (len(step.run.classes) + PER_ROW) for step in steps)
+    alone = count == 1 or len(portions) == 1 or numbers < WORTH
+    for portion, measured, derived in (
+        map(measure, portions) if alone else workers.in_processes(measure, portions, min(count, len(portions)))
+    ):
+        so_far = states.get(portion.step)
+        states[portion.step] = measured if so_far is None else merge_all(so_far, measured)
         for batch in derived:
             sink(batch)  # type: ignore[misc]  # there are derived rows only where there is a sink
-        done(rows)
+        done(sum(part.rows for part in portion.parts))
     return {
         step.step: {name: of_step[name] if name in of_step else panel.zero(step.run) for name, panel in panels.items()}
         for step in steps
@@ -70,9 +89,35 @@ def summarize(
     }
 
 
-def _measure(at: tuple[int, PartFile, Mapping[str, Panel]], rows: bool) -> tuple[int, int, States, list[Predictions]]:
-    number, part, panels = at
-    return number, part.rows, *summarize_part(part, panels, number, rows)
+@dataclass(frozen=True)
+class _Portion:
+    """What one process does at a time."""
+
+    step: int
+    parts: tuple[PartFile, ...]
+    panels: Mapping[str, Panel]
+
+
+def _portions(parts: Sequence[PartFile]) -> Iterator[tuple[PartFile, ...]]:
+    """Neighbouring parts, together at least PORTION rows."""
+    taken: list[PartFile] = []
+    for part in parts:
+        taken.append(part)
+        if sum(p.rows for p in taken) >= PORTION:
+            yield tuple(taken)
+            taken = []
+    if taken:
+        yield tuple(taken)
+
+
+def _measure(portion: _Portion, rows: bool) -> tuple[_Portion, States, list[Predictions]]:
+    states: States | None = None
+    derived = []
+    for part in portion.parts:
+        measured, more = summarize_part(part, portion.panels, portion.step, rows)
+        states = measured if states is None else merge_all(states, measured)
+        derived += more
+    return portion, states or {}, derived
 
 
 def look_again(

@@ -1,15 +1,22 @@
-"""An order-keeping map on threads. Knows nothing of what is mapped."""
+"""An order-keeping map, on threads or on processes. Knows nothing of what is mapped."""
 
 import contextlib
 import os
+import pickle
+import signal
+import subprocess
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
-from typing import Generic, TypeVar
+from typing import IO, Any, Generic, TypeVar, cast
+
+from pipeline.errors import InputError
 
 X = TypeVar("X")
 Y = TypeVar("Y")
@@ -115,3 +122,84 @@ def _in_time(one: _Begun[X, Y], seconds: float) -> bool:
         with contextlib.suppress(TimeoutError):
             one.result.exception(left)
     return True
+
+
+def fresh_python(module: str) -> "subprocess.Popen[bytes]":
+    """A Python that imports `module` of this package and calls its `serve()`, and nothing of the caller's: a script
+    without `if __name__ == "__main__"` does not start again in it.
+
+    It is told what to do by its standard input and answers by its standard output. Ctrl-C does not reach it: the caller
+    closes its input.
+    """
+    package = str(Path(__file__).resolve().parent.parent)
+    path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+    group: dict[str, Any] = (
+        {"start_new_session": True} if os.name == "posix" else {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}  # type: ignore[attr-defined]  # Windows alone has it
+    )
+    return subprocess.Popen(  # noqa: S603  our own interpreter and code
+        [sys.executable, "-P", "-c", f"from pipeline.{module} import serve; serve()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path},
+        **group,
+    )
+
+
+def in_processes(function: Callable[[X], Y], items: Iterable[X], workers: int) -> Generator[Y, None, None]:
+    """`in_order` on processes, for what does not release Python's lock. Function, items and results are pickled.
+
+    An exception of the function is raised here. Raises InputError if a process dies.
+    """
+    idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
+    processes = []
+
+    def ask(item: X) -> Y:
+        process = idle.get()
+        try:
+            orders, answers = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
+            pickle.dump(item, orders, protocol=5)
+            orders.flush()
+            result, error = pickle.load(answers)  # noqa: S301  from a process that we started
+        except (EOFError, OSError, pickle.UnpicklingError) as broken:
+            code = process.wait()
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            raise InputError(
+                f"a process that reads predictions {how}, maybe for want of memory: --workers 1 needs less"
+            ) from broken
+        finally:
+            idle.put(process)
+        if error is not None:
+            raise error
+        return cast(Y, result)
+
+    try:
+        for _ in range(workers):
+            process = fresh_python("workers")
+            processes.append(process)
+            pickle.dump(function, cast("IO[bytes]", process.stdin))
+            idle.put(process)
+        yield from in_order(ask, items, workers)
+    finally:
+        for process in processes:
+            process.kill()  # it waits for an item, or works on one that nobody wants any more
+            with contextlib.suppress(OSError):
+                cast("IO[bytes]", process.stdin).close()
+            cast("IO[bytes]", process.stdout).close()
+            process.wait()
+
+
+def serve() -> None:
+    """Work for the process that started this one, until its orders end."""
+    orders, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what anybody prints must not get between the answers
+    with contextlib.suppress(EOFError):
+        function = pickle.load(orders)  # noqa: S301  from the process that started this one
+        while True:
+            item = pickle.load(orders)  # noqa: S301  likewise
+            answer: tuple[Any, Exception | None]
+            try:
+                answer = function(item), None
+            except Exception as error:  # it is raised again by the one who asked
+                answer = None, error
+            pickle.dump(answer, answers, protocol=5)
+            answers.flush()

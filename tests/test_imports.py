@@ -55,7 +55,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "config": {"errors"},
     "datasets": {"errors", "images", "predictions", "sources", "usercode"},
-    "devices": {"errors", "models", "shards", "timing", "usercode", "work"},
+    "devices": {"errors", "models", "shards", "timing", "usercode", "work", "workers"},
     "doubts": {"tally"},
     "draw": {"summaries"},
     "errors": set(),
@@ -159,7 +159,7 @@ ALLOWED: dict[str, set[str]] = {
         "workers",
     },
     "weights": {"errors", "usercode"},
-    "workers": set(),
+    "workers": {"errors"},
 }
 OF_A_PANEL = {
     "calibration",

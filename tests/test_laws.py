@@ -447,7 +447,11 @@ def bytes_of(predictions: Path, logdir: Path, workers: int = 1) -> bytes:
     return written.event_file.read_bytes()
 
 
-def test_event_bytes_depend_on_no_parts_row_groups_or_threads(tmp_path: Path) -> None:
+def test_event_bytes_depend_on_no_parts_row_groups_threads_or_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.summarize.WORTH", 0)  # processes though there is little to do
+    monkeypatch.setattr("pipeline.summarize.PORTION", 1)
     rows = 96
     logits, label = toy.table(toy.RUN, rows, ties=True)
     label[::7] = -1

@@ -6,12 +6,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import workers
+from pipeline import InputError, workers
 from tests import toy
 
 
@@ -140,3 +141,42 @@ def test_a_thread_that_never_comes_back_does_not_keep_a_process_from_ending() ->
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=toy.ROOT, capture_output=True, text=True, timeout=20)
     assert (done.stdout, done.stderr, done.returncode) == ("['late']\n", "", 0)
+
+
+# processes
+
+
+def test_processes_give_results_in_the_order_of_the_items() -> None:
+    pids = list(workers.in_processes(toy.slow_square, [(i, os.getpid()) for i in range(12)], 3))
+    assert [square for square, _ in pids] == [i * i for i in range(12)]
+    assert os.getpid() not in {pid for _, pid in pids}
+    assert 1 < len({pid for _, pid in pids}) <= 3
+
+
+def test_what_a_process_raises_is_raised_here_and_none_is_left() -> None:
+    with pytest.raises(InputError, match="no good: 3"):
+        list(workers.in_processes(toy.refuses_three, range(6), 2))
+    assert not children()
+
+
+def test_a_process_that_is_killed_is_named_with_what_to_do() -> None:
+    with pytest.raises(InputError, match=r"was killed by SIGKILL, maybe for want of memory: --workers 1 needs less"):
+        list(workers.in_processes(toy.kills_itself, range(4), 2))
+    assert not children()
+
+
+def test_processes_end_when_nobody_wants_more() -> None:
+    results = workers.in_processes(toy.slow_square, ((i, 0) for i in range(1000)), 2)
+    assert next(results)[0] == 0
+    results.close()
+    assert not children()
+
+
+def children() -> list[str]:
+    """Processes that this one started and that still run."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("looks into /proc")
+    threads = Path("/proc/self/task").iterdir()
+    listed = [(thread / "children").read_text().split() for thread in threads]
+    found = [pid for pids in listed for pid in pids]
+    return [pid for pid in found if b"pipeline.workers" in Path(f"/proc/{pid}/cmdline").read_bytes()]

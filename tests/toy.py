@@ -3,9 +3,11 @@
 import dataclasses
 import io
 import os
+import signal
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tensorboard.compat.proto import event_pb2, summary_pb2
 
-from pipeline import shards, store
+from pipeline import InputError, shards, store
 from pipeline.panels import LooksAgain, Panel, Twice
 from pipeline.predictions import Part, Predictions, Run, derived_rows, keys_of, schema
 
@@ -232,3 +234,27 @@ def predboard(
         timeout=timeout,
         check=False,
     )
+
+
+# What tests of processes call in them.
+
+
+def slow_square(item: tuple[int, int]) -> tuple[int, int]:
+    """The square, and which process found it."""
+    time.sleep(0.02)
+    print("this must not get between the answers")  # noqa: T201  on purpose
+    return item[0] ** 2, os.getpid()
+
+
+def refuses_three(item: int) -> int:
+    """Raises for 3."""
+    if item == 3:
+        raise InputError(f"no good: {item}")
+    return item
+
+
+def kills_itself(item: int) -> int:
+    """As the system does to a process that takes too much memory."""
+    if item == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item
