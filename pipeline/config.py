@@ -348,7 +348,7 @@ class VisualizeConfig:
     100 MiB has room."""
 
     workers: int = 0
-    """Processes that read, where there is enough to do, and threads that draw. 0: one for each processor, at most 16."""
+    """Processes that read, where there is enough to do, and threads that draw. 0: one a processor, at most 16."""
 
     def __post_init__(self) -> None:
         """Raise InputError for values that can never work."""
