@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline import saved, sources
 from pipeline.config import ImportConfig
 from pipeline.errors import InputError
-from pipeline.predictions import COLUMNS, keys_of
+from pipeline.predictions import further_names, keys_of
 
 Said = list[int | str]
 """Labels as they are said: index, -1 if unknown, or name."""
@@ -54,7 +54,7 @@ def manifest_of(
     else:
         key = keys_of(str(row) if ref is None else ref for row, ref in enumerate(refs))
     kept = [name for name in columns.column_names if name not in (rows.label, rows.image)]
-    further = {f"manifest_{name}" if name in COLUMNS else name: columns.column(name) for name in kept}
+    further = {new: columns.column(name) for new, name in zip(further_names(kept), kept, strict=True)}
     if listed is not None:
         further |= {name: listed.columns.column(name) for name in listed.columns.column_names if name not in further}
     table = pa.table({name: column.combine_chunks() for name, column in further.items()})

@@ -234,6 +234,25 @@ def schema(run: Run, columns: pa.Schema | None = None) -> pa.Schema:
     return pa.schema(fields + list(columns or ()))
 
 
+def further_names(names: Sequence[str]) -> list[str]:
+    """What the manifest's further columns are called: one that has a name of ours gets `manifest_` before it.
+
+    `step` is ours too: it is the name of the folders, which pandas and Arrow read as a column.
+
+    >>> further_names(["width", "country", "manifest_width", "step"])
+    ['manifest_manifest_width', 'country', 'manifest_width', 'manifest_step']
+    """
+    taken = {*COLUMNS, "step", *names}
+    found = []
+    for name in names:
+        if name in COLUMNS or name == "step":
+            while name in taken:
+                name = f"manifest_{name}"
+            taken.add(name)
+        found.append(name)
+    return found
+
+
 def derive(logits: NDArray[np.float32], label: NDArray[np.integer[Any]]) -> dict[str, NDArray[Any]]:
     """The derived columns of rows that have logits.
 

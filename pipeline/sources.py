@@ -10,12 +10,12 @@ Knows nothing of models or pixels. A ref alone is enough to find a picture again
 
 import functools
 import gzip
-import itertools
 import json
 import os
 import re
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError, first_line
-from pipeline.predictions import COLUMNS, keys_of, mix
+from pipeline.predictions import further_names, keys_of, mix
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Of image files, in lower case; upper case is read too."""
@@ -155,7 +155,17 @@ def open_source(data: str, options: Options | None = None) -> Manifest:
             return _asked(_folder(data, folder), options)
     try:
         return _reader(files[0])(tuple(f.resolve() for f in files), options)
-    except (pa.ArrowException, zipfile.BadZipFile, tarfile.TarError, OSError, UnicodeDecodeError) as error:
+    except InputError:
+        raise
+    except (
+        pa.ArrowException,
+        zipfile.BadZipFile,
+        tarfile.TarError,
+        OSError,
+        EOFError,
+        ValueError,
+        zlib.error,
+    ) as error:
         raise InputError(f"cannot read {data}: {first_line(error)}") from error
 
 
@@ -215,7 +225,7 @@ def _asked(manifest: Manifest, options: Options) -> Manifest:
     return manifest.named(options.classes) if options.classes else manifest
 
 
-def _known(label: NDArray[np.int32], classes: int) -> NDArray[np.int32]:
+def _known(label: NDArray[Any], classes: int) -> NDArray[np.int32]:
     return np.where((label >= 0) & (label < classes), label, -1).astype(np.int32)
 
 
@@ -303,6 +313,8 @@ def _table(files: tuple[Path, ...], options: Options) -> Manifest:
     else:
         separator = "\t" if file.suffix.lower() == ".tsv" else ","
         table = pyarrow.csv.read_csv(file, parse_options=pyarrow.csv.ParseOptions(delimiter=separator))
+        if binary := next((f.name for f in table.schema if pa.types.is_binary(f.type)), None):
+            raise InputError(f"{file} is not UTF-8 in column {binary!r}: save it as UTF-8")
     return _from_table(table, file, options)
 
 
@@ -319,6 +331,8 @@ def _from_table(table: pa.Table, file: Path, options: Options) -> Manifest:
 
 def _labelled(table: pa.Table, file: Path, image: str, refs: list[str], root: Path, options: Options) -> Manifest:
     """Manifest of a table whose refs are known: labels, key and further columns."""
+    if not refs:
+        raise InputError(f"{file} has no rows; expected one for each image")
     name = _column(table, options.label_column, LABEL_NAMES, file, "--label-column")
     label, classes = _labels(table, name, file, options)
     if options.key_column is not None and options.key_column not in table.column_names:
@@ -326,11 +340,13 @@ def _labelled(table: pa.Table, file: Path, image: str, refs: list[str], root: Pa
     key = None if options.key_column is None else map(str, table.column(options.key_column).to_pylist())
     kept = [n for n in table.column_names if n not in (image, name) and not _is_bytes(table.schema.field(n).type)]
     further = table.select(kept).replace_schema_metadata(None)
-    further = further.rename_columns([f"manifest_{n}" if n in COLUMNS else n for n in kept]) if kept else None
+    further = further.rename_columns(further_names(kept)) if kept else None
     return _manifest(root, refs, label, classes, None if further is None else further.combine_chunks(), key)
 
 
 def _column(table: pa.Table, asked: str | None, usual: Sequence[str], file: Path, flag: str) -> str | None:
+    if twice := next((n for n in table.column_names if table.column_names.count(n) > 1), None):
+        raise InputError(f"{file} has two columns of the name {twice!r}: rename one")
     if asked is not None and asked not in table.column_names:
         raise InputError(f"{file} has no column {asked!r}; it has {_some(table)}: see {flag}")
     if asked is not None:
@@ -352,11 +368,15 @@ def _labels(
     column = table.column(name)
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    if pa.types.is_integer(column.type):
-        label = np.asarray(column.fill_null(-1)).astype(np.int32)
+    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+        index = np.asarray(column.cast(pa.float64()).fill_null(-1))  # pandas makes floats of indices if one is missing
+        index = np.where(np.isnan(index), -1, index)
+        if len(odd := index[index % 1 != 0]):
+            raise InputError(f"{file} has label {odd[0]:g} in {name!r}; expected class names or indices")
         classes = options.classes or _hugging_face_names(table.schema, name)
-        return (_known(label, len(classes)) if classes else np.maximum(label, -1)), classes
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type) or pa.types.is_null(column.type)):
+        return _known(index, len(classes) or 2**31), classes
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    if not any(kind(column.type) for kind in texts):
         raise InputError(f"{file} has labels of type {column.type} in {name!r}; expected class names or indices")
     names = column.to_pylist()
     classes = options.classes or tuple(sorted({n for n in names if n not in (None, "")}))
@@ -408,15 +428,21 @@ def _tar(files: tuple[Path, ...], options: Options) -> Manifest:
     refs: list[str] = []
     rows: list[dict[str, Any]] = []
     for file in files:
-        index = _tar_index(str(file))
-        for stem, members in itertools.groupby(index, key=_stem):
+        by_stem: dict[str, list[str]] = {}
+        for member in _tar_index(str(file)):
+            if not member.rpartition("/")[2].startswith("."):  # as macOS leaves them beside
+                by_stem.setdefault(_stem(member), []).append(member)
+        for stem, members in by_stem.items():
             of_row = {name[len(stem) + 1 :].lower(): name for name in members}
             image = next((name for end, name in of_row.items() if f".{end}".endswith(EXTENSIONS)), None)
             if image is None:
                 continue
             row: dict[str, Any] = {}
             if "json" in of_row:
-                found = json.loads(_tar_read(str(file), of_row["json"]))
+                try:
+                    found = json.loads(_tar_read(str(file), of_row["json"]))
+                except ValueError as error:
+                    raise InputError(f"{file.name}#{of_row['json']} is no JSON: {first_line(error)}") from error
                 row |= found if isinstance(found, dict) else {}
             if "cls" in of_row:
                 text = _tar_read(str(file), of_row["cls"]).decode().strip()
@@ -424,8 +450,9 @@ def _tar(files: tuple[Path, ...], options: Options) -> Manifest:
             refs.append(f"{file.name}#{image}")
             rows.append(row)
     named = options if options.label_column or not any("cls" in r for r in rows) else _with_cls(options)
-    table = pa.Table.from_pylist(rows) if any(rows) else None
-    if table is None:
+    names = list(dict.fromkeys(name for row in rows for name in row))  # not every row has all of them
+    table = pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
+    if not names:
         return _manifest(files[0].parent, refs, np.full(len(refs), -1, np.int32), options.classes)
     return _labelled(table, files[0], "", refs, files[0].parent, named)
 
@@ -551,12 +578,14 @@ def read(root: str, ref: str) -> bytes:
 def read_classes(file: Path) -> tuple[str, ...]:
     """Class names from a text file, one a line, or a JSON list. Raises InputError if it cannot be read."""
     try:
-        text = file.read_text("utf-8")
+        text = file.read_text("utf-8-sig")
         names = json.loads(text) if file.suffix == ".json" else [line.strip() for line in text.splitlines()]
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror}") from error
     except ValueError as error:
         raise InputError(f"{file} holds no class names: {first_line(error)}") from error
+    if not isinstance(names, list) or not all(isinstance(name, str | int) for name in names):
+        raise InputError(f"{file} is no list of names; expected a JSON list, in the order of the model's outputs")
     found = tuple(str(name) for name in names if str(name))
     if len(set(found)) != len(found):
         raise InputError(f"{file} names a class twice: {next(n for n in found if found.count(n) > 1)}")

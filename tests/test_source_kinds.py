@@ -182,6 +182,76 @@ def test_idx_files(tmp_path: Path, packed: bool) -> None:
         np.testing.assert_array_equal(np.asarray(picture), expected)
 
 
+@pytest.mark.parametrize("whole", [b"\0\0\x08\x03\0\0", gzip.compress(bytes(99))[:-9], b"\x1f\x8b\x08" + b"\xff" * 40])
+def test_a_cut_or_damaged_idx_file_is_one_line(tmp_path: Path, whole: bytes) -> None:
+    name = "x-images-idx3-ubyte" + ".gz" * whole.startswith(b"\x1f\x8b")
+    (tmp_path / name).write_bytes(whole)
+    with pytest.raises(InputError, match=f"cannot read .*{name}"):
+        open_source(str(tmp_path / name))
+
+
+def tar(file: Path, members: dict[str, bytes]) -> str:
+    with tarfile.open(file, "w") as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return str(file)
+
+
+def test_members_of_a_tar_that_lack_or_precede_others_keep_their_labels(tmp_path: Path) -> None:
+    lacking = {"0.png": b"", "1.png": b"", "1.cls": b"1", "2.png": b"", "2.cls": b"0"}
+    assert open_source(tar(tmp_path / "a.tar", lacking)).label.tolist() == [-1, 1, 0]
+    later = {"0.png": b"", "0.json": b'{"a": 1}', "1.png": b"", "1.json": b'{"a": 2, "label": 3}'}
+    assert open_source(tar(tmp_path / "b.tar", later)).label.tolist() == [-1, 3]
+    unsorted = {"0.png": b"", "1.png": b"", "._0.png": b"of macOS", "1.cls": b"0", "0.cls": b"1"}
+    found = open_source(tar(tmp_path / "c.tar", unsorted))
+    assert (found.image.to_pylist(), found.label.tolist()) == (["c.tar#0.png", "c.tar#1.png"], [1, 0])
+    with pytest.raises(InputError, match=r"d\.tar#0\.json is no JSON"):
+        open_source(tar(tmp_path / "d.tar", {"0.png": b"", "0.json": b'{"a":'}))
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("path,label,label\n0.png,a,b\n", "two columns of the name 'label'"),
+        ("path,label,x,x\n0.png,a,1,2\n", "two columns of the name 'x'"),
+        ("path,label\n", "has no rows"),
+        ("path,label\n0.png,1.5\n", r"has label 1\.5 in 'label'"),
+        ("path,label,city\n0.png,1,Malmö\n", "is not UTF-8 in column 'city'"),
+    ],
+)
+def test_a_list_that_is_unclear_is_one_line(tmp_path: Path, table: str, message: str) -> None:
+    (tmp_path / "list.csv").write_text(table, "latin-1")
+    with pytest.raises(InputError, match=message):
+        open_source(str(tmp_path / "list.csv"))
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        pa.array([1, None, 0], pa.uint8()),
+        pa.array([1, None, 0], pa.uint64()),
+        pa.array([1, 2**32 + 1, 0], pa.int64()),  # as int32 that would be 1
+        pa.array([1.0, float("nan"), 0.0]),  # of pandas, where one is missing
+    ],
+)
+def test_indices_of_any_type_are_labels(tmp_path: Path, label: pa.Array) -> None:
+    pq.write_table(pa.table({"path": ["0.png", "1.png", "2.png"], "label": label}), tmp_path / "list.parquet")
+    assert open_source(str(tmp_path / "list.parquet")).label.tolist() == [1, -1, 0]
+
+
+def test_columns_with_names_of_ours_get_others(folder: Path, tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"path": ref, "label": name, "width": 1, "manifest_width": "a", "step": "b"} for ref, name, _ in files(folder)
+    ]
+    model = toy.model_file(tmp_path, classes=3)
+    infer(InferConfig(str(write_list(folder / "list.csv", rows)), str(model), out=tmp_path / "out"))
+    found = pq.read_table(tmp_path / "out").to_pylist()[0]  # with the folders' names as a column `step`
+    assert (found["width"], found["manifest_manifest_width"], found["manifest_width"]) == (8, 1, "a")
+    assert (found["step"], found["manifest_step"]) == (0, "b")
+
+
 @pytest.mark.parametrize("name", ["list.csv", "x.zip", "x.tar", "x.parquet", "x-images-idx3-ubyte.gz", "x.pdf"])
 def test_a_file_that_is_not_what_its_name_says_is_one_line(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"\xff\x00nothing of the kind")
@@ -204,7 +274,12 @@ def test_class_names_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "twice.txt").write_text("a\nb\na\n")
     assert sources.read_classes(tmp_path / "c.txt") == ("ålesund", "bergen")
     assert sources.read_classes(tmp_path / "c.json") == ("x", "y")
-    for name, message in (("twice.txt", "names a class twice: a"), ("none.txt", "cannot read")):
+    (tmp_path / "bom.txt").write_text("a\nb\n", "utf-8-sig")
+    assert sources.read_classes(tmp_path / "bom.txt") == ("a", "b")
+    for name, content in (("map.json", '{"b": 1, "a": 0}'), ("one.json", "5"), ("deep.json", '[["n1", "cat"]]')):
+        (tmp_path / name).write_text(content)
+    wrong = {"map.json": "no list of names", "one.json": "no list of names", "deep.json": "no list of names"}
+    for name, message in {**wrong, "twice.txt": "names a class twice: a", "none.txt": "cannot read"}.items():
         with pytest.raises(InputError, match=message):
             sources.read_classes(tmp_path / name)
 
