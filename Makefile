@@ -111,8 +111,8 @@ inspect: $(READY) ## say what a folder of predictions holds, and whether it is w
 	@$(set_out); $(BIN)/predboard inspect "$$out" $(ARGS)
 
 test: lint ## lint, then run the tests
-	@echo 'test: pytest'
-	@$(BIN)/python -m pytest $(ARGS)
+	@echo 'test: pytest, on every processor'
+	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 lint: $(READY_DEV) ## check style and types
 	@echo 'lint: ruff and mypy'
