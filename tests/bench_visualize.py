@@ -173,9 +173,7 @@ def torchmetrics(folder: Path, line: Callable[[str, float, str], None]) -> None:
 
         def ours(run: Path = run, logs: Path = logs, root: Path = root, every: int = rows // pictures) -> None:
             shutil.rmtree(logs, ignore_errors=True)
-            visualize(
-                VisualizeConfig(predictions=(run,), logdir=logs, panels=SAME, log_every=every, image_root=root)
-            )
+            visualize(VisualizeConfig(predictions=(run,), logdir=logs, panels=SAME, log_every=every, image_root=root))
 
         mine = float(np.median([seconds(ours) for _ in range(TURNS)]))
         theirs = float(np.median([seconds(lambda: usual(logs, logits, label, photos)) for _ in range(turns)]))  # noqa: B023  called at once

@@ -48,7 +48,7 @@ class Panel(Counting):
 
     block: int = 40
     """Classes in the matrix; with more, those that are confused most, and one row and column for all others."""
-    galleries: int = 10
+    galleries: int = 6
     """Pairs of which images are shown."""
     count: int = 12
     """Images of each."""

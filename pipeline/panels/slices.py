@@ -105,8 +105,10 @@ class Compared:
 class Panel:
     """Slices: accuracy and loss by the manifest's columns and by size, brightness and contrast of the pictures."""
 
+    curves: int = 2
+    """Slices that have curves: TensorBoard shows 150 tags well, all panels together."""
     shown: int = 10
-    """Slices that have curves, and rows of the picture."""
+    """Slices in the picture."""
     listed: int = 100
     """Rows of the table."""
     columns: frozenset[str] = frozenset({"label", "predicted", "loss", FURTHER, *PROPERTIES})
@@ -144,7 +146,7 @@ class Panel:
         found = slices(states[last])
         compared = compare(found)
         worse = [c for c in compared if c.worse]
-        tags = _tags([c.slice for c in worse[: self.shown]])
+        tags = _tags([c.slice for c in worse[: self.curves]])
         for step, state in states.items():
             at_step = {(s.column, s.value): s for s in slices(state, like=states[last])}
             for tag, s in tags.items():
