@@ -14,7 +14,7 @@ import pyarrow.dataset
 import torch
 from PIL import Image
 
-from pipeline import VisualizeConfig, draw, events, panels, shards, store, visualize
+from pipeline import VisualizeConfig, draw, events, panels, shards, store, visualize, workers
 from pipeline.predictions import Part, Predictions, Run
 from pipeline.summaries import Encoded
 from pipeline.summarize import summarize
@@ -68,13 +68,17 @@ def drawn(folder: Path) -> None:
 
 
 def resident(folder: Path) -> tuple[float, float]:
-    """Seconds and peak resident memory (MB) of the whole command in a process of its own."""
+    """Seconds and peak resident memory (MB) of the whole command: its process, and as much as the largest of those that
+    it started for each of them.
+    """
     logs = folder.with_name(f"{folder.name}-logs")
     shutil.rmtree(logs, ignore_errors=True)
     code = (
         "import resource, sys\nfrom pipeline.cli import run\n"
         f"code = run(['visualize', {str(folder)!r}, '--logdir', {str(logs)!r}])\n"
-        "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)\nsys.exit(code)"
+        "own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss\n"
+        f"print('peak', (own + {workers.count(0)} * largest) / 1e3)\nsys.exit(code)"
     )
     began = time.perf_counter()
     environment = {**os.environ, "PYTHONPATH": str(toy.ROOT)}
