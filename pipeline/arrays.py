@@ -4,6 +4,7 @@
 """
 
 import importlib.util
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,7 +50,11 @@ def _tensors(file: Path) -> dict[str, NDArray[Any]]:
     try:
         loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except Exception as error:  # torch raises pickle, zip, runtime and OS errors alike; each means the same to the user
-        raise InputError(f"{file} holds more than tensors, lists and names: {first_line(error)}") from error
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        why = f"{refused[1]} is not read because that could run code" if refused else first_line(error)
+        raise InputError(
+            f"{file} holds more than tensors, lists and names: {why.partition('. In PyTorch')[0]}"
+        ) from error
 
     def named(value: Any) -> dict[str, NDArray[Any]]:
         """Arrays by key; those of a list of batches joined."""

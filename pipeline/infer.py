@@ -135,6 +135,9 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None, live
             warnings.append(warning)
         if loader.thumbnail and sample.dtype != np.uint8:
             loader = loader.ranged(workers.count(config.workers))
+    if config.preview_bands and max(config.preview_bands) >= (channels := loading.size_of(sample)[2]):
+        wrong = max(config.preview_bands)
+        raise InputError(f"there is no band {wrong} in {channels} channels, counted from 0: see --preview-bands")
     transform = _transform(config, loader, sample)
     say(f"preprocessing: {_described(transform)}")
     prepare = Prepare(device, loader.mean, loader.std)
@@ -184,6 +187,10 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None, live
     say(f"model {factory.name}, {outputs} classes, steps {', '.join(map(str, steps))}; {where}; {config.precision}")
 
     manifest = manifest.within(outputs)
+    if manifest.place is None and (unknown := int((manifest.label < 0).sum())):
+        said = f"{unknown:,} of {len(manifest):,} images have no label among the classes"
+        names = runs[next(iter(runs))].classes
+        say(f"{said} ({', '.join(names[:3])}{'…' * (len(names) > 3)}): see --label-column and --classes")
     loader = replace(loader, manifest=manifest)
     plan = shards.plan(len(manifest), config.shard_size)
 

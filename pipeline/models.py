@@ -14,7 +14,7 @@ import os
 import re
 import warnings
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -481,22 +481,22 @@ class Network:
         import torch
 
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self._precision)
-        cudnn = torch.backends.cudnn
-        # fp32 means it: convolutions would use TF32, with 10 bits of mantissa, unless told otherwise.
-        exact = cudnn.flags(cudnn.enabled, cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False)
         autocast = torch.autocast(self._device.type, dtype=dtype, enabled=dtype is not None)
         # Not inference_mode: a tensor that a model keeps from it could never be trained through.
-        with torch.no_grad(), autocast, exact:
+        # Kernels that a model starts by itself, as of Triton, run on the current device.
+        here = torch.cuda.device(self._device) if self._device.type == "cuda" else contextlib.nullcontext()
+        with torch.no_grad(), here, autocast, _without_tf32():
             try:
                 output = self.module(x)
-            except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+            except _RAISED as error:
                 if out_of_memory(error):
                     raise
                 if self._compiled:
                     raise InputError(f"--compile does not work with this model: {first_line(error)}") from error
                 shape = "×".join(map(str, x.shape[1:]))
                 raise InputError(
-                    f"the model cannot take pictures of {shape} (channels×height×width): {first_line(error)}; "
+                    f"the model cannot take pictures of {shape} (channels×height×width): "
+                    f"{type(error).__name__}: {first_line(error)}; "
                     "see --resize, --crop and --channels"
                 ) from error
             logits = logits_of(output).float()
@@ -510,6 +510,35 @@ class Network:
                     "see each picture once"
                 )
             return logits, self._embedding
+
+
+_RAISED = (RuntimeError, ValueError, TypeError, AssertionError, AttributeError, LookupError, ArithmeticError)
+"""What the user's own forward raises for a picture that it is not made for."""
+
+
+def _without_tf32() -> contextlib.AbstractContextManager[None]:
+    """fp32 means it: convolutions would use TF32, with 10 bits of mantissa, unless told otherwise."""
+    import torch
+
+    cudnn: Any = torch.backends.cudnn
+    if hasattr(cudnn, "conv"):  # where a program has set the newer fp32_precision, the older switch cannot be used
+        general = torch.backends.fp32_precision, cudnn.fp32_precision  # type: ignore[attr-defined]  # torch's stub lacks it
+        if general != ("none", "none") or cudnn.conv.fp32_precision != cudnn.rnn.fp32_precision:
+            return _ieee(cudnn.conv)
+    legacy: contextlib.AbstractContextManager[None] = cudnn.flags(
+        cudnn.enabled, cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False
+    )
+    return legacy
+
+
+@contextlib.contextmanager
+def _ieee(operation: Any) -> Iterator[None]:
+    was = operation.fp32_precision
+    operation.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        operation.fp32_precision = was
 
 
 def _filled(x: "torch.Tensor", rows: int) -> "torch.Tensor":

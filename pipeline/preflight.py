@@ -225,7 +225,7 @@ def _examined(sample: "_Trial", forward_rows: int, recipe: Recipe | None, key: s
     once = sample.logits(sample.pixels)
     found = [*doubts.not_finite(once), *sample.unsteady(once)]
     if job.config.scores == "logits":
-        found += doubts.already_normalised(once)
+        found += doubts.already_normalised(once[np.isfinite(once).all(axis=1)])
     predicted = np.where(np.isnan(once), -np.inf, once).argmax(axis=1)
     right = (predicted == label)[known]
 

@@ -37,7 +37,7 @@ def reading(file: Path) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (pa.ArrowException, OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except (pa.ArrowException, OSError, ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(f"cannot read {file}: {first_line(error)}") from error
 
 
@@ -137,6 +137,8 @@ def _json(file: Path) -> pa.Table:
         found = json.loads(text)
     except ValueError:
         found = [json.loads(line) for line in text.splitlines() if line.strip()]
+    if not isinstance(found, dict | list):
+        raise InputError(f"{file} holds {found!r}; expected a list of records, or columns by their names")
     if isinstance(found, dict) and {"columns", "data"} <= set(found):
         found = [dict(zip(found["columns"], row, strict=True)) for row in found["data"]]
     elif isinstance(found, dict) and found and all(isinstance(v, dict) for v in found.values()):

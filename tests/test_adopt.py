@@ -614,6 +614,8 @@ def test_labels_that_disagree(tmp_path: Path) -> None:
         ("a.csv", b'path,logits\na,"[1, 2]"\nb,"[1, 2, 3]"\n', r"2 numbers in 'logits' of row 0, and 3 in others"),
         ("a.csv", b"path,x\na,b\n", r"has path, x; which are the scores\? Name them by --score-column"),
         ("a.json", b"{", r"cannot read .*a\.json"),
+        ("a.json", b"5", r"a\.json holds 5; expected a list of records"),
+        ("a.json", b'{"columns": 1, "data": [2]}', r"cannot read .*a\.json"),
         ("a.parquet", b"PAR1", r"cannot read .*a\.parquet"),
         ("a.pkl", b"", r"is of an unknown kind; expected one of \.npy, \.npz"),
     ],
@@ -630,7 +632,11 @@ def test_python_objects_are_not_read(tmp_path: Path) -> None:
     refused(r"holds Python objects in 'files'.*dtype=str", tmp_path, tmp_path / "a.npz")
     torch = pytest.importorskip("torch", reason=".pt files are read by torch")
     torch.save({"logits": torch.zeros(2, 3), "where": Path("x")}, tmp_path / "a.pt")
-    refused(r"a\.pt holds more than tensors", tmp_path, tmp_path / "a.pt")
+    refused(
+        r"a\.pt holds more than tensors, lists and names: [\w.]+ is not read because that could run code$",
+        tmp_path,
+        tmp_path / "a.pt",
+    )
 
 
 def test_without_torch_pt_files_are_one_line_and_the_others_are_read(tmp_path: Path) -> None:

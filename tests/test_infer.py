@@ -1045,3 +1045,24 @@ def test_the_time_of_a_run_adds_up(tmp_path: Path, net: str) -> None:
     spent = sum(seconds[name] for name in ("wait", "transfer", "forward", "behind"))
     assert 0.9 * seconds["wall"] <= spent <= seconds["wall"]
     assert min(seconds.values()) >= 0 and seconds["decode"] > 0 and seconds["write"] > 0
+
+
+def test_a_band_that_is_not_there_is_one_line(tmp_path: Path, net: str) -> None:
+    toy.pictures(tmp_path / "data")
+    with pytest.raises(InputError, match="there is no band 3 in 3 channels, counted from 0: see --preview-bands"):
+        infer(_config(tmp_path, net, preview_bands=(3, 1, 0)))
+
+
+def test_images_without_a_label_of_the_classes_are_said_before_the_run(tmp_path: Path, net: str) -> None:
+    toy.pictures(tmp_path / "data")
+    (tmp_path / "names.txt").write_text("a\nx\ny\n")
+    said: list[str] = []
+    config = _config(tmp_path, net, classes=tmp_path / "names.txt")
+    infer(config, said.append)
+    rows = _frame(tmp_path / "out")
+    unknown = int(rows.label.isna().sum())
+    assert unknown == (~rows.image.str.startswith("a/")).sum() > 0
+    line = (
+        f"{unknown} of {len(rows)} images have no label among the classes (a, x, y): see --label-column and --classes"
+    )
+    assert line in said

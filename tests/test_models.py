@@ -345,6 +345,37 @@ def test_a_model_that_cannot_take_the_pictures_is_one_line() -> None:
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("error", [KeyError("x"), AttributeError("no x"), IndexError("list"), ZeroDivisionError("0")])
+def test_whatever_a_forward_raises_is_one_line(error: Exception) -> None:
+    class Raises(torch.nn.Module):
+        def forward(self, _: torch.Tensor) -> torch.Tensor:
+            raise error
+
+    network = models.Network(Raises(), torch.device("cpu"), "fp32", False)
+    with pytest.raises(InputError, match=f"cannot take pictures of 3×5×4 .*: {type(error).__name__}: "):
+        network(torch.zeros(1, 3, 5, 4))
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="PyTorch before 2.9 has one switch alone")
+def test_a_program_that_sets_the_newer_switch_of_precision_keeps_it() -> None:
+    conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # torch's stub lacks it
+    seen = []
+
+    class Sees(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(conv.fp32_precision)
+            return x.mean((2, 3))
+
+    torch.backends.fp32_precision = "tf32"  # type: ignore[attr-defined]  # the same
+    try:
+        before = conv.fp32_precision
+        models.Network(Sees(), torch.device("cpu"), "fp32", False)(torch.zeros(1, 3, 2, 2))
+        assert (seen, conv.fp32_precision) == (["ieee"], before)
+    finally:
+        torch.backends.fp32_precision = "none"  # type: ignore[attr-defined]  # the same
+    assert torch.backends.cudnn.allow_tf32  # which raises if the two are mixed up
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_is_used_and_gives_float32_logits(precision: str) -> None:
     torch.manual_seed(0)

@@ -331,3 +331,14 @@ def test_what_the_models_library_would_do_otherwise_is_named() -> None:
         assert doubt.text.startswith(
             "pictures are not prepared as timm:net says: resize none, not 235, mean 0 0 0, not"
         )
+
+
+def test_of_outputs_without_a_number_nothing_else_is_said(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "nan.py").write_text(
+        "import torch\n\nclass Nan(torch.nn.Module):\n    def forward(self, x):\n"
+        "        return x.new_full((len(x), 4), torch.nan)\n"
+    )
+    _, report = run(folder, tmp_path / "out", model=f"{tmp_path / 'nan.py'}:Nan")
+    names = {doubt["name"] for doubt in report["doubts"]}
+    assert "not_finite" in names
+    assert "sigmoid" not in names
