@@ -6,6 +6,7 @@ Every flag is a field of a dataclass in `config`; tyro makes the command line fr
 import contextlib
 import dataclasses
 import functools
+import importlib.metadata
 import importlib.util
 import io
 import json
@@ -55,6 +56,9 @@ def run(arguments: Sequence[str]) -> int:
     try:
         if not arguments or arguments[0] in ("-h", "--help", "help"):
             _usage({name: config for name, (config, _) in commands.items()})
+            return 0
+        if arguments[0] == "--version":
+            print(f"predboard {importlib.metadata.version('predboard')}")
             return 0
         if arguments[0] not in commands:
             raise InputError(f"no command {arguments[0]!r}; there are: {', '.join(commands)}")
@@ -166,7 +170,10 @@ def _commas(texts: list[str]) -> tuple[str, ...]:
 
 
 def _floats(texts: list[str]) -> tuple[float, ...]:
-    return tuple(float(part) for part in texts[0].split(","))
+    try:
+        return tuple(float(part) for part in texts[0].split(","))
+    except ValueError:
+        raise ValueError(f"{texts[0]!r} is not numbers joined by commas") from None
 
 
 def _size(texts: list[str]) -> Side | tuple[int, int]:
@@ -246,17 +253,33 @@ def _tyro(command: str, config: type[C], arguments: Sequence[str]) -> C:
 
 
 def _one_line(boxed: str, command: str) -> str:
-    text = re.sub(r"\x1b\[[0-9;]*m", "", boxed)
-    words = []
-    for line in text.splitlines():
-        line = line.strip("│╭╮╰╯─ \t")
-        if line.startswith(("Argument helptext", "For full helptext")):
+    """What tyro complains of, without its box, the help of the flags and the words of Python."""
+    said, flags, listing, metavar = [], [], "", ""
+    lines = [line for line in re.sub(r"\x1b\[[0-9;]*m", "", boxed).splitlines() if re.search(r"\w", line)]
+    for number, line in enumerate(lines):
+        words = line.strip("│ ")
+        if words.startswith("Argument helptext"):
+            metavar = lines[number + 1].strip("│ ").partition(" ")[2].removeprefix("{None}|")
             break
-        if line and not re.fullmatch(
-            r"[─ ]*(Value error|Parsing error|Unrecognized options|Required options)[─ ]*", line
-        ):
-            words.append(line)
-    return f"{' '.join(words) or 'the flags are not understood'} (see predboard {command} --help)"
+        if words.startswith("For full helptext"):
+            break
+        if words.startswith(("Perhaps you meant", "Missing from")):
+            listing = words.split()[0]
+        elif listing:  # flags stand left of their help
+            flags += re.findall(r"^[│ ] {5}(--[\w-]+(?: \{[\w,]+\})?)", line)
+        elif number:  # the first is the title of the box
+            said.append(words)
+    text = " ".join(said)
+    named = " or ".join(flags[:3]) if listing == "Perhaps" else " and ".join(flags)
+    if listing == "Missing":
+        text = f"{named} {'are' if len(flags) > 1 else 'is'} missing"
+    elif listing:
+        text += f"; perhaps {named}?"
+    elif re.fullmatch(r"Unrecognized options: [-\d., ]+", text):
+        text += "; the numbers of one flag are joined by commas without spaces, such as --mean 0.485,0.456,0.406"
+    elif found := re.match(r"Error parsing (--\S+): (?:invalid literal|no type matching).*?('[^']*')(?:\]|$)", text):
+        text = f"{found[1]} is {found[2]}; expected {metavar}"
+    return f"{text or 'the flags are not understood'} (see predboard {command} --help)"
 
 
 def _say(line: str) -> None:

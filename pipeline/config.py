@@ -290,9 +290,6 @@ class ImportConfig:
     workers: int = 0
     """Threads that read and decode. 0: one for each processor, at most 16."""
 
-    compile: bool = False
-    """torch.compile the model, for batches of one size. It takes a minute to begin; logits may differ by 1e-4."""
-
     shard_size: int = 4096
     """Rows in one part file: the unit of commit, and what a killed import loses at most."""
 

@@ -280,9 +280,10 @@ def _described(transform: Mapping[str, Any]) -> str:
 
 def _classes(manifest: sources.Manifest, outputs: int) -> tuple[str, ...]:
     if manifest.classes and len(manifest.classes) != outputs:
+        names = ", ".join((*manifest.classes[:3], *["…"] * (len(manifest.classes) > 3)))
         raise InputError(
-            f"{manifest.origin} has {len(manifest.classes)} classes ({', '.join(manifest.classes[:3])}…), the model "
-            f"gives {outputs} outputs: expected as many, in the order of the outputs; --classes FILE names them"
+            f"{manifest.origin} (or --classes) has {len(manifest.classes)} classes ({names}), the model gives "
+            f"{outputs} outputs: expected as many, in the order of the outputs; --classes FILE names them"
         )
     return manifest.classes or tuple(map(str, range(outputs)))
 

@@ -31,6 +31,7 @@ def to_do(
     todo = {shard.index: shard for shard in plan if share.holds(shard.index)}
     planned = {store.part_path(out, run.step, shard.index) for shard in plan}
     changed: list[Path] = []
+    lengths: set[int] = set()
     paths = store.part_paths(out, run.step)
     for path in paths:
         mine = share.holds(store.index_of(path))
@@ -56,6 +57,7 @@ def to_do(
         if not mine:
             continue
         part = file.part
+        lengths.add(part.manifest_rows)
         shard = next((s for s in plan if s.start == part.start), None)
         same_rows = part.stop <= len(manifest) and manifest.digest(part.start, part.stop) == part.manifest_digest
         if shard is not None and same_rows and part.stop == shard.stop:
@@ -63,9 +65,15 @@ def to_do(
         elif not (shard is not None and same_rows and part.stop == part.manifest_rows):  # else its data only grew
             changed.append(path)
     if changed and not update:
+        other = sorted(lengths - {len(manifest)})
+        was = (
+            f" (it had {' or '.join(f'{n:,}' for n in other)} rows, now {len(manifest):,}; see --limit)"
+            if other
+            else ""
+        )
         raise InputError(
-            f"the data changed: {len(changed)} of {len(paths)} parts of {out} step {run.step} are no longer valid, the "
-            f"first {changed[0].name}: --update does them again and keeps the others"
+            f"the data changed{was}: {len(changed)} of {len(paths)} parts of {out} step {run.step} are no longer "
+            f"valid, the first {changed[0].name}: --update does them again and keeps the others"
         )
     return list(todo.values()), changed
 

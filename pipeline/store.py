@@ -380,9 +380,14 @@ def open_step(run: Path, step: int, damaged: Callable[[Path, DamagedError], None
 def open_run(run: Path, damaged: Callable[[Path, DamagedError], None] | None = None) -> tuple[Step, ...]:
     """All steps of a run, ascending. Raises InputError if the folder is missing, holds none, or mixes runs."""
     if not run.is_dir():
-        raise InputError(f"no folder {run}: expected predictions that `predboard infer` wrote")
+        what = f"{run} is a file" if run.is_file() else f"no folder {run}"
+        raise InputError(f"{what}: expected a folder of predictions that `predboard infer` wrote")
     steps = [s for number in step_numbers(run) if (s := open_step(run, number, damaged)) is not None]
     if not steps:
+        if inside := sorted(path for path in run.iterdir() if path.is_dir() and step_numbers(path)):
+            raise InputError(
+                f"{run} holds no predictions but {len(inside)} runs: name one of them, {inside[0]} for example"
+            )
         raise InputError(f"{run} holds no predictions (no step=*/part-*.parquet): run `predboard infer` first")
     for step in steps[1:]:
         if step.run.classes != steps[0].run.classes:

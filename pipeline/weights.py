@@ -58,7 +58,11 @@ def read(
             raise InputError(f"{file} is a folder without {' or '.join(_IN_FOLDERS)}: name a file in it")
         file = found_in[0]
     if not file.is_file():
-        raise InputError(f"no checkpoint {file}")
+        beside = sorted(p.name for p in file.parent.glob(f"*{file.suffix}") if p.is_file()) if file.suffix else []
+        there = (
+            f"{file.parent} has {', '.join(beside[:3])}{', …' * (len(beside) > 3)}" if beside else "see --checkpoint"
+        )
+        raise InputError(f"no checkpoint {file}: {there}")
     loaded = _safetensors(file) if file.suffix == ".safetensors" else _unpickled(file, trust, folder or file.parent)
     found: Any = loaded.state_dict() if isinstance(loaded, torch.nn.Module) else loaded
     if not isinstance(found, Mapping):

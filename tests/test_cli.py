@@ -111,16 +111,22 @@ def test_no_images(command: Callable[..., Outcome], kept: Place, tmp_path: Path)
     ("flags", "words"),
     [
         ("--batch-size 0", "--batch-size is 0; expected a whole number of at least 1"),
-        ("--batch-size many", "--batch-size.*'many'"),
+        ("--batch-size many", "--batch-size is 'many'; expected INT"),
         ("--workers -1", "--workers is -1"),
         ("--shard-size 0", "--shard-size is 0"),
         ("--limit 0", "--limit is 0"),
+        ("--limit few", "--limit is 'few'; expected INT"),
+        ("--crop abc", r"--crop is 'abc'; expected N\|none"),
         ("--crop 0", "--crop is 0"),
         ("--resize 0", "--resize is 0"),
         ("--resize 3x0", "--resize is 0"),
         ("--resize 3x", "--resize.*'3x' is neither N nor HxW"),
         ("--mean 0,0", "--mean has 2 numbers; expected 1 or 3 for rgb"),
-        ("--mean a", "--mean.*'a'"),
+        ("--mean a,0.5", "--mean: 'a,0.5' is not numbers joined by commas"),
+        (
+            "--mean .3 .4 .5",
+            r"Unrecognized options: \.4, \.5; .*joined by commas without spaces, such as --mean 0\.485,",
+        ),
         ("--mean nan", "--mean is nan"),
         ("--std 0", "--std is 0.0; expected numbers above 0"),
         ("--std 1,-1,1", r"--std is 1\.0,-1\.0,1\.0; expected"),
@@ -133,7 +139,8 @@ def test_no_images(command: Callable[..., Outcome], kept: Place, tmp_path: Path)
         ("--model-args a={1,2}", "--model-args a is "),
         ("--update --overwrite", "--update and --overwrite exclude each other"),
         ("--thumbnails -1", "--thumbnails is -1"),
-        ("--nonsense", "Unrecognized.*--nonsense"),
+        ("--nonsense", r"Unrecognized options: --nonsense \(see"),
+        ("--reszie 64", r"Unrecognized options: --reszie, 64; perhaps --resize\? \(see"),
         ("stray", "Unrecognized.*stray"),
         ("--device abacus", "--device is 'abacus'; expected auto, cpu"),
         ("--device cuda:99", "--device is cuda:99, which this machine does not have"),
@@ -146,8 +153,11 @@ def test_an_impossible_flag_value(flags: str, words: str, command: Callable[...,
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("infer", "--data"),
-        ("infer --data x", "--model"),
+        ("infer", r"--data and --model are missing \(see"),
+        ("infer --data x", r"--model is missing \(see"),
+        ("import x", r"--scores \{logits,probabilities,log_probabilities\} is missing \(see"),
+        ("import x --scores logit", "invalid choice 'logit' for argument '--scores'. Expected one of"),
+        ("import x --scores logits --compile", "Unrecognized options: --compile"),
         ("visualize", "which predictions"),
         ("visualize x --workers -1", "--workers is -1"),
         ("visualize x --panels glance,nonsense", "no panel 'nonsense'; there are: .*confusion, "),
@@ -199,7 +209,7 @@ def test_class_folders_that_do_not_fit_the_outputs(
 ) -> None:
     refused(
         command("infer", *kept.flags(out=tmp_path / "out"), "--model-args", "classes=4"),
-        r"has 3 classes \(a, b, c…\), the model gives 4 outputs",
+        r"\(or --classes\) has 3 classes \(a, b, c\), the model gives 4 outputs",
     )
     assert not list(tmp_path.glob("out/step=*"))
 
@@ -216,7 +226,22 @@ def test_a_checkpoint_that_is_none(
 ) -> None:
     (tmp_path / "bad.pt").write_bytes(content)
     refused(command("infer", *kept.flags(out=tmp_path / "out", checkpoint=tmp_path / "bad.pt")), r"bad\.pt")
-    refused(command("infer", *kept.flags(checkpoint=tmp_path / "gone.pt")), r"no checkpoint .*gone\.pt")
+    refused(
+        command("infer", *kept.flags(checkpoint=tmp_path / "gone.pt")), r"no checkpoint .*gone\.pt: \S+ has bad\.pt$"
+    )
+
+
+def test_another_limit_says_how_many_rows_there_were(
+    command: Callable[..., Outcome], kept: Place, tmp_path: Path
+) -> None:
+    flags = kept.flags(out=tmp_path / "out")
+    assert command("infer", *flags, "--limit", "5")[0] == 0
+    refused(command("infer", *flags), r"the data changed \(it had 5 rows, now \d+; see --limit\): 1 of 1 parts")
+
+
+def test_the_version(command: Callable[..., Outcome]) -> None:
+    code, out, _ = command("--version")
+    assert (code, out) == (0, ["predboard 0.1.0"])
 
 
 def test_two_checkpoints_of_one_step(command: Callable[..., Outcome], kept: Place) -> None:
@@ -251,9 +276,14 @@ def test_other_weights_in_a_step_that_is_there(command: Callable[..., Outcome], 
 def test_a_folder_that_holds_no_predictions(name: str, command: Callable[..., Outcome], tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     refused(command(name, tmp_path / "notes"), f"{tmp_path / 'notes'} holds no predictions")
+    (tmp_path / "runs" / "net" / "step=00000001").mkdir(parents=True)
+    (tmp_path / "runs" / "net" / "step=00000001" / "part-00000.parquet").touch()
+    refused(
+        command(name, tmp_path / "runs"), f"no predictions but 1 runs: name one of them, {tmp_path / 'runs' / 'net'} "
+    )
     file = tmp_path / "file.parquet"
     file.write_bytes(b"")
-    refused(command(name, file), f"no folder {file}")
+    refused(command(name, file), f"{file} is a file: expected a folder")
 
 
 @pytest.mark.parametrize("name", ["visualize", "inspect", "infer"])
@@ -320,7 +350,8 @@ def test_in_a_process_of_its_own_there_is_no_traceback(tmp_path: Path) -> None:
     assert done.stdout == ""
     assert (
         done.stderr
-        == f"predboard: no folder {tmp_path / 'nowhere'}: expected predictions that `predboard infer` wrote\n"
+        == f"predboard: no folder {tmp_path / 'nowhere'}: expected a folder of predictions that `predboard infer` "
+        "wrote\n"
     )
 
 

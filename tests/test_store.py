@@ -499,10 +499,15 @@ def test_steps_are_ascending_and_the_last_is_the_default(tmp_path: Path) -> None
 def test_a_folder_without_predictions_is_one_line(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty" / "step=00000001").mkdir(parents=True)
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="holds no predictions" if name == "empty" else "no folder") as raised:
+    words = {
+        "missing": "no folder .*missing: expected",
+        "empty": "holds no predictions",
+        "file": "file is a file: expected",
+    }
+    with pytest.raises(InputError, match=words[name]) as raised:
         open_predictions(tmp_path / name)
     assert "\n" not in str(raised.value)
-    with pytest.raises(InputError, match="holds no predictions" if name == "empty" else "no folder"):
+    with pytest.raises(InputError, match=words[name]):
         inspect(tmp_path / name)
 
 
