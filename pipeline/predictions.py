@@ -700,8 +700,8 @@ def rows_schema(run: Run, columns: pa.Schema | None = None) -> pa.Schema:
     ours = [
         pa.field("step", pa.int64()),
         *(pa.field(name, COLUMNS[name][0]) for name in _KEPT),
-        pa.field("true", names),
-        pa.field("prediction", names),
+        pa.field("label_name", names),
+        pa.field("predicted_name", names),
         pa.field("rank", pa.int32()),
         pa.field("top_class", pa.list_(pa.field("element", pa.int32(), nullable=False), top)),
         pa.field("top_probability", pa.list_(pa.field("element", pa.float32(), nullable=False), top)),
@@ -719,8 +719,9 @@ def rows_schema(run: Run, columns: pa.Schema | None = None) -> pa.Schema:
 def derived_rows(run: Run, step: int, rows: Predictions) -> Predictions:
     """All that is derived from the logits of some rows, without the logits: what `rows.parquet` holds.
 
-    `true` and `prediction` are names; `rank` is 1 plus the number of classes with a higher logit than the true one;
-    `top_class` and `top_probability` are the highest five, null for a failed row.
+    `label_name` and `predicted_name` are names of classes (`true` is a word of SQL); `rank` is 1 plus the number of
+    classes with a higher logit than the true one; `top_class` and `top_probability` are the highest five, null for a
+    failed row.
     """
     wanted = rows_schema(run, rows.batch.schema)
     scored = rows.scored
@@ -729,8 +730,8 @@ def derived_rows(run: Run, step: int, rows: Predictions) -> Predictions:
     names = pa.array(run.classes, pa.string())
     made = {
         "step": pa.array(np.full(len(rows), step, np.int64)),
-        "true": _named(rows.column("label"), names, len(run.classes)),
-        "prediction": _named(rows.column("predicted"), names, len(run.classes)),
+        "label_name": _named(rows.column("label"), names, len(run.classes)),
+        "predicted_name": _named(rows.column("predicted"), names, len(run.classes)),
         "rank": scatter((rows.labelled.rank + 1).astype(np.int32), labelled, pa.int32()),
         "top_class": scatter(scored.top.astype(np.int32), ok, wanted.field("top_class").type),
         "top_probability": scatter(scored.top_probability, ok, wanted.field("top_probability").type),

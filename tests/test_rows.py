@@ -8,6 +8,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from scipy.special import softmax
 
@@ -72,17 +73,26 @@ def test_every_row_is_there_with_what_follows_from_its_logits(classes: int, ties
     rows: list[dict[str, Any]] = pa.Table.from_pandas(found).to_pylist()
     for i, row in enumerate(rows):
         if i in (3, 40, 99):
-            assert {row[name] for name in ("top_class", "top_probability", "rank", "prediction")} == {None}
+            assert {row[name] for name in ("top_class", "top_probability", "rank", "predicted_name")} == {None}
             continue
         order = np.argsort(-logits[i], kind="stable")
         assert row["top_class"] == order[:KEPT].tolist()
         np.testing.assert_allclose(row["top_probability"], p[i, order[:KEPT]], rtol=2e-6)
-        assert row["prediction"] == run.classes[order[0]]
+        assert row["predicted_name"] == run.classes[order[0]]
         if i % 9 == 0:
-            assert (row["true"], row["rank"]) == (None, None)
+            assert (row["label_name"], row["rank"]) == (None, None)
         else:
-            assert row["true"] == run.classes[int(row["label"])]
+            assert row["label_name"] == run.classes[int(row["label"])]
             assert row["rank"] == 1 + (logits[i] > logits[i, int(row["label"])]).sum()
+
+
+def test_no_column_is_a_word_of_sql(tmp_path: Path) -> None:
+    write(tmp_path / "run", toy.RUN)
+    file = rows_of(tmp_path / "run", tmp_path / "logs")
+    names = pq.read_schema(file).names
+    with duckdb.connect() as connection:
+        all_of_them = connection.execute(f"DESCRIBE SELECT * FROM '{file}'").fetchall()
+        assert connection.execute(f"DESCRIBE SELECT {', '.join(names)} FROM '{file}'").fetchall() == all_of_them
 
 
 def test_columns_of_the_manifest_come_along_and_give_way_to_ours(tmp_path: Path) -> None:

@@ -224,8 +224,8 @@ def test_the_projector_gets_every_point_with_its_words_and_its_picture(server: S
         row = last.loc[int(word["row"])]
         np.testing.assert_array_equal(vector, logits[row.name])
         right = "no label" if pd.isna(row.label) else "right" if row.label == row.predicted else "wrong"
-        assert (word["predicted"], word["verdict"]) == (row.prediction, right)
-        assert word["true"] == ("unknown" if pd.isna(row.label) else row.true)
+        assert (word["predicted"], word["verdict"]) == (row.predicted_name, right)
+        assert word["true"] == ("unknown" if pd.isna(row.label) else row.label_name)
         assert float(word["confidence"]) == pytest.approx(row.confidence, abs=1e-4)
         left, top = i % grid * side, i // grid * side
         shown = sprite.crop((left, top, left + side, top + side)).convert("RGB").resize((8, 8), Image.Resampling.BOX)

@@ -325,7 +325,8 @@ _TABS: tuple[tuple[str, tuple[type[Summary], ...], str], ...] = (
     (
         "Scalars",
         (Scalar,),
-        "Curves over the steps. If a short curve is cut off, switch off *Ignore outliers in chart scaling*.",
+        "Curves over the steps. Set *Smoothing* to 0, or short curves are bent; if one is cut off, switch off *Ignore "
+        "outliers in chart scaling*.",
     ),
     (
         "Custom Scalars",
