@@ -214,6 +214,7 @@ def _manifest(
         raise InputError(f"no images in {root}: looked for {' '.join(EXTENSIONS)}")
     try:
         image = pa.array(refs, pa.string())
+        pa.array(classes, pa.string())  # of a folder without images as well
     except UnicodeEncodeError as error:
         raise InputError(f"{root} has a file name that is not valid UTF-8 ({error}): rename it") from error
     keys = keys_of(image.to_pylist() if key is None else key)

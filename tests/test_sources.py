@@ -206,10 +206,13 @@ def test_a_folder_that_cannot_be_listed_is_one_line(tmp_path: Path, monkeypatch:
         open_source(str(root))
 
 
-def test_a_name_that_is_not_utf_8_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [b"/a/\xff.png", b"/\xff/"])  # a class folder without images too
+def test_a_name_that_is_not_utf_8_is_one_line(tmp_path: Path, name: bytes) -> None:
     (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "0.png").touch()
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + name))
     try:
-        Path(os.fsdecode(os.fsencode(tmp_path) + b"/a/\xff.png")).touch()
+        path.mkdir() if name.endswith(b"/") else path.touch()
     except OSError:
         pytest.skip("this file system refuses such names")
     with pytest.raises(InputError, match="has a file name that is not valid UTF-8"):
