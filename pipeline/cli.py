@@ -317,6 +317,8 @@ def _import(config: ImportConfig) -> int:
 
     adopted = adopt(config, _say)
     _print_counts(adopted.steps)
+    if all(count.unlabelled == count.rows for count in adopted.steps.values()):
+        _say("no row has a label, so none is right or wrong: see --labels, --label-column and --labels-from-folders")
     if adopted.missing:
         _say(
             f"{adopted.missing:,} of {adopted.written:,} pictures were not found or could not be read: --image-root "

@@ -239,6 +239,17 @@ def test_another_limit_says_how_many_rows_there_were(
     refused(command("infer", *flags), r"the data changed \(it had 5 rows, now \d+; see --limit\): 1 of 1 parts")
 
 
+def test_an_import_without_labels_says_how_to_give_them(command: Callable[..., Outcome], tmp_path: Path) -> None:
+    (tmp_path / "scores.csv").write_text("prob_a,prob_b,label\n0.2,0.8,b\n")
+    (tmp_path / "bare.csv").write_text("prob_a,prob_b\n0.2,0.8\n")
+    for name, hints in (("scores", 0), ("bare", 1)):
+        code, _, err = command(
+            "import", tmp_path / f"{name}.csv", "--scores", "probabilities", "--out", tmp_path / name
+        )
+        assert code == 0
+        assert sum("no row has a label" in line and "--labels" in line for line in err) == hints
+
+
 def test_the_version(command: Callable[..., Outcome]) -> None:
     code, out, _ = command("--version")
     assert (code, out) == (0, ["predboard 0.1.0"])
