@@ -93,7 +93,7 @@ def test_pairs_csv_is_what_pandas_counts() -> None:
                 (known.label == true).sum(),
                 (known.predicted == predicted).sum(),
             )
-            assert (row.true, row.predicted) == (run.classes[true], run.classes[predicted])
+            assert (row.label_name, row.predicted_name) == (run.classes[true], run.classes[predicted])
             assert (row.support, row.predictions, row.reverse) == (of, predictions, counts.get((predicted, true), 0))
             expected = n / of, wilson(n, of)[0], n / predictions, n * len(known) / (of * predictions)
             assert (row.share, row.share_lower, row.share_of_predicted, row.lift) == pytest.approx(expected, rel=1e-5)
@@ -158,7 +158,7 @@ def test_class_names_come_back_whole_from_the_csv() -> None:
     file = drawn("confusion", run, step0=said(run, [0, 1], [1, 0]))["pairs.csv", 0]
     assert isinstance(file, File)
     rows = list(csv.DictReader(io.StringIO(file.content.decode(), newline="")))
-    assert [(row["true"], row["predicted"]) for row in rows] == [run.classes, run.classes[::-1]]
+    assert [(row["label_name"], row["predicted_name"]) for row in rows] == [run.classes, run.classes[::-1]]
 
 
 # Matrix of many classes

@@ -245,7 +245,7 @@ def _csv(counted: Mapping[int, Scores], names: tuple[str, ...]) -> bytes:
         every = scores.frequent(len(scores.confusions[0]))
         columns = _columns(scores, every)
         if not header:
-            header = ["step", "true", "predicted", *columns]
+            header = ["step", "label_name", "predicted_name", *columns]
             write.writerow(header)
         readable = [c.tolist() if c.dtype.kind == "i" else [f"{x:.6g}" for x in c.tolist()] for c in columns.values()]
         for row in zip(*readable, strict=True):
