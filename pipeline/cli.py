@@ -344,7 +344,10 @@ def _visualize(config: VisualizeConfig) -> int:
 
     for written in visualize(config, _say):
         if written.missing_rows:
-            _say(f"warning: {written.run} lacks {written.missing_rows:,} rows: run the command that made it again")
+            _say(
+                f"warning: {written.run} lacks {written.missing_rows:,} rows, perhaps whole classes: rows come in the "
+                "manifest's order; run the command that made it again"
+            )
         if written.missing_pictures:
             _say(
                 f"warning: {written.missing_pictures:,} source pictures of {written.run} were not found: "

@@ -289,8 +289,8 @@ def warnings(
     found = []
     if rows < manifest_rows:
         found.append(
-            f"{manifest_rows - rows:,} of {manifest_rows:,} rows are missing: run the command that made the others "
-            "again"
+            f"{manifest_rows - rows:,} of {manifest_rows:,} rows are missing, perhaps whole classes: rows come in the "
+            "manifest's order; run the command that made the others again"
         )
     found += before
     if scores.tally.failed:

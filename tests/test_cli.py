@@ -450,7 +450,10 @@ def test_missing_rows_and_pictures_are_warned_of(command: Callable[..., Outcome]
     store.part_path(tmp_path / "run", 0, 2).unlink()
     code, _, err = command("visualize", tmp_path / "run", "--logdir", tmp_path / "logs", "--panels", "mistakes")
     assert code == 0
-    assert "warning: run lacks 10 rows: run the command that made it again" in err
+    assert (
+        "warning: run lacks 10 rows, perhaps whole classes: rows come in the manifest's order; run the command that "
+        "made it again"
+    ) in err
     assert re.search(r"warning: \d+ source pictures of run were not found: --image-root", "\n".join(err))
 
 

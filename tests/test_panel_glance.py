@@ -51,6 +51,13 @@ def test_a_card_of_one_step_has_the_counts_of_what_is_missing_instead(monkeypatc
     assert [name for name, _ in card.facts] == ["images", "failed", "unlabelled", "classes", "macro F1", "NLL"]
 
 
+def test_a_card_of_a_part_of_the_rows_says_that_whole_classes_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = panels.Facts(80, 100, warnings=("logits are odd: see them",))
+    monkeypatch.setattr("tests.test_panels.Facts", lambda *_: facts)
+    (card,) = cards(monkeypatch, named(10), step0=mixed(named(10), 80))
+    assert card.warnings[:2] == ["20 of 100 rows are missing, perhaps whole classes", "logits are odd"]
+
+
 def test_the_landing_page_reads_no_logits() -> None:
     assert panels.load("glance").columns == {"label", "predicted", "loss"}
 

@@ -187,7 +187,14 @@ GOOD = [[50, 0], [0, 50]]
     ("scores", "manifest_rows", "expected"),
     [
         (scores_of_matrix(GOOD), 100, []),
-        (scores_of_matrix(GOOD), 1200, ["1,100 of 1,200 rows are missing: run the command that made the others again"]),
+        (
+            scores_of_matrix(GOOD),
+            1200,
+            [
+                "1,100 of 1,200 rows are missing, perhaps whole classes: rows come in the manifest's order; run the "
+                "command that made the others again"
+            ],
+        ),
         (scores_of_matrix(GOOD, failed=3), 103, ["3 of 103 images failed and are in no figure"]),
         (scores_of_matrix(GOOD, unlabelled=3), 103, ["3 of 103 images have no label"]),
         (scores_of_matrix([[0, 0], [0, 0]], unlabelled=3), 3, ["3 of 3 images have no label"]),

@@ -35,6 +35,9 @@ class Panel(Counting):
 def _card(subject: Subject, step: int, scores: Scores, trend: list[tuple[int, float, float, float]]) -> draw.Card:
     names, known = subject.run.classes, subject.facts[step]
     before = [warning.partition(": ")[0] for warning in known.warnings]  # the report says what to do
+    warnings = tally.warnings(scores, names, known.rows, known.manifest_rows, before)
+    if known.rows < known.manifest_rows:
+        warnings[0] = warnings[0].partition(": ")[0]
     hits = int(scores.hits.sum())
     facts = [("images", f"{scores.tally.rows:,}"), ("classes", f"{len(names):,}")]
     if len(trend) < 2:  # otherwise the curve needs their place, and a warning says so if there are any
@@ -50,7 +53,7 @@ def _card(subject: Subject, step: int, scores: Scores, trend: list[tuple[int, fl
             for c in scores.worst(3).tolist()
         ],
         pairs=[(names[t], names[p], f"{n:,}") for t, p, n in scores.pairs(4)],
-        warnings=tally.warnings(scores, names, known.rows, known.manifest_rows, before),
+        warnings=warnings,
         trend=trend,
         step=step,
     )
