@@ -167,6 +167,20 @@ def test_where_all_is_right_there_is_nothing_to_look_at() -> None:
     assert next_steps(page(SIGHTS, {0: said([0, 1, 2, 3], [0, 1, 2, 3], sure=30)})) == []
 
 
+def test_while_a_warning_of_stage_one_stands_it_comes_first_and_labels_are_not_doubted() -> None:
+    batch = said([0] * 12 + [1] * 12, [1] * 6 + [0] * 6 + [1] * 12)
+    written = (Shown("examples/suspected_label_errors", Tiles, ""),)
+    sound = next_steps(page(SIGHTS, {0: batch}, written=written))
+    assert sound[-1] == "Labels themselves may be wrong: open `examples/suspected_label_errors`."
+    warned = ("accuracy would be 99 %, not 75 %: --channels bgr", "logits are not finite: see the range")
+    doubted = next_steps(page(SIGHTS, {0: batch}, written=written, facts={0: Facts(24, 24, warnings=warned)}))
+    assert doubted == [
+        "First what stage one warned of, which may explain the rest: accuracy would be 99 %, not 75 %; logits are not "
+        "finite.",
+        *sound[:-1],
+    ]
+
+
 def test_the_page_of_the_run_has_all_that_is_known() -> None:
     run = dataclasses.replace(
         named(25),

@@ -124,9 +124,12 @@ def _what(subject: Subject, step: int, evidence: Evidence) -> str:
 
 
 def _next(subject: Subject, states: Mapping[int, State]) -> str:
-    found = [*_confusions(subject, states[max(states)]), *_classes(subject, states[max(states)].evidence.scores)]
-    found += [*_certainty(subject, states[max(states)].evidence), *_over_steps(states)]
-    if subject.has("examples/suspected_label_errors"):
+    last = max(states)
+    doubts = [warning.partition(": ")[0] for warning in subject.facts[last].warnings]  # what to do is said above
+    found = [f"First what stage one warned of, which may explain the rest: {cell('; '.join(doubts))}."] * bool(doubts)
+    found += [*_confusions(subject, states[last]), *_classes(subject, states[last].evidence.scores)]
+    found += [*_certainty(subject, states[last].evidence), *_over_steps(states)]
+    if subject.has("examples/suspected_label_errors") and not doubts:
         found.append("Labels themselves may be wrong: open `examples/suspected_label_errors`.")
     return "\n".join(["### What to look at next", "", *(f"{i}. {line}" for i, line in enumerate(found, 1))]) * bool(
         found
