@@ -6,6 +6,7 @@ tested for significance, and what a sample cannot show is not said.
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,9 @@ ERRORS = 0.1
 
 ERRORS_OF_NAMES = 0.25
 """The same for an order of the classes that was fitted: in a broken model some class is often most of another."""
+
+BLACK = 0.05
+"""Share of what the model sees that the crop may make black before it is said: a pixel or two are the library's way."""
 
 
 @dataclass(frozen=True)
@@ -490,6 +494,26 @@ def odd_inputs(mean: NDArray[np.float64], std: NDArray[np.float64]) -> Iterator[
             f"the model gets inputs of mean {_list(mean)} and standard deviation {_list(std)}, where training code "
             "mostly has about 0 and 1: see --mean and --std",
             warning=False,
+        )
+
+
+def padded(sizes: Sequence[tuple[int, int]], crop: int, resized: bool) -> Iterator[Doubt]:
+    """A crop that is larger than most pictures, which are padded with black.
+
+    Args:
+        sizes: width and height of each picture before the crop.
+        crop: side of the square.
+        resized: whether there is a resize before it.
+    """
+    smaller = [size for size in sizes if min(size) < crop]
+    black = 1 - sum(min(w, crop) * min(h, crop) for w, h in sizes) / max(len(sizes) * crop**2, 1)
+    if 2 * len(smaller) > len(sizes) and black > BLACK:
+        ((width, height), _), *_ = Counter(smaller).most_common(1)
+        remedy = f"a --resize of at least {crop}" if resized else "--resize first"
+        yield Doubt(
+            "padding",
+            f"the crop of {crop} is larger than most pictures ({height}×{width}), so {percent(black)} of what the "
+            f"model sees is black: {remedy}",
         )
 
 

@@ -211,15 +211,25 @@ def properties(picture: Image.Image) -> Properties:
     return Properties(picture.width, picture.height, mean, variance**0.5)
 
 
+def resized_size(width: int, height: int, shape: Shape) -> tuple[int, int]:
+    """Width and height of a picture before the crop, with torchvision's rounding: the long side is cut off.
+
+    >>> resized_size(300, 200, Shape(resize=64, crop=32))
+    (96, 64)
+    """
+    if shape.resize is None:
+        return width, height
+    if isinstance(shape.resize, tuple):
+        return shape.resize[1], shape.resize[0]
+    if width <= height:
+        return shape.resize, int(shape.resize * height / width)
+    return int(shape.resize * width / height), shape.resize
+
+
 def resized(picture: Image.Image, shape: Shape) -> Image.Image:
-    """Resize and crop, with torchvision's rounding: the long side is cut off, the crop's corner is rounded."""
+    """Resize and crop, with torchvision's rounding, also of the crop's corner."""
     if shape.resize is not None:
-        if isinstance(shape.resize, tuple):
-            height, width = shape.resize
-        elif picture.width <= picture.height:
-            width, height = shape.resize, int(shape.resize * picture.height / picture.width)
-        else:
-            width, height = int(shape.resize * picture.width / picture.height), shape.resize
+        width, height = resized_size(*picture.size, shape)
         reduced = width < picture.width and picture.width * picture.height >= LARGE
         if shape.only_crop and reduced and shape.crop is not None and shape.crop <= min(width, height):
             side, across, down = shape.crop, picture.width / width, picture.height / height

@@ -223,7 +223,7 @@ def _examined(sample: "_Trial", forward_rows: int, recipe: Recipe | None, key: s
     wanted = label[known]
 
     once = sample.logits(sample.pixels)
-    found = [*doubts.not_finite(once), *sample.unsteady(once)]
+    found = [*doubts.not_finite(once), *sample.unsteady(once), *sample.padded()]
     if job.config.scores == "logits":
         found += doubts.already_normalised(once[np.isfinite(once).all(axis=1)])
     predicted = np.where(np.isnan(once), -np.inf, once).argmax(axis=1)
@@ -300,6 +300,7 @@ class _Trial:
         self._training = [name or "the model itself" for name, m in module.named_modules() if m.training]
         good = [(i, row) for i, row in zip(chosen, loaded, strict=True) if row.pixels is not None]
         self.failed = len(loaded) - len(good)
+        self._sizes = [(row.properties.width, row.properties.height) for _, row in good if row.properties is not None]
         self.pixels: NDArray[Any] = np.stack([row.pixels for _, row in good if row.pixels is not None] or [job.like])
         """[images, height, width, channels] uint8 or [images, channels, height, width] float32."""
         classes = len(self.run.classes)
@@ -360,6 +361,13 @@ class _Trial:
         elsewhere = self.logits(company)[::2]
         tolerance = 1e-3 if self.job.config.precision == "fp32" else 0.1
         yield from doubts.unsteady(once[: len(first)], again, elsewhere, self._training, tolerance)
+
+    def padded(self) -> Iterator[Doubt]:
+        """Whether the crop makes much of the pictures black; of functions the size before the crop is not known."""
+        loader, shape = self.job.loader, self.job.loader.shape
+        if shape.crop is not None and self.pixels.dtype == np.uint8 and loader.transform is loader.own is None:
+            sizes = [images.resized_size(*size, shape) for size in self._sizes]
+            yield from doubts.padded(sizes, shape.crop, shape.resize is not None)
 
     def affordable(self, labelled: int, ways: int, forward_rows: int) -> int:
         """How many of the labelled images other scalings are tried on."""

@@ -335,3 +335,15 @@ def test_inputs_that_are_far_from_the_usual(mean: float, std: float, expected: l
     found = list(doubts.odd_inputs(np.full(3, mean), np.full(3, std)))
     assert [doubt.warning for doubt in found] == expected
     assert all(": " in doubt.text for doubt in found)
+
+
+def test_a_crop_is_doubted_where_most_pictures_are_smaller_and_much_is_black() -> None:
+    (found,) = doubts.padded([(64, 64), (64, 64), (300, 300)], 224, resized=False)
+    assert found.text == (  # 1 - (2 · 64² + 224²) / (3 · 224²)
+        "the crop of 224 is larger than most pictures (64×64), so 61.2 % of what the model sees is black: --resize "
+        "first"
+    )
+    (wide,) = doubts.padded([(100, 50)], 100, resized=True)
+    assert "(50×100), so 50.0 % of what" in wide.text  # height first, as everywhere
+    for sizes in ([(64, 64), (300, 300)], [(224, 224)] * 3, [(222, 224)] * 3, []):
+        assert not list(doubts.padded(sizes, 224, resized=False))

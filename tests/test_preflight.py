@@ -147,6 +147,16 @@ def test_a_sound_run_is_described_and_not_warned_of(folder: Path, tmp_path: Path
         ({"model_args": {"kind": "batch"}}, "an image's logits depend on the others in its batch: batch"),
         ({"model": "Stubborn"}, "in its batch (the model itself, norm in train mode)"),
         ({"model_args": {"kind": "nan"}}, "the logits of 50 of 200 images are not finite"),
+        (
+            {"crop": 24},  # of 6×6: 1 - 36 / 576
+            "the crop of 24 is larger than most pictures (6×6), so 93.8 % of what the model sees is black: --resize "
+            "first",
+        ),
+        (
+            {"resize": 12, "crop": 24},
+            "the crop of 24 is larger than most pictures (12×12), so 75.0 % of what the model sees is black: a "
+            "--resize of at least 24",
+        ),
     ],
 )
 def test_a_silent_mistake_is_named_and_reaches_the_predictions(
