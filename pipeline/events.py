@@ -229,8 +229,11 @@ def projector_files(summary: Projector, sprite: bytes, side: int) -> list[File]:
     config = projector_config_pb2.ProjectorConfig()
     embedding = config.embeddings.add(tensor_name=summary.tag, metadata_path=f"{folder}/metadata.tsv")
     embedding.tensor_shape.extend(floats.shape)
-    embedding.sprite.image_path = f"{folder}/sprite.jpg"
-    embedding.sprite.single_image_dim.extend([side, side])
+    files = []
+    if sprite:  # else coloured points say more than grey squares
+        embedding.sprite.image_path = f"{folder}/sprite.jpg"
+        embedding.sprite.single_image_dim.extend([side, side])
+        files.append(File(embedding.sprite.image_path, sprite))
     try:
         raw.decode()
         content = "".join("\t".join(f"{x:.9g}" for x in row) + "\n" for row in floats.tolist()).encode()
@@ -242,9 +245,9 @@ def projector_files(summary: Projector, sprite: bytes, side: int) -> list[File]:
     lines = zip(*summary.metadata.values(), strict=True)
     words = "".join("\t".join(" ".join(w.split()) for w in line) + "\n" for line in (summary.metadata, *lines))
     return [
+        *files,
         File(embedding.tensor_path, content),
         File(embedding.metadata_path, words.encode()),
-        File(embedding.sprite.image_path, sprite),
         File("projector_config.pbtxt", text_format.MessageToString(config).encode()),
     ]
 

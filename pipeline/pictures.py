@@ -67,7 +67,7 @@ class Pictures:
                     self._expected[self._of(step)].update(summary.rows["id"].tolist())
 
     def sprite(self, step: int, summary: Projector, threads: int) -> tuple[bytes, int]:
-        """JPEG of all pictures of the points in a square grid, and the side of one, pixels."""
+        """JPEG of all pictures of the points in a square grid, and the side of one, pixels; empty if none is there."""
         points = list(zip(summary.rows["id"].tolist(), summary.rows["image"].tolist(), strict=True))
         side = min(64, SPRITE // math.ceil(math.sqrt(len(points))))
 
@@ -80,7 +80,7 @@ class Pictures:
             return picture
 
         drawn = list(workers.in_order(small, points, threads))
-        return events.jpeg(draw.sprite(drawn, side)), side
+        return (events.jpeg(draw.sprite(drawn, side)) if any(drawn) else b""), side
 
     def _of(self, step: int) -> int:
         return step if self._shared is None else self._shared
