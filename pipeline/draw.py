@@ -536,7 +536,7 @@ def intervals(title: str, lines: Sequence[Interval], reference: float, called: s
     -> [215, 350, 3] uint8; the axis begins at the lowest lower end, in steps of .1.
     """
     canvas = _Canvas(WIDTH, HEIGHT)
-    left, right, top, bottom = 138, WIDTH - 84, 40, HEIGHT - 6
+    left, right, top, bottom = 152, WIDTH - 84, 40, HEIGHT - 6  # room for "brightness 0.0586 to 0.0611"
     start = math.floor(10 * min([reference, *(line.lower for line in lines)])) / 10
     end = 1.0
 

@@ -453,3 +453,14 @@ def test_figures_beside_a_reliability_diagram_stay_there(name: str) -> None:
     pixels = draw.reliability(calibrated(), [(NAMES[name], "100 %")] * 8, NAMES[name])
     assert (pixels[:, :210] == bare[:, :210]).all()
     assert (pixels[:, 347:] == 255).all()
+
+
+def test_both_ends_of_a_range_have_room_beside_the_intervals() -> None:
+    # Where the middle of a name is left out, names that differ there look the same.
+    def picture(name: str) -> bytes:
+        return draw.intervals("t", [draw.Interval(name, 0.5, 0.4, 0.6, "9")], 0.7).tobytes()
+
+    assert picture("brightness 0.0586 to 0.0611") != picture("brightness 0.1586 to 0.0611")
+    assert picture("brightness 0.0586 to 0.0611 and more of it") == picture(
+        "brightness 0.0586 to 0.0999 and more of it"
+    )
