@@ -152,7 +152,8 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None, live
         together = together or max(1, memory // 2 // max(models.bytes_of(module), 1))
         if len(kept) < together:
             kept[step] = module
-        network = models.Network(module, device, config.precision, config.embedding_layer or config.embeddings)
+        wanted = config.embedding_layer or config.embeddings
+        network = models.Network(module, device, config.precision, wanted, advice=_advice(transform))
         try:
             logits, dims = network.try_out(prepare(sample[None]))
         except RuntimeError as error:
@@ -241,6 +242,15 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None, live
             seconds = devices.run(job, on, modules, given, wrote, say)
         seconds["wall"] = time.perf_counter() - began
         return _outcome(job, share, mine, written, seconds)
+
+
+def _advice(transform: Mapping[str, Any]) -> str:
+    """What to do where the model cannot take the pictures: flags change neither floats nor many channels."""
+    if transform.get("floats") or transform["size"][2] not in (1, 3):
+        return (
+            f"{transform.get('function') or transform.get('dataset') or 'the dataset'} gives them so: change it there"
+        )
+    return "see --resize, --crop and --channels"
 
 
 def _transform(config: InferConfig, loader: loading.Loader, sample: NDArray[Any]) -> dict[str, Any]:

@@ -354,7 +354,13 @@ class Network:
     """Every batch is brought to this many rows, with black pictures whose logits are dropped; None: as it comes."""
 
     def __init__(
-        self, module: "torch.nn.Module", device: "torch.device", precision: str, embeddings: bool | str
+        self,
+        module: "torch.nn.Module",
+        device: "torch.device",
+        precision: str,
+        embeddings: bool | str,
+        *,
+        advice: str = "see --resize, --crop and --channels",
     ) -> None:
         """Move the module.
 
@@ -363,6 +369,7 @@ class Network:
             device: where.
             precision: fp32, bf16 or fp16.
             embeddings: True for the input of the last linear layer, the name of a layer for its output.
+            advice: what to do where it cannot take the pictures.
 
         Raises InputError if embeddings are wanted and there is no such layer.
         """
@@ -374,7 +381,7 @@ class Network:
         with contextlib.suppress(NotImplementedError):  # torch.export's modules know one mode, that of their export
             module.eval()
         self.module = module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks the combination
-        self._device, self._precision = device, precision
+        self._device, self._precision, self._advice = device, precision, advice
         self._compiled = False
         self._embedding: torch.Tensor | None = None
         self._wanted = embeddings
@@ -496,8 +503,7 @@ class Network:
                 shape = "×".join(map(str, x.shape[1:]))
                 raise InputError(
                     f"the model cannot take pictures of {shape} (channels×height×width): "
-                    f"{type(error).__name__}: {first_line(error)}; "
-                    "see --resize, --crop and --channels"
+                    f"{type(error).__name__}: {first_line(error)}; {self._advice}"
                 ) from error
             logits = logits_of(output).float()
             if len(logits) != len(x):
