@@ -29,7 +29,7 @@ import tyro
 
 from pipeline import panels
 from pipeline.config import BoardConfig, ImportConfig, InferConfig, InspectConfig, Side, VisualizeConfig
-from pipeline.errors import InputError, first_line
+from pipeline.errors import InputError, first_line, plural
 from pipeline.models import literals
 from pipeline.predictions import Count
 
@@ -345,8 +345,8 @@ def _visualize(config: VisualizeConfig) -> int:
     for written in visualize(config, _say):
         if written.missing_rows:
             _say(
-                f"warning: {written.run} lacks {written.missing_rows:,} rows, perhaps whole classes: rows come in the "
-                "manifest's order; run the command that made it again"
+                f"warning: {written.run} lacks {plural(written.missing_rows, 'row')}, perhaps whole classes: rows "
+                "come in the manifest's order; run the command that made it again"
             )
         if written.missing_pictures:
             _say(
@@ -356,7 +356,7 @@ def _visualize(config: VisualizeConfig) -> int:
         if written.unchanged:
             print(f"{written.run}: nothing changed since the last time, kept {written.event_file}")
         else:
-            what = f"{written.rows:,} rows, {len(written.steps)} steps"
+            what = f"{plural(written.rows, 'row')}, {plural(len(written.steps), 'step')}"
             size = written.event_file.stat().st_size / 1e6
             print(f"{written.run}: {what} -> {written.event_file} ({size:.1f} MB)")
     print(f"next: predboard board --logdir {config.logdir}")

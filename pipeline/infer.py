@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from pipeline import datasets, loading, models, recipes, resume, shards, sources, store, timing, usercode, workers
 from pipeline.config import InferConfig
-from pipeline.errors import InputError
+from pipeline.errors import InputError, plural
 from pipeline.predictions import Count, Run, to_logits
 
 if TYPE_CHECKING:
@@ -124,7 +124,8 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None, live
     on = models.devices_of(config.device)
     device = on[0]
     share = shards.WHOLE if config.part is None else shards.Share(*config.part)
-    say(f"{len(manifest):,} images, {len(manifest.classes) or 'unnamed'} classes, in {manifest.origin}")
+    classes = plural(len(manifest.classes), "class", "classes") if manifest.classes else "unnamed classes"
+    say(f"{plural(len(manifest), 'image')}, {classes}, in {manifest.origin}")
 
     loader = loading.loader_of(config, manifest, factory.recipe)
     sample = loader.first()

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import store, timing
-from pipeline.errors import DamagedError, InputError
+from pipeline.errors import DamagedError, InputError, plural
 from pipeline.predictions import Count
 from pipeline.store import Step
 
@@ -26,9 +26,9 @@ class Inspection:
         f = self.facts
         names = ", ".join(f["classes"][:8]) + ("…" if len(f["classes"]) > 8 else "")
         found = [
-            f"{f['run']}: {f['model']}, {len(f['classes'])} classes ({names})",
+            f"{f['run']}: {f['model']}, {plural(len(f['classes']), 'class', 'classes')} ({names})",
             f"data {f['data']}",
-            f"{f['files']} parts, {f['bytes'] / 1e6:,.1f} MB",
+            f"{plural(f['files'], 'part')}, {f['bytes'] / 1e6:,.1f} MB",
             "",
             "    step         rows    missing   failed   no label  accuracy   rows/s  checkpoint",
         ]

@@ -19,7 +19,7 @@ from PIL import Image
 
 from pipeline import doubts, draw, images, models, recipes, store
 from pipeline.doubts import Doubt, Scaling, Tried, percent
-from pipeline.errors import InputError
+from pipeline.errors import InputError, plural
 from pipeline.forward import Limit, Prepare, outputs_of
 from pipeline.loading import size_of
 from pipeline.predictions import digest_of, hash64, mix, to_logits
@@ -100,7 +100,7 @@ class Found:
                 f"{100 * low:.1f} to {100 * high:.1f})"
             )
         failed = f", {self.failed:,} more cannot be read" if self.failed else ""
-        yield f"preflight of step {self.step}: {self.images:,} images by hash{failed}; {accuracy}"
+        yield f"preflight of step {self.step}: {plural(self.images, 'image')} by hash{failed}; {accuracy}"
         yield f"  the model gets {'; '.join(self.inputs)}"
         waits = decoded / self.decoded_per_second, inferred / self.inferred_per_second / len(devices)
         shared = devices[0].type == "cpu"  # where decoding takes the model's processors

@@ -13,7 +13,7 @@ from pathlib import Path
 import filelock
 
 from pipeline import draw, events, logs, outcome
-from pipeline.errors import InputError
+from pipeline.errors import InputError, plural
 from pipeline.predictions import digest_of, hash64
 from pipeline.store import unwritable
 from pipeline.summaries import Picture, Summary, Text, cell
@@ -150,7 +150,7 @@ def _summaries(runs: list[Run]) -> Iterator[Summary]:
     known = [run for run in ordered if run.accuracy is not None]
     if known:
         best = known[0].figures["accuracy"]["value"]
-        more = f"{len(known)} runs" if len(known) <= SHOWN else f"the best {SHOWN} of {len(known)} runs"
+        more = plural(len(known), "run") if len(known) <= SHOWN else f"the best {SHOWN} of {len(known)} runs"
         lines = [
             draw.Interval(
                 run.name, a["value"], a.get("lower", a["value"]), a.get("upper", a["value"]), f"{run.counted:,}"

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.errors import DamagedError, InputError, first_line
+from pipeline.errors import DamagedError, InputError, first_line, plural
 from pipeline.predictions import (
     COLUMNS,
     FURTHER,
@@ -386,7 +386,8 @@ def open_run(run: Path, damaged: Callable[[Path, DamagedError], None] | None = N
     if not steps:
         if inside := sorted(path for path in run.iterdir() if path.is_dir() and step_numbers(path)):
             raise InputError(
-                f"{run} holds no predictions but {len(inside)} runs: name one of them, {inside[0]} for example"
+                f"{run} holds no predictions but {plural(len(inside), 'run')}: name one of them, "
+                f"{inside[0]} for example"
             )
         raise InputError(f"{run} holds no predictions (no step=*/part-*.parquet): run `predboard infer` first")
     for step in steps[1:]:

@@ -293,10 +293,13 @@ def warnings(
             "manifest's order; run the command that made the others again"
         )
     found += before
-    if scores.tally.failed:
-        found.append(f"{scores.tally.failed:,} of {scores.tally.rows:,} images failed and are in no figure")
-    if scores.tally.unlabelled:
-        found.append(f"{scores.tally.unlabelled:,} of {scores.tally.rows:,} images have no label")
+    tally = scores.tally
+    if tally.failed:
+        are = "is" if tally.failed == 1 else "are"
+        found.append(f"{tally.failed:,} of {tally.rows:,} images failed and {are} in no figure")
+    if tally.unlabelled:
+        have = "has" if tally.unlabelled == 1 else "have"
+        found.append(f"{tally.unlabelled:,} of {tally.rows:,} images {have} no label")
     n = scores.counted
     if n and scores.classes > 1:
         common = int(scores.support.argmax())

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from pipeline import events, images, logs, outcome, pages, panels, runs, store, workers
 from pipeline.config import VisualizeConfig
-from pipeline.errors import InputError, first_line
+from pipeline.errors import InputError, first_line, plural
 from pipeline.pictures import Pictures
 from pipeline.predictions import digest_of, hash64
 from pipeline.store import Step, unwritable
@@ -100,7 +100,7 @@ def _visualize_run(
     if record.made_from == made_from and all((folder / file).is_file() for file in record.files):
         return Written(name, folder, folder / record.files[0], rows, numbers, missing, 0, unchanged=True)
 
-    say(f"{name}: {rows:,} rows in {len(steps)} steps, panels {', '.join(chosen)}")
+    say(f"{name}: {plural(rows, 'row')} in {plural(len(steps), 'step')}, panels {', '.join(chosen)}")
     subject = panels.Subject(name, steps[-1].run, {step.step: _facts(step, sheets[step.step]) for step in steps})
     pictures = Pictures(steps, config.image_root)
     times = {step.step: step.finished for step in steps}

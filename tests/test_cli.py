@@ -290,7 +290,7 @@ def test_a_folder_that_holds_no_predictions(name: str, command: Callable[..., Ou
     (tmp_path / "runs" / "net" / "step=00000001").mkdir(parents=True)
     (tmp_path / "runs" / "net" / "step=00000001" / "part-00000.parquet").touch()
     refused(
-        command(name, tmp_path / "runs"), f"no predictions but 1 runs: name one of them, {tmp_path / 'runs' / 'net'} "
+        command(name, tmp_path / "runs"), f"no predictions but 1 run: name one of them, {tmp_path / 'runs' / 'net'} "
     )
     file = tmp_path / "file.parquet"
     file.write_bytes(b"")
@@ -429,7 +429,7 @@ def test_each_command_ends_by_printing_the_next(command: Callable[..., Outcome],
     assert err[0] == f"12 images, 3 classes, in {kept.data}"
     code, said, _ = command("visualize", out, "--logdir", tmp_path / "logs")
     assert code == 0
-    assert re.fullmatch(rf"toy: 12 rows, 1 steps -> {tmp_path}/logs/toy/events\.out\.\S+ \(\d\.\d MB\)", said[0])
+    assert re.fullmatch(rf"toy: 12 rows, 1 step -> {tmp_path}/logs/toy/events\.out\.\S+ \(\d\.\d MB\)", said[0])
     assert said[1:] == [f"next: predboard board --logdir {tmp_path / 'logs'}"]
     _, said, _ = command("visualize", out, "--logdir", tmp_path / "logs")
     assert said[0].startswith("toy: nothing changed since the last time, kept ")

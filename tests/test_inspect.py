@@ -149,3 +149,11 @@ def test_inspecting_changes_nothing(run: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
     inspect(run)
     assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
+
+
+def test_what_is_one_is_not_said_in_the_plural(tmp_path: Path) -> None:
+    one = dataclasses.replace(RUN, classes=("cat",))
+    toy.write_run(tmp_path / "one", np.zeros((1, 1), np.float32), LABEL[:1] * 0, one)
+    lines = inspect(tmp_path / "one").lines()
+    assert lines[0].endswith(": net.py:build, 1 class (cat)")
+    assert lines[2].startswith("1 part, ")

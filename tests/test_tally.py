@@ -197,6 +197,11 @@ GOOD = [[50, 0], [0, 50]]
         ),
         (scores_of_matrix(GOOD, failed=3), 103, ["3 of 103 images failed and are in no figure"]),
         (scores_of_matrix(GOOD, unlabelled=3), 103, ["3 of 103 images have no label"]),
+        (
+            scores_of_matrix(GOOD, failed=1, unlabelled=1),
+            102,
+            ["1 of 102 images failed and is in no figure", "1 of 102 images has no label"],
+        ),
         (scores_of_matrix([[0, 0], [0, 0]], unlabelled=3), 3, ["3 of 3 images have no label"]),
         (scores_of_matrix([[7]]), 7, []),  # of one class nothing is confused
         (
