@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline import store, timing
 from pipeline.errors import DamagedError, InputError, plural
-from pipeline.predictions import Count
+from pipeline.predictions import Count, Part
 from pipeline.store import Step
 
 
@@ -46,7 +46,8 @@ class Inspection:
             kinds = [name for name in (*timing.BUSY, *timing.WAITING) if name in busy]
             found.append("seconds: " + ", ".join(f"{name} {busy[name]:,.1f}" for name in kinds))
         if told := timing.report(busy, f["steps"][-1]["threads"]):
-            found.append(told)
+            rate = f"{f['rows_per_second']:,.0f} rows/s, all steps together: " if f["rows_per_second"] else ""
+            found.append(f"{rate}{told}")
         for s in f["steps"]:
             found += [f"step {s['step']} lacks rows {a:,} to {b - 1:,}" for a, b in s["missing"]]
             if s["clipped"]:
@@ -85,10 +86,20 @@ def inspect(run: Path) -> Inspection:
             "scores": last.scores,
             "files": len(paths),
             "bytes": sum(path.stat().st_size for path in paths),
+            "rows_per_second": _rate([file.part for step in steps for file in step.parts]),
             "steps": found,
             "damaged": damaged,
         }
     )
+
+
+def _rate(parts: list[Part]) -> float | None:
+    """Rows of all steps a second, of the time in which any part was being made: several may be at once."""
+    took = until = 0.0
+    for part in sorted(parts, key=lambda part: part.started):
+        took += max(part.finished - max(part.started, until), 0.0)
+        until = max(until, part.finished)
+    return round(sum(part.stop - part.start for part in parts) / took, 1) if took > 0 else None
 
 
 def _step(step: Step, note: Any) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import pytest
 
 from pipeline import cli, store
 from pipeline.errors import InputError
-from pipeline.inspection import inspect
-from pipeline.predictions import Run
+from pipeline.inspection import Inspection, _rate, inspect
+from pipeline.predictions import Part, Run
 from tests import toy
 
 RUN = Run(
@@ -52,6 +52,7 @@ def test_a_whole_run_is_counted(run: Path) -> None:
     assert facts["files"] == 6
     assert facts["bytes"] == sum(p.stat().st_size for p in run.rglob("*.parquet"))
     assert facts["damaged"] == {}
+    assert facts["rows_per_second"] == round(20 / 60, 1)  # all parts were made in the same minute
     first, second = facts["steps"]
     assert (first["step"], second["step"]) == (3, 12)
     for step in (first, second):
@@ -157,3 +158,16 @@ def test_what_is_one_is_not_said_in_the_plural(tmp_path: Path) -> None:
     lines = inspect(tmp_path / "one").lines()
     assert lines[0].endswith(": net.py:build, 1 class (cat)")
     assert lines[2].startswith("1 part, ")
+
+
+def test_rows_a_second_are_of_the_time_in_which_any_part_was_being_made(run: Path) -> None:
+    def part(rows: int, started: float, finished: float) -> Part:
+        return Part(0, rows, "", rows, "", started=started, finished=finished)
+
+    # 0 to 10 twice, 8 to 14, then nothing until 100 to 106: 20 seconds.
+    parts = [part(100, 100, 106), part(100, 0, 10), part(100, 8, 14), part(100, 0, 10), part(100, 2, 3)]
+    assert _rate(parts) == 25
+    assert _rate([part(5, 0, 0)]) is None
+    facts = inspect(run).facts
+    facts["steps"][0]["seconds"] = {"wait": 9.0, "transfer": 0.0, "forward": 1.0, "write": 0.0}
+    assert any(line.startswith("0 rows/s, all steps together: waiting") for line in Inspection(facts).lines())
