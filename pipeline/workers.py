@@ -146,21 +146,27 @@ def fresh_python(module: str) -> "subprocess.Popen[bytes]":
 
 
 def in_processes(function: Callable[[X], Y], items: Iterable[X], workers: int) -> Generator[Y, None, None]:
-    """`in_order` on processes, for what does not release Python's lock. Function, items and results are pickled.
+    """`in_order` on this process and `workers - 1` others, for what does not release Python's lock.
 
-    An exception of the function is raised here. Raises InputError if a process dies.
+    Function, items and results are pickled. An exception of the function is raised here. Raises InputError if a process
+    dies.
     """
-    idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
+    idle: SimpleQueue[subprocess.Popen[bytes] | None] = SimpleQueue()
+    idle.put(None)  # this one, which need not start first
     processes = []
 
     def ask(item: X) -> Y:
         process = idle.get()
         try:
+            if process is None:
+                return function(item)
             orders, answers = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
             pickle.dump(item, orders, protocol=5)
             orders.flush()
             result, error = pickle.load(answers)  # noqa: S301  from a process that we started
         except (EOFError, OSError, pickle.UnpicklingError) as broken:
+            if process is None:
+                raise
             code = process.wait()
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             raise InputError(
@@ -173,7 +179,7 @@ def in_processes(function: Callable[[X], Y], items: Iterable[X], workers: int) -
         return cast(Y, result)
 
     try:
-        for _ in range(workers):
+        for _ in range(workers - 1):
             process = fresh_python("workers")
             processes.append(process)
             pickle.dump(function, cast("IO[bytes]", process.stdin))

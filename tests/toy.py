@@ -239,9 +239,9 @@ def predboard(
 # What tests of processes call in them.
 
 
-def slow_square(item: tuple[int, int]) -> tuple[int, int]:
-    """The square, and which process found it."""
-    time.sleep(0.02)
+def slow_square(item: tuple[int, float]) -> tuple[int, int]:
+    """The square of a number, after so many seconds, and which process found it."""
+    time.sleep(item[1])
     print("this must not get between the answers")  # noqa: T201  on purpose
     return item[0] ** 2, os.getpid()
 
@@ -253,8 +253,8 @@ def refuses_three(item: int) -> int:
     return item
 
 
-def kills_itself(item: int) -> int:
-    """As the system does to a process that takes too much memory."""
-    if item == 2:
+def kills_another_process(mine: int) -> None:
+    """As the system does to a process that takes too much memory, unless it is this one."""
+    time.sleep(0.05)
+    if os.getpid() != mine:
         os.kill(os.getpid(), signal.SIGKILL)
-    return item
