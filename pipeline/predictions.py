@@ -440,6 +440,13 @@ class Predictions:
         """Number of rows."""
         return int(self.batch.num_rows)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By Arrow's own stream: pickled as it is, a list would lose the name and the nulls of its elements."""
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, self.batch.schema) as stream:
+            stream.write_batch(self.batch)
+        return _received, (sink.getvalue().to_pybytes(), self.of, self.derived)
+
     def column(self, name: str) -> pa.Array:
         """The column as it was read."""
         if name not in self.batch.schema.names:
@@ -745,6 +752,12 @@ def _named(index: pa.Array, names: pa.Array, classes: int) -> pa.DictionaryArray
     at = as_numpy(index, -1)
     known = (at >= 0) & (at < classes)
     return pa.DictionaryArray.from_arrays(pa.array(np.where(known, at, 0), pa.int32(), mask=~known), names)
+
+
+def _received(stream: bytes, of: int, derived: bool) -> Predictions:
+    """What `Predictions.__reduce__` sent."""
+    with pa.ipc.open_stream(stream) as batches:
+        return Predictions(batches.read_next_batch(), of, derived)
 
 
 @dataclass(frozen=True)

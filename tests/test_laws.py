@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -458,14 +459,16 @@ def test_event_bytes_depend_on_no_parts_row_groups_threads_or_processes(
     root = toy.sources(tmp_path / "images", rows)
     run = dataclasses.replace(toy.RUN, root=str(root))
     failed = frozenset({5, 50, 95})
-    digests = {}
+    digests, derived = {}, []
     for parts, group, workers in ((1, 96, 1), (1, 7, 4), (3, 5, 4), (8, 1, 1)):
         folder = tmp_path / f"{parts}-{group}-{workers}"
         toy.write_run(folder / "run", logits, label, run, shard_size=rows // parts, group=group, failed=failed)
         assert len(list((folder / "run").glob("*/part-*.parquet"))) == parts
         written = bytes_of(folder / "run", folder / "logs", workers)
         digests[parts, group, workers] = hashlib.sha256(written).hexdigest()
+        derived.append(pq.read_table(folder / "logs" / "run" / "rows.parquet"))
     assert len(set(digests.values())) == 1, digests
+    assert all(table.equals(derived[0], check_metadata=True) for table in derived)
 
 
 @pytest.mark.parametrize("name", [name for name, _ in situations(RUNS[10]) if name != "no rows"])

@@ -1,6 +1,7 @@
 """`rows.parquet`: everything that follows from the logits of each row, for DuckDB and pandas."""
 
 import dataclasses
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +157,15 @@ def test_a_damaged_file_of_rows_is_not_read_as_whole(tmp_path: Path) -> None:
     toy.spoil(file, "confidence")
     with pytest.raises(OSError, match=r"CRC|page"):
         list(store.read_rows(file))
+
+
+@pytest.mark.parametrize("rows", [0, 1, 20])
+def test_rows_come_out_of_another_process_as_they_went_in(rows: int) -> None:
+    logits, label = toy.table(toy.RUN, 20)
+    batch = toy.predictions(toy.RUN, logits, label, failed=frozenset({2}))
+    for sent in (batch, derived_rows(toy.RUN, 3, batch)):
+        sent = Predictions(sent.batch.slice(0, rows), of=20, derived=sent.derived)
+        come = pickle.loads(pickle.dumps(sent))
+        assert come.batch.schema == sent.batch.schema
+        assert come.batch.equals(sent.batch)
+        assert (come.of, come.derived) == (sent.of, sent.derived)
