@@ -17,7 +17,7 @@ from pipeline.store import PartFile, Step
 States = dict[str, Any]
 """A state for each panel, by its name."""
 
-PORTION = 16_384
+PORTION = 16384
 """Rows that a process measures before it answers: its states, 20 MB at 1,000 classes, are sent and merged then."""
 
 PER_ROW = 150
@@ -66,14 +66,14 @@ def summarize(
     """
     states: dict[int, States] = {}
     every = {n: p for n, p in panels.items() if not (isinstance(p, OfLastStep) and p.last_step_only)}
+    numbers = sum(step.rows * (len(step.run.classes) + PER_ROW) for step in steps)
+    alone = count == 1 or numbers < WORTH
     portions = [
         _Portion(step.step, parts, panels if step is steps[-1] else every)
         for step in steps
-        for parts in _portions(step.parts)
+        for parts in _portions(step.parts, 1 if alone else PORTION)
     ]
     measure = functools.partial(_measure, rows=sink is not None)
-    numbers = sum(step.rows * (len(step.run.classes) + PER_ROW) for step in steps)
-    alone = count == 1 or len(portions) == 1 or numbers < WORTH
     for portion, measured, derived in (
         map(measure, portions) if alone else workers.in_processes(measure, portions, min(count, len(portions)))
     ):
@@ -98,12 +98,12 @@ class _Portion:
     panels: Mapping[str, Panel]
 
 
-def _portions(parts: Sequence[PartFile]) -> Iterator[tuple[PartFile, ...]]:
-    """Neighbouring parts, together at least PORTION rows."""
+def _portions(parts: Sequence[PartFile], least: int) -> Iterator[tuple[PartFile, ...]]:
+    """Neighbouring parts, together at least so many rows."""
     taken: list[PartFile] = []
     for part in parts:
         taken.append(part)
-        if sum(p.rows for p in taken) >= PORTION:
+        if sum(p.rows for p in taken) >= least:
             yield tuple(taken)
             taken = []
     if taken:

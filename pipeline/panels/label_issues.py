@@ -20,10 +20,10 @@ from pipeline.summaries import File, Scalar, Summary, Text, Tiles, cell
 SALT = 8
 """Of the hashes that look for equal pictures."""
 
-SLOTS = 2**22
+SLOTS = 2**23
 """Of each of two hash tables that say which pictures may be there twice."""
 
-ALIKE = 100_000
+ALIKE = 20_000
 """Rows that are looked at for equal pictures."""
 
 
