@@ -378,7 +378,8 @@ class Network:
         self.rows = getattr(module, "predboard_rows", None)
         # A TorchScript program does not say what batches it takes; it is tried with the first picture.
         self._untried = isinstance(module, torch.jit.ScriptModule) and self.rows is None
-        with contextlib.suppress(NotImplementedError):  # torch.export's modules know one mode, that of their export
+        exported = isinstance(module, torch.fx.GraphModule)  # knows one mode, that of its export, and raises for others
+        with contextlib.suppress(NotImplementedError) if exported else contextlib.nullcontext():
             module.eval()
         self.module = module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks the combination
         self._device, self._precision, self._advice = device, precision, advice
