@@ -18,8 +18,8 @@ from pipeline.tally import wilson
 LEVEL = 0.01
 """Chance of a false alarm of all tests of one sample together, if none of what is tried were better."""
 
-TESTS = 21
-"""As many as are made on one sample at most: 15 scalings, 5 usual orders of the classes and a fitted one."""
+TESTS = 23
+"""As many as are made on one sample at most: 15 scalings, 5 usual orders of the classes, a fitted one and 2 sizes."""
 
 ENOUGH = 50
 """Labelled images without which nothing is said that needs labels."""
@@ -325,6 +325,39 @@ def worth_trying(right: NDArray[np.bool_]) -> bool:
     """Whether another way could be significantly better at all: [rows] whether right, all labelled."""
     errors = int((~right).sum())
     return len(right) >= ENOUGH and mcnemar(0, errors) * TESTS < LEVEL
+
+
+# --- pictures of another size ---
+
+USUAL = 224
+"""Side of the pictures that most networks for photographs are trained on, cut from a short side of 256."""
+
+Sides = tuple[int | None, int | None]
+"""Resize and crop; None for neither."""
+
+
+def other_sizes(given: tuple[int, int], sizes: Sequence[tuple[int, int]]) -> dict[str, Sides]:
+    """Other sizes that training code is known to use, by their names; none is what was given.
+
+    Args:
+        given: height and width of what the model gets.
+        sizes: width and height of each picture of the sample before anything was done to it.
+    """
+    found: dict[str, Sides] = {}
+    alike = set(sizes)
+    if len(alike) == 1 and (size := next(iter(alike))) != given[::-1]:
+        found[f"pictures of the size that they have, {size[1]}×{size[0]}"] = None, None
+    if sizes and given != (USUAL, USUAL):
+        small = max(min(size) for size in sizes) < USUAL
+        sides = (USUAL, USUAL) if small else (256, USUAL)
+        found[f"pictures of {USUAL}×{USUAL}"] = sides
+    return found
+
+
+def size_doubt(t: Tried, sides: Sides) -> Doubt:
+    """What to say of another size that is better."""
+    flags = " ".join(f"--{name} {side or 'none'}" for name, side in zip(("resize", "crop"), sides, strict=True))
+    return Doubt("size", f"{_would_be(t)} with {t.name}: {flags}, if the model was trained so")
 
 
 # --- classes in another order ---

@@ -66,7 +66,7 @@ class Found:
     """What the preflight itself took."""
     doubts: tuple[Doubt, ...]
     tried: tuple[Tried, ...]
-    """Other scalings, on labelled images."""
+    """Other scalings and sizes, on labelled images."""
     order: tuple[str, ...] = ()
     """Names of the outputs in the order that would fit, where there is a doubt about it."""
 
@@ -241,6 +241,17 @@ def _examined(sample: "_Trial", forward_rows: int, recipe: Recipe | None, key: s
     better = doubts.best(tried, doubts.ERRORS)
     if better is not None:
         found.append(doubts.scaling_doubt(better, sample.remedy(better.name, others[better.name])))
+    elif others and (sizes := sample.other_sizes()):
+        fewer = sample.affordable(len(right), len(sizes), forward_rows, doubts.USUAL**2)
+
+        def right_of(name: str, start: int, stop: int) -> NDArray[np.bool_]:
+            return sample.right_of(*sizes[name], np.flatnonzero(known)[start:stop])
+
+        resized = doubts.tried(list(sizes), right[:fewer], right_of)
+        tried += resized
+        better = doubts.best(resized, doubts.ERRORS)
+        if better is not None:
+            found.append(doubts.size_doubt(better, sizes[better.name]))
     order = None
     reached = better.right / better.images if better is not None else 0.0
     if other := doubts.other_order(predicted[known], wanted, names, reached):
@@ -300,6 +311,7 @@ class _Trial:
         self._training = [name or "the model itself" for name, m in module.named_modules() if m.training]
         good = [(i, row) for i, row in zip(chosen, loaded, strict=True) if row.pixels is not None]
         self.failed = len(loaded) - len(good)
+        self._ids = np.array([i for i, _ in good], np.int64)
         self._sizes = [(row.properties.width, row.properties.height) for _, row in good if row.properties is not None]
         self.pixels: NDArray[Any] = np.stack([row.pixels for _, row in good if row.pixels is not None] or [job.like])
         """[images, height, width, channels] uint8 or [images, channels, height, width] float32."""
@@ -334,13 +346,15 @@ class _Trial:
             pixels = np.ascontiguousarray((pixels[:, ::-1] if turned else pixels) / np.float32(self.range) - mean) / std
         return Prepare(self._device, scaling.mean, scaling.std)(pixels)
 
-    def logits(self, pixels: NDArray[Any], scaling: Scaling | None = None) -> NDArray[np.float32]:
+    def logits(
+        self, pixels: NDArray[Any], scaling: Scaling | None = None, limit: Limit | None = None
+    ) -> NDArray[np.float32]:
         """[rows, classes] of pictures by a scaling, the given one by default, in batches of the usual size."""
-        scaling = scaling or self.given
+        scaling, limit = scaling or self.given, limit or self.limit
         size, found, began = self.job.batch_size, [], time.perf_counter()
         for start in range(0, len(pixels), size):
             batch = pixels[start : start + size]
-            outputs, _ = outputs_of({0: self._network}, partial(self._prepared, scaling=scaling), batch, self.limit)
+            outputs, _ = outputs_of({0: self._network}, partial(self._prepared, scaling=scaling), batch, limit)
             found.append(outputs[0][0].cpu().numpy())
             if start == 0 and len(pixels) > size:
                 began = time.perf_counter()  # the first batch warms up
@@ -369,10 +383,38 @@ class _Trial:
             sizes = [images.resized_size(*size, shape) for size in self._sizes]
             yield from doubts.padded(sizes, shape.crop, shape.resize is not None)
 
-    def affordable(self, labelled: int, ways: int, forward_rows: int) -> int:
-        """How many of the labelled images other scalings are tried on."""
+    def other_sizes(self) -> dict[str, doubts.Sides]:
+        """Sizes that picture files could be brought to instead; none for what user code makes of them."""
+        loader = self.job.loader
+        if self.pixels.dtype != np.uint8 or not loader.transform is loader.own is loader.manifest.dataset is None:
+            return {}
+        height, width, _ = self.pixels.shape[1:]
+        return doubts.other_sizes((height, width), self._sizes)
+
+    def right_of(self, resize: int | None, crop: int | None, rows: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+        """Whether these rows of the sample are right where their pictures are of another size. -> [rows] bool.
+
+        A model that takes no pictures of that size was not trained on them: none is right.
+        """
+        job = self.job
+        loader = replace(job.loader, thumbnail=0, shape=replace(job.loader.shape, resize=resize, crop=crop))
+        ids = self._ids[rows].tolist()
+        stream = loader.stream(((None, [i]) for i in ids), None, job.threads, 2 * job.threads)
+        pixels = [row.pixels for _, (row,) in stream]
+        if len({p.shape if p is not None else None for p in pixels}) > 1 or not pixels or pixels[0] is None:
+            return np.zeros(len(rows), bool)
+        some = Limit(max(1, job.batch_size * self.pixels[0].size // pixels[0].size), self._device, lambda _: None)
+        try:
+            logits = self.logits(np.stack([p for p in pixels if p is not None]), limit=some)
+        except Exception:  # whatever a model says of pictures that it was not made for
+            return np.zeros(len(rows), bool)
+        return np.asarray(logits.argmax(axis=1) == self.label[rows])
+
+    def affordable(self, labelled: int, ways: int, forward_rows: int, size: int = 0) -> int:
+        """How many of the labelled images other scalings, or sizes of so many pixels, are tried on."""
         most = max(SHARE * forward_rows, SECONDS * self.inferred_per_second)
         each = ways / 8 + 2  # of an image, as most ways are given up early
+        each *= max(1.0, size * self.pixels.shape[-1] / self.pixels[0].size)
         return labelled if labelled * each <= most else max(int(most / each), min(labelled, 64))
 
     def remedy(self, name: str, scaling: Scaling) -> str:

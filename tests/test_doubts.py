@@ -160,6 +160,23 @@ def test_other_scalings_are_all_different_and_none_is_the_given_one(channels: in
     assert len(found) <= 15  # which TESTS counts on
 
 
+@pytest.mark.parametrize(
+    ("given", "sizes", "expected"),
+    [
+        ((224, 224), [(64, 64)] * 3, [(None, None)]),
+        ((64, 64), [(64, 64)] * 3, [(224, 224)]),
+        ((32, 32), [(64, 48)], [(None, None), (224, 224)]),
+        ((32, 32), [(640, 480), (500, 375)], [(256, 224)]),
+        ((48, 64), [(64, 48)], [(224, 224)]),
+        ((64, 64), [], []),
+    ],
+)
+def test_other_sizes_are_the_pictures_own_and_the_usual_one(
+    given: tuple[int, int], sizes: list[tuple[int, int]], expected: list[doubts.Sides]
+) -> None:
+    assert list(doubts.other_sizes(given, sizes).values()) == expected
+
+
 def test_what_is_unknown_is_not_scaled_back() -> None:
     assert list(doubts.other_scalings(PLAIN, *MOMENTS, unit=False)) == [
         "the images' own mean and std",

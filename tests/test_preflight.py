@@ -54,6 +54,12 @@ class Nearest(torch.nn.Module):
             return z.softmax(1)
         if self.kind == "dropout":
             return functional.dropout(z, 0.2, training=True)
+        if self.kind == "small" and x.shape[-1] != 6:
+            return z[:, [1, 0, 2, 3]]
+        if self.kind == "rigid":
+            if x.shape[-1] != 12:
+                raise ValueError(f"12 pixels, not {x.shape[-1]}")
+            return z[:, [1, 0, 2, 3]] if len(x) > 1 else z
         if self.kind == "nan":
             return torch.where(z.argmax(1, keepdim=True) == 2, torch.nan, z)
         return z
@@ -197,6 +203,24 @@ def test_names_in_another_order_are_noticed_and_the_order_that_fits_is_left(fold
     (tmp_path / "names.txt").write_text("\n".join(report["order"]))
     said, _ = run(folder, tmp_path / "right", classes=tmp_path / "names.txt")
     assert warned(said) == []
+
+
+def test_a_resize_that_the_model_was_not_trained_with_is_named(folder: Path, tmp_path: Path) -> None:
+    said, report = run(folder, tmp_path / "out", model_args={"kind": "small"}, resize=12)
+    assert warned(said)[0] == (
+        "warning: accuracy would be 100.0 %, not 50.0 % (of 200 images), with pictures of the size that they have, "
+        "6×6: --resize none --crop none, if the model was trained so"
+    )
+    own, usual = (t for t in report["tried"] if t["name"].startswith("pictures"))
+    assert (own["images"], own["right"]) == (200, 200)
+    assert usual["images"] == 32  # given up at the first look
+
+
+def test_a_model_that_takes_no_other_size_is_not_said_to_want_one(folder: Path, tmp_path: Path) -> None:
+    said, report = run(folder, tmp_path / "out", model_args={"kind": "rigid"}, resize=12, batch_size=64)
+    assert report["right"] < 150
+    assert not [line for line in warned(said) if "pictures of" in line]
+    assert [t["right"] for t in report["tried"] if t["name"].startswith("pictures")] == [0, 0]
 
 
 def test_strict_stops_before_anything_is_written(folder: Path, tmp_path: Path) -> None:

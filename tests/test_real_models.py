@@ -116,9 +116,13 @@ def test_five_checkpoints_on_eurosat_are_five_steps(tmp_path: Path) -> None:
             ("--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225"),
             "with the images' own mean and std: --mean 0.3",
         ),
+        (
+            ("--mean", "0.3447,0.3803,0.4079", "--std", "0.2032,0.1372,0.1157", "--resize", "128"),
+            "with pictures of the size that they have, 64×64: --resize none --crop none",
+        ),
     ],
 )
-def test_the_preflight_names_a_scaling_that_eurosats_network_was_not_trained_with(
+def test_the_preflight_names_what_eurosats_network_was_not_trained_with(
     tmp_path: Path, flags: tuple[str, ...], words: str
 ) -> None:
     with zipfile.ZipFile(EUROSAT / "eurosat_rgb_test5400.zip") as archive:
