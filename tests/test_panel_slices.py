@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
-from pipeline import panels
+from pipeline import panels, slicing
 from pipeline.panels import Facts, Subject, slices
 from pipeline.predictions import Predictions
 from pipeline.state import merge
@@ -197,7 +197,7 @@ def test_slices_of_one_name_have_curves_of_their_own() -> None:
     rows = batch(0, **further)
     panel = slices.Panel()
     state = panel.measure(toy.RUN, rows)
-    found = slices.slices(state)
+    found = slicing.slices(state)
     same = [s for s in found if s.name == "a=b=0"]
     assert [s.column for s in same] == ["a", "a=b"]
     tags = slices._tags(same)
