@@ -170,7 +170,7 @@ class InferConfig:
     """Before the long run, look for silent mistakes on this many images, chosen by hash. 0: do not."""
 
     strict: bool = False
-    """Exit with 1 when any image could not be read, and stop before the long run when the preflight warns."""
+    """Exit with 1 when any image could not be read, and before the long run, with 2, when the preflight warns."""
 
     update: bool = False
     """Where the data changed: redo the parts that are no longer valid and keep the others."""

@@ -505,8 +505,7 @@ def scaling_doubt(t: Tried, remedy: str) -> Doubt:
 
 
 def _would_be(t: Tried) -> str:
-    of = f" (of {t.images} images)" if t.images < 256 else ""
-    return f"accuracy would be {percent(t.right / t.images)}, not {percent(t.given / t.images)}{of},"
+    return f"accuracy of {t.images} images would be {percent(t.right / t.images)}, not {percent(t.given / t.images)},"
 
 
 # --- what the inputs alone show ---

@@ -242,12 +242,14 @@ def _examined(sample: "_Trial", forward_rows: int, recipe: Recipe | None, key: s
     if better is not None:
         found.append(doubts.scaling_doubt(better, sample.remedy(better.name, others[better.name])))
     elif others and (sizes := sample.other_sizes()):
-        fewer = sample.affordable(len(right), len(sizes), forward_rows, doubts.USUAL**2)
 
         def right_of(name: str, start: int, stop: int) -> NDArray[np.bool_]:
             return sample.right_of(*sizes[name], np.flatnonzero(known)[start:stop])
 
-        resized = doubts.tried(list(sizes), right[:fewer], right_of)
+        resized = []
+        for name, (_, crop) in sizes.items():
+            fewer = sample.affordable(len(right), 1, forward_rows, 1 if crop is None else crop**2)
+            resized += doubts.tried([name], right[:fewer], right_of)
         tried += resized
         better = doubts.best(resized, doubts.ERRORS)
         if better is not None:
@@ -410,8 +412,8 @@ class _Trial:
             return np.zeros(len(rows), bool)
         return np.asarray(logits.argmax(axis=1) == self.label[rows])
 
-    def affordable(self, labelled: int, ways: int, forward_rows: int, size: int = 0) -> int:
-        """How many of the labelled images other scalings, or sizes of so many pixels, are tried on."""
+    def affordable(self, labelled: int, ways: int, forward_rows: int, size: int = 1) -> int:
+        """How many of the labelled images other scalings, or pictures of so many pixels, are tried on."""
         most = max(SHARE * forward_rows, SECONDS * self.inferred_per_second)
         each = ways / 8 + 2  # of an image, as most ways are given up early
         each *= max(1.0, size * self.pixels.shape[-1] / self.pixels[0].size)

@@ -128,7 +128,7 @@ def test_roc_curves_are_those_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -
     run = named(8)
     batch, p, label = sized(run, 4000)
     (title, _, _, curves), _ = graphs(monkeypatch, run, batch)
-    assert title == "area under ROC"
+    assert title == "AUROC, 4 of 8"
     areas = [roc_auc_score(label == c, p[:, c]) for c in range(8)]
     worst = sorted(range(8), key=lambda c: areas[c])[:4]
     assert [c.name for c in curves] == ["macro", "micro", *(run.classes[c] for c in worst), "chance"]

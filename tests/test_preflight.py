@@ -181,7 +181,7 @@ def test_a_silent_mistake_is_named_and_reaches_the_predictions(
 
 def test_the_remedy_that_is_named_works(folder: Path, tmp_path: Path) -> None:
     said, _ = run(folder, tmp_path / "wrong", mean=(0.0,), std=(1.0,), channels="bgr")
-    (line,) = [line for line in warned(said) if "accuracy would be" in line]
+    (line,) = [line for line in warned(said) if " would be " in line]
     flags = (
         line.split(": ")[2].removesuffix(", if the model was trained so").replace(" or the training images' own", "")
     )
@@ -196,7 +196,7 @@ def test_names_in_another_order_are_noticed_and_the_order_that_fits_is_left(fold
     said, report = run(folder, tmp_path / "out", classes=tmp_path / "names.txt")
     (line,) = warned(said)
     assert (
-        "accuracy would be 100.0 %, not 50.0 % (of 200 images), with the class names in plain alphabetical order: "
+        "accuracy of 200 images would be 100.0 %, not 50.0 %, with the class names in plain alphabetical order: "
         in line
     )
     assert report["order"] == ["a", "b", "c", "d"]
@@ -208,7 +208,7 @@ def test_names_in_another_order_are_noticed_and_the_order_that_fits_is_left(fold
 def test_a_resize_that_the_model_was_not_trained_with_is_named(folder: Path, tmp_path: Path) -> None:
     said, report = run(folder, tmp_path / "out", model_args={"kind": "small"}, resize=12)
     assert warned(said)[0] == (
-        "warning: accuracy would be 100.0 %, not 50.0 % (of 200 images), with pictures of the size that they have, "
+        "warning: accuracy of 200 images would be 100.0 %, not 50.0 %, with pictures of the size that they have, "
         "6×6: --resize none --crop none, if the model was trained so"
     )
     own, usual = (t for t in report["tried"] if t["name"].startswith("pictures"))
@@ -225,7 +225,7 @@ def test_a_model_that_takes_no_other_size_is_not_said_to_want_one(folder: Path, 
 
 def test_strict_stops_before_anything_is_written(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"^the preflight warns, and --strict stops before the long run: accuracy would"
+        InputError, match=r"^the preflight warns, and --strict stops before the long run: accuracy of 200 images would"
     ):
         run(folder, tmp_path / "out", channels="bgr", strict=True)
     assert store.step_numbers(tmp_path / "out") == []
@@ -253,7 +253,7 @@ def test_the_sheet_shows_the_pictures_as_the_model_gets_them_and_stage_two_shows
     assert (np.asarray(Image.open(io.BytesIO(content))) == shown).all()
     page = values["report/summary", 0].tensor.string_val[0].decode()
     assert (
-        "- **Warning:** accuracy would be 100.0 %, not 50.0 % (of 200 images), with channels in RGB order: --ch" in page
+        "- **Warning:** accuracy of 200 images would be 100.0 %, not 50.0 %, with channels in RGB order: --ch" in page
     )
 
 
@@ -269,7 +269,7 @@ def test_inputs_that_are_floats_already(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("red\ngreen\nblue\ngrey\n")
     said, report = run(folder, tmp_path / "out", classes=tmp_path / "names.txt", **given)
     assert any("(from the dataset); floats as they are; inputs: mean " in line for line in said)
-    (line,) = [line for line in warned(said) if "accuracy would be" in line]
+    (line,) = [line for line in warned(said) if " would be " in line]
     assert "what --mean" in line
     assert "in your own transform" in line
     assert report["labelled"] == 200
@@ -329,7 +329,7 @@ def test_what_it_costs_is_bounded(folder: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("pipeline.preflight.BYTES", 6 * 6 * 3 * 60)
     said, report = run(folder, tmp_path / "large", channels="bgr")
     assert report["images"] == 60
-    assert any("warning: accuracy would be" in line for line in said)
+    assert any("warning: accuracy of " in line for line in said)
     monkeypatch.setattr("pipeline.preflight.BYTES", 2**28)
     monkeypatch.setattr("pipeline.preflight.SECONDS", 0.0)  # as of a model that takes long
     _, report = run(folder, tmp_path / "slow", channels="bgr")

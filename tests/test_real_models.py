@@ -134,5 +134,5 @@ def test_the_preflight_names_what_eurosats_network_was_not_trained_with(
         cwd=tmp_path,
     )
     assert done.returncode == 2
-    assert "--strict stops before the long run: accuracy would be 9" in done.stderr
+    assert "--strict stops before the long run: accuracy of 200 images would be 9" in done.stderr
     assert words in done.stderr

@@ -194,7 +194,7 @@ def _table(scores: Scores, names: tuple[str, ...]) -> str:
             cell(names[predicted[at]]),
             f"{count[at]:,}",
             *(draw.percent(float(share)) for share in shares),
-            f"{columns['lift'][i]:.2g}" if columns["lift"][i] < 10 else f"{columns['lift'][i]:,.0f}",
+            f"{columns['lift'][i]:#.2g}" if columns["lift"][i] < 9.95 else f"{columns['lift'][i]:,.0f}",
             f"{columns['reverse'][i]:,}",
         ]
         lines.append(f"| {' | '.join(cells)} |")

@@ -63,7 +63,14 @@ class Panel:
                 yield from ((step, curve) for curve in _precision_recall(state.ranking, names, chosen))
                 roc = _roc(state.ranking, names, self.drawn)
                 if roc is not None:
-                    yield step, Picture("curves/roc", roc, "ROC curves, one class against all others.")
+                    yield (
+                        step,
+                        Picture(
+                            "curves/roc",
+                            roc,
+                            f"ROC curves, one class against all others; the {self.drawn} of smallest area.",
+                        ),
+                    )
             picture = _risk_coverage(state.ranking.confidence.sum(axis=0))
             yield step, Picture("curves/risk_coverage", picture, "Errors if the least certain images are left out.")
 
@@ -126,7 +133,8 @@ def _roc(state: Ranking, names: tuple[str, ...], drawn: int) -> NDArray[np.uint8
     curves = [Curve(x, y, name, f"{value:.4f}", colour, thick) for name, value, y, colour, thick in lines]
     curves.append(Curve(x, rate, "chance", "0.5000", draw.TRACK))
     ticks = Axis("false positive rate, logarithmic", [(0, "0.1 %"), (1 / 3, "1 %"), (2 / 3, "10 %"), (1, "100 %")])
-    return draw.graph("area under ROC", ticks, Axis("true positive rate", _TICKS), curves)
+    title = f"AUROC, {drawn} of {len(by_class):,}" if len(by_class) > drawn else "area under ROC"
+    return draw.graph(title, ticks, Axis("true positive rate", _TICKS), curves)
 
 
 _TICKS = [(0.0, "0 %"), (0.25, "25 %"), (0.5, "50 %"), (0.75, "75 %"), (1.0, "100 %")]
