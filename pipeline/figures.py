@@ -51,6 +51,9 @@ DEFINITIONS = {
     "average_precision_macro": "Average precision (step sum), a class against the rest, mean over classes with images.",
     "aurc": "Area under the risk–coverage curve: mean error rate of the most confident images, over all shares kept.",
 }
+LESS_IS_BETTER = frozenset({"nll", "brier", "aurc"})
+"""Of `DEFINITIONS`; of the others more is better."""
+
 OF_A_CLASS = {
     "precision": "Share of the images predicted as the class that are of it.",
     "recall": "Share of the images of the class that are predicted as it.",
@@ -127,20 +130,21 @@ class Evidence:
             "accuracy_top2": float(self.top2 * UNIT),
             "accuracy_top5": float(self.top5 * UNIT),
         }.items():
-            found[name] = Figure(hits / n, wilson(hits, n), DEFINITIONS[name], "Wilson score")
+            found[name] = Figure(hits / n, wilson(hits, n), DEFINITIONS[name], "Wilson score", rows=n)
         for k in TOPS:
             if k >= self.classes:
                 del found[f"accuracy_top{k}"]
         draws = redrawn(scores)
         for name, value in scores.means.items():
             how = f"bias-corrected bootstrap of the confusion cells, {len(draws[name]):,} draws"
-            found[name] = Figure(value, corrected(value, draws[name]), DEFINITIONS[name], how)
+            found[name] = Figure(value, corrected(value, draws[name]), DEFINITIONS[name], how, rows=n)
         for name, total, squares in (
             ("nll", self.tally.loss, self.loss_squares),
             ("brier", self.brier, self.brier_squares),
         ):
             mean = float(total * UNIT / n)
-            found[name] = Figure(mean, _of_mean(mean, float(squares * UNIT / n), n), DEFINITIONS[name], _MEAN)
+            ends = _of_mean(mean, float(squares * UNIT / n), n)
+            found[name] = Figure(mean, ends, DEFINITIONS[name], _MEAN, rows=n)
         ranked = self._ranked
         for name, value, half, bound in (
             *(
@@ -151,7 +155,7 @@ class Evidence:
         ):
             if not np.isnan(value):
                 ends = None if np.isnan(half) else (max(value - float(half), 0.0), min(value + float(half), 1.0))
-                found[name] = Figure(value, ends, DEFINITIONS[name], _JACKKNIFE, bound)
+                found[name] = Figure(value, ends, DEFINITIONS[name], _JACKKNIFE, bound, n)
         return found
 
     @cached_property
@@ -163,15 +167,15 @@ class Evidence:
         none = np.full(self.classes, np.nan)
         found = {
             "precision": Column(
-                np.where(s.predictions > 0, s.precision, np.nan), *wilsons(s.hits, s.predictions), none
+                np.where(s.predictions > 0, s.precision, np.nan), *wilsons(s.hits, s.predictions), none, s.predictions
             ),
-            "recall": Column(np.where(s.support > 0, s.recall, np.nan), *wilsons(s.hits, s.support), none),
-            "f1": Column(np.where(union > 0, s.f1, np.nan), jaccard[0], jaccard[1], none),
+            "recall": Column(np.where(s.support > 0, s.recall, np.nan), *wilsons(s.hits, s.support), none, s.support),
+            "f1": Column(np.where(union > 0, s.f1, np.nan), jaccard[0], jaccard[1], none, union),
         }
         for name in ("average_precision", "auroc"):
             of, half = self._ranked[name], self._half[name][1:]
             ends = np.clip([of.value - half, of.value + half], 0, 1)
-            found[name] = Column(of.value, ends[0], ends[1], of.bound)
+            found[name] = Column(of.value, ends[0], ends[1], of.bound, s.support)
         return found
 
     def of_class(self, index: int) -> dict[str, Figure]:
@@ -181,10 +185,10 @@ class Evidence:
             value, lower, upper, bound = (
                 float(a[index]) for a in (column.value, column.lower, column.upper, column.bound)
             )
+            how, rows = HOW_OF_A_CLASS[name], int(column.rows[index])
             if not np.isnan(value):
                 ends = None if np.isnan(lower) else (lower, upper)
-                how = HOW_OF_A_CLASS[name]
-                found[name] = Figure(value, ends, OF_A_CLASS[name], how, None if np.isnan(bound) else bound)
+                found[name] = Figure(value, ends, OF_A_CLASS[name], how, None if np.isnan(bound) else bound, rows)
         return found
 
     @cached_property
@@ -222,6 +226,8 @@ class Column:
     upper: NDArray[np.float64]
     bound: NDArray[np.float64]
     """How far the exact value may be away; nan where it is exact."""
+    rows: NDArray[np.int64]
+    """Images that it rests on: of the class, predicted as it (precision), or either (F1)."""
 
 
 def _of_mean(mean: float, mean_of_squares: float, n: int) -> tuple[float, float] | None:

@@ -13,8 +13,11 @@ FORMAT = 1
 DIGITS = 9
 """Significant digits that are written: more than any figure has, and floats stay short."""
 
-ELSEWHERE = ("intervals/", "classes/")
-"""Scalars that `Figures` say better: as ends of an interval, or for all classes."""
+ELSEWHERE = ("intervals/", "classes/", "slices/")
+"""Scalars that `Figures` say better: as ends of an interval, or for all classes and slices."""
+
+MANY = ("classes/", "slices/")
+"""Figures of which there may be thousands, by what their names begin with; `*` stands for the class or the slice."""
 
 
 def summary_json(name: str, run: Run, finished: float, written: Iterable[tuple[int, Scalar | Figures]]) -> bytes:
@@ -37,7 +40,7 @@ def summary_json(name: str, run: Run, finished: float, written: Iterable[tuple[i
             short = summary.tag.removeprefix("metrics/").removeprefix("1_glance/")
             of_step.setdefault(short, Figure(summary.value, definition=summary.description))
     for step, figures in steps.items():
-        steps[step] = dict(sorted(figures.items(), key=lambda item: item[0].startswith("classes/")))  # these last
+        steps[step] = dict(sorted(figures.items(), key=lambda item: [item[0].startswith(kind) for kind in MANY]))
     meanings = {_pattern(n): _meaning(figure) for figures in steps.values() for n, figure in figures.items()}
     about = {
         "predboard_summary": FORMAT,
@@ -70,8 +73,9 @@ def read_summary(content: bytes) -> dict[str, Any] | None:
 
 
 def _pattern(name: str) -> str:
-    """The name under which a figure is defined: the figures of classes are defined once for all."""
-    return f"classes/*/{name.rpartition('/')[2]}" if name.startswith("classes/") else name
+    """The name under which a figure is defined: those of classes and of slices are defined once for all."""
+    kind = next((kind for kind in MANY if name.startswith(kind)), None)
+    return name if kind is None else f"{kind}*/{name.rpartition('/')[2]}"
 
 
 def _meaning(figure: Figure) -> dict[str, str]:
@@ -84,6 +88,8 @@ def _numbers(figure: Figure) -> dict[str, float]:
         found["lower"], found["upper"] = figure.interval
     if figure.bound is not None:
         found["bound"] = figure.bound
+    if figure.rows is not None:
+        found["rows"] = figure.rows
     return {name: _short(value) for name, value in found.items()}
 
 

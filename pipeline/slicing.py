@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.predictions import FURTHER, PROPERTIES, Predictions
 from pipeline.state import Groups, Named
+from pipeline.summaries import unlike
 
 TEXTS = 1000
 """Distinct texts of a column; one with more is an identifier rather than a kind of image."""
@@ -135,19 +136,28 @@ def _rounded(value: NDArray[np.float64], digits: int) -> NDArray[np.float64]:
     return np.asarray(np.nan_to_num(rounded))
 
 
-def slices(kinds: Kinds, like: Kinds | None = None) -> list[Slice]:
-    """All slices; those of numbers are cut where they are in the kinds `like`."""
+def slices(kinds: Kinds, like: Kinds | None = None, alone: bool = False) -> list[Slice]:
+    """All slices; those of numbers are cut where they are in the kinds `like`.
+
+    A column with one value is a slice only if `alone`: there are no other rows to compare with.
+    """
     like = like or kinds
     found = []
     for column, groups in kinds.texts.states.items():
-        if len(groups.value) > 1:
+        if alone or len(groups.value) > 1:
             found += [Slice(column, f"={v}", s) for v, s in zip(groups.value, groups.sums, strict=True)]
     for column in kinds.numbers.states:
         for mine, model in zip(_levels(kinds, column), _levels(like, column) or _levels(kinds, column), strict=True):
             if not model.over:
-                found += _of_numbers(column, mine, model)
+                found += _of_numbers(column, mine, model, alone)
                 break
     return found
+
+
+def named(found: list[Slice]) -> dict[tuple[str, str], str]:
+    """`slices/country=NO` by column and value, no two alike: names of slices, those with most rows first."""
+    ordered = sorted(found, key=lambda s: (-s.rows, s.column, s.value))
+    return dict(zip([(s.column, s.value) for s in ordered], unlike([f"slices/{s.name}" for s in ordered]), strict=True))
 
 
 def left_out(kinds: Kinds) -> list[str]:
@@ -161,9 +171,9 @@ def _levels(kinds: Kinds, column: str) -> tuple[Groups, ...]:
     return tuple(level.states[column] for level in levels if column in level.states)
 
 
-def _of_numbers(column: str, groups: Groups, model: Groups) -> list[Slice]:
+def _of_numbers(column: str, groups: Groups, model: Groups, alone: bool) -> list[Slice]:
     """A slice for each of few numbers, else four of about equal size; fewer where one number is frequent."""
-    if len(model.value) < 2:
+    if len(model.value) < 2 - alone:
         return []
     if len(model.value) <= NUMBERS:
         words = dict(zip(model.value.tolist(), printed(model.value, 6), strict=True))

@@ -132,6 +132,8 @@ class Figure:
     """How the interval was made."""
     bound: float | None = None
     """How far the exact value may be away; None if this is it."""
+    rows: int | None = None
+    """Images that it rests on; None of a number that is itself a count."""
 
 
 @dataclass(frozen=True)

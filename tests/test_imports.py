@@ -118,7 +118,7 @@ ALLOWED: dict[str, set[str]] = {
     "runs": {"draw", "errors", "events", "logs", "outcome", "predictions", "store", "summaries"},
     "seriation": set(),
     "shards": set(),
-    "slicing": {"predictions", "state"},
+    "slicing": {"predictions", "state", "summaries"},
     "sources": {"errors", "predictions"},
     "state": {"predictions"},
     "store": {"errors", "predictions", "shards"},

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pipeline import InputError, VisualizeConfig, events, panels, visualize
-from pipeline.panels import Facts, LooksAgain, Panel, Subject
+from pipeline import InputError, VisualizeConfig, events, outcome, panels, visualize
+from pipeline.panels import Facts, HasFigures, LooksAgain, Panel, Subject
 from pipeline.predictions import COLUMNS, FURTHER, Predictions, Run, derived_rows
 from pipeline.state import merge
 from pipeline.summaries import (
@@ -328,6 +328,41 @@ def test_every_panel_says_what_it_shows_and_keeps_to_tags_that_tensorboard_group
     assert found
     shown = [tag for (tag, _), s in found.items() if not isinstance(s, File | HParams | Figures | Projector)]
     assert all("/" in tag and tag == tag.strip() for tag in shown)
+
+
+@pytest.mark.parametrize("classes", RUNS)
+def test_figures_come_without_drawing_under_the_names_that_are_announced(panel: Panel, classes: int) -> None:
+    if not isinstance(panel, HasFigures):
+        return
+    run = RUNS[classes]
+    states = {
+        step: toy.state_of(panel, run, some(run, rows, step, failed=True)) for step, rows in ((1, 40), (2, 0), (3, 50))
+    }
+    subject = Subject("toy", run, {step: Facts(40, 40) for step in states})
+    found = list(panel.figures(subject, states))
+    drawn = [(step, s) for (_, step), s in rendered(panel, run, states).items() if isinstance(s, Figures)]
+    assert same([(step, s.figures) for step, s in found], [(step, s.figures) for step, s in drawn])
+    assert found or classes == 1
+    for _, summary in found:
+        assert {named(name) for name in summary.figures} <= set(panel.figured)
+
+
+def named(name: str) -> str:
+    """What `figured` calls a figure."""
+    kind = name.partition("/")[0]
+    return f"{kind}/*/{name.rpartition('/')[2]}" if kind in ("classes", "slices") else name
+
+
+def test_every_scalar_that_summary_json_has_is_announced_by_a_panel() -> None:
+    chosen = panels.choose(()).values()
+    announced = set().union(*(panel.figured for panel in chosen if isinstance(panel, HasFigures)))
+    run = RUNS[10]
+    written = [(0, s) for p in chosen for s in rendered(p, run, {0: toy.state_of(p, run, some(run, 60, 0))}).values()]
+    content = outcome.summary_json("toy", run, 0.0, [(n, s) for n, s in written if isinstance(s, Scalar | Figures)])
+    summary = outcome.read_summary(content)
+    assert summary is not None
+    assert len(summary["steps"]["0"]) > 80
+    assert {named(name) for name in summary["steps"]["0"]} <= announced
 
 
 def test_no_two_panels_write_the_same_tag() -> None:

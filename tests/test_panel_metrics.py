@@ -91,8 +91,13 @@ def test_summary_json_has_every_scalar_of_every_step_and_says_what_it_means(tmp_
         assert not any(name.startswith(("metrics/", "1_glance/", "intervals/")) for name in figures)
         assert not next(iter(figures)).startswith("classes/")
         assert list(figures)[-1].startswith("classes/")
-    names = {name for figures in found["steps"].values() for name in figures if not name.startswith("classes/")}
-    assert names <= set(found["definitions"])
+        assert figures["accuracy"]["rows"] == figures["images/counted"]["value"]
+        brightest = figures["slices/brightness=0.875/accuracy"]
+        assert brightest["rows"] == figures["slices/brightness=0.875/images"]["value"] == 7  # of 60, each eighth
+        assert brightest["lower"] < brightest["value"] < brightest["upper"]
+    names = {name for figures in found["steps"].values() for name in figures}
+    assert {name for name in names if not name.startswith(("classes/", "slices/"))} <= set(found["definitions"])
+    assert "slices/*/accuracy" in found["definitions"]
 
 
 def test_of_chosen_panels_summary_json_has_what_they_wrote(tmp_path: Path) -> None:

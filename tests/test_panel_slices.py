@@ -15,7 +15,8 @@ from pipeline import panels, slicing
 from pipeline.panels import Facts, Subject, slices
 from pipeline.predictions import Predictions
 from pipeline.state import merge
-from pipeline.summaries import File, Picture, Scalar, Summary, Text
+from pipeline.summaries import Figure, Figures, File, Picture, Scalar, Summary, Text
+from pipeline.tally import wilson
 from tests import toy
 
 ROWS = 600
@@ -97,7 +98,69 @@ def test_the_worst_come_first_in_words_pictures_and_curves() -> None:
     known = frame(batch())
     assert isinstance(curve[0], Scalar)
     assert curve[0].value == pytest.approx(known.right[known.country == "NO"].mean())
-    assert {tag for tag, _ in found} == {"report/slices", "slices/worst", "slices.csv", "slices/country=NO"}
+    tags = {tag for (tag, _), s in found.items() if not isinstance(s, Figures)}
+    assert tags == {"report/slices", "slices/worst", "slices.csv", "slices/country=NO"}
+
+
+def figures(found: dict[tuple[str, int], Summary], step: int = 0) -> dict[str, Figure]:
+    summary = found["slices", step]
+    assert isinstance(summary, Figures)
+    return dict(summary.figures)
+
+
+def test_summary_json_has_every_slice_with_its_images_and_intervals() -> None:
+    rows = batch()
+    found = drawn(rows, batch(1))
+    here, known = figures(found), frame(rows)
+    inside = known[known.country == "NO"]
+    assert here["slices/country=NO/images"].value == len(inside)
+    accuracy, nll = here["slices/country=NO/accuracy"], here["slices/country=NO/nll"]
+    hits = int((inside.predicted == inside.label).sum())
+    assert (accuracy.value, accuracy.interval, accuracy.rows) == (
+        hits / len(inside),
+        wilson(hits, len(inside)),
+        len(inside),
+    )
+    assert nll.value == pytest.approx(inside.loss.mean(), rel=1e-6)
+    half = 1.959964 * inside.loss.std(ddof=1) / np.sqrt(len(inside))
+    assert nll.interval == pytest.approx((inside.loss.mean() - half, inside.loss.mean() + half), rel=1e-4)
+    shown = {f"slices/{c}{v}" for c, v in ranges(table(found, 1))}
+    assert shown <= {name.rpartition("/")[0] for name in figures(found, 1)}
+    assert set(here) == set(figures(found, 1))  # cut where they are cut at the last step
+
+
+def ranges(of: pd.DataFrame) -> list[tuple[str, str]]:
+    """Columns of the table and values as names have them."""
+    return [(c, f" {v}" if v[0] in "≤>" or " to " in v else f"={v}") for c, v in zip(of.column, of.value, strict=True)]
+
+
+def test_a_value_that_all_images_have_is_a_figure_though_it_is_compared_with_nothing() -> None:
+    found = drawn(batch(split=["test"] * ROWS, year=[2024] * ROWS))
+    for name in ("split=test", "year=2024"):
+        assert figures(found)[f"slices/{name}/images"].value == len(frame(batch()))
+    assert not {"split", "year"} & set(table(found).column)
+
+
+def test_summary_json_has_the_largest_of_many_slices_at_the_last_step_alone() -> None:
+    site = [f"s{i % 120:03d}" for i in range(ROWS)]
+    site[:30] = ["big"] * 30
+    found = drawn(batch(site=site), batch(1, site=site))
+    assert ("slices", 0) not in found
+    sites = frame(batch(1, site=site)).site.nunique()  # of some every image is failed or without label
+    assert sites > slices.EACH_STEP
+    assert len({n for n in figures(found, 1) if n.startswith("slices/site=")}) == 3 * sites
+    panel = slices.Panel(kept=8)
+    few = next(s for s in panel.figures(Subject("toy", toy.RUN, {}), {0: panel.measure(toy.RUN, batch(site=site))}))
+    sizes = [f.value for n, f in few[1].figures.items() if n.endswith("/images")]
+    assert len(sizes) == 8
+    assert min(sizes) > 30
+
+
+def test_names_of_slices_are_on_one_line_and_no_two_alike() -> None:
+    place = ["x/y" if i % 2 else "x\n z" for i in range(ROWS)]
+    found = figures(drawn(batch(0, a=[f"b={i % 2}" for i in range(ROWS)], place=place, **{"a=b": ["0", "1"] * 300})))
+    assert {"slices/place=x/y/accuracy", "slices/place=x z/accuracy"} <= set(found)
+    assert {"slices/a=b=0/images", "slices/a=b=0 (2)/images"} <= set(found)
 
 
 def test_numbers_are_cut_into_quarters_of_about_one_size() -> None:

@@ -8,11 +8,14 @@ import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 from pipeline.errors import InputError
 from pipeline.predictions import Predictions, Run
-from pipeline.summaries import Pixels, Summary
+from pipeline.summaries import Figures, Pixels, Summary
+
+Better = Literal["more", "less", "neither"]
+"""Which of two values of a figure is the better one."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,20 @@ class LooksAgain(Protocol):
 
     def measure_again(self, run: Run, first: Any, rows: Predictions) -> Any:
         """The second state of these rows alone, given the first state of all rows."""
+        ...
+
+
+@runtime_checkable
+class HasFigures(Protocol):
+    """A panel with numbers for `summary.json`, which `predboard gate` asks for without drawing anything."""
+
+    @property
+    def figured(self) -> Mapping[str, Better]:
+        """Every name that `figures` may give, `*` for a class or a slice, and which of two values is better."""
+        ...
+
+    def figures(self, subject: Subject, states: Mapping[int, Any]) -> Iterator[tuple[int, Figures]]:
+        """(step, figures) of each step that has them; `render` yields the same."""
         ...
 
 

@@ -4,13 +4,13 @@ The figures are those of `pipeline.calibration`; here they get their words.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline import calibration, draw, figures, thresholds
 from pipeline.calibration import Calibration, Sets, Tempered, conformal
 from pipeline.draw import Bin, percent
 from pipeline.figures import Evidence
-from pipeline.panels import Subject
+from pipeline.panels import Better, Subject
 from pipeline.predictions import Predictions, Run
 from pipeline.state import UNIT
 from pipeline.summaries import Figure, Figures, Picture, Pixels, Scalar, Summary, Text
@@ -32,6 +32,8 @@ DEFINITIONS = {
     "conformal_coverage": "Share of images whose true class is in the set of all likely enough ones (LAC); aim 90 %.",
     "conformal_size": "Classes in such a set, mean; its threshold is from one half of the images, this from the other.",
 }
+MORE_IS_BETTER = frozenset({"brier_resolution", "conformal_coverage"})
+NEITHER_IS_BETTER = frozenset({"brier_uncertainty", "temperature"})
 
 
 @dataclass(frozen=True)
@@ -69,15 +71,30 @@ class Panel:
         if len(subject.run.classes) == 1:
             yield last, Text("report/calibration", "There is one class, which always has the probability 1.")
             return
-        for step, state in states.items():
-            found = _figures(state)
+        for step, found in self.figures(subject, states):
             for name in self.scalars:
-                yield step, Scalar(f"calibration/{name}", found[name].value, found[name].definition)
-            yield step, Figures("calibration", {f"calibration/{name}": figure for name, figure in found.items()})
-            picture = _reliability(state, found)
+                figure = found.figures[f"calibration/{name}"]
+                yield step, Scalar(f"calibration/{name}", figure.value, figure.definition)
+            yield step, found
+            picture = _reliability(states[step].calibration)
             yield step, Picture("calibration/reliability", picture, "Accuracy of images of equal confidence.")
         page = _page(states[last], subject.run.classes, self.classes)
         yield last, Text("report/calibration", page, "How far to trust a probability, and which to accept.")
+
+    @property
+    def figured(self) -> Mapping[str, Better]:
+        """Of errors less is better; a temperature only describes."""
+        return {
+            f"calibration/{n}": "more" if n in MORE_IS_BETTER else "neither" if n in NEITHER_IS_BETTER else "less"
+            for n in DEFINITIONS
+        }
+
+    def figures(self, subject: Subject, states: Mapping[int, State]) -> Iterator[tuple[int, Figures]]:
+        """All of them where images are labelled; none of a single class."""
+        for step, state in states.items():
+            if state.calibration.rows and len(subject.run.classes) > 1:
+                of_step = {f"calibration/{name}": figure for name, figure in _figures(state).items()}
+                yield step, Figures("calibration", of_step)
 
 
 def _figures(state: State) -> dict[str, Figure]:
@@ -99,14 +116,18 @@ def _figures(state: State) -> dict[str, Figure]:
         }
     if sets is not None:
         values |= {"conformal_coverage": sets.coverage, "conformal_size": sets.size}
-    found = {name: Figure(value, definition=DEFINITIONS[name]) for name, value in values.items()}
-    found["ece"] = Figure(c.ece, c.ece_interval, DEFINITIONS["ece"], figures.HOW_OF_A_CLASS["auroc"])
-    found["ece_equal_mass"] = Figure(
-        float(equal.value), definition=DEFINITIONS["ece_equal_mass"], bound=float(equal.bound)
-    )
+    rows = dict.fromkeys(values, c.rows)
+    if tempered is not None:
+        rows |= dict.fromkeys(("nll_before", "nll_after", "ece_before", "ece_after"), tempered.tried)
+        rows["temperature"] = len(c.sample.rows["key"]) - tempered.tried
     if sets is not None:
-        interval = wilson(sets.coverage * sets.tried, sets.tried)
-        found["conformal_coverage"] = Figure(sets.coverage, interval, DEFINITIONS["conformal_coverage"], "Wilson score")
+        rows |= dict.fromkeys(("conformal_coverage", "conformal_size"), sets.tried)
+    found = {name: Figure(value, definition=DEFINITIONS[name], rows=rows[name]) for name, value in values.items()}
+    found["ece"] = replace(found["ece"], interval=c.ece_interval, method=figures.HOW_OF_A_CLASS["auroc"])
+    found["ece_equal_mass"] = replace(found["ece_equal_mass"], bound=float(equal.bound))
+    if sets is not None:
+        ends = wilson(sets.coverage * sets.tried, sets.tried)
+        found["conformal_coverage"] = replace(found["conformal_coverage"], interval=ends, method="Wilson score")
     return found
 
 
@@ -133,8 +154,7 @@ def _verdict(c: Calibration) -> str:
     return "under-confident" if mean < lower else "neither over- nor under-confident"
 
 
-def _reliability(state: State, found: Mapping[str, Figure]) -> Pixels:
-    c = state.calibration
+def _reliability(c: Calibration) -> Pixels:
     mean, accuracy, _ = _levels(c)
     verdict = _verdict(c)
     facts = [
@@ -144,9 +164,9 @@ def _reliability(state: State, found: Mapping[str, Figure]) -> Pixels:
         ("ECE by chance", f"~ {percent(c.by_chance)}"),
         ("largest (MCE)", percent(c.mce)),
     ]
-    if "temperature" in found:
-        facts.append(("temperature", f"{found['temperature'].value:.2f}"))
-        facts.append(("ECE with it", percent(found["ece_after"].value)))
+    if c.tempered is not None:
+        facts.append(("temperature", f"{c.tempered.temperature:.2f}"))
+        facts.append(("ECE with it", percent(c.tempered.ece[1])))
     return draw.reliability(_bins(c), facts, "fits on average" if verdict.startswith("neither") else verdict)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pipeline import draw, figures
 from pipeline.figures import OF_A_CLASS, Evidence
-from pipeline.panels import Subject
+from pipeline.panels import Better, Subject
 from pipeline.predictions import Predictions, Run
 from pipeline.summaries import Figure, Figures, File, Lines, Scalar, Summary, Text, cell, unlike
 
@@ -53,13 +53,26 @@ class Panel:
                         drawn.add(figure)
                         said = f"{names[c]}: {OF_A_CLASS[figure]}"
                         yield step, Scalar(f"classes/{figure}/{names[c]}", found[figure].value, said)
-            if step == last or len(names) <= EACH_STEP:
-                yield step, Figures("classes", dict(_figures(state, names)))
         for figure in CURVES:
             if figure in drawn:
                 yield last, Lines(f"classes/{figure}", (f"classes/{figure}/",), OF_A_CLASS[figure])
         yield last, Text("report/classes", _table(counted[last], subject.run.classes), "All classes, worst first.")
         yield last, File("classes.csv", _csv(counted, subject.run.classes), "All classes at every step.")
+        yield from self.figures(subject, states)
+
+    @property
+    def figured(self) -> Mapping[str, Better]:
+        """Of all but a number of images more is better."""
+        of_a_class: dict[str, Better] = {f"classes/*/{name}": "more" for name in OF_A_CLASS}
+        return {"classes/*/support": "neither", **of_a_class}
+
+    def figures(self, subject: Subject, states: Mapping[int, Evidence]) -> Iterator[tuple[int, Figures]]:
+        """All figures of all classes, of many classes at the last step alone."""
+        names = unlike(subject.run.classes)
+        counted = {step: state for step, state in states.items() if state.scores.counted}
+        for step, state in counted.items():
+            if step == max(counted) or len(names) <= EACH_STEP:
+                yield step, Figures("classes", dict(_figures(state, names)))
 
 
 def _figures(state: Evidence, names: tuple[str, ...]) -> Iterator[tuple[str, Figure]]:

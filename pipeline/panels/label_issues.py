@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import draw
-from pipeline.panels import Subject, Twice
+from pipeline.panels import Better, Subject, Twice
 from pipeline.predictions import KEPT, Predictions, Rows, Run, mix, no_rows
 from pipeline.state import UNIT, Counted, Lowest, summed
-from pipeline.summaries import File, Scalar, Summary, Text, Tiles, cell
+from pipeline.summaries import Figure, Figures, File, Scalar, Summary, Text, Tiles, cell
 
 SALT = 8
 """Of the hashes that look for equal pictures."""
@@ -25,6 +25,11 @@ SLOTS = 2**23
 
 ALIKE = 20_000
 """Rows that are looked at for equal pictures."""
+
+DEFINITIONS = {
+    "label_issues/suspected": "Images whose label may be wrong.",
+    "label_issues/estimated_share": "Share of wrong labels by confident learning.",
+}
 
 
 @dataclass(frozen=True)
@@ -141,12 +146,10 @@ class Panel:
             labelled = int(first.rows.sum())
             if not labelled:
                 continue
-            share = estimated_share(first.rows, again.joint, len(names))
-            yield step, Scalar("label_issues/suspected", float(again.suspected), "Images whose label may be wrong.")
-            yield (
-                step,
-                Scalar("label_issues/estimated_share", share, "Share of wrong labels by confident learning."),
-            )
+            found = _figures(state)
+            for name, figure in found.items():
+                yield step, Scalar(name, float(figure.value), figure.definition)
+            yield step, Figures("label_issues", found)
             rows = {name: column[: self.gallery] for name, column in again.suspects.rows.items()}
             if len(rows["id"]):
                 description = "Labels that are most likely wrong (confident learning), the most likely first."
@@ -161,12 +164,23 @@ class Panel:
             if step == max(states):
                 yield (
                     step,
-                    Text("report/label_issues", self._page(names, first, again, share, clash), "Wrong labels."),
+                    Text("report/label_issues", self._page(names, first, again, clash), "Wrong labels."),
                 )
                 yield step, File("suspects.csv", _table(again.suspects.rows, names))
 
-    def _page(self, names: tuple[str, ...], first: State, again: Again, share: float, clash: NDArray[np.int64]) -> str:
-        labelled = int(first.rows.sum())
+    @property
+    def figured(self) -> Mapping[str, Better]:
+        """Doubts about labels: the model is no better for fewer of them."""
+        return dict.fromkeys(DEFINITIONS, "neither")
+
+    def figures(self, subject: Subject, states: Mapping[int, Twice]) -> Iterator[tuple[int, Figures]]:  # noqa: ARG002
+        """How many labels may be wrong, where there are any."""
+        for step, state in states.items():
+            if state.first.rows.any():
+                yield step, Figures("label_issues", _figures(state))
+
+    def _page(self, names: tuple[str, ...], first: State, again: Again, clash: NDArray[np.int64]) -> str:
+        labelled, share = int(first.rows.sum()), estimated_share(first.rows, again.joint, len(names))
         low = thresholds(first)
         exact = bool(np.nanmin(low) > 1 / (KEPT + 1)) or len(names) <= KEPT
         parts = [
@@ -226,6 +240,18 @@ class Panel:
         for i in clash[: self.listed].tolist():
             page += f"\n| {rows['id'][i]} | {cell(str(rows['image'][i] or ''))} | {cell(names[rows['label'][i]])} |"
         return page
+
+
+def _figures(state: Twice) -> dict[str, Figure]:
+    """Of at least one labelled row."""
+    labelled: NDArray[np.int64] = state.first.rows
+    values = int(state.again.suspected), estimated_share(labelled, state.again.joint, len(labelled))
+    return {
+        name: Figure(value, definition=definition, rows=rows)
+        for (name, definition), value, rows in zip(
+            DEFINITIONS.items(), values, (None, int(labelled.sum())), strict=True
+        )
+    }
 
 
 def thresholds(first: State) -> NDArray[np.float64]:

@@ -5,12 +5,20 @@ from dataclasses import dataclass
 
 from pipeline import figures
 from pipeline.figures import Evidence
-from pipeline.panels import Subject
+from pipeline.panels import Better, Subject
 from pipeline.predictions import Predictions, Run
 from pipeline.summaries import Band, Figure, Figures, Scalar, Summary
 
 HEADLINES = ("accuracy", "balanced_accuracy", "f1_macro", "nll", "auroc_macro", "average_precision_macro")
 """The six that are drawn with their intervals."""
+
+COUNTS = {
+    "images": "Rows of predictions, failed ones included.",
+    "images/missing": "Rows of the manifest without predictions yet.",
+    "images/failed": "Images that could not be read or gave no finite logits.",
+    "images/unlabelled": "Images without a label.",
+    "images/counted": "Images with logits and a label: what the figures count.",
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,6 @@ class Panel:
                     for end, value in zip(("lower", "upper"), figure.interval, strict=True):
                         said = f"{end.capitalize()} end of the 95 % interval of metrics/{name}: {figure.method}."
                         yield step, Scalar(f"intervals/{name}/{end}", value, said)
-            yield step, Figures("metrics", {**_counts(state, subject.facts[step].manifest_rows), **state.overall})
         for name, step in banded.items():
             yield (
                 step,
@@ -50,17 +57,27 @@ class Panel:
                     f"metrics/{name} with its 95 % interval.",
                 ),
             )
+        yield from self.figures(subject, states)
+
+    @property
+    def figured(self) -> Mapping[str, Better]:
+        """Counts have no better and worse."""
+        of_rows: dict[str, Better] = {
+            name: "less" if name in figures.LESS_IS_BETTER else "more" for name in figures.DEFINITIONS
+        }
+        return {**dict.fromkeys(COUNTS, "neither"), **of_rows}
+
+    def figures(self, subject: Subject, states: Mapping[int, Evidence]) -> Iterator[tuple[int, Figures]]:
+        """Counts of images, and all metrics where images are labelled."""
+        for step, state in states.items():
+            counts = _counts(state, subject.facts[step].manifest_rows)
+            yield step, Figures("metrics", {**counts, **state.overall})
 
 
 def _counts(state: Evidence, manifest_rows: int) -> dict[str, Figure]:
     tally = state.tally
+    rows, failed, unlabelled = int(tally.rows), int(tally.failed), int(tally.unlabelled)
+    numbers = (rows, manifest_rows - rows, failed, unlabelled, state.scores.counted)
     return {
-        name: Figure(int(n), definition=definition)
-        for name, n, definition in (
-            ("images", tally.rows, "Rows of predictions, failed ones included."),
-            ("images/missing", manifest_rows - tally.rows, "Rows of the manifest without predictions yet."),
-            ("images/failed", tally.failed, "Images that could not be read or gave no finite logits."),
-            ("images/unlabelled", tally.unlabelled, "Images without a label."),
-            ("images/counted", state.scores.counted, "Images with logits and a label: what the figures count."),
-        )
+        name: Figure(n, definition=definition) for (name, definition), n in zip(COUNTS.items(), numbers, strict=True)
     }

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import draw, slicing
-from pipeline.panels import Subject
+from pipeline.panels import Better, Subject
 from pipeline.predictions import Predictions, Run
-from pipeline.slicing import Kinds, Slice, kinds_of, left_out, no_kinds, slices
+from pipeline.slicing import Kinds, Slice, kinds_of, left_out, named, no_kinds, slices
 from pipeline.state import UNIT, summed
-from pipeline.summaries import File, Picture, Scalar, Summary, Text, cell, unlike
-from pipeline.tally import wilson
+from pipeline.summaries import Figure, Figures, File, Picture, Scalar, Summary, Text, cell, unlike
+from pipeline.tally import Z95, wilson
 
 CUT = 100.0
 """Nats at which a loss is cut in the mean and variance of a slice, so that one absurd row is not all that counts."""
@@ -27,6 +27,15 @@ LEAST = 20
 """Rows in a slice and outside it, below which the two are not compared."""
 
 FALSE_DISCOVERIES = 0.05
+
+EACH_STEP = 100
+"""With more slices `summary.json` has their figures at the last step alone."""
+
+DEFINITIONS = {
+    "images": "Images of the slice that count.",
+    "accuracy": "Share of the images of the slice whose highest logit is the true class.",
+    "nll": f"Mean negative log-likelihood of the true class over the slice, nats, each cut at {CUT:g}.",
+}
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,8 @@ class Panel:
     """Slices in the picture."""
     listed: int = 100
     """Rows of the table."""
+    kept: int = 1000
+    """Slices in `summary.json`: those with most images."""
     columns: frozenset[str] = slicing.COLUMNS | {"label", "predicted", "loss"}
 
     def zero(self, run: Run) -> State:  # noqa: ARG002  the rows say which columns there are
@@ -75,8 +86,9 @@ class Panel:
         kinds = kinds_of(rows, each)
         return State(kinds.texts, kinds.numbers, kinds.rounded, kinds.rough, each.sum(axis=0))
 
-    def render(self, subject: Subject, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:  # noqa: ARG002
+    def render(self, subject: Subject, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
         """A table and a picture of the last step, and curves of its worst slices."""
+        yield from self.figures(subject, states)
         last = max(states)
         found = slices(states[last])
         compared = compare(found)
@@ -97,6 +109,24 @@ class Panel:
             yield last, Picture("slices/worst", draw.intervals(title, lines, overall), "Bars: 95 % intervals (Wilson).")
         yield last, Text("report/slices", self._page(states[last], compared, worse), "Accuracy by kind of image.")
         yield last, File("slices.csv", _table(compared))
+
+    @property
+    def figured(self) -> Mapping[str, Better]:
+        """Which of them is better is the same for all images."""
+        return {"slices/*/images": "neither", "slices/*/accuracy": "more", "slices/*/nll": "less"}
+
+    def figures(self, subject: Subject, states: Mapping[int, State]) -> Iterator[tuple[int, Figures]]:  # noqa: ARG002
+        """Images, accuracy and loss of each slice, of many slices at the last step alone."""
+        last = states[max(states)]
+        names = named(slices(last, alone=True))
+        names = {key: names[key] for key in list(names)[: self.kept]}
+        for step, state in states.items():
+            if names and (state is last or len(names) <= EACH_STEP):
+                found: dict[str, Figure] = {}
+                for s in slices(state, like=last, alone=True):
+                    if (s.column, s.value) in names:
+                        found |= {f"{names[s.column, s.value]}/{n}": figure for n, figure in _figures(s).items()}
+                yield step, Figures("slices", found)
 
     def _page(self, state: State, compared: list[Compared], worse: list[Compared]) -> str:
         parts = [
@@ -151,6 +181,17 @@ def compare(found: list[Slice]) -> list[Compared]:
     worse = set(order[: max(passed, default=0)])
     marked = [replace(c, worse=i in worse) for i, c in enumerate(compared)]
     return sorted(marked, key=lambda c: (-c.effect, c.slice.name))
+
+
+def _figures(s: Slice) -> dict[str, Figure]:
+    half = Z95 * math.sqrt(variance(s) / (s.rows - 1)) if s.rows > 1 else math.nan
+    ends = None if math.isnan(half) else (max(nll(s) - half, 0.0), nll(s) + half)
+    accuracy = wilson(int(s.sums[1]), s.rows)
+    return {
+        "images": Figure(s.rows, definition=DEFINITIONS["images"]),
+        "accuracy": Figure(s.accuracy, accuracy, DEFINITIONS["accuracy"], "Wilson score", rows=s.rows),
+        "nll": Figure(nll(s), ends, DEFINITIONS["nll"], "mean ± 1.96 standard errors", rows=s.rows),
+    }
 
 
 def _line(s: Slice) -> draw.Interval:
