@@ -45,6 +45,9 @@ FAR = 2000.0
 MISSED = 0.1
 """Share of images whose true class conformal sets may lack."""
 
+ECE = "Expected calibration error: how far accuracy is from confidence in 15 equal-width bins, mean over images."
+"""Definition of the usual one."""
+
 COLUMNS = frozenset({"id", "key", "label", "predicted", "confidence", "logits"})
 """Columns that `Calibration.measure` reads."""
 

@@ -6,6 +6,7 @@ of squares; what asks for the order of rows by leaving out one of 20 groups afte
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import NormalDist
@@ -241,29 +242,34 @@ def _of_mean(mean: float, mean_of_squares: float, n: int) -> tuple[float, float]
 def redrawn(scores: Scores) -> dict[str, NDArray[np.float64]]:
     """The figures of `tally.means` with each confusion cell of n rows replaced by Poisson(n), again and again.
 
-    The seed is the hash of the counts: the same counts give the same draws. -> [draws] each, nan where not defined.
+    -> [draws] each, nan where not defined.
     """
     true, predicted, count = scores.cells
-    random = np.random.default_rng(hash64(true.tobytes() + predicted.tobytes() + count.tobytes()) % 2**64)
-    draws = min(max(DRAWS // len(count), 250), 1000)
-    block = max(min(draws, BLOCK // max(len(count), scores.classes)), 1)
-    by_predicted = np.argsort(predicted, kind="stable")  # the cells come sorted by the true class
     classes = np.unique(np.concatenate([true, predicted]))
-    once, one = count == 1, _poisson_of_one()  # most cells of many classes hold one row
     found: dict[str, list[NDArray[np.float64]]] = {}
+    for n in poissons(count, true.tobytes() + predicted.tobytes(), scores.classes):
+        hits = np.where(true == predicted, n, 0)
+        margins = summed_by(hits, true, classes), summed_by(n, true, classes), summed_by(n, predicted, classes)
+        for name, values in means(*margins).items():
+            found.setdefault(name, []).append(values)
+    return {name: np.concatenate(values) for name, values in found.items()}
+
+
+def poissons(count: NDArray[np.int64], seed: bytes, width: int) -> Iterator[NDArray[np.float64]]:
+    """Each count n replaced by Poisson(n), again and again, some times at once: [draws, cells].
+
+    The seed is the hash of these bytes and of the counts: the same counts give the same draws. `width` is how many
+    numbers the caller makes of a draw, if they are more than the counts.
+    """
+    random = np.random.default_rng(hash64(seed + count.tobytes()) % 2**64)
+    draws = min(max(DRAWS // len(count), 250), 1000)
+    block = max(min(draws, BLOCK // max(len(count), width)), 1)
+    once, one = count == 1, _poisson_of_one()  # most cells of many classes hold one row
     for start in range(0, draws, block):
         n = np.empty((min(block, draws - start), len(count)))  # [draws, cells]
         n[:, ~once] = random.poisson(count[~once], (len(n), np.count_nonzero(~once)))
         n[:, once] = one[random.integers(0, len(one), (len(n), np.count_nonzero(once)), np.uint16)]
-        hits = np.where(true == predicted, n, 0)
-        margins = (
-            _summed(hits, true, classes),
-            _summed(n, true, classes),
-            _summed(n[:, by_predicted], predicted[by_predicted], classes),
-        )
-        for name, values in means(*margins).items():
-            found.setdefault(name, []).append(values)
-    return {name: np.concatenate(values) for name, values in found.items()}
+        yield n
 
 
 def _poisson_of_one() -> NDArray[np.float64]:
@@ -272,8 +278,11 @@ def _poisson_of_one() -> NDArray[np.float64]:
     return np.searchsorted(distribution, (np.arange(2**16) + 0.5) / 2**16).astype(np.float64)
 
 
-def _summed(n: NDArray[np.float64], of: NDArray[np.int64], classes: NDArray[np.int64]) -> NDArray[np.float64]:
-    """[draws, classes] sums of [draws, cells] over the cells of each class, which come sorted by it."""
+def summed_by(n: NDArray[np.float64], of: NDArray[np.int64], classes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """[draws, classes] sums of [draws, cells] over the cells of each class."""
+    if (of[1:] < of[:-1]).any():
+        order = np.argsort(of, kind="stable")
+        n, of = n[:, order], of[order]
     there, first = np.unique(of, return_index=True)
     sums = np.zeros((len(n), len(classes)))
     sums[:, np.searchsorted(classes, there)] = np.add.reduceat(n, first, axis=1)

@@ -277,6 +277,14 @@ class ContentDigest:
         return hashlib.blake2b(b"".join(h.digest() for h in self._hashes), digest_size=16).hexdigest()
 
 
+def columns_of(file: PartFile) -> pa.Schema:
+    """Names and types of a part's columns, as its writer declared them. Raises InputError if it cannot be read."""
+    try:
+        return pq.read_schema(file.path)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(file.name, error) from error
+
+
 def batches(file: PartFile, columns: Iterable[str] | None = None) -> Iterator[Predictions]:
     """The rows of a part in order, a bounded number at a time; only `columns` if given (`FURTHER` stands for several).
 

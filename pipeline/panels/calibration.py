@@ -17,7 +17,7 @@ from pipeline.summaries import Figure, Figures, Picture, Pixels, Scalar, Summary
 from pipeline.tally import wilson
 
 DEFINITIONS = {
-    "ece": "Expected calibration error: how far accuracy is from confidence in 15 equal-width bins, mean over images.",
+    "ece": calibration.ECE,
     "ece_equal_mass": "The same in 15 bins of equally many images.",
     "ece_classwise": "Calibration error of each class against the rest in 15 equal-width bins, mean over all classes.",
     "mce": "Maximum calibration error: that of the worst of 15 equal-width bins, be it of one image.",
