@@ -18,6 +18,7 @@ Channels = Literal["rgb", "bgr", "gray"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Exif = Literal["ignore", "apply"]
 Scores = Literal["logits", "probabilities", "log_probabilities"]
+Engine = Literal["local", "ray"]
 Side = int | Literal["none"]
 
 _LONGEST = 1_000_000
@@ -27,6 +28,12 @@ _LONGEST = 1_000_000
 def _at_least(name: str, value: int, least: int) -> None:
     if value < least:
         raise InputError(f"--{name} is {value}; expected a whole number of at least {least}")
+
+
+def _for_ray(config: Any, *names: str) -> None:
+    for name in names:
+        if config.engine != "ray" and getattr(config, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} is for --engine ray: add that, or leave it out")
 
 
 def _is_plain(value: Any) -> bool:
@@ -134,6 +141,25 @@ class InferConfig:
     """auto, cpu, cuda, cuda:1, mps, or several separated by commas: a process each, that does whole parts. auto: all of
     cuda where there is one, else mps, else cpu."""
 
+    engine: Engine = "local"
+    """ray: whole parts on the actors of a Ray cluster (docs/scale.md), which see the same paths as this machine."""
+
+    ray_address: str | None = None
+    """Of the cluster, or auto. Default: RAY_ADDRESS, else one that runs here, else one that is started for this."""
+
+    actors: int | None = None
+    """Processes on Ray, each with the model. Default: as many as there is room for."""
+
+    gpus_per_actor: float | None = None
+    """Default: 1 where the cluster has GPUs, else 0. 0.5: two share one."""
+
+    cpus_per_actor: int | None = None
+    """Threads that decode, and the model's where it has no GPU. Default: a GPU's share of its machine's; without GPUs
+    all of a machine's, at most 16."""
+
+    max_failures: int | None = None
+    """Stop when more rows than this have failed. Default: go on, each is a row with its error."""
+
     part: tuple[int, int] | None = None
     """K/N, 1/8 to 8/8 for example: only this share of the parts, so that jobs beside each other make one run."""
 
@@ -207,9 +233,18 @@ class InferConfig:
             ("preflight", self.preflight, 0),
             ("limit", self.limit, 1),
             ("thumbnails", self.thumbnails, 0),
+            ("actors", self.actors, 1),
+            ("cpus-per-actor", self.cpus_per_actor, 1),
+            ("max-failures", self.max_failures, 0),
         ):
             if value is not None:
                 _at_least(name, value, least)
+        _for_ray(self, "ray_address", "actors", "gpus_per_actor", "cpus_per_actor")
+        gpus = self.gpus_per_actor
+        if gpus is not None and not (0 <= gpus <= 1 or (gpus > 1 and gpus.is_integer())):
+            raise InputError(f"--gpus-per-actor is {gpus:g}; expected 0, a part of 1, or whole ones")
+        if self.engine == "ray" and "," in self.device:
+            raise InputError(f"--device is {self.device}; with --engine ray expected one kind: --actors says how many")
         if not 0 < self.timeout <= _LONGEST:
             raise InputError(f"--timeout is {self.timeout:g}; expected seconds, more than 0 and at most {_LONGEST:,}")
         if len(self.preview_bands) not in (0, 1, 3) or min(self.preview_bands, default=0) < 0:

@@ -1,11 +1,13 @@
-"""Tasks -> devices: one works here, several each in a process of their own. Knows not what is done with a task.
+"""Tasks -> devices: one works here, several in processes of their own or on Ray. Knows not what is done with a task.
 
 A worker is told what to do by its standard input and answers by its standard output, both in pickled objects. It is a
 fresh Python that imports this module and nothing of the caller's, so that a script without `if __name__ == "__main__"`
-does not start again in each of them, and it ends when its input does, so that none outlives its master.
+does not start again in each of them, and it ends when its input does, so that none outlives its master. On Ray the same
+orders and answers go through an actor.
 """
 
 import contextlib
+import functools
 import os
 import pickle
 import queue
@@ -14,226 +16,236 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any, cast
 
 import torch
 
-from pipeline import models, timing, usercode, workers
+from pipeline import cluster, models, usercode, workers
+from pipeline.config import InferConfig
+from pipeline.crew import Asks, Crew, Ends, Fails, Gone, Host, Says, Worker, Wrote
 from pipeline.errors import InputError
 from pipeline.shards import Task
-from pipeline.work import Job, Watcher, module_of, work
+from pipeline.work import Job, Watcher, give_up, module_of, work
 
 _GRACE = 10.0
 """Seconds that a worker gets to end."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where the work is done."""
+
+    here: torch.device
+    """Of this process, where models are tried out."""
+    device: torch.device
+    """Of a worker; where there are several, the first one's."""
+    count: int
+    memory: int
+    """Of a worker's device, bytes; its share where several are on one."""
+    threads: int
+    """That read and decode, for each worker."""
+    words: str
+    """Where it is, for a person."""
+    host: Callable[[Job], Host[Task]] | None = None
+    """Starts workers; None: the work is done in this process."""
+    elsewhere: bool = False
+    """Whether that is on other machines, perhaps."""
+
+
+@contextlib.contextmanager
+def place(config: InferConfig, say: Callable[[str], None]) -> Iterator[Place]:
+    """Where a configuration wants the work done. Raises InputError if that is not there."""
+    if config.engine == "ray":
+        with cluster.connected(config.ray_address):
+            yield _on_ray(config, say)
+        return
+    on = models.devices_of(config.device)
+    threads = config.workers or max(1, workers.count(0) // len(on))
+    memory = models.memory_of(on[0]) // on.count(on[0])
+    host = (lambda job: _Processes(job, on)) if len(on) > 1 else None
+    yield Place(on[0], on[0], len(on), memory, threads, ", ".join(map(str, on)), host)
+
+
+def _on_ray(config: InferConfig, say: Callable[[str], None]) -> Place:
+    """Actors, as many as there is room for where nobody says."""
+    shape = cluster.shape(config.actors, config.gpus_per_actor, config.cpus_per_actor)
+    say(f"Ray has {cluster.described()}: {shape}")
+    device = torch.device("cuda" if shape.gpus and config.device == "auto" else config.device.replace("auto", "cpu"))
+    # Of a GPU over there it is asked, which also tells whether PyTorch sees it.
+    memory = shape.memory if device.type == "cpu" else cluster.ask(shape, models.memory_of, device)
+    threads = config.workers or max(1, int(shape.cpus))
+
+    def host(job: Job) -> Host[Task]:
+        return cluster.Actors(labour, shape, device.type, _orders(device, max(1, int(shape.cpus))), job, say)
+
+    return Place(
+        models.device_of("auto" if config.device == "auto" else "cpu"),
+        device,
+        shape.count,
+        memory,
+        threads,
+        str(shape),
+        host,
+        elsewhere=True,
+    )
+
+
 def run(
     job: Job,
-    devices: Sequence[torch.device],
+    there: Place,
     modules: Callable[[int], torch.nn.Module],
     tasks: Sequence[Task],
-    wrote: Callable[[int], object],
+    wrote: Callable[[int, int], object],
     say: Callable[[str], None],
 ) -> dict[str, float]:
     """Do the tasks, each on the device that is free first. -> seconds as `timing` has them, of all devices together.
 
     Args:
         job: what is the same for all.
-        devices: one process for each of several.
+        there: where.
         modules: gives the model of a step, where one device works here.
         tasks: what to do.
-        wrote: hears of rows written.
-        say: takes a line for a person. A worker that dies is named; the others do its tasks.
+        wrote: hears of rows written, and how many of them failed.
+        say: takes a line for a person. A worker that dies is named; others do its tasks.
 
     Raises InputError, and whatever else a worker meets; the other workers are ended then.
     """
-    if min(len(devices), len(tasks)) <= 1:
+    if there.host is None or (len(tasks) <= 1 and not there.elsewhere):
         waiting = iter(tasks)
-        here = Watcher(lambda _: next(waiting, None), lambda rows, _: wrote(rows), say)
-        return work(job, devices[0], modules, here)
-    with _Crew(job, devices[: len(tasks)], tasks, wrote, say) as crew:
-        return crew.seconds()
+        here = Watcher(lambda _: next(waiting, None), lambda rows, failed, _: wrote(rows, failed), say)
+        return work(job, there.device, modules, here)
+
+    without = functools.partial(give_up, job, there.device)
+    crew = Crew(there.host(job), tasks, wrote, say, lambda task: str(task.shard.index), without)
+    return crew.run(min(there.count, len(tasks)))
 
 
-# --- what a worker says ---
-
-
-@dataclass(frozen=True)
-class _Asks:
-    patient: bool
-
-
-@dataclass(frozen=True)
-class _Wrote:
-    rows: int
-    done: Task | None
+def _orders(device: torch.device, threads: int) -> "_Begin":
+    return _Begin(tuple(usercode.imported()), str(device), threads)
 
 
 @dataclass(frozen=True)
-class _Says:
-    line: str
+class _Begin:
+    """The first order of a worker; the second is the job, packed."""
+
+    files: tuple[tuple[Path, str], ...]
+    """Of the user, that what is packed may need."""
+    device: str
+    threads: int
+    """Of PyTorch."""
 
 
-@dataclass(frozen=True)
-class _Ends:
-    seconds: dict[str, float]
+class _Processes:
+    """Workers in processes of this machine, one for each device."""
 
+    replaces = False
 
-@dataclass(frozen=True)
-class _Fails:
-    input: bool
-    """Whether it is bad input, else a defect."""
-    message: str
-
-
-@dataclass(frozen=True)
-class _Gone:
-    """Its output has ended: said of a worker, not by it."""
-
-
-@dataclass(eq=False)
-class _Worker:
-    name: str
-    process: "subprocess.Popen[bytes]"
-    orders: IO[bytes]
-    given: list[Task] = field(default_factory=list)
-    """Tasks that are not done."""
-    worked: bool = False
-    """Whether it was ever given one."""
-    ended: bool = False
-    listener: threading.Thread | None = None
-
-    def order(self, what: Any) -> None:
-        with contextlib.suppress(OSError):  # it died: the end of its output says so as well
-            pickle.dump(what, self.orders)
-            self.orders.flush()
-
-
-class _Crew:
-    """Workers in processes of their own. Hands out tasks until all are done or nobody is left to do them."""
-
-    def __init__(
-        self,
-        job: Job,
-        devices: Sequence[torch.device],
-        tasks: Sequence[Task],
-        wrote: Callable[[int], object],
-        say: Callable[[str], None],
-    ) -> None:
-        self._todo, self._wrote, self._say = deque(tasks), wrote, say
-        self._heard: queue.SimpleQueue[tuple[_Worker, object]] = queue.SimpleQueue()
+    def __init__(self, job: Job, devices: Sequence[torch.device]) -> None:
+        """Start nobody yet. Raises InputError for a job that no other process could have."""
+        self._devices = devices
+        self._heard: queue.SimpleQueue[tuple[Worker[Task], object]] = queue.SimpleQueue()
+        self._processes: dict[Worker[Task], subprocess.Popen[bytes]] = {}
+        self._listeners: list[threading.Thread] = []
         try:
-            packed = pickle.dumps(job)
+            self._packed = pickle.dumps(job)
         except Exception as error:  # pickling calls the user's own classes, which may raise anything
             raise InputError(
                 f"several devices work in processes of their own, where {type(error).__name__}: {error}: name model "
                 "and data as FILE.py:NAME, or use one device"
             ) from error
-        self._workers: list[_Worker] = []
-        try:
-            for number, device in enumerate(devices, 1):
-                worker = _started(f"worker {number} ({device})")
-                self._workers.append(worker)
-                worker.listener = threading.Thread(target=self._listen, args=[worker], name="predboard", daemon=True)
-                worker.listener.start()
-            for worker, device in zip(
-                self._workers, devices, strict=True
-            ):  # now that all are importing PyTorch at once
-                worker.order((list(sys.path), usercode.imported()))
-                worker.order((packed, str(device), max(1, torch.get_num_threads() // len(devices))))
-        except BaseException:
-            self.__exit__()
-            raise
 
-    def __enter__(self) -> "_Crew":
-        return self
+    def start(self, number: int) -> Worker[Task]:
+        """A new process, which imports PyTorch while others do."""
+        device = self._devices[number - 1]
+        process = workers.fresh_python("devices")
+        orders = cast("IO[bytes]", process.stdin)
 
-    def __exit__(self, *_: object) -> None:
-        for worker in self._workers:
-            with contextlib.suppress(OSError):
-                worker.orders.close()
-            if not worker.worked:  # it may still be importing PyTorch, and has nothing to bring to an end
-                worker.process.kill()
-        for worker in self._workers:
-            try:
-                worker.process.wait(_GRACE)
-            except subprocess.TimeoutExpired:
-                worker.process.kill()
-                worker.process.wait()
-            if worker.listener is not None:
-                worker.listener.join()
+        def order(what: Any) -> None:
+            with contextlib.suppress(OSError):  # it died: the end of its output says so as well
+                pickle.dump(what, orders)
+                orders.flush()
 
-    def _listen(self, worker: _Worker) -> None:
-        answers = cast("IO[bytes]", worker.process.stdout)
+        worker = Worker[Task](f"worker {number} ({device})", order)
+        self._processes[worker] = process
+        self._listeners.append(threading.Thread(target=self._listen, args=[worker], name="predboard", daemon=True))
+        self._listeners[-1].start()
+        order(list(sys.path))
+        order(_orders(device, max(1, torch.get_num_threads() // len(self._devices))))
+        order(self._packed)
+        return worker
+
+    def _listen(self, worker: Worker[Task]) -> None:
+        process = self._processes[worker]
+        answers = cast("IO[bytes]", process.stdout)
         with answers, contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):  # killed, maybe in mid-word
             while True:
                 self._heard.put((worker, pickle.load(answers)))  # noqa: S301  from a process that we started
-        self._heard.put((worker, _Gone()))
+        code = process.wait()
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        self._heard.put((worker, Gone(how)))
 
-    def seconds(self) -> dict[str, float]:
-        """Hand out the tasks and wait for their end. -> seconds of all workers."""
-        total = timing.NO_SECONDS
-        waiting: list[_Worker] = []
-        left = set(self._workers)
-        while (self._todo and left) or any(w.worked and not w.ended for w in left):
-            worker, said = self._next()
-            if isinstance(said, _Asks):
-                if self._todo or not said.patient:
-                    self._give(worker)
-                else:
-                    waiting.append(worker)
-            elif isinstance(said, _Wrote):
-                self._wrote(said.rows)
-                if said.done is not None:
-                    worker.given.remove(said.done)
-            elif isinstance(said, _Says):
-                self._say(said.line)
-            elif isinstance(said, _Ends):
-                worker.ended = True
-                total = timing.plus(total, said.seconds)
-            elif isinstance(said, _Fails):
-                raise InputError(said.message) if said.input else RuntimeError(f"{worker.name}: {said.message}")
-            elif isinstance(said, _Gone):
-                left.discard(worker)
-                if not worker.ended:
-                    self._mourn(worker, left)
-                    waiting = [w for w in waiting if w is not worker]
-            while waiting and (self._todo or not any(w.given for w in left)):
-                self._give(waiting.pop(0))
-        return total
-
-    def _next(self) -> tuple[_Worker, object]:
+    def hear(self) -> tuple[Worker[Task], object]:
+        """Wait for the next answer."""
         while True:
             with contextlib.suppress(queue.Empty):
                 return self._heard.get(timeout=1)  # on Windows nothing interrupts a longer wait
 
-    def _give(self, worker: _Worker) -> None:
-        task = self._todo.popleft() if self._todo else None
-        if task is not None:
-            worker.given.append(task)
-            worker.worked = True
-        worker.order(task)
-
-    def _mourn(self, worker: _Worker, left: set[_Worker]) -> None:
-        """Say that a worker died, and give its tasks to the others."""
-        code = worker.process.wait()
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        parts = ", ".join(str(task.shard.index) for task in worker.given) or "none"
-        then = "the others do them" if left else "nobody is left to do them"
-        self._say(f"{worker.name} {how}; parts it had begun: {parts}; {then}")
-        self._todo.extendleft(reversed(worker.given))
-        worker.given.clear()
-
-
-def _started(name: str) -> _Worker:
-    process = workers.fresh_python("devices")
-    return _Worker(name, process, cast("IO[bytes]", process.stdin))
+    def end(self, crew: Sequence[Worker[Task]]) -> None:
+        """Let them come to an end, or kill them."""
+        for worker in crew:
+            process = self._processes[worker]
+            with contextlib.suppress(OSError):
+                cast("IO[bytes]", process.stdin).close()
+            if not worker.worked:  # it may still be importing PyTorch, and has nothing to bring to an end
+                process.kill()
+        for process in self._processes.values():
+            try:
+                process.wait(_GRACE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for listener in self._listeners:
+            listener.join()
 
 
 # --- the worker's side ---
+
+
+def labour(orders: Callable[[], Any], tell: Callable[[object], object], unpacked: Callable[[Any], Job]) -> None:
+    """Do what the master says.
+
+    Args:
+        orders: waits for the next: how to begin, the job packed, and then tasks, None where there is none.
+        tell: takes an answer.
+        unpacked: of the job.
+    """
+
+    def ask(patient: bool) -> Task | None:
+        tell(Asks(patient))
+        task: Task | None = orders()
+        return task
+
+    master = Watcher(ask, lambda rows, failed, done: tell(Wrote(rows, failed, done)), lambda line: tell(Says(line)))
+    try:
+        begin: _Begin = orders()
+        for file, kind in begin.files:
+            usercode.again(file, kind)  # what is packed may be of a class in it
+        torch.set_num_threads(begin.threads)
+        job = unpacked(orders())
+        config = job.config
+        factory = models.open_factory(config.model, config.model_args, ema=config.ema, trust=config.trust_checkpoint)
+
+        def module(step: int) -> torch.nn.Module:
+            return module_of(factory.build, job.steps[step], job.runs[step])
+
+        tell(Ends(work(job, torch.device(begin.device), module, master)))
+    except InputError as error:
+        tell(Fails(True, str(error)))
+    except Exception:  # it is raised again by the master
+        tell(Fails(False, traceback.format_exc()))
 
 
 def serve() -> None:
@@ -247,30 +259,8 @@ def serve() -> None:
         pickle.dump(what, answers)
         answers.flush()
 
-    def ask(patient: bool) -> Task | None:
-        tell(_Asks(patient))
-        task: Task | None = orders.get()
-        return task
-
-    master = Watcher(ask, lambda rows, done: tell(_Wrote(rows, done)), lambda line: tell(_Says(line)))
-    try:
-        sys.path[:], files = orders.get()
-        for file, kind in files:
-            usercode.again(file, kind)  # what is pickled may be of a class in it
-        packed, device, threads = orders.get()
-        torch.set_num_threads(threads)
-        job: Job = pickle.loads(packed)  # noqa: S301  from the process that started this one
-        config = job.config
-        factory = models.open_factory(config.model, config.model_args, ema=config.ema, trust=config.trust_checkpoint)
-
-        def module(step: int) -> torch.nn.Module:
-            return module_of(factory.build, job.steps[step], job.runs[step])
-
-        tell(_Ends(work(job, torch.device(device), module, master)))
-    except InputError as error:
-        tell(_Fails(True, str(error)))
-    except Exception:  # it is raised again by the master
-        tell(_Fails(False, traceback.format_exc()))
+    sys.path[:] = orders.get()
+    labour(orders.get, tell, pickle.loads)
     sys.stderr.flush()
     os._exit(0)  # a thread that waits for a hanging file, or for orders, does not matter any more
 

@@ -23,6 +23,7 @@ from pipeline.predictions import Count, Run, to_logits
 if TYPE_CHECKING:
     import torch
 
+    from pipeline import devices
     from pipeline.work import Job
 
 
@@ -108,6 +109,13 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None, live
         InputError: for bad input, or if what is there does not fit; nothing already written is lost.
     """
     models.require_torch()
+    from pipeline import devices
+
+    with devices.place(config, say) as place:
+        return _infer(config, say, live, place)
+
+
+def _infer(config: InferConfig, say: Callable[[str], None], live: Live | None, place: "devices.Place") -> Outcome:
     import torch
 
     from pipeline import devices
@@ -121,8 +129,7 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None, live
         config.model, config.model_args, ema=config.ema, trust=config.trust_checkpoint
     )
     out = config.out or default_out(config.data, config.model)
-    on = models.devices_of(config.device)
-    device = on[0]
+    device = place.here
     share = shards.WHOLE if config.part is None else shards.Share(*config.part)
     classes = plural(len(manifest.classes), "class", "classes") if manifest.classes else "unnamed classes"
     say(f"{plural(len(manifest), 'image')}, {classes}, in {manifest.origin}")
@@ -142,8 +149,8 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None, live
     transform = _transform(config, loader, sample)
     say(f"preprocessing: {_described(transform)}")
     prepare = Prepare(device, loader.mean, loader.std)
-    memory = models.memory_of(device) // on.count(device)
-    batch_size = config.batch_size or default_batch_size(device, sample, memory)
+    memory = place.memory
+    batch_size = config.batch_size or default_batch_size(place.device, sample, memory)
     kept: dict[int, torch.nn.Module] = {}
     runs: dict[int, Run] = {}
     outputs = 0
@@ -151,6 +158,8 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None, live
     for step, file in steps.items():
         module = factory.build(file, say)
         together = together or max(1, memory // 2 // max(models.bytes_of(module), 1))
+        if place.host is not None:
+            kept.clear()  # the last one is enough for the preflight: each worker has its own
         if len(kept) < together:
             kept[step] = module
         wanted = config.embedding_layer or config.embeddings
@@ -185,8 +194,8 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None, live
             thumbnails=loader.thumbnail,
             scores="logits" if config.scores == "logits" else "log_probabilities",
         )
-    where = ", ".join(map(str, on))
-    say(f"model {factory.name}, {outputs} classes, steps {', '.join(map(str, steps))}; {where}; {config.precision}")
+    numbers = ", ".join(map(str, steps))
+    say(f"model {factory.name}, {outputs} classes, steps {numbers}; {place.words}; {config.precision}")
 
     manifest = manifest.within(outputs)
     if manifest.place is None and (unknown := int((manifest.label < 0).sum())):
@@ -216,31 +225,37 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None, live
             rows = sum(len(ids) for of_step in again.values() for ids in of_step.values())
             say(f"{rows:,} rows that have an error are tried again")
             lacking = {step: {**of_step, **again[step]} for step, of_step in lacking.items()}
-        threads = config.workers or max(1, workers.count(0) // len(on))
-        job = Job(config, loader, sample, steps, runs, out, threads, batch_size, tuple(warnings))
+        job = Job(config, loader, sample, steps, runs, out, place.threads, batch_size, tuple(warnings))
         given = shards.tasks(lacking, together)
 
         def built(number: int) -> torch.nn.Module:
             return module_of(factory.build, steps[number], runs[number])
 
         if given and config.preflight:
+            on = [device] * place.count
             job = preflight(job, on, lambda s: kept[s] if s in kept else built(s), given, factory.recipe, say)
-        if len(on) > 1:
-            kept.clear()  # each worker has its own
+        if place.host is not None:
+            kept.clear()
 
         def modules(number: int) -> torch.nn.Module:
             return kept.pop(number) if number in kept else built(number)
 
         began = time.perf_counter()
-        total, written = sum(task.rows for task in given), 0
+        total, written, failed = sum(task.rows for task in given), 0, 0
         with tqdm(total=total, unit=" rows", desc="infer", disable=None, file=sys.stderr) as bar:
 
-            def wrote(rows: int) -> None:
-                nonlocal written
+            def wrote(rows: int, of_them_failed: int) -> None:
+                nonlocal written, failed
                 written += rows
+                failed += of_them_failed
                 bar.update(rows)
+                if config.max_failures is not None and failed > config.max_failures:
+                    raise InputError(
+                        f"{plural(failed, 'row')} failed, more than --max-failures {config.max_failures}: the column "
+                        f"error of {out} says why; what was published is safe, and --retry-errors tries those again"
+                    )
 
-            seconds = devices.run(job, on, modules, given, wrote, say)
+            seconds = devices.run(job, place, modules, given, wrote, say)
         seconds["wall"] = time.perf_counter() - began
         return _outcome(job, share, mine, written, seconds)
 

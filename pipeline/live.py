@@ -34,6 +34,11 @@ _NOT_HERE = frozenset(
         "classes",
         "device",
         "overwrite",
+        "engine",
+        "ray_address",
+        "actors",
+        "gpus_per_actor",
+        "cpus_per_actor",
     ]
 )
 """Fields of a configuration that an argument or the object itself stands for."""

@@ -110,11 +110,13 @@ class NewPart:
         self._rows: list[Loaded] = []
         self._start = shard.start
         self._clipped = 0
+        self._failed = 0
         self._began = time.time()
         self._seconds = dict.fromkeys(("decode", "wait", "transfer", "forward", "write"), 0.0)
 
-    def add(self, batch: Batch) -> None:
-        """Take the next rows; with the last of them the part is published."""
+    def add(self, batch: Batch) -> int:
+        """Take the next rows; with the last of them the part is published. -> failed rows written meanwhile."""
+        failed = self._failed
         self._seconds = timing.plus(self._seconds, _spent(batch))
         logits, embeddings = batch.outputs[self._making.run.step]
         taken = 0
@@ -131,7 +133,12 @@ class NewPart:
                 self._flush()
                 self._seconds["write"] += time.perf_counter() - began
         if batch.last:
-            self._writer.publish(self._making.record(self._began, self._seconds, self._clipped))
+            record = self._making.record(self._began, self._seconds, self._clipped)
+            if store.holds(self._making.path, self._making.run, record):  # of a worker that was taken for dead
+                self.abandon()
+            else:
+                self._writer.publish(record)
+        return self._failed - failed
 
     def abandon(self) -> None:
         """Leave nothing behind."""
@@ -145,6 +152,7 @@ class NewPart:
             self._writer, ids, rows, self._logits[:count], self._embeddings[:count]
         )
         self._clipped += clipped
+        self._failed += int((built.predicted < 0).sum())
         self._writer.write(built)
 
 
@@ -157,11 +165,14 @@ class MendedPart:
         self._batches: list[Batch] = []
         self._began = time.time()
 
-    def add(self, batch: Batch) -> None:
-        """Take the next rows; with the last of them the part is published, unless every row failed as before."""
+    def add(self, batch: Batch) -> int:
+        """Take the next rows; with the last of them the part is published, unless every row failed as before.
+
+        -> failed rows among them.
+        """
         self._batches.append(batch)
         if not batch.last:
-            return
+            return 0
         began = time.perf_counter()
         step = self._making.run.step
         rows = [row for b in self._batches for row in b.rows]
@@ -174,17 +185,19 @@ class MendedPart:
             logits,
             np.concatenate(embeddings) if embeddings else None,
         )
+        failed = int((fresh.predicted < 0).sum())
         for kept in store.batches(self._old):
             self._writer.write(kept.replaced(fresh))
         old = self._old.part
         if self._writer.content_digest == old.content_digest:
             self.abandon()
-            return
+            return failed
         seconds = timing.plus(old.seconds, {"write": time.perf_counter() - began})
         for b in self._batches:
             seconds = timing.plus(seconds, _spent(b))
         started = self._began - (old.finished - old.started)  # so that the time it took is that of both
         self._writer.publish(self._making.record(started, seconds, old.clipped + clipped))
+        return failed
 
     def abandon(self) -> None:
         """Leave nothing behind but what was there before."""

@@ -259,6 +259,17 @@ def verify(file: PartFile) -> None:
         )
 
 
+def holds(path: Path, run: Run, part: Part) -> bool:
+    """Whether there is a whole part of this run and of these rows of the same data already."""
+    try:
+        there = open_part(path)
+        verify(there)
+    except InputError:  # none, or a damaged one
+        return False
+    same = (there.part.start, there.part.stop, there.part.manifest_digest)
+    return same == (part.start, part.stop, part.manifest_digest) and not there.run.difference(run)
+
+
 class ContentDigest:
     """Digest of ids, errors and logits of rows that are added in order, however they are batched."""
 

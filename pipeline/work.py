@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -19,7 +20,7 @@ from pipeline import libraries, models, timing, workers
 from pipeline.config import InferConfig
 from pipeline.errors import InputError
 from pipeline.forward import Batch, Limit, Prepare, forward
-from pipeline.loading import Loader
+from pipeline.loading import Loaded, Loader
 from pipeline.parts import Making, MendedPart, NewPart
 from pipeline.predictions import Run
 from pipeline.shards import Task
@@ -53,8 +54,8 @@ class Watcher:
 
     ask: Callable[[bool], Task | None]
     """The next task, None if there is none. With True it waits for one that another device may give back."""
-    wrote: Callable[[int, Task | None], object]
-    """Hears of rows that were written, and of the task that is done with them."""
+    wrote: Callable[[int, int, Task | None], object]
+    """Hears of rows that went through, of failed rows that were written, and of the task that is done."""
     say: Callable[[str], object]
     """Takes a line for a person."""
 
@@ -100,7 +101,6 @@ def _pass(
     """Do tasks with these models, decoding each image once. -> seconds as `timing` has them."""
     began = time.perf_counter()
     seconds = dict(timing.NO_SECONDS)
-    config = job.config
     chunks = (
         (task, task.ids[at : at + _CHUNK])
         for task in tasks  # drawn as decoding gets there
@@ -112,34 +112,28 @@ def _pass(
     loaded = ((task, row) for task, rows in stream for row in rows)
     open_parts: dict[int, NewPart | MendedPart] = {}  # by step; a step's parts come one after the other
 
-    def write(batch: Batch) -> tuple[int, Task | None]:
+    def write(batch: Batch) -> tuple[int, int, Task | None]:
         started = time.perf_counter()
+        failed = 0
         for step in batch.outputs:
             if step not in open_parts:
-                making = Making(
-                    job.out,
-                    job.runs[step],
-                    batch.task,
-                    job.loader.manifest,
-                    config.scores,
-                    _provenance(job, device, step),
-                )
+                making = _making(job, device, batch.task, step)
                 open_parts[step] = NewPart(making) if isinstance(batch.task.ids, range) else MendedPart(making)
-            open_parts[step].add(batch)
+            failed += open_parts[step].add(batch)
             if batch.last:
                 del open_parts[step]
         seconds["write"] += time.perf_counter() - started
         seconds["decode"] += sum(row.seconds for row in batch.rows)
         for name, value in batch.seconds.items():
             seconds[name] += value
-        return len(batch.rows) * len(batch.outputs), batch.task if batch.last else None
+        return len(batch.rows) * len(batch.outputs), failed, batch.task if batch.last else None
 
     prepare = Prepare(device, job.loader.mean, job.loader.std)
     inferred = forward(loaded, networks, prepare, job.like, job.batch_size, limit)
     writing = workers.in_order(write, inferred, workers=1, ahead=4)
     try:
-        for rows, done in writing:
-            watcher.wrote(rows, done)
+        for rows, failed, done in writing:
+            watcher.wrote(rows, failed, done)
     finally:
         writing.close()  # whatever stopped it, no thread is left that still writes a part or reads a picture
         stream.close()
@@ -148,6 +142,25 @@ def _pass(
     known = seconds["wait"] + seconds["transfer"] + seconds["forward"]
     seconds["behind"] = max(time.perf_counter() - began - known, 0.0)
     return seconds
+
+
+def give_up(job: Job, device: torch.device, task: Task, why: str) -> tuple[int, int]:
+    """Write rows with an error for a task that nobody survives. -> rows written, and how many of them failed."""
+    if isinstance(task.ids, range):  # else they have an error already
+        row = Loaded(None, f"WorkerDied: {why}", 0.0)
+        for step in task.steps:
+            run, part = job.runs[step], NewPart(_making(job, device, task, step))
+            for start in range(0, len(task.ids), job.batch_size):
+                rows = [row] * min(job.batch_size, len(task.ids) - start)
+                logits = np.zeros((len(rows), len(run.classes)), np.float32)
+                embeddings = np.zeros((len(rows), run.embedding), np.float16) if run.embedding else None
+                part.add(Batch(task, start, rows, {step: (logits, embeddings)}, {}))
+    return task.rows, task.rows
+
+
+def _making(job: Job, device: torch.device, task: Task, step: int) -> Making:
+    manifest, scores = job.loader.manifest, job.config.scores
+    return Making(job.out, job.runs[step], task, manifest, scores, _provenance(job, device, step))
 
 
 def _provenance(job: Job, device: torch.device, step: int) -> dict[str, object]:

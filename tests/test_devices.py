@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import InferConfig, cli, infer, open_predictions, store
+from pipeline import InferConfig, cli, infer, open_predictions, resume, store
 from pipeline.errors import InputError
 from pipeline.inspection import inspect
 from pipeline.shards import WHOLE, Share, Task, plan, tasks
@@ -262,6 +262,36 @@ def test_workers_have_the_checkpoints_datasets_and_transforms_of_the_user(place:
 def test_devices_that_are_not_there_are_one_line(place: Path, device: str) -> None:
     with pytest.raises(InputError, match="--device is "):
         infer(_config(place, device=device))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
+def test_max_failures_stops_and_what_was_published_stays(place: Path, device: str) -> None:
+    for name in ("b/008", "c/003", "c/010"):  # besides b/007: rows 22, 23 of part 2, 33 of part 4, 40 of part 5
+        (place / "data" / f"{name}.png").write_bytes(b"broken")
+    with pytest.raises(InputError, match=r"^\d rows failed, more than --max-failures 1: .* and --retry-errors tries"):
+        infer(_config(place, device=device, preflight=0, max_failures=1))
+    assert store.part_path(place / "out", 0, 2).exists()
+    assert _left(place / "out") == []
+    outcome = infer(_config(place, device=device, preflight=0, max_failures=2))  # part 2 is there already
+    assert (outcome.complete, outcome.failed) == (True, 4)
+
+
+def test_a_part_that_is_there_already_is_not_written_over(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    infer(_config(place, preflight=0))
+    before = {p: p.read_bytes() for p in (place / "out").glob("*/*.parquet")}
+    store.part_path(place / "out", 0, 1).write_bytes(b"damaged")
+    everything = resume.to_do
+
+    def nothing_is_valid(out: Path, run: Any, plan: Any, *arguments: Any, **named: Any) -> Any:
+        everything(out, run, plan, *arguments, **named)
+        return list(plan), []
+
+    monkeypatch.setattr(resume, "to_do", nothing_is_valid)  # as where a worker was taken for dead, and published
+    assert infer(_config(place, preflight=0, batch_size=5)).written == ROWS
+    after = {p: p.read_bytes() for p in (place / "out").glob("*/*.parquet")}
+    assert {p.name for p in after if after[p] != before[p]} == {"part-00001.parquet"}
+    assert inspect(place / "out").whole
+    assert _left(place / "out") == []
 
 
 # --- several jobs ---

@@ -1,0 +1,302 @@
+"""Actors of a Ray on this machine give the rows of one process, whatever dies meanwhile."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pipeline import InferConfig, cli, infer, open_predictions
+from pipeline.errors import InputError
+from pipeline.inspection import inspect
+from tests import toy
+
+pytestmark = pytest.mark.ray
+pytest.importorskip("torch", reason="stage one runs PyTorch models")
+ray: Any = pytest.importorskip("ray", reason="pip install 'predboard[ray]'")
+
+EUROSAT = toy.SHARED / "eurosat_rgb"
+EACH, ROWS, SHARD = 15, 45, 8
+
+_NET = """
+import os
+import signal
+import time
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self, slow=0.0, once="", always=False, raises=False):
+        super().__init__()
+        torch.manual_seed(3)
+        self.head = torch.nn.Linear(3, 3)
+        self.slow, self.once, self.always, self.raises, self.seen = slow, once, always, raises, 0
+
+    def forward(self, x):
+        time.sleep(self.slow)
+        self.seen += len(x) > 1  # one picture alone is the trial before
+        white = bool((x.amin((1, 2, 3)) == 1).any())
+        if self.always and white:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.once and self.seen > 2:
+            try:  # the first that comes here dies, and nobody after it
+                os.close(os.open(self.once, os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                pass
+            else:
+                os.kill(os.getpid(), signal.SIGKILL)
+        if self.raises and white:
+            raise MemoryError("enough")
+        return self.head(x.mean((2, 3)))
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray_of_this_machine() -> Iterator[None]:
+    """Two processors, little memory, a short path for its sockets, and nobody else's."""
+    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
+    before = os.environ.get("RAY_USAGE_STATS_ENABLED")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(
+        num_cpus=2,
+        num_gpus=0,
+        include_dashboard=False,
+        object_store_memory=200_000_000,
+        _temp_dir=folder,
+        log_to_driver=False,
+        logging_level="ERROR",
+        runtime_env={"env_vars": {"PYTHONPATH": str(toy.ROOT)}},
+    )
+    yield
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+    if before is None:
+        del os.environ["RAY_USAGE_STATS_ENABLED"]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    data = toy.pictures(tmp_path / "data", each=EACH)
+    (data / "b" / "007.png").write_bytes(b"broken")
+    (tmp_path / "net.py").write_text(_NET)
+    return tmp_path
+
+
+def _config(place: Path, **options: Any) -> InferConfig:
+    given: dict[str, Any] = {
+        "data": str(place / "data"),
+        "model": f"{place / 'net.py'}:Net",
+        "out": place / "out",
+        "shard_size": SHARD,
+        "batch_size": 3,
+        "preflight": 0,
+        **options,
+    }
+    return InferConfig(**given)
+
+
+def _on_ray(place: Path, actors: int = 2, **options: Any) -> InferConfig:
+    return _config(place, engine="ray", actors=actors, cpus_per_actor=1, **options)
+
+
+def _frame(out: Path, step: int | None = None) -> pd.DataFrame:
+    frame: pd.DataFrame = open_predictions(out, step).to_pandas()
+    return frame
+
+
+def _same(one: Path, other: Path, step: int | None = None) -> None:
+    pd.testing.assert_frame_equal(_frame(one, step), _frame(other, step), rtol=1e-5, atol=1e-6)
+
+
+def _whiten(place: Path, name: str) -> None:
+    Image.fromarray(np.full((8, 8, 3), 255, np.uint8)).save(place / "data" / f"{name}.png")
+
+
+def _left(out: Path) -> list[str]:
+    """Hidden files besides the lock."""
+    return sorted(p.name for p in out.rglob(".*") if p.name != ".lock")
+
+
+def test_two_actors_give_the_rows_of_one_process(place: Path) -> None:
+    said: list[str] = []
+    outcome = infer(_on_ray(place), said.append)
+    assert (outcome.complete, outcome.failed, outcome.written, outcome.threads) == (True, 1, ROWS, 1)
+    assert said[0] == "Ray has 1 machine, 2 CPUs, 0 GPUs: 2 actors of 1 CPU"
+    assert outcome.seconds["decode"] > 0
+    infer(_config(place, out=place / "alone"))
+    _same(place / "out", place / "alone")
+    assert inspect(place / "out").whole
+    assert _left(place / "out") == []
+    assert infer(_on_ray(place)).written == 0
+
+
+def test_what_one_engine_began_another_ends(place: Path) -> None:
+    infer(_config(place, out=place / "alone"))
+    for first, second in ((_config, _on_ray), (_on_ray, _config)):
+        out = place / first.__name__
+        infer(first(place, out=out, part=(1, 2)))
+        before = {p: p.stat().st_mtime_ns for p in out.glob("*/*.parquet")}
+        assert len(before) == 3
+        outcome = infer(second(place, out=out))
+        assert (outcome.complete, outcome.written) == (True, ROWS - 24)
+        assert before.items() <= {p: p.stat().st_mtime_ns for p in out.glob("*/*.parquet")}.items()
+        _same(out, place / "alone")
+
+
+def test_an_actor_that_is_killed_is_replaced_and_nothing_is_another(place: Path) -> None:
+    infer(_config(place, out=place / "alone", model_args={"once": ""}))
+    said: list[str] = []
+    outcome = infer(_on_ray(place, actors=1, model_args={"once": str(place / "killed")}), said.append)
+    (line,) = [line for line in said if "parts it had begun" in line]
+    assert line.startswith("worker 1 (cpu on ") and line.endswith("another takes its place")
+    assert (place / "killed").exists()
+    assert (outcome.complete, outcome.failed) == (True, 1)
+    _same(place / "out", place / "alone")
+    assert _left(place / "out") == []
+
+
+def test_killing_the_process_of_an_actor_from_outside_changes_nothing(place: Path) -> None:
+    (place / "pids").mkdir()
+    says = f"time.sleep(0.05); open({str(place / 'pids')!r} + f'/{{os.getpid()}}', 'w').close()"
+    (place / "net.py").write_text(_NET.replace("time.sleep(self.slow)", says))
+    killed: list[int] = []
+
+    def kill() -> None:
+        until = time.monotonic() + 60
+        while time.monotonic() < until and not list((place / "out").glob("*/part-*.parquet")):
+            time.sleep(0.01)
+        killed.append(next(pid for p in (place / "pids").iterdir() if (pid := int(p.name)) != os.getpid()))
+        os.kill(killed[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    said: list[str] = []
+    outcome = infer(_on_ray(place), said.append)
+    killer.join()
+    assert any(f"process {killed[0]}) died; parts it had begun: " in line for line in said)
+    assert outcome.complete
+    infer(_config(place, out=place / "alone"))
+    _same(place / "out", place / "alone")
+
+
+def test_a_part_that_workers_die_on_ends_as_rows_with_an_error(place: Path) -> None:
+    infer(_config(place, out=place / "alone", model_args={"always": False}))
+    _whiten(place, "b/005")  # row 20, in part 2: rows 16 to 23
+    said: list[str] = []
+    outcome = infer(_on_ray(place, model_args={"always": True}), said.append)
+    assert (outcome.complete, outcome.failed) == (True, 8)
+    assert sum("parts it had begun" in line for line in said) == 3
+    frame = _frame(place / "out")
+    lost = frame.index[frame["error"].fillna("").str.startswith("WorkerDied: 3 workers died on part 2, the last died")]
+    assert lost.tolist() == list(range(16, 24))
+    others = [i for i in range(ROWS) if i not in lost]
+    alone = _frame(place / "alone")
+    pd.testing.assert_frame_equal(frame.loc[others], alone.loc[others], rtol=1e-5, atol=1e-6, check_dtype=False)
+    assert (frame["label"] == alone["label"]).all() and (frame["image"] == alone["image"]).all()
+    assert infer(_on_ray(place, model_args={"always": True})).written == 0
+    (place / "data" / "b" / "005.png").write_bytes((place / "data" / "b" / "006.png").read_bytes())
+    assert infer(_on_ray(place, model_args={"always": True}, retry_errors=True)).failed == 1
+
+
+def test_max_failures_stops_with_one_line_and_what_was_published_stays(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("b/006", "b/008", "c/010"):
+        (place / "data" / f"{name}.png").write_bytes(b"broken")
+    flags = ["infer", "--data", str(place / "data"), "--model", f"{place / 'net.py'}:Net", "--out", str(place / "out")]
+    flags += ["--shard-size", str(SHARD), "--preflight", "0", "--engine", "ray", "--actors", "1"]
+    assert cli.run([*flags, "--max-failures", "2"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("predboard: 3 rows failed, more than --max-failures 2: the column error of ")
+    assert (place / "out" / "step=00000000" / "part-00002.parquet").exists()
+    assert _left(place / "out") == []
+    assert cli.run([*flags, "--max-failures", "4"]) == 0
+    assert "41 ok, 4 failed" in capsys.readouterr().out
+
+
+def test_what_an_actor_meets_is_raised_here(place: Path) -> None:
+    _whiten(place, "b/005")
+    with pytest.raises(RuntimeError, match=r"worker \d \(cpu on .*\): Traceback[\s\S]*MemoryError: enough"):
+        infer(_on_ray(place, model_args={"raises": True}))
+    assert _left(place / "out") == []
+
+
+def test_workers_that_cannot_begin_are_one_line(place: Path) -> None:
+    (place / "net.py").write_text(f"import os\nif os.getpid() != {os.getpid()}:\n    os._exit(3)\n{_NET}")
+    with pytest.raises(
+        InputError, match=r"^3 workers one after the other died before they had begun; nothing is lost$"
+    ):
+        infer(_on_ray(place))
+
+
+def test_more_than_a_machine_has_is_one_line(place: Path) -> None:
+    with pytest.raises(
+        InputError,
+        match=r"an actor takes 1 GPU and 2 CPU, and no machine of Ray has that \(they have 2 CPU, 0 GPU\): see --g",
+    ):
+        infer(_config(place, engine="ray", gpus_per_actor=1.0))
+
+
+def test_many_small_parts_are_not_all_in_hand_at_once(place: Path) -> None:
+    toy.pictures(place / "many", each=200)
+    outcome = infer(_on_ray(place, data=str(place / "many"), shard_size=4, batch_size=64))
+    assert (outcome.complete, outcome.written) == (True, 600)
+
+
+def test_the_command_starts_a_ray_of_its_own_whose_workers_run_this_package(place: Path) -> None:
+    names = ("infer", "--data", "data", "--model", "net.py:Net", "--out", "out", "--shard-size", str(SHARD))
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "pipeline", *names, "--engine", "ray", "--ray-address", "local"],
+        cwd=place,
+        env={**os.environ, "PYTHONPATH": str(toy.ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count("Traceback")) == (0, 0), done.stderr
+    assert "44 ok, 1 failed" in done.stdout
+    infer(_config(place, out=place / "alone"))
+    _same(place / "out", place / "alone")
+
+
+def test_a_cluster_that_is_not_there_is_one_line(place: Path) -> None:
+    done = toy.predboard(
+        *("infer", "--data", place / "data", "--model", f"{place / 'net.py'}:Net", "--out", place / "out"),
+        *("--engine", "ray", "--ray-address", "127.0.0.1:1"),
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("predboard: nobody answers at --ray-address 127.0.0.1:1 (")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not EUROSAT.is_dir(), reason="needs the EuroSAT images, which are not distributed with this")
+def test_eurosats_five_steps_are_those_of_one_process(tmp_path: Path) -> None:
+    with zipfile.ZipFile(EUROSAT / "eurosat_rgb_test5400.zip") as archive:
+        archive.extractall(tmp_path / "eurosat")
+    options: dict[str, Any] = {
+        "data": str(tmp_path / "eurosat"),
+        "model": f"{EUROSAT / 'small_cnn' / 'model.py'}:build",
+        "checkpoint": tuple(sorted((EUROSAT / "small_cnn").glob("*.pt"))),
+        "mean": (0.3447358310222626, 0.38033175468444824, 0.40786147117614746),
+        "std": (0.2032071053981781, 0.1372191160917282, 0.11565855890512466),
+        "shard_size": 512,
+        "preflight": 0,
+        "workers": 1,
+    }
+    infer(InferConfig(**options, out=tmp_path / "local"))
+    outcome = infer(InferConfig(**options, out=tmp_path / "ray", engine="ray", actors=2, cpus_per_actor=1))
+    assert outcome.complete and outcome.steps[12].accuracy == pytest.approx(0.9524, abs=5e-5)
+    for step in outcome.steps:
+        _same(tmp_path / "ray", tmp_path / "local", step)
