@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 import tyro
 
 from pipeline import panels
-from pipeline.config import BoardConfig, ImportConfig, InferConfig, InspectConfig, Side, VisualizeConfig
+from pipeline.config import BoardConfig, CompareConfig, ImportConfig, InferConfig, InspectConfig, Side, VisualizeConfig
 from pipeline.errors import InputError, first_line, plural
 from pipeline.models import literals
 from pipeline.predictions import Count
@@ -50,6 +50,7 @@ def run(arguments: Sequence[str]) -> int:
         "infer": (InferConfig, _infer),
         "import": (ImportConfig, _import),
         "visualize": (VisualizeConfig, _visualize),
+        "compare": (CompareConfig, _compare),
         "board": (BoardConfig, _board),
         "inspect": (InspectConfig, _inspect),
     }
@@ -361,6 +362,28 @@ def _visualize(config: VisualizeConfig) -> int:
             print(f"{written.run}: {what} -> {written.event_file} ({size:.1f} MB)")
     print(f"next: predboard board --logdir {config.logdir}")
     return 0
+
+
+def _compare(config: CompareConfig) -> int:
+    from pipeline.compare import compare
+
+    done = compare(config, _say)
+    for note in done.found["notes"]:
+        _say(f"note: {note}")
+    for ranked in done.found.get("ranking", ()):
+        ends = f", {_points(ranked)} from the best" if "lower" in ranked else ""
+        print(f"{ranked['accuracy']:.4f} {ranked['name']}{ends}")
+    print(done.verdict)
+    kept = "nothing changed since the last time, kept" if done.unchanged else "->"
+    print(f"{done.name}: {kept} {done.event_file}")
+    print(f"next: predboard board --logdir {config.logdir}")
+    return 0
+
+
+def _points(found: Mapping[str, float]) -> str:
+    """A difference of shares with its interval."""
+    least, most = 100 * found["lower"], 100 * found["upper"]
+    return f"{100 * found['difference']:+.1f} points ({least:+.1f} to {most:+.1f})"
 
 
 def _inspect(config: InspectConfig) -> int:

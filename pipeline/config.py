@@ -390,6 +390,36 @@ class VisualizeConfig:
 
 
 @dataclass(frozen=True)
+class CompareConfig:
+    """Compare two runs image by image: what was fixed, what was broken, and whether that is more than chance."""
+
+    predictions: Annotated[tuple[Path, ...], Positional] = ()
+    """Folders that `predboard infer` wrote, the old one first. More than two: all pairs; one: its steps."""
+
+    logdir: Path = Path("logs")
+    """Folder for TensorBoard; the comparison gets a sub-folder `NEW vs OLD`."""
+
+    step_old: int | None = None
+    """Step of the old run. Default: its last; of one run its first."""
+
+    step_new: int | None = None
+    """Step of the new run. Default: its last."""
+
+    map_classes: bool = False
+    """Take classes of one name for the same, where the lists of classes differ."""
+
+    image_root: Path | None = None
+    """Where the source images are now, if they were moved since inference."""
+
+    workers: int = 0
+    """Threads that draw. 0: one a processor, at most 16."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for values that can never work."""
+        _at_least("workers", self.workers, 0)
+
+
+@dataclass(frozen=True)
 class BoardConfig:
     """Open TensorBoard with limits that show everything `predboard visualize` wrote."""
 

@@ -1,4 +1,4 @@
-"""What Python programs call, with objects or configurations: `infer` and `visualize`. Knows not how either works.
+"""What Python programs call, with objects or configurations: `infer`, `visualize`, `compare`. Knows not how they work.
 
 A training loop lends its model for a moment and gets it back as it was.
 """
@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from pipeline import datasets, store
-from pipeline.config import InferConfig, VisualizeConfig
+from pipeline.compare import Compared
+from pipeline.compare import compare as _compare
+from pipeline.config import CompareConfig, InferConfig, VisualizeConfig
 from pipeline.errors import InputError
 from pipeline.infer import Live, Outcome
 from pipeline.infer import infer as _infer
@@ -200,10 +202,57 @@ def _visualize_folders(
     return _visualize(VisualizeConfig(tuple(map(Path, folders)), Path(logdir), **options), say)
 
 
+@overload
+def compare(config: CompareConfig, say: Callable[[str], None] = ..., /) -> Compared: ...
+
+
+@overload
+def compare(
+    *predictions: str | Path, logdir: str | Path = "logs", say: Callable[[str], None] = ..., **options: Any
+) -> Compared: ...
+
+
+def compare(*predictions: Any, **named: Any) -> Compared:
+    """Compare two runs image by image, without the models.
+
+    Either with a configuration, `compare(CompareConfig(...), say)`, or `compare("predictions/old", "predictions/new")`.
+
+    Args:
+        predictions: folders that `infer` wrote, the old one first; one alone for its steps; or a CompareConfig.
+        logdir: folder for TensorBoard.
+        say: takes a line of progress for a person.
+        options: any other field of CompareConfig, `step_old=3` for example.
+
+    Raises:
+        InputError: for bad input; what was written before stays as it is.
+    """
+    if predictions and isinstance(predictions[0], CompareConfig):
+        return _compare(*predictions, **named)
+    with _python_names():
+        return _compare_folders(*predictions, **named)
+
+
+def _compare_folders(
+    *predictions: str | Path,
+    logdir: str | Path = "logs",
+    say: Callable[[str], None] = lambda _: None,
+    **options: Any,
+) -> Compared:
+    known = {field.name for field in dataclasses.fields(CompareConfig)} - {"predictions", "logdir"}
+    if unknown := sorted(set(options) - known):
+        raise InputError(f"compare has no option {unknown[0]!r}; expected one of {', '.join(sorted(known))}")
+    return _compare(CompareConfig(tuple(map(Path, predictions)), Path(logdir), **options), say)
+
+
 @contextlib.contextmanager
 def _python_names() -> Iterator[None]:
     """Messages that say `batch_size=` and `overwrite=True` where the command line says --batch-size and --overwrite."""
-    flags = {f.name for one in (InferConfig, VisualizeConfig) for f in dataclasses.fields(one) if f.type is bool}
+    flags = {
+        f.name
+        for one in (InferConfig, VisualizeConfig, CompareConfig)
+        for f in dataclasses.fields(one)
+        if f.type is bool
+    }
 
     def argument(found: re.Match[str]) -> str:
         name = found[1].replace("-", "_")

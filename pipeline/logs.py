@@ -18,6 +18,10 @@ RANKING = "_all_runs"
 """The run that compares all others of a log folder. No other may be called so."""
 
 
+COMPARISON = "compare.json"
+"""A file that only comparisons of runs have."""
+
+
 @dataclass(frozen=True)
 class Record:
     """What our own list says."""
@@ -36,7 +40,16 @@ def write_file(aside: Path, file: File) -> None:
 
 
 def runs_in(logdir: Path) -> list[str]:
-    """Names of the runs that we wrote into a log folder, the newest first; the ranking is none of them."""
+    """Names of the runs that we wrote into a log folder, the newest first; what compares them is none of them."""
+    return [name for name in _ours(logdir) if COMPARISON not in read_record(logdir / name).files]
+
+
+def comparisons_in(logdir: Path) -> list[str]:
+    """Names of the comparisons that we wrote into a log folder, the newest first."""
+    return [name for name in _ours(logdir) if COMPARISON in read_record(logdir / name).files]
+
+
+def _ours(logdir: Path) -> list[str]:
     records = sorted(logdir.glob(f"*/{RECORD}"), key=lambda record: (-record.stat().st_mtime, record))
     return [record.parent.name for record in records if record.parent.name != RANKING]
 
@@ -44,6 +57,14 @@ def runs_in(logdir: Path) -> list[str]:
 def has_ranking(logdir: Path) -> bool:
     """Whether a log folder has the run that compares all others."""
     return (logdir / RANKING / RECORD).is_file()
+
+
+def program() -> str:
+    """Digest of our own source files: another program draws anew."""
+    code = hashlib.blake2b(digest_size=8)
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        code.update(file.read_bytes())
+    return code.hexdigest()
 
 
 def read_record(folder: Path) -> Record:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipeline import calibration, figures, slicing, tally
 from pipeline.figures import corrected, poissons, summed_by
 from pipeline.pairing import NEEDED, Classes, Joined, joined
-from pipeline.slicing import Kinds, Slice, kinds_of, no_kinds, slices
+from pipeline.slicing import Kinds, kinds_of, named, no_kinds, slices
 from pipeline.state import UNIT, Counted, fixed, merge, summed
 from pipeline.store import Step
 from pipeline.summaries import Figure, unlike
@@ -286,14 +286,10 @@ class Comparison:
         )
 
     @cached_property
-    def _slices(self) -> list[Slice]:
-        return [s for s in slices(self.state.kinds, self.like) if s.rows]
-
-    @cached_property
     def by_slice(self) -> list[Flips]:
         """What became of each kind of images, the worst first."""
         found = []
-        for s in self._slices:
+        for s in slices(self.state.kinds, self.like):
             rows, now, was, both = s.sums.tolist()
             lower, upper = (float(end) for end in self._newcombe(*map(np.array, (both, now, was, rows))))
             found.append(Flips(s.name, rows, now - both, was - both, (lower, upper)))
@@ -458,11 +454,12 @@ class Comparison:
     @cached_property
     def _of_slices(self) -> dict[str, Difference]:
         """Accuracy of each kind of images."""
-        found = {}
-        for tag, s in zip(unlike([f"slices/{s.name}" for s in self._slices]), self._slices, strict=True):
+        every, found = slices(self.state.kinds, self.like, alone=True), {}
+        names = named(every)
+        for s in every:
             rows, now, was, both = s.sums.tolist()
             lower, upper = (float(end) for end in self._newcombe(*map(np.array, (both, now, was, rows))))
-            found[f"{tag}/accuracy"] = self._difference(
+            found[f"{names[s.column, s.value]}/accuracy"] = self._difference(
                 "accuracy", was / rows, now / rows, (lower, upper), NEWCOMBE, (now - was) / rows, rows
             )
         return found

@@ -9,7 +9,7 @@ of the key, each small enough to be sorted: in memory where there are few rows, 
 import contextlib
 import itertools
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,17 +150,7 @@ class _Side:
 
     def portions(self) -> Iterator[pa.RecordBatch]:
         """`PORTION` rows each, but for the last."""
-        kept: list[pa.RecordBatch] = []
-        rows = 0
-        for batch in self.batches():
-            kept.append(batch)
-            rows += len(batch)
-            while rows >= PORTION:
-                whole = _one(kept, self.schema)
-                yield whole.slice(0, PORTION)
-                kept, rows = [whole.slice(PORTION)], rows - PORTION
-        if rows:
-            yield _one(kept, self.schema)
+        return portioned(self.batches(), self.schema)
 
     def _conformed(self, batch: pa.RecordBatch, where: str) -> pa.RecordBatch:
         columns = []
@@ -180,10 +170,6 @@ class _Side:
             columns.append(column)
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
-    def none(self) -> pa.RecordBatch:
-        """No rows."""
-        return pa.RecordBatch.from_arrays([pa.array([], f.type) for f in self.schema], schema=self.schema)
-
 
 def _plain(field: pa.Field) -> bool:
     """Whether a column of the manifest can tell kinds of images apart."""
@@ -200,12 +186,32 @@ def _flat(field: pa.Field) -> pa.Field:
     return pa.field(field.name, kind)
 
 
-def _one(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatch:
+def one(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatch:
     """All rows in one batch."""
     if len(batches) == 1:
         return batches[0]
     columns = [pa.concat_arrays([batch.column(i) for batch in batches]) for i in range(len(schema))]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def nothing(schema: pa.Schema) -> pa.RecordBatch:
+    """No rows."""
+    return pa.RecordBatch.from_arrays([pa.array([], f.type) for f in schema], schema=schema)
+
+
+def portioned(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """The same rows, `PORTION` at a time but for the last, however they come."""
+    kept: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in batches:
+        kept.append(batch)
+        rows += len(batch)
+        while rows >= PORTION:
+            whole = one(kept, schema)
+            yield whole.slice(0, PORTION)
+            kept, rows = [whole.slice(PORTION)], rows - PORTION
+    if rows:
+        yield one(kept, schema)
 
 
 def _rows(batch: pa.RecordBatch) -> Predictions:
@@ -268,7 +274,7 @@ def repeated(key: NDArray[np.int64]) -> int:
 
 def _zipped(old: _Side, new: _Side, found: int) -> Iterator[Joined]:
     """Rows that lie side by side."""
-    none = _rows(old.none()), _rows(new.none())
+    none = _rows(nothing(old.schema)), _rows(nothing(new.schema))
     for a, b in zip(old.portions(), new.portions(), strict=True):
         yield Joined(_rows(a), _rows(b), *none, (found, found))
         found = 0
@@ -277,27 +283,44 @@ def _zipped(old: _Side, new: _Side, found: int) -> Iterator[Joined]:
 def _sorted(old: _Side, new: _Side, folder: Path | None) -> Iterator[Joined]:
     """Rows in any order, bucket by bucket."""
     with contextlib.ExitStack() as stack:
-        buckets = [Buckets(side.schema) for side in (old, new)]
+        buckets = [Buckets(side.schema, by_key) for side in (old, new)]
         for side, into in zip((old, new), buckets, strict=True):
             for batch in side.portions():
-                if into.files is None and sum(one.bytes for one in buckets) + batch.nbytes > MEMORY:
-                    with unwritable(folder or Path(tempfile.gettempdir())):
-                        made = tempfile.TemporaryDirectory(prefix=".predboard-", dir=folder)
-                    here = Path(stack.enter_context(made))
-                    total = (old.step.rows + new.step.rows) * batch.nbytes // len(batch)
-                    for number, one in enumerate(buckets):
-                        one.deal(here / str(number), min(-(-total // BUCKET), BUCKETS))
+                if into.files is None and sum(each.bytes for each in buckets) + batch.nbytes > MEMORY:
+                    here = stack.enter_context(aside(folder))
+                    count = files_for((old.step.rows + new.step.rows) * batch.nbytes // len(batch))
+                    for number, each in enumerate(buckets):
+                        each.deal(here / str(number), count)
                 into.add(batch)
         for number in range(buckets[0].count):
             yield from _matched(buckets[0].take(number), buckets[1].take(number))
 
 
-class Buckets:
-    """Rows of a table, together in memory, or dealt by a hash of their key into files."""
+@contextlib.contextmanager
+def aside(folder: Path | None) -> Iterator[Path]:
+    """A hidden folder for files of rows, gone afterwards; by default where the system keeps such files."""
+    with unwritable(folder or Path(tempfile.gettempdir())):
+        made = tempfile.TemporaryDirectory(prefix=".predboard-", dir=folder)
+    with made as name:
+        yield Path(name)
 
-    def __init__(self, schema: pa.Schema) -> None:
-        """No rows, one bucket."""
-        self.schema = schema
+
+def files_for(size: int) -> int:
+    """Into how many files so many bytes are dealt."""
+    return min(-(-size // BUCKET), BUCKETS)
+
+
+def by_key(batch: pa.RecordBatch, count: int) -> NDArray[np.int64]:
+    """Which of so many buckets each row belongs to, by a hash of its key. -> [rows]."""
+    return (mix(as_numpy(batch.column("key")), SALT).view(np.uint64) % np.uint64(count)).astype(np.int64)
+
+
+class Buckets:
+    """Rows of a table, together in memory, or dealt into files."""
+
+    def __init__(self, schema: pa.Schema, bucket_of: Callable[[pa.RecordBatch, int], NDArray[np.int64]]) -> None:
+        """No rows, one bucket. `bucket_of` says which of so many each row belongs to."""
+        self.schema, self._bucket_of = schema, bucket_of
         self.bytes, self.count = 0, 1
         self.files: list[pa.RecordBatchFileWriter] | None = None
         self._folder = Path()
@@ -319,9 +342,9 @@ class Buckets:
         if self.files is None:
             self._kept.append(batch)
             return
-        bucket = mix(as_numpy(batch.column("key")), SALT).view(np.uint64) % np.uint64(self.count)
+        bucket = self._bucket_of(batch, self.count)
         order = np.argsort(bucket, kind="stable")
-        ends = np.searchsorted(bucket[order], np.arange(self.count + 1, dtype=np.uint64))
+        ends = np.searchsorted(bucket[order], np.arange(self.count + 1))
         dealt = batch.take(pa.array(order))
         with unwritable(self._folder):
             for file, start, stop in zip(self.files, ends[:-1].tolist(), ends[1:].tolist(), strict=True):
@@ -338,9 +361,7 @@ class Buckets:
                 with pa.OSFile(str(self._folder / str(number))) as opened, pa.ipc.open_file(opened) as file:
                     kept = [file.get_batch(i) for i in range(file.num_record_batches)]
                 (self._folder / str(number)).unlink()
-        if not kept:
-            return pa.RecordBatch.from_arrays([pa.array([], f.type) for f in self.schema], schema=self.schema)
-        return _one(kept, self.schema)
+        return one(kept, self.schema) if kept else nothing(self.schema)
 
 
 def _matched(old: pa.RecordBatch, new: pa.RecordBatch) -> Iterator[Joined]:

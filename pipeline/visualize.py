@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import os
 import shutil
 import sys
@@ -78,7 +77,7 @@ def visualize(config: VisualizeConfig, say: Callable[[str], None] = lambda _: No
         _visualize_run(name, folder, chosen, config, say)
         for name, folder in zip(names, config.predictions, strict=True)
     )
-    runs.rank(config.logdir, _code())
+    runs.rank(config.logdir, logs.program())
     return written
 
 
@@ -242,15 +241,7 @@ def _made_from(
         "panels": names,
         "image_root": root,
         "log_every": config.log_every,
-        "code": _code(),
+        "code": logs.program(),
         "sheets": drawn,
     }
     return digest_of(record)
-
-
-def _code() -> str:
-    """Digest of our own source files."""
-    code = hashlib.blake2b(digest_size=8)
-    for file in sorted(Path(__file__).parent.rglob("*.py")):
-        code.update(file.read_bytes())
-    return code.hexdigest()

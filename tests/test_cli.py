@@ -165,7 +165,7 @@ def test_an_impossible_flag_value(flags: str, words: str, command: Callable[...,
         ("board --port 70000", "--port is 70000; expected"),
         ("inspect", "which predictions"),
         ("inspect a b", "Unrecognized.*b"),
-        ("draw", "no command 'draw'; there are: infer, import, visualize, board, inspect"),
+        ("draw", "no command 'draw'; there are: infer, import, visualize, compare, board, inspect"),
         ("infer --config", "--config names no file"),
     ],
 )

@@ -19,6 +19,7 @@ COMMANDS = (
     config.InferConfig,
     config.ImportConfig,
     config.VisualizeConfig,
+    config.CompareConfig,
     config.BoardConfig,
     config.InspectConfig,
 )

@@ -1,0 +1,243 @@
+"""The comparison of steps, one straight function: Parquet -> pairs of rows -> states -> files for people and scripts.
+
+Knows no panel and no metric.
+"""
+
+import itertools
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import changes, contrast, events, logs, outcome, pairing, store
+from pipeline.changes import Changes, Examples, examples_of, no_examples
+from pipeline.config import CompareConfig
+from pipeline.contrast import Side
+from pipeline.errors import InputError, plural
+from pipeline.paired import NEW_COLUMNS, OLD_COLUMNS, Comparison, Paired, pair
+from pipeline.pairing import Classes, classes_of
+from pipeline.predictions import digest_of
+from pipeline.state import merge
+from pipeline.store import Step, unwritable
+from pipeline.summaries import File, Text
+
+STEPS = 12
+"""Steps of a run that are compared with each other; of more, so many are taken, evenly spread."""
+
+LONGEST = 80
+"""Characters of a comparison's name, from which on the old sides are counted instead of named."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What a comparison found and wrote."""
+
+    name: str
+    folder: Path
+    event_file: Path
+    verdict: str
+    """In one sentence."""
+    found: Mapping[str, Any]
+    """What compare.json says (docs/format.md)."""
+    unchanged: bool
+    """Nothing had changed since the last time, so nothing was written."""
+
+
+def compare(config: CompareConfig, say: Callable[[str], None] = lambda _: None) -> Compared:
+    """Compare two steps, or several with each other, row by row.
+
+    Args:
+        config: what to compare; the first is the old one.
+        say: takes a line of progress for a person.
+
+    Raises:
+        InputError: for bad input; what was written before stays as it is.
+    """
+    sides = _sides(config, say)
+    name = _name(sides)
+    folder = config.logdir / name
+    for predictions in config.predictions:
+        if folder.resolve().is_relative_to(predictions.resolve()):
+            raise InputError(
+                f"--logdir {config.logdir} would mix logs into the predictions {predictions}: name another folder"
+            )
+    if config.image_root is not None and not config.image_root.is_dir():
+        raise InputError(f"no folder {config.image_root}: --image-root is where the source images are now")
+    classes = {
+        (i, j): classes_of(sides[i].step.run, sides[j].step.run, (sides[i].name, sides[j].name), config.map_classes)
+        for i, j in itertools.combinations(range(len(sides)), 2)
+    }
+    made_from = _made_from(name, sides, config)
+    record = logs.read_record(folder)
+    if record.made_from == made_from and all((folder / file).is_file() for file in record.files):
+        found = contrast.read_compare((folder / contrast.FILE).read_bytes())
+        if found is not None:
+            return Compared(name, folder, folder / record.files[0], found["verdict"], found, unchanged=True)
+
+    rows = sum(side.step.rows for side in sides)
+    say(f"{name}: {plural(rows, 'row')} in {plural(len(sides), 'step')}, {plural(len(classes), 'pair')}")
+    with unwritable(folder), store.lock(folder, "--logdir", ".predboard-*.partial"):
+        record = logs.read_record(folder)
+        if outcome.FILE in record.files:
+            raise InputError(f"{folder} has the logs of a run, which a comparison would replace: name another --logdir")
+        aside = folder / f".predboard-{os.getpid()}.partial"
+        try:
+            aside.mkdir()
+            pairs, _ = _pairs(sides, classes, aside)
+            content = _write(name, sides, classes, pairs, aside)
+            event_file = logs.publish(folder, aside, _time(sides), record, made_from)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    found = contrast.read_compare(content) or {}
+    return Compared(name, folder, event_file, found["verdict"], found, unchanged=False)
+
+
+def _sides(config: CompareConfig, say: Callable[[str], None]) -> list[Side]:
+    """What to compare, the oldest first."""
+    if not config.predictions:
+        raise InputError("which predictions? For example: predboard compare predictions/old predictions/new")
+    named = (config.step_old, config.step_new)
+    if len(config.predictions) > 2 and named != (None, None):
+        raise InputError(
+            f"--step-old and --step-new are for one or two runs; there are {len(config.predictions)}: leave them out"
+        )
+    opened = [store.open_run(folder) for folder in config.predictions]
+    runs = _unlike(config.predictions)
+    if len(opened) == 1:
+        (steps,) = opened
+        chosen = [_step(steps, config.step_old, 0, runs[0]), _step(steps, config.step_new, -1, runs[0])]
+        if named == (None, None):
+            if len(steps) < 2:
+                raise InputError(f"{config.predictions[0]} has one step: name another run to compare it with")
+            chosen = [steps[i] for i in _spread(len(steps))]
+            if len(chosen) < len(steps):
+                say(f"{len(chosen)} of the {len(steps)} steps are compared; --step-old and --step-new name two")
+        return [Side(f"{runs[0]} step {step.step}", runs[0], step) for step in chosen]
+    if len(opened) == 2:
+        chosen = [_step(steps, number, -1, run) for steps, number, run in zip(opened, named, runs, strict=True)]
+    else:
+        chosen = [steps[-1] for steps in opened]
+    said = [
+        run if number is None else f"{run} step {number}"
+        for run, number in zip(runs, (*named, *[None] * len(runs)), strict=False)
+    ]
+    return [Side(*side) for side in zip(said, runs, chosen, strict=True)]
+
+
+def _step(steps: Sequence[Step], number: int | None, default: int, run: str) -> Step:
+    if number is None:
+        return steps[default]
+    found = next((step for step in steps if step.step == number), None)
+    if found is None:
+        there = ", ".join(str(step.step) for step in steps)
+        raise InputError(f"{run} has no step {number}; there are {there}")
+    return found
+
+
+def _spread(count: int) -> list[int]:
+    """Places of at most STEPS things, evenly spread, with the first and the last."""
+    if count <= STEPS:
+        return list(range(count))
+    return [round(i * (count - 1) / (STEPS - 1)) for i in range(STEPS)]
+
+
+def _unlike(folders: Sequence[Path]) -> list[str]:
+    """What to call the runs: by their folders, and where two have one name by the folders above as well."""
+    resolved = [folder.resolve() for folder in folders]
+    names = [folder.name for folder in resolved]
+    for depth in range(2, 1 + max(len(folder.parts) for folder in resolved)):
+        twice = {
+            n for i, n in enumerate(names) if any(n == m and resolved[i] != resolved[j] for j, m in enumerate(names))
+        }
+        if not twice:
+            break
+        names = [
+            " ".join(f.parts[-depth:]).strip("/ ") if n in twice else n for n, f in zip(names, resolved, strict=True)
+        ]
+    return names
+
+
+def _name(sides: Sequence[Side]) -> str:
+    """Name of the comparison, and of its folder."""
+    new, old = sides[-1], [side.name for side in sides[:-1]]
+    if all(side.run == new.run for side in sides) and len({side.step.step for side in sides}) > 1:
+        old = [str(side.step.step) for side in sides[:-1]]
+    name = f"{new.name} vs {', '.join(old)}"
+    return name if len(name) <= LONGEST else f"{new.name} vs {plural(len(old), 'other')}"
+
+
+def _pairs(
+    sides: Sequence[Side], classes: Mapping[tuple[int, int], Classes], aside: Path
+) -> tuple[dict[tuple[int, int], Comparison], Examples]:
+    """Figures of all pairs; of the first side against the last the table of changes and examples as well."""
+    found = {}
+    last = len(sides) - 1
+    for (i, j), of in classes.items():
+        old, new = sides[i].step, sides[j].step
+        if (i, j) == (0, last):
+            state, examples = _in_full(old, new, of, aside)
+        else:
+            state = pair(old, new, of, kinds=False)
+        found[i, j] = Comparison(state, of.names)
+    return found, examples
+
+
+def _in_full(old: Step, new: Step, classes: Classes, aside: Path) -> tuple[Paired, Examples]:
+    """One look at all rows for everything that is said of them."""
+    state, examples = Paired.zero(), no_examples()
+    columns = OLD_COLUMNS | changes.COLUMNS, NEW_COLUMNS | changes.COLUMNS
+    table = Changes(classes.names, (old.manifest_rows, new.manifest_rows), aside)
+    try:
+        for rows in pairing.joined(old, new, classes, columns, aside):
+            state = merge(state, Paired.measure(len(classes.names), rows))
+            examples = merge(examples, examples_of(rows))
+            table.add(rows)
+        table.write(aside / changes.FILE)
+    finally:
+        table.close()
+    return state, examples
+
+
+def _write(
+    name: str,
+    sides: Sequence[Side],
+    classes: Mapping[tuple[int, int], Classes],
+    pairs: Mapping[tuple[int, int], Comparison],
+    aside: Path,
+) -> bytes:
+    """All files, aside. -> what compare.json says."""
+    first, last = sides[0], sides[-1]
+    found = pairs[0, len(sides) - 1]
+    files = [changes.FILE, "transitions.csv"]
+    content = contrast.compare_json(name, sides, pairs, any(of.mapped for of in classes.values()), files)
+    logs.write_file(aside, File(contrast.FILE, content))
+    logs.write_file(aside, File("transitions.csv", contrast.transitions_csv(found)))
+    time = _time(sides)
+    with events.Writer(aside / logs.EVENTS, time) as writer:
+        pages = {
+            "report/comparison": contrast.page(found, first, last),
+            "report/by_class": contrast.flips_table(found.by_class, "class"),
+            "report/by_slice": contrast.flips_table(found.by_slice, "slice"),
+            "report/transitions": contrast.transitions_table(found, first, last),
+        }
+        if len(sides) > 2:
+            pages["report/all_pairs"] = contrast.pairs_table(sides, pairs)
+        for tag, markdown in pages.items():
+            writer.write(last.step.step, time, Text(tag, markdown))
+    return content
+
+
+def _time(sides: Sequence[Side]) -> float:
+    """When the newest step was finished and a second: TensorBoard's colours go by time, and the runs keep theirs."""
+    return max(side.step.finished for side in sides) + 1
+
+
+def _made_from(name: str, sides: Sequence[Side], config: CompareConfig) -> str:
+    """Digest of all that decides what is written, as far as it can be known without reading the rows."""
+    parts = [[side.name, [[asdict(p.part), p.run.fingerprint] for p in side.step.parts]] for side in sides]
+    root = None if config.image_root is None else str(config.image_root.resolve())
+    return digest_of(
+        {"name": name, "parts": parts, "image_root": root, "mapped": config.map_classes, "code": logs.program()}
+    )
