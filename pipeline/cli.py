@@ -28,7 +28,16 @@ from typing import Any, TypeVar
 import tyro
 
 from pipeline import panels
-from pipeline.config import BoardConfig, CompareConfig, ImportConfig, InferConfig, InspectConfig, Side, VisualizeConfig
+from pipeline.config import (
+    BoardConfig,
+    CompareConfig,
+    GateConfig,
+    ImportConfig,
+    InferConfig,
+    InspectConfig,
+    Side,
+    VisualizeConfig,
+)
 from pipeline.errors import InputError, first_line, plural
 from pipeline.models import literals
 from pipeline.predictions import Count
@@ -44,7 +53,8 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command.
 
-    -> exit code: 0 fine, 1 the result is not what was asked for, 2 bad input, 130 interrupted, 143 terminated.
+    -> exit code: 0 fine, 1 the result is not what was asked for, 2 bad input, 3 a gate has too little evidence,
+    130 interrupted, 143 terminated.
     """
     commands: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
         "infer": (InferConfig, _infer),
@@ -53,6 +63,7 @@ def run(arguments: Sequence[str]) -> int:
         "compare": (CompareConfig, _compare),
         "board": (BoardConfig, _board),
         "inspect": (InspectConfig, _inspect),
+        "gate": (GateConfig, _gate),
     }
     try:
         if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -402,6 +413,18 @@ def _inspect(config: InspectConfig) -> int:
             else "not whole: run the command that made it again, which makes what is missing or damaged"
         )
     return 0 if found.whole else 1
+
+
+def _gate(config: GateConfig) -> int:
+    from pipeline import verdicts
+    from pipeline.gate import gate, suggest
+
+    if config.suggest:
+        print(suggest(config), end="")
+        return 0
+    done = gate(config, _say)
+    print("\n".join(verdicts.lines(done)))
+    return done.code
 
 
 def _board(config: BoardConfig) -> int:

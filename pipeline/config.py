@@ -420,6 +420,56 @@ class CompareConfig:
 
 
 @dataclass(frozen=True)
+class GateConfig:
+    """Test saved predictions against rules: exit code 0 all pass, 1 one fails, 3 there is too little evidence."""
+
+    predictions: Annotated[Path | None, Positional] = None
+    """Folder that `predboard infer` wrote."""
+
+    rules: Path | None = None
+    """TOML file with a table [[rule]] for each rule; see docs/gates.md and --suggest."""
+
+    baseline: Path | None = None
+    """Folder of the predictions to compare with, for rules with max_drop. May be the same, with --baseline-step."""
+
+    step: int | None = None
+    """Step to test. Default: the last."""
+
+    baseline_step: int | None = None
+    """Step of the baseline. Default: its last."""
+
+    junit: Path | None = None
+    """Also write JUnit XML to this file: a test case for each rule."""
+
+    json: Path | None = None
+    """Also write JSON to this file."""
+
+    markdown: Path | None = None
+    """Also write Markdown to this file, for a pull request."""
+
+    allow_incomplete: bool = False
+    """Test what is there although rows are missing, which otherwise fails."""
+
+    map_classes: bool = False
+    """Take classes of one name as the same though the two runs list them in another order or not all of them."""
+
+    suggest: bool = False
+    """Print a first file of rules, made from these predictions, and stop."""
+
+    workers: int = 0
+    """Processes that read, where there is enough to do. 0: one a processor, at most 16."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for values that can never work."""
+        _at_least("workers", self.workers, 0)
+        if self.suggest and self.rules is not None:
+            raise InputError("--suggest and --rules exclude each other: one makes rules, the other tests them")
+        if self.baseline is None and (self.baseline_step is not None or self.map_classes):
+            flag = "--map-classes" if self.map_classes else "--baseline-step"
+            raise InputError(f"{flag} without --baseline: name the predictions to compare with")
+
+
+@dataclass(frozen=True)
 class BoardConfig:
     """Open TensorBoard with limits that show everything `predboard visualize` wrote."""
 

@@ -1,4 +1,6 @@
-"""What Python programs call, with objects or configurations: `infer`, `visualize`, `compare`. Knows not how they work.
+"""What Python programs call, with objects or configurations: `infer`, `visualize`, `compare`, `gate`.
+
+Knows not how they work.
 
 A training loop lends its model for a moment and gets it back as it was.
 """
@@ -6,17 +8,19 @@ A training loop lends its model for a moment and gets it back as it was.
 import contextlib
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from pipeline import datasets, store
 from pipeline.compare import Compared
 from pipeline.compare import compare as _compare
-from pipeline.config import CompareConfig, InferConfig, VisualizeConfig
+from pipeline.config import CompareConfig, GateConfig, InferConfig, VisualizeConfig
 from pipeline.errors import InputError
+from pipeline.gate import gate as _gate
 from pipeline.infer import Live, Outcome
 from pipeline.infer import infer as _infer
+from pipeline.judge import Gated
 from pipeline.visualize import Written
 from pipeline.visualize import visualize as _visualize
 
@@ -244,15 +248,70 @@ def _compare_folders(
     return _compare(CompareConfig(tuple(map(Path, predictions)), Path(logdir), **options), say)
 
 
+@overload
+def gate(config: GateConfig, say: Callable[[str], None] = ..., /) -> Gated: ...
+
+
+@overload
+def gate(
+    predictions: str | Path,
+    rules: str | Path | Sequence[Mapping[str, Any]],
+    baseline: str | Path | None = None,
+    *,
+    say: Callable[[str], None] = ...,
+    **options: Any,
+) -> Gated: ...
+
+
+def gate(predictions: Any, *arguments: Any, **named: Any) -> Gated:
+    """Test predictions against rules, without the model and without drawing anything.
+
+    Either with a configuration, `gate(GateConfig(...), say)`, or with the rules at hand:
+
+        gate("predictions/new", [{"metric": "accuracy", "min": 0.94, "bound": "lower"}]).outcome
+
+    Args:
+        predictions: a folder that `infer` wrote; or a GateConfig.
+        rules: a TOML file, or a mapping for each rule with the same keys (docs/gates.md).
+        baseline: a folder to compare with, for rules with `max_drop`.
+        say: takes a line of progress for a person.
+        options: any other field of GateConfig, `step=3` or `junit=Path("gate.xml")` for example.
+
+    Returns:
+        the verdicts: `outcome` is "pass", "fail" or "too little evidence", `code` what the command would exit with,
+        `verdicts` has each rule with its findings.
+
+    Raises:
+        InputError: for bad input, such as a rule that is not understood.
+    """
+    if isinstance(predictions, GateConfig):
+        return _gate(predictions, *arguments, **named)
+    with _python_names():
+        return _gate_folder(predictions, *arguments, **named)
+
+
+def _gate_folder(
+    predictions: str | Path,
+    rules: str | Path | Sequence[Mapping[str, Any]],
+    baseline: str | Path | None = None,
+    *,
+    say: Callable[[str], None] = lambda _: None,
+    **options: Any,
+) -> Gated:
+    known = {field.name for field in dataclasses.fields(GateConfig)} - {"predictions", "rules", "baseline", "suggest"}
+    if unknown := sorted(set(options) - known):
+        raise InputError(f"gate has no option {unknown[0]!r}; expected one of {', '.join(sorted(known))}")
+    options |= {name: Path(options[name]) for name in ("junit", "json", "markdown") if options.get(name) is not None}
+    file = Path(rules) if isinstance(rules, str | Path) else None
+    base = None if baseline is None else Path(baseline)
+    return _gate(GateConfig(Path(predictions), file, base, **options), say, None if file else list(rules))  # type: ignore[arg-type]  # no path, so mappings
+
+
 @contextlib.contextmanager
 def _python_names() -> Iterator[None]:
     """Messages that say `batch_size=` and `overwrite=True` where the command line says --batch-size and --overwrite."""
-    flags = {
-        f.name
-        for one in (InferConfig, VisualizeConfig, CompareConfig)
-        for f in dataclasses.fields(one)
-        if f.type is bool
-    }
+    every = (InferConfig, VisualizeConfig, CompareConfig, GateConfig)
+    flags = {f.name for one in every for f in dataclasses.fields(one) if f.type is bool}
 
     def argument(found: re.Match[str]) -> str:
         name = found[1].replace("-", "_")

@@ -156,8 +156,9 @@ def slices(kinds: Kinds, like: Kinds | None = None, alone: bool = False) -> list
 
 def named(found: list[Slice]) -> dict[tuple[str, str], str]:
     """`slices/country=NO` by column and value, no two alike: names of slices, those with most rows first."""
-    ordered = sorted(found, key=lambda s: (-s.rows, s.column, s.value))
-    return dict(zip([(s.column, s.value) for s in ordered], unlike([f"slices/{s.name}" for s in ordered]), strict=True))
+    ordered = sorted(found, key=lambda s: (s.column, s.value))
+    names = zip(ordered, unlike([f"slices/{s.name}" for s in ordered]), strict=True)
+    return {(s.column, s.value): name for s, name in sorted(names, key=lambda pair: -pair[0].rows)}
 
 
 def left_out(kinds: Kinds) -> list[str]:

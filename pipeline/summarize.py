@@ -6,6 +6,7 @@ All of it is one pass over the logits. Panels that look again get the rows of th
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline import store, workers
@@ -118,6 +119,31 @@ def _measure(portion: _Portion, rows: bool) -> tuple[_Portion, States, list[Pred
         states = measured if states is None else merge_all(states, measured)
         derived += more
     return portion, states or {}, derived
+
+
+def measured(
+    steps: Sequence[Step],
+    panels: Mapping[str, Panel],
+    count: int,
+    rows: Path,
+    keep: bool = False,
+    done: Callable[[int], object] = lambda _: None,
+) -> dict[int, States]:
+    """States of each step, those of a second look among them.
+
+    Args:
+        steps, panels, count, done: as for `summarize`.
+        rows: file that the derived rows are written to, if they are to be kept or a panel looks again.
+        keep: whether they are.
+    """
+    if not keep and not any(isinstance(panel, LooksAgain) for panel in panels.values()):
+        return summarize(steps, panels, count, done)
+    writer = store.RowsWriter(rows)
+    try:
+        states = summarize(steps, panels, count, done, writer.write)
+    finally:
+        writer.close()
+    return look_again(steps, panels, states, store.read_rows(rows))
 
 
 def look_again(

@@ -19,7 +19,7 @@ from pipeline.pictures import Pictures
 from pipeline.predictions import digest_of, hash64
 from pipeline.store import Step, unwritable
 from pipeline.summaries import Figures, File, Picture, Pixels, Projector, Scalar, Summary, Text, Tiles
-from pipeline.summarize import States, look_again, summarize
+from pipeline.summarize import measured
 
 ROWS = "rows.parquet"
 """One line for every row of every step, for DuckDB and pandas."""
@@ -112,7 +112,9 @@ def _visualize_run(
         aside = folder / f".predboard-{os.getpid()}.partial"
         try:
             aside.mkdir()
-            states = _states(steps, chosen, threads, aside, keep_rows=not config.panels or config.log_every is not None)
+            keep = not config.panels or config.log_every is not None
+            with tqdm(total=rows, unit=" rows", desc="read", disable=None, file=sys.stderr) as bar:
+                states = measured(steps, chosen, threads, aside / ROWS, keep, bar.update)
             with (
                 images.quietly(),
                 events.Writer(aside / logs.EVENTS, times[numbers[0]]) as writer,
@@ -152,22 +154,6 @@ def _visualize_run(
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     return Written(name, folder, event_file, rows, numbers, missing, len(pictures.missing), unchanged=False)
-
-
-def _states(
-    steps: tuple[Step, ...], chosen: Mapping[str, panels.Panel], threads: int, aside: Path, keep_rows: bool
-) -> dict[int, States]:
-    """States of all panels, and `rows.parquet` in the folder if it is to be kept or a panel looks again."""
-    total = sum(step.rows for step in steps)
-    with tqdm(total=total, unit=" rows", desc="read", disable=None, file=sys.stderr) as bar:
-        if not keep_rows and not any(isinstance(panel, panels.LooksAgain) for panel in chosen.values()):
-            return summarize(steps, chosen, threads, bar.update)
-        writer = store.RowsWriter(aside / ROWS)
-        try:
-            states = summarize(steps, chosen, threads, bar.update, writer.write)
-        finally:
-            writer.close()
-    return look_again(steps, chosen, states, store.read_rows(aside / ROWS))
 
 
 def _facts(step: Step, sheet: Pixels | None) -> panels.Facts:

@@ -22,6 +22,7 @@ COMMANDS = (
     config.CompareConfig,
     config.BoardConfig,
     config.InspectConfig,
+    config.GateConfig,
 )
 CONTRIBUTING = (toy.ROOT / "CONTRIBUTING.md").read_text("utf-8")
 
