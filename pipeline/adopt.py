@@ -20,6 +20,7 @@ from tqdm import tqdm
 from pipeline import audit, images, labels, loading, models, resume, saved, shards, sources, store, workers
 from pipeline.config import ImportConfig, Scores
 from pipeline.errors import InputError
+from pipeline.places import Place
 from pipeline.predictions import Count, Part, Predictions, Run
 
 _NOT_FINITE = "the scores are not finite"
@@ -31,7 +32,7 @@ _NO_PICTURE = loading.Loaded(None, None, 0.0)
 class Adopted:
     """What an import leaves."""
 
-    out: Path
+    out: Place
     rows: int
     """Of each step."""
     steps: dict[int, Count]
@@ -187,7 +188,7 @@ def _digest(files: Sequence[Path], used: Sequence[str]) -> str:
     return hashed.hexdigest()
 
 
-def _same_classes(out: Path, steps: Sequence[_Step]) -> None:
+def _same_classes(out: Place, steps: Sequence[_Step]) -> None:
     """Raise InputError if a step has other classes than another, here or in the folder."""
     classes = {step.number: step.run.classes for step in steps}
     for number in store.step_numbers(out):
@@ -232,7 +233,7 @@ class _Stream:
 
 
 def _write(
-    out: Path,
+    out: Place,
     steps: Sequence[_Step],
     todo: Mapping[int, Sequence[shards.Shard]],
     config: ImportConfig,
@@ -251,7 +252,7 @@ def _write(
 
 
 def _write_part(
-    out: Path,
+    out: Place,
     step: _Step,
     shard: shards.Shard,
     stream: _Stream,
@@ -366,7 +367,7 @@ def _rows(
     return rows, raised
 
 
-def _counts(out: Path, steps: Sequence[_Step]) -> dict[int, Count]:
+def _counts(out: Place, steps: Sequence[_Step]) -> dict[int, Count]:
     """Count what is on disk now."""
     counts = {}
     for step in steps:

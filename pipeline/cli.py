@@ -40,6 +40,7 @@ from pipeline.config import (
 )
 from pipeline.errors import InputError, first_line, plural
 from pipeline.models import literals
+from pipeline.places import Place, Remote, at
 from pipeline.predictions import Count
 
 C = TypeVar("C")
@@ -200,6 +201,13 @@ def _side(texts: list[str]) -> Side:
     return "none" if texts[0] == "none" else int(texts[0])
 
 
+def _place(texts: list[str]) -> Place:
+    try:
+        return at(texts[0])
+    except InputError:  # the configuration refuses it in the same words, which tyro's would come between
+        return Remote(texts[0])
+
+
 def _share(texts: list[str]) -> tuple[int, int]:
     if found := re.fullmatch(r"(\d+)/(\d+)", texts[0]):
         return int(found[1]), int(found[2])
@@ -215,6 +223,8 @@ def _registry() -> tyro.constructors.ConstructorRegistry:
         (Side | tuple[int, int] | None, "N|HxW|none", _size, str),
         (Side | None, "N|none", _side, str),
         (tuple[int, int] | None, "K/N", _share, str),
+        (Place, "PATH|URI", _place, str),
+        (Place | None, "PATH|URI", _place, str),
     )
     for type_, metavar, read, show in written:
         spec: tyro.constructors.PrimitiveConstructorSpec[Any] = tyro.constructors.PrimitiveConstructorSpec(

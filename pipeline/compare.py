@@ -11,13 +11,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import changes, contrast, events, logs, outcome, pairing, store
+from pipeline import changes, contrast, events, logs, outcome, pairing, places, store
 from pipeline.changes import Changes, Examples, examples_of, no_examples
 from pipeline.config import CompareConfig
 from pipeline.contrast import Side
 from pipeline.errors import InputError, plural
 from pipeline.paired import NEW_COLUMNS, OLD_COLUMNS, Comparison, Paired, pair
 from pipeline.pairing import Classes, classes_of
+from pipeline.places import Place
 from pipeline.predictions import digest_of
 from pipeline.state import merge
 from pipeline.store import Step, unwritable
@@ -35,8 +36,8 @@ class Compared:
     """What a comparison found and wrote."""
 
     name: str
-    folder: Path
-    event_file: Path
+    folder: Place
+    event_file: Place
     verdict: str
     """In one sentence."""
     found: Mapping[str, Any]
@@ -59,7 +60,7 @@ def compare(config: CompareConfig, say: Callable[[str], None] = lambda _: None) 
     name = _name(sides)
     folder = config.logdir / name
     for predictions in config.predictions:
-        if folder.resolve().is_relative_to(predictions.resolve()):
+        if places.is_inside(folder, predictions):
             raise InputError(
                 f"--logdir {config.logdir} would mix logs into the predictions {predictions}: name another folder"
             )
@@ -82,7 +83,7 @@ def compare(config: CompareConfig, say: Callable[[str], None] = lambda _: None) 
         record = logs.read_record(folder)
         if outcome.FILE in record.files:
             raise InputError(f"{folder} has the logs of a run, which a comparison would replace: name another --logdir")
-        aside = folder / f".predboard-{os.getpid()}.partial"
+        aside = places.workshop(folder) / f".predboard-{os.getpid()}.partial"
         try:
             aside.mkdir()
             pairs, _ = _pairs(sides, classes, aside)
@@ -143,7 +144,7 @@ def _spread(count: int) -> list[int]:
     return [round(i * (count - 1) / (STEPS - 1)) for i in range(STEPS)]
 
 
-def _unlike(folders: Sequence[Path]) -> list[str]:
+def _unlike(folders: Sequence[Place]) -> list[str]:
     """What to call the runs: by their folders, and where two have one name by the folders above as well."""
     resolved = [folder.resolve() for folder in folders]
     names = [folder.name for folder in resolved]

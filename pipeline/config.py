@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional
 
 from pipeline.errors import InputError
+from pipeline.places import Place, at
 
 Interpolation = Literal["bilinear", "bicubic", "lanczos", "nearest"]
 Channels = Literal["rgb", "bgr", "gray"]
@@ -34,6 +35,15 @@ def _for_ray(config: Any, *names: str) -> None:
     for name in names:
         if config.engine != "ray" and getattr(config, name) is not None:
             raise InputError(f"--{name.replace('_', '-')} is for --engine ray: add that, or leave it out")
+
+
+def _places(config: Any, *names: str) -> None:
+    """Raise InputError for a URI that holds a password, or that was made a Path, which would be a folder `s3:`."""
+    for name in names:
+        value = getattr(config, name)
+        for place in value if isinstance(value, tuple) else (value,):
+            if place is not None:
+                at(place)
 
 
 def _is_plain(value: Any) -> bool:
@@ -68,7 +78,7 @@ class InferConfig:
     key_column: str | None = None
     """Column that names an image for good, where its path does not: what joins runs."""
 
-    image_root: Path | None = None
+    image_root: Place | None = None
     """Folder that the paths in a list are relative to. Default: the list's own."""
 
     classes: Path | None = None
@@ -90,7 +100,7 @@ class InferConfig:
     trust_checkpoint: bool = False
     """Unpickle checkpoints that hold more than weights, such as whole modules. This runs whatever code they hold."""
 
-    out: Path | None = None
+    out: Place | None = None
     """Folder to write the predictions to. Default: predictions/DATA-MODEL."""
 
     resize: Side | tuple[int, int] | None = None
@@ -209,6 +219,7 @@ class InferConfig:
 
     def __post_init__(self) -> None:
         """Raise InputError for values that can never work."""
+        _places(self, "out", "image_root")
         for name in ("mean", "std"):
             values = getattr(self, name)
             if values is None:
@@ -279,7 +290,7 @@ class ImportConfig:
     files: Annotated[tuple[Path, ...], Positional] = ()
     """Files with the scores. Several are one table in this order, or steps where each name or --step has a number."""
 
-    out: Path | None = None
+    out: Place | None = None
     """Folder to write the predictions to. Default: predictions/NAME of the first file."""
 
     score_column: str | None = None
@@ -304,7 +315,7 @@ class ImportConfig:
     images: str | None = None
     """The images in the order of the rows: a .txt with a path on each line, or whatever `infer --data` takes."""
 
-    image_root: Path | None = None
+    image_root: Place | None = None
     """Folder (or .zip or .tar) that the paths are relative to. Default: that of the file that has them."""
 
     classes: Path | None = None
@@ -339,6 +350,7 @@ class ImportConfig:
 
     def __post_init__(self) -> None:
         """Raise InputError for values that can never work."""
+        _places(self, "out", "image_root")
         _at_least("workers", self.workers, 0)
         _at_least("thumbnails", self.thumbnails, 0)
         _at_least("shard-size", self.shard_size, 1)
@@ -360,10 +372,10 @@ class ImportConfig:
 class VisualizeConfig:
     """Draw saved predictions: write all TensorBoard summaries, without the model."""
 
-    predictions: Annotated[tuple[Path, ...], Positional] = ()
+    predictions: Annotated[tuple[Place, ...], Positional] = ()
     """Folders that `predboard infer` wrote, one for each run."""
 
-    logdir: Path = Path("logs")
+    logdir: Place = Path("logs")
     """Folder for TensorBoard; each run gets a sub-folder of its name."""
 
     panels: tuple[str, ...] = ()
@@ -372,7 +384,7 @@ class VisualizeConfig:
     list: bool = False
     """Print what panels there are and stop."""
 
-    image_root: Path | None = None
+    image_root: Place | None = None
     """Where the source images are now, if they were moved since inference."""
 
     log_every: int | Literal["all"] | None = None
@@ -384,6 +396,7 @@ class VisualizeConfig:
 
     def __post_init__(self) -> None:
         """Raise InputError for values that can never work."""
+        _places(self, "predictions", "logdir", "image_root")
         _at_least("workers", self.workers, 0)
         if isinstance(self.log_every, int):
             _at_least("log-every", self.log_every, 1)
@@ -393,10 +406,10 @@ class VisualizeConfig:
 class CompareConfig:
     """Compare two runs image by image: what was fixed, what was broken, and whether that is more than chance."""
 
-    predictions: Annotated[tuple[Path, ...], Positional] = ()
+    predictions: Annotated[tuple[Place, ...], Positional] = ()
     """Folders that `predboard infer` wrote, the old one first. More than two: all pairs; one: its steps."""
 
-    logdir: Path = Path("logs")
+    logdir: Place = Path("logs")
     """Folder for TensorBoard; the comparison gets a sub-folder `NEW vs OLD`."""
 
     step_old: int | None = None
@@ -408,7 +421,7 @@ class CompareConfig:
     map_classes: bool = False
     """Take classes of one name for the same, where the lists of classes differ."""
 
-    image_root: Path | None = None
+    image_root: Place | None = None
     """Where the source images are now, if they were moved since inference."""
 
     workers: int = 0
@@ -416,6 +429,7 @@ class CompareConfig:
 
     def __post_init__(self) -> None:
         """Raise InputError for values that can never work."""
+        _places(self, "predictions", "logdir", "image_root")
         _at_least("workers", self.workers, 0)
 
 
@@ -423,13 +437,13 @@ class CompareConfig:
 class GateConfig:
     """Test saved predictions against rules: exit code 0 all pass, 1 one fails, 3 there is too little evidence."""
 
-    predictions: Annotated[Path | None, Positional] = None
+    predictions: Annotated[Place | None, Positional] = None
     """Folder that `predboard infer` wrote."""
 
     rules: Path | None = None
     """TOML file with a table [[rule]] for each rule; see docs/gates.md and --suggest."""
 
-    baseline: Path | None = None
+    baseline: Place | None = None
     """Folder of the predictions to compare with, for rules with max_drop. May be the same, with --baseline-step."""
 
     step: int | None = None
@@ -461,6 +475,7 @@ class GateConfig:
 
     def __post_init__(self) -> None:
         """Raise InputError for values that can never work."""
+        _places(self, "predictions", "baseline")
         _at_least("workers", self.workers, 0)
         if self.suggest and self.rules is not None:
             raise InputError("--suggest and --rules exclude each other: one makes rules, the other tests them")
@@ -473,7 +488,7 @@ class GateConfig:
 class BoardConfig:
     """Open TensorBoard with limits that show everything `predboard visualize` wrote."""
 
-    logdir: Path = Path("logs")
+    logdir: Place = Path("logs")
     """Folder that `predboard visualize` wrote."""
 
     port: int = 6006
@@ -481,6 +496,7 @@ class BoardConfig:
 
     def __post_init__(self) -> None:
         """Raise InputError for values that can never work."""
+        _places(self, "logdir")
         if not 1 <= self.port <= 65535:
             raise InputError(f"--port is {self.port}; expected 1 to 65535")
 
@@ -489,8 +505,12 @@ class BoardConfig:
 class InspectConfig:
     """Say what a folder of predictions holds, and whether it is whole."""
 
-    predictions: Annotated[Path | None, Positional] = None
+    predictions: Annotated[Place | None, Positional] = None
     """Folder that `predboard infer` wrote."""
 
     json: bool = False
     """Print JSON."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for values that can never work."""
+        _places(self, "predictions")

@@ -20,6 +20,7 @@ from pipeline.errors import InputError
 from pipeline.judge import Change, Gated, judge, matching, whole
 from pipeline.paired import SAME, Comparison, Difference, pair
 from pipeline.panels import HasFigures, Panel
+from pipeline.places import Place
 from pipeline.rules import Rule, pattern_of
 from pipeline.store import Step
 from pipeline.suggest import PANELS, suggested
@@ -128,7 +129,7 @@ def names() -> dict[str, tuple[str, str]]:
     }
 
 
-def opened(folder: Path, wanted: int | None, flag: str) -> Step:
+def opened(folder: Place, wanted: int | None, flag: str) -> Step:
     """One step of a run, the last if none is wanted. Raises InputError if there is none."""
     numbers = store.step_numbers(folder)
     if wanted is not None and numbers and wanted not in numbers:

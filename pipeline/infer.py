@@ -18,6 +18,7 @@ from tqdm import tqdm
 from pipeline import datasets, loading, models, recipes, resume, shards, sources, store, timing, usercode, workers
 from pipeline.config import InferConfig
 from pipeline.errors import InputError, plural
+from pipeline.places import Place
 from pipeline.predictions import Count, Run, to_logits
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 class Outcome:
     """What stage one leaves."""
 
-    out: Path
+    out: Place
     manifest_rows: int
     steps: dict[int, Count]
     """Rows of each step, as they are on disk when stage one ends."""

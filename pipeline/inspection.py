@@ -1,13 +1,13 @@
 """What a folder of predictions holds, and whether it is whole: counts, sizes, timings, damage. Knows no drawing."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pipeline import store, timing
 from pipeline.errors import DamagedError, InputError, plural
-from pipeline.predictions import Count, Part
-from pipeline.store import Step
+from pipeline.places import Place
+from pipeline.predictions import Count, Part, Predictions
+from pipeline.store import PartFile, Step
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,11 @@ class Inspection:
         return found
 
 
-def inspect(run: Path) -> Inspection:
+def inspect(run: Place) -> Inspection:
     """Read all of a run and count. Raises InputError if the folder holds no predictions; damage is a finding."""
     damaged: dict[str, str] = {}
 
-    def note(path: Path, error: DamagedError) -> None:
+    def note(path: Place, error: DamagedError) -> None:
         damaged[f"{path.parent.name}/{path.name}"] = str(error)
 
     try:
@@ -102,19 +102,26 @@ def _rate(parts: list[Part]) -> float | None:
     return round(sum(part.stop - part.start for part in parts) / took, 1) if took > 0 else None
 
 
+def _looked_at(file: PartFile) -> list[Predictions] | DamagedError:
+    """Labels and predictions of a part, all of which is verified; or what is wrong with it."""
+    try:
+        store.verify(file)
+    except DamagedError as error:
+        return error
+    return list(store.batches(file, ("label", "predicted")))
+
+
 def _step(step: Step, note: Any) -> dict[str, Any]:
     count = Count()
     seconds: dict[str, float] = {}
     took = 0.0
     good = []
-    for file in step.parts:
-        try:
-            store.verify(file)
-        except DamagedError as error:
-            note(file.path, error)
+    for file, batches in zip(step.parts, store.each(_looked_at, step.parts, step.parts[0].path), strict=True):
+        if isinstance(batches, DamagedError):
+            note(file.path, batches)
             continue
         good.append(file)
-        for batch in store.batches(file, ("label", "predicted")):
+        for batch in batches:
             count = count.plus(batch)
         took += file.part.finished - file.part.started
         seconds = {name: round(value, 3) for name, value in timing.plus(seconds, file.part.seconds).items()}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from pipeline import datasets, store
+from pipeline import datasets, places, store
 from pipeline.compare import Compared
 from pipeline.compare import compare as _compare
 from pipeline.config import CompareConfig, GateConfig, InferConfig, VisualizeConfig
@@ -21,6 +21,7 @@ from pipeline.gate import gate as _gate
 from pipeline.infer import Live, Outcome
 from pipeline.infer import infer as _infer
 from pipeline.judge import Gated
+from pipeline.places import Place, Remote
 from pipeline.visualize import Written
 from pipeline.visualize import visualize as _visualize
 
@@ -57,8 +58,8 @@ def infer(config: InferConfig, say: Callable[[str], None] = ..., /) -> Outcome: 
 @overload
 def infer(
     model: "torch.nn.Module",
-    data: "torch.utils.data.Dataset[Any] | datasets.MapStyle | str | Path",
-    out: str | Path,
+    data: "torch.utils.data.Dataset[Any] | datasets.MapStyle | str | Place",
+    out: str | Place,
     *,
     step: int = 0,
     classes: Sequence[str] = (),
@@ -105,7 +106,7 @@ def infer(model: Any, *arguments: Any, **named: Any) -> Outcome:
 def _infer_objects(
     model: "torch.nn.Module",
     data: Any,
-    out: str | Path,
+    out: str | Place,
     *,
     step: int = 0,
     classes: Sequence[str] = (),
@@ -123,15 +124,15 @@ def _infer_objects(
     if isinstance(model, torch.nn.parallel.DistributedDataParallel):
         model = model.module  # whose own forward would wait for the other processes
     source = None
-    if not isinstance(data, str | Path):
+    if not isinstance(data, str | Path | Remote):
         source = datasets.Source(datasets.check(data, type(data).__name__), type(data).__name__)
-    if store.step_numbers(Path(out)):
+    if store.step_numbers(places.at(out)):
         options.setdefault("preflight", 0)  # it was said of the first epoch
     name = type(model).__name__
     config = InferConfig(
         data=source.name if source else str(data),
         model=name,
-        out=Path(out),
+        out=places.at(out),
         step=(step,),
         overwrite=overwrite,
         device=str(next((t.device for t in [*model.parameters(), *model.buffers()]), "cpu")),
@@ -168,8 +169,8 @@ def visualize(config: VisualizeConfig, say: Callable[[str], None] = ..., /) -> t
 
 @overload
 def visualize(
-    predictions: str | Path | Sequence[str | Path],
-    logdir: str | Path = "logs",
+    predictions: str | Place | Sequence[str | Place],
+    logdir: str | Place = "logs",
     *,
     say: Callable[[str], None] = ...,
     **options: Any,
@@ -197,13 +198,13 @@ def visualize(predictions: Any, *arguments: Any, **named: Any) -> tuple[Written,
 
 
 def _visualize_folders(
-    predictions: Any, logdir: str | Path = "logs", *, say: Callable[[str], None] = lambda _: None, **options: Any
+    predictions: Any, logdir: str | Place = "logs", *, say: Callable[[str], None] = lambda _: None, **options: Any
 ) -> tuple[Written, ...]:
     known = {field.name for field in dataclasses.fields(VisualizeConfig)} - {"predictions", "logdir", "list"}
     if unknown := sorted(set(options) - known):
         raise InputError(f"visualize has no option {unknown[0]!r}; expected one of {', '.join(sorted(known))}")
-    folders = [predictions] if isinstance(predictions, str | Path) else list(predictions)
-    return _visualize(VisualizeConfig(tuple(map(Path, folders)), Path(logdir), **options), say)
+    folders = [predictions] if isinstance(predictions, str | Path | Remote) else list(predictions)
+    return _visualize(VisualizeConfig(tuple(map(places.at, folders)), places.at(logdir), **options), say)
 
 
 @overload
@@ -212,7 +213,7 @@ def compare(config: CompareConfig, say: Callable[[str], None] = ..., /) -> Compa
 
 @overload
 def compare(
-    *predictions: str | Path, logdir: str | Path = "logs", say: Callable[[str], None] = ..., **options: Any
+    *predictions: str | Place, logdir: str | Place = "logs", say: Callable[[str], None] = ..., **options: Any
 ) -> Compared: ...
 
 
@@ -237,15 +238,15 @@ def compare(*predictions: Any, **named: Any) -> Compared:
 
 
 def _compare_folders(
-    *predictions: str | Path,
-    logdir: str | Path = "logs",
+    *predictions: str | Place,
+    logdir: str | Place = "logs",
     say: Callable[[str], None] = lambda _: None,
     **options: Any,
 ) -> Compared:
     known = {field.name for field in dataclasses.fields(CompareConfig)} - {"predictions", "logdir"}
     if unknown := sorted(set(options) - known):
         raise InputError(f"compare has no option {unknown[0]!r}; expected one of {', '.join(sorted(known))}")
-    return _compare(CompareConfig(tuple(map(Path, predictions)), Path(logdir), **options), say)
+    return _compare(CompareConfig(tuple(map(places.at, predictions)), places.at(logdir), **options), say)
 
 
 @overload
@@ -254,9 +255,9 @@ def gate(config: GateConfig, say: Callable[[str], None] = ..., /) -> Gated: ...
 
 @overload
 def gate(
-    predictions: str | Path,
+    predictions: str | Place,
     rules: str | Path | Sequence[Mapping[str, Any]],
-    baseline: str | Path | None = None,
+    baseline: str | Place | None = None,
     *,
     say: Callable[[str], None] = ...,
     **options: Any,
@@ -291,9 +292,9 @@ def gate(predictions: Any, *arguments: Any, **named: Any) -> Gated:
 
 
 def _gate_folder(
-    predictions: str | Path,
+    predictions: str | Place,
     rules: str | Path | Sequence[Mapping[str, Any]],
-    baseline: str | Path | None = None,
+    baseline: str | Place | None = None,
     *,
     say: Callable[[str], None] = lambda _: None,
     **options: Any,
@@ -303,8 +304,8 @@ def _gate_folder(
         raise InputError(f"gate has no option {unknown[0]!r}; expected one of {', '.join(sorted(known))}")
     options |= {name: Path(options[name]) for name in ("junit", "json", "markdown") if options.get(name) is not None}
     file = Path(rules) if isinstance(rules, str | Path) else None
-    base = None if baseline is None else Path(baseline)
-    return _gate(GateConfig(Path(predictions), file, base, **options), say, None if file else list(rules))  # type: ignore[arg-type]  # no path, so mappings
+    base = None if baseline is None else places.at(baseline)
+    return _gate(GateConfig(places.at(predictions), file, base, **options), say, None if file else list(rules))  # type: ignore[arg-type]  # no path, so mappings
 
 
 @contextlib.contextmanager

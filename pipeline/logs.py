@@ -3,9 +3,12 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline import places
+from pipeline.places import Place
 from pipeline.summaries import File
 
 EVENTS = "events"
@@ -39,22 +42,23 @@ def write_file(aside: Path, file: File) -> None:
     path.write_bytes(file.content)
 
 
-def runs_in(logdir: Path) -> list[str]:
+def runs_in(logdir: Place) -> list[str]:
     """Names of the runs that we wrote into a log folder, the newest first; what compares them is none of them."""
     return [name for name in _ours(logdir) if COMPARISON not in read_record(logdir / name).files]
 
 
-def comparisons_in(logdir: Path) -> list[str]:
+def comparisons_in(logdir: Place) -> list[str]:
     """Names of the comparisons that we wrote into a log folder, the newest first."""
     return [name for name in _ours(logdir) if COMPARISON in read_record(logdir / name).files]
 
 
-def _ours(logdir: Path) -> list[str]:
-    records = sorted(logdir.glob(f"*/{RECORD}"), key=lambda record: (-record.stat().st_mtime, record))
+def _ours(logdir: Place) -> list[str]:
+    found: Iterable[Place] = logdir.glob(f"*/{RECORD}")
+    records = sorted(found, key=lambda record: (-record.stat().st_mtime, str(record)))
     return [record.parent.name for record in records if record.parent.name != RANKING]
 
 
-def has_ranking(logdir: Path) -> bool:
+def has_ranking(logdir: Place) -> bool:
     """Whether a log folder has the run that compares all others."""
     return (logdir / RANKING / RECORD).is_file()
 
@@ -67,7 +71,7 @@ def program() -> str:
     return code.hexdigest()
 
 
-def read_record(folder: Path) -> Record:
+def read_record(folder: Place) -> Record:
     """Our own list of our files in a run's log folder; an empty one if there is none."""
     try:
         record = json.loads((folder / RECORD).read_text("utf-8"))
@@ -75,17 +79,19 @@ def read_record(folder: Path) -> Record:
         # Never a file beyond our folder, whatever somebody wrote into the record.
         inside = [f for f in files if not Path(f).is_absolute() and ".." not in Path(f).parts]
         return Record(str(record["made_from"]), tuple(inside))
+    except places.StorageError:  # it may well be there
+        raise
     except (OSError, ValueError, KeyError, TypeError):  # none, or not ours: then we own no file there
         return Record()
 
 
-def _write_record(folder: Path, made_from: str, files: list[str]) -> None:
-    aside = folder / f"{RECORD}.partial"
+def _write_record(folder: Place, made_from: str, files: list[str]) -> None:
+    aside = places.workshop(folder) / f"{RECORD}.partial"
     aside.write_text(json.dumps({"made_from": made_from, "files": files}, indent=1) + "\n", "utf-8")
-    aside.replace(folder / RECORD)
+    places.publish(aside, folder / RECORD)
 
 
-def publish(folder: Path, aside: Path, time: float, record: Record, made_from: str) -> Path:
+def publish(folder: Place, aside: Path, time: float, record: Record, made_from: str) -> Place:
     """Put the files from `aside` into their places, and remove our old ones.
 
     The event file's name changes with its content, so that an open TensorBoard notices. It comes last: whatever happens
@@ -102,8 +108,8 @@ def publish(folder: Path, aside: Path, time: float, record: Record, made_from: s
     _write_record(folder, "", [event_file, *beside, *old])
     for name in beside:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (aside / name).replace(folder / name)
-    (aside / EVENTS).replace(folder / event_file)
+        places.publish(aside / name, folder / name)
+    places.publish(aside / EVENTS, folder / event_file)
     for name in old:
         (folder / name).unlink(missing_ok=True)
         if (parent := (folder / name).parent) != folder and parent.is_dir() and not any(parent.iterdir()):
@@ -112,7 +118,7 @@ def publish(folder: Path, aside: Path, time: float, record: Record, made_from: s
     return folder / event_file
 
 
-def withdraw(folder: Path) -> None:
+def withdraw(folder: Place) -> None:
     """Remove all files that we wrote into a run's log folder, and the folder if nothing else is in it."""
     for name in (*reversed(read_record(folder).files), RECORD):  # the event file last of what TensorBoard shows
         (folder / name).unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from pipeline import store, timing
 from pipeline.forward import Batch
 from pipeline.loading import Loaded
+from pipeline.places import Place
 from pipeline.predictions import Part, Predictions, Run, to_logits
 from pipeline.shards import Task
 from pipeline.sources import Manifest
@@ -21,7 +21,7 @@ from pipeline.sources import Manifest
 class Making:
     """What a part is made from, besides its rows."""
 
-    out: Path
+    out: Place
     run: Run
     task: Task
     manifest: Manifest
@@ -30,7 +30,7 @@ class Making:
     provenance: Mapping[str, Any]
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Place:
         """Of the part."""
         return store.part_path(self.out, self.run.step, self.task.shard.index)
 

@@ -5,12 +5,12 @@ import functools
 import math
 import threading
 from collections.abc import Iterable
-from pathlib import Path
 
 from PIL import Image
 
 from pipeline import draw, events, images, sources, store, workers
 from pipeline.config import Exif
+from pipeline.places import Place
 from pipeline.store import Step
 from pipeline.summaries import Encoded, Projector, Summary, Tiles
 
@@ -26,7 +26,7 @@ NEAREST = Image.Resampling.NEAREST
 class Pictures:
     """Source pictures by row: from the source, else from the thumbnail that the predictions hold."""
 
-    def __init__(self, steps: tuple[Step, ...], image_root: Path | None) -> None:
+    def __init__(self, steps: tuple[Step, ...], image_root: Place | None) -> None:
         """Of these steps. `image_root` is where the source pictures are now, if they were moved."""
         self._steps = {step.step: step for step in steps}
         self._root = image_root

@@ -1,15 +1,15 @@
 """Which parts of a step are there already and still valid, and which must be made. Knows no model and no pictures."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from pipeline import shards, sources, store
 from pipeline.errors import DamagedError, InputError, first_line
+from pipeline.places import Place
 from pipeline.predictions import Run
 
 
 def to_do(
-    out: Path,
+    out: Place,
     run: Run,
     plan: Sequence[shards.Shard],
     manifest: sources.Manifest,
@@ -19,7 +19,7 @@ def to_do(
     say: Callable[[str], None],
     called: Mapping[str, str] | None = None,
     share: shards.Share = shards.WHOLE,
-) -> tuple[list[shards.Shard], list[Path]]:
+) -> tuple[list[shards.Shard], list[Place]]:
     """The shards of one step that have no valid part, and the parts of data that is no longer so.
 
     With `overwrite` the step is deleted first. With `update` parts of other data are given back to be deleted;
@@ -30,11 +30,11 @@ def to_do(
         store.delete_step(out, run.step)
     todo = {shard.index: shard for shard in plan if share.holds(shard.index)}
     planned = {store.part_path(out, run.step, shard.index) for shard in plan}
-    changed: list[Path] = []
+    changed: list[Place] = []
     lengths: set[int] = set()
     paths = store.part_paths(out, run.step)
-    for path in paths:
-        mine = share.holds(store.index_of(path))
+
+    def looked_at(path: Place) -> store.PartFile | DamagedError:
         try:
             file = store.open_part(path)
             if difference := run.difference(file.run):
@@ -44,17 +44,20 @@ def to_do(
                     f"{out} step {run.step} was made with another {name} ({then}, now {now}): name another --out, "
                     "or another --step, or start this step again with --overwrite"
                 )
-            if mine:
+            if share.holds(store.index_of(path)):
                 store.verify(file)
         except DamagedError as error:
-            if not mine:
-                continue
+            return error
+        return file
+
+    for path, file in zip(paths, store.each(looked_at, paths, out), strict=True):
+        if not share.holds(store.index_of(path)):
+            continue
+        if isinstance(file, DamagedError):
             if path in planned:
-                say(f"{first_line(error).split(': run')[0]}; it is made again")
+                say(f"{first_line(file).split(': run')[0]}; it is made again")
             else:  # of data that is no longer there
                 changed.append(path)
-            continue
-        if not mine:
             continue
         part = file.part
         lengths.add(part.manifest_rows)
@@ -78,7 +81,7 @@ def to_do(
     return list(todo.values()), changed
 
 
-def failed(out: Path, step: int, plan: Sequence[shards.Shard]) -> dict[shards.Shard, tuple[int, ...]]:
+def failed(out: Place, step: int, plan: Sequence[shards.Shard]) -> dict[shards.Shard, tuple[int, ...]]:
     """The ids of the rows that have an error, of those of these valid parts that hold any."""
     found = {}
     for shard in plan:

@@ -8,12 +8,12 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import filelock
 
-from pipeline import draw, events, logs, outcome
+from pipeline import draw, events, logs, outcome, places
 from pipeline.errors import InputError, plural
+from pipeline.places import Place
 from pipeline.predictions import digest_of, hash64
 from pipeline.store import unwritable
 from pipeline.summaries import Picture, Summary, Text, cell
@@ -67,7 +67,7 @@ class Run:
         return int(self.value("images/counted") or 0)
 
 
-def rank(logdir: Path, code: str = "") -> Path | None:
+def rank(logdir: Place, code: str = "") -> Place | None:
     """Write the ranking of the runs in a log folder, or remove it where there are fewer than two.
 
     Args:
@@ -84,9 +84,10 @@ def rank(logdir: Path, code: str = "") -> Path | None:
     if len(logs.runs_in(logdir)) < 2 and not folder.is_dir():
         return None
     with unwritable(folder):
-        folder.mkdir(exist_ok=True)
+        here = places.workshop(folder)
+        here.mkdir(parents=here != folder, exist_ok=True)
         try:
-            with filelock.FileLock(folder / ".lock", timeout=WAIT):
+            with filelock.FileLock(here / ".lock", timeout=WAIT):
                 contents = dict(_contents(logdir))
                 runs = [run for name, content in contents.items() if (run := _read(name, content)) is not None]
                 if len(runs) > 1:
@@ -95,13 +96,13 @@ def rank(logdir: Path, code: str = "") -> Path | None:
                 logs.withdraw(folder)
         except filelock.Timeout as error:
             raise InputError(f"another process is ranking the runs in {logdir}: run this again") from error
-        (folder / ".lock").unlink(missing_ok=True)
+        (here / ".lock").unlink(missing_ok=True)
         if not any(folder.iterdir()):
             folder.rmdir()
     return None
 
 
-def _contents(logdir: Path) -> Iterator[tuple[str, bytes]]:
+def _contents(logdir: Place) -> Iterator[tuple[str, bytes]]:
     """Name and summary of each run of ours, by name."""
     for name in sorted(logs.runs_in(logdir)):
         file = logdir / name / outcome.FILE
@@ -126,14 +127,15 @@ def _read(name: str, content: bytes) -> Run | None:
         return None
 
 
-def _write(folder: Path, runs: list[Run], made_from: str) -> Path:
+def _write(folder: Place, runs: list[Run], made_from: str) -> Place:
     record = logs.read_record(folder)
     if record.files and record.made_from == made_from and all((folder / file).is_file() for file in record.files):
         return folder / record.files[0]
-    for stale in folder.glob(".predboard-*.partial"):  # of a process that was killed
+    here = places.workshop(folder)
+    for stale in here.glob(".predboard-*.partial"):  # of a process that was killed
         shutil.rmtree(stale)
     time = max(run.finished for run in runs) + 1  # TensorBoard's colours go by time: the runs keep theirs
-    aside = folder / f".predboard-{os.getpid()}.partial"
+    aside = here / f".predboard-{os.getpid()}.partial"
     try:
         aside.mkdir()
         with events.Writer(aside / logs.EVENTS, time) as writer:

@@ -1,8 +1,8 @@
 """Where images come from: folder, table, Parquet, tar, zip or IDX -> manifest; ref -> encoded bytes.
 
-Knows nothing of models or pixels. A ref alone is enough to find a picture again:
+Knows nothing of models or pixels. All of it may be in object storage. A ref alone is enough to find a picture again:
 
-    folder/name.jpg              a file, relative to the root; absolute paths and file:// as well
+    folder/name.jpg              a file, relative to the root; absolute paths, file:// and s3:// as well
     shard-000.tar#key.jpg        a member of an archive; .zip likewise
     train-0.parquet#17           row 17 of the first column of encoded images; `#17:column` of another
     t10k-images-idx3-ubyte.gz#5  picture 5 of an IDX file
@@ -10,10 +10,12 @@ Knows nothing of models or pixels. A ref alone is enough to find a picture again
 
 import functools
 import gzip
+import itertools
 import json
 import os
 import re
 import tarfile
+import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +23,6 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +32,9 @@ import pyarrow.json
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline import places
 from pipeline.errors import InputError, first_line
+from pipeline.places import Place, Remote
 from pipeline.predictions import further_names, keys_of, mix
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -128,7 +131,7 @@ class Options:
     image_column: str | None = None
     label_column: str | None = None
     key_column: str | None = None
-    image_root: Path | None = None
+    image_root: Place | None = None
     classes: tuple[str, ...] = ()
     """Names in the order of the model's outputs; what is not among them is no label."""
 
@@ -145,13 +148,18 @@ def open_source(data: str, options: Options | None = None) -> Manifest:
     Raises InputError if there is no such thing, no images in it, or a column that is named is not there.
     """
     options = options or Options()
-    files = [Path(name) for name in _braces(data)]
+    files = [places.at(name) for name in _braces(data)]
     if absent := next((f for f in files if not f.exists()), None):
         raise InputError(f"no folder {absent}, nor a file: expected one sub-folder of images for each class, or a list")
     if len(files) == 1 and files[0].is_dir():
         folder = files[0].resolve()
-        files = [p for end in ("*.parquet", "*.tar") if (found := sorted(folder.glob(end))) for p in found]
-        if not files or _has_pictures(folder):
+        found: Iterable[Place] = itertools.chain(folder.glob("*.parquet"), folder.glob("*.tar"))
+        files = sorted(found, key=lambda file: (file.suffix, str(file)))
+        if isinstance(folder, Remote):
+            inside = _inside(folder)
+            if not files or any(name.name.lower().endswith(EXTENSIONS) for name in inside):
+                return _asked(_remote_folder(folder, inside), options)
+        elif not files or _has_pictures(folder):
             return _asked(_folder(data, folder), options)
     try:
         return _reader(files[0])(tuple(f.resolve() for f in files), options)
@@ -185,11 +193,11 @@ def _braces(pattern: str) -> list[str]:
     return [name for m in middle for name in _braces(pattern[: found.start()] + m + pattern[found.end() :])]
 
 
-def _reader(file: Path) -> Callable[[tuple[Path, ...], Options], Manifest]:
+def _reader(file: Place) -> Callable[[tuple[Place, ...], Options], Manifest]:
     name = file.name.lower()
     if re.search(r"idx[13]-ubyte(\.gz)?$", name):
         return _idx
-    readers: dict[str, Callable[[tuple[Path, ...], Options], Manifest]]
+    readers: dict[str, Callable[[tuple[Place, ...], Options], Manifest]]
     readers = {".csv": _table, ".tsv": _table, ".jsonl": _table, ".ndjson": _table, ".parquet": _parquet}
     readers |= {".tar": _tar, ".zip": _zip}
     if file.suffix.lower() not in readers:
@@ -203,7 +211,7 @@ def _has_pictures(folder: Path) -> bool:
 
 
 def _manifest(
-    root: Path,
+    root: Place,
     refs: Sequence[str] | pa.Array,
     label: NDArray[np.int32],
     classes: tuple[str, ...],
@@ -217,8 +225,19 @@ def _manifest(
         pa.array(classes, pa.string())  # of a folder without images as well
     except UnicodeEncodeError as error:
         raise InputError(f"{root} has a file name that is not valid UTF-8 ({error}): rename it") from error
+    refuse_secrets(image)
     keys = keys_of(image.to_pylist() if key is None else key)
     return Manifest(str(root), image, label, keys, classes, _no_columns() if columns is None else columns)
+
+
+def refuse_secrets(refs: pa.StringArray) -> None:
+    """Raise InputError if any ref is a URI with a password, a key or a signature in it. The first must be in reach."""
+    secret = pc.index(pc.match_substring_regex(refs, places.REFUSED), True).as_py()
+    if secret >= 0:
+        places.refuse_secrets(refs[secret].as_py())
+    first = refs[0].as_py() if len(refs) else None
+    if first and isinstance(place := place_of("", first), Remote):
+        place.reach()
 
 
 def _asked(manifest: Manifest, options: Options) -> Manifest:
@@ -256,6 +275,35 @@ def _folder(data: str, root: Path) -> Manifest:
     return _manifest(root, refs, np.concatenate(labels), tuple(folders))
 
 
+def _inside(folder: Remote) -> list[PurePosixPath]:
+    """All objects in a folder but hidden ones, relative to it."""
+    start = len(folder.uri) + 1
+    names = [PurePosixPath(place.uri[start:]) for place in folder.walk()]
+    return [name for name in names if not any(part.startswith(".") for part in name.parts)]
+
+
+def _remote_folder(root: Remote, inside: list[PurePosixPath]) -> Manifest:
+    """`_folder` of object storage, where there are folders only as far as there is something in them."""
+    data = root
+    while True:
+        folders = sorted({name.parts[0] for name in inside if len(name.parts) > 1})
+        files = sorted(str(n) for n in inside if len(n.parts) == 1 and n.name.lower().endswith(EXTENSIONS))
+        if len(folders) != 1 or files or all(len(name.parts) < 3 for name in inside):
+            break
+        root /= folders[0]
+        inside = [PurePosixPath(*name.parts[1:]) for name in inside if len(name.parts) > 1]
+    if folders:
+        images = [name for name in inside if len(name.parts) > 1 and name.name.lower().endswith(EXTENSIONS)]
+        images.sort(key=lambda n: (n.parts[0], "/".join(n.parts[1:-1]), n.name))
+        place = {folder: label for label, folder in enumerate(folders)}
+        files, label = list(map(str, images)), np.array([place[n.parts[0]] for n in images], np.int32)
+    else:
+        label = np.full(len(files), -1, np.int32)
+    if not files:
+        raise InputError(f"no images in {data}: looked for {' '.join(EXTENSIONS)} in {max(len(folders), 1)} folders")
+    return _manifest(root, files, label, tuple(folders))
+
+
 def _listed(folder: Path) -> tuple[list[str], list[str]]:
     """Names of the sub-folders and of the images in a folder, sorted."""
     with os.scandir(folder) as entries:
@@ -282,10 +330,10 @@ def _images(folder: Path, above: frozenset[Path], inside: str = "") -> Iterator[
         yield from _images(folder / name, above | {real}, f"{inside}/{name}" if inside else name)
 
 
-def _zip(files: tuple[Path, ...], options: Options) -> Manifest:
+def _zip(files: tuple[Place, ...], options: Options) -> Manifest:
     """Class folders inside an archive, read in place, by the same rules as a folder."""
     (file,) = _alone(files)
-    with zipfile.ZipFile(file) as archive:
+    with _zip_opened(file) as archive:
         names = [PurePosixPath(name) for name in archive.namelist() if not name.endswith("/")]
     names = [n for n in names if not any(part.startswith((".", "__MACOSX")) for part in n.parts)]
     names = [n for n in names if n.name.lower().endswith(EXTENSIONS)]
@@ -300,37 +348,38 @@ def _zip(files: tuple[Path, ...], options: Options) -> Manifest:
     return _asked(_manifest(file.parent, [f"{file.name}#{n}" for n in names], label, classes), options)
 
 
-def _alone(files: tuple[Path, ...]) -> tuple[Path, ...]:
+def _alone(files: tuple[Place, ...]) -> tuple[Place, ...]:
     if len(files) != 1:
         raise InputError(f"{len(files)} files of the kind of {files[0].name}; expected one")
     return files
 
 
-def _table(files: tuple[Path, ...], options: Options) -> Manifest:
+def _table(files: tuple[Place, ...], options: Options) -> Manifest:
     """A list of images: a row for each, with columns for path and label."""
     (file,) = _alone(files)
     if file.suffix.lower() in (".jsonl", ".ndjson"):
-        table = pyarrow.json.read_json(file)
+        table = pyarrow.json.read_json(places.source(file, whole=True))
     else:
         separator = "\t" if file.suffix.lower() == ".tsv" else ","
-        table = pyarrow.csv.read_csv(file, parse_options=pyarrow.csv.ParseOptions(delimiter=separator))
+        options_ = pyarrow.csv.ParseOptions(delimiter=separator)
+        table = pyarrow.csv.read_csv(places.source(file, whole=True), parse_options=options_)
         if binary := next((f.name for f in table.schema if pa.types.is_binary(f.type)), None):
             raise InputError(f"{file} is not UTF-8 in column {binary!r}: save it as UTF-8")
     return _from_table(table, file, options)
 
 
-def _from_table(table: pa.Table, file: Path, options: Options) -> Manifest:
+def _from_table(table: pa.Table, file: Place, options: Options) -> Manifest:
     image = _column(table, options.image_column, IMAGE_NAMES, file, "--image-column")
     if image is None:
         raise InputError(f"{file} has no column of images; it has {_some(table)}: name it by --image-column")
     if table.column(image).null_count:
         row = pc.index(table.column(image).is_null(), True).as_py()
         raise InputError(f"{file} has no image in row {row} of column {image!r}: fill it or leave the row out")
-    root = file.parent if options.image_root is None else options.image_root.resolve()
+    root: Place = file.parent if options.image_root is None else options.image_root.resolve()
     return _labelled(table, file, image, table.column(image).cast(pa.string()).to_pylist(), root, options)
 
 
-def _labelled(table: pa.Table, file: Path, image: str, refs: list[str], root: Path, options: Options) -> Manifest:
+def _labelled(table: pa.Table, file: Place, image: str, refs: list[str], root: Place, options: Options) -> Manifest:
     """Manifest of a table whose refs are known: labels, key and further columns."""
     if not refs:
         raise InputError(f"{file} has no rows; expected one for each image")
@@ -345,7 +394,7 @@ def _labelled(table: pa.Table, file: Path, image: str, refs: list[str], root: Pa
     return _manifest(root, refs, label, classes, None if further is None else further.combine_chunks(), key)
 
 
-def _column(table: pa.Table, asked: str | None, usual: Sequence[str], file: Path, flag: str) -> str | None:
+def _column(table: pa.Table, asked: str | None, usual: Sequence[str], file: Place, flag: str) -> str | None:
     if twice := next((n for n in table.column_names if table.column_names.count(n) > 1), None):
         raise InputError(f"{file} has two columns of the name {twice!r}: rename one")
     if asked is not None and asked not in table.column_names:
@@ -361,7 +410,7 @@ def _some(table: pa.Table) -> str:
 
 
 def _labels(
-    table: pa.Table, name: str | None, file: Path, options: Options
+    table: pa.Table, name: str | None, file: Place, options: Options
 ) -> tuple[NDArray[np.int32], tuple[str, ...]]:
     """(labels, class names): names from --classes, else Hugging Face's metadata, else sorted from the labels."""
     if name is None:
@@ -401,36 +450,36 @@ def _is_bytes(type_: pa.DataType) -> bool:
     return bool(pa.types.is_binary(type_) or pa.types.is_large_binary(type_))
 
 
-def _parquet(files: tuple[Path, ...], options: Options) -> Manifest:
+def _parquet(files: tuple[Place, ...], options: Options) -> Manifest:
     """Parquet with the encoded images inside, one file or many; without any, a list of images."""
-    schema = pq.read_schema(files[0])
+    schema = pq.read_schema(places.source(files[0]))
     inside = [f.name for f in schema if _is_bytes(f.type)]
     if not inside or options.image_column in set(schema.names) - set(inside):
         (file,) = _alone(files)
-        return _from_table(pq.read_table(file), file, options)
+        return _from_table(pq.read_table(places.source(file, whole=True)), file, options)
     if options.image_column is not None and options.image_column not in inside:
         raise InputError(f"{files[0]} has no column {options.image_column!r}: see --image-column")
     image = options.image_column or inside[0]
     tables, refs = [], []
     for file in files:
-        names = [f.name for f in pq.read_schema(file) if not _is_bytes(f.type)]
-        table = pq.read_table(file, columns=names)
+        names = [f.name for f in pq.read_schema(places.source(file)) if not _is_bytes(f.type)]
+        table = pq.read_table(places.source(file), columns=names)
         tables.append(table)
         end = "" if image == inside[0] else f":{image}"
-        refs += [f"{file.name}#{row}{end}" for row in range(pq.read_metadata(file).num_rows)]
+        refs += [f"{file.name}#{row}{end}" for row in range(pq.read_metadata(places.source(file)).num_rows)]
     table = pa.concat_tables(tables, promote_options="default")
     if not table.num_columns:  # nothing but images
         return _manifest(files[0].parent, refs, np.full(len(refs), -1, np.int32), options.classes)
     return _labelled(table, files[0], image, refs, files[0].parent, options)
 
 
-def _tar(files: tuple[Path, ...], options: Options) -> Manifest:
+def _tar(files: tuple[Place, ...], options: Options) -> Manifest:
     """WebDataset: members that share a name up to its first dot are one row: the image, `.cls`, `.json`."""
     refs: list[str] = []
     rows: list[dict[str, Any]] = []
     for file in files:
         by_stem: dict[str, list[str]] = {}
-        for member in _tar_index(str(file)):
+        for member in _tar_archive(str(file)).members:
             if not member.rpartition("/")[2].startswith("."):  # as macOS leaves them beside
                 by_stem.setdefault(_stem(member), []).append(member)
         for stem, members in by_stem.items():
@@ -450,6 +499,7 @@ def _tar(files: tuple[Path, ...], options: Options) -> Manifest:
                 row["cls"] = int(text) if re.fullmatch(r"-?\d+", text) else text
             refs.append(f"{file.name}#{image}")
             rows.append(row)
+        _tar_archive(str(file)).texts.clear()
     named = options if options.label_column or not any("cls" in r for r in rows) else _with_cls(options)
     names = list(dict.fromkeys(name for row in rows for name in row))  # not every row has all of them
     table = pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
@@ -468,7 +518,7 @@ def _stem(member: str) -> str:
     return f"{folder}/{stem}" if folder else stem
 
 
-def _idx(files: tuple[Path, ...], options: Options) -> Manifest:
+def _idx(files: tuple[Place, ...], options: Options) -> Manifest:
     """IDX pictures, gz or not, with the labels in the file beside that has `labels-idx1` in its name."""
     (file,) = _alone(files)
     pictures = _idx_array(str(file))
@@ -490,7 +540,7 @@ def _idx(files: tuple[Path, ...], options: Options) -> Manifest:
 @functools.lru_cache(maxsize=4)
 def _idx_array(file: str) -> NDArray[np.uint8]:
     """All of an IDX file (Yann LeCun's format: magic 0 0 type dimensions, big-endian sizes, data)."""
-    data = Path(file).read_bytes()
+    data = places.at(file).read_bytes()
     if file.endswith(".gz"):
         data = gzip.decompress(data)
     if data[:3] != b"\0\0\x08":
@@ -503,38 +553,71 @@ def _idx_array(file: str) -> NDArray[np.uint8]:
     return values.reshape(shape)
 
 
+@dataclass(frozen=True)
+class _Tar:
+    members: dict[str, tuple[int, int]]
+    """Name -> (offset, length), so that any of them is one read."""
+    texts: dict[str, bytes]
+    """Of an object, what `.json` and `.cls` members hold: it is read through for the index, in large pieces."""
+
+
 @functools.lru_cache(maxsize=64)
-def _tar_index(file: str) -> dict[str, tuple[int, int]]:
-    """Member -> (offset, length) of an uncompressed tar, so that any of them is one read."""
-    with tarfile.open(file, "r:") as archive:
-        return {m.name: (m.offset_data, m.size) for m in archive if m.isfile()}
+def _tar_archive(file: str) -> _Tar:
+    """Of an uncompressed tar."""
+    place = places.at(file)
+    if isinstance(place, Path):
+        with tarfile.open(file, "r:") as archive:
+            return _Tar({m.name: (m.offset_data, m.size) for m in archive if m.isfile()}, {})
+    found = _Tar({}, {})
+    with place.open_pieces(2**23) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+        for m in archive:
+            if m.isfile():
+                found.members[m.name] = (m.offset_data, m.size)
+                if m.name.lower().endswith((".json", ".cls")) and (text := archive.extractfile(m)):
+                    found.texts[m.name] = text.read()
+    return found
 
 
 def _tar_read(file: str, member: str) -> bytes:
+    with _turn(file):
+        archive = _tar_archive(file)
+    if member in archive.texts:
+        return archive.texts[member]
     try:
-        offset, length = _tar_index(file)[member]
+        offset, length = archive.members[member]
     except KeyError as error:
         raise FileNotFoundError(2, "No such member") from error
-    with Path(file).open("rb") as stream:
+    place = places.at(file)
+    with place.open("rb") if isinstance(place, Path) else place.open_file() as stream:
         stream.seek(offset)
-        return stream.read(length)
+        return bytes(stream.read(length))
 
 
-@functools.lru_cache(maxsize=16)
-def _zip_archive(file: str) -> zipfile.ZipFile:
-    return zipfile.ZipFile(file)  # its reads are safe on several threads
+def _zip_opened(place: Place) -> zipfile.ZipFile:
+    return zipfile.ZipFile(place if isinstance(place, Path) else place.open_pieces(2**17))
+
+
+@functools.lru_cache(maxsize=64)
+def _zip_archive(file: str, _: int) -> zipfile.ZipFile:
+    return _zip_opened(places.at(file))
+
+
+@functools.lru_cache(maxsize=64)
+def _turn(_: str) -> threading.Lock:
+    """For what is read once for many threads, so that only the first of them reads it."""
+    return threading.Lock()
 
 
 @functools.lru_cache(maxsize=4)
 def _row_group(file: str, group: int, column: str) -> pa.ChunkedArray:
-    with pq.ParquetFile(file) as parquet:
+    with pq.ParquetFile(places.source(places.at(file))) as parquet:
         return parquet.read_row_group(group, [column]).column(0)
 
 
 @functools.lru_cache(maxsize=64)
 def _parquet_rows(file: str) -> tuple[NDArray[np.int64], str]:
     """First row of each row group and the end, and the first column of encoded images."""
-    with pq.ParquetFile(file) as parquet:
+    with pq.ParquetFile(places.source(places.at(file))) as parquet:
         rows = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
         first = next((f.name for f in parquet.schema_arrow if _is_bytes(f.type)), "")
     return np.concatenate([[0], np.cumsum(rows)]), first
@@ -542,13 +625,15 @@ def _parquet_rows(file: str) -> tuple[NDArray[np.int64], str]:
 
 def _parquet_read(file: str, member: str) -> bytes:
     number, _, column = member.partition(":")
-    starts, first = _parquet_rows(file)
     row = int(number)
-    group = int(np.searchsorted(starts, row, side="right")) - 1
-    value = _row_group(file, group, column or first)[row - int(starts[group])].as_py()
+    with _turn(file):
+        starts, first = _parquet_rows(file)
+        group = int(np.searchsorted(starts, row, side="right")) - 1
+        values = _row_group(file, group, column or first)
+    value = values[row - int(starts[group])].as_py()
     encoded: Any = value.get("bytes") if isinstance(value, dict) else value
     if encoded is None and isinstance(value, dict) and value.get("path"):
-        return Path(Path(file).parent / value["path"]).read_bytes()
+        return place_of(str(places.at(file).parent), str(value["path"])).read_bytes()
     if encoded is None:
         raise FileNotFoundError(2, "No image in this row")
     return bytes(encoded)
@@ -563,17 +648,26 @@ def read(root: str, ref: str) -> bytes:
     """Encoded bytes of one image. Raises OSError, or another exception of a damaged container, if it cannot be read."""
     container, mark, member = ref.rpartition("#")
     if mark and (end := re.search(r"\.(tar|zip|parquet)$|-ubyte(\.gz)?$", container.lower())):
-        file = str(Path(root) / container)
+        place = place_of(root, container)
+        file = str(place)
         if end[1] == "zip":
+            # On this machine threads can share one; from storage each would wait for what another reads.
+            reader = threading.get_ident() if isinstance(place, Remote) else 0
             try:
-                return bytes(_zip_archive(file).read(member))
+                return _zip_archive(file, reader).read(member)
             except KeyError as error:
                 raise FileNotFoundError(2, "No such member") from error
         if end[1] == "tar":
             return _tar_read(file, member)
         return _parquet_read(file, member) if end[1] == "parquet" else _idx_read(file, member)
-    path = Path(unquote(ref.removeprefix("file://"))) if ref.startswith("file://") else Path(root) / ref
-    return path.read_bytes()
+    return place_of(root, ref).read_bytes()
+
+
+def place_of(root: str, ref: str) -> Place:
+    """Where a file is that a ref names: a URI or an absolute path as it is, all others in the root."""
+    if places.is_uri(ref):
+        return places.at(ref)
+    return Path(ref) if ref.startswith("/") else places.at(root) / ref
 
 
 def read_classes(file: Path) -> tuple[str, ...]:

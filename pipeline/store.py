@@ -1,13 +1,15 @@
-"""Runs on disk: publish, list, verify, read, lock. Knows files and Parquet, and not what a column means.
+"""Runs on disk or in storage: publish, list, verify, read, lock. Knows Parquet, and not what a column means.
 
     predictions/<run>/step=00000012/part-00000.parquet
 
-A part that exists is complete: it is written beside, read back, then renamed. Every other file or folder
-starts with `.` or `_`, so that pandas, DuckDB, Polars and Spark open the folder as it is.
+A part that exists is complete: it is written beside, read back, then renamed; for storage it is written on this
+machine, read back, then put by one write. Every other file or folder starts with `.` or `_`, so that pandas, DuckDB,
+Polars and Spark open the folder as it is.
 """
 
 import contextlib
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -17,7 +19,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeVar, cast
 
 import filelock
 import numpy as np
@@ -25,7 +27,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline import places, workers
 from pipeline.errors import DamagedError, InputError, first_line, plural
+from pipeline.places import Place, Remote, Some
 from pipeline.predictions import (
     COLUMNS,
     FURTHER,
@@ -39,6 +43,9 @@ from pipeline.predictions import (
     schema,
 )
 from pipeline.shards import WHOLE, Share
+
+X = TypeVar("X")
+Y = TypeVar("Y")
 
 _GATE = 30.0
 """Seconds that a process waits for others to take or give back their shares."""
@@ -57,7 +64,7 @@ def group_rows(classes: int) -> int:
 class PartFile:
     """One valid-looking part: its footer was read and fits its digest."""
 
-    path: Path
+    path: Place
     run: Run
     part: Part
     rows: int
@@ -109,23 +116,27 @@ class Step:
         return max(p.part.finished for p in self.parts)
 
 
-def step_folder(run: Path, step: int) -> Path:
+def step_folder(run: Some, step: int) -> Some:
     """Folder of one step."""
-    return run / f"step={step:08d}"
+    return cast(Some, run / f"step={step:08d}")
 
 
-def part_path(run: Path, step: int, index: int) -> Path:
+def part_path(run: Some, step: int, index: int) -> Some:
     """File of one part."""
-    return step_folder(run, step) / f"part-{index:05d}.parquet"
+    return cast(Some, step_folder(run, step) / f"part-{index:05d}.parquet")
 
 
-def preflight_path(run: Path, step: int, suffix: str) -> Path:
+def preflight_path(run: Some, step: int, suffix: str) -> Some:
     """File of what stage one found before the long run, `.json`, and of what the model saw, `.png`."""
-    return run / "_preflight" / f"{step_folder(run, step).name}{suffix}"
+    return cast(Some, run / "_preflight" / f"{step_folder(run, step).name}{suffix}")
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_file(path: Place, content: bytes) -> None:
     """Write a small file whole or not at all. Raises InputError if that is impossible."""
+    if isinstance(path, Remote):
+        with unwritable(path.parent):
+            path.write_bytes(content)
+        return
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     with unwritable(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +147,7 @@ def write_file(path: Path, content: bytes) -> None:
             aside.unlink(missing_ok=True)
 
 
-def step_numbers(run: Path) -> list[int]:
+def step_numbers(run: Place) -> list[int]:
     """Steps that have a folder with at least one part, ascending."""
     return sorted(
         int(folder.name.removeprefix("step="))
@@ -145,29 +156,50 @@ def step_numbers(run: Path) -> list[int]:
     )
 
 
-def part_paths(run: Path, step: int) -> list[Path]:
+def part_paths(run: Some, step: int) -> list[Some]:
     """Part files of one step, by name."""
-    return sorted(step_folder(run, step).glob("part-*.parquet"), key=lambda p: (len(p.name), p.name))
+    parts = cast(Iterable[Some], step_folder(run, step).glob("part-*.parquet"))
+    return sorted(parts, key=lambda p: (len(p.name), p.name))
+
+
+def each(function: Callable[[X], Y], items: Sequence[X], where: Place) -> Iterator[Y]:
+    """What a function gives for each item, in order; on several threads where each has to ask storage."""
+    if isinstance(where, Remote):
+        return workers.in_order(function, items, places.CONNECTIONS)
+    return map(function, items)
+
+
+def _parquet(path: Place, whole: bool) -> pq.ParquetFile:
+    """A part for reading: from storage all of it at once, or in few and large pieces what is asked for."""
+    far = isinstance(path, Remote)
+    return pq.ParquetFile(places.source(path, whole), page_checksum_verification=True, pre_buffer=far)
+
+
+def _wrong(path: Place, where: str, error: Exception) -> InputError:
+    """What to say of a part that could not be read: the storage is to blame, or what is in the file."""
+    if fault := places.fault(path, error):
+        return fault
+    return _damaged(where, error)
 
 
 def _damaged(where: str, error: Exception) -> DamagedError:
     return DamagedError(f"{where} is damaged ({first_line(error)}): run the command that made it again")
 
 
-def open_part(path: Path) -> PartFile:
+def open_part(path: Place) -> PartFile:
     """Read a part's footer. Raises InputError if it cannot be read, or does not fit."""
     where = f"{path.parent.name}/{path.name}"
     try:
-        with pq.ParquetFile(path) as file:
+        with _footer_file(path) as raw, pq.ParquetFile(raw) as file:
             metadata = file.metadata
             run, part = read_footer(metadata.metadata, where)
             columns = file.schema_arrow
-        if not _sealed(path, metadata.metadata):
-            raise DamagedError(
-                f"{where} is damaged (its footer does not fit its seal): run the command that made it again"
-            )
+            if not _sealed(raw, metadata.metadata):
+                raise DamagedError(
+                    f"{where} is damaged (its footer does not fit its seal): run the command that made it again"
+                )
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise _damaged(where, error) from error
+        raise _wrong(path, where, error) from error
     for field in schema(run):  # of a file that is not sealed, names and types of columns have no checksum
         at = columns.get_field_index(field.name)
         if at < 0 or not _alike(columns.field(at).type, field):
@@ -185,21 +217,34 @@ _UNSEALED = f"{0:010d}:{'0' * 32}"
 """Length of the footer and a hash of it with this in the seal's place."""
 
 
-def _footer_of(path: Path) -> tuple[int, bytes]:
+_END = 2**17
+"""What is read of an object for its footer; of a longer one, the rest by another request."""
+
+
+def _footer_file(path: Place) -> BinaryIO:
+    """A file whose end is that of the part."""
+    if isinstance(path, Path):
+        return path.open("rb")
+    end = path.read_end(_END)
+    if (length := int.from_bytes(end[-8:-4], "little") + 8) > len(end):
+        end = path.read_end(length)
+    return io.BytesIO(end)
+
+
+def _footer_of(file: BinaryIO) -> tuple[int, bytes]:
     """Where a Parquet file's footer begins, and its bytes. Its length is in four of the last eight."""
-    with path.open("rb") as file:
-        end = file.seek(-8, os.SEEK_END)
-        start = end - int.from_bytes(file.read(4), "little")
-        file.seek(max(start, 0))
-        return start, file.read(end - start)
+    end = file.seek(-8, os.SEEK_END)
+    start = end - int.from_bytes(file.read(4), "little")
+    file.seek(max(start, 0))
+    return start, file.read(end - start)
 
 
-def _sealed(path: Path, metadata: Mapping[bytes, bytes]) -> bool:
+def _sealed(file: BinaryIO, metadata: Mapping[bytes, bytes]) -> bool:
     """Whether a footer fits its seal; one that has none, or that another program wrote again, is not asked."""
     seal = metadata.get(_SEAL.encode())
     if seal is None:
         return True
-    _, content = _footer_of(path)
+    _, content = _footer_of(file)
     length, _, digest = seal.partition(b":")
     if not length.isdigit():
         return False
@@ -214,9 +259,9 @@ def _footer_digest(content: bytes) -> bytes:
 
 def _seal(path: Path) -> None:
     """Put the seal where `_UNSEALED` was written: Parquet has checksums for pages, but none for its footer."""
-    start, content = _footer_of(path)
-    at = content.rindex(_UNSEALED.encode())
     with path.open("r+b") as file:
+        start, content = _footer_of(file)
+        at = content.rindex(_UNSEALED.encode())
         file.seek(start + at)
         file.write(b"%010d:%s" % (len(content), _footer_digest(content)))
         file.flush()
@@ -259,7 +304,7 @@ def verify(file: PartFile) -> None:
         )
 
 
-def holds(path: Path, run: Run, part: Part) -> bool:
+def holds(path: Place, run: Run, part: Part) -> bool:
     """Whether there is a whole part of this run and of these rows of the same data already."""
     try:
         there = open_part(path)
@@ -302,7 +347,7 @@ def batches(file: PartFile, columns: Iterable[str] | None = None) -> Iterator[Pr
     Page checksums are verified. Raises InputError that names the part if it is damaged.
     """
     try:
-        with pq.ParquetFile(file.path, page_checksum_verification=True) as parquet:
+        with _parquet(file.path, whole=columns is None) as parquet:
             wanted = None if columns is None else set(columns)
             there = parquet.schema_arrow.names
             names = wanted and [n for n in there if n in wanted or (FURTHER in wanted and n not in COLUMNS)]
@@ -312,7 +357,7 @@ def batches(file: PartFile, columns: Iterable[str] | None = None) -> Iterator[Pr
                 _check_classes(rows, len(file.run.classes))
                 yield rows
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise _damaged(file.name, error) from error
+        raise _wrong(file.path, file.name, error) from error
 
 
 def _conformed(batch: pa.RecordBatch, run: Run) -> pa.RecordBatch:
@@ -355,7 +400,7 @@ def pick(step: Step, ids: Iterable[int], column: str) -> dict[int, Any]:
         if not len(here):
             continue
         try:
-            with pq.ParquetFile(file.path, page_checksum_verification=True) as parquet:
+            with _parquet(file.path, whole=False) as parquet:
                 if column not in parquet.schema_arrow.names:
                     continue
                 first = 0
@@ -367,24 +412,32 @@ def pick(step: Step, ids: Iterable[int], column: str) -> dict[int, Any]:
                         found.update(zip((inside + file.part.start).tolist(), values.to_pylist(), strict=True))
                     first += rows
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise _damaged(file.name, error) from error
+            raise _wrong(file.path, file.name, error) from error
     return found
 
 
-def open_step(run: Path, step: int, damaged: Callable[[Path, DamagedError], None] | None = None) -> Step | None:
+def open_step(run: Place, step: int, damaged: Callable[[Place, DamagedError], None] | None = None) -> Step | None:
     """All parts of one step; None if there are none.
 
     A damaged part raises InputError, or is handed to `damaged` and left out. Parts of different runs, or with rows in
     common, raise InputError in any case.
     """
-    files = []
-    for path in part_paths(run, step):
+
+    def opened(path: Place) -> PartFile | DamagedError:
         try:
-            files.append(open_part(path))
+            return open_part(path)
         except DamagedError as error:
-            if damaged is None:
-                raise
-            damaged(path, error)
+            return error
+
+    files = []
+    paths = part_paths(run, step)
+    for path, file in zip(paths, each(opened, paths, run), strict=True):
+        if isinstance(file, PartFile):
+            files.append(file)
+        elif damaged is None:
+            raise file
+        else:
+            damaged(path, file)
     files.sort(key=lambda f: f.part.start)
     for a, b in itertools.pairwise(files):
         if difference := a.run.difference(b.run):
@@ -396,14 +449,15 @@ def open_step(run: Path, step: int, damaged: Callable[[Path, DamagedError], None
     return Step(step, files[0].run, tuple(replace(f, of=of) for f in files)) if files else None
 
 
-def open_run(run: Path, damaged: Callable[[Path, DamagedError], None] | None = None) -> tuple[Step, ...]:
+def open_run(run: Place, damaged: Callable[[Place, DamagedError], None] | None = None) -> tuple[Step, ...]:
     """All steps of a run, ascending. Raises InputError if the folder is missing, holds none, or mixes runs."""
     if not run.is_dir():
         what = f"{run} is a file" if run.is_file() else f"no folder {run}"
         raise InputError(f"{what}: expected a folder of predictions that `predboard infer` wrote")
     steps = [s for number in step_numbers(run) if (s := open_step(run, number, damaged)) is not None]
     if not steps:
-        if inside := sorted(path for path in run.iterdir() if path.is_dir() and step_numbers(path)):
+        below: Iterable[Place] = run.iterdir()
+        if inside := sorted((path for path in below if path.is_dir() and step_numbers(path)), key=str):
             raise InputError(
                 f"{run} holds no predictions but {plural(len(inside), 'run')}: name one of them, "
                 f"{inside[0]} for example"
@@ -420,16 +474,17 @@ def open_run(run: Path, damaged: Callable[[Path, DamagedError], None] | None = N
 class PartWriter:
     """Writes one part beside its place; `publish` makes it appear whole, `abandon` leaves nothing."""
 
-    def __init__(self, path: Path, run: Run, further: pa.Schema | None = None) -> None:
+    def __init__(self, path: Place, run: Run, further: pa.Schema | None = None) -> None:
         """Open a hidden file beside `path`. Raises InputError if that is impossible."""
         self.path, self.run = path, run
         self.schema = schema(run, further)
-        self._aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        folder = places.workshop(path.parent.parent) / path.parent.name
+        self._aside = folder / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
         self._digest = ContentDigest()
         floats = [f"{n}.list.element" for n in ("logits",) if n in self.schema.names]
         plain = [f.name for f in self.schema if not pa.types.is_nested(f.type) and f.name != "thumbnail"]
         with unwritable(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             self._file = self._aside.open("wb")
             self._writer = pq.ParquetWriter(
                 self._file,
@@ -454,7 +509,7 @@ class PartWriter:
         return self._digest.hexdigest()
 
     def publish(self, part: Part) -> None:
-        """Finish with this record (its content digest is filled in), read back, and rename into place."""
+        """Finish with this record (its content digest is filled in), read back, and put it in its place."""
         with unwritable(self.path.parent):
             records = footer(self.run, replace(part, content_digest=self.content_digest))
             self._writer.add_key_value_metadata({**records, _SEAL: _UNSEALED})
@@ -462,8 +517,9 @@ class PartWriter:
             self._file.close()
             _seal(self._aside)
             verify(open_part(self._aside))
-            self._aside.replace(self.path)
-            _sync_folder(self.path.parent)
+            places.publish(self._aside, self.path)
+            if isinstance(self.path, Path):
+                _sync_folder(self.path.parent)
 
     def abandon(self) -> None:
         """Leave nothing behind."""
@@ -479,7 +535,7 @@ class RowsWriter:
     logits; some 100 bytes each.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         """The file is created with its first rows, which say what columns the manifest brought along."""
         self._path = path
         self._writer: pq.ParquetWriter | None = None
@@ -503,7 +559,7 @@ class RowsWriter:
             self._writer.close()
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, Predictions]]:
+def read_rows(path: Place) -> Iterator[tuple[int, Predictions]]:
     """(step, rows) of a file by `RowsWriter`, in its order, a bounded number of rows at a time; none if it got none."""
     if not path.exists():
         return
@@ -524,12 +580,12 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def unwritable(where: Path) -> Iterator[None]:
+def unwritable(where: Place) -> Iterator[None]:
     """Turn an operating system's refusal to write into one line."""
     try:
         yield
     except OSError as error:
-        reason = error.strerror or first_line(error)
+        reason = error.strerror or first_line(error).removeprefix(f"{where}: ")
         raise InputError(
             f"cannot write to {where}: {reason}; what was already published is safe, run the same command again when "
             "that is mended"
@@ -538,7 +594,7 @@ def unwritable(where: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def lock(
-    folder: Path,
+    folder: Place,
     flag: str = "--out",
     unfinished: str = "step=*/.part-*.tmp",
     share: Share = WHOLE,
@@ -548,20 +604,22 @@ def lock(
 
     `.lock` is held by who has the whole folder, and for a moment by who takes or gives back a share; `.share-3-of-8` by
     who has that share. A second file beside it says what `runs` are being made, so that two shares are never of
-    different models. The operating system frees the locks of a process that dies.
+    different models. The operating system frees the locks of a process that dies. Storage has no locks: for a folder
+    there they are in its workshop, where they keep the processes of this machine apart.
 
     Raises InputError if another process has the folder, a share with parts in common, or makes other runs.
     """
+    here = places.workshop(folder)
     with unwritable(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        gate = filelock.FileLock(folder / ".lock")
+        here.mkdir(parents=True, exist_ok=True)
+        gate = filelock.FileLock(here / ".lock")
         try:
             gate.acquire(timeout=0 if share == WHOLE else _GATE)
         except filelock.Timeout as error:
             raise InputError(f"another process is writing to {folder}: wait for it, or name another {flag}") from error
     own = None
     try:
-        for other in _shares_at_work(folder):
+        for other in _shares_at_work(here):
             if share.overlaps(other):
                 raise InputError(
                     f"another process is at work on share {other} of {folder}: wait for it, or name another {flag}"
@@ -569,22 +627,22 @@ def lock(
             _same_runs(folder, other, runs)
         if share != WHOLE:
             with unwritable(folder):
-                _runs_file(folder, share).write_text(json.dumps([asdict(run) for run in runs]))
-                own = filelock.FileLock(_share_file(folder, share))
+                _runs_file(here, share).write_text(json.dumps([asdict(run) for run in runs]))
+                own = filelock.FileLock(_share_file(here, share))
                 own.acquire(timeout=0)
             gate.release()
-        _tidy(folder, unfinished, share)
+        _tidy(here, unfinished, share)
         yield
     finally:
         if own is not None:
             with contextlib.suppress(filelock.Timeout, OSError):  # then the next process that has the gate tidies up
                 gate.acquire(timeout=_GATE)
-                _runs_file(folder, share).unlink(missing_ok=True)
+                _runs_file(here, share).unlink(missing_ok=True)
                 own.release()
-                _share_file(folder, share).unlink(missing_ok=True)
+                _share_file(here, share).unlink(missing_ok=True)
             own.release()
         with contextlib.suppress(OSError):  # what is left is tidied up by the next
-            _tidy(folder, unfinished, share)
+            _tidy(here, unfinished, share)
         gate.release()
 
 
@@ -615,9 +673,9 @@ def _shares_at_work(folder: Path) -> list[Share]:
     return found
 
 
-def _same_runs(folder: Path, other: Share, runs: Iterable[Run]) -> None:
+def _same_runs(folder: Place, other: Share, runs: Iterable[Run]) -> None:
     """Raise InputError if the process that has another share makes another run of the same step."""
-    theirs = {record["step"]: record for record in json.loads(_runs_file(folder, other).read_text())}
+    theirs = {record["step"]: record for record in json.loads(_runs_file(places.workshop(folder), other).read_text())}
     for run in runs:
         if run.step in theirs:
             record = theirs[run.step]
@@ -638,7 +696,7 @@ def _tidy(folder: Path, unfinished: str, share: Share) -> None:
             stale.unlink(missing_ok=True)
 
 
-def index_of(path: Path) -> int:
+def index_of(path: Place) -> int:
     """Number of a part, also of an unfinished one.
 
     >>> index_of(Path("step=00000001/part-00012.parquet")), index_of(Path(".part-00003.parquet.5e0a.tmp"))
@@ -648,16 +706,16 @@ def index_of(path: Path) -> int:
     return int(found[1]) if found else -1
 
 
-def delete_part(path: Path) -> None:
+def delete_part(path: Place) -> None:
     """Remove a part file."""
     with unwritable(path.parent):
         path.unlink()
 
 
-def delete_step(run: Path, step: int) -> None:
+def delete_step(run: Place, step: int) -> None:
     """Remove all parts of a step, and what its preflight found."""
     with unwritable(run):
-        shutil.rmtree(step_folder(run, step), ignore_errors=False)
+        places.rmtree(step_folder(run, step))
         for suffix in (".json", ".png"):
             preflight_path(run, step, suffix).unlink(missing_ok=True)
 
@@ -689,15 +747,15 @@ class Opened:
         return pa.Table.from_batches(list(self)).to_pandas()
 
 
-def open_predictions(path: str | Path, step: int | None = None, columns: Sequence[str] | None = None) -> Opened:
+def open_predictions(path: str | Place, step: int | None = None, columns: Sequence[str] | None = None) -> Opened:
     """Open a run for reading.
 
     Args:
-        path: folder that `predboard infer` wrote.
+        path: folder that `predboard infer` wrote, or its URI.
         step: which step; the last one if None.
         columns: only these; all if None.
 
     Raises:
         InputError: if there are no predictions, or a part is damaged.
     """
-    return Opened(open_run(Path(path)), step, columns)
+    return Opened(open_run(places.at(path)), step, columns)

@@ -8,14 +8,14 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from tqdm import tqdm
 
-from pipeline import events, images, logs, outcome, pages, panels, runs, store, workers
+from pipeline import events, images, logs, outcome, pages, panels, places, runs, store, workers
 from pipeline.config import VisualizeConfig
 from pipeline.errors import InputError, first_line, plural
 from pipeline.pictures import Pictures
+from pipeline.places import Place
 from pipeline.predictions import digest_of, hash64
 from pipeline.store import Step, unwritable
 from pipeline.summaries import Figures, File, Picture, Pixels, Projector, Scalar, Summary, Text, Tiles
@@ -33,8 +33,8 @@ class Written:
     """What stage two did with one run."""
 
     run: str
-    folder: Path
-    event_file: Path
+    folder: Place
+    event_file: Place
     rows: int
     steps: tuple[int, ...]
     missing_rows: int
@@ -66,7 +66,7 @@ def visualize(config: VisualizeConfig, say: Callable[[str], None] = lambda _: No
             f"a folder of predictions is called {logs.RANKING!r}, as the ranking of all runs is: rename it"
         )
     for name, folder in zip(names, config.predictions, strict=True):
-        if (config.logdir / name).resolve().is_relative_to(folder.resolve()):
+        if places.is_inside(config.logdir / name, folder):
             raise InputError(
                 f"--logdir {config.logdir} would mix logs into the predictions {folder}: name another folder"
             )
@@ -83,7 +83,7 @@ def visualize(config: VisualizeConfig, say: Callable[[str], None] = lambda _: No
 
 def _visualize_run(
     name: str,
-    predictions: Path,
+    predictions: Place,
     chosen: Mapping[str, panels.Panel],
     config: VisualizeConfig,
     say: Callable[[str], None],
@@ -109,7 +109,7 @@ def _visualize_run(
     shown: dict[str, panels.Shown] = {}
     with unwritable(folder), store.lock(folder, "--logdir", ".predboard-*.partial"):
         record = logs.read_record(folder)
-        aside = folder / f".predboard-{os.getpid()}.partial"
+        aside = places.workshop(folder) / f".predboard-{os.getpid()}.partial"
         try:
             aside.mkdir()
             keep = not config.panels or config.log_every is not None
@@ -173,7 +173,7 @@ def _facts(step: Step, sheet: Pixels | None) -> panels.Facts:
     )
 
 
-def _sheet(run: Path, step: int, say: Callable[[str], None]) -> Pixels | None:
+def _sheet(run: Place, step: int, say: Callable[[str], None]) -> Pixels | None:
     """What stage one drew of the model's inputs; None if it drew none."""
     path = store.preflight_path(run, step, ".png")
     try:

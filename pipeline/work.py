@@ -22,6 +22,7 @@ from pipeline.errors import InputError
 from pipeline.forward import Batch, Limit, Prepare, forward
 from pipeline.loading import Loaded, Loader
 from pipeline.parts import Making, MendedPart, NewPart
+from pipeline.places import Place
 from pipeline.predictions import Run
 from pipeline.shards import Task
 
@@ -40,7 +41,7 @@ class Job:
     steps: Mapping[int, Path | None]
     """Checkpoint of each step."""
     runs: Mapping[int, Run]
-    out: Path
+    out: Place
     threads: int
     """That read and decode, for each device."""
     batch_size: int

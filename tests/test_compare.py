@@ -16,6 +16,7 @@ import pytest
 import pipeline
 from pipeline import CompareConfig, InputError, VisualizeConfig, changes, cli, contrast, logs, pairing
 from pipeline.compare import Compared, compare
+from pipeline.places import Place
 from pipeline.predictions import Run
 from tests import toy
 
@@ -40,7 +41,8 @@ def compared(*predictions: Path, **options: Any) -> Compared:
     return compare(CompareConfig(predictions, predictions[0].parent / "logs", **options))
 
 
-def contents(folder: Path) -> dict[str, bytes]:
+def contents(folder: Place) -> dict[str, bytes]:
+    folder = toy.local(folder)
     return {
         p.relative_to(folder).as_posix(): p.read_bytes()
         for p in sorted(folder.rglob("*"))
@@ -49,7 +51,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def table(done: Compared) -> pd.DataFrame:
-    return pd.read_parquet(done.folder / changes.FILE)
+    return pd.read_parquet(toy.local(done.folder) / changes.FILE)
 
 
 def test_what_is_left_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,7 +144,7 @@ def test_the_table_is_the_same_however_rows_are_joined(tmp_path: Path, monkeypat
 def test_nothing_is_written_where_nothing_changed(tmp_path: Path) -> None:
     old, new = run(tmp_path / "old"), run(tmp_path / "new", 1)
     first = compared(old, new)
-    (first.folder / "mine.txt").write_text("mine")
+    (toy.local(first.folder) / "mine.txt").write_text("mine")
     before = {p: p.stat().st_mtime_ns for p in first.folder.iterdir()}
     again = compared(old, new)
     assert again.unchanged

@@ -66,7 +66,7 @@ def test_stored_embeddings_are_drawn_rather_than_logits(tmp_path: Path) -> None:
     (written,) = visualize(
         VisualizeConfig(predictions=(tmp_path / "run",), logdir=tmp_path / "logs", panels=("embeddings",))
     )
-    found = np.fromfile(written.folder / "projector" / "vectors.bytes", "<f4").reshape(-1, 6)
+    found = np.frombuffer((written.folder / "projector" / "vectors.bytes").read_bytes(), "<f4").reshape(-1, 6)
     words = (written.folder / "projector" / "metadata.tsv").read_text().splitlines()
     ids = [int(line.split("\t")[words[0].split("\t").index("row")]) for line in words[1:]]
     assert sorted(ids) == [i for i in range(30) if i != 2]

@@ -45,7 +45,7 @@ def write(
 
 def rows_of(predictions: Path, logs: Path) -> Path:
     (written,) = visualize(VisualizeConfig(predictions=(predictions,), logdir=logs))
-    return written.folder / "rows.parquet"
+    return logs / written.run / "rows.parquet"
 
 
 @pytest.mark.parametrize("classes", [2, 10, 40])

@@ -81,7 +81,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = VisualizeConfig(predictions=(folder / "predictions" / "toy",), logdir=folder / "logs")
     (done,) = visualize(config)
     assert done.missing_pictures == 0
-    return done.event_file
+    return folder / "logs" / "toy" / done.event_file.name
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from tensorboard.util import tensor_util
 
 from pipeline import InputError, VisualizeConfig, draw, panels, store, visualize
 from pipeline.logs import runs_in
+from pipeline.places import Place
 from pipeline.predictions import Part, Run
 from pipeline.visualize import Written
 from tests import toy
@@ -63,7 +64,7 @@ def event_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*tfevents*"))
 
 
-def decoded(file: Path, tag: str, step: int = 0) -> list[Any]:
+def decoded(file: Place, tag: str, step: int = 0) -> list[Any]:
     """The pictures of a tag."""
     value = toy.read_values(file)[tag, step]
     return [

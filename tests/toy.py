@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from tensorboard.compat.proto import event_pb2, summary_pb2
 
-from pipeline import InputError, shards, store
+from pipeline import InputError, places, shards, store
 from pipeline.panels import LooksAgain, Panel, Twice
+from pipeline.places import Place
 from pipeline.predictions import Part, Predictions, Run, derived_rows, keys_of, schema
 
 ROOT = Path(__file__).parent.parent
@@ -81,7 +82,7 @@ def predictions(
 
 
 def write_run(
-    folder: Path,
+    folder: Place,
     logits: NDArray[np.float32],
     label: NDArray[np.int64],
     run: Run = RUN,
@@ -173,7 +174,7 @@ def state_of(panel: Panel, run: Run, batch: Predictions) -> Any:
     return Twice(first, panel.measure_again(run, first, derived_rows(run, 0, batch)))
 
 
-def read_events(file: Path) -> list[event_pb2.Event]:
+def read_events(file: Place) -> list[event_pb2.Event]:
     """All events of an event file. Raises AssertionError if it does not end where a record ends."""
     data, at, events = file.read_bytes(), 0, []
     while at < len(data):
@@ -184,7 +185,7 @@ def read_events(file: Path) -> list[event_pb2.Event]:
     return events
 
 
-def read_values(file: Path) -> dict[tuple[str, int], summary_pb2.Summary.Value]:
+def read_values(file: Place) -> dict[tuple[str, int], summary_pb2.Summary.Value]:
     """The values of an event file by (tag, step), in its order. Raises AssertionError if one is there twice."""
     values: dict[tuple[str, int], summary_pb2.Summary.Value] = {}
     for event in read_events(file)[1:]:
@@ -194,9 +195,15 @@ def read_values(file: Path) -> dict[tuple[str, int], summary_pb2.Summary.Value]:
     return values
 
 
-def spoil(part: Path, column: str) -> None:
+def local(place: Place) -> Path:
+    """A place that is on this machine, as a path."""
+    assert isinstance(place, Path)
+    return place
+
+
+def spoil(part: Place, column: str) -> None:
     """Turn one bit near the end of a column of a part file, behind the page header."""
-    group = pq.read_metadata(part).row_group(0)
+    group = pq.read_metadata(places.source(part)).row_group(0)
     (found,) = (c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == column)
     content = bytearray(part.read_bytes())
     content[found.data_page_offset + found.total_compressed_size - 3] ^= 1
@@ -222,7 +229,7 @@ def model_file(folder: Path, classes: int = 3) -> str:
 
 
 def predboard(
-    *arguments: str | Path, cwd: Path | None = None, timeout: float = 120
+    *arguments: str | Place, cwd: Path | None = None, timeout: float = 120
 ) -> subprocess.CompletedProcess[str]:
     """Run the command as a user does, in a process of its own."""
     return subprocess.run(
