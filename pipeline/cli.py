@@ -23,11 +23,10 @@ import urllib.parse
 import webbrowser
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 
-from pipeline import panels
 from pipeline.config import (
     BoardConfig,
     CompareConfig,
@@ -39,9 +38,10 @@ from pipeline.config import (
     VisualizeConfig,
 )
 from pipeline.errors import InputError, first_line, plural
-from pipeline.models import literals
 from pipeline.places import Place, Remote, at
-from pipeline.predictions import Count
+
+if TYPE_CHECKING:
+    from pipeline.predictions import Count
 
 C = TypeVar("C")
 
@@ -255,6 +255,8 @@ def _shown(show: Callable[[Any], str], value: Any) -> list[str]:
 
 
 def _pairs(texts: list[str]) -> dict[str, Any]:
+    from pipeline.models import literals
+
     if wrong := next((text for text in texts if "=" not in text), None):
         raise ValueError(f"{wrong!r} is not KEY=VALUE")
     return literals(dict(text.split("=", 1) for text in texts))
@@ -350,7 +352,7 @@ def _import(config: ImportConfig) -> int:
     return 1 if config.strict and adopted.failed else 0
 
 
-def _print_counts(steps: Mapping[int, Count]) -> None:
+def _print_counts(steps: Mapping[int, "Count"]) -> None:
     for step, count in steps.items():
         accuracy = "" if count.accuracy is None else f", accuracy {count.accuracy:.4f}"
         ok = count.rows - count.failed
@@ -359,6 +361,8 @@ def _print_counts(steps: Mapping[int, Count]) -> None:
 
 def _visualize(config: VisualizeConfig) -> int:
     if config.list:
+        from pipeline import panels
+
         for name, panel in panels.choose(()).items():
             print(f"{name:<14} {first_line(Exception(panel.__doc__))}")
         return 0

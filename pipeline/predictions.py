@@ -359,16 +359,30 @@ def _arrow_bools(values: NDArray[np.bool_]) -> pa.BooleanArray:
     return pa.BooleanArray.from_buffers(pa.bool_(), len(values), [None, bits])
 
 
+def as_arrow(values: NDArray[Any], type_: pa.DataType, ok: NDArray[np.bool_] | None = None) -> pa.Array:
+    """Arrow array of [rows] numbers, null where they are not ok. `pyarrow.array` would import pandas, as above."""
+    numbers = np.ascontiguousarray(values, type_.to_pandas_dtype())
+    valid = None if ok is None or ok.all() else _arrow_bools(ok).buffers()[1]
+    return pa.Array.from_buffers(type_, len(numbers), [valid, pa.py_buffer(numbers)])
+
+
+def _arrow_texts(texts: Sequence[str]) -> pa.StringArray:
+    """Arrow array of texts, likewise."""
+    encoded = [text.encode() for text in texts]
+    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
+    return pa.StringArray.from_buffers(len(encoded), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded)))
+
+
 def scatter(values: NDArray[Any], ok: NDArray[np.bool_], type_: pa.DataType) -> pa.Array:
     """Array of len(ok) rows with `values` in the rows that are ok and null in the others."""
     if isinstance(type_, pa.FixedSizeListType):
         full = np.zeros((len(ok), type_.list_size), type_.value_type.to_pandas_dtype())
         full[ok] = values
-        flat = pa.array(full.reshape(-1), type_.value_type)
-        return pa.FixedSizeListArray.from_arrays(flat, type=type_, mask=pa.array(~ok))
+        flat = as_arrow(full.reshape(-1), type_.value_type)
+        return pa.FixedSizeListArray.from_arrays(flat, type=type_, mask=_arrow_bools(~ok))
     full = np.zeros(len(ok), values.dtype)
     full[ok] = values
-    return pa.array(full, type_, mask=~ok)
+    return as_arrow(full, type_, ok)
 
 
 @dataclass(frozen=True)
@@ -734,9 +748,9 @@ def derived_rows(run: Run, step: int, rows: Predictions) -> Predictions:
     scored = rows.scored
     ok = rows.predicted >= 0
     labelled = ok & (rows.label >= 0)
-    names = pa.array(run.classes, pa.string())
+    names = _arrow_texts(run.classes)
     made = {
-        "step": pa.array(np.full(len(rows), step, np.int64)),
+        "step": as_arrow(np.full(len(rows), step), pa.int64()),
         "label_name": _named(rows.column("label"), names, len(run.classes)),
         "predicted_name": _named(rows.column("predicted"), names, len(run.classes)),
         "rank": scatter((rows.labelled.rank + 1).astype(np.int32), labelled, pa.int32()),
@@ -751,7 +765,7 @@ def derived_rows(run: Run, step: int, rows: Predictions) -> Predictions:
 def _named(index: pa.Array, names: pa.Array, classes: int) -> pa.DictionaryArray:
     at = as_numpy(index, -1)
     known = (at >= 0) & (at < classes)
-    return pa.DictionaryArray.from_arrays(pa.array(np.where(known, at, 0), pa.int32(), mask=~known), names)
+    return pa.DictionaryArray.from_arrays(as_arrow(np.where(known, at, 0), pa.int32(), known), names)
 
 
 def _received(stream: bytes, of: int, derived: bool) -> Predictions:

@@ -36,6 +36,7 @@ from pipeline.predictions import (
     Part,
     Predictions,
     Run,
+    as_arrow,
     as_numpy,
     footer,
     read_footer,
@@ -408,7 +409,8 @@ def pick(step: Step, ids: Iterable[int], column: str) -> dict[int, Any]:
                     rows = parquet.metadata.row_group(group).num_rows
                     inside = here[(here >= first) & (here < first + rows)]
                     if len(inside):
-                        values = parquet.read_row_group(group, [column]).column(0).take(pa.array(inside - first))
+                        column_here = parquet.read_row_group(group, [column]).column(0)
+                        values = column_here.take(as_arrow(inside - first, pa.int64()))
                         found.update(zip((inside + file.part.start).tolist(), values.to_pylist(), strict=True))
                     first += rows
         except (pa.ArrowException, OSError, ValueError) as error:
