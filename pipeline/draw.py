@@ -24,6 +24,9 @@ WIDTH, HEIGHT = 350, 215
 PICTURE = 196
 """Side of the square that a tile's picture fills: 7 × 28, and close to 3 × 64 and 6 × 32."""
 
+_KEPT = 4096
+"""Lines of text that are kept as drawn, 1 kB each: most words recur, and letters were half of a tile's time."""
+
 Colour = tuple[int, int, int]
 RIGHT: Colour = (0, 114, 178)
 WRONG: Colour = (213, 94, 0)
@@ -75,6 +78,7 @@ def _font(text: str, size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     return _sized(_dejavu(bold), size)
 
 
+@functools.lru_cache(_KEPT)
 def _fitted(text: str, width: float, size: int, bold: bool, least: int = 9) -> tuple[str, ImageFont.FreeTypeFont]:
     """The text, smaller if need be, and then with its middle left out, so that it is at most `width` pixels wide."""
     text = " ".join(text.split())
@@ -88,6 +92,22 @@ def _fitted(text: str, width: float, size: int, bold: bool, least: int = 9) -> t
 
     fitting = bisect.bisect_right(range(2, len(text)), width, key=lambda kept: font.getlength(short(kept)))
     return short(fitting + 1) if fitting else "…", font
+
+
+@functools.lru_cache(_KEPT)
+def _written(
+    text: str, font: ImageFont.FreeTypeFont, anchor: str, start: tuple[float, float]
+) -> tuple[Image.Image, int, int, float]:
+    """A line of text as a mask, how far its corner is from where it is written, and its width.
+
+    Args:
+        text, font, anchor: as Pillow takes them.
+        start: fraction of a pixel at which it is written.
+    """
+    left, top, right, bottom = (math.floor(edge) for edge in font.getbbox(text, anchor=anchor))
+    mask = Image.new("L", (right - left + 3, bottom - top + 3))  # room for a fraction and for what is rounded up
+    ImageDraw.Draw(mask).text((start[0] - left + 1, start[1] - top + 1), text, fill=255, font=font, anchor=anchor)
+    return mask, left - 1, top - 1, float(font.getlength(text))
 
 
 class _Canvas:
@@ -109,8 +129,10 @@ class _Canvas:
     ) -> float:
         """Write one line with its baseline (`s`) at a point, fitted to a width. -> its width."""
         fitted, font = _fitted(text, width, size, bold)
-        self.draw.text(at, fitted, fill=colour, font=font, anchor=anchor)
-        return float(font.getlength(fitted))
+        (dx, x), (dy, y) = map(math.modf, at)
+        mask, left, top, long = _written(fitted, font, anchor, (dx, dy))
+        self.image.paste(colour, (int(x) + left, int(y) + top), mask)
+        return long
 
     def bar(
         self, left: float, top: float, width: float, height: float, share: float, colour: Colour, rest: Colour = TRACK
@@ -122,7 +144,7 @@ class _Canvas:
 
     @property
     def pixels(self) -> Pixels:
-        return np.array(self.image)
+        return np.asarray(self.image)
 
 
 def percent(share: float) -> str:

@@ -50,7 +50,7 @@ _DTYPES = {"float32": types_pb2.DT_FLOAT, "float64": types_pb2.DT_DOUBLE}
 def png(pixels: Pixels) -> bytes:
     """A drawing or a picture in large pixels, without loss."""
     encoded = io.BytesIO()
-    Image.fromarray(pixels).save(encoded, "PNG", compress_level=6)
+    Image.fromarray(pixels).save(encoded, "PNG", compress_level=3)
     return encoded.getvalue()
 
 
@@ -85,6 +85,12 @@ def _value(
     return summary_pb2.Summary.Value(tag=tag, metadata=metadata, tensor=tensor)
 
 
+def encoded(picture: Picture) -> Encoded:
+    """A drawing, drawn."""
+    height, width, _ = picture.pixels.shape
+    return Encoded(picture.tag, width, height, (png(picture.pixels),), picture.description)
+
+
 @singledispatch
 def encode(summary: Summary) -> summary_pb2.Summary.Value:
     """A summary as a proto.
@@ -110,8 +116,7 @@ def _(summary: Scalar) -> summary_pb2.Summary.Value:
 
 @encode.register
 def _(summary: Picture) -> summary_pb2.Summary.Value:
-    height, width, _ = summary.pixels.shape
-    return encode(Encoded(summary.tag, width, height, (png(summary.pixels),), summary.description))
+    return encode(encoded(summary))
 
 
 @encode.register

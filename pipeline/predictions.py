@@ -685,11 +685,11 @@ class Predictions:
         -> id, key, image (object), label, predicted, confidence, loss: [chosen];
         top_class int64 and top_probability float32: [chosen, min(TOP, classes)].
         """
-        images = self.column("image")
+        images = self.column("image").take(as_arrow(chosen, pa.int64()))
         return {
             "id": self.id[chosen],
             "key": self.key[chosen],
-            "image": np.array([images[i].as_py() for i in chosen.tolist()], object),
+            "image": np.array(images.to_pylist(), object),
             "label": self.label[chosen],
             "predicted": self.predicted[chosen],
             "confidence": self.confidence[chosen],

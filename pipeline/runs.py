@@ -4,6 +4,7 @@ It is there as long as there are two or more runs of ours, made anew from the fi
 was deleted is gone from it the next time.
 """
 
+import functools
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -162,7 +163,7 @@ def _summaries(runs: list[Run]) -> Iterator[Summary]:
         ]
         title = f"accuracy of {more}, with 95 % intervals"
         said = "Accuracy at each run's last step. Vermillion: its interval lies below the best. At the end: images."
-        yield Picture("1_glance/ranking", draw.intervals(title, lines, best, "best"), said)
+        yield Picture("1_glance/ranking", functools.partial(draw.intervals, title, lines, best, "best"), said)
     yield Text("report/ranking", _table(ordered), "All runs of the folder at their last step.")
 
 

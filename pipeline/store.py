@@ -532,33 +532,66 @@ class PartWriter:
         self._aside.unlink(missing_ok=True)
 
 
+ROWS_GROUP = 2**16
+"""Rows of a row group of `rows.parquet`, which is what is looked at again at once: 10 MB."""
+
+
 class RowsWriter:
     """Writes `rows.parquet`: one line for every row of every step, with all that is derived from its logits but not the
-    logits; some 100 bytes each.
+    logits; some 100 bytes each. A row group has rows of one step.
     """
 
     def __init__(self, path: Place) -> None:
         """The file is created with its first rows, which say what columns the manifest brought along."""
         self._path = path
         self._writer: pq.ParquetWriter | None = None
+        self._waiting: list[pa.RecordBatch] = []
 
     def write(self, rows: Predictions) -> None:
-        """Write one row group of what `derived_rows` made."""
+        """Write what `derived_rows` made, step by step."""
+        if not len(rows):
+            return
         batch = rows.batch
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self._path, batch.schema, compression="zstd", write_page_checksum=True)
+            self._writer = pq.ParquetWriter(
+                self._path,
+                batch.schema,
+                compression="zstd",
+                use_dictionary=[f.name for f in batch.schema if f.name != "image" and _texts(f.type)],
+                write_page_checksum=True,
+            )
         elif batch.schema != self._writer.schema:  # of another step, made with other columns
             columns = [
                 batch.column(f.name) if f in list(batch.schema) else pa.nulls(len(batch), f.type)
                 for f in self._writer.schema
             ]
             batch = pa.RecordBatch.from_arrays(columns, schema=self._writer.schema)
-        self._writer.write_batch(batch)
+        if self._waiting and _step_of(batch) != _step_of(self._waiting[0]):
+            self._flush()
+        self._waiting.append(batch)
+        if sum(map(len, self._waiting)) >= ROWS_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._writer is not None and self._waiting:
+            table = pa.Table.from_batches(self._waiting)
+            self._writer.write_table(table, row_group_size=len(table))
+            self._waiting = []
 
     def close(self) -> None:
         """Finish the file."""
+        self._flush()
         if self._writer is not None:
             self._writer.close()
+
+
+def _step_of(batch: pa.RecordBatch) -> int:
+    return int(batch.column("step")[0].as_py())
+
+
+def _texts(type_: pa.DataType) -> bool:
+    """Whether a column holds texts, of which few may differ; numbers in a dictionary are slower and not smaller."""
+    return bool(pa.types.is_dictionary(type_) or pa.types.is_string(type_) or pa.types.is_large_string(type_))
 
 
 def read_rows(path: Place) -> Iterator[tuple[int, Predictions]]:
@@ -568,8 +601,7 @@ def read_rows(path: Place) -> Iterator[tuple[int, Predictions]]:
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         for group in range(file.num_row_groups):  # each has rows of one step
             for batch in file.read_row_group(group, use_threads=False).to_batches():
-                if len(batch):
-                    yield batch.column("step")[0].as_py(), Predictions(batch, derived=True)
+                yield _step_of(batch), Predictions(batch, derived=True)
 
 
 def _sync_folder(folder: Path) -> None:

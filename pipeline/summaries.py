@@ -2,8 +2,9 @@
 
 import itertools
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +26,16 @@ class Scalar:
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawing. It is encoded without loss."""
+    """A drawing, made when it is asked for: at steps whose pictures TensorBoard would drop it is not."""
 
     tag: str
-    pixels: Pixels
+    draw: Callable[[], Pixels]
     description: str = ""
+
+    @cached_property
+    def pixels(self) -> Pixels:
+        """[height, width, 3]. They are encoded without loss."""
+        return self.draw()
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 All of it is one pass over the logits. Panels that look again get the rows of that pass, which are some 100 bytes each.
 """
 
-import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,8 @@ from pipeline.store import PartFile, Step
 States = dict[str, Any]
 """A state for each panel, by its name."""
 
-PORTION = 16384
-"""Rows that a process measures before it answers: its states, 20 MB at 1,000 classes, are sent and merged then."""
+PORTION = 4096
+"""Rows that a process measures before it answers, at least, where there are several parts of fewer."""
 
 PER_ROW = 150
 """What a row costs beside its logits, in logits."""
@@ -67,22 +66,23 @@ def summarize(
     """
     states: dict[int, States] = {}
     every = {n: p for n, p in panels.items() if not (isinstance(p, OfLastStep) and p.last_step_only)}
-    numbers = sum(step.rows * (len(step.run.classes) + PER_ROW) for step in steps)
-    alone = count == 1 or numbers < WORTH
     portions = [
         _Portion(step.step, parts, panels if step is steps[-1] else every)
         for step in steps
-        for parts in _portions(step.parts, 1 if alone else PORTION)
+        for parts in _portions(step.parts)
     ]
-    measure = functools.partial(_measure, rows=sink is not None)
-    for portion, measured, derived in (
-        map(measure, portions) if alone else workers.in_processes(measure, portions, min(count, len(portions)))
-    ):
-        so_far = states.get(portion.step)
-        states[portion.step] = measured if so_far is None else merge_all(so_far, measured)
+    numbers = sum(step.rows * (len(step.run.classes) + PER_ROW) for step in steps)
+    processes = 1 if numbers < WORTH else min(count, len(portions))
+
+    def add(more: Mapping[int, States]) -> None:
+        for step, measured in more.items():
+            states[step] = merge_all(states[step], measured) if step in states else measured
+
+    for rows, finished, derived in workers.in_processes(_Measuring(sink is not None), portions, processes, add):
+        add(finished)
         for batch in derived:
             sink(batch)  # type: ignore[misc]  # there are derived rows only where there is a sink
-        done(sum(part.rows for part in portion.parts))
+        done(rows)
     return {
         step.step: {name: of_step[name] if name in of_step else panel.zero(step.run) for name, panel in panels.items()}
         for step in steps
@@ -99,26 +99,40 @@ class _Portion:
     panels: Mapping[str, Panel]
 
 
-def _portions(parts: Sequence[PartFile], least: int) -> Iterator[tuple[PartFile, ...]]:
-    """Neighbouring parts, together at least so many rows."""
+def _portions(parts: Sequence[PartFile]) -> Iterator[tuple[PartFile, ...]]:
+    """Neighbouring parts, together at least PORTION rows."""
     taken: list[PartFile] = []
     for part in parts:
         taken.append(part)
-        if sum(p.rows for p in taken) >= least:
+        if sum(p.rows for p in taken) >= PORTION:
             yield tuple(taken)
             taken = []
     if taken:
         yield tuple(taken)
 
 
-def _measure(portion: _Portion, rows: bool) -> tuple[_Portion, States, list[Predictions]]:
-    states: States | None = None
-    derived = []
-    for part in portion.parts:
-        measured, more = summarize_part(part, portion.panels, portion.step, rows)
-        states = measured if states is None else merge_all(states, measured)
-        derived += more
-    return portion, states or {}, derived
+class _Measuring:
+    """Measures portions, and keeps the states of what it was given of a step: 20 MB at 1,000 classes, sent once."""
+
+    def __init__(self, rows: bool) -> None:
+        self._rows = rows
+        self._states: dict[int, States] = {}
+
+    def __call__(self, portion: _Portion) -> tuple[int, dict[int, States], list[Predictions]]:
+        """-> how many rows, the states of a step that is done with, and the derived rows."""
+        finished = {step: states for step, states in self._states.items() if step != portion.step}
+        so_far = self._states.get(portion.step)
+        derived = []
+        for part in portion.parts:
+            measured, more = summarize_part(part, portion.panels, portion.step, self._rows)
+            so_far = measured if so_far is None else merge_all(so_far, measured)
+            derived += more
+        self._states = {portion.step: so_far or {}}
+        return sum(part.rows for part in portion.parts), finished, derived
+
+    def rest(self) -> dict[int, States]:
+        """The states of the last step."""
+        return self._states
 
 
 def measured(

@@ -28,6 +28,10 @@ STEPS_WITH_PICTURES = 10
 """TensorBoard keeps the pictures of ten steps of a tag."""
 
 
+AHEAD = 64
+"""Summaries that are drawn or wait for it; a tag of pictures has a dozen, of some 20 kB each."""
+
+
 @dataclass(frozen=True)
 class Written:
     """What stage two did with one run."""
@@ -106,7 +110,6 @@ def _visualize_run(
     with_pictures = _spread(numbers, STEPS_WITH_PICTURES)
     threads = workers.count(config.workers)
     counted: list[tuple[int, Scalar | Figures]] = []
-    shown: dict[str, panels.Shown] = {}
     with unwritable(folder), store.lock(folder, "--logdir", ".predboard-*.partial"):
         record = logs.read_record(folder)
         aside = places.workshop(folder) / f".predboard-{os.getpid()}.partial"
@@ -120,23 +123,18 @@ def _visualize_run(
                 events.Writer(aside / logs.EVENTS, times[numbers[0]]) as writer,
                 tqdm(unit=" summaries", desc="write", disable=None, file=sys.stderr) as bar,
             ):
-                for panel_name, panel in panels.in_turn(chosen).items():
-                    of_panel = {number: states[number][panel_name] for number in numbers}
-                    summaries = list(_drawable(panel.render(subject, of_panel), with_pictures))
-                    shown |= {s.tag: panels.Shown(s.tag, type(s), s.description) for _, s in summaries}
-                    subject = dataclasses.replace(subject, written=tuple(shown.values()))
-                    pictures.expect(summaries)
-                    for step, summary in _with_pictures(summaries, pictures, threads):
-                        if isinstance(summary, Scalar | Figures):
-                            counted.append((step, summary))
-                        if isinstance(summary, File):
-                            logs.write_file(aside, summary)
-                        elif isinstance(summary, Projector):
-                            for file in events.projector_files(summary, *pictures.sprite(step, summary, threads)):
-                                logs.write_file(aside, file)
-                        elif not isinstance(summary, Figures):
-                            writer.write(step, times[step], summary)
-                        bar.update()
+                rendered = _rendered(chosen, subject, states, with_pictures, pictures)
+                for step, summary in _drawn(rendered, pictures, threads):
+                    if isinstance(summary, Scalar | Figures):
+                        counted.append((step, summary))
+                    if isinstance(summary, File):
+                        logs.write_file(aside, summary)
+                    elif isinstance(summary, Projector):
+                        for file in events.projector_files(summary, *pictures.sprite(step, summary, threads)):
+                            logs.write_file(aside, file)
+                    elif not isinstance(summary, Figures):
+                        writer.write(step, times[step], summary)
+                    bar.update()
                 if config.log_every is not None:
                     every = 1 if config.log_every == "all" else config.log_every
                     derived = functools.partial(store.read_rows, aside / ROWS)
@@ -196,6 +194,24 @@ def _spread(numbers: tuple[int, ...], limit: int) -> frozenset[int]:
     return frozenset(numbers[round(i * (len(numbers) - 1) / (limit - 1))] for i in range(limit))
 
 
+def _rendered(
+    chosen: Mapping[str, panels.Panel],
+    subject: panels.Subject,
+    states: Mapping[int, States],
+    with_pictures: frozenset[int],
+    pictures: Pictures,
+) -> Iterator[tuple[int, Summary]]:
+    """What the panels give, one panel after the other."""
+    shown: dict[str, panels.Shown] = {}
+    for name, panel in panels.in_turn(chosen).items():
+        of_panel = {number: of_step[name] for number, of_step in states.items()}
+        summaries = list(_drawable(panel.render(subject, of_panel), with_pictures))
+        shown |= {s.tag: panels.Shown(s.tag, type(s), s.description) for _, s in summaries}
+        subject = dataclasses.replace(subject, written=tuple(shown.values()))
+        pictures.expect(summaries)
+        yield from summaries
+
+
 def _drawable(summaries: Iterator[tuple[int, Summary]], with_pictures: frozenset[int]) -> Iterator[tuple[int, Summary]]:
     """The summaries that TensorBoard would keep."""
     for step, summary in summaries:
@@ -203,16 +219,16 @@ def _drawable(summaries: Iterator[tuple[int, Summary]], with_pictures: frozenset
             yield step, summary
 
 
-def _with_pictures(
-    summaries: Iterable[tuple[int, Summary]], pictures: Pictures, threads: int
-) -> Iterator[tuple[int, Summary]]:
-    """The summaries with their tiles drawn, on threads, in their order."""
+def _drawn(summaries: Iterable[tuple[int, Summary]], pictures: Pictures, threads: int) -> Iterator[tuple[int, Summary]]:
+    """The summaries in their order, pictures drawn and encoded on threads, while the next panel renders."""
 
     def drawn(item: tuple[int, Summary]) -> tuple[int, Summary]:
         step, summary = item
-        return step, pictures.encode(step, summary) if isinstance(summary, Tiles) else summary
+        if isinstance(summary, Tiles):
+            return step, pictures.encode(step, summary)
+        return step, events.encoded(summary) if isinstance(summary, Picture) else summary
 
-    yield from workers.in_order(drawn, summaries, threads)
+    yield from workers.in_order(drawn, summaries, threads, AHEAD)
 
 
 def _made_from(

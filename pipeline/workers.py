@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
-from typing import IO, Any, Generic, TypeVar, cast
+from typing import IO, Any, Generic, Protocol, TypeVar, cast
 
 from pipeline.errors import InputError
 
 X = TypeVar("X")
 Y = TypeVar("Y")
+X_in = TypeVar("X_in", contravariant=True)
+Y_out = TypeVar("Y_out", covariant=True)
 
 _LEAVE = 1.0
 """Seconds that unfinished items get when the caller wants no more and has little patience."""
@@ -145,38 +147,59 @@ def fresh_python(module: str) -> "subprocess.Popen[bytes]":
     )
 
 
-def in_processes(function: Callable[[X], Y], items: Iterable[X], workers: int) -> Generator[Y, None, None]:
+class Folding(Protocol[X_in, Y_out]):
+    """What processes may run, each with a copy of its own: it answers each item, and may keep something of them."""
+
+    def __call__(self, item: X_in, /) -> Y_out:
+        """The answer to one item."""
+        ...
+
+    def rest(self) -> Any:
+        """What it kept of the items it was given, after the last of them."""
+        ...
+
+
+def in_processes(
+    function: Folding[X, Y], items: Iterable[X], workers: int, rest: Callable[[Any], object] = lambda _: None
+) -> Generator[Y, None, None]:
     """`in_order` on this process and `workers - 1` others, for what does not release Python's lock.
+
+    After the last item `rest` takes what the function of each process kept, which is sent once, not with each answer.
 
     Function, items and results are pickled. An exception of the function is raised here. Raises InputError if a process
     dies.
     """
     idle: SimpleQueue[subprocess.Popen[bytes] | None] = SimpleQueue()
     idle.put(None)  # this one, which need not start first
-    processes = []
+    processes: list[subprocess.Popen[bytes]] = []
+    used: set[subprocess.Popen[bytes] | None] = set()
 
-    def ask(item: X) -> Y:
-        process = idle.get()
+    def ask(process: "subprocess.Popen[bytes] | None", item: "tuple[X] | None") -> Any:
+        """Of an item, or for the rest."""
+        if process is None:
+            return function.rest() if item is None else function(*item)
         try:
-            if process is None:
-                return function(item)
             orders, answers = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
             pickle.dump(item, orders, protocol=5)
             orders.flush()
             result, error = pickle.load(answers)  # noqa: S301  from a process that we started
         except (EOFError, OSError, pickle.UnpicklingError) as broken:
-            if process is None:
-                raise
             code = process.wait()
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             raise InputError(
                 f"a process that reads predictions {how}, maybe for want of memory: --workers 1 needs less"
             ) from broken
-        finally:
-            idle.put(process)
         if error is not None:
             raise error
-        return cast(Y, result)
+        return result
+
+    def answer(item: X) -> Y:
+        process = idle.get()
+        used.add(process)
+        try:
+            return cast(Y, ask(process, (item,)))
+        finally:
+            idle.put(process)
 
     try:
         for _ in range(workers - 1):
@@ -184,7 +207,9 @@ def in_processes(function: Callable[[X], Y], items: Iterable[X], workers: int) -
             processes.append(process)
             pickle.dump(function, cast("IO[bytes]", process.stdin))
             idle.put(process)
-        yield from in_order(ask, items, workers)
+        yield from in_order(answer, items, workers)
+        for one in used:
+            rest(ask(one, None))
     finally:
         for process in processes:
             process.kill()  # it waits for an item, or works on one that nobody wants any more
@@ -204,7 +229,7 @@ def serve() -> None:
             item = pickle.load(orders)  # noqa: S301  likewise
             answer: tuple[Any, Exception | None]
             try:
-                answer = function(item), None
+                answer = function.rest() if item is None else function(*item), None
             except Exception as error:  # it is raised again by the one who asked
                 answer = None, error
             pickle.dump(answer, answers, protocol=5)

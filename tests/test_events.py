@@ -22,7 +22,7 @@ from tests import toy
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 SUMMARIES: list[Summary] = [
     Scalar("metrics/accuracy", 0.1, "Share of right images."),
-    Picture("confusion/matrix", PIXELS, "A picture."),
+    Picture("confusion/matrix", lambda: PIXELS, "A picture."),
     Encoded("examples/random", 7, 5, (events.png(PIXELS), events.jpeg(PIXELS), events.png(PIXELS[::-1].copy()))),
     Histogram("probabilities/cat", np.linspace(0, 1, 4), np.array([1, 0, 2**53 - 1])),
     Text("report/summary", "# Ünïcode\n\n| a | b |\n|---|---|\n| 1 | 2 |"),

@@ -4,12 +4,15 @@ import ast
 import doctest
 import functools
 import importlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import pipeline
+from tests import toy
 
 FOLDER = Path(pipeline.__file__).parent
 SOURCES = {
@@ -426,3 +429,16 @@ def test_the_public_names_are_functions_and_classes_not_modules() -> None:
     )
     for name in pipeline.__all__:
         assert callable(getattr(pipeline, name))
+        assert name in dir(pipeline)
+
+
+def test_the_package_imports_a_public_name_when_it_is_used_and_never_gives_the_module_of_that_name() -> None:
+    code = (
+        "import sys, pipeline\n"
+        "print([name for name in sys.modules if name.startswith('pipeline.')])\n"
+        "import pipeline.visualize\n"
+        "from pipeline import visualize\n"
+        "print(callable(visualize), pipeline.visualize is visualize)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=toy.ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[]", "True True"]

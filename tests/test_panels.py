@@ -19,6 +19,7 @@ from pipeline.summaries import (
     Histogram,
     HParams,
     Lines,
+    Picture,
     Projector,
     Scalar,
     Summary,
@@ -37,7 +38,11 @@ def drawn(panel: str, run: Run, **batches: Predictions) -> dict[tuple[str, int],
     loaded = panels.load(panel)
     states = {int(name.removeprefix("step")): toy.state_of(loaded, run, batch) for name, batch in batches.items()}
     facts = {step: Facts(len(batch), len(batch)) for step, batch in zip(states, batches.values(), strict=True)}
-    return {(s.tag, step): s for step, s in loaded.render(Subject("toy", run, facts), states)}
+    found = {(s.tag, step): s for step, s in loaded.render(Subject("toy", run, facts), states)}
+    for summary in found.values():
+        if isinstance(summary, Picture):
+            assert summary.pixels is not None  # drawn now, as long as a test has replaced what draws
+    return found
 
 
 def ids(summary: Summary) -> list[int]:

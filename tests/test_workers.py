@@ -147,26 +147,36 @@ def test_a_thread_that_never_comes_back_does_not_keep_a_process_from_ending() ->
 
 
 def test_processes_give_results_in_the_order_of_the_items() -> None:
-    pids = list(workers.in_processes(toy.slow_square, [(i, 0.05) for i in range(80)], 3))
+    items = [(i, 0.05) for i in range(80)]
+    kept: list[list[tuple[int, float]]] = []
+    pids = list(workers.in_processes(toy.Folded(toy.slow_square), items, 3, kept.append))
     assert [square for square, _ in pids] == [i * i for i in range(80)]
     assert pids[0][1] == os.getpid()  # at once, while the others start
     assert 1 < len({pid for _, pid in pids}) <= 3
+    assert len(kept) == len({pid for _, pid in pids})  # of each process that did something
+    assert sorted(item for of_process in kept for item in of_process) == items
+
+
+def test_what_one_process_alone_keeps_is_given_as_well() -> None:
+    kept: list[list[int]] = []
+    assert list(workers.in_processes(toy.Folded(toy.refuses_three), [1, 2], 1, kept.append)) == [1, 2]
+    assert kept == [[1, 2]]
 
 
 def test_what_a_process_raises_is_raised_here_and_none_is_left() -> None:
     with pytest.raises(InputError, match="no good: 3"):
-        list(workers.in_processes(toy.refuses_three, range(6), 2))
+        list(workers.in_processes(toy.Folded(toy.refuses_three), range(6), 2))
     assert not children()
 
 
 def test_a_process_that_is_killed_is_named_with_what_to_do() -> None:
     with pytest.raises(InputError, match=r"was killed by SIGKILL, maybe for want of memory: --workers 1 needs less"):
-        list(workers.in_processes(toy.kills_another_process, [os.getpid()] * 400, 2))
+        list(workers.in_processes(toy.Folded(toy.kills_another_process), [os.getpid()] * 400, 2))
     assert not children()
 
 
 def test_processes_end_when_nobody_wants_more() -> None:
-    results = workers.in_processes(toy.slow_square, ((i, 0.01) for i in range(1000)), 2)
+    results = workers.in_processes(toy.Folded(toy.slow_square), ((i, 0.01) for i in range(1000)), 2)
     assert next(results)[0] == 0
     results.close()
     assert not children()

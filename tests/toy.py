@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,20 @@ def predboard(
 
 
 # What tests of processes call in them.
+
+
+class Folded:
+    """A function for `workers.in_processes`, which keeps what it was given."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self.function, self.given = function, list[Any]()
+
+    def __call__(self, item: Any) -> Any:
+        self.given.append(item)
+        return self.function(item)
+
+    def rest(self) -> list[Any]:
+        return self.given
 
 
 def slow_square(item: tuple[int, float]) -> tuple[int, int]:

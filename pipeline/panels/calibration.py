@@ -3,6 +3,7 @@
 The figures are those of `pipeline.calibration`; here they get their words.
 """
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -76,8 +77,8 @@ class Panel:
                 figure = found.figures[f"calibration/{name}"]
                 yield step, Scalar(f"calibration/{name}", figure.value, figure.definition)
             yield step, found
-            picture = _reliability(states[step].calibration)
-            yield step, Picture("calibration/reliability", picture, "Accuracy of images of equal confidence.")
+            drawn = functools.partial(_reliability, states[step].calibration)
+            yield step, Picture("calibration/reliability", drawn, "Accuracy of images of equal confidence.")
         page = _page(states[last], subject.run.classes, self.classes)
         yield last, Text("report/calibration", page, "How far to trust a probability, and which to accept.")
 

@@ -1,6 +1,7 @@
 """Which classes are taken for which, and the images in question. Knows no probability but the prediction's."""
 
 import csv
+import functools
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pipeline.panels import Subject, Twice
 from pipeline.predictions import Predictions, Run, no_rows
 from pipeline.seriation import Order, seriate
 from pipeline.state import Lowest
-from pipeline.summaries import File, Picture, Summary, Text, Tiles, cell, unlike
+from pipeline.summaries import File, Picture, Pixels, Summary, Text, Tiles, cell, unlike
 from pipeline.tally import Counting, Scores, Tally, wilsons
 
 PAIRS = 100
@@ -30,6 +31,8 @@ OVERVIEW = (
     "together, the worst first. Framed: the groups with most errors inside; beside them their most frequent confusion, "
     "their errors, and how many classes there are besides."
 )
+
+MATRIX = "Rows: true class; columns: predicted class; strength: share."
 
 TAGS = ("0_matrix", "0_overview", "pairs")
 """That no gallery may be called. What begins with a number is on TensorBoard's first page, before 120 tiles."""
@@ -81,8 +84,10 @@ class Panel(Counting):
         chosen = _most_confused(counted[last], order, self.block)
         strongest = _strongest(counted[last])
         for step, scores in counted.items():
-            yield step, _overview(scores, order, strongest, names)
-            yield step, _matrix(scores, chosen, names)
+            overview = functools.partial(_overview, scores, order, strongest, names)
+            yield step, Picture("confusion/0_overview", overview, OVERVIEW)
+            matrix = functools.partial(_matrix, scores, chosen, names)
+            yield step, Picture("confusion/0_matrix", matrix, MATRIX)
             yield step, Text("confusion/pairs", _table(scores, names), "Which classes are taken for which.")
         yield last, File("pairs.csv", _csv(counted, names), "All confusions, for other tools.")
         yield from ((last, tiles) for tiles in self._galleries(counted[last], states[last].again.of_pair, names))
@@ -132,17 +137,16 @@ def _strongest(scores: Scores) -> float:
     return max(0.1, float(wilsons(count, scores.support[true])[0].max(initial=0)))
 
 
-def _matrix(scores: Scores, chosen: NDArray[np.int64], names: tuple[str, ...]) -> Picture:
+def _matrix(scores: Scores, chosen: NDArray[np.int64], names: tuple[str, ...]) -> Pixels:
     others = scores.classes - len(chosen)
     counts = scores.matrix(chosen)
     if others and not counts[-1].any() and not counts[:, -1].any():
         counts, others = counts[:-1, :-1], 0
     shown = [names[c] for c in chosen] + [f"{others:,} others"] * (others > 0)
-    pixels = draw.confusion(counts, shown, counts.sum(axis=1).tolist(), others > 0)
-    return Picture("confusion/0_matrix", pixels, "Rows: true class; columns: predicted class; strength: share.")
+    return draw.confusion(counts, shown, counts.sum(axis=1).tolist(), others > 0)
 
 
-def _overview(scores: Scores, order: Order, strongest: float, names: tuple[str, ...]) -> Picture:
+def _overview(scores: Scores, order: Order, strongest: float, names: tuple[str, ...]) -> Pixels:
     place = np.full(scores.classes, -1)
     place[order.items] = np.arange(len(order.items))
     true, predicted = (place[of] for of in scores.cells[:2])
@@ -154,7 +158,7 @@ def _overview(scores: Scores, order: Order, strongest: float, names: tuple[str, 
         for start, stop, a, b, errors in _groups(order, *cells)
     ]
     seen = draw.Overview(*cells, scores.support[order.items], strongest, few, named)
-    return Picture("confusion/0_overview", draw.overview(seen), OVERVIEW)
+    return draw.overview(seen)
 
 
 def _groups(

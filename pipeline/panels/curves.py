@@ -3,6 +3,7 @@
 All curves come from the histograms of `ranking`: every point of theirs is an edge between two bins, and exact.
 """
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from pipeline.draw import Axis, Curve
 from pipeline.panels import Subject
 from pipeline.predictions import Predictions, Run
 from pipeline.ranking import Ranking, falling, mean_defined
-from pipeline.summaries import Picture, PrCurve, Summary
+from pipeline.summaries import Picture, Pixels, PrCurve, Summary
 from pipeline.tally import Scores, Tally
 
 POINTS = 201
@@ -61,18 +62,13 @@ class Panel:
         for step, state in states.items():
             if len(names) > 1:
                 yield from ((step, curve) for curve in _precision_recall(state.ranking, names, chosen))
-                roc = _roc(state.ranking, names, self.drawn)
-                if roc is not None:
-                    yield (
-                        step,
-                        Picture(
-                            "curves/roc",
-                            roc,
-                            f"ROC curves, one class against all others; the {self.drawn} of smallest area.",
-                        ),
-                    )
-            picture = _risk_coverage(state.ranking.confidence.sum(axis=0))
-            yield step, Picture("curves/risk_coverage", picture, "Errors if the least certain images are left out.")
+                area = ranking.auroc(state.ranking.true, state.ranking.every).value
+                if not np.isnan(area).all():  # a class has both images and others
+                    roc = functools.partial(_roc, state.ranking, area, names, self.drawn)
+                    said = f"ROC curves, one class against all others; the {self.drawn} of smallest area."
+                    yield step, Picture("curves/roc", roc, said)
+            risk = functools.partial(_risk_coverage, state.ranking.confidence.sum(axis=0))
+            yield step, Picture("curves/risk_coverage", risk, "Errors if the least certain images are left out.")
 
 
 def _at_recalls(tp: Counts) -> NDArray[np.int64]:
@@ -111,11 +107,8 @@ def _macro(state: Ranking, description: str) -> PrCurve:
     return PrCurve("curves/pr/macro", hits, wrong, most - wrong, 1000 - hits, description)
 
 
-def _roc(state: Ranking, names: tuple[str, ...], drawn: int) -> NDArray[np.uint8] | None:
-    """Macro, micro and the classes of smallest area; None if no class has both images and others."""
-    area = ranking.auroc(state.true, state.every).value
-    if np.isnan(area).all():
-        return None
+def _roc(state: Ranking, area: NDArray[np.float64], names: tuple[str, ...], drawn: int) -> Pixels:
+    """Macro, micro and the classes of smallest `area`, [classes]."""
     tp, fp = falling(state.true, state.every)
     rate = np.geomspace(FLOOR, 1, 185)
     by_class = {c: _hits(tp[c], fp[c], rate) for c in np.flatnonzero(~np.isnan(area)).tolist()}
@@ -145,7 +138,7 @@ def _hits(tp: Counts, fp: Counts, rate: NDArray[np.float64]) -> NDArray[np.float
     return np.asarray(np.interp(rate, np.append(0, fp / fp[-1]), np.append(0, tp / tp[-1])))
 
 
-def _risk_coverage(confidence: Counts) -> NDArray[np.uint8]:
+def _risk_coverage(confidence: Counts) -> Pixels:
     """Error rate of the images that are kept, most confident first. `confidence`: [wrong and right, bins]."""
     right, wrong = falling(confidence[1], confidence.sum(axis=0))
     rows = right + wrong

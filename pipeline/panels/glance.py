@@ -1,11 +1,12 @@
 """The landing page: one picture and three curves that say how good the model is. Knows no single image."""
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pipeline import draw, tally
 from pipeline.panels import Subject
-from pipeline.summaries import Picture, Scalar, Summary
+from pipeline.summaries import Picture, Pixels, Scalar, Summary
 from pipeline.tally import Counting, Scores, Tally, wilson
 
 
@@ -28,11 +29,11 @@ class Panel(Counting):
                     ("nll", of.nll, "Mean negative log-likelihood of the true class, nats."),
                 ):
                     yield step, Scalar(f"1_glance/{name}", value, description)
-            card = _card(subject, step, of, trend)
-            yield step, Picture("1_glance/report_card", draw.report_card(card), "Start here.")
+            card = functools.partial(_report_card, subject, step, of, trend)
+            yield step, Picture("1_glance/report_card", card, "Start here.")
 
 
-def _card(subject: Subject, step: int, scores: Scores, trend: list[tuple[int, float, float, float]]) -> draw.Card:
+def _report_card(subject: Subject, step: int, scores: Scores, trend: list[tuple[int, float, float, float]]) -> Pixels:
     names, known = subject.run.classes, subject.facts[step]
     before = [warning.partition(": ")[0] for warning in known.warnings]  # the report says what to do
     warnings = tally.warnings(scores, names, known.rows, known.manifest_rows, before)
@@ -44,7 +45,7 @@ def _card(subject: Subject, step: int, scores: Scores, trend: list[tuple[int, fl
         facts[1:1] = [("failed", f"{scores.tally.failed:,}"), ("unlabelled", f"{scores.tally.unlabelled:,}")]
     if scores.counted:
         facts += [("macro F1", f"{scores.f1_macro:.3f}"), ("NLL", f"{scores.nll:.3f}")]
-    return draw.Card(
+    card = draw.Card(
         title=f"{subject.name}  ·  step {step}",
         accuracy=(scores.accuracy, *wilson(hits, scores.counted)) if scores.counted else None,
         facts=facts,
@@ -57,3 +58,4 @@ def _card(subject: Subject, step: int, scores: Scores, trend: list[tuple[int, fl
         trend=trend,
         step=step,
     )
+    return draw.report_card(card)

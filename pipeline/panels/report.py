@@ -4,6 +4,7 @@ Three pages of text: `report/summary` for everyone, `report/run` for who must re
 TensorBoard. The last is made from what the other panels wrote.
 """
 
+import functools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -84,9 +85,10 @@ class Panel:
             yield max(states), Text("report/tabs", _tabs(written), "How to read the tabs, and what is in them.")
 
     def _own(self, subject: Subject, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
-        for step, facts in subject.facts.items():
-            if facts.sheet is not None:
-                yield step, Picture(SHEET, facts.sheet, "Some pictures as the model got them, before the long run.")
+        sheets = {step: facts.sheet for step, facts in subject.facts.items() if facts.sheet is not None}
+        for step in sheets:
+            sheet = functools.partial(sheets.__getitem__, step)
+            yield step, Picture(SHEET, sheet, "Some pictures as the model got them, before the long run.")
         last = max(states)
         evidence = states[last].evidence
         parts = [

@@ -4,6 +4,7 @@ A kind is one value of a column, or a quarter of the rows by a number.
 """
 
 import csv
+import functools
 import io
 import math
 from collections.abc import Iterator, Mapping
@@ -106,7 +107,8 @@ class Panel:
             lines = [_line(c.slice) for c in (worse or compared)[: self.shown]]
             title = "worst slices, by accuracy" if worse else "no slice is clearly worse"
             overall = float(states[last].whole[1] / states[last].whole[0])
-            yield last, Picture("slices/worst", draw.intervals(title, lines, overall), "Bars: 95 % intervals (Wilson).")
+            worst = functools.partial(draw.intervals, title, lines, overall)
+            yield last, Picture("slices/worst", worst, "Bars: 95 % intervals (Wilson).")
         yield last, Text("report/slices", self._page(states[last], compared, worse), "Accuracy by kind of image.")
         yield last, File("slices.csv", _table(compared))
 
