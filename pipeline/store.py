@@ -532,8 +532,8 @@ class PartWriter:
         self._aside.unlink(missing_ok=True)
 
 
-ROWS_GROUP = 2**16
-"""Rows of a row group of `rows.parquet`, which is what is looked at again at once: 10 MB."""
+ROWS_GROUP = 2**14
+"""Rows of a row group of `rows.parquet`, at least, where a step has them: what is looked at again at once."""
 
 
 class RowsWriter:

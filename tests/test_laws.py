@@ -49,6 +49,8 @@ def same(a: Any, b: Any) -> bool:
     """Equal to the last bit, types included."""
     if type(a) is not type(b):
         return False
+    if isinstance(a, Picture):
+        return a.tag == b.tag and a.description == b.description and same(a.pixels, b.pixels)
     if dataclasses.is_dataclass(a):
         return all(same(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a))
     if isinstance(a, dict):

@@ -1,6 +1,6 @@
 """What each panel shows, by hand or by another way of computing it."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -249,6 +249,8 @@ def test_what_stage_one_warned_of_is_on_the_card_and_with_its_remedy_in_the_repo
         panel = panels.load(name)
         state = panel.measure(run, mixed(run, 80))
         found = {s.tag: s for _, s in panel.render(Subject("toy", run, {3: warned}), {3: state})}
+        if name == "glance":
+            assert cast("Picture", found["1_glance/report_card"]).pixels.shape == (1, 1, 3)
     assert seen[0].warnings[:2] == ["red and blue are swapped", "the logits are probabilities"]
     lines = text(found["report/summary"]).split("\n")
     assert "- **Warning:** red and blue are swapped: turn them" in lines
