@@ -19,7 +19,7 @@ from pipeline.places import Place
 from pipeline.predictions import digest_of, hash64
 from pipeline.store import Step, unwritable
 from pipeline.summaries import Figures, File, Picture, Pixels, Projector, Scalar, Summary, Text, Tiles
-from pipeline.summarize import measured
+from pipeline.summarize import States, measured
 
 ROWS = "rows.parquet"
 """One line for every row of every step, for DuckDB and pandas."""

@@ -194,7 +194,7 @@ def test_a_change_replaces_the_file_under_a_new_name_and_touches_nothing_else(
         shutil.copytree(Path(draw.__file__).parent, code, ignore=shutil.ignore_patterns("__pycache__"))
         with (code / "panels" / "report.py").open("a") as file:
             file.write("# a change\n")
-        monkeypatch.setattr(MODULE, "__file__", str(code / "visualize.py"))
+        monkeypatch.setattr("pipeline.logs.__file__", str(code / "logs.py"))
     again = draw_logs(run, tmp_path / "logs", **more)
     assert not again.unchanged
     assert (again.event_file.name != first.event_file.name) == (change != "code")  # the same content has the same name
