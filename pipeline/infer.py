@@ -323,9 +323,16 @@ def _outcome(
     counts = {}
     for number in job.steps:
         step = store.open_step(job.out, number, None if share == shards.WHOLE else lambda _, __: None)
+        files = [file for file in step.parts if store.index_of(file.path) in indices] if step else []
         counts[number] = Count()
-        for file in step.parts if step else ():
-            for batch in store.batches(file, ("label", "predicted")) if store.index_of(file.path) in indices else ():
-                counts[number] = counts[number].plus(batch)
+        for of_file in store.each(_count, files, job.out):
+            counts[number] = counts[number] + of_file
     rows = sum(map(len, mine))
     return Outcome(job.out, len(job.loader.manifest), counts, written, seconds, job.threads, share, rows)
+
+
+def _count(file: store.PartFile) -> Count:
+    counted = Count()
+    for batch in store.batches(file, ("label", "predicted")):
+        counted = counted.plus(batch)
+    return counted

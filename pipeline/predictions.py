@@ -6,9 +6,10 @@ Knows Arrow's types, and nothing of files (`store`), of models (`models`) or of 
 
 import hashlib
 import json
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from dataclasses import asdict, astuple, dataclass, field
+from functools import cached_property, lru_cache
 from typing import Any, Self, TypeVar, cast
 
 import numpy as np
@@ -92,7 +93,11 @@ def _canonical(record: Mapping[str, Any]) -> str:
 
 def digest_of(*records: Mapping[str, Any]) -> str:
     """16 hexadecimal digits that change with any value in the records."""
-    return hashlib.blake2b("\n".join(map(_canonical, records)).encode(), digest_size=8).hexdigest()
+    return _hashed(map(_canonical, records))
+
+
+def _hashed(texts: Iterable[str]) -> str:
+    return hashlib.blake2b("\n".join(texts).encode(), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -143,6 +148,8 @@ class Run:
                 found.update(flat(value, f"{prefix}{name}.") if nested else {prefix + name: value})
             return found
 
+        if self.fingerprint == other.fingerprint:
+            return None
         if self.classes != other.classes:
             if len(self.classes) != len(other.classes):
                 return "classes", f"{len(self.classes)} names", f"{len(other.classes)} names"
@@ -201,13 +208,14 @@ def read_footer(metadata: Mapping[bytes, bytes] | None, where: str) -> tuple[Run
             f"{where} holds no predictions (its footer has no predboard record): run `predboard infer` first"
         )
     try:
-        run, part = json.loads(found[b"predboard.run"]), json.loads(found[b"predboard.part"])
+        run, canonical = _run_record(found[b"predboard.run"])
+        part = json.loads(found[b"predboard.part"])
         version = int(run["format"])
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedError(
             f"{where} is damaged (its footer cannot be read: {error}): run the command that made it again"
         ) from error
-    if digest_of(run, part) != found.get(b"predboard.digest", b"").decode("ascii", "replace"):
+    if _hashed((canonical, _canonical(part))) != found.get(b"predboard.digest", b"").decode("ascii", "replace"):
         raise DamagedError(
             f"{where} is damaged (its footer does not fit its digest): run the command that made it again"
         )
@@ -216,9 +224,22 @@ def read_footer(metadata: Mapping[bytes, bytes] | None, where: str) -> tuple[Run
             f"{where} has format {version}, this predboard reads up to {FORMAT}: upgrade predboard to read it"
         )
     try:
-        return Run(**{**run, "classes": tuple(run["classes"])}), Part(**part)
+        return _run_of(found[b"predboard.run"]), Part(**part)
     except (TypeError, KeyError) as error:
         raise InputError(f"{where} has a footer with other fields than format {FORMAT}: {error}") from error
+
+
+@lru_cache(8)
+def _run_record(text: bytes) -> tuple[dict[str, Any], str]:
+    """What all parts of a step say in the same words is read once, and its canonical form."""
+    record: dict[str, Any] = json.loads(text)
+    return record, _canonical(record)
+
+
+@lru_cache(8)
+def _run_of(text: bytes) -> Run:
+    record, _ = _run_record(text)
+    return Run(**{**record, "classes": tuple(record["classes"])})
 
 
 def schema(run: Run, columns: pa.Schema | None = None) -> pa.Schema:
@@ -795,6 +816,10 @@ class Count:
             self.counted + len(labelled),
             self.right + int(labelled.right.sum()),
         )
+
+    def __add__(self, other: Self) -> "Count":
+        """Of both together."""
+        return Count(*map(operator.add, astuple(self), astuple(other)))
 
     @property
     def accuracy(self) -> float | None:

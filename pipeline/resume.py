@@ -1,5 +1,6 @@
 """Which parts of a step are there already and still valid, and which must be made. Knows no model and no pictures."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 from pipeline import shards, sources, store
@@ -29,6 +30,7 @@ def to_do(
     if overwrite and store.step_folder(out, run.step).exists():
         store.delete_step(out, run.step)
     todo = {shard.index: shard for shard in plan if share.holds(shard.index)}
+    at = {shard.start: shard for shard in plan}
     planned = {store.part_path(out, run.step, shard.index) for shard in plan}
     changed: list[Place] = []
     lengths: set[int] = set()
@@ -59,9 +61,8 @@ def to_do(
             else:  # of data that is no longer there
                 changed.append(path)
             continue
-        part = file.part
+        part, shard = file.part, at.get(file.part.start)
         lengths.add(part.manifest_rows)
-        shard = next((s for s in plan if s.start == part.start), None)
         same_rows = part.stop <= len(manifest) and manifest.digest(part.start, part.stop) == part.manifest_digest
         if shard is not None and same_rows and part.stop == shard.stop:
             del todo[shard.index]
@@ -83,11 +84,10 @@ def to_do(
 
 def failed(out: Place, step: int, plan: Sequence[shards.Shard]) -> dict[shards.Shard, tuple[int, ...]]:
     """The ids of the rows that have an error, of those of these valid parts that hold any."""
-    found = {}
-    for shard in plan:
-        ids: list[int] = []
-        for batch in store.batches(store.open_part(store.part_path(out, step, shard.index)), ("id", "predicted")):
-            ids += batch.id[batch.predicted < 0].tolist()
-        if ids:
-            found[shard] = tuple(ids)
-    return found
+
+    def of(shard: shards.Shard) -> tuple[int, ...]:
+        part = store.open_part(store.part_path(out, step, shard.index))
+        batches = store.batches(part, ("id", "predicted"))
+        return tuple(itertools.chain.from_iterable(b.id[b.predicted < 0].tolist() for b in batches))
+
+    return {shard: ids for shard, ids in zip(plan, store.each(of, plan, out), strict=True) if ids}
