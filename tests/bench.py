@@ -27,7 +27,7 @@ from pipeline.config import InferConfig
 from pipeline.infer import infer
 from pipeline.loading import Loader
 from pipeline.predictions import Run
-from tests import bench_visualize, toy
+from tests import bench_ray, bench_visualize, toy
 
 TURNS = 3
 
@@ -269,6 +269,9 @@ def main() -> None:
         for bench in (loader, compute, checkpoints, write, peak):
             if not named or bench.__name__ in named:
                 bench(folder)
+        for on_ray in bench_ray.BENCHES if named else ():  # they take minutes
+            if on_ray.__name__ in named or "ray" in named:
+                on_ray(folder, line)
         for of_stage_two in (*bench_visualize.BENCHES, bench_visualize.huge):
             if of_stage_two.__name__ in named or (not named and of_stage_two in bench_visualize.BENCHES):
                 of_stage_two(folder, line)

@@ -86,3 +86,23 @@ def test_what_a_traceback_from_elsewhere_says() -> None:
         "RuntimeError: No CUDA GPUs are available"
     )
     assert cluster._reason(error) == "RuntimeError: No CUDA GPUs are available"
+
+
+def test_rays_launcher_takes_the_cluster_of_the_docs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    pytest.importorskip("ray", reason="pip install 'predboard[ray]'")
+    pytest.importorskip("jsonschema", reason="comes with Ray")
+    yaml: Any = pytest.importorskip("yaml", reason="comes with Ray")
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = yaml.safe_load((toy.ROOT / "docs" / "cluster.yaml").read_text("utf-8"))
+    whole = prepare_config(config)  # as `ray up` fills it
+    validate_config(whole)
+    assert set(config) <= set(whole)
+    nodes = config["available_node_types"]
+    assert config["head_node_type"] in nodes
+    head, gpu = (_node(of["CPU"], of.get("GPU", 0)) for of in (nodes["head"]["resources"], nodes["gpu"]["resources"]))
+    monkeypatch.setattr(cluster, "_nodes", lambda: [head, *[gpu] * config["max_workers"]])
+    assert str(cluster.shape(None, None, None)) == "16 actors of 1 GPU and 8 CPUs"
+    with pytest.raises(Exception, match="Additional properties are not allowed"):
+        validate_config({**whole, "no_such_key": 1})
