@@ -35,7 +35,7 @@ _GRACE = 10.0
 
 
 @dataclass(frozen=True)
-class Place:
+class Site:
     """Where the work is done."""
 
     here: torch.device
@@ -56,7 +56,7 @@ class Place:
 
 
 @contextlib.contextmanager
-def place(config: InferConfig, say: Callable[[str], None]) -> Iterator[Place]:
+def site(config: InferConfig, say: Callable[[str], None]) -> Iterator[Site]:
     """Where a configuration wants the work done. Raises InputError if that is not there."""
     if config.engine == "ray":
         with cluster.connected(config.ray_address):
@@ -66,10 +66,10 @@ def place(config: InferConfig, say: Callable[[str], None]) -> Iterator[Place]:
     threads = config.workers or max(1, workers.count(0) // len(on))
     memory = models.memory_of(on[0]) // on.count(on[0])
     host = (lambda job: _Processes(job, on)) if len(on) > 1 else None
-    yield Place(on[0], on[0], len(on), memory, threads, ", ".join(map(str, on)), host)
+    yield Site(on[0], on[0], len(on), memory, threads, ", ".join(map(str, on)), host)
 
 
-def _on_ray(config: InferConfig, say: Callable[[str], None]) -> Place:
+def _on_ray(config: InferConfig, say: Callable[[str], None]) -> Site:
     """Actors, as many as there is room for where nobody says."""
     shape = cluster.shape(config.actors, config.gpus_per_actor, config.cpus_per_actor)
     say(f"Ray has {cluster.described()}: {shape}")
@@ -81,7 +81,7 @@ def _on_ray(config: InferConfig, say: Callable[[str], None]) -> Place:
     def host(job: Job) -> Host[Task]:
         return cluster.Actors(labour, shape, device.type, _orders(device, max(1, int(shape.cpus))), job, say)
 
-    return Place(
+    return Site(
         models.device_of("auto" if config.device == "auto" else "cpu"),
         device,
         shape.count,
@@ -95,7 +95,7 @@ def _on_ray(config: InferConfig, say: Callable[[str], None]) -> Place:
 
 def run(
     job: Job,
-    there: Place,
+    there: Site,
     modules: Callable[[int], torch.nn.Module],
     tasks: Sequence[Task],
     wrote: Callable[[int, int], object],

@@ -112,11 +112,11 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None, live
     models.require_torch()
     from pipeline import devices
 
-    with devices.place(config, say) as place:
-        return _infer(config, say, live, place)
+    with devices.site(config, say) as site:
+        return _infer(config, say, live, site)
 
 
-def _infer(config: InferConfig, say: Callable[[str], None], live: Live | None, place: "devices.Place") -> Outcome:
+def _infer(config: InferConfig, say: Callable[[str], None], live: Live | None, site: "devices.Site") -> Outcome:
     import torch
 
     from pipeline import devices
@@ -130,7 +130,7 @@ def _infer(config: InferConfig, say: Callable[[str], None], live: Live | None, p
         config.model, config.model_args, ema=config.ema, trust=config.trust_checkpoint
     )
     out = config.out or default_out(config.data, config.model)
-    device = place.here
+    device = site.here
     share = shards.WHOLE if config.part is None else shards.Share(*config.part)
     classes = plural(len(manifest.classes), "class", "classes") if manifest.classes else "unnamed classes"
     say(f"{plural(len(manifest), 'image')}, {classes}, in {manifest.origin}")
@@ -150,8 +150,8 @@ def _infer(config: InferConfig, say: Callable[[str], None], live: Live | None, p
     transform = _transform(config, loader, sample)
     say(f"preprocessing: {_described(transform)}")
     prepare = Prepare(device, loader.mean, loader.std)
-    memory = place.memory
-    batch_size = config.batch_size or default_batch_size(place.device, sample, memory)
+    memory = site.memory
+    batch_size = config.batch_size or default_batch_size(site.device, sample, memory)
     kept: dict[int, torch.nn.Module] = {}
     runs: dict[int, Run] = {}
     outputs = 0
@@ -159,7 +159,7 @@ def _infer(config: InferConfig, say: Callable[[str], None], live: Live | None, p
     for step, file in steps.items():
         module = factory.build(file, say)
         together = together or max(1, memory // 2 // max(models.bytes_of(module), 1))
-        if place.host is not None:
+        if site.host is not None:
             kept.clear()  # the last one is enough for the preflight: each worker has its own
         if len(kept) < together:
             kept[step] = module
@@ -196,7 +196,7 @@ def _infer(config: InferConfig, say: Callable[[str], None], live: Live | None, p
             scores="logits" if config.scores == "logits" else "log_probabilities",
         )
     numbers = ", ".join(map(str, steps))
-    say(f"model {factory.name}, {outputs} classes, steps {numbers}; {place.words}; {config.precision}")
+    say(f"model {factory.name}, {outputs} classes, steps {numbers}; {site.words}; {config.precision}")
 
     manifest = manifest.within(outputs)
     if manifest.place is None and (unknown := int((manifest.label < 0).sum())):
@@ -226,16 +226,16 @@ def _infer(config: InferConfig, say: Callable[[str], None], live: Live | None, p
             rows = sum(len(ids) for of_step in again.values() for ids in of_step.values())
             say(f"{rows:,} rows that have an error are tried again")
             lacking = {step: {**of_step, **again[step]} for step, of_step in lacking.items()}
-        job = Job(config, loader, sample, steps, runs, out, place.threads, batch_size, tuple(warnings))
+        job = Job(config, loader, sample, steps, runs, out, site.threads, batch_size, tuple(warnings))
         given = shards.tasks(lacking, together)
 
         def built(number: int) -> torch.nn.Module:
             return module_of(factory.build, steps[number], runs[number])
 
         if given and config.preflight:
-            on = [device] * place.count
+            on = [device] * site.count
             job = preflight(job, on, lambda s: kept[s] if s in kept else built(s), given, factory.recipe, say)
-        if place.host is not None:
+        if site.host is not None:
             kept.clear()
 
         def modules(number: int) -> torch.nn.Module:
@@ -256,7 +256,7 @@ def _infer(config: InferConfig, say: Callable[[str], None], live: Live | None, p
                         f"error of {out} says why; what was published is safe, and --retry-errors tries those again"
                     )
 
-            seconds = devices.run(job, place, modules, given, wrote, say)
+            seconds = devices.run(job, site, modules, given, wrote, say)
         seconds["wall"] = time.perf_counter() - began
         return _outcome(job, share, mine, written, seconds)
 
