@@ -6,6 +6,7 @@ stage one) must be installed there. Files have the same paths on all machines.
 
 import contextlib
 import importlib.util
+import itertools
 import logging
 import math
 import os
@@ -18,12 +19,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pipeline.crew import Gone, Worker
 from pipeline.errors import InputError, first_line, plural
 
+X = TypeVar("X")
 Y = TypeVar("Y")
+S = TypeVar("S")
+K = TypeVar("K")
+
+WIDTH = 8
+"""How many are joined at a time."""
+
+RETRIES = 2
+"""Of what a process died on."""
 
 _MOST_CPUS = 16
 """Of an actor, where nobody says: threads that hold Python's lock now and then gain little from more."""
@@ -159,6 +169,90 @@ def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = [line for line in lines if ": " in line and not line.startswith(("File ", "ray::"))]
     return (said or lines or [type(error).__name__])[-1]
+
+
+# --- a fold ---
+
+
+class Tree(Generic[S]):
+    """Joins what comes one after the other, WIDTH at a time: some of it waits, never more than WIDTH at each height."""
+
+    def __init__(self, join: Callable[..., S]) -> None:
+        """`join` takes up to WIDTH neighbours."""
+        self._join = join
+        self._heights: list[list[S]] = []
+
+    def add(self, one: S) -> None:
+        """The next."""
+        for height in itertools.count():
+            if height == len(self._heights):
+                self._heights.append([])
+            self._heights[height].append(one)
+            if len(self._heights[height]) < WIDTH:
+                return
+            one, self._heights[height] = self._join(*self._heights[height]), []
+
+    def root(self) -> S:
+        """All of it; there must have been something."""
+        rest: list[S] = []
+        for ones in self._heights:
+            waiting = [*ones, *rest]  # what is higher came first
+            rest = [self._join(*waiting)] if len(waiting) > 1 else waiting
+        return rest[0]
+
+
+def fold(
+    function: Callable[[X], tuple[S, Y]],
+    items: Sequence[X],
+    key: Callable[[X], K],
+    join: Callable[..., S],
+    take: Callable[[K, S], object],
+) -> Iterator[tuple[X, Y]]:
+    """Each item is measured somewhere on the cluster; what is small of it comes back, and the rest is joined there.
+
+    At most two items for each processor are begun and not yet taken. A process that dies is made up for some times.
+
+    Args:
+        function: gives what is to be joined, and what comes back. It is sent by its name, as `join` is.
+        items: in their order.
+        key: what is joined together.
+        join: takes up to WIDTH of them.
+        take: hears of a key and all that was joined of it, at the end.
+
+    Yields the items in their order, with what came back. Raises InputError that a process met, or if they keep dying.
+    """
+    ray = _ray()
+    measured = ray.remote(num_cpus=1, num_returns=2, max_retries=RETRIES)(function)
+    joined = ray.remote(num_cpus=1, max_retries=RETRIES)(join)
+    ahead = 2 * max(1, int(sum(node["CPU"] for node in _nodes())))
+    trees: dict[K, Tree[Any]] = {}
+    begun: deque[tuple[X, Any]] = deque()
+    for item in items:
+        state, apart = measured.remote(item)
+        trees.setdefault(key(item), Tree(joined.remote)).add(state)
+        begun.append((item, apart))
+        del state, apart  # the last to hold on to them
+        if len(begun) >= ahead:
+            first, back = begun.popleft()
+            yield first, _found(back)
+    while begun:
+        first, back = begun.popleft()
+        yield first, _found(back)
+    for name, tree in trees.items():
+        take(name, _found(tree.root()))
+
+
+def _found(promised: Any) -> Any:
+    """What was promised. Raises InputError as it was raised elsewhere, or if nobody lived to give it."""
+    ray = _ray()
+    try:
+        return ray.get(promised)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, InputError):
+            raise error.cause from None
+        raise
+    except ray.exceptions.RayError as error:
+        raise InputError(f"processes on Ray that read predictions {_how(error)}, {RETRIES + 1} times") from error
 
 
 # --- workers ---

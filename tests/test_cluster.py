@@ -1,10 +1,13 @@
 """What is asked of Ray, and what is said where it is not there; none of this starts one."""
 
 import importlib.util
+import itertools
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline import InferConfig, cluster, infer
 from pipeline.errors import InputError
@@ -59,6 +62,23 @@ def test_without_ray_the_message_is_one_line(monkeypatch: pytest.MonkeyPatch, tm
     data = toy.pictures(tmp_path / "data")
     with pytest.raises(InputError, match=r"^--engine ray needs Ray: pip install 'predboard\[ray\]'$"):
         infer(InferConfig(str(data), toy.model_file(tmp_path), out=tmp_path / "out", engine="ray"))
+
+
+@given(st.integers(1, 700))
+def test_a_tree_joins_all_in_their_order_and_few_wait(count: int) -> None:
+    joins: list[int] = []
+
+    def join(*ones: tuple[int, ...]) -> tuple[int, ...]:
+        assert 2 <= len(ones) <= cluster.WIDTH + 1
+        joins.append(len(ones))
+        return tuple(itertools.chain(*ones))
+
+    tree = cluster.Tree(join)
+    for i in range(count):
+        tree.add((i,))
+        assert sum(map(len, tree._heights)) <= (cluster.WIDTH - 1) * len(tree._heights)
+    assert tree.root() == tuple(range(count))
+    assert sum(n - 1 for n in joins) == count - 1  # nothing was joined twice
 
 
 @pytest.mark.parametrize(
