@@ -201,6 +201,15 @@ class Tree(Generic[S]):
         return rest[0]
 
 
+def portion(rows: int, least: int, most: int) -> int:
+    """Rows that a process should get at a time: so few that each has several turns, within these bounds."""
+    return min(max(rows // (8 * _processors()), least), most)
+
+
+def _processors() -> int:
+    return max(1, int(sum(node["CPU"] for node in _nodes())))
+
+
 def fold(
     function: Callable[[X], tuple[S, Y]],
     items: Sequence[X],
@@ -222,13 +231,13 @@ def fold(
     Yields the items in their order, with what came back. Raises InputError that a process met, or if they keep dying.
     """
     ray = _ray()
-    measured = ray.remote(num_cpus=1, num_returns=2, max_retries=RETRIES)(function)
+    measured = ray.remote(num_cpus=1, num_returns=2, max_retries=RETRIES)(_call)
     joined = ray.remote(num_cpus=1, max_retries=RETRIES)(join)
-    ahead = 2 * max(1, int(sum(node["CPU"] for node in _nodes())))
+    ahead = 2 * _processors()
     trees: dict[K, Tree[Any]] = {}
     begun: deque[tuple[X, Any]] = deque()
     for item in items:
-        state, apart = measured.remote(item)
+        state, apart = measured.remote(function, item)
         trees.setdefault(key(item), Tree(joined.remote)).add(state)
         begun.append((item, apart))
         del state, apart  # the last to hold on to them
@@ -240,6 +249,10 @@ def fold(
         yield first, _found(back)
     for name, tree in trees.items():
         take(name, _found(tree.root()))
+
+
+def _call(function: Callable[[X], Y], item: X) -> Y:
+    return function(item)
 
 
 def _found(promised: Any) -> Any:

@@ -391,6 +391,12 @@ class VisualizeConfig:
     """Show every N-th image as well, as a loop over the data would log them; `all` of them, as far as an event file of
     100 MiB has room."""
 
+    engine: Engine = "local"
+    """ray: read on a Ray cluster, whose machines see the predictions under the same path (docs/scale.md)."""
+
+    ray_address: str | None = None
+    """Of the cluster, or auto. Default: RAY_ADDRESS, else one that runs here, else one that is started for this."""
+
     workers: int = 0
     """Processes that read, where there is enough to do, and threads that draw. 0: one a processor, at most 16."""
 
@@ -398,6 +404,7 @@ class VisualizeConfig:
         """Raise InputError for values that can never work."""
         _places(self, "predictions", "logdir", "image_root")
         _at_least("workers", self.workers, 0)
+        _for_ray(self, "ray_address")
         if isinstance(self.log_every, int):
             _at_least("log-every", self.log_every, 1)
 

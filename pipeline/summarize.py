@@ -3,12 +3,13 @@
 All of it is one pass over the logits. Panels that look again get the rows of that pass, which are some 100 bytes each.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import store, workers
+from pipeline import cluster, store, workers
 from pipeline.panels import LooksAgain, OfLastStep, Panel, Twice
 from pipeline.predictions import ROW_COLUMNS, Predictions, derived_rows
 from pipeline.state import merge_all
@@ -19,6 +20,9 @@ States = dict[str, Any]
 
 PORTION = 4096
 """Rows that a process measures before it answers, at least, where there are several parts of fewer."""
+
+MOST = 262_144
+"""Rows that a process of a cluster measures before it answers, at most: the derived ones, 40 MB, come back together."""
 
 PER_ROW = 150
 """What a row costs beside its logits, in logits."""
@@ -54,8 +58,9 @@ def summarize(
     count: int,
     done: Callable[[int], object] = lambda _: None,
     sink: Sink | None = None,
+    on_ray: bool = False,
 ) -> dict[int, States]:
-    """States of each step; parts are measured here or on processes, and folded in their order.
+    """States of each step; parts are measured here, on processes or on Ray, and folded in their order.
 
     Args:
         steps: of one run.
@@ -63,13 +68,14 @@ def summarize(
         count: processes to use where there is enough to do.
         done: told the rows of every few parts that are finished.
         sink: takes the derived rows; without it they are not made.
+        on_ray: measure and fold on the cluster that this process is connected to.
     """
     states: dict[int, States] = {}
     every = {n: p for n, p in panels.items() if not (isinstance(p, OfLastStep) and p.last_step_only)}
     portions = [
         _Portion(step.step, parts, panels if step is steps[-1] else every)
         for step in steps
-        for parts in _portions(step.parts)
+        for parts in _portions(step.parts, cluster.portion(step.rows, PORTION, MOST) if on_ray else PORTION)
     ]
     numbers = sum(step.rows * (len(step.run.classes) + PER_ROW) for step in steps)
     processes = 1 if numbers < WORTH else min(count, len(portions))
@@ -78,7 +84,12 @@ def summarize(
         for step, measured in more.items():
             states[step] = merge_all(states[step], measured) if step in states else measured
 
-    for rows, finished, derived in workers.in_processes(_Measuring(sink is not None), portions, processes, add):
+    answers = (
+        _on_ray(portions, sink is not None, add)
+        if on_ray
+        else workers.in_processes(_Measuring(sink is not None), portions, processes, add)
+    )
+    for rows, finished, derived in answers:
         add(finished)
         for batch in derived:
             sink(batch)  # type: ignore[misc]  # there are derived rows only where there is a sink
@@ -99,12 +110,12 @@ class _Portion:
     panels: Mapping[str, Panel]
 
 
-def _portions(parts: Sequence[PartFile]) -> Iterator[tuple[PartFile, ...]]:
-    """Neighbouring parts, together at least PORTION rows."""
+def _portions(parts: Sequence[PartFile], least: int) -> Iterator[tuple[PartFile, ...]]:
+    """Neighbouring parts, together at least so many rows."""
     taken: list[PartFile] = []
     for part in parts:
         taken.append(part)
-        if sum(p.rows for p in taken) >= PORTION:
+        if sum(p.rows for p in taken) >= least:
             yield tuple(taken)
             taken = []
     if taken:
@@ -135,6 +146,28 @@ class _Measuring:
         return self._states
 
 
+def _measure(portion: _Portion, rows: bool) -> tuple[States, list[Predictions]]:
+    """States and derived rows of one portion."""
+    measuring = _Measuring(rows)
+    _, _, derived = measuring(portion)
+    return measuring.rest()[portion.step], derived
+
+
+def _joined(*states: States) -> States:
+    return functools.reduce(merge_all, states)
+
+
+def _on_ray(
+    portions: Sequence[_Portion], rows: bool, add: Callable[[Mapping[int, States]], None]
+) -> Iterator[tuple[int, Mapping[int, States], list[Predictions]]]:
+    """As `workers.in_processes` gives them; the states are joined on the cluster, and only those of steps come here."""
+    measure = functools.partial(_measure, rows=rows)
+    for portion, derived in cluster.fold(
+        measure, portions, lambda portion: portion.step, _joined, lambda step, states: add({step: states})
+    ):
+        yield sum(part.rows for part in portion.parts), {}, derived
+
+
 def measured(
     steps: Sequence[Step],
     panels: Mapping[str, Panel],
@@ -142,19 +175,20 @@ def measured(
     rows: Path,
     keep: bool = False,
     done: Callable[[int], object] = lambda _: None,
+    on_ray: bool = False,
 ) -> dict[int, States]:
     """States of each step, those of a second look among them.
 
     Args:
-        steps, panels, count, done: as for `summarize`.
+        steps, panels, count, done, on_ray: as for `summarize`.
         rows: file that the derived rows are written to, if they are to be kept or a panel looks again.
         keep: whether they are.
     """
     if not keep and not any(isinstance(panel, LooksAgain) for panel in panels.values()):
-        return summarize(steps, panels, count, done)
+        return summarize(steps, panels, count, done, on_ray=on_ray)
     writer = store.RowsWriter(rows)
     try:
-        states = summarize(steps, panels, count, done, writer.write)
+        states = summarize(steps, panels, count, done, writer.write, on_ray)
     finally:
         writer.close()
     return look_again(steps, panels, states, store.read_rows(rows))

@@ -1,5 +1,6 @@
 """Stage two, one straight function: Parquet -> states -> summaries -> event files. Knows no torch and no model."""
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -11,7 +12,7 @@ from dataclasses import asdict, dataclass
 
 from tqdm import tqdm
 
-from pipeline import events, images, logs, outcome, pages, panels, places, runs, store, workers
+from pipeline import cluster, events, images, logs, outcome, pages, panels, places, runs, store, workers
 from pipeline.config import VisualizeConfig
 from pipeline.errors import InputError, first_line, plural
 from pipeline.pictures import Pictures
@@ -116,8 +117,12 @@ def _visualize_run(
         try:
             aside.mkdir()
             keep = not config.panels or config.log_every is not None
-            with tqdm(total=rows, unit=" rows", desc="read", disable=None, file=sys.stderr) as bar:
-                states = measured(steps, chosen, threads, aside / ROWS, keep, bar.update)
+            on_ray = config.engine == "ray"
+            with (
+                cluster.connected(config.ray_address) if on_ray else contextlib.nullcontext(),
+                tqdm(total=rows, unit=" rows", desc="read", disable=None, file=sys.stderr) as bar,
+            ):
+                states = measured(steps, chosen, threads, aside / ROWS, keep, bar.update, on_ray)
             with (
                 images.quietly(),
                 events.Writer(aside / logs.EVENTS, times[numbers[0]]) as writer,

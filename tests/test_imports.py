@@ -184,7 +184,7 @@ ALLOWED: dict[str, set[str]] = {
     "store": {"errors", "places", "predictions", "shards", "workers"},
     "suggest": {"errors", "judge", "paired", "summaries"},
     "summaries": {"predictions"},
-    "summarize": {"panels", "predictions", "state", "store", "workers"},
+    "summarize": {"cluster", "panels", "predictions", "state", "store", "workers"},
     "tables": {"arrays", "errors", "sources"},
     "tally": {"predictions", "state"},
     "timing": set(),
@@ -192,6 +192,7 @@ ALLOWED: dict[str, set[str]] = {
     "usercode": {"errors"},
     "verdicts": {"errors", "judge", "summaries"},
     "visualize": {
+        "cluster",
         "config",
         "errors",
         "events",

@@ -1,5 +1,6 @@
 """Actors of a Ray on this machine give the rows of one process, whatever dies meanwhile."""
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -18,7 +19,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline import InferConfig, cli, infer, open_predictions
+from pipeline import InferConfig, VisualizeConfig, cli, cluster, infer, open_predictions, store, visualize
 from pipeline.errors import InputError
 from pipeline.inspection import inspect
 from tests import toy
@@ -300,3 +301,71 @@ def test_eurosats_five_steps_are_those_of_one_process(tmp_path: Path) -> None:
     assert outcome.complete and outcome.steps[12].accuracy == pytest.approx(0.9524, abs=5e-5)
     for step in outcome.steps:
         _same(tmp_path / "ray", tmp_path / "local", step)
+    _same_logs(tmp_path / "local", tmp_path)
+
+
+# --- stage two ---
+
+
+def _same_logs(predictions: Path, folder: Path, **options: Any) -> list[str]:
+    """Draw with both engines. -> what was said."""
+    said: list[str] = []
+    visualize(VisualizeConfig((predictions,), folder / "logs", **options))
+    visualize(VisualizeConfig((predictions,), folder / "logs_ray", engine="ray", **options), said.append)
+    here, there = (
+        {p.relative_to(logs): p.read_bytes() for p in sorted(logs.rglob("*")) if p.is_file() and p.name[0] != "."}
+        for logs in (folder / "logs", folder / "logs_ray")
+    )
+    assert [p for p in here if p.name.startswith("events.out.tfevents.")]
+    assert here.keys() == there.keys()
+    assert [p for p in here if here[p] != there[p]] == []
+    return said
+
+
+def test_logs_are_the_same_to_the_last_byte(tmp_path: Path) -> None:
+    logits, label = toy.table(toy.RUN, 40_000)
+    for step in (1, 2):
+        run = dataclasses.replace(toy.RUN, step=step)
+        toy.write_run(tmp_path / "run", logits * step, label, run, shard_size=1000, failed=frozenset({3, 4000}))
+    _same_logs(tmp_path / "run", tmp_path)
+
+
+def test_a_damaged_part_is_one_line_from_a_cluster_too(tmp_path: Path) -> None:
+    logits, label = toy.table(toy.RUN, 3000)
+    toy.write_run(tmp_path / "run", logits, label, shard_size=1000)
+    toy.spoil(store.part_path(tmp_path / "run", 0, 1), "logits.list.element")
+    with pytest.raises(
+        InputError, match=r"^step=00000000/part-00001\.parquet is damaged \(.*\): run the command"
+    ) as met:
+        visualize(VisualizeConfig((tmp_path / "run",), tmp_path / "logs", engine="ray"))
+    assert "\n" not in str(met.value)
+
+
+def _measured_or_dead(item: tuple[int, str]) -> tuple[int, int]:
+    """The number, to be summed, and its double; the first time that the file is not there, death."""
+    number, file = item
+    if file:
+        try:
+            os.close(os.open(file, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            pass
+        else:
+            os.kill(os.getpid(), signal.SIGKILL)
+    if number < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number, 2 * number
+
+
+def _sum(*numbers: int) -> int:
+    return sum(numbers)
+
+
+def test_a_fold_outlives_a_process_that_dies_and_ends_when_they_keep_dying(tmp_path: Path) -> None:
+    sums: dict[int, int] = {}
+    items = [(i, str(tmp_path / "killed") if i == 30 else "") for i in range(100)]
+    found = list(cluster.fold(_measured_or_dead, items, lambda item: item[0] % 3, _sum, sums.__setitem__))
+    assert found == [(item, 2 * item[0]) for item in items]
+    assert sums == {k: sum(range(k, 100, 3)) for k in range(3)}
+    assert (tmp_path / "killed").exists()
+    with pytest.raises(InputError, match=r"^processes on Ray that read predictions .*, 3 times$"):
+        list(cluster.fold(_measured_or_dead, [(-1, "")], lambda _: 0, _sum, sums.__setitem__))
