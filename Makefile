@@ -14,7 +14,7 @@ READY_LIBRARIES := .venv-libraries/.ready
 DEMO := data/digits/expect.txt
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: help setup demo infer visualize board inspect test lint format test-browser test-ray test-libraries bench clean print-out
+.PHONY: help setup demo infer visualize board inspect test lint format test-browser test-ray test-s3 test-libraries bench clean print-out
 
 help: ## print this
 	@echo 'make TARGET [VARIABLE=value ...]'
@@ -131,6 +131,10 @@ test-browser: $(READY_DEV) ## run the tests that need headless Chromium
 test-ray: $(READY_DEV) ## run the tests on a Ray of this machine
 	@echo 'test: pytest on Ray'
 	@$(BIN)/python -m pytest -m ray $(ARGS)
+
+test-s3: $(READY_DEV) ## run the tests on a server of this machine that speaks S3, with faults on the way
+	@echo 'test: pytest on S3'
+	@$(BIN)/python -m pytest -m s3 -n 2 --dist worksteal $(ARGS)
 
 test-libraries: $(READY_LIBRARIES) ## compare logits with torchvision, timm and transformers, in an environment of their own
 	@echo 'test: pytest against the libraries'

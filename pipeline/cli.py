@@ -452,7 +452,17 @@ def _board(config: BoardConfig) -> int:
             probe.bind(("localhost", config.port))
         except OSError as error:
             raise InputError(f"port {config.port} is not free ({error.strerror}): name another --port") from error
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(config.logdir), "--port", str(config.port)]
+    if isinstance(config.logdir, Path):
+        return _tensorboard(config, config.logdir)
+    from pipeline.mirror import followed
+
+    with followed(config.logdir, _say) as copy:
+        return _tensorboard(config, copy)
+
+
+def _tensorboard(config: BoardConfig, folder: Path) -> int:
+    """Show what is in a folder until somebody ends it."""
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--port", str(config.port)]
     # More than we ever write of each kind. 0 would mean none, whatever the help says (tensorboard issue 5550).
     command += ["--samples_per_plugin", "images=1000,histograms=1000,text=1000,scalars=10000,pr_curves=1000"]
     with subprocess.Popen(command) as board:  # noqa: S603  our own interpreter and flags

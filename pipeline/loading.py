@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline import datasets, images, sources, usercode, workers
+from pipeline import datasets, images, places, sources, usercode, workers
 from pipeline.config import InferConfig
 from pipeline.errors import InputError, first_line
 from pipeline.predictions import hash64, mix
@@ -331,6 +331,8 @@ def loader_of(config: InferConfig, manifest: sources.Manifest, recipe: Recipe | 
 
 def reason(error: Exception) -> str:
     """Why an image could not be read: the same words on every machine, without paths or addresses."""
+    if isinstance(error, places.StorageError):
+        return f"StorageError: {error.reason}"
     if isinstance(error, OSError) and error.errno is not None:
         return f"{type(error).__name__}: {os.strerror(error.errno)}"
     if type(error).__name__ == "UnidentifiedImageError":

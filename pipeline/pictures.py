@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from PIL import Image
 
-from pipeline import draw, events, images, sources, store, workers
+from pipeline import draw, events, images, places, sources, store, workers
 from pipeline.config import Exif
 from pipeline.places import Place
 from pipeline.store import Step
@@ -38,11 +38,19 @@ class Pictures:
         self._expected: dict[int, set[int]] = {number: set() for number in self._steps}
         self._thumbnails: dict[int, dict[int, bytes | None]] = {number: {} for number in self._steps}
         self._lock = threading.Lock()
+        self._connections = threading.BoundedSemaphore(places.CONNECTIONS)  # of all tiles that are drawn at once
 
     def encode(self, step: int, tiles: Tiles) -> Encoded:
         """The tiles with their words: PNG where a picture was enlarged or is missing, JPEG where it was reduced."""
         run, rows, samples = self._steps[step].run, tiles.rows, []
-        for i in range(len(rows["id"])):
+        of = [
+            (self._of(step), id_, str(ref or "")) for id_, ref in zip(rows["id"].tolist(), rows["image"], strict=True)
+        ]
+        if self._far(step, (ref for _, _, ref in of)):  # each costs a round trip, so they are opened side by side
+            fitted = workers.in_order(lambda picture: self._fitted(*picture), of, places.CONNECTIONS)
+        else:
+            fitted = (self._fitted(*picture) for picture in of)
+        for i, (picture, exact) in enumerate(fitted):
             label, loss = int(rows["label"][i]), float(rows["loss"][i])
             words = draw.Words(
                 true=run.classes[label] if label >= 0 else None,
@@ -50,11 +58,10 @@ class Pictures:
                     (run.classes[c], float(p))
                     for c, p in zip(rows["top_class"][i], rows["top_probability"][i], strict=True)
                 ],
-                name=str(rows["image"][i] or ""),
-                id=int(rows["id"][i]),
+                name=of[i][2],
+                id=of[i][1],
                 loss=loss if label >= 0 else None,
             )
-            picture, exact = self._fitted(self._of(step), words.id, words.name)
             pixels = draw.tile(picture, words)
             samples.append(events.png(pixels) if exact else events.jpeg(pixels))
         return Encoded(tiles.tag, draw.WIDTH, draw.HEIGHT, tuple(samples), tiles.description)
@@ -79,8 +86,17 @@ class Pictures:
                     picture = picture.resize([s * (side // max(picture.size)) for s in picture.size], NEAREST)
             return picture
 
+        if self._far(step, (str(ref or "") for _, ref in points)):
+            threads = places.CONNECTIONS
         drawn = list(workers.in_order(small, points, threads))
         return (events.jpeg(draw.sprite(drawn, side)) if any(drawn) else b""), side
+
+    def _root_of(self, step: int) -> str:
+        return self._steps[step].run.root if self._root is None else str(self._root)
+
+    def _far(self, step: int, refs: Iterable[str]) -> bool:
+        """Whether any of the pictures is in storage."""
+        return places.is_uri(self._root_of(step)) or any(map(places.is_uri, refs))
 
     def _of(self, step: int) -> int:
         return step if self._shared is None else self._shared
@@ -94,7 +110,6 @@ class Pictures:
         """A source picture in RGB; None, and counted, if it is nowhere."""
         run = self._steps[step].run
         exif: Exif = "apply" if run.transform.get("exif") == "apply" else "ignore"
-        root = run.root if self._root is None else str(self._root)
         ways = ["source", "thumbnail"] if run.thumbnails else ["source"]
         if "dataset" in run.transform:  # its item may be a part of its file
             ways.reverse()
@@ -102,7 +117,9 @@ class Pictures:
             stored = self._thumbnail(step, row) if way == "thumbnail" else None
             with contextlib.suppress(Exception):  # as in stage one, a picture file may fail in any way
                 if way == "source":
-                    return images.open_image(sources.read(root, ref), exif=exif, enough=enough)
+                    with self._connections:
+                        content = sources.read(self._root_of(step), ref)
+                    return images.open_image(content, exif=exif, enough=enough)
                 if stored is not None:
                     return images.open_image(stored)
         if ref:

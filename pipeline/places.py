@@ -51,6 +51,11 @@ REFUSED = (
 class StorageError(InputError, OSError):
     """Storage that cannot be reached or refuses: one line for the user. Nothing is wrong with what is in it."""
 
+    @property
+    def reason(self) -> str:
+        """The same words wherever it is."""
+        return str(self).partition(": ")[2].partition(" (")[0] or str(self)
+
 
 class Stat(NamedTuple):
     """What `Path.stat` says, as far as storage knows it."""

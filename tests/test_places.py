@@ -15,7 +15,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import InferConfig, InputError, VisualizeConfig, cli, infer, open_predictions, places, sources, store
+from pipeline import (
+    InferConfig,
+    InputError,
+    VisualizeConfig,
+    cli,
+    infer,
+    loading,
+    open_predictions,
+    places,
+    sources,
+    store,
+)
 from pipeline import visualize as draw_logs
 from pipeline.inspection import inspect
 from pipeline.places import Remote, StorageError, at
@@ -209,6 +220,9 @@ def test_trouble_with_storage_is_no_damage(said: str, expected: str) -> None:
     assert re.search(expected, str(fault))
     assert len(str(fault).splitlines()) == 1
     assert places.fault(place, fault) is fault
+    assert str(pickle.loads(pickle.dumps(fault))) == str(fault)
+    assert "bucket/key" not in loading.reason(fault)
+    assert re.search(expected, loading.reason(fault))
     assert places.fault(place, OSError("CRC checksum verification failed")) is None
     assert places.fault(Path("bucket/key"), OSError(said)) is None
 
