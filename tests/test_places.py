@@ -4,6 +4,7 @@ import pickle
 import re
 import tarfile
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from pipeline import (
     cli,
     infer,
     loading,
+    mirror,
     open_predictions,
     places,
     sources,
@@ -324,6 +326,32 @@ def test_logs_in_storage_are_the_logs_on_disk(memory: Any, tmp_path: Path) -> No
     (few,) = draw_logs("memory://out/run", "memory://logs", panels=("metrics",))
     assert not few.unchanged
     assert keys(memory, "logs/run") == {few.event_file.name, "summary.json", ".predboard.json"}
+
+
+def test_a_copy_for_tensorboard_has_what_it_shows_and_follows(memory: Any) -> None:
+    toy.write_run(Remote("memory://out/run"), *toy.table(toy.RUN, 40))
+    draw_logs("memory://out/run", "memory://logs", panels=("metrics", "embeddings"))
+    memory.pipe_file("/logs/other/events.out.tfevents.foreign", b"of another program")
+
+    def shown() -> dict[str, bytes]:
+        names = [n for n in keys(memory, "logs") if "tfevents" in n or "projector" in n]
+        return {name: memory.cat_file(f"/logs/{name}") for name in names}
+
+    def copied_now() -> dict[str, bytes]:
+        return {p.relative_to(copy).as_posix(): p.read_bytes() for p in copy.rglob("*") if p.is_file()}
+
+    said: list[str] = []
+    with mirror.followed(Remote("memory://logs"), said.append, every=0.01) as copy:
+        assert copied_now() == shown()
+        assert len(copied_now()) == 5
+        draw_logs("memory://out/run", "memory://logs", panels=("metrics",))
+        until = time.monotonic() + 20
+        while copied_now() != shown() and time.monotonic() < until:
+            time.sleep(0.01)
+        assert copied_now() == shown()
+        assert len(copied_now()) == 2
+    assert not copy.exists()
+    assert said == []
 
 
 def test_runs_in_storage_are_ranked(memory: Any) -> None:
