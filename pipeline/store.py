@@ -163,10 +163,12 @@ def part_paths(run: Some, step: int) -> list[Some]:
     return sorted(parts, key=lambda p: (len(p.name), p.name))
 
 
-def each(function: Callable[[X], Y], items: Sequence[X], where: Place) -> Iterator[Y]:
+def each(
+    function: Callable[[X], Y], items: Sequence[X], where: Place, threads: int = places.CONNECTIONS
+) -> Iterator[Y]:
     """What a function gives for each item, in order; on several threads where each has to ask storage."""
     if isinstance(where, Remote):
-        return workers.in_order(function, items, places.CONNECTIONS)
+        return workers.in_order(function, items, min(threads, len(items)))
     return map(function, items)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline import cluster, store, workers
 from pipeline.panels import LooksAgain, OfLastStep, Panel, Twice
+from pipeline.places import Remote
 from pipeline.predictions import ROW_COLUMNS, Predictions, derived_rows
 from pipeline.state import merge_all
 from pipeline.store import PartFile, Step
@@ -23,6 +24,9 @@ PORTION = 4096
 
 MOST = 262_144
 """Rows that a process of a cluster measures before it answers, at most: the derived ones, 40 MB, come back together."""
+
+AT_ONCE = 4
+"""Parts in storage that a process asks for at a time: it waits for each as long as it measures, or longer."""
 
 PER_ROW = 150
 """What a row costs beside its logits, in logits."""
@@ -75,7 +79,7 @@ def summarize(
     portions = [
         _Portion(step.step, parts, panels if step is steps[-1] else every)
         for step in steps
-        for parts in _portions(step.parts, cluster.portion(step.rows, PORTION, MOST) if on_ray else PORTION)
+        for parts in _portions(step.parts, cluster.portion(step.rows, PORTION, MOST) if on_ray else _portion(step))
     ]
     numbers = sum(step.rows * (len(step.run.classes) + PER_ROW) for step in steps)
     processes = 1 if numbers < WORTH else min(count, len(portions))
@@ -110,6 +114,12 @@ class _Portion:
     panels: Mapping[str, Panel]
 
 
+def _portion(step: Step) -> int:
+    """Rows of a portion, at least: so many that parts in storage can be asked for ahead."""
+    far = isinstance(step.parts[0].path, Remote)
+    return max(PORTION, min(4 * AT_ONCE * step.parts[0].rows, MOST)) if far else PORTION
+
+
 def _portions(parts: Sequence[PartFile], least: int) -> Iterator[tuple[PartFile, ...]]:
     """Neighbouring parts, together at least so many rows."""
     taken: list[PartFile] = []
@@ -134,8 +144,8 @@ class _Measuring:
         finished = {step: states for step, states in self._states.items() if step != portion.step}
         so_far = self._states.get(portion.step)
         derived = []
-        for part in portion.parts:
-            measured, more = summarize_part(part, portion.panels, portion.step, self._rows)
+        measure = functools.partial(summarize_part, panels=portion.panels, step=portion.step, rows=self._rows)
+        for measured, more in store.each(measure, portion.parts, portion.parts[0].path, AT_ONCE):
             so_far = measured if so_far is None else merge_all(so_far, measured)
             derived += more
         self._states = {portion.step: so_far or {}}

@@ -197,7 +197,7 @@ ALLOWED: dict[str, set[str]] = {
     "store": {"errors", "places", "predictions", "shards", "workers"},
     "suggest": {"errors", "judge", "paired", "summaries"},
     "summaries": {"predictions"},
-    "summarize": {"cluster", "panels", "predictions", "state", "store", "workers"},
+    "summarize": {"cluster", "panels", "places", "predictions", "state", "store", "workers"},
     "tables": {"arrays", "errors", "sources"},
     "tally": {"predictions", "state"},
     "timing": set(),

@@ -18,10 +18,11 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from tensorboard.util import tensor_util
 
-from pipeline import InferConfig, InputError, infer, mirror, open_predictions, places, sources, store
+from pipeline import InferConfig, InputError, infer, mirror, open_predictions, places, resume, shards, sources, store
 from pipeline import visualize as draw_logs
 from pipeline.inspection import inspect
 from pipeline.logs import RECORD
@@ -339,6 +340,30 @@ def test_pictures_are_read_side_by_side_and_not_too_many_at_once(server: Server,
     assert waited > 15
     assert took < waited / 4
     assert 6 < server.most <= places.CONNECTIONS
+
+
+@pytest.mark.parametrize("command", ["visualize", "inspect", "resume"])
+def test_parts_are_asked_for_side_by_side(command: str, server: Server, tmp_path: Path) -> None:
+    toy.write_run(tmp_path / "run", *toy.table(toy.RUN, 960), shard_size=40)
+    there = Remote(put(server, tmp_path / "run", "run"))
+    with server.watched(lambda request, _: 0.1 if "/step=" in request.path else None) as asked:
+        began = time.perf_counter()
+        if command == "visualize":
+            draw_logs(there, tmp_path / "logs", panels=("metrics",))
+        elif command == "inspect":
+            assert inspect(there).whole
+        else:
+            plan = shards.plan(960, 40)
+            manifest = sources.Manifest("", pa.array(["x"] * 960), np.zeros(960, np.int32), np.zeros(960, np.int64), ())
+            todo, changed = resume.to_do(
+                there, store.open_run(there)[0].run, plan, manifest, update=True, overwrite=False, say=print
+            )
+            assert (len(todo), len(changed)) == (24, 24)  # of another list, and looked at all the same
+        took = time.perf_counter() - began
+    waited = 0.1 * sum("/step=" in request.path for request in asked)
+    assert waited > 7
+    assert took < waited / 2
+    assert 3 < server.most <= places.CONNECTIONS
 
 
 def test_few_requests_for_a_part(server: Server, predictions: Remote) -> None:
