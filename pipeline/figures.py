@@ -6,7 +6,7 @@ of squares; what asks for the order of rows by leaving out one of 20 groups afte
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import NormalDist
@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from pipeline import ranking, tally
 from pipeline.predictions import Predictions, Run, hash64
 from pipeline.ranking import Estimate, Ranking, mean_defined
-from pipeline.state import UNIT, fixed, summed
+from pipeline.state import UNIT, fixed, greatest, summed
 from pipeline.summaries import Figure
 from pipeline.tally import Z95, Scores, Tally, means, wilson, wilsons
 
 COLUMNS = tally.COLUMNS | ranking.COLUMNS
-"""Columns that `Evidence.measure` reads."""
+"""Columns that `Evidence.measure` reads; `Basis.measure` reads those of the tally."""
 
 TOPS = (2, 5)
 """Numbers of highest classes among which the true one is looked for."""
@@ -52,6 +52,14 @@ DEFINITIONS = {
     "average_precision_macro": "Average precision (step sum), a class against the rest, mean over classes with images.",
     "aurc": "Area under the risk–coverage curve: mean error rate of the most confident images, over all shares kept.",
 }
+WITHOUT_LOGITS = frozenset(
+    [
+        *("accuracy", "balanced_accuracy", "precision_macro", "recall_macro", "f1_macro", "f1_weighted", "mcc", "nll"),
+        *("precision", "recall", "f1"),
+    ]
+)
+"""Figures of all classes and of a class that `Basis` has."""
+
 LESS_IS_BETTER = frozenset({"nll", "brier", "aurc"})
 """Of `DEFINITIONS`; of the others more is better."""
 
@@ -72,22 +80,96 @@ _JACKKNIFE = HOW_OF_A_CLASS["auroc"]
 
 
 @dataclass(frozen=True)
+class Column:
+    """One figure of all classes: [classes] each, nan where a class has none."""
+
+    value: NDArray[np.float64]
+    lower: NDArray[np.float64]
+    upper: NDArray[np.float64]
+    bound: NDArray[np.float64]
+    """How far the exact value may be away; nan where it is exact."""
+    rows: NDArray[np.int64]
+    """Images that it rests on: of the class, predicted as it (precision), or either (F1)."""
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Mergeable state from which the figures follow that need no logits."""
+
+    tally: Tally
+    classes: np.int64 = greatest()  # how many there are
+    loss_squares: np.int64 = summed()  # nats², each cut at SQUARE
+
+    @classmethod
+    def zero(cls, run: Run) -> "Basis":
+        """No rows."""
+        return cls(Tally.zero(), np.int64(len(run.classes)), np.int64(0))
+
+    @classmethod
+    def measure(cls, run: Run, batch: Predictions) -> "Basis":
+        """These rows alone, measured once for all panels that share it."""
+
+        def count() -> Basis:
+            squares = np.minimum(np.square(batch.labelled.loss, dtype=np.float64), SQUARE)
+            return cls(Tally.measure(run, batch), np.int64(len(run.classes)), fixed(squares))
+
+        return batch.once(Basis, count)
+
+    @cached_property
+    def scores(self) -> Scores:
+        """Counts by class and what follows from them."""
+        return Scores(self.tally, int(self.classes))
+
+    @cached_property
+    def overall(self) -> dict[str, Figure]:
+        """Figures of all classes together by name; what is not defined is left out."""
+        scores, n = self.scores, self.scores.counted
+        if not n:
+            return {}
+        found = {"accuracy": _share("accuracy", float(scores.hits.sum()), n)}
+        draws = redrawn(scores)
+        for name, value in scores.means.items():
+            how = f"bias-corrected bootstrap of the confusion cells, {len(draws[name]):,} draws"
+            found[name] = Figure(value, corrected(value, draws[name]), DEFINITIONS[name], how, rows=n)
+        found["nll"] = _mean("nll", self.tally.loss, self.loss_squares, n)
+        return found
+
+    @cached_property
+    def by_class(self) -> dict[str, Column]:
+        """Figures of single classes, in the order of `OF_A_CLASS`."""
+        s = self.scores
+        union = s.support + s.predictions - s.hits  # rows of the class or predicted as it; F1 = 2 J / (1 + J)
+        jaccard = [2 * end / (1 + end) for end in wilsons(s.hits, union)]
+        none = np.full(s.classes, np.nan)
+        return {
+            "precision": Column(
+                np.where(s.predictions > 0, s.precision, np.nan), *wilsons(s.hits, s.predictions), none, s.predictions
+            ),
+            "recall": Column(np.where(s.support > 0, s.recall, np.nan), *wilsons(s.hits, s.support), none, s.support),
+            "f1": Column(np.where(union > 0, s.f1, np.nan), jaccard[0], jaccard[1], none, union),
+        }
+
+    def of_class(self, index: int) -> dict[str, Figure]:
+        """The figures of one class by name; what is not defined is left out."""
+        return _picked(self.by_class, index)
+
+
+@dataclass(frozen=True)
 class Evidence:
     """Mergeable state from which all figures follow."""
 
-    tally: Tally
+    basis: Basis
     ranking: Ranking
     top2: np.int64 = summed()  # expected hits among the 2 highest, fixed point
     top5: np.int64 = summed()
     brier: np.int64 = summed()  # sum of each row's Brier score, fixed point
     brier_squares: np.int64 = summed()
-    loss_squares: np.int64 = summed()  # nats², each cut at SQUARE
 
     @classmethod
     def zero(cls, run: Run) -> "Evidence":
         """No rows."""
         none = np.int64(0)
-        return cls(Tally.zero(), Ranking.zero(run), none, none, none, none, none)
+        return cls(Basis.zero(run), Ranking.zero(run), none, none, none, none)
 
     @classmethod
     def measure(cls, run: Run, batch: Predictions) -> "Evidence":
@@ -103,49 +185,30 @@ class Evidence:
         p = rows.probabilities
         true = p[np.arange(len(rows)), rows.label].astype(np.float64)
         brier = np.maximum(np.einsum("ij,ij->i", p, p) - 2 * true + 1, 0)  # sum of (p - y)² over the classes
-        squares = np.minimum(np.square(rows.loss, dtype=np.float64), SQUARE)
-        return cls(
-            *(Tally.measure(run, batch), Ranking.measure(run, batch), top2, top5),
-            *(fixed(brier), fixed(brier**2), fixed(squares)),
-        )
+        basis = Basis.measure(run, batch)
+        return cls(basis, Ranking.measure(run, batch), top2, top5, fixed(brier), fixed(brier**2))
 
     @property
-    def classes(self) -> int:
-        """How many there are."""
-        return len(self.ranking.every)
+    def tally(self) -> Tally:
+        """Counts of rows."""
+        return self.basis.tally
 
-    @cached_property
+    @property
     def scores(self) -> Scores:
         """Counts by class and what follows from them."""
-        return Scores(self.tally, self.classes)
+        return self.basis.scores
 
     @cached_property
     def overall(self) -> dict[str, Figure]:
         """Every figure of all classes together, in the order of `DEFINITIONS`; what is not defined is left out."""
-        scores, n = self.scores, self.scores.counted
+        n = self.scores.counted
         if not n:
             return {}
-        found = {}
-        for name, hits in {
-            "accuracy": float(scores.hits.sum()),
-            "accuracy_top2": float(self.top2 * UNIT),
-            "accuracy_top5": float(self.top5 * UNIT),
-        }.items():
-            found[name] = Figure(hits / n, wilson(hits, n), DEFINITIONS[name], "Wilson score", rows=n)
-        for k in TOPS:
-            if k >= self.classes:
-                del found[f"accuracy_top{k}"]
-        draws = redrawn(scores)
-        for name, value in scores.means.items():
-            how = f"bias-corrected bootstrap of the confusion cells, {len(draws[name]):,} draws"
-            found[name] = Figure(value, corrected(value, draws[name]), DEFINITIONS[name], how, rows=n)
-        for name, total, squares in (
-            ("nll", self.tally.loss, self.loss_squares),
-            ("brier", self.brier, self.brier_squares),
-        ):
-            mean = float(total * UNIT / n)
-            ends = _of_mean(mean, float(squares * UNIT / n), n)
-            found[name] = Figure(mean, ends, DEFINITIONS[name], _MEAN, rows=n)
+        found = dict(self.basis.overall)
+        for k, hits in zip(TOPS, (self.top2, self.top5), strict=True):
+            if k < self.scores.classes:
+                found[f"accuracy_top{k}"] = _share(f"accuracy_top{k}", float(hits * UNIT), n)
+        found["brier"] = _mean("brier", self.brier, self.brier_squares, n)
         ranked = self._ranked
         for name, value, half, bound in (
             *(
@@ -157,26 +220,16 @@ class Evidence:
             if not np.isnan(value):
                 ends = None if np.isnan(half) else (max(value - float(half), 0.0), min(value + float(half), 1.0))
                 found[name] = Figure(value, ends, DEFINITIONS[name], _JACKKNIFE, bound, n)
-        return found
+        return {name: found[name] for name in DEFINITIONS if name in found}
 
     @cached_property
-    def by_class(self) -> dict[str, "Column"]:
+    def by_class(self) -> dict[str, Column]:
         """Every figure of single classes, in the order of `OF_A_CLASS`."""
-        s = self.scores
-        union = s.support + s.predictions - s.hits  # rows of the class or predicted as it; F1 = 2 J / (1 + J)
-        jaccard = [2 * end / (1 + end) for end in wilsons(s.hits, union)]
-        none = np.full(self.classes, np.nan)
-        found = {
-            "precision": Column(
-                np.where(s.predictions > 0, s.precision, np.nan), *wilsons(s.hits, s.predictions), none, s.predictions
-            ),
-            "recall": Column(np.where(s.support > 0, s.recall, np.nan), *wilsons(s.hits, s.support), none, s.support),
-            "f1": Column(np.where(union > 0, s.f1, np.nan), jaccard[0], jaccard[1], none, union),
-        }
+        found = dict(self.basis.by_class)
         for name in ("average_precision", "auroc"):
             of, half = self._ranked[name], self._half[name][1:]
             ends = np.clip([of.value - half, of.value + half], 0, 1)
-            found[name] = Column(of.value, ends[0], ends[1], of.bound, s.support)
+            found[name] = Column(of.value, ends[0], ends[1], of.bound, self.scores.support)
         return found
 
     @cached_property
@@ -185,18 +238,9 @@ class Evidence:
 
     def of_class(self, index: int) -> dict[str, Figure]:
         """The figures of one class by name; what is not defined is left out."""
-        if index in self._of_class:
-            return self._of_class[index]
-        found = self._of_class.setdefault(index, {})
-        for name, column in self.by_class.items():
-            value, lower, upper, bound = (
-                float(a[index]) for a in (column.value, column.lower, column.upper, column.bound)
-            )
-            how, rows = HOW_OF_A_CLASS[name], int(column.rows[index])
-            if not np.isnan(value):
-                ends = None if np.isnan(lower) else (lower, upper)
-                found[name] = Figure(value, ends, OF_A_CLASS[name], how, None if np.isnan(bound) else bound, rows)
-        return found
+        if index not in self._of_class:
+            self._of_class[index] = _picked(self.by_class, index)
+        return self._of_class[index]
 
     @cached_property
     def _ranked(self) -> dict[str, Estimate]:
@@ -224,25 +268,29 @@ class Evidence:
         }
 
 
-@dataclass(frozen=True)
-class Column:
-    """One figure of all classes: [classes] each, nan where a class has none."""
-
-    value: NDArray[np.float64]
-    lower: NDArray[np.float64]
-    upper: NDArray[np.float64]
-    bound: NDArray[np.float64]
-    """How far the exact value may be away; nan where it is exact."""
-    rows: NDArray[np.int64]
-    """Images that it rests on: of the class, predicted as it (precision), or either (F1)."""
+def _share(name: str, hits: float, n: int) -> Figure:
+    """That of `hits` of `n` rows."""
+    return Figure(hits / n, wilson(hits, n), DEFINITIONS[name], "Wilson score", rows=n)
 
 
-def _of_mean(mean: float, mean_of_squares: float, n: int) -> tuple[float, float] | None:
-    """95 % interval of the mean of `n` numbers, none below 0."""
-    if n < 2:
-        return None
-    half = Z95 * math.sqrt(max(mean_of_squares - mean**2, 0.0) / (n - 1))
-    return max(mean - half, 0.0), mean + half
+def _mean(name: str, total: np.int64, squares: np.int64, n: int) -> Figure:
+    """That of the mean of `n` numbers, none below 0, from their sum and that of their squares in `UNIT`s."""
+    mean, ends = float(total * UNIT / n), None
+    if n > 1:
+        half = Z95 * math.sqrt(max(float(squares * UNIT / n) - mean**2, 0.0) / (n - 1))
+        ends = max(mean - half, 0.0), mean + half
+    return Figure(mean, ends, DEFINITIONS[name], _MEAN, rows=n)
+
+
+def _picked(by_class: Mapping[str, Column], index: int) -> dict[str, Figure]:
+    found = {}
+    for name, column in by_class.items():
+        value, lower, upper, bound = (float(a[index]) for a in (column.value, column.lower, column.upper, column.bound))
+        if not np.isnan(value):
+            ends = None if np.isnan(lower) else (lower, upper)
+            how, rows = HOW_OF_A_CLASS[name], int(column.rows[index])
+            found[name] = Figure(value, ends, OF_A_CLASS[name], how, None if np.isnan(bound) else bound, rows)
+    return found
 
 
 def redrawn(scores: Scores) -> dict[str, NDArray[np.float64]]:

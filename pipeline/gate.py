@@ -19,11 +19,11 @@ from pipeline.config import GateConfig
 from pipeline.errors import InputError
 from pipeline.judge import Change, Gated, judge, matching, whole
 from pipeline.paired import SAME, Comparison, Difference, pair
-from pipeline.panels import HasFigures, Panel
+from pipeline.panels import Better, HasFigures, Panel
 from pipeline.places import Place
 from pipeline.rules import Rule, pattern_of
 from pipeline.store import Step
-from pipeline.suggest import PANELS, suggested
+from pipeline.suggest import METRICS, suggested
 from pipeline.summaries import Figure
 from pipeline.summarize import States, measured
 from pipeline.tally import Scores, Tally
@@ -74,8 +74,7 @@ def gate(
         raise InputError(
             f"which rules? `predboard gate {config.predictions} --suggest > gates.toml` writes a first file for --rules"
         )
-    givers = names()
-    figured = {name: better for name, (_, better) in givers.items()}
+    figured = names()
     tested = rules.of(records, figured) if records is not None else rules.read(cast(Path, config.rules), figured)
     comparing = [rule for rule in tested if rule.max_drop is not None]
     if comparing and config.baseline is None:
@@ -84,9 +83,9 @@ def gate(
     old = opened(config.baseline, config.baseline_step, "--baseline-step") if comparing and config.baseline else None
     if config.baseline is not None and not comparing:
         say("no rule has max_drop, so the baseline is not looked at")
-    now = look(step, {givers[pattern_of(rule.metric)][0] for rule in tested}, config.workers)
+    now = look(step, {pattern_of(rule.metric) for rule in tested}, config.workers)
     incomplete = [] if config.allow_incomplete else [whole(now.images["rows"], now.images["manifest_rows"])]
-    change, paired = (None, {}) if old is None else changes(old, now, comparing, givers, config)
+    change, paired = (None, {}) if old is None else changes(old, now, comparing, figured, config)
     done = Gated(
         config.predictions.resolve().name,
         step.step,
@@ -111,7 +110,7 @@ def suggest(config: GateConfig) -> str:
     """A first file of rules that one step of a run passes, as TOML. Raises InputError for bad input."""
     if config.predictions is None:
         raise InputError("which predictions? For example: predboard gate predictions/digits --suggest > gates.toml")
-    now = look(opened(config.predictions, config.step, "--step"), PANELS, config.workers)
+    now = look(opened(config.predictions, config.step, "--step"), METRICS, config.workers)
     differences: Mapping[str, Difference] = {}
     if config.baseline is not None:
         old = opened(config.baseline, config.baseline_step, "--baseline-step")
@@ -119,11 +118,11 @@ def suggest(config: GateConfig) -> str:
     return suggested(config.predictions.resolve().name, now.step.step, now.figures, differences)
 
 
-def names() -> dict[str, tuple[str, str]]:
-    """Every name that a figure may have, `*` for a class or a slice: its panel, and which of two values is better."""
+def names() -> dict[str, Better]:
+    """Every name that a figure may have, `*` for a class or a slice, and which of two values is better."""
     return {
-        name: (panel_name, better)
-        for panel_name, panel in panels.choose(()).items()
+        name: better
+        for panel in panels.choose(()).values()
         if isinstance(panel, HasFigures)
         for name, better in panel.figured.items()
     }
@@ -139,14 +138,18 @@ def opened(folder: Place, wanted: int | None, flag: str) -> Step:
 
 
 def look(step: Step, wanted: Collection[str], count: int) -> Seen:
-    """What some panels say of a step, without drawing anything.
+    """The figures of a step, without drawing anything; more than are wanted where they come with them.
 
     Args:
         step: of a run.
-        wanted: names of panels.
+        wanted: names of figures, `*` for a class or a slice.
         count: processes to use where there is enough to do; 0 for one a processor.
     """
-    chosen = {name: _every(name, panels.load(name)) for name in sorted({COUNTS, *wanted})}
+    giving: dict[str, HasFigures] = {}
+    for name, panel in panels.choose(()).items():
+        if isinstance(panel, HasFigures) and (asked := set(wanted) & set(panel.figured)):
+            giving[name] = panel.only(asked)
+    chosen: dict[str, Panel] = {COUNTS: panels.load(COUNTS), **giving}
     with (
         tempfile.TemporaryDirectory(prefix="predboard-") as aside,
         tqdm(total=step.rows, unit=" rows", desc="read", disable=None, file=sys.stderr) as bar,
@@ -155,17 +158,10 @@ def look(step: Step, wanted: Collection[str], count: int) -> Seen:
         states = measured([step], chosen, workers.count(count), rows, done=bar.update)[step.step]
     subject = panels.Subject("", step.run, {step.step: panels.Facts(step.rows, step.manifest_rows)})
     found: dict[str, Figure] = {}
-    for name in wanted:
-        panel = chosen[name]
-        if isinstance(panel, HasFigures):
-            for _, given in panel.figures(subject, {step.step: states[name]}):
-                found |= given.figures
+    for name, panel in giving.items():
+        for _, given in panel.figures(subject, {step.step: states[name]}):
+            found |= given.figures
     return Seen(step, _images(step, states[COUNTS]), states, found)
-
-
-def _every(name: str, panel: Panel) -> Panel:
-    """A panel that gives the figures of every slice, of which `summary.json` has the largest."""
-    return dataclasses.replace(cast(Any, panel), kept=sys.maxsize) if name == "slices" else panel
 
 
 def _images(step: Step, tally: Tally) -> dict[str, int]:
@@ -187,7 +183,7 @@ def compared(old: Step, now: Seen, config: GateConfig, kinds: bool) -> Compariso
 
 
 def changes(
-    old: Step, now: Seen, comparing: Collection[Rule], givers: Mapping[str, tuple[str, str]], config: GateConfig
+    old: Step, now: Seen, comparing: Collection[Rule], figured: Mapping[str, Better], config: GateConfig
 ) -> tuple[Change, dict[str, int]]:
     """What `max_drop` is tested on, and how many images could be compared, and why the others could not.
 
@@ -195,20 +191,20 @@ def changes(
         old: step of the baseline.
         now: the figures of the run.
         comparing: rules with `max_drop`.
-        givers: from `names`.
+        figured: from `names`.
         config: how to take the classes.
     """
     comparison = compared(old, now, config, any(rule.metric.startswith("slices/") for rule in comparing))
     state = comparison.state
     own = {rule.metric for rule in comparing if pattern_of(rule.metric) not in PAIRED}
-    before = look(old, {givers[pattern_of(metric)][0] for metric in own}, config.workers)
+    before = look(old, {pattern_of(metric) for metric in own}, config.workers)
     differences = {n: d for n, d in comparison.differences.items() if pattern_of(n) in PAIRED}
     for metric in own:
         for name in matching(metric, now.figures):
             if name in now.figures and name in before.figures:
                 differences[name] = apart(before.figures[name], now.figures[name], state.identical)
     lone = [1 - comparison.rows / seen.images["counted"] for seen in (before, now) if seen.images["counted"]]
-    less = frozenset(name for name, (_, better) in givers.items() if better == "less")
+    less = frozenset(name for name, better in figured.items() if better == "less")
     counts = ("only_old", "only_new", "failed_old", "failed_new", "labels_differ", "pictures_differ")
     return (
         Change(differences, less, max(lone, default=1.0)),

@@ -77,7 +77,7 @@ def read(file: Path, figured: Mapping[str, str]) -> tuple[Rule, ...]:
     Raises InputError, one line that names the key and the nearest right one.
     """
     try:
-        found = tomllib.loads(file.read_text("utf-8"))
+        found = tomllib.loads(file.read_text("utf-8-sig"))  # as some editors save it
     except OSError as error:
         raise InputError(
             f"cannot read {file}: {error.strerror}; `predboard gate RUN --suggest > {file}` writes a first one"

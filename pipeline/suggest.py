@@ -5,12 +5,15 @@ import math
 from collections.abc import Iterator, Mapping
 
 from pipeline.errors import plural
-from pipeline.judge import inside, number
+from pipeline.judge import inside, number, signed
 from pipeline.paired import Difference
 from pipeline.summaries import Figure
 
-PANELS = ("calibration", "classes", "metrics", "slices")
-"""Whose figures `suggested` looks at."""
+METRICS = (
+    *("accuracy", "f1_macro", "calibration/ece", "images/failed", "images/counted"),
+    *("classes/*/support", "classes/*/recall", "slices/*/accuracy"),
+)
+"""Figures that `suggested` looks at, `*` for a class or a slice."""
 
 SLICES = 2
 """Slices that get a rule: those that are clearly worse than all images, the worst first."""
@@ -75,7 +78,9 @@ def _drops(differences: Mapping[str, Difference]) -> Iterator[tuple[dict[str, st
     """Rules against the baseline: how much is lost on the whole, and whether a class clearly loses."""
     if "accuracy" in differences:
         of = differences["accuracy"]
-        said = f"now {of.difference:+.4f} of {of.rows:,} images" + (f" ({_span(of)})" if of.interval else "")
+        said = f"now {signed(of.difference)} over {plural(of.rows, 'image')}" + (
+            f" ({_span(of)})" if of.interval else ""
+        )
         yield {"metric": "accuracy", "max_drop": max(DROP, _ceil(-of.difference))}, said
     recalls = {
         n: d for n, d in differences.items() if n.startswith("classes/") and n.endswith("/recall") and d.interval
@@ -84,11 +89,11 @@ def _drops(differences: Mapping[str, Difference]) -> Iterator[tuple[dict[str, st
         name, of = min(recalls.items(), key=lambda item: (item[1].interval or (0, 0))[1])
         limit = max(DROP_OF_A_CLASS, _ceil(-(of.interval or (0, 0))[1]))
         record: dict[str, str | float] = {"metric": "classes/*/recall", "bound": "upper", "max_drop": limit}
-        yield record, f"no class surely loses more; nearest is {inside(name)}, {of.difference:+.4f} ({_span(of)})"
+        yield record, f"no class surely loses more; nearest is {inside(name)}, {signed(of.difference)} ({_span(of)})"
 
 
 def _span(of: Difference) -> str:
-    return " to ".join(f"{end:+.4f}" for end in of.interval or ())
+    return " to ".join(map(signed, of.interval or ()))
 
 
 def _weak(figures: Mapping[str, Figure]) -> list[tuple[str, Figure]]:

@@ -235,7 +235,7 @@ def as_json(of: Gated) -> str:
 
 
 def record(of: Gated) -> dict[str, Any]:
-    """What `--json` writes; `docs/format.md` has the fields."""
+    """What `--json` writes; `docs/gates.md` has the fields."""
     return {
         "predboard_gate": FORMAT,
         "outcome": of.outcome,

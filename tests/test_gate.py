@@ -141,7 +141,7 @@ def test_figures_are_those_of_summary_json(run: Path, tmp_path: Path) -> None:
     summary = read_summary((tmp_path / "logs" / "new" / "summary.json").read_bytes())
     assert summary is not None
     expected = summary["steps"]["0"]
-    found = look(store.open_run(run)[-1], sorted({panel for panel, _ in names().values()}), 1).figures
+    found = look(store.open_run(run)[-1], names(), 1).figures
     assert set(found) == set(expected)
     for name, figure in found.items():
         values = [figure.value, *(figure.interval or ())]
@@ -159,10 +159,22 @@ def test_only_what_the_rules_need_is_read(run: Path, monkeypatch: pytest.MonkeyP
         return real(file, columns)
 
     monkeypatch.setattr(store, "batches", spy)
-    findings_of(run, "slices/country=NO/accuracy", min=0)
-    assert "logits" not in read
-    findings_of(run, "accuracy", min=0)
-    assert "logits" in read
+    light = (
+        "slices/country=NO/accuracy",
+        "accuracy",
+        "mcc",
+        "nll",
+        "images/failed",
+        "classes/*/f1",
+        "classes/a b/support",
+    )
+    for metric in light:
+        findings_of(run, metric, min=0)
+        assert "logits" not in read, metric
+    for metric in ("accuracy_top2", "classes/*/auroc", "calibration/ece"):
+        read.clear()
+        findings_of(run, metric, min=0)
+        assert "logits" in read, metric
 
 
 def test_slices_beyond_those_of_summary_json_can_be_tested(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,7 +342,7 @@ def test_a_drop_by_hand(run: Path, tmp_path: Path, command: Callable[..., Said])
     assert "gate: worse, step 0 against new, step 0" in said.out
 
 
-EVERY = tuple(name for name, (_, better) in names().items() if better != "neither")
+EVERY = tuple(name for name, better in names().items() if better != "neither")
 
 
 @pytest.mark.parametrize("bound", ["point", "lower", "upper"])
@@ -393,9 +405,7 @@ def test_a_class_that_the_baseline_lacks_cannot_be_compared(run: Path, tmp_path:
 def test_figures_that_are_not_paired_are_subtracted(run: Path, tmp_path: Path) -> None:
     new = write(tmp_path / "surer", [replace(row, p=0.9) for row in rows()])
     for metric in ("brier", "auroc_macro", "accuracy_top2", "slices/country=NO/nll", "classes/a b/average_precision"):
-        here, there = (
-            look(store.open_run(r)[-1], ["classes", "metrics", "slices"], 1).figures[metric] for r in (new, run)
-        )
+        here, there = (look(store.open_run(r)[-1], names(), 1).figures[metric] for r in (new, run))
         done = pipeline.gate(new, [{"metric": metric, "max_drop": 9, "bound": "lower"}], run)
         (finding,) = done.verdicts[-1].findings
         assert finding.value == here.value - there.value

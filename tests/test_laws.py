@@ -22,6 +22,7 @@ from pipeline.state import merge
 from pipeline.summaries import (
     Band,
     Encoded,
+    Figure,
     Figures,
     File,
     Histogram,
@@ -348,6 +349,27 @@ def test_figures_come_without_drawing_under_the_names_that_are_announced(panel: 
     assert found or classes == 1
     for _, summary in found:
         assert {named(name) for name in summary.figures} <= set(panel.figured)
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+def test_a_panel_asked_for_some_figures_gives_the_same_as_when_asked_for_all(panel: Panel, classes: int) -> None:
+    if not isinstance(panel, HasFigures):
+        return
+    run = RUNS[classes]
+    batch = some(run, 60, 1, failed=True, unlabelled=True)
+    subject = Subject("toy", run, {0: Facts(60, 60)})
+
+    def given(of: HasFigures) -> dict[str, Figure]:
+        here = Predictions(batch.batch.select([n for n in batch.batch.schema.names if n in of.columns | {"key", "id"}]))
+        rows = batch if isinstance(of, LooksAgain) or FURTHER in of.columns else here
+        return {n: f for _, s in of.figures(subject, {0: toy.state_of(of, run, rows)}) for n, f in s.figures.items()}
+
+    every = given(panel)
+    for name in panel.figured:
+        alone = given(panel.only({name}))
+        wanted = {n for n in every if named(n) == name}
+        assert {n: alone[n] for n in wanted} == {n: every[n] for n in wanted}
+        assert {n for n in alone if named(n) == name} == wanted
 
 
 def named(name: str) -> str:

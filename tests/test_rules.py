@@ -13,7 +13,7 @@ from pipeline.gate import names
 from pipeline.rules import KEYS, Rule, near, pattern_of
 from tests import toy
 
-FIGURED = {name: better for name, (_, better) in names().items()}
+FIGURED = names()
 GATES = (toy.ROOT / "docs/gates.md").read_text("utf-8")
 
 
@@ -135,6 +135,8 @@ def test_a_file_that_is_not_there_says_how_to_get_one(tmp_path: Path) -> None:
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="is no TOML"):
         rules.read(tmp_path / "bytes.toml", FIGURED)
+    (tmp_path / "mark.toml").write_text('[[rule]]\nmetric = "nll"\nmax = 1', "utf-8-sig")  # with a byte order mark
+    assert len(rules.read(tmp_path / "mark.toml", FIGURED)) == 1
 
 
 @given(

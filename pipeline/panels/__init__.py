@@ -6,7 +6,7 @@ Every file has a frozen dataclass `Panel`, whose docstring says what it shows. A
 
 import importlib
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
@@ -105,7 +105,7 @@ class LooksAgain(Protocol):
 
 
 @runtime_checkable
-class HasFigures(Protocol):
+class HasFigures(Panel, Protocol):
     """A panel with numbers for `summary.json`, which `predboard gate` asks for without drawing anything."""
 
     @property
@@ -115,6 +115,13 @@ class HasFigures(Protocol):
 
     def figures(self, subject: Subject, states: Mapping[int, Any]) -> Iterator[tuple[int, Figures]]:
         """(step, figures) of each step that has them; `render` yields the same."""
+        ...
+
+    def only(self, wanted: Collection[str]) -> "HasFigures":
+        """A panel that is asked for figures of these names alone, of `figured`, and for no drawing: it may read less.
+
+        For a class or a slice it has all of them, where `figures` has those that are worth keeping.
+        """
         ...
 
 

@@ -4,8 +4,9 @@ The figures are those of `pipeline.calibration`; here they get their words.
 """
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Self
 
 from pipeline import calibration, draw, figures, thresholds
 from pipeline.calibration import Calibration, Sets, Tempered, conformal
@@ -89,6 +90,10 @@ class Panel:
             f"calibration/{n}": "more" if n in MORE_IS_BETTER else "neither" if n in NEITHER_IS_BETTER else "less"
             for n in DEFINITIONS
         }
+
+    def only(self, wanted: Collection[str]) -> Self:  # noqa: ARG002  all of them come of one state
+        """The same: fewer figures need no less."""
+        return self
 
     def figures(self, subject: Subject, states: Mapping[int, State]) -> Iterator[tuple[int, Figures]]:
         """All of them where images are labelled; none of a single class."""

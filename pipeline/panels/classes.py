@@ -2,11 +2,12 @@
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Self
 
-from pipeline import draw, figures
-from pipeline.figures import OF_A_CLASS, Evidence
+from pipeline import draw, figures, tally
+from pipeline.figures import OF_A_CLASS, Basis, Evidence
 from pipeline.panels import Better, Subject
 from pipeline.predictions import Predictions, Run
 from pipeline.summaries import Figure, Figures, File, Lines, Scalar, Summary, Text, cell, unlike
@@ -26,17 +27,18 @@ class Panel:
 
     count: int = 20
     """Classes with curves: those with most errors at the last step."""
+    evidence: type[Basis] | type[Evidence] = Evidence
     columns: frozenset[str] = figures.COLUMNS
 
-    def zero(self, run: Run) -> Evidence:
+    def zero(self, run: Run) -> Basis | Evidence:
         """No rows."""
-        return Evidence.zero(run)
+        return self.evidence.zero(run)
 
-    def measure(self, run: Run, batch: Predictions) -> Evidence:
+    def measure(self, run: Run, batch: Predictions) -> Basis | Evidence:
         """These rows alone."""
-        return Evidence.measure(run, batch)
+        return self.evidence.measure(run, batch)
 
-    def render(self, subject: Subject, states: Mapping[int, Evidence]) -> Iterator[tuple[int, Summary]]:
+    def render(self, subject: Subject, states: Mapping[int, Basis | Evidence]) -> Iterator[tuple[int, Summary]]:
         """Curves over the steps, one chart for each figure; of the last step with labelled rows a table and a file."""
         names = unlike(subject.run.classes)
         counted = {step: state for step, state in states.items() if state.scores.counted}
@@ -66,7 +68,12 @@ class Panel:
         of_a_class: dict[str, Better] = {f"classes/*/{name}": "more" for name in OF_A_CLASS}
         return {"classes/*/support": "neither", **of_a_class}
 
-    def figures(self, subject: Subject, states: Mapping[int, Evidence]) -> Iterator[tuple[int, Figures]]:
+    def only(self, wanted: Collection[str]) -> Self:
+        """Without logits where nothing is wanted that needs them."""
+        light = {name.rpartition("/")[2] for name in wanted} <= {"support", *figures.WITHOUT_LOGITS}
+        return replace(self, evidence=Basis, columns=tally.COLUMNS) if light else self
+
+    def figures(self, subject: Subject, states: Mapping[int, Basis | Evidence]) -> Iterator[tuple[int, Figures]]:
         """All figures of all classes, of many classes at the last step alone."""
         names = unlike(subject.run.classes)
         counted = {step: state for step, state in states.items() if state.scores.counted}
@@ -75,7 +82,7 @@ class Panel:
                 yield step, Figures("classes", dict(_figures(state, names)))
 
 
-def _figures(state: Evidence, names: tuple[str, ...]) -> Iterator[tuple[str, Figure]]:
+def _figures(state: Basis | Evidence, names: tuple[str, ...]) -> Iterator[tuple[str, Figure]]:
     support = state.scores.support.tolist()
     for c, name in enumerate(names):
         yield f"classes/{name}/support", Figure(support[c], definition="Images of the class that count.")
@@ -83,7 +90,7 @@ def _figures(state: Evidence, names: tuple[str, ...]) -> Iterator[tuple[str, Fig
             yield f"classes/{name}/{figure}", value
 
 
-def _table(state: Evidence, names: tuple[str, ...]) -> str:
+def _table(state: Basis | Evidence, names: tuple[str, ...]) -> str:
     s = state.scores
     shown = s.worst_first[(s.support + s.predictions > 0)[s.worst_first]]
     lines = [
@@ -114,7 +121,7 @@ def _with_interval(figure: Figure | None) -> tuple[str, str]:
     return draw.percent(figure.value), f"{100 * lower:.1f} to {100 * upper:.1f}"
 
 
-def _csv(states: Mapping[int, Evidence], names: tuple[str, ...]) -> bytes:
+def _csv(states: Mapping[int, Basis | Evidence], names: tuple[str, ...]) -> bytes:
     """A line for each step and class; what is not defined is empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -5,8 +5,9 @@ Knows no picture, only what the model says of it; and no classes' totals beyond 
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -172,6 +173,10 @@ class Panel:
     def figured(self) -> Mapping[str, Better]:
         """Doubts about labels: the model is no better for fewer of them."""
         return dict.fromkeys(DEFINITIONS, "neither")
+
+    def only(self, wanted: Collection[str]) -> Self:  # noqa: ARG002  all of them come of one state
+        """The same: fewer figures need no less."""
+        return self
 
     def figures(self, subject: Subject, states: Mapping[int, Twice]) -> Iterator[tuple[int, Figures]]:  # noqa: ARG002
         """How many labels may be wrong, where there are any."""

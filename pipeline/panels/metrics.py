@@ -1,10 +1,11 @@
 """How good the model is, in standard numbers, over the steps. Knows no single image."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Self
 
-from pipeline import figures
-from pipeline.figures import Evidence
+from pipeline import figures, tally
+from pipeline.figures import Basis, Evidence
 from pipeline.panels import Better, Subject
 from pipeline.predictions import Predictions, Run
 from pipeline.summaries import Band, Figure, Figures, Scalar, Summary
@@ -25,17 +26,18 @@ COUNTS = {
 class Panel:
     """Scalars: accuracy, top-2, top-5, balanced; macro P, R, F1; MCC, NLL, Brier, AUROC, AP, AURC; intervals."""
 
+    evidence: type[Basis] | type[Evidence] = Evidence
     columns: frozenset[str] = figures.COLUMNS
 
-    def zero(self, run: Run) -> Evidence:
+    def zero(self, run: Run) -> Basis | Evidence:
         """No rows."""
-        return Evidence.zero(run)
+        return self.evidence.zero(run)
 
-    def measure(self, run: Run, batch: Predictions) -> Evidence:
+    def measure(self, run: Run, batch: Predictions) -> Basis | Evidence:
         """These rows alone."""
-        return Evidence.measure(run, batch)
+        return self.evidence.measure(run, batch)
 
-    def render(self, subject: Subject, states: Mapping[int, Evidence]) -> Iterator[tuple[int, Summary]]:
+    def render(self, subject: Subject, states: Mapping[int, Basis | Evidence]) -> Iterator[tuple[int, Summary]]:
         """One point of each curve for each step that has labelled rows; the bands show the interval of each."""
         banded: dict[str, int] = {}
         for step, state in states.items():
@@ -67,16 +69,20 @@ class Panel:
         }
         return {**dict.fromkeys(COUNTS, "neither"), **of_rows}
 
-    def figures(self, subject: Subject, states: Mapping[int, Evidence]) -> Iterator[tuple[int, Figures]]:
+    def only(self, wanted: Collection[str]) -> Self:
+        """Without logits where nothing is wanted that needs them."""
+        light = set(wanted) <= figures.WITHOUT_LOGITS | set(COUNTS)
+        return replace(self, evidence=Basis, columns=tally.COLUMNS) if light else self
+
+    def figures(self, subject: Subject, states: Mapping[int, Basis | Evidence]) -> Iterator[tuple[int, Figures]]:
         """Counts of images, and all metrics where images are labelled."""
         for step, state in states.items():
             counts = _counts(state, subject.facts[step].manifest_rows)
             yield step, Figures("metrics", {**counts, **state.overall})
 
 
-def _counts(state: Evidence, manifest_rows: int) -> dict[str, Figure]:
-    tally = state.tally
-    rows, failed, unlabelled = int(tally.rows), int(tally.failed), int(tally.unlabelled)
+def _counts(state: Basis | Evidence, manifest_rows: int) -> dict[str, Figure]:
+    rows, failed, unlabelled = (int(n) for n in (state.tally.rows, state.tally.failed, state.tally.unlabelled))
     numbers = (rows, manifest_rows - rows, failed, unlabelled, state.scores.counted)
     return {
         name: Figure(n, definition=definition) for (name, definition), n in zip(COUNTS.items(), numbers, strict=True)

@@ -7,8 +7,10 @@ import csv
 import functools
 import io
 import math
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,6 +118,10 @@ class Panel:
     def figured(self) -> Mapping[str, Better]:
         """Which of them is better is the same for all images."""
         return {"slices/*/images": "neither", "slices/*/accuracy": "more", "slices/*/nll": "less"}
+
+    def only(self, wanted: Collection[str]) -> Self:  # noqa: ARG002  all of them come of one state
+        """With all slices, not only the largest."""
+        return replace(self, kept=sys.maxsize)
 
     def figures(self, subject: Subject, states: Mapping[int, State]) -> Iterator[tuple[int, Figures]]:  # noqa: ARG002
         """Images, accuracy and loss of each slice, of many slices at the last step alone."""
