@@ -154,6 +154,9 @@ def test_summary_json_has_the_largest_of_many_slices_at_the_last_step_alone() ->
     sizes = [f.value for n, f in few[1].figures.items() if n.endswith("/images")]
     assert len(sizes) == 8
     assert min(sizes) > 30
+    every = slices.Panel(kept=8).only({"slices/*/images"})
+    (found_,) = every.figures(Subject("toy", toy.RUN, {}), {0: every.measure(toy.RUN, batch(1, site=site))})
+    assert set(found_[1].figures) == set(figures(found, 1))
 
 
 def test_names_of_slices_are_on_one_line_and_no_two_alike() -> None:

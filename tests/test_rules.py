@@ -44,6 +44,8 @@ def test_every_key_is_understood(tmp_path: Path) -> None:
     assert first == Rule("classes/River/Lake/recall", 0.5, 1, 0.01, "lower", 500, 0.2, "rivers", "they matter")
     assert (first.title, list(first.conditions)) == ("rivers", ["min", "max", "max_drop"])
     assert (second.title, second.bound, second.min_rows) == ("accuracy ≥ 0", "point", 1)
+    (exact,) = parsed(tmp_path, '[[rule]]\nmetric = "images"\nmin = 5400\nmax = 5400')
+    assert exact.title == "images ≥ 5,400, ≤ 5,400"
 
 
 @pytest.mark.parametrize(

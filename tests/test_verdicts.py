@@ -186,6 +186,18 @@ def test_whatever_a_class_is_called_all_reports_can_be_read(name: str, descripti
     assert {len(split(line)) for line in table} == {5}
 
 
+def test_a_bar_in_the_name_of_a_class_is_no_cell() -> None:
+    found = verdicts.markdown(gated(judge(Rule("classes/a|b`c/recall", min=0.5), of_classes("a|b`c"))))
+    assert "| ✅ pass | ``classes/a\\|b`c/recall`` ≥ 0.5 | 0.9000 |" in found
+
+
+def test_what_fails_is_worse_than_what_is_unclear_however_low_that_is() -> None:
+    figures = {**of_classes("many", "few"), "classes/few/recall": figure(0.1, 0.0, 0.5, 3)}
+    verdict = judge(Rule("classes/*/recall", min=0.95, min_rows=50), figures)
+    assert [f.outcome for f in verdict.findings] == ["fail", "too little evidence"]
+    assert verdicts.worst(list(verdict.findings)).metric == "classes/many/recall"
+
+
 def split(row: str) -> list[str]:
     """Cells of a row of a Markdown table: bars with a backslash are text, as GitHub has it."""
     return row.strip().removeprefix("|").removesuffix("|").replace("\\|", "").split("|")
