@@ -339,9 +339,10 @@ class ContentDigest:
 def columns_of(file: PartFile) -> pa.Schema:
     """Names and types of a part's columns, as its writer declared them. Raises InputError if it cannot be read."""
     try:
-        return pq.read_schema(file.path)
+        with _footer_file(file.path) as raw:
+            return pq.read_schema(raw)
     except (pa.ArrowException, OSError) as error:
-        raise _damaged(file.name, error) from error
+        raise _wrong(file.path, file.name, error) from error
 
 
 def batches(file: PartFile, columns: Iterable[str] | None = None) -> Iterator[Predictions]:

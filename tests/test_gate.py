@@ -25,6 +25,7 @@ from pipeline.rules import pattern_of
 from pipeline.summaries import Figure
 from pipeline.tally import wilson
 from tests import toy
+from tests.test_places import copied
 from tests.test_verdicts import well_shaped
 
 CLASSES = ("River/Lake", "a b", "日本")
@@ -437,6 +438,19 @@ def test_a_baseline_that_no_rule_needs_is_said(run: Path, command: Callable[...,
     assert said.code == 0
     assert "no rule has max_drop, so the baseline is not looked at" in said.err
     assert "against" not in said.out
+
+
+def test_predictions_may_lie_in_storage(run: Path, tmp_path: Path) -> None:
+    files = pytest.importorskip("fsspec").filesystem("memory")
+    here = write(tmp_path / "here", changed((0, 2)))
+    there = copied(files, here, "gate/here")
+    rules = [{"metric": "accuracy", "min": 0.5, "max_drop": 0.02}, {"metric": "label_issues/suspected", "max": 99}]
+    expected = pipeline.gate(here, rules, run)
+    assert expected.outcome == "fail"
+    assert pipeline.gate(there, rules, run) == expected
+    assert pipeline.gate(str(there), rules, copied(files, run, "gate/new")) == expected
+    with pytest.raises(InputError, match="memory://gate/none"):
+        pipeline.gate("memory://gate/none", rules, run)
 
 
 # A first file of rules.
