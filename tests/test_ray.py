@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline import InferConfig, VisualizeConfig, cli, cluster, infer, open_predictions, store, visualize
+from pipeline import InferConfig, VisualizeConfig, cli, cluster, infer, open_predictions, shards, store, visualize
+from pipeline.crew import Asks, Crew, Ends, Wrote
 from pipeline.errors import InputError
 from pipeline.inspection import inspect
+from pipeline.shards import Task
 from tests import toy
 
 pytestmark = pytest.mark.ray
@@ -270,6 +272,80 @@ def test_the_command_starts_a_ray_of_its_own_whose_workers_run_this_package(plac
     assert "44 ok, 1 failed" in done.stdout
     infer(_config(place, out=place / "alone"))
     _same(place / "out", place / "alone")
+
+
+def test_storage_is_shared_without_a_folder_in_common(place: Path) -> None:
+    pytest.importorskip("moto", reason="a server that speaks S3")
+    from tests.storage import Server
+
+    server = Server()
+    try:
+        server.client.create_bucket(Bucket="bucket")
+        for file in sorted((place / "data").rglob("*.png")):
+            key = file.relative_to(place).as_posix()
+            server.client.put_object(Bucket="bucket", Key=key, Body=file.read_bytes())
+        keys = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y", "AWS_REGION": "us-east-1"}
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in {**keys, "AWS_ENDPOINT_URL": server.url, "AWS_EC2_METADATA_DISABLED": "true"}.items():
+                patch.setenv(name, value)
+            on_ray = ("--engine", "ray", "--ray-address", "local")
+            done = toy.predboard(
+                *(
+                    "infer",
+                    "--data",
+                    "s3://bucket/data",
+                    "--model",
+                    f"{place / 'net.py'}:Net",
+                    "--out",
+                    "s3://bucket/out",
+                ),
+                *("--shard-size", "8", "--preflight", "0", "--actors", "2", "--cpus-per-actor", "1", *on_ray),
+            )
+            assert done.returncode == 0, done.stderr
+            assert "44 ok, 1 failed" in done.stdout
+            done = toy.predboard("visualize", "s3://bucket/out", "--logdir", "s3://bucket/logs", *on_ray)
+            assert done.returncode == 0, done.stderr
+            assert any(".tfevents." in key for key in server.keys("bucket", "logs/out/"))
+            infer(_config(place, out=place / "alone"))
+            found = open_predictions("s3://bucket/out").to_pandas()
+            pd.testing.assert_frame_equal(found, _frame(place / "alone"), rtol=1e-5, atol=1e-6)
+    finally:
+        server.close()
+
+
+def says_done(orders: Callable[[], Any], tell: Callable[[object], object], _: Callable[[Any], Any]) -> None:
+    """A worker that reads ahead one task, and says of each that it is done."""
+    orders(), orders()
+    hand: list[Task] = []
+    while True:
+        tell(Asks(patient=not hand))
+        if (task := orders()) is not None:
+            hand.append(task)
+        elif not hand:
+            tell(Ends({}))
+            return
+        if task is None or len(hand) > 1:
+            tell(Wrote(10, 0, hand.pop(0)))
+
+
+def test_neither_memory_nor_time_of_the_driver_grows_with_the_parts() -> None:
+    parts, at, rows = 8000, [(0.0, 0.0)], 0
+
+    def wrote(more: int, failed: int) -> None:
+        nonlocal rows
+        rows += more + failed
+        if rows % 10_000 == 0:
+            resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            at.append((resident / 1e6, time.process_time()))
+
+    tasks = shards.tasks({0: {shard: shard.ids for shard in shards.plan(10 * parts, 10)}}, 1)
+    host = cluster.Actors(says_done, cluster.Shape(2, 0, 1, 0), "cpu", None, None, print)
+    crew: Crew[Task] = Crew(host, tasks, wrote, print, str, lambda task, _: (task.rows, task.rows))
+    crew.run(2)
+    assert rows == 10 * parts
+    (half, a), (_, b), *_, (_, c), (whole, d) = at[parts // 2000 :]  # by then what Ray keeps at hand is full
+    assert whole - half < 4, "megabytes"
+    assert d - c < 2 * (b - a), "processor seconds of a thousand parts"
 
 
 def test_a_cluster_that_is_not_there_is_one_line(place: Path) -> None:

@@ -15,10 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
-from pipeline import InferConfig, infer, open_predictions, store
+from pipeline import InferConfig, infer, open_predictions, resume, shards, sources, store
+from pipeline.predictions import Part, Run
 from tests import toy
 
 torch = pytest.importorskip("torch", reason="stage one runs PyTorch models")
@@ -304,3 +307,27 @@ def test_killed_during_an_update_and_started_again(
     found = _table(options["out"])
     pd.testing.assert_frame_equal(found, _table(fresh["out"]), rtol=1e-6, atol=1e-7)
     assert (found["image"] != expected["image"]).sum() == 2 * len(STEPS)
+
+
+def test_the_time_to_go_on_is_linear_in_the_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(("a", "b"), "m", shard_size=1)
+
+    def seconds(rows: int) -> float:
+        plan = shards.plan(rows, 1)
+        image = pa.array(list(map(str, range(rows))))
+        label = np.zeros(rows, np.int32)
+        manifest = sources.Manifest("", image, label, np.arange(rows), run.classes)
+        monkeypatch.setattr(store, "part_paths", lambda out, step: [store.part_path(out, step, i) for i in range(rows)])
+
+        def opened(path: Path) -> store.PartFile:
+            i = store.index_of(path)
+            return store.PartFile(path, run, Part(i, i + 1, manifest.digest(i, i + 1), rows, ""), 1, rows)
+
+        monkeypatch.setattr(store, "open_part", opened)
+        monkeypatch.setattr(store, "verify", lambda _: None)
+        began = time.process_time()
+        todo = resume.to_do(tmp_path, run, plan, manifest, update=False, overwrite=False, say=print)
+        assert todo == ([], [])
+        return time.process_time() - began
+
+    assert seconds(32_000) < 20 * seconds(4_000)  # 8 if linear, 64 if quadratic
