@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from pipeline import audit, images, labels, loading, models, resume, saved, shards, sources, store, workers
+from pipeline import audit, images, labels, loading, models, places, resume, saved, shards, sources, store, workers
 from pipeline.config import ImportConfig, Scores
 from pipeline.errors import InputError
 from pipeline.places import Place
@@ -310,7 +310,7 @@ class _Pictures:
     """Size, brightness, digest and thumbnail of the pictures, as far as they are found."""
 
     def __init__(self, config: ImportConfig) -> None:
-        self._config, self._threads = config, workers.count(config.workers)
+        self._config = config
         self._last: tuple[str, list[str | None], list[loading.Loaded]] = ("", [], [])
 
     def look(self, manifest: sources.Manifest, start: int, stop: int) -> list[loading.Loaded]:
@@ -327,7 +327,10 @@ class _Pictures:
         loader = loading.Loader(manifest, images.Shape(), self._config.thumbnails)
         rows = [start + i for i, ref in enumerate(refs) if ref is not None]
         chunks = ((i, rows[i : i + _CHUNK]) for i in range(0, len(rows), _CHUNK))
-        for i, loaded in loader.stream(chunks, None, self._threads, 2 * self._threads):
+        threads = (
+            places.CONNECTIONS if manifest.far and not self._config.workers else workers.count(self._config.workers)
+        )
+        for i, loaded in loader.stream(chunks, None, threads, 2 * threads):
             for row, one in zip(rows[i : i + _CHUNK], loaded, strict=True):
                 found[row - start] = replace(one, pixels=None)
         return found

@@ -38,12 +38,14 @@ def _for_ray(config: Any, *names: str) -> None:
 
 
 def _places(config: Any, *names: str) -> None:
-    """Raise InputError for a URI that holds a password, or that was made a Path, which would be a folder `s3:`."""
+    """Take URIs that a program gives as text. Raises InputError for one with a password in it, and for one that was
+    made a Path, which would be a folder `s3:`.
+    """
     for name in names:
         value = getattr(config, name)
-        for place in value if isinstance(value, tuple) else (value,):
-            if place is not None:
-                at(place)
+        if value is not None:
+            place = tuple(map(at, value)) if isinstance(value, tuple) else at(value)
+            object.__setattr__(config, name, place)
 
 
 def _is_plain(value: Any) -> bool:

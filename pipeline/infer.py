@@ -15,7 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pipeline import datasets, loading, models, recipes, resume, shards, sources, store, timing, usercode, workers
+from pipeline import (
+    datasets,
+    loading,
+    models,
+    places,
+    recipes,
+    resume,
+    shards,
+    sources,
+    store,
+    timing,
+    usercode,
+    workers,
+)
 from pipeline.config import InferConfig
 from pipeline.errors import InputError, plural
 from pipeline.places import Place
@@ -226,7 +239,10 @@ def _infer(config: InferConfig, say: Callable[[str], None], live: Live | None, s
             rows = sum(len(ids) for of_step in again.values() for ids in of_step.values())
             say(f"{rows:,} rows that have an error are tried again")
             lacking = {step: {**of_step, **again[step]} for step, of_step in lacking.items()}
-        job = Job(config, loader, sample, steps, runs, out, site.threads, batch_size, tuple(warnings))
+        threads = site.threads
+        if manifest.far and not config.workers:  # which wait for what they asked for, most of the time
+            threads = max(threads, places.CONNECTIONS)
+        job = Job(config, loader, sample, steps, runs, out, threads, batch_size, tuple(warnings))
         given = shards.tasks(lacking, together)
 
         def built(number: int) -> torch.nn.Module:

@@ -19,6 +19,7 @@ import posixpath
 import re
 import shutil
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -388,7 +389,7 @@ def _storage(scheme: str, bucket: str) -> fs.FileSystem:
             allow_delayed_open=True,  # one request for a small object, not three
         )
     elif scheme in ("gs", "gcs"):
-        storage = fs.GcsFileSystem(retry_time_limit=datetime.timedelta(seconds=60))
+        storage = fs.GcsFileSystem(retry_time_limit=datetime.timedelta(seconds=30))
     else:
         return fs.PyFileSystem(fs.FSSpecHandler(_by_fsspec(scheme)))
     with contextlib.suppress(PermissionError):
@@ -423,6 +424,7 @@ _REASONS = (
         r"UNRECOGNIZED_CLIENT|UNAUTHENTICATED|401",
         "the credentials are wrong or have expired",
     ),
+    (r"OAuth2 access token", "there are no credentials: see GOOGLE_APPLICATION_CREDENTIALS and gcloud auth"),
     (
         r"ACCESS_DENIED|AccessDenied|PERMISSION_DENIED|Forbidden|\b403\b",
         "access is denied: are there credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID, a role, …), and may they do this?",
@@ -444,7 +446,7 @@ def fault(place: Place, error: Exception) -> StorageError | None:
 
 
 def _explained(place: Remote, error: Exception) -> StorageError:
-    said = first_line(error)
+    said = textwrap.shorten(first_line(error), 300, placeholder=" …")
     reason = next((words for pattern, words in _REASONS if re.search(pattern, said)), "")
     return StorageError(f"{place}: {reason} ({said})" if reason else f"{place}: {said}")
 

@@ -78,6 +78,11 @@ class Manifest:
         return len(self.image)
 
     @property
+    def far(self) -> bool:
+        """Whether the images are in storage, as far as the first one tells."""
+        return places.is_uri(self.root) or (bool(len(self)) and places.is_uri(str(self.image[0].as_py())))
+
+    @property
     def origin(self) -> str:
         """For messages: the dataset, else the folder."""
         return self.root if self.dataset is None else str(self.dataset.name)

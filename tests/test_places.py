@@ -17,10 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import (
+    ImportConfig,
     InferConfig,
     InputError,
     VisualizeConfig,
+    adopt,
     cli,
+    compare,
+    gate,
     infer,
     loading,
     mirror,
@@ -97,6 +101,13 @@ def test_a_uri_without_a_bucket_is_refused(text: str) -> None:
 def test_a_uri_that_was_made_a_path_is_refused_before_it_becomes_a_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="was a URI and is a Path now"):
         VisualizeConfig(predictions=(tmp_path,), logdir=Path("s3://bucket/logs"))
+
+
+def test_a_program_may_give_a_uri_as_text() -> None:
+    config = VisualizeConfig(predictions=("s3://b/run", "run"), logdir="s3://b/logs")  # type: ignore[arg-type]
+    assert config.predictions == (Remote("s3://b/run"), Path("run"))
+    assert config.logdir == Remote("s3://b/logs")
+    assert InferConfig("photos", "m.py:f", out="memory://out/run").out == Remote("memory://out/run")  # type: ignore[arg-type]
 
 
 def test_what_is_inside_what() -> None:
@@ -363,6 +374,38 @@ def test_runs_in_storage_are_ranked(memory: Any) -> None:
     memory.rm("/logs/one", recursive=True)
     draw_logs("memory://out/two", "memory://logs", panels=("metrics",))
     assert keys(memory, "logs/_all_runs") == set()
+
+
+@pytest.mark.usefixtures("memory")
+def test_runs_in_storage_are_compared_and_gated_as_on_disk(tmp_path: Path) -> None:
+    for folder in (tmp_path, Remote("memory://out")):
+        for i, name in enumerate(("old", "new")):
+            toy.write_run(folder / name, *toy.table(toy.RUN, 60, seed=i))
+    here = compare(tmp_path / "old", tmp_path / "new", logdir=tmp_path / "logs")
+    far = compare("memory://out/old", "memory://out/new", logdir="memory://logs")
+    assert far.folder == Remote("memory://logs/new vs old")
+    assert far.found == here.found
+    assert far.event_file.read_bytes() == here.event_file.read_bytes()
+    assert compare("memory://out/old", "memory://out/new", logdir="memory://logs").unchanged
+    rules = [{"metric": "accuracy", "min": 0.9}, {"metric": "accuracy", "max_drop": 0.0}]
+    for run, base in (("new", "old"), ("old", "old")):
+        mine = gate(tmp_path / run, rules, tmp_path / base)
+        theirs = gate(f"memory://out/{run}", rules, f"memory://out/{base}")
+        assert (theirs.outcome, theirs.verdicts) == (mine.outcome, mine.verdicts)
+
+
+def test_saved_predictions_are_imported_into_storage(memory: Any, tmp_path: Path) -> None:
+    images = copied(memory, toy.sources(tmp_path / "images", 20), "data/images")
+    logits, label = toy.table(toy.RUN, 20)
+    refs = [f"{i:06d}.png" for i in range(20)]
+    np.savez(tmp_path / "saved.npz", logits=logits, labels=label, filenames=np.array(refs))
+    for out, root in ((tmp_path / "run", tmp_path / "images"), (Remote("memory://out/run"), images)):
+        config = ImportConfig("logits", (tmp_path / "saved.npz",), out=out, image_root=root, thumbnails=8)
+        assert adopt(config).missing == 0
+    here, far = open_predictions(tmp_path / "run"), open_predictions("memory://out/run")
+    assert far.to_pandas().equals(here.to_pandas())
+    assert far.to_pandas()["width"].notna().all()
+    assert far.run.root == str(images)
 
 
 @pytest.mark.usefixtures("memory")

@@ -191,6 +191,16 @@ def test_a_listing_of_more_than_a_thousand_is_taken_page_by_page(server: Server)
     assert len({request for request in asked if request.lists and "continuation" in request.query}) == 1
 
 
+def test_images_are_read_side_by_side(server: Server, tmp_path: Path) -> None:
+    data = put(server, toy.pictures(tmp_path / "photos", 3, 20), "photos")
+    config = InferConfig(data, toy.model_file(tmp_path), out=tmp_path / "run", preflight=0)
+    with server.watched(lambda request, _: 0.1 if request.path.endswith(".png") else None) as asked:
+        done = infer(config)
+    assert done.failed == 0
+    assert 4 < server.most <= places.CONNECTIONS
+    assert count([request for request in asked if request.path.endswith(".png")])["GET"] == 61  # and the first, to try
+
+
 def test_throttling_becomes_no_error_row(server: Server, tmp_path: Path) -> None:
     data = put(server, toy.pictures(tmp_path / "photos", 3, 100), "photos")
     config = InferConfig(data, toy.model_file(tmp_path), out=uri("run"), workers=16, preflight=0, shard_size=100)
