@@ -434,7 +434,7 @@ def _gate(config: GateConfig) -> int:
     from pipeline.gate import gate, suggest
 
     if config.suggest:
-        print(suggest(config), end="")
+        print(suggest(config, _say), end="")
         return 0
     done = gate(config, _say)
     print("\n".join(verdicts.lines(done)))

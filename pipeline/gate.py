@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from pipeline import pairing, panels, rules, store, verdicts, workers
 from pipeline.config import GateConfig
-from pipeline.errors import InputError
+from pipeline.errors import InputError, plural
 from pipeline.judge import Change, Gated, judge, matching, whole
 from pipeline.paired import SAME, Comparison, Difference, pair
 from pipeline.panels import Better, HasFigures, Panel
@@ -106,16 +106,21 @@ def gate(
     return done
 
 
-def suggest(config: GateConfig) -> str:
+def suggest(config: GateConfig, say: Callable[[str], None] = lambda _: None) -> str:
     """A first file of rules that one step of a run passes, as TOML. Raises InputError for bad input."""
     if config.predictions is None:
         raise InputError("which predictions? For example: predboard gate predictions/digits --suggest > gates.toml")
     now = look(opened(config.predictions, config.step, "--step"), METRICS, config.workers)
+    if missing := now.images["missing"]:
+        of = plural(now.images["manifest_rows"], "row")
+        say(f"warning: {missing:,} of {of} are missing, so these rules pass only with --allow-incomplete")
     differences: Mapping[str, Difference] = {}
+    lone = 0.0
     if config.baseline is not None:
         old = opened(config.baseline, config.baseline_step, "--baseline-step")
-        differences = compared(old, now, config, kinds=False).differences
-    return suggested(config.predictions.resolve().name, now.step.step, now.figures, differences)
+        comparison = compared(old, now, config, kinds=False)
+        differences, lone = comparison.differences, unpaired(comparison.rows, look(old, (), config.workers), now)
+    return suggested(config.predictions.resolve().name, now.step.step, now.figures, differences, lone)
 
 
 def names() -> dict[str, Better]:
@@ -203,13 +208,17 @@ def changes(
         for name in matching(metric, now.figures):
             if name in now.figures and name in before.figures:
                 differences[name] = apart(before.figures[name], now.figures[name], state.identical)
-    lone = [1 - comparison.rows / seen.images["counted"] for seen in (before, now) if seen.images["counted"]]
     less = frozenset(name for name, better in figured.items() if better == "less")
     counts = ("only_old", "only_new", "failed_old", "failed_new", "labels_differ", "pictures_differ")
     return (
-        Change(differences, less, max(lone, default=1.0)),
+        Change(differences, less, unpaired(comparison.rows, before, now)),
         {"compared": comparison.rows, **{name: int(getattr(state, name)) for name in counts}},
     )
+
+
+def unpaired(rows: int, old: Seen, new: Seen) -> float:
+    """Share of the images that count in either run which are not among the `rows` that are compared."""
+    return max((1 - rows / seen.images["counted"] for seen in (old, new) if seen.images["counted"]), default=1.0)
 
 
 def apart(old: Figure, new: Figure, identical: bool) -> Difference:

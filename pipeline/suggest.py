@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pipeline.errors import plural
 from pipeline.judge import inside, number, signed
 from pipeline.paired import Difference
+from pipeline.rules import Rule
 from pipeline.summaries import Figure
 
 METRICS = (
@@ -27,20 +28,23 @@ DROP = 0.005
 DROP_OF_A_CLASS = 0.02
 
 
-def suggested(run: str, step: int, figures: Mapping[str, Figure], differences: Mapping[str, Difference]) -> str:
+def suggested(
+    run: str, step: int, figures: Mapping[str, Figure], differences: Mapping[str, Difference], unpaired: float = 0.0
+) -> str:
     """TOML with comments. Every limit is rounded to the side on which the run passes.
 
     Args:
         run, step: what it is made from.
         figures: its figures by name.
         differences: from the baseline, by name; none without one.
+        unpaired: share of the images of either run that are not in these.
     """
     parts = [
         f"# Rules for `predboard gate`, made from {_comment(run)}, step {step}.\n"
         "# Limits are where the 95 % intervals of its own figures end, so that it passes: make them what you need.\n"
         "# docs/gates.md explains all keys."
     ]
-    for record, said in (*_rules(figures), *_drops(differences)):
+    for record, said in (*_rules(figures), *_drops(differences, unpaired)):
         keys = [f"{key} = {_value(value)}" for key, value in record.items()]
         parts.append("\n".join(["[[rule]]", *keys[:-1], f"{keys[-1]}{f'  # {_comment(said)}' if said else ''}"]))
     if "accuracy" not in figures:
@@ -74,21 +78,24 @@ def _rules(figures: Mapping[str, Figure]) -> Iterator[tuple[dict[str, str | floa
             yield {"metric": "images/counted", "min": figures["images/counted"].value}, "no fewer than now"
 
 
-def _drops(differences: Mapping[str, Difference]) -> Iterator[tuple[dict[str, str | float], str]]:
+def _drops(differences: Mapping[str, Difference], unpaired: float) -> Iterator[tuple[dict[str, str | float], str]]:
     """Rules against the baseline: how much is lost on the whole, and whether a class clearly loses."""
+    more: dict[str, str | float] = {}
+    if unpaired > Rule.max_unpaired:
+        more["max_unpaired"] = math.ceil(unpaired * 100) / 100
     if "accuracy" in differences:
         of = differences["accuracy"]
         said = f"now {signed(of.difference)} over {plural(of.rows, 'image')}" + (
             f" ({_span(of)})" if of.interval else ""
         )
-        yield {"metric": "accuracy", "max_drop": max(DROP, _ceil(-of.difference))}, said
+        yield {"metric": "accuracy", **more, "max_drop": max(DROP, _ceil(-of.difference))}, said
     recalls = {
         n: d for n, d in differences.items() if n.startswith("classes/") and n.endswith("/recall") and d.interval
     }
     if recalls:
         name, of = min(recalls.items(), key=lambda item: (item[1].interval or (0, 0))[1])
         limit = max(DROP_OF_A_CLASS, _ceil(-(of.interval or (0, 0))[1]))
-        record: dict[str, str | float] = {"metric": "classes/*/recall", "bound": "upper", "max_drop": limit}
+        record = {"metric": "classes/*/recall", **more, "bound": "upper", "max_drop": limit}
         yield record, f"no class surely loses more; nearest is {inside(name)}, {signed(of.difference)} ({_span(of)})"
 
 

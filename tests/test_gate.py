@@ -236,6 +236,20 @@ def test_flags_that_cannot_be_meant(arguments: list[str], words: str, command: C
     assert re.fullmatch(f"predboard: .*{words}.*\n", said.err), said.err
 
 
+def test_flags_from_a_file(command: Callable[..., Said], run: Path, tmp_path: Path) -> None:
+    (tmp_path / "gates.toml").write_text(PASSING)
+    keys = {
+        "predictions": str(run),
+        "rules": str(tmp_path / "gates.toml"),
+        "json": str(tmp_path / "gate.json"),
+        "step": 0,
+    }
+    (tmp_path / "flags.toml").write_text("\n".join(f"{key} = {json.dumps(value)}" for key, value in keys.items()))
+    assert cli.run(["gate", "--config", str(tmp_path / "flags.toml")]) == 0
+    assert json.loads((tmp_path / "gate.json").read_text())["code"] == 0
+    assert command(run, FAILING, "--config", tmp_path / "flags.toml").code == 1  # a flag counts more
+
+
 def test_predictions_that_are_not_there(command: Callable[..., Said], run: Path, tmp_path: Path) -> None:
     for folder, words in ((tmp_path / "none", "no folder .*none"), (run.parent, "holds no predictions but 1 run")):
         said = command(folder, PASSING)
@@ -493,6 +507,22 @@ def test_a_weak_slice_is_suggested_with_its_name(tmp_path: Path, command: Callab
     metrics = [record["metric"] for record in tomllib.loads(said.out)["rule"]]
     assert f"slices/country={name}/accuracy" in metrics
     assert command(tmp_path / "run", said.out).code == 0
+
+
+def test_suggested_rules_pass_where_images_are_missing_on_either_side(
+    run: Path, tmp_path: Path, command: Callable[..., Said]
+) -> None:
+    more = write(tmp_path / "more", [*rows(), *(Row(f"x{i}", i % 3, i % 3) for i in range(30))])
+    said = command(more, "", "--suggest", "--baseline", run)
+    found = tomllib.loads(said.out)["rule"]
+    assert [record["max_unpaired"] for record in found if "max_drop" in record] == [0.45, 0.45]  # 30 of 68
+    assert command(more, said.out, "--baseline", run).code == 0
+    part = write(tmp_path / "part", rows(), shard_size=16)
+    sorted(part.glob("*/*.parquet"))[1].unlink()
+    said = command(part, "", "--suggest")
+    assert said.err == "warning: 16 of 40 rows are missing, so these rules pass only with --allow-incomplete\n"
+    assert command(part, said.out, "--allow-incomplete").code == 0
+    assert command(part, said.out).code == 1
 
 
 def test_without_labels_only_counts_are_suggested(tmp_path: Path, command: Callable[..., Said]) -> None:

@@ -195,7 +195,7 @@ ALLOWED: dict[str, set[str]] = {
     "sources": {"errors", "places", "predictions"},
     "state": {"predictions"},
     "store": {"errors", "places", "predictions", "shards", "workers"},
-    "suggest": {"errors", "judge", "paired", "summaries"},
+    "suggest": {"errors", "judge", "paired", "rules", "summaries"},
     "summaries": {"predictions"},
     "summarize": {"cluster", "panels", "places", "predictions", "state", "store", "workers"},
     "tables": {"arrays", "errors", "sources"},
