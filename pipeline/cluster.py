@@ -11,9 +11,11 @@ import logging
 import math
 import os
 import re
+import signal
 import socket
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -98,6 +100,7 @@ def connected(address: str | None) -> Iterator[None]:
                 f"nobody answers at --ray-address {address} ({first_line(error)}); expected auto, HOST:PORT, or local"
             ) from error
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a Ray that is started here; nothing is sent anywhere
+    terminated = signal.getsignal(signal.SIGTERM)
     package = str(Path(__file__).resolve().parent)
     try:
         ray.init(
@@ -111,6 +114,8 @@ def connected(address: str | None) -> Iterator[None]:
         raise InputError(
             f"{where} cannot be reached or started: {first_line(error)}; expected auto, HOST:PORT, or local"
         ) from error
+    if threading.current_thread() is threading.main_thread() and terminated is not None:
+        signal.signal(signal.SIGTERM, terminated)  # Ray has put its own in its place
     try:
         yield
     finally:
@@ -302,6 +307,8 @@ class Actors:
         self._actors: dict[Worker[Any], Any] = {}
         self._answers: dict[Any, Worker[Any]] = {}
         """Of each worker the answers that it is going to give."""
+        self._processes: list[int] = []
+        """Of this machine."""
         self._anybody = False
 
     def start(self, number: int) -> Worker[Any]:
@@ -349,6 +356,8 @@ class Actors:
         for one in said:
             if isinstance(one, _Begins):
                 worker.name = f"{worker.name[:-1]} on {one.machine}, process {one.process})"
+                if one.machine == socket.gethostname():
+                    self._processes.append(one.process)
             else:
                 self._heard.append((worker, one))
         self._listen(worker)
@@ -358,8 +367,21 @@ class Actors:
         ray = _ray()
         for worker in crew:
             ray.kill(self._actors[worker])
+        until = time.monotonic() + _GRACE
         if self._answers:
             ray.wait(list(self._answers), num_returns=len(self._answers), timeout=_GRACE)
+        while any(map(_lives, self._processes)) and time.monotonic() < until:  # Ray takes them for dead before they are
+            time.sleep(0.01)
+
+
+def _lives(process: int) -> bool:
+    if os.name != "posix":  # where there is no such question
+        return False
+    try:
+        os.kill(process, 0)
+    except OSError:
+        return False
+    return True
 
 
 def _how(error: Exception) -> str:

@@ -198,7 +198,7 @@ class Crew(Generic[T]):
         if not worker.asked:
             self._stillborn += 1
             if self._host.replaces and self._stillborn == DEATHS:
-                raise InputError(f"{DEATHS} workers one after the other {how} before they had begun; nothing is lost")
+                raise InputError(f"no worker of {DEATHS} began to work, the last {how}; nothing is lost")
         begun, lost = ", ".join(map(self._name, worker.given)) or "none", []
         for task in worker.given:
             self._deaths[task] += 1

@@ -171,9 +171,7 @@ def test_tasks_are_given_in_their_order_and_only_as_far_as_workers_read_ahead() 
 
 def test_workers_that_die_before_they_begin_end_the_run_in_one_line() -> None:
     host, told = Host(0, 1, frozenset(), replaces=True, stillborn=DEATHS), Told()
-    with pytest.raises(
-        InputError, match=r"^3 workers one after the other died before they had begun; nothing is lost$"
-    ):
+    with pytest.raises(InputError, match=r"^no worker of 3 began to work, the last died; nothing is lost$"):
         told.crew(host, range(4)).run(2)
     assert set(host.ended) == set(host.played)
     told = Told()

@@ -1,6 +1,7 @@
 """Actors of a Ray on this machine give the rows of one process, whatever dies meanwhile."""
 
 import dataclasses
+import importlib
 import os
 import shutil
 import signal
@@ -27,7 +28,7 @@ from pipeline.shards import Task
 from tests import toy
 
 pytestmark = pytest.mark.ray
-pytest.importorskip("torch", reason="stage one runs PyTorch models")
+torch = pytest.importorskip("torch", reason="stage one runs PyTorch models")
 ray: Any = pytest.importorskip("ray", reason="pip install 'predboard[ray]'")
 
 EUROSAT = toy.SHARED / "eurosat_rgb"
@@ -237,10 +238,29 @@ def test_what_an_actor_meets_is_raised_here(place: Path) -> None:
 
 def test_workers_that_cannot_begin_are_one_line(place: Path) -> None:
     (place / "net.py").write_text(f"import os\nif os.getpid() != {os.getpid()}:\n    os._exit(3)\n{_NET}")
-    with pytest.raises(
-        InputError, match=r"^3 workers one after the other died before they had begun; nothing is lost$"
-    ):
+    with pytest.raises(InputError, match=r"^no worker of 3 began to work, the last died; nothing is lost$"):
         infer(_on_ray(place))
+
+
+class _LacksAPackage:
+    def __reduce__(self) -> Any:
+        return importlib.import_module, ("no_such_module",)
+
+
+def test_a_machine_that_lacks_a_package_is_one_line() -> None:
+    lacking: Any = _LacksAPackage()
+    host = cluster.Actors(lacking, cluster.Shape(1, 0, 1, 0), "cpu", None, None, print)
+    crew: Crew[int] = Crew(host, [1], print, print, str, lambda *_: (0, 0))
+    words = (
+        r"^no worker of 3 began to work, the last could not begin \(ModuleNotFoundError: No module named 'no_such_mod"
+    )
+    with pytest.raises(InputError, match=words) as met:
+        crew.run(1)
+    assert "\n" not in str(met.value)
+    with pytest.raises(
+        InputError, match=r"^a worker of Ray cannot begin: ModuleNotFoundError: No module named 'no_such"
+    ):
+        cluster.ask(cluster.Shape(1, 0, 1, 0), importlib.import_module, "no_such_module")
 
 
 def test_more_than_a_machine_has_is_one_line(place: Path) -> None:
@@ -346,6 +366,67 @@ def test_neither_memory_nor_time_of_the_driver_grows_with_the_parts() -> None:
     (half, a), (_, b), *_, (_, c), (whole, d) = at[parts // 2000 :]  # by then what Ray keeps at hand is full
     assert whole - half < 4, "megabytes"
     assert d - c < 2 * (b - a), "processor seconds of a thousand parts"
+
+
+@pytest.mark.parametrize("processes", [0, 1])
+def test_actors_have_the_checkpoints_datasets_and_transforms_of_the_user(place: Path, processes: int) -> None:
+    (place / "mine.py").write_text(
+        "from pathlib import Path\n"
+        "import numpy as np\n"
+        "from PIL import Image\n\n\n"
+        "class Tiles:\n"
+        "    classes = ('a', 'b', 'c')\n\n"
+        "    def __init__(self):\n"
+        f"        self.files = sorted(Path({str(place / 'data')!r}).glob('*/*.png'))\n\n"
+        "    def __len__(self):\n"
+        "        return len(self.files)\n\n"
+        "    def __getitem__(self, i):\n"
+        "        return Image.open(self.files[i]), self.classes.index(self.files[i].parent.name)\n\n\n"
+        "def prepare(picture):\n"
+        "    return np.asarray(picture, np.float32).transpose(2, 0, 1) / 255\n"
+    )
+    files = []
+    for step in (1, 2):
+        torch.manual_seed(step)
+        files.append(place / f"toy_epoch{step}.pt")
+        torch.save({"head.weight": torch.randn(3, 3), "head.bias": torch.randn(3)}, files[-1])
+    options: dict[str, Any] = {"data": f"{place / 'mine.py'}:Tiles", "transform": f"{place / 'mine.py'}:prepare"}
+    infer(_config(place, out=place / "alone", checkpoint=tuple(files), **options))
+    infer(_config(place, checkpoint=tuple(files[:1]), **options))
+    outcome = infer(_on_ray(place, checkpoint=tuple(files), processes=processes, **options))
+    assert (outcome.complete, outcome.failed, outcome.written) == (True, 1, ROWS)
+    for step in (1, 2):
+        _same(place / "out", place / "alone", step)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_a_signal_ends_the_command_and_its_ray_and_it_goes_on_later(
+    place: Path, number: signal.Signals, code: int, word: str
+) -> None:
+    flags = ["infer", "--data", str(place / "data"), "--model", f"{place / 'net.py'}:Net", "--out", str(place / "out")]
+    flags += ["--shard-size", str(SHARD), "--batch-size", "2", "--preflight", "0", "--model-args", "slow=0.3"]
+    flags += ["--engine", "ray", "--ray-address", "local"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "pipeline", *flags],
+        env={**os.environ, "PYTHONPATH": str(toy.ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        until = time.monotonic() + 60
+        while time.monotonic() < until and not list((place / "out").glob("*/part-*.parquet")):
+            time.sleep(0.05)
+        os.kill(process.pid, number)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said.splitlines()[-1].partition(";")[0]) == (code, f"predboard: {word}")
+    assert "Traceback" not in said
+    left = subprocess.run(["pgrep", "-s", str(process.pid)], capture_output=True, text=True, check=False).stdout.split()
+    assert [pid for pid in left if pid != str(process.pid)] == []
+    assert _left(place / "out") == []
+    assert 0 < len(list((place / "out").glob("*/part-*.parquet"))) < -(-ROWS // SHARD)
+    assert infer(_config(place, model_args={"slow": 0.3})).complete
 
 
 def test_a_cluster_that_is_not_there_is_one_line(place: Path) -> None:
