@@ -208,8 +208,8 @@ def _limit(rule: Rule, key: str, name: str, figures: Mapping[str, Figure]) -> Fi
         return replace(found, why=absent(name, figures))
     if figure.rows is None and rule.min_rows > 1:
         raise InputError(f"rule {rule.title!r}: {name} is itself a number of images; expected min without min_rows")
-    if not figure.method and rule.bound != "point":
-        raise InputError(f"rule {rule.title!r}: {name} has no interval; expected no bound, which tests its value")
+    if not figure.method:
+        _without_interval(rule, name)
     margin = figure.value - limit if key == "min" else limit - figure.value
     found = replace(found, value=figure.value, interval=figure.interval, rows=figure.rows, margin=margin)
     if figure.rows is not None and figure.rows < rule.min_rows:
@@ -217,6 +217,12 @@ def _limit(rule: Rule, key: str, name: str, figures: Mapping[str, Figure]) -> Fi
     test = {"min": at_least, "max": at_most}[key]
     outcome = test(figure.value, figure.interval, limit, rule.bound)
     return replace(found, outcome=outcome, why=_why(found, limit, key == "min", rule.bound, outcome))
+
+
+def _without_interval(rule: Rule, name: str) -> None:
+    """Raise InputError if a rule asks for an end of an interval that a figure never has."""
+    if rule.bound != "point":
+        raise InputError(f"rule {rule.title!r}: {name} has no interval; expected no bound, which tests its value")
 
 
 def _drop(rule: Rule, name: str, figures: Mapping[str, Figure], change: Change) -> Finding:
@@ -228,14 +234,15 @@ def _drop(rule: Rule, name: str, figures: Mapping[str, Figure], change: Change) 
     if name not in change.differences:
         return replace(found, outcome="too little evidence", why="no image that gives it a value is in both runs")
     d = change.differences[name]
+    if d.interval is None and not figures[name].method:
+        _without_interval(rule, name)
     less = pattern_of(name) in change.less_is_better
     margin = limit - d.difference if less else d.difference + limit
     values = replace(found, value=d.difference, interval=d.interval, rows=d.rows, old=d.old, new=d.new, margin=margin)
     unclear = replace(values, outcome="too little evidence")
     if change.unpaired > rule.max_unpaired:
-        said = (
-            f"{change.unpaired:.1%} of the images have no counterpart, more than max_unpaired = {rule.max_unpaired:g}"
-        )
+        share = f"{100 * change.unpaired:.1f} % of the images"
+        said = f"{share} have no counterpart, more than max_unpaired = {rule.max_unpaired:g}"
         return replace(unclear, why=said)
     if d.rows < rule.min_rows:
         return replace(unclear, why=_few(d.rows, rule.min_rows))

@@ -379,7 +379,7 @@ def test_one_image_more_moves_nothing_else(run: Path, tmp_path: Path) -> None:
     assert {f.value for verdict in done.verdicts[1:] for f in verdict.findings} == {0.0}
     (finding,) = pipeline.gate(new, [{"metric": "accuracy", "max_drop": 0}], run).verdicts[-1].findings
     assert finding.outcome == UNCLEAR
-    assert "2.6% of the images have no counterpart, more than max_unpaired = 0.01" in finding.why
+    assert "2.6 % of the images have no counterpart, more than max_unpaired = 0.01" in finding.why
 
 
 def test_images_that_are_missing_on_either_side_are_too_little_evidence(run: Path, tmp_path: Path) -> None:

@@ -217,7 +217,7 @@ def against(
             Rule("accuracy", max_drop=0.5),
             against("accuracy", -0.9, None, unpaired=0.02),
             UNCLEAR,
-            "2.0% of the images have no counterpart, more than max_unpaired = 0.01",
+            "2.0 % of the images have no counterpart, more than max_unpaired = 0.01",
         ),
         (Rule("accuracy", max_drop=0.5, max_unpaired=0.02), against("accuracy", 0.0, None, unpaired=0.02), "pass", ""),
         (
@@ -238,6 +238,13 @@ def test_a_change_against_the_baseline(rule: Rule, change: Change, expected: Out
     (finding,) = judge(rule, FIGURES, change).findings
     assert finding.outcome == expected
     assert why in finding.why
+
+
+def test_a_change_that_never_has_an_interval_has_no_ends() -> None:
+    change = Change({"calibration/mce": Difference(0.1, 0.1, 0.0, None, 400)}, frozenset({"calibration/mce"}), 0.0)
+    assert judge(Rule("calibration/mce", max_drop=0), FIGURES, change).outcome == "pass"
+    with pytest.raises(InputError, match="calibration/mce has no interval; expected no bound"):
+        judge(Rule("calibration/mce", max_drop=0, bound="upper"), FIGURES, change)
 
 
 def test_a_rule_may_have_a_limit_and_a_change() -> None:
