@@ -48,7 +48,16 @@ C = TypeVar("C")
 
 def main() -> None:
     """Entry point of the command `predboard`."""
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    left = [thread for thread in threading.enumerate() if thread.name == "predboard"]
+    for thread in left:
+        thread.join(0.2)
+    if any(thread.is_alive() for thread in left):
+        # It waits for a file that hangs. Python would not wait for it, but what speaks to storage would, for minutes.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -20,8 +20,9 @@ import re
 import shutil
 import tempfile
 import textwrap
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeVar
@@ -31,6 +32,8 @@ import pyarrow as pa
 from pyarrow import fs
 
 from pipeline.errors import InputError, first_line
+
+X = TypeVar("X")
 
 CONNECTIONS = 16
 """Requests at a time, at most, where many small things are asked for."""
@@ -133,8 +136,7 @@ class Remote:
     # --- what is there ---
 
     def _info(self) -> fs.FileInfo:
-        with _speaking(self) as (storage, path):
-            return storage.get_file_info(path)
+        return self._ask(lambda storage, path: storage.get_file_info(path))
 
     def exists(self) -> bool:
         """Whether there is an object of this key, or any inside."""
@@ -166,13 +168,14 @@ class Remote:
         return self._listed(recursive=True)
 
     def _listed(self, recursive: bool) -> list["Remote"]:
-        with _speaking(self) as (storage, path):
+        def inside(storage: fs.FileSystem, path: str) -> list[tuple[str, fs.FileInfo]]:
             found = storage.get_file_info(fs.FileSelector(path, recursive=recursive, allow_not_found=True))
-        start = len(path.strip("/")) + 1  # some begin their paths with a /, and end those of folders so
-        inside = [(info.path.strip("/")[start:], info) for info in found]
+            start = len(path.strip("/")) + 1  # some begin their paths with a /, and end those of folders so
+            return [(info.path.strip("/")[start:], info) for info in found]
+
         return sorted(
             Remote(f"{self.uri}/{name}", _stat(info))
-            for name, info in inside
+            for name, info in self._ask(inside)
             if name and (not recursive or info.type == fs.FileType.File)
         )
 
@@ -190,8 +193,7 @@ class Remote:
 
     def open_file(self) -> pa.NativeFile:
         """The object for reading anywhere in it, one request for each read."""
-        with _speaking(self) as (storage, path):
-            return storage.open_input_file(path)
+        return self._ask(lambda storage, path: storage.open_input_file(path))
 
     def open_pieces(self, size: int) -> io.BufferedReader:
         """The object for reading anywhere in it, so many bytes by a request."""
@@ -199,19 +201,26 @@ class Remote:
 
     def reach(self) -> None:
         """Raise StorageError if its bucket is not there or nobody answers."""
-        with _speaking(self):
-            pass
+        self._ask(lambda _, __: None)
 
     def read_buffer(self) -> pa.Buffer:
         """All of the object."""
-        with _speaking(self) as (storage, path), storage.open_input_file(path) as file:
-            return file.read_buffer()
+
+        def read(storage: fs.FileSystem, path: str) -> pa.Buffer:
+            with storage.open_input_file(path) as file:
+                return file.read_buffer()
+
+        return self._ask(read)
 
     def read_end(self, length: int) -> bytes:
         """The last bytes, all where there are fewer."""
-        with _speaking(self) as (storage, path), storage.open_input_file(path) as file:
-            size = file.size()
-            return bytes(file.read_at(min(length, size), max(size - length, 0)))
+
+        def read(storage: fs.FileSystem, path: str) -> bytes:
+            with storage.open_input_file(path) as file:
+                size = file.size()
+                return bytes(file.read_at(min(length, size), max(size - length, 0)))
+
+        return self._ask(read)
 
     def read_bytes(self) -> bytes:
         """All of the object."""
@@ -224,32 +233,29 @@ class Remote:
     def write_bytes(self, content: bytes | pa.Buffer) -> None:
         """Put an object, whole, in place of what has this key."""
 
-        def put(storage: fs.FileSystem, path: str) -> None:
+        def put(storage: fs.FileSystem, path: str) -> fs.FileInfo:
             stream = storage.open_output_stream(path)
             stream.write(content)  # all at once: a stream that is given up in between is published as far as it is
             stream.close()
+            return storage.get_file_info(path)
 
         size = content.size if isinstance(content, pa.Buffer) else len(content)
-        with _speaking(self) as (storage, path):
-            with ThreadPoolExecutor(1) as another:  # which no Ctrl-C interrupts in between
-                another.submit(put, storage, path).result()
-            found = storage.get_file_info(path)
+        found = self._ask(put)
         if found.type != fs.FileType.File or found.size != size:
             raise StorageError(f"{self} was written with {size} bytes and has {found.size}: run the same command again")
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove the object."""
         try:
-            with _speaking(self) as (storage, path):
-                storage.delete_file(path)
+            self._ask(lambda storage, path: storage.delete_file(path))
         except FileNotFoundError:
             if not missing_ok:
                 raise
 
     def rmtree(self) -> None:
         """Remove all objects inside."""
-        with contextlib.suppress(FileNotFoundError), _speaking(self) as (storage, path):
-            storage.delete_dir(path)
+        with contextlib.suppress(FileNotFoundError):
+            self._ask(lambda storage, path: storage.delete_dir(path))
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
         """Nothing: a folder is there as long as something is in it."""
@@ -257,6 +263,30 @@ class Remote:
     def rmdir(self) -> None:
         """Remove what marks an empty folder, where there is such a mark."""
         self.rmtree()
+
+    def _ask(self, question: Callable[[fs.FileSystem, str], X]) -> X:
+        """What storage says to a question of a file system and the path in it. Trouble becomes one line.
+
+        The main thread lets another ask, and waits: Ctrl-C ends the waiting at once, and never comes in between.
+        """
+        scheme, _, inside = self.uri.partition("://")
+        path = self.uri if scheme in ("http", "https") else inside
+
+        def ask() -> X:
+            try:
+                return question(_storage(scheme, inside.partition("/")[0]), path)
+            except (InputError, FileNotFoundError):
+                raise
+            except Exception as error:  # fsspec's file systems raise what their libraries do
+                raise _explained(self, error) from error
+
+        if threading.current_thread() is not threading.main_thread():
+            return ask()
+        answer: Future[X] = Future()
+        threading.Thread(target=_answered, args=(ask, answer), name="predboard", daemon=True).start()
+        while True:
+            with contextlib.suppress(TimeoutError):
+                return answer.result(timeout=1)  # on Windows nothing interrupts a longer wait
 
 
 Place = Path | Remote
@@ -359,17 +389,11 @@ def rmtree(place: Place) -> None:
 # --- who speaks to storage ---
 
 
-@contextlib.contextmanager
-def _speaking(place: Remote) -> Iterator[tuple[fs.FileSystem, str]]:
-    """The file system, and the path in it. Trouble becomes one line."""
-    scheme, _, inside = place.uri.partition("://")
+def _answered(ask: Callable[[], X], answer: "Future[X]") -> None:
     try:
-        storage = _storage(scheme, inside.partition("/")[0])
-        yield storage, place.uri if scheme in ("http", "https") else inside
-    except (InputError, FileNotFoundError):
-        raise
-    except Exception as error:  # fsspec's file systems raise what their libraries do
-        raise _explained(place, error) from error
+        answer.set_result(ask())
+    except BaseException as error:  # it is raised where the answer is waited for
+        answer.set_exception(error)
 
 
 @functools.lru_cache(maxsize=64)

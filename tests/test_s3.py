@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.parse
 from collections import Counter
@@ -227,6 +228,48 @@ def test_what_stays_broken_is_an_error_row_and_mended_later(
     again = open_predictions(uri("run")).to_pandas()
     pd.testing.assert_frame_equal(again.drop(index=row), frame.drop(index=row), check_dtype=False)
     assert again["error"].isna().all()
+
+
+def test_an_image_that_hangs_in_storage_keeps_nobody_from_ending(server: Server, tmp_path: Path) -> None:
+    data = put(server, toy.pictures(tmp_path / "photos", 3, 4), "photos")
+    with server.watched(lambda request, _: 60.0 if request.path.endswith("b/001.png") else None):
+        began = time.monotonic()
+        done = infer_command(toy.model_file(tmp_path), data, tmp_path / "run", timeout=2, preflight=0)
+        assert time.monotonic() - began < 45
+    assert done.returncode == 0
+    assert "11 ok, 1 failed" in done.stdout
+    errors = open_predictions(tmp_path / "run").to_pandas()["error"].dropna()
+    assert errors.to_list() == ["TimeoutError: not read within 2 seconds"]
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_command_that_waits_for_storage_can_be_interrupted(sent: int, code: int, server: Server) -> None:
+    asked = threading.Event()
+
+    def hang(request: Request, _: int) -> float | None:
+        if f"/{BUCKET}/" not in f"{request.path}/":
+            return None
+        asked.set()
+        return 15.0
+
+    with (
+        server.watched(hang),
+        subprocess.Popen(
+            [sys.executable, "-m", "pipeline", "inspect", str(uri("predictions"))],
+            env={**os.environ, "PYTHONPATH": str(toy.ROOT)},
+            stderr=subprocess.PIPE,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # ignored in the background
+            text=True,
+        ) as command,
+    ):
+        assert asked.wait(60)
+        time.sleep(0.2)
+        command.send_signal(sent)
+        began = time.monotonic()
+        assert command.wait(10) == code
+        assert time.monotonic() - began < 5
+        assert command.stderr is not None
+        assert "Traceback" not in command.stderr.read()
 
 
 # --- stage two ---
