@@ -1,10 +1,13 @@
 """Verdicts: three-way logic, absent figures, changes against a baseline; every rule kind passing and failing."""
 
 import math
+import re
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from pipeline import InputError
 from pipeline.judge import (
@@ -26,6 +29,8 @@ from pipeline.judge import (
 from pipeline.paired import Difference
 from pipeline.rules import Bound, Rule
 from pipeline.summaries import Figure
+from pipeline.tally import wilsons
+from tests import toy
 
 UNCLEAR: Outcome = "too little evidence"
 FIGURES = {
@@ -305,6 +310,32 @@ def test_a_higher_limit_is_never_easier(
     order = ("pass", UNCLEAR, "fail")
     assert order.index(at_least(*of, limit, bound)) <= order.index(at_least(*of, limit + more, bound))
     assert order.index(at_most(*of, limit, bound)) >= order.index(at_most(*of, limit + more, bound))
+
+
+def test_how_often_a_rule_passes_is_as_the_documentation_says() -> None:
+    page = (toy.ROOT / "docs/gates.md").read_text("utf-8")
+    rows = re.findall(r"^\| (0\.\d+) \| ([\d,]+) \|" + r" (\d+) % \|" * 5, page, re.MULTILINE)
+    assert len(rows) == 7
+    for p, images, *said in rows:
+        n = int(images.replace(",", ""))
+        hits = np.arange(n + 1)
+        chance = stats.binom.pmf(hits, n, float(p))
+        ends = np.stack(wilsons(hits, np.full(n + 1, n)), axis=1).tolist()
+        shares = [
+            sum(
+                c
+                for c, k, (low, high) in zip(chance, hits, ends, strict=True)
+                if outcome == at_least(k / n, (low, high), 0.94, bound)
+            )
+            for bound, outcome in (
+                ("point", "pass"),
+                ("lower", "pass"),
+                ("lower", UNCLEAR),
+                ("lower", "fail"),
+                ("upper", "pass"),
+            )
+        ]
+        assert [f"{100 * share:.0f}" for share in shares] == said, (p, n)
 
 
 @given(of=estimates(), limit=numbers)
