@@ -132,7 +132,13 @@ class Changes:
 
     def write(self, path: Path) -> None:
         """Write the table."""
-        with self._stack, pq.ParquetWriter(path, schema(), compression="zstd", write_page_checksum=True) as writer:
+        few = [f.name for f in schema() if f.name == "kind" or f.name.startswith(("label", "predicted"))]
+        with (
+            self._stack,
+            pq.ParquetWriter(
+                path, schema(), compression="zstd", use_dictionary=few, write_page_checksum=True
+            ) as writer,
+        ):
             for batch in pairing.portioned(self._ordered(), schema()):
                 writer.write_batch(batch)
 
@@ -185,7 +191,7 @@ def examples_of(rows: Joined) -> Examples:
     old, new = rows.old, rows.new
     kind = kinds_of(rows)
     kind[(kind == 0) & (new.predicted >= 0) & (new.label >= 0) & ~new.right] = BOTH_WRONG
-    among = np.flatnonzero(np.isin(kind, GALLERIES))
+    among = np.concatenate([_surest(np.flatnonzero(kind == of), new.confidence) for of in GALLERIES])
     score = -new.confidence[among].astype(np.float64)
     stay = Lowest.choose(COUNT, kind[among], score, new.key[among], new.id[among])
     at = among[stay]
@@ -202,3 +208,11 @@ def examples_of(rows: Joined) -> Examples:
         "confidence_new": new.confidence[at],
     }
     return Examples(Lowest(COUNT, kind[among][stay], score[stay], found))
+
+
+def _surest(rows: NDArray[np.int64], confidence: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Those of the rows that can be among the `COUNT` of highest confidence: a few more, if some are equal."""
+    if len(rows) <= COUNT:
+        return rows
+    of = confidence[rows]
+    return np.asarray(rows[of >= np.partition(of, len(of) - COUNT)[len(of) - COUNT]])

@@ -285,7 +285,7 @@ def _sorted(old: _Side, new: _Side, folder: Path | None) -> Iterator[Joined]:
     with contextlib.ExitStack() as stack:
         buckets = [Buckets(side.schema, by_key) for side in (old, new)]
         for side, into in zip((old, new), buckets, strict=True):
-            for batch in side.portions():
+            for batch in side.batches():
                 if into.files is None and sum(each.bytes for each in buckets) + batch.nbytes > MEMORY:
                     here = stack.enter_context(aside(folder))
                     count = files_for((old.step.rows + new.step.rows) * batch.nbytes // len(batch))
@@ -325,6 +325,7 @@ class Buckets:
         self.files: list[pa.RecordBatchFileWriter] | None = None
         self._folder = Path()
         self._kept: list[pa.RecordBatch] = []
+        self._rows = 0
 
     def deal(self, folder: Path, count: int) -> None:
         """Go on in so many files of a new folder, with what is there."""
@@ -332,30 +333,34 @@ class Buckets:
         with unwritable(folder.parent):
             folder.mkdir()
             self.files = [pa.ipc.new_file(str(folder / str(i)), self.schema) for i in range(count)]
-        kept, self._kept = self._kept, []
-        for batch in kept:
-            self.add(batch)
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Take in some rows."""
         self.bytes += batch.nbytes
-        if self.files is None:
-            self._kept.append(batch)
-            return
-        bucket = self._bucket_of(batch, self.count)
-        order = np.argsort(bucket, kind="stable")
-        ends = np.searchsorted(bucket[order], np.arange(self.count + 1))
-        dealt = batch.take(pa.array(order))
-        with unwritable(self._folder):
-            for file, start, stop in zip(self.files, ends[:-1].tolist(), ends[1:].tolist(), strict=True):
-                if start < stop:
-                    file.write_batch(dealt.slice(start, stop - start))
+        self._rows += len(batch)
+        self._kept.append(batch)
+        if self.files is not None and self._rows >= PORTION:
+            self._write(self.files)
+
+    def _write(self, files: Sequence[pa.RecordBatchFileWriter]) -> None:
+        """Deal what is in memory, many rows at a time: a file gets few of each."""
+        kept, self._kept, self._rows = self._kept, [], 0
+        for batch in portioned(kept, self.schema):
+            bucket = self._bucket_of(batch, self.count)
+            order = np.argsort(bucket, kind="stable")
+            ends = np.searchsorted(bucket[order], np.arange(self.count + 1))
+            dealt = batch.take(pa.array(order))
+            with unwritable(self._folder):
+                for file, start, stop in zip(files, ends[:-1].tolist(), ends[1:].tolist(), strict=True):
+                    if start < stop:
+                        file.write_batch(dealt.slice(start, stop - start))
 
     def take(self, number: int) -> pa.RecordBatch:
-        """All rows of one bucket, in the order in which they came; they are gone from here."""
+        """All rows of one bucket, in the order in which they came; they are gone from here. No rows come after."""
         if self.files is None:
             kept, self._kept = self._kept, []
         else:
+            self._write(self.files)
             with unwritable(self._folder):
                 self.files[number].close()
                 with pa.OSFile(str(self._folder / str(number))) as opened, pa.ipc.open_file(opened) as file:
@@ -368,13 +373,20 @@ def _matched(old: pa.RecordBatch, new: pa.RecordBatch) -> Iterator[Joined]:
     """The rows of one bucket, each step's in the order of its ids."""
     keys = as_numpy(old.column("key")), as_numpy(new.column("key"))
     at_old, at_new = match(*keys)
-    alone = [np.setdiff1d(np.arange(len(key)), at) for key, at in zip(keys, (at_old, at_new), strict=True)]
+    alone = [_rest(len(key), at) for key, at in zip(keys, (at_old, at_new), strict=True)]
     only = [_rows(batch.take(pa.array(at))) for batch, at in zip((old, new), alone, strict=True)]
     more = repeated(keys[0]), repeated(keys[1])
     for start in range(0, max(len(at_new), 1), PORTION):
-        a, b = (pa.array(at[start : start + PORTION]) for at in (at_old, at_new))
-        yield Joined(_rows(old.take(a)), _rows(new.take(b)), only[0], only[1], more)
+        a, b = (_taken(batch, at[start : start + PORTION]) for batch, at in ((old, at_old), (new, at_new)))
+        yield Joined(_rows(a), _rows(b), only[0], only[1], more)
         only, more = [_rows(old.slice(0, 0)), _rows(new.slice(0, 0))], (0, 0)
+
+
+def _taken(batch: pa.RecordBatch, at: NDArray[np.int64]) -> pa.RecordBatch:
+    """Rows at ascending or any other places; neighbours are not copied."""
+    if len(at) and at[-1] - at[0] == len(at) - 1 and (np.diff(at) == 1).all():
+        return batch.slice(int(at[0]), len(at))
+    return batch.take(pa.array(at))
 
 
 def match(old: NDArray[np.int64], new: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -383,12 +395,28 @@ def match(old: NDArray[np.int64], new: NDArray[np.int64]) -> tuple[NDArray[np.in
     >>> match(np.array([5, 7, 5, 8]), np.array([8, 5, 6, 5, 5]))
     (array([3, 0, 2]), array([0, 1, 3]))
     """
-    order_old, order_new = np.argsort(old, kind="stable"), np.argsort(new, kind="stable")
-    key_old, key_new = old[order_old], new[order_new]
-    occurrence = np.arange(len(new)) - np.searchsorted(key_new, key_new)
-    there = np.searchsorted(key_old, key_new) + occurrence
+    (order_old, key_old, many_old), (order_new, key_new, many_new) = _by_key(old), _by_key(new)
+    there = np.searchsorted(key_old, key_new)
+    if many_old or many_new:
+        there += np.arange(len(new)) - np.searchsorted(key_new, key_new)
     same = there < len(old)
     same[same] = key_old[there[same]] == key_new[same]
-    at_old, at_new = order_old[there[same]], order_new[same]
-    order = np.argsort(at_new)
-    return at_old[order], at_new[order]
+    at = np.full(len(new), -1, np.int64)  # of each new row, its place among the old ones
+    at[order_new[same]] = order_old[there[same]]
+    at_new = np.flatnonzero(at >= 0)
+    return at[at_new], at_new
+
+
+def _by_key(key: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], bool]:
+    """Places of the keys in their order, equal ones as they come; the keys in it; whether some are equal."""
+    order = np.argsort(key)
+    ordered = key[order]
+    equal = bool((ordered[1:] == ordered[:-1]).any())
+    return np.argsort(key, kind="stable") if equal else order, ordered, equal  # stable takes three times as long
+
+
+def _rest(count: int, at: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The places below `count` that are not in `at`."""
+    rest = np.ones(count, bool)
+    rest[at] = False
+    return np.flatnonzero(rest)

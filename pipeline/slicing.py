@@ -110,16 +110,19 @@ def _of_texts(distinct: list[str], index: NDArray[np.int64], summands: NDArray[n
 def _of_values(value: NDArray[np.float64], summands: NDArray[np.int64]) -> list[Groups]:
     """Sums over the rows of each number, at each of `DIGITS`. One sort does for all: rounding keeps the order."""
     order = np.argsort(value)
-    ordered, sums = value[order], summands[order]
+    distinct, sums = _runs(value[order], summands[order])
     found = []
     for digits in DIGITS:
-        rounded = _rounded(ordered, digits)
-        first = np.flatnonzero(np.append(True, rounded[1:] != rounded[:-1]))
-        if len(first) > CODES:
-            found.append(Groups(CODES, value[:0], summands[:0], over=True))
-        else:
-            found.append(Groups(CODES, rounded[first], np.add.reduceat(sums, first, axis=0)))
+        at_level, of = (distinct, sums) if digits == DIGITS[0] else _runs(_rounded(distinct, digits), sums)
+        over = len(at_level) > CODES
+        found.append(Groups(CODES, at_level[:0], of[:0], over=True) if over else Groups(CODES, at_level, of))
     return found
+
+
+def _runs(ordered: NDArray[np.float64], sums: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Distinct ones of ascending numbers, and the sums over the rows of each."""
+    first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+    return ordered[first], np.add.reduceat(sums, first, axis=0)
 
 
 def _sorted(states: dict[str, Groups]) -> Named:

@@ -27,7 +27,7 @@ from pipeline.config import InferConfig
 from pipeline.infer import infer
 from pipeline.loading import Loader
 from pipeline.predictions import Run
-from tests import bench_ray, bench_visualize, toy
+from tests import bench_compare, bench_ray, bench_visualize, toy
 
 TURNS = 3
 
@@ -272,8 +272,9 @@ def main() -> None:
         for on_ray in bench_ray.BENCHES if named else ():  # they take minutes
             if on_ray.__name__ in named or "ray" in named:
                 on_ray(folder, line)
-        for of_stage_two in (*bench_visualize.BENCHES, bench_visualize.huge):
-            if of_stage_two.__name__ in named or (not named and of_stage_two in bench_visualize.BENCHES):
+        usual = (*bench_visualize.BENCHES, *bench_compare.BENCHES)
+        for of_stage_two in (*usual, bench_visualize.huge):
+            if of_stage_two.__name__ in named or (not named and of_stage_two in usual):
                 of_stage_two(folder, line)
 
 

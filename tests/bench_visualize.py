@@ -71,13 +71,17 @@ def command(folder: Path) -> None:
 
 
 def resident(folder: Path) -> tuple[float, float]:
-    """Seconds and peak resident memory (MB) of the whole command, all its processes together, looked up in /proc.
+    """Seconds and peak memory of drawing; see `watched`."""
+    return watched(["visualize", str(folder)], folder.with_name(f"{folder.name}-logs"))
+
+
+def watched(arguments: list[str], logs: Path) -> tuple[float, float]:
+    """Seconds and peak resident memory (MB) of a whole command, all its processes together, looked up in /proc.
 
     What the system counts by itself (ru_maxrss) begins with the memory of whoever starts a process.
     """
-    logs = folder.with_name(f"{folder.name}-logs")
     shutil.rmtree(logs, ignore_errors=True)
-    command = [sys.executable, "-m", "pipeline", "visualize", str(folder), "--logdir", str(logs)]
+    command = [sys.executable, "-m", "pipeline", *arguments, "--logdir", str(logs)]
     began, peak = time.perf_counter(), 0.0
     with subprocess.Popen(command, cwd=toy.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None:
