@@ -407,6 +407,9 @@ def _compare(config: CompareConfig) -> int:
     for ranked in done.found.get("ranking", ()):
         ends = f", {_points(ranked)} from the best" if "lower" in ranked else ""
         print(f"{ranked['accuracy']:.4f} {ranked['name']}{ends}")
+    if done.missing_pictures:
+        lost = plural(done.missing_pictures, "source picture")
+        _say(f"warning: {lost} not found: --image-root says where they are now")
     print(done.verdict)
     kept = "nothing changed since the last time, kept" if done.unchanged else "->"
     print(f"{done.name}: {kept} {done.event_file}")
@@ -499,12 +502,15 @@ def _landing_page(config: BoardConfig) -> str:
     """Time Series without smoothing, which bends short curves, with what to see first pinned on top.
 
     That is the report card and the two most confident mistakes of a run, or the ranking of the runs and the report
-    cards of the newest three. TensorBoard passes over pins that it has no picture for.
+    cards of the newest three; before them the card of the newest comparison and what it saw broken. TensorBoard passes
+    over pins that it has no picture for.
     """
-    from pipeline.logs import RANKING, has_ranking, runs_in
+    from pipeline.logs import RANKING, comparisons_in, has_ranking, runs_in
 
     runs = runs_in(config.logdir)[:3]
-    pins = [(RANKING, "1_glance/ranking", 0)] * has_ranking(config.logdir)
+    pins = [(name, "1_glance/report_card", 0) for name in comparisons_in(config.logdir)[:1]]
+    pins += [(name, "2_mistakes/broken", sample) for name, _, _ in pins for sample in range(2)]
+    pins += [(RANKING, "1_glance/ranking", 0)] * has_ranking(config.logdir)
     pins += [(run, "1_glance/report_card", 0) for run in runs]
     if len(runs) == 1:
         pins += [(runs[0], "2_mistakes/confident", sample) for sample in range(2)]

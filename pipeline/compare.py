@@ -6,26 +6,44 @@ Knows no panel and no metric.
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import changes, contrast, events, logs, outcome, pairing, places, store
+from pipeline import (
+    changes,
+    contrast,
+    draw,
+    events,
+    exhibits,
+    images,
+    logs,
+    outcome,
+    pairing,
+    places,
+    store,
+    workers,
+)
 from pipeline.changes import Changes, Examples, examples_of, no_examples
 from pipeline.config import CompareConfig
 from pipeline.contrast import Side
+from pipeline.diagrams import PairWords, Said, pair_tile
 from pipeline.errors import InputError, plural
 from pipeline.paired import NEW_COLUMNS, OLD_COLUMNS, Comparison, Paired, pair
 from pipeline.pairing import Classes, classes_of
+from pipeline.pictures import Pictures
 from pipeline.places import Place
 from pipeline.predictions import digest_of
 from pipeline.state import merge
 from pipeline.store import Step, unwritable
-from pipeline.summaries import File, Text
+from pipeline.summaries import Encoded, File, Summary, Tiles
 
 STEPS = 12
 """Steps of a run that are compared with each other; of more, so many are taken, evenly spread."""
+
+TRANSITIONS = "transitions.csv"
+"""Which predictions changed into which."""
 
 LONGEST = 80
 """Characters of a comparison's name, from which on the old sides are counted instead of named."""
@@ -42,6 +60,8 @@ class Compared:
     """In one sentence."""
     found: Mapping[str, Any]
     """What compare.json says (docs/format.md)."""
+    missing_pictures: int
+    """Source pictures that were not found."""
     unchanged: bool
     """Nothing had changed since the last time, so nothing was written."""
 
@@ -75,7 +95,7 @@ def compare(config: CompareConfig, say: Callable[[str], None] = lambda _: None) 
     if record.made_from == made_from and all((folder / file).is_file() for file in record.files):
         found = contrast.read_compare((folder / contrast.FILE).read_bytes())
         if found is not None:
-            return Compared(name, folder, folder / record.files[0], found["verdict"], found, unchanged=True)
+            return Compared(name, folder, folder / record.files[0], found["verdict"], found, 0, unchanged=True)
 
     rows = sum(side.step.rows for side in sides)
     say(f"{name}: {plural(rows, 'row')} in {plural(len(sides), 'step')}, {plural(len(classes), 'pair')}")
@@ -86,13 +106,19 @@ def compare(config: CompareConfig, say: Callable[[str], None] = lambda _: None) 
         aside = places.workshop(folder) / f".predboard-{os.getpid()}.partial"
         try:
             aside.mkdir()
-            pairs, _ = _pairs(sides, classes, aside)
-            content = _write(name, sides, classes, pairs, aside)
-            event_file = logs.publish(folder, aside, _time(sides), record, made_from)
+            pairs, examples = _pairs(sides, classes, aside)
+            whole = pairs[0, len(sides) - 1]
+            mapped = any(of.mapped for of in classes.values())
+            content = contrast.compare_json(name, sides, pairs, mapped, (changes.FILE, TRANSITIONS))
+            album = _Album(sides[0], sides[-1], config.image_root, whole.names)
+            drawn = album.drawn(exhibits.summaries(sides, pairs, examples), workers.count(config.workers))
+            _write(sides, drawn, content, whole, aside)
+            made_of = made_from if not album.missing else ""  # another time they may be there
+            event_file = logs.publish(folder, aside, _time(sides), record, made_of)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     found = contrast.read_compare(content) or {}
-    return Compared(name, folder, event_file, found["verdict"], found, unchanged=False)
+    return Compared(name, folder, event_file, found["verdict"], found, len(album.missing), unchanged=False)
 
 
 def _sides(config: CompareConfig, say: Callable[[str], None]) -> list[Side]:
@@ -202,32 +228,59 @@ def _in_full(old: Step, new: Step, classes: Classes, aside: Path) -> tuple[Paire
 
 
 def _write(
-    name: str,
     sides: Sequence[Side],
-    classes: Mapping[tuple[int, int], Classes],
-    pairs: Mapping[tuple[int, int], Comparison],
+    drawn: Iterable[tuple[int, Summary]],
+    content: bytes,
+    found: Comparison,
     aside: Path,
-) -> bytes:
-    """All files, aside. -> what compare.json says."""
-    first, last = sides[0], sides[-1]
-    found = pairs[0, len(sides) - 1]
-    files = [changes.FILE, "transitions.csv"]
-    content = contrast.compare_json(name, sides, pairs, any(of.mapped for of in classes.values()), files)
+) -> None:
+    """All files but the table of changes, aside."""
     logs.write_file(aside, File(contrast.FILE, content))
-    logs.write_file(aside, File("transitions.csv", contrast.transitions_csv(found)))
+    logs.write_file(aside, File(TRANSITIONS, contrast.transitions_csv(found)))
     time = _time(sides)
-    with events.Writer(aside / logs.EVENTS, time) as writer:
-        pages = {
-            "report/comparison": contrast.page(found, first, last),
-            "report/by_class": contrast.flips_table(found.by_class, "class"),
-            "report/by_slice": contrast.flips_table(found.by_slice, "slice"),
-            "report/transitions": contrast.transitions_table(found, first, last),
-        }
-        if len(sides) > 2:
-            pages["report/all_pairs"] = contrast.pairs_table(sides, pairs)
-        for tag, markdown in pages.items():
-            writer.write(last.step.step, time, Text(tag, markdown))
-    return content
+    with images.quietly(), events.Writer(aside / logs.EVENTS, time) as writer:
+        for step, summary in drawn:
+            writer.write(step, time, summary)
+
+
+class _Album:
+    """The source pictures of what both steps have: from where the new step finds them, else the old one."""
+
+    def __init__(self, old: Side, new: Side, image_root: Place | None, names: Sequence[str]) -> None:
+        self._old, self._new, self._names = old, new, names
+        self._of_old, self._of_new = (Pictures((side.step,), image_root) for side in (old, new))
+        self.missing: set[str] = set()
+
+    def drawn(self, all_: Iterable[tuple[int, Summary]], threads: int) -> Iterator[tuple[int, Summary]]:
+        """The summaries with their tiles drawn, on threads, in their order."""
+        found = list(all_)
+        tiles = [s for _, s in found if isinstance(s, Tiles)]
+        self._of_new.expect((self._new.step.step, s) for s in tiles)
+        self._of_old.expect((self._old.step.step, Tiles(s.tag, {**s.rows, "id": s.rows["id_old"]})) for s in tiles)
+        yield from workers.in_order(self._encoded, found, threads)
+
+    def _encoded(self, item: tuple[int, Summary]) -> tuple[int, Summary]:
+        step, tiles = item
+        if not isinstance(tiles, Tiles):
+            return item
+        samples, rows, names = [], tiles.rows, self._names
+        for i in range(len(rows["id"])):
+            ref = str(rows["image"][i] or "")
+            picture, exact = self._of_new.fitted(self._new.step.step, int(rows["id"][i]), ref)
+            if picture is None:
+                picture, exact = self._of_old.fitted(self._old.step.step, int(rows["id_old"][i]), ref)
+            if picture is None and ref:
+                self.missing.add(ref)
+            words = PairWords(
+                verdict=exhibits.VERDICTS[exhibits.gallery(tiles.tag)],
+                true=names[rows["label"][i]],
+                old=Said(self._old.name, names[rows["old"][i]], float(rows["confidence_old"][i])),
+                new=Said(self._new.name, names[rows["new"][i]], float(rows["confidence_new"][i])),
+                name=ref,
+            )
+            pixels = pair_tile(picture, words)
+            samples.append(events.png(pixels) if exact else events.jpeg(pixels))
+        return step, Encoded(tiles.tag, draw.WIDTH, draw.HEIGHT, tuple(samples), tiles.description)
 
 
 def _time(sides: Sequence[Side]) -> float:

@@ -7,14 +7,14 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import logs
-from pipeline.draw import percent
+from pipeline.draw import percent, signed
 from pipeline.errors import plural
 from pipeline.paired import Comparison, Difference, Flips
 from pipeline.store import Step
@@ -57,18 +57,13 @@ class Side:
     step: Step
 
 
-def points(share: float, digits: int = 1) -> str:
+def points(share: float) -> str:
     """A difference of shares in percentage points, with its sign.
 
     >>> points(0.01234), points(-0.0004), points(0.0)
     ('+1.2', '−0.0', '0.0')
     """
-    return _signed(100 * share, digits)
-
-
-def _signed(value: float, digits: int) -> str:
-    sign = "+" if value > 0 else "−" if value < 0 else ""
-    return f"{sign}{abs(value):.{digits}f}"
+    return signed(100 * share, 1)
 
 
 def sign(of: Difference | Flips) -> int:
@@ -283,19 +278,19 @@ def ranking(pairs: Mapping[tuple[int, int], Comparison]) -> list[Ranked]:
             found.setdefault(j, []).append(of.new.accuracy)
     mean = {place: float(np.mean(values)) for place, values in found.items()}
     order = sorted(mean, key=lambda place: (-mean[place], place))
-    return [Ranked(place, mean[place], _against(pairs, order[0], place)) for place in order]
+    return [
+        Ranked(place, mean[place], None if place == order[0] else accuracy_of(pairs, order[0], place))
+        for place in order
+    ]
 
 
-def _against(pairs: Mapping[tuple[int, int], Comparison], best: int, place: int) -> Difference | None:
-    if best == place:
-        return None
-    accuracy = pairs[min(best, place), max(best, place)].overall.get("accuracy")
-    if accuracy is None or best < place:
-        return accuracy
-    low, high = accuracy.interval or (0.0, 0.0)
-    return Difference(
-        accuracy.new, accuracy.old, -accuracy.difference, (-high, -low), accuracy.rows, accuracy.definition
-    )
+def accuracy_of(pairs: Mapping[tuple[int, int], Comparison], old: int, new: int) -> Difference | None:
+    """The accuracy of one side less that of another, whichever is older; None if nothing can be compared."""
+    d = pairs[min(old, new), max(old, new)].overall.get("accuracy")
+    if d is None or old < new:
+        return d
+    low, high = d.interval or (d.difference, d.difference)
+    return replace(d, old=d.new, new=d.old, difference=0.0 - d.difference, interval=(0.0 - high, 0.0 - low))
 
 
 def _to_best(r: Ranked) -> dict[str, float]:
@@ -326,9 +321,9 @@ def _figures(found: Comparison, old: Side, new: Side) -> str:
     ]
     for name, d in found.overall.items():
         said, more = SHOWN[name]
-        ends = "–" if d.interval is None else f"{_signed(d.interval[0], 4)} to {_signed(d.interval[1], 4)}"
+        ends = "–" if d.interval is None else f"{signed(d.interval[0], 4)} to {signed(d.interval[1], 4)}"
         word = {1: "**better**", -1: "**worse**", 0: ""}[more * sign(d)]
-        lines.append(f"| {said} | {d.old:.4f} | {d.new:.4f} | {_signed(d.difference, 4)} | {ends} | {word} |")
+        lines.append(f"| {said} | {d.old:.4f} | {d.new:.4f} | {signed(d.difference, 4)} | {ends} | {word} |")
     return "\n".join(lines)
 
 
@@ -363,7 +358,7 @@ def flips_table(found: Sequence[Flips], what: str) -> str:
         low, high = f.interval
         word = {1: "**better**", -1: "**worse**", 0: ""}[sign(f)]
         lines.append(
-            f"| {cell(f.name)} | {f.rows:,} | {f.fixed:,} | {f.broken:,} | {_signed(f.net, 0)} | {points(f.share)} "
+            f"| {cell(f.name)} | {f.rows:,} | {f.fixed:,} | {f.broken:,} | {signed(f.net, 0)} | {points(f.share)} "
             f"| {points(low)} to {points(high)} | {word} |"
         )
     if len(found) > LISTED:

@@ -110,7 +110,7 @@ def _written(
     return mask, left - 1, top - 1, float(font.getlength(text))
 
 
-class _Canvas:
+class Canvas:
     """A picture to write and draw on."""
 
     def __init__(self, width: int, height: int) -> None:
@@ -144,6 +144,7 @@ class _Canvas:
 
     @property
     def pixels(self) -> Pixels:
+        """What is on it so far, [height, width, 3] uint8."""
         return np.asarray(self.image)
 
 
@@ -158,6 +159,15 @@ def percent(share: float) -> str:
     if share >= 0.9995:
         return ">99.9 %"
     return "<0.1 %" if share < 0.0005 else f"{100 * share:.1f} %"
+
+
+def signed(value: float, digits: int = 0) -> str:
+    """A number with its sign, a real minus.
+
+    >>> signed(1.25, 1), signed(-3), signed(0), signed(-0.04, 1)
+    ('+1.2', '−3', '0', '−0.0')
+    """
+    return f"{'+' if value > 0 else '−' if value < 0 else ''}{abs(value):,.{digits}f}"
 
 
 @dataclass(frozen=True)
@@ -193,7 +203,7 @@ def tile(picture: Image.Image | None, words: Words) -> Pixels:
 
     -> [215, 350, 3] uint8.
     """
-    canvas = _Canvas(WIDTH, HEIGHT)
+    canvas = Canvas(WIDTH, HEIGHT)
     predicted = words.top[0][0] if words.top else None
     right = None if words.true is None else predicted == words.true
     colour, verdict = (UNKNOWN, "no label") if right is None else (RIGHT, "✓ right") if right else (WRONG, "✗ wrong")
@@ -249,7 +259,7 @@ def contact_sheet(pictures: Sequence[tuple[Image.Image, str | None, str]], title
     cell = 2 * frame + box + apart  # wide
     tall = cell + 26
     top = 24 + 13 * len(lines)
-    canvas = _Canvas(WIDTH, top + tall * -(-len(pictures) // SHEET_COLUMNS))
+    canvas = Canvas(WIDTH, top + tall * -(-len(pictures) // SHEET_COLUMNS))
     canvas.text((left, 15), title, WIDTH - 2 * left, 12, INK, bold=True)
     for i, line in enumerate(lines):
         canvas.text((left, 29 + 13 * i), line, WIDTH - 2 * left, 10, FAINT)
@@ -290,7 +300,7 @@ class Card:
 
 def report_card(card: Card) -> Pixels:
     """The one picture a busy person needs. -> [215, 350, 3] uint8."""
-    canvas = _Canvas(WIDTH, HEIGHT)
+    canvas = Canvas(WIDTH, HEIGHT)
     left, split = 8, 128
     canvas.text((left, 15), card.title, WIDTH - 2 * left, 11, FAINT)
     if card.accuracy is None:
@@ -339,7 +349,7 @@ def report_card(card: Card) -> Pixels:
     return canvas.pixels
 
 
-def _trend(canvas: _Canvas, card: Card, left: int, top: int, width: int, height: int) -> None:
+def _trend(canvas: Canvas, card: Card, left: int, top: int, width: int, height: int) -> None:
     """Accuracy over the steps with its band, a dot at the step of the card, and the last value beside its end."""
     steps, points, lower, upper = (np.array(column, float) for column in zip(*card.trend, strict=True))
     least, most = float(lower.min()), float(upper.max())
@@ -381,16 +391,16 @@ def confusion(counts: NDArray[np.int64], names: Sequence[str], total: Sequence[i
     label = min(max(int(_font(name, size).getlength(name)) for name in [*names, "true ↓"]) + 8, 150)
     numbers = 44
     left, top = label + 16, label + 34
-    canvas = _Canvas(left + n * cell + numbers + 6, top + n * cell + 8)
+    canvas = Canvas(left + n * cell + numbers + 6, top + n * cell + 8)
     canvas.text((left + n * cell / 2, 14), "predicted →", max(n * cell, 80), 12, FAINT, anchor="ms")
     canvas.text((8, top - 8), "true ↓", label, 12, FAINT)
     canvas.text((left + n * cell + numbers, top - 8), "rows", numbers, 10, FAINT, anchor="rs")
     for i in range(n):
         y = top + i * cell
         canvas.text((left - 8, y + cell / 2 + size / 3), names[i], label, size, INK, anchor="rs")
-        rows = f"{total[i]:,}" if total[i] < 100_000 else _compact(total[i])
+        rows = f"{total[i]:,}" if total[i] < 100_000 else compact(total[i])
         canvas.text((left + n * cell + numbers, y + cell / 2 + 4), rows, numbers - 4, 10, FAINT, anchor="rs")
-        _upright(canvas, names[i], left + i * cell + cell // 2, top - 6, label, size)
+        upright(canvas, names[i], left + i * cell + cell // 2, top - 6, label, size)
         for j in range(n):
             share = counts[i, j] / total[i] if total[i] else 0.0
             strength = float(np.sqrt(share))
@@ -402,7 +412,7 @@ def confusion(counts: NDArray[np.int64], names: Sequence[str], total: Sequence[i
             )
             if counts[i, j]:
                 ink = PAPER if 0.299 * r + 0.587 * g + 0.114 * b < 140 else INK
-                number = _compact(int(counts[i, j]))
+                number = compact(int(counts[i, j]))
                 canvas.text((x + cell / 2 - 1, y + cell / 2 + size / 3), number, cell - 3, size, ink, anchor="ms")
     return canvas.pixels
 
@@ -449,7 +459,7 @@ def overview(of: Overview) -> Pixels:
 
     -> [215, 350, 3] uint8.
     """
-    canvas = _Canvas(WIDTH, HEIGHT)
+    canvas = Canvas(WIDTH, HEIGHT)
     left, top, side = 4, 16, 196
     classes, right = len(of.total), left + side
     edges = np.rint(np.arange(classes + 1) * side / classes).astype(int).tolist()  # of each class, pixels
@@ -480,7 +490,7 @@ def overview(of: Overview) -> Pixels:
     return canvas.pixels
 
 
-def _describe(canvas: _Canvas, of: Overview, edges: Sequence[int], left: int, top: int) -> None:
+def _describe(canvas: Canvas, of: Overview, edges: Sequence[int], left: int, top: int) -> None:
     """Each group, enlarged and named, beside its rows, or as near as there is room."""
     side, pitch = 26, 28
     x = left + 14
@@ -520,10 +530,10 @@ def _heat(of: Overview, start: int, stop: int, side: int) -> Pixels:
     return np.rint(colour).astype(np.uint8)[pixel][:, pixel]
 
 
-def _compact(number: int) -> str:
+def compact(number: int) -> str:
     """Four characters at most, for a cell.
 
-    >>> _compact(940), _compact(1234), _compact(56789), _compact(4_000_000)
+    >>> compact(940), compact(1234), compact(56789), compact(4_000_000)
     ('940', '1234', '57k', '4M')
     """
     if number < 10_000:
@@ -531,7 +541,7 @@ def _compact(number: int) -> str:
     return f"{number / 1e3:.0f}k" if number < 999_500 else f"{number / 1e6:.0f}M"
 
 
-def _upright(canvas: _Canvas, text: str, x: int, bottom: int, length: int, size: int) -> None:
+def upright(canvas: Canvas, text: str, x: int, bottom: int, length: int, size: int) -> None:
     """Write a label that reads upwards, centred on x, ending above `bottom`."""
     fitted, font = _fitted(text, length, size, False)
     box = Image.new("RGB", (int(font.getlength(fitted)) + 2, size + 6), PAPER)
@@ -557,7 +567,7 @@ def intervals(title: str, lines: Sequence[Interval], reference: float, called: s
 
     -> [215, 350, 3] uint8; the axis begins at the lowest lower end, in steps of .1.
     """
-    canvas = _Canvas(WIDTH, HEIGHT)
+    canvas = Canvas(WIDTH, HEIGHT)
     left, right, top, bottom = 152, WIDTH - 84, 40, HEIGHT - 6  # room for "brightness 0.0586 to 0.0611"
     start = math.floor(10 * min([reference, *(line.lower for line in lines)])) / 10
     end = 1.0
@@ -658,9 +668,9 @@ class _Plot:
         for place, _ in y.ticks:
             self.line([self.at(0, place), self.at(1, place)], TRACK)
 
-    def words(self, x: Axis, y: Axis, right: bool) -> _Canvas:
+    def words(self, x: Axis, y: Axis, right: bool) -> Canvas:
         """What was drawn so far, reduced, with the axes' words: those of y to the right of the plot or to its left."""
-        canvas = _Canvas(WIDTH, HEIGHT)
+        canvas = Canvas(WIDTH, HEIGHT)
         canvas.image.paste(self._large.reduce(_FINE))
         end = self.left + self.width
         for place, label in x.ticks:

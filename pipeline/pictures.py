@@ -66,6 +66,10 @@ class Pictures:
             samples.append(events.png(pixels) if exact else events.jpeg(pixels))
         return Encoded(tiles.tag, draw.WIDTH, draw.HEIGHT, tuple(samples), tiles.description)
 
+    def fitted(self, step: int, row: int, ref: str) -> tuple[Image.Image | None, bool]:
+        """One picture as a tile shows it, None if it is nowhere, and whether it has its own pixels."""
+        return self._fitted(self._of(step), row, ref)
+
     def expect(self, summaries: Iterable[tuple[int, Summary]]) -> None:
         """Tell which rows will be drawn, so that their thumbnails are read together."""
         with self._lock:

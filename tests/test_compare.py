@@ -32,7 +32,7 @@ def run(folder: Path, seed: int = 0, classes: tuple[str, ...] = toy.RUN.classes,
     if "rows" in more:
         rows = more.pop("rows")
         logits, label = logits[rows], label[rows]
-    config = dataclasses.replace(toy.RUN, classes=classes, step=more.pop("step", 0))
+    config = dataclasses.replace(toy.RUN, classes=classes, step=more.pop("step", 0), thumbnails=8)
     toy.write_run(folder, logits, more.pop("label", label), config, shard_size=more.pop("shard_size", 250), **more)
     return folder
 
