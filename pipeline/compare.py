@@ -37,7 +37,7 @@ from pipeline.places import Place
 from pipeline.predictions import digest_of
 from pipeline.state import merge
 from pipeline.store import Step, unwritable
-from pipeline.summaries import Encoded, File, Summary, Tiles
+from pipeline.summaries import Encoded, File, Picture, Summary, Tiles
 
 STEPS = 12
 """Steps of a run that are compared with each other; of more, so many are taken, evenly spread."""
@@ -257,30 +257,34 @@ class _Album:
         tiles = [s for _, s in found if isinstance(s, Tiles)]
         self._of_new.expect((self._new.step.step, s) for s in tiles)
         self._of_old.expect((self._old.step.step, Tiles(s.tag, {**s.rows, "id": s.rows["id_old"]})) for s in tiles)
-        yield from workers.in_order(self._encoded, found, threads)
+        yield from workers.in_order(self._drawn, found, threads)
 
-    def _encoded(self, item: tuple[int, Summary]) -> tuple[int, Summary]:
-        step, tiles = item
-        if not isinstance(tiles, Tiles):
-            return item
+    def _drawn(self, item: tuple[int, Summary]) -> tuple[int, Summary]:
+        step, summary = item
+        if isinstance(summary, Tiles):
+            return step, self._encoded(summary)
+        return step, events.encoded(summary) if isinstance(summary, Picture) else summary
+
+    def _encoded(self, tiles: Tiles) -> Encoded:
         samples, rows, names = [], tiles.rows, self._names
-        for i in range(len(rows["id"])):
-            ref = str(rows["image"][i] or "")
-            picture, exact = self._of_new.fitted(self._new.step.step, int(rows["id"][i]), ref)
-            if picture is None:
-                picture, exact = self._of_old.fitted(self._old.step.step, int(rows["id_old"][i]), ref)
-            if picture is None and ref:
-                self.missing.add(ref)
+        refs = [str(ref or "") for ref in rows["image"]]
+        found = list(self._of_new.fitted(self._new.step.step, rows["id"].tolist(), refs))
+        lost = [i for i, (picture, _) in enumerate(found) if picture is None]
+        ids = rows["id_old"][lost].tolist()
+        for i, other in zip(lost, self._of_old.fitted(self._old.step.step, ids, [refs[i] for i in lost]), strict=True):
+            found[i] = other
+        self.missing.update(ref for ref, (picture, _) in zip(refs, found, strict=True) if picture is None and ref)
+        for i, (picture, exact) in enumerate(found):
             words = PairWords(
                 verdict=exhibits.VERDICTS[exhibits.gallery(tiles.tag)],
                 true=names[rows["label"][i]],
                 old=Said(self._old.name, names[rows["old"][i]], float(rows["confidence_old"][i])),
                 new=Said(self._new.name, names[rows["new"][i]], float(rows["confidence_new"][i])),
-                name=ref,
+                name=refs[i],
             )
             pixels = pair_tile(picture, words)
             samples.append(events.png(pixels) if exact else events.jpeg(pixels))
-        return step, Encoded(tiles.tag, draw.WIDTH, draw.HEIGHT, tuple(samples), tiles.description)
+        return Encoded(tiles.tag, draw.WIDTH, draw.HEIGHT, tuple(samples), tiles.description)
 
 
 def _time(sides: Sequence[Side]) -> float:

@@ -1,9 +1,9 @@
 """A comparison -> what TensorBoard shows of it: card, galleries, pictures, pages, curves. Knows no files."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline import changes, contrast, diagrams
 from pipeline.changes import Examples
@@ -12,7 +12,7 @@ from pipeline.diagrams import Change
 from pipeline.draw import percent
 from pipeline.paired import Comparison, Difference, Flips
 from pipeline.seriation import seriate
-from pipeline.summaries import Picture, Scalar, Summary, Text, Tiles
+from pipeline.summaries import Picture, Pixels, Scalar, Summary, Text, Tiles
 from pipeline.tally import wilsons
 
 LINES = 10
@@ -62,12 +62,12 @@ def summaries(sides: Sequence[Side], pairs: Pairs, examples: Examples) -> Iterat
     """
     first, last = sides[0], sides[-1]
     found, step = pairs[0, len(sides) - 1], sides[-1].step.step
-    yield step, Picture("1_glance/report_card", card(found, first, last), "Start here.")
+    yield step, Picture("1_glance/report_card", partial(card, found, first, last), "Start here.")
     if len(sides) > 2 and (ranked := contrast.ranking(pairs)):
         said = "Accuracy of the row less that of the column, over the images of both. Grey: the interval holds 0."
-        yield step, Picture("1_glance/all_pairs", _all_pairs(sides, pairs, ranked), said)
+        yield step, Picture("1_glance/all_pairs", partial(_all_pairs, sides, pairs, ranked), said)
         said = "Difference to the most accurate, over the images of both, with 95 % intervals."
-        yield step, Picture("1_glance/ranking", _ranking(sides, ranked), said)
+        yield step, Picture("1_glance/ranking", partial(_ranking, sides, ranked), said)
     for tiles in _galleries(examples):
         yield step, tiles
     if found.rows:
@@ -95,7 +95,7 @@ def _change(name: str, d: Difference | Flips, note: str = "") -> Change:
     return Change(name, value, low, high, note)
 
 
-def card(found: Comparison, old: Side, new: Side) -> NDArray[np.uint8]:
+def card(found: Comparison, old: Side, new: Side) -> Pixels:
     """The report card of a comparison."""
     accuracy = found.overall.get("accuracy")
     gained, lost = found.fixed_broken
@@ -138,21 +138,23 @@ def _pictures(found: Comparison) -> Iterator[Picture]:
     moved = _moves(found)
     if len(moved.change):
         said = "Rows: true class; columns: predicted class. Blue: better (more right, fewer wrong); vermillion: worse."
-        yield Picture("changes/0_overview", diagrams.moves(moved), said)
+        yield Picture("changes/0_overview", partial(diagrams.moves, moved), said)
         if len(moved.total) > BLOCK:
             moved = _most_moved(moved)
             said = f"The {len(moved.total)} classes that changed most. {said}"
-        yield Picture("changes/matrix", diagrams.moved_matrix(moved), f"Images more or fewer than before. {said}")
+        yield Picture(
+            "changes/matrix", partial(diagrams.moved_matrix, moved), f"Images more or fewer than before. {said}"
+        )
     for tag, flips, what in (("classes", found.by_class, "class"), ("slices", found.by_slice, "slice")):
         if flips:
             said = f"Accuracy of each {what} now less before, in points, with 95 % intervals (Newcombe)."
-            yield Picture(f"{tag}/difference", _worst(flips, "classes" if tag == "classes" else tag), said)
+            yield Picture(f"{tag}/difference", partial(_worst, flips, what), said)
 
 
-def _worst(flips: Sequence[Flips], what: str) -> NDArray[np.uint8]:
+def _worst(flips: Sequence[Flips], what: str) -> Pixels:
     """The worst of them, and a few of the best where there are many."""
     shown, cut = list(flips), 0
-    title = f"accuracy by {'class' if what == 'classes' else 'slice'}, now less before"
+    title = f"accuracy by {what}, now less before"
     if len(flips) > LINES:
         cut = LINES - BEST
         best = sorted(flips, key=lambda f: (-f.interval[0], -f.net))[:BEST]
@@ -200,7 +202,7 @@ def _most_moved(moved: diagrams.Moves) -> diagrams.Moves:
     )
 
 
-def _all_pairs(sides: Sequence[Side], pairs: Pairs, ranked: Sequence[contrast.Ranked]) -> NDArray[np.uint8]:
+def _all_pairs(sides: Sequence[Side], pairs: Pairs, ranked: Sequence[contrast.Ranked]) -> Pixels:
     order = [r.place for r in ranked]
     cells = [[_of_pair(pairs, column, row) for column in order] for row in order]
     return diagrams.all_pairs([sides[place].name for place in order], cells)
@@ -211,7 +213,7 @@ def _of_pair(pairs: Pairs, old: int, new: int) -> Change | None:
     return None if accuracy is None else _change("", accuracy)
 
 
-def _ranking(sides: Sequence[Side], ranked: Sequence[contrast.Ranked]) -> NDArray[np.uint8]:
+def _ranking(sides: Sequence[Side], ranked: Sequence[contrast.Ranked]) -> Pixels:
     best = sides[ranked[0].place].name
     lines = [
         Change(sides[r.place].name, 0.0, 0.0, 0.0, percent(r.accuracy))

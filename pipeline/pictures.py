@@ -4,7 +4,7 @@ import contextlib
 import functools
 import math
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 from PIL import Image
 
@@ -43,14 +43,8 @@ class Pictures:
     def encode(self, step: int, tiles: Tiles) -> Encoded:
         """The tiles with their words: PNG where a picture was enlarged or is missing, JPEG where it was reduced."""
         run, rows, samples = self._steps[step].run, tiles.rows, []
-        of = [
-            (self._of(step), id_, str(ref or "")) for id_, ref in zip(rows["id"].tolist(), rows["image"], strict=True)
-        ]
-        if self._far(step, (ref for _, _, ref in of)):  # each costs a round trip, so they are opened side by side
-            fitted = workers.in_order(lambda picture: self._fitted(*picture), of, places.CONNECTIONS)
-        else:
-            fitted = (self._fitted(*picture) for picture in of)
-        for i, (picture, exact) in enumerate(fitted):
+        ids, refs = rows["id"].tolist(), [str(ref or "") for ref in rows["image"]]
+        for i, (picture, exact) in enumerate(self.fitted(step, ids, refs)):
             label, loss = int(rows["label"][i]), float(rows["loss"][i])
             words = draw.Words(
                 true=run.classes[label] if label >= 0 else None,
@@ -58,17 +52,21 @@ class Pictures:
                     (run.classes[c], float(p))
                     for c, p in zip(rows["top_class"][i], rows["top_probability"][i], strict=True)
                 ],
-                name=of[i][2],
-                id=of[i][1],
+                name=refs[i],
+                id=ids[i],
                 loss=loss if label >= 0 else None,
             )
             pixels = draw.tile(picture, words)
             samples.append(events.png(pixels) if exact else events.jpeg(pixels))
         return Encoded(tiles.tag, draw.WIDTH, draw.HEIGHT, tuple(samples), tiles.description)
 
-    def fitted(self, step: int, row: int, ref: str) -> tuple[Image.Image | None, bool]:
-        """One picture as a tile shows it, None if it is nowhere, and whether it has its own pixels."""
-        return self._fitted(self._of(step), row, ref)
+    def fitted(self, step: int, ids: Sequence[int], refs: Sequence[str]) -> Iterator[tuple[Image.Image | None, bool]]:
+        """Pictures as tiles show them, None for one that is nowhere, and whether each has its own pixels."""
+        of = [(self._of(step), row, ref) for row, ref in zip(ids, refs, strict=True)]
+        if self._far(step, refs):  # each costs a round trip, so they are opened side by side
+            yield from workers.in_order(lambda picture: self._fitted(*picture), of, places.CONNECTIONS)
+        else:
+            yield from (self._fitted(*picture) for picture in of)
 
     def expect(self, summaries: Iterable[tuple[int, Summary]]) -> None:
         """Tell which rows will be drawn, so that their thumbnails are read together."""

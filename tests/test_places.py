@@ -1,5 +1,6 @@
 """Files on this machine and in storage by the same names; runs, logs and images in storage are those on disk."""
 
+import dataclasses
 import pickle
 import re
 import tarfile
@@ -380,7 +381,7 @@ def test_runs_in_storage_are_ranked(memory: Any) -> None:
 def test_runs_in_storage_are_compared_and_gated_as_on_disk(tmp_path: Path) -> None:
     for folder in (tmp_path, Remote("memory://out")):
         for i, name in enumerate(("old", "new")):
-            toy.write_run(folder / name, *toy.table(toy.RUN, 60, seed=i))
+            toy.write_run(folder / name, *toy.table(toy.RUN, 60, seed=i), dataclasses.replace(toy.RUN, thumbnails=8))
     here = compare(tmp_path / "old", tmp_path / "new", logdir=tmp_path / "logs")
     far = compare("memory://out/old", "memory://out/new", logdir="memory://logs")
     assert far.folder == Remote("memory://logs/new vs old")
