@@ -92,7 +92,12 @@ def connected(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    if address and (found := re.fullmatch(r"(?:ray://)?(\[.+\]|[^:/]+):(\d+)", address)):
+    if (address or os.environ.get("RAY_ADDRESS", "")).startswith("ray://"):
+        raise InputError(
+            "Ray's client (ray://) is not spoken here: run the command on a machine of the cluster, or by "
+            "ray job submit"
+        )
+    if address and (found := re.fullmatch(r"(\[.+\]|[^:/]+):(\d+)", address)):
         try:  # Ray itself would try for minutes
             socket.create_connection((found[1].strip("[]"), int(found[2])), _ANSWER).close()
         except OSError as error:
@@ -163,7 +168,7 @@ def ask(of: Shape, function: Callable[..., Y], *arguments: Any) -> Y:
     """What a function gives where an actor of that shape would be. Raises InputError if it cannot run there."""
     ray = _ray()
     try:
-        found: Y = ray.get(ray.remote(**of.options)(function).remote(*arguments))
+        found: Y = ray.get(ray.remote(**of.options)(_call).remote(function, *arguments))
     except ray.exceptions.RayError as error:
         raise InputError(f"a worker of Ray cannot begin: {_reason(error)}") from error
     return found
@@ -256,8 +261,9 @@ def fold(
         take(name, _found(tree.root()))
 
 
-def _call(function: Callable[[X], Y], item: X) -> Y:
-    return function(item)
+def _call(function: Callable[..., Y], *arguments: Any) -> Y:
+    """Any function, where Ray takes only those that `def` made."""
+    return function(*arguments)
 
 
 def _found(promised: Any) -> Any:

@@ -100,6 +100,22 @@ def test_flags_that_cannot_be_meant_are_one_line(options: dict[str, Any], words:
         InferConfig("d", "m.py:f", **options)
 
 
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("127.0.0.1:1", r"^nobody answers at --ray-address 127\.0\.0\.1:1 \(.*\); expected auto, HOST:PORT, or local$"),
+        (
+            "ray://head:10001",
+            r"^Ray's client \(ray://\) is not spoken here: run the command on a machine of the cluster",
+        ),
+    ],
+)
+def test_an_address_that_leads_nowhere_is_one_line(address: str, words: str) -> None:
+    pytest.importorskip("ray", reason="pip install 'predboard[ray]'")
+    with pytest.raises(InputError, match=words):
+        cluster.connected(address).__enter__()
+
+
 def test_what_a_traceback_from_elsewhere_says() -> None:
     error = RuntimeError(
         '\x1b[36mray::ask()\x1b[39m (pid=7, ip=10.0.0.2)\n  File "models.py", line 3, in memory_of\n'

@@ -294,6 +294,20 @@ def test_the_command_starts_a_ray_of_its_own_whose_workers_run_this_package(plac
     _same(place / "out", place / "alone")
 
 
+def test_the_command_joins_a_cluster_that_is_there_and_leaves_it_as_it_was(place: Path) -> None:
+    done = toy.predboard(
+        *("infer", "--data", "data", "--model", "net.py:Net", "--out", "out", "--shard-size", str(SHARD)),
+        *("--engine", "ray", "--ray-address", ray.get_runtime_context().gcs_address, "--cpus-per-actor", "1"),
+        cwd=place,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "44 ok, 1 failed" in done.stdout
+    assert "Ray has 1 machine, 2 CPUs, 0 GPUs: 2 actors of 1 CPU" in done.stderr
+    assert ray.is_initialized() and cluster.ask(cluster.Shape(1, 0, 1, 0), abs, -2) == 2
+    infer(_config(place, out=place / "alone"))
+    _same(place / "out", place / "alone")
+
+
 def test_storage_is_shared_without_a_folder_in_common(place: Path) -> None:
     pytest.importorskip("moto", reason="a server that speaks S3")
     from tests.storage import Server
