@@ -21,6 +21,7 @@ import shutil
 import tempfile
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -43,6 +44,9 @@ ATTEMPTS = 9
 
 CONNECT, SILENT = 10.0, 20.0
 """Seconds that a connection may take, and that it may say nothing, before the request is tried again."""
+
+PAUSE = 20.0
+"""Seconds for which a bucket counts as out of reach after it was."""
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 REFUSED = (
@@ -274,7 +278,7 @@ class Remote:
 
         def ask() -> X:
             try:
-                return question(_storage(scheme, inside.partition("/")[0]), path)
+                return question(_storage(scheme, inside.partition("/")[0]).file_system(), path)
             except (InputError, FileNotFoundError):
                 raise
             except Exception as error:  # fsspec's file systems raise what their libraries do
@@ -396,8 +400,37 @@ def _answered(ask: Callable[[], X], answer: "Future[X]") -> None:
         answer.set_exception(error)
 
 
+class _Storage:
+    """A bucket: its file system is made once for all threads. Where that is impossible, nobody tries again for a while,
+    so that the many who ask need not all wait.
+    """
+
+    def __init__(self, scheme: str, bucket: str) -> None:
+        self._of = scheme, bucket
+        self._lock = threading.Lock()
+        self._found: fs.FileSystem | Exception = RuntimeError("not looked for")
+        self._again = 0.0
+        """When to look again, as `time.monotonic` has it."""
+
+    def file_system(self) -> fs.FileSystem:
+        """What speaks to it. Raises whatever Arrow or fsspec raise, and StorageError if there is no such bucket."""
+        with self._lock:
+            if isinstance(self._found, Exception) and time.monotonic() >= self._again:
+                try:
+                    self._found = _file_system(*self._of)
+                except Exception as error:  # fsspec's file systems raise what their libraries do
+                    self._found, self._again = error, time.monotonic() + PAUSE
+            if isinstance(self._found, Exception):
+                raise self._found
+            return self._found
+
+
 @functools.lru_cache(maxsize=64)
-def _storage(scheme: str, bucket: str) -> fs.FileSystem:
+def _storage(scheme: str, bucket: str) -> _Storage:
+    return _Storage(scheme, bucket)
+
+
+def _file_system(scheme: str, bucket: str) -> fs.FileSystem:
     if scheme == "s3":
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")

@@ -584,6 +584,33 @@ def test_no_credentials_is_one_line(server: Server, tmp_path: Path, monkeypatch:
         refused(toy.predboard("inspect", uri("predictions/run")), "are there credentials")
 
 
+def test_a_bucket_is_looked_up_once_for_all_threads(server: Server) -> None:
+    with server.watched(lambda *_: 0.05) as asked:
+        found = list(store.each(lambda i: uri(f"none{i}").exists(), range(40), uri("")))
+    assert found == [False] * 40
+    assert sum(request.path == f"/{BUCKET}" and request.method == "HEAD" for request in asked) == 1
+
+
+def test_nobody_waits_for_a_server_that_did_not_answer_a_moment_ago(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(places, "ATTEMPTS", 3)
+    with pytest.raises(places.StorageError, match="cannot be reached"):
+        uri("a").exists()
+    began = time.monotonic()
+    for _ in range(20):
+        with pytest.raises(places.StorageError, match="cannot be reached"):
+            uri("b").exists()
+    assert time.monotonic() - began < 0.3
+    monkeypatch.setattr(places, "PAUSE", 0.0)
+    places._storage.cache_clear()
+    with pytest.raises(places.StorageError, match="cannot be reached"):
+        uri("a").exists()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+    assert not uri("a").exists()  # now that it is there
+
+
 def test_a_server_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     refused(toy.predboard("inspect", uri("predictions/run")), "cannot be reached")
