@@ -58,7 +58,9 @@ def manifest_of(
     if listed is not None:
         further |= {name: listed.columns.column(name) for name in listed.columns.column_names if name not in further}
     table = pa.table({name: column.combine_chunks() for name, column in further.items()})
-    return sources.Manifest(root, pa.array(refs, pa.string()), label, key, classes, table)
+    image = pa.array(refs, pa.string())
+    sources.refuse_secrets(image)
+    return sources.Manifest(root, image, label, key, classes, table)
 
 
 def listed(config: ImportConfig, named: tuple[str, ...]) -> sources.Manifest | None:

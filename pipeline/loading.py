@@ -26,6 +26,9 @@ STEADY, SEEN, SALT = 8, 32, 3
 """Rows of a dataset that are loaded again, to see whether they stay the same; those that say what is black and what is
 white in floats; and by which hash both are chosen."""
 
+REFUSED = 20
+"""Images that storage refuses, after which no other is tried for the first picture: each takes a round trip."""
+
 THUMBNAIL = 196
 """Longest side of a dataset's thumbnails, where nothing else was asked for: what a tile of stage two shows."""
 
@@ -84,12 +87,15 @@ class Loader:
 
     def first(self) -> NDArray[Any]:
         """The first picture that can be read, whose size and type all must have. Raises InputError if none can be."""
-        error = ""
+        error, refused = "", 0
         one_by_one = ((row, [row]) for row in range(len(self.manifest)))  # it is nearly always the first
         for row, (loaded,) in replace(self, processes=0).stream(one_by_one, None, threads=1, ahead=1):
             if loaded.pixels is not None:
                 return np.array(loaded.pixels)  # a dataset's array may be read-only, or a view that runs backwards
             error = error or f"{self.manifest.image[row]}: {loaded.error}"
+            refused += str(loaded.error).startswith("StorageError")
+            if refused == REFUSED:
+                raise InputError(f"the first {REFUSED} images cannot be read; {error}")
         raise InputError(f"none of the {len(self.manifest)} images can be read; the first, {error}")
 
     def _some(self, rows: int) -> list[int]:

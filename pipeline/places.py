@@ -357,9 +357,12 @@ def workshop(place: Place) -> Path:
     """Where the files of a folder are made and its locks are: the folder itself, or for storage one on this machine."""
     if isinstance(place, Path):
         return place
-    user = os.getuid() if hasattr(os, "getuid") else ""
-    name = hashlib.blake2b(place.uri.encode(), digest_size=8).hexdigest()
-    return Path(tempfile.gettempdir()) / f"predboard-{user}" / name
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    mine = Path(tempfile.gettempdir()) / f"predboard-{user}"
+    mine.mkdir(mode=0o700, exist_ok=True)
+    if mine.lstat().st_uid != user:
+        raise InputError(f"{mine}, where files for {place} are made, belongs to another user: set TMPDIR")
+    return mine / hashlib.blake2b(place.uri.encode(), digest_size=8).hexdigest()
 
 
 def publish(aside: Path, place: Place) -> None:

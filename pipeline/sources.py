@@ -231,18 +231,17 @@ def _manifest(
     except UnicodeEncodeError as error:
         raise InputError(f"{root} has a file name that is not valid UTF-8 ({error}): rename it") from error
     refuse_secrets(image)
+    if isinstance(first := place_of(str(root), str(image[0].as_py())), Remote):
+        first.reach()  # or every single image would be tried
     keys = keys_of(image.to_pylist() if key is None else key)
     return Manifest(str(root), image, label, keys, classes, _no_columns() if columns is None else columns)
 
 
 def refuse_secrets(refs: pa.StringArray) -> None:
-    """Raise InputError if any ref is a URI with a password, a key or a signature in it. The first must be in reach."""
+    """Raise InputError if any ref is a URI with a password, a key or a signature in it."""
     secret = pc.index(pc.match_substring_regex(refs, places.REFUSED), True).as_py()
     if secret >= 0:
         places.refuse_secrets(refs[secret].as_py())
-    first = refs[0].as_py() if len(refs) else None
-    if first and isinstance(place := place_of("", first), Remote):
-        place.reach()
 
 
 def _asked(manifest: Manifest, options: Options) -> Manifest:

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
-import boto3
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 
@@ -67,6 +65,9 @@ class Server:
     """moto behind a door where faults happen."""
 
     def __init__(self) -> None:
+        import boto3  # here, because they take a second to import, also where no test needs them
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+
         self._app = DomainDispatcherApplication(create_backend_app)
         self._lock = threading.Lock()
         self._attempts: Counter[Request] = Counter()

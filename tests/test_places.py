@@ -1,6 +1,7 @@
 """Files on this machine and in storage by the same names; runs, logs and images in storage are those on disk."""
 
 import dataclasses
+import os
 import pickle
 import re
 import tarfile
@@ -43,6 +44,7 @@ from tests import toy
 @pytest.fixture
 def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """fsspec's file system in this process, empty, with workshops of this test alone."""
+    (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     files = fsspec.filesystem("memory")
     files.store.clear()
@@ -199,6 +201,18 @@ def test_a_file_is_published_by_one_write(content: bytes, memory: Any, tmp_path:
     places.publish(aside, Remote("memory://base/x"))
     assert memory.cat_file("/base/x") == content
     assert not aside.exists()
+
+
+def test_a_workshop_that_another_user_could_change_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    place, owner = Remote("memory://out/run"), os.getuid()
+    mine = places.workshop(place).parent
+    assert mine.stat().st_mode & 0o777 == 0o700
+    assert places.workshop(place) != places.workshop(Remote("memory://out/run2"))
+    mine.rename(tmp_path / f"predboard-{owner + 1}")
+    monkeypatch.setattr(os, "getuid", lambda: owner + 1)
+    with pytest.raises(InputError, match="belongs to another user"):
+        places.workshop(place)
 
 
 def test_what_was_not_written_whole_is_said(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -576,6 +576,13 @@ def test_access_that_is_denied_is_one_line(command: str, server: Server, tmp_pat
         refused(toy.predboard(*COMMANDS[command](BUCKET, tmp_path), cwd=tmp_path), "access is denied")
 
 
+def test_images_that_nobody_may_read_are_not_all_tried(server: Server, tmp_path: Path) -> None:
+    data = put(server, toy.pictures(tmp_path / "photos", 3, 20), "photos")
+    with server.watched(lambda request, _: "403" if request.path.endswith(".png") else None) as asked:
+        refused(infer_command(toy.model_file(tmp_path), data, tmp_path / "run"), "StorageError: access is denied")
+    assert sum(request.path.endswith(".png") for request in asked) == 20
+
+
 def test_no_credentials_is_one_line(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
