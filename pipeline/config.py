@@ -393,6 +393,10 @@ class VisualizeConfig:
     """Show every N-th image as well, as a loop over the data would log them; `all` of them, as far as an event file of
     100 MiB has room."""
 
+    cache: Literal["auto", "always", "never"] = "auto"
+    """Keep what was read of each part beside the logs, so that the next time reads only new parts. auto: where reading
+    takes more than some seconds."""
+
     engine: Engine = "local"
     """ray: read on a Ray cluster, whose machines see the predictions under the same path (docs/scale.md)."""
 

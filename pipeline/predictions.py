@@ -6,6 +6,7 @@ Knows Arrow's types, and nothing of files (`store`), of models (`models`) or of 
 
 import hashlib
 import json
+import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field
@@ -85,6 +86,17 @@ def mix(key: NDArray[np.int64], salt: int) -> NDArray[np.int64]:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return (x ^ (x >> np.uint64(31))).view(np.int64)
+
+
+def about(rows: int) -> int:
+    """Rows of a manifest as samples know them: rounded down to one of four numbers in each doubling.
+
+    So what is measured of a part stays the same while the manifest grows by less than a fifth.
+
+    >>> about(100_000), about(110_000), about(8192), about(0)
+    (92681, 92681, 8192, 0)
+    """
+    return int(2 ** (math.floor(4 * math.log2(rows)) / 4)) if rows else 0
 
 
 def _canonical(record: Mapping[str, Any]) -> str:
@@ -507,14 +519,16 @@ class Predictions:
         return cast(T, self._made[what])
 
     def sampled(self, limit: int, salt: int) -> NDArray[np.bool_]:
-        """Which rows belong to a sample of about `limit` rows of the whole manifest, drawn by the hash of the key.
+        """Which rows belong to a sample of `limit` rows of the whole manifest, or up to a fifth more (see `about`), by
+        the hash of the key.
 
         Each row is in it or not by its key alone, so the sample is the same however the rows are split; its size varies
         as a binomial does. All rows if the manifest has no more than `limit`, or its length is not known. -> [rows].
         """
-        if self.of <= limit:
+        of = about(self.of)
+        if of <= limit:
             return np.ones(len(self), bool)
-        return np.asarray(mix(self.key, salt).view(np.uint64) < np.uint64(2**64 * limit // self.of))
+        return np.asarray(mix(self.key, salt).view(np.uint64) < np.uint64(2**64 * limit // of))
 
     def replaced(self, fresh: "Predictions") -> Self:
         """With the rows of `fresh` in place of those of the same id; both ascend. The columns are those of `fresh`."""

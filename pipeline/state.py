@@ -196,6 +196,8 @@ def merge(a: S, b: S, *, done: dict[tuple[int, int], Any] | None = None) -> S:
 
 
 def merge_all(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
-    """Two states of each panel, merged by the panel's name; a state that panels share is merged once."""
+    """Two states of each panel, merged by the panel's name; one without another stays, and what panels share is merged
+    once.
+    """
     done: dict[tuple[int, int], Any] = {}
-    return {name: merge(a[name], b[name], done=done) for name in a}
+    return {**a, **{name: merge(a[name], of, done=done) if name in a else of for name, of in b.items()}}

@@ -1,15 +1,21 @@
 """Parts of predictions -> one state for each panel and step, and the derived rows. Knows no drawing and no TensorBoard.
 
 All of it is one pass over the logits. Panels that look again get the rows of that pass, which are some 100 bytes each.
+What is kept of an earlier time is not read again.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline import cluster, store, workers
+from pipeline.errors import DamagedError
+from pipeline.kept import ROWS, Entry, Kept, key_of
 from pipeline.panels import LooksAgain, OfLastStep, Panel, Twice
 from pipeline.places import Remote
 from pipeline.predictions import ROW_COLUMNS, Predictions, derived_rows
@@ -28,8 +34,14 @@ MOST = 262_144
 AT_ONCE = 4
 """Parts in storage that a process asks for at a time: it waits for each as long as it measures, or longer."""
 
+BLOCK = 65_536
+"""Rows that are kept together, at least: to take up their states costs as much as to measure some thousand rows."""
+
 PER_ROW = 150
 """What a row costs beside its logits, in logits."""
+
+KEPT_FROM = 400_000_000
+"""Logits from which states are kept: reading and measuring them takes two processes more than five seconds."""
 
 WORTH = 40_000_000
 """Logits from which processes pay: reading and measuring them takes one more than a second, starting some a half."""
@@ -56,6 +68,11 @@ def summarize_part(
     return states or {name: panel.zero(part.run) for name, panel in panels.items()}, derived
 
 
+def numbers(parts: Iterable[PartFile]) -> int:
+    """How much there is to read, in logits."""
+    return sum(part.rows * (len(part.run.classes) + PER_ROW) for part in parts)
+
+
 def summarize(
     steps: Sequence[Step],
     panels: Mapping[str, Panel],
@@ -63,6 +80,7 @@ def summarize(
     done: Callable[[int], object] = lambda _: None,
     sink: Sink | None = None,
     on_ray: bool = False,
+    kept: Kept | None = None,
 ) -> dict[int, States]:
     """States of each step; parts are measured here, on processes or on Ray, and folded in their order.
 
@@ -73,35 +91,55 @@ def summarize(
         done: told the rows of every few parts that are finished.
         sink: takes the derived rows; without it they are not made.
         on_ray: measure and fold on the cluster that this process is connected to.
+        kept: what it has is not measured again, and what is measured it gets.
     """
-    states: dict[int, States] = {}
     every = {n: p for n, p in panels.items() if not (isinstance(p, OfLastStep) and p.last_step_only)}
+    of_step = {step.step: panels if step is steps[-1] else every for step in steps}
+    wanted = {step: frozenset([*of, *([] if sink is None else [ROWS])]) for step, of in of_step.items()}
+    parts = {s.step: {part.path.name if kept is None else key_of(part): part for part in s.parts} for s in steps}
+    found = (kept or Kept()).find({step: {k: p.rows for k, p in of.items()} for step, of in parts.items()}, wanted)
+    states = {step: dict(of.states) for step, of in found.items()}
     portions = [
-        _Portion(step.step, parts, panels if step is steps[-1] else every)
+        _Portion(step.step, keys, {n: of_step[step.step][n] for n in sorted(names - {ROWS})}, ROWS in names)
         for step in steps
-        for parts in _portions(step.parts, cluster.portion(step.rows, PORTION, MOST) if on_ray else _portion(step))
+        for keys, names in _portions(
+            parts[step.step],
+            found[step.step].missing,
+            cluster.portion(step.rows, PORTION, MOST) if on_ray else _portion(step),
+        )
     ]
-    numbers = sum(step.rows * (len(step.run.classes) + PER_ROW) for step in steps)
-    processes = 1 if numbers < WORTH else min(count, len(portions))
+    to_read = numbers(part for portion in portions for part in portion.parts.values())
+    processes = 1 if to_read < WORTH else min(count, len(portions))
 
     def add(more: Mapping[int, States]) -> None:
         for step, measured in more.items():
-            states[step] = merge_all(states[step], measured) if step in states else measured
+            states[step] = merge_all(states[step], measured)
+
+    waiting = deque((step, key) for step, of in parts.items() for key in of)
+    made: dict[tuple[int, str], list[Predictions]] = {}
+
+    def hand_over() -> None:
+        """The rows of the next parts, as far as they are there."""
+        while waiting and (waiting[0] in made or not found[waiting[0][0]].missing[waiting[0][1]]):
+            step, key = waiting.popleft()
+            part, rows = parts[step][key], made.pop((step, key), [])
+            if sink is not None:
+                for batch in rows or _kept_rows(found[step].rows.get(key), key, part, step):
+                    sink(batch)
+            done(part.rows)
 
     answers = (
-        _on_ray(portions, sink is not None, add)
-        if on_ray
-        else workers.in_processes(_Measuring(sink is not None), portions, processes, add)
+        _on_ray(portions, kept, add) if on_ray else workers.in_processes(_Measuring(kept), portions, processes, add)
     )
-    for rows, finished, derived in answers:
+    for step, finished, derived in answers:
         add(finished)
-        for batch in derived:
-            sink(batch)  # type: ignore[misc]  # there are derived rows only where there is a sink
-        done(rows)
+        made |= {(step, key): rows for key, rows in derived.items()}
+        hand_over()
+    hand_over()
     return {
-        step.step: {name: of_step[name] if name in of_step else panel.zero(step.run) for name, panel in panels.items()}
+        step.step: {name: of[name] if name in of else panel.zero(step.run) for name, panel in panels.items()}
         for step in steps
-        for of_step in [states.get(step.step, {})]
+        for of in [states[step.step]]
     }
 
 
@@ -110,8 +148,10 @@ class _Portion:
     """What one process does at a time."""
 
     step: int
-    parts: tuple[PartFile, ...]
+    parts: Mapping[str, PartFile]
     panels: Mapping[str, Panel]
+    rows: bool
+    """Whether the derived rows are wanted."""
 
 
 def _portion(step: Step) -> int:
@@ -120,45 +160,91 @@ def _portion(step: Step) -> int:
     return max(PORTION, min(4 * AT_ONCE * step.parts[0].rows, MOST)) if far else PORTION
 
 
-def _portions(parts: Sequence[PartFile], least: int) -> Iterator[tuple[PartFile, ...]]:
-    """Neighbouring parts, together at least so many rows."""
-    taken: list[PartFile] = []
-    for part in parts:
-        taken.append(part)
-        if sum(p.rows for p in taken) >= least:
-            yield tuple(taken)
-            taken = []
-    if taken:
-        yield tuple(taken)
+Answer = tuple[int, Mapping[int, States], Mapping[str, list[Predictions]]]
+"""A portion's step, the states of steps that are done with, and the derived rows of each part."""
+
+
+def _portions(
+    parts: Mapping[str, PartFile], missing: Mapping[str, frozenset[str]], least: int
+) -> Iterator[tuple[dict[str, PartFile], frozenset[str]]]:
+    """Neighbouring parts that must be read for the same, together at least so many rows; and for what."""
+    for names, keys in itertools.groupby(parts, missing.__getitem__):
+        taken: dict[str, PartFile] = {}
+        for key in keys if names else ():
+            taken[key] = parts[key]
+            if sum(part.rows for part in taken.values()) >= least:
+                yield taken, names
+                taken = {}
+        if taken:
+            yield taken, names
+
+
+def _kept_rows(entry: Entry | None, key: str, part: PartFile, step: int) -> list[Predictions]:
+    """The derived rows of a part whose states are known: as they were kept, or made again if that is damaged by now."""
+    with contextlib.suppress(DamagedError, OSError):
+        if entry is not None:
+            return entry.rows_of(key)
+    return summarize_part(part, {}, step, rows=True)[1]
 
 
 class _Measuring:
-    """Measures portions, and keeps the states of what it was given of a step: 20 MB at 1,000 classes, sent once."""
+    """Measures portions, and holds the states of what it was given of a step: 20 MB at 1,000 classes, sent once."""
 
-    def __init__(self, rows: bool) -> None:
-        self._rows = rows
+    def __init__(self, kept: Kept | None) -> None:
+        """Whenever states are of `BLOCK` rows, or there are no more, `kept` gets them."""
+        self._kept = kept
         self._states: dict[int, States] = {}
+        self._block = _Block()
 
-    def __call__(self, portion: _Portion) -> tuple[int, dict[int, States], list[Predictions]]:
-        """-> how many rows, the states of a step that is done with, and the derived rows."""
+    def __call__(self, portion: _Portion) -> Answer:
+        if (self._block.step, self._block.panels) != (portion.step, portion.panels.keys()):
+            self._end_block()
+            self._block = _Block(portion.step, portion.panels.keys())
         finished = {step: states for step, states in self._states.items() if step != portion.step}
-        so_far = self._states.get(portion.step)
-        derived = []
-        measure = functools.partial(summarize_part, panels=portion.panels, step=portion.step, rows=self._rows)
-        for measured, more in store.each(measure, portion.parts, portion.parts[0].path, AT_ONCE):
-            so_far = measured if so_far is None else merge_all(so_far, measured)
-            derived += more
-        self._states = {portion.step: so_far or {}}
-        return sum(part.rows for part in portion.parts), finished, derived
+        self._states = {step: states for step, states in self._states.items() if step == portion.step}
+        derived = {}
+        measure = functools.partial(summarize_part, panels=portion.panels, step=portion.step, rows=portion.rows)
+        parts = list(portion.parts.values())
+        each = store.each(measure, parts, parts[0].path, AT_ONCE)
+        for key, (measured, rows) in zip(portion.parts, each, strict=True):
+            derived[key] = rows
+            self._block.states = merge_all(self._block.states, measured)
+            self._block.parts[key] = portion.parts[key].rows
+        if self._kept is not None:
+            self._block.rows |= derived if portion.rows else {}
+            if sum(self._block.parts.values()) >= BLOCK:
+                self._end_block()
+        return portion.step, finished, derived
+
+    def _end_block(self) -> None:
+        block, self._block = self._block, _Block(self._block.step, self._block.panels)
+        if block.parts:
+            if self._kept is not None:
+                self._kept.write(block.parts, block.states, block.rows)
+            self._states[block.step] = merge_all(self._states.get(block.step, {}), block.states)
 
     def rest(self) -> dict[int, States]:
-        """The states of the last step."""
+        """The states of what was not told so far."""
+        self._end_block()
         return self._states
 
 
-def _measure(portion: _Portion, rows: bool) -> tuple[States, list[Predictions]]:
+@dataclass
+class _Block:
+    """What was measured since states were kept the last time."""
+
+    step: int = 0
+    panels: Set[str] = frozenset()
+    states: States = field(default_factory=dict)
+    parts: dict[str, int] = field(default_factory=dict)
+    """Rows of each, by its key."""
+    rows: dict[str, list[Predictions]] = field(default_factory=dict)
+    """The derived ones of each, where they are kept."""
+
+
+def _measure(portion: _Portion, kept: Kept | None) -> tuple[States, Mapping[str, list[Predictions]]]:
     """States and derived rows of one portion."""
-    measuring = _Measuring(rows)
+    measuring = _Measuring(kept)
     _, _, derived = measuring(portion)
     return measuring.rest()[portion.step], derived
 
@@ -168,14 +254,14 @@ def _joined(*states: States) -> States:
 
 
 def _on_ray(
-    portions: Sequence[_Portion], rows: bool, add: Callable[[Mapping[int, States]], None]
-) -> Iterator[tuple[int, Mapping[int, States], list[Predictions]]]:
+    portions: Sequence[_Portion], kept: Kept | None, add: Callable[[Mapping[int, States]], None]
+) -> Iterator[Answer]:
     """As `workers.in_processes` gives them; the states are joined on the cluster, and only those of steps come here."""
-    measure = functools.partial(_measure, rows=rows)
+    measure = functools.partial(_measure, kept=kept)
     for portion, derived in cluster.fold(
         measure, portions, lambda portion: portion.step, _joined, lambda step, states: add({step: states})
     ):
-        yield sum(part.rows for part in portion.parts), {}, derived
+        yield portion.step, {}, derived
 
 
 def measured(
@@ -186,19 +272,20 @@ def measured(
     keep: bool = False,
     done: Callable[[int], object] = lambda _: None,
     on_ray: bool = False,
+    kept: Kept | None = None,
 ) -> dict[int, States]:
     """States of each step, those of a second look among them.
 
     Args:
-        steps, panels, count, done, on_ray: as for `summarize`.
+        steps, panels, count, done, on_ray, kept: as for `summarize`.
         rows: file that the derived rows are written to, if they are to be kept or a panel looks again.
         keep: whether they are.
     """
     if not keep and not any(isinstance(panel, LooksAgain) for panel in panels.values()):
-        return summarize(steps, panels, count, done, on_ray=on_ray)
+        return summarize(steps, panels, count, done, on_ray=on_ray, kept=kept)
     writer = store.RowsWriter(rows)
     try:
-        states = summarize(steps, panels, count, done, writer.write, on_ray)
+        states = summarize(steps, panels, count, done, writer.write, on_ray, kept)
     finally:
         writer.close()
     return look_again(steps, panels, states, store.read_rows(rows))

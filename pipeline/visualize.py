@@ -15,12 +15,13 @@ from tqdm import tqdm
 from pipeline import cluster, events, images, logs, outcome, pages, panels, places, runs, store, workers
 from pipeline.config import VisualizeConfig
 from pipeline.errors import InputError, first_line, plural
+from pipeline.kept import FOLDER, Kept, versions
 from pipeline.pictures import Pictures
 from pipeline.places import Place
 from pipeline.predictions import digest_of, hash64
 from pipeline.store import Step, unwritable
 from pipeline.summaries import Figures, File, Picture, Pixels, Projector, Scalar, Summary, Text, Tiles
-from pipeline.summarize import States, measured
+from pipeline.summarize import KEPT_FROM, States, measured, numbers
 
 ROWS = "rows.parquet"
 """One line for every row of every step, for DuckDB and pandas."""
@@ -122,7 +123,8 @@ def _visualize_run(
                 cluster.connected(config.ray_address) if on_ray else contextlib.nullcontext(),
                 tqdm(total=rows, unit=" rows", desc="read", disable=None, file=sys.stderr) as bar,
             ):
-                states = measured(steps, chosen, threads, aside / ROWS, keep, bar.update, on_ray)
+                kept = _kept(steps, chosen, folder, config)
+                states = measured(steps, chosen, threads, aside / ROWS, keep, bar.update, on_ray, kept)
             with (
                 images.quietly(),
                 events.Writer(aside / logs.EVENTS, times[numbers[0]]) as writer,
@@ -157,6 +159,19 @@ def _visualize_run(
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     return Written(name, folder, event_file, rows, numbers, missing, len(pictures.missing), unchanged=False)
+
+
+def _kept(
+    steps: tuple[Step, ...], chosen: Mapping[str, panels.Panel], folder: Place, config: VisualizeConfig
+) -> Kept | None:
+    """What is kept of the run's parts; None where it does not pay, or the workers of a cluster may not see it."""
+    place = folder / FOLDER
+    if config.cache == "never" or (config.engine == "ray" and not isinstance(place, places.Remote)):
+        return None
+    small = numbers(part for step in steps for part in step.parts) < KEPT_FROM
+    if config.cache == "auto" and small and not place.is_dir():
+        return None
+    return Kept(place, versions(chosen))
 
 
 def _facts(step: Step, sheet: Pixels | None) -> panels.Facts:

@@ -1,6 +1,7 @@
 """What is claimed of stage two's speed and memory; see tests/bench.py, which runs it."""
 
 import contextlib
+import os
 import re
 import shutil
 import subprocess
@@ -62,10 +63,11 @@ def read_logits(folder: Path) -> None:
         batch.num_rows  # noqa: B018  read, and let go
 
 
-def command(folder: Path) -> None:
+def command(folder: Path, keep: bool = False) -> None:
     """The whole command as a user gives it, the start of Python and its imports included."""
     logs = folder.with_name(f"{folder.name}-logs")
-    shutil.rmtree(logs, ignore_errors=True)
+    if not keep:
+        shutil.rmtree(logs, ignore_errors=True)
     words = [sys.executable, "-m", "pipeline", "visualize", str(folder), "--logdir", str(logs)]
     subprocess.run(words, cwd=toy.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
 
@@ -122,6 +124,27 @@ def memory(folder: Path, line: Callable[[str, float, str], None]) -> None:
     (short, small), (long, large) = resident(few), resident(many)
     line("50,000 to 500,000 rows × 1,000: seconds", long / short, "at most 11.5")
     line(f"50,000 to 500,000 rows × 1,000: peak memory ({small:.0f} and {large:.0f} MB)", large / small, "at most 1.1")
+
+
+def rerun(folder: Path, line: Callable[[str, float, str], None]) -> None:
+    """A hundred parts, and one more: what is kept of the hundred is not read again."""
+    whole, run = write(folder / "hundred", 101 * 4096, 1000), folder / "rerun"
+    one = write(folder / "one", 4096, 1000)
+    last = store.part_path(whole, 0, 100)
+    took: dict[str, list[float]] = {"first": [], "again": [], "one": []}
+    for _ in range(TURNS):
+        shutil.rmtree(run, ignore_errors=True)
+        shutil.copytree(whole, run, copy_function=os.link)
+        store.part_path(run, 0, 100).unlink()
+        took["first"].append(seconds(lambda: command(run)))
+        os.link(last, store.part_path(run, 0, 100))
+        took["again"].append(seconds(lambda: command(run, keep=True)))
+        took["one"].append(seconds(lambda: command(one)))
+    first, again, start = (float(np.median(took[name])) for name in ("first", "again", "one"))
+    said = (
+        f"101 parts where 100 were drawn ({again:.1f} s; one part alone {start:.1f} s), over 100: beyond one part alone"
+    )
+    line(said, (again - start) / first, "at most 0.1")
 
 
 def huge(folder: Path, line: Callable[[str, float, str], None]) -> None:
@@ -226,5 +249,5 @@ def tiles(folder: Path, line: Callable[[str, float, str], None]) -> None:
     line("5,000 JPEG tiles into an event file, over add_image: rate", (5000 / mine) / (50 / usual), "at least 100")
 
 
-BENCHES = (slope, memory, two, torchmetrics, tiles)
+BENCHES = (slope, memory, two, rerun, torchmetrics, tiles)
 """Those that run when none is named; `huge` runs when it is."""

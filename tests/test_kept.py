@@ -1,0 +1,339 @@
+"""What is kept of parts: the same bytes with it and without, only what is new is read, nothing damaged is believed."""
+
+import dataclasses
+import importlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import InputError, VisualizeConfig, kept, panels, store, visualize
+from pipeline.errors import DamagedError
+from pipeline.kept import FOLDER, ROWS, Kept, versions
+from pipeline.predictions import Predictions, Run, about
+from pipeline.store import PartFile
+from pipeline.visualize import Written
+from tests import toy
+from tests.test_laws import RUNS, same, situations, some
+
+MODULE = importlib.import_module("pipeline.summarize")
+VISUALIZE = importlib.import_module("pipeline.visualize")
+"""The modules; `pipeline.visualize` is the function."""
+
+EACH = 12
+"""Rows of a part."""
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entries of two parts, each measured for itself."""
+    monkeypatch.setattr("pipeline.summarize.BLOCK", 2 * EACH)
+    monkeypatch.setattr("pipeline.summarize.PORTION", 1)
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often the logits of each part were asked for."""
+    counted: Counter[str] = Counter()
+    batches = store.batches
+
+    def counting(file: PartFile, columns: Any = None) -> Iterator[Predictions]:
+        if columns is None or "logits" in set(columns):
+            counted[file.name] += 1
+        return batches(file, columns)
+
+    monkeypatch.setattr("pipeline.store.batches", counting)
+    return counted
+
+
+def write(folder: Path, parts: int, *steps: int, seed: int = 0, run: Run = toy.RUN) -> Path:
+    for step in steps or (0,):
+        logits, label = toy.table(run, parts * EACH, seed + step)
+        label[::7] = -1
+        toy.write_run(folder, logits, label, dataclasses.replace(run, step=step), EACH, failed=frozenset({5}))
+    return folder
+
+
+def part(run: Path, index: int, step: int = 0) -> Path:
+    return store.part_path(run, step, index)
+
+
+FEW = ("confusion", "glance")
+"""Panels that are quick to draw; the first looks again, and so asks for the derived rows."""
+
+
+def draw(run: Path, logs: Path, cache: Any = "always", panels: tuple[str, ...] = FEW, **more: Any) -> Written:
+    (written,) = visualize(VisualizeConfig(predictions=(run,), logdir=logs, cache=cache, panels=panels, **more))
+    return written
+
+
+def content(written: Written) -> dict[str, Any]:
+    """All that was written, by name; `rows.parquet` as a table."""
+    folder = Path(str(written.folder))
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and "/." not in path.as_posix())
+    return {
+        path.relative_to(folder).as_posix(): pq.read_table(path) if path.suffix == ".parquet" else path.read_bytes()
+        for path in files
+    }
+
+
+def entries(written: Written) -> list[Path]:
+    return sorted((Path(str(written.folder)) / FOLDER).glob("*"))
+
+
+def again(run: Path, logs: Path, **more: Any) -> Written:
+    """Draw though nothing changed."""
+    (logs / run.name / ".predboard.json").unlink()
+    return draw(run, logs, **more)
+
+
+def test_the_same_is_written_without_it_with_it_and_from_it(tmp_path: Path, read: Counter[str]) -> None:
+    run = write(tmp_path / "run", 5, 1, 4)
+    every: dict[str, Any] = {"panels": (), "log_every": 3}
+    without = content(draw(run, tmp_path / "without", cache="never", **every))
+    assert "rows.parquet" in without
+    first = draw(run, tmp_path / "logs", **every)
+    assert content(first) == without
+    assert len(entries(first)) == 6  # 2, 2 and 1 parts of each step
+    read.clear()
+    assert content(again(run, tmp_path / "logs", **every)) == without
+    assert not read
+    assert content(again(run, tmp_path / "logs", cache="never", **every)) == without
+    assert len(read) == 10
+
+
+def test_processes_keep_what_they_measure(tmp_path: Path, read: Counter[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.summarize.WORTH", 0)
+    run = write(tmp_path / "run", 7, 1, 4)
+    without = content(draw(run, tmp_path / "without", cache="never", workers=1))
+    first = draw(run, tmp_path / "logs", workers=3)
+    assert content(first) == without
+    read.clear()
+    assert content(again(run, tmp_path / "logs", workers=3)) == without
+    assert not read
+
+
+def test_only_a_new_part_is_read(tmp_path: Path, read: Counter[str]) -> None:
+    whole = write(tmp_path / "whole" / "run", 6)
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    part(run, 3).unlink()
+    draw(run, tmp_path / "logs")
+    shutil.copy(part(whole, 3), part(run, 3))
+    read.clear()
+    found = draw(run, tmp_path / "logs")
+    assert read == {"step=00000000/part-00003.parquet": 1}
+    assert content(found) == content(draw(whole, tmp_path / "without", cache="never"))
+
+
+def test_a_new_step_is_read_and_of_the_one_before_nothing(tmp_path: Path, read: Counter[str]) -> None:
+    run = write(tmp_path / "run", 3, 1)
+    draw(run, tmp_path / "logs")
+    write(run, 3, 2)
+    read.clear()
+    found = draw(run, tmp_path / "logs")
+    assert {name.partition("/")[0] for name in read} == {"step=00000002"}
+    assert content(found) == content(draw(run, tmp_path / "without", cache="never"))
+
+
+def test_of_a_part_that_was_replaced_what_was_kept_with_it_is_read_again(tmp_path: Path, read: Counter[str]) -> None:
+    run = write(tmp_path / "run", 6)
+    before = entries(draw(run, tmp_path / "logs"))
+    other = write(tmp_path / "other", 6, seed=9)
+    shutil.copy(part(other, 2), part(run, 2))
+    read.clear()
+    found = draw(run, tmp_path / "logs")
+    assert set(read) == {"step=00000000/part-00002.parquet", "step=00000000/part-00003.parquet"}
+    assert content(found) == content(draw(run, tmp_path / "without", cache="never"))
+    assert len(entries(found)) == 3
+    assert len(set(entries(found)) & set(before)) == 2  # what is of no use any more is removed
+
+
+def test_a_manifest_that_grows_a_little_makes_nothing_stale(tmp_path: Path, read: Counter[str]) -> None:
+    logits, label = toy.table(toy.RUN, 5 * EACH)
+    for name, rows in (("run", 100), ("grown", 104), ("doubled", 200)):
+        toy.write_run(tmp_path / name, logits, label, toy.RUN, EACH, manifest_rows=rows)
+    assert about(100) == about(104) < about(200)
+    run = tmp_path / "run"
+    draw(run, tmp_path / "logs")
+    read.clear()
+    shutil.copy(part(tmp_path / "grown", 4), part(run, 4))
+    draw(run, tmp_path / "logs")
+    assert set(read) == {"step=00000000/part-00004.parquet"}
+    shutil.copy(part(tmp_path / "doubled", 4), part(run, 4))
+    read.clear()
+    draw(run, tmp_path / "logs")
+    assert len(read) == 5  # samples are of other rows now
+
+
+def test_other_panels_read_only_for_what_is_not_kept_of_them(tmp_path: Path, read: Counter[str]) -> None:
+    run = write(tmp_path / "run", 4)
+    draw(run, tmp_path / "logs", panels=("glance", "hparams"))
+    read.clear()
+    few = draw(run, tmp_path / "logs", panels=("hparams",))
+    assert not read
+    assert content(few) == content(draw(run, tmp_path / "without", cache="never", panels=("hparams",)))
+    asked: list[frozenset[str]] = []
+    summarize_part = MODULE.summarize_part
+
+    def asking(file: PartFile, panels: Any, **more: Any) -> Any:
+        asked.append(frozenset(panels))
+        return summarize_part(file, panels, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MODULE, "summarize_part", asking)
+        more = draw(run, tmp_path / "logs", panels=("confusion", "glance", "probabilities"))
+    assert asked == [{"confusion", "probabilities"}] * 4
+    assert content(more) == content(
+        draw(run, tmp_path / "without2", cache="never", panels=("confusion", "glance", "probabilities"))
+    )
+    read.clear()
+    assert content(again(run, tmp_path / "logs", panels=("confusion", "glance", "probabilities"))) == content(more)
+    assert not read
+
+
+def test_a_panel_of_another_version_is_measured_again_and_the_others_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write(tmp_path / "run", 4)
+    first = content(draw(run, tmp_path / "logs"))
+    asked: list[frozenset[str]] = []
+    summarize_part = MODULE.summarize_part
+
+    def asking(file: PartFile, panels: Any, **more: Any) -> Any:
+        asked.append(frozenset(panels))
+        return summarize_part(file, panels, **more)
+
+    monkeypatch.setattr(MODULE, "summarize_part", asking)
+    monkeypatch.setattr(VISUALIZE, "versions", lambda of: {**versions(of), "glance": "another"})
+    assert content(again(run, tmp_path / "logs")) == first
+    assert asked == [{"glance"}] * 4
+    assert content(again(run, tmp_path / "logs")) == first
+    assert len(asked) == 4
+
+
+@pytest.mark.parametrize("where", [0.0, 0.001, 0.01, 0.1, 0.3, 0.6, 0.9, 0.999])
+@pytest.mark.parametrize("how", ["a bit", "cut", "empty"])
+def test_a_damaged_entry_is_not_believed(where: float, how: str, tmp_path: Path, read: Counter[str]) -> None:
+    run = write(tmp_path / "run", 4)
+    first = draw(run, tmp_path / "logs")
+    whole, (damaged, other) = content(first), entries(first)
+    good = damaged.read_bytes()
+    at = int(where * len(good))
+    bad = bytes([*good[:at], good[at] ^ 4, *good[at + 1 :]]) if how == "a bit" else good[:at] if how == "cut" else b""
+    damaged.write_bytes(bad)
+    read.clear()
+    assert content(again(run, tmp_path / "logs")) == whole
+    assert len(read) == 2
+    assert entries(first) == [damaged, other]
+    assert damaged.read_bytes() == good  # made again, the same
+
+
+def test_rows_that_are_damaged_after_they_were_found_are_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write(tmp_path / "run", 2)
+    first = draw(run, tmp_path / "logs")
+    whole, (entry,) = content(first), entries(first)
+    find = Kept.find
+
+    def then_damage(*arguments: Any) -> Any:
+        found = find(*arguments)
+        entry.write_bytes(entry.read_bytes()[:1000])
+        return found
+
+    monkeypatch.setattr(Kept, "find", then_damage)
+    assert content(again(run, tmp_path / "logs")) == whole
+
+
+def test_what_is_no_state_of_ours_is_refused() -> None:
+    for module, name in (("os", "system"), ("subprocess", "Popen"), ("pipeline.cli", "main"), ("pipeline.state", "X")):
+        with pytest.raises(DamagedError, match="is no state"):
+            kept._value(["state", module, name, {}], lambda _: None, lambda _: None)
+
+
+@pytest.mark.parametrize("name", panels.names())
+def test_states_come_back_to_the_last_bit_and_share_what_they_shared(name: str, tmp_path: Path) -> None:
+    panel = panels.load(name)
+    for classes, run in RUNS.items():
+        batches = [some(run, 40, 1, failed=True, unlabelled=True), *(batch for _, batch in situations(run))]
+        for batch in batches if classes == 10 else batches[:2]:
+            folder = Kept(tmp_path / f"{classes}", {name: "1", "twin": "1", ROWS: "1"})
+            state = panel.measure(run, batch)
+            folder.write({"a": 1}, {name: state, "twin": state}, {})
+            states = folder.find({0: {"a": 1}}, {0: frozenset({name, "twin"})})[0].states
+            assert same(states[name], state)
+            assert states["twin"] is states[name]
+            shutil.rmtree(tmp_path / f"{classes}")
+
+
+def test_it_is_not_kept_where_it_does_not_pay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write(tmp_path / "run", 2)
+    assert not entries(draw(run, tmp_path / "small", cache="auto"))
+    monkeypatch.setattr(VISUALIZE, "KEPT_FROM", 1)
+    assert entries(draw(run, tmp_path / "large", cache="auto"))
+    assert not entries(draw(run, tmp_path / "never", cache="never"))
+
+
+def test_it_takes_no_more_room_than_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Counter[str]) -> None:
+    run = write(tmp_path / "run", 6)
+    first = draw(run, tmp_path / "logs")
+    sizes = [entry.stat().st_size for entry in entries(first)]
+    monkeypatch.setattr(kept, "LIMIT", sum(sizes[:2]) + 10)
+    some_of_it = draw(run, tmp_path / "less")
+    assert 1 <= len(entries(some_of_it)) <= 2
+    assert content(some_of_it) == content(first)
+    read.clear()
+    assert content(again(run, tmp_path / "less")) == content(first)
+    assert 1 <= len(read) <= 4
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
+    run = write(tmp_path / "run", 2)
+    folder = tmp_path / "logs" / "run"
+    folder.mkdir(parents=True)
+    (folder / FOLDER).write_text("a file")
+    with pytest.raises(InputError, match=r"cannot write to .*predboard-states"):
+        draw(run, tmp_path / "logs")
+
+
+def test_the_version_goes_by_settings_and_by_the_code_that_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = panels.choose(("confusion", "mistakes"))
+    before = versions(chosen)
+    assert versions(chosen) == before
+    other = {**chosen, "confusion": dataclasses.replace(chosen["confusion"], count=3)}  # type: ignore[type-var]
+    assert {name for name, version in versions(other).items() if version != before[name]} == {"confusion"}
+    code = tmp_path / "code"
+    shutil.copytree(Path(kept.__file__).parent, code, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(kept, "__file__", str(code / "kept.py"))
+    assert versions(chosen) == before
+    changed = {}
+    for file in ("seriation", "events", "state", "panels/mistakes"):
+        path = code / f"{file}.py"
+        source = path.read_text()
+        path.write_text(source + "# a change\n")
+        changed[file] = {name for name, version in versions(chosen).items() if version != before[name]}
+        path.write_text(source)
+    assert changed == {
+        "seriation": {"confusion"},
+        "events": set(),
+        "state": {"confusion", "mistakes", ROWS},
+        "panels/mistakes": {"mistakes"},
+    }
+
+
+def test_a_header_says_what_is_in_it_and_nothing_else_of_the_machine(tmp_path: Path) -> None:
+    first = draw(write(tmp_path / "run", 2), tmp_path / "logs")
+    (place,) = entries(first)
+    entry = kept._entry(place)
+    assert entry is not None
+    assert sorted(entry.parts.values()) == [EACH, EACH]
+    assert set(entry.panels) == set(FEW)
+    assert str(tmp_path) not in json.dumps(entry.nodes)
