@@ -71,7 +71,8 @@ def site(config: InferConfig, say: Callable[[str], None]) -> Iterator[Site]:
 
 def _on_ray(config: InferConfig, say: Callable[[str], None]) -> Site:
     """Actors, as many as there is room for where nobody says."""
-    shape = cluster.shape(config.actors, config.gpus_per_actor, config.cpus_per_actor)
+    gpus = 0.0 if config.device == "cpu" and config.gpus_per_actor is None else config.gpus_per_actor
+    shape = cluster.shape(config.actors, gpus, config.cpus_per_actor)
     say(f"Ray has {cluster.described()}: {shape}")
     device = torch.device("cuda" if shape.gpus and config.device == "auto" else config.device.replace("auto", "cpu"))
     # Of a GPU over there it is asked, which also tells whether PyTorch sees it.

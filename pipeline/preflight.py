@@ -102,7 +102,8 @@ class Found:
         failed = f", {self.failed:,} more cannot be read" if self.failed else ""
         yield f"preflight of step {self.step}: {plural(self.images, 'image')} by hash{failed}; {accuracy}"
         yield f"  the model gets {'; '.join(self.inputs)}"
-        waits = decoded / self.decoded_per_second, inferred / self.inferred_per_second / len(devices)
+        each = len(devices)  # has threads of its own that decode
+        waits = decoded / self.decoded_per_second / each, inferred / self.inferred_per_second / each
         shared = devices[0].type == "cpu"  # where decoding takes the model's processors
         yield (
             f"  decodes {self.decoded_per_second:,.0f} and infers {self.inferred_per_second:,.0f} images/s: about "

@@ -17,6 +17,7 @@ from pipeline import (
     doubts,
     infer,
     open_predictions,
+    preflight,
     recipes,
     store,
     visualize,
@@ -376,3 +377,21 @@ def test_of_outputs_without_a_number_nothing_else_is_said(folder: Path, tmp_path
     names = {doubt["name"] for doubt in report["doubts"]}
     assert "not_finite" in names
     assert "sigmoid" not in names
+
+
+@pytest.mark.parametrize(
+    ("devices", "expected"),
+    [
+        (["cuda"], "about 8 min"),  # 100,000 decoded at 200 a second; the model would take 100 s
+        (["cuda", "cuda:1", "cuda:2", "cuda:3"], "about 2 min"),  # each with threads of its own
+        (["cpu"], "about 10 min"),  # one after the other
+        (["cpu", "cpu"], "about 5 min"),
+    ],
+)
+def test_how_long_it_will_take_is_for_all_devices_together(devices: list[str], expected: str) -> None:
+    found = preflight.Found(
+        *("", 0, 512, 0, 0, 0, {"size": [8, 8, 3], "channels": "rgb", "mean": [0], "std": [1], "source": "flags"}),
+        *((0.0,), (1.0,), 200.0, 1000.0, 1.0, (), ()),
+    )
+    line = list(found.lines(100_000, 100_000, [torch.device(name) for name in devices]))[2]
+    assert line == f"  decodes 200 and infers 1,000 images/s: {expected} for 100,000 rows"
