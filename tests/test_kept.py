@@ -337,3 +337,16 @@ def test_a_header_says_what_is_in_it_and_nothing_else_of_the_machine(tmp_path: P
     assert sorted(entry.parts.values()) == [EACH, EACH]
     assert set(entry.panels) == set(FEW)
     assert str(tmp_path) not in json.dumps(entry.nodes)
+
+
+def test_no_part_counts_twice_though_two_entries_have_it(tmp_path: Path) -> None:
+    panel, batch = panels.load("glance"), some(RUNS[10], 40, 1)
+    state = panel.measure(RUNS[10], batch)
+    folder = Kept(tmp_path / "kept", {"glance": "1", ROWS: "1"})
+    folder.write({"a": 40, "b": 0}, {"glance": state}, {})
+    folder.write({"b": 0, "c": 40}, {"glance": state}, {})
+    found = folder.find({0: {"a": 40, "b": 0, "c": 40}}, {0: frozenset({"glance"})})[0]
+    assert same(found.states["glance"], state)
+    assert sorted(len(of) for of in found.missing.values()) == [0, 0, 1]
+    assert not found.missing["b"]
+    assert len(list((tmp_path / "kept").glob("*"))) == 1  # the other is of no use
