@@ -300,11 +300,11 @@ def redrawn(scores: Scores) -> dict[str, NDArray[np.float64]]:
     """
     true, predicted, count = scores.cells
     classes = np.unique(np.concatenate([true, predicted]))
-    same = true == predicted
+    same, order = true == predicted, np.argsort(predicted, kind="stable")
     found: dict[str, list[NDArray[np.float64]]] = {}
     for n in poissons(count, true.tobytes() + predicted.tobytes(), scores.classes):
         hits = summed_by(n[:, same], true[same], classes)
-        margins = hits, summed_by(n, true, classes), summed_by(n, predicted, classes)
+        margins = hits, summed_by(n, true, classes), summed_by(n[:, order], predicted[order], classes)
         for name, values in means(*margins).items():
             found.setdefault(name, []).append(values)
     return {name: np.concatenate(values) for name, values in found.items()}

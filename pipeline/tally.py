@@ -51,6 +51,14 @@ class Tally:
 
         return batch.once(Tally, count)
 
+    @cached_property
+    def _scores(self) -> dict[int, "Scores"]:
+        return {}
+
+    def scores(self, classes: int) -> "Scores":
+        """What follows from the counts: the same object for all who ask, batch after batch."""
+        return self._scores.setdefault(classes, Scores(self, classes))
+
 
 COLUMNS = frozenset({"label", "predicted", "loss"})
 """Columns that `Tally.measure` reads."""
@@ -191,12 +199,17 @@ class Scores:
 
         Of equal ones first those of the class with fewer images, of which they are a larger share; then by class.
         """
-        true, predicted, count = self.confusions
-        # Only what can be among them is sorted: the panels ask again for every batch.
-        least = np.partition(count, -limit)[-limit] if len(count) > limit else 0
-        among = np.flatnonzero(count >= least)
-        order = np.lexsort((predicted[among], true[among], self.support[true[among]], -count[among]))
-        return among[order[:limit]]
+        if limit not in self._frequent:
+            true, predicted, count = self.confusions
+            least = np.partition(count, -limit)[-limit] if len(count) > limit else 0
+            among = np.flatnonzero(count >= least)  # only what can be among them is sorted
+            order = np.lexsort((predicted[among], true[among], self.support[true[among]], -count[among]))
+            self._frequent[limit] = among[order[:limit]]
+        return self._frequent[limit]
+
+    @cached_property
+    def _frequent(self) -> dict[int, NDArray[np.int64]]:
+        return {}
 
     def pairs(self, limit: int) -> list[tuple[int, int, int]]:
         """(true, predicted, count) of the most frequent confusions, as `frequent` orders them."""

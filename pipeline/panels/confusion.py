@@ -63,7 +63,7 @@ class Panel(Counting):
     def measure_again(self, run: Run, first: Tally, rows: Predictions) -> Images:
         """Of each of the most frequent pairs the images that are wrong with the most confidence."""
         labelled, classes = rows.labelled, len(run.classes)
-        chosen = [true * classes + predicted for true, predicted, _ in Scores(first, classes).pairs(self.galleries)]
+        chosen = [true * classes + predicted for true, predicted, _ in first.scores(classes).pairs(self.galleries)]
         pair = labelled.label * classes + labelled.predicted
         among = np.flatnonzero(np.isin(pair, chosen))
         group, score = pair[among], -labelled.confidence[among].astype(np.float64)
