@@ -96,7 +96,8 @@ class Changes:
         """Take in what changed among some rows."""
         kind = kinds_of(rows)
         changed = kind > 0
-        self._add(kind[changed], rows.old.take(changed), rows.new.take(changed))
+        if changed.any():
+            self._add(kind[changed], rows.old.take(changed), rows.new.take(changed))
         self._add(np.full(len(rows.only_old), KINDS.index("only_old")), rows.only_old, None)
         self._add(np.full(len(rows.only_new), KINDS.index("only_new")), None, rows.only_new)
 
@@ -123,7 +124,8 @@ class Changes:
                 elif name in ("label", "predicted"):
                     columns[field.name] = self._names.take(pa.array(getattr(rows, name) % len(self._names)))
                 else:
-                    columns[field.name] = rows.column(name)
+                    column = rows.column(name)
+                    columns[field.name] = column.cast(field.type) if pa.types.is_dictionary(column.type) else column
         batch = pa.RecordBatch.from_arrays([columns[f.name] for f in self._schema], schema=self._schema)
         if self._kept.files is None and self._kept.bytes + batch.nbytes > pairing.BUCKET:
             here = self._stack.enter_context(pairing.aside(self._folder))

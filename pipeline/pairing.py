@@ -22,8 +22,8 @@ from pipeline.errors import InputError
 from pipeline.predictions import COLUMNS, FURTHER, Predictions, Run, as_numpy, mix
 from pipeline.store import Step, unwritable
 
-PORTION = 2**17
-"""Rows that are handed on at a time: some 12 MB of each step."""
+PORTION = 2**18
+"""Rows that are handed on at a time: some 24 MB of each step."""
 
 MEMORY = 2**28
 """Bytes of both steps that are held in memory; more are dealt into files."""
@@ -153,6 +153,8 @@ class _Side:
         return portioned(self.batches(), self.schema)
 
     def _conformed(self, batch: pa.RecordBatch, where: str) -> pa.RecordBatch:
+        if self._place is None and batch.schema.equals(self.schema):
+            return batch
         columns = []
         for field in self.schema:
             if field.name not in batch.schema.names:
@@ -182,7 +184,8 @@ def _flat(field: pa.Field) -> pa.Field:
     """The column with its values in place of a dictionary and of places in it."""
     kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
     if field.name in COLUMNS:
-        kind = COLUMNS[field.name][0]
+        kind, nullable, _ = COLUMNS[field.name]
+        return pa.field(field.name, kind, nullable)
     return pa.field(field.name, kind)
 
 
@@ -281,19 +284,23 @@ def _zipped(old: _Side, new: _Side, found: int) -> Iterator[Joined]:
 
 
 def _sorted(old: _Side, new: _Side, folder: Path | None) -> Iterator[Joined]:
-    """Rows in any order, bucket by bucket."""
+    """Rows in any order: those of the old step are held, or a bucket of them, and the new ones look for theirs."""
     with contextlib.ExitStack() as stack:
-        buckets = [Buckets(side.schema, by_key) for side in (old, new)]
-        for side, into in zip((old, new), buckets, strict=True):
-            for batch in side.batches():
-                if into.files is None and sum(each.bytes for each in buckets) + batch.nbytes > MEMORY:
-                    here = stack.enter_context(aside(folder))
-                    count = files_for((old.step.rows + new.step.rows) * batch.nbytes // len(batch))
-                    for number, each in enumerate(buckets):
-                        each.deal(here / str(number), count)
-                into.add(batch)
-        for number in range(buckets[0].count):
-            yield from _matched(buckets[0].take(number), buckets[1].take(number))
+        held, looking = Buckets(old.schema, by_key), Buckets(new.schema, by_key)
+        for batch in old.batches():
+            if held.files is None and held.bytes + batch.nbytes > MEMORY:
+                here = stack.enter_context(aside(folder))
+                count = files_for((old.step.rows + new.step.rows) * batch.nbytes // len(batch))
+                held.deal(here / "old", count)
+                looking.deal(here / "new", count)
+            held.add(batch)
+        if held.files is None:
+            yield from _found(Index(held.take(0)), new.portions(), new.schema)
+            return
+        for batch in new.batches():
+            looking.add(batch)
+        for number in range(held.count):
+            yield from _found(Index(held.take(number)), portioned([looking.take(number)], new.schema), new.schema)
 
 
 @contextlib.contextmanager
@@ -369,42 +376,42 @@ class Buckets:
         return one(kept, self.schema) if kept else nothing(self.schema)
 
 
-def _matched(old: pa.RecordBatch, new: pa.RecordBatch) -> Iterator[Joined]:
-    """The rows of one bucket, each step's in the order of its ids."""
-    keys = as_numpy(old.column("key")), as_numpy(new.column("key"))
-    at_old, at_new = match(*keys)
-    alone = [_rest(len(key), at) for key, at in zip(keys, (at_old, at_new), strict=True)]
-    only = [_rows(batch.take(pa.array(at))) for batch, at in zip((old, new), alone, strict=True)]
-    more = repeated(keys[0]), repeated(keys[1])
-    for start in range(0, max(len(at_new), 1), PORTION):
-        a, b = (_taken(batch, at[start : start + PORTION]) for batch, at in ((old, at_old), (new, at_new)))
-        yield Joined(_rows(a), _rows(b), only[0], only[1], more)
-        only, more = [_rows(old.slice(0, 0)), _rows(new.slice(0, 0))], (0, 0)
+class Index:
+    """Rows of the old step by their keys, and which of them were found."""
 
+    def __init__(self, rows: pa.RecordBatch) -> None:
+        """None is found. The rows come in the order of their ids."""
+        self.rows = rows
+        key = as_numpy(rows.column("key"))
+        self._order, self._key, equal = _by_key(key)
+        self.repeated = repeated(key) if equal else 0
+        self._used = np.zeros(len(key) + 1, np.int64)  # of each key, at its first place: how many were found
+        self._free = np.ones(len(key), bool)
 
-def _taken(batch: pa.RecordBatch, at: NDArray[np.int64]) -> pa.RecordBatch:
-    """Rows at ascending or any other places; neighbours are not copied."""
-    if len(at) and at[-1] - at[0] == len(at) - 1 and (np.diff(at) == 1).all():
-        return batch.slice(int(at[0]), len(at))
-    return batch.take(pa.array(at))
+    def find(self, key: NDArray[np.int64]) -> NDArray[np.int64]:
+        """For each of some keys its row, the i-th of a key for the i-th that asks for it; -1 where there is none left.
 
+        >>> rows = pa.RecordBatch.from_pydict({"key": pa.array([5, 7, 5, 8], pa.int64())})
+        >>> index = Index(rows)
+        >>> index.find(np.array([8, 5, 6])), index.find(np.array([5, 5])), index.left()
+        (array([ 3,  0, -1]), array([ 2, -1]), array([1]))
+        """
+        order, ordered, equal = _by_key(key)
+        first = np.searchsorted(self._key, ordered)  # ascending ones are found faster
+        place = first + self._used[first]
+        if equal:
+            place += np.arange(len(key)) - np.searchsorted(ordered, ordered)
+        same = place < len(self._key)
+        same[same] = self._key[place[same]] == ordered[same]
+        np.add.at(self._used, first[same], 1)
+        found = np.full(len(key), -1, np.int64)
+        found[order[same]] = self._order[place[same]]
+        self._free[self._order[place[same]]] = False
+        return found
 
-def match(old: NDArray[np.int64], new: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Places of the rows of the same keys, the i-th of a key with the i-th, in the order of the new ones.
-
-    >>> match(np.array([5, 7, 5, 8]), np.array([8, 5, 6, 5, 5]))
-    (array([3, 0, 2]), array([0, 1, 3]))
-    """
-    (order_old, key_old, many_old), (order_new, key_new, many_new) = _by_key(old), _by_key(new)
-    there = np.searchsorted(key_old, key_new)
-    if many_old or many_new:
-        there += np.arange(len(new)) - np.searchsorted(key_new, key_new)
-    same = there < len(old)
-    same[same] = key_old[there[same]] == key_new[same]
-    at = np.full(len(new), -1, np.int64)  # of each new row, its place among the old ones
-    at[order_new[same]] = order_old[there[same]]
-    at_new = np.flatnonzero(at >= 0)
-    return at[at_new], at_new
+    def left(self) -> NDArray[np.int64]:
+        """The rows that nobody asked for."""
+        return np.flatnonzero(self._free)
 
 
 def _by_key(key: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], bool]:
@@ -415,8 +422,31 @@ def _by_key(key: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64
     return np.argsort(key, kind="stable") if equal else order, ordered, equal  # stable takes three times as long
 
 
-def _rest(count: int, at: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The places below `count` that are not in `at`."""
-    rest = np.ones(count, bool)
-    rest[at] = False
-    return np.flatnonzero(rest)
+def _found(index: Index, new: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[Joined]:
+    """The new rows with theirs of the index; at last those of the index that none of them looked for."""
+    no_old, no_new = index.rows.slice(0, 0), nothing(schema)
+    keys = [np.zeros(0, np.int64)]
+    for batch in new:
+        key = as_numpy(batch.column("key"))
+        keys.append(key)
+        at = index.find(key)
+        there = at >= 0
+        pair, alone = (batch, no_new) if there.all() else (_where(batch, there), _where(batch, ~there))
+        yield Joined(_rows(_taken(index.rows, at[there])), _rows(pair), _rows(no_old), _rows(alone))
+    more = index.repeated, repeated(np.concatenate(keys))
+    rest = index.rows.take(pa.array(index.left()))
+    yield Joined(_rows(no_old), _rows(no_new), _rows(rest), _rows(no_new), more)
+
+
+def _where(batch: pa.RecordBatch, keep: NDArray[np.bool_]) -> pa.RecordBatch:
+    return batch.take(pa.array(np.flatnonzero(keep)))
+
+
+def _taken(batch: pa.RecordBatch, at: NDArray[np.int64]) -> pa.RecordBatch:
+    """Rows at any places; of texts only the places among all of them, until they are asked for."""
+    where = pa.array(at)
+    columns = [
+        pa.DictionaryArray.from_arrays(where, column) if pa.types.is_string(column.type) else column.take(where)
+        for column in batch.columns
+    ]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)

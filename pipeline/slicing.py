@@ -87,7 +87,8 @@ def kinds_of(rows: Predictions, summands: NDArray[np.int64]) -> Kinds:
         elif (number := rows.numbers(name)) is not None:
             known = np.isfinite(number)
             if known.any():
-                at_levels = _of_values(number[known] + 0.0, summands[known])  # no negative zero
+                some = (number, summands) if known.all() else (number[known], summands[known])
+                at_levels = _of_values(some[0] + 0.0, some[1])  # no negative zero
                 for level, groups in zip(levels, at_levels, strict=True):
                     level[name] = groups
     numbers, rounded, rough = map(_sorted, levels)
@@ -109,20 +110,23 @@ def _of_texts(distinct: list[str], index: NDArray[np.int64], summands: NDArray[n
 
 def _of_values(value: NDArray[np.float64], summands: NDArray[np.int64]) -> list[Groups]:
     """Sums over the rows of each number, at each of `DIGITS`. One sort does for all: rounding keeps the order."""
-    order = np.argsort(value)
-    distinct, sums = _runs(value[order], summands[order])
+    if (value == value[0]).all():  # the size of the pictures is often one
+        ordered, sums = value[:1], summands.sum(axis=0, keepdims=True)
+    else:
+        order = np.argsort(value)
+        ordered, sums = value[order], summands.take(order, axis=0)
     found = []
     for digits in DIGITS:
-        at_level, of = (distinct, sums) if digits == DIGITS[0] else _runs(_rounded(distinct, digits), sums)
-        over = len(at_level) > CODES
-        found.append(Groups(CODES, at_level[:0], of[:0], over=True) if over else Groups(CODES, at_level, of))
+        rounded = _rounded(ordered, digits)
+        first = np.flatnonzero(np.append(True, rounded[1:] != rounded[:-1]))
+        if len(first) > CODES:
+            found.append(Groups(CODES, value[:0], summands[:0], over=True))
+            continue
+        groups = Groups(CODES, rounded[first], np.add.reduceat(sums, first, axis=0))
+        found.append(groups)
+        if digits == DIGITS[0]:  # exact, so that the others follow from these
+            ordered, sums = groups.value, groups.sums
     return found
-
-
-def _runs(ordered: NDArray[np.float64], sums: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Distinct ones of ascending numbers, and the sums over the rows of each."""
-    first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
-    return ordered[first], np.add.reduceat(sums, first, axis=0)
 
 
 def _sorted(states: dict[str, Groups]) -> Named:

@@ -185,6 +185,10 @@ def test_an_inserted_image_moves_nothing_else(tmp_path: Path) -> None:
     for field in ("differences", "rates", "by_class", "by_slice", "verdict"):
         assert after.found[field] == before.found[field], field
     assert after.found["rows"] == {**before.found["rows"], "only_new": 1}
+    shown = [toy.read_values(toy.local(done.event_file)) for done in (before, after)]
+    galleries = [{k: v.tensor.string_val[:] for k, v in of.items() if k[0].startswith(("2_", "ex"))} for of in shown]
+    assert len(galleries[0]) > 2
+    assert galleries[0] == galleries[1]  # to the last byte
     *same, last = table(after).to_dict("records")
     assert (last["kind"], last["id_new"]) == ("only_new", ROWS - 1)
     assert same == table(before).to_dict("records")

