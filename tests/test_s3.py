@@ -23,7 +23,19 @@ import pyarrow as pa
 import pytest
 from tensorboard.util import tensor_util
 
-from pipeline import InferConfig, InputError, infer, mirror, open_predictions, places, resume, shards, sources, store
+from pipeline import (
+    InferConfig,
+    InputError,
+    infer,
+    mirror,
+    open_predictions,
+    places,
+    resume,
+    shards,
+    sources,
+    store,
+    summarize,
+)
 from pipeline import visualize as draw_logs
 from pipeline.inspection import inspect
 from pipeline.logs import RECORD
@@ -110,6 +122,16 @@ def test_inference_survives_every_fault_and_gives_the_rows_of_a_disk(server: Ser
     assert set(server.keys(BUCKET, "run/")) == local - {".lock"}
     assert inspect(uri("run")).whole
     assert not list((tmp_path / "tmp").rglob("*.tmp"))
+
+
+def test_several_devices_put_their_parts_themselves(server: Server, tmp_path: Path) -> None:
+    photos, model = toy.pictures(tmp_path / "photos", 3, 8), toy.model_file(tmp_path)
+    data = put(server, photos, "photos")
+    assert infer_command(model, str(photos), tmp_path / "run").returncode == 0
+    with server.watched(each_fails_once):
+        done = infer_command(model, data, str(uri("run")), device="cpu,cpu")
+    assert done.returncode == 0, done.stderr
+    assert open_predictions(uri("run")).to_pandas().equals(open_predictions(tmp_path / "run").to_pandas())
 
 
 def test_no_key_or_secret_is_written_anywhere(server: Server, tmp_path: Path) -> None:
@@ -308,6 +330,16 @@ def test_logs_survive_every_fault_and_are_those_of_a_disk(server: Server, predic
     assert not few.unchanged
     left = {name for name in server.keys(BUCKET, "logs/run/") if name and not name.endswith("/")}
     assert left == {few.event_file.name, "summary.json", RECORD}
+
+
+def test_processes_read_parts_themselves(
+    server: Server, predictions: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (alone,) = draw_logs(predictions, tmp_path / "alone", panels=("metrics", "confusion"))
+    monkeypatch.setattr(summarize, "WORTH", 0)
+    with server.watched(each_fails_once):
+        (together,) = draw_logs(predictions, tmp_path / "together", panels=("metrics", "confusion"), workers=2)
+    assert together.event_file.read_bytes() == alone.event_file.read_bytes()
 
 
 def test_whatever_fails_while_logs_are_replaced_a_whole_event_file_is_there(
