@@ -354,6 +354,36 @@ def test_logs_in_storage_are_the_logs_on_disk(memory: Any, tmp_path: Path) -> No
     assert keys(memory, "logs/run") == {few.event_file.name, "summary.json", ".predboard.json"}
 
 
+def test_states_are_kept_in_storage_too(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy.write_run(Remote("memory://out/run"), *toy.table(toy.RUN, 60), shard_size=20)
+    draw_logs("memory://out/run", "memory://logs", panels=("metrics",), cache="always")
+    kept = [key for key in keys(memory, "logs/run") if key.startswith(".predboard-states/")]
+    assert kept
+    (expected,) = draw_logs("memory://out/run", "memory://fresh", panels=("metrics",), cache="never", log_every=30)
+    asked: list[int] = []
+    batches = store.batches
+
+    def counted(file: store.PartFile, columns: Any = None) -> Any:
+        asked.append(file.part.start)
+        return batches(file, columns)
+
+    monkeypatch.setattr(store, "batches", counted)
+    (again,) = draw_logs("memory://out/run", "memory://logs", panels=("metrics",), cache="always")
+    assert again.unchanged
+    (more,) = draw_logs("memory://out/run", "memory://logs", panels=("metrics",), cache="always", log_every=30)
+    assert more.event_file.read_bytes() == expected.event_file.read_bytes()
+    rows = list(asked)
+    asked.clear()
+    (third,) = draw_logs("memory://out/run", "memory://logs", panels=("metrics",), cache="always", log_every=20)
+    assert not third.unchanged
+    assert (len(set(rows)), asked) == (3, [])  # for the rows once, and for nothing then
+    for key in keys(memory, "logs/run"):
+        if key.startswith(".predboard-states/"):
+            memory.pipe_file(f"/logs/run/{key}", memory.cat_file(f"/logs/run/{key}")[:-9] + b"123456789")
+    (back,) = draw_logs("memory://out/run", "memory://logs", panels=("metrics",), cache="always", log_every=30)
+    assert back.event_file.read_bytes() == expected.event_file.read_bytes()
+
+
 def test_a_copy_for_tensorboard_has_what_it_shows_and_follows(memory: Any) -> None:
     toy.write_run(Remote("memory://out/run"), *toy.table(toy.RUN, 40))
     draw_logs("memory://out/run", "memory://logs", panels=("metrics", "embeddings"))
