@@ -4,7 +4,6 @@ Knows no torch, no files and no pictures. Everything here is told from a few hun
 tested for significance, and what a sample cannot show is not said.
 """
 
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.tally import wilson
+from pipeline.tally import sign_test, wilson
 
 LEVEL = 0.01
 """Chance of a false alarm of all tests of one sample together, if none of what is tried were better."""
@@ -171,22 +170,6 @@ def favourite(
         )
 
 
-def mcnemar(lost: int, won: int) -> float:
-    """Chance of at least `won` of the lost + won discordant pairs if both ways were equally good: exact, one-sided.
-
-    McNemar 1947, with the binomial distribution in place of its approximation.
-
-    >>> mcnemar(1, 3)
-    0.3125
-    """
-    n = lost + won
-    term = total = 1  # binomial coefficients of n, from n out of n down to `won`
-    for k in range(n, won, -1):
-        term = term * k // (n - k + 1)
-        total += term
-    return total / 2**n if n < 1000 else math.exp(math.log(total) - n * math.log(2))
-
-
 @dataclass(frozen=True)
 class Scaling:
     """What becomes of values from 0 to 1 before the model gets them: turned round or not, less mean, over std."""
@@ -267,7 +250,7 @@ class Tried:
     right: int
     """Of these, right the other way."""
     p: float
-    """Of `mcnemar`; 1 where it was given up early."""
+    """Of `sign_test`; 1 where it was given up early."""
 
     @property
     def explains(self) -> float:
@@ -278,7 +261,7 @@ class Tried:
 def compared(name: str, given: NDArray[np.bool_], other: NDArray[np.bool_], whole: bool = True) -> Tried:
     """Two ways over the same images, [rows] whether right."""
     lost, won = int((given & ~other).sum()), int((other & ~given).sum())
-    return Tried(name, len(given), int(given.sum()), int(other.sum()), mcnemar(lost, won) if whole else 1.0)
+    return Tried(name, len(given), int(given.sum()), int(other.sum()), sign_test(lost, won) if whole else 1.0)
 
 
 def tried(
@@ -324,7 +307,7 @@ def best(found: Sequence[Tried], least: float) -> Tried | None:
 def worth_trying(right: NDArray[np.bool_]) -> bool:
     """Whether another way could be significantly better at all: [rows] whether right, all labelled."""
     errors = int((~right).sum())
-    return len(right) >= ENOUGH and mcnemar(0, errors) * TESTS < LEVEL
+    return len(right) >= ENOUGH and sign_test(0, errors) * TESTS < LEVEL
 
 
 # --- pictures of another size ---

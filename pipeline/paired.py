@@ -20,7 +20,7 @@ from pipeline.slicing import Kinds, kinds_of, named, no_kinds, slices
 from pipeline.state import UNIT, Counted, fixed, merge, summed
 from pipeline.store import Step
 from pipeline.summaries import Figure, unlike
-from pipeline.tally import Z95, Scores, Tally, wilson, wilsons
+from pipeline.tally import Z95, Scores, Tally, sign_test, wilson, wilsons
 
 OLD_COLUMNS = NEEDED | {"confidence", "loss", "digest"}
 NEW_COLUMNS = OLD_COLUMNS | slicing.COLUMNS
@@ -473,17 +473,10 @@ def _worst_first(found: Iterable[Flips]) -> list[Flips]:
 def mcnemar(gained: int, lost: int) -> float:
     """Chance of so uneven a split, or a more uneven one, if both ways were equally likely: exact, two-sided.
 
-    McNemar 1947, with the binomial distribution in place of its approximation.
-
     >>> round(mcnemar(3, 1), 12), mcnemar(0, 0), mcnemar(4, 4)
     (0.625, 1.0, 1.0)
     """
-    n, few = gained + lost, min(gained, lost)
-    if 2 * few >= n - 1:  # the most even split there is
-        return 1.0
-    log = math.lgamma(n + 1) - math.lgamma(few + 1) - math.lgamma(n - few + 1) - n * math.log(2)  # of this split
-    k = np.arange(few, 0, -1)
-    return min(2 * math.exp(log) * float(1 + np.cumprod(k / (n - k + 1)).sum()), 1.0)  # each split's over the next's
+    return min(2 * sign_test(*sorted((gained, lost))), 1.0)
 
 
 def newcombe(

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
-from scipy.stats import binomtest
 
 from pipeline import InferConfig, doubts
 from pipeline.doubts import Doubt, Scaling
+from pipeline.tally import sign_test
 
 IMAGENET = Scaling(False, *doubts.IMAGENET)
 PLAIN = Scaling(False, (0.0,) * 3, (1.0,) * 3)
@@ -35,16 +35,6 @@ def model(
 
 
 # The statistics
-
-
-@given(st.integers(0, 60), st.integers(0, 60))
-def test_mcnemar_is_the_binomial_test(lost: int, won: int) -> None:
-    expected = binomtest(won, lost + won, 0.5, "greater").pvalue if lost + won else 1.0
-    assert doubts.mcnemar(lost, won) == pytest.approx(expected, rel=1e-9)
-
-
-def test_mcnemar_of_thousands_of_pairs() -> None:
-    assert doubts.mcnemar(2000, 2300) == pytest.approx(binomtest(2300, 4300, 0.5, "greater").pvalue, rel=1e-9)
 
 
 @settings(deadline=None)
@@ -232,7 +222,7 @@ def test_a_way_that_is_better_is_found_and_the_others_are_given_up_early() -> No
     best = doubts.best(found, doubts.ERRORS)
     assert best is not None
     assert (best.name, best.images, best.given, best.right) == ("better", 512, given.sum(), better.sum())
-    assert best.p == doubts.mcnemar(0, int((better & ~given).sum()))
+    assert best.p == sign_test(0, int((better & ~given).sum()))
 
 
 def test_of_two_that_are_about_as_good_the_likelier_is_named() -> None:

@@ -23,6 +23,7 @@ from pipeline import (
     visualize,
 )
 from pipeline.cli import parse
+from pipeline.tally import sign_test
 from tests import toy
 
 if TYPE_CHECKING:
@@ -335,7 +336,7 @@ def test_what_it_costs_is_bounded(folder: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("pipeline.preflight.SECONDS", 0.0)  # as of a model that takes long
     _, report = run(folder, tmp_path / "slow", channels="bgr")
     assert {tried["images"] for tried in report["tried"]} <= {32, 64}
-    assert doubts.mcnemar(0, 20) < 1e-5  # which is still enough for a mistake that costs a third
+    assert sign_test(0, 20) < 1e-5  # which is still enough for a mistake that costs a third
 
 
 def test_a_report_that_is_there_is_said_again_and_not_made_again(folder: Path, tmp_path: Path) -> None:

@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 from sklearn import metrics
 
 from pipeline import tally
 from pipeline.predictions import Run
 from pipeline.state import Counted, merge
-from pipeline.tally import Scores, Tally, wilson
+from pipeline.tally import Scores, Tally, sign_test, wilson
 from tests import toy
 
 
@@ -111,6 +112,17 @@ def test_tallies_add_up() -> None:
     assert (
         Scores(merge(*parts), 4).matrix(np.arange(4)).tolist() == scores_of(logits, label).matrix(np.arange(4)).tolist()
     )
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_the_sign_test_is_the_binomial_test(lost: int, won: int) -> None:
+    expected = binomtest(won, lost + won, 0.5, "greater").pvalue if lost + won else 1.0
+    assert sign_test(lost, won) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("lost", "won"), [(2000, 2300), (2300, 2000), (400_000, 402_000), (0, 900), (5000, 0)])
+def test_the_sign_test_of_thousands_of_pairs(lost: int, won: int) -> None:
+    assert sign_test(lost, won) == pytest.approx(binomtest(won, lost + won, 0.5, "greater").pvalue, rel=1e-7)
 
 
 def test_wilson_by_hand() -> None:
