@@ -45,8 +45,9 @@ STEPS = 12
 TRANSITIONS = "transitions.csv"
 """Which predictions changed into which."""
 
-LONGEST = 80
-"""Characters of a comparison's name, from which on the old sides are counted instead of named."""
+LONGEST = 120
+"""Bytes of a comparison's name; in a longer one the old sides are counted instead of named, and a digest tells them
+from others."""
 
 
 @dataclass(frozen=True)
@@ -146,9 +147,10 @@ def _sides(config: CompareConfig, say: Callable[[str], None]) -> list[Side]:
         chosen = [_step(steps, number, -1, run) for steps, number, run in zip(opened, named, runs, strict=True)]
     else:
         chosen = [steps[-1] for steps in opened]
+    twice = len(set(runs)) < len(runs)  # one run, so its steps are what differs
     said = [
-        run if number is None else f"{run} step {number}"
-        for run, number in zip(runs, (*named, *[None] * len(runs)), strict=False)
+        run if number is None and not (twice and any(n is not None for n in named)) else f"{run} step {step.step}"
+        for run, number, step in zip(runs, (*named, *[None] * len(runs)), chosen, strict=False)
     ]
     return [Side(*side) for side in zip(said, runs, chosen, strict=True)]
 
@@ -192,7 +194,11 @@ def _name(sides: Sequence[Side]) -> str:
     if all(side.run == new.run for side in sides) and len({side.step.step for side in sides}) > 1:
         old = [str(side.step.step) for side in sides[:-1]]
     name = f"{new.name} vs {', '.join(old)}"
-    return name if len(name) <= LONGEST else f"{new.name} vs {plural(len(old), 'other')}"
+    return (
+        name
+        if len(name.encode()) <= LONGEST
+        else f"{new.name} vs {plural(len(old), 'other')} {digest_of({'old': old})[:6]}"
+    )
 
 
 def _pairs(

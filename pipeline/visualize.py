@@ -114,6 +114,8 @@ def _visualize_run(
     counted: list[tuple[int, Scalar | Figures]] = []
     with unwritable(folder), store.lock(folder, "--logdir", ".predboard-*.partial"):
         record = logs.read_record(folder)
+        if logs.COMPARISON in record.files:
+            raise InputError(f"{folder} has a comparison, which logs would replace: name another --logdir")
         aside = places.workshop(folder) / f".predboard-{os.getpid()}.partial"
         try:
             aside.mkdir()

@@ -225,6 +225,7 @@ def test_steps_of_one_run_and_several_runs(tmp_path: Path, capsys: pytest.Captur
     assert len([line for line in lines if line.endswith(" from the best")]) == 2
     old_step = compare(CompareConfig((one, runs[0]), tmp_path / "logs", step_old=2))
     assert old_step.name == "a vs one step 2"
+    assert compare(CompareConfig((one, one), tmp_path / "logs", step_old=2)).name == "one step 5 vs 2"
 
 
 def test_many_steps_are_thinned_and_long_names_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,8 +237,12 @@ def test_many_steps_are_thinned_and_long_names_counted(tmp_path: Path, monkeypat
     done = compare(CompareConfig((one,), tmp_path / "logs"), said.append)
     assert done.name == "one step 4 vs 0, 2"
     assert said[0] == "3 of the 5 steps are compared; --step-old and --step-new name two"
-    runs = [run(tmp_path / (name * 50), seed) for seed, name in enumerate("ab")]
-    assert compared(*runs).name == f"{'b' * 50} vs 1 other"
+    runs = [run(tmp_path / (name * 70), seed) for seed, name in enumerate("abc")]
+    long = [compared(runs[0], runs[2]).name, compared(runs[1], runs[2]).name, compared(*runs).name]
+    for name, others in zip(long, ("1 other", "1 other", "2 others"), strict=True):
+        assert name.startswith(f"{'c' * 70} vs {others} ")
+    assert len(set(long)) == 3  # or one would lie in the other's place
+    assert compared(runs[0], runs[2]).name == long[0]
 
 
 def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
@@ -348,6 +353,14 @@ def test_the_logs_of_a_run_are_not_replaced(tmp_path: Path) -> None:
     pipeline.visualize(VisualizeConfig((strange,), tmp_path / "logs", panels=("glance",)))
     with pytest.raises(InputError, match="has the logs of a run, which a comparison would replace"):
         compared(run(tmp_path / "a"), run(tmp_path / "b", 1))
+
+
+def test_the_files_of_a_comparison_are_not_replaced(tmp_path: Path) -> None:
+    done = compared(run(tmp_path / "a"), run(tmp_path / "b", 1))
+    before = contents(done.folder)
+    with pytest.raises(InputError, match="b vs a has a comparison, which logs would replace: name another --logdir"):
+        pipeline.visualize(VisualizeConfig((run(tmp_path / "b vs a"),), tmp_path / "logs", panels=("glance",)))
+    assert contents(done.folder) == before
 
 
 def test_comparisons_are_no_runs_to_rank(tmp_path: Path) -> None:
