@@ -77,7 +77,7 @@ class Stat(NamedTuple):
         return int(self.st_mtime * 1e9)
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class Remote:
     """An object in storage, or what its key begins with, as a folder. What does not exist is a FileNotFoundError, and
     all other trouble a StorageError.
@@ -304,7 +304,7 @@ def is_uri(text: str) -> bool:
     >>> is_uri("s3://bucket/photos"), is_uri("photos/a.jpg"), is_uri("C:/photos")
     (True, False, False)
     """
-    return bool(_URI.match(text))
+    return "://" in text and _URI.match(text) is not None
 
 
 def at(text: "str | Path | Remote") -> Place:

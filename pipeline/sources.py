@@ -10,7 +10,6 @@ Knows nothing of models or pixels. All of it may be in object storage. A ref alo
 
 import functools
 import gzip
-import itertools
 import json
 import os
 import re
@@ -158,14 +157,16 @@ def open_source(data: str, options: Options | None = None) -> Manifest:
         raise InputError(f"no folder {absent}, nor a file: expected one sub-folder of images for each class, or a list")
     if len(files) == 1 and files[0].is_dir():
         folder = files[0].resolve()
-        found: Iterable[Place] = itertools.chain(folder.glob("*.parquet"), folder.glob("*.tar"))
-        files = sorted(found, key=lambda file: (file.suffix, str(file)))
         if isinstance(folder, Remote):
-            inside = _inside(folder)
+            inside = _inside(folder)  # all of it by one listing
+            right_in = [name for name in inside if len(name.parts) == 1 and name.suffix in (".parquet", ".tar")]
+            files = [folder / str(name) for name in sorted(right_in, key=lambda name: (name.suffix, str(name)))]
             if not files or any(name.name.lower().endswith(EXTENSIONS) for name in inside):
                 return _asked(_remote_folder(folder, inside), options)
-        elif not files or _has_pictures(folder):
-            return _asked(_folder(data, folder), options)
+        else:
+            files = [p for end in ("*.parquet", "*.tar") for p in sorted(folder.glob(end))]
+            if not files or _has_pictures(folder):
+                return _asked(_folder(data, folder), options)
     try:
         return _reader(files[0])(tuple(f.resolve() for f in files), options)
     except InputError:

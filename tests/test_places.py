@@ -535,6 +535,25 @@ def test_lists_and_archives_in_storage_are_those_on_disk(kind: str, memory: Any,
         assert sources.read(far.root, ref) == file.read_bytes()
 
 
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_a_folder_of_shards_in_storage_is_read_as_these(kind: str, memory: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    photos = sorted(toy.pictures(tmp_path / "photos", 2, 2).rglob("*.png"))
+    folder.mkdir()
+    for i, file in enumerate(photos):
+        shard = folder / f"shard-{i}.{kind}"
+        if kind == "tar":
+            with tarfile.open(shard, "w") as archive:
+                archive.add(file, f"{i}.png")
+        else:
+            pq.write_table(pa.table({"image": [file.read_bytes()]}), shard)
+    (folder / "README.md").write_text("not an image")
+    there = copied(memory, folder, "data")
+    here, far = sources.open_source(str(folder)), sources.open_source(str(there))
+    assert far.image.equals(here.image)
+    assert [sources.read(far.root, ref) for ref in far.image.to_pylist()] == [file.read_bytes() for file in photos]
+
+
 def test_refs_may_lead_anywhere(memory: Any, tmp_path: Path) -> None:
     memory.pipe_file("/far/x.png", b"far")
     memory.pipe_file("/data/in/y.png", b"inside")
