@@ -193,3 +193,53 @@ def test_what_a_worker_meets_is_raised_and_nobody_lives_on(input_: bool, kind: t
 def test_no_tasks_need_no_worker() -> None:
     host = Host(0, 1, frozenset(), replaces=True)
     assert Told().crew(host, ()).run(0) == {}
+
+
+def test_who_dies_waiting_is_given_nothing_and_replaced_only_where_something_is_left() -> None:
+    host, told = Host(0, 1, frozenset(), replaces=True), Told()
+    started: list[Worker[int]] = []
+    ordered: list[tuple[str, int | None]] = []
+
+    def start(number: int) -> Worker[int]:
+        name = f"worker {number}"
+        started.append(Worker[int](name, lambda task: ordered.append((name, task))))
+        return started[-1]
+
+    script: list[tuple[int, object]] = [
+        (0, Asks(True)),
+        (1, Asks(True)),  # waits
+        (1, Gone("died")),
+        (0, Gone("died")),
+        (2, Asks(True)),
+        (2, Wrote(10, 0, 0)),
+        (2, Asks(True)),
+        (2, Ends({})),
+    ]
+    speaks = iter(script)
+
+    def hear() -> tuple[Worker[int], object]:
+        number, said = next(speaks)
+        return started[number], said
+
+    host.start, host.hear = start, hear  # type: ignore[method-assign]  # by the script
+    told.crew(host, [0]).run(2)
+    assert ordered == [("worker 1", 0), ("worker 3", 0), ("worker 3", None)]
+    assert len(started) == 3
+    assert told.lines == [
+        "worker 2 died; parts it had begun: none; nothing else is left to do",
+        "worker 1 died; parts it had begun: 0; another takes its place",
+    ]
+
+
+def test_only_workers_that_die_at_birth_one_after_the_other_end_the_run() -> None:
+    class Unlucky(Host):
+        def hear(self) -> tuple[Worker[int], object]:
+            self._stillborn = 0
+            for worker in self.played:
+                if worker not in self.dead and worker.name in ("worker 1", "worker 2", "worker 4", "worker 5"):
+                    return self._die(worker)
+            return super().hear()
+
+    told = Told()
+    told.crew(Unlucky(0, 1, frozenset({0}), replaces=True), range(3)).run(1)  # worker 3 asks, and dies on its task
+    assert (told.given_up, told.rows) == ([0], 30)
