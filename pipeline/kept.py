@@ -7,13 +7,13 @@ is data: names of our dataclasses and arrays, and nothing in it is run.
     magic | length of the header | digest of the header | header, JSON, compressed | arrays and rows, compressed
 """
 
-import ast
 import dataclasses
 import hashlib
 import importlib
 import json
 import os
 import platform
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -37,6 +37,12 @@ ROWS = "rows"
 
 LIMIT = 8 * 2**30
 """Bytes of all entries together. What is above is read again."""
+
+_IMPORTS = re.compile(
+    r"^[ \t]*from (pipeline[\w.]*) import (\(.*?^[ \t]*\)|[^\n]*)|^[ \t]*import (pipeline[\w.]*)",
+    re.MULTILINE | re.DOTALL,
+)
+"""From where, names, or a whole module."""
 
 _MAGIC = b"pbstate1"
 _SUFFIX = ".states"
@@ -100,11 +106,8 @@ class _Program:
             return None
         source = file.read_bytes()
         imports: list[str] = []
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.Import):
-                imports += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module is not None:
-                imports += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for from_, names, whole in _IMPORTS.findall(source.decode()):  # a tenth of the time of parsing it
+            imports += [whole or from_, *(f"{from_}.{name}" for name in re.findall(r"\w+", names))]
         return hashlib.blake2b(source, digest_size=8).hexdigest(), imports
 
 

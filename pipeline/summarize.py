@@ -34,7 +34,7 @@ MOST = 262_144
 AT_ONCE = 4
 """Parts in storage that a process asks for at a time: it waits for each as long as it measures, or longer."""
 
-BLOCK = 65_536
+BLOCK = 131_072
 """Rows that are kept together, at least: to take up their states costs as much as to measure some thousand rows."""
 
 PER_ROW = 150

@@ -19,6 +19,7 @@ from pipeline.predictions import Predictions, Run, about
 from pipeline.store import PartFile
 from pipeline.visualize import Written
 from tests import toy
+from tests.test_imports import SOURCES, ours
 from tests.test_laws import RUNS, same, situations, some
 
 MODULE = importlib.import_module("pipeline.summarize")
@@ -327,6 +328,16 @@ def test_the_version_goes_by_settings_and_by_the_code_that_is_imported(
         "state": {"confusion", "mistakes", ROWS},
         "panels/mistakes": {"mistakes"},
     }
+
+
+def test_all_imports_of_ours_are_found() -> None:
+    program = kept._Program()
+    for module, source in SOURCES.items():
+        name = f"pipeline.{module.removesuffix('.__init__')}"
+        known = program._read(name)
+        if known is not None:
+            wanted = {f"pipeline.{other.removesuffix('.__init__')}" for other in ours(source, set(SOURCES))}
+            assert wanted - {"pipeline.__init__"} <= {found for found in known[1] if program._read(found)}, module
 
 
 def test_a_header_says_what_is_in_it_and_nothing_else_of_the_machine(tmp_path: Path) -> None:
