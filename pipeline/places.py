@@ -481,16 +481,16 @@ _REASONS = (
     (r"NO_SUCH_BUCKET|NoSuchBucket|[Bb]ucket .*not (exist|found)", "there is no such bucket"),
     (
         r"EXPIRED_TOKEN|ExpiredToken|INVALID_ACCESS_KEY|InvalidAccessKeyId|SIGNATURE_DOES_NOT_MATCH|INVALID_CLIENT_TOKEN|"
-        r"UNRECOGNIZED_CLIENT|UNAUTHENTICATED|401",
+        r"UNRECOGNIZED_CLIENT|UNAUTHENTICATED|status 401",
         "the credentials are wrong or have expired",
     ),
     (r"OAuth2 access token", "there are no credentials: see GOOGLE_APPLICATION_CREDENTIALS and gcloud auth"),
     (
-        r"ACCESS_DENIED|AccessDenied|PERMISSION_DENIED|Forbidden|\b403\b",
+        r"ACCESS_DENIED|AccessDenied|PERMISSION_DENIED|Forbidden|status 403",
         "access is denied: are there credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID, a role, …), and may they do this?",
     ),
-    (r"SLOW_DOWN|SlowDown|THROTTL|SERVICE_UNAVAILABLE|\b503\b|\b429\b", "it is throttled or unavailable, for long"),
-    (r"PERMANENT_REDIRECT|PermanentRedirect|\b301\b", "the bucket is in another region: set AWS_REGION to that one"),
+    (r"SLOW_DOWN|SlowDown|THROTTL|SERVICE_UNAVAILABLE|status (503|429)", "it is throttled or unavailable, for long"),
+    (r"PERMANENT_REDIRECT|PermanentRedirect|status 301", "the bucket is in another region: set AWS_REGION to that one"),
     (r"curlCode|NETWORK_CONNECTION|[Cc]onnect|resolve host|UNAVAILABLE|timed? ?out", "it cannot be reached"),
 )
 _OF_STORAGE = re.compile("AWS Error|google::cloud|curlCode|HTTP status")
@@ -507,7 +507,8 @@ def fault(place: Place, error: Exception) -> StorageError | None:
 
 def _explained(place: Remote, error: Exception) -> StorageError:
     said = textwrap.shorten(first_line(error), 300, placeholder=" …")
-    reason = next((words for pattern, words in _REASONS if re.search(pattern, said)), "")
+    about = re.sub(r"(key|bucket) '[^']*'", "", said)  # whose names may be any words
+    reason = next((words for pattern, words in _REASONS if re.search(pattern, about)), "")
     return StorageError(f"{place}: {reason} ({said})" if reason else f"{place}: {said}")
 
 

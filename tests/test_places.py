@@ -239,6 +239,12 @@ def test_what_was_not_written_whole_is_said(memory: Any, monkeypatch: pytest.Mon
         ("AWS Error SLOW_DOWN during GetObject operation: Please reduce your request rate.", "throttled"),
         ("AWS Error NETWORK_CONNECTION during GetObject operation: curlCode: 6, Could not resolve hostname", "reached"),
         ("google::cloud::Status(PERMISSION_DENIED: nope)", "access is denied"),
+        (
+            "When reading information for key 'status 403/Forbidden.png' in bucket 'SlowDown': AWS Error "
+            "NETWORK_CONNECTION during HeadObject operation: curlCode: 7, Couldn't connect to server",
+            "reached",
+        ),
+        ("When reading key 'x' in bucket 'b': AWS Error UNKNOWN (HTTP status 503) during HeadObject", "throttled"),
     ],
 )
 def test_trouble_with_storage_is_no_damage(said: str, expected: str) -> None:
