@@ -3,7 +3,6 @@
 import dataclasses
 import importlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -69,24 +68,24 @@ class Net(torch.nn.Module):
 @pytest.fixture(scope="module", autouse=True)
 def _ray_of_this_machine() -> Iterator[None]:
     """Two processors, little memory, a short path for its sockets, and nobody else's."""
-    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
-    before = os.environ.get("RAY_USAGE_STATS_ENABLED")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(
-        num_cpus=2,
-        num_gpus=0,
-        include_dashboard=False,
-        object_store_memory=200_000_000,
-        _temp_dir=folder,
-        log_to_driver=False,
-        logging_level="ERROR",
-        runtime_env={"env_vars": {"PYTHONPATH": str(toy.ROOT)}},
-    )
-    yield
-    ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
-    if before is None:
-        del os.environ["RAY_USAGE_STATS_ENABLED"]
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder,
+    ):
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_TMPDIR", folder)  # of those that commands start
+        ray.init(
+            num_cpus=2,
+            num_gpus=0,
+            include_dashboard=False,
+            object_store_memory=200_000_000,
+            _temp_dir=folder,
+            log_to_driver=False,
+            logging_level="ERROR",
+            runtime_env={"env_vars": {"PYTHONPATH": str(toy.ROOT)}},
+        )
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture
