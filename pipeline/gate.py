@@ -203,15 +203,17 @@ def changes(
     state = comparison.state
     own = {rule.metric for rule in comparing if pattern_of(rule.metric) not in PAIRED}
     before = look(old, {pattern_of(metric) for metric in own}, config.workers)
+    lone = unpaired(comparison.rows, before, now)
+    alike = state.identical and not lone  # of the same images, so that all figures are the same
     differences = {n: d for n, d in comparison.differences.items() if pattern_of(n) in PAIRED}
     for metric in own:
         for name in matching(metric, now.figures):
             if name in now.figures and name in before.figures:
-                differences[name] = apart(before.figures[name], now.figures[name], state.identical)
+                differences[name] = apart(before.figures[name], now.figures[name], alike)
     less = frozenset(name for name, better in figured.items() if better == "less")
     counts = ("only_old", "only_new", "failed_old", "failed_new", "labels_differ", "pictures_differ")
     return (
-        Change(differences, less, unpaired(comparison.rows, before, now)),
+        Change(differences, less, lone),
         {"compared": comparison.rows, **{name: int(getattr(state, name)) for name in counts}},
     )
 

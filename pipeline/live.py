@@ -321,5 +321,7 @@ def _python_names() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        said = re.sub(r"--([a-z][a-z-]*[a-z])", argument, str(error))
+        parts = str(error).split("`")  # every other one is a command, which stays as it is
+        parts[::2] = [re.sub(r"--([a-z][a-z-]*[a-z])", argument, part) for part in parts[::2]]
+        said = "`".join(parts)
         raise type(error)(said) from error

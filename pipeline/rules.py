@@ -17,6 +17,9 @@ Bound = Literal["lower", "upper", "point"]
 LARGEST = 1e18
 """Limits are below: no figure is as large, and NaN is not below."""
 
+BEYOND_ONE = ("nll", "brier", "conformal_size")
+"""In the names of figures that may be above 1; of the others that have a better and worse, none can."""
+
 KINDS = ("classes/", "slices/")
 """What the names of figures begin with of which there is one for each class or slice."""
 
@@ -94,6 +97,9 @@ def read(file: Path, figured: Mapping[str, str]) -> tuple[Rule, ...]:
 
 def of(records: Iterable[Mapping[str, Any]], figured: Mapping[str, str], where: str = "rules") -> tuple[Rule, ...]:
     """Rules of tables, with the checks of `read`."""
+    records = list(records)
+    if not all(isinstance(record, Mapping) for record in records):
+        raise InputError(f"{where} are no list of tables; expected one for each, such as {{'metric': 'nll', 'max': 1}}")
     rules = tuple(_rule(record, figured, f"{where}, rule {i}") for i, record in enumerate(records, 1))
     if not rules:
         raise InputError(f"{where} has no rule; expected [[rule]] with a metric and min, max or max_drop")
@@ -142,6 +148,10 @@ def _meaningful(rule: Rule, better: str, where: str) -> None:
         raise InputError(f"{where} has no condition; expected min, max or max_drop")
     if rule.min is not None and rule.max is not None and rule.min > rule.max:
         raise InputError(f"{where}: min is {rule.min:g} and max is {rule.max:g}; expected min to be at most max")
+    if better != "neither" and not any(word in pattern_of(rule.metric) for word in BEYOND_ONE):
+        for key, limit in rule.conditions.items():
+            if abs(limit) > 1:
+                raise InputError(f"{where}: {key} is {limit:g}; expected at most 1: {limit:g} % is {limit / 100:g}")
     if rule.max_drop is not None:
         if rule.max_drop < 0:
             raise InputError(f"{where}: max_drop is {rule.max_drop:g}; expected a number of at least 0")

@@ -117,7 +117,11 @@ def _reasons(group: list[Finding], shown: int = SHOWN) -> list[str]:
     for outcome, said in (("fail", "fail"), ("too little evidence", "have too little evidence")):
         those = sorted((f for f in group if f.outcome == outcome), key=lambda finding: finding.margin)
         if those:
-            found.append(f"{len(those):,} of {len(group):,} {said}")
+            of = f"{len(those):,} of {len(group):,} {said}"
+            if len(those) == len(group) and len({f.why for f in those}) == 1:  # as where the runs have other images
+                found.append(f"{of}: {_line(those[0].why)}")
+                continue
+            found.append(of)
             found += [_line(f"{inside(f.metric)}: {f.why}") for f in those[:shown]]
             found += [f"and {len(those) - shown:,} more"] * (len(those) > shown)
     return found or [f"all {len(group):,} pass; {_line(inside(worst(group).metric))} is nearest to the limit"]

@@ -21,7 +21,7 @@ from pipeline.gate import PAIRED, apart, look, names
 from pipeline.judge import Gated, matching
 from pipeline.outcome import read_summary
 from pipeline.paired import SAME, Comparison, pair
-from pipeline.rules import pattern_of
+from pipeline.rules import BEYOND_ONE, pattern_of
 from pipeline.summaries import Figure
 from pipeline.tally import wilson
 from tests import toy
@@ -131,9 +131,17 @@ def test_every_kind_of_figure_is_there_with_the_images_that_it_rests_on(run: Pat
         ("label_issues/suspected", 8, None),
         ("calibration/ece", 0.8 - 30 / 38, 38),
     ):
-        outcome, found, images = findings_of(run, metric, max=1000)[metric]
+        outcome, found, images = findings_of(run, metric, min=-1)[metric]
         assert (outcome, images) == ("pass", n), metric
         assert found == pytest.approx(value, abs=1e-6), metric
+
+
+def test_a_limit_above_1_is_refused_only_of_what_never_is(run: Path) -> None:
+    figures, better = look(store.open_run(run)[-1], names(), 1).figures, names()
+    shares = {n: f for n, f in figures.items() if better[pattern_of(n)] != "neither"}
+    shares = {n: f for n, f in shares.items() if not any(word in pattern_of(n) for word in BEYOND_ONE)}
+    assert len(shares) > 30
+    assert all(-1 <= f.value <= 1 for f in shares.values())
 
 
 def test_figures_are_those_of_summary_json(run: Path, tmp_path: Path) -> None:
@@ -382,6 +390,19 @@ def test_one_image_more_moves_nothing_else(run: Path, tmp_path: Path) -> None:
     assert "2.6 % of the images have no counterpart, more than max_unpaired = 0.01" in finding.why
 
 
+def test_the_same_of_fewer_images_is_no_certain_difference(run: Path, tmp_path: Path) -> None:
+    """Figures that are not paired are those of other images then, so they differ, and not without uncertainty."""
+    fewer = write(tmp_path / "fewer", rows()[:37])
+    every = [{"metric": n, "max_drop": 1, "max_unpaired": 1} for n in ("brier", "auroc_macro", "aurc", "accuracy")]
+    found = [v.findings[0] for v in pipeline.gate(fewer, every, run).verdicts[1:]]
+    for finding in found:
+        assert finding.value is not None
+        assert finding.interval is not None
+        assert finding.interval[0] <= finding.value <= finding.interval[1]
+    assert [f.value == 0 for f in found] == [False, False, False, True]
+    assert found[-1].interval == (0.0, 0.0)
+
+
 def test_images_that_are_missing_on_either_side_are_too_little_evidence(run: Path, tmp_path: Path) -> None:
     few = write(tmp_path / "few", rows()[:30])
     drop = [{"metric": "accuracy", "max_drop": 0.9}]
@@ -415,7 +436,7 @@ def test_figures_that_are_not_paired_are_subtracted(run: Path, tmp_path: Path) -
     new = write(tmp_path / "surer", [replace(row, p=0.9) for row in rows()])
     for metric in ("brier", "auroc_macro", "accuracy_top2", "slices/country=NO/nll", "classes/a b/average_precision"):
         here, there = (look(store.open_run(r)[-1], names(), 1).figures[metric] for r in (new, run))
-        done = pipeline.gate(new, [{"metric": metric, "max_drop": 9, "bound": "lower"}], run)
+        done = pipeline.gate(new, [{"metric": metric, "max_drop": 1, "bound": "lower"}], run)
         (finding,) = done.verdicts[-1].findings
         assert finding.value == here.value - there.value
         assert (finding.old, finding.new) == (there.value, here.value)

@@ -231,6 +231,13 @@ def test_what_cannot_work_is_one_line_in_names_of_python(tmp_path: Path, call: A
     assert "--" not in str(raised.value)
 
 
+def test_a_command_in_a_message_stays_one(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"^cannot read .*; `predboard gate RUN --suggest > .*no\.toml` writes a first"
+    ):
+        pipeline.gate(tmp_path, tmp_path / "no.toml")
+
+
 def test_configurations_are_taken_as_the_command_does(tmp_path: Path) -> None:
     toy.pictures(tmp_path / "data", each=2)
     said: list[str] = []

@@ -91,6 +91,10 @@ def test_every_key_is_understood(tmp_path: Path) -> None:
         ({"metric": "accuracy"}, r"rule 1 \(accuracy\) has no condition; expected min, max or max_drop"),
         ({"metric": "accuracy", "min_rows": 5, "bound": "lower"}, "has no condition"),
         ({"metric": "accuracy", "min": 0.9, "max": 0.8}, "min is 0.9 and max is 0.8; expected min to be at most max"),
+        ({"metric": "accuracy", "min": 92.5}, "min is 92.5; expected at most 1: 92.5 % is 0.925"),
+        ({"metric": "calibration/ece", "max": 5}, "max is 5; expected at most 1: 5 % is 0.05"),
+        ({"metric": "classes/nll/recall", "max_drop": 2}, "max_drop is 2; expected at most 1: 2 % is 0.02"),
+        ({"metric": "mcc", "min": -3}, "min is -3; expected at most 1"),
         ({"metric": "accuracy", "max_drop": -0.1}, "max_drop is -0.1; expected a number of at least 0"),
         ({"metric": "images/failed", "max_drop": 1}, "max_drop of what has no better and worse; expected min or max"),
         ({"metric": "classes/River/support", "max_drop": 1}, "max_drop of what has no better and worse"),
@@ -102,6 +106,18 @@ def test_what_is_not_understood_is_one_line_that_names_it(record: dict[str, Any]
     with pytest.raises(InputError, match=words) as caught:
         rules.of([record], FIGURED)
     assert "\n" not in str(caught.value)
+
+
+def test_what_may_be_above_1_has_limits_above_1() -> None:
+    beyond = ("nll", "slices/a/nll", "brier", "calibration/nll_after", "calibration/conformal_size", "images/failed")
+    found = rules.of([{"metric": name, "max": 7} for name in (*beyond, "calibration/temperature")], FIGURED)
+    assert {rule.max for rule in found} == {7}
+
+
+@pytest.mark.parametrize("records", [{"metric": "accuracy", "min": 0.9}, ["accuracy"], [("accuracy", 0.9)]])
+def test_rules_of_a_program_are_a_list_of_tables(records: Any) -> None:
+    with pytest.raises(InputError, match="rules are no list of tables; expected one for each, such as"):
+        rules.of(records, FIGURED)
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,14 @@ def test_of_many_classes_the_worst_are_named() -> None:
     assert len(verdicts.record(many)["rules"][0]["findings"]) == 40
 
 
+def test_one_reason_of_all_classes_is_said_once() -> None:
+    rule = Rule("classes/*/recall", min=0.5, min_rows=101)
+    said = list(verdicts.lines(gated(judge(rule, of_classes("a", "b", "c")))))
+    assert said[5] == "         3 of 3 have too little evidence: it rests on 100 images, fewer than"
+    assert said[6] == "         min_rows = 101"
+    assert said[7] == ""
+
+
 # The shape of JUnit XML that Jenkins' schema (junit-10.xsd) has, which GitLab and GitHub's actions read: the attributes
 # that an element may have, with those it must have first; and its children.
 SHAPE: dict[str, tuple[set[str], set[str], set[str]]] = {
