@@ -12,6 +12,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -319,6 +320,11 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def _next(*words: object) -> str:
+    """What to call next, as a shell takes it."""
+    return f"next: predboard {shlex.join(map(str, words))}"
+
+
 def _infer(config: InferConfig) -> int:
     from pipeline.infer import infer
 
@@ -338,10 +344,10 @@ def _infer(config: InferConfig) -> int:
     if outcome.rows < outcome.manifest_rows:
         print(
             f"share {outcome.share} is done, {outcome.rows:,} of {outcome.manifest_rows:,} rows are in it\n"
-            f"next, when all shares are: predboard inspect {outcome.out}"
+            f"next, when all shares are: {_next('inspect', outcome.out).removeprefix('next: ')}"
         )
         return 1 if config.strict and outcome.failed else 0
-    print(f"predictions are in {outcome.out}\nnext: predboard visualize {outcome.out}")
+    print(f"predictions are in {outcome.out}\n{_next('visualize', outcome.out)}")
     return 1 if config.strict and outcome.failed else 0
 
 
@@ -357,7 +363,7 @@ def _import(config: ImportConfig) -> int:
             f"{adopted.missing:,} of {adopted.written:,} pictures were not found or could not be read: --image-root "
             "says where they are, --no-pictures leaves them alone"
         )
-    print(f"predictions are in {adopted.out}\nnext: predboard visualize {adopted.out}")
+    print(f"predictions are in {adopted.out}\n{_next('visualize', adopted.out)}")
     return 1 if config.strict and adopted.failed else 0
 
 
@@ -394,7 +400,7 @@ def _visualize(config: VisualizeConfig) -> int:
             what = f"{plural(written.rows, 'row')}, {plural(len(written.steps), 'step')}"
             size = written.event_file.stat().st_size / 1e6
             print(f"{written.run}: {what} -> {written.event_file} ({size:.1f} MB)")
-    print(f"next: predboard board --logdir {config.logdir}")
+    print(_next("board", "--logdir", config.logdir))
     return 0
 
 
@@ -413,14 +419,16 @@ def _compare(config: CompareConfig) -> int:
     print(done.verdict)
     kept = "nothing changed since the last time, kept" if done.unchanged else "->"
     print(f"{done.name}: {kept} {done.event_file}")
-    print(f"next: predboard board --logdir {config.logdir}")
+    print(_next("board", "--logdir", config.logdir))
     return 0
 
 
 def _points(found: Mapping[str, float]) -> str:
     """A difference of shares with its interval."""
-    least, most = 100 * found["lower"], 100 * found["upper"]
-    return f"{100 * found['difference']:+.1f} points ({least:+.1f} to {most:+.1f})"
+    from pipeline.contrast import points
+
+    gain, least, most = (points(found[name]) for name in ("difference", "lower", "upper"))
+    return f"{gain} points ({least} to {most})"
 
 
 def _inspect(config: InspectConfig) -> int:
@@ -434,7 +442,7 @@ def _inspect(config: InspectConfig) -> int:
     else:
         print("\n".join(found.lines()))
         print(
-            f"next: predboard visualize {config.predictions}"
+            _next("visualize", config.predictions)
             if found.whole
             else "not whole: run the command that made it again, which makes what is missing or damaged"
         )

@@ -121,6 +121,17 @@ def notes(found: Comparison, old: Side, new: Side) -> list[str]:
     return said
 
 
+def uneven(pairs: Mapping[tuple[int, int], Comparison]) -> list[str]:
+    """What a person should know of a ranking of sides that have not the same images."""
+    rows = [of.rows for of in pairs.values()]
+    if min(rows) == max(rows):
+        return []
+    return [
+        f"the pairs have from {min(rows):,} to {plural(max(rows), 'image')} in common: accuracies in the ranking are "
+        "means over the pairs of a side, and those of few images may stand high by chance"
+    ]
+
+
 def compare_json(
     name: str,
     sides: Sequence[Side],
@@ -145,7 +156,7 @@ def compare_json(
         "predboard_compare": FORMAT,
         "name": name,
         "verdict": verdict(found, first.name, last.name),
-        "notes": notes(found, first, last),
+        "notes": [*notes(found, first, last), *uneven(pairs)],
         "old": _about(first),
         "new": _about(last),
         "classes": found.classes,
@@ -405,7 +416,8 @@ def transitions_csv(found: Comparison) -> bytes:
 
 def pairs_table(sides: Sequence[Side], pairs: Mapping[tuple[int, int], Comparison]) -> str:
     """All pairs of several sides, and the ranking."""
-    lines = ["| | accuracy | less than the best, points | 95 % interval | |", "|---|---:|---:|---|---|"]
+    lines = [f"- {note}\n" for note in uneven(pairs)]
+    lines += ["| | accuracy | less than the best, points | 95 % interval | |", "|---|---:|---:|---|---|"]
     for r in ranking(pairs):
         d = r.to_best
         if d is None:

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -435,6 +436,9 @@ def test_each_command_ends_by_printing_the_next(command: Callable[..., Outcome],
     assert said[0].startswith("toy: nothing changed since the last time, kept ")
     assert said[-1].startswith("next: predboard board")
     assert command("inspect", out)[1][-1] == f"next: predboard visualize {out}"
+    odd = tmp_path / "predictions" / "run #1 (old)"
+    shutil.copytree(out, odd)
+    assert command("inspect", odd)[1][-1] == f"next: predboard visualize '{odd}'"  # as a shell takes it
 
 
 def test_the_panels_are_listed_with_a_line_each(command: Callable[..., Outcome]) -> None:

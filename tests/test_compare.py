@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -222,7 +223,15 @@ def test_steps_of_one_run_and_several_runs(tmp_path: Path, capsys: pytest.Captur
     assert cli.run(["compare", *map(str, runs), "--logdir", str(tmp_path / "logs")]) == 0
     assert (tmp_path / "logs/c vs a, b").is_dir()
     lines = capsys.readouterr().out.splitlines()
-    assert len([line for line in lines if line.endswith(" from the best")]) == 2
+    ranked = [line for line in lines if line.endswith(" from the best")]
+    assert len(ranked) == 2
+    assert all(
+        re.fullmatch(r"0\.\d{4} [abc], −\d+\.\d points \(−\d+\.\d to [−+]?\d+\.\d\) from the best", r) for r in ranked
+    )
+    assert not found["notes"]  # all have the same images
+    few = run(tmp_path / "few", 3, rows=slice(ROWS // 2))
+    (said,) = [note for note in compared(few, *runs).found["notes"] if "the pairs have" in note]
+    assert said.startswith(f"the pairs have from {ROWS // 2:,} to {ROWS:,} images in common: ")
     old_step = compare(CompareConfig((one, runs[0]), tmp_path / "logs", step_old=2))
     assert old_step.name == "a vs one step 2"
     assert compare(CompareConfig((one, one), tmp_path / "logs", step_old=2)).name == "one step 5 vs 2"

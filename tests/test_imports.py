@@ -49,6 +49,7 @@ ALLOWED: dict[str, set[str]] = {
         "adopt",
         "compare",
         "config",
+        "contrast",
         "errors",
         "gate",
         "infer",
