@@ -15,13 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline import ImportConfig, adopt, calibration, pairing, store
+from pipeline import ImportConfig, adopt, calibration, paired, pairing, store
 from pipeline.figures import Evidence
 from pipeline.paired import (
     NEW_COLUMNS,
     OLD_COLUMNS,
     SAME,
     Comparison,
+    Flips,
     Paired,
     mcnemar,
     newcombe,
@@ -357,6 +358,12 @@ def test_the_worst_classes_come_first() -> None:
     assert found.by_class[0].interval == pytest.approx(by_hand(60, 0, 40, 0))
     assert found.by_class[0].share == -0.4
     assert found.differences["classes/c/recall"].interval == found.by_class[0].interval
+
+
+def test_the_worst_are_those_that_lost_most_for_sure() -> None:
+    few, many = (Flips(n, r, 0, b, interval(r - b, 0, b, 0)) for n, r, b in (("few", 20, 12), ("many", 9000, 20)))
+    one = Flips("one", 1, 0, 1, interval(0, 0, 1, 0))
+    assert [f.name for f in paired._worst_first([one, many, few])] == ["few", "many", "one"]
 
 
 EUROSAT = toy.SHARED / "eurosat_rgb"
