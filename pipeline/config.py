@@ -492,6 +492,9 @@ class GateConfig:
         _at_least("workers", self.workers, 0)
         if self.suggest and self.rules is not None:
             raise InputError("--suggest and --rules exclude each other: one makes rules, the other tests them")
+        for name in ("junit", "json", "markdown"):
+            if self.suggest and getattr(self, name) is not None:
+                raise InputError(f"--suggest and --{name} exclude each other: a report is of rules that are tested")
         if self.baseline is None and (self.baseline_step is not None or self.map_classes):
             flag = "--map-classes" if self.map_classes else "--baseline-step"
             raise InputError(f"{flag} without --baseline: name the predictions to compare with")

@@ -16,7 +16,6 @@ from pipeline.draw import (
     HEIGHT,
     INK,
     PAPER,
-    PICTURE,
     RIGHT,
     TRACK,
     UNKNOWN,
@@ -25,6 +24,7 @@ from pipeline.draw import (
     Canvas,
     Colour,
     compact,
+    framed,
     percent,
     signed,
     upright,
@@ -64,19 +64,7 @@ def pair_tile(picture: Image.Image | None, words: PairWords) -> Pixels:
     """
     canvas = Canvas(WIDTH, HEIGHT)
     colour = RIGHT if words.new.predicted == words.true else WRONG
-    frame = 4
-    side = PICTURE + 2 * frame
-    margin = (HEIGHT - side) // 2
-    canvas.draw.rectangle((margin, margin, margin + side - 1, margin + side - 1), fill=colour)
-    inner = margin + frame
-    canvas.draw.rectangle((inner, inner, inner + PICTURE - 1, inner + PICTURE - 1), fill=(240, 240, 240))
-    if picture is None:
-        canvas.text((inner + PICTURE / 2, inner + PICTURE / 2), "picture not found", PICTURE, 12, FAINT, anchor="ms")
-    else:
-        canvas.image.paste(picture, (inner + (PICTURE - picture.width) // 2, inner + (PICTURE - picture.height) // 2))
-
-    left = margin + side + 7
-    width = WIDTH - left - 4
+    left, width = framed(canvas, picture, colour)
     mark = "✓" if colour == RIGHT else "✗"
     canvas.text((left, 19), f"{mark} {words.verdict}", width, 13, colour, bold=True)
     canvas.text((left, 37), "true", width, 10, FAINT)

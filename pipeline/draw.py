@@ -198,15 +198,8 @@ def fit_picture(picture: Image.Image, room: int = PICTURE) -> tuple[Image.Image,
     return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0), False
 
 
-def tile(picture: Image.Image | None, words: Words) -> Pixels:
-    """A fitted picture on the left, what the model says on the right; the frame's colour says whether it is right.
-
-    -> [215, 350, 3] uint8.
-    """
-    canvas = Canvas(WIDTH, HEIGHT)
-    predicted = words.top[0][0] if words.top else None
-    right = None if words.true is None else predicted == words.true
-    colour, verdict = (UNKNOWN, "no label") if right is None else (RIGHT, "✓ right") if right else (WRONG, "✗ wrong")
+def framed(canvas: Canvas, picture: Image.Image | None, colour: Colour) -> tuple[int, int]:
+    """Draw a fitted picture in a frame on the left of a tile. -> where what stands beside it begins, and its width."""
     frame = 4
     side = PICTURE + 2 * frame
     margin = (HEIGHT - side) // 2
@@ -220,6 +213,19 @@ def tile(picture: Image.Image | None, words: Words) -> Pixels:
 
     left = margin + side + 7
     width = WIDTH - left - 4
+    return left, width
+
+
+def tile(picture: Image.Image | None, words: Words) -> Pixels:
+    """A fitted picture on the left, what the model says on the right; the frame's colour says whether it is right.
+
+    -> [215, 350, 3] uint8.
+    """
+    canvas = Canvas(WIDTH, HEIGHT)
+    predicted = words.top[0][0] if words.top else None
+    right = None if words.true is None else predicted == words.true
+    colour, verdict = (UNKNOWN, "no label") if right is None else (RIGHT, "✓ right") if right else (WRONG, "✗ wrong")
+    left, width = framed(canvas, picture, colour)
     canvas.text((left, 19), verdict, width, 13, colour, bold=True)
     canvas.text((left, 36), "true", width, 10, FAINT)
     canvas.text((left, 51), words.true or "unknown", width, 13, INK if words.true else FAINT, bold=True)

@@ -467,6 +467,8 @@ def open_run(run: Place, damaged: Callable[[Place, DamagedError], None] | None =
                 f"{run} holds no predictions but {plural(len(inside), 'run')}: name one of them, "
                 f"{inside[0]} for example"
             )
+        if run.name.startswith("step="):
+            raise InputError(f"{run} is a step of a run: name the run, {run.parent}")
         raise InputError(f"{run} holds no predictions (no step=*/part-*.parquet): run `predboard infer` first")
     for step in steps[1:]:
         if step.run.classes != steps[0].run.classes:

@@ -234,6 +234,7 @@ def test_the_four_exit_codes(rules: str, code: int, last: str, run: Path, tmp_pa
         (["--suggest", "--step", "7"], "--step is 7, but .*new has 0"),
         (["--suggest", "--baseline-step", "7"], "--baseline-step without --baseline"),
         (["--suggest", "--map-classes"], "--map-classes without --baseline"),
+        (["--suggest", "--json", "gate.json"], "--suggest and --json exclude each other"),
         (["--suggest", "--workers", "-1"], "--workers is -1"),
         (["--rule", "none.toml"], "--rule"),
     ],

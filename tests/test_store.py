@@ -495,7 +495,7 @@ def test_steps_are_ascending_and_the_last_is_the_default(tmp_path: Path) -> None
         open_predictions(tmp_path, step=4)
 
 
-@pytest.mark.parametrize("name", ["missing", "empty", "file"])
+@pytest.mark.parametrize("name", ["missing", "empty", "file", "empty/step=00000001"])
 def test_a_folder_without_predictions_is_one_line(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty" / "step=00000001").mkdir(parents=True)
     (tmp_path / "file").touch()
@@ -503,6 +503,7 @@ def test_a_folder_without_predictions_is_one_line(tmp_path: Path, name: str) -> 
         "missing": "no folder .*missing: expected",
         "empty": "holds no predictions",
         "file": "file is a file: expected",
+        "empty/step=00000001": r"step=00000001 is a step of a run: name the run, .*empty$",
     }
     with pytest.raises(InputError, match=words[name]) as raised:
         open_predictions(tmp_path / name)
