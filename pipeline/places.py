@@ -451,7 +451,8 @@ def _file_system(scheme: str, bucket: str) -> fs.FileSystem:
     elif scheme in ("gs", "gcs"):
         storage = fs.GcsFileSystem(retry_time_limit=datetime.timedelta(seconds=30))
     else:
-        return fs.PyFileSystem(fs.FSSpecHandler(_by_fsspec(scheme)))
+        kind = _Memory if scheme == "memory" else fs.FSSpecHandler
+        return fs.PyFileSystem(kind(_by_fsspec(scheme)))
     with contextlib.suppress(PermissionError):
         try:
             found = storage.get_file_info(bucket)
@@ -462,6 +463,14 @@ def _file_system(scheme: str, bucket: str) -> fs.FileSystem:
             if found.type == fs.FileType.NotFound:
                 raise StorageError(f"there is no bucket {bucket!r} in {scheme}://: make it, or check its name")
     return storage
+
+
+class _Memory(fs.FSSpecHandler):  # type: ignore[misc]  # Arrow has no types
+    """fsspec's memory, which gives all readers of a file one and the same place in it; here each has its own."""
+
+    def open_input_file(self, path: str) -> pa.NativeFile:
+        """The file as it is now."""
+        return pa.BufferReader(self.fs.cat_file(path))
 
 
 def _by_fsspec(scheme: str) -> Any:

@@ -9,6 +9,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -332,6 +333,15 @@ def test_a_part_that_cannot_be_put_leaves_nothing(memory: Any, tmp_path: Path, m
     monkeypatch.undo()
     assert keys(memory, "out/run") == set()
     assert not list(places.workshop(out).rglob("*.tmp"))
+
+
+@pytest.mark.usefixtures("memory")
+def test_many_threads_read_one_object() -> None:
+    content = bytes(range(256)) * 4096
+    Remote("memory://data/a").write_bytes(content)
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda _: Remote("memory://data/a").read_bytes(), range(400)))
+    assert all(one == content for one in found)
 
 
 def test_logs_in_storage_are_the_logs_on_disk(memory: Any, tmp_path: Path) -> None:
