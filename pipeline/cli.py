@@ -6,7 +6,6 @@ Every flag is a field of a dataclass in `config`; tyro makes the command line fr
 import contextlib
 import dataclasses
 import functools
-import importlib.metadata
 import importlib.util
 import io
 import json
@@ -81,6 +80,8 @@ def run(arguments: Sequence[str]) -> int:
             _usage({name: config for name, (config, _) in commands.items()})
             return 0
         if arguments[0] == "--version":
+            import importlib.metadata  # 15 ms, for this alone
+
             print(f"predboard {importlib.metadata.version('predboard')}")
             return 0
         if arguments[0] not in commands:

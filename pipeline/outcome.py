@@ -10,6 +10,8 @@ from pipeline.summaries import Figure, Figures, Scalar
 FILE = "summary.json"
 FORMAT = 1
 
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+
 DIGITS = 9
 """Significant digits that are written: more than any figure has, and floats stay short."""
 
@@ -103,4 +105,4 @@ def _members(indent: int, of: Mapping[str, Any]) -> list[str]:
 
 
 def _dump(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return _JSON.encode(value)

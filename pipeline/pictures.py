@@ -20,6 +20,9 @@ KEPT = 512
 SPRITE = 4096
 """Side of all pictures of the Projector together, pixels; the browser takes 8,192."""
 
+FEW = 32
+"""Pictures of the Projector that a thread takes at a time: handing over a missing one costs as much as missing it."""
+
 NEAREST = Image.Resampling.NEAREST
 
 
@@ -90,7 +93,9 @@ class Pictures:
 
         if self._far(step, (str(ref or "") for _, ref in points)):
             threads = places.CONNECTIONS
-        drawn = list(workers.in_order(small, points, threads))
+        few = 1 if threads == places.CONNECTIONS else FEW
+        some = (points[at : at + few] for at in range(0, len(points), few))
+        drawn = [one for ones in workers.in_order(lambda them: [*map(small, them)], some, threads) for one in ones]
         return (events.jpeg(draw.sprite(drawn, side)) if any(drawn) else b""), side
 
     def _root_of(self, step: int) -> str:
