@@ -378,8 +378,7 @@ class Network:
         self.rows = getattr(module, "predboard_rows", None)
         # A TorchScript program does not say what batches it takes; it is tried with the first picture.
         self._untried = isinstance(module, torch.jit.ScriptModule) and self.rows is None
-        exported = isinstance(module, torch.fx.GraphModule)  # knows one mode, that of its export, and raises for others
-        with contextlib.suppress(NotImplementedError) if exported else contextlib.nullcontext():
+        if "eval" not in vars(module):  # torch.export gives its programs one that only raises: they know one mode
             module.eval()
         self.module = module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks the combination
         self._device, self._precision, self._advice = device, precision, advice

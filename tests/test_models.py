@@ -688,3 +688,19 @@ def test_a_devices_memory_that_is_not_enough_is_told_from_other_errors(error: Ex
 def test_several_devices_are_separated_by_commas() -> None:
     assert models.devices_of("cpu, cpu") == (torch.device("cpu"),) * 2
     assert models.devices_of("cpu") == (torch.device("cpu"),)
+
+
+def test_a_module_that_torch_traced_is_put_into_eval_mode() -> None:
+    module = torch.fx.symbolic_trace(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.5)).train())
+    network = models.Network(module, torch.device("cpu"), "fp32", embeddings=False)
+    x = torch.rand(4, 3, 2, 2)
+    torch.testing.assert_close(network(x, 4)[0], x.flatten(1))
+
+
+def test_a_module_whose_eval_fails_says_so() -> None:
+    class Unfinished(torch.nn.Linear):
+        def eval(self) -> "Unfinished":
+            raise NotImplementedError("no eval yet")
+
+    with pytest.raises(NotImplementedError, match="no eval yet"):
+        models.Network(Unfinished(2, 2), torch.device("cpu"), "fp32", embeddings=False)
