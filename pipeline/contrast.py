@@ -66,6 +66,10 @@ def points(share: float) -> str:
     return signed(100 * share, 1)
 
 
+WORDS = {1: "**better**", -1: "**worse**", 0: ""}
+"""What tables say of a sign."""
+
+
 def sign(of: Difference | Flips) -> int:
     """1 if more for sure, -1 if less for sure, 0 if the interval does not tell."""
     if of.interval is None:
@@ -333,7 +337,7 @@ def _figures(found: Comparison, old: Side, new: Side) -> str:
     for name, d in found.overall.items():
         said, more = SHOWN[name]
         ends = "–" if d.interval is None else f"{signed(d.interval[0], 4)} to {signed(d.interval[1], 4)}"
-        word = {1: "**better**", -1: "**worse**", 0: ""}[more * sign(d)]
+        word = WORDS[more * sign(d)]
         lines.append(f"| {said} | {d.old:.4f} | {d.new:.4f} | {signed(d.difference, 4)} | {ends} | {word} |")
     return "\n".join(lines)
 
@@ -367,7 +371,7 @@ def flips_table(found: Sequence[Flips], what: str) -> str:
     ]
     for f in found[:LISTED]:
         low, high = f.interval
-        word = {1: "**better**", -1: "**worse**", 0: ""}[sign(f)]
+        word = WORDS[sign(f)]
         lines.append(
             f"| {cell(f.name)} | {f.rows:,} | {f.fixed:,} | {f.broken:,} | {signed(f.net, 0)} | {points(f.share)} "
             f"| {points(low)} to {points(high)} | {word} |"
@@ -439,7 +443,7 @@ def pairs_table(sides: Sequence[Side], pairs: Mapping[tuple[int, int], Compariso
             lines.append(f"{names} – | – | – | – | – | – | |")
             continue
         (low, high), (gained, lost) = accuracy.interval, found.fixed_broken
-        word = {1: "**better**", -1: "**worse**", 0: ""}[sign(accuracy)]
+        word = WORDS[sign(accuracy)]
         lines.append(
             f"{names} {points(accuracy.difference)} | {points(low)} to {points(high)} | {gained:,} | {lost:,} "
             f"| {percent(found.rates['churn'].value)} | {found.p:.2g} | {word} |"

@@ -229,27 +229,7 @@ def test_a_script_without_a_main_guard_works_and_a_file_called_pipeline_is_not_i
 
 
 def test_workers_have_the_checkpoints_datasets_and_transforms_of_the_user(place: Path) -> None:
-    (place / "mine.py").write_text(
-        "from pathlib import Path\n"
-        "import numpy as np\n"
-        "from PIL import Image\n\n\n"
-        "class Tiles:\n"
-        "    classes = ('a', 'b', 'c')\n\n"
-        "    def __init__(self):\n"
-        f"        self.files = sorted(Path({str(place / 'data')!r}).glob('*/*.png'))\n\n"
-        "    def __len__(self):\n"
-        "        return len(self.files)\n\n"
-        "    def __getitem__(self, i):\n"
-        "        return Image.open(self.files[i]), self.classes.index(self.files[i].parent.name)\n\n\n"
-        "def prepare(picture):\n"
-        "    return np.asarray(picture, np.float32).transpose(2, 0, 1) / 255\n"
-    )
-    files = []
-    for step in (1, 2, 3):
-        torch.manual_seed(step)
-        files.append(place / f"toy_epoch{step}.pt")
-        torch.save({"head.weight": torch.randn(3, 3), "head.bias": torch.randn(3)}, files[-1])
-    options: dict[str, Any] = {"data": f"{place / 'mine.py'}:Tiles", "transform": f"{place / 'mine.py'}:prepare"}
+    files, options = toy.code_of_the_user(place, steps=3)
     infer(_config(place, out=place / "alone", checkpoint=tuple(files), **options))
     infer(_config(place, checkpoint=tuple(files[:1]), **options))
     outcome = infer(_config(place, checkpoint=tuple(files), device="cpu,cpu", **options))
