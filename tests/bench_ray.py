@@ -3,20 +3,16 @@
 make bench ARGS='ray many_parts'
 """
 
-import contextlib
 import itertools
-import logging
 import os
 import statistics
-import tempfile
 import time
 import unittest.mock
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import ray
 
 from pipeline import cluster, devices, infer, open_predictions, shards
 from pipeline.config import InferConfig
@@ -25,27 +21,6 @@ from pipeline.shards import Task
 from tests import toy
 
 Line = Callable[[str, float, str], None]
-
-
-@contextlib.contextmanager
-def small_ray() -> Iterator[None]:
-    """Two processors, little memory, nothing sent anywhere."""
-    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        ray.init(
-            num_cpus=2,
-            num_gpus=0,
-            include_dashboard=False,
-            object_store_memory=200_000_000,
-            _temp_dir=folder,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env={"env_vars": {"PYTHONPATH": str(toy.ROOT)}},
-        )
-        try:
-            yield
-        finally:
-            ray.shutdown()
 
 
 def resident() -> float:
@@ -67,7 +42,7 @@ def throughput(folder: Path, line: Line) -> None:
         return sum(p.stop - p.start for p in parts) / (max(p.finished for p in parts) - min(p.started for p in parts))
 
     rates: dict[str, list[float]] = {"local": [], "ray": []}
-    with small_ray():
+    with toy.small_ray():
         for _ in range(5):
             rates["local"].append(rate(device="cpu,cpu"))
             rates["ray"].append(rate(**on_ray))
@@ -107,7 +82,7 @@ def many_parts(folder: Path, line: Line, parts: int = 10_000) -> None:
         actors=2,
         cpus_per_actor=1,
     )
-    with small_ray():
+    with toy.small_ray():
         with unittest.mock.patch("pipeline.devices.run", watched):
             infer(config)
         began = time.perf_counter()
@@ -151,7 +126,7 @@ def hundred_thousand(_: Path, line: Line, parts: int = 100_000) -> None:
             at.append(resident())
 
     tasks = shards.tasks({0: {shard: shard.ids for shard in shards.plan(parts * 1000, 1000)}}, 1)
-    with small_ray():
+    with toy.small_ray():
         host = cluster.Actors(nothing, cluster.Shape(2, 0, 1, 0), "cpu", None, None, print)
         crew: Crew[Task] = Crew(host, tasks, wrote, print, str, lambda task, _: (task.rows, task.rows))
         began = time.perf_counter()

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import zipfile
@@ -67,25 +66,8 @@ class Net(torch.nn.Module):
 
 @pytest.fixture(scope="module", autouse=True)
 def _ray_of_this_machine() -> Iterator[None]:
-    """Two processors, little memory, a short path for its sockets, and nobody else's."""
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder,
-    ):
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_TMPDIR", folder)  # of those that commands start
-        ray.init(
-            num_cpus=2,
-            num_gpus=0,
-            include_dashboard=False,
-            object_store_memory=200_000_000,
-            _temp_dir=folder,
-            log_to_driver=False,
-            logging_level="ERROR",
-            runtime_env={"env_vars": {"PYTHONPATH": str(toy.ROOT)}},
-        )
+    with toy.small_ray():
         yield
-        ray.shutdown()
 
 
 @pytest.fixture

@@ -1,14 +1,18 @@
 """Small data that tests make for themselves: predictions, runs on disk, folders of pictures, a model file."""
 
+import contextlib
 import dataclasses
 import io
+import logging
 import os
 import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+import unittest.mock
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -310,3 +314,29 @@ def code_of_the_user(place: Path, steps: int) -> tuple[list[Path], dict[str, Any
         files.append(place / f"toy_epoch{step}.pt")
         torch.save({"head.weight": torch.randn(3, 3), "head.bias": torch.randn(3)}, files[-1])
     return files, {"data": f"{place / 'mine.py'}:Tiles", "transform": f"{place / 'mine.py'}:prepare"}
+
+
+@contextlib.contextmanager
+def small_ray() -> Iterator[None]:
+    """A Ray of two processors, little memory, a short path for its sockets, and nobody else's."""
+    import ray
+
+    with (
+        tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder,
+        # The folder is also for those that commands start.
+        unittest.mock.patch.dict(os.environ, {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": folder}),
+    ):
+        ray.init(
+            num_cpus=2,
+            num_gpus=0,
+            include_dashboard=False,
+            object_store_memory=200_000_000,
+            _temp_dir=folder,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
+        )
+        try:
+            yield
+        finally:
+            ray.shutdown()
