@@ -1,6 +1,31 @@
-"""`python -m pipeline` is the command `predboard`."""
+"""The command `predboard`, whose end by a signal is one line from the first moment on. Knows not what commands there
+are.
+"""
 
-from pipeline.cli import main
+import os
+import signal
+
+_HOW = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+
+
+def main() -> None:
+    """Entry point: `predboard`, and `python -m pipeline`.
+
+    Before a command begins, while modules are imported, and after it there is nothing to tidy up, so the process ends
+    at once: an exception would go through modules that are half there, some of which print or swallow it.
+    """
+    for number in _HOW:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as in a shell's background
+            signal.signal(number, _end)
+    from pipeline.cli import main as command
+
+    command()
+
+
+def _end(number: int, _: object) -> None:
+    os.write(2, f"predboard: {_HOW[signal.Signals(number)]}\n".encode())
+    os._exit(128 + number)
+
 
 if __name__ == "__main__":
     main()

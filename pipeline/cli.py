@@ -23,6 +23,7 @@ import urllib.parse
 import webbrowser
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
@@ -47,7 +48,7 @@ C = TypeVar("C")
 
 
 def main() -> None:
-    """Entry point of the command `predboard`."""
+    """Run the command that the process was started with, and end it."""
     code = run(sys.argv[1:])
     left = [thread for thread in threading.enumerate() if thread.name == "predboard"]
     for thread in left:
@@ -87,39 +88,56 @@ def run(arguments: Sequence[str]) -> int:
         if arguments[0] not in commands:
             raise InputError(f"no command {arguments[0]!r}; there are: {', '.join(commands)}")
         config, command = commands[arguments[0]]
-        with _sigterm():
+        with _signals():
             return command(parse(arguments[0], config, arguments[1:]))
     except InputError as error:
         print(f"predboard: {' '.join(str(error).splitlines())}", file=sys.stderr)  # a file's name may break the line
         return 2
     except KeyboardInterrupt as stop:
-        how, code = ("terminated", 143) if isinstance(stop, _Terminated) else ("interrupted", 130)
+        number = stop.args[0] if isinstance(stop, _Stopped) else signal.SIGINT
+        how = "terminated" if number == signal.SIGTERM else "interrupted"
         print(f"predboard: {how}; what was published is safe, run the same command to go on", file=sys.stderr)
-        return code
+        return 128 + number
     except BrokenPipeError:  # `predboard inspect … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM came."""
+class _Stopped(KeyboardInterrupt):
+    """A signal came, whose number this has."""
 
 
 @contextlib.contextmanager
-def _sigterm() -> Iterator[None]:
-    """Let SIGTERM, which clusters and containers send before they kill, end a command as Ctrl-C does."""
+def _signals() -> Iterator[None]:
+    """Let Ctrl-C end a command by an exception, and SIGTERM, which clusters and containers send before they kill."""
 
-    def end(*_: object) -> None:
-        raise _Terminated
+    def end(number: int, frame: FrameType | None) -> None:
+        if frame is None or "<frozen importlib" not in frame.f_code.co_filename:
+            raise _Stopped(number)
+        # It may hold the lock of all imports, which nobody would give back, or be where exceptions get lost.
+        threading.Timer(0.01, _send, (number,)).start()
 
     if threading.current_thread() is not threading.main_thread():  # where no handler can be set
         yield
         return
-    before = signal.signal(signal.SIGTERM, end)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        if before[signal.SIGINT] is not signal.SIG_IGN:  # as in a shell's background
+            signal.signal(signal.SIGINT, end)
+        signal.signal(signal.SIGTERM, end)
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _send(number: int) -> None:
+    """Send a signal to the main thread."""
+    main = threading.main_thread().ident
+    if sys.platform == "win32" or main is None:
+        signal.raise_signal(number)
+    else:
+        signal.pthread_kill(main, number)
 
 
 def _usage(commands: dict[str, type[Any]]) -> None:

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -374,6 +375,58 @@ def test_ctrl_c_is_no_traceback(tmp_path: Path) -> None:
     assert done.returncode == 130
     assert done.stderr.splitlines()[-1].startswith("predboard: interrupted; what was published is safe")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("end", [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
+@pytest.mark.parametrize("module", ["tyro", "tqdm"])  # imported before there is a command, and by one
+def test_a_signal_while_modules_are_imported_is_one_line(
+    module: str, end: tuple[signal.Signals, int, str], place: Place, tmp_path: Path
+) -> None:
+    number, code, how = end
+    (tmp_path / f"{module}.py").write_text(f"import os, time\nos.kill(os.getpid(), {int(number)})\ntime.sleep(60)\n")
+    done = _started_by_a_terminal(tmp_path, "visualize", place.out)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert re.fullmatch(
+        rf"predboard: {how}(; what was published is safe, run the same command to go on)?\n", done.stderr
+    )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_ctrl_c_while_python_ends_is_one_line(place: Place, tmp_path: Path) -> None:
+    late = "import atexit, os, time\natexit.register(time.sleep, 60)\natexit.register(os.kill, os.getpid(), 2)\n"
+    (tmp_path / "tomllib.py").write_text(late)
+    done = _started_by_a_terminal(tmp_path, "inspect", place.out, "--json")
+    assert (done.returncode, done.stderr) == (130, "predboard: interrupted\n")
+    assert json.loads(done.stdout)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_signal_is_no_exception_inside_pythons_import_machinery() -> None:
+    done: dict[str, Any] = {"os": os, "number": signal.SIGTERM}
+    code = "os.kill(os.getpid(), number); released = True"
+    with pytest.raises(KeyboardInterrupt) as stop, cli._signals():
+        exec(compile(code, "<frozen importlib._bootstrap>", "exec"), done)  # as if it held the lock of imports
+        time.sleep(20)
+    assert done["released"]
+    assert stop.value.args == (signal.SIGTERM,)
+    with pytest.raises(KeyboardInterrupt), cli._signals():
+        exec(compile(code, "any.py", "exec"), done | {"released": False})
+        pytest.fail("the signal did not come at once")
+
+
+def _started_by_a_terminal(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """With modules of a folder in the place of others."""
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline", *map(str, arguments)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(toy.ROOT)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
 
 
 def test_ctrl_c_while_drawing(command: Callable[..., Outcome], place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
