@@ -31,10 +31,22 @@ SQUARE = 2.0**16
 """Squares are cut here: a loss above 256 nats counts as 256 in the width of the interval, so that no sum overflows."""
 
 DRAWS = 8_000_000
-"""Poisson numbers drawn for the intervals of a step: 250 to 1,000 for each cell, 0.3 s at most."""
+"""Poisson numbers drawn for the intervals of a step: 250 to 1,000 for each cell."""
 
-BLOCK = 2_000_000
-"""Of them at once: 16 MB."""
+BLOCK = 2**26
+"""Bytes of them at once."""
+
+FEW = 8
+"""A count below it is drawn as so many times one."""
+
+_CACHED = 2**17
+"""Numbers that are worked on at once: what a processor's core has beside it."""
+
+_ROOM = ((np.uint8, 100), (np.uint16, 50_000), (np.uint32, 4_000_000_000))
+"""Types, and counts below which they hold what is drawn: more does not happen once in 10**30 times."""
+
+_ONE = (24109, 48219, 60273, 64292, 65296, 65497, 65531, 65535)
+"""From which of the numbers below 2**16 on Poisson(1) is at least 1, 2, …: equal shares of its distribution."""
 
 DEFINITIONS = {
     "accuracy": "Share of images whose highest logit is the true class.",
@@ -299,50 +311,79 @@ def redrawn(scores: Scores) -> dict[str, NDArray[np.float64]]:
     -> [draws] each, nan where not defined.
     """
     true, predicted, count = scores.cells
-    classes = np.unique(np.concatenate([true, predicted]))
-    same, order = true == predicted, np.argsort(predicted, kind="stable")
+    there = scores.support + scores.predictions > 0
+    place, classes = np.cumsum(there) - 1, int(there.sum())
+    right = Sums(np.where(true == predicted, place[true], -1), classes)
+    by_true, by_predicted = Sums(place[true], classes), Sums(place[predicted], classes)
     found: dict[str, list[NDArray[np.float64]]] = {}
-    for n in poissons(count, true.tobytes() + predicted.tobytes(), scores.classes):
-        hits = summed_by(n[:, same], true[same], classes)
-        margins = hits, summed_by(n, true, classes), summed_by(n[:, order], predicted[order], classes)
-        for name, values in means(*margins).items():
+    most = int(max(scores.support.max(), scores.predictions.max()))
+    for n in poissons(count, true.tobytes() + predicted.tobytes(), classes, most):
+        for name, values in means(*(of(n).T for of in (right, by_true, by_predicted))).items():
             found.setdefault(name, []).append(values)
     return {name: np.concatenate(values) for name, values in found.items()}
 
 
-def poissons(count: NDArray[np.int64], seed: bytes, width: int) -> Iterator[NDArray[np.floating]]:
-    """Each count n replaced by Poisson(n), again and again, some times at once: [draws, cells].
+def poissons(count: NDArray[np.int64], seed: bytes, width: int, most: int) -> Iterator[NDArray[np.unsignedinteger]]:
+    """Each count n replaced by Poisson(n), again and again, some times at once.
 
-    The seed is the hash of these bytes and of the counts: the same counts give the same draws. `width` is how many
-    numbers the caller makes of a draw, if they are more than the counts.
+    The seed is the hash of these bytes and of the counts: the same counts give the same draws.
+
+    Args:
+        count: [cells] above 0.
+        seed: whatever makes these counts differ from others.
+        width: how many numbers the caller makes of a draw.
+        most: the largest sum of counts that the caller makes.
+
+    Yields:
+        [cells, draws] of a type that holds such sums.
     """
     random = np.random.default_rng(hash64(seed + count.tobytes()) % 2**64)
     draws = min(max(DRAWS // len(count), 250), 1000)
-    block = max(min(draws, BLOCK // max(len(count), width)), 1)
-    exact = np.float32 if count.sum() < 2**22 else np.float64  # of whole numbers; half the memory is twice as fast
-    once, one = count == 1, _poisson_of_one().astype(exact)  # most cells of many classes hold one row
-    for start in range(0, draws, block):
-        n = np.empty((min(block, draws - start), len(count)), exact)  # [draws, cells]
-        n[:, ~once] = random.poisson(count[~once], (len(n), np.count_nonzero(~once)))
-        n[:, once] = one[random.integers(0, len(one), (len(n), np.count_nonzero(once)), np.uint16)]
+    kind = np.dtype(next((of for of, room in _ROOM if most < room), np.uint64))
+    blocks = -(-draws // max(min(BLOCK // (len(count) * kind.itemsize), BLOCK // (32 * width)), 1))
+    many, size = np.flatnonzero(count >= FEW), max(_CACHED * blocks // draws, 1)
+    for drawn in np.diff(np.linspace(0, draws, blocks + 1).astype(int)).tolist():
+        n = np.empty((len(count), drawn), kind)
+        for start in range(0, len(n), size):  # most cells of many classes hold one row
+            of_block = n[start : start + size]
+            of_block[:] = _poissons_of_one(random.integers(0, 2**16, of_block.shape, np.uint16))
+        for times in range(2, FEW):  # Poisson(n) is n times Poisson(1)
+            again = np.flatnonzero((count >= times) & (count < FEW))
+            for start in range(0, len(again), size):
+                at = again[start : start + size]
+                n[at] += _poissons_of_one(random.integers(0, 2**16, (len(at), drawn), np.uint16))
+        n[many] = random.poisson(count[many, None], (len(many), drawn))
         yield n
 
 
-def _poisson_of_one() -> NDArray[np.float64]:
-    """Poisson(1) by equal shares: one of 2**16 numbers taken at random, which is ten times as fast as NumPy's own."""
-    distribution = np.cumsum([math.exp(-1) / math.factorial(k) for k in range(12)])
-    return np.searchsorted(distribution, (np.arange(2**16) + 0.5) / 2**16).astype(np.float64)
+def _poissons_of_one(uniform: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """Poisson(1) by equal shares of the numbers below 2**16: ten times as fast as NumPy's own. -> the same shape."""
+    n = np.zeros(uniform.shape, np.uint8)
+    for least in _ONE:
+        n += uniform >= least
+    return n
 
 
-def summed_by(n: NDArray[np.floating], of: NDArray[np.int64], classes: NDArray[np.int64]) -> NDArray[np.float64]:
-    """[draws, classes] sums of [draws, cells] over the cells of each class."""
-    if (of[1:] < of[:-1]).any():
-        order = np.argsort(of, kind="stable")
-        n, of = n[:, order], of[order]
-    there, first = np.unique(of, return_index=True)
-    sums = np.zeros((len(n), len(classes)))
-    sums[:, np.searchsorted(classes, there)] = np.add.reduceat(n, first, axis=1)
-    return sums
+class Sums:
+    """Sums of [cells, draws] over the cells of each class."""
+
+    def __init__(self, of: NDArray[np.int64], classes: int) -> None:
+        """`of`: [cells] the class of each, -1 for none."""
+        self._classes = classes
+        self._order = np.argsort(of.astype(np.min_scalar_type(-classes)), kind="stable")  # two bytes sort faster
+        starts = np.searchsorted(of, np.arange(classes + 1), sorter=self._order)
+        cells = np.diff(starts)
+        self._one, self._more = np.flatnonzero(cells == 1), np.flatnonzero(cells > 1)
+        self._starts = starts
+
+    def __call__(self, n: NDArray[np.unsignedinteger | np.floating]) -> NDArray[np.float64]:
+        """-> [classes, draws]. A sum must fit into the type of `n`."""
+        sums = np.zeros((self._classes, n.shape[1]))
+        sums[self._one] = n[self._order[self._starts[self._one]]]
+        for c in self._more.tolist():  # whole rows are added, many draws at once
+            cells = self._order[self._starts[c] : self._starts[c + 1]]
+            sums[c] = np.add.reduce(n.take(cells, axis=0), axis=0, dtype=n.dtype)
+        return sums
 
 
 def corrected(value: float, draws: NDArray[np.float64]) -> tuple[float, float] | None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import calibration, figures, slicing, tally
-from pipeline.figures import corrected, poissons, summed_by
+from pipeline.figures import Sums, corrected, poissons
 from pipeline.pairing import NEEDED, Classes, Joined, joined
 from pipeline.slicing import Kinds, kinds_of, named, no_kinds, slices
 from pipeline.state import UNIT, Counted, fixed, merge, summed
@@ -373,15 +373,17 @@ class Comparison:
         """Differences of the figures of `tally.means` with the count n of each cell replaced by Poisson(n), again and
         again. -> [draws] each, nan where not defined.
         """
-        label, old, new, count = self.joint
-        classes = np.unique(np.concatenate([label, old, new]))
+        *joint, count = self.joint
+        there = self.old.support + self.old.predictions + self.new.predictions > 0
+        place, classes = np.cumsum(there) - 1, int(there.sum())
+        label, old, new = (place[of] for of in joint)
+        by_label = Sums(label, classes)
+        sides = [(Sums(np.where(p == label, label, -1), classes), Sums(p, classes)) for p in (old, new)]
         found: dict[str, list[NDArray[np.float64]]] = {}
-        for n in poissons(count, self.state.cells.value.tobytes(), self.classes):
-            support = summed_by(n, label, classes)
-            before, now = (
-                tally.means(summed_by(np.where(p == label, n, 0), label, classes), support, summed_by(n, p, classes))
-                for p in (old, new)
-            )
+        most = int(max(of.max() for of in (self.old.support, self.old.predictions, self.new.predictions)))
+        for n in poissons(count, self.state.cells.value.tobytes(), classes, most):
+            support = by_label(n).T
+            before, now = (tally.means(hits(n).T, support, predictions(n).T) for hits, predictions in sides)
             for name, values in now.items():
                 found.setdefault(name, []).append(values - before[name])
         return {name: np.concatenate(values) for name, values in found.items()}
@@ -395,13 +397,11 @@ class Comparison:
         gaps = [r * rows[here] - c[here] * calibration.UNIT for r, c in zip(right, confidence, strict=True)]
         whole = [np.bincount(b, gap, BINS) for b, gap in zip(bins, gaps, strict=True)]
         ece = [float(np.abs(gap).sum() / rows.sum()) for gap in whole]
-        every, draws = np.arange(BINS), []
-        for n in poissons(self.state.calibration[0, here], self.state.calibration[1:].tobytes(), BINS):
-            drawn = [
-                np.abs(summed_by(n * (gap / rows[here]), b, every)).sum(axis=1)
-                for b, gap in zip(bins, gaps, strict=True)
-            ]
-            draws.append((drawn[1] - drawn[0]) / np.maximum(n.sum(axis=1), 1))
+        weighed = [(Sums(b, BINS), (gap / rows[here])[:, None]) for b, gap in zip(bins, gaps, strict=True)]
+        draws = []
+        for n in poissons(self.state.calibration[0, here], self.state.calibration[1:].tobytes(), BINS, self.rows):
+            drawn = [np.abs(of_bins(n * weight)).sum(axis=0) for of_bins, weight in weighed]
+            draws.append((drawn[1] - drawn[0]) / np.maximum(n.sum(axis=0), 1))
         return (ece[0], ece[1]), np.concatenate(draws)
 
     @cached_property

@@ -1,5 +1,7 @@
 """Figures and intervals: against scikit-learn and torchmetrics, on real predictions, and coverage by simulation."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn import metrics
 
 from pipeline import figures
-from pipeline.figures import Evidence, corrected, redrawn
+from pipeline.figures import Evidence, Sums, corrected, poissons, redrawn
 from pipeline.predictions import Run, log_probabilities
 from pipeline.state import Counted
 from pipeline.tally import Scores, Tally, means, wilson
@@ -339,9 +341,28 @@ def test_a_class_without_images_has_no_recall_and_one_that_is_never_predicted_no
     assert set(state.of_class(1)) == {"recall", "f1", "average_precision", "auroc"}
 
 
-def test_most_cells_of_many_classes_are_drawn_from_a_table_of_poisson_of_one() -> None:
-    table = figures._poisson_of_one()
-    assert table.mean() == pytest.approx(1, abs=1e-4)
-    assert table.var() == pytest.approx(1, abs=1e-3)
-    for k in range(6):
-        assert (table == k).mean() == pytest.approx(np.exp(-1) / float(np.prod(range(1, k + 1))), abs=2e-5)
+def test_a_count_of_one_becomes_poisson_of_one() -> None:
+    drawn = figures._poissons_of_one(np.arange(2**16, dtype=np.uint16))
+    assert drawn.mean() == pytest.approx(1, abs=1e-4)
+    assert drawn.var() == pytest.approx(1, abs=1e-3)
+    for k in range(8):
+        assert (drawn == k).mean() == pytest.approx(np.exp(-1) / math.factorial(k), abs=2e-5)
+
+
+@pytest.mark.parametrize("most", [99, 100, 49_999, 50_000, 10**6])
+def test_each_count_becomes_poisson_of_it_and_sums_of_them_have_room(most: int) -> None:
+    count = np.array([1, 2, 3, 7, 8, 12, most])
+    (n,) = poissons(count, b"", 1, most)
+    assert n.shape == (7, 1000)
+    for drawn, k in zip(n, count, strict=True):
+        assert drawn.mean() == pytest.approx(k, abs=4 * (k / 1000) ** 0.5)
+        assert drawn.var() == pytest.approx(k, rel=4 * ((2 + 1 / k) / 1000) ** 0.5)
+    assert np.abs(np.corrcoef(n) - np.eye(7)).max() < 4 / 1000**0.5
+
+
+def test_sums_by_class_are_those_of_a_loop() -> None:
+    random = np.random.default_rng(0)
+    of, n = random.integers(-1, 9, 50), random.integers(0, 250, (50, 6)).astype(np.uint16)
+    of[of == 4] = 5
+    expected = [n[of == c].sum(axis=0) for c in range(9)]
+    assert Sums(of, 9)(n).tolist() == np.array(expected).tolist()
