@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import importlib.util
 import io
+import itertools
 import json
 import os
 import re
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 
+from pipeline import workers
 from pipeline.config import (
     BoardConfig,
     CompareConfig,
@@ -45,6 +47,9 @@ if TYPE_CHECKING:
     from pipeline.predictions import Count
 
 C = TypeVar("C")
+
+LARGE = 100_000_000
+"""Bytes of predictions for which another process pays: reading and measuring them takes one almost a second."""
 
 
 def main() -> None:
@@ -400,9 +405,13 @@ def _visualize(config: VisualizeConfig) -> int:
         for name, panel in panels.choose(()).items():
             print(f"{name:<14} {first_line(Exception(panel.__doc__))}")
         return 0
-    from pipeline.visualize import visualize
+    with workers.Pool(workers.count(config.workers), "pipeline.visualize:warm") as pool:
+        if config.engine == "local" and _large(config.predictions):
+            pool.start(2)  # another process imports what it needs while this one does
+        from pipeline.visualize import visualize
 
-    for written in visualize(config, _say):
+        done = visualize(config, _say, pool)
+    for written in done:
         if written.missing_rows:
             _say(
                 f"warning: {written.run} lacks {plural(written.missing_rows, 'row')}, perhaps whole classes: rows "
@@ -421,6 +430,13 @@ def _visualize(config: VisualizeConfig) -> int:
             print(f"{written.run}: {what} -> {written.event_file} ({size:.1f} MB)")
     print(_next("board", "--logdir", config.logdir))
     return 0
+
+
+def _large(runs: Sequence[Place]) -> bool:
+    """Whether there is work for another process, as far as a look at the sizes of files tells."""
+    local = [run for run in runs if isinstance(run, Path)]
+    sizes = (part.stat().st_size for run in local for part in run.glob("step=*/part-*.parquet"))
+    return any(so_far >= LARGE for so_far in itertools.accumulate(sizes))
 
 
 def _compare(config: CompareConfig) -> int:

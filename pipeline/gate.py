@@ -156,11 +156,12 @@ def look(step: Step, wanted: Collection[str], count: int) -> Seen:
             giving[name] = panel.only(asked)
     chosen: dict[str, Panel] = {COUNTS: panels.load(COUNTS), **giving}
     with (
+        workers.Pool(workers.count(count)) as pool,
         tempfile.TemporaryDirectory(prefix="predboard-") as aside,
         tqdm(total=step.rows, unit=" rows", desc="read", disable=None, file=sys.stderr) as bar,
     ):
         rows = Path(aside) / "rows.parquet"
-        states = measured([step], chosen, workers.count(count), rows, done=bar.update)[step.step]
+        states = measured([step], chosen, pool, rows, done=bar.update)[step.step]
     subject = panels.Subject("", step.run, {step.step: panels.Facts(step.rows, step.manifest_rows)})
     found: dict[str, Figure] = {}
     for name, panel in giving.items():

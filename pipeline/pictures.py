@@ -5,6 +5,8 @@ import functools
 import math
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Self
 
 from PIL import Image
 
@@ -29,8 +31,10 @@ NEAREST = Image.Resampling.NEAREST
 class Pictures:
     """Source pictures by row: from the source, else from the thumbnail that the predictions hold."""
 
-    def __init__(self, steps: tuple[Step, ...], image_root: Place | None) -> None:
-        """Of these steps. `image_root` is where the source pictures are now, if they were moved."""
+    def __init__(self, steps: tuple[Step, ...], image_root: Place | None, pool: workers.Pool | None = None) -> None:
+        """Of these steps. `image_root` is where the source pictures are now, if they were moved; processes of the pool
+        draw, too.
+        """
         self._steps = {step.step: step for step in steps}
         self._root = image_root
         # Where all steps find the same pictures, one step stands for all.
@@ -41,10 +45,27 @@ class Pictures:
         self._expected: dict[int, set[int]] = {number: set() for number in self._steps}
         self._thumbnails: dict[int, dict[int, bytes | None]] = {number: {} for number in self._steps}
         self._lock = threading.Lock()
+        self._pool, self._drawing = pool, _Drawing(self)
         self._connections = threading.BoundedSemaphore(places.CONNECTIONS)  # of all tiles that are drawn at once
 
+    def __reduce__(self) -> tuple[type[Self], tuple[tuple[Step, ...], Place | None]]:
+        """For another process: without what is known of parts, which may be many and hold nothing but thumbnails."""
+        return type(self), (tuple(replace(step, parts=()) for step in self._steps.values()), self._root)
+
     def encode(self, step: int, tiles: Tiles) -> Encoded:
-        """The tiles with their words: PNG where a picture was enlarged or is missing, JPEG where it was reduced."""
+        """The tiles with their words: PNG where a picture was enlarged or is missing, JPEG where it was reduced.
+
+        Drawn in this process or another. Not in another if pictures are in storage, because this one bounds the
+        connections and holds what a script told it of the place, or if thumbnails are, which are read together.
+        """
+        if self._pool is None or self._steps[step].run.thumbnails or self._far(step, map(str, tiles.rows["image"])):
+            return self.encode_here(step, tiles)
+        encoded, missing = self._pool.call(self._drawing, (step, tiles))
+        self.missing.update(missing)
+        return encoded
+
+    def encode_here(self, step: int, tiles: Tiles) -> Encoded:
+        """As `encode`, in this process."""
         run, rows, samples = self._steps[step].run, tiles.rows, []
         ids, refs = rows["id"].tolist(), [str(ref or "") for ref in rows["image"]]
         for i, (picture, exact) in enumerate(self.fitted(step, ids, refs)):
@@ -141,3 +162,18 @@ class Pictures:
                 wanted = (self._expected[step] | {row}) - kept.keys()
                 kept.update(dict.fromkeys(wanted) | store.pick(self._steps[step], wanted, "thumbnail"))
             return kept[row]
+
+
+class _Drawing:
+    """Draws tiles, in this process or another, and says which of their pictures are nowhere."""
+
+    def __init__(self, pictures: Pictures) -> None:
+        self._pictures = pictures
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        contextlib.ExitStack().enter_context(images.quietly())  # for good: another process does nothing else
+
+    def __call__(self, item: tuple[int, Tiles]) -> tuple[Encoded, set[str]]:
+        encoded = self._pictures.encode_here(*item)
+        return encoded, self._pictures.missing.intersection(item[1].rows["image"])

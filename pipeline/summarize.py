@@ -76,7 +76,7 @@ def numbers(parts: Iterable[PartFile]) -> int:
 def summarize(
     steps: Sequence[Step],
     panels: Mapping[str, Panel],
-    count: int,
+    pool: workers.Pool,
     done: Callable[[int], object] = lambda _: None,
     sink: Sink | None = None,
     on_ray: bool = False,
@@ -87,7 +87,7 @@ def summarize(
     Args:
         steps: of one run.
         panels: by name.
-        count: processes to use where there is enough to do.
+        pool: processes to use where there is enough to do.
         done: told the rows of every few parts that are finished.
         sink: takes the derived rows; without it they are not made.
         on_ray: measure and fold on the cluster that this process is connected to.
@@ -109,7 +109,7 @@ def summarize(
         )
     ]
     to_read = numbers(part for portion in portions for part in portion.parts.values())
-    processes = 1 if to_read < WORTH else min(count, len(portions))
+    processes = 1 if to_read < WORTH else min(pool.most, len(portions))
 
     def add(more: Mapping[int, States]) -> None:
         for step, measured in more.items():
@@ -128,9 +128,7 @@ def summarize(
                     sink(batch)
             done(part.rows)
 
-    answers = (
-        _on_ray(portions, kept, add) if on_ray else workers.in_processes(_Measuring(kept), portions, processes, add)
-    )
+    answers = _on_ray(portions, kept, add) if on_ray else pool.fold(_Measuring(kept), portions, processes, add)
     for step, finished, derived in answers:
         add(finished)
         made |= {(step, key): rows for key, rows in derived.items()}
@@ -256,7 +254,7 @@ def _joined(*states: States) -> States:
 def _on_ray(
     portions: Sequence[_Portion], kept: Kept | None, add: Callable[[Mapping[int, States]], None]
 ) -> Iterator[Answer]:
-    """As `workers.in_processes` gives them; the states are joined on the cluster, and only those of steps come here."""
+    """As `workers.Pool.fold` gives them; the states are joined on the cluster, and only those of steps come here."""
     measure = functools.partial(_measure, kept=kept)
     for portion, derived in cluster.fold(
         measure, portions, lambda portion: portion.step, _joined, lambda step, states: add({step: states})
@@ -267,7 +265,7 @@ def _on_ray(
 def measured(
     steps: Sequence[Step],
     panels: Mapping[str, Panel],
-    count: int,
+    pool: workers.Pool,
     rows: Path,
     keep: bool = False,
     done: Callable[[int], object] = lambda _: None,
@@ -277,15 +275,15 @@ def measured(
     """States of each step, those of a second look among them.
 
     Args:
-        steps, panels, count, done, on_ray, kept: as for `summarize`.
+        steps, panels, pool, done, on_ray, kept: as for `summarize`.
         rows: file that the derived rows are written to, if they are to be kept or a panel looks again.
         keep: whether they are.
     """
     if not keep and not any(isinstance(panel, LooksAgain) for panel in panels.values()):
-        return summarize(steps, panels, count, done, on_ray=on_ray, kept=kept)
+        return summarize(steps, panels, pool, done, on_ray=on_ray, kept=kept)
     writer = store.RowsWriter(rows)
     try:
-        states = summarize(steps, panels, count, done, writer.write, on_ray, kept)
+        states = summarize(steps, panels, pool, done, writer.write, on_ray, kept)
     finally:
         writer.close()
     return look_again(steps, panels, states, store.read_rows(rows))

@@ -30,6 +30,9 @@ STEPS_WITH_PICTURES = 10
 """TensorBoard keeps the pictures of ten steps of a tag."""
 
 
+PICTURES = 500
+"""Pictures for which another process pays: drawing them takes one more than a half second, starting it a third."""
+
 AHEAD = 64
 """Summaries that are drawn or wait for it; a tag of pictures has a dozen, of some 20 kB each."""
 
@@ -49,7 +52,9 @@ class Written:
     """Nothing had changed, so nothing was written."""
 
 
-def visualize(config: VisualizeConfig, say: Callable[[str], None] = lambda _: None) -> tuple[Written, ...]:
+def visualize(
+    config: VisualizeConfig, say: Callable[[str], None] = lambda _: None, pool: workers.Pool | None = None
+) -> tuple[Written, ...]:
     """Write the TensorBoard logs of one or more runs.
 
     Each run has one event file, whose bytes depend on the Parquet, the panels and the source pictures alone. A run that
@@ -58,6 +63,7 @@ def visualize(config: VisualizeConfig, say: Callable[[str], None] = lambda _: No
     Args:
         config: what to draw.
         say: takes a line of progress for a person.
+        pool: processes that work on it, `config.workers` by default.
 
     Raises:
         InputError: for bad input; the logs that are there stay as they are.
@@ -79,12 +85,22 @@ def visualize(config: VisualizeConfig, say: Callable[[str], None] = lambda _: No
     chosen = panels.choose(config.panels)
     if config.image_root is not None and not config.image_root.is_dir():
         raise InputError(f"no folder {config.image_root}: --image-root is where the source images are now")
-    written = tuple(
-        _visualize_run(name, folder, chosen, config, say)
-        for name, folder in zip(names, config.predictions, strict=True)
-    )
+    with (
+        contextlib.nullcontext(pool)
+        if pool
+        else workers.Pool(workers.count(config.workers), f"{__name__}:{warm.__name__}") as processes
+    ):
+        written = tuple(
+            _visualize_run(name, folder, chosen, config, say, processes)
+            for name, folder in zip(names, config.predictions, strict=True)
+        )
     runs.rank(config.logdir, logs.program())
     return written
+
+
+def warm() -> None:
+    """What another process does before it is asked for anything: this module is imported, and all panels are."""
+    panels.choose(())
 
 
 def _visualize_run(
@@ -93,6 +109,7 @@ def _visualize_run(
     chosen: Mapping[str, panels.Panel],
     config: VisualizeConfig,
     say: Callable[[str], None],
+    pool: workers.Pool,
 ) -> Written:
     steps = store.open_run(predictions)
     folder = config.logdir / name
@@ -107,10 +124,12 @@ def _visualize_run(
 
     say(f"{name}: {plural(rows, 'row')} in {plural(len(steps), 'step')}, panels {', '.join(chosen)}")
     subject = panels.Subject(name, steps[-1].run, {step.step: _facts(step, sheets[step.step]) for step in steps})
-    pictures = Pictures(steps, config.image_root)
+    pictures = Pictures(steps, config.image_root, pool)
     times = {step.step: step.finished for step in steps}
     with_pictures = _spread(numbers, STEPS_WITH_PICTURES)
-    threads = workers.count(config.workers)
+    every = None if config.log_every is None else 1 if config.log_every == "all" else config.log_every
+    if every is not None:
+        pool.start(1 + sum(step.rows for step in steps if step.step in with_pictures) // (every * PICTURES))
     counted: list[tuple[int, Scalar | Figures]] = []
     with unwritable(folder), store.lock(folder, "--logdir", ".predboard-*.partial"):
         record = logs.read_record(folder)
@@ -126,28 +145,27 @@ def _visualize_run(
                 tqdm(total=rows, unit=" rows", desc="read", disable=None, file=sys.stderr) as bar,
             ):
                 kept = _kept(steps, chosen, folder, config)
-                states = measured(steps, chosen, threads, aside / ROWS, keep, bar.update, on_ray, kept)
+                states = measured(steps, chosen, pool, aside / ROWS, keep, bar.update, on_ray, kept)
             with (
                 images.quietly(),
                 events.Writer(aside / logs.EVENTS, times[numbers[0]]) as writer,
                 tqdm(unit=" summaries", desc="write", disable=None, file=sys.stderr) as bar,
             ):
                 rendered = _rendered(chosen, subject, states, with_pictures, pictures)
-                for step, summary in _drawn(rendered, pictures, threads):
+                for step, summary in _drawn(rendered, pictures, pool.most):
                     if isinstance(summary, Scalar | Figures):
                         counted.append((step, summary))
                     if isinstance(summary, File):
                         logs.write_file(aside, summary)
                     elif isinstance(summary, Projector):
-                        for file in events.projector_files(summary, *pictures.sprite(step, summary, threads)):
+                        for file in events.projector_files(summary, *pictures.sprite(step, summary, pool.most)):
                             logs.write_file(aside, file)
                     elif not isinstance(summary, Figures):
                         writer.write(step, times[step], summary)
                     bar.update()
-                if config.log_every is not None:
-                    every = 1 if config.log_every == "all" else config.log_every
+                if every is not None:
                     derived = functools.partial(store.read_rows, aside / ROWS)
-                    for step, page in pages.logged(derived, every, with_pictures, pictures, threads, writer.size):
+                    for step, page in pages.logged(derived, every, with_pictures, pictures, pool.most, writer.size):
                         if isinstance(page, Text):
                             say(f"warning: {name}: {page.markdown}")
                         writer.write(step, times[step], page)

@@ -1,6 +1,7 @@
-"""An order-keeping map, on threads or on processes. Knows nothing of what is mapped."""
+"""An order-keeping map on threads, and a pool of processes. Knows nothing of what they work on."""
 
 import contextlib
+import importlib
 import os
 import pickle
 import signal
@@ -8,13 +9,13 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Thread
-from typing import IO, Any, Generic, Protocol, TypeVar, cast
+from threading import Condition, Thread
+from typing import IO, Any, Generic, Protocol, Self, TypeVar, cast
 
 from pipeline.errors import InputError
 
@@ -22,6 +23,9 @@ X = TypeVar("X")
 Y = TypeVar("Y")
 X_in = TypeVar("X_in", contravariant=True)
 Y_out = TypeVar("Y_out", covariant=True)
+
+_THERE = b"there"
+"""What a process says when it has started."""
 
 _LEAVE = 1.0
 """Seconds that unfinished items get when the caller wants no more and has little patience."""
@@ -126,8 +130,8 @@ def _in_time(one: _Begun[X, Y], seconds: float) -> bool:
     return True
 
 
-def fresh_python(module: str) -> "subprocess.Popen[bytes]":
-    """A Python that imports `module` of this package and calls its `serve()`, and nothing of the caller's: a script
+def fresh_python(module: str, *arguments: str) -> "subprocess.Popen[bytes]":
+    """A Python that imports `module` of this package and calls its `serve`, and nothing of the caller's: a script
     without `if __name__ == "__main__"` does not start again in it.
 
     It is told what to do by its standard input and answers by its standard output. Ctrl-C does not reach it: the caller
@@ -139,7 +143,7 @@ def fresh_python(module: str) -> "subprocess.Popen[bytes]":
         {"start_new_session": True} if os.name == "posix" else {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}  # type: ignore[attr-defined]  # Windows alone has it
     )
     return subprocess.Popen(  # noqa: S603  our own interpreter and code
-        [sys.executable, "-P", "-c", f"from pipeline.{module} import serve; serve()"],
+        [sys.executable, "-P", "-c", f"from pipeline.{module} import serve; serve(*{arguments})"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": path},
@@ -159,32 +163,139 @@ class Folding(Protocol[X_in, Y_out]):
         ...
 
 
-def in_processes(
-    function: Folding[X, Y], items: Iterable[X], workers: int, rest: Callable[[Any], object] = lambda _: None
-) -> Generator[Y, None, None]:
-    """`in_order` on this process and `workers - 1` others, for what does not release Python's lock.
+class Pool:
+    """A process and others that work for it, where Python's lock would make threads wait for each other.
 
-    After the last item `rest` takes what the function of each process kept, which is sent once, not with each answer.
-
-    Function, items and results are pickled. An exception of the function is raised here. Raises InputError if a process
-    dies.
+    Another process needs a third of a second to start: it is asked for before it is needed, and works from when it is
+    there. All end with the `with` block.
     """
-    idle: SimpleQueue[subprocess.Popen[bytes] | None] = SimpleQueue()
-    idle.put(None)  # this one, which need not start first
-    processes: list[subprocess.Popen[bytes]] = []
-    used: set[subprocess.Popen[bytes] | None] = set()
 
-    def ask(process: "subprocess.Popen[bytes] | None", item: "tuple[X] | None") -> Any:
-        """Of an item, or for the rest."""
-        if process is None:
-            return function.rest() if item is None else function(*item)
+    def __init__(self, most: int, warm: str = "") -> None:
+        """Of at most so many processes, this one among them. The others call `warm`, a `module:function`, at once."""
+        self.most = most
+        self._warm = warm
+        self._started: list[_Process] = []
+        self._starting: list[Thread] = []
+        self._changed = Condition()
+        self._free: list[_Process] = []  # those that are there and have nothing to do
+        self._there = 0
+        self._here = 0  # items that this process works on
+        self._told: tuple[object, bytes] = None, b""  # the newest function, and how it is sent
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._started:
+            process.kill()
+        for thread in self._starting:
+            thread.join()
+        for process in self._started:
+            process.close()
+
+    def start(self, count: int) -> None:
+        """Begin to start others, so that there are `count` processes, as far as `most` allows."""
+
+        def wait(process: _Process) -> None:
+            process.wait()
+            with self._changed:
+                self._free.append(process)
+                self._there += 1
+                self._changed.notify_all()
+
+        while len(self._started) < min(count, self.most) - 1:
+            self._started.append(_Process(self._warm))
+            self._starting.append(Thread(target=wait, args=(self._started[-1],), daemon=True))
+            self._starting[-1].start()
+
+    def call(self, function: Callable[[X], Y], item: X) -> Y:
+        """The function's answer from whichever process is free, this one too, and by several threads at once.
+
+        Function, item and answer are pickled if it is another; a process is sent a function once. An exception of the
+        function is raised here. Raises InputError if a process dies.
+        """
+        with self._taken(None) as process:
+            return function(item) if process is None else cast(Y, process.ask(self._use(function), "do", item))
+
+    def fold(
+        self, function: Folding[X, Y], items: Iterable[X], count: int, rest: Callable[[Any], object] = lambda _: None
+    ) -> Generator[Y, None, None]:
+        """`in_order` on `count` processes, each with a copy of the function that gets one item at a time.
+
+        After the last item `rest` takes what the function of each process kept, which is sent once, not with each
+        answer. Else as `call`.
+        """
+        used: set[_Process | None] = set()
+
+        def answer(item: X) -> Y:
+            with self._taken(1, alone=count == 1) as process:
+                used.add(process)
+                return function(item) if process is None else cast(Y, process.ask(use, "do", item))
+
+        self.start(count)
+        use = b"" if count == 1 else self._use(function)  # before it keeps anything
+        yield from in_order(answer, items, count, 4 * count)  # one that is slow at first must not hold up the others
+        for process in used:
+            rest(function.rest() if process is None else process.ask(use, "rest"))
+
+    def _use(self, function: object) -> bytes:
+        """The order to work with a copy of the function: the same object for the same function."""
+        with self._changed:
+            if self._told[0] is not function:
+                self._told = function, pickle.dumps(("use", function), protocol=5)
+            return self._told[1]
+
+    @contextlib.contextmanager
+    def _taken(self, here: int | None, alone: bool = False) -> Iterator["_Process | None"]:
+        """A process to work with, None for this one.
+
+        This one takes `here` items at a time, by default as many as there are processes that are not there yet, and at
+        least one; `alone`, it takes all.
+        """
+
+        def free() -> bool:
+            most = max(self.most - self._there, 1) if here is None else here
+            return (bool(self._free) and not alone) or self._here < most
+
+        with self._changed:
+            self._changed.wait_for(free)
+            process = self._free.pop() if self._free and not alone else None
+            self._here += process is None
         try:
-            orders, answers = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
-            pickle.dump(item, orders, protocol=5)
-            orders.flush()
-            result, error = pickle.load(answers)  # noqa: S301  from a process that we started
+            yield process
+        finally:
+            with self._changed:
+                if process is None:
+                    self._here -= 1
+                else:
+                    self._free.append(process)
+                self._changed.notify_all()
+
+
+class _Process:
+    """Another Python that does as it is told."""
+
+    def __init__(self, warm: str) -> None:
+        self._process = fresh_python("workers", warm)
+        self._orders = cast("IO[bytes]", self._process.stdin)
+        self._answers = cast("IO[bytes]", self._process.stdout)
+        self._has = b""  # the order by which it has its function
+
+    def wait(self) -> None:
+        """Until it is there, or has ended, which whoever asks it next will hear."""
+        self._answers.read(len(_THERE))
+
+    def ask(self, use: bytes, *order: Any) -> Any:
+        """To work on an item with its copy of a function, or for what that kept."""
+        try:
+            if self._has is not use:
+                self._orders.write(use)
+                self._has = use
+            self._orders.write(pickle.dumps(order, protocol=5))
+            self._orders.flush()
+            result, error = pickle.load(self._answers)  # noqa: S301  from a process that we started
         except (EOFError, OSError, pickle.UnpicklingError) as broken:
-            code = process.wait()
+            code = self._process.wait()
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             raise InputError(
                 f"a process that reads predictions {how}, maybe for want of memory: --workers 1 needs less"
@@ -193,43 +304,37 @@ def in_processes(
             raise error
         return result
 
-    def answer(item: X) -> Y:
-        process = idle.get()
-        used.add(process)
-        try:
-            return cast(Y, ask(process, (item,)))
-        finally:
-            idle.put(process)
+    def kill(self) -> None:
+        """Whatever it does: it waits for an item, or works on one that nobody wants any more."""
+        self._process.kill()
 
-    try:
-        for _ in range(workers - 1):
-            process = fresh_python("workers")
-            processes.append(process)
-            pickle.dump(function, cast("IO[bytes]", process.stdin))
-            idle.put(process)
-        yield from in_order(answer, items, workers)
-        for one in used:
-            rest(ask(one, None))
-    finally:
-        for process in processes:
-            process.kill()  # it waits for an item, or works on one that nobody wants any more
-            with contextlib.suppress(OSError):
-                cast("IO[bytes]", process.stdin).close()
-            cast("IO[bytes]", process.stdout).close()
-            process.wait()
+    def close(self) -> None:
+        """When nobody listens to it any more."""
+        with contextlib.suppress(OSError):
+            self._orders.close()
+        self._answers.close()
+        self._process.wait()
 
 
-def serve() -> None:
+def serve(warm: str) -> None:
     """Work for the process that started this one, until its orders end."""
     orders, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what anybody prints must not get between the answers
+    if warm:
+        module, _, function = warm.partition(":")
+        getattr(importlib.import_module(module), function)()
+    answers.write(_THERE)
+    answers.flush()
+    work: Any = None
     with contextlib.suppress(EOFError):
-        function = pickle.load(orders)  # noqa: S301  from the process that started this one
         while True:
-            item = pickle.load(orders)  # noqa: S301  likewise
+            what, *item = pickle.load(orders)  # noqa: S301  from the process that started this one
+            if what == "use":
+                (work,) = item
+                continue
             answer: tuple[Any, Exception | None]
             try:
-                answer = function.rest() if item is None else function(*item), None
+                answer = work.rest() if what == "rest" else work(*item), None
             except Exception as error:  # it is raised again by the one who asked
                 answer = None, error
             pickle.dump(answer, answers, protocol=5)

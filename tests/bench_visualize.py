@@ -16,7 +16,7 @@ import pyarrow.dataset
 import torch
 from PIL import Image
 
-from pipeline import VisualizeConfig, draw, events, panels, shards, store, visualize
+from pipeline import VisualizeConfig, draw, events, panels, shards, store, visualize, workers
 from pipeline.kept import Kept, versions
 from pipeline.predictions import Part, Predictions, Run
 from pipeline.summaries import Encoded
@@ -132,7 +132,8 @@ def rerun(folder: Path, line: Callable[[str, float, str], None]) -> None:
     few, chosen, states = replace(whole, parts=whole.parts[:100]), panels.choose(()), folder / "states"
 
     def passed(step: store.Step) -> None:
-        measured((step,), chosen, 2, folder / "rows", keep=True, kept=Kept(states, versions(chosen)))
+        with workers.Pool(2) as pool:
+            measured((step,), chosen, pool, folder / "rows", keep=True, kept=Kept(states, versions(chosen)))
 
     ratios = []
     for _ in range(TURNS):
@@ -153,7 +154,12 @@ def two(folder: Path, line: Callable[[str, float, str], None]) -> None:
     """The pass over the rows alone, by one process and by two, their start included."""
     (step,) = store.open_run(write(folder / "many", 200_000, 1000))
     chosen = panels.choose(())
-    one, both = medians(lambda: summarize((step,), chosen, 1), lambda: summarize((step,), chosen, 2))
+
+    def passed(processes: int) -> None:
+        with workers.Pool(processes) as pool:
+            summarize((step,), chosen, pool)
+
+    one, both = medians(lambda: passed(1), lambda: passed(2))
     line("the pass over 200,000 rows × 1,000 by two processes, over one", one / both, "at least 1.4")
 
 

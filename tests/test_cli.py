@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline import cli, panels, predictions, store
+from pipeline import cli, panels, predictions, store, workers
 from pipeline.config import BoardConfig, InferConfig, InspectConfig, VisualizeConfig
 from tests import toy
 
@@ -438,6 +438,30 @@ def test_ctrl_c_while_drawing(command: Callable[..., Outcome], place: Place, mon
     assert (code, out) == (130, [])
     assert err[-1].startswith("predboard: interrupted")
     assert not list((place.folder / "logs").rglob("*.partial"))
+
+
+def test_another_process_starts_before_the_imports_where_there_is_much_to_do(
+    command: Callable[..., Outcome], place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+    start = workers.Pool.start
+
+    def seen(pool: workers.Pool, count: int) -> None:
+        begun.append(count)
+        start(pool, count)
+
+    monkeypatch.setattr(workers.Pool, "start", seen)
+    flags = ["visualize", place.out, "--panels", "glance", "--workers", 2, "--logdir"]
+    assert command(*flags, place.folder / "one")[0] == 0
+    assert 2 not in begun
+    monkeypatch.setattr(cli, "LARGE", sum(part.stat().st_size for part in store.part_paths(place.out, 0)))
+    assert command(*flags, place.folder / "two")[0] == 0
+    assert begun.count(2) == 1
+    files = [next((place.folder / logs).rglob("*tfevents*")) for logs in ("one", "two")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    monkeypatch.setattr(cli, "LARGE", cli.LARGE + 1)
+    assert command(*flags, place.folder / "three")[0] == 0
+    assert begun.count(2) == 1
 
 
 def test_a_defect_of_ours_is_not_taken_for_bad_input(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

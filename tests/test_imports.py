@@ -62,6 +62,7 @@ ALLOWED: dict[str, set[str]] = {
         "predictions",
         "verdicts",
         "visualize",
+        "workers",
     },
     "changes": {"pairing", "predictions", "state"},
     "compare": {

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import VisualizeConfig, events, panels, store, visualize
+from pipeline import VisualizeConfig, events, panels, store, visualize, workers
 from pipeline.panels import Facts, Subject, embeddings
 from pipeline.predictions import Part, Predictions, Run, schema
 from pipeline.summaries import Projector
@@ -92,7 +92,7 @@ def test_only_the_last_step_is_measured(tmp_path: Path) -> None:
     for step in (1, 2):
         logits, label = toy.table(toy.RUN, 30, seed=step)
         toy.write_run(tmp_path, logits, label, dataclasses.replace(toy.RUN, step=step), shard_size=20)
-    states = summarize(store.open_run(tmp_path), panels.choose(("embeddings", "glance")), 1)
+    states = summarize(store.open_run(tmp_path), panels.choose(("embeddings", "glance")), workers.Pool(1))
     assert {step: len(state["embeddings"].points.score) for step, state in states.items()} == {1: 0, 2: 30}
     ids = states[2]["embeddings"].points.rows["id"]
     np.testing.assert_array_equal(states[2]["embeddings"].points.rows["vector"], logits[ids])

@@ -5,8 +5,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +16,9 @@ from hypothesis import strategies as st
 
 from pipeline import InputError, workers
 from tests import toy
+
+X = TypeVar("X")
+Y = TypeVar("Y")
 
 
 @settings(deadline=None, max_examples=30)
@@ -146,10 +151,18 @@ def test_a_thread_that_never_comes_back_does_not_keep_a_process_from_ending() ->
 # processes
 
 
+def folded(
+    function: Callable[[X], Y], items: Iterable[X], count: int, rest: Callable[[Any], object] = lambda _: None
+) -> list[Y]:
+    """What a pool of its own gives."""
+    with workers.Pool(count) as pool:
+        return list(pool.fold(toy.Folded(function), items, count, rest))
+
+
 def test_processes_give_results_in_the_order_of_the_items() -> None:
     items = [(i, 0.05) for i in range(80)]
     kept: list[list[tuple[int, float]]] = []
-    pids = list(workers.in_processes(toy.Folded(toy.slow_square), items, 3, kept.append))
+    pids = folded(toy.slow_square, items, 3, kept.append)
     assert [square for square, _ in pids] == [i * i for i in range(80)]
     assert pids[0][1] == os.getpid()  # at once, while the others start
     assert 1 < len({pid for _, pid in pids}) <= 3
@@ -159,26 +172,27 @@ def test_processes_give_results_in_the_order_of_the_items() -> None:
 
 def test_what_one_process_alone_keeps_is_given_as_well() -> None:
     kept: list[list[int]] = []
-    assert list(workers.in_processes(toy.Folded(toy.refuses_three), [1, 2], 1, kept.append)) == [1, 2]
+    assert folded(toy.refuses_three, [1, 2], 1, kept.append) == [1, 2]
     assert kept == [[1, 2]]
 
 
 def test_what_a_process_raises_is_raised_here_and_none_is_left() -> None:
     with pytest.raises(InputError, match="no good: 3"):
-        list(workers.in_processes(toy.Folded(toy.refuses_three), range(6), 2))
+        folded(toy.refuses_three, range(6), 2)
     assert not children()
 
 
 def test_a_process_that_is_killed_is_named_with_what_to_do() -> None:
     with pytest.raises(InputError, match=r"was killed by SIGKILL, maybe for want of memory: --workers 1 needs less"):
-        list(workers.in_processes(toy.Folded(toy.kills_another_process), [os.getpid()] * 400, 2))
+        folded(toy.kills_another_process, [os.getpid()] * 400, 2)
     assert not children()
 
 
 def test_processes_end_when_nobody_wants_more() -> None:
-    results = workers.in_processes(toy.Folded(toy.slow_square), ((i, 0.01) for i in range(1000)), 2)
-    assert next(results)[0] == 0
-    results.close()
+    with workers.Pool(2) as pool:
+        results = pool.fold(toy.Folded(toy.slow_square), ((i, 0.01) for i in range(1000)), 2)
+        assert next(results)[0] == 0
+        results.close()
     assert not children()
 
 
@@ -190,3 +204,37 @@ def children() -> list[str]:
     listed = [(thread / "children").read_text().split() for thread in threads]
     found = [pid for pids in listed for pid in pids]
     return [pid for pid in found if b"pipeline.workers" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def test_calls_go_to_a_process_that_is_there_and_else_stay_here() -> None:
+    with workers.Pool(2) as pool:
+        assert pool.call(toy.slow_square, (3, 0)) == (9, os.getpid())  # nobody else was started
+        pool.start(2)
+        deadline = time.monotonic() + 20
+        while (found := pool.call(toy.slow_square, (3, 0))) == (9, os.getpid()):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert found[0] == 9
+        assert pool.call(toy.slow_square, (4, 0)) == (16, found[1])
+        with pytest.raises(InputError, match="no good: 3"):
+            pool.call(toy.refuses_three, 3)
+        assert pool.call(toy.refuses_three, 4) == 4
+        with ThreadPoolExecutor(4) as threads:  # more at once than there are processes
+            together = list(threads.map(lambda i: pool.call(toy.slow_square, (i, 0.02)), range(20)))
+        assert [square for square, _ in together] == [i * i for i in range(20)]
+        assert {pid for _, pid in together} == {os.getpid(), found[1]}
+    assert not children()
+
+
+def test_while_others_start_this_process_takes_as_many_items_as_there_will_be_processes() -> None:
+    with workers.Pool(3) as pool, ThreadPoolExecutor(3) as threads:
+        together = threading.Barrier(3, timeout=10)
+        assert len(list(threads.map(lambda _: pool.call(lambda _: together.wait(), 0), range(3)))) == 3
+
+
+def test_a_process_that_dies_while_it_starts_is_one_line_for_who_asks_it() -> None:
+    with workers.Pool(2, "pipeline.no_such_module:warm") as pool:
+        pool.start(2)
+        pool._starting[0].join()
+        with pytest.raises(InputError, match="a process that reads predictions ended with exit code 1"):
+            pool.call(toy.slow_square, (3, 0))

@@ -252,7 +252,7 @@ def predboard(
 
 
 class Folded:
-    """A function for `workers.in_processes`, which keeps what it was given."""
+    """A function for `workers.Pool.fold`, which keeps what it was given."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self.function, self.given = function, list[Any]()
