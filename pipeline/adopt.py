@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from pipeline import audit, images, labels, loading, models, places, resume, saved, shards, sources, store, workers
 from pipeline.config import ImportConfig, Scores
-from pipeline.errors import InputError
+from pipeline.errors import InputError, plural
 from pipeline.places import Place
 from pipeline.predictions import Count, Part, Predictions, Run
 
@@ -152,7 +152,8 @@ def _open(
     )
     rows = saved.open_saved(files, asked)
     where = files[0].name + (f" and {len(files) - 1} more" if len(files) > 1 else "")
-    say(f"{where}: {rows.rows:,} rows, {rows.classes:,} classes in {saved.short(rows.used)}")
+    counted = f"{plural(rows.rows, 'row')}, {plural(rows.classes, 'class', 'classes')}"
+    say(f"{where}: {counted} in {saved.short(rows.used)}")
     if not rows.rows:
         raise InputError(f"{where} holds no rows")
     manifest = labels.manifest_of(config, files[0], rows, named, listed, say)

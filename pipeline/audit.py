@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import config
-from pipeline.errors import InputError
+from pipeline.errors import InputError, plural
 from pipeline.predictions import LEAST, log_probabilities
 
 Scores = NDArray[np.floating[Any]]
@@ -175,12 +175,12 @@ class Audit:
         if self.kind == "logits" and self._like_probabilities and self.classes > 1:
             told.append(f"warning: the scores in {file} are at least 0 and sum to 1: are they --scores probabilities?")
         if self.failed:
-            told.append(
-                f"warning: {self.failed:,} rows in {file} have scores that are not finite; they are failed rows"
-            )
+            have, they = ("has", "it is a failed row") if self.failed == 1 else ("have", "they are failed rows")
+            told.append(f"warning: {plural(self.failed, 'row')} in {file} {have} scores that are not finite; {they}")
         if self.raised:
             told.append(
-                f"{self.raised:,} probabilities below {LEAST:.1e} in {file} count as that, {-np.log(LEAST):.1f} nats"
+                f"{plural(self.raised, 'probability', 'probabilities')} below {LEAST:.1e} in {file} "
+                f"{'counts' if self.raised == 1 else 'count'} as that, {-np.log(LEAST):.1f} nats"
             )
         return told
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline import saved, sources
 from pipeline.config import ImportConfig
-from pipeline.errors import InputError
+from pipeline.errors import InputError, plural
 from pipeline.predictions import further_names, keys_of
 
 Said = list[int | str]
@@ -140,7 +140,7 @@ def _labels(
     if config.labels is not None:
         values, where = _from_file(config, config.labels, refs, known), config.labels.name
         if lacking := values.count(-1):
-            say(f"warning: {lacking:,} rows have no label in {where}")
+            say(f"warning: {plural(lacking, 'row')} {'has' if lacking == 1 else 'have'} no label in {where}")
     elif config.labels_from_folders:
         values, where = _folders(refs, known, where), "the folders"
     elif rows.label is not None:
@@ -164,12 +164,15 @@ def _labels(
     if strange := texts - set(classes):
         count = sum(value in strange for value in values)
         shown = saved.short(sorted(strange))
-        say(f"warning: {count:,} labels in {where} are of no class ({shown}) and count as unknown")
+        are, as_ = ("is", "counts") if count == 1 else ("are", "count")
+        say(f"warning: {plural(count, 'label')} in {where} {are} of no class ({shown}) and {as_} as unknown")
     label = _indices(values, classes)
     if listed is not None:
         theirs = _indices(_names(listed), classes)
         if differ := np.count_nonzero((label >= 0) & (theirs >= 0) & (label != theirs)):
-            say(f"warning: {differ:,} labels in {where} are not those of --images: are the rows in the same order?")
+            are = "is not that" if differ == 1 else "are not those"
+            of = plural(int(differ), "label")
+            say(f"warning: {of} in {where} {are} of --images: are the rows in the same order?")
     return label, classes
 
 

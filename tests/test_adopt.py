@@ -1,5 +1,6 @@
 """Predictions made elsewhere: every kind of file gives the same run, misfits are one line, real figures come out."""
 
+import dataclasses
 import json
 import os
 import re
@@ -364,6 +365,25 @@ def test_probabilities_and_their_logarithms_give_the_same_derived_columns_as_log
         for name in ("confidence", "loss", "margin", "entropy"):
             np.testing.assert_allclose(frames[kind][name], frames["logits"][name], rtol=2e-5, atol=1e-6)
     np.testing.assert_allclose(softmax(logits_of(frames["probabilities"])), p, rtol=1e-5)
+
+
+def test_one_is_not_said_as_many(tmp_path: Path) -> None:
+    said: list[str] = []
+    (tmp_path / "one.csv").write_text("path,prob_a,prob_b,label\nx.jpg,.5,.5,cow\n")
+    adopt(ImportConfig("probabilities", (tmp_path / "one.csv",), tmp_path / "one"), said.append)
+    assert said[0] == "one.csv: 1 row, 2 classes in prob_a, prob_b"
+    (tmp_path / "two.csv").write_text("prob_a,prob_b\n1,0\n.5,nan\n")
+    (tmp_path / "labels.txt").write_text("cow\na\n")
+    (tmp_path / "names.txt").write_text("a\nb\n")
+    said.clear()
+    config = ImportConfig("probabilities", (tmp_path / "two.csv",), tmp_path / "two", labels=tmp_path / "labels.txt")
+    adopt(dataclasses.replace(config, classes=tmp_path / "names.txt"), said.append)
+    assert said == [
+        "two.csv: 2 rows, 2 classes in prob_a, prob_b",
+        "warning: 1 label in labels.txt is of no class (cow) and counts as unknown",
+        "warning: 1 row in two.csv has scores that are not finite; it is a failed row",
+        "1 probability below 1.2e-38 in two.csv counts as that, 87.3 nats",
+    ]
 
 
 def test_a_probability_of_zero_and_a_row_that_is_not_finite(tmp_path: Path) -> None:
