@@ -41,7 +41,7 @@ from pipeline.config import (
     VisualizeConfig,
 )
 from pipeline.errors import InputError, first_line, plural
-from pipeline.places import Place, Remote, at
+from pipeline.places import Place, Remote, at, is_uri
 
 if TYPE_CHECKING:
     from pipeline.predictions import Count
@@ -173,6 +173,12 @@ def parse(command: str, config: type[C], arguments: Sequence[str]) -> C:
     parsed = _tyro(command, config, [*below, *arguments])
     if positional and not getattr(parsed, "files" if "files" in known else "predictions"):
         parsed = _tyro(command, config, [*below, *arguments, *positional])
+    for name in known:
+        if (place := str(getattr(parsed, name))).startswith("memory://"):
+            raise InputError(
+                f"--{name.replace('_', '-')} is {place}, which ends with the command: expected a folder, or storage "
+                "that lasts (docs/storage.md); memory:// is for programs"
+            )
     return parsed
 
 
@@ -183,7 +189,9 @@ def _without_config(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
             inline = argument.removeprefix("--config").removeprefix("=")
             if not inline and i + 1 == len(kept):
                 raise InputError("--config names no file; expected --config FILE.toml")
-            file = Path(inline or kept[i + 1])
+            file = Path(text := inline or kept[i + 1])
+            if is_uri(text):
+                raise InputError(f"--config is {text}; expected a file on this machine")
             del kept[i : i + (1 if inline else 2)]
             break
     return kept, file

@@ -4,6 +4,7 @@ Field docstrings are the help texts of the command line (`predboard infer --help
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,19 @@ def _places(config: Any, *names: str) -> None:
         if value is not None:
             place = tuple(map(at, value)) if isinstance(value, tuple) else at(value)
             object.__setattr__(config, name, place)
+
+
+def _files(config: Any, *names: str) -> None:
+    """Raise InputError for a URI where only files of this machine are read or written."""
+    for name in names:
+        value = getattr(config, name)
+        for file in value if isinstance(value, tuple) else (value,):
+            if found := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", str(file or "")):
+                flag = "a file" if name == "files" else f"--{name.replace('_', '-')}"
+                raise InputError(
+                    f"{flag} is {found[1]}://{found[2]}; expected a path on this machine: only images, predictions and "
+                    "logs may be in storage (docs/storage.md)"
+                )
 
 
 def _is_plain(value: Any) -> bool:
@@ -222,6 +236,7 @@ class InferConfig:
     def __post_init__(self) -> None:
         """Raise InputError for values that can never work."""
         _places(self, "out", "image_root")
+        _files(self, "classes", "checkpoint")
         for name in ("mean", "std"):
             values = getattr(self, name)
             if values is None:
@@ -353,6 +368,7 @@ class ImportConfig:
     def __post_init__(self) -> None:
         """Raise InputError for values that can never work."""
         _places(self, "out", "image_root")
+        _files(self, "files", "labels", "classes")
         _at_least("workers", self.workers, 0)
         _at_least("thumbnails", self.thumbnails, 0)
         _at_least("shard-size", self.shard_size, 1)
@@ -489,6 +505,7 @@ class GateConfig:
     def __post_init__(self) -> None:
         """Raise InputError for values that can never work."""
         _places(self, "predictions", "baseline")
+        _files(self, "rules", "junit", "json", "markdown")
         _at_least("workers", self.workers, 0)
         if self.suggest and self.rules is not None:
             raise InputError("--suggest and --rules exclude each other: one makes rules, the other tests them")

@@ -357,6 +357,52 @@ def test_a_message_with_a_line_break_is_one_line(command: Callable[..., Outcome]
     assert len(err) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "flag"),
+    [
+        (("gate", "run", "--rules", "s3://bucket/a//gates.toml"), "--rules is s3://bucket/a/gates.toml"),
+        (("gate", "run", "--rules", "gates.toml", "--junit", "gs://b/gate.xml"), "--junit is gs://b/gate.xml"),
+        (("infer", "--data", "d", "--model", "m.py:f", "--checkpoint", "s3://b/1.pt"), "--checkpoint is s3://b/1.pt"),
+        (
+            ("infer", "--data", "d", "--model", "m.py:f", "--classes", "s3://b/names.txt"),
+            "--classes is s3://b/names.txt",
+        ),
+        (("import", "a.npz", "s3://b/c.npz", "--scores", "logits"), "a file is s3://b/c.npz"),
+        (("import", "a.npz", "--scores", "logits", "--labels", "s3://b/y.npy"), "--labels is s3://b/y.npy"),
+    ],
+)
+def test_a_uri_where_only_files_can_be_is_said_as_it_was_written(
+    arguments: tuple[str, ...],
+    flag: str,
+    command: Callable[..., Outcome],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(command(*arguments), f"{flag}; expected a path on this machine: only images, predictions and logs may be")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_configuration_is_on_this_machine(command: Callable[..., Outcome]) -> None:
+    refused(command("infer", "--config", "s3://b/c.toml"), "--config is s3://b/c.toml; expected a file on this machine")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("infer", "--data", "photos", "--model", "m.py:f", "--out", "memory://place"),
+        ("infer", "--data", "memory://place", "--model", "m.py:f"),
+        ("visualize", "predictions/run", "--logdir", "Memory://place"),
+        ("compare", "old", "new", "--logdir", "memory://place"),
+        ("board", "--logdir", "memory://place"),
+    ],
+)
+def test_memory_is_no_place_for_a_command(arguments: tuple[str, ...], command: Callable[..., Outcome]) -> None:
+    refused(
+        command(*arguments), "--(out|data|logdir) is memory://place, which ends with the command: expected a folder"
+    )
+
+
 def test_in_a_process_of_its_own_there_is_no_traceback(tmp_path: Path) -> None:
     done = toy.predboard("visualize", tmp_path / "nowhere", cwd=tmp_path)
     assert done.returncode == 2
