@@ -3,8 +3,6 @@
 Figures come from `paired`; a difference counts as one where its interval leaves out 0.
 """
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import logs
+from pipeline import commas, logs
+from pipeline.commas import Named
 from pipeline.draw import percent, signed
 from pipeline.errors import plural
 from pipeline.paired import Comparison, Difference, Flips
@@ -410,12 +409,10 @@ def transitions_table(found: Comparison, old: Side, new: Side) -> str:
 
 def transitions_csv(found: Comparison) -> bytes:
     """All of them."""
-    text = io.StringIO()
-    write = csv.writer(text, lineterminator="\n")
-    write.writerow(["label_name", "old_name", "new_name", "images", "kind"])
-    for label, a, b, count in zip(*(column.tolist() for column in moves(found)), strict=True):
-        write.writerow([found.names[label], found.names[a], found.names[b], count, _kind(label, a, b)])
-    return text.getvalue().encode()
+    label, old, new, count = moves(found)
+    kinds = Named(("fixed", "broken", "changed_wrong"), np.where(new == label, 0, np.where(old == label, 1, 2)))
+    names = (Named(found.names, of) for of in (label, old, new))
+    return b"label_name,old_name,new_name,images,kind\n" + commas.lines([*names, count, kinds])
 
 
 def pairs_table(sides: Sequence[Side], pairs: Mapping[tuple[int, int], Comparison]) -> str:

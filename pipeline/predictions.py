@@ -375,7 +375,7 @@ def as_numpy(array: pa.Array, null: float | None = None) -> NDArray[Any]:
     NumPy's own conversion would make Arrow import pandas, which takes half a second.
     """
     if array.null_count:
-        array = array.fill_null(pa.scalar(null, array.type))
+        array = array.fill_null(as_arrow(np.array([null]), array.type)[0])
     dtype = np.dtype(array.type.to_pandas_dtype())
     if not len(array):
         return np.zeros(0, dtype)

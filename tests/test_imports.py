@@ -65,6 +65,7 @@ ALLOWED: dict[str, set[str]] = {
         "workers",
     },
     "changes": {"pairing", "predictions", "state"},
+    "commas": {"predictions"},
     "compare": {
         "changes",
         "config",
@@ -89,7 +90,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "cluster": {"crew", "errors"},
     "config": {"errors", "places"},
-    "contrast": {"draw", "errors", "logs", "paired", "store", "summaries"},
+    "contrast": {"commas", "draw", "errors", "logs", "paired", "store", "summaries"},
     "crew": {"errors"},
     "datasets": {"errors", "images", "predictions", "sources", "usercode"},
     "devices": {"cluster", "config", "crew", "errors", "models", "shards", "usercode", "work", "workers"},
@@ -254,6 +255,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 OF_A_PANEL = {
     "calibration",
+    "commas",
     "draw",
     "figures",
     "panels",
@@ -282,6 +284,7 @@ DOORS: dict[str, set[str]] = {
     "pyarrow": {
         "adopt",
         "changes",
+        "commas",
         "datasets",
         "kept",
         "labels",

@@ -628,7 +628,8 @@ def test_it_can_be_called_from_many_threads(tmp_path: Path) -> None:
     assert [found[i] for i in range(3)] == alone
 
 
-def test_stage_two_does_not_wait_for_pandas(run: Path, tmp_path: Path) -> None:
+def test_stage_two_does_not_wait_for_pandas(tmp_path: Path) -> None:
+    run = write(tmp_path / "mine", failed=frozenset({3}))  # without logits and loss
     code = (
         "import sys; from pipeline.cli import run\n"
         "assert run(['visualize', sys.argv[1], '--logdir', sys.argv[2]]) == 0\n"

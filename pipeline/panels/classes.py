@@ -1,13 +1,14 @@
 """How well each class is told from the others. Knows no single image."""
 
-import csv
-import io
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
-from pipeline import draw, figures, tally
-from pipeline.figures import OF_A_CLASS, Basis, Evidence
+import numpy as np
+
+from pipeline import commas, draw, figures, tally
+from pipeline.commas import Named
+from pipeline.figures import OF_A_CLASS, Basis, Column, Evidence
 from pipeline.panels import Better, Subject
 from pipeline.predictions import Predictions, Run
 from pipeline.summaries import Figure, Figures, File, Lines, Scalar, Summary, Text, cell, unlike
@@ -16,6 +17,9 @@ CURVES = ("precision", "recall", "f1", "average_precision")
 
 ROWS = 200
 """Rows of the table: TensorBoard slows down above."""
+
+DIGITS = 9
+"""Significant digits in `classes.csv`."""
 
 EACH_STEP = 100
 """With more classes `summary.json` has the figures of classes at the last step alone."""
@@ -123,22 +127,18 @@ def _with_interval(figure: Figure | None) -> tuple[str, str]:
 
 def _csv(states: Mapping[int, Basis | Evidence], names: tuple[str, ...]) -> bytes:
     """A line for each step and class; what is not defined is empty."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     ends = ("", "_lower", "_upper")
     header = [*("step", "class", "name", "support", "predicted", "hits"), *(f + e for f in OF_A_CLASS for e in ends)]
-    writer.writerow([*header, "taken_for", "taken_for_images"])
+    written = [f"{','.join([*header, 'taken_for', 'taken_for_images'])}\n".encode()]
+    every, none = np.arange(len(names)), np.full(len(names), np.nan)
     for step, state in states.items():
         s = state.scores
+        columns: list[commas.Column] = [np.full(len(names), step), every, names, s.support, s.predictions, s.hits]
+        for figure in OF_A_CLASS:
+            found = state.by_class.get(figure, Column(none, none, none, none, every))
+            lower = np.where(np.isnan(found.value), np.nan, found.lower)
+            columns += [found.value, lower, np.where(np.isnan(lower), np.nan, found.upper)]
         other, times = s.taken_for
-        for c, name in enumerate(names):
-            numbers: list[float | None] = []
-            found = state.of_class(c)
-            for figure in OF_A_CLASS:
-                value = found.get(figure)
-                numbers += [None] * 3 if value is None else [value.value, *(value.interval or (None, None))]
-            rounded = ["" if n is None else f"{n:.9g}" for n in numbers]
-            counts = [s.support[c], s.predictions[c], s.hits[c]]
-            taken = [names[other[c]], times[c]] if times[c] else ["", ""]
-            writer.writerow([step, c, name, *counts, *rounded, *taken])
-    return text.getvalue().encode()
+        taken = [str(n) if n else "" for n in times.tolist()]
+        written.append(commas.lines([*columns, Named(names, np.where(times > 0, other, -1)), taken], DIGITS))
+    return b"".join(written)

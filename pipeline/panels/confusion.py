@@ -1,15 +1,14 @@
 """Which classes are taken for which, and the images in question. Knows no probability but the prediction's."""
 
-import csv
 import functools
-import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import draw
+from pipeline import commas, draw
+from pipeline.commas import Named
 from pipeline.panels import Subject, Twice
 from pipeline.predictions import Predictions, Run, no_rows
 from pipeline.seriation import Order, seriate
@@ -242,16 +241,12 @@ def _columns(scores: Scores, at: NDArray[np.int64]) -> dict[str, NDArray[np.inte
 
 def _csv(counted: Mapping[int, Scores], names: tuple[str, ...]) -> bytes:
     """All confusions of all steps, the most frequent first."""
-    text = io.StringIO()
-    write = csv.writer(text, lineterminator="\n")
-    header: list[str] = []
+    written: list[bytes] = []
     for step, scores in counted.items():
         every = scores.frequent(len(scores.confusions[0]))
         columns = _columns(scores, every)
-        if not header:
-            header = ["step", "label_name", "predicted_name", *columns]
-            write.writerow(header)
-        readable = [c.tolist() if c.dtype.kind == "i" else [f"{x:.6g}" for x in c.tolist()] for c in columns.values()]
-        for row in zip(*readable, strict=True):
-            write.writerow([step, names[row[0]], names[row[1]], *row])
-    return text.getvalue().encode()
+        if not written:
+            written.append(f"{','.join(['step', 'label_name', 'predicted_name', *columns])}\n".encode())
+        of_names = [Named(names, of[every]) for of in scores.confusions[:2]]
+        written.append(commas.lines([np.full(len(every), step), *of_names, *columns.values()]))
+    return b"".join(written)

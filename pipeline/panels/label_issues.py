@@ -3,8 +3,6 @@
 Knows no picture, only what the model says of it; and no classes' totals beyond those it needs.
 """
 
-import csv
-import io
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Self
@@ -12,7 +10,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import draw
+from pipeline import commas, draw
+from pipeline.commas import Named
 from pipeline.panels import Better, Subject, Twice
 from pipeline.predictions import KEPT, Predictions, Rows, Run, mix, no_rows
 from pipeline.state import UNIT, Counted, Lowest, summed
@@ -321,11 +320,8 @@ def _probability(rows: Rows, i: int) -> float:
 
 
 def _table(rows: Rows, names: tuple[str, ...]) -> bytes:
-    written = io.StringIO()
-    table = csv.writer(written, lineterminator="\n")
-    table.writerow(["row", "key", "image", "label", "suspected", "predicted", "confidence", "probability_of_label"])
-    for i in range(len(rows["id"])):
-        classes = [names[rows[column][i]] for column in ("label", "suspected", "predicted")]
-        numbers = [f"{x:.6g}" for x in (float(rows["confidence"][i]), float(np.exp(-rows["loss"][i])))]
-        table.writerow([rows["id"][i], rows["key"][i], rows["image"][i] or "", *classes, *numbers])
-    return written.getvalue().encode("utf-8", "surrogateescape")
+    header = "row,key,image,label,suspected,predicted,confidence,probability_of_label\n"
+    images = [image or "" for image in rows["image"].tolist()]
+    classes = [Named(names, rows[column]) for column in ("label", "suspected", "predicted")]
+    given = np.exp(-rows["loss"])
+    return header.encode() + commas.lines([rows["id"], rows["key"], images, *classes, rows["confidence"], given])
