@@ -463,7 +463,7 @@ def _compare(config: CompareConfig) -> int:
     kept = "nothing changed since the last time, kept" if done.unchanged else "->"
     print(f"{done.name}: {kept} {done.event_file}")
     print(_next("board", "--logdir", config.logdir))
-    return 0
+    return 0 if done.found["rates"] else 1  # no image has logits in both
 
 
 def _points(found: Mapping[str, float]) -> str:

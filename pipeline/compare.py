@@ -108,6 +108,8 @@ def compare(config: CompareConfig, say: Callable[[str], None] = lambda _: None) 
         try:
             aside.mkdir()
             pairs, examples = _pairs(sides, classes, aside)
+            if not any(of.state.both for of in pairs.values()):
+                raise InputError(_strangers(sides[0], sides[-1]))
             whole = pairs[0, len(sides) - 1]
             mapped = any(of.mapped for of in classes.values())
             content = contrast.compare_json(name, sides, pairs, mapped, (changes.FILE, TRANSITIONS))
@@ -215,6 +217,17 @@ def _pairs(
             state = pair(old, new, of, kinds=False)
         found[i, j] = Comparison(state, of.names)
     return found, examples
+
+
+def _strangers(old: Side, new: Side) -> str:
+    """What to say where no image is in both."""
+    one, other = (
+        store.pick(side.step, [start := side.step.parts[0].part.start], "image").get(start) for side in (old, new)
+    )
+    return (
+        f"{new.name} and {old.name} have no image in common ({other!r} is in one, {one!r} in the other): rows are "
+        "joined by key, which is the path below --data, or what --key-column of `predboard infer` and `import` names"
+    )
 
 
 def _in_full(old: Step, new: Step, classes: Classes, aside: Path) -> tuple[Paired, Examples]:

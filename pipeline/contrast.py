@@ -78,6 +78,8 @@ def sign(of: Difference | Flips) -> int:
 
 def verdict(found: Comparison, old: str, new: str) -> str:
     """The comparison in one sentence, which claims no more than the interval of the accuracies."""
+    if not found.state.both:
+        return f"{new} and {old} cannot be compared: they have no image in common."
     if not found.rows:
         both = plural(int(found.state.both), "image")
         return (

@@ -15,7 +15,8 @@ import pandas as pd
 import pytest
 
 import pipeline
-from pipeline import CompareConfig, InputError, VisualizeConfig, changes, cli, contrast, logs, pairing
+from pipeline import CompareConfig, ImportConfig, InputError, VisualizeConfig, changes, cli, contrast, logs, pairing
+from pipeline.adopt import adopt
 from pipeline.compare import Compared, compare
 from pipeline.places import Place
 from pipeline.predictions import Run
@@ -303,6 +304,39 @@ def test_runs_without_labels_still_have_their_churn(tmp_path: Path) -> None:
     assert done.found["differences"] == {}
     assert set(table(done).kind) == {"changed_unlabelled"}
     assert len(table(done)) == done.found["rows"]["changed"]
+
+
+def test_runs_without_a_common_image_are_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, folder in (("old", "val"), ("new", "test"), ("more", "val")):
+        (tmp_path / f"{name}.csv").write_text(f"path,prob_a,prob_b,label\n{folder}/1.jpg,1,0,a\n{folder}/2.jpg,0,1,a\n")
+        file, out = tmp_path / f"{name}.csv", tmp_path / name
+        adopt(ImportConfig("probabilities", (file,), out, pictures=False))
+    old, new, more = (str(tmp_path / name) for name in ("old", "new", "more"))
+    flags = ["--logdir", str(tmp_path / "logs")]
+    assert cli.run(["compare", old, new, *flags]) == 2
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "predboard: new and old have no image in common ('test/1.jpg' is in one, 'val/1.jpg' in the other): rows are "
+        "joined by key, which is the path below --data, or what --key-column of `predboard infer` and `import` names"
+    ]
+    assert not list((tmp_path / "logs").rglob("*.predboard"))
+    assert cli.run(["compare", old, more, new, *flags]) == 1  # two of the three have some
+    said = capsys.readouterr().out.splitlines()
+    assert said[:3] == [
+        "0.5000 old",
+        "0.5000 more, 0.0 points (0.0 to 0.0) from the best",
+        "new and old cannot be compared: they have no image in common.",
+    ]
+
+
+def test_runs_that_failed_on_each_others_images_give_exit_code_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half = ROWS // 2
+    old = run(tmp_path / "old", failed=frozenset(range(half)))
+    new = run(tmp_path / "new", 1, failed=frozenset(range(half, ROWS)))
+    for _ in range(2):  # the second time nothing is written
+        assert cli.run(["compare", str(old), str(new), "--logdir", str(tmp_path / "logs")]) == 1
+        assert "cannot be compared: of the 600 images that both have none has logits in both" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
