@@ -30,8 +30,8 @@ STEPS_WITH_PICTURES = 10
 """TensorBoard keeps the pictures of ten steps of a tag."""
 
 
-PICTURES = 500
-"""Pictures for which another process pays: drawing them takes one more than a half second, starting it a third."""
+PICTURES = 1000
+"""Pictures for which another process pays: drawing them takes one more than a second, starting it a third."""
 
 AHEAD = 64
 """Summaries that are drawn or wait for it; a tag of pictures has a dozen, of some 20 kB each."""

@@ -1,10 +1,12 @@
 """What is claimed of stage two's speed and memory; see tests/bench.py, which runs it."""
 
 import contextlib
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -64,12 +66,20 @@ def read_logits(folder: Path) -> None:
         batch.num_rows  # noqa: B018  read, and let go
 
 
+def begun(*words: str | Path) -> "subprocess.Popen[bytes]":
+    """A command of a user: with its modules compiled, as an installed package has them, wherever this runs."""
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    own["PYTHONPYCACHEPREFIX"] = str(Path(tempfile.gettempdir()) / "predboard-bench-bytecode")
+    line = [sys.executable, "-m", "pipeline", *map(str, words)]
+    return subprocess.Popen(line, cwd=toy.ROOT, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
 def command(folder: Path) -> None:
     """The whole command as a user gives it, the start of Python and its imports included."""
     logs = folder.with_name(f"{folder.name}-logs")
     shutil.rmtree(logs, ignore_errors=True)
-    words = [sys.executable, "-m", "pipeline", "visualize", str(folder), "--logdir", str(logs)]
-    subprocess.run(words, cwd=toy.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    with begun("visualize", folder, "--logdir", logs) as process:
+        assert process.wait() == 0
 
 
 def resident(folder: Path) -> tuple[float, float]:
@@ -83,9 +93,8 @@ def watched(arguments: list[str], logs: Path) -> tuple[float, float]:
     What the system counts by itself (ru_maxrss) begins with the memory of whoever starts a process.
     """
     shutil.rmtree(logs, ignore_errors=True)
-    command = [sys.executable, "-m", "pipeline", *arguments, "--logdir", str(logs)]
     began, peak = time.perf_counter(), 0.0
-    with subprocess.Popen(command, cwd=toy.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with begun(*arguments, "--logdir", logs) as process:
         while process.poll() is None:
             peak = max(peak, sum(map(_resident, [process.pid, *_children(process.pid)])))
             time.sleep(0.01)
@@ -167,12 +176,20 @@ SAME = ("metrics", "curves", "confusion", "calibration", "probabilities")
 """Panels that hold what `usual` writes, and more."""
 
 
-def usual(logs: Path, logits: torch.Tensor, label: torch.Tensor, photos: np.ndarray) -> None:
-    """What people write: torchmetrics and SummaryWriter."""
+def as_rows(lists: pyarrow.FixedSizeListArray) -> np.ndarray:
+    """[rows, classes] of a column."""
+    return np.asarray(lists.flatten()).reshape(len(lists), -1)
+
+
+def usual(logs: Path, run: Path, photos: list[Path]) -> None:
+    """What people write: torchmetrics and SummaryWriter, over the same predictions and pictures on disk."""
     from torch.utils.tensorboard import SummaryWriter
     from torchmetrics import MetricCollection
     from torchmetrics import classification as c
 
+    batches = list(store.open_predictions(run, columns=["logits", "label"]))
+    logits = torch.from_numpy(np.concatenate([as_rows(batch.column("logits")) for batch in batches]))
+    label = torch.from_numpy(np.concatenate([np.asarray(batch.column("label")) for batch in batches])).long()
     rows, classes = logits.shape
     metrics = MetricCollection(
         {
@@ -199,24 +216,19 @@ def usual(logs: Path, logits: torch.Tensor, label: torch.Tensor, photos: np.ndar
             writer.add_pr_curve(f"pr/{k}", label == k, p[:, k])
             writer.add_histogram(f"probability/{k}", p[label == k, k])
         for i, photo in enumerate(photos):
-            writer.add_image(f"picture/{i}", photo)
+            writer.add_image(f"picture/{i}", np.asarray(Image.open(photo).convert("RGB")), dataformats="HWC")
 
 
 def torchmetrics(folder: Path, line: Callable[[str, float, str], None]) -> None:
-    """The same work as people do it, with 500 pictures that only ours has to read and to write words beside."""
+    """The same work as people do it, with 500 pictures, which ours fits and writes words beside."""
     pictures = 500
     for rows, classes, turns in ((10_000, 100, 3), (50_000, 1000, 1)):
-        photos = np.random.default_rng(0).integers(0, 256, (pictures, 3, 224, 224), np.uint8)
+        photos = np.random.default_rng(0).integers(0, 256, (pictures, 224, 224, 3), np.uint8)
         root = folder / f"photos-{classes}"
         root.mkdir(exist_ok=True)
         for i, photo in enumerate(photos):
-            Image.fromarray(photo.transpose(1, 2, 0)).save(root / f"{i * rows // pictures:06d}.png", "JPEG")
+            Image.fromarray(photo).save(root / f"{i * rows // pictures:06d}.png", "JPEG")
         run = write(folder / f"usual-{classes}", rows, classes)
-        batches = list(store.open_predictions(run, columns=["logits", "label"]))
-        logits = torch.from_numpy(
-            np.concatenate([np.asarray(b.column("logits").flatten()).reshape(-1, classes) for b in batches])
-        )
-        label = torch.from_numpy(np.concatenate([np.asarray(b.column("label")) for b in batches])).long()
         logs = folder / f"usual-{classes}-logs"
 
         def ours(run: Path = run, logs: Path = logs, root: Path = root, every: int = rows // pictures) -> None:
@@ -224,7 +236,7 @@ def torchmetrics(folder: Path, line: Callable[[str, float, str], None]) -> None:
             visualize(VisualizeConfig(predictions=(run,), logdir=logs, panels=SAME, log_every=every, image_root=root))
 
         mine = float(np.median([seconds(ours) for _ in range(TURNS)]))
-        theirs = float(np.median([seconds(lambda: usual(logs, logits, label, photos)) for _ in range(turns)]))  # noqa: B023  called at once
+        theirs = float(np.median([seconds(lambda: usual(logs, run, sorted(root.iterdir()))) for _ in range(turns)]))  # noqa: B023  called at once
         size = f"{rows:,} × {classes:,}"
         line(f"torchmetrics and SummaryWriter, {size}, 500 pictures, over ours", theirs / mine, "at least 20, aim 50")
 

@@ -1,6 +1,7 @@
 """`--log-every`: which images are shown, on which page, and how many where there is not room for all."""
 
 import dataclasses
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from tensorboard.util import tensor_util
 
-from pipeline import InputError, VisualizeConfig, pages, visualize
+from pipeline import InputError, VisualizeConfig, pages, visualize, workers
 from pipeline.predictions import Predictions, Run, derived_rows
 from pipeline.visualize import Written
 from tests import toy
@@ -70,6 +71,32 @@ def draw(run: Path, logdir: Path, every: int, lines: list[str] | None = None, wo
     say = (lines if lines is not None else []).append
     config = VisualizeConfig((run,), logdir, panels=("glance",), log_every=every, workers=workers)
     return visualize(config, say)[0]
+
+
+def test_other_processes_draw_where_there_are_many_pictures_and_they_draw_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[int] = []
+    monkeypatch.setattr(workers.Pool, "start", lambda _, count: started.append(count))
+    run = write(tmp_path, 1, 5)
+    draw(run, tmp_path / "few", 2)
+    assert started == [1, 1]  # nobody else: for the pictures, and for the pass
+    monkeypatch.undo()
+    monkeypatch.setattr(sys.modules[Written.__module__], "PICTURES", 50)
+    begun: list[int] = []
+    start = workers.Pool.start
+
+    def seen(pool: workers.Pool, count: int) -> None:
+        begun.append(count)
+        start(pool, count)
+        for thread in pool._starting:
+            thread.join()
+
+    monkeypatch.setattr(workers.Pool, "start", seen)
+    many = draw(run, tmp_path / "many", 2)
+    assert begun[0] == 1 + 2 * 200 // (2 * 50)
+    one = draw(run, tmp_path / "one", 2, workers=1)
+    assert many.event_file.read_bytes() == one.event_file.read_bytes()
 
 
 def samples(written: Written) -> dict[tuple[str, int], int]:
