@@ -5,12 +5,16 @@ so that what is similar meets. Whole numbers and fixed rules for ties: the same 
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 CONTRAST = 3
 """The similarity in a group is on average at least so many times that of any two things."""
+
+DENSE = 2048
+"""Up to so many things there is a matrix of their similarities and one of branches, 64 MB at most."""
 
 _UNIT = 2**40
 _END = 3
@@ -37,14 +41,12 @@ def seriate(n: int, a: NDArray[np.int64], b: NDArray[np.int64], similarity: NDAr
     >>> seriate(5, np.array([0, 1, 3]), np.array([4, 3, 0]), np.array([0.5, 0.9, 0.1])).items.tolist()
     [1, 3, 0, 4, 2]
     """
-    near: list[dict[int, int]] = [{} for _ in range(n)]  # of each thing: its similarity to others, in _UNIT
-    for i, j, s in zip(a.tolist(), b.tolist(), np.rint(similarity * _UNIT).astype(np.int64).tolist(), strict=True):
-        if s > 0:
-            near[i][j] = near[i].get(j, 0) + s
-            near[j][i] = near[j].get(i, 0) + s
-    weight = [sum(of.values()) for of in near]
+    whole = np.rint(similarity * _UNIT).astype(np.int64)
+    exact = float(whole.sum()) < 2**52  # as floats, and their sums
+    links: _Links = _Dense(n, a, b, whole) if n <= DENSE and exact else _Sparse(n, a, b, whole)
+    weight = links.weights()
     least = CONTRAST * sum(weight) / max(n * (n - 1), 1)  # sum(weight) has every pair twice
-    branches = _Branches(near, least)
+    branches = _Branches(n, links, least)
     by_weight = sorted(range(n), key=lambda i: (-weight[i], i))
     for i in by_weight:
         branches.join_all(i)
@@ -62,15 +64,110 @@ def seriate(n: int, a: NDArray[np.int64], b: NDArray[np.int64], similarity: NDAr
     return Order(np.array(items, np.int64), tuple(sorted((s[0], s[-1] + 1) for s in spans)))
 
 
-class _Branches:
-    """A forest of things that grows together. A branch is called by one of its things."""
+class _Links(Protocol):
+    """Sums of similarities between branches, in `_UNIT`. A branch is called by one of its things."""
 
-    def __init__(self, near: list[dict[int, int]], least: float) -> None:
+    def weights(self) -> list[int]:
+        """Of each thing to all others, before anything is joined."""
+        ...
+
+    def nearest(self, branch: int, before: int) -> int:
+        """The branch of highest mean similarity, of equal ones `before` and then the lowest; -1 if none is linked."""
+        ...
+
+    def join(self, a: int, b: int) -> tuple[int, int, float]:
+        """Join two branches: what both are called now, the name that is gone, and their mean similarity."""
+        ...
+
+    def between(self, a: list[int], b: list[int]) -> int:
+        """Sum of the similarities of some things to others."""
+        ...
+
+
+class _Dense:
+    """All of them in a matrix of whole numbers."""
+
+    def __init__(self, n: int, a: NDArray[np.int64], b: NDArray[np.int64], similarity: NDArray[np.int64]) -> None:
+        once = np.bincount(a * n + b, similarity, n * n).reshape(n, n)
+        self._near = once + once.T
+        self._links = self._near.copy()
+        self._size = np.ones(n)
+
+    def weights(self) -> list[int]:
+        return [int(of) for of in self._near.sum(axis=1)]
+
+    def nearest(self, branch: int, before: int) -> int:
+        mean = self._links[branch] / self._size
+        best = int(mean.argmax())
+        if not mean[best]:
+            return -1
+        return before if before >= 0 and mean[before] == mean[best] else best
+
+    def join(self, a: int, b: int) -> tuple[int, int, float]:
+        links, size = self._links, self._size
+        degrees = np.count_nonzero(links[[a, b]], axis=1)
+        keep, gone = (a, b) if (degrees[0], -a) > (degrees[1], -b) else (b, a)
+        mean = float(links[keep, gone] / (size[keep] * size[gone]))
+        links[keep] += links[gone]
+        links[keep, keep] = 0
+        links[:, keep] = links[keep]
+        links[gone] = links[:, gone] = 0
+        size[keep] += size[gone]
+        return keep, gone, mean
+
+    def between(self, a: list[int], b: list[int]) -> int:
+        return int(sum(self._near[i, j] for i in a for j in b))
+
+
+class _Sparse:
+    """Of each branch those to the branches that it is linked with."""
+
+    def __init__(self, n: int, a: NDArray[np.int64], b: NDArray[np.int64], similarity: NDArray[np.int64]) -> None:
+        near: list[dict[int, int]] = [{} for _ in range(n)]
+        for i, j, s in zip(a.tolist(), b.tolist(), similarity.tolist(), strict=True):
+            if s > 0:
+                near[i][j] = near[i].get(j, 0) + s
+                near[j][i] = near[j].get(i, 0) + s
         self._near = near
+        self._links = [dict(of) for of in near]
+        self._size = [1] * n
+
+    def weights(self) -> list[int]:
+        return [sum(of.values()) for of in self._near]
+
+    def nearest(self, branch: int, before: int) -> int:
+        links, size = self._links[branch], self._size
+        best, value = before, links[before] / size[before] if before >= 0 else 0.0
+        for other, link in links.items():
+            mean = link / size[other]
+            if mean > value or (mean == value and best != before and other < best):
+                best, value = other, mean
+        return best
+
+    def join(self, a: int, b: int) -> tuple[int, int, float]:
+        links, size = self._links, self._size
+        keep, gone = (a, b) if (len(links[a]), -a) > (len(links[b]), -b) else (b, a)
+        mean = links[keep].pop(gone) / (size[keep] * size[gone])
+        del links[gone][keep]
+        for other, link in links[gone].items():
+            links[keep][other] = links[other][keep] = links[keep].get(other, 0) + link
+            del links[other][gone]
+        links[gone] = {}
+        size[keep] += size[gone]
+        return keep, gone, mean
+
+    def between(self, a: list[int], b: list[int]) -> int:
+        return sum(self._near[i].get(j, 0) for i in a for j in b)
+
+
+class _Branches:
+    """A forest of things that grows together."""
+
+    def __init__(self, n: int, links: _Links, least: float) -> None:
+        self._links = links
         self._least = least
-        self._links = [dict(of) for of in near]  # of each branch: sum of similarities to other branches
-        self.members = [[i] for i in range(len(near))]  # of each branch, in order; empty when it has been joined
-        self._solid: list[list[int] | None] = [[i] for i in range(len(near))]  # its members while it is one group
+        self.members = [[i] for i in range(n)]  # of each branch, in order; empty when it has been joined
+        self._solid: list[list[int] | None] = [[i] for i in range(n)]  # its members while it is one group
         self._groups: list[list[int]] = []
 
     def groups(self) -> list[list[int]]:
@@ -83,7 +180,7 @@ class _Branches:
         while chain:
             tip = chain[-1]
             before = chain[-2] if len(chain) > 1 else -1
-            nearest = self._nearest(tip, before)
+            nearest = self._links.nearest(tip, before)
             if nearest < 0:
                 chain.pop()
             elif nearest == before:
@@ -94,25 +191,8 @@ class _Branches:
             else:
                 chain.append(nearest)
 
-    def _nearest(self, branch: int, before: int) -> int:
-        """The branch of highest mean similarity, of equal ones `before` and then the lowest; -1 if none is linked."""
-        links, members = self._links[branch], self.members
-        best, value = before, links[before] / len(members[before]) if before >= 0 else 0.0
-        for other, link in links.items():
-            mean = link / len(members[other])
-            if mean > value or (mean == value and best != before and other < best):
-                best, value = other, mean
-        return best
-
     def _join(self, a: int, b: int) -> int:
-        links = self._links
-        keep, gone = (a, b) if (len(links[a]), -a) > (len(links[b]), -b) else (b, a)
-        mean = links[keep].pop(gone) / (len(self.members[keep]) * len(self.members[gone]))
-        del links[gone][keep]
-        for other, link in links[gone].items():
-            links[keep][other] = links[other][keep] = links[keep].get(other, 0) + link
-            del links[other][gone]
-        links[gone] = {}
+        keep, gone, mean = self._links.join(a, b)
         self._join_groups(keep, gone, mean)
         self.members[keep] = self._joined(self.members[keep], self.members[gone])
         self.members[gone] = []
@@ -129,10 +209,7 @@ class _Branches:
 
     def _joined(self, a: list[int], b: list[int]) -> list[int]:
         """Both in a row, turned so that the ends that meet are the most similar ones."""
-
-        def meeting(end: list[int], start: list[int]) -> int:
-            return sum(self._near[i].get(j, 0) for i in end for j in start)
-
+        meeting = self._links.between
         m, n = (max(min(len(branch) // 2, _END), 1) for branch in (a, b))
         ways = (
             (meeting(a[-m:], b[:n]), False, False),

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from pipeline import seriation
 from pipeline.seriation import CONTRAST, Order, seriate
 
 Graph = tuple[int, NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
@@ -44,6 +45,25 @@ def test_neither_the_order_of_the_pairs_nor_their_direction_matters(n: int, pair
     second = seriate(n, np.where(turned, a, b)[mixed], np.where(turned, b, a)[mixed], similarity[mixed])
     assert first.items.tolist() == second.items.tolist()
     assert first.groups == second.groups
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(2, 40), st.integers(0, 200), st.integers(0, 2**32 - 1), st.sampled_from([1, 4, 2**20]))
+def test_a_matrix_and_dictionaries_give_the_same_also_of_ties(n: int, pairs: int, seed: int, levels: int) -> None:
+    n, a, b, similarity = graph(n, pairs, seed)
+    similarity = np.ceil(similarity * levels) / levels
+    dense = seriate(n, a, b, similarity)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(seriation, "DENSE", 0)
+        sparse = seriate(n, a, b, similarity)
+    assert dense.items.tolist() == sparse.items.tolist()
+    assert dense.groups == sparse.groups
+
+
+def test_similarities_that_no_float_holds_are_added_as_whole_numbers() -> None:
+    a, b = np.array([0, 0, 2, 2]), np.array([1, 1, 3, 3])
+    huge = np.array([2.0**14, 0, 2.0**14, 2.0**-40])  # the second pair is more alike by one in 2**54
+    assert set(seriate(4, a, b, huge).items[:2].tolist()) == {2, 3}
 
 
 @pytest.mark.parametrize("seed", range(20))
