@@ -42,6 +42,9 @@ from pipeline.summaries import Encoded, File, Picture, Summary, Tiles
 STEPS = 12
 """Steps of a run that are compared with each other; of more, so many are taken, evenly spread."""
 
+ALL = 12
+"""Sides of which all pairs are compared; of more, each with the first and with the most accurate."""
+
 TRANSITIONS = "transitions.csv"
 """Which predictions changed into which."""
 
@@ -87,9 +90,9 @@ def compare(config: CompareConfig, say: Callable[[str], None] = lambda _: None) 
             )
     if config.image_root is not None and not config.image_root.is_dir():
         raise InputError(f"no folder {config.image_root}: --image-root is where the source images are now")
+    all_ = len(sides) <= ALL
     classes = {
-        (i, j): classes_of(sides[i].step.run, sides[j].step.run, (sides[i].name, sides[j].name), config.map_classes)
-        for i, j in itertools.combinations(range(len(sides)), 2)
+        of: _classes(sides, of, config) for of in itertools.combinations(range(len(sides)), 2) if all_ or of[0] == 0
     }
     made_from = _made_from(name, sides, config)
     record = logs.read_record(folder)
@@ -99,7 +102,8 @@ def compare(config: CompareConfig, say: Callable[[str], None] = lambda _: None) 
             return Compared(name, folder, folder / record.files[0], found["verdict"], found, 0, unchanged=True)
 
     rows = sum(side.step.rows for side in sides)
-    say(f"{name}: {plural(rows, 'row')} in {plural(len(sides), 'step')}, {plural(len(classes), 'pair')}")
+    count = len(classes) if all_ else 2 * len(sides) - 3
+    say(f"{name}: {plural(rows, 'row')} in {plural(len(sides), 'step')}, {plural(count, 'pair')}")
     with unwritable(folder), store.lock(folder, "--logdir", ".predboard-*.partial"):
         record = logs.read_record(folder)
         if outcome.FILE in record.files:
@@ -108,6 +112,8 @@ def compare(config: CompareConfig, say: Callable[[str], None] = lambda _: None) 
         try:
             aside.mkdir()
             pairs, examples = _pairs(sides, classes, aside)
+            while not all_ and (lacking := contrast.lacking(pairs, len(sides))):
+                pairs |= {of: _of_pair(sides, of, _classes(sides, of, config)) for of in lacking}
             if not any(of.state.both for of in pairs.values()):
                 raise InputError(_strangers(sides[0], sides[-1]))
             whole = pairs[0, len(sides) - 1]
@@ -206,17 +212,28 @@ def _name(sides: Sequence[Side]) -> str:
 def _pairs(
     sides: Sequence[Side], classes: Mapping[tuple[int, int], Classes], aside: Path
 ) -> tuple[dict[tuple[int, int], Comparison], Examples]:
-    """Figures of all pairs; of the first side against the last the table of changes and examples as well."""
+    """Figures of these pairs; of the first side against the last the table of changes and examples as well."""
     found = {}
     last = len(sides) - 1
     for (i, j), of in classes.items():
         old, new = sides[i].step, sides[j].step
         if (i, j) == (0, last):
             state, examples = _in_full(old, new, of, aside)
+            found[i, j] = Comparison(state, of.names)
         else:
-            state = pair(old, new, of, kinds=False)
-        found[i, j] = Comparison(state, of.names)
+            found[i, j] = _of_pair(sides, (i, j), of)
     return found, examples
+
+
+def _classes(sides: Sequence[Side], of: tuple[int, int], config: CompareConfig) -> Classes:
+    old, new = (sides[place] for place in of)
+    return classes_of(old.step.run, new.step.run, (old.name, new.name), config.map_classes)
+
+
+def _of_pair(sides: Sequence[Side], of: tuple[int, int], classes: Classes) -> Comparison:
+    """Figures of all classes together."""
+    old, new = (sides[place].step for place in of)
+    return Comparison(pair(old, new, classes, kinds=False), classes.names)
 
 
 def _strangers(old: Side, new: Side) -> str:

@@ -137,6 +137,16 @@ def uneven(pairs: Mapping[tuple[int, int], Comparison]) -> list[str]:
     ]
 
 
+def short(pairs: Mapping[tuple[int, int], Comparison], sides: int) -> list[str]:
+    """What a person should know of sides too many to compare all with each other."""
+    if len(pairs) == sides * (sides - 1) // 2:
+        return []
+    return [
+        f"of {sides:,} sides each is compared with the first and the most accurate alone, in {len(pairs):,} pairs; "
+        "name fewer for all pairs"
+    ]
+
+
 def compare_json(
     name: str,
     sides: Sequence[Side],
@@ -161,7 +171,7 @@ def compare_json(
         "predboard_compare": FORMAT,
         "name": name,
         "verdict": verdict(found, first.name, last.name),
-        "notes": [*notes(found, first, last), *uneven(pairs)],
+        "notes": [*notes(found, first, last), *short(pairs, len(sides)), *uneven(pairs)],
         "old": _about(first),
         "new": _about(last),
         "classes": found.classes,
@@ -287,17 +297,30 @@ class Ranked:
 
 def ranking(pairs: Mapping[tuple[int, int], Comparison]) -> list[Ranked]:
     """All sides, the most accurate first, each with its difference to that one; none without labelled images."""
+    mean = _means(pairs)
+    order = list(mean)
+    return [
+        Ranked(place, mean[place], None if place == order[0] else accuracy_of(pairs, order[0], place))
+        for place in order
+    ]
+
+
+def lacking(pairs: Mapping[tuple[int, int], Comparison], sides: int) -> list[tuple[int, int]]:
+    """Pairs that a ranking of so many sides needs besides: each with the most accurate."""
+    best = next(iter(_means(pairs)), 0)
+    needed = [(min(best, place), max(best, place)) for place in range(sides) if place != best]
+    return [pair for pair in needed if pair not in pairs]
+
+
+def _means(pairs: Mapping[tuple[int, int], Comparison]) -> dict[int, float]:
+    """Mean accuracy of each side over its pairs, the highest first."""
     found: dict[int, list[float]] = {}
     for (i, j), of in pairs.items():
         if of.rows:
             found.setdefault(i, []).append(of.old.accuracy)
             found.setdefault(j, []).append(of.new.accuracy)
     mean = {place: float(np.mean(values)) for place, values in found.items()}
-    order = sorted(mean, key=lambda place: (-mean[place], place))
-    return [
-        Ranked(place, mean[place], None if place == order[0] else accuracy_of(pairs, order[0], place))
-        for place in order
-    ]
+    return {place: mean[place] for place in sorted(mean, key=lambda place: (-mean[place], place))}
 
 
 def accuracy_of(pairs: Mapping[tuple[int, int], Comparison], old: int, new: int) -> Difference | None:
@@ -418,8 +441,8 @@ def transitions_csv(found: Comparison) -> bytes:
 
 
 def pairs_table(sides: Sequence[Side], pairs: Mapping[tuple[int, int], Comparison]) -> str:
-    """All pairs of several sides, and the ranking."""
-    lines = [f"- {note}\n" for note in uneven(pairs)]
+    """The pairs of several sides, and the ranking."""
+    lines = [f"- {note}\n" for note in (*short(pairs, len(sides)), *uneven(pairs))]
     lines += ["| | accuracy | less than the best, points | 95 % interval | |", "|---|---:|---:|---|---|"]
     for r in ranking(pairs):
         d = r.to_best

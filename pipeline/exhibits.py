@@ -21,6 +21,9 @@ LINES = 10
 BEST = 3
 """Of them, those that gained most, where there are more than `LINES`."""
 
+SHOWN_SIDES = 12
+"""Sides in the picture of their ranking."""
+
 BLOCK = 40
 """Classes in the matrix with numbers: with more, those that changed most."""
 
@@ -57,15 +60,16 @@ def summaries(sides: Sequence[Side], pairs: Pairs, examples: Examples) -> Iterat
 
     Args:
         sides: at least two, the oldest first.
-        pairs: all of them.
+        pairs: of the sides; all, or each with the first and with the most accurate.
         examples: of the first against the last.
     """
     first, last = sides[0], sides[-1]
     found, step = pairs[0, len(sides) - 1], sides[-1].step.step
     yield step, Picture("1_glance/report_card", partial(card, found, first, last), "Start here.")
     if len(sides) > 2 and (ranked := contrast.ranking(pairs)):
-        said = "Accuracy of the row less that of the column, over the images of both. Grey: the interval holds 0."
-        yield step, Picture("1_glance/all_pairs", partial(_all_pairs, sides, pairs, ranked), said)
+        if not contrast.short(pairs, len(sides)):
+            said = "Accuracy of the row less that of the column, over the images of both. Grey: the interval holds 0."
+            yield step, Picture("1_glance/all_pairs", partial(_all_pairs, sides, pairs, ranked), said)
         said = "Difference to the most accurate, over the images of both, with 95 % intervals."
         yield step, Picture("1_glance/ranking", partial(_ranking, sides, ranked), said)
     for tiles in _galleries(examples):
@@ -219,9 +223,10 @@ def _ranking(sides: Sequence[Side], ranked: Sequence[contrast.Ranked]) -> Pixels
         Change(sides[r.place].name, 0.0, 0.0, 0.0, percent(r.accuracy))
         if r.to_best is None
         else _change(sides[r.place].name, r.to_best, percent(r.accuracy))
-        for r in ranked[:12]
+        for r in ranked[:SHOWN_SIDES]
     ]
-    return diagrams.differences(f"accuracy less that of {best}", lines, "accuracy")
+    more = f"the best {SHOWN_SIDES} of {len(ranked):,}: " if len(ranked) > SHOWN_SIDES else ""
+    return diagrams.differences(f"{more}accuracy less that of {best}", lines, "accuracy")
 
 
 def _curves(sides: Sequence[Side], pairs: Pairs) -> Iterator[tuple[int, Scalar]]:

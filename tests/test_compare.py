@@ -256,6 +256,33 @@ def test_many_steps_are_thinned_and_long_names_counted(tmp_path: Path, monkeypat
     assert compared(runs[0], runs[2]).name == long[0]
 
 
+def test_many_runs_are_compared_with_the_first_and_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [run(tmp_path / name, seed) for seed, name in zip((1, 2, 0, 3, 4), "abcde", strict=True)]
+    every = compared(*runs).found
+    best = "abcde".index(every["ranking"][0]["name"])
+    assert best not in (0, 4)
+    assert len(every["pairs"]) == 10
+    monkeypatch.setattr(importlib.import_module("pipeline.compare"), "ALL", 4)
+    said: list[str] = []
+    done = compare(CompareConfig(tuple(runs), tmp_path / "fewer"), said.append)
+    assert said == ["e vs a, b, c, d: 3,000 rows in 5 steps, 7 pairs"]
+    found = done.found
+    wanted = {("a", other) for other in "bcde"} | {tuple(sorted(("abcde"[best], other))) for other in "bcde"}
+    assert {(p["old"], p["new"]) for p in found["pairs"]} == {(a, b) for a, b in wanted if a != b}
+    assert len(found["pairs"]) == 7
+    assert all(p in every["pairs"] for p in found["pairs"])
+    assert found["ranking"] == every["ranking"]
+    assert found["notes"] == [
+        "of 5 sides each is compared with the first and the most accurate alone, in 7 pairs; name fewer for all pairs"
+    ]
+    shown = {tag for tag, _ in toy.read_values(done.event_file)}
+    assert "1_glance/ranking" in shown and "1_glance/all_pairs" not in shown
+    few = [run(tmp_path / f"few{i}", 7 + i, rows=slice(100 * i, 100 * i + 150)) for i in range(3)]
+    uneven = compare(CompareConfig((*runs, *few), tmp_path / "uneven"))  # whose best may change with each pair
+    assert len(uneven.found["ranking"]) == 8
+    assert [r for r in uneven.found["ranking"] if "difference" not in r] == uneven.found["ranking"][:1]
+
+
 def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
     old, new = run(tmp_path / "monday/net"), run(tmp_path / "tuesday/net", 1)
     assert compare(CompareConfig((old, new), tmp_path / "logs")).name == "tuesday net vs monday net"
