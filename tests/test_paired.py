@@ -281,6 +281,30 @@ def test_intervals_are_as_wide_as_those_from_drawing_rows() -> None:
         assert ends[1] - ends[0] == pytest.approx(2 * Z * np.std(values), rel=0.12), name
 
 
+def test_the_interval_of_a_classs_f1_is_what_one_works_out_by_hand() -> None:
+    """Of class a: 10 hits of 20 rows that are a or predicted so, in both steps, so F1 is 2/3 and the difference 0.
+
+    Wilson's interval of 10/20 is 0.2992980 to 0.7007020, as F1 (2 J / (1 + J)) 0.4607073 to 0.8240150: 0.2059594 below
+    2/3 and 0.1573484 above. A row of either step is off its mean by 1/2, up if it is a hit and down if not, so the rows
+    that are among the 20 of both give 1/4 each: 6 hit twice, 2 missed twice and 3 of b that both take for a, less the 8
+    that are hit once; 3/4 of a spread of 20 / 4 are a correlation of 0.15.
+    The ends are then at √(0.2059594² − 2 · 0.15 · 0.2059594 · 0.1573484 + 0.1573484²).
+    """
+    cells = {
+        (0, 0, 0): 6, (0, 1, 0): 4, (0, 0, 1): 4, (0, 1, 1): 2,
+        (1, 0, 0): 3, (1, 0, 1): 1, (1, 1, 0): 1, (1, 1, 1): 5,
+    }  # fmt: skip  # label, old, new: a and b
+    label, old, new = np.repeat(np.array(list(cells)), list(cells.values()), axis=0).T
+    run, hot = Run(("a", "b"), "m"), np.eye(2, dtype=np.float32)
+    before, after = (toy.predictions(run, hot[predicted], label) for predicted in (old, new))
+    none = np.zeros(len(label), bool)
+    rows = Joined(before, after, before.take(none), after.take(none))
+    found = Comparison(Paired.measure(2, rows), run.classes)
+    f1 = found.differences["classes/a/f1"]
+    assert [f1.old, f1.new, f1.rows] == pytest.approx([2 / 3, 2 / 3, 20])
+    assert f1.interval == pytest.approx((-0.2396989, 0.2396989), abs=1e-6)
+
+
 def test_a_step_against_itself_differs_in_nothing(tmp_path: Path) -> None:
     logits, label = toy.table(toy.RUN, 700)
     label[::50] = -1
