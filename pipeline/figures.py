@@ -6,7 +6,7 @@ of squares; what asks for the order of rows by leaving out one of 20 groups afte
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import NormalDist
@@ -163,7 +163,12 @@ class Basis:
 
     def of_class(self, index: int) -> dict[str, Figure]:
         """The figures of one class by name; what is not defined is left out."""
-        return _picked(self.by_class, index)
+        return _picked(self.by_class, [index])[0]
+
+    @property
+    def of_classes(self) -> list[dict[str, Figure]]:
+        """The figures of every class by name; what is not defined is left out."""
+        return _picked(self.by_class, range(self.scores.classes))
 
 
 @dataclass(frozen=True)
@@ -244,20 +249,18 @@ class Evidence:
             found[name] = Column(of.value, ends[0], ends[1], of.bound, self.scores.support)
         return found
 
-    @cached_property
-    def _of_class(self) -> dict[int, dict[str, Figure]]:
-        return {}
-
     def of_class(self, index: int) -> dict[str, Figure]:
         """The figures of one class by name; what is not defined is left out."""
-        if index not in self._of_class:
-            self._of_class[index] = _picked(self.by_class, index)
-        return self._of_class[index]
+        return _picked(self.by_class, [index])[0]
 
-    @cached_property
+    @property
+    def of_classes(self) -> list[dict[str, Figure]]:
+        """The figures of every class by name; what is not defined is left out."""
+        return _picked(self.by_class, range(self.scores.classes))
+
+    @property
     def _ranked(self) -> dict[str, Estimate]:
-        counts = self.ranking.true, self.ranking.every
-        return {"auroc": ranking.auroc(*counts), "average_precision": ranking.average_precision(*counts)}
+        return {"auroc": self.ranking.auroc, "average_precision": self.ranking.average_precision}
 
     @cached_property
     def _aurc(self) -> Estimate:
@@ -274,7 +277,7 @@ class Evidence:
         return {
             "auroc": ranking.jackknife(grouped, lambda *counts: mean_first(ranking.auroc(*counts))),
             "average_precision": ranking.jackknife(
-                grouped, lambda *counts: mean_first(ranking.average_precision(*counts))
+                grouped, lambda t, e: mean_first(ranking.average_precision(t, e, bounded=False))
             ),
             "aurc": ranking.jackknife((self.ranking.confidence,), lambda counts: ranking.aurc(counts).value[None]),
         }
@@ -294,14 +297,16 @@ def _mean(name: str, total: np.int64, squares: np.int64, n: int) -> Figure:
     return Figure(mean, ends, DEFINITIONS[name], _MEAN, rows=n)
 
 
-def _picked(by_class: Mapping[str, Column], index: int) -> dict[str, Figure]:
-    found = {}
+def _picked(by_class: Mapping[str, Column], indices: Sequence[int]) -> list[dict[str, Figure]]:
+    """The figures of some classes."""
+    found: list[dict[str, Figure]] = [{} for _ in indices]
     for name, column in by_class.items():
-        value, lower, upper, bound = (float(a[index]) for a in (column.value, column.lower, column.upper, column.bound))
-        if not np.isnan(value):
-            ends = None if np.isnan(lower) else (lower, upper)
-            how, rows = HOW_OF_A_CLASS[name], int(column.rows[index])
-            found[name] = Figure(value, ends, OF_A_CLASS[name], how, None if np.isnan(bound) else bound, rows)
+        columns = (column.value, column.lower, column.upper, column.bound, column.rows)
+        for of, value, lower, upper, bound, rows in zip(found, *(c[indices].tolist() for c in columns), strict=True):
+            if not math.isnan(value):
+                ends = None if math.isnan(lower) else (lower, upper)
+                near = None if math.isnan(bound) else bound
+                of[name] = Figure(value, ends, OF_A_CLASS[name], HOW_OF_A_CLASS[name], near, rows)
     return found
 
 

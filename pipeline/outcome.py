@@ -1,7 +1,7 @@
 """What was written, as numbers: `summary.json`, for scripts and gates. Knows no panel and no drawing."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from pipeline.predictions import Run
@@ -43,7 +43,7 @@ def summary_json(name: str, run: Run, finished: float, written: Iterable[tuple[i
             of_step.setdefault(short, Figure(summary.value, definition=summary.description))
     for step, figures in steps.items():
         steps[step] = dict(sorted(figures.items(), key=lambda item: [item[0].startswith(kind) for kind in MANY]))
-    meanings = {_pattern(n): _meaning(figure) for figures in steps.values() for n, figure in figures.items()}
+    defined = {_pattern(name): figure for figures in steps.values() for name, figure in figures.items()}
     about = {
         "predboard_summary": FORMAT,
         "run": name,
@@ -57,9 +57,10 @@ def summary_json(name: str, run: Run, finished: float, written: Iterable[tuple[i
         "finished": finished,
     }
     lines = [f" {_dump(key)}: {_dump(value)}," for key, value in about.items()]
-    lines += [' "definitions": {', *_members(2, meanings), " },", ' "steps": {']
+    meanings = [_dump(_meaning(figure)) for figure in defined.values()]
+    lines += [' "definitions": {', *_members(2, defined, meanings), " },", ' "steps": {']
     for step in sorted(steps):
-        lines += [f'  "{step}": {{', *_members(3, {n: _numbers(f) for n, f in steps[step].items()}), "  },"]
+        lines += [f'  "{step}": {{', *_members(3, steps[step], map(_numbers, steps[step].values())), "  },"]
     lines[-1] = lines[-1].removesuffix(",")
     return "\n".join(["{", *lines, " }", "}", ""]).encode()
 
@@ -76,31 +77,32 @@ def read_summary(content: bytes) -> dict[str, Any] | None:
 
 def _pattern(name: str) -> str:
     """The name under which a figure is defined: those of classes and of slices are defined once for all."""
-    kind = next((kind for kind in MANY if name.startswith(kind)), None)
-    return name if kind is None else f"{kind}*/{name.rpartition('/')[2]}"
+    return f"{name.partition('/')[0]}/*/{name.rpartition('/')[2]}" if name.startswith(MANY) else name
 
 
 def _meaning(figure: Figure) -> dict[str, str]:
     return {"definition": figure.definition, **({"interval": figure.method} if figure.method else {})}
 
 
-def _numbers(figure: Figure) -> dict[str, float]:
-    found = {"value": figure.value}
+def _numbers(figure: Figure) -> str:
+    found = f'{{"value": {_short(figure.value)}'
     if figure.interval is not None:
-        found["lower"], found["upper"] = figure.interval
+        found += f', "lower": {_short(figure.interval[0])}, "upper": {_short(figure.interval[1])}'
     if figure.bound is not None:
-        found["bound"] = figure.bound
-    if figure.rows is not None:
-        found["rows"] = figure.rows
-    return {name: _short(value) for name, value in found.items()}
+        found += f', "bound": {_short(figure.bound)}'
+    return f"{found}}}" if figure.rows is None else f'{found}, "rows": {figure.rows}}}'
 
 
-def _short(value: float) -> float:
-    return value if isinstance(value, int) else float(f"{value:.{DIGITS}g}")
+def _short(value: float) -> str:
+    """As JSON has it. There are tens of thousands, and most need no second look at how a float is written."""
+    if isinstance(value, int):
+        return str(value)
+    text = f"{value:.{DIGITS}g}"
+    return text if "." in text and "e" not in text else _dump(float(text))
 
 
-def _members(indent: int, of: Mapping[str, Any]) -> list[str]:
-    lines = [f"{' ' * indent}{_dump(name)}: {_dump(value)}," for name, value in of.items()]
+def _members(indent: int, names: Iterable[str], values: Iterable[str]) -> list[str]:
+    lines = [f"{' ' * indent}{_dump(name)}: {value}," for name, value in zip(names, values, strict=True)]
     return [*lines[:-1], *(line.removesuffix(",") for line in lines[-1:])]
 
 

@@ -17,6 +17,7 @@ Rows belong to one of 20 groups by the hash of their key. Leaving out one group 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,6 +112,16 @@ class Ranking:
     confidence: NDArray[np.int32] = summed()  # [GROUPS, wrong and right, FINE] by the highest probability
     given: NDArray[np.int64] = summed()  # [folds, FINE] by the probability of the true class
     any_class: NDArray[np.int64] = summed()  # [folds, FINE] as often as there are classes, by each one's probability
+
+    @cached_property
+    def auroc(self) -> "Estimate":
+        """[classes] of each against the rest."""
+        return auroc(self.true, self.every)
+
+    @cached_property
+    def average_precision(self) -> "Estimate":
+        """[classes] of each against the rest."""
+        return average_precision(self.true, self.every)
 
     @classmethod
     def zero(cls, run: Run) -> "Ranking":
@@ -236,16 +247,17 @@ def auroc(true: NDArray[np.integer], every: NDArray[np.integer]) -> Estimate:
     return Estimate(((positive * below).sum(axis=-1) + tied / 2) / pairs, tied / 2 / pairs)
 
 
-def average_precision(true: NDArray[np.integer], every: NDArray[np.integer]) -> Estimate:
+def average_precision(true: NDArray[np.integer], every: NDArray[np.integer], bounded: bool = True) -> Estimate:
     """Average precision: the sum over falling thresholds of precision times the step in recall, as scikit-learn's.
 
     Rows of one bin are taken to be evenly mixed. The bound compares with the best and the worst order inside every bin.
 
     Args:
         true, every: [..., bins] as for `auroc`.
+        bounded: whether the bound is wanted, which takes as long as the value.
 
     Returns:
-        [...] values and bounds; nan where the class has no rows.
+        [...] values and bounds, nan if they are not wanted; nan where the class has no rows.
     """
     positive = true[..., ::-1].astype(np.float64)
     negative = (every - true)[..., ::-1].astype(np.float64)
@@ -253,10 +265,12 @@ def average_precision(true: NDArray[np.integer], every: NDArray[np.integer]) -> 
     total = np.where(tp[..., -1] > 0, tp[..., -1], np.nan)
     middle = tp - (positive - 1) / 2  # hits when the middle one of a bin's rows of the class is reached
     precision = middle / np.maximum(middle + fp - negative / 2, 0.5)
+    value = (positive * precision).sum(axis=-1) / total
+    if not bounded:
+        return Estimate(value, np.full_like(value, np.nan))
     best = tp / np.maximum(tp + fp - negative, 1)  # at most: all rows of the class come first
     first = tp - positive + 1
     worst = first / np.maximum(first + fp, 1)  # at least: all of them come last
-    value = (positive * precision).sum(axis=-1) / total
     above = (positive * (best - precision)).sum(axis=-1) / total
     below = (positive * (precision - worst)).sum(axis=-1) / total
     return Estimate(value, np.maximum(above, below))

@@ -201,10 +201,10 @@ class Scores:
         Of equal ones first those of the class with fewer images, of which they are a larger share; then by class.
         """
         if limit not in self._frequent:
-            true, predicted, count = self.confusions
+            true, _, count = self.confusions
             least = np.partition(count, -limit)[-limit] if len(count) > limit else 0
             among = np.flatnonzero(count >= least)  # only what can be among them is sorted
-            order = np.lexsort((predicted[among], true[among], self.support[true[among]], -count[among]))
+            order = np.lexsort((self.support[true[among]], -count[among]))  # stable, and they ascend by class
             self._frequent[limit] = among[order[:limit]]
         return self._frequent[limit]
 
@@ -221,11 +221,11 @@ class Scores:
     @cached_property
     def taken_for(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """[classes] the class that each true class is most often taken for, -1 if for none, and how often."""
-        true, predicted, count = self.cells
-        wrong = np.flatnonzero(true != predicted)
-        order = wrong[np.lexsort((-predicted[wrong], count[wrong], true[wrong]))]  # the last of a class is its most
+        true, predicted, count = self.confusions
         other, times = np.full(self.classes, -1), np.zeros(self.classes, np.int64)
-        other[true[order]], times[true[order]] = predicted[order], count[order]
+        np.maximum.at(times, true, count)
+        most = np.flatnonzero(count == times[true])[::-1]  # of equal ones the first, which is written last
+        other[true[most]] = predicted[most]
         return other, times
 
     def worth_seeing(self, limit: int) -> NDArray[np.int64]:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline import ImportConfig, adopt, calibration, paired, pairing, store
-from pipeline.figures import Evidence
+from pipeline.figures import Evidence, poissons
 from pipeline.paired import (
     NEW_COLUMNS,
     OLD_COLUMNS,
@@ -33,6 +33,7 @@ from pipeline.pairing import Classes, Joined, classes_of, joined
 from pipeline.predictions import Predictions, Run
 from pipeline.state import merge
 from pipeline.store import Step
+from pipeline.tally import means
 from tests import toy
 from tests.test_laws import same
 
@@ -243,6 +244,22 @@ def test_each_side_has_the_figures_that_it_has_alone() -> None:
         "mcc",
     } <= set(found)
     assert {"nll", "calibration/ece", "classes/class3/f1", "slices/country=NO/accuracy"} <= set(found)
+
+
+def test_each_draw_has_the_figures_of_its_cells() -> None:
+    rows = side_by_side(10, 400, 5)
+    found = Comparison(Paired.measure(10, part_of(rows, rows.old.label % 7 > 0)), tuple("abcdefghij"))
+    *joint, count = found.joint
+    draws = np.concatenate(list(poissons(count, found.state.cells.value.tobytes(), 8, 400)), axis=1)
+    assert len(np.unique(joint[0])) == 8
+    for i in range(0, draws.shape[1], 100):
+        before, now = (np.zeros((10, 10)) for _ in range(2))
+        for label, old, new, n in zip(*joint, draws[:, i].tolist(), strict=True):
+            before[label, old] += n
+            now[label, new] += n
+        expected = [means(np.diag(m), m.sum(axis=1), m.sum(axis=0)) for m in (before, now)]
+        for name, of_draws in found._redrawn().items():
+            assert of_draws[i] == pytest.approx(float(expected[1][name] - expected[0][name]), abs=1e-12), name
 
 
 def test_intervals_are_as_wide_as_those_from_drawing_rows() -> None:

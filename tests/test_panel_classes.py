@@ -146,5 +146,8 @@ def test_what_is_not_defined_is_left_out_and_empty() -> None:
     by_name = {row["name"]: row for row in rows(found)}
     assert {name for name in OF_A_CLASS if by_name["d"][name]} == set()
     assert {name for name in OF_A_CLASS if by_name["c"][name]} == {"precision", "f1"}
+    ends = [f"{name}_{end}" for name in OF_A_CLASS for end in ("lower", "upper")]
+    assert [end for end in ends if by_name["d"][end]] == []
+    assert [end for end in ends if by_name["c"][end]] == ["precision_lower", "precision_upper", "f1_lower", "f1_upper"]
     state = Evidence.measure(run, toy.predictions(run, np.eye(4, dtype=np.float32)[[0, 0, 2]], np.array([0, 1, 0])))
     assert state.scores.worst_first.tolist() == [1, 0, 2, 3]

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from pipeline import VisualizeConfig, visualize
 from pipeline.figures import DEFINITIONS, Evidence
@@ -133,6 +135,19 @@ def test_a_figure_that_is_no_number_is_refused() -> None:
     for wrong in (Figure(float("nan")), Figure(0.5, (float("nan"), 1.0)), Figure(float("inf"))):
         with pytest.raises(ValueError, match="not JSON compliant"):
             summary_json("r", toy.RUN, 1.7e9, [(0, Figures("x", {"a": wrong}))])
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False) | st.floats(-2, 2) | st.integers())
+@example(123456789.0)
+@example(1234567890.0)
+@example(1e-4)
+@example(0.1 + 0.2)
+@example(1.0)
+@example(-0.0)
+def test_a_number_is_written_as_json_writes_what_is_left_of_it_after_nine_digits(value: float) -> None:
+    written = summary_json("r", toy.RUN, 1.7e9, [(0, Figures("x", {"a": Figure(value)}))]).decode()
+    expected = value if isinstance(value, int) else float(f"{value:.9g}")
+    assert f'   "a": {{"value": {json.dumps(expected)}}}\n' in written
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"predboard_summary": 99, "steps": {}}', b"\xff", b"null"])

@@ -88,9 +88,9 @@ class Panel:
 
 def _figures(state: Basis | Evidence, names: tuple[str, ...]) -> Iterator[tuple[str, Figure]]:
     support = state.scores.support.tolist()
-    for c, name in enumerate(names):
-        yield f"classes/{name}/support", Figure(support[c], definition="Images of the class that count.")
-        for figure, value in state.of_class(c).items():
+    for name, images, found in zip(names, support, state.of_classes, strict=True):
+        yield f"classes/{name}/support", Figure(images, definition="Images of the class that count.")
+        for figure, value in found.items():
             yield f"classes/{name}/{figure}", value
 
 
@@ -140,5 +140,5 @@ def _csv(states: Mapping[int, Basis | Evidence], names: tuple[str, ...]) -> byte
             columns += [found.value, lower, np.where(np.isnan(lower), np.nan, found.upper)]
         other, times = s.taken_for
         taken = [str(n) if n else "" for n in times.tolist()]
-        written.append(commas.lines([*columns, Named(names, np.where(times > 0, other, -1)), taken], DIGITS))
+        written.append(commas.lines([*columns, Named(names, other), taken], DIGITS))
     return b"".join(written)

@@ -74,7 +74,7 @@ class Panel(Counting):
         step decides.
         """
         names = subject.run.classes
-        counted = {step: Scores(state.first, len(names)) for step, state in states.items()}
+        counted = {step: state.first.scores(len(names)) for step, state in states.items()}
         counted = {step: scores for step, scores in counted.items() if scores.counted}
         if not counted:
             return

@@ -16,7 +16,7 @@ from pipeline.panels import Subject
 from pipeline.predictions import Predictions, Run
 from pipeline.ranking import Ranking, falling, mean_defined
 from pipeline.summaries import Picture, Pixels, PrCurve, Summary
-from pipeline.tally import Scores, Tally
+from pipeline.tally import Tally
 
 POINTS = 201
 """Of a precision–recall curve: all images, then recall 1, .995, … .005."""
@@ -58,11 +58,11 @@ class Panel:
         states = {step: state for step, state in states.items() if state.ranking.confidence.any()}
         if not states:
             return
-        chosen = Scores(states[max(states)].tally, len(names)).worth_seeing(self.classes)
+        chosen = states[max(states)].tally.scores(len(names)).worth_seeing(self.classes)
         for step, state in states.items():
             if len(names) > 1:
                 yield from ((step, curve) for curve in _precision_recall(state.ranking, names, chosen))
-                area = ranking.auroc(state.ranking.true, state.ranking.every).value
+                area = state.ranking.auroc.value
                 if not np.isnan(area).all():  # a class has both images and others
                     roc = functools.partial(_roc, state.ranking, area, names, self.drawn)
                     said = f"ROC curves, one class against all others; the {self.drawn} of smallest area."
@@ -71,10 +71,17 @@ class Panel:
             yield step, Picture("curves/risk_coverage", risk, "Errors if the least certain images are left out.")
 
 
+def _recalls() -> NDArray[np.float64]:
+    return np.linspace(1, 1 / (POINTS - 1), POINTS - 1)
+
+
 def _at_recalls(tp: Counts) -> NDArray[np.int64]:
-    """[POINTS] places in [bins] true positives: all rows, then the fewest that reach each recall, falling."""
-    wanted = np.ceil(np.linspace(1, 1 / (POINTS - 1), POINTS - 1) * tp[-1] - 1e-9)
-    return np.concatenate([[len(tp) - 1], np.searchsorted(tp, wanted)])
+    """[classes, POINTS] places in [classes, bins] true positives: all rows, then the fewest that reach each recall,
+    falling.
+    """
+    wanted = np.ceil(_recalls() * tp[:, -1:] - 1e-9).astype(np.int64)
+    reached = [of_class.searchsorted(least) for of_class, least in zip(tp, wanted, strict=True)]
+    return np.column_stack([np.full(len(tp), tp.shape[1] - 1), reached])
 
 
 def _precision_recall(state: Ranking, names: tuple[str, ...], chosen: NDArray[np.int64]) -> Iterator[PrCurve]:
@@ -89,18 +96,19 @@ def _precision_recall(state: Ranking, names: tuple[str, ...], chosen: NDArray[np
 
 def _curve(tag: str, true: Counts, every: Counts, description: str) -> PrCurve:
     tp, fp = falling(true, every)
-    at = _at_recalls(tp)
+    at = _at_recalls(tp[None])[0]
     right, wrong = tp[at].astype(np.float64), fp[at].astype(np.float64)
     return PrCurve(f"curves/pr/{tag}", right, wrong, wrong[0] - wrong, right[0] - right, description)
 
 
 def _macro(state: Ranking, description: str) -> PrCurve:
     """Counts that have the mean precision at each recall, as if 1,000 rows were of the class."""
-    tp, fp = falling(state.true, state.every)
-    precision = np.mean(
-        [tp[c, at] / (tp[c, at] + fp[c, at]) for c in np.flatnonzero(tp[:, -1]) for at in [_at_recalls(tp[c])]], axis=0
-    )
-    hits = np.concatenate([[1000], 1000 * np.linspace(1, 1 / (POINTS - 1), POINTS - 1)])
+    some = state.true.any(axis=1)
+    tp, fp = falling(state.true[some], state.every[some])
+    at = _at_recalls(tp)
+    right = np.take_along_axis(tp, at, axis=1)
+    precision = np.mean(right / (right + np.take_along_axis(fp, at, axis=1)), axis=0)
+    hits = np.concatenate([[1000], 1000 * _recalls()])
     wrong = hits / precision - hits
     hits, wrong = (np.rint(n * 2**16) / 2**16 for n in (hits, wrong))  # so that the four add up exactly
     most = np.ceil(wrong.max())

@@ -17,7 +17,7 @@ class Panel(Counting):
     def render(self, subject: Subject, states: Mapping[int, Tally]) -> Iterator[tuple[int, Summary]]:
         """A card and a point of each curve for each step; the card has the accuracy of all steps as a small curve."""
         classes = len(subject.run.classes)
-        scores = {step: Scores(state, classes) for step, state in states.items()}
+        scores = {step: state.scores(classes) for step, state in states.items()}
         trend = [
             (step, of.accuracy, *wilson(int(of.hits.sum()), of.counted)) for step, of in scores.items() if of.counted
         ]

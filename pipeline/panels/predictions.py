@@ -10,7 +10,7 @@ from pipeline.panels import Subject
 from pipeline.predictions import ROWS_NEED, Predictions, Run, mix, no_rows
 from pipeline.state import Lowest
 from pipeline.summaries import Summary, Tiles, unlike
-from pipeline.tally import Scores, Tally
+from pipeline.tally import Tally
 
 SALT = 3
 """Of the hash that draws the samples."""
@@ -50,7 +50,7 @@ class Panel:
         """A gallery for each chosen class and step; the classes are those with most errors at the last step."""
         last = states[max(states)]
         tags = unlike(subject.run.classes)
-        for true in Scores(last.tally, len(subject.run.classes)).worth_seeing(self.classes).tolist():
+        for true in last.tally.scores(len(subject.run.classes)).worth_seeing(self.classes).tolist():
             name = subject.run.classes[true]
             for step, state in states.items():
                 rows = state.samples.of_group(true)

@@ -12,7 +12,7 @@ from pipeline.panels import Subject
 from pipeline.predictions import Predictions, Run
 from pipeline.state import summed
 from pipeline.summaries import Histogram, Summary, unlike
-from pipeline.tally import Scores, Tally
+from pipeline.tally import Tally
 
 BINS = 30
 """What TensorBoard draws, whatever it is given."""
@@ -83,7 +83,7 @@ class Panel:
         """Histograms for each step; an empty one is left out."""
         run = subject.run
         ends = {"entropy": _most_entropy(run), "loss": LOSS}
-        chosen = Scores(states[max(states)].tally, len(run.classes)).worth_seeing(self.classes).tolist()
+        chosen = states[max(states)].tally.scores(len(run.classes)).worth_seeing(self.classes).tolist()
         tags = unlike(run.classes, TAGS)
         for step, state in states.items():
             for measure, words in MEASURES.items():
