@@ -7,7 +7,9 @@ Right is blue and wrong is vermillion everywhere (Okabe and Ito's palette, disti
 import bisect
 import functools
 import importlib.util
+import itertools
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,13 +80,28 @@ def _font(text: str, size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     return _sized(_dejavu(bold), size)
 
 
+def _pieces(text: str) -> list[str]:
+    """What a line is put together from: most numbers and file names are new, their digits and words are not.
+
+    DejaVu Sans kerns no digit, and all it has of ASCII is whole pixels wide: the line is the same as drawn at once.
+    """
+    return re.findall(r"[0-9]|[^0-9]+", text) if text.isascii() else [text]
+
+
+@functools.lru_cache(_KEPT)
+def _long(text: str, font: ImageFont.FreeTypeFont) -> float:
+    """How wide a line is, pixels."""
+    pieces = _pieces(text)
+    return sum(_long(piece, font) for piece in pieces) if len(pieces) > 1 else float(font.getlength(text))
+
+
 @functools.lru_cache(_KEPT)
 def _fitted(text: str, width: float, size: int, bold: bool, least: int = 9) -> tuple[str, ImageFont.FreeTypeFont]:
     """The text, smaller if need be, and then with its middle left out, so that it is at most `width` pixels wide."""
     text = " ".join(text.split())
     for smaller in range(size, least - 1, -1):
         font = _font(text, smaller, bold)
-        if font.getlength(text) <= width:
+        if _long(text, font) <= width:
             return text, font
 
     def short(kept: int) -> str:
@@ -104,10 +121,25 @@ def _written(
         text, font, anchor: as Pillow takes them.
         start: fraction of a pixel at which it is written.
     """
+    pieces, long = _pieces(text), _long(text, font)
+    if len(pieces) > 1 and anchor in ("ls", "rs") and start == (0, 0):
+        back = round(long) if anchor == "rs" else 0
+        return *_joined([_written(piece, font, "ls", start) for piece in pieces], back), long
     left, top, right, bottom = (math.floor(edge) for edge in font.getbbox(text, anchor=anchor))
     mask = Image.new("L", (right - left + 3, bottom - top + 3))  # room for a fraction and for what is rounded up
     ImageDraw.Draw(mask).text((start[0] - left + 1, start[1] - top + 1), text, fill=255, font=font, anchor=anchor)
-    return mask, left - 1, top - 1, float(font.getlength(text))
+    return mask, left - 1, top - 1, long
+
+
+def _joined(pieces: Sequence[tuple[Image.Image, int, int, float]], back: int) -> tuple[Image.Image, int, int]:
+    """Pieces of a line side by side, moved to the left: mask, left, top."""
+    begin = itertools.accumulate((long for *_, long in pieces), initial=0.0)
+    at = [(mask, left + round(x) - back, top) for (mask, left, top, _), x in zip(pieces, begin, strict=False)]
+    left, top = min(x for _, x, _ in at), min(y for *_, y in at)
+    whole = Image.new("L", (max(x + m.width for m, x, _ in at) - left, max(y + m.height for m, _, y in at) - top))
+    for mask, x, y in at:
+        whole.paste(255, (x - left, y - top), mask)
+    return whole, left, top
 
 
 class Canvas:
@@ -242,7 +274,7 @@ def tile(picture: Image.Image | None, words: Words) -> Pixels:
     canvas.text((left, 194), f"row {words.id}", width, 10, FAINT)
     short = words.name.rpartition("/")[2]  # the folder is most often the class, which is said already
     canvas.text(
-        (left, 207), words.name if _font(words.name, 10).getlength(words.name) <= width else short, width, 10, FAINT
+        (left, 207), words.name if _long(words.name, _font(words.name, 10)) <= width else short, width, 10, FAINT
     )
     return canvas.pixels
 

@@ -1,6 +1,7 @@
 """Pictures, pixel by pixel: sizes, the picture's own pixels, colours, and words that stay where they belong."""
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from pipeline import draw
 from pipeline.draw import Card, Words
@@ -42,7 +43,7 @@ def tile(
     picture: Image.Image | None = None, true: str | None = "cat", top: Sequence[tuple[str, float]] = (("cat", 0.9),)
 ) -> Pixels:
     fitted = None if picture is None else draw.fit_picture(picture)[0]
-    return draw.tile(fitted, Words(true, top, "cat/001.png", 7, 0.1))
+    return np.asarray(draw.tile(fitted, Words(true, top, "cat/001.png", 7, 0.1)))
 
 
 def where(pixels: Pixels, colour: tuple[int, int, int]) -> NDArray[np.bool_]:
@@ -165,8 +166,8 @@ def test_a_tiny_probability_is_still_seen_and_none_is_not() -> None:
 def test_names_stay_in_their_column(name: str) -> None:
     text = NAMES[name]
     top = [(text, 0.5), (text, 0.3), (text, 0.2)]
-    made = draw.tile(None, Words(text or None, top, f"{text}/{text}.png", 10**15, 1e6))
-    plain = draw.tile(None, Words("a" if text else None, [("a", 0.5)], "", 0))
+    made = np.asarray(draw.tile(None, Words(text or None, top, f"{text}/{text}.png", 10**15, 1e6)))
+    plain = np.asarray(draw.tile(None, Words("a" if text else None, [("a", 0.5)], "", 0)))
     assert np.array_equal(made[:, :214], plain[:, :214])  # the picture and its frame
     assert (made[:, 347:] == 255).all()
     assert (made[:4, 214:] == 255).all()
@@ -205,6 +206,60 @@ def test_a_name_too_long_loses_its_middle() -> None:
     assert "Herbaceous Vegetation and more".endswith(tail)
     assert font.getlength(fitted) <= 60
     assert draw._fitted("cat", 60, 11, False)[0] == "cat"
+
+
+# Lines of text are put together from pieces, and every pixel is as Pillow draws the line
+
+
+BESIDE = 20  # where a line is written on a piece of paper with room around it
+
+
+def by_pillow(text: str, size: int, bold: bool, anchor: str, colour: draw.Colour = BLUE) -> Pixels:
+    font = ImageFont.truetype(draw._dejavu(bold), size, layout_engine=ImageFont.Layout.BASIC)
+    long = math.ceil(font.getlength(text))
+    paper = Image.new("RGB", (long + 2 * BESIDE, size + 2 * BESIDE), draw.PAPER)
+    at = (BESIDE if anchor == "ls" else BESIDE + long, BESIDE + size)
+    ImageDraw.Draw(paper).text(at, text, fill=colour, font=font, anchor=anchor)
+    return np.asarray(paper)
+
+
+def by_us(text: str, size: int, bold: bool, anchor: str, like: Pixels, colour: draw.Colour = BLUE) -> Pixels:
+    canvas = draw.Canvas(like.shape[1], like.shape[0])
+    at = (BESIDE if anchor == "ls" else like.shape[1] - BESIDE, BESIDE + size)
+    canvas.text(at, text, 1e9, size, colour, bold, anchor)
+    return canvas.pixels
+
+
+@pytest.mark.parametrize("bold", [False, True])
+@pytest.mark.parametrize("size", [9, 10, 11, 12, 13, 25])
+def test_no_digit_is_drawn_otherwise_for_the_letter_beside_it(size: int, bold: bool) -> None:
+    printed = [chr(c) for c in range(33, 127)]
+    for digit in "0123456789":
+        # Each letter stands between two digits, so all pairs of a letter and a digit are in both of these orders.
+        text = digit + digit.join(printed) + digit
+        assert len(draw._pieces(text)) > len(printed)
+        expected = by_pillow(text, size, bold, "ls")
+        assert np.array_equal(by_us(text, size, bold, "ls", expected), expected)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.text(st.characters(min_codepoint=33, max_codepoint=126) | st.sampled_from("0123456789. "), min_size=1),
+    st.sampled_from([9, 10, 11, 12, 13, 25]),
+    st.booleans(),
+    st.sampled_from(["ls", "rs"]),
+)
+@example("12.3 %", 11, True, "rs")
+@example("row 413695", 10, False, "ls")
+@example("loss 0.07 nats", 10, False, "ls")
+@example("000020.png", 10, False, "ls")
+@example("To V.A 12 AVToT1T", 13, True, "rs")  # kerned by 1/64 of a pixel each
+def test_a_line_is_the_same_as_drawn_at_once(text: str, size: int, bold: bool, anchor: str) -> None:
+    text = " ".join(text.split())
+    expected = by_pillow(text, size, bold, anchor)
+    found = by_us(text, size, bold, anchor, expected)
+    assert np.array_equal(found, expected)
+    assert draw._long(text, draw._font(text, size, bold)) == draw._font(text, size, bold).getlength(text)
 
 
 @given(st.floats(0, 1) | st.floats(0, 1e-3) | st.floats(1 - 1e-3, 1))
