@@ -26,6 +26,9 @@ WIDTH, HEIGHT = 350, 215
 PICTURE = 196
 """Side of the square that a tile's picture fills: 7 × 28, and close to 3 × 64 and 6 × 32."""
 
+ENOUGH = 2 * PICTURE
+"""A source picture whose sides are no shorter loses nothing that its tile would show; see `images.open_image`."""
+
 _KEPT = 4096
 """Lines of text that are kept as drawn, 1 kB each: most words recur, and letters were half of a tile's time."""
 
@@ -227,7 +230,7 @@ def fit_picture(picture: Image.Image, room: int = PICTURE) -> tuple[Image.Image,
         return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST), True
     scale = room / longest
     size = (max(round(picture.width * scale), 1), max(round(picture.height * scale), 1))
-    return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0), False
+    return picture.resize(size, Image.Resampling.HAMMING, reducing_gap=2.0), False
 
 
 def framed(canvas: Canvas, picture: Image.Image | None, colour: Colour) -> tuple[int, int]:

@@ -131,7 +131,7 @@ class Pictures:
 
     def _fit(self, step: int, row: int, ref: str) -> tuple[Image.Image | None, bool]:
         """A fitted picture, and whether it is shown with its own pixels."""
-        picture = self._open(step, row, ref)
+        picture = self._open(step, row, ref, enough=draw.ENOUGH)
         return (None, True) if picture is None else draw.fit_picture(picture)
 
     def _open(self, step: int, row: int, ref: str, enough: int | None = None) -> Image.Image | None:

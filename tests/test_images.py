@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, UnidentifiedImageError
 
@@ -186,6 +186,42 @@ def test_exif_orientation_is_ignored_or_applied() -> None:
     np.testing.assert_array_equal(turned, np.rot90(np.asarray(picture), -1))
     plain = _encoded(picture)
     np.testing.assert_array_equal(pixels(open_image(plain, exif="apply")), np.asarray(picture))
+
+
+def _smooth(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    return _random(9, 7, mode).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 500), st.integers(1, 500), st.integers(1, 99), st.sampled_from(["RGB", "L"]))
+@example(392, 392, 196, "RGB")
+@example(391, 800, 196, "L")
+def test_a_jpeg_comes_smaller_if_it_is_large_enough(width: int, height: int, enough: int, mode: str) -> None:
+    picture = _smooth(width, height, mode)
+    encoded = _encoded(picture, "JPEG", quality=95, subsampling=0)
+    found, whole = open_image(encoded, enough=enough), open_image(encoded)
+    by = max((n for n in (1, 2, 4, 8) if n * enough <= min(width, height)), default=1)
+    assert found.size == (-(-width // by), -(-height // by))
+    if by == 1:
+        np.testing.assert_array_equal(pixels(found), pixels(whole))
+    elif min(width, height) >= 64:  # else its colours change too much from pixel to pixel
+        reduced = np.asarray(whole.reduce(by), np.float64)
+        assert np.abs(reduced - np.asarray(found, np.float64)).mean() < 2
+
+
+def test_only_a_jpeg_comes_smaller_and_it_is_turned_like_the_whole() -> None:
+    picture = _smooth(400, 300)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    png, turned = _encoded(picture), _encoded(picture, "JPEG", exif=exif)
+    np.testing.assert_array_equal(pixels(open_image(png, enough=10)), np.asarray(picture))
+    assert open_image(turned, enough=150).size == (200, 150)
+    assert open_image(turned, exif="apply", enough=150).size == (150, 200)
+    small, whole = (open_image(turned, exif="apply", enough=enough) for enough in (150, None))
+    assert np.abs(pixels(small).astype(float) - pixels(whole.reduce(2))).mean() < 2
+    cmyk = _encoded(picture.convert("CMYK"), "JPEG", quality=95)
+    found = open_image(cmyk, enough=150)
+    assert (found.mode, found.size) == ("RGB", (200, 150))
 
 
 _GREY = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5

@@ -21,6 +21,7 @@ from tensorboard.util import tensor_util
 
 from pipeline import InputError, VisualizeConfig, draw, panels, store, visualize
 from pipeline.logs import runs_in
+from pipeline.pictures import Pictures
 from pipeline.places import Place
 from pipeline.predictions import Part, Run
 from pipeline.visualize import Written
@@ -418,7 +419,7 @@ def test_missing_pictures_are_counted_shown_as_such_and_looked_for_again(run: Pa
     }
     assert written.missing_pictures == len(shown)
     (first, *_) = decoded(written.event_file, "examples/random")
-    blank = draw.tile(None, draw.Words(None, [], "", 0))
+    blank = np.asarray(draw.tile(None, draw.Words(None, [], "", 0)))
     inner = (slice(20, 190), slice(20, 190))
     assert np.array_equal(first[inner], blank[inner])  # "picture not found"
     assert not draw_logs(run, tmp_path / "logs").unchanged  # they may be there now
@@ -459,6 +460,29 @@ def test_the_tile_of_a_row_shows_its_own_picture(run: Path, tmp_path: Path) -> N
             if np.array_equal(shown[y : y + 192 : 24, x : x + 192 : 24], source)
         )
         assert np.array_equal(shown[top : top + 192, left : left + 192], enlarged)
+
+
+def test_only_a_large_jpeg_is_decoded_smaller_than_it_is(run: Path, tmp_path: Path) -> None:
+    random, sides = (
+        np.random.default_rng(0),
+        {28: 7, 64: 3, 98: 2, 196: 1, 197: 0, 224: 0, 392: 0, 783: 0, 784: 0, 1600: 0},
+    )
+    step = store.open_run(run)[0]
+    pictures = Pictures((step,), tmp_path)
+    for side, factor in sides.items():
+        rough = Image.fromarray(random.integers(0, 256, (side // 7, side // 7, 3), np.uint8))
+        rough.resize((side, side), Image.Resampling.BICUBIC).save(tmp_path / f"{side}.jpg", quality=95)
+        ((found, exact),) = pictures.fitted(step.step, [side], [f"{side}.jpg"])
+        assert found is not None
+        shown, whole = np.asarray(found), np.asarray(Image.open(tmp_path / f"{side}.jpg"))
+        assert exact == (factor > 0)
+        if exact:
+            assert np.array_equal(shown, whole.repeat(factor, axis=0).repeat(factor, axis=1))
+        else:
+            assert shown.shape == (196, 196, 3)
+            plain = np.asarray(draw.fit_picture(Image.fromarray(whole))[0])
+            assert np.array_equal(shown, plain) == (side < 2 * 392)
+            assert np.abs(shown.astype(int) - plain).mean() < 3
 
 
 def test_thumbnails_are_shown_where_the_sources_are_gone(tmp_path: Path) -> None:
