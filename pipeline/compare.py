@@ -318,8 +318,8 @@ class _Album:
                 new=Said(self._new.name, names[rows["new"][i]], float(rows["confidence_new"][i])),
                 name=refs[i],
             )
-            pixels = pair_tile(picture, words)
-            samples.append(events.png(pixels) if exact else events.jpeg(pixels))
+            drawn = pair_tile(picture, words)
+            samples.append(events.png(drawn) if exact else events.jpeg(drawn))
         return Encoded(tiles.tag, draw.WIDTH, draw.HEIGHT, tuple(samples), tiles.description)
 
 

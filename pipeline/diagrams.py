@@ -57,10 +57,10 @@ class PairWords:
     """Of the image."""
 
 
-def pair_tile(picture: Image.Image | None, words: PairWords) -> Pixels:
+def pair_tile(picture: Image.Image | None, words: PairWords) -> Image.Image:
     """A fitted picture on the left, the truth and what both steps say on the right, the old one above the new.
 
-    -> [215, 350, 3] uint8; the frame's colour says whether the new one is right.
+    -> 350 × 215 pixels, RGB; the frame's colour says whether the new one is right.
     """
     canvas = Canvas(WIDTH, HEIGHT)
     colour = RIGHT if words.new.predicted == words.true else WRONG
@@ -76,7 +76,7 @@ def pair_tile(picture: Image.Image | None, words: PairWords) -> Pixels:
         canvas.text((left, top + 16), said.predicted, width, 12, RIGHT if right else WRONG, bold=True)
         canvas.bar(left, top + 21, width, 6, said.confidence, RIGHT if right else WRONG)
     canvas.text((left, 207), words.name.rpartition("/")[2], width, 10, FAINT)
-    return canvas.pixels
+    return canvas.image
 
 
 @dataclass(frozen=True)

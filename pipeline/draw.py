@@ -233,28 +233,40 @@ def fit_picture(picture: Image.Image, room: int = PICTURE) -> tuple[Image.Image,
     return picture.resize(size, Image.Resampling.HAMMING, reducing_gap=2.0), False
 
 
+_FRAME = 4
+"""Width of the frame around a tile's picture."""
+
+
+@functools.lru_cache
+def _frame(colour: Colour, missing: bool) -> Image.Image:
+    """A frame that waits for its picture, or says that there is none."""
+    side = PICTURE + 2 * _FRAME
+    canvas = Canvas(side, side)
+    canvas.draw.rectangle((0, 0, side - 1, side - 1), fill=colour)
+    canvas.draw.rectangle((_FRAME, _FRAME, _FRAME + PICTURE - 1, _FRAME + PICTURE - 1), fill=(240, 240, 240))
+    if missing:
+        canvas.text((side / 2, side / 2), "picture not found", PICTURE, 12, FAINT, anchor="ms")
+    return canvas.image
+
+
 def framed(canvas: Canvas, picture: Image.Image | None, colour: Colour) -> tuple[int, int]:
     """Draw a fitted picture in a frame on the left of a tile. -> where what stands beside it begins, and its width."""
-    frame = 4
-    side = PICTURE + 2 * frame
-    margin = (HEIGHT - side) // 2
-    canvas.draw.rectangle((margin, margin, margin + side - 1, margin + side - 1), fill=colour)
-    inner = margin + frame
-    canvas.draw.rectangle((inner, inner, inner + PICTURE - 1, inner + PICTURE - 1), fill=(240, 240, 240))
-    if picture is None:
-        canvas.text((inner + PICTURE / 2, inner + PICTURE / 2), "picture not found", PICTURE, 12, FAINT, anchor="ms")
-    else:
+    frame = _frame(colour, picture is None)
+    margin = (HEIGHT - frame.height) // 2
+    canvas.image.paste(frame, (margin, margin))
+    if picture is not None:
+        inner = margin + _FRAME
         canvas.image.paste(picture, (inner + (PICTURE - picture.width) // 2, inner + (PICTURE - picture.height) // 2))
 
-    left = margin + side + 7
+    left = margin + frame.width + 7
     width = WIDTH - left - 4
     return left, width
 
 
-def tile(picture: Image.Image | None, words: Words) -> Pixels:
+def tile(picture: Image.Image | None, words: Words) -> Image.Image:
     """A fitted picture on the left, what the model says on the right; the frame's colour says whether it is right.
 
-    -> [215, 350, 3] uint8.
+    -> 350 × 215 pixels, RGB.
     """
     canvas = Canvas(WIDTH, HEIGHT)
     predicted = words.top[0][0] if words.top else None
@@ -279,7 +291,7 @@ def tile(picture: Image.Image | None, words: Words) -> Pixels:
     canvas.text(
         (left, 207), words.name if _long(words.name, _font(words.name, 10)) <= width else short, width, 10, FAINT
     )
-    return canvas.pixels
+    return canvas.image
 
 
 SHEET_COLUMNS = 4
@@ -631,11 +643,8 @@ def intervals(title: str, lines: Sequence[Interval], reference: float, called: s
     return canvas.pixels
 
 
-def sprite(pictures: Sequence[Image.Image | None], side: int) -> Pixels:
-    """Pictures of at most side × side pixels in a square grid, row by row; grey where there is none.
-
-    -> [grid · side, grid · side, 3] uint8.
-    """
+def sprite(pictures: Sequence[Image.Image | None], side: int) -> Image.Image:
+    """Pictures of at most side × side pixels in a square grid, row by row; grey where there is none."""
     grid = math.ceil(math.sqrt(len(pictures)))
     whole = Image.new("RGB", (grid * side, grid * side), PAPER)
     for i, picture in enumerate(pictures):
@@ -644,7 +653,7 @@ def sprite(pictures: Sequence[Image.Image | None], side: int) -> Pixels:
             whole.paste(TRACK, (left, top, left + side, top + side))
         else:
             whole.paste(picture, (left + (side - picture.width) // 2, top + (side - picture.height) // 2))
-    return np.array(whole)
+    return whole
 
 
 MARKS: tuple[Colour, ...] = ((0, 158, 115), (230, 159, 0), (204, 121, 167), (86, 180, 233))

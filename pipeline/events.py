@@ -11,6 +11,7 @@ nothing); text, pictures and histograms are tensors in their plugins' present fo
 
 import io
 import struct
+import zlib
 from collections.abc import Iterable
 from functools import singledispatch
 from pathlib import Path
@@ -47,17 +48,30 @@ from pipeline.summaries import (
 _DTYPES = {"float32": types_pb2.DT_FLOAT, "float64": types_pb2.DT_DOUBLE}
 
 
-def png(pixels: Pixels) -> bytes:
-    """A drawing or a picture in large pixels, without loss."""
-    encoded = io.BytesIO()
-    Image.fromarray(pixels).save(encoded, "PNG", compress_level=3)
-    return encoded.getvalue()
+def png(picture: Pixels | Image.Image) -> bytes:
+    """A drawing or a picture in large pixels, without loss.
+
+    Its rows are compressed as they are: filtered first, as Pillow does, they take three times as long, and where pixels
+    repeat, as in whole factors and around words, the file is larger. Raises ValueError if it is not in RGB.
+    """
+    pixels = np.asarray(picture)
+    height, width, _ = pixels.shape
+    rows = np.zeros((height, 1 + 3 * width), np.uint8)  # each begins with the number of its filter, 0 for none
+    rows[:, 1:] = pixels.reshape(height, 3 * width)
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),  # 8 bits, RGB
+        (b"IDAT", zlib.compress(rows.data, 3)),
+        (b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
 
 
-def jpeg(pixels: Pixels) -> bytes:
+def jpeg(picture: Image.Image) -> bytes:
     """A photograph with words: quality 90 with full colour resolution, so that small coloured letters stay clean."""
     encoded = io.BytesIO()
-    Image.fromarray(pixels).save(encoded, "JPEG", quality=90, subsampling=0)
+    picture.save(encoded, "JPEG", quality=90, subsampling=0)
     return encoded.getvalue()
 
 

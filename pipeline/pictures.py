@@ -80,8 +80,8 @@ class Pictures:
                 id=ids[i],
                 loss=loss if label >= 0 else None,
             )
-            pixels = draw.tile(picture, words)
-            samples.append(events.png(pixels) if exact else events.jpeg(pixels))
+            drawn = draw.tile(picture, words)
+            samples.append(events.png(drawn) if exact else events.jpeg(drawn))
         return Encoded(tiles.tag, draw.WIDTH, draw.HEIGHT, tuple(samples), tiles.description)
 
     def fitted(self, step: int, ids: Sequence[int], refs: Sequence[str]) -> Iterator[tuple[Image.Image | None, bool]]:

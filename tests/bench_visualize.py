@@ -246,8 +246,8 @@ def tiles(folder: Path, line: Callable[[str, float, str], None]) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     pixels = np.random.default_rng(0).integers(0, 256, (draw.HEIGHT, draw.WIDTH, 3), np.uint8)
-    smooth = np.asarray(Image.fromarray(pixels).resize((draw.WIDTH // 8, draw.HEIGHT // 8)).resize((350, 215)))
-    encoded = events.jpeg(smooth)
+    picture = Image.fromarray(pixels).resize((draw.WIDTH // 8, draw.HEIGHT // 8)).resize((350, 215))
+    smooth, encoded = np.asarray(picture), events.jpeg(picture)
 
     def ours() -> None:
         with events.Writer(folder / "ours", 1.7e9) as writer:

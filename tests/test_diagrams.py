@@ -21,8 +21,8 @@ def words(old: str, new: str, true: str = "River") -> PairWords:
 
 @pytest.mark.parametrize("picture", [None, Image.new("RGB", (196, 100), "green")])
 def test_a_tile_has_the_colour_of_the_new_verdict_and_two_bars(picture: Image.Image | None) -> None:
-    broken = diagrams.pair_tile(picture, words("River", "Forest"))
-    fixed = diagrams.pair_tile(picture, words("Forest", "River"))
+    broken = np.asarray(diagrams.pair_tile(picture, words("River", "Forest")))
+    fixed = np.asarray(diagrams.pair_tile(picture, words("Forest", "River")))
     assert broken.shape == fixed.shape == (draw.HEIGHT, draw.WIDTH, 3)
     assert broken[6, 100].tolist() == list(draw.WRONG)
     assert fixed[6, 100].tolist() == list(draw.RIGHT)

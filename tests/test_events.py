@@ -23,7 +23,12 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 SUMMARIES: list[Summary] = [
     Scalar("metrics/accuracy", 0.1, "Share of right images."),
     Picture("confusion/matrix", lambda: PIXELS, "A picture."),
-    Encoded("examples/random", 7, 5, (events.png(PIXELS), events.jpeg(PIXELS), events.png(PIXELS[::-1].copy()))),
+    Encoded(
+        "examples/random",
+        7,
+        5,
+        (events.png(PIXELS), events.jpeg(Image.fromarray(PIXELS)), events.png(PIXELS[::-1].copy())),
+    ),
     Histogram("probabilities/cat", np.linspace(0, 1, 4), np.array([1, 0, 2**53 - 1])),
     Text("report/summary", "# Ünïcode\n\n| a | b |\n|---|---|\n| 1 | 2 |"),
 ]
@@ -141,14 +146,35 @@ def test_a_drawing_is_encoded_without_loss(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(png))), PIXELS)
 
 
+@given(st.integers(1, 70), st.integers(1, 40), st.integers(1, 9), st.integers(0, 2**32 - 1))
+def test_a_png_is_what_any_reader_takes_for_its_pixels(width: int, height: int, factor: int, seed: int) -> None:
+    own = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    pixels = own.repeat(factor, axis=0).repeat(factor, axis=1)
+    encoded = events.png(pixels)
+    Image.open(io.BytesIO(encoded)).verify()  # the checksums of its chunks
+    with Image.open(io.BytesIO(encoded)) as file:
+        assert (file.format, file.mode, file.size) == ("PNG", "RGB", (width * factor, height * factor))
+        assert np.array_equal(np.asarray(file), pixels)
+    assert encoded == events.png(Image.fromarray(pixels)) == events.png(pixels[::-1].copy()[::-1])
+    # As the format says (ISO/IEC 15948): the signature, and the end, which has nothing in it.
+    assert encoded[:16] == b"\x89PNG\r\n\x1a\n\x00\x00\x00\x0dIHDR"
+    assert encoded[-12:] == b"\x00\x00\x00\x00IEND\xaeB`\x82"
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
+def test_a_png_of_other_than_three_channels_is_refused(mode: str) -> None:
+    with pytest.raises(ValueError, match=r"unpack|reshape"):
+        events.png(Image.new(mode, (7, 5)))
+
+
 def test_a_photograph_is_a_jpeg_close_to_its_pixels() -> None:
     smooth = np.linspace(0, 255, 64 * 64 * 3).reshape(64, 64, 3).astype(np.uint8)
-    encoded = events.jpeg(smooth)
+    encoded = events.jpeg(Image.fromarray(smooth))
     assert encoded.startswith(b"\xff\xd8")
     assert np.abs(np.asarray(Image.open(io.BytesIO(encoded))).astype(int) - smooth).max() <= 6
     red = np.full((16, 16, 3), 255, np.uint8)
     red[:, 5:6] = 213, 94, 0  # one column in a colour: subsampling would smear it
-    seen = np.asarray(Image.open(io.BytesIO(events.jpeg(red)))).astype(int)
+    seen = np.asarray(Image.open(io.BytesIO(events.jpeg(Image.fromarray(red))))).astype(int)
     assert np.abs(seen[:, 5] - (213, 94, 0)).max() < 30
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 import pipeline
 from pipeline import CompareConfig, VisualizeConfig, changes, cli, diagrams, draw, exhibits, store
@@ -162,7 +163,7 @@ def test_a_tile_says_what_both_say(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def tile(picture: Any, words: diagrams.PairWords) -> Any:
         assert picture is not None
         seen.append(words)
-        return np.zeros((draw.HEIGHT, draw.WIDTH, 3), np.uint8)
+        return Image.new("RGB", (draw.WIDTH, draw.HEIGHT))
 
     monkeypatch.setattr(importlib.import_module("pipeline.compare"), "pair_tile", tile)
     old, new = run(tmp_path / "old"), run(tmp_path / "new", 1)
