@@ -1,17 +1,23 @@
 """What a person sees: TensorBoard in headless Chromium on a toy run. Run by `make test-browser`."""
 
+import contextlib
+import dataclasses
+import json
 import re
 import shutil
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from pipeline import VisualizeConfig, draw, visualize
+from pipeline import CompareConfig, VisualizeConfig, draw, visualize
+from pipeline.compare import Compared, compare
 from tests import toy
 
 pytestmark = pytest.mark.browser
@@ -23,6 +29,13 @@ TABS = {
 """Tab -> seconds after which it has drawn."""
 
 
+COMPARISON = (
+    *("1_glance/report_card", "2_mistakes/broken", "examples/fixed", "examples/changed_wrong"),
+    *("examples/both_wrong_same", "changes/0_overview", "changes/matrix", "classes/difference", "slices/difference"),
+)
+"""Pictures of a comparison."""
+
+
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("browser")
@@ -31,7 +44,26 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     done = toy.predboard("infer", "--data", data, "--model", model, "--out", folder / "predictions/toy")
     assert done.returncode == 0, done.stderr
     visualize(VisualizeConfig((folder / "predictions/toy",), logdir=folder / "logs"))
-    command = [sys.executable, "-m", "pipeline", "board", "--logdir", str(folder / "logs"), "--port", "6127"]
+    with _board(folder / "logs", 6127) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Compared]]:
+    """Where a comparison is shown, and what it found."""
+    folder = tmp_path_factory.mktemp("compared")
+    logits, label = toy.table(toy.RUN, 400)
+    for name, seed in (("old", 1), ("new", 2)):
+        noise = np.random.default_rng(seed).normal(0, 1, logits.shape).astype(np.float32)
+        toy.write_run(folder / name, logits + noise, label, dataclasses.replace(toy.RUN, thumbnails=8))
+    done = compare(CompareConfig((folder / "old", folder / "new"), folder / "logs"))
+    with _board(folder / "logs", 6128) as url:
+        yield url, done
+
+
+@contextlib.contextmanager
+def _board(folder: Path, port: int) -> Iterator[str]:
+    command = [sys.executable, "-m", "pipeline", "board", "--logdir", str(folder), "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=toy.ROOT) as board:
         assert board.stdout is not None
         line = next(line for line in board.stdout if line.startswith("open "))
@@ -88,6 +120,12 @@ def test_the_landing_page_begins_with_the_report_card_and_two_mistakes_in_their_
 
 @pytest.mark.parametrize("tab", TABS)
 def test_every_tab_shows_something_and_no_picture_is_broken(browser: Any, url: str, tab: str, tmp_path: Path) -> None:
+    _opens(browser, url, tab)
+    browser.save_screenshot(str(tmp_path / f"{tab}.png"))
+
+
+def _opens(browser: Any, url: str, tab: str) -> None:
+    """A tab is there, has no broken picture, and asked for nothing that there is not."""
     _open(browser, f"{re.sub('[?].*', '', url)}#{tab}", TABS[tab])
     text = browser.execute_script("return document.body.innerText")
     assert "No dashboards are active" not in text
@@ -98,7 +136,6 @@ def test_every_tab_shows_something_and_no_picture_is_broken(browser: Any, url: s
     assert broken == []
     errors = [entry["message"] for entry in browser.get_log("browser") if "favicon" not in entry["message"]]
     assert [e for e in errors if "localhost" in e and "404" in e] == []
-    browser.save_screenshot(str(tmp_path / f"{tab}.png"))
 
 
 def test_the_report_is_readable_text(browser: Any, url: str) -> None:
@@ -145,3 +182,47 @@ def test_the_overview_of_confusions_is_on_the_first_page_of_its_group_in_its_own
     shown = [size for text, *size in cards if "confusion/0_overview" in text]
     assert shown == [[draw.WIDTH, draw.HEIGHT, draw.HEIGHT]]
     assert "confusion/0_matrix" in cards[0][0]
+
+
+def test_a_comparison_opens_with_its_card_and_what_it_saw_broken(browser: Any, compared: tuple[str, Compared]) -> None:
+    url, done = compared
+    assert done.found["rows"]["broken"] >= 2
+    _open(browser, url, 8)
+    pinned = browser.execute_script(
+        "return [...document.querySelectorAll('metrics-pinned-view image-card')].map(card => card.textContent)"
+    )
+    tags = ["1_glance/report_card", "2_mistakes/broken", "2_mistakes/broken"]
+    assert [tag in text for tag, text in zip(tags, pinned, strict=True)] == [True] * 3
+
+
+def test_every_tab_of_a_comparison_shows_what_it_has(browser: Any, compared: tuple[str, Compared]) -> None:
+    url, done = compared
+    with urllib.request.urlopen(re.sub("[/?]*[?].*", "/data/plugins_listing", url), timeout=10) as answer:
+        active = {name for name, about in json.load(answer).items() if about["enabled"]}
+    assert active == {"timeseries", "scalars", "images", "text"}
+    said = {
+        "timeseries": ("1_glance", "2_mistakes", "changes", "difference"),
+        "scalars": ("difference", "flips", "new", "old"),
+        "images": ("1_glance", "2_mistakes", "changes"),
+        "text": ("report/0_verdict", "report/by_class", "report/transitions", done.verdict),
+    }
+    for tab in sorted(active):
+        _opens(browser, url, tab)
+        text = _all_text(browser)
+        assert [words for words in said[tab] if words not in text] == [], tab
+        assert not re.search(r"Error:|Traceback|\bNaN\b|No data|[Ff]ailed to", text), tab
+
+
+def test_the_pictures_of_a_comparison_are_there_in_their_own_pixels(
+    browser: Any, compared: tuple[str, Compared]
+) -> None:
+    url, _ = compared
+    shown: dict[str, list[int]] = {}
+    for tag in COMPARISON:
+        _open(browser, f"{re.sub('[?].*', '', url)}?tagFilter=^{tag}$#timeseries", 3)
+        text, *shown[tag] = browser.execute_script(
+            "const card = document.querySelector('image-card'); const image = card.querySelector('img');"
+            " return [card.textContent, image.naturalWidth, image.naturalHeight];"
+        )
+        assert tag in text
+    assert {tag for tag, size in shown.items() if size != [draw.WIDTH, draw.HEIGHT]} <= {"changes/matrix"}
