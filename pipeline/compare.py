@@ -108,6 +108,8 @@ def compare(config: CompareConfig, say: Callable[[str], None] = lambda _: None) 
         record = logs.read_record(folder)
         if outcome.FILE in record.files:
             raise InputError(f"{folder} has the logs of a run, which a comparison would replace: name another --logdir")
+        for gone in logs.left_by(folder, config.predictions):
+            say(f"{name}: it was of {gone}, where nothing is any more")
         aside = places.workshop(folder) / f".predboard-{os.getpid()}.partial"
         try:
             aside.mkdir()
@@ -123,7 +125,7 @@ def compare(config: CompareConfig, say: Callable[[str], None] = lambda _: None) 
             drawn = album.drawn(exhibits.summaries(sides, pairs, examples), workers.count(config.workers))
             _write(sides, drawn, content, whole, aside)
             made_of = made_from if not album.missing else ""  # another time they may be there
-            event_file = logs.publish(folder, aside, _time(sides), record, made_of)
+            event_file = logs.publish(folder, aside, _time(sides), record, made_of, config.predictions)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     found = contrast.read_compare(content) or {}

@@ -1,13 +1,15 @@
 """A run's folder of logs: which files in it are ours, and how new ones take their places. Knows not what is in them."""
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline import places
+from pipeline.errors import InputError
 from pipeline.places import Place
 from pipeline.summaries import File
 
@@ -33,6 +35,9 @@ class Record:
     """Digest of all that decides the files; None if there is no list, empty while they are being replaced."""
     files: tuple[str, ...] = ()
     """Relative to the run's folder, the event file first."""
+    of: tuple[str, ...] = ()
+    """The predictions they are of, relative to the run's folder where both are on one disk, so that they may be moved
+    or copied together; empty if that is not known."""
 
 
 def write_file(aside: Path, file: File) -> None:
@@ -78,20 +83,65 @@ def read_record(folder: Place) -> Record:
         files = [str(name) for name in record["files"]]
         # Never a file beyond our folder, whatever somebody wrote into the record.
         inside = [f for f in files if not Path(f).is_absolute() and ".." not in Path(f).parts]
-        return Record(str(record["made_from"]), tuple(inside))
+        return Record(str(record["made_from"]), tuple(inside), tuple(map(str, record.get("of", ()))))
     except places.StorageError:  # it may well be there
         raise
     except (OSError, ValueError, KeyError, TypeError):  # none, or not ours: then we own no file there
         return Record()
 
 
-def _write_record(folder: Place, made_from: str, files: list[str]) -> None:
+def _write_record(folder: Place, record: Record) -> None:
     aside = places.workshop(folder) / f"{RECORD}.partial"
-    aside.write_text(json.dumps({"made_from": made_from, "files": files}, indent=1) + "\n", "utf-8")
+    aside.write_text(json.dumps(asdict(record), indent=1) + "\n", "utf-8")
     places.publish(aside, folder / RECORD)
 
 
-def publish(folder: Place, aside: Path, time: float, record: Record, made_from: str) -> Place:
+def left_by(folder: Place, predictions: Sequence[Place]) -> list[Place]:
+    """Predictions that the logs in a folder are of, other ones than these, and that are gone: the run was moved.
+
+    Raises InputError if they are there still: then another run, or another comparison, has this name.
+    """
+    others = []
+    for text in read_record(folder).of:
+        place = places.at(text)
+        if isinstance(place, Path) and isinstance(folder, Path):
+            place = folder.resolve().joinpath(place).resolve()
+        if not any(_same(place, one) for one in predictions):
+            others.append(place)
+    if there := next(filter(_is_there, others), None):
+        raise InputError(
+            f"{folder} has the logs of {there}, which these would replace: name another --logdir, rename a folder of "
+            f"predictions, or delete {folder}"
+        )
+    return others
+
+
+def _same(one: Place, other: Place) -> bool:
+    if isinstance(one, Path) and isinstance(other, Path):
+        with contextlib.suppress(OSError):  # one of them is not there
+            return one.samefile(other)
+    return one.resolve() == other.resolve()
+
+
+def _is_there(predictions: Place) -> bool:
+    try:
+        return predictions.is_dir() and any(True for _ in predictions.glob("step=*"))
+    except (PermissionError, places.StorageError):  # of somebody else
+        return True
+
+
+def _named(folder: Place, predictions: Place) -> str:
+    """Of predictions, for the record."""
+    there, here = predictions.resolve(), folder.resolve()
+    if isinstance(there, Path) and isinstance(here, Path):
+        with contextlib.suppress(ValueError):  # on another drive of Windows
+            return Path(os.path.relpath(there, here)).as_posix()
+    return str(there)
+
+
+def publish(
+    folder: Place, aside: Path, time: float, record: Record, made_from: str, predictions: Sequence[Place] = ()
+) -> Place:
     """Put the files from `aside` into their places, and remove our old ones.
 
     The event file's name changes with its content, so that an open TensorBoard notices. It comes last: whatever happens
@@ -105,7 +155,8 @@ def publish(folder: Place, aside: Path, time: float, record: Record, made_from: 
     event_file = f"events.out.tfevents.{int(time):010d}.{content.hexdigest()}.predboard"
     beside = sorted(p.relative_to(aside).as_posix() for p in aside.rglob("*") if p.is_file() and p != aside / EVENTS)
     old = [name for name in record.files if name not in (event_file, *beside)]
-    _write_record(folder, "", [event_file, *beside, *old])
+    of = tuple(_named(folder, one) for one in predictions)
+    _write_record(folder, Record("", (event_file, *beside, *old), of))
     for name in beside:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         places.publish(aside / name, folder / name)
@@ -114,7 +165,7 @@ def publish(folder: Place, aside: Path, time: float, record: Record, made_from: 
         (folder / name).unlink(missing_ok=True)
         if (parent := (folder / name).parent) != folder and parent.is_dir() and not any(parent.iterdir()):
             parent.rmdir()
-    _write_record(folder, made_from, [event_file, *beside])
+    _write_record(folder, Record(made_from, (event_file, *beside), of))
     return folder / event_file
 
 

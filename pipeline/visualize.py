@@ -135,6 +135,8 @@ def _visualize_run(
         record = logs.read_record(folder)
         if logs.COMPARISON in record.files:
             raise InputError(f"{folder} has a comparison, which logs would replace: name another --logdir")
+        for gone in logs.left_by(folder, [predictions]):
+            say(f"{name}: its logs were of {gone}, where it is no more")
         aside = places.workshop(folder) / f".predboard-{os.getpid()}.partial"
         try:
             aside.mkdir()
@@ -174,7 +176,7 @@ def _visualize_run(
                 aside, File(outcome.FILE, outcome.summary_json(name, steps[-1].run, steps[-1].finished, counted))
             )
             event_file = logs.publish(
-                folder, aside, times[numbers[0]], record, made_from if not pictures.missing else ""
+                folder, aside, times[numbers[0]], record, made_from if not pictures.missing else "", [predictions]
             )
         finally:
             shutil.rmtree(aside, ignore_errors=True)

@@ -434,6 +434,20 @@ def test_the_files_of_a_comparison_are_not_replaced(tmp_path: Path) -> None:
     assert contents(done.folder) == before
 
 
+def test_a_comparison_of_other_runs_of_the_same_names_is_refused(tmp_path: Path) -> None:
+    first = run(tmp_path / "a/old"), run(tmp_path / "a/new", 1)
+    second = run(tmp_path / "b/old", 2), run(tmp_path / "b/new", 3)
+    config = CompareConfig(first, tmp_path / "logs")
+    before = contents(compare(config).folder)
+    with pytest.raises(InputError, match=r"logs/new vs old has the logs of .*a/old, which these would replace: name a"):
+        compare(dataclasses.replace(config, predictions=second))
+    assert contents(tmp_path / "logs/new vs old") == before
+    (tmp_path / "a").rename(tmp_path / "c")
+    said: list[str] = []
+    assert not compare(dataclasses.replace(config, predictions=second), said.append).unchanged
+    assert said[1:] == [f"new vs old: it was of {one}, where nothing is any more" for one in first]
+
+
 def test_comparisons_are_no_runs_to_rank(tmp_path: Path) -> None:
     old, new = run(tmp_path / "old"), run(tmp_path / "new", 1)
     compared(old, new)

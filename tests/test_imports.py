@@ -144,7 +144,7 @@ ALLOWED: dict[str, set[str]] = {
     "judge": {"errors", "paired", "rules", "summaries"},
     "kept": {"errors", "panels", "places", "predictions", "state", "store"},
     "labels": {"config", "errors", "predictions", "saved", "sources"},
-    "logs": {"places", "summaries"},
+    "logs": {"errors", "places", "summaries"},
     "inspection": {"errors", "places", "predictions", "store", "timing"},
     "live": {"compare", "config", "datasets", "errors", "gate", "infer", "judge", "places", "store", "visualize"},
     "loading": {

@@ -38,6 +38,7 @@ from pipeline import (
 )
 from pipeline import visualize as draw_logs
 from pipeline.inspection import inspect
+from pipeline.logs import read_record
 from pipeline.places import Remote, StorageError, at
 from tests import toy
 
@@ -342,6 +343,21 @@ def test_many_threads_read_one_object() -> None:
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(lambda _: Remote("memory://data/a").read_bytes(), range(400)))
     assert all(one == content for one in found)
+
+
+@pytest.mark.usefixtures("memory")
+def test_logs_know_of_which_run_in_storage_they_are(tmp_path: Path) -> None:
+    logits, label = toy.table(toy.RUN, 20)
+    for folder, shift in (("a", 0), ("b", 1)):
+        toy.write_run(Remote(f"memory://{folder}/net"), logits + np.float32(shift), label)
+    for logdir in (tmp_path / "logs", Remote("memory://logs")):
+        draw_logs("memory://a/net", logdir, panels=("glance",))
+        with pytest.raises(InputError, match="has the logs of memory://a/net, which these would replace"):
+            draw_logs("memory://b/net", logdir, panels=("glance",))
+    Remote("memory://a").rmtree()
+    for logdir in (tmp_path / "logs", Remote("memory://logs")):
+        draw_logs("memory://b/net", logdir, panels=("glance",))
+        assert read_record(logdir / "net").of == ("memory://b/net",)
 
 
 def test_logs_in_storage_are_the_logs_on_disk(memory: Any, tmp_path: Path) -> None:

@@ -120,6 +120,64 @@ def test_a_step_without_rows_is_drawn_as_one(tmp_path: Path) -> None:
     assert ("report/summary", 0) in toy.read_values(written.event_file)
 
 
+def test_another_run_of_the_same_name_does_not_take_the_place_of_a_runs_logs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = write(tmp_path / "a/net", 0), write(tmp_path / "b/net", 1)
+    logs = tmp_path / "logs"
+    draw_logs(first, logs, panels=FEW)
+    before = tree(logs)
+    with pytest.raises(InputError) as refused:
+        draw_logs(second, logs, panels=FEW)
+    assert str(refused.value) == (
+        f"{logs / 'net'} has the logs of {first}, which these would replace: name another --logdir, rename a folder of "
+        f"predictions, or delete {logs / 'net'}"
+    )
+    assert tree(logs) == before
+    monkeypatch.chdir(tmp_path)
+    write(first, 1)
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link/net").symlink_to(first)
+    assert draw_logs(Path("a/net"), Path("logs"), panels=FEW).steps == (0, 1)  # the same folder by a relative path,
+    write(first, 2)
+    assert draw_logs(tmp_path / "link/net", logs, panels=FEW).steps == (0, 1, 2)  # and through a link
+    written = draw_logs(second, tmp_path / "others", panels=FEW)
+    for name, content in tree(tmp_path / "others").items():
+        assert str(tmp_path).encode() not in content, name
+    assert not written.unchanged
+
+
+def test_logs_go_on_where_a_run_was_moved(tmp_path: Path) -> None:
+    run, logs = write(tmp_path / "project/predictions/net", 0), tmp_path / "project/logs"
+    draw_logs(run, logs, panels=FEW)
+    shutil.copytree(tmp_path / "project", tmp_path / "copy")  # with its logs, while the first is there still
+    write(tmp_path / "copy/predictions/net", 1)
+    said: list[str] = []
+
+    def drawn(run: Path, logs: Path) -> tuple[int, ...]:
+        said.clear()
+        (written,) = visualize(VisualizeConfig((run,), logs, panels=FEW), said.append)
+        return written.steps
+
+    assert drawn(tmp_path / "copy/predictions/net", tmp_path / "copy/logs") == (0, 1)
+    assert len(said) == 1  # nothing of another run
+    moved = (tmp_path / "project/predictions").rename(tmp_path / "kept") / "net"
+    assert draw_logs(moved, logs, panels=FEW).unchanged  # its bytes are the same
+    write(moved, 1)
+    assert drawn(moved, logs) == (0, 1)
+    assert said[1] == f"net: its logs were of {run}, where it is no more"
+    write(moved, 2)
+    assert drawn(moved, logs) == (0, 1, 2)
+    assert len(said) == 1
+
+
+def test_logs_that_do_not_say_whose_they_are_are_drawn_anew(tmp_path: Path) -> None:
+    draw_logs(write(tmp_path / "a/net", 0), tmp_path / "logs", panels=FEW)
+    record = tmp_path / "logs/net/.predboard.json"
+    record.write_text(json.dumps({k: v for k, v in json.loads(record.read_text()).items() if k != "of"}))  # as before
+    assert draw_logs(write(tmp_path / "b/net", 1), tmp_path / "logs", panels=FEW).steps == (1,)
+
+
 def test_an_unchanged_run_is_skipped(run: Path, tmp_path: Path) -> None:
     first = draw_logs(run, tmp_path / "logs")
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "logs" / "run").iterdir()}
