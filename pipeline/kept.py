@@ -8,13 +8,15 @@ is data: names of our dataclasses and arrays, and nothing in it is run.
 """
 
 import dataclasses
+import functools
 import hashlib
 import importlib
 import json
 import os
 import platform
 import re
-from collections.abc import Callable, Iterable, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +24,7 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 
+from pipeline import store, workers
 from pipeline.errors import DamagedError
 from pipeline.panels import Panel
 from pipeline.places import Place
@@ -38,13 +41,22 @@ ROWS = "rows"
 LIMIT = 8 * 2**30
 """Bytes of all entries together. What is above is read again."""
 
+SMALL = 65_536
+"""Rows below which an entry is small: it takes as long to take up as one of twice as many."""
+
+MANY = 4
+"""Small entries that a step may have: of more, as of many reruns with a new part each, some are joined."""
+
+_PIECE = 2**20
+"""Bytes that are looked through at a time."""
+
 _IMPORTS = re.compile(
     r"^[ \t]*from (pipeline[\w.]*) import (\(.*?^[ \t]*\)|[^\n]*)|^[ \t]*import (pipeline[\w.]*)",
     re.MULTILINE | re.DOTALL,
 )
 """From where, names, or a whole module."""
 
-_MAGIC = b"pbstate1"
+_MAGIC = b"pbstate2"
 _SUFFIX = ".states"
 _CODEC = "lz4"
 """A third larger than zstd makes it, and written and read in a fifth of the time."""
@@ -125,6 +137,8 @@ class Entry:
     rows: Mapping[str, int]
     """Blob of each part's derived rows, if it has them."""
     rows_version: str
+    rows_crc: int
+    """CRC-32 of all derived rows, as they are in the file."""
     nodes: list[Any]
     blobs: list[tuple[int, int, int, str]]
     """Where each begins, its length in the file and when it is decompressed, and its digest."""
@@ -134,34 +148,30 @@ class Entry:
         """Rows of all parts."""
         return sum(self.parts.values())
 
+    @property
+    def _state_blobs(self) -> int:
+        """How many blobs are of states: those of rows come after them."""
+        return min(self.rows.values(), default=len(self.blobs))
+
+    def has_only(self, names: frozenset[str]) -> bool:
+        """Whether it has nothing but these panels, and derived rows if `ROWS` is among them."""
+        return self.panels.keys() == names - {ROWS} and bool(self.rows) == (ROWS in names)
+
     def names(self, versions: Mapping[str, str]) -> frozenset[str]:
         """Of the panels, and `ROWS`, that are of these versions."""
         found = {name for name, (version, _) in self.panels.items() if version == versions.get(name)}
         return frozenset(found | ({ROWS} if self.rows and self.rows_version == versions[ROWS] else set()))
 
-    def read(self) -> memoryview:
-        """All blobs. Raises DamagedError if one does not fit its digest."""
-        content = memoryview(self.place.read_bytes())[self.start :]
-        for at, length, _, digest in self.blobs:
+    def states(self, names: Iterable[str]) -> dict[str, Any]:
+        """States of some panels; what they share is shared. Raises DamagedError if a state does not fit its digest."""
+        blobs = self.blobs[: self._state_blobs]
+        content = memoryview(self._read(blobs))
+        for at, length, _, digest in blobs:
             self._check(content[at : at + length], digest)
-        return content
-
-    def rows_of(self, part: str) -> list[Predictions]:
-        """The derived rows of a part. Raises DamagedError if they do not fit their digest."""
-        at, length, size, digest = self.blobs[self.rows[part]]
-        with _opened(self.place) as file:
-            file.seek(self.start + at)
-            content = file.read(length)
-        self._check(content, digest)
-        with pa.ipc.open_stream(pa.decompress(content, size, _CODEC)) as stream:
-            return [Predictions(batch, derived=True) for batch in stream]
-
-    def states(self, names: Iterable[str], content: memoryview) -> dict[str, Any]:
-        """States of some panels; what they share is shared."""
         made: dict[int, Any] = {}
 
         def blob(index: int) -> pa.Buffer:
-            at, length, size, _ = self.blobs[index]
+            at, length, size, _ = blobs[index]
             return pa.decompress(content[at : at + length], size, _CODEC)
 
         def value(index: int) -> Any:
@@ -170,6 +180,41 @@ class Entry:
             return made[index]
 
         return {name: value(self.panels[name][1]) for name in names}
+
+    def packed_rows(self, part: str) -> tuple[bytes, int]:
+        """The derived rows of a part as they are in the file, and their size when they are decompressed.
+
+        Raises DamagedError if they do not fit their digest.
+        """
+        blob = self.blobs[self.rows[part]]
+        content = self._read([blob])
+        self._check(content, blob[3])
+        return content, blob[2]
+
+    def rows_of(self, part: str) -> list[Predictions]:
+        """The derived rows of a part. Raises DamagedError if they do not fit their digest."""
+        with pa.ipc.open_stream(pa.decompress(*self.packed_rows(part), _CODEC)) as stream:
+            return [Predictions(batch, derived=True) for batch in stream]
+
+    def look_through(self) -> None:
+        """Raise DamagedError if the derived rows are damaged, as far as a quick checksum tells."""
+        found = 0
+        with _opened(self.place) as file:
+            file.seek(self.start + self._length(self.blobs[: self._state_blobs]))
+            while some := file.read(_PIECE):
+                found = zlib.crc32(some, found)
+        if found != self.rows_crc:
+            raise DamagedError(f"{self.place} is damaged")
+
+    def _read(self, blobs: Sequence[tuple[int, int, int, str]]) -> bytes:
+        """Neighbouring blobs."""
+        with _opened(self.place) as file:
+            file.seek(self.start + (blobs[0][0] if blobs else 0))
+            return cast(bytes, file.read(self._length(blobs)))
+
+    @staticmethod
+    def _length(blobs: Iterable[tuple[int, int, int, str]]) -> int:
+        return sum(length for _, length, _, _ in blobs)
 
     def _check(self, content: bytes | memoryview, digest: str) -> None:
         if _digest(content) != digest:
@@ -213,8 +258,11 @@ class _Content:
 
     def blob(self, content: bytes | pa.Buffer) -> int:
         """The place of some bytes."""
-        compressed = pa.compress(content, _CODEC, asbytes=True)
-        self._index.append((self._at, len(compressed), len(content), _digest(compressed)))
+        return self.packed(*_packed(content))
+
+    def packed(self, compressed: bytes, size: int) -> int:
+        """The place of some bytes that are compressed already, from this size."""
+        self._index.append((self._at, len(compressed), size, _digest(compressed)))
         self._blobs.append(compressed)
         self._at += len(compressed)
         return len(self._index) - 1
@@ -244,10 +292,17 @@ class _Content:
 
     def whole(self, header: Mapping[str, Any]) -> bytes:
         """The file."""
-        record = json.dumps({**header, "nodes": self._nodes, "blobs": self._index}).encode()
+        first = min(header["rows"].values(), default=len(self._blobs))
+        crc = functools.reduce(lambda crc, blob: zlib.crc32(blob, crc), self._blobs[first:], 0)
+        record = json.dumps({**header, "rows_crc": crc, "nodes": self._nodes, "blobs": self._index}).encode()
         packed = pa.compress(record, _CODEC, asbytes=True)
         head = len(packed).to_bytes(8, "little") + len(record).to_bytes(8, "little")
         return b"".join([_MAGIC, head, _digest(head + packed).encode(), packed, *self._blobs])
+
+
+def _packed(content: bytes | pa.Buffer) -> tuple[bytes, int]:
+    """Some bytes compressed, and their size before."""
+    return pa.compress(content, _CODEC, asbytes=True), len(content)
 
 
 def _digest(content: bytes | memoryview) -> str:
@@ -285,6 +340,39 @@ class Found:
     """By a part's key: what has its derived rows."""
 
 
+@dataclass
+class _Join:
+    """Small entries that become one."""
+
+    entries: list[Entry] = field(default_factory=list)
+    states: dict[str, Any] = field(default_factory=dict)
+    """Merged over them."""
+
+
+def _groups(entries: Iterable[Entry]) -> list[list[Entry]]:
+    """What to join so that no more than `MANY` small ones are left: the smallest, up to about `SMALL` rows together."""
+    small = sorted(
+        (entry for entry in entries if entry.count < SMALL), key=lambda entry: (entry.count, entry.place.name)
+    )
+    groups: list[list[Entry]] = []
+    while len(small) > MANY:
+        groups.append([])
+        while small and sum(entry.count for entry in groups[-1]) < SMALL:
+            groups[-1].append(small.pop(0))
+    return groups
+
+
+def _loaded(asked: tuple[Entry, frozenset[str]]) -> dict[str, Any] | None:
+    """States of an entry; None if they are damaged, or its derived rows, if these are among what it is asked for."""
+    entry, names = asked
+    try:
+        if ROWS in names:
+            entry.look_through()
+        return entry.states(sorted(names - {ROWS}))
+    except (OSError, DamagedError, pa.ArrowException):
+        return None
+
+
 @dataclass(frozen=True)
 class Kept:
     """The entries of a run; none without a folder."""
@@ -305,8 +393,8 @@ class Kept:
         for unfinished in () if self.folder is None else self.folder.glob("*.partial"):
             unfinished.unlink(missing_ok=True)
         entries = []
-        for place in self._places():
-            entry = _entry(place)
+        places = self._places()
+        for place, entry in zip(places, store.each(_entry, places, self.folder or Path()), strict=True):
             if entry is None:
                 place.unlink(missing_ok=True)
             else:
@@ -326,23 +414,37 @@ class Kept:
     def _of_step(
         self, parts: Mapping[str, int], names: frozenset[str], entries: Iterable[Entry], used: set[Place]
     ) -> Found:
+        asked = [
+            (entry, here)
+            for entry in entries
+            if entry.parts.keys() <= parts.keys() and (here := names & entry.names(self.versions))
+        ]
         states: dict[str, Any] = {}
         rows: dict[str, Entry] = {}
         covered: dict[str, set[str]] = {name: set() for name in names}
-        for entry in entries:
-            here = names & entry.names(self.versions) if entry.parts.keys() <= parts.keys() else frozenset[str]()
+        together = _groups([entry for entry, here in asked if here == names and entry.has_only(names)])
+        joins = {entry.place: join for group in together for join in [_Join()] for entry in group}
+        for (entry, here), loaded in zip(asked, workers.in_order(_loaded, asked, 2, 3), strict=True):
             fresh = {name for name in here - {ROWS} if covered[name].isdisjoint(entry.parts)}
             more = entry.rows.keys() - rows.keys() if ROWS in here else set[str]()
-            if not fresh and not more:
-                continue
-            try:
-                states = merge_all(states, entry.states(sorted(fresh), entry.read()))
-            except (OSError, DamagedError, pa.ArrowException):
+            if loaded is None or not (fresh or more):
                 continue  # it is not used, and so removed
             used.add(entry.place)
             rows |= dict.fromkeys(more, entry)
             for name in fresh:
                 covered[name] |= entry.parts.keys()
+            taken = {name: loaded[name] for name in sorted(fresh)}
+            if entry.place in joins and fresh == entry.panels.keys() and more == entry.rows.keys():
+                join = joins[entry.place]
+                join.entries.append(entry)
+                join.states = merge_all(join.states, taken)
+            else:
+                states = merge_all(states, taken)
+        for join in {id(join): join for join in joins.values()}.values():
+            states = merge_all(states, join.states)
+            if (one := self._join(join)) is not None:
+                used -= {entry.place for entry in join.entries}
+                rows |= dict.fromkeys(one.rows, one)
         covered[ROWS] = set(rows)
         missing = {key: frozenset(name for name in names if key not in covered[name]) for key in parts}
         return Found(states, missing, rows)
@@ -355,28 +457,58 @@ class Kept:
             states: of panels, merged over the parts.
             rows: derived rows by the parts' keys; empty if they were not made.
         """
+        packed = ((key, *_packed(_stream(batches))) for key, batches in rows.items() if batches)
+        self._put(parts, states, packed)
+
+    def _join(self, join: "_Join") -> Entry | None:
+        """One entry for several; None where there are no two, or no room, or one was damaged or removed meanwhile."""
+        if len(join.entries) < 2:
+            return None
+        parts = {key: count for entry in join.entries for key, count in entry.parts.items()}
+        rows = ((key, *entry.packed_rows(key)) for entry in join.entries for key in entry.rows)
+        try:
+            place = self._put(parts, join.states, rows, join.entries)
+        except (OSError, DamagedError):
+            return None
+        return None if place is None else _entry(place)
+
+    def _put(
+        self,
+        parts: Mapping[str, int],
+        states: Mapping[str, Any],
+        rows: Iterable[tuple[str, bytes, int]],
+        instead: Iterable[Entry] = (),
+    ) -> Place | None:
+        """Write an entry, `instead` of some that are removed after it: where it is, or None if there is no room.
+
+        Args:
+            parts, states: as for `write`.
+            rows: key of a part, its derived rows as they are in the file, and their size before.
+            instead: entries whose room counts as free.
+        """
         if self.folder is None:
-            return
+            return None
         content = _Content()
-        panels = {name: (self.versions[name], content.node(state)) for name, state in states.items()}
         header = {
             "parts": dict(parts),
-            "panels": panels,
-            "rows": {key: content.blob(_stream(batches)) for key, batches in rows.items() if batches},
+            "panels": {name: (self.versions[name], content.node(state)) for name, state in states.items()},
+            "rows": {key: content.packed(packed, size) for key, packed, size in rows},
             "rows_version": self.versions[ROWS],
         }
         whole = content.whole(header)
-        if sum(place.stat().st_size for place in self._places()) + len(whole) > LIMIT:
-            return
+        free = {entry.place for entry in instead}
+        if sum(place.stat().st_size for place in self._places() if place not in free) + len(whole) > LIMIT:
+            return None
         place = self.folder / f"{digest_of(header)}{_SUFFIX}"
         with unwritable(self.folder):
             if not isinstance(place, Path):
                 place.write_bytes(whole)
-                return
+                return place
             self.folder.mkdir(exist_ok=True)
             aside = place.with_name(f"{place.name}.{os.getpid()}.partial")
             aside.write_bytes(whole)
             aside.replace(place)
+        return place
 
     def _places(self) -> list[Place]:
         if self.folder is None or not self.folder.is_dir():

@@ -129,6 +129,8 @@ def summarize(
             done(part.rows)
 
     answers = _on_ray(portions, kept, add) if on_ray else pool.fold(_Measuring(kept), portions, processes, add)
+    if processes == 1 and not on_ray:
+        hand_over()  # written while this process measures; more than one would stand idle
     for step, finished, derived in answers:
         add(finished)
         made |= {(step, key): rows for key, rows in derived.items()}

@@ -142,7 +142,7 @@ ALLOWED: dict[str, set[str]] = {
         "workers",
     },
     "judge": {"errors", "paired", "rules", "summaries"},
-    "kept": {"errors", "panels", "places", "predictions", "state", "store"},
+    "kept": {"errors", "panels", "places", "predictions", "state", "store", "workers"},
     "labels": {"config", "errors", "predictions", "saved", "sources"},
     "logs": {"errors", "places", "summaries"},
     "inspection": {"errors", "places", "predictions", "store", "timing"},

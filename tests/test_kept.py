@@ -1,11 +1,12 @@
 """What is kept of parts: the same bytes with it and without, only what is new is read, nothing damaged is believed."""
 
 import dataclasses
+import functools
 import importlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import pytest
 from pipeline import InputError, VisualizeConfig, kept, panels, store, visualize
 from pipeline.errors import DamagedError
 from pipeline.kept import FOLDER, ROWS, Kept, versions
-from pipeline.predictions import Predictions, Run, about
+from pipeline.predictions import Predictions, Run, about, derived_rows
+from pipeline.state import merge
 from pipeline.store import PartFile
 from pipeline.visualize import Written
 from tests import toy
@@ -235,8 +237,11 @@ def test_a_damaged_entry_is_not_believed(where: float, how: str, tmp_path: Path,
     assert damaged.read_bytes() == good  # made again, the same
 
 
+@pytest.mark.parametrize(
+    "damage", [lambda good: good[:1000], lambda good: good[:-9] + bytes([good[-9] ^ 1]) + good[-8:]]
+)
 def test_rows_that_are_damaged_after_they_were_found_are_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    damage: Callable[[bytes], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = write(tmp_path / "run", 2)
     first = draw(run, tmp_path / "logs")
@@ -245,7 +250,7 @@ def test_rows_that_are_damaged_after_they_were_found_are_made_again(
 
     def then_damage(*arguments: Any) -> Any:
         found = find(*arguments)
-        entry.write_bytes(entry.read_bytes()[:1000])
+        entry.write_bytes(damage(entry.read_bytes()))
         return found
 
     monkeypatch.setattr(Kept, "find", then_damage)
@@ -361,3 +366,200 @@ def test_no_part_counts_twice_though_two_entries_have_it(tmp_path: Path) -> None
     assert sorted(len(of) for of in found.missing.values()) == [0, 0, 1]
     assert not found.missing["b"]
     assert len(list((tmp_path / "kept").glob("*"))) == 1  # the other is of no use
+
+
+def test_of_many_reruns_with_a_new_part_each_few_entries_are_left(
+    tmp_path: Path, read: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "SMALL", 4 * EACH)
+    whole = write(tmp_path / "whole" / "run", 14)
+    run, found = tmp_path / "run", []
+    for index in range(14):
+        part(run, index).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(part(whole, index), part(run, index))
+        read.clear()
+        written = draw(run, tmp_path / "logs")
+        assert set(read) == {f"step=00000000/part-{index:05d}.parquet"}
+        found.append(sorted(len(of_file(entry).parts) for entry in entries(written)))
+    assert found[:8] == [[1] * n for n in range(1, 6)] + [[1, 1, 4], [1, 1, 1, 4], [1, 1, 1, 1, 4]]
+    assert found[-1] == [1, 1, 4, 4, 4]  # what is as large as that is joined no more
+    assert content(written) == content(draw(whole, tmp_path / "without", cache="never"))
+
+
+def of_file(place: Path) -> kept.Entry:
+    entry = kept._entry(place)
+    assert entry is not None
+    return entry
+
+
+def small_ones(folder: Path, count: int, empty: int | None = None) -> tuple[Kept, dict[str, int], Any]:
+    """Entries of one part each. -> where they are, rows of the parts, and the state of all."""
+    panel, place = panels.load("glance"), Kept(folder, {"glance": "1", ROWS: "1"})
+    parts, state = {}, panel.zero(RUNS[10])
+    for index in range(count):
+        rows = some(RUNS[10], 0 if index == empty else 10 + index, index)
+        measured = panel.measure(RUNS[10], rows)
+        parts[f"part{index}"] = len(rows)
+        place.write(
+            {f"part{index}": len(rows)}, {"glance": measured}, {f"part{index}": [derived_rows(RUNS[10], 0, rows)]}
+        )
+        state = merge(state, measured)
+    return place, parts, state
+
+
+ALL = frozenset({"glance", ROWS})
+
+
+def test_a_joined_entry_has_what_the_small_ones_had(tmp_path: Path) -> None:
+    place, parts, state = small_ones(tmp_path / "kept", 7, empty=3)
+    before = {key: of_file(file).rows_of(key) for file in tmp_path.glob("kept/*") for key in of_file(file).parts}
+    for _ in range(2):  # as it is joined, and as it is read
+        found = place.find({0: parts}, {0: ALL})[0]
+        assert same(found.states["glance"], state)
+        assert not any(found.missing.values())
+        for key, batches in before.items():
+            assert [rows.batch for rows in found.rows[key].rows_of(key)] == [rows.batch for rows in batches]
+        (one,) = tmp_path.glob("kept/*")
+        assert of_file(one).parts == parts
+
+
+@pytest.mark.parametrize("where", ["another panel", "another version", "no rows", "another step"])
+def test_only_entries_of_the_same_are_joined(where: str, tmp_path: Path) -> None:
+    place, parts, state = small_ones(tmp_path / "kept", kept.MANY)
+    more, rows = some(RUNS[10], 9, 99), {"other": [derived_rows(RUNS[10], 0, some(RUNS[10], 9, 99))]}
+    measured = panels.load("glance").measure(RUNS[10], more)
+    states = {"glance": measured, "twin": measured} if where == "another panel" else {"glance": measured}
+    version = {"glance": "2" if where == "another version" else "1", "twin": "1", ROWS: "1"}
+    Kept(place.folder, version).write({"other": 9}, states, {} if where == "no rows" else rows)
+    steps = {0: parts, 1: {"other": 9}} if where == "another step" else {0: {**parts, "other": 9}}
+    found = place.find(steps, dict.fromkeys(steps, ALL))
+    assert len(list(tmp_path.glob("kept/*"))) == kept.MANY + 1
+    assert same(found[0].states["glance"], merge(state, measured) if where in ("another panel", "no rows") else state)
+
+
+def test_a_small_entry_that_is_damaged_is_not_joined(tmp_path: Path) -> None:
+    place, parts, _ = small_ones(tmp_path / "kept", 7)
+    damaged = next(tmp_path.glob("kept/*"))
+    (lost,) = of_file(damaged).parts
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    found = place.find({0: parts}, {0: ALL})[0]
+    assert {key for key, names in found.missing.items() if names} == {lost}
+    (one,) = tmp_path.glob("kept/*")
+    assert of_file(one).parts.keys() == parts.keys() - {lost}
+
+
+@pytest.mark.parametrize("how", [Path.unlink, lambda file: file.write_bytes(file.read_bytes()[:-1] + b"?")])
+def test_entries_that_are_gone_or_damaged_while_they_are_joined(
+    how: Callable[[Path], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, parts, state = small_ones(tmp_path / "kept", 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(Kept, "_join", lambda kept, join: (how(toy.local(join.entries[0].place)), _JOIN(kept, join))[1])
+        found = place.find({0: parts}, {0: ALL})[0]
+    assert same(found.states["glance"], state)  # read before
+    assert len(list(tmp_path.glob("kept/*"))) == (4 if how is Path.unlink else 5)
+    found = place.find({0: parts}, {0: ALL})[0]
+    assert sum(bool(names) for names in found.missing.values()) == 1
+
+
+_JOIN = Kept._join
+
+
+def test_what_two_small_entries_have_is_joined_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "MANY", 1)
+    panel, folder = panels.load("glance"), Kept(tmp_path / "kept", {"glance": "1", ROWS: "1"})
+    of = {name: some(RUNS[10], 10, seed) for seed, name in enumerate("abcd")}
+    for parts in ("abc", "cd"):
+        states = [panel.measure(RUNS[10], of[part]) for part in parts]
+        rows = {part: [derived_rows(RUNS[10], 0, of[part])] for part in parts}
+        folder.write(dict.fromkeys(parts, 10), {"glance": functools.reduce(merge, states)}, rows)
+    for _ in range(2):
+        found = folder.find({0: dict.fromkeys(of, 10)}, {0: ALL})[0]
+        lost = [part for part, names in found.missing.items() if names]
+        have = [panel.measure(RUNS[10], rows) for part, rows in of.items() if "glance" not in found.missing[part]]
+        assert lost == ["d"]  # it is not counted with c, which is
+        assert same(found.states["glance"], functools.reduce(merge, have))
+
+
+def test_joining_needs_no_more_room_than_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, parts, _ = small_ones(tmp_path / "kept", 5)
+    taken = sum(file.stat().st_size for file in tmp_path.glob("kept/*"))
+    for limit, left in ((1000, 5), (taken, 1)):
+        monkeypatch.setattr(kept, "LIMIT", limit)
+        assert not any(place.find({0: parts}, {0: ALL})[0].missing.values())
+        assert len(list(tmp_path.glob("kept/*"))) == left
+
+
+def test_a_bit_of_any_state_counts(tmp_path: Path) -> None:
+    place, parts, state = small_ones(tmp_path / "kept", 1)
+    (file,) = tmp_path.glob("kept/*")
+    good, entry = file.read_bytes(), of_file(file)
+    for at, length, _, _ in entry.blobs:
+        for bit in (entry.start + at + length * quarter // 4 for quarter in range(4)):
+            file.write_bytes(good[:bit] + bytes([good[bit] ^ 1]) + good[bit + 1 :])
+            found = place.find({0: parts}, {0: ALL})[0]
+            assert found.states == {}
+            assert all(found.missing.values())
+            assert not file.exists()
+    file.write_bytes(good)
+    assert same(place.find({0: parts}, {0: ALL})[0].states["glance"], state)
+
+
+def test_joining_may_end_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, parts, state = small_ones(tmp_path / "kept", 7)
+    for name in ("write_bytes", "replace", "unlink"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Path, name, interrupted)
+            place.find({0: parts}, {0: ALL})
+        found = Kept(place.folder, place.versions)
+        with monkeypatch.context() as patch:
+            patch.setattr(kept, "MANY", 99)
+            states = found.find({0: parts}, {0: ALL})[0]
+        assert same(states.states["glance"], state)
+        assert not any(states.missing.values())
+    assert len(list(tmp_path.glob("kept/*"))) == 1
+
+
+def interrupted(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("when", ["before it reads the states", "before it reads the rows"])
+def test_who_reads_while_another_joins_reads_what_is_gone_again(
+    when: str, tmp_path: Path, read: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write(tmp_path / "run", 10)
+    first = draw(run, tmp_path / "logs")
+    whole, before = content(first), entries(first)
+    assert len(before) == 5
+    find, states = Kept.find, kept.Entry.states
+
+    def joined(self: Kept, *asked: Any) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kept, "MANY", 1)
+            return find(self, *asked)
+
+    def find_then_join(self: Kept, *asked: Any) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kept, "MANY", 99)
+            if when == "before it reads the states":
+                patch.setattr(kept.Entry, "states", lambda entry, names: other(entry, names, self, asked))
+                return find(self, *asked)
+            found = find(self, *asked)
+        joined(self, *asked)
+        return found
+
+    def other(entry: kept.Entry, names: Any, self: Kept, asked: Any) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kept.Entry, "states", states)
+            joined(self, *asked)
+        return states(entry, names)
+
+    read.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(Kept, "find", find_then_join)
+        assert content(again(run, tmp_path / "logs")) == whole
+    assert len(read) == 10
+    read.clear()
+    assert content(again(run, tmp_path / "logs")) == whole
+    assert not read

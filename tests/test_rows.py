@@ -169,3 +169,31 @@ def test_rows_come_out_of_another_process_as_they_went_in(rows: int) -> None:
         assert come.batch.schema == sent.batch.schema
         assert come.batch.equals(sent.batch)
         assert (come.of, come.derived) == (sent.of, sent.derived)
+
+
+@pytest.mark.parametrize("group", [1, 2])
+def test_what_goes_wrong_while_a_group_is_written_is_raised(
+    group: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits, label = toy.table(toy.RUN, 40)
+    batch = derived_rows(toy.RUN, 0, toy.predictions(toy.RUN, logits, label))
+    monkeypatch.setattr(store, "ROWS_GROUP", 40)
+    write_table, written = pq.ParquetWriter.write_table, []
+
+    def full(*arguments: Any, **more: Any) -> None:
+        written.append(1)
+        if len(written) == group:
+            raise OSError(28, "No space left on device")
+        write_table(*arguments, **more)
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
+    for turns in (group, 5):  # by the end, or by the next group
+        written.clear()
+        writer = store.RowsWriter(tmp_path / f"{turns}.parquet")
+        with pytest.raises(OSError, match="No space left"):
+            try:
+                for _ in range(turns):
+                    writer.write(batch)
+            finally:
+                writer.close()
+        assert len(written) == group
