@@ -436,8 +436,8 @@ class CompareConfig:
     """Compare two runs image by image: what was fixed, what was broken, and whether that is more than chance."""
 
     predictions: Annotated[tuple[Place, ...], Positional] = ()
-    """Folders that `predboard infer` wrote, the old one first. More than two: all pairs, of more than
-    12 each with the first and with the most accurate; one: its steps."""
+    """Folders that `predboard infer` wrote, the old one first. More than two: all pairs (of more than 12 each with the
+    first and with the most accurate); one: its steps."""
 
     logdir: Place = Path("logs")
     """Folder for TensorBoard; the comparison gets a sub-folder `NEW vs OLD`."""

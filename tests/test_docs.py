@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from pipeline import config, panels, predictions
+from pipeline import VisualizeConfig, config, panels, predictions, visualize
 from pipeline.state import merge
 from tests import toy
 
@@ -48,6 +48,20 @@ def test_every_column_and_footer_field_is_in_the_format() -> None:
     for record in (predictions.Run, predictions.Part):
         for field in dataclasses.fields(record):
             assert f"`{field.name}`" in FORMAT, field.name
+
+
+def test_every_column_of_the_tables_beside_the_event_file_is_in_the_format(tmp_path: Path) -> None:
+    logits, label = toy.table(toy.RUN, 300)
+    toy.write_run(tmp_path / "run", logits, label)
+    chosen = ("classes", "confusion", "label_issues", "slices")
+    (written,) = visualize(VisualizeConfig((tmp_path / "run",), tmp_path / "logs", panels=chosen))
+    tables = sorted(toy.local(written.folder).glob("*.csv"))
+    assert [table.name for table in tables] == ["classes.csv", "pairs.csv", "slices.csv", "suspects.csv"]
+    for table in tables:
+        part = FORMAT[FORMAT.index(f"{table.name}`**" if table.name != "pairs.csv" else "leaves: pairs.csv") :]
+        for column in table.read_text("utf-8").splitlines()[0].split(","):
+            name = column.removesuffix("_lower").removesuffix("_upper")
+            assert f"`{name}`" in part[: part.index("\n\n", part.index("|---"))], (table.name, column)
 
 
 def test_every_relative_link_leads_to_a_file() -> None:
