@@ -74,10 +74,11 @@ def begun(*words: str | Path) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(line, cwd=toy.ROOT, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def command(folder: Path) -> None:
-    """The whole command as a user gives it, the start of Python and its imports included."""
+def command(folder: Path, again: bool = False) -> None:
+    """The whole command as a user gives it, the start of Python and its imports included; `again`, with logs there."""
     logs = folder.with_name(f"{folder.name}-logs")
-    shutil.rmtree(logs, ignore_errors=True)
+    if not again:
+        shutil.rmtree(logs, ignore_errors=True)
     with begun("visualize", folder, "--logdir", logs) as process:
         assert process.wait() == 0
 
@@ -151,6 +152,31 @@ def rerun(folder: Path, line: Callable[[str, float, str], None]) -> None:
         ratios.append(again / first)
     said = "101 parts of which 100 are kept, against reading these: states, derived rows, second look"
     line(said, float(np.median(ratios)), "at most 0.1")
+
+    many, one = (folder / name for name in ("of-hundred", "of-one"))
+    shutil.rmtree(many, ignore_errors=True)
+    link(whole, many, range(100))
+    link(whole, one, range(1))
+    times = []
+    for _ in range(TURNS):
+        store.part_path(many, 0, 100).unlink(missing_ok=True)
+        start, all_of_it = seconds(lambda: command(one)), seconds(lambda: command(many))
+        link(whole, many, range(100, 101))
+        times.append((start, all_of_it, seconds(lambda: command(many, again=True))))
+    start, all_of_it, rest = np.median(times, axis=0).tolist()
+    said = (
+        f"the command, 101 parts of which 100 are kept ({rest:.1f} s), less that of one ({start:.1f} s), over 100 parts"
+    )
+    line(f"{said} ({all_of_it:.1f} s)", (rest - start) / all_of_it, "at most 0.1")
+
+
+def link(step: store.Step, run: Path, parts: range) -> None:
+    """Some parts of a step as another run's."""
+    store.step_folder(run, 0).mkdir(parents=True, exist_ok=True)
+    for index in parts:
+        place = store.part_path(run, 0, index)
+        place.unlink(missing_ok=True)
+        place.hardlink_to(toy.local(step.parts[index].path))
 
 
 def huge(folder: Path, line: Callable[[str, float, str], None]) -> None:
