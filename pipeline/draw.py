@@ -7,7 +7,6 @@ Right is blue and wrong is vermillion everywhere (Okabe and Ito's palette, disti
 import bisect
 import functools
 import importlib.util
-import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -136,12 +135,16 @@ def _written(
 
 def _joined(pieces: Sequence[tuple[Image.Image, int, int, float]], back: int) -> tuple[Image.Image, int, int]:
     """Pieces of a line side by side, moved to the left: mask, left, top."""
-    begin = itertools.accumulate((long for *_, long in pieces), initial=0.0)
-    at = [(mask, left + round(x) - back, top) for (mask, left, top, _), x in zip(pieces, begin, strict=False)]
-    left, top = min(x for _, x, _ in at), min(y for *_, y in at)
-    whole = Image.new("L", (max(x + m.width for m, x, _ in at) - left, max(y + m.height for m, _, y in at) - top))
-    for mask, x, y in at:
-        whole.paste(255, (x - left, y - top), mask)
+    begin, boxes = 0.0, []
+    for mask, left, top, long in pieces:
+        x = left + round(begin) - back
+        boxes.append((x, top, x + mask.width, top + mask.height))
+        begin += long
+    lefts, tops, rights, bottoms = zip(*boxes, strict=True)
+    left, top = min(lefts), min(tops)
+    whole = Image.new("L", (max(rights) - left, max(bottoms) - top))
+    for (mask, *_), (x, y, right, bottom) in zip(pieces, boxes, strict=True):
+        whole.paste(255, (x - left, y - top, right - left, bottom - top), mask)
     return whole, left, top
 
 

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -271,6 +272,18 @@ def test_a_line_is_the_same_as_drawn_at_once(
     expected, found = by_pillow_and_by_us(text, size, bold, anchor, start)
     assert np.array_equal(found, expected)
     assert draw._long(text, draw._font(text, size, bold)) == draw._font(text, size, bold).getlength(text)
+
+
+def test_tiles_that_are_drawn_at_once_are_those_that_are_drawn_in_turn() -> None:
+    def drawn(i: int) -> bytes:
+        top = [(f"class{i * k:04d}", 1 / (i + k)) for k in (1, 2, 3)]
+        return draw.tile(None, Words(f"class{i:04d}", top, f"a/{i * 827:06d}.png", i * 413, i / 7)).tobytes()
+
+    in_turn = [drawn(i % 50) for i in range(400)]
+    for cache in (draw._written, draw._fitted, draw._long, draw._frame):
+        cache.cache_clear()
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(drawn, (i % 50 for i in range(400)))) == in_turn
 
 
 @given(st.floats(0, 1) | st.floats(0, 1e-3) | st.floats(1 - 1e-3, 1))
