@@ -711,8 +711,11 @@ class Predictions:
 
         -> two of [rows] int64.
         """
-        true = self.logits[np.arange(len(self)), self.label][:, None]
-        return np.count_nonzero(self.logits > true, axis=1), np.count_nonzero(self.logits == true, axis=1) - 1
+        logits, same = self.logits, np.zeros(len(self), np.int64)
+        equal = logits == logits[np.arange(len(self)), self.label][:, None]
+        if np.count_nonzero(equal) > len(self):  # more than each true class itself
+            same = np.asarray(np.count_nonzero(equal, axis=1) - 1)
+        return self.rank, same
 
     def rows(self, chosen: NDArray[np.integer[Any]]) -> Rows:
         """What a tile shows of the chosen scored rows, highest class first.

@@ -154,7 +154,10 @@ class Lowest:
         id: NDArray[np.int64],  # noqa: A002  the column's name
     ) -> NDArray[np.int64]:
         """Indices of the rows that stay, by group, score, key and id."""
-        order = np.lexsort((id, key, score, group))
+        among = np.arange(len(group))
+        if len(group) > limit > 0 and (group == group[0]).all():  # only what can stay is sorted
+            among = np.flatnonzero(~(score > np.partition(score, limit - 1)[limit - 1]))  # nan is the highest
+        order = among[np.lexsort((id[among], key[among], score[among], group[among]))]
         by_group = group[order]
         rank = np.arange(len(order)) - np.searchsorted(by_group, by_group)  # of each row in its group
         return order[rank < limit].astype(np.int64)

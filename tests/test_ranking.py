@@ -292,7 +292,9 @@ def test_probabilities_of_zero_and_one_are_in_the_outermost_bins() -> None:
     assert state.given.sum(axis=0)[[0, -1]].tolist() == [1, 1]
 
 
-def test_the_tables_agree_with_one_another() -> None:
+@pytest.mark.parametrize("at_once", [3, 10])
+def test_the_tables_agree_with_one_another(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "_BLOCK", 4 * 610 * at_once)  # classes that are counted at a time
     run = named(10)
     logits, label = toy.table(run, 700)
     label[:50] = -1
@@ -328,12 +330,11 @@ def test_confidence_is_by_the_highest_probability() -> None:
         assert np.abs(found - expected).sum() <= 2  # a row on an edge counts twice
 
 
-@pytest.mark.parametrize("rows", [0, 1, 3, 1000])
-def test_few_and_many_indices_are_counted_alike(rows: int) -> None:
-    index = np.random.default_rng(0).integers(0, 50, rows).astype(np.int32)
-    table = ranking._counts(index, 50)
-    assert table.dtype == np.int64
-    assert table.tolist() == [index.tolist().count(i) for i in range(50)]
+@pytest.mark.parametrize("kind", [np.int32, np.int64])
+def test_counting_adds_to_what_is_there(kind: type[np.signedinteger]) -> None:
+    index, table = np.random.default_rng(0).integers(0, 50, (3, 100)), np.arange(50, dtype=kind).reshape(5, 10)
+    ranking._count(table, index)
+    assert table.reshape(-1).tolist() == [i + index.reshape(-1).tolist().count(i) for i in range(50)]
 
 
 def test_groups_are_twenty_of_equal_size_by_the_key_alone() -> None:

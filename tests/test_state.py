@@ -124,6 +124,24 @@ def test_lowest_orders_by_score_then_key_then_id() -> None:
     assert kept.score.tolist() == [0, 1, 1]
 
 
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 1), st.sampled_from([-1.0, 0.0, 0.5, np.inf, np.nan]), st.integers(0, 2)), max_size=30
+    ),
+    st.integers(0, 6),
+    st.booleans(),
+)
+def test_lowest_chooses_as_a_sort_of_all_rows_does(
+    rows: list[tuple[int, float, int]], limit: int, one_group: bool
+) -> None:
+    group, key = (np.array([row[i] for row in rows], np.int64) for i in (0, 2))
+    score, id_ = np.array([row[1] for row in rows]), np.arange(len(rows))
+    group = group * (not one_group)
+    order = sorted(range(len(rows)), key=lambda i: (group[i], np.isnan(score[i]), np.nan_to_num(score[i]), key[i], i))
+    expected = [i for g in (0, 1) for i in [j for j in order if group[j] == g][:limit]]
+    assert Lowest.choose(limit, group, score, key, id_).tolist() == expected
+
+
 def test_lowest_keeps_so_many_of_each_group() -> None:
     kept = lowest(2, [(4, 3.0, 0, 0), (1, 2.0, 0, 1), (4, 1.0, 0, 2), (4, 2.0, 0, 3), (1, 9.0, 0, 4)])
     assert kept.of_group(4)["id"].tolist() == [2, 3]
