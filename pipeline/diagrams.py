@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.draw import (
+    BESIDE,
+    COLUMN,
     FAINT,
     HEIGHT,
     INK,
@@ -62,19 +64,16 @@ def pair_tile(picture: Image.Image | None, words: PairWords) -> Image.Image:
 
     -> 350 × 215 pixels, RGB; the frame's colour says whether the new one is right.
     """
-    canvas = Canvas(WIDTH, HEIGHT)
-    colour = RIGHT if words.new.predicted == words.true else WRONG
-    left, width = framed(canvas, picture, colour)
-    mark = "✓" if colour == RIGHT else "✗"
-    canvas.text((left, 19), f"{mark} {words.verdict}", width, 13, colour, bold=True)
-    canvas.text((left, 37), "true", width, 10, FAINT)
+    colour, mark = (RIGHT, "✓") if words.new.predicted == words.true else (WRONG, "✗")
+    said = ((19, f"{mark} {words.verdict}", 13, colour, True), (37, "true", 10, FAINT, False))
+    canvas, left, width = framed(picture, colour, said), BESIDE, COLUMN
     canvas.text((left, 52), words.true, width, 13, INK, bold=True)
-    for top, said in ((76, words.old), (128, words.new)):
-        right = said.predicted == words.true
-        number = canvas.text((left + width, top), percent(said.confidence), 60, 11, INK, bold=True, anchor="rs")
-        canvas.text((left, top), said.who, width - number - 5, 10, FAINT)
-        canvas.text((left, top + 16), said.predicted, width, 12, RIGHT if right else WRONG, bold=True)
-        canvas.bar(left, top + 21, width, 6, said.confidence, RIGHT if right else WRONG)
+    for top, says in ((76, words.old), (128, words.new)):
+        right = says.predicted == words.true
+        number = canvas.text((left + width, top), percent(says.confidence), 60, 11, INK, bold=True, anchor="rs")
+        canvas.text((left, top), says.who, width - number - 5, 10, FAINT)
+        canvas.text((left, top + 16), says.predicted, width, 12, RIGHT if right else WRONG, bold=True)
+        canvas.bar(left, top + 21, width, 6, says.confidence, RIGHT if right else WRONG)
     canvas.text((left, 207), words.name.rpartition("/")[2], width, 10, FAINT)
     return canvas.image
 

@@ -151,8 +151,9 @@ def _joined(pieces: Sequence[tuple[Image.Image, int, int, float]], back: int) ->
 class Canvas:
     """A picture to write and draw on."""
 
-    def __init__(self, width: int, height: int) -> None:
-        self.image = Image.new("RGB", (width, height), PAPER)
+    def __init__(self, width: int, height: int, begun: Image.Image | None = None) -> None:
+        """White paper, or a copy of what was begun, which has that size."""
+        self.image = Image.new("RGB", (width, height), PAPER) if begun is None else begun.copy()
         self.draw = ImageDraw.Draw(self.image)
 
     def text(
@@ -236,34 +237,41 @@ def fit_picture(picture: Image.Image, room: int = PICTURE) -> tuple[Image.Image,
     return picture.resize(size, Image.Resampling.HAMMING, reducing_gap=2.0), False
 
 
-_FRAME = 4
-"""Width of the frame around a tile's picture."""
+_FRAME, _MARGIN = 4, 5
+"""Width of the frame around a tile's picture, and of the paper around the frame."""
+
+BESIDE = _MARGIN + 2 * _FRAME + PICTURE + 7
+"""Where the words of a tile begin, pixels from its left side."""
+
+COLUMN = WIDTH - BESIDE - 4
+"""Width of a tile's words."""
+
+Line = tuple[int, str, int, Colour, bool]
+"""Baseline, text, size, colour and whether it is bold."""
 
 
-@functools.lru_cache
-def _frame(colour: Colour, missing: bool) -> Image.Image:
-    """A frame that waits for its picture, or says that there is none."""
-    side = PICTURE + 2 * _FRAME
-    canvas = Canvas(side, side)
-    canvas.draw.rectangle((0, 0, side - 1, side - 1), fill=colour)
-    canvas.draw.rectangle((_FRAME, _FRAME, _FRAME + PICTURE - 1, _FRAME + PICTURE - 1), fill=(240, 240, 240))
+@functools.lru_cache(32)  # of 300 kB
+def _begun(colour: Colour, lines: tuple[Line, ...], missing: bool) -> Image.Image:
+    """What many tiles have in common: the frame, which waits for its picture or says that there is none, and words."""
+    canvas = Canvas(WIDTH, HEIGHT)
+    inner, end = _MARGIN + _FRAME, _MARGIN + _FRAME + PICTURE
+    canvas.draw.rectangle((_MARGIN, _MARGIN, end + _FRAME - 1, end + _FRAME - 1), fill=colour)
+    canvas.draw.rectangle((inner, inner, end - 1, end - 1), fill=(240, 240, 240))
     if missing:
-        canvas.text((side / 2, side / 2), "picture not found", PICTURE, 12, FAINT, anchor="ms")
+        middle = inner + PICTURE / 2
+        canvas.text((middle, middle), "picture not found", PICTURE, 12, FAINT, anchor="ms")
+    for baseline, text, size, ink, bold in lines:
+        canvas.text((BESIDE, baseline), text, COLUMN, size, ink, bold)
     return canvas.image
 
 
-def framed(canvas: Canvas, picture: Image.Image | None, colour: Colour) -> tuple[int, int]:
-    """Draw a fitted picture in a frame on the left of a tile. -> where what stands beside it begins, and its width."""
-    frame = _frame(colour, picture is None)
-    margin = (HEIGHT - frame.height) // 2
-    canvas.image.paste(frame, (margin, margin))
+def framed(picture: Image.Image | None, colour: Colour, lines: tuple[Line, ...]) -> Canvas:
+    """A tile with its fitted picture in a frame on the left, and beside it those lines that many tiles have."""
+    canvas = Canvas(WIDTH, HEIGHT, _begun(colour, lines, picture is None))
     if picture is not None:
-        inner = margin + _FRAME
+        inner = _MARGIN + _FRAME
         canvas.image.paste(picture, (inner + (PICTURE - picture.width) // 2, inner + (PICTURE - picture.height) // 2))
-
-    left = margin + frame.width + 7
-    width = WIDTH - left - 4
-    return left, width
+    return canvas
 
 
 def tile(picture: Image.Image | None, words: Words) -> Image.Image:
@@ -271,15 +279,16 @@ def tile(picture: Image.Image | None, words: Words) -> Image.Image:
 
     -> 350 × 215 pixels, RGB.
     """
-    canvas = Canvas(WIDTH, HEIGHT)
     predicted = words.top[0][0] if words.top else None
     right = None if words.true is None else predicted == words.true
     colour, verdict = (UNKNOWN, "no label") if right is None else (RIGHT, "✓ right") if right else (WRONG, "✗ wrong")
-    left, width = framed(canvas, picture, colour)
-    canvas.text((left, 19), verdict, width, 13, colour, bold=True)
-    canvas.text((left, 36), "true", width, 10, FAINT)
+    said = (
+        (19, verdict, 13, colour, True),
+        (36, "true", 10, FAINT, False),
+        (73, "predicted", 10, FAINT, False),
+    )
+    canvas, left, width = framed(picture, colour, said), BESIDE, COLUMN
     canvas.text((left, 51), words.true or "unknown", width, 13, INK if words.true else FAINT, bold=True)
-    canvas.text((left, 73), "predicted", width, 10, FAINT)
     baseline = 88
     for rank, (name, p) in enumerate(words.top):
         of_bar = RIGHT if name == words.true else colour if rank == 0 else UNKNOWN

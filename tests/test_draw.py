@@ -280,7 +280,7 @@ def test_tiles_that_are_drawn_at_once_are_those_that_are_drawn_in_turn() -> None
         return draw.tile(None, Words(f"class{i:04d}", top, f"a/{i * 827:06d}.png", i * 413, i / 7)).tobytes()
 
     in_turn = [drawn(i % 50) for i in range(400)]
-    for cache in (draw._written, draw._fitted, draw._long, draw._frame):
+    for cache in (draw._written, draw._fitted, draw._long, draw._begun):
         cache.cache_clear()
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(drawn, (i % 50 for i in range(400)))) == in_turn
