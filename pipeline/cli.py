@@ -25,7 +25,7 @@ import webbrowser
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, get_type_hints
 
 import tyro
 
@@ -307,6 +307,8 @@ def _pairs(texts: list[str]) -> dict[str, Any]:
 def _tyro(command: str, config: type[C], arguments: Sequence[str]) -> C:
     """Parse with tyro, whose boxed complaint becomes one line."""
     complaint = io.StringIO()
+    if {"-h", "--help"} & set(arguments):
+        config = _helped(config)
     try:
         with contextlib.redirect_stderr(complaint), _registry():
             return tyro.cli(config, prog=f"predboard {command}", args=list(arguments))
@@ -316,6 +318,39 @@ def _tyro(command: str, config: type[C], arguments: Sequence[str]) -> C:
         if isinstance(stop.__context__, InputError):  # from a check in config, whose words tyro's box would break
             raise InputError(f"{stop.__context__} (see predboard {command} --help)") from None
         raise InputError(_one_line(complaint.getvalue(), command)) from None
+
+
+def _helped(config: type[C]) -> type[C]:
+    """The same flags with each help text in one piece, which tyro would break where the source does, and without
+    `default: None`, where the text says what is done.
+    """
+    import ast
+    import inspect
+
+    (found,) = ast.parse(inspect.getsource(config)).body
+    texts = {
+        field.target.id: " ".join(str(ast.literal_eval(text.value)).split())
+        for field, text in itertools.pairwise(cast(ast.ClassDef, found).body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+    }
+    types = get_type_hints(config, include_extras=True)
+    fields = [
+        (
+            f.name,
+            Annotated[types[f.name], tyro.conf.arg(help=texts[f.name], help_behavior_hint=_hint(f))],
+            dataclasses.field(default=f.default, default_factory=f.default_factory),
+        )
+        for f in dataclasses.fields(config)  # type: ignore[arg-type]  # every configuration is a dataclass
+    ]
+    named = dataclasses.make_dataclass(config.__name__, fields, namespace={"__doc__": config.__doc__})
+    return cast(type[C], named)
+
+
+def _hint(field: "dataclasses.Field[Any]") -> str | None:
+    """What tyro adds to a help text; None for its own choice."""
+    nothing = field.default is None or field.default == () or field.default_factory is not dataclasses.MISSING
+    return "" if nothing else None
 
 
 def _one_line(boxed: str, command: str) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline import cli, panels, predictions, store, workers
+from pipeline import cli, config, panels, predictions, store, workers
 from pipeline.config import BoardConfig, InferConfig, InspectConfig, VisualizeConfig
 from tests import toy
 
@@ -401,6 +401,32 @@ def test_memory_is_no_place_for_a_command(arguments: tuple[str, ...], command: C
     refused(
         command(*arguments), "--(out|data|logdir) is memory://place, which ends with the command: expected a folder"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "of"),
+    [
+        *(("infer", config.InferConfig), ("import", config.ImportConfig), ("visualize", config.VisualizeConfig)),
+        *(("compare", config.CompareConfig), ("gate", config.GateConfig), ("board", config.BoardConfig)),
+        ("inspect", config.InspectConfig),
+    ],
+)
+def test_help_has_each_text_in_one_piece(
+    name: str, of: type[Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "2000")
+    with pytest.raises(SystemExit) as stop:
+        cli.run([name, "--help"])
+    assert stop.value.code == 0
+    said = capsys.readouterr().out
+    source = Path(config.__file__).read_text("utf-8")
+    body = source[source.index(f"class {of.__name__}") :]
+    for field in dataclasses.fields(of):
+        text = re.search(rf'^    {field.name}: .*?\n    """(.*?)"""', body, re.MULTILINE | re.DOTALL)
+        assert text is not None
+        assert " ".join(text[1].split()) in said, field.name
+    assert "default: None" not in said
+    assert "default: )" not in said
 
 
 def test_in_a_process_of_its_own_there_is_no_traceback(tmp_path: Path) -> None:
