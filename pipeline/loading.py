@@ -1,13 +1,16 @@
 """Rows of a manifest -> decoded pictures, each with its error if there is one. Knows no model and no runs on disk."""
 
+import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
+from multiprocessing import resource_tracker
 from typing import Any, TypeVar
 
 import numpy as np
@@ -222,6 +225,7 @@ class _Processes:
     def __init__(self, loader: Loader, like: NDArray[Any] | None) -> None:
         # Spawned: a fork would copy the locks of threads that it does not have.
         spawn = multiprocessing.get_context("spawn")
+        resource_tracker.ensure_running()  # which would open this thread's ears in the middle of `_deaf`
         self._pool = ProcessPoolExecutor(loader.processes, spawn, _begin, (loader, like))
         self.hung = 0
         """Processes that never came back; when it is all of them, threads must do."""
@@ -229,7 +233,9 @@ class _Processes:
     def chunk(self, rows: Sequence[int]) -> list[Loaded]:
         """`Loader.chunk` in one of them. Raises InputError if it died."""
         try:
-            return self._pool.submit(_chunk, list(rows)).result()
+            with _deaf():  # it starts a process where one is wanting
+                loaded = self._pool.submit(_chunk, list(rows))
+            return loaded.result()
         except BrokenProcessPool as error:
             raise InputError(
                 "a process that loads the dataset could not start or was killed, for want of memory perhaps: fewer "
@@ -244,6 +250,21 @@ class _Processes:
             process.terminate()
         for process in running:
             process.join()
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """A process that is started meanwhile hears no Ctrl-C, which would print a traceback from each: it is ended by this
+    one.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _HERE: list[tuple[Loader, NDArray[Any] | None]] = []

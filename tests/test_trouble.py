@@ -125,6 +125,50 @@ def _started(place: Path, device: str, data: str = "data") -> "subprocess.Popen[
     return process
 
 
+_SLOW_TO_BEGIN = """
+import os
+import time
+
+open(os.path.join(os.environ["PIDS"], str(os.getpid())), "w").close()
+time.sleep(1 if len(os.listdir(os.environ["PIDS"])) > 1 else 0)
+
+class Rows:
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, i):
+        import torch
+
+        return torch.zeros(3, 8, 8), 0
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_ctrl_c_while_processes_of_a_dataset_begin_is_one_line(place: Path) -> None:
+    (place / "rows.py").write_text(_SLOW_TO_BEGIN)
+    (place / "pids").mkdir()
+    flags = ["--data", f"{place / 'rows.py'}:Rows", "--model", f"{place / 'net.py'}:Net", "--out", str(place / "out")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "infer", *flags, "--processes", "2", "--preflight", "0", "--device", "cpu"],
+        env={**os.environ, "PYTHONPATH": str(toy.ROOT), "PIDS": str(place / "pids")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
+        text=True,
+    )
+    until = time.monotonic() + 60
+    while len(list((place / "pids").iterdir())) < 2:  # the command itself, and a process that loads
+        assert process.poll() is None and time.monotonic() < until, process.communicate()
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.splitlines()[-1].startswith("predboard: interrupted")
+    assert "Traceback" not in said
+    assert not any(_alive(pid.name) for pid in (place / "pids").iterdir())
+
+
 def _alive(pid: str) -> bool:
     try:
         return " Z " not in Path(f"/proc/{pid}/stat").read_text()
