@@ -82,6 +82,8 @@ $(BIN)/predboard infer --data data/digits/test --model data/digits_cnn.py:build 
 endef
 endif
 
+ruff = $(BIN)/ruff check && $(BIN)/ruff format --check
+
 # The demo is what there is without DATA and PREDICTIONS.
 ifeq ($(DATA)$(PREDICTIONS),)
 NEEDED := $(DEMO)
@@ -110,14 +112,21 @@ board: $(READY) ## open TensorBoard on what was drawn
 inspect: $(READY) ## say what a folder of predictions holds, and whether it is whole
 	@$(set_out); $(BIN)/predboard inspect "$$out" $(ARGS)
 
-test: lint ## lint, then run the tests
-	@echo 'test: pytest, on every processor'
-	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+# mypy works on one processor for half a minute, so the tests run meanwhile; it has its say after them.
+test: $(READY_DEV) ## lint and run the tests
+	@echo 'lint: ruff'
+	@$(ruff)
+	@echo 'test: pytest on every processor, and mypy'
+	@types=$$(mktemp) || exit; \
+	$(BIN)/mypy >"$$types" 2>&1 & mypy=$$!; \
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS); tests=$$?; \
+	wait $$mypy; typed=$$?; \
+	cat "$$types"; rm "$$types"; \
+	[ $$tests = 0 ] && [ $$typed = 0 ]
 
 lint: $(READY_DEV) ## check style and types
 	@echo 'lint: ruff and mypy'
-	@$(BIN)/ruff check
-	@$(BIN)/ruff format --check
+	@$(ruff)
 	@$(BIN)/mypy
 
 format: $(READY_DEV) ## put the code into the project's style

@@ -703,14 +703,14 @@ def _loaded(sent: bytes) -> list[tuple[Any, Any]]:
 
 def test_a_loader_works_in_a_spawned_process(file: Path) -> None:
     _add(file, "unpicklable = Named(lambda i: array(i))")
-    for name in ("of_pillow", "unpicklable"):
-        config = _config(file, name)
-        loader = loading.loader_of(config, loading.manifest_of(config))
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        for name in ("unpicklable", "of_pillow"):
+            config = _config(file, name)
+            loader = loading.loader_of(config, loading.manifest_of(config))
             found = pool.apply(_loaded, (pickle.dumps(loader),))
-        assert [label for _, label in found] == [i % 3 for i in range(10)]
-        for i, (pixels, _) in enumerate(found):
-            np.testing.assert_array_equal(pixels, _scope(file)["numbers"](i))
+            assert [label for _, label in found] == [i % 3 for i in range(10)]
+            for i, (pixels, _) in enumerate(found):
+                np.testing.assert_array_equal(pixels, _scope(file)["numbers"](i))
 
 
 _ALONE = """
@@ -780,6 +780,6 @@ def test_a_loading_process_that_dies_is_one_line_and_nothing_is_lost(file: Path)
 def test_a_row_that_hangs_in_a_process_is_tried_here_and_the_process_is_ended(file: Path) -> None:
     (file.parent / "alone.py").write_text(_ALONE)
     data = f"{file.parent / 'alone.py'}:Hangs"
-    done = infer(_config(file, "", data=data, processes=1, timeout=3.0))
+    done = infer(_config(file, "", data=data, processes=1, timeout=1.5))
     assert (done.written, done.failed) == (40, 1)
     assert multiprocessing.active_children() == []

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,6 +139,14 @@ def _mtimes(folder: Path) -> dict[str, int]:
 # --- what is computed ---
 
 
+@pytest.fixture(params=[1, 2])
+def torch_threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize(
     ("options", "size"),
     [
@@ -149,6 +158,7 @@ def _mtimes(folder: Path) -> dict[str, int]:
         ({"crop": 8}, (20, 5)),
     ],
 )
+@pytest.mark.usefixtures("torch_threads")
 def test_logits_are_those_of_a_plain_loop(
     tmp_path: Path, net: str, options: dict[str, Any], size: tuple[int, int]
 ) -> None:
@@ -982,6 +992,7 @@ def test_arguments_of_any_plain_kind_are_recorded(tmp_path: Path, net: str) -> N
 
 _MEASURED = """
 import resource, sys
+from collections.abc import Iterator
 from pathlib import Path
 from pipeline import InferConfig, infer
 outcome = infer(InferConfig(data=sys.argv[1], model=sys.argv[2], out=Path(sys.argv[3]), shard_size=1000, batch_size=32))

@@ -221,15 +221,14 @@ def test_a_panel_of_another_version_is_measured_again_and_the_others_are_not(
 
 
 @pytest.mark.parametrize("where", [0.0, 0.001, 0.01, 0.1, 0.3, 0.6, 0.9, 0.999])
-@pytest.mark.parametrize("how", ["a bit", "cut", "empty"])
+@pytest.mark.parametrize("how", ["a bit", "cut"])
 def test_a_damaged_entry_is_not_believed(where: float, how: str, tmp_path: Path, read: Counter[str]) -> None:
     run = write(tmp_path / "run", 4)
     first = draw(run, tmp_path / "logs")
     whole, (damaged, other) = content(first), entries(first)
     good = damaged.read_bytes()
     at = int(where * len(good))
-    bad = bytes([*good[:at], good[at] ^ 4, *good[at + 1 :]]) if how == "a bit" else good[:at] if how == "cut" else b""
-    damaged.write_bytes(bad)
+    damaged.write_bytes(good[:at] if how == "cut" else bytes([*good[:at], good[at] ^ 4, *good[at + 1 :]]))
     read.clear()
     assert content(again(run, tmp_path / "logs")) == whole
     assert len(read) == 2

@@ -1,7 +1,7 @@
 """Actors of a Ray on this machine give the rows of one process, whatever dies meanwhile."""
 
 import dataclasses
-import importlib
+import importlib.util
 import os
 import signal
 import subprocess
@@ -27,7 +27,8 @@ from tests import toy
 
 pytestmark = pytest.mark.ray
 torch = pytest.importorskip("torch", reason="stage one runs PyTorch models")
-ray: Any = pytest.importorskip("ray", reason="pip install 'predboard[ray]'")
+if importlib.util.find_spec("ray") is None:  # not imported here: every process of the quick tests reads this file
+    pytest.skip("pip install 'predboard[ray]'", allow_module_level=True)
 
 EUROSAT = toy.SHARED / "eurosat_rgb"
 EACH, ROWS, SHARD = 15, 45, 8
@@ -276,6 +277,8 @@ def test_the_command_starts_a_ray_of_its_own_whose_workers_run_this_package(plac
 
 
 def test_the_command_joins_a_cluster_that_is_there_and_leaves_it_as_it_was(place: Path) -> None:
+    import ray
+
     done = toy.predboard(
         *("infer", "--data", "data", "--model", "net.py:Net", "--out", "out", "--shard-size", str(SHARD)),
         *("--engine", "ray", "--ray-address", ray.get_runtime_context().gcs_address, "--cpus-per-actor", "1"),

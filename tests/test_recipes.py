@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipeline import images, sources
+from pipeline import cli, images, sources
 from pipeline.config import InferConfig
 from pipeline.errors import InputError
 from pipeline.images import Shape
@@ -172,13 +172,11 @@ def test_a_library_that_is_not_installed_is_one_line(
     assert str(raised.value) == f"{model} needs {package}, which is not installed: pip install 'predboard[{extra}]'"
 
 
-def test_the_preprocessing_is_said_and_in_the_footer(tmp_path: Path) -> None:
+def test_the_preprocessing_is_said_and_in_the_footer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch", reason="stage one runs PyTorch models")
     toy.pictures(tmp_path / "data", each=1, size=(9, 12))
-    done = toy.predboard(
-        *("infer", "--data", "data", "--model", toy.model_file(tmp_path), "--out", "out"),
-        *("--resize", "10", "--crop", "8", "--mean", ".5", "--std", ".25,.5,1"),
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "preprocessing: resize 10 bilinear, crop 8, mean 0.5, std 0.25 0.5 1, from flags" in done.stderr.splitlines()
+    command = ["infer", "--data", str(tmp_path / "data"), "--model", toy.model_file(tmp_path)]
+    flags = ["--out", str(tmp_path / "out"), "--resize", "10", "--crop", "8", "--mean", ".5", "--std", ".25,.5,1"]
+    assert cli.run(command + flags) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert "preprocessing: resize 10 bilinear, crop 8, mean 0.5, std 0.25 0.5 1, from flags" in said

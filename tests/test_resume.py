@@ -54,8 +54,9 @@ class Net(torch.nn.Module):
 _FORKS = """
 import json, os, signal, sys, time
 from pathlib import Path
+import pandas
 import torch
-from pipeline import InferConfig, infer, store
+from pipeline import InferConfig, forward, infer, preflight, store, work  # before the fork, not in each child anew
 
 
 def killed_at(count, function, before):
