@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import posixpath
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,8 +37,8 @@ class Record:
     files: tuple[str, ...] = ()
     """Relative to the run's folder, the event file first."""
     of: tuple[str, ...] = ()
-    """The predictions they are of, relative to the run's folder where both are on one disk, so that they may be moved
-    or copied together; empty if that is not known."""
+    """The predictions they are of, relative to the run's folder where both are on one disk or in one bucket, so that
+    they may be moved or copied together; empty if that is not known."""
 
 
 def write_file(aside: Path, file: File) -> None:
@@ -104,8 +105,8 @@ def left_by(folder: Place, predictions: Sequence[Place]) -> list[Place]:
     others = []
     for text in read_record(folder).of:
         place = places.at(text)
-        if isinstance(place, Path) and isinstance(folder, Path):
-            place = folder.resolve().joinpath(place).resolve()
+        if isinstance(place, Path) and not place.is_absolute():
+            place = (folder.resolve() / text).resolve()
         if not any(_same(place, one) for one in predictions):
             others.append(place)
     if there := next(filter(_is_there, others), None):
@@ -136,6 +137,8 @@ def _named(folder: Place, predictions: Place) -> str:
     if isinstance(there, Path) and isinstance(here, Path):
         with contextlib.suppress(ValueError):  # on another drive of Windows
             return Path(os.path.relpath(there, here)).as_posix()
+    if str(there).split("/")[:3] == str(here).split("/")[:3]:  # one bucket
+        return posixpath.relpath(str(there), str(here))
     return str(there)
 
 

@@ -355,9 +355,18 @@ def test_logs_know_of_which_run_in_storage_they_are(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="has the logs of memory://a/net, which these would replace"):
             draw_logs("memory://b/net", logdir, panels=("glance",))
     Remote("memory://a").rmtree()
-    for logdir in (tmp_path / "logs", Remote("memory://logs")):
+    for logdir, named in (
+        (tmp_path / "logs", "memory://b/net"),
+        (Remote("memory://logs"), "memory://b/net"),
+        (Remote("memory://b/x/logs"), "../../../net"),  # in one bucket
+    ):
         draw_logs("memory://b/net", logdir, panels=("glance",))
-        assert read_record(logdir / "net").of == ("memory://b/net",)
+        assert read_record(logdir / "net").of == (named,)
+    toy.write_run(Remote("memory://b/other/net"), logits + np.float32(2), label)
+    with pytest.raises(InputError, match="has the logs of memory://b/net, which these would replace"):
+        draw_logs("memory://b/other/net", "memory://b/x/logs", panels=("glance",))
+    toy.write_run(Remote("memory://b/net"), logits + np.float32(3), label)
+    assert not draw_logs("memory://b/net", "memory://b/x/logs", panels=("glance",))[0].unchanged
 
 
 def test_logs_in_storage_are_the_logs_on_disk(memory: Any, tmp_path: Path) -> None:
