@@ -449,7 +449,7 @@ def _visualize(config: VisualizeConfig) -> int:
             print(f"{name:<14} {first_line(Exception(panel.__doc__))}")
         return 0
     with workers.Pool(workers.count(config.workers), "pipeline.visualize:warm") as pool:
-        if config.engine == "local" and _large(config.predictions):
+        if config.engine == "local" and _large(config):
             pool.start(2)  # another process imports what it needs while this one does
         from pipeline.visualize import visualize
 
@@ -475,10 +475,12 @@ def _visualize(config: VisualizeConfig) -> int:
     return 0
 
 
-def _large(runs: Sequence[Place]) -> bool:
-    """Whether there is work for another process, as far as a look at the sizes of files tells."""
-    local = [run for run in runs if isinstance(run, Path)]
-    sizes = (part.stat().st_size for run in local for part in run.glob("step=*/part-*.parquet"))
+def _large(config: VisualizeConfig) -> bool:
+    """Whether there is work for another process, as far as a look at folders tells: what has logs may be known."""
+    logs = config.logdir
+    local = [run for run in config.predictions if isinstance(run, Path)]
+    new = [run for run in local if not (isinstance(logs, Path) and (logs / run.resolve().name).is_dir())]
+    sizes = (part.stat().st_size for run in new for part in run.glob("step=*/part-*.parquet"))
     return any(so_far >= LARGE for so_far in itertools.accumulate(sizes))
 
 

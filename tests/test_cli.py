@@ -531,6 +531,9 @@ def test_another_process_starts_before_the_imports_where_there_is_much_to_do(
     assert begun.count(2) == 1
     files = [next((place.folder / logs).rglob("*tfevents*")) for logs in ("one", "two")]
     assert files[0].read_bytes() == files[1].read_bytes()
+    (place.out / "step=00000000").rename(place.out / "step=00000001")
+    assert command(*flags, place.folder / "two")[0] == 0  # there are logs: much of it may be known
+    assert begun.count(2) == 1
     monkeypatch.setattr(cli, "LARGE", cli.LARGE + 1)
     assert command(*flags, place.folder / "three")[0] == 0
     assert begun.count(2) == 1
