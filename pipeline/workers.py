@@ -203,10 +203,11 @@ class Pool:
                 self._there += 1
                 self._changed.notify_all()
 
-        while len(self._started) < min(count, self.most) - 1:
-            self._started.append(_Process(self._warm))
-            self._starting.append(Thread(target=wait, args=(self._started[-1],), daemon=True))
-            self._starting[-1].start()
+        with self._changed:  # whoever else wants some does not start too many
+            while len(self._started) < min(count, self.most) - 1:
+                self._started.append(_Process(self._warm))
+                self._starting.append(Thread(target=wait, args=(self._started[-1],), daemon=True))
+                self._starting[-1].start()
 
     def call(self, function: Callable[[X], Y], item: X) -> Y:
         """The function's answer from whichever process is free, this one too, and by several threads at once.

@@ -47,20 +47,7 @@ def line(name: str, found: float, target: str) -> None:
     print(f"{name:<66} {found:6.2f} ×   {target}", flush=True)
 
 
-def photographs(folder: Path, count: int = 600) -> list[str]:
-    """JPEG pictures of 500×375 with detail at all scales, as photographs have it, about 47 kB each. -> their names."""
-    if folder.exists():
-        return sorted(p.name for p in folder.iterdir())
-    random = np.random.default_rng(0)
-    folder.mkdir()
-    for i in range(count):
-        sum_ = np.zeros((375, 500, 3), np.float32)
-        for side in (4, 16, 64, 192):
-            noise = random.normal(size=(side * 3 // 4, side, 3)).astype(np.float32)
-            layers = [Image.fromarray(noise[:, :, c]).resize((500, 375), Image.Resampling.BICUBIC) for c in range(3)]
-            sum_ += np.stack([np.asarray(layer) for layer in layers], axis=2) * (120 / side**0.5)
-        Image.fromarray(np.clip(sum_ + 128, 0, 255).astype(np.uint8)).save(folder / f"{i:04d}.jpg", quality=90)
-    return photographs(folder)
+PHOTOGRAPHS = [f"{i:04d}.jpg" for i in range(600)]
 
 
 class Usual(torch.utils.data.Dataset[torch.Tensor]):
@@ -81,7 +68,7 @@ class Usual(torch.utils.data.Dataset[torch.Tensor]):
 
 def loader(folder: Path) -> None:
     """Reading and decoding alone, against the usual loader with two workers."""
-    refs = photographs(folder / "photos")
+    refs = toy.photographs(folder / "photos", PHOTOGRAPHS)
     manifest = sources.open_source(str(folder / "photos"))
     chunks = [refs[i : i + 8] for i in range(0, len(refs), 8)]
 
@@ -177,7 +164,7 @@ def _outs(folder: Path) -> Iterator[Path]:
 
 def _small(folder: Path, checkpoints: int, out: Iterator[Path]) -> Callable[[], None]:
     """Stage one on the photographs with small models of 1,000 classes: bound by decoding."""
-    photographs(folder / "photos")
+    toy.photographs(folder / "photos", PHOTOGRAPHS)
     (folder / "net.py").write_text(MODELS)
     (folder / "names.txt").write_text("".join(f"c{i}\n" for i in range(1000)))
     files = tuple(folder / f"step{i}.pt" for i in range(checkpoints))

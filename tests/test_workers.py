@@ -226,6 +226,22 @@ def test_calls_go_to_a_process_that_is_there_and_else_stay_here() -> None:
     assert not children()
 
 
+def test_threads_that_start_processes_at_once_start_no_more_than_were_wanted() -> None:
+    with workers.Pool(3) as pool:
+        together = threading.Barrier(6)
+
+        def start(_: int) -> None:
+            together.wait()
+            pool.start(3)
+            for thread in pool._starting:
+                thread.join()  # which were all started
+
+        with ThreadPoolExecutor(6) as threads:
+            list(threads.map(start, range(6)))
+        assert len(pool._started) == 2
+    assert not children()
+
+
 def test_while_others_start_this_process_takes_as_many_items_as_there_will_be_processes() -> None:
     with workers.Pool(3) as pool, ThreadPoolExecutor(3) as threads:
         together = threading.Barrier(3, timeout=10)
