@@ -225,7 +225,8 @@ class _Processes:
     def __init__(self, loader: Loader, like: NDArray[Any] | None) -> None:
         # Spawned: a fork would copy the locks of threads that it does not have.
         spawn = multiprocessing.get_context("spawn")
-        resource_tracker.ensure_running()  # which would open this thread's ears in the middle of `_deaf`
+        if sys.platform != "win32":  # which has none
+            resource_tracker.ensure_running()  # it would open this thread's ears in the middle of `_deaf`
         self._pool = ProcessPoolExecutor(loader.processes, spawn, _begin, (loader, like))
         self.hung = 0
         """Processes that never came back; when it is all of them, threads must do."""

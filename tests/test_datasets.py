@@ -5,6 +5,8 @@ import io
 import multiprocessing
 import pickle
 import re
+import sys
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -777,9 +779,16 @@ def test_a_loading_process_that_dies_is_one_line_and_nothing_is_lost(file: Path)
     assert len(_frame(file.parent / "out")) == 40
 
 
+def test_windows_has_no_tracker_of_resources_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setitem(sys.modules, "_posixsubprocess", None)  # importing it fails, as there
+    monkeypatch.setattr(resource_tracker, "ensure_running", resource_tracker.ResourceTracker().ensure_running)
+    loading._Processes(loading.Loader(None, None, processes=1), None).end()  # type: ignore[arg-type]  # nothing is loaded
+
+
 def test_a_row_that_hangs_in_a_process_is_tried_here_and_the_process_is_ended(file: Path) -> None:
     (file.parent / "alone.py").write_text(_ALONE)
     data = f"{file.parent / 'alone.py'}:Hangs"
-    done = infer(_config(file, "", data=data, processes=1, timeout=1.5))
+    done = infer(_config(file, "", data=data, processes=1, timeout=3.0))  # in which the process starts as well
     assert (done.written, done.failed) == (40, 1)
     assert multiprocessing.active_children() == []

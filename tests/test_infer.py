@@ -992,7 +992,6 @@ def test_arguments_of_any_plain_kind_are_recorded(tmp_path: Path, net: str) -> N
 
 _MEASURED = """
 import resource, sys
-from collections.abc import Iterator
 from pathlib import Path
 from pipeline import InferConfig, infer
 outcome = infer(InferConfig(data=sys.argv[1], model=sys.argv[2], out=Path(sys.argv[3]), shard_size=1000, batch_size=32))
