@@ -479,9 +479,12 @@ def _large(config: VisualizeConfig) -> bool:
     """Whether there is work for another process, as far as a look at folders tells: what has logs may be known."""
     logs = config.logdir
     local = [run for run in config.predictions if isinstance(run, Path)]
-    new = [run for run in local if not (isinstance(logs, Path) and (logs / run.resolve().name).is_dir())]
-    sizes = (part.stat().st_size for run in new for part in run.glob("step=*/part-*.parquet"))
-    return any(so_far >= LARGE for so_far in itertools.accumulate(sizes))
+    try:
+        new = [run for run in local if not (isinstance(logs, Path) and (logs / run.resolve().name).is_dir())]
+        sizes = (part.stat().st_size for run in new for part in run.glob("step=*/part-*.parquet"))
+        return any(so_far >= LARGE for so_far in itertools.accumulate(sizes))
+    except OSError:  # stage two says what is wrong with it
+        return False
 
 
 def _compare(config: CompareConfig) -> int:

@@ -109,7 +109,8 @@ def summarize(
         )
     ]
     to_read = numbers(part for portion in portions for part in portion.parts.values())
-    processes = 1 if to_read < WORTH else min(pool.most, len(portions))
+    alone = to_read < WORTH or any(str(step.parts[0].path).startswith("memory://") for step in steps)  # of this process
+    processes = 1 if alone else min(pool.most, len(portions))
 
     def add(more: Mapping[int, States]) -> None:
         for step, measured in more.items():

@@ -9,12 +9,12 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Condition, Thread
+from threading import Condition, RLock, Thread
 from typing import IO, Any, Generic, Protocol, Self, TypeVar, cast
 
 from pipeline.errors import InputError
@@ -61,11 +61,14 @@ def in_order(
     workers: int,
     ahead: int | None = None,
     patience: Patience[X, Y] | None = None,
+    leaving: Callable[[], object] = lambda: None,
 ) -> Generator[Y, None, None]:
     """`map` on threads: results in the order of the items, at most `ahead` of them begun and not yet taken.
 
     Threads, because Pillow's decoding and NumPy's and Arrow's loops release Python's lock. The items are
     drawn in the caller's thread. An exception of the function is raised where its result would have been.
+
+    `leaving` is called when no more is wanted, before the threads are waited for.
 
     A thread cannot be stopped. One that is out of `patience` is left alone and another takes its place; it does not
     keep the process from ending.
@@ -92,6 +95,7 @@ def in_order(
         while begun:
             yield oldest()
     finally:
+        leaving()
         for one in begun:
             one.result.cancel()
         for _ in threads:
@@ -176,7 +180,9 @@ class Pool:
         self._warm = warm
         self._started: list[_Process] = []
         self._starting: list[Thread] = []
-        self._changed = Condition()
+        self._lock = RLock()  # taken by the main thread, where a signal must not come between: `Condition` is Python
+        self._changed = Condition(self._lock)
+        self._closed = False
         self._free: list[_Process] = []  # those that are there and have nothing to do
         self._there = 0
         self._here = 0  # items that this process works on
@@ -186,28 +192,42 @@ class Pool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in self._started:
+        with self._lock:
+            self._closed = True
+            started = list(self._started)
+        for process in started:
             process.kill()
         for thread in self._starting:
             thread.join()
-        for process in self._started:
+        for process in started:
             process.close()
 
     def start(self, count: int) -> None:
-        """Begin to start others, so that there are `count` processes, as far as `most` allows."""
+        """Begin to start others, so that there are `count` processes, as far as `most` and the system allow."""
+        with self._lock:  # whoever else wants some does not start too many
+            while len(self._starting) < min(count, self.most) - 1:
+                thread = Thread(target=self._begin, daemon=True)
+                thread.start()  # a thread, because no signal comes between its process and the list of all
+                self._starting.append(thread)
 
-        def wait(process: _Process) -> None:
-            process.wait()
-            with self._changed:
-                self._free.append(process)
-                self._there += 1
-                self._changed.notify_all()
-
-        with self._changed:  # whoever else wants some does not start too many
-            while len(self._started) < min(count, self.most) - 1:
-                self._started.append(_Process(self._warm))
-                self._starting.append(Thread(target=wait, args=(self._started[-1],), daemon=True))
-                self._starting[-1].start()
+    def _begin(self) -> None:
+        """Start a process, and wait until it is there."""
+        try:
+            process = _Process(self._warm)
+        except OSError:  # the system allows no more: those that there are do the work
+            return
+        with self._changed:
+            if not self._closed:
+                self._started.append(process)
+        if process not in self._started:
+            process.kill()
+            process.close()
+            return
+        process.wait()
+        with self._changed:
+            self._free.append(process)
+            self._there += 1
+            self._changed.notify_all()
 
     def call(self, function: Callable[[X], Y], item: X) -> Y:
         """The function's answer from whichever process is free, this one too, and by several threads at once.
@@ -227,39 +247,50 @@ class Pool:
         answer. Else as `call`.
         """
         used: set[_Process | None] = set()
+        left: list[bool] = []
+
+        def leave() -> None:
+            """Let nobody wait any more, to begin what nobody wants."""
+            with self._lock:
+                left.append(True)
+                self._changed.notify_all()
 
         def answer(item: X) -> Y:
-            with self._taken(1, alone=count == 1) as process:
+            with self._taken(1, count == 1, left) as process:
                 used.add(process)
                 return function(item) if process is None else cast(Y, process.ask(use, "do", item))
 
         self.start(count)
         use = b"" if count == 1 else self._use(function)  # before it keeps anything
-        yield from in_order(answer, items, count, 4 * count)  # one that is slow at first must not hold up the others
+        ahead = 4 * count  # one that is slow at first must not hold up the others
+        yield from in_order(answer, items, count, ahead, leaving=leave)
         for process in used:
             rest(function.rest() if process is None else process.ask(use, "rest"))
 
     def _use(self, function: object) -> bytes:
         """The order to work with a copy of the function: the same object for the same function."""
-        with self._changed:
+        with self._lock:
             if self._told[0] is not function:
                 self._told = function, pickle.dumps(("use", function), protocol=5)
             return self._told[1]
 
     @contextlib.contextmanager
-    def _taken(self, here: int | None, alone: bool = False) -> Iterator["_Process | None"]:
+    def _taken(self, here: int | None, alone: bool = False, left: Sequence[bool] = ()) -> Iterator["_Process | None"]:
         """A process to work with, None for this one.
 
         This one takes `here` items at a time, by default as many as there are processes that are not there yet, and at
-        least one; `alone`, it takes all.
+        least one; `alone`, it takes all. Raises CancelledError where one is still waited for when there is something in
+        `left`.
         """
 
         def free() -> bool:
             most = max(self.most - self._there, 1) if here is None else here
-            return (bool(self._free) and not alone) or self._here < most
+            return (bool(self._free) and not alone) or self._here < most or bool(left)
 
         with self._changed:
             self._changed.wait_for(free)
+            if left:
+                raise CancelledError
             process = self._free.pop() if self._free and not alone else None
             self._here += process is None
         try:
@@ -274,7 +305,7 @@ class Pool:
 
 
 class _Process:
-    """Another Python that does as it is told."""
+    """Another Python that does as it is told. Raises OSError if the system starts none."""
 
     def __init__(self, warm: str) -> None:
         self._process = fresh_python("workers", warm)
@@ -299,7 +330,7 @@ class _Process:
             code = self._process.wait()
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             raise InputError(
-                f"a process that reads predictions {how}, maybe for want of memory: --workers 1 needs less"
+                f"a process that works on predictions {how}, maybe for want of memory: --workers 1 needs less"
             ) from broken
         if error is not None:
             raise error
@@ -318,16 +349,17 @@ class _Process:
 
 
 def serve(warm: str) -> None:
-    """Work for the process that started this one, until its orders end."""
+    """Work for the process that started this one, until its orders end or nobody listens."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started this one ends it
     orders, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what anybody prints must not get between the answers
     if warm:
         module, _, function = warm.partition(":")
         getattr(importlib.import_module(module), function)()
-    answers.write(_THERE)
-    answers.flush()
     work: Any = None
-    with contextlib.suppress(EOFError):
+    try:
+        answers.write(_THERE)
+        answers.flush()
         while True:
             what, *item = pickle.load(orders)  # noqa: S301  from the process that started this one
             if what == "use":
@@ -337,6 +369,17 @@ def serve(warm: str) -> None:
             try:
                 answer = work.rest() if what == "rest" else work(*item), None
             except Exception as error:  # it is raised again by the one who asked
-                answer = None, error
-            pickle.dump(answer, answers, protocol=5)
+                answer = None, _sendable(error)
+            answers.write(pickle.dumps(answer, protocol=5))
             answers.flush()
+    except (EOFError, BrokenPipeError, pickle.UnpicklingError):  # nobody is there any more, maybe since half an order
+        os._exit(0)  # what is left to write is not tried again
+
+
+def _sendable(error: Exception) -> Exception:
+    """An exception as it is, or in words where its class cannot be made again from what is sent."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301  our own
+    except Exception as reason:  # whatever its class does
+        return RuntimeError(f"{type(error).__name__}: {error} ({type(reason).__name__} when it was sent)")
+    return error

@@ -539,6 +539,13 @@ def test_another_process_starts_before_the_imports_where_there_is_much_to_do(
     assert begun.count(2) == 1
 
 
+def test_a_part_that_leads_nowhere_is_one_line(command: Callable[..., Outcome], place: Place) -> None:
+    link = store.part_path(place.out, 0, 9)
+    link.symlink_to(place.folder / "gone.parquet")
+    for more in ((), ("--workers", 1)):
+        refused(command("visualize", place.out, "--logdir", place.folder / "logs", *more), "part-00009.parquet")
+
+
 def test_a_defect_of_ours_is_not_taken_for_bad_input(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     def defect(*_: Any) -> None:
         raise ZeroDivisionError

@@ -369,6 +369,19 @@ def test_logs_know_of_which_run_in_storage_they_are(tmp_path: Path) -> None:
     assert not draw_logs("memory://b/net", "memory://b/x/logs", panels=("glance",))[0].unchanged
 
 
+@pytest.mark.usefixtures("memory")
+def test_no_other_process_is_asked_for_what_is_in_the_memory_of_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.summarize.WORTH", 0)
+    monkeypatch.setattr("pipeline.summarize.PORTION", 1)
+    started: list[int] = []
+    monkeypatch.setattr("pipeline.workers.Pool.start", lambda _, count: started.append(count))
+    toy.write_run(Remote("memory://a/net"), *toy.table(toy.RUN, 60), shard_size=10)
+    draw_logs("memory://a/net", tmp_path / "logs", panels=("glance",), workers=2)
+    assert started == [1]
+
+
 def test_logs_in_storage_are_the_logs_on_disk(memory: Any, tmp_path: Path) -> None:
     logits, label = toy.table(toy.RUN, 60)
     toy.write_run(tmp_path / "run", logits, label, shard_size=25)

@@ -252,5 +252,62 @@ def test_a_process_that_dies_while_it_starts_is_one_line_for_who_asks_it() -> No
     with workers.Pool(2, "pipeline.no_such_module:warm") as pool:
         pool.start(2)
         pool._starting[0].join()
-        with pytest.raises(InputError, match="a process that reads predictions ended with exit code 1"):
+        with pytest.raises(InputError, match="a process that works on predictions ended with exit code 1"):
             pool.call(toy.slow_square, (3, 0))
+
+
+def test_an_exception_that_cannot_be_sent_comes_in_words() -> None:
+    with workers.Pool(2) as pool:
+        pool.start(2)
+        pool._starting[0].join()
+        with pytest.raises(RuntimeError, match=r"^OddError: 3 in toy \(TypeError when it was sent\)$"):
+            pool.call(toy.raises_odd, 3)
+
+
+def test_where_the_system_starts_no_process_this_one_does_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(workers, "fresh_python", refused)
+    assert [pid for _, pid in folded(toy.slow_square, [(i, 0.0) for i in range(9)], 3)] == [os.getpid()] * 9
+
+
+def test_whoever_is_interrupted_while_a_process_starts_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), workers.Pool(2) as pool:
+        monkeypatch.setattr(threading.Thread, "start", interrupted)
+        pool.start(2)
+    deadline = time.monotonic() + 10
+    while children():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_when_nobody_wants_more_what_waits_for_this_process_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers.Pool, "_begin", lambda _: None)  # others never come
+    slow = toy.Folded(toy.slow_square)
+    with workers.Pool(8) as pool:
+        results = pool.fold(slow, [(i, 0.1) for i in range(100)], 8)
+        assert next(results)[0] == 0
+        results.close()
+    assert len(slow.given) <= 3
+
+
+def test_processes_end_without_a_word_when_the_first_is_killed() -> None:
+    script = (
+        "import os, threading\nfrom pipeline import workers\nfrom tests import toy\n"
+        "pool = workers.Pool(2)\npool.start(2)\n"
+        "{}pool._starting[0].join()\n"
+        "threading.Thread(target=pool.call, args=(toy.slow_square, (3, 0.3)), daemon=True).start()\n"
+        "{}import time; time.sleep(0.15)\nos._exit(9)\n"
+    )
+    for skip in (("", ""), ("os._exit(9)\n", ""), ("", "os._exit(9)\n")):  # at work, while it starts, as it is asked
+        words = [sys.executable, "-c", script.format(*skip)]
+        done = subprocess.run(words, cwd=toy.ROOT, capture_output=True, text=True, timeout=30, check=False)
+        said = done.stderr.replace("this must not get between the answers\n", "")
+        assert (said, done.returncode) == ("", 9)

@@ -296,6 +296,19 @@ def refuses_three(item: int) -> int:
     return item
 
 
+class OddError(Exception):
+    """One that pickle cannot make again."""
+
+    def __init__(self, what: str, where: str) -> None:
+        super().__init__(f"{what} in {where}")
+
+
+def raises_odd(item: int) -> int:
+    """Raises for any number, after a moment."""
+    time.sleep(0.05)
+    raise OddError(str(item), "toy")
+
+
 def kills_another_process(mine: int) -> None:
     """As the system does to a process that takes too much memory, unless it is this one."""
     time.sleep(0.05)
