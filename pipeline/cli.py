@@ -3,6 +3,7 @@
 Every flag is a field of a dataclass in `config`; tyro makes the command line from their types and docstrings.
 """
 
+import _thread
 import contextlib
 import dataclasses
 import functools
@@ -50,6 +51,9 @@ C = TypeVar("C")
 
 LARGE = 100_000_000
 """Bytes of predictions for which another process pays: reading and measuring them takes one almost a second."""
+
+PATIENCE = 1.0
+"""Seconds that an import gets to finish after Ctrl-C: ours take less, the user's own may do anything."""
 
 
 def main() -> None:
@@ -114,13 +118,32 @@ class _Stopped(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """Let Ctrl-C end a command by an exception, and SIGTERM, which clusters and containers send before they kill."""
+    """Let Ctrl-C end a command by an exception, and SIGTERM, which clusters and containers send before they kill.
+
+    While anything is imported it waits: an exception would be wrapped, swallowed, or leave the lock of all imports
+    behind. An import that takes longer than `PATIENCE` ends as if there were no command yet.
+    """
+    since: float | None = None  # when the one came that waits
 
     def end(number: int, frame: FrameType | None) -> None:
-        if frame is None or "<frozen importlib" not in frame.f_code.co_filename:
-            raise _Stopped(number)
-        # It may hold the lock of all imports, which nobody would give back, or be where exceptions get lost.
-        threading.Timer(0.01, _send, (number,)).start()
+        nonlocal since
+        if _importing(frame):
+            if since is None:
+                since = time.monotonic()
+                _thread.start_new_thread(again, (number,))  # `threading` has locks, and may be what was interrupted
+            if time.monotonic() < since + PATIENCE:
+                return
+            since = None
+            if callable(outer := before[signal.Signals(number)]):
+                outer(number, frame)
+        since = None
+        raise _Stopped(number)
+
+    def again(number: int) -> None:
+        while since is not None:
+            time.sleep(0.01)
+            if since is not None:
+                _send(number)
 
     if threading.current_thread() is not threading.main_thread():  # where no handler can be set
         yield
@@ -132,8 +155,18 @@ def _signals() -> Iterator[None]:
         signal.signal(signal.SIGTERM, end)
         yield
     finally:
+        since = None
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Whether the command is in the middle of an import, of which this may be any depth: a class body, for example."""
+    while frame is not None and frame.f_code is not run.__code__:
+        if "<frozen importlib" in frame.f_code.co_filename:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _send(number: int) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib
 import json
 import os
 import re
@@ -462,6 +463,55 @@ def test_a_signal_while_modules_are_imported_is_one_line(
     assert re.fullmatch(
         rf"predboard: {how}(; what was published is safe, run the same command to go on)?\n", done.stderr
     )
+
+
+_WRAPPED = """
+class Own:
+    def __set_name__(self, owner, name):
+        os.kill(os.getpid(), number)  # Python 3.11 makes a RuntimeError of any exception here
+
+class Body:
+    field = Own()
+"""
+_SWALLOWED = """
+for _ in range(3):
+    try:
+        os.kill(os.getpid(), number)
+        done = True
+    except BaseException:
+        pass
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("end", [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
+@pytest.mark.parametrize("body", [_WRAPPED, _SWALLOWED])
+def test_a_signal_waits_for_the_end_of_an_import(
+    body: str, end: tuple[signal.Signals, int, str], place: Place, tmp_path: Path
+) -> None:
+    number, code, how = end
+    head, own = f"import os, sys\nnumber = {int(number)}\n", "sys.path.remove(os.path.dirname(__file__))"
+    (tmp_path / "tqdm.py").write_text(f"{head}{body}\n{own}\ndel sys.modules['tqdm']\nimport tqdm\n")  # the real one
+    done = _started_by_a_terminal(tmp_path, "visualize", place.out)
+    assert (done.returncode, done.stdout) == (code, "")
+    *before, last = done.stderr.splitlines()
+    assert last == f"predboard: {how}; what was published is safe, run the same command to go on"
+    assert all(line.startswith("toy: ") for line in before)  # it may have begun
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_command_that_a_module_runs_when_it_is_imported_is_no_import(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: object) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return pytest.fail("the signal did not come at once")
+
+    monkeypatch.setattr(cli, "_inspect", interrupted)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "runs_a_command.py").write_text('from pipeline import cli\ncode = cli.run(["inspect", "run"])\n')
+    assert importlib.import_module("runs_a_command").code == 143
+    assert capsys.readouterr().err.startswith("predboard: terminated; what was published is safe")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
