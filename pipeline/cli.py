@@ -124,9 +124,10 @@ def _signals() -> Iterator[None]:
     behind. An import that takes longer than `PATIENCE` ends as if there were no command yet.
     """
     since: float | None = None  # when the one came that waits
+    stopped: _Stopped | None = None
 
     def end(number: int, frame: FrameType | None) -> None:
-        nonlocal since
+        nonlocal since, stopped
         if _importing(frame):
             if since is None:
                 since = time.monotonic()
@@ -137,7 +138,8 @@ def _signals() -> Iterator[None]:
             if callable(outer := before[signal.Signals(number)]):
                 outer(number, frame)
         since = None
-        raise _Stopped(number)
+        stopped = _Stopped(number)
+        raise stopped
 
     def again(number: int) -> None:
         while since is not None:
@@ -154,6 +156,10 @@ def _signals() -> Iterator[None]:
             signal.signal(signal.SIGINT, end)
         signal.signal(signal.SIGTERM, end)
         yield
+    except Exception:
+        if stopped is not None:  # it led to this: a part that was left in the middle cannot be closed, for example
+            raise stopped from None
+        raise
     finally:
         since = None
         for number, handler in before.items():

@@ -22,6 +22,7 @@ import torch
 
 from pipeline import cli, config, panels, predictions, store, workers
 from pipeline.config import BoardConfig, InferConfig, InspectConfig, VisualizeConfig
+from pipeline.errors import InputError
 from tests import toy
 
 Outcome = tuple[int, list[str], list[str]]
@@ -463,6 +464,22 @@ def test_a_signal_while_modules_are_imported_is_one_line(
     assert re.fullmatch(
         rf"predboard: {how}(; what was published is safe, run the same command to go on)?\n", done.stderr
     )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_what_a_signal_leads_to_does_not_hide_it(
+    command: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def left_in_the_middle(_: object) -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            raise InputError("cannot write: columns differ in length")
+
+    monkeypatch.setattr(cli, "_inspect", left_in_the_middle)
+    code, _, err = command("inspect", "run")
+    assert (code, len(err)) == (143, 1)
+    assert err[0].startswith("predboard: terminated; what was published is safe")
 
 
 _WRAPPED = """
