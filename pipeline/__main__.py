@@ -2,6 +2,7 @@
 are.
 """
 
+import atexit
 import os
 import signal
 
@@ -17,6 +18,7 @@ def main() -> None:
     for number in _HOW:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as in a shell's background
             signal.signal(number, _end)
+    atexit.register(_over)  # the first, which is called last
     from pipeline.cli import main as command
 
     command()
@@ -25,6 +27,12 @@ def main() -> None:
 def _end(number: int, _: object) -> None:
     os.write(2, f"predboard: {_HOW[signal.Signals(number)]}\n".encode())
     os._exit(128 + number)
+
+
+def _over() -> None:
+    """All is said and written. Python takes its own modules apart and calls no handler: a signal would kill it."""
+    for number in _HOW:
+        signal.signal(number, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

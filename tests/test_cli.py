@@ -541,6 +541,23 @@ def test_ctrl_c_while_python_ends_is_one_line(place: Place, tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_when_all_is_done_changes_nothing(number: signal.Signals, place: Place, tmp_path: Path) -> None:
+    last = f"""
+import os
+class Last:
+    def __del__(self, kill=os.kill, pid=os.getpid(), write=os.write):
+        write(2, b"now")
+        kill(pid, {int(number)})
+last = Last()
+"""
+    (tmp_path / "tomllib.py").write_text(last)
+    done = _started_by_a_terminal(tmp_path, "inspect", place.out, "--json")
+    assert (done.returncode, done.stderr) == (0, "now")
+    assert json.loads(done.stdout)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_a_signal_is_no_exception_inside_pythons_import_machinery() -> None:
     done: dict[str, Any] = {"os": os, "number": signal.SIGTERM}
     code = "os.kill(os.getpid(), number); released = True"
