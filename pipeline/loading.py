@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -276,6 +277,14 @@ def _begin(loader: Loader, like: NDArray[Any] | None) -> None:
     if torch := sys.modules.get("torch"):  # which the dataset imported; one thread, as there are several processes
         torch.set_num_threads(1)
     _HERE.append((loader, like))
+    threading.Thread(target=_follow, daemon=True).start()
+
+
+def _follow() -> None:
+    """End when the process that started this one has, also if it was killed: this one would wait for rows for ever."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
 
 
 def _chunk(rows: list[int]) -> list[Loaded]:

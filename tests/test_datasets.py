@@ -3,8 +3,11 @@
 import dataclasses
 import io
 import multiprocessing
+import os
 import pickle
 import re
+import signal
+import subprocess
 import sys
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -718,6 +721,7 @@ def test_a_loader_works_in_a_spawned_process(file: Path) -> None:
 _ALONE = """
 import multiprocessing
 import os
+import signal
 import time
 
 import numpy as np
@@ -751,6 +755,12 @@ class Hangs(Slow):
         time.sleep(600)
 
 
+class Orphaned(Slow):
+    def trouble(self):
+        signal.alarm(90)  # if nothing else ends it
+        os.kill(os.getppid(), signal.SIGKILL)
+
+
 def turned(picture):
     return picture.rotate(180)
 """
@@ -777,6 +787,21 @@ def test_a_loading_process_that_dies_is_one_line_and_nothing_is_lost(file: Path)
     )
     assert infer(_config(file, "", **options)).written == 40 - there
     assert len(_frame(file.parent / "out")) == 40
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_process_that_loads_ends_with_the_command_that_is_killed(file: Path) -> None:
+    (file.parent / "alone.py").write_text(_ALONE)
+    flags = ["--data", "alone.py:Orphaned", "--model", f"{file.name}:Net", "--out", "out", "--processes", "1"]
+    done = subprocess.run(  # it has ended when nobody holds its output any more, which its processes do as well
+        [sys.executable, "-m", "pipeline", "infer", *flags],
+        cwd=file.parent,
+        env={**os.environ, "PYTHONPATH": str(toy.ROOT)},
+        stdout=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
 
 
 def test_windows_has_no_tracker_of_resources_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
