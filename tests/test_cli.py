@@ -453,7 +453,7 @@ def test_ctrl_c_is_no_traceback(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize("end", [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
-@pytest.mark.parametrize("module", ["tyro", "tqdm"])  # imported before there is a command, and by one
+@pytest.mark.parametrize("module", ["typing", "tyro", "tqdm"])  # imported before there is a command, and by one
 def test_a_signal_while_modules_are_imported_is_one_line(
     module: str, end: tuple[signal.Signals, int, str], place: Place, tmp_path: Path
 ) -> None:
