@@ -332,6 +332,8 @@ class _Process:
             raise InputError(
                 f"a process that works on predictions {how}, maybe for want of memory: --workers 1 needs less"
             ) from broken
+        if order == ("rest",):
+            self._has = b""
         if error is not None:
             raise error
         return result
@@ -365,13 +367,15 @@ def serve(warm: str) -> None:
             if what == "use":
                 (work,) = item
                 continue
-            answer: tuple[Any, Exception | None]
+            answer: tuple[Any, Exception | None] | None
             try:
                 answer = work.rest() if what == "rest" else work(*item), None
             except Exception as error:  # it is raised again by the one who asked
                 answer = None, _sendable(error)
             answers.write(pickle.dumps(answer, protocol=5))
             answers.flush()
+            if what == "rest":
+                work = answer = None  # states of 20 MB and more; what comes next is something else
     except (EOFError, BrokenPipeError, pickle.UnpicklingError):  # nobody is there any more, maybe since half an order
         os._exit(0)  # what is left to write is not tried again
 

@@ -170,6 +170,19 @@ def test_processes_give_results_in_the_order_of_the_items() -> None:
     assert sorted(item for of_process in kept for item in of_process) == items
 
 
+def test_a_function_that_is_used_again_begins_anew() -> None:
+    kept: list[list[tuple[int, float]]] = []
+    function = toy.Folded(toy.slow_square)
+    with workers.Pool(2) as pool:
+        pool.start(2)
+        pool._starting[0].join()
+        for _ in range(2):
+            assert [square for square, _ in pool.fold(function, [(2, 0.05)] * 6, 2, kept.append)] == [4] * 6
+    of_others = [items for items in kept if items is not function.given]
+    assert len(of_others) == 2
+    assert sum(map(len, of_others)) + len(function.given) == 12
+
+
 def test_what_one_process_alone_keeps_is_given_as_well() -> None:
     kept: list[list[int]] = []
     assert folded(toy.refuses_three, [1, 2], 1, kept.append) == [1, 2]
