@@ -225,8 +225,9 @@ class _Measuring:
             self._states[block.step] = merge_all(self._states.get(block.step, {}), block.states)
 
     def rest(self) -> dict[int, States]:
-        """The states of what was not told so far."""
+        """The states of what was not told so far. What reading took is given back: to draw takes memory, too."""
         self._end_block()
+        store.release()
         return self._states
 
 
