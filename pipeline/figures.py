@@ -33,7 +33,7 @@ SQUARE = 2.0**16
 DRAWS = 8_000_000
 """Poisson numbers drawn for the intervals of a step: 250 to 1,000 for each cell."""
 
-BLOCK = 2**25
+BLOCK = 2**24
 """Bytes of them at once."""
 
 FEW = 8
