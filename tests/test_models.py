@@ -703,9 +703,9 @@ def test_a_module_that_torch_traced_is_put_into_eval_mode() -> None:
 
 
 def test_a_module_whose_eval_fails_says_so() -> None:
-    class Unfinished(torch.nn.Linear):
-        def eval(self) -> "Unfinished":
-            raise NotImplementedError("no eval yet")
+    class Stubborn(torch.nn.Linear):
+        def eval(self) -> "Stubborn":
+            raise RuntimeError("always in training")
 
-    with pytest.raises(NotImplementedError, match="no eval yet"):
-        models.Network(Unfinished(2, 2), torch.device("cpu"), "fp32", embeddings=False)
+    with pytest.raises(RuntimeError, match="always in training"):
+        models.Network(Stubborn(2, 2), torch.device("cpu"), "fp32", embeddings=False)
