@@ -42,7 +42,7 @@ from pipeline.config import (
     VisualizeConfig,
 )
 from pipeline.errors import InputError, first_line, plural
-from pipeline.places import Place, Remote, at, is_uri
+from pipeline.places import Place, Remote, at, is_of_this_process, is_uri
 
 if TYPE_CHECKING:
     from pipeline.predictions import Count
@@ -213,7 +213,7 @@ def parse(command: str, config: type[C], arguments: Sequence[str]) -> C:
     if positional and not getattr(parsed, "files" if "files" in known else "predictions"):
         parsed = _tyro(command, config, [*below, *arguments, *positional])
     for name in known:
-        if (place := str(getattr(parsed, name))).startswith("memory://"):
+        if is_of_this_process(place := getattr(parsed, name)):
             raise InputError(
                 f"--{name.replace('_', '-')} is {place}, which ends with the command: expected a folder, or storage "
                 "that lasts (docs/storage.md); memory:// is for programs"

@@ -298,6 +298,15 @@ Some = TypeVar("Some", bound=Place)
 """A place of either kind, and what is made of it is of the same."""
 
 
+def is_of_this_process(place: Place | str) -> bool:
+    """Whether what is there is in the memory of this process, which no other one sees and which ends with it.
+
+    >>> is_of_this_process("memory://runs/net"), is_of_this_process("s3://runs/net"), is_of_this_process("memory")
+    (True, False, False)
+    """
+    return str(place).startswith("memory://")
+
+
 def is_uri(text: str) -> bool:
     """Whether this names its storage.
 

@@ -17,7 +17,7 @@ from pipeline import cluster, store, workers
 from pipeline.errors import DamagedError
 from pipeline.kept import ROWS, Entry, Kept, key_of
 from pipeline.panels import LooksAgain, OfLastStep, Panel, Twice
-from pipeline.places import Remote
+from pipeline.places import Remote, is_of_this_process
 from pipeline.predictions import ROW_COLUMNS, Predictions, derived_rows
 from pipeline.state import merge_all
 from pipeline.store import PartFile, Step
@@ -109,7 +109,7 @@ def summarize(
         )
     ]
     to_read = numbers(part for portion in portions for part in portion.parts.values())
-    alone = to_read < WORTH or any(str(step.parts[0].path).startswith("memory://") for step in steps)  # of this process
+    alone = to_read < WORTH or any(is_of_this_process(step.parts[0].path) for step in steps)
     processes = 1 if alone else min(pool.most, len(portions))
 
     def add(more: Mapping[int, States]) -> None:
