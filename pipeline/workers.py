@@ -217,9 +217,10 @@ class Pool:
         except OSError:  # the system allows no more: those that there are do the work
             return
         with self._changed:
-            if not self._closed:
+            closed = self._closed
+            if not closed:
                 self._started.append(process)
-        if process not in self._started:
+        if closed:
             process.kill()
             process.close()
             return
@@ -246,6 +247,12 @@ class Pool:
         After the last item `rest` takes what the function of each process kept, which is sent once, not with each
         answer. Else as `call`.
         """
+        self.start(count)
+        ahead = 4 * count  # one that is slow at first must not hold up the others
+        if count == 1:
+            yield from in_order(function, items, count, ahead)
+            rest(function.rest())
+            return
         used: set[_Process | None] = set()
         left: list[bool] = []
 
@@ -256,13 +263,11 @@ class Pool:
                 self._changed.notify_all()
 
         def answer(item: X) -> Y:
-            with self._taken(1, count == 1, left) as process:
+            with self._taken(1, left) as process:
                 used.add(process)
                 return function(item) if process is None else cast(Y, process.ask(use, "do", item))
 
-        self.start(count)
-        use = b"" if count == 1 else self._use(function)  # before it keeps anything
-        ahead = 4 * count  # one that is slow at first must not hold up the others
+        use = self._use(function)  # before it keeps anything
         yield from in_order(answer, items, count, ahead, leaving=leave)
         for process in used:
             rest(function.rest() if process is None else process.ask(use, "rest"))
@@ -275,23 +280,22 @@ class Pool:
             return self._told[1]
 
     @contextlib.contextmanager
-    def _taken(self, here: int | None, alone: bool = False, left: Sequence[bool] = ()) -> Iterator["_Process | None"]:
+    def _taken(self, here: int | None, left: Sequence[bool] = ()) -> Iterator["_Process | None"]:
         """A process to work with, None for this one.
 
         This one takes `here` items at a time, by default as many as there are processes that are not there yet, and at
-        least one; `alone`, it takes all. Raises CancelledError where one is still waited for when there is something in
-        `left`.
+        least one. Raises CancelledError where one is still waited for when there is something in `left`.
         """
 
         def free() -> bool:
             most = max(self.most - self._there, 1) if here is None else here
-            return (bool(self._free) and not alone) or self._here < most or bool(left)
+            return bool(self._free) or self._here < most or bool(left)
 
         with self._changed:
             self._changed.wait_for(free)
             if left:
                 raise CancelledError
-            process = self._free.pop() if self._free and not alone else None
+            process = self._free.pop() if self._free else None
             self._here += process is None
         try:
             yield process
