@@ -172,8 +172,16 @@ class _Drawing:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
-        contextlib.ExitStack().enter_context(images.quietly())  # for good: another process does nothing else
+        _quiet()
 
     def __call__(self, item: tuple[int, Tiles]) -> tuple[Encoded, set[str]]:
         encoded = self._pictures.encode_here(*item)
         return encoded, self._pictures.missing.intersection(item[1].rows["image"])
+
+
+@functools.cache
+def _quiet() -> contextlib.ExitStack:
+    """Let Pillow say nothing, for good: another process does nothing else. Kept, because what nobody holds is left."""
+    entered = contextlib.ExitStack()
+    entered.enter_context(images.quietly())
+    return entered

@@ -62,6 +62,17 @@ def test_another_process_draws_the_same_and_says_what_it_did_not_find(tmp_path: 
     assert pictures.missing == here.missing == {"000004.png", "000008.png"}
 
 
+def test_pillow_says_nothing_in_another_process_either(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    steps = written(tmp_path)
+    (tmp_path / "images" / "000004.png").write_bytes(toy.tiff(np.zeros((6, 9, 13), np.uint16), 1))
+    with Elsewhere(2, WARM) as pool:
+        for _ in range(2):  # as of two runs: the second's are sent, and the first's gone
+            pictures = Pictures(steps, None, pool)
+            pictures.encode(0, gallery(steps))
+            assert pictures.missing == {"000004.png"}
+    assert capfd.readouterr().err == ""
+
+
 def test_what_another_process_meets_is_raised_here(tmp_path: Path) -> None:
     steps = written(tmp_path)
     tiles = gallery(steps)
