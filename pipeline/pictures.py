@@ -112,9 +112,8 @@ class Pictures:
                     picture = picture.resize([s * (side // max(picture.size)) for s in picture.size], NEAREST)
             return picture
 
-        if self._far(step, (str(ref or "") for _, ref in points)):
-            threads = places.CONNECTIONS
-        few = 1 if threads == places.CONNECTIONS else FEW
+        far = self._far(step, (str(ref or "") for _, ref in points))
+        threads, few = (places.CONNECTIONS, 1) if far else (threads, FEW)
         some = (points[at : at + few] for at in range(0, len(points), few))
         drawn = [one for ones in workers.in_order(lambda them: [*map(small, them)], some, threads) for one in ones]
         return (events.jpeg(draw.sprite(drawn, side)) if any(drawn) else b""), side
