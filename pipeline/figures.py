@@ -130,7 +130,7 @@ class Basis:
     @cached_property
     def scores(self) -> Scores:
         """Counts by class and what follows from them."""
-        return Scores(self.tally, int(self.classes))
+        return self.tally.scores(int(self.classes))
 
     @cached_property
     def overall(self) -> dict[str, Figure]:
