@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.predictions import as_arrow
+from pipeline.predictions import arrow_bytes, as_arrow
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def lines(columns: Sequence[Column], digits: int = 6) -> bytes:
     b'1,0.666667,"a,b"\n2,,\n'
     """
     written = [_written(column, digits) for column in columns]
-    comma, end, nothing = _bytes([b",", b"\n", b""])
+    comma, end, nothing = arrow_bytes([b",", b"\n", b""])
     joined = pc.binary_join_element_wise(*written, comma)
     return b"".join(pc.binary_join_element_wise(joined, end, nothing).to_pylist())
 
@@ -52,18 +52,10 @@ def _written(column: Column, digits: int) -> pa.Array:
     numbers = each.dictionary.to_pylist()
     if column.dtype.kind == "f":
         numbers = ["" if math.isnan(number) else f"{number:.{digits}g}" for number in numbers]
-    return _bytes([str(number).encode() for number in numbers]).take(each.indices)
+    return arrow_bytes([str(number).encode() for number in numbers]).take(each.indices)
 
 
 def _quoted(texts: Sequence[str]) -> pa.Array:
     written: list[str] = []
     csv.writer(SimpleNamespace(write=written.append), lineterminator="\r\n").writerows(("", text) for text in texts)
-    return _bytes([line[1:-2].encode("utf-8", "surrogateescape") for line in written])
-
-
-def _bytes(texts: Sequence[bytes]) -> pa.Array:
-    """As `pyarrow.array` does, which would import pandas."""
-    ends = np.cumsum([0, *map(len, texts)], dtype=np.int64)
-    return pa.Array.from_buffers(
-        pa.large_binary(), len(texts), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(texts))]
-    )
+    return arrow_bytes([line[1:-2].encode("utf-8", "surrogateescape") for line in written])

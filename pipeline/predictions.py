@@ -399,11 +399,11 @@ def as_arrow(values: NDArray[Any], type_: pa.DataType, ok: NDArray[np.bool_] | N
     return pa.Array.from_buffers(type_, len(numbers), [valid, pa.py_buffer(numbers)])
 
 
-def _arrow_texts(texts: Sequence[str]) -> pa.StringArray:
-    """Arrow array of texts, likewise."""
-    encoded = [text.encode() for text in texts]
-    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
-    return pa.StringArray.from_buffers(len(encoded), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded)))
+def arrow_bytes(texts: Sequence[bytes]) -> pa.LargeBinaryArray:
+    """Arrow array of encoded texts, likewise."""
+    ends = np.cumsum([0, *map(len, texts)], dtype=np.int64)
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(texts))]
+    return pa.Array.from_buffers(pa.large_binary(), len(texts), buffers)
 
 
 def scatter(values: NDArray[Any], ok: NDArray[np.bool_], type_: pa.DataType) -> pa.Array:
@@ -786,7 +786,7 @@ def derived_rows(run: Run, step: int, rows: Predictions) -> Predictions:
     scored = rows.scored
     ok = rows.predicted >= 0
     labelled = ok & (rows.label >= 0)
-    names = _arrow_texts(run.classes)
+    names = arrow_bytes([name.encode() for name in run.classes]).cast(pa.string())
     made = {
         "step": as_arrow(np.full(len(rows), step), pa.int64()),
         "label_name": _named(rows.column("label"), names, len(run.classes)),
