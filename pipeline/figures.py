@@ -152,13 +152,10 @@ class Basis:
         s = self.scores
         union = s.support + s.predictions - s.hits  # rows of the class or predicted as it; F1 = 2 J / (1 + J)
         jaccard = [2 * end / (1 + end) for end in wilsons(s.hits, union)]
-        none = np.full(s.classes, np.nan)
         return {
-            "precision": Column(
-                np.where(s.predictions > 0, s.precision, np.nan), *wilsons(s.hits, s.predictions), none, s.predictions
-            ),
-            "recall": Column(np.where(s.support > 0, s.recall, np.nan), *wilsons(s.hits, s.support), none, s.support),
-            "f1": Column(np.where(union > 0, s.f1, np.nan), jaccard[0], jaccard[1], none, union),
+            "precision": _exact(s.precision, wilsons(s.hits, s.predictions), s.predictions),
+            "recall": _exact(s.recall, wilsons(s.hits, s.support), s.support),
+            "f1": _exact(s.f1, jaccard, union),
         }
 
     def of_class(self, index: int) -> dict[str, Figure]:
@@ -295,6 +292,12 @@ def _mean(name: str, total: np.int64, squares: np.int64, n: int) -> Figure:
         half = Z95 * math.sqrt(max(float(squares * UNIT / n) - mean**2, 0.0) / (n - 1))
         ends = max(mean - half, 0.0), mean + half
     return Figure(mean, ends, DEFINITIONS[name], _MEAN, rows=n)
+
+
+def _exact(value: NDArray[np.float64], ends: Sequence[NDArray[np.float64]], rows: NDArray[np.int64]) -> Column:
+    """Without a bound, and nan for a class where it rests on no rows."""
+    value, lower, upper = (np.where(rows > 0, of, np.nan) for of in (value, *ends))
+    return Column(value, lower, upper, np.full(len(rows), np.nan), rows)
 
 
 def _picked(by_class: Mapping[str, Column], indices: Sequence[int]) -> list[dict[str, Figure]]:

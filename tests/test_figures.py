@@ -339,6 +339,8 @@ def test_a_class_without_images_has_no_recall_and_one_that_is_never_predicted_no
     assert set(state.of_class(3)) == set()
     assert set(state.of_class(2)) == {"precision", "f1"}
     assert set(state.of_class(1)) == {"recall", "f1", "average_precision", "auroc"}
+    for column in state.by_class.values():
+        assert np.isnan([column.lower, column.upper])[:, np.isnan(column.value)].all()
 
 
 def test_a_count_of_one_becomes_poisson_of_one() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline import commas, draw, figures, tally
 from pipeline.commas import Named
-from pipeline.figures import OF_A_CLASS, Basis, Column, Evidence
+from pipeline.figures import OF_A_CLASS, Basis, Evidence
 from pipeline.panels import Better, Subject
 from pipeline.predictions import Predictions, Run
 from pipeline.summaries import Figure, Figures, File, Lines, Scalar, Summary, Text, cell, unlike
@@ -135,9 +135,8 @@ def _csv(states: Mapping[int, Basis | Evidence], names: tuple[str, ...]) -> byte
         s = state.scores
         columns: list[commas.Column] = [np.full(len(names), step), every, names, s.support, s.predictions, s.hits]
         for figure in OF_A_CLASS:
-            found = state.by_class.get(figure, Column(none, none, none, none, every))
-            lower = np.where(np.isnan(found.value), np.nan, found.lower)
-            columns += [found.value, lower, np.where(np.isnan(lower), np.nan, found.upper)]
+            found = state.by_class.get(figure)
+            columns += [none] * 3 if found is None else [found.value, found.lower, found.upper]
         other, times = s.taken_for
         taken = [str(n) if n else "" for n in times.tolist()]
         written.append(commas.lines([*columns, Named(names, other), taken], DIGITS))
