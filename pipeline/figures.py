@@ -193,7 +193,7 @@ class Evidence:
     @classmethod
     def _measured(cls, run: Run, batch: Predictions) -> "Evidence":
         rows = batch.labelled
-        above, same = rows.rivals
+        above, same = rows.rank, rows.ties
         # Expected hit when equal logits are ordered at random: k - g of the e + 1 tied places lie inside the top k.
         top2, top5 = (fixed(np.clip((k - above) / (same + 1), 0, 1)) for k in TOPS)
         p = rows.probabilities

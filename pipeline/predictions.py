@@ -706,16 +706,12 @@ class Predictions:
         return rank
 
     @cached_property
-    def rivals(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """For labelled rows: how many other classes have a higher logit than the true one, and how many the same.
-
-        -> two of [rows] int64.
-        """
-        logits, same = self.logits, np.zeros(len(self), np.int64)
-        equal = logits == logits[np.arange(len(self)), self.label][:, None]
-        if np.count_nonzero(equal) > len(self):  # more than each true class itself
-            same = np.asarray(np.count_nonzero(equal, axis=1) - 1)
-        return self.rank, same
+    def ties(self) -> NDArray[np.int64]:
+        """For labelled rows: how many other classes have the same logit as the true one. -> [rows] int64."""
+        equal = self.logits == self.logits[np.arange(len(self)), self.label][:, None]
+        if np.count_nonzero(equal) == len(self):  # each true class itself
+            return np.zeros(len(self), np.int64)
+        return np.asarray(np.count_nonzero(equal, axis=1) - 1)
 
     def rows(self, chosen: NDArray[np.integer[Any]]) -> Rows:
         """What a tile shows of the chosen scored rows, highest class first.

@@ -260,12 +260,12 @@ def test_scored_and_labelled_leave_out_what_cannot_be_counted() -> None:
         rows.column("embedding")
 
 
-def test_rivals_count_higher_and_equal_logits() -> None:
+def test_rank_and_ties_count_higher_and_equal_logits() -> None:
     run = dataclasses.replace(toy.RUN, classes=tuple("abcd"))
     logits = np.array([[3, 1, 2, 0], [1, 1, 1, 1], [5, 2, 5, 2], [0, 0, 7, 0]], np.float32)
-    higher, equal = toy.predictions(run, logits, np.array([2, 3, 1, 2])).rivals
-    assert higher.tolist() == [1, 0, 2, 0]
-    assert equal.tolist() == [0, 3, 1, 0]
+    rows = toy.predictions(run, logits, np.array([2, 3, 1, 2]))
+    assert rows.rank.tolist() == [1, 0, 2, 0]
+    assert rows.ties.tolist() == [0, 3, 1, 0]
 
 
 def test_rows_for_tiles_by_hand() -> None:
