@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,24 +94,13 @@ def _left(out: Path) -> list[str]:
 # --- a command that is stopped ---
 
 
-def _started(place: Path, device: str, data: str = "data") -> "subprocess.Popen[str]":
-    """A slow run in a process of its own, that has published a part."""
+def _begun(place: Path, flags: list[str], there: Callable[[], bool], **environment: str) -> "subprocess.Popen[str]":
+    """A run in a session of its own, as a terminal starts it, from when something is there."""
     (place / "pids").mkdir()
-    flags: list[str | Path] = [
-        "--data",
-        place / data,
-        "--model",
-        f"{place / 'net.py'}:Net",
-        "--out",
-        place / "out",
-        "--device",
-        device,
-    ]
-    flags += ["--shard-size", str(SHARD), "--batch-size", "2", "--timeout", "1000", "--workers", "1"]
-    flags += ["--preflight", "0"]
+    command = [sys.executable, "-m", "pipeline", "infer", "--preflight", "0", *flags]
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "infer", *flags],
-        env={**os.environ, "PYTHONPATH": str(toy.ROOT), "SECONDS": "0.1", "PIDS": str(place / "pids")},
+        [*command, "--model", f"{place / 'net.py'}:Net", "--out", str(place / "out")],
+        env={**os.environ, "PYTHONPATH": str(toy.ROOT), "PIDS": str(place / "pids"), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
@@ -119,10 +108,17 @@ def _started(place: Path, device: str, data: str = "data") -> "subprocess.Popen[
         text=True,
     )
     until = time.monotonic() + 60
-    while not list((place / "out").glob("step=*/part-*.parquet")):
+    while not there():
         assert process.poll() is None and time.monotonic() < until, process.communicate()
         time.sleep(0.01)
     return process
+
+
+def _started(place: Path, device: str, data: str = "data") -> "subprocess.Popen[str]":
+    """A slow run in a process of its own, that has published a part."""
+    flags = ["--data", str(place / data), "--device", device, "--shard-size", str(SHARD), "--batch-size", "2"]
+    flags += ["--timeout", "1000", "--workers", "1"]
+    return _begun(place, flags, lambda: any((place / "out").glob("step=*/part-*.parquet")), SECONDS="0.1")
 
 
 _SLOW_TO_BEGIN = """
@@ -146,21 +142,8 @@ class Rows:
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_ctrl_c_while_processes_of_a_dataset_begin_is_one_line(place: Path) -> None:
     (place / "rows.py").write_text(_SLOW_TO_BEGIN)
-    (place / "pids").mkdir()
-    flags = ["--data", f"{place / 'rows.py'}:Rows", "--model", f"{place / 'net.py'}:Net", "--out", str(place / "out")]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "infer", *flags, "--processes", "2", "--preflight", "0", "--device", "cpu"],
-        env={**os.environ, "PYTHONPATH": str(toy.ROOT), "PIDS": str(place / "pids")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
-        text=True,
-    )
-    until = time.monotonic() + 60
-    while len(list((place / "pids").iterdir())) < 2:  # the command itself, and a process that loads
-        assert process.poll() is None and time.monotonic() < until, process.communicate()
-        time.sleep(0.01)
+    flags = ["--data", f"{place / 'rows.py'}:Rows", "--processes", "2", "--device", "cpu"]
+    process = _begun(place, flags, lambda: len(list((place / "pids").iterdir())) >= 2)  # itself, and one that loads
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
