@@ -426,9 +426,9 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _next(*words: object) -> str:
-    """What to call next, as a shell takes it."""
-    return f"next: predboard {shlex.join(map(str, words))}"
+def _call(*words: object) -> str:
+    """What to call, as a shell takes it."""
+    return f"predboard {shlex.join(map(str, words))}"
 
 
 def _infer(config: InferConfig) -> int:
@@ -450,10 +450,10 @@ def _infer(config: InferConfig) -> int:
     if outcome.rows < outcome.manifest_rows:
         print(
             f"share {outcome.share} is done, {outcome.rows:,} of {outcome.manifest_rows:,} rows are in it\n"
-            f"next, when all shares are: {_next('inspect', outcome.out).removeprefix('next: ')}"
+            f"next, when all shares are: {_call('inspect', outcome.out)}"
         )
         return 1 if config.strict and outcome.failed else 0
-    print(f"predictions are in {outcome.out}\n{_next('visualize', outcome.out)}")
+    print(f"predictions are in {outcome.out}\nnext: {_call('visualize', outcome.out)}")
     return 1 if config.strict and outcome.failed else 0
 
 
@@ -469,7 +469,7 @@ def _import(config: ImportConfig) -> int:
             f"{adopted.missing:,} of {adopted.written:,} pictures were not found or could not be read: --image-root "
             "says where they are, --no-pictures leaves them alone"
         )
-    print(f"predictions are in {adopted.out}\n{_next('visualize', adopted.out)}")
+    print(f"predictions are in {adopted.out}\nnext: {_call('visualize', adopted.out)}")
     return 1 if config.strict and adopted.failed else 0
 
 
@@ -510,7 +510,7 @@ def _visualize(config: VisualizeConfig) -> int:
             what = f"{plural(written.rows, 'row')}, {plural(len(written.steps), 'step')}"
             size = written.event_file.stat().st_size / 1e6
             print(f"{written.run}: {what} -> {written.event_file} ({size:.1f} MB)")
-    print(_next("board", "--logdir", config.logdir))
+    print(f"next: {_call('board', '--logdir', config.logdir)}")
     return 0
 
 
@@ -541,7 +541,7 @@ def _compare(config: CompareConfig) -> int:
     print(done.verdict)
     kept = "nothing changed since the last time, kept" if done.unchanged else "->"
     print(f"{done.name}: {kept} {done.event_file}")
-    print(_next("board", "--logdir", config.logdir))
+    print(f"next: {_call('board', '--logdir', config.logdir)}")
     return 0 if done.found["rates"] else 1  # no image has logits in both
 
 
@@ -564,7 +564,7 @@ def _inspect(config: InspectConfig) -> int:
     else:
         print("\n".join(found.lines()))
         print(
-            _next("visualize", config.predictions)
+            f"next: {_call('visualize', config.predictions)}"
             if found.whole
             else "not whole: run the command that made it again, which makes what is missing or damaged"
         )
