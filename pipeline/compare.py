@@ -108,7 +108,7 @@ def compare(config: CompareConfig, say: Callable[[str], None] = lambda _: None) 
         record = logs.read_record(folder)
         if outcome.FILE in record.files:
             raise InputError(f"{folder} has the logs of a run, which a comparison would replace: name another --logdir")
-        for gone in logs.left_by(folder, config.predictions):
+        for gone in logs.left_by(folder, record, config.predictions):
             say(f"{name}: it was of {gone}, where nothing is any more")
         aside = places.workshop(folder) / f".predboard-{os.getpid()}.partial"
         try:

@@ -97,13 +97,18 @@ def _write_record(folder: Place, record: Record) -> None:
     places.publish(aside, folder / RECORD)
 
 
-def left_by(folder: Place, predictions: Sequence[Place]) -> list[Place]:
+def left_by(folder: Place, record: Record, predictions: Sequence[Place]) -> list[Place]:
     """Predictions that the logs in a folder are of, other ones than these, and that are gone: the run was moved.
+
+    Args:
+        folder: of the run's logs.
+        record: what its list says.
+        predictions: those that its next logs are of.
 
     Raises InputError if they are there still: then another run, or another comparison, has this name.
     """
     others = []
-    for text in read_record(folder).of:
+    for text in record.of:
         place = places.at(text)
         if isinstance(place, Path) and not place.is_absolute():
             place = (folder.resolve() / text).resolve()

@@ -135,7 +135,7 @@ def _visualize_run(
         record = logs.read_record(folder)
         if logs.COMPARISON in record.files:
             raise InputError(f"{folder} has a comparison, which logs would replace: name another --logdir")
-        for gone in logs.left_by(folder, [predictions]):
+        for gone in logs.left_by(folder, record, [predictions]):
             say(f"{name}: its logs were of {gone}, where it is no more")
         aside = places.workshop(folder) / f".predboard-{os.getpid()}.partial"
         try:
