@@ -237,8 +237,7 @@ def _infer(config: InferConfig, say: Callable[[str], None], live: Live | None, s
         if config.retry_errors:
             again = {s: resume.failed(out, s, [p for p in mine if p not in lacking[s]]) for s in steps}
             rows = sum(len(ids) for of_step in again.values() for ids in of_step.values())
-            are = "row that has an error is" if rows == 1 else "rows that have an error are"
-            say(f"{rows:,} {are} tried again")
+            say(f"{plural(rows, 'row that has an error is', 'rows that have an error are')} tried again")
             lacking = {step: {**of_step, **again[step]} for step, of_step in lacking.items()}
         threads = site.threads
         if manifest.far and not config.workers:  # which wait for what they asked for, most of the time

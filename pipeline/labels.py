@@ -140,7 +140,7 @@ def _labels(
     if config.labels is not None:
         values, where = _from_file(config, config.labels, refs, known), config.labels.name
         if lacking := values.count(-1):
-            say(f"warning: {plural(lacking, 'row')} {'has' if lacking == 1 else 'have'} no label in {where}")
+            say(f"warning: {plural(lacking, 'row has', 'rows have')} no label in {where}")
     elif config.labels_from_folders:
         values, where = _folders(refs, known, where), "the folders"
     elif rows.label is not None:
