@@ -413,29 +413,35 @@ def moves(found: Comparison) -> tuple[NDArray[np.int64], ...]:
     return label[order], old[order], new[order], count[order]
 
 
-def _kind(label: int, old: int, new: int) -> str:
-    return "fixed" if new == label else "broken" if old == label else "changed_wrong"
+MOVED = ("fixed", "broken", "changed_wrong")
+"""What may have become of a labelled image whose prediction changed."""
+
+
+def _kinds(label: NDArray[np.int64], old: NDArray[np.int64], new: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Place in `MOVED` of each change: [moves]."""
+    return np.where(new == label, 0, np.where(old == label, 1, 2))
 
 
 def transitions_table(found: Comparison, old: Side, new: Side) -> str:
     """Which predictions changed into which, the most frequent first."""
-    columns = [column.tolist() for column in moves(found)]
-    if not columns[0]:
+    label, before, now, count = moves(found)
+    if not len(count):
         return "No prediction of a compared image changed."
     names = found.names
     lines = [f"| true | {cell(old.name)} | {cell(new.name)} | images | |", "|---|---|---|---:|---|"]
-    for label, a, b, count in list(zip(*columns, strict=True))[:LISTED]:
-        kind = _kind(label, a, b).replace("_", ", still ")
-        lines.append(f"| {cell(names[label])} | {cell(names[a])} | {cell(names[b])} | {count:,} | {kind} |")
-    if len(columns[0]) > LISTED:
-        lines += ["", f"{len(columns[0]) - LISTED:,} more are in `transitions.csv`."]
+    columns = (label, before, now, count, _kinds(label, before, now))
+    for true, a, b, images, kind in zip(*(column[:LISTED].tolist() for column in columns), strict=True):
+        said = MOVED[kind].replace("_", ", still ")
+        lines.append(f"| {cell(names[true])} | {cell(names[a])} | {cell(names[b])} | {images:,} | {said} |")
+    if len(count) > LISTED:
+        lines += ["", f"{len(count) - LISTED:,} more are in `transitions.csv`."]
     return "\n".join(lines)
 
 
 def transitions_csv(found: Comparison) -> bytes:
     """All of them."""
     label, old, new, count = moves(found)
-    kinds = Named(("fixed", "broken", "changed_wrong"), np.where(new == label, 0, np.where(old == label, 1, 2)))
+    kinds = Named(MOVED, _kinds(label, old, new))
     names = (Named(found.names, of) for of in (label, old, new))
     return b"label_name,old_name,new_name,images,kind\n" + commas.lines([*names, count, kinds])
 

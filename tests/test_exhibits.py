@@ -140,6 +140,12 @@ def test_two_runs_are_one_run_of_tensorboard(tmp_path: Path) -> None:
     assert counts == sorted(counts, reverse=True)
     kinds = {k: sum(int(x.split(",")[3]) for x in lines[1:] if x.endswith(k)) for k in (",fixed", ",broken")}
     assert kinds == {",fixed": done.found["rows"]["fixed"], ",broken": done.found["rows"]["broken"]}
+    words = {"fixed": "fixed", "broken": "broken", "changed_wrong": "changed, still wrong"}
+    table = markdown(found["report/transitions"]).split("\n")
+    for told, line in zip(table[2:], lines[1:101], strict=False):
+        *names, count, kind = line.split(",")
+        assert told == f"| {' | '.join(names)} | {int(count):,} | {words[kind]} |"
+    assert len(table) >= 2 + len(lines[1:101])
 
 
 def test_steps_of_a_run_have_curves_against_the_first_and_pictures_of_all_pairs(tmp_path: Path) -> None:
