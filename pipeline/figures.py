@@ -158,15 +158,6 @@ class Basis:
             "f1": _exact(s.f1, jaccard, union),
         }
 
-    def of_class(self, index: int) -> dict[str, Figure]:
-        """The figures of one class by name; what is not defined is left out."""
-        return _picked(self.by_class, [index])[0]
-
-    @property
-    def of_classes(self) -> list[dict[str, Figure]]:
-        """The figures of every class by name; what is not defined is left out."""
-        return _picked(self.by_class, range(self.scores.classes))
-
 
 @dataclass(frozen=True)
 class Evidence:
@@ -246,15 +237,6 @@ class Evidence:
             found[name] = Column(of.value, ends[0], ends[1], of.bound, self.scores.support)
         return found
 
-    def of_class(self, index: int) -> dict[str, Figure]:
-        """The figures of one class by name; what is not defined is left out."""
-        return _picked(self.by_class, [index])[0]
-
-    @property
-    def of_classes(self) -> list[dict[str, Figure]]:
-        """The figures of every class by name; what is not defined is left out."""
-        return _picked(self.by_class, range(self.scores.classes))
-
     @property
     def _ranked(self) -> dict[str, Estimate]:
         return {"auroc": self.ranking.auroc, "average_precision": self.ranking.average_precision}
@@ -300,12 +282,12 @@ def _exact(value: NDArray[np.float64], ends: Sequence[NDArray[np.float64]], rows
     return Column(value, lower, upper, np.full(len(rows), np.nan), rows)
 
 
-def _picked(by_class: Mapping[str, Column], indices: Sequence[int]) -> list[dict[str, Figure]]:
-    """The figures of some classes."""
-    found: list[dict[str, Figure]] = [{} for _ in indices]
+def of_classes(chosen: Sequence[int], by_class: Mapping[str, Column]) -> list[dict[str, Figure]]:
+    """The figures of each chosen class by name; what is not defined is left out."""
+    found: list[dict[str, Figure]] = [{} for _ in chosen]
     for name, column in by_class.items():
         columns = (column.value, column.lower, column.upper, column.bound, column.rows)
-        for of, value, lower, upper, bound, rows in zip(found, *(c[indices].tolist() for c in columns), strict=True):
+        for of, value, lower, upper, bound, rows in zip(found, *(c[chosen].tolist() for c in columns), strict=True):
             if not math.isnan(value):
                 ends = None if math.isnan(lower) else (lower, upper)
                 near = None if math.isnan(bound) else bound

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn import metrics
 
 from pipeline import figures
-from pipeline.figures import Evidence, Sums, corrected, poissons, redrawn
+from pipeline.figures import Evidence, Sums, corrected, of_classes, poissons, redrawn
 from pipeline.predictions import Run, log_probabilities
 from pipeline.state import Counted
 from pipeline.tally import Scores, Tally, means, wilson
@@ -149,7 +149,7 @@ def test_the_figures_of_each_class_are_what_scikit_learn_says(real: Table) -> No
         assert (np.abs(of[name].value - values) <= of[name].bound + 1e-7).all()
     for c in range(10):
         lower, upper = wilson(int(((label == c) & (predicted == c)).sum()), int((label == c).sum()))
-        assert state.of_class(c)["recall"].interval == pytest.approx((lower, upper))
+        assert of_classes([c], state.by_class)[0]["recall"].interval == pytest.approx((lower, upper))
     for column in of.values():
         assert ((column.lower < column.value) & (column.value < column.upper)).all()
 
@@ -327,18 +327,18 @@ def test_a_loss_above_256_nats_widens_the_interval_as_one_of_256() -> None:
 
 def test_f1_of_a_class_has_the_interval_of_its_jaccard_index() -> None:
     state = evidence(np.eye(3, dtype=np.float32)[[0, 0, 0, 1, 0, 2]], np.array([0, 0, 0, 0, 1, 2]))
-    f1 = state.of_class(0)["f1"]
+    f1 = of_classes([0], state.by_class)[0]["f1"]
     assert f1.value == pytest.approx(2 * 3 / (4 + 4))
     lower, upper = wilson(3, 5)  # three hits among the five rows that are of class 0 or predicted as it
     assert f1.interval == pytest.approx((2 * lower / (1 + lower), 2 * upper / (1 + upper)))
-    assert set(state.of_class(1)) == {"precision", "recall", "f1", "average_precision", "auroc"}
+    assert set(of_classes([1], state.by_class)[0]) == {"precision", "recall", "f1", "average_precision", "auroc"}
 
 
 def test_a_class_without_images_has_no_recall_and_one_that_is_never_predicted_no_precision() -> None:
     state = evidence(np.eye(4, dtype=np.float32)[[0, 0, 2]], np.array([0, 1, 0]))
-    assert set(state.of_class(3)) == set()
-    assert set(state.of_class(2)) == {"precision", "f1"}
-    assert set(state.of_class(1)) == {"recall", "f1", "average_precision", "auroc"}
+    assert set(of_classes([3], state.by_class)[0]) == set()
+    assert set(of_classes([2], state.by_class)[0]) == {"precision", "f1"}
+    assert set(of_classes([1], state.by_class)[0]) == {"recall", "f1", "average_precision", "auroc"}
     for column in state.by_class.values():
         assert np.isnan([column.lower, column.upper])[:, np.isnan(column.value)].all()
 

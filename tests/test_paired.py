@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline import ImportConfig, adopt, calibration, paired, pairing, store
-from pipeline.figures import Evidence, poissons
+from pipeline.figures import Evidence, of_classes, poissons
 from pipeline.paired import (
     NEW_COLUMNS,
     OLD_COLUMNS,
@@ -230,7 +230,7 @@ def test_each_side_has_the_figures_that_it_has_alone() -> None:
             if name in found:
                 assert getattr(found[name], side) == pytest.approx(figure.value, abs=1e-12), name
         for c in range(10):
-            for name, figure in evidence.of_class(c).items():
+            for name, figure in of_classes([c], evidence.by_class)[0].items():
                 if f"classes/class{c}/{name}" in found:
                     of_class = found[f"classes/class{c}/{name}"]
                     assert getattr(of_class, side) == pytest.approx(figure.value, abs=1e-12), name

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline import commas, draw, figures, tally
 from pipeline.commas import Named
-from pipeline.figures import OF_A_CLASS, Basis, Evidence
+from pipeline.figures import OF_A_CLASS, Basis, Evidence, of_classes
 from pipeline.panels import Better, Subject
 from pipeline.predictions import Predictions, Run
 from pipeline.summaries import Figure, Figures, File, Lines, Scalar, Summary, Text, cell, unlike
@@ -52,8 +52,7 @@ class Panel:
         chosen = counted[last].scores.worth_seeing(self.count).tolist()
         drawn = set()
         for step, state in counted.items():
-            for c in chosen:
-                found = state.of_class(c)
+            for c, found in zip(chosen, of_classes(chosen, state.by_class), strict=True):
                 for figure in CURVES:
                     if figure in found:
                         drawn.add(figure)
@@ -87,8 +86,8 @@ class Panel:
 
 
 def _figures(state: Basis | Evidence, names: tuple[str, ...]) -> Iterator[tuple[str, Figure]]:
-    support = state.scores.support.tolist()
-    for name, images, found in zip(names, support, state.of_classes, strict=True):
+    support, every = state.scores.support.tolist(), of_classes(range(len(names)), state.by_class)
+    for name, images, found in zip(names, support, every, strict=True):
         yield f"classes/{name}/support", Figure(images, definition="Images of the class that count.")
         for figure, value in found.items():
             yield f"classes/{name}/{figure}", value
@@ -102,8 +101,8 @@ def _table(state: Basis | Evidence, names: tuple[str, ...]) -> str:
         "|---|---:|---:|---|---:|---|---:|---:|---|",
     ]
     other, times = s.taken_for
-    for c in shown[:ROWS].tolist():
-        found = state.of_class(c)
+    worst = shown[:ROWS].tolist()
+    for c, found in zip(worst, of_classes(worst, state.by_class), strict=True):
         taken = f"{cell(names[other[c]])} ({times[c]:,})" if times[c] else "–"
         cells = [cell(names[c]), f"{s.support[c]:,}"]
         for figure in ("recall", "precision"):
