@@ -423,8 +423,9 @@ class Kept:
         states: dict[str, Any] = {}
         rows: dict[str, Entry] = {}
         covered: dict[str, set[str]] = {name: set() for name in names}
-        together = _groups([entry for entry, here in asked if here == names and entry.has_only(names)])
-        joins = {entry.place: join for group in together for join in [_Join()] for entry in group}
+        groups = _groups(entry for entry, here in asked if here == names and entry.has_only(names))
+        joins = [_Join() for _ in groups]
+        join_of = {entry.place: join for group, join in zip(groups, joins, strict=True) for entry in group}
         for (entry, here), loaded in zip(asked, workers.in_order(_loaded, asked, 2, 3), strict=True):
             fresh = {name for name in here - {ROWS} if covered[name].isdisjoint(entry.parts)}
             more = entry.rows.keys() - rows.keys() if ROWS in here else set[str]()
@@ -435,13 +436,13 @@ class Kept:
             for name in fresh:
                 covered[name] |= entry.parts.keys()
             taken = {name: loaded[name] for name in sorted(fresh)}
-            if entry.place in joins and fresh == entry.panels.keys() and more == entry.rows.keys():
-                join = joins[entry.place]
+            join = join_of.get(entry.place)
+            if join and fresh == entry.panels.keys() and more == entry.rows.keys():
                 join.entries.append(entry)
                 join.states = merge_all(join.states, taken)
             else:
                 states = merge_all(states, taken)
-        for join in {id(join): join for join in joins.values()}.values():
+        for join in joins:
             states = merge_all(states, join.states)
             if (one := self._join(join)) is not None:
                 used -= {entry.place for entry in join.entries}
@@ -461,7 +462,7 @@ class Kept:
         packed = ((key, *_packed(_stream(batches))) for key, batches in rows.items() if batches)
         self._put(parts, states, packed)
 
-    def _join(self, join: "_Join") -> Entry | None:
+    def _join(self, join: _Join) -> Entry | None:
         """One entry for several; None where there are no two, or no room, or one was damaged or removed meanwhile."""
         if len(join.entries) < 2:
             return None
