@@ -102,8 +102,8 @@ def compare(config: CompareConfig, say: Callable[[str], None] = lambda _: None) 
             return Compared(name, folder, folder / record.files[0], found["verdict"], found, 0, unchanged=True)
 
     rows = sum(side.step.rows for side in sides)
-    count = len(classes) if all_ else 2 * len(sides) - 3
-    say(f"{name}: {plural(rows, 'row')} in {plural(len(sides), 'step')}, {plural(count, 'pair')}")
+    which = plural(len(classes), "pair") if all_ else "each with the first and with the most accurate"
+    say(f"{name}: {plural(rows, 'row')} in {plural(len(sides), 'step')}, {which}")
     with unwritable(folder), store.lock(folder, "--logdir", ".predboard-*.partial"):
         record = logs.read_record(folder)
         if outcome.FILE in record.files:
@@ -114,7 +114,7 @@ def compare(config: CompareConfig, say: Callable[[str], None] = lambda _: None) 
         try:
             aside.mkdir()
             pairs, examples = _pairs(sides, classes, aside)
-            while not all_ and (lacking := contrast.lacking(pairs, len(sides))):
+            while lacking := contrast.lacking(pairs, len(sides)):
                 pairs |= {of: _of_pair(sides, of, _classes(sides, of, config)) for of in lacking}
             if not any(of.state.both for of in pairs.values()):
                 raise InputError(_strangers(sides[0], sides[-1]))

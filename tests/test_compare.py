@@ -265,7 +265,7 @@ def test_many_runs_are_compared_with_the_first_and_the_best(tmp_path: Path, monk
     monkeypatch.setattr(importlib.import_module("pipeline.compare"), "ALL", 4)
     said: list[str] = []
     done = compare(CompareConfig(tuple(runs), tmp_path / "fewer"), said.append)
-    assert said == ["e vs a, b, c, d: 3,000 rows in 5 steps, 7 pairs"]
+    assert said == ["e vs a, b, c, d: 3,000 rows in 5 steps, each with the first and with the most accurate"]
     found = done.found
     wanted = {("a", other) for other in "bcde"} | {tuple(sorted(("abcde"[best], other))) for other in "bcde"}
     assert {(p["old"], p["new"]) for p in found["pairs"]} == {(a, b) for a, b in wanted if a != b}
