@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline import commas
 from pipeline.commas import Column, Named, lines
 
 TEXTS = ["", "plain", "a,b", 'say "so"', "two\nlines", " spaces ", "'", "ž — 地", "\udce9t\udce9", "=1+1"]
@@ -24,6 +25,7 @@ def by_rows(*columns: list[object]) -> bytes:
 
 @settings(deadline=None)
 @given(
+    st.sampled_from([1, 2, 7, commas.BLOCK]),
     st.lists(
         st.tuples(
             st.text(st.characters(codec="utf-8", exclude_characters="\r")),
@@ -31,9 +33,9 @@ def by_rows(*columns: list[object]) -> bytes:
             st.integers(-(2**63), 2**63 - 1),
             st.floats() | st.sampled_from([0.0, -0.0, 0.1, 1 / 3, math.nan]),
         )
-    )
+    ),
 )
-def test_it_is_what_a_writer_of_rows_writes(rows: list[Row]) -> None:
+def test_it_is_what_a_writer_of_rows_writes(block: int, rows: list[Row]) -> None:
     texts, few = [row[0] for row in rows], [row[1] for row in rows]
     whole, numbers = [row[2] for row in rows], [row[3] for row in rows]
     columns: list[Column] = [
@@ -44,7 +46,9 @@ def test_it_is_what_a_writer_of_rows_writes(rows: list[Row]) -> None:
     ]
     for digits in (6, 9):
         rounded: list[object] = ["" if math.isnan(x) else f"{x:.{digits}g}" for x in numbers]
-        assert lines(columns, digits) == by_rows([*texts], [*whole], rounded, [*few])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(commas, "BLOCK", block)
+            assert lines(columns, digits) == by_rows([*texts], [*whole], rounded, [*few])
 
 
 def test_a_text_with_any_kind_of_line_break_comes_back_whole() -> None:
