@@ -165,13 +165,24 @@ class Lowest:
     def merge(self, other: Self) -> Self:
         """A new value; neither argument changes."""
         group, score = np.concatenate([self.group, other.group]), np.concatenate([self.score, other.score])
-        rows = {name: np.concatenate([column, other.rows[name]]) for name, column in self.rows.items()}
-        stay = self.choose(self.limit, group, score, rows["key"], rows["id"])
-        return type(self)(self.limit, group[stay], score[stay], {name: column[stay] for name, column in rows.items()})
+        key, id_ = (np.concatenate([self.rows[name], other.rows[name]]) for name in ("key", "id"))
+        stay = self.choose(self.limit, group, score, key, id_)
+        rows = {name: _picked(column, other.rows[name], stay) for name, column in self.rows.items()}
+        return type(self)(self.limit, group[stay], score[stay], rows)
 
     def of_group(self, group: int) -> Rows:
         """The rows of one group, lowest first."""
         return {name: column[self.group == group] for name, column in self.rows.items()}
+
+
+def _picked(a: NDArray[Any], b: NDArray[Any], at: NDArray[np.int64]) -> NDArray[Any]:
+    """Rows of two arrays, as of one array that has both, which is not made: vectors of some thousand rows are large."""
+    if not len(a):
+        return b[at]
+    found = a.take(np.minimum(at, len(a) - 1), axis=0).astype(np.result_type(a, b), copy=False)
+    others = at >= len(a)
+    found[others] = b[at[others] - len(a)]
+    return found
 
 
 def merge(a: S, b: S, *, done: dict[tuple[int, int], Any] | None = None) -> S:

@@ -142,6 +142,30 @@ def test_lowest_chooses_as_a_sort_of_all_rows_does(
     assert Lowest.choose(limit, group, score, key, id_).tolist() == expected
 
 
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 3)), max_size=12), st.integers(0, 12), st.integers(1, 5))
+def test_rows_stay_with_their_vectors_and_texts_when_lowest_merge(
+    rows: list[tuple[int, int]], cut: int, limit: int
+) -> None:
+    group, key = (np.array([row[i] for row in rows], np.int64) for i in (0, 1))
+    id_ = np.arange(len(rows))
+    columns = {
+        "key": key,
+        "id": id_,
+        "vector": np.stack([id_ * 2.0, id_], 1),
+        "text": np.array(list(map(str, id_)), object),
+    }
+
+    def of(at: slice) -> Lowest:
+        return Lowest(limit, group[at], key[at] / 2, {name: column[at] for name, column in columns.items()})
+
+    merged = of(slice(cut)).merge(of(slice(cut, None)))
+    expected = Lowest.choose(limit, group, key / 2, key, id_)
+    assert merged.group.tolist() == group[expected].tolist()
+    for name, column in columns.items():
+        assert merged.rows[name].tolist() == column[expected].tolist()
+        assert merged.rows[name].dtype == column.dtype
+
+
 def test_lowest_keeps_so_many_of_each_group() -> None:
     kept = lowest(2, [(4, 3.0, 0, 0), (1, 2.0, 0, 1), (4, 1.0, 0, 2), (4, 2.0, 0, 3), (1, 9.0, 0, 4)])
     assert kept.of_group(4)["id"].tolist() == [2, 3]
