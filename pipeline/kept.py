@@ -4,28 +4,30 @@ An entry has the states of some parts together, merged, and their derived rows p
 of its parts and the versions of its panels, and counts only if every byte that is taken from it fits its checksum. It
 is data: names of our dataclasses and arrays, and nothing in it is run.
 
-    magic | length of the header | digest of the header | header, JSON, compressed | arrays and rows, compressed
+    arrays and rows, compressed | header, JSON, compressed | its length so and when it is decompressed | digest | magic
 """
 
+import contextlib
 import dataclasses
-import functools
 import hashlib
 import importlib
+import io
 import json
 import os
 import platform
 import re
+import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline import store, workers
-from pipeline.errors import DamagedError
+from pipeline.errors import DamagedError, first_line
 from pipeline.panels import Panel
 from pipeline.places import Place
 from pipeline.predictions import Predictions, about, digest_of
@@ -56,7 +58,11 @@ _IMPORTS = re.compile(
 )
 """From where, names, or a whole module."""
 
-_MAGIC = b"pbstate2"
+_MAGIC = b"pbstate3"
+_END = 16 + 32 + len(_MAGIC)
+"""Bytes of an entry after its header."""
+_GUESS = 2**16
+"""Bytes of the end that are read at once, in which most headers are whole."""
 _SUFFIX = ".states"
 _CODEC = "lz4"
 """A third larger than zstd makes it, and written and read in a fifth of the time."""
@@ -128,8 +134,6 @@ class Entry:
     """One file whose header was read and fits its digest. What is in it is checked when it is taken."""
 
     place: Place
-    start: int
-    """Where the first blob begins."""
     parts: Mapping[str, int]
     """Rows of each part, by its key."""
     panels: Mapping[str, tuple[str, int]]
@@ -163,7 +167,10 @@ class Entry:
         return frozenset(found | ({ROWS} if self.rows and self.rows_version == versions[ROWS] else set()))
 
     def states(self, names: Iterable[str]) -> dict[str, Any]:
-        """States of some panels; what they share is shared. Raises DamagedError if a state does not fit its digest."""
+        """States of some panels; what they share is shared.
+
+        Raises DamagedError if a state does not fit its digest, or the file is gone.
+        """
         blobs = self.blobs[: self._state_blobs]
         content = memoryview(self._read(blobs))
         for at, length, _, digest in blobs:
@@ -184,7 +191,7 @@ class Entry:
     def packed_rows(self, part: str) -> tuple[bytes, int]:
         """The derived rows of a part as they are in the file, and their size when they are decompressed.
 
-        Raises DamagedError if they do not fit their digest.
+        Raises DamagedError if they do not fit their digest, or the file is gone.
         """
         blob = self.blobs[self.rows[part]]
         content = self._read([blob])
@@ -192,26 +199,34 @@ class Entry:
         return content, blob[2]
 
     def rows_of(self, part: str) -> list[Predictions]:
-        """The derived rows of a part. Raises DamagedError if they do not fit their digest."""
+        """The derived rows of a part. Raises DamagedError as `packed_rows`."""
         with pa.ipc.open_stream(pa.decompress(*self.packed_rows(part), _CODEC)) as stream:
             return [Predictions(batch, derived=True) for batch in stream]
 
     def look_through(self) -> None:
         """Raise DamagedError if the derived rows are damaged, as far as a quick checksum tells."""
-        found, far = 0, not isinstance(self.place, Path)
-        piece = max(self._length(self.blobs[self._state_blobs :]), 1) if far else _PIECE  # each is a request there
-        with _opened(self.place) as file:
-            file.seek(self.start + self._length(self.blobs[: self._state_blobs]))
-            while some := file.read(piece):
-                found = zlib.crc32(some, found)
+        found, left = 0, self._length(self.blobs[self._state_blobs :])
+        piece = _PIECE if isinstance(self.place, Path) else left  # each is a request there
+        with self._opened() as file:
+            file.seek(self._length(self.blobs[: self._state_blobs]))
+            while left and (some := file.read(min(piece, left))):
+                found, left = zlib.crc32(some, found), left - len(some)
         if found != self.rows_crc:
             raise DamagedError(f"{self.place} is damaged")
 
     def _read(self, blobs: Sequence[tuple[int, int, int, str]]) -> bytes:
         """Neighbouring blobs."""
-        with _opened(self.place) as file:
-            file.seek(self.start + (blobs[0][0] if blobs else 0))
+        with self._opened() as file:
+            file.seek(blobs[0][0] if blobs else 0)
             return cast(bytes, file.read(self._length(blobs)))
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Any]:
+        try:
+            with self.place.open("rb") if isinstance(self.place, Path) else self.place.open_file() as file:
+                yield file
+        except OSError as error:
+            raise DamagedError(f"{self.place} cannot be read: {first_line(error)}") from error
 
     @staticmethod
     def _length(blobs: Iterable[tuple[int, int, int, str]]) -> int:
@@ -248,11 +263,11 @@ def _value(node: Any, value: Callable[[int], Any], blob: Callable[[int], pa.Buff
 
 
 class _Content:
-    """An entry while it is made."""
+    """An entry while it is written."""
 
-    def __init__(self) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
         self._nodes: list[Any] = []
-        self._blobs: list[bytes] = []
         self._index: list[tuple[int, int, int, str]] = []
         self._at = 0
         self._made: dict[int, tuple[int, Any]] = {}  # by identity, with the value, so that no other gets its place
@@ -264,7 +279,7 @@ class _Content:
     def packed(self, compressed: bytes, size: int) -> int:
         """The place of some bytes that are compressed already, from this size."""
         self._index.append((self._at, len(compressed), size, _digest(compressed)))
-        self._blobs.append(compressed)
+        self._file.write(compressed)
         self._at += len(compressed)
         return len(self._index) - 1
 
@@ -291,14 +306,12 @@ class _Content:
             return ["plain", value]
         raise TypeError(f"a state holds {type(value).__name__}, which cannot be kept: see pipeline/kept.py")
 
-    def whole(self, header: Mapping[str, Any]) -> bytes:
-        """The file."""
-        first = min(header["rows"].values(), default=len(self._blobs))
-        crc = functools.reduce(lambda crc, blob: zlib.crc32(blob, crc), self._blobs[first:], 0)
-        record = json.dumps({**header, "rows_crc": crc, "nodes": self._nodes, "blobs": self._index}).encode()
-        packed = pa.compress(record, _CODEC, asbytes=True)
-        head = len(packed).to_bytes(8, "little") + len(record).to_bytes(8, "little")
-        return b"".join([_MAGIC, head, _digest(head + packed).encode(), packed, *self._blobs])
+    def end(self, header: Mapping[str, Any]) -> None:
+        """Write what is in it, so that it is an entry."""
+        record = json.dumps({**header, "nodes": self._nodes, "blobs": self._index}).encode()
+        packed, size = _packed(record)
+        head = packed + len(packed).to_bytes(8, "little") + size.to_bytes(8, "little")
+        self._file.write(head + _digest(head).encode() + _MAGIC)
 
 
 def _packed(content: bytes | pa.Buffer) -> tuple[bytes, int]:
@@ -310,23 +323,58 @@ def _digest(content: bytes | memoryview) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def _opened(place: Place) -> Any:
-    return place.open("rb") if isinstance(place, Path) else place.open_file()
+def _end(place: Place, length: int) -> bytes:
+    """The last bytes of a file, all where there are fewer."""
+    if not isinstance(place, Path):
+        return place.read_end(length)
+    with place.open("rb") as file:
+        file.seek(-min(length, file.seek(0, os.SEEK_END)), os.SEEK_END)
+        return file.read()
 
 
 def _entry(place: Place) -> Entry | None:
     """None if it is damaged, or none of ours."""
     try:
-        with _opened(place) as file:
-            magic, head, digest = file.read(len(_MAGIC)), file.read(16), file.read(32)
-            length, size = (int.from_bytes(head[at : at + 8], "little") for at in (0, 8))
-            packed = file.read(length) if magic == _MAGIC and length < LIMIT else b""
-        if magic != _MAGIC or _digest(head + packed).encode() != digest:
+        end = _end(place, _GUESS)
+        length, size = (int.from_bytes(end[-_END:][at : at + 8], "little") for at in (0, 8))
+        if not end.endswith(_MAGIC) or length > LIMIT:
             return None
-        record = json.loads(pa.decompress(packed, size, _CODEC).to_pybytes())
-        return Entry(place, len(_MAGIC) + 48 + length, **record)
+        if len(end) < length + _END:
+            end = _end(place, length + _END)
+        head, digest = end[-length - _END : -_END + 16], end[-_END + 16 : -len(_MAGIC)]
+        if _digest(head).encode() != digest:
+            return None
+        record = json.loads(pa.decompress(head[:-16], size, _CODEC).to_pybytes())
+        return Entry(place, **record)
     except (OSError, pa.ArrowException, ValueError, TypeError):  # whatever was done to it, it is made again
         return None
+
+
+class Aside:
+    """Derived rows of some parts, compressed, in a file without a name: those of a hundred thousand have 10 MB."""
+
+    def __init__(self, folder: Place, file: IO[bytes]) -> None:
+        """`folder` is where they will be kept."""
+        self._folder = folder
+        self._file = file
+        self._has: list[tuple[str, int, int]] = []
+
+    def __del__(self) -> None:
+        self._file.close()
+
+    def add(self, part: str, rows: list[Predictions]) -> None:
+        """Those of one part. Raises InputError where there is no room."""
+        if rows:
+            packed, size = _packed(_stream(rows))
+            with unwritable(self._folder):
+                self._file.write(packed)
+            self._has.append((part, len(packed), size))
+
+    def __iter__(self) -> Iterator[tuple[str, bytes, int]]:
+        """Key of a part, its rows, compressed, and their size before."""
+        self._file.seek(0)
+        for part, length, size in self._has:
+            yield part, self._file.read(length), size
 
 
 @dataclass(frozen=True)
@@ -370,7 +418,7 @@ def _loaded(asked: tuple[Entry, frozenset[str]]) -> dict[str, Any] | None:
         if ROWS in names:
             entry.look_through()
         return entry.states(sorted(names - {ROWS}))
-    except (OSError, DamagedError, pa.ArrowException):
+    except (DamagedError, pa.ArrowException):
         return None
 
 
@@ -451,16 +499,29 @@ class Kept:
         missing = {key: frozenset(name for name in names if key not in covered[name]) for key in parts}
         return Found(states, missing, rows)
 
-    def write(self, parts: Mapping[str, int], states: Mapping[str, Any], rows: Mapping[str, list[Predictions]]) -> None:
+    def aside(self) -> "Aside":
+        """Where derived rows wait until they are written with the states of their parts."""
+        with unwritable(self.folder or Path()):
+            if not isinstance(self.folder, Path):
+                return Aside(self.folder or Path(), tempfile.TemporaryFile())
+            self.folder.mkdir(exist_ok=True)
+            return Aside(self.folder, tempfile.TemporaryFile(dir=self.folder))
+
+    def write(
+        self, parts: Mapping[str, int], states: Mapping[str, Any], rows: Iterable[tuple[str, bytes, int]] = ()
+    ) -> Entry | None:
         """Keep what was measured of some parts, unless all entries together would have more than `LIMIT` bytes.
 
         Args:
             parts: rows of each, by their keys.
             states: of panels, merged over the parts.
-            rows: derived rows by the parts' keys; empty if they were not made.
+            rows: of the parts, from an `Aside`, if they were made.
+
+        Returns:
+            The entry, if it was written and is on this machine.
         """
-        packed = ((key, *_packed(_stream(batches))) for key, batches in rows.items() if batches)
-        self._put(parts, states, packed)
+        place = self._put(parts, states, rows)
+        return _entry(place) if isinstance(place, Path) else None
 
     def _join(self, join: _Join) -> Entry | None:
         """One entry for several; None where there are no two, or no room, or one was damaged or removed meanwhile."""
@@ -470,7 +531,7 @@ class Kept:
         rows = ((key, *entry.packed_rows(key)) for entry in join.entries for key in entry.rows)
         try:
             place = self._put(parts, join.states, rows, join.entries)
-        except (OSError, DamagedError):
+        except DamagedError:
             return None
         return None if place is None else _entry(place)
 
@@ -490,27 +551,42 @@ class Kept:
         """
         if self.folder is None:
             return None
-        content = _Content()
-        header = {
-            "parts": dict(parts),
-            "panels": {name: (self.versions[name], content.node(state)) for name, state in states.items()},
-            "rows": {key: content.packed(packed, size) for key, packed, size in rows},
-            "rows_version": self.versions[ROWS],
-        }
-        whole = content.whole(header)
         free = {entry.place for entry in instead}
-        if sum(place.stat().st_size for place in self._places() if place not in free) + len(whole) > LIMIT:
-            return None
-        place = self.folder / f"{digest_of(header)}{_SUFFIX}"
+        room = LIMIT - sum(place.stat().st_size for place in self._places() if place not in free)
         with unwritable(self.folder):
-            if not isinstance(place, Path):
-                place.write_bytes(whole)
-                return place
+            if not isinstance(self.folder, Path):
+                whole = io.BytesIO()
+                name = self._written(whole, parts, states, rows)
+                if whole.tell() > room:
+                    return None
+                (self.folder / name).write_bytes(whole.getvalue())
+                return self.folder / name
             self.folder.mkdir(exist_ok=True)
-            aside = place.with_name(f"{place.name}.{os.getpid()}.partial")
-            aside.write_bytes(whole)
-            aside.replace(place)
-        return place
+            aside = self.folder / f"{digest_of(dict(parts))}.{os.getpid()}.partial"
+            try:
+                with aside.open("wb") as file:
+                    name = self._written(file, parts, states, rows)
+                if aside.stat().st_size > room:
+                    return None
+                return aside.replace(self.folder / name)
+            finally:
+                aside.unlink(missing_ok=True)
+
+    def _written(
+        self,
+        file: IO[bytes],
+        parts: Mapping[str, int],
+        states: Mapping[str, Any],
+        rows: Iterable[tuple[str, bytes, int]],
+    ) -> str:
+        """Write an entry, an array at a time: all of them are 20 MB and more. -> what it is called."""
+        content, crc, at = _Content(file), 0, {}
+        panels = {name: (self.versions[name], content.node(state)) for name, state in states.items()}
+        for key, packed, size in rows:
+            at[key], crc = content.packed(packed, size), zlib.crc32(packed, crc)
+        header = {"parts": dict(parts), "panels": panels, "rows": at, "rows_version": self.versions[ROWS]}
+        content.end({**header, "rows_crc": crc})
+        return f"{digest_of(header)}{_SUFFIX}"
 
     def _places(self) -> list[Place]:
         if self.folder is None or not self.folder.is_dir():

@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline import cluster, store, workers
 from pipeline.errors import DamagedError
-from pipeline.kept import ROWS, Entry, Kept, key_of
+from pipeline.kept import ROWS, Aside, Entry, Kept, key_of
 from pipeline.panels import LooksAgain, OfLastStep, Panel, Twice
 from pipeline.places import Remote, is_of_this_process
 from pipeline.predictions import ROW_COLUMNS, Predictions, derived_rows
@@ -182,53 +182,76 @@ def _portions(
 
 def _kept_rows(entry: Entry | None, key: str, part: PartFile, step: int) -> list[Predictions]:
     """The derived rows of a part whose states are known: as they were kept, or made again if that is damaged by now."""
-    with contextlib.suppress(DamagedError, OSError):
+    with contextlib.suppress(DamagedError):
         if entry is not None:
             return entry.rows_of(key)
     return summarize_part(part, {}, step, rows=True)[1]
 
 
 class _Measuring:
-    """Measures portions, and holds the states of what it was given of a step: 20 MB at 1,000 classes, sent once."""
+    """Measures portions, and holds the states of what it was given of a step: 30 MB at 1,000 classes, sent once.
+
+    What is kept is not held meanwhile.
+    """
 
     def __init__(self, kept: Kept | None) -> None:
         """Whenever states are of `BLOCK` rows, or there are no more, `kept` gets them."""
         self._kept = kept
         self._states: dict[int, States] = {}
+        self._written: dict[int, list[Entry]] = {}
         self._block = _Block()
 
     def __call__(self, portion: _Portion) -> Answer:
         if (self._block.step, self._block.panels) != (portion.step, portion.panels.keys()):
             self._end_block()
             self._block = _Block(portion.step, portion.panels.keys())
-        finished = {step: states for step, states in self._states.items() if step != portion.step}
-        self._states = {step: states for step, states in self._states.items() if step == portion.step}
+        finished = self._taken({portion.step})
         derived = {}
         measure = functools.partial(summarize_part, panels=portion.panels, step=portion.step, rows=portion.rows)
         parts = list(portion.parts.values())
         each = store.each(measure, parts, parts[0].path, AT_ONCE)
         for key, (measured, rows) in zip(portion.parts, each, strict=True):
             derived[key] = rows
+            if self._kept is not None and portion.rows:
+                self._block.rows = self._block.rows or self._kept.aside()
+                self._block.rows.add(key, rows)
             self._block.states = merge_all(self._block.states, measured)
             self._block.parts[key] = portion.parts[key].rows
-        if self._kept is not None:
-            self._block.rows |= derived if portion.rows else {}
-            if sum(self._block.parts.values()) >= BLOCK:
-                self._end_block()
+        if self._kept is not None and sum(self._block.parts.values()) >= BLOCK:
+            self._end_block()
+            store.release()
         return portion.step, finished, derived
 
     def _end_block(self) -> None:
         block, self._block = self._block, _Block(self._block.step, self._block.panels)
         if block.parts:
+            entry = None
             if self._kept is not None:
-                self._kept.write(block.parts, block.states, block.rows)
-            self._states[block.step] = merge_all(self._states.get(block.step, {}), block.states)
+                entry = self._kept.write(block.parts, block.states, block.rows or ())
+            if entry is not None:
+                self._written.setdefault(block.step, []).append(entry)
+            else:
+                self._states[block.step] = merge_all(self._states.get(block.step, {}), block.states)
+
+    def _taken(self, but: Set[int]) -> dict[int, States]:
+        """The states of all steps but these, of which nothing stays here."""
+        steps = (self._states.keys() | self._written.keys()) - but
+        return {
+            step: functools.reduce(
+                lambda states, entry: merge_all(states, entry.states(entry.panels)),
+                self._written.pop(step, ()),
+                self._states.pop(step, {}),
+            )
+            for step in sorted(steps)
+        }
 
     def rest(self) -> dict[int, States]:
-        """The states of what was not told so far. What reading took is given back: to draw takes memory, too."""
+        """The states of what was not told so far."""
         self._end_block()
+        store.release()  # what another process kept comes next
+        states = self._taken(set())
         store.release()
-        return self._states
+        return states
 
 
 @dataclass
@@ -240,8 +263,8 @@ class _Block:
     states: States = field(default_factory=dict)
     parts: dict[str, int] = field(default_factory=dict)
     """Rows of each, by its key."""
-    rows: dict[str, list[Predictions]] = field(default_factory=dict)
-    """The derived ones of each, where they are kept."""
+    rows: Aside | None = None
+    """The derived ones, where they are kept."""
 
 
 def _measure(portion: _Portion, kept: Kept | None) -> tuple[States, Mapping[str, list[Predictions]]]:

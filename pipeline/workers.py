@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -236,8 +236,11 @@ class Pool:
         Function, item and answer are pickled if it is another; a process is sent a function once. An exception of the
         function is raised here. Raises InputError if a process dies.
         """
-        with self._taken(None) as process:
+        process = self._take(None)
+        try:
             return function(item) if process is None else cast(Y, process.ask(self._use(function), "do", item))
+        finally:
+            self._give(process)
 
     def fold(
         self, function: Folding[X, Y], items: Iterable[X], count: int, rest: Callable[[Any], object] = lambda _: None
@@ -263,14 +266,29 @@ class Pool:
                 self._changed.notify_all()
 
         def answer(item: X) -> Y:
-            with self._taken(1, left) as process:
-                used.add(process)
+            process = self._take(1, left)
+            used.add(process)
+            try:
                 return function(item) if process is None else cast(Y, process.ask(use, "do", item))
+            finally:
+                self._give(process)
 
         use = self._use(function)  # before it keeps anything
         yield from in_order(answer, items, count, ahead, leaving=leave)
         for process in used:
             rest(function.rest() if process is None else process.ask(use, "rest"))
+
+    def everywhere(self, function: Callable[[], object]) -> None:
+        """Call a function in this process and in each other one that is there and has nothing to do."""
+        function()
+        with self._lock:
+            others, self._free = self._free, []
+        try:
+            for process in others:
+                process.ask(self._use(function), "do")
+        finally:
+            for process in others:
+                self._give(process)
 
     def _use(self, function: object) -> bytes:
         """The order to work with a copy of the function: the same object for the same function."""
@@ -279,8 +297,7 @@ class Pool:
                 self._told = function, pickle.dumps(("use", function), protocol=5)
             return self._told[1]
 
-    @contextlib.contextmanager
-    def _taken(self, here: int | None, left: Sequence[bool] = ()) -> Iterator["_Process | None"]:
+    def _take(self, here: int | None, left: Sequence[bool] = ()) -> "_Process | None":
         """A process to work with, None for this one.
 
         This one takes `here` items at a time, by default as many as there are processes that are not there yet, and at
@@ -297,15 +314,16 @@ class Pool:
                 raise CancelledError
             process = self._free.pop() if self._free else None
             self._here += process is None
-        try:
-            yield process
-        finally:
-            with self._changed:
-                if process is None:
-                    self._here -= 1
-                else:
-                    self._free.append(process)
-                self._changed.notify_all()
+            return process
+
+    def _give(self, process: "_Process | None") -> None:
+        """What `_take` took."""
+        with self._changed:
+            if process is None:
+                self._here -= 1
+            else:
+                self._free.append(process)
+            self._changed.notify_all()
 
 
 class _Process:

@@ -1,9 +1,11 @@
 """What is kept of parts: the same bytes with it and without, only what is new is read, nothing damaged is believed."""
 
 import dataclasses
+import errno
 import functools
 import importlib
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -236,11 +238,21 @@ def test_a_damaged_entry_is_not_believed(where: float, how: str, tmp_path: Path,
     assert damaged.read_bytes() == good  # made again, the same
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda good: good[:1000], lambda good: good[:-9] + bytes([good[-9] ^ 1]) + good[-8:]]
-)
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:1000])
+
+
+def damage_rows(file: Path) -> None:
+    """Of the last part; all else still fits its digest."""
+    *_, (start, length, _, _) = of_file(file).blobs
+    content = bytearray(file.read_bytes())
+    content[start + length - 1] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [cut, damage_rows, Path.unlink])
 def test_rows_that_are_damaged_after_they_were_found_are_made_again(
-    damage: Callable[[bytes], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    damage: Callable[[Path], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = write(tmp_path / "run", 2)
     first = draw(run, tmp_path / "logs")
@@ -249,7 +261,7 @@ def test_rows_that_are_damaged_after_they_were_found_are_made_again(
 
     def then_damage(*arguments: Any) -> Any:
         found = find(*arguments)
-        entry.write_bytes(damage(entry.read_bytes()))
+        damage(entry)
         return found
 
     monkeypatch.setattr(Kept, "find", then_damage)
@@ -270,7 +282,7 @@ def test_states_come_back_to_the_last_bit_and_share_what_they_shared(name: str, 
         for batch in batches if classes == 10 else batches[:2]:
             folder = Kept(tmp_path / f"{classes}", {name: "1", "twin": "1", ROWS: "1"})
             state = panel.measure(run, batch)
-            folder.write({"a": 1}, {name: state, "twin": state}, {})
+            folder.write({"a": 1}, {name: state, "twin": state})
             states = folder.find({0: {"a": 1}}, {0: frozenset({name, "twin"})})[0].states
             assert same(states[name], state)
             assert states["twin"] is states[name]
@@ -358,8 +370,8 @@ def test_no_part_counts_twice_though_two_entries_have_it(tmp_path: Path) -> None
     panel, batch = panels.load("glance"), some(RUNS[10], 40, 1)
     state = panel.measure(RUNS[10], batch)
     folder = Kept(tmp_path / "kept", {"glance": "1", ROWS: "1"})
-    folder.write({"a": 40, "b": 0}, {"glance": state}, {})
-    folder.write({"b": 0, "c": 40}, {"glance": state}, {})
+    folder.write({"a": 40, "b": 0}, {"glance": state})
+    folder.write({"b": 0, "c": 40}, {"glance": state})
     found = folder.find({0: {"a": 40, "b": 0, "c": 40}}, {0: frozenset({"glance"})})[0]
     assert same(found.states["glance"], state)
     assert sorted(len(of) for of in found.missing.values()) == [0, 0, 1]
@@ -391,6 +403,14 @@ def of_file(place: Path) -> kept.Entry:
     return entry
 
 
+def aside(place: Kept, rows: dict[str, Predictions]) -> kept.Aside:
+    """The derived ones of each part."""
+    made = place.aside()
+    for key, of in rows.items():
+        made.add(key, [derived_rows(RUNS[10], 0, of)])
+    return made
+
+
 def small_ones(folder: Path, count: int, empty: int | None = None) -> tuple[Kept, dict[str, int], Any]:
     """Entries of one part each. -> where they are, rows of the parts, and the state of all."""
     panel, place = panels.load("glance"), Kept(folder, {"glance": "1", ROWS: "1"})
@@ -399,9 +419,8 @@ def small_ones(folder: Path, count: int, empty: int | None = None) -> tuple[Kept
         rows = some(RUNS[10], 0 if index == empty else 10 + index, index)
         measured = panel.measure(RUNS[10], rows)
         parts[f"part{index}"] = len(rows)
-        place.write(
-            {f"part{index}": len(rows)}, {"glance": measured}, {f"part{index}": [derived_rows(RUNS[10], 0, rows)]}
-        )
+        key = f"part{index}"
+        place.write({key: len(rows)}, {"glance": measured}, aside(place, {key: rows}))
         state = merge(state, measured)
     return place, parts, state
 
@@ -425,11 +444,12 @@ def test_a_joined_entry_has_what_the_small_ones_had(tmp_path: Path) -> None:
 @pytest.mark.parametrize("where", ["another panel", "another version", "no rows", "another step"])
 def test_only_entries_of_the_same_are_joined(where: str, tmp_path: Path) -> None:
     place, parts, state = small_ones(tmp_path / "kept", kept.MANY)
-    more, rows = some(RUNS[10], 9, 99), {"other": [derived_rows(RUNS[10], 0, some(RUNS[10], 9, 99))]}
+    more = some(RUNS[10], 9, 99)
     measured = panels.load("glance").measure(RUNS[10], more)
     states = {"glance": measured, "twin": measured} if where == "another panel" else {"glance": measured}
     version = {"glance": "2" if where == "another version" else "1", "twin": "1", ROWS: "1"}
-    Kept(place.folder, version).write({"other": 9}, states, {} if where == "no rows" else rows)
+    other = Kept(place.folder, version)
+    other.write({"other": 9}, states, () if where == "no rows" else aside(other, {"other": more}))
     steps = {0: parts, 1: {"other": 9}} if where == "another step" else {0: {**parts, "other": 9}}
     found = place.find(steps, dict.fromkeys(steps, ALL))
     assert len(list(tmp_path.glob("kept/*"))) == kept.MANY + 1
@@ -440,14 +460,14 @@ def test_a_small_entry_that_is_damaged_is_not_joined(tmp_path: Path) -> None:
     place, parts, _ = small_ones(tmp_path / "kept", 7)
     damaged = next(tmp_path.glob("kept/*"))
     (lost,) = of_file(damaged).parts
-    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    damage_rows(damaged)
     found = place.find({0: parts}, {0: ALL})[0]
     assert {key for key, names in found.missing.items() if names} == {lost}
     (one,) = tmp_path.glob("kept/*")
     assert of_file(one).parts.keys() == parts.keys() - {lost}
 
 
-@pytest.mark.parametrize("how", [Path.unlink, lambda file: file.write_bytes(file.read_bytes()[:-1] + b"?")])
+@pytest.mark.parametrize("how", [Path.unlink, damage_rows])
 def test_entries_that_are_gone_or_damaged_while_they_are_joined(
     how: Callable[[Path], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -470,7 +490,7 @@ def test_what_two_small_entries_have_is_joined_once(tmp_path: Path, monkeypatch:
     of = {name: some(RUNS[10], 10, seed) for seed, name in enumerate("abcd")}
     for parts in ("abc", "cd"):
         states = [panel.measure(RUNS[10], of[part]) for part in parts]
-        rows = {part: [derived_rows(RUNS[10], 0, of[part])] for part in parts}
+        rows = aside(folder, {part: of[part] for part in parts})
         folder.write(dict.fromkeys(parts, 10), {"glance": functools.reduce(merge, states)}, rows)
     for _ in range(2):
         found = folder.find({0: dict.fromkeys(of, 10)}, {0: ALL})[0]
@@ -494,7 +514,7 @@ def test_a_bit_of_any_state_counts(tmp_path: Path) -> None:
     (file,) = tmp_path.glob("kept/*")
     good, entry = file.read_bytes(), of_file(file)
     for at, length, _, _ in entry.blobs:
-        for bit in (entry.start + at + length * quarter // 4 for quarter in range(4)):
+        for bit in (at + length * quarter // 4 for quarter in range(4)):
             file.write_bytes(good[:bit] + bytes([good[bit] ^ 1]) + good[bit + 1 :])
             found = place.find({0: parts}, {0: ALL})[0]
             assert found.states == {}
@@ -506,9 +526,10 @@ def test_a_bit_of_any_state_counts(tmp_path: Path) -> None:
 
 def test_joining_may_end_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place, parts, state = small_ones(tmp_path / "kept", 7)
-    for name in ("write_bytes", "replace", "unlink"):
+    moments = [(kept._Content, "packed"), (kept._Content, "end"), (Path, "replace"), (Path, "unlink")]
+    for owner, name in moments:
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(Path, name, interrupted)
+            patch.setattr(owner, name, interrupted)
             place.find({0: parts}, {0: ALL})
         found = Kept(place.folder, place.versions)
         with monkeypatch.context() as patch:
@@ -562,3 +583,48 @@ def test_who_reads_while_another_joins_reads_what_is_gone_again(
     read.clear()
     assert content(again(run, tmp_path / "logs")) == whole
     assert not read
+
+
+def test_a_long_header_is_read_as_a_short_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, parts, state = small_ones(tmp_path / "kept", 2)
+    for guess in (kept._END, kept._END + 1, 2**20):
+        monkeypatch.setattr(kept, "_GUESS", guess)
+        assert same(place.find({0: parts}, {0: ALL})[0].states["glance"], state)
+
+
+@pytest.mark.parametrize("method", ["packed", "end"])
+def test_nothing_unfinished_is_left_by_a_write_that_fails(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, parts, _ = small_ones(tmp_path / "kept", 2)
+    before = {file.name: file.read_bytes() for file in tmp_path.glob("kept/*")}
+    rows = some(RUNS[10], 9, 9)
+    state = panels.load("glance").measure(RUNS[10], rows)
+    with monkeypatch.context() as patch, pytest.raises(InputError, match=r"cannot write to .*kept: No space left"):
+        patch.setattr(kept._Content, method, full)
+        place.write({"other": 9}, {"glance": state}, aside(place, {"other": rows}))
+    assert {file.name: file.read_bytes() for file in tmp_path.glob("kept/*")} == before
+    assert not any(place.find({0: parts}, {0: ALL})[0].missing.values())
+
+
+def full(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_what_was_kept_is_not_held_until_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write(tmp_path / "run", 7, 1, 4)
+    without = content(draw(run, tmp_path / "without", cache="never"))
+    held: list[int] = []
+    call = MODULE._Measuring.__call__
+
+    def measuring(self: Any, portion: Any) -> Any:
+        answer = call(self, portion)
+        held.append(len(self._states))
+        return answer
+
+    monkeypatch.setattr(MODULE._Measuring, "__call__", measuring)
+    assert content(draw(run, tmp_path / "logs")) == without
+    assert held == [0] * 14
+    monkeypatch.setattr(kept, "LIMIT", 0)  # nothing is written, and so it is held
+    assert content(draw(run, tmp_path / "full")) == without
+    assert held[14:] == [0, *[1] * 6, 0, *[1] * 6]

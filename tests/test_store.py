@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import platform
 import random
 import resource
 import signal
@@ -613,3 +614,24 @@ def test_deleting_takes_what_belongs_and_what_is_not_there_is_one_line(tmp_path:
     store.delete_step(tmp_path, 0)
     assert store.step_numbers(tmp_path) == []
     assert [sheet.exists() for sheet in sheets] == [False, True]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is asked to give memory back")
+def test_what_is_released_goes_back_to_the_system() -> None:
+    """In a process of its own: what others left between would decide how much it is."""
+    script = (
+        "import re, numpy as np\n"
+        "from pathlib import Path\n"
+        "from pipeline import store\n"
+        "resident = lambda: int(re.search(r'VmRSS:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) // 1000\n"
+        "arrays = [np.ones(10_000) for _ in range(1000)]\n"  # 80 MB, each below what glibc takes from the system alone
+        "last, full = arrays.pop(), resident()\n"
+        "del arrays\n"
+        "before = resident()\n"
+        "store.release()\n"
+        "print(full - before, full - resident())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=toy.ROOT, capture_output=True, text=True, timeout=60)
+    assert not done.stderr
+    before, after = map(int, done.stdout.split())
+    assert before < 20 < 60 < after

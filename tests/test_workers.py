@@ -1,5 +1,6 @@
 """The order-keeping map."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -237,6 +238,26 @@ def test_calls_go_to_a_process_that_is_there_and_else_stay_here() -> None:
         assert [square for square, _ in together] == [i * i for i in range(20)]
         assert {pid for _, pid in together} == {os.getpid(), found[1]}
     assert not children()
+
+
+def test_what_is_called_everywhere_is_called_once_in_each_process_that_is_there(tmp_path: Path) -> None:
+    sign = functools.partial(toy.sign, tmp_path)
+    with workers.Pool(3) as pool:
+        pool.everywhere(sign)
+        assert signed(tmp_path) == {os.getpid(): 1}
+        pool.start(3)
+        for thread in pool._starting:
+            thread.join()
+        pool.everywhere(sign)
+        found = signed(tmp_path)
+        assert found.pop(os.getpid()) == 2
+        assert sorted(found.values()) == [1, 1]
+        together = list(pool.fold(toy.Folded(toy.slow_square), [(1, 0.05)] * 9, 3))
+        assert {pid for _, pid in together} == {os.getpid(), *found}  # all have been given back
+
+
+def signed(folder: Path) -> dict[int, int]:
+    return {int(file.name): len(file.read_bytes()) for file in folder.iterdir()}
 
 
 def test_threads_that_start_processes_at_once_start_no_more_than_were_wanted() -> None:
