@@ -109,7 +109,8 @@ def summarize(
         )
     ]
     to_read = numbers(part for portion in portions for part in portion.parts.values())
-    alone = to_read < WORTH or any(is_of_this_process(step.parts[0].path) for step in steps)
+    much = to_read >= WORTH
+    alone = not much or any(is_of_this_process(step.parts[0].path) for step in steps)
     processes = 1 if alone else min(pool.most, len(portions))
 
     def add(more: Mapping[int, States]) -> None:
@@ -129,7 +130,7 @@ def summarize(
                     sink(batch)
             done(part.rows)
 
-    answers = _on_ray(portions, kept, add) if on_ray else pool.fold(_Measuring(kept), portions, processes, add)
+    answers = _on_ray(portions, kept, add) if on_ray else pool.fold(_Measuring(kept, much), portions, processes, add)
     if processes == 1 and not on_ray:
         hand_over()  # written while this process measures; more than one would stand idle
     for step, finished, derived in answers:
@@ -137,6 +138,8 @@ def summarize(
         made |= {(step, key): rows for key, rows in derived.items()}
         hand_over()
     hand_over()
+    if much:
+        pool.everywhere(store.release)
     return {
         step.step: {name: of[name] if name in of else panel.zero(step.run) for name, panel in panels.items()}
         for step in steps
@@ -194,9 +197,14 @@ class _Measuring:
     What is kept is not held meanwhile.
     """
 
-    def __init__(self, kept: Kept | None) -> None:
-        """Whenever states are of `BLOCK` rows, or there are no more, `kept` gets them."""
+    def __init__(self, kept: Kept | None, much: bool = False) -> None:
+        """Whenever states are of `BLOCK` rows, or there are no more, `kept` gets them.
+
+        Where there is `much` to read, memory that is not used any more is given back, before more is needed. Of little
+        it is used again, and to have it anew would take longer than to read.
+        """
         self._kept = kept
+        self._much = much
         self._states: dict[int, States] = {}
         self._written: dict[int, list[Entry]] = {}
         self._block = _Block()
@@ -218,17 +226,18 @@ class _Measuring:
             self._block.states = merge_all(self._block.states, measured)
             self._block.parts[key] = portion.parts[key].rows
         if self._kept is not None and sum(self._block.parts.values()) >= BLOCK:
-            self._end_block()
+            self._end_block(more=True)
             store.release()
         return portion.step, finished, derived
 
-    def _end_block(self) -> None:
+    def _end_block(self, more: bool = False) -> None:
+        """Of a step of which `more` will come, what is kept is let go; it is read again in the end."""
         block, self._block = self._block, _Block(self._block.step, self._block.panels)
         if block.parts:
             entry = None
             if self._kept is not None:
                 entry = self._kept.write(block.parts, block.states, block.rows or ())
-            if entry is not None:
+            if entry is not None and more:
                 self._written.setdefault(block.step, []).append(entry)
             else:
                 self._states[block.step] = merge_all(self._states.get(block.step, {}), block.states)
@@ -248,9 +257,11 @@ class _Measuring:
     def rest(self) -> dict[int, States]:
         """The states of what was not told so far."""
         self._end_block()
-        store.release()  # what another process kept comes next
+        if self._much:
+            store.release()
         states = self._taken(set())
-        store.release()
+        if self._much:
+            store.release()
         return states
 
 

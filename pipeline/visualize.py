@@ -148,7 +148,6 @@ def _visualize_run(
             ):
                 kept = _kept(steps, chosen, folder, config)
                 states = measured(steps, chosen, pool, aside / ROWS, keep, bar.update, on_ray, kept)
-            pool.everywhere(store.release)  # to draw takes memory, too
             with (
                 images.quietly(),
                 events.Writer(aside / logs.EVENTS, times[numbers[0]]) as writer,
