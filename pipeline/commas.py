@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import Self, cast
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -47,14 +47,15 @@ def lines(columns: Sequence[Column], digits: int = 6) -> bytes:
     b'1,0.666667,"a,b"\n2,,\n'
     """
     blocks = (slice(start, start + BLOCK) for start in range(0, len(columns[0]), BLOCK))
-    return b"".join(line for block in blocks for line in _block([column[block] for column in columns], digits))
+    return b"".join(_block([column[block] for column in columns], digits) for block in blocks)
 
 
-def _block(columns: Sequence[Column], digits: int) -> list[bytes]:
+def _block(columns: Sequence[Column], digits: int) -> pa.Buffer:
     written = [_written(column, digits) for column in columns]
     comma, end, nothing = arrow_bytes([b",", b"\n", b""])
-    joined = pc.binary_join_element_wise(*written, comma)
-    return cast(list[bytes], pc.binary_join_element_wise(joined, end, nothing).to_pylist())
+    ended = pc.binary_join_element_wise(pc.binary_join_element_wise(*written, comma), end, nothing)
+    _, ends, text = ended.buffers()
+    return text.slice(0, np.frombuffer(ends, np.int64)[len(ended)])
 
 
 def _written(column: Column, digits: int) -> pa.Array:

@@ -33,7 +33,7 @@ SQUARE = 2.0**16
 DRAWS = 8_000_000
 """Poisson numbers drawn for the intervals of a step: 250 to 1,000 for each cell."""
 
-BLOCK = 2**24
+BLOCK = 2**25
 """Bytes of them at once."""
 
 FEW = 8
@@ -336,14 +336,20 @@ def poissons(count: NDArray[np.int64], seed: bytes, width: int, most: int) -> It
         n = np.empty((len(count), drawn), kind)
         for start in range(0, len(n), size):  # most cells of many classes hold one row
             of_block = n[start : start + size]
-            of_block[:] = _poissons_of_one(random.integers(0, 2**16, of_block.shape, np.uint16))
+            of_block[:] = _poissons_of_one(_uniform(random, of_block.shape))
         for times in range(2, FEW):  # Poisson(n) is n times Poisson(1)
             again = np.flatnonzero((count >= times) & (count < FEW))
             for start in range(0, len(again), size):
                 at = again[start : start + size]
-                n[at] += _poissons_of_one(random.integers(0, 2**16, (len(at), drawn), np.uint16))
+                n[at] += _poissons_of_one(_uniform(random, (len(at), drawn)))
         n[many] = random.poisson(count[many, None], (len(many), drawn))
         yield n
+
+
+def _uniform(random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.uint16]:
+    """Numbers below 2**16, four of each that is drawn: a sixth of the time of drawing them one by one."""
+    count = math.prod(shape)
+    return random.integers(0, 2**64, -(-count // 4), np.uint64).astype("<u8", copy=False).view("<u2")[:count].reshape(shape)
 
 
 def _poissons_of_one(uniform: NDArray[np.uint16]) -> NDArray[np.uint8]:

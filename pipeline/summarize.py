@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 from pipeline import cluster, store, workers
 from pipeline.errors import DamagedError
@@ -130,9 +130,8 @@ def summarize(
                     sink(batch)
             done(part.rows)
 
-    answers = _on_ray(portions, kept, add) if on_ray else pool.fold(_Measuring(kept, much), portions, processes, add)
-    if processes == 1 and not on_ray:
-        hand_over()  # written while this process measures; more than one would stand idle
+    begun = itertools.chain(portions[:processes], _after(hand_over), portions[processes:])
+    answers = _on_ray(portions, kept, add) if on_ray else pool.fold(_Measuring(kept, much), begun, processes, add)
     for step, finished, derived in answers:
         add(finished)
         made |= {(step, key): rows for key, rows in derived.items()}
@@ -145,6 +144,12 @@ def summarize(
         for step in steps
         for of in [states[step.step]]
     }
+
+
+def _after(action: Callable[[], object]) -> Iterator[Never]:
+    """No items, but something is done when they are asked for: what is kept is written while all processes measure."""
+    action()
+    yield from ()
 
 
 @dataclass(frozen=True)

@@ -153,15 +153,12 @@ def _visualize_run(
                 events.Writer(aside / logs.EVENTS, times[numbers[0]]) as writer,
                 tqdm(unit=" summaries", desc="write", disable=None, file=sys.stderr) as bar,
             ):
-                rendered = _rendered(chosen, subject, states, with_pictures, pictures)
+                rendered = _rendered(chosen, subject, states, with_pictures, pictures, pool.most)
                 for step, summary in _drawn(rendered, pictures, pool.most):
                     if isinstance(summary, Scalar | Figures):
                         counted.append((step, summary))
                     if isinstance(summary, File):
                         logs.write_file(aside, summary)
-                    elif isinstance(summary, Projector):
-                        for file in events.projector_files(summary, *pictures.sprite(step, summary, pool.most)):
-                            logs.write_file(aside, file)
                     elif not isinstance(summary, Figures):
                         writer.write(step, times[step], summary)
                     bar.update()
@@ -242,16 +239,21 @@ def _rendered(
     states: Mapping[int, States],
     with_pictures: frozenset[int],
     pictures: Pictures,
+    threads: int,
 ) -> Iterator[tuple[int, Summary]]:
-    """What the panels give, one panel after the other."""
+    """What the panels give, in their order; those that know nothing of each other render on threads."""
     shown: dict[str, panels.Shown] = {}
-    for name, panel in panels.in_turn(chosen).items():
-        of_panel = {number: of_step[name] for number, of_step in states.items()}
-        summaries = list(_drawable(panel.render(subject, of_panel), with_pictures))
-        shown |= {s.tag: panels.Shown(s.tag, type(s), s.description) for _, s in summaries}
-        subject = dataclasses.replace(subject, written=tuple(shown.values()))
-        pictures.expect(summaries)
-        yield from summaries
+    for together in panels.in_turn(chosen):
+        knows = dataclasses.replace(subject, written=tuple(shown.values()))
+
+        def render(panel: tuple[str, panels.Panel], knows: panels.Subject = knows) -> list[tuple[int, Summary]]:
+            of_panel = {number: of_step[panel[0]] for number, of_step in states.items()}
+            return list(_drawable(panel[1].render(knows, of_panel), with_pictures))
+
+        for summaries in workers.in_order(render, together.items(), threads, len(together)):
+            shown |= {s.tag: panels.Shown(s.tag, type(s), s.description) for _, s in summaries}
+            pictures.expect(summaries)
+            yield from summaries
 
 
 def _drawable(summaries: Iterator[tuple[int, Summary]], with_pictures: frozenset[int]) -> Iterator[tuple[int, Summary]]:
@@ -262,15 +264,21 @@ def _drawable(summaries: Iterator[tuple[int, Summary]], with_pictures: frozenset
 
 
 def _drawn(summaries: Iterable[tuple[int, Summary]], pictures: Pictures, threads: int) -> Iterator[tuple[int, Summary]]:
-    """The summaries in their order, pictures drawn and encoded on threads, while the next panel renders."""
+    """The summaries in their order, pictures drawn and encoded on threads, while the next panel renders; of points the
+    files that they are.
+    """
 
-    def drawn(item: tuple[int, Summary]) -> tuple[int, Summary]:
+    def drawn(item: tuple[int, Summary]) -> list[tuple[int, Summary]]:
         step, summary = item
+        if isinstance(summary, Projector):
+            files = events.projector_files(summary, *pictures.sprite(step, summary, threads))
+            return [(step, file) for file in files]
         if isinstance(summary, Tiles):
-            return step, pictures.encode(step, summary)
-        return step, events.encoded(summary) if isinstance(summary, Picture) else summary
+            return [(step, pictures.encode(step, summary))]
+        return [(step, events.encoded(summary) if isinstance(summary, Picture) else summary)]
 
-    yield from workers.in_order(drawn, summaries, threads, AHEAD)
+    for ready in workers.in_order(drawn, summaries, threads, AHEAD):
+        yield from ready
 
 
 def _made_from(

@@ -59,7 +59,7 @@ class Subject:
     facts: Mapping[int, Facts]
     """By step, ascending."""
     written: tuple[Shown, ...] = ()
-    """What the panels before wrote. Only a panel that `RendersLast` knows all of it."""
+    """What the panels before wrote; nothing but for a panel that `RendersLast`."""
 
     def has(self, tag: str) -> bool:
         """Whether something was written under that tag."""
@@ -170,9 +170,10 @@ def choose(wanted: tuple[str, ...]) -> dict[str, Panel]:
     return {name: load(name) for name in sorted(wanted or names())}
 
 
-def in_turn(chosen: Mapping[str, Panel]) -> dict[str, Panel]:
-    """The panels in the order in which they render: those that speak of the others last."""
-    return dict(sorted(chosen.items(), key=lambda item: isinstance(item[1], RendersLast) and item[1].last))
+def in_turn(chosen: Mapping[str, Panel]) -> list[dict[str, Panel]]:
+    """The panels that render side by side, and then those that speak of the others, each for itself."""
+    last = {name: panel for name, panel in chosen.items() if isinstance(panel, RendersLast) and panel.last}
+    return [{n: p for n, p in chosen.items() if n not in last}, *({n: p} for n, p in last.items())]
 
 
 def transform_words(run: Run) -> str:
