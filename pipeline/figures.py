@@ -347,9 +347,10 @@ def poissons(count: NDArray[np.int64], seed: bytes, width: int, most: int) -> It
 
 
 def _uniform(random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.uint16]:
-    """Numbers below 2**16, four of each that is drawn: a sixth of the time of drawing them one by one."""
+    """Numbers below 2**16, four of each that is drawn: in half the time of drawing them one by one."""
     count = math.prod(shape)
-    return random.integers(0, 2**64, -(-count // 4), np.uint64).astype("<u8", copy=False).view("<u2")[:count].reshape(shape)
+    drawn = random.integers(0, 2**64, -(-count // 4), np.uint64)
+    return drawn.astype("<u8", copy=False).view("<u2")[:count].reshape(shape)
 
 
 def _poissons_of_one(uniform: NDArray[np.uint16]) -> NDArray[np.uint8]:

@@ -49,16 +49,13 @@ SMALL = 65_536
 MANY = 4
 """Small entries that a step may have: of more, as of many reruns with a new part each, some are joined."""
 
-_PIECE = 2**20
-"""Bytes that are looked through at a time."""
-
 _IMPORTS = re.compile(
     r"^[ \t]*from (pipeline[\w.]*) import (\(.*?^[ \t]*\)|[^\n]*)|^[ \t]*import (pipeline[\w.]*)",
     re.MULTILINE | re.DOTALL,
 )
 """From where, names, or a whole module."""
 
-_MAGIC = b"pbstate3"
+_MAGIC = b"pbstate4"
 _END = 16 + 32 + len(_MAGIC)
 """Bytes of an entry after its header."""
 _GUESS = 2**16
@@ -66,6 +63,10 @@ _GUESS = 2**16
 _SUFFIX = ".states"
 _CODEC = "lz4"
 """A third larger than zstd makes it, and written and read in a fifth of the time."""
+
+
+Packed = tuple[str, bytes | memoryview, int]
+"""A part's key, its derived rows, compressed, and their size before."""
 
 
 def key_of(part: PartFile) -> str:
@@ -141,11 +142,9 @@ class Entry:
     rows: Mapping[str, int]
     """Blob of each part's derived rows, if it has them."""
     rows_version: str
-    rows_crc: int
-    """CRC-32 of all derived rows, as they are in the file."""
     nodes: list[Any]
-    blobs: list[tuple[int, int, int, str]]
-    """Where each begins, its length in the file and when it is decompressed, and its digest."""
+    blobs: list[tuple[int, int, int, int]]
+    """Where each begins, its length in the file and when it is decompressed, and its CRC-32 as it is in the file."""
 
     @property
     def count(self) -> int:
@@ -169,12 +168,10 @@ class Entry:
     def states(self, names: Iterable[str]) -> dict[str, Any]:
         """States of some panels; what they share is shared.
 
-        Raises DamagedError if a state does not fit its digest, or the file is gone.
+        Raises DamagedError if a state does not fit its checksum, or the file is gone.
         """
         blobs = self.blobs[: self._state_blobs]
-        content = memoryview(self._read(blobs))
-        for at, length, _, digest in blobs:
-            self._check(content[at : at + length], digest)
+        content = self._read(blobs)
         made: dict[int, Any] = {}
 
         def blob(index: int) -> pa.Buffer:
@@ -188,15 +185,13 @@ class Entry:
 
         return {name: value(self.panels[name][1]) for name in names}
 
-    def packed_rows(self, part: str) -> tuple[bytes, int]:
+    def packed_rows(self, part: str) -> tuple[memoryview, int]:
         """The derived rows of a part as they are in the file, and their size when they are decompressed.
 
-        Raises DamagedError if they do not fit their digest, or the file is gone.
+        Raises DamagedError if they do not fit their checksum, or the file is gone.
         """
         blob = self.blobs[self.rows[part]]
-        content = self._read([blob])
-        self._check(content, blob[3])
-        return content, blob[2]
+        return self._read([blob]), blob[2]
 
     def rows_of(self, part: str) -> list[Predictions]:
         """The derived rows of a part. Raises DamagedError as `packed_rows`."""
@@ -204,21 +199,19 @@ class Entry:
             return [Predictions(batch, derived=True) for batch in stream]
 
     def look_through(self) -> None:
-        """Raise DamagedError if the derived rows are damaged, as far as a quick checksum tells."""
-        found, left = 0, self._length(self.blobs[self._state_blobs :])
-        piece = _PIECE if isinstance(self.place, Path) else left  # each is a request there
-        with self._opened() as file:
-            file.seek(self._length(self.blobs[: self._state_blobs]))
-            while left and (some := file.read(min(piece, left))):
-                found, left = zlib.crc32(some, found), left - len(some)
-        if found != self.rows_crc:
-            raise DamagedError(f"{self.place} is damaged")
+        """Raise DamagedError if the derived rows are damaged, or the file is gone."""
+        self._read(self.blobs[self._state_blobs :])
 
-    def _read(self, blobs: Sequence[tuple[int, int, int, str]]) -> bytes:
-        """Neighbouring blobs."""
+    def _read(self, blobs: Sequence[tuple[int, int, int, int]]) -> memoryview:
+        """Neighbouring blobs, which fit their checksums."""
+        begin = blobs[0][0] if blobs else 0
         with self._opened() as file:
-            file.seek(blobs[0][0] if blobs else 0)
-            return cast(bytes, file.read(self._length(blobs)))
+            file.seek(begin)
+            content = memoryview(file.read(sum(length for _, length, _, _ in blobs)))
+        for at, length, _, crc in blobs:
+            if zlib.crc32(content[at - begin : at - begin + length]) != crc:
+                raise DamagedError(f"{self.place} is damaged")
+        return content
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[Any]:
@@ -227,14 +220,6 @@ class Entry:
                 yield file
         except OSError as error:
             raise DamagedError(f"{self.place} cannot be read: {first_line(error)}") from error
-
-    @staticmethod
-    def _length(blobs: Iterable[tuple[int, int, int, str]]) -> int:
-        return sum(length for _, length, _, _ in blobs)
-
-    def _check(self, content: bytes | memoryview, digest: str) -> None:
-        if _digest(content) != digest:
-            raise DamagedError(f"{self.place} is damaged")
 
 
 def _value(node: Any, value: Callable[[int], Any], blob: Callable[[int], pa.Buffer]) -> Any:
@@ -268,7 +253,7 @@ class _Content:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._nodes: list[Any] = []
-        self._index: list[tuple[int, int, int, str]] = []
+        self._index: list[tuple[int, int, int, int]] = []
         self._at = 0
         self._made: dict[int, tuple[int, Any]] = {}  # by identity, with the value, so that no other gets its place
 
@@ -276,9 +261,9 @@ class _Content:
         """The place of some bytes."""
         return self.packed(*_packed(content))
 
-    def packed(self, compressed: bytes, size: int) -> int:
+    def packed(self, compressed: bytes | memoryview, size: int) -> int:
         """The place of some bytes that are compressed already, from this size."""
-        self._index.append((self._at, len(compressed), size, _digest(compressed)))
+        self._index.append((self._at, len(compressed), size, zlib.crc32(compressed)))
         self._file.write(compressed)
         self._at += len(compressed)
         return len(self._index) - 1
@@ -370,8 +355,7 @@ class Aside:
                 self._file.write(packed)
             self._has.append((part, len(packed), size))
 
-    def __iter__(self) -> Iterator[tuple[str, bytes, int]]:
-        """Key of a part, its rows, compressed, and their size before."""
+    def __iter__(self) -> Iterator[Packed]:
         self._file.seek(0)
         for part, length, size in self._has:
             yield part, self._file.read(length), size
@@ -508,7 +492,10 @@ class Kept:
             return Aside(self.folder, tempfile.TemporaryFile(dir=self.folder))
 
     def write(
-        self, parts: Mapping[str, int], states: Mapping[str, Any], rows: Iterable[tuple[str, bytes, int]] = ()
+        self,
+        parts: Mapping[str, int],
+        states: Mapping[str, Any],
+        rows: Iterable[Packed] = (),
     ) -> Entry | None:
         """Keep what was measured of some parts, unless all entries together would have more than `LIMIT` bytes.
 
@@ -539,7 +526,7 @@ class Kept:
         self,
         parts: Mapping[str, int],
         states: Mapping[str, Any],
-        rows: Iterable[tuple[str, bytes, int]],
+        rows: Iterable[Packed],
         instead: Iterable[Entry] = (),
     ) -> Place | None:
         """Write an entry, `instead` of some that are removed after it: where it is, or None if there is no room.
@@ -577,15 +564,15 @@ class Kept:
         file: IO[bytes],
         parts: Mapping[str, int],
         states: Mapping[str, Any],
-        rows: Iterable[tuple[str, bytes, int]],
+        rows: Iterable[Packed],
     ) -> str:
         """Write an entry, an array at a time: all of them are 20 MB and more. -> what it is called."""
-        content, crc, at = _Content(file), 0, {}
+        content, at = _Content(file), {}
         panels = {name: (self.versions[name], content.node(state)) for name, state in states.items()}
         for key, packed, size in rows:
-            at[key], crc = content.packed(packed, size), zlib.crc32(packed, crc)
+            at[key] = content.packed(packed, size)
         header = {"parts": dict(parts), "panels": panels, "rows": at, "rows_version": self.versions[ROWS]}
-        content.end({**header, "rows_crc": crc})
+        content.end(header)
         return f"{digest_of(header)}{_SUFFIX}"
 
     def _places(self) -> list[Place]:

@@ -172,8 +172,8 @@ def choose(wanted: tuple[str, ...]) -> dict[str, Panel]:
 
 def in_turn(chosen: Mapping[str, Panel]) -> list[dict[str, Panel]]:
     """The panels that render side by side, and then those that speak of the others, each for itself."""
-    last = {name: panel for name, panel in chosen.items() if isinstance(panel, RendersLast) and panel.last}
-    return [{n: p for n, p in chosen.items() if n not in last}, *({n: p} for n, p in last.items())]
+    last = [name for name, panel in chosen.items() if isinstance(panel, RendersLast) and panel.last]
+    return [{n: p for n, p in chosen.items() if n not in last}, *({name: chosen[name]} for name in last)]
 
 
 def transform_words(run: Run) -> str:
