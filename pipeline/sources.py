@@ -672,7 +672,7 @@ def place_of(root: str, ref: str) -> Place:
     """Where a file is that a ref names: a URI or an absolute path as it is, all others in the root."""
     if places.is_uri(ref):
         return places.at(ref)
-    return Path(ref) if ref.startswith("/") else places.at(root) / ref
+    return places.at(root) / ref if places.is_uri(root) and not ref.startswith("/") else Path(root, ref)
 
 
 def read_classes(file: Path) -> tuple[str, ...]:
