@@ -336,6 +336,13 @@ def test_without_labels_nothing_is_said_that_needs_them() -> None:
     ]
 
 
+def test_panels_render_together_and_those_that_speak_of_others_after_them_one_by_one() -> None:
+    together, *after = panels.in_turn(panels.choose(()))
+    assert [list(group) for group in after] == [["hparams"], ["report"]]
+    assert sorted([*together, "hparams", "report"]) == [*panels.names()]
+    assert [list(group) for group in panels.in_turn(panels.choose(("report", "glance")))] == [["glance"], ["report"]]
+
+
 @pytest.mark.parametrize(("classes", "limit"), [(10, 150), (1000, 300)])
 def test_there_are_not_more_tags_than_tensorboard_shows_well(classes: int, limit: int) -> None:
     run = named(classes)
