@@ -288,9 +288,7 @@ def test_shares_beside_each_other_make_the_whole(place: Path) -> None:
         outcomes[k] = infer(_config(place, part=(k, 3), **options))
 
     jobs = [threading.Thread(target=job, args=[k]) for k in (1, 2, 3)]
-    with (
-        torch.backends.cudnn.flags()
-    ):  # its switches are not a thread's own: who ends last would leave those of another
+    with torch.backends.cudnn.flags():  # no thread has its own: who ends last would leave those of another
         for thread in jobs:
             thread.start()
         for thread in jobs:
