@@ -336,7 +336,10 @@ def _entry(place: Place) -> Entry | None:
 
 
 class Aside:
-    """Derived rows of some parts, compressed, in a file without a name: those of a hundred thousand have 10 MB."""
+    """Derived rows of some parts, compressed, in a file without a name: those of a hundred thousand have 10 MB.
+
+    What will be in storage waits in memory, where the whole entry is put together.
+    """
 
     def __init__(self, folder: Place, file: IO[bytes]) -> None:
         """`folder` is where they will be kept."""
@@ -345,7 +348,8 @@ class Aside:
         self._has: list[tuple[str, int, int]] = []
 
     def __del__(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # where there was no room, which was said, there is none for the rest
+            self._file.close()
 
     def add(self, part: str, rows: list[Predictions]) -> None:
         """Those of one part. Raises InputError where there is no room."""
@@ -485,9 +489,9 @@ class Kept:
 
     def aside(self) -> "Aside":
         """Where derived rows wait until they are written with the states of their parts."""
-        with unwritable(self.folder or Path()):
-            if not isinstance(self.folder, Path):
-                return Aside(self.folder or Path(), tempfile.TemporaryFile())
+        if not isinstance(self.folder, Path):
+            return Aside(self.folder or Path(), io.BytesIO())
+        with unwritable(self.folder):
             self.folder.mkdir(exist_ok=True)
             return Aside(self.folder, tempfile.TemporaryFile(dir=self.folder))
 
@@ -518,7 +522,7 @@ class Kept:
         rows = ((key, *entry.packed_rows(key)) for entry in join.entries for key in entry.rows)
         try:
             place = self._put(parts, join.states, rows, join.entries)
-        except DamagedError:
+        except (OSError, DamagedError):
             return None
         return None if place is None else _entry(place)
 
@@ -540,6 +544,8 @@ class Kept:
             return None
         free = {entry.place for entry in instead}
         room = LIMIT - sum(place.stat().st_size for place in self._places() if place not in free)
+        if room <= 0:
+            return None
         with unwritable(self.folder):
             if not isinstance(self.folder, Path):
                 whole = io.BytesIO()

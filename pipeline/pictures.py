@@ -4,7 +4,7 @@ import contextlib
 import functools
 import math
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -99,12 +99,19 @@ class Pictures:
                 if isinstance(summary, Tiles | Projector):
                     self._expected[self._of(step)].update(summary.rows["id"].tolist())
 
-    def sprite(self, step: int, summary: Projector, threads: int) -> tuple[bytes, int]:
-        """JPEG of all pictures of the points in a square grid, and the side of one, pixels; empty if none is there."""
+    def sprite(
+        self, step: int, summary: Projector, threads: int, unwanted: Callable[[], bool] = lambda: False
+    ) -> tuple[bytes, int]:
+        """JPEG of all pictures of the points in a square grid, and the side of one, pixels; empty if none is there.
+
+        No more of them are opened when it is `unwanted`.
+        """
         points = list(zip(summary.rows["id"].tolist(), summary.rows["image"].tolist(), strict=True))
         side = min(64, SPRITE // math.ceil(math.sqrt(len(points))))
 
         def small(point: tuple[int, str | None]) -> Image.Image | None:
+            if unwanted():
+                return None
             picture = self._open(self._of(step), point[0], str(point[1] or ""), enough=side)
             if picture is not None:
                 picture.thumbnail((side, side), Image.Resampling.LANCZOS)

@@ -211,13 +211,13 @@ class _Measuring:
         self._kept = kept
         self._much = much
         self._states: dict[int, States] = {}
-        self._written: dict[int, list[Entry]] = {}
+        self._written: dict[int, list[tuple[Entry, Mapping[str, Panel], list[PartFile]]]] = {}
         self._block = _Block()
 
     def __call__(self, portion: _Portion) -> Answer:
-        if (self._block.step, self._block.panels) != (portion.step, portion.panels.keys()):
+        if (self._block.step, self._block.panels.keys()) != (portion.step, portion.panels.keys()):
             self._end_block()
-            self._block = _Block(portion.step, portion.panels.keys())
+            self._block = _Block(portion.step, portion.panels)
         finished = self._taken({portion.step})
         derived = {}
         measure = functools.partial(summarize_part, panels=portion.panels, step=portion.step, rows=portion.rows)
@@ -229,8 +229,8 @@ class _Measuring:
                 self._block.rows = self._block.rows or self._kept.aside()
                 self._block.rows.add(key, rows)
             self._block.states = merge_all(self._block.states, measured)
-            self._block.parts[key] = portion.parts[key].rows
-        if self._kept is not None and sum(self._block.parts.values()) >= BLOCK:
+            self._block.parts[key] = portion.parts[key]
+        if self._kept is not None and sum(part.rows for part in self._block.parts.values()) >= BLOCK:
             self._end_block(more=True)
             store.release()
         return portion.step, finished, derived
@@ -241,9 +241,10 @@ class _Measuring:
         if block.parts:
             entry = None
             if self._kept is not None:
-                entry = self._kept.write(block.parts, block.states, block.rows or ())
+                rows = {key: part.rows for key, part in block.parts.items()}
+                entry = self._kept.write(rows, block.states, block.rows or ())
             if entry is not None and more:
-                self._written.setdefault(block.step, []).append(entry)
+                self._written.setdefault(block.step, []).append((entry, block.panels, list(block.parts.values())))
             else:
                 self._states[block.step] = merge_all(self._states.get(block.step, {}), block.states)
 
@@ -252,7 +253,7 @@ class _Measuring:
         steps = (self._states.keys() | self._written.keys()) - but
         return {
             step: functools.reduce(
-                lambda states, entry: merge_all(states, entry.states(entry.panels)),
+                lambda states, written: merge_all(states, _of_entry(step, *written)),
                 self._written.pop(step, ()),
                 self._states.pop(step, {}),
             )
@@ -270,15 +271,22 @@ class _Measuring:
         return states
 
 
+def _of_entry(step: int, entry: Entry, panels: Mapping[str, Panel], parts: Iterable[PartFile]) -> States:
+    """The states that were kept of some parts, measured again if they are gone or damaged by now."""
+    with contextlib.suppress(DamagedError):
+        return entry.states(entry.panels)
+    return _joined(*(summarize_part(part, panels, step)[0] for part in parts))
+
+
 @dataclass
 class _Block:
     """What was measured since states were kept the last time."""
 
     step: int = 0
-    panels: Set[str] = frozenset()
+    panels: Mapping[str, Panel] = field(default_factory=dict)
     states: States = field(default_factory=dict)
-    parts: dict[str, int] = field(default_factory=dict)
-    """Rows of each, by its key."""
+    parts: dict[str, PartFile] = field(default_factory=dict)
+    """By key."""
     rows: Aside | None = None
     """The derived ones, where they are kept."""
 

@@ -200,13 +200,14 @@ class Scores:
 
         Of equal ones first those of the class with fewer images, of which they are a larger share; then by class.
         """
-        if limit not in self._frequent:
+        known = self._frequent  # held, because panels on threads may make it at the same time
+        if limit not in known:
             true, _, count = self.confusions
             least = np.partition(count, -limit)[-limit] if len(count) > limit else 0
             among = np.flatnonzero(count >= least)  # only what can be among them is sorted
             order = np.lexsort((self.support[true[among]], -count[among]))  # stable, and they ascend by class
-            self._frequent[limit] = among[order[:limit]]
-        return self._frequent[limit]
+            known[limit] = among[order[:limit]]
+        return known[limit]
 
     @cached_property
     def _frequent(self) -> dict[int, NDArray[np.int64]]:

@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from threading import Event
 
 from tqdm import tqdm
 
@@ -267,17 +268,18 @@ def _drawn(summaries: Iterable[tuple[int, Summary]], pictures: Pictures, threads
     """The summaries in their order, pictures drawn and encoded on threads, while the next panel renders; of points the
     files that they are.
     """
+    left = Event()
 
     def drawn(item: tuple[int, Summary]) -> list[tuple[int, Summary]]:
         step, summary = item
         if isinstance(summary, Projector):
-            files = events.projector_files(summary, *pictures.sprite(step, summary, threads))
+            files = events.projector_files(summary, *pictures.sprite(step, summary, threads, left.is_set))
             return [(step, file) for file in files]
         if isinstance(summary, Tiles):
             return [(step, pictures.encode(step, summary))]
         return [(step, events.encoded(summary) if isinstance(summary, Picture) else summary)]
 
-    for ready in workers.in_order(drawn, summaries, threads, AHEAD):
+    for ready in workers.in_order(drawn, summaries, threads, AHEAD, leaving=left.set):
         yield from ready
 
 

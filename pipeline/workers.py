@@ -279,13 +279,17 @@ class Pool:
             rest(function.rest() if process is None else process.ask(use, "rest"))
 
     def everywhere(self, function: Callable[[], object]) -> None:
-        """Call a function in this process and in each other one that is there and has nothing to do."""
+        """Call a function in this process and in each other one that is there and has nothing to do.
+
+        Of one that has died hears who needs it.
+        """
         function()
         with self._lock:
             others, self._free = self._free, []
         try:
             for process in others:
-                process.ask(self._use(function), "do")
+                with contextlib.suppress(InputError):
+                    process.ask(self._use(function), "do")
         finally:
             for process in others:
                 self._give(process)

@@ -250,9 +250,10 @@ def test_max_failures_stops_and_what_was_published_stays(place: Path, device: st
         (place / "data" / f"{name}.png").write_bytes(b"broken")
     with pytest.raises(InputError, match=r"^\d rows failed, more than --max-failures 1: .* and --retry-errors tries"):
         infer(_config(place, device=device, preflight=0, max_failures=1))
-    assert store.part_path(place / "out", 0, 2).exists()
+    there = {index for index in range(6) if store.part_path(place / "out", 0, index).exists()}
+    assert there >= {2} or (there >= {4, 5} and device == "cpu,cpu")  # whichever of the two was faster
     assert _left(place / "out") == []
-    outcome = infer(_config(place, device=device, preflight=0, max_failures=2))  # part 2 is there already
+    outcome = infer(_config(place, device=device, preflight=0, max_failures=2))  # two of the four are there already
     assert (outcome.complete, outcome.failed) == (True, 4)
 
 

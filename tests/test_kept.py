@@ -628,3 +628,45 @@ def test_what_was_kept_is_not_held_until_the_end(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(kept, "LIMIT", 0)  # nothing is written, and so it is held
     assert content(draw(run, tmp_path / "full")) == without
     assert held[14:] == [0, *[1] * 6, 0, *[1] * 6]
+
+
+@pytest.mark.parametrize("how", ["gone", "damaged"])
+def test_what_was_kept_and_is_gone_or_damaged_at_the_end_is_measured_again(
+    how: str, tmp_path: Path, read: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, some_panels = write(tmp_path / "run", 5), ("confusion", "curves")  # the second reads logits
+    without = content(draw(run, tmp_path / "without", cache="never", panels=some_panels))
+    put = Kept.write
+
+    def then_lost(*of: Any) -> kept.Entry | None:
+        entry = put(*of)
+        if entry is not None and how == "gone":
+            toy.local(entry.place).unlink()
+        elif entry is not None:
+            content = bytearray(toy.local(entry.place).read_bytes())
+            content[entry.blobs[0][0]] ^= 1
+            toy.local(entry.place).write_bytes(content)
+        return entry
+
+    monkeypatch.setattr(Kept, "write", then_lost)
+    read.clear()
+    assert content(draw(run, tmp_path / "logs", panels=some_panels)) == without
+    assert sorted(read.values()) == [1, 2, 2, 2, 2]  # of the last block the states were still there
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
+def test_rows_for_which_there_is_no_room_are_one_line_and_nothing_after_it(tmp_path: Path) -> None:
+    aside = kept.Aside(tmp_path, Path("/dev/full").open("r+b", buffering=2**20))  # noqa: SIM115  it closes by itself
+    rows = some(RUNS[10], 9, 9)
+    aside.add("a", [derived_rows(RUNS[10], 0, rows)])  # it waits
+    with pytest.raises(InputError, match="No space left"):
+        for _ in range(2000):
+            aside.add("b", [derived_rows(RUNS[10], 0, rows)])
+    del aside  # what Python cannot raise here would be an error of this test
+
+
+def test_where_there_is_no_room_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, _, state = small_ones(tmp_path / "kept", 2)
+    monkeypatch.setattr(kept, "LIMIT", 10)
+    monkeypatch.setattr(Kept, "_written", lambda *_: 1 / 0)
+    assert place.write({"other": 9}, {"glance": state}) is None

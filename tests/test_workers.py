@@ -256,6 +256,17 @@ def test_what_is_called_everywhere_is_called_once_in_each_process_that_is_there(
         assert {pid for _, pid in together} == {os.getpid(), *found}  # all have been given back
 
 
+def test_of_a_process_that_has_died_hears_who_needs_it_and_not_who_calls_everywhere(tmp_path: Path) -> None:
+    with workers.Pool(2) as pool:
+        pool.start(2)
+        pool._starting[0].join()
+        pool._free[0].kill()
+        pool.everywhere(functools.partial(toy.sign, tmp_path))
+        assert signed(tmp_path) == {os.getpid(): 1}
+        with pytest.raises(InputError, match="was killed by SIGKILL"):
+            pool.call(toy.slow_square, (3, 0))
+
+
 def signed(folder: Path) -> dict[int, int]:
     return {int(file.name): len(file.read_bytes()) for file in folder.iterdir()}
 
