@@ -153,17 +153,21 @@ def test_a_thread_that_never_comes_back_does_not_keep_a_process_from_ending() ->
 
 
 def folded(
-    function: Callable[[X], Y], items: Iterable[X], count: int, rest: Callable[[Any], object] = lambda _: None
+    function: Callable[[X], Y],
+    items: Iterable[X],
+    count: int,
+    rest: Callable[[Any], object] = lambda _: None,
+    warm: str = "",
 ) -> list[Y]:
     """What a pool of its own gives."""
-    with workers.Pool(count) as pool:
+    with workers.Pool(count, warm) as pool:
         return list(pool.fold(toy.Folded(function), items, count, rest))
 
 
 def test_processes_give_results_in_the_order_of_the_items() -> None:
     items = [(i, 0.05) for i in range(80)]
     kept: list[list[tuple[int, float]]] = []
-    pids = folded(toy.slow_square, items, 3, kept.append)
+    pids = folded(toy.slow_square, items, 3, kept.append, warm="tests.toy:takes_a_second")
     assert [square for square, _ in pids] == [i * i for i in range(80)]
     assert pids[0][1] == os.getpid()  # at once, while the others start
     assert 1 < len({pid for _, pid in pids}) <= 3

@@ -282,6 +282,11 @@ class Folded:
         return self.given
 
 
+def takes_a_second() -> None:
+    """What a process does before it is there, so that whoever waits for nobody is first even on a busy machine."""
+    time.sleep(1)
+
+
 def sign(folder: Path) -> None:
     """Leave a mark of this process."""
     with (folder / str(os.getpid())).open("ab") as file:
