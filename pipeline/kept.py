@@ -487,7 +487,7 @@ class Kept:
         missing = {key: frozenset(name for name in names if key not in covered[name]) for key in parts}
         return Found(states, missing, rows)
 
-    def aside(self) -> "Aside":
+    def aside(self) -> Aside:
         """Where derived rows wait until they are written with the states of their parts."""
         if not isinstance(self.folder, Path):
             return Aside(self.folder or Path(), io.BytesIO())
@@ -495,12 +495,7 @@ class Kept:
             self.folder.mkdir(exist_ok=True)
             return Aside(self.folder, tempfile.TemporaryFile(dir=self.folder))
 
-    def write(
-        self,
-        parts: Mapping[str, int],
-        states: Mapping[str, Any],
-        rows: Iterable[Packed] = (),
-    ) -> Entry | None:
+    def write(self, parts: Mapping[str, int], states: Mapping[str, Any], rows: Iterable[Packed] = ()) -> Entry | None:
         """Keep what was measured of some parts, unless all entries together would have more than `LIMIT` bytes.
 
         Args:
@@ -536,8 +531,7 @@ class Kept:
         """Write an entry, `instead` of some that are removed after it: where it is, or None if there is no room.
 
         Args:
-            parts, states: as for `write`.
-            rows: key of a part, its derived rows as they are in the file, and their size before.
+            parts, states, rows: as for `write`.
             instead: entries whose room counts as free.
         """
         if self.folder is None:
@@ -566,11 +560,7 @@ class Kept:
                 aside.unlink(missing_ok=True)
 
     def _written(
-        self,
-        file: IO[bytes],
-        parts: Mapping[str, int],
-        states: Mapping[str, Any],
-        rows: Iterable[Packed],
+        self, file: IO[bytes], parts: Mapping[str, int], states: Mapping[str, Any], rows: Iterable[Packed]
     ) -> str:
         """Write an entry, an array at a time: all of them are 20 MB and more. -> what it is called."""
         content, at = _Content(file), {}

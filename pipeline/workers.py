@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -236,11 +236,8 @@ class Pool:
         Function, item and answer are pickled if it is another; a process is sent a function once. An exception of the
         function is raised here. Raises InputError if a process dies.
         """
-        process = self._take(None)
-        try:
+        with self._taken(None) as process:
             return function(item) if process is None else cast(Y, process.ask(self._use(function), "do", item))
-        finally:
-            self._give(process)
 
     def fold(
         self, function: Folding[X, Y], items: Iterable[X], count: int, rest: Callable[[Any], object] = lambda _: None
@@ -266,12 +263,9 @@ class Pool:
                 self._changed.notify_all()
 
         def answer(item: X) -> Y:
-            process = self._take(1, left)
-            used.add(process)
-            try:
+            with self._taken(1, left) as process:
+                used.add(process)
                 return function(item) if process is None else cast(Y, process.ask(use, "do", item))
-            finally:
-                self._give(process)
 
         use = self._use(function)  # before it keeps anything
         yield from in_order(answer, items, count, ahead, leaving=leave)
@@ -291,8 +285,9 @@ class Pool:
                 with contextlib.suppress(InputError):
                     process.ask(self._use(function), "do")
         finally:
-            for process in others:
-                self._give(process)
+            with self._changed:
+                self._free += others
+                self._changed.notify_all()
 
     def _use(self, function: object) -> bytes:
         """The order to work with a copy of the function: the same object for the same function."""
@@ -301,7 +296,8 @@ class Pool:
                 self._told = function, pickle.dumps(("use", function), protocol=5)
             return self._told[1]
 
-    def _take(self, here: int | None, left: Sequence[bool] = ()) -> "_Process | None":
+    @contextlib.contextmanager
+    def _taken(self, here: int | None, left: Sequence[bool] = ()) -> Iterator["_Process | None"]:
         """A process to work with, None for this one.
 
         This one takes `here` items at a time, by default as many as there are processes that are not there yet, and at
@@ -318,16 +314,15 @@ class Pool:
                 raise CancelledError
             process = self._free.pop() if self._free else None
             self._here += process is None
-            return process
-
-    def _give(self, process: "_Process | None") -> None:
-        """What `_take` took."""
-        with self._changed:
-            if process is None:
-                self._here -= 1
-            else:
-                self._free.append(process)
-            self._changed.notify_all()
+        try:
+            yield process
+        finally:
+            with self._changed:
+                if process is None:
+                    self._here -= 1
+                else:
+                    self._free.append(process)
+                self._changed.notify_all()
 
 
 class _Process:
