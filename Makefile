@@ -52,7 +52,7 @@ endif
 endif
 endif
 
-# Shell: $out becomes the folder of predictions. The default is the rule of default_out in pipeline/infer.py.
+# Shell: $out becomes the folder of predictions. The default is the rule of default_out in pipeline/predboard/inference/infer.py.
 define set_out
 out=$${PREDICTIONS:-predictions/digits}; \
 if [ -z "$$PREDICTIONS" ] && [ -n "$$DATA" ]; then \
@@ -147,16 +147,16 @@ test-s3: $(READY_DEV) ## run the tests on a server of this machine that speaks S
 
 test-libraries: $(READY_LIBRARIES) ## compare logits with torchvision, timm and transformers, in an environment of their own
 	@echo 'test: pytest against the libraries'
-	@.venv-libraries/bin/python -m pytest tests/test_libraries.py $(ARGS)
+	@.venv-libraries/bin/python -m pytest tests/models/test_hubs.py $(ARGS)
 
 bench: $(READY_DEV) ## measure what is claimed of speed, a few minutes (ARGS=loader for one part)
-	@$(BIN)/python -m tests.bench $(ARGS)
+	@$(BIN)/python -m benchmarks.bench $(ARGS)
 
 clean: ## remove .venv, the demo and what was made of it, and caches; your own predictions and logs stay
 	@echo 'clean: .venv, the demo, its predictions and logs, caches'
-	@rm -rf .venv .venv-libraries data/digits data/digits.partial predictions/digits logs/digits build dist *.egg-info
+	@rm -rf .venv .venv-libraries data/digits data/digits.partial predictions/digits logs/digits build dist pipeline/*.egg-info
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	@find pipeline tests data -name __pycache__ -prune -exec rm -rf {} +
+	@find pipeline tests data benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 print-out:
 	@$(set_out); printf '%s\n' "$$out"

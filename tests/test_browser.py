@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from predboard import CompareConfig, VisualizeConfig, visualize
+from predboard.comparison.compare import Compared, compare
+from predboard.drawing import canvas
 
-from pipeline import CompareConfig, VisualizeConfig, draw, visualize
-from pipeline.compare import Compared, compare
 from tests import toy
 
 pytestmark = pytest.mark.browser
@@ -63,7 +64,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Co
 
 @contextlib.contextmanager
 def _board(folder: Path, port: int) -> Iterator[str]:
-    command = [sys.executable, "-m", "pipeline", "board", "--logdir", str(folder), "--port", str(port)]
+    command = [sys.executable, "-m", "predboard", "board", "--logdir", str(folder), "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=toy.ROOT) as board:
         assert board.stdout is not None
         line = next(line for line in board.stdout if line.startswith("open "))
@@ -115,7 +116,7 @@ def test_the_landing_page_begins_with_the_report_card_and_two_mistakes_in_their_
     )
     assert ["1_glance/report_card" in text for text, *_ in cards] == [True, False, False]
     assert ["2_mistakes/confident" in text for text, *_ in cards] == [False, True, True]
-    assert all(size == [draw.WIDTH, draw.HEIGHT, draw.HEIGHT] for _, *size in cards)
+    assert all(size == [canvas.WIDTH, canvas.HEIGHT, canvas.HEIGHT] for _, *size in cards)
 
 
 @pytest.mark.parametrize("tab", TABS)
@@ -180,7 +181,7 @@ def test_the_overview_of_confusions_is_on_the_first_page_of_its_group_in_its_own
         " return [card.textContent, image.naturalWidth, image.naturalHeight, image.clientHeight]; })"
     )
     shown = [size for text, *size in cards if "confusion/0_overview" in text]
-    assert shown == [[draw.WIDTH, draw.HEIGHT, draw.HEIGHT]]
+    assert shown == [[canvas.WIDTH, canvas.HEIGHT, canvas.HEIGHT]]
     assert "confusion/0_matrix" in cards[0][0]
 
 
@@ -225,4 +226,4 @@ def test_the_pictures_of_a_comparison_are_there_in_their_own_pixels(
             " return [card.textContent, image.naturalWidth, image.naturalHeight];"
         )
         assert tag in text
-    assert {tag for tag, size in shown.items() if size != [draw.WIDTH, draw.HEIGHT]} <= {"changes/matrix"}
+    assert {tag for tag, size in shown.items() if size != [canvas.WIDTH, canvas.HEIGHT]} <= {"changes/matrix"}

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-
-from pipeline.infer import default_out
+from predboard.inference.infer import default_out
 
 ROOT = Path(__file__).parents[1]
 needs_digits = pytest.mark.skipif(

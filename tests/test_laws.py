@@ -14,12 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-
-from pipeline import InputError, VisualizeConfig, events, outcome, panels, visualize
-from pipeline.panels import Facts, HasFigures, LooksAgain, Panel, Subject
-from pipeline.predictions import COLUMNS, FURTHER, Predictions, Run, derived_rows
-from pipeline.state import merge
-from pipeline.summaries import (
+from predboard import InputError, VisualizeConfig, panels, visualize
+from predboard.panels import Facts, HasFigures, LooksAgain, Panel, Subject
+from predboard.predictions.table import COLUMNS, FURTHER, Predictions, Run, derived_rows
+from predboard.state import merge
+from predboard.summaries import (
     Band,
     Encoded,
     Figure,
@@ -36,6 +35,8 @@ from pipeline.summaries import (
     Text,
     Tiles,
 )
+from predboard.visualization import events, summary_json
+
 from tests import toy
 
 RUNS = {n: Run(classes=tuple(f"class{i}" for i in range(n)), model="toy.py:build") for n in (1, 2, 10, 1000)}
@@ -383,8 +384,10 @@ def test_every_scalar_that_summary_json_has_is_announced_by_a_panel() -> None:
     announced = set().union(*(panel.figured for panel in chosen if isinstance(panel, HasFigures)))
     run = RUNS[10]
     written = [(0, s) for p in chosen for s in rendered(p, run, {0: toy.state_of(p, run, some(run, 60, 0))}).values()]
-    content = outcome.summary_json("toy", run, 0.0, [(n, s) for n, s in written if isinstance(s, Scalar | Figures)])
-    summary = outcome.read_summary(content)
+    content = summary_json.summary_json(
+        "toy", run, 0.0, [(n, s) for n, s in written if isinstance(s, Scalar | Figures)]
+    )
+    summary = summary_json.read_summary(content)
     assert summary is not None
     assert len(summary["steps"]["0"]) > 80
     assert {named(name) for name in summary["steps"]["0"]} <= announced
@@ -511,8 +514,8 @@ def bytes_of(predictions: Path, logdir: Path, workers: int = 1) -> bytes:
 def test_event_bytes_depend_on_no_parts_row_groups_threads_or_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.summarize.WORTH", 0)  # processes though there is little to do
-    monkeypatch.setattr("pipeline.summarize.PORTION", 1)
+    monkeypatch.setattr("predboard.evaluation.fold.WORTH", 0)  # processes though there is little to do
+    monkeypatch.setattr("predboard.evaluation.fold.PORTION", 1)
     rows = 96
     logits, label = toy.table(toy.RUN, rows, ties=True)
     label[::7] = -1

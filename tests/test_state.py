@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-
-from pipeline import state
-from pipeline.state import Counted, Groups, Lowest, fixed, greatest, least, merge, merge_all, summed
+from predboard import state
+from predboard.state import Counted, Groups, Lowest, fixed, greatest, least, merge, merge_all, summed
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from predboard import InferConfig, VisualizeConfig, infer, open_predictions, visualize
+from predboard.errors import InputError
+from predboard.storage import runs
+from predboard.storage.inspection import inspect
 
-from pipeline import InferConfig, VisualizeConfig, infer, open_predictions, store, visualize
-from pipeline.errors import InputError
-from pipeline.inspection import inspect
 from tests import toy
 
 pytest.importorskip("torch", reason="stage one runs PyTorch models")
@@ -82,7 +83,7 @@ def _parts(out: Path) -> dict[Path, int]:
     """Published parts, each of them whole, by their time."""
     found = {}
     for path in out.glob("step=*/*.parquet"):
-        store.verify(store.open_part(path))
+        runs.verify(runs.open_part(path))
         found[path] = path.stat().st_mtime_ns
     return found
 
@@ -97,10 +98,10 @@ def _left(out: Path) -> list[str]:
 def _begun(place: Path, flags: list[str], there: Callable[[], bool], **environment: str) -> "subprocess.Popen[str]":
     """A run in a session of its own, as a terminal starts it, from when something is there."""
     (place / "pids").mkdir()
-    command = [sys.executable, "-m", "pipeline", "infer", "--preflight", "0", *flags]
+    command = [sys.executable, "-m", "predboard", "infer", "--preflight", "0", *flags]
     process = subprocess.Popen(
         [*command, "--model", f"{place / 'net.py'}:Net", "--out", str(place / "out")],
-        env={**os.environ, "PYTHONPATH": str(toy.ROOT), "PIDS": str(place / "pids"), **environment},
+        env={**os.environ, "PYTHONPATH": toy.PYTHONPATH, "PIDS": str(place / "pids"), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
@@ -337,7 +338,7 @@ def test_damage_is_named_by_inspect_and_stage_two_and_remade_by_the_next_run(tmp
     listed.write_text("path,sensor\n" + "".join(f"pictures/{file.name},s{i % 3}\n" for i, file in enumerate(files)))
     infer(_config(tmp_path, listed, shard_size=5))
     whole = _frame(tmp_path / "out")
-    path = store.part_path(tmp_path / "out", 0, 1)
+    path = runs.part_path(tmp_path / "out", 0, 1)
     raw = bytearray(path.read_bytes())
     footer = len(raw) - 8 - int.from_bytes(raw[-8:-4], "little")
     if where == "page":

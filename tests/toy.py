@@ -21,14 +21,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
+from predboard import InputError
+from predboard.panels import LooksAgain, Panel, Twice
+from predboard.predictions.table import Part, Predictions, Run, derived_rows, keys_of, schema
+from predboard.storage import paths, runs, shards
+from predboard.storage.paths import Place
 from tensorboard.compat.proto import event_pb2, summary_pb2
 
-from pipeline import InputError, places, shards, store
-from pipeline.panels import LooksAgain, Panel, Twice
-from pipeline.places import Place
-from pipeline.predictions import Part, Predictions, Run, derived_rows, keys_of, schema
-
 ROOT = Path(__file__).parent.parent
+PYTHONPATH = f"{ROOT / 'pipeline'}{os.pathsep}{ROOT}"
+"""Where processes that tests start find the package and the tests."""
+
 SHARED = Path(os.environ.get("PREDBOARD_TEST_DATA", ROOT.parent / "shared" / "data"))
 """Real models, images and predictions, where they are; never part of the repository."""
 
@@ -100,7 +103,7 @@ def write_run(
     """Write predictions as parts of `shard_size` rows, in row groups of `group` rows; one of `warnings` in each."""
     run = dataclasses.replace(run, shard_size=shard_size)
     for shard in shards.plan(len(label), shard_size):
-        writer = store.PartWriter(store.part_path(folder, run.step, shard.index), run)
+        writer = runs.PartWriter(runs.part_path(folder, run.step, shard.index), run)
         for a in range(shard.start, shard.stop, group):
             b = min(a + group, shard.stop)
             here = frozenset(i - a for i in failed if a <= i < b)
@@ -225,7 +228,7 @@ def local(place: Place) -> Path:
 
 def spoil(part: Place, column: str) -> None:
     """Turn one bit near the end of a column of a part file, behind the page header."""
-    group = pq.read_metadata(places.source(part)).row_group(0)
+    group = pq.read_metadata(paths.source(part)).row_group(0)
     (found,) = (c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == column)
     content = bytearray(part.read_bytes())
     content[found.data_page_offset + found.total_compressed_size - 3] ^= 1
@@ -255,7 +258,7 @@ def predboard(
 ) -> subprocess.CompletedProcess[str]:
     """Run the command as a user does, in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "pipeline", *map(str, arguments)],
+        [sys.executable, "-m", "predboard", *map(str, arguments)],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,

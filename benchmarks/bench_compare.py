@@ -1,0 +1,96 @@
+"""What is claimed of the speed and memory of comparisons; see tests/bench.py, which runs it."""
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import predboard
+import pyarrow
+from predboard.comparison.changes import COLUMNS
+from predboard.comparison.differences import NEW_COLUMNS, OLD_COLUMNS
+from predboard.predictions.table import Part, Predictions, Run, keys_of
+from predboard.storage import runs, shards
+
+from benchmarks import bench_visualize
+from tests import toy
+
+ROWS, CLASSES = 1_000_000, 10
+
+
+def write(folder: Path, seed: int, order: np.ndarray[Any, Any] | None = None) -> Path:
+    """A run without source pictures. Another seed is another model of the same images, which changes one prediction in
+    six, as ResNet-56 does those of ResNet-20; `order` is that of the images.
+    """
+    if folder.exists():
+        return folder
+    run = Run(classes=tuple(f"class{i}" for i in range(CLASSES)), model="bench", shard_size=2**16)
+    random = np.random.default_rng(seed)
+    for shard in shards.plan(ROWS, run.shard_size):
+        n = len(shard)
+        at = np.arange(shard.start, shard.stop) if order is None else order[shard.start : shard.stop]
+        label = at * 7919 % CLASSES
+        logits = (at[:, None] * np.arange(101, 101 + CLASSES) % 997 / 997 * 8).astype(np.float32)
+        logits[np.arange(n), label] += 5
+        logits += random.normal(scale=0.5, size=(n, CLASSES)).astype(np.float32)
+        batch = toy.predictions(run, logits, label, shard.start).batch
+        names = [f"{i:06d}.png" for i in at.tolist()]
+        bright = (at * 31 % 9973 / 9973).astype(np.float32)
+        for name, values in (
+            ("image", pyarrow.array(names)),
+            ("key", pyarrow.array(keys_of(names))),
+            ("digest", pyarrow.array(at)),
+            ("bytes", pyarrow.array(2000 + at * 17 % 3001)),
+            ("brightness", pyarrow.array(bright)),
+            ("contrast", pyarrow.array(bright / 2)),
+        ):
+            place = batch.schema.get_field_index(name)
+            batch = batch.set_column(place, batch.schema.field(place), values)
+        writer = runs.PartWriter(runs.part_path(folder, 0, shard.index), run)
+        writer.write(Predictions(batch))
+        manifest = "bench" if order is None else "shuffled"
+        writer.publish(Part(shard.start, shard.stop, manifest, ROWS, "", started=1.7e9, finished=1.7e9))
+    return folder
+
+
+def read(*folders: Path) -> None:
+    """What a comparison must read at least: its columns of both runs."""
+    for folder, columns in zip(folders, (OLD_COLUMNS, NEW_COLUMNS), strict=True):
+        (step,) = runs.open_run(folder)
+        for part in step.parts:
+            for batch in runs.batches(part, columns | COLUMNS):
+                len(batch)
+
+
+def processor(*actions: Callable[[], Any]) -> list[float]:
+    """Median processor seconds of each, the system's included; they take turns. Other programs make them no longer."""
+    taken: list[list[float]] = []
+    for _ in range(bench_visualize.TURNS + 2):
+        taken.append([])
+        for action in actions:
+            began = time.process_time()
+            action()
+            taken[-1].append(time.process_time() - began)
+    return np.median(taken, axis=0).tolist()  # type: ignore[no-any-return]  # a list of floats
+
+
+def compare(folder: Path, line: Callable[[str, float, str], None]) -> None:
+    """Two runs of a million images, in one order and in two."""
+    old, new = write(folder / "old", 0), write(folder / "new", 1)
+    shuffled = write(folder / "shuffled", 1, np.random.default_rng(2).permutation(ROWS))
+    logs = folder / "logs"
+
+    def compared(other: Path) -> None:
+        shutil.rmtree(logs, ignore_errors=True)
+        predboard.compare(old, other, logdir=logs)
+
+    for name, other in (("one order", new), ("shuffled", shuffled)):
+        least, took = processor(lambda: read(old, other), lambda: compared(other))  # noqa: B023  at once
+        line(f"comparing 2 × {ROWS:,} × {CLASSES}, {name}, over reading: processor", took / least, "at most 4")
+        seconds, peak = bench_visualize.watched(["compare", str(old), str(other)], logs)
+        line(f"comparing 2 × {ROWS:,} × {CLASSES}, {name}, in {seconds:.0f} s: peak, GB", peak / 1e3, "below 1")
+
+
+BENCHES = (compare,)

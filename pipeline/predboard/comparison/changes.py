@@ -1,0 +1,220 @@
+"""Rows of two steps -> which changed and how: a table of all, and the few worth looking at. Knows no figures."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from predboard.comparison import join
+from predboard.comparison.join import Buckets, Joined
+from predboard.predictions.table import Predictions, Rows, as_numpy
+from predboard.state import Lowest
+
+FILE = "changes.parquet"
+
+KINDS = (
+    "same",
+    "broken",
+    "fixed",
+    "changed_wrong",
+    "changed_unlabelled",
+    "labels_differ",
+    "failed_new",
+    "failed_old",
+    "only_old",
+    "only_new",
+)
+"""What may have become of a row; the first is no change. `labels_differ` comes before all others but failures."""
+
+BOTH_WRONG = len(KINDS)
+"""A kind of unchanged rows that has a gallery: the same wrong class both times."""
+
+COLUMNS = frozenset({"id", "key", "image", "label", "predicted", "confidence", "loss", "digest"})
+"""Columns of both steps that are read."""
+
+
+def kinds_of(rows: Joined) -> NDArray[np.int64]:
+    """Place in `KINDS` of each row that both steps have. -> [rows]."""
+    old, new = rows.old, rows.new
+    found = np.zeros(len(new), np.int64)
+    changed = old.predicted != new.predicted
+    was, is_ = old.right, new.right
+    labelled = new.label >= 0
+    for kind, where in (
+        ("changed_unlabelled", ~labelled & changed),
+        ("changed_wrong", labelled & ~was & ~is_ & changed),
+        ("fixed", labelled & ~was & is_),
+        ("broken", labelled & was & ~is_),
+        ("labels_differ", old.label != new.label),
+        ("failed_old", (old.predicted < 0) & (new.predicted >= 0)),
+        ("failed_new", (old.predicted >= 0) & (new.predicted < 0)),
+    ):
+        found[where] = KINDS.index(kind)
+    found[(old.predicted < 0) & (new.predicted < 0)] = 0
+    return found
+
+
+def schema() -> pa.Schema:
+    """Of the table of changes."""
+    both = {"id": pa.int64(), "image": pa.string(), "label": pa.string(), "predicted": pa.string()}
+    both |= {"confidence": pa.float32(), "loss": pa.float32()}
+    columns = [(f"{name}_{side}", kind) for name, kind in both.items() for side in ("old", "new")]
+    return pa.schema([("kind", pa.string()), ("key", pa.int64()), *columns, ("picture_differs", pa.bool_())])
+
+
+_PLACE = "place"
+"""Of a row in the table: its id in the new step, and those that only the old one has after them."""
+
+
+class Changes:
+    """The table of changes, in the order of the new step's rows whatever the order in which they come."""
+
+    def __init__(self, names: tuple[str, ...], rows: tuple[int, int], folder: Path) -> None:
+        """No changes.
+
+        Args:
+            names: of the classes of both steps.
+            rows: of the manifests of the old and of the new step.
+            folder: where files may lie for a while.
+        """
+        self._names = pa.array([*names, None], pa.string())
+        self._rows, self._folder = rows, folder
+        self._schema = schema().append(pa.field(_PLACE, pa.int64()))
+        self._kept = Buckets(self._schema, self._bucket_of)
+        self._stack = contextlib.ExitStack()
+        self.count = 0
+
+    def _bucket_of(self, batch: pa.RecordBatch, count: int) -> NDArray[np.int64]:
+        return np.asarray(as_numpy(batch.column(_PLACE)) * count // (sum(self._rows) + 1), np.int64).clip(max=count - 1)
+
+    def add(self, rows: Joined) -> None:
+        """Take in what changed among some rows."""
+        kind = kinds_of(rows)
+        changed = kind > 0
+        if changed.any():
+            self._add(kind[changed], rows.old.take(changed), rows.new.take(changed))
+        self._add(np.full(len(rows.only_old), KINDS.index("only_old")), rows.only_old, None)
+        self._add(np.full(len(rows.only_new), KINDS.index("only_new")), None, rows.only_new)
+
+    def _add(self, kind: NDArray[np.int64], old: Predictions | None, new: Predictions | None) -> None:
+        if not len(kind):
+            return
+        self.count += len(kind)
+        sides = {"old": old, "new": new}
+        known = [side for side in (new, old) if side is not None]
+        columns: dict[str, pa.Array] = {
+            "kind": pa.array(KINDS, pa.string()).take(pa.array(kind)),
+            "key": known[0].column("key"),
+            _PLACE: pa.array(self._rows[1] + known[0].id if new is None else known[0].id),
+        }
+        differs = np.zeros(len(kind), bool)
+        if old is not None and new is not None:
+            differs = old.has_digest & new.has_digest & (old.digest != new.digest)
+        columns["picture_differs"] = pa.array(differs.tolist(), pa.bool_())
+        for side, rows in sides.items():
+            for name in ("id", "image", "label", "predicted", "confidence", "loss"):
+                field = self._schema.field(f"{name}_{side}")
+                if rows is None:
+                    columns[field.name] = pa.nulls(len(kind), field.type)
+                elif name in ("label", "predicted"):
+                    columns[field.name] = self._names.take(pa.array(getattr(rows, name) % len(self._names)))
+                else:
+                    column = rows.column(name)
+                    columns[field.name] = column.cast(field.type) if pa.types.is_dictionary(column.type) else column
+        batch = pa.RecordBatch.from_arrays([columns[f.name] for f in self._schema], schema=self._schema)
+        if self._kept.files is None and self._kept.bytes + batch.nbytes > join.BUCKET:
+            here = self._stack.enter_context(join.aside(self._folder))
+            self._kept.deal(here / "changes", join.files_for(sum(self._rows) * batch.nbytes // len(batch)))
+        self._kept.add(batch)
+
+    def write(self, path: Path) -> None:
+        """Write the table."""
+        few = [f.name for f in schema() if f.name == "kind" or f.name.startswith(("label", "predicted"))]
+        with (
+            self._stack,
+            pq.ParquetWriter(
+                path, schema(), compression="zstd", use_dictionary=few, write_page_checksum=True
+            ) as writer,
+        ):
+            for batch in join.portioned(self._ordered(), schema()):
+                writer.write_batch(batch)
+
+    def _ordered(self) -> Iterator[pa.RecordBatch]:
+        for number in range(self._kept.count):
+            rows = self._kept.take(number)
+            if len(rows):
+                order = np.argsort(as_numpy(rows.column(_PLACE)), kind="stable")
+                yield rows.take(pa.array(order)).select(schema().names)
+
+    def close(self) -> None:
+        """Leave nothing behind, written or not."""
+        self._stack.close()
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A few rows of some kinds; mergeable."""
+
+    of_kind: Lowest  # by place in KINDS
+
+
+GALLERIES = (KINDS.index("broken"), KINDS.index("fixed"), KINDS.index("changed_wrong"), BOTH_WRONG)
+"""Kinds of which rows are shown."""
+
+COUNT = 12
+"""Pictures in a gallery: one page of TensorBoard."""
+
+_OF_ROWS: Mapping[str, type] = {
+    "key": np.int64,
+    "id": np.int64,
+    "id_old": np.int64,
+    "image": object,
+    "label": np.int64,
+    "old": np.int64,
+    "new": np.int64,
+    "confidence_old": np.float32,
+    "confidence_new": np.float32,
+}
+
+
+def no_examples() -> Examples:
+    """Of no rows."""
+    none: Rows = {name: np.zeros(0, kind) for name, kind in _OF_ROWS.items()}
+    return Examples(Lowest(COUNT, np.zeros(0, np.int64), np.zeros(0), none))
+
+
+def examples_of(rows: Joined) -> Examples:
+    """Of each kind those of which the new step is most sure."""
+    old, new = rows.old, rows.new
+    kind = kinds_of(rows)
+    kind[(kind == 0) & (new.predicted >= 0) & (new.label >= 0) & ~new.right] = BOTH_WRONG
+    among = np.concatenate([_surest(np.flatnonzero(kind == of), new.confidence) for of in GALLERIES])
+    score = -new.confidence[among].astype(np.float64)
+    stay = Lowest.choose(COUNT, kind[among], score, new.key[among], new.id[among])
+    at = among[stay]
+    images = new.column("image")
+    found: Rows = {
+        "key": new.key[at],
+        "id": new.id[at],
+        "id_old": old.id[at],
+        "image": np.array([images[i].as_py() for i in at.tolist()], object),
+        "label": new.label[at],
+        "old": old.predicted[at],
+        "new": new.predicted[at],
+        "confidence_old": old.confidence[at],
+        "confidence_new": new.confidence[at],
+    }
+    return Examples(Lowest(COUNT, kind[among][stay], score[stay], found))
+
+
+def _surest(rows: NDArray[np.int64], confidence: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Those of the rows that can be among the `COUNT` of highest confidence: a few more, if some are equal."""
+    if len(rows) <= COUNT:
+        return rows
+    of = confidence[rows]
+    return np.asarray(rows[of >= np.partition(of, len(of) - COUNT)[len(of) - COUNT]])

@@ -1,0 +1,332 @@
+"""The comparison of steps, one straight function: Parquet -> pairs of rows -> states -> files for people and scripts.
+
+Knows no panel and no metric.
+"""
+
+import itertools
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from predboard.comparison import changes, join, render, report
+from predboard.comparison.changes import Changes, Examples, examples_of, no_examples
+from predboard.comparison.differences import NEW_COLUMNS, OLD_COLUMNS, Comparison, Paired, pair
+from predboard.comparison.join import Classes, classes_of
+from predboard.comparison.report import Side
+from predboard.config import CompareConfig
+from predboard.drawing import canvas
+from predboard.drawing.comparison import PairWords, Said, pair_tile
+from predboard.errors import InputError, plural
+from predboard.images import decode
+from predboard.parallel import pool
+from predboard.predictions.table import digest_of
+from predboard.state import merge
+from predboard.storage import paths
+from predboard.storage import runs as store
+from predboard.storage.paths import Place
+from predboard.storage.runs import Step, unwritable
+from predboard.summaries import Encoded, File, Picture, Summary, Tiles
+from predboard.visualization import events, log_folder, summary_json
+from predboard.visualization.source_images import Pictures
+
+STEPS = 12
+"""Steps of a run that are compared with each other; of more, so many are taken, evenly spread."""
+
+ALL = 12
+"""Sides of which all pairs are compared; of more, each with the first and with the most accurate."""
+
+TRANSITIONS = "transitions.csv"
+"""Which predictions changed into which."""
+
+LONGEST = 120
+"""Bytes of a comparison's name; in a longer one the old sides are counted instead of named, and a digest tells them
+from others."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What a comparison found and wrote."""
+
+    name: str
+    folder: Place
+    event_file: Place
+    verdict: str
+    """In one sentence."""
+    found: Mapping[str, Any]
+    """What compare.json says (docs/format.md)."""
+    missing_pictures: int
+    """Source pictures that were not found."""
+    unchanged: bool
+    """Nothing had changed since the last time, so nothing was written."""
+
+
+def compare(config: CompareConfig, say: Callable[[str], None] = lambda _: None) -> Compared:
+    """Compare two steps, or several with each other, row by row.
+
+    Args:
+        config: what to compare; the first is the old one.
+        say: takes a line of progress for a person.
+
+    Raises:
+        InputError: for bad input; what was written before stays as it is.
+    """
+    sides = _sides(config, say)
+    name = _name(sides)
+    folder = config.logdir / name
+    for predictions in config.predictions:
+        if paths.is_inside(folder, predictions):
+            raise InputError(
+                f"--logdir {config.logdir} would mix logs into the predictions {predictions}: name another folder"
+            )
+    if config.image_root is not None and not config.image_root.is_dir():
+        raise InputError(f"no folder {config.image_root}: --image-root is where the source images are now")
+    all_ = len(sides) <= ALL
+    classes = {
+        of: _classes(sides, of, config) for of in itertools.combinations(range(len(sides)), 2) if all_ or of[0] == 0
+    }
+    made_from = _made_from(name, sides, config)
+    record = log_folder.read_record(folder)
+    if record.made_from == made_from and all((folder / file).is_file() for file in record.files):
+        found = report.read_compare((folder / report.FILE).read_bytes())
+        if found is not None:
+            return Compared(name, folder, folder / record.files[0], found["verdict"], found, 0, unchanged=True)
+
+    rows = sum(side.step.rows for side in sides)
+    which = plural(len(classes), "pair") if all_ else "each with the first and with the most accurate"
+    say(f"{name}: {plural(rows, 'row')} in {plural(len(sides), 'step')}, {which}")
+    with unwritable(folder), store.lock(folder, "--logdir", ".predboard-*.partial"):
+        record = log_folder.read_record(folder)
+        if summary_json.FILE in record.files:
+            raise InputError(f"{folder} has the logs of a run, which a comparison would replace: name another --logdir")
+        for gone in log_folder.left_by(folder, record, config.predictions):
+            say(f"{name}: it was of {gone}, where nothing is any more")
+        aside = paths.workshop(folder) / f".predboard-{os.getpid()}.partial"
+        try:
+            aside.mkdir()
+            pairs, examples = _pairs(sides, classes, aside)
+            while lacking := report.lacking(pairs, len(sides)):
+                pairs |= {of: _of_pair(sides, of, _classes(sides, of, config)) for of in lacking}
+            if not any(of.state.both for of in pairs.values()):
+                raise InputError(_strangers(sides[0], sides[-1]))
+            whole = pairs[0, len(sides) - 1]
+            mapped = any(of.mapped for of in classes.values())
+            content = report.compare_json(name, sides, pairs, mapped, (changes.FILE, TRANSITIONS))
+            album = _Album(sides[0], sides[-1], config.image_root, whole.names)
+            drawn = album.drawn(render.summaries(sides, pairs, examples), pool.count(config.workers))
+            _write(sides, drawn, content, whole, aside)
+            made_of = made_from if not album.missing else ""  # another time they may be there
+            event_file = log_folder.publish(folder, aside, _time(sides), record, made_of, config.predictions)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    found = report.read_compare(content) or {}
+    return Compared(name, folder, event_file, found["verdict"], found, len(album.missing), unchanged=False)
+
+
+def _sides(config: CompareConfig, say: Callable[[str], None]) -> list[Side]:
+    """What to compare, the oldest first."""
+    if not config.predictions:
+        raise InputError("which predictions? For example: predboard compare predictions/old predictions/new")
+    named = (config.step_old, config.step_new)
+    if len(config.predictions) > 2 and named != (None, None):
+        raise InputError(
+            f"--step-old and --step-new are for one or two runs; there are {len(config.predictions)}: leave them out"
+        )
+    opened = [store.open_run(folder) for folder in config.predictions]
+    runs = _unlike(config.predictions)
+    if len(opened) == 1:
+        (steps,) = opened
+        chosen = [_step(steps, config.step_old, 0, runs[0]), _step(steps, config.step_new, -1, runs[0])]
+        if named == (None, None):
+            if len(steps) < 2:
+                raise InputError(f"{config.predictions[0]} has one step: name another run to compare it with")
+            chosen = [steps[i] for i in _spread(len(steps))]
+            if len(chosen) < len(steps):
+                say(f"{len(chosen)} of the {len(steps)} steps are compared; --step-old and --step-new name two")
+        return [Side(f"{runs[0]} step {step.step}", runs[0], step) for step in chosen]
+    if len(opened) == 2:
+        chosen = [_step(steps, number, -1, run) for steps, number, run in zip(opened, named, runs, strict=True)]
+    else:
+        chosen = [steps[-1] for steps in opened]
+    twice = len(set(runs)) < len(runs)  # one run, so its steps are what differs
+    said = [
+        run if number is None and not (twice and any(n is not None for n in named)) else f"{run} step {step.step}"
+        for run, number, step in zip(runs, (*named, *[None] * len(runs)), chosen, strict=False)
+    ]
+    return [Side(*side) for side in zip(said, runs, chosen, strict=True)]
+
+
+def _step(steps: Sequence[Step], number: int | None, default: int, run: str) -> Step:
+    if number is None:
+        return steps[default]
+    found = next((step for step in steps if step.step == number), None)
+    if found is None:
+        there = ", ".join(str(step.step) for step in steps)
+        raise InputError(f"{run} has no step {number}; there are {there}")
+    return found
+
+
+def _spread(count: int) -> list[int]:
+    """Places of at most STEPS things, evenly spread, with the first and the last."""
+    if count <= STEPS:
+        return list(range(count))
+    return [round(i * (count - 1) / (STEPS - 1)) for i in range(STEPS)]
+
+
+def _unlike(folders: Sequence[Place]) -> list[str]:
+    """What to call the runs: by their folders, and where two have one name by the folders above as well."""
+    resolved = [folder.resolve() for folder in folders]
+    names = [folder.name for folder in resolved]
+    for depth in range(2, 1 + max(len(folder.parts) for folder in resolved)):
+        twice = {
+            n for i, n in enumerate(names) if any(n == m and resolved[i] != resolved[j] for j, m in enumerate(names))
+        }
+        if not twice:
+            break
+        names = [
+            " ".join(f.parts[-depth:]).strip("/ ") if n in twice else n for n, f in zip(names, resolved, strict=True)
+        ]
+    return names
+
+
+def _name(sides: Sequence[Side]) -> str:
+    """Name of the comparison, and of its folder."""
+    new, old = sides[-1], [side.name for side in sides[:-1]]
+    if all(side.run == new.run for side in sides) and len({side.step.step for side in sides}) > 1:
+        old = [str(side.step.step) for side in sides[:-1]]
+    name = f"{new.name} vs {', '.join(old)}"
+    return (
+        name
+        if len(name.encode()) <= LONGEST
+        else f"{new.name} vs {plural(len(old), 'other')} {digest_of({'old': old})[:6]}"
+    )
+
+
+def _pairs(
+    sides: Sequence[Side], classes: Mapping[tuple[int, int], Classes], aside: Path
+) -> tuple[dict[tuple[int, int], Comparison], Examples]:
+    """Figures of these pairs; of the first side against the last the table of changes and examples as well."""
+    found = {}
+    last = len(sides) - 1
+    for (i, j), of in classes.items():
+        old, new = sides[i].step, sides[j].step
+        if (i, j) == (0, last):
+            state, examples = _in_full(old, new, of, aside)
+            found[i, j] = Comparison(state, of.names)
+        else:
+            found[i, j] = _of_pair(sides, (i, j), of)
+    return found, examples
+
+
+def _classes(sides: Sequence[Side], of: tuple[int, int], config: CompareConfig) -> Classes:
+    old, new = (sides[place] for place in of)
+    return classes_of(old.step.run, new.step.run, (old.name, new.name), config.map_classes)
+
+
+def _of_pair(sides: Sequence[Side], of: tuple[int, int], classes: Classes) -> Comparison:
+    """Figures of all classes together."""
+    old, new = (sides[place].step for place in of)
+    return Comparison(pair(old, new, classes, kinds=False), classes.names)
+
+
+def _strangers(old: Side, new: Side) -> str:
+    """What to say where no image is in both."""
+    one, other = (
+        store.pick(side.step, [start := side.step.parts[0].part.start], "image").get(start) for side in (old, new)
+    )
+    return (
+        f"{new.name} and {old.name} have no image in common ({other!r} is in one, {one!r} in the other): rows are "
+        "joined by key, which is the path below --data, or what --key-column of `predboard infer` and `import` names"
+    )
+
+
+def _in_full(old: Step, new: Step, classes: Classes, aside: Path) -> tuple[Paired, Examples]:
+    """One look at all rows for everything that is said of them."""
+    state, examples = Paired.zero(), no_examples()
+    columns = OLD_COLUMNS | changes.COLUMNS, NEW_COLUMNS | changes.COLUMNS
+    table = Changes(classes.names, (old.manifest_rows, new.manifest_rows), aside)
+    try:
+        for rows in join.joined(old, new, classes, columns, aside):
+            state = merge(state, Paired.measure(len(classes.names), rows))
+            examples = merge(examples, examples_of(rows))
+            table.add(rows)
+        table.write(aside / changes.FILE)
+    finally:
+        table.close()
+    return state, examples
+
+
+def _write(
+    sides: Sequence[Side],
+    drawn: Iterable[tuple[int, Summary]],
+    content: bytes,
+    found: Comparison,
+    aside: Path,
+) -> None:
+    """All files but the table of changes, aside."""
+    log_folder.write_file(aside, File(report.FILE, content))
+    log_folder.write_file(aside, File(TRANSITIONS, report.transitions_csv(found)))
+    time = _time(sides)
+    with decode.quietly(), events.Writer(aside / log_folder.EVENTS, time) as writer:
+        for step, summary in drawn:
+            writer.write(step, time, summary)
+
+
+class _Album:
+    """The source pictures of what both steps have: from where the new step finds them, else the old one."""
+
+    def __init__(self, old: Side, new: Side, image_root: Place | None, names: Sequence[str]) -> None:
+        self._old, self._new, self._names = old, new, names
+        self._of_old, self._of_new = (Pictures((side.step,), image_root) for side in (old, new))
+        self.missing: set[str] = set()
+
+    def drawn(self, all_: Iterable[tuple[int, Summary]], threads: int) -> Iterator[tuple[int, Summary]]:
+        """The summaries with their tiles drawn, on threads, in their order."""
+        found = list(all_)
+        tiles = [s for _, s in found if isinstance(s, Tiles)]
+        self._of_new.expect((self._new.step.step, s) for s in tiles)
+        self._of_old.expect((self._old.step.step, Tiles(s.tag, {**s.rows, "id": s.rows["id_old"]})) for s in tiles)
+        yield from pool.in_order(self._drawn, found, threads)
+
+    def _drawn(self, item: tuple[int, Summary]) -> tuple[int, Summary]:
+        step, summary = item
+        if isinstance(summary, Tiles):
+            return step, self._encoded(summary)
+        return step, events.encoded(summary) if isinstance(summary, Picture) else summary
+
+    def _encoded(self, tiles: Tiles) -> Encoded:
+        samples, rows, names = [], tiles.rows, self._names
+        refs = [str(ref or "") for ref in rows["image"]]
+        found = list(self._of_new.fitted(self._new.step.step, rows["id"].tolist(), refs))
+        lost = [i for i, (picture, _) in enumerate(found) if picture is None]
+        ids = rows["id_old"][lost].tolist()
+        for i, other in zip(lost, self._of_old.fitted(self._old.step.step, ids, [refs[i] for i in lost]), strict=True):
+            found[i] = other
+        self.missing.update(ref for ref, (picture, _) in zip(refs, found, strict=True) if picture is None and ref)
+        for i, (picture, exact) in enumerate(found):
+            words = PairWords(
+                verdict=render.VERDICTS[render.gallery(tiles.tag)],
+                true=names[rows["label"][i]],
+                old=Said(self._old.name, names[rows["old"][i]], float(rows["confidence_old"][i])),
+                new=Said(self._new.name, names[rows["new"][i]], float(rows["confidence_new"][i])),
+                name=refs[i],
+            )
+            drawn = pair_tile(picture, words)
+            samples.append(events.png(drawn) if exact else events.jpeg(drawn))
+        return Encoded(tiles.tag, canvas.WIDTH, canvas.HEIGHT, tuple(samples), tiles.description)
+
+
+def _time(sides: Sequence[Side]) -> float:
+    """When the newest step was finished and a second: TensorBoard's colours go by time, and the runs keep theirs."""
+    return max(side.step.finished for side in sides) + 1
+
+
+def _made_from(name: str, sides: Sequence[Side], config: CompareConfig) -> str:
+    """Digest of all that decides what is written, as far as it can be known without reading the rows."""
+    parts = [[side.name, [[asdict(p.part), p.run.fingerprint] for p in side.step.parts]] for side in sides]
+    root = None if config.image_root is None else str(config.image_root.resolve())
+    return digest_of(
+        {"name": name, "parts": parts, "image_root": root, "mapped": config.map_classes, "code": log_folder.program()}
+    )

@@ -1,0 +1,452 @@
+"""Two steps -> the rows of the same images, side by side. Knows keys, and not what is compared.
+
+Rows are joined by `key`, never by their order; of several rows of one key in a step the first goes with the first of
+the other step, the second with the second. Where both steps have the same parts of the same manifest, which is when one
+list of images went through two models, rows already lie side by side. Otherwise both are dealt into buckets by a hash
+of the key, each small enough to be sorted: in memory where there are few rows, else in files.
+"""
+
+import contextlib
+import itertools
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from predboard.errors import InputError
+from predboard.predictions.table import COLUMNS, FURTHER, Predictions, Run, as_numpy, mix
+from predboard.storage import runs
+from predboard.storage.runs import Step, unwritable
+
+PORTION = 2**18
+"""Rows that are handed on at a time: some 24 MB of each step."""
+
+MEMORY = 2**28
+"""Bytes of both steps that are held in memory; more are dealt into files."""
+
+BUCKET = 2**26
+"""Bytes of both steps in one bucket, where they are dealt into files."""
+
+BUCKETS = 200
+"""Files of a step that may be open at once."""
+
+KEYS = 2**23
+"""Keys in memory at a time while those that are there twice are counted."""
+
+SALT = 11
+"""Of the hash that deals rows into buckets."""
+
+NEEDED = frozenset({"id", "key", "label", "predicted"})
+"""Columns that are read in any case."""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What the classes of two steps are called together, and where those of each are among them."""
+
+    names: tuple[str, ...]
+    old: NDArray[np.int64] | None = None  # [classes of the old step] places in `names`; None: as they are
+    new: NDArray[np.int64] | None = None
+
+    @property
+    def mapped(self) -> bool:
+        """Whether the two lists differ."""
+        return self.old is not None
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Some rows of two steps."""
+
+    old: Predictions
+    new: Predictions
+    """Row by row the same images as `old`."""
+    only_old: Predictions
+    only_new: Predictions
+    """Rows whose image the other step lacks."""
+    repeated: tuple[int, int] = (0, 0)
+    """Rows of each step whose key another row of it has too, counted once for all rows."""
+
+
+def classes_of(old: Run, new: Run, called: tuple[str, str], by_name: bool = False) -> Classes:
+    """The classes of two steps.
+
+    Args:
+        old, new: what the footers say.
+        called: what to call the two in a message.
+        by_name: map different lists by their names: those of the new step, then what only the old one has.
+
+    Raises InputError if the lists differ and are not to be mapped, or cannot be because a name is there twice.
+    """
+    if old.classes == new.classes:
+        return Classes(new.classes)
+    if not by_name:
+        both = enumerate(itertools.zip_longest(old.classes, new.classes))
+        at, (a, b) = next((i, pair) for i, pair in both if pair[0] != pair[1])
+        said = [f"{'none' if name is None else repr(name)} in {of}" for name, of in ((a, called[0]), (b, called[1]))]
+        raise InputError(
+            f"the classes differ: class {at} is {said[0]} and {said[1]} ({len(old.classes):,} and "
+            f"{len(new.classes):,} classes); --map-classes goes by their names"
+        )
+    for run, of in ((old, called[0]), (new, called[1])):
+        if twice := next((name for name in run.classes if run.classes.count(name) > 1), None):
+            raise InputError(f"two classes of {of} are called {twice!r}, so --map-classes cannot tell them apart")
+    names = tuple(dict.fromkeys([*new.classes, *old.classes]))
+    place = {name: i for i, name in enumerate(names)}
+    old_at, new_at = (np.array([place[name] for name in run.classes], np.int64) for run in (old, new))
+    return Classes(names, old_at, new_at)
+
+
+def joined(
+    old: Step,
+    new: Step,
+    classes: Classes,
+    columns: tuple[Collection[str], Collection[str]],
+    folder: Path | None = None,
+    zipped: bool = True,
+) -> Iterator[Joined]:
+    """All rows of two steps, a bounded number at a time.
+
+    Where rows lie side by side, and where few are sorted in memory, they come in the order of the new step's ids.
+
+    Args:
+        old, new: the steps.
+        classes: from `classes_of`; `label` and `predicted` are places in its names.
+        columns: what to read of each besides `NEEDED`; `FURTHER` stands for what the manifest brought along, but for
+            lists and bytes.
+        folder: where files of rows may lie for a while; by default where the system keeps such files.
+        zipped: take rows that lie side by side as they are, instead of sorting them all the same.
+
+    Raises InputError if a part is damaged, or the folder cannot be written to.
+    """
+    sides = _Side(old, columns[0], classes.old), _Side(new, columns[1], classes.new)
+    if zipped and (found := _alike(old, new)) is not None:
+        yield from _zipped(*sides, found)
+    else:
+        yield from _sorted(*sides, folder)
+
+
+class _Side:
+    """The rows of one step, in the order of their ids."""
+
+    def __init__(self, step: Step, columns: Collection[str], place: NDArray[np.int64] | None) -> None:
+        self.step, self._place = step, place
+        there = runs.columns_of(step.parts[0])
+        wanted = {*columns, *NEEDED}
+        self._names = [
+            f.name for f in there if f.name in wanted or (FURTHER in wanted and f.name not in COLUMNS and _plain(f))
+        ]
+        self.schema = pa.schema([_flat(there.field(name)) for name in self._names])
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """As they lie in the parts."""
+        for part in self.step.parts:
+            for rows in runs.batches(part, self._names):
+                yield self._conformed(rows.batch, part.name)
+
+    def portions(self) -> Iterator[pa.RecordBatch]:
+        """`PORTION` rows each, but for the last."""
+        return portioned(self.batches(), self.schema)
+
+    def _conformed(self, batch: pa.RecordBatch, where: str) -> pa.RecordBatch:
+        if self._place is None and batch.schema.equals(self.schema):
+            return batch
+        columns = []
+        for field in self.schema:
+            if field.name not in batch.schema.names:
+                raise InputError(f"{where} lacks the column {field.name}, which other parts have: make it again")
+            column = batch.column(field.name)
+            if pa.types.is_dictionary(column.type):
+                column = column.dictionary_decode()
+            if field.name in ("label", "predicted") and self._place is not None and len(self._place):
+                at = as_numpy(column, -1)
+                column = pa.array(self._place[at].astype(np.int32), pa.int32(), mask=at < 0)
+            if column.type != field.type:
+                raise InputError(
+                    f"column {field.name} of {where} is {column.type} and {field.type} in other parts: make it again"
+                )
+            columns.append(column)
+        return pa.RecordBatch.from_arrays(columns, schema=self.schema)
+
+
+def _plain(field: pa.Field) -> bool:
+    """Whether a column of the manifest can tell kinds of images apart."""
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    return not (pa.types.is_nested(kind) or binary or pa.types.is_fixed_size_binary(kind))
+
+
+def _flat(field: pa.Field) -> pa.Field:
+    """The column with its values in place of a dictionary and of places in it."""
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    if field.name in COLUMNS:
+        kind, nullable, _ = COLUMNS[field.name]
+        return pa.field(field.name, kind, nullable)
+    return pa.field(field.name, kind)
+
+
+def one(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatch:
+    """All rows in one batch."""
+    if len(batches) == 1:
+        return batches[0]
+    columns = [pa.concat_arrays([batch.column(i) for batch in batches]) for i in range(len(schema))]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def nothing(schema: pa.Schema) -> pa.RecordBatch:
+    """No rows."""
+    return pa.RecordBatch.from_arrays([pa.array([], f.type) for f in schema], schema=schema)
+
+
+def portioned(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """The same rows, `PORTION` at a time but for the last, however they come."""
+    kept: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in batches:
+        kept.append(batch)
+        rows += len(batch)
+        while rows >= PORTION:
+            whole = one(kept, schema)
+            yield whole.slice(0, PORTION)
+            kept, rows = [whole.slice(PORTION)], rows - PORTION
+    if rows:
+        yield one(kept, schema)
+
+
+def _rows(batch: pa.RecordBatch) -> Predictions:
+    return Predictions(batch)
+
+
+def _keys(step: Step) -> Iterator[NDArray[np.int64]]:
+    for part in step.parts:
+        for rows in runs.batches(part, ["key"]):
+            yield rows.key
+
+
+def _alike(old: Step, new: Step) -> int | None:
+    """How many rows share their key, if both steps have the same rows in the same order; None if they do not.
+
+    The digests of the manifest's rows say that; the keys are compared nevertheless, because they may be of different
+    columns. They are gone through as often as it takes to hold few of them at a time.
+    """
+    parts = [[(p.part.start, p.part.stop, p.part.manifest_digest) for p in step.parts] for step in (old, new)]
+    if parts[0] != parts[1]:
+        return None
+    looks = -(-old.rows // KEYS)
+    found = 0
+    for look in range(looks):
+        kept: list[NDArray[np.int64]] = []
+        for a, b in _side_by_side(_keys(old), _keys(new)) if look == 0 else ((key, key) for key in _keys(new)):
+            if not np.array_equal(a, b):
+                return None
+            kept.append(b if looks == 1 else b[mix(b, SALT).view(np.uint64) % np.uint64(looks) == look])
+        found += repeated(np.concatenate(kept))
+    return found
+
+
+def _side_by_side(
+    a: Iterator[NDArray[np.int64]], b: Iterator[NDArray[np.int64]]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Pieces of equal length of two streams of equal length, however each comes in pieces."""
+    none = np.zeros(0, np.int64)
+    left, right = none, none
+    while True:
+        left = left if len(left) else next(a, none)
+        right = right if len(right) else next(b, none)
+        n = min(len(left), len(right))
+        if not n:
+            return
+        yield left[:n], right[:n]
+        left, right = left[n:], right[n:]
+
+
+def repeated(key: NDArray[np.int64]) -> int:
+    """How many rows share their key with another.
+
+    >>> repeated(np.array([5, 7, 5, 5, 8, 7]))
+    5
+    """
+    ordered = np.sort(key)
+    same = ordered[1:] == ordered[:-1]
+    return int(np.count_nonzero(np.append(same, False) | np.append(False, same)))
+
+
+def _zipped(old: _Side, new: _Side, found: int) -> Iterator[Joined]:
+    """Rows that lie side by side."""
+    none = _rows(nothing(old.schema)), _rows(nothing(new.schema))
+    for a, b in zip(old.portions(), new.portions(), strict=True):
+        yield Joined(_rows(a), _rows(b), *none, (found, found))
+        found = 0
+
+
+def _sorted(old: _Side, new: _Side, folder: Path | None) -> Iterator[Joined]:
+    """Rows in any order: those of the old step are held, or a bucket of them, and the new ones look for theirs."""
+    with contextlib.ExitStack() as stack:
+        held, looking = Buckets(old.schema, by_key), Buckets(new.schema, by_key)
+        for batch in old.batches():
+            if held.files is None and held.bytes + batch.nbytes > MEMORY:
+                here = stack.enter_context(aside(folder))
+                count = files_for((old.step.rows + new.step.rows) * batch.nbytes // len(batch))
+                held.deal(here / "old", count)
+                looking.deal(here / "new", count)
+            held.add(batch)
+        if held.files is None:
+            yield from _found(Index(held.take(0)), new.portions(), new.schema)
+            return
+        for batch in new.batches():
+            looking.add(batch)
+        for number in range(held.count):
+            yield from _found(Index(held.take(number)), portioned([looking.take(number)], new.schema), new.schema)
+
+
+@contextlib.contextmanager
+def aside(folder: Path | None) -> Iterator[Path]:
+    """A hidden folder for files of rows, gone afterwards; by default where the system keeps such files."""
+    with unwritable(folder or Path(tempfile.gettempdir())):
+        made = tempfile.TemporaryDirectory(prefix=".predboard-", dir=folder)
+    with made as name:
+        yield Path(name)
+
+
+def files_for(size: int) -> int:
+    """Into how many files so many bytes are dealt."""
+    return min(-(-size // BUCKET), BUCKETS)
+
+
+def by_key(batch: pa.RecordBatch, count: int) -> NDArray[np.int64]:
+    """Which of so many buckets each row belongs to, by a hash of its key. -> [rows]."""
+    return (mix(as_numpy(batch.column("key")), SALT).view(np.uint64) % np.uint64(count)).astype(np.int64)
+
+
+class Buckets:
+    """Rows of a table, together in memory, or dealt into files."""
+
+    def __init__(self, schema: pa.Schema, bucket_of: Callable[[pa.RecordBatch, int], NDArray[np.int64]]) -> None:
+        """No rows, one bucket. `bucket_of` says which of so many each row belongs to."""
+        self.schema, self._bucket_of = schema, bucket_of
+        self.bytes, self.count = 0, 1
+        self.files: list[pa.RecordBatchFileWriter] | None = None
+        self._folder = Path()
+        self._kept: list[pa.RecordBatch] = []
+        self._rows = 0
+
+    def deal(self, folder: Path, count: int) -> None:
+        """Go on in so many files of a new folder, with what is there."""
+        self._folder, self.count = folder, count
+        with unwritable(folder.parent):
+            folder.mkdir()
+            self.files = [pa.ipc.new_file(str(folder / str(i)), self.schema) for i in range(count)]
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Take in some rows."""
+        self.bytes += batch.nbytes
+        self._rows += len(batch)
+        self._kept.append(batch)
+        if self.files is not None and self._rows >= PORTION:
+            self._write(self.files)
+
+    def _write(self, files: Sequence[pa.RecordBatchFileWriter]) -> None:
+        """Deal what is in memory, many rows at a time: a file gets few of each."""
+        kept, self._kept, self._rows = self._kept, [], 0
+        for batch in portioned(kept, self.schema):
+            bucket = self._bucket_of(batch, self.count)
+            order = np.argsort(bucket, kind="stable")
+            ends = np.searchsorted(bucket[order], np.arange(self.count + 1))
+            dealt = batch.take(pa.array(order))
+            with unwritable(self._folder):
+                for file, start, stop in zip(files, ends[:-1].tolist(), ends[1:].tolist(), strict=True):
+                    if start < stop:
+                        file.write_batch(dealt.slice(start, stop - start))
+
+    def take(self, number: int) -> pa.RecordBatch:
+        """All rows of one bucket, in the order in which they came; they are gone from here. No rows come after."""
+        if self.files is None:
+            kept, self._kept = self._kept, []
+        else:
+            self._write(self.files)
+            with unwritable(self._folder):
+                self.files[number].close()
+                with pa.OSFile(str(self._folder / str(number))) as opened, pa.ipc.open_file(opened) as file:
+                    kept = [file.get_batch(i) for i in range(file.num_record_batches)]
+                (self._folder / str(number)).unlink()
+        return one(kept, self.schema) if kept else nothing(self.schema)
+
+
+class Index:
+    """Rows of the old step by their keys, and which of them were found."""
+
+    def __init__(self, rows: pa.RecordBatch) -> None:
+        """None is found. The rows come in the order of their ids."""
+        self.rows = rows
+        key = as_numpy(rows.column("key"))
+        self._order, self._key, equal = _by_key(key)
+        self.repeated = repeated(key) if equal else 0
+        self._used = np.zeros(len(key) + 1, np.int64)  # of each key, at its first place: how many were found
+        self._free = np.ones(len(key), bool)
+
+    def find(self, key: NDArray[np.int64]) -> NDArray[np.int64]:
+        """For each of some keys its row, the i-th of a key for the i-th that asks for it; -1 where there is none left.
+
+        >>> rows = pa.RecordBatch.from_pydict({"key": pa.array([5, 7, 5, 8], pa.int64())})
+        >>> index = Index(rows)
+        >>> index.find(np.array([8, 5, 6])), index.find(np.array([5, 5])), index.left()
+        (array([ 3,  0, -1]), array([ 2, -1]), array([1]))
+        """
+        order, ordered, equal = _by_key(key)
+        first = np.searchsorted(self._key, ordered)  # ascending ones are found faster
+        place = first + self._used[first]
+        if equal:
+            place += np.arange(len(key)) - np.searchsorted(ordered, ordered)
+        same = place < len(self._key)
+        same[same] = self._key[place[same]] == ordered[same]
+        np.add.at(self._used, first[same], 1)
+        found = np.full(len(key), -1, np.int64)
+        found[order[same]] = self._order[place[same]]
+        self._free[self._order[place[same]]] = False
+        return found
+
+    def left(self) -> NDArray[np.int64]:
+        """The rows that nobody asked for."""
+        return np.flatnonzero(self._free)
+
+
+def _by_key(key: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], bool]:
+    """Places of the keys in their order, equal ones as they come; the keys in it; whether some are equal."""
+    order = np.argsort(key)
+    ordered = key[order]
+    equal = bool((ordered[1:] == ordered[:-1]).any())
+    return np.argsort(key, kind="stable") if equal else order, ordered, equal  # stable takes three times as long
+
+
+def _found(index: Index, new: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[Joined]:
+    """The new rows with theirs of the index; at last those of the index that none of them looked for."""
+    no_old, no_new = index.rows.slice(0, 0), nothing(schema)
+    keys = [np.zeros(0, np.int64)]
+    for batch in new:
+        key = as_numpy(batch.column("key"))
+        keys.append(key)
+        at = index.find(key)
+        there = at >= 0
+        pair, alone = (batch, no_new) if there.all() else (_where(batch, there), _where(batch, ~there))
+        yield Joined(_rows(_taken(index.rows, at[there])), _rows(pair), _rows(no_old), _rows(alone))
+    more = index.repeated, repeated(np.concatenate(keys))
+    rest = index.rows.take(pa.array(index.left()))
+    yield Joined(_rows(no_old), _rows(no_new), _rows(rest), _rows(no_new), more)
+
+
+def _where(batch: pa.RecordBatch, keep: NDArray[np.bool_]) -> pa.RecordBatch:
+    return batch.take(pa.array(np.flatnonzero(keep)))
+
+
+def _taken(batch: pa.RecordBatch, at: NDArray[np.int64]) -> pa.RecordBatch:
+    """Rows at any places; of texts only the places among all of them, until they are asked for."""
+    where = pa.array(at)
+    columns = [
+        pa.DictionaryArray.from_arrays(where, column) if pa.types.is_string(column.type) else column.take(where)
+        for column in batch.columns
+    ]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)

@@ -1,0 +1,367 @@
+"""Parts of predictions -> one state for each panel and step, and the derived rows. Knows no drawing and no TensorBoard.
+
+All of it is one pass over the logits. Panels that look again get the rows of that pass, which are some 100 bytes each.
+What is kept of an earlier time is not read again.
+"""
+
+import contextlib
+import functools
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Never
+
+from predboard.errors import DamagedError
+from predboard.evaluation.cache import ROWS, Aside, Entry, Kept, key_of
+from predboard.panels import LooksAgain, OfLastStep, Panel, Twice
+from predboard.parallel import pool as workers
+from predboard.parallel import ray_cluster
+from predboard.predictions.table import ROW_COLUMNS, Predictions, derived_rows
+from predboard.state import merge_all
+from predboard.storage import runs as store
+from predboard.storage.paths import Remote, is_of_this_process
+from predboard.storage.runs import PartFile, Step
+
+States = dict[str, Any]
+"""A state for each panel, by its name."""
+
+PORTION = 4096
+"""Rows that a process measures before it answers, at least, where there are several parts of fewer."""
+
+MOST = 262_144
+"""Rows that a process of a cluster measures before it answers, at most: the derived ones, 40 MB, come back together."""
+
+AT_ONCE = 4
+"""Parts in storage that a process asks for at a time: it waits for each as long as it measures, or longer."""
+
+BLOCK = 131_072
+"""Rows that are kept together, at least: to take up their states costs as much as to measure some thousand rows."""
+
+PER_ROW = 150
+"""What a row costs beside its logits, in logits."""
+
+KEPT_FROM = 400_000_000
+"""Logits from which states are kept: reading and measuring them takes two processes more than five seconds."""
+
+WORTH = 40_000_000
+"""Logits from which processes pay: reading and measuring them takes one more than a second, starting some a half."""
+
+Sink = Callable[[Predictions], object]
+"""Takes the derived rows of all steps in their order."""
+
+
+def summarize_part(
+    part: PartFile, panels: Mapping[str, Panel], step: int = 0, rows: bool = False
+) -> tuple[States, list[Predictions]]:
+    """States of one part, and its derived rows if they are wanted.
+
+    Reads only the columns that the panels name, a bounded number of rows at a time.
+    """
+    columns: set[str] = set().union(*(panel.columns for panel in panels.values()), ROW_COLUMNS if rows else ())
+    states: States | None = None
+    derived = []
+    for batch in store.batches(part, columns):
+        measured = {name: panel.measure(part.run, batch) for name, panel in panels.items()}
+        states = measured if states is None else merge_all(states, measured)
+        if rows:
+            derived.append(derived_rows(part.run, step, batch))
+    return states or {name: panel.zero(part.run) for name, panel in panels.items()}, derived
+
+
+def numbers(parts: Iterable[PartFile]) -> int:
+    """How much there is to read, in logits."""
+    return sum(part.rows * (len(part.run.classes) + PER_ROW) for part in parts)
+
+
+def summarize(
+    steps: Sequence[Step],
+    panels: Mapping[str, Panel],
+    pool: workers.Pool,
+    done: Callable[[int], object] = lambda _: None,
+    sink: Sink | None = None,
+    on_ray: bool = False,
+    kept: Kept | None = None,
+) -> dict[int, States]:
+    """States of each step; parts are measured here, on processes or on Ray, and folded in their order.
+
+    Args:
+        steps: of one run.
+        panels: by name.
+        pool: processes to use where there is enough to do.
+        done: told the rows of every few parts that are finished.
+        sink: takes the derived rows; without it they are not made.
+        on_ray: measure and fold on the cluster that this process is connected to.
+        kept: what it has is not measured again, and what is measured it gets.
+    """
+    every = {n: p for n, p in panels.items() if not (isinstance(p, OfLastStep) and p.last_step_only)}
+    of_step = {step.step: panels if step is steps[-1] else every for step in steps}
+    wanted = {step: frozenset([*of, *([] if sink is None else [ROWS])]) for step, of in of_step.items()}
+    parts = {s.step: {part.path.name if kept is None else key_of(part): part for part in s.parts} for s in steps}
+    found = (kept or Kept()).find({step: {k: p.rows for k, p in of.items()} for step, of in parts.items()}, wanted)
+    states = {step: dict(of.states) for step, of in found.items()}
+    portions = [
+        _Portion(step.step, keys, {n: of_step[step.step][n] for n in sorted(names - {ROWS})}, ROWS in names)
+        for step in steps
+        for keys, names in _portions(
+            parts[step.step],
+            found[step.step].missing,
+            ray_cluster.portion(step.rows, PORTION, MOST) if on_ray else _portion(step),
+        )
+    ]
+    to_read = numbers(part for portion in portions for part in portion.parts.values())
+    much = to_read >= WORTH
+    alone = not much or any(is_of_this_process(step.parts[0].path) for step in steps)
+    processes = 1 if alone else min(pool.most, len(portions))
+
+    def add(more: Mapping[int, States]) -> None:
+        for step, measured in more.items():
+            states[step] = merge_all(states[step], measured)
+
+    waiting = deque((step, key) for step, of in parts.items() for key in of)
+    made: dict[tuple[int, str], list[Predictions]] = {}
+
+    def hand_over() -> None:
+        """The rows of the next parts, as far as they are there."""
+        while waiting and (waiting[0] in made or not found[waiting[0][0]].missing[waiting[0][1]]):
+            step, key = waiting.popleft()
+            part, rows = parts[step][key], made.pop((step, key), [])
+            if sink is not None:
+                for batch in rows or _kept_rows(found[step].rows.get(key), key, part, step):
+                    sink(batch)
+            done(part.rows)
+
+    begun = itertools.chain(portions[:processes], _after(hand_over), portions[processes:])
+    answers = _on_ray(portions, kept, add) if on_ray else pool.fold(_Measuring(kept, much), begun, processes, add)
+    for step, finished, derived in answers:
+        add(finished)
+        made |= {(step, key): rows for key, rows in derived.items()}
+        hand_over()
+    hand_over()
+    if much:
+        pool.everywhere(store.release)
+    return {
+        step.step: {name: of[name] if name in of else panel.zero(step.run) for name, panel in panels.items()}
+        for step in steps
+        for of in [states[step.step]]
+    }
+
+
+def _after(action: Callable[[], object]) -> Iterator[Never]:
+    """No items, but something is done when they are asked for: what is kept is written while all processes measure."""
+    action()
+    yield from ()
+
+
+@dataclass(frozen=True)
+class _Portion:
+    """What one process does at a time."""
+
+    step: int
+    parts: Mapping[str, PartFile]
+    panels: Mapping[str, Panel]
+    rows: bool
+    """Whether the derived rows are wanted."""
+
+
+def _portion(step: Step) -> int:
+    """Rows of a portion, at least: so many that parts in storage can be asked for ahead."""
+    far = isinstance(step.parts[0].path, Remote)
+    return max(PORTION, min(4 * AT_ONCE * step.parts[0].rows, MOST)) if far else PORTION
+
+
+Answer = tuple[int, Mapping[int, States], Mapping[str, list[Predictions]]]
+"""A portion's step, the states of steps that are done with, and the derived rows of each part."""
+
+
+def _portions(
+    parts: Mapping[str, PartFile], missing: Mapping[str, frozenset[str]], least: int
+) -> Iterator[tuple[dict[str, PartFile], frozenset[str]]]:
+    """Neighbouring parts that must be read for the same, together at least so many rows; and for what."""
+    for names, keys in itertools.groupby(parts, missing.__getitem__):
+        taken: dict[str, PartFile] = {}
+        for key in keys if names else ():
+            taken[key] = parts[key]
+            if sum(part.rows for part in taken.values()) >= least:
+                yield taken, names
+                taken = {}
+        if taken:
+            yield taken, names
+
+
+def _kept_rows(entry: Entry | None, key: str, part: PartFile, step: int) -> list[Predictions]:
+    """The derived rows of a part whose states are known: as they were kept, or made again if that is damaged by now."""
+    with contextlib.suppress(DamagedError):
+        if entry is not None:
+            return entry.rows_of(key)
+    return summarize_part(part, {}, step, rows=True)[1]
+
+
+class _Measuring:
+    """Measures portions, and holds the states of what it was given of a step: 30 MB at 1,000 classes, sent once.
+
+    What is kept is not held meanwhile.
+    """
+
+    def __init__(self, kept: Kept | None, much: bool = False) -> None:
+        """Whenever states are of `BLOCK` rows, or there are no more, `kept` gets them.
+
+        Where there is `much` to read, memory that is not used any more is given back, before more is needed. Of little
+        it is used again, and to have it anew would take longer than to read.
+        """
+        self._kept = kept
+        self._much = much
+        self._states: dict[int, States] = {}
+        self._written: dict[int, list[tuple[Entry, Mapping[str, Panel], list[PartFile]]]] = {}
+        self._block = _Block()
+
+    def __call__(self, portion: _Portion) -> Answer:
+        if (self._block.step, self._block.panels.keys()) != (portion.step, portion.panels.keys()):
+            self._end_block()
+            self._block = _Block(portion.step, portion.panels)
+        finished = self._taken({portion.step})
+        derived = {}
+        measure = functools.partial(summarize_part, panels=portion.panels, step=portion.step, rows=portion.rows)
+        parts = list(portion.parts.values())
+        each = store.each(measure, parts, parts[0].path, AT_ONCE)
+        for key, (measured, rows) in zip(portion.parts, each, strict=True):
+            derived[key] = rows
+            if self._kept is not None and portion.rows:
+                self._block.rows = self._block.rows or self._kept.aside()
+                self._block.rows.add(key, rows)
+            self._block.states = merge_all(self._block.states, measured)
+            self._block.parts[key] = portion.parts[key]
+        if self._kept is not None and sum(part.rows for part in self._block.parts.values()) >= BLOCK:
+            self._end_block(more=True)
+            store.release()
+        return portion.step, finished, derived
+
+    def _end_block(self, more: bool = False) -> None:
+        """Of a step of which `more` will come, what is kept is let go; it is read again in the end."""
+        block, self._block = self._block, _Block(self._block.step, self._block.panels)
+        if block.parts:
+            entry = None
+            if self._kept is not None:
+                rows = {key: part.rows for key, part in block.parts.items()}
+                entry = self._kept.write(rows, block.states, block.rows or ())
+            if entry is not None and more:
+                self._written.setdefault(block.step, []).append((entry, block.panels, list(block.parts.values())))
+            else:
+                self._states[block.step] = merge_all(self._states.get(block.step, {}), block.states)
+
+    def _taken(self, but: Set[int]) -> dict[int, States]:
+        """The states of all steps but these, of which nothing stays here."""
+        steps = (self._states.keys() | self._written.keys()) - but
+        return {
+            step: functools.reduce(
+                lambda states, written: merge_all(states, _of_entry(step, *written)),
+                self._written.pop(step, ()),
+                self._states.pop(step, {}),
+            )
+            for step in sorted(steps)
+        }
+
+    def rest(self) -> dict[int, States]:
+        """The states of what was not told so far."""
+        self._end_block()
+        if self._much:
+            store.release()
+        states = self._taken(set())
+        if self._much:
+            store.release()
+        return states
+
+
+def _of_entry(step: int, entry: Entry, panels: Mapping[str, Panel], parts: Iterable[PartFile]) -> States:
+    """The states that were kept of some parts, measured again if they are gone or damaged by now."""
+    with contextlib.suppress(DamagedError):
+        return entry.states(entry.panels)
+    return _joined(*(summarize_part(part, panels, step)[0] for part in parts))
+
+
+@dataclass
+class _Block:
+    """What was measured since states were kept the last time."""
+
+    step: int = 0
+    panels: Mapping[str, Panel] = field(default_factory=dict)
+    states: States = field(default_factory=dict)
+    parts: dict[str, PartFile] = field(default_factory=dict)
+    """By key."""
+    rows: Aside | None = None
+    """The derived ones, where they are kept."""
+
+
+def _measure(portion: _Portion, kept: Kept | None) -> tuple[States, Mapping[str, list[Predictions]]]:
+    """States and derived rows of one portion."""
+    measuring = _Measuring(kept)
+    _, _, derived = measuring(portion)
+    return measuring.rest()[portion.step], derived
+
+
+def _joined(*states: States) -> States:
+    return functools.reduce(merge_all, states)
+
+
+def _on_ray(
+    portions: Sequence[_Portion], kept: Kept | None, add: Callable[[Mapping[int, States]], None]
+) -> Iterator[Answer]:
+    """As `workers.Pool.fold` gives them; the states are joined on the cluster, and only those of steps come here."""
+    measure = functools.partial(_measure, kept=kept)
+    for portion, derived in ray_cluster.fold(
+        measure, portions, lambda portion: portion.step, _joined, lambda step, states: add({step: states})
+    ):
+        yield portion.step, {}, derived
+
+
+def measured(
+    steps: Sequence[Step],
+    panels: Mapping[str, Panel],
+    pool: workers.Pool,
+    rows: Path,
+    keep: bool = False,
+    done: Callable[[int], object] = lambda _: None,
+    on_ray: bool = False,
+    kept: Kept | None = None,
+) -> dict[int, States]:
+    """States of each step, those of a second look among them.
+
+    Args:
+        steps, panels, pool, done, on_ray, kept: as for `summarize`.
+        rows: file that the derived rows are written to, if they are to be kept or a panel looks again.
+        keep: whether they are.
+    """
+    if not keep and not any(isinstance(panel, LooksAgain) for panel in panels.values()):
+        return summarize(steps, panels, pool, done, on_ray=on_ray, kept=kept)
+    writer = store.RowsWriter(rows)
+    try:
+        states = summarize(steps, panels, pool, done, writer.write, on_ray, kept)
+    finally:
+        writer.close()
+    return look_again(steps, panels, states, store.read_rows(rows))
+
+
+def look_again(
+    steps: Sequence[Step],
+    panels: Mapping[str, Panel],
+    states: Mapping[int, States],
+    rows: Iterable[tuple[int, Predictions]],
+) -> dict[int, States]:
+    """The states, with the second ones of the panels that look again.
+
+    Args:
+        steps, panels: as for `summarize`.
+        states: from `summarize`.
+        rows: (step, derived rows) of all steps.
+    """
+    again = {name: panel for name, panel in panels.items() if isinstance(panel, LooksAgain)}
+    runs = {step.step: step.run for step in steps}
+    seconds = {s: {n: p.zero_again(runs[s], states[s][n]) for n, p in again.items()} for s in states}
+    for number, batch in rows if again else ():
+        measured = {n: p.measure_again(runs[number], states[number][n], batch) for n, p in again.items()}
+        seconds[number] = merge_all(seconds[number], measured)
+    return {
+        s: {**of_step, **{name: Twice(of_step[name], second) for name, second in seconds[s].items()}}
+        for s, of_step in states.items()
+    }

@@ -1,0 +1,1 @@
+"""From data to pictures: manifests, sources, decoding, preprocessing. Knows nothing of runs."""

@@ -1,0 +1,1 @@
+"""Stage one: images and a model to predictions in Parquet. Knows nothing of TensorBoard."""

@@ -1,0 +1,222 @@
+"""Decoded rows -> logits, a batch at a time, on one device. Knows no manifest and no files."""
+
+import itertools
+import operator
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from predboard.errors import InputError
+from predboard.images.loader import Loaded
+from predboard.models.factory import Network, out_of_memory
+from predboard.storage.shards import Task
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one part that went through the models together."""
+
+    task: Task
+    start: int
+    """Place of the first row in the task's `ids`."""
+    rows: Sequence[Loaded]  # without pixels
+    outputs: Mapping[int, tuple[NDArray[np.float32], NDArray[np.float16] | None]]  # step: logits, embeddings
+    seconds: Mapping[str, float]
+    """Of the calling thread: `wait` for pictures, `transfer` to the device, `forward`."""
+
+    @property
+    def last(self) -> bool:
+        """Whether the task is done with these rows."""
+        return self.start + len(self.rows) == len(self.task.ids)
+
+
+class Prepare:
+    """Batches of pictures -> normalised floats on the device; floats are taken as they are."""
+
+    def __init__(self, device: torch.device, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.device = device
+        self._mean = torch.tensor(mean, device=device)
+        self._std = torch.tensor(std, device=device)
+
+    def __call__(self, pictures: NDArray[Any]) -> torch.Tensor:
+        """Batch -> [rows, channels, height, width] float32 on the device, channels_last in memory.
+
+        The batch is uint8 [rows, height, width, channels] or float32 [rows, channels, height, width].
+        """
+        batch = torch.from_numpy(pictures)
+        if self.device.type == "cuda":
+            batch = batch.pin_memory()  # else the copy waits for the one before
+        moved = batch.to(self.device, non_blocking=True)
+        if moved.is_floating_point():
+            return moved.contiguous(memory_format=torch.channels_last)
+        rows, height, width, channels = moved.shape
+        x = moved.float().reshape(rows, height, width * channels)  # one copy, and long rows: four times as fast
+        x /= 255
+        x -= self._mean.expand(channels).repeat(width)
+        x /= self._std.expand(channels).repeat(width)
+        return x.reshape(rows, height, width, channels).permute(0, 3, 1, 2)
+
+
+class Limit:
+    """How many rows go through a model at a time: halved for good whenever the device's memory is not enough."""
+
+    def __init__(self, rows: int, device: torch.device, say: Callable[[str], object]) -> None:
+        self.rows = rows
+        self._device, self._say = device, say
+        self._failed = 0
+        """Rows that were too many, if nobody has been told yet."""
+
+    def halve(self) -> None:
+        """Raises InputError if even one row was too many."""
+        if self.rows == 1:
+            raise too_small(self._device)
+        self._failed = self._failed or self.rows
+        self.rows = -(-self.rows // 2)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def enough(self) -> None:
+        """Some rows went through."""
+        if self._failed:
+            self._say(
+                f"{self._device} has not enough memory for {self._failed} pictures at a time: {self.rows} from here on "
+                f"(--batch-size {self.rows} begins so)"
+            )
+            self._failed = 0
+
+
+def too_small(device: torch.device) -> InputError:
+    """For a device that a single picture is too much for."""
+    return InputError(
+        f"{device} has not enough memory for one picture: use another --device, smaller pictures, --precision bf16, or "
+        "fewer --checkpoint at a time"
+    )
+
+
+def default_batch_size(device: torch.device, like: NDArray[Any], memory: int) -> int:
+    """Rows in a batch where nobody says: 256 on a GPU, else 64; fewer where their floats take 1/256 of the memory.
+
+    A network's intermediate results take some ten to a hundred times the memory of its input.
+
+    Args:
+        device: where the model runs.
+        like: a picture.
+        memory: of the device, bytes.
+    """
+    rows = 256 if device.type == "cuda" else 64
+    while rows > 1 and rows * like.size * 4 > memory // 256:
+        rows //= 2
+    return rows
+
+
+def forward(
+    loaded: Iterator[tuple[Task, Loaded]],
+    networks: Mapping[int, Network],
+    prepare: Prepare,
+    like: NDArray[Any],
+    batch_size: int,
+    limit: Limit,
+) -> Iterator[Batch]:
+    """Logits of the rows, in their order, for each step that lacks them; no batch holds rows of two parts."""
+    begun: deque[Callable[[], Batch]] = deque()
+    for task, of_task in itertools.groupby(loaded, key=operator.itemgetter(0)):
+        here = {step: networks[step] for step in task.steps}
+        for start in range(0, len(task.ids), batch_size):
+            began = time.perf_counter()
+            rows = [row for _, row in itertools.islice(of_task, min(batch_size, len(task.ids) - start))]
+            waited = time.perf_counter() - began
+            begun.append(_begin(task, start, rows, waited, here, prepare, like, limit))
+            if len(begun) > 1:  # one batch behind, so that a GPU has the next before it is asked for this
+                yield begun.popleft()()
+    while begun:
+        yield begun.popleft()()
+
+
+def _begin(
+    task: Task,
+    start: int,
+    rows: list[Loaded],
+    waited: float,
+    networks: Mapping[int, Network],
+    prepare: Prepare,
+    like: NDArray[Any],
+    limit: Limit,
+) -> Callable[[], Batch]:
+    """Start the forward passes of one batch; calling the result waits for them and copies the logits back."""
+    began = time.perf_counter()
+    pictures = np.zeros((len(rows), *like.shape), like.dtype)  # a failed row stays 0, and its logits are thrown away
+    for picture, row in zip(pictures, rows, strict=True):
+        if row.pixels is not None:
+            picture[:] = row.pixels
+    transfer = time.perf_counter() - began
+    outputs, moved = outputs_of(networks, prepare, pictures, limit)
+    light = [replace(row, pixels=None) for row in rows]
+    seconds = time.perf_counter() - began
+
+    def finish() -> Batch:
+        again = time.perf_counter()
+        arrays = {
+            step: (
+                logits.cpu().numpy(),
+                # Beyond the largest float16 there is only infinity, with which no distance can be computed.
+                None if embedding is None else embedding.clamp(-_LARGEST, _LARGEST).half().cpu().numpy(),
+            )
+            for step, (logits, embedding) in outputs.items()
+        }
+        took = seconds + time.perf_counter() - again
+        there = transfer + moved
+        return Batch(task, start, light, arrays, {"wait": waited, "transfer": there, "forward": took - there})
+
+    return finish
+
+
+_LARGEST = float(np.finfo(np.float16).max)
+
+Outputs = dict[int, tuple[torch.Tensor, torch.Tensor | None]]
+"""step: logits, embeddings"""
+
+
+def outputs_of(
+    networks: Mapping[int, Network],
+    prepare: Callable[[NDArray[Any]], torch.Tensor],
+    pictures: NDArray[Any],
+    limit: Limit,
+) -> tuple[Outputs, float]:
+    """Logits and embeddings of a batch, and the seconds that bringing it to the device took."""
+    while True:
+        try:
+            found = _in_pieces(networks, prepare, pictures, limit.rows)
+            limit.enough()
+            return found
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+        limit.halve()  # only here, where the exception no longer holds what is in memory
+
+
+def _in_pieces(
+    networks: Mapping[int, Network],
+    prepare: Callable[[NDArray[Any]], torch.Tensor],
+    pictures: NDArray[Any],
+    rows: int,
+) -> tuple[Outputs, float]:
+    moved = 0.0
+    pieces: list[Outputs] = []
+    for at in range(0, len(pictures), rows):
+        began = time.perf_counter()
+        x = prepare(pictures[at : at + rows])
+        moved += time.perf_counter() - began
+        pieces.append({step: network(x, rows) for step, network in networks.items()})
+    if len(pieces) == 1:
+        return pieces[0], moved
+    joined: Outputs = {}
+    for step in networks:
+        embeddings = [e for piece in pieces if (e := piece[step][1]) is not None]
+        joined[step] = torch.cat([piece[step][0] for piece in pieces]), torch.cat(embeddings) if embeddings else None
+    return joined, moved

@@ -1,0 +1,348 @@
+"""Stage one, one straight function: images -> model -> Parquet. Knows nothing of TensorBoard or of what is drawn later.
+
+What there is to do is settled here; `work` does it.
+"""
+
+import itertools
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from predboard import user_code
+from predboard.config import InferConfig
+from predboard.errors import InputError, plural
+from predboard.images import datasets, preprocessing, sources
+from predboard.images import loader as loading
+from predboard.inference import resume
+from predboard.models import factory as models
+from predboard.parallel import pool
+from predboard.predictions.table import Count, Run, to_logits
+from predboard.storage import paths, shards, timing
+from predboard.storage import runs as store
+from predboard.storage.paths import Place
+
+if TYPE_CHECKING:
+    import torch
+
+    from predboard.inference import dispatch
+    from predboard.inference.worker import Job
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What stage one leaves."""
+
+    out: Place
+    manifest_rows: int
+    steps: dict[int, Count]
+    """Rows of each step, as they are on disk when stage one ends."""
+    written: int
+    """Rows that this call inferred, over all steps."""
+    seconds: Mapping[str, float]
+    """Where this call's time went: `wall`, and of all devices together those of `timing`."""
+    threads: int
+    """That read and decoded, for each device."""
+    share: shards.Share
+    """Of the parts, that this call was to make."""
+    rows: int
+    """That every step should have in this share."""
+
+    @property
+    def bottleneck(self) -> str:
+        """One line on where the time went, and which flag would help; empty if there was too little of it to tell."""
+        told = timing.report(self.seconds, self.threads)
+        return f"{self.written / self.seconds['wall']:,.0f} rows/s: {told}" if told and self.written else ""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every step has one row for every row of the manifest, or of this share of it."""
+        return all(c.rows == self.rows for c in self.steps.values())
+
+    @property
+    def failed(self) -> int:
+        """Most failed rows of any step."""
+        return max(c.failed for c in self.steps.values())
+
+
+@dataclass(frozen=True)
+class Live:
+    """Objects of the caller's program, in place of what the configuration names."""
+
+    module: "torch.nn.Module"
+    name: str
+    dataset: datasets.Source | None
+    """None if the configuration names the data."""
+    classes: tuple[str, ...] = ()
+    code: str = ""
+    recipe: preprocessing.Recipe | None = None
+    """No library says what the caller does to pictures."""
+
+    def build(self, _: Path | None = None, __: Callable[[str], None] | None = None) -> "torch.nn.Module":
+        """The module itself, with the weights of this moment."""
+        return self.module
+
+
+def default_out(data: str, model: str) -> Path:
+    """Folder for the predictions of a model on data: predictions/DATA-FILE-FACTORY.
+
+    >>> default_out("photos/test/", "nets/small.py:build").as_posix()
+    'predictions/test-small-build'
+    >>> [default_out("tiles.py:val", m).name for m in ("timm:resnet18.a1_in1k", "hf:out/vit", "out/net.pt2")]
+    ['val-timm-resnet18.a1_in1k', 'val-hf-vit', 'val-net']
+    """
+    images = data.rpartition(":")[2] if user_code.is_named(data) else Path(data).name
+    file, colon, factory = model.rpartition(":")
+    name = f"{Path(file).stem.replace(':', '-')}-{Path(factory).name}" if colon else Path(model).stem
+    return Path("predictions") / f"{images or 'data'}-{name}"
+
+
+def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None, live: Live | None = None) -> Outcome:
+    """Run the model over the images and write one row for every image of every step.
+
+    Parts that are there already and still valid are kept, so a run that was killed continues where it stopped.
+
+    Args:
+        config: what to do.
+        say: takes a line of progress for a person.
+        live: the model, and the dataset if it is one, as objects.
+
+    Raises:
+        InputError: for bad input, or if what is there does not fit; nothing already written is lost.
+    """
+    models.require_torch()
+    from predboard.inference import dispatch
+
+    with dispatch.site(config, say) as site:
+        return _infer(config, say, live, site)
+
+
+def _infer(config: InferConfig, say: Callable[[str], None], live: Live | None, site: "dispatch.Site") -> Outcome:
+    import torch
+
+    from predboard.inference import dispatch
+    from predboard.inference.forward import Prepare, default_batch_size, too_small
+    from predboard.inference.preflight import preflight
+    from predboard.inference.worker import Job, module_of
+
+    manifest = loading.manifest_of(config, *((live.dataset, live.classes) if live else ()))
+    steps = models.steps_of(config.checkpoint, config.step)
+    factory = live or models.open_factory(
+        config.model, config.model_args, ema=config.ema, trust=config.trust_checkpoint
+    )
+    out = config.out or default_out(config.data, config.model)
+    device = site.here
+    share = shards.WHOLE if config.part is None else shards.Share(*config.part)
+    classes = plural(len(manifest.classes), "class", "classes") if manifest.classes else "unnamed classes"
+    say(f"{plural(len(manifest), 'image')}, {classes}, in {manifest.origin}")
+
+    loader = loading.loader_of(config, manifest, factory.recipe)
+    sample = loader.first()
+    warnings = []
+    if manifest.place is not None:
+        if warning := loader.unsteady(pool.count(config.workers)):
+            say(f"warning: {warning}")
+            warnings.append(warning)
+        if loader.thumbnail and sample.dtype != np.uint8:
+            loader = loader.ranged(pool.count(config.workers))
+    if config.preview_bands and max(config.preview_bands) >= (channels := loading.size_of(sample)[2]):
+        wrong = max(config.preview_bands)
+        raise InputError(f"there is no band {wrong} in {channels} channels, counted from 0: see --preview-bands")
+    transform = _transform(config, loader, sample)
+    say(f"preprocessing: {_described(transform)}")
+    prepare = Prepare(device, loader.mean, loader.std)
+    memory = site.memory
+    batch_size = config.batch_size or default_batch_size(site.device, sample, memory)
+    kept: dict[int, torch.nn.Module] = {}
+    runs: dict[int, Run] = {}
+    outputs = 0
+    together = 0  # how many models are in memory at a time, in half of it: each image is decoded once for these
+    for step, file in steps.items():
+        module = factory.build(file, say)
+        together = together or max(1, memory // 2 // max(models.bytes_of(module), 1))
+        if site.host is not None:
+            kept.clear()  # the last one is enough for the preflight: each worker has its own
+        if len(kept) < together:
+            kept[step] = module
+        wanted = config.embedding_layer or config.embeddings
+        network = models.Network(module, device, config.precision, wanted, advice=_advice(transform))
+        try:
+            logits, dims = network.try_out(prepare(sample[None]))
+        except RuntimeError as error:
+            if models.out_of_memory(error):
+                raise too_small(device) from error
+            raise
+        to_logits(logits.cpu().numpy(), config.scores)
+        if runs and logits.shape[1] != outputs:
+            raise InputError(f"{file} gives {logits.shape[1]} outputs, the steps before {outputs}; expected one number")
+        outputs = logits.shape[1]
+        if config.classes is None and not runs:
+            manifest, line = preprocessing.named(manifest, factory.recipe, outputs)
+            if line:
+                say(line)
+        runs[step] = Run(
+            classes=_classes(manifest, outputs),
+            model=factory.name,
+            step=step,
+            model_args=dict(config.model_args),
+            code=factory.code,
+            weights=models.weights_digest(module),
+            transform=transform,
+            precision=config.precision,
+            root=manifest.root,
+            shard_size=config.shard_size,
+            embedding=dims,
+            embedding_layer=config.embedding_layer or "",
+            thumbnails=loader.thumbnail,
+            scores="logits" if config.scores == "logits" else "log_probabilities",
+        )
+    numbers = ", ".join(map(str, steps))
+    say(f"model {factory.name}, {outputs} classes, steps {numbers}; {site.words}; {config.precision}")
+
+    manifest = manifest.within(outputs)
+    if manifest.place is None and (unknown := int((manifest.label < 0).sum())):
+        said = f"{unknown:,} of {len(manifest):,} images have no label among the classes"
+        names = runs[next(iter(runs))].classes
+        say(f"{said} ({', '.join(names[:3])}{'…' * (len(names) > 3)}): see --label-column and --classes")
+    loader = replace(loader, manifest=manifest)
+    plan = shards.plan(len(manifest), config.shard_size)
+
+    with store.lock(out, share=share, runs=runs.values()):
+        checked = {
+            step: resume.to_do(
+                out, run, plan, manifest, update=config.update, overwrite=config.overwrite, say=say, share=share
+            )
+            for step, run in runs.items()
+        }
+        for path in itertools.chain.from_iterable(invalid for _, invalid in checked.values()):
+            store.delete_part(path)  # only now that no step is refused
+        lacking: dict[int, dict[shards.Shard, range | tuple[int, ...]]] = {
+            step: {shard: shard.ids for shard in of_step} for step, (of_step, _) in checked.items()
+        }
+        mine = [shard for shard in plan if share.holds(shard.index)]
+        if valid := sum(len(mine) - len(of_step) for of_step in lacking.values()):
+            say(f"{valid} of {len(mine) * len(steps)} parts in {out} are there already and valid")
+        if config.retry_errors:
+            again = {s: resume.failed(out, s, [p for p in mine if p not in lacking[s]]) for s in steps}
+            rows = sum(len(ids) for of_step in again.values() for ids in of_step.values())
+            say(f"{plural(rows, 'row that has an error is', 'rows that have an error are')} tried again")
+            lacking = {step: {**of_step, **again[step]} for step, of_step in lacking.items()}
+        threads = site.threads
+        if manifest.far and not config.workers:  # which wait for what they asked for, most of the time
+            threads = max(threads, paths.CONNECTIONS)
+        job = Job(config, loader, sample, steps, runs, out, threads, batch_size, tuple(warnings))
+        given = shards.tasks(lacking, together)
+
+        def built(number: int) -> torch.nn.Module:
+            return module_of(factory.build, steps[number], runs[number])
+
+        if given and config.preflight:
+            on = [device] * site.count
+            job = preflight(job, on, lambda s: kept[s] if s in kept else built(s), given, factory.recipe, say)
+        if site.host is not None:
+            kept.clear()
+
+        def modules(number: int) -> torch.nn.Module:
+            return kept.pop(number) if number in kept else built(number)
+
+        began = time.perf_counter()
+        total, written, failed = sum(task.rows for task in given), 0, 0
+        with tqdm(total=total, unit=" rows", desc="infer", disable=None, file=sys.stderr) as bar:
+
+            def wrote(rows: int, of_them_failed: int) -> None:
+                nonlocal written, failed
+                written += rows
+                failed += of_them_failed
+                bar.update(rows)
+                if config.max_failures is not None and failed > config.max_failures:
+                    raise InputError(
+                        f"{plural(failed, 'row')} failed, more than --max-failures {config.max_failures}: the column "
+                        f"error of {out} says why; what was published is safe, and --retry-errors tries those again"
+                    )
+
+            seconds = dispatch.run(job, site, modules, given, wrote, say)
+        seconds["wall"] = time.perf_counter() - began
+        return _outcome(job, share, mine, written, seconds)
+
+
+def _advice(transform: Mapping[str, Any]) -> str:
+    """What to do where the model cannot take the pictures: flags change neither floats nor many channels."""
+    if transform.get("floats") or transform["size"][2] not in (1, 3):
+        return (
+            f"{transform.get('function') or transform.get('dataset') or 'the dataset'} gives them so: change it there"
+        )
+    return "see --resize, --crop and --channels"
+
+
+def _transform(config: InferConfig, loader: loading.Loader, sample: NDArray[Any]) -> dict[str, Any]:
+    """What becomes of a picture, for the record. Raises InputError for flags that would not be obeyed."""
+    size = loading.size_of(sample)
+    if sample.dtype != np.uint8:  # ready for the model
+        if given := [f"--{n}" for n in ("resize", "crop", "mean", "std") if getattr(config, n) not in (None, "none")]:
+            raise InputError(
+                f"{', '.join(given)} cannot change floats, which are taken as ready for the model: leave it out, or "
+                "give pictures or uint8"
+            )
+        source = {} if loader.own else {"source": config.transform or "the dataset"}
+        unused = {"resize": None, "crop": None, "only_crop": False}  # what a library may say of pictures
+        return {**loader.record(), **unused, "size": list(size), "floats": True, **source}
+    for name, values in (("mean", loader.mean), ("std", loader.std)):
+        if len(values) not in (1, size[2]):
+            raise InputError(
+                f"--{name} has {len(values)} numbers (from {loader.source}); expected 1 or {size[2]}, one for each "
+                "channel"
+            )
+    return {**loader.record(), "mean": list(loader.mean), "std": list(loader.std), "size": list(size)}
+
+
+def _described(transform: Mapping[str, Any]) -> str:
+    """The record of a transform for a person, in one line."""
+    if transform.get("floats"):
+        return f"by {transform['source']}"
+    parts = []
+    if (resize := transform["resize"]) is not None:
+        exact = "×".join(map(str, resize)) if isinstance(resize, tuple) else resize
+        parts.append(f"resize {exact} {transform['interpolation']}")
+    if transform["crop"] is not None:
+        parts.append(f"crop {transform['crop']}")
+    parts += [f"{name} {' '.join(f'{value:.4g}' for value in transform[name])}" for name in ("mean", "std")]
+    return f"{', '.join(parts)}, from {transform['source']}"
+
+
+def _classes(manifest: sources.Manifest, outputs: int) -> tuple[str, ...]:
+    if manifest.classes and len(manifest.classes) != outputs:
+        names = ", ".join((*manifest.classes[:3], *["…"] * (len(manifest.classes) > 3)))
+        raise InputError(
+            f"{manifest.origin} (or --classes) has {len(manifest.classes)} classes ({names}), the model gives "
+            f"{outputs} outputs: expected as many, in the order of the outputs; --classes FILE names them"
+        )
+    return manifest.classes or tuple(map(str, range(outputs)))
+
+
+def _outcome(
+    job: "Job", share: shards.Share, mine: Sequence[shards.Shard], written: int, seconds: Mapping[str, float]
+) -> Outcome:
+    """Count what is on disk now."""
+    indices = {shard.index for shard in mine}
+    counts = {}
+    for number in job.steps:
+        step = store.open_step(job.out, number, None if share == shards.WHOLE else lambda _, __: None)
+        files = [file for file in step.parts if store.index_of(file.path) in indices] if step else []
+        counts[number] = Count()
+        for of_file in store.each(_count, files, job.out):
+            counts[number] = counts[number] + of_file
+    rows = sum(map(len, mine))
+    return Outcome(job.out, len(job.loader.manifest), counts, written, seconds, job.threads, share, rows)
+
+
+def _count(file: store.PartFile) -> Count:
+    counted = Count()
+    for batch in store.batches(file, ("label", "predicted")):
+        counted = counted.plus(batch)
+    return counted

@@ -1,0 +1,181 @@
+"""One device at work: tasks -> pictures -> logits -> parts. Knows nothing of other devices or of what is left to do.
+
+Reading and decoding run ahead on threads; the forward pass runs in the caller's thread; deriving columns, compressing
+and publishing run behind on one more thread. What is in memory at once is bounded by the row group, not by the data.
+"""
+
+import itertools
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from predboard.config import InferConfig
+from predboard.errors import InputError
+from predboard.images.loader import Loaded, Loader
+from predboard.inference.forward import Batch, Limit, Prepare, forward
+from predboard.inference.part_builder import Making, MendedPart, NewPart
+from predboard.models import factory, hubs
+from predboard.parallel import pool
+from predboard.predictions.table import Run
+from predboard.storage import timing
+from predboard.storage.paths import Place
+from predboard.storage.shards import Task
+
+_CHUNK = 8
+"""Pictures a thread decodes before it takes the next task: a task costs about as much as a 28×28 PNG."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is the same on every device."""
+
+    config: InferConfig
+    loader: Loader
+    like: NDArray[Any]
+    """The first picture, whose shape and type all have."""
+    steps: Mapping[int, Path | None]
+    """Checkpoint of each step."""
+    runs: Mapping[int, Run]
+    out: Place
+    threads: int
+    """That read and decode, for each device."""
+    batch_size: int
+    warnings: tuple[str, ...] = ()
+    """Of the dataset and the preflight, for the record."""
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Who gives a device its tasks, and hears from it."""
+
+    ask: Callable[[bool], Task | None]
+    """The next task, None if there is none. With True it waits for one that another device may give back."""
+    wrote: Callable[[int, int, Task | None], object]
+    """Hears of rows that went through, of failed rows that were written, and of the task that is done."""
+    say: Callable[[str], object]
+    """Takes a line for a person."""
+
+
+def work(
+    job: Job, device: torch.device, modules: Callable[[int], torch.nn.Module], watcher: Watcher
+) -> dict[str, float]:
+    """Do tasks until there are none. `modules` gives the model of a step. -> seconds as `timing` has them."""
+    total = timing.NO_SECONDS
+    limit = Limit(job.batch_size, device, watcher.say)
+    networks: dict[int, factory.Network] = {}
+    while (task := watcher.ask(True)) is not None:
+        more = itertools.chain([task], iter(lambda: watcher.ask(False), None))
+        for together, of_group in itertools.groupby(more, key=lambda task: task.together):
+            if tuple(networks) != together:
+                networks.clear()  # before the next ones need the memory
+                for step in together:
+                    networks[step] = factory.Network(
+                        modules(step), device, job.config.precision, job.config.embedding_layer or job.config.embeddings
+                    )
+                    if job.config.compile:
+                        networks[step].compile()
+            total = timing.plus(total, _pass(job, device, networks, of_group, watcher, limit))
+    return total
+
+
+def module_of(build: Callable[[Path | None], torch.nn.Module], file: Path | None, run: Run) -> torch.nn.Module:
+    """The model with the weights of a file. Raises InputError if they do not fit, or are not those of the run."""
+    module = build(file)
+    if factory.weights_digest(module) != run.weights:
+        raise InputError(f"{file or run.model} changed while it was in use: run the same command again")
+    return module
+
+
+def _pass(
+    job: Job,
+    device: torch.device,
+    networks: Mapping[int, factory.Network],
+    tasks: Iterator[Task],
+    watcher: Watcher,
+    limit: Limit,
+) -> dict[str, float]:
+    """Do tasks with these models, decoding each image once. -> seconds as `timing` has them."""
+    began = time.perf_counter()
+    seconds = dict(timing.NO_SECONDS)
+    chunks = (
+        (task, task.ids[at : at + _CHUNK])
+        for task in tasks  # drawn as decoding gets there
+        for at in range(0, len(task.ids), _CHUNK)
+    )
+
+    ahead = 2 * job.threads + -(-2 * job.batch_size // _CHUNK)  # two batches, and something for every thread
+    stream = job.loader.stream(chunks, job.like, job.threads, ahead)
+    loaded = ((task, row) for task, rows in stream for row in rows)
+    open_parts: dict[int, NewPart | MendedPart] = {}  # by step; a step's parts come one after the other
+
+    def write(batch: Batch) -> tuple[int, int, Task | None]:
+        started = time.perf_counter()
+        failed = 0
+        for step in batch.outputs:
+            if step not in open_parts:
+                making = _making(job, device, batch.task, step)
+                open_parts[step] = NewPart(making) if isinstance(batch.task.ids, range) else MendedPart(making)
+            failed += open_parts[step].add(batch)
+            if batch.last:
+                del open_parts[step]
+        seconds["write"] += time.perf_counter() - started
+        seconds["decode"] += sum(row.seconds for row in batch.rows)
+        for name, value in batch.seconds.items():
+            seconds[name] += value
+        return len(batch.rows) * len(batch.outputs), failed, batch.task if batch.last else None
+
+    prepare = Prepare(device, job.loader.mean, job.loader.std)
+    inferred = forward(loaded, networks, prepare, job.like, job.batch_size, limit)
+    writing = pool.in_order(write, inferred, workers=1, ahead=4)
+    try:
+        for rows, failed, done in writing:
+            watcher.wrote(rows, failed, done)
+    finally:
+        writing.close()  # whatever stopped it, no thread is left that still writes a part or reads a picture
+        stream.close()
+        for part in open_parts.values():
+            part.abandon()
+    known = seconds["wait"] + seconds["transfer"] + seconds["forward"]
+    seconds["behind"] = max(time.perf_counter() - began - known, 0.0)
+    return seconds
+
+
+def give_up(job: Job, device: torch.device, task: Task, why: str) -> tuple[int, int]:
+    """Write rows with an error for a task that nobody survives. -> rows written, and how many of them failed."""
+    if isinstance(task.ids, range):  # else they have an error already
+        row = Loaded(None, f"WorkerDied: {why}", 0.0)
+        for step in task.steps:
+            run, part = job.runs[step], NewPart(_making(job, device, task, step))
+            for start in range(0, len(task.ids), job.batch_size):
+                rows = [row] * min(job.batch_size, len(task.ids) - start)
+                logits = np.zeros((len(rows), len(run.classes)), np.float32)
+                embeddings = np.zeros((len(rows), run.embedding), np.float16) if run.embedding else None
+                part.add(Batch(task, start, rows, {step: (logits, embeddings)}, {}))
+    return task.rows, task.rows
+
+
+def _making(job: Job, device: torch.device, task: Task, step: int) -> Making:
+    manifest, scores = job.loader.manifest, job.config.scores
+    return Making(job.out, job.runs[step], task, manifest, scores, _provenance(job, device, step))
+
+
+def _provenance(job: Job, device: torch.device, step: int) -> dict[str, object]:
+    file = job.steps[step]
+    return {
+        "checkpoint": "" if file is None else file.name,
+        "device": str(device),
+        "batch_size": job.batch_size,
+        "compile": job.config.compile,
+        "threads": job.threads,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        **hubs.versions(job.config.model),
+        **({"warnings": list(job.warnings)} if job.warnings else {}),
+    }

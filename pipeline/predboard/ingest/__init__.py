@@ -1,0 +1,1 @@
+"""Predictions that another program saved, turned into a run. Knows nothing of models."""

@@ -1,0 +1,402 @@
+"""Shared states -> every figure by name, with its interval, definition and bound. Knows no drawing and no files.
+
+Proportions have Wilson's interval. Figures that weigh classes are drawn anew from the confusion cells: a cell of n rows
+becomes Poisson(n), which is what drawing each row Poisson(1) times does to it. Means over rows go by their sum and sum
+of squares; what asks for the order of rows by leaving out one of 20 groups after the other (`ranking.jackknife`).
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predboard.metrics import counts as tally
+from predboard.metrics import score_histograms
+from predboard.metrics.counts import Z95, Scores, Tally, means, wilson, wilsons
+from predboard.metrics.score_histograms import Estimate, Ranking, mean_defined
+from predboard.predictions.table import Predictions, Run, hash64
+from predboard.state import UNIT, fixed, greatest, summed
+from predboard.summaries import Figure
+
+COLUMNS = tally.COLUMNS | score_histograms.COLUMNS
+"""Columns that `Evidence.measure` reads; `Basis.measure` reads those of the tally."""
+
+TOPS = (2, 5)
+"""Numbers of highest classes among which the true one is looked for."""
+
+SQUARE = 2.0**16
+"""Squares are cut here: a loss above 256 nats counts as 256 in the width of the interval, so that no sum overflows."""
+
+DRAWS = 8_000_000
+"""Poisson numbers drawn for the intervals of a step: 250 to 1,000 for each cell."""
+
+BLOCK = 2**25
+"""Bytes of them at once."""
+
+FEW = 8
+"""A count below it is drawn as so many times one."""
+
+_CACHED = 2**17
+"""Numbers that are worked on at once: what a processor's core has beside it."""
+
+_ROOM = ((np.uint8, 100), (np.uint16, 50_000), (np.uint32, 4_000_000_000))
+"""Types, and counts below which they hold what is drawn: more does not happen once in 10**30 times."""
+
+_ONE = (24109, 48219, 60273, 64292, 65296, 65497, 65531, 65535)
+"""From which of the numbers below 2**16 on Poisson(1) is at least 1, 2, …: equal shares of its distribution."""
+
+DEFINITIONS = {
+    "accuracy": "Share of images whose highest logit is the true class.",
+    "accuracy_top2": "Share of images whose true class is among the 2 highest logits; of ties the expected share.",
+    "accuracy_top5": "Share of images whose true class is among the 5 highest logits; of ties the expected share.",
+    "balanced_accuracy": "Mean recall over classes with images.",
+    "precision_macro": "Mean precision over classes with images or predictions; division by zero counts 0.",
+    "recall_macro": "Mean recall over classes with images or predictions; division by zero counts 0.",
+    "f1_macro": "Mean F1 over classes with images or predictions; division by zero counts 0.",
+    "f1_weighted": "Mean F1 over classes, weighed by their images.",
+    "mcc": "Matthews correlation coefficient of several classes (Gorodkin's R_K): 1 perfect, 0 as good as chance.",
+    "nll": "Mean negative log-likelihood of the true class, nats.",
+    "brier": "Mean of the squared distances of all probabilities from 0 and 1, summed over classes: 0 best, 2 worst.",
+    "auroc_macro": "Area under the ROC curve, one class against the rest, mean over classes with images.",
+    "average_precision_macro": "Average precision (step sum), a class against the rest, mean over classes with images.",
+    "aurc": "Area under the risk–coverage curve: mean error rate of the most confident images, over all shares kept.",
+}
+WITHOUT_LOGITS = frozenset(
+    [
+        *("accuracy", "balanced_accuracy", "precision_macro", "recall_macro", "f1_macro", "f1_weighted", "mcc", "nll"),
+        *("precision", "recall", "f1"),
+    ]
+)
+"""Figures of all classes and of a class that `Basis` has."""
+
+LESS_IS_BETTER = frozenset({"nll", "brier", "aurc"})
+"""Of `DEFINITIONS`; of the others more is better."""
+
+OF_A_CLASS = {
+    "precision": "Share of the images predicted as the class that are of it.",
+    "recall": "Share of the images of the class that are predicted as it.",
+    "f1": "Harmonic mean of precision and recall.",
+    "average_precision": "Average precision (step sum) of the class against the rest.",
+    "auroc": "Area under the ROC curve of the class against the rest.",
+}
+HOW_OF_A_CLASS = {
+    **dict.fromkeys(("precision", "recall"), "Wilson score"),
+    "f1": "Wilson score of the Jaccard index J, of which F1 is 2 J / (1 + J)",
+    **dict.fromkeys(("average_precision", "auroc"), "jackknife over 20 groups of images, t with 19 degrees of freedom"),
+}
+_MEAN = "mean ± 1.96 standard errors"
+_JACKKNIFE = HOW_OF_A_CLASS["auroc"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One figure of all classes: [classes] each, nan where a class has none."""
+
+    value: NDArray[np.float64]
+    lower: NDArray[np.float64]
+    upper: NDArray[np.float64]
+    bound: NDArray[np.float64]
+    """How far the exact value may be away; nan where it is exact."""
+    rows: NDArray[np.int64]
+    """Images that it rests on: of the class, predicted as it (precision), or either (F1)."""
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Mergeable state from which the figures follow that need no logits."""
+
+    tally: Tally
+    classes: np.int64 = greatest()  # how many there are
+    loss_squares: np.int64 = summed()  # nats², each cut at SQUARE
+
+    @classmethod
+    def zero(cls, run: Run) -> "Basis":
+        """No rows."""
+        return cls(Tally.zero(), np.int64(len(run.classes)), np.int64(0))
+
+    @classmethod
+    def measure(cls, run: Run, batch: Predictions) -> "Basis":
+        """These rows alone, measured once for all panels that share it."""
+
+        def count() -> Basis:
+            squares = np.minimum(np.square(batch.labelled.loss, dtype=np.float64), SQUARE)
+            return cls(Tally.measure(run, batch), np.int64(len(run.classes)), fixed(squares))
+
+        return batch.once(Basis, count)
+
+    @cached_property
+    def scores(self) -> Scores:
+        """Counts by class and what follows from them."""
+        return self.tally.scores(int(self.classes))
+
+    @cached_property
+    def overall(self) -> dict[str, Figure]:
+        """Figures of all classes together by name; what is not defined is left out."""
+        scores, n = self.scores, self.scores.counted
+        if not n:
+            return {}
+        found = {"accuracy": _share("accuracy", float(scores.hits.sum()), n)}
+        draws = redrawn(scores)
+        for name, value in scores.means.items():
+            how = f"bias-corrected bootstrap of the confusion cells, {len(draws[name]):,} draws"
+            found[name] = Figure(value, corrected(value, draws[name]), DEFINITIONS[name], how, rows=n)
+        found["nll"] = _mean("nll", self.tally.loss, self.loss_squares, n)
+        return found
+
+    @cached_property
+    def by_class(self) -> dict[str, Column]:
+        """Figures of single classes, in the order of `OF_A_CLASS`."""
+        s = self.scores
+        union = s.support + s.predictions - s.hits  # rows of the class or predicted as it; F1 = 2 J / (1 + J)
+        jaccard = [2 * end / (1 + end) for end in wilsons(s.hits, union)]
+        return {
+            "precision": _exact(s.precision, wilsons(s.hits, s.predictions), s.predictions),
+            "recall": _exact(s.recall, wilsons(s.hits, s.support), s.support),
+            "f1": _exact(s.f1, jaccard, union),
+        }
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Mergeable state from which all figures follow."""
+
+    basis: Basis
+    ranking: Ranking
+    top2: np.int64 = summed()  # expected hits among the 2 highest, fixed point
+    top5: np.int64 = summed()
+    brier: np.int64 = summed()  # sum of each row's Brier score, fixed point
+    brier_squares: np.int64 = summed()
+
+    @classmethod
+    def zero(cls, run: Run) -> "Evidence":
+        """No rows."""
+        none = np.int64(0)
+        return cls(Basis.zero(run), Ranking.zero(run), none, none, none, none)
+
+    @classmethod
+    def measure(cls, run: Run, batch: Predictions) -> "Evidence":
+        """These rows alone, measured once for all panels that share it."""
+        return batch.once(Evidence, lambda: cls._measured(run, batch))
+
+    @classmethod
+    def _measured(cls, run: Run, batch: Predictions) -> "Evidence":
+        rows = batch.labelled
+        above, same = rows.rank, rows.ties
+        # Expected hit when equal logits are ordered at random: k - g of the e + 1 tied places lie inside the top k.
+        top2, top5 = (fixed(np.clip((k - above) / (same + 1), 0, 1)) for k in TOPS)
+        p = rows.probabilities
+        true = p[np.arange(len(rows)), rows.label].astype(np.float64)
+        brier = np.maximum(np.einsum("ij,ij->i", p, p) - 2 * true + 1, 0)  # sum of (p - y)² over the classes
+        basis = Basis.measure(run, batch)
+        return cls(basis, Ranking.measure(run, batch), top2, top5, fixed(brier), fixed(brier**2))
+
+    @property
+    def tally(self) -> Tally:
+        """Counts of rows."""
+        return self.basis.tally
+
+    @property
+    def scores(self) -> Scores:
+        """Counts by class and what follows from them."""
+        return self.basis.scores
+
+    @cached_property
+    def overall(self) -> dict[str, Figure]:
+        """Every figure of all classes together, in the order of `DEFINITIONS`; what is not defined is left out."""
+        n = self.scores.counted
+        if not n:
+            return {}
+        found = dict(self.basis.overall)
+        for k, hits in zip(TOPS, (self.top2, self.top5), strict=True):
+            if k < self.scores.classes:
+                found[f"accuracy_top{k}"] = _share(f"accuracy_top{k}", float(hits * UNIT), n)
+        found["brier"] = _mean("brier", self.brier, self.brier_squares, n)
+        ranked = self._ranked
+        for name, value, half, bound in (
+            *(
+                (f"{name}_macro", mean_defined(of.value), self._half[name][0], mean_defined(of.bound))
+                for name, of in ranked.items()
+            ),
+            ("aurc", float(self._aurc.value), self._half["aurc"][0], float(self._aurc.bound)),
+        ):
+            if not np.isnan(value):
+                ends = None if np.isnan(half) else (max(value - float(half), 0.0), min(value + float(half), 1.0))
+                found[name] = Figure(value, ends, DEFINITIONS[name], _JACKKNIFE, bound, n)
+        return {name: found[name] for name in DEFINITIONS if name in found}
+
+    @cached_property
+    def by_class(self) -> dict[str, Column]:
+        """Every figure of single classes, in the order of `OF_A_CLASS`."""
+        found = dict(self.basis.by_class)
+        for name in ("average_precision", "auroc"):
+            of, half = self._ranked[name], self._half[name][1:]
+            ends = np.clip([of.value - half, of.value + half], 0, 1)
+            found[name] = Column(of.value, ends[0], ends[1], of.bound, self.scores.support)
+        return found
+
+    @property
+    def _ranked(self) -> dict[str, Estimate]:
+        return {"auroc": self.ranking.auroc, "average_precision": self.ranking.average_precision}
+
+    @cached_property
+    def _aurc(self) -> Estimate:
+        return score_histograms.aurc(self.ranking.confidence.sum(axis=0))
+
+    @cached_property
+    def _half(self) -> dict[str, NDArray[np.float64]]:
+        """Half widths of intervals: of the mean over classes, then of each class."""
+        grouped = self.ranking.true_grouped, self.ranking.every_grouped
+
+        def mean_first(of: Estimate) -> NDArray[np.float64]:
+            return np.concatenate([[mean_defined(of.value)], of.value])
+
+        return {
+            "auroc": score_histograms.jackknife(grouped, lambda *counts: mean_first(score_histograms.auroc(*counts))),
+            "average_precision": score_histograms.jackknife(
+                grouped, lambda t, e: mean_first(score_histograms.average_precision(t, e, bounded=False))
+            ),
+            "aurc": score_histograms.jackknife(
+                (self.ranking.confidence,), lambda counts: score_histograms.aurc(counts).value[None]
+            ),
+        }
+
+
+def _share(name: str, hits: float, n: int) -> Figure:
+    """That of `hits` of `n` rows."""
+    return Figure(hits / n, wilson(hits, n), DEFINITIONS[name], "Wilson score", rows=n)
+
+
+def _mean(name: str, total: np.int64, squares: np.int64, n: int) -> Figure:
+    """That of the mean of `n` numbers, none below 0, from their sum and that of their squares in `UNIT`s."""
+    mean, ends = float(total * UNIT / n), None
+    if n > 1:
+        half = Z95 * math.sqrt(max(float(squares * UNIT / n) - mean**2, 0.0) / (n - 1))
+        ends = max(mean - half, 0.0), mean + half
+    return Figure(mean, ends, DEFINITIONS[name], _MEAN, rows=n)
+
+
+def _exact(value: NDArray[np.float64], ends: Sequence[NDArray[np.float64]], rows: NDArray[np.int64]) -> Column:
+    """Without a bound, and nan for a class where it rests on no rows."""
+    value, lower, upper = (np.where(rows > 0, of, np.nan) for of in (value, *ends))
+    return Column(value, lower, upper, np.full(len(rows), np.nan), rows)
+
+
+def of_classes(chosen: Sequence[int], by_class: Mapping[str, Column]) -> list[dict[str, Figure]]:
+    """The figures of each chosen class by name; what is not defined is left out."""
+    found: list[dict[str, Figure]] = [{} for _ in chosen]
+    for name, column in by_class.items():
+        columns = (column.value, column.lower, column.upper, column.bound, column.rows)
+        for of, value, lower, upper, bound, rows in zip(found, *(c[chosen].tolist() for c in columns), strict=True):
+            if not math.isnan(value):
+                ends = None if math.isnan(lower) else (lower, upper)
+                near = None if math.isnan(bound) else bound
+                of[name] = Figure(value, ends, OF_A_CLASS[name], HOW_OF_A_CLASS[name], near, rows)
+    return found
+
+
+def redrawn(scores: Scores) -> dict[str, NDArray[np.float64]]:
+    """The figures of `tally.means` with each confusion cell of n rows replaced by Poisson(n), again and again.
+
+    -> [draws] each, nan where not defined.
+    """
+    true, predicted, count = scores.cells
+    there = scores.support + scores.predictions > 0
+    place, classes = np.cumsum(there) - 1, int(there.sum())
+    right = Sums(np.where(true == predicted, place[true], -1), classes)
+    by_true, by_predicted = Sums(place[true], classes), Sums(place[predicted], classes)
+    found: dict[str, list[NDArray[np.float64]]] = {}
+    most = int(max(scores.support.max(), scores.predictions.max()))
+    for n in poissons(count, true.tobytes() + predicted.tobytes(), classes, most):
+        for name, values in means(*(of(n).T for of in (right, by_true, by_predicted))).items():
+            found.setdefault(name, []).append(values)
+    return {name: np.concatenate(values) for name, values in found.items()}
+
+
+def poissons(count: NDArray[np.int64], seed: bytes, width: int, most: int) -> Iterator[NDArray[np.unsignedinteger]]:
+    """Each count n replaced by Poisson(n), again and again, some times at once.
+
+    The seed is the hash of these bytes and of the counts: the same counts give the same draws.
+
+    Args:
+        count: [cells] above 0.
+        seed: whatever makes these counts differ from others.
+        width: how many numbers the caller makes of a draw.
+        most: the largest sum of counts that the caller makes.
+
+    Yields:
+        [cells, draws] of a type that holds such sums.
+    """
+    random = np.random.default_rng(hash64(seed + count.tobytes()) % 2**64)
+    draws = min(max(DRAWS // len(count), 250), 1000)
+    kind = np.dtype(next((of for of, room in _ROOM if most < room), np.uint64))
+    blocks = -(-draws // max(min(BLOCK // (len(count) * kind.itemsize), BLOCK // (32 * width)), 1))
+    many, size = np.flatnonzero(count >= FEW), max(_CACHED * blocks // draws, 1)
+    for drawn in np.diff(np.linspace(0, draws, blocks + 1).astype(int)).tolist():
+        n = np.empty((len(count), drawn), kind)
+        for start in range(0, len(n), size):  # most cells of many classes hold one row
+            of_block = n[start : start + size]
+            of_block[:] = _poissons_of_one(_uniform(random, of_block.shape))
+        for times in range(2, FEW):  # Poisson(n) is n times Poisson(1)
+            again = np.flatnonzero((count >= times) & (count < FEW))
+            for start in range(0, len(again), size):
+                at = again[start : start + size]
+                n[at] += _poissons_of_one(_uniform(random, (len(at), drawn)))
+        n[many] = random.poisson(count[many, None], (len(many), drawn))
+        yield n
+
+
+def _uniform(random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.uint16]:
+    """Numbers below 2**16, four of each that is drawn: in half the time of drawing them one by one."""
+    count = math.prod(shape)
+    drawn = random.integers(0, 2**64, -(-count // 4), np.uint64)
+    return drawn.astype("<u8", copy=False).view("<u2")[:count].reshape(shape)
+
+
+def _poissons_of_one(uniform: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """Poisson(1) by equal shares of the numbers below 2**16: ten times as fast as NumPy's own. -> the same shape."""
+    n = np.zeros(uniform.shape, np.uint8)
+    for least in _ONE:
+        n += uniform >= least
+    return n
+
+
+class Sums:
+    """Sums of [cells, draws] over the cells of each class."""
+
+    def __init__(self, of: NDArray[np.int64], classes: int) -> None:
+        """`of`: [cells] the class of each, -1 for none."""
+        self._classes = classes
+        self._order = np.argsort(of.astype(np.min_scalar_type(-classes)), kind="stable")  # two bytes sort faster
+        starts = np.searchsorted(of, np.arange(classes + 1), sorter=self._order)
+        cells = np.diff(starts)
+        self._one, self._more = np.flatnonzero(cells == 1), np.flatnonzero(cells > 1)
+        self._starts = starts
+
+    def __call__(self, n: NDArray[np.unsignedinteger | np.floating]) -> NDArray[np.float64]:
+        """-> [classes, draws]. A sum must fit into the type of `n`."""
+        sums = np.zeros((self._classes, n.shape[1]))
+        sums[self._one] = n[self._order[self._starts[self._one]]]
+        for c in self._more.tolist():  # whole rows are added, many draws at once
+            cells = self._order[self._starts[c] : self._starts[c + 1]]
+            sums[c] = np.add.reduce(n.take(cells, axis=0), axis=0, dtype=n.dtype)
+        return sums
+
+
+def corrected(value: float, draws: NDArray[np.float64]) -> tuple[float, float] | None:
+    """95 % interval from bootstrap draws, corrected for their bias (Efron 1981: BC percentile).
+
+    Drawing anew loses rare classes, so macro F1 of the draws lies below the value: their plain percentiles held the
+    true value 78 times of 100 where these did 92 times (100 classes of 20 images).
+    """
+    draws = np.sort(draws[~np.isnan(draws)])
+    if not len(draws):
+        return None
+    normal = NormalDist()
+    below = ((draws < value).sum() + (draws == value).sum() / 2) / len(draws)
+    bias = normal.inv_cdf(min(max(float(below), 0.5 / len(draws)), 1 - 0.5 / len(draws)))
+    lower, upper = np.quantile(draws, [normal.cdf(2 * bias - Z95), normal.cdf(2 * bias + Z95)])
+    return min(float(lower), value), max(float(upper), value)

@@ -1,0 +1,351 @@
+"""Counts that several panels share, and the metrics that follow from them. Knows no drawing and no files.
+
+Failed rows and rows without a label are outside every denominator that needs them, and counted. A class is in a macro
+mean if it has support or predictions; division by zero counts 0.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predboard.predictions.table import Predictions, Run
+from predboard.state import UNIT, Counted, fixed, summed
+
+Z95 = 1.959963984540054
+"""Standard normal quantile of a two-sided 95 % interval."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Mergeable counts of rows."""
+
+    confusion: Counted  # of true * classes + predicted, over the labelled rows
+    rows: np.int64 = summed()
+    failed: np.int64 = summed()  # rows without logits
+    unlabelled: np.int64 = summed()  # rows without a label, failed or not
+    loss: np.int64 = summed()  # sum over the labelled rows, fixed point
+
+    @classmethod
+    def zero(cls) -> "Tally":
+        """No rows."""
+        none = np.int64(0)
+        return cls(Counted.of(np.zeros(0, np.int64)), none, none, none, none)
+
+    @classmethod
+    def measure(cls, run: Run, batch: Predictions) -> "Tally":
+        """These rows alone, counted once for all panels that share it."""
+
+        def count() -> Tally:
+            labelled = batch.labelled
+            return cls(
+                Counted.of(labelled.label * len(run.classes) + labelled.predicted),
+                np.int64(len(batch)),
+                np.int64((batch.predicted < 0).sum()),
+                np.int64((batch.label < 0).sum()),
+                fixed(labelled.loss),
+            )
+
+        return batch.once(Tally, count)
+
+    @cached_property
+    def _scores(self) -> dict[int, "Scores"]:
+        return {}
+
+    def scores(self, classes: int) -> "Scores":
+        """What follows from the counts: the same object for all who ask, batch after batch."""
+        return self._scores.setdefault(classes, Scores(self, classes))
+
+
+COLUMNS = frozenset({"label", "predicted", "loss"})
+"""Columns that `Tally.measure` reads."""
+
+
+@dataclass(frozen=True)
+class Counting:
+    """What a panel does that measures a tally and nothing else."""
+
+    columns: frozenset[str] = COLUMNS
+
+    def zero(self, run: Run) -> Tally:  # noqa: ARG002  the counts are sparse and need no size
+        """No rows."""
+        return Tally.zero()
+
+    def measure(self, run: Run, batch: Predictions) -> Tally:
+        """These rows alone."""
+        return Tally.measure(run, batch)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Metrics of a tally over `classes` classes."""
+
+    tally: Tally
+    classes: int
+
+    @cached_property
+    def cells(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """True class, predicted class and count of each pair that was seen, ascending: [cells] each."""
+        true, predicted = np.divmod(self.tally.confusion.value, self.classes)
+        return true, predicted, self.tally.confusion.count
+
+    def _by_class(self, of: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.int64]:
+        totals = np.zeros(self.classes, np.int64)
+        np.add.at(totals, of, count)
+        return totals
+
+    @cached_property
+    def counted(self) -> int:
+        """Rows with logits and a label: the denominator of accuracy."""
+        return int(self.tally.confusion.count.sum())
+
+    @cached_property
+    def support(self) -> NDArray[np.int64]:
+        """[classes] rows of each true class."""
+        true, _, count = self.cells
+        return self._by_class(true, count)
+
+    @cached_property
+    def predictions(self) -> NDArray[np.int64]:
+        """[classes] rows predicted as each class."""
+        _, predicted, count = self.cells
+        return self._by_class(predicted, count)
+
+    @cached_property
+    def hits(self) -> NDArray[np.int64]:
+        """[classes] rows of each class that were predicted as it."""
+        true, predicted, count = self.cells
+        same = true == predicted
+        return self._by_class(true[same], count[same])
+
+    @cached_property
+    def recall(self) -> NDArray[np.float64]:
+        """[classes] hits / support."""
+        return self.hits / np.maximum(self.support, 1)
+
+    @cached_property
+    def precision(self) -> NDArray[np.float64]:
+        """[classes] hits / predictions."""
+        return self.hits / np.maximum(self.predictions, 1)
+
+    @cached_property
+    def f1(self) -> NDArray[np.float64]:
+        """[classes] harmonic mean of precision and recall: 2 hits / (support + predictions)."""
+        return np.asarray(2 * self.hits / np.maximum(self.support + self.predictions, 1))
+
+    @property
+    def accuracy(self) -> float:
+        """Share of rows whose highest logit is the true class."""
+        return float(self.hits.sum() / self.counted)
+
+    @cached_property
+    def means(self) -> dict[str, float]:
+        """The figures of `means` by name; one that is not defined is left out."""
+        found = means(*(n.astype(np.float64) for n in (self.hits, self.support, self.predictions)))
+        return {name: float(value) for name, value in found.items() if not np.isnan(value)}
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean recall over the classes with support."""
+        return self.means["balanced_accuracy"]
+
+    @property
+    def precision_macro(self) -> float:
+        """Mean over the classes with support or predictions."""
+        return self.means["precision_macro"]
+
+    @property
+    def recall_macro(self) -> float:
+        """Mean over the classes with support or predictions."""
+        return self.means["recall_macro"]
+
+    @property
+    def f1_macro(self) -> float:
+        """Mean over the classes with support or predictions."""
+        return self.means["f1_macro"]
+
+    @property
+    def nll(self) -> float:
+        """Mean negative log-likelihood, nats."""
+        return float(self.tally.loss * UNIT / self.counted)
+
+    @cached_property
+    def worst_first(self) -> NDArray[np.int64]:
+        """All classes, by the upper end of the recall's interval, so that 0 of 1 does not come before 10 of 100.
+
+        Of equal ones those with more images come first; classes without images come last, by what is predicted as them.
+        """
+        _, upper = wilsons(self.hits, self.support)
+        none = self.support == 0
+        found = np.lexsort((np.arange(self.classes), -self.predictions * none, -self.support, upper, none))
+        return found.astype(np.int64)
+
+    def worst(self, limit: int) -> NDArray[np.int64]:
+        """Classes with support that were not all found, worst first."""
+        return self.worst_first[(self.hits < self.support)[self.worst_first]][:limit]
+
+    @cached_property
+    def confusions(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """True class, predicted class and count of all pairs of two classes that were seen, by class; each [pairs]."""
+        true, predicted, count = self.cells
+        wrong = true != predicted
+        return true[wrong], predicted[wrong], count[wrong]
+
+    def frequent(self, limit: int) -> NDArray[np.int64]:
+        """Places in `confusions` of the most frequent ones.
+
+        Of equal ones first those of the class with fewer images, of which they are a larger share; then by class.
+        """
+        known = self._frequent  # held, because panels on threads may make it at the same time
+        if limit not in known:
+            true, _, count = self.confusions
+            least = np.partition(count, -limit)[-limit] if len(count) > limit else 0
+            among = np.flatnonzero(count >= least)  # only what can be among them is sorted
+            order = np.lexsort((self.support[true[among]], -count[among]))  # stable, and they ascend by class
+            known[limit] = among[order[:limit]]
+        return known[limit]
+
+    @cached_property
+    def _frequent(self) -> dict[int, NDArray[np.int64]]:
+        return {}
+
+    def pairs(self, limit: int) -> list[tuple[int, int, int]]:
+        """(true, predicted, count) of the most frequent confusions, as `frequent` orders them."""
+        at = self.frequent(limit)
+        true, predicted, count = (column[at].tolist() for column in self.confusions)
+        return list(zip(true, predicted, count, strict=True))
+
+    @cached_property
+    def taken_for(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """[classes] the class that each true class is most often taken for, -1 if for none, and how often."""
+        true, predicted, count = self.confusions
+        other, times = np.full(self.classes, -1), np.zeros(self.classes, np.int64)
+        np.maximum.at(times, true, count)
+        most = np.flatnonzero(count == times[true])[::-1]  # of equal ones the first, which is written last
+        other[true[most]] = predicted[most]
+        return other, times
+
+    def worth_seeing(self, limit: int) -> NDArray[np.int64]:
+        """Classes with support, those with most errors (missed or wrongly predicted) chosen first; ascending."""
+        errors = self.support + self.predictions - 2 * self.hits
+        order = np.lexsort((np.arange(self.classes), -self.support, -errors))
+        return np.sort(order[(self.support > 0)[order]][:limit]).astype(np.int64)
+
+    def matrix(self, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+        """[chosen, chosen] counts; row: true class, column: predicted class; with a last row and column of all others
+        if some class is not chosen.
+        """
+        other = len(chosen)
+        place = np.full(self.classes, other, np.int64)
+        place[chosen] = np.arange(len(chosen))
+        size = other + (other < self.classes)
+        counts = np.zeros((size, size), np.int64)
+        true, predicted, count = self.cells
+        np.add.at(counts, (place[true], place[predicted]), count)
+        return counts
+
+
+def means(
+    hits: NDArray[np.float64], support: NDArray[np.float64], predictions: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    """Figures that weigh classes, from the margins of a confusion matrix.
+
+    Args:
+        hits, support, predictions: [..., classes] rows found, rows of each class, rows predicted as it.
+
+    Returns:
+        [...] each; nan where one is not defined. `mcc` is Gorodkin's R_K (2004), not defined where all labels or
+        all predictions are one class, and so nothing can be told from chance.
+    """
+    rows, total = support.sum(axis=-1), hits.sum(axis=-1)
+    present = np.maximum(((support > 0) | (predictions > 0)).sum(axis=-1), 1)
+    recall, precision = hits / np.maximum(support, 1), hits / np.maximum(predictions, 1)
+    f1 = 2 * hits / np.maximum(support + predictions, 1)
+    chance = (support * predictions).sum(axis=-1)
+    spread = (rows**2 - (predictions**2).sum(axis=-1)) * (rows**2 - (support**2).sum(axis=-1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {
+            "balanced_accuracy": recall.sum(axis=-1) / (support > 0).sum(axis=-1),
+            "precision_macro": precision.sum(axis=-1) / present,
+            "recall_macro": recall.sum(axis=-1) / present,
+            "f1_macro": f1.sum(axis=-1) / present,
+            "f1_weighted": (support * f1).sum(axis=-1) / rows,
+            "mcc": np.where(spread > 0, (total * rows - chance) / np.sqrt(spread), np.nan),
+        }
+
+
+def sign_test(lost: int, won: int) -> float:
+    """Chance of at least `won` of lost + won pairs if both ways were equally likely: exact, one-sided.
+
+    The binomial distribution, which is McNemar's test of discordant pairs (1947) without its approximation.
+
+    >>> round(sign_test(1, 3), 12), sign_test(0, 0), sign_test(3, 0)
+    (0.3125, 1.0, 1.0)
+    """
+    if won <= lost:  # sums from the small end, so that nothing is lost
+        return 1 - sign_test(won - 1, lost + 1) if won else 1.0
+    n = lost + won
+    log = math.lgamma(n + 1) - math.lgamma(won + 1) - math.lgamma(lost + 1) - n * math.log(2)  # of just `won`
+    k = np.arange(lost, 0, -1)
+    return math.exp(log) * float(1 + np.cumprod(k / (n - k + 1)).sum())  # each split's over the one before
+
+
+def wilson(hits: float, rows: int) -> tuple[float, float]:
+    """95 % score interval of a proportion (Wilson 1927); (0, 1) of no rows.
+
+    >>> [round(end, 4) for end in wilson(9, 10)]
+    [0.5958, 0.9821]
+    """
+    lower, upper = wilsons(np.array(hits), np.array(rows))
+    return float(lower), float(upper)
+
+
+def wilsons(hits: NDArray[Any], rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The lower and upper ends of `wilson` for arrays of one shape."""
+    n, zz = np.maximum(rows, 1).astype(np.float64), Z95**2
+    p = hits / n
+    centre, half = p + zz / (2 * n), Z95 * np.sqrt(p * (1 - p) / n + zz / (4 * n**2))
+    lower = np.where(rows == 0, 0.0, np.clip((centre - half) / (1 + zz / n), 0.0, p))
+    return lower, np.where(rows == 0, 1.0, np.clip((centre + half) / (1 + zz / n), p, 1.0))
+
+
+def warnings(
+    scores: Scores, names: tuple[str, ...], rows: int, manifest_rows: int, before: Sequence[str] = ()
+) -> list[str]:
+    """What a person should know before believing the numbers, gravest first; `before` is what stage one warned of."""
+    found = []
+    if rows < manifest_rows:
+        found.append(
+            f"{manifest_rows - rows:,} of {manifest_rows:,} rows are missing, perhaps whole classes: rows come in the "
+            "manifest's order; run the command that made the others again"
+        )
+    found += before
+    tally = scores.tally
+    if tally.failed:
+        are = "is" if tally.failed == 1 else "are"
+        found.append(f"{tally.failed:,} of {tally.rows:,} images failed and {are} in no figure")
+    if tally.unlabelled:
+        have = "has" if tally.unlabelled == 1 else "have"
+        found.append(f"{tally.unlabelled:,} of {tally.rows:,} images {have} no label")
+    n = scores.counted
+    if n and scores.classes > 1:
+        common = int(scores.support.argmax())
+        always = float(scores.support[common] / n)
+        if wilson(int(scores.hits.sum()), n)[0] <= always and np.count_nonzero(scores.support) > 1:
+            found.append(f"accuracy is not clearly better than always saying {names[common]} ({100 * always:.0f} %)")
+        favourite = int(scores.predictions.argmax())
+        share, due = float(scores.predictions[favourite] / n), float(scores.support[favourite] / n)
+        if share > 0.5 and share > 2 * due:
+            found.append(
+                f"{100 * share:.0f} % of predictions are {names[favourite]}, which is {100 * due:.0f} % of the images"
+            )
+        never = np.flatnonzero((scores.predictions == 0) & (scores.support > 0))
+        if len(never):
+            found.append(
+                f"{len(never)} of {scores.classes} classes never predicted: {', '.join(names[c] for c in never[:3])}"
+            )
+    return found

@@ -1,0 +1,325 @@
+"""How rows rank by the probability of a class: mergeable histograms, and what follows from them. Knows no drawing.
+
+AUROC, average precision, precision–recall and ROC curves, risk–coverage, equal-mass calibration and conformal sets all
+ask only in which order rows come. Equal bins of the probability would lose that order, because most probabilities are
+close to 0 or 1; equal bins of the log-odds keep it (200 bins: macro AUROC of CIFAR-10 models .98249 where .98251 is
+exact, against .959 from bins of the probability). What a histogram cannot tell is bounded by its own counts.
+
+The score is u(p) = ln p + p up to p = 1/2 and -u(1 - p) above: it rises with p, is within .2 of the log-odds, and
+costs one logarithm less. Bins are equal in u from -32 to 32; the outermost take what lies beyond.
+
+Scores are computed in single precision, and bounds hold for their order. Against the order of exact probabilities, a
+row that is within 1/2000 of a bin's width of an edge (8e-6 of the probability) may be in the neighbouring bin.
+
+Rows belong to one of 20 groups by the hash of their key. Leaving out one group after the other gives intervals
+(delete-a-group jackknife); even groups are fold 0, where things are fitted, odd ones fold 1, where they are reported.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predboard.predictions.table import Predictions, Run, mix
+from predboard.state import summed
+
+SALT = 5
+"""Of the hash that deals rows into groups."""
+
+GROUPS = 20
+FINE = 4096
+"""Bins of a histogram that is not one for each class."""
+
+_BLOCK = 2**18
+"""Numbers that are worked on at once: 1 MB, what a processor's core has beside it."""
+
+REACH = 32.0
+"""The bins go from -REACH to REACH."""
+
+COLUMNS = frozenset({"key", "label", "predicted", "logits"})
+"""Columns that `Ranking.measure` reads."""
+
+_T975 = 2.093024054408263
+"""Quantile .975 of Student's t with GROUPS - 1 degrees of freedom."""
+
+
+def bins_of(classes: int) -> int:
+    """Bins for each class: 4,096 up to 128 classes, 512 at 1,000; the table stays at 4 MB up to 8,192 classes.
+
+    >>> bins_of(10), bins_of(1000), bins_of(100_000)
+    (4096, 512, 64)
+    """
+    return _power_of_two(2**19 // classes, 64, FINE)
+
+
+def coarse_of(classes: int) -> int:
+    """Bins for each class and group, for intervals alone: 2,048 at 10 classes, 32 at 1,000."""
+    return _power_of_two(2**15 // classes, 16, FINE)
+
+
+def _power_of_two(most: int, least: int, limit: int) -> int:
+    return min(max(1 << (max(most, 1).bit_length() - 1), least), limit)
+
+
+def score(p: NDArray[np.float32], rest: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    """u(p), see above. `rest` is 1 - p where that is known better than the difference would tell.
+
+    -> float32 of the same shape; -inf at 0, inf where the rest is 0.
+    """
+    rest = 1 - p if rest is None else rest
+    low = p <= 0.5
+    small = np.where(low, p, rest)
+    with np.errstate(divide="ignore"):
+        u = np.log(small) + small
+    return np.where(low, u, -u)
+
+
+def probability(u: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The probability of a finite score: u(p) turned round, by Newton's method. -> float64 of the same shape."""
+    u = np.asarray(u, np.float64)
+    low = -np.abs(u)
+    p = np.exp(low - np.exp(low))  # never above the root
+    for _ in range(8):  # twice as many digits each time
+        p = p - (np.log(p) + p - low) / (1 / p + 1)
+    p = np.clip(p, 0.0, 0.5)
+    return np.asarray(np.where(u <= 0, p, 1 - p))
+
+
+def edges(bins: int) -> NDArray[np.float64]:
+    """[bins + 1] probabilities at the edges of the bins, ascending from 0 to 1."""
+    inner = probability(np.linspace(-REACH, REACH, bins + 1)[1:-1])
+    return np.concatenate([[0.0], inner, [1.0]])
+
+
+def place(u: NDArray[np.float32], bins: int = FINE) -> NDArray[np.int32]:
+    """Which bin a score is in; of half as many bins it is this shifted right by one. -> int32 of the same shape."""
+    at = u * np.float32(bins / (2 * REACH))
+    at += np.float32(bins / 2)
+    np.clip(at, 0, bins - 1, out=at)
+    return at.astype(np.int32)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Histograms of the labelled rows by their probabilities. Bins ascend with the probability."""
+
+    every: NDArray[np.int64] = summed()  # [classes, bins] all rows, by the probability of each class
+    true: NDArray[np.int64] = summed()  # [classes, bins] rows of a class, by the probability of it
+    every_grouped: NDArray[np.int32] = summed()  # [GROUPS, classes, coarse] as `every`
+    true_grouped: NDArray[np.int32] = summed()  # [GROUPS, classes, coarse] as `true`
+    confidence: NDArray[np.int32] = summed()  # [GROUPS, wrong and right, FINE] by the highest probability
+    given: NDArray[np.int64] = summed()  # [folds, FINE] by the probability of the true class
+    any_class: NDArray[np.int64] = summed()  # [folds, FINE] as often as there are classes, by each one's probability
+
+    @cached_property
+    def auroc(self) -> "Estimate":
+        """[classes] of each against the rest."""
+        return auroc(self.true, self.every)
+
+    @cached_property
+    def average_precision(self) -> "Estimate":
+        """[classes] of each against the rest."""
+        return average_precision(self.true, self.every)
+
+    @classmethod
+    def zero(cls, run: Run) -> "Ranking":
+        """No rows."""
+        k, coarse = len(run.classes), coarse_of(len(run.classes))
+        return cls(
+            every=np.zeros((k, bins_of(k)), np.int64),
+            true=np.zeros((k, bins_of(k)), np.int64),
+            every_grouped=np.zeros((GROUPS, k, coarse), np.int32),
+            true_grouped=np.zeros((GROUPS, k, coarse), np.int32),
+            confidence=np.zeros((GROUPS, 2, FINE), np.int32),
+            given=np.zeros((2, FINE), np.int64),
+            any_class=np.zeros((2, FINE), np.int64),
+        )
+
+    @classmethod
+    def measure(cls, run: Run, batch: Predictions) -> "Ranking":
+        """These rows alone, measured once for all panels that share it."""
+        return batch.once(Ranking, lambda: cls._measured(run, batch.labelled))
+
+    @classmethod
+    def _measured(cls, run: Run, rows: Predictions) -> "Ranking":
+        k, bins, coarse = len(run.classes), bins_of(len(run.classes)), coarse_of(len(run.classes))
+        group, label, predicted = group_of(rows.key), rows.label, rows.predicted
+        at = _places(rows.probabilities, predicted)  # [rows, classes]
+        each = np.arange(len(rows))
+        top, given = at[each, predicted].astype(np.int64), at[each, label].astype(np.int64)
+        shift, shorter = (int(np.log2(FINE // n)) for n in (bins, coarse))
+        state = cls.zero(run)
+        _count(state.true, label * bins + (given >> shift))
+        _count(state.true_grouped, (group * k + label) * coarse + (given >> shorter))
+        _count(state.confidence, (group * 2 + (predicted == label)) * FINE + top)
+        _count(state.given, (group % 2) * FINE + given)
+        fold = group % 2
+        at += (fold * FINE).astype(np.int16)[:, None]
+        of_group = group * (k * coarse) - fold * coarse
+        width = max(_BLOCK // 4 // max(len(rows), 1), 1)
+        for start in range(0, k, width):  # class by class: a table of one class stays in the processor's cache
+            columns = at[:, start : start + width].T.astype(np.int64, order="C")  # [classes, rows]
+            here = np.arange(len(columns))[:, None]
+            _count(state.any_class, columns)
+            folds = np.zeros((len(columns), 2, bins), np.int64)
+            _count(folds, (columns >> shift) + here * (2 * bins))
+            state.every[start : start + width] = folds.sum(axis=1)
+            columns >>= shorter
+            columns += (here + start) * coarse
+            columns += of_group
+            _count(state.every_grouped, columns)
+        return state
+
+
+def _places(probabilities: NDArray[np.float32], predicted: NDArray[np.int64]) -> NDArray[np.int16]:
+    """Which of FINE bins each probability is in. -> [rows, classes]."""
+    at = np.empty(probabilities.shape, np.int16)
+    size = max(_BLOCK // probabilities.shape[1], 1)
+    for start in range(0, len(at), size):  # blocks that fit into the processor's cache
+        p = probabilities[start : start + size].copy()
+        each, highest = np.arange(len(p)), predicted[start : start + size]
+        top = p[each, highest]
+        p[each, highest] = 0
+        rest = p.sum(axis=1)  # 1 - top, to its last digits: of an almost sure row the difference would be 0
+        np.clip(p, None, 0.5, out=p)  # rounding
+        with np.errstate(divide="ignore"):
+            u = np.log(p)
+        u += p
+        u[each, highest] = score(top, rest)
+        at[start : start + size] = place(u)
+    return at
+
+
+def group_of(key: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Group of each key, 0 to 19. Even ones are fold 0, where things are fitted. -> [rows] int64."""
+    return (mix(key, SALT).view(np.uint64) % np.uint64(GROUPS)).astype(np.int64)
+
+
+def _count(table: NDArray[np.integer], index: NDArray[np.int64]) -> None:
+    """Add 1 to a table, row after row, wherever the index says so: two thirds of the time of `np.bincount`."""
+    np.add.at(table.reshape(-1), index.reshape(-1), table.dtype.type(1))
+
+
+def falling(true: NDArray[np.integer], every: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """True and false positives if rows of the highest 1, 2, … bins are taken. -> two of [..., bins]"""
+    tp = np.cumsum(true[..., ::-1], axis=-1, dtype=np.int64)
+    return tp, np.cumsum(every[..., ::-1], axis=-1, dtype=np.int64) - tp
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number from a histogram, and how far that of the scores themselves can be away, as its counts prove."""
+
+    value: NDArray[np.float64]
+    bound: NDArray[np.float64]
+
+
+def auroc(true: NDArray[np.integer], every: NDArray[np.integer]) -> Estimate:
+    """Area under the ROC curve, one class against the rest (Mann–Whitney, ties count half).
+
+    Args:
+        true, every: [..., bins] counts by ascending score: rows of the class, and all rows.
+
+    Returns:
+        [...] values and bounds, |exact - value| <= bound = 1/2 sum_b pos_b neg_b / (P N); nan where the class has no
+        rows or all of them.
+    """
+    positive, negative = true.astype(np.float64), (every - true).astype(np.float64)
+    below = np.cumsum(negative, axis=-1) - negative
+    pairs = positive.sum(axis=-1) * negative.sum(axis=-1)
+    pairs = np.where(pairs > 0, pairs, np.nan)
+    tied = (positive * negative).sum(axis=-1)
+    return Estimate(((positive * below).sum(axis=-1) + tied / 2) / pairs, tied / 2 / pairs)
+
+
+def average_precision(true: NDArray[np.integer], every: NDArray[np.integer], bounded: bool = True) -> Estimate:
+    """Average precision: the sum over falling thresholds of precision times the step in recall, as scikit-learn's.
+
+    Rows of one bin are taken to be evenly mixed. The bound compares with the best and the worst order inside every bin.
+
+    Args:
+        true, every: [..., bins] as for `auroc`.
+        bounded: whether the bound is wanted, which takes as long as the value.
+
+    Returns:
+        [...] values and bounds, nan if they are not wanted; nan where the class has no rows.
+    """
+    positive = true[..., ::-1].astype(np.float64)
+    negative = (every - true)[..., ::-1].astype(np.float64)
+    tp, fp = np.cumsum(positive, axis=-1), np.cumsum(negative, axis=-1)
+    total = np.where(tp[..., -1] > 0, tp[..., -1], np.nan)
+    middle = tp - (positive - 1) / 2  # hits when the middle one of a bin's rows of the class is reached
+    precision = middle / np.maximum(middle + fp - negative / 2, 0.5)
+    value = (positive * precision).sum(axis=-1) / total
+    if not bounded:
+        return Estimate(value, np.full_like(value, np.nan))
+    best = tp / np.maximum(tp + fp - negative, 1)  # at most: all rows of the class come first
+    first = tp - positive + 1
+    worst = first / np.maximum(first + fp, 1)  # at least: all of them come last
+    above = (positive * (best - precision)).sum(axis=-1) / total
+    below = (positive * (precision - worst)).sum(axis=-1) / total
+    return Estimate(value, np.maximum(above, below))
+
+
+def aurc(confidence: NDArray[np.integer]) -> Estimate:
+    """Area under the risk–coverage curve (Geifman & El-Yaniv 2017): mean error rate of the most confident rows, over
+    every number of rows that could be kept.
+
+    Args:
+        confidence: [..., wrong and right, bins] counts by ascending confidence.
+
+    Returns:
+        [...] values, rows of one bin taken in the mean of all their orders, and bounds by the best and worst order.
+    """
+    wrong = confidence[..., 0, ::-1].astype(np.float64)
+    n = confidence.sum(axis=-2)[..., ::-1].astype(np.float64)
+    rows, errors = np.cumsum(n, axis=-1), np.cumsum(wrong, axis=-1)
+    total = np.where(rows[..., -1] > 0, rows[..., -1], np.nan)
+    before, failed = rows - n, errors - wrong
+    # sum over i = 1 … n of (failed + i·w/n) / (before + i), with H(before + n) - H(before) = sum 1 / (before + i)
+    harmonic = _harmonic(rows) - _harmonic(before)
+    rate = wrong / np.maximum(n, 1)
+    value = (rate * n + (failed - rate * before) * harmonic).sum(axis=-1) / total
+    late = _harmonic(rows) - _harmonic(rows - wrong)  # the wrong ones last: i = n - w + 1 … n
+    least = failed * harmonic + wrong - (rows - wrong) * late
+    early = _harmonic(before + wrong) - _harmonic(before)  # the wrong ones first: i = 1 … w
+    most = failed * harmonic + wrong - before * early + wrong * (harmonic - early)
+    low, high = least.sum(axis=-1) / total, most.sum(axis=-1) / total
+    return Estimate(value, np.maximum(value - low, high - value))
+
+
+def _harmonic(n: NDArray[np.float64]) -> NDArray[np.float64]:
+    """H(n) = 1 + 1/2 + … + 1/n less Euler's constant, to 1e-15 (Euler–Maclaurin above 128; its next term is 1e-20)."""
+    large = np.maximum(n, 128.0)
+    far = np.log(large) + 1 / (2 * large) - 1 / (12 * large**2) + 1 / (120 * large**4) - 1 / (252 * large**6)
+    near = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, 129))]) - 0.5772156649015329
+    return np.where(n > 128, far, near[np.minimum(n, 128).astype(np.int64)])
+
+
+def jackknife(
+    grouped: tuple[NDArray[np.integer], ...], metric: Callable[..., NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    """Half width of the 95 % interval of a metric by leaving out one group of rows after the other.
+
+    Delete-a-group jackknife (Kott 2001): variance (G - 1) / G · sum (value without g - their mean)², Student's t with
+    G - 1 degrees of freedom.
+
+    Args:
+        grouped: arrays of [GROUPS, ...] counts.
+        metric: takes such counts without the first axis; gives [...] values.
+
+    Returns:
+        [...] half widths; nan where the metric is not defined without some group.
+    """
+    totals = [counts.sum(axis=0, dtype=np.int64) for counts in grouped]
+    without = np.array([metric(*(t - c[g] for t, c in zip(totals, grouped, strict=True))) for g in range(GROUPS)])
+    spread = ((without - without.mean(axis=0)) ** 2).sum(axis=0)
+    return np.asarray(_T975 * np.sqrt((GROUPS - 1) / GROUPS * spread))
+
+
+def mean_defined(values: NDArray[np.float64]) -> float:
+    """Mean over the classes for which a value is defined; nan if there are none."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")

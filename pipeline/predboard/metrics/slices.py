@@ -1,0 +1,210 @@
+"""Kinds of images by the manifest's columns and the pictures' properties: sums of each. Knows not what is summed.
+
+A kind is one value of a column, or a quarter of the rows by a number. Which values and numbers there are is only known
+when all rows are: so the sums of each are kept, and of more numbers than that those of rounded ones.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predboard.predictions.table import FURTHER, PROPERTIES, Predictions
+from predboard.state import Groups, Named
+from predboard.summaries import unlike
+
+TEXTS = 1000
+"""Distinct texts of a column; one with more is an identifier rather than a kind of image."""
+
+NUMBERS = 20
+"""Distinct numbers that are slices of their own; a column with more is cut into quarters."""
+
+CODES = 16_384
+"""Distinct numbers from which quarters are cut; those of a column with more are rounded."""
+
+DIGITS = (53, 16, 8)
+"""Significant binary digits of numbers: all there are, and those to which they are rounded where they are too many."""
+
+COLUMNS = frozenset({FURTHER, *PROPERTIES})
+"""Columns that make kinds."""
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """For each column and value the sums over its rows; mergeable."""
+
+    texts: Named
+    numbers: Named
+    rounded: Named  # to the second of DIGITS
+    rough: Named  # to the third
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The rows that have one value, or a range of them."""
+
+    column: str
+    value: str
+    """A value with `=` before it, or a range."""
+    sums: NDArray[np.int64]  # [sums] the first of ones, the second of how many are right
+
+    @property
+    def name(self) -> str:
+        """As tags say it: country=NO, brightness ≤ 0.2."""
+        return f"{self.column}{'' if self.value.startswith('=') else ' '}{self.value}"
+
+    @property
+    def rows(self) -> int:
+        """How many."""
+        return int(self.sums[0])
+
+    @property
+    def accuracy(self) -> float:
+        """Share that is right."""
+        return float(self.sums[1] / self.sums[0])
+
+
+def no_kinds() -> Kinds:
+    """Those of no rows: the rows say which columns there are."""
+    return Kinds(Named({}), Named({}), Named({}), Named({}))
+
+
+def kinds_of(rows: Predictions, summands: NDArray[np.int64]) -> Kinds:
+    """Sums over the values of each column.
+
+    Args:
+        rows: with the columns of `COLUMNS` that there are.
+        summands: [rows, sums].
+    """
+    texts: dict[str, Groups] = {}
+    levels: tuple[dict[str, Groups], ...] = ({}, {}, {})  # of DIGITS
+    for name in (*rows.further, *PROPERTIES):
+        if (found := rows.texts(name)) is not None:
+            known = found[1] >= 0
+            if known.any():
+                texts[name] = _of_texts(found[0], found[1][known], summands[known])
+        elif (number := rows.numbers(name)) is not None:
+            known = np.isfinite(number)
+            if known.any():
+                some = (number, summands) if known.all() else (number[known], summands[known])
+                at_levels = _of_values(some[0] + 0.0, some[1])  # no negative zero
+                for level, groups in zip(levels, at_levels, strict=True):
+                    level[name] = groups
+    numbers, rounded, rough = map(_sorted, levels)
+    return Kinds(_sorted(texts), numbers, rounded, rough)
+
+
+def _of_texts(distinct: list[str], index: NDArray[np.int64], summands: NDArray[np.int64]) -> Groups:
+    """Sums over the rows of each text; `index` says which text each row has."""
+    here = np.unique(index)
+    order = sorted(here.tolist(), key=distinct.__getitem__)
+    if len(order) > TEXTS:
+        return Groups(TEXTS, np.zeros(0, object), summands[:0], over=True)
+    place = np.zeros(len(distinct), np.int64)
+    place[order] = np.arange(len(order))
+    sums = np.zeros((len(order), summands.shape[1]), np.int64)
+    np.add.at(sums, place[index], summands)
+    return Groups(TEXTS, np.array([distinct[i] for i in order], object), sums)
+
+
+def _of_values(value: NDArray[np.float64], summands: NDArray[np.int64]) -> list[Groups]:
+    """Sums over the rows of each number, at each of `DIGITS`. One sort does for all: rounding keeps the order."""
+    if (value == value[0]).all():  # the size of the pictures is often one
+        ordered, sums = value[:1], summands.sum(axis=0, keepdims=True)
+    else:
+        order = np.argsort(value)
+        ordered, sums = value[order], summands.take(order, axis=0)
+    found = []
+    for digits in DIGITS:
+        rounded = _rounded(ordered, digits)
+        first = np.flatnonzero(np.append(True, rounded[1:] != rounded[:-1]))
+        if len(first) > CODES:
+            found.append(Groups(CODES, value[:0], summands[:0], over=True))
+            continue
+        groups = Groups(CODES, rounded[first], np.add.reduceat(sums, first, axis=0))
+        found.append(groups)
+        if digits == DIGITS[0]:  # exact, so that the others follow from these
+            ordered, sums = groups.value, groups.sums
+    return found
+
+
+def _sorted(states: dict[str, Groups]) -> Named:
+    return Named(dict(sorted(states.items())))
+
+
+def _rounded(value: NDArray[np.float64], digits: int) -> NDArray[np.float64]:
+    """Each number with so many significant binary digits; float64 has 53."""
+    if digits == 53:
+        return value
+    mantissa, exponent = np.frexp(value)
+    with np.errstate(over="ignore"):  # the largest number there is, rounded up
+        rounded = np.ldexp(np.rint(np.ldexp(mantissa, digits)), exponent - digits)
+    return np.asarray(np.nan_to_num(rounded))
+
+
+def slices(kinds: Kinds, like: Kinds | None = None, alone: bool = False) -> list[Slice]:
+    """All slices; those of numbers are cut where they are in the kinds `like`.
+
+    A column with one value is a slice only if `alone`: there are no other rows to compare with.
+    """
+    like = like or kinds
+    found = []
+    for column, groups in kinds.texts.states.items():
+        if alone or len(groups.value) > 1:
+            found += [Slice(column, f"={v}", s) for v, s in zip(groups.value, groups.sums, strict=True)]
+    for column in kinds.numbers.states:
+        for mine, model in zip(_levels(kinds, column), _levels(like, column) or _levels(kinds, column), strict=True):
+            if not model.over:
+                found += _of_numbers(column, mine, model, alone)
+                break
+    return found
+
+
+def named(found: list[Slice]) -> dict[tuple[str, str], str]:
+    """`slices/country=NO` by column and value, no two alike: names of slices, those with most rows first."""
+    ordered = sorted(found, key=lambda s: (s.column, s.value))
+    names = zip(ordered, unlike([f"slices/{s.name}" for s in ordered]), strict=True)
+    return {(s.column, s.value): name for s, name in sorted(names, key=lambda pair: -pair[0].rows)}
+
+
+def left_out(kinds: Kinds) -> list[str]:
+    """Columns with too many different values."""
+    return [name for of in (kinds.texts, kinds.rough) for name, groups in of.states.items() if groups.over]
+
+
+def _levels(kinds: Kinds, column: str) -> tuple[Groups, ...]:
+    """A column's numbers by falling precision; nothing if it has none."""
+    levels = (kinds.numbers, kinds.rounded, kinds.rough)
+    return tuple(level.states[column] for level in levels if column in level.states)
+
+
+def _of_numbers(column: str, groups: Groups, model: Groups, alone: bool) -> list[Slice]:
+    """A slice for each of few numbers, else four of about equal size; fewer where one number is frequent."""
+    if len(model.value) < 2 - alone:
+        return []
+    if len(model.value) <= NUMBERS:
+        words = dict(zip(model.value.tolist(), printed(model.value, 6), strict=True))
+        seen = zip(groups.value.tolist(), groups.sums, strict=True)
+        return [Slice(column, f"={words[v]}", s) for v, s in seen if v in words]
+    rank = np.cumsum(model.sums[:, 0]) / model.sums[:, 0].sum()
+    ends = model.value[np.unique(np.minimum(np.searchsorted(rank, (0.25, 0.5, 0.75)), len(rank) - 2))]
+    place = np.searchsorted(ends, groups.value)  # value <= end belongs to the quarter that ends there
+    said = printed(ends, 3)
+    names = [f"≤ {said[0]}", *(f"{low} to {high}" for low, high in itertools.pairwise(said)), f"> {said[-1]}"]
+    sums = [groups.sums[place == i].sum(axis=0) for i in range(len(names))]
+    return [Slice(column, name, s) for name, s in zip(names, sums, strict=True) if s[0]]
+
+
+def printed(values: NDArray[np.float64], digits: int) -> list[str]:
+    """Numbers by as few digits, but no fewer than these, as tell them apart and are less than a half off.
+
+    >>> printed(np.array([0.19921875, 0.25]), 3), printed(np.array([20240115.0, 20240116.0]), 6)
+    (['0.199', '0.25'], ['20240115', '20240116'])
+    """
+    for more in range(digits, 18):
+        found = [f"{v:.{more}g}" for v in values.tolist()]
+        off = np.abs(np.array(found, np.float64) - values)
+        if len(set(found)) == len(found) and (off < 0.5).all():
+            break
+    return found

@@ -1,0 +1,296 @@
+"""Whether probabilities are what they say, and what a temperature would mend. Knows no image.
+
+The figures are those of `predboard.metrics.calibration`; here they get their words.
+"""
+
+import functools
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Self
+
+from predboard.drawing import canvas
+from predboard.drawing.canvas import Bin, percent
+from predboard.metrics import calibration, classification, threshold_tables
+from predboard.metrics.calibration import Calibration, Sets, Tempered, conformal
+from predboard.metrics.classification import Evidence
+from predboard.metrics.counts import wilson
+from predboard.panels import Better, Subject
+from predboard.predictions.table import Predictions, Run
+from predboard.state import UNIT
+from predboard.summaries import Figure, Figures, Picture, Pixels, Scalar, Summary, Text
+
+DEFINITIONS = {
+    "ece": calibration.ECE,
+    "ece_equal_mass": "The same in 15 bins of equally many images.",
+    "ece_classwise": "Calibration error of each class against the rest in 15 equal-width bins, mean over all classes.",
+    "mce": "Maximum calibration error: that of the worst of 15 equal-width bins, be it of one image.",
+    "brier_reliability": "Part of the Brier score that calibration would take away (Murphy 1973), 15 bins a class.",
+    "brier_resolution": "Part of the Brier score that telling images apart has taken away, 15 bins a class.",
+    "brier_uncertainty": "Brier score of always giving the shares of the classes.",
+    "temperature": "What to divide logits by (Guo 2017), fitted on half of a sample: above 1 where over-confident.",
+    "nll_before": "Mean negative log-likelihood on the other half of the sample, nats.",
+    "nll_after": "The same with logits divided by the temperature.",
+    "ece_before": "Expected calibration error on the other half of the sample.",
+    "ece_after": "The same with logits divided by the temperature.",
+    "conformal_coverage": "Share of images whose true class is in the set of all likely enough ones (LAC); aim 90 %.",
+    "conformal_size": "Classes in such a set, mean; its threshold is from one half of the images, this from the other.",
+}
+MORE_IS_BETTER = frozenset({"brier_resolution", "conformal_coverage"})
+NEITHER_IS_BETTER = frozenset({"brier_uncertainty", "temperature"})
+
+
+@dataclass(frozen=True)
+class State:
+    """What is counted here, and what other panels count as well."""
+
+    evidence: Evidence
+    calibration: Calibration
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Scalars: calibration errors. Picture: reliability. Text: temperature, sets, thresholds, Brier split, in words."""
+
+    scalars: tuple[str, ...] = ("ece", "ece_equal_mass", "ece_classwise", "mce")
+    """Figures that are curves of their own; all of them are in the text and in `summary.json`."""
+    classes: int = 20
+    """Classes that have a threshold."""
+    columns: frozenset[str] = classification.COLUMNS | calibration.COLUMNS
+
+    def zero(self, run: Run) -> State:
+        """No rows."""
+        return State(Evidence.zero(run), Calibration.zero(run))
+
+    def measure(self, run: Run, batch: Predictions) -> State:
+        """These rows alone."""
+        return State(Evidence.measure(run, batch), Calibration.measure(run, batch))
+
+    def render(self, subject: Subject, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
+        """Figures and the diagram at each step that has labelled rows; one page, at the last of them."""
+        states = {step: state for step, state in states.items() if state.calibration.rows}
+        if not states:
+            return
+        last = max(states)
+        if len(subject.run.classes) == 1:
+            yield last, Text("report/calibration", "There is one class, which always has the probability 1.")
+            return
+        for step, found in self.figures(subject, states):
+            for name in self.scalars:
+                figure = found.figures[f"calibration/{name}"]
+                yield step, Scalar(f"calibration/{name}", figure.value, figure.definition)
+            yield step, found
+            drawn = functools.partial(_reliability, states[step].calibration)
+            yield step, Picture("calibration/reliability", drawn, "Accuracy of images of equal confidence.")
+        page = _page(states[last], subject.run.classes, self.classes)
+        yield last, Text("report/calibration", page, "How far to trust a probability, and which to accept.")
+
+    @property
+    def figured(self) -> Mapping[str, Better]:
+        """Of errors less is better; a temperature only describes."""
+        return {
+            f"calibration/{n}": "more" if n in MORE_IS_BETTER else "neither" if n in NEITHER_IS_BETTER else "less"
+            for n in DEFINITIONS
+        }
+
+    def only(self, wanted: Collection[str]) -> Self:  # noqa: ARG002  all of them come of one state
+        """The same: fewer figures need no less."""
+        return self
+
+    def figures(self, subject: Subject, states: Mapping[int, State]) -> Iterator[tuple[int, Figures]]:
+        """All of them where images are labelled; none of a single class."""
+        for step, state in states.items():
+            if state.calibration.rows and len(subject.run.classes) > 1:
+                of_step = {f"calibration/{name}": figure for name, figure in _figures(state).items()}
+                yield step, Figures("calibration", of_step)
+
+
+def _figures(state: State) -> dict[str, Figure]:
+    """Every figure by its name; what is not defined is left out."""
+    c, tempered, sets = state.calibration, state.calibration.tempered, conformal(state.evidence.ranking)
+    equal = c.ece_equal_mass
+    values = {
+        "ece": c.ece,
+        "ece_equal_mass": float(equal.value),
+        "ece_classwise": c.ece_classwise,
+        "mce": c.mce,
+        **dict(zip(("brier_reliability", "brier_resolution", "brier_uncertainty"), c.brier_split, strict=True)),
+    }
+    if tempered is not None:
+        values |= {
+            "temperature": tempered.temperature,
+            **{f"nll_{when}": value for when, value in zip(("before", "after"), tempered.nll, strict=True)},
+            **{f"ece_{when}": value for when, value in zip(("before", "after"), tempered.ece, strict=True)},
+        }
+    if sets is not None:
+        values |= {"conformal_coverage": sets.coverage, "conformal_size": sets.size}
+    rows = dict.fromkeys(values, c.rows)
+    if tempered is not None:
+        rows |= dict.fromkeys(("nll_before", "nll_after", "ece_before", "ece_after"), tempered.tried)
+        rows["temperature"] = len(c.sample.rows["key"]) - tempered.tried
+    if sets is not None:
+        rows |= dict.fromkeys(("conformal_coverage", "conformal_size"), sets.tried)
+    found = {name: Figure(value, definition=DEFINITIONS[name], rows=rows[name]) for name, value in values.items()}
+    found["ece"] = replace(found["ece"], interval=c.ece_interval, method=classification.HOW_OF_A_CLASS["auroc"])
+    found["ece_equal_mass"] = replace(found["ece_equal_mass"], bound=float(equal.bound))
+    if sets is not None:
+        ends = wilson(sets.coverage * sets.tried, sets.tried)
+        found["conformal_coverage"] = replace(found["conformal_coverage"], interval=ends, method="Wilson score")
+    return found
+
+
+def _bins(c: Calibration) -> list[Bin]:
+    """Those that have images."""
+    found = []
+    for i, (rows, right, confidence) in enumerate(zip(*(n.tolist() for n in c.bins), strict=True)):
+        if rows:
+            left, end = i / calibration.BINS, (i + 1) / calibration.BINS
+            found.append(Bin(left, end, confidence / rows, right / rows, *wilson(right, rows), rows))
+    return found
+
+
+def _levels(c: Calibration) -> tuple[float, float, tuple[float, float]]:
+    """Mean confidence, accuracy and its interval."""
+    rows, right, confidence = (n.sum() for n in c.bins)
+    return float(confidence / rows), float(right / rows), wilson(int(right), int(rows))
+
+
+def _verdict(c: Calibration) -> str:
+    mean, _, (lower, upper) = _levels(c)
+    if mean > upper:
+        return "over-confident"
+    return "under-confident" if mean < lower else "neither over- nor under-confident"
+
+
+def _reliability(c: Calibration) -> Pixels:
+    mean, accuracy, _ = _levels(c)
+    verdict = _verdict(c)
+    facts = [
+        ("confidence", percent(mean)),
+        ("accuracy", percent(accuracy)),
+        ("ECE", percent(c.ece)),
+        ("ECE by chance", f"~ {percent(c.by_chance)}"),
+        ("largest (MCE)", percent(c.mce)),
+    ]
+    if c.tempered is not None:
+        facts.append(("temperature", f"{c.tempered.temperature:.2f}"))
+        facts.append(("ECE with it", percent(c.tempered.ece[1])))
+    return canvas.reliability(_bins(c), facts, "fits on average" if verdict.startswith("neither") else verdict)
+
+
+def _page(state: State, names: tuple[str, ...], classes: int) -> str:
+    c, ranking, scores = state.calibration, state.evidence.ranking, state.evidence.scores
+    blocks = [
+        "# How far to trust a probability",
+        _in_words(c),
+        _temperature(c, c.tempered),
+        _sets(conformal(ranking)),
+        _table(c),
+        threshold_tables.keeping(ranking.confidence.sum(axis=0)),
+        threshold_tables.micro(ranking),
+        threshold_tables.by_class(ranking, scores, names, scores.worth_seeing(classes)),
+        _split(state),
+        _how(_figures(state)),
+    ]
+    return "\n\n".join(block for block in blocks if block)
+
+
+def _in_words(c: Calibration) -> str:
+    mean, accuracy, (lower, upper) = _levels(c)
+    ends = c.ece_interval
+    interval = "" if ends is None else f", 95 % interval {percent(ends[0])} to {percent(ends[1])}"
+    worst = max(_bins(c), key=lambda b: abs(b.accuracy - b.confidence) * b.rows)
+    return "\n".join(
+        [
+            f"**The model is {_verdict(c)}**: it is {percent(mean)} sure on average and right for {percent(accuracy)} "
+            f"of {c.rows:,} images ({percent(lower)} to {percent(upper)}).",
+            "",
+            f"- A confidence is off by {percent(c.ece)} on average (ECE{interval}). Of so many images chance alone "
+            f"would make about {percent(c.by_chance)} if every confidence were right.",
+            f"- Most of it comes from the {worst.rows:,} images of confidence {worst.left:.2f} to {worst.right:.2f}: "
+            f"{percent(worst.confidence)} sure, {percent(worst.accuracy)} right.",
+        ]
+    )
+
+
+def _temperature(c: Calibration, tempered: Tempered | None) -> str:
+    if tempered is None:
+        return (
+            "No temperature from 1/16 to 16 fits best: there are too few images, all of them are right, or logits say "
+            "nothing about them."
+        )
+    (nll, nll_after), (ece, ece_after) = tempered.nll, tempered.ece
+    gain = nll - nll_after
+    what = (
+        "would make matters worse"
+        if gain < 0
+        else "would change next to nothing"
+        if gain < 0.01 * nll
+        else f"would take {percent(gain / nll)} off the loss"
+    )
+    share = f"{tempered.fitted + tempered.tried:,} of {c.rows:,} images"
+    return (
+        f"**Dividing all logits by {tempered.temperature:.3f} {what}**, and changes no prediction: NLL {nll:.4f} → "
+        f"{nll_after:.4f} nats, ECE {percent(ece)} → {percent(ece_after)}. A temperature above 1 makes a model less "
+        f"sure. It was fitted on {tempered.fitted:,} images and tried on {tempered.tried:,} others; {share} were drawn "
+        "by the hash of their keys."
+    )
+
+
+def _sets(sets: Sets | None) -> str:
+    if sets is None:
+        return "Conformal sets need nine labelled images in one half and some in the other."
+    lower, upper = wilson(sets.coverage * sets.tried, sets.tried)
+    few = " Below 1 because some images get no class at all." if sets.size < 1 else ""
+    return (
+        f"**All classes of a probability of {sets.threshold:.4g} or more** hold the true one for "
+        f"{percent(sets.coverage)} of {sets.tried:,} images ({percent(lower)} to {percent(upper)}); 90 % was the aim, "
+        f"on {sets.fitted:,} other images. Such a set has {sets.size:.2f} classes on average.{few}"
+    )
+
+
+def _table(c: Calibration) -> str:
+    lines = [
+        f"| {b.left:.2f} to {b.right:.2f} | {b.rows:,} | {percent(b.confidence)} | {percent(b.accuracy)} "
+        f"| {percent(b.lower)} to {percent(b.upper)} | {100 * (b.confidence - b.accuracy):+.1f} |"
+        for b in _bins(c)
+    ]
+    return "\n".join(
+        [
+            "| confidence | images | mean confidence | accuracy | 95 % interval | too sure by, points |",
+            "|---|---:|---:|---:|---|---:|",
+            *lines,
+        ]
+    )
+
+
+def _split(state: State) -> str:
+    reliability, resolution, uncertainty = state.calibration.brier_split
+    brier = float(state.evidence.brier * UNIT / state.calibration.rows)
+    rest = brier - (reliability - resolution + uncertainty)
+    return (
+        f"**Brier score {brier:.4f}** = {uncertainty:.4f} of always giving the shares of the classes, less "
+        f"{resolution:.4f} by telling images apart, plus {reliability:.4f} that calibration would take away, plus "
+        f"{rest:.4f} from the spread inside the bins. They are 15 equal-width bins of each class's probability; all is "
+        "summed over classes."
+    )
+
+
+def _how(found: Mapping[str, Figure]) -> str:
+    lines = [
+        f"| `calibration/{name}` | {figure.value:.6g} | {_exactness(name, figure)} | {figure.definition} |"
+        for name, figure in found.items()
+    ]
+    return "\n".join(
+        ["### All figures", "", "| figure | value | exact to | what it is |", "|---|---:|---|---|", *lines]
+    )
+
+
+def _exactness(name: str, figure: Figure) -> str:
+    if figure.bound is not None:
+        return f"{figure.bound:.1g}, proved"
+    return {
+        "temperature": "0.01 %, measured; of the sample",
+        **dict.fromkeys(("nll_before", "ece_before"), "single precision; of the sample"),
+        **dict.fromkeys(("nll_after", "ece_after"), "0.00001, measured; of the sample"),
+        **dict.fromkeys(("conformal_coverage", "conformal_size"), "its threshold, rounded down"),
+    }.get(name, "single precision")

@@ -1,0 +1,188 @@
+"""How well the scores rank images: precision–recall, ROC and risk–coverage. Knows no image.
+
+All curves come from the histograms of `ranking`: every point of theirs is an edge between two bins, and exact.
+"""
+
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predboard.drawing import canvas
+from predboard.drawing.canvas import Axis, Curve
+from predboard.metrics import counts, score_histograms
+from predboard.metrics.counts import Tally
+from predboard.metrics.score_histograms import Ranking, falling, mean_defined
+from predboard.panels import Subject
+from predboard.predictions.table import Predictions, Run
+from predboard.summaries import Picture, Pixels, PrCurve, Summary
+
+POINTS = 201
+"""Of a precision–recall curve: all images, then recall 1, .995, … .005."""
+
+FLOOR = 1e-3
+"""Lowest false positive rate that the ROC picture shows; its axis is logarithmic."""
+
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class State:
+    """What other panels count as well."""
+
+    tally: Tally
+    ranking: Ranking
+
+
+@dataclass(frozen=True)
+class Panel:
+    """PR curves: micro, macro and by class (at most 20). Pictures: ROC, risk–coverage."""
+
+    classes: int = 20
+    drawn: int = 4
+    """Classes in the ROC picture, those of smallest area."""
+    columns: frozenset[str] = counts.COLUMNS | score_histograms.COLUMNS
+
+    def zero(self, run: Run) -> State:
+        """No rows."""
+        return State(Tally.zero(), Ranking.zero(run))
+
+    def measure(self, run: Run, batch: Predictions) -> State:
+        """These rows alone."""
+        return State(Tally.measure(run, batch), Ranking.measure(run, batch))
+
+    def render(self, subject: Subject, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
+        """Curves and pictures at each step that has labelled rows."""
+        names = subject.run.classes
+        states = {step: state for step, state in states.items() if state.ranking.confidence.any()}
+        if not states:
+            return
+        chosen = states[max(states)].tally.scores(len(names)).worth_seeing(self.classes)
+        for step, state in states.items():
+            if len(names) > 1:
+                yield from ((step, curve) for curve in _precision_recall(state.ranking, names, chosen))
+                area = state.ranking.auroc.value
+                if not np.isnan(area).all():  # a class has both images and others
+                    roc = functools.partial(_roc, state.ranking, area, names, self.drawn)
+                    said = f"ROC curves, one class against all others; the {self.drawn} of smallest area."
+                    yield step, Picture("curves/roc", roc, said)
+            risk = functools.partial(_risk_coverage, state.ranking.confidence.sum(axis=0))
+            yield step, Picture("curves/risk_coverage", risk, "Errors if the least certain images are left out.")
+
+
+def _recalls() -> NDArray[np.float64]:
+    return np.linspace(1, 1 / (POINTS - 1), POINTS - 1)
+
+
+def _at_recalls(tp: Counts) -> NDArray[np.int64]:
+    """[classes, POINTS] places in [classes, bins] true positives: all rows, then the fewest that reach each recall,
+    falling.
+    """
+    wanted = np.ceil(_recalls() * tp[:, -1:] - 1e-9).astype(np.int64)
+    reached = [of_class.searchsorted(least) for of_class, least in zip(tp, wanted, strict=True)]
+    return np.column_stack([np.full(len(tp), tp.shape[1] - 1), reached])
+
+
+def _precision_recall(state: Ranking, names: tuple[str, ...], chosen: NDArray[np.int64]) -> Iterator[PrCurve]:
+    said = "Thresholds are not those that TensorBoard shows: see the text report/calibration."
+    micro = state.given.sum(axis=0), state.any_class.sum(axis=0)
+    yield _curve("micro", *micro, f"Every class of every image is one decision. {said}")
+    yield _macro(state, f"Mean precision of the classes that have images, at equal recall; counts are not rows. {said}")
+    for c in chosen.tolist():
+        tag = f"{names[c]} (class)" if names[c] in ("micro", "macro") else names[c]
+        yield _curve(tag, state.true[c], state.every[c], f"{names[c]} against all others. {said}")
+
+
+def _curve(tag: str, true: Counts, every: Counts, description: str) -> PrCurve:
+    tp, fp = falling(true, every)
+    at = _at_recalls(tp[None])[0]
+    right, wrong = tp[at].astype(np.float64), fp[at].astype(np.float64)
+    return PrCurve(f"curves/pr/{tag}", right, wrong, wrong[0] - wrong, right[0] - right, description)
+
+
+def _macro(state: Ranking, description: str) -> PrCurve:
+    """Counts that have the mean precision at each recall, as if 1,000 rows were of the class."""
+    some = state.true.any(axis=1)
+    tp, fp = falling(state.true[some], state.every[some])
+    at = _at_recalls(tp)
+    right = np.take_along_axis(tp, at, axis=1)
+    precision = np.mean(right / (right + np.take_along_axis(fp, at, axis=1)), axis=0)
+    hits = np.concatenate([[1000], 1000 * _recalls()])
+    wrong = hits / precision - hits
+    hits, wrong = (np.rint(n * 2**16) / 2**16 for n in (hits, wrong))  # so that the four add up exactly
+    most = np.ceil(wrong.max())
+    return PrCurve("curves/pr/macro", hits, wrong, most - wrong, 1000 - hits, description)
+
+
+def _roc(state: Ranking, area: NDArray[np.float64], names: tuple[str, ...], drawn: int) -> Pixels:
+    """Macro, micro and the classes of smallest `area`, [classes]."""
+    tp, fp = falling(state.true, state.every)
+    rate = np.geomspace(FLOOR, 1, 185)
+    by_class = {c: _hits(tp[c], fp[c], rate) for c in np.flatnonzero(~np.isnan(area)).tolist()}
+    micro = state.given.sum(axis=0), state.any_class.sum(axis=0)
+    lines = [
+        ("macro", mean_defined(area), np.mean(list(by_class.values()), axis=0), canvas.INK, True),
+        ("micro", float(score_histograms.auroc(*micro).value), _hits(*falling(*micro), rate), canvas.UNKNOWN, True),
+    ]
+    worst = sorted(by_class, key=lambda c: (area[c], c))[:drawn]
+    lines += [
+        (names[c], float(area[c]), by_class[c], colour, False)
+        for c, colour in zip(worst, canvas.MARKS[: len(worst)], strict=True)
+    ]
+    x = np.linspace(0, 1, len(rate))
+    curves = [Curve(x, y, name, f"{value:.4f}", colour, thick) for name, value, y, colour, thick in lines]
+    curves.append(Curve(x, rate, "chance", "0.5000", canvas.TRACK))
+    ticks = Axis("false positive rate, logarithmic", [(0, "0.1 %"), (1 / 3, "1 %"), (2 / 3, "10 %"), (1, "100 %")])
+    title = f"AUROC, {drawn} of {len(by_class):,}" if len(by_class) > drawn else "area under ROC"
+    return canvas.graph(title, ticks, Axis("true positive rate", _TICKS), curves)
+
+
+_TICKS = [(0.0, "0 %"), (0.25, "25 %"), (0.5, "50 %"), (0.75, "75 %"), (1.0, "100 %")]
+
+
+def _hits(tp: Counts, fp: Counts, rate: NDArray[np.float64]) -> NDArray[np.float64]:
+    """True positive rates at false positive rates; rows of one bin are evenly mixed."""
+    return np.asarray(np.interp(rate, np.append(0, fp / fp[-1]), np.append(0, tp / tp[-1])))
+
+
+def _risk_coverage(confidence: Counts) -> Pixels:
+    """Error rate of the images that are kept, most confident first. `confidence`: [wrong and right, bins]."""
+    right, wrong = falling(confidence[1], confidence.sum(axis=0))
+    rows = right + wrong
+    some = rows > 0
+    total, errors = int(rows[-1]), int(wrong[-1])
+    overall = errors / total
+    coverage, risk = rows[some] / total, wrong[some] / rows[some]
+    coverage, risk = np.append(0, coverage), np.append(risk[0], risk)
+    top, ticks = _scale(max(float(risk[coverage > 0.05].max()), overall))
+    kept = np.linspace(0, 1, 185)
+    best = np.maximum(kept - (1 - overall), 0) / np.maximum(kept, 1e-9)
+    perfect = np.array([[errors, 0], [0, total - errors]])
+    flat = np.array([0.0, 1.0])
+    curves = [
+        Curve(
+            coverage,
+            risk / top,
+            "this model",
+            _short(float(score_histograms.aurc(confidence).value)),
+            canvas.WRONG,
+            True,
+        ),
+        Curve(flat, np.full(2, overall / top), "random", _short(overall), canvas.UNKNOWN),
+        Curve(kept, best / top, "ideal", _short(float(score_histograms.aurc(perfect).value)), canvas.RIGHT),
+    ]
+    x = Axis("images kept, most confident first", _TICKS)
+    return canvas.graph("area under curve", x, Axis("errors among the kept", ticks), curves)
+
+
+def _short(area: float) -> str:
+    return f"{area:.4f}"
+
+
+def _scale(most: float) -> tuple[float, list[tuple[float, str]]]:
+    """Upper end of an axis of shares that has room for `most`, and its ticks."""
+    step = next((s for s in (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2) if most <= 4 * s), 0.25)
+    top = 4 * step if step < 0.25 else 1.0
+    return top, [(i * step / top, f"{100 * i * step:.3g} %") for i in range(round(top / step) + 1)]

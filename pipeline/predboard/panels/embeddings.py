@@ -1,0 +1,75 @@
+"""Rows as points, near each other where the model sees them alike. Knows no counts and no pictures."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from predboard.panels import Subject
+from predboard.predictions.table import ROWS_NEED, Predictions, Run, mix, no_rows
+from predboard.state import Lowest
+from predboard.summaries import Projector, Summary
+
+SALT = 7
+"""Of the hash that draws the points."""
+
+
+@dataclass(frozen=True)
+class State:
+    """The sampled rows, each with its vector."""
+
+    points: Lowest
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Projector: up to 5,000 rows as points by their embeddings (else logits), with pictures, coloured by class."""
+
+    most: int = 5000
+    """Points: as many as TensorBoard's UMAP takes."""
+    values: int = 4_000_000
+    """Numbers in all vectors together: the browser gets 16 MB at most."""
+    columns: frozenset[str] = ROWS_NEED | {"embedding"}
+    last_step_only: bool = True
+
+    def _count(self, run: Run) -> int:
+        return min(self.most, self.values // (run.embedding or len(run.classes)))
+
+    def zero(self, run: Run) -> State:
+        """No rows."""
+        vector = np.zeros((0, run.embedding or len(run.classes)), np.float32)
+        rows = {**no_rows(len(run.classes)), "vector": vector}
+        return State(Lowest(self._count(run), np.zeros(0, np.int64), np.zeros(0), rows))
+
+    def measure(self, run: Run, batch: Predictions) -> State:
+        """These rows alone."""
+        scored = batch.scored
+        count = self._count(run)
+        score = mix(scored.key, SALT).view(np.uint64).astype(np.float64)  # in the order of `sampled`
+        # Some more than needed, so that the lowest are surely among them; then these.
+        among = np.flatnonzero(scored.sampled(count + count // 8 + 100, SALT))
+        group = np.zeros(len(among), np.int64)
+        stay = among[Lowest.choose(count, group, score[among], scored.key[among], scored.id[among])]
+        vector = (scored.embedding if run.embedding else scored.logits)[stay]
+        return State(Lowest(count, group[: len(stay)], score[stay], {**scored.rows(stay), "vector": vector}))
+
+    def render(self, subject: Subject, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
+        """The points of the last step."""
+        last = max(states)
+        rows = states[last].points.rows
+        if len(rows["id"]) < 2:
+            return
+        names = subject.run.classes
+        label, predicted = rows["label"].tolist(), rows["predicted"].tolist()
+        metadata = {
+            "true": [names[c] if c >= 0 else "unknown" for c in label],
+            "predicted": [names[c] for c in predicted],
+            "verdict": [
+                "no label" if t < 0 else "right" if t == p else "wrong" for t, p in zip(label, predicted, strict=True)
+            ],
+            "confidence": [f"{c:.4f}" for c in rows["confidence"].tolist()],
+            "row": [str(i) for i in rows["id"].tolist()],
+            "image": [str(ref or "") for ref in rows["image"]],
+        }
+        what = "embeddings" if subject.run.embedding else "logits"
+        yield last, Projector(f"{what} at step {last}", rows["vector"], metadata, rows)

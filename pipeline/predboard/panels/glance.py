@@ -1,0 +1,62 @@
+"""The landing page: one picture and three curves that say how good the model is. Knows no single image."""
+
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from predboard.drawing import canvas
+from predboard.metrics import counts
+from predboard.metrics.counts import Counting, Scores, Tally, wilson
+from predboard.panels import Subject
+from predboard.summaries import Picture, Pixels, Scalar, Summary
+
+
+@dataclass(frozen=True)
+class Panel(Counting):
+    """The report card: accuracy with its interval, counts, the worst classes, the top confusions, warnings."""
+
+    def render(self, subject: Subject, states: Mapping[int, Tally]) -> Iterator[tuple[int, Summary]]:
+        """A card and a point of each curve for each step; the card has the accuracy of all steps as a small curve."""
+        classes = len(subject.run.classes)
+        scores = {step: state.scores(classes) for step, state in states.items()}
+        trend = [
+            (step, of.accuracy, *wilson(int(of.hits.sum()), of.counted)) for step, of in scores.items() if of.counted
+        ]
+        for step, of in scores.items():
+            if of.counted:
+                for name, value, description in (
+                    ("accuracy", of.accuracy, "Share of images whose highest logit is the true class."),
+                    ("f1_macro", of.f1_macro, "Mean F1 over classes with images or predictions."),
+                    ("nll", of.nll, "Mean negative log-likelihood of the true class, nats."),
+                ):
+                    yield step, Scalar(f"1_glance/{name}", value, description)
+            card = functools.partial(_report_card, subject, step, of, trend)
+            yield step, Picture("1_glance/report_card", card, "Start here.")
+
+
+def _report_card(subject: Subject, step: int, scores: Scores, trend: list[tuple[int, float, float, float]]) -> Pixels:
+    names, known = subject.run.classes, subject.facts[step]
+    before = [warning.partition(": ")[0] for warning in known.warnings]  # the report says what to do
+    warnings = counts.warnings(scores, names, known.rows, known.manifest_rows, before)
+    if known.rows < known.manifest_rows:
+        warnings[0] = warnings[0].partition(": ")[0]
+    hits = int(scores.hits.sum())
+    facts = [("images", f"{scores.tally.rows:,}"), ("classes", f"{len(names):,}")]
+    if len(trend) < 2:  # otherwise the curve needs their place, and a warning says so if there are any
+        facts[1:1] = [("failed", f"{scores.tally.failed:,}"), ("unlabelled", f"{scores.tally.unlabelled:,}")]
+    if scores.counted:
+        facts += [("macro F1", f"{scores.f1_macro:.3f}"), ("NLL", f"{scores.nll:.3f}")]
+    card = canvas.Card(
+        title=f"{subject.name}  ·  step {step}",
+        accuracy=(scores.accuracy, *wilson(hits, scores.counted)) if scores.counted else None,
+        facts=facts,
+        worst=[
+            (names[c], float(scores.recall[c]), f"{scores.hits[c]:,} of {scores.support[c]:,}")
+            for c in scores.worst(3).tolist()
+        ],
+        pairs=[(names[t], names[p], f"{n:,}") for t, p, n in scores.pairs(4)],
+        warnings=warnings,
+        trend=trend,
+        step=step,
+    )
+    return canvas.report_card(card)

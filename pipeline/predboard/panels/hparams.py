@@ -1,0 +1,62 @@
+"""The run as one line of the table of runs: what it was made with, and how good it is. Knows no rows."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from predboard.metrics.counts import Counting, Tally
+from predboard.panels import Subject, transform_words
+from predboard.summaries import HParams, Summary
+
+METRICS = {
+    "metrics/accuracy": "accuracy",
+    "metrics/accuracy_top5": "top-5",
+    "metrics/balanced_accuracy": "balanced",
+    "metrics/f1_macro": "macro F1",
+    "metrics/mcc": "MCC",
+    "metrics/nll": "NLL",
+    "metrics/brier": "Brier",
+    "metrics/auroc_macro": "AUROC",
+    "metrics/average_precision_macro": "AP",
+    "calibration/ece": "ECE",
+}
+"""Tags and how they are called in the table; those that were not written are left out."""
+
+LONG = 60
+"""Characters of a setting: the table is as wide as its longest."""
+
+
+@dataclass(frozen=True)
+class Panel(Counting):
+    """A line in HParams, at the last step: model, data, transform, precision; ten metrics."""
+
+    last: bool = True
+
+    def render(self, subject: Subject, states: Mapping[int, Tally]) -> Iterator[tuple[int, Summary]]:
+        """One session: a run is one line of the table."""
+        run, step = subject.run, max(states)
+        facts = subject.facts[step]
+        settings: dict[str, str | float | bool] = {
+            "model": run.model,
+            **{f"model.{name}": _plain(value) for name, value in run.model_args.items()},
+            "checkpoint": facts.checkpoint or "none",
+            "data": "/".join(PurePosixPath(run.origin.replace("\\", "/")).parts[-2:]) or "unknown",
+            "transform": transform_words(run) or "none",
+            "precision": run.precision,
+            "scores": run.scores,
+            "classes": len(run.classes),
+            "images": int(states[step].rows),
+            "step": step,
+        }
+        short = {name: value if not isinstance(value, str) else _short(value) for name, value in settings.items()}
+        metrics = {tag: shown for tag, shown in METRICS.items() if subject.has(tag)}
+        yield step, HParams("hparams", subject.name, short, metrics or METRICS)
+
+
+def _plain(value: object) -> str | float | bool:
+    return value if isinstance(value, str | float | int | bool) else str(value)
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= LONG else f"{text[: LONG // 2]}…{text[1 - LONG // 2 :]}"

@@ -1,0 +1,125 @@
+"""The single images most worth looking at: errors first. Knows no rates and no classes' totals."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predboard.panels import Subject
+from predboard.predictions.table import ROWS_NEED, Predictions, Rows, Run, mix, no_rows
+from predboard.state import Lowest
+from predboard.summaries import Summary, Tiles
+
+SALT = 2
+"""Of the hash that draws the random examples."""
+
+FOLLOWED_SALT = 9
+"""Of the hash that draws the images among which those to follow over the steps are chosen."""
+
+
+@dataclass(frozen=True)
+class State:
+    """A few rows for each gallery."""
+
+    confident: Lowest
+    highest_loss: Lowest
+    least_certain: Lowest
+    random: Lowest
+    confident_right: Lowest
+    sample: Lowest  # the same images at each step, to choose those to follow from
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Galleries: most confident errors, highest loss, least certain, random, confident hits, some over the steps."""
+
+    count: int = 12
+    """Pictures in a gallery: one page of TensorBoard."""
+    sampled: int = 400
+    """Images among which those to follow over the steps are chosen."""
+    columns: frozenset[str] = ROWS_NEED | {"margin"}
+
+    def zero(self, run: Run) -> State:
+        """No rows."""
+        none = Lowest(self.count, np.zeros(0, np.int64), np.zeros(0), no_rows(len(run.classes)))
+        return State(none, none, none, none, none, replace(none, limit=self.sampled))
+
+    def measure(self, run: Run, batch: Predictions) -> State:  # noqa: ARG002  the rows say all
+        """These rows alone."""
+        scored = batch.scored
+        labelled = scored.label >= 0
+        right, wrong = labelled & scored.right, labelled & ~scored.right
+
+        def lowest(among: NDArray[np.bool_], value: NDArray[np.floating], count: int = self.count) -> Lowest:
+            candidates = np.flatnonzero(among)
+            score = value[candidates].astype(np.float64)
+            group = np.zeros(len(candidates), np.int64)
+            stay = Lowest.choose(count, group, score, scored.key[candidates], scored.id[candidates])
+            return Lowest(count, group[stay], score[stay], scored.rows(candidates[stay]))
+
+        everything = np.ones(len(scored), bool)
+        return State(
+            confident=lowest(wrong, -scored.confidence),
+            highest_loss=lowest(labelled, -scored.loss),
+            least_certain=lowest(everything, scored.margin),
+            random=lowest(everything, mix(scored.key, SALT).astype(np.float64)),
+            confident_right=lowest(right, -scored.confidence),
+            sample=lowest(labelled, mix(scored.key, FOLLOWED_SALT).astype(np.float64), self.sampled),
+        )
+
+    def render(self, subject: Subject, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:  # noqa: ARG002
+        """Five galleries for each step, an empty one left out, and followed images where there are several steps."""
+        for step, rows in follow({step: state.sample for step, state in states.items()}, self.count).items():
+            description = "The same images at every step: first forgotten ones, then never right ones, then late ones."
+            yield step, Tiles("examples/followed", rows, description)
+        for step, state in states.items():
+            for tag, gallery, description in (
+                ("2_mistakes/confident", state.confident, "Wrong predictions, the most confident first."),
+                ("examples/highest_loss", state.highest_loss, "Images whose true class got the least probability."),
+                ("examples/least_certain", state.least_certain, "The two highest probabilities are closest together."),
+                (
+                    "examples/random",
+                    state.random,
+                    "Drawn by the hash of the image's name; the same images at each step.",
+                ),
+                ("examples/confident_right", state.confident_right, "Right predictions, the most confident first."),
+            ):
+                if len(gallery.score):
+                    yield step, Tiles(tag, gallery.rows, description)
+
+
+def follow(samples: Mapping[int, Lowest], count: int) -> dict[int, Rows]:
+    """A few images at every step that has rows, in one order; none if there are fewer than two such steps.
+
+    A third were right once and are wrong at the end (forgotten), a third were never right, a third became right late;
+    what is missing of one kind is filled with the others. Within a kind those of highest loss at the end come first.
+    """
+    steps = {step: sample.rows for step, sample in samples.items() if len(sample.rows["id"])}
+    if len(steps) < 2:
+        return {}
+    place = {
+        step: {at: i for i, at in enumerate(zip(rows["key"].tolist(), rows["id"].tolist(), strict=True))}
+        for step, rows in steps.items()
+    }
+    everywhere = sorted(set.intersection(*(set(of_step) for of_step in place.values())))
+    kinds: dict[str, list[tuple[float, tuple[int, int]]]] = {"forgotten": [], "never": [], "late": []}
+    for at in everywhere:
+        right = [bool(rows["predicted"][i] == rows["label"][i]) for s, rows in steps.items() for i in (place[s][at],)]
+        last = max(steps)
+        loss = float(steps[last]["loss"][place[last][at]])
+        if right[-1]:
+            wrong_for = len(right) - right[::-1].index(False) if False in right else 0
+            kinds["late"].append((-float(wrong_for), at))
+        else:
+            kinds["forgotten" if True in right else "never"].append((-loss, at))
+    ranked = [[at for _, at in sorted(kind)] for kind in kinds.values()]
+    chosen = [at for kind in ranked for at in kind[: count // 3]]
+    rest = [at for kind in ranked for at in kind[count // 3 :]]
+    chosen = (chosen + rest)[:count]
+    if not chosen:
+        return {}
+    return {
+        step: {name: column[[place[step][at] for at in chosen]] for name, column in rows.items()}
+        for step, rows in steps.items()
+    }

@@ -1,0 +1,63 @@
+"""A fair sample of each true class with what the model says. Knows nothing of which images are interesting."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from predboard.metrics import counts
+from predboard.metrics.counts import Tally
+from predboard.panels import Subject
+from predboard.predictions.table import ROWS_NEED, Predictions, Run, mix, no_rows
+from predboard.state import Lowest
+from predboard.summaries import Summary, Tiles, unlike
+
+SALT = 3
+"""Of the hash that draws the samples."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Shared counts, to choose the classes, and a few rows of each true class."""
+
+    tally: Tally
+    samples: Lowest
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Galleries: for each true class (at most 20) a random draw of its images, the same ones at each step."""
+
+    count: int = 6
+    """Pictures of a class."""
+    classes: int = 20
+    columns: frozenset[str] = ROWS_NEED | counts.COLUMNS
+
+    def zero(self, run: Run) -> State:
+        """No rows."""
+        none = Lowest(self.count, np.zeros(0, np.int64), np.zeros(0), no_rows(len(run.classes)))
+        return State(Tally.zero(), none)
+
+    def measure(self, run: Run, batch: Predictions) -> State:
+        """These rows alone."""
+        labelled = batch.labelled
+        score = mix(labelled.key, SALT).astype(np.float64)
+        stay = Lowest.choose(self.count, labelled.label, score, labelled.key, labelled.id)
+        samples = Lowest(self.count, labelled.label[stay], score[stay], labelled.rows(stay))
+        return State(Tally.measure(run, batch), samples)
+
+    def render(self, subject: Subject, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
+        """A gallery for each chosen class and step; the classes are those with most errors at the last step."""
+        last = states[max(states)]
+        tags = unlike(subject.run.classes)
+        for true in last.tally.scores(len(subject.run.classes)).worth_seeing(self.classes).tolist():
+            name = subject.run.classes[true]
+            for step, state in states.items():
+                rows = state.samples.of_group(true)
+                if len(rows["id"]):
+                    yield (
+                        step,
+                        Tiles(
+                            f"predictions/{tags[true]}", rows, f"Images of {name}, drawn by the hash of their names."
+                        ),
+                    )

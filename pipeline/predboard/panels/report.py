@@ -1,0 +1,383 @@
+"""What was run on what, how good it is, what to look at next, how to read the other tabs. Knows no single picture.
+
+Three pages of text: `report/summary` for everyone, `report/run` for who must repeat it, `report/tabs` for who is new to
+TensorBoard. The last is made from what the other panels wrote.
+"""
+
+import functools
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+
+from predboard.drawing import canvas
+from predboard.metrics import classification, score_histograms
+from predboard.metrics import counts as tally
+from predboard.metrics.classification import Evidence
+from predboard.metrics.counts import Scores, wilson
+from predboard.panels import Shown, Subject, transform_words
+from predboard.predictions.table import Predictions, Run
+from predboard.state import Lowest
+from predboard.summaries import (
+    Band,
+    Histogram,
+    HParams,
+    Lines,
+    Picture,
+    PrCurve,
+    Projector,
+    Scalar,
+    Summary,
+    Text,
+    Tiles,
+    cell,
+    unlike,
+)
+
+SHEET = "report/what_the_model_sees"
+
+CLASSES = 20
+"""Names of classes on the page of the run."""
+
+SURE = 30
+"""Most confident mistakes among which a common cause is looked for."""
+
+TAGS = 6
+"""A group with more tags than this is named by its first."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What all figures follow from, and the classes of the most confident mistakes."""
+
+    evidence: Evidence
+    sure: Lowest
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Text: how good with intervals, what to look at next; provenance; how to read the tabs. Picture: model inputs."""
+
+    columns: frozenset[str] = classification.COLUMNS | {"id", "confidence"}
+    last: bool = True
+
+    def zero(self, run: Run) -> State:
+        """No rows."""
+        none = np.zeros(0, np.int64)
+        rows = dict.fromkeys(("id", "key", "label", "predicted"), none)
+        return State(Evidence.zero(run), Lowest(SURE, none, np.zeros(0), rows))
+
+    def measure(self, run: Run, batch: Predictions) -> State:
+        """These rows alone."""
+        rows = batch.labelled
+        wrong = np.flatnonzero(~rows.right)
+        score, group = -rows.confidence[wrong].astype(np.float64), np.zeros(len(wrong), np.int64)
+        stay = Lowest.choose(SURE, group, score, rows.key[wrong], rows.id[wrong])
+        kept = {name: getattr(rows, name)[wrong[stay]] for name in ("id", "key", "label", "predicted")}
+        return State(Evidence.measure(run, batch), Lowest(SURE, group[stay], score[stay], kept))
+
+    def render(self, subject: Subject, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
+        """What the model saw, at the steps that stage one drew it for; the pages, at the last step."""
+        own = [*self._own(subject, states)]
+        yield from own
+        if subject.written:
+            written = (*subject.written, *{s.tag: Shown(s.tag, type(s), s.description) for _, s in own}.values())
+            yield max(states), Text("report/tabs", _tabs(written), "How to read the tabs, and what is in them.")
+
+    def _own(self, subject: Subject, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
+        sheets = {step: facts.sheet for step, facts in subject.facts.items() if facts.sheet is not None}
+        for step in sheets:
+            sheet = functools.partial(sheets.__getitem__, step)
+            yield step, Picture(SHEET, sheet, "Some pictures as the model got them, before the long run.")
+        last = max(states)
+        evidence = states[last].evidence
+        parts = [
+            f"# {subject.name}",
+            _warnings(subject, last, evidence.scores),
+            _what(subject, last, evidence),
+            _next(subject, states),
+            _figures(evidence),
+            _steps(states),
+            _details(subject, evidence.scores),
+        ]
+        yield last, Text("report/summary", "\n\n".join(part for part in parts if part), "Start here.")
+        yield last, Text("report/run", _run(subject, last), "What was run on what, for who must repeat it.")
+
+
+def _warnings(subject: Subject, step: int, scores: Scores) -> str:
+    facts = subject.facts[step]
+    found = tally.warnings(scores, subject.run.classes, facts.rows, facts.manifest_rows, facts.warnings)
+    return "\n".join(f"- **Warning:** {cell(w)}" for w in found)
+
+
+def _what(subject: Subject, step: int, evidence: Evidence) -> str:
+    run, state = subject.run, evidence.tally
+    images = f"{state.rows:,} images of {len(run.classes):,} class{'es' * (len(run.classes) != 1)}"
+    said = f"`{run.model}` at step {step} on {images}"
+    accuracy = evidence.overall.get("accuracy")
+    if accuracy is None or accuracy.interval is None:
+        return f"{said}; none has both scores and a label, so there is no figure."
+    lower, upper = accuracy.interval
+    wrong = evidence.scores.counted - int(evidence.scores.hits.sum())
+    return (
+        f"{said}: **{canvas.percent(accuracy.value)} right** (95 % interval {100 * lower:.1f} to {100 * upper:.1f}), "
+        f"{wrong:,} wrong of {evidence.scores.counted:,} that count."
+    )
+
+
+def _next(subject: Subject, states: Mapping[int, State]) -> str:
+    last = max(states)
+    doubts = [warning.partition(": ")[0] for warning in subject.facts[last].warnings]  # what to do is said above
+    found = [f"First what stage one warned of, which may explain the rest: {cell('; '.join(doubts))}."] * bool(doubts)
+    found += [*_confusions(subject, states[last]), *_classes(subject, states[last].evidence.scores)]
+    found += [*_certainty(subject, states[last].evidence), *_over_steps(states)]
+    if subject.has("examples/suspected_label_errors") and not doubts:
+        found.append("Labels themselves may be wrong: open `examples/suspected_label_errors`.")
+    return "\n".join(["### What to look at next", "", *(f"{i}. {line}" for i, line in enumerate(found, 1))]) * bool(
+        found
+    )
+
+
+def _confusions(subject: Subject, state: State) -> Iterator[str]:
+    """What the most confident mistakes have in common, and the most frequent confusion."""
+    names, rows, scores = subject.run.classes, state.sure.rows, state.evidence.scores
+    sure = Counter(zip(rows["label"].tolist(), rows["predicted"].tolist(), strict=True))
+    count = len(rows["id"])
+    common = max(sure.items(), key=lambda item: (item[1], -item[0][0], -item[0][1]), default=None)
+    if common is not None and common[1] >= max(3, count / 5):
+        (true, predicted), n = common
+        where = _gallery(subject, true, predicted)
+        yield f"{n} of the {count} most confident mistakes are {_pair(names, true, predicted)}: {where}."
+    elif count:
+        yield f"The {count} most confident mistakes have no confusion in common: open `2_mistakes/confident`."
+    wrong = scores.counted - int(scores.hits.sum())
+    for true, predicted, n in scores.pairs(1):
+        if n >= max(3, wrong / 20) and (common is None or (true, predicted) != common[0]):
+            yield (
+                f"{canvas.percent(n / wrong)} of all errors are {_pair(names, true, predicted)} "
+                f"({n:,} of {wrong:,}): {_gallery(subject, true, predicted)}."
+            )
+
+
+def _pair(names: tuple[str, ...], true: int, predicted: int) -> str:
+    return f"**{cell(names[true])} → {cell(names[predicted])}**"
+
+
+def _gallery(subject: Subject, true: int, predicted: int) -> str:
+    names = subject.run.classes
+    (tag,) = unlike([f"{names[true]} as {names[predicted]}"])
+    tag = f"confusion/{tag}"
+    return f"open `{tag if subject.has(tag) else '2_mistakes/confident'}`"
+
+
+def _classes(subject: Subject, scores: Scores) -> Iterator[str]:
+    """The worst class, if it is surely worse than all images together; classes that are said far too often."""
+    names = subject.run.classes
+    for c in scores.worst(1).tolist():
+        lower, upper = wilson(int(scores.hits[c]), int(scores.support[c]))
+        if upper < scores.accuracy:
+            tag = f"predictions/{names[c]}"
+            where = f": open `{tag}`" if subject.has(tag) else ""
+            yield (
+                f"**{cell(names[c])}** is found least: recall {canvas.percent(float(scores.recall[c]))} "
+                f"({100 * lower:.1f} to {100 * upper:.1f}), "
+                f"all images together {canvas.percent(scores.accuracy)}{where}."
+            )
+    if scores.counted and len(names) > 1:
+        surplus = scores.predictions - scores.support
+        c = int(surplus.argmax())
+        if surplus[c] > 3 * np.sqrt(scores.support[c] + 1) and surplus[c] > 0.2 * scores.support[c]:
+            yield (
+                f"**{cell(names[c])}** is predicted too often: {scores.predictions[c]:,} times, "
+                f"where {scores.support[c]:,} images are of it."
+            )
+
+
+def _certainty(subject: Subject, evidence: Evidence) -> Iterator[str]:
+    """Whether the model is surer than it is right."""
+    n = evidence.scores.counted
+    if not n:
+        return
+    edges = score_histograms.edges(score_histograms.FINE)
+    counts = evidence.ranking.confidence.sum(axis=(0, 1))
+    mean = float(counts @ (edges[:-1] + edges[1:]) / 2 / n)
+    gap = mean - evidence.scores.accuracy
+    if abs(gap) > 0.02 and gap**2 * n > 9 * mean * (1 - mean):
+        where = next((s.tag for s in subject.written if s.tag.startswith("calibration/") and s.kind is Picture), None)
+        kind = "too sure of itself" if gap > 0 else "less sure than it could be"
+        yield (
+            f"The model is {kind}: its probabilities promise {canvas.percent(mean)} right, "
+            f"{canvas.percent(evidence.scores.accuracy)} are{f': open `{where}`' if where else ''}."
+        )
+
+
+def _over_steps(states: Mapping[int, State]) -> Iterator[str]:
+    """Whether an earlier step was better."""
+    counted = {step: s.evidence for step, s in states.items() if s.evidence.scores.counted}
+    last = max(states)
+    if len(counted) < 2 or last not in counted:
+        return
+    best = max(counted, key=lambda step: (counted[step].scores.accuracy, -step))
+    if counted[best].scores.accuracy > counted[last].scores.accuracy:
+        yield (
+            f"Step {best} was the most accurate: {canvas.percent(counted[best].scores.accuracy)}, "
+            f"the last step {canvas.percent(counted[last].scores.accuracy)}."
+        )
+    least = min(counted, key=lambda step: (counted[step].scores.nll, step))
+    if counted[least].scores.nll < 0.98 * counted[last].scores.nll:
+        yield (
+            f"NLL was lowest at step {least} ({counted[least].scores.nll:.4f}) and has risen to "
+            f"{counted[last].scores.nll:.4f}: the model may be overfitting."
+        )
+
+
+def _figures(evidence: Evidence) -> str:
+    """All figures of the last step."""
+    if not evidence.overall:
+        return ""
+    lines = ["### How good it is", "", "| figure | value | 95 % interval | what it is |", "|---|---:|---|---|"]
+    for name, figure in evidence.overall.items():
+        interval = "–" if figure.interval is None else f"{figure.interval[0]:.4f} to {figure.interval[1]:.4f}"
+        bound = "" if figure.bound is None else f" From a histogram: at most {figure.bound:.1g} off."
+        lines.append(f"| {name} | {figure.value:.4f} | {interval} | {figure.definition}{bound} |")
+    return "\n".join([*lines, "", "How each interval is made is in `summary.json` beside the event file."])
+
+
+def _steps(states: Mapping[int, State]) -> str:
+    lines = [
+        "### Over the steps",
+        "",
+        "| step | images | failed | unlabelled | accuracy | 95 % interval | balanced | macro F1 | NLL, nats |",
+        "|---:|---:|---:|---:|---:|---|---:|---:|---:|",
+    ]
+    for step, state in states.items():
+        evidence = state.evidence
+        s, t = evidence.scores, evidence.tally
+        counts = f"| {step} | {t.rows:,} | {t.failed:,} | {t.unlabelled:,} |"
+        if s.counted:
+            lower, upper = wilson(int(s.hits.sum()), s.counted)
+            lines.append(
+                f"{counts} {s.accuracy:.4f} | {lower:.4f} to {upper:.4f} "
+                f"| {s.balanced_accuracy:.4f} | {s.f1_macro:.4f} | {s.nll:.4f} |"
+            )
+        else:
+            lines.append(f"{counts} – | – | – | – | – |")
+    return "\n".join(lines)
+
+
+def _details(subject: Subject, scores: Scores) -> str:
+    names = subject.run.classes
+    worst = []
+    for i, c in enumerate(scores.worst(5).tolist(), 1):
+        lower, upper = wilson(int(scores.hits[c]), int(scores.support[c]))
+        worst.append(
+            f"{i}. {cell(names[c])}: recall {canvas.percent(float(scores.recall[c]))} ({100 * lower:.1f} to "
+            f"{100 * upper:.1f}; {scores.hits[c]:,} of {scores.support[c]:,}), "
+            f"precision {canvas.percent(float(scores.precision[c]))}"
+        )
+    pairs = [
+        f"{i}. {cell(names[t])} → {cell(names[p])}: {n:,} images, "
+        f"{canvas.percent(n / scores.support[t])} of {cell(names[t])}"
+        for i, (t, p, n) in enumerate(scores.pairs(5), 1)
+    ]
+    blocks = [("### Worst classes", worst), ("### Most frequent confusions, true → predicted", pairs)]
+    return "\n\n".join(f"{title}\n\n" + "\n".join(lines) for title, lines in blocks if lines)
+
+
+def _run(subject: Subject, step: int) -> str:
+    run, facts = subject.run, subject.facts[step]
+    arguments = ", ".join(f"{k}={v}" for k, v in run.model_args.items())
+    shown = ", ".join(run.classes[:CLASSES])
+    missing = facts.manifest_rows - facts.rows
+    rows = [
+        ("model", f"`{run.model}`" + (f" with {arguments}" if arguments else "")),
+        ("checkpoint", f"`{facts.checkpoint}`" if facts.checkpoint else "none"),
+        ("weights", f"`{run.weights}` (digest)" if run.weights else ""),
+        ("model's source", f"`{run.code}` (digest)" if run.code else ""),
+        ("data", f"`{run.origin}`" if run.origin else ""),
+        ("rows", f"{facts.rows:,} of {facts.manifest_rows:,}"),
+        ("missing rows", f"{missing:,}" if missing else ""),
+        ("classes", f"{len(run.classes):,}: {shown}{', …' if len(run.classes) > CLASSES else ''}"),
+        ("transform", transform_words(run) or "none"),
+        ("scores", run.scores),
+        ("precision, device", f"{run.precision}, {facts.device or 'unknown'}"),
+        ("embeddings", f"{run.embedding:,} numbers" if run.embedding else ""),
+        ("thumbnails", f"{run.thumbnails} pixels" if run.thumbnails else ""),
+        ("inference", _when(facts.started, facts.finished)),
+        *((f"time: {name}", f"{seconds:,.1f} s") for name, seconds in sorted(facts.seconds.items())),
+        *((name.replace("_", " "), str(value)) for name, value in sorted(facts.provenance.items())),
+        ("steps", ", ".join(map(str, subject.facts))),
+        ("format", str(run.format)),
+    ]
+    lines = [f"| {cell(name)} | {cell(value)} |" for name, value in rows if value]
+    note = f"Times: decode, of all threads together; wait, of the model for pictures; forward; write. Step {step}."
+    return "\n".join([f"# {subject.name}: what was run on what", "", "| | |", "|---|---|", *lines, "", note])
+
+
+def _when(started: float, finished: float) -> str:
+    if not 0 < started <= finished:
+        return ""
+    begin, end = (datetime.fromtimestamp(t, UTC).strftime("%Y-%m-%d %H:%M:%S UTC") for t in (started, finished))
+    return f"{begin} to {end}"
+
+
+# Tab of TensorBoard: what is shown there, and what one must know to read it.
+_TABS: tuple[tuple[str, tuple[type[Summary], ...], str], ...] = (
+    (
+        "Time Series",
+        (),
+        "All scalars, pictures and histograms on one page. Tags can be filtered, cards pinned.",
+    ),
+    (
+        "Scalars",
+        (Scalar,),
+        "Curves over the steps. Set *Smoothing* to 0, or short curves are bent; if one is cut off, switch off *Ignore "
+        "outliers in chart scaling*.",
+    ),
+    (
+        "Custom Scalars",
+        (Lines, Band),
+        "Several curves in one chart, and curves with the band of their 95 % interval.",
+    ),
+    (
+        "Images",
+        (Picture, Tiles),
+        "A blue frame is right, a vermillion one wrong. The slider chooses the step, and opens at the last one.",
+    ),
+    ("Histograms, Distributions", (Histogram,), "How numbers are spread over all images; one layer is one step."),
+    (
+        "PR Curves",
+        (PrCurve,),
+        "Precision over recall. TensorBoard does not know our thresholds: `report/calibration` has them.",
+    ),
+    ("HParams", (HParams,), "One line for each run: sort by a metric, or drag over an axis of parallel coordinates."),
+    ("Projector", (Projector,), "Images as points, near each other where the model sees them alike."),
+    ("Text", (Text,), "Pages such as this one."),
+)
+
+
+def _tabs(written: tuple[Shown, ...]) -> str:
+    """What is in which tab, from what was written."""
+    lines = ["### How to read the tabs", ""]
+    lines.append("Blue is right and vermillion is wrong, everywhere.")
+    kinds = {shown.kind for shown in written}
+    for tab, of, how in _TABS:
+        if of and not kinds & set(of):
+            continue
+        lines += ["", f"**{tab}.** {how}", ""]
+        groups: dict[str, list[Shown]] = {}
+        for shown in written:
+            if shown.kind in of and shown.kind not in (HParams, Projector):
+                groups.setdefault(shown.tag.partition("/")[0], []).append(shown)
+        for group, inside in groups.items():
+            first = f"- `{group}/…`, {len(inside)} of them, such as "
+            for shown in inside[: 1 if len(inside) > TAGS else TAGS]:
+                said = f"`{_code(shown.tag)}`: {cell(shown.description)}"
+                lines.append(f"{first}{said}" if len(inside) > TAGS else f"- {said}")
+    return "\n".join(lines)
+
+
+def _code(tag: str) -> str:
+    return tag.replace("`", "'")

@@ -1,0 +1,1 @@
+"""Where work runs: threads, processes, a Ray cluster. Knows nothing of what the work is."""

@@ -1,0 +1,1 @@
+"""Runs on disk and in object storage. Knows nothing of models, metrics or TensorBoard."""

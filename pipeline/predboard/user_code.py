@@ -1,0 +1,110 @@
+"""FILE.py:NAME -> what the user's own file calls so, and a digest of the file. Knows not what it is for."""
+
+import contextlib
+import hashlib
+import importlib.util
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from predboard.errors import InputError, first_line
+
+
+@dataclass(frozen=True)
+class Named:
+    """Something in a user's file."""
+
+    value: Any
+    name: str
+    """FILE.py:NAME without the folder."""
+    code: str
+    """Digest of the file."""
+    folder: Path
+    """Of the file, whose neighbours it may import."""
+    kind: str = ""
+    form: str = ""
+    """As `named` was told; empty if it is not from a file."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process reads the file again, whose module it could not import by its name."""
+        if self.kind:
+            return named, (str(self.folder / self.name), self.kind, self.form)
+        return Named, (self.value, self.name, self.code, self.folder)
+
+
+def is_named(spec: str) -> bool:
+    """Whether this has the form FILE.py:NAME."""
+    file, _, name = spec.rpartition(":")
+    return file.endswith(".py") and name.isidentifier()
+
+
+def named(spec: str, kind: str, form: str) -> Named:
+    """What FILE.py:NAME stands for.
+
+    Args:
+        spec: as the user gave it.
+        kind: what it is for, the flag's name.
+        form: what is expected, with an example, for messages.
+
+    Raises InputError if the file or the name is not there, or the file does not import.
+    """
+    file, _, name = spec.rpartition(":")
+    if not is_named(spec):
+        raise InputError(f"--{kind} is {spec!r}; expected {form}")
+    path = Path(file)
+    if not path.is_file():
+        raise InputError(f"no {kind} file {file}; expected {form}")
+    module = _imported(path, kind)
+    if not hasattr(module, name):
+        own = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__]
+        public = [n for n in own if not n.startswith("_")]
+        raise InputError(f"{file} has no {name!r}; it has: {', '.join(public) or 'no functions'}")
+    code = hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
+    return Named(getattr(module, name), f"{path.name}:{name}", code, path.parent, kind, form)
+
+
+@contextlib.contextmanager
+def importable(folder: Path) -> Iterator[None]:
+    """Let imports find the files in a folder."""
+    entry = str(folder.resolve())
+    sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # the user's own code may change the path too
+            sys.path.remove(entry)
+
+
+def _imported(path: Path, kind: str) -> ModuleType:
+    """Import a file under a name of its own, its neighbours importable while that goes on."""
+    name = f"predboard_{kind}_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path} cannot be imported as Python")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickling look a module up by its name
+    try:
+        with importable(path.parent):
+            spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # the user's own code: whatever it raises is shown, in one line
+        del sys.modules[name]
+        raise InputError(f"{path} does not import: {type(error).__name__}: {first_line(error)}") from error
+    return module
+
+
+def imported() -> list[tuple[Path, str]]:
+    """Files that were imported so far, and what they are for; another process may import them `again`."""
+    found = []
+    for name, module in list(sys.modules.items()):
+        if (of := re.fullmatch(r"predboard_([a-z]+)_.*", name)) and module.__file__:
+            found.append((Path(module.__file__), of[1]))
+    return found
+
+
+def again(file: Path, kind: str) -> None:
+    """Import a file that another process `imported`, so that what is pickled of it can be loaded."""
+    _imported(file, kind)

@@ -1,0 +1,1 @@
+"""Stage two: states to TensorBoard event files. Knows nothing of torch."""

@@ -1,0 +1,194 @@
+"""The runs of a log folder, ranked by what their summary.json say: one more run. Knows no predictions and no panels.
+
+It is there as long as there are two or more runs of ours, made anew from the files alone, so that a run whose folder
+was deleted is gone from it the next time.
+"""
+
+import functools
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import filelock
+
+from predboard.drawing import canvas
+from predboard.errors import InputError, plural
+from predboard.predictions.table import digest_of, hash64
+from predboard.storage import paths
+from predboard.storage.paths import Place
+from predboard.storage.runs import unwritable
+from predboard.summaries import Picture, Summary, Text, cell
+from predboard.visualization import events, log_folder, summary_json
+
+WAIT = 60
+"""Seconds that another process may take to rank the same runs."""
+
+SHOWN = 12
+"""Runs in the picture."""
+
+ROWS = 200
+"""Runs in the table: TensorBoard slows down above."""
+
+METRICS = {
+    "accuracy": ("accuracy", max),
+    "accuracy_top5": ("top-5", max),
+    "balanced_accuracy": ("balanced", max),
+    "f1_macro": ("macro F1", max),
+    "mcc": ("MCC", max),
+    "nll": ("NLL", min),
+    "brier": ("Brier", min),
+    "auroc_macro": ("AUROC", max),
+    "average_precision_macro": ("AP", max),
+    "calibration/ece": ("ECE", min),
+}
+"""Name in summary.json: what it is called here, and which is the best."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the summary of a run says of its last step."""
+
+    name: str
+    step: int
+    finished: float
+    classes: int
+    figures: Mapping[str, Mapping[str, float]]
+
+    def value(self, name: str) -> float | None:
+        """Of a figure; None if there is none."""
+        return self.figures[name]["value"] if name in self.figures else None
+
+    @property
+    def accuracy(self) -> float | None:
+        """None without labelled images."""
+        return self.value("accuracy")
+
+    @property
+    def counted(self) -> int:
+        """Images that the figures count."""
+        return int(self.value("images/counted") or 0)
+
+
+def rank(logdir: Place, code: str = "") -> Place | None:
+    """Write the ranking of the runs in a log folder, or remove it where there are fewer than two.
+
+    Args:
+        logdir: what `predboard visualize` writes to.
+        code: digest of the program: another one draws it anew.
+
+    Returns:
+        its event file; None if there is none.
+
+    Raises:
+        InputError: if the folder cannot be written to.
+    """
+    folder = logdir / log_folder.RANKING
+    if len(log_folder.runs_in(logdir)) < 2 and not folder.is_dir():
+        return None
+    with unwritable(folder):
+        here = paths.workshop(folder)
+        here.mkdir(parents=here != folder, exist_ok=True)
+        try:
+            with filelock.FileLock(here / ".lock", timeout=WAIT):
+                contents = dict(_contents(logdir))
+                runs = [run for name, content in contents.items() if (run := _read(name, content)) is not None]
+                if len(runs) > 1:
+                    hashes = {name: hash64(content) for name, content in contents.items()}
+                    return _write(folder, runs, digest_of({"code": code}, hashes))
+                log_folder.withdraw(folder)
+        except filelock.Timeout as error:
+            raise InputError(f"another process is ranking the runs in {logdir}: run this again") from error
+        (here / ".lock").unlink(missing_ok=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()
+    return None
+
+
+def _contents(logdir: Place) -> Iterator[tuple[str, bytes]]:
+    """Name and summary of each run of ours, by name."""
+    for name in sorted(log_folder.runs_in(logdir)):
+        file = logdir / name / summary_json.FILE
+        if summary_json.FILE in log_folder.read_record(file.parent).files and file.is_file():
+            yield name, file.read_bytes()
+
+
+def _read(name: str, content: bytes) -> Run | None:
+    """What a summary says; None if it is none, or says nothing."""
+    summary = summary_json.read_summary(content)
+    if summary is None or not summary["steps"]:
+        return None
+    try:
+        step = max(map(int, summary["steps"]))
+        figures = {
+            figure: {end: float(value) for end, value in numbers.items()}
+            for figure, numbers in summary["steps"][str(step)].items()
+            if "value" in numbers
+        }
+        return Run(name, step, float(summary["finished"]), int(summary["classes"]), figures)
+    except (KeyError, ValueError, TypeError, AttributeError):  # edited by somebody: it is left out
+        return None
+
+
+def _write(folder: Place, runs: list[Run], made_from: str) -> Place:
+    record = log_folder.read_record(folder)
+    if record.files and record.made_from == made_from and all((folder / file).is_file() for file in record.files):
+        return folder / record.files[0]
+    here = paths.workshop(folder)
+    for stale in here.glob(".predboard-*.partial"):  # of a process that was killed
+        shutil.rmtree(stale)
+    time = max(run.finished for run in runs) + 1  # TensorBoard's colours go by time: the runs keep theirs
+    aside = here / f".predboard-{os.getpid()}.partial"
+    try:
+        aside.mkdir()
+        with events.Writer(aside / log_folder.EVENTS, time) as writer:
+            for summary in _summaries(runs):
+                writer.write(0, time, summary)
+        return log_folder.publish(folder, aside, time, record, made_from)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _summaries(runs: list[Run]) -> Iterator[Summary]:
+    """The picture and the table, the most accurate run first and those without labels last."""
+    ordered = sorted(runs, key=lambda run: (run.accuracy is None, -(run.accuracy or 0.0), run.name))
+    known = [run for run in ordered if run.accuracy is not None]
+    if known:
+        best = known[0].figures["accuracy"]["value"]
+        more = plural(len(known), "run") if len(known) <= SHOWN else f"the best {SHOWN} of {len(known)} runs"
+        lines = [
+            canvas.Interval(
+                run.name, a["value"], a.get("lower", a["value"]), a.get("upper", a["value"]), f"{run.counted:,}"
+            )
+            for run in known[:SHOWN]
+            for a in [run.figures["accuracy"]]
+        ]
+        title = f"accuracy of {more}, with 95 % intervals"
+        said = "Accuracy at each run's last step. Vermillion: its interval lies below the best. At the end: images."
+        yield Picture("1_glance/ranking", functools.partial(canvas.intervals, title, lines, best, "best"), said)
+    yield Text("report/ranking", _table(ordered), "All runs of the folder at their last step.")
+
+
+def _table(runs: list[Run]) -> str:
+    metrics = {name: of for name, of in METRICS.items() if any(run.value(name) is not None for run in runs)}
+    titles = ["run", "step", "images", *(shown for shown, _ in metrics.values())]
+    if "accuracy" in metrics:
+        titles.insert(titles.index("accuracy") + 1, "95 % interval")
+    lines = [f"| {' | '.join(titles)} |", f"|---|{'---:|' * (len(titles) - 1)}"]
+    best = {name: pick(v for run in runs if (v := run.value(name)) is not None) for name, (_, pick) in metrics.items()}
+    for run in runs[:ROWS]:
+        cells = [cell(run.name), str(run.step), f"{run.counted:,}"]
+        for name in metrics:
+            value = run.value(name)
+            shown = "–" if value is None else f"{value:.4f}"
+            cells.append(f"**{shown}**" if value == best[name] else shown)
+            if name == "accuracy":
+                a = run.figures.get(name, {})
+                cells.append(f"{a['lower']:.4f} to {a['upper']:.4f}" if "lower" in a else "–")
+        lines.append(f"| {' | '.join(cells)} |")
+    notes = ["Each run at its last step, the most accurate first; the best of each column is bold."]
+    if len(runs) > ROWS:
+        notes.append(f"The first {ROWS} of {len(runs):,} runs.")
+    if len({(run.counted, run.classes) for run in runs}) > 1:
+        notes.append("**The runs differ in their images or classes: compare only those of the same data.**")
+    return "\n".join([*lines, "", " ".join(notes)])

@@ -1,0 +1,110 @@
+"""What was written, as numbers: `summary.json`, for scripts and gates. Knows no panel and no drawing."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from predboard.predictions.table import Run
+from predboard.summaries import Figure, Figures, Scalar
+
+FILE = "summary.json"
+FORMAT = 1
+
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+
+DIGITS = 9
+"""Significant digits that are written: more than any figure has, and floats stay short."""
+
+ELSEWHERE = ("intervals/", "classes/", "slices/")
+"""Scalars that `Figures` say better: as ends of an interval, or for all classes and slices."""
+
+MANY = ("classes/", "slices/")
+"""Figures of which there may be thousands, by what their names begin with; `*` stands for the class or the slice."""
+
+
+def summary_json(name: str, run: Run, finished: float, written: Iterable[tuple[int, Scalar | Figures]]) -> bytes:
+    """Every figure of every step by its name, and once what the names mean. JSON without NaN, a figure a line.
+
+    A scalar's name is its tag, without `metrics/` or `1_glance/`; where there are `Figures` of that name they count.
+
+    Args:
+        name: of the run.
+        run: of its last step.
+        finished: when inference of it ended, seconds since 1970.
+        written: (step, summary) as the panels gave them.
+    """
+    steps: dict[int, dict[str, Figure]] = {}
+    for step, summary in written:
+        of_step = steps.setdefault(step, {})
+        if isinstance(summary, Figures):
+            of_step.update(summary.figures)
+        elif not summary.tag.startswith(ELSEWHERE):
+            short = summary.tag.removeprefix("metrics/").removeprefix("1_glance/")
+            of_step.setdefault(short, Figure(summary.value, definition=summary.description))
+    for step, figures in steps.items():
+        steps[step] = dict(sorted(figures.items(), key=lambda item: [item[0].startswith(kind) for kind in MANY]))
+    defined = {_pattern(name): figure for figures in steps.values() for name, figure in figures.items()}
+    about = {
+        "predboard_summary": FORMAT,
+        "run": name,
+        "model": run.model,
+        "model_args": run.model_args,
+        "code": run.code,
+        "weights": run.weights,
+        "transform": run.transform,
+        "precision": run.precision,
+        "classes": len(run.classes),
+        "finished": finished,
+    }
+    lines = [f" {_dump(key)}: {_dump(value)}," for key, value in about.items()]
+    meanings = [_dump(_meaning(figure)) for figure in defined.values()]
+    lines += [' "definitions": {', *_members(2, defined, meanings), " },", ' "steps": {']
+    for step in sorted(steps):
+        lines += [f'  "{step}": {{', *_members(3, steps[step], map(_numbers, steps[step].values())), "  },"]
+    lines[-1] = lines[-1].removesuffix(",")
+    return "\n".join(["{", *lines, " }", "}", ""]).encode()
+
+
+def read_summary(content: bytes) -> dict[str, Any] | None:
+    """What `summary_json` wrote, with steps as they are in JSON; None if it is not that, or of a newer format."""
+    try:
+        found = json.loads(content)
+        known = isinstance(found, dict) and 1 <= int(found["predboard_summary"]) <= FORMAT
+        return found if known and isinstance(found["steps"], dict) else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _pattern(name: str) -> str:
+    """The name under which a figure is defined: those of classes and of slices are defined once for all."""
+    return f"{name.partition('/')[0]}/*/{name.rpartition('/')[2]}" if name.startswith(MANY) else name
+
+
+def _meaning(figure: Figure) -> dict[str, str]:
+    return {"definition": figure.definition, **({"interval": figure.method} if figure.method else {})}
+
+
+def _numbers(figure: Figure) -> str:
+    found = f'{{"value": {_short(figure.value)}'
+    if figure.interval is not None:
+        found += f', "lower": {_short(figure.interval[0])}, "upper": {_short(figure.interval[1])}'
+    if figure.bound is not None:
+        found += f', "bound": {_short(figure.bound)}'
+    return f"{found}}}" if figure.rows is None else f'{found}, "rows": {figure.rows}}}'
+
+
+def _short(value: float) -> str:
+    """As JSON has it. There are tens of thousands, and most need no second look at how a float is written."""
+    if isinstance(value, int):
+        return str(value)
+    text = f"{value:.{DIGITS}g}"
+    return text if "." in text and "e" not in text else _dump(float(text))
+
+
+def _members(indent: int, names: Iterable[str], values: Iterable[str]) -> list[str]:
+    lines = [f"{' ' * indent}{_dump(name)}: {value}," for name, value in zip(names, values, strict=True)]
+    return [*lines[:-1], *(line.removesuffix(",") for line in lines[-1:])]
+
+
+def _dump(value: Any) -> str:
+    return _JSON.encode(value)

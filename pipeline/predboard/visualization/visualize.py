@@ -1,0 +1,310 @@
+"""Stage two, one straight function: Parquet -> states -> summaries -> event files. Knows no torch and no model."""
+
+import contextlib
+import dataclasses
+import functools
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from threading import Event
+
+from tqdm import tqdm
+
+from predboard import panels
+from predboard.config import VisualizeConfig
+from predboard.errors import InputError, first_line, plural
+from predboard.evaluation.cache import FOLDER, Kept, versions
+from predboard.evaluation.fold import KEPT_FROM, States, measured, numbers
+from predboard.images import decode
+from predboard.parallel import pool as workers
+from predboard.parallel import ray_cluster
+from predboard.predictions.table import digest_of, hash64
+from predboard.storage import paths
+from predboard.storage import runs as store
+from predboard.storage.paths import Place
+from predboard.storage.runs import Step, unwritable
+from predboard.summaries import Figures, File, Picture, Pixels, Projector, Scalar, Summary, Text, Tiles
+from predboard.visualization import events, image_pages, leaderboard, log_folder, summary_json
+from predboard.visualization.source_images import Pictures
+
+ROWS = "rows.parquet"
+"""One line for every row of every step, for DuckDB and pandas."""
+
+STEPS_WITH_PICTURES = 10
+"""TensorBoard keeps the pictures of ten steps of a tag."""
+
+
+PICTURES = 1000
+"""Pictures for which another process pays: drawing them takes one more than a second, starting it a third."""
+
+AHEAD = 64
+"""Summaries that are drawn or wait for it; a tag of pictures has a dozen, of some 20 kB each."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What stage two did with one run."""
+
+    run: str
+    folder: Place
+    event_file: Place
+    rows: int
+    steps: tuple[int, ...]
+    missing_rows: int
+    missing_pictures: int
+    unchanged: bool
+    """Nothing had changed, so nothing was written."""
+
+
+def visualize(
+    config: VisualizeConfig, say: Callable[[str], None] = lambda _: None, pool: workers.Pool | None = None
+) -> tuple[Written, ...]:
+    """Write the TensorBoard logs of one or more runs.
+
+    Each run has one event file, whose bytes depend on the Parquet, the panels and the source pictures alone. A run that
+    has not changed since is skipped. Where the log folder holds two or more runs, `runs.rank` adds one that ranks them.
+
+    Args:
+        config: what to draw.
+        say: takes a line of progress for a person.
+        pool: processes that work on it, `config.workers` by default.
+
+    Raises:
+        InputError: for bad input; the logs that are there stay as they are.
+    """
+    if not config.predictions:
+        raise InputError("which predictions? For example: predboard visualize predictions/digits")
+    names = [folder.resolve().name for folder in config.predictions]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise InputError(f"two folders are called {twice!r}, and a run's logs are named after its folder: rename one")
+    if log_folder.RANKING in names:
+        raise InputError(
+            f"a folder of predictions is called {log_folder.RANKING!r}, as the ranking of all runs is: rename it"
+        )
+    for name, folder in zip(names, config.predictions, strict=True):
+        if paths.is_inside(config.logdir / name, folder):
+            raise InputError(
+                f"--logdir {config.logdir} would mix logs into the predictions {folder}: name another folder"
+            )
+    chosen = panels.choose(config.panels)
+    if config.image_root is not None and not config.image_root.is_dir():
+        raise InputError(f"no folder {config.image_root}: --image-root is where the source images are now")
+    with (
+        contextlib.nullcontext(pool)
+        if pool
+        else workers.Pool(workers.count(config.workers), f"{__name__}:{warm.__name__}") as processes
+    ):
+        written = tuple(
+            _visualize_run(name, folder, chosen, config, say, processes)
+            for name, folder in zip(names, config.predictions, strict=True)
+        )
+    leaderboard.rank(config.logdir, log_folder.program())
+    return written
+
+
+def warm() -> None:
+    """What another process does before it is asked for anything: this module is imported, and all panels are."""
+    panels.choose(())
+
+
+def _visualize_run(
+    name: str,
+    predictions: Place,
+    chosen: Mapping[str, panels.Panel],
+    config: VisualizeConfig,
+    say: Callable[[str], None],
+    pool: workers.Pool,
+) -> Written:
+    steps = store.open_run(predictions)
+    folder = config.logdir / name
+    sheets = {step.step: _sheet(predictions, step.step, say) for step in steps}
+    made_from = _made_from(steps, tuple(chosen), config, sheets)
+    record = log_folder.read_record(folder)
+    rows = sum(step.rows for step in steps)
+    missing = sum(stop - start for step in steps for start, stop in step.missing)
+    numbers = tuple(step.step for step in steps)
+    if record.made_from == made_from and all((folder / file).is_file() for file in record.files):
+        return Written(name, folder, folder / record.files[0], rows, numbers, missing, 0, unchanged=True)
+
+    say(f"{name}: {plural(rows, 'row')} in {plural(len(steps), 'step')}, panels {', '.join(chosen)}")
+    subject = panels.Subject(name, steps[-1].run, {step.step: _facts(step, sheets[step.step]) for step in steps})
+    pictures = Pictures(steps, config.image_root, pool)
+    times = {step.step: step.finished for step in steps}
+    with_pictures = _spread(numbers, STEPS_WITH_PICTURES)
+    every = None if config.log_every is None else 1 if config.log_every == "all" else config.log_every
+    if every is not None:
+        pool.start(1 + sum(step.rows for step in steps if step.step in with_pictures) // (every * PICTURES))
+    counted: list[tuple[int, Scalar | Figures]] = []
+    with unwritable(folder), store.lock(folder, "--logdir", ".predboard-*.partial"):
+        record = log_folder.read_record(folder)
+        if log_folder.COMPARISON in record.files:
+            raise InputError(f"{folder} has a comparison, which logs would replace: name another --logdir")
+        for gone in log_folder.left_by(folder, record, [predictions]):
+            say(f"{name}: its logs were of {gone}, where it is no more")
+        aside = paths.workshop(folder) / f".predboard-{os.getpid()}.partial"
+        try:
+            aside.mkdir()
+            keep = not config.panels or config.log_every is not None
+            on_ray = config.engine == "ray"
+            with (
+                ray_cluster.connected(config.ray_address) if on_ray else contextlib.nullcontext(),
+                tqdm(total=rows, unit=" rows", desc="read", disable=None, file=sys.stderr) as bar,
+            ):
+                kept = _kept(steps, chosen, folder, config)
+                states = measured(steps, chosen, pool, aside / ROWS, keep, bar.update, on_ray, kept)
+            with (
+                decode.quietly(),
+                events.Writer(aside / log_folder.EVENTS, times[numbers[0]]) as writer,
+                tqdm(unit=" summaries", desc="write", disable=None, file=sys.stderr) as bar,
+            ):
+                rendered = _rendered(chosen, subject, states, with_pictures, pictures, pool.most)
+                for step, summary in _drawn(rendered, pictures, pool.most):
+                    if isinstance(summary, Scalar | Figures):
+                        counted.append((step, summary))
+                    if isinstance(summary, File):
+                        log_folder.write_file(aside, summary)
+                    elif not isinstance(summary, Figures):
+                        writer.write(step, times[step], summary)
+                    bar.update()
+                if every is not None:
+                    derived = functools.partial(store.read_rows, aside / ROWS)
+                    for step, page in image_pages.logged(
+                        derived, every, with_pictures, pictures, pool.most, writer.size
+                    ):
+                        if isinstance(page, Text):
+                            say(f"warning: {name}: {page.markdown}")
+                        writer.write(step, times[step], page)
+                        bar.update()
+            log_folder.write_file(
+                aside,
+                File(summary_json.FILE, summary_json.summary_json(name, steps[-1].run, steps[-1].finished, counted)),
+            )
+            event_file = log_folder.publish(
+                folder, aside, times[numbers[0]], record, made_from if not pictures.missing else "", [predictions]
+            )
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    return Written(name, folder, event_file, rows, numbers, missing, len(pictures.missing), unchanged=False)
+
+
+def _kept(
+    steps: tuple[Step, ...], chosen: Mapping[str, panels.Panel], folder: Place, config: VisualizeConfig
+) -> Kept | None:
+    """What is kept of the run's parts; None where it does not pay, or the workers of a cluster may not see it."""
+    place = folder / FOLDER
+    if config.cache == "never" or (config.engine == "ray" and not isinstance(place, paths.Remote)):
+        return None
+    small = numbers(part for step in steps for part in step.parts) < KEPT_FROM
+    if config.cache == "auto" and small and not place.is_dir():
+        return None
+    return Kept(place, versions(chosen))
+
+
+def _facts(step: Step, sheet: Pixels | None) -> panels.Facts:
+    provenance = step.parts[0].part.provenance
+    warnings = [str(warning) for file in step.parts for warning in file.part.provenance.get("warnings", ())]
+    return panels.Facts(
+        rows=step.rows,
+        manifest_rows=step.manifest_rows,
+        checkpoint=str(provenance.get("checkpoint", "")),
+        device=str(provenance.get("device", "")),
+        warnings=tuple(dict.fromkeys(warnings)),
+        sheet=sheet,
+        seconds=dict(sum((Counter(file.part.seconds) for file in step.parts), Counter())),
+        provenance={k: v for k, v in provenance.items() if k not in ("checkpoint", "device", "warnings")},
+        started=min(file.part.started for file in step.parts),
+        finished=step.finished,
+    )
+
+
+def _sheet(run: Place, step: int, say: Callable[[str], None]) -> Pixels | None:
+    """What stage one drew of the model's inputs; None if it drew none."""
+    path = store.preflight_path(run, step, ".png")
+    try:
+        return decode.pixels(decode.open_image(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # a picture file may fail in any way, and all else can be drawn without this one
+        say(f"{path} cannot be read and is left out: {first_line(error)}")
+        return None
+
+
+def _spread(numbers: tuple[int, ...], limit: int) -> frozenset[int]:
+    """At most `limit` of the numbers, evenly spread, with the first and the last.
+
+    >>> sorted(_spread((0, 1, 2, 3, 4, 5, 6), 4))
+    [0, 2, 4, 6]
+    """
+    if len(numbers) <= limit:
+        return frozenset(numbers)
+    return frozenset(numbers[round(i * (len(numbers) - 1) / (limit - 1))] for i in range(limit))
+
+
+def _rendered(
+    chosen: Mapping[str, panels.Panel],
+    subject: panels.Subject,
+    states: Mapping[int, States],
+    with_pictures: frozenset[int],
+    pictures: Pictures,
+    threads: int,
+) -> Iterator[tuple[int, Summary]]:
+    """What the panels give, in their order; those that know nothing of each other render on threads."""
+    shown: dict[str, panels.Shown] = {}
+    for together in panels.in_turn(chosen):
+        knows = dataclasses.replace(subject, written=tuple(shown.values()))
+
+        def render(panel: tuple[str, panels.Panel], knows: panels.Subject = knows) -> list[tuple[int, Summary]]:
+            of_panel = {number: of_step[panel[0]] for number, of_step in states.items()}
+            return list(_drawable(panel[1].render(knows, of_panel), with_pictures))
+
+        for summaries in workers.in_order(render, together.items(), threads, len(together)):
+            shown |= {s.tag: panels.Shown(s.tag, type(s), s.description) for _, s in summaries}
+            pictures.expect(summaries)
+            yield from summaries
+
+
+def _drawable(summaries: Iterator[tuple[int, Summary]], with_pictures: frozenset[int]) -> Iterator[tuple[int, Summary]]:
+    """The summaries that TensorBoard would keep."""
+    for step, summary in summaries:
+        if step in with_pictures or not isinstance(summary, Tiles | Picture):
+            yield step, summary
+
+
+def _drawn(summaries: Iterable[tuple[int, Summary]], pictures: Pictures, threads: int) -> Iterator[tuple[int, Summary]]:
+    """The summaries in their order, pictures drawn and encoded on threads, while the next panel renders; of points the
+    files that they are.
+    """
+    left = Event()
+
+    def drawn(item: tuple[int, Summary]) -> list[tuple[int, Summary]]:
+        step, summary = item
+        if isinstance(summary, Projector):
+            files = events.projector_files(summary, *pictures.sprite(step, summary, threads, left.is_set))
+            return [(step, file) for file in files]
+        if isinstance(summary, Tiles):
+            return [(step, pictures.encode(step, summary))]
+        return [(step, events.encoded(summary) if isinstance(summary, Picture) else summary)]
+
+    for ready in workers.in_order(drawn, summaries, threads, AHEAD, leaving=left.set):
+        yield from ready
+
+
+def _made_from(
+    steps: tuple[Step, ...], names: tuple[str, ...], config: VisualizeConfig, sheets: Mapping[int, Pixels | None]
+) -> str:
+    """Digest of all that decides the bytes of an event file, as far as it can be known without reading the rows."""
+    parts = [[asdict(part.part), part.run.fingerprint] for step in steps for part in step.parts]
+    root = None if config.image_root is None else str(config.image_root.resolve())
+    drawn = [None if sheet is None else [*sheet.shape, hash64(sheet.tobytes())] for sheet in sheets.values()]
+    record = {
+        "parts": parts,
+        "panels": names,
+        "image_root": root,
+        "log_every": config.log_every,
+        "code": log_folder.program(),
+        "sheets": drawn,
+    }
+    return digest_of(record)

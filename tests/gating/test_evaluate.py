@@ -1,0 +1,366 @@
+"""Verdicts: three-way logic, absent figures, changes against a baseline; every rule kind passing and failing."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from predboard import InputError
+from predboard.comparison.differences import Difference
+from predboard.gating.evaluate import (
+    CODES,
+    SLACK,
+    Change,
+    Finding,
+    Gated,
+    Outcome,
+    Verdict,
+    at_least,
+    at_most,
+    gravest,
+    judge,
+    matching,
+    number,
+    whole,
+)
+from predboard.gating.rules import Bound, Rule
+from predboard.metrics.counts import wilsons
+from predboard.summaries import Figure
+from scipy import stats
+
+from tests import toy
+
+UNCLEAR: Outcome = "too little evidence"
+FIGURES = {
+    "accuracy": Figure(0.95, (0.93, 0.97), "share", "Wilson", rows=400),
+    "nll": Figure(0.2, (0.15, 0.25), "loss", "mean", rows=400),
+    "aurc": Figure(0.02, None, "area", "jackknife", rows=4),
+    "calibration/mce": Figure(0.1, None, "worst bin", rows=400),
+    "images/failed": Figure(3, definition="failed"),
+    "classes/River/Lake/support": Figure(200, definition="n"),
+    "classes/River/Lake/recall": Figure(0.9, (0.85, 0.94), "share", "Wilson", rows=200),
+    "classes/a b/support": Figure(200, definition="n"),
+    "classes/a b/recall": Figure(1.0, (0.98, 1.0), "share", "Wilson", rows=200),
+    "classes/none/support": Figure(0, definition="n"),
+    "classes/none/precision": Figure(0.0, (0.0, 0.3), "share", "Wilson", rows=9),
+    "slices/country=NO/accuracy": Figure(0.8, (0.7, 0.9), "share", "Wilson", rows=60),
+    "slices/country=SE/accuracy": Figure(0.9, (0.8, 1.0), "share", "Wilson", rows=60),
+}
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected", "why"),
+    [
+        (Rule("accuracy", min=0.94), "pass", "0.9500 is at least 0.94"),
+        (Rule("accuracy", min=0.95), "pass", "0.9500 is at least 0.95"),
+        (Rule("accuracy", min=0.9501), "fail", "0.9500 is below 0.9501"),
+        (Rule("accuracy", min=0.95000001), "fail", "0.9500 is below 0.95000001"),
+        (Rule("accuracy", max=0.95), "pass", "0.9500 is at most 0.95"),
+        (Rule("accuracy", max=0.94), "fail", "0.9500 is above 0.94"),
+        (Rule("accuracy", min=0.93, bound="lower"), "pass", "surely at least 0.93: the interval begins at 0.9300"),
+        (Rule("accuracy", min=0.94, bound="lower"), UNCLEAR, "0.94 is inside the interval, 0.9300 to 0.9700: more"),
+        (Rule("accuracy", min=0.97, bound="lower"), UNCLEAR, "0.97 is inside the interval"),
+        (Rule("accuracy", min=0.98, bound="lower"), "fail", "surely below 0.98: the interval ends at 0.9700"),
+        (Rule("accuracy", min=0.96, bound="upper"), "pass", "not surely below 0.96: the interval ends at 0.9700"),
+        (Rule("accuracy", min=0.98, bound="upper"), "fail", "surely below 0.98: the interval ends at 0.9700"),
+        (Rule("nll", max=0.25, bound="upper"), "pass", "surely at most 0.25: the interval ends at 0.2500"),
+        (Rule("nll", max=0.2, bound="upper"), UNCLEAR, "0.2 is inside the interval, 0.1500 to 0.2500"),
+        (Rule("nll", max=0.1, bound="upper"), "fail", "surely above 0.1: the interval begins at 0.1500"),
+        (Rule("nll", max=0.18, bound="lower"), "pass", "not surely above 0.18: the interval begins at 0.1500"),
+        (Rule("nll", max=0.1, bound="lower"), "fail", "surely above 0.1: the interval begins at 0.1500"),
+        (Rule("aurc", max=0.1, bound="upper"), UNCLEAR, "there are too few images for an interval"),
+        (Rule("accuracy", min=0.94, min_rows=400), "pass", "0.9500 is at least 0.94"),
+        (Rule("accuracy", min=0.99, min_rows=401), UNCLEAR, "it rests on 400 images, fewer than min_rows = 401"),
+        (Rule("images/failed", max=3), "pass", "3 is at most 3"),
+        (Rule("images/failed", max=0), "fail", "3 is above 0"),
+        (Rule("classes/River/Lake/recall", min=0.9), "pass", "0.9000 is at least 0.9"),
+        (Rule("classes/a b/recall", min=0.9, min_rows=201), UNCLEAR, "it rests on 200 images"),
+        (Rule("slices/country=NO/accuracy", min=0.9), "fail", "0.8000 is below 0.9"),
+        # What is not there fails.
+        (Rule("classes/Rivr/Lake/recall", min=0), "fail", "is not there; near: classes/River/Lake/recall"),
+        (Rule("classes/none/recall", min=0), "fail", "has no value: no image of it counts"),
+        (Rule("classes/a b/precision", min=0), "fail", "has no value: no image was predicted as it"),
+        (Rule("slices/country=FI/accuracy", min=0), "fail", "near: slices/country=SE/accuracy, slices/country=NO/acc"),
+        (Rule("slices/zzz=1/accuracy", min=0), "fail", "near: slices/country=NO/accuracy, slices/country=SE/acc"),
+        (Rule("accuracy_top5", min=0), "fail", "is not there; near: accuracy"),
+        (Rule("classes/zz*/recall", min=0), "fail", "is not there; near: classes/"),
+        (Rule("slices/zz*/nll", max=1), "fail", "is not there"),
+    ],
+)
+def test_one_condition(rule: Rule, expected: Outcome, why: str) -> None:
+    verdict = judge(rule, FIGURES)
+    (finding,) = verdict.findings
+    assert (verdict.outcome, finding.outcome) == (expected, expected)
+    assert why in finding.why
+    figure = FIGURES.get(rule.metric)
+    assert finding.value == (figure.value if figure else None)
+
+
+def test_both_ends_of_a_range_are_conditions_of_their_own() -> None:
+    verdict = judge(Rule("accuracy", min=0.9, max=0.94), FIGURES)
+    assert [(f.key, f.outcome) for f in verdict.findings] == [("min", "pass"), ("max", "fail")]
+    assert verdict.outcome == "fail"
+    assert verdict.title == "accuracy ≥ 0.9, ≤ 0.94"
+
+
+def test_every_class_and_slice_that_a_star_means_must_pass() -> None:
+    some = {name: figure for name, figure in FIGURES.items() if not name.startswith("classes/none/")}
+    assert judge(Rule("classes/*/recall", min=0.9), some).outcome == "pass"
+    verdict = judge(Rule("classes/*/recall", min=0.95), some)
+    assert {f.metric: f.outcome for f in verdict.findings} == {
+        "classes/River/Lake/recall": "fail",
+        "classes/a b/recall": "pass",
+    }
+    absent = judge(Rule("classes/*/recall", min=0), FIGURES).of("fail")
+    assert [(f.metric, f.value) for f in absent] == [("classes/none/recall", None)]
+    slices = judge(Rule("slices/country=*/accuracy", min=0.85), FIGURES)
+    assert [(f.metric, f.outcome) for f in slices.findings] == [
+        ("slices/country=NO/accuracy", "fail"),
+        ("slices/country=SE/accuracy", "pass"),
+    ]
+    assert len(judge(Rule("classes/Riv*/recall", min=0), FIGURES).findings) == 1
+
+
+def test_a_star_in_the_name_of_a_class_means_that_class() -> None:
+    names = ["classes/a*/support", "classes/a*/recall", "classes/ab/support", "classes/ab/recall"]
+    assert matching("classes/a*/recall", names) == ["classes/a*/recall"]
+    assert matching("classes/*/recall", names) == ["classes/a*/recall", "classes/ab/recall"]
+    assert matching("classes/.*/recall", names) == []  # no regular expression
+    assert matching("accuracy", ["accuracy_top5"]) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (Rule("images/failed", max=0, min_rows=5), "rule 'images/failed ≤ 0': images/failed is itself a number of im"),
+        (Rule("images/failed", max=0, bound="upper"), "images/failed has no interval; expected no bound"),
+        (Rule("calibration/mce", max=0.2, bound="upper"), "calibration/mce has no interval; expected no bound"),
+    ],
+)
+def test_what_a_figure_cannot_be_asked_for_is_refused(rule: Rule, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        judge(rule, FIGURES)
+
+
+def against(
+    name: str, difference: float, ends: tuple[float, float] | None, rows: int = 400, unpaired: float = 0
+) -> Change:
+    of = Difference(0.9, 0.9 + difference, difference, ends, rows)
+    return Change({name: of}, frozenset({"nll"}), unpaired)
+
+
+@pytest.mark.parametrize(
+    ("rule", "change", "expected", "why"),
+    [
+        (Rule("accuracy", max_drop=0), against("accuracy", 0.0, (0.0, 0.0)), "pass", "did not change"),
+        (
+            Rule("accuracy", max_drop=0.01),
+            against("accuracy", 0.02, None),
+            "pass",
+            "rose from 0.9000 to 0.9200, by 0.0200",
+        ),
+        (
+            Rule("accuracy", max_drop=0.01),
+            against("accuracy", -0.01, None),
+            "pass",
+            "fell from 0.9000 to 0.8900, by 0.01",
+        ),
+        (
+            Rule("accuracy", max_drop=0.01),
+            against("accuracy", -0.011, None),
+            "fail",
+            "fell from 0.9000 to 0.8890, by 0.0110: worse by more than 0.01",
+        ),
+        (
+            Rule("accuracy", max_drop=0.02, bound="lower"),
+            against("accuracy", -0.01, (-0.02, 0.0)),
+            "pass",
+            "surely not worse by more than 0.02",
+        ),
+        (
+            Rule("accuracy", max_drop=0.01, bound="lower"),
+            against("accuracy", 0.0, (-0.02, 0.02)),
+            UNCLEAR,
+            "did not change; whether it is worse by more than 0.01 cannot be told: more images would tell",
+        ),
+        (
+            Rule("accuracy", max_drop=0.01, bound="lower"),
+            against("accuracy", -0.03, (-0.04, -0.02)),
+            "fail",
+            "; surely worse by more than 0.01",
+        ),
+        (
+            Rule("accuracy", max_drop=0.01, bound="upper"),
+            against("accuracy", -0.02, (-0.04, 0.0)),
+            "pass",
+            "; not surely worse by more than 0.01",
+        ),
+        (
+            Rule("accuracy", max_drop=0.01, bound="upper"),
+            against("accuracy", -0.03, (-0.04, -0.02)),
+            "fail",
+            "; surely worse by more than 0.01",
+        ),
+        (Rule("accuracy", max_drop=0.01, bound="lower"), against("accuracy", 0.1, None), UNCLEAR, "too few images for"),
+        # Of a loss more is worse.
+        (Rule("nll", max_drop=0.01), against("nll", -0.5, None), "pass", "fell from 0.9000 to 0.4000, by 0.5000"),
+        (
+            Rule("nll", max_drop=0.01),
+            against("nll", 0.011, None),
+            "fail",
+            "rose from 0.9000 to 0.9110, by 0.0110: worse",
+        ),
+        (Rule("nll", max_drop=0.01, bound="upper"), against("nll", 0.0, (-0.01, 0.01)), "pass", "surely not worse"),
+        (Rule("nll", max_drop=0.01, bound="upper"), against("nll", 0.0, (-0.02, 0.02)), UNCLEAR, "cannot be told"),
+        (Rule("nll", max_drop=0.01, bound="upper"), against("nll", 0.03, (0.02, 0.04)), "fail", "surely worse"),
+        (Rule("nll", max_drop=0.01, bound="lower"), against("nll", 0.03, (0.0, 0.06)), "pass", "not surely worse"),
+        # Evidence.
+        (Rule("accuracy", max_drop=0.5, min_rows=401), against("accuracy", 0.0, None), UNCLEAR, "rests on 400 images"),
+        (
+            Rule("accuracy", max_drop=0.5),
+            against("accuracy", -0.9, None, unpaired=0.02),
+            UNCLEAR,
+            "2.0 % of the images have no counterpart, more than max_unpaired = 0.01",
+        ),
+        (Rule("accuracy", max_drop=0.5, max_unpaired=0.02), against("accuracy", 0.0, None, unpaired=0.02), "pass", ""),
+        (
+            Rule("accuracy", max_drop=0.5),
+            against("nll", 0.0, None),
+            UNCLEAR,
+            "no image that gives it a value is in both",
+        ),
+        (
+            Rule("accuracy_top2", max_drop=0.5),
+            against("accuracy_top2", 0.0, None),
+            "fail",
+            "is not there; near: accuracy",
+        ),
+    ],
+)
+def test_a_change_against_the_baseline(rule: Rule, change: Change, expected: Outcome, why: str) -> None:
+    (finding,) = judge(rule, FIGURES, change).findings
+    assert finding.outcome == expected
+    assert why in finding.why
+
+
+def test_a_change_that_never_has_an_interval_has_no_ends() -> None:
+    change = Change({"calibration/mce": Difference(0.1, 0.1, 0.0, None, 400)}, frozenset({"calibration/mce"}), 0.0)
+    assert judge(Rule("calibration/mce", max_drop=0), FIGURES, change).outcome == "pass"
+    with pytest.raises(InputError, match="calibration/mce has no interval; expected no bound"):
+        judge(Rule("calibration/mce", max_drop=0, bound="upper"), FIGURES, change)
+
+
+def test_a_rule_may_have_a_limit_and_a_change() -> None:
+    verdict = judge(Rule("accuracy", min=0.94, max_drop=0.0), FIGURES, against("accuracy", -0.01, (-0.02, 0.0)))
+    assert [(f.key, f.outcome) for f in verdict.findings] == [("min", "pass"), ("max_drop", "fail")]
+    assert (verdict.findings[1].old, verdict.findings[1].new) == (0.9, 0.89)
+
+
+def test_missing_rows_fail() -> None:
+    assert whole(10, 10).outcome == "pass"
+    verdict = whole(9, 1000)
+    assert verdict.outcome == "fail"
+    assert verdict.findings[0].why == "991 of 1,000 rows are missing, perhaps whole classes"
+
+
+def test_the_gravest_counts_and_has_the_exit_code() -> None:
+    def gated(*outcomes: Outcome) -> Gated:
+        found = tuple(Verdict("m", "m", (Finding("m", "min", 0, "≥ 0", o, ""),)) for o in outcomes)
+        return Gated("run", 0, {}, found)
+
+    assert gravest([]) == "pass"
+    for outcomes, code in (
+        (("pass", "pass"), 0),
+        (("pass", UNCLEAR), 3),
+        ((UNCLEAR, "fail", "pass"), 1),
+        (("fail", "fail"), 1),
+    ):
+        assert gated(*outcomes).code == code
+    assert sorted(CODES.values()) == [0, 1, 3]
+
+
+numbers = st.floats(-1e6, 1e6)
+
+
+@st.composite
+def estimates(draw: st.DrawFn) -> tuple[float, tuple[float, float]]:
+    """A value inside its interval."""
+    lower, value, upper = sorted([draw(numbers), draw(numbers), draw(numbers)])
+    return value, (lower, upper)
+
+
+@given(of=estimates(), limit=numbers)
+def test_three_way_logic(of: tuple[float, tuple[float, float]], limit: float) -> None:
+    value, (lower, upper) = of
+    careful, lenient, point = (at_least(value, (lower, upper), limit, b) for b in ("lower", "upper", "point"))
+    assert (careful == "pass") == (lower >= limit - SLACK)
+    assert (careful == "fail") == (lenient == "fail") == (upper < limit - SLACK)
+    assert lenient != UNCLEAR and point != UNCLEAR
+    if careful != UNCLEAR:  # what is sure is so by the value as well
+        assert careful == point == lenient
+    assert at_least(value, (value, value), limit, "lower") == at_least(value, None, limit, "point")
+
+
+@given(of=estimates(), limit=numbers, bound=st.sampled_from(["lower", "upper", "point"]), more=st.floats(0, 1e6))
+def test_a_higher_limit_is_never_easier(
+    of: tuple[float, tuple[float, float]], limit: float, bound: str, more: float
+) -> None:
+    order = ("pass", UNCLEAR, "fail")
+    assert order.index(at_least(*of, limit, bound)) <= order.index(at_least(*of, limit + more, bound))
+    assert order.index(at_most(*of, limit, bound)) >= order.index(at_most(*of, limit + more, bound))
+
+
+def test_how_often_a_rule_passes_is_as_the_documentation_says() -> None:
+    page = (toy.ROOT / "docs/gates.md").read_text("utf-8")
+    rows = re.findall(r"^\| (0\.\d+) \| ([\d,]+) \|" + r" (\d+) % \|" * 5, page, re.MULTILINE)
+    assert len(rows) == 7
+    for p, images, *said in rows:
+        n = int(images.replace(",", ""))
+        hits = np.arange(n + 1)
+        chance = stats.binom.pmf(hits, n, float(p))
+        ends = np.stack(wilsons(hits, np.full(n + 1, n)), axis=1).tolist()
+        shares = [
+            sum(
+                c
+                for c, k, (low, high) in zip(chance, hits, ends, strict=True)
+                if outcome == at_least(k / n, (low, high), 0.94, bound)
+            )
+            for bound, outcome in (
+                ("point", "pass"),
+                ("lower", "pass"),
+                ("lower", UNCLEAR),
+                ("lower", "fail"),
+                ("upper", "pass"),
+            )
+        ]
+        assert [f"{100 * share:.0f}" for share in shares] == said, (p, n)
+
+
+@given(of=estimates(), limit=numbers)
+def test_at_most_is_at_least_seen_in_a_mirror(of: tuple[float, tuple[float, float]], limit: float) -> None:
+    value, (lower, upper) = of
+    for bound, other in (("lower", "upper"), ("upper", "lower"), ("point", "point")):
+        assert at_most(value, (lower, upper), limit, bound) == at_least(-value, (-upper, -lower), -limit, other)
+    assert (at_most(value, (lower, upper), limit, "upper") == "pass") == (upper <= limit + SLACK)
+
+
+@given(of=estimates(), limit=st.floats(0, 1e6))
+def test_a_drop_of_a_loss_is_that_of_its_negative(of: tuple[float, tuple[float, float]], limit: float) -> None:
+    value, (lower, upper) = of
+    ends: tuple[tuple[Bound, Bound], ...] = (("lower", "upper"), ("upper", "lower"), ("point", "point"))
+    for bound, other in ends:
+        loss = judge(Rule("nll", max_drop=limit, bound=bound), FIGURES, against("nll", value, (lower, upper)))
+        gain = against("accuracy", -value, (-upper, -lower))
+        assert loss.outcome == judge(Rule("accuracy", max_drop=limit, bound=other), FIGURES, gain).outcome
+
+
+@given(st.one_of(numbers, st.integers(-(10**9), 10**9)), numbers)
+def test_a_printed_number_never_looks_like_a_limit_that_it_is_not(value: float, limit: float) -> None:
+    said = number(value, limit)
+    if isinstance(value, int):
+        assert int(said.replace(",", "")) == value
+    else:
+        assert math.isclose(float(said), value, rel_tol=0.1, abs_tol=1e-4)
+        assert float(said) != limit or abs(value - limit) < 1e-6 * max(1, abs(limit))

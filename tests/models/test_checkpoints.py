@@ -1,0 +1,297 @@
+"""Checkpoints in all their wrappings, moving averages, and files that would run code."""
+
+import argparse
+import pickle
+import sys
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from predboard.cli import main
+from predboard.errors import InputError
+from predboard.models import checkpoints
+from predboard.models.factory import weights_digest
+
+from tests import toy
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = pytest.importorskip("torch", reason="stage one runs PyTorch models")
+
+
+def load_weights(module: "torch.nn.Module", file: Path, **options: Any) -> None:
+    """As `Factory.build` does it."""
+    checkpoints.load(module, checkpoints.read(file, **options), file)
+
+
+def _net(seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    return torch.nn.Sequential(
+        OrderedDict(conv=torch.nn.Conv2d(3, 4, 3), norm=torch.nn.BatchNorm2d(4), fc=torch.nn.Linear(4, 2))
+    )
+
+
+class _Wrapper(torch.nn.Module):
+    """A model whose own names begin with a prefix that wrappers use."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.model = _net(seed)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "_orig_mod.", "model.", "net.", "module._orig_mod.", "_orig_mod.module.", "model.net."]
+)
+@pytest.mark.parametrize("path", [(), ("state_dict",), ("model",), ("model_state_dict",), ("model", "state_dict")])
+@pytest.mark.parametrize("own", [_net, _Wrapper])
+def test_wrapped_checkpoints_load(tmp_path: Path, prefix: str, path: tuple[str, ...], own: Any) -> None:
+    trained = own(1)
+    stored: Any = {prefix + name: value for name, value in trained.state_dict().items()}
+    for key in reversed(path):
+        stored = {"epoch": 3, key: stored, "optimizer": {"lr": 0.1}, "best": None}
+    torch.save(stored, tmp_path / "c.pt")
+    module = own(2)
+    assert weights_digest(module) != weights_digest(trained)
+    load_weights(module, tmp_path / "c.pt")
+    assert weights_digest(module) == weights_digest(trained)
+
+
+def test_old_containers_and_missing_counters_load(tmp_path: Path) -> None:
+    trained = _net(1)
+    state = {k: v for k, v in trained.state_dict().items() if not k.endswith("num_batches_tracked")}
+    torch.save(state, tmp_path / "old.th", _use_new_zipfile_serialization=False)
+    module = _net(2)
+    load_weights(module, tmp_path / "old.th")
+    assert weights_digest(module) == weights_digest(trained)
+
+
+def _without(state: dict[str, Any], name: str) -> dict[str, Any]:
+    return {k: v for k, v in state.items() if k != name}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: _without(s, "fc.bias"), r"is of another model: missing fc\.bias$"),
+        (lambda s: {**s, "head.weight": s["fc.bias"]}, r"is of another model: unknown head\.weight$"),
+        (
+            lambda s: {**s, "fc.weight": torch.zeros(9, 4)},
+            r"is of another model: of another shape: fc\.weight is \[9, 4\], the model has \[2, 4\]$",
+        ),
+        (
+            lambda s: {"module.a": s["fc.bias"], "module.b": s["fc.bias"]},
+            r"missing conv\.weight, conv\.bias, norm\.weight and 5 more; unknown a, b$",
+        ),
+        (
+            lambda s: {"module.fc.bias": s["fc.bias"], "ema.fc.bias": s["fc.bias"]},
+            r"unknown module\.fc\.bias, ema\.fc\.bias$",
+        ),
+        (lambda _: {"epoch": 3, "lr": 0.1}, r"holds no weights; it has: epoch, lr; expected one of state_dict, "),
+        (lambda _: {"state_dict": {"epoch": 3}}, r"holds no weights; it has: epoch; expected"),
+        (lambda _: [1, 2], r"holds a list; expected a state dict"),
+        (lambda s: s["fc.bias"], r"holds a Tensor; expected a state dict"),
+        (lambda _: {}, r"holds no weights"),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_one_line(tmp_path: Path, change: Any, message: str) -> None:
+    torch.save(change(dict(_net().state_dict())), tmp_path / "c.pt")
+    module = _net(2)
+    before = weights_digest(module)
+    with pytest.raises(InputError, match=message) as raised:
+        load_weights(module, tmp_path / "c.pt")
+    assert "\n" not in str(raised.value)
+    assert str(tmp_path / "c.pt") in str(raised.value)
+    assert weights_digest(module) == before
+
+
+class _Touches:
+    """Unpickling it runs code."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path) -> None:
+    touched = tmp_path / "touched"
+    torch.save({"state_dict": _net().state_dict(), "callback": _Touches(touched)}, tmp_path / "new.pt")
+    (tmp_path / "plain.pkl").write_bytes(pickle.dumps(_Touches(touched)))
+    torch.save(_net(), tmp_path / "whole.pt")
+    for name in ("new.pt", "plain.pkl", "whole.pt"):
+        with pytest.raises(InputError, match=rf"{name} cannot be loaded as weights: ") as raised:
+            load_weights(_net(), tmp_path / name)
+        assert "\n" not in str(raised.value)
+    assert not touched.exists()
+    pickle.loads((tmp_path / "plain.pkl").read_bytes())
+    assert touched.exists()  # so it does run where nothing prevents it
+
+
+def test_a_missing_or_broken_checkpoint_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "text.pt").write_text("no weights")
+    (tmp_path / "empty.pt").touch()
+    torch.save(_net().state_dict(), tmp_path / "whole.pt")
+    (tmp_path / "half.pt").write_bytes((tmp_path / "whole.pt").read_bytes()[:2000])
+    with pytest.raises(InputError, match=r"missing\.pt: \S+ has empty\.pt, half\.pt, text\.pt, …$"):
+        load_weights(_net(), tmp_path / "missing.pt")
+    for name in ("text.pt", "empty.pt", "half.pt"):
+        with pytest.raises(InputError, match=rf"{name} cannot be loaded as weights") as raised:
+            load_weights(_net(), tmp_path / name)
+        assert "\n" not in str(raised.value)
+
+
+def test_code_in_a_checkpoint_does_not_run_from_the_command_line_unless_it_is_trusted(tmp_path: Path) -> None:
+    toy.pictures(tmp_path / "data", each=1)
+    model = toy.model_file(tmp_path)
+    touched = tmp_path / "touched"
+    state = {"head.weight": torch.zeros(3, 3), "head.bias": torch.tensor([0.0, 1.0, 0.0])}
+    torch.save({"state_dict": state, "callback": _Touches(touched)}, tmp_path / "evil.pt")
+    command = ("infer", "--data", tmp_path / "data", "--model", model, "--checkpoint", tmp_path / "evil.pt")
+    done = toy.predboard(*command, cwd=tmp_path)
+    assert done.returncode == 2
+    assert not touched.exists()
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(
+        f"predboard: {tmp_path / 'evil.pt'} cannot be loaded as weights: it holds more than weights ("
+    )
+    assert last.endswith(
+        "unpickling that may run code: --trust-checkpoint does it, if you know where the file comes from"
+    )
+    assert main.run([*map(str, command), "--trust-checkpoint", "--out", str(tmp_path / "out")]) == 0
+    assert touched.exists()  # so it does run where it is asked for
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        argparse.Namespace(lr=0.1, data=Path("x"), sizes=[1, 2]),
+        {"best": np.float64(0.5), "epoch": np.int64(3), "done": np.True_, "name": np.str_("a")},
+        np.arange(6, dtype=np.float32).reshape(2, 3),
+        {1, 2},
+    ],
+)
+def test_what_training_keeps_beside_weights_is_no_code(tmp_path: Path, more: Any) -> None:
+    trained = _net(1)
+    for old in (False, True):
+        torch.save(
+            {"state_dict": trained.state_dict(), "more": more},
+            tmp_path / "c.pt",
+            _use_new_zipfile_serialization=not old,
+        )
+        module = _net(2)
+        load_weights(module, tmp_path / "c.pt")
+        assert weights_digest(module) == weights_digest(trained)
+
+
+def test_a_whole_module_loads_where_it_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "their_net.py").write_text(
+        "import torch\n\nclass Net(torch.nn.Linear):\n    def __init__(self):\n        super().__init__(2, 2)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    from their_net import Net  # type: ignore[import-not-found]  # written by this test
+
+    trained, folder = Net(), tmp_path / "elsewhere"
+    folder.mkdir()
+    torch.save({"epoch": 3, "model": trained, "ema": trained}, folder / "whole.pt")
+    monkeypatch.undo()
+    del sys.modules["their_net"]
+    for ema in (False, True):
+        module = torch.nn.Linear(2, 2)
+        with pytest.raises(InputError, match=r"holds more than weights \(their_net\.Net\)"):
+            load_weights(module, folder / "whole.pt", ema=ema)
+        load_weights(module, folder / "whole.pt", ema=ema, trust=True, folder=tmp_path)
+        assert weights_digest(module) == weights_digest(trained)
+    del sys.modules["their_net"]
+
+
+def test_safetensors_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors.torch import save_file
+
+    trained = _net(1)
+    save_file({f"module.{k}": v for k, v in trained.state_dict().items()}, tmp_path / "c.safetensors")
+    module = _net(2)
+    load_weights(module, tmp_path / "c.safetensors")
+    assert weights_digest(module) == weights_digest(trained)
+    (tmp_path / "checkpoint-500").mkdir()
+    with pytest.raises(InputError, match=r"checkpoint-500 is a folder without model\.safetensors or pytorch"):
+        load_weights(module, tmp_path / "checkpoint-500")
+    save_file(trained.state_dict(), tmp_path / "checkpoint-500" / "model.safetensors")
+    module = _net(2)
+    load_weights(module, tmp_path / "checkpoint-500")
+    assert weights_digest(module) == weights_digest(trained)
+    (tmp_path / "half.safetensors").write_bytes((tmp_path / "c.safetensors").read_bytes()[:500])
+    with pytest.raises(InputError, match=r"half\.safetensors cannot be loaded as weights: SafetensorError: "):
+        load_weights(module, tmp_path / "half.safetensors")
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(InputError, match=r"needs safetensors, which is not installed: pip install 'predboard\["):
+        load_weights(module, tmp_path / "c.safetensors")
+
+
+_ONE = torch.ones(1)
+
+
+def _prefixed(prefix: str, state: dict[str, Any]) -> dict[str, Any]:
+    return {prefix + name: value for name, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda plain, ema: {"state_dict": plain, "state_dict_ema": ema},  # timm
+        lambda plain, ema: {"model": plain, "model_ema": {"module": 1, "state_dict": ema}},
+        lambda plain, ema: {"model": plain, "model_ema": _prefixed("module.", ema) | {"n_averaged": torch.tensor(7)}},
+        lambda plain, ema: {
+            "state_dict": plain,
+            "ema_state_dict": _prefixed("module.", ema) | {"steps": torch.ones(1)},
+        },
+        lambda plain, ema: {"state_dict": plain, "ema": ema, "epoch": 3},
+        lambda plain, ema: {"checkpoint": 1, "model": {"ema": ema, "state_dict": plain}},
+        lambda plain, ema: _prefixed("net.", plain) | _prefixed("ema_model.", ema) | {"step": torch.tensor(3)},
+        lambda _, ema: _prefixed("module.", ema) | {"n_averaged": torch.tensor(7)},  # torch's AveragedModel
+    ],
+)
+def test_a_moving_average_is_taken_where_it_is_asked_for(tmp_path: Path, wrap: Any) -> None:
+    plain, ema = _net(1), _net(2)
+    torch.save(wrap(dict(plain.state_dict()), dict(ema.state_dict())), tmp_path / "c.pt")
+    module = _net(3)
+    load_weights(module, tmp_path / "c.pt", ema=True)
+    assert weights_digest(module) == weights_digest(ema)
+
+
+def test_without_the_flag_a_moving_average_is_mentioned_and_left(tmp_path: Path) -> None:
+    plain, ema = _net(1), _net(2)
+    torch.save({"state_dict": plain.state_dict(), "state_dict_ema": ema.state_dict()}, tmp_path / "c.pt")
+    said: list[str] = []
+    module = _net(3)
+    load_weights(module, tmp_path / "c.pt", say=said.append)
+    assert weights_digest(module) == weights_digest(plain)
+    assert said == ["c.pt also holds a moving average of the weights, which is not used: --ema takes it"]
+    averaged = torch.optim.swa_utils.AveragedModel(ema)
+    torch.save(averaged.state_dict(), tmp_path / "a.pt")
+    load_weights(module, tmp_path / "a.pt", say=said.append)
+    assert weights_digest(module) == weights_digest(ema)
+    assert len(said) == 1
+
+
+def test_no_moving_average_is_one_line(tmp_path: Path) -> None:
+    torch.save({"state_dict": _net().state_dict(), "epoch": 1}, tmp_path / "c.pt")
+    with pytest.raises(
+        InputError, match=r"c\.pt holds no moving average of weights; it has: state_dict, epoch; --ema expects one of "
+    ):
+        load_weights(_net(), tmp_path / "c.pt", ema=True)
+
+
+def test_the_number_of_outputs_is_that_of_the_last_weight_that_does_not_fit() -> None:
+    wanted = _net().state_dict()
+    assert checkpoints.outputs(wanted, wanted) is None
+    seven = {**wanted, "fc.weight": torch.zeros(7, 4), "fc.bias": torch.zeros(7)}
+    assert checkpoints.outputs(seven, wanted) == 7
+    assert checkpoints.outputs(_prefixed("module.", seven), wanted) == 7
+    # A table of positions, as of another picture size, is no head; nor is a weight with other inputs.
+    assert checkpoints.outputs({**wanted, "fc.weight": torch.zeros(7, 5)}, wanted) is None
+    assert checkpoints.outputs({**wanted, "norm.weight": torch.zeros(9)}, wanted) is None
+    assert checkpoints.outputs({**wanted, "conv.weight": torch.zeros(9, 3, 3, 3)}, wanted) == 9

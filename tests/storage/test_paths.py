@@ -1,0 +1,638 @@
+"""Files on this machine and in storage by the same names; runs, logs and images in storage are those on disk."""
+
+import dataclasses
+import os
+import pickle
+import re
+import tarfile
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from predboard import (
+    ImportConfig,
+    InferConfig,
+    InputError,
+    VisualizeConfig,
+    adopt,
+    compare,
+    gate,
+    infer,
+    open_predictions,
+)
+from predboard import visualize as draw_logs
+from predboard.cli import main
+from predboard.images import loader, sources
+from predboard.storage import mirror, paths, runs
+from predboard.storage.inspection import inspect
+from predboard.storage.paths import Remote, StorageError, at
+from predboard.visualization.log_folder import read_record
+
+from tests import toy
+
+
+@pytest.fixture
+def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """fsspec's file system in this process, empty, with workshops of this test alone."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    files = fsspec.filesystem("memory")
+    files.store.clear()
+    files.pseudo_dirs[:] = [""]
+    yield files
+    files.store.clear()
+
+
+def copied(files: Any, folder: Path, to: str) -> Remote:
+    """A folder with all its files in memory://."""
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            files.pipe_file(f"/{to}/{file.relative_to(folder).as_posix()}", file.read_bytes())
+    return Remote(f"memory://{to}")
+
+
+def keys(files: Any, folder: str) -> set[str]:
+    return {key.removeprefix(f"/{folder}/") for key in files.find(f"/{folder}")}
+
+
+# --- names ---
+
+
+def test_a_remote_place_has_the_names_that_a_path_would_have() -> None:
+    place, path = Remote("s3://bucket/a b/c.tar.gz"), Path("bucket/a b/c.tar.gz")
+    assert (place.name, place.stem, place.suffix) == (path.name, path.stem, path.suffix)
+    assert place.parent == Remote("s3://bucket/a b")
+    assert place.parent.parent.parent == Remote("s3://bucket")
+    assert place.with_name("d.zip") == Remote("s3://bucket/a b/d.zip")
+    assert str(place.parent / "../x/./y") == "s3://bucket/x/y"
+    assert place.resolve() is place
+    assert pickle.loads(pickle.dumps(place)) == place
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("photos/test", Path("photos/test")),
+        ("S3://bucket/Photos/", Remote("s3://bucket/Photos")),
+        ("gs://bucket", Remote("gs://bucket")),
+        ("s3://bucket/50%20.jpg", Remote("s3://bucket/50%20.jpg")),
+        ("s3://bucket/a@2x.png", Remote("s3://bucket/a@2x.png")),
+        ("file:///tmp/a%20b", Path("/tmp/a b")),
+    ],
+)
+def test_a_uri_is_a_place_in_storage_and_a_file_uri_a_path(text: str, expected: paths.Place) -> None:
+    assert at(text) == expected
+    assert at(expected) == expected
+
+
+@pytest.mark.parametrize("text", ["s3://", "s3:///", "memory://../x"])
+def test_a_uri_without_a_bucket_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="names no bucket"):
+        at(text)
+
+
+def test_a_uri_that_was_made_a_path_is_refused_before_it_becomes_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="was a URI and is a Path now"):
+        VisualizeConfig(predictions=(tmp_path,), logdir=Path("s3://bucket/logs"))
+
+
+def test_a_program_may_give_a_uri_as_text() -> None:
+    config = VisualizeConfig(predictions=("s3://b/run", "run"), logdir="s3://b/logs")  # type: ignore[arg-type]
+    assert config.predictions == (Remote("s3://b/run"), Path("run"))
+    assert config.logdir == Remote("s3://b/logs")
+    assert InferConfig("photos", "m.py:f", out="memory://out/run").out == Remote("memory://out/run")  # type: ignore[arg-type]
+
+
+def test_what_is_inside_what() -> None:
+    assert paths.is_inside(Remote("s3://b/run/logs"), Remote("s3://b/run"))
+    assert paths.is_inside(Remote("s3://b/run"), Remote("s3://b/run"))
+    assert not paths.is_inside(Remote("s3://b/run2"), Remote("s3://b/run"))
+    assert not paths.is_inside(Path("s3:/b/run"), Remote("s3://b/run"))
+    assert paths.is_inside(Path("a/b"), Path("a"))
+
+
+# --- credentials ---
+
+SECRETS = [
+    "s3://AKIAUSER:hunter2@bucket/photos",
+    "s3://hunter2@bucket/photos",
+    "s3://bucket/photos?access_key=x&secret_key=hunter2",
+    "https://bucket.example/a.jpg?X-Amz-Signature=hunter2",
+    "https://account.example/a.jpg?sv=1&sig=hunter2",
+]
+
+
+@pytest.mark.parametrize("uri", SECRETS)
+@pytest.mark.parametrize(
+    "command",
+    ["visualize URI", "visualize predictions --logdir URI", "inspect URI", "infer --data URI --model m.py:f --out x"],
+)
+def test_a_password_in_a_uri_is_refused_and_not_repeated(
+    uri: str, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [uri if word == "URI" else word for word in command.split()]
+    assert main.run(words) == 2
+    said = capsys.readouterr()
+    assert "holds a user, a key or a signature" in said.err
+    assert "hunter2" not in said.err + said.out
+    assert len(said.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("uri", SECRETS)
+def test_a_password_in_a_list_is_refused_and_not_repeated(uri: str, tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text(f"image,label\na.jpg,x\n{uri},y\n")
+    with pytest.raises(InputError, match="holds a user, a key or a signature") as refused:
+        sources.open_source(str(tmp_path / "list.csv"))
+    assert "hunter2" not in str(refused.value)
+
+
+# --- storage ---
+
+
+def test_a_remote_place_answers_as_a_path_does(memory: Any, tmp_path: Path) -> None:
+    for name in ("run/step=1/part-0.parquet", "run/step=1/part-1.parquet", "run/step=2/x.txt", "run/.hidden", "run2/y"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    there = copied(memory, tmp_path, "base")
+    for place in ("run", "run/step=1", "run/step=1/part-0.parquet", "run/none", "ru"):
+        here, far = tmp_path / place, there / place
+        assert (here.exists(), here.is_dir(), here.is_file()) == (far.exists(), far.is_dir(), far.is_file()), place
+    names = sorted(p.name for p in (tmp_path / "run").iterdir())
+    assert [p.name for p in (there / "run").iterdir()] == names
+    for pattern in ("step=*", "step=*/part-*.parquet", "*/x.txt", "step=1/*", "none/*", "*.txt", "step=?/part-[0]*"):
+        found = sorted(p.relative_to(tmp_path / "run").as_posix() for p in (tmp_path / "run").glob(pattern))
+        assert sorted(p.uri.removeprefix("memory://base/run/") for p in (there / "run").glob(pattern)) == found, pattern
+    part = there / "run/step=1/part-0.parquet"
+    assert part.read_bytes() == b"run/step=1/part-0.parquet"
+    assert part.read_text() == "run/step=1/part-0.parquet"
+    assert part.read_end(7) == b"parquet"
+    assert part.read_end(1000) == part.read_bytes()
+    assert part.stat().st_size == 25
+    assert next(iter((there / "run/step=1").iterdir())).stat().st_size == 25  # as the listing says
+    assert [p.uri for p in (there / "run/step=1").walk()] == [
+        f"memory://base/run/step=1/part-{i}.parquet" for i in (0, 1)
+    ]
+    assert (there / "none").walk() == []
+    for missing in (there / "none").read_bytes, (there / "none").stat, (there / "none").unlink:
+        with pytest.raises(FileNotFoundError):
+            missing()
+    (there / "none").unlink(missing_ok=True)
+    part.unlink()
+    assert not part.exists()
+    (there / "run").rmtree()
+    (there / "run").rmtree()
+    assert keys(memory, "base") == {"run2/y"}
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 100_000])
+def test_a_file_is_published_by_one_write(content: bytes, memory: Any, tmp_path: Path) -> None:
+    aside = tmp_path / "aside"
+    aside.write_bytes(content)
+    paths.publish(aside, Remote("memory://base/x"))
+    assert memory.cat_file("/base/x") == content
+    assert not aside.exists()
+
+
+def test_a_workshop_that_another_user_could_change_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    place, owner = Remote("memory://out/run"), os.getuid()
+    mine = paths.workshop(place).parent
+    assert mine.stat().st_mode & 0o777 == 0o700
+    assert paths.workshop(place) != paths.workshop(Remote("memory://out/run2"))
+    mine.rename(tmp_path / f"predboard-{owner + 1}")
+    monkeypatch.setattr(os, "getuid", lambda: owner + 1)
+    with pytest.raises(InputError, match="belongs to another user"):
+        paths.workshop(place)
+
+
+def test_what_was_not_written_whole_is_said(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = type(memory)._open
+
+    def short(self: Any, path: str, mode: str = "rb", **more: Any) -> Any:
+        file = opened(self, path, mode, **more)
+        if mode == "wb":
+            write = file.write
+            file.write = lambda data: write(bytes(data)[:-1]) + 1
+        return file
+
+    monkeypatch.setattr(type(memory), "_open", short)
+    with pytest.raises(StorageError, match="written with 7 bytes and has 6"):
+        Remote("memory://base/x").write_bytes(b"content")
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("AWS Error ACCESS_DENIED during HeadObject operation: No response body.", "access is denied"),
+        ("AWS Error NO_SUCH_BUCKET during ListObjectsV2 operation: it does not exist", "no such bucket"),
+        ("AWS Error EXPIRED_TOKEN during GetObject operation", "credentials are wrong or have expired"),
+        ("AWS Error SLOW_DOWN during GetObject operation: Please reduce your request rate.", "throttled"),
+        ("AWS Error NETWORK_CONNECTION during GetObject operation: curlCode: 6, Could not resolve hostname", "reached"),
+        ("google::cloud::Status(PERMISSION_DENIED: nope)", "access is denied"),
+        (
+            "When reading information for key 'status 403/Forbidden.png' in bucket 'SlowDown': AWS Error "
+            "NETWORK_CONNECTION during HeadObject operation: curlCode: 7, Couldn't connect to server",
+            "reached",
+        ),
+        ("When reading key 'x' in bucket 'b': AWS Error UNKNOWN (HTTP status 503) during HeadObject", "throttled"),
+    ],
+)
+def test_trouble_with_storage_is_no_damage(said: str, expected: str) -> None:
+    place = Remote("s3://bucket/key")
+    fault = paths.fault(place, OSError(said))
+    assert fault is not None
+    assert re.search(expected, str(fault))
+    assert len(str(fault).splitlines()) == 1
+    assert paths.fault(place, fault) is fault
+    assert str(pickle.loads(pickle.dumps(fault))) == str(fault)
+    assert "bucket/key" not in loader.reason(fault)
+    assert re.search(expected, loader.reason(fault))
+    assert paths.fault(place, OSError("CRC checksum verification failed")) is None
+    assert paths.fault(Path("bucket/key"), OSError(said)) is None
+
+
+@pytest.mark.parametrize(("uri", "expected"), [("nonsense://b/x", "nonsense:// is not known"), ("s3://B_/x", "B_")])
+def test_storage_that_is_not_there_is_one_line(uri: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # where nobody listens
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr(paths, "ATTEMPTS", 1)
+    with pytest.raises(InputError, match=expected) as refused:
+        open_predictions(uri)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+# --- runs and logs ---
+
+
+def _infer(tmp_path: Path, data: str, out: paths.Place, **more: Any) -> Any:
+    config = InferConfig(data=data, model=toy.model_file(tmp_path), out=out, shard_size=5, step=(3,), **more)
+    return infer(config, lambda _: None)
+
+
+def test_a_run_in_storage_is_the_run_on_disk(memory: Any, tmp_path: Path) -> None:
+    photos = toy.pictures(tmp_path / "photos", 3, 4)
+    (photos / "b" / "001.png").write_bytes(b"no picture")
+    there = copied(memory, photos, "data/photos")
+    _infer(tmp_path, str(photos), tmp_path / "run")
+    done = _infer(tmp_path, str(there), Remote("memory://out/run"))
+    assert done.complete
+    assert done.out == Remote("memory://out/run")
+    assert done.steps[3].failed == 1
+    here, far = open_predictions(tmp_path / "run"), open_predictions("memory://out/run")
+    assert far.to_pandas().equals(here.to_pandas())
+    assert far.run.root == "memory://data/photos"
+    assert keys(memory, "out/run") == {
+        *(f"step=00000003/part-0000{i}.parquet" for i in range(3)),
+        *(f"_preflight/step=00000003{suffix}" for suffix in (".json", ".png")),
+    }
+    facts = inspect(Remote("memory://out/run")).facts
+    assert facts["run"] == "run"
+    assert facts["bytes"] == sum(memory.size(key) for key in memory.find("/out/run/step=00000003"))
+    assert inspect(Remote("memory://out/run")).whole
+    assert not list(paths.workshop(Remote("memory://out/run")).rglob("*.tmp"))
+
+
+def test_a_run_in_storage_goes_on_where_it_stopped(memory: Any, tmp_path: Path) -> None:
+    there = copied(memory, toy.pictures(tmp_path / "photos", 3, 4), "data/photos")
+    out = Remote("memory://out/run")
+    _infer(tmp_path, str(there), out)
+    expected = open_predictions(out).to_pandas()
+    first, second, third = runs.part_paths(out, 3)
+    first.unlink()
+    second.write_bytes(second.read_bytes()[:-30] + b"x" + second.read_bytes()[-29:])  # in its footer
+    kept = third.read_bytes()
+    done = _infer(tmp_path, str(there), out)
+    assert done.written == 10
+    assert third.read_bytes() == kept
+    assert open_predictions(out).to_pandas().equals(expected)
+    assert _infer(tmp_path, str(there), out).written == 0
+    assert _infer(tmp_path, str(there), out, overwrite=True).written == 12
+
+
+def test_a_part_that_cannot_be_put_leaves_nothing(memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = toy.pictures(tmp_path / "photos", 3, 4)
+    out = Remote("memory://out/run")
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise PermissionError(13, "no")
+
+    monkeypatch.setattr(type(memory), "_open", refuse)
+    with pytest.raises(InputError, match=r"cannot write to memory://out/run.*already published is safe"):
+        _infer(tmp_path, str(photos), out)
+    monkeypatch.undo()
+    assert keys(memory, "out/run") == set()
+    assert not list(paths.workshop(out).rglob("*.tmp"))
+
+
+@pytest.mark.usefixtures("memory")
+def test_many_threads_read_one_object() -> None:
+    content = bytes(range(256)) * 4096
+    Remote("memory://data/a").write_bytes(content)
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda _: Remote("memory://data/a").read_bytes(), range(400)))
+    assert all(one == content for one in found)
+
+
+@pytest.mark.usefixtures("memory")
+def test_logs_know_of_which_run_in_storage_they_are(tmp_path: Path) -> None:
+    logits, label = toy.table(toy.RUN, 20)
+    for folder, shift in (("a", 0), ("b", 1)):
+        toy.write_run(Remote(f"memory://{folder}/net"), logits + np.float32(shift), label)
+    for logdir in (tmp_path / "logs", Remote("memory://logs")):
+        draw_logs("memory://a/net", logdir, panels=("glance",))
+        with pytest.raises(InputError, match="has the logs of memory://a/net, which these would replace"):
+            draw_logs("memory://b/net", logdir, panels=("glance",))
+    Remote("memory://a").rmtree()
+    for logdir, named in (
+        (tmp_path / "logs", "memory://b/net"),
+        (Remote("memory://logs"), "memory://b/net"),
+        (Remote("memory://b/x/logs"), "../../../net"),  # in one bucket
+    ):
+        draw_logs("memory://b/net", logdir, panels=("glance",))
+        assert read_record(logdir / "net").of == (named,)
+    toy.write_run(Remote("memory://b/other/net"), logits + np.float32(2), label)
+    with pytest.raises(InputError, match="has the logs of memory://b/net, which these would replace"):
+        draw_logs("memory://b/other/net", "memory://b/x/logs", panels=("glance",))
+    toy.write_run(Remote("memory://b/net"), logits + np.float32(3), label)
+    assert not draw_logs("memory://b/net", "memory://b/x/logs", panels=("glance",))[0].unchanged
+
+
+@pytest.mark.usefixtures("memory")
+def test_no_other_process_is_asked_for_what_is_in_the_memory_of_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("predboard.evaluation.fold.WORTH", 0)
+    monkeypatch.setattr("predboard.evaluation.fold.PORTION", 1)
+    started: list[int] = []
+    monkeypatch.setattr("predboard.parallel.pool.Pool.start", lambda _, count: started.append(count))
+    toy.write_run(Remote("memory://a/net"), *toy.table(toy.RUN, 60), shard_size=10)
+    draw_logs("memory://a/net", tmp_path / "logs", panels=("glance",), workers=2)
+    assert started == [1]
+
+
+def test_logs_in_storage_are_the_logs_on_disk(memory: Any, tmp_path: Path) -> None:
+    logits, label = toy.table(toy.RUN, 60)
+    toy.write_run(tmp_path / "run", logits, label, shard_size=25)
+    copied(memory, tmp_path / "run", "out/run")
+    toy.sources(tmp_path / "images", 60)
+    images = copied(memory, tmp_path / "images", "data/images")
+    draw_logs(tmp_path / "run", tmp_path / "logs", image_root=tmp_path / "images")
+    (far,) = draw_logs("memory://out/run", "memory://logs", image_root=images)
+    assert far.missing_pictures == 0
+    folder = tmp_path / "logs" / "run"
+    files = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()} - {".lock"}
+    assert keys(memory, "logs/run") == files
+    assert ".predboard.json" in files
+    for name in files - {".predboard.json"}:  # which knows where the images are
+        assert memory.cat_file(f"/logs/run/{name}") == (folder / name).read_bytes(), name
+
+    before = dict(memory.store)
+    (again,) = draw_logs("memory://out/run", "memory://logs", image_root=images)
+    assert again.unchanged
+    assert again.event_file == far.event_file
+    assert dict(memory.store) == before
+    (few,) = draw_logs("memory://out/run", "memory://logs", panels=("metrics",))
+    assert not few.unchanged
+    assert keys(memory, "logs/run") == {few.event_file.name, "summary.json", ".predboard.json"}
+
+
+def test_states_are_kept_in_storage_too(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy.write_run(Remote("memory://out/run"), *toy.table(toy.RUN, 60), shard_size=20)
+    draw_logs("memory://out/run", "memory://logs", panels=("metrics",), cache="always")
+    kept = [key for key in keys(memory, "logs/run") if key.startswith(".predboard-states/")]
+    assert kept
+    (expected,) = draw_logs("memory://out/run", "memory://fresh", panels=("metrics",), cache="never", log_every=30)
+    asked: list[int] = []
+    batches = runs.batches
+
+    def counted(file: runs.PartFile, columns: Any = None) -> Any:
+        asked.append(file.part.start)
+        return batches(file, columns)
+
+    monkeypatch.setattr(runs, "batches", counted)
+    (again,) = draw_logs("memory://out/run", "memory://logs", panels=("metrics",), cache="always")
+    assert again.unchanged
+    (more,) = draw_logs("memory://out/run", "memory://logs", panels=("metrics",), cache="always", log_every=30)
+    assert more.event_file.read_bytes() == expected.event_file.read_bytes()
+    rows = list(asked)
+    asked.clear()
+    (third,) = draw_logs("memory://out/run", "memory://logs", panels=("metrics",), cache="always", log_every=20)
+    assert not third.unchanged
+    assert (len(set(rows)), asked) == (3, [])  # for the rows once, and for nothing then
+    for key in keys(memory, "logs/run"):
+        if key.startswith(".predboard-states/"):
+            memory.pipe_file(f"/logs/run/{key}", memory.cat_file(f"/logs/run/{key}")[:-9] + b"123456789")
+    (back,) = draw_logs("memory://out/run", "memory://logs", panels=("metrics",), cache="always", log_every=30)
+    assert back.event_file.read_bytes() == expected.event_file.read_bytes()
+
+
+def test_a_copy_for_tensorboard_has_what_it_shows_and_follows(memory: Any) -> None:
+    toy.write_run(Remote("memory://out/run"), *toy.table(toy.RUN, 40))
+    draw_logs("memory://out/run", "memory://logs", panels=("metrics", "embeddings"))
+    memory.pipe_file("/logs/other/events.out.tfevents.foreign", b"of another program")
+
+    def shown() -> dict[str, bytes]:
+        names = [n for n in keys(memory, "logs") if "tfevents" in n or "projector" in n]
+        return {name: memory.cat_file(f"/logs/{name}") for name in names}
+
+    def copied_now() -> dict[str, bytes]:
+        return {p.relative_to(copy).as_posix(): p.read_bytes() for p in copy.rglob("*") if p.is_file()}
+
+    said: list[str] = []
+    with mirror.followed(Remote("memory://logs"), said.append, every=0.01) as copy:
+        assert copied_now() == shown()
+        assert len(copied_now()) == 5
+        draw_logs("memory://out/run", "memory://logs", panels=("metrics",))
+        until = time.monotonic() + 20
+        while copied_now() != shown() and time.monotonic() < until:
+            time.sleep(0.01)
+        assert copied_now() == shown()
+        assert len(copied_now()) == 2
+    assert not copy.exists()
+    assert said == []
+
+
+def test_runs_in_storage_are_ranked(memory: Any) -> None:
+    for i, name in enumerate(("one", "two")):
+        toy.write_run(Remote(f"memory://out/{name}"), *toy.table(toy.RUN, 40, seed=i))
+    written = draw_logs(["memory://out/one", "memory://out/two"], "memory://logs", panels=("metrics",))
+    assert [w.folder for w in written] == [Remote("memory://logs/one"), Remote("memory://logs/two")]
+    assert any("tfevents" in key for key in keys(memory, "logs/_all_runs"))
+    memory.rm("/logs/one", recursive=True)
+    draw_logs("memory://out/two", "memory://logs", panels=("metrics",))
+    assert keys(memory, "logs/_all_runs") == set()
+
+
+@pytest.mark.usefixtures("memory")
+def test_runs_in_storage_are_compared_and_gated_as_on_disk(tmp_path: Path) -> None:
+    for folder in (tmp_path, Remote("memory://out")):
+        for i, name in enumerate(("old", "new")):
+            toy.write_run(folder / name, *toy.table(toy.RUN, 60, seed=i), dataclasses.replace(toy.RUN, thumbnails=8))
+    here = compare(tmp_path / "old", tmp_path / "new", logdir=tmp_path / "logs")
+    far = compare("memory://out/old", "memory://out/new", logdir="memory://logs")
+    assert far.folder == Remote("memory://logs/new vs old")
+    assert far.found == here.found
+    assert far.event_file.read_bytes() == here.event_file.read_bytes()
+    assert compare("memory://out/old", "memory://out/new", logdir="memory://logs").unchanged
+    rules = [{"metric": "accuracy", "min": 0.9}, {"metric": "accuracy", "max_drop": 0.0}]
+    for run, base in (("new", "old"), ("old", "old")):
+        mine = gate(tmp_path / run, rules, tmp_path / base)
+        theirs = gate(f"memory://out/{run}", rules, f"memory://out/{base}")
+        assert (theirs.outcome, theirs.verdicts) == (mine.outcome, mine.verdicts)
+
+
+def test_saved_predictions_are_imported_into_storage(memory: Any, tmp_path: Path) -> None:
+    images = copied(memory, toy.sources(tmp_path / "images", 20), "data/images")
+    logits, label = toy.table(toy.RUN, 20)
+    refs = [f"{i:06d}.png" for i in range(20)]
+    np.savez(tmp_path / "saved.npz", logits=logits, labels=label, filenames=np.array(refs))
+    for out, root in ((tmp_path / "run", tmp_path / "images"), (Remote("memory://out/run"), images)):
+        config = ImportConfig("logits", (tmp_path / "saved.npz",), out=out, image_root=root, thumbnails=8)
+        assert adopt(config).missing == 0
+    here, far = open_predictions(tmp_path / "run"), open_predictions("memory://out/run")
+    assert far.to_pandas().equals(here.to_pandas())
+    assert far.to_pandas()["width"].notna().all()
+    assert far.run.root == str(images)
+
+
+@pytest.mark.usefixtures("memory")
+def test_logs_and_predictions_may_not_be_mixed() -> None:
+    toy.write_run(Remote("memory://out/run"), *toy.table(toy.RUN, 40))
+    with pytest.raises(InputError, match="mix logs into the predictions memory://out/run"):
+        draw_logs("memory://out/run", "memory://out")
+
+
+@pytest.mark.parametrize("uri", ["memory://out/none", "memory://out"])
+@pytest.mark.usefixtures("memory")
+def test_no_predictions_in_storage_is_one_line(uri: str) -> None:
+    toy.write_run(Remote("memory://out/run"), *toy.table(toy.RUN, 40))
+    with pytest.raises(InputError, match=r"no folder memory://out/none|memory://out/run for example"):
+        open_predictions(uri)
+
+
+# --- images ---
+
+TREES = {
+    "classes": ["a/1.png", "a/2.jpg", "b/1.png", "b/x.txt", "b/deeper/z.png", "b/deeper/a.png"],
+    "hidden": ["a/1.png", "a/.2.png", ".cache/3.png", "b/4.png"],
+    "lone top": ["top/a/1.png", "top/b/2.png", "top/b/c/3.png"],
+    "two lone tops": ["one/two/a/1.png", "one/two/b/2.png"],
+    "lone class": ["a/1.png", "a/2.png"],
+    "flat": ["1.png", "10.PNG", "2.png", "x.txt"],
+    "flat beside classes": ["1.png", "a/2.png", "b/3.png"],
+    "a class without images": ["a/1.png", "b/x.txt"],
+}
+
+
+@pytest.mark.parametrize("tree", TREES)
+def test_a_folder_in_storage_is_the_folder_on_disk(tree: str, memory: Any, tmp_path: Path) -> None:
+    for name in TREES[tree]:
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / name).write_bytes(name.encode())
+    there = copied(memory, tmp_path / "photos", "data/photos")
+    here, far = sources.open_source(str(tmp_path / "photos")), sources.open_source(str(there))
+    assert far.image.equals(here.image)
+    assert far.classes == here.classes
+    np.testing.assert_array_equal(far.label, here.label)
+    np.testing.assert_array_equal(far.key, here.key)
+    for ref in far.image.to_pylist():
+        assert sources.read(far.root, ref) == sources.read(here.root, ref)
+
+
+@pytest.mark.parametrize("kind", ["list.csv", "list.jsonl", "list.parquet", "images.parquet", "shard.tar", "all.zip"])
+def test_lists_and_archives_in_storage_are_those_on_disk(kind: str, memory: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    photos = toy.pictures(folder / "photos", 2, 3)
+    files = sorted(photos.rglob("*.png"))
+    refs, labels = [file.relative_to(folder).as_posix() for file in files], [file.parent.name for file in files]
+    table = pa.table({"image": refs, "label": labels, "place": ["north"] * len(refs)})
+    if kind == "list.csv":
+        table.to_pandas().to_csv(folder / kind, index=False)
+    elif kind == "list.jsonl":
+        table.to_pandas().to_json(folder / kind, orient="records", lines=True)
+    elif kind == "list.parquet":
+        pq.write_table(table, folder / kind)
+    elif kind == "images.parquet":
+        inside = table.set_column(0, "image", pa.array([file.read_bytes() for file in files]))
+        pq.write_table(inside, folder / kind, row_group_size=2)
+    elif kind == "shard.tar":
+        with tarfile.open(folder / kind, "w") as archive:
+            for i, file in enumerate(files):
+                (tmp_path / "x.json").write_text(f'{{"cls": "{file.parent.name}", "place": "n{i}"}}')
+                archive.add(file, f"{i:03d}.png")
+                archive.add(tmp_path / "x.json", f"{i:03d}.json")
+    else:
+        with zipfile.ZipFile(folder / kind, "w") as archive:
+            for file, ref in zip(files, refs, strict=True):
+                archive.write(file, ref)
+    there = copied(memory, folder, "data")
+    here, far = sources.open_source(str(folder / kind)), sources.open_source(str(there / kind))
+    assert len(far) == 6
+    assert far.root == "memory://data"
+    assert far.image.equals(here.image)
+    assert far.classes == here.classes
+    assert far.columns.equals(here.columns)
+    np.testing.assert_array_equal(far.label, here.label)
+    for ref, file in zip(far.image.to_pylist(), files, strict=True):
+        assert sources.read(far.root, ref) == file.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_a_folder_of_shards_in_storage_is_read_as_these(kind: str, memory: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    photos = sorted(toy.pictures(tmp_path / "photos", 2, 2).rglob("*.png"))
+    folder.mkdir()
+    for i, file in enumerate(photos):
+        shard = folder / f"shard-{i}.{kind}"
+        if kind == "tar":
+            with tarfile.open(shard, "w") as archive:
+                archive.add(file, f"{i}.png")
+        else:
+            pq.write_table(pa.table({"image": [file.read_bytes()]}), shard)
+    (folder / "README.md").write_text("not an image")
+    there = copied(memory, folder, "data")
+    here, far = sources.open_source(str(folder)), sources.open_source(str(there))
+    assert far.image.equals(here.image)
+    assert [sources.read(far.root, ref) for ref in far.image.to_pylist()] == [file.read_bytes() for file in photos]
+
+
+def test_refs_may_lead_anywhere(memory: Any, tmp_path: Path) -> None:
+    memory.pipe_file("/far/x.png", b"far")
+    memory.pipe_file("/data/in/y.png", b"inside")
+    (tmp_path / "z.png").write_bytes(b"here")
+    assert sources.read(str(tmp_path), "memory://far/x.png") == b"far"
+    assert sources.read("memory://data", "in/y.png") == b"inside"
+    assert sources.read("memory://data/in", "../in/./y.png") == b"inside"
+    assert sources.read("memory://data", str(tmp_path / "z.png")) == b"here"
+    assert sources.read("memory://data", f"file://{tmp_path}/z.png") == b"here"
+    with pytest.raises(FileNotFoundError):
+        sources.read("memory://data", "none.png")
+
+
+def test_the_bytes_of_a_row_group_are_read_once_for_all_threads(
+    memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pa.table({"image": [bytes([i]) * 1000 for i in range(64)]})
+    pq.write_table(table, tmp_path / "i.parquet", row_group_size=32)
+    there = copied(memory, tmp_path, "groups")
+    read: list[int] = []
+    inside = pq.ParquetFile.read_row_group
+
+    def counted(self: Any, group: int, *more: Any, **options: Any) -> Any:
+        read.append(group)
+        return inside(self, group, *more, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
+    refs = [f"i.parquet#{i}" for i in range(64)]
+    found = list(runs.each(lambda ref: sources.read(str(there), ref), refs, there))
+    assert found == [bytes([i]) * 1000 for i in range(64)]
+    assert sorted(read) == [0, 1]
