@@ -76,14 +76,14 @@ def loader(folder: Path) -> None:
     manifest = sources.open_source(str(folder / "photos"))
     chunks = [refs[i : i + 8] for i in range(0, len(refs), 8)]
 
-    def ours(shape: images.Shape) -> None:
+    def ours(shape: images.DecodeOptions) -> None:
         loader = Loader(manifest, shape)
 
         def load(rows: list[int]) -> int:
             return sum(row.pixels is not None for row in loader.chunk(rows, None))
 
         rows = [list(range(i, min(i + 8, len(refs)))) for i in range(0, len(refs), 8)]
-        assert sum(pool.in_order(load, rows, pool.count(0))) == len(refs)
+        assert sum(pool.ordered_map(load, rows, pool.worker_count(0))) == len(refs)
 
     def usual(kernel: Image.Resampling) -> None:
         data = Usual(folder / "photos", refs, kernel)
@@ -93,10 +93,10 @@ def loader(folder: Path) -> None:
         def load(chunk: list[str]) -> int:
             return sum(Image.open(folder / "photos" / ref).load() is not None for ref in chunk)
 
-        assert sum(pool.in_order(load, chunks, pool.count(0))) == len(refs)
+        assert sum(pool.ordered_map(load, chunks, pool.worker_count(0))) == len(refs)
 
-    bilinear = images.Shape(256, 224, "bilinear", only_crop=True)
-    bicubic = images.Shape(256, 224, "bicubic")
+    bilinear = images.DecodeOptions(256, 224, "bilinear", only_crop=True)
+    bicubic = images.DecodeOptions(256, 224, "bicubic")
     found = ratio(lambda: ours(bilinear), lambda: usual(Image.Resampling.BILINEAR))
     line("loader, bilinear, against DataLoader with two workers", found, "at least 1.8")
     found = ratio(lambda: ours(bicubic), lambda: usual(Image.Resampling.BICUBIC))
@@ -254,7 +254,7 @@ def peak(folder: Path) -> None:
 def main() -> None:
     """All of them, or those that are named."""
     named = sys.argv[1:]
-    print(f"{pool.count(0)} processors, load {os.getloadavg()[0]:.1f}: the figures are worth little above 1")
+    print(f"{pool.worker_count(0)} processors, load {os.getloadavg()[0]:.1f}: the figures are worth little above 1")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for bench in (loader, compute, checkpoints, write, peak):

@@ -11,7 +11,7 @@ import predboard
 import pyarrow
 from predboard.comparison.changes import COLUMNS
 from predboard.comparison.differences import NEW_COLUMNS, OLD_COLUMNS
-from predboard.predictions.table import Part, Predictions, Run, keys_of
+from predboard.predictions.table import Part, Predictions, Run, hash_refs
 from predboard.storage import runs, shards
 
 from benchmarks import bench_visualize
@@ -28,7 +28,7 @@ def write(folder: Path, seed: int, order: np.ndarray[Any, Any] | None = None) ->
         return folder
     run = Run(classes=tuple(f"class{i}" for i in range(CLASSES)), model="bench", shard_size=2**16)
     random = np.random.default_rng(seed)
-    for shard in shards.plan(ROWS, run.shard_size):
+    for shard in shards.plan_shards(ROWS, run.shard_size):
         n = len(shard)
         at = np.arange(shard.start, shard.stop) if order is None else order[shard.start : shard.stop]
         label = at * 7919 % CLASSES
@@ -40,7 +40,7 @@ def write(folder: Path, seed: int, order: np.ndarray[Any, Any] | None = None) ->
         bright = (at * 31 % 9973 / 9973).astype(np.float32)
         for name, values in (
             ("image", pyarrow.array(names)),
-            ("key", pyarrow.array(keys_of(names))),
+            ("key", pyarrow.array(hash_refs(names))),
             ("digest", pyarrow.array(at)),
             ("bytes", pyarrow.array(2000 + at * 17 % 3001)),
             ("brightness", pyarrow.array(bright)),
@@ -60,7 +60,7 @@ def read(*folders: Path) -> None:
     for folder, columns in zip(folders, (OLD_COLUMNS, NEW_COLUMNS), strict=True):
         (step,) = runs.open_run(folder)
         for part in step.parts:
-            for batch in runs.batches(part, columns | COLUMNS):
+            for batch in runs.read_batches(part, columns | COLUMNS):
                 len(batch)
 
 

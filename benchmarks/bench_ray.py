@@ -17,7 +17,7 @@ from predboard import infer, open_predictions
 from predboard.config import InferConfig
 from predboard.inference import dispatch
 from predboard.parallel import ray_cluster
-from predboard.parallel.scheduler import Asks, Crew, Ends, Wrote
+from predboard.parallel.scheduler import Finished, Progress, Ready, Scheduler
 from predboard.storage import shards
 from predboard.storage.shards import Task
 
@@ -61,7 +61,7 @@ def many_parts(folder: Path, line: Line, parts: int = 10_000) -> None:
     refs = [p.relative_to(folder).as_posix() for p in sorted((folder / "few").glob("*/*.png"))]
     (folder / "many.csv").write_text("path\n" + "".join(f"{refs[i % len(refs)]}\n" for i in range(parts * 10)))
     marks: list[tuple[float, float]] = []
-    run = dispatch.run
+    run = dispatch.dispatch
 
     def watched(job: Any, there: Any, modules: Any, tasks: Any, wrote: Any, say: Any) -> Any:
         rows = 0
@@ -86,7 +86,7 @@ def many_parts(folder: Path, line: Line, parts: int = 10_000) -> None:
         cpus_per_actor=1,
     )
     with toy.small_ray():
-        with unittest.mock.patch("predboard.inference.dispatch.run", watched):
+        with unittest.mock.patch("predboard.inference.dispatch.dispatch", watched):
             infer(config)
         began = time.perf_counter()
         assert infer(config).written == 0
@@ -106,15 +106,15 @@ def nothing(orders: Callable[[], Any], tell: Callable[[object], object], _: Call
     more = True
     while more or hand:
         if more and len(hand) < 2:
-            tell(Asks(not hand))
+            tell(Ready(not hand))
             task = orders()
             more = task is not None or bool(hand)
             hand += [] if task is None else [task]
             if task is not None:
                 continue
         if hand:
-            tell(Wrote(1000, 0, hand.pop(0)))
-    tell(Ends({}))
+            tell(Progress(1000, 0, hand.pop(0)))
+    tell(Finished({}))
 
 
 def hundred_thousand(_: Path, line: Line, parts: int = 100_000) -> None:
@@ -128,10 +128,10 @@ def hundred_thousand(_: Path, line: Line, parts: int = 100_000) -> None:
         if rows % (parts * 100) == 0:  # each tenth
             at.append(resident())
 
-    tasks = shards.tasks({0: {shard: shard.ids for shard in shards.plan(parts * 1000, 1000)}}, 1)
+    tasks = shards.plan_tasks({0: {shard: shard.ids for shard in shards.plan_shards(parts * 1000, 1000)}}, 1)
     with toy.small_ray():
-        host = ray_cluster.Actors(nothing, ray_cluster.Shape(2, 0, 1, 0), "cpu", None, None, print)
-        crew: Crew[Task] = Crew(host, tasks, wrote, print, str, lambda task, _: (task.rows, task.rows))
+        host = ray_cluster.RayActors(nothing, ray_cluster.ActorShape(2, 0, 1, 0), "cpu", None, None, print)
+        crew: Scheduler[Task] = Scheduler(host, tasks, wrote, print, str, lambda task, _: (task.rows, task.rows))
         began = time.perf_counter()
         crew.run(2)
         seconds = time.perf_counter() - began

@@ -20,12 +20,12 @@ import torch
 from PIL import Image
 from predboard import VisualizeConfig, panels, visualize
 from predboard.drawing import canvas
-from predboard.evaluation.cache import Kept, versions
-from predboard.evaluation.fold import measured, summarize
+from predboard.evaluation.cache import StateCache, state_versions
+from predboard.evaluation.fold import fold_steps, measure_run
 from predboard.parallel import pool as workers
 from predboard.predictions.table import Part, Predictions, Run
 from predboard.storage import runs, shards
-from predboard.summaries import Encoded
+from predboard.summaries import EncodedImages
 from predboard.visualization import events
 
 from tests import toy
@@ -39,7 +39,7 @@ def write(folder: Path, rows: int, classes: int) -> Path:
         return folder
     run = Run(classes=tuple(f"class{i:04d}" for i in range(classes)), model="bench")
     random = np.random.default_rng(0)
-    for shard in shards.plan(rows, run.shard_size):
+    for shard in shards.plan_shards(rows, run.shard_size):
         n = len(shard)
         logits = random.normal(scale=2, size=(n, classes)).astype(np.float32)
         label = random.integers(0, classes, n)
@@ -147,8 +147,10 @@ def rerun(folder: Path, line: Callable[[str, float, str], None]) -> None:
     few, chosen, states = replace(whole, parts=whole.parts[:100]), panels.choose(()), folder / "states"
 
     def passed(step: runs.Step) -> None:
-        with workers.Pool(2) as pool:
-            measured((step,), chosen, pool, folder / "rows", keep=True, kept=Kept(states, versions(chosen)))
+        with workers.ProcessPool(2) as pool:
+            measure_run(
+                (step,), chosen, pool, folder / "rows", keep=True, kept=StateCache(states, state_versions(chosen))
+            )
 
     ratios = []
     for _ in range(TURNS):
@@ -196,8 +198,8 @@ def two(folder: Path, line: Callable[[str, float, str], None]) -> None:
     chosen = panels.choose(())
 
     def passed(processes: int) -> None:
-        with workers.Pool(processes) as pool:
-            summarize((step,), chosen, pool)
+        with workers.ProcessPool(processes) as pool:
+            fold_steps((step,), chosen, pool)
 
     one, both = medians(lambda: passed(1), lambda: passed(2))
     line("the pass over 200,000 rows × 1,000 by two processes, over one", one / both, "at least 1.4")
@@ -287,14 +289,14 @@ def tiles(folder: Path, line: Callable[[str, float, str], None]) -> None:
     """Pictures into an event file, encoded as JPEG before, against SummaryWriter.add_image."""
     from torch.utils.tensorboard import SummaryWriter
 
-    pixels = np.random.default_rng(0).integers(0, 256, (canvas.HEIGHT, canvas.WIDTH, 3), np.uint8)
-    picture = Image.fromarray(pixels).resize((canvas.WIDTH // 8, canvas.HEIGHT // 8)).resize((350, 215))
-    smooth, encoded = np.asarray(picture), events.jpeg(picture)
+    pixels = np.random.default_rng(0).integers(0, 256, (canvas.HEIGHT_PX, canvas.WIDTH_PX, 3), np.uint8)
+    picture = Image.fromarray(pixels).resize((canvas.WIDTH_PX // 8, canvas.HEIGHT_PX // 8)).resize((350, 215))
+    smooth, encoded = np.asarray(picture), events.encode_jpeg(picture)
 
     def ours() -> None:
-        with events.Writer(folder / "ours", 1.7e9) as writer:
+        with events.EventWriter(folder / "ours", 1.7e9) as writer:
             for i in range(100):
-                writer.write(0, 1.7e9, Encoded(f"tiles/{i}", canvas.WIDTH, canvas.HEIGHT, (encoded,) * 50))
+                writer.write(0, 1.7e9, EncodedImages(f"tiles/{i}", canvas.WIDTH_PX, canvas.HEIGHT_PX, (encoded,) * 50))
 
     def theirs() -> None:
         with SummaryWriter(str(folder / "theirs")) as writer:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from predboard import CompareConfig, VisualizeConfig, visualize
-from predboard.comparison.compare import Compared, compare
+from predboard.comparison.compare import CompareResult, compare
 from predboard.drawing import canvas
 
 from tests import toy
@@ -50,7 +50,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Compared]]:
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, CompareResult]]:
     """Where a comparison is shown, and what it found."""
     folder = tmp_path_factory.mktemp("compared")
     logits, label = toy.table(toy.RUN, 400)
@@ -116,7 +116,7 @@ def test_the_landing_page_begins_with_the_report_card_and_two_mistakes_in_their_
     )
     assert ["1_glance/report_card" in text for text, *_ in cards] == [True, False, False]
     assert ["2_mistakes/confident" in text for text, *_ in cards] == [False, True, True]
-    assert all(size == [canvas.WIDTH, canvas.HEIGHT, canvas.HEIGHT] for _, *size in cards)
+    assert all(size == [canvas.WIDTH_PX, canvas.HEIGHT_PX, canvas.HEIGHT_PX] for _, *size in cards)
 
 
 @pytest.mark.parametrize("tab", TABS)
@@ -181,11 +181,13 @@ def test_the_overview_of_confusions_is_on_the_first_page_of_its_group_in_its_own
         " return [card.textContent, image.naturalWidth, image.naturalHeight, image.clientHeight]; })"
     )
     shown = [size for text, *size in cards if "confusion/0_overview" in text]
-    assert shown == [[canvas.WIDTH, canvas.HEIGHT, canvas.HEIGHT]]
+    assert shown == [[canvas.WIDTH_PX, canvas.HEIGHT_PX, canvas.HEIGHT_PX]]
     assert "confusion/0_matrix" in cards[0][0]
 
 
-def test_a_comparison_opens_with_its_card_and_what_it_saw_broken(browser: Any, compared: tuple[str, Compared]) -> None:
+def test_a_comparison_opens_with_its_card_and_what_it_saw_broken(
+    browser: Any, compared: tuple[str, CompareResult]
+) -> None:
     url, done = compared
     assert done.found["rows"]["broken"] >= 2
     _open(browser, url, 8)
@@ -196,7 +198,7 @@ def test_a_comparison_opens_with_its_card_and_what_it_saw_broken(browser: Any, c
     assert [tag in text for tag, text in zip(tags, pinned, strict=True)] == [True] * 3
 
 
-def test_every_tab_of_a_comparison_shows_what_it_has(browser: Any, compared: tuple[str, Compared]) -> None:
+def test_every_tab_of_a_comparison_shows_what_it_has(browser: Any, compared: tuple[str, CompareResult]) -> None:
     url, done = compared
     with urllib.request.urlopen(re.sub("[/?]*[?].*", "/data/plugins_listing", url), timeout=10) as answer:
         active = {name for name, about in json.load(answer).items() if about["enabled"]}
@@ -215,7 +217,7 @@ def test_every_tab_of_a_comparison_shows_what_it_has(browser: Any, compared: tup
 
 
 def test_the_pictures_of_a_comparison_are_there_in_their_own_pixels(
-    browser: Any, compared: tuple[str, Compared]
+    browser: Any, compared: tuple[str, CompareResult]
 ) -> None:
     url, _ = compared
     shown: dict[str, list[int]] = {}
@@ -226,4 +228,4 @@ def test_the_pictures_of_a_comparison_are_there_in_their_own_pixels(
             " return [card.textContent, image.naturalWidth, image.naturalHeight];"
         )
         assert tag in text
-    assert {tag for tag, size in shown.items() if size != [canvas.WIDTH, canvas.HEIGHT]} <= {"changes/matrix"}
+    assert {tag for tag, size in shown.items() if size != [canvas.WIDTH_PX, canvas.HEIGHT_PX]} <= {"changes/matrix"}

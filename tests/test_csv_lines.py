@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from predboard import csv_lines
-from predboard.csv_lines import Column, Named, lines
+from predboard.csv_lines import CsvColumn, TextCodes, format_csv_lines
 
 TEXTS = ["", "plain", "a,b", 'say "so"', "two\nlines", " spaces ", "'", "ž — 地", "\udce9t\udce9", "=1+1"]
 
@@ -37,35 +37,35 @@ def by_rows(*columns: list[object]) -> bytes:
 def test_it_is_what_a_writer_of_rows_writes(block: int, rows: list[Row]) -> None:
     texts, few = [row[0] for row in rows], [row[1] for row in rows]
     whole, numbers = [row[2] for row in rows], [row[3] for row in rows]
-    columns: list[Column] = [
+    columns: list[CsvColumn] = [
         texts,
         np.array(whole, np.int64),
         np.array(numbers, np.float64),
-        Named(TEXTS, np.array([TEXTS.index(text) for text in few], int)),
+        TextCodes(TEXTS, np.array([TEXTS.index(text) for text in few], int)),
     ]
     for digits in (6, 9):
         rounded: list[object] = ["" if math.isnan(x) else f"{x:.{digits}g}" for x in numbers]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(csv_lines, "BLOCK", block)
-            assert lines(columns, digits) == by_rows([*texts], [*whole], rounded, [*few])
+            assert format_csv_lines(columns, digits) == by_rows([*texts], [*whole], rounded, [*few])
 
 
 def test_a_text_with_any_kind_of_line_break_comes_back_whole() -> None:
     texts = ["a\rb", "a\r\nb", "a\nb", "\r", 'a"\r,']
-    written = lines([texts, ["x"] * 5]).decode()
+    written = format_csv_lines([texts, ["x"] * 5]).decode()
     assert list(csv.reader(io.StringIO(written, newline=""))) == [[text, "x"] for text in texts]
 
 
 @pytest.mark.parametrize("kind", [np.int16, np.int32, np.uint8, np.int64])
 def test_whole_numbers_of_any_kind(kind: type[np.integer]) -> None:
-    assert lines([np.array([0, 7, 7, 100], kind)]) == b"0\n7\n7\n100\n"
+    assert format_csv_lines([np.array([0, 7, 7, 100], kind)]) == b"0\n7\n7\n100\n"
 
 
 def test_single_precision_has_the_digits_of_its_value() -> None:
     values = np.array([0.1, 1 / 3, 1e-30, 0.0, -0.0], np.float32)
-    assert lines([values], 9) == "".join(f"{float(x):.9g}\n" for x in values).encode()
+    assert format_csv_lines([values], 9) == "".join(f"{float(x):.9g}\n" for x in values).encode()
 
 
 def test_no_rows_are_no_lines_and_no_name_is_empty() -> None:
-    assert lines([np.zeros(0), [], Named(["a"], np.zeros(0, np.int64))]) == b""
-    assert lines([np.array([5, 6]), Named([], np.array([-1, -1]))]) == b"5,\n6,\n"
+    assert format_csv_lines([np.zeros(0), [], TextCodes(["a"], np.zeros(0, np.int64))]) == b""
+    assert format_csv_lines([np.array([5, 6]), TextCodes([], np.array([-1, -1]))]) == b"5,\n6,\n"

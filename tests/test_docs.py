@@ -96,7 +96,7 @@ def test_the_panel_in_contributing_works(tmp_path: Path) -> None:
         for a, b in ((0, 25), (25, 60))
     ]
     assert merge(*halves) == whole == merge(whole, panel.zero(toy.RUN))
-    subject = panels.Subject("toy", toy.RUN, {0: panels.Facts(60, 60)})
+    subject = panels.RunInfo("toy", toy.RUN, {0: panels.StepInfo(60, 60)})
     [(step, scalar)] = list(panel.render(subject, {0: whole}))
     assert (step, scalar.tag) == (0, "uncertainty/entropy")
     assert scalar.value == pytest.approx(float(rows.scored.entropy.mean()), abs=1e-6)

@@ -15,18 +15,18 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from predboard import InputError, VisualizeConfig, panels, visualize
-from predboard.panels import Facts, HasFigures, LooksAgain, Panel, Subject
-from predboard.predictions.table import COLUMNS, FURTHER, Predictions, Run, derived_rows
+from predboard.panels import HasMetrics, Panel, RunInfo, StepInfo, TwoPassPanel
+from predboard.predictions.table import ALL_MANIFEST_COLUMNS, COLUMNS, Predictions, Run, derive_rows
 from predboard.state import merge
 from predboard.summaries import (
-    Band,
-    Encoded,
-    Figure,
-    Figures,
+    BandChart,
+    EncodedImages,
     File,
     Histogram,
     HParams,
-    Lines,
+    LineChart,
+    Metric,
+    Metrics,
     Picture,
     PrCurve,
     Projector,
@@ -161,17 +161,17 @@ def test_states_and_panels_can_be_sent_to_another_process(panel: Panel, batch: P
 
 
 def declared_columns_are_enough(panel: Panel, batch: Predictions) -> None:
-    assert panel.columns <= {*COLUMNS, FURTHER}
+    assert panel.columns <= {*COLUMNS, ALL_MANIFEST_COLUMNS}
     run = run_of(batch)
     few = Predictions(batch.batch.select(sorted(panel.columns & set(batch.batch.schema.names))))
     assert same(panel.measure(run, few), panel.measure(run, batch))
 
 
-def again_in_random_order(panel: LooksAgain, first: Any, run: Run, rows: Predictions, seed: int, pieces: int) -> Any:
+def again_in_random_order(panel: TwoPassPanel, first: Any, run: Run, rows: Predictions, seed: int, pieces: int) -> Any:
     random = np.random.default_rng(seed)
     dealt = random.integers(0, pieces, len(rows))
-    states = [panel.measure_again(run, first, rows.take(dealt == i)) for i in range(pieces)]
-    states.append(panel.zero_again(run, first))
+    states = [panel.measure_second(run, first, rows.take(dealt == i)) for i in range(pieces)]
+    states.append(panel.zero_second(run, first))
     while len(states) > 1:
         a, b = (states.pop(random.integers(len(states))) for _ in range(2))
         states.append(merge(a, b))
@@ -182,15 +182,15 @@ def again_in_random_order(panel: LooksAgain, first: Any, run: Run, rows: Predict
 @given(batch=batches_of, seed=st.integers(0, 2**32 - 1), pieces=st.integers(1, 6))
 @example(batch=some(RUNS[10], 60, 1, ties=True, failed=True, unlabelled=True), seed=1, pieces=4)
 def test_the_second_look_obeys_the_laws_too(panel: Panel, batch: Predictions, seed: int, pieces: int) -> None:
-    if not isinstance(panel, LooksAgain):
+    if not isinstance(panel, TwoPassPanel):
         return
     run = run_of(batch)
-    first, rows = panel.measure(run, batch), derived_rows(run, 0, batch)
-    whole, zero = panel.measure_again(run, first, rows), panel.zero_again(run, first)
+    first, rows = panel.measure(run, batch), derive_rows(run, 0, batch)
+    whole, zero = panel.measure_second(run, first, rows), panel.zero_second(run, first)
     assert same(again_in_random_order(panel, first, run, rows, seed, pieces), whole)
     assert same(merge(zero, whole), whole)
     assert same(merge(whole, zero), whole)
-    assert same(panel.measure_again(run, first, rows.take(np.zeros(len(rows), bool))), zero)
+    assert same(panel.measure_second(run, first, rows.take(np.zeros(len(rows), bool))), zero)
     assert same(pickle.loads(pickle.dumps(whole)), whole)
 
 
@@ -221,7 +221,7 @@ def rendered(panel: Panel, run: Run, states: Mapping[int, Any]) -> dict[tuple[st
     """By tag and step. Fails if a tag has a step twice, or not in ascending order."""
     found: dict[tuple[str, int], Summary] = {}
     last: dict[str, int] = {}
-    subject = Subject("toy", run, {step: Facts(40, 40) for step in states})
+    subject = RunInfo("toy", run, {step: StepInfo(40, 40) for step in states})
     for step, summary in panel.render(subject, states):
         assert step in states
         assert step > last.get(summary.tag, -1), f"{summary.tag} goes from step {last[summary.tag]} to {step}"
@@ -256,21 +256,21 @@ def drawable(summary: Summary) -> None:
             assert np.isfinite(counts).all()
             assert counts.min() >= 0
             assert np.ptp(counts.sum(axis=0)) == 0, "the rows differ from point to point"
-        case Lines(patterns=patterns):
+        case LineChart(patterns=patterns):
             assert patterns
             assert all(re.compile(pattern) for pattern in patterns)
             assert "/" in summary.tag
-            events.layout([summary]).SerializeToString()
+            events.encode_layout([summary]).SerializeToString()
             return
-        case Band():
-            events.layout([summary]).SerializeToString()
+        case BandChart():
+            events.encode_layout([summary]).SerializeToString()
             return
         case HParams():
             assert summary.metrics
-            assert [value.SerializeToString() for value in events.session(summary, 1.7e9)]
+            assert [value.SerializeToString() for value in events.encode_session(summary, 1.7e9)]
             return
-        case Figures(figures=figures):
-            for figure in figures.values():
+        case Metrics(metrics=metrics):
+            for figure in metrics.values():
                 assert np.isfinite([figure.value, *(figure.interval or ()), figure.bound or 0]).all()
                 assert figure.definition
                 if figure.interval is not None:
@@ -285,9 +285,9 @@ def drawable(summary: Summary) -> None:
         case Projector(vectors=vectors, metadata=metadata, rows=rows):
             assert np.isfinite(vectors).all()
             assert {len(vectors)} == {*map(len, metadata.values()), *map(len, rows.values())}
-            assert events.projector_files(summary, b"jpeg", 16)
+            assert events.encode_projector(summary, b"jpeg", 16)
             return
-        case Encoded():
+        case EncodedImages():
             raise AssertionError("a panel asks for Tiles and does not read pictures")
     events.encode(summary).SerializeToString()
 
@@ -296,9 +296,9 @@ def charts_show_what_is_there(found: Mapping[tuple[str, int], Summary]) -> None:
     """Fails if a chart or a line of HParams names scalars that nobody wrote."""
     scalars = {tag for (tag, _), s in found.items() if isinstance(s, Scalar)}
     for summary in found.values():
-        if isinstance(summary, Band):
+        if isinstance(summary, BandChart):
             assert {summary.value, summary.lower, summary.upper} <= scalars
-        elif isinstance(summary, Lines):
+        elif isinstance(summary, LineChart):
             assert all(any(re.match(pattern, tag) for tag in scalars) for pattern in summary.patterns)
 
 
@@ -331,43 +331,43 @@ def test_every_panel_says_what_it_shows_and_keeps_to_tags_that_tensorboard_group
     assert panel.__doc__
     found = rendered(panel, run, {3: toy.state_of(panel, run, some(run, 50, 0))})
     assert found
-    shown = [tag for (tag, _), s in found.items() if not isinstance(s, File | HParams | Figures | Projector)]
+    shown = [tag for (tag, _), s in found.items() if not isinstance(s, File | HParams | Metrics | Projector)]
     assert all("/" in tag and tag == tag.strip() for tag in shown)
 
 
 @pytest.mark.parametrize("classes", RUNS)
 def test_figures_come_without_drawing_under_the_names_that_are_announced(panel: Panel, classes: int) -> None:
-    if not isinstance(panel, HasFigures):
+    if not isinstance(panel, HasMetrics):
         return
     run = RUNS[classes]
     states = {
         step: toy.state_of(panel, run, some(run, rows, step, failed=True)) for step, rows in ((1, 40), (2, 0), (3, 50))
     }
-    subject = Subject("toy", run, {step: Facts(40, 40) for step in states})
-    found = list(panel.figures(subject, states))
-    drawn = [(step, s) for (_, step), s in rendered(panel, run, states).items() if isinstance(s, Figures)]
-    assert same([(step, s.figures) for step, s in found], [(step, s.figures) for step, s in drawn])
+    subject = RunInfo("toy", run, {step: StepInfo(40, 40) for step in states})
+    found = list(panel.metrics(subject, states))
+    drawn = [(step, s) for (_, step), s in rendered(panel, run, states).items() if isinstance(s, Metrics)]
+    assert same([(step, s.metrics) for step, s in found], [(step, s.metrics) for step, s in drawn])
     assert found or classes == 1
     for _, summary in found:
-        assert {named(name) for name in summary.figures} <= set(panel.figured)
+        assert {named(name) for name in summary.metrics} <= set(panel.metric_directions)
 
 
 @pytest.mark.parametrize("classes", [2, 10])
 def test_a_panel_asked_for_some_figures_gives_the_same_as_when_asked_for_all(panel: Panel, classes: int) -> None:
-    if not isinstance(panel, HasFigures):
+    if not isinstance(panel, HasMetrics):
         return
     run = RUNS[classes]
     batch = some(run, 60, 1, failed=True, unlabelled=True)
-    subject = Subject("toy", run, {0: Facts(60, 60)})
+    subject = RunInfo("toy", run, {0: StepInfo(60, 60)})
 
-    def given(of: HasFigures) -> dict[str, Figure]:
+    def given(of: HasMetrics) -> dict[str, Metric]:
         here = Predictions(batch.batch.select([n for n in batch.batch.schema.names if n in of.columns | {"key", "id"}]))
-        rows = batch if isinstance(of, LooksAgain) or FURTHER in of.columns else here
-        return {n: f for _, s in of.figures(subject, {0: toy.state_of(of, run, rows)}) for n, f in s.figures.items()}
+        rows = batch if isinstance(of, TwoPassPanel) or ALL_MANIFEST_COLUMNS in of.columns else here
+        return {n: f for _, s in of.metrics(subject, {0: toy.state_of(of, run, rows)}) for n, f in s.metrics.items()}
 
     every = given(panel)
-    for name in panel.figured:
-        alone = given(panel.only({name}))
+    for name in panel.metric_directions:
+        alone = given(panel.restricted_to({name}))
         wanted = {n for n in every if named(n) == name}
         assert {n: alone[n] for n in wanted} == {n: every[n] for n in wanted}
         assert {n for n in alone if named(n) == name} == wanted
@@ -381,13 +381,13 @@ def named(name: str) -> str:
 
 def test_every_scalar_that_summary_json_has_is_announced_by_a_panel() -> None:
     chosen = panels.choose(()).values()
-    announced = set().union(*(panel.figured for panel in chosen if isinstance(panel, HasFigures)))
+    announced = set().union(*(panel.metric_directions for panel in chosen if isinstance(panel, HasMetrics)))
     run = RUNS[10]
     written = [(0, s) for p in chosen for s in rendered(p, run, {0: toy.state_of(p, run, some(run, 60, 0))}).values()]
-    content = summary_json.summary_json(
-        "toy", run, 0.0, [(n, s) for n, s in written if isinstance(s, Scalar | Figures)]
+    content = summary_json.encode_summary(
+        "toy", run, 0.0, [(n, s) for n, s in written if isinstance(s, Scalar | Metrics)]
     )
-    summary = summary_json.read_summary(content)
+    summary = summary_json.decode_summary(content)
     assert summary is not None
     assert len(summary["steps"]["0"]) > 80
     assert {named(name) for name in summary["steps"]["0"]} <= announced
@@ -461,7 +461,7 @@ class Breaks:
     def measure(self, run: Run, batch: Predictions) -> Holds:  # noqa: ARG002
         return Holds(self.of(batch))
 
-    def render(self, subject: Subject, states: Mapping[int, Any]) -> Iterator[tuple[int, Summary]]:
+    def render(self, subject: RunInfo, states: Mapping[int, Any]) -> Iterator[tuple[int, Summary]]:
         del subject, states
         return iter(())
 
@@ -514,8 +514,8 @@ def bytes_of(predictions: Path, logdir: Path, workers: int = 1) -> bytes:
 def test_event_bytes_depend_on_no_parts_row_groups_threads_or_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("predboard.evaluation.fold.WORTH", 0)  # processes though there is little to do
-    monkeypatch.setattr("predboard.evaluation.fold.PORTION", 1)
+    monkeypatch.setattr("predboard.evaluation.fold.POOL_MIN_LOGITS", 0)  # processes though there is little to do
+    monkeypatch.setattr("predboard.evaluation.fold.TASK_MIN_ROWS", 1)
     rows = 96
     logits, label = toy.table(toy.RUN, rows, ties=True)
     label[::7] = -1

@@ -22,10 +22,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 from predboard import InputError
-from predboard.panels import LooksAgain, Panel, Twice
-from predboard.predictions.table import Part, Predictions, Run, derived_rows, keys_of, schema
+from predboard.panels import Panel, TwoPass, TwoPassPanel
+from predboard.predictions.table import Part, Predictions, Run, derive_rows, hash_refs, part_schema
 from predboard.storage import paths, runs, shards
-from predboard.storage.paths import Place
+from predboard.storage.paths import AnyPath
 from tensorboard.compat.proto import event_pb2, summary_pb2
 
 ROOT = Path(__file__).parent.parent
@@ -70,9 +70,9 @@ def predictions(
     """Rows with ids from `start`; labels of -1 are unknown, rows in `failed` (by position) have an error."""
     image = [f"{start + i:06d}.png" for i in range(len(label))]
     return Predictions.build(
-        schema(run),
+        part_schema(run),
         id=np.arange(start, start + len(label), dtype=np.int64),
-        key=keys_of(image),
+        key=hash_refs(image),
         image=pa.array(image, pa.string()),
         label=label,
         logits=logits,
@@ -90,7 +90,7 @@ def predictions(
 
 
 def write_run(
-    folder: Place,
+    folder: AnyPath,
     logits: NDArray[np.float32],
     label: NDArray[np.int64],
     run: Run = RUN,
@@ -102,7 +102,7 @@ def write_run(
 ) -> Run:
     """Write predictions as parts of `shard_size` rows, in row groups of `group` rows; one of `warnings` in each."""
     run = dataclasses.replace(run, shard_size=shard_size)
-    for shard in shards.plan(len(label), shard_size):
+    for shard in shards.plan_shards(len(label), shard_size):
         writer = runs.PartWriter(runs.part_path(folder, run.step, shard.index), run)
         for a in range(shard.start, shard.stop, group):
             b = min(a + group, shard.stop)
@@ -194,12 +194,12 @@ def photographs(folder: Path, names: list[str]) -> list[str]:
 def state_of(panel: Panel, run: Run, batch: Predictions) -> Any:
     """What `render` gets of these rows: the state, or both states of a panel that looks again."""
     first = panel.measure(run, batch)
-    if not isinstance(panel, LooksAgain):
+    if not isinstance(panel, TwoPassPanel):
         return first
-    return Twice(first, panel.measure_again(run, first, derived_rows(run, 0, batch)))
+    return TwoPass(first, panel.measure_second(run, first, derive_rows(run, 0, batch)))
 
 
-def read_events(file: Place) -> list[event_pb2.Event]:
+def read_events(file: AnyPath) -> list[event_pb2.Event]:
     """All events of an event file. Raises AssertionError if it does not end where a record ends."""
     data, at, events = file.read_bytes(), 0, []
     while at < len(data):
@@ -210,7 +210,7 @@ def read_events(file: Place) -> list[event_pb2.Event]:
     return events
 
 
-def read_values(file: Place) -> dict[tuple[str, int], summary_pb2.Summary.Value]:
+def read_values(file: AnyPath) -> dict[tuple[str, int], summary_pb2.Summary.Value]:
     """The values of an event file by (tag, step), in its order. Raises AssertionError if one is there twice."""
     values: dict[tuple[str, int], summary_pb2.Summary.Value] = {}
     for event in read_events(file)[1:]:
@@ -220,15 +220,15 @@ def read_values(file: Place) -> dict[tuple[str, int], summary_pb2.Summary.Value]
     return values
 
 
-def local(place: Place) -> Path:
+def local(place: AnyPath) -> Path:
     """A place that is on this machine, as a path."""
     assert isinstance(place, Path)
     return place
 
 
-def spoil(part: Place, column: str) -> None:
+def spoil(part: AnyPath, column: str) -> None:
     """Turn one bit near the end of a column of a part file, behind the page header."""
-    group = pq.read_metadata(paths.source(part)).row_group(0)
+    group = pq.read_metadata(paths.arrow_source(part)).row_group(0)
     (found,) = (c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == column)
     content = bytearray(part.read_bytes())
     content[found.data_page_offset + found.total_compressed_size - 3] ^= 1
@@ -254,7 +254,7 @@ def model_file(folder: Path, classes: int = 3) -> str:
 
 
 def predboard(
-    *arguments: str | Place, cwd: Path | None = None, timeout: float = 120
+    *arguments: str | AnyPath, cwd: Path | None = None, timeout: float = 120
 ) -> subprocess.CompletedProcess[str]:
     """Run the command as a user does, in a process of its own."""
     return subprocess.run(
@@ -272,7 +272,7 @@ def predboard(
 
 
 class Folded:
-    """A function for `workers.Pool.fold`, which keeps what it was given."""
+    """A function for `workers.ProcessPool.fold`, which keeps what it was given."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self.function, self.given = function, list[Any]()

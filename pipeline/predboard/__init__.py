@@ -5,7 +5,8 @@
 
 Stage one is `infer(model, dataset, out, step=epoch)` or `infer(InferConfig(...))`, stage two `visualize(out, logdir)`
 or `visualize(VisualizeConfig(...))`; `open_predictions(path)` reads what is between them. Predictions made elsewhere
-come in by `adopt(ImportConfig(...))`; `compare(old, new)` says what differs between two runs, and `gate(out, rules)`
+come in by `import_predictions(ImportConfig(...))`; `compare(old, new)` says what differs between two runs, and
+`gate(out, rules)`
 tests one for a release.
 """
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from predboard.api import compare, gate, infer, visualize
     from predboard.config import CompareConfig, GateConfig, ImportConfig, InferConfig, VisualizeConfig
     from predboard.errors import InputError
-    from predboard.ingest.ingest import adopt
+    from predboard.ingest.ingest import import_predictions
     from predboard.storage.runs import open_predictions
 
 __all__ = [
@@ -26,9 +27,9 @@ __all__ = [
     "InferConfig",
     "InputError",
     "VisualizeConfig",
-    "adopt",
     "compare",
     "gate",
+    "import_predictions",
     "infer",
     "open_predictions",
     "visualize",
@@ -41,7 +42,7 @@ _HOMES = {
     "InferConfig": "config",
     "InputError": "errors",
     "VisualizeConfig": "config",
-    "adopt": "ingest.ingest",
+    "import_predictions": "ingest.ingest",
     "compare": "api",
     "gate": "api",
     "infer": "api",

@@ -12,18 +12,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from predboard.comparison.compare import Compared
+from predboard.comparison.compare import CompareResult
 from predboard.comparison.compare import compare as _compare
 from predboard.config import CompareConfig, GateConfig, InferConfig, VisualizeConfig
 from predboard.errors import InputError
-from predboard.gating.evaluate import Gated
+from predboard.gating.evaluate import GateResult
 from predboard.gating.gate import gate as _gate
 from predboard.images import datasets
-from predboard.inference.infer import Live, Outcome
+from predboard.inference.infer import InferResult, InMemoryModel
 from predboard.inference.infer import infer as _infer
 from predboard.storage import paths, runs
-from predboard.storage.paths import Place, Remote
-from predboard.visualization.visualize import Written
+from predboard.storage.paths import AnyPath, RemotePath
+from predboard.visualization.visualize import VisualizeResult
 from predboard.visualization.visualize import visualize as _visualize
 
 if TYPE_CHECKING:
@@ -53,24 +53,24 @@ _NOT_HERE = frozenset(
 
 
 @overload
-def infer(config: InferConfig, say: Callable[[str], None] = ..., /) -> Outcome: ...
+def infer(config: InferConfig, say: Callable[[str], None] = ..., /) -> InferResult: ...
 
 
 @overload
 def infer(
     model: "torch.nn.Module",
-    data: "torch.utils.data.Dataset[Any] | datasets.MapStyle | str | Place",
-    out: str | Place,
+    data: "torch.utils.data.Dataset[Any] | datasets.MapStyle | str | AnyPath",
+    out: str | AnyPath,
     *,
     step: int = 0,
     classes: Sequence[str] = (),
     overwrite: bool = False,
     say: Callable[[str], None] = ...,
     **options: Any,
-) -> Outcome: ...
+) -> InferResult: ...
 
 
-def infer(model: Any, *arguments: Any, **named: Any) -> Outcome:
+def infer(model: Any, *arguments: Any, **named: Any) -> InferResult:
     """Run a model over images and write one row for every image to Parquet.
 
     Either with a configuration, which is what the command line does:
@@ -107,14 +107,14 @@ def infer(model: Any, *arguments: Any, **named: Any) -> Outcome:
 def _infer_objects(
     model: "torch.nn.Module",
     data: Any,
-    out: str | Place,
+    out: str | AnyPath,
     *,
     step: int = 0,
     classes: Sequence[str] = (),
     overwrite: bool = False,
     say: Callable[[str], None] = lambda _: None,
     **options: Any,
-) -> Outcome:
+) -> InferResult:
     known = {field.name for field in dataclasses.fields(InferConfig)} - _NOT_HERE
     if unknown := sorted(set(options) - known):
         raise InputError(f"infer has no option {unknown[0]!r}; expected one of {', '.join(sorted(known))}")
@@ -125,26 +125,26 @@ def _infer_objects(
     if isinstance(model, torch.nn.parallel.DistributedDataParallel):
         model = model.module  # whose own forward would wait for the other processes
     source = None
-    if not isinstance(data, str | Path | Remote):
-        source = datasets.Source(datasets.check(data, type(data).__name__), type(data).__name__)
-    if runs.step_numbers(paths.at(out)):
+    if not isinstance(data, str | Path | RemotePath):
+        source = datasets.DatasetSource(datasets.check_map_style(data, type(data).__name__), type(data).__name__)
+    if runs.list_step_numbers(paths.parse_path(out)):
         options.setdefault("preflight", 0)  # it was said of the first epoch
     name = type(model).__name__
     config = InferConfig(
         data=source.name if source else str(data),
         model=name,
-        out=paths.at(out),
+        out=paths.parse_path(out),
         step=(step,),
         overwrite=overwrite,
         device=str(next((t.device for t in [*model.parameters(), *model.buffers()]), "cpu")),
         **options,
     )
-    with borrowed(model):
-        return _infer(config, say, Live(model, name, source, tuple(classes)))
+    with lent_model(model):
+        return _infer(config, say, InMemoryModel(model, name, source, tuple(classes)))
 
 
 @contextlib.contextmanager
-def borrowed(module: "torch.nn.Module") -> Iterator[None]:
+def lent_model(module: "torch.nn.Module") -> Iterator[None]:
     """Give a module back as it was: modes, hooks, and the very tensors, however it was moved or laid out meanwhile."""
     parts = list(module.modules())
     modes = [part.training for part in parts]
@@ -165,20 +165,20 @@ def borrowed(module: "torch.nn.Module") -> Iterator[None]:
 
 
 @overload
-def visualize(config: VisualizeConfig, say: Callable[[str], None] = ..., /) -> tuple[Written, ...]: ...
+def visualize(config: VisualizeConfig, say: Callable[[str], None] = ..., /) -> tuple[VisualizeResult, ...]: ...
 
 
 @overload
 def visualize(
-    predictions: str | Place | Sequence[str | Place],
-    logdir: str | Place = "logs",
+    predictions: str | AnyPath | Sequence[str | AnyPath],
+    logdir: str | AnyPath = "logs",
     *,
     say: Callable[[str], None] = ...,
     **options: Any,
-) -> tuple[Written, ...]: ...
+) -> tuple[VisualizeResult, ...]: ...
 
 
-def visualize(predictions: Any, *arguments: Any, **named: Any) -> tuple[Written, ...]:
+def visualize(predictions: Any, *arguments: Any, **named: Any) -> tuple[VisualizeResult, ...]:
     """Write the TensorBoard logs of one or more runs, without the model.
 
     Either with a configuration, `visualize(VisualizeConfig(...), say)`, or `visualize("predictions/mine", "logs")`.
@@ -199,26 +199,26 @@ def visualize(predictions: Any, *arguments: Any, **named: Any) -> tuple[Written,
 
 
 def _visualize_folders(
-    predictions: Any, logdir: str | Place = "logs", *, say: Callable[[str], None] = lambda _: None, **options: Any
-) -> tuple[Written, ...]:
+    predictions: Any, logdir: str | AnyPath = "logs", *, say: Callable[[str], None] = lambda _: None, **options: Any
+) -> tuple[VisualizeResult, ...]:
     known = {field.name for field in dataclasses.fields(VisualizeConfig)} - {"predictions", "logdir", "list"}
     if unknown := sorted(set(options) - known):
         raise InputError(f"visualize has no option {unknown[0]!r}; expected one of {', '.join(sorted(known))}")
-    folders = [predictions] if isinstance(predictions, str | Path | Remote) else list(predictions)
-    return _visualize(VisualizeConfig(tuple(map(paths.at, folders)), paths.at(logdir), **options), say)
+    folders = [predictions] if isinstance(predictions, str | Path | RemotePath) else list(predictions)
+    return _visualize(VisualizeConfig(tuple(map(paths.parse_path, folders)), paths.parse_path(logdir), **options), say)
 
 
 @overload
-def compare(config: CompareConfig, say: Callable[[str], None] = ..., /) -> Compared: ...
+def compare(config: CompareConfig, say: Callable[[str], None] = ..., /) -> CompareResult: ...
 
 
 @overload
 def compare(
-    *predictions: str | Place, logdir: str | Place = "logs", say: Callable[[str], None] = ..., **options: Any
-) -> Compared: ...
+    *predictions: str | AnyPath, logdir: str | AnyPath = "logs", say: Callable[[str], None] = ..., **options: Any
+) -> CompareResult: ...
 
 
-def compare(*predictions: Any, **named: Any) -> Compared:
+def compare(*predictions: Any, **named: Any) -> CompareResult:
     """Compare two runs image by image, without the models.
 
     Either with a configuration, `compare(CompareConfig(...), say)`, or `compare("predictions/old", "predictions/new")`.
@@ -239,33 +239,33 @@ def compare(*predictions: Any, **named: Any) -> Compared:
 
 
 def _compare_folders(
-    *predictions: str | Place,
-    logdir: str | Place = "logs",
+    *predictions: str | AnyPath,
+    logdir: str | AnyPath = "logs",
     say: Callable[[str], None] = lambda _: None,
     **options: Any,
-) -> Compared:
+) -> CompareResult:
     known = {field.name for field in dataclasses.fields(CompareConfig)} - {"predictions", "logdir"}
     if unknown := sorted(set(options) - known):
         raise InputError(f"compare has no option {unknown[0]!r}; expected one of {', '.join(sorted(known))}")
-    return _compare(CompareConfig(tuple(map(paths.at, predictions)), paths.at(logdir), **options), say)
+    return _compare(CompareConfig(tuple(map(paths.parse_path, predictions)), paths.parse_path(logdir), **options), say)
 
 
 @overload
-def gate(config: GateConfig, say: Callable[[str], None] = ..., /) -> Gated: ...
+def gate(config: GateConfig, say: Callable[[str], None] = ..., /) -> GateResult: ...
 
 
 @overload
 def gate(
-    predictions: str | Place,
+    predictions: str | AnyPath,
     rules: str | Path | Sequence[Mapping[str, Any]],
-    baseline: str | Place | None = None,
+    baseline: str | AnyPath | None = None,
     *,
     say: Callable[[str], None] = ...,
     **options: Any,
-) -> Gated: ...
+) -> GateResult: ...
 
 
-def gate(predictions: Any, *arguments: Any, **named: Any) -> Gated:
+def gate(predictions: Any, *arguments: Any, **named: Any) -> GateResult:
     """Test predictions against rules, without the model and without drawing anything.
 
     Either with a configuration, `gate(GateConfig(...), say)`, or with the rules at hand:
@@ -293,20 +293,20 @@ def gate(predictions: Any, *arguments: Any, **named: Any) -> Gated:
 
 
 def _gate_folder(
-    predictions: str | Place,
+    predictions: str | AnyPath,
     rules: str | Path | Sequence[Mapping[str, Any]],
-    baseline: str | Place | None = None,
+    baseline: str | AnyPath | None = None,
     *,
     say: Callable[[str], None] = lambda _: None,
     **options: Any,
-) -> Gated:
+) -> GateResult:
     known = {field.name for field in dataclasses.fields(GateConfig)} - {"predictions", "rules", "baseline", "suggest"}
     if unknown := sorted(set(options) - known):
         raise InputError(f"gate has no option {unknown[0]!r}; expected one of {', '.join(sorted(known))}")
     options |= {name: Path(options[name]) for name in ("junit", "json", "markdown") if options.get(name) is not None}
     file = Path(rules) if isinstance(rules, str | Path) else None
-    base = None if baseline is None else paths.at(baseline)
-    return _gate(GateConfig(paths.at(predictions), file, base, **options), say, None if file else list(rules))  # type: ignore[arg-type]  # no path, so mappings
+    base = None if baseline is None else paths.parse_path(baseline)
+    return _gate(GateConfig(paths.parse_path(predictions), file, base, **options), say, None if file else list(rules))  # type: ignore[arg-type]  # no path, so mappings
 
 
 @contextlib.contextmanager

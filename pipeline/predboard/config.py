@@ -13,13 +13,13 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional
 
 from predboard.errors import InputError
-from predboard.storage.paths import Place, at
+from predboard.storage.paths import AnyPath, parse_path
 
 Interpolation = Literal["bilinear", "bicubic", "lanczos", "nearest"]
 Channels = Literal["rgb", "bgr", "gray"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Exif = Literal["ignore", "apply"]
-Scores = Literal["logits", "probabilities", "log_probabilities"]
+ScoreKind = Literal["logits", "probabilities", "log_probabilities"]
 Engine = Literal["local", "ray"]
 Side = int | Literal["none"]
 
@@ -45,7 +45,7 @@ def _places(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if value is not None:
-            place = tuple(map(at, value)) if isinstance(value, tuple) else at(value)
+            place = tuple(map(parse_path, value)) if isinstance(value, tuple) else parse_path(value)
             object.__setattr__(config, name, place)
 
 
@@ -94,7 +94,7 @@ class InferConfig:
     key_column: str | None = None
     """Column that names an image for good, where its path does not: what joins runs."""
 
-    image_root: Place | None = None
+    image_root: AnyPath | None = None
     """Folder that the paths in a list are relative to. Default: the list's own."""
 
     classes: Path | None = None
@@ -116,7 +116,7 @@ class InferConfig:
     trust_checkpoint: bool = False
     """Unpickle checkpoints that hold more than weights, such as whole modules. This runs whatever code they hold."""
 
-    out: Place | None = None
+    out: AnyPath | None = None
     """Folder to write the predictions to. Default: predictions/DATA-MODEL."""
 
     resize: Side | tuple[int, int] | None = None
@@ -192,7 +192,7 @@ class InferConfig:
     precision: Precision = "fp32"
     """Arithmetic of the forward pass; bf16 and fp16 by autocast. Logits are stored as float32 in any case."""
 
-    scores: Scores = "logits"
+    scores: ScoreKind = "logits"
     """What the model gives. If it ends in a softmax or log-softmax, say so; logarithms of probabilities are stored."""
 
     compile: bool = False
@@ -301,13 +301,13 @@ class InferConfig:
 class ImportConfig:
     """Turn predictions that another program saved into a run: .npy, .npz, .pt, .csv, .tsv, .json, .jsonl, .parquet."""
 
-    scores: Scores
+    scores: ScoreKind
     """What the scores are; never guessed. Softmax of logits gives probabilities, and exp of log_probabilities."""
 
     files: Annotated[tuple[Path, ...], Positional] = ()
     """Files with the scores. Several are one table in this order, or steps where each name or --step has a number."""
 
-    out: Place | None = None
+    out: AnyPath | None = None
     """Folder to write the predictions to. Default: predictions/NAME of the first file."""
 
     score_column: str | None = None
@@ -332,7 +332,7 @@ class ImportConfig:
     images: str | None = None
     """The images in the order of the rows: a .txt with a path on each line, or whatever `infer --data` takes."""
 
-    image_root: Place | None = None
+    image_root: AnyPath | None = None
     """Folder (or .zip or .tar) that the paths are relative to. Default: that of the file that has them."""
 
     classes: Path | None = None
@@ -390,10 +390,10 @@ class ImportConfig:
 class VisualizeConfig:
     """Draw saved predictions: write all TensorBoard summaries, without the model."""
 
-    predictions: Annotated[tuple[Place, ...], Positional] = ()
+    predictions: Annotated[tuple[AnyPath, ...], Positional] = ()
     """Folders that `predboard infer` wrote, one for each run."""
 
-    logdir: Place = Path("logs")
+    logdir: AnyPath = Path("logs")
     """Folder for TensorBoard; each run gets a sub-folder of its name."""
 
     panels: tuple[str, ...] = ()
@@ -402,7 +402,7 @@ class VisualizeConfig:
     list: bool = False
     """Print what panels there are and stop."""
 
-    image_root: Place | None = None
+    image_root: AnyPath | None = None
     """Where the source images are now, if they were moved since inference."""
 
     log_every: int | Literal["all"] | None = None
@@ -435,11 +435,11 @@ class VisualizeConfig:
 class CompareConfig:
     """Compare two runs image by image: what was fixed, what was broken, and whether that is more than chance."""
 
-    predictions: Annotated[tuple[Place, ...], Positional] = ()
+    predictions: Annotated[tuple[AnyPath, ...], Positional] = ()
     """Folders that `predboard infer` wrote, the old one first. More than two: all pairs (of more than 12 each with the
     first and with the most accurate); one: its steps."""
 
-    logdir: Place = Path("logs")
+    logdir: AnyPath = Path("logs")
     """Folder for TensorBoard; the comparison gets a sub-folder `NEW vs OLD`."""
 
     step_old: int | None = None
@@ -451,7 +451,7 @@ class CompareConfig:
     map_classes: bool = False
     """Take classes of one name for the same, where the lists of classes differ."""
 
-    image_root: Place | None = None
+    image_root: AnyPath | None = None
     """Where the source images are now, if they were moved since inference."""
 
     workers: int = 0
@@ -467,13 +467,13 @@ class CompareConfig:
 class GateConfig:
     """Test saved predictions against rules: exit code 0 all pass, 1 one fails, 3 there is too little evidence."""
 
-    predictions: Annotated[Place | None, Positional] = None
+    predictions: Annotated[AnyPath | None, Positional] = None
     """Folder that `predboard infer` wrote."""
 
     rules: Path | None = None
     """TOML file with a table [[rule]] for each rule; see docs/gates.md and --suggest."""
 
-    baseline: Place | None = None
+    baseline: AnyPath | None = None
     """Folder of the predictions to compare with, for rules with max_drop. May be the same, with --baseline-step."""
 
     step: int | None = None
@@ -522,7 +522,7 @@ class GateConfig:
 class BoardConfig:
     """Open TensorBoard with limits that show everything `predboard visualize` wrote."""
 
-    logdir: Place = Path("logs")
+    logdir: AnyPath = Path("logs")
     """Folder that `predboard visualize` wrote."""
 
     port: int = 6006
@@ -539,7 +539,7 @@ class BoardConfig:
 class InspectConfig:
     """Say what a folder of predictions holds, and whether it is whole."""
 
-    predictions: Annotated[Place | None, Positional] = None
+    predictions: Annotated[AnyPath | None, Positional] = None
     """Folder that `predboard infer` wrote."""
 
     json: bool = False

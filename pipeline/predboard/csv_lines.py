@@ -19,7 +19,7 @@ from predboard.predictions.table import arrow_bytes, as_arrow
 
 
 @dataclass(frozen=True)
-class Named:
+class TextCodes:
     """A text for each row, one of a few."""
 
     texts: Sequence[str]
@@ -36,21 +36,21 @@ class Named:
 BLOCK = 16_384
 """Lines that are made at a time: as texts they take ten times what their numbers do."""
 
-Column = NDArray[np.integer | np.floating] | Named | Sequence[str]
+CsvColumn = NDArray[np.integer | np.floating] | TextCodes | Sequence[str]
 """[rows] whole numbers, numbers of which nan is empty, or texts."""
 
 
-def lines(columns: Sequence[Column], digits: int = 6) -> bytes:
+def format_csv_lines(columns: Sequence[CsvColumn], digits: int = 6) -> bytes:
     r"""A line for each row, floats with so many significant digits. UTF-8, but for names of files that are no text.
 
-    >>> lines([np.array([1, 2]), np.array([2 / 3, np.nan]), Named(["a,b"], np.array([0, -1]))])
+    >>> format_csv_lines([np.array([1, 2]), np.array([2 / 3, np.nan]), TextCodes(["a,b"], np.array([0, -1]))])
     b'1,0.666667,"a,b"\n2,,\n'
     """
     blocks = (slice(start, start + BLOCK) for start in range(0, len(columns[0]), BLOCK))
     return b"".join(_block([column[block] for column in columns], digits) for block in blocks)
 
 
-def _block(columns: Sequence[Column], digits: int) -> pa.Buffer:
+def _block(columns: Sequence[CsvColumn], digits: int) -> pa.Buffer:
     written = [_written(column, digits) for column in columns]
     comma, end, nothing = arrow_bytes([b",", b"\n", b""])
     ended = pc.binary_join_element_wise(pc.binary_join_element_wise(*written, comma), end, nothing)
@@ -58,13 +58,13 @@ def _block(columns: Sequence[Column], digits: int) -> pa.Buffer:
     return text.slice(0, np.frombuffer(ends, np.int64)[len(ended)])
 
 
-def _written(column: Column, digits: int) -> pa.Array:
-    if not isinstance(column, Named | np.ndarray):
+def _written(column: CsvColumn, digits: int) -> pa.Array:
+    if not isinstance(column, TextCodes | np.ndarray):
         return _quoted(column)
-    numbers = column.at if isinstance(column, Named) else column
+    numbers = column.at if isinstance(column, TextCodes) else column
     each = as_arrow(numbers, pa.from_numpy_dtype(numbers.dtype)).dictionary_encode()
     distinct = each.dictionary.to_pylist()
-    if isinstance(column, Named):
+    if isinstance(column, TextCodes):
         return _quoted(["" if at < 0 else column.texts[at] for at in distinct]).take(each.indices)
     if numbers.dtype.kind == "f":
         distinct = ["" if math.isnan(number) else f"{number:.{digits}g}" for number in distinct]

@@ -15,21 +15,21 @@ from typing import Any, Protocol, Self, TypeVar, cast, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from predboard.predictions.table import Rows
+from predboard.predictions.table import TileRows
 
-UNIT = 2**-20
+FIXED_UNIT = 2**-20
 """Of `fixed` numbers. 2**43 rows of mean 1 fit into an int64."""
 
-LIMIT = 2.0**16
+FIXED_LIMIT = 2.0**16
 """`fixed` numbers are cut at ±65,536: a model that gives such losses is broken, and 130 million of them add up."""
 
 S = TypeVar("S")
 
 
 def fixed(values: NDArray[np.floating[Any]]) -> np.int64:
-    """Sum of the values in units of 2**-20, each cut at `LIMIT` and rounded first: exact in any order."""
-    cut = np.clip(values.astype(np.float64), -LIMIT, LIMIT)
-    return np.int64(np.rint(cut / UNIT).astype(np.int64).sum())
+    """Sum of the values in units of 2**-20, each cut at `FIXED_LIMIT` and rounded first: exact in any order."""
+    cut = np.clip(values.astype(np.float64), -FIXED_LIMIT, FIXED_LIMIT)
+    return np.int64(np.rint(cut / FIXED_UNIT).astype(np.int64).sum())
 
 
 def _add(a: Any, b: Any) -> Any:
@@ -114,7 +114,7 @@ class Groups:
 
 
 @dataclass(frozen=True)
-class Named:
+class StatesByName:
     """States by name, where the names are only known from the rows."""
 
     states: Mapping[str, Any]
@@ -143,7 +143,7 @@ class Lowest:
     limit: int
     group: NDArray[np.int64]  # [n]
     score: NDArray[np.float64]  # [n]
-    rows: Rows  # [n] each, with key and id
+    rows: TileRows  # [n] each, with key and id
 
     @staticmethod
     def choose(
@@ -170,7 +170,7 @@ class Lowest:
         rows = {name: _picked(column, other.rows[name], stay) for name, column in self.rows.items()}
         return type(self)(self.limit, group[stay], score[stay], rows)
 
-    def of_group(self, group: int) -> Rows:
+    def of_group(self, group: int) -> TileRows:
         """The rows of one group, lowest first."""
         return {name: column[self.group == group] for name, column in self.rows.items()}
 

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from predboard.predictions.table import Rows
+from predboard.predictions.table import TileRows
 
 Pixels = NDArray[np.uint8]
 """A picture, [height, width, 3]."""
@@ -43,12 +43,12 @@ class Tiles:
     """Source pictures with their words, one sample a row. A panel names the rows; `visualize` finds the pictures."""
 
     tag: str
-    rows: Rows
+    rows: TileRows
     description: str = ""
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedImages:
     """Pictures of one size, already encoded as PNG or JPEG: what `Tiles` become."""
 
     tag: str
@@ -90,7 +90,7 @@ class PrCurve:
 
 
 @dataclass(frozen=True)
-class Lines:
+class LineChart:
     """A chart of Custom Scalars: the curves of all scalars whose tag fits one of the patterns."""
 
     tag: str
@@ -101,7 +101,7 @@ class Lines:
 
 
 @dataclass(frozen=True)
-class Band:
+class BandChart:
     """A chart of Custom Scalars: a curve with its interval. The three are tags of scalars."""
 
     tag: str
@@ -127,7 +127,7 @@ class HParams:
 
 
 @dataclass(frozen=True)
-class Figure:
+class Metric:
     """A number with what one must know to judge it."""
 
     value: float
@@ -143,11 +143,11 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Figures:
+class Metrics:
     """Numbers for `summary.json`, by name. Not shown by TensorBoard; of a scalar by the name of its tag."""
 
     tag: str
-    figures: Mapping[str, Figure]
+    metrics: Mapping[str, Metric]
     description: str = ""
 
 
@@ -169,7 +169,7 @@ class Projector:
     vectors: NDArray[np.float32]  # [points, dims]
     metadata: Mapping[str, Sequence[str]]
     """Columns of [points] each; the first two are what TensorBoard labels and colours by."""
-    rows: Rows
+    rows: TileRows
     """Of the pictures, [points] each."""
     description: str = ""
 
@@ -178,32 +178,32 @@ Summary = (
     Scalar
     | Picture
     | Tiles
-    | Encoded
+    | EncodedImages
     | Histogram
     | Text
     | PrCurve
-    | Lines
-    | Band
+    | LineChart
+    | BandChart
     | HParams
-    | Figures
+    | Metrics
     | File
     | Projector
 )
 
 
-def cell(text: str) -> str:
+def escape_markdown(text: str) -> str:
     r"""A text that Markdown shows as it is, in a table too: on one line; code between backticks stays code.
 
-    >>> print(cell("a|b *c*"), cell("_d_e"), cell("![f](g)"))
+    >>> print(escape_markdown("a|b *c*"), escape_markdown("_d_e"), escape_markdown("![f](g)"))
     a\|b \*c\* \_d_e !\[f](g)
     """
     return re.sub(r"[\\|*]|\[(?=[^\]]*\]\()|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", " ".join(text.split()))
 
 
-def unlike(texts: Sequence[str], taken: Collection[str] = ()) -> tuple[str, ...]:
+def unique_names(texts: Sequence[str], taken: Collection[str] = ()) -> tuple[str, ...]:
     r"""Texts as ends of tags: on one line, no two alike and none among those that are taken.
 
-    >>> unlike(["a/b", "x\n y", "x y", "all", ""], ["all"])
+    >>> unique_names(["a/b", "x\n y", "x y", "all", ""], ["all"])
     ('a/b', 'x y', 'x y (2)', 'all (2)', 'unnamed')
     """
     used, found = set(taken), []

@@ -15,7 +15,7 @@ from predboard.errors import InputError, first_line
 
 
 @dataclass(frozen=True)
-class Named:
+class UserObject:
     """Something in a user's file."""
 
     value: Any
@@ -27,22 +27,22 @@ class Named:
     """Of the file, whose neighbours it may import."""
     kind: str = ""
     form: str = ""
-    """As `named` was told; empty if it is not from a file."""
+    """As `load_object` was told; empty if it is not from a file."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process reads the file again, whose module it could not import by its name."""
         if self.kind:
-            return named, (str(self.folder / self.name), self.kind, self.form)
-        return Named, (self.value, self.name, self.code, self.folder)
+            return load_object, (str(self.folder / self.name), self.kind, self.form)
+        return UserObject, (self.value, self.name, self.code, self.folder)
 
 
-def is_named(spec: str) -> bool:
+def names_an_object(spec: str) -> bool:
     """Whether this has the form FILE.py:NAME."""
     file, _, name = spec.rpartition(":")
     return file.endswith(".py") and name.isidentifier()
 
 
-def named(spec: str, kind: str, form: str) -> Named:
+def load_object(spec: str, kind: str, form: str) -> UserObject:
     """What FILE.py:NAME stands for.
 
     Args:
@@ -53,7 +53,7 @@ def named(spec: str, kind: str, form: str) -> Named:
     Raises InputError if the file or the name is not there, or the file does not import.
     """
     file, _, name = spec.rpartition(":")
-    if not is_named(spec):
+    if not names_an_object(spec):
         raise InputError(f"--{kind} is {spec!r}; expected {form}")
     path = Path(file)
     if not path.is_file():
@@ -64,11 +64,11 @@ def named(spec: str, kind: str, form: str) -> Named:
         public = [n for n in own if not n.startswith("_")]
         raise InputError(f"{file} has no {name!r}; it has: {', '.join(public) or 'no functions'}")
     code = hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
-    return Named(getattr(module, name), f"{path.name}:{name}", code, path.parent, kind, form)
+    return UserObject(getattr(module, name), f"{path.name}:{name}", code, path.parent, kind, form)
 
 
 @contextlib.contextmanager
-def importable(folder: Path) -> Iterator[None]:
+def import_path(folder: Path) -> Iterator[None]:
     """Let imports find the files in a folder."""
     entry = str(folder.resolve())
     sys.path.insert(0, entry)
@@ -88,7 +88,7 @@ def _imported(path: Path, kind: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickling look a module up by its name
     try:
-        with importable(path.parent):
+        with import_path(path.parent):
             spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # the user's own code: whatever it raises is shown, in one line
         del sys.modules[name]
@@ -96,8 +96,8 @@ def _imported(path: Path, kind: str) -> ModuleType:
     return module
 
 
-def imported() -> list[tuple[Path, str]]:
-    """Files that were imported so far, and what they are for; another process may import them `again`."""
+def imported_files() -> list[tuple[Path, str]]:
+    """Files that were imported so far, and what they are for; another process may import them `import_again`."""
     found = []
     for name, module in list(sys.modules.items()):
         if (of := re.fullmatch(r"predboard_([a-z]+)_.*", name)) and module.__file__:
@@ -105,6 +105,6 @@ def imported() -> list[tuple[Path, str]]:
     return found
 
 
-def again(file: Path, kind: str) -> None:
-    """Import a file that another process `imported`, so that what is pickled of it can be loaded."""
+def import_again(file: Path, kind: str) -> None:
+    """Import a file that another process `imported_files`, so that what is pickled of it can be loaded."""
     _imported(file, kind)

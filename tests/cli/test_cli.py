@@ -87,7 +87,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Place:
 def place(kept: Place, tmp_path: Path) -> Place:
     """One whose predictions a test may change."""
     out = tmp_path / "predictions" / "toy"
-    for part in runs.part_paths(kept.out, 0):
+    for part in runs.list_part_paths(kept.out, 0):
         copy = runs.part_path(out, 0, 0).with_name(part.name)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(part.read_bytes())
@@ -280,10 +280,10 @@ def test_two_checkpoints_of_one_step(command: Callable[..., Outcome], kept: Plac
 def test_another_model_or_transform_in_a_step_that_is_there(
     flags: list[str], field: str, command: Callable[..., Outcome], kept: Place
 ) -> None:
-    before = {part: part.read_bytes() for part in runs.part_paths(kept.out, 0)}
+    before = {part: part.read_bytes() for part in runs.list_part_paths(kept.out, 0)}
     outcome = command("infer", *kept.flags(), *flags)
     refused(outcome, f"step 0 was made with another {field} .*--overwrite")
-    assert {part: part.read_bytes() for part in runs.part_paths(kept.out, 0)} == before
+    assert {part: part.read_bytes() for part in runs.list_part_paths(kept.out, 0)} == before
 
 
 def test_other_weights_in_a_step_that_is_there(command: Callable[..., Outcome], kept: Place, tmp_path: Path) -> None:
@@ -309,9 +309,9 @@ def test_a_folder_that_holds_no_predictions(name: str, command: Callable[..., Ou
 def test_predictions_of_a_newer_format(
     name: str, command: Callable[..., Outcome], place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    newer = table.FORMAT + 1
+    newer = table.FORMAT_VERSION + 1
     with monkeypatch.context() as patch:
-        patch.setattr(table, "FORMAT", newer)
+        patch.setattr(table, "FORMAT_VERSION", newer)
         logits, label = toy.table(toy.RUN, 5)
         toy.write_run(place.out, logits, label, dataclasses.replace(toy.RUN, format=newer))
     arguments = place.flags() if name == "infer" else [place.out]
@@ -319,7 +319,7 @@ def test_predictions_of_a_newer_format(
 
 
 def test_a_damaged_part_is_named_and_remade(command: Callable[..., Outcome], place: Place) -> None:
-    (part,) = runs.part_paths(place.out, 0)
+    (part,) = runs.list_part_paths(place.out, 0)
     good = runs.open_part(part).part.content_digest
     part.write_bytes(part.read_bytes()[:-100])
     logs = place.folder / "logs"
@@ -351,7 +351,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("predboard.visualization.events.Writer.write", full)
+    monkeypatch.setattr("predboard.visualization.events.EventWriter.write", full)
     refused(command("visualize", place.out, "--logdir", place.folder / "logs"), "cannot write.*No space left on device")
     assert not list((place.folder / "logs").rglob("*tfevents*"))
     assert not list((place.folder / "logs").rglob("*.partial"))
@@ -595,7 +595,7 @@ def test_ctrl_c_while_drawing(command: Callable[..., Outcome], place: Place, mon
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("predboard.visualization.events.Writer.write", interrupted)
+    monkeypatch.setattr("predboard.visualization.events.EventWriter.write", interrupted)
     code, out, err = command("visualize", place.out, "--logdir", place.folder / "logs")
     assert (code, out) == (130, [])
     assert err[-1].startswith("predboard: interrupted")
@@ -606,17 +606,17 @@ def test_another_process_starts_before_the_imports_where_there_is_much_to_do(
     command: Callable[..., Outcome], place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[int] = []
-    start = workers.Pool.start
+    start = workers.ProcessPool.start
 
-    def seen(pool: workers.Pool, count: int) -> None:
+    def seen(pool: workers.ProcessPool, count: int) -> None:
         begun.append(count)
         start(pool, count)
 
-    monkeypatch.setattr(workers.Pool, "start", seen)
+    monkeypatch.setattr(workers.ProcessPool, "start", seen)
     flags = ["visualize", place.out, "--panels", "glance", "--workers", 2, "--logdir"]
     assert command(*flags, place.folder / "one")[0] == 0
     assert 2 not in begun
-    monkeypatch.setattr(main, "LARGE", sum(part.stat().st_size for part in runs.part_paths(place.out, 0)))
+    monkeypatch.setattr(main, "PRESTART_BYTES", sum(part.stat().st_size for part in runs.list_part_paths(place.out, 0)))
     assert command(*flags, place.folder / "two")[0] == 0
     assert begun.count(2) == 1
     files = [next((place.folder / logs).rglob("*tfevents*")) for logs in ("one", "two")]
@@ -624,7 +624,7 @@ def test_another_process_starts_before_the_imports_where_there_is_much_to_do(
     (place.out / "step=00000000").rename(place.out / "step=00000001")
     assert command(*flags, place.folder / "two")[0] == 0  # there are logs: much of it may be known
     assert begun.count(2) == 1
-    monkeypatch.setattr(main, "LARGE", main.LARGE + 1)
+    monkeypatch.setattr(main, "PRESTART_BYTES", main.PRESTART_BYTES + 1)
     assert command(*flags, place.folder / "three")[0] == 0
     assert begun.count(2) == 1
 
@@ -640,7 +640,7 @@ def test_a_defect_of_ours_is_not_taken_for_bad_input(place: Place, monkeypatch: 
     def defect(*_: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("predboard.visualization.events.Writer.write", defect)
+    monkeypatch.setattr("predboard.visualization.events.EventWriter.write", defect)
     with pytest.raises(ZeroDivisionError):
         main.run(["visualize", str(place.out), "--logdir", str(place.folder / "logs")])
 

@@ -17,10 +17,10 @@ import pytest
 from predboard import CompareConfig, ImportConfig, InputError, VisualizeConfig
 from predboard.cli import main
 from predboard.comparison import changes, join, report
-from predboard.comparison.compare import Compared, compare
-from predboard.ingest.ingest import adopt
+from predboard.comparison.compare import CompareResult, compare
+from predboard.ingest.ingest import import_predictions
 from predboard.predictions.table import Run
-from predboard.storage.paths import Place
+from predboard.storage.paths import AnyPath
 from predboard.visualization import log_folder
 
 from tests import toy
@@ -42,11 +42,11 @@ def run(folder: Path, seed: int = 0, classes: tuple[str, ...] = toy.RUN.classes,
     return folder
 
 
-def compared(*predictions: Path, **options: Any) -> Compared:
+def compared(*predictions: Path, **options: Any) -> CompareResult:
     return compare(CompareConfig(predictions, predictions[0].parent / "logs", **options))
 
 
-def contents(folder: Place) -> dict[str, bytes]:
+def contents(folder: AnyPath) -> dict[str, bytes]:
     folder = toy.local(folder)
     return {
         p.relative_to(folder).as_posix(): p.read_bytes()
@@ -55,8 +55,8 @@ def contents(folder: Place) -> dict[str, bytes]:
     }
 
 
-def table(done: Compared) -> pd.DataFrame:
-    return pd.read_parquet(toy.local(done.folder) / changes.FILE)
+def table(done: CompareResult) -> pd.DataFrame:
+    return pd.read_parquet(toy.local(done.folder) / changes.CHANGES_FILE)
 
 
 def test_what_is_left_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,7 +64,7 @@ def test_what_is_left_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main.run(["compare", str(old), str(new), "--logdir", str(tmp_path / "logs")]) == 0
     said = capsys.readouterr()
     folder = tmp_path / "logs/new vs old"
-    files = {p.name for p in folder.iterdir()} - {".lock", log_folder.RECORD}
+    files = {p.name for p in folder.iterdir()} - {".lock", log_folder.RECORD_FILE}
     (event_file,) = (f for f in files if "tfevents" in f)
     assert files == {event_file, "compare.json", "changes.parquet", "transitions.csv"}
     found = json.loads((folder / "compare.json").read_text())
@@ -131,13 +131,13 @@ def test_the_table_of_changes_is_the_join_that_pandas_makes(tmp_path: Path) -> N
 def test_the_table_is_the_same_however_rows_are_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = run(tmp_path / "old"), run(tmp_path / "new", 1)
     written = []
-    monkeypatch.setattr(join, "PORTION", 200)
+    monkeypatch.setattr(join, "PORTION_ROWS", 200)
     for way in ("side by side", "in memory", "in files"):
         if way != "side by side":
             monkeypatch.setattr(join, "_alike", lambda *_: None)
         if way == "in files":
-            monkeypatch.setattr(join, "MEMORY", 10_000)
-            monkeypatch.setattr(join, "BUCKET", 7_000)
+            monkeypatch.setattr(join, "MAX_MEMORY_BYTES", 10_000)
+            monkeypatch.setattr(join, "BUCKET_BYTES", 7_000)
         shutil.rmtree(tmp_path / "logs", ignore_errors=True)
         done = compared(old, new)
         assert not done.unchanged
@@ -243,7 +243,7 @@ def test_steps_of_one_run_and_several_runs(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_many_steps_are_thinned_and_long_names_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.import_module("predboard.comparison.compare"), "STEPS", 3)
+    monkeypatch.setattr(importlib.import_module("predboard.comparison.compare"), "MAX_STEPS", 3)
     one = tmp_path / "one"
     for step in range(5):
         run(one, step, step=step)
@@ -265,7 +265,7 @@ def test_many_runs_are_compared_with_the_first_and_the_best(tmp_path: Path, monk
     best = "abcde".index(every["ranking"][0]["name"])
     assert best not in (0, 4)
     assert len(every["pairs"]) == 10
-    monkeypatch.setattr(importlib.import_module("predboard.comparison.compare"), "ALL", 4)
+    monkeypatch.setattr(importlib.import_module("predboard.comparison.compare"), "MAX_SIDES_ALL_PAIRS", 4)
     said: list[str] = []
     done = compare(CompareConfig(tuple(runs), tmp_path / "fewer"), said.append)
     assert said == ["e vs a, b, c, d: 3,000 rows in 5 steps, each with the first and with the most accurate"]
@@ -340,7 +340,7 @@ def test_runs_without_a_common_image_are_bad_input(tmp_path: Path, capsys: pytes
     for name, folder in (("old", "val"), ("new", "test"), ("more", "val")):
         (tmp_path / f"{name}.csv").write_text(f"path,prob_a,prob_b,label\n{folder}/1.jpg,1,0,a\n{folder}/2.jpg,0,1,a\n")
         file, out = tmp_path / f"{name}.csv", tmp_path / name
-        adopt(ImportConfig("probabilities", (file,), out, pictures=False))
+        import_predictions(ImportConfig("probabilities", (file,), out, pictures=False))
     old, new, more = (str(tmp_path / name) for name in ("old", "new", "more"))
     flags = ["--logdir", str(tmp_path / "logs")]
     assert main.run(["compare", old, new, *flags]) == 2
@@ -406,10 +406,10 @@ def test_damage_leaves_what_was_there(tmp_path: Path) -> None:
     before = contents(done.folder)
     toy.spoil(new / "step=00000000/part-00001.parquet", "confidence")
     assert compared(old, new).unchanged  # footers are as they were; rows are read only to be drawn anew
-    (done.folder / log_folder.RECORD).unlink()
+    (done.folder / log_folder.RECORD_FILE).unlink()
     with pytest.raises(InputError, match=r"part-00001\.parquet is damaged"):
         compared(old, new)
-    del before[log_folder.RECORD]
+    del before[log_folder.RECORD_FILE]
     assert contents(done.folder) == before
 
 
@@ -454,13 +454,13 @@ def test_a_comparison_of_other_runs_of_the_same_names_is_refused(tmp_path: Path)
 def test_comparisons_are_no_runs_to_rank(tmp_path: Path) -> None:
     old, new = run(tmp_path / "old"), run(tmp_path / "new", 1)
     compared(old, new)
-    assert log_folder.runs_in(tmp_path / "logs") == []
-    assert log_folder.comparisons_in(tmp_path / "logs") == ["new vs old"]
+    assert log_folder.list_runs(tmp_path / "logs") == []
+    assert log_folder.list_comparisons(tmp_path / "logs") == ["new vs old"]
     predboard.visualize(VisualizeConfig((old,), tmp_path / "logs", panels=("glance",)))
-    assert not log_folder.has_ranking(tmp_path / "logs")
+    assert not log_folder.has_leaderboard(tmp_path / "logs")
     predboard.visualize(VisualizeConfig((new,), tmp_path / "logs", panels=("glance",)))
-    assert log_folder.has_ranking(tmp_path / "logs")
-    assert sorted(log_folder.runs_in(tmp_path / "logs")) == ["new", "old"]
+    assert log_folder.has_leaderboard(tmp_path / "logs")
+    assert sorted(log_folder.list_runs(tmp_path / "logs")) == ["new", "old"]
 
 
 def test_from_python(tmp_path: Path) -> None:

@@ -14,24 +14,24 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from predboard import ImportConfig, adopt
+from predboard import ImportConfig, import_predictions
 from predboard.comparison import differences, join
 from predboard.comparison.differences import (
+    IDENTICAL_METHOD,
     NEW_COLUMNS,
     OLD_COLUMNS,
-    SAME,
     Comparison,
     Flips,
-    Paired,
-    mcnemar,
-    newcombe,
-    pair,
-    total,
+    PairedCounts,
+    count_pairs,
+    mcnemar_p,
+    merge_counts,
+    newcombe_interval,
 )
-from predboard.comparison.join import Classes, Joined, classes_of, joined
+from predboard.comparison.join import ClassMapping, JoinedRows, join_rows, match_classes
 from predboard.metrics import calibration
-from predboard.metrics.classification import Evidence, of_classes, poissons
-from predboard.metrics.counts import means
+from predboard.metrics.classification import MetricState, class_metrics, poisson_resamples
+from predboard.metrics.counts import confusion_metrics
 from predboard.predictions.table import Predictions, Run
 from predboard.state import merge
 from predboard.storage import runs
@@ -62,7 +62,7 @@ def by_hand(a: int, b: int, c: int, d: int) -> tuple[float, float]:
 
 
 def interval(a: int, b: int, c: int, d: int) -> tuple[float, float]:
-    lower, upper = newcombe(*(np.array(x) for x in (a, a + b, a + c, a + b + c + d)))
+    lower, upper = newcombe_interval(*(np.array(x) for x in (a, a + b, a + c, a + b + c + d)))
     return float(lower), float(upper)
 
 
@@ -85,21 +85,21 @@ def test_newcombe_and_mcnemar_by_other_means(table: tuple[int, int, int, int]) -
     assert interval(*table) == pytest.approx(by_hand(*table), abs=1e-12)
     a, b, c, d = table
     expected = contingency.mcnemar([[a, b], [c, d]], exact=True).pvalue
-    assert mcnemar(b, c) == pytest.approx(expected, rel=1e-9)
+    assert mcnemar_p(b, c) == pytest.approx(expected, rel=1e-9)
 
 
 def test_mcnemar_of_many_pairs() -> None:
     stats = pytest.importorskip("scipy.stats")
     for gained, lost in ((500_000, 498_000), (30_000, 29_000), (900, 10)):
         expected = stats.binomtest(lost, gained + lost).pvalue
-        assert mcnemar(gained, lost) == pytest.approx(expected, rel=1e-8)
-        assert mcnemar(lost, gained) == mcnemar(gained, lost)
+        assert mcnemar_p(gained, lost) == pytest.approx(expected, rel=1e-8)
+        assert mcnemar_p(lost, gained) == mcnemar_p(gained, lost)
 
 
 def test_no_rows_say_nothing() -> None:
-    lower, upper = newcombe(*(np.zeros(1, np.int64) for _ in range(4)))
+    lower, upper = newcombe_interval(*(np.zeros(1, np.int64) for _ in range(4)))
     assert (lower.tolist(), upper.tolist()) == ([-1], [1])
-    nothing = Comparison(Paired.zero(), ("a", "b"))
+    nothing = Comparison(PairedCounts.zero(), ("a", "b"))
     assert nothing.differences == {}
     assert nothing.rates == {}
     assert nothing.by_class == nothing.by_slice == []
@@ -107,7 +107,7 @@ def test_no_rows_say_nothing() -> None:
 
 def side_by_side(
     classes: int, rows: int, seed: int, ties: bool = False, failed: bool = False, unlabelled: bool = False
-) -> Joined:
+) -> JoinedRows:
     """Two models over the same rows; a tenth of the labels and half of the pictures differ."""
     run = Run(classes=tuple(f"class{i}" for i in range(classes)), model="toy.py:build")
     random = np.random.default_rng(seed)
@@ -125,7 +125,7 @@ def side_by_side(
     country = pa.array([["NO", "SE", None][i] for i in random.integers(0, 3, rows)], pa.string())
     old, new = Predictions(sides[0]), Predictions(sides[1].append_column("country", country))
     none = np.zeros(rows, bool)
-    return Joined(old, new, old.take(none), new.take(none))
+    return JoinedRows(old, new, old.take(none), new.take(none))
 
 
 joined_rows = st.builds(
@@ -140,31 +140,31 @@ joined_rows = st.builds(
 quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-def classes_in(rows: Joined) -> int:
+def classes_in(rows: JoinedRows) -> int:
     return int(rows.old.column("logits").type.list_size)
 
 
-def part_of(rows: Joined, keep: NDArray[np.bool_]) -> Joined:
-    return Joined(rows.old.take(keep), rows.new.take(keep), rows.only_old, rows.only_new)
+def part_of(rows: JoinedRows, keep: NDArray[np.bool_]) -> JoinedRows:
+    return JoinedRows(rows.old.take(keep), rows.new.take(keep), rows.only_old, rows.only_new)
 
 
 @quick
 @given(joined_rows, st.integers(0, 2**31), st.integers(1, 6))
-def test_the_laws_hold(rows: Joined, seed: int, pieces: int) -> None:
+def test_the_laws_hold(rows: JoinedRows, seed: int, pieces: int) -> None:
     k, random = classes_in(rows), np.random.default_rng(seed)
     dealt = random.integers(0, pieces, len(rows.new))
-    whole = Paired.measure(k, rows)
-    states = [Paired.measure(k, part_of(rows, dealt == i)) for i in range(pieces)] + [Paired.zero()]
+    whole = PairedCounts.measure(k, rows)
+    states = [PairedCounts.measure(k, part_of(rows, dealt == i)) for i in range(pieces)] + [PairedCounts.zero()]
     while len(states) > 1:
         a, b = (states.pop(random.integers(len(states))) for _ in range(2))
         states.append(merge(a, b))
     assert same(states[0], whole)
-    assert same(merge(whole, Paired.zero()), whole)
+    assert same(merge(whole, PairedCounts.zero()), whole)
     if not len(rows.new):
-        assert same(whole, Paired.zero())
+        assert same(whole, PairedCounts.zero())
 
 
-def frame(rows: Joined) -> pd.DataFrame:
+def frame(rows: JoinedRows) -> pd.DataFrame:
     wanted = ["id", "key", "label", "predicted", "confidence", "loss", "digest"]
     old, new = rows.old.batch.select(wanted).to_pandas(), rows.new.batch.select([*wanted, "country"]).to_pandas()
     found: pd.DataFrame = old.merge(new, on="key", suffixes=("_old", "_new"))
@@ -173,8 +173,8 @@ def frame(rows: Joined) -> pd.DataFrame:
 
 @quick
 @given(joined_rows)
-def test_counts_are_those_of_a_plain_join(rows: Joined) -> None:
-    state, f = Paired.measure(classes_in(rows), rows), frame(rows)
+def test_counts_are_those_of_a_plain_join(rows: JoinedRows) -> None:
+    state, f = PairedCounts.measure(classes_in(rows), rows), frame(rows)
     scored = f.predicted_old.notna() & f.predicted_new.notna()
     equal = (f.label_old == f.label_new) | (f.label_old.isna() & f.label_new.isna())
     assert state.both == len(f)
@@ -207,8 +207,8 @@ def test_counts_are_those_of_a_plain_join(rows: Joined) -> None:
 
 @quick
 @given(joined_rows)
-def test_figures_are_finite_and_inside_their_intervals(rows: Joined) -> None:
-    found = Comparison(Paired.measure(classes_in(rows), rows), tuple(f"c{i}" for i in range(classes_in(rows))))
+def test_figures_are_finite_and_inside_their_intervals(rows: JoinedRows) -> None:
+    found = Comparison(PairedCounts.measure(classes_in(rows), rows), tuple(f"c{i}" for i in range(classes_in(rows))))
     for name, d in found.differences.items():
         assert np.isfinite([d.old, d.new, d.difference]).all(), name
         assert d.difference == pytest.approx(d.new - d.old, abs=1e-6, rel=1e-6), name
@@ -224,16 +224,16 @@ def test_each_side_has_the_figures_that_it_has_alone() -> None:
     rows = side_by_side(10, 800, 3)
     at = (rows.old.label == rows.new.label).tolist()
     rows = part_of(rows, np.array(at))
-    found = Comparison(Paired.measure(10, rows), tuple(f"class{i}" for i in range(10))).differences
+    found = Comparison(PairedCounts.measure(10, rows), tuple(f"class{i}" for i in range(10))).differences
     for side, batch in (("old", rows.old), ("new", rows.new)):
-        evidence = Evidence.measure(toy.RUN, batch)
+        evidence = MetricState.measure(toy.RUN, batch)
         errors = calibration.Calibration.measure(toy.RUN, batch)
         assert getattr(found["calibration/ece"], side) == pytest.approx(errors.ece, abs=1e-12)
         for name, figure in evidence.overall.items():
             if name in found:
                 assert getattr(found[name], side) == pytest.approx(figure.value, abs=1e-12), name
         for c in range(10):
-            for name, figure in of_classes([c], evidence.by_class)[0].items():
+            for name, figure in class_metrics([c], evidence.by_class)[0].items():
                 if f"classes/class{c}/{name}" in found:
                     of_class = found[f"classes/class{c}/{name}"]
                     assert getattr(of_class, side) == pytest.approx(figure.value, abs=1e-12), name
@@ -251,16 +251,16 @@ def test_each_side_has_the_figures_that_it_has_alone() -> None:
 
 def test_each_draw_has_the_figures_of_its_cells() -> None:
     rows = side_by_side(10, 400, 5)
-    found = Comparison(Paired.measure(10, part_of(rows, rows.old.label % 7 > 0)), tuple("abcdefghij"))
+    found = Comparison(PairedCounts.measure(10, part_of(rows, rows.old.label % 7 > 0)), tuple("abcdefghij"))
     *joint, count = found.joint
-    draws = np.concatenate(list(poissons(count, found.state.cells.value.tobytes(), 8, 400)), axis=1)
+    draws = np.concatenate(list(poisson_resamples(count, found.state.cells.value.tobytes(), 8, 400)), axis=1)
     assert len(np.unique(joint[0])) == 8
     for i in range(0, draws.shape[1], 100):
         before, now = (np.zeros((10, 10)) for _ in range(2))
         for label, old, new, n in zip(*joint, draws[:, i].tolist(), strict=True):
             before[label, old] += n
             now[label, new] += n
-        expected = [means(np.diag(m), m.sum(axis=1), m.sum(axis=0)) for m in (before, now)]
+        expected = [confusion_metrics(np.diag(m), m.sum(axis=1), m.sum(axis=0)) for m in (before, now)]
         for name, of_draws in found._redrawn().items():
             assert of_draws[i] == pytest.approx(float(expected[1][name] - expected[0][name]), abs=1e-12), name
 
@@ -268,7 +268,7 @@ def test_each_draw_has_the_figures_of_its_cells() -> None:
 def test_intervals_are_as_wide_as_those_from_drawing_rows() -> None:
     rows = side_by_side(4, 3000, 5)
     rows = part_of(rows, rows.old.label == rows.new.label)
-    found = Comparison(Paired.measure(4, rows), ("a", "b", "c", "d")).differences
+    found = Comparison(PairedCounts.measure(4, rows), ("a", "b", "c", "d")).differences
     label, old, new = rows.new.label, rows.old.predicted, rows.new.predicted
     random, drawn = np.random.default_rng(0), dict[str, list[float]]()
 
@@ -318,8 +318,8 @@ def test_the_interval_of_a_classs_f1_is_what_one_works_out_by_hand() -> None:
     run, hot = Run(("a", "b"), "m"), np.eye(2, dtype=np.float32)
     before, after = (toy.predictions(run, hot[predicted], label) for predicted in (old, new))
     none = np.zeros(len(label), bool)
-    rows = Joined(before, after, before.take(none), after.take(none))
-    found = Comparison(Paired.measure(2, rows), run.classes)
+    rows = JoinedRows(before, after, before.take(none), after.take(none))
+    found = Comparison(PairedCounts.measure(2, rows), run.classes)
     f1 = found.differences["classes/a/f1"]
     assert [f1.old, f1.new, f1.rows] == pytest.approx([2 / 3, 2 / 3, 20])
     assert f1.interval == pytest.approx((-0.2396989, 0.2396989), abs=1e-6)
@@ -330,10 +330,10 @@ def test_a_step_against_itself_differs_in_nothing(tmp_path: Path) -> None:
     label[::50] = -1
     toy.write_run(tmp_path / "run", logits, label, shard_size=200, failed=frozenset({3, 4}))
     (step,) = runs.open_run(tmp_path / "run")
-    found = Comparison(pair(step, step, Classes(step.run.classes)), step.run.classes)
+    found = Comparison(count_pairs(step, step, ClassMapping(step.run.classes)), step.run.classes)
     assert len(found.differences) > 40
     for name, d in found.differences.items():
-        assert (d.difference, d.interval, d.method) == (0, (0, 0), SAME), name
+        assert (d.difference, d.interval, d.method) == (0, (0, 0), IDENTICAL_METHOD), name
         assert d.old == d.new
     assert found.fixed_broken == (0, 0)
     assert found.p == 1
@@ -346,7 +346,7 @@ def test_two_models_that_happen_to_agree_are_not_the_same() -> None:
     run = Run(("a", "b", "c"), "m")
     logits, label = toy.table(run, 200)
     a, b = (toy.predictions(run, logits * s, label) for s in (np.float32(1), np.float32(2)))
-    found = Comparison(Paired.measure(3, Joined(a, b, rows.only_old, rows.only_new)), run.classes)
+    found = Comparison(PairedCounts.measure(3, JoinedRows(a, b, rows.only_old, rows.only_new)), run.classes)
     assert found.fixed_broken == (0, 0)
     assert not found.state.identical
     accuracy = found.differences["accuracy"]
@@ -362,15 +362,15 @@ def test_all_paths_give_the_same_state(tmp_path: Path, monkeypatch: pytest.Monke
         toy.write_run(tmp_path / name, logits + noise, label, shard_size=700, failed=frozenset({seed, 900}))
     (old,), (new,) = (runs.open_run(tmp_path / n) for n in "ab")
 
-    def state(zipped: bool) -> Paired:
-        rows = joined(old, new, Classes(new.run.classes), (OLD_COLUMNS, NEW_COLUMNS), zipped=zipped)
-        return total(Paired.measure(10, j) for j in rows)
+    def state(zipped: bool) -> PairedCounts:
+        rows = join_rows(old, new, ClassMapping(new.run.classes), (OLD_COLUMNS, NEW_COLUMNS), zipped=zipped)
+        return merge_counts(PairedCounts.measure(10, j) for j in rows)
 
     side_by_side, sorted_ = state(True), state(False)
     assert same(side_by_side, sorted_)
-    monkeypatch.setattr(join, "MEMORY", 30_000)
-    monkeypatch.setattr(join, "BUCKET", 40_000)
-    monkeypatch.setattr(join, "PORTION", 256)
+    monkeypatch.setattr(join, "MAX_MEMORY_BYTES", 30_000)
+    monkeypatch.setattr(join, "BUCKET_BYTES", 40_000)
+    monkeypatch.setattr(join, "PORTION_ROWS", 256)
     assert same(state(False), sorted_)
     assert same(state(True), sorted_)
 
@@ -378,7 +378,7 @@ def test_all_paths_give_the_same_state(tmp_path: Path, monkeypatch: pytest.Monke
 def test_quarters_can_be_cut_where_those_of_all_rows_are() -> None:
     rows = side_by_side(10, 900, 2)
     rows = part_of(rows, rows.old.label == rows.new.label)
-    whole, part = (Paired.measure(10, part_of(rows, np.arange(len(rows.new)) < n)) for n in (10_000, 100))
+    whole, part = (PairedCounts.measure(10, part_of(rows, np.arange(len(rows.new)) < n)) for n in (10_000, 100))
     ours = {f.name for f in Comparison(part, tuple("abcdefghij"), whole.kinds).by_slice}
     theirs = {f.name for f in Comparison(whole, tuple("abcdefghij")).by_slice}
     assert ours <= theirs
@@ -393,7 +393,7 @@ def test_the_worst_classes_come_first() -> None:
     run = Run(("a", "b", "c"), "m")
     old, new = (toy.predictions(run, hot[p], label) for p in (before, now))
     none = old.take(np.zeros(300, bool))
-    found = Comparison(Paired.measure(3, Joined(old, new, none, none)), run.classes)
+    found = Comparison(PairedCounts.measure(3, JoinedRows(old, new, none, none)), run.classes)
     assert [(f.name, f.fixed, f.broken, f.net) for f in found.by_class] == [
         ("c", 0, 40, -40),
         ("b", 0, 3, -3),
@@ -426,7 +426,7 @@ def eurosat(tmp_path_factory: pytest.TempPathFactory) -> tuple[Step, ...]:
     out = tmp_path_factory.mktemp("eurosat") / "run"
     files = tuple(sorted((EUROSAT / "small_cnn").glob("*_testlogits.npy")))
     images = str(EUROSAT / "splits/test.txt")
-    adopt(ImportConfig("logits", files, images=images, labels_from_folders=True, pictures=False, out=out))
+    import_predictions(ImportConfig("logits", files, images=images, labels_from_folders=True, pictures=False, out=out))
     return runs.open_run(out)
 
 
@@ -442,20 +442,20 @@ def resnets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Step, ...]:
         file = CIFAR / f"reference/resnet{depth}_png1000_logits.npy"
         out = folder / f"resnet{depth}"
         config = ImportConfig("logits", (file,), images=str(folder / "list.csv"), pictures=False, out=out)
-        adopt(config)
+        import_predictions(config)
         found += runs.open_run(out)
     return tuple(found)
 
 
 def read(step: Step) -> pd.DataFrame:
     columns = ["key", "label", "predicted", "confidence", "loss"]
-    found: pd.DataFrame = runs.Opened([step], None, columns).to_pandas()
+    found: pd.DataFrame = runs.RunReader([step], None, columns).to_pandas()
     return found
 
 
 def is_a_plain_join(old: Step, new: Step) -> Comparison:
     contingency = pytest.importorskip("statsmodels.stats.contingency_tables")
-    found = Comparison(pair(old, new, classes_of(old.run, new.run, ("old", "new"))), new.run.classes)
+    found = Comparison(count_pairs(old, new, match_classes(old.run, new.run, ("old", "new"))), new.run.classes)
     f = read(old).merge(read(new), on="key", suffixes=("", "_new"))
     was, is_ = f.predicted == f.label, f.predicted_new == f.label
     a, b, c, d = ((was & is_).sum(), (~was & is_).sum(), (was & ~is_).sum(), (~was & ~is_).sum())
@@ -509,7 +509,7 @@ def test_an_inserted_image_moves_no_figure(tmp_path: Path) -> None:
     toy.write_run(tmp_path / "new", other, label)
     toy.write_run(tmp_path / "more", np.vstack([other, -other[:1]]), np.append(label, 3))
     (old,), (new,), (more,) = (runs.open_run(tmp_path / n) for n in ("old", "new", "more"))
-    before, after = (pair(old, step, Classes(toy.RUN.classes)) for step in (new, more))
+    before, after = (count_pairs(old, step, ClassMapping(toy.RUN.classes)) for step in (new, more))
     assert after.only_new == 1
     assert before.only_new == 0
     assert same(replace(after, only_new=np.int64(0)), before)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from predboard import InputError
 from predboard.comparison import join
 from predboard.comparison.differences import NEW_COLUMNS, OLD_COLUMNS
-from predboard.comparison.join import Classes, Index, Joined, classes_of, joined
-from predboard.predictions.table import Part, Predictions, Run, keys_of, schema
+from predboard.comparison.join import ClassMapping, JoinedRows, KeyIndex, join_rows, match_classes
+from predboard.predictions.table import Part, Predictions, Run, hash_refs, part_schema
 from predboard.storage import runs
 from predboard.storage.runs import Step
 
@@ -34,7 +34,7 @@ def step(
 ) -> Step:
     """A run on disk whose images are called so; the labels go by the names, the rest by the seed."""
     run = dataclasses.replace(run, shard_size=shard_size)
-    key = keys_of(names)
+    key = hash_refs(names)
     label = (key.view(np.uint64) % len(run.classes)).astype(np.int64)
     logits = np.random.default_rng(seed).normal(size=(len(names), len(run.classes))).astype(np.float32)
     more = None if further is None else further.schema
@@ -43,7 +43,7 @@ def step(
         here = slice(start, start + shard_size)
         n = len(names[here])
         rows = Predictions.build(
-            schema(run, more),
+            part_schema(run, more),
             id=np.arange(start, start + n),
             key=key[here],
             image=pa.array(names[here], pa.string()),
@@ -64,15 +64,15 @@ def step(
     return found
 
 
-def all_of(old: Step, new: Step, folder: Path | None = None, zipped: bool = True) -> list[Joined]:
-    return list(joined(old, new, Classes(new.run.classes), COLUMNS, folder, zipped))
+def all_of(old: Step, new: Step, folder: Path | None = None, zipped: bool = True) -> list[JoinedRows]:
+    return list(join_rows(old, new, ClassMapping(new.run.classes), COLUMNS, folder, zipped))
 
 
-def pairs(found: list[Joined]) -> list[tuple[int, int]]:
+def pairs(found: list[JoinedRows]) -> list[tuple[int, int]]:
     return [pair for j in found for pair in zip(j.old.id.tolist(), j.new.id.tolist(), strict=True)]
 
 
-def alone(found: list[Joined]) -> tuple[list[int], list[int]]:
+def alone(found: list[JoinedRows]) -> tuple[list[int], list[int]]:
     return (
         sorted(i for j in found for i in j.only_old.id.tolist()),
         sorted(i for j in found for i in j.only_new.id.tolist()),
@@ -85,7 +85,7 @@ def names(count: int, start: int = 0) -> list[str]:
 
 @pytest.fixture
 def never_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> Iterator[Joined]:
+    def refuse(*_: object) -> Iterator[JoinedRows]:
         raise AssertionError("rows that lie side by side were sorted")
 
     monkeypatch.setattr(join, "_sorted", refuse)
@@ -102,7 +102,7 @@ def test_rows_of_one_manifest_lie_side_by_side(tmp_path: Path) -> None:
 
 
 def test_portions_are_of_one_size_however_rows_lie_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(join, "PORTION", 170)
+    monkeypatch.setattr(join, "PORTION_ROWS", 170)
     old, new = (step(tmp_path / n, names(1000), seed=s, shard_size=300) for s, n in enumerate("ab"))
     found = all_of(old, new)
     assert [len(j.new) for j in found] == [170] * 5 + [150]
@@ -126,7 +126,7 @@ def test_an_inserted_image_and_another_order_move_nothing_else(tmp_path: Path) -
 
 def test_it_is_the_join_that_pandas_makes(tmp_path: Path) -> None:
     old, new = step(tmp_path / "a", names(400)), step(tmp_path / "b", names(400, 150)[::-1], seed=3)
-    a, b = (pd.concat([r.to_pandas() for r in runs.Opened([s], None, ["id", "key"])]) for s in (old, new))
+    a, b = (pd.concat([r.to_pandas() for r in runs.RunReader([s], None, ["id", "key"])]) for s in (old, new))
     merged = a.merge(b, on="key")
     found = all_of(old, new)
     assert sorted(pairs(found)) == sorted(zip(merged.id_x, merged.id_y, strict=True))
@@ -150,7 +150,7 @@ def test_the_first_of_a_key_goes_with_the_first_and_what_is_left_is_alone(tmp_pa
 def test_keys_that_are_there_twice_are_counted_whatever_is_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(join, "KEYS", 60)
+    monkeypatch.setattr(join, "MAX_KEYS", 60)
     many = [*names(400), *names(30), *names(10)]
     old, new = step(tmp_path / "a", many, shard_size=64), step(tmp_path / "b", many, seed=1, shard_size=64)
     found = all_of(old, new)
@@ -172,12 +172,12 @@ def test_files_are_used_where_memory_is_not_enough_and_are_gone_afterwards(
     theirs = [mine[i] for i in np.random.default_rng(0).permutation(2000)][:-40] + names(30, 9000)
     old, new = step(tmp_path / "a", mine, shard_size=300), step(tmp_path / "b", theirs, seed=1, shard_size=256)
     in_memory = all_of(old, new)
-    monkeypatch.setattr(join, "MEMORY", 20_000)
-    monkeypatch.setattr(join, "BUCKET", 30_000)
-    monkeypatch.setattr(join, "PORTION", 500)
+    monkeypatch.setattr(join, "MAX_MEMORY_BYTES", 20_000)
+    monkeypatch.setattr(join, "BUCKET_BYTES", 30_000)
+    monkeypatch.setattr(join, "PORTION_ROWS", 500)
     folder = tmp_path / "here"
     folder.mkdir()
-    seen, stream = set(), joined(old, new, Classes(new.run.classes), COLUMNS, folder)
+    seen, stream = set(), join_rows(old, new, ClassMapping(new.run.classes), COLUMNS, folder)
     in_files = [next(stream)]
     seen = {p.name for p in folder.rglob("*") if p.is_file()}
     in_files += list(stream)
@@ -186,14 +186,14 @@ def test_files_are_used_where_memory_is_not_enough_and_are_gone_afterwards(
     assert sorted(pairs(in_files)) == sorted(pairs(in_memory))
     assert alone(in_files) == alone(in_memory)
     assert len(alone(in_files)[1]) == 30
-    abandoned = joined(old, new, Classes(new.run.classes), COLUMNS, folder)
+    abandoned = join_rows(old, new, ClassMapping(new.run.classes), COLUMNS, folder)
     next(abandoned)
     abandoned.close()  # type: ignore[attr-defined]  # a generator
     assert list(folder.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(join, "MEMORY", 10)
+    monkeypatch.setattr(join, "MAX_MEMORY_BYTES", 10)
     old = step(tmp_path / "a", names(50))
     with pytest.raises(InputError, match="cannot write to"):
         all_of(old, old, tmp_path / "nowhere", zipped=False)
@@ -222,27 +222,27 @@ def test_damage_is_one_line(tmp_path: Path) -> None:
 def test_other_classes_are_refused_by_the_first_difference() -> None:
     a, b = Run(("cat", "dog", "eel"), "m"), Run(("cat", "fox"), "m")
     with pytest.raises(InputError) as error:
-        classes_of(a, b, ("OLD", "NEW"))
+        match_classes(a, b, ("OLD", "NEW"))
     assert str(error.value) == (
         "the classes differ: class 1 is 'dog' in OLD and 'fox' in NEW (3 and 2 classes); --map-classes goes by their "
         "names"
     )
     with pytest.raises(InputError, match="class 1 is 'dog' in OLD and none in NEW"):
-        classes_of(a, Run(("cat",), "m"), ("OLD", "NEW"))
+        match_classes(a, Run(("cat",), "m"), ("OLD", "NEW"))
     with pytest.raises(InputError, match="two classes of NEW are called 'crane'"):
-        classes_of(a, Run(("crane", "crane"), "m"), ("OLD", "NEW"), by_name=True)
+        match_classes(a, Run(("crane", "crane"), "m"), ("OLD", "NEW"), by_name=True)
 
 
 def test_classes_are_mapped_by_their_names(tmp_path: Path) -> None:
     a, b = Run(("cat", "dog", "eel"), "m"), Run(("eel", "cat", "fox"), "m")
-    both = classes_of(a, b, ("a", "b"), by_name=True)
+    both = match_classes(a, b, ("a", "b"), by_name=True)
     assert both.names == ("eel", "cat", "fox", "dog")
     assert both.mapped
-    assert not classes_of(a, a, ("a", "b"), by_name=True).mapped
+    assert not match_classes(a, a, ("a", "b"), by_name=True).mapped
     old, new = step(tmp_path / "a", names(90), a), step(tmp_path / "b", names(90), b, seed=1)
-    (found,) = joined(old, new, both, COLUMNS)
+    (found,) = join_rows(old, new, both, COLUMNS)
     for mapped, run, rows in ((found.old, a, old), (found.new, b, new)):
-        (raw,) = runs.batches(rows.parts[0], ["label", "predicted"])
+        (raw,) = runs.read_batches(rows.parts[0], ["label", "predicted"])
         assert [both.names[i] for i in mapped.label] == [run.classes[i] for i in raw.label]
         assert [both.names[i] for i in mapped.predicted] == [run.classes[i] for i in raw.predicted]
 
@@ -250,7 +250,7 @@ def test_classes_are_mapped_by_their_names(tmp_path: Path) -> None:
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, 9), max_size=30), st.lists(st.lists(st.integers(0, 9), max_size=12), max_size=5))
 def test_the_ith_of_a_key_is_matched_with_the_ith(old: list[int], new: list[list[int]]) -> None:
-    index = Index(pa.RecordBatch.from_pydict({"key": pa.array(old, pa.int64())}))
+    index = KeyIndex(pa.RecordBatch.from_pydict({"key": pa.array(old, pa.int64())}))
     waiting = {key: [i for i, k in enumerate(old) if k == key] for key in set(old)}
     for some in new:
         expected = [waiting[k].pop(0) if waiting.get(k) else -1 for k in some]

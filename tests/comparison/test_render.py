@@ -15,10 +15,10 @@ from PIL import Image
 from predboard import CompareConfig, VisualizeConfig
 from predboard.cli import main
 from predboard.comparison import changes, render
-from predboard.comparison.changes import Examples, examples_of, no_examples
-from predboard.comparison.compare import Compared, compare
-from predboard.comparison.differences import Comparison, Paired
-from predboard.comparison.join import Joined
+from predboard.comparison.changes import Examples, choose_examples, empty_examples
+from predboard.comparison.compare import CompareResult, compare
+from predboard.comparison.differences import Comparison, PairedCounts
+from predboard.comparison.join import JoinedRows
 from predboard.comparison.report import Side
 from predboard.config import BoardConfig
 from predboard.drawing import canvas, comparison
@@ -48,9 +48,9 @@ def side(predicted: list[int], confidence: list[float], label: list[int]) -> Pre
     return toy.predictions(RUN, logits, np.array(label))
 
 
-def both(old: Predictions, new: Predictions) -> Joined:
+def both(old: Predictions, new: Predictions) -> JoinedRows:
     none = np.zeros(len(old), bool)
-    return Joined(old, new, old.take(none), new.take(none))
+    return JoinedRows(old, new, old.take(none), new.take(none))
 
 
 LABEL = [0, 0, 1, 1, 2, 2, 0, -1]
@@ -60,8 +60,8 @@ NEW = side([1, 2, 1, 1, 1, 1, 1, 1], [0.7, 0.95, 0.8, 0.9, 0.6, 0.7, 0.8, 0.9], 
 
 
 def test_galleries_have_the_rows_that_they_say_the_surest_first() -> None:
-    rows = examples_of(both(OLD, NEW)).of_kind
-    kinds = {name: changes.KINDS.index(name) for name in ("broken", "fixed", "changed_wrong")}
+    rows = choose_examples(both(OLD, NEW)).of_kind
+    kinds = {name: changes.CHANGE_KINDS.index(name) for name in ("broken", "fixed", "changed_wrong")}
     kinds["both_wrong_same"] = changes.BOTH_WRONG
     assert {name: rows.of_group(kind)["id"].tolist() for name, kind in kinds.items()} == {
         "broken": [1, 0],
@@ -73,8 +73,8 @@ def test_galleries_have_the_rows_that_they_say_the_surest_first() -> None:
     assert (broken["old"].tolist(), broken["new"].tolist(), broken["label"].tolist()) == ([0, 0], [2, 1], [0, 0])
     assert broken["confidence_old"] == pytest.approx([0.6, 0.9])
     assert broken["confidence_new"] == pytest.approx([0.95, 0.7])
-    assert set(changes.KINDS) >= set(render.GALLERIES) - {"both_wrong_same"}
-    assert [render.gallery(tag) for tag, _ in render.GALLERIES.values()] == list(render.GALLERIES)
+    assert set(changes.CHANGE_KINDS) >= set(render.GALLERIES) - {"both_wrong_same"}
+    assert [render.gallery_kind(tag) for tag, _ in render.GALLERIES.values()] == list(render.GALLERIES)
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -82,26 +82,26 @@ def test_the_laws_hold_for_examples(ties: bool) -> None:
     logits, label = toy.table(toy.RUN, 400, ties=ties)
     other = toy.table(toy.RUN, 400, 1, ties)[0]
     rows = both(toy.predictions(toy.RUN, logits, label), toy.predictions(toy.RUN, other, label, failed=frozenset({3})))
-    whole = examples_of(rows)
+    whole = choose_examples(rows)
     dealt = np.random.default_rng(0).integers(0, 5, 400)
     parts: list[Examples] = [
-        examples_of(Joined(rows.old.take(dealt == i), rows.new.take(dealt == i), rows.only_old, rows.only_new))
+        choose_examples(JoinedRows(rows.old.take(dealt == i), rows.new.take(dealt == i), rows.only_old, rows.only_new))
         for i in range(5)
     ]
-    merged = no_examples()
+    merged = empty_examples()
     for part in parts[::-1]:
         merged = merge(part, merged)
     assert same(merged, whole)
-    shown = [len(whole.of_kind.of_group(group)["id"]) for group in changes.GALLERIES]
+    shown = [len(whole.of_kind.of_group(group)["id"]) for group in changes.GALLERY_KINDS]
     assert shown[:3] == [12, 12, 12]
     assert shown[3] > 5
 
 
 def of(old: Predictions, new: Predictions) -> Comparison:
-    return Comparison(Paired.measure(3, both(old, new)), RUN.classes)
+    return Comparison(PairedCounts.measure(3, both(old, new)), RUN.classes)
 
 
-def written(done: Compared) -> dict[str, Any]:
+def written(done: CompareResult) -> dict[str, Any]:
     """The values by tag, which all have one step."""
     return {tag: value for (tag, _), value in toy.read_values(toy.local(done.event_file)).items()}
 
@@ -135,7 +135,7 @@ def test_two_runs_are_one_run_of_tensorboard(tmp_path: Path) -> None:
     first = done.found["by_class"][0]
     assert worst[:4] == [f"| {first['name']}", f"{first['rows']}", f"{first['fixed']}", f"{first['broken']}"]
     for tag in (*CARDS, "changes/0_overview", "classes/difference", "slices/difference", *GALLERIES):
-        assert [int(size) for size in found[tag].tensor.string_val[:2]] == [canvas.WIDTH, canvas.HEIGHT], tag
+        assert [int(size) for size in found[tag].tensor.string_val[:2]] == [canvas.WIDTH_PX, canvas.HEIGHT_PX], tag
     assert len(found["2_mistakes/broken"].tensor.string_val) == 2 + 12
     lines = (toy.local(done.folder) / "transitions.csv").read_text().splitlines()
     assert lines[0] == "label_name,old_name,new_name,images,kind"
@@ -168,14 +168,14 @@ def test_steps_of_a_run_have_curves_against_the_first_and_pictures_of_all_pairs(
 
 
 def test_a_tile_says_what_both_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[comparison.PairWords] = []
+    seen: list[comparison.PairTileText] = []
 
-    def tile(picture: Any, words: comparison.PairWords) -> Any:
+    def tile(picture: Any, words: comparison.PairTileText) -> Any:
         assert picture is not None
         seen.append(words)
-        return Image.new("RGB", (canvas.WIDTH, canvas.HEIGHT))
+        return Image.new("RGB", (canvas.WIDTH_PX, canvas.HEIGHT_PX))
 
-    monkeypatch.setattr(importlib.import_module("predboard.comparison.compare"), "pair_tile", tile)
+    monkeypatch.setattr(importlib.import_module("predboard.comparison.compare"), "draw_pair_tile", tile)
     old, new = run(tmp_path / "old"), run(tmp_path / "new", 1)
     done = compare(CompareConfig((old, new), tmp_path / "logs", workers=1))
     frame = predboard.open_predictions(old).to_pandas().set_index("image")
@@ -184,7 +184,7 @@ def test_a_tile_says_what_both_say(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for words in seen:
         for said, rows, who in ((words.old, frame, "old"), (words.new, now, "new")):
             row = rows.loc[words.name]
-            assert said == comparison.Said(who, toy.RUN.classes[int(row.predicted)], float(row.confidence))
+            assert said == comparison.SidePrediction(who, toy.RUN.classes[int(row.predicted)], float(row.confidence))
             assert words.true == toy.RUN.classes[int(row.label)]
         right = words.old.predicted == words.true, words.new.predicted == words.true
         changed = words.old.predicted != words.new.predicted
@@ -253,11 +253,11 @@ def test_of_many_classes_the_matrix_has_those_that_changed_most() -> None:
     now[:50] = 59  # ten classes change in all of their images
     wide = Run(names, "m")
     old, new = (toy.predictions(wide, np.eye(60, dtype=np.float32)[p] * 5, label) for p in (before, now))
-    found = Comparison(Paired.measure(60, both(old, new)), names)
+    found = Comparison(PairedCounts.measure(60, both(old, new)), names)
     moved = render._most_moved(render._moves(found))
-    assert len(moved.names) == render.BLOCK
+    assert len(moved.names) == render.MAX_MATRIX_CLASSES
     assert {f"c{i:02d}" for i in range(10)} | {"c59"} <= set(moved.names)
-    assert moved.true.max() < render.BLOCK
+    assert moved.true.max() < render.MAX_MATRIX_CLASSES
 
 
 def test_nothing_that_moved_is_no_picture_and_nothing_to_compare_is_said(tmp_path: Path) -> None:
@@ -279,8 +279,8 @@ def step_of(folder: Path) -> Step:
 
 def test_every_summary_is_of_a_step_and_no_number_is_missing(tmp_path: Path) -> None:
     sides = [Side(n, n, step_of(run(tmp_path / n, s))) for s, n in enumerate("ab")]
-    found = Comparison(Paired.measure(10, both(*(_rows(s.step) for s in sides))), toy.RUN.classes)
-    for step, summary in render.summaries(sides, {(0, 1): found}, no_examples()):
+    found = Comparison(PairedCounts.measure(10, both(*(_rows(s.step) for s in sides))), toy.RUN.classes)
+    for step, summary in render.summaries(sides, {(0, 1): found}, empty_examples()):
         assert step == 0
         assert isinstance(summary, Picture | Scalar | Text | Tiles)
         if isinstance(summary, Scalar):
@@ -289,7 +289,7 @@ def test_every_summary_is_of_a_step_and_no_number_is_missing(tmp_path: Path) -> 
 
 
 def _rows(step: Step) -> Predictions:
-    batches = [rows.batch for part in step.parts for rows in runs.batches(part)]
+    batches = [rows.batch for part in step.parts for rows in runs.read_batches(part)]
     return Predictions(pa.Table.from_batches(batches).combine_chunks().to_batches()[0])
 
 

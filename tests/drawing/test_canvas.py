@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from predboard.drawing import canvas as draw
-from predboard.drawing.canvas import Card, Words
+from predboard.drawing.canvas import ReportCard, TileText
 
 # Okabe and Ito's blue and vermillion, which everyone can tell apart.
 BLUE, VERMILLION = (0, 114, 178), (213, 94, 0)
@@ -43,7 +43,7 @@ def tile(
     picture: Image.Image | None = None, true: str | None = "cat", top: Sequence[tuple[str, float]] = (("cat", 0.9),)
 ) -> Pixels:
     fitted = None if picture is None else draw.fit_picture(picture)[0]
-    return np.asarray(draw.tile(fitted, Words(true, top, "cat/001.png", 7, 0.1)))
+    return np.asarray(draw.draw_tile(fitted, TileText(true, top, "cat/001.png", 7, 0.1)))
 
 
 def where(pixels: Pixels, colour: tuple[int, int, int]) -> NDArray[np.bool_]:
@@ -173,8 +173,8 @@ def test_a_tiny_probability_is_still_seen_and_none_is_not() -> None:
 def test_names_stay_in_their_column(name: str) -> None:
     text = NAMES[name]
     top = [(text, 0.5), (text, 0.3), (text, 0.2)]
-    made = np.asarray(draw.tile(None, Words(text or None, top, f"{text}/{text}.png", 10**15, 1e6)))
-    plain = np.asarray(draw.tile(None, Words("a" if text else None, [("a", 0.5)], "", 0)))
+    made = np.asarray(draw.draw_tile(None, TileText(text or None, top, f"{text}/{text}.png", 10**15, 1e6)))
+    plain = np.asarray(draw.draw_tile(None, TileText("a" if text else None, [("a", 0.5)], "", 0)))
     assert np.array_equal(made[:, :214], plain[:, :214])  # the picture and its frame
     assert (made[:, 347:] == 255).all()
     assert (made[:4, 214:] == 255).all()
@@ -276,7 +276,7 @@ def test_a_line_is_the_same_as_drawn_at_once(
 def test_tiles_that_are_drawn_at_once_are_those_that_are_drawn_in_turn() -> None:
     def drawn(i: int) -> bytes:
         top = [(f"class{i * k:04d}", 1 / (i + k)) for k in (1, 2, 3)]
-        return draw.tile(None, Words(f"class{i:04d}", top, f"a/{i * 827:06d}.png", i * 413, i / 7)).tobytes()
+        return draw.draw_tile(None, TileText(f"class{i:04d}", top, f"a/{i * 827:06d}.png", i * 413, i / 7)).tobytes()
 
     in_turn = [drawn(i % 50) for i in range(400)]
     for cache in (draw._written, draw._fitted, draw._long, draw._begun):
@@ -300,7 +300,7 @@ def test_percent_never_says_all_or_nothing_unless_it_is(share: float) -> None:
 # The report card
 
 
-FULL = Card(
+FULL = ReportCard(
     title="digits · step 3",
     accuracy=(0.75, 0.6, 0.85),
     facts=[(f"fact {i}", str(i)) for i in range(6)],
@@ -308,18 +308,18 @@ FULL = Card(
     pairs=[("cat", "dog", "9"), ("dog", "eel", "5"), ("eel", "cat", "1"), ("eel", "dog", "1")],
     warnings=["something is wrong", "and more"],
 )
-EMPTY = Card("digits · step 3", None, [], [], [], [])
+EMPTY = ReportCard("digits · step 3", None, [], [], [], [])
 
 
 def test_a_card_is_as_large_as_a_tile() -> None:
     for card in (FULL, EMPTY):
-        made = draw.report_card(card)
+        made = draw.draw_report_card(card)
         assert made.shape == (215, 350, 3)
         assert made.dtype == np.uint8
 
 
 def test_a_card_without_labels_has_no_bar_and_claims_nothing() -> None:
-    made = draw.report_card(EMPTY)
+    made = draw.draw_report_card(EMPTY)
     assert not (where(made, BLUE) | where(made, VERMILLION)).any()
     assert (made[26:-1, 132:] == 255).all()  # nothing of classes
     assert (made[-25:] == 255).all()  # no warning
@@ -327,15 +327,15 @@ def test_a_card_without_labels_has_no_bar_and_claims_nothing() -> None:
 
 
 def test_the_cards_bar_shows_the_accuracy() -> None:
-    bars = draw.report_card(FULL)[60:80, :124]
+    bars = draw.draw_report_card(FULL)[60:80, :124]
     right, wrong = longest_run(where(bars, BLUE)), longest_run(where(bars, VERMILLION))
     assert right == round(0.75 * (right + wrong))
-    perfect = draw.report_card(Card("x", (1.0, 0.9, 1.0), [], [], [], []))
+    perfect = draw.draw_report_card(ReportCard("x", (1.0, 0.9, 1.0), [], [], [], []))
     assert not where(perfect, VERMILLION).any()
 
 
 def test_a_card_shows_its_warnings_in_a_band_at_its_foot() -> None:
-    with_, without = draw.report_card(FULL), draw.report_card(Card(**{**FULL.__dict__, "warnings": []}))
+    with_, without = draw.draw_report_card(FULL), draw.draw_report_card(ReportCard(**{**FULL.__dict__, "warnings": []}))
     assert not where(with_, (255, 255, 255))[-20:].any()
     assert where(without, (255, 255, 255))[-20:].all()
     assert np.array_equal(with_[:-30], without[:-30])
@@ -344,7 +344,7 @@ def test_a_card_shows_its_warnings_in_a_band_at_its_foot() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_card_says_stays_in_its_column(name: str) -> None:
     text = NAMES[name]
-    card = Card(
+    card = ReportCard(
         title=text,
         accuracy=FULL.accuracy,
         facts=FULL.facts,
@@ -352,7 +352,7 @@ def test_what_a_card_says_stays_in_its_column(name: str) -> None:
         pairs=[(text, text, "1,234,567")] * 4,
         warnings=[text],
     )
-    made, plain = draw.report_card(card), draw.report_card(FULL)
+    made, plain = draw.draw_report_card(card), draw.draw_report_card(FULL)
     assert np.array_equal(made[26:-30, :128], plain[26:-30, :128])  # the left column
     assert (made[:-25, 346:] == 255).all()
     assert (made[:2] == 255).all()
@@ -362,8 +362,8 @@ def test_what_a_card_says_stays_in_its_column(name: str) -> None:
 
 def test_large_facts_stay_in_the_left_column() -> None:
     facts = [("a fact with a long name", "123,456,789,012,345")] * 6
-    made = draw.report_card(Card(**{**FULL.__dict__, "facts": facts}))
-    assert np.array_equal(made[:, 115:], draw.report_card(FULL)[:, 115:])
+    made = draw.draw_report_card(ReportCard(**{**FULL.__dict__, "facts": facts}))
+    assert np.array_equal(made[:, 115:], draw.draw_report_card(FULL)[:, 115:])
     assert (made[80:180, :8] == 255).all()
 
 
@@ -380,14 +380,14 @@ def cells(pixels: Pixels, n: int) -> list[list[tuple[int, ...]]]:
 
 @pytest.mark.parametrize("n", [1, 2, 30])
 def test_a_perfect_matrix_is_blue_on_its_diagonal_and_pale_elsewhere(n: int) -> None:
-    made = draw.confusion(np.eye(n, dtype=np.int64) * 5, [f"class {i}" for i in range(n)], [5] * n)
+    made = draw.draw_confusion_matrix(np.eye(n, dtype=np.int64) * 5, [f"class {i}" for i in range(n)], [5] * n)
     assert cells(made, n) == [[BLUE if i == j else (246, 246, 246) for j in range(n)] for i in range(n)]
     assert not where(made, VERMILLION).any()
 
 
 def test_a_cell_is_as_strong_as_the_root_of_its_share_of_the_true_class() -> None:
     counts = np.array([[100, 0, 0], [25, 75, 0], [1, 99, 0]])
-    found = cells(draw.confusion(counts, ["a", "b", "c"], [100, 100, 100]), 3)
+    found = cells(draw.draw_confusion_matrix(counts, ["a", "b", "c"], [100, 100, 100]), 3)
 
     def mixed(colour: tuple[int, int, int], share: float) -> tuple[int, ...]:
         return tuple(round(255 + (channel - 255) * share**0.5) for channel in colour)
@@ -402,7 +402,7 @@ def test_a_cell_is_as_strong_as_the_root_of_its_share_of_the_true_class() -> Non
 def test_of_several_classes_together_right_and_wrong_are_not_claimed() -> None:
     counts = np.array([[9, 0, 0], [0, 9, 0], [300, 0, 300]])
     for others in (True, False):
-        found = cells(draw.confusion(counts, ["a", "b", "7 others"], [9, 9, 600], others), 3)
+        found = cells(draw.draw_confusion_matrix(counts, ["a", "b", "7 others"], [9, 9, 600], others), 3)
         assert found[1][1] == BLUE
         red, green, blue = found[2][0]
         assert red > green > blue  # vermillion
@@ -411,14 +411,14 @@ def test_of_several_classes_together_right_and_wrong_are_not_claimed() -> None:
 
 
 def test_a_row_without_images_is_drawn() -> None:
-    made = draw.confusion(np.array([[3, 0], [0, 0]]), ["a", "b"], [3, 0])
+    made = draw.draw_confusion_matrix(np.array([[3, 0], [0, 0]]), ["a", "b"], [3, 0])
     assert cells(made, 2)[1] == [(246, 246, 246)] * 2
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("n", [1, 2, 30])
 def test_labels_of_a_matrix_stay_outside_its_cells_and_inside_the_picture(n: int, name: str) -> None:
-    made = draw.confusion(np.eye(n, dtype=np.int64) * 10**6, [NAMES[name]] * n, [10**6] * n)
+    made = draw.draw_confusion_matrix(np.eye(n, dtype=np.int64) * 10**6, [NAMES[name]] * n, [10**6] * n)
     assert max(made.shape) <= 150 + 50 + 50 + 46 * min(n, 12) + 28 * max(n - 12, 0) + 100
     rows, columns = np.nonzero(where(made, BLUE))
     top, left = int(rows.min()), int(columns.min())
@@ -430,7 +430,7 @@ def test_labels_of_a_matrix_stay_outside_its_cells_and_inside_the_picture(n: int
 
 def test_every_cell_has_its_number_in_ink_that_can_be_read() -> None:
     counts = np.array([[100, 0], [3, 97]])
-    made = draw.confusion(counts, ["a", "b"], [100, 100])
+    made = draw.draw_confusion_matrix(counts, ["a", "b"], [100, 100])
     rows, columns = np.nonzero(where(made, BLUE))
     top, left = int(rows.min()), int(columns.min())
     for i in range(2):
@@ -442,7 +442,7 @@ def test_every_cell_has_its_number_in_ink_that_can_be_read() -> None:
 
 
 def test_drawing_twice_gives_the_same_pixels() -> None:
-    assert np.array_equal(draw.report_card(FULL), draw.report_card(FULL))
+    assert np.array_equal(draw.draw_report_card(FULL), draw.draw_report_card(FULL))
     assert np.array_equal(tile(noise(28, 28)), tile(noise(28, 28)))
 
 
@@ -462,7 +462,7 @@ def near(pixels: Pixels, colour: tuple[int, int, int], within: int = 60) -> NDAr
 
 
 def test_a_curve_is_where_its_points_are() -> None:
-    pixels = draw.graph("area", TICKS, TICKS, [straight(0.25, 0.75), straight(1, 1, colour=VERMILLION)])
+    pixels = draw.draw_curves("area", TICKS, TICKS, [straight(0.25, 0.75), straight(1, 1, colour=VERMILLION)])
     assert pixels.shape == (215, 350, 3)
     blue = near(pixels, BLUE)
     for x in (0.1, 0.5, 0.9):
@@ -473,15 +473,15 @@ def test_a_curve_is_where_its_points_are() -> None:
 
 
 def test_what_is_beyond_the_axis_is_cut() -> None:
-    pixels = draw.graph("area", TICKS, TICKS, [straight(-3, 7)])
+    pixels = draw.draw_curves("area", TICKS, TICKS, [straight(-3, 7)])
     assert not near(pixels, BLUE)[:22].any()
     assert not near(pixels, BLUE)[177:].any()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_names_of_curves_stay_beside_the_plot(name: str) -> None:
-    bare = draw.graph("area", TICKS, TICKS, [straight(0.5, 0.5, "") for _ in range(7)])
-    pixels = draw.graph("area", TICKS, TICKS, [straight(0.5, 0.5, NAMES[name]) for _ in range(7)])
+    bare = draw.draw_curves("area", TICKS, TICKS, [straight(0.5, 0.5, "") for _ in range(7)])
+    pixels = draw.draw_curves("area", TICKS, TICKS, [straight(0.5, 0.5, NAMES[name]) for _ in range(7)])
     assert (pixels[:, 118:] == bare[:, 118:]).all()
     assert (pixels[:, :3] == 255).all()
 
@@ -502,12 +502,15 @@ def test_labels_are_apart_in_their_order_and_where_they_should_be_if_there_is_ro
 # reliability
 
 
-def calibrated(rows: Sequence[int] = (10, 1000), accuracy: float = 0.5) -> list[draw.Bin]:
-    return [draw.Bin(0.2 + 0.4 * i, 0.4 + 0.4 * i, 0.3 + 0.4 * i, accuracy, 0.4, 0.6, n) for i, n in enumerate(rows)]
+def calibrated(rows: Sequence[int] = (10, 1000), accuracy: float = 0.5) -> list[draw.ReliabilityBin]:
+    return [
+        draw.ReliabilityBin(0.2 + 0.4 * i, 0.4 + 0.4 * i, 0.3 + 0.4 * i, accuracy, 0.4, 0.6, n)
+        for i, n in enumerate(rows)
+    ]
 
 
 def test_too_sure_is_vermillion_and_not_sure_enough_is_blue() -> None:
-    pixels = draw.reliability(calibrated(), [("ECE", "4.0 %")], "over-confident")
+    pixels = draw.draw_reliability(calibrated(), [("ECE", "4.0 %")], "over-confident")
     assert pixels.shape == (215, 350, 3)
     blue, vermillion = near(pixels[:150], BLUE), near(pixels[:150], VERMILLION)
     for found, confidence in ((blue, 0.3), (vermillion, 0.7)):
@@ -518,7 +521,7 @@ def test_too_sure_is_vermillion_and_not_sure_enough_is_blue() -> None:
 
 
 def test_counts_are_drawn_as_square_roots() -> None:
-    pixels = draw.reliability(calibrated((250, 1000)), [], "")
+    pixels = draw.draw_reliability(calibrated((250, 1000)), [], "")
     grey = near(pixels[150:190, 36:192], GREY, 20)
     heights = grey.sum(axis=0)
     assert heights[round(156 * 0.3)] == pytest.approx(10, abs=1)
@@ -527,8 +530,8 @@ def test_counts_are_drawn_as_square_roots() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_figures_beside_a_reliability_diagram_stay_there(name: str) -> None:
-    bare = draw.reliability(calibrated(), [], "")
-    pixels = draw.reliability(calibrated(), [(NAMES[name], "100 %")] * 8, NAMES[name])
+    bare = draw.draw_reliability(calibrated(), [], "")
+    pixels = draw.draw_reliability(calibrated(), [(NAMES[name], "100 %")] * 8, NAMES[name])
     assert (pixels[:, :210] == bare[:, :210]).all()
     assert (pixels[:, 347:] == 255).all()
 
@@ -536,7 +539,7 @@ def test_figures_beside_a_reliability_diagram_stay_there(name: str) -> None:
 def test_both_ends_of_a_range_have_room_beside_the_intervals() -> None:
     # Where the middle of a name is left out, names that differ there look the same.
     def picture(name: str) -> bytes:
-        return draw.intervals("t", [draw.Interval(name, 0.5, 0.4, 0.6, "9")], 0.7).tobytes()
+        return draw.draw_intervals("t", [draw.IntervalLine(name, 0.5, 0.4, 0.6, "9")], 0.7).tobytes()
 
     assert picture("brightness 0.0586 to 0.0611") != picture("brightness 0.1586 to 0.0611")
     assert picture("brightness 0.0586 to 0.0611 and more of it") == picture(

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from predboard.drawing import canvas, comparison
-from predboard.drawing.comparison import Change, Moves, PairWords, Said, Verdict
+from predboard.drawing.comparison import ComparisonCard, DifferenceLine, MatrixChange, PairTileText, SidePrediction
 
 LONG = "a very long name of a class that no picture has room for, 猫科动物"
 
@@ -14,15 +14,17 @@ def count(pixels: NDArray[np.uint8], colour: tuple[int, int, int]) -> int:
     return int((pixels == colour).all(axis=2).sum())
 
 
-def words(old: str, new: str, true: str = "River") -> PairWords:
-    return PairWords("broken", true, Said("before", old, 0.25), Said("after", new, 0.9), "a/b/c.jpg")
+def words(old: str, new: str, true: str = "River") -> PairTileText:
+    return PairTileText(
+        "broken", true, SidePrediction("before", old, 0.25), SidePrediction("after", new, 0.9), "a/b/c.jpg"
+    )
 
 
 @pytest.mark.parametrize("picture", [None, Image.new("RGB", (196, 100), "green")])
 def test_a_tile_has_the_colour_of_the_new_verdict_and_two_bars(picture: Image.Image | None) -> None:
-    broken = np.asarray(comparison.pair_tile(picture, words("River", "Forest")))
-    fixed = np.asarray(comparison.pair_tile(picture, words("Forest", "River")))
-    assert broken.shape == fixed.shape == (canvas.HEIGHT, canvas.WIDTH, 3)
+    broken = np.asarray(comparison.draw_pair_tile(picture, words("River", "Forest")))
+    fixed = np.asarray(comparison.draw_pair_tile(picture, words("Forest", "River")))
+    assert broken.shape == fixed.shape == (canvas.HEIGHT_PX, canvas.WIDTH_PX, 3)
     assert broken[6, 100].tolist() == list(canvas.WRONG)
     assert fixed[6, 100].tolist() == list(canvas.RIGHT)
     right = slice(217, None)  # beside the picture
@@ -38,7 +40,7 @@ def _bars(broken: NDArray[np.uint8], fixed: NDArray[np.uint8]) -> list[tuple[NDA
 
 
 def test_a_difference_is_coloured_only_where_its_interval_leaves_out_zero() -> None:
-    assert [Change("", 0.1, *ends).colour for ends in ((0.05, 0.2), (-0.1, 0.2), (-0.3, -0.1), (0.0, 0.0))] == [
+    assert [DifferenceLine("", 0.1, *ends).colour for ends in ((0.05, 0.2), (-0.1, 0.2), (-0.3, -0.1), (0.0, 0.0))] == [
         canvas.RIGHT,
         canvas.UNKNOWN,
         canvas.WRONG,
@@ -48,13 +50,13 @@ def test_a_difference_is_coloured_only_where_its_interval_leaves_out_zero() -> N
 
 def test_dots_are_in_the_order_of_their_values_around_zero() -> None:
     lines = [
-        Change("worse", -0.2, -0.3, -0.1),
-        Change("better", 0.1, 0.05, 0.15),
-        Change(LONG, 0.0, -0.1, 0.1, "+1 −2"),
+        DifferenceLine("worse", -0.2, -0.3, -0.1),
+        DifferenceLine("better", 0.1, 0.05, 0.15),
+        DifferenceLine(LONG, 0.0, -0.1, 0.1, "+1 −2"),
     ]
-    pixels = comparison.differences("title", lines, "images", 2)
-    assert pixels.shape == (canvas.HEIGHT, canvas.WIDTH, 3)
-    plot = pixels[40:, 138 : canvas.WIDTH - 130]
+    pixels = comparison.draw_differences("title", lines, "images", 2)
+    assert pixels.shape == (canvas.HEIGHT_PX, canvas.WIDTH_PX, 3)
+    plot = pixels[40:, 138 : canvas.WIDTH_PX - 130]
     at = {name: np.argwhere((plot == c).all(axis=2)) for name, c in (("worse", canvas.WRONG), ("better", canvas.RIGHT))}
     assert at["worse"][:, 1].max() < at["better"][:, 1].min()
     assert at["worse"][:, 0].mean() < at["better"][:, 0].mean()
@@ -62,12 +64,12 @@ def test_dots_are_in_the_order_of_their_values_around_zero() -> None:
     assert at["worse"][:, 1].max() < line[0] < at["better"][:, 1].min() + 4
 
 
-def of(matrix: list[list[int]], total: int = 100) -> Moves:
+def of(matrix: list[list[int]], total: int = 100) -> MatrixChange:
     """How the cells of a matrix changed."""
     change = np.array(matrix)
     true, predicted = np.nonzero(change)
     names = [f"class {i}" for i in range(len(change))]
-    return Moves(true, predicted, change[true, predicted], np.full(len(change), total), names)
+    return MatrixChange(true, predicted, change[true, predicted], np.full(len(change), total), names)
 
 
 def cell(pixels: NDArray[np.uint8], row: int, column: int, classes: int) -> list[int]:
@@ -85,8 +87,8 @@ def orange(colour: list[int]) -> bool:
 
 
 def test_what_moved_is_blue_where_better_and_vermillion_where_worse() -> None:
-    pixels = comparison.moves(of([[5, -5, 0], [4, -8, 4], [0, 0, 0]]))
-    assert pixels.shape == (canvas.HEIGHT, canvas.WIDTH, 3)
+    pixels = comparison.draw_change_overview(of([[5, -5, 0], [4, -8, 4], [0, 0, 0]]))
+    assert pixels.shape == (canvas.HEIGHT_PX, canvas.WIDTH_PX, 3)
     assert blue(cell(pixels, 0, 0, 3))  # more on the diagonal
     assert blue(cell(pixels, 0, 1, 3))  # fewer beside it
     assert orange(cell(pixels, 1, 0, 3))
@@ -101,8 +103,8 @@ def test_any_number_of_classes_has_its_picture(classes: int) -> None:
     n = min(3 * classes, 400)
     cells = np.unique(random.integers(0, classes, (n, 2)), axis=0)
     names = [LONG if i == 0 else f"n{i}" for i in range(classes)]
-    moved = Moves(cells[:, 0], cells[:, 1], random.integers(1, 9, len(cells)), np.full(classes, 50), names)
-    assert comparison.moves(moved).shape == (canvas.HEIGHT, canvas.WIDTH, 3)
+    moved = MatrixChange(cells[:, 0], cells[:, 1], random.integers(1, 9, len(cells)), np.full(classes, 50), names)
+    assert comparison.draw_change_overview(moved).shape == (canvas.HEIGHT_PX, canvas.WIDTH_PX, 3)
 
 
 def test_of_many_classes_a_cell_that_changed_most_stands_out() -> None:
@@ -110,8 +112,8 @@ def test_of_many_classes_a_cell_that_changed_most_stands_out() -> None:
     label = np.arange(classes)
     change = np.ones(classes, int)
     change[100] = 20
-    moved = Moves(label, (label + 1) % classes, change, np.full(classes, 40), [f"n{i}" for i in label])
-    square = comparison.moves(moved)[16:212, 4:200].astype(int)
+    moved = MatrixChange(label, (label + 1) % classes, change, np.full(classes, 40), [f"n{i}" for i in label])
+    square = comparison.draw_change_overview(moved)[16:212, 4:200].astype(int)
     darkness = 255 - square[..., 2]
     peak = np.unravel_index(darkness.argmax(), darkness.shape)
     assert abs(int(peak[0]) - 98) <= 1
@@ -120,8 +122,8 @@ def test_of_many_classes_a_cell_that_changed_most_stands_out() -> None:
 
 def test_the_matrix_grows_with_the_classes() -> None:
     small, large = (
-        comparison.moved_matrix(of([[1, -1], [0, 0]])),
-        comparison.moved_matrix(of(np.eye(20, dtype=int).tolist())),
+        comparison.draw_change_matrix(of([[1, -1], [0, 0]])),
+        comparison.draw_change_matrix(of(np.eye(20, dtype=int).tolist())),
     )
     assert large.shape[0] > small.shape[0]
     assert count(small, canvas.RIGHT) == 0 or count(small, canvas.WRONG) == 0
@@ -130,21 +132,21 @@ def test_the_matrix_grows_with_the_classes() -> None:
 def card(**more: object) -> NDArray[np.uint8]:
     usual: dict[str, object] = {
         "sentence": "new is better than old by 1.2 points of accuracy (0.4 to 2.0): 58 fixed, 31 broken of 5,400.",
-        "accuracy": Change("accuracy", 0.012, 0.004, 0.02),
+        "accuracy": DifferenceLine("accuracy", 0.012, 0.004, 0.02),
         "sides": (("old", 0.91), (LONG, 0.922)),
         "fixed": 58,
         "broken": 31,
         "facts": [("changed", "3.1 %"), ("images", "5,400")],
-        "worst": [(LONG, "+1 −20", Change("", -0.1, -0.15, -0.02))],
+        "worst": [(LONG, "+1 −20", DifferenceLine("", -0.1, -0.15, -0.02))],
         "moves": [("a", LONG, "12")],
         "notes": [],
     }
-    return comparison.verdict_card(Verdict(**{**usual, **more}))  # type: ignore[arg-type]  # by name
+    return comparison.draw_comparison_card(ComparisonCard(**{**usual, **more}))  # type: ignore[arg-type]  # by name
 
 
 def test_the_card_has_the_colour_of_the_verdict_and_its_flips_as_a_bar() -> None:
-    better, even = card(), card(accuracy=Change("accuracy", 0.012, -0.004, 0.02))
-    assert better.shape == (canvas.HEIGHT, canvas.WIDTH, 3)
+    better, even = card(), card(accuracy=DifferenceLine("accuracy", 0.012, -0.004, 0.02))
+    assert better.shape == (canvas.HEIGHT_PX, canvas.WIDTH_PX, 3)
     assert count(better[:90, :138], canvas.RIGHT) > 100
     assert count(even[:90, :138], canvas.RIGHT) == 0
     bars = [row for row in better[90:, 8:138] if (row == canvas.RIGHT).all(axis=1).sum() > 60]
@@ -163,11 +165,15 @@ def test_a_sentence_of_any_length_has_at_most_three_lines() -> None:
 
 
 def test_all_pairs_are_blue_above_and_vermillion_below() -> None:
-    better, worse, even = Change("", 0.1, 0.05, 0.2), Change("", -0.1, -0.2, -0.05), Change("", 0.1, -0.05, 0.2)
-    pixels = comparison.all_pairs(
+    better, worse, even = (
+        DifferenceLine("", 0.1, 0.05, 0.2),
+        DifferenceLine("", -0.1, -0.2, -0.05),
+        DifferenceLine("", 0.1, -0.05, 0.2),
+    )
+    pixels = comparison.draw_all_pairs(
         ["best", "second", LONG], [[None, better, even], [worse, None, better], [even, worse, None]]
     )
-    assert min(pixels.shape[:2]) >= canvas.HEIGHT
+    assert min(pixels.shape[:2]) >= canvas.HEIGHT_PX
     at = {name: np.argwhere((pixels[:-20] == c).all(axis=2)).mean(axis=0) for name, c in _three()}
     assert at["better"][0] < at["worse"][0]
     assert at["better"][1] > at["worse"][1]

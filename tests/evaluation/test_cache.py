@@ -17,12 +17,12 @@ import pytest
 from predboard import InputError, VisualizeConfig, panels, visualize
 from predboard.errors import DamagedError
 from predboard.evaluation import cache as kept
-from predboard.evaluation.cache import FOLDER, ROWS, Kept, versions
-from predboard.predictions.table import Predictions, Run, about, derived_rows
+from predboard.evaluation.cache import CACHE_FOLDER, DERIVED_ROWS, StateCache, state_versions
+from predboard.predictions.table import Predictions, Run, derive_rows, rounded_size
 from predboard.state import merge
 from predboard.storage import runs
 from predboard.storage.runs import PartFile
-from predboard.visualization.visualize import Written
+from predboard.visualization.visualize import VisualizeResult
 
 from tests import toy
 from tests.test_imports import SOURCES, ours
@@ -39,22 +39,22 @@ EACH = 12
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Entries of two parts, each measured for itself."""
-    monkeypatch.setattr("predboard.evaluation.fold.BLOCK", 2 * EACH)
-    monkeypatch.setattr("predboard.evaluation.fold.PORTION", 1)
+    monkeypatch.setattr("predboard.evaluation.fold.CACHE_BLOCK_ROWS", 2 * EACH)
+    monkeypatch.setattr("predboard.evaluation.fold.TASK_MIN_ROWS", 1)
 
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often the logits of each part were asked for."""
     counted: Counter[str] = Counter()
-    batches = runs.batches
+    batches = runs.read_batches
 
     def counting(file: PartFile, columns: Any = None) -> Iterator[Predictions]:
         if columns is None or "logits" in set(columns):
             counted[file.name] += 1
         return batches(file, columns)
 
-    monkeypatch.setattr("predboard.storage.runs.batches", counting)
+    monkeypatch.setattr("predboard.storage.runs.read_batches", counting)
     return counted
 
 
@@ -74,12 +74,12 @@ FEW = ("confusion", "glance")
 """Panels that are quick to draw; the first looks again, and so asks for the derived rows."""
 
 
-def draw(run: Path, logs: Path, cache: Any = "always", panels: tuple[str, ...] = FEW, **more: Any) -> Written:
+def draw(run: Path, logs: Path, cache: Any = "always", panels: tuple[str, ...] = FEW, **more: Any) -> VisualizeResult:
     (written,) = visualize(VisualizeConfig(predictions=(run,), logdir=logs, cache=cache, panels=panels, **more))
     return written
 
 
-def content(written: Written) -> dict[str, Any]:
+def content(written: VisualizeResult) -> dict[str, Any]:
     """All that was written, by name; `rows.parquet` as a table."""
     folder = Path(str(written.folder))
     files = sorted(path for path in folder.rglob("*") if path.is_file() and "/." not in path.as_posix())
@@ -89,11 +89,11 @@ def content(written: Written) -> dict[str, Any]:
     }
 
 
-def entries(written: Written) -> list[Path]:
-    return sorted((Path(str(written.folder)) / FOLDER).glob("*"))
+def entries(written: VisualizeResult) -> list[Path]:
+    return sorted((Path(str(written.folder)) / CACHE_FOLDER).glob("*"))
 
 
-def again(run: Path, logs: Path, **more: Any) -> Written:
+def again(run: Path, logs: Path, **more: Any) -> VisualizeResult:
     """Draw though nothing changed."""
     (logs / run.name / ".predboard.json").unlink()
     return draw(run, logs, **more)
@@ -115,7 +115,7 @@ def test_the_same_is_written_without_it_with_it_and_from_it(tmp_path: Path, read
 
 
 def test_processes_keep_what_they_measure(tmp_path: Path, read: Counter[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("predboard.evaluation.fold.WORTH", 0)
+    monkeypatch.setattr("predboard.evaluation.fold.POOL_MIN_LOGITS", 0)
     run = write(tmp_path / "run", 7, 1, 4)
     without = content(draw(run, tmp_path / "without", cache="never", workers=1))
     first = draw(run, tmp_path / "logs", workers=3)
@@ -165,7 +165,7 @@ def test_a_manifest_that_grows_a_little_makes_nothing_stale(tmp_path: Path, read
     logits, label = toy.table(toy.RUN, 5 * EACH)
     for name, rows in (("run", 100), ("grown", 104), ("doubled", 200)):
         toy.write_run(tmp_path / name, logits, label, toy.RUN, EACH, manifest_rows=rows)
-    assert about(100) == about(104) < about(200)
+    assert rounded_size(100) == rounded_size(104) < rounded_size(200)
     run = tmp_path / "run"
     draw(run, tmp_path / "logs")
     read.clear()
@@ -186,14 +186,14 @@ def test_other_panels_read_only_for_what_is_not_kept_of_them(tmp_path: Path, rea
     assert not read
     assert content(few) == content(draw(run, tmp_path / "without", cache="never", panels=("hparams",)))
     asked: list[frozenset[str]] = []
-    summarize_part = MODULE.summarize_part
+    summarize_part = MODULE.measure_part
 
     def asking(file: PartFile, panels: Any, **more: Any) -> Any:
         asked.append(frozenset(panels))
         return summarize_part(file, panels, **more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MODULE, "summarize_part", asking)
+        patch.setattr(MODULE, "measure_part", asking)
         more = draw(run, tmp_path / "logs", panels=("confusion", "glance", "probabilities"))
     assert asked == [{"confusion", "probabilities"}] * 4
     assert content(more) == content(
@@ -210,14 +210,14 @@ def test_a_panel_of_another_version_is_measured_again_and_the_others_are_not(
     run = write(tmp_path / "run", 4)
     first = content(draw(run, tmp_path / "logs"))
     asked: list[frozenset[str]] = []
-    summarize_part = MODULE.summarize_part
+    summarize_part = MODULE.measure_part
 
     def asking(file: PartFile, panels: Any, **more: Any) -> Any:
         asked.append(frozenset(panels))
         return summarize_part(file, panels, **more)
 
-    monkeypatch.setattr(MODULE, "summarize_part", asking)
-    monkeypatch.setattr(VISUALIZE, "versions", lambda of: {**versions(of), "glance": "another"})
+    monkeypatch.setattr(MODULE, "measure_part", asking)
+    monkeypatch.setattr(VISUALIZE, "state_versions", lambda of: {**state_versions(of), "glance": "another"})
     assert content(again(run, tmp_path / "logs")) == first
     assert asked == [{"glance"}] * 4
     assert content(again(run, tmp_path / "logs")) == first
@@ -259,14 +259,14 @@ def test_rows_that_are_damaged_after_they_were_found_are_made_again(
     run = write(tmp_path / "run", 2)
     first = draw(run, tmp_path / "logs")
     whole, (entry,) = content(first), entries(first)
-    find = Kept.find
+    find = StateCache.find
 
     def then_damage(*arguments: Any) -> Any:
         found = find(*arguments)
         damage(entry)
         return found
 
-    monkeypatch.setattr(Kept, "find", then_damage)
+    monkeypatch.setattr(StateCache, "find", then_damage)
     assert content(again(run, tmp_path / "logs")) == whole
 
 
@@ -287,7 +287,7 @@ def test_states_come_back_to_the_last_bit_and_share_what_they_shared(name: str, 
     for classes, run in RUNS.items():
         batches = [some(run, 40, 1, failed=True, unlabelled=True), *(batch for _, batch in situations(run))]
         for batch in batches if classes == 10 else batches[:2]:
-            folder = Kept(tmp_path / f"{classes}", {name: "1", "twin": "1", ROWS: "1"})
+            folder = StateCache(tmp_path / f"{classes}", {name: "1", "twin": "1", DERIVED_ROWS: "1"})
             state = panel.measure(run, batch)
             folder.write({"a": 1}, {name: state, "twin": state})
             states = folder.find({0: {"a": 1}}, {0: frozenset({name, "twin"})})[0].states
@@ -299,7 +299,7 @@ def test_states_come_back_to_the_last_bit_and_share_what_they_shared(name: str, 
 def test_it_is_not_kept_where_it_does_not_pay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = write(tmp_path / "run", 2)
     assert not entries(draw(run, tmp_path / "small", cache="auto"))
-    monkeypatch.setattr(VISUALIZE, "KEPT_FROM", 1)
+    monkeypatch.setattr(VISUALIZE, "CACHE_MIN_LOGITS", 1)
     assert entries(draw(run, tmp_path / "large", cache="auto"))
     assert not entries(draw(run, tmp_path / "never", cache="never"))
 
@@ -308,7 +308,7 @@ def test_it_takes_no_more_room_than_it_may(tmp_path: Path, monkeypatch: pytest.M
     run = write(tmp_path / "run", 6)
     first = draw(run, tmp_path / "logs")
     sizes = [entry.stat().st_size for entry in entries(first)]
-    monkeypatch.setattr(kept, "LIMIT", sum(sizes[:2]) + 10)
+    monkeypatch.setattr(kept, "CACHE_MAX_BYTES", sum(sizes[:2]) + 10)
     some_of_it = draw(run, tmp_path / "less")
     assert 1 <= len(entries(some_of_it)) <= 2
     assert content(some_of_it) == content(first)
@@ -321,7 +321,7 @@ def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
     run = write(tmp_path / "run", 2)
     folder = tmp_path / "logs" / "run"
     folder.mkdir(parents=True)
-    (folder / FOLDER).write_text("a file")
+    (folder / CACHE_FOLDER).write_text("a file")
     with pytest.raises(InputError, match=r"cannot write to .*predboard-states"):
         draw(run, tmp_path / "logs")
 
@@ -330,25 +330,25 @@ def test_the_version_goes_by_settings_and_by_the_code_that_is_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = panels.choose(("confusion", "mistakes"))
-    before = versions(chosen)
-    assert versions(chosen) == before
+    before = state_versions(chosen)
+    assert state_versions(chosen) == before
     other = {**chosen, "confusion": dataclasses.replace(chosen["confusion"], count=3)}  # type: ignore[type-var]
-    assert {name for name, version in versions(other).items() if version != before[name]} == {"confusion"}
+    assert {name for name, version in state_versions(other).items() if version != before[name]} == {"confusion"}
     code = tmp_path / "code"
     shutil.copytree(Path(kept.__file__).parents[1], code, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(kept, "__file__", str(code / "evaluation" / "cache.py"))
-    assert versions(chosen) == before
+    assert state_versions(chosen) == before
     changed = {}
     for file in ("metrics/seriation", "visualization/events", "state", "panels/mistakes"):
         path = code / f"{file}.py"
         source = path.read_text()
         path.write_text(source + "# a change\n")
-        changed[file] = {name for name, version in versions(chosen).items() if version != before[name]}
+        changed[file] = {name for name, version in state_versions(chosen).items() if version != before[name]}
         path.write_text(source)
     assert changed == {
         "metrics/seriation": {"confusion"},
         "visualization/events": set(),
-        "state": {"confusion", "mistakes", ROWS},
+        "state": {"confusion", "mistakes", DERIVED_ROWS},
         "panels/mistakes": {"mistakes"},
     }
 
@@ -376,7 +376,7 @@ def test_a_header_says_what_is_in_it_and_nothing_else_of_the_machine(tmp_path: P
 def test_no_part_counts_twice_though_two_entries_have_it(tmp_path: Path) -> None:
     panel, batch = panels.load("glance"), some(RUNS[10], 40, 1)
     state = panel.measure(RUNS[10], batch)
-    folder = Kept(tmp_path / "kept", {"glance": "1", ROWS: "1"})
+    folder = StateCache(tmp_path / "kept", {"glance": "1", DERIVED_ROWS: "1"})
     folder.write({"a": 40, "b": 0}, {"glance": state})
     folder.write({"b": 0, "c": 40}, {"glance": state})
     found = folder.find({0: {"a": 40, "b": 0, "c": 40}}, {0: frozenset({"glance"})})[0]
@@ -389,7 +389,7 @@ def test_no_part_counts_twice_though_two_entries_have_it(tmp_path: Path) -> None
 def test_of_many_reruns_with_a_new_part_each_few_entries_are_left(
     tmp_path: Path, read: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kept, "SMALL", 4 * EACH)
+    monkeypatch.setattr(kept, "SMALL_ENTRY_ROWS", 4 * EACH)
     whole = write(tmp_path / "whole" / "run", 14)
     run, found = tmp_path / "run", []
     for index in range(14):
@@ -404,23 +404,23 @@ def test_of_many_reruns_with_a_new_part_each_few_entries_are_left(
     assert content(written) == content(draw(whole, tmp_path / "without", cache="never"))
 
 
-def of_file(place: Path) -> kept.Entry:
+def of_file(place: Path) -> kept.CacheEntry:
     entry = kept._entry(place)
     assert entry is not None
     return entry
 
 
-def aside(place: Kept, rows: dict[str, Predictions]) -> kept.Aside:
+def aside(place: StateCache, rows: dict[str, Predictions]) -> kept.RowSpool:
     """The derived ones of each part."""
     made = place.aside()
     for key, of in rows.items():
-        made.add(key, [derived_rows(RUNS[10], 0, of)])
+        made.add(key, [derive_rows(RUNS[10], 0, of)])
     return made
 
 
-def small_ones(folder: Path, count: int, empty: int | None = None) -> tuple[Kept, dict[str, int], Any]:
+def small_ones(folder: Path, count: int, empty: int | None = None) -> tuple[StateCache, dict[str, int], Any]:
     """Entries of one part each. -> where they are, rows of the parts, and the state of all."""
-    panel, place = panels.load("glance"), Kept(folder, {"glance": "1", ROWS: "1"})
+    panel, place = panels.load("glance"), StateCache(folder, {"glance": "1", DERIVED_ROWS: "1"})
     parts, state = {}, panel.zero(RUNS[10])
     for index in range(count):
         rows = some(RUNS[10], 0 if index == empty else 10 + index, index)
@@ -432,7 +432,7 @@ def small_ones(folder: Path, count: int, empty: int | None = None) -> tuple[Kept
     return place, parts, state
 
 
-ALL = frozenset({"glance", ROWS})
+ALL = frozenset({"glance", DERIVED_ROWS})
 
 
 def test_a_joined_entry_has_what_the_small_ones_had(tmp_path: Path) -> None:
@@ -450,16 +450,16 @@ def test_a_joined_entry_has_what_the_small_ones_had(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", ["another panel", "another version", "no rows", "another step"])
 def test_only_entries_of_the_same_are_joined(where: str, tmp_path: Path) -> None:
-    place, parts, state = small_ones(tmp_path / "kept", kept.MANY)
+    place, parts, state = small_ones(tmp_path / "kept", kept.MAX_SMALL_ENTRIES)
     more = some(RUNS[10], 9, 99)
     measured = panels.load("glance").measure(RUNS[10], more)
     states = {"glance": measured, "twin": measured} if where == "another panel" else {"glance": measured}
-    version = {"glance": "2" if where == "another version" else "1", "twin": "1", ROWS: "1"}
-    other = Kept(place.folder, version)
+    version = {"glance": "2" if where == "another version" else "1", "twin": "1", DERIVED_ROWS: "1"}
+    other = StateCache(place.folder, version)
     other.write({"other": 9}, states, () if where == "no rows" else aside(other, {"other": more}))
     steps = {0: parts, 1: {"other": 9}} if where == "another step" else {0: {**parts, "other": 9}}
     found = place.find(steps, dict.fromkeys(steps, ALL))
-    assert len(list(tmp_path.glob("kept/*"))) == kept.MANY + 1
+    assert len(list(tmp_path.glob("kept/*"))) == kept.MAX_SMALL_ENTRIES + 1
     assert same(found[0].states["glance"], merge(state, measured) if where in ("another panel", "no rows") else state)
 
 
@@ -480,7 +480,9 @@ def test_entries_that_are_gone_or_damaged_while_they_are_joined(
 ) -> None:
     place, parts, state = small_ones(tmp_path / "kept", 5)
     with monkeypatch.context() as patch:
-        patch.setattr(Kept, "_join", lambda kept, join: (how(toy.local(join.entries[0].place)), _JOIN(kept, join))[1])
+        patch.setattr(
+            StateCache, "_join", lambda kept, join: (how(toy.local(join.entries[0].place)), _JOIN(kept, join))[1]
+        )
         found = place.find({0: parts}, {0: ALL})[0]
     assert same(found.states["glance"], state)  # read before
     assert len(list(tmp_path.glob("kept/*"))) == (4 if how is Path.unlink else 5)
@@ -488,12 +490,12 @@ def test_entries_that_are_gone_or_damaged_while_they_are_joined(
     assert sum(bool(names) for names in found.missing.values()) == 1
 
 
-_JOIN = Kept._join
+_JOIN = StateCache._join
 
 
 def test_what_two_small_entries_have_is_joined_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept, "MANY", 1)
-    panel, folder = panels.load("glance"), Kept(tmp_path / "kept", {"glance": "1", ROWS: "1"})
+    monkeypatch.setattr(kept, "MAX_SMALL_ENTRIES", 1)
+    panel, folder = panels.load("glance"), StateCache(tmp_path / "kept", {"glance": "1", DERIVED_ROWS: "1"})
     of = {name: some(RUNS[10], 10, seed) for seed, name in enumerate("abcd")}
     for parts in ("abc", "cd"):
         states = [panel.measure(RUNS[10], of[part]) for part in parts]
@@ -511,7 +513,7 @@ def test_joining_needs_no_more_room_than_there_is(tmp_path: Path, monkeypatch: p
     place, parts, _ = small_ones(tmp_path / "kept", 5)
     taken = sum(file.stat().st_size for file in tmp_path.glob("kept/*"))
     for limit, left in ((1000, 5), (taken, 1)):
-        monkeypatch.setattr(kept, "LIMIT", limit)
+        monkeypatch.setattr(kept, "CACHE_MAX_BYTES", limit)
         assert not any(place.find({0: parts}, {0: ALL})[0].missing.values())
         assert len(list(tmp_path.glob("kept/*"))) == left
 
@@ -538,9 +540,9 @@ def test_joining_may_end_at_any_moment(tmp_path: Path, monkeypatch: pytest.Monke
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(owner, name, interrupted)
             place.find({0: parts}, {0: ALL})
-        found = Kept(place.folder, place.versions)
+        found = StateCache(place.folder, place.versions)
         with monkeypatch.context() as patch:
-            patch.setattr(kept, "MANY", 99)
+            patch.setattr(kept, "MAX_SMALL_ENTRIES", 99)
             states = found.find({0: parts}, {0: ALL})[0]
         assert same(states.states["glance"], state)
         assert not any(states.missing.values())
@@ -559,32 +561,32 @@ def test_who_reads_while_another_joins_reads_what_is_gone_again(
     first = draw(run, tmp_path / "logs")
     whole, before = content(first), entries(first)
     assert len(before) == 5
-    find, states = Kept.find, kept.Entry.states
+    find, states = StateCache.find, kept.CacheEntry.states
 
-    def joined(self: Kept, *asked: Any) -> Any:
+    def joined(self: StateCache, *asked: Any) -> Any:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(kept, "MANY", 1)
+            patch.setattr(kept, "MAX_SMALL_ENTRIES", 1)
             return find(self, *asked)
 
-    def find_then_join(self: Kept, *asked: Any) -> Any:
+    def find_then_join(self: StateCache, *asked: Any) -> Any:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(kept, "MANY", 99)
+            patch.setattr(kept, "MAX_SMALL_ENTRIES", 99)
             if when == "before it reads the states":
-                patch.setattr(kept.Entry, "states", lambda entry, names: other(entry, names, self, asked))
+                patch.setattr(kept.CacheEntry, "states", lambda entry, names: other(entry, names, self, asked))
                 return find(self, *asked)
             found = find(self, *asked)
         joined(self, *asked)
         return found
 
-    def other(entry: kept.Entry, names: Any, self: Kept, asked: Any) -> Any:
+    def other(entry: kept.CacheEntry, names: Any, self: StateCache, asked: Any) -> Any:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(kept.Entry, "states", states)
+            patch.setattr(kept.CacheEntry, "states", states)
             joined(self, *asked)
         return states(entry, names)
 
     read.clear()
     with monkeypatch.context() as patch:
-        patch.setattr(Kept, "find", find_then_join)
+        patch.setattr(StateCache, "find", find_then_join)
         assert content(again(run, tmp_path / "logs")) == whole
     assert len(read) == 10
     read.clear()
@@ -632,7 +634,7 @@ def test_what_was_kept_is_not_held_until_the_end(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(MODULE._Measuring, "__call__", measuring)
     assert content(draw(run, tmp_path / "logs")) == without
     assert held == [0] * 14
-    monkeypatch.setattr(kept, "LIMIT", 0)  # nothing is written, and so it is held
+    monkeypatch.setattr(kept, "CACHE_MAX_BYTES", 0)  # nothing is written, and so it is held
     assert content(draw(run, tmp_path / "full")) == without
     assert held[14:] == [0, *[1] * 6, 0, *[1] * 6]
 
@@ -643,9 +645,9 @@ def test_what_was_kept_and_is_gone_or_damaged_at_the_end_is_measured_again(
 ) -> None:
     run, some_panels = write(tmp_path / "run", 5), ("confusion", "curves")  # the second reads logits
     without = content(draw(run, tmp_path / "without", cache="never", panels=some_panels))
-    put = Kept.write
+    put = StateCache.write
 
-    def then_lost(*of: Any) -> kept.Entry | None:
+    def then_lost(*of: Any) -> kept.CacheEntry | None:
         entry = put(*of)
         if entry is not None and how == "gone":
             toy.local(entry.place).unlink()
@@ -655,7 +657,7 @@ def test_what_was_kept_and_is_gone_or_damaged_at_the_end_is_measured_again(
             toy.local(entry.place).write_bytes(content)
         return entry
 
-    monkeypatch.setattr(Kept, "write", then_lost)
+    monkeypatch.setattr(StateCache, "write", then_lost)
     read.clear()
     assert content(draw(run, tmp_path / "logs", panels=some_panels)) == without
     assert sorted(read.values()) == [1, 2, 2, 2, 2]  # of the last block the states were still there
@@ -663,17 +665,17 @@ def test_what_was_kept_and_is_gone_or_damaged_at_the_end_is_measured_again(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
 def test_rows_for_which_there_is_no_room_are_one_line_and_nothing_after_it(tmp_path: Path) -> None:
-    aside = kept.Aside(tmp_path, Path("/dev/full").open("r+b", buffering=2**20))  # noqa: SIM115  it closes by itself
+    aside = kept.RowSpool(tmp_path, Path("/dev/full").open("r+b", buffering=2**20))  # noqa: SIM115  it closes by itself
     rows = some(RUNS[10], 9, 9)
-    aside.add("a", [derived_rows(RUNS[10], 0, rows)])  # it waits
+    aside.add("a", [derive_rows(RUNS[10], 0, rows)])  # it waits
     with pytest.raises(InputError, match="No space left"):
         for _ in range(2000):
-            aside.add("b", [derived_rows(RUNS[10], 0, rows)])
+            aside.add("b", [derive_rows(RUNS[10], 0, rows)])
     del aside  # what Python cannot raise here would be an error of this test
 
 
 def test_where_there_is_no_room_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place, _, state = small_ones(tmp_path / "kept", 2)
-    monkeypatch.setattr(kept, "LIMIT", 10)
-    monkeypatch.setattr(Kept, "_written", lambda *_: 1 / 0)
+    monkeypatch.setattr(kept, "CACHE_MAX_BYTES", 10)
+    monkeypatch.setattr(StateCache, "_written", lambda *_: 1 / 0)
     assert place.write({"other": 9}, {"glance": state}) is None

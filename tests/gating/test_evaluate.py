@@ -10,43 +10,43 @@ from hypothesis import strategies as st
 from predboard import InputError
 from predboard.comparison.differences import Difference
 from predboard.gating.evaluate import (
-    CODES,
+    EXIT_CODES,
     SLACK,
-    Change,
+    BaselineChange,
     Finding,
-    Gated,
-    Outcome,
+    GateResult,
+    Status,
     Verdict,
     at_least,
     at_most,
-    gravest,
-    judge,
-    matching,
-    number,
-    whole,
+    check_complete,
+    evaluate_rule,
+    format_number,
+    match_names,
+    most_severe,
 )
 from predboard.gating.rules import Bound, Rule
-from predboard.metrics.counts import wilsons
-from predboard.summaries import Figure
+from predboard.metrics.counts import wilson_intervals
+from predboard.summaries import Metric
 from scipy import stats
 
 from tests import toy
 
-UNCLEAR: Outcome = "too little evidence"
+UNCLEAR: Status = "too little evidence"
 FIGURES = {
-    "accuracy": Figure(0.95, (0.93, 0.97), "share", "Wilson", rows=400),
-    "nll": Figure(0.2, (0.15, 0.25), "loss", "mean", rows=400),
-    "aurc": Figure(0.02, None, "area", "jackknife", rows=4),
-    "calibration/mce": Figure(0.1, None, "worst bin", rows=400),
-    "images/failed": Figure(3, definition="failed"),
-    "classes/River/Lake/support": Figure(200, definition="n"),
-    "classes/River/Lake/recall": Figure(0.9, (0.85, 0.94), "share", "Wilson", rows=200),
-    "classes/a b/support": Figure(200, definition="n"),
-    "classes/a b/recall": Figure(1.0, (0.98, 1.0), "share", "Wilson", rows=200),
-    "classes/none/support": Figure(0, definition="n"),
-    "classes/none/precision": Figure(0.0, (0.0, 0.3), "share", "Wilson", rows=9),
-    "slices/country=NO/accuracy": Figure(0.8, (0.7, 0.9), "share", "Wilson", rows=60),
-    "slices/country=SE/accuracy": Figure(0.9, (0.8, 1.0), "share", "Wilson", rows=60),
+    "accuracy": Metric(0.95, (0.93, 0.97), "share", "Wilson", rows=400),
+    "nll": Metric(0.2, (0.15, 0.25), "loss", "mean", rows=400),
+    "aurc": Metric(0.02, None, "area", "jackknife", rows=4),
+    "calibration/mce": Metric(0.1, None, "worst bin", rows=400),
+    "images/failed": Metric(3, definition="failed"),
+    "classes/River/Lake/support": Metric(200, definition="n"),
+    "classes/River/Lake/recall": Metric(0.9, (0.85, 0.94), "share", "Wilson", rows=200),
+    "classes/a b/support": Metric(200, definition="n"),
+    "classes/a b/recall": Metric(1.0, (0.98, 1.0), "share", "Wilson", rows=200),
+    "classes/none/support": Metric(0, definition="n"),
+    "classes/none/precision": Metric(0.0, (0.0, 0.3), "share", "Wilson", rows=9),
+    "slices/country=NO/accuracy": Metric(0.8, (0.7, 0.9), "share", "Wilson", rows=60),
+    "slices/country=SE/accuracy": Metric(0.9, (0.8, 1.0), "share", "Wilson", rows=60),
 }
 
 
@@ -89,8 +89,8 @@ FIGURES = {
         (Rule("slices/zz*/nll", max=1), "fail", "is not there"),
     ],
 )
-def test_one_condition(rule: Rule, expected: Outcome, why: str) -> None:
-    verdict = judge(rule, FIGURES)
+def test_one_condition(rule: Rule, expected: Status, why: str) -> None:
+    verdict = evaluate_rule(rule, FIGURES)
     (finding,) = verdict.findings
     assert (verdict.outcome, finding.outcome) == (expected, expected)
     assert why in finding.why
@@ -99,7 +99,7 @@ def test_one_condition(rule: Rule, expected: Outcome, why: str) -> None:
 
 
 def test_both_ends_of_a_range_are_conditions_of_their_own() -> None:
-    verdict = judge(Rule("accuracy", min=0.9, max=0.94), FIGURES)
+    verdict = evaluate_rule(Rule("accuracy", min=0.9, max=0.94), FIGURES)
     assert [(f.key, f.outcome) for f in verdict.findings] == [("min", "pass"), ("max", "fail")]
     assert verdict.outcome == "fail"
     assert verdict.title == "accuracy ≥ 0.9, ≤ 0.94"
@@ -107,28 +107,28 @@ def test_both_ends_of_a_range_are_conditions_of_their_own() -> None:
 
 def test_every_class_and_slice_that_a_star_means_must_pass() -> None:
     some = {name: figure for name, figure in FIGURES.items() if not name.startswith("classes/none/")}
-    assert judge(Rule("classes/*/recall", min=0.9), some).outcome == "pass"
-    verdict = judge(Rule("classes/*/recall", min=0.95), some)
+    assert evaluate_rule(Rule("classes/*/recall", min=0.9), some).outcome == "pass"
+    verdict = evaluate_rule(Rule("classes/*/recall", min=0.95), some)
     assert {f.metric: f.outcome for f in verdict.findings} == {
         "classes/River/Lake/recall": "fail",
         "classes/a b/recall": "pass",
     }
-    absent = judge(Rule("classes/*/recall", min=0), FIGURES).of("fail")
+    absent = evaluate_rule(Rule("classes/*/recall", min=0), FIGURES).of("fail")
     assert [(f.metric, f.value) for f in absent] == [("classes/none/recall", None)]
-    slices = judge(Rule("slices/country=*/accuracy", min=0.85), FIGURES)
+    slices = evaluate_rule(Rule("slices/country=*/accuracy", min=0.85), FIGURES)
     assert [(f.metric, f.outcome) for f in slices.findings] == [
         ("slices/country=NO/accuracy", "fail"),
         ("slices/country=SE/accuracy", "pass"),
     ]
-    assert len(judge(Rule("classes/Riv*/recall", min=0), FIGURES).findings) == 1
+    assert len(evaluate_rule(Rule("classes/Riv*/recall", min=0), FIGURES).findings) == 1
 
 
 def test_a_star_in_the_name_of_a_class_means_that_class() -> None:
     names = ["classes/a*/support", "classes/a*/recall", "classes/ab/support", "classes/ab/recall"]
-    assert matching("classes/a*/recall", names) == ["classes/a*/recall"]
-    assert matching("classes/*/recall", names) == ["classes/a*/recall", "classes/ab/recall"]
-    assert matching("classes/.*/recall", names) == []  # no regular expression
-    assert matching("accuracy", ["accuracy_top5"]) == []
+    assert match_names("classes/a*/recall", names) == ["classes/a*/recall"]
+    assert match_names("classes/*/recall", names) == ["classes/a*/recall", "classes/ab/recall"]
+    assert match_names("classes/.*/recall", names) == []  # no regular expression
+    assert match_names("accuracy", ["accuracy_top5"]) == []
 
 
 @pytest.mark.parametrize(
@@ -141,14 +141,14 @@ def test_a_star_in_the_name_of_a_class_means_that_class() -> None:
 )
 def test_what_a_figure_cannot_be_asked_for_is_refused(rule: Rule, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        judge(rule, FIGURES)
+        evaluate_rule(rule, FIGURES)
 
 
 def against(
     name: str, difference: float, ends: tuple[float, float] | None, rows: int = 400, unpaired: float = 0
-) -> Change:
+) -> BaselineChange:
     of = Difference(0.9, 0.9 + difference, difference, ends, rows)
-    return Change({name: of}, frozenset({"nll"}), unpaired)
+    return BaselineChange({name: of}, frozenset({"nll"}), unpaired)
 
 
 @pytest.mark.parametrize(
@@ -239,38 +239,40 @@ def against(
         ),
     ],
 )
-def test_a_change_against_the_baseline(rule: Rule, change: Change, expected: Outcome, why: str) -> None:
-    (finding,) = judge(rule, FIGURES, change).findings
+def test_a_change_against_the_baseline(rule: Rule, change: BaselineChange, expected: Status, why: str) -> None:
+    (finding,) = evaluate_rule(rule, FIGURES, change).findings
     assert finding.outcome == expected
     assert why in finding.why
 
 
 def test_a_change_that_never_has_an_interval_has_no_ends() -> None:
-    change = Change({"calibration/mce": Difference(0.1, 0.1, 0.0, None, 400)}, frozenset({"calibration/mce"}), 0.0)
-    assert judge(Rule("calibration/mce", max_drop=0), FIGURES, change).outcome == "pass"
+    change = BaselineChange(
+        {"calibration/mce": Difference(0.1, 0.1, 0.0, None, 400)}, frozenset({"calibration/mce"}), 0.0
+    )
+    assert evaluate_rule(Rule("calibration/mce", max_drop=0), FIGURES, change).outcome == "pass"
     with pytest.raises(InputError, match="calibration/mce has no interval; expected no bound"):
-        judge(Rule("calibration/mce", max_drop=0, bound="upper"), FIGURES, change)
+        evaluate_rule(Rule("calibration/mce", max_drop=0, bound="upper"), FIGURES, change)
 
 
 def test_a_rule_may_have_a_limit_and_a_change() -> None:
-    verdict = judge(Rule("accuracy", min=0.94, max_drop=0.0), FIGURES, against("accuracy", -0.01, (-0.02, 0.0)))
+    verdict = evaluate_rule(Rule("accuracy", min=0.94, max_drop=0.0), FIGURES, against("accuracy", -0.01, (-0.02, 0.0)))
     assert [(f.key, f.outcome) for f in verdict.findings] == [("min", "pass"), ("max_drop", "fail")]
     assert (verdict.findings[1].old, verdict.findings[1].new) == (0.9, 0.89)
 
 
 def test_missing_rows_fail() -> None:
-    assert whole(10, 10).outcome == "pass"
-    verdict = whole(9, 1000)
+    assert check_complete(10, 10).outcome == "pass"
+    verdict = check_complete(9, 1000)
     assert verdict.outcome == "fail"
     assert verdict.findings[0].why == "991 of 1,000 rows are missing, perhaps whole classes"
 
 
 def test_the_gravest_counts_and_has_the_exit_code() -> None:
-    def gated(*outcomes: Outcome) -> Gated:
+    def gated(*outcomes: Status) -> GateResult:
         found = tuple(Verdict("m", "m", (Finding("m", "min", 0, "≥ 0", o, ""),)) for o in outcomes)
-        return Gated("run", 0, {}, found)
+        return GateResult("run", 0, {}, found)
 
-    assert gravest([]) == "pass"
+    assert most_severe([]) == "pass"
     for outcomes, code in (
         (("pass", "pass"), 0),
         (("pass", UNCLEAR), 3),
@@ -278,7 +280,7 @@ def test_the_gravest_counts_and_has_the_exit_code() -> None:
         (("fail", "fail"), 1),
     ):
         assert gated(*outcomes).code == code
-    assert sorted(CODES.values()) == [0, 1, 3]
+    assert sorted(EXIT_CODES.values()) == [0, 1, 3]
 
 
 numbers = st.floats(-1e6, 1e6)
@@ -320,7 +322,7 @@ def test_how_often_a_rule_passes_is_as_the_documentation_says() -> None:
         n = int(images.replace(",", ""))
         hits = np.arange(n + 1)
         chance = stats.binom.pmf(hits, n, float(p))
-        ends = np.stack(wilsons(hits, np.full(n + 1, n)), axis=1).tolist()
+        ends = np.stack(wilson_intervals(hits, np.full(n + 1, n)), axis=1).tolist()
         shares = [
             sum(
                 c
@@ -351,14 +353,14 @@ def test_a_drop_of_a_loss_is_that_of_its_negative(of: tuple[float, tuple[float, 
     value, (lower, upper) = of
     ends: tuple[tuple[Bound, Bound], ...] = (("lower", "upper"), ("upper", "lower"), ("point", "point"))
     for bound, other in ends:
-        loss = judge(Rule("nll", max_drop=limit, bound=bound), FIGURES, against("nll", value, (lower, upper)))
+        loss = evaluate_rule(Rule("nll", max_drop=limit, bound=bound), FIGURES, against("nll", value, (lower, upper)))
         gain = against("accuracy", -value, (-upper, -lower))
-        assert loss.outcome == judge(Rule("accuracy", max_drop=limit, bound=other), FIGURES, gain).outcome
+        assert loss.outcome == evaluate_rule(Rule("accuracy", max_drop=limit, bound=other), FIGURES, gain).outcome
 
 
 @given(st.one_of(numbers, st.integers(-(10**9), 10**9)), numbers)
 def test_a_printed_number_never_looks_like_a_limit_that_it_is_not(value: float, limit: float) -> None:
-    said = number(value, limit)
+    said = format_number(value, limit)
     if isinstance(value, int):
         assert int(said.replace(",", "")) == value
     else:

@@ -15,17 +15,17 @@ from typing import Any
 
 import predboard
 import pytest
-from predboard import GateConfig, ImportConfig, InputError, VisualizeConfig, adopt, visualize
+from predboard import GateConfig, ImportConfig, InputError, VisualizeConfig, import_predictions, visualize
 from predboard.cli import main
 from predboard.comparison import join
-from predboard.comparison.differences import SAME, Comparison, pair
-from predboard.gating.evaluate import Gated, matching
-from predboard.gating.gate import PAIRED, apart, look, names
-from predboard.gating.rules import BEYOND_ONE, pattern_of
-from predboard.metrics.counts import wilson
+from predboard.comparison.differences import IDENTICAL_METHOD, Comparison, count_pairs
+from predboard.gating.evaluate import GateResult, match_names
+from predboard.gating.gate import PAIRED, apart, measure_step, metric_directions
+from predboard.gating.rules import UNBOUNDED_METRICS, pattern_of
+from predboard.metrics.counts import wilson_interval
 from predboard.storage import runs
-from predboard.summaries import Figure
-from predboard.visualization.summary_json import read_summary
+from predboard.summaries import Metric
+from predboard.visualization.summary_json import decode_summary
 
 from tests import toy
 from tests.gating.test_reports import well_shaped
@@ -64,7 +64,7 @@ def write(out: Path, of: Sequence[Row], classes: Sequence[str] = CLASSES, **more
             rest = (1 - row.p) / (len(classes) - 1)
             p = ["" if row.said is None else row.p if c == row.said else rest for c in range(len(classes))]
             table.writerow([row.image, "" if row.label is None else classes[row.label], row.country, *p])
-    adopt(ImportConfig("probabilities", (file,), out=out, classes=listed, pictures=False, **more))
+    import_predictions(ImportConfig("probabilities", (file,), out=out, classes=listed, pictures=False, **more))
     return out
 
 
@@ -140,19 +140,19 @@ def test_every_kind_of_figure_is_there_with_the_images_that_it_rests_on(run: Pat
 
 
 def test_a_limit_above_1_is_refused_only_of_what_never_is(run: Path) -> None:
-    figures, better = look(runs.open_run(run)[-1], names(), 1).figures, names()
+    figures, better = measure_step(runs.open_run(run)[-1], metric_directions(), 1).metrics, metric_directions()
     shares = {n: f for n, f in figures.items() if better[pattern_of(n)] != "neither"}
-    shares = {n: f for n, f in shares.items() if not any(word in pattern_of(n) for word in BEYOND_ONE)}
+    shares = {n: f for n, f in shares.items() if not any(word in pattern_of(n) for word in UNBOUNDED_METRICS)}
     assert len(shares) > 30
     assert all(-1 <= f.value <= 1 for f in shares.values())
 
 
 def test_figures_are_those_of_summary_json(run: Path, tmp_path: Path) -> None:
     visualize(VisualizeConfig((run,), tmp_path / "logs"))
-    summary = read_summary((tmp_path / "logs" / "new" / "summary.json").read_bytes())
+    summary = decode_summary((tmp_path / "logs" / "new" / "summary.json").read_bytes())
     assert summary is not None
     expected = summary["steps"]["0"]
-    found = look(runs.open_run(run)[-1], names(), 1).figures
+    found = measure_step(runs.open_run(run)[-1], metric_directions(), 1).metrics
     assert set(found) == set(expected)
     for name, figure in found.items():
         values = [figure.value, *(figure.interval or ())]
@@ -163,13 +163,13 @@ def test_figures_are_those_of_summary_json(run: Path, tmp_path: Path) -> None:
 
 def test_only_what_the_rules_need_is_read(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: set[str] = set()
-    real = runs.batches
+    real = runs.read_batches
 
     def spy(file: Any, columns: Any = None) -> Any:
         read.update(columns)
         return real(file, columns)
 
-    monkeypatch.setattr(runs, "batches", spy)
+    monkeypatch.setattr(runs, "read_batches", spy)
     light = (
         "slices/country=NO/accuracy",
         "accuracy",
@@ -371,7 +371,7 @@ def test_a_drop_by_hand(run: Path, tmp_path: Path, command: Callable[..., Said])
     assert "gate: worse, step 0 against new, step 0" in said.out
 
 
-EVERY = tuple(name for name, better in names().items() if better != "neither")
+EVERY = tuple(name for name, better in metric_directions().items() if better != "neither")
 
 
 @pytest.mark.parametrize("bound", ["point", "lower", "upper"])
@@ -447,7 +447,7 @@ def test_a_class_that_the_baseline_lacks_cannot_be_compared(run: Path, tmp_path:
 def test_figures_that_are_not_paired_are_subtracted(run: Path, tmp_path: Path) -> None:
     new = write(tmp_path / "surer", [replace(row, p=0.9) for row in rows()])
     for metric in ("brier", "auroc_macro", "accuracy_top2", "slices/country=NO/nll", "classes/a b/average_precision"):
-        here, there = (look(runs.open_run(r)[-1], names(), 1).figures[metric] for r in (new, run))
+        here, there = (measure_step(runs.open_run(r)[-1], metric_directions(), 1).metrics[metric] for r in (new, run))
         done = predboard.gate(new, [{"metric": metric, "max_drop": 1, "bound": "lower"}], run)
         (finding,) = done.verdicts[-1].findings
         assert finding.value == here.value - there.value
@@ -456,13 +456,13 @@ def test_figures_that_are_not_paired_are_subtracted(run: Path, tmp_path: Path) -
 
 def test_the_interval_of_a_difference_that_is_not_paired_by_hand() -> None:
     """Newcombe 1998, table II, case (a) by method 10: 56/70 against 48/80."""
-    new, old = (Figure(k / n, wilson(k, n), method="Wilson", rows=n) for k, n in ((56, 70), (48, 80)))
+    new, old = (Metric(k / n, wilson_interval(k, n), method="Wilson", rows=n) for k, n in ((56, 70), (48, 80)))
     found = apart(old, new, identical=False)
     assert found.difference == pytest.approx(0.2)
     assert found.interval == pytest.approx((0.0524, 0.3339), abs=5e-5)
     assert found.rows == 70
     assert apart(old, new, identical=True).interval == (0.0, 0.0)
-    assert apart(old, new, identical=True).method == SAME
+    assert apart(old, new, identical=True).method == IDENTICAL_METHOD
     assert apart(replace(old, interval=None), new, identical=False).interval is None
 
 
@@ -573,7 +573,7 @@ def test_from_python(run: Path, tmp_path: Path) -> None:
     said: list[str] = []
     report = tmp_path / "gate.json"
     done = predboard.gate(str(run), [{"metric": "accuracy", "min": 0.9}], json=str(report), say=said.append)
-    assert isinstance(done, Gated)
+    assert isinstance(done, GateResult)
     assert (done.outcome, done.code, done.run) == ("fail", 1, "new")
     assert [finding.metric for verdict in done.verdicts for finding in verdict.of("fail")] == ["accuracy"]
     assert json.loads(report.read_text())["outcome"] == "fail"
@@ -622,7 +622,7 @@ def eurosat(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("eurosat") / "eurosat"
     files = tuple(sorted((EUROSAT / "small_cnn").glob("*_testlogits.npy")))
     images = str(EUROSAT / "splits/test.txt")
-    adopt(ImportConfig("logits", files, images=images, labels_from_folders=True, pictures=False, out=out))
+    import_predictions(ImportConfig("logits", files, images=images, labels_from_folders=True, pictures=False, out=out))
     return out
 
 
@@ -653,10 +653,10 @@ def test_eurosat(eurosat: Path, command: Callable[..., Said]) -> None:
 
 def test_all_differences_that_are_called_paired_are(eurosat: Path) -> None:
     first, *_, last = runs.open_run(eurosat)
-    found = Comparison(pair(first, last, join.Classes(last.run.classes)), last.run.classes).differences
+    found = Comparison(count_pairs(first, last, join.ClassMapping(last.run.classes)), last.run.classes).differences
     assert {pattern_of(name) for name in found} <= PAIRED
     assert PAIRED - {pattern_of(name) for name in found} <= {"slices/*/accuracy"}  # it has no columns for slices
-    assert set(names()) >= PAIRED
+    assert set(metric_directions()) >= PAIRED
 
 
 def test_the_resnets_of_cifar_cannot_be_told_apart(tmp_path: Path) -> None:
@@ -669,7 +669,7 @@ def test_the_resnets_of_cifar_cannot_be_told_apart(tmp_path: Path) -> None:
         config = ImportConfig(
             "logits", (file,), images=str(tmp_path / "list.csv"), pictures=False, out=tmp_path / str(depth)
         )
-        adopt(config)
+        import_predictions(config)
     for new, old, bound, expected in (  # 92.8 % and 91.5 % of 1,000
         (32, 20, "point", "pass"),
         (20, 32, "point", "fail"),
@@ -693,5 +693,5 @@ def test_the_jobs_in_the_documentation_are_yaml_with_flags_that_exist() -> None:
 
 def test_the_figures_that_a_star_means_are_found_among_a_thousand_classes() -> None:
     every = [f"classes/c{i:03d}/{n}" for i in range(1000) for n in ("support", "recall", "precision")]
-    assert len(matching("classes/*/recall", every)) == 1000
-    assert matching("classes/c00*/precision", every) == [f"classes/c00{i}/precision" for i in range(10)]
+    assert len(match_names("classes/*/recall", every)) == 1000
+    assert match_names("classes/c00*/precision", every) == [f"classes/c00{i}/precision" for i in range(10)]

@@ -9,41 +9,41 @@ from hypothesis import given
 from hypothesis import strategies as st
 from predboard.comparison.differences import Difference
 from predboard.gating import reports
-from predboard.gating.evaluate import Change, Gated, Verdict, judge, whole
+from predboard.gating.evaluate import BaselineChange, GateResult, Verdict, check_complete, evaluate_rule
 from predboard.gating.rules import Rule
-from predboard.summaries import Figure
+from predboard.summaries import Metric
 
 IMAGES = {"rows": 1198, "manifest_rows": 1200, "missing": 2, "failed": 3, "unlabelled": 5, "counted": 1190}
 
 
-def figure(value: float, low: float, high: float, rows: int) -> Figure:
-    return Figure(value, (low, high), "share", "Wilson", rows=rows)
+def figure(value: float, low: float, high: float, rows: int) -> Metric:
+    return Metric(value, (low, high), "share", "Wilson", rows=rows)
 
 
-def of_classes(*names: str) -> dict[str, Figure]:
-    found = {"accuracy": figure(0.95, 0.93, 0.97, 1190), "images/failed": Figure(3, definition="failed")}
+def of_classes(*names: str) -> dict[str, Metric]:
+    found = {"accuracy": figure(0.95, 0.93, 0.97, 1190), "images/failed": Metric(3, definition="failed")}
     for i, name in enumerate(names):
-        found[f"classes/{name}/support"] = Figure(100, definition="n")
+        found[f"classes/{name}/support"] = Metric(100, definition="n")
         found[f"classes/{name}/recall"] = figure(0.9 - i / 100, 0.8 - i / 100, 0.95 - i / 100, 100)
     return found
 
 
-def gated(*found: Verdict, **more: Any) -> Gated:
-    return Gated("run", 12, IMAGES, found, **more)
+def gated(*found: Verdict, **more: Any) -> GateResult:
+    return GateResult("run", 12, IMAGES, found, **more)
 
 
 FIGURES = of_classes("River", "Lake", "a/b", "日本", "e\u0301te\u0301", "HerbaceousVegetationWithAVeryLongNameIndeed")
-CHANGE = Change({"accuracy": Difference(0.96, 0.95, -0.01, (-0.02, 0.0), 1180)}, frozenset(), 0.0)
+CHANGE = BaselineChange({"accuracy": Difference(0.96, 0.95, -0.01, (-0.02, 0.0), 1180)}, frozenset(), 0.0)
 MIXED = gated(
-    whole(1198, 1200),
-    judge(Rule("accuracy", min=0.9), FIGURES),
-    judge(Rule("accuracy", min=0.94, bound="lower", name="good", description="for the release"), FIGURES),
-    judge(Rule("accuracy", max_drop=0.005), FIGURES, CHANGE),
-    judge(Rule("classes/*/recall", min=0.88), FIGURES),
-    judge(Rule("classes/*/recall", min=0.5), FIGURES),
-    judge(Rule("classes/HerbaceousVegetationWithAVeryLongNameIndeed/recall", min=0.8), FIGURES),
-    judge(Rule("classes/日本/recall", min=0.8), FIGURES),
-    judge(Rule("classes/Forest/recall", min=0.8), FIGURES),
+    check_complete(1198, 1200),
+    evaluate_rule(Rule("accuracy", min=0.9), FIGURES),
+    evaluate_rule(Rule("accuracy", min=0.94, bound="lower", name="good", description="for the release"), FIGURES),
+    evaluate_rule(Rule("accuracy", max_drop=0.005), FIGURES, CHANGE),
+    evaluate_rule(Rule("classes/*/recall", min=0.88), FIGURES),
+    evaluate_rule(Rule("classes/*/recall", min=0.5), FIGURES),
+    evaluate_rule(Rule("classes/HerbaceousVegetationWithAVeryLongNameIndeed/recall", min=0.8), FIGURES),
+    evaluate_rule(Rule("classes/日本/recall", min=0.8), FIGURES),
+    evaluate_rule(Rule("classes/Forest/recall", min=0.8), FIGURES),
     baseline="old",
     baseline_step=9,
     paired={
@@ -54,7 +54,7 @@ MIXED = gated(
 
 
 def test_the_table_for_the_terminal() -> None:
-    assert "\n".join(reports.lines(MIXED)) == (
+    assert "\n".join(reports.to_terminal(MIXED)) == (
         "gate: run, step 12 against old, step 9\n"
         "1,190 of 1,200 images count, 2 missing, 3 failed, 5 without a label, 1,180 are\n"
         "compared with the baseline, 2 only here, 1 only in the baseline, 1 with another\n"
@@ -88,8 +88,8 @@ def test_the_table_for_the_terminal() -> None:
 
 
 def test_the_last_line_says_it_all() -> None:
-    good, bad = whole(5, 5), whole(4, 5)
-    unclear = judge(Rule("accuracy", min=0.94, bound="lower"), FIGURES)
+    good, bad = check_complete(5, 5), check_complete(4, 5)
+    unclear = evaluate_rule(Rule("accuracy", min=0.94, bound="lower"), FIGURES)
     assert reports.conclusion(gated(good)) == "the gate is passed: 1 rule"
     assert reports.conclusion(gated(good, bad)) == "the gate fails: 1 of 2 rules fails"
     said = "the gate is not passed: for 1 of 2 there is too little evidence"
@@ -97,21 +97,21 @@ def test_the_last_line_says_it_all() -> None:
 
 
 def test_of_many_classes_the_worst_are_named() -> None:
-    many = gated(judge(Rule("classes/*/recall", min=2), of_classes(*(f"c{i:02d}" for i in range(40)))))
-    said = list(reports.lines(many))
+    many = gated(evaluate_rule(Rule("classes/*/recall", min=2), of_classes(*(f"c{i:02d}" for i in range(40)))))
+    said = list(reports.to_terminal(many))
     assert said[4:11] == [
         "FAIL     classes/*/recall ≥ 2  0.5100  0.4100 to 0.5600     100",
         "         40 of 40 fail",
         *(f"         c{i}: {0.9 - i / 100:.4f} is below 2" for i in (39, 38, 37, 36, 35)),
     ]
     assert said[11] == "         and 35 more"
-    assert len(reports.junit(many).splitlines()) < 60
-    assert len(reports.record(many)["rules"][0]["findings"]) == 40
+    assert len(reports.to_junit(many).splitlines()) < 60
+    assert len(reports.to_record(many)["rules"][0]["findings"]) == 40
 
 
 def test_one_reason_of_all_classes_is_said_once() -> None:
     rule = Rule("classes/*/recall", min=0.5, min_rows=101)
-    said = list(reports.lines(gated(judge(rule, of_classes("a", "b", "c")))))
+    said = list(reports.to_terminal(gated(evaluate_rule(rule, of_classes("a", "b", "c")))))
     assert said[5] == "         3 of 3 have too little evidence: it rests on 100 images, fewer than"
     assert said[6] == "         min_rows = 101"
     assert said[7] == ""
@@ -146,7 +146,7 @@ def well_shaped(content: bytes) -> ET.Element:
 
 
 def test_junit_has_a_case_for_each_rule() -> None:
-    root = well_shaped(reports.junit(MIXED))
+    root = well_shaped(reports.to_junit(MIXED))
     cases = {case.get("name"): case for case in root.findall("./testsuite/testcase")}
     assert list(cases) == [verdict.title for verdict in MIXED.verdicts]
     assert {case.get("classname") for case in cases.values()} == {"gate.run"}
@@ -162,7 +162,7 @@ def test_junit_has_a_case_for_each_rule() -> None:
 
 
 def test_the_check_of_the_shape_can_fail() -> None:
-    good = reports.junit(MIXED)
+    good = reports.to_junit(MIXED)
     for bad in (
         good.replace(b'failures="4"', b'failures="3"'),
         good.replace(b"<error ", b"<oops ").replace(b"</error>", b"</oops>"),
@@ -174,8 +174,8 @@ def test_the_check_of_the_shape_can_fail() -> None:
 
 
 def test_two_rules_of_one_title_are_two_cases() -> None:
-    twice = [judge(Rule("accuracy", min=0.9), FIGURES)] * 2
-    names = [case.get("name") for case in well_shaped(reports.junit(gated(*twice))).iter("testcase")]
+    twice = [evaluate_rule(Rule("accuracy", min=0.9), FIGURES)] * 2
+    names = [case.get("name") for case in well_shaped(reports.to_junit(gated(*twice))).iter("testcase")]
     assert names == ["accuracy ≥ 0.9", "accuracy ≥ 0.9 (2)"]
 
 
@@ -184,25 +184,28 @@ def test_whatever_a_class_is_called_all_reports_can_be_read(name: str, descripti
     rule = Rule(
         f"classes/{name}/recall", min=0.95, name=name, description=description.encode("utf-8", "replace").decode()
     )
-    found = gated(judge(rule, of_classes(name, "b")), judge(Rule("classes/*/recall", min=0.95), of_classes(name, "b")))
-    well_shaped(reports.junit(found))
-    assert json.loads(reports.as_json(found))["rules"][0]["metric"] == rule.metric
-    assert all(len(line.splitlines()) <= 1 for line in reports.lines(found))
-    table = [line for line in reports.markdown(found).splitlines() if line.startswith("|")]
+    found = gated(
+        evaluate_rule(rule, of_classes(name, "b")),
+        evaluate_rule(Rule("classes/*/recall", min=0.95), of_classes(name, "b")),
+    )
+    well_shaped(reports.to_junit(found))
+    assert json.loads(reports.to_json(found))["rules"][0]["metric"] == rule.metric
+    assert all(len(line.splitlines()) <= 1 for line in reports.to_terminal(found))
+    table = [line for line in reports.to_markdown(found).splitlines() if line.startswith("|")]
     assert len(table) == 4
     assert {len(split(line)) for line in table} == {5}
 
 
 def test_a_bar_in_the_name_of_a_class_is_no_cell() -> None:
-    found = reports.markdown(gated(judge(Rule("classes/a|b`c/recall", min=0.5), of_classes("a|b`c"))))
+    found = reports.to_markdown(gated(evaluate_rule(Rule("classes/a|b`c/recall", min=0.5), of_classes("a|b`c"))))
     assert "| ✅ pass | ``classes/a\\|b`c/recall`` ≥ 0.5 | 0.9000 |" in found
 
 
 def test_what_fails_is_worse_than_what_is_unclear_however_low_that_is() -> None:
     figures = {**of_classes("many", "few"), "classes/few/recall": figure(0.1, 0.0, 0.5, 3)}
-    verdict = judge(Rule("classes/*/recall", min=0.95, min_rows=50), figures)
+    verdict = evaluate_rule(Rule("classes/*/recall", min=0.95, min_rows=50), figures)
     assert [f.outcome for f in verdict.findings] == ["fail", "too little evidence"]
-    assert reports.worst(list(verdict.findings)).metric == "classes/many/recall"
+    assert reports.worst_finding(list(verdict.findings)).metric == "classes/many/recall"
 
 
 def split(row: str) -> list[str]:
@@ -212,11 +215,13 @@ def split(row: str) -> list[str]:
 
 def test_markdown_for_a_pull_request() -> None:
     found = gated(
-        judge(Rule("accuracy", min=0.9), FIGURES),
-        judge(Rule("classes/*/recall", min=0.88, name="@all <b>"), of_classes("a|b", "[x](http://y)", "@team", "<i>")),
-        judge(Rule("accuracy", min=0.94, bound="lower"), FIGURES),
+        evaluate_rule(Rule("accuracy", min=0.9), FIGURES),
+        evaluate_rule(
+            Rule("classes/*/recall", min=0.88, name="@all <b>"), of_classes("a|b", "[x](http://y)", "@team", "<i>")
+        ),
+        evaluate_rule(Rule("accuracy", min=0.94, bound="lower"), FIGURES),
     )
-    assert reports.markdown(found) == (
+    assert reports.to_markdown(found) == (
         "### ❌ gate: run, step 12\n"
         "\n"
         "The gate fails: 1 of 3 rules fails, for 1 there is too little evidence. "
@@ -235,7 +240,7 @@ def test_markdown_for_a_pull_request() -> None:
 
 
 def test_json_for_machines() -> None:
-    found = json.loads(reports.as_json(MIXED))
+    found = json.loads(reports.to_json(MIXED))
     assert (found["predboard_gate"], found["outcome"], found["code"]) == (1, "fail", 1)
     assert (found["run"], found["step"], found["baseline"], found["baseline_step"]) == ("run", 12, "old", 9)
     assert found["images"] == IMAGES
@@ -257,5 +262,5 @@ def test_json_for_machines() -> None:
         }
     ]
     assert absent["findings"][0]["value"] is None
-    alone = json.loads(reports.as_json(gated(whole(5, 5))))
+    alone = json.loads(reports.to_json(gated(check_complete(5, 5))))
     assert (alone["baseline"], alone["baseline_step"], alone["paired"]) == (None, None, {})

@@ -9,19 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from predboard import InputError
 from predboard.gating import rules
-from predboard.gating.gate import names
-from predboard.gating.rules import KEYS, Rule, near, pattern_of
+from predboard.gating.gate import metric_directions
+from predboard.gating.rules import RULE_KEYS, Rule, nearest_names, pattern_of
 
 from tests import toy
 
-FIGURED = names()
+FIGURED = metric_directions()
 GATES = (toy.ROOT / "docs/gates.md").read_text("utf-8")
 
 
 def parsed(folder: Path, text: str) -> tuple[Rule, ...]:
     file = folder / "gates.toml"
     file.write_text(text, "utf-8")
-    return rules.read(file, FIGURED)
+    return rules.read_rules(file, FIGURED)
 
 
 def test_every_key_is_understood(tmp_path: Path) -> None:
@@ -105,20 +105,20 @@ def test_every_key_is_understood(tmp_path: Path) -> None:
 )
 def test_what_is_not_understood_is_one_line_that_names_it(record: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words) as caught:
-        rules.of([record], FIGURED)
+        rules.parse_rules([record], FIGURED)
     assert "\n" not in str(caught.value)
 
 
 def test_what_may_be_above_1_has_limits_above_1() -> None:
     beyond = ("nll", "slices/a/nll", "brier", "calibration/nll_after", "calibration/conformal_size", "images/failed")
-    found = rules.of([{"metric": name, "max": 7} for name in (*beyond, "calibration/temperature")], FIGURED)
+    found = rules.parse_rules([{"metric": name, "max": 7} for name in (*beyond, "calibration/temperature")], FIGURED)
     assert {rule.max for rule in found} == {7}
 
 
 @pytest.mark.parametrize("records", [{"metric": "accuracy", "min": 0.9}, ["accuracy"], [("accuracy", 0.9)]])
 def test_rules_of_a_program_are_a_list_of_tables(records: Any) -> None:
     with pytest.raises(InputError, match="rules are no list of tables; expected one for each, such as"):
-        rules.of(records, FIGURED)
+        rules.parse_rules(records, FIGURED)
 
 
 @pytest.mark.parametrize(
@@ -150,12 +150,12 @@ def test_a_file_that_holds_no_rules_is_refused(text: str, words: str, tmp_path: 
 
 def test_a_file_that_is_not_there_says_how_to_get_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot read .*none\.toml: No such file .*--suggest > .*none\.toml"):
-        rules.read(tmp_path / "none.toml", FIGURED)
+        rules.read_rules(tmp_path / "none.toml", FIGURED)
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="is no TOML"):
-        rules.read(tmp_path / "bytes.toml", FIGURED)
+        rules.read_rules(tmp_path / "bytes.toml", FIGURED)
     (tmp_path / "mark.toml").write_text('[[rule]]\nmetric = "nll"\nmax = 1', "utf-8-sig")  # with a byte order mark
-    assert len(rules.read(tmp_path / "mark.toml", FIGURED)) == 1
+    assert len(rules.read_rules(tmp_path / "mark.toml", FIGURED)) == 1
 
 
 @given(
@@ -166,15 +166,15 @@ def test_whatever_a_class_is_called_its_figures_have_a_pattern(kind: str, inner:
 
 
 def test_of_near_words_the_one_that_ends_so_comes_first() -> None:
-    assert near("temperature", FIGURED)[0] == "calibration/temperature"
-    assert near("NLL", FIGURED)[0] == "nll"
-    assert near("zzzzzz", FIGURED) == []
-    assert near("", FIGURED) == []
+    assert nearest_names("temperature", FIGURED)[0] == "calibration/temperature"
+    assert nearest_names("NLL", FIGURED)[0] == "nll"
+    assert nearest_names("zzzzzz", FIGURED) == []
+    assert nearest_names("", FIGURED) == []
 
 
 def test_the_documentation_has_every_key_and_its_rules_are_understood(tmp_path: Path) -> None:
     described = set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`[^|]*) \|", GATES, re.MULTILINE))))
-    assert set(KEYS) <= described
+    assert set(RULE_KEYS) <= described
     for page in (GATES, (toy.ROOT / "README.md").read_text("utf-8")):
         written = [block for block in re.findall(r"```toml\n(.*?)```", page, re.DOTALL) if "[[rule]]" in block]
         assert written

@@ -21,9 +21,9 @@ from predboard import InferConfig, VisualizeConfig, infer, open_predictions, vis
 from predboard.errors import InputError
 from predboard.images import datasets, decode
 from predboard.images import loader as loading
-from predboard.images.datasets import plain
-from predboard.images.sources import Options, open_source
-from predboard.predictions.table import keys_of
+from predboard.images.datasets import to_content
+from predboard.images.sources import SourceOptions, open_source
+from predboard.predictions.table import hash_refs
 from predboard.storage.inspection import inspect
 
 from tests import toy
@@ -176,7 +176,7 @@ def test_logits_are_those_of_a_plain_loop(file: Path, name: str, channels: int, 
             np.testing.assert_allclose(logits, net(x[None])[0].numpy(), rtol=1e-4, atol=1e-4)
     assert frame["label"].tolist() == [i % 3 for i in range(10)]
     assert frame["image"].tolist() == [f"{name}#{i}" for i in range(10)]
-    assert frame["key"].tolist() == keys_of(frame["image"]).tolist()
+    assert frame["key"].tolist() == hash_refs(frame["image"]).tolist()
     assert set(zip(frame["width"], frame["height"], strict=True)) == {(8, 8)}
     assert frame["digest"].nunique() == 10
     step = open_predictions(file.parent / "out").step
@@ -220,7 +220,7 @@ def test_pictures_of_a_dataset_are_resized_and_cropped_as_files_are(file: Path) 
     ],
 )
 def test_forms_of_an_image(image: Any, shape: tuple[int, ...], dtype: str) -> None:
-    found = plain(image)
+    found = to_content(image)
     assert isinstance(found, np.ndarray)
     assert (found.shape, str(found.dtype)) == (shape, dtype)
 
@@ -239,7 +239,7 @@ def test_forms_of_an_image(image: Any, shape: tuple[int, ...], dtype: str) -> No
 )
 def test_what_is_no_image(image: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        plain(image)
+        to_content(image)
 
 
 def test_flags_that_cannot_change_floats_are_refused(file: Path) -> None:
@@ -254,8 +254,10 @@ def test_flags_that_cannot_change_floats_are_refused(file: Path) -> None:
 # --- items and labels ---
 
 
-def _item(item: Any, classes: tuple[str, ...] = ("a", "b"), own: tuple[str, ...] = (), **keys: Any) -> datasets.Item:
-    return datasets.Source([item], "list", own=own, classes=classes, **keys).item(0)
+def _item(
+    item: Any, classes: tuple[str, ...] = ("a", "b"), own: tuple[str, ...] = (), **keys: Any
+) -> datasets.DatasetItem:
+    return datasets.DatasetSource([item], "list", own=own, classes=classes, **keys).item(0)
 
 
 _PICTURE = np.zeros((2, 2, 3), np.uint8)
@@ -432,7 +434,7 @@ class Subset:
 
 
 def _manifest(data: Any, **options: Any) -> Any:
-    return datasets.manifest(datasets.Source(data, type(data).__name__), Options(**options))
+    return datasets.make_manifest(datasets.DatasetSource(data, type(data).__name__), SourceOptions(**options))
 
 
 def test_a_dataset_of_files_has_the_refs_keys_and_labels_of_its_folder(
@@ -460,7 +462,7 @@ def test_a_subset_has_the_refs_and_labels_of_the_whole(tmp_path: Path) -> None:
     assert found.image.to_pylist() == [whole.image[i].as_py() for i in (2, 11, 4)]
     assert found.label.tolist() == [0, 2, 1]
     assert found.root == whole.root
-    loader = loading.Loader(found, decode.Shape())
+    loader = loading.Loader(found, decode.DecodeOptions())
     assert [loader.load(i, None).label for i in range(3)] == [0, 2, 1]
     plain_subset = _manifest(Subset([(_PICTURE, 0)] * 5, [4, 2]))
     assert plain_subset.image.to_pylist() == ["list#4", "list#2"]
@@ -713,7 +715,7 @@ def test_a_loader_works_in_a_spawned_process(file: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         for name in ("unpicklable", "of_pillow"):
             config = _config(file, name)
-            loader = loading.loader_of(config, loading.manifest_of(config))
+            loader = loading.make_loader(config, loading.open_manifest(config))
             found = pool.apply(_loaded, (pickle.dumps(loader),))
             assert [label for _, label in found] == [i % 3 for i in range(10)]
             for i, (pixels, _) in enumerate(found):

@@ -13,7 +13,14 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, UnidentifiedImageError
 from predboard.images import decode
-from predboard.images.decode import Shape, jpeg, open_image, pixels, properties, resized
+from predboard.images.decode import (
+    DecodeOptions,
+    decode_image,
+    encode_jpeg,
+    picture_properties,
+    resize_and_crop,
+    to_array,
+)
 from predboard.images.sources import open_source, read
 
 from tests import toy
@@ -45,7 +52,7 @@ def _short_side(width: int, height: int, size: int) -> tuple[int, int]:
 @given(_SIDES, _SIDES, st.integers(1, 60))
 def test_the_short_side_is_resized_as_torchvision_does(width: int, height: int, size: int) -> None:
     picture = _random(width, height)
-    found = resized(picture, Shape(resize=size))
+    found = resize_and_crop(picture, DecodeOptions(resize=size))
     assert found.size == _short_side(width, height, size)
     expected = picture if found.size == picture.size else picture.resize(found.size, Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
@@ -56,7 +63,7 @@ def test_the_short_side_is_resized_as_torchvision_does(width: int, height: int, 
     [((500, 375), (341, 256)), ((375, 500), (256, 341)), ((256, 300), (256, 300)), ((10, 10), (256, 256))],
 )
 def test_the_long_side_is_cut_off_not_rounded(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    assert resized(Image.new("RGB", size), Shape(resize=256)).size == expected  # 341.33; 300; 256
+    assert resize_and_crop(Image.new("RGB", size), DecodeOptions(resize=256)).size == expected  # 341.33; 300; 256
 
 
 @pytest.mark.parametrize(
@@ -70,15 +77,20 @@ def test_the_long_side_is_cut_off_not_rounded(size: tuple[int, int], expected: t
 )
 def test_height_and_width_are_exact_and_in_this_order(name: Any, kernel: Image.Resampling) -> None:
     picture = _random(40, 30)
-    found = resized(picture, Shape(resize=(12, 17), interpolation=name))
+    found = resize_and_crop(picture, DecodeOptions(resize=(12, 17), interpolation=name))
     assert found.size == (17, 12)
     np.testing.assert_array_equal(np.asarray(found), np.asarray(picture.resize((17, 12), kernel)))
 
 
 def test_a_picture_of_the_right_size_stays_as_it_is() -> None:
     picture = _random(17, 12)
-    for shape in (Shape(), Shape(resize=(12, 17), interpolation="lanczos"), Shape(resize=12), Shape(crop=None)):
-        np.testing.assert_array_equal(np.asarray(resized(picture, shape)), np.asarray(picture))
+    for shape in (
+        DecodeOptions(),
+        DecodeOptions(resize=(12, 17), interpolation="lanczos"),
+        DecodeOptions(resize=12),
+        DecodeOptions(crop=None),
+    ):
+        np.testing.assert_array_equal(np.asarray(resize_and_crop(picture, shape)), np.asarray(picture))
 
 
 def _centre_crop(array: Any, side: int) -> Any:
@@ -99,8 +111,8 @@ def _centre_crop(array: Any, side: int) -> Any:
 @given(_SIDES, _SIDES, st.integers(1, 100), st.sampled_from(["RGB", "L"]))
 def test_the_centre_is_cropped_and_padded_as_torchvision_does(width: int, height: int, side: int, mode: str) -> None:
     picture = _random(width, height, mode)
-    found = pixels(resized(picture, Shape(crop=side)))
-    np.testing.assert_array_equal(found, _centre_crop(pixels(picture), side))
+    found = to_array(resize_and_crop(picture, DecodeOptions(crop=side)))
+    np.testing.assert_array_equal(found, _centre_crop(to_array(picture), side))
     assert found.shape == (side, side, 3 if mode == "RGB" else 1)
 
 
@@ -128,7 +140,7 @@ def test_pixels_are_those_of_torchvision(size: tuple[int, int], resize: Any, cro
     steps = [] if resize is None else [transforms.Resize(resize, transforms.InterpolationMode[kernel.upper()])]
     steps += [] if crop is None else [transforms.CenterCrop(crop)]
     expected = np.asarray(transforms.Compose(steps)(picture))
-    found = decode.ready(picture, Shape(resize, crop, kernel, "rgb" if mode == "RGB" else "gray"))
+    found = decode.to_pixels(picture, DecodeOptions(resize, crop, kernel, "rgb" if mode == "RGB" else "gray"))
     np.testing.assert_array_equal(found if mode == "RGB" else found[:, :, 0], expected)
 
 
@@ -163,7 +175,9 @@ def test_published_images_are_as_the_plain_way_has_them(resize: Any, crop: int |
         size = plain.size if resize is None else resize[::-1] if crop is None else _short_side(*plain.size, resize)
         expected = np.asarray(plain.resize(size, _KERNELS[kernel]))
         expected = expected if crop is None else _centre_crop(expected, crop)
-        found = decode.ready(open_image(encoded), Shape(resize, crop, kernel, only_crop=kernel == "bilinear"))
+        found = decode.to_pixels(
+            decode_image(encoded), DecodeOptions(resize, crop, kernel, only_crop=kernel == "bilinear")
+        )
         np.testing.assert_array_equal(found, expected)
         seen += 1
     assert seen == 25 + 132 + 244
@@ -171,7 +185,7 @@ def test_published_images_are_as_the_plain_way_has_them(resize: Any, crop: int |
 
 def test_resize_comes_before_crop() -> None:
     picture = _random(50, 40)
-    found = resized(picture, Shape(resize=20, crop=16, interpolation="bicubic"))
+    found = resize_and_crop(picture, DecodeOptions(resize=20, crop=16, interpolation="bicubic"))
     small = np.asarray(picture.resize((25, 20), Image.Resampling.BICUBIC))
     np.testing.assert_array_equal(np.asarray(found), small[2:18, 4:20])  # round(4.5) is 4
 
@@ -181,11 +195,11 @@ def test_exif_orientation_is_ignored_or_applied() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
     encoded = _encoded(picture, "PNG", exif=exif)
-    np.testing.assert_array_equal(pixels(open_image(encoded)), np.asarray(picture))
-    turned = pixels(open_image(encoded, exif="apply"))
+    np.testing.assert_array_equal(to_array(decode_image(encoded)), np.asarray(picture))
+    turned = to_array(decode_image(encoded, exif="apply"))
     np.testing.assert_array_equal(turned, np.rot90(np.asarray(picture), -1))
     plain = _encoded(picture)
-    np.testing.assert_array_equal(pixels(open_image(plain, exif="apply")), np.asarray(picture))
+    np.testing.assert_array_equal(to_array(decode_image(plain, exif="apply")), np.asarray(picture))
 
 
 def _smooth(width: int, height: int, mode: str = "RGB") -> Image.Image:
@@ -199,11 +213,11 @@ def _smooth(width: int, height: int, mode: str = "RGB") -> Image.Image:
 def test_a_jpeg_comes_smaller_if_it_is_large_enough(width: int, height: int, enough: int, mode: str) -> None:
     picture = _smooth(width, height, mode)
     encoded = _encoded(picture, "JPEG", quality=95, subsampling=0)
-    found, whole = open_image(encoded, enough=enough), open_image(encoded)
+    found, whole = decode_image(encoded, enough=enough), decode_image(encoded)
     by = max((n for n in (1, 2, 4, 8) if n * enough <= min(width, height)), default=1)
     assert found.size == (-(-width // by), -(-height // by))
     if by == 1:
-        np.testing.assert_array_equal(pixels(found), pixels(whole))
+        np.testing.assert_array_equal(to_array(found), to_array(whole))
     elif min(width, height) >= 64:  # else its colours change too much from pixel to pixel
         reduced = np.asarray(whole.reduce(by), np.float64)
         assert np.abs(reduced - np.asarray(found, np.float64)).mean() < 2
@@ -214,13 +228,13 @@ def test_only_a_jpeg_comes_smaller_and_it_is_turned_like_the_whole() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     png, turned = _encoded(picture), _encoded(picture, "JPEG", exif=exif)
-    np.testing.assert_array_equal(pixels(open_image(png, enough=10)), np.asarray(picture))
-    assert open_image(turned, enough=150).size == (200, 150)
-    assert open_image(turned, exif="apply", enough=150).size == (150, 200)
-    small, whole = (open_image(turned, exif="apply", enough=enough) for enough in (150, None))
-    assert np.abs(pixels(small).astype(float) - pixels(whole.reduce(2))).mean() < 2
+    np.testing.assert_array_equal(to_array(decode_image(png, enough=10)), np.asarray(picture))
+    assert decode_image(turned, enough=150).size == (200, 150)
+    assert decode_image(turned, exif="apply", enough=150).size == (150, 200)
+    small, whole = (decode_image(turned, exif="apply", enough=enough) for enough in (150, None))
+    assert np.abs(to_array(small).astype(float) - to_array(whole.reduce(2))).mean() < 2
     cmyk = _encoded(picture.convert("CMYK"), "JPEG", quality=95)
-    found = open_image(cmyk, enough=150)
+    found = decode_image(cmyk, enough=150)
     assert (found.mode, found.size) == ("RGB", (200, 150))
 
 
@@ -231,7 +245,7 @@ def _both(encoded: bytes) -> tuple[Any, Any]:
     """As RGB and as grey, with no warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return pixels(open_image(encoded)), pixels(open_image(encoded, "gray"))
+        return to_array(decode_image(encoded)), to_array(decode_image(encoded, "gray"))
 
 
 def _assert_grey(encoded: bytes, expected: Any) -> None:
@@ -308,18 +322,18 @@ def test_of_an_animation_the_first_frame_is_taken() -> None:
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_numbers_without_a_range_are_refused(mode: str) -> None:
     with pytest.raises(ValueError, match=f"mode {mode}.*convert them to 8 or 16 bit"):
-        open_image(_encoded(Image.new(mode, (4, 4)), "TIFF"))
+        decode_image(_encoded(Image.new(mode, (4, 4)), "TIFF"))
 
 
 def test_what_is_no_whole_picture_is_refused() -> None:
     photograph = _encoded(_random(64, 64), "JPEG")
     with pytest.raises(OSError, match="truncated"):
-        open_image(photograph[: len(photograph) // 2])
+        decode_image(photograph[: len(photograph) // 2])
     for encoded in (b"", b"no picture", photograph[:1]):
         with pytest.raises(UnidentifiedImageError):
-            open_image(encoded)
+            decode_image(encoded)
     with pytest.raises((OSError, SyntaxError)):
-        open_image(_encoded(_random(64, 64))[:-200])
+        decode_image(_encoded(_random(64, 64))[:-200])
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -338,49 +352,52 @@ def test_a_tiff_of_other_bands_says_what_to_do(
 ) -> None:
     monkeypatch.setattr(logging.getLogger("PIL"), "propagate", False)  # pytest listens, most programs do not
     numbers = np.zeros((6, 9, bands), dtype)
-    with decode.quietly(), pytest.raises(ValueError, match=r"a TIFF that Pillow cannot read.* --data FILE\.py:DATASET"):
-        open_image(toy.tiff(numbers, colours))
+    with (
+        decode.silence_pillow(),
+        pytest.raises(ValueError, match=r"a TIFF that Pillow cannot read.* --data FILE\.py:DATASET"),
+    ):
+        decode_image(toy.tiff(numbers, colours))
     assert capfd.readouterr().err == ""
 
 
 def test_pictures_above_the_limit_of_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
     picture = _random(40, 40)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with decode.quietly():  # up to twice the limit, without a warning, which would be an error here
-        np.testing.assert_array_equal(pixels(open_image(_encoded(picture))), np.asarray(picture))
+    with decode.silence_pillow():  # up to twice the limit, without a warning, which would be an error here
+        np.testing.assert_array_equal(to_array(decode_image(_encoded(picture))), np.asarray(picture))
         with pytest.raises(Image.DecompressionBombError, match="2025 pixels"):
-            open_image(_encoded(_random(45, 45)))
+            decode_image(_encoded(_random(45, 45)))
     with pytest.warns(Image.DecompressionBombWarning):
-        open_image(_encoded(picture))
+        decode_image(_encoded(picture))
 
 
 def test_thirty_thousand_by_six_thousand_pixels_are_refused_undecoded() -> None:
     bomb = _encoded(Image.new("1", (30_000, 6_000)))
     assert len(bomb) < 100_000
     with pytest.raises(Image.DecompressionBombError, match="180000000 pixels"):
-        open_image(bomb)
+        decode_image(bomb)
 
 
 def test_pixels_are_a_writable_copy() -> None:
     picture = _random(3, 2)
-    array = pixels(picture)
+    array = to_array(picture)
     array[:] = 0
     assert np.asarray(picture).any()
 
 
 def test_properties_by_hand() -> None:
     black_and_white = Image.fromarray(np.array([[0, 255], [0, 255], [0, 255]], np.uint8))
-    assert properties(black_and_white) == decode.Properties(2, 3, 0.5, 0.5)
-    white = properties(Image.new("RGB", (5, 4), "white"))
+    assert picture_properties(black_and_white) == decode.ImageProperties(2, 3, 0.5, 0.5)
+    white = picture_properties(Image.new("RGB", (5, 4), "white"))
     assert (white.width, white.height, white.brightness, white.contrast) == (5, 4, 1.0, 0.0)
-    red = properties(Image.new("RGB", (1, 1), (255, 0, 0)))
+    red = picture_properties(Image.new("RGB", (1, 1), (255, 0, 0)))
     assert red.brightness == pytest.approx(0.299, abs=0.002)
 
 
 @given(_SIDES, _SIDES, st.integers(0, 5))
 def test_properties_are_mean_and_deviation_of_the_luma(width: int, height: int, seed: int) -> None:
     picture = _random(width, height, "L", seed)
-    found = properties(picture)
+    found = picture_properties(picture)
     levels = np.asarray(picture, np.float64) / 255
     assert found.brightness == pytest.approx(levels.mean(), rel=1e-12)
     assert found.contrast == pytest.approx(levels.std(), rel=1e-9, abs=1e-12)
@@ -391,7 +408,7 @@ def test_a_preview_of_floats_is_stretched_over_its_three_bands_together() -> Non
     floats = np.linspace(-3, 5, 3 * 10 * 11, dtype=np.float32).reshape(3, 10, 11)
     low, high = np.percentile(floats, [2, 98])
     expected = np.clip((np.moveaxis(floats.astype(float), 0, 2) - low) / (high - low), 0, 1) * 255
-    shown = decode.preview(floats)
+    shown = decode.make_preview(floats)
     assert (shown.mode, shown.size) == ("RGB", (11, 10))
     np.testing.assert_array_equal(np.asarray(shown), expected.round())
 
@@ -413,18 +430,18 @@ def test_a_preview_of_floats_is_stretched_over_its_three_bands_together() -> Non
 def test_a_preview_shows_the_chosen_bands(channels: int, asked: tuple[int, ...], bands: tuple[int, ...]) -> None:
     numbers = np.random.default_rng(0).integers(0, 256, (6, 9, channels), np.uint8)
     expected = numbers[:, :, bands] if len(bands) == 3 else numbers[:, :, bands[0]]
-    np.testing.assert_array_equal(np.asarray(decode.preview(numbers, asked)), expected)
+    np.testing.assert_array_equal(np.asarray(decode.make_preview(numbers, asked)), expected)
 
 
 def test_previews_of_flat_and_broken_numbers_can_be_drawn() -> None:
-    assert set(np.asarray(decode.preview(np.full((3, 4, 4), 7, np.float32))).ravel()) == {0}
+    assert set(np.asarray(decode.make_preview(np.full((3, 4, 4), 7, np.float32))).ravel()) == {0}
     broken = np.array([[[np.nan, np.inf], [0, 1]]], np.float32)
-    assert np.asarray(decode.preview(broken)).shape == (2, 2)
+    assert np.asarray(decode.make_preview(broken)).shape == (2, 2)
     half = np.zeros((1, 10, 10), np.float32)
     half[0, 0, 0] = 1  # percentiles alone would see nothing
-    assert np.asarray(decode.preview(half))[0, 0] == 255
+    assert np.asarray(decode.make_preview(half))[0, 0] == 255
     for mode in ("1", "L", "LA", "P", "RGBA", "CMYK", "I;16"):
-        assert decode.preview(Image.new(mode, (3, 2))).mode in ("L", "RGB")
+        assert decode.make_preview(Image.new(mode, (3, 2))).mode in ("L", "RGB")
 
 
 @pytest.mark.parametrize(
@@ -436,7 +453,7 @@ def test_a_thumbnail_has_this_longest_side_and_is_never_enlarged(
     size: tuple[int, int], longest: int, expected: tuple[int, int], mode: str
 ) -> None:
     picture = Image.new("L", size, 120).convert(mode)
-    with Image.open(io.BytesIO(jpeg(picture, longest))) as found:
+    with Image.open(io.BytesIO(encode_jpeg(picture, longest))) as found:
         assert (found.format, found.size, found.mode) == ("JPEG", expected, mode)
         assert np.abs(np.asarray(found).astype(int) - 120).max() <= 2
     assert picture.size == size
@@ -445,8 +462,8 @@ def test_a_thumbnail_has_this_longest_side_and_is_never_enlarged(
 def _levels_off(width: int, height: int, short: int, side: int, mode: str, seed: int) -> np.ndarray[Any, Any]:
     """How many values are 0, 1, 2, … levels off when only the crop of some noise, the hardest there is, is resized."""
     picture = _random(width, height, mode, seed)
-    full = pixels(resized(picture, Shape(resize=short, crop=side)))
-    fast = pixels(resized(picture, Shape(resize=short, crop=side, only_crop=True)))
+    full = to_array(resize_and_crop(picture, DecodeOptions(resize=short, crop=side)))
+    fast = to_array(resize_and_crop(picture, DecodeOptions(resize=short, crop=side, only_crop=True)))
     assert full.shape == fast.shape
     return np.bincount(np.abs(full.astype(int) - fast.astype(int)).ravel(), minlength=4)
 
@@ -478,21 +495,25 @@ def test_resizing_only_the_crop_is_hardly_ever_off_by_two_levels() -> None:
 
 def test_a_crop_larger_than_the_resized_picture_is_padded_all_the_same() -> None:
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))
-    full = pixels(resized(picture, Shape(resize=8, crop=16)))
-    np.testing.assert_array_equal(pixels(resized(picture, Shape(resize=8, crop=16, only_crop=True))), full)
+    full = to_array(resize_and_crop(picture, DecodeOptions(resize=8, crop=16)))
+    np.testing.assert_array_equal(
+        to_array(resize_and_crop(picture, DecodeOptions(resize=8, crop=16, only_crop=True))), full
+    )
 
 
 def test_small_pictures_are_always_resized_whole() -> None:
     for size in ((255, 256), (32, 32)):
         picture = _random(*size)
-        full = pixels(resized(picture, Shape(resize=28, crop=24)))
-        np.testing.assert_array_equal(pixels(resized(picture, Shape(resize=28, crop=24, only_crop=True))), full)
+        full = to_array(resize_and_crop(picture, DecodeOptions(resize=28, crop=24)))
+        np.testing.assert_array_equal(
+            to_array(resize_and_crop(picture, DecodeOptions(resize=28, crop=24, only_crop=True))), full
+        )
 
 
 def test_properties_of_a_large_picture_come_from_a_sample_that_is_close() -> None:
     ramp = np.linspace(0, 255, 600).astype(np.uint8)
     picture = Image.fromarray(np.tile(ramp, (500, 1)))
-    found = properties(picture)
+    found = picture_properties(picture)
     assert (found.width, found.height) == (600, 500)
     assert found.brightness == pytest.approx(np.asarray(picture).mean() / 255, abs=0.005)
     assert found.contrast == pytest.approx(np.asarray(picture).std() / 255, abs=0.005)

@@ -182,7 +182,7 @@ def test_a_function_of_ones_own_sees_each_picture(tmp_path: Path, name: str) -> 
 def test_resize_and_crop_come_after_the_function(tmp_path: Path) -> None:
     toy.pictures(tmp_path / "data", size=(20, 30))
     config = _own(tmp_path, "turned", resize=10, crop=8)
-    loader = loading.loader_of(config, loading.manifest_of(config))
+    loader = loading.make_loader(config, loading.open_manifest(config))
     with Image.open(tmp_path / "data/b/001.png") as picture:
         small = picture.rotate(180).resize((10, 15), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(loader.load(5, None).pixels, np.asarray(small)[4:12, 1:9])  # round(3.5) is 4

@@ -12,14 +12,14 @@ from predboard.cli import main
 from predboard.config import InferConfig
 from predboard.errors import InputError
 from predboard.images import decode, sources
-from predboard.images.decode import Shape
-from predboard.images.preprocessing import Recipe, named, prepared
-from predboard.user_code import Named
+from predboard.images.decode import DecodeOptions
+from predboard.images.preprocessing import Recipe, match_class_names, resolve
+from predboard.user_code import UserObject
 
 from tests import toy
 
 RECIPE = Recipe("a library", 256, 224, "bicubic", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "floor", classes=("a", "b", "c"))
-OWN = Recipe("a library", own=Named(np.asarray, "a library", "code", Path()))
+OWN = Recipe("a library", own=UserObject(np.asarray, "a library", "code", Path()))
 
 
 def _config(**options: Any) -> InferConfig:
@@ -27,56 +27,61 @@ def _config(**options: Any) -> InferConfig:
 
 
 def test_without_a_library_pictures_stay_as_they_are() -> None:
-    found = prepared(_config(), None)
+    found = resolve(_config(), None)
     assert (found.shape, found.mean, found.std, found.source, found.function) == (
-        Shape(),
+        DecodeOptions(),
         (0.0,),
         (1.0,),
         "flags",
         None,
     )
-    found = prepared(_config(resize=9, crop="none", std=(0.5,), channels="gray", exif="apply"), None)
-    assert found.shape == Shape(9, None, "bilinear", "gray", "apply")
+    found = resolve(_config(resize=9, crop="none", std=(0.5,), channels="gray", exif="apply"), None)
+    assert found.shape == DecodeOptions(9, None, "bilinear", "gray", "apply")
     assert (found.mean, found.std) == ((0.0,), (0.5,))
 
 
 def test_a_library_says_what_no_flag_does() -> None:
-    found = prepared(_config(), RECIPE)
-    assert found.shape == Shape(256, 224, "bicubic", corner="floor")
+    found = resolve(_config(), RECIPE)
+    assert found.shape == DecodeOptions(256, 224, "bicubic", corner="floor")
     assert (found.mean, found.std, found.source) == (RECIPE.mean, RECIPE.std, "a library")
-    found = prepared(_config(interpolation="bilinear", mean=(0.0,)), RECIPE)
-    assert found.shape == Shape(256, 224, "bilinear", only_crop=True, corner="floor")
+    found = resolve(_config(interpolation="bilinear", mean=(0.0,)), RECIPE)
+    assert found.shape == DecodeOptions(256, 224, "bilinear", only_crop=True, corner="floor")
     assert (found.mean, found.std) == ((0.0,), RECIPE.std)
     assert found.source == "a library and --interpolation, --mean"
-    assert prepared(_config(interpolation="bilinear", exact_resize=True), RECIPE).shape.only_crop is False
-    found = prepared(_config(resize="none", crop="none"), RECIPE)
-    assert found.shape == Shape(None, None, "bicubic", corner="floor")
-    assert prepared(_config(resize=(300, 224)), RECIPE).shape.resize == (300, 224)
-    assert prepared(_config(crop=256), RECIPE).shape.crop == 256
+    assert resolve(_config(interpolation="bilinear", exact_resize=True), RECIPE).shape.only_crop is False
+    found = resolve(_config(resize="none", crop="none"), RECIPE)
+    assert found.shape == DecodeOptions(None, None, "bicubic", corner="floor")
+    assert resolve(_config(resize=(300, 224)), RECIPE).shape.resize == (300, 224)
+    assert resolve(_config(crop=256), RECIPE).shape.crop == 256
 
 
 @pytest.mark.parametrize("options", [{"transform": "f.py:f"}, {"transform": "f.py:f", "std": (0.5,)}])
 def test_the_users_own_function_takes_the_place_of_the_librarys(options: dict[str, Any]) -> None:
     for recipe in (RECIPE, OWN):
-        found = prepared(_config(**options), recipe)
-        assert (found.shape, found.function, found.source) == (Shape(), None, "flags")
+        found = resolve(_config(**options), recipe)
+        assert (found.shape, found.function, found.source) == (DecodeOptions(), None, "flags")
         assert found.std == options.get("std", (1.0,))
 
 
 def test_a_librarys_own_function_goes_with_no_flag() -> None:
-    found = prepared(_config(exif="apply"), OWN)
-    assert (found.function, found.shape, found.mean, found.std) == (OWN.own, Shape(exif="apply"), (0.0,), (1.0,))
+    found = resolve(_config(exif="apply"), OWN)
+    assert (found.function, found.shape, found.mean, found.std) == (
+        OWN.own,
+        DecodeOptions(exif="apply"),
+        (0.0,),
+        (1.0,),
+    )
     with pytest.raises(InputError, match=r"--crop, --mean cannot be combined with a library, .*give all of --resize, "):
-        prepared(_config(crop=3, mean=(0.5,)), OWN)
-    found = prepared(_config(resize=9, crop=8, interpolation="nearest", mean=(0.5,), std=(0.5,)), OWN)
-    assert (found.function, found.shape, found.source) == (None, Shape(9, 8, "nearest"), "flags")
+        resolve(_config(crop=3, mean=(0.5,)), OWN)
+    found = resolve(_config(resize=9, crop=8, interpolation="nearest", mean=(0.5,), std=(0.5,)), OWN)
+    assert (found.function, found.shape, found.source) == (None, DecodeOptions(9, 8, "nearest"), "flags")
 
 
 @pytest.mark.parametrize("options", [{"resize": 64}, {"resize": (300, 223)}, {"crop": 257}])
 def test_a_flag_that_would_pad_what_a_library_asks_for_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"would surround pictures with black, and one of them is from a library"):
-        prepared(_config(**options), RECIPE)
-    assert prepared(_config(resize=64, crop=80), None).shape.crop == 80  # asked for, without a library
+        resolve(_config(**options), RECIPE)
+    assert resolve(_config(resize=64, crop=80), None).shape.crop == 80  # asked for, without a library
 
 
 # --- the crop's corner ---
@@ -86,7 +91,9 @@ def test_a_flag_that_would_pad_what_a_library_asks_for_is_refused(options: dict[
 def test_the_corner_of_a_crop_is_floored_where_a_library_does(side: int) -> None:
     column = np.arange(1, side + 1, dtype=np.uint8)
     picture = Image.fromarray(np.repeat(column[None], 4, 0))  # [4, side]
-    found = decode.pixels(decode.resized(picture, Shape(None, 4, channels="gray", corner="floor")))[0, :, 0]
+    found = decode.to_array(decode.resize_and_crop(picture, DecodeOptions(None, 4, channels="gray", corner="floor")))[
+        0, :, 0
+    ]
     before = -((side - 4) // 2)  # black pixels before the picture, or less than 0
     expected = [column[i - before] if 0 <= i - before < side else 0 for i in range(4)]
     assert found.tolist() == expected
@@ -122,7 +129,7 @@ NAMES = dataclasses.replace(RECIPE, classes=("Annual crop", "forest", "sea-lake"
 def test_names_of_the_data_are_found_among_the_models(
     classes: tuple[str, ...], label: list[int], expected: list[int] | None
 ) -> None:
-    found, said = named(_manifest(classes, label), NAMES, 3)
+    found, said = match_class_names(_manifest(classes, label), NAMES, 3)
     if expected is None:
         assert (found.classes, said) == (classes, "")
         return
@@ -132,23 +139,23 @@ def test_names_of_the_data_are_found_among_the_models(
 
 
 def test_other_names_stay_and_that_is_said() -> None:
-    found, said = named(_manifest(("x", "y", "z"), [0, 1, 2]), NAMES, 3)
+    found, said = match_class_names(_manifest(("x", "y", "z"), [0, 1, 2]), NAMES, 3)
     assert (found.classes, found.label.tolist()) == (("x", "y", "z"), [0, 1, 2])
     assert said == (
         "class names are the data's, in their order; a library has others: Annual crop, forest, sea-lake, …"
     )
     for recipe, outputs in ((None, 3), (NAMES, 4), (Recipe("silent"), 3)):
         manifest = _manifest(("x", "y", "z"), [0, 1, 2])
-        assert named(manifest, recipe, outputs) == (manifest, "")
+        assert match_class_names(manifest, recipe, outputs) == (manifest, "")
 
 
 def test_items_of_a_dataset_say_their_own_index_so_that_no_name_moves_one() -> None:
     manifest = dataclasses.replace(_manifest(("forest", "Annual crop", "sea-lake"), [0, 1, 2]), place=np.arange(3))
-    found, said = named(manifest, NAMES, 3)
+    found, said = match_class_names(manifest, NAMES, 3)
     assert found.classes == manifest.classes
     assert said == "warning: the dataset has its classes in another order than a library"
     same = dataclasses.replace(manifest, classes=("annual_crop", "forest", "Sea Lake"))
-    assert named(same, NAMES, 3)[0].classes == NAMES.classes
+    assert match_class_names(same, NAMES, 3)[0].classes == NAMES.classes
 
 
 # --- libraries that are not there ---
@@ -165,11 +172,11 @@ def test_items_of_a_dataset_say_their_own_index_so_that_no_name_moves_one() -> N
 def test_a_library_that_is_not_installed_is_one_line(
     monkeypatch: pytest.MonkeyPatch, model: str, package: str, extra: str
 ) -> None:
-    from predboard.models.hubs import open_library
+    from predboard.models.hubs import open_hub_model
 
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(InputError) as raised:
-        open_library(model, {})
+        open_hub_model(model, {})
     assert str(raised.value) == f"{model} needs {package}, which is not installed: pip install 'predboard[{extra}]'"
 
 

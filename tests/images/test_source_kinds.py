@@ -16,9 +16,9 @@ from PIL import Image
 from predboard.config import InferConfig
 from predboard.errors import InputError
 from predboard.images import decode, sources
-from predboard.images.sources import Options, open_source, read
+from predboard.images.sources import SourceOptions, open_source, read
 from predboard.inference.infer import infer
-from predboard.predictions.table import keys_of
+from predboard.predictions.table import hash_refs
 from predboard.storage.runs import open_predictions
 
 from tests import toy
@@ -61,7 +61,7 @@ def test_a_list_is_a_manifest_with_all_its_columns(folder: Path, kind: str) -> N
     assert manifest.image.to_pylist() == [row["path"] for row in rows]
     assert manifest.classes == ("a", "b", "c") and manifest.label.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert manifest.columns.to_pylist() == [{"country": row["country"], "cloud": row["cloud"]} for row in rows]
-    assert manifest.key.tolist() == keys_of(row["path"] for row in rows).tolist()  # type: ignore[misc]  # all are text
+    assert manifest.key.tolist() == hash_refs(row["path"] for row in rows).tolist()  # type: ignore[misc]  # all are text
     same_bytes(manifest, [encoded for *_, encoded in files(folder)])
 
 
@@ -70,14 +70,14 @@ def test_labels_are_names_or_indices_and_what_is_unknown_is_none(folder: Path, t
     named = write_list(
         tmp_path / "n.csv", [{"image": r, "class": c} for r, c in zip(refs, ["b", "a", "", "x", "b"], strict=True)]
     )
-    assert open_source(str(named), Options(image_root=folder)).classes == ("a", "b", "x")
-    asked = open_source(str(named), Options(image_root=folder, classes=("b", "a")))
+    assert open_source(str(named), SourceOptions(image_root=folder)).classes == ("a", "b", "x")
+    asked = open_source(str(named), SourceOptions(image_root=folder, classes=("b", "a")))
     assert asked.classes == ("b", "a") and asked.label.tolist() == [0, 1, -1, -1, 0]
     assert asked.root == str(folder.resolve())
     numbered = write_list(
         tmp_path / "i.csv", [{"image": r, "y": i} for r, i in zip(refs, [2, 0, -1, 7, 1], strict=True)]
     )
-    found = open_source(str(numbered), Options(image_root=folder))
+    found = open_source(str(numbered), SourceOptions(image_root=folder))
     assert found.classes == () and found.label.tolist() == [2, 0, -1, 7, 1]
     assert found.within(3).label.tolist() == [2, 0, -1, -1, 1]
 
@@ -85,15 +85,15 @@ def test_labels_are_names_or_indices_and_what_is_unknown_is_none(folder: Path, t
 def test_columns_are_named_and_a_wrong_name_is_one_line(folder: Path, tmp_path: Path) -> None:
     rows = [{"where": ref, "what": name, "serial": f"n{i}", "id": i} for i, (ref, name, _) in enumerate(files(folder))]
     file = str(write_list(folder / "list.csv", rows))
-    options = Options("where", "what", "serial")
+    options = SourceOptions("where", "what", "serial")
     manifest = open_source(file, options)
-    assert manifest.key.tolist() == keys_of(f"n{i}" for i in range(12)).tolist()
+    assert manifest.key.tolist() == hash_refs(f"n{i}" for i in range(12)).tolist()
     assert manifest.columns.column_names == ["serial", "manifest_id"]  # id is a column of the format
     with pytest.raises(
         InputError, match=r"list\.csv has no column of images; it has where, what, serial, id: .*--image-column"
     ):
         open_source(file)
-    for wrong in (Options("nope"), Options("where", "nope"), Options("where", "what", "nope")):
+    for wrong in (SourceOptions("nope"), SourceOptions("where", "nope"), SourceOptions("where", "what", "nope")):
         with pytest.raises(InputError, match=r"has no column 'nope'; it has where, what"):
             open_source(file, wrong)
     empty = write_list(tmp_path / "gap.jsonl", [{"path": "1.png"}, {"path": None}])
@@ -127,7 +127,7 @@ def test_parquet_with_the_images_inside(folder: Path, tmp_path: Path) -> None:
     same_bytes(manifest, [encoded for *_, encoded in pictures])
     raw = pa.table({"preview": [b"x"] * 12, "jpg": [encoded for *_, encoded in pictures]})
     pq.write_table(raw, tmp_path / "raw.parquet")
-    other = open_source(str(tmp_path / "raw.parquet"), Options(image_column="jpg"))
+    other = open_source(str(tmp_path / "raw.parquet"), SourceOptions(image_column="jpg"))
     assert other.image.to_pylist()[0] == "raw.parquet#0:jpg" and set(other.label.tolist()) == {-1}
     same_bytes(other, [encoded for *_, encoded in pictures])
 
@@ -178,7 +178,7 @@ def test_idx_files(tmp_path: Path, packed: bool) -> None:
     manifest = open_source(str(tmp_path / f"t-images-idx3-ubyte{end}"))
     assert manifest.label.tolist() == [1, 0, 2, 1, 0]
     for ref, expected in zip(manifest.image.to_pylist(), pixels, strict=True):
-        picture = decode.open_image(read(manifest.root, ref), "gray")
+        picture = decode.decode_image(read(manifest.root, ref), "gray")
         np.testing.assert_array_equal(np.asarray(picture), expected)
 
 

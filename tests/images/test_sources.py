@@ -36,7 +36,7 @@ def _image_folder(root: Path) -> tuple[list[str], list[tuple[str, int]]]:
             samples += [
                 (f"{inside}/{file}", classes.index(name))
                 for file in sorted(files)
-                if not file.startswith(".") and file.lower().endswith(sources.EXTENSIONS)
+                if not file.startswith(".") and file.lower().endswith(sources.IMAGE_SUFFIXES)
             ]
     return classes, samples
 
@@ -235,10 +235,10 @@ _REFS = st.lists(st.text("abcü/0", min_size=1, max_size=6), unique=True, min_si
 
 @given(_REFS, st.integers(1, 30))
 def test_a_limit_keeps_order_and_is_the_same_in_any_order(refs: list[str], rows: int) -> None:
-    kept = _manifest(refs).limited(rows)
+    kept = _manifest(refs).limit(rows)
     assert len(kept) == min(rows, len(refs))
     assert kept.image.to_pylist() == [ref for ref in refs if ref in set(kept.image.to_pylist())]
-    backwards = _manifest(refs[::-1]).limited(rows)
+    backwards = _manifest(refs[::-1]).limit(rows)
     assert set(backwards.image.to_pylist()) == set(kept.image.to_pylist())
     assert kept.label.tolist() == _manifest(kept.image.to_pylist()).label.tolist()
     assert kept.key.tolist() == _manifest(kept.image.to_pylist()).key.tolist()
@@ -246,28 +246,28 @@ def test_a_limit_keeps_order_and_is_the_same_in_any_order(refs: list[str], rows:
 
 @given(_REFS, st.integers(1, 30), st.text("xyz", min_size=1, max_size=4))
 def test_one_more_image_displaces_at_most_one_other(refs: list[str], rows: int, more: str) -> None:
-    before = set(_manifest(refs).limited(rows).image.to_pylist())
-    after = set(_manifest([*refs, more]).limited(rows).image.to_pylist())
+    before = set(_manifest(refs).limit(rows).image.to_pylist())
+    after = set(_manifest([*refs, more]).limit(rows).image.to_pylist())
     assert len(before - after) <= 1
     assert after - before <= {more}
 
 
 def test_a_limit_is_spread_over_the_data() -> None:
     refs = [f"{c}/{i:05d}.png" for c in "abcd" for i in range(2500)]
-    kept = _manifest(refs).limited(1000).image.to_pylist()
+    kept = _manifest(refs).limit(1000).image.to_pylist()
     counts = [sum(ref.startswith(c) for ref in kept) for c in "abcd"]
     assert sum(counts) == 1000
     assert max(abs(n - 250) for n in counts) < 50  # 3.6 standard deviations
     whole = _manifest(refs)
-    assert whole.limited(None) is whole
-    assert whole.limited(10_000) is whole
+    assert whole.limit(None) is whole
+    assert whole.limit(10_000) is whole
 
 
 def test_further_columns_are_limited_with_their_rows() -> None:
     refs = [f"{i}.png" for i in range(20)]
     whole = _manifest(refs)
     whole = Manifest(whole.root, whole.image, whole.label, whole.key, whole.classes, pa.table({"n": list(range(20))}))
-    kept = whole.limited(7)
+    kept = whole.limit(7)
     assert [f"{n}.png" for n in kept.columns["n"].to_pylist()] == kept.image.to_pylist()
 
 

@@ -21,7 +21,7 @@ from predboard.errors import InputError
 from predboard.inference import resume
 from predboard.storage import runs
 from predboard.storage.inspection import inspect
-from predboard.storage.shards import WHOLE, Share, Task, plan, tasks
+from predboard.storage.shards import WHOLE_RUN, Share, Task, plan_shards, plan_tasks
 
 from tests import toy
 
@@ -115,7 +115,7 @@ def test_shares_overlap_where_some_part_is_in_both(a: int, b: int, data: st.Data
 
 
 def test_tasks_have_each_row_of_each_step_once() -> None:
-    shards = plan(20, 6)
+    shards = plan_shards(20, 6)
     lacking: dict[int, dict[Any, Any]] = {
         1: {s: s.ids for s in shards},
         2: {shards[1]: shards[1].ids, shards[3]: (18,)},
@@ -123,12 +123,12 @@ def test_tasks_have_each_row_of_each_step_once() -> None:
         9: {},
     }
     for together in (1, 2, 3):
-        found = tasks(lacking, together)
+        found = plan_tasks(lacking, together)
         rows = sorted((step, row) for task in found for step in task.steps for row in task.ids)
         assert rows == sorted((step, row) for step, of in lacking.items() for ids in of.values() for row in ids)
         assert sum(task.rows for task in found) == len(rows)
         assert all(set(task.steps) <= set(task.together) and len(task.together) <= together for task in found)
-    assert Task(shards[3], (2, 5), (1, 2, 5), (18,)) in tasks(lacking, 3)
+    assert Task(shards[3], (2, 5), (1, 2, 5), (18,)) in plan_tasks(lacking, 3)
 
 
 # --- several devices ---
@@ -267,13 +267,13 @@ def test_a_part_that_is_there_already_is_not_written_over(place: Path, monkeypat
     infer(_config(place, preflight=0))
     before = {p: p.read_bytes() for p in (place / "out").glob("*/*.parquet")}
     runs.part_path(place / "out", 0, 1).write_bytes(b"damaged")
-    everything = resume.to_do
+    everything = resume.find_missing
 
     def nothing_is_valid(out: Path, run: Any, plan: Any, *arguments: Any, **named: Any) -> Any:
         everything(out, run, plan, *arguments, **named)
         return list(plan), []
 
-    monkeypatch.setattr(resume, "to_do", nothing_is_valid)  # as where a worker was taken for dead, and published
+    monkeypatch.setattr(resume, "find_missing", nothing_is_valid)  # as where a worker was taken for dead, and published
     assert infer(_config(place, preflight=0, batch_size=5)).written == ROWS
     after = {p: p.read_bytes() for p in (place / "out").glob("*/*.parquet")}
     assert {p.name for p in after if after[p] != before[p]} == {"part-00001.parquet"}
@@ -388,7 +388,7 @@ from predboard.storage import runs as store
 from predboard.predictions.table import Run
 from predboard.storage.shards import Share
 share = Share(*map(int, sys.argv[2].split("/")))
-with store.lock(Path(sys.argv[1]), share=share, runs=[Run(("a",), "m", weights="w")]):
+with store.lock_folder(Path(sys.argv[1]), share=share, runs=[Run(("a",), "m", weights="w")]):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -422,13 +422,13 @@ def holder(tmp_path: Path) -> Iterator[Holder]:
     holder.end(kill=True)
 
 
-@pytest.mark.parametrize("share", [Share(3, 8), Share(1, 2), Share(3, 4), WHOLE])
+@pytest.mark.parametrize("share", [Share(3, 8), Share(1, 2), Share(3, 4), WHOLE_RUN])
 def test_a_share_that_another_process_has_is_refused(tmp_path: Path, holder: Holder, share: Share) -> None:
     line = rf"another process is at work on share 3/8 of {tmp_path}: wait for it, or name another --out"
     with pytest.raises(InputError, match=line):
-        runs.lock(tmp_path, share=share).__enter__()
+        runs.lock_folder(tmp_path, share=share).__enter__()
     holder.end()
-    with runs.lock(tmp_path, share=share):
+    with runs.lock_folder(tmp_path, share=share):
         pass
     assert _left(tmp_path) == []
 
@@ -438,7 +438,7 @@ def test_shares_without_a_part_in_common_go_side_by_side(tmp_path: Path, holder:
     for index in (1, 2, 3):
         (tmp_path / "step=00000000").mkdir(exist_ok=True)
         (tmp_path / "step=00000000" / f".part-{index:05d}.parquet.0a.tmp").touch()
-    with runs.lock(tmp_path, share=share):
+    with runs.lock_folder(tmp_path, share=share):
         left = {int(name.split("-")[1][:5]) for name in _left(tmp_path) if name.endswith(".tmp")}
         assert left == {i for i in (1, 2, 3) if not share.holds(i)}  # the others may still be written
     assert holder.process.poll() is None
@@ -447,17 +447,17 @@ def test_shares_without_a_part_in_common_go_side_by_side(tmp_path: Path, holder:
 def test_the_share_of_a_dead_process_is_free_and_what_it_left_is_gone(tmp_path: Path, holder: Holder) -> None:
     holder.end(kill=True)
     assert _left(tmp_path) == [".share-3-of-8", ".share-3-of-8.json"]
-    with runs.lock(tmp_path, share=Share(3, 8)):
+    with runs.lock_folder(tmp_path, share=Share(3, 8)):
         assert _left(tmp_path) == [".share-3-of-8", ".share-3-of-8.json"]
     assert _left(tmp_path) == []
-    with runs.lock(tmp_path):
+    with runs.lock_folder(tmp_path):
         pass
 
 
 def test_a_share_waits_for_nobody_who_has_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "_GATE", 0.1)
-    with runs.lock(tmp_path), pytest.raises(InputError, match="another process is writing to"):
-        runs.lock(tmp_path, share=Share(1, 2)).__enter__()
+    monkeypatch.setattr(runs, "_LOCK_WAIT_SECONDS", 0.1)
+    with runs.lock_folder(tmp_path), pytest.raises(InputError, match="another process is writing to"):
+        runs.lock_folder(tmp_path, share=Share(1, 2)).__enter__()
 
 
 def test_shares_that_are_made_at_once_are_of_one_model(tmp_path: Path, holder: Holder) -> None:
@@ -466,9 +466,9 @@ def test_shares_that_are_made_at_once_are_of_one_model(tmp_path: Path, holder: H
     mine = Run(("a",), "m", weights="v")
     line = r"step 0 is being made with another weights \(w, now v\) by share 3/8: name another --out"
     with pytest.raises(InputError, match=line):
-        runs.lock(tmp_path, share=Share(1, 8), runs=[mine]).__enter__()
+        runs.lock_folder(tmp_path, share=Share(1, 8), runs=[mine]).__enter__()
     for other in (dataclasses.replace(mine, weights="w"), dataclasses.replace(mine, step=1)):
-        with runs.lock(tmp_path, share=Share(1, 8), runs=[other]):
+        with runs.lock_folder(tmp_path, share=Share(1, 8), runs=[other]):
             pass
     assert holder.process.poll() is None
 
@@ -514,7 +514,7 @@ def test_retry_errors_with_several_steps_and_row_groups(place: Path, monkeypatch
         torch.manual_seed(step)
         files.append(place / f"toy_epoch{step}.pt")
         torch.save({"head.weight": torch.randn(3, 3), "head.bias": torch.randn(3)}, files[-1])
-    monkeypatch.setattr(runs, "GROUP_ROWS", 3)
+    monkeypatch.setattr(runs, "ROW_GROUP_MAX_ROWS", 3)
     options: dict[str, Any] = {"checkpoint": tuple(files)}
     infer(_config(place, checkpoint=tuple(files[:1])))
     (place / "data" / "b" / "008.png").write_bytes(b"broken")

@@ -17,8 +17,8 @@ from PIL import Image
 from predboard import InferConfig, infer, open_predictions
 from predboard.errors import InputError
 from predboard.images import decode, sources
-from predboard.inference.infer import Outcome
-from predboard.predictions.table import digest_of, footer, hash64
+from predboard.inference.infer import InferResult
+from predboard.predictions.table import digest_records, encode_footer, hash64
 from predboard.storage import runs, shards
 from predboard.storage.inspection import inspect
 
@@ -264,11 +264,11 @@ def test_a_part_of_several_row_groups(tmp_path: Path, net: str, monkeypatch: pyt
     toy.pictures(tmp_path / "data", each=7)
     options: dict[str, Any] = {"embeddings": True, "thumbnails": 8, "shard_size": 13}
     infer(_config(tmp_path, net, out=tmp_path / "plain", **options))
-    monkeypatch.setattr(runs, "GROUP_ROWS", 5)
+    monkeypatch.setattr(runs, "ROW_GROUP_MAX_ROWS", 5)
     infer(_config(tmp_path, net, batch_size=4, **options))
     pd.testing.assert_frame_equal(_frame(tmp_path / "out"), _frame(tmp_path / "plain"), rtol=1e-3, atol=1e-3)
     groups = []
-    for path in runs.part_paths(tmp_path / "out", 0):
+    for path in runs.list_part_paths(tmp_path / "out", 0):
         with pq.ParquetFile(path) as file:
             groups.append([file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)])
     assert groups == [[5, 5, 3], [5, 3]]
@@ -403,8 +403,8 @@ def test_thumbnails_are_small_pictures_of_the_source(tmp_path: Path, net: str) -
     frame = opened.to_pandas()
     for row in frame.itertuples():
         with Image.open(tmp_path / "data" / str(row.image)) as picture:
-            assert row.thumbnail == decode.jpeg(picture.convert("RGB"), 16)
-    assert runs.pick(opened.step, [3], "thumbnail") == {3: frame["thumbnail"][3]}
+            assert row.thumbnail == decode.encode_jpeg(picture.convert("RGB"), 16)
+    assert runs.read_values(opened.step, [3], "thumbnail") == {3: frame["thumbnail"][3]}
 
 
 def test_embeddings_are_the_input_of_the_last_linear_layer(tmp_path: Path, net: str) -> None:
@@ -445,10 +445,10 @@ def test_embeddings_beyond_float16_are_its_largest_numbers_not_infinity(tmp_path
 def test_pictures_are_normalised_as_torchvision_does_to_the_last_bit(
     mean: tuple[float, ...], std: tuple[float, ...], channels: int
 ) -> None:
-    from predboard.inference.forward import Prepare
+    from predboard.inference.forward import Normalizer
 
     pictures = np.random.default_rng(0).integers(0, 256, (5, 7, 11, channels), np.uint8)
-    found = Prepare(torch.device("cpu"), mean, std)(pictures)
+    found = Normalizer(torch.device("cpu"), mean, std)(pictures)
     plain = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
     expected = (plain - torch.tensor(mean).reshape(1, -1, 1, 1)) / torch.tensor(std).reshape(1, -1, 1, 1)
     assert torch.equal(found, expected)
@@ -887,7 +887,7 @@ def test_parts_of_a_newer_format_and_of_other_programs_are_refused_and_kept(tmp_
         table = file.read()
     opened = runs.open_part(path)
     run, part = {**dataclasses.asdict(opened.run), "format": 2, "new": [1]}, dataclasses.asdict(opened.part)
-    records = {**footer(opened.run, opened.part), "predboard.digest": digest_of(run, part)}
+    records = {**encode_footer(opened.run, opened.part), "predboard.digest": digest_records(run, part)}
     records["predboard.run"] = records["predboard.run"].replace('"format":1', '"format":2,"new":[1]')
     pq.write_table(table.replace_schema_metadata(records), path)
     newer = path.read_bytes()
@@ -905,7 +905,7 @@ def test_parts_of_a_newer_format_and_of_other_programs_are_refused_and_kept(tmp_
 
 def test_a_run_that_another_process_writes_is_refused(tmp_path: Path, net: str) -> None:
     toy.pictures(tmp_path / "data")
-    with runs.lock(tmp_path / "out"), pytest.raises(InputError, match="another process is writing to"):
+    with runs.lock_folder(tmp_path / "out"), pytest.raises(InputError, match="another process is writing to"):
         infer(_config(tmp_path, net))
     assert infer(_config(tmp_path, net)).complete
 
@@ -1045,9 +1045,9 @@ def test_the_bottleneck_is_named_with_the_flag_that_helps(
     tmp_path: Path, slowest: str, advice: str, percent: str
 ) -> None:
     seconds = {"wall": 10.0, "wait": 1.0, "forward": 1.0, "behind": 1.0, "decode": 5.0, "write": 5.0, slowest: 8.0}
-    line = Outcome(tmp_path, 100, {}, 500, seconds, 2, shards.WHOLE, 100).bottleneck
+    line = InferResult(tmp_path, 100, {}, 500, seconds, 2, shards.WHOLE_RUN, 100).bottleneck
     assert line.startswith("50 rows/s: waiting for pictures ") and f"bound by {advice}" in line and percent in line
-    assert Outcome(tmp_path, 100, {}, 0, seconds, 2, shards.WHOLE, 100).bottleneck == ""
+    assert InferResult(tmp_path, 100, {}, 0, seconds, 2, shards.WHOLE_RUN, 100).bottleneck == ""
 
 
 def test_the_time_of_a_run_adds_up(tmp_path: Path, net: str) -> None:

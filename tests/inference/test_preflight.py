@@ -222,7 +222,7 @@ def test_strict_stops_before_anything_is_written(folder: Path, tmp_path: Path) -
         InputError, match=r"^the preflight warns, and --strict stops before the long run: accuracy of 200 images would"
     ):
         run(folder, tmp_path / "out", channels="bgr", strict=True)
-    assert runs.step_numbers(tmp_path / "out") == []
+    assert runs.list_step_numbers(tmp_path / "out") == []
     assert sorted(p.name for p in (tmp_path / "out" / "_preflight").iterdir()) == [
         "step=00000000.json",
         "step=00000000.png",
@@ -320,12 +320,12 @@ def test_pictures_that_cannot_be_read_are_counted(folder: Path, tmp_path: Path) 
 def test_what_it_costs_is_bounded(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said, report = run(folder, tmp_path / "few", channels="bgr", preflight=100)
     assert report["images"] == 100
-    monkeypatch.setattr("predboard.inference.preflight.BYTES", 6 * 6 * 3 * 60)
+    monkeypatch.setattr("predboard.inference.preflight.SAMPLE_MAX_BYTES", 6 * 6 * 3 * 60)
     said, report = run(folder, tmp_path / "large", channels="bgr")
     assert report["images"] == 60
     assert any("warning: accuracy of " in line for line in said)
-    monkeypatch.setattr("predboard.inference.preflight.BYTES", 2**28)
-    monkeypatch.setattr("predboard.inference.preflight.SECONDS", 0.0)  # as of a model that takes long
+    monkeypatch.setattr("predboard.inference.preflight.SAMPLE_MAX_BYTES", 2**28)
+    monkeypatch.setattr("predboard.inference.preflight.TRIALS_MIN_SECONDS", 0.0)  # as of a model that takes long
     _, report = run(folder, tmp_path / "slow", channels="bgr")
     assert {tried["images"] for tried in report["tried"]} <= {32, 64}
     assert sign_test(0, 20) < 1e-5  # which is still enough for a mistake that costs a third
@@ -349,12 +349,14 @@ def test_a_report_that_is_there_is_said_again_and_not_made_again(folder: Path, t
 def test_what_the_models_library_would_do_otherwise_is_named() -> None:
     recipe = preprocessing.Recipe("timm:net", resize=235, crop=224, mean=(0.5,), std=(0.5, 0.5, 0.5))
     same = {"resize": 235, "crop": 224, "interpolation": "bilinear", "mean": [0.5, 0.5, 0.5], "std": [0.5]}
-    assert preprocessing.differences(same, recipe) == []
+    assert preprocessing.describe_differences(same, recipe) == []
     other = {**same, "resize": None, "mean": [0.0]}
-    assert preprocessing.differences(other, recipe) == ["resize none, not 235", "mean 0 0 0, not 0.5 0.5 0.5"]
-    assert preprocessing.differences({"floats": True}, recipe) == ["by your own code"]
+    assert preprocessing.describe_differences(other, recipe) == ["resize none, not 235", "mean 0 0 0, not 0.5 0.5 0.5"]
+    assert preprocessing.describe_differences({"floats": True}, recipe) == ["by your own code"]
     for own_weights in (True, False):
-        doubt = diagnostics.unlike_library(preprocessing.differences(other, recipe), recipe.source, own_weights)
+        doubt = diagnostics.diagnose_recipe(
+            preprocessing.describe_differences(other, recipe), recipe.source, own_weights
+        )
         assert doubt.warning == own_weights
         assert doubt.text.startswith(
             "pictures are not prepared as timm:net says: resize none, not 235, mean 0 0 0, not"
@@ -382,7 +384,7 @@ def test_of_outputs_without_a_number_nothing_else_is_said(folder: Path, tmp_path
     ],
 )
 def test_how_long_it_will_take_is_for_all_devices_together(devices: list[str], expected: str) -> None:
-    found = preflight.Found(
+    found = preflight.PreflightReport(
         *("", 0, 512, 0, 0, 0, {"size": [8, 8, 3], "channels": "rgb", "mean": [0], "std": [1], "source": "flags"}),
         *((0.0,), (1.0,), 200.0, 1000.0, 1.0, (), ()),
     )

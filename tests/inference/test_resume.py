@@ -204,7 +204,7 @@ def _parts(out: Path) -> dict[Path, tuple[int, int]]:
     found = {}
     for path in out.glob("step=*/*.parquet"):
         file = runs.open_part(path)
-        runs.verify(file)
+        runs.verify_part(file)
         found[path] = (path.stat().st_mtime_ns, file.rows)
     return found
 
@@ -321,20 +321,22 @@ def test_the_time_to_go_on_is_linear_in_the_parts(tmp_path: Path, monkeypatch: p
     run = Run(("a", "b"), "m", shard_size=1)
 
     def seconds(rows: int) -> float:
-        plan = shards.plan(rows, 1)
+        plan = shards.plan_shards(rows, 1)
         image = pa.array(list(map(str, range(rows))))
         label = np.zeros(rows, np.int32)
         manifest = sources.Manifest("", image, label, np.arange(rows), run.classes)
-        monkeypatch.setattr(runs, "part_paths", lambda out, step: [runs.part_path(out, step, i) for i in range(rows)])
+        monkeypatch.setattr(
+            runs, "list_part_paths", lambda out, step: [runs.part_path(out, step, i) for i in range(rows)]
+        )
 
         def opened(path: Path) -> runs.PartFile:
-            i = runs.index_of(path)
+            i = runs.part_index(path)
             return runs.PartFile(path, run, Part(i, i + 1, manifest.digest(i, i + 1), rows, ""), 1, rows)
 
         monkeypatch.setattr(runs, "open_part", opened)
-        monkeypatch.setattr(runs, "verify", lambda _: None)
+        monkeypatch.setattr(runs, "verify_part", lambda _: None)
         began = time.process_time()
-        todo = resume.to_do(tmp_path, run, plan, manifest, update=False, overwrite=False, say=print)
+        todo = resume.find_missing(tmp_path, run, plan, manifest, update=False, overwrite=False, say=print)
         assert todo == ([], [])
         return time.process_time() - began
 

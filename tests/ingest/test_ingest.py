@@ -21,9 +21,9 @@ from predboard.cli import main
 from predboard.config import ImportConfig
 from predboard.errors import InputError
 from predboard.images import sources
-from predboard.ingest.ingest import adopt
-from predboard.metrics.counts import Scores, Tally
-from predboard.predictions.table import hash64, keys_of
+from predboard.ingest.ingest import import_predictions
+from predboard.metrics.counts import CountMetrics, Counts
+from predboard.predictions.table import hash64, hash_refs
 from predboard.state import merge
 from predboard.storage import runs
 
@@ -50,7 +50,7 @@ def softmax(logits: Any) -> Any:
 def run(folder: Path, *files: Path, **options: Any) -> pd.DataFrame:
     """Import and read back."""
     out = folder / "out"
-    adopt(ImportConfig(**{"files": files, "scores": "logits", "out": out, **options}))
+    import_predictions(ImportConfig(**{"files": files, "scores": "logits", "out": out, **options}))
     frame: pd.DataFrame = open_predictions(out).to_pandas()
     return frame
 
@@ -174,7 +174,7 @@ def test_every_kind_of_file_gives_the_same_rows(kind: str, tmp_path: Path) -> No
     np.testing.assert_array_equal(logits_of(frame), logits)
     assert frame["label"].tolist() == label.tolist()
     assert frame["image"].tolist() == image
-    assert frame["key"].tolist() == keys_of(image).tolist()
+    assert frame["key"].tolist() == hash_refs(image).tolist()
     assert frame["id"].tolist() == list(range(ROWS))
     assert frame["predicted"].tolist() == logits.argmax(axis=1).tolist()
     assert frame["error"].isna().all() and frame["digest"].isna().all()
@@ -303,7 +303,9 @@ def test_labels_that_are_not_those_of_the_images_are_warned_of(tmp_path: Path) -
     toy.pictures(tmp_path / "data", classes=3, each=4)
     np.savez(tmp_path / "a.npz", logits=made(12)[0], label=[1, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 2])
     said: list[str] = []
-    adopt(ImportConfig("logits", (tmp_path / "a.npz",), tmp_path / "out", images=str(tmp_path / "data")), said.append)
+    import_predictions(
+        ImportConfig("logits", (tmp_path / "a.npz",), tmp_path / "out", images=str(tmp_path / "data")), said.append
+    )
     assert "warning: 2 labels in a.npz are not those of --images: are the rows in the same order?" in said
     assert open_predictions(tmp_path / "out").run.classes == ("a", "b", "c")
 
@@ -316,7 +318,7 @@ def test_pictures_that_are_not_found_are_counted(tmp_path: Path) -> None:
     refs = [f"{c}/{i:03d}.png" for c in "abc" for i in range(4)]
     (tmp_path / "list.txt").write_text("\n".join(refs))
     config = ImportConfig("logits", (tmp_path / "a.npy",), tmp_path / "out", images=str(tmp_path / "list.txt"))
-    assert adopt(config).missing == 12
+    assert import_predictions(config).missing == 12
     root = ImportConfig(
         "logits",
         (tmp_path / "a.npy",),
@@ -324,7 +326,7 @@ def test_pictures_that_are_not_found_are_counted(tmp_path: Path) -> None:
         images=str(tmp_path / "list.txt"),
         image_root=tmp_path / "data",
     )
-    assert adopt(root).missing == 1
+    assert import_predictions(root).missing == 1
     frame = open_predictions(tmp_path / "out2").to_pandas()
     assert frame["digest"].isna().tolist() == [ref == "b/001.png" for ref in refs]
     assert frame["error"].isna().all()
@@ -344,7 +346,9 @@ def test_labels_of_some_images_only(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", logits=logits, files=image)
     said: list[str] = []
     pd.DataFrame({"path": image[::-2], "label": label[::-2]}).to_csv(tmp_path / "y.csv", index=False)
-    adopt(ImportConfig("logits", (tmp_path / "a.npz",), tmp_path / "out", labels=tmp_path / "y.csv"), said.append)
+    import_predictions(
+        ImportConfig("logits", (tmp_path / "a.npz",), tmp_path / "out", labels=tmp_path / "y.csv"), said.append
+    )
     assert "warning: 20 rows have no label in y.csv" in said
     frame = open_predictions(tmp_path / "out").to_pandas()
     assert frame["label"].fillna(-1).tolist() == [c if i % 2 else -1 for i, c in enumerate(label)]
@@ -373,14 +377,14 @@ def test_probabilities_and_their_logarithms_give_the_same_derived_columns_as_log
 def test_one_is_not_said_as_many(tmp_path: Path) -> None:
     said: list[str] = []
     (tmp_path / "one.csv").write_text("path,prob_a,prob_b,label\nx.jpg,.5,.5,cow\n")
-    adopt(ImportConfig("probabilities", (tmp_path / "one.csv",), tmp_path / "one"), said.append)
+    import_predictions(ImportConfig("probabilities", (tmp_path / "one.csv",), tmp_path / "one"), said.append)
     assert said[0] == "one.csv: 1 row, 2 classes in prob_a, prob_b"
     (tmp_path / "two.csv").write_text("prob_a,prob_b\n1,0\n.5,nan\n")
     (tmp_path / "labels.txt").write_text("cow\na\n")
     (tmp_path / "names.txt").write_text("a\nb\n")
     said.clear()
     config = ImportConfig("probabilities", (tmp_path / "two.csv",), tmp_path / "two", labels=tmp_path / "labels.txt")
-    adopt(dataclasses.replace(config, classes=tmp_path / "names.txt"), said.append)
+    import_predictions(dataclasses.replace(config, classes=tmp_path / "names.txt"), said.append)
     assert said == [
         "two.csv: 2 rows, 2 classes in prob_a, prob_b",
         "warning: 1 label in labels.txt is of no class (cow) and counts as unknown",
@@ -396,7 +400,7 @@ def test_a_probability_of_zero_and_a_row_that_is_not_finite(tmp_path: Path) -> N
     saved.to_csv(tmp_path / "a.csv", index=False)
     said: list[str] = []
     out = tmp_path / "out"
-    adopted = adopt(ImportConfig("probabilities", (tmp_path / "a.csv",), out), said.append)
+    adopted = import_predictions(ImportConfig("probabilities", (tmp_path / "a.csv",), out), said.append)
     assert said == [
         "a.csv: 4 rows, 3 classes in prob_a, prob_b, prob_c",
         "warning: 2 rows in a.csv have scores that are not finite; they are failed rows",
@@ -438,7 +442,7 @@ def test_names_of_arrays_and_columns(tmp_path: Path) -> None:
     frame = run(tmp_path, tmp_path / "a.npz", **asked)
     np.testing.assert_array_equal(logits_of(frame), logits)
     assert (frame["label"].tolist(), frame["image"].tolist()) == (label.tolist(), image)
-    assert frame["key"].tolist() == keys_of(str(7 + i) for i in range(ROWS)).tolist()
+    assert frame["key"].tolist() == hash_refs(str(7 + i) for i in range(ROWS)).tolist()
     assert frame["manifest_key"].tolist() == list(range(7, 7 + ROWS))
 
 
@@ -608,7 +612,7 @@ def test_labels_that_disagree(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("\n".join(NAMES))
     said: list[str] = []
     (tmp_path / "y.json").write_text(json.dumps(["cat"] * 37 + ["cow", None, "cow"]))
-    adopt(
+    import_predictions(
         ImportConfig(
             "logits",
             (tmp_path / "a.npy",),
@@ -705,7 +709,7 @@ def test_files_with_steps_in_their_names_are_steps_and_others_are_one_table(tmp_
     run(tmp_path, *halves, step=(3,), shard_size=16)
     run(tmp_path, tmp_path / "step7_a.npz", tmp_path / "step7_b.npz")
     run(tmp_path, tmp_path / "a.npz", tmp_path / "a.npz", step=(20, 21))
-    assert runs.step_numbers(tmp_path / "out") == [2, 3, 7, 10, 20, 21]
+    assert runs.list_step_numbers(tmp_path / "out") == [2, 3, 7, 10, 20, 21]
     for step in (3, 7):
         frame = open_predictions(tmp_path / "out", step=step).to_pandas()
         np.testing.assert_array_equal(logits_of(frame), logits * (7 if step == 7 else 1))
@@ -830,9 +834,9 @@ def test_nothing_is_deleted_where_one_step_is_refused(tmp_path: Path) -> None:
 _PEAK = """
 import re, sys
 from pathlib import Path
-from predboard.ingest.ingest import adopt
+from predboard.ingest.ingest import import_predictions
 from predboard.config import ImportConfig
-adopt(ImportConfig("logits", (Path(sys.argv[1]),), Path(sys.argv[2])))
+import_predictions(ImportConfig("logits", (Path(sys.argv[1]),), Path(sys.argv[2])))
 print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 """  # not ru_maxrss: a process inherits its parent's
 
@@ -920,15 +924,15 @@ def real(folder: Path) -> None:
         pytest.skip(f"needs the real predictions in {folder}")
 
 
-def imported(tmp_path: Path, *arguments: str | Path) -> Scores:
+def imported(tmp_path: Path, *arguments: str | Path) -> CountMetrics:
     """The scores of a run that the command imported."""
     assert main.run(["import", *map(str, arguments), "--out", str(tmp_path / "out")]) == 0
     [step] = runs.open_run(tmp_path / "out")
-    tallies = [Tally.measure(step.run, batch) for part in step.parts for batch in runs.batches(part)]
+    tallies = [Counts.measure(step.run, batch) for part in step.parts for batch in runs.read_batches(part)]
     whole = tallies[0]
     for tally in tallies[1:]:
         whole = merge(whole, tally)
-    return Scores(whole, len(step.run.classes))
+    return CountMetrics(whole, len(step.run.classes))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from predboard import config
 from predboard.errors import InputError
 from predboard.ingest import validation
-from predboard.ingest.validation import Audit
+from predboard.ingest.validation import ScoreCheck
 
 
 def softmax(logits: Any) -> Any:
@@ -18,8 +18,8 @@ def softmax(logits: Any) -> Any:
     return shifted / shifted.sum(axis=1, keepdims=True)
 
 
-def looked(kind: config.Scores, *blocks: Any) -> Audit:
-    found = Audit(kind, blocks[0].shape[1])
+def looked(kind: config.ScoreKind, *blocks: Any) -> ScoreCheck:
+    found = ScoreCheck(kind, blocks[0].shape[1])
     for block in blocks:
         found.add(block)
     return found
@@ -130,7 +130,7 @@ def test_the_same_error_is_allowed_in_half_precision_and_not_in_single() -> None
         ("probabilities", np.full((30, 3), np.nan), r"none of the 30 rows in x has finite scores"),
     ],
 )
-def test_another_kind_of_scores_is_refused(kind: config.Scores, rows: Any, words: str) -> None:
+def test_another_kind_of_scores_is_refused(kind: config.ScoreKind, rows: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
         looked(kind, rows).finish("x")
 
@@ -154,20 +154,20 @@ def test_rows_that_are_not_finite_fail_and_zeros_are_counted() -> None:
         "warning: 2 rows in x have scores that are not finite; they are failed rows",
         "5 probabilities below 1.2e-38 in x count as that, 87.3 nats",
     ]
-    assert validation.usable("probabilities", rows).tolist() == [i not in (4, 5) for i in range(30)]
+    assert validation.usable_rows("probabilities", rows).tolist() == [i not in (4, 5) for i in range(30)]
     logs = np.log(np.maximum(rows[6:8], 0), where=rows[6:8] > 0, out=np.full((2, 4), -np.inf))
-    assert validation.usable("log_probabilities", logs).all()
-    assert not validation.usable("logits", logs).any()
-    assert not validation.usable("log_probabilities", -logs).any()
+    assert validation.usable_rows("log_probabilities", logs).all()
+    assert not validation.usable_rows("logits", logs).any()
+    assert not validation.usable_rows("log_probabilities", -logs).any()
     expected = [[0, *[-126 * np.log(2)] * 3], [np.log(0.5), np.log(0.5), np.log(1e-9), -126 * np.log(2)]]
     for kind, saved in (("probabilities", rows[6:8]), ("log_probabilities", logs)):
-        np.testing.assert_allclose(validation.converted(kind, saved)[0], expected, rtol=1e-6)  # type: ignore[arg-type]  # a literal
+        np.testing.assert_allclose(validation.to_stored_logits(kind, saved)[0], expected, rtol=1e-6)  # type: ignore[arg-type]  # a literal
 
 
 def test_logits_are_kept_to_the_last_bit() -> None:
     logits = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
-    np.testing.assert_array_equal(validation.converted("logits", logits)[0], logits)
-    assert validation.usable("logits", np.array([[1e300, 0.0], [3e38, -3e38], [np.nan, 0]])).tolist() == [
+    np.testing.assert_array_equal(validation.to_stored_logits("logits", logits)[0], logits)
+    assert validation.usable_rows("logits", np.array([[1e300, 0.0], [3e38, -3e38], [np.nan, 0]])).tolist() == [
         False,
         True,
         False,

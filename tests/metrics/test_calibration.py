@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from predboard.metrics import calibration, score_histograms
-from predboard.metrics.calibration import BETAS, SALT, SAMPLE, Calibration, conformal
-from predboard.metrics.score_histograms import Ranking
-from predboard.predictions.table import Predictions, Run, log_probabilities, mix
+from predboard.metrics.calibration import BETAS, SALT, SAMPLE_ROWS, Calibration, conformal_sets
+from predboard.metrics.score_histograms import ScoreHistograms
+from predboard.predictions.table import Predictions, Run, mix, to_log_probabilities
 from predboard.state import merge
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
@@ -76,7 +76,7 @@ def test_calibration_errors_are_those_of_torchmetrics(classes: int) -> None:
 
 def test_a_probability_on_the_border_is_in_the_bin_above_and_one_is_in_the_last() -> None:
     p = np.array([0, 1 / 15, 0.0666, 0.2, 0.4, 1 - 1e-9, 1])
-    assert calibration.bins_of(p).tolist() == [0, 1, 0, 3, 6, 14, 14]
+    assert calibration.equal_width_bin(p).tolist() == [0, 1, 0, 3, 6, 14, 14]
     logits = np.log(np.array([[0.4, 0.3, 0.3], [0.6, 0.2, 0.2]])).astype(np.float32)
     rows = state_of(logits, np.array([0, 1])).bins[0]
     assert rows[[6, 9]].tolist() == [1, 1]
@@ -87,7 +87,9 @@ def test_published_calibration_error_of_resnet110() -> None:
     rows = pd.read_csv(SAVED / "nncal_probs_resnet110_c10_logits.csv")
     right, confidence = (rows.true_label == rows.pred_label).to_numpy(), rows.confidence.to_numpy(float)
     sums = calibration._sums(
-        calibration.bins_of(confidence), (right.astype(np.float64) * calibration.UNIT, confidence), 15
+        calibration.equal_width_bin(confidence),
+        (right.astype(np.float64) * calibration.PROBABILITY_UNIT, confidence),
+        15,
     )
     assert round(100 * float(calibration._ece(sums)), 2) == 4.75
     assert float(calibration._ece(sums)) == pytest.approx(slow_ece(confidence, right), abs=1e-8)
@@ -98,7 +100,7 @@ def test_published_calibration_error_of_resnet110() -> None:
 def test_real_softmax_outputs_against_loops(name: str) -> None:
     saved = np.load(SAVED / f"{name}.npz")
     p, label = saved["predictions"], saved["ground_truth"].reshape(-1).astype(np.int64)
-    logits, _ = log_probabilities(p)
+    logits, _ = to_log_probabilities(p)
     state, p = state_of(logits, label), softmax(logits)
     right = p.argmax(axis=1) == label
     assert state.ece == pytest.approx(slow_ece(p.max(axis=1), right), abs=1e-6)
@@ -107,7 +109,7 @@ def test_real_softmax_outputs_against_loops(name: str) -> None:
     equal = state.ece_equal_mass
     assert float(equal.value) == pytest.approx(slow_equal_mass(p.max(axis=1), right), abs=1e-4)
     reliability, resolution, uncertainty = slow_split(p, label)
-    assert state.brier_split == pytest.approx((reliability, resolution, uncertainty), abs=1e-6)
+    assert state.brier_decomposition == pytest.approx((reliability, resolution, uncertainty), abs=1e-6)
 
 
 def test_a_worked_example() -> None:
@@ -118,7 +120,7 @@ def test_a_worked_example() -> None:
     assert state.mce == pytest.approx(0.25, abs=1e-6)
     assert state.ece_classwise == pytest.approx(0.175, abs=1e-6)  # both classes see the same rows
     reliability = 2 * (2 * 0.25**2 + 2 * 0.1**2) / 4
-    assert state.brier_split == pytest.approx(
+    assert state.brier_decomposition == pytest.approx(
         (reliability, 2 * (2 * 0.25**2 + 2 * 0.25**2) / 4, 2 * 0.25 * 0.75), abs=1e-6
     )
 
@@ -139,10 +141,10 @@ def slow_split(p: Floats, label: NDArray[np.int64]) -> tuple[float, float, float
 
 def test_the_brier_split_is_that_of_loops_and_adds_up_where_bins_have_one_probability() -> None:
     logits, label = noisy(800, 5)
-    assert state_of(logits, label).brier_split == pytest.approx(slow_split(softmax(logits), label), abs=1e-6)
+    assert state_of(logits, label).brier_decomposition == pytest.approx(slow_split(softmax(logits), label), abs=1e-6)
     few = np.log(np.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]])[np.arange(300) % 2]).astype(np.float32)
     truth = np.random.default_rng(0).integers(0, 3, 300)
-    reliability, resolution, uncertainty = state_of(few, truth).brier_split
+    reliability, resolution, uncertainty = state_of(few, truth).brier_decomposition
     brier = ((softmax(few) - np.eye(3)[truth]) ** 2).sum(axis=1).mean()
     assert reliability - resolution + uncertainty == pytest.approx(brier, abs=1e-6)
 
@@ -192,12 +194,12 @@ def test_calibration_error_by_equal_mass_is_within_its_bound_of_that_of_sorted_r
 @pytest.mark.parametrize("ends", ["right ones lowest", "wrong ones lowest"])
 def test_calibration_error_by_equal_mass_where_many_rows_share_a_bin(ends: str) -> None:
     # Log-odds within three bins of 1/1024, at their two ends; a cut of 15 falls into the middle of them.
-    wide = 64 / calibration.ORDERED
+    wide = 64 / calibration.EQUAL_MASS_BINS
     rows = 150
     at = np.arange(rows) % 3
     high = np.arange(rows) // 3 % 2 == 1
     u = 1 + wide * (at + np.where(high, 0.95, 0.05))  # the score; the log-odds are near it
-    p = score_histograms.probability(u)
+    p = score_histograms.probability_of_score(u)
     logits = np.stack([np.log(p / (1 - p)), np.zeros(rows)], axis=1).astype(np.float32)
     right = high == (ends == "wrong ones lowest")
     state = state_of(logits, np.where(right, 0, 1))
@@ -234,7 +236,7 @@ def exact_temperature(logits: NDArray[np.float32], label: NDArray[np.int64]) -> 
 
 
 def halves(logits: NDArray[np.float32], label: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.asarray(score_histograms.group_of(toy.predictions(named(logits.shape[1]), logits, label).key) % 2)
+    return np.asarray(score_histograms.jackknife_group(toy.predictions(named(logits.shape[1]), logits, label).key) % 2)
 
 
 @pytest.mark.parametrize(("classes", "scale"), [(2, 0.4), (10, 1), (10, 2.3), (10, 7), (300, 1.4)])
@@ -258,18 +260,18 @@ def test_the_temperature_is_that_of_an_optimiser_on_one_half_and_the_rest_is_sai
 @pytest.mark.parametrize("name", ["netcal_lenet-5-cifar-10", "netcal_wideresnet-16-4-cifar-10"])
 def test_temperatures_of_real_models(name: str) -> None:
     saved = np.load(SAVED / f"{name}.npz")
-    logits, _ = log_probabilities(saved["predictions"])
+    logits, _ = to_log_probabilities(saved["predictions"])
     label = saved["ground_truth"].reshape(-1).astype(np.int64)
     run = named(10)
     rows = Predictions(toy.predictions(run, logits, label).batch, of=len(label))
     found = Calibration.measure(run, rows).tempered
     assert found is not None
-    chosen = rows.sampled(SAMPLE, SALT)
-    assert abs(int(chosen.sum()) - SAMPLE) < 300
+    chosen = rows.sampled(SAMPLE_ROWS, SALT)
+    assert abs(int(chosen.sum()) - SAMPLE_ROWS) < 300
     # The state keeps no more rows than SAMPLE: those of lowest hash.
     hash_ = mix(rows.key, SALT).view(np.uint64)
-    chosen &= hash_ <= np.sort(hash_[chosen])[: SAMPLE + 1][-1 if chosen.sum() <= SAMPLE else -2]
-    fold = score_histograms.group_of(rows.key) % 2
+    chosen &= hash_ <= np.sort(hash_[chosen])[: SAMPLE_ROWS + 1][-1 if chosen.sum() <= SAMPLE_ROWS else -2]
+    fold = score_histograms.jackknife_group(rows.key) % 2
     assert found.fitted + found.tried == chosen.sum()
     assert found.temperature == pytest.approx(
         exact_temperature(logits[chosen & (fold == 0)], label[chosen & (fold == 0)]), rel=1e-4
@@ -317,7 +319,7 @@ def test_of_a_long_manifest_a_bounded_sample_is_kept_whatever_the_parts() -> Non
     rows = Predictions(toy.predictions(run, logits, label).batch, of=20_000)
     whole = Calibration.measure(run, rows)
     kept = len(whole.sample.rows["id"])
-    assert 7800 < kept <= SAMPLE
+    assert 7800 < kept <= SAMPLE_ROWS
     parts = [rows.take(np.arange(20_000) % 3 == i) for i in (2, 0, 1)]
     merged = Calibration.zero(run)
     for part in parts:
@@ -333,7 +335,7 @@ def test_of_a_long_manifest_a_bounded_sample_is_kept_whatever_the_parts() -> Non
 def test_conformal_sets_against_rows(classes: int) -> None:
     logits, label = noisy(4000, classes)
     run = named(classes)
-    found = conformal(Ranking.measure(run, toy.predictions(run, logits, label)))
+    found = conformal_sets(ScoreHistograms.measure(run, toy.predictions(run, logits, label)))
     assert found is not None
     p, fold = softmax(logits), halves(logits, label)
     given_ = p[np.arange(4000), label]
@@ -360,12 +362,12 @@ def test_conformal_sets_of_few_rows() -> None:
     for few, there in ((8, False), (9, True), (20, True)):  # of (n + 1) / 10 rows the lowest
         keep = fold == 1
         keep[np.flatnonzero(fold == 0)[:few]] = True
-        found = conformal(Ranking.measure(run, batch.take(keep)))
+        found = conformal_sets(ScoreHistograms.measure(run, batch.take(keep)))
         assert (found is not None) == there
-    assert conformal(Ranking.measure(run, batch.take(fold == 0))) is None
+    assert conformal_sets(ScoreHistograms.measure(run, batch.take(fold == 0))) is None
     keep = fold == 1
     keep[np.flatnonzero(fold == 0)[:9]] = True
-    found = conformal(Ranking.measure(run, batch.take(keep)))
+    found = conformal_sets(ScoreHistograms.measure(run, batch.take(keep)))
     assert found is not None
     lowest = softmax(logits)[np.arange(60), label][np.flatnonzero(fold == 0)[:9]].min()
     assert found.threshold == pytest.approx(lowest, rel=0.02)

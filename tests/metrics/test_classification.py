@@ -8,9 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from predboard.metrics import classification
-from predboard.metrics.classification import Evidence, Sums, corrected, of_classes, poissons, redrawn
-from predboard.metrics.counts import Scores, Tally, means, wilson
-from predboard.predictions.table import Run, log_probabilities
+from predboard.metrics.classification import (
+    ClassSums,
+    MetricState,
+    bias_corrected_interval,
+    class_metrics,
+    poisson_resamples,
+    resample_confusion,
+)
+from predboard.metrics.counts import CountMetrics, Counts, confusion_metrics, wilson_interval
+from predboard.predictions.table import Run, to_log_probabilities
 from predboard.state import Counted
 from sklearn import metrics
 
@@ -22,9 +29,11 @@ EUROSAT = toy.SHARED / "eurosat_rgb" / "small_cnn"
 Table = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
-def evidence(logits: NDArray[np.float32], label: NDArray[np.int64], failed: frozenset[int] = frozenset()) -> Evidence:
+def evidence(
+    logits: NDArray[np.float32], label: NDArray[np.int64], failed: frozenset[int] = frozenset()
+) -> MetricState:
     run = Run(classes=tuple(f"class{i}" for i in range(logits.shape[1])), model="toy.py:build")
-    return Evidence.measure(run, toy.predictions(run, logits, label, failed=failed))
+    return MetricState.measure(run, toy.predictions(run, logits, label, failed=failed))
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -37,7 +46,7 @@ def wide_resnet() -> Table:
     if not CIFAR.is_dir():
         pytest.skip("needs saved predictions for CIFAR-10, which are not distributed with this")
     found = np.load(CIFAR / "netcal_wideresnet-16-4-cifar-10.npz")
-    return log_probabilities(found["predictions"])[0], found["ground_truth"]
+    return to_log_probabilities(found["predictions"])[0], found["ground_truth"]
 
 
 def small_cnn(epoch: int = 6) -> Table:
@@ -148,8 +157,8 @@ def test_the_figures_of_each_class_are_what_scikit_learn_says(real: Table) -> No
         assert of[name].value == pytest.approx(values, abs=5e-5)
         assert (np.abs(of[name].value - values) <= of[name].bound + 1e-7).all()
     for c in range(10):
-        lower, upper = wilson(int(((label == c) & (predicted == c)).sum()), int((label == c).sum()))
-        assert of_classes([c], state.by_class)[0]["recall"].interval == pytest.approx((lower, upper))
+        lower, upper = wilson_interval(int(((label == c) & (predicted == c)).sum()), int((label == c).sum()))
+        assert class_metrics([c], state.by_class)[0]["recall"].interval == pytest.approx((lower, upper))
     for column in of.values():
         assert ((column.lower < column.value) & (column.value < column.upper)).all()
 
@@ -228,18 +237,18 @@ def test_few_rows_and_absent_classes_give_what_scikit_learn_says_or_nothing(
     assert (found["nll"].interval is None) == (rows == 1)
 
 
-def matrix_of(counts: NDArray[np.int64]) -> Scores:
+def matrix_of(counts: NDArray[np.int64]) -> CountMetrics:
     """Scores of a confusion matrix; row: true class, column: predicted class."""
     cells = np.flatnonzero(counts)
     none = np.int64(0)
-    return Scores(Tally(Counted(cells, counts.ravel()[cells]), counts.sum(), none, none, none), len(counts))
+    return CountMetrics(Counts(Counted(cells, counts.ravel()[cells]), counts.sum(), none, none, none), len(counts))
 
 
 def test_intervals_hold_the_true_value_as_often_as_they_say_also_of_rare_classes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """100 classes of 20 images on average, where the plain percentiles of macro F1 hold it 78 times of 100."""
-    monkeypatch.setattr(classification, "DRAWS", 1)  # 250 for each cell, which is quicker
+    monkeypatch.setattr(classification, "MAX_POISSON_NUMBERS", 1)  # 250 for each cell, which is quicker
     random, classes, times = np.random.default_rng(0), 100, 80
     held: dict[str, int] = dict.fromkeys(("f1_macro", "precision_macro", "balanced_accuracy", "mcc"), 0)
     plain = 0
@@ -248,11 +257,11 @@ def test_intervals_hold_the_true_value_as_often_as_they_say_also_of_rare_classes
         joint = np.array([random.dirichlet(np.full(classes, 0.3)) for _ in range(classes)]) * (1 - recall)[:, None]
         joint[np.arange(classes), np.arange(classes)] += recall
         joint *= random.dirichlet(np.full(classes, 8.0))[:, None]
-        truth = means(np.diag(joint) * 1e9, joint.sum(axis=1) * 1e9, joint.sum(axis=0) * 1e9)
+        truth = confusion_metrics(np.diag(joint) * 1e9, joint.sum(axis=1) * 1e9, joint.sum(axis=0) * 1e9)
         scores = matrix_of(random.multinomial(2000, joint.ravel()).reshape(classes, classes))
-        draws = redrawn(scores)
+        draws = resample_confusion(scores)
         for name in held:
-            interval = corrected(scores.means[name], draws[name])
+            interval = bias_corrected_interval(scores.means[name], draws[name])
             assert interval is not None
             held[name] += int(interval[0] <= truth[name] <= interval[1])
         lower, upper = np.quantile(draws["f1_macro"], [0.025, 0.975])
@@ -266,25 +275,25 @@ def test_drawing_anew_depends_on_the_counts_alone_also_in_blocks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     scores = matrix_of(np.random.default_rng(0).integers(0, 9, (12, 12)))
-    whole = redrawn(scores)
-    monkeypatch.setattr(classification, "BLOCK", 7 * 144)
-    first, second = redrawn(scores), redrawn(scores)
+    whole = resample_confusion(scores)
+    monkeypatch.setattr(classification, "BOOTSTRAP_BLOCK_BYTES", 7 * 144)
+    first, second = resample_confusion(scores), resample_confusion(scores)
     assert {name: len(values) for name, values in first.items()} == dict.fromkeys(whole, 1000)
     assert first["mcc"].mean() == pytest.approx(float(whole["mcc"].mean()), abs=4 * float(whole["mcc"].std()) / 22)
     assert {name: values.tolist() for name, values in first.items()} == {n: v.tolist() for n, v in second.items()}
-    other = redrawn(matrix_of(np.random.default_rng(1).integers(0, 9, (12, 12))))
+    other = resample_confusion(matrix_of(np.random.default_rng(1).integers(0, 9, (12, 12))))
     assert first["mcc"].tolist() != other["mcc"].tolist()
     assert len(first["mcc"]) == 1000
 
 
 def test_drawing_cells_anew_is_drawing_rows_anew() -> None:
     counts = np.array([[30, 5, 0], [2, 9, 4], [1, 0, 3]])
-    draws = redrawn(matrix_of(counts))
+    draws = resample_confusion(matrix_of(counts))
     random, rows = np.random.default_rng(1), np.repeat(np.arange(9), counts.ravel())
     again: dict[str, list[float]] = {}
     for _ in range(1000):
         matrix = np.bincount(rows, random.poisson(1, len(rows)), minlength=9).reshape(3, 3)
-        for name, value in means(np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)).items():
+        for name, value in confusion_metrics(np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)).items():
             again.setdefault(name, []).append(float(value))
     for name, values in again.items():
         error = float(np.std(values)) * (2 / 1000) ** 0.5
@@ -295,12 +304,14 @@ def test_drawing_cells_anew_is_drawing_rows_anew() -> None:
 def test_the_correction_by_hand() -> None:
     draws = np.arange(1, 1001) / 1000
     # 97.5 % of the draws lie below the value, z = 1.96: the ends are those of Phi(2 · 1.96 ∓ 1.96).
-    lower, upper = corrected(0.9755, draws) or (0, 0)
+    lower, upper = bias_corrected_interval(0.9755, draws) or (0, 0)
     assert lower == pytest.approx(0.975, abs=1e-3)
     assert upper == pytest.approx(1, abs=1e-3)
-    assert corrected(0.5005, draws) == pytest.approx((0.026, 0.975), abs=1e-3)  # without bias: the plain percentiles
-    assert corrected(1.0, np.full(10, np.nan)) is None
-    assert corrected(1.0, np.ones(10)) == (1, 1)
+    assert bias_corrected_interval(0.5005, draws) == pytest.approx(
+        (0.026, 0.975), abs=1e-3
+    )  # without bias: the plain percentiles
+    assert bias_corrected_interval(1.0, np.full(10, np.nan)) is None
+    assert bias_corrected_interval(1.0, np.ones(10)) == (1, 1)
 
 
 def test_a_loss_that_no_number_holds_widens_the_interval_and_breaks_nothing() -> None:
@@ -327,18 +338,18 @@ def test_a_loss_above_256_nats_widens_the_interval_as_one_of_256() -> None:
 
 def test_f1_of_a_class_has_the_interval_of_its_jaccard_index() -> None:
     state = evidence(np.eye(3, dtype=np.float32)[[0, 0, 0, 1, 0, 2]], np.array([0, 0, 0, 0, 1, 2]))
-    f1 = of_classes([0], state.by_class)[0]["f1"]
+    f1 = class_metrics([0], state.by_class)[0]["f1"]
     assert f1.value == pytest.approx(2 * 3 / (4 + 4))
-    lower, upper = wilson(3, 5)  # three hits among the five rows that are of class 0 or predicted as it
+    lower, upper = wilson_interval(3, 5)  # three hits among the five rows that are of class 0 or predicted as it
     assert f1.interval == pytest.approx((2 * lower / (1 + lower), 2 * upper / (1 + upper)))
-    assert set(of_classes([1], state.by_class)[0]) == {"precision", "recall", "f1", "average_precision", "auroc"}
+    assert set(class_metrics([1], state.by_class)[0]) == {"precision", "recall", "f1", "average_precision", "auroc"}
 
 
 def test_a_class_without_images_has_no_recall_and_one_that_is_never_predicted_no_precision() -> None:
     state = evidence(np.eye(4, dtype=np.float32)[[0, 0, 2]], np.array([0, 1, 0]))
-    assert set(of_classes([3], state.by_class)[0]) == set()
-    assert set(of_classes([2], state.by_class)[0]) == {"precision", "f1"}
-    assert set(of_classes([1], state.by_class)[0]) == {"recall", "f1", "average_precision", "auroc"}
+    assert set(class_metrics([3], state.by_class)[0]) == set()
+    assert set(class_metrics([2], state.by_class)[0]) == {"precision", "f1"}
+    assert set(class_metrics([1], state.by_class)[0]) == {"recall", "f1", "average_precision", "auroc"}
     for column in state.by_class.values():
         assert np.isnan([column.lower, column.upper])[:, np.isnan(column.value)].all()
 
@@ -354,7 +365,7 @@ def test_a_count_of_one_becomes_poisson_of_one() -> None:
 @pytest.mark.parametrize("most", [99, 100, 49_999, 50_000, 10**6])
 def test_each_count_becomes_poisson_of_it_and_sums_of_them_have_room(most: int) -> None:
     count = np.array([1, 2, 3, 7, 8, 12, most])
-    (n,) = poissons(count, b"", 1, most)
+    (n,) = poisson_resamples(count, b"", 1, most)
     assert n.shape == (7, 1000)
     for drawn, k in zip(n, count, strict=True):
         assert drawn.mean() == pytest.approx(k, abs=4 * (k / 1000) ** 0.5)
@@ -367,4 +378,4 @@ def test_sums_by_class_are_those_of_a_loop() -> None:
     of, n = random.integers(-1, 9, 50), random.integers(0, 250, (50, 6)).astype(np.uint16)
     of[of == 4] = 5
     expected = [n[of == c].sum(axis=0) for c in range(9)]
-    assert Sums(of, 9)(n).tolist() == np.array(expected).tolist()
+    assert ClassSums(of, 9)(n).tolist() == np.array(expected).tolist()

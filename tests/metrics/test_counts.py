@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from predboard.metrics import counts as tally
-from predboard.metrics.counts import Scores, Tally, sign_test, wilson
+from predboard.metrics.counts import CountMetrics, Counts, sign_test, wilson_interval
 from predboard.predictions.table import Run
 from predboard.state import Counted, merge
 from scipy.stats import binomtest
@@ -21,18 +21,20 @@ def named(classes: int) -> Run:
     return Run(classes=tuple(f"class{i}" for i in range(classes)), model="toy.py:build")
 
 
-def scores_of(logits: NDArray[np.float32], label: NDArray[np.int64], failed: frozenset[int] = frozenset()) -> Scores:
+def scores_of(
+    logits: NDArray[np.float32], label: NDArray[np.int64], failed: frozenset[int] = frozenset()
+) -> CountMetrics:
     run = named(logits.shape[1])
-    return Scores(Tally.measure(run, toy.predictions(run, logits, label, failed=failed)), logits.shape[1])
+    return CountMetrics(Counts.measure(run, toy.predictions(run, logits, label, failed=failed)), logits.shape[1])
 
 
-def scores_of_matrix(matrix: list[list[int]], failed: int = 0, unlabelled: int = 0) -> Scores:
+def scores_of_matrix(matrix: list[list[int]], failed: int = 0, unlabelled: int = 0) -> CountMetrics:
     """Scores with these counts; row: true class, column: predicted class."""
     counts = np.array(matrix)
     pairs = np.repeat(np.arange(counts.size), counts.ravel())
     rows = len(pairs) + failed + unlabelled
-    made = Tally(Counted.of(pairs), np.int64(rows), np.int64(failed), np.int64(unlabelled), np.int64(0))
-    return Scores(made, len(counts))
+    made = Counts(Counted.of(pairs), np.int64(rows), np.int64(failed), np.int64(unlabelled), np.int64(0))
+    return CountMetrics(made, len(counts))
 
 
 @settings(max_examples=40, deadline=None)
@@ -108,9 +110,10 @@ def test_failed_and_unlabelled_rows_are_counted_and_in_no_metric() -> None:
 
 def test_tallies_add_up() -> None:
     run, (logits, label) = named(4), toy.table(named(4), 30)
-    parts = [Tally.measure(run, toy.predictions(run, logits[a:b], label[a:b])) for a, b in ((0, 11), (11, 30))]
+    parts = [Counts.measure(run, toy.predictions(run, logits[a:b], label[a:b])) for a, b in ((0, 11), (11, 30))]
     assert (
-        Scores(merge(*parts), 4).matrix(np.arange(4)).tolist() == scores_of(logits, label).matrix(np.arange(4)).tolist()
+        CountMetrics(merge(*parts), 4).matrix(np.arange(4)).tolist()
+        == scores_of(logits, label).matrix(np.arange(4)).tolist()
     )
 
 
@@ -127,16 +130,16 @@ def test_the_sign_test_of_thousands_of_pairs(lost: int, won: int) -> None:
 
 def test_wilson_by_hand() -> None:
     # 9 of 10: (9 + 3.8415/2) / 13.8415 = .78899, ± 1.95996 / 13.8415 · sqrt(9 · 1 / 10 + 3.8415 / 4) = .19314
-    assert wilson(9, 10) == pytest.approx((0.59585, 0.98212), abs=5e-6)
-    assert wilson(0, 0) == (0, 1)
-    assert wilson(0, 10) == pytest.approx((0, 1.959964**2 / (10 + 1.959964**2)), abs=1e-6)
-    assert wilson(10, 10) == pytest.approx((10 / (10 + 1.959964**2), 1), abs=1e-6)
+    assert wilson_interval(9, 10) == pytest.approx((0.59585, 0.98212), abs=5e-6)
+    assert wilson_interval(0, 0) == (0, 1)
+    assert wilson_interval(0, 10) == pytest.approx((0, 1.959964**2 / (10 + 1.959964**2)), abs=1e-6)
+    assert wilson_interval(10, 10) == pytest.approx((10 / (10 + 1.959964**2), 1), abs=1e-6)
 
 
 @given(st.integers(1, 10**7), st.floats(0, 1))
 def test_wilson_ends_are_where_the_score_test_rejects(rows: int, share: float) -> None:
     hits = round(share * rows)
-    lower, upper = wilson(hits, rows)
+    lower, upper = wilson_interval(hits, rows)
     assert 0 <= lower <= hits / rows + 1e-12
     assert hits / rows - 1e-12 <= upper <= 1
     for end in (lower, upper):  # |p̂ - p| = z sqrt(p (1 - p) / n)
@@ -171,14 +174,14 @@ def test_classes_worth_seeing_have_images_and_most_errors() -> None:
     matrix[2, 0] = 4  # an error of class 2 and of class 0
     matrix[4, 3] = 2  # and of 4; class 3 has no images
     found = scores_of_matrix(matrix.tolist())
-    assert found.worth_seeing(2).tolist() == [0, 2]  # four errors each
-    assert found.worth_seeing(3).tolist() == [0, 2, 4]
-    assert found.worth_seeing(9).tolist() == [0, 1, 2, 4]
-    assert scores_of_matrix([[0, 0], [0, 0]]).worth_seeing(9).tolist() == []
+    assert found.most_errors(2).tolist() == [0, 2]  # four errors each
+    assert found.most_errors(3).tolist() == [0, 2, 4]
+    assert found.most_errors(9).tolist() == [0, 1, 2, 4]
+    assert scores_of_matrix([[0, 0], [0, 0]]).most_errors(9).tolist() == []
 
 
 def test_of_classes_with_equal_errors_the_larger_is_seen() -> None:
-    assert scores_of_matrix([[1, 0, 0], [0, 5, 0], [0, 0, 3]]).worth_seeing(2).tolist() == [1, 2]
+    assert scores_of_matrix([[1, 0, 0], [0, 5, 0], [0, 0, 3]]).most_errors(2).tolist() == [1, 2]
 
 
 def test_a_matrix_of_some_classes_has_the_others_in_its_last_row_and_column() -> None:
@@ -234,20 +237,22 @@ GOOD = [[50, 0], [0, 50]]
         (scores_of_matrix(np.diag([9, 9, 9, 9, 9, 0]).tolist()), 45, []),  # nor does f have images
     ],
 )
-def test_warnings_say_what_to_know_before_believing(scores: Scores, manifest_rows: int, expected: list[str]) -> None:
+def test_warnings_say_what_to_know_before_believing(
+    scores: CountMetrics, manifest_rows: int, expected: list[str]
+) -> None:
     names = tuple("abcdef"[: scores.classes])
-    assert tally.warnings(scores, names, int(scores.tally.rows), manifest_rows) == expected
+    assert tally.data_warnings(scores, names, int(scores.tally.rows), manifest_rows) == expected
 
 
 def test_the_gravest_warning_comes_first() -> None:
-    found = tally.warnings(scores_of_matrix([[9, 0], [9, 0]], failed=1, unlabelled=1), ("a", "b"), 20, 30)
+    found = tally.data_warnings(scores_of_matrix([[9, 0], [9, 0]], failed=1, unlabelled=1), ("a", "b"), 20, 30)
     assert [line.split()[0] for line in found] == ["10", "1", "1", "accuracy", "1"]
     assert "missing" in found[0]
     assert "never predicted: b" in found[-1]
 
 
 def test_what_stage_one_warned_of_comes_after_missing_rows_alone() -> None:
-    found = tally.warnings(scores_of_matrix([[9, 0], [0, 9]], failed=1), ("a", "b"), 20, 30, ("first", "second"))
+    found = tally.data_warnings(scores_of_matrix([[9, 0], [0, 9]], failed=1), ("a", "b"), 20, 30, ("first", "second"))
     assert [line.split()[0] for line in found] == ["10", "first", "second", "1"]
 
 
@@ -255,5 +260,5 @@ def test_a_long_list_of_classes_never_predicted_is_cut() -> None:
     matrix = np.zeros((6, 6), int)
     matrix[:, 0] = 1
     matrix[0, 0] = 100
-    (line,) = tally.warnings(scores_of_matrix(matrix.tolist()), tuple("abcdef"), 105, 105)[-1:]
+    (line,) = tally.data_warnings(scores_of_matrix(matrix.tolist()), tuple("abcdef"), 105, 105)[-1:]
     assert line == "5 of 6 classes never predicted: b, c, d"

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from predboard.metrics import score_histograms
-from predboard.metrics.score_histograms import FINE, GROUPS, REACH, Estimate, Ranking
+from predboard.metrics.score_histograms import FINE_BINS, JACKKNIFE_GROUPS, MAX_SCORE, Estimate, ScoreHistograms
 from predboard.predictions.table import Run
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -160,7 +160,7 @@ def test_many_classes_at_once_are_each_class_alone() -> None:
 @given(st.floats(1e-14, 0.5))
 def test_the_probability_of_a_score_is_the_one_it_came_from(p: float) -> None:
     u = np.log(p) + p
-    low, high = score_histograms.probability(np.array([u, -u]))
+    low, high = score_histograms.probability_of_score(np.array([u, -u]))
     assert low == pytest.approx(p, rel=1e-12, abs=0)
     assert high == pytest.approx(1 - p, abs=1e-15)
 
@@ -168,42 +168,56 @@ def test_the_probability_of_a_score_is_the_one_it_came_from(p: float) -> None:
 def test_the_score_by_hand() -> None:
     p = np.array([0, 0.25, 0.5, 0.75, 1], np.float32)
     expected = [-np.inf, np.log(0.25) + 0.25, np.log(0.5) + 0.5, -np.log(0.25) - 0.25, np.inf]
-    assert score_histograms.score(p).tolist() == pytest.approx(expected)
-    near = score_histograms.score(np.ones(2, np.float32), np.array([1e-12, 1e-20], np.float32))  # 1 - p would be 0
+    assert score_histograms.score_of_probability(p).tolist() == pytest.approx(expected)
+    near = score_histograms.score_of_probability(
+        np.ones(2, np.float32), np.array([1e-12, 1e-20], np.float32)
+    )  # 1 - p would be 0
     assert near == pytest.approx([12 * np.log(10), 20 * np.log(10)], rel=1e-6)
 
 
 def test_the_score_is_within_a_fifth_of_the_log_odds_and_rises() -> None:
     p = np.linspace(0.001, 0.999, 999).astype(np.float32)
-    u = score_histograms.score(p)
+    u = score_histograms.score_of_probability(p)
     assert (np.diff(u) > 0).all()
     assert np.abs(u - np.log(p / (1 - p))).max() < 0.2
 
 
-@pytest.mark.parametrize("bins", [64, 512, FINE])
+@pytest.mark.parametrize("bins", [64, 512, FINE_BINS])
 def test_the_edges_are_where_rows_go_into_the_next_bin(bins: int) -> None:
-    edges = score_histograms.edges(bins)
+    edges = score_histograms.bin_edges(bins)
     assert len(edges) == bins + 1
     assert (edges[0], edges[-1]) == (0, 1)
     assert (np.diff(edges) >= 0).all()
-    shift = int(np.log2(FINE // bins))
+    shift = int(np.log2(FINE_BINS // bins))
     first = np.flatnonzero((edges > 0) & (edges < 0.49))  # from -0.19 to 0.19 there is no score
     small = edges[first]
     for off, below in ((1 - 1e-5, 1), (1 + 1e-5, 0)):
         p = (small * off).astype(np.float32)
-        assert ((score_histograms.place(score_histograms.score(p)) >> shift) == first - below).all()
-        mirrored = score_histograms.score(1 - p, p)
-        assert ((score_histograms.place(mirrored) >> shift) == bins - first - (1 - below)).all()
+        assert ((score_histograms.bin_index(score_histograms.score_of_probability(p)) >> shift) == first - below).all()
+        mirrored = score_histograms.score_of_probability(1 - p, p)
+        assert ((score_histograms.bin_index(mirrored) >> shift) == bins - first - (1 - below)).all()
     assert edges[::-1] == pytest.approx(1 - edges, abs=1e-15)
 
 
 def test_scores_beyond_all_bins_are_in_the_outermost() -> None:
-    u = np.array([-np.inf, -200, -REACH, -REACH + 1e-3, 0, REACH - 1e-3, REACH, 200, np.inf], np.float32)
-    assert score_histograms.place(u).tolist() == [0, 0, 0, 0, FINE // 2, FINE - 1, FINE - 1, FINE - 1, FINE - 1]
+    u = np.array(
+        [-np.inf, -200, -MAX_SCORE, -MAX_SCORE + 1e-3, 0, MAX_SCORE - 1e-3, MAX_SCORE, 200, np.inf], np.float32
+    )
+    assert score_histograms.bin_index(u).tolist() == [
+        0,
+        0,
+        0,
+        0,
+        FINE_BINS // 2,
+        FINE_BINS - 1,
+        FINE_BINS - 1,
+        FINE_BINS - 1,
+        FINE_BINS - 1,
+    ]
 
 
 def test_bins_halve_as_classes_double() -> None:
-    assert [score_histograms.bins_of(k) for k in (1, 128, 129, 256, 1000, 8192, 10**6)] == [
+    assert [score_histograms.bins_per_class(k) for k in (1, 128, 129, 256, 1000, 8192, 10**6)] == [
         4096,
         4096,
         2048,
@@ -212,10 +226,10 @@ def test_bins_halve_as_classes_double() -> None:
         64,
         64,
     ]
-    assert [score_histograms.coarse_of(k) for k in (1, 10, 1000, 10**6)] == [4096, 2048, 32, 16]
+    assert [score_histograms.coarse_bins_per_class(k) for k in (1, 10, 1000, 10**6)] == [4096, 2048, 32, 16]
     for k in (1, 10, 1000, 50_000):
-        assert score_histograms.bins_of(k) % score_histograms.coarse_of(k) == 0
-        assert FINE % score_histograms.bins_of(k) == 0
+        assert score_histograms.bins_per_class(k) % score_histograms.coarse_bins_per_class(k) == 0
+        assert FINE_BINS % score_histograms.bins_per_class(k) == 0
 
 
 # Rows
@@ -254,17 +268,17 @@ def test_every_row_is_in_the_bin_of_its_exact_score_unless_that_is_on_an_edge(ca
     logits, label = case
     rows, classes = logits.shape
     run = named(classes)
-    state = Ranking.measure(run, toy.predictions(run, logits, label))
-    u = np.clip(wide_score(*wide(logits)), -REACH, REACH)
-    at = (u + REACH) * (FINE / (2 * REACH))  # [rows, classes] in bins
+    state = ScoreHistograms.measure(run, toy.predictions(run, logits, label))
+    u = np.clip(wide_score(*wide(logits)), -MAX_SCORE, MAX_SCORE)
+    at = (u + MAX_SCORE) * (FINE_BINS / (2 * MAX_SCORE))  # [rows, classes] in bins
     edge = np.abs(at - np.rint(at)) < 5e-4
-    at = np.clip(np.floor(at), 0, FINE - 1).astype(np.int64)
+    at = np.clip(np.floor(at), 0, FINE_BINS - 1).astype(np.int64)
     true = at[np.arange(rows), label]
     for found, expected, sure in (
         *((state.every[c], at[:, c], ~edge[:, c]) for c in range(classes)),
         *((state.true[c], true[label == c], ~edge[label == c, c]) for c in range(classes)),
     ):
-        least = np.bincount(expected[sure], minlength=FINE)
+        least = np.bincount(expected[sure], minlength=FINE_BINS)
         assert found.sum() == len(expected)
         assert (found - least).min() >= 0
         assert (found - least).sum() == (~sure).sum()  # these are elsewhere by one bin
@@ -274,7 +288,7 @@ def test_the_bounds_hold_for_rows_against_scikit_learn() -> None:
     for seed, classes, ties in ((0, 10, False), (1, 10, True), (2, 3, False), (3, 200, False)):
         logits, label = spread(600, classes, seed, ties)
         run = named(classes)
-        state = Ranking.measure(run, toy.predictions(run, logits, label))
+        state = ScoreHistograms.measure(run, toy.predictions(run, logits, label))
         u = np.clip(wide_score(*wide(logits)), -1000, 1000)
         area, precision = (
             score_histograms.auroc(state.true, state.every),
@@ -290,7 +304,7 @@ def test_a_row_that_is_almost_sure_keeps_its_place_among_such() -> None:
     run = named(3)
     gap = np.arange(1, 31, dtype=np.float32)  # 1 - p goes down to 1e-13, of which float32 has nothing left
     logits = np.stack([gap, 0 * gap, 0 * gap - 50], axis=1)
-    state = Ranking.measure(run, toy.predictions(run, logits, np.zeros(30, np.int64)))
+    state = ScoreHistograms.measure(run, toy.predictions(run, logits, np.zeros(30, np.int64)))
     assert np.count_nonzero(state.every[0]) == 30
 
 
@@ -298,7 +312,7 @@ def test_probabilities_of_zero_and_one_are_in_the_outermost_bins() -> None:
     run = named(3)
     logits = np.array([[0, -1000, -1000], [0, -3e38, -3e38]], np.float32)
     with np.errstate(over="ignore"):
-        state = Ranking.measure(run, toy.predictions(run, logits, np.array([0, 1])))
+        state = ScoreHistograms.measure(run, toy.predictions(run, logits, np.array([0, 1])))
     assert (state.every[0, -1], state.every[1, 0], state.every[2, 0]) == (2, 2, 2)
     assert state.given.sum(axis=0)[[0, -1]].tolist() == [1, 1]
 
@@ -310,16 +324,16 @@ def test_the_tables_agree_with_one_another(at_once: int, monkeypatch: pytest.Mon
     logits, label = toy.table(run, 700)
     label[:50] = -1
     batch = toy.predictions(run, logits, label, failed=frozenset(range(40, 90)))
-    state = Ranking.measure(run, batch)
+    state = ScoreHistograms.measure(run, batch)
     known = batch.labelled
-    n, coarse = len(known), score_histograms.coarse_of(10)
+    n, coarse = len(known), score_histograms.coarse_bins_per_class(10)
     assert n == 700 - 90
     assert state.every.sum(axis=1).tolist() == [n] * 10
     assert state.true.sum(axis=1).tolist() == np.bincount(known.label, minlength=10).tolist()
     for whole, grouped in ((state.every, state.every_grouped), (state.true, state.true_grouped)):
         assert (grouped.sum(axis=0) == whole.reshape(10, coarse, -1).sum(axis=2)).all()
-    groups = score_histograms.group_of(known.key)
-    for g in range(GROUPS):
+    groups = score_histograms.jackknife_group(known.key)
+    for g in range(JACKKNIFE_GROUPS):
         right = known.right[groups == g]
         assert state.confidence[g].sum(axis=1).tolist() == [int((~right).sum()), int(right.sum())]
         assert state.every_grouped[g].sum() == 10 * len(right)
@@ -333,11 +347,11 @@ def test_the_tables_agree_with_one_another(at_once: int, monkeypatch: pytest.Mon
 def test_confidence_is_by_the_highest_probability() -> None:
     run = named(10)
     batch = toy.predictions(run, *toy.table(run, 300))
-    state = Ranking.measure(run, batch)
-    at = score_histograms.place(score_histograms.score(batch.confidence))
+    state = ScoreHistograms.measure(run, batch)
+    at = score_histograms.bin_index(score_histograms.score_of_probability(batch.confidence))
     for right in (False, True):
         found = state.confidence.sum(axis=0)[int(right)]
-        expected = np.bincount(at[batch.right == right], minlength=FINE)
+        expected = np.bincount(at[batch.right == right], minlength=FINE_BINS)
         assert np.abs(found - expected).sum() <= 2  # a row on an edge counts twice
 
 
@@ -350,11 +364,11 @@ def test_counting_adds_to_what_is_there(kind: type[np.signedinteger]) -> None:
 
 def test_groups_are_twenty_of_equal_size_by_the_key_alone() -> None:
     key = np.random.default_rng(0).integers(-(2**63), 2**63, 40_000)
-    group = score_histograms.group_of(key)
+    group = score_histograms.jackknife_group(key)
     counts = np.bincount(group)
-    assert len(counts) == GROUPS
+    assert len(counts) == JACKKNIFE_GROUPS
     assert np.abs(counts - 2000).max() < 5 * math.sqrt(2000)
-    assert (score_histograms.group_of(key[::-1]) == group[::-1]).all()
+    assert (score_histograms.jackknife_group(key[::-1]) == group[::-1]).all()
 
 
 # Intervals
@@ -362,19 +376,19 @@ def test_groups_are_twenty_of_equal_size_by_the_key_alone() -> None:
 
 def test_the_jackknife_of_a_mean_is_the_interval_of_twenty_group_means() -> None:
     random = np.random.default_rng(0)
-    hits = random.integers(300, 700, GROUPS)
+    hits = random.integers(300, 700, JACKKNIFE_GROUPS)
     counts = np.stack([1000 - hits, hits], axis=1)
     half = score_histograms.jackknife((counts,), lambda c: c[1] / c.sum())
     means = hits / 1000
     # Of equal groups it is the textbook's: t sd / sqrt(G), with 19 degrees of freedom.
-    assert float(half) == pytest.approx(2.093024 * means.std(ddof=1) / math.sqrt(GROUPS), rel=1e-6)
+    assert float(half) == pytest.approx(2.093024 * means.std(ddof=1) / math.sqrt(JACKKNIFE_GROUPS), rel=1e-6)
 
 
 def test_the_jackknife_of_auroc_is_as_wide_as_many_draws_say() -> None:
     random = np.random.default_rng(0)
     halves, values = [], []
     for _ in range(60):
-        true = random.integers(0, 2, (GROUPS, 50)).astype(bool)
+        true = random.integers(0, 2, (JACKKNIFE_GROUPS, 50)).astype(bool)
         bin_ = np.clip(random.normal(3 + true, 1), 0, 7).astype(np.int64)
         grouped = [np.array([counted(b, t)[i] for b, t in zip(bin_, true, strict=True)]) for i in (0, 1)]
         halves.append(
@@ -385,11 +399,11 @@ def test_the_jackknife_of_auroc_is_as_wide_as_many_draws_say() -> None:
 
 
 def test_an_interval_that_needs_a_group_that_is_not_there_is_not_defined() -> None:
-    counts = np.zeros((GROUPS, 4), np.int64)
+    counts = np.zeros((JACKKNIFE_GROUPS, 4), np.int64)
     counts[3] = [0, 1, 2, 1]
     assert np.isnan(score_histograms.jackknife((counts, 2 * counts), lambda t, e: score_histograms.auroc(t, e).value))
 
 
 def test_a_mean_leaves_out_what_is_not_defined() -> None:
-    assert score_histograms.mean_defined(np.array([0.5, np.nan, 1.0])) == 0.75
-    assert np.isnan(score_histograms.mean_defined(np.array([np.nan])))
+    assert score_histograms.mean_of_defined(np.array([0.5, np.nan, 1.0])) == 0.75
+    assert np.isnan(score_histograms.mean_of_defined(np.array([np.nan])))

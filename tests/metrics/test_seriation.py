@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from predboard.metrics import seriation
-from predboard.metrics.seriation import CONTRAST, Order, seriate
+from predboard.metrics.seriation import MIN_GROUP_CONTRAST, Seriation, seriate
 
 Graph = tuple[int, NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
 
@@ -20,7 +20,7 @@ def graph(n: int, pairs: int, seed: int) -> Graph:
     return n, a, b, random.random(pairs) * (a != b)
 
 
-def groups_of(order: Order) -> set[frozenset[int]]:
+def groups_of(order: Seriation) -> set[frozenset[int]]:
     return {frozenset(order.items[start:stop].tolist()) for start, stop in order.groups}
 
 
@@ -75,7 +75,7 @@ def test_groups_are_those_of_scipys_average_linkage_and_its_branches_stay_in_one
     far = dense.max() + 1
     linkage = hierarchy.linkage((far - dense)[np.triu_indices(n, 1)], "average")
     order = seriate(n, a, b, similarity)
-    height = far - CONTRAST * dense.sum() / (n * (n - 1))
+    height = far - MIN_GROUP_CONTRAST * dense.sum() / (n * (n - 1))
     labels = hierarchy.fcluster(linkage, height, "distance")
     expected = {frozenset(np.flatnonzero(labels == label).tolist()) for label in set(labels)}
     assert groups_of(order) == {group for group in expected if len(group) > 1}

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from predboard.metrics.counts import wilson
+from predboard.metrics.counts import wilson_interval
 from sklearn.metrics import average_precision_score, f1_score
 
 from tests import toy
@@ -45,7 +45,7 @@ def test_the_thresholds_keep_as_many_rows_as_they_say() -> None:
         hits = int(right[kept].sum())
         assert number(row[3]) == pytest.approx(100 * hits / kept.sum(), abs=0.1)
         lower, upper = (number(end) for end in row[4].split(" to "))
-        assert (lower, upper) == pytest.approx([100 * end for end in wilson(hits, int(kept.sum()))], abs=0.15)
+        assert (lower, upper) == pytest.approx([100 * end for end in wilson_interval(hits, int(kept.sum()))], abs=0.15)
         assert abs(int(row[5]) - (kept.sum() - hits)) <= 1
     for row in shares:
         assert 0 <= number(row[2].split(" (")[0]) - number(row[0]) < 1

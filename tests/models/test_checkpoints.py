@@ -12,7 +12,7 @@ import pytest
 from predboard.cli import main
 from predboard.errors import InputError
 from predboard.models import checkpoints
-from predboard.models.factory import weights_digest
+from predboard.models.factory import digest_weights
 
 from tests import toy
 
@@ -54,9 +54,9 @@ def test_wrapped_checkpoints_load(tmp_path: Path, prefix: str, path: tuple[str, 
         stored = {"epoch": 3, key: stored, "optimizer": {"lr": 0.1}, "best": None}
     torch.save(stored, tmp_path / "c.pt")
     module = own(2)
-    assert weights_digest(module) != weights_digest(trained)
+    assert digest_weights(module) != digest_weights(trained)
     load_weights(module, tmp_path / "c.pt")
-    assert weights_digest(module) == weights_digest(trained)
+    assert digest_weights(module) == digest_weights(trained)
 
 
 def test_old_containers_and_missing_counters_load(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_old_containers_and_missing_counters_load(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "old.th", _use_new_zipfile_serialization=False)
     module = _net(2)
     load_weights(module, tmp_path / "old.th")
-    assert weights_digest(module) == weights_digest(trained)
+    assert digest_weights(module) == digest_weights(trained)
 
 
 def _without(state: dict[str, Any], name: str) -> dict[str, Any]:
@@ -99,12 +99,12 @@ def _without(state: dict[str, Any], name: str) -> dict[str, Any]:
 def test_a_checkpoint_of_something_else_is_one_line(tmp_path: Path, change: Any, message: str) -> None:
     torch.save(change(dict(_net().state_dict())), tmp_path / "c.pt")
     module = _net(2)
-    before = weights_digest(module)
+    before = digest_weights(module)
     with pytest.raises(InputError, match=message) as raised:
         load_weights(module, tmp_path / "c.pt")
     assert "\n" not in str(raised.value)
     assert str(tmp_path / "c.pt") in str(raised.value)
-    assert weights_digest(module) == before
+    assert digest_weights(module) == before
 
 
 class _Touches:
@@ -184,7 +184,7 @@ def test_what_training_keeps_beside_weights_is_no_code(tmp_path: Path, more: Any
         )
         module = _net(2)
         load_weights(module, tmp_path / "c.pt")
-        assert weights_digest(module) == weights_digest(trained)
+        assert digest_weights(module) == digest_weights(trained)
 
 
 def test_a_whole_module_loads_where_it_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +204,7 @@ def test_a_whole_module_loads_where_it_is_trusted(tmp_path: Path, monkeypatch: p
         with pytest.raises(InputError, match=r"holds more than weights \(their_net\.Net\)"):
             load_weights(module, folder / "whole.pt", ema=ema)
         load_weights(module, folder / "whole.pt", ema=ema, trust=True, folder=tmp_path)
-        assert weights_digest(module) == weights_digest(trained)
+        assert digest_weights(module) == digest_weights(trained)
     del sys.modules["their_net"]
 
 
@@ -215,14 +215,14 @@ def test_safetensors_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     save_file({f"module.{k}": v for k, v in trained.state_dict().items()}, tmp_path / "c.safetensors")
     module = _net(2)
     load_weights(module, tmp_path / "c.safetensors")
-    assert weights_digest(module) == weights_digest(trained)
+    assert digest_weights(module) == digest_weights(trained)
     (tmp_path / "checkpoint-500").mkdir()
     with pytest.raises(InputError, match=r"checkpoint-500 is a folder without model\.safetensors or pytorch"):
         load_weights(module, tmp_path / "checkpoint-500")
     save_file(trained.state_dict(), tmp_path / "checkpoint-500" / "model.safetensors")
     module = _net(2)
     load_weights(module, tmp_path / "checkpoint-500")
-    assert weights_digest(module) == weights_digest(trained)
+    assert digest_weights(module) == digest_weights(trained)
     (tmp_path / "half.safetensors").write_bytes((tmp_path / "c.safetensors").read_bytes()[:500])
     with pytest.raises(InputError, match=r"half\.safetensors cannot be loaded as weights: SafetensorError: "):
         load_weights(module, tmp_path / "half.safetensors")
@@ -259,7 +259,7 @@ def test_a_moving_average_is_taken_where_it_is_asked_for(tmp_path: Path, wrap: A
     torch.save(wrap(dict(plain.state_dict()), dict(ema.state_dict())), tmp_path / "c.pt")
     module = _net(3)
     load_weights(module, tmp_path / "c.pt", ema=True)
-    assert weights_digest(module) == weights_digest(ema)
+    assert digest_weights(module) == digest_weights(ema)
 
 
 def test_without_the_flag_a_moving_average_is_mentioned_and_left(tmp_path: Path) -> None:
@@ -268,12 +268,12 @@ def test_without_the_flag_a_moving_average_is_mentioned_and_left(tmp_path: Path)
     said: list[str] = []
     module = _net(3)
     load_weights(module, tmp_path / "c.pt", say=said.append)
-    assert weights_digest(module) == weights_digest(plain)
+    assert digest_weights(module) == digest_weights(plain)
     assert said == ["c.pt also holds a moving average of the weights, which is not used: --ema takes it"]
     averaged = torch.optim.swa_utils.AveragedModel(ema)
     torch.save(averaged.state_dict(), tmp_path / "a.pt")
     load_weights(module, tmp_path / "a.pt", say=said.append)
-    assert weights_digest(module) == weights_digest(ema)
+    assert digest_weights(module) == digest_weights(ema)
     assert len(said) == 1
 
 
@@ -287,11 +287,11 @@ def test_no_moving_average_is_one_line(tmp_path: Path) -> None:
 
 def test_the_number_of_outputs_is_that_of_the_last_weight_that_does_not_fit() -> None:
     wanted = _net().state_dict()
-    assert checkpoints.outputs(wanted, wanted) is None
+    assert checkpoints.count_outputs(wanted, wanted) is None
     seven = {**wanted, "fc.weight": torch.zeros(7, 4), "fc.bias": torch.zeros(7)}
-    assert checkpoints.outputs(seven, wanted) == 7
-    assert checkpoints.outputs(_prefixed("module.", seven), wanted) == 7
+    assert checkpoints.count_outputs(seven, wanted) == 7
+    assert checkpoints.count_outputs(_prefixed("module.", seven), wanted) == 7
     # A table of positions, as of another picture size, is no head; nor is a weight with other inputs.
-    assert checkpoints.outputs({**wanted, "fc.weight": torch.zeros(7, 5)}, wanted) is None
-    assert checkpoints.outputs({**wanted, "norm.weight": torch.zeros(9)}, wanted) is None
-    assert checkpoints.outputs({**wanted, "conv.weight": torch.zeros(9, 3, 3, 3)}, wanted) == 9
+    assert checkpoints.count_outputs({**wanted, "fc.weight": torch.zeros(7, 5)}, wanted) is None
+    assert checkpoints.count_outputs({**wanted, "norm.weight": torch.zeros(9)}, wanted) is None
+    assert checkpoints.count_outputs({**wanted, "conv.weight": torch.zeros(9, 3, 3, 3)}, wanted) == 9

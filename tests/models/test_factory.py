@@ -15,7 +15,15 @@ from predboard import open_predictions
 from predboard.cli import main
 from predboard.errors import InputError
 from predboard.models import factory as models
-from predboard.models.factory import device_of, literals, logits_of, open_factory, step_of, steps_of, weights_digest
+from predboard.models.factory import (
+    assign_steps,
+    digest_weights,
+    extract_logits,
+    open_factory,
+    parse_device,
+    parse_literals,
+    step_or_zero,
+)
 
 from tests import toy
 
@@ -47,19 +55,19 @@ else:
     ],
 )
 def test_the_step_is_read_from_the_files_name(name: str, step: int) -> None:
-    assert step_of(Path("epoch99") / name) == step
+    assert step_or_zero(Path("epoch99") / name) == step
 
 
 def test_steps_are_ascending_and_each_has_one_file() -> None:
     files = tuple(map(Path, ("e_epoch10.pt", "e_epoch9.pt", "e_epoch1.pt")))
-    assert list(steps_of(files, ()).items()) == [(1, files[2]), (9, files[1]), (10, files[0])]
-    assert list(steps_of(files, (5, 3, 7)).items()) == [(3, files[1]), (5, files[0]), (7, files[2])]
-    assert steps_of((), ()) == {0: None}
-    assert steps_of((), (8,)) == {8: None}
+    assert list(assign_steps(files, ()).items()) == [(1, files[2]), (9, files[1]), (10, files[0])]
+    assert list(assign_steps(files, (5, 3, 7)).items()) == [(3, files[1]), (5, files[0]), (7, files[2])]
+    assert assign_steps((), ()) == {0: None}
+    assert assign_steps((), (8,)) == {8: None}
     with pytest.raises(
         InputError, match=r"a_epoch1\.pt and b_epoch01\.pt are both of step 1: name their steps by --step"
     ):
-        steps_of((Path("a_epoch1.pt"), Path("b_epoch01.pt")), ())
+        assign_steps((Path("a_epoch1.pt"), Path("b_epoch01.pt")), ())
 
 
 # --- factories ---
@@ -105,7 +113,7 @@ def test_a_factory_is_called_with_its_arguments(tmp_path: Path) -> None:
     factory = open_factory(f"{file}:Net", {"width": 5, "bias": False})
     assert factory.name == "net.py:Net"
     assert [(n, list(p.shape)) for n, p in factory.build().named_parameters()] == [("fc.weight", [5, 3])]
-    assert weights_digest(factory.build()) == weights_digest(factory.build())
+    assert digest_weights(factory.build()) == digest_weights(factory.build())
     assert factory.code != open_factory(f"{_model_file(tmp_path, _NET + '#', 'other.py')}:Net", {}).code
     assert factory.code == open_factory(f"{file}:Net", {}).code
 
@@ -191,7 +199,7 @@ def test_arguments_are_read_as_literals() -> None:
         "k": "0x10",
         "l": "007",
     }
-    assert literals(texts) == {
+    assert parse_literals(texts) == {
         "a": 20,
         "b": "small",
         "c": [1, 2.5],
@@ -219,29 +227,29 @@ def _net(seed: int = 0) -> Any:
 
 def test_the_digest_of_weights_changes_with_any_of_them() -> None:
     module = _net()
-    digests = {weights_digest(module)}
+    digests = {digest_weights(module)}
     assert re.fullmatch("[0-9a-f]{16}", next(iter(digests)))
     for tensor in module.state_dict().values():
         tensor.view(-1)[-1] += 1
-        digests.add(weights_digest(module))
+        digests.add(digest_weights(module))
     assert len(digests) == len(module.state_dict()) + 1
-    assert weights_digest(module.double()) not in digests
+    assert digest_weights(module.double()) not in digests
     wide, tall = torch.nn.Linear(3, 2, bias=False), torch.nn.Linear(2, 3, bias=False)
     tall.weight = torch.nn.Parameter(wide.weight.detach().reshape(3, 2))  # the same bytes
-    assert weights_digest(wide) != weights_digest(tall)
-    assert weights_digest(wide) != weights_digest(torch.nn.Sequential(wide))
+    assert digest_weights(wide) != digest_weights(tall)
+    assert digest_weights(wide) != digest_weights(torch.nn.Sequential(wide))
     empty = [torch.nn.BatchNorm2d(n, affine=False) for n in (0, 1)]
-    assert weights_digest(empty[0]) != weights_digest(empty[1])
+    assert digest_weights(empty[0]) != digest_weights(empty[1])
 
 
 def test_the_digest_is_that_of_the_weights_wherever_they_lie() -> None:
-    plain = weights_digest(_net())
-    assert weights_digest(_net().to(memory_format=torch.channels_last)) == plain
-    assert weights_digest(_net().eval().requires_grad_(False)) == plain
+    plain = digest_weights(_net())
+    assert digest_weights(_net().to(memory_format=torch.channels_last)) == plain
+    assert digest_weights(_net().eval().requires_grad_(False)) == plain
     network = models.Network(_net(), torch.device("cpu"), "bf16", False)
-    assert weights_digest(network.module) == plain
+    assert digest_weights(network.module) == plain
     half = torch.nn.Linear(2, 2).bfloat16()
-    assert weights_digest(half) == weights_digest(half)
+    assert digest_weights(half) == digest_weights(half)
 
 
 # --- outputs ---
@@ -258,8 +266,8 @@ def test_logits_are_found_in_whatever_a_model_returns() -> None:
         OrderedDict(aux=aux, logits=z),
         types.SimpleNamespace(logits=z),
     ):
-        assert logits_of(output) is z
-    assert logits_of(z.half()).dtype == torch.float16
+        assert extract_logits(output) is z
+    assert extract_logits(z.half()).dtype == torch.float16
 
 
 @pytest.mark.parametrize(
@@ -277,7 +285,7 @@ def test_logits_are_found_in_whatever_a_model_returns() -> None:
 )
 def test_what_is_no_logits_is_one_line(output: Any, message: str) -> None:
     with pytest.raises(InputError, match=f"the model .*{message}"):
-        logits_of(output)
+        extract_logits(output)
 
 
 class _Head(torch.nn.Module):
@@ -382,7 +390,7 @@ def test_half_precision_is_used_and_gives_float32_logits(precision: str) -> None
 
 def test_bytes_of_a_model_are_those_of_its_parameters_and_buffers() -> None:
     floats = 4 * 3 * 9 + 4 + 4 * 4 + 4 * 2 + 2
-    assert models.bytes_of(_net()) == 4 * floats + 8  # and one int64 counter
+    assert models.module_bytes(_net()) == 4 * floats + 8  # and one int64 counter
 
 
 # --- programs ---
@@ -435,7 +443,7 @@ def test_programs_take_any_number_of_pictures(tmp_path: Path, kind: str, name: s
     assert factory.name == name
     assert re.fullmatch("[0-9a-f]{16}", factory.code)
     network = models.Network(factory.build(), torch.device("cpu"), "fp32", False)
-    assert weights_digest(network.module) == weights_digest(_Pooled())
+    assert digest_weights(network.module) == digest_weights(_Pooled())
     module = _Pooled().eval()
     for count in (1, 3, 4, 5, 9):
         x = torch.rand(count, 3, 8, 8).contiguous(memory_format=torch.channels_last)
@@ -443,7 +451,7 @@ def test_programs_take_any_number_of_pictures(tmp_path: Path, kind: str, name: s
         np.testing.assert_allclose(logits, module(x).detach(), atol=1e-6)
         assert embedding is None
     assert network.rows == rows
-    assert network.try_out(torch.rand(1, 3, 8, 8))[0].shape == (1, 3)
+    assert network.probe(torch.rand(1, 3, 8, 8))[0].shape == (1, 3)
 
 
 def test_a_program_runs_from_the_command_line_and_takes_another_checkpoint(
@@ -493,7 +501,7 @@ def test_what_is_no_program_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"net\.ts\.pt is a TorchScript program, not a checkpoint: name it as --model"):
         open_factory(_model_file(tmp_path, _NET) + ":Net", {}).build(tmp_path / "net.ts.pt")
     built = open_factory(str(tmp_path / "whole.pt"), {}, trust=True).build()
-    assert weights_digest(built) == weights_digest(_net())
+    assert digest_weights(built) == digest_weights(_net())
 
 
 def test_a_program_in_training_mode_or_of_two_inputs_is_refused(tmp_path: Path) -> None:
@@ -571,7 +579,7 @@ class _Ends(torch.nn.Module):
     ],
 )
 def test_what_a_model_does_last_is_known(end: Any, expected: str) -> None:
-    assert models.ending(_Ends(end).eval(), torch.rand(1, 3, 2, 2)) == expected
+    assert models.final_activation(_Ends(end).eval(), torch.rand(1, 3, 2, 2)) == expected
 
 
 def test_several_labels_and_one_output_are_refused() -> None:
@@ -582,8 +590,8 @@ def test_several_labels_and_one_output_are_refused() -> None:
         (_Ends(torch.nn.Sigmoid(), 1), r"the model gives one output"),
     ):
         with pytest.raises(InputError, match=message):
-            models.Network(module, torch.device("cpu"), "fp32", False).try_out(x)
-    logits, dims = models.Network(_Ends(torch.nn.Softmax(1)), torch.device("cpu"), "fp32", True).try_out(x)
+            models.Network(module, torch.device("cpu"), "fp32", False).probe(x)
+    logits, dims = models.Network(_Ends(torch.nn.Softmax(1)), torch.device("cpu"), "fp32", True).probe(x)
     assert (logits.shape, dims) == ((1, 2), 3)
 
 
@@ -643,15 +651,15 @@ def test_a_layer_that_is_not_there_is_one_line_with_those_that_are(name: str, me
 
 
 def test_devices_that_are_there() -> None:
-    assert device_of("cpu") == torch.device("cpu")
+    assert parse_device("cpu") == torch.device("cpu")
     expected = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    assert device_of("auto").type == expected
+    assert parse_device("auto").type == expected
 
 
 @pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "cuda:-2", "cpu cpu"])
 def test_names_that_are_no_device_are_one_line(name: str) -> None:
     with pytest.raises(InputError, match=rf"--device is '?{re.escape(name)}'?") as raised:
-        device_of(name)
+        parse_device(name)
     assert "\n" not in str(raised.value)
 
 
@@ -660,7 +668,7 @@ def test_devices_that_are_not_there_are_one_line(name: str) -> None:
     with pytest.raises(
         InputError, match=f"--device is {name}, which this machine does not have: use --device auto or cpu"
     ):
-        device_of(name)
+        parse_device(name)
 
 
 def test_without_torch_the_way_to_get_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -681,12 +689,12 @@ def test_without_torch_the_way_to_get_it_is_named(monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_a_devices_memory_that_is_not_enough_is_told_from_other_errors(error: Exception, found: bool) -> None:
-    assert models.out_of_memory(error) is found
+    assert models.is_out_of_memory(error) is found
 
 
 def test_several_devices_are_separated_by_commas() -> None:
-    assert models.devices_of("cpu, cpu") == (torch.device("cpu"),) * 2
-    assert models.devices_of("cpu") == (torch.device("cpu"),)
+    assert models.parse_devices("cpu, cpu") == (torch.device("cpu"),) * 2
+    assert models.parse_devices("cpu") == (torch.device("cpu"),)
 
 
 def test_a_module_that_torch_traced_is_put_into_eval_mode() -> None:

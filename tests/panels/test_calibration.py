@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from predboard.drawing.canvas import Bin
-from predboard.metrics.calibration import Calibration, conformal
-from predboard.metrics.classification import Evidence
-from predboard.metrics.counts import wilson
-from predboard.metrics.score_histograms import Ranking
+from predboard.drawing.canvas import ReliabilityBin
+from predboard.metrics.calibration import Calibration, conformal_sets
+from predboard.metrics.classification import MetricState
+from predboard.metrics.counts import wilson_interval
+from predboard.metrics.score_histograms import ScoreHistograms
 from predboard.panels.calibration import DEFINITIONS
-from predboard.summaries import Figures
+from predboard.summaries import Metrics
 
 from tests import toy
 from tests.metrics.test_calibration import named, noisy, softmax
@@ -27,7 +27,7 @@ def test_every_figure_is_in_the_summary_and_the_four_errors_are_scalars() -> Non
     found = drawn("calibration", run, **steps)
     for step in (1, 4):
         state = Calibration.measure(run, steps[f"step{step}"])
-        sets = conformal(Ranking.measure(run, steps[f"step{step}"]))
+        sets = conformal_sets(ScoreHistograms.measure(run, steps[f"step{step}"]))
         tempered, equal = state.tempered, state.ece_equal_mass
         assert tempered is not None
         assert sets is not None
@@ -36,9 +36,9 @@ def test_every_figure_is_in_the_summary_and_the_four_errors_are_scalars() -> Non
             "ece_equal_mass": float(equal.value),
             "ece_classwise": state.ece_classwise,
             "mce": state.mce,
-            "brier_reliability": state.brier_split[0],
-            "brier_resolution": state.brier_split[1],
-            "brier_uncertainty": state.brier_split[2],
+            "brier_reliability": state.brier_decomposition[0],
+            "brier_resolution": state.brier_decomposition[1],
+            "brier_uncertainty": state.brier_decomposition[2],
             "temperature": tempered.temperature,
             "nll_before": tempered.nll[0],
             "nll_after": tempered.nll[1],
@@ -49,13 +49,13 @@ def test_every_figure_is_in_the_summary_and_the_four_errors_are_scalars() -> Non
         }
         assert set(expected) == set(DEFINITIONS)
         summary = found["calibration", step]
-        assert isinstance(summary, Figures)
-        assert summary.figures["calibration/ece"].interval == state.ece_interval
-        assert summary.figures["calibration/ece_equal_mass"].bound == float(equal.bound)
+        assert isinstance(summary, Metrics)
+        assert summary.metrics["calibration/ece"].interval == state.ece_interval
+        assert summary.metrics["calibration/ece_equal_mass"].bound == float(equal.bound)
         for name, value in expected.items():
             if name in SCALARS:
                 assert scalar(found[f"calibration/{name}", step]) == value
-            assert summary.figures[f"calibration/{name}"].value == value
+            assert summary.metrics[f"calibration/{name}"].value == value
     assert ("report/calibration", 4) in found
     assert ("report/calibration", 1) not in found
 
@@ -98,7 +98,7 @@ def test_the_table_and_the_diagram_have_the_same_bins(monkeypatch: pytest.Monkey
         seen.append(given)
         return np.zeros((1, 1, 3), np.uint8)
 
-    monkeypatch.setattr("predboard.drawing.canvas.reliability", reliability)
+    monkeypatch.setattr("predboard.drawing.canvas.draw_reliability", reliability)
     run = named(5)
     logits, label = noisy(2000, 5)
     said = text(drawn("calibration", run, step0=toy.predictions(run, logits, label))["report/calibration", 0])
@@ -115,7 +115,7 @@ def test_the_table_and_the_diagram_have_the_same_bins(monkeypatch: pytest.Monkey
         here = at == i
         n, hits = int(here.sum()), int(right[here].sum())
         mean = confidence[here].mean()
-        expected = Bin(i / 15, (i + 1) / 15, mean, hits / n, *wilson(hits, n), n)
+        expected = ReliabilityBin(i / 15, (i + 1) / 15, mean, hits / n, *wilson_interval(hits, n), n)
         for name in ("left", "right", "confidence", "accuracy", "lower", "upper", "rows"):
             assert getattr(b, name) == pytest.approx(getattr(expected, name), abs=1e-6)
         assert f"| {n:,} |" in line
@@ -126,8 +126,8 @@ def test_what_is_not_defined_is_left_out_and_said() -> None:
     run, label = named(3), np.arange(12) % 3
     right = drawn("calibration", run, step0=toy.predictions(run, np.eye(3, dtype=np.float32)[label] * 3, label))
     summary = right["calibration", 0]
-    assert isinstance(summary, Figures)
-    there = {tag.removeprefix("calibration/") for tag in summary.figures}
+    assert isinstance(summary, Metrics)
+    there = {tag.removeprefix("calibration/") for tag in summary.metrics}
     assert not {name for name in there if name.startswith(("temperature", "nll", "ece_before", "ece_after"))}
     assert {"ece", "mce"} <= there
     said = text(right["report/calibration", 0])
@@ -145,4 +145,4 @@ def test_the_brier_score_is_that_of_the_metrics() -> None:
     run = named(5)
     batch = toy.predictions(run, *noisy(900, 5))
     said = text(drawn("calibration", run, step0=batch)["report/calibration", 0])
-    assert f"**Brier score {Evidence.measure(run, batch).overall['brier'].value:.4f}**" in said
+    assert f"**Brier score {MetricState.measure(run, batch).overall['brier'].value:.4f}**" in said

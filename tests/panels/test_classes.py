@@ -7,11 +7,11 @@ import re
 
 import numpy as np
 import pytest
-from predboard.metrics.classification import OF_A_CLASS, Evidence
-from predboard.metrics.counts import wilson
+from predboard.metrics.classification import OF_A_CLASS, MetricState
+from predboard.metrics.counts import wilson_interval
 from predboard.panels.classes import CURVES
 from predboard.predictions.table import Run
-from predboard.summaries import Figures, File, Lines, Scalar, Summary
+from predboard.summaries import File, LineChart, Metrics, Scalar, Summary
 from sklearn import metrics
 
 from tests import toy
@@ -62,7 +62,7 @@ def test_the_curves_and_the_file_are_what_scikit_learn_says() -> None:
             if name in CURVES:
                 assert scalar(found[f"classes/{name}/{run.classes[c]}", 3]) == pytest.approx(float(row[name]), abs=1e-8)
         ends = (float(row["recall_lower"]), float(row["recall_upper"]))
-        assert ends == pytest.approx(wilson(int(row["hits"]), int(row["support"])), abs=1e-8)
+        assert ends == pytest.approx(wilson_interval(int(row["hits"]), int(row["support"])), abs=1e-8)
 
 
 def test_of_many_classes_the_twenty_with_most_errors_have_curves_and_all_are_in_the_file() -> None:
@@ -80,15 +80,15 @@ def test_of_many_classes_the_twenty_with_most_errors_have_curves_and_all_are_in_
     assert len(lines) == 200
     assert [line[0] for line in lines[:20]] == [run.classes[c] for c in bad]
     assert "The worst 200 of 1,000 classes; all are in `classes.csv`" in text(found["report/classes", 0])
-    (numbers,) = (s for s in found.values() if isinstance(s, Figures))
-    assert len({name.split("/")[1] for name in numbers.figures}) == 1000
+    (numbers,) = (s for s in found.values() if isinstance(s, Metrics))
+    assert len({name.split("/")[1] for name in numbers.metrics}) == 1000
 
 
 def test_summary_json_has_many_classes_at_the_last_step_alone() -> None:
     for classes, steps in ((100, [1, 2]), (101, [2])):
         run = named(classes)
         found = drawn("classes", run, step1=mixed(run, 300, 1), step2=mixed(run, 300, 2))
-        assert [step for (_, step), s in found.items() if isinstance(s, Figures)] == steps
+        assert [step for (_, step), s in found.items() if isinstance(s, Metrics)] == steps
 
 
 def test_the_table_by_hand() -> None:
@@ -116,14 +116,14 @@ def test_every_name_has_its_own_tag_that_its_chart_finds() -> None:
         assert len(set(tags)) == len(tags) == len(AWKWARD)
         assert all(tag == tag.strip() and "\n" not in tag for tag in tags)
         chart = found[f"classes/{figure}", 0]
-        assert isinstance(chart, Lines)
+        assert isinstance(chart, LineChart)
         scalars = [tag for (tag, _), s in found.items() if isinstance(s, Scalar)]
         assert [tag for tag in scalars if any(re.match(p, tag) for p in chart.patterns)] == tags
     assert [row["name"] for row in rows(found)] == list(AWKWARD)
     assert len(table(found)) == len(AWKWARD)
     assert all(len(cells) == 9 for cells in table(found))
-    (numbers,) = (s for s in found.values() if isinstance(s, Figures))
-    assert len({name.rpartition("/")[0] for name in numbers.figures}) == len(AWKWARD)
+    (numbers,) = (s for s in found.values() if isinstance(s, Metrics))
+    assert len({name.rpartition("/")[0] for name in numbers.metrics}) == len(AWKWARD)
 
 
 def test_a_step_without_labels_is_passed_over() -> None:
@@ -149,5 +149,5 @@ def test_what_is_not_defined_is_left_out_and_empty() -> None:
     ends = [f"{name}_{end}" for name in OF_A_CLASS for end in ("lower", "upper")]
     assert [end for end in ends if by_name["d"][end]] == []
     assert [end for end in ends if by_name["c"][end]] == ["precision_lower", "precision_upper", "f1_lower", "f1_upper"]
-    state = Evidence.measure(run, toy.predictions(run, np.eye(4, dtype=np.float32)[[0, 0, 2]], np.array([0, 1, 0])))
+    state = MetricState.measure(run, toy.predictions(run, np.eye(4, dtype=np.float32)[[0, 0, 2]], np.array([0, 1, 0])))
     assert state.scores.worst_first.tolist() == [1, 0, 2, 3]

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 from predboard.drawing import canvas
-from predboard.metrics.counts import Scores, Tally, wilson
+from predboard.metrics.counts import CountMetrics, Counts, wilson_interval
 from predboard.panels import confusion
 from predboard.predictions.table import Predictions, Run
 from predboard.state import Counted
@@ -50,7 +50,7 @@ def pictured(monkeypatch: pytest.MonkeyPatch, what: str, run: Run, **steps: Pred
     return seen
 
 
-def dense(of: canvas.Overview) -> NDArray[np.int64]:
+def dense(of: canvas.ConfusionOverview) -> NDArray[np.int64]:
     counts = np.zeros((len(of.total), len(of.total)), np.int64)
     np.add.at(counts, (of.true, of.predicted), of.count)
     return counts
@@ -64,12 +64,12 @@ def test_both_pictures_have_the_counts_of_scikit_learn(monkeypatch: pytest.Monke
     batch = mixed(run, 600)
     known = frame(batch).dropna(subset=["label"])
     expected = confusion_matrix(known.label, known.predicted)
-    ((matrix, names, total, others),) = pictured(monkeypatch, "confusion", run, step0=batch)
+    ((matrix, names, total, others),) = pictured(monkeypatch, "draw_confusion_matrix", run, step0=batch)
     assert matrix.tolist() == expected.tolist()
     assert names == list(run.classes)
     assert total == expected.sum(axis=1).tolist()
     assert others is False
-    ((seen,),) = pictured(monkeypatch, "overview", run, step0=batch)
+    ((seen,),) = pictured(monkeypatch, "draw_confusion_overview", run, step0=batch)
     order = [run.classes.index(name) for name in seen.names]
     assert sorted(order) == list(range(10))
     assert dense(seen).tolist() == expected[np.ix_(order, order)].tolist()
@@ -95,7 +95,7 @@ def test_pairs_csv_is_what_pandas_counts() -> None:
             )
             assert (row.label_name, row.predicted_name) == (run.classes[true], run.classes[predicted])
             assert (row.support, row.predictions, row.reverse) == (of, predictions, counts.get((predicted, true), 0))
-            expected = n / of, wilson(n, of)[0], n / predictions, n * len(known) / (of * predictions)
+            expected = n / of, wilson_interval(n, of)[0], n / predictions, n * len(known) / (of * predictions)
             assert (row.share, row.share_lower, row.share_of_predicted, row.lift) == pytest.approx(expected, rel=1e-5)
 
 
@@ -107,7 +107,7 @@ def test_published_predictions_of_vgg16(monkeypatch: pytest.MonkeyPatch) -> None
     batch = toy.predictions(run, np.log(np.maximum(probabilities, 1e-38)).astype(np.float32), label)
     expected = confusion_matrix(label, probabilities.argmax(axis=1))
     assert np.trace(expected) == 9359
-    ((matrix, *_),) = pictured(monkeypatch, "confusion", run, step0=batch)
+    ((matrix, *_),) = pictured(monkeypatch, "draw_confusion_matrix", run, step0=batch)
     assert matrix.tolist() == expected.tolist()
     assert table(run, step0=batch).images.sum() == 641
 
@@ -170,7 +170,9 @@ def test_the_matrix_of_many_classes_shows_the_most_confused_and_the_others(monke
     predicted = label.copy()
     predicted[100:145] = 500
     predicted[900] = 901
-    ((matrix, names, total, others),) = pictured(monkeypatch, "confusion", run, step0=said(run, label, predicted))
+    ((matrix, names, total, others),) = pictured(
+        monkeypatch, "draw_confusion_matrix", run, step0=said(run, label, predicted)
+    )
     assert sorted(names[:-1]) == [run.classes[c] for c in [*range(100, 139), 500]]  # of equal pairs the first
     assert names[-1] == "960 others"
     assert others is True
@@ -188,17 +190,17 @@ def test_with_few_confusions_the_matrix_is_filled_with_classes_that_have_images(
 ) -> None:
     run, label = named(50), np.arange(50)
     predicted = np.where(label == 7, 49, label)
-    ((_, names, *_),) = pictured(monkeypatch, "confusion", run, step0=said(run, label, predicted))
+    ((_, names, *_),) = pictured(monkeypatch, "draw_confusion_matrix", run, step0=said(run, label, predicted))
     assert set(names) == {"class0007", "class0049", "10 others", *(run.classes[c] for c in [*range(39)])}
 
 
 def test_classes_that_nobody_saw_take_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     run = named(1000)
     batch = said(run, [5, 5, 700, 9], [5, 9, 700, 9])
-    ((matrix, names, total, others),) = pictured(monkeypatch, "confusion", run, step0=batch)
+    ((matrix, names, total, others),) = pictured(monkeypatch, "draw_confusion_matrix", run, step0=batch)
     assert names == ["class0005", "class0009", "class0700"]
     assert (matrix.tolist(), total, others) == ([[1, 1, 0], [0, 1, 0], [0, 0, 1]], [2, 1, 1], False)
-    ((seen,),) = pictured(monkeypatch, "overview", run, step0=batch)
+    ((seen,),) = pictured(monkeypatch, "draw_confusion_overview", run, step0=batch)
     assert seen.total.sum() == 4
     assert sorted(seen.names) == names
 
@@ -207,9 +209,9 @@ def test_the_last_step_decides_which_classes_are_shown_in_which_order(monkeypatc
     run, label = named(60), np.repeat(np.arange(60), 3)
     early, late = np.where(label < 30, 59 - label, label), np.where(label >= 30, 59 - label, label)
     steps = {"step1": said(run, label, early), "step2": said(run, label, late)}
-    first, second = (names for _, names, *_ in pictured(monkeypatch, "confusion", run, **steps))
+    first, second = (names for _, names, *_ in pictured(monkeypatch, "draw_confusion_matrix", run, **steps))
     assert first == second
-    (a,), (b,) = pictured(monkeypatch, "overview", run, **steps)
+    (a,), (b,) = pictured(monkeypatch, "draw_confusion_overview", run, **steps)
     assert a.total.tolist() == b.total.tolist() == [3] * 60
     assert dense(a).sum() == dense(b).sum() == 180
 
@@ -217,7 +219,7 @@ def test_the_last_step_decides_which_classes_are_shown_in_which_order(monkeypatc
 # Overview
 
 
-def blocks(classes: int, rows: int, size: int) -> tuple[Tally, NDArray[np.int64]]:
+def blocks(classes: int, rows: int, size: int) -> tuple[Counts, NDArray[np.int64]]:
     """Counts of classes that are confused inside secret blocks of `size`, and each class's block."""
     random = np.random.default_rng(1)
     secret = random.permutation(classes)  # place -> class
@@ -227,7 +229,7 @@ def blocks(classes: int, rows: int, size: int) -> tuple[Tally, NDArray[np.int64]
     kind = random.random(rows)
     predicted = np.where(kind < 0.7, label, np.where(kind < 0.95, inside, random.integers(0, classes, rows)))
     none = np.int64(0)
-    return Tally(Counted.of(label * classes + predicted), np.int64(rows), none, none, none), block
+    return Counts(Counted.of(label * classes + predicted), np.int64(rows), none, none, none), block
 
 
 @pytest.mark.parametrize(("classes", "rows", "size"), [(40, 4000, 5), (100, 10_000, 10), (1000, 50_000, 20)])
@@ -235,14 +237,14 @@ def test_confused_classes_stand_together_and_are_framed(
     classes: int, rows: int, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tally, block = blocks(classes, rows, size)
-    order = confusion._order(Scores(tally, classes))
+    order = confusion._order(CountMetrics(tally, classes))
     of_place = block[order.items]
     assert np.count_nonzero(np.diff(of_place)) == classes // size - 1  # each block in one piece
     whole = {(start, start + size) for start in range(0, classes, size)}
     assert len(whole & set(order.groups)) >= 0.9 * len(whole)
-    shown: list[canvas.Overview] = []
-    monkeypatch.setattr("predboard.drawing.canvas.overview", shown.append)
-    confusion._overview(Scores(tally, classes), order, 0.1, named(classes).classes)
+    shown: list[canvas.ConfusionOverview] = []
+    monkeypatch.setattr("predboard.drawing.canvas.draw_confusion_overview", shown.append)
+    confusion._overview(CountMetrics(tally, classes), order, 0.1, named(classes).classes)
     (seen,) = shown
     assert len(seen.groups) == 7
     errors = {g: sum_inside(dense(seen), *g) for g in order.groups}
@@ -265,7 +267,7 @@ def test_the_overview_fits_a_card_and_its_colours_say_what_is_right(classes: int
     def pixels(predicted: NDArray[np.int64]) -> NDArray[np.int64]:
         picture = drawn("confusion", run, step0=said(run, label, predicted))["confusion/0_overview", 0]
         assert isinstance(picture, Picture)
-        assert picture.pixels.shape == (canvas.HEIGHT, canvas.WIDTH, 3)
+        assert picture.pixels.shape == (canvas.HEIGHT_PX, canvas.WIDTH_PX, 3)
         return picture.pixels[16:212, 4:200].astype(np.int64)
 
     def share(of: NDArray[np.int64], colour: canvas.Colour) -> float:
@@ -281,7 +283,7 @@ def test_the_overview_fits_a_card_and_its_colours_say_what_is_right(classes: int
 
 
 def test_an_overview_of_a_thousand_classes_is_drawn_in_a_moment() -> None:
-    scores = Scores(blocks(1000, 50_000, 20)[0], 1000)
+    scores = CountMetrics(blocks(1000, 50_000, 20)[0], 1000)
     began = time.perf_counter()
     confusion._overview(scores, confusion._order(scores), 0.1, named(1000).classes)
     assert time.perf_counter() - began < 1

@@ -119,7 +119,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch, run: Run, batch: Predictions) -> lis
         seen.append(given)
         return np.zeros((1, 1, 3), np.uint8)
 
-    monkeypatch.setattr("predboard.drawing.canvas.graph", graph)
+    monkeypatch.setattr("predboard.drawing.canvas.draw_curves", graph)
     drawn("curves", run, step0=batch)
     return seen
 

@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from predboard import VisualizeConfig, panels, visualize
-from predboard.evaluation.fold import summarize
-from predboard.panels import Facts, Subject, embeddings
+from predboard.evaluation.fold import fold_steps
+from predboard.panels import RunInfo, StepInfo, embeddings
 from predboard.parallel import pool
-from predboard.predictions.table import Part, Predictions, Run, schema
+from predboard.predictions.table import Part, Predictions, Run, part_schema
 from predboard.storage import runs
 from predboard.summaries import Projector
 from predboard.visualization import events
@@ -19,7 +19,7 @@ from tests import toy
 
 
 def projector(panel: embeddings.Panel, run: Run, batch: Predictions) -> Projector:
-    ((step, found),) = panel.render(Subject("toy", run, {4: Facts(1, 1)}), {4: panel.measure(run, batch)})
+    ((step, found),) = panel.render(RunInfo("toy", run, {4: StepInfo(1, 1)}), {4: panel.measure(run, batch)})
     assert step == 4
     assert isinstance(found, Projector)
     return found
@@ -51,7 +51,7 @@ def test_stored_embeddings_are_drawn_rather_than_logits(tmp_path: Path) -> None:
     vectors = np.random.default_rng(3).normal(size=(30, 6)).astype(np.float16)
     plain = toy.predictions(toy.RUN, logits, label)
     made = Predictions.build(
-        schema(run),
+        part_schema(run),
         id=plain.id,
         key=plain.key,
         image=plain.column("image"),
@@ -80,7 +80,7 @@ def test_stored_embeddings_are_drawn_rather_than_logits(tmp_path: Path) -> None:
 def test_vectors_that_could_be_taken_for_text_are_written_as_text() -> None:
     rows = {"id": np.arange(2), "image": np.array(["a", "b"], object)}
     summary = Projector("zeros", np.zeros((2, 3), np.float32), {"true": ["a\tb", "c\nd"], "x": ["1", "2"]}, rows)
-    files = {file.tag: file.content for file in events.projector_files(summary, b"jpeg", 8)}
+    files = {file.tag: file.content for file in events.encode_projector(summary, b"jpeg", 8)}
     assert files["projector/vectors.tsv"] == b"0\t0\t0\n0\t0\t0\n"
     assert files["projector/metadata.tsv"] == b"true\tx\na b\t1\nc d\t2\n"
     assert b"tensor_shape" not in files["projector_config.pbtxt"]
@@ -88,14 +88,14 @@ def test_vectors_that_could_be_taken_for_text_are_written_as_text() -> None:
 
 def test_the_panel_is_silent_where_there_are_no_points() -> None:
     panel = panels.load("embeddings")
-    assert list(panel.render(Subject("toy", toy.RUN, {0: Facts(0, 0)}), {0: panel.zero(toy.RUN)})) == []
+    assert list(panel.render(RunInfo("toy", toy.RUN, {0: StepInfo(0, 0)}), {0: panel.zero(toy.RUN)})) == []
 
 
 def test_only_the_last_step_is_measured(tmp_path: Path) -> None:
     for step in (1, 2):
         logits, label = toy.table(toy.RUN, 30, seed=step)
         toy.write_run(tmp_path, logits, label, dataclasses.replace(toy.RUN, step=step), shard_size=20)
-    states = summarize(runs.open_run(tmp_path), panels.choose(("embeddings", "glance")), pool.Pool(1))
+    states = fold_steps(runs.open_run(tmp_path), panels.choose(("embeddings", "glance")), pool.ProcessPool(1))
     assert {step: len(state["embeddings"].points.score) for step, state in states.items()} == {1: 0, 2: 30}
     ids = states[2]["embeddings"].points.rows["id"]
     np.testing.assert_array_equal(states[2]["embeddings"].points.rows["vector"], logits[ids])
@@ -120,13 +120,13 @@ def test_thumbnails_of_all_tiles_are_read_together(tmp_path: Path, monkeypatch: 
     logits, label = toy.table(run, 60)
     toy.write_run(tmp_path / "run", logits, label, run)
     asked = []
-    pick = runs.pick
+    pick = runs.read_values
 
     def counted(step: runs.Step, ids: set[int], column: str) -> dict[int, bytes]:
         asked.append(len(ids))
         return pick(step, ids, column)
 
-    monkeypatch.setattr(runs, "pick", counted)
+    monkeypatch.setattr(runs, "read_values", counted)
     (written,) = visualize(
         VisualizeConfig(predictions=(tmp_path / "run",), logdir=tmp_path / "logs", panels=("mistakes", "predictions"))
     )

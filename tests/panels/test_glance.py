@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from predboard import panels
 from predboard.drawing import canvas
-from predboard.drawing.canvas import Card, report_card
-from predboard.metrics.counts import wilson
+from predboard.drawing.canvas import ReportCard, draw_report_card
+from predboard.metrics.counts import wilson_interval
 from predboard.predictions.table import Run
 
 from tests import toy
@@ -16,14 +16,14 @@ from tests.panels.test_panels import drawn, mixed, named
 RUN = Run(classes=("cat", "dog"), model="toy.py:build")
 
 
-def cards(monkeypatch: pytest.MonkeyPatch, run: Run, **batches: Any) -> list[Card]:
-    seen: list[Card] = []
+def cards(monkeypatch: pytest.MonkeyPatch, run: Run, **batches: Any) -> list[ReportCard]:
+    seen: list[ReportCard] = []
 
-    def keep(card: Card) -> Any:
+    def keep(card: ReportCard) -> Any:
         seen.append(card)
         return np.zeros((1, 1, 3), np.uint8)
 
-    monkeypatch.setattr("predboard.drawing.canvas.report_card", keep)
+    monkeypatch.setattr("predboard.drawing.canvas.draw_report_card", keep)
     drawn("glance", run, **batches)
     return seen
 
@@ -39,7 +39,7 @@ def test_each_card_has_the_accuracy_of_all_steps_that_have_labels(monkeypatch: p
     batches["step6"] = toy.predictions(RUN, np.eye(2, dtype=np.float32)[label], np.full(20, -1))
     batches = {f"step{step}": batches[f"step{step}"] for step in (1, 4, 6, 9)}
     seen = cards(monkeypatch, RUN, **batches)
-    trend = [(step, right / 20, *wilson(right, 20)) for step, right in ((1, 12), (4, 15), (9, 18))]
+    trend = [(step, right / 20, *wilson_interval(right, 20)) for step, right in ((1, 12), (4, 15), (9, 18))]
     assert [card.trend for card in seen] == [trend] * 4
     assert [card.step for card in seen] == [1, 4, 6, 9]
     assert [card.accuracy is None for card in seen] == [False, False, True, False]
@@ -53,8 +53,8 @@ def test_a_card_of_one_step_has_the_counts_of_what_is_missing_instead(monkeypatc
 
 
 def test_a_card_of_a_part_of_the_rows_says_that_whole_classes_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    facts = panels.Facts(80, 100, warnings=("logits are odd: see them",))
-    monkeypatch.setattr("tests.panels.test_panels.Facts", lambda *_: facts)
+    facts = panels.StepInfo(80, 100, warnings=("logits are odd: see them",))
+    monkeypatch.setattr("tests.panels.test_panels.StepInfo", lambda *_: facts)
     (card,) = cards(monkeypatch, named(10), step0=mixed(named(10), 80))
     assert card.warnings[:2] == ["20 of 100 rows are missing, perhaps whole classes", "logits are odd"]
 
@@ -64,8 +64,8 @@ def test_the_landing_page_reads_no_logits() -> None:
 
 
 def picture(trend: list[tuple[int, float, float, float]], step: int) -> Any:
-    card = Card("t", (0.5, 0.4, 0.6), [("images", "5")], [], [], [], trend, step)
-    return report_card(card).astype(int)
+    card = ReportCard("t", (0.5, 0.4, 0.6), [("images", "5")], [], [], [], trend, step)
+    return draw_report_card(card).astype(int)
 
 
 def test_the_curve_rises_with_the_accuracy_and_the_dot_is_at_the_step() -> None:
@@ -74,7 +74,7 @@ def test_the_curve_rises_with_the_accuracy_and_the_dot_is_at_the_step() -> None:
     place = np.s_[158:185, 8:90]
     dots = {}
     for step, pixels in found.items():
-        assert pixels.shape == (canvas.HEIGHT, canvas.WIDTH, 3)
+        assert pixels.shape == (canvas.HEIGHT_PX, canvas.WIDTH_PX, 3)
         dark = np.argwhere(pixels[place].max(axis=2) < 60)
         dots[step] = dark.mean(axis=0)
     assert dots[1][1] < dots[5][1] < dots[9][1]  # to the right
@@ -90,5 +90,5 @@ def test_a_curve_without_height_and_steps_far_apart_can_be_drawn() -> None:
         [(0, 1.0, 1.0, 1.0), (10**8, 1.0, 1.0, 1.0)],
         [(1, 0.0, 0.0, 0.1), (2, 0.0, 0.0, 0.1), (10**6, 1.0, 0.9, 1.0)],
     ):
-        assert picture(trend, trend[0][0]).shape == (canvas.HEIGHT, canvas.WIDTH, 3)
+        assert picture(trend, trend[0][0]).shape == (canvas.HEIGHT_PX, canvas.WIDTH_PX, 3)
     assert (picture([(1, 0.5, 0.4, 0.6)], 1)[158:185, 8:90] == 255).all()  # one step has no curve

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from predboard import VisualizeConfig, panels, visualize
-from predboard.panels import Facts, Shown, Subject
+from predboard.panels import RunInfo, StepInfo, WrittenTag
 from predboard.panels.hparams import METRICS
 from predboard.predictions.table import Run
 from predboard.summaries import HParams, Scalar
@@ -17,8 +17,8 @@ from tests import toy
 def line(run: Run, *written: str, checkpoint: str = "") -> HParams:
     panel = panels.load("hparams")
     state = panel.measure(run, toy.predictions(run, *toy.table(run, 20)))
-    facts = {step: Facts(20, 20, checkpoint) for step in (1, 7)}
-    subject = Subject("toy", run, facts, tuple(Shown(tag, Scalar, "") for tag in written))
+    facts = {step: StepInfo(20, 20, checkpoint) for step in (1, 7)}
+    subject = RunInfo("toy", run, facts, tuple(WrittenTag(tag, Scalar, "") for tag in written))
     [(step, found)] = list(panel.render(subject, {1: state, 7: state}))
     assert step == 7
     assert isinstance(found, HParams)
@@ -52,7 +52,7 @@ def test_the_line_says_what_the_run_was_made_with() -> None:
         "step": 7,
     }
     assert found.metrics == {"metrics/accuracy": "accuracy", "metrics/nll": "NLL"}
-    assert len(events.session(found, 1.7e9)) == 3
+    assert len(events.encode_session(found, 1.7e9)) == 3
 
 
 def test_what_is_not_known_and_what_is_long_has_a_word() -> None:

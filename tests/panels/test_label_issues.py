@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 from predboard import panels
-from predboard.panels import Facts, Subject, Twice, label_issues
-from predboard.predictions.table import Predictions, derived_rows
+from predboard.panels import RunInfo, StepInfo, TwoPass, label_issues
+from predboard.predictions.table import Predictions, derive_rows
 from predboard.state import merge
 from predboard.summaries import File, Scalar, Summary, Text, Tiles
 from scipy.special import softmax
@@ -20,14 +20,14 @@ from tests import toy
 SAVED = toy.SHARED / "cifar10_saved_predictions"
 
 
-def both(panel: label_issues.Panel, rows: Predictions) -> Twice:
+def both(panel: label_issues.Panel, rows: Predictions) -> TwoPass:
     state = toy.state_of(panel, toy.RUN, rows)
-    assert isinstance(state, Twice)
+    assert isinstance(state, TwoPass)
     return state
 
 
-def drawn(state: Twice, rows: int = 1) -> dict[str, Summary]:
-    subject = Subject("toy", toy.RUN, {0: Facts(rows, rows)})
+def drawn(state: TwoPass, rows: int = 1) -> dict[str, Summary]:
+    subject = RunInfo("toy", toy.RUN, {0: StepInfo(rows, rows)})
     return {s.tag: s for _, s in panels.load("label_issues").render(subject, {0: state})}
 
 
@@ -157,8 +157,8 @@ def test_equal_pictures_in_different_parts_are_found() -> None:
     panel = label_issues.Panel()
     a, b = with_digests([1, 2], [77, 1]), with_digests([3, 4], [77, 2])
     first = merge(panel.measure(toy.RUN, a), panel.measure(toy.RUN, b))
-    rows = [derived_rows(toy.RUN, 0, batch) for batch in (a, b)]
-    again = merge(*(panel.measure_again(toy.RUN, first, batch) for batch in rows))
+    rows = [derive_rows(toy.RUN, 0, batch) for batch in (a, b)]
+    again = merge(*(panel.measure_second(toy.RUN, first, batch) for batch in rows))
     assert again.alike.rows["digest"].tolist() == [77, 77]
     assert len(label_issues.clashes(again.alike.rows)) == 2
 
@@ -168,7 +168,7 @@ def test_hardly_any_row_is_looked_at_in_vain() -> None:
     digest = np.random.default_rng(0).integers(-(2**62), 2**62, 3000).tolist()
     batch = with_digests([i % 10 for i in range(3000)], digest)
     first = panel.measure(toy.RUN, batch)
-    assert int(panel.measure_again(toy.RUN, first, derived_rows(toy.RUN, 0, batch)).possible) <= 3
+    assert int(panel.measure_second(toy.RUN, first, derive_rows(toy.RUN, 0, batch)).possible) <= 3
 
 
 def test_pictures_that_are_there_twice_are_noticed_however_they_are_split() -> None:
@@ -176,13 +176,13 @@ def test_pictures_that_are_there_twice_are_noticed_however_they_are_split() -> N
     digest = random.integers(-(2**63), 2**63, 3000)
     digest[1500:2000] = digest[:500]
     part = random.integers(0, 4, 3000)
-    whole = label_issues.Seen.of(digest)
-    merged = label_issues.Seen.of(digest[part == 0])
+    whole = label_issues.DuplicateFilter.of(digest)
+    merged = label_issues.DuplicateFilter.of(digest[part == 0])
     for i in (3, 1, 2):
-        merged = label_issues.Seen.of(digest[part == i]).merge(merged)
+        merged = label_issues.DuplicateFilter.of(digest[part == i]).merge(merged)
     np.testing.assert_array_equal(merged.once, whole.once)
     np.testing.assert_array_equal(merged.twice, whole.twice)
     there = np.isin(np.arange(3000), [*range(500), *range(1500, 2000)])
     assert whole.maybe_twice(digest)[there].all()
     assert whole.maybe_twice(digest)[~there].sum() <= 1  # of 2,000, each by chance with 1 in 2 million
-    assert not label_issues.Seen.of(digest[:1500]).maybe_twice(digest[:1500]).any()
+    assert not label_issues.DuplicateFilter.of(digest[:1500]).maybe_twice(digest[:1500]).any()

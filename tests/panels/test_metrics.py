@@ -10,11 +10,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from predboard import VisualizeConfig, visualize
-from predboard.metrics.classification import DEFINITIONS, Evidence
+from predboard.metrics.classification import DEFINITIONS, MetricState
 from predboard.panels.metrics import HEADLINES
 from predboard.predictions.table import Run
-from predboard.summaries import Band, Figure, Figures, Scalar
-from predboard.visualization.summary_json import read_summary, summary_json
+from predboard.summaries import BandChart, Metric, Metrics, Scalar
+from predboard.visualization.summary_json import decode_summary, encode_summary
 
 from tests import toy
 from tests.panels.test_panels import drawn, mixed, named, scalar
@@ -25,14 +25,14 @@ def test_each_figure_is_a_scalar_and_the_headlines_have_bands() -> None:
     batches = {"step1": mixed(run, 200, 1), "step5": mixed(run, 200, 2)}
     found = drawn("metrics", run, **batches)
     for step in (1, 5):
-        overall = Evidence.measure(run, batches[f"step{step}"]).overall
+        overall = MetricState.measure(run, batches[f"step{step}"]).overall
         assert list(overall) == list(DEFINITIONS)
         for name, figure in overall.items():
             assert scalar(found[f"metrics/{name}", step]) == figure.value
         for name in HEADLINES:
             ends = tuple(scalar(found[f"intervals/{name}/{end}", step]) for end in ("lower", "upper"))
             assert ends == overall[name].interval
-    bands = [s for (_, step), s in found.items() if isinstance(s, Band)]
+    bands = [s for (_, step), s in found.items() if isinstance(s, BandChart)]
     assert [band.value for band in bands] == [f"metrics/{name}" for name in HEADLINES]
     assert all(band.lower.removesuffix("lower") == band.upper.removesuffix("upper") for band in bands)
 
@@ -42,8 +42,8 @@ def test_rows_are_counted_also_where_there_is_no_figure() -> None:
     logits, label = toy.table(run, 20)
     label[:5] = -1
     batch = toy.predictions(run, logits, label, failed=frozenset({4, 7}))
-    (found,) = (s for s in drawn("metrics", run, step0=batch).values() if isinstance(s, Figures))
-    counts = {name: f.value for name, f in found.figures.items() if name.startswith("images")}
+    (found,) = (s for s in drawn("metrics", run, step0=batch).values() if isinstance(s, Metrics))
+    counts = {name: f.value for name, f in found.metrics.items() if name.startswith("images")}
     assert counts == {
         "images": 20,
         "images/missing": 0,
@@ -53,8 +53,8 @@ def test_rows_are_counted_also_where_there_is_no_figure() -> None:
     }
     none = toy.predictions(run, logits, np.full(20, -1))
     (alone,) = drawn("metrics", run, step0=none).values()
-    assert isinstance(alone, Figures)
-    assert set(alone.figures) == set(counts)
+    assert isinstance(alone, Metrics)
+    assert set(alone.metrics) == set(counts)
 
 
 def written(tmp_path: Path, run: Run = toy.RUN, **more: Any) -> dict[str, Any]:
@@ -68,8 +68,8 @@ def written(tmp_path: Path, run: Run = toy.RUN, **more: Any) -> dict[str, Any]:
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is no JSON")
 
-    assert json.loads(content, parse_constant=refuse) == read_summary(content)
-    found = read_summary(content)
+    assert json.loads(content, parse_constant=refuse) == decode_summary(content)
+    found = decode_summary(content)
     assert found is not None
     return found
 
@@ -83,7 +83,7 @@ def test_summary_json_has_every_scalar_of_every_step_and_says_what_it_means(tmp_
     for step, figures in found["steps"].items():
         logits, label = toy.table(toy.RUN, 60, int(step))
         label[::9] = -1
-        overall = Evidence.measure(toy.RUN, toy.predictions(toy.RUN, logits, label, failed=frozenset({3}))).overall
+        overall = MetricState.measure(toy.RUN, toy.predictions(toy.RUN, logits, label, failed=frozenset({3}))).overall
         for name, figure in overall.items():
             assert figures[name]["value"] == pytest.approx(figure.value, rel=1e-8)
             assert (figures[name]["lower"], figures[name]["upper"]) == pytest.approx(figure.interval, rel=1e-8)
@@ -108,14 +108,14 @@ def test_of_chosen_panels_summary_json_has_what_they_wrote(tmp_path: Path) -> No
 
 
 def test_figures_count_more_than_scalars_of_their_name_whatever_comes_first() -> None:
-    full = Figures("metrics", {"accuracy": Figure(0.5, (0.4, 0.6), "share", "Wilson", 1e-9)})
+    full = Metrics("metrics", {"accuracy": Metric(0.5, (0.4, 0.6), "share", "Wilson", 1e-9)})
     plain = (
         Scalar("metrics/accuracy", 0.5, "short"),
         Scalar("1_glance/accuracy", 0.5),
         Scalar("calibration/ece", 0.1, "gap"),
     )
     for order in ((full, *plain), (*plain, full)):
-        found = read_summary(summary_json("r", toy.RUN, 1.7e9, [(3, s) for s in order]))
+        found = decode_summary(encode_summary("r", toy.RUN, 1.7e9, [(3, s) for s in order]))
         assert found is not None
         assert found["steps"]["3"]["accuracy"] == {"value": 0.5, "lower": 0.4, "upper": 0.6, "bound": 1e-9}
         assert found["steps"]["3"]["calibration/ece"] == {"value": 0.1}
@@ -124,17 +124,17 @@ def test_figures_count_more_than_scalars_of_their_name_whatever_comes_first() ->
 
 def test_names_with_quotes_slashes_and_line_breaks_come_back_as_they_are() -> None:
     name = 'classes/a"b/c\n\\d/é/recall'
-    content = summary_json("r\u2028", toy.RUN, 1.7e9, [(0, Figures("x", {name: Figure(1 / 3, definition="d")}))])
-    found = read_summary(content)
+    content = encode_summary("r\u2028", toy.RUN, 1.7e9, [(0, Metrics("x", {name: Metric(1 / 3, definition="d")}))])
+    found = decode_summary(content)
     assert found is not None
     assert found["steps"] == {"0": {name: {"value": 0.333333333}}}
     assert list(found["definitions"]) == ["classes/*/recall"]
 
 
 def test_a_figure_that_is_no_number_is_refused() -> None:
-    for wrong in (Figure(float("nan")), Figure(0.5, (float("nan"), 1.0)), Figure(float("inf"))):
+    for wrong in (Metric(float("nan")), Metric(0.5, (float("nan"), 1.0)), Metric(float("inf"))):
         with pytest.raises(ValueError, match="not JSON compliant"):
-            summary_json("r", toy.RUN, 1.7e9, [(0, Figures("x", {"a": wrong}))])
+            encode_summary("r", toy.RUN, 1.7e9, [(0, Metrics("x", {"a": wrong}))])
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False) | st.floats(-2, 2) | st.integers())
@@ -145,12 +145,12 @@ def test_a_figure_that_is_no_number_is_refused() -> None:
 @example(1.0)
 @example(-0.0)
 def test_a_number_is_written_as_json_writes_what_is_left_of_it_after_nine_digits(value: float) -> None:
-    written = summary_json("r", toy.RUN, 1.7e9, [(0, Figures("x", {"a": Figure(value)}))]).decode()
+    written = encode_summary("r", toy.RUN, 1.7e9, [(0, Metrics("x", {"a": Metric(value)}))]).decode()
     expected = value if isinstance(value, int) else float(f"{value:.9g}")
     assert f'   "a": {{"value": {json.dumps(expected)}}}\n' in written
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"predboard_summary": 99, "steps": {}}', b"\xff", b"null"])
 def test_what_is_no_summary_is_none(content: bytes) -> None:
-    assert read_summary(content) is None
-    assert read_summary(summary_json("r", toy.RUN, 1.7e9, [])) is not None
+    assert decode_summary(content) is None
+    assert decode_summary(encode_summary("r", toy.RUN, 1.7e9, [])) is not None

@@ -2,7 +2,7 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from predboard.panels import Facts, Subject, mistakes
+from predboard.panels import RunInfo, StepInfo, mistakes
 from predboard.predictions.table import Predictions
 from predboard.summaries import Summary, Tiles
 
@@ -18,7 +18,7 @@ def at_step(label: NDArray[np.int64], right: NDArray[np.bool_], sure: NDArray[np
 
 def followed(panel: mistakes.Panel, *steps: Predictions) -> dict[int, Tiles]:
     states = {step: panel.measure(toy.RUN, batch) for step, batch in enumerate(steps)}
-    subject = Subject("toy", toy.RUN, {step: Facts(1, 1) for step in states})
+    subject = RunInfo("toy", toy.RUN, {step: StepInfo(1, 1) for step in states})
     found: dict[int, Summary] = {step: s for step, s in panel.render(subject, states) if s.tag == "examples/followed"}
     return {step: s for step, s in found.items() if isinstance(s, Tiles)}
 

@@ -8,17 +8,17 @@ import pytest
 from numpy.typing import NDArray
 from predboard import panels
 from predboard.metrics import classification
-from predboard.panels import Facts, Subject, mistakes
+from predboard.panels import RunInfo, StepInfo, mistakes
 from predboard.panels.classes import CURVES
 from predboard.panels.metrics import HEADLINES
-from predboard.predictions.table import Predictions, Run, keys_of, mix
+from predboard.predictions.table import Predictions, Run, hash_refs, mix
 from predboard.summaries import (
-    Band,
-    Figures,
+    BandChart,
     File,
     Histogram,
     HParams,
-    Lines,
+    LineChart,
+    Metrics,
     Picture,
     Projector,
     Scalar,
@@ -38,8 +38,8 @@ def drawn(panel: str, run: Run, **batches: Predictions) -> dict[tuple[str, int],
     """Summaries by (tag, step) of batches that are named step0, step1, …"""
     loaded = panels.load(panel)
     states = {int(name.removeprefix("step")): toy.state_of(loaded, run, batch) for name, batch in batches.items()}
-    facts = {step: Facts(len(batch), len(batch)) for step, batch in zip(states, batches.values(), strict=True)}
-    found = {(s.tag, step): s for step, s in loaded.render(Subject("toy", run, facts), states)}
+    facts = {step: StepInfo(len(batch), len(batch)) for step, batch in zip(states, batches.values(), strict=True)}
+    found = {(s.tag, step): s for step, s in loaded.render(RunInfo("toy", run, facts), states)}
     for summary in found.values():
         if isinstance(summary, Picture):
             assert summary.pixels is not None  # drawn now, as long as a test has replaced what draws
@@ -167,7 +167,7 @@ def test_the_random_examples_are_the_same_at_every_step_and_an_inserted_image_mo
         more = toy.predictions(run, np.concatenate([a, a[:1]]), np.append(label, 0))
         at = more.batch.schema.get_field_index("key")
         keys = np.asarray(more.column("key")).copy()
-        keys[200] = keys_of([f"{extra}.png"])[0]
+        keys[200] = hash_refs([f"{extra}.png"])[0]
         inserted = Predictions(more.batch.set_column(at, more.batch.schema.field("key"), keys))
         assert len(set(first) - set(ids(drawn("mistakes", run, step0=inserted)["examples/random", 0]))) <= 1
 
@@ -217,7 +217,7 @@ def test_the_report_card_says_the_figures(monkeypatch: pytest.MonkeyPatch) -> No
         seen.append(card)
         return np.zeros((1, 1, 3), np.uint8)
 
-    monkeypatch.setattr("predboard.drawing.canvas.report_card", report_card)
+    monkeypatch.setattr("predboard.drawing.canvas.draw_report_card", report_card)
     run = Run(classes=("cat", "dog", "eel"), model="toy.py:build")
     label = np.array([0, 0, 0, 0, 1, 1, 2, -1, 2])
     said = np.array([0, 0, 0, 1, 1, 0, 2, 2, 2])
@@ -243,13 +243,13 @@ def test_what_stage_one_warned_of_is_on_the_card_and_with_its_remedy_in_the_repo
         seen.append(card)
         return np.zeros((1, 1, 3), np.uint8)
 
-    monkeypatch.setattr("predboard.drawing.canvas.report_card", report_card)
+    monkeypatch.setattr("predboard.drawing.canvas.draw_report_card", report_card)
     run = named(10)
-    warned = Facts(80, 80, warnings=("red and blue are swapped: turn\nthem", "the logits are probabilities: stop"))
+    warned = StepInfo(80, 80, warnings=("red and blue are swapped: turn\nthem", "the logits are probabilities: stop"))
     for name in ("glance", "report"):
         panel = panels.load(name)
         state = panel.measure(run, mixed(run, 80))
-        found = {s.tag: s for _, s in panel.render(Subject("toy", run, {3: warned}), {3: state})}
+        found = {s.tag: s for _, s in panel.render(RunInfo("toy", run, {3: warned}), {3: state})}
         if name == "glance":
             assert cast("Picture", found["1_glance/report_card"]).pixels.shape == (1, 1, 3)
     assert seen[0].warnings[:2] == ["red and blue are swapped", "the logits are probabilities"]
@@ -261,7 +261,7 @@ def test_what_stage_one_warned_of_is_on_the_card_and_with_its_remedy_in_the_repo
 # all of them
 
 
-UNTAGGED = (Figures, File, Lines, Band, HParams, Projector)
+UNTAGGED = (Metrics, File, LineChart, BandChart, HParams, Projector)
 """What has no card of its own in TensorBoard's main tabs."""
 
 
@@ -338,10 +338,13 @@ def test_without_labels_nothing_is_said_that_needs_them() -> None:
 
 
 def test_panels_render_together_and_those_that_speak_of_others_after_them_one_by_one() -> None:
-    together, *after = panels.in_turn(panels.choose(()))
+    together, *after = panels.render_rounds(panels.choose(()))
     assert [list(group) for group in after] == [["hparams"], ["report"]]
     assert sorted([*together, "hparams", "report"]) == [*panels.names()]
-    assert [list(group) for group in panels.in_turn(panels.choose(("report", "glance")))] == [["glance"], ["report"]]
+    assert [list(group) for group in panels.render_rounds(panels.choose(("report", "glance")))] == [
+        ["glance"],
+        ["report"],
+    ]
 
 
 @pytest.mark.parametrize(("classes", "limit"), [(10, 150), (1000, 300)])

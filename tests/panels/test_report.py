@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from predboard import panels
-from predboard.metrics.classification import DEFINITIONS, Evidence
-from predboard.panels import Facts, Shown, Subject
+from predboard.metrics.classification import DEFINITIONS, MetricState
+from predboard.panels import RunInfo, StepInfo, WrittenTag
 from predboard.predictions.table import Predictions, Run
-from predboard.summaries import HParams, Lines, Picture, Projector, Scalar, Text, Tiles
+from predboard.summaries import HParams, LineChart, Picture, Projector, Scalar, Text, Tiles
 
 from tests import toy
 from tests.panels.test_panels import drawn, frame, mixed, named, text
@@ -23,8 +23,8 @@ SIGHTS = Run(classes=("River", "Highway", "Forest", "Sea"), model="net.py:build"
 def page(run: Run, states: Mapping[int, Predictions], tag: str = "report/summary", **more: Any) -> str:
     """A page of the report on batches by step; `written` and `facts` are those of the subject."""
     panel = panels.load("report")
-    facts = {step: Facts(len(batch), len(batch)) for step, batch in states.items()}
-    subject = Subject("toy", run, **{"facts": facts, **more})
+    facts = {step: StepInfo(len(batch), len(batch)) for step, batch in states.items()}
+    subject = RunInfo("toy", run, **{"facts": facts, **more})
     found = panel.render(subject, {step: panel.measure(run, batch) for step, batch in states.items()})
     return text({s.tag: s for _, s in found}[tag])
 
@@ -43,8 +43,8 @@ def test_what_the_model_sees_is_shown_at_the_steps_that_have_it() -> None:
     run, panel = named(10), panels.load("report")
     states = {step: panel.measure(run, mixed(run, 20)) for step in (1, 2, 5)}
     sheets = {step: np.full((4, 5, 3), step, np.uint8) for step in (1, 5)}
-    facts = {step: Facts(20, 20, sheet=sheets.get(step)) for step in states}
-    found = list(panel.render(Subject("toy", run, facts), states))
+    facts = {step: StepInfo(20, 20, sheet=sheets.get(step)) for step in states}
+    found = list(panel.render(RunInfo("toy", run, facts), states))
     assert [(step, s.tag) for step, s in found] == [
         *((1, "report/what_the_model_sees"), (5, "report/what_the_model_sees")),
         *((5, "report/summary"), (5, "report/run")),
@@ -65,7 +65,7 @@ def test_the_summary_has_a_line_for_each_step_and_every_figure_of_the_last() -> 
         known = frame(batch).dropna(subset=["label"])
         assert float(accuracy) == pytest.approx((known.label == known.predicted).mean(), abs=5e-5)
         assert float(lower) < float(accuracy) < float(upper)
-    overall = Evidence.measure(run, batches["step5"]).overall
+    overall = MetricState.measure(run, batches["step5"]).overall
     for name, figure in overall.items():
         assert figure.interval is not None
         lower, upper = (f"{end:.4f}" for end in figure.interval)
@@ -86,7 +86,7 @@ def test_a_confusion_that_the_sure_mistakes_share_is_named_with_its_gallery() ->
     label = [0] * 12 + [1] * 10 + [2] * 30 + [3] * 30
     predicted = [1] * 9 + [2, 3, 0] + [1] * 10 + [2] * 28 + [3, 0] + [3] * 30
     batch = said(label, predicted)
-    written = (Shown("confusion/River as Highway", Tiles, ""),)
+    written = (WrittenTag("confusion/River as Highway", Tiles, ""),)
     first, *others = next_steps(page(SIGHTS, {0: batch}, written=written))
     assert first == ("9 of the 13 most confident mistakes are **River → Highway**: open `confusion/River as Highway`.")
     assert not any("of all errors" in line for line in others)  # it would be the same confusion
@@ -114,7 +114,7 @@ def test_mistakes_without_a_common_cause_are_said_to_have_none() -> None:
 def test_a_class_that_is_surely_worse_and_one_that_is_said_too_often_are_named() -> None:
     label = [0] * 100 + [1] * 100 + [2] * 100
     predicted = [0] * 50 + [1] * 50 + [1] * 100 + [2] * 100
-    written = (Shown("predictions/River", Tiles, ""),)
+    written = (WrittenTag("predictions/River", Tiles, ""),)
     lines = next_steps(page(SIGHTS, {0: said(label, predicted)}, written=written))
     assert lines[1] == (
         "**River** is found least: recall 50.0 % (40.4 to 59.6), all images together 83.3 %: open `predictions/River`."
@@ -131,7 +131,7 @@ def test_whether_the_model_is_as_sure_as_it_is_right(sure: float, kind: str | No
     # Of four classes exp(s) / (exp(s) + 3): 99.96 %, 59.9 % and 84.6 %; right are 85 %.
     label = [0, 1, 2, 3] * 100
     predicted = [c if i % 20 < 17 else (c + 1) % 4 for i, c in enumerate(label)]
-    written = (Shown("calibration/ece", Scalar, ""), Shown("calibration/reliability", Picture, ""))
+    written = (WrittenTag("calibration/ece", Scalar, ""), WrittenTag("calibration/reliability", Picture, ""))
     lines = next_steps(page(SIGHTS, {0: said(label, predicted, sure=sure)}, written=written))
     found = [line for line in lines if "The model is" in line]
     assert len(found) == (kind is not None)
@@ -169,11 +169,11 @@ def test_where_all_is_right_there_is_nothing_to_look_at() -> None:
 
 def test_while_a_warning_of_stage_one_stands_it_comes_first_and_labels_are_not_doubted() -> None:
     batch = said([0] * 12 + [1] * 12, [1] * 6 + [0] * 6 + [1] * 12)
-    written = (Shown("examples/suspected_label_errors", Tiles, ""),)
+    written = (WrittenTag("examples/suspected_label_errors", Tiles, ""),)
     sound = next_steps(page(SIGHTS, {0: batch}, written=written))
     assert sound[-1] == "Labels themselves may be wrong: open `examples/suspected_label_errors`."
     warned = ("accuracy would be 99 %, not 75 %: --channels bgr", "logits are not finite: see the range")
-    doubted = next_steps(page(SIGHTS, {0: batch}, written=written, facts={0: Facts(24, 24, warnings=warned)}))
+    doubted = next_steps(page(SIGHTS, {0: batch}, written=written, facts={0: StepInfo(24, 24, warnings=warned)}))
     assert doubted == [
         "First what stage one warned of, which may explain the rest: accuracy would be 99 %, not 75 %; logits are not "
         "finite.",
@@ -191,7 +191,7 @@ def test_the_page_of_the_run_has_all_that_is_known() -> None:
         weights="0123456789abcdef",
         scores="log_probabilities",
     )
-    facts = Facts(
+    facts = StepInfo(
         *(80, 100, "epoch7.pt", "cuda:0"),
         seconds={"decode": 12.34, "forward": 1234.5},
         provenance={"torch": "2.9.1", "batch_size": 64},
@@ -224,13 +224,13 @@ def test_the_page_of_the_run_has_all_that_is_known() -> None:
 
 def test_every_tag_that_is_written_is_in_the_page_on_the_tabs_in_its_tab() -> None:
     written = (
-        *(Shown(f"classes/recall/c{i}", Scalar, f"Recall of c{i}.") for i in range(7)),
-        *(Shown(f"metrics/{i}", Scalar, f"Figure {i}.") for i in range(6)),
-        Shown("classes/recall", Lines, "All recalls."),
-        Shown("confusion/a | b", Tiles, "Pictures|of it."),
-        Shown("report/classes", Text, "A table."),
-        Shown("hparams", HParams, ""),
-        Shown("projector", Projector, ""),
+        *(WrittenTag(f"classes/recall/c{i}", Scalar, f"Recall of c{i}.") for i in range(7)),
+        *(WrittenTag(f"metrics/{i}", Scalar, f"Figure {i}.") for i in range(6)),
+        WrittenTag("classes/recall", LineChart, "All recalls."),
+        WrittenTag("confusion/a | b", Tiles, "Pictures|of it."),
+        WrittenTag("report/classes", Text, "A table."),
+        WrittenTag("hparams", HParams, ""),
+        WrittenTag("projector", Projector, ""),
     )
     found = page(SIGHTS, {0: said([0], [0])}, "report/tabs", written=written)
     tabs = dict(re.findall(r"^\*\*(.*?)\.\*\* (.*?)(?=^\*\*|\Z)", found, re.MULTILINE | re.DOTALL))

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pytest
 from predboard import panels
 from predboard.metrics import slices as slicing
-from predboard.metrics.counts import wilson
-from predboard.panels import Facts, Subject, slices
+from predboard.metrics.counts import wilson_interval
+from predboard.panels import RunInfo, StepInfo, slices
 from predboard.predictions.table import Predictions
 from predboard.state import merge
-from predboard.summaries import Figure, Figures, File, Picture, Scalar, Summary, Text
+from predboard.summaries import File, Metric, Metrics, Picture, Scalar, Summary, Text
 from scipy import stats
 
 from tests import toy
@@ -41,7 +41,7 @@ def batch(seed: int = 0, **further: Sequence[object]) -> Predictions:
 def drawn(rows: Predictions, *more: Predictions) -> dict[tuple[str, int], Summary]:
     panel = panels.load("slices")
     states = {step: panel.measure(toy.RUN, b) for step, b in enumerate((rows, *more))}
-    subject = Subject("toy", toy.RUN, {step: Facts(ROWS, ROWS) for step in states})
+    subject = RunInfo("toy", toy.RUN, {step: StepInfo(ROWS, ROWS) for step in states})
     return {(s.tag, step): s for step, s in panel.render(subject, states)}
 
 
@@ -99,14 +99,14 @@ def test_the_worst_come_first_in_words_pictures_and_curves() -> None:
     known = frame(batch())
     assert isinstance(curve[0], Scalar)
     assert curve[0].value == pytest.approx(known.right[known.country == "NO"].mean())
-    tags = {tag for (tag, _), s in found.items() if not isinstance(s, Figures)}
+    tags = {tag for (tag, _), s in found.items() if not isinstance(s, Metrics)}
     assert tags == {"report/slices", "slices/worst", "slices.csv", "slices/country=NO"}
 
 
-def figures(found: dict[tuple[str, int], Summary], step: int = 0) -> dict[str, Figure]:
+def figures(found: dict[tuple[str, int], Summary], step: int = 0) -> dict[str, Metric]:
     summary = found["slices", step]
-    assert isinstance(summary, Figures)
-    return dict(summary.figures)
+    assert isinstance(summary, Metrics)
+    return dict(summary.metrics)
 
 
 def test_summary_json_has_every_slice_with_its_images_and_intervals() -> None:
@@ -119,7 +119,7 @@ def test_summary_json_has_every_slice_with_its_images_and_intervals() -> None:
     hits = int((inside.predicted == inside.label).sum())
     assert (accuracy.value, accuracy.interval, accuracy.rows) == (
         hits / len(inside),
-        wilson(hits, len(inside)),
+        wilson_interval(hits, len(inside)),
         len(inside),
     )
     assert nll.value == pytest.approx(inside.loss.mean(), rel=1e-6)
@@ -151,13 +151,13 @@ def test_summary_json_has_the_largest_of_many_slices_at_the_last_step_alone() ->
     assert sites > slices.EACH_STEP
     assert len({n for n in figures(found, 1) if n.startswith("slices/site=")}) == 3 * sites
     panel = slices.Panel(kept=8)
-    few = next(s for s in panel.figures(Subject("toy", toy.RUN, {}), {0: panel.measure(toy.RUN, batch(site=site))}))
-    sizes = [f.value for n, f in few[1].figures.items() if n.endswith("/images")]
+    few = next(s for s in panel.metrics(RunInfo("toy", toy.RUN, {}), {0: panel.measure(toy.RUN, batch(site=site))}))
+    sizes = [f.value for n, f in few[1].metrics.items() if n.endswith("/images")]
     assert len(sizes) == 8
     assert min(sizes) > 30
-    every = slices.Panel(kept=8).only({"slices/*/images"})
-    (found_,) = every.figures(Subject("toy", toy.RUN, {}), {0: every.measure(toy.RUN, batch(1, site=site))})
-    assert set(found_[1].figures) == set(figures(found, 1))
+    every = slices.Panel(kept=8).restricted_to({"slices/*/images"})
+    (found_,) = every.metrics(RunInfo("toy", toy.RUN, {}), {0: every.measure(toy.RUN, batch(1, site=site))})
+    assert set(found_[1].metrics) == set(figures(found, 1))
 
 
 def test_names_of_slices_are_on_one_line_and_no_two_alike() -> None:
@@ -264,7 +264,7 @@ def test_slices_of_one_name_have_curves_of_their_own() -> None:
     rows = batch(0, **further)
     panel = slices.Panel()
     state = panel.measure(toy.RUN, rows)
-    found = slicing.slices(state)
+    found = slicing.list_slices(state)
     same = [s for s in found if s.name == "a=b=0"]
     assert [s.column for s in same] == ["a", "a=b"]
     tags = slices._tags(same)

@@ -31,12 +31,12 @@ def test_results_come_in_the_order_of_the_items(delays: list[int], threads: int,
         return item[0] * item[0]
 
     items = list(enumerate(delays))
-    assert list(workers.in_order(slow, items, threads, ahead)) == [i * i for i, _ in items]
+    assert list(workers.ordered_map(slow, items, threads, ahead)) == [i * i for i, _ in items]
 
 
 def test_items_run_side_by_side() -> None:
     together = threading.Barrier(3, timeout=10)  # breaks, and so raises, unless three wait at once
-    assert len(list(workers.in_order(lambda _: together.wait(), range(3), workers=3))) == 3
+    assert len(list(workers.ordered_map(lambda _: together.wait(), range(3), workers=3))) == 3
 
 
 @pytest.mark.parametrize("ahead", [1, 2, 5])
@@ -50,7 +50,7 @@ def test_at_most_ahead_items_are_begun_and_not_taken(ahead: int) -> None:
             yield i
 
     most = 0
-    for taken, _ in enumerate(workers.in_order(lambda x: x, items(), workers=2, ahead=ahead)):
+    for taken, _ in enumerate(workers.ordered_map(lambda x: x, items(), workers=2, ahead=ahead)):
         most = max(most, drawn - taken)
     assert most == ahead
     assert drawn == 20
@@ -62,7 +62,7 @@ def test_an_exception_comes_where_the_result_would_have_been() -> None:
             raise KeyError("three")
         return x
 
-    results = workers.in_order(fails_at_three, range(100), workers=4)
+    results = workers.ordered_map(fails_at_three, range(100), workers=4)
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(KeyError, match="three"):
         next(results)
@@ -75,7 +75,7 @@ def test_an_exception_of_the_items_is_raised_after_the_pool_has_ended() -> None:
         raise OSError("no more")
 
     with pytest.raises(OSError, match="no more"):
-        list(workers.in_order(lambda x: x, items(), workers=2))
+        list(workers.ordered_map(lambda x: x, items(), workers=2))
 
 
 def test_leaving_early_begins_nothing_more_and_leaves_no_thread() -> None:
@@ -86,7 +86,7 @@ def test_leaving_early_begins_nothing_more_and_leaves_no_thread() -> None:
         begun.append(item)
         time.sleep(0.05 if item else 0)
 
-    results = workers.in_order(slow, range(1000), workers=1, ahead=8)
+    results = workers.ordered_map(slow, range(1000), workers=1, ahead=8)
     next(results)
     results.close()
     assert len(begun) <= 3  # of 8 that were waiting
@@ -94,9 +94,9 @@ def test_leaving_early_begins_nothing_more_and_leaves_no_thread() -> None:
 
 
 def test_count_is_what_was_wanted_or_one_for_each_processor() -> None:
-    assert workers.count(3) == 3
-    assert workers.count(40) == 40
-    assert 1 <= workers.count(0) <= min(os.cpu_count() or 1, 16)
+    assert workers.worker_count(3) == 3
+    assert workers.worker_count(40) == 40
+    assert 1 <= workers.worker_count(0) <= min(os.cpu_count() or 1, 16)
 
 
 def test_what_takes_too_long_is_replaced_and_the_others_come_as_usual() -> None:
@@ -114,8 +114,8 @@ def test_what_takes_too_long_is_replaced_and_the_others_come_as_usual() -> None:
 
     began = time.monotonic()
     try:
-        patience = workers.Patience(0.1, instead)
-        found = list(workers.in_order(hangs_at_some, range(12), workers=2, ahead=4, patience=patience))
+        patience = workers.ItemTimeout(0.1, instead)
+        found = list(workers.ordered_map(hangs_at_some, range(12), workers=2, ahead=4, patience=patience))
         assert found == [0, 1, -2, -3, 4, 5, 6, 7, 8, -9, 10, 11]
         assert given_up == [2, 3, 9]
         assert 0.2 < time.monotonic() - began < 5
@@ -128,8 +128,8 @@ def test_patience_is_counted_from_when_an_item_is_begun_not_from_when_it_waits()
         time.sleep(0.05)
         return item
 
-    patience = workers.Patience[int, int](0.5, lambda _: -1)
-    assert list(workers.in_order(slow, range(20), workers=1, ahead=20, patience=patience)) == list(range(20))
+    patience = workers.ItemTimeout[int, int](0.5, lambda _: -1)
+    assert list(workers.ordered_map(slow, range(20), workers=1, ahead=20, patience=patience)) == list(range(20))
 
 
 def test_a_timeout_of_the_function_itself_is_its_exception() -> None:
@@ -137,14 +137,14 @@ def test_a_timeout_of_the_function_itself_is_its_exception() -> None:
         raise TimeoutError("of its own")
 
     with pytest.raises(TimeoutError, match="of its own"):
-        list(workers.in_order(fails, range(3), workers=1, patience=workers.Patience(5, lambda _: 0)))
+        list(workers.ordered_map(fails, range(3), workers=1, patience=workers.ItemTimeout(5, lambda _: 0)))
 
 
 def test_a_thread_that_never_comes_back_does_not_keep_a_process_from_ending() -> None:
     script = (
         "import threading\nfrom predboard.parallel import pool as workers\n"
-        "patience = workers.Patience(0.1, lambda item: 'late')\n"
-        "print(list(workers.in_order(lambda _: threading.Event().wait(), [1], 1, patience=patience)))\n"
+        "patience = workers.ItemTimeout(0.1, lambda item: 'late')\n"
+        "print(list(workers.ordered_map(lambda _: threading.Event().wait(), [1], 1, patience=patience)))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=toy.ROOT, capture_output=True, text=True, timeout=20)
     assert (done.stdout, done.stderr, done.returncode) == ("['late']\n", "", 0)
@@ -161,7 +161,7 @@ def folded(
     warm: str = "",
 ) -> list[Y]:
     """What a pool of its own gives."""
-    with workers.Pool(count, warm) as pool:
+    with workers.ProcessPool(count, warm) as pool:
         return list(pool.fold(toy.Folded(function), items, count, rest))
 
 
@@ -179,7 +179,7 @@ def test_processes_give_results_in_the_order_of_the_items() -> None:
 def test_a_function_that_is_used_again_begins_anew() -> None:
     kept: list[list[tuple[int, float]]] = []
     function = toy.Folded(toy.slow_square)
-    with workers.Pool(2) as pool:
+    with workers.ProcessPool(2) as pool:
         pool.start(2)
         pool._starting[0].join()
         for _ in range(2):
@@ -208,7 +208,7 @@ def test_a_process_that_is_killed_is_named_with_what_to_do() -> None:
 
 
 def test_processes_end_when_nobody_wants_more() -> None:
-    with workers.Pool(2) as pool:
+    with workers.ProcessPool(2) as pool:
         results = pool.fold(toy.Folded(toy.slow_square), ((i, 0.01) for i in range(1000)), 2)
         assert next(results)[0] == 0
         results.close()
@@ -226,7 +226,7 @@ def children() -> list[str]:
 
 
 def test_calls_go_to_a_process_that_is_there_and_else_stay_here() -> None:
-    with workers.Pool(2) as pool:
+    with workers.ProcessPool(2) as pool:
         assert pool.call(toy.slow_square, (3, 0)) == (9, os.getpid())  # nobody else was started
         pool.start(2)
         deadline = time.monotonic() + 20
@@ -247,7 +247,7 @@ def test_calls_go_to_a_process_that_is_there_and_else_stay_here() -> None:
 
 def test_what_is_called_everywhere_is_called_once_in_each_process_that_is_there(tmp_path: Path) -> None:
     sign = functools.partial(toy.sign, tmp_path)
-    with workers.Pool(3) as pool:
+    with workers.ProcessPool(3) as pool:
         pool.everywhere(sign)
         assert signed(tmp_path) == {os.getpid(): 1}
         pool.start(3)
@@ -262,7 +262,7 @@ def test_what_is_called_everywhere_is_called_once_in_each_process_that_is_there(
 
 
 def test_of_a_process_that_has_died_hears_who_needs_it_and_not_who_calls_everywhere(tmp_path: Path) -> None:
-    with workers.Pool(2) as pool:
+    with workers.ProcessPool(2) as pool:
         pool.start(2)
         pool._starting[0].join()
         pool._free[0].kill()
@@ -277,7 +277,7 @@ def signed(folder: Path) -> dict[int, int]:
 
 
 def test_threads_that_start_processes_at_once_start_no_more_than_were_wanted() -> None:
-    with workers.Pool(3) as pool:
+    with workers.ProcessPool(3) as pool:
         together = threading.Barrier(6)
 
         def start(_: int) -> None:
@@ -293,13 +293,13 @@ def test_threads_that_start_processes_at_once_start_no_more_than_were_wanted() -
 
 
 def test_while_others_start_this_process_takes_as_many_items_as_there_will_be_processes() -> None:
-    with workers.Pool(3) as pool, ThreadPoolExecutor(3) as threads:
+    with workers.ProcessPool(3) as pool, ThreadPoolExecutor(3) as threads:
         together = threading.Barrier(3, timeout=10)
         assert len(list(threads.map(lambda _: pool.call(lambda _: together.wait(), 0), range(3)))) == 3
 
 
 def test_a_process_that_dies_while_it_starts_is_one_line_for_who_asks_it() -> None:
-    with workers.Pool(2, "predboard.no_such_module:warm") as pool:
+    with workers.ProcessPool(2, "predboard.no_such_module:warm") as pool:
         pool.start(2)
         pool._starting[0].join()
         with pytest.raises(InputError, match="a process that works on predictions ended with exit code 1"):
@@ -307,7 +307,7 @@ def test_a_process_that_dies_while_it_starts_is_one_line_for_who_asks_it() -> No
 
 
 def test_an_exception_that_cannot_be_sent_comes_in_words() -> None:
-    with workers.Pool(2) as pool:
+    with workers.ProcessPool(2) as pool:
         pool.start(2)
         pool._starting[0].join()
         with pytest.raises(RuntimeError, match=r"^OddError: 3 in toy \(TypeError when it was sent\)$"):
@@ -318,7 +318,7 @@ def test_where_the_system_starts_no_process_this_one_does_the_work(monkeypatch: 
     def refused(*_: object) -> None:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(workers, "fresh_python", refused)
+    monkeypatch.setattr(workers, "start_python", refused)
     assert [pid for _, pid in folded(toy.slow_square, [(i, 0.0) for i in range(9)], 3)] == [os.getpid()] * 9
 
 
@@ -329,7 +329,7 @@ def test_whoever_is_interrupted_while_a_process_starts_leaves_none(monkeypatch: 
         start(thread)
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), workers.Pool(2) as pool:
+    with pytest.raises(KeyboardInterrupt), workers.ProcessPool(2) as pool:
         monkeypatch.setattr(threading.Thread, "start", interrupted)
         pool.start(2)
     deadline = time.monotonic() + 10
@@ -339,9 +339,9 @@ def test_whoever_is_interrupted_while_a_process_starts_leaves_none(monkeypatch: 
 
 
 def test_when_nobody_wants_more_what_waits_for_this_process_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers.Pool, "_begin", lambda _: None)  # others never come
+    monkeypatch.setattr(workers.ProcessPool, "_begin", lambda _: None)  # others never come
     slow = toy.Folded(toy.slow_square)
-    with workers.Pool(8) as pool:
+    with workers.ProcessPool(8) as pool:
         results = pool.fold(slow, [(i, 0.1) for i in range(100)], 8)
         assert next(results)[0] == 0
         results.close()
@@ -351,7 +351,7 @@ def test_when_nobody_wants_more_what_waits_for_this_process_is_not_begun(monkeyp
 def test_processes_end_without_a_word_when_the_first_is_killed() -> None:
     script = (
         "import os, threading\nfrom predboard.parallel import pool as workers\nfrom tests import toy\n"
-        "pool = workers.Pool(2)\npool.start(2)\n"
+        "pool = workers.ProcessPool(2)\npool.start(2)\n"
         "{}pool._starting[0].join()\n"
         "threading.Thread(target=pool.call, args=(toy.slow_square, (3, 0.3)), daemon=True).start()\n"
         "{}import time; time.sleep(0.15)\nos._exit(9)\n"

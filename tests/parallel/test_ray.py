@@ -21,7 +21,7 @@ from predboard import InferConfig, VisualizeConfig, infer, open_predictions, vis
 from predboard.cli import main
 from predboard.errors import InputError
 from predboard.parallel import ray_cluster
-from predboard.parallel.scheduler import Asks, Crew, Ends, Wrote
+from predboard.parallel.scheduler import Finished, Progress, Ready, Scheduler
 from predboard.storage import runs, shards
 from predboard.storage.inspection import inspect
 from predboard.storage.shards import Task
@@ -234,8 +234,8 @@ class _LacksAPackage:
 
 def test_a_machine_that_lacks_a_package_is_one_line() -> None:
     lacking: Any = _LacksAPackage()
-    host = ray_cluster.Actors(lacking, ray_cluster.Shape(1, 0, 1, 0), "cpu", None, None, print)
-    crew: Crew[int] = Crew(host, [1], print, print, str, lambda *_: (0, 0))
+    host = ray_cluster.RayActors(lacking, ray_cluster.ActorShape(1, 0, 1, 0), "cpu", None, None, print)
+    crew: Scheduler[int] = Scheduler(host, [1], print, print, str, lambda *_: (0, 0))
     words = (
         r"^no worker of 3 began to work, the last could not begin \(ModuleNotFoundError: No module named 'no_such_mod"
     )
@@ -245,7 +245,7 @@ def test_a_machine_that_lacks_a_package_is_one_line() -> None:
     with pytest.raises(
         InputError, match=r"^a worker of Ray cannot begin: ModuleNotFoundError: No module named 'no_such"
     ):
-        ray_cluster.ask(ray_cluster.Shape(1, 0, 1, 0), importlib.import_module, "no_such_module")
+        ray_cluster.call_remote(ray_cluster.ActorShape(1, 0, 1, 0), importlib.import_module, "no_such_module")
 
 
 def test_more_than_a_machine_has_is_one_line(place: Path) -> None:
@@ -290,7 +290,7 @@ def test_the_command_joins_a_cluster_that_is_there_and_leaves_it_as_it_was(place
     assert done.returncode == 0, done.stderr
     assert "44 ok, 1 failed" in done.stdout
     assert "Ray has 1 machine, 2 CPUs, 0 GPUs: 2 actors of 1 CPU" in done.stderr
-    assert ray.is_initialized() and ray_cluster.ask(ray_cluster.Shape(1, 0, 1, 0), abs, -2) == 2
+    assert ray.is_initialized() and ray_cluster.call_remote(ray_cluster.ActorShape(1, 0, 1, 0), abs, -2) == 2
     infer(_config(place, out=place / "alone"))
     _same(place / "out", place / "alone")
 
@@ -339,14 +339,14 @@ def says_done(orders: Callable[[], Any], tell: Callable[[object], object], _: Ca
     orders(), orders()
     hand: list[Task] = []
     while True:
-        tell(Asks(patient=not hand))
+        tell(Ready(patient=not hand))
         if (task := orders()) is not None:
             hand.append(task)
         elif not hand:
-            tell(Ends({}))
+            tell(Finished({}))
             return
         if task is None or len(hand) > 1:
-            tell(Wrote(10, 0, hand.pop(0)))
+            tell(Progress(10, 0, hand.pop(0)))
 
 
 def test_neither_memory_nor_time_of_the_driver_grows_with_the_parts() -> None:
@@ -359,9 +359,9 @@ def test_neither_memory_nor_time_of_the_driver_grows_with_the_parts() -> None:
             resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
             at.append((resident / 1e6, time.process_time()))
 
-    tasks = shards.tasks({0: {shard: shard.ids for shard in shards.plan(10 * parts, 10)}}, 1)
-    host = ray_cluster.Actors(says_done, ray_cluster.Shape(2, 0, 1, 0), "cpu", None, None, print)
-    crew: Crew[Task] = Crew(host, tasks, wrote, print, str, lambda task, _: (task.rows, task.rows))
+    tasks = shards.plan_tasks({0: {shard: shard.ids for shard in shards.plan_shards(10 * parts, 10)}}, 1)
+    host = ray_cluster.RayActors(says_done, ray_cluster.ActorShape(2, 0, 1, 0), "cpu", None, None, print)
+    crew: Scheduler[Task] = Scheduler(host, tasks, wrote, print, str, lambda task, _: (task.rows, task.rows))
     crew.run(2)
     assert rows == 10 * parts
     (half, a), (_, b), *_, (_, c), (whole, d) = at[parts // 2000 :]  # by then what Ray keeps at hand is full

@@ -40,12 +40,12 @@ def test_actors_take_what_there_is(
     monkeypatch: pytest.MonkeyPatch, nodes: list[dict[str, float]], asked: tuple[Any, Any, Any], expected: str
 ) -> None:
     monkeypatch.setattr(ray_cluster, "_nodes", lambda: nodes)
-    assert str(ray_cluster.shape(*asked)) == expected
+    assert str(ray_cluster.actor_shape(*asked)) == expected
 
 
 def test_an_actor_has_its_share_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_cluster, "_nodes", lambda: [_node(8), _node(64, 8, 256), _node(64, 8, 128)])
-    assert ray_cluster.shape(None, None, None).memory == 16 * GIB
+    assert ray_cluster.actor_shape(None, None, None).memory == 16 * GIB
 
 
 def test_more_than_any_machine_has_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +54,7 @@ def test_more_than_any_machine_has_is_one_line(monkeypatch: pytest.MonkeyPatch) 
         InputError,
         match=r"an actor takes 0 GPU and 4 CPU, and no machine of Ray has that \(they have 2 CPU, 0 GPU\): see --g",
     ):
-        ray_cluster.shape(None, None, 4)
+        ray_cluster.actor_shape(None, None, 4)
 
 
 def test_without_ray_the_message_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -70,14 +70,14 @@ def test_a_tree_joins_all_in_their_order_and_few_wait(count: int) -> None:
     joins: list[int] = []
 
     def join(*ones: tuple[int, ...]) -> tuple[int, ...]:
-        assert 2 <= len(ones) <= ray_cluster.WIDTH + 1
+        assert 2 <= len(ones) <= ray_cluster.MERGE_WIDTH + 1
         joins.append(len(ones))
         return tuple(itertools.chain(*ones))
 
-    tree = ray_cluster.Tree(join)
+    tree = ray_cluster.MergeTree(join)
     for i in range(count):
         tree.add((i,))
-        assert sum(map(len, tree._heights)) <= (ray_cluster.WIDTH - 1) * len(tree._heights)
+        assert sum(map(len, tree._heights)) <= (ray_cluster.MERGE_WIDTH - 1) * len(tree._heights)
     assert tree.root() == tuple(range(count))
     assert sum(n - 1 for n in joins) == count - 1  # nothing was joined twice
 
@@ -140,6 +140,6 @@ def test_rays_launcher_takes_the_cluster_of_the_docs(monkeypatch: pytest.MonkeyP
     assert config["head_node_type"] in nodes
     head, gpu = (_node(of["CPU"], of.get("GPU", 0)) for of in (nodes["head"]["resources"], nodes["gpu"]["resources"]))
     monkeypatch.setattr(ray_cluster, "_nodes", lambda: [head, *[gpu] * config["max_workers"]])
-    assert str(ray_cluster.shape(None, None, None)) == "16 actors of 1 GPU and 8 CPUs"
+    assert str(ray_cluster.actor_shape(None, None, None)) == "16 actors of 1 GPU and 8 CPUs"
     with pytest.raises(Exception, match="Additional properties are not allowed"):
         validate_config({**whole, "no_such_key": 1})

@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from predboard.errors import InputError
-from predboard.parallel.scheduler import DEATHS, Asks, Crew, Ends, Fails, Gone, Says, Worker, Wrote
+from predboard.parallel.scheduler import (
+    MAX_CRASHES,
+    Died,
+    Failed,
+    Finished,
+    LogLine,
+    Progress,
+    Ready,
+    Scheduler,
+    Worker,
+)
 
 
 @dataclass
@@ -62,21 +72,21 @@ class Host:
             return self._die(worker)
         if one.over:
             self.dead.add(worker)
-            return worker, Ends({"forward": 1.0})
+            return worker, Finished({"forward": 1.0})
         if not one.hand:
             one.waits, one.patient, one.no_more = True, True, False
-            return worker, Asks(True)
+            return worker, Ready(True)
         if len(one.hand) < self._ahead and not one.no_more:
             one.waits, one.patient = True, False
-            return worker, Asks(False)
+            return worker, Ready(False)
         if self._poison & set(one.hand):  # whichever of them it reads
             return self._die(worker)
-        return worker, Wrote(10, 1, one.hand.popleft())
+        return worker, Progress(10, 1, one.hand.popleft())
 
     def _die(self, worker: Worker[int]) -> tuple[Worker[int], object]:
         self.dead.add(worker)
         self.together.append(tuple(self.played[worker].hand))
-        return worker, Gone("died")
+        return worker, Died("died")
 
     def end(self, workers: Sequence[Worker[int]]) -> None:
         self.ended += workers
@@ -91,17 +101,17 @@ class Told:
     lines: list[str] = field(default_factory=list)
     given_up: list[int] = field(default_factory=list)
 
-    def crew(self, host: Host, tasks: Sequence[int]) -> Crew[int]:
+    def crew(self, host: Host, tasks: Sequence[int]) -> Scheduler[int]:
         def wrote(rows: int, failed: int) -> None:
             self.rows += rows
             self.failed += failed
 
         def give_up(task: int, why: str) -> tuple[int, int]:
-            assert why == f"{DEATHS} workers died on part {task}, the last died"
+            assert why == f"{MAX_CRASHES} workers died on part {task}, the last died"
             self.given_up.append(task)
             return 10, 10
 
-        return Crew(host, tasks, wrote, self.lines.append, str, give_up)
+        return Scheduler(host, tasks, wrote, self.lines.append, str, give_up)
 
 
 @settings(max_examples=300, deadline=None)
@@ -120,11 +130,11 @@ def test_every_task_is_done_or_given_up_and_nobody_innocent_is(
     told.crew(host, range(tasks)).run(workers)
     assert sorted(told.given_up) == sorted(poison)
     assert (told.rows, told.failed) == (10 * tasks, tasks + 9 * len(poison))
-    assert len(host.together) <= DEATHS * len(poison)  # at most one death where it is not known which it was
+    assert len(host.together) <= MAX_CRASHES * len(poison)  # at most one death where it is not known which it was
     for task in poison:
         mine = [hand for hand in host.together if task in hand]
-        assert len(mine) == DEATHS == host.begun[task]
-        assert mine[1:] == [(task,)] * (DEATHS - 1)  # alone from then on
+        assert len(mine) == MAX_CRASHES == host.begun[task]
+        assert mine[1:] == [(task,)] * (MAX_CRASHES - 1)  # alone from then on
     assert len(host.played) <= workers + len(host.together)
     assert set(host.ended) == set(host.played), "somebody lives on"
 
@@ -134,9 +144,9 @@ def test_every_task_is_done_or_given_up_and_nobody_innocent_is(
 def test_without_replacement_the_others_do_what_the_dead_had(seed: int, workers: int, ahead: int) -> None:
     host, told = Host(seed, ahead, frozenset({3}), replaces=False), Told()
     told.crew(host, range(8)).run(workers)
-    if workers > DEATHS:
+    if workers > MAX_CRASHES:
         assert (told.given_up, told.rows) == ([3], 80)
-    elif workers < DEATHS:
+    elif workers < MAX_CRASHES:
         assert told.given_up == []
         assert told.lines[-1].endswith("nobody is left to do them")
         assert told.rows < 80
@@ -169,19 +179,19 @@ def test_tasks_are_given_in_their_order_and_only_as_far_as_workers_read_ahead() 
 
 
 def test_workers_that_die_before_they_begin_end_the_run_in_one_line() -> None:
-    host, told = Host(0, 1, frozenset(), replaces=True, stillborn=DEATHS), Told()
+    host, told = Host(0, 1, frozenset(), replaces=True, stillborn=MAX_CRASHES), Told()
     with pytest.raises(InputError, match=r"^no worker of 3 began to work, the last died; nothing is lost$"):
         told.crew(host, range(4)).run(2)
     assert set(host.ended) == set(host.played)
     told = Told()
-    told.crew(Host(0, 1, frozenset(), replaces=True, stillborn=DEATHS - 1), range(4)).run(2)
+    told.crew(Host(0, 1, frozenset(), replaces=True, stillborn=MAX_CRASHES - 1), range(4)).run(2)
     assert told.rows == 40
 
 
 @pytest.mark.parametrize(("input_", "kind"), [(True, InputError), (False, RuntimeError)])
 def test_what_a_worker_meets_is_raised_and_nobody_lives_on(input_: bool, kind: type[Exception]) -> None:
     host, told = Host(0, 1, frozenset(), replaces=True), Told()
-    said = iter([Says("hello"), Fails(input_, "no good")])
+    said = iter([LogLine("hello"), Failed(input_, "no good")])
     host.hear = lambda: (next(iter(host.played)), next(said))  # type: ignore[method-assign]  # speaks by the script
     with pytest.raises(kind, match=r"no good$"):
         told.crew(host, range(4)).run(2)
@@ -205,14 +215,14 @@ def test_who_dies_waiting_is_given_nothing_and_replaced_only_where_something_is_
         return started[-1]
 
     script: list[tuple[int, object]] = [
-        (0, Asks(True)),
-        (1, Asks(True)),  # waits
-        (1, Gone("died")),
-        (0, Gone("died")),
-        (2, Asks(True)),
-        (2, Wrote(10, 0, 0)),
-        (2, Asks(True)),
-        (2, Ends({})),
+        (0, Ready(True)),
+        (1, Ready(True)),  # waits
+        (1, Died("died")),
+        (0, Died("died")),
+        (2, Ready(True)),
+        (2, Progress(10, 0, 0)),
+        (2, Ready(True)),
+        (2, Finished({})),
     ]
     speaks = iter(script)
 

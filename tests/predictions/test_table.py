@@ -15,20 +15,20 @@ from hypothesis.extra import numpy as arrays
 from predboard.errors import DamagedError, InputError
 from predboard.predictions.table import (
     COLUMNS,
-    LEAST,
+    MIN_PROBABILITY,
     Part,
     Predictions,
     Run,
     derive,
-    digest_of,
-    footer,
+    digest_records,
+    encode_footer,
     hash64,
-    keys_of,
-    log_probabilities,
+    hash_refs,
     mix,
-    no_rows,
+    no_tile_rows,
+    part_schema,
     read_footer,
-    schema,
+    to_log_probabilities,
     to_logits,
 )
 
@@ -67,18 +67,18 @@ def test_one_class_is_certain() -> None:
 
 
 def test_log_probabilities_by_hand() -> None:
-    found, raised = log_probabilities(np.array([[0.25, 0.75, 0.0], [1.0, 1e-60, 1e-39]]))
+    found, raised = to_log_probabilities(np.array([[0.25, 0.75, 0.0], [1.0, 1e-60, 1e-39]]))
     least = 126 * LN(2)
     np.testing.assert_allclose(found, [[-LN(4), LN(0.75), -least], [0, -least, -least]], rtol=1e-7)
     assert (str(found.dtype), raised) == ("float32", 3)
-    assert np.isnan(log_probabilities(np.array([[np.nan, 1]]))[0]).tolist() == [[True, False]]
+    assert np.isnan(to_log_probabilities(np.array([[np.nan, 1]]))[0]).tolist() == [[True, False]]
 
 
 @settings(deadline=None, max_examples=50)
 @given(arrays.arrays(np.float64, (5, 4), elements=st.floats(1e-30, 1)))
 def test_softmax_of_log_probabilities_is_the_probabilities(weights: Any) -> None:
     p = weights / weights.sum(axis=1, keepdims=True)
-    found, raised = log_probabilities(p)
+    found, raised = to_log_probabilities(p)
     assert raised == 0
     again = np.exp(found.astype(np.float64))
     np.testing.assert_allclose(again / again.sum(axis=1, keepdims=True), p, rtol=1e-5)
@@ -139,7 +139,7 @@ def test_probabilities_become_logarithms_by_hand() -> None:
         np.testing.assert_allclose(logits, expected, rtol=1e-6)
         assert raised == 3
         assert logits.dtype == np.float32
-    assert LEAST == 2.0**-126 == np.finfo(np.float32).tiny
+    assert MIN_PROBABILITY == 2.0**-126 == np.finfo(np.float32).tiny
     logits = np.array([[5.0, -300.0]], np.float32)
     assert to_logits(logits, "logits")[0] is logits
     assert to_logits(logits, "logits")[1] == 0
@@ -183,9 +183,9 @@ def test_hashes_are_the_published_ones() -> None:
 
 
 def test_keys_do_not_drift() -> None:
-    assert keys_of(["a/0.png", "ü/0.png"]).tolist() == [3230863055585924566, -2208312144883619445]
-    assert keys_of(["ü"]).tolist() == [hash64("ü".encode())]
-    assert keys_of([]).shape == (0,)
+    assert hash_refs(["a/0.png", "ü/0.png"]).tolist() == [3230863055585924566, -2208312144883619445]
+    assert hash_refs(["ü"]).tolist() == [hash64("ü".encode())]
+    assert hash_refs([]).shape == (0,)
     assert Run(classes=("a", "b"), model="m.py:f").fingerprint == "6d16e43226f1e055"
 
 
@@ -274,7 +274,7 @@ def test_rows_for_tiles_by_hand() -> None:
     rows = toy.predictions(run, logits, np.array([2, -1, 3]), start=7).rows(np.array([2, 0, 1]))
     assert rows["id"].tolist() == [9, 7, 8]
     assert rows["image"].tolist() == ["000009.png", "000007.png", "000008.png"]
-    assert rows["key"].tolist() == keys_of(["000009.png", "000007.png", "000008.png"]).tolist()
+    assert rows["key"].tolist() == hash_refs(["000009.png", "000007.png", "000008.png"]).tolist()
     assert rows["label"].tolist() == [3, 2, -1]
     assert rows["predicted"].tolist() == [0, 2, 0]
     assert rows["top_class"].tolist() == [[0, 3, 1], [2, 1, 0], [0, 1, 2]]
@@ -289,7 +289,7 @@ def test_rows_for_tiles_by_hand() -> None:
 def test_nothing_chosen_looks_like_no_rows(classes: int) -> None:
     run = dataclasses.replace(toy.RUN, classes=tuple(map(str, range(classes))))
     rows = toy.predictions(run, *toy.table(run, 3)).rows(np.zeros(0, np.int64))
-    empty = no_rows(classes)
+    empty = no_tile_rows(classes)
     assert {n: (v.shape, v.dtype) for n, v in rows.items()} == {n: (v.shape, v.dtype) for n, v in empty.items()}
 
 
@@ -307,7 +307,7 @@ PART = Part(4, 9, "d1", 9, "c1", 1.5, 2.5, {"decode": 0.25}, {"torch": "2"})
 
 
 def _footer(run: Run = RUN, part: Part = PART) -> dict[bytes, bytes]:
-    return {key.encode(): value.encode() for key, value in footer(run, part).items()}
+    return {key.encode(): value.encode() for key, value in encode_footer(run, part).items()}
 
 
 def test_a_footer_reads_back_as_it_was() -> None:
@@ -345,7 +345,7 @@ def _signed(run: dict[str, Any], part: dict[str, Any]) -> dict[bytes, bytes]:
     return {
         b"predboard.run": json.dumps(run).encode(),
         b"predboard.part": json.dumps(part).encode(),
-        b"predboard.digest": digest_of(run, part).encode(),
+        b"predboard.digest": digest_records(run, part).encode(),
     }
 
 
@@ -403,18 +403,20 @@ def test_tuples_and_lists_are_the_same_run() -> None:
 
 
 def test_the_schema_is_the_documented_one() -> None:
-    found = schema(dataclasses.replace(RUN, embedding=5, thumbnails=32), pa.schema([pa.field("site", pa.string())]))
+    found = part_schema(
+        dataclasses.replace(RUN, embedding=5, thumbnails=32), pa.schema([pa.field("site", pa.string())])
+    )
     assert found.names == [*COLUMNS, "site"]
     assert found.field("logits").type == pa.list_(pa.field("element", pa.float32(), nullable=False), 2)
     assert found.field("embedding").type == pa.list_(pa.field("element", pa.float16(), nullable=False), 5)
     assert [f.name for f in found if not f.nullable] == ["id", "key"]
-    assert set(COLUMNS) - set(schema(RUN).names) == {"embedding", "thumbnail"}
+    assert set(COLUMNS) - set(part_schema(RUN).names) == {"embedding", "thumbnail"}
 
 
 def test_embeddings_and_further_columns_are_built_with_nulls_in_failed_rows() -> None:
     run = dataclasses.replace(RUN, embedding=2)
     found = Predictions.build(
-        schema(run, pa.schema([pa.field("site", pa.string())])),
+        part_schema(run, pa.schema([pa.field("site", pa.string())])),
         id=np.arange(2),
         key=np.arange(2),
         image=pa.array(["a", None], pa.string()),

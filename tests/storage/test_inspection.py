@@ -95,7 +95,7 @@ def test_a_turned_bit_in_any_column_is_found(column: str, run: Path) -> None:
 
 
 def test_a_step_of_damaged_parts_alone_is_not_whole(run: Path) -> None:
-    for part in runs.part_paths(run, 12):
+    for part in runs.list_part_paths(run, 12):
         spoil(part)
     found = inspect(run)
     assert [step["step"] for step in found.facts["steps"]] == [3]
@@ -105,7 +105,7 @@ def test_a_step_of_damaged_parts_alone_is_not_whole(run: Path) -> None:
 
 def test_a_run_of_damaged_parts_alone_is_one_line(run: Path) -> None:
     for step in (3, 12):
-        for part in runs.part_paths(run, step):
+        for part in runs.list_part_paths(run, step):
             spoil(part)
     with pytest.raises(InputError, match=r"holds only damaged parts: step=00000003/part-00000\.parquet is damaged"):
         inspect(run)

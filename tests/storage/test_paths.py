@@ -23,9 +23,9 @@ from predboard import (
     InferConfig,
     InputError,
     VisualizeConfig,
-    adopt,
     compare,
     gate,
+    import_predictions,
     infer,
     open_predictions,
 )
@@ -34,7 +34,7 @@ from predboard.cli import main
 from predboard.images import loader, sources
 from predboard.storage import mirror, paths, runs
 from predboard.storage.inspection import inspect
-from predboard.storage.paths import Remote, StorageError, at
+from predboard.storage.paths import RemotePath, StorageError, parse_path
 from predboard.visualization.log_folder import read_record
 
 from tests import toy
@@ -52,12 +52,12 @@ def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     files.store.clear()
 
 
-def copied(files: Any, folder: Path, to: str) -> Remote:
+def copied(files: Any, folder: Path, to: str) -> RemotePath:
     """A folder with all its files in memory://."""
     for file in sorted(folder.rglob("*")):
         if file.is_file():
             files.pipe_file(f"/{to}/{file.relative_to(folder).as_posix()}", file.read_bytes())
-    return Remote(f"memory://{to}")
+    return RemotePath(f"memory://{to}")
 
 
 def keys(files: Any, folder: str) -> set[str]:
@@ -68,11 +68,11 @@ def keys(files: Any, folder: str) -> set[str]:
 
 
 def test_a_remote_place_has_the_names_that_a_path_would_have() -> None:
-    place, path = Remote("s3://bucket/a b/c.tar.gz"), Path("bucket/a b/c.tar.gz")
+    place, path = RemotePath("s3://bucket/a b/c.tar.gz"), Path("bucket/a b/c.tar.gz")
     assert (place.name, place.stem, place.suffix) == (path.name, path.stem, path.suffix)
-    assert place.parent == Remote("s3://bucket/a b")
-    assert place.parent.parent.parent == Remote("s3://bucket")
-    assert place.with_name("d.zip") == Remote("s3://bucket/a b/d.zip")
+    assert place.parent == RemotePath("s3://bucket/a b")
+    assert place.parent.parent.parent == RemotePath("s3://bucket")
+    assert place.with_name("d.zip") == RemotePath("s3://bucket/a b/d.zip")
     assert str(place.parent / "../x/./y") == "s3://bucket/x/y"
     assert place.resolve() is place
     assert pickle.loads(pickle.dumps(place)) == place
@@ -82,22 +82,22 @@ def test_a_remote_place_has_the_names_that_a_path_would_have() -> None:
     ("text", "expected"),
     [
         ("photos/test", Path("photos/test")),
-        ("S3://bucket/Photos/", Remote("s3://bucket/Photos")),
-        ("gs://bucket", Remote("gs://bucket")),
-        ("s3://bucket/50%20.jpg", Remote("s3://bucket/50%20.jpg")),
-        ("s3://bucket/a@2x.png", Remote("s3://bucket/a@2x.png")),
+        ("S3://bucket/Photos/", RemotePath("s3://bucket/Photos")),
+        ("gs://bucket", RemotePath("gs://bucket")),
+        ("s3://bucket/50%20.jpg", RemotePath("s3://bucket/50%20.jpg")),
+        ("s3://bucket/a@2x.png", RemotePath("s3://bucket/a@2x.png")),
         ("file:///tmp/a%20b", Path("/tmp/a b")),
     ],
 )
-def test_a_uri_is_a_place_in_storage_and_a_file_uri_a_path(text: str, expected: paths.Place) -> None:
-    assert at(text) == expected
-    assert at(expected) == expected
+def test_a_uri_is_a_place_in_storage_and_a_file_uri_a_path(text: str, expected: paths.AnyPath) -> None:
+    assert parse_path(text) == expected
+    assert parse_path(expected) == expected
 
 
 @pytest.mark.parametrize("text", ["s3://", "s3:///", "memory://../x"])
 def test_a_uri_without_a_bucket_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="names no bucket"):
-        at(text)
+        parse_path(text)
 
 
 def test_a_uri_that_was_made_a_path_is_refused_before_it_becomes_a_folder(tmp_path: Path) -> None:
@@ -107,16 +107,16 @@ def test_a_uri_that_was_made_a_path_is_refused_before_it_becomes_a_folder(tmp_pa
 
 def test_a_program_may_give_a_uri_as_text() -> None:
     config = VisualizeConfig(predictions=("s3://b/run", "run"), logdir="s3://b/logs")  # type: ignore[arg-type]
-    assert config.predictions == (Remote("s3://b/run"), Path("run"))
-    assert config.logdir == Remote("s3://b/logs")
-    assert InferConfig("photos", "m.py:f", out="memory://out/run").out == Remote("memory://out/run")  # type: ignore[arg-type]
+    assert config.predictions == (RemotePath("s3://b/run"), Path("run"))
+    assert config.logdir == RemotePath("s3://b/logs")
+    assert InferConfig("photos", "m.py:f", out="memory://out/run").out == RemotePath("memory://out/run")  # type: ignore[arg-type]
 
 
 def test_what_is_inside_what() -> None:
-    assert paths.is_inside(Remote("s3://b/run/logs"), Remote("s3://b/run"))
-    assert paths.is_inside(Remote("s3://b/run"), Remote("s3://b/run"))
-    assert not paths.is_inside(Remote("s3://b/run2"), Remote("s3://b/run"))
-    assert not paths.is_inside(Path("s3:/b/run"), Remote("s3://b/run"))
+    assert paths.is_inside(RemotePath("s3://b/run/logs"), RemotePath("s3://b/run"))
+    assert paths.is_inside(RemotePath("s3://b/run"), RemotePath("s3://b/run"))
+    assert not paths.is_inside(RemotePath("s3://b/run2"), RemotePath("s3://b/run"))
+    assert not paths.is_inside(Path("s3:/b/run"), RemotePath("s3://b/run"))
     assert paths.is_inside(Path("a/b"), Path("a"))
 
 
@@ -197,21 +197,21 @@ def test_a_remote_place_answers_as_a_path_does(memory: Any, tmp_path: Path) -> N
 def test_a_file_is_published_by_one_write(content: bytes, memory: Any, tmp_path: Path) -> None:
     aside = tmp_path / "aside"
     aside.write_bytes(content)
-    paths.publish(aside, Remote("memory://base/x"))
+    paths.publish_file(aside, RemotePath("memory://base/x"))
     assert memory.cat_file("/base/x") == content
     assert not aside.exists()
 
 
 def test_a_workshop_that_another_user_could_change_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    place, owner = Remote("memory://out/run"), os.getuid()
-    mine = paths.workshop(place).parent
+    place, owner = RemotePath("memory://out/run"), os.getuid()
+    mine = paths.staging_dir(place).parent
     assert mine.stat().st_mode & 0o777 == 0o700
-    assert paths.workshop(place) != paths.workshop(Remote("memory://out/run2"))
+    assert paths.staging_dir(place) != paths.staging_dir(RemotePath("memory://out/run2"))
     mine.rename(tmp_path / f"predboard-{owner + 1}")
     monkeypatch.setattr(os, "getuid", lambda: owner + 1)
     with pytest.raises(InputError, match="belongs to another user"):
-        paths.workshop(place)
+        paths.staging_dir(place)
 
 
 def test_what_was_not_written_whole_is_said(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +226,7 @@ def test_what_was_not_written_whole_is_said(memory: Any, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(type(memory), "_open", short)
     with pytest.raises(StorageError, match="written with 7 bytes and has 6"):
-        Remote("memory://base/x").write_bytes(b"content")
+        RemotePath("memory://base/x").write_bytes(b"content")
 
 
 @pytest.mark.parametrize(
@@ -247,24 +247,24 @@ def test_what_was_not_written_whole_is_said(memory: Any, monkeypatch: pytest.Mon
     ],
 )
 def test_trouble_with_storage_is_no_damage(said: str, expected: str) -> None:
-    place = Remote("s3://bucket/key")
-    fault = paths.fault(place, OSError(said))
+    place = RemotePath("s3://bucket/key")
+    fault = paths.storage_fault(place, OSError(said))
     assert fault is not None
     assert re.search(expected, str(fault))
     assert len(str(fault).splitlines()) == 1
-    assert paths.fault(place, fault) is fault
+    assert paths.storage_fault(place, fault) is fault
     assert str(pickle.loads(pickle.dumps(fault))) == str(fault)
-    assert "bucket/key" not in loader.reason(fault)
-    assert re.search(expected, loader.reason(fault))
-    assert paths.fault(place, OSError("CRC checksum verification failed")) is None
-    assert paths.fault(Path("bucket/key"), OSError(said)) is None
+    assert "bucket/key" not in loader.describe_failure(fault)
+    assert re.search(expected, loader.describe_failure(fault))
+    assert paths.storage_fault(place, OSError("CRC checksum verification failed")) is None
+    assert paths.storage_fault(Path("bucket/key"), OSError(said)) is None
 
 
 @pytest.mark.parametrize(("uri", "expected"), [("nonsense://b/x", "nonsense:// is not known"), ("s3://B_/x", "B_")])
 def test_storage_that_is_not_there_is_one_line(uri: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # where nobody listens
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setattr(paths, "ATTEMPTS", 1)
+    monkeypatch.setattr(paths, "MAX_ATTEMPTS", 1)
     with pytest.raises(InputError, match=expected) as refused:
         open_predictions(uri)
     assert len(str(refused.value).splitlines()) == 1
@@ -273,7 +273,7 @@ def test_storage_that_is_not_there_is_one_line(uri: str, expected: str, monkeypa
 # --- runs and logs ---
 
 
-def _infer(tmp_path: Path, data: str, out: paths.Place, **more: Any) -> Any:
+def _infer(tmp_path: Path, data: str, out: paths.AnyPath, **more: Any) -> Any:
     config = InferConfig(data=data, model=toy.model_file(tmp_path), out=out, shard_size=5, step=(3,), **more)
     return infer(config, lambda _: None)
 
@@ -283,9 +283,9 @@ def test_a_run_in_storage_is_the_run_on_disk(memory: Any, tmp_path: Path) -> Non
     (photos / "b" / "001.png").write_bytes(b"no picture")
     there = copied(memory, photos, "data/photos")
     _infer(tmp_path, str(photos), tmp_path / "run")
-    done = _infer(tmp_path, str(there), Remote("memory://out/run"))
+    done = _infer(tmp_path, str(there), RemotePath("memory://out/run"))
     assert done.complete
-    assert done.out == Remote("memory://out/run")
+    assert done.out == RemotePath("memory://out/run")
     assert done.steps[3].failed == 1
     here, far = open_predictions(tmp_path / "run"), open_predictions("memory://out/run")
     assert far.to_pandas().equals(here.to_pandas())
@@ -294,19 +294,19 @@ def test_a_run_in_storage_is_the_run_on_disk(memory: Any, tmp_path: Path) -> Non
         *(f"step=00000003/part-0000{i}.parquet" for i in range(3)),
         *(f"_preflight/step=00000003{suffix}" for suffix in (".json", ".png")),
     }
-    facts = inspect(Remote("memory://out/run")).facts
+    facts = inspect(RemotePath("memory://out/run")).facts
     assert facts["run"] == "run"
     assert facts["bytes"] == sum(memory.size(key) for key in memory.find("/out/run/step=00000003"))
-    assert inspect(Remote("memory://out/run")).whole
-    assert not list(paths.workshop(Remote("memory://out/run")).rglob("*.tmp"))
+    assert inspect(RemotePath("memory://out/run")).whole
+    assert not list(paths.staging_dir(RemotePath("memory://out/run")).rglob("*.tmp"))
 
 
 def test_a_run_in_storage_goes_on_where_it_stopped(memory: Any, tmp_path: Path) -> None:
     there = copied(memory, toy.pictures(tmp_path / "photos", 3, 4), "data/photos")
-    out = Remote("memory://out/run")
+    out = RemotePath("memory://out/run")
     _infer(tmp_path, str(there), out)
     expected = open_predictions(out).to_pandas()
-    first, second, third = runs.part_paths(out, 3)
+    first, second, third = runs.list_part_paths(out, 3)
     first.unlink()
     second.write_bytes(second.read_bytes()[:-30] + b"x" + second.read_bytes()[-29:])  # in its footer
     kept = third.read_bytes()
@@ -320,7 +320,7 @@ def test_a_run_in_storage_goes_on_where_it_stopped(memory: Any, tmp_path: Path) 
 
 def test_a_part_that_cannot_be_put_leaves_nothing(memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photos = toy.pictures(tmp_path / "photos", 3, 4)
-    out = Remote("memory://out/run")
+    out = RemotePath("memory://out/run")
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise PermissionError(13, "no")
@@ -330,15 +330,15 @@ def test_a_part_that_cannot_be_put_leaves_nothing(memory: Any, tmp_path: Path, m
         _infer(tmp_path, str(photos), out)
     monkeypatch.undo()
     assert keys(memory, "out/run") == set()
-    assert not list(paths.workshop(out).rglob("*.tmp"))
+    assert not list(paths.staging_dir(out).rglob("*.tmp"))
 
 
 @pytest.mark.usefixtures("memory")
 def test_many_threads_read_one_object() -> None:
     content = bytes(range(256)) * 4096
-    Remote("memory://data/a").write_bytes(content)
+    RemotePath("memory://data/a").write_bytes(content)
     with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(lambda _: Remote("memory://data/a").read_bytes(), range(400)))
+        found = list(threads.map(lambda _: RemotePath("memory://data/a").read_bytes(), range(400)))
     assert all(one == content for one in found)
 
 
@@ -346,23 +346,23 @@ def test_many_threads_read_one_object() -> None:
 def test_logs_know_of_which_run_in_storage_they_are(tmp_path: Path) -> None:
     logits, label = toy.table(toy.RUN, 20)
     for folder, shift in (("a", 0), ("b", 1)):
-        toy.write_run(Remote(f"memory://{folder}/net"), logits + np.float32(shift), label)
-    for logdir in (tmp_path / "logs", Remote("memory://logs")):
+        toy.write_run(RemotePath(f"memory://{folder}/net"), logits + np.float32(shift), label)
+    for logdir in (tmp_path / "logs", RemotePath("memory://logs")):
         draw_logs("memory://a/net", logdir, panels=("glance",))
         with pytest.raises(InputError, match="has the logs of memory://a/net, which these would replace"):
             draw_logs("memory://b/net", logdir, panels=("glance",))
-    Remote("memory://a").rmtree()
+    RemotePath("memory://a").rmtree()
     for logdir, named in (
         (tmp_path / "logs", "memory://b/net"),
-        (Remote("memory://logs"), "memory://b/net"),
-        (Remote("memory://b/x/logs"), "../../../net"),  # in one bucket
+        (RemotePath("memory://logs"), "memory://b/net"),
+        (RemotePath("memory://b/x/logs"), "../../../net"),  # in one bucket
     ):
         draw_logs("memory://b/net", logdir, panels=("glance",))
         assert read_record(logdir / "net").of == (named,)
-    toy.write_run(Remote("memory://b/other/net"), logits + np.float32(2), label)
+    toy.write_run(RemotePath("memory://b/other/net"), logits + np.float32(2), label)
     with pytest.raises(InputError, match="has the logs of memory://b/net, which these would replace"):
         draw_logs("memory://b/other/net", "memory://b/x/logs", panels=("glance",))
-    toy.write_run(Remote("memory://b/net"), logits + np.float32(3), label)
+    toy.write_run(RemotePath("memory://b/net"), logits + np.float32(3), label)
     assert not draw_logs("memory://b/net", "memory://b/x/logs", panels=("glance",))[0].unchanged
 
 
@@ -370,11 +370,11 @@ def test_logs_know_of_which_run_in_storage_they_are(tmp_path: Path) -> None:
 def test_no_other_process_is_asked_for_what_is_in_the_memory_of_this_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("predboard.evaluation.fold.WORTH", 0)
-    monkeypatch.setattr("predboard.evaluation.fold.PORTION", 1)
+    monkeypatch.setattr("predboard.evaluation.fold.POOL_MIN_LOGITS", 0)
+    monkeypatch.setattr("predboard.evaluation.fold.TASK_MIN_ROWS", 1)
     started: list[int] = []
-    monkeypatch.setattr("predboard.parallel.pool.Pool.start", lambda _, count: started.append(count))
-    toy.write_run(Remote("memory://a/net"), *toy.table(toy.RUN, 60), shard_size=10)
+    monkeypatch.setattr("predboard.parallel.pool.ProcessPool.start", lambda _, count: started.append(count))
+    toy.write_run(RemotePath("memory://a/net"), *toy.table(toy.RUN, 60), shard_size=10)
     draw_logs("memory://a/net", tmp_path / "logs", panels=("glance",), workers=2)
     assert started == [1]
 
@@ -406,19 +406,19 @@ def test_logs_in_storage_are_the_logs_on_disk(memory: Any, tmp_path: Path) -> No
 
 
 def test_states_are_kept_in_storage_too(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    toy.write_run(Remote("memory://out/run"), *toy.table(toy.RUN, 60), shard_size=20)
+    toy.write_run(RemotePath("memory://out/run"), *toy.table(toy.RUN, 60), shard_size=20)
     draw_logs("memory://out/run", "memory://logs", panels=("metrics",), cache="always")
     kept = [key for key in keys(memory, "logs/run") if key.startswith(".predboard-states/")]
     assert kept
     (expected,) = draw_logs("memory://out/run", "memory://fresh", panels=("metrics",), cache="never", log_every=30)
     asked: list[int] = []
-    batches = runs.batches
+    batches = runs.read_batches
 
     def counted(file: runs.PartFile, columns: Any = None) -> Any:
         asked.append(file.part.start)
         return batches(file, columns)
 
-    monkeypatch.setattr(runs, "batches", counted)
+    monkeypatch.setattr(runs, "read_batches", counted)
     (again,) = draw_logs("memory://out/run", "memory://logs", panels=("metrics",), cache="always")
     assert again.unchanged
     (more,) = draw_logs("memory://out/run", "memory://logs", panels=("metrics",), cache="always", log_every=30)
@@ -436,7 +436,7 @@ def test_states_are_kept_in_storage_too(memory: Any, monkeypatch: pytest.MonkeyP
 
 
 def test_a_copy_for_tensorboard_has_what_it_shows_and_follows(memory: Any) -> None:
-    toy.write_run(Remote("memory://out/run"), *toy.table(toy.RUN, 40))
+    toy.write_run(RemotePath("memory://out/run"), *toy.table(toy.RUN, 40))
     draw_logs("memory://out/run", "memory://logs", panels=("metrics", "embeddings"))
     memory.pipe_file("/logs/other/events.out.tfevents.foreign", b"of another program")
 
@@ -448,7 +448,7 @@ def test_a_copy_for_tensorboard_has_what_it_shows_and_follows(memory: Any) -> No
         return {p.relative_to(copy).as_posix(): p.read_bytes() for p in copy.rglob("*") if p.is_file()}
 
     said: list[str] = []
-    with mirror.followed(Remote("memory://logs"), said.append, every=0.01) as copy:
+    with mirror.mirror_log_folder(RemotePath("memory://logs"), said.append, every=0.01) as copy:
         assert copied_now() == shown()
         assert len(copied_now()) == 5
         draw_logs("memory://out/run", "memory://logs", panels=("metrics",))
@@ -463,9 +463,9 @@ def test_a_copy_for_tensorboard_has_what_it_shows_and_follows(memory: Any) -> No
 
 def test_runs_in_storage_are_ranked(memory: Any) -> None:
     for i, name in enumerate(("one", "two")):
-        toy.write_run(Remote(f"memory://out/{name}"), *toy.table(toy.RUN, 40, seed=i))
+        toy.write_run(RemotePath(f"memory://out/{name}"), *toy.table(toy.RUN, 40, seed=i))
     written = draw_logs(["memory://out/one", "memory://out/two"], "memory://logs", panels=("metrics",))
-    assert [w.folder for w in written] == [Remote("memory://logs/one"), Remote("memory://logs/two")]
+    assert [w.folder for w in written] == [RemotePath("memory://logs/one"), RemotePath("memory://logs/two")]
     assert any("tfevents" in key for key in keys(memory, "logs/_all_runs"))
     memory.rm("/logs/one", recursive=True)
     draw_logs("memory://out/two", "memory://logs", panels=("metrics",))
@@ -474,12 +474,12 @@ def test_runs_in_storage_are_ranked(memory: Any) -> None:
 
 @pytest.mark.usefixtures("memory")
 def test_runs_in_storage_are_compared_and_gated_as_on_disk(tmp_path: Path) -> None:
-    for folder in (tmp_path, Remote("memory://out")):
+    for folder in (tmp_path, RemotePath("memory://out")):
         for i, name in enumerate(("old", "new")):
             toy.write_run(folder / name, *toy.table(toy.RUN, 60, seed=i), dataclasses.replace(toy.RUN, thumbnails=8))
     here = compare(tmp_path / "old", tmp_path / "new", logdir=tmp_path / "logs")
     far = compare("memory://out/old", "memory://out/new", logdir="memory://logs")
-    assert far.folder == Remote("memory://logs/new vs old")
+    assert far.folder == RemotePath("memory://logs/new vs old")
     assert far.found == here.found
     assert far.event_file.read_bytes() == here.event_file.read_bytes()
     assert compare("memory://out/old", "memory://out/new", logdir="memory://logs").unchanged
@@ -495,9 +495,9 @@ def test_saved_predictions_are_imported_into_storage(memory: Any, tmp_path: Path
     logits, label = toy.table(toy.RUN, 20)
     refs = [f"{i:06d}.png" for i in range(20)]
     np.savez(tmp_path / "saved.npz", logits=logits, labels=label, filenames=np.array(refs))
-    for out, root in ((tmp_path / "run", tmp_path / "images"), (Remote("memory://out/run"), images)):
+    for out, root in ((tmp_path / "run", tmp_path / "images"), (RemotePath("memory://out/run"), images)):
         config = ImportConfig("logits", (tmp_path / "saved.npz",), out=out, image_root=root, thumbnails=8)
-        assert adopt(config).missing == 0
+        assert import_predictions(config).missing == 0
     here, far = open_predictions(tmp_path / "run"), open_predictions("memory://out/run")
     assert far.to_pandas().equals(here.to_pandas())
     assert far.to_pandas()["width"].notna().all()
@@ -506,7 +506,7 @@ def test_saved_predictions_are_imported_into_storage(memory: Any, tmp_path: Path
 
 @pytest.mark.usefixtures("memory")
 def test_logs_and_predictions_may_not_be_mixed() -> None:
-    toy.write_run(Remote("memory://out/run"), *toy.table(toy.RUN, 40))
+    toy.write_run(RemotePath("memory://out/run"), *toy.table(toy.RUN, 40))
     with pytest.raises(InputError, match="mix logs into the predictions memory://out/run"):
         draw_logs("memory://out/run", "memory://out")
 
@@ -514,7 +514,7 @@ def test_logs_and_predictions_may_not_be_mixed() -> None:
 @pytest.mark.parametrize("uri", ["memory://out/none", "memory://out"])
 @pytest.mark.usefixtures("memory")
 def test_no_predictions_in_storage_is_one_line(uri: str) -> None:
-    toy.write_run(Remote("memory://out/run"), *toy.table(toy.RUN, 40))
+    toy.write_run(RemotePath("memory://out/run"), *toy.table(toy.RUN, 40))
     with pytest.raises(InputError, match=r"no folder memory://out/none|memory://out/run for example"):
         open_predictions(uri)
 
@@ -633,6 +633,6 @@ def test_the_bytes_of_a_row_group_are_read_once_for_all_threads(
 
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
     refs = [f"i.parquet#{i}" for i in range(64)]
-    found = list(runs.each(lambda ref: sources.read(str(there), ref), refs, there))
+    found = list(runs.map_files(lambda ref: sources.read(str(there), ref), refs, there))
     assert found == [bytes([i]) * 1000 for i in range(64)]
     assert sorted(read) == [0, 1]

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from predboard import VisualizeConfig, visualize
-from predboard.predictions.table import KEPT, Part, Predictions, Run, derived_rows
+from predboard.predictions.table import TOP_CLASSES, Part, Predictions, Run, derive_rows
 from predboard.storage import runs
 from scipy.special import softmax
 
@@ -78,8 +78,8 @@ def test_every_row_is_there_with_what_follows_from_its_logits(classes: int, ties
             assert {row[name] for name in ("top_class", "top_probability", "rank", "predicted_name")} == {None}
             continue
         order = np.argsort(-logits[i], kind="stable")
-        assert row["top_class"] == order[:KEPT].tolist()
-        np.testing.assert_allclose(row["top_probability"], p[i, order[:KEPT]], rtol=2e-6)
+        assert row["top_class"] == order[:TOP_CLASSES].tolist()
+        np.testing.assert_allclose(row["top_probability"], p[i, order[:TOP_CLASSES]], rtol=2e-6)
         assert row["predicted_name"] == run.classes[order[0]]
         if i % 9 == 0:
             assert (row["label_name"], row["rank"]) == (None, None)
@@ -140,7 +140,7 @@ def test_a_column_called_as_another_is_renamed_to_keeps_a_name_of_its_own(tmp_pa
 
 def test_rows_that_were_derived_derive_the_same(tmp_path: Path) -> None:
     batch = write(tmp_path / "run", toy.RUN)
-    again = derived_rows(toy.RUN, 0, batch)
+    again = derive_rows(toy.RUN, 0, batch)
     for name in ("id", "label", "predicted", "confidence", "loss"):
         np.testing.assert_array_equal(getattr(again, name), getattr(batch, name))
     for name in ("top", "top_probability"):
@@ -154,17 +154,17 @@ def test_rows_that_were_derived_derive_the_same(tmp_path: Path) -> None:
 def test_a_damaged_file_of_rows_is_not_read_as_whole(tmp_path: Path) -> None:
     write(tmp_path / "run", toy.RUN)
     file = rows_of(tmp_path / "run", tmp_path / "logs")
-    assert sum(len(rows) for _, rows in runs.read_rows(file)) == 100
+    assert sum(len(rows) for _, rows in runs.read_derived_rows(file)) == 100
     toy.spoil(file, "confidence")
     with pytest.raises(OSError, match=r"CRC|page"):
-        list(runs.read_rows(file))
+        list(runs.read_derived_rows(file))
 
 
 @pytest.mark.parametrize("rows", [0, 1, 20])
 def test_rows_come_out_of_another_process_as_they_went_in(rows: int) -> None:
     logits, label = toy.table(toy.RUN, 20)
     batch = toy.predictions(toy.RUN, logits, label, failed=frozenset({2}))
-    for sent in (batch, derived_rows(toy.RUN, 3, batch)):
+    for sent in (batch, derive_rows(toy.RUN, 3, batch)):
         sent = Predictions(sent.batch.slice(0, rows), of=20, derived=sent.derived)
         come = pickle.loads(pickle.dumps(sent))
         assert come.batch.schema == sent.batch.schema
@@ -177,8 +177,8 @@ def test_what_goes_wrong_while_a_group_is_written_is_raised(
     group: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logits, label = toy.table(toy.RUN, 40)
-    batch = derived_rows(toy.RUN, 0, toy.predictions(toy.RUN, logits, label))
-    monkeypatch.setattr(runs, "ROWS_GROUP", 40)
+    batch = derive_rows(toy.RUN, 0, toy.predictions(toy.RUN, logits, label))
+    monkeypatch.setattr(runs, "DERIVED_GROUP_ROWS", 40)
     write_table, written = pq.ParquetWriter.write_table, []
 
     def full(*arguments: Any, **more: Any) -> None:
@@ -190,7 +190,7 @@ def test_what_goes_wrong_while_a_group_is_written_is_raised(
     monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
     for turns in (group, 5):  # by the end, or by the next group
         written.clear()
-        writer = runs.RowsWriter(tmp_path / f"{turns}.parquet")
+        writer = runs.DerivedRowsWriter(tmp_path / f"{turns}.parquet")
         with pytest.raises(OSError, match="No space left"):
             try:
                 for _ in range(turns):

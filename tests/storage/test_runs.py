@@ -25,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from predboard import open_predictions
 from predboard.errors import DamagedError, InputError
-from predboard.predictions.table import COLUMNS, Part, Predictions, Run, footer, read_footer, schema
+from predboard.predictions.table import COLUMNS, Part, Predictions, Run, encode_footer, part_schema, read_footer
 from predboard.storage import runs
 from predboard.storage.inspection import inspect
 
@@ -44,7 +44,7 @@ def _run(folder: Path, rows: int = 50, run: Run = RUN, **options: Any) -> pd.Dat
 
 
 def _only_part(folder: Path, step: int = 0) -> Path:
-    (path,) = runs.part_paths(folder, step)
+    (path,) = runs.list_part_paths(folder, step)
     return path
 
 
@@ -55,8 +55,8 @@ def _table(path: Path) -> pa.Table:
 
 def _content(path: Path) -> tuple[Run, Part, pa.Table]:
     file = runs.open_part(path)
-    runs.verify(file)
-    return file.run, file.part, pa.Table.from_batches([rows.batch for rows in runs.batches(file)])
+    runs.verify_part(file)
+    return file.run, file.part, pa.Table.from_batches([rows.batch for rows in runs.read_batches(file)])
 
 
 @settings(deadline=None, max_examples=25)
@@ -72,7 +72,7 @@ def test_what_is_read_is_what_was_written(
     assert [file.part.start for file in found.step.parts] == list(range(0, rows, shard))
     assert found.step.missing == ()
     for file in found.step.parts:
-        runs.verify(file)
+        runs.verify_part(file)
     assert inspect(folder).whole
 
 
@@ -84,11 +84,11 @@ def test_a_part_is_encoded_as_the_format_says(tmp_path: Path) -> None:
     logits, label = toy.table(run, rows)
     made = toy.predictions(dataclasses.replace(run, embedding=0, thumbnails=0), logits, label)
     further = {
-        "embedding": pa.array([[1.0, 2.0]] * rows, schema(run).field("embedding").type),
+        "embedding": pa.array([[1.0, 2.0]] * rows, part_schema(run).field("embedding").type),
         "thumbnail": pa.array([b"jpeg"] * rows),
     }
-    columns = [further.get(f.name) or made.column(f.name) for f in schema(run)]
-    writer.write(Predictions(pa.RecordBatch.from_arrays(columns, schema=schema(run))))
+    columns = [further.get(f.name) or made.column(f.name) for f in part_schema(run)]
+    writer.write(Predictions(pa.RecordBatch.from_arrays(columns, schema=part_schema(run))))
     writer.publish(Part(0, rows, "d", rows, ""))
 
     with pq.ParquetFile(writer.path) as file:
@@ -131,7 +131,7 @@ def test_every_column_has_page_checksums(tmp_path: Path) -> None:
     ("classes", "rows"), [(1, 8192), (10, 8192), (1000, 8192), (1024, 8192), (2048, 4096), (21841, 384), (10**8, 1)]
 )
 def test_a_row_group_holds_at_most_8192_rows_and_32_mib(classes: int, rows: int) -> None:
-    assert runs.group_rows(classes) == rows
+    assert runs.row_group_size(classes) == rows
 
 
 def _as_read(frame: pd.DataFrame) -> list[list[Any]]:
@@ -148,7 +148,7 @@ def test_pandas_and_duckdb_open_the_folder_as_it_is(tmp_path: Path) -> None:
     names = list(COLUMNS)[:-2]
     one = _run(tmp_path, 50, shard_size=20)
     two = _run(tmp_path, 50, dataclasses.replace(RUN, step=12), shard_size=20)
-    with runs.lock(tmp_path):  # which leaves a file behind that is no part
+    with runs.lock_folder(tmp_path):  # which leaves a file behind that is no part
         pass
     runs.preflight_path(tmp_path, 12, ".png").parent.mkdir()
     runs.preflight_path(tmp_path, 12, ".png").write_bytes(b"a picture")
@@ -194,12 +194,12 @@ def test_a_part_of_another_program_is_read_the_same(tmp_path: Path) -> None:
     path.parent.mkdir(parents=True)
     with pq.ParquetWriter(path, plain.schema, store_schema=False) as writer:
         writer.write_table(plain)
-        writer.add_key_value_metadata(footer(RUN, part))
+        writer.add_key_value_metadata(encode_footer(RUN, part))
     assert pa.types.is_list(pq.read_schema(path).field("logits").type)
 
     by_duckdb = runs.part_path(tmp_path / "duckdb", 0, 0)
     by_duckdb.parent.mkdir(parents=True)
-    records = ", ".join(f"'{k}': '{v}'" for k, v in footer(RUN, part).items())
+    records = ", ".join(f"'{k}': '{v}'" for k, v in encode_footer(RUN, part).items())
     duckdb.execute(f"copy plain to '{by_duckdb}' (format parquet, kv_metadata {{{records}}})")
 
     for folder in (tmp_path / "pyarrow", tmp_path / "duckdb"):
@@ -257,12 +257,12 @@ def test_rows_are_of_the_manifest_that_any_part_of_the_step_knows(tmp_path: Path
     before = runs.part_path(tmp_path, 0, 0)
     table = _table(before)
     run, part = read_footer(table.schema.metadata, "")
-    shorter = footer(run, dataclasses.replace(part, manifest_rows=10))
+    shorter = encode_footer(run, dataclasses.replace(part, manifest_rows=10))
     pq.write_table(table.replace_schema_metadata(shorter), before)  # made before the manifest grew
     step = runs.open_step(tmp_path, 0)
     assert step is not None
     assert [file.part.manifest_rows for file in step.parts] == [10, 40, 40, 40]
-    assert {rows.of for file in step.parts for rows in runs.batches(file)} == {40}
+    assert {rows.of for file in step.parts for rows in runs.read_batches(file)} == {40}
     assert step.manifest_rows == 40
 
 
@@ -334,7 +334,7 @@ def test_a_flipped_bit_in_the_footer_is_noticed_further_columns_and_statistics_i
         damaged[at] ^= 1 << chosen.randrange(8)
         path.write_bytes(damaged)
         with pytest.raises(InputError):
-            runs.verify(runs.open_part(path))
+            runs.verify_part(runs.open_part(path))
 
 
 def test_a_part_that_another_program_wrote_again_with_its_metadata_is_no_damage(tmp_path: Path) -> None:
@@ -346,7 +346,7 @@ def test_a_part_that_another_program_wrote_again_with_its_metadata_is_no_damage(
     pq.write_table(table.drop_columns(["cloud"]).replace_schema_metadata(metadata), path)
     after = open_predictions(tmp_path).to_pandas()
     pd.testing.assert_frame_equal(after, before.drop(columns="cloud"))
-    runs.verify(runs.open_part(path))
+    runs.verify_part(runs.open_part(path))
 
 
 def test_a_truncated_part_is_damaged(tmp_path: Path) -> None:
@@ -371,7 +371,7 @@ def test_damage_below_the_footer_is_named_on_reading(tmp_path: Path) -> None:
     with pytest.raises(DamagedError, match=r"step=00000000/part-00000.parquet is damaged"):
         opened.to_pandas()
     with pytest.raises(DamagedError, match=r"step=00000000/part-00000.parquet is damaged"):
-        runs.pick(opened.step, [5], "logits")
+        runs.read_values(opened.step, [5], "logits")
     assert len(open_predictions(tmp_path, columns=("id", "label")).to_pandas()) == 100
 
 
@@ -389,13 +389,13 @@ def test_nothing_appears_before_it_is_published_and_nothing_stays_when_abandoned
     writer = _part_writer(tmp_path)
     assert len(_aside(tmp_path)) == 1
     assert _aside(tmp_path)[0].startswith(".")
-    assert runs.step_numbers(tmp_path) == []
+    assert runs.list_step_numbers(tmp_path) == []
     writer.abandon()
     assert _aside(tmp_path) == []
     writer = _part_writer(tmp_path)
     writer.publish(Part(0, 10, "d", 10, ""))
     assert _aside(tmp_path) == []
-    assert runs.step_numbers(tmp_path) == [0]
+    assert runs.list_step_numbers(tmp_path) == [0]
 
 
 def test_what_cannot_be_read_back_is_not_published(tmp_path: Path) -> None:
@@ -456,7 +456,7 @@ def test_inspection_counts_and_names_what_is_damaged(tmp_path: Path) -> None:
     assert found.facts["steps"][0]["missing_rows"] == 20
     assert found.facts["steps"][0]["missing"] == [[10, 20], [40, 50]]
     assert sum(line.startswith("damaged: step=00000000/part-0000") for line in found.lines()) == 2
-    for p in runs.part_paths(tmp_path, 0):
+    for p in runs.list_part_paths(tmp_path, 0):
         p.write_bytes(b"PAR1")
     with pytest.raises(InputError, match="holds only damaged parts: step=00000000/part-0000"):
         inspect(tmp_path)
@@ -519,13 +519,13 @@ def test_picking_reads_values_by_id(tmp_path: Path) -> None:
     step = open_predictions(tmp_path).step
     ids = [99, 0, 39, 40, 41, 14, 15, 3, 0, 1000, -1]
     for column in ("key", "image", "error", "loss"):
-        found = runs.pick(step, ids, column)
+        found = runs.read_values(step, ids, column)
         assert sorted(found) == [0, 3, 14, 15, 39, 40, 41, 99]
         for at, value in found.items():
             assert value == expected[column][at] or (value is None and pd.isna(expected[column][at]))
-    assert runs.pick(step, [7], "logits") == {7: expected["logits"][7].tolist()}
-    assert runs.pick(step, ids, "thumbnail") == {}
-    assert runs.pick(step, [], "key") == {}
+    assert runs.read_values(step, [7], "logits") == {7: expected["logits"][7].tolist()}
+    assert runs.read_values(step, ids, "thumbnail") == {}
+    assert runs.read_values(step, [], "key") == {}
 
 
 @contextlib.contextmanager
@@ -537,7 +537,7 @@ def _holder(folder: Path) -> Iterator[subprocess.Popen[str]]:
         "from predboard.storage import runs as store\n"
         "from tests import toy\n"
         "folder = Path(sys.argv[1])\n"
-        "with store.lock(folder):\n"
+        "with store.lock_folder(folder):\n"
         "    writer = store.PartWriter(store.part_path(folder, 0, 0), toy.RUN)\n"
         "    print('locked', flush=True)\n"
         "    time.sleep(60)\n"
@@ -557,14 +557,14 @@ def _holder(folder: Path) -> Iterator[subprocess.Popen[str]]:
 def test_a_second_process_is_refused_and_the_lock_of_a_killed_one_is_free(tmp_path: Path) -> None:
     with _holder(tmp_path) as process:
         with pytest.raises(InputError, match=r"another process is writing to .*: wait for it, or name another --out"):
-            runs.lock(tmp_path).__enter__()
+            runs.lock_folder(tmp_path).__enter__()
         assert len(list(tmp_path.rglob(".part-*.tmp"))) == 1
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert len(list(tmp_path.rglob(".part-*.tmp"))) == 1
-        with runs.lock(tmp_path):
+        with runs.lock_folder(tmp_path):
             assert list(tmp_path.rglob(".part-*.tmp")) == []
-    with runs.lock(tmp_path):
+    with runs.lock_folder(tmp_path):
         pass
 
 
@@ -573,7 +573,7 @@ def test_a_lock_does_not_touch_files_of_others(tmp_path: Path) -> None:
     mine = tmp_path / "step=00000000" / "notes.tmp"
     mine.write_text("mine")
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
-    with runs.lock(tmp_path):
+    with runs.lock_folder(tmp_path):
         pass
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file() and p.name != ".lock"} == before
 
@@ -582,7 +582,7 @@ def test_an_unwritable_place_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file" / "run", tmp_path / "file"):
         with pytest.raises(InputError, match=r"cannot write to .*file.*; what was already published is safe"):
-            runs.lock(folder).__enter__()
+            runs.lock_folder(folder).__enter__()
         with pytest.raises(InputError, match="cannot write to"):
             runs.PartWriter(runs.part_path(folder, 0, 0), RUN)
 
@@ -605,7 +605,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
 def test_deleting_takes_what_belongs_and_what_is_not_there_is_one_line(tmp_path: Path) -> None:
     _run(tmp_path, 20, shard_size=10)
     runs.delete_part(runs.part_path(tmp_path, 0, 1))
-    assert [p.name for p in runs.part_paths(tmp_path, 0)] == ["part-00000.parquet"]
+    assert [p.name for p in runs.list_part_paths(tmp_path, 0)] == ["part-00000.parquet"]
     with pytest.raises(InputError, match="cannot write to"):
         runs.delete_part(runs.part_path(tmp_path, 0, 1))
     sheets = [runs.preflight_path(tmp_path, step, ".png") for step in (0, 1)]
@@ -613,7 +613,7 @@ def test_deleting_takes_what_belongs_and_what_is_not_there_is_one_line(tmp_path:
     for sheet in sheets:
         sheet.write_bytes(b"a picture")
     runs.delete_step(tmp_path, 0)
-    assert runs.step_numbers(tmp_path) == []
+    assert runs.list_step_numbers(tmp_path) == []
     assert [sheet.exists() for sheet in sheets] == [False, True]
 
 
@@ -629,7 +629,7 @@ def test_what_is_released_goes_back_to_the_system() -> None:
         "last, full = arrays.pop(), resident()\n"
         "del arrays\n"
         "before = resident()\n"
-        "store.release()\n"
+        "store.release_memory()\n"
         "print(full - before, full - resident())\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=toy.ROOT, capture_output=True, text=True, timeout=60)

@@ -28,8 +28,8 @@ from predboard.images import sources
 from predboard.inference import resume
 from predboard.storage import mirror, paths, runs, shards
 from predboard.storage.inspection import inspect
-from predboard.storage.paths import Remote
-from predboard.visualization.log_folder import RECORD
+from predboard.storage.paths import RemotePath
+from predboard.visualization.log_folder import RECORD_FILE
 from tensorboard.util import tensor_util
 
 from tests import toy
@@ -82,8 +82,8 @@ def put(server: Server, folder: Path, to: str) -> str:
     return f"s3://{BUCKET}/{to}"
 
 
-def uri(key: str) -> Remote:
-    return Remote(f"s3://{BUCKET}/{key}")
+def uri(key: str) -> RemotePath:
+    return RemotePath(f"s3://{BUCKET}/{key}")
 
 
 def count(asked: list[Request]) -> Counter[str]:
@@ -163,8 +163,8 @@ def test_a_killed_run_goes_on_and_leaves_only_whole_parts(server: Server, tmp_pa
         assert run.wait(60) == -signal.SIGKILL
     before = server.keys(BUCKET, "run/step=00000000/")
     assert 3 <= len(before) < 8
-    for path in runs.part_paths(uri("run"), 0):
-        runs.verify(runs.open_part(path))
+    for path in runs.list_part_paths(uri("run"), 0):
+        runs.verify_part(runs.open_part(path))
     done = toy.predboard(*command)
     assert done.returncode == 0, done.stderr
     assert f"{len(before)} of 8 parts in {uri('run')} are there already and valid" in done.stderr
@@ -178,7 +178,7 @@ def test_an_object_whose_writer_is_killed_is_not_there(server: Server, tmp_path:
     (tmp_path / "large").write_bytes(os.urandom(25_000_000))
     code = (
         "import pathlib, sys; from predboard.storage import paths as places; "
-        f"places.publish(pathlib.Path({str(tmp_path / 'large')!r}), places.at({str(uri('large'))!r}))"
+        f"places.publish_file(pathlib.Path({str(tmp_path / 'large')!r}), places.parse_path({str(uri('large'))!r}))"
     )
     environ = {**os.environ, "PYTHONPATH": toy.PYTHONPATH}
     with server.watched(), subprocess.Popen([sys.executable, "-c", code], env=environ) as writer:
@@ -191,7 +191,7 @@ def test_an_object_whose_writer_is_killed_is_not_there(server: Server, tmp_path:
         assert writer.wait(60) == -signal.SIGKILL
     assert server.keys(BUCKET) == {}
     assert (tmp_path / "large").exists()
-    paths.publish(tmp_path / "large", uri("large"))
+    paths.publish_file(tmp_path / "large", uri("large"))
     assert set(server.keys(BUCKET)) == {"large"}
     assert not (tmp_path / "large").exists()
 
@@ -212,7 +212,7 @@ def test_images_are_read_side_by_side(server: Server, tmp_path: Path) -> None:
     with server.watched(lambda request, _: 0.1 if request.path.endswith(".png") else None) as asked:
         done = infer(config)
     assert done.failed == 0
-    assert 4 < server.most <= paths.CONNECTIONS
+    assert 4 < server.most <= paths.MAX_CONNECTIONS
     assert count([request for request in asked if request.path.endswith(".png")])["GET"] == 61  # and the first, to try
 
 
@@ -229,7 +229,7 @@ def test_throttling_becomes_no_error_row(server: Server, tmp_path: Path) -> None
 def test_what_stays_broken_is_an_error_row_and_mended_later(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(paths, "ATTEMPTS", 2)
+    monkeypatch.setattr(paths, "MAX_ATTEMPTS", 2)
     data, model = put(server, toy.pictures(tmp_path / "photos", 3, 5), "photos"), toy.model_file(tmp_path)
     config = InferConfig(data, model, out=uri("run"), preflight=0)
     with server.watched(lambda request, _: "503" if request.path.endswith("/b/003.png") else None):
@@ -290,7 +290,7 @@ def test_a_command_that_waits_for_storage_can_be_interrupted(sent: int, code: in
 
 
 @pytest.fixture
-def predictions(server: Server, tmp_path: Path) -> Remote:
+def predictions(server: Server, tmp_path: Path) -> RemotePath:
     """Of 120 rows in four parts and two steps, with their source pictures in the bucket."""
     root = put(server, toy.sources(tmp_path / "images", 120), "images")
     for step in (1, 2):
@@ -300,7 +300,9 @@ def predictions(server: Server, tmp_path: Path) -> Remote:
     return uri("predictions/run")
 
 
-def test_logs_survive_every_fault_and_are_those_of_a_disk(server: Server, predictions: Remote, tmp_path: Path) -> None:
+def test_logs_survive_every_fault_and_are_those_of_a_disk(
+    server: Server, predictions: RemotePath, tmp_path: Path
+) -> None:
     (here,) = draw_logs(tmp_path / "predictions/run", tmp_path / "logs")
     assert here.missing_pictures == 0
     folder = toy.local(here.folder)
@@ -321,21 +323,21 @@ def test_logs_survive_every_fault_and_are_those_of_a_disk(server: Server, predic
         (few,) = draw_logs(predictions, uri("logs"), panels=("metrics", "glance"))
     assert not few.unchanged
     left = {name for name in server.keys(BUCKET, "logs/run/") if name and not name.endswith("/")}
-    assert left == {few.event_file.name, "summary.json", RECORD}
+    assert left == {few.event_file.name, "summary.json", RECORD_FILE}
 
 
 def test_processes_read_parts_themselves(
-    server: Server, predictions: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, predictions: RemotePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (alone,) = draw_logs(predictions, tmp_path / "alone", panels=("metrics", "confusion"))
-    monkeypatch.setattr(fold, "WORTH", 0)
+    monkeypatch.setattr(fold, "POOL_MIN_LOGITS", 0)
     with server.watched(each_fails_once):
         (together,) = draw_logs(predictions, tmp_path / "together", panels=("metrics", "confusion"), workers=2)
     assert together.event_file.read_bytes() == alone.event_file.read_bytes()
 
 
 def test_whatever_fails_while_logs_are_replaced_a_whole_event_file_is_there(
-    server: Server, predictions: Remote
+    server: Server, predictions: RemotePath
 ) -> None:
     (first,) = draw_logs(predictions, uri("logs"), panels=("metrics", "classes"))
     (second,) = draw_logs(predictions, uri("other"), panels=("metrics", "confusion"))
@@ -358,7 +360,7 @@ def test_whatever_fails_while_logs_are_replaced_a_whole_event_file_is_there(
                 refused += 1
                 assert "access is denied" in str(error)
                 assert len(str(error).splitlines()) == 1
-        record = json.loads(server.content(BUCKET, f"logs/run/{RECORD}"))
+        record = json.loads(server.content(BUCKET, f"logs/run/{RECORD_FILE}"))
         there = server.keys(BUCKET, "logs/run/")
         events = [name for name in there if "tfevents" in name]
         assert events
@@ -369,15 +371,17 @@ def test_whatever_fails_while_logs_are_replaced_a_whole_event_file_is_there(
             break
     assert refused > 5
     assert [name for name in there if "tfevents" in name] == [second.event_file.name]
-    assert {name for name in there if name and not name.endswith("/")} == {*record["files"], RECORD}
+    assert {name for name in there if name and not name.endswith("/")} == {*record["files"], RECORD_FILE}
 
 
-def test_inspect_finds_what_is_damaged_and_what_is_missing(server: Server, predictions: Remote) -> None:
+def test_inspect_finds_what_is_damaged_and_what_is_missing(server: Server, predictions: RemotePath) -> None:
     with server.watched(each_fails_once):
         found = inspect(predictions)
     assert found.whole
-    assert found.facts["bytes"] == sum(path.stat().st_size for s in (1, 2) for path in runs.part_paths(predictions, s))
-    first, second, *_ = runs.part_paths(predictions, 2)
+    assert found.facts["bytes"] == sum(
+        path.stat().st_size for s in (1, 2) for path in runs.list_part_paths(predictions, s)
+    )
+    first, second, *_ = runs.list_part_paths(predictions, 2)
     content = bytearray(first.read_bytes())
     content[1000] ^= 1
     first.write_bytes(bytes(content))
@@ -392,9 +396,9 @@ def test_inspect_finds_what_is_damaged_and_what_is_missing(server: Server, predi
 
 
 def test_network_that_breaks_off_is_not_taken_for_damage(
-    server: Server, predictions: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, predictions: RemotePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(paths, "ATTEMPTS", 2)
+    monkeypatch.setattr(paths, "MAX_ATTEMPTS", 2)
     before = server.keys(BUCKET, "predictions/run/")
 
     def plan(request: Request, _: int) -> str | None:
@@ -407,7 +411,7 @@ def test_network_that_breaks_off_is_not_taken_for_damage(
     assert server.keys(BUCKET, "predictions/run/") == before
 
 
-def test_pictures_are_read_side_by_side_and_not_too_many_at_once(server: Server, predictions: Remote) -> None:
+def test_pictures_are_read_side_by_side_and_not_too_many_at_once(server: Server, predictions: RemotePath) -> None:
     with server.watched(lambda request, _: 0.1 if request.path.startswith(f"/{BUCKET}/images/") else None) as asked:
         began = time.perf_counter()
         (drawn,) = draw_logs(predictions, uri("logs"), panels=("mistakes", "embeddings"))
@@ -416,13 +420,13 @@ def test_pictures_are_read_side_by_side_and_not_too_many_at_once(server: Server,
     waited = 0.1 * sum(request.path.startswith(f"/{BUCKET}/images/") for request in asked)
     assert waited > 15
     assert took < waited / 4
-    assert 6 < server.most <= paths.CONNECTIONS
+    assert 6 < server.most <= paths.MAX_CONNECTIONS
 
 
 @pytest.mark.parametrize("command", ["visualize", "inspect", "resume"])
 def test_parts_are_asked_for_side_by_side(command: str, server: Server, tmp_path: Path) -> None:
     toy.write_run(tmp_path / "run", *toy.table(toy.RUN, 960), shard_size=40)
-    there = Remote(put(server, tmp_path / "run", "run"))
+    there = RemotePath(put(server, tmp_path / "run", "run"))
     with server.watched(lambda request, _: 0.1 if "/step=" in request.path else None) as asked:
         began = time.perf_counter()
         if command == "visualize":
@@ -430,9 +434,9 @@ def test_parts_are_asked_for_side_by_side(command: str, server: Server, tmp_path
         elif command == "inspect":
             assert inspect(there).whole
         else:
-            plan = shards.plan(960, 40)
+            plan = shards.plan_shards(960, 40)
             manifest = sources.Manifest("", pa.array(["x"] * 960), np.zeros(960, np.int32), np.zeros(960, np.int64), ())
-            todo, changed = resume.to_do(
+            todo, changed = resume.find_missing(
                 there, runs.open_run(there)[0].run, plan, manifest, update=True, overwrite=False, say=print
             )
             assert (len(todo), len(changed)) == (24, 24)  # of another list, and looked at all the same
@@ -440,10 +444,10 @@ def test_parts_are_asked_for_side_by_side(command: str, server: Server, tmp_path
     waited = 0.1 * sum("/step=" in request.path for request in asked)
     assert waited > 7
     assert took < waited / 2
-    assert 3 < server.most <= paths.CONNECTIONS
+    assert 3 < server.most <= paths.MAX_CONNECTIONS
 
 
-def test_few_requests_for_a_part(server: Server, predictions: Remote) -> None:
+def test_few_requests_for_a_part(server: Server, predictions: RemotePath) -> None:
     parts = 8
     with server.watched() as asked:
         draw_logs(predictions, uri("logs"), panels=("metrics",))
@@ -485,7 +489,7 @@ def started(said: Path, *command: str) -> Iterator[TensorBoard]:
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def shown(board: TensorBoard, run: str, written: Remote) -> None:
+def shown(board: TensorBoard, run: str, written: RemotePath) -> None:
     """Wait until it shows all pictures, and compare one of them and the scalars with what was written."""
     values = toy.read_values(written)
     pictures = {tag for (tag, _), value in values.items() if value.metadata.plugin_data.plugin_name == "images"}
@@ -500,22 +504,22 @@ def shown(board: TensorBoard, run: str, written: Remote) -> None:
     assert board.get("plugin/images/individualImage", **query) == picture
 
 
-def test_tensorboard_alone_reads_event_files_from_where_they_are(predictions: Remote, tmp_path: Path) -> None:
+def test_tensorboard_alone_reads_event_files_from_where_they_are(predictions: RemotePath, tmp_path: Path) -> None:
     (written,) = draw_logs(predictions, uri("logs"))
     flags = ["--logdir", str(uri("logs")), "--samples_per_plugin", "images=1000"]
     with started(tmp_path / "said", "tensorboard.main", *flags) as board:
-        shown(board, "run", cast(Remote, written.event_file))
+        shown(board, "run", cast(RemotePath, written.event_file))
 
 
 def test_board_shows_all_of_the_logs_and_what_becomes_of_them(
-    server: Server, predictions: Remote, tmp_path: Path
+    server: Server, predictions: RemotePath, tmp_path: Path
 ) -> None:
     (written,) = draw_logs(predictions, uri("logs"))
     with (
         server.watched(each_fails_once),
         started(tmp_path / "said", "predboard", "board", "--logdir", str(uri("logs"))) as board,
     ):
-        shown(board, "run", cast(Remote, written.event_file))
+        shown(board, "run", cast(RemotePath, written.event_file))
         eventually(lambda: board.json("plugin/projector/runs") == ["run"], 30)
         (info,) = board.json("plugin/projector/info", run="run")["embeddings"]
         sides = {"tensor": "vectors.bytes", "metadata": "metadata.tsv", "sprite_image": "sprite.jpg"}
@@ -529,7 +533,7 @@ def test_board_shows_all_of_the_logs_and_what_becomes_of_them(
     assert not list((tmp_path / "tmp").glob("predboard-board-*"))
 
 
-def test_a_copy_of_the_logs_follows_them(server: Server, predictions: Remote) -> None:
+def test_a_copy_of_the_logs_follows_them(server: Server, predictions: RemotePath) -> None:
     draw_logs(predictions, uri("logs"))
     said: list[str] = []
 
@@ -544,7 +548,7 @@ def test_a_copy_of_the_logs_follows_them(server: Server, predictions: Remote) ->
         found = server.keys(BUCKET, "logs/")
         return {n: tag for n, tag in found.items() if not n.endswith("/") and ("tfevents" in n or "projector" in n)}
 
-    with mirror.followed(uri("logs"), said.append, every=0.2) as copy:
+    with mirror.mirror_log_folder(uri("logs"), said.append, every=0.2) as copy:
         assert len(there()) == 5
         assert files(copy) == there()
         draw_logs(predictions, uri("logs"), panels=("metrics",))
@@ -617,7 +621,7 @@ def test_no_credentials_is_one_line(server: Server, tmp_path: Path, monkeypatch:
 
 def test_a_bucket_is_looked_up_once_for_all_threads(server: Server) -> None:
     with server.watched(lambda *_: 0.05) as asked:
-        found = list(runs.each(lambda i: uri(f"none{i}").exists(), range(40), uri("")))
+        found = list(runs.map_files(lambda i: uri(f"none{i}").exists(), range(40), uri("")))
     assert found == [False] * 40
     assert sum(request.path == f"/{BUCKET}" and request.method == "HEAD" for request in asked) == 1
 
@@ -626,7 +630,7 @@ def test_nobody_waits_for_a_server_that_did_not_answer_a_moment_ago(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(paths, "ATTEMPTS", 3)
+    monkeypatch.setattr(paths, "MAX_ATTEMPTS", 3)
     with pytest.raises(paths.StorageError, match="cannot be reached"):
         uri("a").exists()
     began = time.monotonic()
@@ -634,7 +638,7 @@ def test_nobody_waits_for_a_server_that_did_not_answer_a_moment_ago(
         with pytest.raises(paths.StorageError, match="cannot be reached"):
             uri("b").exists()
     assert time.monotonic() - began < 0.3
-    monkeypatch.setattr(paths, "PAUSE", 0.0)
+    monkeypatch.setattr(paths, "UNREACHABLE_SECONDS", 0.0)
     paths._storage.cache_clear()
     with pytest.raises(paths.StorageError, match="cannot be reached"):
         uri("a").exists()

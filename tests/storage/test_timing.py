@@ -11,7 +11,7 @@ from tests import toy
 
 
 def test_seconds_are_added_by_name() -> None:
-    assert timing.plus({"wait": 1.0, "write": 2.0}, {"wait": 0.5, "decode": 4.0}) == {
+    assert timing.add_seconds({"wait": 1.0, "write": 2.0}, {"wait": 0.5, "decode": 4.0}) == {
         "wait": 1.5,
         "write": 2.0,
         "decode": 4.0,
@@ -36,12 +36,12 @@ def test_seconds_are_added_by_name() -> None:
     ],
 )
 def test_the_largest_share_is_what_the_run_is_bound_by(seconds: dict[str, float], said: str) -> None:
-    assert timing.report(seconds, 2).startswith(said)
+    assert timing.describe_seconds(seconds, 2).startswith(said)
 
 
 def test_too_little_time_says_nothing() -> None:
-    assert timing.report({"wait": 0.5, "forward": 1.0}, 2) == ""
-    assert timing.report({}, 2) == ""
+    assert timing.describe_seconds({"wait": 0.5, "forward": 1.0}, 2) == ""
+    assert timing.describe_seconds({}, 2) == ""
 
 
 def test_inspect_says_what_a_run_was_bound_by(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from predboard.predictions.table import no_rows
-from predboard.summaries import Encoded, Histogram, Picture, Scalar, Summary, Text, Tiles, cell
+from predboard.predictions.table import no_tile_rows
+from predboard.summaries import EncodedImages, Histogram, Picture, Scalar, Summary, Text, Tiles, escape_markdown
 from predboard.visualization import events
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.compat.proto import event_pb2, types_pb2
@@ -23,11 +23,15 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 SUMMARIES: list[Summary] = [
     Scalar("metrics/accuracy", 0.1, "Share of right images."),
     Picture("confusion/matrix", lambda: PIXELS, "A picture."),
-    Encoded(
+    EncodedImages(
         "examples/random",
         7,
         5,
-        (events.png(PIXELS), events.jpeg(Image.fromarray(PIXELS)), events.png(PIXELS[::-1].copy())),
+        (
+            events.encode_png(PIXELS),
+            events.encode_jpeg(Image.fromarray(PIXELS)),
+            events.encode_png(PIXELS[::-1].copy()),
+        ),
     ),
     Histogram("probabilities/cat", np.linspace(0, 1, 4), np.array([1, 0, 2**53 - 1])),
     Text("report/summary", "# Ünïcode\n\n| a | b |\n|---|---|\n| 1 | 2 |"),
@@ -52,7 +56,7 @@ def masked(data: bytes) -> int:
 def written(folder: Path, *summaries: Summary, step: int = 3, time: float = 1.7e9) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "events.out.tfevents.0"
-    with events.Writer(file, time) as writer:
+    with events.EventWriter(file, time) as writer:
         for summary in summaries:
             writer.write(step, time + 1, summary)
     return file
@@ -134,7 +138,7 @@ def test_a_histogram_is_left_right_and_count_in_float64(tmp_path: Path) -> None:
 
 def test_pictures_are_width_height_and_the_encoded_samples(tmp_path: Path) -> None:
     samples = SUMMARIES[2]
-    assert isinstance(samples, Encoded)
+    assert isinstance(samples, EncodedImages)
     value = tensor(written(tmp_path, samples), "examples/random")
     assert value.tolist() == [b"7", b"5", *samples.samples]
 
@@ -150,12 +154,12 @@ def test_a_drawing_is_encoded_without_loss(tmp_path: Path) -> None:
 def test_a_png_is_what_any_reader_takes_for_its_pixels(width: int, height: int, factor: int, seed: int) -> None:
     own = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     pixels = own.repeat(factor, axis=0).repeat(factor, axis=1)
-    encoded = events.png(pixels)
+    encoded = events.encode_png(pixels)
     Image.open(io.BytesIO(encoded)).verify()  # the checksums of its chunks
     with Image.open(io.BytesIO(encoded)) as file:
         assert (file.format, file.mode, file.size) == ("PNG", "RGB", (width * factor, height * factor))
         assert np.array_equal(np.asarray(file), pixels)
-    assert encoded == events.png(Image.fromarray(pixels)) == events.png(pixels[::-1].copy()[::-1])
+    assert encoded == events.encode_png(Image.fromarray(pixels)) == events.encode_png(pixels[::-1].copy()[::-1])
     # As the format says (ISO/IEC 15948): the signature, and the end, which has nothing in it.
     assert encoded[:16] == b"\x89PNG\r\n\x1a\n\x00\x00\x00\x0dIHDR"
     assert encoded[-12:] == b"\x00\x00\x00\x00IEND\xaeB`\x82"
@@ -164,17 +168,17 @@ def test_a_png_is_what_any_reader_takes_for_its_pixels(width: int, height: int, 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
 def test_a_png_of_other_than_three_channels_is_refused(mode: str) -> None:
     with pytest.raises(ValueError, match=r"unpack|reshape"):
-        events.png(Image.new(mode, (7, 5)))
+        events.encode_png(Image.new(mode, (7, 5)))
 
 
 def test_a_photograph_is_a_jpeg_close_to_its_pixels() -> None:
     smooth = np.linspace(0, 255, 64 * 64 * 3).reshape(64, 64, 3).astype(np.uint8)
-    encoded = events.jpeg(Image.fromarray(smooth))
+    encoded = events.encode_jpeg(Image.fromarray(smooth))
     assert encoded.startswith(b"\xff\xd8")
     assert np.abs(np.asarray(Image.open(io.BytesIO(encoded))).astype(int) - smooth).max() <= 6
     red = np.full((16, 16, 3), 255, np.uint8)
     red[:, 5:6] = 213, 94, 0  # one column in a colour: subsampling would smear it
-    seen = np.asarray(Image.open(io.BytesIO(events.jpeg(Image.fromarray(red))))).astype(int)
+    seen = np.asarray(Image.open(io.BytesIO(events.encode_jpeg(Image.fromarray(red))))).astype(int)
     assert np.abs(seen[:, 5] - (213, 94, 0)).max() < 30
 
 
@@ -206,11 +210,11 @@ def test_a_number_that_no_float32_can_hold_is_refused(value: float) -> None:
         events.encode(Scalar("metrics/nll", value))
 
 
-@pytest.mark.parametrize("what", [Tiles("a/b", no_rows(3)), "text", None, 0.5])
+@pytest.mark.parametrize("what", [Tiles("a/b", no_tile_rows(3)), "text", None, 0.5])
 def test_what_is_no_drawable_is_refused(what: Any) -> None:
     with pytest.raises(TypeError, match=f"{type(what).__name__} cannot be encoded"):
         events.encode(what)
 
 
 def test_a_markdown_cell_cannot_break_its_table() -> None:
-    assert cell("a|b\n  c\t") == "a\\|b c"
+    assert escape_markdown("a|b\n  c\t") == "a\\|b c"

@@ -10,9 +10,9 @@ import pytest
 from predboard import InputError, VisualizeConfig, visualize
 from predboard.cli import main
 from predboard.parallel import pool as workers
-from predboard.predictions.table import Predictions, Run, derived_rows
+from predboard.predictions.table import Predictions, Run, derive_rows
 from predboard.visualization import image_pages
-from predboard.visualization.visualize import Written
+from predboard.visualization.visualize import VisualizeResult
 from tensorboard.util import tensor_util
 
 from tests import toy
@@ -23,7 +23,7 @@ RUN = Run(classes=("cat", "dog", "eel"), model="toy.py:build")
 def rows(count: int, failed: frozenset[int] = frozenset()) -> Predictions:
     logits, label = toy.table(RUN, count)
     label[::5] = -1
-    return derived_rows(RUN, 0, toy.predictions(RUN, logits, label, failed=failed))
+    return derive_rows(RUN, 0, toy.predictions(RUN, logits, label, failed=failed))
 
 
 def dealt(of: Predictions, size: int) -> Iterator[Predictions]:
@@ -33,14 +33,14 @@ def dealt(of: Predictions, size: int) -> Iterator[Predictions]:
 @pytest.mark.parametrize("size", [1, 50, 64, 1000])
 @pytest.mark.parametrize("every", [1, 3, 10])
 def test_every_nth_row_is_on_the_page_of_its_place_however_the_rows_come(every: int, size: int) -> None:
-    found = list(image_pages.pages(dealt(rows(1000), size), every))
+    found = list(image_pages.split_pages(dealt(rows(1000), size), every))
     assert [tile.rows["id"].tolist() for tile in found] == [
         list(range(first, min(first + 64 * every, 1000), every)) for first in range(0, 1000, 64 * every)
     ]
 
 
 def test_pages_are_named_by_where_they_begin_and_failed_rows_leave_the_others_where_they_are() -> None:
-    found = list(image_pages.pages([rows(300, failed=frozenset({0, *range(128, 192)}))], 2))
+    found = list(image_pages.split_pages([rows(300, failed=frozenset({0, *range(128, 192)}))], 2))
     assert [(tile.tag, tile.rows["id"][0], len(tile.rows["id"])) for tile in found] == [
         ("predictions_every_2/from_000000", 2, 63),
         ("predictions_every_2/from_000128", 192, 32),
@@ -57,7 +57,7 @@ def test_a_page_is_made_as_soon_as_its_rows_are_there() -> None:
             taken.append(i)
             yield batch
 
-    next(image_pages.pages(batches(), 1))
+    next(image_pages.split_pages(batches(), 1))
     assert taken == [0]
 
 
@@ -70,7 +70,7 @@ def write(folder: Path, *steps: int, count: int = 200) -> Path:
     return folder / "run"
 
 
-def draw(run: Path, logdir: Path, every: int, lines: list[str] | None = None, workers: int = 2) -> Written:
+def draw(run: Path, logdir: Path, every: int, lines: list[str] | None = None, workers: int = 2) -> VisualizeResult:
     say = (lines if lines is not None else []).append
     config = VisualizeConfig((run,), logdir, panels=("glance",), log_every=every, workers=workers)
     return visualize(config, say)[0]
@@ -80,29 +80,29 @@ def test_other_processes_draw_where_there_are_many_pictures_and_they_draw_the_sa
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[int] = []
-    monkeypatch.setattr(workers.Pool, "start", lambda _, count: started.append(count))
+    monkeypatch.setattr(workers.ProcessPool, "start", lambda _, count: started.append(count))
     run = write(tmp_path, 1, 5)
     draw(run, tmp_path / "few", 2)
     assert started == [1, 1]  # nobody else: for the pictures, and for the pass
     monkeypatch.undo()
-    monkeypatch.setattr(sys.modules[Written.__module__], "PICTURES", 50)
+    monkeypatch.setattr(sys.modules[VisualizeResult.__module__], "POOL_MIN_PICTURES", 50)
     begun: list[int] = []
-    start = workers.Pool.start
+    start = workers.ProcessPool.start
 
-    def seen(pool: workers.Pool, count: int) -> None:
+    def seen(pool: workers.ProcessPool, count: int) -> None:
         begun.append(count)
         start(pool, count)
         for thread in pool._starting:
             thread.join()
 
-    monkeypatch.setattr(workers.Pool, "start", seen)
+    monkeypatch.setattr(workers.ProcessPool, "start", seen)
     many = draw(run, tmp_path / "many", 2)
     assert begun[0] == 1 + 2 * 200 // (2 * 50)
     one = draw(run, tmp_path / "one", 2, workers=1)
     assert many.event_file.read_bytes() == one.event_file.read_bytes()
 
 
-def samples(written: Written) -> dict[tuple[str, int], int]:
+def samples(written: VisualizeResult) -> dict[tuple[str, int], int]:
     """Number of pictures by tag and step."""
     values = toy.read_values(written.event_file)
     pictures = {at: v for at, v in values.items() if v.metadata.plugin_data.plugin_name == "images"}
@@ -132,7 +132,7 @@ def test_where_there_is_not_room_for_all_each_step_gets_its_share_and_it_is_said
     run = write(tmp_path, 1, 5)
     whole = draw(run, tmp_path / "whole", 1)
     limit = whole.event_file.stat().st_size * 7 // 10
-    monkeypatch.setattr(image_pages, "LIMIT", limit)
+    monkeypatch.setattr(image_pages, "EVENT_FILE_MAX_BYTES", limit)
     lines: list[str] = []
     written = draw(run, tmp_path / "logs", 1, lines)
     found = samples(written)
@@ -146,7 +146,7 @@ def test_where_there_is_not_room_for_all_each_step_gets_its_share_and_it_is_said
 
 
 def test_without_any_room_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_pages, "LIMIT", 0)
+    monkeypatch.setattr(image_pages, "EVENT_FILE_MAX_BYTES", 0)
     written = draw(write(tmp_path, 1, count=70), tmp_path / "logs", 1)
     assert samples(written) == {}
     assert ("predictions_all/left_out", 1) in toy.read_values(written.event_file)

@@ -17,10 +17,10 @@ from predboard.cli import main
 from predboard.config import BoardConfig
 from predboard.drawing import canvas
 from predboard.predictions.table import Run
-from predboard.summaries import Figure, Figures
+from predboard.summaries import Metric, Metrics
 from predboard.visualization import leaderboard, log_folder
-from predboard.visualization.leaderboard import rank
-from predboard.visualization.summary_json import summary_json
+from predboard.visualization.leaderboard import write_leaderboard
+from predboard.visualization.summary_json import encode_summary
 
 from tests import toy
 
@@ -31,19 +31,23 @@ def log(logdir: Path, name: str, accuracy: float | None = 0.5, step: int = 3, **
     """A run's log folder as stage two leaves it, as far as the ranking reads it."""
     folder = logdir / name
     folder.mkdir(parents=True, exist_ok=True)
-    figures = {"images/counted": Figure(100, definition="n"), **more.pop("figures", {})}
+    figures = {"images/counted": Metric(100, definition="n"), **more.pop("figures", {})}
     if accuracy is not None:
-        figures["accuracy"] = Figure(accuracy, (accuracy - 0.1, accuracy + 0.1), "share", "Wilson")
+        figures["accuracy"] = Metric(accuracy, (accuracy - 0.1, accuracy + 0.1), "share", "Wilson")
     finished = more.pop("finished", 1.7e9)
-    written = [(step, Figures("m", figures)), (step - 1, Figures("m", {"accuracy": Figure(0.01)}))]
-    (folder / "summary.json").write_bytes(summary_json(name, dataclasses.replace(RUN, **more), finished, written))
-    (folder / log_folder.RECORD).write_text(json.dumps({"made_from": "x", "files": ["events.x", "summary.json"]}))
+    written = [(step, Metrics("m", figures)), (step - 1, Metrics("m", {"accuracy": Metric(0.01)}))]
+    (folder / "summary.json").write_bytes(encode_summary(name, dataclasses.replace(RUN, **more), finished, written))
+    (folder / log_folder.RECORD_FILE).write_text(json.dumps({"made_from": "x", "files": ["events.x", "summary.json"]}))
     return folder
 
 
 def shown(logdir: Path) -> dict[str, Any]:
     """The values of the ranking's event file by tag; empty if there is none."""
-    files = sorted((logdir / log_folder.RANKING).glob("*tfevents*")) if (logdir / log_folder.RANKING).is_dir() else []
+    files = (
+        sorted((logdir / log_folder.LEADERBOARD_RUN).glob("*tfevents*"))
+        if (logdir / log_folder.LEADERBOARD_RUN).is_dir()
+        else []
+    )
     assert len(files) <= 1
     return {tag: value for (tag, _), value in toy.read_values(files[0]).items()} if files else {}
 
@@ -56,21 +60,21 @@ def table(logdir: Path) -> list[list[str]]:
 
 def test_one_run_has_no_ranking_and_two_have(tmp_path: Path) -> None:
     log(tmp_path, "a")
-    assert rank(tmp_path) is None
+    assert write_leaderboard(tmp_path) is None
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
     log(tmp_path, "b")
-    file = rank(tmp_path)
+    file = write_leaderboard(tmp_path)
     assert file is not None
     assert set(shown(tmp_path)) == {"1_glance/ranking", "report/ranking"}
-    assert log_folder.has_ranking(tmp_path)
-    assert sorted(log_folder.runs_in(tmp_path)) == ["a", "b"]
+    assert log_folder.has_leaderboard(tmp_path)
+    assert sorted(log_folder.list_runs(tmp_path)) == ["a", "b"]
 
 
 def test_the_table_by_hand(tmp_path: Path) -> None:
-    log(tmp_path, "worse|run", 0.7, figures={"nll": Figure(0.2, definition="d")})
-    log(tmp_path, "better", 0.9, 12, figures={"nll": Figure(0.3, definition="d"), "f1_macro": Figure(0.85)})
+    log(tmp_path, "worse|run", 0.7, figures={"nll": Metric(0.2, definition="d")})
+    log(tmp_path, "better", 0.9, 12, figures={"nll": Metric(0.3, definition="d"), "f1_macro": Metric(0.85)})
     log(tmp_path, "unlabelled", None)
-    rank(tmp_path)
+    write_leaderboard(tmp_path)
     assert table(tmp_path) == [
         ["run", "step", "images", "accuracy", "95 % interval", "macro F1", "NLL"],
         ["better", "12", "100", "**0.9000**", "0.8000 to 1.0000", "**0.8500**", "0.3000"],
@@ -88,8 +92,8 @@ def test_the_picture_shows_the_best_twelve_against_the_best(tmp_path: Path, monk
 
     for i in range(15):
         log(tmp_path, f"run{i:02d}", 0.5 + i / 50)
-    monkeypatch.setattr(canvas, "intervals", intervals)
-    rank(tmp_path)
+    monkeypatch.setattr(canvas, "draw_intervals", intervals)
+    write_leaderboard(tmp_path)
     [(title, lines, reference, called)] = seen
     assert title == "accuracy of the best 12 of 15 runs, with 95 % intervals"
     assert [line.name for line in lines] == [f"run{i:02d}" for i in range(14, 2, -1)]
@@ -102,7 +106,7 @@ def test_its_bytes_depend_on_the_summaries_alone(tmp_path: Path) -> None:
     for logdir, order in ((tmp_path / "one", "abc"), (tmp_path / "two", "cba")):
         for name in order:
             log(logdir, name, 0.5 + ord(name) / 1000, finished=1.7e9 + ord(name))
-    one, two = rank(tmp_path / "one"), rank(tmp_path / "two")
+    one, two = write_leaderboard(tmp_path / "one"), write_leaderboard(tmp_path / "two")
     assert one is not None
     assert two is not None
     assert one.name == two.name
@@ -112,45 +116,47 @@ def test_its_bytes_depend_on_the_summaries_alone(tmp_path: Path) -> None:
 
 def test_it_is_kept_while_nothing_changes_and_replaced_when_something_does(tmp_path: Path) -> None:
     log(tmp_path, "a"), log(tmp_path, "b")
-    first = rank(tmp_path)
+    first = write_leaderboard(tmp_path)
     assert first is not None
     before = first.stat().st_mtime_ns
-    assert rank(tmp_path) == first
+    assert write_leaderboard(tmp_path) == first
     assert first.stat().st_mtime_ns == before
     log(tmp_path, "b", 0.7)
-    second = rank(tmp_path)
+    second = write_leaderboard(tmp_path)
     assert second is not None
     assert not first.exists()
     assert second.is_file()
     assert table(tmp_path)[1][0] == "b"
-    (tmp_path / log_folder.RANKING / "notes.txt").write_text("mine")
+    (tmp_path / log_folder.LEADERBOARD_RUN / "notes.txt").write_text("mine")
     shutil.rmtree(tmp_path / "b")
     log(tmp_path, "c", 0.6)
-    rank(tmp_path)
+    write_leaderboard(tmp_path)
     assert [row[0] for row in table(tmp_path)[1:]] == ["c", "a"]
 
 
 def test_it_goes_when_only_one_run_is_left_and_leaves_what_is_not_ours(tmp_path: Path) -> None:
     log(tmp_path, "a"), log(tmp_path, "b")
-    rank(tmp_path)
+    write_leaderboard(tmp_path)
     shutil.rmtree(tmp_path / "b")
-    assert rank(tmp_path) is None
+    assert write_leaderboard(tmp_path) is None
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
     log(tmp_path, "b")
-    rank(tmp_path)
-    (tmp_path / log_folder.RANKING / "notes.txt").write_text("mine")
+    write_leaderboard(tmp_path)
+    (tmp_path / log_folder.LEADERBOARD_RUN / "notes.txt").write_text("mine")
     shutil.rmtree(tmp_path / "b")
-    assert rank(tmp_path) is None
-    assert [p.name for p in (tmp_path / log_folder.RANKING).iterdir()] == ["notes.txt"]
+    assert write_leaderboard(tmp_path) is None
+    assert [p.name for p in (tmp_path / log_folder.LEADERBOARD_RUN).iterdir()] == ["notes.txt"]
 
 
 def test_what_a_killed_process_of_the_same_number_left_is_no_hindrance(tmp_path: Path) -> None:
     log(tmp_path, "a")
     log(tmp_path, "b")
-    left = tmp_path / log_folder.RANKING / f".predboard-{os.getpid()}.partial"  # in a container numbers come again
+    left = (
+        tmp_path / log_folder.LEADERBOARD_RUN / f".predboard-{os.getpid()}.partial"
+    )  # in a container numbers come again
     left.mkdir(parents=True)
-    (left / log_folder.EVENTS).write_bytes(b"half")
-    assert rank(tmp_path) is not None
+    (left / log_folder.EVENTS_NAME).write_bytes(b"half")
+    assert write_leaderboard(tmp_path) is not None
     assert not left.exists()
 
 
@@ -164,26 +170,28 @@ def test_folders_of_others_and_broken_summaries_are_passed_over(tmp_path: Path) 
     ):
         file = log(tmp_path, name) / "summary.json"
         file.write_text(json.dumps({**json.loads(file.read_text()), at: value}))
-    (log(tmp_path, "foreign") / log_folder.RECORD).unlink()
-    (log(tmp_path, "unlisted") / log_folder.RECORD).write_text(json.dumps({"made_from": "x", "files": ["events.x"]}))
+    (log(tmp_path, "foreign") / log_folder.RECORD_FILE).unlink()
+    (log(tmp_path, "unlisted") / log_folder.RECORD_FILE).write_text(
+        json.dumps({"made_from": "x", "files": ["events.x"]})
+    )
     (log(tmp_path, "gone") / "summary.json").unlink()
-    rank(tmp_path)
+    write_leaderboard(tmp_path)
     assert [row[0] for row in table(tmp_path)[1:]] == ["a", "b"]
 
 
 def test_runs_of_different_data_are_said_not_to_compare(tmp_path: Path) -> None:
     log(tmp_path, "a"), log(tmp_path, "b")
-    rank(tmp_path)
+    write_leaderboard(tmp_path)
     page = "The runs differ in their images or classes"
     assert page not in shown(tmp_path)["report/ranking"].tensor.string_val[0].decode()
     log(tmp_path, "c", classes=("cat", "dog", "eel"))
-    rank(tmp_path)
+    write_leaderboard(tmp_path)
     assert page in shown(tmp_path)["report/ranking"].tensor.string_val[0].decode()
 
 
 def test_runs_without_labels_have_a_table_and_no_picture(tmp_path: Path) -> None:
     log(tmp_path, "a", None), log(tmp_path, "b", None)
-    rank(tmp_path)
+    write_leaderboard(tmp_path)
     assert set(shown(tmp_path)) == {"report/ranking"}
 
 
@@ -192,12 +200,12 @@ def test_stage_two_ranks_what_it_wrote_and_a_run_may_not_have_the_rankings_name(
         toy.write_run(tmp_path / name, *toy.table(toy.RUN, 40, seed))
     config = VisualizeConfig((tmp_path / "a",), logdir=tmp_path / "logs", panels=("glance",))
     visualize(config)
-    assert not (tmp_path / "logs" / log_folder.RANKING).exists()
+    assert not (tmp_path / "logs" / log_folder.LEADERBOARD_RUN).exists()
     visualize(dataclasses.replace(config, predictions=(tmp_path / "b",)))
     assert {row[0] for row in table(tmp_path / "logs")[1:]} == {"a", "b"}
     shutil.rmtree(tmp_path / "logs" / "a")
     visualize(dataclasses.replace(config, predictions=(tmp_path / "b",)))  # unchanged, and the ranking still follows
-    assert not (tmp_path / "logs" / log_folder.RANKING).exists()
+    assert not (tmp_path / "logs" / log_folder.LEADERBOARD_RUN).exists()
     with pytest.raises(InputError, match="'_all_runs', as the ranking of all runs is: rename it"):
         visualize(VisualizeConfig((tmp_path / "_all_runs",), logdir=tmp_path / "logs"))
 
@@ -206,7 +214,7 @@ def test_the_landing_page_begins_with_the_ranking_where_there_is_one(tmp_path: P
     log(tmp_path, "a")
     assert "_all_runs" not in main._landing_page(BoardConfig(logdir=tmp_path))
     log(tmp_path, "b")
-    rank(tmp_path)
+    write_leaderboard(tmp_path)
     url = urllib.parse.unquote(main._landing_page(BoardConfig(logdir=tmp_path)))
     pins = [(pin["runId"], pin["tag"]) for pin in json.loads(re.findall(r"pinnedCards=(.*?)#", url)[0])]
     assert pins[0] == ("defaultExperimentId/_all_runs", "1_glance/ranking")
@@ -215,27 +223,27 @@ def test_the_landing_page_begins_with_the_ranking_where_there_is_one(tmp_path: P
 
 def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
     log(tmp_path, "a"), log(tmp_path, "b")
-    (tmp_path / log_folder.RANKING).write_text("a file is in the way")
+    (tmp_path / log_folder.LEADERBOARD_RUN).write_text("a file is in the way")
     with pytest.raises(InputError, match="cannot write to"):
-        rank(tmp_path)
+        write_leaderboard(tmp_path)
 
 
 def test_another_process_that_ranks_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log(tmp_path, "a"), log(tmp_path, "b")
-    rank(tmp_path)
-    monkeypatch.setattr(leaderboard, "WAIT", 0.1)
+    write_leaderboard(tmp_path)
+    monkeypatch.setattr(leaderboard, "LOCK_TIMEOUT_SECONDS", 0.1)
     with (
-        filelock.FileLock(tmp_path / log_folder.RANKING / ".lock"),
+        filelock.FileLock(tmp_path / log_folder.LEADERBOARD_RUN / ".lock"),
         pytest.raises(InputError, match="another process is ranking"),
     ):
-        rank(tmp_path)
-    assert os.path.lexists(tmp_path / log_folder.RANKING)
+        write_leaderboard(tmp_path)
+    assert os.path.lexists(tmp_path / log_folder.LEADERBOARD_RUN)
 
 
 @pytest.mark.parametrize("count", [2, 12])
 def test_the_picture_has_the_size_of_a_card(count: int, tmp_path: Path) -> None:
     for i in range(count):
         log(tmp_path, f"run {i} {'of a long name ' * 4} 日本", 0.3 + i / 20)
-    rank(tmp_path)
+    write_leaderboard(tmp_path)
     width, height, *_ = shown(tmp_path)["1_glance/ranking"].tensor.string_val
-    assert (int(width), int(height)) == (canvas.WIDTH, canvas.HEIGHT)
+    assert (int(width), int(height)) == (canvas.WIDTH_PX, canvas.HEIGHT_PX)

@@ -12,7 +12,7 @@ from predboard.parallel import pool as workers
 from predboard.predictions.table import Run
 from predboard.storage import runs
 from predboard.summaries import Tiles
-from predboard.visualization.source_images import Pictures
+from predboard.visualization.source_images import SourceImages
 
 from tests import toy
 
@@ -20,7 +20,7 @@ ROWS = 30
 WARM = "predboard.visualization.visualize:warm"
 
 
-class Elsewhere(workers.Pool):
+class Elsewhere(workers.ProcessPool):
     """A pool whose other process is there before anybody asks."""
 
     def call(self, function: Callable[[Any], Any], item: Any) -> Any:
@@ -30,7 +30,7 @@ class Elsewhere(workers.Pool):
         return super().call(function, item)
 
 
-class Nobody(workers.Pool):
+class Nobody(workers.ProcessPool):
     """A pool that must not be asked."""
 
     def call(self, function: Callable[[Any], Any], item: Any) -> Any:
@@ -53,10 +53,10 @@ def test_another_process_draws_the_same_and_says_what_it_did_not_find(tmp_path: 
     steps = written(tmp_path)
     for gone in (4, 8, 9):  # of which the last is not asked for
         (tmp_path / "images" / f"{gone:06d}.png").unlink()
-    here = Pictures(steps, None)
+    here = SourceImages(steps, None)
     expected = here.encode(0, gallery(steps))
     with Elsewhere(2, WARM) as pool:
-        pictures = Pictures(steps, None, pool)
+        pictures = SourceImages(steps, None, pool)
         with ThreadPoolExecutor(3) as threads:
             found = list(threads.map(lambda _: pictures.encode(0, gallery(steps)), range(6)))
     assert all(one == expected for one in found)
@@ -68,7 +68,7 @@ def test_pillow_says_nothing_in_another_process_either(tmp_path: Path, capfd: py
     (tmp_path / "images" / "000004.png").write_bytes(toy.tiff(np.zeros((6, 9, 13), np.uint16), 1))
     with Elsewhere(2, WARM) as pool:
         for _ in range(2):  # as of two runs: the second's are sent, and the first's gone
-            pictures = Pictures(steps, None, pool)
+            pictures = SourceImages(steps, None, pool)
             pictures.encode(0, gallery(steps))
             assert pictures.missing == {"000004.png"}
     assert capfd.readouterr().err == ""
@@ -79,22 +79,22 @@ def test_what_another_process_meets_is_raised_here(tmp_path: Path) -> None:
     tiles = gallery(steps)
     broken = dataclasses.replace(tiles, rows={**tiles.rows, "top_class": tiles.rows["top_class"] + 10_000})
     with Elsewhere(2, WARM) as pool, pytest.raises(IndexError):
-        Pictures(steps, None, pool).encode(0, broken)
+        SourceImages(steps, None, pool).encode(0, broken)
 
 
 def test_pictures_in_storage_and_thumbnails_are_drawn_in_this_process(tmp_path: Path) -> None:
     near = written(tmp_path / "near")
     rows = gallery(near).rows
     far = dataclasses.replace(gallery(near), rows={**rows, "image": np.array(["memory://x/a.png"] * len(rows["id"]))})
-    pictures = Pictures(near, None, Nobody(2))
+    pictures = SourceImages(near, None, Nobody(2))
     pictures.encode(0, far)
     assert pictures.missing == {"memory://x/a.png"}
     small = written(tmp_path / "small", thumbnails=8)
-    Pictures(small, None, Nobody(2)).encode(0, gallery(small))
+    SourceImages(small, None, Nobody(2)).encode(0, gallery(small))
     with pytest.raises(AssertionError):
-        Pictures(near, None, Nobody(2)).encode(0, gallery(near))
+        SourceImages(near, None, Nobody(2)).encode(0, gallery(near))
 
 
 def test_a_process_gets_nothing_that_grows_with_the_parts(tmp_path: Path) -> None:
-    (sent,) = Pictures(written(tmp_path), None).__reduce__()[1][0]
+    (sent,) = SourceImages(written(tmp_path), None).__reduce__()[1][0]
     assert sent.parts == ()

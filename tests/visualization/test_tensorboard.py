@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from predboard import VisualizeConfig, visualize
-from predboard.summaries import cell
+from predboard.summaries import escape_markdown
 from tensorboard.util import tensor_util
 
 from tests import toy
@@ -250,7 +250,7 @@ def test_the_projector_gets_every_point_with_its_words_and_its_picture(server: S
     ],
 )
 def test_names_in_tables_are_shown_as_they_are(name: str) -> None:
-    table = f"| h | i |\n|---|---|\n| {cell(name)} | {cell('*')} |"
+    table = f"| h | i |\n|---|---|\n| {escape_markdown(name)} | {escape_markdown('*')} |"
     table = markdown.markdown(table, extensions=["markdown.extensions.tables"])  # what TensorBoard calls
     first, second = re.findall(r"<td[^>]*>(.*?)</td>", table, re.DOTALL)
     assert (html.unescape(first), second) == (name, "*")

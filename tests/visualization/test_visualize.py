@@ -21,10 +21,10 @@ from predboard import InputError, VisualizeConfig, panels, visualize
 from predboard.drawing import canvas
 from predboard.predictions.table import Part, Run
 from predboard.storage import runs as store
-from predboard.storage.paths import Place
-from predboard.visualization.log_folder import runs_in
-from predboard.visualization.source_images import Pictures
-from predboard.visualization.visualize import Written
+from predboard.storage.paths import AnyPath
+from predboard.visualization.log_folder import list_runs
+from predboard.visualization.source_images import SourceImages
+from predboard.visualization.visualize import VisualizeResult
 from tensorboard.util import tensor_util
 
 from tests import toy
@@ -51,7 +51,7 @@ def write_beside(run: Path, step: int) -> None:
     write(run, step, run=dataclasses.replace(RUN, root=store.open_run(run)[0].run.root))
 
 
-def draw_logs(predictions: Path, logdir: Path, **more: Any) -> Written:
+def draw_logs(predictions: Path, logdir: Path, **more: Any) -> VisualizeResult:
     (written,) = visualize(VisualizeConfig(predictions=(predictions,), logdir=logdir, **more))
     return written
 
@@ -67,7 +67,7 @@ def event_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*tfevents*"))
 
 
-def decoded(file: Place, tag: str, step: int = 0) -> list[Any]:
+def decoded(file: AnyPath, tag: str, step: int = 0) -> list[Any]:
     """The pictures of a tag."""
     value = toy.read_values(file)[tag, step]
     return [
@@ -283,13 +283,13 @@ def test_only_the_columns_of_the_chosen_panels_are_read(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: set[str] = set()
-    batches = store.batches
+    batches = store.read_batches
 
     def spy(file: Any, columns: Any = None) -> Iterator[Any]:
         seen.update(columns)
         return batches(file, columns)
 
-    monkeypatch.setattr(store, "batches", spy)
+    monkeypatch.setattr(store, "read_batches", spy)
     draw_logs(run, tmp_path / "logs", panels=("glance",))
     assert seen == {"label", "predicted", "loss"}
 
@@ -298,7 +298,7 @@ def test_two_runs_lie_side_by_side(tmp_path: Path) -> None:
     a, b = write(tmp_path / "p" / "a"), write(tmp_path / "p" / "b", 3)
     both = visualize(VisualizeConfig(predictions=(a, b), logdir=tmp_path / "logs", panels=FEW))
     assert [written.event_file.parent.name for written in both] == ["a", "b"]
-    assert runs_in(tmp_path / "logs") == ["b", "a"]  # the newest first
+    assert list_runs(tmp_path / "logs") == ["b", "a"]  # the newest first
     (alone,) = visualize(VisualizeConfig(predictions=(a,), logdir=tmp_path / "other", panels=FEW))
     assert alone.event_file.read_bytes() == both[0].event_file.read_bytes()
 
@@ -459,7 +459,7 @@ def test_a_damaged_part_is_named_and_the_old_logs_stay(run: Path, tmp_path: Path
     draw_logs(run, tmp_path / "logs", panels=FEW)
     before = tree(tmp_path / "logs" / "run")
     write_beside(run, 5)
-    (part,) = store.part_paths(run, 5)
+    (part,) = store.list_part_paths(run, 5)
     toy.spoil(part, "logits.list.element")
     with pytest.raises(InputError, match=r"step=00000005/part-00000\.parquet is damaged"):
         draw_logs(run, tmp_path / "logs", panels=FEW)
@@ -499,7 +499,7 @@ def test_missing_pictures_are_counted_shown_as_such_and_looked_for_again(run: Pa
     }
     assert written.missing_pictures == len(shown)
     (first, *_) = decoded(written.event_file, "examples/random")
-    blank = np.asarray(canvas.tile(None, canvas.Words(None, [], "", 0)))
+    blank = np.asarray(canvas.draw_tile(None, canvas.TileText(None, [], "", 0)))
     inner = (slice(20, 190), slice(20, 190))
     assert np.array_equal(first[inner], blank[inner])  # "picture not found"
     assert not draw_logs(run, tmp_path / "logs").unchanged  # they may be there now
@@ -548,7 +548,7 @@ def test_only_a_large_jpeg_is_decoded_smaller_than_it_is(run: Path, tmp_path: Pa
         {28: 7, 64: 3, 98: 2, 196: 1, 197: 0, 224: 0, 392: 0, 783: 0, 784: 0, 1600: 0},
     )
     step = store.open_run(run)[0]
-    pictures = Pictures((step,), tmp_path)
+    pictures = SourceImages((step,), tmp_path)
     for side, factor in sides.items():
         rough = Image.fromarray(random.integers(0, 256, (side // 7, side // 7, 3), np.uint8))
         rough.resize((side, side), Image.Resampling.BICUBIC).save(tmp_path / f"{side}.jpg", quality=95)
@@ -587,7 +587,7 @@ def test_a_picture_is_shown_rather_than_its_thumbnail(tmp_path: Path) -> None:
 
 def test_a_thumbnail_that_cannot_be_read_is_a_damaged_part(tmp_path: Path) -> None:
     run = write(tmp_path / "run", run=dataclasses.replace(RUN, thumbnails=8, root=str(tmp_path / "gone")))
-    (part,) = store.part_paths(run, 0)
+    (part,) = store.list_part_paths(run, 0)
     toy.spoil(part, "thumbnail")
     with pytest.raises(InputError, match=r"step=00000000/part-00000\.parquet is damaged"):
         draw_logs(run, tmp_path / "logs")
@@ -630,13 +630,13 @@ def test_a_turned_photograph_is_shown_as_the_model_saw_it(tmp_path: Path) -> Non
 
 def test_of_many_steps_ten_have_pictures_and_all_have_scalars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cards: list[int] = []
-    report_card = canvas.report_card
+    report_card = canvas.draw_report_card
 
-    def counted(card: canvas.Card) -> Any:
+    def counted(card: canvas.ReportCard) -> Any:
         cards.append(card.step)
         return report_card(card)
 
-    monkeypatch.setattr("predboard.drawing.canvas.report_card", counted)
+    monkeypatch.setattr("predboard.drawing.canvas.draw_report_card", counted)
     numbers = [1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377]
     written = draw_logs(write(tmp_path / "run", *numbers, rows=40), tmp_path / "logs")
     assert list(written.steps) == numbers

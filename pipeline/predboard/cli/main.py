@@ -42,14 +42,14 @@ from predboard.config import (
 )
 from predboard.errors import InputError, first_line, plural
 from predboard.parallel import pool as workers
-from predboard.storage.paths import Place, Remote, at, is_of_this_process, is_uri
+from predboard.storage.paths import AnyPath, RemotePath, is_in_memory, is_uri, parse_path
 
 if TYPE_CHECKING:
-    from predboard.predictions.table import Count
+    from predboard.predictions.table import RowCount
 
 C = TypeVar("C")
 
-LARGE = 100_000_000
+PRESTART_BYTES = 100_000_000
 """Bytes of predictions for which another process pays: reading and measuring them takes one almost a second."""
 
 PATIENCE = 1.0
@@ -213,7 +213,7 @@ def parse(command: str, config: type[C], arguments: Sequence[str]) -> C:
     if positional and not getattr(parsed, "files" if "files" in known else "predictions"):
         parsed = _tyro(command, config, [*below, *arguments, *positional])
     for name in known:
-        if is_of_this_process(place := getattr(parsed, name)):
+        if is_in_memory(place := getattr(parsed, name)):
             raise InputError(
                 f"--{name.replace('_', '-')} is {place}, which ends with the command: expected a folder, or storage "
                 "that lasts (docs/storage.md); memory:// is for programs"
@@ -282,11 +282,11 @@ def _side(texts: list[str]) -> Side:
     return "none" if texts[0] == "none" else int(texts[0])
 
 
-def _place(texts: list[str]) -> Place:
+def _place(texts: list[str]) -> AnyPath:
     try:
-        return at(texts[0])
+        return parse_path(texts[0])
     except InputError:  # the configuration refuses it in the same words, which tyro's would come between
-        return Remote(texts[0])
+        return RemotePath(texts[0])
 
 
 def _share(texts: list[str]) -> tuple[int, int]:
@@ -304,8 +304,8 @@ def _registry() -> tyro.constructors.ConstructorRegistry:
         (Side | tuple[int, int] | None, "N|HxW|none", _size, str),
         (Side | None, "N|none", _side, str),
         (tuple[int, int] | None, "K/N", _share, str),
-        (Place, "PATH|URI", _place, str),
-        (Place | None, "PATH|URI", _place, str),
+        (AnyPath, "PATH|URI", _place, str),
+        (AnyPath | None, "PATH|URI", _place, str),
     )
     for type_, metavar, read, show in written:
         spec: tyro.constructors.PrimitiveConstructorSpec[Any] = tyro.constructors.PrimitiveConstructorSpec(
@@ -336,11 +336,11 @@ def _shown(show: Callable[[Any], str], value: Any) -> list[str]:
 
 
 def _pairs(texts: list[str]) -> dict[str, Any]:
-    from predboard.models.factory import literals
+    from predboard.models.factory import parse_literals
 
     if wrong := next((text for text in texts if "=" not in text), None):
         raise ValueError(f"{wrong!r} is not KEY=VALUE")
-    return literals(dict(text.split("=", 1) for text in texts))
+    return parse_literals(dict(text.split("=", 1) for text in texts))
 
 
 def _tyro(command: str, config: type[C], arguments: Sequence[str]) -> C:
@@ -458,9 +458,9 @@ def _infer(config: InferConfig) -> int:
 
 
 def _import(config: ImportConfig) -> int:
-    from predboard.ingest.ingest import adopt
+    from predboard.ingest.ingest import import_predictions
 
-    adopted = adopt(config, _say)
+    adopted = import_predictions(config, _say)
     _print_counts(adopted.steps)
     if all(count.unlabelled == count.rows for count in adopted.steps.values()):
         _say("no row has a label, so none is right or wrong: see --labels, --label-column and --labels-from-folders")
@@ -473,7 +473,7 @@ def _import(config: ImportConfig) -> int:
     return 1 if config.strict and adopted.failed else 0
 
 
-def _print_counts(steps: Mapping[int, "Count"]) -> None:
+def _print_counts(steps: Mapping[int, "RowCount"]) -> None:
     for step, count in steps.items():
         accuracy = "" if count.accuracy is None else f", accuracy {count.accuracy:.4f}"
         ok = count.rows - count.failed
@@ -487,7 +487,7 @@ def _visualize(config: VisualizeConfig) -> int:
         for name, panel in panels.choose(()).items():
             print(f"{name:<14} {first_line(Exception(panel.__doc__))}")
         return 0
-    with workers.Pool(workers.count(config.workers), "predboard.visualization.visualize:warm") as pool:
+    with workers.ProcessPool(workers.worker_count(config.workers), "predboard.visualization.visualize:warm") as pool:
         if config.engine == "local" and _large(config):
             pool.start(2)  # another process imports what it needs while this one does
         from predboard.visualization.visualize import visualize
@@ -521,7 +521,7 @@ def _large(config: VisualizeConfig) -> bool:
     try:
         new = [run for run in local if not (isinstance(logs, Path) and (logs / run.resolve().name).is_dir())]
         sizes = (part.stat().st_size for run in new for part in run.glob("step=*/part-*.parquet"))
-        return any(so_far >= LARGE for so_far in itertools.accumulate(sizes))
+        return any(so_far >= PRESTART_BYTES for so_far in itertools.accumulate(sizes))
     except OSError:  # stage two says what is wrong with it
         return False
 
@@ -547,9 +547,9 @@ def _compare(config: CompareConfig) -> int:
 
 def _points(found: Mapping[str, float]) -> str:
     """A difference of shares with its interval."""
-    from predboard.comparison.report import points
+    from predboard.comparison.report import format_points
 
-    gain, least, most = (points(found[name]) for name in ("difference", "lower", "upper"))
+    gain, least, most = (format_points(found[name]) for name in ("difference", "lower", "upper"))
     return f"{gain} points ({least} to {most})"
 
 
@@ -579,7 +579,7 @@ def _gate(config: GateConfig) -> int:
         print(suggest(config, _say), end="")
         return 0
     done = gate(config, _say)
-    print("\n".join(reports.lines(done)))
+    print("\n".join(reports.to_terminal(done)))
     return done.code
 
 
@@ -596,9 +596,9 @@ def _board(config: BoardConfig) -> int:
             raise InputError(f"port {config.port} is not free ({error.strerror}): name another --port") from error
     if isinstance(config.logdir, Path):
         return _tensorboard(config, config.logdir)
-    from predboard.storage.mirror import followed
+    from predboard.storage.mirror import mirror_log_folder
 
-    with followed(config.logdir, _say) as copy:
+    with mirror_log_folder(config.logdir, _say) as copy:
         return _tensorboard(config, copy)
 
 
@@ -635,12 +635,12 @@ def _landing_page(config: BoardConfig) -> str:
     cards of the newest three; before them the card of the newest comparison and what it saw broken. TensorBoard passes
     over pins that it has no picture for.
     """
-    from predboard.visualization.log_folder import RANKING, comparisons_in, has_ranking, runs_in
+    from predboard.visualization.log_folder import LEADERBOARD_RUN, has_leaderboard, list_comparisons, list_runs
 
-    runs = runs_in(config.logdir)[:3]
-    pins = [(name, "1_glance/report_card", 0) for name in comparisons_in(config.logdir)[:1]]
+    runs = list_runs(config.logdir)[:3]
+    pins = [(name, "1_glance/report_card", 0) for name in list_comparisons(config.logdir)[:1]]
     pins += [(name, "2_mistakes/broken", sample) for name, _, _ in pins for sample in range(2)]
-    pins += [(RANKING, "1_glance/ranking", 0)] * has_ranking(config.logdir)
+    pins += [(LEADERBOARD_RUN, "1_glance/ranking", 0)] * has_leaderboard(config.logdir)
     pins += [(run, "1_glance/report_card", 0) for run in runs]
     if len(runs) == 1:
         pins += [(runs[0], "2_mistakes/confident", sample) for sample in range(2)]

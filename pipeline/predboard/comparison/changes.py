@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from predboard.comparison import join
-from predboard.comparison.join import Buckets, Joined
-from predboard.predictions.table import Predictions, Rows, as_numpy
+from predboard.comparison.join import JoinedRows, RowBuckets
+from predboard.predictions.table import Predictions, TileRows, as_numpy
 from predboard.state import Lowest
 
-FILE = "changes.parquet"
+CHANGES_FILE = "changes.parquet"
 
-KINDS = (
+CHANGE_KINDS = (
     "same",
     "broken",
     "fixed",
@@ -31,15 +31,15 @@ KINDS = (
 )
 """What may have become of a row; the first is no change. `labels_differ` comes before all others but failures."""
 
-BOTH_WRONG = len(KINDS)
+BOTH_WRONG = len(CHANGE_KINDS)
 """A kind of unchanged rows that has a gallery: the same wrong class both times."""
 
 COLUMNS = frozenset({"id", "key", "image", "label", "predicted", "confidence", "loss", "digest"})
 """Columns of both steps that are read."""
 
 
-def kinds_of(rows: Joined) -> NDArray[np.int64]:
-    """Place in `KINDS` of each row that both steps have. -> [rows]."""
+def classify_changes(rows: JoinedRows) -> NDArray[np.int64]:
+    """Place in `CHANGE_KINDS` of each row that both steps have. -> [rows]."""
     old, new = rows.old, rows.new
     found = np.zeros(len(new), np.int64)
     changed = old.predicted != new.predicted
@@ -54,12 +54,12 @@ def kinds_of(rows: Joined) -> NDArray[np.int64]:
         ("failed_old", (old.predicted < 0) & (new.predicted >= 0)),
         ("failed_new", (old.predicted >= 0) & (new.predicted < 0)),
     ):
-        found[where] = KINDS.index(kind)
+        found[where] = CHANGE_KINDS.index(kind)
     found[(old.predicted < 0) & (new.predicted < 0)] = 0
     return found
 
 
-def schema() -> pa.Schema:
+def changes_schema() -> pa.Schema:
     """Of the table of changes."""
     both = {"id": pa.int64(), "image": pa.string(), "label": pa.string(), "predicted": pa.string()}
     both |= {"confidence": pa.float32(), "loss": pa.float32()}
@@ -71,7 +71,7 @@ _PLACE = "place"
 """Of a row in the table: its id in the new step, and those that only the old one has after them."""
 
 
-class Changes:
+class ChangesTable:
     """The table of changes, in the order of the new step's rows whatever the order in which they come."""
 
     def __init__(self, names: tuple[str, ...], rows: tuple[int, int], folder: Path) -> None:
@@ -84,22 +84,22 @@ class Changes:
         """
         self._names = pa.array([*names, None], pa.string())
         self._rows, self._folder = rows, folder
-        self._schema = schema().append(pa.field(_PLACE, pa.int64()))
-        self._kept = Buckets(self._schema, self._bucket_of)
+        self._schema = changes_schema().append(pa.field(_PLACE, pa.int64()))
+        self._kept = RowBuckets(self._schema, self._bucket_of)
         self._stack = contextlib.ExitStack()
         self.count = 0
 
     def _bucket_of(self, batch: pa.RecordBatch, count: int) -> NDArray[np.int64]:
         return np.asarray(as_numpy(batch.column(_PLACE)) * count // (sum(self._rows) + 1), np.int64).clip(max=count - 1)
 
-    def add(self, rows: Joined) -> None:
+    def add(self, rows: JoinedRows) -> None:
         """Take in what changed among some rows."""
-        kind = kinds_of(rows)
+        kind = classify_changes(rows)
         changed = kind > 0
         if changed.any():
             self._add(kind[changed], rows.old.take(changed), rows.new.take(changed))
-        self._add(np.full(len(rows.only_old), KINDS.index("only_old")), rows.only_old, None)
-        self._add(np.full(len(rows.only_new), KINDS.index("only_new")), None, rows.only_new)
+        self._add(np.full(len(rows.only_old), CHANGE_KINDS.index("only_old")), rows.only_old, None)
+        self._add(np.full(len(rows.only_new), CHANGE_KINDS.index("only_new")), None, rows.only_new)
 
     def _add(self, kind: NDArray[np.int64], old: Predictions | None, new: Predictions | None) -> None:
         if not len(kind):
@@ -108,7 +108,7 @@ class Changes:
         sides = {"old": old, "new": new}
         known = [side for side in (new, old) if side is not None]
         columns: dict[str, pa.Array] = {
-            "kind": pa.array(KINDS, pa.string()).take(pa.array(kind)),
+            "kind": pa.array(CHANGE_KINDS, pa.string()).take(pa.array(kind)),
             "key": known[0].column("key"),
             _PLACE: pa.array(self._rows[1] + known[0].id if new is None else known[0].id),
         }
@@ -127,21 +127,21 @@ class Changes:
                     column = rows.column(name)
                     columns[field.name] = column.cast(field.type) if pa.types.is_dictionary(column.type) else column
         batch = pa.RecordBatch.from_arrays([columns[f.name] for f in self._schema], schema=self._schema)
-        if self._kept.files is None and self._kept.bytes + batch.nbytes > join.BUCKET:
-            here = self._stack.enter_context(join.aside(self._folder))
-            self._kept.deal(here / "changes", join.files_for(sum(self._rows) * batch.nbytes // len(batch)))
+        if self._kept.files is None and self._kept.bytes + batch.nbytes > join.BUCKET_BYTES:
+            here = self._stack.enter_context(join.temporary_folder(self._folder))
+            self._kept.deal(here / "changes", join.bucket_count(sum(self._rows) * batch.nbytes // len(batch)))
         self._kept.add(batch)
 
     def write(self, path: Path) -> None:
         """Write the table."""
-        few = [f.name for f in schema() if f.name == "kind" or f.name.startswith(("label", "predicted"))]
+        few = [f.name for f in changes_schema() if f.name == "kind" or f.name.startswith(("label", "predicted"))]
         with (
             self._stack,
             pq.ParquetWriter(
-                path, schema(), compression="zstd", use_dictionary=few, write_page_checksum=True
+                path, changes_schema(), compression="zstd", use_dictionary=few, write_page_checksum=True
             ) as writer,
         ):
-            for batch in join.portioned(self._ordered(), schema()):
+            for batch in join.rebatch(self._ordered(), changes_schema()):
                 writer.write_batch(batch)
 
     def _ordered(self) -> Iterator[pa.RecordBatch]:
@@ -149,7 +149,7 @@ class Changes:
             rows = self._kept.take(number)
             if len(rows):
                 order = np.argsort(as_numpy(rows.column(_PLACE)), kind="stable")
-                yield rows.take(pa.array(order)).select(schema().names)
+                yield rows.take(pa.array(order)).select(changes_schema().names)
 
     def close(self) -> None:
         """Leave nothing behind, written or not."""
@@ -163,10 +163,15 @@ class Examples:
     of_kind: Lowest  # by place in KINDS
 
 
-GALLERIES = (KINDS.index("broken"), KINDS.index("fixed"), KINDS.index("changed_wrong"), BOTH_WRONG)
+GALLERY_KINDS = (
+    CHANGE_KINDS.index("broken"),
+    CHANGE_KINDS.index("fixed"),
+    CHANGE_KINDS.index("changed_wrong"),
+    BOTH_WRONG,
+)
 """Kinds of which rows are shown."""
 
-COUNT = 12
+GALLERY_SIZE = 12
 """Pictures in a gallery: one page of TensorBoard."""
 
 _OF_ROWS: Mapping[str, type] = {
@@ -182,23 +187,23 @@ _OF_ROWS: Mapping[str, type] = {
 }
 
 
-def no_examples() -> Examples:
+def empty_examples() -> Examples:
     """Of no rows."""
-    none: Rows = {name: np.zeros(0, kind) for name, kind in _OF_ROWS.items()}
-    return Examples(Lowest(COUNT, np.zeros(0, np.int64), np.zeros(0), none))
+    none: TileRows = {name: np.zeros(0, kind) for name, kind in _OF_ROWS.items()}
+    return Examples(Lowest(GALLERY_SIZE, np.zeros(0, np.int64), np.zeros(0), none))
 
 
-def examples_of(rows: Joined) -> Examples:
+def choose_examples(rows: JoinedRows) -> Examples:
     """Of each kind those of which the new step is most sure."""
     old, new = rows.old, rows.new
-    kind = kinds_of(rows)
+    kind = classify_changes(rows)
     kind[(kind == 0) & (new.predicted >= 0) & (new.label >= 0) & ~new.right] = BOTH_WRONG
-    among = np.concatenate([_surest(np.flatnonzero(kind == of), new.confidence) for of in GALLERIES])
+    among = np.concatenate([_surest(np.flatnonzero(kind == of), new.confidence) for of in GALLERY_KINDS])
     score = -new.confidence[among].astype(np.float64)
-    stay = Lowest.choose(COUNT, kind[among], score, new.key[among], new.id[among])
+    stay = Lowest.choose(GALLERY_SIZE, kind[among], score, new.key[among], new.id[among])
     at = among[stay]
     images = new.column("image")
-    found: Rows = {
+    found: TileRows = {
         "key": new.key[at],
         "id": new.id[at],
         "id_old": old.id[at],
@@ -209,12 +214,12 @@ def examples_of(rows: Joined) -> Examples:
         "confidence_old": old.confidence[at],
         "confidence_new": new.confidence[at],
     }
-    return Examples(Lowest(COUNT, kind[among][stay], score[stay], found))
+    return Examples(Lowest(GALLERY_SIZE, kind[among][stay], score[stay], found))
 
 
 def _surest(rows: NDArray[np.int64], confidence: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Those of the rows that can be among the `COUNT` of highest confidence: a few more, if some are equal."""
-    if len(rows) <= COUNT:
+    """Those of the rows that can be among the `GALLERY_SIZE` of highest confidence: a few more, if some are equal."""
+    if len(rows) <= GALLERY_SIZE:
         return rows
     of = confidence[rows]
-    return np.asarray(rows[of >= np.partition(of, len(of) - COUNT)[len(of) - COUNT]])
+    return np.asarray(rows[of >= np.partition(of, len(of) - GALLERY_SIZE)[len(of) - GALLERY_SIZE]])

@@ -12,47 +12,47 @@ from pathlib import Path
 from typing import Any
 
 from predboard.comparison import changes, join, render, report
-from predboard.comparison.changes import Changes, Examples, examples_of, no_examples
-from predboard.comparison.differences import NEW_COLUMNS, OLD_COLUMNS, Comparison, Paired, pair
-from predboard.comparison.join import Classes, classes_of
+from predboard.comparison.changes import ChangesTable, Examples, choose_examples, empty_examples
+from predboard.comparison.differences import NEW_COLUMNS, OLD_COLUMNS, Comparison, PairedCounts, count_pairs
+from predboard.comparison.join import ClassMapping, match_classes
 from predboard.comparison.report import Side
 from predboard.config import CompareConfig
 from predboard.drawing import canvas
-from predboard.drawing.comparison import PairWords, Said, pair_tile
+from predboard.drawing.comparison import PairTileText, SidePrediction, draw_pair_tile
 from predboard.errors import InputError, plural
 from predboard.images import decode
 from predboard.parallel import pool
-from predboard.predictions.table import digest_of
+from predboard.predictions.table import digest_records
 from predboard.state import merge
 from predboard.storage import paths
 from predboard.storage import runs as store
-from predboard.storage.paths import Place
-from predboard.storage.runs import Step, unwritable
-from predboard.summaries import Encoded, File, Picture, Summary, Tiles
+from predboard.storage.paths import AnyPath
+from predboard.storage.runs import Step, explain_write_errors
+from predboard.summaries import EncodedImages, File, Picture, Summary, Tiles
 from predboard.visualization import events, log_folder, summary_json
-from predboard.visualization.source_images import Pictures
+from predboard.visualization.source_images import SourceImages
 
-STEPS = 12
+MAX_STEPS = 12
 """Steps of a run that are compared with each other; of more, so many are taken, evenly spread."""
 
-ALL = 12
+MAX_SIDES_ALL_PAIRS = 12
 """Sides of which all pairs are compared; of more, each with the first and with the most accurate."""
 
-TRANSITIONS = "transitions.csv"
+TRANSITIONS_FILE = "transitions.csv"
 """Which predictions changed into which."""
 
-LONGEST = 120
+MAX_NAME_BYTES = 120
 """Bytes of a comparison's name; in a longer one the old sides are counted instead of named, and a digest tells them
 from others."""
 
 
 @dataclass(frozen=True)
-class Compared:
+class CompareResult:
     """What a comparison found and wrote."""
 
     name: str
-    folder: Place
-    event_file: Place
+    folder: AnyPath
+    event_file: AnyPath
     verdict: str
     """In one sentence."""
     found: Mapping[str, Any]
@@ -63,7 +63,7 @@ class Compared:
     """Nothing had changed since the last time, so nothing was written."""
 
 
-def compare(config: CompareConfig, say: Callable[[str], None] = lambda _: None) -> Compared:
+def compare(config: CompareConfig, say: Callable[[str], None] = lambda _: None) -> CompareResult:
     """Compare two steps, or several with each other, row by row.
 
     Args:
@@ -83,46 +83,46 @@ def compare(config: CompareConfig, say: Callable[[str], None] = lambda _: None) 
             )
     if config.image_root is not None and not config.image_root.is_dir():
         raise InputError(f"no folder {config.image_root}: --image-root is where the source images are now")
-    all_ = len(sides) <= ALL
+    all_ = len(sides) <= MAX_SIDES_ALL_PAIRS
     classes = {
         of: _classes(sides, of, config) for of in itertools.combinations(range(len(sides)), 2) if all_ or of[0] == 0
     }
     made_from = _made_from(name, sides, config)
     record = log_folder.read_record(folder)
     if record.made_from == made_from and all((folder / file).is_file() for file in record.files):
-        found = report.read_compare((folder / report.FILE).read_bytes())
+        found = report.read_compare((folder / report.COMPARE_FILE).read_bytes())
         if found is not None:
-            return Compared(name, folder, folder / record.files[0], found["verdict"], found, 0, unchanged=True)
+            return CompareResult(name, folder, folder / record.files[0], found["verdict"], found, 0, unchanged=True)
 
     rows = sum(side.step.rows for side in sides)
     which = plural(len(classes), "pair") if all_ else "each with the first and with the most accurate"
     say(f"{name}: {plural(rows, 'row')} in {plural(len(sides), 'step')}, {which}")
-    with unwritable(folder), store.lock(folder, "--logdir", ".predboard-*.partial"):
+    with explain_write_errors(folder), store.lock_folder(folder, "--logdir", ".predboard-*.partial"):
         record = log_folder.read_record(folder)
-        if summary_json.FILE in record.files:
+        if summary_json.SUMMARY_FILE in record.files:
             raise InputError(f"{folder} has the logs of a run, which a comparison would replace: name another --logdir")
-        for gone in log_folder.left_by(folder, record, config.predictions):
+        for gone in log_folder.moved_predictions(folder, record, config.predictions):
             say(f"{name}: it was of {gone}, where nothing is any more")
-        aside = paths.workshop(folder) / f".predboard-{os.getpid()}.partial"
+        aside = paths.staging_dir(folder) / f".predboard-{os.getpid()}.partial"
         try:
             aside.mkdir()
             pairs, examples = _pairs(sides, classes, aside)
-            while lacking := report.lacking(pairs, len(sides)):
+            while lacking := report.missing_pairs(pairs, len(sides)):
                 pairs |= {of: _of_pair(sides, of, _classes(sides, of, config)) for of in lacking}
             if not any(of.state.both for of in pairs.values()):
                 raise InputError(_strangers(sides[0], sides[-1]))
             whole = pairs[0, len(sides) - 1]
             mapped = any(of.mapped for of in classes.values())
-            content = report.compare_json(name, sides, pairs, mapped, (changes.FILE, TRANSITIONS))
+            content = report.compare_json(name, sides, pairs, mapped, (changes.CHANGES_FILE, TRANSITIONS_FILE))
             album = _Album(sides[0], sides[-1], config.image_root, whole.names)
-            drawn = album.drawn(render.summaries(sides, pairs, examples), pool.count(config.workers))
+            drawn = album.drawn(render.summaries(sides, pairs, examples), pool.worker_count(config.workers))
             _write(sides, drawn, content, whole, aside)
             made_of = made_from if not album.missing else ""  # another time they may be there
             event_file = log_folder.publish(folder, aside, _time(sides), record, made_of, config.predictions)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     found = report.read_compare(content) or {}
-    return Compared(name, folder, event_file, found["verdict"], found, len(album.missing), unchanged=False)
+    return CompareResult(name, folder, event_file, found["verdict"], found, len(album.missing), unchanged=False)
 
 
 def _sides(config: CompareConfig, say: Callable[[str], None]) -> list[Side]:
@@ -170,12 +170,12 @@ def _step(steps: Sequence[Step], number: int | None, default: int, run: str) -> 
 
 def _spread(count: int) -> list[int]:
     """Places of at most STEPS things, evenly spread, with the first and the last."""
-    if count <= STEPS:
+    if count <= MAX_STEPS:
         return list(range(count))
-    return [round(i * (count - 1) / (STEPS - 1)) for i in range(STEPS)]
+    return [round(i * (count - 1) / (MAX_STEPS - 1)) for i in range(MAX_STEPS)]
 
 
-def _unlike(folders: Sequence[Place]) -> list[str]:
+def _unlike(folders: Sequence[AnyPath]) -> list[str]:
     """What to call the runs: by their folders, and where two have one name by the folders above as well."""
     resolved = [folder.resolve() for folder in folders]
     names = [folder.name for folder in resolved]
@@ -199,13 +199,13 @@ def _name(sides: Sequence[Side]) -> str:
     name = f"{new.name} vs {', '.join(old)}"
     return (
         name
-        if len(name.encode()) <= LONGEST
-        else f"{new.name} vs {plural(len(old), 'other')} {digest_of({'old': old})[:6]}"
+        if len(name.encode()) <= MAX_NAME_BYTES
+        else f"{new.name} vs {plural(len(old), 'other')} {digest_records({'old': old})[:6]}"
     )
 
 
 def _pairs(
-    sides: Sequence[Side], classes: Mapping[tuple[int, int], Classes], aside: Path
+    sides: Sequence[Side], classes: Mapping[tuple[int, int], ClassMapping], aside: Path
 ) -> tuple[dict[tuple[int, int], Comparison], Examples]:
     """Figures of these pairs; of the first side against the last the table of changes and examples as well."""
     found = {}
@@ -220,21 +220,22 @@ def _pairs(
     return found, examples
 
 
-def _classes(sides: Sequence[Side], of: tuple[int, int], config: CompareConfig) -> Classes:
+def _classes(sides: Sequence[Side], of: tuple[int, int], config: CompareConfig) -> ClassMapping:
     old, new = (sides[place] for place in of)
-    return classes_of(old.step.run, new.step.run, (old.name, new.name), config.map_classes)
+    return match_classes(old.step.run, new.step.run, (old.name, new.name), config.map_classes)
 
 
-def _of_pair(sides: Sequence[Side], of: tuple[int, int], classes: Classes) -> Comparison:
+def _of_pair(sides: Sequence[Side], of: tuple[int, int], classes: ClassMapping) -> Comparison:
     """Figures of all classes together."""
     old, new = (sides[place].step for place in of)
-    return Comparison(pair(old, new, classes, kinds=False), classes.names)
+    return Comparison(count_pairs(old, new, classes, kinds=False), classes.names)
 
 
 def _strangers(old: Side, new: Side) -> str:
     """What to say where no image is in both."""
     one, other = (
-        store.pick(side.step, [start := side.step.parts[0].part.start], "image").get(start) for side in (old, new)
+        store.read_values(side.step, [start := side.step.parts[0].part.start], "image").get(start)
+        for side in (old, new)
     )
     return (
         f"{new.name} and {old.name} have no image in common ({other!r} is in one, {one!r} in the other): rows are "
@@ -242,17 +243,17 @@ def _strangers(old: Side, new: Side) -> str:
     )
 
 
-def _in_full(old: Step, new: Step, classes: Classes, aside: Path) -> tuple[Paired, Examples]:
+def _in_full(old: Step, new: Step, classes: ClassMapping, aside: Path) -> tuple[PairedCounts, Examples]:
     """One look at all rows for everything that is said of them."""
-    state, examples = Paired.zero(), no_examples()
+    state, examples = PairedCounts.zero(), empty_examples()
     columns = OLD_COLUMNS | changes.COLUMNS, NEW_COLUMNS | changes.COLUMNS
-    table = Changes(classes.names, (old.manifest_rows, new.manifest_rows), aside)
+    table = ChangesTable(classes.names, (old.manifest_rows, new.manifest_rows), aside)
     try:
-        for rows in join.joined(old, new, classes, columns, aside):
-            state = merge(state, Paired.measure(len(classes.names), rows))
-            examples = merge(examples, examples_of(rows))
+        for rows in join.join_rows(old, new, classes, columns, aside):
+            state = merge(state, PairedCounts.measure(len(classes.names), rows))
+            examples = merge(examples, choose_examples(rows))
             table.add(rows)
-        table.write(aside / changes.FILE)
+        table.write(aside / changes.CHANGES_FILE)
     finally:
         table.close()
     return state, examples
@@ -266,10 +267,10 @@ def _write(
     aside: Path,
 ) -> None:
     """All files but the table of changes, aside."""
-    log_folder.write_file(aside, File(report.FILE, content))
-    log_folder.write_file(aside, File(TRANSITIONS, report.transitions_csv(found)))
+    log_folder.write_staged_file(aside, File(report.COMPARE_FILE, content))
+    log_folder.write_staged_file(aside, File(TRANSITIONS_FILE, report.transitions_csv(found)))
     time = _time(sides)
-    with decode.quietly(), events.Writer(aside / log_folder.EVENTS, time) as writer:
+    with decode.silence_pillow(), events.EventWriter(aside / log_folder.EVENTS_NAME, time) as writer:
         for step, summary in drawn:
             writer.write(step, time, summary)
 
@@ -277,9 +278,9 @@ def _write(
 class _Album:
     """The source pictures of what both steps have: from where the new step finds them, else the old one."""
 
-    def __init__(self, old: Side, new: Side, image_root: Place | None, names: Sequence[str]) -> None:
+    def __init__(self, old: Side, new: Side, image_root: AnyPath | None, names: Sequence[str]) -> None:
         self._old, self._new, self._names = old, new, names
-        self._of_old, self._of_new = (Pictures((side.step,), image_root) for side in (old, new))
+        self._of_old, self._of_new = (SourceImages((side.step,), image_root) for side in (old, new))
         self.missing: set[str] = set()
 
     def drawn(self, all_: Iterable[tuple[int, Summary]], threads: int) -> Iterator[tuple[int, Summary]]:
@@ -288,15 +289,15 @@ class _Album:
         tiles = [s for _, s in found if isinstance(s, Tiles)]
         self._of_new.expect((self._new.step.step, s) for s in tiles)
         self._of_old.expect((self._old.step.step, Tiles(s.tag, {**s.rows, "id": s.rows["id_old"]})) for s in tiles)
-        yield from pool.in_order(self._drawn, found, threads)
+        yield from pool.ordered_map(self._drawn, found, threads)
 
     def _drawn(self, item: tuple[int, Summary]) -> tuple[int, Summary]:
         step, summary = item
         if isinstance(summary, Tiles):
             return step, self._encoded(summary)
-        return step, events.encoded(summary) if isinstance(summary, Picture) else summary
+        return step, events.encode_picture(summary) if isinstance(summary, Picture) else summary
 
-    def _encoded(self, tiles: Tiles) -> Encoded:
+    def _encoded(self, tiles: Tiles) -> EncodedImages:
         samples, rows, names = [], tiles.rows, self._names
         refs = [str(ref or "") for ref in rows["image"]]
         found = list(self._of_new.fitted(self._new.step.step, rows["id"].tolist(), refs))
@@ -306,16 +307,16 @@ class _Album:
             found[i] = other
         self.missing.update(ref for ref, (picture, _) in zip(refs, found, strict=True) if picture is None and ref)
         for i, (picture, exact) in enumerate(found):
-            words = PairWords(
-                verdict=render.VERDICTS[render.gallery(tiles.tag)],
+            words = PairTileText(
+                verdict=render.TILE_LABELS[render.gallery_kind(tiles.tag)],
                 true=names[rows["label"][i]],
-                old=Said(self._old.name, names[rows["old"][i]], float(rows["confidence_old"][i])),
-                new=Said(self._new.name, names[rows["new"][i]], float(rows["confidence_new"][i])),
+                old=SidePrediction(self._old.name, names[rows["old"][i]], float(rows["confidence_old"][i])),
+                new=SidePrediction(self._new.name, names[rows["new"][i]], float(rows["confidence_new"][i])),
                 name=refs[i],
             )
-            drawn = pair_tile(picture, words)
-            samples.append(events.png(drawn) if exact else events.jpeg(drawn))
-        return Encoded(tiles.tag, canvas.WIDTH, canvas.HEIGHT, tuple(samples), tiles.description)
+            drawn = draw_pair_tile(picture, words)
+            samples.append(events.encode_png(drawn) if exact else events.encode_jpeg(drawn))
+        return EncodedImages(tiles.tag, canvas.WIDTH_PX, canvas.HEIGHT_PX, tuple(samples), tiles.description)
 
 
 def _time(sides: Sequence[Side]) -> float:
@@ -327,6 +328,12 @@ def _made_from(name: str, sides: Sequence[Side], config: CompareConfig) -> str:
     """Digest of all that decides what is written, as far as it can be known without reading the rows."""
     parts = [[side.name, [[asdict(p.part), p.run.fingerprint] for p in side.step.parts]] for side in sides]
     root = None if config.image_root is None else str(config.image_root.resolve())
-    return digest_of(
-        {"name": name, "parts": parts, "image_root": root, "mapped": config.map_classes, "code": log_folder.program()}
+    return digest_records(
+        {
+            "name": name,
+            "parts": parts,
+            "image_root": root,
+            "mapped": config.map_classes,
+            "code": log_folder.code_digest(),
+        }
     )

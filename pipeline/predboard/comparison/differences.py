@@ -13,29 +13,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from predboard.comparison.join import NEEDED, Classes, Joined, joined
+from predboard.comparison.join import REQUIRED_COLUMNS, ClassMapping, JoinedRows, join_rows
 from predboard.metrics import calibration, classification
 from predboard.metrics import counts as tally
 from predboard.metrics import slices as slicing
-from predboard.metrics.classification import Sums, corrected, poissons
-from predboard.metrics.counts import Z95, Scores, Tally, sign_test, wilson, wilsons
-from predboard.metrics.slices import Kinds, kinds_of, named, no_kinds, slices
-from predboard.state import UNIT, Counted, fixed, merge, summed
+from predboard.metrics.classification import ClassSums, bias_corrected_interval, poisson_resamples
+from predboard.metrics.counts import Z95, CountMetrics, Counts, sign_test, wilson_interval, wilson_intervals
+from predboard.metrics.slices import SliceSums, empty_slices, list_slices, measure_slices, slice_names
+from predboard.state import FIXED_UNIT, Counted, fixed, merge, summed
 from predboard.storage.runs import Step
-from predboard.summaries import Figure, unlike
+from predboard.summaries import Metric, unique_names
 
-OLD_COLUMNS = NEEDED | {"confidence", "loss", "digest"}
+OLD_COLUMNS = REQUIRED_COLUMNS | {"confidence", "loss", "digest"}
 NEW_COLUMNS = OLD_COLUMNS | slicing.COLUMNS
 """Columns that `Paired.measure` reads of the two steps: kinds of images are those of the new one."""
 
-BINS = calibration.BINS
+CALIBRATION_BINS = calibration.BINS
 
-NEWCOMBE = "square-and-add of Wilson's intervals, with the correlation of the two (Newcombe 1998, method 10)"
-ZOU = "square-and-add of Wilson's intervals, with the correlation of the two (Zou & Donner 2008)"
-BOOTSTRAP = "bias-corrected bootstrap of the cells (label, old, new), {:,} draws"
-OF_BINS = "bias-corrected bootstrap of the joint calibration bins, {:,} draws"
-OF_MEANS = "mean of the rows' differences ± 1.96 standard errors"
-SAME = "both say the same of every image, so there is no difference to be uncertain of"
+NEWCOMBE_METHOD = "square-and-add of Wilson's intervals, with the correlation of the two (Newcombe 1998, method 10)"
+ZOU_METHOD = "square-and-add of Wilson's intervals, with the correlation of the two (Zou & Donner 2008)"
+CELL_BOOTSTRAP_METHOD = "bias-corrected bootstrap of the cells (label, old, new), {:,} draws"
+BIN_BOOTSTRAP_METHOD = "bias-corrected bootstrap of the joint calibration bins, {:,} draws"
+PAIRED_MEAN_METHOD = "mean of the rows' differences ± 1.96 standard errors"
+IDENTICAL_METHOD = "both say the same of every image, so there is no difference to be uncertain of"
 
 DEFINITIONS = {
     "churn": "Share of images whose predicted class changed.",
@@ -47,11 +47,11 @@ DEFINITIONS = {
 
 
 @dataclass(frozen=True)
-class Paired:
+class PairedCounts:
     """Mergeable counts of rows of two steps."""
 
     cells: Counted  # of (label * classes + old) * classes + new, over the compared rows
-    kinds: Kinds  # of the compared rows: sums of 1, right now, right before, right both times
+    kinds: SliceSums  # of the compared rows: sums of 1, right now, right before, right both times
     calibration: NDArray[np.int64] = summed()
     """[rows and confidence before and confidence now, bin before × bin now × right before × right now]."""
     both: np.int64 = summed()  # images that both steps have
@@ -72,29 +72,29 @@ class Paired:
     loss_squares: np.int64 = summed()  # of the difference, nats², each cut at figures.SQUARE
 
     @classmethod
-    def zero(cls) -> "Paired":
+    def zero(cls) -> "PairedCounts":
         """No rows."""
         none = np.int64(0)
-        of_bins = np.zeros((3, 4 * BINS * BINS), np.int64)
-        return cls(Counted.of(np.zeros(0, np.int64)), no_kinds(), of_bins, *[none] * 16)
+        of_bins = np.zeros((3, 4 * CALIBRATION_BINS * CALIBRATION_BINS), np.int64)
+        return cls(Counted.of(np.zeros(0, np.int64)), empty_slices(), of_bins, *[none] * 16)
 
     @classmethod
-    def measure(cls, classes: int, rows: Joined) -> "Paired":
+    def measure(cls, classes: int, rows: JoinedRows) -> "PairedCounts":
         """These rows alone. `classes` is how many the two steps have together."""
         old, new = rows.old, rows.new
         scored = (old.predicted >= 0) & (new.predicted >= 0)
         differ = old.label != new.label
         agreed = scored & (old.predicted == new.predicted)
         losses = (old.loss == new.loss) | (np.isnan(old.loss) & np.isnan(new.loss))
-        at = compared(rows)
+        at = is_comparable(rows)
         before, now = old.take(at), new.take(at)
         difference = now.loss.astype(np.float64) - before.loss
-        squares = np.minimum(np.square(difference), classification.SQUARE)
+        squares = np.minimum(np.square(difference), classification.MAX_SQUARE)
         was, is_ = before.right, now.right
         summands = np.stack([np.ones(len(now), np.int64), is_, was, was & is_], axis=1).astype(np.int64)
         return cls(
             cells=Counted.of((now.label * classes + before.predicted) * classes + now.predicted),
-            kinds=kinds_of(now, summands) if slicing.COLUMNS & set(now.batch.schema.names) else no_kinds(),
+            kinds=measure_slices(now, summands) if slicing.COLUMNS & set(now.batch.schema.names) else empty_slices(),
             calibration=_of_bins(before.confidence, now.confidence, was, is_),
             both=np.int64(len(new)),
             only_old=np.int64(len(rows.only_old)),
@@ -120,7 +120,7 @@ class Paired:
         return bool(self.same == self.scored and self.failed_old == self.failed_new)
 
 
-def compared(rows: Joined) -> NDArray[np.bool_]:
+def is_comparable(rows: JoinedRows) -> NDArray[np.bool_]:
     """Which rows are in the figures: with logits in both steps, and of the same known label. -> [rows]."""
     old, new = rows.old, rows.new
     return np.asarray((old.predicted >= 0) & (new.predicted >= 0) & (new.label >= 0) & (old.label == new.label))
@@ -130,12 +130,16 @@ def _of_bins(
     before: NDArray[np.float32], now: NDArray[np.float32], was: NDArray[np.bool_], is_: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
     c = before.astype(np.float64), now.astype(np.float64)
-    at = ((calibration.bins_of(c[0]) * BINS + calibration.bins_of(c[1])) * 2 + was) * 2 + is_
-    sums = [np.bincount(at, np.rint(of / calibration.UNIT), 4 * BINS * BINS) for of in c]
-    return np.stack([np.bincount(at, minlength=4 * BINS * BINS), *sums]).astype(np.int64)
+    at = (
+        (calibration.equal_width_bin(c[0]) * CALIBRATION_BINS + calibration.equal_width_bin(c[1])) * 2 + was
+    ) * 2 + is_
+    sums = [
+        np.bincount(at, np.rint(of / calibration.PROBABILITY_UNIT), 4 * CALIBRATION_BINS * CALIBRATION_BINS) for of in c
+    ]
+    return np.stack([np.bincount(at, minlength=4 * CALIBRATION_BINS * CALIBRATION_BINS), *sums]).astype(np.int64)
 
 
-def pair(old: Step, new: Step, classes: Classes, kinds: bool = True) -> Paired:
+def count_pairs(old: Step, new: Step, classes: ClassMapping, kinds: bool = True) -> PairedCounts:
     """What two steps have in common and where they differ, read once and in bounded memory.
 
     Args:
@@ -146,12 +150,14 @@ def pair(old: Step, new: Step, classes: Classes, kinds: bool = True) -> Paired:
     Raises InputError if a part is damaged.
     """
     columns = OLD_COLUMNS, NEW_COLUMNS if kinds else OLD_COLUMNS
-    return total(Paired.measure(len(classes.names), rows) for rows in joined(old, new, classes, columns))
+    return merge_counts(
+        PairedCounts.measure(len(classes.names), rows) for rows in join_rows(old, new, classes, columns)
+    )
 
 
-def total(states: Iterable[Paired]) -> Paired:
+def merge_counts(states: Iterable[PairedCounts]) -> PairedCounts:
     """All of them merged."""
-    found = Paired.zero()
+    found = PairedCounts.zero()
     for state in states:
         found = merge(found, state)
     return found
@@ -201,10 +207,10 @@ class Flips:
 class Comparison:
     """What follows from the counts."""
 
-    state: Paired
+    state: PairedCounts
     names: tuple[str, ...]
     """Of the classes of both steps."""
-    like: Kinds | None = None
+    like: SliceSums | None = None
     """Kinds of images whose quarters are cut where these are: of the new step, if they are those of its own figures."""
 
     @property
@@ -225,16 +231,16 @@ class Comparison:
         return int(self.state.cells.count.sum())
 
     @cached_property
-    def old(self) -> Scores:
+    def old(self) -> CountMetrics:
         """Counts of the old step over the compared images."""
         return self._scores(self.joint[1], self.state.loss_old)
 
     @cached_property
-    def new(self) -> Scores:
+    def new(self) -> CountMetrics:
         """Counts of the new step over the compared images."""
         return self._scores(self.joint[2], self.state.loss_new)
 
-    def _scores(self, predicted: NDArray[np.int64], loss: np.int64) -> Scores:
+    def _scores(self, predicted: NDArray[np.int64], loss: np.int64) -> CountMetrics:
         label, _, _, count = self.joint
         pairs = Counted.of(np.zeros(0, np.int64))
         if len(count):
@@ -242,7 +248,7 @@ class Comparison:
             counts = np.zeros(len(value), np.int64)
             np.add.at(counts, where, count)
             pairs = Counted(value, counts)
-        return Scores(Tally(pairs, np.int64(self.rows), np.int64(0), np.int64(0), loss), self.classes)
+        return CountMetrics(Counts(pairs, np.int64(self.rows), np.int64(0), np.int64(0), loss), self.classes)
 
     @cached_property
     def fixed_broken(self) -> tuple[int, int]:
@@ -254,10 +260,10 @@ class Comparison:
     @property
     def p(self) -> float:
         """Of McNemar's exact test that fixed and broken are equally likely."""
-        return mcnemar(*self.fixed_broken)
+        return mcnemar_p(*self.fixed_broken)
 
     @cached_property
-    def rates(self) -> dict[str, Figure]:
+    def rates(self) -> dict[str, Metric]:
         """Churn, agreement and flips by name, and the p-value; what rests on no image is left out."""
         state, found = self.state, {}
         gained, lost = self.fixed_broken
@@ -268,10 +274,12 @@ class Comparison:
             ("positive_flip_rate", gained, self.rows),
         ):
             if rows:
-                ends = (hits / rows, hits / rows) if state.identical else wilson(hits, rows)
-                found[name] = Figure(hits / rows, ends, DEFINITIONS[name], SAME if state.identical else "Wilson score")
+                ends = (hits / rows, hits / rows) if state.identical else wilson_interval(hits, rows)
+                found[name] = Metric(
+                    hits / rows, ends, DEFINITIONS[name], IDENTICAL_METHOD if state.identical else "Wilson score"
+                )
         if self.rows:
-            found["mcnemar_p"] = Figure(self.p, definition=DEFINITIONS["mcnemar_p"])
+            found["mcnemar_p"] = Metric(self.p, definition=DEFINITIONS["mcnemar_p"])
         return found
 
     @cached_property
@@ -291,7 +299,7 @@ class Comparison:
     def by_slice(self) -> list[Flips]:
         """What became of each kind of images, the worst first."""
         found = []
-        for s in slices(self.state.kinds, self.like):
+        for s in list_slices(self.state.kinds, self.like):
             rows, now, was, both = s.sums.tolist()
             lower, upper = (float(end) for end in self._newcombe(*map(np.array, (both, now, was, rows))))
             found.append(Flips(s.name, rows, now - both, was - both, (lower, upper)))
@@ -313,13 +321,13 @@ class Comparison:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         if self.state.identical:
             return np.zeros(np.shape(rows)), np.zeros(np.shape(rows))
-        return newcombe(both, new, old, rows)
+        return newcombe_interval(both, new, old, rows)
 
     @cached_property
     def differences(self) -> dict[str, Difference]:
         """Every figure that both steps have, by its name in `summary.json`."""
         found = {**self.overall}
-        for name, of_class in zip(unlike(self.names), self._of_classes, strict=True):
+        for name, of_class in zip(unique_names(self.names), self._of_classes, strict=True):
             found |= {f"classes/{name}/{figure}": difference for figure, difference in of_class.items()}
         return found | self._of_slices
 
@@ -334,7 +342,12 @@ class Comparison:
         ends = self._newcombe(*map(np.array, (hits[1] - lost, *hits, n)))
         found = {
             "accuracy": self._difference(
-                "accuracy", hits[1] / n, hits[0] / n, (float(ends[0]), float(ends[1])), NEWCOMBE, (gained - lost) / n
+                "accuracy",
+                hits[1] / n,
+                hits[0] / n,
+                (float(ends[0]), float(ends[1])),
+                NEWCOMBE_METHOD,
+                (gained - lost) / n,
             )
         }
         before, now = self.old.means, self.new.means
@@ -342,17 +355,21 @@ class Comparison:
         for name in before:
             if name in now:
                 gain = now[name] - before[name]
-                ends_ = corrected(gain, draws[name]) if name in draws else None
-                how = BOOTSTRAP.format(len(draws[name])) if name in draws else ""
+                ends_ = bias_corrected_interval(gain, draws[name]) if name in draws else None
+                how = CELL_BOOTSTRAP_METHOD.format(len(draws[name])) if name in draws else ""
                 found[name] = self._difference(name, before[name], now[name], ends_, how)
         state = self.state
-        mean = float((state.loss_new - state.loss_old) * UNIT / n)
-        spread = math.sqrt(max(float(state.loss_squares * UNIT / n) - mean**2, 0.0) / (n - 1)) if n > 1 else math.nan
+        mean = float((state.loss_new - state.loss_old) * FIXED_UNIT / n)
+        spread = (
+            math.sqrt(max(float(state.loss_squares * FIXED_UNIT / n) - mean**2, 0.0) / (n - 1)) if n > 1 else math.nan
+        )
         half = None if math.isnan(spread) else (mean - Z95 * spread, mean + Z95 * spread)
-        found["nll"] = self._difference("nll", self.old.nll, self.new.nll, half, OF_MEANS, mean)
+        found["nll"] = self._difference("nll", self.old.nll, self.new.nll, half, PAIRED_MEAN_METHOD, mean)
         ece, of_bins = self._calibration()
-        ends_ = corrected(ece[1] - ece[0], of_bins)
-        found["calibration/ece"] = self._difference("calibration/ece", *ece, ends_, OF_BINS.format(len(of_bins)))
+        ends_ = bias_corrected_interval(ece[1] - ece[0], of_bins)
+        found["calibration/ece"] = self._difference(
+            "calibration/ece", *ece, ends_, BIN_BOOTSTRAP_METHOD.format(len(of_bins))
+        )
         return found
 
     def _difference(
@@ -369,7 +386,7 @@ class Comparison:
         gain = new - old if gain is None else gain
         of = classification.DEFINITIONS | {"calibration/ece": calibration.ECE} | classification.OF_A_CLASS
         found = Difference(old, new, gain, ends, self.rows if rows is None else rows, of[name], method if ends else "")
-        return replace(found, interval=(0.0, 0.0), method=SAME) if self.state.identical else found
+        return replace(found, interval=(0.0, 0.0), method=IDENTICAL_METHOD) if self.state.identical else found
 
     def _redrawn(self) -> dict[str, NDArray[np.float64]]:
         """Differences of the figures of `tally.means` with the count n of each cell replaced by Poisson(n), again and
@@ -379,13 +396,13 @@ class Comparison:
         there = self.old.support + self.old.predictions + self.new.predictions > 0
         place, classes = np.cumsum(there) - 1, int(there.sum())
         label, old, new = (place[of] for of in joint)
-        by_label = Sums(label, classes)
-        sides = [(Sums(np.where(p == label, label, -1), classes), Sums(p, classes)) for p in (old, new)]
+        by_label = ClassSums(label, classes)
+        sides = [(ClassSums(np.where(p == label, label, -1), classes), ClassSums(p, classes)) for p in (old, new)]
         found: dict[str, list[NDArray[np.float64]]] = {}
         most = int(max(of.max() for of in (self.old.support, self.old.predictions, self.new.predictions)))
-        for n in poissons(count, self.state.cells.value.tobytes(), classes, most):
+        for n in poisson_resamples(count, self.state.cells.value.tobytes(), classes, most):
             support = by_label(n).T
-            before, now = (tally.means(hits(n).T, support, predictions(n).T) for hits, predictions in sides)
+            before, now = (tally.confusion_metrics(hits(n).T, support, predictions(n).T) for hits, predictions in sides)
             for name, values in now.items():
                 found.setdefault(name, []).append(values - before[name])
         return {name: np.concatenate(values) for name, values in found.items()}
@@ -394,14 +411,18 @@ class Comparison:
         """Calibration errors before and now, and their difference with the rows of each joint bin drawn anew."""
         rows, *confidence = self.state.calibration.astype(np.float64)
         here = np.flatnonzero(rows)
-        bins = here // 4 // BINS, here // 4 % BINS
+        bins = here // 4 // CALIBRATION_BINS, here // 4 % CALIBRATION_BINS
         right = here // 2 % 2, here % 2
-        gaps = [r * rows[here] - c[here] * calibration.UNIT for r, c in zip(right, confidence, strict=True)]
-        whole = [np.bincount(b, gap, BINS) for b, gap in zip(bins, gaps, strict=True)]
+        gaps = [r * rows[here] - c[here] * calibration.PROBABILITY_UNIT for r, c in zip(right, confidence, strict=True)]
+        whole = [np.bincount(b, gap, CALIBRATION_BINS) for b, gap in zip(bins, gaps, strict=True)]
         ece = [float(np.abs(gap).sum() / rows.sum()) for gap in whole]
-        weighed = [(Sums(b, BINS), (gap / rows[here])[:, None]) for b, gap in zip(bins, gaps, strict=True)]
+        weighed = [
+            (ClassSums(b, CALIBRATION_BINS), (gap / rows[here])[:, None]) for b, gap in zip(bins, gaps, strict=True)
+        ]
         draws = []
-        for n in poissons(self.state.calibration[0, here], self.state.calibration[1:].tobytes(), BINS, self.rows):
+        for n in poisson_resamples(
+            self.state.calibration[0, here], self.state.calibration[1:].tobytes(), CALIBRATION_BINS, self.rows
+        ):
             drawn = [np.abs(of_bins(n * weight)).sum(axis=0) for of_bins, weight in weighed]
             draws.append((drawn[1] - drawn[0]) / np.maximum(n.sum(axis=0), 1))
         return (ece[0], ece[1]), np.concatenate(draws)
@@ -421,7 +442,7 @@ class Comparison:
         of_precision = both * (1 - p[0]) * (1 - p[1]) + wrongly * p[0] * p[1]
         precision = _added(
             p[1], p[0],
-            wilsons(new.hits, new.predictions), wilsons(old.hits, old.predictions),
+            wilson_intervals(new.hits, new.predictions), wilson_intervals(old.hits, old.predictions),
             _correlation(of_precision, p[1], p[0], new.predictions, old.predictions),
         )  # fmt: skip  # by pairs
         j = jaccard
@@ -433,14 +454,14 @@ class Comparison:
         )
         f1 = _added(
             new.f1, old.f1,
-            _as_f1(wilsons(new.hits, union[1])), _as_f1(wilsons(old.hits, union[0])),
+            _as_f1(wilson_intervals(new.hits, union[1])), _as_f1(wilson_intervals(old.hits, union[0])),
             _correlation(of_f1, j[1], j[0], union[1], union[0]),
         )  # fmt: skip
         found: list[dict[str, Difference]] = []
         columns = (
-            ("precision", p, precision, np.minimum(old.predictions, new.predictions), ZOU),
-            ("recall", (old.recall, new.recall), recall, support, NEWCOMBE),
-            ("f1", (old.f1, new.f1), f1, np.minimum(*union), ZOU),
+            ("precision", p, precision, np.minimum(old.predictions, new.predictions), ZOU_METHOD),
+            ("recall", (old.recall, new.recall), recall, support, NEWCOMBE_METHOD),
+            ("f1", (old.f1, new.f1), f1, np.minimum(*union), ZOU_METHOD),
         )
         for c in range(self.classes):
             of_class = {}
@@ -456,13 +477,13 @@ class Comparison:
     @cached_property
     def _of_slices(self) -> dict[str, Difference]:
         """Accuracy of each kind of images."""
-        every, found = slices(self.state.kinds, self.like, alone=True), {}
-        names = named(every)
+        every, found = list_slices(self.state.kinds, self.like, alone=True), {}
+        names = slice_names(every)
         for s in every:
             rows, now, was, both = s.sums.tolist()
             lower, upper = (float(end) for end in self._newcombe(*map(np.array, (both, now, was, rows))))
             found[f"{names[s.column, s.value]}/accuracy"] = self._difference(
-                "accuracy", was / rows, now / rows, (lower, upper), NEWCOMBE, (now - was) / rows, rows
+                "accuracy", was / rows, now / rows, (lower, upper), NEWCOMBE_METHOD, (now - was) / rows, rows
             )
         return found
 
@@ -472,16 +493,16 @@ def _worst_first(found: Iterable[Flips]) -> list[Flips]:
     return sorted(found, key=lambda f: (f.interval[1], f.net))
 
 
-def mcnemar(gained: int, lost: int) -> float:
+def mcnemar_p(gained: int, lost: int) -> float:
     """Chance of so uneven a split, or a more uneven one, if both ways were equally likely: exact, two-sided.
 
-    >>> round(mcnemar(3, 1), 12), mcnemar(0, 0), mcnemar(4, 4)
+    >>> round(mcnemar_p(3, 1), 12), mcnemar_p(0, 0), mcnemar_p(4, 4)
     (0.625, 1.0, 1.0)
     """
     return min(2 * sign_test(*sorted((gained, lost))), 1.0)
 
 
-def newcombe(
+def newcombe_interval(
     both: NDArray[Any], new: NDArray[Any], old: NDArray[Any], rows: NDArray[Any]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """95 % interval of the difference of two proportions of the same rows (Newcombe 1998, method 10).
@@ -495,7 +516,7 @@ def newcombe(
     Returns:
         [...] lower and upper ends of new - old; (-1, 1) of no rows.
 
-    >>> [round(float(end), 4) for end in newcombe(*map(np.array, (20, 32, 22, 50)))]
+    >>> [round(float(end), 4) for end in newcombe_interval(*map(np.array, (20, 32, 22, 50)))]
     [0.0562, 0.3292]
     """
     a, n = both.astype(np.float64), np.maximum(rows, 1).astype(np.float64)
@@ -505,7 +526,7 @@ def newcombe(
     product = a * d - b * c
     product = np.where(product > 0, np.maximum(product - n / 2, 0), product)
     phi = np.where(margins > 0, product / np.sqrt(np.maximum(margins, 1)), 0)
-    lower, upper = _added(new / n, old / n, wilsons(new, rows), wilsons(old, rows), phi)
+    lower, upper = _added(new / n, old / n, wilson_intervals(new, rows), wilson_intervals(old, rows), phi)
     return np.where(rows > 0, lower, -1.0), np.where(rows > 0, upper, 1.0)
 
 

@@ -18,34 +18,34 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from predboard.errors import InputError
-from predboard.predictions.table import COLUMNS, FURTHER, Predictions, Run, as_numpy, mix
+from predboard.predictions.table import ALL_MANIFEST_COLUMNS, COLUMNS, Predictions, Run, as_numpy, mix
 from predboard.storage import runs
-from predboard.storage.runs import Step, unwritable
+from predboard.storage.runs import Step, explain_write_errors
 
-PORTION = 2**18
+PORTION_ROWS = 2**18
 """Rows that are handed on at a time: some 24 MB of each step."""
 
-MEMORY = 2**28
+MAX_MEMORY_BYTES = 2**28
 """Bytes of both steps that are held in memory; more are dealt into files."""
 
-BUCKET = 2**26
+BUCKET_BYTES = 2**26
 """Bytes of both steps in one bucket, where they are dealt into files."""
 
-BUCKETS = 200
+MAX_BUCKET_FILES = 200
 """Files of a step that may be open at once."""
 
-KEYS = 2**23
+MAX_KEYS = 2**23
 """Keys in memory at a time while those that are there twice are counted."""
 
 SALT = 11
 """Of the hash that deals rows into buckets."""
 
-NEEDED = frozenset({"id", "key", "label", "predicted"})
+REQUIRED_COLUMNS = frozenset({"id", "key", "label", "predicted"})
 """Columns that are read in any case."""
 
 
 @dataclass(frozen=True)
-class Classes:
+class ClassMapping:
     """What the classes of two steps are called together, and where those of each are among them."""
 
     names: tuple[str, ...]
@@ -59,7 +59,7 @@ class Classes:
 
 
 @dataclass(frozen=True)
-class Joined:
+class JoinedRows:
     """Some rows of two steps."""
 
     old: Predictions
@@ -72,7 +72,7 @@ class Joined:
     """Rows of each step whose key another row of it has too, counted once for all rows."""
 
 
-def classes_of(old: Run, new: Run, called: tuple[str, str], by_name: bool = False) -> Classes:
+def match_classes(old: Run, new: Run, called: tuple[str, str], by_name: bool = False) -> ClassMapping:
     """The classes of two steps.
 
     Args:
@@ -83,7 +83,7 @@ def classes_of(old: Run, new: Run, called: tuple[str, str], by_name: bool = Fals
     Raises InputError if the lists differ and are not to be mapped, or cannot be because a name is there twice.
     """
     if old.classes == new.classes:
-        return Classes(new.classes)
+        return ClassMapping(new.classes)
     if not by_name:
         both = enumerate(itertools.zip_longest(old.classes, new.classes))
         at, (a, b) = next((i, pair) for i, pair in both if pair[0] != pair[1])
@@ -98,25 +98,26 @@ def classes_of(old: Run, new: Run, called: tuple[str, str], by_name: bool = Fals
     names = tuple(dict.fromkeys([*new.classes, *old.classes]))
     place = {name: i for i, name in enumerate(names)}
     old_at, new_at = (np.array([place[name] for name in run.classes], np.int64) for run in (old, new))
-    return Classes(names, old_at, new_at)
+    return ClassMapping(names, old_at, new_at)
 
 
-def joined(
+def join_rows(
     old: Step,
     new: Step,
-    classes: Classes,
+    classes: ClassMapping,
     columns: tuple[Collection[str], Collection[str]],
     folder: Path | None = None,
     zipped: bool = True,
-) -> Iterator[Joined]:
+) -> Iterator[JoinedRows]:
     """All rows of two steps, a bounded number at a time.
 
     Where rows lie side by side, and where few are sorted in memory, they come in the order of the new step's ids.
 
     Args:
         old, new: the steps.
-        classes: from `classes_of`; `label` and `predicted` are places in its names.
-        columns: what to read of each besides `NEEDED`; `FURTHER` stands for what the manifest brought along, but for
+        classes: from `match_classes`; `label` and `predicted` are places in its names.
+        columns: what to read of each besides `REQUIRED_COLUMNS`; `ALL_MANIFEST_COLUMNS` stands for what the manifest
+            brought along, but for
             lists and bytes.
         folder: where files of rows may lie for a while; by default where the system keeps such files.
         zipped: take rows that lie side by side as they are, instead of sorting them all the same.
@@ -135,22 +136,24 @@ class _Side:
 
     def __init__(self, step: Step, columns: Collection[str], place: NDArray[np.int64] | None) -> None:
         self.step, self._place = step, place
-        there = runs.columns_of(step.parts[0])
-        wanted = {*columns, *NEEDED}
+        there = runs.read_part_schema(step.parts[0])
+        wanted = {*columns, *REQUIRED_COLUMNS}
         self._names = [
-            f.name for f in there if f.name in wanted or (FURTHER in wanted and f.name not in COLUMNS and _plain(f))
+            f.name
+            for f in there
+            if f.name in wanted or (ALL_MANIFEST_COLUMNS in wanted and f.name not in COLUMNS and _plain(f))
         ]
         self.schema = pa.schema([_flat(there.field(name)) for name in self._names])
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """As they lie in the parts."""
         for part in self.step.parts:
-            for rows in runs.batches(part, self._names):
+            for rows in runs.read_batches(part, self._names):
                 yield self._conformed(rows.batch, part.name)
 
     def portions(self) -> Iterator[pa.RecordBatch]:
-        """`PORTION` rows each, but for the last."""
-        return portioned(self.batches(), self.schema)
+        """`PORTION_ROWS` rows each, but for the last."""
+        return rebatch(self.batches(), self.schema)
 
     def _conformed(self, batch: pa.RecordBatch, where: str) -> pa.RecordBatch:
         if self._place is None and batch.schema.equals(self.schema):
@@ -189,7 +192,7 @@ def _flat(field: pa.Field) -> pa.Field:
     return pa.field(field.name, kind)
 
 
-def one(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatch:
+def concat_batches(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatch:
     """All rows in one batch."""
     if len(batches) == 1:
         return batches[0]
@@ -197,24 +200,24 @@ def one(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def nothing(schema: pa.Schema) -> pa.RecordBatch:
+def empty_batch(schema: pa.Schema) -> pa.RecordBatch:
     """No rows."""
     return pa.RecordBatch.from_arrays([pa.array([], f.type) for f in schema], schema=schema)
 
 
-def portioned(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """The same rows, `PORTION` at a time but for the last, however they come."""
+def rebatch(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """The same rows, `PORTION_ROWS` at a time but for the last, however they come."""
     kept: list[pa.RecordBatch] = []
     rows = 0
     for batch in batches:
         kept.append(batch)
         rows += len(batch)
-        while rows >= PORTION:
-            whole = one(kept, schema)
-            yield whole.slice(0, PORTION)
-            kept, rows = [whole.slice(PORTION)], rows - PORTION
+        while rows >= PORTION_ROWS:
+            whole = concat_batches(kept, schema)
+            yield whole.slice(0, PORTION_ROWS)
+            kept, rows = [whole.slice(PORTION_ROWS)], rows - PORTION_ROWS
     if rows:
-        yield one(kept, schema)
+        yield concat_batches(kept, schema)
 
 
 def _rows(batch: pa.RecordBatch) -> Predictions:
@@ -223,7 +226,7 @@ def _rows(batch: pa.RecordBatch) -> Predictions:
 
 def _keys(step: Step) -> Iterator[NDArray[np.int64]]:
     for part in step.parts:
-        for rows in runs.batches(part, ["key"]):
+        for rows in runs.read_batches(part, ["key"]):
             yield rows.key
 
 
@@ -236,7 +239,7 @@ def _alike(old: Step, new: Step) -> int | None:
     parts = [[(p.part.start, p.part.stop, p.part.manifest_digest) for p in step.parts] for step in (old, new)]
     if parts[0] != parts[1]:
         return None
-    looks = -(-old.rows // KEYS)
+    looks = -(-old.rows // MAX_KEYS)
     found = 0
     for look in range(looks):
         kept: list[NDArray[np.int64]] = []
@@ -244,7 +247,7 @@ def _alike(old: Step, new: Step) -> int | None:
             if not np.array_equal(a, b):
                 return None
             kept.append(b if looks == 1 else b[mix(b, SALT).view(np.uint64) % np.uint64(looks) == look])
-        found += repeated(np.concatenate(kept))
+        found += count_repeated(np.concatenate(kept))
     return found
 
 
@@ -264,10 +267,10 @@ def _side_by_side(
         left, right = left[n:], right[n:]
 
 
-def repeated(key: NDArray[np.int64]) -> int:
+def count_repeated(key: NDArray[np.int64]) -> int:
     """How many rows share their key with another.
 
-    >>> repeated(np.array([5, 7, 5, 5, 8, 7]))
+    >>> count_repeated(np.array([5, 7, 5, 5, 8, 7]))
     5
     """
     ordered = np.sort(key)
@@ -275,54 +278,54 @@ def repeated(key: NDArray[np.int64]) -> int:
     return int(np.count_nonzero(np.append(same, False) | np.append(False, same)))
 
 
-def _zipped(old: _Side, new: _Side, found: int) -> Iterator[Joined]:
+def _zipped(old: _Side, new: _Side, found: int) -> Iterator[JoinedRows]:
     """Rows that lie side by side."""
-    none = _rows(nothing(old.schema)), _rows(nothing(new.schema))
+    none = _rows(empty_batch(old.schema)), _rows(empty_batch(new.schema))
     for a, b in zip(old.portions(), new.portions(), strict=True):
-        yield Joined(_rows(a), _rows(b), *none, (found, found))
+        yield JoinedRows(_rows(a), _rows(b), *none, (found, found))
         found = 0
 
 
-def _sorted(old: _Side, new: _Side, folder: Path | None) -> Iterator[Joined]:
+def _sorted(old: _Side, new: _Side, folder: Path | None) -> Iterator[JoinedRows]:
     """Rows in any order: those of the old step are held, or a bucket of them, and the new ones look for theirs."""
     with contextlib.ExitStack() as stack:
-        held, looking = Buckets(old.schema, by_key), Buckets(new.schema, by_key)
+        held, looking = RowBuckets(old.schema, bucket_by_key), RowBuckets(new.schema, bucket_by_key)
         for batch in old.batches():
-            if held.files is None and held.bytes + batch.nbytes > MEMORY:
-                here = stack.enter_context(aside(folder))
-                count = files_for((old.step.rows + new.step.rows) * batch.nbytes // len(batch))
+            if held.files is None and held.bytes + batch.nbytes > MAX_MEMORY_BYTES:
+                here = stack.enter_context(temporary_folder(folder))
+                count = bucket_count((old.step.rows + new.step.rows) * batch.nbytes // len(batch))
                 held.deal(here / "old", count)
                 looking.deal(here / "new", count)
             held.add(batch)
         if held.files is None:
-            yield from _found(Index(held.take(0)), new.portions(), new.schema)
+            yield from _found(KeyIndex(held.take(0)), new.portions(), new.schema)
             return
         for batch in new.batches():
             looking.add(batch)
         for number in range(held.count):
-            yield from _found(Index(held.take(number)), portioned([looking.take(number)], new.schema), new.schema)
+            yield from _found(KeyIndex(held.take(number)), rebatch([looking.take(number)], new.schema), new.schema)
 
 
 @contextlib.contextmanager
-def aside(folder: Path | None) -> Iterator[Path]:
+def temporary_folder(folder: Path | None) -> Iterator[Path]:
     """A hidden folder for files of rows, gone afterwards; by default where the system keeps such files."""
-    with unwritable(folder or Path(tempfile.gettempdir())):
+    with explain_write_errors(folder or Path(tempfile.gettempdir())):
         made = tempfile.TemporaryDirectory(prefix=".predboard-", dir=folder)
     with made as name:
         yield Path(name)
 
 
-def files_for(size: int) -> int:
+def bucket_count(size: int) -> int:
     """Into how many files so many bytes are dealt."""
-    return min(-(-size // BUCKET), BUCKETS)
+    return min(-(-size // BUCKET_BYTES), MAX_BUCKET_FILES)
 
 
-def by_key(batch: pa.RecordBatch, count: int) -> NDArray[np.int64]:
+def bucket_by_key(batch: pa.RecordBatch, count: int) -> NDArray[np.int64]:
     """Which of so many buckets each row belongs to, by a hash of its key. -> [rows]."""
     return (mix(as_numpy(batch.column("key")), SALT).view(np.uint64) % np.uint64(count)).astype(np.int64)
 
 
-class Buckets:
+class RowBuckets:
     """Rows of a table, together in memory, or dealt into files."""
 
     def __init__(self, schema: pa.Schema, bucket_of: Callable[[pa.RecordBatch, int], NDArray[np.int64]]) -> None:
@@ -337,7 +340,7 @@ class Buckets:
     def deal(self, folder: Path, count: int) -> None:
         """Go on in so many files of a new folder, with what is there."""
         self._folder, self.count = folder, count
-        with unwritable(folder.parent):
+        with explain_write_errors(folder.parent):
             folder.mkdir()
             self.files = [pa.ipc.new_file(str(folder / str(i)), self.schema) for i in range(count)]
 
@@ -346,18 +349,18 @@ class Buckets:
         self.bytes += batch.nbytes
         self._rows += len(batch)
         self._kept.append(batch)
-        if self.files is not None and self._rows >= PORTION:
+        if self.files is not None and self._rows >= PORTION_ROWS:
             self._write(self.files)
 
     def _write(self, files: Sequence[pa.RecordBatchFileWriter]) -> None:
         """Deal what is in memory, many rows at a time: a file gets few of each."""
         kept, self._kept, self._rows = self._kept, [], 0
-        for batch in portioned(kept, self.schema):
+        for batch in rebatch(kept, self.schema):
             bucket = self._bucket_of(batch, self.count)
             order = np.argsort(bucket, kind="stable")
             ends = np.searchsorted(bucket[order], np.arange(self.count + 1))
             dealt = batch.take(pa.array(order))
-            with unwritable(self._folder):
+            with explain_write_errors(self._folder):
                 for file, start, stop in zip(files, ends[:-1].tolist(), ends[1:].tolist(), strict=True):
                     if start < stop:
                         file.write_batch(dealt.slice(start, stop - start))
@@ -368,15 +371,15 @@ class Buckets:
             kept, self._kept = self._kept, []
         else:
             self._write(self.files)
-            with unwritable(self._folder):
+            with explain_write_errors(self._folder):
                 self.files[number].close()
                 with pa.OSFile(str(self._folder / str(number))) as opened, pa.ipc.open_file(opened) as file:
                     kept = [file.get_batch(i) for i in range(file.num_record_batches)]
                 (self._folder / str(number)).unlink()
-        return one(kept, self.schema) if kept else nothing(self.schema)
+        return concat_batches(kept, self.schema) if kept else empty_batch(self.schema)
 
 
-class Index:
+class KeyIndex:
     """Rows of the old step by their keys, and which of them were found."""
 
     def __init__(self, rows: pa.RecordBatch) -> None:
@@ -384,7 +387,7 @@ class Index:
         self.rows = rows
         key = as_numpy(rows.column("key"))
         self._order, self._key, equal = _by_key(key)
-        self.repeated = repeated(key) if equal else 0
+        self.repeated = count_repeated(key) if equal else 0
         self._used = np.zeros(len(key) + 1, np.int64)  # of each key, at its first place: how many were found
         self._free = np.ones(len(key), bool)
 
@@ -392,7 +395,7 @@ class Index:
         """For each of some keys its row, the i-th of a key for the i-th that asks for it; -1 where there is none left.
 
         >>> rows = pa.RecordBatch.from_pydict({"key": pa.array([5, 7, 5, 8], pa.int64())})
-        >>> index = Index(rows)
+        >>> index = KeyIndex(rows)
         >>> index.find(np.array([8, 5, 6])), index.find(np.array([5, 5])), index.left()
         (array([ 3,  0, -1]), array([ 2, -1]), array([1]))
         """
@@ -422,9 +425,9 @@ def _by_key(key: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64
     return np.argsort(key, kind="stable") if equal else order, ordered, equal  # stable takes three times as long
 
 
-def _found(index: Index, new: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[Joined]:
+def _found(index: KeyIndex, new: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[JoinedRows]:
     """The new rows with theirs of the index; at last those of the index that none of them looked for."""
-    no_old, no_new = index.rows.slice(0, 0), nothing(schema)
+    no_old, no_new = index.rows.slice(0, 0), empty_batch(schema)
     keys = [np.zeros(0, np.int64)]
     for batch in new:
         key = as_numpy(batch.column("key"))
@@ -432,10 +435,10 @@ def _found(index: Index, new: Iterable[pa.RecordBatch], schema: pa.Schema) -> It
         at = index.find(key)
         there = at >= 0
         pair, alone = (batch, no_new) if there.all() else (_where(batch, there), _where(batch, ~there))
-        yield Joined(_rows(_taken(index.rows, at[there])), _rows(pair), _rows(no_old), _rows(alone))
-    more = index.repeated, repeated(np.concatenate(keys))
+        yield JoinedRows(_rows(_taken(index.rows, at[there])), _rows(pair), _rows(no_old), _rows(alone))
+    more = index.repeated, count_repeated(np.concatenate(keys))
     rest = index.rows.take(pa.array(index.left()))
-    yield Joined(_rows(no_old), _rows(no_new), _rows(rest), _rows(no_new), more)
+    yield JoinedRows(_rows(no_old), _rows(no_new), _rows(rest), _rows(no_new), more)
 
 
 def _where(batch: pa.RecordBatch, keep: NDArray[np.bool_]) -> pa.RecordBatch:

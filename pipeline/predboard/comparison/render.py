@@ -11,21 +11,21 @@ from predboard.comparison.differences import Comparison, Difference, Flips
 from predboard.comparison.report import SHOWN, Side
 from predboard.drawing import comparison
 from predboard.drawing.canvas import percent
-from predboard.drawing.comparison import Change
-from predboard.metrics.counts import wilsons
+from predboard.drawing.comparison import DifferenceLine
+from predboard.metrics.counts import wilson_intervals
 from predboard.metrics.seriation import seriate
 from predboard.summaries import Picture, Pixels, Scalar, Summary, Text, Tiles
 
-LINES = 10
+MAX_INTERVAL_LINES = 10
 """Classes or slices in a picture."""
 
-BEST = 3
-"""Of them, those that gained most, where there are more than `LINES`."""
+BEST_LINES = 3
+"""Of them, those that gained most, where there are more than `MAX_INTERVAL_LINES`."""
 
-SHOWN_SIDES = 12
+MAX_RANKED_SIDES = 12
 """Sides in the picture of their ranking."""
 
-BLOCK = 40
+MAX_MATRIX_CLASSES = 40
 """Classes in the matrix with numbers: with more, those that changed most."""
 
 GALLERIES = {
@@ -39,7 +39,7 @@ GALLERIES = {
 }
 """Of which rows pictures are shown: tag and description."""
 
-VERDICTS = {
+TILE_LABELS = {
     "broken": "broken",
     "fixed": "fixed",
     "changed_wrong": "still wrong",
@@ -47,16 +47,16 @@ VERDICTS = {
 }
 """What a tile says of its picture."""
 
-Pairs = Mapping[tuple[int, int], Comparison]
+ComparisonPairs = Mapping[tuple[int, int], Comparison]
 """By places of two sides, the older first."""
 
 
-def gallery(tag: str) -> str:
+def gallery_kind(tag: str) -> str:
     """Which kind of rows a tag shows."""
     return next(kind for kind, (of, _) in GALLERIES.items() if of == tag)
 
 
-def summaries(sides: Sequence[Side], pairs: Pairs, examples: Examples) -> Iterator[tuple[int, Summary]]:
+def summaries(sides: Sequence[Side], pairs: ComparisonPairs, examples: Examples) -> Iterator[tuple[int, Summary]]:
     """(step, summary) for all that is worth drawing: of the first side against the last, and of all of them.
 
     Args:
@@ -66,9 +66,9 @@ def summaries(sides: Sequence[Side], pairs: Pairs, examples: Examples) -> Iterat
     """
     first, last = sides[0], sides[-1]
     found, step = pairs[0, len(sides) - 1], sides[-1].step.step
-    yield step, Picture("1_glance/report_card", partial(card, found, first, last), "Start here.")
-    if len(sides) > 2 and (ranked := report.ranking(pairs)):
-        if not report.short(pairs, len(sides)):
+    yield step, Picture("1_glance/report_card", partial(comparison_card, found, first, last), "Start here.")
+    if len(sides) > 2 and (ranked := report.rank_sides(pairs)):
+        if not report.missing_pair_notes(pairs, len(sides)):
             said = "Accuracy of the row less that of the column, over the images of both. Grey: the interval holds 0."
             yield step, Picture("1_glance/all_pairs", partial(_all_pairs, sides, pairs, ranked), said)
         said = "Difference to the most accurate, over the images of both, with 95 % intervals."
@@ -82,9 +82,9 @@ def summaries(sides: Sequence[Side], pairs: Pairs, examples: Examples) -> Iterat
         yield step, Text(tag, markdown)
 
 
-def _pages(sides: Sequence[Side], pairs: Pairs, found: Comparison) -> dict[str, str]:
+def _pages(sides: Sequence[Side], pairs: ComparisonPairs, found: Comparison) -> dict[str, str]:
     first, last = sides[0], sides[-1]
-    pages = {"report/0_verdict": report.page(found, first, last)}
+    pages = {"report/0_verdict": report.verdict_page(found, first, last)}
     if len(sides) > 2:
         pages["report/all_pairs"] = report.pairs_table(sides, pairs)
     return pages | {
@@ -94,13 +94,13 @@ def _pages(sides: Sequence[Side], pairs: Pairs, found: Comparison) -> dict[str, 
     }
 
 
-def _change(name: str, d: Difference | Flips, note: str = "") -> Change:
+def _change(name: str, d: Difference | Flips, note: str = "") -> DifferenceLine:
     value = d.share if isinstance(d, Flips) else d.difference
     low, high = d.interval or (value, value)
-    return Change(name, value, low, high, note)
+    return DifferenceLine(name, value, low, high, note)
 
 
-def card(found: Comparison, old: Side, new: Side) -> Pixels:
+def comparison_card(found: Comparison, old: Side, new: Side) -> Pixels:
     """The report card of a comparison."""
     accuracy = found.overall.get("accuracy")
     gained, lost = found.fixed_broken
@@ -108,12 +108,12 @@ def card(found: Comparison, old: Side, new: Side) -> Pixels:
     facts = [("images", f"{found.rows:,}")]
     if churn is not None:
         facts.insert(0, ("changed", percent(churn.value)))
-    label, before, now, images = report.moves(found)
+    label, before, now, images = report.list_transitions(found)
     broken = np.flatnonzero(before == label)[:4].tolist()
     names = found.names
-    return comparison.verdict_card(
-        comparison.Verdict(
-            sentence=report.verdict(found, old.name, new.name),
+    return comparison.draw_comparison_card(
+        comparison.ComparisonCard(
+            sentence=report.verdict_sentence(found, old.name, new.name),
             accuracy=None if accuracy is None else _change("accuracy", accuracy),
             sides=None if accuracy is None else ((old.name, accuracy.old), (new.name, accuracy.new)),
             fixed=gained,
@@ -133,7 +133,7 @@ def _flips(f: Flips) -> str:
 
 def _galleries(examples: Examples) -> Iterator[Tiles]:
     for kind, (tag, description) in GALLERIES.items():
-        place = changes.BOTH_WRONG if kind == "both_wrong_same" else changes.KINDS.index(kind)
+        place = changes.BOTH_WRONG if kind == "both_wrong_same" else changes.CHANGE_KINDS.index(kind)
         rows = examples.of_kind.of_group(place)
         if len(rows["id"]):
             yield Tiles(tag, rows, description)
@@ -143,12 +143,12 @@ def _pictures(found: Comparison) -> Iterator[Picture]:
     moved = _moves(found)
     if len(moved.change):
         said = "Rows: true class; columns: predicted class. Blue: better (more right, fewer wrong); vermillion: worse."
-        yield Picture("changes/0_overview", partial(comparison.moves, moved), said)
-        if len(moved.total) > BLOCK:
+        yield Picture("changes/0_overview", partial(comparison.draw_change_overview, moved), said)
+        if len(moved.total) > MAX_MATRIX_CLASSES:
             moved = _most_moved(moved)
             said = f"The {len(moved.total)} classes that changed most. {said}"
         yield Picture(
-            "changes/matrix", partial(comparison.moved_matrix, moved), f"Images more or fewer than before. {said}"
+            "changes/matrix", partial(comparison.draw_change_matrix, moved), f"Images more or fewer than before. {said}"
         )
     for tag, flips, what in (("classes", found.by_class, "class"), ("slices", found.by_slice, "slice")):
         if flips:
@@ -160,23 +160,23 @@ def _worst(flips: Sequence[Flips], what: str) -> Pixels:
     """The worst of them, and a few of the best where there are many."""
     shown, cut = list(flips), 0
     title = f"accuracy by {what}, now less before"
-    if len(flips) > LINES:
-        cut = LINES - BEST
-        best = sorted(flips, key=lambda f: (-f.interval[0], -f.net))[:BEST]
+    if len(flips) > MAX_INTERVAL_LINES:
+        cut = MAX_INTERVAL_LINES - BEST_LINES
+        best = sorted(flips, key=lambda f: (-f.interval[0], -f.net))[:BEST_LINES]
         shown = [*[f for f in flips if f not in best][:cut], *best[::-1]]
-        title += f": {cut} worst and {BEST} best of {len(flips):,}"
-    return comparison.differences(title, [_change(f.name, f, _flips(f)) for f in shown], "images", cut)
+        title += f": {cut} worst and {BEST_LINES} best of {len(flips):,}"
+    return comparison.draw_differences(title, [_change(f.name, f, _flips(f)) for f in shown], "images", cut)
 
 
-def _moves(found: Comparison) -> comparison.Moves:
+def _moves(found: Comparison) -> comparison.MatrixChange:
     """How the confusion matrix changed, its classes in an order in which those stand together that are confused."""
     old, new = found.old, found.new
     present = np.flatnonzero(old.support + old.predictions + new.predictions)
     place = np.zeros(found.classes, np.int64)
     place[present] = np.arange(len(present))
     both = [np.concatenate(columns) for columns in zip(old.confusions, new.confusions, strict=True)]
-    order = seriate(len(present), place[both[0]], place[both[1]], wilsons(both[2], old.support[both[0]])[0])
-    items = present if len(present) <= comparison.NAMED else present[order.items]
+    order = seriate(len(present), place[both[0]], place[both[1]], wilson_intervals(both[2], old.support[both[0]])[0])
+    items = present if len(present) <= comparison.NAMED_CLASSES_MAX else present[order.items]
     place[items] = np.arange(len(items))
     cells = [np.concatenate(columns) for columns in zip(old.cells, new.cells, strict=True)]
     count = np.concatenate([-old.cells[2], new.cells[2]])
@@ -185,20 +185,20 @@ def _moves(found: Comparison) -> comparison.Moves:
     np.add.at(change, where, count)
     code, change = code[change != 0], change[change != 0]
     true, predicted = np.divmod(code, found.classes)
-    return comparison.Moves(
+    return comparison.MatrixChange(
         place[true], place[predicted], change, old.support[items], [found.names[i] for i in items.tolist()]
     )
 
 
-def _most_moved(moved: comparison.Moves) -> comparison.Moves:
-    """The `BLOCK` classes in whose rows and columns most changed, in their order."""
+def _most_moved(moved: comparison.MatrixChange) -> comparison.MatrixChange:
+    """The `MAX_MATRIX_CLASSES` classes in whose rows and columns most changed, in their order."""
     n = len(moved.total)
     weight = np.bincount(moved.true, np.abs(moved.change), n) + np.bincount(moved.predicted, np.abs(moved.change), n)
-    chosen = np.sort(np.argsort(-weight, kind="stable")[:BLOCK])
+    chosen = np.sort(np.argsort(-weight, kind="stable")[:MAX_MATRIX_CLASSES])
     place = np.full(n, -1)
     place[chosen] = np.arange(len(chosen))
     inside = (place[moved.true] >= 0) & (place[moved.predicted] >= 0)
-    return comparison.Moves(
+    return comparison.MatrixChange(
         place[moved.true[inside]],
         place[moved.predicted[inside]],
         moved.change[inside],
@@ -207,30 +207,30 @@ def _most_moved(moved: comparison.Moves) -> comparison.Moves:
     )
 
 
-def _all_pairs(sides: Sequence[Side], pairs: Pairs, ranked: Sequence[report.Ranked]) -> Pixels:
+def _all_pairs(sides: Sequence[Side], pairs: ComparisonPairs, ranked: Sequence[report.RankedSide]) -> Pixels:
     order = [r.place for r in ranked]
     cells = [[_of_pair(pairs, column, row) for column in order] for row in order]
-    return comparison.all_pairs([sides[place].name for place in order], cells)
+    return comparison.draw_all_pairs([sides[place].name for place in order], cells)
 
 
-def _of_pair(pairs: Pairs, old: int, new: int) -> Change | None:
-    accuracy = None if old == new else report.accuracy_of(pairs, old, new)
+def _of_pair(pairs: ComparisonPairs, old: int, new: int) -> DifferenceLine | None:
+    accuracy = None if old == new else report.accuracy_difference(pairs, old, new)
     return None if accuracy is None else _change("", accuracy)
 
 
-def _ranking(sides: Sequence[Side], ranked: Sequence[report.Ranked]) -> Pixels:
+def _ranking(sides: Sequence[Side], ranked: Sequence[report.RankedSide]) -> Pixels:
     best = sides[ranked[0].place].name
     lines = [
-        Change(sides[r.place].name, 0.0, 0.0, 0.0, percent(r.accuracy))
-        if r.to_best is None
-        else _change(sides[r.place].name, r.to_best, percent(r.accuracy))
-        for r in ranked[:SHOWN_SIDES]
+        DifferenceLine(sides[r.place].name, 0.0, 0.0, 0.0, percent(r.accuracy))
+        if r.difference_to_best is None
+        else _change(sides[r.place].name, r.difference_to_best, percent(r.accuracy))
+        for r in ranked[:MAX_RANKED_SIDES]
     ]
-    more = f"the best {SHOWN_SIDES} of {len(ranked):,}: " if len(ranked) > SHOWN_SIDES else ""
-    return comparison.differences(f"{more}accuracy less that of {best}", lines, "accuracy")
+    more = f"the best {MAX_RANKED_SIDES} of {len(ranked):,}: " if len(ranked) > MAX_RANKED_SIDES else ""
+    return comparison.draw_differences(f"{more}accuracy less that of {best}", lines, "accuracy")
 
 
-def _curves(sides: Sequence[Side], pairs: Pairs) -> Iterator[tuple[int, Scalar]]:
+def _curves(sides: Sequence[Side], pairs: ComparisonPairs) -> Iterator[tuple[int, Scalar]]:
     """Figures of both and their difference: of steps of one run a point for each against the first."""
     last = len(sides) - 1
     steps = {side.run for side in sides} == {sides[0].run} and len({side.step.step for side in sides}) == len(sides)

@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 
 from predboard import csv_lines
 from predboard.comparison.differences import Comparison, Difference, Flips
-from predboard.csv_lines import Named
+from predboard.csv_lines import TextCodes
 from predboard.drawing.canvas import percent, signed
 from predboard.errors import plural
 from predboard.storage.runs import Step
-from predboard.summaries import Figure, cell
+from predboard.summaries import Metric, escape_markdown
 from predboard.visualization import log_folder
 
-FILE = log_folder.COMPARISON
+COMPARE_FILE = log_folder.COMPARE_FILE
 FORMAT = 1
 
-DIGITS = 9
+SIGNIFICANT_DIGITS = 9
 """Significant digits that are written."""
 
-LISTED = 100
+MAX_TABLE_ROWS = 100
 """Rows of a table: TensorBoard slows down above 200."""
 
 SHOWN = {
@@ -57,27 +57,27 @@ class Side:
     step: Step
 
 
-def points(share: float) -> str:
+def format_points(share: float) -> str:
     """A difference of shares in percentage points, with its sign.
 
-    >>> points(0.01234), points(-0.0004), points(0.0)
+    >>> format_points(0.01234), format_points(-0.0004), format_points(0.0)
     ('+1.2', '−0.0', '0.0')
     """
     return signed(100 * share, 1)
 
 
-WORDS = {1: "**better**", -1: "**worse**", 0: ""}
+SIGN_WORDS = {1: "**better**", -1: "**worse**", 0: ""}
 """What tables say of a sign."""
 
 
-def sign(of: Difference | Flips) -> int:
+def proven_sign(of: Difference | Flips) -> int:
     """1 if more for sure, -1 if less for sure, 0 if the interval does not tell."""
     if of.interval is None:
         return 0
     return int(of.interval[0] > 0) - int(of.interval[1] < 0)
 
 
-def verdict(found: Comparison, old: str, new: str) -> str:
+def verdict_sentence(found: Comparison, old: str, new: str) -> str:
     """The comparison in one sentence, which claims no more than the interval of the accuracies."""
     if not found.state.both:
         return f"{new} and {old} cannot be compared: they have no image in common."
@@ -95,11 +95,11 @@ def verdict(found: Comparison, old: str, new: str) -> str:
     gained, lost = found.fixed_broken
     flips = f"{gained:,} fixed, {lost:,} broken of {images}"
     low, high = accuracy.interval
-    if sign(accuracy):
-        word, least, most = ("better", low, high) if sign(accuracy) > 0 else ("worse", -high, -low)
+    if proven_sign(accuracy):
+        word, least, most = ("better", low, high) if proven_sign(accuracy) > 0 else ("worse", -high, -low)
         by = f"{100 * abs(accuracy.difference):.1f} points of accuracy ({100 * least:.1f} to {100 * most:.1f})"
         return f"{new} is {word} than {old} by {by}: {flips}."
-    by = f"{points(accuracy.difference)} points of accuracy ({points(low)} to {points(high)})"
+    by = f"{format_points(accuracy.difference)} points of accuracy ({format_points(low)} to {format_points(high)})"
     return f"{new} and {old} cannot be told apart: {by}, {flips}."
 
 
@@ -127,7 +127,7 @@ def notes(found: Comparison, old: Side, new: Side) -> list[str]:
     return said
 
 
-def uneven(pairs: Mapping[tuple[int, int], Comparison]) -> list[str]:
+def uneven_notes(pairs: Mapping[tuple[int, int], Comparison]) -> list[str]:
     """What a person should know of a ranking of sides that have not the same images."""
     rows = [of.rows for of in pairs.values()]
     if min(rows) == max(rows):
@@ -138,7 +138,7 @@ def uneven(pairs: Mapping[tuple[int, int], Comparison]) -> list[str]:
     ]
 
 
-def short(pairs: Mapping[tuple[int, int], Comparison], sides: int) -> list[str]:
+def missing_pair_notes(pairs: Mapping[tuple[int, int], Comparison], sides: int) -> list[str]:
     """What a person should know of sides too many to compare all with each other."""
     if len(pairs) == sides * (sides - 1) // 2:
         return []
@@ -171,14 +171,14 @@ def compare_json(
     record: dict[str, Any] = {
         "predboard_compare": FORMAT,
         "name": name,
-        "verdict": verdict(found, first.name, last.name),
-        "notes": [*notes(found, first, last), *short(pairs, len(sides)), *uneven(pairs)],
+        "verdict": verdict_sentence(found, first.name, last.name),
+        "notes": [*notes(found, first, last), *missing_pair_notes(pairs, len(sides)), *uneven_notes(pairs)],
         "old": _about(first),
         "new": _about(last),
         "classes": found.classes,
         "mapped": mapped,
         "files": list(files),
-        "rows": counts(found),
+        "rows": row_counts(found),
         "rates": {n: _rate(figure) for n, figure in found.rates.items()},
         "differences": {n: _numbers(d) for n, d in found.differences.items()},
         "by_class": [_flips(f) for f in found.by_class],
@@ -191,15 +191,15 @@ def compare_json(
             {
                 "old": sides[i].name,
                 "new": sides[j].name,
-                "verdict": verdict(of, sides[i].name, sides[j].name),
-                "rows": counts(of),
+                "verdict": verdict_sentence(of, sides[i].name, sides[j].name),
+                "rows": row_counts(of),
                 "rates": {n: _rate(figure) for n, figure in of.rates.items()},
                 "differences": {n: _numbers(d) for n, d in of.overall.items()},
             }
             for (i, j), of in pairs.items()
         ]
         record["ranking"] = [
-            {"name": sides[r.place].name, "accuracy": _short(r.accuracy), **_to_best(r)} for r in ranking(pairs)
+            {"name": sides[r.place].name, "accuracy": _short(r.accuracy), **_to_best(r)} for r in rank_sides(pairs)
         ]
     return (json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
@@ -231,7 +231,7 @@ def _about(side: Side) -> dict[str, Any]:
     }
 
 
-def counts(found: Comparison) -> dict[str, int]:
+def row_counts(found: Comparison) -> dict[str, int]:
     """How many rows there are of each kind, by name."""
     s, (gained, lost) = found.state, found.fixed_broken
     return {
@@ -253,14 +253,14 @@ def counts(found: Comparison) -> dict[str, int]:
 
 
 def _short(value: float) -> float:
-    return float(f"{value:.{DIGITS}g}")
+    return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
 
 
 def _ends(interval: tuple[float, float] | None) -> dict[str, float]:
     return {} if interval is None else {"lower": _short(interval[0]), "upper": _short(interval[1])}
 
 
-def _rate(figure: Figure) -> dict[str, float]:
+def _rate(figure: Metric) -> dict[str, float]:
     return {"value": _short(figure.value), **_ends(figure.interval)}
 
 
@@ -276,7 +276,7 @@ def _flips(f: Flips) -> dict[str, Any]:
 def _definitions(found: Comparison) -> dict[str, dict[str, str]]:
     """What the names mean and how the intervals were made; those of classes and of slices once for all."""
     said: dict[str, dict[str, str]] = {}
-    every: list[tuple[str, Figure | Difference]] = [*found.rates.items(), *found.differences.items()]
+    every: list[tuple[str, Metric | Difference]] = [*found.rates.items(), *found.differences.items()]
     for name, of in every:
         kind = next((kind for kind in MANY if name.startswith(kind)), None)
         pattern = name if kind is None else f"{kind}*/{name.rpartition('/')[2]}"
@@ -285,28 +285,28 @@ def _definitions(found: Comparison) -> dict[str, dict[str, str]]:
 
 
 @dataclass(frozen=True)
-class Ranked:
+class RankedSide:
     """One side among several."""
 
     place: int
     """Of the side."""
     accuracy: float
     """Mean over its pairs: that of its images, where all sides have the same."""
-    to_best: Difference | None
+    difference_to_best: Difference | None
     """Accuracy of this side less that of the best, over the images of both; None of the best."""
 
 
-def ranking(pairs: Mapping[tuple[int, int], Comparison]) -> list[Ranked]:
+def rank_sides(pairs: Mapping[tuple[int, int], Comparison]) -> list[RankedSide]:
     """All sides, the most accurate first, each with its difference to that one; none without labelled images."""
     mean = _means(pairs)
     order = list(mean)
     return [
-        Ranked(place, mean[place], None if place == order[0] else accuracy_of(pairs, order[0], place))
+        RankedSide(place, mean[place], None if place == order[0] else accuracy_difference(pairs, order[0], place))
         for place in order
     ]
 
 
-def lacking(pairs: Mapping[tuple[int, int], Comparison], sides: int) -> list[tuple[int, int]]:
+def missing_pairs(pairs: Mapping[tuple[int, int], Comparison], sides: int) -> list[tuple[int, int]]:
     """Pairs that a ranking of so many sides needs besides: each with the most accurate."""
     best = next(iter(_means(pairs)), 0)
     needed = [(min(best, place), max(best, place)) for place in range(sides) if place != best]
@@ -324,7 +324,7 @@ def _means(pairs: Mapping[tuple[int, int], Comparison]) -> dict[int, float]:
     return {place: mean[place] for place in sorted(mean, key=lambda place: (-mean[place], place))}
 
 
-def accuracy_of(pairs: Mapping[tuple[int, int], Comparison], old: int, new: int) -> Difference | None:
+def accuracy_difference(pairs: Mapping[tuple[int, int], Comparison], old: int, new: int) -> Difference | None:
     """The accuracy of one side less that of another, whichever is older; None if nothing can be compared."""
     d = pairs[min(old, new), max(old, new)].overall.get("accuracy")
     if d is None or old < new:
@@ -333,18 +333,18 @@ def accuracy_of(pairs: Mapping[tuple[int, int], Comparison], old: int, new: int)
     return replace(d, old=d.new, new=d.old, difference=0.0 - d.difference, interval=(0.0 - high, 0.0 - low))
 
 
-def _to_best(r: Ranked) -> dict[str, float]:
-    d = r.to_best
+def _to_best(r: RankedSide) -> dict[str, float]:
+    d = r.difference_to_best
     return {} if d is None else {"difference": _short(d.difference), **_ends(d.interval), "rows": d.rows}
 
 
 # --- pages ---
 
 
-def page(found: Comparison, old: Side, new: Side) -> str:
+def verdict_page(found: Comparison, old: Side, new: Side) -> str:
     """The comparison in words and tables."""
-    blocks = [f"# {cell(verdict(found, old.name, new.name))}"]
-    blocks += ["\n".join(f"- {cell(note)}" for note in notes(found, old, new))]
+    blocks = [f"# {escape_markdown(verdict_sentence(found, old.name, new.name))}"]
+    blocks += ["\n".join(f"- {escape_markdown(note)}" for note in notes(found, old, new))]
     if found.rows:
         blocks += [_figures(found, old, new), _rates(found)]
     blocks.append(
@@ -356,13 +356,13 @@ def page(found: Comparison, old: Side, new: Side) -> str:
 
 def _figures(found: Comparison, old: Side, new: Side) -> str:
     lines = [
-        f"| | {cell(old.name)} | {cell(new.name)} | difference | 95 % interval | |",
+        f"| | {escape_markdown(old.name)} | {escape_markdown(new.name)} | difference | 95 % interval | |",
         "|---|---:|---:|---:|---|---|",
     ]
     for name, d in found.overall.items():
         said, more = SHOWN[name]
         ends = "–" if d.interval is None else f"{signed(d.interval[0], 4)} to {signed(d.interval[1], 4)}"
-        word = WORDS[more * sign(d)]
+        word = SIGN_WORDS[more * proven_sign(d)]
         lines.append(f"| {said} | {d.old:.4f} | {d.new:.4f} | {signed(d.difference, 4)} | {ends} | {word} |")
     return "\n".join(lines)
 
@@ -394,19 +394,20 @@ def flips_table(found: Sequence[Flips], what: str) -> str:
         f"| {what} | images | fixed | broken | net | accuracy, points | 95 % interval | |",
         "|---|---:|---:|---:|---:|---:|---|---|",
     ]
-    for f in found[:LISTED]:
+    for f in found[:MAX_TABLE_ROWS]:
         low, high = f.interval
-        word = WORDS[sign(f)]
+        word = SIGN_WORDS[proven_sign(f)]
         lines.append(
-            f"| {cell(f.name)} | {f.rows:,} | {f.fixed:,} | {f.broken:,} | {signed(f.net, 0)} | {points(f.share)} "
-            f"| {points(low)} to {points(high)} | {word} |"
+            f"| {escape_markdown(f.name)} | {f.rows:,} | {f.fixed:,} | {f.broken:,} | {signed(f.net, 0)} | "
+            f"{format_points(f.share)} "
+            f"| {format_points(low)} to {format_points(high)} | {word} |"
         )
-    if len(found) > LISTED:
-        lines += ["", f"{len(found) - LISTED:,} more are in `compare.json`."]
+    if len(found) > MAX_TABLE_ROWS:
+        lines += ["", f"{len(found) - MAX_TABLE_ROWS:,} more are in `compare.json`."]
     return "\n".join(lines)
 
 
-def moves(found: Comparison) -> tuple[NDArray[np.int64], ...]:
+def list_transitions(found: Comparison) -> tuple[NDArray[np.int64], ...]:
     """Label, old prediction, new prediction and count of all changes, the most frequent first: [moves] each."""
     label, old, new, count = found.joint
     moved = np.flatnonzero(old != new)
@@ -414,69 +415,76 @@ def moves(found: Comparison) -> tuple[NDArray[np.int64], ...]:
     return label[order], old[order], new[order], count[order]
 
 
-MOVED = ("fixed", "broken", "changed_wrong")
+TRANSITION_KINDS = ("fixed", "broken", "changed_wrong")
 """What may have become of a labelled image whose prediction changed."""
 
 
 def _kinds(label: NDArray[np.int64], old: NDArray[np.int64], new: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Place in `MOVED` of each change: [moves]."""
+    """Place in `TRANSITION_KINDS` of each change: [moves]."""
     return np.where(new == label, 0, np.where(old == label, 1, 2))
 
 
 def transitions_table(found: Comparison, old: Side, new: Side) -> str:
     """Which predictions changed into which, the most frequent first."""
-    label, before, now, count = moves(found)
+    label, before, now, count = list_transitions(found)
     if not len(count):
         return "No prediction of a compared image changed."
     names = found.names
-    lines = [f"| true | {cell(old.name)} | {cell(new.name)} | images | |", "|---|---|---|---:|---|"]
+    lines = [
+        f"| true | {escape_markdown(old.name)} | {escape_markdown(new.name)} | images | |",
+        "|---|---|---|---:|---|",
+    ]
     columns = (label, before, now, count, _kinds(label, before, now))
-    for true, a, b, images, kind in zip(*(column[:LISTED].tolist() for column in columns), strict=True):
-        said = MOVED[kind].replace("_", ", still ")
-        lines.append(f"| {cell(names[true])} | {cell(names[a])} | {cell(names[b])} | {images:,} | {said} |")
-    if len(count) > LISTED:
-        lines += ["", f"{len(count) - LISTED:,} more are in `transitions.csv`."]
+    for true, a, b, images, kind in zip(*(column[:MAX_TABLE_ROWS].tolist() for column in columns), strict=True):
+        said = TRANSITION_KINDS[kind].replace("_", ", still ")
+        lines.append(
+            f"| {escape_markdown(names[true])} | {escape_markdown(names[a])} | {escape_markdown(names[b])} | "
+            f"{images:,} | {said} |"
+        )
+    if len(count) > MAX_TABLE_ROWS:
+        lines += ["", f"{len(count) - MAX_TABLE_ROWS:,} more are in `transitions.csv`."]
     return "\n".join(lines)
 
 
 def transitions_csv(found: Comparison) -> bytes:
     """All of them."""
-    label, old, new, count = moves(found)
-    kinds = Named(MOVED, _kinds(label, old, new))
-    names = (Named(found.names, of) for of in (label, old, new))
-    return b"label_name,old_name,new_name,images,kind\n" + csv_lines.lines([*names, count, kinds])
+    label, old, new, count = list_transitions(found)
+    kinds = TextCodes(TRANSITION_KINDS, _kinds(label, old, new))
+    names = (TextCodes(found.names, of) for of in (label, old, new))
+    return b"label_name,old_name,new_name,images,kind\n" + csv_lines.format_csv_lines([*names, count, kinds])
 
 
 def pairs_table(sides: Sequence[Side], pairs: Mapping[tuple[int, int], Comparison]) -> str:
     """The pairs of several sides, and the ranking."""
-    lines = [f"- {note}\n" for note in (*short(pairs, len(sides)), *uneven(pairs))]
+    lines = [f"- {note}\n" for note in (*missing_pair_notes(pairs, len(sides)), *uneven_notes(pairs))]
     lines += ["| | accuracy | less than the best, points | 95 % interval | |", "|---|---:|---:|---|---|"]
-    for r in ranking(pairs):
-        d = r.to_best
+    for r in rank_sides(pairs):
+        d = r.difference_to_best
         if d is None:
             ends, gain, word = "", "", "**best**"
         else:
             low, high = d.interval or (d.difference, d.difference)
-            gain, ends = points(d.difference), f"{points(low)} to {points(high)}"
-            word = "" if sign(d) else "cannot be told from the best"
-        lines.append(f"| {cell(sides[r.place].name)} | {percent(r.accuracy)} | {gain} | {ends} | {word} |")
+            gain, ends = format_points(d.difference), f"{format_points(low)} to {format_points(high)}"
+            word = "" if proven_sign(d) else "cannot be told from the best"
+        lines.append(f"| {escape_markdown(sides[r.place].name)} | {percent(r.accuracy)} | {gain} | {ends} | {word} |")
     lines += [
         "",
         "| old | new | images | accuracy, points | 95 % interval | fixed | broken | changed | p (McNemar) | |",
         "|---|---|---:|---:|---|---:|---:|---:|---:|---|",
     ]
-    for (i, j), found in list(pairs.items())[:LISTED]:
-        names = f"| {cell(sides[i].name)} | {cell(sides[j].name)} | {found.rows:,} |"
+    for (i, j), found in list(pairs.items())[:MAX_TABLE_ROWS]:
+        names = f"| {escape_markdown(sides[i].name)} | {escape_markdown(sides[j].name)} | {found.rows:,} |"
         accuracy = found.overall.get("accuracy")
         if accuracy is None or accuracy.interval is None:
             lines.append(f"{names} – | – | – | – | – | – | |")
             continue
         (low, high), (gained, lost) = accuracy.interval, found.fixed_broken
-        word = WORDS[sign(accuracy)]
+        word = SIGN_WORDS[proven_sign(accuracy)]
         lines.append(
-            f"{names} {points(accuracy.difference)} | {points(low)} to {points(high)} | {gained:,} | {lost:,} "
+            f"{names} {format_points(accuracy.difference)} | {format_points(low)} to {format_points(high)} | "
+            f"{gained:,} | {lost:,} "
             f"| {percent(found.rates['churn'].value)} | {found.p:.2g} | {word} |"
         )
-    if len(pairs) > LISTED:
-        lines += ["", f"{len(pairs) - LISTED:,} more are in `compare.json`."]
+    if len(pairs) > MAX_TABLE_ROWS:
+        lines += ["", f"{len(pairs) - MAX_TABLE_ROWS:,} more are in `compare.json`."]
     return "\n".join(lines)

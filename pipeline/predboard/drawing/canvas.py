@@ -19,13 +19,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from predboard.summaries import Pixels
 
-WIDTH, HEIGHT = 350, 215
+WIDTH_PX, HEIGHT_PX = 350, 215
 """Of a tile and of the report card, pixels: Time Series shows every picture 215 high, Images 350 wide."""
 
-PICTURE = 196
+PICTURE_SIDE_PX = 196
 """Side of the square that a tile's picture fills: 7 × 28, and close to 3 × 64 and 6 × 32."""
 
-ENOUGH = 2 * PICTURE
+MIN_SOURCE_SIDE_PX = 2 * PICTURE_SIDE_PX
 """A source picture whose sides are no shorter loses nothing that its tile would show; see `images.open_image`."""
 
 _KEPT = 4096
@@ -210,7 +210,7 @@ def signed(value: float, digits: int = 0) -> str:
 
 
 @dataclass(frozen=True)
-class Words:
+class TileText:
     """What a tile says of its picture."""
 
     true: str | None
@@ -223,7 +223,7 @@ class Words:
     loss: float | None = None
 
 
-def fit_picture(picture: Image.Image, room: int = PICTURE) -> tuple[Image.Image, bool]:
+def fit_picture(picture: Image.Image, room: int = PICTURE_SIDE_PX) -> tuple[Image.Image, bool]:
     """A picture as large as a square of side `room` takes, and whether it was enlarged.
 
     Small ones grow by a whole factor without smoothing, so that their own pixels are seen; large ones are reduced.
@@ -240,41 +240,43 @@ def fit_picture(picture: Image.Image, room: int = PICTURE) -> tuple[Image.Image,
 _FRAME, _MARGIN = 4, 5
 """Width of the frame around a tile's picture, and of the paper around the frame."""
 
-BESIDE = _MARGIN + 2 * _FRAME + PICTURE + 7
+TEXT_LEFT_PX = _MARGIN + 2 * _FRAME + PICTURE_SIDE_PX + 7
 """Where the words of a tile begin, pixels from its left side."""
 
-COLUMN = WIDTH - BESIDE - 4
+TEXT_WIDTH_PX = WIDTH_PX - TEXT_LEFT_PX - 4
 """Width of a tile's words."""
 
-Line = tuple[int, str, int, Colour, bool]
+TileLine = tuple[int, str, int, Colour, bool]
 """Baseline, text, size, colour and whether it is bold."""
 
 
 @functools.lru_cache(32)  # of 300 kB
-def _begun(colour: Colour, lines: tuple[Line, ...], missing: bool) -> Image.Image:
+def _begun(colour: Colour, lines: tuple[TileLine, ...], missing: bool) -> Image.Image:
     """What many tiles have in common: the frame, which waits for its picture or says that there is none, and words."""
-    canvas = Canvas(WIDTH, HEIGHT)
-    inner, end = _MARGIN + _FRAME, _MARGIN + _FRAME + PICTURE
+    canvas = Canvas(WIDTH_PX, HEIGHT_PX)
+    inner, end = _MARGIN + _FRAME, _MARGIN + _FRAME + PICTURE_SIDE_PX
     canvas.draw.rectangle((_MARGIN, _MARGIN, end + _FRAME - 1, end + _FRAME - 1), fill=colour)
     canvas.draw.rectangle((inner, inner, end - 1, end - 1), fill=(240, 240, 240))
     if missing:
-        middle = inner + PICTURE / 2
-        canvas.text((middle, middle), "picture not found", PICTURE, 12, FAINT, anchor="ms")
+        middle = inner + PICTURE_SIDE_PX / 2
+        canvas.text((middle, middle), "picture not found", PICTURE_SIDE_PX, 12, FAINT, anchor="ms")
     for baseline, text, size, ink, bold in lines:
-        canvas.text((BESIDE, baseline), text, COLUMN, size, ink, bold)
+        canvas.text((TEXT_LEFT_PX, baseline), text, TEXT_WIDTH_PX, size, ink, bold)
     return canvas.image
 
 
-def framed(picture: Image.Image | None, colour: Colour, lines: tuple[Line, ...]) -> Canvas:
+def begin_tile(picture: Image.Image | None, colour: Colour, lines: tuple[TileLine, ...]) -> Canvas:
     """A tile with its fitted picture in a frame on the left, and beside it those lines that many tiles have."""
-    canvas = Canvas(WIDTH, HEIGHT, _begun(colour, lines, picture is None))
+    canvas = Canvas(WIDTH_PX, HEIGHT_PX, _begun(colour, lines, picture is None))
     if picture is not None:
         inner = _MARGIN + _FRAME
-        canvas.image.paste(picture, (inner + (PICTURE - picture.width) // 2, inner + (PICTURE - picture.height) // 2))
+        canvas.image.paste(
+            picture, (inner + (PICTURE_SIDE_PX - picture.width) // 2, inner + (PICTURE_SIDE_PX - picture.height) // 2)
+        )
     return canvas
 
 
-def tile(picture: Image.Image | None, words: Words) -> Image.Image:
+def draw_tile(picture: Image.Image | None, words: TileText) -> Image.Image:
     """A fitted picture on the left, what the model says on the right; the frame's colour says whether it is right.
 
     -> 350 × 215 pixels, RGB.
@@ -287,7 +289,7 @@ def tile(picture: Image.Image | None, words: Words) -> Image.Image:
         (36, "true", 10, FAINT, False),
         (73, "predicted", 10, FAINT, False),
     )
-    canvas, left, width = framed(picture, colour, said), BESIDE, COLUMN
+    canvas, left, width = begin_tile(picture, colour, said), TEXT_LEFT_PX, TEXT_WIDTH_PX
     canvas.text((left, 51), words.true or "unknown", width, 13, INK if words.true else FAINT, bold=True)
     baseline = 88
     for rank, (name, p) in enumerate(words.top):
@@ -309,7 +311,9 @@ def tile(picture: Image.Image | None, words: Words) -> Image.Image:
 SHEET_COLUMNS = 4
 
 
-def contact_sheet(pictures: Sequence[tuple[Image.Image, str | None, str]], title: str, lines: Sequence[str]) -> Pixels:
+def draw_contact_sheet(
+    pictures: Sequence[tuple[Image.Image, str | None, str]], title: str, lines: Sequence[str]
+) -> Pixels:
     """Some pictures with what the model says of each, 350 pixels wide, as Images shows it.
 
     Args:
@@ -324,10 +328,10 @@ def contact_sheet(pictures: Sequence[tuple[Image.Image, str | None, str]], title
     cell = 2 * frame + box + apart  # wide
     tall = cell + 26
     top = 24 + 13 * len(lines)
-    canvas = Canvas(WIDTH, top + tall * -(-len(pictures) // SHEET_COLUMNS))
-    canvas.text((left, 15), title, WIDTH - 2 * left, 12, INK, bold=True)
+    canvas = Canvas(WIDTH_PX, top + tall * -(-len(pictures) // SHEET_COLUMNS))
+    canvas.text((left, 15), title, WIDTH_PX - 2 * left, 12, INK, bold=True)
     for i, line in enumerate(lines):
-        canvas.text((left, 29 + 13 * i), line, WIDTH - 2 * left, 10, FAINT)
+        canvas.text((left, 29 + 13 * i), line, WIDTH_PX - 2 * left, 10, FAINT)
     for i, (picture, true, predicted) in enumerate(pictures):
         x, y = left + i % SHEET_COLUMNS * cell, top + i // SHEET_COLUMNS * tall
         colour = UNKNOWN if true is None else RIGHT if true == predicted else WRONG
@@ -344,7 +348,7 @@ def contact_sheet(pictures: Sequence[tuple[Image.Image, str | None, str]], title
 
 
 @dataclass(frozen=True)
-class Card:
+class ReportCard:
     """What the report card says."""
 
     title: str
@@ -363,11 +367,11 @@ class Card:
     """Which of them the card is of."""
 
 
-def report_card(card: Card) -> Pixels:
+def draw_report_card(card: ReportCard) -> Pixels:
     """The one picture a busy person needs. -> [215, 350, 3] uint8."""
-    canvas = Canvas(WIDTH, HEIGHT)
+    canvas = Canvas(WIDTH_PX, HEIGHT_PX)
     left, split = 8, 128
-    canvas.text((left, 15), card.title, WIDTH - 2 * left, 11, FAINT)
+    canvas.text((left, 15), card.title, WIDTH_PX - 2 * left, 11, FAINT)
     if card.accuracy is None:
         canvas.text((left, 48), "no labels", split - left - 8, 20, UNKNOWN, bold=True)
     else:
@@ -387,7 +391,7 @@ def report_card(card: Card) -> Pixels:
         _trend(canvas, card, left, 158, split - left - 46, 27)
 
     canvas.draw.line((split - 4, 24, split - 4, 184), fill=TRACK)
-    x, width = split + 4, WIDTH - split - 10
+    x, width = split + 4, WIDTH_PX - split - 10
     if card.accuracy is not None:
         canvas.text((x, 33), "worst classes, by recall" if card.worst else "no class was missed", width, 10, FAINT)
     baseline = 47
@@ -409,12 +413,14 @@ def report_card(card: Card) -> Pixels:
             baseline += 15
     if card.warnings:
         more = f"  (+{len(card.warnings) - 1} more in report)" if len(card.warnings) > 1 else ""
-        canvas.draw.rectangle((0, HEIGHT - 25, WIDTH, HEIGHT), fill=(253, 236, 224))
-        canvas.text((left, HEIGHT - 9), f"! {card.warnings[0]}{more}", WIDTH - 2 * left, 11, (150, 60, 0), bold=True)
+        canvas.draw.rectangle((0, HEIGHT_PX - 25, WIDTH_PX, HEIGHT_PX), fill=(253, 236, 224))
+        canvas.text(
+            (left, HEIGHT_PX - 9), f"! {card.warnings[0]}{more}", WIDTH_PX - 2 * left, 11, (150, 60, 0), bold=True
+        )
     return canvas.pixels
 
 
-def _trend(canvas: Canvas, card: Card, left: int, top: int, width: int, height: int) -> None:
+def _trend(canvas: Canvas, card: ReportCard, left: int, top: int, width: int, height: int) -> None:
     """Accuracy over the steps with its band, a dot at the step of the card, and the last value beside its end."""
     steps, points, lower, upper = (np.array(column, float) for column in zip(*card.trend, strict=True))
     least, most = float(lower.min()), float(upper.max())
@@ -437,7 +443,9 @@ def _trend(canvas: Canvas, card: Card, left: int, top: int, width: int, height: 
     canvas.text((left + width + 3, at), percent(points[-1]).removesuffix(" %"), 32, 10, RIGHT, bold=True)
 
 
-def confusion(counts: NDArray[np.int64], names: Sequence[str], total: Sequence[int], others: bool = False) -> Pixels:
+def draw_confusion_matrix(
+    counts: NDArray[np.int64], names: Sequence[str], total: Sequence[int], others: bool = False
+) -> Pixels:
     """A confusion matrix with numbers and labels.
 
     Args:
@@ -465,7 +473,7 @@ def confusion(counts: NDArray[np.int64], names: Sequence[str], total: Sequence[i
         canvas.text((left - 8, y + cell / 2 + size / 3), names[i], label, size, INK, anchor="rs")
         rows = f"{total[i]:,}" if total[i] < 100_000 else compact(total[i])
         canvas.text((left + n * cell + numbers, y + cell / 2 + 4), rows, numbers - 4, 10, FAINT, anchor="rs")
-        upright(canvas, names[i], left + i * cell + cell // 2, top - 6, label, size)
+        write_upright(canvas, names[i], left + i * cell + cell // 2, top - 6, label, size)
         for j in range(n):
             share = counts[i, j] / total[i] if total[i] else 0.0
             strength = float(np.sqrt(share))
@@ -483,8 +491,8 @@ def confusion(counts: NDArray[np.int64], names: Sequence[str], total: Sequence[i
 
 
 @dataclass(frozen=True)
-class Group:
-    """Classes that are confused with one another, side by side in an `Overview`."""
+class ConfusionGroup:
+    """Classes that are confused with one another, side by side in an `ConfusionOverview`."""
 
     start: int
     stop: int
@@ -497,7 +505,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Overview:
+class ConfusionOverview:
     """A confusion matrix without numbers, its classes in an order in which similar ones stand together."""
 
     true: NDArray[np.int64]
@@ -512,11 +520,11 @@ class Overview:
     """Share of a true class from which on a wrong cell has its full colour."""
     names: Sequence[str] = ()
     """[classes] written beside the rows; empty if there is no room, and then the groups are described there."""
-    groups: Sequence[Group] = ()
+    groups: Sequence[ConfusionGroup] = ()
     """In the order of their places, at most 7."""
 
 
-def overview(of: Overview) -> Pixels:
+def draw_confusion_overview(of: ConfusionOverview) -> Pixels:
     """A confusion matrix at the size at which TensorBoard shows it, for any number of classes.
 
     Blue is right and vermillion wrong, stronger with the square root of the share of the true class; where there are
@@ -524,7 +532,7 @@ def overview(of: Overview) -> Pixels:
 
     -> [215, 350, 3] uint8.
     """
-    canvas = Canvas(WIDTH, HEIGHT)
+    canvas = Canvas(WIDTH_PX, HEIGHT_PX)
     left, top, side = 4, 16, 196
     classes, right = len(of.total), left + side
     edges = np.rint(np.arange(classes + 1) * side / classes).astype(int).tolist()  # of each class, pixels
@@ -535,7 +543,7 @@ def overview(of: Overview) -> Pixels:
     )
     canvas.draw.rectangle((x, 3, x + 7, 10), fill=WRONG)
     canvas.text((x + 11, 11), f"≥ {percent(of.strongest)} of a class", 125, 10, FAINT)
-    canvas.text((WIDTH - 4, 11), "recall" if of.names else "errors" if of.groups else "", 60, 10, FAINT, anchor="rs")
+    canvas.text((WIDTH_PX - 4, 11), "recall" if of.names else "errors" if of.groups else "", 60, 10, FAINT, anchor="rs")
     canvas.image.paste(Image.fromarray(_heat(of, 0, classes, side)), (left, top))
     if side // classes >= 8:
         for edge in edges[1:-1]:
@@ -548,14 +556,14 @@ def overview(of: Overview) -> Pixels:
         y = top + (edges[place] + edges[place + 1]) / 2 + 4
         rows = int(of.total[place])
         hits = int(of.count[(of.true == place) & (of.predicted == place)].sum())
-        number = canvas.text((WIDTH - 4, y), percent(hits / rows) if rows else "no images", 60, 10, INK, anchor="rs")
-        canvas.text((right + 6, y), name, WIDTH - right - 14 - number, 10, INK)
+        number = canvas.text((WIDTH_PX - 4, y), percent(hits / rows) if rows else "no images", 60, 10, INK, anchor="rs")
+        canvas.text((right + 6, y), name, WIDTH_PX - right - 14 - number, 10, INK)
     if not of.names:
         _describe(canvas, of, edges, right + 1, top)
     return canvas.pixels
 
 
-def _describe(canvas: Canvas, of: Overview, edges: Sequence[int], left: int, top: int) -> None:
+def _describe(canvas: Canvas, of: ConfusionOverview, edges: Sequence[int], left: int, top: int) -> None:
     """Each group, enlarged and named, beside its rows, or as near as there is room."""
     side, pitch = 26, 28
     x = left + 14
@@ -568,15 +576,15 @@ def _describe(canvas: Canvas, of: Overview, edges: Sequence[int], left: int, top
         canvas.draw.line((left + 1, (a + b) // 2, x - 2, y + side // 2), fill=UNKNOWN)
         canvas.image.paste(Image.fromarray(_heat(of, group.start, group.stop, side)), (x, y))
         canvas.draw.rectangle((x - 1, y - 1, x + side, y + side), outline=INK)
-        number = canvas.text((WIDTH - 4, y + 11), f"{group.errors:,}", 50, 10, INK, bold=True, anchor="rs")
-        canvas.text((x + side + 4, y + 11), group.true, WIDTH - x - side - 14 - number, 10, INK)
+        number = canvas.text((WIDTH_PX - 4, y + 11), f"{group.errors:,}", 50, 10, INK, bold=True, anchor="rs")
+        canvas.text((x + side + 4, y + 11), group.true, WIDTH_PX - x - side - 14 - number, 10, INK)
         more = group.stop - group.start - 2
-        number = canvas.text((WIDTH - 4, y + 23), f"+{more:,}" if more else "", 40, 10, FAINT, anchor="rs")
-        canvas.text((x + side + 4, y + 23), f"→ {group.predicted}", WIDTH - x - side - 12 - number, 10, INK)
+        number = canvas.text((WIDTH_PX - 4, y + 23), f"+{more:,}" if more else "", 40, 10, FAINT, anchor="rs")
+        canvas.text((x + side + 4, y + 23), f"→ {group.predicted}", WIDTH_PX - x - side - 12 - number, 10, INK)
         y += pitch
 
 
-def _heat(of: Overview, start: int, stop: int, side: int) -> Pixels:
+def _heat(of: ConfusionOverview, start: int, stop: int, side: int) -> Pixels:
     """The cells of some classes as a square. -> [side, side, 3] uint8."""
     cells = min(stop - start, side)
     place = np.arange(stop - start) * cells // (stop - start)  # of each class
@@ -606,7 +614,7 @@ def compact(number: int) -> str:
     return f"{number / 1e3:.0f}k" if number < 999_500 else f"{number / 1e6:.0f}M"
 
 
-def upright(canvas: Canvas, text: str, x: int, bottom: int, length: int, size: int) -> None:
+def write_upright(canvas: Canvas, text: str, x: int, bottom: int, length: int, size: int) -> None:
     """Write a label that reads upwards, centred on x, ending above `bottom`."""
     fitted, font = _fitted(text, length, size, False)
     box = Image.new("RGB", (int(font.getlength(fitted)) + 2, size + 6), PAPER)
@@ -616,8 +624,8 @@ def upright(canvas: Canvas, text: str, x: int, bottom: int, length: int, size: i
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A share with its interval, one line of `intervals`."""
+class IntervalLine:
+    """A share with its interval, one line of `draw_intervals`."""
 
     name: str
     point: float
@@ -627,20 +635,20 @@ class Interval:
     """What stands at the end of the line: of how many."""
 
 
-def intervals(title: str, lines: Sequence[Interval], reference: float, called: str = "all") -> Pixels:
+def draw_intervals(title: str, lines: Sequence[IntervalLine], reference: float, called: str = "all") -> Pixels:
     """Shares as points with their intervals, one below the other, against a line at the share of all.
 
     -> [215, 350, 3] uint8; the axis begins at the lowest lower end, in steps of .1.
     """
-    canvas = Canvas(WIDTH, HEIGHT)
-    left, right, top, bottom = 152, WIDTH - 84, 40, HEIGHT - 6  # room for "brightness 0.0586 to 0.0611"
+    canvas = Canvas(WIDTH_PX, HEIGHT_PX)
+    left, right, top, bottom = 152, WIDTH_PX - 84, 40, HEIGHT_PX - 6  # room for "brightness 0.0586 to 0.0611"
     start = math.floor(10 * min([reference, *(line.lower for line in lines)])) / 10
     end = 1.0
 
     def at(share: float) -> float:
         return left + (share - start) / (end - start) * (right - left) if end > start else left
 
-    canvas.text((8, 15), title, WIDTH - 16, 11, FAINT)
+    canvas.text((8, 15), title, WIDTH_PX - 16, 11, FAINT)
     canvas.text((at(reference), 33), f"{called} {percent(reference)}", 80, 10, FAINT, anchor="ms")
     height = min((bottom - top) / max(len(lines), 1), 24)
     canvas.draw.line((at(reference), 37, at(reference), top + len(lines) * height), fill=(170, 170, 170))
@@ -650,12 +658,12 @@ def intervals(title: str, lines: Sequence[Interval], reference: float, called: s
         canvas.text((left - 8, y + 4), line.name, left - 14, 11, INK, anchor="rs")
         canvas.draw.line((at(line.lower), y, at(line.upper), y), fill=colour, width=2)
         canvas.draw.ellipse((at(line.point) - 4, y - 4, at(line.point) + 4, y + 4), fill=colour)
-        canvas.text((WIDTH - 44, y + 4), percent(line.point), 44, 11, INK, bold=True, anchor="rs")
-        canvas.text((WIDTH - 6, y + 4), line.note, 36, 10, FAINT, anchor="rs")
+        canvas.text((WIDTH_PX - 44, y + 4), percent(line.point), 44, 11, INK, bold=True, anchor="rs")
+        canvas.text((WIDTH_PX - 6, y + 4), line.note, 36, 10, FAINT, anchor="rs")
     return canvas.pixels
 
 
-def sprite(pictures: Sequence[Image.Image | None], side: int) -> Image.Image:
+def draw_sprite(pictures: Sequence[Image.Image | None], side: int) -> Image.Image:
     """Pictures of at most side × side pixels in a square grid, row by row; grey where there is none."""
     grid = math.ceil(math.sqrt(len(pictures)))
     whole = Image.new("RGB", (grid * side, grid * side), PAPER)
@@ -668,7 +676,7 @@ def sprite(pictures: Sequence[Image.Image | None], side: int) -> Image.Image:
     return whole
 
 
-MARKS: tuple[Colour, ...] = ((0, 158, 115), (230, 159, 0), (204, 121, 167), (86, 180, 233))
+CURVE_COLOURS: tuple[Colour, ...] = ((0, 158, 115), (230, 159, 0), (204, 121, 167), (86, 180, 233))
 """Colours of curves that are neither right nor wrong, from the same palette."""
 
 _FINE = 4
@@ -703,7 +711,7 @@ class _Plot:
 
     def __init__(self, left: int, top: int, width: int, height: int) -> None:
         self.left, self.top, self.width, self.height = left, top, width, height
-        self._large = Image.new("RGB", (WIDTH * _FINE, HEIGHT * _FINE), PAPER)
+        self._large = Image.new("RGB", (WIDTH_PX * _FINE, HEIGHT_PX * _FINE), PAPER)
         self._draw = ImageDraw.Draw(self._large)
 
     def at(self, x: float, y: float) -> tuple[float, float]:
@@ -732,22 +740,24 @@ class _Plot:
 
     def words(self, x: Axis, y: Axis, right: bool) -> Canvas:
         """What was drawn so far, reduced, with the axes' words: those of y to the right of the plot or to its left."""
-        canvas = Canvas(WIDTH, HEIGHT)
+        canvas = Canvas(WIDTH_PX, HEIGHT_PX)
         canvas.image.paste(self._large.reduce(_FINE))
         end = self.left + self.width
         for place, label in x.ticks:
             anchor = "rs" if place == 1 and not right else "ms"
             canvas.text((self.at(place, 0)[0], self.top + self.height + 13), label, 50, 10, FAINT, anchor=anchor)
         middle = self.left + self.width / 2
-        canvas.text((middle, HEIGHT - 8), x.title, 2 * min(middle, WIDTH - middle) - 8, 10, FAINT, anchor="ms")
+        canvas.text((middle, HEIGHT_PX - 8), x.title, 2 * min(middle, WIDTH_PX - middle) - 8, 10, FAINT, anchor="ms")
         for place, label in y.ticks:
             at = (end + 5 if right else self.left - 5, self.at(0, place)[1] + 4)
-            canvas.text(at, label, WIDTH - end - 5 if right else self.left, 10, FAINT, anchor="ls" if right else "rs")
+            canvas.text(
+                at, label, WIDTH_PX - end - 5 if right else self.left, 10, FAINT, anchor="ls" if right else "rs"
+            )
         canvas.text((end, self.top - 7), y.title, self.width, 10, FAINT, anchor="rs")
         return canvas
 
 
-def graph(title: str, x: Axis, y: Axis, curves: Sequence[Curve]) -> Pixels:
+def draw_curves(title: str, x: Axis, y: Axis, curves: Sequence[Curve]) -> Pixels:
     """Curves, each with its name and number to the left of where it begins.
 
     Args:
@@ -798,7 +808,7 @@ def _apart(wanted: Sequence[float], gap: float, least: float, most: float) -> li
 
 
 @dataclass(frozen=True)
-class Bin:
+class ReliabilityBin:
     """Images of about the same confidence."""
 
     left: float
@@ -812,7 +822,7 @@ class Bin:
     rows: int
 
 
-def reliability(bins: Sequence[Bin], facts: Sequence[tuple[str, str]], verdict: str) -> Pixels:
+def draw_reliability(bins: Sequence[ReliabilityBin], facts: Sequence[tuple[str, str]], verdict: str) -> Pixels:
     """Accuracy over confidence with intervals, how many images there are below it, and figures beside.
 
     Args:
@@ -841,7 +851,7 @@ def reliability(bins: Sequence[Bin], facts: Sequence[tuple[str, str]], verdict: 
         height = max(20 * float(np.sqrt(b.rows / most)), 1)
         plot.box(left, under + 20 - height, right, under + 20, UNKNOWN)
     canvas = plot.words(x, y, right=False)
-    left, width = 212, WIDTH - 212 - 6
+    left, width = 212, WIDTH_PX - 212 - 6
     canvas.text((left, 18), verdict, width, 12, INK, bold=True)
     for i, (name, value) in enumerate(facts):
         number = canvas.text((left + width, 40 + 17 * i), value, 70, 11, INK, bold=True, anchor="rs")

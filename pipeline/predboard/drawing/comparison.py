@@ -12,24 +12,24 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from predboard.drawing.canvas import (
-    BESIDE,
-    COLUMN,
     FAINT,
-    HEIGHT,
+    HEIGHT_PX,
     INK,
     PAPER,
     RIGHT,
+    TEXT_LEFT_PX,
+    TEXT_WIDTH_PX,
     TRACK,
     UNKNOWN,
-    WIDTH,
+    WIDTH_PX,
     WRONG,
     Canvas,
     Colour,
+    begin_tile,
     compact,
-    framed,
     percent,
     signed,
-    upright,
+    write_upright,
 )
 from predboard.summaries import Pixels
 
@@ -38,7 +38,7 @@ PALE: Colour = (246, 246, 246)
 
 
 @dataclass(frozen=True)
-class Said:
+class SidePrediction:
     """What one of two steps says of a picture."""
 
     who: str
@@ -48,25 +48,25 @@ class Said:
 
 
 @dataclass(frozen=True)
-class PairWords:
+class PairTileText:
     """What a tile says of its picture."""
 
     verdict: str
     true: str
-    old: Said
-    new: Said
+    old: SidePrediction
+    new: SidePrediction
     name: str
     """Of the image."""
 
 
-def pair_tile(picture: Image.Image | None, words: PairWords) -> Image.Image:
+def draw_pair_tile(picture: Image.Image | None, words: PairTileText) -> Image.Image:
     """A fitted picture on the left, the truth and what both steps say on the right, the old one above the new.
 
     -> 350 × 215 pixels, RGB; the frame's colour says whether the new one is right.
     """
     colour, mark = (RIGHT, "✓") if words.new.predicted == words.true else (WRONG, "✗")
     said = ((19, f"{mark} {words.verdict}", 13, colour, True), (37, "true", 10, FAINT, False))
-    canvas, left, width = framed(picture, colour, said), BESIDE, COLUMN
+    canvas, left, width = begin_tile(picture, colour, said), TEXT_LEFT_PX, TEXT_WIDTH_PX
     canvas.text((left, 52), words.true, width, 13, INK, bold=True)
     for top, says in ((76, words.old), (128, words.new)):
         right = says.predicted == words.true
@@ -79,8 +79,8 @@ def pair_tile(picture: Image.Image | None, words: PairWords) -> Image.Image:
 
 
 @dataclass(frozen=True)
-class Change:
-    """One line of `differences`: a difference with its interval."""
+class DifferenceLine:
+    """One line of `draw_differences`: a difference with its interval."""
 
     name: str
     value: float
@@ -95,7 +95,7 @@ class Change:
         return RIGHT if self.lower > 0 else WRONG if self.upper < 0 else UNKNOWN
 
 
-def differences(title: str, lines: Sequence[Change], note: str, cut: int = 0) -> Pixels:
+def draw_differences(title: str, lines: Sequence[DifferenceLine], note: str, cut: int = 0) -> Pixels:
     """Differences in points as dots with their intervals, one below the other, around a line at 0.
 
     Args:
@@ -107,8 +107,8 @@ def differences(title: str, lines: Sequence[Change], note: str, cut: int = 0) ->
     Returns:
         [215, 350, 3] uint8.
     """
-    canvas = Canvas(WIDTH, HEIGHT)
-    left, right, top, bottom = 138, WIDTH - 124, 40, HEIGHT - 6
+    canvas = Canvas(WIDTH_PX, HEIGHT_PX)
+    left, right, top, bottom = 138, WIDTH_PX - 124, 40, HEIGHT_PX - 6
     low = min([0.0, *(line.lower for line in lines)])
     high = max([0.0, *(line.upper for line in lines)])
     wide = max(high - low, 1e-9)
@@ -116,10 +116,10 @@ def differences(title: str, lines: Sequence[Change], note: str, cut: int = 0) ->
     def at(value: float) -> float:
         return left + 4 + (value - low) / wide * (right - left - 8)
 
-    canvas.text((8, 15), title, WIDTH - 16, 11, FAINT)
+    canvas.text((8, 15), title, WIDTH_PX - 16, 11, FAINT)
     canvas.text((at(0), 33), "0", 40, 10, FAINT, anchor="ms")
-    canvas.text((WIDTH - 76, 33), "points", 44, 10, FAINT, anchor="rs")
-    canvas.text((WIDTH - 6, 33), note, 68, 10, FAINT, anchor="rs")
+    canvas.text((WIDTH_PX - 76, 33), "points", 44, 10, FAINT, anchor="rs")
+    canvas.text((WIDTH_PX - 6, 33), note, 68, 10, FAINT, anchor="rs")
     height = min((bottom - top) / max(len(lines), 1), 24)
     canvas.draw.line((at(0), 37, at(0), top + len(lines) * height), fill=(170, 170, 170))
     for i, line in enumerate(lines):
@@ -129,13 +129,13 @@ def differences(title: str, lines: Sequence[Change], note: str, cut: int = 0) ->
         canvas.text((left - 8, y + 4), line.name, left - 14, 11, INK, anchor="rs")
         canvas.draw.line((at(line.lower), y, at(line.upper), y), fill=line.colour, width=2)
         canvas.draw.ellipse((at(line.value) - 4, y - 4, at(line.value) + 4, y + 4), fill=line.colour)
-        canvas.text((WIDTH - 76, y + 4), signed(100 * line.value, 1), 44, 11, INK, bold=True, anchor="rs")
-        canvas.text((WIDTH - 6, y + 4), line.note, 68, 10, FAINT, anchor="rs")
+        canvas.text((WIDTH_PX - 76, y + 4), signed(100 * line.value, 1), 44, 11, INK, bold=True, anchor="rs")
+        canvas.text((WIDTH_PX - 6, y + 4), line.note, 68, 10, FAINT, anchor="rs")
     return canvas.pixels
 
 
 @dataclass(frozen=True)
-class Moves:
+class MatrixChange:
     """How the confusion matrix changed."""
 
     true: NDArray[np.int64]
@@ -155,13 +155,13 @@ class Moves:
         return np.where(self.true == self.predicted, self.change, -self.change)
 
 
-NAMED = 16
+NAMED_CLASSES_MAX = 16
 """With no more classes than that, the overview has their names; with more, the greatest changes in words."""
 
 LISTED = 12
 
 
-def moves(of: Moves) -> Pixels:
+def draw_change_overview(of: MatrixChange) -> Pixels:
     """What moved in the confusion matrix, for any number of classes.
 
     Blue is better (more on the diagonal, fewer beside it) and vermillion worse, stronger with the share of the true
@@ -171,16 +171,16 @@ def moves(of: Moves) -> Pixels:
 
     -> [215, 350, 3] uint8.
     """
-    canvas = Canvas(WIDTH, HEIGHT)
+    canvas = Canvas(WIDTH_PX, HEIGHT_PX)
     left, top, side = 4, 16, 196
     classes, right = len(of.total), left + side
     share = np.abs(of.change) / np.maximum(of.total[of.true], 1)
-    strongest = max(0.02, float(np.quantile(share, 0.98 if classes <= NAMED else 1)) if len(share) else 0.0)
+    strongest = max(0.02, float(np.quantile(share, 0.98 if classes <= NAMED_CLASSES_MAX else 1)) if len(share) else 0.0)
     x = left + canvas.text((left, 11), f"{classes:,} class{'es' * (classes != 1)}, true ↓ predicted →", 170, 10, FAINT)
     for colour, word in ((RIGHT, "better"), (WRONG, "worse")):
         canvas.draw.rectangle((x + 8, 3, x + 15, 10), fill=colour)
         x += 18 + canvas.text((x + 18, 11), word, 60, 10, FAINT)
-    canvas.text((WIDTH - 4, 11), "recall" if classes <= NAMED else "images", 60, 10, FAINT, anchor="rs")
+    canvas.text((WIDTH_PX - 4, 11), "recall" if classes <= NAMED_CLASSES_MAX else "images", 60, 10, FAINT, anchor="rs")
     canvas.image.paste(Image.fromarray(_diverging(of, side, strongest)), (left, top))
     edges = np.rint(np.arange(classes + 1) * side / max(classes, 1)).astype(int).tolist()
     if side // max(classes, 1) >= 8:
@@ -189,7 +189,7 @@ def moves(of: Moves) -> Pixels:
             canvas.draw.line((left, top + edge - 1, right - 1, top + edge - 1), fill=PAPER)
     if side // max(classes, 1) >= 18:
         _numbers(canvas, of, edges, left, top, strongest)
-    if classes <= NAMED:
+    if classes <= NAMED_CLASSES_MAX:
         own = np.zeros(classes, np.int64)
         np.add.at(own, of.true[of.true == of.predicted], of.change[of.true == of.predicted])
         for place, name in enumerate(of.names):
@@ -197,14 +197,14 @@ def moves(of: Moves) -> Pixels:
             gain = own[place] / max(of.total[place], 1)
             said = signed(100 * gain, 1) if of.total[place] else "–"
             colour = RIGHT if own[place] > 0 else WRONG if own[place] < 0 else FAINT
-            number = canvas.text((WIDTH - 4, y), said, 60, 10, colour, bold=True, anchor="rs")
-            canvas.text((right + 6, y), name, WIDTH - right - 14 - number, 10, INK)
+            number = canvas.text((WIDTH_PX - 4, y), said, 60, 10, colour, bold=True, anchor="rs")
+            canvas.text((right + 6, y), name, WIDTH_PX - right - 14 - number, 10, INK)
     else:
         _greatest(canvas, of, right + 8, top)
     return canvas.pixels
 
 
-def _greatest(canvas: Canvas, of: Moves, left: int, top: int) -> None:
+def _greatest(canvas: Canvas, of: MatrixChange, left: int, top: int) -> None:
     """The greatest changes beside the diagonal, in words: in pairs of lines, true class above predicted class."""
     beside = np.flatnonzero(of.true != of.predicted)
     order = beside[np.lexsort((of.predicted[beside], of.true[beside], -np.abs(of.change[beside])))][: LISTED // 2]
@@ -212,19 +212,19 @@ def _greatest(canvas: Canvas, of: Moves, left: int, top: int) -> None:
     for i in order.tolist():
         change = int(of.change[i])
         said = signed(change)
-        number = canvas.text((WIDTH - 4, y), said, 50, 11, WRONG if change > 0 else RIGHT, bold=True, anchor="rs")
-        canvas.text((left, y), of.names[of.true[i]], WIDTH - left - number - 10, 11, INK)
-        canvas.text((left, y + 13), f"→ {of.names[of.predicted[i]]}", WIDTH - left - 6, 11, FAINT)
+        number = canvas.text((WIDTH_PX - 4, y), said, 50, 11, WRONG if change > 0 else RIGHT, bold=True, anchor="rs")
+        canvas.text((left, y), of.names[of.true[i]], WIDTH_PX - left - number - 10, 11, INK)
+        canvas.text((left, y + 13), f"→ {of.names[of.predicted[i]]}", WIDTH_PX - left - 6, 11, FAINT)
         y += 33
 
 
 def _numbers(
-    canvas: Canvas, of: Moves, edges: Sequence[int], left: int, top: int, strongest: float, size: int = 10
+    canvas: Canvas, of: MatrixChange, edges: Sequence[int], left: int, top: int, strongest: float, size: int = 10
 ) -> None:
     """The change in each cell; none if there is no room for all of them."""
     said = [("+" if change > 0 else "−") + compact(abs(change)) for change in of.change.tolist()]
     room = min((b - a for a, b in itertools.pairwise(edges)), default=0) - 1
-    if max((text_width(text, 9) for text in said), default=0) > room:
+    if max((measure_text(text, 9) for text in said), default=0) > room:
         return
     for text, t, p, change in zip(said, of.true.tolist(), of.predicted.tolist(), of.change.tolist(), strict=True):
         x, y = left + (edges[p] + edges[p + 1]) / 2 - 0.5, top + (edges[t] + edges[t + 1]) / 2 + size / 3
@@ -232,7 +232,7 @@ def _numbers(
         canvas.text((x, y), text, room, size, PAPER if strength > 0.6 else INK, anchor="ms")
 
 
-def _diverging(of: Moves, side: int, strongest: float) -> Pixels:
+def _diverging(of: MatrixChange, side: int, strongest: float) -> Pixels:
     """-> [side, side, 3] uint8."""
     classes = len(of.total)
     cells = min(max(classes, 1), side)
@@ -245,19 +245,19 @@ def _diverging(of: Moves, side: int, strongest: float) -> Pixels:
     both = good + bad
     mix = np.array(WRONG) + (np.array(RIGHT) - np.array(WRONG)) * (good / np.maximum(both, 1e-9))[..., None]
     strength = np.minimum(both / total / strongest, 1)[..., None]
-    if classes <= NAMED:
+    if classes <= NAMED_CLASSES_MAX:
         strength = np.sqrt(strength)
     colour = np.where(both[..., None] > 0, 255 + (mix - 255) * strength, 246)
     pixel = np.repeat(np.arange(cells), np.diff(np.rint(np.arange(cells + 1) * side / cells).astype(int)))
     return np.rint(colour).astype(np.uint8)[pixel][:, pixel]
 
 
-def moved_matrix(of: Moves) -> Pixels:
+def draw_change_matrix(of: MatrixChange) -> Pixels:
     """The same with numbers in the cells and names on both sides, as large as it takes. -> [height, width, 3] uint8."""
     n = len(of.total)
     cell = 46 if n <= 12 else 34 if n <= 22 else 30
     size = 12 if n <= 12 else 10
-    label = min(max([int(text_width(name, size)) for name in [*of.names, "true ↓"]]) + 8, 150)
+    label = min(max([int(measure_text(name, size)) for name in [*of.names, "true ↓"]]) + 8, 150)
     left, top = label + 16, label + 34
     canvas = Canvas(left + n * cell + 8, top + n * cell + 8)
     canvas.text((left + n * cell / 2, 14), "predicted →", max(n * cell, 80), 12, FAINT, anchor="ms")
@@ -267,7 +267,7 @@ def moved_matrix(of: Moves) -> Pixels:
     edges = [i * cell for i in range(n + 1)]
     for i in range(n):
         canvas.text((left - 8, top + i * cell + cell / 2 + size / 3), of.names[i], label, size, INK, anchor="rs")
-        upright(canvas, of.names[i], left + i * cell + cell // 2, top - 6, label, size)
+        write_upright(canvas, of.names[i], left + i * cell + cell // 2, top - 6, label, size)
         for j in range(n):
             canvas.draw.rectangle(
                 (left + j * cell, top + i * cell, left + (j + 1) * cell - 2, top + (i + 1) * cell - 2), fill=PALE
@@ -282,18 +282,18 @@ def moved_matrix(of: Moves) -> Pixels:
     return canvas.pixels
 
 
-def text_width(text: str, size: int) -> float:
+def measure_text(text: str, size: int) -> float:
     """Pixels that a text takes."""
     return Canvas(1, 1).text((0, 0), text, 1e9, size)
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ComparisonCard:
     """What the card of a comparison says."""
 
     sentence: str
     """All of it in one."""
-    accuracy: Change | None
+    accuracy: DifferenceLine | None
     """Difference of the accuracies; None without images that can be compared."""
     sides: tuple[tuple[str, float], tuple[str, float]] | None
     """Name and accuracy of the old and of the new one."""
@@ -301,19 +301,19 @@ class Verdict:
     broken: int
     facts: Sequence[tuple[str, str]]
     """(name, value)."""
-    worst: Sequence[tuple[str, str, Change]]
+    worst: Sequence[tuple[str, str, DifferenceLine]]
     """(class, fixed and broken, change of its accuracy), those that lost most first."""
     moves: Sequence[tuple[str, str, str]]
     """(true class, what it is taken for now, images) of the most frequent changes for the worse."""
     notes: Sequence[str]
 
 
-def verdict_card(card: Verdict) -> Pixels:
+def draw_comparison_card(card: ComparisonCard) -> Pixels:
     """The one picture a busy person needs of a comparison. -> [215, 350, 3] uint8."""
-    canvas = Canvas(WIDTH, HEIGHT)
+    canvas = Canvas(WIDTH_PX, HEIGHT_PX)
     left, split = 8, 150
     width = split - left - 12
-    top = _sentence(canvas, card.sentence, left, WIDTH - 2 * left)
+    top = _sentence(canvas, card.sentence, left, WIDTH_PX - 2 * left)
     y = top + 28
     if card.accuracy is None or card.sides is None:
         canvas.text((left, y), "nothing to compare", width, 16, UNKNOWN, bold=True)
@@ -335,7 +335,7 @@ def verdict_card(card: Verdict) -> Pixels:
         canvas.text((left + width, y), value, 70, 10, INK, anchor="rs")
 
     canvas.draw.line((split - 4, top + 6, split - 4, 184), fill=TRACK)
-    x, width = split + 4, WIDTH - split - 10
+    x, width = split + 4, WIDTH_PX - split - 10
     y = top + 14
     if card.worst:
         canvas.text((x, y), "classes, the worst first", width - 60, 10, FAINT)
@@ -357,8 +357,8 @@ def verdict_card(card: Verdict) -> Pixels:
         canvas.text((x + first + 3, y), f"→ {now}", room - first - 3, 11, INK)
     if card.notes:
         more = f"  (+{len(card.notes) - 1} more in report)" if len(card.notes) > 1 else ""
-        canvas.draw.rectangle((0, HEIGHT - 25, WIDTH, HEIGHT), fill=(253, 236, 224))
-        canvas.text((left, HEIGHT - 9), f"! {card.notes[0]}{more}", WIDTH - 2 * left, 11, (150, 60, 0), bold=True)
+        canvas.draw.rectangle((0, HEIGHT_PX - 25, WIDTH_PX, HEIGHT_PX), fill=(253, 236, 224))
+        canvas.text((left, HEIGHT_PX - 9), f"! {card.notes[0]}{more}", WIDTH_PX - 2 * left, 11, (150, 60, 0), bold=True)
     return canvas.pixels
 
 
@@ -367,7 +367,7 @@ def _sentence(canvas: Canvas, text: str, left: int, width: int, lines: int = 3) 
     words, y = text.split(), 1
     for line in range(lines):
         count = len(words)
-        while line < lines - 1 and count > 1 and text_width(" ".join(words[:count]), 11) > width:
+        while line < lines - 1 and count > 1 and measure_text(" ".join(words[:count]), 11) > width:
             count -= 1
         y += 13
         canvas.text((left, y), " ".join(words[:count]), width, 11, INK)
@@ -377,7 +377,7 @@ def _sentence(canvas: Canvas, text: str, left: int, width: int, lines: int = 3) 
     return y
 
 
-def _ruler(canvas: Canvas, a: Change, left: int, y: int, width: int) -> None:
+def _ruler(canvas: Canvas, a: DifferenceLine, left: int, y: int, width: int) -> None:
     """The interval on a line with 0 in it."""
     low, high = min(a.lower, 0.0), max(a.upper, 0.0)
     wide = max(high - low, 1e-9)
@@ -391,7 +391,7 @@ def _ruler(canvas: Canvas, a: Change, left: int, y: int, width: int) -> None:
     canvas.draw.ellipse((at(a.value) - 4, y - 4, at(a.value) + 4, y + 4), fill=a.colour)
 
 
-def _flips(canvas: Canvas, card: Verdict, left: int, top: int, width: int) -> None:
+def _flips(canvas: Canvas, card: ComparisonCard, left: int, top: int, width: int) -> None:
     """Fixed and broken as the two parts of a bar, with their numbers below."""
     total = card.fixed + card.broken
     share = card.fixed / total if total else 0.0
@@ -400,7 +400,7 @@ def _flips(canvas: Canvas, card: Verdict, left: int, top: int, width: int) -> No
     canvas.text((left + width, top + 20), f"{card.broken:,} broken", width / 2, 10, WRONG, bold=True, anchor="rs")
 
 
-def all_pairs(names: Sequence[str], changes: Sequence[Sequence[Change | None]]) -> Pixels:
+def draw_all_pairs(names: Sequence[str], changes: Sequence[Sequence[DifferenceLine | None]]) -> Pixels:
     """Every side against every other: accuracy of the row less that of the column, in points.
 
     Args:
@@ -413,15 +413,15 @@ def all_pairs(names: Sequence[str], changes: Sequence[Sequence[Change | None]]) 
     """
     n = len(names)
     wide, tall, size = 42, 24, 11
-    label = min(max(int(text_width(name, size)) for name in names) + 8, 150)
+    label = min(max(int(measure_text(name, size)) for name in names) + 8, 150)
     left, top = label + 12, min(label, 110) + 40
-    width = max(left + n * wide + 8, WIDTH)
-    canvas = Canvas(width, max(top + n * tall + 24, HEIGHT))
+    width = max(left + n * wide + 8, WIDTH_PX)
+    canvas = Canvas(width, max(top + n * tall + 24, HEIGHT_PX))
     canvas.text((8, 15), "accuracy of the row less that of the column, in points", width - 16, 11, FAINT)
     for i, name in enumerate(names):
         y = top + i * tall
         canvas.text((left - 8, y + tall / 2 + 4), name, label, size, INK, anchor="rs")
-        upright(canvas, name, left + i * wide + wide // 2, top - 6, min(label, 110), size)
+        write_upright(canvas, name, left + i * wide + wide // 2, top - 6, min(label, 110), size)
         for j, change in enumerate(changes[i]):
             x = left + j * wide
             colour = PALE if change is None else change.colour if change.colour != UNKNOWN else (205, 205, 205)

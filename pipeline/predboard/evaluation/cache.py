@@ -29,25 +29,25 @@ import pyarrow as pa
 from predboard.errors import DamagedError, first_line
 from predboard.panels import Panel
 from predboard.parallel import pool
-from predboard.predictions.table import Predictions, about, digest_of
+from predboard.predictions.table import Predictions, digest_records, rounded_size
 from predboard.state import merge_all
 from predboard.storage import runs
-from predboard.storage.paths import Place
-from predboard.storage.runs import PartFile, unwritable
+from predboard.storage.paths import AnyPath
+from predboard.storage.runs import PartFile, explain_write_errors
 
-FOLDER = ".predboard-states"
+CACHE_FOLDER = ".predboard-states"
 """In a run's folder of logs: TensorBoard looks for names with `tfevents`."""
 
-ROWS = "rows"
+DERIVED_ROWS = "rows"
 """Stands for the derived rows among the panels' names; no panel is called so."""
 
-LIMIT = 8 * 2**30
+CACHE_MAX_BYTES = 8 * 2**30
 """Bytes of all entries together. What is above is read again."""
 
-SMALL = 65_536
+SMALL_ENTRY_ROWS = 65_536
 """Rows below which an entry is small: it takes as long to take up as one of twice as many."""
 
-MANY = 4
+MAX_SMALL_ENTRIES = 4
 """Small entries that a step may have: of more, as of many reruns with a new part each, some are joined."""
 
 _IMPORTS = re.compile(
@@ -66,16 +66,16 @@ _CODEC = "lz4"
 """A third larger than zstd makes it, and written and read in a fifth of the time."""
 
 
-Packed = tuple[str, bytes | memoryview, int]
+PackedRows = tuple[str, bytes | memoryview, int]
 """A part's key, its derived rows, compressed, and their size before."""
 
 
-def key_of(part: PartFile) -> str:
+def part_key(part: PartFile) -> str:
     """Of a part as far as its footer tells: what it holds, of which run, and how its rows are sampled."""
-    return digest_of({"part": asdict(part.part), "run": part.run.fingerprint, "of": about(part.of)})
+    return digest_records({"part": asdict(part.part), "run": part.run.fingerprint, "of": rounded_size(part.of)})
 
 
-def versions(panels: Mapping[str, Panel]) -> dict[str, str]:
+def state_versions(panels: Mapping[str, Panel]) -> dict[str, str]:
     """Version of each panel's state, and that of the derived rows.
 
     It is a digest of the panel's settings, of its module and all that this imports of ours, of what reads the rows, and
@@ -88,11 +88,11 @@ def versions(panels: Mapping[str, Panel]) -> dict[str, str]:
         "machine": platform.machine(),
         "code": program.digest("predboard.evaluation.fold"),
     }
-    found = {ROWS: digest_of(base)}
+    found = {DERIVED_ROWS: digest_records(base)}
     for name, panel in panels.items():
         settings = {f.name: getattr(panel, f.name) for f in dataclasses.fields(cast(Any, panel))}
         plain = {k: sorted(v) if isinstance(v, frozenset) else repr(v) for k, v in settings.items()}
-        found[name] = digest_of({**base, "panel": program.digest(type(panel).__module__), "settings": plain})
+        found[name] = digest_records({**base, "panel": program.digest(type(panel).__module__), "settings": plain})
     return found
 
 
@@ -114,7 +114,7 @@ class _Program:
             if known is not None and name not in found:
                 found[name], more = known
                 wanted += more
-        return digest_of(found)
+        return digest_records(found)
 
     def _read(self, module: str) -> tuple[str, list[str]] | None:
         """Digest of a source and what it imports from the package, names that are no modules among it; None if there is
@@ -132,10 +132,10 @@ class _Program:
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """One file whose header was read and fits its digest. What is in it is checked when it is taken."""
 
-    place: Place
+    place: AnyPath
     parts: Mapping[str, int]
     """Rows of each part, by its key."""
     panels: Mapping[str, tuple[str, int]]
@@ -158,13 +158,15 @@ class Entry:
         return min(self.rows.values(), default=len(self.blobs))
 
     def has_only(self, names: frozenset[str]) -> bool:
-        """Whether it has nothing but these panels, and derived rows if `ROWS` is among them."""
-        return self.panels.keys() == names - {ROWS} and bool(self.rows) == (ROWS in names)
+        """Whether it has nothing but these panels, and derived rows if `DERIVED_ROWS` is among them."""
+        return self.panels.keys() == names - {DERIVED_ROWS} and bool(self.rows) == (DERIVED_ROWS in names)
 
     def names(self, versions: Mapping[str, str]) -> frozenset[str]:
-        """Of the panels, and `ROWS`, that are of these versions."""
+        """Of the panels, and `DERIVED_ROWS`, that are of these versions."""
         found = {name for name, (version, _) in self.panels.items() if version == versions.get(name)}
-        return frozenset(found | ({ROWS} if self.rows and self.rows_version == versions[ROWS] else set()))
+        return frozenset(
+            found | ({DERIVED_ROWS} if self.rows and self.rows_version == versions[DERIVED_ROWS] else set())
+        )
 
     def states(self, names: Iterable[str]) -> dict[str, Any]:
         """States of some panels; what they share is shared.
@@ -186,7 +188,7 @@ class Entry:
 
         return {name: value(self.panels[name][1]) for name in names}
 
-    def packed_rows(self, part: str) -> tuple[memoryview, int]:
+    def compressed_rows(self, part: str) -> tuple[memoryview, int]:
         """The derived rows of a part as they are in the file, and their size when they are decompressed.
 
         Raises DamagedError if they do not fit their checksum, or the file is gone.
@@ -196,10 +198,10 @@ class Entry:
 
     def rows_of(self, part: str) -> list[Predictions]:
         """The derived rows of a part. Raises DamagedError as `packed_rows`."""
-        with pa.ipc.open_stream(pa.decompress(*self.packed_rows(part), _CODEC)) as stream:
+        with pa.ipc.open_stream(pa.decompress(*self.compressed_rows(part), _CODEC)) as stream:
             return [Predictions(batch, derived=True) for batch in stream]
 
-    def look_through(self) -> None:
+    def verify_rows(self) -> None:
         """Raise DamagedError if the derived rows are damaged, or the file is gone."""
         self._read(self.blobs[self._state_blobs :])
 
@@ -309,7 +311,7 @@ def _digest(content: bytes | memoryview) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def _end(place: Place, length: int) -> bytes:
+def _end(place: AnyPath, length: int) -> bytes:
     """The last bytes of a file, all where there are fewer."""
     if not isinstance(place, Path):
         return place.read_end(length)
@@ -318,12 +320,12 @@ def _end(place: Place, length: int) -> bytes:
         return file.read()
 
 
-def _entry(place: Place) -> Entry | None:
+def _entry(place: AnyPath) -> CacheEntry | None:
     """None if it is damaged, or none of ours."""
     try:
         end = _end(place, _GUESS)
         length, size = (int.from_bytes(end[-_END:][at : at + 8], "little") for at in (0, 8))
-        if not end.endswith(_MAGIC) or length > LIMIT:
+        if not end.endswith(_MAGIC) or length > CACHE_MAX_BYTES:
             return None
         if len(end) < length + _END:
             end = _end(place, length + _END)
@@ -331,18 +333,18 @@ def _entry(place: Place) -> Entry | None:
         if _digest(head).encode() != digest:
             return None
         record = json.loads(pa.decompress(head[:-16], size, _CODEC).to_pybytes())
-        return Entry(place, **record)
+        return CacheEntry(place, **record)
     except (OSError, pa.ArrowException, ValueError, TypeError):  # whatever was done to it, it is made again
         return None
 
 
-class Aside:
+class RowSpool:
     """Derived rows of some parts, compressed, in a file without a name: those of a hundred thousand have 10 MB.
 
     What will be in storage waits in memory, where the whole entry is put together.
     """
 
-    def __init__(self, folder: Place, file: IO[bytes]) -> None:
+    def __init__(self, folder: AnyPath, file: IO[bytes]) -> None:
         """`folder` is where they will be kept."""
         self._folder = folder
         self._file = file
@@ -356,25 +358,25 @@ class Aside:
         """Those of one part. Raises InputError where there is no room."""
         if rows:
             packed, size = _packed(_stream(rows))
-            with unwritable(self._folder):
+            with explain_write_errors(self._folder):
                 self._file.write(packed)
             self._has.append((part, len(packed), size))
 
-    def __iter__(self) -> Iterator[Packed]:
+    def __iter__(self) -> Iterator[PackedRows]:
         self._file.seek(0)
         for part, length, size in self._has:
             yield part, self._file.read(length), size
 
 
 @dataclass(frozen=True)
-class Found:
+class CacheLookup:
     """What is kept of the parts of a step."""
 
     states: dict[str, Any]
     """Of panels, merged over all parts for which they need not be read."""
     missing: Mapping[str, frozenset[str]]
-    """By a part's key: the panels, and `ROWS`, for which it must be read."""
-    rows: Mapping[str, Entry]
+    """By a part's key: the panels, and `DERIVED_ROWS`, for which it must be read."""
+    rows: Mapping[str, CacheEntry]
     """By a part's key: what has its derived rows."""
 
 
@@ -382,63 +384,68 @@ class Found:
 class _Join:
     """Small entries that become one."""
 
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[CacheEntry] = field(default_factory=list)
     states: dict[str, Any] = field(default_factory=dict)
     """Merged over them."""
 
 
-def _groups(entries: Iterable[Entry]) -> list[list[Entry]]:
-    """What to join so that no more than `MANY` small ones are left: the smallest, up to about `SMALL` rows together."""
+def _groups(entries: Iterable[CacheEntry]) -> list[list[CacheEntry]]:
+    """What to join so that no more than `MAX_SMALL_ENTRIES` small ones are left: the smallest, up to about "
+    "`SMALL_ENTRY_ROWS` rows together.
+    """
     small = sorted(
-        (entry for entry in entries if entry.count < SMALL), key=lambda entry: (entry.count, entry.place.name)
+        (entry for entry in entries if entry.count < SMALL_ENTRY_ROWS),
+        key=lambda entry: (entry.count, entry.place.name),
     )
-    groups: list[list[Entry]] = []
-    while len(small) > MANY:
+    groups: list[list[CacheEntry]] = []
+    while len(small) > MAX_SMALL_ENTRIES:
         groups.append([])
-        while small and sum(entry.count for entry in groups[-1]) < SMALL:
+        while small and sum(entry.count for entry in groups[-1]) < SMALL_ENTRY_ROWS:
             groups[-1].append(small.pop(0))
     return groups
 
 
-def _loaded(asked: tuple[Entry, frozenset[str]]) -> dict[str, Any] | None:
+def _loaded(asked: tuple[CacheEntry, frozenset[str]]) -> dict[str, Any] | None:
     """States of an entry; None if they are damaged, or its derived rows, if these are among what it is asked for."""
     entry, names = asked
     try:
-        if ROWS in names:
-            entry.look_through()
-        return entry.states(sorted(names - {ROWS}))
+        if DERIVED_ROWS in names:
+            entry.verify_rows()
+        return entry.states(sorted(names - {DERIVED_ROWS}))
     except (DamagedError, pa.ArrowException):
         return None
 
 
 @dataclass(frozen=True)
-class Kept:
+class StateCache:
     """The entries of a run; none without a folder."""
 
-    folder: Place | None = None
+    folder: AnyPath | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
-    """From `versions`, of the panels that are drawn now."""
+    """From `state_versions`, of the panels that are drawn now."""
 
-    def find(self, parts: Mapping[int, Mapping[str, int]], names: Mapping[int, frozenset[str]]) -> dict[int, Found]:
+    def find(
+        self, parts: Mapping[int, Mapping[str, int]], names: Mapping[int, frozenset[str]]
+    ) -> dict[int, CacheLookup]:
         """What is kept, and what must be read.
 
         Entries that are damaged, or of no use any more, are removed.
 
         Args:
             parts: for each step the rows of its parts, by their keys.
-            names: for each step the panels that are wanted, and `ROWS`.
+            names: for each step the panels that are wanted, and `DERIVED_ROWS`.
         """
         for unfinished in () if self.folder is None else self.folder.glob("*.partial"):
             unfinished.unlink(missing_ok=True)
         entries = []
         places = self._places()
-        for place, entry in zip(places, runs.each(_entry, places, self.folder or Path()), strict=True):
+        for place, entry in zip(places, runs.map_files(_entry, places, self.folder or Path()), strict=True):
             if entry is None:
                 place.unlink(missing_ok=True)
             else:
                 entries.append(entry)
         entries.sort(key=lambda entry: (-len(entry.parts), entry.place.name))
-        used: set[Place] = set()
+        used: set[AnyPath] = set()
         found = {step: self._of_step(parts[step], names[step], entries, used) for step in parts}
         every = {key for of_step in parts.values() for key in of_step}
         wanted = frozenset().union(*names.values())
@@ -450,22 +457,22 @@ class Kept:
         return found
 
     def _of_step(
-        self, parts: Mapping[str, int], names: frozenset[str], entries: Iterable[Entry], used: set[Place]
-    ) -> Found:
+        self, parts: Mapping[str, int], names: frozenset[str], entries: Iterable[CacheEntry], used: set[AnyPath]
+    ) -> CacheLookup:
         asked = [
             (entry, here)
             for entry in entries
             if entry.parts.keys() <= parts.keys() and (here := names & entry.names(self.versions))
         ]
         states: dict[str, Any] = {}
-        rows: dict[str, Entry] = {}
+        rows: dict[str, CacheEntry] = {}
         covered: dict[str, set[str]] = {name: set() for name in names}
         groups = _groups(entry for entry, here in asked if here == names and entry.has_only(names))
         joins = [_Join() for _ in groups]
         join_of = {entry.place: join for group, join in zip(groups, joins, strict=True) for entry in group}
-        for (entry, here), loaded in zip(asked, pool.in_order(_loaded, asked, 2, 3), strict=True):
-            fresh = {name for name in here - {ROWS} if covered[name].isdisjoint(entry.parts)}
-            more = entry.rows.keys() - rows.keys() if ROWS in here else set[str]()
+        for (entry, here), loaded in zip(asked, pool.ordered_map(_loaded, asked, 2, 3), strict=True):
+            fresh = {name for name in here - {DERIVED_ROWS} if covered[name].isdisjoint(entry.parts)}
+            more = entry.rows.keys() - rows.keys() if DERIVED_ROWS in here else set[str]()
             if loaded is None or not (fresh or more):
                 continue  # it is not used, and so removed
             used.add(entry.place)
@@ -484,25 +491,28 @@ class Kept:
             if (one := self._join(join)) is not None:
                 used -= {entry.place for entry in join.entries}
                 rows |= dict.fromkeys(one.rows, one)
-        covered[ROWS] = set(rows)
+        covered[DERIVED_ROWS] = set(rows)
         missing = {key: frozenset(name for name in names if key not in covered[name]) for key in parts}
-        return Found(states, missing, rows)
+        return CacheLookup(states, missing, rows)
 
-    def aside(self) -> Aside:
+    def aside(self) -> RowSpool:
         """Where derived rows wait until they are written with the states of their parts."""
         if not isinstance(self.folder, Path):
-            return Aside(self.folder or Path(), io.BytesIO())
-        with unwritable(self.folder):
+            return RowSpool(self.folder or Path(), io.BytesIO())
+        with explain_write_errors(self.folder):
             self.folder.mkdir(exist_ok=True)
-            return Aside(self.folder, tempfile.TemporaryFile(dir=self.folder))
+            return RowSpool(self.folder, tempfile.TemporaryFile(dir=self.folder))
 
-    def write(self, parts: Mapping[str, int], states: Mapping[str, Any], rows: Iterable[Packed] = ()) -> Entry | None:
-        """Keep what was measured of some parts, unless all entries together would have more than `LIMIT` bytes.
+    def write(
+        self, parts: Mapping[str, int], states: Mapping[str, Any], rows: Iterable[PackedRows] = ()
+    ) -> CacheEntry | None:
+        """Keep what was measured of some parts, unless all entries together would have more than `CACHE_MAX_BYTES`
+        bytes.
 
         Args:
             parts: rows of each, by their keys.
             states: of panels, merged over the parts.
-            rows: of the parts, from an `Aside`, if they were made.
+            rows: of the parts, from an `RowSpool`, if they were made.
 
         Returns:
             The entry, if it was written and is on this machine.
@@ -510,12 +520,12 @@ class Kept:
         place = self._put(parts, states, rows)
         return _entry(place) if isinstance(place, Path) else None
 
-    def _join(self, join: _Join) -> Entry | None:
+    def _join(self, join: _Join) -> CacheEntry | None:
         """One entry for several; None where there are no two, or no room, or one was damaged or removed meanwhile."""
         if len(join.entries) < 2:
             return None
         parts = {key: count for entry in join.entries for key, count in entry.parts.items()}
-        rows = ((key, *entry.packed_rows(key)) for entry in join.entries for key in entry.rows)
+        rows = ((key, *entry.compressed_rows(key)) for entry in join.entries for key in entry.rows)
         try:
             place = self._put(parts, join.states, rows, join.entries)
         except (OSError, DamagedError):
@@ -526,9 +536,9 @@ class Kept:
         self,
         parts: Mapping[str, int],
         states: Mapping[str, Any],
-        rows: Iterable[Packed],
-        instead: Iterable[Entry] = (),
-    ) -> Place | None:
+        rows: Iterable[PackedRows],
+        instead: Iterable[CacheEntry] = (),
+    ) -> AnyPath | None:
         """Write an entry, `instead` of some that are removed after it: where it is, or None if there is no room.
 
         Args:
@@ -538,10 +548,10 @@ class Kept:
         if self.folder is None:
             return None
         free = {entry.place for entry in instead}
-        room = LIMIT - sum(place.stat().st_size for place in self._places() if place not in free)
+        room = CACHE_MAX_BYTES - sum(place.stat().st_size for place in self._places() if place not in free)
         if room <= 0:
             return None
-        with unwritable(self.folder):
+        with explain_write_errors(self.folder):
             if not isinstance(self.folder, Path):
                 whole = io.BytesIO()
                 name = self._written(whole, parts, states, rows)
@@ -550,7 +560,7 @@ class Kept:
                 (self.folder / name).write_bytes(whole.getvalue())
                 return self.folder / name
             self.folder.mkdir(exist_ok=True)
-            aside = self.folder / f"{digest_of(dict(parts))}.{os.getpid()}.partial"
+            aside = self.folder / f"{digest_records(dict(parts))}.{os.getpid()}.partial"
             try:
                 with aside.open("wb") as file:
                     name = self._written(file, parts, states, rows)
@@ -561,18 +571,18 @@ class Kept:
                 aside.unlink(missing_ok=True)
 
     def _written(
-        self, file: IO[bytes], parts: Mapping[str, int], states: Mapping[str, Any], rows: Iterable[Packed]
+        self, file: IO[bytes], parts: Mapping[str, int], states: Mapping[str, Any], rows: Iterable[PackedRows]
     ) -> str:
         """Write an entry, an array at a time: all of them are 20 MB and more. -> what it is called."""
         content, at = _Content(file), {}
         panels = {name: (self.versions[name], content.node(state)) for name, state in states.items()}
         for key, packed, size in rows:
             at[key] = content.packed(packed, size)
-        header = {"parts": dict(parts), "panels": panels, "rows": at, "rows_version": self.versions[ROWS]}
+        header = {"parts": dict(parts), "panels": panels, "rows": at, "rows_version": self.versions[DERIVED_ROWS]}
         content.end(header)
-        return f"{digest_of(header)}{_SUFFIX}"
+        return f"{digest_records(header)}{_SUFFIX}"
 
-    def _places(self) -> list[Place]:
+    def _places(self) -> list[AnyPath]:
         if self.folder is None or not self.folder.is_dir():
             return []
         return sorted(self.folder.glob(f"*{_SUFFIX}"))

@@ -14,75 +14,75 @@ from pathlib import Path
 from typing import Any, Never
 
 from predboard.errors import DamagedError
-from predboard.evaluation.cache import ROWS, Aside, Entry, Kept, key_of
-from predboard.panels import LooksAgain, OfLastStep, Panel, Twice
+from predboard.evaluation.cache import DERIVED_ROWS, CacheEntry, RowSpool, StateCache, part_key
+from predboard.panels import LastStepOnly, Panel, TwoPass, TwoPassPanel
 from predboard.parallel import pool as workers
 from predboard.parallel import ray_cluster
-from predboard.predictions.table import ROW_COLUMNS, Predictions, derived_rows
+from predboard.predictions.table import DERIVE_ROWS_COLUMNS, Predictions, derive_rows
 from predboard.state import merge_all
 from predboard.storage import runs as store
-from predboard.storage.paths import Remote, is_of_this_process
+from predboard.storage.paths import RemotePath, is_in_memory
 from predboard.storage.runs import PartFile, Step
 
 States = dict[str, Any]
 """A state for each panel, by its name."""
 
-PORTION = 4096
+TASK_MIN_ROWS = 4096
 """Rows that a process measures before it answers, at least, where there are several parts of fewer."""
 
-MOST = 262_144
+TASK_MAX_ROWS = 262_144
 """Rows that a process of a cluster measures before it answers, at most: the derived ones, 40 MB, come back together."""
 
-AT_ONCE = 4
+CONCURRENT_PARTS = 4
 """Parts in storage that a process asks for at a time: it waits for each as long as it measures, or longer."""
 
-BLOCK = 131_072
+CACHE_BLOCK_ROWS = 131_072
 """Rows that are kept together, at least: to take up their states costs as much as to measure some thousand rows."""
 
-PER_ROW = 150
+ROW_COST_LOGITS = 150
 """What a row costs beside its logits, in logits."""
 
-KEPT_FROM = 400_000_000
+CACHE_MIN_LOGITS = 400_000_000
 """Logits from which states are kept: reading and measuring them takes two processes more than five seconds."""
 
-WORTH = 40_000_000
+POOL_MIN_LOGITS = 40_000_000
 """Logits from which processes pay: reading and measuring them takes one more than a second, starting some a half."""
 
-Sink = Callable[[Predictions], object]
+RowSink = Callable[[Predictions], object]
 """Takes the derived rows of all steps in their order."""
 
 
-def summarize_part(
+def measure_part(
     part: PartFile, panels: Mapping[str, Panel], step: int = 0, rows: bool = False
 ) -> tuple[States, list[Predictions]]:
     """States of one part, and its derived rows if they are wanted.
 
     Reads only the columns that the panels name, a bounded number of rows at a time.
     """
-    columns: set[str] = set().union(*(panel.columns for panel in panels.values()), ROW_COLUMNS if rows else ())
+    columns: set[str] = set().union(*(panel.columns for panel in panels.values()), DERIVE_ROWS_COLUMNS if rows else ())
     states: States | None = None
     derived = []
-    for batch in store.batches(part, columns):
+    for batch in store.read_batches(part, columns):
         measured = {name: panel.measure(part.run, batch) for name, panel in panels.items()}
         states = measured if states is None else merge_all(states, measured)
         if rows:
-            derived.append(derived_rows(part.run, step, batch))
+            derived.append(derive_rows(part.run, step, batch))
     return states or {name: panel.zero(part.run) for name, panel in panels.items()}, derived
 
 
-def numbers(parts: Iterable[PartFile]) -> int:
+def count_logits(parts: Iterable[PartFile]) -> int:
     """How much there is to read, in logits."""
-    return sum(part.rows * (len(part.run.classes) + PER_ROW) for part in parts)
+    return sum(part.rows * (len(part.run.classes) + ROW_COST_LOGITS) for part in parts)
 
 
-def summarize(
+def fold_steps(
     steps: Sequence[Step],
     panels: Mapping[str, Panel],
-    pool: workers.Pool,
+    pool: workers.ProcessPool,
     done: Callable[[int], object] = lambda _: None,
-    sink: Sink | None = None,
+    sink: RowSink | None = None,
     on_ray: bool = False,
-    kept: Kept | None = None,
+    kept: StateCache | None = None,
 ) -> dict[int, States]:
     """States of each step; parts are measured here, on processes or on Ray, and folded in their order.
 
@@ -95,24 +95,28 @@ def summarize(
         on_ray: measure and fold on the cluster that this process is connected to.
         kept: what it has is not measured again, and what is measured it gets.
     """
-    every = {n: p for n, p in panels.items() if not (isinstance(p, OfLastStep) and p.last_step_only)}
+    every = {n: p for n, p in panels.items() if not (isinstance(p, LastStepOnly) and p.last_step_only)}
     of_step = {step.step: panels if step is steps[-1] else every for step in steps}
-    wanted = {step: frozenset([*of, *([] if sink is None else [ROWS])]) for step, of in of_step.items()}
-    parts = {s.step: {part.path.name if kept is None else key_of(part): part for part in s.parts} for s in steps}
-    found = (kept or Kept()).find({step: {k: p.rows for k, p in of.items()} for step, of in parts.items()}, wanted)
+    wanted = {step: frozenset([*of, *([] if sink is None else [DERIVED_ROWS])]) for step, of in of_step.items()}
+    parts = {s.step: {part.path.name if kept is None else part_key(part): part for part in s.parts} for s in steps}
+    found = (kept or StateCache()).find(
+        {step: {k: p.rows for k, p in of.items()} for step, of in parts.items()}, wanted
+    )
     states = {step: dict(of.states) for step, of in found.items()}
     portions = [
-        _Portion(step.step, keys, {n: of_step[step.step][n] for n in sorted(names - {ROWS})}, ROWS in names)
+        _Portion(
+            step.step, keys, {n: of_step[step.step][n] for n in sorted(names - {DERIVED_ROWS})}, DERIVED_ROWS in names
+        )
         for step in steps
         for keys, names in _portions(
             parts[step.step],
             found[step.step].missing,
-            ray_cluster.portion(step.rows, PORTION, MOST) if on_ray else _portion(step),
+            ray_cluster.portion_rows(step.rows, TASK_MIN_ROWS, TASK_MAX_ROWS) if on_ray else _portion(step),
         )
     ]
-    to_read = numbers(part for portion in portions for part in portion.parts.values())
-    much = to_read >= WORTH
-    alone = not much or any(is_of_this_process(step.parts[0].path) for step in steps)
+    to_read = count_logits(part for portion in portions for part in portion.parts.values())
+    much = to_read >= POOL_MIN_LOGITS
+    alone = not much or any(is_in_memory(step.parts[0].path) for step in steps)
     processes = 1 if alone else min(pool.most, len(portions))
 
     def add(more: Mapping[int, States]) -> None:
@@ -140,7 +144,7 @@ def summarize(
         hand_over()
     hand_over()
     if much:
-        pool.everywhere(store.release)
+        pool.everywhere(store.release_memory)
     return {
         step.step: {name: of[name] if name in of else panel.zero(step.run) for name, panel in panels.items()}
         for step in steps
@@ -167,11 +171,11 @@ class _Portion:
 
 def _portion(step: Step) -> int:
     """Rows of a portion, at least: so many that parts in storage can be asked for ahead."""
-    far = isinstance(step.parts[0].path, Remote)
-    return max(PORTION, min(4 * AT_ONCE * step.parts[0].rows, MOST)) if far else PORTION
+    far = isinstance(step.parts[0].path, RemotePath)
+    return max(TASK_MIN_ROWS, min(4 * CONCURRENT_PARTS * step.parts[0].rows, TASK_MAX_ROWS)) if far else TASK_MIN_ROWS
 
 
-Answer = tuple[int, Mapping[int, States], Mapping[str, list[Predictions]]]
+TaskResult = tuple[int, Mapping[int, States], Mapping[str, list[Predictions]]]
 """A portion's step, the states of steps that are done with, and the derived rows of each part."""
 
 
@@ -190,12 +194,12 @@ def _portions(
             yield taken, names
 
 
-def _kept_rows(entry: Entry | None, key: str, part: PartFile, step: int) -> list[Predictions]:
+def _kept_rows(entry: CacheEntry | None, key: str, part: PartFile, step: int) -> list[Predictions]:
     """The derived rows of a part whose states are known: as they were kept, or made again if that is damaged by now."""
     with contextlib.suppress(DamagedError):
         if entry is not None:
             return entry.rows_of(key)
-    return summarize_part(part, {}, step, rows=True)[1]
+    return measure_part(part, {}, step, rows=True)[1]
 
 
 class _Measuring:
@@ -204,8 +208,8 @@ class _Measuring:
     What is kept is not held meanwhile.
     """
 
-    def __init__(self, kept: Kept | None, much: bool = False) -> None:
-        """Whenever states are of `BLOCK` rows, or there are no more, `kept` gets them.
+    def __init__(self, kept: StateCache | None, much: bool = False) -> None:
+        """Whenever states are of `CACHE_BLOCK_ROWS` rows, or there are no more, `kept` gets them.
 
         Where there is `much` to read, memory that is not used any more is given back, before more is needed. Of little
         it is used again, and to have it anew would take longer than to read.
@@ -213,18 +217,18 @@ class _Measuring:
         self._kept = kept
         self._much = much
         self._states: dict[int, States] = {}
-        self._written: dict[int, list[tuple[Entry, Mapping[str, Panel], list[PartFile]]]] = {}
+        self._written: dict[int, list[tuple[CacheEntry, Mapping[str, Panel], list[PartFile]]]] = {}
         self._block = _Block()
 
-    def __call__(self, portion: _Portion) -> Answer:
+    def __call__(self, portion: _Portion) -> TaskResult:
         if (self._block.step, self._block.panels.keys()) != (portion.step, portion.panels.keys()):
             self._end_block()
             self._block = _Block(portion.step, portion.panels)
         finished = self._taken({portion.step})
         derived = {}
-        measure = functools.partial(summarize_part, panels=portion.panels, step=portion.step, rows=portion.rows)
+        measure = functools.partial(measure_part, panels=portion.panels, step=portion.step, rows=portion.rows)
         parts = list(portion.parts.values())
-        each = store.each(measure, parts, parts[0].path, AT_ONCE)
+        each = store.map_files(measure, parts, parts[0].path, CONCURRENT_PARTS)
         for key, (measured, rows) in zip(portion.parts, each, strict=True):
             derived[key] = rows
             if self._kept is not None and portion.rows:
@@ -232,9 +236,9 @@ class _Measuring:
                 self._block.rows.add(key, rows)
             self._block.states = merge_all(self._block.states, measured)
             self._block.parts[key] = portion.parts[key]
-        if self._kept is not None and sum(part.rows for part in self._block.parts.values()) >= BLOCK:
+        if self._kept is not None and sum(part.rows for part in self._block.parts.values()) >= CACHE_BLOCK_ROWS:
             self._end_block(more=True)
-            store.release()
+            store.release_memory()
         return portion.step, finished, derived
 
     def _end_block(self, more: bool = False) -> None:
@@ -266,18 +270,18 @@ class _Measuring:
         """The states of what was not told so far."""
         self._end_block()
         if self._much:
-            store.release()
+            store.release_memory()
         states = self._taken(set())
         if self._much:
-            store.release()
+            store.release_memory()
         return states
 
 
-def _of_entry(step: int, entry: Entry, panels: Mapping[str, Panel], parts: Iterable[PartFile]) -> States:
+def _of_entry(step: int, entry: CacheEntry, panels: Mapping[str, Panel], parts: Iterable[PartFile]) -> States:
     """The states that were kept of some parts, measured again if they are gone or damaged by now."""
     with contextlib.suppress(DamagedError):
         return entry.states(entry.panels)
-    return _joined(*(summarize_part(part, panels, step)[0] for part in parts))
+    return _joined(*(measure_part(part, panels, step)[0] for part in parts))
 
 
 @dataclass
@@ -289,11 +293,11 @@ class _Block:
     states: States = field(default_factory=dict)
     parts: dict[str, PartFile] = field(default_factory=dict)
     """By key."""
-    rows: Aside | None = None
+    rows: RowSpool | None = None
     """The derived ones, where they are kept."""
 
 
-def _measure(portion: _Portion, kept: Kept | None) -> tuple[States, Mapping[str, list[Predictions]]]:
+def _measure(portion: _Portion, kept: StateCache | None) -> tuple[States, Mapping[str, list[Predictions]]]:
     """States and derived rows of one portion."""
     measuring = _Measuring(kept)
     _, _, derived = measuring(portion)
@@ -305,8 +309,8 @@ def _joined(*states: States) -> States:
 
 
 def _on_ray(
-    portions: Sequence[_Portion], kept: Kept | None, add: Callable[[Mapping[int, States]], None]
-) -> Iterator[Answer]:
+    portions: Sequence[_Portion], kept: StateCache | None, add: Callable[[Mapping[int, States]], None]
+) -> Iterator[TaskResult]:
     """As `workers.Pool.fold` gives them; the states are joined on the cluster, and only those of steps come here."""
     measure = functools.partial(_measure, kept=kept)
     for portion, derived in ray_cluster.fold(
@@ -315,34 +319,34 @@ def _on_ray(
         yield portion.step, {}, derived
 
 
-def measured(
+def measure_run(
     steps: Sequence[Step],
     panels: Mapping[str, Panel],
-    pool: workers.Pool,
+    pool: workers.ProcessPool,
     rows: Path,
     keep: bool = False,
     done: Callable[[int], object] = lambda _: None,
     on_ray: bool = False,
-    kept: Kept | None = None,
+    kept: StateCache | None = None,
 ) -> dict[int, States]:
     """States of each step, those of a second look among them.
 
     Args:
-        steps, panels, pool, done, on_ray, kept: as for `summarize`.
+        steps, panels, pool, done, on_ray, kept: as for `fold_steps`.
         rows: file that the derived rows are written to, if they are to be kept or a panel looks again.
         keep: whether they are.
     """
-    if not keep and not any(isinstance(panel, LooksAgain) for panel in panels.values()):
-        return summarize(steps, panels, pool, done, on_ray=on_ray, kept=kept)
-    writer = store.RowsWriter(rows)
+    if not keep and not any(isinstance(panel, TwoPassPanel) for panel in panels.values()):
+        return fold_steps(steps, panels, pool, done, on_ray=on_ray, kept=kept)
+    writer = store.DerivedRowsWriter(rows)
     try:
-        states = summarize(steps, panels, pool, done, writer.write, on_ray, kept)
+        states = fold_steps(steps, panels, pool, done, writer.write, on_ray, kept)
     finally:
         writer.close()
-    return look_again(steps, panels, states, store.read_rows(rows))
+    return run_second_pass(steps, panels, states, store.read_derived_rows(rows))
 
 
-def look_again(
+def run_second_pass(
     steps: Sequence[Step],
     panels: Mapping[str, Panel],
     states: Mapping[int, States],
@@ -351,17 +355,17 @@ def look_again(
     """The states, with the second ones of the panels that look again.
 
     Args:
-        steps, panels: as for `summarize`.
-        states: from `summarize`.
+        steps, panels: as for `fold_steps`.
+        states: from `fold_steps`.
         rows: (step, derived rows) of all steps.
     """
-    again = {name: panel for name, panel in panels.items() if isinstance(panel, LooksAgain)}
+    again = {name: panel for name, panel in panels.items() if isinstance(panel, TwoPassPanel)}
     runs = {step.step: step.run for step in steps}
-    seconds = {s: {n: p.zero_again(runs[s], states[s][n]) for n, p in again.items()} for s in states}
+    seconds = {s: {n: p.zero_second(runs[s], states[s][n]) for n, p in again.items()} for s in states}
     for number, batch in rows if again else ():
-        measured = {n: p.measure_again(runs[number], states[number][n], batch) for n, p in again.items()}
+        measured = {n: p.measure_second(runs[number], states[number][n], batch) for n, p in again.items()}
         seconds[number] = merge_all(seconds[number], measured)
     return {
-        s: {**of_step, **{name: Twice(of_step[name], second) for name, second in seconds[s].items()}}
+        s: {**of_step, **{name: TwoPass(of_step[name], second) for name, second in seconds[s].items()}}
         for s, of_step in states.items()
     }

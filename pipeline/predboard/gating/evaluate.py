@@ -12,14 +12,14 @@ from typing import Literal
 
 from predboard.comparison.differences import Difference
 from predboard.errors import InputError, plural
-from predboard.gating.rules import Rule, near, pattern_of
-from predboard.summaries import Figure
+from predboard.gating.rules import Rule, nearest_names, pattern_of
+from predboard.summaries import Metric
 
-Outcome = Literal["pass", "too little evidence", "fail"]
+Status = Literal["pass", "too little evidence", "fail"]
 
-GRAVITY: dict[Outcome, int] = {"pass": 0, "too little evidence": 1, "fail": 2}
+SEVERITY: dict[Status, int] = {"pass": 0, "too little evidence": 1, "fail": 2}
 
-CODES: dict[Outcome, int] = {"pass": 0, "too little evidence": 3, "fail": 1}
+EXIT_CODES: dict[Status, int] = {"pass": 0, "too little evidence": 3, "fail": 1}
 """Exit codes of the command; 2 is bad input."""
 
 SLACK = 1e-9
@@ -37,7 +37,7 @@ class Finding:
     limit: float
     condition: str
     """In words: ≥ 0.94 (lower end)."""
-    outcome: Outcome
+    outcome: Status
     why: str
     """In a few words."""
     value: float | None = None
@@ -66,17 +66,17 @@ class Verdict:
     bound: str = "point"
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> Status:
         """The gravest of its findings."""
-        return gravest(finding.outcome for finding in self.findings)
+        return most_severe(finding.outcome for finding in self.findings)
 
-    def of(self, outcome: Outcome) -> list[Finding]:
+    def of(self, outcome: Status) -> list[Finding]:
         """Findings of one outcome."""
         return [finding for finding in self.findings if finding.outcome == outcome]
 
 
 @dataclass(frozen=True)
-class Gated:
+class GateResult:
     """What became of all rules. `code` is what the command exits with."""
 
     run: str
@@ -90,26 +90,26 @@ class Gated:
     """How many images are `compared` with the baseline, and how many are not for which reason."""
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> Status:
         """The gravest of all verdicts."""
-        return gravest(verdict.outcome for verdict in self.verdicts)
+        return most_severe(verdict.outcome for verdict in self.verdicts)
 
     @property
     def code(self) -> int:
         """0 all pass, 1 a rule fails, 3 none fails and for one there is too little evidence."""
-        return CODES[self.outcome]
+        return EXIT_CODES[self.outcome]
 
-    def count(self, outcome: Outcome) -> int:
+    def count(self, outcome: Status) -> int:
         """How many verdicts are so."""
         return sum(verdict.outcome == outcome for verdict in self.verdicts)
 
 
-def gravest(outcomes: Iterable[Outcome]) -> Outcome:
+def most_severe(outcomes: Iterable[Status]) -> Status:
     """That of several which counts: one that fails, else one that is not known."""
-    return max(outcomes, key=GRAVITY.__getitem__, default="pass")
+    return max(outcomes, key=SEVERITY.__getitem__, default="pass")
 
 
-def at_least(value: float, interval: tuple[float, float] | None, limit: float, bound: str) -> Outcome:
+def at_least(value: float, interval: tuple[float, float] | None, limit: float, bound: str) -> Status:
     """Whether a figure is at least a limit.
 
     Args:
@@ -133,24 +133,24 @@ def at_least(value: float, interval: tuple[float, float] | None, limit: float, b
     return "pass" if bound == "upper" or lower >= limit - SLACK else "too little evidence"
 
 
-def at_most(value: float, interval: tuple[float, float] | None, limit: float, bound: str) -> Outcome:
+def at_most(value: float, interval: tuple[float, float] | None, limit: float, bound: str) -> Status:
     """Whether a figure is at most a limit: `at_least` of all with the other sign, so `upper` asks for proof."""
     turned = None if interval is None else (-interval[1], -interval[0])
     return at_least(-value, turned, -limit, {"lower": "upper", "upper": "lower"}.get(bound, bound))
 
 
-def whole(rows: int, manifest_rows: int) -> Verdict:
+def check_complete(rows: int, manifest_rows: int) -> Verdict:
     """The verdict on a run itself, whatever the rules: rows that are missing may be whole classes."""
     missing = manifest_rows - rows
     said = f"{missing:,} of {plural(manifest_rows, 'row')} are missing, perhaps whole classes"
-    outcome: Outcome = "fail" if missing else "pass"
+    outcome: Status = "fail" if missing else "pass"
     why = said if missing else "no row is missing"
     found = Finding("images/missing", "max", 0, "= 0", outcome, why, missing, margin=-missing)
     return Verdict("images/missing", "images/missing = 0", (found,))
 
 
 @dataclass(frozen=True)
-class Change:
+class BaselineChange:
     """What a run is compared with, and how."""
 
     differences: Mapping[str, Difference]
@@ -161,7 +161,7 @@ class Change:
     """Share of the images of either run that have no counterpart."""
 
 
-def judge(rule: Rule, figures: Mapping[str, Figure], change: Change | None = None) -> Verdict:
+def evaluate_rule(rule: Rule, figures: Mapping[str, Metric], change: BaselineChange | None = None) -> Verdict:
     """The verdict on one rule: every condition on every figure that its metric names; one that is not there fails.
 
     Args:
@@ -174,16 +174,17 @@ def judge(rule: Rule, figures: Mapping[str, Figure], change: Change | None = Non
     findings = [
         _drop(rule, name, figures, change) if change and key == "max_drop" else _limit(rule, key, name, figures)
         for key in rule.conditions
-        for name in matching(rule.metric, figures) or [rule.metric]
+        for name in match_names(rule.metric, figures) or [rule.metric]
     ]
     return Verdict(rule.metric, rule.title, tuple(findings), rule.name, rule.description, rule.bound)
 
 
-def matching(metric: str, names: Iterable[str]) -> list[str]:
+def match_names(metric: str, names: Iterable[str]) -> list[str]:
     """Names that a metric of a rule means: that very one, else all that fit its `*`. Classes without a value are among
     them, as `classes/River/recall` of a class without images.
 
-    >>> matching("classes/*/recall", ["classes/a/b/support", "classes/c/support", "classes/c/recall", "recall_macro"])
+    >>> names = ["classes/a/b/support", "classes/c/support", "classes/c/recall", "recall_macro"]
+    >>> match_names("classes/*/recall", names)
     ['classes/a/b/recall', 'classes/c/recall']
     """
     known = list(names)
@@ -200,12 +201,12 @@ def matching(metric: str, names: Iterable[str]) -> list[str]:
     ]
 
 
-def _limit(rule: Rule, key: str, name: str, figures: Mapping[str, Figure]) -> Finding:
+def _limit(rule: Rule, key: str, name: str, figures: Mapping[str, Metric]) -> Finding:
     """One condition, `min` or `max`, on one figure."""
     limit, figure = rule.conditions[key], figures.get(name)
     found = Finding(name, key, limit, rule.words(key), "fail", "")
     if figure is None:
-        return replace(found, why=absent(name, figures))
+        return replace(found, why=explain_missing(name, figures))
     if figure.rows is None and rule.min_rows > 1:
         raise InputError(f"rule {rule.title!r}: {name} is itself a number of images; expected min without min_rows")
     if not figure.method:
@@ -225,12 +226,12 @@ def _without_interval(rule: Rule, name: str) -> None:
         raise InputError(f"rule {rule.title!r}: {name} has no interval; expected no bound, which tests its value")
 
 
-def _drop(rule: Rule, name: str, figures: Mapping[str, Figure], change: Change) -> Finding:
+def _drop(rule: Rule, name: str, figures: Mapping[str, Metric], change: BaselineChange) -> Finding:
     """The condition `max_drop` on one figure."""
     limit = rule.conditions["max_drop"]
     found = Finding(name, "max_drop", limit, rule.words("max_drop"), "fail", "")
     if name not in figures:
-        return replace(found, why=absent(name, figures))
+        return replace(found, why=explain_missing(name, figures))
     if name not in change.differences:
         return replace(found, outcome="too little evidence", why="no image that gives it a value is in both runs")
     d = change.differences[name]
@@ -251,12 +252,12 @@ def _drop(rule: Rule, name: str, figures: Mapping[str, Figure], change: Change) 
     return replace(values, outcome=outcome, why=_changed(values, less, rule.bound, outcome))
 
 
-def _changed(of: Finding, less: bool, bound: str, outcome: Outcome) -> str:
+def _changed(of: Finding, less: bool, bound: str, outcome: Status) -> str:
     moved = of.value or 0.0
     said = "did not change"
     if moved:
-        ends = f"from {number(of.old or 0.0)} to {number(of.new or 0.0)}"
-        said = f"{'rose' if moved > 0 else 'fell'} {ends}, by {number(abs(moved), of.limit)}"
+        ends = f"from {format_number(of.old or 0.0)} to {format_number(of.new or 0.0)}"
+        said = f"{'rose' if moved > 0 else 'fell'} {ends}, by {format_number(abs(moved), of.limit)}"
     worse = f"worse by more than {of.limit:.12g}"
     if bound == "point":
         return said if outcome == "pass" else f"{said}: {worse}"
@@ -270,14 +271,14 @@ def _changed(of: Finding, less: bool, bound: str, outcome: Outcome) -> str:
     return f"{said}; {'surely not' if careful else 'not surely'} {worse}"
 
 
-def _why(of: Finding, limit: float, least: bool, bound: str, outcome: Outcome) -> str:
+def _why(of: Finding, limit: float, least: bool, bound: str, outcome: Status) -> str:
     good, bad = ("at least", "below") if least else ("at most", "above")
     said = f"{limit:.12g}"
     if of.value is None or bound == "point":
-        return f"{number(of.value or 0, limit)} is {good if outcome == 'pass' else bad} {said}"
+        return f"{format_number(of.value or 0, limit)} is {good if outcome == 'pass' else bad} {said}"
     if of.interval is None:
         return "there are too few images for an interval"
-    lower, upper = (number(end, limit) for end in of.interval)
+    lower, upper = (format_number(end, limit) for end in of.interval)
     if outcome == "too little evidence":
         return f"{said} is inside the interval, {lower} to {upper}: more images would tell"
     near_end, far_end = f"the interval begins at {lower}", f"the interval ends at {upper}"
@@ -293,29 +294,31 @@ def _few(rows: int, least: int) -> str:
     return f"it rests on {plural(rows, 'image')}, fewer than min_rows = {least:,}"
 
 
-def absent(name: str, figures: Mapping[str, Figure]) -> str:
+def explain_missing(name: str, figures: Mapping[str, Metric]) -> str:
     """Why a figure is not there, and which others are near."""
     kind, _, figure = pattern_of(name).rpartition("/")
     if f"{name.removesuffix(f'/{figure}')}/support" in figures:
         return f"has no value: no image {'was predicted as it' if figure == 'precision' else 'of it counts'}"
-    alike = {inside(other): other for other in figures if kind and pattern_of(other) == f"{kind}/{figure}"}
-    close = [alike[like] for like in near(inside(name), alike) or list(alike)[:3]] or near(name, figures)
+    alike = {group_name(other): other for other in figures if kind and pattern_of(other) == f"{kind}/{figure}"}
+    close = [alike[like] for like in nearest_names(group_name(name), alike) or list(alike)[:3]] or nearest_names(
+        name, figures
+    )
     return f"is not there{'; near: ' if close else ''}{', '.join(close)}"
 
 
-def inside(name: str) -> str:
+def group_name(name: str) -> str:
     """The class or slice that a figure is of.
 
-    >>> inside("classes/a/b/recall"), inside("slices/country=NO/nll")
+    >>> group_name("classes/a/b/recall"), group_name("slices/country=NO/nll")
     ('a/b', 'country=NO')
     """
     return name.partition("/")[2].rpartition("/")[0]
 
 
-def number(value: float, unlike: float | None = None) -> str:
+def format_number(value: float, unlike: float | None = None) -> str:
     """A figure for a person: by four decimals, or by as many as tell it from a limit that it is not.
 
-    >>> number(0.94331), number(0.939999, 0.94), number(2700), number(0.00001234)
+    >>> format_number(0.94331), format_number(0.939999, 0.94), format_number(2700), format_number(0.00001234)
     ('0.9433', '0.939999', '2,700', '1.2e-05')
     """
     if isinstance(value, int):
@@ -327,10 +330,10 @@ def number(value: float, unlike: float | None = None) -> str:
     return said
 
 
-def signed(value: float) -> str:
+def format_change(value: float) -> str:
     """A difference for a person.
 
-    >>> signed(0.0123), signed(-0.5), signed(0.0)
+    >>> format_change(0.0123), format_change(-0.5), format_change(0.0)
     ('+0.0123', '-0.5000', '0.0000')
     """
-    return f"{'+' if value > 0 else ''}{number(value)}"
+    return f"{'+' if value > 0 else ''}{format_number(value)}"

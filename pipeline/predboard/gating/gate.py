@@ -16,21 +16,21 @@ from tqdm import tqdm
 
 from predboard import panels
 from predboard.comparison import join
-from predboard.comparison.differences import SAME, Comparison, Difference, pair
+from predboard.comparison.differences import IDENTICAL_METHOD, Comparison, Difference, count_pairs
 from predboard.config import GateConfig
 from predboard.errors import InputError, plural
-from predboard.evaluation.fold import States, measured
+from predboard.evaluation.fold import States, measure_run
 from predboard.gating import reports, rules
-from predboard.gating.evaluate import Change, Gated, judge, matching, whole
+from predboard.gating.evaluate import BaselineChange, GateResult, check_complete, evaluate_rule, match_names
 from predboard.gating.rules import Rule, pattern_of
-from predboard.gating.suggest import METRICS, suggested
-from predboard.metrics.counts import Scores, Tally
-from predboard.panels import Better, HasFigures, Panel
+from predboard.gating.suggest import SUGGESTED_METRICS, suggest_rules
+from predboard.metrics.counts import CountMetrics, Counts
+from predboard.panels import Direction, HasMetrics, Panel
 from predboard.parallel import pool as workers
 from predboard.storage import runs
-from predboard.storage.paths import Place
+from predboard.storage.paths import AnyPath
 from predboard.storage.runs import Step
-from predboard.summaries import Figure
+from predboard.summaries import Metric
 
 COUNTS = "glance"
 """The panel whose state is a tally, which is cheap."""
@@ -49,19 +49,19 @@ APART = "square-and-add of both intervals, as if the images were different ones 
 
 
 @dataclasses.dataclass(frozen=True)
-class Seen:
+class StepMetrics:
     """What some panels say of a step."""
 
     step: Step
     images: Mapping[str, int]
     """As in `judge.Gated`."""
     states: States
-    figures: Mapping[str, Figure]
+    metrics: Mapping[str, Metric]
 
 
 def gate(
     config: GateConfig, say: Callable[[str], None] = lambda _: None, records: Iterable[Mapping[str, Any]] | None = None
-) -> Gated:
+) -> GateResult:
     """Test one step of a run against rules, and write the reports that are asked for, whatever the verdict.
 
     Args:
@@ -78,31 +78,39 @@ def gate(
         raise InputError(
             f"which rules? `predboard gate {config.predictions} --suggest > gates.toml` writes a first file for --rules"
         )
-    figured = names()
-    tested = rules.of(records, figured) if records is not None else rules.read(cast(Path, config.rules), figured)
+    figured = metric_directions()
+    tested = (
+        rules.parse_rules(records, figured)
+        if records is not None
+        else rules.read_rules(cast(Path, config.rules), figured)
+    )
     comparing = [rule for rule in tested if rule.max_drop is not None]
     if comparing and config.baseline is None:
         raise InputError(f"rule {comparing[0].title!r} has max_drop: name the predictions to compare with, --baseline")
-    step = opened(config.predictions, config.step, "--step")
-    old = opened(config.baseline, config.baseline_step, "--baseline-step") if comparing and config.baseline else None
+    step = open_one_step(config.predictions, config.step, "--step")
+    old = (
+        open_one_step(config.baseline, config.baseline_step, "--baseline-step")
+        if comparing and config.baseline
+        else None
+    )
     if config.baseline is not None and not comparing:
         say("no rule has max_drop, so the baseline is not looked at")
-    now = look(step, {pattern_of(rule.metric) for rule in tested}, config.workers)
-    incomplete = [] if config.allow_incomplete else [whole(now.images["rows"], now.images["manifest_rows"])]
-    change, paired = (None, {}) if old is None else changes(old, now, comparing, figured, config)
-    done = Gated(
+    now = measure_step(step, {pattern_of(rule.metric) for rule in tested}, config.workers)
+    incomplete = [] if config.allow_incomplete else [check_complete(now.images["rows"], now.images["manifest_rows"])]
+    change, paired = (None, {}) if old is None else baseline_change(old, now, comparing, figured, config)
+    done = GateResult(
         config.predictions.resolve().name,
         step.step,
         now.images,
-        (*incomplete, *(judge(rule, now.figures, change) for rule in tested)),
+        (*incomplete, *(evaluate_rule(rule, now.metrics, change) for rule in tested)),
         config.baseline.resolve().name if config.baseline and old else "",
         old.step if old else None,
         paired,
     )
     for path, content in (
-        (config.junit, reports.junit(done)),
-        (config.markdown, reports.markdown(done).encode()),
-        (config.json, reports.as_json(done).encode()),
+        (config.junit, reports.to_junit(done)),
+        (config.markdown, reports.to_markdown(done).encode()),
+        (config.json, reports.to_json(done).encode()),
     ):
         if path is not None:
             runs.write_file(path, content)
@@ -114,39 +122,42 @@ def suggest(config: GateConfig, say: Callable[[str], None] = lambda _: None) -> 
     """A first file of rules that one step of a run passes, as TOML. Raises InputError for bad input."""
     if config.predictions is None:
         raise InputError("which predictions? For example: predboard gate predictions/digits --suggest > gates.toml")
-    now = look(opened(config.predictions, config.step, "--step"), METRICS, config.workers)
+    now = measure_step(open_one_step(config.predictions, config.step, "--step"), SUGGESTED_METRICS, config.workers)
     if missing := now.images["missing"]:
         of = plural(now.images["manifest_rows"], "row")
         say(f"warning: {missing:,} of {of} are missing, so these rules pass only with --allow-incomplete")
     differences: Mapping[str, Difference] = {}
     lone = 0.0
     if config.baseline is not None:
-        old = opened(config.baseline, config.baseline_step, "--baseline-step")
-        comparison = compared(old, now, config, kinds=False)
-        differences, lone = comparison.differences, unpaired(comparison.rows, look(old, (), config.workers), now)
-    return suggested(config.predictions.resolve().name, now.step.step, now.figures, differences, lone)
+        old = open_one_step(config.baseline, config.baseline_step, "--baseline-step")
+        comparison = compare_steps(old, now, config, kinds=False)
+        differences, lone = (
+            comparison.differences,
+            unpaired_share(comparison.rows, measure_step(old, (), config.workers), now),
+        )
+    return suggest_rules(config.predictions.resolve().name, now.step.step, now.metrics, differences, lone)
 
 
-def names() -> dict[str, Better]:
+def metric_directions() -> dict[str, Direction]:
     """Every name that a figure may have, `*` for a class or a slice, and which of two values is better."""
     return {
         name: better
         for panel in panels.choose(()).values()
-        if isinstance(panel, HasFigures)
-        for name, better in panel.figured.items()
+        if isinstance(panel, HasMetrics)
+        for name, better in panel.metric_directions.items()
     }
 
 
-def opened(folder: Place, wanted: int | None, flag: str) -> Step:
+def open_one_step(folder: AnyPath, wanted: int | None, flag: str) -> Step:
     """One step of a run, the last if none is wanted. Raises InputError if there is none."""
-    numbers = runs.step_numbers(folder)
+    numbers = runs.list_step_numbers(folder)
     if wanted is not None and numbers and wanted not in numbers:
         raise InputError(f"{flag} is {wanted}, but {folder} has {', '.join(map(str, numbers))}")
     found = runs.open_step(folder, numbers[-1] if wanted is None else wanted) if numbers else None
     return found or runs.open_run(folder)[-1]  # which says what is wrong with the folder
 
 
-def look(step: Step, wanted: Collection[str], count: int) -> Seen:
+def measure_step(step: Step, wanted: Collection[str], count: int) -> StepMetrics:
     """The figures of a step, without drawing anything; more than are wanted where they come with them.
 
     Args:
@@ -154,88 +165,88 @@ def look(step: Step, wanted: Collection[str], count: int) -> Seen:
         wanted: names of figures, `*` for a class or a slice.
         count: processes to use where there is enough to do; 0 for one a processor.
     """
-    giving: dict[str, HasFigures] = {}
+    giving: dict[str, HasMetrics] = {}
     for name, panel in panels.choose(()).items():
-        if isinstance(panel, HasFigures) and (asked := set(wanted) & set(panel.figured)):
-            giving[name] = panel.only(asked)
+        if isinstance(panel, HasMetrics) and (asked := set(wanted) & set(panel.metric_directions)):
+            giving[name] = panel.restricted_to(asked)
     chosen: dict[str, Panel] = {COUNTS: panels.load(COUNTS), **giving}
     with (
-        workers.Pool(workers.count(count)) as pool,
+        workers.ProcessPool(workers.worker_count(count)) as pool,
         tempfile.TemporaryDirectory(prefix="predboard-") as aside,
         tqdm(total=step.rows, unit=" rows", desc="read", disable=None, file=sys.stderr) as bar,
     ):
         rows = Path(aside) / "rows.parquet"
-        states = measured([step], chosen, pool, rows, done=bar.update)[step.step]
-    subject = panels.Subject("", step.run, {step.step: panels.Facts(step.rows, step.manifest_rows)})
-    found: dict[str, Figure] = {}
+        states = measure_run([step], chosen, pool, rows, done=bar.update)[step.step]
+    subject = panels.RunInfo("", step.run, {step.step: panels.StepInfo(step.rows, step.manifest_rows)})
+    found: dict[str, Metric] = {}
     for name, panel in giving.items():
-        for _, given in panel.figures(subject, {step.step: states[name]}):
-            found |= given.figures
-    return Seen(step, _images(step, states[COUNTS]), states, found)
+        for _, given in panel.metrics(subject, {step.step: states[name]}):
+            found |= given.metrics
+    return StepMetrics(step, _images(step, states[COUNTS]), states, found)
 
 
-def _images(step: Step, tally: Tally) -> dict[str, int]:
+def _images(step: Step, tally: Counts) -> dict[str, int]:
     return {
         "rows": step.rows,
         "manifest_rows": step.manifest_rows,
         "missing": step.manifest_rows - step.rows,
         "failed": int(tally.failed),
         "unlabelled": int(tally.unlabelled),
-        "counted": Scores(tally, len(step.run.classes)).counted,
+        "counted": CountMetrics(tally, len(step.run.classes)).counted,
     }
 
 
-def compared(old: Step, now: Seen, config: GateConfig, kinds: bool) -> Comparison:
+def compare_steps(old: Step, now: StepMetrics, config: GateConfig, kinds: bool) -> Comparison:
     """Both steps, image by image. Slices are cut as they are in the figures of the new one."""
     called = str(config.baseline), str(config.predictions)
-    classes = join.classes_of(old.run, now.step.run, called, config.map_classes)
-    return Comparison(pair(old, now.step, classes, kinds), classes.names, now.states.get("slices"))
+    classes = join.match_classes(old.run, now.step.run, called, config.map_classes)
+    return Comparison(count_pairs(old, now.step, classes, kinds), classes.names, now.states.get("slices"))
 
 
-def changes(
-    old: Step, now: Seen, comparing: Collection[Rule], figured: Mapping[str, Better], config: GateConfig
-) -> tuple[Change, dict[str, int]]:
+def baseline_change(
+    old: Step, now: StepMetrics, comparing: Collection[Rule], figured: Mapping[str, Direction], config: GateConfig
+) -> tuple[BaselineChange, dict[str, int]]:
     """What `max_drop` is tested on, and how many images could be compared, and why the others could not.
 
     Args:
         old: step of the baseline.
         now: the figures of the run.
         comparing: rules with `max_drop`.
-        figured: from `names`.
+        figured: from `metric_directions`.
         config: how to take the classes.
     """
-    comparison = compared(old, now, config, any(rule.metric.startswith("slices/") for rule in comparing))
+    comparison = compare_steps(old, now, config, any(rule.metric.startswith("slices/") for rule in comparing))
     state = comparison.state
     own = {rule.metric for rule in comparing if pattern_of(rule.metric) not in PAIRED}
-    before = look(old, {pattern_of(metric) for metric in own}, config.workers)
-    lone = unpaired(comparison.rows, before, now)
+    before = measure_step(old, {pattern_of(metric) for metric in own}, config.workers)
+    lone = unpaired_share(comparison.rows, before, now)
     alike = state.identical and not lone  # of the same images, so that all figures are the same
     differences = {n: d for n, d in comparison.differences.items() if pattern_of(n) in PAIRED}
     for metric in own:
-        for name in matching(metric, now.figures):
-            if name in now.figures and name in before.figures:
-                differences[name] = apart(before.figures[name], now.figures[name], alike)
+        for name in match_names(metric, now.metrics):
+            if name in now.metrics and name in before.metrics:
+                differences[name] = apart(before.metrics[name], now.metrics[name], alike)
     less = frozenset(name for name, better in figured.items() if better == "less")
     counts = ("only_old", "only_new", "failed_old", "failed_new", "labels_differ", "pictures_differ")
     return (
-        Change(differences, less, lone),
+        BaselineChange(differences, less, lone),
         {"compared": comparison.rows, **{name: int(getattr(state, name)) for name in counts}},
     )
 
 
-def unpaired(rows: int, old: Seen, new: Seen) -> float:
+def unpaired_share(rows: int, old: StepMetrics, new: StepMetrics) -> float:
     """Share of the images that count in either run which are not among the `rows` that are compared."""
     return max((1 - rows / seen.images["counted"] for seen in (old, new) if seen.images["counted"]), default=1.0)
 
 
-def apart(old: Figure, new: Figure, identical: bool) -> Difference:
+def apart(old: Metric, new: Metric, identical: bool) -> Difference:
     """The difference of two figures that are not compared image by image.
 
     The interval is Newcombe's for independent figures: wider than it need be, because the images are mostly the same.
     """
     rows, gain = min(old.rows or 0, new.rows or 0), new.value - old.value
     if identical:
-        return Difference(old.value, new.value, gain, (0.0, 0.0), rows, new.definition, SAME)
+        return Difference(old.value, new.value, gain, (0.0, 0.0), rows, new.definition, IDENTICAL_METHOD)
     if old.interval is None or new.interval is None:
         return Difference(old.value, new.value, gain, None, rows, new.definition)
     lower = gain - math.hypot(new.value - new.interval[0], old.interval[1] - old.value)

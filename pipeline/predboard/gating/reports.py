@@ -10,30 +10,42 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 from predboard.errors import plural
-from predboard.gating.evaluate import GRAVITY, Finding, Gated, Outcome, Verdict, inside, number, signed
-from predboard.summaries import unlike
+from predboard.gating.evaluate import (
+    SEVERITY,
+    Finding,
+    GateResult,
+    Status,
+    Verdict,
+    format_change,
+    format_number,
+    group_name,
+)
+from predboard.summaries import unique_names
 
-FORMAT = 1
+GATE_FORMAT = 1
 
-WIDTH = 80
+TERMINAL_COLUMNS = 80
 """Columns of a terminal."""
 
-SHOWN = 5
+MAX_NAMED = 5
 """Classes or slices of one rule that are named."""
 
-SHORT: dict[Outcome, str] = {"pass": "pass", "too little evidence": "unclear", "fail": "FAIL"}
+SHORT_STATUS: dict[Status, str] = {"pass": "pass", "too little evidence": "unclear", "fail": "FAIL"}
 
 
-def lines(of: Gated) -> Iterator[str]:
+def to_terminal(of: GateResult) -> Iterator[str]:
     """The table for the terminal, at most 80 columns wide as far as names allow, and the verdict below it."""
     yield heading(of)
-    yield from textwrap.wrap(counts(of), WIDTH)
+    yield from textwrap.wrap(count_images(of), TERMINAL_COLUMNS)
     yield ""
     rows = [(verdict, group) for verdict in of.verdicts for group in _grouped(verdict)]
     cells = [("verdict", "rule", "value", "95 % interval", "images")]
-    cells += [(SHORT[worst(group).outcome], _label(verdict, group), *_numbers(worst(group))) for verdict, group in rows]
+    cells += [
+        (SHORT_STATUS[worst_finding(group).outcome], _label(verdict, group), *_numbers(worst_finding(group)))
+        for verdict, group in rows
+    ]
     tail = [max(_width(cell[i]) for cell in cells) for i in (2, 3, 4)]
-    room = WIDTH - 9 - sum(2 + width for width in tail)
+    room = TERMINAL_COLUMNS - 9 - sum(2 + width for width in tail)
     first = max(width for cell in cells if (width := _width(cell[1])) <= room)
     for i, (verdict, rule, *numbers) in enumerate(cells):
         right = "".join(f"  {_padded(text, width, '>')}" for text, width in zip(numbers, tail, strict=True))
@@ -43,18 +55,18 @@ def lines(of: Gated) -> Iterator[str]:
         if rule or right.strip():
             yield f"{verdict:<7}  {_padded(rule, first)}{right}".rstrip()
         for said in _reasons(rows[i - 1][1]) if i else ():
-            yield from textwrap.wrap(said, WIDTH, initial_indent=" " * 9, subsequent_indent=" " * 9)
+            yield from textwrap.wrap(said, TERMINAL_COLUMNS, initial_indent=" " * 9, subsequent_indent=" " * 9)
     yield ""
-    yield from textwrap.wrap(conclusion(of), WIDTH)
+    yield from textwrap.wrap(conclusion(of), TERMINAL_COLUMNS)
 
 
-def heading(of: Gated) -> str:
+def heading(of: GateResult) -> str:
     """What was tested."""
     against = "" if of.baseline_step is None else f" against {of.baseline}, step {of.baseline_step}"
     return _line(f"gate: {of.run}, step {of.step}{against}")
 
 
-def counts(of: Gated) -> str:
+def count_images(of: GateResult) -> str:
     """How many images the figures rest on."""
     n = of.images
     said = [f"{n['counted']:,} of {plural(n['manifest_rows'], 'image')} count"]
@@ -74,7 +86,7 @@ def counts(of: Gated) -> str:
     return ", ".join(said)
 
 
-def conclusion(of: Gated) -> str:
+def conclusion(of: GateResult) -> str:
     """The verdict on all rules in one sentence."""
     failed, unclear = of.count("fail"), of.count("too little evidence")
     some = [f"{failed} of {plural(len(of.verdicts), 'rule')} fail{'s' * (failed == 1)}"] if failed else []
@@ -87,9 +99,9 @@ def conclusion(of: Gated) -> str:
     }[of.outcome]
 
 
-def worst(of: list[Finding]) -> Finding:
+def worst_finding(of: list[Finding]) -> Finding:
     """The gravest of some findings; of equally grave ones the one that is farthest on the wrong side."""
-    return min(of, key=lambda finding: (-GRAVITY[finding.outcome], finding.margin))
+    return min(of, key=lambda finding: (-SEVERITY[finding.outcome], finding.margin))
 
 
 def _grouped(verdict: Verdict) -> list[list[Finding]]:
@@ -104,12 +116,12 @@ def _label(verdict: Verdict, group: list[Finding]) -> str:
 def _numbers(of: Finding) -> tuple[str, str, str]:
     if of.value is None:
         return "–", "", ""
-    sign = signed if of.key == "max_drop" else number
+    sign = format_change if of.key == "max_drop" else format_number
     ends = "" if of.interval is None else " to ".join(map(sign, of.interval))
     return sign(of.value), ends, "" if of.rows is None else f"{of.rows:,}"
 
 
-def _reasons(group: list[Finding], shown: int = SHOWN) -> list[str]:
+def _reasons(group: list[Finding], shown: int = MAX_NAMED) -> list[str]:
     """Why a condition is not met, a line for each class or slice that does not meet it, the worst first."""
     if len(group) == 1:
         return [] if group[0].outcome == "pass" else [_line(group[0].why)]
@@ -122,9 +134,11 @@ def _reasons(group: list[Finding], shown: int = SHOWN) -> list[str]:
                 found.append(f"{of}: {_line(those[0].why)}")
                 continue
             found.append(of)
-            found += [_line(f"{inside(f.metric)}: {f.why}") for f in those[:shown]]
+            found += [_line(f"{group_name(f.metric)}: {f.why}") for f in those[:shown]]
             found += [f"and {len(those) - shown:,} more"] * (len(those) > shown)
-    return found or [f"all {len(group):,} pass; {_line(inside(worst(group).metric))} is nearest to the limit"]
+    return found or [
+        f"all {len(group):,} pass; {_line(group_name(worst_finding(group).metric))} is nearest to the limit"
+    ]
 
 
 def _line(text: str) -> str:
@@ -142,7 +156,7 @@ def _padded(text: str, width: int, side: str = "<") -> str:
     return text + space if side == "<" else space + text
 
 
-def junit(of: Gated) -> bytes:
+def to_junit(of: GateResult) -> bytes:
     """JUnit XML, as GitLab, GitHub's actions and Jenkins read it: a test case for each rule.
 
     A rule that fails is a failure, one with too little evidence an error: it could not be tested.
@@ -155,9 +169,9 @@ def junit(of: Gated) -> bytes:
     }
     root = ET.Element("testsuites", {"name": "predboard gate", **numbers})
     suite = ET.SubElement(root, "testsuite", {"name": _xml(heading(of)), **numbers, "skipped": "0"})
-    for verdict, title in zip(of.verdicts, unlike([_xml(v.title) for v in of.verdicts]), strict=True):
+    for verdict, title in zip(of.verdicts, unique_names([_xml(v.title) for v in of.verdicts]), strict=True):
         case = ET.SubElement(suite, "testcase", {"classname": _xml(f"gate.{of.run}"), "name": title, "time": "0"})
-        said = [s for group in _grouped(verdict) if worst(group).outcome != "pass" for s in _reasons(group)]
+        said = [s for group in _grouped(verdict) if worst_finding(group).outcome != "pass" for s in _reasons(group)]
         if verdict.outcome != "pass":
             tag = "failure" if verdict.outcome == "fail" else "error"
             mark = ET.SubElement(case, tag, {"message": _xml(said[0]), "type": verdict.outcome})
@@ -179,19 +193,19 @@ def _xml(text: str) -> str:
     return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
 
 
-def markdown(of: Gated) -> str:
+def to_markdown(of: GateResult) -> str:
     """For a comment on a pull request or a job summary; names are code, so that they mean nothing else there."""
     parts = [
         f"### {_mark(of.outcome)} {_escaped(heading(of))}",
-        f"{_sentence(conclusion(of))} {_sentence(counts(of))}",
+        f"{_sentence(conclusion(of))} {_sentence(count_images(of))}",
     ]
     table = ["| | rule | value | 95 % interval | images |", "|---|---|---:|---|---:|"]
     for verdict in of.verdicts:
         for group in _grouped(verdict):
-            finding = worst(group)
+            finding = worst_finding(group)
             name = f"{_escaped(verdict.name)}: " * bool(verdict.name)
             cells = [
-                f"{_mark(finding.outcome)} {SHORT[finding.outcome]}",
+                f"{_mark(finding.outcome)} {SHORT_STATUS[finding.outcome]}",
                 f"{name}{_code(verdict.metric)} {finding.condition}",
             ]
             table.append(f"| {' | '.join([*cells, *_numbers(finding)])} |")
@@ -199,7 +213,7 @@ def markdown(of: Gated) -> str:
     reasons = []
     for verdict in of.verdicts:
         for group in _grouped(verdict):
-            if worst(group).outcome != "pass":
+            if worst_finding(group).outcome != "pass":
                 first, *more = _reasons(group)
                 reasons.append(f"- {_code(verdict.metric)} {group[0].condition}: {_escaped(first)}")
                 reasons += [f"  - {_escaped(said)}" for said in more]
@@ -212,7 +226,7 @@ def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _mark(outcome: Outcome) -> str:
+def _mark(outcome: Status) -> str:
     return {"pass": "✅", "too little evidence": "❔", "fail": "❌"}[outcome]
 
 
@@ -233,15 +247,15 @@ def _escaped(text: str) -> str:
     return re.sub(r"[\\`*_{}\[\]<>#|~@&]", lambda found: f"&#{ord(found[0])};", _line(text))
 
 
-def as_json(of: Gated) -> str:
+def to_json(of: GateResult) -> str:
     """All of it for machines; JSON without NaN."""
-    return json.dumps(record(of), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(to_record(of), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def record(of: Gated) -> dict[str, Any]:
+def to_record(of: GateResult) -> dict[str, Any]:
     """What `--json` writes; `docs/gates.md` has the fields."""
     return {
-        "predboard_gate": FORMAT,
+        "predboard_gate": GATE_FORMAT,
         "outcome": of.outcome,
         "code": of.code,
         "run": of.run,

@@ -14,13 +14,13 @@ from predboard.errors import InputError, first_line
 
 Bound = Literal["lower", "upper", "point"]
 
-LARGEST = 1e18
+LIMIT_CEILING = 1e18
 """Limits are below: no figure is as large, and NaN is not below."""
 
-BEYOND_ONE = ("nll", "brier", "conformal_size")
+UNBOUNDED_METRICS = ("nll", "brier", "conformal_size")
 """In the names of figures that may be above 1; of the others that have a better and worse, none can."""
 
-KINDS = ("classes/", "slices/")
+GROUP_PREFIXES = ("classes/", "slices/")
 """What the names of figures begin with of which there is one for each class or slice."""
 
 
@@ -66,10 +66,10 @@ class Rule:
         return self.name or f"{self.metric} {', '.join(map(self.words, self.conditions))}"
 
 
-KEYS = tuple(field.name for field in fields(Rule))
+RULE_KEYS = tuple(field.name for field in fields(Rule))
 
 
-def read(file: Path, figured: Mapping[str, str]) -> tuple[Rule, ...]:
+def read_rules(file: Path, figured: Mapping[str, str]) -> tuple[Rule, ...]:
     """Rules of a TOML file.
 
     Args:
@@ -92,11 +92,13 @@ def read(file: Path, figured: Mapping[str, str]) -> tuple[Rule, ...]:
     records = found.get("rule", [])
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise InputError(f"{file}: `rule` is no list of tables; expected [[rule]] above each rule, in two brackets")
-    return of(records, figured, str(file))
+    return parse_rules(records, figured, str(file))
 
 
-def of(records: Iterable[Mapping[str, Any]], figured: Mapping[str, str], where: str = "rules") -> tuple[Rule, ...]:
-    """Rules of tables, with the checks of `read`."""
+def parse_rules(
+    records: Iterable[Mapping[str, Any]], figured: Mapping[str, str], where: str = "rules"
+) -> tuple[Rule, ...]:
+    """Rules of tables, with the checks of `read_rules`."""
     records = list(records)
     if not all(isinstance(record, Mapping) for record in records):
         raise InputError(f"{where} are no list of tables; expected one for each, such as {{'metric': 'nll', 'max': 1}}")
@@ -113,8 +115,8 @@ def _rule(record: Mapping[str, Any], figured: Mapping[str, str], where: str) -> 
     if isinstance(record.get("metric"), str):
         where = f"{where} ({record['metric']})"
     for key in record:
-        if key not in KEYS:
-            raise InputError(f"{where} has no key {key!r}{_perhaps(key, KEYS)}; expected {', '.join(KEYS)}")
+        if key not in RULE_KEYS:
+            raise InputError(f"{where} has no key {key!r}{_perhaps(key, RULE_KEYS)}; expected {', '.join(RULE_KEYS)}")
     for key in ("metric", "name", "description"):
         if key in record and not isinstance(record[key], str):
             raise InputError(f"{where}: {key} is {_shown(record[key])}; expected a text in quotes")
@@ -132,7 +134,7 @@ def _rule(record: Mapping[str, Any], figured: Mapping[str, str], where: str) -> 
     rule = Rule(**record)
     kind = pattern_of(rule.metric)
     if kind not in figured:
-        like = near(kind, figured, 1)
+        like = nearest_names(kind, figured, 1)
         inside = rule.metric.removeprefix(kind.partition("*")[0]) if "*" in kind else ""  # River/recal, or River alone
         meant = like[0].replace("*", inside.rpartition("/")[0] or inside or "NAME") if like else ""
         raise InputError(
@@ -148,7 +150,7 @@ def _meaningful(rule: Rule, better: str, where: str) -> None:
         raise InputError(f"{where} has no condition; expected min, max or max_drop")
     if rule.min is not None and rule.max is not None and rule.min > rule.max:
         raise InputError(f"{where}: min is {rule.min:g} and max is {rule.max:g}; expected min to be at most max")
-    if better != "neither" and not any(word in pattern_of(rule.metric) for word in BEYOND_ONE):
+    if better != "neither" and not any(word in pattern_of(rule.metric) for word in UNBOUNDED_METRICS):
         for key, limit in rule.conditions.items():
             if abs(limit) > 1:
                 raise InputError(f"{where}: {key} is {limit:g}; expected at most 1: {limit:g} % is {limit / 100:g}")
@@ -169,16 +171,16 @@ def pattern_of(metric: str) -> str:
     >>> pattern_of("classes/a/b/recall"), pattern_of("slices/country=NO/nll"), pattern_of("calibration/ece")
     ('classes/*/recall', 'slices/*/nll', 'calibration/ece')
     """
-    for kind in KINDS:
+    for kind in GROUP_PREFIXES:
         if metric.startswith(kind):
             return f"{kind}*/{metric.rpartition('/')[2]}"
     return metric
 
 
-def near(word: Any, words: Collection[str], limit: int = 3) -> list[str]:
+def nearest_names(word: Any, words: Collection[str], limit: int = 3) -> list[str]:
     """Those of the words that are most like another, whatever their case, first those that end with it.
 
-    >>> near("acuracy", ["nll", "accuracy", "mcc"]), near("ece", ["mce", "calibration/ece"], 1)
+    >>> nearest_names("acuracy", ["nll", "accuracy", "mcc"]), nearest_names("ece", ["mce", "calibration/ece"], 1)
     (['accuracy'], ['calibration/ece'])
     """
     asked, lower = str(word).lower(), {known.lower(): known for known in words}
@@ -188,13 +190,13 @@ def near(word: Any, words: Collection[str], limit: int = 3) -> list[str]:
 
 
 def _perhaps(word: Any, words: Collection[str]) -> str:
-    found = near(word, words, 1)
+    found = nearest_names(word, words, 1)
     return f", perhaps {found[0]!r}" if found else ""
 
 
 def _is_number(value: Any) -> bool:
     """Whether it is one that can be a limit: neither a truth value nor infinite."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LIMIT_CEILING
 
 
 def _shown(value: Any) -> str:

@@ -6,15 +6,15 @@ from collections.abc import Iterator, Mapping
 
 from predboard.comparison.differences import Difference
 from predboard.errors import plural
-from predboard.gating.evaluate import inside, number, signed
+from predboard.gating.evaluate import format_change, format_number, group_name
 from predboard.gating.rules import Rule
-from predboard.summaries import Figure
+from predboard.summaries import Metric
 
-METRICS = (
+SUGGESTED_METRICS = (
     *("accuracy", "f1_macro", "calibration/ece", "images/failed", "images/counted"),
     *("classes/*/support", "classes/*/recall", "slices/*/accuracy"),
 )
-"""Figures that `suggested` looks at, `*` for a class or a slice."""
+"""Figures that `suggest_rules` looks at, `*` for a class or a slice."""
 
 SLICES = 2
 """Slices that get a rule: those that are clearly worse than all images, the worst first."""
@@ -28,8 +28,8 @@ DROP = 0.005
 DROP_OF_A_CLASS = 0.02
 
 
-def suggested(
-    run: str, step: int, figures: Mapping[str, Figure], differences: Mapping[str, Difference], unpaired: float = 0.0
+def suggest_rules(
+    run: str, step: int, figures: Mapping[str, Metric], differences: Mapping[str, Difference], unpaired: float = 0.0
 ) -> str:
     """TOML with comments. Every limit is rounded to the side on which the run passes.
 
@@ -52,7 +52,7 @@ def suggested(
     return "\n\n".join(parts) + "\n"
 
 
-def _rules(figures: Mapping[str, Figure]) -> Iterator[tuple[dict[str, str | float], str]]:
+def _rules(figures: Mapping[str, Metric]) -> Iterator[tuple[dict[str, str | float], str]]:
     """Keys and values of each rule, and a remark on the last of them."""
     if "accuracy" in figures:
         said = f'{_told(figures["accuracy"])}; with bound = "lower" it asks for proof'
@@ -68,7 +68,7 @@ def _rules(figures: Mapping[str, Figure]) -> Iterator[tuple[dict[str, str | floa
     if recalls and len(recalls) == len(classes) > 1:
         name, lowest = min(recalls.items(), key=lambda item: _down(item[1]))
         if _down(lowest) > 0:
-            said = f"every class; lowest is {inside(name + '/recall')}, {_told(lowest)}"
+            said = f"every class; lowest is {group_name(name + '/recall')}, {_told(lowest)}"
             yield {"metric": "classes/*/recall", "min": _down(lowest)}, said
     for name, figure in _weak(figures):
         yield {"metric": name, "min": _down(figure)}, f"{_told(figure)}, {plural(figure.rows or 0, 'image')}"
@@ -85,7 +85,7 @@ def _drops(differences: Mapping[str, Difference], unpaired: float) -> Iterator[t
         more["max_unpaired"] = math.ceil(unpaired * 100) / 100
     if "accuracy" in differences:
         of = differences["accuracy"]
-        said = f"now {signed(of.difference)} over {plural(of.rows, 'image')}" + (
+        said = f"now {format_change(of.difference)} over {plural(of.rows, 'image')}" + (
             f" ({_span(of)})" if of.interval else ""
         )
         yield {"metric": "accuracy", **more, "max_drop": max(DROP, _ceil(-of.difference))}, said
@@ -96,14 +96,17 @@ def _drops(differences: Mapping[str, Difference], unpaired: float) -> Iterator[t
         name, of = min(recalls.items(), key=lambda item: (item[1].interval or (0, 0))[1])
         limit = max(DROP_OF_A_CLASS, _ceil(-(of.interval or (0, 0))[1]))
         record = {"metric": "classes/*/recall", **more, "bound": "upper", "max_drop": limit}
-        yield record, f"no class surely loses more; nearest is {inside(name)}, {signed(of.difference)} ({_span(of)})"
+        yield (
+            record,
+            f"no class surely loses more; nearest is {group_name(name)}, {format_change(of.difference)} ({_span(of)})",
+        )
 
 
 def _span(of: Difference) -> str:
-    return " to ".join(map(signed, of.interval or ()))
+    return " to ".join(map(format_change, of.interval or ()))
 
 
-def _weak(figures: Mapping[str, Figure]) -> list[tuple[str, Figure]]:
+def _weak(figures: Mapping[str, Metric]) -> list[tuple[str, Metric]]:
     """Accuracies of values of a column that are clearly below that of all images, the lowest first. Ranges are left
     out: where they are cut depends on the images.
     """
@@ -117,13 +120,13 @@ def _weak(figures: Mapping[str, Figure]) -> list[tuple[str, Figure]]:
     return sorted(found, key=lambda item: (item[1].value, item[0]))[:SLICES]
 
 
-def _down(figure: Figure) -> float:
+def _down(figure: Metric) -> float:
     """The lower end, else the value, rounded down to three decimals; 0 and below is 0."""
     end = figure.value if figure.interval is None else figure.interval[0]
     return max(math.floor(end * 1000) / 1000, 0.0)
 
 
-def _up(figure: Figure) -> float:
+def _up(figure: Metric) -> float:
     return _ceil(figure.value if figure.interval is None else figure.interval[1])
 
 
@@ -131,9 +134,9 @@ def _ceil(value: float) -> float:
     return math.ceil(value * 1000) / 1000
 
 
-def _told(figure: Figure) -> str:
-    ends = "" if figure.interval is None else f" ({' to '.join(map(number, figure.interval))})"
-    return f"{number(figure.value)}{ends}"
+def _told(figure: Metric) -> str:
+    ends = "" if figure.interval is None else f" ({' to '.join(map(format_number, figure.interval))})"
+    return f"{format_number(figure.value)}{ends}"
 
 
 def _value(value: str | float) -> str:

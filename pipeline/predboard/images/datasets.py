@@ -19,7 +19,7 @@ from predboard import user_code
 from predboard.errors import InputError, first_line
 from predboard.images import sources
 from predboard.images.decode import Content
-from predboard.predictions.table import keys_of
+from predboard.predictions.table import hash_refs
 
 FORM = "FILE.py:DATASET, a torch Dataset or a function that returns one, for example my_data.py:val_dataset"
 IMAGE_KEYS = ("image", "img", "images", "pixel_values", "input", "x")
@@ -37,7 +37,7 @@ class MapStyle(Protocol):
 
 
 @dataclass(frozen=True)
-class Item:
+class DatasetItem:
     """What a dataset gives for one index."""
 
     image: Content
@@ -47,7 +47,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Source:
+class DatasetSource:
     """A dataset, and how to find it again in another process."""
 
     data: Any
@@ -69,9 +69,9 @@ class Source:
         rest = (self.image_key, self.label_key, self.own, self.classes)
         if self.spec:
             return _again, (self.spec, *rest)
-        return Source, (self.data, self.name, self.code, self.spec, *rest)
+        return DatasetSource, (self.data, self.name, self.code, self.spec, *rest)
 
-    def item(self, index: int) -> Item:
+    def item(self, index: int) -> DatasetItem:
         """Load one item. Raises whatever the dataset raises, and ValueError for an item that is none of the forms."""
         found = self.data[index]
         label: Any = None
@@ -87,7 +87,7 @@ class Source:
             image, label = found[0], found[1] if len(found) > 1 else None
         else:
             image = found
-        return Item(plain(image), self._label(label), None if preview is None else plain(preview))
+        return DatasetItem(to_content(image), self._label(label), None if preview is None else to_content(preview))
 
     def _label(self, value: Any) -> int | None:
         if value is None:
@@ -103,7 +103,7 @@ class Source:
         return self.classes.index(name) if name in self.classes else -1
 
 
-def _again(spec: str, *rest: Any) -> Source:
+def _again(spec: str, *rest: Any) -> DatasetSource:
     return replace(open_dataset(spec), **dict(zip(("image_key", "label_key", "own", "classes"), rest, strict=True)))
 
 
@@ -135,7 +135,7 @@ def _index(value: Any) -> int:
     return index if 0 <= index < 2**31 else -1
 
 
-def plain(image: Any) -> Content:
+def to_content(image: Any) -> Content:
     """An image in one of the forms of `Content`.
 
     Of uint8, tensors are [channels, height, width], as torchvision makes them, and NumPy arrays are [height, width,
@@ -169,20 +169,20 @@ def plain(image: Any) -> Content:
     )
 
 
-def open_dataset(spec: str) -> Source:
+def open_dataset(spec: str) -> DatasetSource:
     """The dataset named FILE.py:DATASET. Raises InputError if it is not there or is no map-style dataset."""
-    found = user_code.named(spec, "data", FORM)
+    found = user_code.load_object(spec, "data", FORM)
     data = found.value
     if isinstance(data, type) or (callable(data) and not hasattr(data, "__getitem__")):
         try:
-            with user_code.importable(found.folder):
+            with user_code.import_path(found.folder):
                 data = data()
         except (Exception, SystemExit) as error:  # the user's own code: whatever it raises is shown, in one line
             raise InputError(f"{found.name} raised {type(error).__name__}: {first_line(error)}") from error
-    return Source(check(data, found.name), found.name, found.code, spec)
+    return DatasetSource(check_map_style(data, found.name), found.name, found.code, spec)
 
 
-def check(data: Any, name: str) -> Any:
+def check_map_style(data: Any, name: str) -> Any:
     """The dataset, if it is one. Raises InputError if it is not map-style, or empty."""
     iterable = any(kind.__name__ == "IterableDataset" for kind in type(data).__mro__)
     if iterable or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
@@ -195,7 +195,7 @@ def check(data: Any, name: str) -> Any:
     return data
 
 
-def manifest(source: Source, options: sources.Options) -> sources.Manifest:
+def make_manifest(source: DatasetSource, options: sources.SourceOptions) -> sources.Manifest:
     """Manifest of a dataset: refs and labels as far as it tells them without loading anything.
 
     Refs are the paths of `samples` or `imgs`, relative to `root` if they lie below it, if no two rows share one; else
@@ -226,7 +226,7 @@ def manifest(source: Source, options: sources.Options) -> sources.Manifest:
         root,
         pa.array(refs, pa.string()),
         np.array([known[label[i]] for i in index] if label else np.full(len(index), -1), np.int32),
-        keys_of(refs),
+        hash_refs(refs),
         source.classes,
         dataset=source,
         place=np.arange(len(index), dtype=np.int64),

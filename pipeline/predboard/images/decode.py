@@ -30,7 +30,7 @@ LARGE = 256 * 256
 
 
 @dataclass(frozen=True)
-class Shape:
+class DecodeOptions:
     """What becomes of a picture before it is a number in a batch."""
 
     resize: int | tuple[int, int] | None = None
@@ -47,7 +47,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Properties:
+class ImageProperties:
     """Of the source picture, before any resize."""
 
     width: int
@@ -63,7 +63,7 @@ Content = Image.Image | NDArray[Any]
 
 
 @contextlib.contextmanager
-def quietly() -> Iterator[None]:
+def silence_pillow() -> Iterator[None]:
     """Let Pillow say nothing on its own: rows say what is wrong with their pictures.
 
     It warns of pictures above its limit, which it decodes up to twice that and refuses beyond, and logs which TIFF it
@@ -79,7 +79,7 @@ def quietly() -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-def open_image(
+def decode_image(
     encoded: bytes, channels: Channels = "rgb", exif: Exif = "ignore", enough: int | None = None
 ) -> Image.Image:
     """Decode the first frame to RGB or to grey.
@@ -106,10 +106,10 @@ def open_image(
         picture.load()
         if exif == "apply":
             picture = ImageOps.exif_transpose(picture)
-        return converted(picture, channels, file.format)
+        return convert_mode(picture, channels, file.format)
 
 
-def converted(picture: Image.Image, channels: Channels, format_: str | None = None) -> Image.Image:
+def convert_mode(picture: Image.Image, channels: Channels, format_: str | None = None) -> Image.Image:
     """A picture of any mode as RGB or grey, by the rules of `open_image`. Raises ValueError if its range is unknown."""
     if "transparency" in picture.info:
         picture = picture.copy()
@@ -123,7 +123,7 @@ def converted(picture: Image.Image, channels: Channels, format_: str | None = No
     return picture.convert("L" if channels == "gray" else "RGB")
 
 
-def ready(content: Content, shape: Shape) -> NDArray[Any]:
+def to_pixels(content: Content, shape: DecodeOptions) -> NDArray[Any]:
     """What a model's batch is made of: uint8 [height, width, channels] of a picture; ready floats as they are.
 
     A Pillow picture becomes RGB or grey; both kinds of pictures are resized and cropped. Raises ValueError for a resize
@@ -131,7 +131,9 @@ def ready(content: Content, shape: Shape) -> NDArray[Any]:
     """
     if isinstance(content, Image.Image):
         wanted = "L" if shape.channels == "gray" else "RGB"
-        found = pixels(resized(content if content.mode == wanted else converted(content, shape.channels), shape))
+        found = to_array(
+            resize_and_crop(content if content.mode == wanted else convert_mode(content, shape.channels), shape)
+        )
         return np.ascontiguousarray(found[:, :, ::-1]) if shape.channels == "bgr" else found
     if content.dtype != np.uint8 or (shape.resize is None and shape.crop is None):
         return content
@@ -140,14 +142,14 @@ def ready(content: Content, shape: Shape) -> NDArray[Any]:
             f"pictures of {content.shape[2]} channels can be neither resized nor cropped here: do it in the dataset, "
             "and leave out --resize and --crop"
         )
-    return pixels(resized(_picture(content), shape))
+    return to_array(resize_and_crop(_picture(content), shape))
 
 
 def _picture(array: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
 
 
-def shown_bands(content: NDArray[Any], bands: tuple[int, ...] = ()) -> NDArray[Any]:
+def select_bands(content: NDArray[Any], bands: tuple[int, ...] = ()) -> NDArray[Any]:
     """The numbers of an array that a person is shown: [height, width, 1 or 3], of its own type.
 
     Of more than three channels these are `bands`, from 0, for red, green and blue. By default they are the first three,
@@ -162,7 +164,7 @@ def shown_bands(content: NDArray[Any], bands: tuple[int, ...] = ()) -> NDArray[A
     return np.ascontiguousarray(whole[:, :, chosen])
 
 
-def range_of(shown: NDArray[np.floating[Any]]) -> tuple[float, float]:
+def value_range(shown: NDArray[np.floating[Any]]) -> tuple[float, float]:
     """What is black and what is white in floats: their 2nd and their 98th percentile, or all if these are one."""
     finite = np.nan_to_num(shown.astype(np.float64))
     low, high = np.percentile(finite, [2, 98])
@@ -171,18 +173,21 @@ def range_of(shown: NDArray[np.floating[Any]]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def preview(content: Content, bands: tuple[int, ...] = (), limits: tuple[float, float] | None = None) -> Image.Image:
+def make_preview(
+    content: Content, bands: tuple[int, ...] = (), limits: tuple[float, float] | None = None
+) -> Image.Image:
     """What a person is shown of it: RGB or grey.
 
-    Pictures are shown as they are, other arrays by `shown_bands`. Floats are stretched, all bands alike, so that
-    `limits`, widened to the `range_of` this one, fill what can be seen. Raises ValueError for a band that is not there,
+    Pictures are shown as they are, other arrays by `select_bands`. Floats are stretched, all bands alike, so that
+    `limits`, widened to the `value_range` this one, fill what can be seen. Raises ValueError for a band that is not
+    there,
     and of a picture whose range is unknown.
     """
     if isinstance(content, Image.Image):
-        return converted(content, "gray" if content.mode in ("1", "L", "LA") or content.mode[0] == "I" else "rgb")
-    shown = shown_bands(content, bands)
+        return convert_mode(content, "gray" if content.mode in ("1", "L", "LA") or content.mode[0] == "I" else "rgb")
+    shown = select_bands(content, bands)
     if shown.dtype != np.uint8:
-        low, high = range_of(shown)
+        low, high = value_range(shown)
         if limits is not None:
             low, high = min(low, limits[0]), max(high, limits[1])
         shown = np.nan_to_num(shown.astype(np.float64))
@@ -190,18 +195,18 @@ def preview(content: Content, bands: tuple[int, ...] = (), limits: tuple[float, 
     return _picture(shown)
 
 
-def properties_of(content: Content) -> Properties:
+def measure_properties(content: Content) -> ImageProperties:
     """Size, and of pictures of one or three channels brightness and contrast: other numbers have no agreed range."""
     if isinstance(content, Image.Image):
-        return properties(preview(content))
+        return picture_properties(make_preview(content))
     if content.dtype != np.uint8:
-        return Properties(content.shape[2], content.shape[1], None, None)
+        return ImageProperties(content.shape[2], content.shape[1], None, None)
     if content.shape[2] not in (1, 3):
-        return Properties(content.shape[1], content.shape[0], None, None)
-    return properties(_picture(content))
+        return ImageProperties(content.shape[1], content.shape[0], None, None)
+    return picture_properties(_picture(content))
 
 
-def properties(picture: Image.Image) -> Properties:
+def picture_properties(picture: Image.Image) -> ImageProperties:
     """Size, brightness and contrast of a decoded picture, the latter from every n-th pixel, n = short side / 128."""
     apart = max(min(picture.size) // 128, 1)
     sample = picture
@@ -211,13 +216,13 @@ def properties(picture: Image.Image) -> Properties:
     levels = np.arange(256) / 255
     mean = float((counts * levels).sum() / counts.sum())
     variance = float((counts * (levels - mean) ** 2).sum() / counts.sum())
-    return Properties(picture.width, picture.height, mean, variance**0.5)
+    return ImageProperties(picture.width, picture.height, mean, variance**0.5)
 
 
-def resized_size(width: int, height: int, shape: Shape) -> tuple[int, int]:
+def size_after_resize(width: int, height: int, shape: DecodeOptions) -> tuple[int, int]:
     """Width and height of a picture before the crop, with torchvision's rounding: the long side is cut off.
 
-    >>> resized_size(300, 200, Shape(resize=64, crop=32))
+    >>> size_after_resize(300, 200, DecodeOptions(resize=64, crop=32))
     (96, 64)
     """
     if shape.resize is None:
@@ -229,10 +234,10 @@ def resized_size(width: int, height: int, shape: Shape) -> tuple[int, int]:
     return int(shape.resize * width / height), shape.resize
 
 
-def resized(picture: Image.Image, shape: Shape) -> Image.Image:
+def resize_and_crop(picture: Image.Image, shape: DecodeOptions) -> Image.Image:
     """Resize and crop, with torchvision's rounding, also of the crop's corner."""
     if shape.resize is not None:
-        width, height = resized_size(*picture.size, shape)
+        width, height = size_after_resize(*picture.size, shape)
         reduced = width < picture.width and picture.width * picture.height >= LARGE
         if shape.only_crop and reduced and shape.crop is not None and shape.crop <= min(width, height):
             side, across, down = shape.crop, picture.width / width, picture.height / height
@@ -254,19 +259,19 @@ def resized(picture: Image.Image, shape: Shape) -> Image.Image:
     return picture
 
 
-def _corner(size: tuple[int, int], shape: Shape) -> tuple[int, int]:
+def _corner(size: tuple[int, int], shape: DecodeOptions) -> tuple[int, int]:
     """Left and top of the crop in a picture of (width, height)."""
     width, height = (side - (shape.crop or 0) for side in size)
     return (width // 2, height // 2) if shape.corner == "floor" else (round(width / 2.0), round(height / 2.0))
 
 
-def pixels(picture: Image.Image) -> NDArray[np.uint8]:
+def to_array(picture: Image.Image) -> NDArray[np.uint8]:
     """[height, width, 3 or 1] uint8."""
     array: NDArray[Any] = np.array(picture, np.uint8)  # a copy: Pillow lends its buffer read-only
     return array if array.ndim == 3 else array[:, :, None]
 
 
-def jpeg(picture: Image.Image, longest: int) -> bytes:
+def encode_jpeg(picture: Image.Image, longest: int) -> bytes:
     """JPEG of a picture whose longest side is at most `longest` pixels."""
     small = picture.copy()
     small.thumbnail((longest, longest), Image.Resampling.LANCZOS)

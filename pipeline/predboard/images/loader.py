@@ -22,7 +22,7 @@ from predboard import user_code
 from predboard.config import InferConfig
 from predboard.errors import InputError, first_line
 from predboard.images import datasets, decode, sources
-from predboard.images.preprocessing import Recipe, prepared
+from predboard.images.preprocessing import Recipe, resolve
 from predboard.parallel import pool as workers
 from predboard.predictions.table import hash64, mix
 from predboard.storage import paths
@@ -41,7 +41,7 @@ THUMBNAIL = 196
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedImage:
     """One row of a manifest, read and decoded."""
 
     pixels: NDArray[Any] | None
@@ -51,7 +51,7 @@ class Loaded:
     seconds: float
     digest: int | None = None
     length: int | None = None
-    properties: decode.Properties | None = None
+    properties: decode.ImageProperties | None = None
     thumbnail: bytes | None = None
     label: int | None = None
     """What a dataset's item says, -1 if that is no class; None where only the manifest says it."""
@@ -62,12 +62,12 @@ class Loader:
     """Reads rows of one manifest; safe on several threads if the user's own code is."""
 
     manifest: sources.Manifest
-    shape: decode.Shape
+    shape: decode.DecodeOptions
     thumbnail: int = 0
     """Longest side of the thumbnails, 0 for none."""
     timeout: float = 60.0
     """Seconds that one row may take."""
-    transform: user_code.Named | None = None
+    transform: user_code.UserObject | None = None
     """The user's own function of a decoded picture."""
     bands: tuple[int, ...] = ()
     """Channels that a thumbnail shows."""
@@ -76,7 +76,7 @@ class Loader:
     """What a batch of uint8 is normalised by, as x/255."""
     source: str = ""
     """Where the shape and these come from."""
-    own: user_code.Named | None = None
+    own: user_code.UserObject | None = None
     """The function of the model's library, of a picture, where a shape cannot say the same."""
     processes: int = 0
     """That load instead of threads, for code that holds Python's lock."""
@@ -108,15 +108,15 @@ class Loader:
     def _some(self, rows: int) -> list[int]:
         return list(map(int, np.argsort(mix(self.manifest.key, SALT), kind="stable")[:rows]))
 
-    def ranged(self, threads: int) -> "Loader":
+    def with_value_range(self, threads: int) -> "Loader":
         """With the `limits` of floats, from some rows together: alone, a dark picture would not look dark."""
         one_by_one = ((row, [row]) for row in self._some(SEEN))
         stream = replace(self, processes=0, thumbnail=0).stream(one_by_one, None, threads, SEEN)
         found = [row.pixels for _, (row,) in stream if row.pixels is not None and row.pixels.dtype != np.uint8]
         if not found:
             return self
-        values = [decode.shown_bands(pixels, self.bands).ravel() for pixels in found]
-        return replace(self, limits=decode.range_of(np.concatenate(values)))
+        values = [decode.select_bands(pixels, self.bands).ravel() for pixels in found]
+        return replace(self, limits=decode.value_range(np.concatenate(values)))
 
     def unsteady(self, threads: int) -> str:
         """Load some rows of a dataset again: a warning if they are not the same each time, else empty.
@@ -150,7 +150,7 @@ class Loader:
 
     def stream(
         self, chunks: Iterable[tuple[X, Sequence[int]]], like: NDArray[Any] | None, threads: int, ahead: int
-    ) -> Generator[tuple[X, list[Loaded]], None, None]:
+    ) -> Generator[tuple[X, list[LoadedImage]], None, None]:
         """`load` on threads, in order, a few rows at a time; each few have a name to find them by.
 
         With `processes`, as many threads wait for these, and `threads` says nothing.
@@ -159,32 +159,32 @@ class Loader:
         that neither its neighbours nor the rows of a process that was stopped for a while are lost with it.
         """
 
-        def load(chunk: tuple[X, Sequence[int]]) -> tuple[X, list[Loaded]]:
+        def load(chunk: tuple[X, Sequence[int]]) -> tuple[X, list[LoadedImage]]:
             name, rows = chunk
             return name, self.chunk(rows, like) if pool is None or pool.hung == self.processes else pool.chunk(rows)
 
-        def again(chunk: tuple[X, Sequence[int]]) -> tuple[X, list[Loaded]]:
+        def again(chunk: tuple[X, Sequence[int]]) -> tuple[X, list[LoadedImage]]:
             name, rows = chunk
             if pool is not None:
                 pool.hung = min(pool.hung + 1, self.processes)
-            late = Loaded(None, f"TimeoutError: not read within {self.timeout:g} seconds", self.timeout)
-            patience = workers.Patience[int, Loaded](self.timeout, lambda _: late)
-            return name, list(workers.in_order(lambda row: self.load(row, like), rows, 1, patience=patience))
+            late = LoadedImage(None, f"TimeoutError: not read within {self.timeout:g} seconds", self.timeout)
+            patience = workers.ItemTimeout[int, LoadedImage](self.timeout, lambda _: late)
+            return name, list(workers.ordered_map(lambda row: self.load(row, like), rows, 1, patience=patience))
 
         pool = _Processes(self, like) if self.processes else None
         threads = self.processes or threads
         try:
-            with decode.quietly():
-                yield from workers.in_order(load, chunks, threads, ahead, workers.Patience(self.timeout, again))
+            with decode.silence_pillow():
+                yield from workers.ordered_map(load, chunks, threads, ahead, workers.ItemTimeout(self.timeout, again))
         finally:
             if pool is not None:
                 pool.end()
 
-    def chunk(self, rows: Sequence[int], like: NDArray[Any] | None) -> list[Loaded]:
+    def chunk(self, rows: Sequence[int], like: NDArray[Any] | None) -> list[LoadedImage]:
         """`load` of each of these rows."""
         return [self.load(row, like) for row in rows]
 
-    def load(self, row: int, like: NDArray[Any] | None) -> Loaded:
+    def load(self, row: int, like: NDArray[Any] | None) -> LoadedImage:
         """Load one image; whatever is wrong with it, and another size or type than that of `like`, is its error."""
         began = time.perf_counter()
         facts: dict[str, Any] = {}
@@ -194,8 +194,8 @@ class Loader:
             if like is not None:
                 _check(pixels, like)
         except Exception as wrong:  # of an untrusted file, or of the user's own code: there is no closed set
-            pixels, error = None, reason(wrong)
-        return Loaded(pixels, error, time.perf_counter() - began, **facts)
+            pixels, error = None, describe_failure(wrong)
+        return LoadedImage(pixels, error, time.perf_counter() - began, **facts)
 
     def _pixels(self, row: int, facts: dict[str, Any]) -> NDArray[Any]:
         """What goes into the batch; whatever is found on the way is put into `facts`, for rows that fail as well."""
@@ -203,24 +203,26 @@ class Loader:
         if self.manifest.place is None:
             encoded = sources.read(self.manifest.root, self.manifest.image[row].as_py())
             facts |= {"digest": hash64(encoded), "length": len(encoded)}
-            content = shown = decode.open_image(encoded, self.shape.channels, self.shape.exif)
+            content = shown = decode.decode_image(encoded, self.shape.channels, self.shape.exif)
         else:
             item = self.manifest.dataset.item(int(self.manifest.place[row]))
             content, shown = item.image, item.image if item.preview is None else item.preview
             facts |= {"digest": hash64(np.ascontiguousarray(content).data), "label": item.label}
-        facts["properties"] = decode.properties_of(content)
+        facts["properties"] = decode.measure_properties(content)
         if self.thumbnail:
             limits = self.limits if shown is content else None  # the dataset's own preview may be anything
-            facts["thumbnail"] = decode.jpeg(decode.preview(shown, self.bands, limits), self.thumbnail)
+            facts["thumbnail"] = decode.encode_jpeg(decode.make_preview(shown, self.bands, limits), self.thumbnail)
         if self.transform is not None:
             if not isinstance(content, Image.Image):
                 raise ValueError("--transform is called with Pillow pictures; the dataset gives arrays or tensors")
-            content = datasets.plain(self.transform.value(decode.converted(content, self.shape.channels)))
+            content = datasets.to_content(self.transform.value(decode.convert_mode(content, self.shape.channels)))
         if self.own is not None and (isinstance(content, Image.Image) or content.dtype == np.uint8):
             if not isinstance(content, Image.Image) and content.shape[2] not in (1, 3):
                 raise ValueError(f"{self.own.name} takes pictures of 1 or 3 channels, not of {content.shape[2]}")
-            content = datasets.plain(self.own.value(decode.converted(decode.preview(content), self.shape.channels)))
-        return decode.ready(content, self.shape)
+            content = datasets.to_content(
+                self.own.value(decode.convert_mode(decode.make_preview(content), self.shape.channels))
+            )
+        return decode.to_pixels(content, self.shape)
 
 
 class _Processes:
@@ -235,7 +237,7 @@ class _Processes:
         self.hung = 0
         """Processes that never came back; when it is all of them, threads must do."""
 
-    def chunk(self, rows: Sequence[int]) -> list[Loaded]:
+    def chunk(self, rows: Sequence[int]) -> list[LoadedImage]:
         """`Loader.chunk` in one of them. Raises InputError if it died."""
         try:
             with _deaf():  # it starts a process where one is wanting
@@ -290,9 +292,9 @@ def _follow() -> None:
         os._exit(1)
 
 
-def _chunk(rows: list[int]) -> list[Loaded]:
+def _chunk(rows: list[int]) -> list[LoadedImage]:
     ((loader, like),) = _HERE
-    with decode.quietly():
+    with decode.silence_pillow():
         return loader.chunk(rows, like)
 
 
@@ -301,7 +303,7 @@ def _check(pixels: NDArray[Any], like: NDArray[Any]) -> None:
         raise ValueError(f"image is {pixels.dtype}, the first is {like.dtype}; expected one type")
     if pixels.shape == like.shape:
         return
-    (height, width, channels), first = size_of(pixels), size_of(like)
+    (height, width, channels), first = image_size(pixels), image_size(like)
     if (height, width) == first[:2]:
         raise ValueError(f"image has {channels} channels, the first has {first[2]}; expected one number")
     raise ValueError(
@@ -310,30 +312,30 @@ def _check(pixels: NDArray[Any], like: NDArray[Any]) -> None:
     )
 
 
-def size_of(pixels: NDArray[Any]) -> tuple[int, int, int]:
+def image_size(pixels: NDArray[Any]) -> tuple[int, int, int]:
     """Height, width, channels of one picture."""
     shape = pixels.shape if pixels.dtype == np.uint8 else (*pixels.shape[1:], pixels.shape[0])
     return shape[0], shape[1], shape[2]
 
 
-def manifest_of(
-    config: InferConfig, dataset: datasets.Source | None = None, classes: tuple[str, ...] = ()
+def open_manifest(
+    config: InferConfig, dataset: datasets.DatasetSource | None = None, classes: tuple[str, ...] = ()
 ) -> sources.Manifest:
     """The manifest of what --data names, or of a dataset. Raises InputError if it cannot be read."""
-    options = sources.Options(
+    options = sources.SourceOptions(
         config.image_column,
         config.label_column,
         config.key_column,
         config.image_root,
         classes if config.classes is None else sources.read_classes(config.classes),
     )
-    if dataset is None and user_code.is_named(config.data):
+    if dataset is None and user_code.names_an_object(config.data):
         dataset = datasets.open_dataset(config.data)
-    found = sources.open_source(config.data, options) if dataset is None else datasets.manifest(dataset, options)
-    return found.limited(config.limit)
+    found = sources.open_source(config.data, options) if dataset is None else datasets.make_manifest(dataset, options)
+    return found.limit(config.limit)
 
 
-def loader_of(config: InferConfig, manifest: sources.Manifest, recipe: Recipe | None = None) -> Loader:
+def make_loader(config: InferConfig, manifest: sources.Manifest, recipe: Recipe | None = None) -> Loader:
     """How these rows become what the model takes.
 
     Args:
@@ -343,13 +345,13 @@ def loader_of(config: InferConfig, manifest: sources.Manifest, recipe: Recipe | 
 
     Raises InputError if --transform is no function of a file, or for flags that do not go with the recipe.
     """
-    preparation = prepared(config, recipe)
+    preparation = resolve(config, recipe)
     thumbnail = config.thumbnails
     if thumbnail is None:
         thumbnail = 0 if manifest.place is None else THUMBNAIL
     function = None
     if config.transform is not None:
-        function = user_code.named(
+        function = user_code.load_object(
             config.transform, "transform", "FILE.py:FUNCTION, of a Pillow picture, for example my_data.py:prepare"
         )
         if not callable(function.value):
@@ -369,7 +371,7 @@ def loader_of(config: InferConfig, manifest: sources.Manifest, recipe: Recipe | 
     )
 
 
-def reason(error: Exception) -> str:
+def describe_failure(error: Exception) -> str:
     """Why an image could not be read: the same words on every machine, without paths or addresses."""
     if isinstance(error, paths.StorageError):
         return f"StorageError: {error.reason}"

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from predboard.config import InferConfig, Interpolation, Side
 from predboard.errors import InputError
-from predboard.images.decode import Shape
+from predboard.images.decode import DecodeOptions
 from predboard.images.sources import Manifest
-from predboard.user_code import Named
+from predboard.user_code import UserObject
 
 FIELDS = ("resize", "crop", "interpolation", "mean", "std")
 """What a recipe says, and a flag of the same name changes."""
@@ -31,7 +31,7 @@ class Recipe:
     std: tuple[float, ...] = (1.0,)
     corner: Literal["round", "floor"] = "round"
     """How the crop's corner is rounded."""
-    own: Named | None = None
+    own: UserObject | None = None
     """The library's own function of a Pillow picture, where the fields above would not give the same; it gives floats
     [channels, height, width], ready for the model."""
     classes: tuple[str, ...] = ()
@@ -41,19 +41,19 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Preparation:
+class Preprocessing:
     """What is done to a picture before the model sees it."""
 
-    shape: Shape
+    shape: DecodeOptions
     mean: tuple[float, ...]
     std: tuple[float, ...]
     source: str
     """Where it comes from, in words."""
-    function: Named | None = None
+    function: UserObject | None = None
     """A library's own, called before the shape applies."""
 
 
-def prepared(config: InferConfig, recipe: Recipe | None) -> Preparation:
+def resolve(config: InferConfig, recipe: Recipe | None) -> Preprocessing:
     """What flags and a library's recipe come to.
 
     Raises InputError for flags that do not go with it.
@@ -68,8 +68,8 @@ def prepared(config: InferConfig, recipe: Recipe | None) -> Preparation:
             f"{', '.join(f'--{name}' for name in FIELDS)}, or none"
         )
     elif recipe.own is not None:
-        shape = Shape(channels=config.channels, exif=config.exif)
-        return Preparation(shape, (0.0,), (1.0,), recipe.source, recipe.own)
+        shape = DecodeOptions(channels=config.channels, exif=config.exif)
+        return Preprocessing(shape, (0.0,), (1.0,), recipe.source, recipe.own)
     else:
         source = f"{recipe.source} and {flags}" if given else recipe.source
     base = recipe or Recipe("")
@@ -83,11 +83,11 @@ def prepared(config: InferConfig, recipe: Recipe | None) -> Preparation:
         )
     interpolation = config.interpolation or base.interpolation
     only_crop = interpolation == "bilinear" and None not in (resize, crop) and not config.exact_resize
-    shape = Shape(resize, crop, interpolation, config.channels, config.exif, only_crop, base.corner)
-    return Preparation(shape, config.mean or base.mean, config.std or base.std, source)
+    shape = DecodeOptions(resize, crop, interpolation, config.channels, config.exif, only_crop, base.corner)
+    return Preprocessing(shape, config.mean or base.mean, config.std or base.std, source)
 
 
-def differences(transform: Mapping[str, Any], recipe: Recipe) -> list[str]:
+def describe_differences(transform: Mapping[str, Any], recipe: Recipe) -> list[str]:
     """What was done to pictures, by the record of it, that the library does otherwise, in words."""
     if transform.get("floats"):
         return [] if recipe.own is not None and transform.get("function") == recipe.own.name else ["by your own code"]
@@ -116,7 +116,7 @@ def _shortest(resize: int | tuple[int, int]) -> int:
     return min(resize) if isinstance(resize, tuple) else resize
 
 
-def named(manifest: Manifest, recipe: Recipe | None, outputs: int) -> tuple[Manifest, str]:
+def match_class_names(manifest: Manifest, recipe: Recipe | None, outputs: int) -> tuple[Manifest, str]:
     """The manifest with class names in the order of the outputs, as far as the library knows that order.
 
     Names of the data are found among the library's (or their aliases) without regard to case, spaces and underscores;

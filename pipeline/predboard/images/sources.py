@@ -32,15 +32,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from predboard.errors import InputError, first_line
-from predboard.predictions.table import further_names, keys_of, mix
+from predboard.predictions.table import hash_refs, mix, rename_reserved_columns
 from predboard.storage import paths
-from predboard.storage.paths import Place, Remote
+from predboard.storage.paths import AnyPath, RemotePath
 
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Of image files, in lower case; upper case is read too."""
 
-IMAGE_NAMES = ("image", "path", "file", "filename", "file_name", "filepath", "file_path", "image_path", "img")
-LABEL_NAMES = ("label", "class", "target", "category", "cls", "label_name", "class_name", "y")
+IMAGE_COLUMNS = ("image", "path", "file", "filename", "file_name", "filepath", "file_path", "image_path", "img")
+LABEL_COLUMNS = ("label", "class", "target", "category", "cls", "label_name", "class_name", "y")
 """Columns that are taken for the image and the label where none is named, the first that is there."""
 
 LIMIT_SALT = 1
@@ -112,7 +112,7 @@ class Manifest:
             self, label=into[self.label] if self.classes else _known(self.label, len(classes)), classes=classes
         )
 
-    def limited(self, rows: int | None) -> "Manifest":
+    def limit(self, rows: int | None) -> "Manifest":
         """At most this many rows, chosen evenly over the data by the hash of their keys, in their order."""
         if rows is None or rows >= len(self):
             return self
@@ -129,18 +129,18 @@ class Manifest:
 
 
 @dataclass(frozen=True)
-class Options:
+class SourceOptions:
     """How a source is read; the fields are the flags of `predboard infer`."""
 
     image_column: str | None = None
     label_column: str | None = None
     key_column: str | None = None
-    image_root: Place | None = None
+    image_root: AnyPath | None = None
     classes: tuple[str, ...] = ()
     """Names in the order of the model's outputs; what is not among them is no label."""
 
 
-def open_source(data: str, options: Options | None = None) -> Manifest:
+def open_source(data: str, options: SourceOptions | None = None) -> Manifest:
     """Manifest of a source of images, told by what is there.
 
     A folder: class folders in plain sorted order, the files of a class sorted by folder and name, as torchvision's
@@ -151,17 +151,17 @@ def open_source(data: str, options: Options | None = None) -> Manifest:
 
     Raises InputError if there is no such thing, no images in it, or a column that is named is not there.
     """
-    options = options or Options()
-    files = [paths.at(name) for name in _braces(data)]
+    options = options or SourceOptions()
+    files = [paths.parse_path(name) for name in _braces(data)]
     if absent := next((f for f in files if not f.exists()), None):
         raise InputError(f"no folder {absent}, nor a file: expected one sub-folder of images for each class, or a list")
     if len(files) == 1 and files[0].is_dir():
         folder = files[0].resolve()
-        if isinstance(folder, Remote):
+        if isinstance(folder, RemotePath):
             inside = _inside(folder)  # all of it by one listing
             right_in = [name for name in inside if len(name.parts) == 1 and name.suffix in (".parquet", ".tar")]
             files = [folder / str(name) for name in sorted(right_in, key=lambda name: (name.suffix, str(name)))]
-            if not files or any(name.name.lower().endswith(EXTENSIONS) for name in inside):
+            if not files or any(name.name.lower().endswith(IMAGE_SUFFIXES) for name in inside):
                 return _asked(_remote_folder(folder, inside), options)
         else:
             files = [p for end in ("*.parquet", "*.tar") for p in sorted(folder.glob(end))]
@@ -199,11 +199,11 @@ def _braces(pattern: str) -> list[str]:
     return [name for m in middle for name in _braces(pattern[: found.start()] + m + pattern[found.end() :])]
 
 
-def _reader(file: Place) -> Callable[[tuple[Place, ...], Options], Manifest]:
+def _reader(file: AnyPath) -> Callable[[tuple[AnyPath, ...], SourceOptions], Manifest]:
     name = file.name.lower()
     if re.search(r"idx[13]-ubyte(\.gz)?$", name):
         return _idx
-    readers: dict[str, Callable[[tuple[Place, ...], Options], Manifest]]
+    readers: dict[str, Callable[[tuple[AnyPath, ...], SourceOptions], Manifest]]
     readers = {".csv": _table, ".tsv": _table, ".jsonl": _table, ".ndjson": _table, ".parquet": _parquet}
     readers |= {".tar": _tar, ".zip": _zip}
     if file.suffix.lower() not in readers:
@@ -217,7 +217,7 @@ def _has_pictures(folder: Path) -> bool:
 
 
 def _manifest(
-    root: Place,
+    root: AnyPath,
     refs: Sequence[str] | pa.Array,
     label: NDArray[np.int32],
     classes: tuple[str, ...],
@@ -225,27 +225,27 @@ def _manifest(
     key: Iterable[str] | None = None,
 ) -> Manifest:
     if not len(refs):
-        raise InputError(f"no images in {root}: looked for {' '.join(EXTENSIONS)}")
+        raise InputError(f"no images in {root}: looked for {' '.join(IMAGE_SUFFIXES)}")
     try:
         image = pa.array(refs, pa.string())
         pa.array(classes, pa.string())  # of a folder without images as well
     except UnicodeEncodeError as error:
         raise InputError(f"{root} has a file name that is not valid UTF-8 ({error}): rename it") from error
     refuse_secrets(image)
-    if isinstance(first := place_of(str(root), str(image[0].as_py())), Remote):
+    if isinstance(first := path_of(str(root), str(image[0].as_py())), RemotePath):
         first.reach()  # or every single image would be tried
-    keys = keys_of(image.to_pylist() if key is None else key)
+    keys = hash_refs(image.to_pylist() if key is None else key)
     return Manifest(str(root), image, label, keys, classes, _no_columns() if columns is None else columns)
 
 
 def refuse_secrets(refs: pa.StringArray) -> None:
     """Raise InputError if any ref is a URI with a password, a key or a signature in it."""
-    secret = pc.index(pc.match_substring_regex(refs, paths.REFUSED), True).as_py()
+    secret = pc.index(pc.match_substring_regex(refs, paths.CREDENTIAL_KEYS), True).as_py()
     if secret >= 0:
         paths.refuse_secrets(refs[secret].as_py())
 
 
-def _asked(manifest: Manifest, options: Options) -> Manifest:
+def _asked(manifest: Manifest, options: SourceOptions) -> Manifest:
     """The manifest with the classes that were asked for, if any were."""
     return manifest.named(options.classes) if options.classes else manifest
 
@@ -276,36 +276,40 @@ def _folder(data: str, root: Path) -> Manifest:
         refs = files
         labels = [np.full(len(files), -1, np.int32)]
     if not refs:
-        raise InputError(f"no images in {data}: looked for {' '.join(EXTENSIONS)} in {max(len(folders), 1)} folders")
+        raise InputError(
+            f"no images in {data}: looked for {' '.join(IMAGE_SUFFIXES)} in {max(len(folders), 1)} folders"
+        )
     return _manifest(root, refs, np.concatenate(labels), tuple(folders))
 
 
-def _inside(folder: Remote) -> list[PurePosixPath]:
+def _inside(folder: RemotePath) -> list[PurePosixPath]:
     """All objects in a folder but hidden ones, relative to it."""
     start = len(folder.uri) + 1
     names = [PurePosixPath(place.uri[start:]) for place in folder.walk()]
     return [name for name in names if not any(part.startswith(".") for part in name.parts)]
 
 
-def _remote_folder(root: Remote, inside: list[PurePosixPath]) -> Manifest:
+def _remote_folder(root: RemotePath, inside: list[PurePosixPath]) -> Manifest:
     """`_folder` of object storage, where there are folders only as far as there is something in them."""
     data = root
     while True:
         folders = sorted({name.parts[0] for name in inside if len(name.parts) > 1})
-        files = sorted(str(n) for n in inside if len(n.parts) == 1 and n.name.lower().endswith(EXTENSIONS))
+        files = sorted(str(n) for n in inside if len(n.parts) == 1 and n.name.lower().endswith(IMAGE_SUFFIXES))
         if len(folders) != 1 or files or all(len(name.parts) < 3 for name in inside):
             break
         root /= folders[0]
         inside = [PurePosixPath(*name.parts[1:]) for name in inside if len(name.parts) > 1]
     if folders:
-        images = [name for name in inside if len(name.parts) > 1 and name.name.lower().endswith(EXTENSIONS)]
+        images = [name for name in inside if len(name.parts) > 1 and name.name.lower().endswith(IMAGE_SUFFIXES)]
         images.sort(key=lambda n: (n.parts[0], "/".join(n.parts[1:-1]), n.name))
         place = {folder: label for label, folder in enumerate(folders)}
         files, label = list(map(str, images)), np.array([place[n.parts[0]] for n in images], np.int32)
     else:
         label = np.full(len(files), -1, np.int32)
     if not files:
-        raise InputError(f"no images in {data}: looked for {' '.join(EXTENSIONS)} in {max(len(folders), 1)} folders")
+        raise InputError(
+            f"no images in {data}: looked for {' '.join(IMAGE_SUFFIXES)} in {max(len(folders), 1)} folders"
+        )
     return _manifest(root, files, label, tuple(folders))
 
 
@@ -313,7 +317,7 @@ def _listed(folder: Path) -> tuple[list[str], list[str]]:
     """Names of the sub-folders and of the images in a folder, sorted."""
     with os.scandir(folder) as entries:
         seen = [(e.name, _is_folder(e)) for e in entries if not e.name.startswith(".")]
-    names = sorted(name for name, is_folder in seen if not is_folder and name.lower().endswith(EXTENSIONS))
+    names = sorted(name for name, is_folder in seen if not is_folder and name.lower().endswith(IMAGE_SUFFIXES))
     return sorted(name for name, is_folder in seen if is_folder), names
 
 
@@ -335,13 +339,13 @@ def _images(folder: Path, above: frozenset[Path], inside: str = "") -> Iterator[
         yield from _images(folder / name, above | {real}, f"{inside}/{name}" if inside else name)
 
 
-def _zip(files: tuple[Place, ...], options: Options) -> Manifest:
+def _zip(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
     """Class folders inside an archive, read in place, by the same rules as a folder."""
     (file,) = _alone(files)
     with _zip_opened(file) as archive:
         names = [PurePosixPath(name) for name in archive.namelist() if not name.endswith("/")]
     names = [n for n in names if not any(part.startswith((".", "__MACOSX")) for part in n.parts)]
-    names = [n for n in names if n.name.lower().endswith(EXTENSIONS)]
+    names = [n for n in names if n.name.lower().endswith(IMAGE_SUFFIXES)]
     skip = 0
     while names and len({n.parts[skip] for n in names}) == 1 and all(len(n.parts) > skip + 2 for n in names):
         skip += 1
@@ -353,53 +357,55 @@ def _zip(files: tuple[Place, ...], options: Options) -> Manifest:
     return _asked(_manifest(file.parent, [f"{file.name}#{n}" for n in names], label, classes), options)
 
 
-def _alone(files: tuple[Place, ...]) -> tuple[Place, ...]:
+def _alone(files: tuple[AnyPath, ...]) -> tuple[AnyPath, ...]:
     if len(files) != 1:
         raise InputError(f"{len(files)} files of the kind of {files[0].name}; expected one")
     return files
 
 
-def _table(files: tuple[Place, ...], options: Options) -> Manifest:
+def _table(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
     """A list of images: a row for each, with columns for path and label."""
     (file,) = _alone(files)
     if file.suffix.lower() in (".jsonl", ".ndjson"):
-        table = pyarrow.json.read_json(paths.source(file, whole=True))
+        table = pyarrow.json.read_json(paths.arrow_source(file, whole=True))
     else:
         separator = "\t" if file.suffix.lower() == ".tsv" else ","
         options_ = pyarrow.csv.ParseOptions(delimiter=separator)
-        table = pyarrow.csv.read_csv(paths.source(file, whole=True), parse_options=options_)
+        table = pyarrow.csv.read_csv(paths.arrow_source(file, whole=True), parse_options=options_)
         if binary := next((f.name for f in table.schema if pa.types.is_binary(f.type)), None):
             raise InputError(f"{file} is not UTF-8 in column {binary!r}: save it as UTF-8")
     return _from_table(table, file, options)
 
 
-def _from_table(table: pa.Table, file: Place, options: Options) -> Manifest:
-    image = _column(table, options.image_column, IMAGE_NAMES, file, "--image-column")
+def _from_table(table: pa.Table, file: AnyPath, options: SourceOptions) -> Manifest:
+    image = _column(table, options.image_column, IMAGE_COLUMNS, file, "--image-column")
     if image is None:
         raise InputError(f"{file} has no column of images; it has {_some(table)}: name it by --image-column")
     if table.column(image).null_count:
         row = pc.index(table.column(image).is_null(), True).as_py()
         raise InputError(f"{file} has no image in row {row} of column {image!r}: fill it or leave the row out")
-    root: Place = file.parent if options.image_root is None else options.image_root.resolve()
+    root: AnyPath = file.parent if options.image_root is None else options.image_root.resolve()
     return _labelled(table, file, image, table.column(image).cast(pa.string()).to_pylist(), root, options)
 
 
-def _labelled(table: pa.Table, file: Place, image: str, refs: list[str], root: Place, options: Options) -> Manifest:
+def _labelled(
+    table: pa.Table, file: AnyPath, image: str, refs: list[str], root: AnyPath, options: SourceOptions
+) -> Manifest:
     """Manifest of a table whose refs are known: labels, key and further columns."""
     if not refs:
         raise InputError(f"{file} has no rows; expected one for each image")
-    name = _column(table, options.label_column, LABEL_NAMES, file, "--label-column")
+    name = _column(table, options.label_column, LABEL_COLUMNS, file, "--label-column")
     label, classes = _labels(table, name, file, options)
     if options.key_column is not None and options.key_column not in table.column_names:
         raise InputError(f"{file} has no column {options.key_column!r}; it has {_some(table)}: see --key-column")
     key = None if options.key_column is None else map(str, table.column(options.key_column).to_pylist())
     kept = [n for n in table.column_names if n not in (image, name) and not _is_bytes(table.schema.field(n).type)]
     further = table.select(kept).replace_schema_metadata(None)
-    further = further.rename_columns(further_names(kept)) if kept else None
+    further = further.rename_columns(rename_reserved_columns(kept)) if kept else None
     return _manifest(root, refs, label, classes, None if further is None else further.combine_chunks(), key)
 
 
-def _column(table: pa.Table, asked: str | None, usual: Sequence[str], file: Place, flag: str) -> str | None:
+def _column(table: pa.Table, asked: str | None, usual: Sequence[str], file: AnyPath, flag: str) -> str | None:
     if twice := next((n for n in table.column_names if table.column_names.count(n) > 1), None):
         raise InputError(f"{file} has two columns of the name {twice!r}: rename one")
     if asked is not None and asked not in table.column_names:
@@ -415,7 +421,7 @@ def _some(table: pa.Table) -> str:
 
 
 def _labels(
-    table: pa.Table, name: str | None, file: Place, options: Options
+    table: pa.Table, name: str | None, file: AnyPath, options: SourceOptions
 ) -> tuple[NDArray[np.int32], tuple[str, ...]]:
     """(labels, class names): names from --classes, else Hugging Face's metadata, else sorted from the labels."""
     if name is None:
@@ -455,30 +461,30 @@ def _is_bytes(type_: pa.DataType) -> bool:
     return bool(pa.types.is_binary(type_) or pa.types.is_large_binary(type_))
 
 
-def _parquet(files: tuple[Place, ...], options: Options) -> Manifest:
+def _parquet(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
     """Parquet with the encoded images inside, one file or many; without any, a list of images."""
-    schema = pq.read_schema(paths.source(files[0]))
+    schema = pq.read_schema(paths.arrow_source(files[0]))
     inside = [f.name for f in schema if _is_bytes(f.type)]
     if not inside or options.image_column in set(schema.names) - set(inside):
         (file,) = _alone(files)
-        return _from_table(pq.read_table(paths.source(file, whole=True)), file, options)
+        return _from_table(pq.read_table(paths.arrow_source(file, whole=True)), file, options)
     if options.image_column is not None and options.image_column not in inside:
         raise InputError(f"{files[0]} has no column {options.image_column!r}: see --image-column")
     image = options.image_column or inside[0]
     tables, refs = [], []
     for file in files:
-        names = [f.name for f in pq.read_schema(paths.source(file)) if not _is_bytes(f.type)]
-        table = pq.read_table(paths.source(file), columns=names)
+        names = [f.name for f in pq.read_schema(paths.arrow_source(file)) if not _is_bytes(f.type)]
+        table = pq.read_table(paths.arrow_source(file), columns=names)
         tables.append(table)
         end = "" if image == inside[0] else f":{image}"
-        refs += [f"{file.name}#{row}{end}" for row in range(pq.read_metadata(paths.source(file)).num_rows)]
+        refs += [f"{file.name}#{row}{end}" for row in range(pq.read_metadata(paths.arrow_source(file)).num_rows)]
     table = pa.concat_tables(tables, promote_options="default")
     if not table.num_columns:  # nothing but images
         return _manifest(files[0].parent, refs, np.full(len(refs), -1, np.int32), options.classes)
     return _labelled(table, files[0], image, refs, files[0].parent, options)
 
 
-def _tar(files: tuple[Place, ...], options: Options) -> Manifest:
+def _tar(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
     """WebDataset: members that share a name up to its first dot are one row: the image, `.cls`, `.json`."""
     refs: list[str] = []
     rows: list[dict[str, Any]] = []
@@ -489,7 +495,7 @@ def _tar(files: tuple[Place, ...], options: Options) -> Manifest:
                 by_stem.setdefault(_stem(member), []).append(member)
         for stem, members in by_stem.items():
             of_row = {name[len(stem) + 1 :].lower(): name for name in members}
-            image = next((name for end, name in of_row.items() if f".{end}".endswith(EXTENSIONS)), None)
+            image = next((name for end, name in of_row.items() if f".{end}".endswith(IMAGE_SUFFIXES)), None)
             if image is None:
                 continue
             row: dict[str, Any] = {}
@@ -513,8 +519,8 @@ def _tar(files: tuple[Place, ...], options: Options) -> Manifest:
     return _labelled(table, files[0], "", refs, files[0].parent, named)
 
 
-def _with_cls(options: Options) -> Options:
-    return Options(options.image_column, "cls", options.key_column, options.image_root, options.classes)
+def _with_cls(options: SourceOptions) -> SourceOptions:
+    return SourceOptions(options.image_column, "cls", options.key_column, options.image_root, options.classes)
 
 
 def _stem(member: str) -> str:
@@ -523,7 +529,7 @@ def _stem(member: str) -> str:
     return f"{folder}/{stem}" if folder else stem
 
 
-def _idx(files: tuple[Place, ...], options: Options) -> Manifest:
+def _idx(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
     """IDX pictures, gz or not, with the labels in the file beside that has `labels-idx1` in its name."""
     (file,) = _alone(files)
     pictures = _idx_array(str(file))
@@ -545,7 +551,7 @@ def _idx(files: tuple[Place, ...], options: Options) -> Manifest:
 @functools.lru_cache(maxsize=4)
 def _idx_array(file: str) -> NDArray[np.uint8]:
     """All of an IDX file (Yann LeCun's format: magic 0 0 type dimensions, big-endian sizes, data)."""
-    data = paths.at(file).read_bytes()
+    data = paths.parse_path(file).read_bytes()
     if file.endswith(".gz"):
         data = gzip.decompress(data)
     if data[:3] != b"\0\0\x08":
@@ -569,7 +575,7 @@ class _Tar:
 @functools.lru_cache(maxsize=64)
 def _tar_archive(file: str) -> _Tar:
     """Of an uncompressed tar."""
-    place = paths.at(file)
+    place = paths.parse_path(file)
     if isinstance(place, Path):
         with tarfile.open(file, "r:") as archive:
             return _Tar({m.name: (m.offset_data, m.size) for m in archive if m.isfile()}, {})
@@ -592,19 +598,19 @@ def _tar_read(file: str, member: str) -> bytes:
         offset, length = archive.members[member]
     except KeyError as error:
         raise FileNotFoundError(2, "No such member") from error
-    place = paths.at(file)
+    place = paths.parse_path(file)
     with place.open("rb") if isinstance(place, Path) else place.open_file() as stream:
         stream.seek(offset)
         return bytes(stream.read(length))
 
 
-def _zip_opened(place: Place) -> zipfile.ZipFile:
+def _zip_opened(place: AnyPath) -> zipfile.ZipFile:
     return zipfile.ZipFile(place if isinstance(place, Path) else place.open_pieces(2**17))
 
 
 @functools.lru_cache(maxsize=64)
 def _zip_archive(file: str, _: int) -> zipfile.ZipFile:
-    return _zip_opened(paths.at(file))
+    return _zip_opened(paths.parse_path(file))
 
 
 @functools.lru_cache(maxsize=64)
@@ -615,14 +621,14 @@ def _turn(_: str) -> threading.Lock:
 
 @functools.lru_cache(maxsize=4)
 def _row_group(file: str, group: int, column: str) -> pa.ChunkedArray:
-    with pq.ParquetFile(paths.source(paths.at(file))) as parquet:
+    with pq.ParquetFile(paths.arrow_source(paths.parse_path(file))) as parquet:
         return parquet.read_row_group(group, [column]).column(0)
 
 
 @functools.lru_cache(maxsize=64)
 def _parquet_rows(file: str) -> tuple[NDArray[np.int64], str]:
     """First row of each row group and the end, and the first column of encoded images."""
-    with pq.ParquetFile(paths.source(paths.at(file))) as parquet:
+    with pq.ParquetFile(paths.arrow_source(paths.parse_path(file))) as parquet:
         rows = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
         first = next((f.name for f in parquet.schema_arrow if _is_bytes(f.type)), "")
     return np.concatenate([[0], np.cumsum(rows)]), first
@@ -638,7 +644,7 @@ def _parquet_read(file: str, member: str) -> bytes:
     value = values[row - int(starts[group])].as_py()
     encoded: Any = value.get("bytes") if isinstance(value, dict) else value
     if encoded is None and isinstance(value, dict) and value.get("path"):
-        return place_of(str(paths.at(file).parent), str(value["path"])).read_bytes()
+        return path_of(str(paths.parse_path(file).parent), str(value["path"])).read_bytes()
     if encoded is None:
         raise FileNotFoundError(2, "No image in this row")
     return bytes(encoded)
@@ -653,11 +659,11 @@ def read(root: str, ref: str) -> bytes:
     """Encoded bytes of one image. Raises OSError, or another exception of a damaged container, if it cannot be read."""
     container, mark, member = ref.rpartition("#")
     if mark and (end := re.search(r"\.(tar|zip|parquet)$|-ubyte(\.gz)?$", container.lower())):
-        place = place_of(root, container)
+        place = path_of(root, container)
         file = str(place)
         if end[1] == "zip":
             # On this machine threads can share one; from storage each would wait for what another reads.
-            reader = threading.get_ident() if isinstance(place, Remote) else 0
+            reader = threading.get_ident() if isinstance(place, RemotePath) else 0
             try:
                 return _zip_archive(file, reader).read(member)
             except KeyError as error:
@@ -665,14 +671,14 @@ def read(root: str, ref: str) -> bytes:
         if end[1] == "tar":
             return _tar_read(file, member)
         return _parquet_read(file, member) if end[1] == "parquet" else _idx_read(file, member)
-    return place_of(root, ref).read_bytes()
+    return path_of(root, ref).read_bytes()
 
 
-def place_of(root: str, ref: str) -> Place:
+def path_of(root: str, ref: str) -> AnyPath:
     """Where a file is that a ref names: a URI or an absolute path as it is, all others in the root."""
     if paths.is_uri(ref):
-        return paths.at(ref)
-    return paths.at(root) / ref if paths.is_uri(root) and not ref.startswith("/") else Path(root, ref)
+        return paths.parse_path(ref)
+    return paths.parse_path(root) / ref if paths.is_uri(root) and not ref.startswith("/") else Path(root, ref)
 
 
 def read_classes(file: Path) -> tuple[str, ...]:

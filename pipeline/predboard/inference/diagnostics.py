@@ -12,29 +12,29 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from predboard.metrics.counts import sign_test, wilson
+from predboard.metrics.counts import sign_test, wilson_interval
 
-LEVEL = 0.01
+FALSE_ALARM_RATE = 0.01
 """Chance of a false alarm of all tests of one sample together, if none of what is tried were better."""
 
-TESTS = 23
+MAX_TESTS = 23
 """As many as are made on one sample at most: 15 scalings, 5 usual orders of the classes, a fitted one and 2 sizes."""
 
-ENOUGH = 50
+MIN_LABELLED = 50
 """Labelled images without which nothing is said that needs labels."""
 
-ERRORS = 0.1
+MIN_ERRORS_EXPLAINED = 0.1
 """Share of the errors that another scaling must explain: a network that is merely weak often gains a little."""
 
-ERRORS_OF_NAMES = 0.25
+MIN_ERRORS_EXPLAINED_BY_ORDER = 0.25
 """The same for an order of the classes that was fitted: in a broken model some class is often most of another."""
 
-BLACK = 0.05
+MAX_BLACK_SHARE = 0.05
 """Share of what the model sees that the crop may make black before it is said: a pixel or two are the library's way."""
 
 
 @dataclass(frozen=True)
-class Doubt:
+class Diagnosis:
     """Something that should be looked at before the long run."""
 
     name: str
@@ -59,17 +59,17 @@ def percent(share: float) -> str:
 # --- what the logits alone show ---
 
 
-def not_finite(logits: NDArray[np.float32]) -> Iterator[Doubt]:
+def check_finite(logits: NDArray[np.float32]) -> Iterator[Diagnosis]:
     """Rows with NaN or infinity among their logits [rows, classes]."""
     if bad := int((~np.isfinite(logits).all(axis=1)).sum()):
-        yield Doubt(
+        yield Diagnosis(
             "not_finite",
             f"the logits of {bad:,} of {len(logits):,} images are not finite, and these would fail: see the inputs' "
             "range, and --precision fp32",
         )
 
 
-def already_normalised(logits: NDArray[np.float32]) -> Iterator[Doubt]:
+def check_normalised(logits: NDArray[np.float32]) -> Iterator[Diagnosis]:
     """Outputs [rows, classes], finite, that a softmax or a sigmoid has been over.
 
     Logits that by chance are between 0 and 1 and add up to 1 in every row do not occur. Logarithms of probabilities are
@@ -79,13 +79,13 @@ def already_normalised(logits: NDArray[np.float32]) -> Iterator[Doubt]:
     if not len(wide) or wide.shape[1] < 2 or (wide < 0).any() or (wide > 1.0001).any():
         return
     if (np.abs(wide.sum(axis=1) - 1) < 0.01).all():
-        yield Doubt(
+        yield Diagnosis(
             "softmax",
             "the outputs are probabilities, not logits, so confidence and loss would be wrong: --scores probabilities, "
             "or leave the softmax out of forward",
         )
     else:
-        yield Doubt(
+        yield Diagnosis(
             "sigmoid",
             "all outputs are between 0 and 1 and do not add up to 1: a sigmoid over them is for several labels of one "
             "image; confidence and loss would mean nothing here",
@@ -96,13 +96,13 @@ def _spread(logits: NDArray[np.float32]) -> float:
     return max(float(logits.std(dtype=np.float64)), 1e-6)
 
 
-def unsteady(
+def check_nondeterministic(
     once: NDArray[np.float32],
     again: NDArray[np.float32],
     elsewhere: NDArray[np.float32],
     training: Sequence[str],
     tolerance: float,
-) -> Iterator[Doubt]:
+) -> Iterator[Diagnosis]:
     """A model that is not in eval mode, by what it does.
 
     Args:
@@ -117,7 +117,7 @@ def unsteady(
     off = float(np.abs(once - again).max(initial=0)) / _spread(once)
     if off > tolerance:
         changed = float((once.argmax(axis=1) != again.argmax(axis=1)).mean())
-        yield Doubt(
+        yield Diagnosis(
             "random",
             f"the same images give other logits the second time, {percent(changed)} another class{named}: dropout or "
             "noise is on though eval() was called; see self.training and functional.dropout in the model",
@@ -126,7 +126,7 @@ def unsteady(
     first = once[: len(elsewhere)]
     off = float(np.abs(first - elsewhere).max(initial=0)) / _spread(once)
     if off > tolerance:
-        yield Doubt(
+        yield Diagnosis(
             "neighbours",
             f"an image's logits depend on the others in its batch{named}: batch normalisation uses the batch though "
             "eval() was called; see track_running_stats and self.training in the model",
@@ -136,15 +136,15 @@ def unsteady(
 # --- what labels show ---
 
 
-def near_chance(predicted: NDArray[np.int64], label: NDArray[np.int64], classes: int) -> Iterator[Doubt]:
+def check_chance(predicted: NDArray[np.int64], label: NDArray[np.int64], classes: int) -> Iterator[Diagnosis]:
     """Accuracy that is not clearly above that of always naming the most frequent class; both [rows], all labelled."""
     n = len(label)
     counts = np.bincount(label, minlength=classes)
-    if n < ENOUGH or np.count_nonzero(counts) < 2:
+    if n < MIN_LABELLED or np.count_nonzero(counts) < 2:
         return
     hits, most = int((predicted == label).sum()), max(float(counts.max() / n), 1 / classes)
-    if wilson(hits, n)[0] <= most:
-        yield Doubt(
+    if wilson_interval(hits, n)[0] <= most:
+        yield Diagnosis(
             "chance",
             f"accuracy is {percent(hits / n)}, and always naming the most frequent class gives {percent(most)}: see "
             "the checkpoint, the class names and the preprocessing",
@@ -152,18 +152,18 @@ def near_chance(predicted: NDArray[np.int64], label: NDArray[np.int64], classes:
         )
 
 
-def favourite(
+def check_dominant_class(
     predicted: NDArray[np.int64], label: NDArray[np.int64], classes: int, names: Sequence[str]
-) -> Iterator[Doubt]:
+) -> Iterator[Diagnosis]:
     """One class that gets most predictions, and more than its share; both [rows], label -1 if unknown."""
     n = len(predicted)
-    if n < ENOUGH or classes < 3:
+    if n < MIN_LABELLED or classes < 3:
         return
     top = int(np.bincount(predicted, minlength=classes).argmax())
     hits, known = int((predicted == top).sum()), label[label >= 0]
-    due = float((known == top).mean()) if len(known) >= ENOUGH else 0.4  # without labels, only nearly all is odd
-    if wilson(hits, n)[0] > max(0.5, 2 * due):
-        yield Doubt(
+    due = float((known == top).mean()) if len(known) >= MIN_LABELLED else 0.4  # without labels, only nearly all is odd
+    if wilson_interval(hits, n)[0] > max(0.5, 2 * due):
+        yield Diagnosis(
             "favourite",
             f"{percent(hits / n)} of predictions are one class, {names[top]}: see the inputs' range and the checkpoint",
             again=len(known) > 0,
@@ -193,10 +193,10 @@ def _short(number: float) -> str:
     return f"{number:.4g}"
 
 
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MEAN_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def other_scalings(
+def candidate_scalings(
     given: Scaling, mean: NDArray[np.float64], std: NDArray[np.float64], unit: bool = True
 ) -> dict[str, Scaling]:
     """Other things that training code is known to do, by their names, the likeliest first; none is what was given.
@@ -217,12 +217,12 @@ def other_scalings(
         if max(*given.mean, *given.std) > 1.5:
             kinds["mean and std over 255"] = of(np.divide(given.mean, 255).tolist(), np.divide(given.std, 255).tolist())
         if channels == 3:
-            kinds["ImageNet's mean and std"] = of(*IMAGENET)
+            kinds["ImageNet's mean and std"] = of(*IMAGENET_MEAN_STD)
         kinds["no mean and std"] = of([0], [1])
         kinds["inputs from -1 to 1"] = of([0.5], [0.5])
         kinds["inputs from 0 to 255"] = of([0], [1 / 255])
         if channels == 3:
-            kinds["ImageNet's mean and inputs to 255"] = of(IMAGENET[0], [1 / 255])
+            kinds["ImageNet's mean and inputs to 255"] = of(IMAGENET_MEAN_STD[0], [1 / 255])
     kinds["the images' own mean and std"] = of(mean.round(4).tolist(), np.maximum(std, 1e-3).round(4).tolist())
     found: dict[str, Scaling] = {}
     for turned in (given.turned, not given.turned) if channels == 3 else (given.turned,):
@@ -240,7 +240,7 @@ def other_scalings(
 
 
 @dataclass(frozen=True)
-class Tried:
+class Trial:
     """How another way fared beside the given one, over the images it was tried on."""
 
     name: str
@@ -258,15 +258,15 @@ class Tried:
         return (self.right - self.given) / max(self.images - self.given, 1)
 
 
-def compared(name: str, given: NDArray[np.bool_], other: NDArray[np.bool_], whole: bool = True) -> Tried:
+def compare_accuracy(name: str, given: NDArray[np.bool_], other: NDArray[np.bool_], whole: bool = True) -> Trial:
     """Two ways over the same images, [rows] whether right."""
     lost, won = int((given & ~other).sum()), int((other & ~given).sum())
-    return Tried(name, len(given), int(given.sum()), int(other.sum()), sign_test(lost, won) if whole else 1.0)
+    return Trial(name, len(given), int(given.sum()), int(other.sum()), sign_test(lost, won) if whole else 1.0)
 
 
-def tried(
+def run_trials(
     names: Sequence[str], given: NDArray[np.bool_], right: Callable[[str, int, int], NDArray[np.bool_]]
-) -> list[Tried]:
+) -> list[Trial]:
     """Try other ways on a growing part of the sample, giving each up as soon as it is not better than the best so far.
 
     Giving up early makes no false alarm likelier, and a way that is no better costs an eighth of the sample.
@@ -286,40 +286,40 @@ def tried(
                 if lead < 0 or (lead == 0 and len(other) > n // 8):
                     break
         whole = len(other) == n
-        found.append(compared(name, given[: len(other)], other, whole))
+        found.append(compare_accuracy(name, given[: len(other)], other, whole))
         if whole and other.sum() > leader.sum():
             leader = other
     return found
 
 
-def best(found: Sequence[Tried], least: float) -> Tried | None:
+def best_trial(found: Sequence[Trial], least: float) -> Trial | None:
     """The way that is significantly better, the likeliest of those that are about as good as the best of them.
 
     Args:
         found: in the order of their likelihood.
         least: share of the errors it must explain.
     """
-    good = [t for t in found if t.p * TESTS < LEVEL and t.explains >= least]
+    good = [t for t in found if t.p * MAX_TESTS < FALSE_ALARM_RATE and t.explains >= least]
     top = max((t.right for t in good), default=0)
     return next((t for t in good if t.right >= top - 0.01 * t.images), None)
 
 
-def worth_trying(right: NDArray[np.bool_]) -> bool:
+def can_improve(right: NDArray[np.bool_]) -> bool:
     """Whether another way could be significantly better at all: [rows] whether right, all labelled."""
     errors = int((~right).sum())
-    return len(right) >= ENOUGH and sign_test(0, errors) * TESTS < LEVEL
+    return len(right) >= MIN_LABELLED and sign_test(0, errors) * MAX_TESTS < FALSE_ALARM_RATE
 
 
 # --- pictures of another size ---
 
-USUAL = 224
+USUAL_SIDE_PIXELS = 224
 """Side of the pictures that most networks for photographs are trained on, cut from a short side of 256."""
 
 Sides = tuple[int | None, int | None]
 """Resize and crop; None for neither."""
 
 
-def other_sizes(given: tuple[int, int], sizes: Sequence[tuple[int, int]]) -> dict[str, Sides]:
+def candidate_sizes(given: tuple[int, int], sizes: Sequence[tuple[int, int]]) -> dict[str, Sides]:
     """Other sizes that training code is known to use, by their names; none is what was given.
 
     Args:
@@ -330,29 +330,29 @@ def other_sizes(given: tuple[int, int], sizes: Sequence[tuple[int, int]]) -> dic
     alike = set(sizes)
     if len(alike) == 1 and (size := next(iter(alike))) != given[::-1]:
         found[f"pictures of the size that they have, {size[1]}×{size[0]}"] = None, None
-    if sizes and given != (USUAL, USUAL):
-        small = max(min(size) for size in sizes) < USUAL
-        sides = (USUAL, USUAL) if small else (256, USUAL)
-        found[f"pictures of {USUAL}×{USUAL}"] = sides
+    if sizes and given != (USUAL_SIDE_PIXELS, USUAL_SIDE_PIXELS):
+        small = max(min(size) for size in sizes) < USUAL_SIDE_PIXELS
+        sides = (USUAL_SIDE_PIXELS, USUAL_SIDE_PIXELS) if small else (256, USUAL_SIDE_PIXELS)
+        found[f"pictures of {USUAL_SIDE_PIXELS}×{USUAL_SIDE_PIXELS}"] = sides
     return found
 
 
-def size_doubt(t: Tried, sides: Sides) -> Doubt:
+def diagnose_size(t: Trial, sides: Sides) -> Diagnosis:
     """What to say of another size that is better."""
     flags = " ".join(f"--{name} {side or 'none'}" for name, side in zip(("resize", "crop"), sides, strict=True))
-    return Doubt("size", f"{_would_be(t)} with {t.name}: {flags}, if the model was trained so")
+    return Diagnosis("size", f"{_would_be(t)} with {t.name}: {flags}, if the model was trained so")
 
 
 # --- classes in another order ---
 
 
-def assignment(gain: NDArray[np.int64]) -> NDArray[np.int64]:
+def assign(gain: NDArray[np.int64]) -> NDArray[np.int64]:
     """The column of each row, each column once, with the largest sum of gains [n, n] -> [n].
 
     Shortest augmenting paths with potentials (Kuhn 1955; Jonker and Volgenant 1987; Crouse 2016): O(n³), exact on whole
     numbers.
 
-    >>> assignment(np.array([[3, 2, 0], [3, 0, 0], [0, 0, 1]])).tolist()
+    >>> assign(np.array([[3, 2, 0], [3, 0, 0], [0, 0, 1]])).tolist()
     [1, 0, 2]
     """
     n = len(gain)
@@ -389,7 +389,7 @@ def assignment(gain: NDArray[np.int64]) -> NDArray[np.int64]:
     return column
 
 
-def fitted_order(predicted: NDArray[np.int64], label: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+def fit_order(predicted: NDArray[np.int64], label: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
     """The class that each output would stand for, each once, if most images were to be right. -> [classes].
 
     Of equally good ones the one that moves fewest.
@@ -398,7 +398,7 @@ def fitted_order(predicted: NDArray[np.int64], label: NDArray[np.int64], classes
     counts = np.zeros((len(seen), len(seen)), np.int64)  # [output, class]
     np.add.at(counts, (np.searchsorted(seen, predicted), np.searchsorted(seen, label)), 1)
     order = np.arange(classes)
-    order[seen] = seen[assignment(counts * (len(seen) + 1) + np.eye(len(seen), dtype=np.int64))]
+    order[seen] = seen[assign(counts * (len(seen) + 1) + np.eye(len(seen), dtype=np.int64))]
     return order
 
 
@@ -406,7 +406,7 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"([0-9]+)", name) if part]
 
 
-def usual_orders(names: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+def candidate_orders(names: Sequence[str]) -> dict[str, NDArray[np.int64]]:
     """Orders that other programs give the same names: output -> class, [classes], none of which leaves all in place."""
     place = {name: i for i, name in enumerate(names)}
     if len(place) < len(names):
@@ -430,9 +430,9 @@ OFF_BY_ONE = {
 """How the classes turn, and why."""
 
 
-def other_order(
+def diagnose_order(
     predicted: NDArray[np.int64], label: NDArray[np.int64], names: Sequence[str], known: float = 0.0
-) -> tuple[Doubt, NDArray[np.int64]] | None:
+) -> tuple[Diagnosis, NDArray[np.int64]] | None:
     """A doubt about the order of the classes, and the order that fits: output -> class, [classes].
 
     The usual other orders are tried as they are. A free one is fitted on each half of the images and counted on the
@@ -445,15 +445,17 @@ def other_order(
         known: accuracy that another explanation would give; this one must give more.
     """
     n, classes = len(label), len(names)
-    if n < ENOUGH:
+    if n < MIN_LABELLED:
         return None
     given = predicted == label
-    orders = usual_orders(names)
+    orders = candidate_orders(names)
     if classes > 2:
         orders |= {words: np.roll(np.arange(classes), turn) for words, (turn, _) in OFF_BY_ONE.items()}
     beaten = max(float(np.bincount(label, minlength=classes).max() / n), known)  # by the most frequent class alone
-    usual = best([compared(w, given, order[predicted] == label) for w, order in orders.items()], ERRORS)
-    if usual is not None and wilson(usual.right, n)[0] > beaten:
+    usual = best_trial(
+        [compare_accuracy(w, given, order[predicted] == label) for w, order in orders.items()], MIN_ERRORS_EXPLAINED
+    )
+    if usual is not None and wilson_interval(usual.right, n)[0] > beaten:
         order = orders[usual.name]
         if usual.name in OFF_BY_ONE:
             return _order_doubt(usual, usual.name, OFF_BY_ONE[usual.name][1]), order
@@ -462,11 +464,11 @@ def other_order(
     half = np.arange(n) % 2 == 0
     crossed = np.empty(n, np.int64)
     for one in (half, ~half):
-        crossed[~one] = fitted_order(predicted[one], label[one], classes)[predicted[~one]]
-    free = compared("the class names in another order", given, crossed == label)
-    if best([free], ERRORS_OF_NAMES) is None or wilson(free.right, n)[0] <= beaten:
+        crossed[~one] = fit_order(predicted[one], label[one], classes)[predicted[~one]]
+    free = compare_accuracy("the class names in another order", given, crossed == label)
+    if best_trial([free], MIN_ERRORS_EXPLAINED_BY_ORDER) is None or wilson_interval(free.right, n)[0] <= beaten:
         return None
-    order = fitted_order(predicted, label, classes)
+    order = fit_order(predicted, label, classes)
     fits = order[predicted] == label
     support = np.bincount(predicted[fits], minlength=classes)  # images that speak for it, by output
     moved = [int(j) for j in np.argsort(-support, kind="stable") if order[j] != j and support[j]]
@@ -478,33 +480,33 @@ def other_order(
 _FILE = "; --classes FILE names the outputs in their order"
 
 
-def _order_doubt(t: Tried, words: str, remedy: str) -> Doubt:
-    return Doubt("order", f"{_would_be(t)} with {words}: {remedy}")
+def _order_doubt(t: Trial, words: str, remedy: str) -> Diagnosis:
+    return Diagnosis("order", f"{_would_be(t)} with {words}: {remedy}")
 
 
-def scaling_doubt(t: Tried, remedy: str) -> Doubt:
+def diagnose_scaling(t: Trial, remedy: str) -> Diagnosis:
     """What to say of another scaling that is better."""
-    return Doubt("scaling", f"{_would_be(t)} with {t.name}: {remedy}, if the model was trained so")
+    return Diagnosis("scaling", f"{_would_be(t)} with {t.name}: {remedy}, if the model was trained so")
 
 
-def _would_be(t: Tried) -> str:
+def _would_be(t: Trial) -> str:
     return f"accuracy of {t.images} images would be {percent(t.right / t.images)}, not {percent(t.given / t.images)},"
 
 
 # --- what the inputs alone show ---
 
 
-def odd_inputs(mean: NDArray[np.float64], std: NDArray[np.float64]) -> Iterator[Doubt]:
+def check_input_range(mean: NDArray[np.float64], std: NDArray[np.float64]) -> Iterator[Diagnosis]:
     """Inputs whose mean and standard deviation [channels], as the model gets them, are far from 0 and 1."""
     m, s = float(np.abs(mean).max()), float(std.mean())
     if m > 20 or s > 20:
-        yield Doubt(
+        yield Diagnosis(
             "range",
             f"the model gets inputs of mean {_list(mean)} and standard deviation {_list(std)}: --mean and --std are of "
             "x/255, so from 0 to 1, and one of them may be meant for 0 to 255",
         )
     elif m > 1.5 or not 0.4 < s < 2.5:
-        yield Doubt(
+        yield Diagnosis(
             "range",
             f"the model gets inputs of mean {_list(mean)} and standard deviation {_list(std)}, where training code "
             "mostly has about 0 and 1: see --mean and --std",
@@ -512,7 +514,7 @@ def odd_inputs(mean: NDArray[np.float64], std: NDArray[np.float64]) -> Iterator[
         )
 
 
-def padded(sizes: Sequence[tuple[int, int]], crop: int, resized: bool) -> Iterator[Doubt]:
+def check_padding(sizes: Sequence[tuple[int, int]], crop: int, resized: bool) -> Iterator[Diagnosis]:
     """A crop that is larger than most pictures, which are padded with black.
 
     Args:
@@ -522,19 +524,19 @@ def padded(sizes: Sequence[tuple[int, int]], crop: int, resized: bool) -> Iterat
     """
     smaller = [size for size in sizes if min(size) < crop]
     black = 1 - sum(min(w, crop) * min(h, crop) for w, h in sizes) / max(len(sizes) * crop**2, 1)
-    if 2 * len(smaller) > len(sizes) and black > BLACK:
+    if 2 * len(smaller) > len(sizes) and black > MAX_BLACK_SHARE:
         ((width, height), _), *_ = Counter(smaller).most_common(1)
         remedy = f"a --resize of at least {crop}" if resized else "--resize first"
-        yield Doubt(
+        yield Diagnosis(
             "padding",
             f"the crop of {crop} is larger than most pictures ({height}×{width}), so {percent(black)} of what the "
             f"model sees is black: {remedy}",
         )
 
 
-def unlike_library(differences: Sequence[str], source: str, own_weights: bool) -> Doubt:
+def diagnose_recipe(differences: Sequence[str], source: str, own_weights: bool) -> Diagnosis:
     """Pictures that are not prepared as the model's library does it; with the library's own weights a mistake."""
-    return Doubt(
+    return Diagnosis(
         "library",
         f"pictures are not prepared as {source} says: {', '.join(differences)}; leave the flags out if the model was "
         "trained so",

@@ -26,10 +26,10 @@ import torch
 from predboard import user_code
 from predboard.config import InferConfig
 from predboard.errors import InputError
-from predboard.inference.worker import Job, Watcher, give_up, module_of, work
+from predboard.inference.worker import Job, TaskChannel, build_module, run_tasks, write_failed_task
 from predboard.models import factory as models
 from predboard.parallel import pool, ray_cluster
-from predboard.parallel.scheduler import Asks, Crew, Ends, Fails, Gone, Host, Says, Worker, Wrote
+from predboard.parallel.scheduler import Died, Failed, Finished, LogLine, Progress, Ready, Scheduler, Worker, WorkerHost
 from predboard.storage.shards import Task
 
 _GRACE = 10.0
@@ -37,7 +37,7 @@ _GRACE = 10.0
 
 
 @dataclass(frozen=True)
-class Site:
+class Placement:
     """Where the work is done."""
 
     here: torch.device
@@ -51,41 +51,43 @@ class Site:
     """That read and decode, for each worker."""
     words: str
     """Where it is, for a person."""
-    host: Callable[[Job], Host[Task]] | None = None
+    host: Callable[[Job], WorkerHost[Task]] | None = None
     """Starts workers; None: the work is done in this process."""
     elsewhere: bool = False
     """Whether that is on other machines, perhaps."""
 
 
 @contextlib.contextmanager
-def site(config: InferConfig, say: Callable[[str], None]) -> Iterator[Site]:
+def open_placement(config: InferConfig, say: Callable[[str], None]) -> Iterator[Placement]:
     """Where a configuration wants the work done. Raises InputError if that is not there."""
     if config.engine == "ray":
         with ray_cluster.connected(config.ray_address):
             yield _on_ray(config, say)
         return
-    on = models.devices_of(config.device)
-    threads = config.workers or max(1, pool.count(0) // len(on))
-    memory = models.memory_of(on[0]) // on.count(on[0])
+    on = models.parse_devices(config.device)
+    threads = config.workers or max(1, pool.worker_count(0) // len(on))
+    memory = models.available_memory(on[0]) // on.count(on[0])
     host = (lambda job: _Processes(job, on)) if len(on) > 1 else None
-    yield Site(on[0], on[0], len(on), memory, threads, ", ".join(map(str, on)), host)
+    yield Placement(on[0], on[0], len(on), memory, threads, ", ".join(map(str, on)), host)
 
 
-def _on_ray(config: InferConfig, say: Callable[[str], None]) -> Site:
+def _on_ray(config: InferConfig, say: Callable[[str], None]) -> Placement:
     """Actors, as many as there is room for where nobody says."""
     gpus = 0.0 if config.device == "cpu" and config.gpus_per_actor is None else config.gpus_per_actor
-    shape = ray_cluster.shape(config.actors, gpus, config.cpus_per_actor)
-    say(f"Ray has {ray_cluster.described()}: {shape}")
+    shape = ray_cluster.actor_shape(config.actors, gpus, config.cpus_per_actor)
+    say(f"Ray has {ray_cluster.describe_cluster()}: {shape}")
     device = torch.device("cuda" if shape.gpus and config.device == "auto" else config.device.replace("auto", "cpu"))
     # Of a GPU over there it is asked, which also tells whether PyTorch sees it.
-    memory = shape.memory if device.type == "cpu" else ray_cluster.ask(shape, models.memory_of, device)
+    memory = shape.memory if device.type == "cpu" else ray_cluster.call_remote(shape, models.available_memory, device)
     threads = config.workers or max(1, int(shape.cpus))
 
-    def host(job: Job) -> Host[Task]:
-        return ray_cluster.Actors(labour, shape, device.type, _orders(device, max(1, int(shape.cpus))), job, say)
+    def host(job: Job) -> WorkerHost[Task]:
+        return ray_cluster.RayActors(
+            worker_loop, shape, device.type, _orders(device, max(1, int(shape.cpus))), job, say
+        )
 
-    return Site(
-        models.device_of("auto" if config.device == "auto" else "cpu"),
+    return Placement(
+        models.parse_device("auto" if config.device == "auto" else "cpu"),
         device,
         shape.count,
         memory,
@@ -96,9 +98,9 @@ def _on_ray(config: InferConfig, say: Callable[[str], None]) -> Site:
     )
 
 
-def run(
+def dispatch(
     job: Job,
-    there: Site,
+    there: Placement,
     modules: Callable[[int], torch.nn.Module],
     tasks: Sequence[Task],
     wrote: Callable[[int, int], object],
@@ -118,16 +120,16 @@ def run(
     """
     if there.host is None or (len(tasks) <= 1 and not there.elsewhere):
         waiting = iter(tasks)
-        here = Watcher(lambda _: next(waiting, None), lambda rows, failed, _: wrote(rows, failed), say)
-        return work(job, there.device, modules, here)
+        here = TaskChannel(lambda _: next(waiting, None), lambda rows, failed, _: wrote(rows, failed), say)
+        return run_tasks(job, there.device, modules, here)
 
-    without = functools.partial(give_up, job, there.device)
-    crew = Crew(there.host(job), tasks, wrote, say, lambda task: str(task.shard.index), without)
+    without = functools.partial(write_failed_task, job, there.device)
+    crew = Scheduler(there.host(job), tasks, wrote, say, lambda task: str(task.shard.index), without)
     return crew.run(min(there.count, len(tasks)))
 
 
 def _orders(device: torch.device, threads: int) -> "_Begin":
-    return _Begin(tuple(user_code.imported()), str(device), threads)
+    return _Begin(tuple(user_code.imported_files()), str(device), threads)
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ class _Processes:
     def start(self, number: int) -> Worker[Task]:
         """A new process, which imports PyTorch while others do."""
         device = self._devices[number - 1]
-        process = pool.fresh_python("inference.dispatch")
+        process = pool.start_python("inference.dispatch")
         orders = cast("IO[bytes]", process.stdin)
 
         def order(what: Any) -> None:
@@ -188,7 +190,7 @@ class _Processes:
                 self._heard.put((worker, pickle.load(answers)))  # noqa: S301  from a process that we started
         code = process.wait()
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        self._heard.put((worker, Gone(how)))
+        self._heard.put((worker, Died(how)))
 
     def hear(self) -> tuple[Worker[Task], object]:
         """Wait for the next answer."""
@@ -217,7 +219,7 @@ class _Processes:
 # --- the worker's side ---
 
 
-def labour(orders: Callable[[], Any], tell: Callable[[object], object], unpacked: Callable[[Any], Job]) -> None:
+def worker_loop(orders: Callable[[], Any], tell: Callable[[object], object], unpacked: Callable[[Any], Job]) -> None:
     """Do what the master says.
 
     Args:
@@ -227,28 +229,30 @@ def labour(orders: Callable[[], Any], tell: Callable[[object], object], unpacked
     """
 
     def ask(patient: bool) -> Task | None:
-        tell(Asks(patient))
+        tell(Ready(patient))
         task: Task | None = orders()
         return task
 
-    master = Watcher(ask, lambda rows, failed, done: tell(Wrote(rows, failed, done)), lambda line: tell(Says(line)))
+    master = TaskChannel(
+        ask, lambda rows, failed, done: tell(Progress(rows, failed, done)), lambda line: tell(LogLine(line))
+    )
     try:
         begin: _Begin = orders()
         for file, kind in begin.files:
-            user_code.again(file, kind)  # what is packed may be of a class in it
+            user_code.import_again(file, kind)  # what is packed may be of a class in it
         torch.set_num_threads(begin.threads)
         job = unpacked(orders())
         config = job.config
         factory = models.open_factory(config.model, config.model_args, ema=config.ema, trust=config.trust_checkpoint)
 
         def module(step: int) -> torch.nn.Module:
-            return module_of(factory.build, job.steps[step], job.runs[step])
+            return build_module(factory.build, job.steps[step], job.runs[step])
 
-        tell(Ends(work(job, torch.device(begin.device), module, master)))
+        tell(Finished(run_tasks(job, torch.device(begin.device), module, master)))
     except InputError as error:
-        tell(Fails(True, str(error)))
+        tell(Failed(True, str(error)))
     except Exception:  # it is raised again by the master
-        tell(Fails(False, traceback.format_exc()))
+        tell(Failed(False, traceback.format_exc()))
 
 
 def serve() -> None:
@@ -263,7 +267,7 @@ def serve() -> None:
         answers.flush()
 
     sys.path[:] = orders.get()
-    labour(orders.get, tell, pickle.loads)
+    worker_loop(orders.get, tell, pickle.loads)
     sys.stderr.flush()
     os._exit(0)  # a thread that waits for a hanging file, or for orders, does not matter any more
 

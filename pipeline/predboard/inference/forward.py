@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from predboard.errors import InputError
-from predboard.images.loader import Loaded
-from predboard.models.factory import Network, out_of_memory
+from predboard.images.loader import LoadedImage
+from predboard.models.factory import Network, is_out_of_memory
 from predboard.storage.shards import Task
 
 
@@ -25,7 +25,7 @@ class Batch:
     task: Task
     start: int
     """Place of the first row in the task's `ids`."""
-    rows: Sequence[Loaded]  # without pixels
+    rows: Sequence[LoadedImage]  # without pixels
     outputs: Mapping[int, tuple[NDArray[np.float32], NDArray[np.float16] | None]]  # step: logits, embeddings
     seconds: Mapping[str, float]
     """Of the calling thread: `wait` for pictures, `transfer` to the device, `forward`."""
@@ -36,7 +36,7 @@ class Batch:
         return self.start + len(self.rows) == len(self.task.ids)
 
 
-class Prepare:
+class Normalizer:
     """Batches of pictures -> normalised floats on the device; floats are taken as they are."""
 
     def __init__(self, device: torch.device, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -63,7 +63,7 @@ class Prepare:
         return x.reshape(rows, height, width, channels).permute(0, 3, 1, 2)
 
 
-class Limit:
+class BatchLimit:
     """How many rows go through a model at a time: halved for good whenever the device's memory is not enough."""
 
     def __init__(self, rows: int, device: torch.device, say: Callable[[str], object]) -> None:
@@ -75,7 +75,7 @@ class Limit:
     def halve(self) -> None:
         """Raises InputError if even one row was too many."""
         if self.rows == 1:
-            raise too_small(self._device)
+            raise out_of_memory_error(self._device)
         self._failed = self._failed or self.rows
         self.rows = -(-self.rows // 2)
         if self._device.type == "cuda":
@@ -91,7 +91,7 @@ class Limit:
             self._failed = 0
 
 
-def too_small(device: torch.device) -> InputError:
+def out_of_memory_error(device: torch.device) -> InputError:
     """For a device that a single picture is too much for."""
     return InputError(
         f"{device} has not enough memory for one picture: use another --device, smaller pictures, --precision bf16, or "
@@ -116,12 +116,12 @@ def default_batch_size(device: torch.device, like: NDArray[Any], memory: int) ->
 
 
 def forward(
-    loaded: Iterator[tuple[Task, Loaded]],
+    loaded: Iterator[tuple[Task, LoadedImage]],
     networks: Mapping[int, Network],
-    prepare: Prepare,
+    prepare: Normalizer,
     like: NDArray[Any],
     batch_size: int,
-    limit: Limit,
+    limit: BatchLimit,
 ) -> Iterator[Batch]:
     """Logits of the rows, in their order, for each step that lacks them; no batch holds rows of two parts."""
     begun: deque[Callable[[], Batch]] = deque()
@@ -141,12 +141,12 @@ def forward(
 def _begin(
     task: Task,
     start: int,
-    rows: list[Loaded],
+    rows: list[LoadedImage],
     waited: float,
     networks: Mapping[int, Network],
-    prepare: Prepare,
+    prepare: Normalizer,
     like: NDArray[Any],
-    limit: Limit,
+    limit: BatchLimit,
 ) -> Callable[[], Batch]:
     """Start the forward passes of one batch; calling the result waits for them and copies the logits back."""
     began = time.perf_counter()
@@ -155,7 +155,7 @@ def _begin(
         if row.pixels is not None:
             picture[:] = row.pixels
     transfer = time.perf_counter() - began
-    outputs, moved = outputs_of(networks, prepare, pictures, limit)
+    outputs, moved = compute_outputs(networks, prepare, pictures, limit)
     light = [replace(row, pixels=None) for row in rows]
     seconds = time.perf_counter() - began
 
@@ -182,11 +182,11 @@ Outputs = dict[int, tuple[torch.Tensor, torch.Tensor | None]]
 """step: logits, embeddings"""
 
 
-def outputs_of(
+def compute_outputs(
     networks: Mapping[int, Network],
     prepare: Callable[[NDArray[Any]], torch.Tensor],
     pictures: NDArray[Any],
-    limit: Limit,
+    limit: BatchLimit,
 ) -> tuple[Outputs, float]:
     """Logits and embeddings of a batch, and the seconds that bringing it to the device took."""
     while True:
@@ -195,7 +195,7 @@ def outputs_of(
             limit.enough()
             return found
         except RuntimeError as error:
-            if not out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         limit.halve()  # only here, where the exception no longer holds what is in memory
 

@@ -23,10 +23,10 @@ from predboard.images import loader as loading
 from predboard.inference import resume
 from predboard.models import factory as models
 from predboard.parallel import pool
-from predboard.predictions.table import Count, Run, to_logits
+from predboard.predictions.table import RowCount, Run, to_logits
 from predboard.storage import paths, shards, timing
 from predboard.storage import runs as store
-from predboard.storage.paths import Place
+from predboard.storage.paths import AnyPath
 
 if TYPE_CHECKING:
     import torch
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class InferResult:
     """What stage one leaves."""
 
-    out: Place
+    out: AnyPath
     manifest_rows: int
-    steps: dict[int, Count]
+    steps: dict[int, RowCount]
     """Rows of each step, as they are on disk when stage one ends."""
     written: int
     """Rows that this call inferred, over all steps."""
@@ -57,7 +57,7 @@ class Outcome:
     @property
     def bottleneck(self) -> str:
         """One line on where the time went, and which flag would help; empty if there was too little of it to tell."""
-        told = timing.report(self.seconds, self.threads)
+        told = timing.describe_seconds(self.seconds, self.threads)
         return f"{self.written / self.seconds['wall']:,.0f} rows/s: {told}" if told and self.written else ""
 
     @property
@@ -72,12 +72,12 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Live:
+class InMemoryModel:
     """Objects of the caller's program, in place of what the configuration names."""
 
     module: "torch.nn.Module"
     name: str
-    dataset: datasets.Source | None
+    dataset: datasets.DatasetSource | None
     """None if the configuration names the data."""
     classes: tuple[str, ...] = ()
     code: str = ""
@@ -97,13 +97,15 @@ def default_out(data: str, model: str) -> Path:
     >>> [default_out("tiles.py:val", m).name for m in ("timm:resnet18.a1_in1k", "hf:out/vit", "out/net.pt2")]
     ['val-timm-resnet18.a1_in1k', 'val-hf-vit', 'val-net']
     """
-    images = data.rpartition(":")[2] if user_code.is_named(data) else Path(data).name
+    images = data.rpartition(":")[2] if user_code.names_an_object(data) else Path(data).name
     file, colon, factory = model.rpartition(":")
     name = f"{Path(file).stem.replace(':', '-')}-{Path(factory).name}" if colon else Path(model).stem
     return Path("predictions") / f"{images or 'data'}-{name}"
 
 
-def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None, live: Live | None = None) -> Outcome:
+def infer(
+    config: InferConfig, say: Callable[[str], None] = lambda _: None, live: InMemoryModel | None = None
+) -> InferResult:
     """Run the model over the images and write one row for every image of every step.
 
     Parts that are there already and still valid are kept, so a run that was killed continues where it stopped.
@@ -119,44 +121,46 @@ def infer(config: InferConfig, say: Callable[[str], None] = lambda _: None, live
     models.require_torch()
     from predboard.inference import dispatch
 
-    with dispatch.site(config, say) as site:
+    with dispatch.open_placement(config, say) as site:
         return _infer(config, say, live, site)
 
 
-def _infer(config: InferConfig, say: Callable[[str], None], live: Live | None, site: "dispatch.Site") -> Outcome:
+def _infer(
+    config: InferConfig, say: Callable[[str], None], live: InMemoryModel | None, site: "dispatch.Placement"
+) -> InferResult:
     import torch
 
     from predboard.inference import dispatch
-    from predboard.inference.forward import Prepare, default_batch_size, too_small
+    from predboard.inference.forward import Normalizer, default_batch_size, out_of_memory_error
     from predboard.inference.preflight import preflight
-    from predboard.inference.worker import Job, module_of
+    from predboard.inference.worker import Job, build_module
 
-    manifest = loading.manifest_of(config, *((live.dataset, live.classes) if live else ()))
-    steps = models.steps_of(config.checkpoint, config.step)
+    manifest = loading.open_manifest(config, *((live.dataset, live.classes) if live else ()))
+    steps = models.assign_steps(config.checkpoint, config.step)
     factory = live or models.open_factory(
         config.model, config.model_args, ema=config.ema, trust=config.trust_checkpoint
     )
     out = config.out or default_out(config.data, config.model)
     device = site.here
-    share = shards.WHOLE if config.part is None else shards.Share(*config.part)
+    share = shards.WHOLE_RUN if config.part is None else shards.Share(*config.part)
     classes = plural(len(manifest.classes), "class", "classes") if manifest.classes else "unnamed classes"
     say(f"{plural(len(manifest), 'image')}, {classes}, in {manifest.origin}")
 
-    loader = loading.loader_of(config, manifest, factory.recipe)
+    loader = loading.make_loader(config, manifest, factory.recipe)
     sample = loader.first()
     warnings = []
     if manifest.place is not None:
-        if warning := loader.unsteady(pool.count(config.workers)):
+        if warning := loader.unsteady(pool.worker_count(config.workers)):
             say(f"warning: {warning}")
             warnings.append(warning)
         if loader.thumbnail and sample.dtype != np.uint8:
-            loader = loader.ranged(pool.count(config.workers))
-    if config.preview_bands and max(config.preview_bands) >= (channels := loading.size_of(sample)[2]):
+            loader = loader.with_value_range(pool.worker_count(config.workers))
+    if config.preview_bands and max(config.preview_bands) >= (channels := loading.image_size(sample)[2]):
         wrong = max(config.preview_bands)
         raise InputError(f"there is no band {wrong} in {channels} channels, counted from 0: see --preview-bands")
     transform = _transform(config, loader, sample)
     say(f"preprocessing: {_described(transform)}")
-    prepare = Prepare(device, loader.mean, loader.std)
+    prepare = Normalizer(device, loader.mean, loader.std)
     memory = site.memory
     batch_size = config.batch_size or default_batch_size(site.device, sample, memory)
     kept: dict[int, torch.nn.Module] = {}
@@ -165,7 +169,7 @@ def _infer(config: InferConfig, say: Callable[[str], None], live: Live | None, s
     together = 0  # how many models are in memory at a time, in half of it: each image is decoded once for these
     for step, file in steps.items():
         module = factory.build(file, say)
-        together = together or max(1, memory // 2 // max(models.bytes_of(module), 1))
+        together = together or max(1, memory // 2 // max(models.module_bytes(module), 1))
         if site.host is not None:
             kept.clear()  # the last one is enough for the preflight: each worker has its own
         if len(kept) < together:
@@ -173,17 +177,17 @@ def _infer(config: InferConfig, say: Callable[[str], None], live: Live | None, s
         wanted = config.embedding_layer or config.embeddings
         network = models.Network(module, device, config.precision, wanted, advice=_advice(transform))
         try:
-            logits, dims = network.try_out(prepare(sample[None]))
+            logits, dims = network.probe(prepare(sample[None]))
         except RuntimeError as error:
-            if models.out_of_memory(error):
-                raise too_small(device) from error
+            if models.is_out_of_memory(error):
+                raise out_of_memory_error(device) from error
             raise
         to_logits(logits.cpu().numpy(), config.scores)
         if runs and logits.shape[1] != outputs:
             raise InputError(f"{file} gives {logits.shape[1]} outputs, the steps before {outputs}; expected one number")
         outputs = logits.shape[1]
         if config.classes is None and not runs:
-            manifest, line = preprocessing.named(manifest, factory.recipe, outputs)
+            manifest, line = preprocessing.match_class_names(manifest, factory.recipe, outputs)
             if line:
                 say(line)
         runs[step] = Run(
@@ -192,7 +196,7 @@ def _infer(config: InferConfig, say: Callable[[str], None], live: Live | None, s
             step=step,
             model_args=dict(config.model_args),
             code=factory.code,
-            weights=models.weights_digest(module),
+            weights=models.digest_weights(module),
             transform=transform,
             precision=config.precision,
             root=manifest.root,
@@ -211,11 +215,11 @@ def _infer(config: InferConfig, say: Callable[[str], None], live: Live | None, s
         names = runs[next(iter(runs))].classes
         say(f"{said} ({', '.join(names[:3])}{'…' * (len(names) > 3)}): see --label-column and --classes")
     loader = replace(loader, manifest=manifest)
-    plan = shards.plan(len(manifest), config.shard_size)
+    plan = shards.plan_shards(len(manifest), config.shard_size)
 
-    with store.lock(out, share=share, runs=runs.values()):
+    with store.lock_folder(out, share=share, runs=runs.values()):
         checked = {
-            step: resume.to_do(
+            step: resume.find_missing(
                 out, run, plan, manifest, update=config.update, overwrite=config.overwrite, say=say, share=share
             )
             for step, run in runs.items()
@@ -229,18 +233,18 @@ def _infer(config: InferConfig, say: Callable[[str], None], live: Live | None, s
         if valid := sum(len(mine) - len(of_step) for of_step in lacking.values()):
             say(f"{valid} of {len(mine) * len(steps)} parts in {out} are there already and valid")
         if config.retry_errors:
-            again = {s: resume.failed(out, s, [p for p in mine if p not in lacking[s]]) for s in steps}
+            again = {s: resume.failed_rows(out, s, [p for p in mine if p not in lacking[s]]) for s in steps}
             rows = sum(len(ids) for of_step in again.values() for ids in of_step.values())
             say(f"{plural(rows, 'row that has an error is', 'rows that have an error are')} tried again")
             lacking = {step: {**of_step, **again[step]} for step, of_step in lacking.items()}
         threads = site.threads
         if manifest.far and not config.workers:  # which wait for what they asked for, most of the time
-            threads = max(threads, paths.CONNECTIONS)
+            threads = max(threads, paths.MAX_CONNECTIONS)
         job = Job(config, loader, sample, steps, runs, out, threads, batch_size, tuple(warnings))
-        given = shards.tasks(lacking, together)
+        given = shards.plan_tasks(lacking, together)
 
         def built(number: int) -> torch.nn.Module:
-            return module_of(factory.build, steps[number], runs[number])
+            return build_module(factory.build, steps[number], runs[number])
 
         if given and config.preflight:
             on = [device] * site.count
@@ -266,7 +270,7 @@ def _infer(config: InferConfig, say: Callable[[str], None], live: Live | None, s
                         f"error of {out} says why; what was published is safe, and --retry-errors tries those again"
                     )
 
-            seconds = dispatch.run(job, site, modules, given, wrote, say)
+            seconds = dispatch.dispatch(job, site, modules, given, wrote, say)
         seconds["wall"] = time.perf_counter() - began
         return _outcome(job, share, mine, written, seconds)
 
@@ -282,7 +286,7 @@ def _advice(transform: Mapping[str, Any]) -> str:
 
 def _transform(config: InferConfig, loader: loading.Loader, sample: NDArray[Any]) -> dict[str, Any]:
     """What becomes of a picture, for the record. Raises InputError for flags that would not be obeyed."""
-    size = loading.size_of(sample)
+    size = loading.image_size(sample)
     if sample.dtype != np.uint8:  # ready for the model
         if given := [f"--{n}" for n in ("resize", "crop", "mean", "std") if getattr(config, n) not in (None, "none")]:
             raise InputError(
@@ -327,22 +331,22 @@ def _classes(manifest: sources.Manifest, outputs: int) -> tuple[str, ...]:
 
 def _outcome(
     job: "Job", share: shards.Share, mine: Sequence[shards.Shard], written: int, seconds: Mapping[str, float]
-) -> Outcome:
+) -> InferResult:
     """Count what is on disk now."""
     indices = {shard.index for shard in mine}
     counts = {}
     for number in job.steps:
-        step = store.open_step(job.out, number, None if share == shards.WHOLE else lambda _, __: None)
-        files = [file for file in step.parts if store.index_of(file.path) in indices] if step else []
-        counts[number] = Count()
-        for of_file in store.each(_count, files, job.out):
+        step = store.open_step(job.out, number, None if share == shards.WHOLE_RUN else lambda _, __: None)
+        files = [file for file in step.parts if store.part_index(file.path) in indices] if step else []
+        counts[number] = RowCount()
+        for of_file in store.map_files(_count, files, job.out):
             counts[number] = counts[number] + of_file
     rows = sum(map(len, mine))
-    return Outcome(job.out, len(job.loader.manifest), counts, written, seconds, job.threads, share, rows)
+    return InferResult(job.out, len(job.loader.manifest), counts, written, seconds, job.threads, share, rows)
 
 
-def _count(file: store.PartFile) -> Count:
-    counted = Count()
-    for batch in store.batches(file, ("label", "predicted")):
+def _count(file: store.PartFile) -> RowCount:
+    counted = RowCount()
+    for batch in store.read_batches(file, ("label", "predicted")):
         counted = counted.plus(batch)
     return counted

@@ -8,20 +8,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from predboard.images.loader import Loaded
+from predboard.images.loader import LoadedImage
 from predboard.images.sources import Manifest
 from predboard.inference.forward import Batch
 from predboard.predictions.table import Part, Predictions, Run, to_logits
 from predboard.storage import runs, timing
-from predboard.storage.paths import Place
+from predboard.storage.paths import AnyPath
 from predboard.storage.shards import Task
 
 
 @dataclass(frozen=True)
-class Making:
+class PartSpec:
     """What a part is made from, besides its rows."""
 
-    out: Place
+    out: AnyPath
     run: Run
     task: Task
     manifest: Manifest
@@ -30,7 +30,7 @@ class Making:
     provenance: Mapping[str, Any]
 
     @property
-    def path(self) -> Place:
+    def path(self) -> AnyPath:
         """Of the part."""
         return runs.part_path(self.out, self.run.step, self.task.shard.index)
 
@@ -59,7 +59,7 @@ class Making:
         self,
         writer: runs.PartWriter,
         ids: NDArray[np.int64],
-        rows: Sequence[Loaded],
+        rows: Sequence[LoadedImage],
         scores: NDArray[np.float32],
         embeddings: NDArray[np.float16] | None,
     ) -> tuple[Predictions, int]:
@@ -96,18 +96,18 @@ class Making:
         return built, clipped
 
 
-class NewPart:
+class PartBuilder:
     """One part of one step while its rows arrive: buffers a row group, writes it, publishes at the end."""
 
-    def __init__(self, making: Making) -> None:
+    def __init__(self, making: PartSpec) -> None:
         self._making, self._writer = making, making.writer()
         run, shard = making.run, making.task.shard
         # One place for a row group's arrays: small ones that outlive their batch would keep the allocator from giving
         # the batches' large ones back (65 MB for 1,000 pictures of 96×96).
-        group = min(runs.group_rows(len(run.classes)), len(shard))
+        group = min(runs.row_group_size(len(run.classes)), len(shard))
         self._logits = np.empty((group, len(run.classes)), np.float32)
         self._embeddings = np.empty((group, run.embedding), np.float16)
-        self._rows: list[Loaded] = []
+        self._rows: list[LoadedImage] = []
         self._start = shard.start
         self._clipped = 0
         self._failed = 0
@@ -117,7 +117,7 @@ class NewPart:
     def add(self, batch: Batch) -> int:
         """Take the next rows; with the last of them the part is published. -> failed rows written meanwhile."""
         failed = self._failed
-        self._seconds = timing.plus(self._seconds, _spent(batch))
+        self._seconds = timing.add_seconds(self._seconds, _spent(batch))
         logits, embeddings = batch.outputs[self._making.run.step]
         taken = 0
         while taken < len(batch.rows):
@@ -134,7 +134,7 @@ class NewPart:
                 self._seconds["write"] += time.perf_counter() - began
         if batch.last:
             record = self._making.record(self._began, self._seconds, self._clipped)
-            if runs.holds(self._making.path, self._making.run, record):  # of a worker that was taken for dead
+            if runs.holds_part(self._making.path, self._making.run, record):  # of a worker that was taken for dead
                 self.abandon()
             else:
                 self._writer.publish(record)
@@ -156,10 +156,10 @@ class NewPart:
         self._writer.write(built)
 
 
-class MendedPart:
+class PartRepair:
     """A part whose failed rows were tried again: all others stay what they are, to the last bit."""
 
-    def __init__(self, making: Making) -> None:
+    def __init__(self, making: PartSpec) -> None:
         self._making, self._old = making, runs.open_part(making.path)
         self._writer = making.writer()
         self._batches: list[Batch] = []
@@ -186,15 +186,15 @@ class MendedPart:
             np.concatenate(embeddings) if embeddings else None,
         )
         failed = int((fresh.predicted < 0).sum())
-        for kept in runs.batches(self._old):
+        for kept in runs.read_batches(self._old):
             self._writer.write(kept.replaced(fresh))
         old = self._old.part
         if self._writer.content_digest == old.content_digest:
             self.abandon()
             return failed
-        seconds = timing.plus(old.seconds, {"write": time.perf_counter() - began})
+        seconds = timing.add_seconds(old.seconds, {"write": time.perf_counter() - began})
         for b in self._batches:
-            seconds = timing.plus(seconds, _spent(b))
+            seconds = timing.add_seconds(seconds, _spent(b))
         started = self._began - (old.finished - old.started)  # so that the time it took is that of both
         self._writer.publish(self._making.record(started, seconds, old.clipped + clipped))
         return failed

@@ -20,34 +20,34 @@ from PIL import Image
 from predboard.drawing import canvas
 from predboard.errors import InputError, plural
 from predboard.images import decode, preprocessing
-from predboard.images.loader import size_of
+from predboard.images.loader import image_size
 from predboard.images.preprocessing import Recipe
 from predboard.inference import diagnostics
-from predboard.inference.diagnostics import Doubt, Scaling, Tried, percent
-from predboard.inference.forward import Limit, Prepare, outputs_of
+from predboard.inference.diagnostics import Diagnosis, Scaling, Trial, percent
+from predboard.inference.forward import BatchLimit, Normalizer, compute_outputs
 from predboard.inference.worker import Job
-from predboard.metrics.counts import wilson
+from predboard.metrics.counts import wilson_interval
 from predboard.models import factory
-from predboard.predictions.table import digest_of, hash64, mix, to_logits
+from predboard.predictions.table import digest_records, hash64, mix, to_logits
 from predboard.storage import runs
 from predboard.storage.shards import Task
 
 SALT = 2
 """So that other images are chosen than by anything else that goes by the key."""
 
-BYTES = 2**28
+SAMPLE_MAX_BYTES = 2**28
 """The pictures of the sample together are no larger; of large ones there are fewer."""
 
-SHOWN = 20
+SHEET_PICTURES = 20
 """Pictures on the sheet."""
 
-SHARE, SECONDS = 0.25, 10.0
+TRIALS_MAX_SHARE, TRIALS_MIN_SECONDS = 0.25, 10.0
 """Trying other scalings takes at most this share of the whole run's forward passes, or this long; on fewer images if
 need be."""
 
 
 @dataclass(frozen=True)
-class Found:
+class PreflightReport:
     """What the images showed. Apart from the doubts made of JSON's types."""
 
     key: str
@@ -68,8 +68,8 @@ class Found:
     """By the model of one step."""
     seconds: float
     """What the preflight itself took."""
-    doubts: tuple[Doubt, ...]
-    tried: tuple[Tried, ...]
+    doubts: tuple[Diagnosis, ...]
+    tried: tuple[Trial, ...]
     """Other scalings and sizes, on labelled images."""
     order: tuple[str, ...] = ()
     """Names of the outputs in the order that would fit, where there is a doubt about it."""
@@ -77,7 +77,9 @@ class Found:
     @property
     def inputs(self) -> tuple[str, ...]:
         """What becomes of a picture, and what the model gets in the end."""
-        return *transform_lines(self.transform), f"inputs: mean {_list(self.input_mean)}, std {_list(self.input_std)}"
+        return *describe_transform(
+            self.transform
+        ), f"inputs: mean {_list(self.input_mean)}, std {_list(self.input_std)}"
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -98,7 +100,7 @@ class Found:
         """
         accuracy = "no labels"
         if self.labelled:
-            low, high = wilson(self.right, self.labelled)
+            low, high = wilson_interval(self.right, self.labelled)
             accuracy = (
                 f"accuracy {percent(self.right / self.labelled)} of {self.labelled:,} labelled (95 % interval "
                 f"{100 * low:.1f} to {100 * high:.1f})"
@@ -116,10 +118,10 @@ class Found:
         yield from (f"  {'warning' if d.warning else 'note'}: {d.text}" for d in self.doubts)
 
 
-def transform_lines(transform: Mapping[str, Any]) -> tuple[str, ...]:
+def describe_transform(transform: Mapping[str, Any]) -> tuple[str, ...]:
     """What becomes of a picture, and who said so.
 
-    >>> transform_lines({"resize": 256, "crop": 224, "channels": "rgb", "mean": [0.5], "std": [1], "size": [8, 8, 3],
+    >>> describe_transform({"resize": 256, "crop": 224, "channels": "rgb", "mean": [0.5], "std": [1], "size": [8, 8, 3],
     ...     "source": "flags"})
     ('resize 256, crop 224, rgb -> 3×8×8 (from flags)', 'x/255, mean 0.5, std 1')
     """
@@ -192,7 +194,7 @@ def preflight(
 
 def _sample(job: Job) -> list[int]:
     """Rows of the manifest, in the order of another hash of their keys."""
-    count = min(job.config.preflight, max(BYTES // job.like.nbytes, 16))
+    count = min(job.config.preflight, max(SAMPLE_MAX_BYTES // job.like.nbytes, 16))
     order = np.argsort(mix(job.loader.manifest.key, SALT), kind="stable")
     return list(map(int, order[:count]))
 
@@ -201,25 +203,25 @@ def _key(job: Job, step: int, sample: list[int], recipe: Recipe | None) -> str:
     """Digest of what decides the report."""
     manifest = job.loader.manifest
     rows = hash64(manifest.key[sample].tobytes() + manifest.label[sample].tobytes())
-    return digest_of(
+    return digest_records(
         {"run": job.runs[step].fingerprint, "sample": rows, "recipe": "" if recipe is None else recipe.source}
     )
 
 
-def _known(job: Job, step: int, key: str) -> Found | None:
+def _known(job: Job, step: int, key: str) -> PreflightReport | None:
     """The report that is there, if it is of this sample and this model."""
     try:
         record: dict[str, Any] = json.loads(runs.preflight_path(job.out, step, ".json").read_text("utf-8"))
         if record["key"] != key or not runs.preflight_path(job.out, step, ".png").exists():
             return None
-        record |= {"doubts": [Doubt(**d) for d in record["doubts"]], "tried": [Tried(**t) for t in record["tried"]]}
+        record |= {"doubts": [Diagnosis(**d) for d in record["doubts"]], "tried": [Trial(**t) for t in record["tried"]]}
         values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in record.items()}
-        return Found(**values)
+        return PreflightReport(**values)
     except (OSError, ValueError, KeyError, TypeError):  # none, or of another version: it is made again
         return None
 
 
-def _examined(sample: "_Trial", forward_rows: int, recipe: Recipe | None, key: str) -> Found:
+def _examined(sample: "_Trial", forward_rows: int, recipe: Recipe | None, key: str) -> PreflightReport:
     """Look at a sample from all sides, and leave the report and the sheet."""
     began = time.perf_counter()
     job, run = sample.job, sample.run
@@ -228,24 +230,24 @@ def _examined(sample: "_Trial", forward_rows: int, recipe: Recipe | None, key: s
     wanted = label[known]
 
     once = sample.logits(sample.pixels)
-    found = [*diagnostics.not_finite(once), *sample.unsteady(once), *sample.padded()]
+    found = [*diagnostics.check_finite(once), *sample.unsteady(once), *sample.padded()]
     if job.config.scores == "logits":
-        found += diagnostics.already_normalised(once[np.isfinite(once).all(axis=1)])
+        found += diagnostics.check_normalised(once[np.isfinite(once).all(axis=1)])
     predicted = np.where(np.isnan(once), -np.inf, once).argmax(axis=1)
     right = (predicted == label)[known]
 
     mean, std = _moments(sample.pixels, sample.range)
-    others = diagnostics.other_scalings(given, mean, std, sample.unit) if diagnostics.worth_trying(right) else {}
+    others = diagnostics.candidate_scalings(given, mean, std, sample.unit) if diagnostics.can_improve(right) else {}
     some = sample.affordable(len(right), len(others), forward_rows)
     pixels = sample.pixels[known] if others else sample.pixels[:0]
 
     def right_with(name: str, start: int, stop: int) -> NDArray[np.bool_]:
         return np.asarray(sample.logits(pixels[start:stop], others[name]).argmax(axis=1) == wanted[start:stop])
 
-    tried = diagnostics.tried(list(others), right[:some], right_with)
-    better = diagnostics.best(tried, diagnostics.ERRORS)
+    tried = diagnostics.run_trials(list(others), right[:some], right_with)
+    better = diagnostics.best_trial(tried, diagnostics.MIN_ERRORS_EXPLAINED)
     if better is not None:
-        found.append(diagnostics.scaling_doubt(better, sample.remedy(better.name, others[better.name])))
+        found.append(diagnostics.diagnose_scaling(better, sample.remedy(better.name, others[better.name])))
     elif others and (sizes := sample.other_sizes()):
 
         def right_of(name: str, start: int, stop: int) -> NDArray[np.bool_]:
@@ -254,25 +256,25 @@ def _examined(sample: "_Trial", forward_rows: int, recipe: Recipe | None, key: s
         resized = []
         for name, (_, crop) in sizes.items():
             fewer = sample.affordable(len(right), 1, forward_rows, 1 if crop is None else crop**2)
-            resized += diagnostics.tried([name], right[:fewer], right_of)
+            resized += diagnostics.run_trials([name], right[:fewer], right_of)
         tried += resized
-        better = diagnostics.best(resized, diagnostics.ERRORS)
+        better = diagnostics.best_trial(resized, diagnostics.MIN_ERRORS_EXPLAINED)
         if better is not None:
-            found.append(diagnostics.size_doubt(better, sizes[better.name]))
+            found.append(diagnostics.diagnose_size(better, sizes[better.name]))
     order = None
     reached = better.right / better.images if better is not None else 0.0
-    if other := diagnostics.other_order(predicted[known], wanted, names, reached):
+    if other := diagnostics.diagnose_order(predicted[known], wanted, names, reached):
         found.append(other[0])
         order = other[1]
-    found += diagnostics.near_chance(predicted[known], wanted, len(names))
-    found += diagnostics.favourite(predicted, label, len(names), names)
-    if recipe is not None and (unlike := preprocessing.differences(run.transform, recipe)):
-        found.append(diagnostics.unlike_library(unlike, recipe.source, own_weights=not job.steps[run.step]))
+    found += diagnostics.check_chance(predicted[known], wanted, len(names))
+    found += diagnostics.check_dominant_class(predicted, label, len(names), names)
+    if recipe is not None and (unlike := preprocessing.describe_differences(run.transform, recipe)):
+        found.append(diagnostics.diagnose_recipe(unlike, recipe.source, own_weights=not job.steps[run.step]))
     input_mean, input_std = (mean - given.mean) / given.std, std / given.std
     if better is None:  # else it is explained
-        plausible = len(right) >= diagnostics.ENOUGH and not any(d.again for d in found)
-        found += (d for d in diagnostics.odd_inputs(input_mean, input_std) if d.warning or not plausible)
-    report = Found(
+        plausible = len(right) >= diagnostics.MIN_LABELLED and not any(d.again for d in found)
+        found += (d for d in diagnostics.check_input_range(input_mean, input_std) if d.warning or not plausible)
+    report = PreflightReport(
         key=key,
         step=run.step,
         images=len(label),
@@ -289,7 +291,7 @@ def _examined(sample: "_Trial", forward_rows: int, recipe: Recipe | None, key: s
         tried=tuple(tried),
         order=() if order is None else tuple(names[c] for c in order.tolist()),
     )
-    _leave(job, report, sample.shown(SHOWN), label, predicted)
+    _leave(job, report, sample.shown(SHEET_PICTURES), label, predicted)
     return report
 
 
@@ -314,7 +316,7 @@ class _Trial:
         loaded = [row for _, rows in stream for row in rows]
         self.decoded_per_second = len(loaded) / (time.perf_counter() - began)
         self._network = factory.Network(module, device, config.precision, embeddings=False)
-        self.limit = Limit(job.batch_size, device, say)
+        self.limit = BatchLimit(job.batch_size, device, say)
         self._training = [name or "the model itself" for name, m in module.named_modules() if m.training]
         good = [(i, row) for i, row in zip(chosen, loaded, strict=True) if row.pixels is not None]
         self.failed = len(loaded) - len(good)
@@ -326,7 +328,7 @@ class _Trial:
         said = [int(manifest.label[i]) if row.label is None else row.label for i, row in good] or [-1]
         self.label: NDArray[np.int64] = np.array([c if c < classes else -1 for c in said], np.int64)
         """[images], -1 if unknown."""
-        wide = np.ones(size_of(job.like)[2])
+        wide = np.ones(image_size(job.like)[2])
         self.range = 255.0
         """Of the pixels' values: they are from 0 to this, if they are in `unit`."""
         self.unit = True
@@ -351,17 +353,17 @@ class _Trial:
         elif scaling != self.given:
             mean, std = (np.array(v, np.float32).reshape(1, -1, 1, 1) for v in (scaling.mean, scaling.std))
             pixels = np.ascontiguousarray((pixels[:, ::-1] if turned else pixels) / np.float32(self.range) - mean) / std
-        return Prepare(self._device, scaling.mean, scaling.std)(pixels)
+        return Normalizer(self._device, scaling.mean, scaling.std)(pixels)
 
     def logits(
-        self, pixels: NDArray[Any], scaling: Scaling | None = None, limit: Limit | None = None
+        self, pixels: NDArray[Any], scaling: Scaling | None = None, limit: BatchLimit | None = None
     ) -> NDArray[np.float32]:
         """[rows, classes] of pictures by a scaling, the given one by default, in batches of the usual size."""
         scaling, limit = scaling or self.given, limit or self.limit
         size, found, began = self.job.batch_size, [], time.perf_counter()
         for start in range(0, len(pixels), size):
             batch = pixels[start : start + size]
-            outputs, _ = outputs_of({0: self._network}, partial(self._prepared, scaling=scaling), batch, limit)
+            outputs, _ = compute_outputs({0: self._network}, partial(self._prepared, scaling=scaling), batch, limit)
             found.append(outputs[0][0].cpu().numpy())
             if start == 0 and len(pixels) > size:
                 began = time.perf_counter()  # the first batch warms up
@@ -370,7 +372,7 @@ class _Trial:
             self.inferred_per_second = counted / max(time.perf_counter() - began, 1e-6)
         return to_logits(np.concatenate(found), self.job.config.scores)[0]
 
-    def unsteady(self, once: NDArray[np.float32]) -> Iterator[Doubt]:
+    def unsteady(self, once: NDArray[np.float32]) -> Iterator[Diagnosis]:
         """Whether the logits are the same the second time, and with other images in the batch."""
         first = self.pixels[: self.job.batch_size]
         some = min(8, len(first), len(self.pixels) // 2)
@@ -381,14 +383,14 @@ class _Trial:
         company = np.stack([self.pixels[:some], self.pixels[-some:]], axis=1).reshape(2 * some, *self.pixels.shape[1:])
         elsewhere = self.logits(company)[::2]
         tolerance = 1e-3 if self.job.config.precision == "fp32" else 0.1
-        yield from diagnostics.unsteady(once[: len(first)], again, elsewhere, self._training, tolerance)
+        yield from diagnostics.check_nondeterministic(once[: len(first)], again, elsewhere, self._training, tolerance)
 
-    def padded(self) -> Iterator[Doubt]:
+    def padded(self) -> Iterator[Diagnosis]:
         """Whether the crop makes much of the pictures black; of functions the size before the crop is not known."""
         loader, shape = self.job.loader, self.job.loader.shape
         if shape.crop is not None and self.pixels.dtype == np.uint8 and loader.transform is loader.own is None:
-            sizes = [decode.resized_size(*size, shape) for size in self._sizes]
-            yield from diagnostics.padded(sizes, shape.crop, shape.resize is not None)
+            sizes = [decode.size_after_resize(*size, shape) for size in self._sizes]
+            yield from diagnostics.check_padding(sizes, shape.crop, shape.resize is not None)
 
     def other_sizes(self) -> dict[str, diagnostics.Sides]:
         """Sizes that picture files could be brought to instead; none for what user code makes of them."""
@@ -396,7 +398,7 @@ class _Trial:
         if self.pixels.dtype != np.uint8 or not loader.transform is loader.own is loader.manifest.dataset is None:
             return {}
         height, width, _ = self.pixels.shape[1:]
-        return diagnostics.other_sizes((height, width), self._sizes)
+        return diagnostics.candidate_sizes((height, width), self._sizes)
 
     def right_of(self, resize: int | None, crop: int | None, rows: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
         """Whether these rows of the sample are right where their pictures are of another size. -> [rows] bool.
@@ -410,7 +412,7 @@ class _Trial:
         pixels = [row.pixels for _, (row,) in stream]
         if len({p.shape if p is not None else None for p in pixels}) > 1 or not pixels or pixels[0] is None:
             return np.zeros(len(rows), bool)
-        some = Limit(max(1, job.batch_size * self.pixels[0].size // pixels[0].size), self._device, lambda _: None)
+        some = BatchLimit(max(1, job.batch_size * self.pixels[0].size // pixels[0].size), self._device, lambda _: None)
         try:
             logits = self.logits(np.stack([p for p in pixels if p is not None]), limit=some)
         except Exception:  # whatever a model says of pictures that it was not made for
@@ -419,7 +421,7 @@ class _Trial:
 
     def affordable(self, labelled: int, ways: int, forward_rows: int, size: int = 1) -> int:
         """How many of the labelled images other scalings, or pictures of so many pixels, are tried on."""
-        most = max(SHARE * forward_rows, SECONDS * self.inferred_per_second)
+        most = max(TRIALS_MAX_SHARE * forward_rows, TRIALS_MIN_SECONDS * self.inferred_per_second)
         each = ways / 8 + 2  # of an image, as most ways are given up early
         each *= max(1.0, size * self.pixels.shape[-1] / self.pixels[0].size)
         return labelled if labelled * each <= most else max(int(most / each), min(labelled, 64))
@@ -439,7 +441,7 @@ class _Trial:
             mean, std = (np.array(v, np.float32).reshape(1, -1, 1, 1) for v in (self.given.mean, self.given.std))
             back = np.clip(np.rint((x * std + mean) * 255), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
             x = back[..., ::-1] if self.given.turned else back
-        return [decode.preview(one, self.job.loader.bands).convert("RGB") for one in x]
+        return [decode.make_preview(one, self.job.loader.bands).convert("RGB") for one in x]
 
 
 def _moments(pixels: NDArray[Any], range_: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -453,7 +455,11 @@ def _moments(pixels: NDArray[Any], range_: float) -> tuple[NDArray[np.float64], 
 
 
 def _leave(
-    job: Job, found: Found, pictures: list[Image.Image], label: NDArray[np.int64], predicted: NDArray[np.int64]
+    job: Job,
+    found: PreflightReport,
+    pictures: list[Image.Image],
+    label: NDArray[np.int64],
+    predicted: NDArray[np.int64],
 ) -> None:
     """Write the report and the sheet beside the steps."""
     names = job.runs[found.step].classes
@@ -463,7 +469,7 @@ def _leave(
     ]
     title = f"what the model sees: {len(tiles)} of {found.images:,} images"
     encoded = io.BytesIO()
-    sheet = canvas.contact_sheet(tiles, title, found.inputs)
+    sheet = canvas.draw_contact_sheet(tiles, title, found.inputs)
     Image.fromarray(sheet).save(encoded, "PNG")
     runs.write_file(runs.preflight_path(job.out, found.step, ".png"), encoded.getvalue())
     record = json.dumps(asdict(found), indent=1, ensure_ascii=False) + "\n"

@@ -7,11 +7,11 @@ from predboard.errors import DamagedError, InputError, first_line
 from predboard.images import sources
 from predboard.predictions.table import Run
 from predboard.storage import runs, shards
-from predboard.storage.paths import Place
+from predboard.storage.paths import AnyPath
 
 
-def to_do(
-    out: Place,
+def find_missing(
+    out: AnyPath,
     run: Run,
     plan: Sequence[shards.Shard],
     manifest: sources.Manifest,
@@ -20,8 +20,8 @@ def to_do(
     overwrite: bool,
     say: Callable[[str], None],
     called: Mapping[str, str] | None = None,
-    share: shards.Share = shards.WHOLE,
-) -> tuple[list[shards.Shard], list[Place]]:
+    share: shards.Share = shards.WHOLE_RUN,
+) -> tuple[list[shards.Shard], list[AnyPath]]:
     """The shards of one step that have no valid part, and the parts of data that is no longer so.
 
     With `overwrite` the step is deleted first. With `update` parts of other data are given back to be deleted;
@@ -33,11 +33,11 @@ def to_do(
     todo = {shard.index: shard for shard in plan if share.holds(shard.index)}
     at = {shard.start: shard for shard in plan}
     planned = {runs.part_path(out, run.step, shard.index) for shard in plan}
-    changed: list[Place] = []
+    changed: list[AnyPath] = []
     lengths: set[int] = set()
-    paths = runs.part_paths(out, run.step)
+    paths = runs.list_part_paths(out, run.step)
 
-    def looked_at(path: Place) -> runs.PartFile | DamagedError:
+    def looked_at(path: AnyPath) -> runs.PartFile | DamagedError:
         try:
             file = runs.open_part(path)
             if difference := run.difference(file.run):
@@ -47,14 +47,14 @@ def to_do(
                     f"{out} step {run.step} was made with another {name} ({then}, now {now}): name another --out, "
                     "or another --step, or start this step again with --overwrite"
                 )
-            if share.holds(runs.index_of(path)):
-                runs.verify(file)
+            if share.holds(runs.part_index(path)):
+                runs.verify_part(file)
         except DamagedError as error:
             return error
         return file
 
-    for path, file in zip(paths, runs.each(looked_at, paths, out), strict=True):
-        if not share.holds(runs.index_of(path)):
+    for path, file in zip(paths, runs.map_files(looked_at, paths, out), strict=True):
+        if not share.holds(runs.part_index(path)):
             continue
         if isinstance(file, DamagedError):
             if path in planned:
@@ -83,12 +83,12 @@ def to_do(
     return list(todo.values()), changed
 
 
-def failed(out: Place, step: int, plan: Sequence[shards.Shard]) -> dict[shards.Shard, tuple[int, ...]]:
+def failed_rows(out: AnyPath, step: int, plan: Sequence[shards.Shard]) -> dict[shards.Shard, tuple[int, ...]]:
     """The ids of the rows that have an error, of those of these valid parts that hold any."""
 
     def of(shard: shards.Shard) -> tuple[int, ...]:
         part = runs.open_part(runs.part_path(out, step, shard.index))
-        batches = runs.batches(part, ("id", "predicted"))
+        batches = runs.read_batches(part, ("id", "predicted"))
         return tuple(itertools.chain.from_iterable(b.id[b.predicted < 0].tolist() for b in batches))
 
-    return {shard: ids for shard, ids in zip(plan, runs.each(of, plan, out), strict=True) if ids}
+    return {shard: ids for shard, ids in zip(plan, runs.map_files(of, plan, out), strict=True) if ids}

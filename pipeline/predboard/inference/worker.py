@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 
 from predboard.config import InferConfig
 from predboard.errors import InputError
-from predboard.images.loader import Loaded, Loader
-from predboard.inference.forward import Batch, Limit, Prepare, forward
-from predboard.inference.part_builder import Making, MendedPart, NewPart
+from predboard.images.loader import LoadedImage, Loader
+from predboard.inference.forward import Batch, BatchLimit, Normalizer, forward
+from predboard.inference.part_builder import PartBuilder, PartRepair, PartSpec
 from predboard.models import factory, hubs
 from predboard.parallel import pool
 from predboard.predictions.table import Run
 from predboard.storage import timing
-from predboard.storage.paths import Place
+from predboard.storage.paths import AnyPath
 from predboard.storage.shards import Task
 
 _CHUNK = 8
@@ -43,7 +43,7 @@ class Job:
     steps: Mapping[int, Path | None]
     """Checkpoint of each step."""
     runs: Mapping[int, Run]
-    out: Place
+    out: AnyPath
     threads: int
     """That read and decode, for each device."""
     batch_size: int
@@ -52,7 +52,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Watcher:
+class TaskChannel:
     """Who gives a device its tasks, and hears from it."""
 
     ask: Callable[[bool], Task | None]
@@ -63,12 +63,12 @@ class Watcher:
     """Takes a line for a person."""
 
 
-def work(
-    job: Job, device: torch.device, modules: Callable[[int], torch.nn.Module], watcher: Watcher
+def run_tasks(
+    job: Job, device: torch.device, modules: Callable[[int], torch.nn.Module], watcher: TaskChannel
 ) -> dict[str, float]:
     """Do tasks until there are none. `modules` gives the model of a step. -> seconds as `timing` has them."""
     total = timing.NO_SECONDS
-    limit = Limit(job.batch_size, device, watcher.say)
+    limit = BatchLimit(job.batch_size, device, watcher.say)
     networks: dict[int, factory.Network] = {}
     while (task := watcher.ask(True)) is not None:
         more = itertools.chain([task], iter(lambda: watcher.ask(False), None))
@@ -81,14 +81,14 @@ def work(
                     )
                     if job.config.compile:
                         networks[step].compile()
-            total = timing.plus(total, _pass(job, device, networks, of_group, watcher, limit))
+            total = timing.add_seconds(total, _pass(job, device, networks, of_group, watcher, limit))
     return total
 
 
-def module_of(build: Callable[[Path | None], torch.nn.Module], file: Path | None, run: Run) -> torch.nn.Module:
+def build_module(build: Callable[[Path | None], torch.nn.Module], file: Path | None, run: Run) -> torch.nn.Module:
     """The model with the weights of a file. Raises InputError if they do not fit, or are not those of the run."""
     module = build(file)
-    if factory.weights_digest(module) != run.weights:
+    if factory.digest_weights(module) != run.weights:
         raise InputError(f"{file or run.model} changed while it was in use: run the same command again")
     return module
 
@@ -98,8 +98,8 @@ def _pass(
     device: torch.device,
     networks: Mapping[int, factory.Network],
     tasks: Iterator[Task],
-    watcher: Watcher,
-    limit: Limit,
+    watcher: TaskChannel,
+    limit: BatchLimit,
 ) -> dict[str, float]:
     """Do tasks with these models, decoding each image once. -> seconds as `timing` has them."""
     began = time.perf_counter()
@@ -113,7 +113,7 @@ def _pass(
     ahead = 2 * job.threads + -(-2 * job.batch_size // _CHUNK)  # two batches, and something for every thread
     stream = job.loader.stream(chunks, job.like, job.threads, ahead)
     loaded = ((task, row) for task, rows in stream for row in rows)
-    open_parts: dict[int, NewPart | MendedPart] = {}  # by step; a step's parts come one after the other
+    open_parts: dict[int, PartBuilder | PartRepair] = {}  # by step; a step's parts come one after the other
 
     def write(batch: Batch) -> tuple[int, int, Task | None]:
         started = time.perf_counter()
@@ -121,7 +121,7 @@ def _pass(
         for step in batch.outputs:
             if step not in open_parts:
                 making = _making(job, device, batch.task, step)
-                open_parts[step] = NewPart(making) if isinstance(batch.task.ids, range) else MendedPart(making)
+                open_parts[step] = PartBuilder(making) if isinstance(batch.task.ids, range) else PartRepair(making)
             failed += open_parts[step].add(batch)
             if batch.last:
                 del open_parts[step]
@@ -131,9 +131,9 @@ def _pass(
             seconds[name] += value
         return len(batch.rows) * len(batch.outputs), failed, batch.task if batch.last else None
 
-    prepare = Prepare(device, job.loader.mean, job.loader.std)
+    prepare = Normalizer(device, job.loader.mean, job.loader.std)
     inferred = forward(loaded, networks, prepare, job.like, job.batch_size, limit)
-    writing = pool.in_order(write, inferred, workers=1, ahead=4)
+    writing = pool.ordered_map(write, inferred, workers=1, ahead=4)
     try:
         for rows, failed, done in writing:
             watcher.wrote(rows, failed, done)
@@ -147,12 +147,12 @@ def _pass(
     return seconds
 
 
-def give_up(job: Job, device: torch.device, task: Task, why: str) -> tuple[int, int]:
+def write_failed_task(job: Job, device: torch.device, task: Task, why: str) -> tuple[int, int]:
     """Write rows with an error for a task that nobody survives. -> rows written, and how many of them failed."""
     if isinstance(task.ids, range):  # else they have an error already
-        row = Loaded(None, f"WorkerDied: {why}", 0.0)
+        row = LoadedImage(None, f"WorkerDied: {why}", 0.0)
         for step in task.steps:
-            run, part = job.runs[step], NewPart(_making(job, device, task, step))
+            run, part = job.runs[step], PartBuilder(_making(job, device, task, step))
             for start in range(0, len(task.ids), job.batch_size):
                 rows = [row] * min(job.batch_size, len(task.ids) - start)
                 logits = np.zeros((len(rows), len(run.classes)), np.float32)
@@ -161,9 +161,9 @@ def give_up(job: Job, device: torch.device, task: Task, why: str) -> tuple[int, 
     return task.rows, task.rows
 
 
-def _making(job: Job, device: torch.device, task: Task, step: int) -> Making:
+def _making(job: Job, device: torch.device, task: Task, step: int) -> PartSpec:
     manifest, scores = job.loader.manifest, job.config.scores
-    return Making(job.out, job.runs[step], task, manifest, scores, _provenance(job, device, step))
+    return PartSpec(job.out, job.runs[step], task, manifest, scores, _provenance(job, device, step))
 
 
 def _provenance(job: Job, device: torch.device, step: int) -> dict[str, object]:
@@ -176,6 +176,6 @@ def _provenance(job: Job, device: torch.device, step: int) -> dict[str, object]:
         "threads": job.threads,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        **hubs.versions(job.config.model),
+        **hubs.package_versions(job.config.model),
         **({"warnings": list(job.warnings)} if job.warnings else {}),
     }

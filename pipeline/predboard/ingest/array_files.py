@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from predboard.errors import InputError, first_line
 
-KINDS = (".npy", ".npz", ".pt", ".pth")
+ARRAY_SUFFIXES = (".npy", ".npz", ".pt", ".pth")
 
 
 def read_arrays(file: Path) -> dict[str, NDArray[Any]]:

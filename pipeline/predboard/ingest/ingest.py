@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from predboard.config import ImportConfig, Scores
+from predboard.config import ImportConfig, ScoreKind
 from predboard.errors import InputError, plural
 from predboard.images import decode, sources
 from predboard.images import loader as loading
@@ -26,23 +26,23 @@ from predboard.ingest import labels, validation
 from predboard.ingest import scores as saved
 from predboard.models import factory
 from predboard.parallel import pool
-from predboard.predictions.table import Count, Part, Predictions, Run
+from predboard.predictions.table import Part, Predictions, RowCount, Run
 from predboard.storage import paths, runs, shards
-from predboard.storage.paths import Place
+from predboard.storage.paths import AnyPath
 
 _NOT_FINITE = "the scores are not finite"
 _CHUNK = 8  # pictures that a thread reads before it takes the next task
-_NO_PICTURE = loading.Loaded(None, None, 0.0)
+_NO_PICTURE = loading.LoadedImage(None, None, 0.0)
 
 
 @dataclass(frozen=True)
-class Adopted:
+class ImportResult:
     """What an import leaves."""
 
-    out: Place
+    out: AnyPath
     rows: int
     """Of each step."""
-    steps: dict[int, Count]
+    steps: dict[int, RowCount]
     """Rows of each step, as they are on disk when the import ends."""
     written: int
     """Rows that this call wrote, over all steps."""
@@ -61,8 +61,8 @@ class _Step:
 
     number: int
     files: tuple[Path, ...]
-    kind: Scores
-    rows: saved.Saved
+    kind: ScoreKind
+    rows: saved.SavedScores
     manifest: sources.Manifest
     run: Run
 
@@ -76,7 +76,7 @@ def default_out(files: Sequence[Path]) -> Path:
     return Path("predictions") / files[0].stem
 
 
-def adopt(config: ImportConfig, say: Callable[[str], None] = lambda _: None) -> Adopted:
+def import_predictions(config: ImportConfig, say: Callable[[str], None] = lambda _: None) -> ImportResult:
     """Write the rows of saved predictions as a run, one row for each of theirs, in their order.
 
     Parts that are there already and still valid are kept, so an import that was killed continues where it stopped.
@@ -93,13 +93,13 @@ def adopt(config: ImportConfig, say: Callable[[str], None] = lambda _: None) -> 
         raise InputError("which files? For example: predboard import probs.npz --scores probabilities")
     out = config.out or default_out(config.files)
     named = () if config.classes is None else sources.read_classes(config.classes)
-    listed = labels.listed(config, named)
+    listed = labels.open_image_list(config, named)
     steps = [_open(config, number, files, named, listed, say) for number, files in _by_step(config).items()]
     _same_classes(out, steps)
-    plans = {step.number: shards.plan(step.rows.rows, config.shard_size) for step in steps}
-    with runs.lock(out):
+    plans = {step.number: shards.plan_shards(step.rows.rows, config.shard_size) for step in steps}
+    with runs.lock_folder(out):
         checked = {
-            step.number: resume.to_do(
+            step.number: resume.find_missing(
                 out,
                 step.run,
                 plans[step.number],
@@ -120,12 +120,12 @@ def adopt(config: ImportConfig, say: Callable[[str], None] = lambda _: None) -> 
         written = sum(len(shard) for of_step in todo.values() for shard in of_step)
         with tqdm(total=written, unit=" rows", desc="import", disable=None, file=sys.stderr) as bar:
             missing = _write(out, steps, todo, config, bar.update)
-        return Adopted(out, steps[0].rows.rows, _counts(out, steps), written, missing)
+        return ImportResult(out, steps[0].rows.rows, _counts(out, steps), written, missing)
 
 
 def _by_step(config: ImportConfig) -> dict[int, tuple[Path, ...]]:
     """Files of each step, ascending: those of one step are one table in the order given."""
-    named = [factory.named_step(file) for file in config.files]
+    named = [factory.parse_step(file) for file in config.files]
     if len(config.step) == len(config.files):
         numbers = list(config.step)
     elif config.step:
@@ -150,7 +150,7 @@ def _open(
 ) -> _Step:
     """What is known of one step. Raises InputError if its scores are not what they are said to be."""
     elsewhere = config.labels is not None or config.labels_from_folders
-    asked = saved.Asked(
+    asked = saved.ColumnRequest(
         config.scores,
         config.score_column,
         None if elsewhere else config.label_column,
@@ -160,12 +160,12 @@ def _open(
     rows = saved.open_saved(files, asked)
     where = files[0].name + (f" and {len(files) - 1} more" if len(files) > 1 else "")
     counted = f"{plural(rows.rows, 'row')}, {plural(rows.classes, 'class', 'classes')}"
-    say(f"{where}: {counted} in {saved.short(rows.used)}")
+    say(f"{where}: {counted} in {saved.abbreviate(rows.used)}")
     if not rows.rows:
         raise InputError(f"{where} holds no rows")
-    manifest = labels.manifest_of(config, files[0], rows, named, listed, say)
+    manifest = labels.build_manifest(config, files[0], rows, named, listed, say)
     rows = rows.ordered(manifest.classes)
-    looked = validation.Audit(config.scores, rows.classes)
+    looked = validation.ScoreCheck(config.scores, rows.classes)
     for block in rows.blocks():
         looked.add(block)
     if looked.rows != rows.rows:
@@ -196,18 +196,18 @@ def _digest(files: Sequence[Path], used: Sequence[str]) -> str:
     return hashed.hexdigest()
 
 
-def _same_classes(out: Place, steps: Sequence[_Step]) -> None:
+def _same_classes(out: AnyPath, steps: Sequence[_Step]) -> None:
     """Raise InputError if a step has other classes than another, here or in the folder."""
     classes = {step.number: step.run.classes for step in steps}
-    for number in runs.step_numbers(out):
+    for number in runs.list_step_numbers(out):
         if number not in classes and (there := runs.open_step(out, number, lambda *_: None)) is not None:
             classes[number] = there.run.classes
     first = steps[0]
     for number, names in classes.items():
         if names != first.run.classes:
             raise InputError(
-                f"step {number} has other classes ({saved.short(names)}) than step {first.number} "
-                f"({saved.short(first.run.classes)}): name another --out, or see --classes"
+                f"step {number} has other classes ({saved.abbreviate(names)}) than step {first.number} "
+                f"({saved.abbreviate(first.run.classes)}): name another --out, or see --classes"
             )
 
 
@@ -217,18 +217,18 @@ def _same_classes(out: Place, steps: Sequence[_Step]) -> None:
 class _Stream:
     """Blocks of scores, taken by any number of rows."""
 
-    def __init__(self, blocks: Iterator[saved.Scores]) -> None:
+    def __init__(self, blocks: Iterator[saved.ScoreArray]) -> None:
         self._blocks, self._at = blocks, 0
-        self._left: saved.Scores | None = None
+        self._left: saved.ScoreArray | None = None
 
     def skip(self, row: int) -> None:
         """Go on at this row."""
         while self._at < row:
-            self.take(min(runs.GROUP_ROWS, row - self._at))
+            self.take(min(runs.ROW_GROUP_MAX_ROWS, row - self._at))
 
-    def take(self, rows: int) -> saved.Scores:
+    def take(self, rows: int) -> saved.ScoreArray:
         """The next rows. Raises InputError if there are not so many."""
-        taken: list[saved.Scores] = []
+        taken: list[saved.ScoreArray] = []
         self._at += rows
         while rows:
             block = self._left if self._left is not None and len(self._left) else next(self._blocks, None)
@@ -241,7 +241,7 @@ class _Stream:
 
 
 def _write(
-    out: Place,
+    out: AnyPath,
     steps: Sequence[_Step],
     todo: Mapping[int, Sequence[shards.Shard]],
     config: ImportConfig,
@@ -260,7 +260,7 @@ def _write(
 
 
 def _write_part(
-    out: Place,
+    out: AnyPath,
     step: _Step,
     shard: shards.Shard,
     stream: _Stream,
@@ -273,7 +273,7 @@ def _write_part(
     further = step.manifest.columns.schema if step.manifest.columns.num_columns else None
     writer = runs.PartWriter(runs.part_path(out, step.number, shard.index), step.run, further)
     try:
-        group = runs.group_rows(len(step.run.classes))
+        group = runs.row_group_size(len(step.run.classes))
         for start in range(shard.start, shard.stop, group):
             stop = min(start + group, shard.stop)
             clock = [time.perf_counter()]
@@ -319,9 +319,9 @@ class _Pictures:
 
     def __init__(self, config: ImportConfig) -> None:
         self._config = config
-        self._last: tuple[str, list[str | None], list[loading.Loaded]] = ("", [], [])
+        self._last: tuple[str, list[str | None], list[loading.LoadedImage]] = ("", [], [])
 
-    def look(self, manifest: sources.Manifest, start: int, stop: int) -> list[loading.Loaded]:
+    def look(self, manifest: sources.Manifest, start: int, stop: int) -> list[loading.LoadedImage]:
         """Of rows start to stop; those of the last call, if they are the same pictures of another step."""
         if not self._config.pictures:
             return [_NO_PICTURE] * (stop - start)
@@ -330,12 +330,16 @@ class _Pictures:
             self._last = manifest.root, refs, self._read(manifest, start, refs)
         return self._last[2]
 
-    def _read(self, manifest: sources.Manifest, start: int, refs: Sequence[str | None]) -> list[loading.Loaded]:
+    def _read(self, manifest: sources.Manifest, start: int, refs: Sequence[str | None]) -> list[loading.LoadedImage]:
         found = [_NO_PICTURE] * len(refs)
-        loader = loading.Loader(manifest, decode.Shape(), self._config.thumbnails)
+        loader = loading.Loader(manifest, decode.DecodeOptions(), self._config.thumbnails)
         rows = [start + i for i, ref in enumerate(refs) if ref is not None]
         chunks = ((i, rows[i : i + _CHUNK]) for i in range(0, len(rows), _CHUNK))
-        threads = paths.CONNECTIONS if manifest.far and not self._config.workers else pool.count(self._config.workers)
+        threads = (
+            paths.MAX_CONNECTIONS
+            if manifest.far and not self._config.workers
+            else pool.worker_count(self._config.workers)
+        )
         for i, loaded in loader.stream(chunks, None, threads, 2 * threads):
             for row, one in zip(rows[i : i + _CHUNK], loaded, strict=True):
                 found[row - start] = replace(one, pixels=None)
@@ -346,14 +350,14 @@ def _rows(
     step: _Step,
     schema: pa.Schema,
     start: int,
-    scores: saved.Scores,
-    looked: Sequence[loading.Loaded],
+    scores: saved.ScoreArray,
+    looked: Sequence[loading.LoadedImage],
 ) -> tuple[Predictions, int]:
     """Rows from `start`, and how many of their probabilities were raised to the least that is stored."""
     m, count = step.manifest, len(scores)
     found = [row.properties for row in looked]
-    usable = validation.usable(step.kind, scores)
-    logits, raised = validation.converted(step.kind, np.where(usable[:, None], scores, np.nan))
+    usable = validation.usable_rows(step.kind, scores)
+    logits, raised = validation.to_stored_logits(step.kind, np.where(usable[:, None], scores, np.nan))
     rows = Predictions.build(
         schema,
         id=np.arange(start, start + count, dtype=np.int64),
@@ -376,13 +380,13 @@ def _rows(
     return rows, raised
 
 
-def _counts(out: Place, steps: Sequence[_Step]) -> dict[int, Count]:
+def _counts(out: AnyPath, steps: Sequence[_Step]) -> dict[int, RowCount]:
     """Count what is on disk now."""
     counts = {}
     for step in steps:
         there = runs.open_step(out, step.number)
-        counts[step.number] = Count()
+        counts[step.number] = RowCount()
         for file in there.parts if there else ():
-            for batch in runs.batches(file, ("label", "predicted")):
+            for batch in runs.read_batches(file, ("label", "predicted")):
                 counts[step.number] = counts[step.number].plus(batch)
     return counts

@@ -13,16 +13,16 @@ from predboard.config import ImportConfig
 from predboard.errors import InputError, plural
 from predboard.images import sources
 from predboard.ingest import scores
-from predboard.predictions.table import further_names, keys_of
+from predboard.predictions.table import hash_refs, rename_reserved_columns
 
-Said = list[int | str]
+RawLabels = list[int | str]
 """Labels as they are said: index, -1 if unknown, or name."""
 
 
-def manifest_of(
+def build_manifest(
     config: ImportConfig,
     file: Path,
-    rows: scores.Saved,
+    rows: scores.SavedScores,
     named: tuple[str, ...],
     listed: sources.Manifest | None,
     say: Callable[[str], None],
@@ -48,14 +48,14 @@ def manifest_of(
     label, classes = _labels(config, file, rows, listed, refs, named, say)
     columns = rows.columns
     if config.key_column is not None and (listed is None or config.key_column in columns.column_names):
-        name = scores.column(columns.column_names, config.key_column, (), file, "--key-column")
-        key = keys_of(map(str, columns.column(name).to_pylist()))
+        name = scores.find_column(columns.column_names, config.key_column, (), file, "--key-column")
+        key = hash_refs(map(str, columns.column(name).to_pylist()))
     elif listed is not None:
         key = listed.key
     else:
-        key = keys_of(str(row) if ref is None else ref for row, ref in enumerate(refs))
+        key = hash_refs(str(row) if ref is None else ref for row, ref in enumerate(refs))
     kept = [name for name in columns.column_names if name not in (rows.label, rows.image)]
-    further = {new: columns.column(name) for new, name in zip(further_names(kept), kept, strict=True)}
+    further = {new: columns.column(name) for new, name in zip(rename_reserved_columns(kept), kept, strict=True)}
     if listed is not None:
         further |= {name: listed.columns.column(name) for name in listed.columns.column_names if name not in further}
     table = pa.table({name: column.combine_chunks() for name, column in further.items()})
@@ -64,7 +64,7 @@ def manifest_of(
     return sources.Manifest(root, image, label, key, classes, table)
 
 
-def listed(config: ImportConfig, named: tuple[str, ...]) -> sources.Manifest | None:
+def open_image_list(config: ImportConfig, named: tuple[str, ...]) -> sources.Manifest | None:
     """The manifest of --images, None without. Raises InputError if it cannot be read."""
     if config.images is None:
         return None
@@ -72,12 +72,12 @@ def listed(config: ImportConfig, named: tuple[str, ...]) -> sources.Manifest | N
     if file.suffix.lower() != ".txt":
         root = config.image_root if config.image_root is not None and config.image_root.is_dir() else None
         return sources.open_source(
-            config.images, sources.Options(config.image_column, None, config.key_column, root, named)
+            config.images, sources.SourceOptions(config.image_column, None, config.key_column, root, named)
         )
     table = scores.read_columns(file)
     refs = [str(ref) for ref in _posix(table.column(0).to_pylist())]
     label = np.full(len(refs), -1, np.int32)
-    found = sources.Manifest(str(file.resolve().parent), pa.array(refs, pa.string()), label, keys_of(refs), ())
+    found = sources.Manifest(str(file.resolve().parent), pa.array(refs, pa.string()), label, hash_refs(refs), ())
     if table.num_columns == 1:
         return found
     values = table.column("label").to_pylist()
@@ -94,7 +94,7 @@ def _posix(refs: Sequence[str | None]) -> list[str | None]:
 
 
 def _refs(
-    config: ImportConfig, file: Path, rows: scores.Saved, listed: sources.Manifest | None
+    config: ImportConfig, file: Path, rows: scores.SavedScores, listed: sources.Manifest | None
 ) -> tuple[str, list[str | None]]:
     """Root and path of each image; None where it has none."""
     own: list[str | None] = [None] * rows.rows
@@ -123,7 +123,7 @@ def _name(ref: str) -> str:
 def _labels(
     config: ImportConfig,
     file: Path,
-    rows: scores.Saved,
+    rows: scores.SavedScores,
     listed: sources.Manifest | None,
     refs: Sequence[str | None],
     named: tuple[str, ...],
@@ -132,12 +132,13 @@ def _labels(
     """[rows] labels, -1 if unknown, and the names of the classes."""
     if named and rows.names and set(named) != set(rows.names):
         raise InputError(
-            f"--classes names {scores.short(named)} and the columns {scores.short(rows.names)}; expected the same names"
+            f"--classes names {scores.abbreviate(named)} and the columns {scores.abbreviate(rows.names)}; expected "
+            f"the same names"
         )
     known, where = named or rows.names, file.name
     if not known and listed is not None and len(listed.classes) == rows.classes:
         known = listed.classes
-    values: Said = [-1] * rows.rows
+    values: RawLabels = [-1] * rows.rows
     if config.labels is not None:
         values, where = _from_file(config, config.labels, refs, known), config.labels.name
         if lacking := values.count(-1):
@@ -153,7 +154,8 @@ def _labels(
     classes = known or tuple(sorted(texts)) or tuple(map(str, range(rows.classes)))
     if len(classes) != rows.classes:
         raise InputError(
-            f"there are {rows.classes:,} scores in each row and {len(classes):,} classes ({scores.short(classes)}); "
+            f"there are {rows.classes:,} scores in each row and {len(classes):,} classes "
+            f"({scores.abbreviate(classes)}); "
             "expected as many: --classes FILE names them in the order of the scores"
         )
     high = max((value for value in values if not isinstance(value, str)), default=-1)
@@ -164,7 +166,7 @@ def _labels(
         )
     if strange := texts - set(classes):
         count = sum(value in strange for value in values)
-        shown = scores.short(sorted(strange))
+        shown = scores.abbreviate(sorted(strange))
         are, as_ = ("is", "counts") if count == 1 else ("are", "count")
         say(f"warning: {plural(count, 'label')} in {where} {are} of no class ({shown}) and {as_} as unknown")
     label = _indices(values, classes)
@@ -177,18 +179,18 @@ def _labels(
     return label, classes
 
 
-def _names(listed: sources.Manifest) -> Said:
+def _names(listed: sources.Manifest) -> RawLabels:
     """Labels of a manifest, as names if it has them."""
     return [int(i) if i < 0 or not listed.classes else listed.classes[i] for i in listed.label]
 
 
-def _indices(values: Said, classes: Sequence[str]) -> NDArray[np.int32]:
+def _indices(values: RawLabels, classes: Sequence[str]) -> NDArray[np.int32]:
     place = {name: i for i, name in enumerate(classes)}
     label = [place.get(value, -1) if isinstance(value, str) else max(value, -1) for value in values]
     return np.array(label, np.int32)
 
 
-def _plain(column: pa.ChunkedArray, classes: Collection[str], what: str) -> Said:
+def _plain(column: pa.ChunkedArray, classes: Collection[str], what: str) -> RawLabels:
     """Labels of a column. Digits in text are indices, unless they are names of classes.
 
     Raises InputError if they are neither names nor whole numbers.
@@ -206,18 +208,20 @@ def _plain(column: pa.ChunkedArray, classes: Collection[str], what: str) -> Said
     return [-1 if value is None or value != value else int(value) for value in values]
 
 
-def _from_file(config: ImportConfig, file: Path, refs: Sequence[str | None], classes: Collection[str]) -> Said:
+def _from_file(config: ImportConfig, file: Path, refs: Sequence[str | None], classes: Collection[str]) -> RawLabels:
     """Labels of another file, by the images' paths where both have them, else in the order of the rows."""
     table = scores.read_columns(file)
     names = table.column_names
     if len(names) == 1:
         (label,) = names
-    elif (found := scores.column(names, config.label_column, scores.LABELS, file, "--label-column")) is None:
-        raise InputError(f"{file} has {scores.short(names)}; which are the labels? Name them by --label-column")
+    elif (
+        found := scores.find_column(names, config.label_column, scores.LABEL_COLUMN_NAMES, file, "--label-column")
+    ) is None:
+        raise InputError(f"{file} has {scores.abbreviate(names)}; which are the labels? Name them by --label-column")
     else:
         label = found
     values = _plain(table.column(label), classes, f"{label or 'there'} of {file.name}")
-    image = scores.column([name for name in names if name != label], None, scores.IMAGES, file, "")
+    image = scores.find_column([name for name in names if name != label], None, scores.IMAGE_COLUMN_NAMES, file, "")
     if image is not None and None not in refs:
         theirs = [str(ref) for ref in _posix(table.column(image).to_pylist())]
         if theirs == refs:
@@ -235,9 +239,9 @@ def _from_file(config: ImportConfig, file: Path, refs: Sequence[str | None], cla
     return values
 
 
-def _folders(refs: Sequence[str | None], classes: Collection[str], where: str) -> Said:
+def _folders(refs: Sequence[str | None], classes: Collection[str], where: str) -> RawLabels:
     """Name of the folder each image lies in; of the last one that is a class, if the classes are known."""
-    found: Said = []
+    found: RawLabels = []
     names = set(classes)
     for row, ref in enumerate(refs):
         folders = re.split(r"[/#]", ref or "")[:-1]

@@ -17,21 +17,31 @@ from numpy.typing import NDArray
 
 from predboard import config
 from predboard.errors import InputError, first_line
-from predboard.images.sources import IMAGE_NAMES, LABEL_NAMES
+from predboard.images.sources import IMAGE_COLUMNS, LABEL_COLUMNS
 from predboard.ingest import array_files, table_files
 from predboard.predictions.table import as_numpy
 
-Scores = NDArray[np.floating[Any]]
+ScoreArray = NDArray[np.floating[Any]]
 
-_OF_KIND: dict[config.Scores, tuple[str, ...]] = {
+_OF_KIND: dict[config.ScoreKind, tuple[str, ...]] = {
     "logits": ("logits", "logit"),
     "probabilities": ("probabilities", "probability", "probs", "prob", "proba", "pred_probs", "softmax", "confidences"),
     "log_probabilities": ("log_probabilities", "log_probs", "log_prob", "logprobs", "log_softmax"),
 }
 _SCORES = ("scores", "score", "predictions", "preds", "pred", "outputs", "output", "y_score", "y_prob", "y_pred")
 _TRUE = ("true_label", "true_class", "true", "truth", "y_true", "ground_truth", "gt_label", "gt", "labels", "targets")
-LABELS = (*_TRUE, *LABEL_NAMES)
-IMAGES = (*IMAGE_NAMES, "images", "paths", "files", "filenames", "file_names", "image_paths", "img_path", "names")
+LABEL_COLUMN_NAMES = (*_TRUE, *LABEL_COLUMNS)
+IMAGE_COLUMN_NAMES = (
+    *IMAGE_COLUMNS,
+    "images",
+    "paths",
+    "files",
+    "filenames",
+    "file_names",
+    "image_paths",
+    "img_path",
+    "names",
+)
 """Names that are taken for scores, label and image where none is named, the first that is there and fits."""
 
 _BLOCK = 2**20
@@ -39,10 +49,10 @@ _BLOCK = 2**20
 
 
 @dataclass(frozen=True)
-class Asked:
+class ColumnRequest:
     """Which arrays or columns hold what; None for the usual names."""
 
-    kind: config.Scores
+    kind: config.ScoreKind
     score: str | None = None
     label: str | None = None
     image: str | None = None
@@ -51,7 +61,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedScores:
     """Rows that another program saved, in their order."""
 
     rows: int
@@ -60,7 +70,7 @@ class Saved:
     """Of the classes, where the columns have them; else empty."""
     used: tuple[str, ...]
     """Arrays or columns that the scores come from."""
-    blocks: Callable[[], Iterator[Scores]]
+    blocks: Callable[[], Iterator[ScoreArray]]
     """The scores from the start, [some rows, classes] at a time, nan where there is none."""
     columns: pa.Table
     """[rows] everything else that has one plain value for each row."""
@@ -68,13 +78,13 @@ class Saved:
     image: str | None
     """Of these columns."""
 
-    def ordered(self, classes: tuple[str, ...]) -> "Saved":
+    def ordered(self, classes: tuple[str, ...]) -> "SavedScores":
         """The same rows with their scores in the order of these classes, where the columns have their names."""
         if not self.names or self.names == classes:
             return self
         order = np.array([self.names.index(name) for name in classes], np.intp)
 
-        def blocks() -> Iterator[Scores]:
+        def blocks() -> Iterator[ScoreArray]:
             for block in self.blocks():
                 yield block[:, order]
 
@@ -82,7 +92,7 @@ class Saved:
         return replace(self, names=classes, used=used, blocks=blocks)
 
 
-def open_saved(files: Sequence[Path], asked: Asked) -> Saved:
+def open_saved(files: Sequence[Path], asked: ColumnRequest) -> SavedScores:
     """The rows of these files, one after the other, as if they were one.
 
     Raises InputError if a file is missing, is of an unknown kind or cannot be read, if it is not clear which of its
@@ -97,7 +107,9 @@ def open_saved(files: Sequence[Path], asked: Asked) -> Saved:
             ("columns", part.columns.column_names, first.columns.column_names),
         ):
             if here != there:
-                raise InputError(f"{file.name} has other {what} than {files[0].name}: {short(here)}, {short(there)}")
+                raise InputError(
+                    f"{file.name} has other {what} than {files[0].name}: {abbreviate(here)}, {abbreviate(there)}"
+                )
     if len(parts) == 1:
         return first
     try:
@@ -105,7 +117,7 @@ def open_saved(files: Sequence[Path], asked: Asked) -> Saved:
     except pa.ArrowException as error:
         raise InputError(f"the columns of {files[0].name} and the others differ: {first_line(error)}") from error
 
-    def blocks() -> Iterator[Scores]:
+    def blocks() -> Iterator[ScoreArray]:
         for part in parts:
             yield from part.blocks()
 
@@ -114,22 +126,24 @@ def open_saved(files: Sequence[Path], asked: Asked) -> Saved:
 
 def read_columns(file: Path) -> pa.Table:
     """All columns of a file that have one plain value for each row: labels or names that are kept apart."""
-    with table_files.reading(file):
-        if file.suffix.lower() in array_files.KINDS:
+    with table_files.one_line_errors(file):
+        if file.suffix.lower() in array_files.ARRAY_SUFFIXES:
             return _columns(array_files.read_arrays(file))
         table = table_files.open_table(file)
         return table.read([name for name in table.names if table_files.is_plain(table.types[name])])
 
 
-def column(names: Sequence[str], asked: str | None, usual: Sequence[str], file: Path | str, flag: str) -> str | None:
+def find_column(
+    names: Sequence[str], asked: str | None, usual: Sequence[str], file: Path | str, flag: str
+) -> str | None:
     """The name that was asked for, or the first usual one that is there. Raises InputError if it is not there."""
     if asked is not None and asked not in names:
-        raise InputError(f"{file} has no {asked!r}; it has {short(names)}: see {flag}")
+        raise InputError(f"{file} has no {asked!r}; it has {abbreviate(names)}: see {flag}")
     lower = {name.lower(): name for name in reversed(names)}
     return asked if asked is not None else next((lower[name] for name in usual if name in lower), None)
 
 
-def short(what: Any) -> str:
+def abbreviate(what: Any) -> str:
     """Names, or a number, for a message."""
     if isinstance(what, int):
         return f"{what:,}"
@@ -137,14 +151,14 @@ def short(what: Any) -> str:
     return shown + ("…" if len(what) > 12 else "") if shown else "none"
 
 
-def _open(file: Path, asked: Asked) -> Saved:
-    with table_files.reading(file):
-        if file.suffix.lower() in array_files.KINDS:
+def _open(file: Path, asked: ColumnRequest) -> SavedScores:
+    with table_files.one_line_errors(file):
+        if file.suffix.lower() in array_files.ARRAY_SUFFIXES:
             return _from_arrays(file, array_files.read_arrays(file), asked)
         return _from_table(file, table_files.open_table(file), asked)
 
 
-def _usual(asked: Asked) -> tuple[str, ...]:
+def _usual(asked: ColumnRequest) -> tuple[str, ...]:
     others = (name for kind, names in _OF_KIND.items() if kind != asked.kind for name in names)
     return (*_OF_KIND[asked.kind], *_SCORES, *others)
 
@@ -152,18 +166,18 @@ def _usual(asked: Asked) -> tuple[str, ...]:
 # --- arrays ---
 
 
-def _from_arrays(file: Path, found: dict[str, NDArray[Any]], asked: Asked) -> Saved:
+def _from_arrays(file: Path, found: dict[str, NDArray[Any]], asked: ColumnRequest) -> SavedScores:
     wide = [name for name, array in found.items() if array.ndim == 2 and array.dtype.kind in "fiu"]
-    name = column(list(found), asked.score, (), file, "--score-column")
+    name = find_column(list(found), asked.score, (), file, "--score-column")
     if name is None:
-        name = column(wide, None, _usual(asked), file, "")
+        name = find_column(wide, None, _usual(asked), file, "")
     if name is None and len(found) == 1:
         (name,) = found
     floats = [n for n in wide if found[n].dtype.kind == "f" and found[n].shape[1] > 1]
     if name is None and len(floats) == 1:
         (name,) = floats
     if name is None:
-        raise InputError(f"{file} has {short(list(found))}; which are the scores? Name them by --score-column")
+        raise InputError(f"{file} has {abbreviate(list(found))}; which are the scores? Name them by --score-column")
     scores = found[name]
     if scores.ndim != 2 or scores.dtype.kind not in "fiu" or not scores.shape[1]:
         shape = "×".join(map(str, scores.shape))
@@ -173,9 +187,9 @@ def _from_arrays(file: Path, found: dict[str, NDArray[Any]], asked: Asked) -> Sa
         )
     rows, classes = scores.shape
     others = {k: a[:, 0] if a.ndim == 2 and a.shape[1] == 1 else a for k, a in found.items() if k != name}
-    label = column(list(others), asked.label, LABELS, file, "--label-column")
+    label = find_column(list(others), asked.label, LABEL_COLUMN_NAMES, file, "--label-column")
     text = [k for k, array in others.items() if array.ndim == 1 and array.dtype.kind in "US"]
-    image = column(list(others) if asked.image else text, asked.image, IMAGES, file, "--image-column")
+    image = find_column(list(others) if asked.image else text, asked.image, IMAGE_COLUMN_NAMES, file, "--image-column")
     for k in (label, image):
         if k is not None and others[k].shape != (rows,):
             shape = "×".join(map(str, others[k].shape))
@@ -184,7 +198,7 @@ def _from_arrays(file: Path, found: dict[str, NDArray[Any]], asked: Asked) -> Sa
             )
     columns = _columns({k: a for k, a in others.items() if a.shape == (rows,)}, rows)
 
-    def blocks() -> Iterator[Scores]:
+    def blocks() -> Iterator[ScoreArray]:
         step = max(1, _BLOCK // classes)
         for start in range(0, rows, step):
             # Mapped anew each time, so that pages that were read are not kept.
@@ -192,7 +206,7 @@ def _from_arrays(file: Path, found: dict[str, NDArray[Any]], asked: Asked) -> Sa
             block = np.array(array[start : start + step])
             yield block if block.dtype.kind == "f" else block.astype(np.float64)
 
-    return Saved(rows, classes, (), (name,), blocks, columns, label, image)
+    return SavedScores(rows, classes, (), (name,), blocks, columns, label, image)
 
 
 def _columns(given: Mapping[str, NDArray[Any]], rows: int | None = None) -> pa.Table:
@@ -205,7 +219,7 @@ def _columns(given: Mapping[str, NDArray[Any]], rows: int | None = None) -> pa.T
         elif flat.ndim == 1 and flat.dtype.kind in "Ubiuf":
             found[name] = pa.array(flat.tolist() if flat.dtype.kind == "U" else np.ascontiguousarray(flat))
     if rows is None and len({len(column) for column in found.values()}) > 1:
-        raise InputError(f"{short(list(found))} are of different lengths; expected one value for each row")
+        raise InputError(f"{abbreviate(list(found))} are of different lengths; expected one value for each row")
     return pa.table(found)
 
 
@@ -219,7 +233,7 @@ class _Layout:
     columns: tuple[str, ...]
     names: tuple[str, ...] = ()
 
-    def matrix(self, batch: pa.RecordBatch, width: int | None, at: int, file: Path) -> Scores:
+    def matrix(self, batch: pa.RecordBatch, width: int | None, at: int, file: Path) -> ScoreArray:
         """[rows, width] numbers of a batch that starts at row `at`."""
         if len(self.columns) > 1:
             columns = [_numbers(batch.column(name)) for name in self.columns]
@@ -246,7 +260,7 @@ class _Layout:
 _DOUBLES = pa.list_(pa.float64())
 
 
-def _numbers(found: pa.Array) -> Scores:
+def _numbers(found: pa.Array) -> ScoreArray:
     if not pa.types.is_floating(found.type):
         found = found.cast(pa.float64())
     return as_numpy(found, np.nan)
@@ -262,7 +276,7 @@ def _parsed(text: str | None, row: int, file: Path) -> list[float] | None:
         raise InputError(f"{file} has no list of numbers in row {row}: {first_line(error)}") from error
 
 
-def _from_table(file: Path, table: table_files.Table, asked: Asked) -> Saved:
+def _from_table(file: Path, table: table_files.TableFile, asked: ColumnRequest) -> SavedScores:
     if table.first is None:
         raise InputError(f"{file} holds no rows")
     layout = _score_columns(file, table, asked)
@@ -278,15 +292,15 @@ def _from_table(file: Path, table: table_files.Table, asked: Asked) -> Saved:
         and not table.printed(name)
     ]
     columns = table.read(rest) if rest else pa.table({})
-    label = column(rest, asked.label, LABELS, file, "--label-column")
+    label = find_column(rest, asked.label, LABEL_COLUMN_NAMES, file, "--label-column")
     strings = [name for name in rest if pa.types.is_string(table.types[name]) or table.types[name] == pa.large_string()]
-    image = column(rest if asked.image else strings, asked.image, IMAGES, file, "--image-column")
+    image = find_column(rest if asked.image else strings, asked.image, IMAGE_COLUMN_NAMES, file, "--image-column")
     with contextlib.closing(table.batches(layout.columns[:1], text)) as batches:
         start = next(batch for batch in batches if len(batch))
         width = len(layout.columns) if len(layout.columns) > 1 else layout.matrix(start, None, 0, file).shape[1]
         rows = len(columns) if rest else len(start) + sum(map(len, batches))
 
-    def blocks() -> Iterator[Scores]:
+    def blocks() -> Iterator[ScoreArray]:
         at = 0
         paired = table.batches(places.columns, index_text) if places else None
         for batch in table.batches(layout.columns, text):
@@ -297,23 +311,23 @@ def _from_table(file: Path, table: table_files.Table, asked: Asked) -> Saved:
             at += len(batch)
             yield scores
 
-    return Saved(rows, width, layout.names, layout.columns, blocks, columns, label, image)
+    return SavedScores(rows, width, layout.names, layout.columns, blocks, columns, label, image)
 
 
-def _score_columns(file: Path, table: table_files.Table, asked: Asked) -> _Layout:
+def _score_columns(file: Path, table: table_files.TableFile, asked: ColumnRequest) -> _Layout:
     vectors = [name for name in table.names if table_files.is_list(table.types[name]) or table.printed(name)]
     numbers = [name for name in table.names if table_files.is_number(table.types[name])]
     if asked.score is not None and asked.score not in table.names and re.search(r"[*,]", asked.score):
         return _named_columns(file, table, asked.score, numbers)
     if asked.score is not None:
-        name = column(table.names, asked.score, (), file, "--score-column")
+        name = find_column(table.names, asked.score, (), file, "--score-column")
         if name not in vectors:
             raise InputError(
                 f"{file} has one {table.types[str(name)]} in each row of {name!r}; expected a list of numbers, or a "
                 f"pattern such as {name}_* for one column of each class"
             )
         return _Layout((str(name),))
-    if name := column(vectors, None, _usual(asked), file, ""):
+    if name := find_column(vectors, None, _usual(asked), file, ""):
         return _Layout((name,))
     for usual in _usual(asked):
         named = usual in (*_OF_KIND[asked.kind], "score", "scores")  # pred_label and pred_score are no two classes
@@ -327,23 +341,23 @@ def _score_columns(file: Path, table: table_files.Table, asked: Asked) -> _Layou
     lists = [name for name in vectors if pa.types.is_floating(getattr(table.types[name], "value_type", pa.null()))]
     if len(lists) == 1:
         return _Layout((lists[0],))
-    if name := column(numbers, None, (*_OF_KIND[asked.kind], "prob", "logit", "confidence"), file, ""):
+    if name := find_column(numbers, None, (*_OF_KIND[asked.kind], "prob", "logit", "confidence"), file, ""):
         raise _only_highest(file, f"one number of each row in {name!r}")
-    raise InputError(f"{file} has {short(table.names)}; which are the scores? Name them by --score-column")
+    raise InputError(f"{file} has {abbreviate(table.names)}; which are the scores? Name them by --score-column")
 
 
-def _named_columns(file: Path, table: table_files.Table, asked: str, numbers: Sequence[str]) -> _Layout:
+def _named_columns(file: Path, table: table_files.TableFile, asked: str, numbers: Sequence[str]) -> _Layout:
     """`prob_*`, or the columns themselves with commas between them."""
     if "*" not in asked:
         names = tuple(name.strip() for name in asked.split(","))
         for name in names:
-            column(numbers, name, (), file, "--score-column")
+            find_column(numbers, name, (), file, "--score-column")
         return _Layout(names, names)
     before, _, after = asked.partition("*")
     found = _with_ends(numbers, re.compile(f"{re.escape(before)}(.+){re.escape(after)}()"))
     if found is None:
         raise InputError(
-            f"{file} has no two columns of numbers like {asked!r}; it has {short(table.names)}: see --score-column"
+            f"{file} has no two columns of numbers like {asked!r}; it has {abbreviate(table.names)}: see --score-column"
         )
     return found
 
@@ -371,7 +385,7 @@ def _only_highest(file: Path, what: str) -> InputError:
     )
 
 
-def _places(file: Path, table: table_files.Table, layout: _Layout) -> _Layout | None:
+def _places(file: Path, table: table_files.TableFile, layout: _Layout) -> _Layout | None:
     """Columns that say which class each score of a row belongs to; None if they are in the order of the classes."""
     for name in ("index", "indices"):
         listed = table_files.is_list(table.types.get(name, pa.null())) or table.printed(name)
@@ -388,7 +402,7 @@ def _places(file: Path, table: table_files.Table, layout: _Layout) -> _Layout | 
     return None
 
 
-def _put_back(scores: Scores, index: Scores, at: int, file: Path) -> Scores:
+def _put_back(scores: ScoreArray, index: ScoreArray, at: int, file: Path) -> ScoreArray:
     """Scores in the order of the classes. Raises InputError if a row does not hold each class once."""
     width = scores.shape[1]
     if (wrong := (np.sort(index, axis=1) != np.arange(width)).any(axis=1)).any():

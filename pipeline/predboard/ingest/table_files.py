@@ -18,21 +18,26 @@ import pyarrow.json
 import pyarrow.parquet as pq
 
 from predboard.errors import InputError, first_line
-from predboard.images.sources import EXTENSIONS
+from predboard.images.sources import IMAGE_SUFFIXES
 from predboard.ingest import array_files
 
-KINDS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".txt")
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".txt")
 
-Batches = Generator[pa.RecordBatch, None, None]
+RecordBatches = Generator[pa.RecordBatch, None, None]
 
 
 @contextlib.contextmanager
-def reading(file: Path) -> Iterator[None]:
+def one_line_errors(file: Path) -> Iterator[None]:
     """Turn whatever a reader says of a bad file into one line."""
     if not file.is_file():
-        raise InputError(f"no file {file}: expected predictions in one of {', '.join((*array_files.KINDS, *KINDS))}")
-    if file.suffix.lower() not in (*array_files.KINDS, *KINDS):
-        raise InputError(f"{file} is of an unknown kind; expected one of {', '.join((*array_files.KINDS, *KINDS))}")
+        raise InputError(
+            f"no file {file}: expected predictions in one of "
+            f"{', '.join((*array_files.ARRAY_SUFFIXES, *TABLE_SUFFIXES))}"
+        )
+    if file.suffix.lower() not in (*array_files.ARRAY_SUFFIXES, *TABLE_SUFFIXES):
+        raise InputError(
+            f"{file} is of an unknown kind; expected one of {', '.join((*array_files.ARRAY_SUFFIXES, *TABLE_SUFFIXES))}"
+        )
     try:
         yield
     except InputError:
@@ -42,7 +47,7 @@ def reading(file: Path) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Table:
+class TableFile:
     """A table that is read column by column."""
 
     types: Mapping[str, pa.DataType]
@@ -50,7 +55,7 @@ class Table:
     first: Mapping[str, Any] | None
     """The first row, as far as it has plain values; None if there are no rows."""
     read: Callable[[Sequence[str]], pa.Table]
-    batches: Callable[[Sequence[str], pa.DataType | None], Batches]
+    batches: Callable[[Sequence[str], pa.DataType | None], RecordBatches]
     """Some rows at a time, of this type if the file does not say."""
 
     @property
@@ -64,8 +69,8 @@ class Table:
         return isinstance(value, str) and value.lstrip().startswith(("[", "("))
 
 
-def open_table(file: Path) -> Table:
-    """The table in a file. Raises what its reader raises: see `reading`."""
+def open_table(file: Path) -> TableFile:
+    """The table in a file. Raises what its reader raises: see `one_line_errors`."""
     kind = file.suffix.lower()
     if kind == ".parquet":
         return _parquet(file)
@@ -76,23 +81,23 @@ def open_table(file: Path) -> Table:
     return _in_memory(_text(file) if kind == ".txt" else _json(file))
 
 
-def _in_memory(table: pa.Table) -> Table:
-    def batches(names: Sequence[str], _: pa.DataType | None) -> Batches:
+def _in_memory(table: pa.Table) -> TableFile:
+    def batches(names: Sequence[str], _: pa.DataType | None) -> RecordBatches:
         yield from table.select(list(names)).combine_chunks().to_batches(2**14)
 
     first = next(iter(table.slice(0, 1).to_pylist()), None)
-    return Table(_types(table.schema), first, lambda names: table.select(list(names)), batches)
+    return TableFile(_types(table.schema), first, lambda names: table.select(list(names)), batches)
 
 
 def _types(schema: pa.Schema) -> dict[str, pa.DataType]:
     return {f.name: f.type.storage_type if isinstance(f.type, pa.ExtensionType) else f.type for f in schema}
 
 
-def _parquet(file: Path) -> Table:
+def _parquet(file: Path) -> TableFile:
     schema = pq.read_schema(file)
 
-    def batches(names: Sequence[str], _: pa.DataType | None) -> Batches:
-        with reading(file), pq.ParquetFile(file) as parquet:
+    def batches(names: Sequence[str], _: pa.DataType | None) -> RecordBatches:
+        with one_line_errors(file), pq.ParquetFile(file) as parquet:
             yield from parquet.iter_batches(2**12, columns=list(names), use_threads=False)
 
     plain = [f.name for f in schema if is_plain(f.type)]
@@ -103,18 +108,18 @@ def _parquet(file: Path) -> Table:
     def read(names: Sequence[str]) -> pa.Table:
         return pq.read_table(file, columns=list(names)).replace_schema_metadata(None)
 
-    return Table(_types(schema), first, read, batches)
+    return TableFile(_types(schema), first, read, batches)
 
 
-def _csv(file: Path) -> Table:
+def _csv(file: Path) -> TableFile:
     # Arrays that were printed into a cell have line breaks in them.
     parse = pyarrow.csv.ParseOptions(delimiter="\t" if file.suffix.lower() == ".tsv" else ",", newlines_in_values=True)
     block = pyarrow.csv.ReadOptions(block_size=2**24)
 
-    def batches(names: Sequence[str], type_: pa.DataType | None) -> Batches:
+    def batches(names: Sequence[str], type_: pa.DataType | None) -> RecordBatches:
         types = None if type_ is None else dict.fromkeys(names, type_)
         convert = pyarrow.csv.ConvertOptions(include_columns=list(names), column_types=types)
-        with reading(file), pyarrow.csv.open_csv(file, block, parse, convert) as reader:
+        with one_line_errors(file), pyarrow.csv.open_csv(file, block, parse, convert) as reader:
             yield from reader
 
     with pyarrow.csv.open_csv(file, block, parse) as reader:
@@ -127,7 +132,7 @@ def _csv(file: Path) -> Table:
     def read(names: Sequence[str]) -> pa.Table:
         return pyarrow.csv.read_csv(file, block, parse, pyarrow.csv.ConvertOptions(include_columns=list(names)))
 
-    return Table(_types(schema), first, read, batches)
+    return TableFile(_types(schema), first, read, batches)
 
 
 def _json(file: Path) -> pa.Table:
@@ -156,7 +161,7 @@ def _text(file: Path) -> pa.Table:
     """Lines; where each is an image file, white space and one word more, those are image and label."""
     lines = [line for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
     pairs = [line.rsplit(None, 1) for line in lines]
-    if pairs and all(len(pair) == 2 and pair[0].lower().endswith(EXTENSIONS) for pair in pairs):
+    if pairs and all(len(pair) == 2 and pair[0].lower().endswith(IMAGE_SUFFIXES) for pair in pairs):
         return pa.table({"image": [pair[0] for pair in pairs], "label": [pair[1] for pair in pairs]})
     return pa.table({"value": pa.array([line.strip() for line in lines], pa.string())})
 

@@ -17,20 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard.metrics import score_histograms
-from predboard.metrics.score_histograms import FINE, GROUPS, Estimate, Ranking
-from predboard.predictions.table import Predictions, Rows, Run, mix
-from predboard.state import LIMIT, Lowest, summed
+from predboard.metrics.score_histograms import FINE_BINS, JACKKNIFE_GROUPS, Estimate, ScoreHistograms
+from predboard.predictions.table import Predictions, Run, TileRows, mix
+from predboard.state import FIXED_LIMIT, Lowest, summed
 
 BINS = 15
 """Equal-width bins [i/15, (i + 1)/15), the last with 1."""
 
-UNIT = 2.0**-30
+PROBABILITY_UNIT = 2.0**-30
 """Of sums of probabilities: 8 billion rows fit into an int64."""
 
-ORDERED = 2**16
+EQUAL_MASS_BINS = 2**16
 """Bins of the log-odds for calibration error by equal mass: few rows share one, so little depends on their order."""
 
-SAMPLE = 8192
+SAMPLE_ROWS = 8192
 """Rows on which a temperature is fitted and tried, about half of them each."""
 
 SALT = 6
@@ -39,10 +39,10 @@ SALT = 6
 BETAS = 2.0 ** (np.arange(17) / 2 - 4)
 """Inverse temperatures from 1/16 to 16, each the square root of 2 above the last."""
 
-FAR = 2000.0
+MAX_LOGIT_GAP = 2000.0
 """Logits that are further below the highest count as so far: exp(-2000/16) is below all float32."""
 
-MISSED = 0.1
+CONFORMAL_ALPHA = 0.1
 """Share of images whose true class conformal sets may lack."""
 
 ECE = "Expected calibration error: how far accuracy is from confidence in 15 equal-width bins, mean over images."
@@ -57,7 +57,7 @@ _BLOCK = 2**17
 
 @dataclass(frozen=True)
 class Calibration:
-    """Counts of the labelled rows, sums of probabilities in `UNIT`s, and a sample of rows."""
+    """Counts of the labelled rows, sums of probabilities in `PROBABILITY_UNIT`s, and a sample of rows."""
 
     sample: Lowest  # right, gap = z_max - z_y, and curve = L, L', L'' of each row
     top: NDArray[np.int64] = summed()  # [GROUPS, rows and right and confidence, BINS] by confidence
@@ -70,7 +70,7 @@ class Calibration:
     def zero(cls, run: Run) -> "Calibration":
         """No rows."""
         k, none = len(run.classes), np.zeros(0, np.int64)
-        rows: Rows = {
+        rows: TileRows = {
             "key": none,
             "id": none,
             "right": np.zeros(0, np.bool_),
@@ -78,9 +78,9 @@ class Calibration:
             "curve": np.zeros((0, 3, len(BETAS)), np.float32),
         }
         return cls(
-            sample=Lowest(SAMPLE, none, np.zeros(0), rows),
-            top=np.zeros((GROUPS, 3, BINS), np.int64),
-            fine=np.zeros((3, ORDERED), np.int64),
+            sample=Lowest(SAMPLE_ROWS, none, np.zeros(0), rows),
+            top=np.zeros((JACKKNIFE_GROUPS, 3, BINS), np.int64),
+            fine=np.zeros((3, EQUAL_MASS_BINS), np.int64),
             above=np.zeros((2, k, BINS), np.int64),
             hits=np.zeros((k, BINS), np.int64),
             total=np.zeros(k, np.int64),
@@ -94,25 +94,30 @@ class Calibration:
     @classmethod
     def _measured(cls, classes: int, rows: Predictions) -> "Calibration":
         p, confidence = rows.probabilities, rows.confidence.astype(np.float64)
-        bin_ = bins_of(confidence)
-        group = score_histograms.group_of(rows.key)
-        at = score_histograms.place(score_histograms.score(rows.confidence), ORDERED).astype(np.int64)
+        bin_ = equal_width_bin(confidence)
+        group = score_histograms.jackknife_group(rows.key)
+        at = score_histograms.bin_index(score_histograms.score_of_probability(rows.confidence), EQUAL_MASS_BINS).astype(
+            np.int64
+        )
         total, above = np.zeros(classes), np.zeros((2, classes * BINS), np.int64)
         each = max(_BLOCK // classes, 1)
         for start in range(0, len(p), each):
             block = p[start : start + each]
             # Whole numbers: their sum is exact in float64, in any order.
-            total += np.rint(block * np.float32(1 / UNIT)).sum(axis=0, dtype=np.float64)
+            total += np.rint(block * np.float32(1 / PROBABILITY_UNIT)).sum(axis=0, dtype=np.float64)
             where = np.flatnonzero(block.reshape(-1) >= np.float32(1 / BINS))
             some = block.reshape(-1)[where].astype(np.float64)
-            above += _sums((where % classes) * BINS + bins_of(some), (some,), classes * BINS)
+            above += _sums((where % classes) * BINS + equal_width_bin(some), (some,), classes * BINS)
         true = p[np.arange(len(rows)), rows.label].astype(np.float64)
-        hits = _sums(rows.label * BINS + bins_of(true), (), classes * BINS)
-        weights = rows.right.astype(np.float64) * UNIT, confidence
+        hits = _sums(rows.label * BINS + equal_width_bin(true), (), classes * BINS)
+        weights = rows.right.astype(np.float64) * PROBABILITY_UNIT, confidence
         return cls(
-            sample=_sampled(rows.take(rows.sampled(SAMPLE, SALT))),
-            top=_sums(group * BINS + bin_, weights, GROUPS * BINS).reshape(3, GROUPS, BINS).swapaxes(0, 1).copy(),
-            fine=_sums(at, weights, ORDERED),
+            sample=_sampled(rows.take(rows.sampled(SAMPLE_ROWS, SALT))),
+            top=_sums(group * BINS + bin_, weights, JACKKNIFE_GROUPS * BINS)
+            .reshape(3, JACKKNIFE_GROUPS, BINS)
+            .swapaxes(0, 1)
+            .copy(),
+            fine=_sums(at, weights, EQUAL_MASS_BINS),
             above=above.reshape(2, classes, BINS),
             hits=hits.reshape(classes, BINS),
             total=total.astype(np.int64),
@@ -127,7 +132,7 @@ class Calibration:
     def bins(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
         """[BINS] rows, right ones, and sum of their confidence."""
         rows, right, confidence = self.top.sum(axis=0)
-        return rows, right, confidence * UNIT
+        return rows, right, confidence * PROBABILITY_UNIT
 
     @property
     def ece(self) -> float:
@@ -164,25 +169,25 @@ class Calibration:
         its rows as evenly mixed. The bound is by the worst order of its right and wrong rows.
         """
         rows, right, confidence = (n.astype(np.float64) for n in self.fine)
-        n, gap = self.rows, np.append(0, np.cumsum(right - confidence * UNIT))
+        n, gap = self.rows, np.append(0, np.cumsum(right - confidence * PROBABILITY_UNIT))
         ends = np.append(0, np.cumsum(rows))
         cuts = np.cumsum([n // BINS + (i < n % BINS) for i in range(BINS)])
         value = np.abs(np.diff(np.interp(np.append(0, cuts), *_rising(ends, gap)))).sum() / n
-        at = np.minimum(np.searchsorted(ends, cuts[:-1], side="right") - 1, ORDERED - 1)
+        at = np.minimum(np.searchsorted(ends, cuts[:-1], side="right") - 1, EQUAL_MASS_BINS - 1)
         part, whole, good = cuts[:-1] - ends[at], rows[at], right[at]
         share = part / np.maximum(whole, 1)
         most = np.minimum(part, good) - share * good
         least = share * good - np.maximum(part - (whole - good), 0)
-        width = np.diff(score_histograms.edges(ORDERED))[at] * part * (1 - share)
+        width = np.diff(score_histograms.bin_edges(EQUAL_MASS_BINS))[at] * part * (1 - share)
         # What one of two neighbours wins the other loses.
         return Estimate(np.asarray(value), np.asarray(2 * (np.maximum(most, least) + width).sum() / n))
 
     @cached_property
     def by_class(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """[classes, BINS] rows by the probability of each class, rows of the class among them, sum of it."""
-        rows, sums = self.above[0].astype(np.float64), self.above[1] * UNIT
+        rows, sums = self.above[0].astype(np.float64), self.above[1] * PROBABILITY_UNIT
         rows[:, 0] = self.rows - rows[:, 1:].sum(axis=1)
-        sums[:, 0] = np.maximum(self.total * UNIT - sums[:, 1:].sum(axis=1), 0)
+        sums[:, 0] = np.maximum(self.total * PROBABILITY_UNIT - sums[:, 1:].sum(axis=1), 0)
         return rows, self.hits.astype(np.float64), sums
 
     @property
@@ -192,7 +197,7 @@ class Calibration:
         return float(np.abs(hits - sums).sum() / self.rows / len(hits))
 
     @cached_property
-    def brier_split(self) -> tuple[float, float, float]:
+    def brier_decomposition(self) -> tuple[float, float, float]:
         """Reliability, resolution, uncertainty (Murphy 1973) in each class's 15 equal-width bins, summed over classes.
 
         Reliability - resolution + uncertainty is the Brier score but for the spread of probabilities inside a bin.
@@ -205,12 +210,12 @@ class Calibration:
         return float(reliability), float(resolution), float((share * (1 - share)).sum())
 
     @cached_property
-    def tempered(self) -> "Tempered | None":
+    def tempered(self) -> "TemperatureFit | None":
         """What dividing logits by one number does; None if no number from 1/16 to 16 is best, or half the sample is
         missing.
         """
         rows = self.sample.rows
-        fold = score_histograms.group_of(rows["key"]) % 2
+        fold = score_histograms.jackknife_group(rows["key"]) % 2
         if not (fold == 0).any() or not (fold == 1).any():
             return None
         loss = _loss(rows["gap"][fold == 0], rows["curve"][fold == 0]).mean(axis=0)  # [3, betas]
@@ -228,7 +233,7 @@ class Calibration:
         after = _between(_in_log(here["curve"]), i, u)  # L at the temperature found, of each row
         one = int(np.flatnonzero(BETAS == 1)[0])
         before = here["curve"][:, 0, one].astype(np.float64)
-        return Tempered(
+        return TemperatureFit(
             1 / beta,
             int((fold == 0).sum()),
             int((fold == 1).sum()),
@@ -238,7 +243,7 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Tempered:
+class TemperatureFit:
     """A temperature, and what it does to rows that it was not fitted on."""
 
     temperature: float
@@ -253,7 +258,7 @@ class Tempered:
 
 
 @dataclass(frozen=True)
-class Sets:
+class ConformalSets:
     """Conformal sets of classes."""
 
     threshold: float
@@ -268,7 +273,7 @@ class Sets:
     """At most so much of the coverage comes from rounding the threshold down to the edge of a bin."""
 
 
-def conformal(state: Ranking) -> Sets | None:
+def conformal_sets(state: ScoreHistograms) -> ConformalSets | None:
     """Sets of all classes whose probability is high enough (LAC: Sadinle, Lei & Wasserman 2019).
 
     The threshold is the ⌊(n + 1) / 10⌋-th lowest probability of the true class in fold 0, that is the quantile
@@ -277,13 +282,13 @@ def conformal(state: Ranking) -> Sets | None:
     none.
     """
     fitted, tried = (int(n) for n in state.given.sum(axis=1))
-    lowest = int((fitted + 1) * MISSED + 1e-9)
+    lowest = int((fitted + 1) * CONFORMAL_ALPHA + 1e-9)
     if not lowest or not tried:
         return None
     at = int(np.searchsorted(np.cumsum(state.given[0]), lowest))
     held, classes = state.given[1, at:].sum(), state.any_class[1, at:].sum()
-    return Sets(
-        float(score_histograms.edges(FINE)[at]),
+    return ConformalSets(
+        float(score_histograms.bin_edges(FINE_BINS)[at]),
         float(held / tried),
         float(classes / tried),
         fitted,
@@ -292,27 +297,27 @@ def conformal(state: Ranking) -> Sets | None:
     )
 
 
-def bins_of(p: NDArray[np.float64]) -> NDArray[np.int64]:
+def equal_width_bin(p: NDArray[np.float64]) -> NDArray[np.int64]:
     """Which equal-width bin each probability is in."""
     return np.minimum((p * BINS).astype(np.int64), BINS - 1)
 
 
 def _sums(at: NDArray[np.int64], weights: tuple[NDArray[np.float64], ...], bins: int) -> NDArray[np.int64]:
-    """[1 + weights, bins] rows and sums of weights in `UNIT`s, each rounded first."""
+    """[1 + weights, bins] rows and sums of weights in `PROBABILITY_UNIT`s, each rounded first."""
     found = [np.bincount(at, minlength=bins)]
-    found += [np.bincount(at, np.rint(w / UNIT), bins).astype(np.int64) for w in weights]
+    found += [np.bincount(at, np.rint(w / PROBABILITY_UNIT), bins).astype(np.int64) for w in weights]
     return np.stack(found).astype(np.int64)
 
 
 def _ece(top: NDArray[np.int64]) -> NDArray[np.float64]:
     """Of [rows and right and confidence, BINS]."""
-    gaps = np.abs(top[1] - top[2] * UNIT)
+    gaps = np.abs(top[1] - top[2] * PROBABILITY_UNIT)
     n = top[0].sum()
     return np.asarray(gaps.sum() / n if n else np.nan)
 
 
 def _ece_of(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
-    gaps = np.bincount(bins_of(confidence), right - confidence, BINS)
+    gaps = np.bincount(equal_width_bin(confidence), right - confidence, BINS)
     return float(np.abs(gaps).sum() / len(right))
 
 
@@ -332,10 +337,16 @@ def _sampled(rows: Predictions) -> Lowest:
         curve[here] = _tempered(logits[here], predicted[here])
     at = np.arange(len(rows))
     gap = logits[at, predicted].astype(np.float64) - logits[at, rows.label]
-    columns: Rows = {"key": rows.key, "id": rows.id, "right": rows.right, "gap": np.minimum(gap, LIMIT), "curve": curve}
+    columns: TileRows = {
+        "key": rows.key,
+        "id": rows.id,
+        "right": rows.right,
+        "gap": np.minimum(gap, FIXED_LIMIT),
+        "curve": curve,
+    }
     group, score = np.zeros(len(rows), np.int64), mix(rows.key, SALT).view(np.uint64).astype(np.float64)
-    stay = Lowest.choose(SAMPLE, group, score, rows.key, rows.id)
-    return Lowest(SAMPLE, group[stay], score[stay], {name: column[stay] for name, column in columns.items()})
+    stay = Lowest.choose(SAMPLE_ROWS, group, score, rows.key, rows.id)
+    return Lowest(SAMPLE_ROWS, group[stay], score[stay], {name: column[stay] for name, column in columns.items()})
 
 
 def _tempered(logits: NDArray[np.float32], predicted: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -345,8 +356,8 @@ def _tempered(logits: NDArray[np.float32], predicted: NDArray[np.int64]) -> NDAr
     each = np.arange(len(logits))
     with np.errstate(over="ignore"):  # logits that are further apart than the largest float
         gap = logits[each, predicted][:, None] - logits  # [rows, classes]
-    np.minimum(gap, np.float32(FAR), out=gap)
-    gap[each, predicted] = FAR  # left out of the sums: ln(1 + rest) keeps the digits of an almost sure row
+    np.minimum(gap, np.float32(MAX_LOGIT_GAP), out=gap)
+    gap[each, predicted] = MAX_LOGIT_GAP  # left out of the sums: ln(1 + rest) keeps the digits of an almost sure row
     found = np.empty((len(logits), 3, len(BETAS)), np.float32)
     e, weighed = np.empty_like(gap), np.empty_like(gap)
     for first in (0, 1):

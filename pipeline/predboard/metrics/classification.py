@@ -16,28 +16,28 @@ from numpy.typing import NDArray
 
 from predboard.metrics import counts as tally
 from predboard.metrics import score_histograms
-from predboard.metrics.counts import Z95, Scores, Tally, means, wilson, wilsons
-from predboard.metrics.score_histograms import Estimate, Ranking, mean_defined
+from predboard.metrics.counts import Z95, CountMetrics, Counts, confusion_metrics, wilson_interval, wilson_intervals
+from predboard.metrics.score_histograms import Estimate, ScoreHistograms, mean_of_defined
 from predboard.predictions.table import Predictions, Run, hash64
-from predboard.state import UNIT, fixed, greatest, summed
-from predboard.summaries import Figure
+from predboard.state import FIXED_UNIT, fixed, greatest, summed
+from predboard.summaries import Metric
 
 COLUMNS = tally.COLUMNS | score_histograms.COLUMNS
 """Columns that `Evidence.measure` reads; `Basis.measure` reads those of the tally."""
 
-TOPS = (2, 5)
+TOP_KS = (2, 5)
 """Numbers of highest classes among which the true one is looked for."""
 
-SQUARE = 2.0**16
+MAX_SQUARE = 2.0**16
 """Squares are cut here: a loss above 256 nats counts as 256 in the width of the interval, so that no sum overflows."""
 
-DRAWS = 8_000_000
+MAX_POISSON_NUMBERS = 8_000_000
 """Poisson numbers drawn for the intervals of a step: 250 to 1,000 for each cell."""
 
-BLOCK = 2**25
+BOOTSTRAP_BLOCK_BYTES = 2**25
 """Bytes of them at once."""
 
-FEW = 8
+SMALL_COUNT = 8
 """A count below it is drawn as so many times one."""
 
 _CACHED = 2**17
@@ -71,7 +71,7 @@ WITHOUT_LOGITS = frozenset(
         *("precision", "recall", "f1"),
     ]
 )
-"""Figures of all classes and of a class that `Basis` has."""
+"""Figures of all classes and of a class that `CountState` has."""
 
 LESS_IS_BETTER = frozenset({"nll", "brier", "aurc"})
 """Of `DEFINITIONS`; of the others more is better."""
@@ -93,7 +93,7 @@ _JACKKNIFE = HOW_OF_A_CLASS["auroc"]
 
 
 @dataclass(frozen=True)
-class Column:
+class ClassMetric:
     """One figure of all classes: [classes] each, nan where a class has none."""
 
     value: NDArray[np.float64]
@@ -106,136 +106,136 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Basis:
+class CountState:
     """Mergeable state from which the figures follow that need no logits."""
 
-    tally: Tally
+    tally: Counts
     classes: np.int64 = greatest()  # how many there are
     loss_squares: np.int64 = summed()  # nats², each cut at SQUARE
 
     @classmethod
-    def zero(cls, run: Run) -> "Basis":
+    def zero(cls, run: Run) -> "CountState":
         """No rows."""
-        return cls(Tally.zero(), np.int64(len(run.classes)), np.int64(0))
+        return cls(Counts.zero(), np.int64(len(run.classes)), np.int64(0))
 
     @classmethod
-    def measure(cls, run: Run, batch: Predictions) -> "Basis":
+    def measure(cls, run: Run, batch: Predictions) -> "CountState":
         """These rows alone, measured once for all panels that share it."""
 
-        def count() -> Basis:
-            squares = np.minimum(np.square(batch.labelled.loss, dtype=np.float64), SQUARE)
-            return cls(Tally.measure(run, batch), np.int64(len(run.classes)), fixed(squares))
+        def count() -> CountState:
+            squares = np.minimum(np.square(batch.labelled.loss, dtype=np.float64), MAX_SQUARE)
+            return cls(Counts.measure(run, batch), np.int64(len(run.classes)), fixed(squares))
 
-        return batch.once(Basis, count)
+        return batch.once(CountState, count)
 
     @cached_property
-    def scores(self) -> Scores:
+    def scores(self) -> CountMetrics:
         """Counts by class and what follows from them."""
         return self.tally.scores(int(self.classes))
 
     @cached_property
-    def overall(self) -> dict[str, Figure]:
+    def overall(self) -> dict[str, Metric]:
         """Figures of all classes together by name; what is not defined is left out."""
         scores, n = self.scores, self.scores.counted
         if not n:
             return {}
         found = {"accuracy": _share("accuracy", float(scores.hits.sum()), n)}
-        draws = redrawn(scores)
+        draws = resample_confusion(scores)
         for name, value in scores.means.items():
             how = f"bias-corrected bootstrap of the confusion cells, {len(draws[name]):,} draws"
-            found[name] = Figure(value, corrected(value, draws[name]), DEFINITIONS[name], how, rows=n)
+            found[name] = Metric(value, bias_corrected_interval(value, draws[name]), DEFINITIONS[name], how, rows=n)
         found["nll"] = _mean("nll", self.tally.loss, self.loss_squares, n)
         return found
 
     @cached_property
-    def by_class(self) -> dict[str, Column]:
+    def by_class(self) -> dict[str, ClassMetric]:
         """Figures of single classes, in the order of `OF_A_CLASS`."""
         s = self.scores
         union = s.support + s.predictions - s.hits  # rows of the class or predicted as it; F1 = 2 J / (1 + J)
-        jaccard = [2 * end / (1 + end) for end in wilsons(s.hits, union)]
+        jaccard = [2 * end / (1 + end) for end in wilson_intervals(s.hits, union)]
         return {
-            "precision": _exact(s.precision, wilsons(s.hits, s.predictions), s.predictions),
-            "recall": _exact(s.recall, wilsons(s.hits, s.support), s.support),
+            "precision": _exact(s.precision, wilson_intervals(s.hits, s.predictions), s.predictions),
+            "recall": _exact(s.recall, wilson_intervals(s.hits, s.support), s.support),
             "f1": _exact(s.f1, jaccard, union),
         }
 
 
 @dataclass(frozen=True)
-class Evidence:
+class MetricState:
     """Mergeable state from which all figures follow."""
 
-    basis: Basis
-    ranking: Ranking
+    basis: CountState
+    ranking: ScoreHistograms
     top2: np.int64 = summed()  # expected hits among the 2 highest, fixed point
     top5: np.int64 = summed()
     brier: np.int64 = summed()  # sum of each row's Brier score, fixed point
     brier_squares: np.int64 = summed()
 
     @classmethod
-    def zero(cls, run: Run) -> "Evidence":
+    def zero(cls, run: Run) -> "MetricState":
         """No rows."""
         none = np.int64(0)
-        return cls(Basis.zero(run), Ranking.zero(run), none, none, none, none)
+        return cls(CountState.zero(run), ScoreHistograms.zero(run), none, none, none, none)
 
     @classmethod
-    def measure(cls, run: Run, batch: Predictions) -> "Evidence":
+    def measure(cls, run: Run, batch: Predictions) -> "MetricState":
         """These rows alone, measured once for all panels that share it."""
-        return batch.once(Evidence, lambda: cls._measured(run, batch))
+        return batch.once(MetricState, lambda: cls._measured(run, batch))
 
     @classmethod
-    def _measured(cls, run: Run, batch: Predictions) -> "Evidence":
+    def _measured(cls, run: Run, batch: Predictions) -> "MetricState":
         rows = batch.labelled
         above, same = rows.rank, rows.ties
         # Expected hit when equal logits are ordered at random: k - g of the e + 1 tied places lie inside the top k.
-        top2, top5 = (fixed(np.clip((k - above) / (same + 1), 0, 1)) for k in TOPS)
+        top2, top5 = (fixed(np.clip((k - above) / (same + 1), 0, 1)) for k in TOP_KS)
         p = rows.probabilities
         true = p[np.arange(len(rows)), rows.label].astype(np.float64)
         brier = np.maximum(np.einsum("ij,ij->i", p, p) - 2 * true + 1, 0)  # sum of (p - y)² over the classes
-        basis = Basis.measure(run, batch)
-        return cls(basis, Ranking.measure(run, batch), top2, top5, fixed(brier), fixed(brier**2))
+        basis = CountState.measure(run, batch)
+        return cls(basis, ScoreHistograms.measure(run, batch), top2, top5, fixed(brier), fixed(brier**2))
 
     @property
-    def tally(self) -> Tally:
+    def tally(self) -> Counts:
         """Counts of rows."""
         return self.basis.tally
 
     @property
-    def scores(self) -> Scores:
+    def scores(self) -> CountMetrics:
         """Counts by class and what follows from them."""
         return self.basis.scores
 
     @cached_property
-    def overall(self) -> dict[str, Figure]:
+    def overall(self) -> dict[str, Metric]:
         """Every figure of all classes together, in the order of `DEFINITIONS`; what is not defined is left out."""
         n = self.scores.counted
         if not n:
             return {}
         found = dict(self.basis.overall)
-        for k, hits in zip(TOPS, (self.top2, self.top5), strict=True):
+        for k, hits in zip(TOP_KS, (self.top2, self.top5), strict=True):
             if k < self.scores.classes:
-                found[f"accuracy_top{k}"] = _share(f"accuracy_top{k}", float(hits * UNIT), n)
+                found[f"accuracy_top{k}"] = _share(f"accuracy_top{k}", float(hits * FIXED_UNIT), n)
         found["brier"] = _mean("brier", self.brier, self.brier_squares, n)
         ranked = self._ranked
         for name, value, half, bound in (
             *(
-                (f"{name}_macro", mean_defined(of.value), self._half[name][0], mean_defined(of.bound))
+                (f"{name}_macro", mean_of_defined(of.value), self._half[name][0], mean_of_defined(of.bound))
                 for name, of in ranked.items()
             ),
             ("aurc", float(self._aurc.value), self._half["aurc"][0], float(self._aurc.bound)),
         ):
             if not np.isnan(value):
                 ends = None if np.isnan(half) else (max(value - float(half), 0.0), min(value + float(half), 1.0))
-                found[name] = Figure(value, ends, DEFINITIONS[name], _JACKKNIFE, bound, n)
+                found[name] = Metric(value, ends, DEFINITIONS[name], _JACKKNIFE, bound, n)
         return {name: found[name] for name in DEFINITIONS if name in found}
 
     @cached_property
-    def by_class(self) -> dict[str, Column]:
+    def by_class(self) -> dict[str, ClassMetric]:
         """Every figure of single classes, in the order of `OF_A_CLASS`."""
         found = dict(self.basis.by_class)
         for name in ("average_precision", "auroc"):
             of, half = self._ranked[name], self._half[name][1:]
             ends = np.clip([of.value - half, of.value + half], 0, 1)
-            found[name] = Column(of.value, ends[0], ends[1], of.bound, self.scores.support)
+            found[name] = ClassMetric(of.value, ends[0], ends[1], of.bound, self.scores.support)
         return found
 
     @property
@@ -252,7 +252,7 @@ class Evidence:
         grouped = self.ranking.true_grouped, self.ranking.every_grouped
 
         def mean_first(of: Estimate) -> NDArray[np.float64]:
-            return np.concatenate([[mean_defined(of.value)], of.value])
+            return np.concatenate([[mean_of_defined(of.value)], of.value])
 
         return {
             "auroc": score_histograms.jackknife(grouped, lambda *counts: mean_first(score_histograms.auroc(*counts))),
@@ -265,40 +265,40 @@ class Evidence:
         }
 
 
-def _share(name: str, hits: float, n: int) -> Figure:
+def _share(name: str, hits: float, n: int) -> Metric:
     """That of `hits` of `n` rows."""
-    return Figure(hits / n, wilson(hits, n), DEFINITIONS[name], "Wilson score", rows=n)
+    return Metric(hits / n, wilson_interval(hits, n), DEFINITIONS[name], "Wilson score", rows=n)
 
 
-def _mean(name: str, total: np.int64, squares: np.int64, n: int) -> Figure:
-    """That of the mean of `n` numbers, none below 0, from their sum and that of their squares in `UNIT`s."""
-    mean, ends = float(total * UNIT / n), None
+def _mean(name: str, total: np.int64, squares: np.int64, n: int) -> Metric:
+    """That of the mean of `n` numbers, none below 0, from their sum and that of their squares in `FIXED_UNIT`s."""
+    mean, ends = float(total * FIXED_UNIT / n), None
     if n > 1:
-        half = Z95 * math.sqrt(max(float(squares * UNIT / n) - mean**2, 0.0) / (n - 1))
+        half = Z95 * math.sqrt(max(float(squares * FIXED_UNIT / n) - mean**2, 0.0) / (n - 1))
         ends = max(mean - half, 0.0), mean + half
-    return Figure(mean, ends, DEFINITIONS[name], _MEAN, rows=n)
+    return Metric(mean, ends, DEFINITIONS[name], _MEAN, rows=n)
 
 
-def _exact(value: NDArray[np.float64], ends: Sequence[NDArray[np.float64]], rows: NDArray[np.int64]) -> Column:
+def _exact(value: NDArray[np.float64], ends: Sequence[NDArray[np.float64]], rows: NDArray[np.int64]) -> ClassMetric:
     """Without a bound, and nan for a class where it rests on no rows."""
     value, lower, upper = (np.where(rows > 0, of, np.nan) for of in (value, *ends))
-    return Column(value, lower, upper, np.full(len(rows), np.nan), rows)
+    return ClassMetric(value, lower, upper, np.full(len(rows), np.nan), rows)
 
 
-def of_classes(chosen: Sequence[int], by_class: Mapping[str, Column]) -> list[dict[str, Figure]]:
+def class_metrics(chosen: Sequence[int], by_class: Mapping[str, ClassMetric]) -> list[dict[str, Metric]]:
     """The figures of each chosen class by name; what is not defined is left out."""
-    found: list[dict[str, Figure]] = [{} for _ in chosen]
+    found: list[dict[str, Metric]] = [{} for _ in chosen]
     for name, column in by_class.items():
         columns = (column.value, column.lower, column.upper, column.bound, column.rows)
         for of, value, lower, upper, bound, rows in zip(found, *(c[chosen].tolist() for c in columns), strict=True):
             if not math.isnan(value):
                 ends = None if math.isnan(lower) else (lower, upper)
                 near = None if math.isnan(bound) else bound
-                of[name] = Figure(value, ends, OF_A_CLASS[name], HOW_OF_A_CLASS[name], near, rows)
+                of[name] = Metric(value, ends, OF_A_CLASS[name], HOW_OF_A_CLASS[name], near, rows)
     return found
 
 
-def redrawn(scores: Scores) -> dict[str, NDArray[np.float64]]:
+def resample_confusion(scores: CountMetrics) -> dict[str, NDArray[np.float64]]:
     """The figures of `tally.means` with each confusion cell of n rows replaced by Poisson(n), again and again.
 
     -> [draws] each, nan where not defined.
@@ -306,17 +306,19 @@ def redrawn(scores: Scores) -> dict[str, NDArray[np.float64]]:
     true, predicted, count = scores.cells
     there = scores.support + scores.predictions > 0
     place, classes = np.cumsum(there) - 1, int(there.sum())
-    right = Sums(np.where(true == predicted, place[true], -1), classes)
-    by_true, by_predicted = Sums(place[true], classes), Sums(place[predicted], classes)
+    right = ClassSums(np.where(true == predicted, place[true], -1), classes)
+    by_true, by_predicted = ClassSums(place[true], classes), ClassSums(place[predicted], classes)
     found: dict[str, list[NDArray[np.float64]]] = {}
     most = int(max(scores.support.max(), scores.predictions.max()))
-    for n in poissons(count, true.tobytes() + predicted.tobytes(), classes, most):
-        for name, values in means(*(of(n).T for of in (right, by_true, by_predicted))).items():
+    for n in poisson_resamples(count, true.tobytes() + predicted.tobytes(), classes, most):
+        for name, values in confusion_metrics(*(of(n).T for of in (right, by_true, by_predicted))).items():
             found.setdefault(name, []).append(values)
     return {name: np.concatenate(values) for name, values in found.items()}
 
 
-def poissons(count: NDArray[np.int64], seed: bytes, width: int, most: int) -> Iterator[NDArray[np.unsignedinteger]]:
+def poisson_resamples(
+    count: NDArray[np.int64], seed: bytes, width: int, most: int
+) -> Iterator[NDArray[np.unsignedinteger]]:
     """Each count n replaced by Poisson(n), again and again, some times at once.
 
     The seed is the hash of these bytes and of the counts: the same counts give the same draws.
@@ -331,17 +333,20 @@ def poissons(count: NDArray[np.int64], seed: bytes, width: int, most: int) -> It
         [cells, draws] of a type that holds such sums.
     """
     random = np.random.default_rng(hash64(seed + count.tobytes()) % 2**64)
-    draws = min(max(DRAWS // len(count), 250), 1000)
+    draws = min(max(MAX_POISSON_NUMBERS // len(count), 250), 1000)
     kind = np.dtype(next((of for of, room in _ROOM if most < room), np.uint64))
-    blocks = -(-draws // max(min(BLOCK // (len(count) * kind.itemsize), BLOCK // (32 * width)), 1))
-    many, size = np.flatnonzero(count >= FEW), max(_CACHED * blocks // draws, 1)
+    blocks = -(
+        -draws
+        // max(min(BOOTSTRAP_BLOCK_BYTES // (len(count) * kind.itemsize), BOOTSTRAP_BLOCK_BYTES // (32 * width)), 1)
+    )
+    many, size = np.flatnonzero(count >= SMALL_COUNT), max(_CACHED * blocks // draws, 1)
     for drawn in np.diff(np.linspace(0, draws, blocks + 1).astype(int)).tolist():
         n = np.empty((len(count), drawn), kind)
         for start in range(0, len(n), size):  # most cells of many classes hold one row
             of_block = n[start : start + size]
             of_block[:] = _poissons_of_one(_uniform(random, of_block.shape))
-        for times in range(2, FEW):  # Poisson(n) is n times Poisson(1)
-            again = np.flatnonzero((count >= times) & (count < FEW))
+        for times in range(2, SMALL_COUNT):  # Poisson(n) is n times Poisson(1)
+            again = np.flatnonzero((count >= times) & (count < SMALL_COUNT))
             for start in range(0, len(again), size):
                 at = again[start : start + size]
                 n[at] += _poissons_of_one(_uniform(random, (len(at), drawn)))
@@ -364,7 +369,7 @@ def _poissons_of_one(uniform: NDArray[np.uint16]) -> NDArray[np.uint8]:
     return n
 
 
-class Sums:
+class ClassSums:
     """Sums of [cells, draws] over the cells of each class."""
 
     def __init__(self, of: NDArray[np.int64], classes: int) -> None:
@@ -386,7 +391,7 @@ class Sums:
         return sums
 
 
-def corrected(value: float, draws: NDArray[np.float64]) -> tuple[float, float] | None:
+def bias_corrected_interval(value: float, draws: NDArray[np.float64]) -> tuple[float, float] | None:
     """95 % interval from bootstrap draws, corrected for their bias (Efron 1981: BC percentile).
 
     Drawing anew loses rare classes, so macro F1 of the draws lies below the value: their plain percentiles held the

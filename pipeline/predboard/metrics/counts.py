@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard.predictions.table import Predictions, Run
-from predboard.state import UNIT, Counted, fixed, summed
+from predboard.state import FIXED_UNIT, Counted, fixed, summed
 
 Z95 = 1.959963984540054
 """Standard normal quantile of a two-sided 95 % interval."""
 
 
 @dataclass(frozen=True)
-class Tally:
+class Counts:
     """Mergeable counts of rows."""
 
     confusion: Counted  # of true * classes + predicted, over the labelled rows
@@ -31,16 +31,16 @@ class Tally:
     loss: np.int64 = summed()  # sum over the labelled rows, fixed point
 
     @classmethod
-    def zero(cls) -> "Tally":
+    def zero(cls) -> "Counts":
         """No rows."""
         none = np.int64(0)
         return cls(Counted.of(np.zeros(0, np.int64)), none, none, none, none)
 
     @classmethod
-    def measure(cls, run: Run, batch: Predictions) -> "Tally":
+    def measure(cls, run: Run, batch: Predictions) -> "Counts":
         """These rows alone, counted once for all panels that share it."""
 
-        def count() -> Tally:
+        def count() -> Counts:
             labelled = batch.labelled
             return cls(
                 Counted.of(labelled.label * len(run.classes) + labelled.predicted),
@@ -50,15 +50,15 @@ class Tally:
                 fixed(labelled.loss),
             )
 
-        return batch.once(Tally, count)
+        return batch.once(Counts, count)
 
     @cached_property
-    def _scores(self) -> dict[int, "Scores"]:
+    def _scores(self) -> dict[int, "CountMetrics"]:
         return {}
 
-    def scores(self, classes: int) -> "Scores":
+    def scores(self, classes: int) -> "CountMetrics":
         """What follows from the counts: the same object for all who ask, batch after batch."""
-        return self._scores.setdefault(classes, Scores(self, classes))
+        return self._scores.setdefault(classes, CountMetrics(self, classes))
 
 
 COLUMNS = frozenset({"label", "predicted", "loss"})
@@ -66,25 +66,25 @@ COLUMNS = frozenset({"label", "predicted", "loss"})
 
 
 @dataclass(frozen=True)
-class Counting:
+class CountsPanel:
     """What a panel does that measures a tally and nothing else."""
 
     columns: frozenset[str] = COLUMNS
 
-    def zero(self, run: Run) -> Tally:  # noqa: ARG002  the counts are sparse and need no size
+    def zero(self, run: Run) -> Counts:  # noqa: ARG002  the counts are sparse and need no size
         """No rows."""
-        return Tally.zero()
+        return Counts.zero()
 
-    def measure(self, run: Run, batch: Predictions) -> Tally:
+    def measure(self, run: Run, batch: Predictions) -> Counts:
         """These rows alone."""
-        return Tally.measure(run, batch)
+        return Counts.measure(run, batch)
 
 
 @dataclass(frozen=True)
-class Scores:
+class CountMetrics:
     """Metrics of a tally over `classes` classes."""
 
-    tally: Tally
+    tally: Counts
     classes: int
 
     @cached_property
@@ -144,8 +144,8 @@ class Scores:
 
     @cached_property
     def means(self) -> dict[str, float]:
-        """The figures of `means` by name; one that is not defined is left out."""
-        found = means(*(n.astype(np.float64) for n in (self.hits, self.support, self.predictions)))
+        """The figures of `confusion_metrics` by name; one that is not defined is left out."""
+        found = confusion_metrics(*(n.astype(np.float64) for n in (self.hits, self.support, self.predictions)))
         return {name: float(value) for name, value in found.items() if not np.isnan(value)}
 
     @property
@@ -171,7 +171,7 @@ class Scores:
     @property
     def nll(self) -> float:
         """Mean negative log-likelihood, nats."""
-        return float(self.tally.loss * UNIT / self.counted)
+        return float(self.tally.loss * FIXED_UNIT / self.counted)
 
     @cached_property
     def worst_first(self) -> NDArray[np.int64]:
@@ -179,7 +179,7 @@ class Scores:
 
         Of equal ones those with more images come first; classes without images come last, by what is predicted as them.
         """
-        _, upper = wilsons(self.hits, self.support)
+        _, upper = wilson_intervals(self.hits, self.support)
         none = self.support == 0
         found = np.lexsort((np.arange(self.classes), -self.predictions * none, -self.support, upper, none))
         return found.astype(np.int64)
@@ -220,7 +220,7 @@ class Scores:
         return list(zip(true, predicted, count, strict=True))
 
     @cached_property
-    def taken_for(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def mistaken_for(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """[classes] the class that each true class is most often taken for, -1 if for none, and how often."""
         true, predicted, count = self.confusions
         other, times = np.full(self.classes, -1), np.zeros(self.classes, np.int64)
@@ -229,7 +229,7 @@ class Scores:
         other[true[most]] = predicted[most]
         return other, times
 
-    def worth_seeing(self, limit: int) -> NDArray[np.int64]:
+    def most_errors(self, limit: int) -> NDArray[np.int64]:
         """Classes with support, those with most errors (missed or wrongly predicted) chosen first; ascending."""
         errors = self.support + self.predictions - 2 * self.hits
         order = np.lexsort((np.arange(self.classes), -self.support, -errors))
@@ -249,7 +249,7 @@ class Scores:
         return counts
 
 
-def means(
+def confusion_metrics(
     hits: NDArray[np.float64], support: NDArray[np.float64], predictions: NDArray[np.float64]
 ) -> dict[str, NDArray[np.float64]]:
     """Figures that weigh classes, from the margins of a confusion matrix.
@@ -294,18 +294,18 @@ def sign_test(lost: int, won: int) -> float:
     return math.exp(log) * float(1 + np.cumprod(k / (n - k + 1)).sum())  # each split's over the one before
 
 
-def wilson(hits: float, rows: int) -> tuple[float, float]:
+def wilson_interval(hits: float, rows: int) -> tuple[float, float]:
     """95 % score interval of a proportion (Wilson 1927); (0, 1) of no rows.
 
-    >>> [round(end, 4) for end in wilson(9, 10)]
+    >>> [round(end, 4) for end in wilson_interval(9, 10)]
     [0.5958, 0.9821]
     """
-    lower, upper = wilsons(np.array(hits), np.array(rows))
+    lower, upper = wilson_intervals(np.array(hits), np.array(rows))
     return float(lower), float(upper)
 
 
-def wilsons(hits: NDArray[Any], rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The lower and upper ends of `wilson` for arrays of one shape."""
+def wilson_intervals(hits: NDArray[Any], rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The lower and upper ends of `wilson_interval` for arrays of one shape."""
     n, zz = np.maximum(rows, 1).astype(np.float64), Z95**2
     p = hits / n
     centre, half = p + zz / (2 * n), Z95 * np.sqrt(p * (1 - p) / n + zz / (4 * n**2))
@@ -313,8 +313,8 @@ def wilsons(hits: NDArray[Any], rows: NDArray[np.int64]) -> tuple[NDArray[np.flo
     return lower, np.where(rows == 0, 1.0, np.clip((centre + half) / (1 + zz / n), p, 1.0))
 
 
-def warnings(
-    scores: Scores, names: tuple[str, ...], rows: int, manifest_rows: int, before: Sequence[str] = ()
+def data_warnings(
+    scores: CountMetrics, names: tuple[str, ...], rows: int, manifest_rows: int, before: Sequence[str] = ()
 ) -> list[str]:
     """What a person should know before believing the numbers, gravest first; `before` is what stage one warned of."""
     found = []
@@ -335,7 +335,7 @@ def warnings(
     if n and scores.classes > 1:
         common = int(scores.support.argmax())
         always = float(scores.support[common] / n)
-        if wilson(int(scores.hits.sum()), n)[0] <= always and np.count_nonzero(scores.support) > 1:
+        if wilson_interval(int(scores.hits.sum()), n)[0] <= always and np.count_nonzero(scores.support) > 1:
             found.append(f"accuracy is not clearly better than always saying {names[common]} ({100 * always:.0f} %)")
         favourite = int(scores.predictions.argmax())
         share, due = float(scores.predictions[favourite] / n), float(scores.support[favourite] / n)

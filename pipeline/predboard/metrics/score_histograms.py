@@ -28,14 +28,14 @@ from predboard.state import summed
 SALT = 5
 """Of the hash that deals rows into groups."""
 
-GROUPS = 20
-FINE = 4096
+JACKKNIFE_GROUPS = 20
+FINE_BINS = 4096
 """Bins of a histogram that is not one for each class."""
 
 _BLOCK = 2**18
 """Numbers that are worked on at once: 1 MB, what a processor's core has beside it."""
 
-REACH = 32.0
+MAX_SCORE = 32.0
 """The bins go from -REACH to REACH."""
 
 COLUMNS = frozenset({"key", "label", "predicted", "logits"})
@@ -45,25 +45,25 @@ _T975 = 2.093024054408263
 """Quantile .975 of Student's t with GROUPS - 1 degrees of freedom."""
 
 
-def bins_of(classes: int) -> int:
+def bins_per_class(classes: int) -> int:
     """Bins for each class: 4,096 up to 128 classes, 512 at 1,000; the table stays at 4 MB up to 8,192 classes.
 
-    >>> bins_of(10), bins_of(1000), bins_of(100_000)
+    >>> bins_per_class(10), bins_per_class(1000), bins_per_class(100_000)
     (4096, 512, 64)
     """
-    return _power_of_two(2**19 // classes, 64, FINE)
+    return _power_of_two(2**19 // classes, 64, FINE_BINS)
 
 
-def coarse_of(classes: int) -> int:
+def coarse_bins_per_class(classes: int) -> int:
     """Bins for each class and group, for intervals alone: 2,048 at 10 classes, 32 at 1,000."""
-    return _power_of_two(2**15 // classes, 16, FINE)
+    return _power_of_two(2**15 // classes, 16, FINE_BINS)
 
 
 def _power_of_two(most: int, least: int, limit: int) -> int:
     return min(max(1 << (max(most, 1).bit_length() - 1), least), limit)
 
 
-def score(p: NDArray[np.float32], rest: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+def score_of_probability(p: NDArray[np.float32], rest: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
     """u(p), see above. `rest` is 1 - p where that is known better than the difference would tell.
 
     -> float32 of the same shape; -inf at 0, inf where the rest is 0.
@@ -76,7 +76,7 @@ def score(p: NDArray[np.float32], rest: NDArray[np.float32] | None = None) -> ND
     return np.where(low, u, -u)
 
 
-def probability(u: NDArray[np.floating]) -> NDArray[np.float64]:
+def probability_of_score(u: NDArray[np.floating]) -> NDArray[np.float64]:
     """The probability of a finite score: u(p) turned round, by Newton's method. -> float64 of the same shape."""
     u = np.asarray(u, np.float64)
     low = -np.abs(u)
@@ -87,22 +87,22 @@ def probability(u: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.asarray(np.where(u <= 0, p, 1 - p))
 
 
-def edges(bins: int) -> NDArray[np.float64]:
+def bin_edges(bins: int) -> NDArray[np.float64]:
     """[bins + 1] probabilities at the edges of the bins, ascending from 0 to 1."""
-    inner = probability(np.linspace(-REACH, REACH, bins + 1)[1:-1])
+    inner = probability_of_score(np.linspace(-MAX_SCORE, MAX_SCORE, bins + 1)[1:-1])
     return np.concatenate([[0.0], inner, [1.0]])
 
 
-def place(u: NDArray[np.float32], bins: int = FINE) -> NDArray[np.int32]:
+def bin_index(u: NDArray[np.float32], bins: int = FINE_BINS) -> NDArray[np.int32]:
     """Which bin a score is in; of half as many bins it is this shifted right by one. -> int32 of the same shape."""
-    at = u * np.float32(bins / (2 * REACH))
+    at = u * np.float32(bins / (2 * MAX_SCORE))
     at += np.float32(bins / 2)
     np.clip(at, 0, bins - 1, out=at)
     return at.astype(np.int32)
 
 
 @dataclass(frozen=True)
-class Ranking:
+class ScoreHistograms:
     """Histograms of the labelled rows by their probabilities. Bins ascend with the probability."""
 
     every: NDArray[np.int64] = summed()  # [classes, bins] all rows, by the probability of each class
@@ -124,39 +124,39 @@ class Ranking:
         return average_precision(self.true, self.every)
 
     @classmethod
-    def zero(cls, run: Run) -> "Ranking":
+    def zero(cls, run: Run) -> "ScoreHistograms":
         """No rows."""
-        k, coarse = len(run.classes), coarse_of(len(run.classes))
+        k, coarse = len(run.classes), coarse_bins_per_class(len(run.classes))
         return cls(
-            every=np.zeros((k, bins_of(k)), np.int64),
-            true=np.zeros((k, bins_of(k)), np.int64),
-            every_grouped=np.zeros((GROUPS, k, coarse), np.int32),
-            true_grouped=np.zeros((GROUPS, k, coarse), np.int32),
-            confidence=np.zeros((GROUPS, 2, FINE), np.int32),
-            given=np.zeros((2, FINE), np.int64),
-            any_class=np.zeros((2, FINE), np.int64),
+            every=np.zeros((k, bins_per_class(k)), np.int64),
+            true=np.zeros((k, bins_per_class(k)), np.int64),
+            every_grouped=np.zeros((JACKKNIFE_GROUPS, k, coarse), np.int32),
+            true_grouped=np.zeros((JACKKNIFE_GROUPS, k, coarse), np.int32),
+            confidence=np.zeros((JACKKNIFE_GROUPS, 2, FINE_BINS), np.int32),
+            given=np.zeros((2, FINE_BINS), np.int64),
+            any_class=np.zeros((2, FINE_BINS), np.int64),
         )
 
     @classmethod
-    def measure(cls, run: Run, batch: Predictions) -> "Ranking":
+    def measure(cls, run: Run, batch: Predictions) -> "ScoreHistograms":
         """These rows alone, measured once for all panels that share it."""
-        return batch.once(Ranking, lambda: cls._measured(run, batch.labelled))
+        return batch.once(ScoreHistograms, lambda: cls._measured(run, batch.labelled))
 
     @classmethod
-    def _measured(cls, run: Run, rows: Predictions) -> "Ranking":
-        k, bins, coarse = len(run.classes), bins_of(len(run.classes)), coarse_of(len(run.classes))
-        group, label, predicted = group_of(rows.key), rows.label, rows.predicted
+    def _measured(cls, run: Run, rows: Predictions) -> "ScoreHistograms":
+        k, bins, coarse = len(run.classes), bins_per_class(len(run.classes)), coarse_bins_per_class(len(run.classes))
+        group, label, predicted = jackknife_group(rows.key), rows.label, rows.predicted
         at = _places(rows.probabilities, predicted)  # [rows, classes]
         each = np.arange(len(rows))
         top, given = at[each, predicted].astype(np.int64), at[each, label].astype(np.int64)
-        shift, shorter = (int(np.log2(FINE // n)) for n in (bins, coarse))
+        shift, shorter = (int(np.log2(FINE_BINS // n)) for n in (bins, coarse))
         state = cls.zero(run)
         _count(state.true, label * bins + (given >> shift))
         _count(state.true_grouped, (group * k + label) * coarse + (given >> shorter))
-        _count(state.confidence, (group * 2 + (predicted == label)) * FINE + top)
-        _count(state.given, (group % 2) * FINE + given)
+        _count(state.confidence, (group * 2 + (predicted == label)) * FINE_BINS + top)
+        _count(state.given, (group % 2) * FINE_BINS + given)
         fold = group % 2
-        at += (fold * FINE).astype(np.int16)[:, None]
+        at += (fold * FINE_BINS).astype(np.int16)[:, None]
         of_group = group * (k * coarse) - fold * coarse
         width = max(_BLOCK // 4 // max(len(rows), 1), 1)
         for start in range(0, k, width):  # class by class: a table of one class stays in the processor's cache
@@ -187,14 +187,14 @@ def _places(probabilities: NDArray[np.float32], predicted: NDArray[np.int64]) ->
         with np.errstate(divide="ignore"):
             u = np.log(p)
         u += p
-        u[each, highest] = score(top, rest)
-        at[start : start + size] = place(u)
+        u[each, highest] = score_of_probability(top, rest)
+        at[start : start + size] = bin_index(u)
     return at
 
 
-def group_of(key: NDArray[np.int64]) -> NDArray[np.int64]:
+def jackknife_group(key: NDArray[np.int64]) -> NDArray[np.int64]:
     """Group of each key, 0 to 19. Even ones are fold 0, where things are fitted. -> [rows] int64."""
-    return (mix(key, SALT).view(np.uint64) % np.uint64(GROUPS)).astype(np.int64)
+    return (mix(key, SALT).view(np.uint64) % np.uint64(JACKKNIFE_GROUPS)).astype(np.int64)
 
 
 def _count(table: NDArray[np.integer], index: NDArray[np.int64]) -> None:
@@ -202,7 +202,9 @@ def _count(table: NDArray[np.integer], index: NDArray[np.int64]) -> None:
     np.add.at(table.reshape(-1), index.reshape(-1), table.dtype.type(1))
 
 
-def falling(true: NDArray[np.integer], every: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def positives_by_threshold(
+    true: NDArray[np.integer], every: NDArray[np.integer]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """True and false positives if rows of the highest 1, 2, … bins are taken. -> two of [..., bins]"""
     tp = np.cumsum(true[..., ::-1], axis=-1, dtype=np.int64)
     return tp, np.cumsum(every[..., ::-1], axis=-1, dtype=np.int64) - tp
@@ -314,12 +316,14 @@ def jackknife(
         [...] half widths; nan where the metric is not defined without some group.
     """
     totals = [counts.sum(axis=0, dtype=np.int64) for counts in grouped]
-    without = np.array([metric(*(t - c[g] for t, c in zip(totals, grouped, strict=True))) for g in range(GROUPS)])
+    without = np.array(
+        [metric(*(t - c[g] for t, c in zip(totals, grouped, strict=True))) for g in range(JACKKNIFE_GROUPS)]
+    )
     spread = ((without - without.mean(axis=0)) ** 2).sum(axis=0)
-    return np.asarray(_T975 * np.sqrt((GROUPS - 1) / GROUPS * spread))
+    return np.asarray(_T975 * np.sqrt((JACKKNIFE_GROUPS - 1) / JACKKNIFE_GROUPS * spread))
 
 
-def mean_defined(values: NDArray[np.float64]) -> float:
+def mean_of_defined(values: NDArray[np.float64]) -> float:
     """Mean over the classes for which a value is defined; nan if there are none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else float("nan")

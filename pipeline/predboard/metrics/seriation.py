@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-CONTRAST = 3
+MIN_GROUP_CONTRAST = 3
 """The similarity in a group is on average at least so many times that of any two things."""
 
 DENSE = 2048
@@ -22,7 +22,7 @@ _END = 3
 
 
 @dataclass(frozen=True)
-class Order:
+class Seriation:
     """All things in an order."""
 
     items: NDArray[np.int64]  # [n]
@@ -30,7 +30,7 @@ class Order:
     """(start, stop) of each group of at least two in `items`, in their order."""
 
 
-def seriate(n: int, a: NDArray[np.int64], b: NDArray[np.int64], similarity: NDArray[np.float64]) -> Order:
+def seriate(n: int, a: NDArray[np.int64], b: NDArray[np.int64], similarity: NDArray[np.float64]) -> Seriation:
     """Order `n` things: similar ones together, those with most similarity to others first.
 
     Args:
@@ -45,7 +45,7 @@ def seriate(n: int, a: NDArray[np.int64], b: NDArray[np.int64], similarity: NDAr
     exact = float(whole.sum()) < 2**52  # as floats, and their sums
     links: _Links = _Dense(n, a, b, whole) if n <= DENSE and exact else _Sparse(n, a, b, whole)
     weight = links.weights()
-    least = CONTRAST * sum(weight) / max(n * (n - 1), 1)  # sum(weight) has every pair twice
+    least = MIN_GROUP_CONTRAST * sum(weight) / max(n * (n - 1), 1)  # sum(weight) has every pair twice
     branches = _Branches(n, links, least)
     by_weight = sorted(range(n), key=lambda i: (-weight[i], i))
     for i in by_weight:
@@ -61,7 +61,7 @@ def seriate(n: int, a: NDArray[np.int64], b: NDArray[np.int64], similarity: NDAr
     items += [i for i in range(n) if not weight[i]]
     place = {item: at for at, item in enumerate(items)}
     spans = [sorted(place[m] for m in group) for group in branches.groups()]
-    return Order(np.array(items, np.int64), tuple(sorted((s[0], s[-1] + 1) for s in spans)))
+    return Seriation(np.array(items, np.int64), tuple(sorted((s[0], s[-1] + 1) for s in spans)))
 
 
 class _Links(Protocol):

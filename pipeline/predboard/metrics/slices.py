@@ -10,34 +10,34 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from predboard.predictions.table import FURTHER, PROPERTIES, Predictions
-from predboard.state import Groups, Named
-from predboard.summaries import unlike
+from predboard.predictions.table import ALL_MANIFEST_COLUMNS, IMAGE_PROPERTIES, Predictions
+from predboard.state import Groups, StatesByName
+from predboard.summaries import unique_names
 
-TEXTS = 1000
+MAX_TEXTS = 1000
 """Distinct texts of a column; one with more is an identifier rather than a kind of image."""
 
-NUMBERS = 20
+MAX_EXACT_NUMBERS = 20
 """Distinct numbers that are slices of their own; a column with more is cut into quarters."""
 
-CODES = 16_384
+MAX_NUMBERS = 16_384
 """Distinct numbers from which quarters are cut; those of a column with more are rounded."""
 
-DIGITS = (53, 16, 8)
+BINARY_DIGITS = (53, 16, 8)
 """Significant binary digits of numbers: all there are, and those to which they are rounded where they are too many."""
 
-COLUMNS = frozenset({FURTHER, *PROPERTIES})
+COLUMNS = frozenset({ALL_MANIFEST_COLUMNS, *IMAGE_PROPERTIES})
 """Columns that make kinds."""
 
 
 @dataclass(frozen=True)
-class Kinds:
+class SliceSums:
     """For each column and value the sums over its rows; mergeable."""
 
-    texts: Named
-    numbers: Named
-    rounded: Named  # to the second of DIGITS
-    rough: Named  # to the third
+    texts: StatesByName
+    numbers: StatesByName
+    rounded: StatesByName  # to the second of DIGITS
+    rough: StatesByName  # to the third
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,12 @@ class Slice:
         return float(self.sums[1] / self.sums[0])
 
 
-def no_kinds() -> Kinds:
+def empty_slices() -> SliceSums:
     """Those of no rows: the rows say which columns there are."""
-    return Kinds(Named({}), Named({}), Named({}), Named({}))
+    return SliceSums(StatesByName({}), StatesByName({}), StatesByName({}), StatesByName({}))
 
 
-def kinds_of(rows: Predictions, summands: NDArray[np.int64]) -> Kinds:
+def measure_slices(rows: Predictions, summands: NDArray[np.int64]) -> SliceSums:
     """Sums over the values of each column.
 
     Args:
@@ -79,7 +79,7 @@ def kinds_of(rows: Predictions, summands: NDArray[np.int64]) -> Kinds:
     """
     texts: dict[str, Groups] = {}
     levels: tuple[dict[str, Groups], ...] = ({}, {}, {})  # of DIGITS
-    for name in (*rows.further, *PROPERTIES):
+    for name in (*rows.further, *IMAGE_PROPERTIES):
         if (found := rows.texts(name)) is not None:
             known = found[1] >= 0
             if known.any():
@@ -92,45 +92,47 @@ def kinds_of(rows: Predictions, summands: NDArray[np.int64]) -> Kinds:
                 for level, groups in zip(levels, at_levels, strict=True):
                     level[name] = groups
     numbers, rounded, rough = map(_sorted, levels)
-    return Kinds(_sorted(texts), numbers, rounded, rough)
+    return SliceSums(_sorted(texts), numbers, rounded, rough)
 
 
 def _of_texts(distinct: list[str], index: NDArray[np.int64], summands: NDArray[np.int64]) -> Groups:
     """Sums over the rows of each text; `index` says which text each row has."""
     here = np.unique(index)
     order = sorted(here.tolist(), key=distinct.__getitem__)
-    if len(order) > TEXTS:
-        return Groups(TEXTS, np.zeros(0, object), summands[:0], over=True)
+    if len(order) > MAX_TEXTS:
+        return Groups(MAX_TEXTS, np.zeros(0, object), summands[:0], over=True)
     place = np.zeros(len(distinct), np.int64)
     place[order] = np.arange(len(order))
     sums = np.zeros((len(order), summands.shape[1]), np.int64)
     np.add.at(sums, place[index], summands)
-    return Groups(TEXTS, np.array([distinct[i] for i in order], object), sums)
+    return Groups(MAX_TEXTS, np.array([distinct[i] for i in order], object), sums)
 
 
 def _of_values(value: NDArray[np.float64], summands: NDArray[np.int64]) -> list[Groups]:
-    """Sums over the rows of each number, at each of `DIGITS`. One sort does for all: rounding keeps the order."""
+    """Sums over the rows of each number, at each of `BINARY_DIGITS`. One sort does for all: rounding keeps the "
+    "order.
+    """
     if (value == value[0]).all():  # the size of the pictures is often one
         ordered, sums = value[:1], summands.sum(axis=0, keepdims=True)
     else:
         order = np.argsort(value)
         ordered, sums = value[order], summands.take(order, axis=0)
     found = []
-    for digits in DIGITS:
+    for digits in BINARY_DIGITS:
         rounded = _rounded(ordered, digits)
         first = np.flatnonzero(np.append(True, rounded[1:] != rounded[:-1]))
-        if len(first) > CODES:
-            found.append(Groups(CODES, value[:0], summands[:0], over=True))
+        if len(first) > MAX_NUMBERS:
+            found.append(Groups(MAX_NUMBERS, value[:0], summands[:0], over=True))
             continue
-        groups = Groups(CODES, rounded[first], np.add.reduceat(sums, first, axis=0))
+        groups = Groups(MAX_NUMBERS, rounded[first], np.add.reduceat(sums, first, axis=0))
         found.append(groups)
-        if digits == DIGITS[0]:  # exact, so that the others follow from these
+        if digits == BINARY_DIGITS[0]:  # exact, so that the others follow from these
             ordered, sums = groups.value, groups.sums
     return found
 
 
-def _sorted(states: dict[str, Groups]) -> Named:
-    return Named(dict(sorted(states.items())))
+def _sorted(states: dict[str, Groups]) -> StatesByName:
+    return StatesByName(dict(sorted(states.items())))
 
 
 def _rounded(value: NDArray[np.float64], digits: int) -> NDArray[np.float64]:
@@ -143,7 +145,7 @@ def _rounded(value: NDArray[np.float64], digits: int) -> NDArray[np.float64]:
     return np.asarray(np.nan_to_num(rounded))
 
 
-def slices(kinds: Kinds, like: Kinds | None = None, alone: bool = False) -> list[Slice]:
+def list_slices(kinds: SliceSums, like: SliceSums | None = None, alone: bool = False) -> list[Slice]:
     """All slices; those of numbers are cut where they are in the kinds `like`.
 
     A column with one value is a slice only if `alone`: there are no other rows to compare with.
@@ -161,19 +163,19 @@ def slices(kinds: Kinds, like: Kinds | None = None, alone: bool = False) -> list
     return found
 
 
-def named(found: list[Slice]) -> dict[tuple[str, str], str]:
+def slice_names(found: list[Slice]) -> dict[tuple[str, str], str]:
     """`slices/country=NO` by column and value, no two alike: names of slices, those with most rows first."""
     ordered = sorted(found, key=lambda s: (s.column, s.value))
-    names = zip(ordered, unlike([f"slices/{s.name}" for s in ordered]), strict=True)
+    names = zip(ordered, unique_names([f"slices/{s.name}" for s in ordered]), strict=True)
     return {(s.column, s.value): name for s, name in sorted(names, key=lambda pair: -pair[0].rows)}
 
 
-def left_out(kinds: Kinds) -> list[str]:
+def skipped_columns(kinds: SliceSums) -> list[str]:
     """Columns with too many different values."""
     return [name for of in (kinds.texts, kinds.rough) for name, groups in of.states.items() if groups.over]
 
 
-def _levels(kinds: Kinds, column: str) -> tuple[Groups, ...]:
+def _levels(kinds: SliceSums, column: str) -> tuple[Groups, ...]:
     """A column's numbers by falling precision; nothing if it has none."""
     levels = (kinds.numbers, kinds.rounded, kinds.rough)
     return tuple(level.states[column] for level in levels if column in level.states)
@@ -183,23 +185,23 @@ def _of_numbers(column: str, groups: Groups, model: Groups, alone: bool) -> list
     """A slice for each of few numbers, else four of about equal size; fewer where one number is frequent."""
     if len(model.value) < 2 - alone:
         return []
-    if len(model.value) <= NUMBERS:
-        words = dict(zip(model.value.tolist(), printed(model.value, 6), strict=True))
+    if len(model.value) <= MAX_EXACT_NUMBERS:
+        words = dict(zip(model.value.tolist(), format_distinct(model.value, 6), strict=True))
         seen = zip(groups.value.tolist(), groups.sums, strict=True)
         return [Slice(column, f"={words[v]}", s) for v, s in seen if v in words]
     rank = np.cumsum(model.sums[:, 0]) / model.sums[:, 0].sum()
     ends = model.value[np.unique(np.minimum(np.searchsorted(rank, (0.25, 0.5, 0.75)), len(rank) - 2))]
     place = np.searchsorted(ends, groups.value)  # value <= end belongs to the quarter that ends there
-    said = printed(ends, 3)
+    said = format_distinct(ends, 3)
     names = [f"≤ {said[0]}", *(f"{low} to {high}" for low, high in itertools.pairwise(said)), f"> {said[-1]}"]
     sums = [groups.sums[place == i].sum(axis=0) for i in range(len(names))]
     return [Slice(column, name, s) for name, s in zip(names, sums, strict=True) if s[0]]
 
 
-def printed(values: NDArray[np.float64], digits: int) -> list[str]:
+def format_distinct(values: NDArray[np.float64], digits: int) -> list[str]:
     """Numbers by as few digits, but no fewer than these, as tell them apart and are less than a half off.
 
-    >>> printed(np.array([0.19921875, 0.25]), 3), printed(np.array([20240115.0, 20240116.0]), 6)
+    >>> format_distinct(np.array([0.19921875, 0.25]), 3), format_distinct(np.array([20240115.0, 20240116.0]), 6)
     (['0.199', '0.25'], ['20240115', '20240116'])
     """
     for more in range(digits, 18):

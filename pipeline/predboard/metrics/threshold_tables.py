@@ -5,22 +5,22 @@ from numpy.typing import NDArray
 
 from predboard.drawing.canvas import percent
 from predboard.metrics import score_histograms
-from predboard.metrics.counts import Scores, wilson
-from predboard.metrics.score_histograms import Ranking, falling
-from predboard.summaries import cell
+from predboard.metrics.counts import CountMetrics, wilson_interval
+from predboard.metrics.score_histograms import ScoreHistograms, positives_by_threshold
+from predboard.summaries import escape_markdown
 
-Counts = NDArray[np.int64]
+CountArray = NDArray[np.int64]
 
 
-def keeping(confidence: Counts) -> str:
+def confidence_table(confidence: CountArray) -> str:
     """Confidence below which to send an image to a person. `confidence`: [wrong and right, bins]."""
-    right, wrong = falling(confidence[1], confidence.sum(axis=0))
-    rows, edge = right + wrong, score_histograms.edges(score_histograms.FINE)[-2::-1]
+    right, wrong = positives_by_threshold(confidence[1], confidence.sum(axis=0))
+    rows, edge = right + wrong, score_histograms.bin_edges(score_histograms.FINE_BINS)[-2::-1]
     total = int(rows[-1])
 
     def line(first: str, i: int) -> str:
         n, hits = int(rows[i]), int(right[i])
-        lower, upper = wilson(hits, n)
+        lower, upper = wilson_interval(hits, n)
         return (
             f"| {first} | {_digits(edge[i])} | {percent(n / total)} ({n:,}) | {percent(hits / n)} "
             f"| {percent(lower)} to {percent(upper)} | {n - hits:,} |"
@@ -55,10 +55,10 @@ def keeping(confidence: Counts) -> str:
     )
 
 
-def micro(state: Ranking) -> str:
+def micro_table(state: ScoreHistograms) -> str:
     """Where the points of the micro curve are."""
-    tp, fp = falling(state.given.sum(axis=0), state.any_class.sum(axis=0))
-    edge = score_histograms.edges(score_histograms.FINE)[-2::-1]
+    tp, fp = positives_by_threshold(state.given.sum(axis=0), state.any_class.sum(axis=0))
+    edge = score_histograms.bin_edges(score_histograms.FINE_BINS)[-2::-1]
     lines = []
     for recall in (0.99, 0.95, 0.9, 0.8, 0.5):
         i = int(np.searchsorted(tp, np.ceil(recall * tp[-1] - 1e-9)))
@@ -80,18 +80,21 @@ def micro(state: Ranking) -> str:
     )
 
 
-def by_class(state: Ranking, scores: Scores, names: tuple[str, ...], chosen: NDArray[np.int64]) -> str:
+def class_threshold_table(
+    state: ScoreHistograms, scores: CountMetrics, names: tuple[str, ...], chosen: NDArray[np.int64]
+) -> str:
     """Threshold of greatest F1 for each chosen class against all others; empty if none is chosen."""
     every = state.every
-    edge = score_histograms.edges(every.shape[1])[-2::-1]
+    edge = score_histograms.bin_edges(every.shape[1])[-2::-1]
     lines = []
     for c in sorted(chosen.tolist(), key=lambda c: (scores.f1[c], c)):
-        tp, fp = falling(state.true[c], every[c])
+        tp, fp = positives_by_threshold(state.true[c], every[c])
         f1 = 2 * tp / (tp + fp + tp[-1])
         i = int(f1.argmax())
         precision = score_histograms.average_precision(state.true[c], every[c])
         lines.append(
-            f"| {cell(names[c])} | {scores.support[c]:,} | {float(precision.value):.4f} | {scores.f1[c]:.4f} "
+            f"| {escape_markdown(names[c])} | {scores.support[c]:,} | {float(precision.value):.4f} | "
+            f"{scores.f1[c]:.4f} "
             f"| {f1[i]:.4f} | {_digits(edge[i])} | {percent(tp[i] / (tp[i] + fp[i]))} | {percent(tp[i] / tp[-1])} |"
         )
     if not lines:
@@ -110,7 +113,7 @@ def by_class(state: Ranking, scores: Scores, names: tuple[str, ...], chosen: NDA
     )
 
 
-def _bound(state: Ranking, chosen: NDArray[np.int64]) -> str:
+def _bound(state: ScoreHistograms, chosen: NDArray[np.int64]) -> str:
     bound = score_histograms.average_precision(state.true[chosen], state.every[chosen]).bound
     return f"{np.nanmax(bound):.1g}"
 

@@ -86,7 +86,7 @@ def read(
     return {str(name): tensor for name, tensor in found.items()}
 
 
-def module(file: Path, trust: bool, error: Exception) -> "torch.nn.Module":
+def read_module(file: Path, trust: bool, error: Exception) -> "torch.nn.Module":
     """A module that was pickled whole, from a file that is no program for the reason given.
 
     Raises InputError if it holds something else, or is not to be trusted.
@@ -121,7 +121,7 @@ def _unpickled(file: Path, trust: bool, folder: Path) -> Any:
 
     try:
         if trust:
-            with user_code.importable(Path.cwd()), user_code.importable(folder):
+            with user_code.import_path(Path.cwd()), user_code.import_path(folder):
                 return torch.load(file, map_location="cpu", weights_only=False)
         with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of a pickle that torch did not write; what is wrong is said
@@ -180,7 +180,7 @@ def _is_weights(mapping: Mapping[Any, Any]) -> bool:
     return bool(mapping) and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in mapping.items())
 
 
-def fitted(weights: "Mapping[str, torch.Tensor]", wanted: "Mapping[str, Any]") -> "dict[str, torch.Tensor]":
+def match_names(weights: "Mapping[str, torch.Tensor]", wanted: "Mapping[str, Any]") -> "dict[str, torch.Tensor]":
     """The weights under the names that a module wants, as far as that goes.
 
     Names that all begin with module., _orig_mod., model. or net. lose that, and counters of wrappers are dropped.
@@ -194,7 +194,7 @@ def fitted(weights: "Mapping[str, torch.Tensor]", wanted: "Mapping[str, Any]") -
     return found
 
 
-def outputs(weights: "Mapping[str, torch.Tensor]", wanted: "Mapping[str, Any]") -> int | None:
+def count_outputs(weights: "Mapping[str, torch.Tensor]", wanted: "Mapping[str, Any]") -> int | None:
     """How many outputs weights are for, where that is another number than the module's.
 
     Args:
@@ -203,7 +203,7 @@ def outputs(weights: "Mapping[str, torch.Tensor]", wanted: "Mapping[str, Any]") 
 
     -> None if every weight fits so far.
     """
-    found = fitted(weights, wanted)
+    found = match_names(weights, wanted)
     for name in reversed(list(wanted)):
         there, here = getattr(found.get(name), "shape", None), getattr(wanted[name], "shape", None)
         if there and here and name.endswith(".weight") and there[1:] == here[1:] != () and there[0] != here[0]:
@@ -214,7 +214,7 @@ def outputs(weights: "Mapping[str, torch.Tensor]", wanted: "Mapping[str, Any]") 
 def load(module: "torch.nn.Module", weights: "Mapping[str, torch.Tensor]", file: Path) -> None:
     """Put the weights of a file into a module. Raises InputError if they are of another model; it is unchanged then."""
     wanted = module.state_dict()
-    found = fitted(weights, wanted)
+    found = match_names(weights, wanted)
     extra = [k for k in found if k not in wanted]
     # Checkpoints older than torch 0.4.1 lack these counters, which have no effect in eval mode.
     missing = [k for k in wanted if k not in found and not k.endswith("num_batches_tracked")]

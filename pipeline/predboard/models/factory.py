@@ -27,7 +27,7 @@ from predboard.models import checkpoints, hubs
 if TYPE_CHECKING:
     import torch
 
-PROGRAMS = (".pt2", ".pt", ".pth", ".ts", ".torchscript", ".jit")
+PROGRAM_SUFFIXES = (".pt2", ".pt", ".pth", ".ts", ".torchscript", ".jit")
 """How the names of programs end: torch.export's, and TorchScript."""
 
 
@@ -38,7 +38,7 @@ def require_torch() -> None:
 
 
 @dataclass(frozen=True)
-class Factory:
+class ModelFactory:
     """Where a model comes from; calling `build` makes a new module each time."""
 
     name: str
@@ -52,7 +52,7 @@ class Factory:
     ema: bool = False
     trust: bool = False
     """How checkpoints are read, see `weights.read`."""
-    library: hubs.Library | None = None
+    library: hubs.HubModel | None = None
     """Of whose models this is one."""
     _built: "weakref.WeakSet[torch.nn.Module]" = field(default_factory=weakref.WeakSet)
 
@@ -81,7 +81,7 @@ class Factory:
         checkpoints.load(module, read, file)
         return module
 
-    def _outputs(self, read: "Mapping[str, torch.Tensor]", library: hubs.Library) -> int | None:
+    def _outputs(self, read: "Mapping[str, torch.Tensor]", library: hubs.HubModel) -> int | None:
         """How many outputs these weights are for, None for as many as the library's model has anyway."""
         import torch
 
@@ -92,7 +92,7 @@ class Factory:
                 like = self._made(pretrained=False, outputs=None)
         except InputError:  # a model that computes with its weights when it is made
             like = self._made(pretrained=False, outputs=None)
-        return checkpoints.outputs(read, like.state_dict())
+        return checkpoints.count_outputs(read, like.state_dict())
 
     def _made(self, **more: Any) -> "torch.nn.Module":
         import torch
@@ -101,7 +101,7 @@ class Factory:
         made = self.make
         if not isinstance(made, torch.nn.Module):
             try:
-                with user_code.importable(self.folder):
+                with user_code.import_path(self.folder):
                     made = made(**{**self.args, **more})
             except InputError:
                 raise
@@ -117,7 +117,7 @@ class Factory:
         return made
 
 
-def open_factory(spec: str, args: Mapping[str, Any], *, ema: bool = False, trust: bool = False) -> Factory:
+def open_factory(spec: str, args: Mapping[str, Any], *, ema: bool = False, trust: bool = False) -> ModelFactory:
     """The model named by --model: FILE.py:FACTORY, a library's, or a program.
 
     Args:
@@ -127,12 +127,12 @@ def open_factory(spec: str, args: Mapping[str, Any], *, ema: bool = False, trust
 
     Raises InputError if the file or the name is not there, or does not import.
     """
-    if spec.startswith(hubs.PREFIXES):
-        library = hubs.open_library(spec, args)
-        return Factory(hubs.shown(spec), "", library.make, dict(args), Path(), ema, trust, library)
-    if spec.endswith(PROGRAMS):
+    if spec.startswith(hubs.HUB_PREFIXES):
+        library = hubs.open_hub_model(spec, args)
+        return ModelFactory(hubs.display_name(spec), "", library.make, dict(args), Path(), ema, trust, library)
+    if spec.endswith(PROGRAM_SUFFIXES):
         return _program(Path(spec), args, ema, trust)
-    found = user_code.named(
+    found = user_code.load_object(
         spec,
         "model",
         "FILE.py:FACTORY, for example my_model.py:build; torchvision:NAME, timm:NAME or hf:NAME_OR_FOLDER; or a "
@@ -143,10 +143,10 @@ def open_factory(spec: str, args: Mapping[str, Any], *, ema: bool = False, trust
         raise InputError(
             f"{name!r} in {file} is a {type(found.value).__name__}; expected a function that returns a torch.nn.Module"
         )
-    return Factory(found.name, found.code, found.value, dict(args), found.folder, ema, trust)
+    return ModelFactory(found.name, found.code, found.value, dict(args), found.folder, ema, trust)
 
 
-def _program(file: Path, args: Mapping[str, Any], ema: bool, trust: bool) -> Factory:
+def _program(file: Path, args: Mapping[str, Any], ema: bool, trust: bool) -> ModelFactory:
     """A program that torch.export or TorchScript saved: code, as FILE.py is, so that naming it is trusting it."""
     if not file.is_file():
         raise InputError(f"no model file {file}; expected FILE.py:FACTORY, or a program (.pt2, TorchScript)")
@@ -154,7 +154,7 @@ def _program(file: Path, args: Mapping[str, Any], ema: bool, trust: bool) -> Fac
         raise InputError(f"{file} is a program, not a function; it cannot take --model-args")
     code = hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
     make = _exported if file.suffix == ".pt2" else _torchscript
-    return Factory(file.name, code, functools.partial(make, file, trust), {}, file.parent, ema, trust)
+    return ModelFactory(file.name, code, functools.partial(make, file, trust), {}, file.parent, ema, trust)
 
 
 def _exported(file: Path, _: bool) -> "torch.nn.Module":
@@ -198,14 +198,14 @@ def _torchscript(file: Path, trust: bool) -> "torch.nn.Module":
             warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript itself
             module: torch.nn.Module = torch.jit.load(file, map_location="cpu")  # type: ignore[no-untyped-call]  # torch's own lack
     except Exception as error:  # torch raises runtime errors of any kind for what is no TorchScript
-        return checkpoints.module(file, trust, error)
+        return checkpoints.read_module(file, trust, error)
     return module
 
 
-def literals(pairs: Mapping[str, str]) -> dict[str, Any]:
+def parse_literals(pairs: Mapping[str, str]) -> dict[str, Any]:
     """Values read as Python literals where they are one, else as the text they are.
 
-    >>> literals({"depth": "20", "name": "small"})
+    >>> parse_literals({"depth": "20", "name": "small"})
     {'depth': 20, 'name': 'small'}
     """
 
@@ -218,7 +218,7 @@ def literals(pairs: Mapping[str, str]) -> dict[str, Any]:
     return {key: read(value) for key, value in pairs.items()}
 
 
-def named_step(file: Path) -> int | None:
+def parse_step(file: Path) -> int | None:
     """Step in a file's name: the number after step, else iter, else epoch; None if there is none."""
     for word in ("step", "iter", "epoch"):
         if found := re.search(rf"{word}(?:ation)?[-_=. ]*(\d+)", file.stem, re.IGNORECASE):
@@ -227,28 +227,28 @@ def named_step(file: Path) -> int | None:
     return int(found[1]) if found else None
 
 
-def step_of(file: Path) -> int:
+def step_or_zero(file: Path) -> int:
     """Step in a checkpoint's file name: the number after step, else iter, else epoch, else 0.
 
-    >>> [step_of(Path(name)) for name in ("run2_epoch=7-step=1200.ckpt", "net_epoch03.pt", "resnet20-12fca82f.th")]
+    >>> [step_or_zero(Path(name)) for name in ("run2_epoch=7-step=1200.ckpt", "net_epoch03.pt", "resnet20-12fca82f.th")]
     [1200, 3, 0]
     """
-    return named_step(file) or 0
+    return parse_step(file) or 0
 
 
-def steps_of(files: tuple[Path, ...], given: tuple[int, ...]) -> dict[int, Path | None]:
+def assign_steps(files: tuple[Path, ...], given: tuple[int, ...]) -> dict[int, Path | None]:
     """Step -> checkpoint, ascending; without files one step of None. Raises InputError if two share a step."""
     if not files:
         return {given[0] if given else 0: None}
     steps: dict[int, Path | None] = {}
-    for file, step in zip(files, given or tuple(map(step_of, files)), strict=True):
+    for file, step in zip(files, given or tuple(map(step_or_zero, files)), strict=True):
         if step in steps:
             raise InputError(f"{steps[step]} and {file} are both of step {step}: name their steps by --step")
         steps[step] = file
     return dict(sorted(steps.items()))
 
 
-def weights_digest(module: "torch.nn.Module") -> str:
+def digest_weights(module: "torch.nn.Module") -> str:
     """16 hexadecimal digits that change with any parameter or buffer, whatever file they came from."""
     import torch
 
@@ -261,7 +261,7 @@ def weights_digest(module: "torch.nn.Module") -> str:
     return hashed.hexdigest()
 
 
-def logits_of(output: Any) -> "torch.Tensor":
+def extract_logits(output: Any) -> "torch.Tensor":
     """The logits in whatever a model returned: a tensor, an object or mapping with logits, or a tuple's first item.
 
     Of [rows, classes, 1, 1], as fully convolutional models give, the last two are dropped. Raises InputError if that is
@@ -294,7 +294,7 @@ _ENDS = {"SigmoidBackward0": "sigmoid", "SoftmaxBackward0": "softmax", "LogSoftm
 _PASSED_OVER = ("ToCopy", "View", "UnsafeView", "Squeeze", "Unsqueeze", "Slice", "Select", "Clone", "Alias", "Reshape")
 
 
-def ending(module: "torch.nn.Module", x: "torch.Tensor") -> str:
+def final_activation(module: "torch.nn.Module", x: "torch.Tensor") -> str:
     """What a model does last, as far as autograd knows: sigmoid, softmax, log_softmax, or an empty text.
 
     Args:
@@ -305,7 +305,9 @@ def ending(module: "torch.nn.Module", x: "torch.Tensor") -> str:
 
     with torch.enable_grad():
         try:
-            last = logits_of(module(x.detach().requires_grad_() * 1)).grad_fn  # * 1: a leaf cannot be changed in place
+            last = extract_logits(
+                module(x.detach().requires_grad_() * 1)
+            ).grad_fn  # * 1: a leaf cannot be changed in place
         except (InputError, RuntimeError):  # it works without gradients, and what it does last stays unknown
             return ""
     while last is not None and last.name().startswith(_PASSED_OVER) and last.next_functions:
@@ -313,7 +315,7 @@ def ending(module: "torch.nn.Module", x: "torch.Tensor") -> str:
     return "" if last is None else _ENDS.get(last.name(), "")
 
 
-def device_of(name: str) -> "torch.device":
+def parse_device(name: str) -> "torch.device":
     """The device of that name; `auto` is cuda, else mps, else cpu. Raises InputError if it is not there."""
     import torch
 
@@ -333,7 +335,7 @@ def device_of(name: str) -> "torch.device":
     return device
 
 
-def devices_of(names: str) -> tuple["torch.device", ...]:
+def parse_devices(names: str) -> tuple["torch.device", ...]:
     """The devices that names separated by commas stand for; `auto` is all of cuda where there is more than one.
 
     Raises InputError if one is not there.
@@ -342,7 +344,7 @@ def devices_of(names: str) -> tuple["torch.device", ...]:
 
     if names == "auto" and torch.cuda.is_available() and torch.cuda.device_count() > 1:
         return tuple(torch.device("cuda", i) for i in range(torch.cuda.device_count()))
-    return tuple(device_of(name.strip()) for name in names.split(","))
+    return tuple(parse_device(name.strip()) for name in names.split(","))
 
 
 class Network:
@@ -448,7 +450,7 @@ class Network:
         embeddings = [embedding for _, embedding in found if embedding is not None]
         return torch.cat([logits for logits, _ in found]), torch.cat(embeddings) if embeddings else None
 
-    def try_out(self, x: "torch.Tensor") -> tuple["torch.Tensor", int]:
+    def probe(self, x: "torch.Tensor") -> tuple["torch.Tensor", int]:
         """Logits [rows, classes] of some pictures, and the length of an embedding (0 if there are none).
 
         Raises InputError for what is not one label of a fixed list: one output, or a sigmoid for each class.
@@ -460,7 +462,7 @@ class Network:
                 "torch.cat([torch.zeros_like(z), z], 1) has the same probabilities as sigmoid(z)"
             )
         x = x if self.rows is None else _filled(x[: self.rows], self.rows)
-        if ending(self.module, x) == "sigmoid":
+        if final_activation(self.module, x) == "sigmoid":
             raise InputError(
                 "the model ends in a sigmoid for each class, so that it may name several for one image; expected one "
                 "label of a fixed list: give the scores before the sigmoid, if only the highest counts"
@@ -497,7 +499,7 @@ class Network:
             try:
                 output = self.module(x)
             except _RAISED as error:
-                if out_of_memory(error):
+                if is_out_of_memory(error):
                     raise
                 if self._compiled:
                     raise InputError(f"--compile does not work with this model: {first_line(error)}") from error
@@ -506,7 +508,7 @@ class Network:
                     f"the model cannot take pictures of {shape} (channels×height×width): "
                     f"{type(error).__name__}: {first_line(error)}; {self._advice}"
                 ) from error
-            logits = logits_of(output).float()
+            logits = extract_logits(output).float()
             if len(logits) != len(x):
                 raise InputError(f"the model returned {len(logits)} rows for {len(x)} pictures; expected one for each")
             if self._wanted and (self._embedding is None or len(self._embedding) != len(x)):
@@ -570,7 +572,7 @@ def _pooled(features: "torch.Tensor", features_last: bool) -> "torch.Tensor":
     return features.flatten(1, -2).mean(1) if features_last or features.ndim == 3 else features.flatten(2).mean(2)
 
 
-def out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device's memory was not enough; not every kind of device has the exception for it."""
     import torch
 
@@ -578,7 +580,7 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
-def memory_of(device: "torch.device") -> int:
+def available_memory(device: "torch.device") -> int:
     """Bytes of memory that a device has: what is free of a GPU, and all of a machine."""
     import torch
 
@@ -589,6 +591,6 @@ def memory_of(device: "torch.device") -> int:
     return 4 * 2**30
 
 
-def bytes_of(module: "torch.nn.Module") -> int:
+def module_bytes(module: "torch.nn.Module") -> int:
     """Memory that a module's parameters and buffers take."""
     return sum(t.numel() * t.element_size() for t in [*module.parameters(), *module.buffers()])

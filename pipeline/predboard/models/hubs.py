@@ -22,20 +22,20 @@ from PIL import Image
 from predboard.errors import InputError, first_line
 from predboard.images import decode
 from predboard.images.preprocessing import Recipe
-from predboard.predictions.table import digest_of
-from predboard.user_code import Named
+from predboard.predictions.table import digest_records
+from predboard.user_code import UserObject
 
 if TYPE_CHECKING:
     import torch
 
-PREFIXES = ("torchvision:", "timm:", "hf:")
+HUB_PREFIXES = ("torchvision:", "timm:", "hf:")
 _PACKAGES = {"torchvision": "torchvision", "timm": "timm", "hf": "transformers"}
 _FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """By Pillow's numbers."""
 
 
 @dataclass(frozen=True)
-class Library:
+class HubModel:
     """A model of a library."""
 
     make: "Callable[..., torch.nn.Module]"
@@ -46,7 +46,7 @@ class Library:
     """The user's argument that says how many outputs there are."""
 
 
-def open_library(spec: str, args: Mapping[str, Any]) -> Library:
+def open_hub_model(spec: str, args: Mapping[str, Any]) -> HubModel:
     """The model named torchvision:NAME, timm:NAME or hf:NAME_OR_FOLDER.
 
     Raises InputError if the library is not installed, does not know the name, or the model is not for one label of a
@@ -59,20 +59,20 @@ def open_library(spec: str, args: Mapping[str, Any]) -> Library:
     return {"torchvision": _torchvision, "timm": _timm, "hf": _hugging_face}[kind](name, args)
 
 
-def shown(spec: str) -> str:
+def display_name(spec: str) -> str:
     """A model's name without the place of its folder, as predictions keep it.
 
-    >>> shown("timm:resnet18")
+    >>> display_name("timm:resnet18")
     'timm:resnet18'
     """
     kind, _, name = spec.partition(":")
     return f"{kind}:{Path(name).resolve().name}" if kind == "hf" and Path(name).is_dir() else spec
 
 
-def versions(spec: str) -> dict[str, str]:
+def package_versions(spec: str) -> dict[str, str]:
     """Version of the library that a model is of, by its name; empty for a model of none."""
     package = _PACKAGES.get(spec.partition(":")[0], "")
-    return {package: importlib.metadata.version(package)} if spec.startswith(PREFIXES) else {}
+    return {package: importlib.metadata.version(package)} if spec.startswith(HUB_PREFIXES) else {}
 
 
 def _near(name: str, names: Sequence[str]) -> str:
@@ -101,7 +101,7 @@ def _distinct(names: Sequence[str]) -> tuple[str, ...]:
 # --- torchvision ---
 
 
-def _torchvision(name: str, args: Mapping[str, Any]) -> Library:
+def _torchvision(name: str, args: Mapping[str, Any]) -> HubModel:
     from torchvision import models as zoo
 
     names = zoo.list_models(module=zoo)
@@ -128,7 +128,7 @@ def _torchvision(name: str, args: Mapping[str, Any]) -> Library:
             _Transform(preset),
             repr(preset),
         )
-    return Library(functools.partial(_make_torchvision, name, weights), recipe, "num_classes")
+    return HubModel(functools.partial(_make_torchvision, name, weights), recipe, "num_classes")
 
 
 def _one(size: Any) -> Any:
@@ -153,7 +153,7 @@ def _make_torchvision(
 # --- timm ---
 
 
-def _timm(name: str, args: Mapping[str, Any]) -> Library:
+def _timm(name: str, args: Mapping[str, Any]) -> HubModel:
     import timm
     from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_data_config
 
@@ -186,7 +186,7 @@ def _timm(name: str, args: Mapping[str, Any]) -> Library:
         classes=_distinct(list(names)),
         aliases=tuple(info.label_names()) if info else (),
     )
-    return Library(
+    return HubModel(
         functools.partial(_make_timm, name),
         _checked(recipe, _Transform(create_transform(**data, is_training=False)), repr(sorted(data.items()))),
         "num_classes",
@@ -206,7 +206,7 @@ def _make_timm(name: str, *, pretrained: bool, outputs: int | None, **args: Any)
 # --- transformers ---
 
 
-def _hugging_face(name: str, _: Mapping[str, Any]) -> Library:
+def _hugging_face(name: str, _: Mapping[str, Any]) -> HubModel:
     from transformers import AutoConfig
 
     try:
@@ -224,7 +224,7 @@ def _hugging_face(name: str, _: Mapping[str, Any]) -> Library:
     names = [str(config.id2label.get(i, i)) for i in range(config.num_labels)]
     generic = all(re.fullmatch(r"LABEL_\d+", label) for label in names)
     recipe = _hugging_face_recipe(name, () if generic else _distinct(names))
-    return Library(functools.partial(_make_hugging_face, name), recipe, "num_labels")
+    return HubModel(functools.partial(_make_hugging_face, name), recipe, "num_labels")
 
 
 def _hugging_face_recipe(name: str, classes: tuple[str, ...]) -> Recipe:
@@ -249,7 +249,7 @@ def _hugging_face_recipe(name: str, classes: tuple[str, ...]) -> Recipe:
     normal = bool(record.get("do_normalize"))
     mean, std = (record["image_mean"], record["image_std"]) if normal else ([0.0], [1.0])
     recipe = Recipe(
-        f"transformers {kind} of {shown(f'hf:{name}')}",
+        f"transformers {kind} of {display_name(f'hf:{name}')}",
         resize,
         crop,
         _FILTERS.get(int(record.get("resample") or 0), "bilinear"),  # type: ignore[arg-type]  # one of its values
@@ -322,8 +322,8 @@ def _samples() -> list[Image.Image]:
 
 def _ours(picture: Image.Image, recipe: Recipe) -> NDArray[np.float32]:
     """[channels, height, width] float32, as `forward.Prepare` makes it."""
-    shape = decode.Shape(recipe.resize, recipe.crop, recipe.interpolation, corner=recipe.corner)
-    pixels = decode.pixels(decode.resized(picture, shape)).astype(np.float32) / np.float32(255)
+    shape = decode.DecodeOptions(recipe.resize, recipe.crop, recipe.interpolation, corner=recipe.corner)
+    pixels = decode.to_array(decode.resize_and_crop(picture, shape)).astype(np.float32) / np.float32(255)
     mean, std = (np.array(values, np.float32) for values in (recipe.mean, recipe.std))
     ours: NDArray[np.float32] = np.moveaxis((pixels - mean) / std, 2, 0)
     return ours
@@ -344,5 +344,5 @@ def _checked(recipe: Recipe, own: Callable[[Image.Image], NDArray[np.float32]], 
         for a, b in zip(theirs, (_ours(picture, recipe) for picture in samples), strict=True)
     ):
         return recipe
-    named = Named(own, recipe.source, digest_of({"own": record}), Path())
+    named = UserObject(own, recipe.source, digest_records({"own": record}), Path())
     return Recipe(recipe.source, own=named, classes=recipe.classes, aliases=recipe.aliases)

@@ -12,14 +12,14 @@ from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 from predboard.errors import InputError
 from predboard.predictions.table import Predictions, Run
-from predboard.summaries import Figures, Pixels, Summary
+from predboard.summaries import Metrics, Pixels, Summary
 
-Better = Literal["more", "less", "neither"]
+Direction = Literal["more", "less", "neither"]
 """Which of two values of a figure is the better one."""
 
 
 @dataclass(frozen=True)
-class Facts:
+class StepInfo:
     """What is known of one step besides its rows."""
 
     rows: int
@@ -41,7 +41,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Shown:
+class WrittenTag:
     """What is written under one tag."""
 
     tag: str
@@ -50,15 +50,15 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Subject:
+class RunInfo:
     """The run that a panel renders."""
 
     name: str
     run: Run
     """Of the last step."""
-    facts: Mapping[int, Facts]
+    facts: Mapping[int, StepInfo]
     """By step, ascending."""
-    written: tuple[Shown, ...] = ()
+    written: tuple[WrittenTag, ...] = ()
     """What the panels before wrote; nothing but for a panel that `RendersLast`."""
 
     def has(self, tag: str) -> bool:
@@ -82,42 +82,42 @@ class Panel(Protocol):
         """The state of these rows alone."""
         ...
 
-    def render(self, subject: Subject, states: Mapping[int, Any]) -> Iterator[tuple[int, Summary]]:
+    def render(self, subject: RunInfo, states: Mapping[int, Any]) -> Iterator[tuple[int, Summary]]:
         """(step, summary) for whatever is worth drawing, each tag with ascending steps."""
         ...
 
 
 @runtime_checkable
-class LooksAgain(Protocol):
+class TwoPassPanel(Protocol):
     """A panel that needs the rows once more when the state of all of them is known, as confident learning does.
 
     The rows come without logits, as `rows.parquet` has them (`predictions.rows_schema`), with failed ones. `render`
-    then gets `Twice` for each step. The second states obey the same laws.
+    then gets `TwoPass` for each step. The second states obey the same laws.
     """
 
-    def zero_again(self, run: Run, first: Any) -> Any:
+    def zero_second(self, run: Run, first: Any) -> Any:
         """The second state of no rows."""
         ...
 
-    def measure_again(self, run: Run, first: Any, rows: Predictions) -> Any:
+    def measure_second(self, run: Run, first: Any, rows: Predictions) -> Any:
         """The second state of these rows alone, given the first state of all rows."""
         ...
 
 
 @runtime_checkable
-class HasFigures(Panel, Protocol):
+class HasMetrics(Panel, Protocol):
     """A panel with numbers for `summary.json`, which `predboard gate` asks for without drawing anything."""
 
     @property
-    def figured(self) -> Mapping[str, Better]:
+    def metric_directions(self) -> Mapping[str, Direction]:
         """Every name that `figures` may give, `*` for a class or a slice, and which of two values is better."""
         ...
 
-    def figures(self, subject: Subject, states: Mapping[int, Any]) -> Iterator[tuple[int, Figures]]:
+    def metrics(self, subject: RunInfo, states: Mapping[int, Any]) -> Iterator[tuple[int, Metrics]]:
         """(step, figures) of each step that has them; `render` yields the same."""
         ...
 
-    def only(self, wanted: Collection[str]) -> "HasFigures":
+    def restricted_to(self, wanted: Collection[str]) -> "HasMetrics":
         """A panel that is asked for figures of these names alone, of `figured`, and for no drawing: it may read less.
 
         For a class or a slice it has all of them, where `figures` has those that are worth keeping.
@@ -136,7 +136,7 @@ class RendersLast(Protocol):
 
 
 @runtime_checkable
-class OfLastStep(Protocol):
+class LastStepOnly(Protocol):
     """A panel that draws the last step alone: rows of the others are not measured, and their states are zero."""
 
     @property
@@ -146,7 +146,7 @@ class OfLastStep(Protocol):
 
 
 @dataclass(frozen=True)
-class Twice:
+class TwoPass:
     """Both states of a panel that looks again."""
 
     first: Any
@@ -170,12 +170,12 @@ def choose(wanted: tuple[str, ...]) -> dict[str, Panel]:
     return {name: load(name) for name in sorted(wanted or names())}
 
 
-def in_turn(chosen: Mapping[str, Panel]) -> list[dict[str, Panel]]:
+def render_rounds(chosen: Mapping[str, Panel]) -> list[dict[str, Panel]]:
     """The panels that render side by side, and then those that speak of the others, each for itself."""
     last = [name for name, panel in chosen.items() if isinstance(panel, RendersLast) and panel.last]
     return [{n: p for n, p in chosen.items() if n not in last}, *({name: chosen[name]} for name in last)]
 
 
-def transform_words(run: Run) -> str:
+def describe_transform(run: Run) -> str:
     """What was done to a picture before the model saw it, on one line; empty if that is nothing."""
     return ", ".join(f"{k} {v}" for k, v in run.transform.items() if v not in (None, [], ""))

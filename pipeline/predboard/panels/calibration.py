@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from predboard.drawing import canvas
-from predboard.drawing.canvas import Bin, percent
+from predboard.drawing.canvas import ReliabilityBin, percent
 from predboard.metrics import calibration, classification, threshold_tables
-from predboard.metrics.calibration import Calibration, Sets, Tempered, conformal
-from predboard.metrics.classification import Evidence
-from predboard.metrics.counts import wilson
-from predboard.panels import Better, Subject
+from predboard.metrics.calibration import Calibration, ConformalSets, TemperatureFit, conformal_sets
+from predboard.metrics.classification import MetricState
+from predboard.metrics.counts import wilson_interval
+from predboard.panels import Direction, RunInfo
 from predboard.predictions.table import Predictions, Run
-from predboard.state import UNIT
-from predboard.summaries import Figure, Figures, Picture, Pixels, Scalar, Summary, Text
+from predboard.state import FIXED_UNIT
+from predboard.summaries import Metric, Metrics, Picture, Pixels, Scalar, Summary, Text
 
 DEFINITIONS = {
     "ece": calibration.ECE,
@@ -43,7 +43,7 @@ NEITHER_IS_BETTER = frozenset({"brier_uncertainty", "temperature"})
 class State:
     """What is counted here, and what other panels count as well."""
 
-    evidence: Evidence
+    evidence: MetricState
     calibration: Calibration
 
 
@@ -59,13 +59,13 @@ class Panel:
 
     def zero(self, run: Run) -> State:
         """No rows."""
-        return State(Evidence.zero(run), Calibration.zero(run))
+        return State(MetricState.zero(run), Calibration.zero(run))
 
     def measure(self, run: Run, batch: Predictions) -> State:
         """These rows alone."""
-        return State(Evidence.measure(run, batch), Calibration.measure(run, batch))
+        return State(MetricState.measure(run, batch), Calibration.measure(run, batch))
 
-    def render(self, subject: Subject, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
+    def render(self, subject: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
         """Figures and the diagram at each step that has labelled rows; one page, at the last of them."""
         states = {step: state for step, state in states.items() if state.calibration.rows}
         if not states:
@@ -74,9 +74,9 @@ class Panel:
         if len(subject.run.classes) == 1:
             yield last, Text("report/calibration", "There is one class, which always has the probability 1.")
             return
-        for step, found in self.figures(subject, states):
+        for step, found in self.metrics(subject, states):
             for name in self.scalars:
-                figure = found.figures[f"calibration/{name}"]
+                figure = found.metrics[f"calibration/{name}"]
                 yield step, Scalar(f"calibration/{name}", figure.value, figure.definition)
             yield step, found
             drawn = functools.partial(_reliability, states[step].calibration)
@@ -85,35 +85,35 @@ class Panel:
         yield last, Text("report/calibration", page, "How far to trust a probability, and which to accept.")
 
     @property
-    def figured(self) -> Mapping[str, Better]:
+    def metric_directions(self) -> Mapping[str, Direction]:
         """Of errors less is better; a temperature only describes."""
         return {
             f"calibration/{n}": "more" if n in MORE_IS_BETTER else "neither" if n in NEITHER_IS_BETTER else "less"
             for n in DEFINITIONS
         }
 
-    def only(self, wanted: Collection[str]) -> Self:  # noqa: ARG002  all of them come of one state
+    def restricted_to(self, wanted: Collection[str]) -> Self:  # noqa: ARG002  all of them come of one state
         """The same: fewer figures need no less."""
         return self
 
-    def figures(self, subject: Subject, states: Mapping[int, State]) -> Iterator[tuple[int, Figures]]:
+    def metrics(self, subject: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Metrics]]:
         """All of them where images are labelled; none of a single class."""
         for step, state in states.items():
             if state.calibration.rows and len(subject.run.classes) > 1:
                 of_step = {f"calibration/{name}": figure for name, figure in _figures(state).items()}
-                yield step, Figures("calibration", of_step)
+                yield step, Metrics("calibration", of_step)
 
 
-def _figures(state: State) -> dict[str, Figure]:
+def _figures(state: State) -> dict[str, Metric]:
     """Every figure by its name; what is not defined is left out."""
-    c, tempered, sets = state.calibration, state.calibration.tempered, conformal(state.evidence.ranking)
+    c, tempered, sets = state.calibration, state.calibration.tempered, conformal_sets(state.evidence.ranking)
     equal = c.ece_equal_mass
     values = {
         "ece": c.ece,
         "ece_equal_mass": float(equal.value),
         "ece_classwise": c.ece_classwise,
         "mce": c.mce,
-        **dict(zip(("brier_reliability", "brier_resolution", "brier_uncertainty"), c.brier_split, strict=True)),
+        **dict(zip(("brier_reliability", "brier_resolution", "brier_uncertainty"), c.brier_decomposition, strict=True)),
     }
     if tempered is not None:
         values |= {
@@ -129,29 +129,31 @@ def _figures(state: State) -> dict[str, Figure]:
         rows["temperature"] = len(c.sample.rows["key"]) - tempered.tried
     if sets is not None:
         rows |= dict.fromkeys(("conformal_coverage", "conformal_size"), sets.tried)
-    found = {name: Figure(value, definition=DEFINITIONS[name], rows=rows[name]) for name, value in values.items()}
+    found = {name: Metric(value, definition=DEFINITIONS[name], rows=rows[name]) for name, value in values.items()}
     found["ece"] = replace(found["ece"], interval=c.ece_interval, method=classification.HOW_OF_A_CLASS["auroc"])
     found["ece_equal_mass"] = replace(found["ece_equal_mass"], bound=float(equal.bound))
     if sets is not None:
-        ends = wilson(sets.coverage * sets.tried, sets.tried)
+        ends = wilson_interval(sets.coverage * sets.tried, sets.tried)
         found["conformal_coverage"] = replace(found["conformal_coverage"], interval=ends, method="Wilson score")
     return found
 
 
-def _bins(c: Calibration) -> list[Bin]:
+def _bins(c: Calibration) -> list[ReliabilityBin]:
     """Those that have images."""
     found = []
     for i, (rows, right, confidence) in enumerate(zip(*(n.tolist() for n in c.bins), strict=True)):
         if rows:
             left, end = i / calibration.BINS, (i + 1) / calibration.BINS
-            found.append(Bin(left, end, confidence / rows, right / rows, *wilson(right, rows), rows))
+            found.append(
+                ReliabilityBin(left, end, confidence / rows, right / rows, *wilson_interval(right, rows), rows)
+            )
     return found
 
 
 def _levels(c: Calibration) -> tuple[float, float, tuple[float, float]]:
     """Mean confidence, accuracy and its interval."""
     rows, right, confidence = (n.sum() for n in c.bins)
-    return float(confidence / rows), float(right / rows), wilson(int(right), int(rows))
+    return float(confidence / rows), float(right / rows), wilson_interval(int(right), int(rows))
 
 
 def _verdict(c: Calibration) -> str:
@@ -174,7 +176,7 @@ def _reliability(c: Calibration) -> Pixels:
     if c.tempered is not None:
         facts.append(("temperature", f"{c.tempered.temperature:.2f}"))
         facts.append(("ECE with it", percent(c.tempered.ece[1])))
-    return canvas.reliability(_bins(c), facts, "fits on average" if verdict.startswith("neither") else verdict)
+    return canvas.draw_reliability(_bins(c), facts, "fits on average" if verdict.startswith("neither") else verdict)
 
 
 def _page(state: State, names: tuple[str, ...], classes: int) -> str:
@@ -183,11 +185,11 @@ def _page(state: State, names: tuple[str, ...], classes: int) -> str:
         "# How far to trust a probability",
         _in_words(c),
         _temperature(c, c.tempered),
-        _sets(conformal(ranking)),
+        _sets(conformal_sets(ranking)),
         _table(c),
-        threshold_tables.keeping(ranking.confidence.sum(axis=0)),
-        threshold_tables.micro(ranking),
-        threshold_tables.by_class(ranking, scores, names, scores.worth_seeing(classes)),
+        threshold_tables.confidence_table(ranking.confidence.sum(axis=0)),
+        threshold_tables.micro_table(ranking),
+        threshold_tables.class_threshold_table(ranking, scores, names, scores.most_errors(classes)),
         _split(state),
         _how(_figures(state)),
     ]
@@ -212,7 +214,7 @@ def _in_words(c: Calibration) -> str:
     )
 
 
-def _temperature(c: Calibration, tempered: Tempered | None) -> str:
+def _temperature(c: Calibration, tempered: TemperatureFit | None) -> str:
     if tempered is None:
         return (
             "No temperature from 1/16 to 16 fits best: there are too few images, all of them are right, or logits say "
@@ -236,10 +238,10 @@ def _temperature(c: Calibration, tempered: Tempered | None) -> str:
     )
 
 
-def _sets(sets: Sets | None) -> str:
+def _sets(sets: ConformalSets | None) -> str:
     if sets is None:
         return "Conformal sets need nine labelled images in one half and some in the other."
-    lower, upper = wilson(sets.coverage * sets.tried, sets.tried)
+    lower, upper = wilson_interval(sets.coverage * sets.tried, sets.tried)
     few = " Below 1 because some images get no class at all." if sets.size < 1 else ""
     return (
         f"**All classes of a probability of {sets.threshold:.4g} or more** hold the true one for "
@@ -264,8 +266,8 @@ def _table(c: Calibration) -> str:
 
 
 def _split(state: State) -> str:
-    reliability, resolution, uncertainty = state.calibration.brier_split
-    brier = float(state.evidence.brier * UNIT / state.calibration.rows)
+    reliability, resolution, uncertainty = state.calibration.brier_decomposition
+    brier = float(state.evidence.brier * FIXED_UNIT / state.calibration.rows)
     rest = brier - (reliability - resolution + uncertainty)
     return (
         f"**Brier score {brier:.4f}** = {uncertainty:.4f} of always giving the shares of the classes, less "
@@ -275,7 +277,7 @@ def _split(state: State) -> str:
     )
 
 
-def _how(found: Mapping[str, Figure]) -> str:
+def _how(found: Mapping[str, Metric]) -> str:
     lines = [
         f"| `calibration/{name}` | {figure.value:.6g} | {_exactness(name, figure)} | {figure.definition} |"
         for name, figure in found.items()
@@ -285,7 +287,7 @@ def _how(found: Mapping[str, Figure]) -> str:
     )
 
 
-def _exactness(name: str, figure: Figure) -> str:
+def _exactness(name: str, figure: Metric) -> str:
     if figure.bound is not None:
         return f"{figure.bound:.1g}, proved"
     return {

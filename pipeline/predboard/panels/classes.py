@@ -7,13 +7,13 @@ from typing import Self
 import numpy as np
 
 from predboard import csv_lines
-from predboard.csv_lines import Named
+from predboard.csv_lines import TextCodes
 from predboard.drawing import canvas
 from predboard.metrics import classification, counts
-from predboard.metrics.classification import OF_A_CLASS, Basis, Evidence, of_classes
-from predboard.panels import Better, Subject
+from predboard.metrics.classification import OF_A_CLASS, CountState, MetricState, class_metrics
+from predboard.panels import Direction, RunInfo
 from predboard.predictions.table import Predictions, Run
-from predboard.summaries import Figure, Figures, File, Lines, Scalar, Summary, Text, cell, unlike
+from predboard.summaries import File, LineChart, Metric, Metrics, Scalar, Summary, Text, escape_markdown, unique_names
 
 CURVES = ("precision", "recall", "f1", "average_precision")
 
@@ -33,28 +33,28 @@ class Panel:
 
     count: int = 20
     """Classes with curves: those with most errors at the last step."""
-    evidence: type[Basis] | type[Evidence] = Evidence
+    evidence: type[CountState] | type[MetricState] = MetricState
     columns: frozenset[str] = classification.COLUMNS
 
-    def zero(self, run: Run) -> Basis | Evidence:
+    def zero(self, run: Run) -> CountState | MetricState:
         """No rows."""
         return self.evidence.zero(run)
 
-    def measure(self, run: Run, batch: Predictions) -> Basis | Evidence:
+    def measure(self, run: Run, batch: Predictions) -> CountState | MetricState:
         """These rows alone."""
         return self.evidence.measure(run, batch)
 
-    def render(self, subject: Subject, states: Mapping[int, Basis | Evidence]) -> Iterator[tuple[int, Summary]]:
+    def render(self, subject: RunInfo, states: Mapping[int, CountState | MetricState]) -> Iterator[tuple[int, Summary]]:
         """Curves over the steps, one chart for each figure; of the last step with labelled rows a table and a file."""
-        names = unlike(subject.run.classes)
+        names = unique_names(subject.run.classes)
         counted = {step: state for step, state in states.items() if state.scores.counted}
         if not counted:
             return
         last = max(counted)
-        chosen = counted[last].scores.worth_seeing(self.count).tolist()
+        chosen = counted[last].scores.most_errors(self.count).tolist()
         drawn = set()
         for step, state in counted.items():
-            for c, found in zip(chosen, of_classes(chosen, state.by_class), strict=True):
+            for c, found in zip(chosen, class_metrics(chosen, state.by_class), strict=True):
                 for figure in CURVES:
                     if figure in found:
                         drawn.add(figure)
@@ -62,51 +62,53 @@ class Panel:
                         yield step, Scalar(f"classes/{figure}/{names[c]}", found[figure].value, said)
         for figure in CURVES:
             if figure in drawn:
-                yield last, Lines(f"classes/{figure}", (f"classes/{figure}/",), OF_A_CLASS[figure])
+                yield last, LineChart(f"classes/{figure}", (f"classes/{figure}/",), OF_A_CLASS[figure])
         yield last, Text("report/classes", _table(counted[last], subject.run.classes), "All classes, worst first.")
         yield last, File("classes.csv", _csv(counted, subject.run.classes), "All classes at every step.")
-        yield from self.figures(subject, states)
+        yield from self.metrics(subject, states)
 
     @property
-    def figured(self) -> Mapping[str, Better]:
+    def metric_directions(self) -> Mapping[str, Direction]:
         """Of all but a number of images more is better."""
-        of_a_class: dict[str, Better] = {f"classes/*/{name}": "more" for name in OF_A_CLASS}
+        of_a_class: dict[str, Direction] = {f"classes/*/{name}": "more" for name in OF_A_CLASS}
         return {"classes/*/support": "neither", **of_a_class}
 
-    def only(self, wanted: Collection[str]) -> Self:
+    def restricted_to(self, wanted: Collection[str]) -> Self:
         """Without logits where nothing is wanted that needs them."""
         light = {name.rpartition("/")[2] for name in wanted} <= {"support", *classification.WITHOUT_LOGITS}
-        return replace(self, evidence=Basis, columns=counts.COLUMNS) if light else self
+        return replace(self, evidence=CountState, columns=counts.COLUMNS) if light else self
 
-    def figures(self, subject: Subject, states: Mapping[int, Basis | Evidence]) -> Iterator[tuple[int, Figures]]:
+    def metrics(
+        self, subject: RunInfo, states: Mapping[int, CountState | MetricState]
+    ) -> Iterator[tuple[int, Metrics]]:
         """All figures of all classes, of many classes at the last step alone."""
-        names = unlike(subject.run.classes)
+        names = unique_names(subject.run.classes)
         counted = {step: state for step, state in states.items() if state.scores.counted}
         for step, state in counted.items():
             if step == max(counted) or len(names) <= EACH_STEP:
-                yield step, Figures("classes", dict(_figures(state, names)))
+                yield step, Metrics("classes", dict(_figures(state, names)))
 
 
-def _figures(state: Basis | Evidence, names: tuple[str, ...]) -> Iterator[tuple[str, Figure]]:
-    support, every = state.scores.support.tolist(), of_classes(range(len(names)), state.by_class)
+def _figures(state: CountState | MetricState, names: tuple[str, ...]) -> Iterator[tuple[str, Metric]]:
+    support, every = state.scores.support.tolist(), class_metrics(range(len(names)), state.by_class)
     for name, images, found in zip(names, support, every, strict=True):
-        yield f"classes/{name}/support", Figure(images, definition="Images of the class that count.")
+        yield f"classes/{name}/support", Metric(images, definition="Images of the class that count.")
         for figure, value in found.items():
             yield f"classes/{name}/{figure}", value
 
 
-def _table(state: Basis | Evidence, names: tuple[str, ...]) -> str:
+def _table(state: CountState | MetricState, names: tuple[str, ...]) -> str:
     s = state.scores
     shown = s.worst_first[(s.support + s.predictions > 0)[s.worst_first]]
     lines = [
         "| class | images | recall | 95 % | precision | 95 % | F1 | AP | most often taken for |",
         "|---|---:|---:|---|---:|---|---:|---:|---|",
     ]
-    other, times = s.taken_for
+    other, times = s.mistaken_for
     worst = shown[:ROWS].tolist()
-    for c, found in zip(worst, of_classes(worst, state.by_class), strict=True):
-        taken = f"{cell(names[other[c]])} ({times[c]:,})" if times[c] else "–"
-        cells = [cell(names[c]), f"{s.support[c]:,}"]
+    for c, found in zip(worst, class_metrics(worst, state.by_class), strict=True):
+        taken = f"{escape_markdown(names[other[c]])} ({times[c]:,})" if times[c] else "–"
+        cells = [escape_markdown(names[c]), f"{s.support[c]:,}"]
         for figure in ("recall", "precision"):
             cells += _with_interval(found.get(figure))
         cells += [f"{found[figure].value:.3f}" if figure in found else "–" for figure in ("f1", "average_precision")]
@@ -119,14 +121,14 @@ def _table(state: Basis | Evidence, names: tuple[str, ...]) -> str:
     return "\n".join([*lines, "", " ".join(notes)])
 
 
-def _with_interval(figure: Figure | None) -> tuple[str, str]:
+def _with_interval(figure: Metric | None) -> tuple[str, str]:
     if figure is None or figure.interval is None:
         return "–", "–"
     lower, upper = figure.interval
     return canvas.percent(figure.value), f"{100 * lower:.1f} to {100 * upper:.1f}"
 
 
-def _csv(states: Mapping[int, Basis | Evidence], names: tuple[str, ...]) -> bytes:
+def _csv(states: Mapping[int, CountState | MetricState], names: tuple[str, ...]) -> bytes:
     """A line for each step and class; what is not defined is empty."""
     ends = ("", "_lower", "_upper")
     header = [*("step", "class", "name", "support", "predicted", "hits"), *(f + e for f in OF_A_CLASS for e in ends)]
@@ -134,11 +136,11 @@ def _csv(states: Mapping[int, Basis | Evidence], names: tuple[str, ...]) -> byte
     every, none = np.arange(len(names)), np.full(len(names), np.nan)
     for step, state in states.items():
         s = state.scores
-        columns: list[csv_lines.Column] = [np.full(len(names), step), every, names, s.support, s.predictions, s.hits]
+        columns: list[csv_lines.CsvColumn] = [np.full(len(names), step), every, names, s.support, s.predictions, s.hits]
         for figure in OF_A_CLASS:
             found = state.by_class.get(figure)
             columns += [none] * 3 if found is None else [found.value, found.lower, found.upper]
-        other, times = s.taken_for
+        other, times = s.mistaken_for
         taken = [str(n) if n else "" for n in times.tolist()]
-        written.append(csv_lines.lines([*columns, Named(names, other), taken], DIGITS))
+        written.append(csv_lines.format_csv_lines([*columns, TextCodes(names, other), taken], DIGITS))
     return b"".join(written)

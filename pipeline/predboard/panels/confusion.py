@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard import csv_lines
-from predboard.csv_lines import Named
+from predboard.csv_lines import TextCodes
 from predboard.drawing import canvas
-from predboard.metrics.counts import Counting, Scores, Tally, wilsons
-from predboard.metrics.seriation import Order, seriate
-from predboard.panels import Subject, Twice
-from predboard.predictions.table import Predictions, Run, no_rows
+from predboard.metrics.counts import CountMetrics, Counts, CountsPanel, wilson_intervals
+from predboard.metrics.seriation import Seriation, seriate
+from predboard.panels import RunInfo, TwoPass
+from predboard.predictions.table import Predictions, Run, no_tile_rows
 from predboard.state import Lowest
-from predboard.summaries import File, Picture, Pixels, Summary, Text, Tiles, cell, unlike
+from predboard.summaries import File, Picture, Pixels, Summary, Text, Tiles, escape_markdown, unique_names
 
 PAIRS = 100
 """Rows of the table: TensorBoard slows down above 200."""
@@ -39,14 +39,14 @@ TAGS = ("0_matrix", "0_overview", "pairs")
 
 
 @dataclass(frozen=True)
-class Images:
+class PairImages:
     """A few rows for each of the most frequent pairs."""
 
     of_pair: Lowest  # by true * classes + predicted
 
 
 @dataclass(frozen=True)
-class Panel(Counting):
+class Panel(CountsPanel):
     """The confusion matrix with numbers, as an overview of any number of classes, and as a table; the images of it."""
 
     block: int = 40
@@ -56,11 +56,11 @@ class Panel(Counting):
     count: int = 12
     """Images of each."""
 
-    def zero_again(self, run: Run, first: Tally) -> Images:  # noqa: ARG002  nothing depends on it
+    def zero_second(self, run: Run, first: Counts) -> PairImages:  # noqa: ARG002  nothing depends on it
         """No images."""
-        return Images(Lowest(self.count, np.zeros(0, np.int64), np.zeros(0), no_rows(len(run.classes))))
+        return PairImages(Lowest(self.count, np.zeros(0, np.int64), np.zeros(0), no_tile_rows(len(run.classes))))
 
-    def measure_again(self, run: Run, first: Tally, rows: Predictions) -> Images:
+    def measure_second(self, run: Run, first: Counts, rows: Predictions) -> PairImages:
         """Of each of the most frequent pairs the images that are wrong with the most confidence."""
         labelled, classes = rows.labelled, len(run.classes)
         chosen = [true * classes + predicted for true, predicted, _ in first.scores(classes).pairs(self.galleries)]
@@ -68,9 +68,9 @@ class Panel(Counting):
         among = np.flatnonzero(np.isin(pair, chosen))
         group, score = pair[among], -labelled.confidence[among].astype(np.float64)
         stay = Lowest.choose(self.count, group, score, labelled.key[among], labelled.id[among])
-        return Images(Lowest(self.count, group[stay], score[stay], labelled.rows(among[stay])))
+        return PairImages(Lowest(self.count, group[stay], score[stay], labelled.rows(among[stay])))
 
-    def render(self, subject: Subject, states: Mapping[int, Twice]) -> Iterator[tuple[int, Summary]]:
+    def render(self, subject: RunInfo, states: Mapping[int, TwoPass]) -> Iterator[tuple[int, Summary]]:
         """Two pictures and a table for each step; galleries at the last. Which classes and in which order, the last
         step decides.
         """
@@ -92,31 +92,31 @@ class Panel(Counting):
         yield last, File("pairs.csv", _csv(counted, names), "All confusions, for other tools.")
         yield from ((last, tiles) for tiles in self._galleries(counted[last], states[last].again.of_pair, names))
 
-    def _galleries(self, scores: Scores, images: Lowest, names: tuple[str, ...]) -> Iterator[Tiles]:
+    def _galleries(self, scores: CountMetrics, images: Lowest, names: tuple[str, ...]) -> Iterator[Tiles]:
         pairs = scores.pairs(self.galleries)
-        tags = unlike([f"{names[true]} as {names[predicted]}" for true, predicted, _ in pairs], TAGS)
+        tags = unique_names([f"{names[true]} as {names[predicted]}" for true, predicted, _ in pairs], TAGS)
         for tag, (true, predicted, count) in zip(tags, pairs, strict=True):
             rows = images.of_group(true * len(names) + predicted)
             yield Tiles(
                 f"confusion/{tag}",
                 rows,
-                f"{len(rows['id'])} of {count:,} images of {cell(names[true])} that were predicted as "
-                f"{cell(names[predicted])}, the most confident first.",
+                f"{len(rows['id'])} of {count:,} images of {escape_markdown(names[true])} that were predicted as "
+                f"{escape_markdown(names[predicted])}, the most confident first.",
             )
 
 
-def _order(scores: Scores) -> Order:
+def _order(scores: CountMetrics) -> Seriation:
     """The classes that were seen or predicted, confused ones together; places are places in them."""
     present = np.flatnonzero(scores.support + scores.predictions)
     place = np.zeros(scores.classes, np.int64)
     place[present] = np.arange(len(present))
     true, predicted, count = scores.confusions
     # By the lower end of the share, so that one image of two makes no two classes alike.
-    found = seriate(len(present), place[true], place[predicted], wilsons(count, scores.support[true])[0])
-    return Order(present[found.items], found.groups)
+    found = seriate(len(present), place[true], place[predicted], wilson_intervals(count, scores.support[true])[0])
+    return Seriation(present[found.items], found.groups)
 
 
-def _most_confused(scores: Scores, order: Order, limit: int) -> NDArray[np.int64]:
+def _most_confused(scores: CountMetrics, order: Seriation, limit: int) -> NDArray[np.int64]:
     """All classes that were seen or predicted, or of more than `limit` those of the most frequent pairs, in order."""
     if len(order.items) <= limit:
         return np.sort(order.items)
@@ -125,28 +125,28 @@ def _most_confused(scores: Scores, order: Order, limit: int) -> NDArray[np.int64
         new = {true, predicted} - set(chosen)
         if len(chosen) + len(new) <= limit:
             chosen |= dict.fromkeys(new)
-    for other in scores.worth_seeing(limit).tolist():  # where there are few confusions
+    for other in scores.most_errors(limit).tolist():  # where there are few confusions
         if len(chosen) < limit:
             chosen[other] = None
     return order.items[np.isin(order.items, list(chosen))]
 
 
-def _strongest(scores: Scores) -> float:
+def _strongest(scores: CountMetrics) -> float:
     """The largest share of a class that is surely taken for another; at least a tenth: few errors look few."""
     true, _, count = scores.confusions
-    return max(0.1, float(wilsons(count, scores.support[true])[0].max(initial=0)))
+    return max(0.1, float(wilson_intervals(count, scores.support[true])[0].max(initial=0)))
 
 
-def _matrix(scores: Scores, chosen: NDArray[np.int64], names: tuple[str, ...]) -> Pixels:
+def _matrix(scores: CountMetrics, chosen: NDArray[np.int64], names: tuple[str, ...]) -> Pixels:
     others = scores.classes - len(chosen)
     counts = scores.matrix(chosen)
     if others and not counts[-1].any() and not counts[:, -1].any():
         counts, others = counts[:-1, :-1], 0
     shown = [names[c] for c in chosen] + [f"{others:,} others"] * (others > 0)
-    return canvas.confusion(counts, shown, counts.sum(axis=1).tolist(), others > 0)
+    return canvas.draw_confusion_matrix(counts, shown, counts.sum(axis=1).tolist(), others > 0)
 
 
-def _overview(scores: Scores, order: Order, strongest: float, names: tuple[str, ...]) -> Pixels:
+def _overview(scores: CountMetrics, order: Seriation, strongest: float, names: tuple[str, ...]) -> Pixels:
     place = np.full(scores.classes, -1)
     place[order.items] = np.arange(len(order.items))
     true, predicted = (place[of] for of in scores.cells[:2])
@@ -154,15 +154,15 @@ def _overview(scores: Scores, order: Order, strongest: float, names: tuple[str, 
     cells = true[inside], predicted[inside], scores.cells[2][inside]
     few = [names[c] for c in order.items] if len(order.items) <= NAMES else []
     named = [
-        canvas.Group(start, stop, names[order.items[a]], names[order.items[b]], errors)
+        canvas.ConfusionGroup(start, stop, names[order.items[a]], names[order.items[b]], errors)
         for start, stop, a, b, errors in _groups(order, *cells)
     ]
-    seen = canvas.Overview(*cells, scores.support[order.items], strongest, few, named)
-    return canvas.overview(seen)
+    seen = canvas.ConfusionOverview(*cells, scores.support[order.items], strongest, few, named)
+    return canvas.draw_confusion_overview(seen)
 
 
 def _groups(
-    order: Order, true: NDArray[np.int64], predicted: NDArray[np.int64], count: NDArray[np.int64]
+    order: Seriation, true: NDArray[np.int64], predicted: NDArray[np.int64], count: NDArray[np.int64]
 ) -> list[tuple[int, int, int, int, int]]:
     """Start, stop, the most frequent confusion (true, predicted) and all errors inside of the groups that have most, in
     their order; all by places in the order.
@@ -181,7 +181,7 @@ def _groups(
     return found
 
 
-def _table(scores: Scores, names: tuple[str, ...]) -> str:
+def _table(scores: CountMetrics, names: tuple[str, ...]) -> str:
     true, predicted, count = scores.confusions
     if not len(count):
         return f"No confusions: all {scores.counted:,} labelled images are right."
@@ -194,8 +194,8 @@ def _table(scores: Scores, names: tuple[str, ...]) -> str:
     for i, at in enumerate(frequent):
         shares = (columns[name][i] for name in ("share", "share_lower", "share_of_predicted"))
         cells = [
-            cell(names[true[at]]),
-            cell(names[predicted[at]]),
+            escape_markdown(names[true[at]]),
+            escape_markdown(names[predicted[at]]),
             f"{count[at]:,}",
             *(canvas.percent(float(share)) for share in shares),
             f"{columns['lift'][i]:#.2g}" if columns["lift"][i] < 9.95 else f"{columns['lift'][i]:,.0f}",
@@ -219,7 +219,7 @@ def _table(scores: Scores, names: tuple[str, ...]) -> str:
     )
 
 
-def _columns(scores: Scores, at: NDArray[np.int64]) -> dict[str, NDArray[np.integer | np.floating]]:
+def _columns(scores: CountMetrics, at: NDArray[np.int64]) -> dict[str, NDArray[np.integer | np.floating]]:
     """What there is to know of some confusions, each [pairs]."""
     true, predicted, count = scores.confusions
     code = true * scores.classes + predicted  # ascending
@@ -233,14 +233,14 @@ def _columns(scores: Scores, at: NDArray[np.int64]) -> dict[str, NDArray[np.inte
         "support": of,
         "predictions": predictions,
         "share": images / of,
-        "share_lower": wilsons(images, of)[0],
+        "share_lower": wilson_intervals(images, of)[0],
         "share_of_predicted": images / predictions,
         "lift": images * scores.counted / (of * predictions),
         "reverse": np.where(code[where] == back, count[where], 0),
     }
 
 
-def _csv(counted: Mapping[int, Scores], names: tuple[str, ...]) -> bytes:
+def _csv(counted: Mapping[int, CountMetrics], names: tuple[str, ...]) -> bytes:
     """All confusions of all steps, the most frequent first."""
     written: list[bytes] = []
     for step, scores in counted.items():
@@ -248,6 +248,6 @@ def _csv(counted: Mapping[int, Scores], names: tuple[str, ...]) -> bytes:
         columns = _columns(scores, every)
         if not written:
             written.append(f"{','.join(['step', 'label_name', 'predicted_name', *columns])}\n".encode())
-        of_names = [Named(names, of[every]) for of in scores.confusions[:2]]
-        written.append(csv_lines.lines([np.full(len(every), step), *of_names, *columns.values()]))
+        of_names = [TextCodes(names, of[every]) for of in scores.confusions[:2]]
+        written.append(csv_lines.format_csv_lines([np.full(len(every), step), *of_names, *columns.values()]))
     return b"".join(written)

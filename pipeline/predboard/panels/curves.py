@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from predboard.drawing import canvas
 from predboard.drawing.canvas import Axis, Curve
 from predboard.metrics import counts, score_histograms
-from predboard.metrics.counts import Tally
-from predboard.metrics.score_histograms import Ranking, falling, mean_defined
-from predboard.panels import Subject
+from predboard.metrics.counts import Counts
+from predboard.metrics.score_histograms import ScoreHistograms, mean_of_defined, positives_by_threshold
+from predboard.panels import RunInfo
 from predboard.predictions.table import Predictions, Run
 from predboard.summaries import Picture, Pixels, PrCurve, Summary
 
@@ -25,15 +25,15 @@ POINTS = 201
 FLOOR = 1e-3
 """Lowest false positive rate that the ROC picture shows; its axis is logarithmic."""
 
-Counts = NDArray[np.int64]
+BinCounts = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class State:
     """What other panels count as well."""
 
-    tally: Tally
-    ranking: Ranking
+    tally: Counts
+    ranking: ScoreHistograms
 
 
 @dataclass(frozen=True)
@@ -47,19 +47,19 @@ class Panel:
 
     def zero(self, run: Run) -> State:
         """No rows."""
-        return State(Tally.zero(), Ranking.zero(run))
+        return State(Counts.zero(), ScoreHistograms.zero(run))
 
     def measure(self, run: Run, batch: Predictions) -> State:
         """These rows alone."""
-        return State(Tally.measure(run, batch), Ranking.measure(run, batch))
+        return State(Counts.measure(run, batch), ScoreHistograms.measure(run, batch))
 
-    def render(self, subject: Subject, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
+    def render(self, subject: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
         """Curves and pictures at each step that has labelled rows."""
         names = subject.run.classes
         states = {step: state for step, state in states.items() if state.ranking.confidence.any()}
         if not states:
             return
-        chosen = states[max(states)].tally.scores(len(names)).worth_seeing(self.classes)
+        chosen = states[max(states)].tally.scores(len(names)).most_errors(self.classes)
         for step, state in states.items():
             if len(names) > 1:
                 yield from ((step, curve) for curve in _precision_recall(state.ranking, names, chosen))
@@ -76,7 +76,7 @@ def _recalls() -> NDArray[np.float64]:
     return np.linspace(1, 1 / (POINTS - 1), POINTS - 1)
 
 
-def _at_recalls(tp: Counts) -> NDArray[np.int64]:
+def _at_recalls(tp: BinCounts) -> NDArray[np.int64]:
     """[classes, POINTS] places in [classes, bins] true positives: all rows, then the fewest that reach each recall,
     falling.
     """
@@ -85,7 +85,7 @@ def _at_recalls(tp: Counts) -> NDArray[np.int64]:
     return np.column_stack([np.full(len(tp), tp.shape[1] - 1), reached])
 
 
-def _precision_recall(state: Ranking, names: tuple[str, ...], chosen: NDArray[np.int64]) -> Iterator[PrCurve]:
+def _precision_recall(state: ScoreHistograms, names: tuple[str, ...], chosen: NDArray[np.int64]) -> Iterator[PrCurve]:
     said = "Thresholds are not those that TensorBoard shows: see the text report/calibration."
     micro = state.given.sum(axis=0), state.any_class.sum(axis=0)
     yield _curve("micro", *micro, f"Every class of every image is one decision. {said}")
@@ -95,17 +95,17 @@ def _precision_recall(state: Ranking, names: tuple[str, ...], chosen: NDArray[np
         yield _curve(tag, state.true[c], state.every[c], f"{names[c]} against all others. {said}")
 
 
-def _curve(tag: str, true: Counts, every: Counts, description: str) -> PrCurve:
-    tp, fp = falling(true, every)
+def _curve(tag: str, true: BinCounts, every: BinCounts, description: str) -> PrCurve:
+    tp, fp = positives_by_threshold(true, every)
     at = _at_recalls(tp[None])[0]
     right, wrong = tp[at].astype(np.float64), fp[at].astype(np.float64)
     return PrCurve(f"curves/pr/{tag}", right, wrong, wrong[0] - wrong, right[0] - right, description)
 
 
-def _macro(state: Ranking, description: str) -> PrCurve:
+def _macro(state: ScoreHistograms, description: str) -> PrCurve:
     """Counts that have the mean precision at each recall, as if 1,000 rows were of the class."""
     some = state.true.any(axis=1)
-    tp, fp = falling(state.true[some], state.every[some])
+    tp, fp = positives_by_threshold(state.true[some], state.every[some])
     at = _at_recalls(tp)
     right = np.take_along_axis(tp, at, axis=1)
     precision = np.mean(right / (right + np.take_along_axis(fp, at, axis=1)), axis=0)
@@ -116,40 +116,46 @@ def _macro(state: Ranking, description: str) -> PrCurve:
     return PrCurve("curves/pr/macro", hits, wrong, most - wrong, 1000 - hits, description)
 
 
-def _roc(state: Ranking, area: NDArray[np.float64], names: tuple[str, ...], drawn: int) -> Pixels:
+def _roc(state: ScoreHistograms, area: NDArray[np.float64], names: tuple[str, ...], drawn: int) -> Pixels:
     """Macro, micro and the classes of smallest `area`, [classes]."""
-    tp, fp = falling(state.true, state.every)
+    tp, fp = positives_by_threshold(state.true, state.every)
     rate = np.geomspace(FLOOR, 1, 185)
     by_class = {c: _hits(tp[c], fp[c], rate) for c in np.flatnonzero(~np.isnan(area)).tolist()}
     micro = state.given.sum(axis=0), state.any_class.sum(axis=0)
     lines = [
-        ("macro", mean_defined(area), np.mean(list(by_class.values()), axis=0), canvas.INK, True),
-        ("micro", float(score_histograms.auroc(*micro).value), _hits(*falling(*micro), rate), canvas.UNKNOWN, True),
+        ("macro", mean_of_defined(area), np.mean(list(by_class.values()), axis=0), canvas.INK, True),
+        (
+            "micro",
+            float(score_histograms.auroc(*micro).value),
+            _hits(*positives_by_threshold(*micro), rate),
+            canvas.UNKNOWN,
+            True,
+        ),
     ]
     worst = sorted(by_class, key=lambda c: (area[c], c))[:drawn]
     lines += [
         (names[c], float(area[c]), by_class[c], colour, False)
-        for c, colour in zip(worst, canvas.MARKS[: len(worst)], strict=True)
+        for c, colour in zip(worst, canvas.CURVE_COLOURS[: len(worst)], strict=True)
     ]
     x = np.linspace(0, 1, len(rate))
     curves = [Curve(x, y, name, f"{value:.4f}", colour, thick) for name, value, y, colour, thick in lines]
     curves.append(Curve(x, rate, "chance", "0.5000", canvas.TRACK))
     ticks = Axis("false positive rate, logarithmic", [(0, "0.1 %"), (1 / 3, "1 %"), (2 / 3, "10 %"), (1, "100 %")])
     title = f"AUROC, {drawn} of {len(by_class):,}" if len(by_class) > drawn else "area under ROC"
-    return canvas.graph(title, ticks, Axis("true positive rate", _TICKS), curves)
+    return canvas.draw_curves(title, ticks, Axis("true positive rate", _TICKS), curves)
 
 
 _TICKS = [(0.0, "0 %"), (0.25, "25 %"), (0.5, "50 %"), (0.75, "75 %"), (1.0, "100 %")]
 
 
-def _hits(tp: Counts, fp: Counts, rate: NDArray[np.float64]) -> NDArray[np.float64]:
+def _hits(tp: BinCounts, fp: BinCounts, rate: NDArray[np.float64]) -> NDArray[np.float64]:
     """True positive rates at false positive rates; rows of one bin are evenly mixed."""
     return np.asarray(np.interp(rate, np.append(0, fp / fp[-1]), np.append(0, tp / tp[-1])))
 
 
-def _risk_coverage(confidence: Counts) -> Pixels:
+def _risk_coverage(confidence: BinCounts) -> Pixels:
     """Error rate of the images that are kept, most confident first. `confidence`: [wrong and right, bins]."""
-    right, wrong = falling(confidence[1], confidence.sum(axis=0))
+    right, wrong = positives_by_threshold(confidence[1], confidence.sum(axis=0))
     rows = right + wrong
     some = rows > 0
     total, errors = int(rows[-1]), int(wrong[-1])
@@ -174,7 +180,7 @@ def _risk_coverage(confidence: Counts) -> Pixels:
         Curve(kept, best / top, "ideal", _short(float(score_histograms.aurc(perfect).value)), canvas.RIGHT),
     ]
     x = Axis("images kept, most confident first", _TICKS)
-    return canvas.graph("area under curve", x, Axis("errors among the kept", ticks), curves)
+    return canvas.draw_curves("area under curve", x, Axis("errors among the kept", ticks), curves)
 
 
 def _short(area: float) -> str:

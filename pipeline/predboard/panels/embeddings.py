@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from predboard.panels import Subject
-from predboard.predictions.table import ROWS_NEED, Predictions, Run, mix, no_rows
+from predboard.panels import RunInfo
+from predboard.predictions.table import TILE_COLUMNS, Predictions, Run, mix, no_tile_rows
 from predboard.state import Lowest
 from predboard.summaries import Projector, Summary
 
@@ -29,7 +29,7 @@ class Panel:
     """Points: as many as TensorBoard's UMAP takes."""
     values: int = 4_000_000
     """Numbers in all vectors together: the browser gets 16 MB at most."""
-    columns: frozenset[str] = ROWS_NEED | {"embedding"}
+    columns: frozenset[str] = TILE_COLUMNS | {"embedding"}
     last_step_only: bool = True
 
     def _count(self, run: Run) -> int:
@@ -38,7 +38,7 @@ class Panel:
     def zero(self, run: Run) -> State:
         """No rows."""
         vector = np.zeros((0, run.embedding or len(run.classes)), np.float32)
-        rows = {**no_rows(len(run.classes)), "vector": vector}
+        rows = {**no_tile_rows(len(run.classes)), "vector": vector}
         return State(Lowest(self._count(run), np.zeros(0, np.int64), np.zeros(0), rows))
 
     def measure(self, run: Run, batch: Predictions) -> State:
@@ -53,7 +53,7 @@ class Panel:
         vector = (scored.embedding if run.embedding else scored.logits)[stay]
         return State(Lowest(count, group[: len(stay)], score[stay], {**scored.rows(stay), "vector": vector}))
 
-    def render(self, subject: Subject, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
+    def render(self, subject: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
         """The points of the last step."""
         last = max(states)
         rows = states[last].points.rows

@@ -6,21 +6,23 @@ from dataclasses import dataclass
 
 from predboard.drawing import canvas
 from predboard.metrics import counts
-from predboard.metrics.counts import Counting, Scores, Tally, wilson
-from predboard.panels import Subject
+from predboard.metrics.counts import CountMetrics, Counts, CountsPanel, wilson_interval
+from predboard.panels import RunInfo
 from predboard.summaries import Picture, Pixels, Scalar, Summary
 
 
 @dataclass(frozen=True)
-class Panel(Counting):
+class Panel(CountsPanel):
     """The report card: accuracy with its interval, counts, the worst classes, the top confusions, warnings."""
 
-    def render(self, subject: Subject, states: Mapping[int, Tally]) -> Iterator[tuple[int, Summary]]:
+    def render(self, subject: RunInfo, states: Mapping[int, Counts]) -> Iterator[tuple[int, Summary]]:
         """A card and a point of each curve for each step; the card has the accuracy of all steps as a small curve."""
         classes = len(subject.run.classes)
         scores = {step: state.scores(classes) for step, state in states.items()}
         trend = [
-            (step, of.accuracy, *wilson(int(of.hits.sum()), of.counted)) for step, of in scores.items() if of.counted
+            (step, of.accuracy, *wilson_interval(int(of.hits.sum()), of.counted))
+            for step, of in scores.items()
+            if of.counted
         ]
         for step, of in scores.items():
             if of.counted:
@@ -34,10 +36,12 @@ class Panel(Counting):
             yield step, Picture("1_glance/report_card", card, "Start here.")
 
 
-def _report_card(subject: Subject, step: int, scores: Scores, trend: list[tuple[int, float, float, float]]) -> Pixels:
+def _report_card(
+    subject: RunInfo, step: int, scores: CountMetrics, trend: list[tuple[int, float, float, float]]
+) -> Pixels:
     names, known = subject.run.classes, subject.facts[step]
     before = [warning.partition(": ")[0] for warning in known.warnings]  # the report says what to do
-    warnings = counts.warnings(scores, names, known.rows, known.manifest_rows, before)
+    warnings = counts.data_warnings(scores, names, known.rows, known.manifest_rows, before)
     if known.rows < known.manifest_rows:
         warnings[0] = warnings[0].partition(": ")[0]
     hits = int(scores.hits.sum())
@@ -46,9 +50,9 @@ def _report_card(subject: Subject, step: int, scores: Scores, trend: list[tuple[
         facts[1:1] = [("failed", f"{scores.tally.failed:,}"), ("unlabelled", f"{scores.tally.unlabelled:,}")]
     if scores.counted:
         facts += [("macro F1", f"{scores.f1_macro:.3f}"), ("NLL", f"{scores.nll:.3f}")]
-    card = canvas.Card(
+    card = canvas.ReportCard(
         title=f"{subject.name}  ·  step {step}",
-        accuracy=(scores.accuracy, *wilson(hits, scores.counted)) if scores.counted else None,
+        accuracy=(scores.accuracy, *wilson_interval(hits, scores.counted)) if scores.counted else None,
         facts=facts,
         worst=[
             (names[c], float(scores.recall[c]), f"{scores.hits[c]:,} of {scores.support[c]:,}")
@@ -59,4 +63,4 @@ def _report_card(subject: Subject, step: int, scores: Scores, trend: list[tuple[
         trend=trend,
         step=step,
     )
-    return canvas.report_card(card)
+    return canvas.draw_report_card(card)

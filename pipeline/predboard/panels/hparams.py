@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from predboard.metrics.counts import Counting, Tally
-from predboard.panels import Subject, transform_words
+from predboard.metrics.counts import Counts, CountsPanel
+from predboard.panels import RunInfo, describe_transform
 from predboard.summaries import HParams, Summary
 
 METRICS = {
@@ -27,12 +27,12 @@ LONG = 60
 
 
 @dataclass(frozen=True)
-class Panel(Counting):
+class Panel(CountsPanel):
     """A line in HParams, at the last step: model, data, transform, precision; ten metrics."""
 
     last: bool = True
 
-    def render(self, subject: Subject, states: Mapping[int, Tally]) -> Iterator[tuple[int, Summary]]:
+    def render(self, subject: RunInfo, states: Mapping[int, Counts]) -> Iterator[tuple[int, Summary]]:
         """One session: a run is one line of the table."""
         run, step = subject.run, max(states)
         facts = subject.facts[step]
@@ -41,7 +41,7 @@ class Panel(Counting):
             **{f"model.{name}": _plain(value) for name, value in run.model_args.items()},
             "checkpoint": facts.checkpoint or "none",
             "data": "/".join(PurePosixPath(run.origin.replace("\\", "/")).parts[-2:]) or "unknown",
-            "transform": transform_words(run) or "none",
+            "transform": describe_transform(run) or "none",
             "precision": run.precision,
             "scores": run.scores,
             "classes": len(run.classes),

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard import csv_lines
-from predboard.csv_lines import Named
+from predboard.csv_lines import TextCodes
 from predboard.drawing import canvas
-from predboard.panels import Better, Subject, Twice
-from predboard.predictions.table import KEPT, Predictions, Rows, Run, mix, no_rows
-from predboard.state import UNIT, Counted, Lowest, summed
-from predboard.summaries import Figure, Figures, File, Scalar, Summary, Text, Tiles, cell
+from predboard.panels import Direction, RunInfo, TwoPass
+from predboard.predictions.table import TOP_CLASSES, Predictions, Run, TileRows, mix, no_tile_rows
+from predboard.state import FIXED_UNIT, Counted, Lowest, summed
+from predboard.summaries import File, Metric, Metrics, Scalar, Summary, Text, Tiles, escape_markdown
 
 SALT = 8
 """Of the hashes that look for equal pictures."""
@@ -34,14 +34,14 @@ DEFINITIONS = {
 
 
 @dataclass(frozen=True)
-class Seen:
+class DuplicateFilter:
     """Which slots of two hash tables were hit, and which of them twice: what hits no slot twice is there once."""
 
     once: NDArray[np.uint8]  # [2, SLOTS / 8] a bit for each slot
     twice: NDArray[np.uint8]  # [2, SLOTS / 8]
 
     @classmethod
-    def of(cls, digest: NDArray[np.int64]) -> "Seen":
+    def of(cls, digest: NDArray[np.int64]) -> "DuplicateFilter":
         """Of [rows] hashes of pictures."""
         once, twice = (np.zeros((2, SLOTS // 8), np.uint8) for _ in range(2))
         for i, slots in enumerate(_slots(digest)):
@@ -50,9 +50,9 @@ class Seen:
                 np.bitwise_or.at(table, hit >> 3, (1 << (hit & 7)).astype(np.uint8))
         return cls(once, twice)
 
-    def merge(self, other: "Seen") -> "Seen":
+    def merge(self, other: "DuplicateFilter") -> "DuplicateFilter":
         """A new value; neither argument changes."""
-        return Seen(self.once | other.once, self.twice | other.twice | (self.once & other.once))
+        return DuplicateFilter(self.once | other.once, self.twice | other.twice | (self.once & other.once))
 
     def maybe_twice(self, digest: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether pictures may be there more than once. -> [rows]."""
@@ -64,13 +64,13 @@ class Seen:
 class State:
     """For each class the sum of the probability given to it on its own rows; which pictures may be there twice."""
 
-    seen: Seen
+    seen: DuplicateFilter
     given: NDArray[np.int64] = summed()  # [classes] in units of 2**-20
     rows: NDArray[np.int64] = summed()  # [classes]
 
 
 @dataclass(frozen=True)
-class Again:
+class SecondState:
     """Given and suspected label of the rows where a class stands out; the suspects; rows whose picture may be twice."""
 
     joint: Counted  # of given * classes + suspected
@@ -96,24 +96,24 @@ class Panel:
     def zero(self, run: Run) -> State:
         """No rows."""
         none = np.zeros(len(run.classes), np.int64)
-        return State(Seen.of(none[:0]), none, none)
+        return State(DuplicateFilter.of(none[:0]), none, none)
 
     def measure(self, run: Run, batch: Predictions) -> State:
         """These rows alone."""
         rows = batch.labelled
         given, counts = (np.zeros(len(run.classes), np.int64) for _ in range(2))
-        np.add.at(given, rows.label, np.rint(np.exp(-rows.loss.astype(np.float64)) / UNIT).astype(np.int64))
+        np.add.at(given, rows.label, np.rint(np.exp(-rows.loss.astype(np.float64)) / FIXED_UNIT).astype(np.int64))
         np.add.at(counts, rows.label, 1)
-        return State(Seen.of(rows.digest[rows.has_digest]), given, counts)
+        return State(DuplicateFilter.of(rows.digest[rows.has_digest]), given, counts)
 
-    def zero_again(self, run: Run, first: State) -> Again:  # noqa: ARG002  no rows in any case
+    def zero_second(self, run: Run, first: State) -> SecondState:  # noqa: ARG002  no rows in any case
         """No rows."""
-        nothing, none = no_rows(len(run.classes)), np.zeros(0, np.int64)
+        nothing, none = no_tile_rows(len(run.classes)), np.zeros(0, np.int64)
         suspects = Lowest(self.kept, none, np.zeros(0), {**nothing, "suspected": none})
         alike = Lowest(ALIKE, none, np.zeros(0), {**nothing, "digest": none})
-        return Again(Counted.of(none), suspects, alike, np.int64(0), np.int64(0))
+        return SecondState(Counted.of(none), suspects, alike, np.int64(0), np.int64(0))
 
-    def measure_again(self, run: Run, first: State, rows: Predictions) -> Again:
+    def measure_second(self, run: Run, first: State, rows: Predictions) -> SecondState:
         """These rows alone."""
         known = rows.labelled
         candidate = stands_out(first, known)  # [rows]
@@ -131,7 +131,7 @@ class Panel:
         group = np.zeros(len(possible), np.int64)
         same = Lowest.choose(ALIKE, group, hashed, known.key[possible], known.id[possible])
         alike = {**known.rows(possible[same]), "digest": known.digest[possible[same]]}
-        return Again(
+        return SecondState(
             joint,
             Lowest(self.kept, np.zeros(len(stay), np.int64), score[stay], suspects),
             Lowest(ALIKE, group[same], hashed[same], alike),
@@ -139,7 +139,7 @@ class Panel:
             np.int64(len(possible)),
         )
 
-    def render(self, subject: Subject, states: Mapping[int, Twice]) -> Iterator[tuple[int, Summary]]:
+    def render(self, subject: RunInfo, states: Mapping[int, TwoPass]) -> Iterator[tuple[int, Summary]]:
         """Numbers over the steps, a gallery and a page at each; files of the last step."""
         names = subject.run.classes
         for step, state in states.items():
@@ -150,7 +150,7 @@ class Panel:
             found = _figures(state)
             for name, figure in found.items():
                 yield step, Scalar(name, float(figure.value), figure.definition)
-            yield step, Figures("label_issues", found)
+            yield step, Metrics("label_issues", found)
             rows = {name: column[: self.gallery] for name, column in again.suspects.rows.items()}
             if len(rows["id"]):
                 description = "Labels that are most likely wrong (confident learning), the most likely first."
@@ -170,24 +170,24 @@ class Panel:
                 yield step, File("suspects.csv", _table(again.suspects.rows, names))
 
     @property
-    def figured(self) -> Mapping[str, Better]:
+    def metric_directions(self) -> Mapping[str, Direction]:
         """Doubts about labels: the model is no better for fewer of them."""
         return dict.fromkeys(DEFINITIONS, "neither")
 
-    def only(self, wanted: Collection[str]) -> Self:  # noqa: ARG002  all of them come of one state
+    def restricted_to(self, wanted: Collection[str]) -> Self:  # noqa: ARG002  all of them come of one state
         """The same: fewer figures need no less."""
         return self
 
-    def figures(self, subject: Subject, states: Mapping[int, Twice]) -> Iterator[tuple[int, Figures]]:  # noqa: ARG002
+    def metrics(self, subject: RunInfo, states: Mapping[int, TwoPass]) -> Iterator[tuple[int, Metrics]]:  # noqa: ARG002
         """How many labels may be wrong, where there are any."""
         for step, state in states.items():
             if state.first.rows.any():
-                yield step, Figures("label_issues", _figures(state))
+                yield step, Metrics("label_issues", _figures(state))
 
-    def _page(self, names: tuple[str, ...], first: State, again: Again, clash: NDArray[np.int64]) -> str:
+    def _page(self, names: tuple[str, ...], first: State, again: SecondState, clash: NDArray[np.int64]) -> str:
         labelled, share = int(first.rows.sum()), estimated_share(first.rows, again.joint, len(names))
         low = thresholds(first)
-        exact = bool(np.nanmin(low) > 1 / (KEPT + 1)) or len(names) <= KEPT
+        exact = bool(np.nanmin(low) > 1 / (TOP_CLASSES + 1)) or len(names) <= TOP_CLASSES
         parts = [
             f"**{int(again.suspected):,} of {labelled:,} labels are suspected**; confident learning (Northcutt et al. "
             f"2021) estimates that {canvas.percent(share)} are wrong. The images must not have been trained on: "
@@ -197,7 +197,8 @@ class Panel:
             + (
                 "That is exact here."
                 if exact
-                else f"Only the {KEPT} highest classes of an image are looked at, so a class that stands out with less "
+                else f"Only the {TOP_CLASSES} highest classes of an image are looked at, so a class that stands out "
+                f"with less "
                 "than a sixth may be missed here."
             ),
         ]
@@ -207,7 +208,7 @@ class Panel:
         if len(order):
             parts.append("### Labels that may be wrong, by class\n\n| label | suspected | images |\n|---|---|---:|")
             for t, o, n in zip(true[off][order], other[off][order], again.joint.count[off][order], strict=True):
-                parts[-1] += f"\n| {cell(names[t])} | {cell(names[o])} | {n:,} |"
+                parts[-1] += f"\n| {escape_markdown(names[t])} | {escape_markdown(names[o])} | {n:,} |"
         rows = again.suspects.rows
         if len(rows["id"]):
             parts.append(
@@ -218,15 +219,18 @@ class Panel:
                 p = canvas.percent(float(np.exp(-rows["loss"][i])))
                 q = canvas.percent(_probability(rows, i))
                 label, suspected = names[rows["label"][i]], names[rows["suspected"][i]]
-                image = cell(str(rows["image"][i] or ""))
-                parts[-1] += f"\n| {rows['id'][i]} | {image} | {cell(label)} | {cell(suspected)} | {p} | {q} |"
+                image = escape_markdown(str(rows["image"][i] or ""))
+                parts[-1] += (
+                    f"\n| {rows['id'][i]} | {image} | {escape_markdown(label)} | {escape_markdown(suspected)} | {p} "
+                    f"| {q} |"
+                )
             more = int(again.suspected) - min(len(rows["id"]), self.listed)
             if more:
                 parts.append(f"{more:,} more; the first {self.kept:,} of all are in `suspects.csv`.")
         parts.append(self._alike(again, names, clash))
         return "\n\n".join(part for part in parts if part)
 
-    def _alike(self, again: Again, names: tuple[str, ...], clash: NDArray[np.int64]) -> str:
+    def _alike(self, again: SecondState, names: tuple[str, ...], clash: NDArray[np.int64]) -> str:
         rows = again.alike.rows
         digest, count = np.unique(rows["digest"], return_counts=True)
         twice = int((count > 1).sum())
@@ -243,16 +247,19 @@ class Panel:
         page += f"; {len(np.unique(rows['digest'][clash])):,} of them have different labels:\n\n| row | image | label |"
         page += "\n|---:|---|---|"
         for i in clash[: self.listed].tolist():
-            page += f"\n| {rows['id'][i]} | {cell(str(rows['image'][i] or ''))} | {cell(names[rows['label'][i]])} |"
+            page += (
+                f"\n| {rows['id'][i]} | {escape_markdown(str(rows['image'][i] or ''))} | "
+                f"{escape_markdown(names[rows['label'][i]])} |"
+            )
         return page
 
 
-def _figures(state: Twice) -> dict[str, Figure]:
+def _figures(state: TwoPass) -> dict[str, Metric]:
     """Of at least one labelled row."""
     labelled: NDArray[np.int64] = state.first.rows
     values = int(state.again.suspected), estimated_share(labelled, state.again.joint, len(labelled))
     return {
-        name: Figure(value, definition=definition, rows=rows)
+        name: Metric(value, definition=definition, rows=rows)
         for (name, definition), value, rows in zip(
             DEFINITIONS.items(), values, (None, int(labelled.sum())), strict=True
         )
@@ -262,7 +269,7 @@ def _figures(state: Twice) -> dict[str, Figure]:
 def thresholds(first: State) -> NDArray[np.float64]:
     """[classes] mean probability of a class on its own rows; nan for a class without rows."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(first.given * UNIT / first.rows)
+        return np.asarray(first.given * FIXED_UNIT / first.rows)
 
 
 def stands_out(first: State, rows: Predictions) -> NDArray[np.int64]:
@@ -271,7 +278,7 @@ def stands_out(first: State, rows: Predictions) -> NDArray[np.int64]:
     -> [rows] int64.
     """
     low = thresholds(first)[rows.top]  # [rows, KEPT], nan for a class without rows, which is above no threshold
-    above = rows.top_probability.astype(np.float64) + UNIT >= low  # thresholds are rounded to UNIT
+    above = rows.top_probability.astype(np.float64) + FIXED_UNIT >= low  # thresholds are rounded to UNIT
     place = above.argmax(axis=1)
     return np.where(above.any(axis=1), rows.top[np.arange(len(rows)), place], -1)
 
@@ -298,7 +305,7 @@ def estimated_share(rows: NDArray[np.int64], joint: Counted, classes: int) -> fl
     return float((wrong * rows).sum() / rows.sum())
 
 
-def clashes(rows: Rows) -> NDArray[np.int64]:
+def clashes(rows: TileRows) -> NDArray[np.int64]:
     """Places of the rows whose picture is also there with another label, equal pictures together."""
     order = np.lexsort((rows["id"], rows["label"], rows["digest"]))
     digest, label = rows["digest"][order], rows["label"][order]
@@ -315,14 +322,16 @@ def _slots(digest: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     return [(mix(digest, SALT + i).view(np.uint64) % np.uint64(SLOTS)).astype(np.int64) for i in range(2)]
 
 
-def _probability(rows: Rows, i: int) -> float:
+def _probability(rows: TileRows, i: int) -> float:
     """Of the suspected class of one suspect, which is among the highest."""
     return float(rows["top_probability"][i][rows["top_class"][i] == rows["suspected"][i]].sum())
 
 
-def _table(rows: Rows, names: tuple[str, ...]) -> bytes:
+def _table(rows: TileRows, names: tuple[str, ...]) -> bytes:
     header = "row,key,image,label,suspected,predicted,confidence,probability_of_label\n"
     images = [image or "" for image in rows["image"].tolist()]
-    classes = [Named(names, rows[column]) for column in ("label", "suspected", "predicted")]
+    classes = [TextCodes(names, rows[column]) for column in ("label", "suspected", "predicted")]
     given = np.exp(-rows["loss"])
-    return header.encode() + csv_lines.lines([rows["id"], rows["key"], images, *classes, rows["confidence"], given])
+    return header.encode() + csv_lines.format_csv_lines(
+        [rows["id"], rows["key"], images, *classes, rows["confidence"], given]
+    )

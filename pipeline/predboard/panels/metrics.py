@@ -6,10 +6,10 @@ from typing import Self
 
 from predboard.metrics import classification
 from predboard.metrics import counts as tally
-from predboard.metrics.classification import Basis, Evidence
-from predboard.panels import Better, Subject
+from predboard.metrics.classification import CountState, MetricState
+from predboard.panels import Direction, RunInfo
 from predboard.predictions.table import Predictions, Run
-from predboard.summaries import Band, Figure, Figures, Scalar, Summary
+from predboard.summaries import BandChart, Metric, Metrics, Scalar, Summary
 
 HEADLINES = ("accuracy", "balanced_accuracy", "f1_macro", "nll", "auroc_macro", "average_precision_macro")
 """The six that are drawn with their intervals."""
@@ -27,18 +27,18 @@ COUNTS = {
 class Panel:
     """Scalars: accuracy, top-2, top-5, balanced; macro P, R, F1; MCC, NLL, Brier, AUROC, AP, AURC; intervals."""
 
-    evidence: type[Basis] | type[Evidence] = Evidence
+    evidence: type[CountState] | type[MetricState] = MetricState
     columns: frozenset[str] = classification.COLUMNS
 
-    def zero(self, run: Run) -> Basis | Evidence:
+    def zero(self, run: Run) -> CountState | MetricState:
         """No rows."""
         return self.evidence.zero(run)
 
-    def measure(self, run: Run, batch: Predictions) -> Basis | Evidence:
+    def measure(self, run: Run, batch: Predictions) -> CountState | MetricState:
         """These rows alone."""
         return self.evidence.measure(run, batch)
 
-    def render(self, subject: Subject, states: Mapping[int, Basis | Evidence]) -> Iterator[tuple[int, Summary]]:
+    def render(self, subject: RunInfo, states: Mapping[int, CountState | MetricState]) -> Iterator[tuple[int, Summary]]:
         """One point of each curve for each step that has labelled rows; the bands show the interval of each."""
         banded: dict[str, int] = {}
         for step, state in states.items():
@@ -52,7 +52,7 @@ class Panel:
         for name, step in banded.items():
             yield (
                 step,
-                Band(
+                BandChart(
                     f"intervals/{name}",
                     f"metrics/{name}",
                     f"intervals/{name}/lower",
@@ -60,31 +60,33 @@ class Panel:
                     f"metrics/{name} with its 95 % interval.",
                 ),
             )
-        yield from self.figures(subject, states)
+        yield from self.metrics(subject, states)
 
     @property
-    def figured(self) -> Mapping[str, Better]:
+    def metric_directions(self) -> Mapping[str, Direction]:
         """Counts have no better and worse."""
-        of_rows: dict[str, Better] = {
+        of_rows: dict[str, Direction] = {
             name: "less" if name in classification.LESS_IS_BETTER else "more" for name in classification.DEFINITIONS
         }
         return {**dict.fromkeys(COUNTS, "neither"), **of_rows}
 
-    def only(self, wanted: Collection[str]) -> Self:
+    def restricted_to(self, wanted: Collection[str]) -> Self:
         """Without logits where nothing is wanted that needs them."""
         light = set(wanted) <= classification.WITHOUT_LOGITS | set(COUNTS)
-        return replace(self, evidence=Basis, columns=tally.COLUMNS) if light else self
+        return replace(self, evidence=CountState, columns=tally.COLUMNS) if light else self
 
-    def figures(self, subject: Subject, states: Mapping[int, Basis | Evidence]) -> Iterator[tuple[int, Figures]]:
+    def metrics(
+        self, subject: RunInfo, states: Mapping[int, CountState | MetricState]
+    ) -> Iterator[tuple[int, Metrics]]:
         """Counts of images, and all metrics where images are labelled."""
         for step, state in states.items():
             counts = _counts(state, subject.facts[step].manifest_rows)
-            yield step, Figures("metrics", {**counts, **state.overall})
+            yield step, Metrics("metrics", {**counts, **state.overall})
 
 
-def _counts(state: Basis | Evidence, manifest_rows: int) -> dict[str, Figure]:
+def _counts(state: CountState | MetricState, manifest_rows: int) -> dict[str, Metric]:
     rows, failed, unlabelled = (int(n) for n in (state.tally.rows, state.tally.failed, state.tally.unlabelled))
     numbers = (rows, manifest_rows - rows, failed, unlabelled, state.scores.counted)
     return {
-        name: Figure(n, definition=definition) for (name, definition), n in zip(COUNTS.items(), numbers, strict=True)
+        name: Metric(n, definition=definition) for (name, definition), n in zip(COUNTS.items(), numbers, strict=True)
     }

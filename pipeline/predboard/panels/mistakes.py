@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from predboard.panels import Subject
-from predboard.predictions.table import ROWS_NEED, Predictions, Rows, Run, mix, no_rows
+from predboard.panels import RunInfo
+from predboard.predictions.table import TILE_COLUMNS, Predictions, Run, TileRows, mix, no_tile_rows
 from predboard.state import Lowest
 from predboard.summaries import Summary, Tiles
 
@@ -38,11 +38,11 @@ class Panel:
     """Pictures in a gallery: one page of TensorBoard."""
     sampled: int = 400
     """Images among which those to follow over the steps are chosen."""
-    columns: frozenset[str] = ROWS_NEED | {"margin"}
+    columns: frozenset[str] = TILE_COLUMNS | {"margin"}
 
     def zero(self, run: Run) -> State:
         """No rows."""
-        none = Lowest(self.count, np.zeros(0, np.int64), np.zeros(0), no_rows(len(run.classes)))
+        none = Lowest(self.count, np.zeros(0, np.int64), np.zeros(0), no_tile_rows(len(run.classes)))
         return State(none, none, none, none, none, replace(none, limit=self.sampled))
 
     def measure(self, run: Run, batch: Predictions) -> State:  # noqa: ARG002  the rows say all
@@ -68,7 +68,7 @@ class Panel:
             sample=lowest(labelled, mix(scored.key, FOLLOWED_SALT).astype(np.float64), self.sampled),
         )
 
-    def render(self, subject: Subject, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:  # noqa: ARG002
+    def render(self, subject: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:  # noqa: ARG002
         """Five galleries for each step, an empty one left out, and followed images where there are several steps."""
         for step, rows in follow({step: state.sample for step, state in states.items()}, self.count).items():
             description = "The same images at every step: first forgotten ones, then never right ones, then late ones."
@@ -89,7 +89,7 @@ class Panel:
                     yield step, Tiles(tag, gallery.rows, description)
 
 
-def follow(samples: Mapping[int, Lowest], count: int) -> dict[int, Rows]:
+def follow(samples: Mapping[int, Lowest], count: int) -> dict[int, TileRows]:
     """A few images at every step that has rows, in one order; none if there are fewer than two such steps.
 
     A third were right once and are wrong at the end (forgotten), a third were never right, a third became right late;

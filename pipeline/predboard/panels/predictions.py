@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from predboard.metrics import counts
-from predboard.metrics.counts import Tally
-from predboard.panels import Subject
-from predboard.predictions.table import ROWS_NEED, Predictions, Run, mix, no_rows
+from predboard.metrics.counts import Counts
+from predboard.panels import RunInfo
+from predboard.predictions.table import TILE_COLUMNS, Predictions, Run, mix, no_tile_rows
 from predboard.state import Lowest
-from predboard.summaries import Summary, Tiles, unlike
+from predboard.summaries import Summary, Tiles, unique_names
 
 SALT = 3
 """Of the hash that draws the samples."""
@@ -20,7 +20,7 @@ SALT = 3
 class State:
     """Shared counts, to choose the classes, and a few rows of each true class."""
 
-    tally: Tally
+    tally: Counts
     samples: Lowest
 
 
@@ -31,12 +31,12 @@ class Panel:
     count: int = 6
     """Pictures of a class."""
     classes: int = 20
-    columns: frozenset[str] = ROWS_NEED | counts.COLUMNS
+    columns: frozenset[str] = TILE_COLUMNS | counts.COLUMNS
 
     def zero(self, run: Run) -> State:
         """No rows."""
-        none = Lowest(self.count, np.zeros(0, np.int64), np.zeros(0), no_rows(len(run.classes)))
-        return State(Tally.zero(), none)
+        none = Lowest(self.count, np.zeros(0, np.int64), np.zeros(0), no_tile_rows(len(run.classes)))
+        return State(Counts.zero(), none)
 
     def measure(self, run: Run, batch: Predictions) -> State:
         """These rows alone."""
@@ -44,13 +44,13 @@ class Panel:
         score = mix(labelled.key, SALT).astype(np.float64)
         stay = Lowest.choose(self.count, labelled.label, score, labelled.key, labelled.id)
         samples = Lowest(self.count, labelled.label[stay], score[stay], labelled.rows(stay))
-        return State(Tally.measure(run, batch), samples)
+        return State(Counts.measure(run, batch), samples)
 
-    def render(self, subject: Subject, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
+    def render(self, subject: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
         """A gallery for each chosen class and step; the classes are those with most errors at the last step."""
         last = states[max(states)]
-        tags = unlike(subject.run.classes)
-        for true in last.tally.scores(len(subject.run.classes)).worth_seeing(self.classes).tolist():
+        tags = unique_names(subject.run.classes)
+        for true in last.tally.scores(len(subject.run.classes)).most_errors(self.classes).tolist():
             name = subject.run.classes[true]
             for step, state in states.items():
                 rows = state.samples.of_group(true)

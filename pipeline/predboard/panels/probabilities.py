@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard.metrics import counts as tally
-from predboard.metrics.counts import Tally
-from predboard.panels import Subject
+from predboard.metrics.counts import Counts
+from predboard.panels import RunInfo
 from predboard.predictions.table import Predictions, Run
 from predboard.state import summed
-from predboard.summaries import Histogram, Summary, unlike
+from predboard.summaries import Histogram, Summary, unique_names
 
 BINS = 30
 """What TensorBoard draws, whatever it is given."""
@@ -46,7 +46,7 @@ TAGS = tuple(f"{measure}{end}" for measure in MEASURES for end, *_ in KINDS)
 class State:
     """Counts of equal bins; of the measures [3, bins] of wrong, right and unlabelled rows."""
 
-    tally: Tally
+    tally: Counts
     true: NDArray[np.int64] = summed()  # [classes, bins] probability of the true class, by true class
     confidence: NDArray[np.int64] = summed()
     margin: NDArray[np.int64] = summed()
@@ -64,14 +64,14 @@ class Panel:
     def zero(self, run: Run) -> State:
         """No rows."""
         none = np.zeros((3, BINS), np.int64)
-        return State(Tally.zero(), np.zeros((len(run.classes), BINS), np.int64), none, none, none, none)
+        return State(Counts.zero(), np.zeros((len(run.classes), BINS), np.int64), none, none, none, none)
 
     def measure(self, run: Run, batch: Predictions) -> State:
         """These rows alone."""
         labelled, scored = batch.labelled, batch.scored
         kind = np.where(scored.label < 0, UNLABELLED, scored.right)  # right is 1, as RIGHT is
         return State(
-            Tally.measure(run, batch),
+            Counts.measure(run, batch),
             _counts(labelled.label, np.exp(-labelled.loss.astype(np.float64)), 1.0, len(run.classes)),
             _counts(kind, scored.confidence, 1.0, 3),
             _counts(kind, scored.margin, 1.0, 3),
@@ -79,12 +79,12 @@ class Panel:
             _counts(labelled.right.astype(np.int64), labelled.loss, LOSS, 3),
         )
 
-    def render(self, subject: Subject, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
+    def render(self, subject: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
         """Histograms for each step; an empty one is left out."""
         run = subject.run
         ends = {"entropy": _most_entropy(run), "loss": LOSS}
-        chosen = states[max(states)].tally.scores(len(run.classes)).worth_seeing(self.classes).tolist()
-        tags = unlike(run.classes, TAGS)
+        chosen = states[max(states)].tally.scores(len(run.classes)).most_errors(self.classes).tolist()
+        tags = unique_names(run.classes, TAGS)
         for step, state in states.items():
             for measure, words in MEASURES.items():
                 edges = np.linspace(0, ends.get(measure, 1.0), BINS + 1)

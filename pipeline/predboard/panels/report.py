@@ -15,16 +15,16 @@ import numpy as np
 from predboard.drawing import canvas
 from predboard.metrics import classification, score_histograms
 from predboard.metrics import counts as tally
-from predboard.metrics.classification import Evidence
-from predboard.metrics.counts import Scores, wilson
-from predboard.panels import Shown, Subject, transform_words
+from predboard.metrics.classification import MetricState
+from predboard.metrics.counts import CountMetrics, wilson_interval
+from predboard.panels import RunInfo, WrittenTag, describe_transform
 from predboard.predictions.table import Predictions, Run
 from predboard.state import Lowest
 from predboard.summaries import (
-    Band,
+    BandChart,
     Histogram,
     HParams,
-    Lines,
+    LineChart,
     Picture,
     PrCurve,
     Projector,
@@ -32,8 +32,8 @@ from predboard.summaries import (
     Summary,
     Text,
     Tiles,
-    cell,
-    unlike,
+    escape_markdown,
+    unique_names,
 )
 
 SHEET = "report/what_the_model_sees"
@@ -52,7 +52,7 @@ TAGS = 6
 class State:
     """What all figures follow from, and the classes of the most confident mistakes."""
 
-    evidence: Evidence
+    evidence: MetricState
     sure: Lowest
 
 
@@ -67,7 +67,7 @@ class Panel:
         """No rows."""
         none = np.zeros(0, np.int64)
         rows = dict.fromkeys(("id", "key", "label", "predicted"), none)
-        return State(Evidence.zero(run), Lowest(SURE, none, np.zeros(0), rows))
+        return State(MetricState.zero(run), Lowest(SURE, none, np.zeros(0), rows))
 
     def measure(self, run: Run, batch: Predictions) -> State:
         """These rows alone."""
@@ -76,17 +76,17 @@ class Panel:
         score, group = -rows.confidence[wrong].astype(np.float64), np.zeros(len(wrong), np.int64)
         stay = Lowest.choose(SURE, group, score, rows.key[wrong], rows.id[wrong])
         kept = {name: getattr(rows, name)[wrong[stay]] for name in ("id", "key", "label", "predicted")}
-        return State(Evidence.measure(run, batch), Lowest(SURE, group[stay], score[stay], kept))
+        return State(MetricState.measure(run, batch), Lowest(SURE, group[stay], score[stay], kept))
 
-    def render(self, subject: Subject, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
+    def render(self, subject: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
         """What the model saw, at the steps that stage one drew it for; the pages, at the last step."""
         own = [*self._own(subject, states)]
         yield from own
         if subject.written:
-            written = (*subject.written, *{s.tag: Shown(s.tag, type(s), s.description) for _, s in own}.values())
+            written = (*subject.written, *{s.tag: WrittenTag(s.tag, type(s), s.description) for _, s in own}.values())
             yield max(states), Text("report/tabs", _tabs(written), "How to read the tabs, and what is in them.")
 
-    def _own(self, subject: Subject, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
+    def _own(self, subject: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
         sheets = {step: facts.sheet for step, facts in subject.facts.items() if facts.sheet is not None}
         for step in sheets:
             sheet = functools.partial(sheets.__getitem__, step)
@@ -106,13 +106,13 @@ class Panel:
         yield last, Text("report/run", _run(subject, last), "What was run on what, for who must repeat it.")
 
 
-def _warnings(subject: Subject, step: int, scores: Scores) -> str:
+def _warnings(subject: RunInfo, step: int, scores: CountMetrics) -> str:
     facts = subject.facts[step]
-    found = tally.warnings(scores, subject.run.classes, facts.rows, facts.manifest_rows, facts.warnings)
-    return "\n".join(f"- **Warning:** {cell(w)}" for w in found)
+    found = tally.data_warnings(scores, subject.run.classes, facts.rows, facts.manifest_rows, facts.warnings)
+    return "\n".join(f"- **Warning:** {escape_markdown(w)}" for w in found)
 
 
-def _what(subject: Subject, step: int, evidence: Evidence) -> str:
+def _what(subject: RunInfo, step: int, evidence: MetricState) -> str:
     run, state = subject.run, evidence.tally
     images = f"{state.rows:,} images of {len(run.classes):,} class{'es' * (len(run.classes) != 1)}"
     said = f"`{run.model}` at step {step} on {images}"
@@ -127,10 +127,12 @@ def _what(subject: Subject, step: int, evidence: Evidence) -> str:
     )
 
 
-def _next(subject: Subject, states: Mapping[int, State]) -> str:
+def _next(subject: RunInfo, states: Mapping[int, State]) -> str:
     last = max(states)
     doubts = [warning.partition(": ")[0] for warning in subject.facts[last].warnings]  # what to do is said above
-    found = [f"First what stage one warned of, which may explain the rest: {cell('; '.join(doubts))}."] * bool(doubts)
+    found = [
+        f"First what stage one warned of, which may explain the rest: {escape_markdown('; '.join(doubts))}."
+    ] * bool(doubts)
     found += [*_confusions(subject, states[last]), *_classes(subject, states[last].evidence.scores)]
     found += [*_certainty(subject, states[last].evidence), *_over_steps(states)]
     if subject.has("examples/suspected_label_errors") and not doubts:
@@ -140,7 +142,7 @@ def _next(subject: Subject, states: Mapping[int, State]) -> str:
     )
 
 
-def _confusions(subject: Subject, state: State) -> Iterator[str]:
+def _confusions(subject: RunInfo, state: State) -> Iterator[str]:
     """What the most confident mistakes have in common, and the most frequent confusion."""
     names, rows, scores = subject.run.classes, state.sure.rows, state.evidence.scores
     sure = Counter(zip(rows["label"].tolist(), rows["predicted"].tolist(), strict=True))
@@ -162,26 +164,26 @@ def _confusions(subject: Subject, state: State) -> Iterator[str]:
 
 
 def _pair(names: tuple[str, ...], true: int, predicted: int) -> str:
-    return f"**{cell(names[true])} → {cell(names[predicted])}**"
+    return f"**{escape_markdown(names[true])} → {escape_markdown(names[predicted])}**"
 
 
-def _gallery(subject: Subject, true: int, predicted: int) -> str:
+def _gallery(subject: RunInfo, true: int, predicted: int) -> str:
     names = subject.run.classes
-    (tag,) = unlike([f"{names[true]} as {names[predicted]}"])
+    (tag,) = unique_names([f"{names[true]} as {names[predicted]}"])
     tag = f"confusion/{tag}"
     return f"open `{tag if subject.has(tag) else '2_mistakes/confident'}`"
 
 
-def _classes(subject: Subject, scores: Scores) -> Iterator[str]:
+def _classes(subject: RunInfo, scores: CountMetrics) -> Iterator[str]:
     """The worst class, if it is surely worse than all images together; classes that are said far too often."""
     names = subject.run.classes
     for c in scores.worst(1).tolist():
-        lower, upper = wilson(int(scores.hits[c]), int(scores.support[c]))
+        lower, upper = wilson_interval(int(scores.hits[c]), int(scores.support[c]))
         if upper < scores.accuracy:
             tag = f"predictions/{names[c]}"
             where = f": open `{tag}`" if subject.has(tag) else ""
             yield (
-                f"**{cell(names[c])}** is found least: recall {canvas.percent(float(scores.recall[c]))} "
+                f"**{escape_markdown(names[c])}** is found least: recall {canvas.percent(float(scores.recall[c]))} "
                 f"({100 * lower:.1f} to {100 * upper:.1f}), "
                 f"all images together {canvas.percent(scores.accuracy)}{where}."
             )
@@ -190,17 +192,17 @@ def _classes(subject: Subject, scores: Scores) -> Iterator[str]:
         c = int(surplus.argmax())
         if surplus[c] > 3 * np.sqrt(scores.support[c] + 1) and surplus[c] > 0.2 * scores.support[c]:
             yield (
-                f"**{cell(names[c])}** is predicted too often: {scores.predictions[c]:,} times, "
+                f"**{escape_markdown(names[c])}** is predicted too often: {scores.predictions[c]:,} times, "
                 f"where {scores.support[c]:,} images are of it."
             )
 
 
-def _certainty(subject: Subject, evidence: Evidence) -> Iterator[str]:
+def _certainty(subject: RunInfo, evidence: MetricState) -> Iterator[str]:
     """Whether the model is surer than it is right."""
     n = evidence.scores.counted
     if not n:
         return
-    edges = score_histograms.edges(score_histograms.FINE)
+    edges = score_histograms.bin_edges(score_histograms.FINE_BINS)
     counts = evidence.ranking.confidence.sum(axis=(0, 1))
     mean = float(counts @ (edges[:-1] + edges[1:]) / 2 / n)
     gap = mean - evidence.scores.accuracy
@@ -233,7 +235,7 @@ def _over_steps(states: Mapping[int, State]) -> Iterator[str]:
         )
 
 
-def _figures(evidence: Evidence) -> str:
+def _figures(evidence: MetricState) -> str:
     """All figures of the last step."""
     if not evidence.overall:
         return ""
@@ -257,7 +259,7 @@ def _steps(states: Mapping[int, State]) -> str:
         s, t = evidence.scores, evidence.tally
         counts = f"| {step} | {t.rows:,} | {t.failed:,} | {t.unlabelled:,} |"
         if s.counted:
-            lower, upper = wilson(int(s.hits.sum()), s.counted)
+            lower, upper = wilson_interval(int(s.hits.sum()), s.counted)
             lines.append(
                 f"{counts} {s.accuracy:.4f} | {lower:.4f} to {upper:.4f} "
                 f"| {s.balanced_accuracy:.4f} | {s.f1_macro:.4f} | {s.nll:.4f} |"
@@ -267,26 +269,26 @@ def _steps(states: Mapping[int, State]) -> str:
     return "\n".join(lines)
 
 
-def _details(subject: Subject, scores: Scores) -> str:
+def _details(subject: RunInfo, scores: CountMetrics) -> str:
     names = subject.run.classes
     worst = []
     for i, c in enumerate(scores.worst(5).tolist(), 1):
-        lower, upper = wilson(int(scores.hits[c]), int(scores.support[c]))
+        lower, upper = wilson_interval(int(scores.hits[c]), int(scores.support[c]))
         worst.append(
-            f"{i}. {cell(names[c])}: recall {canvas.percent(float(scores.recall[c]))} ({100 * lower:.1f} to "
+            f"{i}. {escape_markdown(names[c])}: recall {canvas.percent(float(scores.recall[c]))} ({100 * lower:.1f} to "
             f"{100 * upper:.1f}; {scores.hits[c]:,} of {scores.support[c]:,}), "
             f"precision {canvas.percent(float(scores.precision[c]))}"
         )
     pairs = [
-        f"{i}. {cell(names[t])} → {cell(names[p])}: {n:,} images, "
-        f"{canvas.percent(n / scores.support[t])} of {cell(names[t])}"
+        f"{i}. {escape_markdown(names[t])} → {escape_markdown(names[p])}: {n:,} images, "
+        f"{canvas.percent(n / scores.support[t])} of {escape_markdown(names[t])}"
         for i, (t, p, n) in enumerate(scores.pairs(5), 1)
     ]
     blocks = [("### Worst classes", worst), ("### Most frequent confusions, true → predicted", pairs)]
     return "\n\n".join(f"{title}\n\n" + "\n".join(lines) for title, lines in blocks if lines)
 
 
-def _run(subject: Subject, step: int) -> str:
+def _run(subject: RunInfo, step: int) -> str:
     run, facts = subject.run, subject.facts[step]
     arguments = ", ".join(f"{k}={v}" for k, v in run.model_args.items())
     shown = ", ".join(run.classes[:CLASSES])
@@ -300,7 +302,7 @@ def _run(subject: Subject, step: int) -> str:
         ("rows", f"{facts.rows:,} of {facts.manifest_rows:,}"),
         ("missing rows", f"{missing:,}" if missing else ""),
         ("classes", f"{len(run.classes):,}: {shown}{', …' if len(run.classes) > CLASSES else ''}"),
-        ("transform", transform_words(run) or "none"),
+        ("transform", describe_transform(run) or "none"),
         ("scores", run.scores),
         ("precision, device", f"{run.precision}, {facts.device or 'unknown'}"),
         ("embeddings", f"{run.embedding:,} numbers" if run.embedding else ""),
@@ -311,7 +313,7 @@ def _run(subject: Subject, step: int) -> str:
         ("steps", ", ".join(map(str, subject.facts))),
         ("format", str(run.format)),
     ]
-    lines = [f"| {cell(name)} | {cell(value)} |" for name, value in rows if value]
+    lines = [f"| {escape_markdown(name)} | {escape_markdown(value)} |" for name, value in rows if value]
     note = f"Times: decode, of all threads together; wait, of the model for pictures; forward; write. Step {step}."
     return "\n".join([f"# {subject.name}: what was run on what", "", "| | |", "|---|---|", *lines, "", note])
 
@@ -338,7 +340,7 @@ _TABS: tuple[tuple[str, tuple[type[Summary], ...], str], ...] = (
     ),
     (
         "Custom Scalars",
-        (Lines, Band),
+        (LineChart, BandChart),
         "Several curves in one chart, and curves with the band of their 95 % interval.",
     ),
     (
@@ -358,7 +360,7 @@ _TABS: tuple[tuple[str, tuple[type[Summary], ...], str], ...] = (
 )
 
 
-def _tabs(written: tuple[Shown, ...]) -> str:
+def _tabs(written: tuple[WrittenTag, ...]) -> str:
     """What is in which tab, from what was written."""
     lines = ["### How to read the tabs", ""]
     lines.append("Blue is right and vermillion is wrong, everywhere.")
@@ -367,14 +369,14 @@ def _tabs(written: tuple[Shown, ...]) -> str:
         if of and not kinds & set(of):
             continue
         lines += ["", f"**{tab}.** {how}", ""]
-        groups: dict[str, list[Shown]] = {}
+        groups: dict[str, list[WrittenTag]] = {}
         for shown in written:
             if shown.kind in of and shown.kind not in (HParams, Projector):
                 groups.setdefault(shown.tag.partition("/")[0], []).append(shown)
         for group, inside in groups.items():
             first = f"- `{group}/…`, {len(inside)} of them, such as "
             for shown in inside[: 1 if len(inside) > TAGS else TAGS]:
-                said = f"`{_code(shown.tag)}`: {cell(shown.description)}"
+                said = f"`{_code(shown.tag)}`: {escape_markdown(shown.description)}"
                 lines.append(f"{first}{said}" if len(inside) > TAGS else f"- {said}")
     return "\n".join(lines)
 

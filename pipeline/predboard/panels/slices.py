@@ -17,12 +17,20 @@ from numpy.typing import NDArray
 
 from predboard.drawing import canvas
 from predboard.metrics import slices as slicing
-from predboard.metrics.counts import Z95, wilson
-from predboard.metrics.slices import Kinds, Slice, kinds_of, left_out, named, no_kinds, slices
-from predboard.panels import Better, Subject
+from predboard.metrics.counts import Z95, wilson_interval
+from predboard.metrics.slices import (
+    Slice,
+    SliceSums,
+    empty_slices,
+    list_slices,
+    measure_slices,
+    skipped_columns,
+    slice_names,
+)
+from predboard.panels import Direction, RunInfo
 from predboard.predictions.table import Predictions, Run
-from predboard.state import UNIT, summed
-from predboard.summaries import Figure, Figures, File, Picture, Scalar, Summary, Text, cell, unlike
+from predboard.state import FIXED_UNIT, summed
+from predboard.summaries import File, Metric, Metrics, Picture, Scalar, Summary, Text, escape_markdown, unique_names
 
 CUT = 100.0
 """Nats at which a loss is cut in the mean and variance of a slice, so that one absurd row is not all that counts."""
@@ -43,14 +51,14 @@ DEFINITIONS = {
 
 
 @dataclass(frozen=True)
-class State(Kinds):
+class State(SliceSums):
     """For each column and value the sums over its labelled rows of: 1, right, loss, loss²."""
 
     whole: NDArray[np.int64] = summed()  # [4] of all labelled rows
 
 
 @dataclass(frozen=True)
-class Compared:
+class SliceComparison:
     """A slice against all other rows."""
 
     slice: Slice
@@ -78,28 +86,30 @@ class Panel:
 
     def zero(self, run: Run) -> State:  # noqa: ARG002  the rows say which columns there are
         """No rows."""
-        none = no_kinds()
+        none = empty_slices()
         return State(none.texts, none.numbers, none.rounded, none.rough, np.zeros(4, np.int64))
 
     def measure(self, run: Run, batch: Predictions) -> State:  # noqa: ARG002  as above
         """These rows alone."""
         rows = batch.labelled
         loss = np.minimum(rows.loss.astype(np.float64), CUT)
-        summands = np.stack([np.ones(len(rows)), rows.right, loss / UNIT, loss**2 / UNIT], axis=1)  # [rows, 4]
+        summands = np.stack(
+            [np.ones(len(rows)), rows.right, loss / FIXED_UNIT, loss**2 / FIXED_UNIT], axis=1
+        )  # [rows, 4]
         each = np.rint(summands).astype(np.int64)
-        kinds = kinds_of(rows, each)
+        kinds = measure_slices(rows, each)
         return State(kinds.texts, kinds.numbers, kinds.rounded, kinds.rough, each.sum(axis=0))
 
-    def render(self, subject: Subject, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
+    def render(self, subject: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
         """A table and a picture of the last step, and curves of its worst slices."""
-        yield from self.figures(subject, states)
+        yield from self.metrics(subject, states)
         last = max(states)
-        found = slices(states[last])
+        found = list_slices(states[last])
         compared = compare(found)
         worse = [c for c in compared if c.worse]
         tags = _tags([c.slice for c in worse[: self.curves]])
         for step, state in states.items():
-            at_step = {(s.column, s.value): s for s in slices(state, like=states[last])}
+            at_step = {(s.column, s.value): s for s in list_slices(state, like=states[last])}
             for tag, s in tags.items():
                 if (s.column, s.value) in at_step:
                     description = f"Accuracy where {s.name}; overall it was better at the last step."
@@ -110,34 +120,34 @@ class Panel:
             lines = [_line(c.slice) for c in (worse or compared)[: self.shown]]
             title = "worst slices, by accuracy" if worse else "no slice is clearly worse"
             overall = float(states[last].whole[1] / states[last].whole[0])
-            worst = functools.partial(canvas.intervals, title, lines, overall)
+            worst = functools.partial(canvas.draw_intervals, title, lines, overall)
             yield last, Picture("slices/worst", worst, "Bars: 95 % intervals (Wilson).")
         yield last, Text("report/slices", self._page(states[last], compared, worse), "Accuracy by kind of image.")
         yield last, File("slices.csv", _table(compared))
 
     @property
-    def figured(self) -> Mapping[str, Better]:
+    def metric_directions(self) -> Mapping[str, Direction]:
         """Which of them is better is the same for all images."""
         return {"slices/*/images": "neither", "slices/*/accuracy": "more", "slices/*/nll": "less"}
 
-    def only(self, wanted: Collection[str]) -> Self:  # noqa: ARG002  all of them come of one state
+    def restricted_to(self, wanted: Collection[str]) -> Self:  # noqa: ARG002  all of them come of one state
         """With all slices, not only the largest."""
         return replace(self, kept=sys.maxsize)
 
-    def figures(self, subject: Subject, states: Mapping[int, State]) -> Iterator[tuple[int, Figures]]:  # noqa: ARG002
+    def metrics(self, subject: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Metrics]]:  # noqa: ARG002
         """Images, accuracy and loss of each slice, of many slices at the last step alone."""
         last = states[max(states)]
-        names = named(slices(last, alone=True))
+        names = slice_names(list_slices(last, alone=True))
         names = {key: names[key] for key in list(names)[: self.kept]}
         for step, state in states.items():
             if names and (state is last or len(names) <= EACH_STEP):
-                found: dict[str, Figure] = {}
-                for s in slices(state, like=last, alone=True):
+                found: dict[str, Metric] = {}
+                for s in list_slices(state, like=last, alone=True):
                     if (s.column, s.value) in names:
                         found |= {f"{names[s.column, s.value]}/{n}": figure for n, figure in _figures(s).items()}
-                yield step, Figures("slices", found)
+                yield step, Metrics("slices", found)
 
-    def _page(self, state: State, compared: list[Compared], worse: list[Compared]) -> str:
+    def _page(self, state: State, compared: list[SliceComparison], worse: list[SliceComparison]) -> str:
         parts = [
             f"{len(worse)} of {len(compared)} slices with at least {LEAST} labelled images in them and outside are "
             "worse than the rest (Welch's test on the loss, false discovery rate 5 %). The effect is the difference of "
@@ -148,29 +158,30 @@ class Panel:
             parts[-1] += "\n|---|---:|---:|---|---:|---:|---|"
             for c in compared[: self.listed]:
                 s = c.slice
-                low, high = wilson(int(s.sums[1]), s.rows)
+                low, high = wilson_interval(int(s.sums[1]), s.rows)
                 parts[-1] += (
-                    f"\n| {cell(s.name)} | {s.rows:,} | {s.accuracy:.4f} | {low:.4f} to {high:.4f} | {nll(s):.4f} "
+                    f"\n| {escape_markdown(s.name)} | {s.rows:,} | {s.accuracy:.4f} | {low:.4f} to {high:.4f} | "
+                    f"{nll(s):.4f} "
                     f"| {c.effect:+.2f} | {'**yes**' if c.worse else ''} |"
                 )
             if len(compared) > self.listed:
                 parts.append(f"{len(compared) - self.listed:,} more are in `slices.csv`.")
-        if many := left_out(state):
-            parts.append(f"Left out, for too many different values: {', '.join(map(cell, many))}.")
+        if many := skipped_columns(state):
+            parts.append(f"Left out, for too many different values: {', '.join(map(escape_markdown, many))}.")
         return "\n\n".join(parts)
 
 
 def nll(of: Slice) -> float:
     """Mean loss, nats, each cut at CUT."""
-    return float(of.sums[2] * UNIT / of.sums[0])
+    return float(of.sums[2] * FIXED_UNIT / of.sums[0])
 
 
 def variance(of: Slice) -> float:
     """Of the loss."""
-    return max(float(of.sums[3] * UNIT / of.sums[0]) - nll(of) ** 2, 0.0)
+    return max(float(of.sums[3] * FIXED_UNIT / of.sums[0]) - nll(of) ** 2, 0.0)
 
 
-def compare(found: list[Slice]) -> list[Compared]:
+def compare(found: list[Slice]) -> list[SliceComparison]:
     """Every slice that can be compared with the other rows of its column, the largest effect first."""
     whole: dict[str, NDArray[np.int64]] = {}
     for s in found:
@@ -184,7 +195,7 @@ def compare(found: list[Slice]) -> list[Compared]:
         error = math.sqrt(variance(s) / s.rows + variance(rest) / rest.rows)
         difference = nll(s) - nll(rest)
         p = 0.5 * math.erfc(difference / error / math.sqrt(2)) if error else 0.0 if difference > 0 else 1.0
-        compared.append(Compared(s, difference / spread if spread else 0.0, p, worse=False))
+        compared.append(SliceComparison(s, difference / spread if spread else 0.0, p, worse=False))
     order = sorted(range(len(compared)), key=lambda i: compared[i].p)
     passed = [k for k, i in enumerate(order, 1) if compared[i].p <= FALSE_DISCOVERIES * k / len(compared)]
     worse = set(order[: max(passed, default=0)])
@@ -192,34 +203,34 @@ def compare(found: list[Slice]) -> list[Compared]:
     return sorted(marked, key=lambda c: (-c.effect, c.slice.name))
 
 
-def _figures(s: Slice) -> dict[str, Figure]:
+def _figures(s: Slice) -> dict[str, Metric]:
     half = Z95 * math.sqrt(variance(s) / (s.rows - 1)) if s.rows > 1 else math.nan
     ends = None if math.isnan(half) else (max(nll(s) - half, 0.0), nll(s) + half)
-    accuracy = wilson(int(s.sums[1]), s.rows)
+    accuracy = wilson_interval(int(s.sums[1]), s.rows)
     return {
-        "images": Figure(s.rows, definition=DEFINITIONS["images"]),
-        "accuracy": Figure(s.accuracy, accuracy, DEFINITIONS["accuracy"], "Wilson score", rows=s.rows),
-        "nll": Figure(nll(s), ends, DEFINITIONS["nll"], "mean ± 1.96 standard errors", rows=s.rows),
+        "images": Metric(s.rows, definition=DEFINITIONS["images"]),
+        "accuracy": Metric(s.accuracy, accuracy, DEFINITIONS["accuracy"], "Wilson score", rows=s.rows),
+        "nll": Metric(nll(s), ends, DEFINITIONS["nll"], "mean ± 1.96 standard errors", rows=s.rows),
     }
 
 
-def _line(s: Slice) -> canvas.Interval:
-    low, high = wilson(int(s.sums[1]), s.rows)
-    return canvas.Interval(s.name, s.accuracy, low, high, f"{s.rows:,}")
+def _line(s: Slice) -> canvas.IntervalLine:
+    low, high = wilson_interval(int(s.sums[1]), s.rows)
+    return canvas.IntervalLine(s.name, s.accuracy, low, high, f"{s.rows:,}")
 
 
 def _tags(found: list[Slice]) -> dict[str, Slice]:
     """Slices by their tags, no two alike."""
-    return dict(zip(unlike([f"slices/{s.name}" for s in found]), found, strict=True))
+    return dict(zip(unique_names([f"slices/{s.name}" for s in found]), found, strict=True))
 
 
-def _table(compared: list[Compared]) -> bytes:
+def _table(compared: list[SliceComparison]) -> bytes:
     written = io.StringIO()
     table = csv.writer(written, lineterminator="\n")
     table.writerow(["column", "value", "rows", "right", "accuracy", "lower", "upper", "nll", "effect", "p", "worse"])
     for c in compared:
         s = c.slice
-        low, high = wilson(int(s.sums[1]), s.rows)
+        low, high = wilson_interval(int(s.sums[1]), s.rows)
         numbers = (s.accuracy, low, high, nll(s), c.effect, c.p)
         table.writerow(
             [s.column, s.value.removeprefix("="), s.rows, int(s.sums[1]), *(f"{x:.6g}" for x in numbers), int(c.worse)]

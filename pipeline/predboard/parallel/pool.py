@@ -31,14 +31,14 @@ _LEAVE = 1.0
 """Seconds that unfinished items get when the caller wants no more and has little patience."""
 
 
-def count(wanted: int) -> int:
+def worker_count(wanted: int) -> int:
     """Threads to use: `wanted`, or if that is 0 one for each processor this process may use, at most 16."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return wanted or min(available, 16)
 
 
 @dataclass(frozen=True)
-class Patience(Generic[X, Y]):
+class ItemTimeout(Generic[X, Y]):
     """How long to wait for one item, once it is begun, and what to do instead."""
 
     seconds: float
@@ -55,12 +55,12 @@ class _Begun(Generic[X, Y]):
     given_up: bool = False
 
 
-def in_order(
+def ordered_map(
     function: Callable[[X], Y],
     items: Iterable[X],
     workers: int,
     ahead: int | None = None,
-    patience: Patience[X, Y] | None = None,
+    patience: ItemTimeout[X, Y] | None = None,
     leaving: Callable[[], object] = lambda: None,
 ) -> Generator[Y, None, None]:
     """`map` on threads: results in the order of the items, at most `ahead` of them begun and not yet taken.
@@ -134,7 +134,7 @@ def _in_time(one: _Begun[X, Y], seconds: float) -> bool:
     return True
 
 
-def fresh_python(module: str, *arguments: str) -> "subprocess.Popen[bytes]":
+def start_python(module: str, *arguments: str) -> "subprocess.Popen[bytes]":
     """A Python that imports `module` of this package and calls its `serve`, and nothing of the caller's: a script
     without `if __name__ == "__main__"` does not start again in it.
 
@@ -155,7 +155,7 @@ def fresh_python(module: str, *arguments: str) -> "subprocess.Popen[bytes]":
     )
 
 
-class Folding(Protocol[X_in, Y_out]):
+class Accumulator(Protocol[X_in, Y_out]):
     """What processes may run, each with a copy of its own: it answers each item, and may keep something of them."""
 
     def __call__(self, item: X_in, /) -> Y_out:
@@ -167,7 +167,7 @@ class Folding(Protocol[X_in, Y_out]):
         ...
 
 
-class Pool:
+class ProcessPool:
     """A process and others that work for it, where Python's lock would make threads wait for each other.
 
     Another process needs a third of a second to start: it is asked for before it is needed, and works from when it is
@@ -203,7 +203,7 @@ class Pool:
             process.close()
 
     def start(self, count: int) -> None:
-        """Begin to start others, so that there are `count` processes, as far as `most` and the system allow."""
+        """Begin to start others, so that there are `worker_count` processes, as far as `most` and the system allow."""
         with self._lock:  # whoever else wants some does not start too many
             while len(self._starting) < min(count, self.most) - 1:
                 thread = Thread(target=self._begin, daemon=True)
@@ -240,9 +240,13 @@ class Pool:
             return function(item) if process is None else cast(Y, process.ask(self._use(function), "do", item))
 
     def fold(
-        self, function: Folding[X, Y], items: Iterable[X], count: int, rest: Callable[[Any], object] = lambda _: None
+        self,
+        function: Accumulator[X, Y],
+        items: Iterable[X],
+        count: int,
+        rest: Callable[[Any], object] = lambda _: None,
     ) -> Generator[Y, None, None]:
-        """`in_order` on `count` processes, each with a copy of the function that gets one item at a time.
+        """`ordered_map` on `worker_count` processes, each with a copy of the function that gets one item at a time.
 
         After the last item `rest` takes what the function of each process kept, which is sent once, not with each
         answer. Else as `call`.
@@ -250,7 +254,7 @@ class Pool:
         self.start(count)
         ahead = 4 * count  # one that is slow at first must not hold up the others
         if count == 1:
-            yield from in_order(function, items, count, ahead)
+            yield from ordered_map(function, items, count, ahead)
             rest(function.rest())
             return
         used: set[_Process | None] = set()
@@ -268,7 +272,7 @@ class Pool:
                 return function(item) if process is None else cast(Y, process.ask(use, "do", item))
 
         use = self._use(function)  # before it keeps anything
-        yield from in_order(answer, items, count, ahead, leaving=leave)
+        yield from ordered_map(answer, items, count, ahead, leaving=leave)
         for process in used:
             rest(function.rest() if process is None else process.ask(use, "rest"))
 
@@ -329,7 +333,7 @@ class _Process:
     """Another Python that does as it is told. Raises OSError if the system starts none."""
 
     def __init__(self, warm: str) -> None:
-        self._process = fresh_python("parallel.pool", warm)
+        self._process = start_python("parallel.pool", warm)
         self._orders = cast("IO[bytes]", self._process.stdin)
         self._answers = cast("IO[bytes]", self._process.stdout)
         self._has = b""  # the order by which it has its function

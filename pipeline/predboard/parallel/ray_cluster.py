@@ -24,17 +24,17 @@ from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from predboard.errors import InputError, first_line, plural
-from predboard.parallel.scheduler import Gone, Worker
+from predboard.parallel.scheduler import Died, Worker
 
 X = TypeVar("X")
 Y = TypeVar("Y")
 S = TypeVar("S")
 K = TypeVar("K")
 
-WIDTH = 8
+MERGE_WIDTH = 8
 """How many are joined at a time."""
 
-RETRIES = 2
+TASK_RETRIES = 2
 """Of what a process died on."""
 
 _MOST_CPUS = 16
@@ -61,7 +61,7 @@ def _ray() -> Any:
 
 
 @dataclass(frozen=True)
-class Shape:
+class ActorShape:
     """What an actor takes, and how many there are."""
 
     count: int
@@ -127,7 +127,7 @@ def connected(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def shape(actors: int | None, gpus: float | None, cpus: int | None) -> Shape:
+def actor_shape(actors: int | None, gpus: float | None, cpus: int | None) -> ActorShape:
     """What actors take, from what there is where nobody says. Raises InputError if no machine has that much."""
     nodes = _nodes()
     if gpus is None:
@@ -144,7 +144,7 @@ def shape(actors: int | None, gpus: float | None, cpus: int | None) -> Shape:
             "--gpus-per-actor and --cpus-per-actor; where machines come when they are asked for, say --actors"
         )
     memory = [int(node["memory"] / n) for node, n in zip(nodes, room, strict=True) if n]
-    return Shape(actors or sum(room), gpus, cpus, min(memory, default=_MEMORY))
+    return ActorShape(actors or sum(room), gpus, cpus, min(memory, default=_MEMORY))
 
 
 def _nodes() -> list[dict[str, float]]:
@@ -157,14 +157,14 @@ def _nodes() -> list[dict[str, float]]:
     ]
 
 
-def described() -> str:
+def describe_cluster() -> str:
     """What there is, for a person."""
     nodes = _nodes()
     cpus, gpus = (int(sum(node[name] for node in nodes)) for name in ("CPU", "GPU"))
     return f"{plural(len(nodes), 'machine')}, {plural(cpus, 'CPU')}, {plural(gpus, 'GPU')}"
 
 
-def ask(of: Shape, function: Callable[..., Y], *arguments: Any) -> Y:
+def call_remote(of: ActorShape, function: Callable[..., Y], *arguments: Any) -> Y:
     """What a function gives where an actor of that shape would be. Raises InputError if it cannot run there."""
     ray = _ray()
     try:
@@ -184,7 +184,7 @@ def _reason(error: Exception) -> str:
 # --- a fold ---
 
 
-class Tree(Generic[S]):
+class MergeTree(Generic[S]):
     """Joins what comes one after the other, WIDTH at a time: some of it waits, never more than WIDTH at each height."""
 
     def __init__(self, join: Callable[..., S]) -> None:
@@ -198,7 +198,7 @@ class Tree(Generic[S]):
             if height == len(self._heights):
                 self._heights.append([])
             self._heights[height].append(one)
-            if len(self._heights[height]) < WIDTH:
+            if len(self._heights[height]) < MERGE_WIDTH:
                 return
             one, self._heights[height] = self._join(*self._heights[height]), []
 
@@ -211,7 +211,7 @@ class Tree(Generic[S]):
         return rest[0]
 
 
-def portion(rows: int, least: int, most: int) -> int:
+def portion_rows(rows: int, least: int, most: int) -> int:
     """Rows that a process should get at a time: so few that each has several turns, within these bounds."""
     return min(max(rows // (8 * _processors()), least), most)
 
@@ -241,14 +241,14 @@ def fold(
     Yields the items in their order, with what came back. Raises InputError that a process met, or if they keep dying.
     """
     ray = _ray()
-    measured = ray.remote(num_cpus=1, num_returns=2, max_retries=RETRIES)(_call)
-    joined = ray.remote(num_cpus=1, max_retries=RETRIES)(join)
+    measured = ray.remote(num_cpus=1, num_returns=2, max_retries=TASK_RETRIES)(_call)
+    joined = ray.remote(num_cpus=1, max_retries=TASK_RETRIES)(join)
     ahead = 2 * _processors()
-    trees: dict[K, Tree[Any]] = {}
+    trees: dict[K, MergeTree[Any]] = {}
     begun: deque[tuple[X, Any]] = deque()
     for item in items:
         state, apart = measured.remote(function, item)
-        trees.setdefault(key(item), Tree(joined.remote)).add(state)
+        trees.setdefault(key(item), MergeTree(joined.remote)).add(state)
         begun.append((item, apart))
         del state, apart  # the last to hold on to them
         if len(begun) >= ahead:
@@ -276,19 +276,25 @@ def _found(promised: Any) -> Any:
             raise error.cause from None
         raise
     except ray.exceptions.RayError as error:
-        raise InputError(f"processes on Ray that read predictions {_how(error)}, {RETRIES + 1} times") from error
+        raise InputError(f"processes on Ray that read predictions {_how(error)}, {TASK_RETRIES + 1} times") from error
 
 
 # --- workers ---
 
 
-class Actors:
+class RayActors:
     """Workers that are actors, as a `crew.Host`. One that died is replaced."""
 
     replaces = True
 
     def __init__(
-        self, function: Callable[..., None], of: Shape, device: str, begin: Any, job: Any, say: Callable[[str], None]
+        self,
+        function: Callable[..., None],
+        of: ActorShape,
+        device: str,
+        begin: Any,
+        job: Any,
+        say: Callable[[str], None],
     ) -> None:
         """Start nobody yet.
 
@@ -347,7 +353,7 @@ class Actors:
                 self._take(self._answers.pop(answers), answers)
             waited += not ready
             if waited == _PATIENCE and not self._anybody:
-                self._say(f"no worker has begun so far: Ray has {described()}, asked for is {self._of}")
+                self._say(f"no worker has begun so far: Ray has {describe_cluster()}, asked for is {self._of}")
         return self._heard.popleft()
 
     def _take(self, worker: Worker[Any], answers: Any) -> None:
@@ -356,7 +362,7 @@ class Actors:
             said: list[object] = ray.get(answers)
         except ray.exceptions.RayError as error:
             ray.kill(self._actors[worker])  # if it is only out of reach, it ends when it is back
-            self._heard.append((worker, Gone(_how(error))))
+            self._heard.append((worker, Died(_how(error))))
             return
         self._anybody = True
         for one in said:

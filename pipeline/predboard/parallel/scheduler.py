@@ -2,7 +2,8 @@
 or how a worker is reached.
 
 A worker asks for a task when it gets there, so a slow one holds up nobody, and what it has in hand is bounded by what
-it reads ahead. It is the same for processes of this machine and for actors of a cluster; a `Host` is the difference.
+it reads ahead. It is the same for processes of this machine and for actors of a cluster; a `WorkerHost` is the
+difference.
 """
 
 from collections import Counter, deque
@@ -12,21 +13,21 @@ from typing import Generic, Protocol, TypeVar
 
 from predboard.errors import InputError
 
-DEATHS = 3
+MAX_CRASHES = 3
 """Workers that may die on one task before it is given up, or one after the other before any asks for a task."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Asks:
+class Ready:
     """It wants a task; a patient one waits for what another may give back."""
 
     patient: bool
 
 
 @dataclass(frozen=True)
-class Wrote(Generic[T]):
+class Progress(Generic[T]):
     """Rows are on disk, so many of them failed; the task that is done with them, if it is."""
 
     rows: int
@@ -35,21 +36,21 @@ class Wrote(Generic[T]):
 
 
 @dataclass(frozen=True)
-class Says:
+class LogLine:
     """A line for a person."""
 
     line: str
 
 
 @dataclass(frozen=True)
-class Ends:
+class Finished:
     """It was told that there is no more. Seconds by what they went into."""
 
     seconds: dict[str, float]
 
 
 @dataclass(frozen=True)
-class Fails:
+class Failed:
     """It met an exception."""
 
     input: bool
@@ -58,7 +59,7 @@ class Fails:
 
 
 @dataclass(frozen=True)
-class Gone:
+class Died:
     """It died or came to its end: said of a worker, not by it."""
 
     how: str
@@ -80,7 +81,7 @@ class Worker(Generic[T]):
     ended: bool = False
 
 
-class Host(Protocol[T]):
+class WorkerHost(Protocol[T]):
     """Where workers are."""
 
     replaces: bool
@@ -96,12 +97,12 @@ class Host(Protocol[T]):
         """Let none of them live."""
 
 
-class Crew(Generic[T]):
+class Scheduler(Generic[T]):
     """Hands out tasks until all are done or nobody is left to do them."""
 
     def __init__(
         self,
-        host: Host[T],
+        host: WorkerHost[T],
         tasks: Sequence[T],
         wrote: Callable[[int, int], object],
         say: Callable[[str], object],
@@ -143,21 +144,21 @@ class Crew(Generic[T]):
                 start()
             while (self._left and self._workers) or any(w.worked and not w.ended for w in self._workers):
                 worker, said = self._host.hear()
-                if isinstance(said, Asks):
+                if isinstance(said, Ready):
                     worker.asked, self._stillborn = True, 0
                     self._asked(worker, said.patient)
-                elif isinstance(said, Wrote):
+                elif isinstance(said, Progress):
                     self._wrote(said.rows, said.failed)
                     if said.done is not None:
                         worker.given.remove(said.done)
-                elif isinstance(said, Says):
+                elif isinstance(said, LogLine):
                     self._say(said.line)
-                elif isinstance(said, Ends):
+                elif isinstance(said, Finished):
                     worker.ended = True
                     total.update(said.seconds)
-                elif isinstance(said, Fails):
+                elif isinstance(said, Failed):
                     raise InputError(said.message) if said.input else RuntimeError(f"{worker.name}: {said.message}")
-                elif isinstance(said, Gone):
+                elif isinstance(said, Died):
                     self._workers.remove(worker)
                     if not worker.ended:
                         self._mourn(worker, said.how)
@@ -197,12 +198,12 @@ class Crew(Generic[T]):
         self._waiting = [other for other in self._waiting if other is not worker]
         if not worker.asked:
             self._stillborn += 1
-            if self._host.replaces and self._stillborn == DEATHS:
-                raise InputError(f"no worker of {DEATHS} began to work, the last {how}; nothing is lost")
+            if self._host.replaces and self._stillborn == MAX_CRASHES:
+                raise InputError(f"no worker of {MAX_CRASHES} began to work, the last {how}; nothing is lost")
         begun, lost = ", ".join(map(self._name, worker.given)) or "none", []
         for task in worker.given:
             self._deaths[task] += 1
-            if self._deaths[task] >= DEATHS and len(worker.given) == 1:
+            if self._deaths[task] >= MAX_CRASHES and len(worker.given) == 1:
                 lost.append(task)
             else:
                 self._suspects.append(task)

@@ -21,15 +21,15 @@ from predboard.errors import DamagedError, InputError
 
 T = TypeVar("T")
 
-FORMAT = 1
+FORMAT_VERSION = 1
 
-Rows = dict[str, NDArray[Any]]
+TileRows = dict[str, NDArray[Any]]
 """A handful of rows as columns of equal length; what `Predictions.rows` gives and a tile shows."""
 
-TOP = 3
+TILE_CLASSES = 3
 """How many of the highest classes a tile shows."""
 
-KEPT = 5
+TOP_CLASSES = 5
 """How many of the highest classes of a row are kept beside it, in `rows.parquet`."""
 
 # name: (type, may be null, meaning). A reader may rely on every one but the two that are marked optional.
@@ -60,7 +60,7 @@ COLUMNS: dict[str, tuple[pa.DataType, bool, str]] = {
 }
 
 
-LEAST = float(np.finfo(np.float32).tiny)
+MIN_PROBABILITY = float(np.finfo(np.float32).tiny)
 """Smallest normal float32, 1.2e-38: no stored probability is less, so that its logarithm (-87.3) is finite."""
 
 _OFF = 0.02
@@ -72,7 +72,7 @@ def hash64(data: bytes | memoryview) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
 
 
-def keys_of(refs: Iterable[str]) -> NDArray[np.int64]:
+def hash_refs(refs: Iterable[str]) -> NDArray[np.int64]:
     """`key` of each ref: `hash64` of its UTF-8 bytes. -> [rows] int64."""
     return np.fromiter((hash64(ref.encode("utf-8", "surrogateescape")) for ref in refs), np.int64)
 
@@ -88,12 +88,12 @@ def mix(key: NDArray[np.int64], salt: int) -> NDArray[np.int64]:
     return (x ^ (x >> np.uint64(31))).view(np.int64)
 
 
-def about(rows: int) -> int:
+def rounded_size(rows: int) -> int:
     """Rows of a manifest as samples know them: rounded down to one of four numbers in each doubling.
 
     So what is measured of a part stays the same while the manifest grows by less than a fifth.
 
-    >>> about(100_000), about(110_000), about(8192), about(0)
+    >>> rounded_size(100_000), rounded_size(110_000), rounded_size(8192), rounded_size(0)
     (92681, 92681, 8192, 0)
     """
     return int(2 ** (math.floor(4 * math.log2(rows)) / 4)) if rows else 0
@@ -103,7 +103,7 @@ def _canonical(record: Mapping[str, Any]) -> str:
     return json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
-def digest_of(*records: Mapping[str, Any]) -> str:
+def digest_records(*records: Mapping[str, Any]) -> str:
     """16 hexadecimal digits that change with any value in the records."""
     return _hashed(map(_canonical, records))
 
@@ -137,8 +137,8 @@ class Run:
     thumbnails: int = 0
     """Longest side of a thumbnail, pixels; 0 if there are none."""
     scores: str = "logits"
-    """What the column `logits` holds: `logits`, or `log_probabilities`, which are logits whose softmax was known."""
-    format: int = FORMAT
+    """What the column `logits` holds: `logits`, or `to_log_probabilities`, which are logits whose softmax was known."""
+    format: int = FORMAT_VERSION
 
     @property
     def origin(self) -> str:
@@ -148,7 +148,7 @@ class Run:
     @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits; parts of one step agree in it."""
-        return digest_of(asdict(self))
+        return digest_records(asdict(self))
 
     def difference(self, other: Self) -> tuple[str, str, str] | None:
         """First field in which two runs differ, its value here and there; None if they are equal."""
@@ -195,16 +195,16 @@ class Part:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Checkpoint file, device, batch size, versions of the software: good to know, without effect on validity."""
     clipped: int = 0
-    """Probabilities below `LEAST` that were raised to it."""
+    """Probabilities below `MIN_PROBABILITY` that were raised to it."""
 
 
-def footer(run: Run, part: Part) -> dict[str, str]:
+def encode_footer(run: Run, part: Part) -> dict[str, str]:
     """Key-value metadata of a part file."""
     records = asdict(run), asdict(part)
     return {
         "predboard.run": _canonical(records[0]),
         "predboard.part": _canonical(records[1]),
-        "predboard.digest": digest_of(*records),
+        "predboard.digest": digest_records(*records),
     }
 
 
@@ -231,14 +231,14 @@ def read_footer(metadata: Mapping[bytes, bytes] | None, where: str) -> tuple[Run
         raise DamagedError(
             f"{where} is damaged (its footer does not fit its digest): run the command that made it again"
         )
-    if version > FORMAT:
+    if version > FORMAT_VERSION:
         raise InputError(
-            f"{where} has format {version}, this predboard reads up to {FORMAT}: upgrade predboard to read it"
+            f"{where} has format {version}, this predboard reads up to {FORMAT_VERSION}: upgrade predboard to read it"
         )
     try:
         return _run_of(found[b"predboard.run"]), Part(**part)
     except (TypeError, KeyError) as error:
-        raise InputError(f"{where} has a footer with other fields than format {FORMAT}: {error}") from error
+        raise InputError(f"{where} has a footer with other fields than format {FORMAT_VERSION}: {error}") from error
 
 
 @lru_cache(8)
@@ -254,7 +254,7 @@ def _run_of(text: bytes) -> Run:
     return Run(**{**record, "classes": tuple(record["classes"])})
 
 
-def schema(run: Run, columns: pa.Schema | None = None) -> pa.Schema:
+def part_schema(run: Run, columns: pa.Schema | None = None) -> pa.Schema:
     """Arrow schema of a part: the fixed columns, then the manifest's further `columns`."""
     fields = []
     for name, (type_, nullable, _) in COLUMNS.items():
@@ -267,12 +267,12 @@ def schema(run: Run, columns: pa.Schema | None = None) -> pa.Schema:
     return pa.schema(fields + list(columns or ()))
 
 
-def further_names(names: Sequence[str]) -> list[str]:
+def rename_reserved_columns(names: Sequence[str]) -> list[str]:
     """What the manifest's further columns are called: one that has a name of ours gets `manifest_` before it.
 
     `step` is ours too: it is the name of the folders, which pandas and Arrow read as a column.
 
-    >>> further_names(["width", "country", "manifest_width", "step"])
+    >>> rename_reserved_columns(["width", "country", "manifest_width", "step"])
     ['manifest_manifest_width', 'country', 'manifest_width', 'manifest_step']
     """
     taken = {*COLUMNS, "step", *names}
@@ -323,7 +323,7 @@ def derive(logits: NDArray[np.float32], label: NDArray[np.integer[Any]]) -> dict
     }
 
 
-def log_probabilities(probabilities: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float32], int]:
+def to_log_probabilities(probabilities: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float32], int]:
     """What the column `logits` holds of a model that ends in a softmax: softmax of it gives the probabilities back.
 
     Args:
@@ -336,7 +336,7 @@ def log_probabilities(probabilities: NDArray[np.floating[Any]]) -> tuple[NDArray
     Example: (1/4, 3/4, 0) becomes (-1.386, -0.288, -87.3), and 1.
     """
     p = probabilities.astype(np.float64)
-    return np.log(np.maximum(p, LEAST)).astype(np.float32), int((p < LEAST).sum())
+    return np.log(np.maximum(p, MIN_PROBABILITY)).astype(np.float32), int((p < MIN_PROBABILITY).sum())
 
 
 def to_logits(scores: NDArray[np.floating[Any]], kind: str) -> tuple[NDArray[np.float32], int]:
@@ -344,10 +344,10 @@ def to_logits(scores: NDArray[np.floating[Any]], kind: str) -> tuple[NDArray[np.
 
     Args:
         scores: [rows, classes].
-        kind: `logits` are kept as they are; of `probabilities` and `log_probabilities` the column holds logarithms.
+        kind: `logits` are kept as they are; of `probabilities` and `to_log_probabilities` the column holds logarithms.
 
     Returns:
-        float32 [rows, classes], and how many probabilities below `LEAST` were raised to it. A NaN stays one.
+        float32 [rows, classes], and how many probabilities below `MIN_PROBABILITY` were raised to it. A NaN stays one.
 
     Raises InputError if they are no probabilities: outside 0 to 1, or a row that does not add up to 1 within 0.02.
     """
@@ -365,8 +365,8 @@ def to_logits(scores: NDArray[np.floating[Any]], kind: str) -> tuple[NDArray[np.
             "scores logits, or of several labels for one image?"
         )
     if kind == "probabilities":
-        return log_probabilities(scores)
-    return np.maximum(wide, np.log(LEAST)).astype(np.float32), int((p < LEAST).sum())
+        return to_log_probabilities(scores)
+    return np.maximum(wide, np.log(MIN_PROBABILITY)).astype(np.float32), int((p < MIN_PROBABILITY).sum())
 
 
 def as_numpy(array: pa.Array, null: float | None = None) -> NDArray[Any]:
@@ -448,13 +448,14 @@ class Predictions:
         """Rows from arrays, with the derived columns.
 
         Args:
-            schema: from `schema`.
+            schema: from `part_schema`.
             id, key: [rows].
             image: [rows] strings.
             label: [rows], -1 if unknown.
             logits: [rows, classes]; rows with an error are ignored.
             error: [rows], None where the row is fine. A row whose logits are not finite becomes an error.
-            further: every other column of `schema` but the derived ones; arrays of [rows], or of the ok rows' values
+            further: every other column of `part_schema` but the derived ones; arrays of [rows], or of the ok rows'
+                values
                 for `embedding`.
         """
         finite: list[bool] = np.asarray(np.isfinite(logits).all(axis=1)).tolist()
@@ -519,13 +520,14 @@ class Predictions:
         return cast(T, self._made[what])
 
     def sampled(self, limit: int, salt: int) -> NDArray[np.bool_]:
-        """Which rows belong to a sample of `limit` rows of the whole manifest, or up to a fifth more (see `about`), by
+        """Which rows belong to a sample of `limit` rows of the whole manifest, or up to a fifth more (see
+        `rounded_size`), by
         the hash of the key.
 
         Each row is in it or not by its key alone, so the sample is the same however the rows are split; its size varies
         as a binomial does. All rows if the manifest has no more than `limit`, or its length is not known. -> [rows].
         """
-        of = about(self.of)
+        of = rounded_size(self.of)
         if of <= limit:
             return np.ones(len(self), bool)
         return np.asarray(mix(self.key, salt).view(np.uint64) < np.uint64(2**64 * limit // of))
@@ -680,7 +682,7 @@ class Predictions:
             return _lists(self.column("top_class")).astype(np.int64)
         left = self.logits.copy()  # [rows, classes]
         rows = np.arange(len(left))
-        top = np.empty((len(left), min(KEPT, left.shape[1])), np.int64)
+        top = np.empty((len(left), min(TOP_CLASSES, left.shape[1])), np.int64)
         for i in range(top.shape[1]):  # five times the highest: three times as fast as a partial sort
             top[:, i] = left.argmax(axis=1)
             left[rows, top[:, i]] = -np.inf
@@ -713,7 +715,7 @@ class Predictions:
             return np.zeros(len(self), np.int64)
         return np.asarray(np.count_nonzero(equal, axis=1) - 1)
 
-    def rows(self, chosen: NDArray[np.integer[Any]]) -> Rows:
+    def rows(self, chosen: NDArray[np.integer[Any]]) -> TileRows:
         """What a tile shows of the chosen scored rows, highest class first.
 
         -> id, key, image (object), label, predicted, confidence, loss: [chosen];
@@ -728,29 +730,41 @@ class Predictions:
             "predicted": self.predicted[chosen],
             "confidence": self.confidence[chosen],
             "loss": self.loss[chosen],
-            "top_class": self.top[chosen, :TOP],
-            "top_probability": self.top_probability[chosen, :TOP],
+            "top_class": self.top[chosen, :TILE_CLASSES],
+            "top_probability": self.top_probability[chosen, :TILE_CLASSES],
         }
 
 
-FURTHER = "*"
+ALL_MANIFEST_COLUMNS = "*"
 """Stands for all columns that the manifest brought along, in a panel's `columns`."""
 
-PROPERTIES = ("width", "height", "bytes", "brightness", "contrast")
+IMAGE_PROPERTIES = ("width", "height", "bytes", "brightness", "contrast")
 """Columns that say something of the source picture."""
 
-_KEPT = ("id", "key", "image", "label", "predicted", "confidence", "loss", "margin", "entropy", "digest", *PROPERTIES)
+_KEPT = (
+    "id",
+    "key",
+    "image",
+    "label",
+    "predicted",
+    "confidence",
+    "loss",
+    "margin",
+    "entropy",
+    "digest",
+    *IMAGE_PROPERTIES,
+)
 
-ROW_COLUMNS = frozenset({*_KEPT, "logits", FURTHER})
-"""Columns that `derived_rows` reads."""
+DERIVE_ROWS_COLUMNS = frozenset({*_KEPT, "logits", ALL_MANIFEST_COLUMNS})
+"""Columns that `derive_rows` reads."""
 
 
-def rows_schema(run: Run, columns: pa.Schema | None = None) -> pa.Schema:
+def derived_rows_schema(run: Run, columns: pa.Schema | None = None) -> pa.Schema:
     """Arrow schema of `rows.parquet`; `columns` are those of a part, of which it takes what the manifest brought along.
 
     One of these that has a name of ours becomes `manifest_<name>`. All may be null: another step may not have them.
     """
-    top = min(KEPT, len(run.classes))
+    top = min(TOP_CLASSES, len(run.classes))
     names = pa.dictionary(pa.int32(), pa.string())
     ours = [
         pa.field("step", pa.int64()),
@@ -771,14 +785,14 @@ def rows_schema(run: Run, columns: pa.Schema | None = None) -> pa.Schema:
     return pa.schema(taken.values())
 
 
-def derived_rows(run: Run, step: int, rows: Predictions) -> Predictions:
+def derive_rows(run: Run, step: int, rows: Predictions) -> Predictions:
     """All that is derived from the logits of some rows, without the logits: what `rows.parquet` holds.
 
     `label_name` and `predicted_name` are names of classes (`true` is a word of SQL); `rank` is 1 plus the number of
     classes with a higher logit than the true one; `top_class` and `top_probability` are the highest five, null for a
     failed row.
     """
-    wanted = rows_schema(run, rows.batch.schema)
+    wanted = derived_rows_schema(run, rows.batch.schema)
     scored = rows.scored
     ok = rows.predicted >= 0
     labelled = ok & (rows.label >= 0)
@@ -791,7 +805,7 @@ def derived_rows(run: Run, step: int, rows: Predictions) -> Predictions:
         "top_class": scatter(scored.top.astype(np.int32), ok, wanted.field("top_class").type),
         "top_probability": scatter(scored.top_probability, ok, wanted.field("top_probability").type),
     }
-    ours = [made[name] if name in made else rows.column(name) for name in rows_schema(run).names]
+    ours = [made[name] if name in made else rows.column(name) for name in derived_rows_schema(run).names]
     further = [rows.column(name) for name in rows.batch.schema.names if name not in COLUMNS]
     return Predictions(pa.RecordBatch.from_arrays([*ours, *further], schema=wanted), rows.of, derived=True)
 
@@ -809,7 +823,7 @@ def _received(stream: bytes, of: int, derived: bool) -> Predictions:
 
 
 @dataclass(frozen=True)
-class Count:
+class RowCount:
     """How many rows there are of each kind."""
 
     rows: int = 0
@@ -819,10 +833,10 @@ class Count:
     """Rows with logits and a label."""
     right: int = 0
 
-    def plus(self, batch: Predictions) -> "Count":
+    def plus(self, batch: Predictions) -> "RowCount":
         """With the rows of a batch that has the columns label and predicted."""
         labelled = batch.labelled
-        return Count(
+        return RowCount(
             self.rows + len(batch),
             self.failed + int((batch.predicted < 0).sum()),
             self.unlabelled + int((batch.label < 0).sum()),
@@ -830,9 +844,9 @@ class Count:
             self.right + int(labelled.right.sum()),
         )
 
-    def __add__(self, other: Self) -> "Count":
+    def __add__(self, other: Self) -> "RowCount":
         """Of both together."""
-        return Count(*map(operator.add, astuple(self), astuple(other)))
+        return RowCount(*map(operator.add, astuple(self), astuple(other)))
 
     @property
     def accuracy(self) -> float | None:
@@ -840,9 +854,9 @@ class Count:
         return self.right / self.counted if self.counted else None
 
 
-def no_rows(classes: int) -> Rows:
+def no_tile_rows(classes: int) -> TileRows:
     """What `Predictions.rows` gives when nothing is chosen."""
-    top = (0, min(TOP, classes))
+    top = (0, min(TILE_CLASSES, classes))
     return {
         "id": np.zeros(0, np.int64),
         "key": np.zeros(0, np.int64),
@@ -856,5 +870,5 @@ def no_rows(classes: int) -> Rows:
     }
 
 
-ROWS_NEED = frozenset({"id", "key", "image", "label", "predicted", "confidence", "loss", "logits"})
+TILE_COLUMNS = frozenset({"id", "key", "image", "label", "predicted", "confidence", "loss", "logits"})
 """Columns that `Predictions.rows` reads."""

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from predboard.errors import DamagedError, InputError, plural
-from predboard.predictions.table import Count, Part, Predictions
+from predboard.predictions.table import Part, Predictions, RowCount
 from predboard.storage import runs, timing
-from predboard.storage.paths import Place
+from predboard.storage.paths import AnyPath
 from predboard.storage.runs import PartFile, Step
 
 
@@ -41,11 +41,11 @@ class Inspection:
             )
         busy: dict[str, float] = {}
         for s in f["steps"]:
-            busy = timing.plus(busy, s["seconds"])
+            busy = timing.add_seconds(busy, s["seconds"])
         if any(busy.values()):
-            kinds = [name for name in (*timing.BUSY, *timing.WAITING) if name in busy]
+            kinds = [name for name in (*timing.BUSY_KINDS, *timing.WAITING_KINDS) if name in busy]
             found.append("seconds: " + ", ".join(f"{name} {busy[name]:,.1f}" for name in kinds))
-        if told := timing.report(busy, f["steps"][-1]["threads"]):
+        if told := timing.describe_seconds(busy, f["steps"][-1]["threads"]):
             rate = f"{f['rows_per_second']:,.0f} rows/s, all steps together: " if f["rows_per_second"] else ""
             found.append(f"{rate}{told}")
         for s in f["steps"]:
@@ -56,11 +56,11 @@ class Inspection:
         return found
 
 
-def inspect(run: Place) -> Inspection:
+def inspect(run: AnyPath) -> Inspection:
     """Read all of a run and count. Raises InputError if the folder holds no predictions; damage is a finding."""
     damaged: dict[str, str] = {}
 
-    def note(path: Place, error: DamagedError) -> None:
+    def note(path: AnyPath, error: DamagedError) -> None:
         damaged[f"{path.parent.name}/{path.name}"] = str(error)
 
     try:
@@ -71,7 +71,7 @@ def inspect(run: Place) -> Inspection:
         raise InputError(f"{run} holds only damaged parts: {next(iter(damaged.values()))}") from None
     found = [_step(step, note) for step in steps]
     last = steps[-1].run
-    paths = [path for step in steps for path in runs.part_paths(run, step.step)]
+    paths = [path for step in steps for path in runs.list_part_paths(run, step.step)]
     return Inspection(
         {
             "run": run.resolve().name,
@@ -105,18 +105,18 @@ def _rate(parts: list[Part]) -> float | None:
 def _looked_at(file: PartFile) -> list[Predictions] | DamagedError:
     """Labels and predictions of a part, all of which is verified; or what is wrong with it."""
     try:
-        runs.verify(file)
+        runs.verify_part(file)
     except DamagedError as error:
         return error
-    return list(runs.batches(file, ("label", "predicted")))
+    return list(runs.read_batches(file, ("label", "predicted")))
 
 
 def _step(step: Step, note: Any) -> dict[str, Any]:
-    count = Count()
+    count = RowCount()
     seconds: dict[str, float] = {}
     took = 0.0
     good = []
-    for file, batches in zip(step.parts, runs.each(_looked_at, step.parts, step.parts[0].path), strict=True):
+    for file, batches in zip(step.parts, runs.map_files(_looked_at, step.parts, step.parts[0].path), strict=True):
         if isinstance(batches, DamagedError):
             note(file.path, batches)
             continue
@@ -124,14 +124,14 @@ def _step(step: Step, note: Any) -> dict[str, Any]:
         for batch in batches:
             count = count.plus(batch)
         took += file.part.finished - file.part.started
-        seconds = {name: round(value, 3) for name, value in timing.plus(seconds, file.part.seconds).items()}
+        seconds = {name: round(value, 3) for name, value in timing.add_seconds(seconds, file.part.seconds).items()}
     part = step.parts[0].part
     return {
         "step": step.step,
         "rows": count.rows,
         "manifest_rows": step.manifest_rows,
         "missing_rows": step.manifest_rows - count.rows,
-        "missing": [list(gap) for gap in runs.gaps(good, step.manifest_rows)],
+        "missing": [list(gap) for gap in runs.missing_ranges(good, step.manifest_rows)],
         "failed": count.failed,
         "unlabelled": count.unlabelled,
         "accuracy": count.accuracy,

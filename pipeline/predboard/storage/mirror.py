@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 
 from predboard.parallel import pool
 from predboard.storage import paths
-from predboard.storage.paths import Remote, Stat, StorageError
+from predboard.storage.paths import FileStat, RemotePath, StorageError
 
-EVERY = 30.0
+POLL_SECONDS = 30.0
 """Seconds from one look at the folder to the next."""
 
 _LEAVE = 5.0
@@ -21,7 +21,7 @@ _LEAVE = 5.0
 
 
 @contextlib.contextmanager
-def followed(logdir: Remote, say: Callable[[str], None], every: float = EVERY) -> Iterator[Path]:
+def mirror_log_folder(logdir: RemotePath, say: Callable[[str], None], every: float = POLL_SECONDS) -> Iterator[Path]:
     """A folder with what TensorBoard reads of a log folder, kept as the log folder is until the end, then removed.
 
     Args:
@@ -58,7 +58,7 @@ def _shown(name: PurePosixPath) -> bool:
     return "tfevents" in name.name or "projector" in name.parts or name.name == "projector_config.pbtxt"
 
 
-def _follow(logdir: Remote, copy: Path, have: dict[str, Stat]) -> dict[str, Stat]:
+def _follow(logdir: RemotePath, copy: Path, have: dict[str, FileStat]) -> dict[str, FileStat]:
     """Fetch what is new, event files last, and remove what is gone. -> what is there now."""
     start = len(logdir.uri) + 1
     found = {place.uri[start:]: place for place in logdir.walk() if _shown(PurePosixPath(place.uri[start:]))}
@@ -74,7 +74,7 @@ def _follow(logdir: Remote, copy: Path, have: dict[str, Stat]) -> dict[str, Stat
             aside.replace(file)
 
     for events in (False, True):
-        for _ in pool.in_order(fetch, [n for n in fresh if ("tfevents" in n) == events], paths.CONNECTIONS):
+        for _ in pool.ordered_map(fetch, [n for n in fresh if ("tfevents" in n) == events], paths.MAX_CONNECTIONS):
             pass
     for name in have.keys() - now.keys():
         (copy / name).unlink(missing_ok=True)

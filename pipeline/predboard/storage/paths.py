@@ -1,9 +1,10 @@
 """Where files are, on this machine or in object storage, by the same names. Knows nothing of what is in them.
 
-A place on this machine is a `pathlib.Path`; one in storage is a `Remote`, which has those methods of a path that the
+A place on this machine is a `pathlib.Path`; one in storage is a `RemotePath`, which has those methods of a path that
+the
 pipeline calls. pyarrow.fs speaks to S3 and GCS, and through it fsspec to all other storage.
 
-An object appears whole or not at all: it is made in the `workshop`, a folder on this machine, and then put under its
+An object appears whole or not at all: it is made in the `staging_dir`, a folder on this machine, and then put under its
 final key by one write. Credentials come from the environment, from the files of the storage's own tools or from the
 machine's role, never from a URI.
 """
@@ -36,20 +37,20 @@ from predboard.errors import InputError, first_line
 
 X = TypeVar("X")
 
-CONNECTIONS = 16
+MAX_CONNECTIONS = 16
 """Requests at a time, at most, where many small things are asked for."""
 
-ATTEMPTS = 9
+MAX_ATTEMPTS = 9
 """Of a request that is throttled or broken off; the waits between them double and are 13 seconds together."""
 
-CONNECT, SILENT = 10.0, 20.0
+CONNECT_SECONDS, SILENCE_SECONDS = 10.0, 20.0
 """Seconds that a connection may take, and that it may say nothing, before the request is tried again."""
 
-PAUSE = 20.0
+UNREACHABLE_SECONDS = 20.0
 """Seconds for which a bucket counts as out of reach after it was."""
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-REFUSED = (
+CREDENTIAL_KEYS = (
     r"(?i)^[a-z][a-z0-9+.-]+://([^/]*@"
     r"|.*[?&]([a-z_]*key|[a-z_-]*token|sig|x-(amz|goog)-(signature|credential|security-token))=)"
 )
@@ -65,7 +66,7 @@ class StorageError(InputError, OSError):
         return str(self).partition(": ")[2].partition(" (")[0] or str(self)
 
 
-class Stat(NamedTuple):
+class FileStat(NamedTuple):
     """What `Path.stat` says, as far as storage knows it."""
 
     st_size: int
@@ -78,22 +79,22 @@ class Stat(NamedTuple):
 
 
 @dataclass(frozen=True, order=True, slots=True)
-class Remote:
+class RemotePath:
     """An object in storage, or what its key begins with, as a folder. What does not exist is a FileNotFoundError, and
     all other trouble a StorageError.
     """
 
     uri: str
     """scheme://bucket/key, without a / at its end."""
-    known: Stat | None = field(default=None, compare=False, repr=False)
+    known: FileStat | None = field(default=None, compare=False, repr=False)
     """From the listing that it was found by."""
 
     def __str__(self) -> str:
         return self.uri
 
-    def __truediv__(self, name: "str | Remote") -> "Remote":
+    def __truediv__(self, name: "str | RemotePath") -> "RemotePath":
         """The place inside; of one that is complete, that one."""
-        return name if isinstance(name, Remote) else _remote(f"{self.uri}/{name}")
+        return name if isinstance(name, RemotePath) else _remote(f"{self.uri}/{name}")
 
     @property
     def _inside(self) -> PurePosixPath:
@@ -120,12 +121,12 @@ class Remote:
         return self._inside.parts
 
     @property
-    def parent(self) -> "Remote":
+    def parent(self) -> "RemotePath":
         """The folder that it is in; the bucket is its own."""
         above = self._inside.parent.as_posix()
-        return self if above == "." else Remote(f"{self.uri.partition('://')[0]}://{above}")
+        return self if above == "." else RemotePath(f"{self.uri.partition('://')[0]}://{above}")
 
-    def with_name(self, name: str) -> "Remote":
+    def with_name(self, name: str) -> "RemotePath":
         """Beside it."""
         return self.parent / name
 
@@ -133,7 +134,7 @@ class Remote:
         """The URI."""
         return self.uri
 
-    def resolve(self) -> "Remote":
+    def resolve(self) -> "RemotePath":
         """Itself: it depends on no current folder."""
         return self
 
@@ -154,7 +155,7 @@ class Remote:
         """Whether there is any object inside."""
         return bool(self._info().type == fs.FileType.Directory)
 
-    def stat(self) -> Stat:
+    def stat(self) -> FileStat:
         """Size and time of the object."""
         if self.known is not None:
             return self.known
@@ -163,27 +164,27 @@ class Remote:
             raise FileNotFoundError(2, "No such object", self.uri)
         return _stat(info)
 
-    def iterdir(self) -> Iterator["Remote"]:
+    def iterdir(self) -> Iterator["RemotePath"]:
         """Objects and folders right inside, sorted; the listing is taken page by page."""
         return iter(self._listed(recursive=False))
 
-    def walk(self) -> list["Remote"]:
+    def walk(self) -> list["RemotePath"]:
         """All objects inside, at any depth, sorted; one listing, page by page."""
         return self._listed(recursive=True)
 
-    def _listed(self, recursive: bool) -> list["Remote"]:
+    def _listed(self, recursive: bool) -> list["RemotePath"]:
         def inside(storage: fs.FileSystem, path: str) -> list[tuple[str, fs.FileInfo]]:
             found = storage.get_file_info(fs.FileSelector(path, recursive=recursive, allow_not_found=True))
             start = len(path.strip("/")) + 1  # some begin their paths with a /, and end those of folders so
             return [(info.path.strip("/")[start:], info) for info in found]
 
         return sorted(
-            Remote(f"{self.uri}/{name}", _stat(info))
+            RemotePath(f"{self.uri}/{name}", _stat(info))
             for name, info in self._ask(inside)
             if name and (not recursive or info.type == fs.FileType.File)
         )
 
-    def glob(self, pattern: str) -> Iterator["Remote"]:
+    def glob(self, pattern: str) -> Iterator["RemotePath"]:
         """Places inside whose names match, level by level; * and ? as in a shell."""
         first, _, rest = pattern.partition("/")
         if re.search(r"[*?\[]", first):
@@ -293,15 +294,15 @@ class Remote:
                 return answer.result(timeout=1)  # on Windows nothing interrupts a longer wait
 
 
-Place = Path | Remote
-Some = TypeVar("Some", bound=Place)
+AnyPath = Path | RemotePath
+P = TypeVar("P", bound=AnyPath)
 """A place of either kind, and what is made of it is of the same."""
 
 
-def is_of_this_process(place: Place | str) -> bool:
+def is_in_memory(place: AnyPath | str) -> bool:
     """Whether what is there is in the memory of this process, which no other one sees and which ends with it.
 
-    >>> is_of_this_process("memory://runs/net"), is_of_this_process("s3://runs/net"), is_of_this_process("memory")
+    >>> is_in_memory("memory://runs/net"), is_in_memory("s3://runs/net"), is_in_memory("memory")
     (True, False, False)
     """
     return str(place).startswith("memory://")
@@ -316,14 +317,14 @@ def is_uri(text: str) -> bool:
     return "://" in text and _URI.match(text) is not None
 
 
-def at(text: "str | Path | Remote") -> Place:
+def parse_path(text: "str | Path | RemotePath") -> AnyPath:
     """The place of a path or a URI; `file://` is a path. Raises InputError for a URI with a password or a key in it.
 
-    >>> at("photos/test/"), at("s3://bucket/photos//test/"), at("file:///tmp/my%20photos")
-    (PosixPath('photos/test'), Remote(uri='s3://bucket/photos/test'), PosixPath('/tmp/my photos'))
+    >>> parse_path("photos/test/"), parse_path("s3://bucket/photos//test/"), parse_path("file:///tmp/my%20photos")
+    (PosixPath('photos/test'), RemotePath(uri='s3://bucket/photos/test'), PosixPath('/tmp/my photos'))
     """
     name = str(text)
-    if isinstance(text, Remote):
+    if isinstance(text, RemotePath):
         refuse_secrets(name)
         return _remote(name)
     if isinstance(text, Path):
@@ -338,7 +339,7 @@ def at(text: "str | Path | Remote") -> Place:
 
 def refuse_secrets(uri: str) -> None:
     """Raise InputError for a URI with a user, a key or a signature in it: it would be in the predictions."""
-    if re.match(REFUSED, uri):
+    if re.match(CREDENTIAL_KEYS, uri):
         raise InputError(
             f"a URI of {uri.partition('://')[0]}:// holds a user, a key or a signature, which the predictions would "
             "keep: name bucket and key alone; credentials come from the environment, a profile or a role (see "
@@ -346,15 +347,15 @@ def refuse_secrets(uri: str) -> None:
         )
 
 
-def _remote(uri: str) -> Remote:
+def _remote(uri: str) -> RemotePath:
     scheme, _, rest = uri.partition("://")
     inside = posixpath.normpath(rest.strip("/"))
     if inside.split("/")[0] in ("..", "."):
         raise InputError(f"{uri} names no bucket; expected a URI such as s3://bucket/folder")
-    return Remote(f"{scheme.lower()}://{inside}")
+    return RemotePath(f"{scheme.lower()}://{inside}")
 
 
-def is_inside(place: Place, folder: Place) -> bool:
+def is_inside(place: AnyPath, folder: AnyPath) -> bool:
     """Whether a place is this folder or lies in it."""
     here, there = place.resolve(), folder.resolve()
     if isinstance(here, Path) and isinstance(there, Path):
@@ -362,7 +363,7 @@ def is_inside(place: Place, folder: Place) -> bool:
     return f"{here}/".startswith(f"{there}/")
 
 
-def workshop(place: Place) -> Path:
+def staging_dir(place: AnyPath) -> Path:
     """Where the files of a folder are made and its locks are: the folder itself, or for storage one on this machine."""
     if isinstance(place, Path):
         return place
@@ -374,7 +375,7 @@ def workshop(place: Place) -> Path:
     return mine / hashlib.blake2b(place.uri.encode(), digest_size=8).hexdigest()
 
 
-def publish(aside: Path, place: Place) -> None:
+def publish_file(aside: Path, place: AnyPath) -> None:
     """Put a finished file in its place, by one rename or one write; it is not `aside` any more."""
     if isinstance(place, Path):
         aside.replace(place)
@@ -387,16 +388,16 @@ def publish(aside: Path, place: Place) -> None:
     aside.unlink()
 
 
-def source(place: Place, whole: bool = False) -> Any:
+def arrow_source(place: AnyPath, whole: bool = False) -> Any:
     """What Arrow's readers read from; of an object that is read `whole`, its content by one request."""
     if isinstance(place, Path):
         return place
     return pa.BufferReader(place.read_buffer()) if whole else place.open_file()
 
 
-def rmtree(place: Place) -> None:
+def remove_tree(place: AnyPath) -> None:
     """Remove a folder with all that is in it."""
-    if isinstance(place, Remote):
+    if isinstance(place, RemotePath):
         place.rmtree()
     else:
         shutil.rmtree(place)
@@ -431,7 +432,7 @@ class _Storage:
                 try:
                     self._found = _file_system(*self._of)
                 except Exception as error:  # fsspec's file systems raise what their libraries do
-                    self._found, self._again = error, time.monotonic() + PAUSE
+                    self._found, self._again = error, time.monotonic() + UNREACHABLE_SECONDS
             if isinstance(self._found, Exception):
                 raise self._found
             return self._found
@@ -451,10 +452,10 @@ def _file_system(scheme: str, bucket: str) -> fs.FileSystem:
         storage: fs.FileSystem = fs.S3FileSystem(
             region=region,
             endpoint_override=endpoint,
-            connect_timeout=CONNECT,
-            request_timeout=SILENT,
+            connect_timeout=CONNECT_SECONDS,
+            request_timeout=SILENCE_SECONDS,
             # Of the other strategy, "standard", all threads share a stock of retries, which throttling empties.
-            retry_strategy=fs.AwsDefaultS3RetryStrategy(max_attempts=ATTEMPTS),
+            retry_strategy=fs.AwsDefaultS3RetryStrategy(max_attempts=MAX_ATTEMPTS),
             allow_delayed_open=True,  # one request for a small object, not three
         )
     elif scheme in ("gs", "gcs"):
@@ -514,21 +515,21 @@ _REASONS = (
 _OF_STORAGE = re.compile("AWS Error|google::cloud|curlCode|HTTP status")
 
 
-def fault(place: Place, error: Exception) -> StorageError | None:
+def storage_fault(place: AnyPath, error: Exception) -> StorageError | None:
     """What to say where the storage is to blame, and not what is in the file; None otherwise."""
     if isinstance(error, StorageError):
         return error
-    if isinstance(place, Remote) and _OF_STORAGE.search(str(error)):
+    if isinstance(place, RemotePath) and _OF_STORAGE.search(str(error)):
         return _explained(place, error)
     return None
 
 
-def _explained(place: Remote, error: Exception) -> StorageError:
+def _explained(place: RemotePath, error: Exception) -> StorageError:
     said = textwrap.shorten(first_line(error), 300, placeholder=" …")
     about = re.sub(r"(key|bucket) '[^']*'", "", said)  # whose names may be any words
     reason = next((words for pattern, words in _REASONS if re.search(pattern, about)), "")
     return StorageError(f"{place}: {reason} ({said})" if reason else f"{place}: {said}")
 
 
-def _stat(info: fs.FileInfo) -> Stat:
-    return Stat(info.size or 0, 0.0 if info.mtime is None else info.mtime.timestamp())
+def _stat(info: fs.FileInfo) -> FileStat:
+    return FileStat(info.size or 0, 0.0 if info.mtime is None else info.mtime.timestamp())

@@ -34,43 +34,43 @@ import pyarrow.parquet as pq
 from predboard.errors import DamagedError, InputError, first_line, plural
 from predboard.parallel import pool
 from predboard.predictions.table import (
+    ALL_MANIFEST_COLUMNS,
     COLUMNS,
-    FURTHER,
     Part,
     Predictions,
     Run,
     as_arrow,
     as_numpy,
-    footer,
+    encode_footer,
+    part_schema,
     read_footer,
     scatter,
-    schema,
 )
 from predboard.storage import paths as places
-from predboard.storage.paths import Place, Remote, Some
-from predboard.storage.shards import WHOLE, Share
+from predboard.storage.paths import AnyPath, P, RemotePath
+from predboard.storage.shards import WHOLE_RUN, Share
 
 X = TypeVar("X")
 Y = TypeVar("Y")
 
-_GATE = 30.0
+_LOCK_WAIT_SECONDS = 30.0
 """Seconds that a process waits for others to take or give back their shares."""
 
-GROUP_ROWS = 8192
-GROUP_BYTES = 32 * 2**20
+ROW_GROUP_MAX_ROWS = 8192
+ROW_GROUP_MAX_BYTES = 32 * 2**20
 """A row group holds at most this many rows and bytes of logits; it is what a reader holds in memory at once."""
 
 
-def group_rows(classes: int) -> int:
+def row_group_size(classes: int) -> int:
     """Rows of one row group."""
-    return max(1, min(GROUP_ROWS, GROUP_BYTES // (4 * classes)))
+    return max(1, min(ROW_GROUP_MAX_ROWS, ROW_GROUP_MAX_BYTES // (4 * classes)))
 
 
 @dataclass(frozen=True)
 class PartFile:
     """One valid-looking part: its footer was read and fits its digest."""
 
-    path: Place
+    path: AnyPath
     run: Run
     part: Part
     rows: int
@@ -83,7 +83,7 @@ class PartFile:
         return f"{self.path.parent.name}/{self.path.name}"
 
 
-def gaps(parts: Iterable[PartFile], rows: int) -> tuple[tuple[int, int], ...]:
+def missing_ranges(parts: Iterable[PartFile], rows: int) -> tuple[tuple[int, int], ...]:
     """Ranges of rows 0 to `rows` that no part holds; the parts come in the order of their rows."""
     found, at = [], 0
     for p in parts:
@@ -114,7 +114,7 @@ class Step:
     @property
     def missing(self) -> tuple[tuple[int, int], ...]:
         """Ranges of manifest rows that no part holds."""
-        return gaps(self.parts, self.manifest_rows)
+        return missing_ranges(self.parts, self.manifest_rows)
 
     @property
     def finished(self) -> float:
@@ -122,29 +122,29 @@ class Step:
         return max(p.part.finished for p in self.parts)
 
 
-def step_folder(run: Some, step: int) -> Some:
+def step_folder(run: P, step: int) -> P:
     """Folder of one step."""
-    return cast(Some, run / f"step={step:08d}")
+    return cast(P, run / f"step={step:08d}")
 
 
-def part_path(run: Some, step: int, index: int) -> Some:
+def part_path(run: P, step: int, index: int) -> P:
     """File of one part."""
-    return cast(Some, step_folder(run, step) / f"part-{index:05d}.parquet")
+    return cast(P, step_folder(run, step) / f"part-{index:05d}.parquet")
 
 
-def preflight_path(run: Some, step: int, suffix: str) -> Some:
+def preflight_path(run: P, step: int, suffix: str) -> P:
     """File of what stage one found before the long run, `.json`, and of what the model saw, `.png`."""
-    return cast(Some, run / "_preflight" / f"{step_folder(run, step).name}{suffix}")
+    return cast(P, run / "_preflight" / f"{step_folder(run, step).name}{suffix}")
 
 
-def write_file(path: Place, content: bytes) -> None:
+def write_file(path: AnyPath, content: bytes) -> None:
     """Write a small file whole or not at all. Raises InputError if that is impossible."""
-    if isinstance(path, Remote):
-        with unwritable(path.parent):
+    if isinstance(path, RemotePath):
+        with explain_write_errors(path.parent):
             path.write_bytes(content)
         return
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    with unwritable(path.parent):
+    with explain_write_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             aside.write_bytes(content)
@@ -153,7 +153,7 @@ def write_file(path: Place, content: bytes) -> None:
             aside.unlink(missing_ok=True)
 
 
-def step_numbers(run: Place) -> list[int]:
+def list_step_numbers(run: AnyPath) -> list[int]:
     """Steps that have a folder with at least one part, ascending."""
     return sorted(
         int(folder.name.removeprefix("step="))
@@ -162,30 +162,30 @@ def step_numbers(run: Place) -> list[int]:
     )
 
 
-def part_paths(run: Some, step: int) -> list[Some]:
+def list_part_paths(run: P, step: int) -> list[P]:
     """Part files of one step, by name."""
-    parts = cast(Iterable[Some], step_folder(run, step).glob("part-*.parquet"))
+    parts = cast(Iterable[P], step_folder(run, step).glob("part-*.parquet"))
     return sorted(parts, key=lambda p: (len(p.name), p.name))
 
 
-def each(
-    function: Callable[[X], Y], items: Sequence[X], where: Place, threads: int = places.CONNECTIONS
+def map_files(
+    function: Callable[[X], Y], items: Sequence[X], where: AnyPath, threads: int = places.MAX_CONNECTIONS
 ) -> Iterator[Y]:
     """What a function gives for each item, in order; on several threads where each has to ask storage."""
-    if isinstance(where, Remote):
-        return pool.in_order(function, items, min(threads, len(items)))
+    if isinstance(where, RemotePath):
+        return pool.ordered_map(function, items, min(threads, len(items)))
     return map(function, items)
 
 
-def _parquet(path: Place, whole: bool) -> pq.ParquetFile:
+def _parquet(path: AnyPath, whole: bool) -> pq.ParquetFile:
     """A part for reading: from storage all of it at once, or in few and large pieces what is asked for."""
-    far = isinstance(path, Remote)
-    return pq.ParquetFile(places.source(path, whole), page_checksum_verification=True, pre_buffer=far)
+    far = isinstance(path, RemotePath)
+    return pq.ParquetFile(places.arrow_source(path, whole), page_checksum_verification=True, pre_buffer=far)
 
 
-def _wrong(path: Place, where: str, error: Exception) -> InputError:
+def _wrong(path: AnyPath, where: str, error: Exception) -> InputError:
     """What to say of a part that could not be read: the storage is to blame, or what is in the file."""
-    if fault := places.fault(path, error):
+    if fault := places.storage_fault(path, error):
         return fault
     return _damaged(where, error)
 
@@ -194,7 +194,7 @@ def _damaged(where: str, error: Exception) -> DamagedError:
     return DamagedError(f"{where} is damaged ({first_line(error)}): run the command that made it again")
 
 
-def open_part(path: Place) -> PartFile:
+def open_part(path: AnyPath) -> PartFile:
     """Read a part's footer. Raises InputError if it cannot be read, or does not fit."""
     where = f"{path.parent.name}/{path.name}"
     try:
@@ -208,7 +208,7 @@ def open_part(path: Place) -> PartFile:
                 )
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _wrong(path, where, error) from error
-    for field in schema(run):  # of a file that is not sealed, names and types of columns have no checksum
+    for field in part_schema(run):  # of a file that is not sealed, names and types of columns have no checksum
         at = columns.get_field_index(field.name)
         if at < 0 or not _alike(columns.field(at).type, field):
             was = f"is {columns.field(at).type}" if at >= 0 else "is missing"
@@ -229,7 +229,7 @@ _END = 2**17
 """What is read of an object for its footer; of a longer one, the rest by another request."""
 
 
-def _footer_file(path: Place) -> BinaryIO:
+def _footer_file(path: AnyPath) -> BinaryIO:
     """A file whose end is that of the part."""
     if isinstance(path, Path):
         return path.open("rb")
@@ -296,11 +296,11 @@ def _alike(found: pa.DataType, wanted: pa.Field) -> bool:
     return any(kind(found) and kind(wanted.type) for kind in _KINDS)
 
 
-def verify(file: PartFile) -> None:
+def verify_part(file: PartFile) -> None:
     """Read all of a part with its page checksums. Raises InputError if a bit is wrong or a row is missing."""
     expected = file.part.start
     digest = ContentDigest()
-    for batch in batches(file):
+    for batch in read_batches(file):
         ids = batch.id
         if not np.array_equal(ids, np.arange(expected, expected + len(ids))):
             raise DamagedError(f"{file.name} is damaged (its ids are not {file.part.start} to {file.part.stop - 1})")
@@ -312,11 +312,11 @@ def verify(file: PartFile) -> None:
         )
 
 
-def holds(path: Place, run: Run, part: Part) -> bool:
+def holds_part(path: AnyPath, run: Run, part: Part) -> bool:
     """Whether there is a whole part of this run and of these rows of the same data already."""
     try:
         there = open_part(path)
-        verify(there)
+        verify_part(there)
     except InputError:  # none, or a damaged one
         return False
     same = (there.part.start, there.part.stop, there.part.manifest_digest)
@@ -341,7 +341,7 @@ class ContentDigest:
         return hashlib.blake2b(b"".join(h.digest() for h in self._hashes), digest_size=16).hexdigest()
 
 
-def columns_of(file: PartFile) -> pa.Schema:
+def read_part_schema(file: PartFile) -> pa.Schema:
     """Names and types of a part's columns, as its writer declared them. Raises InputError if it cannot be read."""
     try:
         with _footer_file(file.path) as raw:
@@ -350,8 +350,9 @@ def columns_of(file: PartFile) -> pa.Schema:
         raise _wrong(file.path, file.name, error) from error
 
 
-def batches(file: PartFile, columns: Iterable[str] | None = None) -> Iterator[Predictions]:
-    """The rows of a part in order, a bounded number at a time; only `columns` if given (`FURTHER` stands for several).
+def read_batches(file: PartFile, columns: Iterable[str] | None = None) -> Iterator[Predictions]:
+    """The rows of a part in order, a bounded number at a time; only `columns` if given (`ALL_MANIFEST_COLUMNS` stands
+    for several).
 
     Page checksums are verified. Raises InputError that names the part if it is damaged.
     """
@@ -359,8 +360,10 @@ def batches(file: PartFile, columns: Iterable[str] | None = None) -> Iterator[Pr
         with _parquet(file.path, whole=columns is None) as parquet:
             wanted = None if columns is None else set(columns)
             there = parquet.schema_arrow.names
-            names = wanted and [n for n in there if n in wanted or (FURTHER in wanted and n not in COLUMNS)]
-            size = group_rows(len(file.run.classes))
+            names = wanted and [
+                n for n in there if n in wanted or (ALL_MANIFEST_COLUMNS in wanted and n not in COLUMNS)
+            ]
+            size = row_group_size(len(file.run.classes))
             for batch in parquet.iter_batches(size, columns=names, use_threads=False):
                 rows = Predictions(_conformed(batch, file.run), file.of)
                 _check_classes(rows, len(file.run.classes))
@@ -371,7 +374,7 @@ def batches(file: PartFile, columns: Iterable[str] | None = None) -> Iterator[Pr
 
 def _conformed(batch: pa.RecordBatch, run: Run) -> pa.RecordBatch:
     """The batch with the format's own types: a writer other than Arrow does not declare lists of fixed size."""
-    wanted = schema(run)
+    wanted = part_schema(run)
     for i, found in enumerate(batch.schema):
         field = wanted.field(found.name) if found.name in wanted.names else found
         if found.equals(field):
@@ -400,7 +403,7 @@ def _check_classes(rows: Predictions, classes: int) -> None:
             raise ValueError(f"{name} is {index.min()} to {index.max()}, of {classes} classes")
 
 
-def pick(step: Step, ids: Iterable[int], column: str) -> dict[int, Any]:
+def read_values(step: Step, ids: Iterable[int], column: str) -> dict[int, Any]:
     """Values of one column for a few rows by id, reading only the row groups that hold them."""
     wanted = np.unique(np.fromiter(ids, np.int64))
     found: dict[int, Any] = {}
@@ -426,22 +429,22 @@ def pick(step: Step, ids: Iterable[int], column: str) -> dict[int, Any]:
     return found
 
 
-def open_step(run: Place, step: int, damaged: Callable[[Place, DamagedError], None] | None = None) -> Step | None:
+def open_step(run: AnyPath, step: int, damaged: Callable[[AnyPath, DamagedError], None] | None = None) -> Step | None:
     """All parts of one step; None if there are none.
 
     A damaged part raises InputError, or is handed to `damaged` and left out. Parts of different runs, or with rows in
     common, raise InputError in any case.
     """
 
-    def opened(path: Place) -> PartFile | DamagedError:
+    def opened(path: AnyPath) -> PartFile | DamagedError:
         try:
             return open_part(path)
         except DamagedError as error:
             return error
 
     files = []
-    paths = part_paths(run, step)
-    for path, file in zip(paths, each(opened, paths, run), strict=True):
+    paths = list_part_paths(run, step)
+    for path, file in zip(paths, map_files(opened, paths, run), strict=True):
         if isinstance(file, PartFile):
             files.append(file)
         elif damaged is None:
@@ -459,15 +462,15 @@ def open_step(run: Place, step: int, damaged: Callable[[Place, DamagedError], No
     return Step(step, files[0].run, tuple(replace(f, of=of) for f in files)) if files else None
 
 
-def open_run(run: Place, damaged: Callable[[Place, DamagedError], None] | None = None) -> tuple[Step, ...]:
+def open_run(run: AnyPath, damaged: Callable[[AnyPath, DamagedError], None] | None = None) -> tuple[Step, ...]:
     """All steps of a run, ascending. Raises InputError if the folder is missing, holds none, or mixes runs."""
     if not run.is_dir():
         what = f"{run} is a file" if run.is_file() else f"no folder {run}"
         raise InputError(f"{what}: expected a folder of predictions that `predboard infer` wrote")
-    steps = [s for number in step_numbers(run) if (s := open_step(run, number, damaged)) is not None]
+    steps = [s for number in list_step_numbers(run) if (s := open_step(run, number, damaged)) is not None]
     if not steps:
-        below: Iterable[Place] = run.iterdir()
-        if inside := sorted((path for path in below if path.is_dir() and step_numbers(path)), key=str):
+        below: Iterable[AnyPath] = run.iterdir()
+        if inside := sorted((path for path in below if path.is_dir() and list_step_numbers(path)), key=str):
             raise InputError(
                 f"{run} holds no predictions but {plural(len(inside), 'run')}: name one of them, "
                 f"{inside[0]} for example"
@@ -486,16 +489,16 @@ def open_run(run: Place, damaged: Callable[[Place, DamagedError], None] | None =
 class PartWriter:
     """Writes one part beside its place; `publish` makes it appear whole, `abandon` leaves nothing."""
 
-    def __init__(self, path: Place, run: Run, further: pa.Schema | None = None) -> None:
+    def __init__(self, path: AnyPath, run: Run, further: pa.Schema | None = None) -> None:
         """Open a hidden file beside `path`. Raises InputError if that is impossible."""
         self.path, self.run = path, run
-        self.schema = schema(run, further)
-        folder = places.workshop(path.parent.parent) / path.parent.name
+        self.schema = part_schema(run, further)
+        folder = places.staging_dir(path.parent.parent) / path.parent.name
         self._aside = folder / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
         self._digest = ContentDigest()
         floats = [f"{n}.list.element" for n in ("logits",) if n in self.schema.names]
         plain = [f.name for f in self.schema if not pa.types.is_nested(f.type) and f.name != "thumbnail"]
-        with unwritable(path.parent):
+        with explain_write_errors(path.parent):
             folder.mkdir(parents=True, exist_ok=True)
             self._file = self._aside.open("wb")
             self._writer = pq.ParquetWriter(
@@ -511,9 +514,9 @@ class PartWriter:
     def write(self, rows: Predictions) -> None:
         """Write row groups, one if the rows fit."""
         self._digest.add(rows)
-        with unwritable(self.path.parent):
+        with explain_write_errors(self.path.parent):
             table = pa.Table.from_batches([rows.batch], self.schema)
-            self._writer.write_table(table, row_group_size=group_rows(len(self.run.classes)))
+            self._writer.write_table(table, row_group_size=row_group_size(len(self.run.classes)))
 
     @property
     def content_digest(self) -> str:
@@ -522,14 +525,14 @@ class PartWriter:
 
     def publish(self, part: Part) -> None:
         """Finish with this record (its content digest is filled in), read back, and put it in its place."""
-        with unwritable(self.path.parent):
-            records = footer(self.run, replace(part, content_digest=self.content_digest))
+        with explain_write_errors(self.path.parent):
+            records = encode_footer(self.run, replace(part, content_digest=self.content_digest))
             self._writer.add_key_value_metadata({**records, _SEAL: _UNSEALED})
             self._writer.close()
             self._file.close()
             _seal(self._aside)
-            verify(open_part(self._aside))
-            places.publish(self._aside, self.path)
+            verify_part(open_part(self._aside))
+            places.publish_file(self._aside, self.path)
             if isinstance(self.path, Path):
                 _sync_folder(self.path.parent)
 
@@ -542,16 +545,16 @@ class PartWriter:
         self._aside.unlink(missing_ok=True)
 
 
-ROWS_GROUP = 2**14
+DERIVED_GROUP_ROWS = 2**14
 """Rows of a row group of `rows.parquet`, at least, where a step has them: what is looked at again at once."""
 
 
-class RowsWriter:
+class DerivedRowsWriter:
     """Writes `rows.parquet`: one line for every row of every step, with all that is derived from its logits but not the
     logits; some 100 bytes each. A row group has rows of one step, and is written while the next one is gathered.
     """
 
-    def __init__(self, path: Place) -> None:
+    def __init__(self, path: AnyPath) -> None:
         """The file is created with its first rows, which say what columns the manifest brought along."""
         self._path = path
         self._writer: pq.ParquetWriter | None = None
@@ -586,7 +589,7 @@ class RowsWriter:
         if self._waiting and _step_of(batch) != _step_of(self._waiting[0]):
             self._flush()
         self._waiting.append(batch)
-        if sum(map(len, self._waiting)) >= ROWS_GROUP:
+        if sum(map(len, self._waiting)) >= DERIVED_GROUP_ROWS:
             self._flush()
 
     def _flush(self) -> None:
@@ -630,13 +633,15 @@ def _whole_numbers(schema: pa.Schema) -> list[str]:
     ]
 
 
-def read_rows(path: Place) -> Iterator[tuple[int, Predictions]]:
-    """(step, rows) of a file by `RowsWriter`, in its order, a bounded number of rows at a time; none if it got none."""
+def read_derived_rows(path: AnyPath) -> Iterator[tuple[int, Predictions]]:
+    """(step, rows) of a file by `DerivedRowsWriter`, in its order, a bounded number of rows at a time; none if it "
+    "got none.
+    """
     if not path.exists():
         return
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         read = functools.partial(file.read_row_group, use_threads=False)
-        for table in pool.in_order(read, range(file.num_row_groups), 1):  # each has rows of one step
+        for table in pool.ordered_map(read, range(file.num_row_groups), 1):  # each has rows of one step
             for batch in table.to_batches():
                 yield _step_of(batch), Predictions(batch, derived=True)
 
@@ -651,7 +656,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def unwritable(where: Place) -> Iterator[None]:
+def explain_write_errors(where: AnyPath) -> Iterator[None]:
     """Turn an operating system's refusal to write into one line."""
     try:
         yield
@@ -664,11 +669,11 @@ def unwritable(where: Place) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def lock(
-    folder: Place,
+def lock_folder(
+    folder: AnyPath,
     flag: str = "--out",
     unfinished: str = "step=*/.part-*.tmp",
-    share: Share = WHOLE,
+    share: Share = WHOLE_RUN,
     runs: Iterable[Run] = (),
 ) -> Iterator[None]:
     """Keep other processes from writing to a folder, or to a share of its parts, and remove what is `unfinished`.
@@ -680,12 +685,12 @@ def lock(
 
     Raises InputError if another process has the folder, a share with parts in common, or makes other runs.
     """
-    here = places.workshop(folder)
-    with unwritable(folder):
+    here = places.staging_dir(folder)
+    with explain_write_errors(folder):
         here.mkdir(parents=True, exist_ok=True)
         gate = filelock.FileLock(here / ".lock")
         try:
-            gate.acquire(timeout=0 if share == WHOLE else _GATE)
+            gate.acquire(timeout=0 if share == WHOLE_RUN else _LOCK_WAIT_SECONDS)
         except filelock.Timeout as error:
             raise InputError(f"another process is writing to {folder}: wait for it, or name another {flag}") from error
     own = None
@@ -696,8 +701,8 @@ def lock(
                     f"another process is at work on share {other} of {folder}: wait for it, or name another {flag}"
                 )
             _same_runs(folder, other, runs)
-        if share != WHOLE:
-            with unwritable(folder):
+        if share != WHOLE_RUN:
+            with explain_write_errors(folder):
                 _runs_file(here, share).write_text(json.dumps([asdict(run) for run in runs]))
                 own = filelock.FileLock(_share_file(here, share))
                 own.acquire(timeout=0)
@@ -707,7 +712,7 @@ def lock(
     finally:
         if own is not None:
             with contextlib.suppress(filelock.Timeout, OSError):  # then the next process that has the gate tidies up
-                gate.acquire(timeout=_GATE)
+                gate.acquire(timeout=_LOCK_WAIT_SECONDS)
                 _runs_file(here, share).unlink(missing_ok=True)
                 own.release()
                 _share_file(here, share).unlink(missing_ok=True)
@@ -744,9 +749,11 @@ def _shares_at_work(folder: Path) -> list[Share]:
     return found
 
 
-def _same_runs(folder: Place, other: Share, runs: Iterable[Run]) -> None:
+def _same_runs(folder: AnyPath, other: Share, runs: Iterable[Run]) -> None:
     """Raise InputError if the process that has another share makes another run of the same step."""
-    theirs = {record["step"]: record for record in json.loads(_runs_file(places.workshop(folder), other).read_text())}
+    theirs = {
+        record["step"]: record for record in json.loads(_runs_file(places.staging_dir(folder), other).read_text())
+    }
     for run in runs:
         if run.step in theirs:
             record = theirs[run.step]
@@ -763,35 +770,35 @@ def _tidy(folder: Path, unfinished: str, share: Share) -> None:
     for stale in folder.glob(unfinished):
         if stale.is_dir():
             shutil.rmtree(stale)
-        elif share == WHOLE or share.holds(index_of(stale)):
+        elif share == WHOLE_RUN or share.holds(part_index(stale)):
             stale.unlink(missing_ok=True)
 
 
-def index_of(path: Place) -> int:
+def part_index(path: AnyPath) -> int:
     """Number of a part, also of an unfinished one.
 
-    >>> index_of(Path("step=00000001/part-00012.parquet")), index_of(Path(".part-00003.parquet.5e0a.tmp"))
+    >>> part_index(Path("step=00000001/part-00012.parquet")), part_index(Path(".part-00003.parquet.5e0a.tmp"))
     (12, 3)
     """
     found = re.search(r"part-(\d+)\.parquet", path.name)
     return int(found[1]) if found else -1
 
 
-def delete_part(path: Place) -> None:
+def delete_part(path: AnyPath) -> None:
     """Remove a part file."""
-    with unwritable(path.parent):
+    with explain_write_errors(path.parent):
         path.unlink()
 
 
-def delete_step(run: Place, step: int) -> None:
+def delete_step(run: AnyPath, step: int) -> None:
     """Remove all parts of a step, and what its preflight found."""
-    with unwritable(run):
-        places.rmtree(step_folder(run, step))
+    with explain_write_errors(run):
+        places.remove_tree(step_folder(run, step))
         for suffix in (".json", ".png"):
             preflight_path(run, step, suffix).unlink(missing_ok=True)
 
 
-class Opened:
+class RunReader:
     """One step of a run for reading: iterate over it for record batches, or take it as a pandas frame."""
 
     def __init__(self, steps: Sequence[Step], step: int | None, columns: Sequence[str] | None) -> None:
@@ -810,7 +817,7 @@ class Opened:
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         """Record batches in the order of the manifest, a bounded number of rows at a time."""
         for file in self.step.parts:
-            for rows in batches(file, self._columns):
+            for rows in read_batches(file, self._columns):
                 yield rows.batch
 
     def to_pandas(self) -> Any:
@@ -818,7 +825,7 @@ class Opened:
         return pa.Table.from_batches(list(self)).to_pandas()
 
 
-def release() -> None:
+def release_memory() -> None:
     """Give memory that was used and is not any more back to the system: after a long pass Arrow holds 100 MB of it, and
     glibc 70 between what is in use.
     """
@@ -829,7 +836,7 @@ def release() -> None:
             trim(0)
 
 
-def open_predictions(path: str | Place, step: int | None = None, columns: Sequence[str] | None = None) -> Opened:
+def open_predictions(path: str | AnyPath, step: int | None = None, columns: Sequence[str] | None = None) -> RunReader:
     """Open a run for reading.
 
     Args:
@@ -840,4 +847,4 @@ def open_predictions(path: str | Place, step: int | None = None, columns: Sequen
     Raises:
         InputError: if there are no predictions, or a part is damaged.
     """
-    return Opened(open_run(places.at(path)), step, columns)
+    return RunReader(open_run(places.parse_path(path)), step, columns)

@@ -46,16 +46,16 @@ class Share:
         return f"{self.number}/{self.of}"
 
 
-WHOLE = Share()
+WHOLE_RUN = Share()
 """All parts of a run."""
 
 
-def plan(rows: int, size: int) -> tuple[Shard, ...]:
+def plan_shards(rows: int, size: int) -> tuple[Shard, ...]:
     """Ranges of `size` rows, the last one shorter.
 
     The range of a shard depends on its index alone, so a manifest that grows at its end changes only the last.
 
-    >>> [(s.start, s.stop) for s in plan(5, 2)]
+    >>> [(s.start, s.stop) for s in plan_shards(5, 2)]
     [(0, 2), (2, 4), (4, 5)]
     """
     return tuple(Shard(i, start, min(start + size, rows)) for i, start in enumerate(range(0, rows, size)))
@@ -78,11 +78,12 @@ class Task:
         return len(self.ids) * len(self.steps)
 
 
-def tasks(lacking: Mapping[int, Mapping[Shard, range | tuple[int, ...]]], together: int) -> tuple[Task, ...]:
+def plan_tasks(lacking: Mapping[int, Mapping[Shard, range | tuple[int, ...]]], together: int) -> tuple[Task, ...]:
     """What steps lack, each part once for all its steps that lack the same rows; at most `together` models at a time.
 
-    >>> a, b = plan(4, 2)
-    >>> [(t.shard.index, t.steps, t.ids) for t in tasks({1: {a: a.ids, b: b.ids}, 2: {b: b.ids, a: (1,)}, 3: {}}, 2)]
+    >>> a, b = plan_shards(4, 2)
+    >>> missing = {1: {a: a.ids, b: b.ids}, 2: {b: b.ids, a: (1,)}, 3: {}}
+    >>> [(t.shard.index, t.steps, t.ids) for t in plan_tasks(missing, 2)]
     [(0, (1,), range(0, 2)), (0, (2,), (1,)), (1, (1, 2), range(2, 4))]
     """
     found = []

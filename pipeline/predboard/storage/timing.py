@@ -2,21 +2,21 @@
 
 from collections.abc import Mapping
 
-BUSY = ("decode", "transfer", "forward", "write")
+BUSY_KINDS = ("decode", "transfer", "forward", "write")
 """What is done; `decode` and `write` on threads of their own, the others in the thread that waits."""
 
-WAITING = ("wait", "behind")
+WAITING_KINDS = ("wait", "behind")
 """What the thread that feeds the model waits for: pictures, and the writer."""
 
-NO_SECONDS = dict.fromkeys((*BUSY, *WAITING), 0.0)
+NO_SECONDS = dict.fromkeys((*BUSY_KINDS, *WAITING_KINDS), 0.0)
 
 
-def plus(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+def add_seconds(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
     """Sum by name."""
     return {name: one.get(name, 0.0) + other.get(name, 0.0) for name in {**one, **other}}
 
 
-def report(seconds: Mapping[str, float], threads: int) -> str:
+def describe_seconds(seconds: Mapping[str, float], threads: int) -> str:
     """Where the time went, what it was bound by, and what would help; empty where there is too little of it to tell.
 
     Args:
@@ -24,10 +24,11 @@ def report(seconds: Mapping[str, float], threads: int) -> str:
             writing counts as the bottleneck where it took longer than all the rest.
         threads: that read and decoded, for each device; 0 if unknown.
 
-    >>> report({"wait": 7.0, "transfer": 0.5, "forward": 2.0, "behind": 0.5, "decode": 15.0, "write": 0.8}, 2)[:78]
+    >>> seconds = {"wait": 7.0, "transfer": 0.5, "forward": 2.0, "behind": 0.5, "decode": 15.0, "write": 0.8}
+    >>> describe_seconds(seconds, 2)[:78]
     'waiting for pictures 70%, transfer 5%, model 20%, waiting for the writer 5%; b'
     """
-    s = plus(NO_SECONDS, seconds)
+    s = add_seconds(NO_SECONDS, seconds)
     if "behind" not in seconds:
         s["behind"] = max(s["write"] - s["wait"] - s["transfer"] - s["forward"], 0.0)
     names = ("wait", "transfer", "forward", "behind")

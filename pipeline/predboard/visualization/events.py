@@ -30,12 +30,12 @@ from tensorboard.plugins.pr_curve import plugin_data_pb2 as pr_curves_pb2
 from tensorboard.plugins.projector import projector_config_pb2
 
 from predboard.summaries import (
-    Band,
-    Encoded,
+    BandChart,
+    EncodedImages,
     File,
     Histogram,
     HParams,
-    Lines,
+    LineChart,
     Picture,
     Pixels,
     PrCurve,
@@ -48,7 +48,7 @@ from predboard.summaries import (
 _DTYPES = {"float32": types_pb2.DT_FLOAT, "float64": types_pb2.DT_DOUBLE}
 
 
-def png(picture: Pixels | Image.Image) -> bytes:
+def encode_png(picture: Pixels | Image.Image) -> bytes:
     """A drawing or a picture in large pixels, without loss.
 
     Its rows are compressed as they are: filtered first, as Pillow does, they take three times as long, and where pixels
@@ -68,7 +68,7 @@ def png(picture: Pixels | Image.Image) -> bytes:
     )
 
 
-def jpeg(picture: Image.Image) -> bytes:
+def encode_jpeg(picture: Image.Image) -> bytes:
     """A photograph with words: quality 90 with full colour resolution, so that small coloured letters stay clean."""
     encoded = io.BytesIO()
     picture.save(encoded, "JPEG", quality=90, subsampling=0)
@@ -99,10 +99,10 @@ def _value(
     return summary_pb2.Summary.Value(tag=tag, metadata=metadata, tensor=tensor)
 
 
-def encoded(picture: Picture) -> Encoded:
+def encode_picture(picture: Picture) -> EncodedImages:
     """A drawing, drawn."""
     height, width, _ = picture.pixels.shape
-    return Encoded(picture.tag, width, height, (png(picture.pixels),), picture.description)
+    return EncodedImages(picture.tag, width, height, (encode_png(picture.pixels),), picture.description)
 
 
 @singledispatch
@@ -110,7 +110,7 @@ def encode(summary: Summary) -> summary_pb2.Summary.Value:
     """A summary as a proto.
 
     Raises TypeError for what is none, for `Tiles`, which have no pictures yet, for `File`, and for what is written
-    otherwise: charts by `layout`, a line of HParams by `session`.
+    otherwise: charts by `encode_layout`, a line of HParams by `encode_session`.
     """
     raise TypeError(f"{type(summary).__name__} cannot be encoded: see pipeline/summaries.py")
 
@@ -130,11 +130,11 @@ def _(summary: Scalar) -> summary_pb2.Summary.Value:
 
 @encode.register
 def _(summary: Picture) -> summary_pb2.Summary.Value:
-    return encode(encoded(summary))
+    return encode(encode_picture(summary))
 
 
 @encode.register
-def _(summary: Encoded) -> summary_pb2.Summary.Value:
+def _(summary: EncodedImages) -> summary_pb2.Summary.Value:
     tensor = _strings([str(summary.width).encode(), str(summary.height).encode(), *summary.samples])
     return _value(summary.tag, "images", summary_pb2.DATA_CLASS_BLOB_SEQUENCE, tensor, summary.description)
 
@@ -175,13 +175,13 @@ def _(summary: PrCurve) -> summary_pb2.Summary.Value:
     )
 
 
-def layout(charts: Iterable[Lines | Band]) -> summary_pb2.Summary.Value:
+def encode_layout(charts: Iterable[LineChart | BandChart]) -> summary_pb2.Summary.Value:
     """All charts of Custom Scalars, which TensorBoard takes as one value of a run, in their order."""
     categories: dict[str, layout_pb2.Category] = {}
     for chart in charts:
         category, _, title = chart.tag.partition("/")
         inside = categories.setdefault(category, layout_pb2.Category(title=category))
-        if isinstance(chart, Lines):
+        if isinstance(chart, LineChart):
             inside.chart.add(title=title, multiline=layout_pb2.MultilineChartContent(tag=chart.patterns))
         else:
             series = layout_pb2.MarginChartContent.Series(value=chart.value, lower=chart.lower, upper=chart.upper)
@@ -195,7 +195,7 @@ def layout(charts: Iterable[Lines | Band]) -> summary_pb2.Summary.Value:
     return _value("custom_scalars__config__", "custom_scalars", summary_pb2.DATA_CLASS_TENSOR, tensor)
 
 
-def session(summary: HParams, wall_time: float) -> list[summary_pb2.Summary.Value]:
+def encode_session(summary: HParams, wall_time: float) -> list[summary_pb2.Summary.Value]:
     """The three values of a run's line in HParams: what there is to show, the start with its settings, the end.
 
     The experiment is always written: without it TensorBoard takes every scalar for a metric.
@@ -238,7 +238,7 @@ def session(summary: HParams, wall_time: float) -> list[summary_pb2.Summary.Valu
     ]
 
 
-def projector_files(summary: Projector, sprite: bytes, side: int) -> list[File]:
+def encode_projector(summary: Projector, sprite: bytes, side: int) -> list[File]:
     """What TensorBoard's Projector reads from a run's folder: raw float32 vectors, words, pictures, and what is where.
 
     It takes vectors for raw when they are not UTF-8; the few that are (all zeros) are written as text.
@@ -277,22 +277,22 @@ def masked_crc(data: bytes) -> int:
     return int((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-class Writer:
+class EventWriter:
     """Writes one event file, synchronously."""
 
     def __init__(self, path: Path, wall_time: float) -> None:
         """Create the file. `wall_time` of the first record, seconds since 1970, decides the order of runs."""
         self._file = path.open("wb", buffering=2**20)
         self._wall_time = wall_time
-        self._charts: list[Lines | Band] = []
+        self._charts: list[LineChart | BandChart] = []
         self._record(event_pb2.Event(wall_time=wall_time, file_version="brain.Event:2"))
 
     def write(self, step: int, wall_time: float, summary: Summary) -> None:
         """Write one summary at a step; charts are kept until the file is closed."""
-        if isinstance(summary, Lines | Band):
+        if isinstance(summary, LineChart | BandChart):
             self._charts.append(summary)
             return
-        values = session(summary, wall_time) if isinstance(summary, HParams) else [encode(summary)]
+        values = encode_session(summary, wall_time) if isinstance(summary, HParams) else [encode(summary)]
         self._record(event_pb2.Event(wall_time=wall_time, step=step, summary=summary_pb2.Summary(value=values)))
 
     @property
@@ -308,12 +308,12 @@ class Writer:
     def close(self) -> None:
         """Write the charts, and out what is buffered."""
         if self._charts:
-            values = summary_pb2.Summary(value=[layout(self._charts)])
+            values = summary_pb2.Summary(value=[encode_layout(self._charts)])
             self._record(event_pb2.Event(wall_time=self._wall_time, summary=values))
             self._charts = []
         self._file.close()
 
-    def __enter__(self) -> "Writer":
+    def __enter__(self) -> "EventWriter":
         """Itself."""
         return self
 

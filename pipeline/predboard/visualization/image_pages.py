@@ -9,25 +9,25 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 import numpy as np
 
 from predboard.parallel import pool
-from predboard.predictions.table import Predictions, Rows
-from predboard.summaries import Encoded, Text, Tiles
-from predboard.visualization.source_images import Pictures
+from predboard.predictions.table import Predictions, TileRows
+from predboard.summaries import EncodedImages, Text, Tiles
+from predboard.visualization.source_images import SourceImages
 
-LIMIT = 100 * 2**20
+EVENT_FILE_MAX_BYTES = 100 * 2**20
 """Bytes of an event file, which it may be filled to: TensorBoard holds all pictures in memory."""
 
-PAGE = 64
+PAGE_IMAGES = 64
 """Images of a tag: TensorBoard makes a card of each."""
 
 
-def logged(
+def render_pages(
     rows: Callable[[], Iterable[tuple[int, Predictions]]],
     every: int,
     steps: Collection[int],
-    pictures: Pictures,
+    pictures: SourceImages,
     threads: int,
     used: int,
-) -> Iterator[tuple[int, Encoded | Text]]:
+) -> Iterator[tuple[int, EncodedImages | Text]]:
     """Every N-th image, in pages; at the last step a text that says how many there was no room for, if any.
 
     Args:
@@ -41,8 +41,8 @@ def logged(
     shown = 0
     for step, batches in itertools.groupby(rows(), operator.itemgetter(0)):
         if step in steps:
-            room = (LIMIT - used) // len(steps)
-            for page in _drawn(pages((batch for _, batch in batches), every), step, pictures, threads):
+            room = (EVENT_FILE_MAX_BYTES - used) // len(steps)
+            for page in _drawn(split_pages((batch for _, batch in batches), every), step, pictures, threads):
                 size = sum(map(len, page.samples))
                 if size > room:
                     break
@@ -54,26 +54,27 @@ def logged(
         yield (
             max(steps),
             Text(
-                f"{group(every)}/left_out",
+                f"{page_group(every)}/left_out",
                 f"{asked - shown:,} of {asked:,} pictures are left out, the last ones of each step, because an event "
-                f"file above {LIMIT // 2**20} MiB makes TensorBoard slow; with --log-every {enough} all have room",
+                f"file above {EVENT_FILE_MAX_BYTES // 2**20} MiB makes TensorBoard slow; with --log-every {enough} "
+                f"all have room",
             ),
         )
 
 
-def _drawn(tiles: Iterator[Tiles], step: int, pictures: Pictures, threads: int) -> Iterator[Encoded]:
+def _drawn(tiles: Iterator[Tiles], step: int, pictures: SourceImages, threads: int) -> Iterator[EncodedImages]:
     def expected() -> Iterator[Tiles]:
         for page in tiles:
             pictures.expect([(step, page)])
             yield page
 
-    yield from pool.in_order(functools.partial(pictures.encode, step), expected(), threads)
+    yield from pool.ordered_map(functools.partial(pictures.encode, step), expected(), threads)
 
 
-def group(every: int) -> str:
+def page_group(every: int) -> str:
     """Under which name TensorBoard shows every N-th image.
 
-    >>> group(1), group(10)
+    >>> page_group(1), page_group(10)
     ('predictions_all', 'predictions_every_10')
     """
     return "predictions_all" if every == 1 else f"predictions_every_{every}"
@@ -84,7 +85,7 @@ def _wanted(rows: Predictions, every: int) -> Predictions:
     return rows.take((rows.predicted >= 0) & (rows.id % every == 0))
 
 
-def pages(batches: Iterable[Predictions], every: int) -> Iterator[Tiles]:
+def split_pages(batches: Iterable[Predictions], every: int) -> Iterator[Tiles]:
     """Pages of every N-th image, one page in memory at a time.
 
     A page has the images of one range of the manifest, so that it has the same ones at every step.
@@ -93,8 +94,8 @@ def pages(batches: Iterable[Predictions], every: int) -> Iterator[Tiles]:
         batches: rows of one step, ids ascending.
         every: N, at least 1.
     """
-    span = PAGE * every
-    kept: list[Rows] = []
+    span = PAGE_IMAGES * every
+    kept: list[TileRows] = []
     page = 0
     for batch in batches:
         rows = _wanted(batch, every)
@@ -108,7 +109,9 @@ def pages(batches: Iterable[Predictions], every: int) -> Iterator[Tiles]:
         yield _tiles(kept, page, every)
 
 
-def _tiles(kept: list[Rows], page: int, every: int) -> Tiles:
+def _tiles(kept: list[TileRows], page: int, every: int) -> Tiles:
     rows = {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}
     which = "All images" if every == 1 else f"Images 0, {every:,}, {2 * every:,}, …"
-    return Tiles(f"{group(every)}/from_{page * PAGE * every:06d}", rows, f"{which} in the order of the data.")
+    return Tiles(
+        f"{page_group(every)}/from_{page * PAGE_IMAGES * every:06d}", rows, f"{which} in the order of the data."
+    )

@@ -14,20 +14,20 @@ import filelock
 
 from predboard.drawing import canvas
 from predboard.errors import InputError, plural
-from predboard.predictions.table import digest_of, hash64
+from predboard.predictions.table import digest_records, hash64
 from predboard.storage import paths
-from predboard.storage.paths import Place
-from predboard.storage.runs import unwritable
-from predboard.summaries import Picture, Summary, Text, cell
+from predboard.storage.paths import AnyPath
+from predboard.storage.runs import explain_write_errors
+from predboard.summaries import Picture, Summary, Text, escape_markdown
 from predboard.visualization import events, log_folder, summary_json
 
-WAIT = 60
+LOCK_TIMEOUT_SECONDS = 60
 """Seconds that another process may take to rank the same runs."""
 
-SHOWN = 12
+PLOTTED_RUNS = 12
 """Runs in the picture."""
 
-ROWS = 200
+TABLE_RUNS = 200
 """Runs in the table: TensorBoard slows down above."""
 
 METRICS = {
@@ -46,18 +46,18 @@ METRICS = {
 
 
 @dataclass(frozen=True)
-class Run:
+class LeaderboardEntry:
     """What the summary of a run says of its last step."""
 
     name: str
     step: int
     finished: float
     classes: int
-    figures: Mapping[str, Mapping[str, float]]
+    metrics: Mapping[str, Mapping[str, float]]
 
     def value(self, name: str) -> float | None:
         """Of a figure; None if there is none."""
-        return self.figures[name]["value"] if name in self.figures else None
+        return self.metrics[name]["value"] if name in self.metrics else None
 
     @property
     def accuracy(self) -> float | None:
@@ -70,7 +70,7 @@ class Run:
         return int(self.value("images/counted") or 0)
 
 
-def rank(logdir: Place, code: str = "") -> Place | None:
+def write_leaderboard(logdir: AnyPath, code: str = "") -> AnyPath | None:
     """Write the ranking of the runs in a log folder, or remove it where there are fewer than two.
 
     Args:
@@ -83,20 +83,20 @@ def rank(logdir: Place, code: str = "") -> Place | None:
     Raises:
         InputError: if the folder cannot be written to.
     """
-    folder = logdir / log_folder.RANKING
-    if len(log_folder.runs_in(logdir)) < 2 and not folder.is_dir():
+    folder = logdir / log_folder.LEADERBOARD_RUN
+    if len(log_folder.list_runs(logdir)) < 2 and not folder.is_dir():
         return None
-    with unwritable(folder):
-        here = paths.workshop(folder)
+    with explain_write_errors(folder):
+        here = paths.staging_dir(folder)
         here.mkdir(parents=here != folder, exist_ok=True)
         try:
-            with filelock.FileLock(here / ".lock", timeout=WAIT):
+            with filelock.FileLock(here / ".lock", timeout=LOCK_TIMEOUT_SECONDS):
                 contents = dict(_contents(logdir))
                 runs = [run for name, content in contents.items() if (run := _read(name, content)) is not None]
                 if len(runs) > 1:
                     hashes = {name: hash64(content) for name, content in contents.items()}
-                    return _write(folder, runs, digest_of({"code": code}, hashes))
-                log_folder.withdraw(folder)
+                    return _write(folder, runs, digest_records({"code": code}, hashes))
+                log_folder.remove_logs(folder)
         except filelock.Timeout as error:
             raise InputError(f"another process is ranking the runs in {logdir}: run this again") from error
         (here / ".lock").unlink(missing_ok=True)
@@ -105,17 +105,17 @@ def rank(logdir: Place, code: str = "") -> Place | None:
     return None
 
 
-def _contents(logdir: Place) -> Iterator[tuple[str, bytes]]:
+def _contents(logdir: AnyPath) -> Iterator[tuple[str, bytes]]:
     """Name and summary of each run of ours, by name."""
-    for name in sorted(log_folder.runs_in(logdir)):
-        file = logdir / name / summary_json.FILE
-        if summary_json.FILE in log_folder.read_record(file.parent).files and file.is_file():
+    for name in sorted(log_folder.list_runs(logdir)):
+        file = logdir / name / summary_json.SUMMARY_FILE
+        if summary_json.SUMMARY_FILE in log_folder.read_record(file.parent).files and file.is_file():
             yield name, file.read_bytes()
 
 
-def _read(name: str, content: bytes) -> Run | None:
+def _read(name: str, content: bytes) -> LeaderboardEntry | None:
     """What a summary says; None if it is none, or says nothing."""
-    summary = summary_json.read_summary(content)
+    summary = summary_json.decode_summary(content)
     if summary is None or not summary["steps"]:
         return None
     try:
@@ -125,23 +125,23 @@ def _read(name: str, content: bytes) -> Run | None:
             for figure, numbers in summary["steps"][str(step)].items()
             if "value" in numbers
         }
-        return Run(name, step, float(summary["finished"]), int(summary["classes"]), figures)
+        return LeaderboardEntry(name, step, float(summary["finished"]), int(summary["classes"]), figures)
     except (KeyError, ValueError, TypeError, AttributeError):  # edited by somebody: it is left out
         return None
 
 
-def _write(folder: Place, runs: list[Run], made_from: str) -> Place:
+def _write(folder: AnyPath, runs: list[LeaderboardEntry], made_from: str) -> AnyPath:
     record = log_folder.read_record(folder)
     if record.files and record.made_from == made_from and all((folder / file).is_file() for file in record.files):
         return folder / record.files[0]
-    here = paths.workshop(folder)
+    here = paths.staging_dir(folder)
     for stale in here.glob(".predboard-*.partial"):  # of a process that was killed
         shutil.rmtree(stale)
     time = max(run.finished for run in runs) + 1  # TensorBoard's colours go by time: the runs keep theirs
     aside = here / f".predboard-{os.getpid()}.partial"
     try:
         aside.mkdir()
-        with events.Writer(aside / log_folder.EVENTS, time) as writer:
+        with events.EventWriter(aside / log_folder.EVENTS_NAME, time) as writer:
             for summary in _summaries(runs):
                 writer.write(0, time, summary)
         return log_folder.publish(folder, aside, time, record, made_from)
@@ -149,46 +149,48 @@ def _write(folder: Place, runs: list[Run], made_from: str) -> Place:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _summaries(runs: list[Run]) -> Iterator[Summary]:
+def _summaries(runs: list[LeaderboardEntry]) -> Iterator[Summary]:
     """The picture and the table, the most accurate run first and those without labels last."""
     ordered = sorted(runs, key=lambda run: (run.accuracy is None, -(run.accuracy or 0.0), run.name))
     known = [run for run in ordered if run.accuracy is not None]
     if known:
-        best = known[0].figures["accuracy"]["value"]
-        more = plural(len(known), "run") if len(known) <= SHOWN else f"the best {SHOWN} of {len(known)} runs"
+        best = known[0].metrics["accuracy"]["value"]
+        more = (
+            plural(len(known), "run") if len(known) <= PLOTTED_RUNS else f"the best {PLOTTED_RUNS} of {len(known)} runs"
+        )
         lines = [
-            canvas.Interval(
+            canvas.IntervalLine(
                 run.name, a["value"], a.get("lower", a["value"]), a.get("upper", a["value"]), f"{run.counted:,}"
             )
-            for run in known[:SHOWN]
-            for a in [run.figures["accuracy"]]
+            for run in known[:PLOTTED_RUNS]
+            for a in [run.metrics["accuracy"]]
         ]
         title = f"accuracy of {more}, with 95 % intervals"
         said = "Accuracy at each run's last step. Vermillion: its interval lies below the best. At the end: images."
-        yield Picture("1_glance/ranking", functools.partial(canvas.intervals, title, lines, best, "best"), said)
+        yield Picture("1_glance/ranking", functools.partial(canvas.draw_intervals, title, lines, best, "best"), said)
     yield Text("report/ranking", _table(ordered), "All runs of the folder at their last step.")
 
 
-def _table(runs: list[Run]) -> str:
+def _table(runs: list[LeaderboardEntry]) -> str:
     metrics = {name: of for name, of in METRICS.items() if any(run.value(name) is not None for run in runs)}
     titles = ["run", "step", "images", *(shown for shown, _ in metrics.values())]
     if "accuracy" in metrics:
         titles.insert(titles.index("accuracy") + 1, "95 % interval")
     lines = [f"| {' | '.join(titles)} |", f"|---|{'---:|' * (len(titles) - 1)}"]
     best = {name: pick(v for run in runs if (v := run.value(name)) is not None) for name, (_, pick) in metrics.items()}
-    for run in runs[:ROWS]:
-        cells = [cell(run.name), str(run.step), f"{run.counted:,}"]
+    for run in runs[:TABLE_RUNS]:
+        cells = [escape_markdown(run.name), str(run.step), f"{run.counted:,}"]
         for name in metrics:
             value = run.value(name)
             shown = "–" if value is None else f"{value:.4f}"
             cells.append(f"**{shown}**" if value == best[name] else shown)
             if name == "accuracy":
-                a = run.figures.get(name, {})
+                a = run.metrics.get(name, {})
                 cells.append(f"{a['lower']:.4f} to {a['upper']:.4f}" if "lower" in a else "–")
         lines.append(f"| {' | '.join(cells)} |")
     notes = ["Each run at its last step, the most accurate first; the best of each column is bold."]
-    if len(runs) > ROWS:
-        notes.append(f"The first {ROWS} of {len(runs):,} runs.")
+    if len(runs) > TABLE_RUNS:
+        notes.append(f"The first {TABLE_RUNS} of {len(runs):,} runs.")
     if len({(run.counted, run.classes) for run in runs}) > 1:
         notes.append("**The runs differ in their images or classes: compare only those of the same data.**")
     return "\n".join([*lines, "", " ".join(notes)])

@@ -15,27 +15,29 @@ from predboard.drawing import canvas
 from predboard.images import decode, sources
 from predboard.parallel import pool as workers
 from predboard.storage import paths, runs
-from predboard.storage.paths import Place
+from predboard.storage.paths import AnyPath
 from predboard.storage.runs import Step
-from predboard.summaries import Encoded, Projector, Summary, Tiles
+from predboard.summaries import EncodedImages, Projector, Summary, Tiles
 from predboard.visualization import events
 
-KEPT = 512
+FITTED_CACHE_IMAGES = 512
 """Fitted source pictures in memory, at most 115 kB each: the same image is in many galleries and steps."""
 
-SPRITE = 4096
+SPRITE_SIDE_PIXELS = 4096
 """Side of all pictures of the Projector together, pixels; the browser takes 8,192."""
 
-FEW = 32
+SPRITE_TASK_IMAGES = 32
 """Pictures of the Projector that a thread takes at a time: handing over a missing one costs as much as missing it."""
 
 NEAREST = Image.Resampling.NEAREST
 
 
-class Pictures:
+class SourceImages:
     """Source pictures by row: from the source, else from the thumbnail that the predictions hold."""
 
-    def __init__(self, steps: tuple[Step, ...], image_root: Place | None, pool: workers.Pool | None = None) -> None:
+    def __init__(
+        self, steps: tuple[Step, ...], image_root: AnyPath | None, pool: workers.ProcessPool | None = None
+    ) -> None:
         """Of these steps. `image_root` is where the source pictures are now, if they were moved; processes of the pool
         draw, too.
         """
@@ -45,36 +47,36 @@ class Pictures:
         same = len({(s.run.root, s.run.transform.get("exif"), s.run.thumbnails) for s in steps}) == 1
         self._shared = steps[0].step if same and not steps[0].run.thumbnails else None
         self.missing: set[str] = set()
-        self._fitted = functools.lru_cache(KEPT)(self._fit)
+        self._fitted = functools.lru_cache(FITTED_CACHE_IMAGES)(self._fit)
         self._expected: dict[int, set[int]] = {number: set() for number in self._steps}
         self._thumbnails: dict[int, dict[int, bytes | None]] = {number: {} for number in self._steps}
         self._lock = threading.Lock()
         self._pool, self._drawing = pool, _Drawing(self)
-        self._connections = threading.BoundedSemaphore(paths.CONNECTIONS)  # of all tiles that are drawn at once
+        self._connections = threading.BoundedSemaphore(paths.MAX_CONNECTIONS)  # of all tiles that are drawn at once
 
-    def __reduce__(self) -> tuple[type[Self], tuple[tuple[Step, ...], Place | None]]:
+    def __reduce__(self) -> tuple[type[Self], tuple[tuple[Step, ...], AnyPath | None]]:
         """For another process: without what is known of parts, which may be many and hold nothing but thumbnails."""
         return type(self), (tuple(replace(step, parts=()) for step in self._steps.values()), self._root)
 
-    def encode(self, step: int, tiles: Tiles) -> Encoded:
+    def encode(self, step: int, tiles: Tiles) -> EncodedImages:
         """The tiles with their words: PNG where a picture was enlarged or is missing, JPEG where it was reduced.
 
         Drawn in this process or another. Not in another if pictures are in storage, because this one bounds the
         connections and holds what a script told it of the place, or if thumbnails are, which are read together.
         """
         if self._pool is None or self._steps[step].run.thumbnails or self._far(step, map(str, tiles.rows["image"])):
-            return self.encode_here(step, tiles)
+            return self.encode_locally(step, tiles)
         encoded, missing = self._pool.call(self._drawing, (step, tiles))
         self.missing.update(missing)
         return encoded
 
-    def encode_here(self, step: int, tiles: Tiles) -> Encoded:
+    def encode_locally(self, step: int, tiles: Tiles) -> EncodedImages:
         """As `encode`, in this process."""
         run, rows, samples = self._steps[step].run, tiles.rows, []
         ids, refs = rows["id"].tolist(), [str(ref or "") for ref in rows["image"]]
         for i, (picture, exact) in enumerate(self.fitted(step, ids, refs)):
             label, loss = int(rows["label"][i]), float(rows["loss"][i])
-            words = canvas.Words(
+            words = canvas.TileText(
                 true=run.classes[label] if label >= 0 else None,
                 top=[
                     (run.classes[c], float(p))
@@ -84,15 +86,15 @@ class Pictures:
                 id=ids[i],
                 loss=loss if label >= 0 else None,
             )
-            drawn = canvas.tile(picture, words)
-            samples.append(events.png(drawn) if exact else events.jpeg(drawn))
-        return Encoded(tiles.tag, canvas.WIDTH, canvas.HEIGHT, tuple(samples), tiles.description)
+            drawn = canvas.draw_tile(picture, words)
+            samples.append(events.encode_png(drawn) if exact else events.encode_jpeg(drawn))
+        return EncodedImages(tiles.tag, canvas.WIDTH_PX, canvas.HEIGHT_PX, tuple(samples), tiles.description)
 
     def fitted(self, step: int, ids: Sequence[int], refs: Sequence[str]) -> Iterator[tuple[Image.Image | None, bool]]:
         """Pictures as tiles show them, None for one that is nowhere, and whether each has its own pixels."""
         of = [(self._of(step), row, ref) for row, ref in zip(ids, refs, strict=True)]
         if self._far(step, refs):  # each costs a round trip, so they are opened side by side
-            yield from workers.in_order(lambda picture: self._fitted(*picture), of, paths.CONNECTIONS)
+            yield from workers.ordered_map(lambda picture: self._fitted(*picture), of, paths.MAX_CONNECTIONS)
         else:
             yield from (self._fitted(*picture) for picture in of)
 
@@ -111,7 +113,7 @@ class Pictures:
         No more of them are opened when it is `unwanted`.
         """
         points = list(zip(summary.rows["id"].tolist(), summary.rows["image"].tolist(), strict=True))
-        side = min(64, SPRITE // math.ceil(math.sqrt(len(points))))
+        side = min(64, SPRITE_SIDE_PIXELS // math.ceil(math.sqrt(len(points))))
 
         def small(point: tuple[int, str | None]) -> Image.Image | None:
             if unwanted():
@@ -124,10 +126,10 @@ class Pictures:
             return picture
 
         far = self._far(step, (str(ref or "") for _, ref in points))
-        threads, few = (paths.CONNECTIONS, 1) if far else (threads, FEW)
+        threads, few = (paths.MAX_CONNECTIONS, 1) if far else (threads, SPRITE_TASK_IMAGES)
         some = (points[at : at + few] for at in range(0, len(points), few))
-        drawn = [one for ones in workers.in_order(lambda them: [*map(small, them)], some, threads) for one in ones]
-        return (events.jpeg(canvas.sprite(drawn, side)) if any(drawn) else b""), side
+        drawn = [one for ones in workers.ordered_map(lambda them: [*map(small, them)], some, threads) for one in ones]
+        return (events.encode_jpeg(canvas.draw_sprite(drawn, side)) if any(drawn) else b""), side
 
     def _root_of(self, step: int) -> str:
         return self._steps[step].run.root if self._root is None else str(self._root)
@@ -141,7 +143,7 @@ class Pictures:
 
     def _fit(self, step: int, row: int, ref: str) -> tuple[Image.Image | None, bool]:
         """A fitted picture, and whether it is shown with its own pixels."""
-        picture = self._open(step, row, ref, enough=canvas.ENOUGH)
+        picture = self._open(step, row, ref, enough=canvas.MIN_SOURCE_SIDE_PX)
         return (None, True) if picture is None else canvas.fit_picture(picture)
 
     def _open(self, step: int, row: int, ref: str, enough: int | None = None) -> Image.Image | None:
@@ -157,9 +159,9 @@ class Pictures:
                 if way == "source":
                     with self._connections:
                         content = sources.read(self._root_of(step), ref)
-                    return decode.open_image(content, exif=exif, enough=enough)
+                    return decode.decode_image(content, exif=exif, enough=enough)
                 if stored is not None:
-                    return decode.open_image(stored)
+                    return decode.decode_image(stored)
         if ref:
             self.missing.add(ref)  # the tile and the count say so
         return None
@@ -170,22 +172,22 @@ class Pictures:
             kept = self._thumbnails[step]
             if row not in kept:
                 wanted = (self._expected[step] | {row}) - kept.keys()
-                kept.update(dict.fromkeys(wanted) | runs.pick(self._steps[step], wanted, "thumbnail"))
+                kept.update(dict.fromkeys(wanted) | runs.read_values(self._steps[step], wanted, "thumbnail"))
             return kept[row]
 
 
 class _Drawing:
     """Draws tiles, in this process or another, and says which of their pictures are nowhere."""
 
-    def __init__(self, pictures: Pictures) -> None:
+    def __init__(self, pictures: SourceImages) -> None:
         self._pictures = pictures
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
         _quiet()
 
-    def __call__(self, item: tuple[int, Tiles]) -> tuple[Encoded, set[str]]:
-        encoded = self._pictures.encode_here(*item)
+    def __call__(self, item: tuple[int, Tiles]) -> tuple[EncodedImages, set[str]]:
+        encoded = self._pictures.encode_locally(*item)
         return encoded, self._pictures.missing.intersection(item[1].rows["image"])
 
 
@@ -193,5 +195,5 @@ class _Drawing:
 def _quiet() -> contextlib.ExitStack:
     """Let Pillow say nothing, for good: another process does nothing else. Kept, because what nobody holds is left."""
     entered = contextlib.ExitStack()
-    entered.enter_context(decode.quietly())
+    entered.enter_context(decode.silence_pillow())
     return entered

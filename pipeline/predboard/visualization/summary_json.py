@@ -5,27 +5,27 @@ from collections.abc import Iterable
 from typing import Any
 
 from predboard.predictions.table import Run
-from predboard.summaries import Figure, Figures, Scalar
+from predboard.summaries import Metric, Metrics, Scalar
 
-FILE = "summary.json"
-FORMAT = 1
+SUMMARY_FILE = "summary.json"
+SUMMARY_FORMAT = 1
 
 _JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
-DIGITS = 9
+SIGNIFICANT_DIGITS = 9
 """Significant digits that are written: more than any figure has, and floats stay short."""
 
-ELSEWHERE = ("intervals/", "classes/", "slices/")
-"""Scalars that `Figures` say better: as ends of an interval, or for all classes and slices."""
+REDUNDANT_PREFIXES = ("intervals/", "classes/", "slices/")
+"""Scalars that `Metrics` say better: as ends of an interval, or for all classes and slices."""
 
-MANY = ("classes/", "slices/")
+GROUP_PREFIXES = ("classes/", "slices/")
 """Figures of which there may be thousands, by what their names begin with; `*` stands for the class or the slice."""
 
 
-def summary_json(name: str, run: Run, finished: float, written: Iterable[tuple[int, Scalar | Figures]]) -> bytes:
+def encode_summary(name: str, run: Run, finished: float, written: Iterable[tuple[int, Scalar | Metrics]]) -> bytes:
     """Every figure of every step by its name, and once what the names mean. JSON without NaN, a figure a line.
 
-    A scalar's name is its tag, without `metrics/` or `1_glance/`; where there are `Figures` of that name they count.
+    A scalar's name is its tag, without `metrics/` or `1_glance/`; where there are `Metrics` of that name they count.
 
     Args:
         name: of the run.
@@ -33,19 +33,21 @@ def summary_json(name: str, run: Run, finished: float, written: Iterable[tuple[i
         finished: when inference of it ended, seconds since 1970.
         written: (step, summary) as the panels gave them.
     """
-    steps: dict[int, dict[str, Figure]] = {}
+    steps: dict[int, dict[str, Metric]] = {}
     for step, summary in written:
         of_step = steps.setdefault(step, {})
-        if isinstance(summary, Figures):
-            of_step.update(summary.figures)
-        elif not summary.tag.startswith(ELSEWHERE):
+        if isinstance(summary, Metrics):
+            of_step.update(summary.metrics)
+        elif not summary.tag.startswith(REDUNDANT_PREFIXES):
             short = summary.tag.removeprefix("metrics/").removeprefix("1_glance/")
-            of_step.setdefault(short, Figure(summary.value, definition=summary.description))
+            of_step.setdefault(short, Metric(summary.value, definition=summary.description))
     for step, figures in steps.items():
-        steps[step] = dict(sorted(figures.items(), key=lambda item: [item[0].startswith(kind) for kind in MANY]))
+        steps[step] = dict(
+            sorted(figures.items(), key=lambda item: [item[0].startswith(kind) for kind in GROUP_PREFIXES])
+        )
     defined = {_pattern(name): figure for figures in steps.values() for name, figure in figures.items()}
     about = {
-        "predboard_summary": FORMAT,
+        "predboard_summary": SUMMARY_FORMAT,
         "run": name,
         "model": run.model,
         "model_args": run.model_args,
@@ -65,11 +67,11 @@ def summary_json(name: str, run: Run, finished: float, written: Iterable[tuple[i
     return "\n".join(["{", *lines, " }", "}", ""]).encode()
 
 
-def read_summary(content: bytes) -> dict[str, Any] | None:
-    """What `summary_json` wrote, with steps as they are in JSON; None if it is not that, or of a newer format."""
+def decode_summary(content: bytes) -> dict[str, Any] | None:
+    """What `encode_summary` wrote, with steps as they are in JSON; None if it is not that, or of a newer format."""
     try:
         found = json.loads(content)
-        known = isinstance(found, dict) and 1 <= int(found["predboard_summary"]) <= FORMAT
+        known = isinstance(found, dict) and 1 <= int(found["predboard_summary"]) <= SUMMARY_FORMAT
         return found if known and isinstance(found["steps"], dict) else None
     except (ValueError, KeyError, TypeError):
         return None
@@ -77,14 +79,14 @@ def read_summary(content: bytes) -> dict[str, Any] | None:
 
 def _pattern(name: str) -> str:
     """The name under which a figure is defined: those of classes and of slices are defined once for all."""
-    return f"{name.partition('/')[0]}/*/{name.rpartition('/')[2]}" if name.startswith(MANY) else name
+    return f"{name.partition('/')[0]}/*/{name.rpartition('/')[2]}" if name.startswith(GROUP_PREFIXES) else name
 
 
-def _meaning(figure: Figure) -> dict[str, str]:
+def _meaning(figure: Metric) -> dict[str, str]:
     return {"definition": figure.definition, **({"interval": figure.method} if figure.method else {})}
 
 
-def _numbers(figure: Figure) -> str:
+def _numbers(figure: Metric) -> str:
     found = f'{{"value": {_short(figure.value)}'
     if figure.interval is not None:
         found += f', "lower": {_short(figure.interval[0])}, "upper": {_short(figure.interval[1])}'
@@ -97,7 +99,7 @@ def _short(value: float) -> str:
     """As JSON has it. There are tens of thousands, and most need no second look at how a float is written."""
     if isinstance(value, int):
         return str(value)
-    text = f"{value:.{DIGITS}g}"
+    text = f"{value:.{SIGNIFICANT_DIGITS}g}"
     return text if "." in text and "e" not in text else _dump(float(text))
 
 

@@ -16,41 +16,41 @@ from tqdm import tqdm
 from predboard import panels
 from predboard.config import VisualizeConfig
 from predboard.errors import InputError, first_line, plural
-from predboard.evaluation.cache import FOLDER, Kept, versions
-from predboard.evaluation.fold import KEPT_FROM, States, measured, numbers
+from predboard.evaluation.cache import CACHE_FOLDER, StateCache, state_versions
+from predboard.evaluation.fold import CACHE_MIN_LOGITS, States, count_logits, measure_run
 from predboard.images import decode
 from predboard.parallel import pool as workers
 from predboard.parallel import ray_cluster
-from predboard.predictions.table import digest_of, hash64
+from predboard.predictions.table import digest_records, hash64
 from predboard.storage import paths
 from predboard.storage import runs as store
-from predboard.storage.paths import Place
-from predboard.storage.runs import Step, unwritable
-from predboard.summaries import Figures, File, Picture, Pixels, Projector, Scalar, Summary, Text, Tiles
+from predboard.storage.paths import AnyPath
+from predboard.storage.runs import Step, explain_write_errors
+from predboard.summaries import File, Metrics, Picture, Pixels, Projector, Scalar, Summary, Text, Tiles
 from predboard.visualization import events, image_pages, leaderboard, log_folder, summary_json
-from predboard.visualization.source_images import Pictures
+from predboard.visualization.source_images import SourceImages
 
-ROWS = "rows.parquet"
+ROWS_FILE = "rows.parquet"
 """One line for every row of every step, for DuckDB and pandas."""
 
-STEPS_WITH_PICTURES = 10
+MAX_PICTURE_STEPS = 10
 """TensorBoard keeps the pictures of ten steps of a tag."""
 
 
-PICTURES = 1000
+POOL_MIN_PICTURES = 1000
 """Pictures for which another process pays: drawing them takes one more than a second, starting it a third."""
 
-AHEAD = 64
+SUMMARIES_AHEAD = 64
 """Summaries that are drawn or wait for it; a tag of pictures has a dozen, of some 20 kB each."""
 
 
 @dataclass(frozen=True)
-class Written:
+class VisualizeResult:
     """What stage two did with one run."""
 
     run: str
-    folder: Place
-    event_file: Place
+    folder: AnyPath
+    event_file: AnyPath
     rows: int
     steps: tuple[int, ...]
     missing_rows: int
@@ -60,8 +60,8 @@ class Written:
 
 
 def visualize(
-    config: VisualizeConfig, say: Callable[[str], None] = lambda _: None, pool: workers.Pool | None = None
-) -> tuple[Written, ...]:
+    config: VisualizeConfig, say: Callable[[str], None] = lambda _: None, pool: workers.ProcessPool | None = None
+) -> tuple[VisualizeResult, ...]:
     """Write the TensorBoard logs of one or more runs.
 
     Each run has one event file, whose bytes depend on the Parquet, the panels and the source pictures alone. A run that
@@ -80,9 +80,10 @@ def visualize(
     names = [folder.resolve().name for folder in config.predictions]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InputError(f"two folders are called {twice!r}, and a run's logs are named after its folder: rename one")
-    if log_folder.RANKING in names:
+    if log_folder.LEADERBOARD_RUN in names:
         raise InputError(
-            f"a folder of predictions is called {log_folder.RANKING!r}, as the ranking of all runs is: rename it"
+            f"a folder of predictions is called {log_folder.LEADERBOARD_RUN!r}, as the ranking of all runs is: "
+            f"rename it"
         )
     for name, folder in zip(names, config.predictions, strict=True):
         if paths.is_inside(config.logdir / name, folder):
@@ -95,13 +96,13 @@ def visualize(
     with (
         contextlib.nullcontext(pool)
         if pool
-        else workers.Pool(workers.count(config.workers), f"{__name__}:{warm.__name__}") as processes
+        else workers.ProcessPool(workers.worker_count(config.workers), f"{__name__}:{warm.__name__}") as processes
     ):
         written = tuple(
             _visualize_run(name, folder, chosen, config, say, processes)
             for name, folder in zip(names, config.predictions, strict=True)
         )
-    leaderboard.rank(config.logdir, log_folder.program())
+    leaderboard.write_leaderboard(config.logdir, log_folder.code_digest())
     return written
 
 
@@ -112,12 +113,12 @@ def warm() -> None:
 
 def _visualize_run(
     name: str,
-    predictions: Place,
+    predictions: AnyPath,
     chosen: Mapping[str, panels.Panel],
     config: VisualizeConfig,
     say: Callable[[str], None],
-    pool: workers.Pool,
-) -> Written:
+    pool: workers.ProcessPool,
+) -> VisualizeResult:
     steps = store.open_run(predictions)
     folder = config.logdir / name
     sheets = {step.step: _sheet(predictions, step.step, say) for step in steps}
@@ -127,24 +128,24 @@ def _visualize_run(
     missing = sum(stop - start for step in steps for start, stop in step.missing)
     numbers = tuple(step.step for step in steps)
     if record.made_from == made_from and all((folder / file).is_file() for file in record.files):
-        return Written(name, folder, folder / record.files[0], rows, numbers, missing, 0, unchanged=True)
+        return VisualizeResult(name, folder, folder / record.files[0], rows, numbers, missing, 0, unchanged=True)
 
     say(f"{name}: {plural(rows, 'row')} in {plural(len(steps), 'step')}, panels {', '.join(chosen)}")
-    subject = panels.Subject(name, steps[-1].run, {step.step: _facts(step, sheets[step.step]) for step in steps})
-    pictures = Pictures(steps, config.image_root, pool)
+    subject = panels.RunInfo(name, steps[-1].run, {step.step: _facts(step, sheets[step.step]) for step in steps})
+    pictures = SourceImages(steps, config.image_root, pool)
     times = {step.step: step.finished for step in steps}
-    with_pictures = _spread(numbers, STEPS_WITH_PICTURES)
+    with_pictures = _spread(numbers, MAX_PICTURE_STEPS)
     every = None if config.log_every is None else 1 if config.log_every == "all" else config.log_every
     if every is not None:
-        pool.start(1 + sum(step.rows for step in steps if step.step in with_pictures) // (every * PICTURES))
-    counted: list[tuple[int, Scalar | Figures]] = []
-    with unwritable(folder), store.lock(folder, "--logdir", ".predboard-*.partial"):
+        pool.start(1 + sum(step.rows for step in steps if step.step in with_pictures) // (every * POOL_MIN_PICTURES))
+    counted: list[tuple[int, Scalar | Metrics]] = []
+    with explain_write_errors(folder), store.lock_folder(folder, "--logdir", ".predboard-*.partial"):
         record = log_folder.read_record(folder)
-        if log_folder.COMPARISON in record.files:
+        if log_folder.COMPARE_FILE in record.files:
             raise InputError(f"{folder} has a comparison, which logs would replace: name another --logdir")
-        for gone in log_folder.left_by(folder, record, [predictions]):
+        for gone in log_folder.moved_predictions(folder, record, [predictions]):
             say(f"{name}: its logs were of {gone}, where it is no more")
-        aside = paths.workshop(folder) / f".predboard-{os.getpid()}.partial"
+        aside = paths.staging_dir(folder) / f".predboard-{os.getpid()}.partial"
         try:
             aside.mkdir()
             keep = not config.panels or config.log_every is not None
@@ -154,59 +155,62 @@ def _visualize_run(
                 tqdm(total=rows, unit=" rows", desc="read", disable=None, file=sys.stderr) as bar,
             ):
                 kept = _kept(steps, chosen, folder, config)
-                states = measured(steps, chosen, pool, aside / ROWS, keep, bar.update, on_ray, kept)
+                states = measure_run(steps, chosen, pool, aside / ROWS_FILE, keep, bar.update, on_ray, kept)
             with (
-                decode.quietly(),
-                events.Writer(aside / log_folder.EVENTS, times[numbers[0]]) as writer,
+                decode.silence_pillow(),
+                events.EventWriter(aside / log_folder.EVENTS_NAME, times[numbers[0]]) as writer,
                 tqdm(unit=" summaries", desc="write", disable=None, file=sys.stderr) as bar,
             ):
                 rendered = _rendered(chosen, subject, states, with_pictures, pictures, pool.most)
                 for step, summary in _drawn(rendered, pictures, pool.most):
-                    if isinstance(summary, Scalar | Figures):
+                    if isinstance(summary, Scalar | Metrics):
                         counted.append((step, summary))
                     if isinstance(summary, File):
-                        log_folder.write_file(aside, summary)
-                    elif not isinstance(summary, Figures):
+                        log_folder.write_staged_file(aside, summary)
+                    elif not isinstance(summary, Metrics):
                         writer.write(step, times[step], summary)
                     bar.update()
                 if every is not None:
-                    derived = functools.partial(store.read_rows, aside / ROWS)
-                    for step, page in image_pages.logged(
+                    derived = functools.partial(store.read_derived_rows, aside / ROWS_FILE)
+                    for step, page in image_pages.render_pages(
                         derived, every, with_pictures, pictures, pool.most, writer.size
                     ):
                         if isinstance(page, Text):
                             say(f"warning: {name}: {page.markdown}")
                         writer.write(step, times[step], page)
                         bar.update()
-            log_folder.write_file(
+            log_folder.write_staged_file(
                 aside,
-                File(summary_json.FILE, summary_json.summary_json(name, steps[-1].run, steps[-1].finished, counted)),
+                File(
+                    summary_json.SUMMARY_FILE,
+                    summary_json.encode_summary(name, steps[-1].run, steps[-1].finished, counted),
+                ),
             )
             event_file = log_folder.publish(
                 folder, aside, times[numbers[0]], record, made_from if not pictures.missing else "", [predictions]
             )
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-    return Written(name, folder, event_file, rows, numbers, missing, len(pictures.missing), unchanged=False)
+    return VisualizeResult(name, folder, event_file, rows, numbers, missing, len(pictures.missing), unchanged=False)
 
 
 def _kept(
-    steps: tuple[Step, ...], chosen: Mapping[str, panels.Panel], folder: Place, config: VisualizeConfig
-) -> Kept | None:
+    steps: tuple[Step, ...], chosen: Mapping[str, panels.Panel], folder: AnyPath, config: VisualizeConfig
+) -> StateCache | None:
     """What is kept of the run's parts; None where it does not pay, or the workers of a cluster may not see it."""
-    place = folder / FOLDER
-    if config.cache == "never" or (config.engine == "ray" and not isinstance(place, paths.Remote)):
+    place = folder / CACHE_FOLDER
+    if config.cache == "never" or (config.engine == "ray" and not isinstance(place, paths.RemotePath)):
         return None
-    small = numbers(part for step in steps for part in step.parts) < KEPT_FROM
+    small = count_logits(part for step in steps for part in step.parts) < CACHE_MIN_LOGITS
     if config.cache == "auto" and small and not place.is_dir():
         return None
-    return Kept(place, versions(chosen))
+    return StateCache(place, state_versions(chosen))
 
 
-def _facts(step: Step, sheet: Pixels | None) -> panels.Facts:
+def _facts(step: Step, sheet: Pixels | None) -> panels.StepInfo:
     provenance = step.parts[0].part.provenance
     warnings = [str(warning) for file in step.parts for warning in file.part.provenance.get("warnings", ())]
-    return panels.Facts(
+    return panels.StepInfo(
         rows=step.rows,
         manifest_rows=step.manifest_rows,
         checkpoint=str(provenance.get("checkpoint", "")),
@@ -220,11 +224,11 @@ def _facts(step: Step, sheet: Pixels | None) -> panels.Facts:
     )
 
 
-def _sheet(run: Place, step: int, say: Callable[[str], None]) -> Pixels | None:
+def _sheet(run: AnyPath, step: int, say: Callable[[str], None]) -> Pixels | None:
     """What stage one drew of the model's inputs; None if it drew none."""
     path = store.preflight_path(run, step, ".png")
     try:
-        return decode.pixels(decode.open_image(path.read_bytes()))
+        return decode.to_array(decode.decode_image(path.read_bytes()))
     except FileNotFoundError:
         return None
     except Exception as error:  # a picture file may fail in any way, and all else can be drawn without this one
@@ -245,23 +249,23 @@ def _spread(numbers: tuple[int, ...], limit: int) -> frozenset[int]:
 
 def _rendered(
     chosen: Mapping[str, panels.Panel],
-    subject: panels.Subject,
+    subject: panels.RunInfo,
     states: Mapping[int, States],
     with_pictures: frozenset[int],
-    pictures: Pictures,
+    pictures: SourceImages,
     threads: int,
 ) -> Iterator[tuple[int, Summary]]:
     """What the panels give, in their order; those that know nothing of each other render on threads."""
-    shown: dict[str, panels.Shown] = {}
-    for together in panels.in_turn(chosen):
+    shown: dict[str, panels.WrittenTag] = {}
+    for together in panels.render_rounds(chosen):
         knows = dataclasses.replace(subject, written=tuple(shown.values()))
 
-        def render(panel: tuple[str, panels.Panel], knows: panels.Subject = knows) -> list[tuple[int, Summary]]:
+        def render(panel: tuple[str, panels.Panel], knows: panels.RunInfo = knows) -> list[tuple[int, Summary]]:
             of_panel = {number: of_step[panel[0]] for number, of_step in states.items()}
             return list(_drawable(panel[1].render(knows, of_panel), with_pictures))
 
-        for summaries in workers.in_order(render, together.items(), threads, len(together)):
-            shown |= {s.tag: panels.Shown(s.tag, type(s), s.description) for _, s in summaries}
+        for summaries in workers.ordered_map(render, together.items(), threads, len(together)):
+            shown |= {s.tag: panels.WrittenTag(s.tag, type(s), s.description) for _, s in summaries}
             pictures.expect(summaries)
             yield from summaries
 
@@ -273,7 +277,9 @@ def _drawable(summaries: Iterator[tuple[int, Summary]], with_pictures: frozenset
             yield step, summary
 
 
-def _drawn(summaries: Iterable[tuple[int, Summary]], pictures: Pictures, threads: int) -> Iterator[tuple[int, Summary]]:
+def _drawn(
+    summaries: Iterable[tuple[int, Summary]], pictures: SourceImages, threads: int
+) -> Iterator[tuple[int, Summary]]:
     """The summaries in their order, pictures drawn and encoded on threads, while the next panel renders; of points the
     files that they are.
     """
@@ -282,13 +288,13 @@ def _drawn(summaries: Iterable[tuple[int, Summary]], pictures: Pictures, threads
     def drawn(item: tuple[int, Summary]) -> list[tuple[int, Summary]]:
         step, summary = item
         if isinstance(summary, Projector):
-            files = events.projector_files(summary, *pictures.sprite(step, summary, threads, left.is_set))
+            files = events.encode_projector(summary, *pictures.sprite(step, summary, threads, left.is_set))
             return [(step, file) for file in files]
         if isinstance(summary, Tiles):
             return [(step, pictures.encode(step, summary))]
-        return [(step, events.encoded(summary) if isinstance(summary, Picture) else summary)]
+        return [(step, events.encode_picture(summary) if isinstance(summary, Picture) else summary)]
 
-    for ready in workers.in_order(drawn, summaries, threads, AHEAD, leaving=left.set):
+    for ready in workers.ordered_map(drawn, summaries, threads, SUMMARIES_AHEAD, leaving=left.set):
         yield from ready
 
 
@@ -304,7 +310,7 @@ def _made_from(
         "panels": names,
         "image_root": root,
         "log_every": config.log_every,
-        "code": log_folder.program(),
+        "code": log_folder.code_digest(),
         "sheets": drawn,
     }
-    return digest_of(record)
+    return digest_records(record)
