@@ -16,12 +16,3 @@ class DamagedError(InputError):
 def first_line(error: BaseException) -> str:
     """First line of an exception's message, or its type's name."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def plural(number: int, one: str, many: str = "") -> str:
-    """A number and what it counts, for a message.
-
-    >>> plural(1, "part"), plural(1200, "part"), plural(0, "class", "classes")
-    ('1 part', '1,200 parts', '0 classes')
-    """
-    return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -1,8 +1,6 @@
 """What a panel may ask to be drawn: a closed set of plain values. Knows nothing of TensorBoard or its encoding."""
 
-import itertools
-import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -189,27 +187,3 @@ Summary = (
     | File
     | Projector
 )
-
-
-def escape_markdown(text: str) -> str:
-    r"""A text that Markdown shows as it is, in a table too: on one line; code between backticks stays code.
-
-    >>> print(escape_markdown("a|b *c*"), escape_markdown("_d_e"), escape_markdown("![f](g)"))
-    a\|b \*c\* \_d_e !\[f](g)
-    """
-    return re.sub(r"[\\|*]|\[(?=[^\]]*\]\()|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", " ".join(text.split()))
-
-
-def unique_names(texts: Sequence[str], taken: Collection[str] = ()) -> tuple[str, ...]:
-    r"""Texts as ends of tags: on one line, no two alike and none among those that are taken.
-
-    >>> unique_names(["a/b", "x\n y", "x y", "all", ""], ["all"])
-    ('a/b', 'x y', 'x y (2)', 'all (2)', 'unnamed')
-    """
-    used, found = set(taken), []
-    for text in texts:
-        line = " ".join(text.split()) or "unnamed"
-        free = next(t for i in itertools.count(1) if (t := line if i == 1 else f"{line} ({i})") not in used)
-        used.add(free)
-        found.append(free)
-    return tuple(found)

@@ -285,18 +285,6 @@ def test_tiles_that_are_drawn_at_once_are_those_that_are_drawn_in_turn() -> None
         assert list(pool.map(drawn, (i % 50 for i in range(400)))) == in_turn
 
 
-@given(st.floats(0, 1) | st.floats(0, 1e-3) | st.floats(1 - 1e-3, 1))
-@example(0.99951)
-@example(0.00049)
-def test_percent_never_says_all_or_nothing_unless_it_is(share: float) -> None:
-    said = draw.percent(share)
-    assert (said == "100 %") == (share == 1)
-    assert (said == "0 %") == (share == 0)
-    assert said not in ("100.0 %", "0.0 %")
-    if "<" not in said and ">" not in said:
-        assert float(said.removesuffix(" %")) == pytest.approx(100 * share, abs=0.0501)
-
-
 # The report card
 
 

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from predboard import VisualizeConfig, visualize
-from predboard.summaries import escape_markdown
+from predboard.formatting import escape_markdown
 from tensorboard.util import tensor_util
 
 from tests import toy

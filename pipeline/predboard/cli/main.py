@@ -40,7 +40,8 @@ from predboard.config import (
     Side,
     VisualizeConfig,
 )
-from predboard.errors import InputError, first_line, plural
+from predboard.errors import InputError, first_line
+from predboard.formatting import plural
 from predboard.parallel import pool as workers
 from predboard.storage.paths import AnyPath, RemotePath, is_in_memory, is_uri, parse_path
 

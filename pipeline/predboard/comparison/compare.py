@@ -19,7 +19,8 @@ from predboard.comparison.report import Side
 from predboard.config import CompareConfig
 from predboard.drawing import canvas
 from predboard.drawing.comparison import PairTileText, SidePrediction, draw_pair_tile
-from predboard.errors import InputError, plural
+from predboard.errors import InputError
+from predboard.formatting import plural
 from predboard.images import decode
 from predboard.parallel import pool
 from predboard.predictions.table import digest_records

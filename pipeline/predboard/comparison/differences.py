@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard.comparison.join import REQUIRED_COLUMNS, ClassMapping, JoinedRows, join_rows
+from predboard.formatting import unique_names
 from predboard.metrics import calibration, classification
 from predboard.metrics import counts as tally
 from predboard.metrics import slices as slicing
@@ -22,7 +23,7 @@ from predboard.metrics.counts import Z95, CountMetrics, Counts, sign_test, wilso
 from predboard.metrics.slices import SliceSums, empty_slices, list_slices, measure_slices, slice_names
 from predboard.state import FIXED_UNIT, Counted, fixed, merge, summed
 from predboard.storage.runs import Step
-from predboard.summaries import Metric, unique_names
+from predboard.summaries import Metric
 
 OLD_COLUMNS = REQUIRED_COLUMNS | {"confidence", "loss", "digest"}
 NEW_COLUMNS = OLD_COLUMNS | slicing.COLUMNS

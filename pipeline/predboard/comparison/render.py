@@ -10,8 +10,8 @@ from predboard.comparison.changes import Examples
 from predboard.comparison.differences import Comparison, Difference, Flips
 from predboard.comparison.report import SHOWN, Side
 from predboard.drawing import comparison
-from predboard.drawing.canvas import percent
 from predboard.drawing.comparison import DifferenceLine
+from predboard.formatting import percent
 from predboard.metrics.counts import wilson_intervals
 from predboard.metrics.seriation import seriate
 from predboard.summaries import Picture, Pixels, Scalar, Summary, Text, Tiles

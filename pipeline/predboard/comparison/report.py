@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from predboard import csv_lines
 from predboard.comparison.differences import Comparison, Difference, Flips
 from predboard.csv_lines import TextCodes
-from predboard.drawing.canvas import percent, signed
-from predboard.errors import plural
+from predboard.formatting import escape_markdown, percent, plural, signed
 from predboard.storage.runs import Step
-from predboard.summaries import Metric, escape_markdown
+from predboard.summaries import Metric
 from predboard.visualization import log_folder
 
 COMPARE_FILE = log_folder.COMPARE_FILE

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from predboard.formatting import compact, percent
 from predboard.summaries import Pixels
 
 WIDTH_PX, HEIGHT_PX = 350, 215
@@ -185,28 +186,6 @@ class Canvas:
     def pixels(self) -> Pixels:
         """What is on it so far, [height, width, 3] uint8."""
         return np.asarray(self.image)
-
-
-def percent(share: float) -> str:
-    """A share as people read it: never 100 % or 0 % unless it is.
-
-    >>> percent(0.9996), percent(1.0), percent(0.0003), percent(0.123)
-    ('>99.9 %', '100 %', '<0.1 %', '12.3 %')
-    """
-    if share >= 1 or share <= 0:
-        return f"{100 * share:.0f} %"
-    if share >= 0.9995:
-        return ">99.9 %"
-    return "<0.1 %" if share < 0.0005 else f"{100 * share:.1f} %"
-
-
-def signed(value: float, digits: int = 0) -> str:
-    """A number with its sign, a real minus.
-
-    >>> signed(1.25, 1), signed(-3), signed(0), signed(-0.04, 1)
-    ('+1.2', '−3', '0', '−0.0')
-    """
-    return f"{'+' if value > 0 else '−' if value < 0 else ''}{abs(value):,.{digits}f}"
 
 
 @dataclass(frozen=True)
@@ -601,17 +580,6 @@ def _heat(of: ConfusionOverview, start: int, stop: int, side: int) -> Pixels:
     colour = np.where(both > 0, 255 + (mix - 255) * np.sqrt(np.minimum(both, 1)), 246)
     pixel = np.repeat(np.arange(cells), np.diff(np.rint(np.arange(cells + 1) * side / cells).astype(int)))
     return np.rint(colour).astype(np.uint8)[pixel][:, pixel]
-
-
-def compact(number: int) -> str:
-    """Four characters at most, for a cell.
-
-    >>> compact(940), compact(1234), compact(56789), compact(4_000_000)
-    ('940', '1234', '57k', '4M')
-    """
-    if number < 10_000:
-        return str(number)
-    return f"{number / 1e3:.0f}k" if number < 999_500 else f"{number / 1e6:.0f}M"
 
 
 def write_upright(canvas: Canvas, text: str, x: int, bottom: int, length: int, size: int) -> None:

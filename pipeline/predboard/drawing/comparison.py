@@ -26,11 +26,9 @@ from predboard.drawing.canvas import (
     Canvas,
     Colour,
     begin_tile,
-    compact,
-    percent,
-    signed,
     write_upright,
 )
+from predboard.formatting import compact, percent, signed
 from predboard.summaries import Pixels
 
 PALE: Colour = (246, 246, 246)

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from predboard.comparison.differences import Difference
-from predboard.errors import InputError, plural
+from predboard.errors import InputError
+from predboard.formatting import plural
 from predboard.gating.rules import Rule, nearest_names, pattern_of
 from predboard.summaries import Metric
 

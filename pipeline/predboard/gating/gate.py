@@ -18,8 +18,9 @@ from predboard import panels
 from predboard.comparison import join
 from predboard.comparison.differences import IDENTICAL_METHOD, Comparison, Difference, count_pairs
 from predboard.config import GateConfig
-from predboard.errors import InputError, plural
+from predboard.errors import InputError
 from predboard.evaluation.fold import States, measure_run
+from predboard.formatting import plural
 from predboard.gating import reports, rules
 from predboard.gating.evaluate import BaselineChange, GateResult, check_complete, evaluate_rule, match_names
 from predboard.gating.rules import Rule, pattern_of

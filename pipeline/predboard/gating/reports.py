@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from predboard.errors import plural
+from predboard.formatting import plural, unique_names
 from predboard.gating.evaluate import (
     SEVERITY,
     Finding,
@@ -20,7 +20,6 @@ from predboard.gating.evaluate import (
     format_number,
     group_name,
 )
-from predboard.summaries import unique_names
 
 GATE_FORMAT = 1
 

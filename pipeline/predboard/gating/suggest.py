@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Mapping
 
 from predboard.comparison.differences import Difference
-from predboard.errors import plural
+from predboard.formatting import plural
 from predboard.gating.evaluate import format_change, format_number, group_name
 from predboard.gating.rules import Rule
 from predboard.summaries import Metric

@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from predboard import user_code
 from predboard.config import InferConfig
-from predboard.errors import InputError, plural
+from predboard.errors import InputError
+from predboard.formatting import plural
 from predboard.images import datasets, preprocessing, sources
 from predboard.images import loader as loading
 from predboard.inference import resume

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from predboard.drawing import canvas
-from predboard.errors import InputError, plural
+from predboard.errors import InputError
+from predboard.formatting import plural
 from predboard.images import decode, preprocessing
 from predboard.images.loader import image_size
 from predboard.images.preprocessing import Recipe

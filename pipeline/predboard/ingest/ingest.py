@@ -18,7 +18,8 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from predboard.config import ImportConfig, ScoreKind
-from predboard.errors import InputError, plural
+from predboard.errors import InputError
+from predboard.formatting import plural
 from predboard.images import decode, sources
 from predboard.images import loader as loading
 from predboard.inference import resume

@@ -10,7 +10,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from predboard.config import ImportConfig
-from predboard.errors import InputError, plural
+from predboard.errors import InputError
+from predboard.formatting import plural
 from predboard.images import sources
 from predboard.ingest import scores
 from predboard.predictions.table import hash_refs, rename_reserved_columns

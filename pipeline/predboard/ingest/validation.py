@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard import config
-from predboard.errors import InputError, plural
+from predboard.errors import InputError
+from predboard.formatting import plural
 from predboard.predictions.table import MIN_PROBABILITY, to_log_probabilities
 
 ScoreArray = NDArray[np.floating[Any]]

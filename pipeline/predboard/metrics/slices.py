@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from predboard.formatting import unique_names
 from predboard.predictions.table import ALL_MANIFEST_COLUMNS, IMAGE_PROPERTIES, Predictions
 from predboard.state import Groups, StatesByName
-from predboard.summaries import unique_names
 
 MAX_TEXTS = 1000
 """Distinct texts of a column; one with more is an identifier rather than a kind of image."""

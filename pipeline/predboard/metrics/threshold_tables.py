@@ -3,11 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from predboard.drawing.canvas import percent
+from predboard.formatting import escape_markdown, percent
 from predboard.metrics import score_histograms
 from predboard.metrics.counts import CountMetrics, wilson_interval
 from predboard.metrics.score_histograms import ScoreHistograms, positives_by_threshold
-from predboard.summaries import escape_markdown
 
 CountArray = NDArray[np.int64]
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from predboard.drawing import canvas
-from predboard.drawing.canvas import ReliabilityBin, percent
+from predboard.drawing.canvas import ReliabilityBin
+from predboard.formatting import percent
 from predboard.metrics import calibration, classification, threshold_tables
 from predboard.metrics.calibration import Calibration, ConformalSets, TemperatureFit, conformal_sets
 from predboard.metrics.classification import MetricState

@@ -8,12 +8,12 @@ import numpy as np
 
 from predboard import csv_lines
 from predboard.csv_lines import TextCodes
-from predboard.drawing import canvas
+from predboard.formatting import escape_markdown, percent, unique_names
 from predboard.metrics import classification, counts
 from predboard.metrics.classification import OF_A_CLASS, CountState, MetricState, class_metrics
 from predboard.panels import Direction, RunInfo
 from predboard.predictions.table import Predictions, Run
-from predboard.summaries import File, LineChart, Metric, Metrics, Scalar, Summary, Text, escape_markdown, unique_names
+from predboard.summaries import File, LineChart, Metric, Metrics, Scalar, Summary, Text
 
 CURVES = ("precision", "recall", "f1", "average_precision")
 
@@ -125,7 +125,7 @@ def _with_interval(figure: Metric | None) -> tuple[str, str]:
     if figure is None or figure.interval is None:
         return "–", "–"
     lower, upper = figure.interval
-    return canvas.percent(figure.value), f"{100 * lower:.1f} to {100 * upper:.1f}"
+    return percent(figure.value), f"{100 * lower:.1f} to {100 * upper:.1f}"
 
 
 def _csv(states: Mapping[int, CountState | MetricState], names: tuple[str, ...]) -> bytes:

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from predboard import csv_lines
 from predboard.csv_lines import TextCodes
 from predboard.drawing import canvas
+from predboard.formatting import escape_markdown, percent, unique_names
 from predboard.metrics.counts import CountMetrics, Counts, CountsPanel, wilson_intervals
 from predboard.metrics.seriation import Seriation, seriate
 from predboard.panels import RunInfo, TwoPass
 from predboard.predictions.table import Predictions, Run, no_tile_rows
 from predboard.state import Lowest
-from predboard.summaries import File, Picture, Pixels, Summary, Text, Tiles, escape_markdown, unique_names
+from predboard.summaries import File, Picture, Pixels, Summary, Text, Tiles
 
 PAIRS = 100
 """Rows of the table: TensorBoard slows down above 200."""
@@ -197,7 +198,7 @@ def _table(scores: CountMetrics, names: tuple[str, ...]) -> str:
             escape_markdown(names[true[at]]),
             escape_markdown(names[predicted[at]]),
             f"{count[at]:,}",
-            *(canvas.percent(float(share)) for share in shares),
+            *(percent(float(share)) for share in shares),
             f"{columns['lift'][i]:#.2g}" if columns["lift"][i] < 9.95 else f"{columns['lift'][i]:,.0f}",
             f"{columns['reverse'][i]:,}",
         ]

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from predboard import csv_lines
 from predboard.csv_lines import TextCodes
-from predboard.drawing import canvas
+from predboard.formatting import escape_markdown, percent
 from predboard.panels import Direction, RunInfo, TwoPass
 from predboard.predictions.table import TOP_CLASSES, Predictions, Run, TileRows, mix, no_tile_rows
 from predboard.state import FIXED_UNIT, Counted, Lowest, summed
-from predboard.summaries import File, Metric, Metrics, Scalar, Summary, Text, Tiles, escape_markdown
+from predboard.summaries import File, Metric, Metrics, Scalar, Summary, Text, Tiles
 
 SALT = 8
 """Of the hashes that look for equal pictures."""
@@ -190,7 +190,7 @@ class Panel:
         exact = bool(np.nanmin(low) > 1 / (TOP_CLASSES + 1)) or len(names) <= TOP_CLASSES
         parts = [
             f"**{int(again.suspected):,} of {labelled:,} labels are suspected**; confident learning (Northcutt et al. "
-            f"2021) estimates that {canvas.percent(share)} are wrong. The images must not have been trained on: "
+            f"2021) estimates that {percent(share)} are wrong. The images must not have been trained on: "
             "a model that has seen a wrong label agrees with it.",
             "A class stands out on an image if it gets at least the probability that it gets on its own images on "
             "average. A label is suspected where another class stands out more and the model predicts another class. "
@@ -216,8 +216,8 @@ class Panel:
                 "|---:|---|---|---|---:|---:|"
             )
             for i in range(min(len(rows["id"]), self.listed)):
-                p = canvas.percent(float(np.exp(-rows["loss"][i])))
-                q = canvas.percent(_probability(rows, i))
+                p = percent(float(np.exp(-rows["loss"][i])))
+                q = percent(_probability(rows, i))
                 label, suspected = names[rows["label"][i]], names[rows["suspected"][i]]
                 image = escape_markdown(str(rows["image"][i] or ""))
                 parts[-1] += (

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from predboard.formatting import unique_names
 from predboard.metrics import counts
 from predboard.metrics.counts import Counts
 from predboard.panels import RunInfo
 from predboard.predictions.table import TILE_COLUMNS, Predictions, Run, mix, no_tile_rows
 from predboard.state import Lowest
-from predboard.summaries import Summary, Tiles, unique_names
+from predboard.summaries import Summary, Tiles
 
 SALT = 3
 """Of the hash that draws the samples."""

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from predboard.formatting import unique_names
 from predboard.metrics import counts as tally
 from predboard.metrics.counts import Counts
 from predboard.panels import RunInfo
 from predboard.predictions.table import Predictions, Run
 from predboard.state import summed
-from predboard.summaries import Histogram, Summary, unique_names
+from predboard.summaries import Histogram, Summary
 
 BINS = 30
 """What TensorBoard draws, whatever it is given."""

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from predboard.drawing import canvas
+from predboard.formatting import escape_markdown, percent, unique_names
 from predboard.metrics import classification, score_histograms
 from predboard.metrics import counts as tally
 from predboard.metrics.classification import MetricState
@@ -32,8 +32,6 @@ from predboard.summaries import (
     Summary,
     Text,
     Tiles,
-    escape_markdown,
-    unique_names,
 )
 
 SHEET = "report/what_the_model_sees"
@@ -122,7 +120,7 @@ def _what(subject: RunInfo, step: int, evidence: MetricState) -> str:
     lower, upper = accuracy.interval
     wrong = evidence.scores.counted - int(evidence.scores.hits.sum())
     return (
-        f"{said}: **{canvas.percent(accuracy.value)} right** (95 % interval {100 * lower:.1f} to {100 * upper:.1f}), "
+        f"{said}: **{percent(accuracy.value)} right** (95 % interval {100 * lower:.1f} to {100 * upper:.1f}), "
         f"{wrong:,} wrong of {evidence.scores.counted:,} that count."
     )
 
@@ -158,7 +156,7 @@ def _confusions(subject: RunInfo, state: State) -> Iterator[str]:
     for true, predicted, n in scores.pairs(1):
         if n >= max(3, wrong / 20) and (common is None or (true, predicted) != common[0]):
             yield (
-                f"{canvas.percent(n / wrong)} of all errors are {_pair(names, true, predicted)} "
+                f"{percent(n / wrong)} of all errors are {_pair(names, true, predicted)} "
                 f"({n:,} of {wrong:,}): {_gallery(subject, true, predicted)}."
             )
 
@@ -183,9 +181,9 @@ def _classes(subject: RunInfo, scores: CountMetrics) -> Iterator[str]:
             tag = f"predictions/{names[c]}"
             where = f": open `{tag}`" if subject.has(tag) else ""
             yield (
-                f"**{escape_markdown(names[c])}** is found least: recall {canvas.percent(float(scores.recall[c]))} "
+                f"**{escape_markdown(names[c])}** is found least: recall {percent(float(scores.recall[c]))} "
                 f"({100 * lower:.1f} to {100 * upper:.1f}), "
-                f"all images together {canvas.percent(scores.accuracy)}{where}."
+                f"all images together {percent(scores.accuracy)}{where}."
             )
     if scores.counted and len(names) > 1:
         surplus = scores.predictions - scores.support
@@ -210,8 +208,8 @@ def _certainty(subject: RunInfo, evidence: MetricState) -> Iterator[str]:
         where = next((s.tag for s in subject.written if s.tag.startswith("calibration/") and s.kind is Picture), None)
         kind = "too sure of itself" if gap > 0 else "less sure than it could be"
         yield (
-            f"The model is {kind}: its probabilities promise {canvas.percent(mean)} right, "
-            f"{canvas.percent(evidence.scores.accuracy)} are{f': open `{where}`' if where else ''}."
+            f"The model is {kind}: its probabilities promise {percent(mean)} right, "
+            f"{percent(evidence.scores.accuracy)} are{f': open `{where}`' if where else ''}."
         )
 
 
@@ -224,8 +222,8 @@ def _over_steps(states: Mapping[int, State]) -> Iterator[str]:
     best = max(counted, key=lambda step: (counted[step].scores.accuracy, -step))
     if counted[best].scores.accuracy > counted[last].scores.accuracy:
         yield (
-            f"Step {best} was the most accurate: {canvas.percent(counted[best].scores.accuracy)}, "
-            f"the last step {canvas.percent(counted[last].scores.accuracy)}."
+            f"Step {best} was the most accurate: {percent(counted[best].scores.accuracy)}, "
+            f"the last step {percent(counted[last].scores.accuracy)}."
         )
     least = min(counted, key=lambda step: (counted[step].scores.nll, step))
     if counted[least].scores.nll < 0.98 * counted[last].scores.nll:
@@ -275,13 +273,13 @@ def _details(subject: RunInfo, scores: CountMetrics) -> str:
     for i, c in enumerate(scores.worst(5).tolist(), 1):
         lower, upper = wilson_interval(int(scores.hits[c]), int(scores.support[c]))
         worst.append(
-            f"{i}. {escape_markdown(names[c])}: recall {canvas.percent(float(scores.recall[c]))} ({100 * lower:.1f} to "
+            f"{i}. {escape_markdown(names[c])}: recall {percent(float(scores.recall[c]))} ({100 * lower:.1f} to "
             f"{100 * upper:.1f}; {scores.hits[c]:,} of {scores.support[c]:,}), "
-            f"precision {canvas.percent(float(scores.precision[c]))}"
+            f"precision {percent(float(scores.precision[c]))}"
         )
     pairs = [
         f"{i}. {escape_markdown(names[t])} → {escape_markdown(names[p])}: {n:,} images, "
-        f"{canvas.percent(n / scores.support[t])} of {escape_markdown(names[t])}"
+        f"{percent(n / scores.support[t])} of {escape_markdown(names[t])}"
         for i, (t, p, n) in enumerate(scores.pairs(5), 1)
     ]
     blocks = [("### Worst classes", worst), ("### Most frequent confusions, true → predicted", pairs)]

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard.drawing import canvas
+from predboard.formatting import escape_markdown, unique_names
 from predboard.metrics import slices as slicing
 from predboard.metrics.counts import Z95, wilson_interval
 from predboard.metrics.slices import (
@@ -30,7 +31,7 @@ from predboard.metrics.slices import (
 from predboard.panels import Direction, RunInfo
 from predboard.predictions.table import Predictions, Run
 from predboard.state import FIXED_UNIT, summed
-from predboard.summaries import File, Metric, Metrics, Picture, Scalar, Summary, Text, escape_markdown, unique_names
+from predboard.summaries import File, Metric, Metrics, Picture, Scalar, Summary, Text
 
 CUT = 100.0
 """Nats at which a loss is cut in the mean and variance of a slice, so that one absurd row is not all that counts."""

@@ -23,7 +23,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
-from predboard.errors import InputError, first_line, plural
+from predboard.errors import InputError, first_line
+from predboard.formatting import plural
 from predboard.parallel.scheduler import Died, Worker
 
 X = TypeVar("X")

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from predboard.errors import DamagedError, InputError, plural
+from predboard.errors import DamagedError, InputError
+from predboard.formatting import plural
 from predboard.predictions.table import Part, Predictions, RowCount
 from predboard.storage import runs, timing
 from predboard.storage.paths import AnyPath

@@ -31,7 +31,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from predboard.errors import DamagedError, InputError, first_line, plural
+from predboard.errors import DamagedError, InputError, first_line
+from predboard.formatting import plural
 from predboard.parallel import pool
 from predboard.predictions.table import (
     ALL_MANIFEST_COLUMNS,

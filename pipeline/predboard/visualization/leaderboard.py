@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import filelock
 
 from predboard.drawing import canvas
-from predboard.errors import InputError, plural
+from predboard.errors import InputError
+from predboard.formatting import escape_markdown, plural
 from predboard.predictions.table import digest_records, hash64
 from predboard.storage import paths
 from predboard.storage.paths import AnyPath
 from predboard.storage.runs import explain_write_errors
-from predboard.summaries import Picture, Summary, Text, escape_markdown
+from predboard.summaries import Picture, Summary, Text
 from predboard.visualization import events, log_folder, summary_json
 
 LOCK_TIMEOUT_SECONDS = 60

@@ -15,9 +15,10 @@ from tqdm import tqdm
 
 from predboard import panels
 from predboard.config import VisualizeConfig
-from predboard.errors import InputError, first_line, plural
+from predboard.errors import InputError, first_line
 from predboard.evaluation.cache import CACHE_FOLDER, StateCache, state_versions
 from predboard.evaluation.fold import CACHE_MIN_LOGITS, States, count_logits, measure_run
+from predboard.formatting import plural
 from predboard.images import decode
 from predboard.parallel import pool as workers
 from predboard.parallel import ray_cluster

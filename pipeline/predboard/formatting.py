@@ -1,0 +1,124 @@
+"""Write numbers, names and tables as people read them. It knows nothing of what they stand for."""
+
+import itertools
+import re
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+
+def plural(number: int, one: str, many: str = "") -> str:
+    """Return a number and what it counts.
+
+    >>> plural(1, "part"), plural(1200, "part"), plural(0, "class", "classes")
+    ('1 part', '1,200 parts', '0 classes')
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def percent(share: float) -> str:
+    """Return a share as people read it: never 100 % or 0 % unless it is exactly that.
+
+    >>> percent(0.9996), percent(1.0), percent(0.0003), percent(0.123)
+    ('>99.9 %', '100 %', '<0.1 %', '12.3 %')
+    """
+    if share >= 1 or share <= 0:
+        return f"{100 * share:.0f} %"
+    if share >= 0.9995:
+        return ">99.9 %"
+    return "<0.1 %" if share < 0.0005 else f"{100 * share:.1f} %"
+
+
+def signed(value: float, digits: int = 0) -> str:
+    """Return a number with its sign, with a typographic minus.
+
+    >>> signed(1.25, 1), signed(-3), signed(0), signed(-0.04, 1)
+    ('+1.2', '−3', '0', '−0.0')
+    """
+    return f"{'+' if value > 0 else '−' if value < 0 else ''}{abs(value):,.{digits}f}"
+
+
+def compact(number: int) -> str:
+    """Return a number in at most four characters.
+
+    >>> compact(940), compact(1234), compact(56789), compact(4_000_000)
+    ('940', '1234', '57k', '4M')
+    """
+    if number < 10_000:
+        return str(number)
+    return f"{number / 1e3:.0f}k" if number < 999_500 else f"{number / 1e6:.0f}M"
+
+
+def either(words: Sequence[str]) -> str:
+    """Join words that exclude each other.
+
+    >>> either(["a", "b", "c"]), either(["a"])
+    ('a, b or c', 'a')
+    """
+    return " or ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
+
+
+def nearest_names(word: Any, words: Collection[str], limit: int = 3) -> list[str]:
+    """Return the words most like another, whatever their case; those that end with it come first.
+
+    >>> nearest_names("acuracy", ["nll", "accuracy", "mcc"]), nearest_names("ece", ["mce", "calibration/ece"], 1)
+    (['accuracy'], ['calibration/ece'])
+    """
+    import difflib  # 5 ms, for messages alone
+
+    asked, lower = str(word).lower(), {known.lower(): known for known in words}
+    ends = [known for known in lower if asked and known.endswith(asked)]
+    like = difflib.get_close_matches(asked, lower, limit, 0.5)
+    return [lower[name] for name in dict.fromkeys([*ends, *like])][:limit]
+
+
+def did_you_mean(word: Any, words: Collection[str]) -> str:
+    """Return the end of a message that names what a person may have meant; nothing if no word is near.
+
+    >>> did_you_mean("--reszie", ["--resize", "--crop"]), did_you_mean("x", ["--crop"])
+    ('; did you mean --resize?', '')
+    """
+    near = nearest_names(word, words, 1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def unique_names(texts: Sequence[str], taken: Collection[str] = ()) -> tuple[str, ...]:
+    r"""Make texts usable as ends of tags: on one line, all different, and none among those that are taken.
+
+    >>> unique_names(["a/b", "x\n y", "x y", "all", ""], ["all"])
+    ('a/b', 'x y', 'x y (2)', 'all (2)', 'unnamed')
+    """
+    used, names = set(taken), []
+    for text in texts:
+        line = " ".join(text.split()) or "unnamed"
+        free = next(t for i in itertools.count(1) if (t := line if i == 1 else f"{line} ({i})") not in used)
+        used.add(free)
+        names.append(free)
+    return tuple(names)
+
+
+def escape_markdown(text: str) -> str:
+    r"""Make Markdown show text as it is, also in a table: on one line; code between backticks stays code.
+
+    >>> print(escape_markdown("a|b *c*"), escape_markdown("_d_e"), escape_markdown("![f](g)"))
+    a\|b \*c\* \_d_e !\[f](g)
+    """
+    return re.sub(r"[\\|*]|\[(?=[^\]]*\]\()|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", " ".join(text.split()))
+
+
+def markdown_table(titles: Sequence[str], alignment: str, rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table. The cells are written as they are: escape names with `escape_markdown`.
+
+    Args:
+        titles: title of each column.
+        alignment: a letter for each column, `l` for left and `r` for right.
+        rows: cells of each row.
+
+    >>> print(markdown_table(("class", "images"), "lr", [("cat", "12"), ("dog", "7")]))
+    | class | images |
+    |---|---:|
+    | cat | 12 |
+    | dog | 7 |
+    """
+    head = f"|{'|'.join(f' {title} ' if title else ' ' for title in titles)}|"
+    rule = f"|{'|'.join('---:' if letter == 'r' else '---' for letter in alignment)}|"
+    return "\n".join([head, rule, *(f"| {' | '.join(row)} |" for row in rows)])
