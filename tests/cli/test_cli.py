@@ -225,7 +225,9 @@ def test_class_folders_that_do_not_fit_the_outputs(
 def test_a_checkpoint_of_another_model(command: Callable[..., Outcome], kept: Place, tmp_path: Path) -> None:
     torch.save({"head.weight": torch.zeros(5, 3), "tail": torch.zeros(1)}, tmp_path / "other.pt")
     outcome = command("infer", *kept.flags(out=tmp_path / "out", checkpoint=tmp_path / "other.pt"))
-    refused(outcome, r"other\.pt is of another model: missing head\.bias; unknown tail; of another shape: head\.weight")
+    refused(
+        outcome, r"other\.pt belongs to another model: missing head\.bias; unknown tail; different shape: head\.weight"
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"\x80\x02}q\x00."])
@@ -235,7 +237,8 @@ def test_a_checkpoint_that_is_none(
     (tmp_path / "bad.pt").write_bytes(content)
     refused(command("infer", *kept.flags(out=tmp_path / "out", checkpoint=tmp_path / "bad.pt")), r"bad\.pt")
     refused(
-        command("infer", *kept.flags(checkpoint=tmp_path / "gone.pt")), r"no checkpoint .*gone\.pt: \S+ has bad\.pt$"
+        command("infer", *kept.flags(checkpoint=tmp_path / "gone.pt")),
+        r"there is no checkpoint .*gone\.pt: \S+ has bad\.pt$",
     )
 
 

@@ -1,9 +1,9 @@
-"""Checkpoints in all their wrappings, moving averages, and files that would run code."""
+"""Checkpoints in all their wrappings, moving averages, files that would run code, digests and steps."""
 
 import argparse
 import pickle
+import re
 import sys
-from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,11 @@ import pytest
 from predboard.cli import main
 from predboard.errors import InputError
 from predboard.models import checkpoints
-from predboard.models.factory import digest_weights
+from predboard.models.checkpoints import assign_steps, digest_weights, step_or_zero
+from predboard.models.network import Network
 
 from tests import toy
+from tests.models.nets import net
 
 if TYPE_CHECKING:
     import torch
@@ -27,26 +29,19 @@ def load_weights(module: "torch.nn.Module", file: Path, **options: Any) -> None:
     checkpoints.load(module, checkpoints.read(file, **options), file)
 
 
-def _net(seed: int = 0) -> Any:
-    torch.manual_seed(seed)
-    return torch.nn.Sequential(
-        OrderedDict(conv=torch.nn.Conv2d(3, 4, 3), norm=torch.nn.BatchNorm2d(4), fc=torch.nn.Linear(4, 2))
-    )
-
-
 class _Wrapper(torch.nn.Module):
     """A model whose own names begin with a prefix that wrappers use."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
-        self.model = _net(seed)
+        self.model = net(seed)
 
 
 @pytest.mark.parametrize(
     "prefix", ["", "module.", "_orig_mod.", "model.", "net.", "module._orig_mod.", "_orig_mod.module.", "model.net."]
 )
 @pytest.mark.parametrize("path", [(), ("state_dict",), ("model",), ("model_state_dict",), ("model", "state_dict")])
-@pytest.mark.parametrize("own", [_net, _Wrapper])
+@pytest.mark.parametrize("own", [net, _Wrapper])
 def test_wrapped_checkpoints_load(tmp_path: Path, prefix: str, path: tuple[str, ...], own: Any) -> None:
     trained = own(1)
     stored: Any = {prefix + name: value for name, value in trained.state_dict().items()}
@@ -60,10 +55,10 @@ def test_wrapped_checkpoints_load(tmp_path: Path, prefix: str, path: tuple[str, 
 
 
 def test_old_containers_and_missing_counters_load(tmp_path: Path) -> None:
-    trained = _net(1)
+    trained = net(1)
     state = {k: v for k, v in trained.state_dict().items() if not k.endswith("num_batches_tracked")}
     torch.save(state, tmp_path / "old.th", _use_new_zipfile_serialization=False)
-    module = _net(2)
+    module = net(2)
     load_weights(module, tmp_path / "old.th")
     assert digest_weights(module) == digest_weights(trained)
 
@@ -75,11 +70,11 @@ def _without(state: dict[str, Any], name: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: _without(s, "fc.bias"), r"is of another model: missing fc\.bias$"),
-        (lambda s: {**s, "head.weight": s["fc.bias"]}, r"is of another model: unknown head\.weight$"),
+        (lambda s: _without(s, "fc.bias"), r"belongs to another model: missing fc\.bias$"),
+        (lambda s: {**s, "head.weight": s["fc.bias"]}, r"belongs to another model: unknown head\.weight$"),
         (
             lambda s: {**s, "fc.weight": torch.zeros(9, 4)},
-            r"is of another model: of another shape: fc\.weight is \[9, 4\], the model has \[2, 4\]$",
+            r"belongs to another model: different shape: fc\.weight is \[9, 4\], the model has \[2, 4\]$",
         ),
         (
             lambda s: {"module.a": s["fc.bias"], "module.b": s["fc.bias"]},
@@ -97,8 +92,8 @@ def _without(state: dict[str, Any], name: str) -> dict[str, Any]:
     ],
 )
 def test_a_checkpoint_of_something_else_is_one_line(tmp_path: Path, change: Any, message: str) -> None:
-    torch.save(change(dict(_net().state_dict())), tmp_path / "c.pt")
-    module = _net(2)
+    torch.save(change(dict(net().state_dict())), tmp_path / "c.pt")
+    module = net(2)
     before = digest_weights(module)
     with pytest.raises(InputError, match=message) as raised:
         load_weights(module, tmp_path / "c.pt")
@@ -119,12 +114,12 @@ class _Touches:
 
 def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path) -> None:
     touched = tmp_path / "touched"
-    torch.save({"state_dict": _net().state_dict(), "callback": _Touches(touched)}, tmp_path / "new.pt")
+    torch.save({"state_dict": net().state_dict(), "callback": _Touches(touched)}, tmp_path / "new.pt")
     (tmp_path / "plain.pkl").write_bytes(pickle.dumps(_Touches(touched)))
-    torch.save(_net(), tmp_path / "whole.pt")
+    torch.save(net(), tmp_path / "whole.pt")
     for name in ("new.pt", "plain.pkl", "whole.pt"):
-        with pytest.raises(InputError, match=rf"{name} cannot be loaded as weights: ") as raised:
-            load_weights(_net(), tmp_path / name)
+        with pytest.raises(InputError, match=rf"{name} cannot be read as weights: ") as raised:
+            load_weights(net(), tmp_path / name)
         assert "\n" not in str(raised.value)
     assert not touched.exists()
     pickle.loads((tmp_path / "plain.pkl").read_bytes())
@@ -134,13 +129,13 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path) -> None:
 def test_a_missing_or_broken_checkpoint_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("no weights")
     (tmp_path / "empty.pt").touch()
-    torch.save(_net().state_dict(), tmp_path / "whole.pt")
+    torch.save(net().state_dict(), tmp_path / "whole.pt")
     (tmp_path / "half.pt").write_bytes((tmp_path / "whole.pt").read_bytes()[:2000])
     with pytest.raises(InputError, match=r"missing\.pt: \S+ has empty\.pt, half\.pt, text\.pt, …$"):
-        load_weights(_net(), tmp_path / "missing.pt")
+        load_weights(net(), tmp_path / "missing.pt")
     for name in ("text.pt", "empty.pt", "half.pt"):
-        with pytest.raises(InputError, match=rf"{name} cannot be loaded as weights") as raised:
-            load_weights(_net(), tmp_path / name)
+        with pytest.raises(InputError, match=rf"{name} cannot be read as weights") as raised:
+            load_weights(net(), tmp_path / name)
         assert "\n" not in str(raised.value)
 
 
@@ -155,12 +150,8 @@ def test_code_in_a_checkpoint_does_not_run_from_the_command_line_unless_it_is_tr
     assert done.returncode == 2
     assert not touched.exists()
     last = done.stderr.splitlines()[-1]
-    assert last.startswith(
-        f"predboard: {tmp_path / 'evil.pt'} cannot be loaded as weights: it holds more than weights ("
-    )
-    assert last.endswith(
-        "unpickling that may run code: --trust-checkpoint does it, if you know where the file comes from"
-    )
+    assert last.startswith(f"predboard: {tmp_path / 'evil.pt'} cannot be read as weights: it holds more than weights (")
+    assert last.endswith("unpickling that may run code: if you trust where the file comes from, add --trust-checkpoint")
     assert main.run([*map(str, command), "--trust-checkpoint", "--out", str(tmp_path / "out")]) == 0
     assert touched.exists()  # so it does run where it is asked for
 
@@ -175,14 +166,14 @@ def test_code_in_a_checkpoint_does_not_run_from_the_command_line_unless_it_is_tr
     ],
 )
 def test_what_training_keeps_beside_weights_is_no_code(tmp_path: Path, more: Any) -> None:
-    trained = _net(1)
+    trained = net(1)
     for old in (False, True):
         torch.save(
             {"state_dict": trained.state_dict(), "more": more},
             tmp_path / "c.pt",
             _use_new_zipfile_serialization=not old,
         )
-        module = _net(2)
+        module = net(2)
         load_weights(module, tmp_path / "c.pt")
         assert digest_weights(module) == digest_weights(trained)
 
@@ -211,20 +202,20 @@ def test_a_whole_module_loads_where_it_is_trusted(tmp_path: Path, monkeypatch: p
 def test_safetensors_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from safetensors.torch import save_file
 
-    trained = _net(1)
+    trained = net(1)
     save_file({f"module.{k}": v for k, v in trained.state_dict().items()}, tmp_path / "c.safetensors")
-    module = _net(2)
+    module = net(2)
     load_weights(module, tmp_path / "c.safetensors")
     assert digest_weights(module) == digest_weights(trained)
     (tmp_path / "checkpoint-500").mkdir()
     with pytest.raises(InputError, match=r"checkpoint-500 is a folder without model\.safetensors or pytorch"):
         load_weights(module, tmp_path / "checkpoint-500")
     save_file(trained.state_dict(), tmp_path / "checkpoint-500" / "model.safetensors")
-    module = _net(2)
+    module = net(2)
     load_weights(module, tmp_path / "checkpoint-500")
     assert digest_weights(module) == digest_weights(trained)
     (tmp_path / "half.safetensors").write_bytes((tmp_path / "c.safetensors").read_bytes()[:500])
-    with pytest.raises(InputError, match=r"half\.safetensors cannot be loaded as weights: SafetensorError: "):
+    with pytest.raises(InputError, match=r"half\.safetensors cannot be read as weights: SafetensorError: "):
         load_weights(module, tmp_path / "half.safetensors")
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"needs safetensors, which is not installed: pip install 'predboard\["):
@@ -255,38 +246,39 @@ def _prefixed(prefix: str, state: dict[str, Any]) -> dict[str, Any]:
     ],
 )
 def test_a_moving_average_is_taken_where_it_is_asked_for(tmp_path: Path, wrap: Any) -> None:
-    plain, ema = _net(1), _net(2)
+    plain, ema = net(1), net(2)
     torch.save(wrap(dict(plain.state_dict()), dict(ema.state_dict())), tmp_path / "c.pt")
-    module = _net(3)
+    module = net(3)
     load_weights(module, tmp_path / "c.pt", ema=True)
     assert digest_weights(module) == digest_weights(ema)
 
 
 def test_without_the_flag_a_moving_average_is_mentioned_and_left(tmp_path: Path) -> None:
-    plain, ema = _net(1), _net(2)
+    plain, ema = net(1), net(2)
     torch.save({"state_dict": plain.state_dict(), "state_dict_ema": ema.state_dict()}, tmp_path / "c.pt")
     said: list[str] = []
-    module = _net(3)
-    load_weights(module, tmp_path / "c.pt", say=said.append)
+    module = net(3)
+    load_weights(module, tmp_path / "c.pt", log=said.append)
     assert digest_weights(module) == digest_weights(plain)
     assert said == ["c.pt also holds a moving average of the weights, which is not used: --ema takes it"]
     averaged = torch.optim.swa_utils.AveragedModel(ema)
     torch.save(averaged.state_dict(), tmp_path / "a.pt")
-    load_weights(module, tmp_path / "a.pt", say=said.append)
+    load_weights(module, tmp_path / "a.pt", log=said.append)
     assert digest_weights(module) == digest_weights(ema)
     assert len(said) == 1
 
 
 def test_no_moving_average_is_one_line(tmp_path: Path) -> None:
-    torch.save({"state_dict": _net().state_dict(), "epoch": 1}, tmp_path / "c.pt")
+    torch.save({"state_dict": net().state_dict(), "epoch": 1}, tmp_path / "c.pt")
     with pytest.raises(
-        InputError, match=r"c\.pt holds no moving average of weights; it has: state_dict, epoch; --ema expects one of "
+        InputError,
+        match=r"c\.pt holds no moving average of the weights; it has: state_dict, epoch; --ema expects one of ",
     ):
-        load_weights(_net(), tmp_path / "c.pt", ema=True)
+        load_weights(net(), tmp_path / "c.pt", ema=True)
 
 
 def test_the_number_of_outputs_is_that_of_the_last_weight_that_does_not_fit() -> None:
-    wanted = _net().state_dict()
+    wanted = net().state_dict()
     assert checkpoints.count_outputs(wanted, wanted) is None
     seven = {**wanted, "fc.weight": torch.zeros(7, 4), "fc.bias": torch.zeros(7)}
     assert checkpoints.count_outputs(seven, wanted) == 7
@@ -295,3 +287,69 @@ def test_the_number_of_outputs_is_that_of_the_last_weight_that_does_not_fit() ->
     assert checkpoints.count_outputs({**wanted, "fc.weight": torch.zeros(7, 5)}, wanted) is None
     assert checkpoints.count_outputs({**wanted, "norm.weight": torch.zeros(9)}, wanted) is None
     assert checkpoints.count_outputs({**wanted, "conv.weight": torch.zeros(9, 3, 3, 3)}, wanted) == 9
+
+
+# --- digests ---
+
+
+def test_the_digest_of_weights_changes_with_any_of_them() -> None:
+    module = net()
+    digests = {digest_weights(module)}
+    assert re.fullmatch("[0-9a-f]{16}", next(iter(digests)))
+    for tensor in module.state_dict().values():
+        tensor.view(-1)[-1] += 1
+        digests.add(digest_weights(module))
+    assert len(digests) == len(module.state_dict()) + 1
+    assert digest_weights(module.double()) not in digests
+    wide, tall = torch.nn.Linear(3, 2, bias=False), torch.nn.Linear(2, 3, bias=False)
+    tall.weight = torch.nn.Parameter(wide.weight.detach().reshape(3, 2))  # the same bytes
+    assert digest_weights(wide) != digest_weights(tall)
+    assert digest_weights(wide) != digest_weights(torch.nn.Sequential(wide))
+    empty = [torch.nn.BatchNorm2d(n, affine=False) for n in (0, 1)]
+    assert digest_weights(empty[0]) != digest_weights(empty[1])
+
+
+def test_the_digest_is_that_of_the_weights_wherever_they_lie() -> None:
+    plain = digest_weights(net())
+    assert digest_weights(net().to(memory_format=torch.channels_last)) == plain
+    assert digest_weights(net().eval().requires_grad_(False)) == plain
+    network = Network(net(), torch.device("cpu"), "bf16", False)
+    assert digest_weights(network.module) == plain
+    half = torch.nn.Linear(2, 2).bfloat16()
+    assert digest_weights(half) == digest_weights(half)
+
+
+# --- steps ---
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("run2_epoch=7-step=1200.ckpt", 1200),
+        ("step_000300_epoch_5.pt", 300),
+        ("iter-40000_epoch-3.pth", 40000),
+        ("iteration_250.pt", 250),
+        ("net_epoch03.pt", 3),
+        ("Epoch 12.pt", 12),
+        ("model.STEP.77.bin", 77),
+        ("digits_epoch01.pt", 1),
+        ("resnet20-12fca82f.th", 0),
+        ("model.pt", 0),
+        ("best_epoch.pt", 0),
+        ("checkpoint-500.pt", 0),
+        ("checkpoint-500", 500),
+        ("epoch_7_of_step", 7),
+    ],
+)
+def test_the_step_is_read_from_the_files_name(name: str, step: int) -> None:
+    assert step_or_zero(Path("epoch99") / name) == step
+
+
+def test_steps_are_ascending_and_each_has_one_file() -> None:
+    files = tuple(map(Path, ("e_epoch10.pt", "e_epoch9.pt", "e_epoch1.pt")))
+    assert list(assign_steps(files, ()).items()) == [(1, files[2]), (9, files[1]), (10, files[0])]
+    assert list(assign_steps(files, (5, 3, 7)).items()) == [(3, files[1]), (5, files[0]), (7, files[2])]
+    assert assign_steps((), ()) == {0: None}
+    assert assign_steps((), (8,)) == {8: None}
+    with pytest.raises(InputError, match=r"a_epoch1\.pt and b_epoch01\.pt are both step 1: name their steps by --step"):
+        assign_steps((Path("a_epoch1.pt"), Path("b_epoch01.pt")), ())

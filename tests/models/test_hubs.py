@@ -274,7 +274,7 @@ def test_what_transformers_cannot_be_run_for_is_one_line(
     assert "several labels for one image (problem_type multi_label_classification)" in refused(
         "--model", f"hf:{folder}"
     )
-    assert f"hf:{tmp_path / 'nowhere'} is no folder with a config.json" in refused(
+    assert f"hf:{tmp_path / 'nowhere'} is neither a folder with a config.json" in refused(
         "--model", f"hf:{tmp_path / 'nowhere'}"
     )
     backbone = tmp_path / "backbone"
@@ -316,12 +316,14 @@ def test_flags_that_do_not_go_with_a_library_are_one_line(tmp_path: Path, refuse
 
 def test_names_that_no_library_has_are_one_line_with_what_is_near(refused: Callable[..., str]) -> None:
     needs("torchvision")
-    assert "torchvision has no classifier 'resnet19'; there are resnet" in refused("--model", "torchvision:resnet19")
+    assert "torchvision has no classifier 'resnet19'; similar names: resnet" in refused(
+        "--model", "torchvision:resnet19"
+    )
     assert "torchvision:resnet18 has no weights 'V3'; it has: IMAGENET1K_V1" in refused(
         "--model", "torchvision:resnet18", "--model-args", "weights=V3"
     )
     needs("timm")
-    assert "timm has no model 'resnet_18'; there are resnet" in refused("--model", "timm:resnet_18")
+    assert "timm has no model 'resnet_18'; similar names: resnet" in refused("--model", "timm:resnet_18")
     assert "timm: Invalid pretrained tag (mine) for resnet18." in refused("--model", "timm:resnet18.mine")
 
 
@@ -332,8 +334,10 @@ def test_weights_that_cannot_be_fetched_are_one_line_and_random_ones_are_seeded(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("torch.hub.urlopen", _no_network)
     said = refused("--model", "torchvision:squeezenet1_1")
-    assert "weights of torchvision:squeezenet1_1 cannot be had (URLError: <urlopen error no network>)" in said
-    assert said.endswith("give --checkpoint FILE, or take random ones by --model-args pretrained=False")
+    assert (
+        "cannot load the pretrained weights of torchvision:squeezenet1_1 (URLError: <urlopen error no network>)" in said
+    )
+    assert said.endswith("give --checkpoint FILE, or use random weights by --model-args pretrained=False")
     flags = ("--model", "torchvision:squeezenet1_1", "--model-args", "pretrained=False", "num_classes=3")
     first = command(*flags)
     again = command(*flags, "--overwrite")

@@ -27,7 +27,8 @@ from predboard import user_code
 from predboard.config import InferConfig
 from predboard.errors import InputError
 from predboard.inference.worker import Job, TaskChannel, build_module, run_tasks, write_failed_task
-from predboard.models import factory as models
+from predboard.models.devices import available_memory, parse_device, parse_devices
+from predboard.models.factory import open_factory
 from predboard.parallel import pool, ray_cluster
 from predboard.parallel.scheduler import Died, Failed, Finished, LogLine, Progress, Ready, Scheduler, Worker, WorkerHost
 from predboard.storage.shards import Task
@@ -64,9 +65,9 @@ def open_placement(config: InferConfig, say: Callable[[str], None]) -> Iterator[
         with ray_cluster.connected(config.ray_address):
             yield _on_ray(config, say)
         return
-    on = models.parse_devices(config.device)
+    on = parse_devices(config.device)
     threads = config.workers or max(1, pool.worker_count(0) // len(on))
-    memory = models.available_memory(on[0]) // on.count(on[0])
+    memory = available_memory(on[0]) // on.count(on[0])
     host = (lambda job: _Processes(job, on)) if len(on) > 1 else None
     yield Placement(on[0], on[0], len(on), memory, threads, ", ".join(map(str, on)), host)
 
@@ -78,7 +79,7 @@ def _on_ray(config: InferConfig, say: Callable[[str], None]) -> Placement:
     say(f"Ray has {ray_cluster.describe_cluster()}: {shape}")
     device = torch.device("cuda" if shape.gpus and config.device == "auto" else config.device.replace("auto", "cpu"))
     # Of a GPU over there it is asked, which also tells whether PyTorch sees it.
-    memory = shape.memory if device.type == "cpu" else ray_cluster.call_remote(shape, models.available_memory, device)
+    memory = shape.memory if device.type == "cpu" else ray_cluster.call_remote(shape, available_memory, device)
     threads = config.workers or max(1, int(shape.cpus))
 
     def host(job: Job) -> WorkerHost[Task]:
@@ -87,7 +88,7 @@ def _on_ray(config: InferConfig, say: Callable[[str], None]) -> Placement:
         )
 
     return Placement(
-        models.parse_device("auto" if config.device == "auto" else "cpu"),
+        parse_device("auto" if config.device == "auto" else "cpu"),
         device,
         shape.count,
         memory,
@@ -243,7 +244,7 @@ def worker_loop(orders: Callable[[], Any], tell: Callable[[object], object], unp
         torch.set_num_threads(begin.threads)
         job = unpacked(orders())
         config = job.config
-        factory = models.open_factory(config.model, config.model_args, ema=config.ema, trust=config.trust_checkpoint)
+        factory = open_factory(config.model, config.model_args, ema=config.ema, trust=config.trust_checkpoint)
 
         def module(step: int) -> torch.nn.Module:
             return build_module(factory.build, job.steps[step], job.runs[step])

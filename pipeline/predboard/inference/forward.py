@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from predboard.errors import InputError
 from predboard.images.loader import LoadedImage
-from predboard.models.factory import Network, is_out_of_memory
+from predboard.models.devices import is_out_of_memory
+from predboard.models.network import Network
 from predboard.storage.shards import Task
 
 

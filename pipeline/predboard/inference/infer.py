@@ -22,7 +22,10 @@ from predboard.formatting import plural
 from predboard.images import datasets, preprocessing, sources
 from predboard.images import loader as loading
 from predboard.inference import resume
-from predboard.models import factory as models
+from predboard.models.checkpoints import assign_steps, digest_weights
+from predboard.models.devices import is_out_of_memory, module_bytes
+from predboard.models.factory import open_factory, require_torch
+from predboard.models.network import Network
 from predboard.parallel import pool
 from predboard.predictions.table import RowCount, Run, to_logits
 from predboard.storage import paths, shards, timing
@@ -119,7 +122,7 @@ def infer(
     Raises:
         InputError: for bad input, or if what is there does not fit; nothing already written is lost.
     """
-    models.require_torch()
+    require_torch()
     from predboard.inference import dispatch
 
     with dispatch.open_placement(config, say) as site:
@@ -137,10 +140,8 @@ def _infer(
     from predboard.inference.worker import Job, build_module
 
     manifest = loading.open_manifest(config, *((live.dataset, live.classes) if live else ()))
-    steps = models.assign_steps(config.checkpoint, config.step)
-    factory = live or models.open_factory(
-        config.model, config.model_args, ema=config.ema, trust=config.trust_checkpoint
-    )
+    steps = assign_steps(config.checkpoint, config.step)
+    factory = live or open_factory(config.model, config.model_args, ema=config.ema, trust=config.trust_checkpoint)
     out = config.out or default_out(config.data, config.model)
     device = site.here
     share = shards.WHOLE_RUN if config.part is None else shards.Share(*config.part)
@@ -170,17 +171,17 @@ def _infer(
     together = 0  # how many models are in memory at a time, in half of it: each image is decoded once for these
     for step, file in steps.items():
         module = factory.build(file, say)
-        together = together or max(1, memory // 2 // max(models.module_bytes(module), 1))
+        together = together or max(1, memory // 2 // max(module_bytes(module), 1))
         if site.host is not None:
             kept.clear()  # the last one is enough for the preflight: each worker has its own
         if len(kept) < together:
             kept[step] = module
         wanted = config.embedding_layer or config.embeddings
-        network = models.Network(module, device, config.precision, wanted, advice=_advice(transform))
+        network = Network(module, device, config.precision, wanted, advice=_advice(transform))
         try:
             logits, dims = network.probe(prepare(sample[None]))
         except RuntimeError as error:
-            if models.is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise out_of_memory_error(device) from error
             raise
         to_logits(logits.cpu().numpy(), config.scores)
@@ -197,7 +198,7 @@ def _infer(
             step=step,
             model_args=dict(config.model_args),
             code=factory.code,
-            weights=models.digest_weights(module),
+            weights=digest_weights(module),
             transform=transform,
             precision=config.precision,
             root=manifest.root,

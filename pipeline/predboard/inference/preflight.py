@@ -28,7 +28,7 @@ from predboard.inference.diagnostics import Diagnosis, Scaling, Trial, percent
 from predboard.inference.forward import BatchLimit, Normalizer, compute_outputs
 from predboard.inference.worker import Job
 from predboard.metrics.counts import wilson_interval
-from predboard.models import factory
+from predboard.models.network import Network
 from predboard.predictions.table import digest_records, hash64, mix, to_logits
 from predboard.storage import runs
 from predboard.storage.shards import Task
@@ -316,7 +316,7 @@ class _Trial:
         stream = loader.stream(chunks, job.like, job.threads, 2 * job.threads)
         loaded = [row for _, rows in stream for row in rows]
         self.decoded_per_second = len(loaded) / (time.perf_counter() - began)
-        self._network = factory.Network(module, device, config.precision, embeddings=False)
+        self._network = Network(module, device, config.precision, embeddings=False)
         self.limit = BatchLimit(job.batch_size, device, say)
         self._training = [name or "the model itself" for name, m in module.named_modules() if m.training]
         good = [(i, row) for i, row in zip(chosen, loaded, strict=True) if row.pixels is not None]

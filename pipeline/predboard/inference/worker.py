@@ -21,7 +21,9 @@ from predboard.errors import InputError
 from predboard.images.loader import LoadedImage, Loader
 from predboard.inference.forward import Batch, BatchLimit, Normalizer, forward
 from predboard.inference.part_builder import PartBuilder, PartRepair, PartSpec
-from predboard.models import factory, hubs
+from predboard.models import hubs
+from predboard.models.checkpoints import digest_weights
+from predboard.models.network import Network
 from predboard.parallel import pool
 from predboard.predictions.table import Run
 from predboard.storage import timing
@@ -69,14 +71,14 @@ def run_tasks(
     """Do tasks until there are none. `modules` gives the model of a step. -> seconds as `timing` has them."""
     total = timing.NO_SECONDS
     limit = BatchLimit(job.batch_size, device, watcher.say)
-    networks: dict[int, factory.Network] = {}
+    networks: dict[int, Network] = {}
     while (task := watcher.ask(True)) is not None:
         more = itertools.chain([task], iter(lambda: watcher.ask(False), None))
         for together, of_group in itertools.groupby(more, key=lambda task: task.together):
             if tuple(networks) != together:
                 networks.clear()  # before the next ones need the memory
                 for step in together:
-                    networks[step] = factory.Network(
+                    networks[step] = Network(
                         modules(step), device, job.config.precision, job.config.embedding_layer or job.config.embeddings
                     )
                     if job.config.compile:
@@ -88,7 +90,7 @@ def run_tasks(
 def build_module(build: Callable[[Path | None], torch.nn.Module], file: Path | None, run: Run) -> torch.nn.Module:
     """The model with the weights of a file. Raises InputError if they do not fit, or are not those of the run."""
     module = build(file)
-    if factory.digest_weights(module) != run.weights:
+    if digest_weights(module) != run.weights:
         raise InputError(f"{file or run.model} changed while it was in use: run the same command again")
     return module
 
@@ -96,7 +98,7 @@ def build_module(build: Callable[[Path | None], torch.nn.Module], file: Path | N
 def _pass(
     job: Job,
     device: torch.device,
-    networks: Mapping[int, factory.Network],
+    networks: Mapping[int, Network],
     tasks: Iterator[Task],
     watcher: TaskChannel,
     limit: BatchLimit,

@@ -25,7 +25,7 @@ from predboard.images import loader as loading
 from predboard.inference import resume
 from predboard.ingest import labels, validation
 from predboard.ingest import scores as saved
-from predboard.models import factory
+from predboard.models.checkpoints import parse_step
 from predboard.parallel import pool
 from predboard.predictions.table import Part, Predictions, RowCount, Run
 from predboard.storage import paths, runs, shards
@@ -126,7 +126,7 @@ def import_predictions(config: ImportConfig, say: Callable[[str], None] = lambda
 
 def _by_step(config: ImportConfig) -> dict[int, tuple[Path, ...]]:
     """Files of each step, ascending: those of one step are one table in the order given."""
-    named = [factory.parse_step(file) for file in config.files]
+    named = [parse_step(file) for file in config.files]
     if len(config.step) == len(config.files):
         numbers = list(config.step)
     elif config.step:

@@ -1,9 +1,11 @@
-"""Checkpoint file -> named tensors, and these into a module; no code is executed. Knows not where modules come from.
+"""Reads weights from a checkpoint and loads them into a module. It knows nothing of how modules are made.
 
-torch is imported when a file is read, so that everything else works where it is not installed.
+No code of the checkpoint is executed, unless the user says that it may be trusted. torch is imported when a file is
+read, so that everything else works where it is not installed.
 """
 
 import argparse
+import hashlib
 import importlib.util
 import pathlib
 import re
@@ -20,12 +22,13 @@ from predboard.errors import InputError, first_line
 if TYPE_CHECKING:
     import torch
 
-_NESTED = ("state_dict", "model_state_dict", "model")
-_EMA = ("state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema")
+_NESTED_KEYS = ("state_dict", "model_state_dict", "model")
+_EMA_KEYS = ("state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
-_IN_FOLDERS = ("model.safetensors", "pytorch_model.bin")
+"""What wrappers put before the names of all weights."""
+_FILES_IN_FOLDER = ("model.safetensors", "pytorch_model.bin")
 _COUNTERS = ("n_averaged", "initted", "step", "steps")
-"""Of wrappers that average weights; no layer has such a name."""
+"""Counters of wrappers that average weights; no layer has such a name."""
 
 
 def read(
@@ -34,77 +37,87 @@ def read(
     ema: bool = False,
     trust: bool = False,
     folder: Path | None = None,
-    say: Callable[[str], None] = lambda _: None,
+    log: Callable[[str], None] = lambda _: None,
 ) -> "dict[str, torch.Tensor]":
-    """The tensors of a checkpoint, by name.
+    """Return the tensors of a checkpoint, by name.
 
-    Weights nested under state_dict, model_state_dict or model are found; with `ema` those under state_dict_ema,
-    ema_state_dict, model_ema, ema_model or ema, and of torch's AveragedModel, which holds no others.
+    The weights may be nested under state_dict, model_state_dict or model; with `ema` those under state_dict_ema,
+    ema_state_dict, model_ema, ema_model or ema are taken, or those of torch's AveragedModel.
 
     Args:
         file: .safetensors, or anything that torch.save wrote; or a folder of transformers with one of these.
         ema: take the exponential moving average of the weights.
-        trust: unpickle whatever it holds, which runs its code; whole modules are then understood too.
+        trust: unpickle whatever the file holds, which runs its code; pickled modules are then understood too.
         folder: where unpickling finds the user's own Python files, besides the current folder.
-        say: takes a line for a person.
+        log: takes a line for the user.
 
-    Raises InputError if the file is missing, or is no such checkpoint.
+    Raises InputError if the file is missing or holds no weights.
     """
     import torch
 
-    if file.is_dir():  # as transformers saves one
-        found_in = [file / name for name in _IN_FOLDERS if (file / name).is_file()]
-        if not found_in:
-            raise InputError(f"{file} is a folder without {' or '.join(_IN_FOLDERS)}: name a file in it")
-        file = found_in[0]
+    if file.is_dir():  # as transformers saves a model
+        inside = [file / name for name in _FILES_IN_FOLDER if (file / name).is_file()]
+        if not inside:
+            raise InputError(f"{file} is a folder without {' or '.join(_FILES_IN_FOLDER)}: name a file in it")
+        file = inside[0]
     if not file.is_file():
-        beside = sorted(p.name for p in file.parent.glob(f"*{file.suffix}") if p.is_file()) if file.suffix else []
-        there = (
-            f"{file.parent} has {', '.join(beside[:3])}{', …' * (len(beside) > 3)}" if beside else "see --checkpoint"
-        )
-        raise InputError(f"no checkpoint {file}: {there}")
-    loaded = _safetensors(file) if file.suffix == ".safetensors" else _unpickled(file, trust, folder or file.parent)
-    found: Any = loaded.state_dict() if isinstance(loaded, torch.nn.Module) else loaded
-    if not isinstance(found, Mapping):
+        raise InputError(f"there is no checkpoint {file}: {_list_beside(file)}")
+    loaded = _load_safetensors(file) if file.suffix == ".safetensors" else _unpickle(file, trust, folder or file.parent)
+    weights: Any = loaded.state_dict() if isinstance(loaded, torch.nn.Module) else loaded
+    if not isinstance(weights, Mapping):
         raise InputError(f"{file} holds a {type(loaded).__name__}; expected a state dict")
-    averaged = _averaged(found)
+    averaged = _find_average(weights)
     if ema and averaged is None:
         raise InputError(
-            f"{file} holds no moving average of weights; it has: {_some(list(map(str, found)))}; --ema expects one of "
-            f"{', '.join(_EMA)}, or torch's AveragedModel"
+            f"{file} holds no moving average of the weights; it has: {_list_some(list(map(str, weights)))}; --ema "
+            f"expects one of {', '.join(_EMA_KEYS)}, or torch's AveragedModel"
         )
-    if averaged is not None and not ema and averaged is not found:
-        say(f"{file.name} also holds a moving average of the weights, which is not used: --ema takes it")
-    found = averaged if ema else found
-    while isinstance(found, Mapping) and not _is_weights(found):
-        inner = next((w for w in map(_weights, map(found.get, _NESTED)) if w is not None), None)
+    if averaged is not None and not ema and averaged is not weights:
+        log(f"{file.name} also holds a moving average of the weights, which is not used: --ema takes it")
+    weights = averaged if ema else weights
+    while isinstance(weights, Mapping) and not _is_state_dict(weights):
+        inner = next((w for w in map(_to_mapping, map(weights.get, _NESTED_KEYS)) if w is not None), None)
         if inner is None:
             raise InputError(
-                f"{file} holds no weights; it has: {_some(list(map(str, found)))}; expected one of {', '.join(_NESTED)}"
+                f"{file} holds no weights; it has: {_list_some(list(map(str, weights)))}; expected one of "
+                f"{', '.join(_NESTED_KEYS)}"
             )
-        found = inner
-    return {str(name): tensor for name, tensor in found.items()}
+        weights = inner
+    return {str(name): tensor for name, tensor in weights.items()}
+
+
+def _list_beside(file: Path) -> str:
+    """Return what to try instead of a missing file: others of its kind in its folder."""
+    beside = sorted(p.name for p in file.parent.glob(f"*{file.suffix}") if p.is_file()) if file.suffix else []
+    if not beside:
+        return "see --checkpoint"
+    return f"{file.parent} has {', '.join(beside[:3])}{', …' * (len(beside) > 3)}"
 
 
 def read_module(file: Path, trust: bool, error: Exception) -> "torch.nn.Module":
-    """A module that was pickled whole, from a file that is no program for the reason given.
+    """Return a module that was pickled whole.
 
-    Raises InputError if it holds something else, or is not to be trusted.
+    Args:
+        file: no program, as loading it as one has shown.
+        trust: whether its code may run.
+        error: what loading it as a program raised.
+
+    Raises InputError if it holds something else, or may not be trusted.
     """
     import torch
 
-    found = _unpickled(file, trust, file.parent)
-    if isinstance(found, torch.nn.Module):
-        return found
-    if isinstance(found, Mapping):
+    loaded = _unpickle(file, trust, file.parent)
+    if isinstance(loaded, torch.nn.Module):
+        return loaded
+    if isinstance(loaded, Mapping):
         raise InputError(
-            f"{file} holds weights, not a program: name it as --checkpoint, and as --model what they are for, "
-            "FILE.py:FACTORY for example"
+            f"{file} holds weights, not a program: name it by --checkpoint, and by --model what the weights are for, "
+            "for example FILE.py:FACTORY"
         )
-    raise InputError(f"{file} holds a {type(found).__name__}; expected a program: {first_line(error)}")
+    raise InputError(f"{file} holds a {type(loaded).__name__}; expected a program: {first_line(error)}")
 
 
-def _safetensors(file: Path) -> "dict[str, torch.Tensor]":
+def _load_safetensors(file: Path) -> "dict[str, torch.Tensor]":
     if importlib.util.find_spec("safetensors") is None:
         raise InputError(f"{file} needs safetensors, which is not installed: pip install 'predboard[safetensors]'")
     from safetensors import SafetensorError
@@ -113,35 +126,35 @@ def _safetensors(file: Path) -> "dict[str, torch.Tensor]":
     try:
         return load_file(file)
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise InputError(f"{file} cannot be loaded as weights: {type(error).__name__}: {first_line(error)}") from error
+        raise InputError(f"{file} cannot be read as weights: {type(error).__name__}: {first_line(error)}") from error
 
 
-def _unpickled(file: Path, trust: bool, folder: Path) -> Any:
+def _unpickle(file: Path, trust: bool, folder: Path) -> Any:
     import torch
 
     try:
         if trust:
             with user_code.import_path(Path.cwd()), user_code.import_path(folder):
                 return torch.load(file, map_location="cpu", weights_only=False)
-        with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of a pickle that torch did not write; what is wrong is said
+        with torch.serialization.safe_globals(_harmless_types()), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about pickles that torch did not write; the error says it
             return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises pickle, zip, runtime and OS errors alike; each means the same to the user
+    except Exception as error:  # torch raises pickle, zip, runtime and OS errors alike; all mean the same to the user
         if "TorchScript archive" in str(error):
-            raise InputError(f"{file} is a TorchScript program, not a checkpoint: name it as --model") from error
+            raise InputError(f"{file} is a TorchScript program, not a checkpoint: name it by --model") from error
         why = f"{type(error).__name__}: {first_line(error)}"
         if refused := re.search(r"GLOBAL ([\w.]+)", str(error)):
             why = (
-                f"it holds more than weights ({refused[1]}), and unpickling that may run code: --trust-checkpoint does "
-                "it, if you know where the file comes from"
+                f"it holds more than weights ({refused[1]}), and unpickling that may run code: if you trust where the "
+                "file comes from, add --trust-checkpoint"
             )
         elif why.startswith("UnpicklingError: Weights only"):
-            why = "UnpicklingError: it is not what torch.save writes"
-        raise InputError(f"{file} cannot be loaded as weights: {why}") from error
+            why = "UnpicklingError: torch.save did not write it"
+        raise InputError(f"{file} cannot be read as weights: {why}") from error
 
 
-def _harmless() -> list[Any]:
-    """What checkpoints hold besides tensors, and whose unpickling does nothing but keep it: flags, numbers, paths."""
+def _harmless_types() -> list[Any]:
+    """Return what checkpoints hold besides tensors and whose unpickling only stores it: flags, numbers, paths."""
     core = importlib.import_module("numpy._core.multiarray" if hasattr(np, "_core") else "numpy.core.multiarray")
     arrays = [core.scalar, core._reconstruct, np.ndarray, np.dtype]
     named = [(part, f"numpy.{way}.multiarray.{part.__name__}") for part in arrays[:2] for way in ("core", "_core")]
@@ -150,85 +163,138 @@ def _harmless() -> list[Any]:
     return [argparse.Namespace, set, *arrays[2:], *named, *numbers, *paths]
 
 
-def _weights(value: Any) -> Mapping[Any, Any] | None:
-    """A mapping, or that of a module, in which there may be weights."""
+def _to_mapping(value: Any) -> Mapping[Any, Any] | None:
+    """Return a mapping, or a module's state dict, that may hold weights; None for anything else."""
     import torch
 
     value = value.state_dict() if isinstance(value, torch.nn.Module) else value
     return value if isinstance(value, Mapping) else None
 
 
-def _averaged(found: Mapping[Any, Any]) -> Mapping[Any, Any] | None:
-    """The moving average of weights in a checkpoint, wherever it is nested; itself if it is torch's AveragedModel."""
-    if "n_averaged" in found and _is_weights(found):
-        return found
-    for name in _EMA:
-        if inner := _weights(found.get(name)):
+def _find_average(checkpoint: Mapping[Any, Any]) -> Mapping[Any, Any] | None:
+    """Return the moving average of the weights, at any depth; of torch's AveragedModel that is the whole mapping."""
+    if "n_averaged" in checkpoint and _is_state_dict(checkpoint):
+        return checkpoint
+    for name in _EMA_KEYS:
+        if inner := _to_mapping(checkpoint.get(name)):
             return inner
-        inside = {str(k).removeprefix(f"{name}."): v for k, v in found.items() if str(k).startswith(f"{name}.")}
+        inside = {str(k).removeprefix(f"{name}."): v for k, v in checkpoint.items() if str(k).startswith(f"{name}.")}
         if inside:
             return inside
-    for name in _NESTED:
-        if (inner := _weights(found.get(name))) and (deeper := _averaged(inner)):
+    for name in _NESTED_KEYS:
+        if (inner := _to_mapping(checkpoint.get(name))) and (deeper := _find_average(inner)):
             return deeper
     return None
 
 
-def _is_weights(mapping: Mapping[Any, Any]) -> bool:
+def _is_state_dict(mapping: Mapping[Any, Any]) -> bool:
     import torch
 
     return bool(mapping) and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in mapping.items())
 
 
 def match_names(weights: "Mapping[str, torch.Tensor]", wanted: "Mapping[str, Any]") -> "dict[str, torch.Tensor]":
-    """The weights under the names that a module wants, as far as that goes.
+    """Return the weights under the names that a module wants, as far as that is possible.
 
-    Names that all begin with module., _orig_mod., model. or net. lose that, and counters of wrappers are dropped.
+    A prefix module., _orig_mod., model. or net. that all names share is removed, and so are counters of wrappers.
     """
-    found = {k: v for k, v in weights.items() if k in wanted or k not in _COUNTERS}
-    while not set(found) <= set(wanted):
-        prefix = next((p for p in _PREFIXES if all(k.startswith(p) for k in found)), None)
+    matched = {k: v for k, v in weights.items() if k in wanted or k not in _COUNTERS}
+    while not set(matched) <= set(wanted):
+        prefix = next((p for p in _PREFIXES if all(k.startswith(p) for k in matched)), None)
         if prefix is None:
             break
-        found = {k.removeprefix(prefix): v for k, v in found.items()}
-    return found
+        matched = {k.removeprefix(prefix): v for k, v in matched.items()}
+    return matched
 
 
 def count_outputs(weights: "Mapping[str, torch.Tensor]", wanted: "Mapping[str, Any]") -> int | None:
-    """How many outputs weights are for, where that is another number than the module's.
+    """Return the number of outputs that weights have, if it differs from the module's.
 
     Args:
-        weights: of a checkpoint.
-        wanted: the module's state dict; its last weight that fits but for its first dimension is the head.
+        weights: the checkpoint's.
+        wanted: the module's state dict. The last weight that matches in all but its first dimension is the head.
 
-    -> None if every weight fits so far.
+    -> None if every weight matches as it is.
     """
-    found = match_names(weights, wanted)
+    matched = match_names(weights, wanted)
     for name in reversed(list(wanted)):
-        there, here = getattr(found.get(name), "shape", None), getattr(wanted[name], "shape", None)
-        if there and here and name.endswith(".weight") and there[1:] == here[1:] != () and there[0] != here[0]:
-            return int(there[0])
+        theirs, ours = getattr(matched.get(name), "shape", None), getattr(wanted[name], "shape", None)
+        if theirs and ours and name.endswith(".weight") and theirs[1:] == ours[1:] != () and theirs[0] != ours[0]:
+            return int(theirs[0])
     return None
 
 
 def load(module: "torch.nn.Module", weights: "Mapping[str, torch.Tensor]", file: Path) -> None:
-    """Put the weights of a file into a module. Raises InputError if they are of another model; it is unchanged then."""
+    """Load the weights of a file into a module.
+
+    Raises InputError if they belong to another model; the module is unchanged then.
+    """
     wanted = module.state_dict()
-    found = match_names(weights, wanted)
-    extra = [k for k in found if k not in wanted]
+    matched = match_names(weights, wanted)
+    extra = [k for k in matched if k not in wanted]
     # Checkpoints older than torch 0.4.1 lack these counters, which have no effect in eval mode.
-    missing = [k for k in wanted if k not in found and not k.endswith("num_batches_tracked")]
+    missing = [k for k in wanted if k not in matched and not k.endswith("num_batches_tracked")]
     shapes = [
-        f"{k} is {list(found[k].shape)}, the model has {list(wanted[k].shape)}"
+        f"{k} is {list(matched[k].shape)}, the model has {list(wanted[k].shape)}"
         for k in wanted
-        if k in found and hasattr(wanted[k], "shape") and found[k].shape != wanted[k].shape
+        if k in matched and hasattr(wanted[k], "shape") and matched[k].shape != wanted[k].shape
     ]
     if missing or extra or shapes:
-        wrong = [f"missing {_some(missing)}"] * bool(missing) + [f"unknown {_some(extra)}"] * bool(extra)
-        wrong += [f"of another shape: {_some(shapes)}"] * bool(shapes)
-        raise InputError(f"{file} is of another model: {'; '.join(wrong)}")
-    module.load_state_dict(found, strict=False)
+        wrong = [f"missing {_list_some(missing)}"] * bool(missing) + [f"unknown {_list_some(extra)}"] * bool(extra)
+        wrong += [f"different shape: {_list_some(shapes)}"] * bool(shapes)
+        raise InputError(f"{file} belongs to another model: {'; '.join(wrong)}")
+    module.load_state_dict(matched, strict=False)
 
 
-def _some(names: list[str]) -> str:
+def _list_some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def digest_weights(module: "torch.nn.Module") -> str:
+    """Return 16 hexadecimal digits that change with any parameter or buffer, whatever file they came from."""
+    import torch
+
+    hashed = hashlib.blake2b(digest_size=8)
+    for name, tensor in sorted(module.state_dict().items()):
+        if isinstance(tensor, torch.Tensor):
+            hashed.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            hashed.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+    return hashed.hexdigest()
+
+
+def parse_step(file: Path) -> int | None:
+    """Return the step in a checkpoint's name: the number after step, else iter, else epoch; None if there is none."""
+    for word in ("step", "iter", "epoch"):
+        if match := re.search(rf"{word}(?:ation)?[-_=. ]*(\d+)", file.stem, re.IGNORECASE):
+            return int(match[1])
+    match = re.fullmatch(r"checkpoint-(\d+)", file.name)  # a folder, as transformers' Trainer names it
+    return int(match[1]) if match else None
+
+
+def step_or_zero(file: Path) -> int:
+    """Return the step in a checkpoint's name, 0 if there is none.
+
+    >>> [step_or_zero(Path(name)) for name in ("run2_epoch=7-step=1200.ckpt", "net_epoch03.pt", "resnet20-12fca82f.th")]
+    [1200, 3, 0]
+    """
+    return parse_step(file) or 0
+
+
+def assign_steps(files: tuple[Path, ...], given: tuple[int, ...]) -> dict[int, Path | None]:
+    """Return step -> checkpoint, ascending; without files a single step of None.
+
+    Args:
+        files: the checkpoints.
+        given: their steps; if empty they are read from the names.
+
+    Raises InputError if two files share a step.
+    """
+    if not files:
+        return {given[0] if given else 0: None}
+    steps: dict[int, Path | None] = {}
+    for file, step in zip(files, given or tuple(map(step_or_zero, files)), strict=True):
+        if step in steps:
+            raise InputError(f"{steps[step]} and {file} are both step {step}: name their steps by --step")
+        steps[step] = file
+    return dict(sorted(steps.items()))
