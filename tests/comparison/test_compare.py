@@ -425,14 +425,17 @@ def test_a_folder_that_another_process_writes_to_is_left_alone(tmp_path: Path) -
 def test_the_logs_of_a_run_are_not_replaced(tmp_path: Path) -> None:
     strange = run(tmp_path / "b vs a")
     predboard.visualize(VisualizeConfig((strange,), tmp_path / "logs", panels=("glance",)))
-    with pytest.raises(InputError, match="has the logs of a run, which a comparison would replace"):
+    with pytest.raises(InputError, match="holds the logs of a run, and those of a comparison would replace them"):
         compared(run(tmp_path / "a"), run(tmp_path / "b", 1))
 
 
 def test_the_files_of_a_comparison_are_not_replaced(tmp_path: Path) -> None:
     done = compared(run(tmp_path / "a"), run(tmp_path / "b", 1))
     before = contents(done.folder)
-    with pytest.raises(InputError, match="b vs a has a comparison, which logs would replace: name another --logdir"):
+    with pytest.raises(
+        InputError,
+        match="b vs a holds the logs of a comparison, and those of a run would replace",
+    ):
         predboard.visualize(VisualizeConfig((run(tmp_path / "b vs a"),), tmp_path / "logs", panels=("glance",)))
     assert contents(done.folder) == before
 
@@ -442,13 +445,13 @@ def test_a_comparison_of_other_runs_of_the_same_names_is_refused(tmp_path: Path)
     second = run(tmp_path / "b/old", 2), run(tmp_path / "b/new", 3)
     config = CompareConfig(first, tmp_path / "logs")
     before = contents(compare(config).folder)
-    with pytest.raises(InputError, match=r"logs/new vs old has the logs of .*a/old, which these would replace: name a"):
+    with pytest.raises(InputError, match=r"logs/new vs old holds the logs of .*a/old, which these would replace: "):
         compare(dataclasses.replace(config, predictions=second))
     assert contents(tmp_path / "logs/new vs old") == before
     (tmp_path / "a").rename(tmp_path / "c")
     said: list[str] = []
     assert not compare(dataclasses.replace(config, predictions=second), said.append).unchanged
-    assert said[1:] == [f"new vs old: it was of {one}, where nothing is any more" for one in first]
+    assert said[1:] == [f"new vs old: replacing logs of {one}, which is no longer there" for one in first]
 
 
 def test_comparisons_are_no_runs_to_rank(tmp_path: Path) -> None:

@@ -349,7 +349,7 @@ def test_logs_know_of_which_run_in_storage_they_are(tmp_path: Path) -> None:
         toy.write_run(RemotePath(f"memory://{folder}/net"), logits + np.float32(shift), label)
     for logdir in (tmp_path / "logs", RemotePath("memory://logs")):
         draw_logs("memory://a/net", logdir, panels=("glance",))
-        with pytest.raises(InputError, match="has the logs of memory://a/net, which these would replace"):
+        with pytest.raises(InputError, match="holds the logs of memory://a/net, which these would replace"):
             draw_logs("memory://b/net", logdir, panels=("glance",))
     RemotePath("memory://a").rmtree()
     for logdir, named in (
@@ -358,9 +358,9 @@ def test_logs_know_of_which_run_in_storage_they_are(tmp_path: Path) -> None:
         (RemotePath("memory://b/x/logs"), "../../../net"),  # in one bucket
     ):
         draw_logs("memory://b/net", logdir, panels=("glance",))
-        assert read_record(logdir / "net").of == (named,)
+        assert read_record(logdir / "net").predictions == (named,)
     toy.write_run(RemotePath("memory://b/other/net"), logits + np.float32(2), label)
-    with pytest.raises(InputError, match="has the logs of memory://b/net, which these would replace"):
+    with pytest.raises(InputError, match="holds the logs of memory://b/net, which these would replace"):
         draw_logs("memory://b/other/net", "memory://b/x/logs", panels=("glance",))
     toy.write_run(RemotePath("memory://b/net"), logits + np.float32(3), label)
     assert not draw_logs("memory://b/net", "memory://b/x/logs", panels=("glance",))[0].unchanged

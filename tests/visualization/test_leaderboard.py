@@ -155,7 +155,7 @@ def test_what_a_killed_process_of_the_same_number_left_is_no_hindrance(tmp_path:
         tmp_path / log_folder.LEADERBOARD_RUN / f".predboard-{os.getpid()}.partial"
     )  # in a container numbers come again
     left.mkdir(parents=True)
-    (left / log_folder.EVENTS_NAME).write_bytes(b"half")
+    (left / "events").write_bytes(b"half")
     assert write_leaderboard(tmp_path) is not None
     assert not left.exists()
 
@@ -234,7 +234,7 @@ def test_another_process_that_ranks_is_waited_for(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(leaderboard, "LOCK_TIMEOUT_SECONDS", 0.1)
     with (
         filelock.FileLock(tmp_path / log_folder.LEADERBOARD_RUN / ".lock"),
-        pytest.raises(InputError, match="another process is ranking"),
+        pytest.raises(InputError, match=r"another process is writing to .*_all_runs"),
     ):
         write_leaderboard(tmp_path)
     assert os.path.lexists(tmp_path / log_folder.LEADERBOARD_RUN)

@@ -132,8 +132,8 @@ def test_another_run_of_the_same_name_does_not_take_the_place_of_a_runs_logs(
     with pytest.raises(InputError) as refused:
         draw_logs(second, logs, panels=FEW)
     assert str(refused.value) == (
-        f"{logs / 'net'} has the logs of {first}, which these would replace: name another --logdir, rename a folder of "
-        f"predictions, or delete {logs / 'net'}"
+        f"{logs / 'net'} holds the logs of {first}, which these would replace: name another --logdir, rename a folder "
+        f"of predictions, or delete {logs / 'net'}"
     )
     assert tree(logs) == before
     monkeypatch.chdir(tmp_path)
@@ -167,7 +167,7 @@ def test_logs_go_on_where_a_run_was_moved(tmp_path: Path) -> None:
     assert draw_logs(moved, logs, panels=FEW).unchanged  # its bytes are the same
     write(moved, 1)
     assert drawn(moved, logs) == (0, 1)
-    assert said[1] == f"net: its logs were of {run}, where it is no more"
+    assert said[1] == f"net: replacing logs of {run}, which is no longer there"
     write(moved, 2)
     assert drawn(moved, logs) == (0, 1, 2)
     assert len(said) == 1
@@ -420,7 +420,7 @@ def test_what_a_killed_process_left_half_written_is_removed(run: Path, tmp_path:
     died = (
         "import os; from pathlib import Path; from predboard import VisualizeConfig, visualize\n"
         "from predboard.visualization import log_folder as logs\n"
-        "logs.publish = lambda *_: os._exit(9)\n"  # as the kernel ends a process: nothing is tidied up
+        "logs.LogDraft.publish = lambda *_: os._exit(9)\n"  # as the kernel ends a process: nothing is tidied up
         f"visualize(VisualizeConfig((Path({str(run)!r}),), logdir=Path({str(folder.parent)!r}), panels={FEW}))"
     )
     assert subprocess.run([sys.executable, "-c", died], cwd=toy.ROOT, capture_output=True, check=False).returncode == 9

@@ -4,8 +4,6 @@ Knows no panel and no metric.
 """
 
 import itertools
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,9 +26,9 @@ from predboard.state import merge
 from predboard.storage import paths
 from predboard.storage import runs as store
 from predboard.storage.paths import AnyPath
-from predboard.storage.runs import Step, explain_write_errors
+from predboard.storage.runs import Step
 from predboard.summaries import EncodedImages, File, Picture, Summary, Tiles
-from predboard.visualization import events, log_folder, summary_json
+from predboard.visualization import events, log_folder
 from predboard.visualization.source_images import SourceImages
 
 MAX_STEPS = 12
@@ -89,39 +87,28 @@ def compare(config: CompareConfig, say: Callable[[str], None] = lambda _: None) 
         of: _classes(sides, of, config) for of in itertools.combinations(range(len(sides)), 2) if all_ or of[0] == 0
     }
     made_from = _made_from(name, sides, config)
-    record = log_folder.read_record(folder)
-    if record.made_from == made_from and all((folder / file).is_file() for file in record.files):
+    if current := log_folder.find_current(folder, made_from):
         found = report.read_compare((folder / report.COMPARE_FILE).read_bytes())
         if found is not None:
-            return CompareResult(name, folder, folder / record.files[0], found["verdict"], found, 0, unchanged=True)
+            return CompareResult(name, folder, current, found["verdict"], found, 0, unchanged=True)
 
     rows = sum(side.step.rows for side in sides)
     which = plural(len(classes), "pair") if all_ else "each with the first and with the most accurate"
     say(f"{name}: {plural(rows, 'row')} in {plural(len(sides), 'step')}, {which}")
-    with explain_write_errors(folder), store.lock_folder(folder, "--logdir", ".predboard-*.partial"):
-        record = log_folder.read_record(folder)
-        if summary_json.SUMMARY_FILE in record.files:
-            raise InputError(f"{folder} has the logs of a run, which a comparison would replace: name another --logdir")
-        for gone in log_folder.moved_predictions(folder, record, config.predictions):
-            say(f"{name}: it was of {gone}, where nothing is any more")
-        aside = paths.staging_dir(folder) / f".predboard-{os.getpid()}.partial"
-        try:
-            aside.mkdir()
-            pairs, examples = _pairs(sides, classes, aside)
-            while lacking := report.missing_pairs(pairs, len(sides)):
-                pairs |= {of: _of_pair(sides, of, _classes(sides, of, config)) for of in lacking}
-            if not any(of.state.both for of in pairs.values()):
-                raise InputError(_strangers(sides[0], sides[-1]))
-            whole = pairs[0, len(sides) - 1]
-            mapped = any(of.mapped for of in classes.values())
-            content = report.compare_json(name, sides, pairs, mapped, (changes.CHANGES_FILE, TRANSITIONS_FILE))
-            album = _Album(sides[0], sides[-1], config.image_root, whole.names)
-            drawn = album.drawn(render.summaries(sides, pairs, examples), pool.worker_count(config.workers))
-            _write(sides, drawn, content, whole, aside)
-            made_of = made_from if not album.missing else ""  # another time they may be there
-            event_file = log_folder.publish(folder, aside, _time(sides), record, made_of, config.predictions)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+    with log_folder.replace_logs(folder, "comparison", config.predictions, say) as draft:
+        pairs, examples = _pairs(sides, classes, draft.staging)
+        while lacking := report.missing_pairs(pairs, len(sides)):
+            pairs |= {of: _of_pair(sides, of, _classes(sides, of, config)) for of in lacking}
+        if not any(of.state.both for of in pairs.values()):
+            raise InputError(_strangers(sides[0], sides[-1]))
+        whole = pairs[0, len(sides) - 1]
+        mapped = any(of.mapped for of in classes.values())
+        content = report.compare_json(name, sides, pairs, mapped, (changes.CHANGES_FILE, TRANSITIONS_FILE))
+        album = _Album(sides[0], sides[-1], config.image_root, whole.names)
+        drawn = album.drawn(render.summaries(sides, pairs, examples), pool.worker_count(config.workers))
+        _write(sides, drawn, content, whole, draft)
+        # Source pictures that are missing now may be there another time.
+        event_file = draft.publish(_time(sides), "" if album.missing else made_from)
     found = report.read_compare(content) or {}
     return CompareResult(name, folder, event_file, found["verdict"], found, len(album.missing), unchanged=False)
 
@@ -265,13 +252,13 @@ def _write(
     drawn: Iterable[tuple[int, Summary]],
     content: bytes,
     found: Comparison,
-    aside: Path,
+    draft: log_folder.LogDraft,
 ) -> None:
-    """All files but the table of changes, aside."""
-    log_folder.write_staged_file(aside, File(report.COMPARE_FILE, content))
-    log_folder.write_staged_file(aside, File(TRANSITIONS_FILE, report.transitions_csv(found)))
+    """Add all files to the draft but the table of changes, which is there already."""
+    draft.add_file(File(report.COMPARE_FILE, content))
+    draft.add_file(File(TRANSITIONS_FILE, report.transitions_csv(found)))
     time = _time(sides)
-    with decode.silence_pillow(), events.EventWriter(aside / log_folder.EVENTS_NAME, time) as writer:
+    with decode.silence_pillow(), events.EventWriter(draft.events_path, time) as writer:
         for step, summary in drawn:
             writer.write(step, time, summary)
 

@@ -676,6 +676,7 @@ def lock_folder(
     unfinished: str = "step=*/.part-*.tmp",
     share: Share = WHOLE_RUN,
     runs: Iterable[Run] = (),
+    wait_seconds: float = 0,
 ) -> Iterator[None]:
     """Keep other processes from writing to a folder, or to a share of its parts, and remove what is `unfinished`.
 
@@ -684,14 +685,15 @@ def lock_folder(
     different models. The operating system frees the locks of a process that dies. Storage has no locks: for a folder
     there they are in its workshop, where they keep the processes of this machine apart.
 
-    Raises InputError if another process has the folder, a share with parts in common, or makes other runs.
+    Raises InputError if another process has the folder and does not give it back in `wait_seconds`, has a share with
+    parts in common, or makes other runs.
     """
     here = places.staging_dir(folder)
     with explain_write_errors(folder):
         here.mkdir(parents=True, exist_ok=True)
         gate = filelock.FileLock(here / ".lock")
         try:
-            gate.acquire(timeout=0 if share == WHOLE_RUN else _LOCK_WAIT_SECONDS)
+            gate.acquire(timeout=wait_seconds if share == WHOLE_RUN else _LOCK_WAIT_SECONDS)
         except filelock.Timeout as error:
             raise InputError(f"another process is writing to {folder}: wait for it, or name another {flag}") from error
     own = None

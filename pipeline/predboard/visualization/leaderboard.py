@@ -5,20 +5,13 @@ was deleted is gone from it the next time.
 """
 
 import functools
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import filelock
-
 from predboard.drawing import canvas
-from predboard.errors import InputError
 from predboard.formatting import escape_markdown, plural
 from predboard.predictions.table import digest_records, hash64
-from predboard.storage import paths
 from predboard.storage.paths import AnyPath
-from predboard.storage.runs import explain_write_errors
 from predboard.summaries import Picture, Summary, Text
 from predboard.visualization import events, log_folder, summary_json
 
@@ -87,30 +80,22 @@ def write_leaderboard(logdir: AnyPath, code: str = "") -> AnyPath | None:
     folder = logdir / log_folder.LEADERBOARD_RUN
     if len(log_folder.list_runs(logdir)) < 2 and not folder.is_dir():
         return None
-    with explain_write_errors(folder):
-        here = paths.staging_dir(folder)
-        here.mkdir(parents=here != folder, exist_ok=True)
-        try:
-            with filelock.FileLock(here / ".lock", timeout=LOCK_TIMEOUT_SECONDS):
-                contents = dict(_contents(logdir))
-                runs = [run for name, content in contents.items() if (run := _read(name, content)) is not None]
-                if len(runs) > 1:
-                    hashes = {name: hash64(content) for name, content in contents.items()}
-                    return _write(folder, runs, digest_records({"code": code}, hashes))
-                log_folder.remove_logs(folder)
-        except filelock.Timeout as error:
-            raise InputError(f"another process is ranking the runs in {logdir}: run this again") from error
-        (here / ".lock").unlink(missing_ok=True)
-        if not any(folder.iterdir()):
-            folder.rmdir()
+    with log_folder.replace_logs(folder, "leaderboard", wait_seconds=LOCK_TIMEOUT_SECONDS) as draft:
+        contents = dict(_contents(logdir))
+        entries = [entry for name, content in contents.items() if (entry := _read(name, content)) is not None]
+        if len(entries) > 1:
+            hashes = {name: hash64(content) for name, content in contents.items()}
+            made_from = digest_records({"code": code}, hashes)
+            return log_folder.find_current(folder, made_from) or _write(draft, entries, made_from)
+        draft.withdraw()
     return None
 
 
 def _contents(logdir: AnyPath) -> Iterator[tuple[str, bytes]]:
     """Name and summary of each run of ours, by name."""
     for name in sorted(log_folder.list_runs(logdir)):
-        file = logdir / name / summary_json.SUMMARY_FILE
-        if summary_json.SUMMARY_FILE in log_folder.read_record(file.parent).files and file.is_file():
+        file = logdir / name / log_folder.SUMMARY_FILE
+        if log_folder.SUMMARY_FILE in log_folder.read_record(file.parent).files and file.is_file():
             yield name, file.read_bytes()
 
 
@@ -131,23 +116,12 @@ def _read(name: str, content: bytes) -> LeaderboardEntry | None:
         return None
 
 
-def _write(folder: AnyPath, runs: list[LeaderboardEntry], made_from: str) -> AnyPath:
-    record = log_folder.read_record(folder)
-    if record.files and record.made_from == made_from and all((folder / file).is_file() for file in record.files):
-        return folder / record.files[0]
-    here = paths.staging_dir(folder)
-    for stale in here.glob(".predboard-*.partial"):  # of a process that was killed
-        shutil.rmtree(stale)
-    time = max(run.finished for run in runs) + 1  # TensorBoard's colours go by time: the runs keep theirs
-    aside = here / f".predboard-{os.getpid()}.partial"
-    try:
-        aside.mkdir()
-        with events.EventWriter(aside / log_folder.EVENTS_NAME, time) as writer:
-            for summary in _summaries(runs):
-                writer.write(0, time, summary)
-        return log_folder.publish(folder, aside, time, record, made_from)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+def _write(draft: log_folder.LogDraft, entries: list[LeaderboardEntry], made_from: str) -> AnyPath:
+    time = max(entry.finished for entry in entries) + 1  # TensorBoard assigns colours by time: the runs keep theirs
+    with events.EventWriter(draft.events_path, time) as writer:
+        for summary in _summaries(entries):
+            writer.write(0, time, summary)
+    return draft.publish(time, made_from)
 
 
 def _summaries(runs: list[LeaderboardEntry]) -> Iterator[Summary]:

@@ -1,76 +1,191 @@
-"""A run's folder of logs: which files in it are ours, and how new ones take their places. Knows not what is in them."""
+"""Keeps the log folder of one run: records which files there are ours, and replaces them safely by new ones.
+
+It knows nothing of what the files contain. Whoever writes logs does it in one way:
+
+    with replace_logs(folder, "run", predictions, log) as draft:
+        ...  # write the event file to draft.events_path, and others by draft.add_file
+        draft.publish(time, made_from)
+"""
 
 import contextlib
 import hashlib
 import json
 import os
 import posixpath
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from predboard.errors import InputError
 from predboard.storage import paths
 from predboard.storage.paths import AnyPath
+from predboard.storage.runs import explain_write_errors, lock_folder
 from predboard.summaries import File
 
-EVENTS_NAME = "events"
-"""Name of the event file while it is written: TensorBoard opens whatever has `tfevents` in its name."""
-
 RECORD_FILE = ".predboard.json"
-"""Our own list of the files we wrote into a run's log folder, and what they were made from."""
+"""Our list of the files that we wrote into a log folder, and what they were made from."""
 
 LEADERBOARD_RUN = "_all_runs"
-"""The run that compares all others of a log folder. No other may be called so."""
+"""Name of the run that ranks all others of a log folder. No other may have it."""
 
+SUMMARY_FILE = "summary.json"
+"""A file that only the logs of a run have."""
 
 COMPARE_FILE = "compare.json"
-"""A file that only comparisons of runs have."""
+"""A file that only the logs of a comparison have."""
+
+LogKind = Literal["run", "comparison", "leaderboard"]
+
+_OTHER_KIND = {"run": (COMPARE_FILE, "comparison"), "comparison": (SUMMARY_FILE, "run")}
+"""For each kind the kind of logs that it must not replace, and how to tell that it is there."""
 
 
 @dataclass(frozen=True)
 class LogRecord:
-    """What our own list says."""
+    """The content of `RECORD_FILE`."""
 
     made_from: str | None = None
-    """Digest of all that decides the files; None if there is no list, empty while they are being replaced."""
+    """Digest of all that decides the files; None if there is no record, empty while they are being replaced."""
     files: tuple[str, ...] = ()
-    """Relative to the run's folder, the event file first."""
-    of: tuple[str, ...] = ()
-    """The predictions they are of, relative to the run's folder where both are on one disk or in one bucket, so that
-    they may be moved or copied together; empty if that is not known."""
+    """Paths relative to the log folder, the event file first."""
+    predictions: tuple[str, ...] = ()
+    """The predictions that the logs show, relative to the log folder where both are on one disk or in one bucket, so
+    that they may be moved or copied together; empty if that is not known."""
 
 
-def write_staged_file(aside: Path, file: File) -> None:
-    """Write a file for other tools where `publish` will find it."""
-    path = aside / file.tag
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(file.content)
+class LogDraft:
+    """The next files of a log folder, in a folder of their own until `publish` puts them into their places."""
+
+    def __init__(self, folder: AnyPath, record: LogRecord, predictions: Sequence[AnyPath]) -> None:
+        """Draft files for `folder`, which has those of `record` now; they will show these predictions."""
+        self.record = record
+        self.staging = paths.staging_dir(folder) / f".predboard-{os.getpid()}.partial"
+        self.events_path = self.staging / "events"  # without `tfevents`, so that TensorBoard does not open it
+        self.withdrawn = False
+        self._folder = folder
+        self._predictions = predictions
+
+    def add_file(self, file: File) -> None:
+        """Add a file for other tools."""
+        path = self.staging / file.tag
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(file.content)
+
+    def publish(self, time: float, made_from: str) -> AnyPath:
+        """Put the drafted files into their places, remove the old ones, and return the event file.
+
+        The event file has a new name whenever its content changes, so that an open TensorBoard notices. It is put in
+        place after the others, and old files are removed after it: at every moment one whole event file is there and
+        recorded. The record is completed last, so that a run which was interrupted before is drawn again.
+
+        Args:
+            time: of the event file's first record, seconds since 1970.
+            made_from: digest of all that decides the files; empty if they should be drawn again the next time.
+        """
+        event_file = f"events.out.tfevents.{int(time):010d}.{_sync_and_hash(self.events_path)}.predboard"
+        drafted = [path for path in self.staging.rglob("*") if path.is_file() and path != self.events_path]
+        others = sorted(path.relative_to(self.staging).as_posix() for path in drafted)
+        old = [name for name in self.record.files if name not in (event_file, *others)]
+        predictions = tuple(_portable_name(self._folder, place) for place in self._predictions)
+        _write_record(self._folder, LogRecord("", (event_file, *others, *old), predictions))
+        for name in others:
+            (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
+            paths.publish_file(self.staging / name, self._folder / name)
+        paths.publish_file(self.events_path, self._folder / event_file)
+        for name in old:
+            (self._folder / name).unlink(missing_ok=True)
+            if (parent := (self._folder / name).parent) != self._folder:
+                _remove_if_empty(parent)
+        _write_record(self._folder, LogRecord(made_from, (event_file, *others), predictions))
+        return self._folder / event_file
+
+    def withdraw(self) -> None:
+        """Remove all our files from the folder and put none in their places."""
+        for name in (*reversed(self.record.files), RECORD_FILE):  # the event file is the last that TensorBoard sees
+            (self._folder / name).unlink(missing_ok=True)
+        self.withdrawn = True
+
+
+@contextlib.contextmanager
+def replace_logs(
+    folder: AnyPath,
+    kind: LogKind,
+    predictions: Sequence[AnyPath] = (),
+    log: Callable[[str], None] = lambda _: None,
+    wait_seconds: float = 0,
+) -> Iterator[LogDraft]:
+    """Lock a log folder while its files are replaced, and yield the draft of the new ones.
+
+    If the block raises, or does not publish the draft, the present files stay as they are.
+
+    Args:
+        folder: of the logs, created if it is missing.
+        kind: of the logs.
+        predictions: that the new logs show.
+        log: takes a line of progress for a person.
+        wait_seconds: how long to wait for another process that has the folder.
+
+    Raises:
+        InputError: if another process has the folder, it holds logs of other predictions or of another kind, or it
+            cannot be written to.
+    """
+    with (
+        explain_write_errors(folder),
+        lock_folder(folder, "--logdir", ".predboard-*.partial", wait_seconds=wait_seconds),
+    ):
+        record = read_record(folder)
+        other_file, other_kind = _OTHER_KIND.get(kind, ("", ""))
+        if other_file in record.files:
+            raise InputError(
+                f"{folder} holds the logs of a {other_kind}, and those of a {kind} would replace them: "
+                "name another --logdir"
+            )
+        for gone in moved_predictions(folder, record, predictions):
+            log(f"{folder.name}: replacing logs of {gone}, which is no longer there")
+        draft = LogDraft(folder, record, predictions)
+        try:
+            draft.staging.mkdir()
+            yield draft
+        finally:
+            shutil.rmtree(draft.staging, ignore_errors=True)
+    if draft.withdrawn:
+        (paths.staging_dir(folder) / ".lock").unlink(missing_ok=True)
+        _remove_if_empty(folder)
+
+
+def find_current(folder: AnyPath, made_from: str) -> AnyPath | None:
+    """Return the event file if all files of a log folder are there and were made from exactly this, else None."""
+    record = read_record(folder)
+    if record.files and record.made_from == made_from and all((folder / file).is_file() for file in record.files):
+        return folder / record.files[0]
+    return None
 
 
 def list_runs(logdir: AnyPath) -> list[str]:
-    """Names of the runs that we wrote into a log folder, the newest first; what compares them is none of them."""
-    return [name for name in _ours(logdir) if COMPARE_FILE not in read_record(logdir / name).files]
+    """Return the names of the runs in a log folder, the newest first, without comparisons and the leaderboard."""
+    return [name for name in _list_ours(logdir) if COMPARE_FILE not in read_record(logdir / name).files]
 
 
 def list_comparisons(logdir: AnyPath) -> list[str]:
-    """Names of the comparisons that we wrote into a log folder, the newest first."""
-    return [name for name in _ours(logdir) if COMPARE_FILE in read_record(logdir / name).files]
+    """Return the names of the comparisons in a log folder, the newest first."""
+    return [name for name in _list_ours(logdir) if COMPARE_FILE in read_record(logdir / name).files]
 
 
-def _ours(logdir: AnyPath) -> list[str]:
-    found: Iterable[AnyPath] = logdir.glob(f"*/{RECORD_FILE}")
-    records = sorted(found, key=lambda record: (-record.stat().st_mtime, str(record)))
+def _list_ours(logdir: AnyPath) -> list[str]:
+    places: Iterable[AnyPath] = logdir.glob(f"*/{RECORD_FILE}")
+    records = sorted(places, key=lambda record: (-record.stat().st_mtime, str(record)))
     return [record.parent.name for record in records if record.parent.name != LEADERBOARD_RUN]
 
 
 def has_leaderboard(logdir: AnyPath) -> bool:
-    """Whether a log folder has the run that compares all others."""
+    """Return whether a log folder has the run that ranks all others."""
     return (logdir / LEADERBOARD_RUN / RECORD_FILE).is_file()
 
 
 def code_digest() -> str:
-    """Digest of our own source files: another program draws anew."""
+    """Return a digest of the package's source files, because another version may draw the same data differently."""
     code = hashlib.blake2b(digest_size=8)
     for file in sorted(Path(__file__).parents[1].rglob("*.py")):
         code.update(file.read_bytes())
@@ -78,110 +193,93 @@ def code_digest() -> str:
 
 
 def read_record(folder: AnyPath) -> LogRecord:
-    """Our own list of our files in a run's log folder; an empty one if there is none."""
+    """Return the record of a log folder; an empty one if there is none, or a file of that name that is not ours.
+
+    Raises StorageError if the storage cannot be reached.
+    """
     try:
         record = json.loads((folder / RECORD_FILE).read_text("utf-8"))
         files = [str(name) for name in record["files"]]
-        # Never a file beyond our folder, whatever somebody wrote into the record.
-        inside = [f for f in files if not Path(f).is_absolute() and ".." not in Path(f).parts]
+        # Whatever somebody wrote into the record, we delete nothing outside the folder.
+        inside = [name for name in files if not Path(name).is_absolute() and ".." not in Path(name).parts]
         return LogRecord(str(record["made_from"]), tuple(inside), tuple(map(str, record.get("of", ()))))
-    except paths.StorageError:  # it may well be there
+    except paths.StorageError:
         raise
-    except (OSError, ValueError, KeyError, TypeError):  # none, or not ours: then we own no file there
+    except (OSError, ValueError, KeyError, TypeError):
         return LogRecord()
 
 
 def _write_record(folder: AnyPath, record: LogRecord) -> None:
-    aside = paths.staging_dir(folder) / f"{RECORD_FILE}.partial"
-    aside.write_text(json.dumps(asdict(record), indent=1) + "\n", "utf-8")
-    paths.publish_file(aside, folder / RECORD_FILE)
+    content = {"made_from": record.made_from, "files": record.files, "of": record.predictions}
+    staging = paths.staging_dir(folder) / f"{RECORD_FILE}.partial"
+    staging.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    paths.publish_file(staging, folder / RECORD_FILE)
 
 
 def moved_predictions(folder: AnyPath, record: LogRecord, predictions: Sequence[AnyPath]) -> list[AnyPath]:
-    """Predictions that the logs in a folder are of, other ones than these, and that are gone: the run was moved.
+    """Return the predictions that the present logs show, if they are others than the new ones and no longer there.
+
+    That happens when predictions are moved, and then their logs may be replaced.
 
     Args:
-        folder: of the run's logs.
-        record: what its list says.
-        predictions: those that its next logs are of.
+        folder: of the logs.
+        record: its record.
+        predictions: that the new logs show.
 
-    Raises InputError if they are there still: then another run, or another comparison, has this name.
+    Raises:
+        InputError: if the other predictions are still there, so that two runs or comparisons have the same name.
     """
     others = []
-    for text in record.of:
+    for text in record.predictions:
         place = paths.parse_path(text)
         if isinstance(place, Path) and not place.is_absolute():
             place = (folder.resolve() / text).resolve()
-        if not any(_same(place, one) for one in predictions):
+        if not any(_is_same(place, one) for one in predictions):
             others.append(place)
-    if there := next(filter(_is_there, others), None):
+    if existing := next(filter(_has_steps, others), None):
         raise InputError(
-            f"{folder} has the logs of {there}, which these would replace: name another --logdir, rename a folder of "
-            f"predictions, or delete {folder}"
+            f"{folder} holds the logs of {existing}, which these would replace: name another --logdir, rename a "
+            f"folder of predictions, or delete {folder}"
         )
     return others
 
 
-def _same(one: AnyPath, other: AnyPath) -> bool:
+def _is_same(one: AnyPath, other: AnyPath) -> bool:
     if isinstance(one, Path) and isinstance(other, Path):
-        with contextlib.suppress(OSError):  # one of them is not there
+        with contextlib.suppress(OSError):  # one of them is missing
             return one.samefile(other)
     return one.resolve() == other.resolve()
 
 
-def _is_there(predictions: AnyPath) -> bool:
+def _has_steps(predictions: AnyPath) -> bool:
+    """Return whether predictions are there, also if we may not look."""
     try:
         return predictions.is_dir() and any(True for _ in predictions.glob("step=*"))
-    except (PermissionError, paths.StorageError):  # of somebody else
+    except (PermissionError, paths.StorageError):
         return True
 
 
-def _named(folder: AnyPath, predictions: AnyPath) -> str:
-    """Of predictions, for the record."""
-    there, here = predictions.resolve(), folder.resolve()
-    if isinstance(there, Path) and isinstance(here, Path):
+def _portable_name(folder: AnyPath, predictions: AnyPath) -> str:
+    """Return how the record names predictions: relative to the log folder where that is possible."""
+    target, base = predictions.resolve(), folder.resolve()
+    if isinstance(target, Path) and isinstance(base, Path):
         with contextlib.suppress(ValueError):  # on another drive of Windows
-            return Path(os.path.relpath(there, here)).as_posix()
-    if str(there).split("/")[:3] == str(here).split("/")[:3]:  # one bucket
-        return posixpath.relpath(str(there), str(here))
-    return str(there)
+            return Path(os.path.relpath(target, base)).as_posix()
+    if str(target).split("/")[:3] == str(base).split("/")[:3]:  # the same bucket
+        return posixpath.relpath(str(target), str(base))
+    return str(target)
 
 
-def publish(
-    folder: AnyPath, aside: Path, time: float, record: LogRecord, made_from: str, predictions: Sequence[AnyPath] = ()
-) -> AnyPath:
-    """Put the files from `aside` into their places, and remove our old ones.
-
-    The event file's name changes with its content, so that an open TensorBoard notices. It comes last: whatever happens
-    in between, at least one whole event file of ours is there and listed, and no other file is touched.
-    """
+def _sync_and_hash(path: Path) -> str:
+    """Make sure that a file is on the disk, and return a digest of its content in 16 hexadecimal digits."""
     content = hashlib.blake2b(digest_size=8)
-    with (aside / EVENTS_NAME).open("rb") as file:
+    with path.open("rb") as file:
         while piece := file.read(2**20):
             content.update(piece)
         os.fsync(file.fileno())
-    event_file = f"events.out.tfevents.{int(time):010d}.{content.hexdigest()}.predboard"
-    beside = sorted(
-        p.relative_to(aside).as_posix() for p in aside.rglob("*") if p.is_file() and p != aside / EVENTS_NAME
-    )
-    old = [name for name in record.files if name not in (event_file, *beside)]
-    of = tuple(_named(folder, one) for one in predictions)
-    _write_record(folder, LogRecord("", (event_file, *beside, *old), of))
-    for name in beside:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        paths.publish_file(aside / name, folder / name)
-    paths.publish_file(aside / EVENTS_NAME, folder / event_file)
-    for name in old:
-        (folder / name).unlink(missing_ok=True)
-        if (parent := (folder / name).parent) != folder and parent.is_dir() and not any(parent.iterdir()):
-            parent.rmdir()
-    _write_record(folder, LogRecord(made_from, (event_file, *beside), of))
-    return folder / event_file
+    return content.hexdigest()
 
 
-def remove_logs(folder: AnyPath) -> None:
-    """Remove all files that we wrote into a run's log folder, and the folder if nothing else is in it."""
-    for name in (*reversed(read_record(folder).files), RECORD_FILE):  # the event file last of what TensorBoard shows
-        (folder / name).unlink(missing_ok=True)
+def _remove_if_empty(folder: AnyPath) -> None:
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()

@@ -7,7 +7,6 @@ from typing import Any
 from predboard.predictions.table import Run
 from predboard.summaries import Metric, Metrics, Scalar
 
-SUMMARY_FILE = "summary.json"
 SUMMARY_FORMAT = 1
 
 _JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False)

@@ -3,8 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import os
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,7 +24,7 @@ from predboard.predictions.table import digest_records, hash64
 from predboard.storage import paths
 from predboard.storage import runs as store
 from predboard.storage.paths import AnyPath
-from predboard.storage.runs import Step, explain_write_errors
+from predboard.storage.runs import Step
 from predboard.summaries import File, Metrics, Picture, Pixels, Projector, Scalar, Summary, Text, Tiles
 from predboard.visualization import events, image_pages, leaderboard, log_folder, summary_json
 from predboard.visualization.source_images import SourceImages
@@ -124,12 +122,11 @@ def _visualize_run(
     folder = config.logdir / name
     sheets = {step.step: _sheet(predictions, step.step, say) for step in steps}
     made_from = _made_from(steps, tuple(chosen), config, sheets)
-    record = log_folder.read_record(folder)
     rows = sum(step.rows for step in steps)
     missing = sum(stop - start for step in steps for start, stop in step.missing)
     numbers = tuple(step.step for step in steps)
-    if record.made_from == made_from and all((folder / file).is_file() for file in record.files):
-        return VisualizeResult(name, folder, folder / record.files[0], rows, numbers, missing, 0, unchanged=True)
+    if current := log_folder.find_current(folder, made_from):
+        return VisualizeResult(name, folder, current, rows, numbers, missing, 0, unchanged=True)
 
     say(f"{name}: {plural(rows, 'row')} in {plural(len(steps), 'step')}, panels {', '.join(chosen)}")
     subject = panels.RunInfo(name, steps[-1].run, {step.step: _facts(step, sheets[step.step]) for step in steps})
@@ -140,58 +137,41 @@ def _visualize_run(
     if every is not None:
         pool.start(1 + sum(step.rows for step in steps if step.step in with_pictures) // (every * POOL_MIN_PICTURES))
     counted: list[tuple[int, Scalar | Metrics]] = []
-    with explain_write_errors(folder), store.lock_folder(folder, "--logdir", ".predboard-*.partial"):
-        record = log_folder.read_record(folder)
-        if log_folder.COMPARE_FILE in record.files:
-            raise InputError(f"{folder} has a comparison, which logs would replace: name another --logdir")
-        for gone in log_folder.moved_predictions(folder, record, [predictions]):
-            say(f"{name}: its logs were of {gone}, where it is no more")
-        aside = paths.staging_dir(folder) / f".predboard-{os.getpid()}.partial"
-        try:
-            aside.mkdir()
-            keep = not config.panels or config.log_every is not None
-            on_ray = config.engine == "ray"
-            with (
-                ray_cluster.connected(config.ray_address) if on_ray else contextlib.nullcontext(),
-                tqdm(total=rows, unit=" rows", desc="read", disable=None, file=sys.stderr) as bar,
-            ):
-                kept = _kept(steps, chosen, folder, config)
-                states = measure_run(steps, chosen, pool, aside / ROWS_FILE, keep, bar.update, on_ray, kept)
-            with (
-                decode.silence_pillow(),
-                events.EventWriter(aside / log_folder.EVENTS_NAME, times[numbers[0]]) as writer,
-                tqdm(unit=" summaries", desc="write", disable=None, file=sys.stderr) as bar,
-            ):
-                rendered = _rendered(chosen, subject, states, with_pictures, pictures, pool.most)
-                for step, summary in _drawn(rendered, pictures, pool.most):
-                    if isinstance(summary, Scalar | Metrics):
-                        counted.append((step, summary))
-                    if isinstance(summary, File):
-                        log_folder.write_staged_file(aside, summary)
-                    elif not isinstance(summary, Metrics):
-                        writer.write(step, times[step], summary)
+    with log_folder.replace_logs(folder, "run", [predictions], say) as draft:
+        keep = not config.panels or config.log_every is not None
+        on_ray = config.engine == "ray"
+        with (
+            ray_cluster.connected(config.ray_address) if on_ray else contextlib.nullcontext(),
+            tqdm(total=rows, unit=" rows", desc="read", disable=None, file=sys.stderr) as bar,
+        ):
+            kept = _kept(steps, chosen, folder, config)
+            states = measure_run(steps, chosen, pool, draft.staging / ROWS_FILE, keep, bar.update, on_ray, kept)
+        with (
+            decode.silence_pillow(),
+            events.EventWriter(draft.events_path, times[numbers[0]]) as writer,
+            tqdm(unit=" summaries", desc="write", disable=None, file=sys.stderr) as bar,
+        ):
+            rendered = _rendered(chosen, subject, states, with_pictures, pictures, pool.most)
+            for step, summary in _drawn(rendered, pictures, pool.most):
+                if isinstance(summary, Scalar | Metrics):
+                    counted.append((step, summary))
+                if isinstance(summary, File):
+                    draft.add_file(summary)
+                elif not isinstance(summary, Metrics):
+                    writer.write(step, times[step], summary)
+                bar.update()
+            if every is not None:
+                derived = functools.partial(store.read_derived_rows, draft.staging / ROWS_FILE)
+                for step, page in image_pages.render_pages(
+                    derived, every, with_pictures, pictures, pool.most, writer.size
+                ):
+                    if isinstance(page, Text):
+                        say(f"warning: {name}: {page.markdown}")
+                    writer.write(step, times[step], page)
                     bar.update()
-                if every is not None:
-                    derived = functools.partial(store.read_derived_rows, aside / ROWS_FILE)
-                    for step, page in image_pages.render_pages(
-                        derived, every, with_pictures, pictures, pool.most, writer.size
-                    ):
-                        if isinstance(page, Text):
-                            say(f"warning: {name}: {page.markdown}")
-                        writer.write(step, times[step], page)
-                        bar.update()
-            log_folder.write_staged_file(
-                aside,
-                File(
-                    summary_json.SUMMARY_FILE,
-                    summary_json.encode_summary(name, steps[-1].run, steps[-1].finished, counted),
-                ),
-            )
-            event_file = log_folder.publish(
-                folder, aside, times[numbers[0]], record, made_from if not pictures.missing else "", [predictions]
-            )
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+        content = summary_json.encode_summary(name, steps[-1].run, steps[-1].finished, counted)
+        draft.add_file(File(log_folder.SUMMARY_FILE, content))
+        event_file = draft.publish(times[numbers[0]], "" if pictures.missing else made_from)
     return VisualizeResult(name, folder, event_file, rows, numbers, missing, len(pictures.missing), unchanged=False)
 
 
