@@ -24,14 +24,14 @@ from predboard.comparison.differences import (
     Flips,
     PairedCounts,
     count_pairs,
-    mcnemar_p,
     merge_counts,
-    newcombe_interval,
 )
 from predboard.comparison.join import ClassMapping, JoinedRows, join_rows, match_classes
 from predboard.metrics import calibration
-from predboard.metrics.classification import MetricState, class_metrics, poisson_resamples
+from predboard.metrics.bootstrap import poisson_resamples
+from predboard.metrics.classification import MetricState, class_metrics
 from predboard.metrics.counts import confusion_metrics
+from predboard.metrics.intervals import mcnemar_p, newcombe_interval
 from predboard.predictions.table import Predictions, Run
 from predboard.state import merge
 from predboard.storage import runs

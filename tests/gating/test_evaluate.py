@@ -26,7 +26,7 @@ from predboard.gating.evaluate import (
     most_severe,
 )
 from predboard.gating.rules import Bound, Rule
-from predboard.metrics.counts import wilson_intervals
+from predboard.metrics.intervals import wilson_intervals
 from predboard.summaries import Metric
 from scipy import stats
 

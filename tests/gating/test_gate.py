@@ -22,7 +22,7 @@ from predboard.comparison.differences import IDENTICAL_METHOD, Comparison, count
 from predboard.gating.evaluate import GateResult, match_names
 from predboard.gating.gate import PAIRED, apart, measure_step, metric_directions
 from predboard.gating.rules import UNBOUNDED_METRICS, pattern_of
-from predboard.metrics.counts import wilson_interval
+from predboard.metrics.intervals import wilson_interval
 from predboard.storage import runs
 from predboard.summaries import Metric
 from predboard.visualization.summary_json import decode_summary

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from predboard import InferConfig
 from predboard.inference import diagnostics
 from predboard.inference.diagnostics import Diagnosis, Scaling
-from predboard.metrics.counts import sign_test
+from predboard.metrics.intervals import sign_test
 from scipy.optimize import linear_sum_assignment
 
 IMAGENET = Scaling(False, *diagnostics.IMAGENET_MEAN_STD)

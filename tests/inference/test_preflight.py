@@ -13,7 +13,7 @@ from predboard import InferConfig, InputError, VisualizeConfig, infer, open_pred
 from predboard.cli.main import parse
 from predboard.images import preprocessing
 from predboard.inference import diagnostics, preflight
-from predboard.metrics.counts import sign_test
+from predboard.metrics.intervals import sign_test
 from predboard.storage import runs
 
 from tests import toy

@@ -7,16 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from predboard.metrics import classification
-from predboard.metrics.classification import (
-    ClassSums,
-    MetricState,
-    bias_corrected_interval,
-    class_metrics,
-    poisson_resamples,
-    resample_confusion,
-)
-from predboard.metrics.counts import CountMetrics, Counts, confusion_metrics, wilson_interval
+from predboard.metrics import bootstrap, classification
+from predboard.metrics.bootstrap import ClassSums, bias_corrected_interval, poisson_resamples
+from predboard.metrics.classification import MetricState, class_metrics, resample_confusion
+from predboard.metrics.counts import CountMetrics, Counts, confusion_metrics
+from predboard.metrics.intervals import wilson_interval
 from predboard.predictions.table import Run, to_log_probabilities
 from predboard.state import Counted
 from sklearn import metrics
@@ -248,7 +243,7 @@ def test_intervals_hold_the_true_value_as_often_as_they_say_also_of_rare_classes
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """100 classes of 20 images on average, where the plain percentiles of macro F1 hold it 78 times of 100."""
-    monkeypatch.setattr(classification, "MAX_POISSON_NUMBERS", 1)  # 250 for each cell, which is quicker
+    monkeypatch.setattr(bootstrap, "MAX_POISSON_NUMBERS", 1)  # 250 for each cell, which is quicker
     random, classes, times = np.random.default_rng(0), 100, 80
     held: dict[str, int] = dict.fromkeys(("f1_macro", "precision_macro", "balanced_accuracy", "mcc"), 0)
     plain = 0
@@ -276,7 +271,7 @@ def test_drawing_anew_depends_on_the_counts_alone_also_in_blocks(
 ) -> None:
     scores = matrix_of(np.random.default_rng(0).integers(0, 9, (12, 12)))
     whole = resample_confusion(scores)
-    monkeypatch.setattr(classification, "BOOTSTRAP_BLOCK_BYTES", 7 * 144)
+    monkeypatch.setattr(bootstrap, "BOOTSTRAP_BLOCK_BYTES", 7 * 144)
     first, second = resample_confusion(scores), resample_confusion(scores)
     assert {name: len(values) for name, values in first.items()} == dict.fromkeys(whole, 1000)
     assert first["mcc"].mean() == pytest.approx(float(whole["mcc"].mean()), abs=4 * float(whole["mcc"].std()) / 22)
@@ -355,7 +350,7 @@ def test_a_class_without_images_has_no_recall_and_one_that_is_never_predicted_no
 
 
 def test_a_count_of_one_becomes_poisson_of_one() -> None:
-    drawn = classification._poissons_of_one(np.arange(2**16, dtype=np.uint16))
+    drawn = bootstrap._poisson_one(np.arange(2**16, dtype=np.uint16))
     assert drawn.mean() == pytest.approx(1, abs=1e-4)
     assert drawn.var() == pytest.approx(1, abs=1e-3)
     for k in range(8):

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from predboard.metrics import counts as tally
-from predboard.metrics.counts import CountMetrics, Counts, sign_test, wilson_interval
+from predboard.metrics.counts import CountMetrics, Counts
+from predboard.metrics.intervals import sign_test, wilson_interval
 from predboard.predictions.table import Run
 from predboard.state import Counted, merge
 from scipy.stats import binomtest

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from predboard.metrics import score_histograms
-from predboard.metrics.score_histograms import FINE_BINS, JACKKNIFE_GROUPS, MAX_SCORE, Estimate, ScoreHistograms
+from predboard.metrics import intervals, score_histograms
+from predboard.metrics.intervals import JACKKNIFE_GROUPS
+from predboard.metrics.score_histograms import FINE_BINS, MAX_SCORE, Estimate, ScoreHistograms
 from predboard.predictions.table import Run
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -378,7 +379,7 @@ def test_the_jackknife_of_a_mean_is_the_interval_of_twenty_group_means() -> None
     random = np.random.default_rng(0)
     hits = random.integers(300, 700, JACKKNIFE_GROUPS)
     counts = np.stack([1000 - hits, hits], axis=1)
-    half = score_histograms.jackknife((counts,), lambda c: c[1] / c.sum())
+    half = intervals.jackknife((counts,), lambda c: c[1] / c.sum())
     means = hits / 1000
     # Of equal groups it is the textbook's: t sd / sqrt(G), with 19 degrees of freedom.
     assert float(half) == pytest.approx(2.093024 * means.std(ddof=1) / math.sqrt(JACKKNIFE_GROUPS), rel=1e-6)
@@ -392,7 +393,7 @@ def test_the_jackknife_of_auroc_is_as_wide_as_many_draws_say() -> None:
         bin_ = np.clip(random.normal(3 + true, 1), 0, 7).astype(np.int64)
         grouped = [np.array([counted(b, t)[i] for b, t in zip(bin_, true, strict=True)]) for i in (0, 1)]
         halves.append(
-            float(score_histograms.jackknife((grouped[0], grouped[1]), lambda t, e: score_histograms.auroc(t, e).value))
+            float(intervals.jackknife((grouped[0], grouped[1]), lambda t, e: score_histograms.auroc(t, e).value))
         )
         values.append(float(score_histograms.auroc(grouped[0].sum(axis=0), grouped[1].sum(axis=0)).value))
     assert np.mean(halves) == pytest.approx(2.093 * np.std(values), rel=0.25)
@@ -401,7 +402,7 @@ def test_the_jackknife_of_auroc_is_as_wide_as_many_draws_say() -> None:
 def test_an_interval_that_needs_a_group_that_is_not_there_is_not_defined() -> None:
     counts = np.zeros((JACKKNIFE_GROUPS, 4), np.int64)
     counts[3] = [0, 1, 2, 1]
-    assert np.isnan(score_histograms.jackknife((counts, 2 * counts), lambda t, e: score_histograms.auroc(t, e).value))
+    assert np.isnan(intervals.jackknife((counts, 2 * counts), lambda t, e: score_histograms.auroc(t, e).value))
 
 
 def test_a_mean_leaves_out_what_is_not_defined() -> None:

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from predboard.metrics.counts import wilson_interval
+from predboard.metrics.intervals import wilson_interval
 from sklearn.metrics import average_precision_score, f1_score
 
 from tests import toy

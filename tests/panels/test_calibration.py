@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from predboard.drawing.canvas import ReliabilityBin
 from predboard.metrics.calibration import Calibration, conformal_sets
 from predboard.metrics.classification import MetricState
-from predboard.metrics.counts import wilson_interval
+from predboard.metrics.intervals import wilson_interval
 from predboard.metrics.score_histograms import ScoreHistograms
 from predboard.panels.calibration import DEFINITIONS
 from predboard.summaries import Metrics

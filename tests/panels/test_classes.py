@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 from predboard.metrics.classification import OF_A_CLASS, MetricState
-from predboard.metrics.counts import wilson_interval
+from predboard.metrics.intervals import wilson_interval
 from predboard.panels.classes import CURVES
 from predboard.predictions.table import Run
 from predboard.summaries import File, LineChart, Metrics, Scalar, Summary

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 from predboard.drawing import canvas
-from predboard.metrics.counts import CountMetrics, Counts, wilson_interval
+from predboard.metrics.counts import CountMetrics, Counts
+from predboard.metrics.intervals import wilson_interval
 from predboard.panels import confusion
 from predboard.predictions.table import Predictions, Run
 from predboard.state import Counted

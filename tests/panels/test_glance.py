@@ -7,7 +7,7 @@ import pytest
 from predboard import panels
 from predboard.drawing import canvas
 from predboard.drawing.canvas import ReportCard, draw_report_card
-from predboard.metrics.counts import wilson_interval
+from predboard.metrics.intervals import wilson_interval
 from predboard.predictions.table import Run
 
 from tests import toy

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from predboard import panels
 from predboard.metrics import slices as slicing
-from predboard.metrics.counts import wilson_interval
+from predboard.metrics.intervals import wilson_interval
 from predboard.panels import RunInfo, StepInfo, slices
 from predboard.predictions.table import Predictions
 from predboard.state import merge

@@ -5,7 +5,7 @@ images would say nothing of the models. Intervals are paired, too: what both get
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -18,8 +18,18 @@ from predboard.formatting import unique_names
 from predboard.metrics import calibration, classification
 from predboard.metrics import counts as tally
 from predboard.metrics import slices as slicing
-from predboard.metrics.classification import ClassSums, bias_corrected_interval, poisson_resamples
-from predboard.metrics.counts import Z95, CountMetrics, Counts, sign_test, wilson_interval, wilson_intervals
+from predboard.metrics.bootstrap import ClassSums, bias_corrected_interval, poisson_resamples
+from predboard.metrics.counts import CountMetrics, Counts
+from predboard.metrics.intervals import (
+    Z95,
+    jaccard_to_f1,
+    mcnemar_p,
+    newcombe_interval,
+    overlap_correlation,
+    square_and_add,
+    wilson_interval,
+    wilson_intervals,
+)
 from predboard.metrics.slices import SliceSums, empty_slices, list_slices, measure_slices, slice_names
 from predboard.state import FIXED_UNIT, Counted, fixed, merge, summed
 from predboard.storage.runs import Step
@@ -441,10 +451,10 @@ class Comparison:
         recall = self._newcombe(both, new.hits, old.hits, support)
         p = old.precision, new.precision
         of_precision = both * (1 - p[0]) * (1 - p[1]) + wrongly * p[0] * p[1]
-        precision = _added(
+        precision = square_and_add(
             p[1], p[0],
             wilson_intervals(new.hits, new.predictions), wilson_intervals(old.hits, old.predictions),
-            _correlation(of_precision, p[1], p[0], new.predictions, old.predictions),
+            overlap_correlation(of_precision, p[1], p[0], new.predictions, old.predictions),
         )  # fmt: skip  # by pairs
         j = jaccard
         of_f1 = (
@@ -453,10 +463,10 @@ class Comparison:
             - (old.hits - both) * (1 - j[0]) * j[1]
             + (neither + wrongly) * j[0] * j[1]
         )
-        f1 = _added(
+        f1 = square_and_add(
             new.f1, old.f1,
-            _as_f1(wilson_intervals(new.hits, union[1])), _as_f1(wilson_intervals(old.hits, union[0])),
-            _correlation(of_f1, j[1], j[0], union[1], union[0]),
+            jaccard_to_f1(wilson_intervals(new.hits, union[1])), jaccard_to_f1(wilson_intervals(old.hits, union[0])),
+            overlap_correlation(of_f1, j[1], j[0], union[1], union[0]),
         )  # fmt: skip
         found: list[dict[str, Difference]] = []
         columns = (
@@ -492,73 +502,3 @@ class Comparison:
 def _worst_first(found: Iterable[Flips]) -> list[Flips]:
     """By the upper end of the interval, so that one image of one does not come before ten of a hundred."""
     return sorted(found, key=lambda f: (f.interval[1], f.net))
-
-
-def mcnemar_p(gained: int, lost: int) -> float:
-    """Chance of so uneven a split, or a more uneven one, if both ways were equally likely: exact, two-sided.
-
-    >>> round(mcnemar_p(3, 1), 12), mcnemar_p(0, 0), mcnemar_p(4, 4)
-    (0.625, 1.0, 1.0)
-    """
-    return min(2 * sign_test(*sorted((gained, lost))), 1.0)
-
-
-def newcombe_interval(
-    both: NDArray[Any], new: NDArray[Any], old: NDArray[Any], rows: NDArray[Any]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """95 % interval of the difference of two proportions of the same rows (Newcombe 1998, method 10).
-
-    Wilson's intervals of both, squared and added with the correlation phi of the pairs, which is corrected for
-    continuity towards 0.
-
-    Args:
-        both, new, old, rows: [...] how many are right both times, now, before, and how many there are.
-
-    Returns:
-        [...] lower and upper ends of new - old; (-1, 1) of no rows.
-
-    >>> [round(float(end), 4) for end in newcombe_interval(*map(np.array, (20, 32, 22, 50)))]
-    [0.0562, 0.3292]
-    """
-    a, n = both.astype(np.float64), np.maximum(rows, 1).astype(np.float64)
-    b, c = new - a, old - a
-    d = rows - a - b - c
-    margins = (a + b) * (c + d) * (a + c) * (b + d)
-    product = a * d - b * c
-    product = np.where(product > 0, np.maximum(product - n / 2, 0), product)
-    phi = np.where(margins > 0, product / np.sqrt(np.maximum(margins, 1)), 0)
-    lower, upper = _added(new / n, old / n, wilson_intervals(new, rows), wilson_intervals(old, rows), phi)
-    return np.where(rows > 0, lower, -1.0), np.where(rows > 0, upper, 1.0)
-
-
-def _added(
-    new: NDArray[np.float64],
-    old: NDArray[np.float64],
-    of_new: Sequence[NDArray[np.float64]],
-    of_old: Sequence[NDArray[np.float64]],
-    correlation: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Interval of new - old from the intervals of both and their correlation."""
-    (low_new, high_new), (low_old, high_old) = of_new, of_old
-
-    def half(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.sqrt(np.maximum(a**2 - 2 * correlation * a * b + b**2, 0))
-
-    gain = new - old
-    return gain - half(new - low_new, high_old - old), gain + half(high_new - new, old - low_old)
-
-
-def _correlation(
-    products: NDArray[np.float64],
-    new: NDArray[np.float64],
-    old: NDArray[np.float64],
-    rows_new: NDArray[np.int64],
-    rows_old: NDArray[np.int64],
-) -> NDArray[np.float64]:
-    """Of two proportions over rows that overlap; `products`: sums of (hit - p) of the one times that of the other."""
-    spread = np.sqrt(new * (1 - new) * rows_new * old * (1 - old) * rows_old)
-    return np.asarray(np.where(spread > 0, np.clip(products / np.maximum(spread, 1e-12), -1, 1), 0))
-
-
-def _as_f1(jaccard: tuple[NDArray[np.float64], NDArray[np.float64]]) -> list[NDArray[np.float64]]:
-    return [2 * end / (1 + end) for end in jaccard]

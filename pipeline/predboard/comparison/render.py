@@ -12,7 +12,7 @@ from predboard.comparison.report import SHOWN, Side
 from predboard.drawing import comparison
 from predboard.drawing.comparison import DifferenceLine
 from predboard.formatting import percent
-from predboard.metrics.counts import wilson_intervals
+from predboard.metrics.intervals import wilson_intervals
 from predboard.metrics.seriation import seriate
 from predboard.summaries import Picture, Pixels, Scalar, Summary, Text, Tiles
 

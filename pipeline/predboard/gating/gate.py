@@ -5,7 +5,6 @@ they can never be older than the predictions.
 """
 
 import dataclasses
-import math
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -26,6 +25,7 @@ from predboard.gating.evaluate import BaselineChange, GateResult, check_complete
 from predboard.gating.rules import Rule, pattern_of
 from predboard.gating.suggest import SUGGESTED_METRICS, suggest_rules
 from predboard.metrics.counts import CountMetrics, Counts
+from predboard.metrics.intervals import INDEPENDENT, independent_interval
 from predboard.panels import Direction, HasMetrics, Panel
 from predboard.parallel import pool as workers
 from predboard.storage import runs
@@ -45,8 +45,6 @@ PAIRED = frozenset(
 """Figures whose difference is of the same images, with an interval that knows so. Of the others it is that of the two
 runs' own figures, with an interval as if their images were different ones, which is wider.
 """
-
-APART = "square-and-add of both intervals, as if the images were different ones (Newcombe 1998, method 10)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,6 +248,5 @@ def apart(old: Metric, new: Metric, identical: bool) -> Difference:
         return Difference(old.value, new.value, gain, (0.0, 0.0), rows, new.definition, IDENTICAL_METHOD)
     if old.interval is None or new.interval is None:
         return Difference(old.value, new.value, gain, None, rows, new.definition)
-    lower = gain - math.hypot(new.value - new.interval[0], old.interval[1] - old.value)
-    upper = gain + math.hypot(new.interval[1] - new.value, old.value - old.interval[0])
-    return Difference(old.value, new.value, gain, (lower, upper), rows, new.definition, APART)
+    ends = independent_interval(new.value, old.value, new.interval, old.interval)
+    return Difference(old.value, new.value, gain, ends, rows, new.definition, INDEPENDENT)

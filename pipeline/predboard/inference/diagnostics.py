@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from predboard.metrics.counts import sign_test, wilson_interval
+from predboard.metrics.intervals import sign_test, wilson_interval
 
 FALSE_ALARM_RATE = 0.01
 """Chance of a false alarm of all tests of one sample together, if none of what is tried were better."""

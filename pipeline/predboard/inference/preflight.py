@@ -27,7 +27,7 @@ from predboard.inference import diagnostics
 from predboard.inference.diagnostics import Diagnosis, Scaling, Trial, percent
 from predboard.inference.forward import BatchLimit, Normalizer, compute_outputs
 from predboard.inference.worker import Job
-from predboard.metrics.counts import wilson_interval
+from predboard.metrics.intervals import wilson_interval
 from predboard.models.network import Network
 from predboard.predictions.table import digest_records, hash64, mix, to_logits
 from predboard.storage import runs

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard.metrics import score_histograms
-from predboard.metrics.score_histograms import FINE_BINS, JACKKNIFE_GROUPS, Estimate, ScoreHistograms
+from predboard.metrics.intervals import JACKKNIFE_GROUPS, jackknife
+from predboard.metrics.score_histograms import FINE_BINS, Estimate, ScoreHistograms
 from predboard.predictions.table import Predictions, Run, TileRows, mix
 from predboard.state import FIXED_LIMIT, Lowest, summed
 
@@ -142,7 +143,7 @@ class Calibration:
     @cached_property
     def ece_interval(self) -> tuple[float, float] | None:
         """95 % interval of it by leaving out one of 20 groups of rows after the other; None if there are too few."""
-        half = float(score_histograms.jackknife((self.top,), _ece))
+        half = float(jackknife((self.top,), _ece))
         return None if np.isnan(half) else (max(self.ece - half, 0.0), min(self.ece + half, 1.0))
 
     @property

@@ -6,19 +6,30 @@ of squares; what asks for the order of rows by leaving out one of 20 groups afte
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 from predboard.metrics import counts as tally
 from predboard.metrics import score_histograms
-from predboard.metrics.counts import Z95, CountMetrics, Counts, confusion_metrics, wilson_interval, wilson_intervals
+from predboard.metrics.bootstrap import ClassSums, bias_corrected_interval, poisson_resamples
+from predboard.metrics.counts import CountMetrics, Counts, confusion_metrics
+from predboard.metrics.intervals import (
+    JACCARD,
+    JACKKNIFE,
+    MEAN,
+    WILSON,
+    jaccard_to_f1,
+    jackknife,
+    mean_interval,
+    wilson_interval,
+    wilson_intervals,
+)
 from predboard.metrics.score_histograms import Estimate, ScoreHistograms, mean_of_defined
-from predboard.predictions.table import Predictions, Run, hash64
+from predboard.predictions.table import Predictions, Run
 from predboard.state import FIXED_UNIT, fixed, greatest, summed
 from predboard.summaries import Metric
 
@@ -30,24 +41,6 @@ TOP_KS = (2, 5)
 
 MAX_SQUARE = 2.0**16
 """Squares are cut here: a loss above 256 nats counts as 256 in the width of the interval, so that no sum overflows."""
-
-MAX_POISSON_NUMBERS = 8_000_000
-"""Poisson numbers drawn for the intervals of a step: 250 to 1,000 for each cell."""
-
-BOOTSTRAP_BLOCK_BYTES = 2**25
-"""Bytes of them at once."""
-
-SMALL_COUNT = 8
-"""A count below it is drawn as so many times one."""
-
-_CACHED = 2**17
-"""Numbers that are worked on at once: what a processor's core has beside it."""
-
-_ROOM = ((np.uint8, 100), (np.uint16, 50_000), (np.uint32, 4_000_000_000))
-"""Types, and counts below which they hold what is drawn: more does not happen once in 10**30 times."""
-
-_ONE = (24109, 48219, 60273, 64292, 65296, 65497, 65531, 65535)
-"""From which of the numbers below 2**16 on Poisson(1) is at least 1, 2, …: equal shares of its distribution."""
 
 DEFINITIONS = {
     "accuracy": "Share of images whose highest logit is the true class.",
@@ -84,12 +77,10 @@ OF_A_CLASS = {
     "auroc": "Area under the ROC curve of the class against the rest.",
 }
 HOW_OF_A_CLASS = {
-    **dict.fromkeys(("precision", "recall"), "Wilson score"),
-    "f1": "Wilson score of the Jaccard index J, of which F1 is 2 J / (1 + J)",
-    **dict.fromkeys(("average_precision", "auroc"), "jackknife over 20 groups of images, t with 19 degrees of freedom"),
+    **dict.fromkeys(("precision", "recall"), WILSON),
+    "f1": JACCARD,
+    **dict.fromkeys(("average_precision", "auroc"), JACKKNIFE),
 }
-_MEAN = "mean ± 1.96 standard errors"
-_JACKKNIFE = HOW_OF_A_CLASS["auroc"]
 
 
 @dataclass(frozen=True)
@@ -152,11 +143,10 @@ class CountState:
         """Figures of single classes, in the order of `OF_A_CLASS`."""
         s = self.scores
         union = s.support + s.predictions - s.hits  # rows of the class or predicted as it; F1 = 2 J / (1 + J)
-        jaccard = [2 * end / (1 + end) for end in wilson_intervals(s.hits, union)]
         return {
             "precision": _exact(s.precision, wilson_intervals(s.hits, s.predictions), s.predictions),
             "recall": _exact(s.recall, wilson_intervals(s.hits, s.support), s.support),
-            "f1": _exact(s.f1, jaccard, union),
+            "f1": _exact(s.f1, jaccard_to_f1(wilson_intervals(s.hits, union)), union),
         }
 
 
@@ -225,7 +215,7 @@ class MetricState:
         ):
             if not np.isnan(value):
                 ends = None if np.isnan(half) else (max(value - float(half), 0.0), min(value + float(half), 1.0))
-                found[name] = Metric(value, ends, DEFINITIONS[name], _JACKKNIFE, bound, n)
+                found[name] = Metric(value, ends, DEFINITIONS[name], JACKKNIFE, bound, n)
         return {name: found[name] for name in DEFINITIONS if name in found}
 
     @cached_property
@@ -255,28 +245,24 @@ class MetricState:
             return np.concatenate([[mean_of_defined(of.value)], of.value])
 
         return {
-            "auroc": score_histograms.jackknife(grouped, lambda *counts: mean_first(score_histograms.auroc(*counts))),
-            "average_precision": score_histograms.jackknife(
+            "auroc": jackknife(grouped, lambda *counts: mean_first(score_histograms.auroc(*counts))),
+            "average_precision": jackknife(
                 grouped, lambda t, e: mean_first(score_histograms.average_precision(t, e, bounded=False))
             ),
-            "aurc": score_histograms.jackknife(
-                (self.ranking.confidence,), lambda counts: score_histograms.aurc(counts).value[None]
-            ),
+            "aurc": jackknife((self.ranking.confidence,), lambda counts: score_histograms.aurc(counts).value[None]),
         }
 
 
 def _share(name: str, hits: float, n: int) -> Metric:
     """That of `hits` of `n` rows."""
-    return Metric(hits / n, wilson_interval(hits, n), DEFINITIONS[name], "Wilson score", rows=n)
+    return Metric(hits / n, wilson_interval(hits, n), DEFINITIONS[name], WILSON, rows=n)
 
 
 def _mean(name: str, total: np.int64, squares: np.int64, n: int) -> Metric:
     """That of the mean of `n` numbers, none below 0, from their sum and that of their squares in `FIXED_UNIT`s."""
-    mean, ends = float(total * FIXED_UNIT / n), None
-    if n > 1:
-        half = Z95 * math.sqrt(max(float(squares * FIXED_UNIT / n) - mean**2, 0.0) / (n - 1))
-        ends = max(mean - half, 0.0), mean + half
-    return Metric(mean, ends, DEFINITIONS[name], _MEAN, rows=n)
+    mean = float(total * FIXED_UNIT / n)
+    ends = mean_interval(mean, max(float(squares * FIXED_UNIT / n) - mean**2, 0.0), n)
+    return Metric(mean, ends and (max(ends[0], 0.0), ends[1]), DEFINITIONS[name], MEAN, rows=n)
 
 
 def _exact(value: NDArray[np.float64], ends: Sequence[NDArray[np.float64]], rows: NDArray[np.int64]) -> ClassMetric:
@@ -314,94 +300,3 @@ def resample_confusion(scores: CountMetrics) -> dict[str, NDArray[np.float64]]:
         for name, values in confusion_metrics(*(of(n).T for of in (right, by_true, by_predicted))).items():
             found.setdefault(name, []).append(values)
     return {name: np.concatenate(values) for name, values in found.items()}
-
-
-def poisson_resamples(
-    count: NDArray[np.int64], seed: bytes, width: int, most: int
-) -> Iterator[NDArray[np.unsignedinteger]]:
-    """Each count n replaced by Poisson(n), again and again, some times at once.
-
-    The seed is the hash of these bytes and of the counts: the same counts give the same draws.
-
-    Args:
-        count: [cells] above 0.
-        seed: whatever makes these counts differ from others.
-        width: how many numbers the caller makes of a draw.
-        most: the largest sum of counts that the caller makes.
-
-    Yields:
-        [cells, draws] of a type that holds such sums.
-    """
-    random = np.random.default_rng(hash64(seed + count.tobytes()) % 2**64)
-    draws = min(max(MAX_POISSON_NUMBERS // len(count), 250), 1000)
-    kind = np.dtype(next((of for of, room in _ROOM if most < room), np.uint64))
-    blocks = -(
-        -draws
-        // max(min(BOOTSTRAP_BLOCK_BYTES // (len(count) * kind.itemsize), BOOTSTRAP_BLOCK_BYTES // (32 * width)), 1)
-    )
-    many, size = np.flatnonzero(count >= SMALL_COUNT), max(_CACHED * blocks // draws, 1)
-    for drawn in np.diff(np.linspace(0, draws, blocks + 1).astype(int)).tolist():
-        n = np.empty((len(count), drawn), kind)
-        for start in range(0, len(n), size):  # most cells of many classes hold one row
-            of_block = n[start : start + size]
-            of_block[:] = _poissons_of_one(_uniform(random, of_block.shape))
-        for times in range(2, SMALL_COUNT):  # Poisson(n) is n times Poisson(1)
-            again = np.flatnonzero((count >= times) & (count < SMALL_COUNT))
-            for start in range(0, len(again), size):
-                at = again[start : start + size]
-                n[at] += _poissons_of_one(_uniform(random, (len(at), drawn)))
-        n[many] = random.poisson(count[many, None], (len(many), drawn))
-        yield n
-
-
-def _uniform(random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.uint16]:
-    """Numbers below 2**16, four of each that is drawn: in half the time of drawing them one by one."""
-    count = math.prod(shape)
-    drawn = random.integers(0, 2**64, -(-count // 4), np.uint64)
-    return drawn.astype("<u8", copy=False).view("<u2")[:count].reshape(shape)
-
-
-def _poissons_of_one(uniform: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """Poisson(1) by equal shares of the numbers below 2**16: ten times as fast as NumPy's own. -> the same shape."""
-    n = np.zeros(uniform.shape, np.uint8)
-    for least in _ONE:
-        n += uniform >= least
-    return n
-
-
-class ClassSums:
-    """Sums of [cells, draws] over the cells of each class."""
-
-    def __init__(self, of: NDArray[np.int64], classes: int) -> None:
-        """`of`: [cells] the class of each, -1 for none."""
-        self._classes = classes
-        self._order = np.argsort(of.astype(np.min_scalar_type(-classes)), kind="stable")  # two bytes sort faster
-        starts = np.searchsorted(of, np.arange(classes + 1), sorter=self._order)
-        cells = np.diff(starts)
-        self._one, self._more = np.flatnonzero(cells == 1), np.flatnonzero(cells > 1)
-        self._starts = starts
-
-    def __call__(self, n: NDArray[np.unsignedinteger | np.floating]) -> NDArray[np.float64]:
-        """-> [classes, draws]. A sum must fit into the type of `n`."""
-        sums = np.zeros((self._classes, n.shape[1]))
-        sums[self._one] = n[self._order[self._starts[self._one]]]
-        for c in self._more.tolist():  # whole rows are added, many draws at once
-            cells = self._order[self._starts[c] : self._starts[c + 1]]
-            sums[c] = np.add.reduce(n.take(cells, axis=0), axis=0, dtype=n.dtype)
-        return sums
-
-
-def bias_corrected_interval(value: float, draws: NDArray[np.float64]) -> tuple[float, float] | None:
-    """95 % interval from bootstrap draws, corrected for their bias (Efron 1981: BC percentile).
-
-    Drawing anew loses rare classes, so macro F1 of the draws lies below the value: their plain percentiles held the
-    true value 78 times of 100 where these did 92 times (100 classes of 20 images).
-    """
-    draws = np.sort(draws[~np.isnan(draws)])
-    if not len(draws):
-        return None
-    normal = NormalDist()
-    below = ((draws < value).sum() + (draws == value).sum() / 2) / len(draws)
-    bias = normal.inv_cdf(min(max(float(below), 0.5 / len(draws)), 1 - 0.5 / len(draws)))
-    lower, upper = np.quantile(draws, [normal.cdf(2 * bias - Z95), normal.cdf(2 * bias + Z95)])
-    return min(float(lower), value), max(float(upper), value)

@@ -4,20 +4,16 @@ Failed rows and rows without a label are outside every denominator that needs th
 mean if it has support or predictions; division by zero counts 0.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from predboard.metrics.intervals import wilson_interval, wilson_intervals
 from predboard.predictions.table import Predictions, Run
 from predboard.state import FIXED_UNIT, Counted, fixed, summed
-
-Z95 = 1.959963984540054
-"""Standard normal quantile of a two-sided 95 % interval."""
 
 
 @dataclass(frozen=True)
@@ -276,41 +272,6 @@ def confusion_metrics(
             "f1_weighted": (support * f1).sum(axis=-1) / rows,
             "mcc": np.where(spread > 0, (total * rows - chance) / np.sqrt(spread), np.nan),
         }
-
-
-def sign_test(lost: int, won: int) -> float:
-    """Chance of at least `won` of lost + won pairs if both ways were equally likely: exact, one-sided.
-
-    The binomial distribution, which is McNemar's test of discordant pairs (1947) without its approximation.
-
-    >>> round(sign_test(1, 3), 12), sign_test(0, 0), sign_test(3, 0)
-    (0.3125, 1.0, 1.0)
-    """
-    if won <= lost:  # sums from the small end, so that nothing is lost
-        return 1 - sign_test(won - 1, lost + 1) if won else 1.0
-    n = lost + won
-    log = math.lgamma(n + 1) - math.lgamma(won + 1) - math.lgamma(lost + 1) - n * math.log(2)  # of just `won`
-    k = np.arange(lost, 0, -1)
-    return math.exp(log) * float(1 + np.cumprod(k / (n - k + 1)).sum())  # each split's over the one before
-
-
-def wilson_interval(hits: float, rows: int) -> tuple[float, float]:
-    """95 % score interval of a proportion (Wilson 1927); (0, 1) of no rows.
-
-    >>> [round(end, 4) for end in wilson_interval(9, 10)]
-    [0.5958, 0.9821]
-    """
-    lower, upper = wilson_intervals(np.array(hits), np.array(rows))
-    return float(lower), float(upper)
-
-
-def wilson_intervals(hits: NDArray[Any], rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The lower and upper ends of `wilson_interval` for arrays of one shape."""
-    n, zz = np.maximum(rows, 1).astype(np.float64), Z95**2
-    p = hits / n
-    centre, half = p + zz / (2 * n), Z95 * np.sqrt(p * (1 - p) / n + zz / (4 * n**2))
-    lower = np.where(rows == 0, 0.0, np.clip((centre - half) / (1 + zz / n), 0.0, p))
-    return lower, np.where(rows == 0, 1.0, np.clip((centre + half) / (1 + zz / n), p, 1.0))
 
 
 def data_warnings(

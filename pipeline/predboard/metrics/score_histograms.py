@@ -15,20 +15,19 @@ Rows belong to one of 20 groups by the hash of their key. Leaving out one group 
 (delete-a-group jackknife); even groups are fold 0, where things are fitted, odd ones fold 1, where they are reported.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from predboard.metrics.intervals import JACKKNIFE_GROUPS
 from predboard.predictions.table import Predictions, Run, mix
 from predboard.state import summed
 
 SALT = 5
 """Of the hash that deals rows into groups."""
 
-JACKKNIFE_GROUPS = 20
 FINE_BINS = 4096
 """Bins of a histogram that is not one for each class."""
 
@@ -40,9 +39,6 @@ MAX_SCORE = 32.0
 
 COLUMNS = frozenset({"key", "label", "predicted", "logits"})
 """Columns that `Ranking.measure` reads."""
-
-_T975 = 2.093024054408263
-"""Quantile .975 of Student's t with GROUPS - 1 degrees of freedom."""
 
 
 def bins_per_class(classes: int) -> int:
@@ -298,29 +294,6 @@ def _harmonic(n: NDArray[np.float64]) -> NDArray[np.float64]:
     far = np.log(large) + 1 / (2 * large) - 1 / (12 * large**2) + 1 / (120 * large**4) - 1 / (252 * large**6)
     near = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, 129))]) - 0.5772156649015329
     return np.where(n > 128, far, near[np.minimum(n, 128).astype(np.int64)])
-
-
-def jackknife(
-    grouped: tuple[NDArray[np.integer], ...], metric: Callable[..., NDArray[np.float64]]
-) -> NDArray[np.float64]:
-    """Half width of the 95 % interval of a metric by leaving out one group of rows after the other.
-
-    Delete-a-group jackknife (Kott 2001): variance (G - 1) / G · sum (value without g - their mean)², Student's t with
-    G - 1 degrees of freedom.
-
-    Args:
-        grouped: arrays of [GROUPS, ...] counts.
-        metric: takes such counts without the first axis; gives [...] values.
-
-    Returns:
-        [...] half widths; nan where the metric is not defined without some group.
-    """
-    totals = [counts.sum(axis=0, dtype=np.int64) for counts in grouped]
-    without = np.array(
-        [metric(*(t - c[g] for t, c in zip(totals, grouped, strict=True))) for g in range(JACKKNIFE_GROUPS)]
-    )
-    spread = ((without - without.mean(axis=0)) ** 2).sum(axis=0)
-    return np.asarray(_T975 * np.sqrt((JACKKNIFE_GROUPS - 1) / JACKKNIFE_GROUPS * spread))
 
 
 def mean_of_defined(values: NDArray[np.float64]) -> float:

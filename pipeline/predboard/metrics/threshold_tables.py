@@ -5,7 +5,8 @@ from numpy.typing import NDArray
 
 from predboard.formatting import escape_markdown, percent
 from predboard.metrics import score_histograms
-from predboard.metrics.counts import CountMetrics, wilson_interval
+from predboard.metrics.counts import CountMetrics
+from predboard.metrics.intervals import wilson_interval
 from predboard.metrics.score_histograms import ScoreHistograms, positives_by_threshold
 
 CountArray = NDArray[np.int64]

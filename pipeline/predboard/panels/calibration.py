@@ -14,7 +14,7 @@ from predboard.formatting import percent
 from predboard.metrics import calibration, classification, threshold_tables
 from predboard.metrics.calibration import Calibration, ConformalSets, TemperatureFit, conformal_sets
 from predboard.metrics.classification import MetricState
-from predboard.metrics.counts import wilson_interval
+from predboard.metrics.intervals import wilson_interval
 from predboard.panels import Direction, RunInfo
 from predboard.predictions.table import Predictions, Run
 from predboard.state import FIXED_UNIT

@@ -11,7 +11,8 @@ from predboard import csv_lines
 from predboard.csv_lines import TextCodes
 from predboard.drawing import canvas
 from predboard.formatting import escape_markdown, percent, unique_names
-from predboard.metrics.counts import CountMetrics, Counts, CountsPanel, wilson_intervals
+from predboard.metrics.counts import CountMetrics, Counts, CountsPanel
+from predboard.metrics.intervals import wilson_intervals
 from predboard.metrics.seriation import Seriation, seriate
 from predboard.panels import RunInfo, TwoPass
 from predboard.predictions.table import Predictions, Run, no_tile_rows

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from predboard.drawing import canvas
 from predboard.metrics import counts
-from predboard.metrics.counts import CountMetrics, Counts, CountsPanel, wilson_interval
+from predboard.metrics.counts import CountMetrics, Counts, CountsPanel
+from predboard.metrics.intervals import wilson_interval
 from predboard.panels import RunInfo
 from predboard.summaries import Picture, Pixels, Scalar, Summary
 

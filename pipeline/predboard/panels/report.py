@@ -16,7 +16,8 @@ from predboard.formatting import escape_markdown, percent, unique_names
 from predboard.metrics import classification, score_histograms
 from predboard.metrics import counts as tally
 from predboard.metrics.classification import MetricState
-from predboard.metrics.counts import CountMetrics, wilson_interval
+from predboard.metrics.counts import CountMetrics
+from predboard.metrics.intervals import wilson_interval
 from predboard.panels import RunInfo, WrittenTag, describe_transform
 from predboard.predictions.table import Predictions, Run
 from predboard.state import Lowest

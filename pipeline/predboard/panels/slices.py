@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from predboard.drawing import canvas
 from predboard.formatting import escape_markdown, unique_names
 from predboard.metrics import slices as slicing
-from predboard.metrics.counts import Z95, wilson_interval
+from predboard.metrics.intervals import MEAN, WILSON, benjamini_hochberg, mean_interval, welch_p, wilson_interval
 from predboard.metrics.slices import (
     Slice,
     SliceSums,
@@ -195,23 +195,21 @@ def compare(found: list[Slice]) -> list[SliceComparison]:
         spread = math.sqrt((variance(s) + variance(rest)) / 2)
         error = math.sqrt(variance(s) / s.rows + variance(rest) / rest.rows)
         difference = nll(s) - nll(rest)
-        p = 0.5 * math.erfc(difference / error / math.sqrt(2)) if error else 0.0 if difference > 0 else 1.0
+        p = welch_p(difference, error)
         compared.append(SliceComparison(s, difference / spread if spread else 0.0, p, worse=False))
-    order = sorted(range(len(compared)), key=lambda i: compared[i].p)
-    passed = [k for k, i in enumerate(order, 1) if compared[i].p <= FALSE_DISCOVERIES * k / len(compared)]
-    worse = set(order[: max(passed, default=0)])
+    worse = benjamini_hochberg([c.p for c in compared], FALSE_DISCOVERIES)
     marked = [replace(c, worse=i in worse) for i, c in enumerate(compared)]
     return sorted(marked, key=lambda c: (-c.effect, c.slice.name))
 
 
 def _figures(s: Slice) -> dict[str, Metric]:
-    half = Z95 * math.sqrt(variance(s) / (s.rows - 1)) if s.rows > 1 else math.nan
-    ends = None if math.isnan(half) else (max(nll(s) - half, 0.0), nll(s) + half)
+    ends = mean_interval(nll(s), variance(s), s.rows)
+    ends = ends and (max(ends[0], 0.0), ends[1])
     accuracy = wilson_interval(int(s.sums[1]), s.rows)
     return {
         "images": Metric(s.rows, definition=DEFINITIONS["images"]),
-        "accuracy": Metric(s.accuracy, accuracy, DEFINITIONS["accuracy"], "Wilson score", rows=s.rows),
-        "nll": Metric(nll(s), ends, DEFINITIONS["nll"], "mean ± 1.96 standard errors", rows=s.rows),
+        "accuracy": Metric(s.accuracy, accuracy, DEFINITIONS["accuracy"], WILSON, rows=s.rows),
+        "nll": Metric(nll(s), ends, DEFINITIONS["nll"], MEAN, rows=s.rows),
     }
 
 
