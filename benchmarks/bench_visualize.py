@@ -19,7 +19,7 @@ import pyarrow.dataset
 import torch
 from PIL import Image
 from predboard import VisualizeConfig, panels, visualize
-from predboard.drawing import canvas
+from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX
 from predboard.evaluation.cache import StateCache, state_versions
 from predboard.evaluation.fold import fold_steps, measure_run
 from predboard.parallel import pool as workers
@@ -289,14 +289,14 @@ def tiles(folder: Path, line: Callable[[str, float, str], None]) -> None:
     """Pictures into an event file, encoded as JPEG before, against SummaryWriter.add_image."""
     from torch.utils.tensorboard import SummaryWriter
 
-    pixels = np.random.default_rng(0).integers(0, 256, (canvas.HEIGHT_PX, canvas.WIDTH_PX, 3), np.uint8)
-    picture = Image.fromarray(pixels).resize((canvas.WIDTH_PX // 8, canvas.HEIGHT_PX // 8)).resize((350, 215))
+    pixels = np.random.default_rng(0).integers(0, 256, (HEIGHT_PX, WIDTH_PX, 3), np.uint8)
+    picture = Image.fromarray(pixels).resize((WIDTH_PX // 8, HEIGHT_PX // 8)).resize((350, 215))
     smooth, encoded = np.asarray(picture), events.encode_jpeg(picture)
 
     def ours() -> None:
         with events.EventWriter(folder / "ours", 1.7e9) as writer:
             for i in range(100):
-                writer.write(0, 1.7e9, EncodedImages(f"tiles/{i}", canvas.WIDTH_PX, canvas.HEIGHT_PX, (encoded,) * 50))
+                writer.write(0, 1.7e9, EncodedImages(f"tiles/{i}", WIDTH_PX, HEIGHT_PX, (encoded,) * 50))
 
     def theirs() -> None:
         with SummaryWriter(str(folder / "theirs")) as writer:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from predboard import CompareConfig, VisualizeConfig, visualize
 from predboard.comparison.compare import CompareResult, compare
-from predboard.drawing import canvas
+from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX
 
 from tests import toy
 
@@ -116,7 +116,7 @@ def test_the_landing_page_begins_with_the_report_card_and_two_mistakes_in_their_
     )
     assert ["1_glance/report_card" in text for text, *_ in cards] == [True, False, False]
     assert ["2_mistakes/confident" in text for text, *_ in cards] == [False, True, True]
-    assert all(size == [canvas.WIDTH_PX, canvas.HEIGHT_PX, canvas.HEIGHT_PX] for _, *size in cards)
+    assert all(size == [WIDTH_PX, HEIGHT_PX, HEIGHT_PX] for _, *size in cards)
 
 
 @pytest.mark.parametrize("tab", TABS)
@@ -181,7 +181,7 @@ def test_the_overview_of_confusions_is_on_the_first_page_of_its_group_in_its_own
         " return [card.textContent, image.naturalWidth, image.naturalHeight, image.clientHeight]; })"
     )
     shown = [size for text, *size in cards if "confusion/0_overview" in text]
-    assert shown == [[canvas.WIDTH_PX, canvas.HEIGHT_PX, canvas.HEIGHT_PX]]
+    assert shown == [[WIDTH_PX, HEIGHT_PX, HEIGHT_PX]]
     assert "confusion/0_matrix" in cards[0][0]
 
 
@@ -228,4 +228,4 @@ def test_the_pictures_of_a_comparison_are_there_in_their_own_pixels(
             " return [card.textContent, image.naturalWidth, image.naturalHeight];"
         )
         assert tag in text
-    assert {tag for tag, size in shown.items() if size != [canvas.WIDTH_PX, canvas.HEIGHT_PX]} <= {"changes/matrix"}
+    assert {tag for tag, size in shown.items() if size != [WIDTH_PX, HEIGHT_PX]} <= {"changes/matrix"}

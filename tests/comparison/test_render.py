@@ -21,7 +21,8 @@ from predboard.comparison.differences import Comparison, PairedCounts
 from predboard.comparison.join import JoinedRows
 from predboard.comparison.report import Side
 from predboard.config import BoardConfig
-from predboard.drawing import canvas, comparison
+from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX
+from predboard.drawing.comparison import PairTileText, SidePrediction
 from predboard.predictions.table import Predictions, Run
 from predboard.state import merge
 from predboard.storage import runs
@@ -135,7 +136,7 @@ def test_two_runs_are_one_run_of_tensorboard(tmp_path: Path) -> None:
     first = done.found["by_class"][0]
     assert worst[:4] == [f"| {first['name']}", f"{first['rows']}", f"{first['fixed']}", f"{first['broken']}"]
     for tag in (*CARDS, "changes/0_overview", "classes/difference", "slices/difference", *GALLERIES):
-        assert [int(size) for size in found[tag].tensor.string_val[:2]] == [canvas.WIDTH_PX, canvas.HEIGHT_PX], tag
+        assert [int(size) for size in found[tag].tensor.string_val[:2]] == [WIDTH_PX, HEIGHT_PX], tag
     assert len(found["2_mistakes/broken"].tensor.string_val) == 2 + 12
     lines = (toy.local(done.folder) / "transitions.csv").read_text().splitlines()
     assert lines[0] == "label_name,old_name,new_name,images,kind"
@@ -168,12 +169,12 @@ def test_steps_of_a_run_have_curves_against_the_first_and_pictures_of_all_pairs(
 
 
 def test_a_tile_says_what_both_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[comparison.PairTileText] = []
+    seen: list[PairTileText] = []
 
-    def tile(picture: Any, words: comparison.PairTileText) -> Any:
+    def tile(picture: Any, words: PairTileText) -> Any:
         assert picture is not None
         seen.append(words)
-        return Image.new("RGB", (canvas.WIDTH_PX, canvas.HEIGHT_PX))
+        return Image.new("RGB", (WIDTH_PX, HEIGHT_PX))
 
     monkeypatch.setattr(importlib.import_module("predboard.comparison.compare"), "draw_pair_tile", tile)
     old, new = run(tmp_path / "old"), run(tmp_path / "new", 1)
@@ -184,7 +185,7 @@ def test_a_tile_says_what_both_say(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for words in seen:
         for said, rows, who in ((words.old, frame, "old"), (words.new, now, "new")):
             row = rows.loc[words.name]
-            assert said == comparison.SidePrediction(who, toy.RUN.classes[int(row.predicted)], float(row.confidence))
+            assert said == SidePrediction(who, toy.RUN.classes[int(row.predicted)], float(row.confidence))
             assert words.true == toy.RUN.classes[int(row.label)]
         right = words.old.predicted == words.true, words.new.predicted == words.true
         changed = words.old.predicted != words.new.predicted

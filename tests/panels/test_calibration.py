@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from predboard.drawing.canvas import ReliabilityBin
+from predboard.drawing.plots import ReliabilityBin
 from predboard.metrics.calibration import Calibration, conformal_sets
 from predboard.metrics.classification import MetricState
 from predboard.metrics.intervals import wilson_interval
@@ -98,7 +98,7 @@ def test_the_table_and_the_diagram_have_the_same_bins(monkeypatch: pytest.Monkey
         seen.append(given)
         return np.zeros((1, 1, 3), np.uint8)
 
-    monkeypatch.setattr("predboard.drawing.canvas.draw_reliability", reliability)
+    monkeypatch.setattr("predboard.drawing.plots.draw_reliability", reliability)
     run = named(5)
     logits, label = noisy(2000, 5)
     said = text(drawn("calibration", run, step0=toy.predictions(run, logits, label))["report/calibration", 0])

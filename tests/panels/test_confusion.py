@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.typing import NDArray
-from predboard.drawing import canvas
+from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX
+from predboard.drawing.confusion import ConfusionOverview
+from predboard.drawing.palette import RIGHT, WRONG, Colour
 from predboard.metrics.counts import CountMetrics, Counts
 from predboard.metrics.intervals import wilson_interval
 from predboard.panels import confusion
@@ -46,12 +48,12 @@ def pictured(monkeypatch: pytest.MonkeyPatch, what: str, run: Run, **steps: Pred
         seen.append(arguments)
         return np.zeros((1, 1, 3), np.uint8)
 
-    monkeypatch.setattr(f"predboard.drawing.canvas.{what}", note)
+    monkeypatch.setattr(f"predboard.drawing.confusion.{what}", note)
     drawn("confusion", run, **steps)
     return seen
 
 
-def dense(of: canvas.ConfusionOverview) -> NDArray[np.int64]:
+def dense(of: ConfusionOverview) -> NDArray[np.int64]:
     counts = np.zeros((len(of.total), len(of.total)), np.int64)
     np.add.at(counts, (of.true, of.predicted), of.count)
     return counts
@@ -243,8 +245,8 @@ def test_confused_classes_stand_together_and_are_framed(
     assert np.count_nonzero(np.diff(of_place)) == classes // size - 1  # each block in one piece
     whole = {(start, start + size) for start in range(0, classes, size)}
     assert len(whole & set(order.groups)) >= 0.9 * len(whole)
-    shown: list[canvas.ConfusionOverview] = []
-    monkeypatch.setattr("predboard.drawing.canvas.draw_confusion_overview", shown.append)
+    shown: list[ConfusionOverview] = []
+    monkeypatch.setattr("predboard.drawing.confusion.draw_confusion_overview", shown.append)
     confusion._overview(CountMetrics(tally, classes), order, 0.1, named(classes).classes)
     (seen,) = shown
     assert len(seen.groups) == 7
@@ -268,19 +270,19 @@ def test_the_overview_fits_a_card_and_its_colours_say_what_is_right(classes: int
     def pixels(predicted: NDArray[np.int64]) -> NDArray[np.int64]:
         picture = drawn("confusion", run, step0=said(run, label, predicted))["confusion/0_overview", 0]
         assert isinstance(picture, Picture)
-        assert picture.pixels.shape == (canvas.HEIGHT_PX, canvas.WIDTH_PX, 3)
+        assert picture.pixels.shape == (HEIGHT_PX, WIDTH_PX, 3)
         return picture.pixels[16:212, 4:200].astype(np.int64)
 
-    def share(of: NDArray[np.int64], colour: canvas.Colour) -> float:
+    def share(of: NDArray[np.int64], colour: Colour) -> float:
         return float((of == colour).all(axis=2).mean())
 
     right = pixels(label)
-    assert share(right, canvas.RIGHT) == pytest.approx(1 / min(classes, 196), rel=0.35)  # the lines between cells
-    assert share(right, canvas.WRONG) == 0
+    assert share(right, RIGHT) == pytest.approx(1 / min(classes, 196), rel=0.35)  # the lines between cells
+    assert share(right, WRONG) == 0
     if classes > 1:
         wrong = pixels((label + 1) % classes)
-        assert share(wrong, canvas.RIGHT) == 0
-        assert share(wrong, canvas.WRONG) > 0
+        assert share(wrong, RIGHT) == 0
+        assert share(wrong, WRONG) > 0
 
 
 def test_an_overview_of_a_thousand_classes_is_drawn_in_a_moment() -> None:

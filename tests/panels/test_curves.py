@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from predboard.drawing.canvas import Axis, Curve
+from predboard.drawing.plots import Axis, Curve
 from predboard.panels.curves import FLOOR, POINTS
 from predboard.predictions.table import Predictions, Run
 from predboard.summaries import PrCurve, Summary
@@ -119,7 +119,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch, run: Run, batch: Predictions) -> lis
         seen.append(given)
         return np.zeros((1, 1, 3), np.uint8)
 
-    monkeypatch.setattr("predboard.drawing.canvas.draw_curves", graph)
+    monkeypatch.setattr("predboard.drawing.plots.draw_curves", graph)
     drawn("curves", run, step0=batch)
     return seen
 

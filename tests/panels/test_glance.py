@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 from predboard import panels
-from predboard.drawing import canvas
-from predboard.drawing.canvas import ReportCard, draw_report_card
+from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX
+from predboard.drawing.report_card import ReportCard, draw_report_card
 from predboard.metrics.intervals import wilson_interval
 from predboard.predictions.table import Run
 
@@ -23,7 +23,7 @@ def cards(monkeypatch: pytest.MonkeyPatch, run: Run, **batches: Any) -> list[Rep
         seen.append(card)
         return np.zeros((1, 1, 3), np.uint8)
 
-    monkeypatch.setattr("predboard.drawing.canvas.draw_report_card", keep)
+    monkeypatch.setattr("predboard.drawing.report_card.draw_report_card", keep)
     drawn("glance", run, **batches)
     return seen
 
@@ -74,7 +74,7 @@ def test_the_curve_rises_with_the_accuracy_and_the_dot_is_at_the_step() -> None:
     place = np.s_[158:185, 8:90]
     dots = {}
     for step, pixels in found.items():
-        assert pixels.shape == (canvas.HEIGHT_PX, canvas.WIDTH_PX, 3)
+        assert pixels.shape == (HEIGHT_PX, WIDTH_PX, 3)
         dark = np.argwhere(pixels[place].max(axis=2) < 60)
         dots[step] = dark.mean(axis=0)
     assert dots[1][1] < dots[5][1] < dots[9][1]  # to the right
@@ -90,5 +90,5 @@ def test_a_curve_without_height_and_steps_far_apart_can_be_drawn() -> None:
         [(0, 1.0, 1.0, 1.0), (10**8, 1.0, 1.0, 1.0)],
         [(1, 0.0, 0.0, 0.1), (2, 0.0, 0.0, 0.1), (10**6, 1.0, 0.9, 1.0)],
     ):
-        assert picture(trend, trend[0][0]).shape == (canvas.HEIGHT_PX, canvas.WIDTH_PX, 3)
+        assert picture(trend, trend[0][0]).shape == (HEIGHT_PX, WIDTH_PX, 3)
     assert (picture([(1, 0.5, 0.4, 0.6)], 1)[158:185, 8:90] == 255).all()  # one step has no curve

@@ -217,7 +217,7 @@ def test_the_report_card_says_the_figures(monkeypatch: pytest.MonkeyPatch) -> No
         seen.append(card)
         return np.zeros((1, 1, 3), np.uint8)
 
-    monkeypatch.setattr("predboard.drawing.canvas.draw_report_card", report_card)
+    monkeypatch.setattr("predboard.drawing.report_card.draw_report_card", report_card)
     run = Run(classes=("cat", "dog", "eel"), model="toy.py:build")
     label = np.array([0, 0, 0, 0, 1, 1, 2, -1, 2])
     said = np.array([0, 0, 0, 1, 1, 0, 2, 2, 2])
@@ -243,7 +243,7 @@ def test_what_stage_one_warned_of_is_on_the_card_and_with_its_remedy_in_the_repo
         seen.append(card)
         return np.zeros((1, 1, 3), np.uint8)
 
-    monkeypatch.setattr("predboard.drawing.canvas.draw_report_card", report_card)
+    monkeypatch.setattr("predboard.drawing.report_card.draw_report_card", report_card)
     run = named(10)
     warned = StepInfo(80, 80, warnings=("red and blue are swapped: turn\nthem", "the logits are probabilities: stop"))
     for name in ("glance", "report"):

@@ -15,7 +15,7 @@ import pytest
 from predboard import InputError, VisualizeConfig, visualize
 from predboard.cli import main
 from predboard.config import BoardConfig
-from predboard.drawing import canvas
+from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX
 from predboard.predictions.table import Run
 from predboard.summaries import Metric, Metrics
 from predboard.visualization import leaderboard, log_folder
@@ -92,7 +92,7 @@ def test_the_picture_shows_the_best_twelve_against_the_best(tmp_path: Path, monk
 
     for i in range(15):
         log(tmp_path, f"run{i:02d}", 0.5 + i / 50)
-    monkeypatch.setattr(canvas, "draw_intervals", intervals)
+    monkeypatch.setattr("predboard.drawing.plots.draw_intervals", intervals)
     write_leaderboard(tmp_path)
     [(title, lines, reference, called)] = seen
     assert title == "accuracy of the best 12 of 15 runs, with 95 % intervals"
@@ -246,4 +246,4 @@ def test_the_picture_has_the_size_of_a_card(count: int, tmp_path: Path) -> None:
         log(tmp_path, f"run {i} {'of a long name ' * 4} 日本", 0.3 + i / 20)
     write_leaderboard(tmp_path)
     width, height, *_ = shown(tmp_path)["1_glance/ranking"].tensor.string_val
-    assert (int(width), int(height)) == (canvas.WIDTH_PX, canvas.HEIGHT_PX)
+    assert (int(width), int(height)) == (WIDTH_PX, HEIGHT_PX)

@@ -18,7 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from predboard import InputError, VisualizeConfig, panels, visualize
-from predboard.drawing import canvas
+from predboard.drawing import canvas, report_card
+from predboard.drawing.report_card import ReportCard
+from predboard.drawing.tiles import TileText, draw_tile, fit_picture
 from predboard.predictions.table import Part, Run
 from predboard.storage import runs as store
 from predboard.storage.paths import AnyPath
@@ -499,7 +501,7 @@ def test_missing_pictures_are_counted_shown_as_such_and_looked_for_again(run: Pa
     }
     assert written.missing_pictures == len(shown)
     (first, *_) = decoded(written.event_file, "examples/random")
-    blank = np.asarray(canvas.draw_tile(None, canvas.TileText(None, [], "", 0)))
+    blank = np.asarray(draw_tile(None, TileText(None, [], "", 0)))
     inner = (slice(20, 190), slice(20, 190))
     assert np.array_equal(first[inner], blank[inner])  # "picture not found"
     assert not draw_logs(run, tmp_path / "logs").unchanged  # they may be there now
@@ -560,7 +562,7 @@ def test_only_a_large_jpeg_is_decoded_smaller_than_it_is(run: Path, tmp_path: Pa
             assert np.array_equal(shown, whole.repeat(factor, axis=0).repeat(factor, axis=1))
         else:
             assert shown.shape == (196, 196, 3)
-            plain = np.asarray(canvas.fit_picture(Image.fromarray(whole))[0])
+            plain = np.asarray(fit_picture(Image.fromarray(whole))[0])
             assert np.array_equal(shown, plain) == (side < 2 * 392)
             assert np.abs(shown.astype(int) - plain).mean() < 3
 
@@ -630,13 +632,13 @@ def test_a_turned_photograph_is_shown_as_the_model_saw_it(tmp_path: Path) -> Non
 
 def test_of_many_steps_ten_have_pictures_and_all_have_scalars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cards: list[int] = []
-    report_card = canvas.draw_report_card
+    draw_card = report_card.draw_report_card
 
-    def counted(card: canvas.ReportCard) -> Any:
+    def counted(card: ReportCard) -> Any:
         cards.append(card.step)
-        return report_card(card)
+        return draw_card(card)
 
-    monkeypatch.setattr("predboard.drawing.canvas.draw_report_card", counted)
+    monkeypatch.setattr("predboard.drawing.report_card.draw_report_card", counted)
     numbers = [1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377]
     written = draw_logs(write(tmp_path / "run", *numbers, rows=40), tmp_path / "logs")
     assert list(written.steps) == numbers

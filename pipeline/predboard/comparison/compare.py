@@ -15,7 +15,7 @@ from predboard.comparison.differences import NEW_COLUMNS, OLD_COLUMNS, Compariso
 from predboard.comparison.join import ClassMapping, match_classes
 from predboard.comparison.report import Side
 from predboard.config import CompareConfig
-from predboard.drawing import canvas
+from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX
 from predboard.drawing.comparison import PairTileText, SidePrediction, draw_pair_tile
 from predboard.errors import InputError
 from predboard.formatting import plural
@@ -304,7 +304,7 @@ class _Album:
             )
             drawn = draw_pair_tile(picture, words)
             samples.append(events.encode_png(drawn) if exact else events.encode_jpeg(drawn))
-        return EncodedImages(tiles.tag, canvas.WIDTH_PX, canvas.HEIGHT_PX, tuple(samples), tiles.description)
+        return EncodedImages(tiles.tag, WIDTH_PX, HEIGHT_PX, tuple(samples), tiles.description)
 
 
 def _time(sides: Sequence[Side]) -> float:

@@ -9,8 +9,14 @@ from predboard.comparison import changes, report
 from predboard.comparison.changes import Examples
 from predboard.comparison.differences import Comparison, Difference, Flips
 from predboard.comparison.report import SHOWN, Side
-from predboard.drawing import comparison
-from predboard.drawing.comparison import DifferenceLine
+from predboard.drawing.comparison import (
+    ComparisonCard,
+    DifferenceLine,
+    draw_all_pairs,
+    draw_comparison_card,
+    draw_differences,
+)
+from predboard.drawing.confusion_change import NAMED_CLASSES_MAX, MatrixChange, draw_change_matrix, draw_change_overview
 from predboard.formatting import percent
 from predboard.metrics.intervals import wilson_intervals
 from predboard.metrics.seriation import seriate
@@ -111,8 +117,8 @@ def comparison_card(found: Comparison, old: Side, new: Side) -> Pixels:
     label, before, now, images = report.list_transitions(found)
     broken = np.flatnonzero(before == label)[:4].tolist()
     names = found.names
-    return comparison.draw_comparison_card(
-        comparison.ComparisonCard(
+    return draw_comparison_card(
+        ComparisonCard(
             sentence=report.verdict_sentence(found, old.name, new.name),
             accuracy=None if accuracy is None else _change("accuracy", accuracy),
             sides=None if accuracy is None else ((old.name, accuracy.old), (new.name, accuracy.new)),
@@ -143,13 +149,11 @@ def _pictures(found: Comparison) -> Iterator[Picture]:
     moved = _moves(found)
     if len(moved.change):
         said = "Rows: true class; columns: predicted class. Blue: better (more right, fewer wrong); vermillion: worse."
-        yield Picture("changes/0_overview", partial(comparison.draw_change_overview, moved), said)
+        yield Picture("changes/0_overview", partial(draw_change_overview, moved), said)
         if len(moved.total) > MAX_MATRIX_CLASSES:
             moved = _most_moved(moved)
             said = f"The {len(moved.total)} classes that changed most. {said}"
-        yield Picture(
-            "changes/matrix", partial(comparison.draw_change_matrix, moved), f"Images more or fewer than before. {said}"
-        )
+        yield Picture("changes/matrix", partial(draw_change_matrix, moved), f"Images more or fewer than before. {said}")
     for tag, flips, what in (("classes", found.by_class, "class"), ("slices", found.by_slice, "slice")):
         if flips:
             said = f"Accuracy of each {what} now less before, in points, with 95 % intervals (Newcombe)."
@@ -165,10 +169,10 @@ def _worst(flips: Sequence[Flips], what: str) -> Pixels:
         best = sorted(flips, key=lambda f: (-f.interval[0], -f.net))[:BEST_LINES]
         shown = [*[f for f in flips if f not in best][:cut], *best[::-1]]
         title += f": {cut} worst and {BEST_LINES} best of {len(flips):,}"
-    return comparison.draw_differences(title, [_change(f.name, f, _flips(f)) for f in shown], "images", cut)
+    return draw_differences(title, [_change(f.name, f, _flips(f)) for f in shown], "images", cut)
 
 
-def _moves(found: Comparison) -> comparison.MatrixChange:
+def _moves(found: Comparison) -> MatrixChange:
     """How the confusion matrix changed, its classes in an order in which those stand together that are confused."""
     old, new = found.old, found.new
     present = np.flatnonzero(old.support + old.predictions + new.predictions)
@@ -176,7 +180,7 @@ def _moves(found: Comparison) -> comparison.MatrixChange:
     place[present] = np.arange(len(present))
     both = [np.concatenate(columns) for columns in zip(old.confusions, new.confusions, strict=True)]
     order = seriate(len(present), place[both[0]], place[both[1]], wilson_intervals(both[2], old.support[both[0]])[0])
-    items = present if len(present) <= comparison.NAMED_CLASSES_MAX else present[order.items]
+    items = present if len(present) <= NAMED_CLASSES_MAX else present[order.items]
     place[items] = np.arange(len(items))
     cells = [np.concatenate(columns) for columns in zip(old.cells, new.cells, strict=True)]
     count = np.concatenate([-old.cells[2], new.cells[2]])
@@ -185,12 +189,12 @@ def _moves(found: Comparison) -> comparison.MatrixChange:
     np.add.at(change, where, count)
     code, change = code[change != 0], change[change != 0]
     true, predicted = np.divmod(code, found.classes)
-    return comparison.MatrixChange(
+    return MatrixChange(
         place[true], place[predicted], change, old.support[items], [found.names[i] for i in items.tolist()]
     )
 
 
-def _most_moved(moved: comparison.MatrixChange) -> comparison.MatrixChange:
+def _most_moved(moved: MatrixChange) -> MatrixChange:
     """The `MAX_MATRIX_CLASSES` classes in whose rows and columns most changed, in their order."""
     n = len(moved.total)
     weight = np.bincount(moved.true, np.abs(moved.change), n) + np.bincount(moved.predicted, np.abs(moved.change), n)
@@ -198,7 +202,7 @@ def _most_moved(moved: comparison.MatrixChange) -> comparison.MatrixChange:
     place = np.full(n, -1)
     place[chosen] = np.arange(len(chosen))
     inside = (place[moved.true] >= 0) & (place[moved.predicted] >= 0)
-    return comparison.MatrixChange(
+    return MatrixChange(
         place[moved.true[inside]],
         place[moved.predicted[inside]],
         moved.change[inside],
@@ -210,7 +214,7 @@ def _most_moved(moved: comparison.MatrixChange) -> comparison.MatrixChange:
 def _all_pairs(sides: Sequence[Side], pairs: ComparisonPairs, ranked: Sequence[report.RankedSide]) -> Pixels:
     order = [r.place for r in ranked]
     cells = [[_of_pair(pairs, column, row) for column in order] for row in order]
-    return comparison.draw_all_pairs([sides[place].name for place in order], cells)
+    return draw_all_pairs([sides[place].name for place in order], cells)
 
 
 def _of_pair(pairs: ComparisonPairs, old: int, new: int) -> DifferenceLine | None:
@@ -227,7 +231,7 @@ def _ranking(sides: Sequence[Side], ranked: Sequence[report.RankedSide]) -> Pixe
         for r in ranked[:MAX_RANKED_SIDES]
     ]
     more = f"the best {MAX_RANKED_SIDES} of {len(ranked):,}: " if len(ranked) > MAX_RANKED_SIDES else ""
-    return comparison.draw_differences(f"{more}accuracy less that of {best}", lines, "accuracy")
+    return draw_differences(f"{more}accuracy less that of {best}", lines, "accuracy")
 
 
 def _curves(sides: Sequence[Side], pairs: ComparisonPairs) -> Iterator[tuple[int, Scalar]]:

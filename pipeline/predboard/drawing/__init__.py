@@ -1,1 +1,1 @@
-"""From arrays to pictures. Knows nothing of metrics."""
+"""Arrays and words become pictures. Nothing here knows a metric or a file."""

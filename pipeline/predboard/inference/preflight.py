@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from predboard.drawing import canvas
+from predboard.drawing.tiles import draw_contact_sheet
 from predboard.errors import InputError
 from predboard.formatting import plural
 from predboard.images import decode, preprocessing
@@ -470,7 +470,7 @@ def _leave(
     ]
     title = f"what the model sees: {len(tiles)} of {found.images:,} images"
     encoded = io.BytesIO()
-    sheet = canvas.draw_contact_sheet(tiles, title, found.inputs)
+    sheet = draw_contact_sheet(tiles, title, found.inputs)
     Image.fromarray(sheet).save(encoded, "PNG")
     runs.write_file(runs.preflight_path(job.out, found.step, ".png"), encoded.getvalue())
     record = json.dumps(asdict(found), indent=1, ensure_ascii=False) + "\n"

@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
-from predboard.drawing import canvas
-from predboard.drawing.canvas import ReliabilityBin
+from predboard.drawing import plots
+from predboard.drawing.plots import ReliabilityBin
 from predboard.formatting import percent
 from predboard.metrics import calibration, classification, threshold_tables
 from predboard.metrics.calibration import Calibration, ConformalSets, TemperatureFit, conformal_sets
@@ -177,7 +177,7 @@ def _reliability(c: Calibration) -> Pixels:
     if c.tempered is not None:
         facts.append(("temperature", f"{c.tempered.temperature:.2f}"))
         facts.append(("ECE with it", percent(c.tempered.ece[1])))
-    return canvas.draw_reliability(_bins(c), facts, "fits on average" if verdict.startswith("neither") else verdict)
+    return plots.draw_reliability(_bins(c), facts, "fits on average" if verdict.startswith("neither") else verdict)
 
 
 def _page(state: State, names: tuple[str, ...], classes: int) -> str:

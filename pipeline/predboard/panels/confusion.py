@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from predboard import csv_lines
 from predboard.csv_lines import TextCodes
-from predboard.drawing import canvas
+from predboard.drawing import confusion
+from predboard.drawing.confusion import ConfusionGroup, ConfusionOverview
 from predboard.formatting import escape_markdown, percent, unique_names
 from predboard.metrics.counts import CountMetrics, Counts, CountsPanel
 from predboard.metrics.intervals import wilson_intervals
@@ -145,7 +146,7 @@ def _matrix(scores: CountMetrics, chosen: NDArray[np.int64], names: tuple[str, .
     if others and not counts[-1].any() and not counts[:, -1].any():
         counts, others = counts[:-1, :-1], 0
     shown = [names[c] for c in chosen] + [f"{others:,} others"] * (others > 0)
-    return canvas.draw_confusion_matrix(counts, shown, counts.sum(axis=1).tolist(), others > 0)
+    return confusion.draw_confusion_matrix(counts, shown, counts.sum(axis=1).tolist(), others > 0)
 
 
 def _overview(scores: CountMetrics, order: Seriation, strongest: float, names: tuple[str, ...]) -> Pixels:
@@ -156,11 +157,11 @@ def _overview(scores: CountMetrics, order: Seriation, strongest: float, names: t
     cells = true[inside], predicted[inside], scores.cells[2][inside]
     few = [names[c] for c in order.items] if len(order.items) <= NAMES else []
     named = [
-        canvas.ConfusionGroup(start, stop, names[order.items[a]], names[order.items[b]], errors)
+        ConfusionGroup(start, stop, names[order.items[a]], names[order.items[b]], errors)
         for start, stop, a, b, errors in _groups(order, *cells)
     ]
-    seen = canvas.ConfusionOverview(*cells, scores.support[order.items], strongest, few, named)
-    return canvas.draw_confusion_overview(seen)
+    seen = ConfusionOverview(*cells, scores.support[order.items], strongest, few, named)
+    return confusion.draw_confusion_overview(seen)
 
 
 def _groups(

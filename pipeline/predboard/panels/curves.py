@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from predboard.drawing import canvas
-from predboard.drawing.canvas import Axis, Curve
+from predboard.drawing import plots
+from predboard.drawing.palette import CURVE_COLOURS, INK, RIGHT, TRACK, UNKNOWN, WRONG
+from predboard.drawing.plots import Axis, Curve
 from predboard.metrics import counts, score_histograms
 from predboard.metrics.counts import Counts
 from predboard.metrics.score_histograms import ScoreHistograms, mean_of_defined, positives_by_threshold
@@ -123,26 +124,26 @@ def _roc(state: ScoreHistograms, area: NDArray[np.float64], names: tuple[str, ..
     by_class = {c: _hits(tp[c], fp[c], rate) for c in np.flatnonzero(~np.isnan(area)).tolist()}
     micro = state.given.sum(axis=0), state.any_class.sum(axis=0)
     lines = [
-        ("macro", mean_of_defined(area), np.mean(list(by_class.values()), axis=0), canvas.INK, True),
+        ("macro", mean_of_defined(area), np.mean(list(by_class.values()), axis=0), INK, True),
         (
             "micro",
             float(score_histograms.auroc(*micro).value),
             _hits(*positives_by_threshold(*micro), rate),
-            canvas.UNKNOWN,
+            UNKNOWN,
             True,
         ),
     ]
     worst = sorted(by_class, key=lambda c: (area[c], c))[:drawn]
     lines += [
         (names[c], float(area[c]), by_class[c], colour, False)
-        for c, colour in zip(worst, canvas.CURVE_COLOURS[: len(worst)], strict=True)
+        for c, colour in zip(worst, CURVE_COLOURS[: len(worst)], strict=True)
     ]
     x = np.linspace(0, 1, len(rate))
     curves = [Curve(x, y, name, f"{value:.4f}", colour, thick) for name, value, y, colour, thick in lines]
-    curves.append(Curve(x, rate, "chance", "0.5000", canvas.TRACK))
+    curves.append(Curve(x, rate, "chance", "0.5000", TRACK))
     ticks = Axis("false positive rate, logarithmic", [(0, "0.1 %"), (1 / 3, "1 %"), (2 / 3, "10 %"), (1, "100 %")])
     title = f"AUROC, {drawn} of {len(by_class):,}" if len(by_class) > drawn else "area under ROC"
-    return canvas.draw_curves(title, ticks, Axis("true positive rate", _TICKS), curves)
+    return plots.draw_curves(title, ticks, Axis("true positive rate", _TICKS), curves)
 
 
 _TICKS = [(0.0, "0 %"), (0.25, "25 %"), (0.5, "50 %"), (0.75, "75 %"), (1.0, "100 %")]
@@ -173,14 +174,14 @@ def _risk_coverage(confidence: BinCounts) -> Pixels:
             risk / top,
             "this model",
             _short(float(score_histograms.aurc(confidence).value)),
-            canvas.WRONG,
+            WRONG,
             True,
         ),
-        Curve(flat, np.full(2, overall / top), "random", _short(overall), canvas.UNKNOWN),
-        Curve(kept, best / top, "ideal", _short(float(score_histograms.aurc(perfect).value)), canvas.RIGHT),
+        Curve(flat, np.full(2, overall / top), "random", _short(overall), UNKNOWN),
+        Curve(kept, best / top, "ideal", _short(float(score_histograms.aurc(perfect).value)), RIGHT),
     ]
     x = Axis("images kept, most confident first", _TICKS)
-    return canvas.draw_curves("area under curve", x, Axis("errors among the kept", ticks), curves)
+    return plots.draw_curves("area under curve", x, Axis("errors among the kept", ticks), curves)
 
 
 def _short(area: float) -> str:

@@ -4,7 +4,8 @@ import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from predboard.drawing import canvas
+from predboard.drawing import report_card
+from predboard.drawing.report_card import ReportCard
 from predboard.metrics import counts
 from predboard.metrics.counts import CountMetrics, Counts, CountsPanel
 from predboard.metrics.intervals import wilson_interval
@@ -51,7 +52,7 @@ def _report_card(
         facts[1:1] = [("failed", f"{scores.tally.failed:,}"), ("unlabelled", f"{scores.tally.unlabelled:,}")]
     if scores.counted:
         facts += [("macro F1", f"{scores.f1_macro:.3f}"), ("NLL", f"{scores.nll:.3f}")]
-    card = canvas.ReportCard(
+    card = ReportCard(
         title=f"{subject.name}  ·  step {step}",
         accuracy=(scores.accuracy, *wilson_interval(hits, scores.counted)) if scores.counted else None,
         facts=facts,
@@ -64,4 +65,4 @@ def _report_card(
         trend=trend,
         step=step,
     )
-    return canvas.draw_report_card(card)
+    return report_card.draw_report_card(card)

@@ -15,7 +15,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from predboard.drawing import canvas
+from predboard.drawing import plots
+from predboard.drawing.plots import IntervalLine
 from predboard.formatting import escape_markdown, unique_names
 from predboard.metrics import slices as slicing
 from predboard.metrics.intervals import MEAN, WILSON, benjamini_hochberg, mean_interval, welch_p, wilson_interval
@@ -121,7 +122,7 @@ class Panel:
             lines = [_line(c.slice) for c in (worse or compared)[: self.shown]]
             title = "worst slices, by accuracy" if worse else "no slice is clearly worse"
             overall = float(states[last].whole[1] / states[last].whole[0])
-            worst = functools.partial(canvas.draw_intervals, title, lines, overall)
+            worst = functools.partial(plots.draw_intervals, title, lines, overall)
             yield last, Picture("slices/worst", worst, "Bars: 95 % intervals (Wilson).")
         yield last, Text("report/slices", self._page(states[last], compared, worse), "Accuracy by kind of image.")
         yield last, File("slices.csv", _table(compared))
@@ -213,9 +214,9 @@ def _figures(s: Slice) -> dict[str, Metric]:
     }
 
 
-def _line(s: Slice) -> canvas.IntervalLine:
+def _line(s: Slice) -> IntervalLine:
     low, high = wilson_interval(int(s.sums[1]), s.rows)
-    return canvas.IntervalLine(s.name, s.accuracy, low, high, f"{s.rows:,}")
+    return IntervalLine(s.name, s.accuracy, low, high, f"{s.rows:,}")
 
 
 def _tags(found: list[Slice]) -> dict[str, Slice]:

@@ -8,7 +8,8 @@ import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from predboard.drawing import canvas
+from predboard.drawing import plots
+from predboard.drawing.plots import IntervalLine
 from predboard.formatting import escape_markdown, plural
 from predboard.predictions.table import digest_records, hash64
 from predboard.storage.paths import AnyPath
@@ -134,7 +135,7 @@ def _summaries(runs: list[LeaderboardEntry]) -> Iterator[Summary]:
             plural(len(known), "run") if len(known) <= PLOTTED_RUNS else f"the best {PLOTTED_RUNS} of {len(known)} runs"
         )
         lines = [
-            canvas.IntervalLine(
+            IntervalLine(
                 run.name, a["value"], a.get("lower", a["value"]), a.get("upper", a["value"]), f"{run.counted:,}"
             )
             for run in known[:PLOTTED_RUNS]
@@ -142,7 +143,7 @@ def _summaries(runs: list[LeaderboardEntry]) -> Iterator[Summary]:
         ]
         title = f"accuracy of {more}, with 95 % intervals"
         said = "Accuracy at each run's last step. Vermillion: its interval lies below the best. At the end: images."
-        yield Picture("1_glance/ranking", functools.partial(canvas.draw_intervals, title, lines, best, "best"), said)
+        yield Picture("1_glance/ranking", functools.partial(plots.draw_intervals, title, lines, best, "best"), said)
     yield Text("report/ranking", _table(ordered), "All runs of the folder at their last step.")
 
 

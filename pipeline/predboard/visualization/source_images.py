@@ -11,7 +11,8 @@ from typing import Any, Self
 from PIL import Image
 
 from predboard.config import Exif
-from predboard.drawing import canvas
+from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX
+from predboard.drawing.tiles import MIN_SOURCE_SIDE_PX, TileText, draw_sprite, draw_tile, fit_picture
 from predboard.images import decode, sources
 from predboard.parallel import pool as workers
 from predboard.storage import paths, runs
@@ -76,7 +77,7 @@ class SourceImages:
         ids, refs = rows["id"].tolist(), [str(ref or "") for ref in rows["image"]]
         for i, (picture, exact) in enumerate(self.fitted(step, ids, refs)):
             label, loss = int(rows["label"][i]), float(rows["loss"][i])
-            words = canvas.TileText(
+            words = TileText(
                 true=run.classes[label] if label >= 0 else None,
                 top=[
                     (run.classes[c], float(p))
@@ -86,9 +87,9 @@ class SourceImages:
                 id=ids[i],
                 loss=loss if label >= 0 else None,
             )
-            drawn = canvas.draw_tile(picture, words)
+            drawn = draw_tile(picture, words)
             samples.append(events.encode_png(drawn) if exact else events.encode_jpeg(drawn))
-        return EncodedImages(tiles.tag, canvas.WIDTH_PX, canvas.HEIGHT_PX, tuple(samples), tiles.description)
+        return EncodedImages(tiles.tag, WIDTH_PX, HEIGHT_PX, tuple(samples), tiles.description)
 
     def fitted(self, step: int, ids: Sequence[int], refs: Sequence[str]) -> Iterator[tuple[Image.Image | None, bool]]:
         """Pictures as tiles show them, None for one that is nowhere, and whether each has its own pixels."""
@@ -129,7 +130,7 @@ class SourceImages:
         threads, few = (paths.MAX_CONNECTIONS, 1) if far else (threads, SPRITE_TASK_IMAGES)
         some = (points[at : at + few] for at in range(0, len(points), few))
         drawn = [one for ones in workers.ordered_map(lambda them: [*map(small, them)], some, threads) for one in ones]
-        return (events.encode_jpeg(canvas.draw_sprite(drawn, side)) if any(drawn) else b""), side
+        return (events.encode_jpeg(draw_sprite(drawn, side)) if any(drawn) else b""), side
 
     def _root_of(self, step: int) -> str:
         return self._steps[step].run.root if self._root is None else str(self._root)
@@ -143,8 +144,8 @@ class SourceImages:
 
     def _fit(self, step: int, row: int, ref: str) -> tuple[Image.Image | None, bool]:
         """A fitted picture, and whether it is shown with its own pixels."""
-        picture = self._open(step, row, ref, enough=canvas.MIN_SOURCE_SIDE_PX)
-        return (None, True) if picture is None else canvas.fit_picture(picture)
+        picture = self._open(step, row, ref, enough=MIN_SOURCE_SIDE_PX)
+        return (None, True) if picture is None else fit_picture(picture)
 
     def _open(self, step: int, row: int, ref: str, enough: int | None = None) -> Image.Image | None:
         """A source picture in RGB; None, and counted, if it is nowhere."""

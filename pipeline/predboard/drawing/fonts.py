@@ -1,0 +1,88 @@
+"""Fonts by size, weight and script, and text fitted to a width. It knows nothing of pictures.
+
+Text is set in DejaVu Sans, whose two files are part of this package (their licence is beside them): Latin, Greek,
+Cyrillic and the symbols that the pictures use, the same pixels on every machine. Scripts that it lacks (Chinese,
+Japanese, Korean, …) are set in a font of the system if there is one, and else as boxes.
+"""
+
+import bisect
+import functools
+from pathlib import Path
+
+from PIL import ImageFont
+
+MIN_SIZE_PX = 9
+"""Text is not made smaller than this to fit; its middle is left out instead."""
+
+FITTED_LINES = 4096
+"""Lines whose fitted form is remembered: most of them recur, and fitting takes several measurements."""
+
+_SYSTEM_FONTS = (
+    "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc",
+    "/usr/share/fonts/noto-cjk/NotoSansCJK-Regular.ttc",
+    "/usr/share/fonts/google-noto-cjk/NotoSansCJK-Regular.ttc",
+    "/System/Library/Fonts/PingFang.ttc",
+    "/System/Library/Fonts/Supplemental/Arial Unicode.ttf",
+    "C:/Windows/Fonts/msyh.ttc",
+)
+"""Where systems keep a font for scripts that DejaVu Sans lacks; the first that exists is used."""
+
+
+@functools.cache
+def _load(path: Path, size: int) -> ImageFont.FreeTypeFont:
+    # Pillow's basic layout is the same everywhere; Raqm is an optional library.
+    return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
+
+
+def _dejavu(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    return _load(Path(__file__).parent / "font_files" / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"), size)
+
+
+def _glyph(character: str) -> tuple[tuple[int, int], bytes]:
+    mask = _dejavu(32).getmask(character)
+    return mask.size, bytes(mask)
+
+
+@functools.lru_cache(FITTED_LINES)
+def has_glyph(character: str) -> bool:
+    """Whether DejaVu Sans has a character. One that it lacks is drawn as the font's box, as U+FFFF always is.
+
+    >>> has_glyph("ž"), has_glyph("✓"), has_glyph("漢")
+    (True, True, False)
+    """
+    return _glyph(character) != _glyph("\uffff")
+
+
+def choose_font(text: str, size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """Return a font that has the characters of a text, or DejaVu Sans if this machine has none."""
+    if not text.isascii() and not all(map(has_glyph, text)):
+        system = next((Path(path) for path in _SYSTEM_FONTS if Path(path).exists()), None)
+        if system is not None:
+            return _load(system, size)
+    return _dejavu(size, bold)
+
+
+def measure_text(text: str, size: int, bold: bool = False) -> float:
+    """Return the width in pixels of a text on one line."""
+    text = " ".join(text.split())
+    return float(choose_font(text, size, bold).getlength(text))
+
+
+@functools.lru_cache(FITTED_LINES)
+def fit_text(text: str, width: float, size: int, bold: bool) -> tuple[str, ImageFont.FreeTypeFont]:
+    """Make a text at most `width` pixels wide: first in a smaller size, then without its middle.
+
+    Returns:
+        The text on one line, and the font to write it in.
+    """
+    text = " ".join(text.split())
+    for smaller in range(size, MIN_SIZE_PX - 1, -1):
+        font = choose_font(text, smaller, bold)
+        if font.getlength(text) <= width:
+            return text, font
+
+    def shorten(characters: int) -> str:
+        return f"{text[: (characters + 1) // 2]}…{text[len(text) - characters // 2 :]}"
+
+    fitting = bisect.bisect_right(range(2, len(text)), width, key=lambda n: font.getlength(shorten(n)))
+    return shorten(fitting + 1) if fitting else "…", font
