@@ -306,7 +306,7 @@ def test_labels_that_are_not_those_of_the_images_are_warned_of(tmp_path: Path) -
     import_predictions(
         ImportConfig("logits", (tmp_path / "a.npz",), tmp_path / "out", images=str(tmp_path / "data")), said.append
     )
-    assert "warning: 2 labels in a.npz are not those of --images: are the rows in the same order?" in said
+    assert "warning: 2 labels in a.npz differ from those of --images: are the rows in the same order?" in said
     assert open_predictions(tmp_path / "out").run.classes == ("a", "b", "c")
 
 
@@ -353,7 +353,7 @@ def test_labels_of_some_images_only(tmp_path: Path) -> None:
     frame = open_predictions(tmp_path / "out").to_pandas()
     assert frame["label"].fillna(-1).tolist() == [c if i % 2 else -1 for i, c in enumerate(label)]
     pd.DataFrame({"path": image[:2] * 20, "label": label}).to_csv(tmp_path / "y.csv", index=False)
-    refused("no labels of these images, or several", tmp_path / "x", tmp_path / "a.npz", labels=tmp_path / "y.csv")
+    refused("no labels for these images, or several", tmp_path / "x", tmp_path / "a.npz", labels=tmp_path / "y.csv")
 
 
 # --- what the scores are ---
@@ -387,9 +387,9 @@ def test_one_is_not_said_as_many(tmp_path: Path) -> None:
     import_predictions(dataclasses.replace(config, classes=tmp_path / "names.txt"), said.append)
     assert said == [
         "two.csv: 2 rows, 2 classes in prob_a, prob_b",
-        "warning: 1 label in labels.txt is of no class (cow) and counts as unknown",
-        "warning: 1 row in two.csv has scores that are not finite; it is a failed row",
-        "1 probability below 1.2e-38 in two.csv counts as that, 87.3 nats",
+        "warning: 1 label in labels.txt is not among the classes (cow); it counts as unknown",
+        "warning: 1 row in two.csv has scores that are not finite; it becomes a failed row",
+        "1 probability below 1.2e-38 in two.csv was raised to that, a loss of 87.3 nats",
     ]
 
 
@@ -403,8 +403,8 @@ def test_a_probability_of_zero_and_a_row_that_is_not_finite(tmp_path: Path) -> N
     adopted = import_predictions(ImportConfig("probabilities", (tmp_path / "a.csv",), out), said.append)
     assert said == [
         "a.csv: 4 rows, 3 classes in prob_a, prob_b, prob_c",
-        "warning: 2 rows in a.csv have scores that are not finite; they are failed rows",
-        "2 probabilities below 1.2e-38 in a.csv count as that, 87.3 nats",
+        "warning: 2 rows in a.csv have scores that are not finite; they become failed rows",
+        "2 probabilities below 1.2e-38 in a.csv were raised to that, a loss of 87.3 nats",
     ]
     frame = open_predictions(out).to_pandas()
     assert frame["error"].fillna("").tolist() == ["", "", "the scores are not finite", "the scores are not finite"]
@@ -546,12 +546,12 @@ def test_timms_inference_with_all_scores(kind: str, apart: bool, topk: int, tmp_
 @pytest.mark.parametrize(
     ("topk", "index", "labels", "apart", "words"),
     [
-        (1, True, True, False, r"holds only one number of each row in 'prob'.*timm: --topk 0"),
-        (1, False, False, False, r"holds only one number of each row in 'prob'"),
+        (1, True, True, False, r"holds only one number per row, in 'prob'.*timm: --topk 0"),
+        (1, False, False, False, r"holds only one number per row, in 'prob'"),
         (2, True, True, False, r"holds only the 2 highest scores of row \d+.*timm: --topk 0"),
         (2, True, False, True, r"holds only the 2 highest scores of row \d+"),
-        (3, False, True, False, r"highest scores of each row by names of classes.*--include-index"),
-        (3, False, True, True, r"highest scores of each row by names of classes"),
+        (3, False, True, False, r"highest scores of each row by class name.*--include-index"),
+        (3, False, True, True, r"highest scores of each row by class name"),
         (3, False, False, False, r"fall from first to last"),
         (3, False, False, True, r"fall from first to last"),
     ],
@@ -570,7 +570,7 @@ def test_timms_short_names_take_their_folders_from_the_images(tmp_path: Path) ->
     assert (frame["image"].tolist(), frame["label"].tolist()) == (image, label.tolist())
     (tmp_path / "list.txt").write_text("\n".join(reversed(image)))
     refused(
-        r"row 0 is 000\.png in t\.csv and .*/039\.png in --images: expected the same order",
+        r"row 0 is 000\.png in t\.csv but .*/039\.png in --images: expected the same order",
         tmp_path / "other",
         file,
         scores="probabilities",
@@ -584,9 +584,12 @@ def test_timms_short_names_take_their_folders_from_the_images(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        ({"logits": (40, 3), "labels": (39,)}, r"has 40 rows of scores and 'labels' of shape 39; expected one for"),
-        ({"logits": (40, 3), "labels": (40, 3)}, r"'labels' of shape 40×3"),
-        ({"logits": (40,)}, r"has float64 of shape 40 in logits; expected numbers of \[rows, classes\]"),
+        (
+            {"logits": (40, 3), "labels": (39,)},
+            r"has 40 rows of scores, but 'labels' has shape 39; expected one value per",
+        ),
+        ({"logits": (40, 3), "labels": (40, 3)}, r"'labels' has shape 40×3"),
+        ({"logits": (40,)}, r"logits of .*a\.npz is float64 of shape 40; expected numbers of shape \[rows, classes\]"),
         ({"logits": (40, 3, 2)}, r"of shape 40×3×2"),
         ({"logits": (0, 3)}, r"holds no rows"),
     ],
@@ -602,9 +605,9 @@ def test_labels_that_disagree(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", logits)
     cases: list[tuple[Sequence[object], str]] = [
         (label[:-1].tolist(), r"y\.json has 39 labels for 40 rows of scores"),
-        ([*label[:-1].tolist(), 3], r"y\.json has label 3 in row 39, and the scores are of 3 classes, 0 to 2: are"),
-        ([0.5] * 40, r"is 0\.5 in row 0; expected names or whole numbers"),
-        (["a", "b"] * 20, r"there are 3 scores in each row and 2 classes \(a, b\).*--classes FILE"),
+        ([*label[:-1].tolist(), 3], r"y\.json has label 3 in row 39, but the scores are of 3 classes, 0 to 2: do"),
+        ([0.5] * 40, r"the label in row 0 of column 'value' of y\.json is 0\.5; expected names or whole numbers"),
+        (["a", "b"] * 20, r"each row has 3 scores, but there are 2 classes \(a, b\).*--classes FILE"),
     ]
     for values, words in cases:
         (tmp_path / "y.json").write_text(json.dumps(values))
@@ -622,10 +625,12 @@ def test_labels_that_disagree(tmp_path: Path) -> None:
         ),
         said.append,
     )
-    assert "warning: 2 labels in y.json are of no class (cow) and count as unknown" in said
+    assert "warning: 2 labels in y.json are not among the classes (cow); they count as unknown" in said
     assert open_predictions(tmp_path / "out").to_pandas()["label"].isna().sum() == 3
     (tmp_path / "list.txt").write_text("\n".join(image[:-1]))
-    refused("40 rows and .*list.txt 39 images", tmp_path / "1", tmp_path / "a.npy", images=str(tmp_path / "list.txt"))
+    refused(
+        "40 rows and .*list.txt has 39 images", tmp_path / "1", tmp_path / "a.npy", images=str(tmp_path / "list.txt")
+    )
     refused("no path", tmp_path / "1", tmp_path / "a.npy", labels_from_folders=True)
 
 
@@ -637,9 +642,13 @@ def test_labels_that_disagree(tmp_path: Path) -> None:
         ("a.pt", b"nothing", r"a\.pt holds more than tensors"),
         ("a.csv", b"", r"cannot read .*a\.csv"),
         ("a.csv", b"path,logits\n", r"a\.csv holds no rows"),
-        ("a.csv", b'path,logits\na,"[1, x]"\n', r"a\.csv has no list of numbers in row 0: .*'x'"),
-        ("a.csv", b'path,logits\na,"[1, 2]"\nb,"[1, 2, 3]"\n', r"2 numbers in 'logits' of row 0, and 3 in others"),
-        ("a.csv", b"path,x\na,b\n", r"has path, x; which are the scores\? Name them by --score-column"),
+        ("a.csv", b'path,logits\na,"[1, x]"\n', r"row 0 of .*a\.csv has no list of numbers: .*'x'"),
+        (
+            "a.csv",
+            b'path,logits\na,"[1, 2]"\nb,"[1, 2, 3]"\n',
+            r"'logits' of .*a.csv has 2 numbers in row 0 and 3 in others",
+        ),
+        ("a.csv", b"path,x\na,b\n", r"has path, x; which are the scores\? Name them with --score-column"),
         ("a.json", b"{", r"cannot read .*a\.json"),
         ("a.json", b"5", r"a\.json holds 5; expected a list of records"),
         ("a.json", b'{"columns": 1, "data": [2]}', r"cannot read .*a\.json"),
@@ -656,7 +665,7 @@ def test_a_file_that_is_none(name: str, content: bytes, words: str, tmp_path: Pa
 
 def test_python_objects_are_not_read(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", logits=np.zeros((2, 3)), files=np.array(["a", "b"], object))
-    refused(r"holds Python objects in 'files'.*dtype=str", tmp_path, tmp_path / "a.npz")
+    refused(r"array 'files' of .*a\.npz holds Python objects.*dtype=str", tmp_path, tmp_path / "a.npz")
     torch = pytest.importorskip("torch", reason=".pt files are read by torch")
     torch.save({"logits": torch.zeros(2, 3), "where": Path("x")}, tmp_path / "a.pt")
     refused(
@@ -714,7 +723,7 @@ def test_files_with_steps_in_their_names_are_steps_and_others_are_one_table(tmp_
         frame = open_predictions(tmp_path / "out", step=step).to_pandas()
         np.testing.assert_array_equal(logits_of(frame), logits * (7 if step == 7 else 1))
         assert frame["image"].tolist() == image
-    with pytest.raises(InputError, match=r"a\.npz has no step in its name and others have: --step"):
+    with pytest.raises(InputError, match=r"a\.npz has no step in its name, but other files have: give --step"):
         run(tmp_path, tmp_path / "a.npz", tmp_path / "net_epoch02.npz")
     with pytest.raises(InputError, match="--step has 3 numbers for 2 files"):
         run(tmp_path, *halves, step=(1, 2, 3))
@@ -725,11 +734,11 @@ def test_steps_of_other_classes_do_not_mix(tmp_path: Path) -> None:
         logits, *_ = made(classes=classes)
         np.save(tmp_path / f"step{classes}.npy", logits)
     run(tmp_path, tmp_path / "step3.npy")
-    with pytest.raises(InputError, match=r"step 3 has other classes \(0, 1, 2\) than step 4 \(0, 1, 2, 3\)"):
+    with pytest.raises(InputError, match=r"steps 3 and 4 have different classes \(0, 1, 2 and 0, 1, 2, 3\)"):
         run(tmp_path, tmp_path / "step4.npy")
-    refused("step 4 has other classes", tmp_path / "x", tmp_path / "step3.npy", tmp_path / "step4.npy")
+    refused("steps 4 and 3 have different classes", tmp_path / "x", tmp_path / "step3.npy", tmp_path / "step4.npy")
     refused(
-        "step4.npy has other classes than step3.npy: 4, 3",
+        "step4.npy and step3.npy have different classes: 4 and 3",
         tmp_path / "x",
         tmp_path / "step3.npy",
         tmp_path / "step4.npy",
@@ -895,13 +904,16 @@ def test_what_the_command_cannot_do_is_one_line(tmp_path: Path, capsys: pytest.C
     a = str(tmp_path / "a.npy")
     for arguments, words in (
         ([], "--scores"),
-        (["--scores", "logits"], "which files\\? For example"),
+        (["--scores", "logits"], "no files given; for example"),
         ([a], "--scores"),
         ([a, "--scores", "guess"], "'logits', 'probabilities', 'log_probabilities'"),
-        ([a, "--scores", "probabilities", "--out", str(tmp_path / "o")], "a.npy holds no probabilities: of 40 rows"),
+        (
+            [a, "--scores", "probabilities", "--out", str(tmp_path / "o")],
+            "a.npy does not hold probabilities: of 40 rows",
+        ),
         ([str(tmp_path / "b.npy"), "--scores", "logits"], "no file .*b.npy"),
         ([a, "--scores", "logits", "--labels", a, "--labels-from-folders"], "exclude each other: a row has one label"),
-        ([a, "--scores", "logits", "--image-root", str(tmp_path / "x")], "no folder .*x: --image-root"),
+        ([a, "--scores", "logits", "--image-root", str(tmp_path / "x")], "--image-root .*x does not exist"),
         ([a, "--scores", "logits", "--thumbnails", "8", "--no-pictures"], "--thumbnails needs the pictures"),
         ([a, "--scores", "logits", "--classes", a], "holds no class names|cannot read"),
     ):
@@ -1003,4 +1015,4 @@ def test_confidences_alone_are_refused(tmp_path: Path, capsys: pytest.CaptureFix
     real(CIFAR)
     file = CIFAR / "nncal_probs_resnet110_c10_logits.csv"
     assert main.run(["import", str(file), "--scores", "probabilities", "--out", str(tmp_path / "out")]) == 2
-    assert "holds only one number of each row in 'confidence'" in capsys.readouterr().err
+    assert "holds only one number per row, in 'confidence'" in capsys.readouterr().err

@@ -84,15 +84,15 @@ GOOD = softmax(np.random.default_rng(0).normal(size=(30, 4)))
         (
             7,
             [0.5, 0.5, 0.5, 0.5],
-            "of 30 rows 1 do not sum to 1 within 1e-06 (what fp32 allows); the first is row 7, of",
+            "of 30 rows, 1 row does not sum to 1 within 1e-06 (as fp32 allows); the first is row 7, with",
         ),
         (
             3,
             [1.2, -0.2, 0, 0],
-            "of 30 rows 1 have numbers outside 0 to 1 (what fp32 allows); the first is row 3, of sum 1",
+            "of 30 rows, 1 row has numbers outside 0 to 1 (as fp32 allows); the first is row 3, with sum 1",
         ),
-        (0, [0.25, 0.25, 0.25, 0.2499], "the first is row 0, of sum 0.9999: see --scores"),
-        (29, [-1, -2, -3, -4], "the first is row 29, of sum -10"),
+        (0, [0.25, 0.25, 0.25, 0.2499], "the first is row 0, with sum 0.9999: see --scores"),
+        (29, [-1, -2, -3, -4], "the first is row 29, with sum -10"),
     ],
 )
 def test_a_row_that_is_no_probability_is_refused_and_named(row: int, value: list[float], words: str) -> None:
@@ -107,9 +107,11 @@ def test_each_contradiction_is_counted() -> None:
     rows = GOOD.astype(np.float32)
     rows[[2, 5, 6]] /= 2
     rows[9, 0] = -3
-    with pytest.raises(InputError, match=r"of 30 rows 1 have numbers outside 0 to 1 and 3 do not sum to 1") as raised:
+    with pytest.raises(
+        InputError, match=r"of 30 rows, 1 row has numbers outside 0 to 1 and 3 rows do not sum to 1"
+    ) as raised:
         looked("probabilities", rows).finish("x")
-    assert "row 2, of sum 0.5:" in str(raised.value)
+    assert "row 2, with sum 0.5:" in str(raised.value)
 
 
 def test_the_same_error_is_allowed_in_half_precision_and_not_in_single() -> None:
@@ -117,16 +119,16 @@ def test_the_same_error_is_allowed_in_half_precision_and_not_in_single() -> None
     off = np.abs(half.astype(np.float64).sum(axis=1) - 1).max()
     assert off > 1e-4
     assert looked("probabilities", half).finish("x") == []
-    with pytest.raises(InputError, match="what fp32 allows"):
+    with pytest.raises(InputError, match="as fp32 allows"):
         looked("probabilities", half, GOOD.astype(np.float32)).finish("x")
 
 
 @pytest.mark.parametrize(
     ("kind", "rows", "words"),
     [
-        ("log_probabilities", GOOD, r"have numbers above 0"),
-        ("log_probabilities", np.log(GOOD) - 1, r"30 do not sum to 1 within .*of sum 0\.367879"),
-        ("probabilities", np.log(GOOD), r"30 have numbers outside 0 to 1"),
+        ("log_probabilities", GOOD, r"rows have numbers above 0"),
+        ("log_probabilities", np.log(GOOD) - 1, r"30 rows do not sum to 1 within .*with sum 0\.367879"),
+        ("probabilities", np.log(GOOD), r"30 rows have numbers outside 0 to 1"),
         ("probabilities", np.full((30, 3), np.nan), r"none of the 30 rows in x has finite scores"),
     ],
 )
@@ -151,8 +153,8 @@ def test_rows_that_are_not_finite_fail_and_zeros_are_counted() -> None:
     rows[8] = [0.5, 0.5, 1e-40, 2e-38]
     told = looked("probabilities", rows).finish("x")
     assert told == [
-        "warning: 2 rows in x have scores that are not finite; they are failed rows",
-        "5 probabilities below 1.2e-38 in x count as that, 87.3 nats",
+        "warning: 2 rows in x have scores that are not finite; they become failed rows",
+        "5 probabilities below 1.2e-38 in x were raised to that, a loss of 87.3 nats",
     ]
     assert validation.usable_rows("probabilities", rows).tolist() == [i not in (4, 5) for i in range(30)]
     logs = np.log(np.maximum(rows[6:8], 0), where=rows[6:8] > 0, out=np.full((2, 4), -np.inf))
@@ -176,7 +178,7 @@ def test_logits_are_kept_to_the_last_bit() -> None:
 
 def test_lists_of_the_highest_scores_are_no_columns_of_classes() -> None:
     falling = -np.sort(-GOOD, axis=1)
-    with pytest.raises(InputError, match="fall from first to last: those are the highest of each row"):
+    with pytest.raises(InputError, match="fall from first to last, so they are each row's highest scores"):
         looked("probabilities", falling).finish("x")
     assert looked("probabilities", falling, GOOD).finish("x") == []
     assert looked("probabilities", falling[:19]).finish("x") == []

@@ -1,20 +1,23 @@
 """Logits of rows as they come -> part files, each published whole. Knows no model and no device."""
 
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from predboard.images.loader import LoadedImage
 from predboard.images.sources import Manifest
-from predboard.inference.forward import Batch
 from predboard.predictions.table import Part, Predictions, Run, to_logits
 from predboard.storage import runs, timing
 from predboard.storage.paths import AnyPath
 from predboard.storage.shards import Task
+
+if TYPE_CHECKING:  # an import writes parts too, and needs no torch
+    from predboard.inference.forward import Batch
 
 
 @dataclass(frozen=True)
@@ -97,9 +100,10 @@ class PartSpec:
 
 
 class PartBuilder:
-    """One part of one step while its rows arrive: buffers a row group, writes it, publishes at the end."""
+    """Builds one part of one step while its rows arrive: buffers a row group, writes it, and publishes the part."""
 
-    def __init__(self, making: PartSpec) -> None:
+    def __init__(self, making: PartSpec, clocks: Sequence[str] = ("decode", "wait", "transfer", "forward")) -> None:
+        """Open the new file. `clocks` are what its record says the seconds of, besides `write`."""
         self._making, self._writer = making, making.writer()
         run, shard = making.run, making.task.shard
         # One place for a row group's arrays: small ones that outlive their batch would keep the allocator from giving
@@ -112,48 +116,77 @@ class PartBuilder:
         self._clipped = 0
         self._failed = 0
         self._began = time.time()
-        self._seconds = dict.fromkeys(("decode", "wait", "transfer", "forward", "write"), 0.0)
+        self._seconds = dict.fromkeys((*clocks, "write"), 0.0)
 
-    def add(self, batch: Batch) -> int:
-        """Take the next rows; with the last of them the part is published. -> failed rows written meanwhile."""
+    def add(self, batch: "Batch") -> int:
+        """Take the rows of a batch; with the last of them the part is published. -> failed rows written meanwhile."""
         failed = self._failed
         self._seconds = timing.add_seconds(self._seconds, _spent(batch))
-        logits, embeddings = batch.outputs[self._making.run.step]
+        self.add_rows(batch.rows, *batch.outputs[self._making.run.step])
+        if batch.last:
+            self.publish()
+        return self._failed - failed
+
+    def add_rows(
+        self,
+        rows: Sequence[LoadedImage],
+        scores: NDArray[np.float32],
+        embeddings: NDArray[np.float16] | None = None,
+        clipped: int = 0,
+    ) -> None:
+        """Take the next rows, without their pixels, and write every row group that is full.
+
+        Args:
+            rows: of each row its error, its label if it says one, and what is known of its picture.
+            scores: [rows, classes].
+            embeddings: [rows, width].
+            clipped: probabilities that were raised before, to be counted with those that are raised here.
+        """
+        self._clipped += clipped
         taken = 0
-        while taken < len(batch.rows):
+        while taken < len(rows):
             filled = len(self._rows)
-            take = min(len(batch.rows) - taken, len(self._logits) - filled)
-            self._logits[filled : filled + take] = logits[taken : taken + take]
+            take = min(len(rows) - taken, len(self._logits) - filled)
+            self._logits[filled : filled + take] = scores[taken : taken + take]
             if embeddings is not None:
                 self._embeddings[filled : filled + take] = embeddings[taken : taken + take]
-            self._rows += batch.rows[taken : taken + take]
+            self._rows += rows[taken : taken + take]
             taken += take
-            if len(self._rows) == len(self._logits) or (batch.last and taken == len(batch.rows)):
-                began = time.perf_counter()
+            if len(self._rows) == len(self._logits):
                 self._flush()
-                self._seconds["write"] += time.perf_counter() - began
-        if batch.last:
-            record = self._making.record(self._began, self._seconds, self._clipped)
-            if runs.holds_part(self._making.path, self._making.run, record):  # of a worker that was taken for dead
-                self.abandon()
-            else:
-                self._writer.publish(record)
-        return self._failed - failed
+
+    @contextlib.contextmanager
+    def timed(self, clock: str) -> Iterator[None]:
+        """Add the seconds that the block takes to a clock."""
+        began = time.perf_counter()
+        yield
+        self._seconds[clock] += time.perf_counter() - began
+
+    def publish(self) -> None:
+        """Write what is left and publish the part, unless a worker that was taken for dead has done so."""
+        if self._rows:
+            self._flush()
+        record = self._making.record(self._began, self._seconds, self._clipped)
+        if runs.holds_part(self._making.path, self._making.run, record):
+            self.abandon()
+        else:
+            self._writer.publish(record)
 
     def abandon(self) -> None:
         """Leave nothing behind."""
         self._writer.abandon()
 
     def _flush(self) -> None:
-        rows, count = self._rows, len(self._rows)
-        ids = np.arange(self._start, self._start + count)
-        self._rows, self._start = [], self._start + count
-        built, clipped = self._making.predictions(
-            self._writer, ids, rows, self._logits[:count], self._embeddings[:count]
-        )
-        self._clipped += clipped
-        self._failed += int((built.predicted < 0).sum())
-        self._writer.write(built)
+        with self.timed("write"):
+            rows, count = self._rows, len(self._rows)
+            ids = np.arange(self._start, self._start + count)
+            self._rows, self._start = [], self._start + count
+            built, clipped = self._making.predictions(
+                self._writer, ids, rows, self._logits[:count], self._embeddings[:count]
+            )
+            self._clipped += clipped
+            self._failed += int((built.predicted < 0).sum())
+            self._writer.write(built)
 
 
 class PartRepair:
@@ -165,7 +198,7 @@ class PartRepair:
         self._batches: list[Batch] = []
         self._began = time.time()
 
-    def add(self, batch: Batch) -> int:
+    def add(self, batch: "Batch") -> int:
         """Take the next rows; with the last of them the part is published, unless every row failed as before.
 
         -> failed rows among them.
@@ -204,7 +237,7 @@ class PartRepair:
         self._writer.abandon()
 
 
-def _spent(batch: Batch) -> dict[str, float]:
+def _spent(batch: "Batch") -> dict[str, float]:
     """Seconds of one step's share of a batch."""
     mine = {name: value / len(batch.outputs) for name, value in batch.seconds.items()}
     return {"decode": sum(row.seconds for row in batch.rows), **mine}

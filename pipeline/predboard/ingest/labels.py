@@ -1,8 +1,11 @@
-"""Whose rows were saved: paths, labels and classes, from wherever they are said -> manifest. Knows no score."""
+"""Combine what is known of saved rows — image paths, labels and class names, wherever they are given — into a manifest.
+
+It knows nothing of the scores but their number.
+"""
 
 import re
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,176 +16,223 @@ from predboard.config import ImportConfig
 from predboard.errors import InputError
 from predboard.formatting import plural
 from predboard.images import sources
-from predboard.ingest import scores
+from predboard.images.sources import Manifest
+from predboard.ingest import columns, scores
+from predboard.ingest.columns import abbreviate
 from predboard.predictions.table import hash_refs, rename_reserved_columns
 
 RawLabels = list[int | str]
-"""Labels as they are said: index, -1 if unknown, or name."""
+"""[rows] labels as they are given: an index, -1 if unknown, or a name."""
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Labels, and where they come from in words."""
+
+    values: RawLabels
+    source: str
+    classes: tuple[str, ...] = ()
+    """Names that came with the labels."""
 
 
 def build_manifest(
     config: ImportConfig,
     file: Path,
-    rows: scores.SavedScores,
-    named: tuple[str, ...],
-    listed: sources.Manifest | None,
-    say: Callable[[str], None],
-) -> sources.Manifest:
-    """Manifest of saved rows.
+    saved: scores.SavedScores,
+    class_names: tuple[str, ...],
+    image_list: Manifest | None,
+    log: Callable[[str], None],
+) -> Manifest:
+    """Return the manifest of saved rows.
 
     Args:
         config: where paths and labels come from.
-        file: the first that the rows are in.
-        rows: what it says itself.
-        named: the classes of --classes.
-        listed: the manifest of --images.
-        say: takes a warning.
+        file: the first file of the rows.
+        saved: the rows, with the paths and labels that the file itself has.
+        class_names: the classes of --classes, or ().
+        image_list: the manifest of --images.
+        log: takes a warning.
 
     Raises:
         InputError: if they do not fit the rows or each other.
     """
-    if listed is not None and len(listed) != rows.rows:
+    if image_list is not None and len(image_list) != saved.rows:
         raise InputError(
-            f"{file.name} has {rows.rows:,} rows and {config.images} {len(listed):,} images; expected as many"
+            f"{file.name} has {saved.rows:,} rows and {config.images} has {len(image_list):,} images; expected as many"
         )
-    root, refs = _refs(config, file, rows, listed)
-    label, classes = _labels(config, file, rows, listed, refs, named, say)
-    columns = rows.columns
-    if config.key_column is not None and (listed is None or config.key_column in columns.column_names):
-        name = scores.find_column(columns.column_names, config.key_column, (), file, "--key-column")
-        key = hash_refs(map(str, columns.column(name).to_pylist()))
-    elif listed is not None:
-        key = listed.key
+    root, refs = _refs(config, file, saved, image_list)
+    label, classes = _labels(config, file, saved, image_list, refs, class_names, log)
+    table = saved.columns
+    if config.key_column is not None and (image_list is None or config.key_column in table.column_names):
+        name = columns.find_column(table.column_names, config.key_column, (), file, "--key-column")
+        key = hash_refs(map(str, table.column(name).to_pylist()))
+    elif image_list is not None:
+        key = image_list.key
     else:
         key = hash_refs(str(row) if ref is None else ref for row, ref in enumerate(refs))
-    kept = [name for name in columns.column_names if name not in (rows.label, rows.image)]
-    further = {new: columns.column(name) for new, name in zip(rename_reserved_columns(kept), kept, strict=True)}
-    if listed is not None:
-        further |= {name: listed.columns.column(name) for name in listed.columns.column_names if name not in further}
-    table = pa.table({name: column.combine_chunks() for name, column in further.items()})
+    others = [name for name in table.column_names if name not in (saved.label, saved.image)]
+    further = {new: table.column(name) for new, name in zip(rename_reserved_columns(others), others, strict=True)}
+    if image_list is not None:
+        listed = image_list.columns
+        further |= {name: listed.column(name) for name in listed.column_names if name not in further}
     image = pa.array(refs, pa.string())
     sources.refuse_secrets(image)
-    return sources.Manifest(root, image, label, key, classes, table)
+    further_columns = pa.table({name: column.combine_chunks() for name, column in further.items()})
+    return Manifest(root, image, label, key, classes, further_columns)
 
 
-def open_image_list(config: ImportConfig, named: tuple[str, ...]) -> sources.Manifest | None:
-    """The manifest of --images, None without. Raises InputError if it cannot be read."""
+def open_image_list(config: ImportConfig, class_names: tuple[str, ...]) -> Manifest | None:
+    """Return the manifest of --images, None without. Raises InputError if it cannot be read."""
     if config.images is None:
         return None
     file = Path(config.images)
     if file.suffix.lower() != ".txt":
         root = config.image_root if config.image_root is not None and config.image_root.is_dir() else None
-        return sources.open_source(
-            config.images, sources.SourceOptions(config.image_column, None, config.key_column, root, named)
-        )
+        options = sources.SourceOptions(config.image_column, None, config.key_column, root, class_names)
+        return sources.open_source(config.images, options)
     table = scores.read_columns(file)
-    refs = [str(ref) for ref in _posix(table.column(0).to_pylist())]
-    label = np.full(len(refs), -1, np.int32)
-    found = sources.Manifest(str(file.resolve().parent), pa.array(refs, pa.string()), label, hash_refs(refs), ())
+    refs = [str(ref) for ref in _forward_slashes(table.column(0).to_pylist())]
+    unknown = np.full(len(refs), -1, np.int32)
+    root_folder = str(file.resolve().parent)
+    listed = Manifest(root_folder, pa.array(refs, pa.string()), unknown, hash_refs(refs), ())
     if table.num_columns == 1:
-        return found
-    values = table.column("label").to_pylist()
-    classes = named or tuple(sorted(set(values)))
-    place = {name: i for i, name in enumerate(classes)}
-    return replace(found, label=np.array([place.get(value, -1) for value in values], np.int32), classes=classes)
+        return listed
+    names = table.column("label").to_pylist()
+    classes = class_names or tuple(sorted(set(names)))
+    return replace(listed, label=_indices(names, classes), classes=classes)
 
 
-def _posix(refs: Sequence[str | None]) -> list[str | None]:
-    """Paths with / between folders, where a program on Windows wrote them with backslashes."""
+# --- paths ---
+
+
+def _forward_slashes(refs: Sequence[str | None]) -> list[str | None]:
+    """Return paths with / between folders, where a program on Windows wrote all of them with backslashes."""
     if any("/" in ref for ref in refs if ref):
         return list(refs)
     return [ref and ref.replace("\\", "/") for ref in refs]
 
 
 def _refs(
-    config: ImportConfig, file: Path, rows: scores.SavedScores, listed: sources.Manifest | None
+    config: ImportConfig, file: Path, saved: scores.SavedScores, image_list: Manifest | None
 ) -> tuple[str, list[str | None]]:
-    """Root and path of each image; None where it has none."""
-    own: list[str | None] = [None] * rows.rows
-    if rows.image is not None:
-        own = _posix([None if ref is None else str(ref) for ref in rows.columns.column(rows.image).to_pylist()])
-    root, refs = str(file.resolve().parent), own
-    if listed is not None:
-        root, refs = listed.root, listed.image.to_pylist()
-        for row, (here, there) in enumerate(zip(own, refs, strict=True)):
-            if here is not None and _name(here) != _name(str(there)):
-                raise InputError(f"row {row} is {here} in {file.name} and {there} in --images: expected the same order")
+    """Return the root, and the path of each image below it or None."""
+    refs: list[str | None] = [None] * saved.rows
+    if saved.image is not None:
+        paths = saved.columns.column(saved.image).to_pylist()
+        refs = _forward_slashes([None if path is None else str(path) for path in paths])
+    root = str(file.resolve().parent)
+    if image_list is not None:
+        own, root, refs = refs, image_list.root, image_list.image.to_pylist()
+        for row, (path, listed) in enumerate(zip(own, refs, strict=True)):
+            if path is not None and _file_name(path) != _file_name(str(listed)):
+                raise InputError(
+                    f"row {row} is {path} in {file.name} but {listed} in --images: expected the same order"
+                )
     if config.image_root is None:
         return root, refs
     if config.image_root.is_dir():
         return str(config.image_root.resolve()), refs
     if config.image_root.suffix.lower() not in (".zip", ".tar") or not config.image_root.is_file():
-        raise InputError(f"no folder {config.image_root}: --image-root is the folder, .zip or .tar that has the images")
+        raise InputError(
+            f"--image-root {config.image_root} does not exist: expected the folder, .zip or .tar with the images"
+        )
     archive = config.image_root.resolve()
     return str(archive.parent), [ref and f"{archive.name}#{ref}" for ref in refs]
 
 
-def _name(ref: str) -> str:
+def _file_name(ref: str) -> str:
     return re.split(r"[/#]", ref)[-1]
+
+
+# --- labels ---
 
 
 def _labels(
     config: ImportConfig,
     file: Path,
-    rows: scores.SavedScores,
-    listed: sources.Manifest | None,
+    saved: scores.SavedScores,
+    image_list: Manifest | None,
     refs: Sequence[str | None],
-    named: tuple[str, ...],
-    say: Callable[[str], None],
+    class_names: tuple[str, ...],
+    log: Callable[[str], None],
 ) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-    """[rows] labels, -1 if unknown, and the names of the classes."""
-    if named and rows.names and set(named) != set(rows.names):
+    """Return [rows] labels, -1 if unknown, and the names of the classes."""
+    if class_names and saved.names and set(class_names) != set(saved.names):
         raise InputError(
-            f"--classes names {scores.abbreviate(named)} and the columns {scores.abbreviate(rows.names)}; expected "
-            f"the same names"
+            f"--classes names {abbreviate(class_names)} but the columns are {abbreviate(saved.names)}; expected the "
+            "same names"
         )
-    known, where = named or rows.names, file.name
-    if not known and listed is not None and len(listed.classes) == rows.classes:
-        known = listed.classes
-    values: RawLabels = [-1] * rows.rows
-    if config.labels is not None:
-        values, where = _from_file(config, config.labels, refs, known), config.labels.name
-        if lacking := values.count(-1):
-            say(f"warning: {plural(lacking, 'row has', 'rows have')} no label in {where}")
-    elif config.labels_from_folders:
-        values, where = _folders(refs, known, where), "the folders"
-    elif rows.label is not None:
-        values = _plain(rows.columns.column(rows.label), known, f"{rows.label!r} of {where}")
-    elif listed is not None:
-        values = _names(listed)
-        known, where = known or listed.classes, str(config.images)
-    texts = {value for value in values if isinstance(value, str)}
-    classes = known or tuple(sorted(texts)) or tuple(map(str, range(rows.classes)))
-    if len(classes) != rows.classes:
-        raise InputError(
-            f"there are {rows.classes:,} scores in each row and {len(classes):,} classes "
-            f"({scores.abbreviate(classes)}); "
-            "expected as many: --classes FILE names them in the order of the scores"
+    known = class_names or saved.names
+    if not known and image_list is not None and len(image_list.classes) == saved.classes:
+        known = image_list.classes
+    given = _given_labels(config, file, saved, image_list, refs, known, log)
+    known = known or given.classes
+    names = {value for value in given.values if isinstance(value, str)}
+    classes = known or tuple(sorted(names)) or tuple(map(str, range(saved.classes)))
+    _check_labels(given, saved.classes, classes)
+    if strange := names - set(classes):
+        count = sum(value in strange for value in given.values)
+        are, they = ("is", "it counts") if count == 1 else ("are", "they count")
+        log(
+            f"warning: {plural(count, 'label')} in {given.source} {are} not among the classes "
+            f"({abbreviate(sorted(strange))}); {they} as unknown"
         )
-    high = max((value for value in values if not isinstance(value, str)), default=-1)
-    if high >= rows.classes:
-        raise InputError(
-            f"{where} has label {high} in row {values.index(high)}, and the scores are of {rows.classes:,} classes, 0 "
-            f"to {rows.classes - 1}: are the labels counted from 1, or of other classes?"
-        )
-    if strange := texts - set(classes):
-        count = sum(value in strange for value in values)
-        shown = scores.abbreviate(sorted(strange))
-        are, as_ = ("is", "counts") if count == 1 else ("are", "count")
-        say(f"warning: {plural(count, 'label')} in {where} {are} of no class ({shown}) and {as_} as unknown")
-    label = _indices(values, classes)
-    if listed is not None:
-        theirs = _indices(_names(listed), classes)
-        if differ := np.count_nonzero((label >= 0) & (theirs >= 0) & (label != theirs)):
-            are = "is not that" if differ == 1 else "are not those"
-            of = plural(int(differ), "label")
-            say(f"warning: {of} in {where} {are} of --images: are the rows in the same order?")
+    label = _indices(given.values, classes)
+    if image_list is not None:
+        listed = _indices(_named_labels(image_list), classes)
+        if differ := int(np.count_nonzero((label >= 0) & (listed >= 0) & (label != listed))):
+            verb = "differs" if differ == 1 else "differ"
+            log(
+                f"warning: {plural(differ, 'label')} in {given.source} {verb} from those of --images: are the rows in "
+                "the same order?"
+            )
     return label, classes
 
 
-def _names(listed: sources.Manifest) -> RawLabels:
-    """Labels of a manifest, as names if it has them."""
-    return [int(i) if i < 0 or not listed.classes else listed.classes[i] for i in listed.label]
+def _given_labels(
+    config: ImportConfig,
+    file: Path,
+    saved: scores.SavedScores,
+    image_list: Manifest | None,
+    refs: Sequence[str | None],
+    classes: Collection[str],
+    log: Callable[[str], None],
+) -> _Given:
+    """Return the labels from the first place that has them: --labels, the folders, the file itself, --images."""
+    if config.labels is not None:
+        values = _labels_from_file(config, config.labels, refs, classes)
+        if unknown := values.count(-1):
+            log(f"warning: {plural(unknown, 'row has', 'rows have')} no label in {config.labels.name}")
+        return _Given(values, config.labels.name)
+    if config.labels_from_folders:
+        return _Given(_labels_from_folders(refs, classes, file.name), "the folders")
+    if saved.label is not None:
+        what = f"column {saved.label!r} of {file.name}"
+        return _Given(_parse_labels(saved.columns.column(saved.label), classes, what), file.name)
+    if image_list is not None:
+        return _Given(_named_labels(image_list), str(config.images), image_list.classes)
+    return _Given([-1] * saved.rows, file.name)
+
+
+def _check_labels(given: _Given, scores_per_row: int, classes: tuple[str, ...]) -> None:
+    """Raise InputError if the classes are not as many as the scores, or an index is beyond them."""
+    if len(classes) != scores_per_row:
+        raise InputError(
+            f"each row has {scores_per_row:,} scores, but there are {len(classes):,} classes ({abbreviate(classes)}): "
+            "name the classes in the order of the scores with --classes FILE"
+        )
+    highest = max((value for value in given.values if not isinstance(value, str)), default=-1)
+    if highest >= scores_per_row:
+        raise InputError(
+            f"{given.source} has label {highest} in row {given.values.index(highest)}, but the scores are of "
+            f"{scores_per_row:,} classes, 0 to {scores_per_row - 1}: do the labels count from 1, or belong to other "
+            "classes?"
+        )
+
+
+def _named_labels(image_list: Manifest) -> RawLabels:
+    """Return the labels of a manifest, as names if it has them."""
+    return [int(i) if i < 0 or not image_list.classes else image_list.classes[i] for i in image_list.label]
 
 
 def _indices(values: RawLabels, classes: Sequence[str]) -> NDArray[np.int32]:
@@ -191,8 +241,8 @@ def _indices(values: RawLabels, classes: Sequence[str]) -> NDArray[np.int32]:
     return np.array(label, np.int32)
 
 
-def _plain(column: pa.ChunkedArray, classes: Collection[str], what: str) -> RawLabels:
-    """Labels of a column. Digits in text are indices, unless they are names of classes.
+def _parse_labels(column: pa.ChunkedArray, classes: Collection[str], what: str) -> RawLabels:
+    """Return the labels of a column. Text of digits is an index, unless all of it is among the names of the classes.
 
     Raises InputError if they are neither names nor whole numbers.
     """
@@ -205,52 +255,55 @@ def _plain(column: pa.ChunkedArray, classes: Collection[str], what: str) -> RawL
     for row, value in enumerate(values):
         number = value is None or isinstance(value, bool | int | float)
         if not number or (value is not None and value == value and value % 1 != 0):
-            raise InputError(f"label {what} is {value!r} in row {row}; expected names or whole numbers")
+            raise InputError(f"the label in row {row} of {what} is {value!r}; expected names or whole numbers")
     return [-1 if value is None or value != value else int(value) for value in values]
 
 
-def _from_file(config: ImportConfig, file: Path, refs: Sequence[str | None], classes: Collection[str]) -> RawLabels:
-    """Labels of another file, by the images' paths where both have them, else in the order of the rows."""
+def _labels_from_file(
+    config: ImportConfig, file: Path, refs: Sequence[str | None], classes: Collection[str]
+) -> RawLabels:
+    """Return the labels of another file, joined by image path where both have one, else in the order of the rows."""
     table = scores.read_columns(file)
     names = table.column_names
     if len(names) == 1:
         (label,) = names
-    elif (
-        found := scores.find_column(names, config.label_column, scores.LABEL_COLUMN_NAMES, file, "--label-column")
-    ) is None:
-        raise InputError(f"{file} has {scores.abbreviate(names)}; which are the labels? Name them by --label-column")
     else:
-        label = found
-    values = _plain(table.column(label), classes, f"{label or 'there'} of {file.name}")
-    image = scores.find_column([name for name in names if name != label], None, scores.IMAGE_COLUMN_NAMES, file, "")
+        chosen = columns.find_column(names, config.label_column, columns.LABEL_COLUMN_NAMES, file, "--label-column")
+        if chosen is None:
+            raise InputError(f"{file} has {abbreviate(names)}; which are the labels? Name them with --label-column")
+        label = chosen
+    values = _parse_labels(table.column(label), classes, f"column {label!r} of {file.name}" if label else file.name)
+    rest = [name for name in names if name != label]
+    image = columns.find_column(rest, None, columns.IMAGE_COLUMN_NAMES, file, "")
     if image is not None and None not in refs:
-        theirs = [str(ref) for ref in _posix(table.column(image).to_pylist())]
-        if theirs == refs:
+        listed = [str(ref) for ref in _forward_slashes(table.column(image).to_pylist())]
+        if listed == refs:
             return values
-        for key in (str, _name):
-            of = {key(ref): value for ref, value in zip(theirs, values, strict=True)}
-            wanted = [key(str(ref)) for ref in refs]
-            if len(of) == len(theirs) and any(ref in of for ref in wanted):
-                return [of.get(ref, -1) for ref in wanted]
+        for name_of in (str, _file_name):
+            by_name = {name_of(ref): value for ref, value in zip(listed, values, strict=True)}
+            wanted = [name_of(str(ref)) for ref in refs]
+            if len(by_name) == len(listed) and any(name in by_name for name in wanted):
+                return [by_name.get(name, -1) for name in wanted]
         raise InputError(
-            f"{file} has no labels of these images, or several for one: {refs[0]} here, {theirs[0]} in its first row"
+            f"{file} has no labels for these images, or several for one: the first row is {refs[0]} here and "
+            f"{listed[0]} there"
         )
     if len(values) != len(refs):
-        raise InputError(f"{file} has {len(values):,} labels for {len(refs):,} rows of scores; expected one for each")
+        raise InputError(f"{file} has {len(values):,} labels for {len(refs):,} rows of scores; expected one per row")
     return values
 
 
-def _folders(refs: Sequence[str | None], classes: Collection[str], where: str) -> RawLabels:
-    """Name of the folder each image lies in; of the last one that is a class, if the classes are known."""
-    found: RawLabels = []
-    names = set(classes)
+def _labels_from_folders(refs: Sequence[str | None], classes: Collection[str], source: str) -> RawLabels:
+    """Return the name of each image's folder: the last one that is a class, if the classes are known."""
+    labels: RawLabels = []
+    known = set(classes)
     for row, ref in enumerate(refs):
         folders = re.split(r"[/#]", ref or "")[:-1]
-        name = next((folder for folder in reversed(folders) if folder in names), folders[-1] if folders else "")
+        name = next((folder for folder in reversed(folders) if folder in known), folders[-1] if folders else "")
         if not name:
             raise InputError(
-                f"--labels-from-folders needs a folder in the path of each image; row {row} of {where} has "
+                f"--labels-from-folders needs a folder in the path of each image; row {row} of {source} has "
                 f"{ref or 'no path'}: see --images and --image-column"
             )
-        found.append(name)
-    return found
+        labels.append(name)
+    return labels

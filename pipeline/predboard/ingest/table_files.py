@@ -1,6 +1,6 @@
-"""Files of tables -> columns, all at once or some rows at a time. Knows not what they mean.
+"""Read files of tables into columns, all at once or some rows at a time. It knows nothing of what they mean.
 
-.parquet, .csv and .tsv are read in pieces; .jsonl and .json whole. A .txt has a value on each line, or an image file
+.parquet, .csv and .tsv are read in pieces; .jsonl and .json whole. A .txt has one value on each line, or an image file
 and its label.
 """
 
@@ -19,25 +19,24 @@ import pyarrow.parquet as pq
 
 from predboard.errors import InputError, first_line
 from predboard.images.sources import IMAGE_SUFFIXES
-from predboard.ingest import array_files
+from predboard.ingest.array_files import ARRAY_SUFFIXES
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".txt")
+
+_BLOCK_BYTES = 2**24
+"""Bytes of text that are parsed at a time."""
 
 RecordBatches = Generator[pa.RecordBatch, None, None]
 
 
 @contextlib.contextmanager
 def one_line_errors(file: Path) -> Iterator[None]:
-    """Turn whatever a reader says of a bad file into one line."""
+    """Raise whatever a reader raises for a bad file as an InputError of one line."""
+    suffixes = ", ".join((*ARRAY_SUFFIXES, *TABLE_SUFFIXES))
     if not file.is_file():
-        raise InputError(
-            f"no file {file}: expected predictions in one of "
-            f"{', '.join((*array_files.ARRAY_SUFFIXES, *TABLE_SUFFIXES))}"
-        )
-    if file.suffix.lower() not in (*array_files.ARRAY_SUFFIXES, *TABLE_SUFFIXES):
-        raise InputError(
-            f"{file} is of an unknown kind; expected one of {', '.join((*array_files.ARRAY_SUFFIXES, *TABLE_SUFFIXES))}"
-        )
+        raise InputError(f"no file {file}: expected predictions in one of {suffixes}")
+    if file.suffix.lower() not in (*ARRAY_SUFFIXES, *TABLE_SUFFIXES):
+        raise InputError(f"{file} is of an unknown kind; expected one of {suffixes}")
     try:
         yield
     except InputError:
@@ -48,37 +47,38 @@ def one_line_errors(file: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class TableFile:
-    """A table that is read column by column."""
+    """A table in a file, to be read column by column."""
 
     types: Mapping[str, pa.DataType]
-    """As far as the first rows tell."""
+    """By column, as far as the first rows tell."""
     first: Mapping[str, Any] | None
-    """The first row, as far as it has plain values; None if there are no rows."""
+    """The plain values of the first row; None if there are no rows."""
     read: Callable[[Sequence[str]], pa.Table]
+    """Reads whole columns."""
     batches: Callable[[Sequence[str], pa.DataType | None], RecordBatches]
-    """Some rows at a time, of this type if the file does not say."""
+    """Reads columns some rows at a time, as this type if the file does not say."""
 
     @property
     def names(self) -> list[str]:
-        """Of the columns."""
+        """Names of the columns."""
         return list(self.types)
 
-    def printed(self, name: str) -> bool:
+    def is_printed(self, name: str) -> bool:
         """Whether a column has lists or arrays that were printed as text."""
         value = (self.first or {}).get(name)
         return isinstance(value, str) and value.lstrip().startswith(("[", "("))
 
 
 def open_table(file: Path) -> TableFile:
-    """The table in a file. Raises what its reader raises: see `one_line_errors`."""
-    kind = file.suffix.lower()
-    if kind == ".parquet":
-        return _parquet(file)
-    if kind in (".csv", ".tsv"):
-        return _csv(file)
-    if kind in (".jsonl", ".ndjson"):
-        return _in_memory(pyarrow.json.read_json(file, pyarrow.json.ReadOptions(block_size=2**24)))
-    return _in_memory(_text(file) if kind == ".txt" else _json(file))
+    """Open the table in a file. Raises what its reader raises: see `one_line_errors`."""
+    suffix = file.suffix.lower()
+    if suffix == ".parquet":
+        return _open_parquet(file)
+    if suffix in (".csv", ".tsv"):
+        return _open_csv(file)
+    if suffix in (".jsonl", ".ndjson"):
+        return _in_memory(pyarrow.json.read_json(file, pyarrow.json.ReadOptions(block_size=_BLOCK_BYTES)))
+    return _in_memory(_read_text(file) if suffix == ".txt" else _read_json(file))
 
 
 def _in_memory(table: pa.Table) -> TableFile:
@@ -93,28 +93,27 @@ def _types(schema: pa.Schema) -> dict[str, pa.DataType]:
     return {f.name: f.type.storage_type if isinstance(f.type, pa.ExtensionType) else f.type for f in schema}
 
 
-def _parquet(file: Path) -> TableFile:
+def _open_parquet(file: Path) -> TableFile:
     schema = pq.read_schema(file)
 
     def batches(names: Sequence[str], _: pa.DataType | None) -> RecordBatches:
         with one_line_errors(file), pq.ParquetFile(file) as parquet:
             yield from parquet.iter_batches(2**12, columns=list(names), use_threads=False)
 
+    def read(names: Sequence[str]) -> pa.Table:
+        return pq.read_table(file, columns=list(names)).replace_schema_metadata(None)
+
     plain = [f.name for f in schema if is_plain(f.type)]
     with pq.ParquetFile(file) as parquet:
         start = next(parquet.iter_batches(1, columns=plain), None) if parquet.metadata.num_rows else None
     first: dict[str, Any] | None = None if start is None else next(iter(start.to_pylist()), {})
-
-    def read(names: Sequence[str]) -> pa.Table:
-        return pq.read_table(file, columns=list(names)).replace_schema_metadata(None)
-
     return TableFile(_types(schema), first, read, batches)
 
 
-def _csv(file: Path) -> TableFile:
+def _open_csv(file: Path) -> TableFile:
     # Arrays that were printed into a cell have line breaks in them.
     parse = pyarrow.csv.ParseOptions(delimiter="\t" if file.suffix.lower() == ".tsv" else ",", newlines_in_values=True)
-    block = pyarrow.csv.ReadOptions(block_size=2**24)
+    block = pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES)
 
     def batches(names: Sequence[str], type_: pa.DataType | None) -> RecordBatches:
         types = None if type_ is None else dict.fromkeys(names, type_)
@@ -122,43 +121,46 @@ def _csv(file: Path) -> TableFile:
         with one_line_errors(file), pyarrow.csv.open_csv(file, block, parse, convert) as reader:
             yield from reader
 
+    def read(names: Sequence[str]) -> pa.Table:
+        return pyarrow.csv.read_csv(file, block, parse, pyarrow.csv.ConvertOptions(include_columns=list(names)))
+
     with pyarrow.csv.open_csv(file, block, parse) as reader:
         start = next(iter(reader), None)
         schema = reader.schema
     if len(set(schema.names)) < len(schema):
-        raise InputError(f"{file} has two columns of one name; it has {', '.join(schema.names[:12])}")
+        raise InputError(f"{file} has two columns with the same name; it has {', '.join(schema.names[:12])}")
     first = next(iter(start.slice(0, 1).to_pylist()), None) if start is not None else None
-
-    def read(names: Sequence[str]) -> pa.Table:
-        return pyarrow.csv.read_csv(file, block, parse, pyarrow.csv.ConvertOptions(include_columns=list(names)))
-
     return TableFile(_types(schema), first, read, batches)
 
 
-def _json(file: Path) -> pa.Table:
-    """A list of records, lines of records, columns, pandas' `split`, records by image, or labels by image."""
+def _read_json(file: Path) -> pa.Table:
+    """Read JSON in one of the shapes that pandas and timm write, or in one that people write by hand.
+
+    A list of records, lines of records, columns, pandas' `split`, records by image, labels by image, or a list of
+    labels.
+    """
     text = file.read_text("utf-8")
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except ValueError:
-        found = [json.loads(line) for line in text.splitlines() if line.strip()]
-    if not isinstance(found, dict | list):
-        raise InputError(f"{file} holds {found!r}; expected a list of records, or columns by their names")
-    if isinstance(found, dict) and {"columns", "data"} <= set(found):
-        found = [dict(zip(found["columns"], row, strict=True)) for row in found["data"]]
-    elif isinstance(found, dict) and found and all(isinstance(v, dict) for v in found.values()):
-        found = [{"image": image, **record} for image, record in found.items()]
-    elif isinstance(found, dict) and found and all(isinstance(v, str | int | None) for v in found.values()):
-        found = [{"image": image, "label": label} for image, label in found.items()]
-    if isinstance(found, dict):
-        return pa.table({name: pa.array(values) for name, values in found.items()})
-    if found and not isinstance(found[0], dict):
-        found = [{"value": value} for value in found]
-    return pa.Table.from_pylist(found)
+        value = [json.loads(line) for line in text.splitlines() if line.strip()]
+    if not isinstance(value, dict | list):
+        raise InputError(f"{file} holds {value!r}; expected a list of records, or columns by name")
+    if isinstance(value, dict) and {"columns", "data"} <= set(value):
+        value = [dict(zip(value["columns"], row, strict=True)) for row in value["data"]]
+    elif isinstance(value, dict) and value and all(isinstance(v, dict) for v in value.values()):
+        value = [{"image": image, **record} for image, record in value.items()]
+    elif isinstance(value, dict) and value and all(isinstance(v, str | int | None) for v in value.values()):
+        value = [{"image": image, "label": label} for image, label in value.items()]
+    if isinstance(value, dict):
+        return pa.table({name: pa.array(values) for name, values in value.items()})
+    if value and not isinstance(value[0], dict):
+        value = [{"value": item} for item in value]
+    return pa.Table.from_pylist(value)
 
 
-def _text(file: Path) -> pa.Table:
-    """Lines; where each is an image file, white space and one word more, those are image and label."""
+def _read_text(file: Path) -> pa.Table:
+    """Read lines; as image and label where every line is an image file, white space and one more word."""
     lines = [line for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
     pairs = [line.rsplit(None, 1) for line in lines]
     if pairs and all(len(pair) == 2 and pair[0].lower().endswith(IMAGE_SUFFIXES) for pair in pairs):
@@ -166,13 +168,21 @@ def _text(file: Path) -> pa.Table:
     return pa.table({"value": pa.array([line.strip() for line in lines], pa.string())})
 
 
+# --- types ---
+
+
 def is_number(type_: pa.DataType) -> bool:
     """Whether a column has one number in each row, or nothing at all."""
     return bool(pa.types.is_floating(type_) or pa.types.is_integer(type_) or pa.types.is_null(type_))
 
 
+def is_text(type_: pa.DataType) -> bool:
+    """Whether a column has text in each row."""
+    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_))
+
+
 def is_list(type_: pa.DataType) -> bool:
-    """Whether a column has numbers in each row."""
+    """Whether a column has a list of numbers in each row."""
     lists = pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_)
     return bool(lists and is_number(type_.value_type))
 

@@ -1,0 +1,204 @@
+"""Decide which array or column holds the scores, the label and the image of each row.
+
+This is the one place for these choices. It looks at names and types and knows no values: what is chosen is read in
+`scores`.
+"""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from predboard.config import ScoreKind
+from predboard.errors import InputError
+from predboard.images.sources import IMAGE_COLUMNS, LABEL_COLUMNS
+
+_KIND_NAMES: dict[ScoreKind, tuple[str, ...]] = {
+    "logits": ("logits", "logit"),
+    "probabilities": ("probabilities", "probability", "probs", "prob", "proba", "pred_probs", "softmax", "confidences"),
+    "log_probabilities": ("log_probabilities", "log_probs", "log_prob", "logprobs", "log_softmax"),
+}
+_SCORE_NAMES = ("scores", "score", "predictions", "preds", "pred", "outputs", "output", "y_score", "y_prob", "y_pred")
+_TRUTH_NAMES = (
+    *("true_label", "true_class", "true", "truth", "y_true"),
+    *("ground_truth", "gt_label", "gt", "labels", "targets"),
+)
+LABEL_COLUMN_NAMES = (*_TRUTH_NAMES, *LABEL_COLUMNS)
+IMAGE_COLUMN_NAMES = (
+    *IMAGE_COLUMNS,
+    *("images", "paths", "files", "filenames", "file_names", "image_paths", "img_path", "names"),
+)
+"""Names tried in this order where no flag names the column; the first one present that fits is taken."""
+
+_ONE_SCORE_NAMES = ("prob", "logit", "confidence")
+"""Names of columns that hold the score of the predicted class alone."""
+
+
+@dataclass(frozen=True)
+class ColumnRequest:
+    """What the flags say about arrays or columns; None leaves the choice to the usual names."""
+
+    kind: ScoreKind
+    score: str | None = None
+    """A name, a pattern such as prob_*, or names with commas between them."""
+    label: str | None = None
+    image: str | None = None
+    classes: tuple[str, ...] = ()
+    """Names of the classes, which may be names of columns."""
+
+    @property
+    def usual_score_names(self) -> tuple[str, ...]:
+        """Names of score columns, those of the requested kind first and those of other kinds last."""
+        others = (name for kind, names in _KIND_NAMES.items() if kind != self.kind for name in names)
+        return (*_KIND_NAMES[self.kind], *_SCORE_NAMES, *others)
+
+
+@dataclass(frozen=True)
+class ScoreColumns:
+    """Columns of a vector: one column of lists, or one column of numbers for each place in it."""
+
+    columns: tuple[str, ...]
+    names: tuple[str, ...] = ()
+    """The classes, where the columns are named after them."""
+
+
+@dataclass(frozen=True)
+class ColumnTypes:
+    """Names of the columns that may hold scores."""
+
+    all: tuple[str, ...]
+    vectors: tuple[str, ...]
+    """Columns with a list in each row, printed as text or not."""
+    float_lists: tuple[str, ...]
+    """Columns with a list of floats in each row."""
+    numbers: tuple[str, ...]
+    """Columns with one number in each row."""
+
+
+def find_column(
+    names: Sequence[str], asked: str | None, usual: Sequence[str], file: Path | str, flag: str
+) -> str | None:
+    """Return the name that was asked for, else the first usual name that is present, in any case, else None.
+
+    Raises InputError if the name that was asked for is not present.
+    """
+    if asked is not None and asked not in names:
+        raise InputError(f"{file} has no {asked!r}; it has {abbreviate(names)}: see {flag}")
+    lower = {name.lower(): name for name in reversed(names)}
+    return asked if asked is not None else next((lower[name] for name in usual if name in lower), None)
+
+
+def choose_label(names: Sequence[str], request: ColumnRequest, file: Path) -> str | None:
+    """Return the column of the true class, None if there is none. `names` have one value in each row."""
+    return find_column(names, request.label, LABEL_COLUMN_NAMES, file, "--label-column")
+
+
+def choose_image(names: Sequence[str], texts: Collection[str], request: ColumnRequest, file: Path) -> str | None:
+    """Return the column of the image's path, None if there is none. Unless asked for, it is one of the `texts`."""
+    candidates = names if request.image is not None else [name for name in names if name in texts]
+    return find_column(candidates, request.image, IMAGE_COLUMN_NAMES, file, "--image-column")
+
+
+def choose_score_array(arrays: Mapping[str, NDArray[Any]], request: ColumnRequest, file: Path) -> str:
+    """Return the name of the array of scores, by the names, shapes and types of the arrays.
+
+    Raises InputError if the array that was asked for is not present, or if several could be meant.
+    """
+    if request.score is not None:
+        find_column(list(arrays), request.score, (), file, "--score-column")
+        return request.score
+    matrices = [name for name, array in arrays.items() if array.ndim == 2 and array.dtype.kind in "fiu"]
+    if (name := find_column(matrices, None, request.usual_score_names, file, "")) is not None:
+        return name
+    wide = [name for name in matrices if arrays[name].dtype.kind == "f" and arrays[name].shape[1] > 1]
+    for names in (list(arrays), wide):
+        if len(names) == 1:
+            return names[0]
+    raise InputError(f"{file} has {abbreviate(list(arrays))}; which are the scores? Name them with --score-column")
+
+
+def choose_score_columns(types: ColumnTypes, request: ColumnRequest, file: Path) -> ScoreColumns:
+    """Return the columns of the scores. Raises InputError if it is not clear which they are, or they are not enough."""
+    if request.score is not None:
+        return _requested_columns(types, request.score, file)
+    if name := find_column(types.vectors, None, request.usual_score_names, file, ""):
+        return ScoreColumns((name,))
+    for usual in request.usual_score_names:
+        # `pred_label` and `pred_score` are not two classes, so after most names only a number may follow.
+        any_end = usual in (*_KIND_NAMES[request.kind], "score", "scores")
+        end = r"[_.\- ](.+)|(\d+)" if any_end else r"[_.\- ]?(\d+)()"
+        if matched := match_columns(types.numbers, re.compile(f"{usual}(?:{end})", re.IGNORECASE)):
+            return matched
+    if len(request.classes) > 1 and all(name in types.numbers for name in request.classes):
+        return ScoreColumns(request.classes, request.classes)
+    if matched := match_columns([n for n in types.numbers if n.isdigit()], re.compile(r"(\d+)()")):
+        return matched
+    if len(types.float_lists) == 1:
+        return ScoreColumns(types.float_lists)
+    if name := find_column(types.numbers, None, (*_KIND_NAMES[request.kind], *_ONE_SCORE_NAMES), file, ""):
+        raise only_highest(file, f"one number per row, in {name!r}")
+    raise InputError(f"{file} has {abbreviate(types.all)}; which are the scores? Name them with --score-column")
+
+
+def _requested_columns(types: ColumnTypes, asked: str, file: Path) -> ScoreColumns:
+    """Return the columns that --score-column names: a column of lists, `prob_*`, or `A,B,C`."""
+    if asked not in types.all and "*" in asked:
+        before, _, after = asked.partition("*")
+        matched = match_columns(types.numbers, re.compile(f"{re.escape(before)}(.+){re.escape(after)}()"))
+        if matched is None:
+            raise InputError(
+                f"{file} has no two number columns like {asked!r}; it has {abbreviate(types.all)}: see --score-column"
+            )
+        return matched
+    if asked not in types.all and "," in asked:
+        names = tuple(name.strip() for name in asked.split(","))
+        for name in names:
+            find_column(types.numbers, name, (), file, "--score-column")
+        return ScoreColumns(names, names)
+    find_column(types.all, asked, (), file, "--score-column")
+    if asked not in types.vectors:
+        raise InputError(
+            f"column {asked!r} of {file} does not have a list of numbers in each row; expected one, or a pattern such "
+            f"as {asked}_* for one column per class"
+        )
+    return ScoreColumns((asked,))
+
+
+def match_columns(names: Sequence[str], pattern: re.Pattern[str]) -> ScoreColumns | None:
+    r"""Return the two or more columns that match, named after the groups of the pattern.
+
+    Columns numbered from 0 or 1 are in the order of their numbers, without names.
+
+    >>> match_columns(["p_1", "p_0", "label"], re.compile(r"p_(\d+)()"))
+    ScoreColumns(columns=('p_0', 'p_1'), names=())
+    >>> match_columns(["p_dog", "p_cat"], re.compile(r"p_(.+)()"))
+    ScoreColumns(columns=('p_dog', 'p_cat'), names=('dog', 'cat'))
+    """
+    ends = {name: m[1] or m[2] for name in names if (m := pattern.fullmatch(name))}
+    if len(ends) < 2:
+        return None
+    if all(end.isdigit() for end in ends.values()):
+        ordered = sorted(ends, key=lambda name: int(ends[name]))
+        first = int(ends[ordered[0]])
+        if first <= 1 and [int(ends[name]) for name in ordered] == list(range(first, first + len(ordered))):
+            return ScoreColumns(tuple(ordered))
+    return ScoreColumns(tuple(ends), tuple(ends.values()))
+
+
+def only_highest(file: Path, what: str) -> InputError:
+    """Return the error for a file that has only the highest scores of each row."""
+    return InputError(
+        f"{file} holds only {what}; loss, calibration and curves need the scores of all classes: save all of them "
+        "(timm: --topk 0)"
+    )
+
+
+def abbreviate(value: Any) -> str:
+    """Return a number, or the first twelve names, for a message."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    text = ", ".join(name or "one array" for name in value[:12])
+    return text + ("…" if len(value) > 12 else "") if text else "none"
