@@ -27,8 +27,8 @@ from predboard.images import sources
 from predboard.images.loader import Loader
 from predboard.inference.infer import infer
 from predboard.parallel import pool
-from predboard.predictions.table import Run
-from predboard.storage import runs
+from predboard.predictions.schema import Run
+from predboard.storage.runs import open_run
 
 from benchmarks import bench_compare, bench_ray, bench_visualize
 from tests import toy
@@ -219,7 +219,7 @@ def write(folder: Path) -> None:
     began = time.perf_counter()
     toy.write_run(folder / "run", logits, label, described)
     rate = len(label) / (time.perf_counter() - began)
-    assert runs.open_run(folder / "run")[0].rows == len(label)
+    assert open_run(folder / "run")[0].rows == len(label)
     print(f"rows written and read back, 1,000 classes: {rate:,.0f} a second")
 
 

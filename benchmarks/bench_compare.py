@@ -11,8 +11,11 @@ import predboard
 import pyarrow
 from predboard.comparison.changes import COLUMNS
 from predboard.comparison.differences import NEW_COLUMNS, OLD_COLUMNS
-from predboard.predictions.table import Part, Predictions, Run, hash_refs
-from predboard.storage import runs, shards
+from predboard.predictions.schema import Part, Run, hash_refs
+from predboard.predictions.table import Predictions
+from predboard.storage import shards
+from predboard.storage.parts import PartWriter, read_batches
+from predboard.storage.runs import open_run, part_path
 
 from benchmarks import bench_visualize
 from tests import toy
@@ -48,7 +51,7 @@ def write(folder: Path, seed: int, order: np.ndarray[Any, Any] | None = None) ->
         ):
             place = batch.schema.get_field_index(name)
             batch = batch.set_column(place, batch.schema.field(place), values)
-        writer = runs.PartWriter(runs.part_path(folder, 0, shard.index), run)
+        writer = PartWriter(part_path(folder, 0, shard.index), run)
         writer.write(Predictions(batch))
         manifest = "bench" if order is None else "shuffled"
         writer.publish(Part(shard.start, shard.stop, manifest, ROWS, "", started=1.7e9, finished=1.7e9))
@@ -58,9 +61,9 @@ def write(folder: Path, seed: int, order: np.ndarray[Any, Any] | None = None) ->
 def read(*folders: Path) -> None:
     """What a comparison must read at least: its columns of both runs."""
     for folder, columns in zip(folders, (OLD_COLUMNS, NEW_COLUMNS), strict=True):
-        (step,) = runs.open_run(folder)
+        (step,) = open_run(folder)
         for part in step.parts:
-            for batch in runs.read_batches(part, columns | COLUMNS):
+            for batch in read_batches(part, columns | COLUMNS):
                 len(batch)
 
 

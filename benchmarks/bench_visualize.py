@@ -23,8 +23,11 @@ from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX
 from predboard.evaluation.cache import StateCache, state_versions
 from predboard.evaluation.fold import fold_steps, measure_run
 from predboard.parallel import pool as workers
-from predboard.predictions.table import Part, Predictions, Run
-from predboard.storage import runs, shards
+from predboard.predictions.schema import Part, Run
+from predboard.predictions.table import Predictions
+from predboard.storage import shards
+from predboard.storage.parts import PartWriter
+from predboard.storage.runs import Step, open_predictions, open_run, part_path, step_folder
 from predboard.summaries import EncodedImages
 from predboard.visualization import events
 
@@ -47,7 +50,7 @@ def write(folder: Path, rows: int, classes: int) -> Path:
         batch = toy.predictions(run, logits, label, shard.start).batch
         at = batch.schema.get_field_index("digest")
         digests = pyarrow.array(np.arange(shard.start, shard.stop), pyarrow.int64())
-        writer = runs.PartWriter(runs.part_path(folder, 0, shard.index), run)
+        writer = PartWriter(part_path(folder, 0, shard.index), run)
         writer.write(Predictions(batch.set_column(at, batch.schema.field(at), digests)))
         writer.publish(Part(shard.start, shard.stop, "bench", rows, "", started=1.7e9, finished=1.7e9))
     return folder
@@ -143,10 +146,10 @@ def memory(folder: Path, line: Callable[[str, float, str], None]) -> None:
 
 def rerun(folder: Path, line: Callable[[str, float, str], None]) -> None:
     """A hundred parts, and then one more: what is kept of the hundred is not read again."""
-    (whole,) = runs.open_run(write(folder / "hundred", 101 * 4096, 1000))
+    (whole,) = open_run(write(folder / "hundred", 101 * 4096, 1000))
     few, chosen, states = replace(whole, parts=whole.parts[:100]), panels.choose(()), folder / "states"
 
-    def passed(step: runs.Step) -> None:
+    def passed(step: Step) -> None:
         with workers.ProcessPool(2) as pool:
             measure_run(
                 (step,), chosen, pool, folder / "rows", keep=True, kept=StateCache(states, state_versions(chosen))
@@ -166,7 +169,7 @@ def rerun(folder: Path, line: Callable[[str, float, str], None]) -> None:
     link(whole, one, range(1))
     times = []
     for _ in range(TURNS):
-        runs.part_path(many, 0, 100).unlink(missing_ok=True)
+        part_path(many, 0, 100).unlink(missing_ok=True)
         start, all_of_it = seconds(lambda: command(one)), seconds(lambda: command(many))
         link(whole, many, range(100, 101))
         times.append((start, all_of_it, seconds(lambda: command(many, again=True))))
@@ -177,11 +180,11 @@ def rerun(folder: Path, line: Callable[[str, float, str], None]) -> None:
     line(f"{said} ({all_of_it:.1f} s)", (rest - start) / all_of_it, "at most 0.1")
 
 
-def link(step: runs.Step, run: Path, parts: range) -> None:
+def link(step: Step, run: Path, parts: range) -> None:
     """Some parts of a step as another run's."""
-    runs.step_folder(run, 0).mkdir(parents=True, exist_ok=True)
+    step_folder(run, 0).mkdir(parents=True, exist_ok=True)
     for index in parts:
-        place = runs.part_path(run, 0, index)
+        place = part_path(run, 0, index)
         place.unlink(missing_ok=True)
         place.hardlink_to(toy.local(step.parts[index].path))
 
@@ -194,7 +197,7 @@ def huge(folder: Path, line: Callable[[str, float, str], None]) -> None:
 
 def two(folder: Path, line: Callable[[str, float, str], None]) -> None:
     """The pass over the rows alone, by one process and by two, their start included."""
-    (step,) = runs.open_run(write(folder / "many", 200_000, 1000))
+    (step,) = open_run(write(folder / "many", 200_000, 1000))
     chosen = panels.choose(())
 
     def passed(processes: int) -> None:
@@ -220,7 +223,7 @@ def usual(logs: Path, run: Path, photos: list[Path]) -> None:
     from torchmetrics import MetricCollection
     from torchmetrics import classification as c
 
-    batches = list(runs.open_predictions(run, columns=["logits", "label"]))
+    batches = list(open_predictions(run, columns=["logits", "label"]))
     logits = torch.from_numpy(np.concatenate([as_rows(batch.column("logits")) for batch in batches]))
     label = torch.from_numpy(np.concatenate([np.asarray(batch.column("label")) for batch in batches])).long()
     rows, classes = logits.shape

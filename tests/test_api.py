@@ -10,7 +10,7 @@ import numpy as np
 import predboard
 import pytest
 from predboard import InferConfig, InputError, VisualizeConfig, open_predictions
-from predboard.storage import runs
+from predboard.storage.runs import open_step, preflight_path
 
 from tests import toy
 
@@ -92,7 +92,7 @@ def test_epochs_are_steps_and_training_goes_on_to_the_last_bit_as_without(tmp_pa
         assert torch.equal(expected, found), name
     opened = open_predictions(tmp_path / "run")
     assert opened.steps == (0, 1, 2)
-    assert len({runs.open_step(tmp_path / "run", step).run.weights for step in opened.steps}) == 3  # type: ignore[union-attr]
+    assert len({open_step(tmp_path / "run", step).run.weights for step in opened.steps}) == 3  # type: ignore[union-attr]
     assert opened.run.model == "Sequential"
     assert opened.run.classes == ("low", "high")
     assert opened.run.transform["dataset"] == "Tiles"
@@ -272,5 +272,5 @@ def test_only_the_first_epoch_has_a_preflight_unless_it_is_asked_for(tmp_path: P
     for epoch, expected in ((0, [0]), (1, [0]), (2, [0, 2])):
         options |= {"preflight": 8} if epoch == 2 else {}
         predboard.infer(_model(epoch), Tiles(), tmp_path / "run", step=epoch, **options)
-        found = [step for step in range(3) if runs.preflight_path(tmp_path / "run", step, ".json").exists()]
+        found = [step for step in range(3) if preflight_path(tmp_path / "run", step, ".json").exists()]
         assert found == expected

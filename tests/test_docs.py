@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 from predboard import VisualizeConfig, config, panels, visualize
-from predboard.predictions import table as predictions
+from predboard.predictions.schema import COLUMNS, Part, Run
 from predboard.state import merge
 
 from tests import toy
@@ -44,9 +44,9 @@ def test_the_readme_is_a_page_that_people_read_to_its_end() -> None:
 
 
 def test_every_column_and_footer_field_is_in_the_format() -> None:
-    for name in predictions.COLUMNS:
+    for name in COLUMNS:
         assert f"`{name}`" in FORMAT, name
-    for record in (predictions.Run, predictions.Part):
+    for record in (Run, Part):
         for field in dataclasses.fields(record):
             assert f"`{field.name}`" in FORMAT, field.name
 

@@ -16,7 +16,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from predboard import InputError, VisualizeConfig, panels, visualize
 from predboard.panels import HasMetrics, Panel, RunInfo, StepInfo, TwoPassPanel
-from predboard.predictions.table import ALL_MANIFEST_COLUMNS, COLUMNS, Predictions, Run, derive_rows
+from predboard.predictions.derived_rows import DerivedRows, derive_rows
+from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, COLUMNS, Run
+from predboard.predictions.table import Predictions
 from predboard.state import merge
 from predboard.summaries import (
     BandChart,
@@ -167,7 +169,7 @@ def declared_columns_are_enough(panel: Panel, batch: Predictions) -> None:
     assert same(panel.measure(run, few), panel.measure(run, batch))
 
 
-def again_in_random_order(panel: TwoPassPanel, first: Any, run: Run, rows: Predictions, seed: int, pieces: int) -> Any:
+def again_in_random_order(panel: TwoPassPanel, first: Any, run: Run, rows: DerivedRows, seed: int, pieces: int) -> Any:
     random = np.random.default_rng(seed)
     dealt = random.integers(0, pieces, len(rows))
     states = [panel.measure_second(run, first, rows.take(dealt == i)) for i in range(pieces)]

@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 from predboard import InferConfig, VisualizeConfig, infer, open_predictions, visualize
 from predboard.errors import InputError
-from predboard.storage import runs
 from predboard.storage.inspection import inspect
+from predboard.storage.parts import open_part, verify_part
+from predboard.storage.runs import part_path
 
 from tests import toy
 
@@ -83,7 +84,7 @@ def _parts(out: Path) -> dict[Path, int]:
     """Published parts, each of them whole, by their time."""
     found = {}
     for path in out.glob("step=*/*.parquet"):
-        runs.verify_part(runs.open_part(path))
+        verify_part(open_part(path))
         found[path] = path.stat().st_mtime_ns
     return found
 
@@ -241,7 +242,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(place: Path, small_dis
     with pytest.raises(InputError) as raised:
         infer(_run(place, out=out))
     assert str(raised.value) == (
-        f"cannot write to {out / 'step=00000000'}: No space left on device; what was already published is safe, run "
+        f"cannot write to {out / 'step=00000000'}: No space left on device; everything published so far is safe, run "
         "the same command again when that is mended"
     )
     before = _parts(out)
@@ -338,7 +339,7 @@ def test_damage_is_named_by_inspect_and_stage_two_and_remade_by_the_next_run(tmp
     listed.write_text("path,sensor\n" + "".join(f"pictures/{file.name},s{i % 3}\n" for i, file in enumerate(files)))
     infer(_config(tmp_path, listed, shard_size=5))
     whole = _frame(tmp_path / "out")
-    path = runs.part_path(tmp_path / "out", 0, 1)
+    path = part_path(tmp_path / "out", 0, 1)
     raw = bytearray(path.read_bytes())
     footer = len(raw) - 8 - int.from_bytes(raw[-8:-4], "little")
     if where == "page":

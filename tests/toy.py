@@ -23,9 +23,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from predboard import InputError
 from predboard.panels import Panel, TwoPass, TwoPassPanel
-from predboard.predictions.table import Part, Predictions, Run, derive_rows, hash_refs, part_schema
-from predboard.storage import paths, runs, shards
-from predboard.storage.paths import AnyPath
+from predboard.predictions.derived_rows import derive_rows
+from predboard.predictions.schema import Part, Run, hash_refs, part_schema
+from predboard.predictions.table import Predictions
+from predboard.storage import shards
+from predboard.storage.parts import PartWriter
+from predboard.storage.paths import AnyPath, arrow_source
+from predboard.storage.runs import part_path
 from tensorboard.compat.proto import event_pb2, summary_pb2
 
 ROOT = Path(__file__).parent.parent
@@ -77,7 +81,7 @@ def predictions(
         label=label,
         logits=logits,
         error=["broken" if i in failed else None for i in range(len(label))],
-        further={
+        more={
             "digest": [1] * len(label),
             "bytes": [1] * len(label),
             "width": [8] * len(label),
@@ -103,7 +107,7 @@ def write_run(
     """Write predictions as parts of `shard_size` rows, in row groups of `group` rows; one of `warnings` in each."""
     run = dataclasses.replace(run, shard_size=shard_size)
     for shard in shards.plan_shards(len(label), shard_size):
-        writer = runs.PartWriter(runs.part_path(folder, run.step, shard.index), run)
+        writer = PartWriter(part_path(folder, run.step, shard.index), run)
         for a in range(shard.start, shard.stop, group):
             b = min(a + group, shard.stop)
             here = frozenset(i - a for i in failed if a <= i < b)
@@ -228,7 +232,7 @@ def local(place: AnyPath) -> Path:
 
 def spoil(part: AnyPath, column: str) -> None:
     """Turn one bit near the end of a column of a part file, behind the page header."""
-    group = pq.read_metadata(paths.arrow_source(part)).row_group(0)
+    group = pq.read_metadata(arrow_source(part)).row_group(0)
     (found,) = (c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == column)
     content = bytearray(part.read_bytes())
     content[found.data_page_offset + found.total_compressed_size - 3] ^= 1

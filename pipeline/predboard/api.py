@@ -7,6 +7,7 @@ A training loop lends its model for a moment and gets it back as it was.
 
 import contextlib
 import dataclasses
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,8 +22,8 @@ from predboard.gating.gate import gate as _gate
 from predboard.images import datasets
 from predboard.inference.infer import InferResult, InMemoryModel
 from predboard.inference.infer import infer as _infer
-from predboard.storage import paths, runs
-from predboard.storage.paths import AnyPath, RemotePath
+from predboard.storage.paths import AnyPath, is_path, parse_path
+from predboard.storage.runs import list_step_numbers
 from predboard.visualization.visualize import VisualizeResult
 from predboard.visualization.visualize import visualize as _visualize
 
@@ -125,15 +126,15 @@ def _infer_objects(
     if isinstance(model, torch.nn.parallel.DistributedDataParallel):
         model = model.module  # whose own forward would wait for the other processes
     source = None
-    if not isinstance(data, str | Path | RemotePath):
+    if not is_path(data):
         source = datasets.DatasetSource(datasets.check_map_style(data, type(data).__name__), type(data).__name__)
-    if runs.list_step_numbers(paths.parse_path(out)):
+    if list_step_numbers(parse_path(out)):
         options.setdefault("preflight", 0)  # it was said of the first epoch
     name = type(model).__name__
     config = InferConfig(
         data=source.name if source else str(data),
         model=name,
-        out=paths.parse_path(out),
+        out=parse_path(out),
         step=(step,),
         overwrite=overwrite,
         device=str(next((t.device for t in [*model.parameters(), *model.buffers()]), "cpu")),
@@ -204,8 +205,8 @@ def _visualize_folders(
     known = {field.name for field in dataclasses.fields(VisualizeConfig)} - {"predictions", "logdir", "list"}
     if unknown := sorted(set(options) - known):
         raise InputError(f"visualize has no option {unknown[0]!r}; expected one of {', '.join(sorted(known))}")
-    folders = [predictions] if isinstance(predictions, str | Path | RemotePath) else list(predictions)
-    return _visualize(VisualizeConfig(tuple(map(paths.parse_path, folders)), paths.parse_path(logdir), **options), say)
+    folders = [predictions] if is_path(predictions) else list(predictions)
+    return _visualize(VisualizeConfig(tuple(map(parse_path, folders)), parse_path(logdir), **options), say)
 
 
 @overload
@@ -247,7 +248,7 @@ def _compare_folders(
     known = {field.name for field in dataclasses.fields(CompareConfig)} - {"predictions", "logdir"}
     if unknown := sorted(set(options) - known):
         raise InputError(f"compare has no option {unknown[0]!r}; expected one of {', '.join(sorted(known))}")
-    return _compare(CompareConfig(tuple(map(paths.parse_path, predictions)), paths.parse_path(logdir), **options), say)
+    return _compare(CompareConfig(tuple(map(parse_path, predictions)), parse_path(logdir), **options), say)
 
 
 @overload
@@ -304,9 +305,9 @@ def _gate_folder(
     if unknown := sorted(set(options) - known):
         raise InputError(f"gate has no option {unknown[0]!r}; expected one of {', '.join(sorted(known))}")
     options |= {name: Path(options[name]) for name in ("junit", "json", "markdown") if options.get(name) is not None}
-    file = Path(rules) if isinstance(rules, str | Path) else None
-    base = None if baseline is None else paths.parse_path(baseline)
-    return _gate(GateConfig(paths.parse_path(predictions), file, base, **options), say, None if file else list(rules))  # type: ignore[arg-type]  # no path, so mappings
+    file = Path(rules) if isinstance(rules, str | os.PathLike) else None
+    base = None if baseline is None else parse_path(baseline)
+    return _gate(GateConfig(parse_path(predictions), file, base, **options), say, None if file else list(rules))  # type: ignore[arg-type]  # no path, so mappings
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from predboard.predictions.table import arrow_bytes, as_arrow
+from predboard.predictions.arrow import arrow_bytes, as_arrow
 
 
 @dataclass(frozen=True)

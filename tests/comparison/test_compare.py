@@ -19,7 +19,7 @@ from predboard.cli import main
 from predboard.comparison import changes, join, report
 from predboard.comparison.compare import CompareResult, compare
 from predboard.ingest.ingest import import_predictions
-from predboard.predictions.table import Run
+from predboard.predictions.schema import Run
 from predboard.storage.paths import AnyPath
 from predboard.visualization import log_folder
 

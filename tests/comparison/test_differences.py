@@ -32,10 +32,10 @@ from predboard.metrics.bootstrap import poisson_resamples
 from predboard.metrics.classification import MetricState, class_metrics
 from predboard.metrics.counts import confusion_metrics
 from predboard.metrics.intervals import mcnemar_p, newcombe_interval
-from predboard.predictions.table import Predictions, Run
+from predboard.predictions.schema import Run
+from predboard.predictions.table import Predictions
 from predboard.state import merge
-from predboard.storage import runs
-from predboard.storage.runs import Step
+from predboard.storage.runs import RunReader, Step, open_run
 
 from tests import toy
 from tests.test_laws import same
@@ -329,7 +329,7 @@ def test_a_step_against_itself_differs_in_nothing(tmp_path: Path) -> None:
     logits, label = toy.table(toy.RUN, 700)
     label[::50] = -1
     toy.write_run(tmp_path / "run", logits, label, shard_size=200, failed=frozenset({3, 4}))
-    (step,) = runs.open_run(tmp_path / "run")
+    (step,) = open_run(tmp_path / "run")
     found = Comparison(count_pairs(step, step, ClassMapping(step.run.classes)), step.run.classes)
     assert len(found.differences) > 40
     for name, d in found.differences.items():
@@ -360,7 +360,7 @@ def test_all_paths_give_the_same_state(tmp_path: Path, monkeypatch: pytest.Monke
     for name, seed in (("a", 0), ("b", 1)):
         noise = np.random.default_rng(seed).normal(size=logits.shape).astype(np.float32)
         toy.write_run(tmp_path / name, logits + noise, label, shard_size=700, failed=frozenset({seed, 900}))
-    (old,), (new,) = (runs.open_run(tmp_path / n) for n in "ab")
+    (old,), (new,) = (open_run(tmp_path / n) for n in "ab")
 
     def state(zipped: bool) -> PairedCounts:
         rows = join_rows(old, new, ClassMapping(new.run.classes), (OLD_COLUMNS, NEW_COLUMNS), zipped=zipped)
@@ -427,7 +427,7 @@ def eurosat(tmp_path_factory: pytest.TempPathFactory) -> tuple[Step, ...]:
     files = tuple(sorted((EUROSAT / "small_cnn").glob("*_testlogits.npy")))
     images = str(EUROSAT / "splits/test.txt")
     import_predictions(ImportConfig("logits", files, images=images, labels_from_folders=True, pictures=False, out=out))
-    return runs.open_run(out)
+    return open_run(out)
 
 
 @pytest.fixture(scope="module")
@@ -443,13 +443,13 @@ def resnets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Step, ...]:
         out = folder / f"resnet{depth}"
         config = ImportConfig("logits", (file,), images=str(folder / "list.csv"), pictures=False, out=out)
         import_predictions(config)
-        found += runs.open_run(out)
+        found += open_run(out)
     return tuple(found)
 
 
 def read(step: Step) -> pd.DataFrame:
     columns = ["key", "label", "predicted", "confidence", "loss"]
-    found: pd.DataFrame = runs.RunReader([step], None, columns).to_pandas()
+    found: pd.DataFrame = RunReader([step], None, columns).to_pandas()
     return found
 
 
@@ -508,7 +508,7 @@ def test_an_inserted_image_moves_no_figure(tmp_path: Path) -> None:
     toy.write_run(tmp_path / "old", logits, label)
     toy.write_run(tmp_path / "new", other, label)
     toy.write_run(tmp_path / "more", np.vstack([other, -other[:1]]), np.append(label, 3))
-    (old,), (new,), (more,) = (runs.open_run(tmp_path / n) for n in ("old", "new", "more"))
+    (old,), (new,), (more,) = (open_run(tmp_path / n) for n in ("old", "new", "more"))
     before, after = (count_pairs(old, step, ClassMapping(toy.RUN.classes)) for step in (new, more))
     assert after.only_new == 1
     assert before.only_new == 0

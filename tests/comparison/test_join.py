@@ -14,9 +14,10 @@ from predboard import InputError
 from predboard.comparison import join
 from predboard.comparison.differences import NEW_COLUMNS, OLD_COLUMNS
 from predboard.comparison.join import ClassMapping, JoinedRows, KeyIndex, join_rows, match_classes
-from predboard.predictions.table import Part, Predictions, Run, hash_refs, part_schema
-from predboard.storage import runs
-from predboard.storage.runs import Step
+from predboard.predictions.schema import Part, Run, hash_refs, part_schema
+from predboard.predictions.table import Predictions
+from predboard.storage.parts import PartWriter, read_batches
+from predboard.storage.runs import RunReader, Step, open_run, part_path
 
 from tests import toy
 
@@ -50,17 +51,17 @@ def step(
             label=label[here],
             logits=logits[here],
             error=[None] * n,
-            further={
+            more={
                 **{name: [start] * n for name in ("digest", "bytes", "width", "height")},
                 **{name: [0.25] * n for name in ("brightness", "contrast")},
                 **{name: column.slice(start, n) for name, column in columns.items()},
             },
         )
-        writer = runs.PartWriter(runs.part_path(folder, run.step, number), run, more)
+        writer = PartWriter(part_path(folder, run.step, number), run, more)
         writer.write(rows)
         digest = manifest or "".join(names[here])
         writer.publish(Part(start, start + n, digest, len(names), "", started=1.7e9, finished=1.7e9))
-    (found,) = runs.open_run(folder)
+    (found,) = open_run(folder)
     return found
 
 
@@ -126,7 +127,7 @@ def test_an_inserted_image_and_another_order_move_nothing_else(tmp_path: Path) -
 
 def test_it_is_the_join_that_pandas_makes(tmp_path: Path) -> None:
     old, new = step(tmp_path / "a", names(400)), step(tmp_path / "b", names(400, 150)[::-1], seed=3)
-    a, b = (pd.concat([r.to_pandas() for r in runs.RunReader([s], None, ["id", "key"])]) for s in (old, new))
+    a, b = (pd.concat([r.to_pandas() for r in RunReader([s], None, ["id", "key"])]) for s in (old, new))
     merged = a.merge(b, on="key")
     found = all_of(old, new)
     assert sorted(pairs(found)) == sorted(zip(merged.id_x, merged.id_y, strict=True))
@@ -206,8 +207,8 @@ def test_columns_of_the_manifest_come_along_but_for_lists(tmp_path: Path) -> Non
     new = step(tmp_path / "b", names(20), further=further)
     for zipped in (True, False):
         found, *_ = all_of(step(tmp_path / f"a{zipped}", names(20)), new, zipped=zipped)
-        assert found.new.further == ["country"]
-        assert found.old.further == []
+        assert found.new.manifest_columns == ["country"]
+        assert found.old.manifest_columns == []
         assert found.new.column("country").to_pylist() == ["NO", "SE"] * 10
 
 
@@ -242,7 +243,7 @@ def test_classes_are_mapped_by_their_names(tmp_path: Path) -> None:
     old, new = step(tmp_path / "a", names(90), a), step(tmp_path / "b", names(90), b, seed=1)
     (found,) = join_rows(old, new, both, COLUMNS)
     for mapped, run, rows in ((found.old, a, old), (found.new, b, new)):
-        (raw,) = runs.read_batches(rows.parts[0], ["label", "predicted"])
+        (raw,) = read_batches(rows.parts[0], ["label", "predicted"])
         assert [both.names[i] for i in mapped.label] == [run.classes[i] for i in raw.label]
         assert [both.names[i] for i in mapped.predicted] == [run.classes[i] for i in raw.predicted]
 

@@ -23,10 +23,11 @@ from predboard.comparison.report import Side
 from predboard.config import BoardConfig
 from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX
 from predboard.drawing.comparison import PairTileText, SidePrediction
-from predboard.predictions.table import Predictions, Run
+from predboard.predictions.schema import Run
+from predboard.predictions.table import Predictions
 from predboard.state import merge
-from predboard.storage import runs
-from predboard.storage.runs import Step
+from predboard.storage.parts import read_batches
+from predboard.storage.runs import Step, open_run
 from predboard.summaries import Picture, Scalar, Text, Tiles
 
 from tests import toy
@@ -274,7 +275,7 @@ def test_nothing_that_moved_is_no_picture_and_nothing_to_compare_is_said(tmp_pat
 
 
 def step_of(folder: Path) -> Step:
-    (found,) = runs.open_run(folder)
+    (found,) = open_run(folder)
     return found
 
 
@@ -290,7 +291,7 @@ def test_every_summary_is_of_a_step_and_no_number_is_missing(tmp_path: Path) -> 
 
 
 def _rows(step: Step) -> Predictions:
-    batches = [rows.batch for part in step.parts for rows in runs.read_batches(part)]
+    batches = [rows.batch for part in step.parts for rows in read_batches(part)]
     return Predictions(pa.Table.from_batches(batches).combine_chunks().to_batches()[0])
 
 

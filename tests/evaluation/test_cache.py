@@ -18,10 +18,13 @@ from predboard import InputError, VisualizeConfig, panels, visualize
 from predboard.errors import DamagedError
 from predboard.evaluation import cache as kept
 from predboard.evaluation.cache import CACHE_FOLDER, DERIVED_ROWS, StateCache, state_versions
-from predboard.predictions.table import Predictions, Run, derive_rows, rounded_size
+from predboard.predictions.derived_rows import derive_rows
+from predboard.predictions.sampling import rounded_size
+from predboard.predictions.schema import Run
+from predboard.predictions.table import Predictions
 from predboard.state import merge
-from predboard.storage import runs
-from predboard.storage.runs import PartFile
+from predboard.storage.parts import PartFile, read_batches
+from predboard.storage.runs import part_path
 from predboard.visualization.visualize import VisualizeResult
 
 from tests import toy
@@ -47,14 +50,14 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def read(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often the logits of each part were asked for."""
     counted: Counter[str] = Counter()
-    batches = runs.read_batches
+    batches = read_batches
 
     def counting(file: PartFile, columns: Any = None) -> Iterator[Predictions]:
         if columns is None or "logits" in set(columns):
             counted[file.name] += 1
         return batches(file, columns)
 
-    monkeypatch.setattr("predboard.storage.runs.read_batches", counting)
+    monkeypatch.setattr("predboard.evaluation.fold.read_batches", counting)
     return counted
 
 
@@ -67,7 +70,7 @@ def write(folder: Path, parts: int, *steps: int, seed: int = 0, run: Run = toy.R
 
 
 def part(run: Path, index: int, step: int = 0) -> Path:
-    return runs.part_path(run, step, index)
+    return part_path(run, step, index)
 
 
 FEW = ("confusion", "glance")

@@ -23,13 +23,14 @@ from predboard.gating.evaluate import GateResult, match_names
 from predboard.gating.gate import PAIRED, apart, measure_step, metric_directions
 from predboard.gating.rules import UNBOUNDED_METRICS, pattern_of
 from predboard.metrics.intervals import wilson_interval
-from predboard.storage import runs
+from predboard.storage.parts import read_batches
+from predboard.storage.runs import open_run, step_folder
 from predboard.summaries import Metric
 from predboard.visualization.summary_json import decode_summary
 
-from tests import toy
+from tests import fake_storage, toy
+from tests.fake_storage import copied
 from tests.gating.test_reports import well_shaped
-from tests.storage.test_paths import copied
 
 CLASSES = ("River/Lake", "a b", "日本")
 UNCLEAR = "too little evidence"
@@ -140,7 +141,7 @@ def test_every_kind_of_figure_is_there_with_the_images_that_it_rests_on(run: Pat
 
 
 def test_a_limit_above_1_is_refused_only_of_what_never_is(run: Path) -> None:
-    figures, better = measure_step(runs.open_run(run)[-1], metric_directions(), 1).metrics, metric_directions()
+    figures, better = measure_step(open_run(run)[-1], metric_directions(), 1).metrics, metric_directions()
     shares = {n: f for n, f in figures.items() if better[pattern_of(n)] != "neither"}
     shares = {n: f for n, f in shares.items() if not any(word in pattern_of(n) for word in UNBOUNDED_METRICS)}
     assert len(shares) > 30
@@ -152,7 +153,7 @@ def test_figures_are_those_of_summary_json(run: Path, tmp_path: Path) -> None:
     summary = decode_summary((tmp_path / "logs" / "new" / "summary.json").read_bytes())
     assert summary is not None
     expected = summary["steps"]["0"]
-    found = measure_step(runs.open_run(run)[-1], metric_directions(), 1).metrics
+    found = measure_step(open_run(run)[-1], metric_directions(), 1).metrics
     assert set(found) == set(expected)
     for name, figure in found.items():
         values = [figure.value, *(figure.interval or ())]
@@ -163,13 +164,13 @@ def test_figures_are_those_of_summary_json(run: Path, tmp_path: Path) -> None:
 
 def test_only_what_the_rules_need_is_read(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: set[str] = set()
-    real = runs.read_batches
+    real = read_batches
 
     def spy(file: Any, columns: Any = None) -> Any:
         read.update(columns)
         return real(file, columns)
 
-    monkeypatch.setattr(runs, "read_batches", spy)
+    monkeypatch.setattr("predboard.evaluation.fold.read_batches", spy)
     light = (
         "slices/country=NO/accuracy",
         "accuracy",
@@ -271,7 +272,7 @@ def test_flags_from_a_file(command: Callable[..., Said], run: Path, tmp_path: Pa
 
 
 def test_predictions_that_are_not_there(command: Callable[..., Said], run: Path, tmp_path: Path) -> None:
-    for folder, words in ((tmp_path / "none", "no folder .*none"), (run.parent, "holds no predictions but 1 run")):
+    for folder, words in ((tmp_path / "none", "no folder .*none"), (run.parent, "contains 1 run; name one")):
         said = command(folder, PASSING)
         assert said.code == 2
         assert re.search(words, said.err)
@@ -333,7 +334,7 @@ def test_steps_are_chosen(tmp_path: Path) -> None:
     run.mkdir()
     for step, label in ((3, 1), (7, 2)):
         made = write(tmp_path / f"s{step}", [replace(row, said=label) for row in rows()], step=(step,))
-        runs.step_folder(made, step).rename(runs.step_folder(run, step))
+        step_folder(made, step).rename(step_folder(run, step))
     right = {3: 10 / 39, 7: 8 / 39}
     for wanted, number in ((None, 7), (3, 3), (7, 7)):
         done = predboard.gate(run, [{"metric": "accuracy", "min": 0}], step=wanted)
@@ -447,7 +448,7 @@ def test_a_class_that_the_baseline_lacks_cannot_be_compared(run: Path, tmp_path:
 def test_figures_that_are_not_paired_are_subtracted(run: Path, tmp_path: Path) -> None:
     new = write(tmp_path / "surer", [replace(row, p=0.9) for row in rows()])
     for metric in ("brier", "auroc_macro", "accuracy_top2", "slices/country=NO/nll", "classes/a b/average_precision"):
-        here, there = (measure_step(runs.open_run(r)[-1], metric_directions(), 1).metrics[metric] for r in (new, run))
+        here, there = (measure_step(open_run(r)[-1], metric_directions(), 1).metrics[metric] for r in (new, run))
         done = predboard.gate(new, [{"metric": metric, "max_drop": 1, "bound": "lower"}], run)
         (finding,) = done.verdicts[-1].findings
         assert finding.value == here.value - there.value
@@ -488,7 +489,7 @@ def test_a_baseline_that_no_rule_needs_is_said(run: Path, command: Callable[...,
 
 
 def test_predictions_may_lie_in_storage(run: Path, tmp_path: Path) -> None:
-    files = pytest.importorskip("fsspec").filesystem("memory")
+    files = fake_storage.empty()
     here = write(tmp_path / "here", changed((0, 2)))
     there = copied(files, here, "gate/here")
     rules = [{"metric": "accuracy", "min": 0.5, "max_drop": 0.02}, {"metric": "label_issues/suspected", "max": 99}]
@@ -496,8 +497,8 @@ def test_predictions_may_lie_in_storage(run: Path, tmp_path: Path) -> None:
     assert expected.outcome == "fail"
     assert predboard.gate(there, rules, run) == expected
     assert predboard.gate(str(there), rules, copied(files, run, "gate/new")) == expected
-    with pytest.raises(InputError, match="memory://gate/none"):
-        predboard.gate("memory://gate/none", rules, run)
+    with pytest.raises(InputError, match="fake://gate/none"):
+        predboard.gate("fake://gate/none", rules, run)
 
 
 # A first file of rules.
@@ -652,7 +653,7 @@ def test_eurosat(eurosat: Path, command: Callable[..., Said]) -> None:
 
 
 def test_all_differences_that_are_called_paired_are(eurosat: Path) -> None:
-    first, *_, last = runs.open_run(eurosat)
+    first, *_, last = open_run(eurosat)
     found = Comparison(count_pairs(first, last, join.ClassMapping(last.run.classes)), last.run.classes).differences
     assert {pattern_of(name) for name in found} <= PAIRED
     assert PAIRED - {pattern_of(name) for name in found} <= {"slices/*/accuracy"}  # it has no columns for slices

@@ -23,7 +23,7 @@ from predboard.images import datasets, decode
 from predboard.images import loader as loading
 from predboard.images.datasets import to_content
 from predboard.images.sources import SourceOptions, open_source
-from predboard.predictions.table import hash_refs
+from predboard.predictions.schema import hash_refs
 from predboard.storage.inspection import inspect
 
 from tests import toy

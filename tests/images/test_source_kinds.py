@@ -18,7 +18,7 @@ from predboard.errors import InputError
 from predboard.images import decode, sources
 from predboard.images.sources import SourceOptions, open_source, read
 from predboard.inference.infer import infer
-from predboard.predictions.table import hash_refs
+from predboard.predictions.schema import hash_refs
 from predboard.storage.runs import open_predictions
 
 from tests import toy

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from predboard.errors import InputError
 from predboard.images import sources
 from predboard.images.sources import Manifest, open_source
-from predboard.predictions.table import hash64
+from predboard.predictions.schema import hash64
 
 
 def _files(folder: Path, *names: str) -> Path:

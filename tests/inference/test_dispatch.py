@@ -1,6 +1,5 @@
 """Several devices, and several jobs beside each other, give the rows of one. Processes on the CPU stand for devices."""
 
-import dataclasses
 import itertools
 import json
 import os
@@ -19,8 +18,9 @@ from predboard import InferConfig, infer, open_predictions
 from predboard.cli import main
 from predboard.errors import InputError
 from predboard.inference import resume
-from predboard.storage import runs
 from predboard.storage.inspection import inspect
+from predboard.storage.locks import lock_folder
+from predboard.storage.runs import open_step, part_path
 from predboard.storage.shards import WHOLE_RUN, Share, Task, plan_shards, plan_tasks
 
 from tests import toy
@@ -95,8 +95,8 @@ def _flags(place: Path) -> list[str]:
 
 
 def _left(out: Path) -> list[str]:
-    """Hidden files besides the lock."""
-    return sorted(p.name for p in out.rglob(".*") if p.name != ".lock")
+    """Hidden files besides the locks."""
+    return sorted(p.name for p in out.rglob(".*") if not p.name.endswith(".lock"))
 
 
 # --- the plan ---
@@ -106,12 +106,6 @@ def _left(out: Path) -> list[str]:
 def test_shares_hold_each_part_once(parts: int, of: int) -> None:
     for index in range(parts):
         assert sum(Share(k, of).holds(index) for k in range(1, of + 1)) == 1
-
-
-@given(st.integers(1, 12), st.integers(1, 12), st.data())
-def test_shares_overlap_where_some_part_is_in_both(a: int, b: int, data: st.DataObject) -> None:
-    one, other = Share(data.draw(st.integers(1, a)), a), Share(data.draw(st.integers(1, b)), b)
-    assert one.overlaps(other) == any(one.holds(i) and other.holds(i) for i in range(a * b))
 
 
 def test_tasks_have_each_row_of_each_step_once() -> None:
@@ -127,7 +121,7 @@ def test_tasks_have_each_row_of_each_step_once() -> None:
         rows = sorted((step, row) for task in found for step in task.steps for row in task.ids)
         assert rows == sorted((step, row) for step, of in lacking.items() for ids in of.values() for row in ids)
         assert sum(task.rows for task in found) == len(rows)
-        assert all(set(task.steps) <= set(task.together) and len(task.together) <= together for task in found)
+        assert all(set(task.steps) <= set(task.loaded_steps) and len(task.loaded_steps) <= together for task in found)
     assert Task(shards[3], (2, 5), (1, 2, 5), (18,)) in plan_tasks(lacking, 3)
 
 
@@ -256,7 +250,7 @@ def test_max_failures_stops_and_what_was_published_stays(place: Path, device: st
         (place / "data" / f"{name}.png").write_bytes(b"broken")
     with pytest.raises(InputError, match=r"^\d rows failed, more than --max-failures 1: .* and --retry-errors tries"):
         infer(_config(place, device=device, preflight=0, max_failures=1))
-    there = {index for index in range(6) if runs.part_path(place / "out", 0, index).exists()}
+    there = {index for index in range(6) if part_path(place / "out", 0, index).exists()}
     assert there >= {2} or (there >= {4, 5} and device == "cpu,cpu")  # whichever of the two was faster
     assert _left(place / "out") == []
     outcome = infer(_config(place, device=device, preflight=0, max_failures=2))  # two of the four are there already
@@ -266,7 +260,7 @@ def test_max_failures_stops_and_what_was_published_stays(place: Path, device: st
 def test_a_part_that_is_there_already_is_not_written_over(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     infer(_config(place, preflight=0))
     before = {p: p.read_bytes() for p in (place / "out").glob("*/*.parquet")}
-    runs.part_path(place / "out", 0, 1).write_bytes(b"damaged")
+    part_path(place / "out", 0, 1).write_bytes(b"damaged")
     everything = resume.find_missing
 
     def nothing_is_valid(out: Path, run: Any, plan: Any, *arguments: Any, **named: Any) -> Any:
@@ -316,7 +310,7 @@ def test_one_share_is_done_with_exit_code_0_and_inspect_tells_of_the_whole(
     assert main.run(["inspect", str(place / "out")]) == 1
     whole = capsys.readouterr().out
     assert "step 0 lacks rows 0 to 7" in whole and "step 0 lacks rows 40 to 44" in whole
-    step = runs.open_step(place / "out", 0)
+    step = open_step(place / "out", 0)
     assert step is not None and step.missing == ((0, 8), (16, 32), (40, 45))
     assert main.run(["infer", *_flags(place)]) == 0
     assert "2 of 6 parts" in capsys.readouterr().err
@@ -325,7 +319,7 @@ def test_one_share_is_done_with_exit_code_0_and_inspect_tells_of_the_whole(
 def test_a_damaged_part_of_another_share_is_its_own_affair(place: Path) -> None:
     infer(_config(place))
     for index in (0, 1):
-        runs.part_path(place / "out", 0, index).write_bytes(b"damaged")
+        part_path(place / "out", 0, index).write_bytes(b"damaged")
     outcome = infer(_config(place, part=(1, 2)))
     assert (outcome.complete, outcome.written) == (True, 8)
     assert not inspect(place / "out").whole
@@ -384,11 +378,10 @@ def test_overwriting_a_share_is_refused() -> None:
 _HOLDS = """
 import sys
 from pathlib import Path
-from predboard.storage import runs as store
-from predboard.predictions.table import Run
+from predboard.storage.locks import lock_folder
 from predboard.storage.shards import Share
 share = Share(*map(int, sys.argv[2].split("/")))
-with store.lock_folder(Path(sys.argv[1]), share=share, runs=[Run(("a",), "m", weights="w")]):
+with lock_folder(Path(sys.argv[1]), share=share):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -424,53 +417,44 @@ def holder(tmp_path: Path) -> Iterator[Holder]:
 
 @pytest.mark.parametrize("share", [Share(3, 8), Share(1, 2), Share(3, 4), WHOLE_RUN])
 def test_a_share_that_another_process_has_is_refused(tmp_path: Path, holder: Holder, share: Share) -> None:
-    line = rf"another process is at work on share 3/8 of {tmp_path}: wait for it, or name another --out"
+    line = rf"another process is working on share 3/8 of {tmp_path}: wait until it finishes, or name another --out"
     with pytest.raises(InputError, match=line):
-        runs.lock_folder(tmp_path, share=share).__enter__()
+        lock_folder(tmp_path, share=share).__enter__()
     holder.end()
-    with runs.lock_folder(tmp_path, share=share):
+    with lock_folder(tmp_path, share=share):
         pass
     assert _left(tmp_path) == []
 
 
-@pytest.mark.parametrize("share", [Share(4, 8), Share(2, 2), Share(1, 4)])
-def test_shares_without_a_part_in_common_go_side_by_side(tmp_path: Path, holder: Holder, share: Share) -> None:
+@pytest.mark.parametrize("share", [Share(4, 8), Share(2, 8), Share(1, 8)])
+def test_other_shares_of_the_same_number_go_side_by_side(tmp_path: Path, holder: Holder, share: Share) -> None:
     for index in (1, 2, 3):
         (tmp_path / "step=00000000").mkdir(exist_ok=True)
         (tmp_path / "step=00000000" / f".part-{index:05d}.parquet.0a.tmp").touch()
-    with runs.lock_folder(tmp_path, share=share):
+    with lock_folder(tmp_path, share=share):
         left = {int(name.split("-")[1][:5]) for name in _left(tmp_path) if name.endswith(".tmp")}
         assert left == {i for i in (1, 2, 3) if not share.holds(i)}  # the others may still be written
     assert holder.process.poll() is None
 
 
-def test_the_share_of_a_dead_process_is_free_and_what_it_left_is_gone(tmp_path: Path, holder: Holder) -> None:
+def test_a_share_waits_for_nobody_who_has_the_whole(tmp_path: Path) -> None:
+    with lock_folder(tmp_path), pytest.raises(InputError, match="another process is writing to"):
+        lock_folder(tmp_path, share=Share(1, 2)).__enter__()
+
+
+@pytest.mark.parametrize("share", [Share(3, 8), Share(1, 2), WHOLE_RUN])
+def test_what_is_refused_leaves_the_files_of_the_other_process_alone(
+    tmp_path: Path, holder: Holder, share: Share
+) -> None:
+    unfinished = tmp_path / "step=00000000" / ".part-00002.parquet.0a.tmp"
+    unfinished.parent.mkdir()
+    unfinished.touch()
+    with pytest.raises(InputError, match="another process is working on share 3/8"):
+        lock_folder(tmp_path, share=share).__enter__()
+    assert unfinished.exists()
     holder.end(kill=True)
-    assert _left(tmp_path) == [".share-3-of-8", ".share-3-of-8.json"]
-    with runs.lock_folder(tmp_path, share=Share(3, 8)):
-        assert _left(tmp_path) == [".share-3-of-8", ".share-3-of-8.json"]
-    assert _left(tmp_path) == []
-    with runs.lock_folder(tmp_path):
-        pass
-
-
-def test_a_share_waits_for_nobody_who_has_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "_LOCK_WAIT_SECONDS", 0.1)
-    with runs.lock_folder(tmp_path), pytest.raises(InputError, match="another process is writing to"):
-        runs.lock_folder(tmp_path, share=Share(1, 2)).__enter__()
-
-
-def test_shares_that_are_made_at_once_are_of_one_model(tmp_path: Path, holder: Holder) -> None:
-    from predboard.predictions.table import Run
-
-    mine = Run(("a",), "m", weights="v")
-    line = r"step 0 is being made with another weights \(w, now v\) by share 3/8: name another --out"
-    with pytest.raises(InputError, match=line):
-        runs.lock_folder(tmp_path, share=Share(1, 8), runs=[mine]).__enter__()
-    for other in (dataclasses.replace(mine, weights="w"), dataclasses.replace(mine, step=1)):
-        with runs.lock_folder(tmp_path, share=Share(1, 8), runs=[other]):
-            pass
-    assert holder.process.poll() is None
+    with lock_folder(tmp_path, share=Share(3, 8)):
+        assert not unfinished.exists()
 
 
 # --- rows that failed, again ---
@@ -514,7 +498,7 @@ def test_retry_errors_with_several_steps_and_row_groups(place: Path, monkeypatch
         torch.manual_seed(step)
         files.append(place / f"toy_epoch{step}.pt")
         torch.save({"head.weight": torch.randn(3, 3), "head.bias": torch.randn(3)}, files[-1])
-    monkeypatch.setattr(runs, "ROW_GROUP_MAX_ROWS", 3)
+    monkeypatch.setattr("predboard.storage.parts.ROW_GROUP_MAX_ROWS", 3)
     options: dict[str, Any] = {"checkpoint": tuple(files)}
     infer(_config(place, checkpoint=tuple(files[:1])))
     (place / "data" / "b" / "008.png").write_bytes(b"broken")
@@ -536,7 +520,7 @@ def test_retry_errors_with_several_steps_and_row_groups(place: Path, monkeypatch
 
 def test_retry_errors_makes_missing_parts_as_well(place: Path) -> None:
     infer(_config(place))
-    runs.part_path(place / "out", 0, 4).unlink()
+    part_path(place / "out", 0, 4).unlink()
     outcome = infer(_config(place, retry_errors=True))
     assert (outcome.complete, outcome.written) == (True, 8 + 1)
 

@@ -18,9 +18,12 @@ from predboard import InferConfig, infer, open_predictions
 from predboard.errors import InputError
 from predboard.images import decode, sources
 from predboard.inference.infer import InferResult
-from predboard.predictions.table import digest_records, encode_footer, hash64
-from predboard.storage import runs, shards
+from predboard.predictions.schema import digest_records, encode_footer, hash64
+from predboard.storage import shards
 from predboard.storage.inspection import inspect
+from predboard.storage.locks import lock_folder
+from predboard.storage.parts import open_part
+from predboard.storage.runs import list_part_paths, part_path, read_values
 
 from tests import toy
 
@@ -264,11 +267,11 @@ def test_a_part_of_several_row_groups(tmp_path: Path, net: str, monkeypatch: pyt
     toy.pictures(tmp_path / "data", each=7)
     options: dict[str, Any] = {"embeddings": True, "thumbnails": 8, "shard_size": 13}
     infer(_config(tmp_path, net, out=tmp_path / "plain", **options))
-    monkeypatch.setattr(runs, "ROW_GROUP_MAX_ROWS", 5)
+    monkeypatch.setattr("predboard.storage.parts.ROW_GROUP_MAX_ROWS", 5)
     infer(_config(tmp_path, net, batch_size=4, **options))
     pd.testing.assert_frame_equal(_frame(tmp_path / "out"), _frame(tmp_path / "plain"), rtol=1e-3, atol=1e-3)
     groups = []
-    for path in runs.list_part_paths(tmp_path / "out", 0):
+    for path in list_part_paths(tmp_path / "out", 0):
         with pq.ParquetFile(path) as file:
             groups.append([file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)])
     assert groups == [[5, 5, 3], [5, 3]]
@@ -404,7 +407,7 @@ def test_thumbnails_are_small_pictures_of_the_source(tmp_path: Path, net: str) -
     for row in frame.itertuples():
         with Image.open(tmp_path / "data" / str(row.image)) as picture:
             assert row.thumbnail == decode.encode_jpeg(picture.convert("RGB"), 16)
-    assert runs.read_values(opened.step, [3], "thumbnail") == {3: frame["thumbnail"][3]}
+    assert read_values(opened.step, [3], "thumbnail") == {3: frame["thumbnail"][3]}
 
 
 def test_embeddings_are_the_input_of_the_last_linear_layer(tmp_path: Path, net: str) -> None:
@@ -654,7 +657,7 @@ def test_probabilities_of_zero_are_raised_and_counted(tmp_path: Path, net: str) 
 
 def test_scores_that_are_no_probabilities_are_refused(tmp_path: Path, net: str) -> None:
     toy.pictures(tmp_path / "data", each=4)
-    with pytest.raises(InputError, match=r"a row of probabilities adds up to .* are the scores logits"):
+    with pytest.raises(InputError, match=r"a row of probabilities sums to .* are the scores logits"):
         infer(_config(tmp_path, net, scores="probabilities"))
     assert not list(tmp_path.rglob("*.parquet"))
 
@@ -695,7 +698,7 @@ def test_only_what_is_missing_is_made(tmp_path: Path, net: str, monkeypatch: pyt
     infer(config)
     expected = [_frame(tmp_path / "out", step) for step in (1, 2)]
     for step, index in ((1, 0), (1, 3), (2, 3), (2, 4)):
-        runs.part_path(tmp_path / "out", step, index).unlink()
+        part_path(tmp_path / "out", step, index).unlink()
     before = _mtimes(tmp_path / "out")
     reads = _count_reads(monkeypatch)
     outcome = infer(config)
@@ -760,7 +763,7 @@ def test_data_that_lost_its_end_needs_update(tmp_path: Path, net: str) -> None:
     infer(config)
     for name in ("001", "002", "003"):
         (data / "c" / f"{name}.png").unlink()
-    runs.part_path(tmp_path / "out", 0, 2).write_bytes(b"damaged too")
+    part_path(tmp_path / "out", 0, 2).write_bytes(b"damaged too")
     with pytest.raises(InputError, match=r"2 of 3 parts of .*part-00001\.parquet: --update"):
         infer(config)
     outcome = infer(dataclasses.replace(config, update=True))
@@ -858,7 +861,7 @@ def test_a_damaged_part_is_made_again(tmp_path: Path, net: str) -> None:
     config = _config(tmp_path, net, shard_size=4)
     infer(config)
     expected = _frame(tmp_path / "out")
-    whole = {i: runs.part_path(tmp_path / "out", 0, i) for i in range(5)}
+    whole = {i: part_path(tmp_path / "out", 0, i) for i in range(5)}
     raw = bytearray(whole[1].read_bytes())
     raw[-9] ^= 1  # the end of the footer
     whole[1].write_bytes(raw)
@@ -882,10 +885,10 @@ def test_a_damaged_part_is_made_again(tmp_path: Path, net: str) -> None:
 def test_parts_of_a_newer_format_and_of_other_programs_are_refused_and_kept(tmp_path: Path, net: str) -> None:
     toy.pictures(tmp_path / "data")
     infer(_config(tmp_path, net))
-    path = runs.part_path(tmp_path / "out", 0, 0)
+    path = part_path(tmp_path / "out", 0, 0)
     with pq.ParquetFile(path) as file:
         table = file.read()
-    opened = runs.open_part(path)
+    opened = open_part(path)
     run, part = {**dataclasses.asdict(opened.run), "format": 2, "new": [1]}, dataclasses.asdict(opened.part)
     records = {**encode_footer(opened.run, opened.part), "predboard.digest": digest_records(run, part)}
     records["predboard.run"] = records["predboard.run"].replace('"format":1', '"format":2,"new":[1]')
@@ -893,19 +896,19 @@ def test_parts_of_a_newer_format_and_of_other_programs_are_refused_and_kept(tmp_
     newer = path.read_bytes()
     for read in (lambda: infer(_config(tmp_path, net)), lambda: open_predictions(tmp_path / "out")):
         with pytest.raises(
-            InputError, match=r"part-00000\.parquet has format 2, this predboard reads up to 1: upgrade"
+            InputError, match=r"part-00000\.parquet has format 2, but this predboard reads formats up to 1: upgrade"
         ):
             read()
     assert path.read_bytes() == newer
     pq.write_table(table.replace_schema_metadata({}), path)
-    with pytest.raises(InputError, match=r"part-00000\.parquet holds no predictions"):
+    with pytest.raises(InputError, match=r"part-00000\.parquet contains no predictions"):
         infer(_config(tmp_path, net))
     assert infer(_config(tmp_path, net, overwrite=True)).complete
 
 
 def test_a_run_that_another_process_writes_is_refused(tmp_path: Path, net: str) -> None:
     toy.pictures(tmp_path / "data")
-    with runs.lock_folder(tmp_path / "out"), pytest.raises(InputError, match="another process is writing to"):
+    with lock_folder(tmp_path / "out"), pytest.raises(InputError, match="another process is writing to"):
         infer(_config(tmp_path, net))
     assert infer(_config(tmp_path, net)).complete
 
@@ -1036,7 +1039,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
     ("slowest", "advice", "percent"),
     [
         ("wait", "decoding on 2 threads", "80%"),
-        ("transfer", "bringing pictures", "73%"),
+        ("transfer", "copying to the device", "73%"),
         ("forward", "the model", "80%"),
         ("behind", "writing", "80%"),
     ],
@@ -1046,7 +1049,7 @@ def test_the_bottleneck_is_named_with_the_flag_that_helps(
 ) -> None:
     seconds = {"wall": 10.0, "wait": 1.0, "forward": 1.0, "behind": 1.0, "decode": 5.0, "write": 5.0, slowest: 8.0}
     line = InferResult(tmp_path, 100, {}, 500, seconds, 2, shards.WHOLE_RUN, 100).bottleneck
-    assert line.startswith("50 rows/s: waiting for pictures ") and f"bound by {advice}" in line and percent in line
+    assert line.startswith("50 rows/s: waiting for images ") and f"limited by {advice}" in line and percent in line
     assert InferResult(tmp_path, 100, {}, 0, seconds, 2, shards.WHOLE_RUN, 100).bottleneck == ""
 
 

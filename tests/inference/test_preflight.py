@@ -14,7 +14,7 @@ from predboard.cli.main import parse
 from predboard.images import preprocessing
 from predboard.inference import diagnostics, preflight
 from predboard.metrics.intervals import sign_test
-from predboard.storage import runs
+from predboard.storage.runs import delete_part, list_step_numbers, part_path, preflight_path
 
 from tests import toy
 
@@ -222,7 +222,7 @@ def test_strict_stops_before_anything_is_written(folder: Path, tmp_path: Path) -
         InputError, match=r"^the preflight warns, and --strict stops before the long run: accuracy of 200 images would"
     ):
         run(folder, tmp_path / "out", channels="bgr", strict=True)
-    assert runs.list_step_numbers(tmp_path / "out") == []
+    assert list_step_numbers(tmp_path / "out") == []
     assert sorted(p.name for p in (tmp_path / "out" / "_preflight").iterdir()) == [
         "step=00000000.json",
         "step=00000000.png",
@@ -234,7 +234,7 @@ def test_the_sheet_shows_the_pictures_as_the_model_gets_them_and_stage_two_shows
     folder: Path, tmp_path: Path
 ) -> None:
     run(folder, tmp_path / "out", channels="bgr")
-    sheet = Image.open(runs.preflight_path(tmp_path / "out", 0, ".png"))
+    sheet = Image.open(preflight_path(tmp_path / "out", 0, ".png"))
     assert sheet.width == 350
     shown = np.asarray(sheet)
     found = {tuple(pixel) for row in shown[::3, ::3] for pixel in row.tolist()}
@@ -267,7 +267,7 @@ def test_inputs_that_are_floats_already(folder: Path, tmp_path: Path) -> None:
     assert "what --mean" in line
     assert "in your own transform" in line
     assert report["labelled"] == 200
-    with Image.open(runs.preflight_path(tmp_path / "out", 0, ".png")) as sheet:
+    with Image.open(preflight_path(tmp_path / "out", 0, ".png")) as sheet:
         assert sheet.width == 350
 
 
@@ -289,9 +289,9 @@ def test_the_last_of_several_checkpoints_stands_for_all(folder: Path, tmp_path: 
     said, report = run(folder, tmp_path / "out", checkpoint=tuple(files), channels="bgr")
     assert report["step"] == 3
     run(folder, tmp_path / "out", checkpoint=(files[2],), preflight=0, overwrite=True)
-    assert not runs.preflight_path(tmp_path / "out", 3, ".json").exists()
-    assert not runs.preflight_path(tmp_path / "out", 3, ".png").exists()
-    assert runs.preflight_path(tmp_path / "out", 2, ".png").exists()
+    assert not preflight_path(tmp_path / "out", 3, ".json").exists()
+    assert not preflight_path(tmp_path / "out", 3, ".png").exists()
+    assert preflight_path(tmp_path / "out", 2, ".png").exists()
 
 
 def test_the_rows_are_the_same_with_and_without_it(folder: Path, tmp_path: Path) -> None:
@@ -333,15 +333,15 @@ def test_what_it_costs_is_bounded(folder: Path, tmp_path: Path, monkeypatch: pyt
 
 def test_a_report_that_is_there_is_said_again_and_not_made_again(folder: Path, tmp_path: Path) -> None:
     said, report = run(folder, tmp_path / "out", channels="bgr", shard_size=50)
-    runs.delete_part(runs.part_path(tmp_path / "out", 0, 2))
-    before = runs.preflight_path(tmp_path / "out", 0, ".json").stat().st_mtime_ns
+    delete_part(part_path(tmp_path / "out", 0, 2))
+    before = preflight_path(tmp_path / "out", 0, ".json").stat().st_mtime_ns
     again, same = run(folder, tmp_path / "out", channels="bgr", shard_size=50)
-    assert runs.preflight_path(tmp_path / "out", 0, ".json").stat().st_mtime_ns == before
+    assert preflight_path(tmp_path / "out", 0, ".json").stat().st_mtime_ns == before
     assert warned(again) == warned(said) != []
     assert same == report
     parts = open_predictions(tmp_path / "out").step.parts
     assert len({tuple(part.part.provenance["warnings"]) for part in parts}) == 1
-    runs.delete_part(runs.part_path(tmp_path / "out", 0, 2))
+    delete_part(part_path(tmp_path / "out", 0, 2))
     _, other = run(folder, tmp_path / "out", channels="bgr", shard_size=50, preflight=150)
     assert other["images"] == 150
 

@@ -22,8 +22,10 @@ import pytest
 from predboard import InferConfig, infer, open_predictions
 from predboard.images import sources
 from predboard.inference import resume
-from predboard.predictions.table import Part, Run
-from predboard.storage import runs, shards
+from predboard.predictions.schema import Part, Run
+from predboard.storage import shards
+from predboard.storage.parts import PartFile, open_part, part_index, verify_part
+from predboard.storage.runs import part_path
 
 from tests import toy
 
@@ -62,7 +64,7 @@ import torch
 from predboard import InferConfig, infer
 from predboard.inference import forward
 from predboard.inference import preflight
-from predboard.storage import runs as store
+from predboard.storage.parts import PartWriter
 from predboard.inference import worker as work  # before the fork, not in each child anew
 
 
@@ -91,7 +93,7 @@ def child(config, where, count):
     elif where == "before sync":
         os.fsync = killed_at(count, os.fsync, True)
     elif where == "row group":
-        store.PartWriter.write = killed_at(count, store.PartWriter.write, False)
+        PartWriter.write = killed_at(count, PartWriter.write, False)
     elif where == "delete":
         Path.unlink = killed_at(count, Path.unlink, False)
     infer(config)
@@ -203,8 +205,8 @@ def _parts(out: Path) -> dict[Path, tuple[int, int]]:
     """Published parts, each of them whole: time and rows."""
     found = {}
     for path in out.glob("step=*/*.parquet"):
-        file = runs.open_part(path)
-        runs.verify_part(file)
+        file = open_part(path)
+        verify_part(file)
         found[path] = (path.stat().st_mtime_ns, file.rows)
     return found
 
@@ -325,16 +327,14 @@ def test_the_time_to_go_on_is_linear_in_the_parts(tmp_path: Path, monkeypatch: p
         image = pa.array(list(map(str, range(rows))))
         label = np.zeros(rows, np.int32)
         manifest = sources.Manifest("", image, label, np.arange(rows), run.classes)
-        monkeypatch.setattr(
-            runs, "list_part_paths", lambda out, step: [runs.part_path(out, step, i) for i in range(rows)]
-        )
+        monkeypatch.setattr(resume, "list_part_paths", lambda out, step: [part_path(out, step, i) for i in range(rows)])
 
-        def opened(path: Path) -> runs.PartFile:
-            i = runs.part_index(path)
-            return runs.PartFile(path, run, Part(i, i + 1, manifest.digest(i, i + 1), rows, ""), 1, rows)
+        def opened(path: Path) -> PartFile:
+            i = part_index(path)
+            return PartFile(path, run, Part(i, i + 1, manifest.digest(i, i + 1), rows, ""), 1, rows)
 
-        monkeypatch.setattr(runs, "open_part", opened)
-        monkeypatch.setattr(runs, "verify_part", lambda _: None)
+        monkeypatch.setattr(resume, "open_part", opened)
+        monkeypatch.setattr(resume, "verify_part", lambda _: None)
         began = time.process_time()
         todo = resume.find_missing(tmp_path, run, plan, manifest, update=False, overwrite=False, say=print)
         assert todo == ([], [])

@@ -23,9 +23,10 @@ from predboard.errors import InputError
 from predboard.images import sources
 from predboard.ingest.ingest import import_predictions
 from predboard.metrics.counts import CountMetrics, Counts
-from predboard.predictions.table import hash64, hash_refs
+from predboard.predictions.schema import hash64, hash_refs
 from predboard.state import merge
-from predboard.storage import runs
+from predboard.storage.parts import PartWriter, read_batches
+from predboard.storage.runs import list_step_numbers, open_run
 
 from tests import toy
 
@@ -718,7 +719,7 @@ def test_files_with_steps_in_their_names_are_steps_and_others_are_one_table(tmp_
     run(tmp_path, *halves, step=(3,), shard_size=16)
     run(tmp_path, tmp_path / "step7_a.npz", tmp_path / "step7_b.npz")
     run(tmp_path, tmp_path / "a.npz", tmp_path / "a.npz", step=(20, 21))
-    assert runs.list_step_numbers(tmp_path / "out") == [2, 3, 7, 10, 20, 21]
+    assert list_step_numbers(tmp_path / "out") == [2, 3, 7, 10, 20, 21]
     for step in (3, 7):
         frame = open_predictions(tmp_path / "out", step=step).to_pandas()
         np.testing.assert_array_equal(logits_of(frame), logits * (7 if step == 7 else 1))
@@ -757,9 +758,9 @@ def test_an_import_that_was_killed_goes_on_and_gives_the_same(tmp_path: Path, mo
     logits, label, image = made(100)
     file = save_csv(tmp_path / "a.csv", logits, label, image)
     whole = run(tmp_path / "whole", file, shard_size=16)
-    publish, calls = runs.PartWriter.publish, 0
+    publish, calls = PartWriter.publish, 0
 
-    def killed(self: runs.PartWriter, part: Any) -> None:
+    def killed(self: PartWriter, part: Any) -> None:
         nonlocal calls
         calls += 1
         if calls == 4:
@@ -767,7 +768,7 @@ def test_an_import_that_was_killed_goes_on_and_gives_the_same(tmp_path: Path, mo
         publish(self, part)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs.PartWriter, "publish", killed)
+        patch.setattr(PartWriter, "publish", killed)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path, file, shard_size=16)
     before = _parts(tmp_path / "out")
@@ -777,8 +778,8 @@ def test_an_import_that_was_killed_goes_on_and_gives_the_same(tmp_path: Path, mo
     pd.testing.assert_frame_equal(again, whole)
     after = _parts(tmp_path / "out")
     assert len(after) == 7 and after["part-00000.parquet"] == before["part-00000.parquet"]
-    assert [p.part.content_digest for p in runs.open_run(tmp_path / "out")[0].parts] == [
-        p.part.content_digest for p in runs.open_run(tmp_path / "whole/out")[0].parts
+    assert [p.part.content_digest for p in open_run(tmp_path / "out")[0].parts] == [
+        p.part.content_digest for p in open_run(tmp_path / "whole/out")[0].parts
     ]
     run(tmp_path, file, shard_size=16)
     assert _parts(tmp_path / "out") == after  # nothing to do
@@ -939,8 +940,8 @@ def real(folder: Path) -> None:
 def imported(tmp_path: Path, *arguments: str | Path) -> CountMetrics:
     """The scores of a run that the command imported."""
     assert main.run(["import", *map(str, arguments), "--out", str(tmp_path / "out")]) == 0
-    [step] = runs.open_run(tmp_path / "out")
-    tallies = [Counts.measure(step.run, batch) for part in step.parts for batch in runs.read_batches(part)]
+    [step] = open_run(tmp_path / "out")
+    tallies = [Counts.measure(step.run, batch) for part in step.parts for batch in read_batches(part)]
     whole = tallies[0]
     for tally in tallies[1:]:
         whole = merge(whole, tally)

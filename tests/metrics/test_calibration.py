@@ -12,9 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from predboard.metrics import calibration, score_histograms
-from predboard.metrics.calibration import BETAS, SALT, SAMPLE_ROWS, Calibration, conformal_sets
+from predboard.metrics.calibration import BETAS, SAMPLE_ROWS, Calibration, conformal_sets
 from predboard.metrics.score_histograms import ScoreHistograms
-from predboard.predictions.table import Predictions, Run, mix, to_log_probabilities
+from predboard.predictions.derive import to_log_probabilities
+from predboard.predictions.sampling import Salt, mix
+from predboard.predictions.schema import Run
+from predboard.predictions.table import Predictions
 from predboard.state import merge
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
@@ -158,7 +161,7 @@ def test_the_interval_of_the_calibration_error_is_the_jackknife_of_its_groups() 
     logits, label = noisy(3000, 4)
     state, p = state_of(logits, label), softmax(logits)
     keys = toy.predictions(named(4), logits, label).key
-    group = mix(keys, score_histograms.SALT).view(np.uint64) % np.uint64(20)
+    group = mix(keys, Salt.JACKKNIFE).view(np.uint64) % np.uint64(20)
     right, confidence = p.argmax(axis=1) == label, p.max(axis=1)
     without = np.array([slow_ece(confidence[group != g], right[group != g]) for g in range(20)])
     half = 2.093024 * math.sqrt(19 / 20 * ((without - without.mean()) ** 2).sum())
@@ -263,13 +266,13 @@ def test_temperatures_of_real_models(name: str) -> None:
     logits, _ = to_log_probabilities(saved["predictions"])
     label = saved["ground_truth"].reshape(-1).astype(np.int64)
     run = named(10)
-    rows = Predictions(toy.predictions(run, logits, label).batch, of=len(label))
+    rows = Predictions(toy.predictions(run, logits, label).batch, manifest_rows=len(label))
     found = Calibration.measure(run, rows).tempered
     assert found is not None
-    chosen = rows.sampled(SAMPLE_ROWS, SALT)
+    chosen = rows.sample_mask(SAMPLE_ROWS, Salt.CALIBRATION)
     assert abs(int(chosen.sum()) - SAMPLE_ROWS) < 300
     # The state keeps no more rows than SAMPLE: those of lowest hash.
-    hash_ = mix(rows.key, SALT).view(np.uint64)
+    hash_ = mix(rows.key, Salt.CALIBRATION).view(np.uint64)
     chosen &= hash_ <= np.sort(hash_[chosen])[: SAMPLE_ROWS + 1][-1 if chosen.sum() <= SAMPLE_ROWS else -2]
     fold = score_histograms.jackknife_group(rows.key) % 2
     assert found.fitted + found.tried == chosen.sum()
@@ -316,7 +319,7 @@ def test_a_model_of_the_right_temperature_keeps_it() -> None:
 def test_of_a_long_manifest_a_bounded_sample_is_kept_whatever_the_parts() -> None:
     logits, label = noisy(20_000, 3)
     run = named(3)
-    rows = Predictions(toy.predictions(run, logits, label).batch, of=20_000)
+    rows = Predictions(toy.predictions(run, logits, label).batch, manifest_rows=20_000)
     whole = Calibration.measure(run, rows)
     kept = len(whole.sample.rows["id"])
     assert 7800 < kept <= SAMPLE_ROWS

@@ -12,7 +12,8 @@ from predboard.metrics.bootstrap import ClassSums, bias_corrected_interval, pois
 from predboard.metrics.classification import MetricState, class_metrics, resample_confusion
 from predboard.metrics.counts import CountMetrics, Counts, confusion_metrics
 from predboard.metrics.intervals import wilson_interval
-from predboard.predictions.table import Run, to_log_probabilities
+from predboard.predictions.derive import to_log_probabilities
+from predboard.predictions.schema import Run
 from predboard.state import Counted
 from sklearn import metrics
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from predboard.metrics import counts as tally
 from predboard.metrics.counts import CountMetrics, Counts
 from predboard.metrics.intervals import sign_test, wilson_interval
-from predboard.predictions.table import Run
+from predboard.predictions.schema import Run
 from predboard.state import Counted, merge
 from scipy.stats import binomtest
 from sklearn import metrics

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from predboard import open_predictions
 from predboard.cli import main
-from predboard.predictions.table import Run
+from predboard.predictions.schema import Run
 
 from tests import toy
 

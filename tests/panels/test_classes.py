@@ -10,7 +10,7 @@ import pytest
 from predboard.metrics.classification import OF_A_CLASS, MetricState
 from predboard.metrics.intervals import wilson_interval
 from predboard.panels.classes import CURVES
-from predboard.predictions.table import Run
+from predboard.predictions.schema import Run
 from predboard.summaries import File, LineChart, Metrics, Scalar, Summary
 from sklearn import metrics
 

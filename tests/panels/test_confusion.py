@@ -16,7 +16,8 @@ from predboard.drawing.palette import RIGHT, WRONG, Colour
 from predboard.metrics.counts import CountMetrics, Counts
 from predboard.metrics.intervals import wilson_interval
 from predboard.panels import confusion
-from predboard.predictions.table import Predictions, Run
+from predboard.predictions.schema import Run
+from predboard.predictions.table import Predictions
 from predboard.state import Counted
 from predboard.summaries import File, Picture, Tiles
 from sklearn.metrics import confusion_matrix

@@ -8,7 +8,8 @@ import pytest
 from numpy.typing import NDArray
 from predboard.drawing.plots import Axis, Curve
 from predboard.panels.curves import FLOOR, POINTS
-from predboard.predictions.table import Predictions, Run
+from predboard.predictions.schema import Run
+from predboard.predictions.table import Predictions
 from predboard.summaries import PrCurve, Summary
 from sklearn.metrics import auc, average_precision_score, roc_auc_score, roc_curve
 

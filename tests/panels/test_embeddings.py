@@ -10,8 +10,10 @@ from predboard import VisualizeConfig, panels, visualize
 from predboard.evaluation.fold import fold_steps
 from predboard.panels import RunInfo, StepInfo, embeddings
 from predboard.parallel import pool
-from predboard.predictions.table import Part, Predictions, Run, part_schema
-from predboard.storage import runs
+from predboard.predictions.schema import Part, Run, part_schema
+from predboard.predictions.table import Predictions
+from predboard.storage.parts import PartWriter
+from predboard.storage.runs import Step, open_run, part_path, read_values
 from predboard.summaries import Projector
 from predboard.visualization import events
 
@@ -29,7 +31,7 @@ def test_the_points_are_the_rows_of_lowest_hash_and_no_more_than_wanted() -> Non
     panel = embeddings.Panel(most=20)
     logits, label = toy.table(toy.RUN, 300)
     batch = toy.predictions(toy.RUN, logits, label, failed=frozenset(range(0, 300, 7)))
-    few = projector(panel, toy.RUN, Predictions(batch.batch, of=300))
+    few = projector(panel, toy.RUN, Predictions(batch.batch, manifest_rows=300))
     all_known = projector(panel, toy.RUN, batch)
     assert len(few.vectors) == 20
     np.testing.assert_array_equal(few.vectors, all_known.vectors)  # the draw before the draw takes none of them away
@@ -58,12 +60,12 @@ def test_stored_embeddings_are_drawn_rather_than_logits(tmp_path: Path) -> None:
         label=label,
         logits=logits,
         error=["broken" if i == 2 else None for i in range(30)],
-        further={
+        more={
             **{n: plain.column(n) for n in ("digest", "bytes", "width", "height", "brightness", "contrast")},
             "embedding": vectors,
         },
     )
-    writer = runs.PartWriter(runs.part_path(tmp_path / "run", 0, 0), run)
+    writer = PartWriter(part_path(tmp_path / "run", 0, 0), run)
     writer.write(made)
     writer.publish(Part(0, 30, "digest", 30, "", started=1.7e9, finished=1.7e9))
     (written,) = visualize(
@@ -95,7 +97,7 @@ def test_only_the_last_step_is_measured(tmp_path: Path) -> None:
     for step in (1, 2):
         logits, label = toy.table(toy.RUN, 30, seed=step)
         toy.write_run(tmp_path, logits, label, dataclasses.replace(toy.RUN, step=step), shard_size=20)
-    states = fold_steps(runs.open_run(tmp_path), panels.choose(("embeddings", "glance")), pool.ProcessPool(1))
+    states = fold_steps(open_run(tmp_path), panels.choose(("embeddings", "glance")), pool.ProcessPool(1))
     assert {step: len(state["embeddings"].points.score) for step, state in states.items()} == {1: 0, 2: 30}
     ids = states[2]["embeddings"].points.rows["id"]
     np.testing.assert_array_equal(states[2]["embeddings"].points.rows["vector"], logits[ids])
@@ -120,13 +122,13 @@ def test_thumbnails_of_all_tiles_are_read_together(tmp_path: Path, monkeypatch: 
     logits, label = toy.table(run, 60)
     toy.write_run(tmp_path / "run", logits, label, run)
     asked = []
-    pick = runs.read_values
+    pick = read_values
 
-    def counted(step: runs.Step, ids: set[int], column: str) -> dict[int, bytes]:
+    def counted(step: Step, ids: set[int], column: str) -> dict[int, bytes]:
         asked.append(len(ids))
         return pick(step, ids, column)
 
-    monkeypatch.setattr(runs, "read_values", counted)
+    monkeypatch.setattr("predboard.visualization.source_images.read_values", counted)
     (written,) = visualize(
         VisualizeConfig(predictions=(tmp_path / "run",), logdir=tmp_path / "logs", panels=("mistakes", "predictions"))
     )

@@ -8,7 +8,7 @@ from predboard import panels
 from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX
 from predboard.drawing.report_card import ReportCard, draw_report_card
 from predboard.metrics.intervals import wilson_interval
-from predboard.predictions.table import Run
+from predboard.predictions.schema import Run
 
 from tests import toy
 from tests.panels.test_panels import drawn, mixed, named

@@ -6,7 +6,7 @@ from pathlib import Path
 from predboard import VisualizeConfig, panels, visualize
 from predboard.panels import RunInfo, StepInfo, WrittenTag
 from predboard.panels.hparams import METRICS
-from predboard.predictions.table import Run
+from predboard.predictions.schema import Run
 from predboard.summaries import HParams, Scalar
 from predboard.visualization import events
 from tensorboard.plugins.hparams import plugin_data_pb2

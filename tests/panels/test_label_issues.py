@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from predboard import panels
 from predboard.panels import RunInfo, StepInfo, TwoPass, label_issues
-from predboard.predictions.table import Predictions, derive_rows
+from predboard.predictions.derived_rows import derive_rows
+from predboard.predictions.table import Predictions
 from predboard.state import merge
 from predboard.summaries import File, Scalar, Summary, Text, Tiles
 from scipy.special import softmax

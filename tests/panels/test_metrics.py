@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from predboard import VisualizeConfig, visualize
 from predboard.metrics.classification import DEFINITIONS, MetricState
 from predboard.panels.metrics import HEADLINES
-from predboard.predictions.table import Run
+from predboard.predictions.schema import Run
 from predboard.summaries import BandChart, Metric, Metrics, Scalar
 from predboard.visualization.summary_json import decode_summary, encode_summary
 

@@ -8,10 +8,12 @@ import pytest
 from numpy.typing import NDArray
 from predboard import panels
 from predboard.metrics import classification
-from predboard.panels import RunInfo, StepInfo, mistakes
+from predboard.panels import RunInfo, StepInfo
 from predboard.panels.classes import CURVES
 from predboard.panels.metrics import HEADLINES
-from predboard.predictions.table import Predictions, Run, hash_refs, mix
+from predboard.predictions.sampling import Salt, mix
+from predboard.predictions.schema import Run, hash_refs
+from predboard.predictions.table import Predictions
 from predboard.summaries import (
     BandChart,
     File,
@@ -141,7 +143,7 @@ def test_galleries_hold_the_rows_that_a_plain_sort_picks(ties: bool) -> None:
     rows = frame(batch)
     known = rows.dropna(subset=["label"])
     right, wrong = known[known.predicted == known.label], known[known.predicted != known.label]
-    rows["drawn"] = mix(rows.key.to_numpy(np.int64), mistakes.SALT).astype(float)
+    rows["drawn"] = mix(rows.key.to_numpy(np.int64), Salt.RANDOM_EXAMPLES).astype(float)
 
     def first(of: Any, by: str, descending: bool) -> list[int]:
         order = of.sort_values([by, "key", "id"], ascending=[not descending, True, True])

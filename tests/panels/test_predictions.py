@@ -1,7 +1,7 @@
 """The panel `predictions`: which images of a class are shown."""
 
 import numpy as np
-from predboard.predictions.table import Run
+from predboard.predictions.schema import Run
 
 from tests import toy
 from tests.panels.test_panels import drawn, ids, mixed, named

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from predboard.predictions.table import Run
+from predboard.predictions.schema import Run
 from predboard.summaries import Histogram
 
 from tests import toy

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from predboard import panels
 from predboard.metrics.classification import DEFINITIONS, MetricState
 from predboard.panels import RunInfo, StepInfo, WrittenTag
-from predboard.predictions.table import Predictions, Run
+from predboard.predictions.schema import Run
+from predboard.predictions.table import Predictions
 from predboard.summaries import HParams, LineChart, Picture, Projector, Scalar, Text, Tiles
 
 from tests import toy

@@ -22,8 +22,9 @@ from predboard.cli import main
 from predboard.errors import InputError
 from predboard.parallel import ray_cluster
 from predboard.parallel.scheduler import Finished, Progress, Ready, Scheduler
-from predboard.storage import runs, shards
+from predboard.storage import shards
 from predboard.storage.inspection import inspect
+from predboard.storage.runs import part_path
 from predboard.storage.shards import Task
 
 from tests import toy
@@ -471,9 +472,9 @@ def test_logs_are_the_same_to_the_last_byte(tmp_path: Path) -> None:
 def test_a_damaged_part_is_one_line_from_a_cluster_too(tmp_path: Path) -> None:
     logits, label = toy.table(toy.RUN, 3000)
     toy.write_run(tmp_path / "run", logits, label, shard_size=1000)
-    toy.spoil(runs.part_path(tmp_path / "run", 0, 1), "logits.list.element")
+    toy.spoil(part_path(tmp_path / "run", 0, 1), "logits.list.element")
     with pytest.raises(
-        InputError, match=r"^step=00000000/part-00001\.parquet is damaged \(.*\): run the command"
+        InputError, match=r"^step=00000000/part-00001\.parquet is damaged \(.*\): re-run the command"
     ) as met:
         visualize(VisualizeConfig((tmp_path / "run",), tmp_path / "logs", engine="ray"))
     assert "\n" not in str(met.value)

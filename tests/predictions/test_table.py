@@ -13,24 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from predboard.errors import DamagedError, InputError
-from predboard.predictions.table import (
+from predboard.predictions.derive import MIN_PROBABILITY, derive, to_log_probabilities, to_logits
+from predboard.predictions.sampling import mix
+from predboard.predictions.schema import (
     COLUMNS,
-    MIN_PROBABILITY,
     Part,
-    Predictions,
     Run,
-    derive,
     digest_records,
     encode_footer,
     hash64,
     hash_refs,
-    mix,
-    no_tile_rows,
     part_schema,
     read_footer,
-    to_log_probabilities,
-    to_logits,
 )
+from predboard.predictions.table import Predictions, no_tile_rows
 
 from tests import toy
 
@@ -152,12 +148,12 @@ def test_probabilities_become_logarithms_by_hand() -> None:
         (
             [2.0, -1.0],
             "probabilities",
-            r"a row of probabilities adds up to 1, from -1 to 2; expected numbers from 0 to 1",
+            r"a row of probabilities sums to 1, with values from -1 to 2; expected values from 0 to 1",
         ),
-        ([0.9, 0.8], "probabilities", r"adds up to 1\.7, from 0\.8 to 0\.9; .*several labels for one image"),
-        ([0.4, 0.5], "probabilities", r"adds up to 0\.9, "),
-        ([0.0, -0.1], "log_probabilities", r"a row of log probabilities adds up to 1\.905, .* after exp; expected"),
-        ([900.0, -900.0], "log_probabilities", r"a row of log probabilities adds up to "),
+        ([0.9, 0.8], "probabilities", r"sums to 1\.7, with values from 0\.8 to 0\.9; .*is the model multi-label"),
+        ([0.4, 0.5], "probabilities", r"sums to 0\.9, "),
+        ([0.0, -0.1], "log_probabilities", r"a row of log probabilities sums to 1\.905, .* after exp; expected"),
+        ([900.0, -900.0], "log_probabilities", r"a row of log probabilities sums to "),
     ],
 )
 def test_what_is_no_probabilities_is_one_line(row: list[float], kind: str, message: str) -> None:
@@ -271,7 +267,7 @@ def test_rank_and_ties_count_higher_and_equal_logits() -> None:
 def test_rows_for_tiles_by_hand() -> None:
     run = dataclasses.replace(toy.RUN, classes=tuple("abcd"))
     logits = np.log(np.array([[1, 2, 4, 1], [1, 1, 1, 1], [5, 1, 1, 3]], np.float32))
-    rows = toy.predictions(run, logits, np.array([2, -1, 3]), start=7).rows(np.array([2, 0, 1]))
+    rows = toy.predictions(run, logits, np.array([2, -1, 3]), start=7).tile_rows(np.array([2, 0, 1]))
     assert rows["id"].tolist() == [9, 7, 8]
     assert rows["image"].tolist() == ["000009.png", "000007.png", "000008.png"]
     assert rows["key"].tolist() == hash_refs(["000009.png", "000007.png", "000008.png"]).tolist()
@@ -288,7 +284,7 @@ def test_rows_for_tiles_by_hand() -> None:
 @pytest.mark.parametrize("classes", [1, 2, 10])
 def test_nothing_chosen_looks_like_no_rows(classes: int) -> None:
     run = dataclasses.replace(toy.RUN, classes=tuple(map(str, range(classes))))
-    rows = toy.predictions(run, *toy.table(run, 3)).rows(np.zeros(0, np.int64))
+    rows = toy.predictions(run, *toy.table(run, 3)).tile_rows(np.zeros(0, np.int64))
     empty = no_tile_rows(classes)
     assert {n: (v.shape, v.dtype) for n, v in rows.items()} == {n: (v.shape, v.dtype) for n, v in empty.items()}
 
@@ -351,21 +347,23 @@ def _signed(run: dict[str, Any], part: dict[str, Any]) -> dict[bytes, bytes]:
 
 def test_a_newer_format_is_named_and_is_no_damage() -> None:
     newer = {**dataclasses.asdict(RUN), "format": 2, "further": 1}
-    with pytest.raises(InputError, match=r"here has format 2, this predboard reads up to 1: upgrade") as raised:
+    with pytest.raises(
+        InputError, match=r"here has format 2, but this predboard reads formats up to 1: upgrade"
+    ) as raised:
         read_footer(_signed(newer, {"start": 0}), "here")
     assert not isinstance(raised.value, DamagedError)
 
 
 @pytest.mark.parametrize("run", [{"format": 1, "model": "m"}, {"format": 1, "classes": ["a"], "model": "m", "hm": 1}])
 def test_a_footer_of_other_fields_is_no_damage(run: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="other fields than format 1") as raised:
+    with pytest.raises(InputError, match="does not have the fields of format 1") as raised:
         read_footer(_signed(run, dataclasses.asdict(PART)), "here")
     assert not isinstance(raised.value, DamagedError)
 
 
 @pytest.mark.parametrize("metadata", [None, {}, {b"pandas": b"{}", b"ARROW:schema": b"xyz"}])
 def test_a_file_of_another_program_holds_no_predictions(metadata: dict[bytes, bytes] | None) -> None:
-    with pytest.raises(InputError, match="here holds no predictions") as raised:
+    with pytest.raises(InputError, match="here contains no predictions") as raised:
         read_footer(metadata, "here")
     assert not isinstance(raised.value, DamagedError)
 
@@ -423,7 +421,7 @@ def test_embeddings_and_further_columns_are_built_with_nulls_in_failed_rows() ->
         label=np.array([0, 1]),
         logits=np.array([[1, 0], [0, 1]], np.float32),
         error=[None, "no"],
-        further={
+        more={
             "embedding": np.array([[1, 2], [3, 4]], np.float16),
             "site": ["north", "south"],
             **{n: [None, None] for n in ("digest", "width", "height", "bytes", "brightness", "contrast")},

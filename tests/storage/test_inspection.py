@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from predboard.cli import main
 from predboard.errors import InputError
-from predboard.predictions.table import Part, Run
-from predboard.storage import runs
+from predboard.predictions.schema import Part, Run
 from predboard.storage.inspection import Inspection, _rate, inspect
+from predboard.storage.runs import list_part_paths, part_path
 
 from tests import toy
 
@@ -66,8 +66,8 @@ def test_a_whole_run_is_counted(run: Path) -> None:
 
 
 def test_rows_that_are_missing_are_named(run: Path) -> None:
-    runs.part_path(run, 3, 1).unlink()
-    runs.part_path(run, 12, 2).unlink()
+    part_path(run, 3, 1).unlink()
+    part_path(run, 12, 2).unlink()
     found = inspect(run)
     assert not found.whole
     assert [(step["rows"], step["missing"]) for step in found.facts["steps"]] == [(6, [[4, 8]]), (8, [[8, 10]])]
@@ -76,7 +76,7 @@ def test_rows_that_are_missing_are_named(run: Path) -> None:
 
 
 def test_a_damaged_part_is_a_finding_and_not_counted(run: Path) -> None:
-    spoil(runs.part_path(run, 3, 0))
+    spoil(part_path(run, 3, 0))
     found = inspect(run)
     assert not found.whole
     assert list(found.facts["damaged"]) == ["step=00000003/part-00000.parquet"]
@@ -88,14 +88,14 @@ def test_a_damaged_part_is_a_finding_and_not_counted(run: Path) -> None:
 
 @pytest.mark.parametrize("column", ["logits.list.element", "label", "entropy", "digest"])
 def test_a_turned_bit_in_any_column_is_found(column: str, run: Path) -> None:
-    toy.spoil(runs.part_path(run, 12, 1), column)
+    toy.spoil(part_path(run, 12, 1), column)
     found = inspect(run)
     assert list(found.facts["damaged"]) == ["step=00000012/part-00001.parquet"]
     assert found.facts["steps"][1]["missing"] == [[4, 8]]
 
 
 def test_a_step_of_damaged_parts_alone_is_not_whole(run: Path) -> None:
-    for part in runs.list_part_paths(run, 12):
+    for part in list_part_paths(run, 12):
         spoil(part)
     found = inspect(run)
     assert [step["step"] for step in found.facts["steps"]] == [3]
@@ -105,7 +105,7 @@ def test_a_step_of_damaged_parts_alone_is_not_whole(run: Path) -> None:
 
 def test_a_run_of_damaged_parts_alone_is_one_line(run: Path) -> None:
     for step in (3, 12):
-        for part in runs.list_part_paths(run, step):
+        for part in list_part_paths(run, step):
             spoil(part)
     with pytest.raises(InputError, match=r"holds only damaged parts: step=00000003/part-00000\.parquet is damaged"):
         inspect(run)
@@ -141,7 +141,7 @@ def test_json_is_what_a_program_reads(run: Path, capsys: pytest.CaptureFixture[s
 def test_the_exit_code_says_whether_it_is_whole(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(["inspect", str(run)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"next: predboard visualize {run}"
-    runs.part_path(run, 3, 1).unlink()
+    part_path(run, 3, 1).unlink()
     assert main.run(["inspect", str(run)]) == 1
     assert capsys.readouterr().out.splitlines()[-1].startswith("not whole: run the command that made it again")
     assert main.run(["inspect", str(run), "--json"]) == 1

@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,32 +31,25 @@ from predboard import (
 from predboard import visualize as draw_logs
 from predboard.cli import main
 from predboard.images import loader, sources
-from predboard.storage import mirror, paths, runs
+from predboard.storage import mirror, remote
 from predboard.storage.inspection import inspect
-from predboard.storage.paths import RemotePath, StorageError, parse_path
+from predboard.storage.parts import PartFile, read_batches
+from predboard.storage.paths import AnyPath, is_inside, map_files, parse_path, publish_file, staging_dir, storage_fault
+from predboard.storage.remote import RemotePath, StorageError
+from predboard.storage.runs import list_part_paths
 from predboard.visualization.log_folder import read_record
 
-from tests import toy
+from tests import fake_storage, toy
+from tests.fake_storage import copied
 
 
 @pytest.fixture
-def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """fsspec's file system in this process, empty, with workshops of this test alone."""
+def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[fake_storage.FakeStorage]:
+    """Object storage in this process, empty, with staging folders of this test alone."""
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    files = fsspec.filesystem("memory")
-    files.store.clear()
-    files.pseudo_dirs[:] = [""]
-    yield files
-    files.store.clear()
-
-
-def copied(files: Any, folder: Path, to: str) -> RemotePath:
-    """A folder with all its files in memory://."""
-    for file in sorted(folder.rglob("*")):
-        if file.is_file():
-            files.pipe_file(f"/{to}/{file.relative_to(folder).as_posix()}", file.read_bytes())
-    return RemotePath(f"memory://{to}")
+    yield fake_storage.empty()
+    fake_storage.empty()
 
 
 def keys(files: Any, folder: str) -> set[str]:
@@ -89,19 +81,19 @@ def test_a_remote_place_has_the_names_that_a_path_would_have() -> None:
         ("file:///tmp/a%20b", Path("/tmp/a b")),
     ],
 )
-def test_a_uri_is_a_place_in_storage_and_a_file_uri_a_path(text: str, expected: paths.AnyPath) -> None:
+def test_a_uri_is_a_place_in_storage_and_a_file_uri_a_path(text: str, expected: AnyPath) -> None:
     assert parse_path(text) == expected
     assert parse_path(expected) == expected
 
 
-@pytest.mark.parametrize("text", ["s3://", "s3:///", "memory://../x"])
+@pytest.mark.parametrize("text", ["s3://", "s3:///", "fake://../x"])
 def test_a_uri_without_a_bucket_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="names no bucket"):
         parse_path(text)
 
 
 def test_a_uri_that_was_made_a_path_is_refused_before_it_becomes_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="was a URI and is a Path now"):
+    with pytest.raises(InputError, match="is a URI that was turned into a Path"):
         VisualizeConfig(predictions=(tmp_path,), logdir=Path("s3://bucket/logs"))
 
 
@@ -109,15 +101,15 @@ def test_a_program_may_give_a_uri_as_text() -> None:
     config = VisualizeConfig(predictions=("s3://b/run", "run"), logdir="s3://b/logs")  # type: ignore[arg-type]
     assert config.predictions == (RemotePath("s3://b/run"), Path("run"))
     assert config.logdir == RemotePath("s3://b/logs")
-    assert InferConfig("photos", "m.py:f", out="memory://out/run").out == RemotePath("memory://out/run")  # type: ignore[arg-type]
+    assert InferConfig("photos", "m.py:f", out="fake://out/run").out == RemotePath("fake://out/run")  # type: ignore[arg-type]
 
 
 def test_what_is_inside_what() -> None:
-    assert paths.is_inside(RemotePath("s3://b/run/logs"), RemotePath("s3://b/run"))
-    assert paths.is_inside(RemotePath("s3://b/run"), RemotePath("s3://b/run"))
-    assert not paths.is_inside(RemotePath("s3://b/run2"), RemotePath("s3://b/run"))
-    assert not paths.is_inside(Path("s3:/b/run"), RemotePath("s3://b/run"))
-    assert paths.is_inside(Path("a/b"), Path("a"))
+    assert is_inside(RemotePath("s3://b/run/logs"), RemotePath("s3://b/run"))
+    assert is_inside(RemotePath("s3://b/run"), RemotePath("s3://b/run"))
+    assert not is_inside(RemotePath("s3://b/run2"), RemotePath("s3://b/run"))
+    assert not is_inside(Path("s3:/b/run"), RemotePath("s3://b/run"))
+    assert is_inside(Path("a/b"), Path("a"))
 
 
 # --- credentials ---
@@ -142,7 +134,7 @@ def test_a_password_in_a_uri_is_refused_and_not_repeated(
     words = [uri if word == "URI" else word for word in command.split()]
     assert main.run(words) == 2
     said = capsys.readouterr()
-    assert "holds a user, a key or a signature" in said.err
+    assert "contains a user, a key or a signature" in said.err
     assert "hunter2" not in said.err + said.out
     assert len(said.err.splitlines()) == 1
 
@@ -150,7 +142,7 @@ def test_a_password_in_a_uri_is_refused_and_not_repeated(
 @pytest.mark.parametrize("uri", SECRETS)
 def test_a_password_in_a_list_is_refused_and_not_repeated(uri: str, tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text(f"image,label\na.jpg,x\n{uri},y\n")
-    with pytest.raises(InputError, match="holds a user, a key or a signature") as refused:
+    with pytest.raises(InputError, match="contains a user, a key or a signature") as refused:
         sources.open_source(str(tmp_path / "list.csv"))
     assert "hunter2" not in str(refused.value)
 
@@ -170,26 +162,26 @@ def test_a_remote_place_answers_as_a_path_does(memory: Any, tmp_path: Path) -> N
     assert [p.name for p in (there / "run").iterdir()] == names
     for pattern in ("step=*", "step=*/part-*.parquet", "*/x.txt", "step=1/*", "none/*", "*.txt", "step=?/part-[0]*"):
         found = sorted(p.relative_to(tmp_path / "run").as_posix() for p in (tmp_path / "run").glob(pattern))
-        assert sorted(p.uri.removeprefix("memory://base/run/") for p in (there / "run").glob(pattern)) == found, pattern
+        assert sorted(p.uri.removeprefix("fake://base/run/") for p in (there / "run").glob(pattern)) == found, pattern
     part = there / "run/step=1/part-0.parquet"
     assert part.read_bytes() == b"run/step=1/part-0.parquet"
     assert part.read_text() == "run/step=1/part-0.parquet"
-    assert part.read_end(7) == b"parquet"
-    assert part.read_end(1000) == part.read_bytes()
+    assert part.read_tail(7) == b"parquet"
+    assert part.read_tail(1000) == part.read_bytes()
     assert part.stat().st_size == 25
     assert next(iter((there / "run/step=1").iterdir())).stat().st_size == 25  # as the listing says
-    assert [p.uri for p in (there / "run/step=1").walk()] == [
-        f"memory://base/run/step=1/part-{i}.parquet" for i in (0, 1)
+    assert [p.uri for p in (there / "run/step=1").walk_files()] == [
+        f"fake://base/run/step=1/part-{i}.parquet" for i in (0, 1)
     ]
-    assert (there / "none").walk() == []
+    assert (there / "none").walk_files() == []
     for missing in (there / "none").read_bytes, (there / "none").stat, (there / "none").unlink:
         with pytest.raises(FileNotFoundError):
             missing()
     (there / "none").unlink(missing_ok=True)
     part.unlink()
     assert not part.exists()
-    (there / "run").rmtree()
-    (there / "run").rmtree()
+    (there / "run").remove_tree()
+    (there / "run").remove_tree()
     assert keys(memory, "base") == {"run2/y"}
 
 
@@ -197,21 +189,21 @@ def test_a_remote_place_answers_as_a_path_does(memory: Any, tmp_path: Path) -> N
 def test_a_file_is_published_by_one_write(content: bytes, memory: Any, tmp_path: Path) -> None:
     aside = tmp_path / "aside"
     aside.write_bytes(content)
-    paths.publish_file(aside, RemotePath("memory://base/x"))
+    publish_file(aside, RemotePath("fake://base/x"))
     assert memory.cat_file("/base/x") == content
     assert not aside.exists()
 
 
 def test_a_workshop_that_another_user_could_change_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    place, owner = RemotePath("memory://out/run"), os.getuid()
-    mine = paths.staging_dir(place).parent
+    place, owner = RemotePath("fake://out/run"), os.getuid()
+    mine = staging_dir(place).parent
     assert mine.stat().st_mode & 0o777 == 0o700
-    assert paths.staging_dir(place) != paths.staging_dir(RemotePath("memory://out/run2"))
+    assert staging_dir(place) != staging_dir(RemotePath("fake://out/run2"))
     mine.rename(tmp_path / f"predboard-{owner + 1}")
     monkeypatch.setattr(os, "getuid", lambda: owner + 1)
     with pytest.raises(InputError, match="belongs to another user"):
-        paths.staging_dir(place)
+        staging_dir(place)
 
 
 def test_what_was_not_written_whole_is_said(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,8 +217,8 @@ def test_what_was_not_written_whole_is_said(memory: Any, monkeypatch: pytest.Mon
         return file
 
     monkeypatch.setattr(type(memory), "_open", short)
-    with pytest.raises(StorageError, match="written with 7 bytes and has 6"):
-        RemotePath("memory://base/x").write_bytes(b"content")
+    with pytest.raises(StorageError, match="has 6 bytes after 7 were written"):
+        RemotePath("fake://base/x").write_bytes(b"content")
 
 
 @pytest.mark.parametrize(
@@ -248,23 +240,25 @@ def test_what_was_not_written_whole_is_said(memory: Any, monkeypatch: pytest.Mon
 )
 def test_trouble_with_storage_is_no_damage(said: str, expected: str) -> None:
     place = RemotePath("s3://bucket/key")
-    fault = paths.storage_fault(place, OSError(said))
+    fault = storage_fault(place, OSError(said))
     assert fault is not None
     assert re.search(expected, str(fault))
     assert len(str(fault).splitlines()) == 1
-    assert paths.storage_fault(place, fault) is fault
+    assert storage_fault(place, fault) is fault
     assert str(pickle.loads(pickle.dumps(fault))) == str(fault)
     assert "bucket/key" not in loader.describe_failure(fault)
     assert re.search(expected, loader.describe_failure(fault))
-    assert paths.storage_fault(place, OSError("CRC checksum verification failed")) is None
-    assert paths.storage_fault(Path("bucket/key"), OSError(said)) is None
+    assert storage_fault(place, OSError("CRC checksum verification failed")) is None
+    assert storage_fault(Path("bucket/key"), OSError(said)) is None
 
 
-@pytest.mark.parametrize(("uri", "expected"), [("nonsense://b/x", "nonsense:// is not known"), ("s3://B_/x", "B_")])
+@pytest.mark.parametrize(
+    ("uri", "expected"), [("nonsense://b/x", "unknown kind of storage nonsense://"), ("s3://B_/x", "B_")]
+)
 def test_storage_that_is_not_there_is_one_line(uri: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # where nobody listens
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setattr(paths, "MAX_ATTEMPTS", 1)
+    monkeypatch.setattr(remote, "MAX_ATTEMPTS", 1)
     with pytest.raises(InputError, match=expected) as refused:
         open_predictions(uri)
     assert len(str(refused.value).splitlines()) == 1
@@ -273,7 +267,7 @@ def test_storage_that_is_not_there_is_one_line(uri: str, expected: str, monkeypa
 # --- runs and logs ---
 
 
-def _infer(tmp_path: Path, data: str, out: paths.AnyPath, **more: Any) -> Any:
+def _infer(tmp_path: Path, data: str, out: AnyPath, **more: Any) -> Any:
     config = InferConfig(data=data, model=toy.model_file(tmp_path), out=out, shard_size=5, step=(3,), **more)
     return infer(config, lambda _: None)
 
@@ -283,30 +277,30 @@ def test_a_run_in_storage_is_the_run_on_disk(memory: Any, tmp_path: Path) -> Non
     (photos / "b" / "001.png").write_bytes(b"no picture")
     there = copied(memory, photos, "data/photos")
     _infer(tmp_path, str(photos), tmp_path / "run")
-    done = _infer(tmp_path, str(there), RemotePath("memory://out/run"))
+    done = _infer(tmp_path, str(there), RemotePath("fake://out/run"))
     assert done.complete
-    assert done.out == RemotePath("memory://out/run")
+    assert done.out == RemotePath("fake://out/run")
     assert done.steps[3].failed == 1
-    here, far = open_predictions(tmp_path / "run"), open_predictions("memory://out/run")
+    here, far = open_predictions(tmp_path / "run"), open_predictions("fake://out/run")
     assert far.to_pandas().equals(here.to_pandas())
-    assert far.run.root == "memory://data/photos"
+    assert far.run.root == "fake://data/photos"
     assert keys(memory, "out/run") == {
         *(f"step=00000003/part-0000{i}.parquet" for i in range(3)),
         *(f"_preflight/step=00000003{suffix}" for suffix in (".json", ".png")),
     }
-    facts = inspect(RemotePath("memory://out/run")).facts
+    facts = inspect(RemotePath("fake://out/run")).facts
     assert facts["run"] == "run"
     assert facts["bytes"] == sum(memory.size(key) for key in memory.find("/out/run/step=00000003"))
-    assert inspect(RemotePath("memory://out/run")).whole
-    assert not list(paths.staging_dir(RemotePath("memory://out/run")).rglob("*.tmp"))
+    assert inspect(RemotePath("fake://out/run")).whole
+    assert not list(staging_dir(RemotePath("fake://out/run")).rglob("*.tmp"))
 
 
 def test_a_run_in_storage_goes_on_where_it_stopped(memory: Any, tmp_path: Path) -> None:
     there = copied(memory, toy.pictures(tmp_path / "photos", 3, 4), "data/photos")
-    out = RemotePath("memory://out/run")
+    out = RemotePath("fake://out/run")
     _infer(tmp_path, str(there), out)
     expected = open_predictions(out).to_pandas()
-    first, second, third = runs.list_part_paths(out, 3)
+    first, second, third = list_part_paths(out, 3)
     first.unlink()
     second.write_bytes(second.read_bytes()[:-30] + b"x" + second.read_bytes()[-29:])  # in its footer
     kept = third.read_bytes()
@@ -320,25 +314,25 @@ def test_a_run_in_storage_goes_on_where_it_stopped(memory: Any, tmp_path: Path) 
 
 def test_a_part_that_cannot_be_put_leaves_nothing(memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photos = toy.pictures(tmp_path / "photos", 3, 4)
-    out = RemotePath("memory://out/run")
+    out = RemotePath("fake://out/run")
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise PermissionError(13, "no")
 
     monkeypatch.setattr(type(memory), "_open", refuse)
-    with pytest.raises(InputError, match=r"cannot write to memory://out/run.*already published is safe"):
+    with pytest.raises(InputError, match=r"cannot write to fake://out/run.*published so far is safe"):
         _infer(tmp_path, str(photos), out)
     monkeypatch.undo()
     assert keys(memory, "out/run") == set()
-    assert not list(paths.staging_dir(out).rglob("*.tmp"))
+    assert not list(staging_dir(out).rglob("*.tmp"))
 
 
 @pytest.mark.usefixtures("memory")
 def test_many_threads_read_one_object() -> None:
     content = bytes(range(256)) * 4096
-    RemotePath("memory://data/a").write_bytes(content)
+    RemotePath("fake://data/a").write_bytes(content)
     with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(lambda _: RemotePath("memory://data/a").read_bytes(), range(400)))
+        found = list(threads.map(lambda _: RemotePath("fake://data/a").read_bytes(), range(400)))
     assert all(one == content for one in found)
 
 
@@ -346,37 +340,24 @@ def test_many_threads_read_one_object() -> None:
 def test_logs_know_of_which_run_in_storage_they_are(tmp_path: Path) -> None:
     logits, label = toy.table(toy.RUN, 20)
     for folder, shift in (("a", 0), ("b", 1)):
-        toy.write_run(RemotePath(f"memory://{folder}/net"), logits + np.float32(shift), label)
-    for logdir in (tmp_path / "logs", RemotePath("memory://logs")):
-        draw_logs("memory://a/net", logdir, panels=("glance",))
-        with pytest.raises(InputError, match="holds the logs of memory://a/net, which these would replace"):
-            draw_logs("memory://b/net", logdir, panels=("glance",))
-    RemotePath("memory://a").rmtree()
+        toy.write_run(RemotePath(f"fake://{folder}/net"), logits + np.float32(shift), label)
+    for logdir in (tmp_path / "logs", RemotePath("fake://logs")):
+        draw_logs("fake://a/net", logdir, panels=("glance",))
+        with pytest.raises(InputError, match="holds the logs of fake://a/net, which these would replace"):
+            draw_logs("fake://b/net", logdir, panels=("glance",))
+    RemotePath("fake://a").remove_tree()
     for logdir, named in (
-        (tmp_path / "logs", "memory://b/net"),
-        (RemotePath("memory://logs"), "memory://b/net"),
-        (RemotePath("memory://b/x/logs"), "../../../net"),  # in one bucket
+        (tmp_path / "logs", "fake://b/net"),
+        (RemotePath("fake://logs"), "fake://b/net"),
+        (RemotePath("fake://b/x/logs"), "../../../net"),  # in one bucket
     ):
-        draw_logs("memory://b/net", logdir, panels=("glance",))
+        draw_logs("fake://b/net", logdir, panels=("glance",))
         assert read_record(logdir / "net").predictions == (named,)
-    toy.write_run(RemotePath("memory://b/other/net"), logits + np.float32(2), label)
-    with pytest.raises(InputError, match="holds the logs of memory://b/net, which these would replace"):
-        draw_logs("memory://b/other/net", "memory://b/x/logs", panels=("glance",))
-    toy.write_run(RemotePath("memory://b/net"), logits + np.float32(3), label)
-    assert not draw_logs("memory://b/net", "memory://b/x/logs", panels=("glance",))[0].unchanged
-
-
-@pytest.mark.usefixtures("memory")
-def test_no_other_process_is_asked_for_what_is_in_the_memory_of_this_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("predboard.evaluation.fold.POOL_MIN_LOGITS", 0)
-    monkeypatch.setattr("predboard.evaluation.fold.TASK_MIN_ROWS", 1)
-    started: list[int] = []
-    monkeypatch.setattr("predboard.parallel.pool.ProcessPool.start", lambda _, count: started.append(count))
-    toy.write_run(RemotePath("memory://a/net"), *toy.table(toy.RUN, 60), shard_size=10)
-    draw_logs("memory://a/net", tmp_path / "logs", panels=("glance",), workers=2)
-    assert started == [1]
+    toy.write_run(RemotePath("fake://b/other/net"), logits + np.float32(2), label)
+    with pytest.raises(InputError, match="holds the logs of fake://b/net, which these would replace"):
+        draw_logs("fake://b/other/net", "fake://b/x/logs", panels=("glance",))
+    toy.write_run(RemotePath("fake://b/net"), logits + np.float32(3), label)
+    assert not draw_logs("fake://b/net", "fake://b/x/logs", panels=("glance",))[0].unchanged
 
 
 def test_logs_in_storage_are_the_logs_on_disk(memory: Any, tmp_path: Path) -> None:
@@ -386,7 +367,7 @@ def test_logs_in_storage_are_the_logs_on_disk(memory: Any, tmp_path: Path) -> No
     toy.sources(tmp_path / "images", 60)
     images = copied(memory, tmp_path / "images", "data/images")
     draw_logs(tmp_path / "run", tmp_path / "logs", image_root=tmp_path / "images")
-    (far,) = draw_logs("memory://out/run", "memory://logs", image_root=images)
+    (far,) = draw_logs("fake://out/run", "fake://logs", image_root=images)
     assert far.missing_pictures == 0
     folder = tmp_path / "logs" / "run"
     files = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()} - {".lock"}
@@ -396,48 +377,48 @@ def test_logs_in_storage_are_the_logs_on_disk(memory: Any, tmp_path: Path) -> No
         assert memory.cat_file(f"/logs/run/{name}") == (folder / name).read_bytes(), name
 
     before = dict(memory.store)
-    (again,) = draw_logs("memory://out/run", "memory://logs", image_root=images)
+    (again,) = draw_logs("fake://out/run", "fake://logs", image_root=images)
     assert again.unchanged
     assert again.event_file == far.event_file
     assert dict(memory.store) == before
-    (few,) = draw_logs("memory://out/run", "memory://logs", panels=("metrics",))
+    (few,) = draw_logs("fake://out/run", "fake://logs", panels=("metrics",))
     assert not few.unchanged
     assert keys(memory, "logs/run") == {few.event_file.name, "summary.json", ".predboard.json"}
 
 
 def test_states_are_kept_in_storage_too(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    toy.write_run(RemotePath("memory://out/run"), *toy.table(toy.RUN, 60), shard_size=20)
-    draw_logs("memory://out/run", "memory://logs", panels=("metrics",), cache="always")
+    toy.write_run(RemotePath("fake://out/run"), *toy.table(toy.RUN, 60), shard_size=20)
+    draw_logs("fake://out/run", "fake://logs", panels=("metrics",), cache="always")
     kept = [key for key in keys(memory, "logs/run") if key.startswith(".predboard-states/")]
     assert kept
-    (expected,) = draw_logs("memory://out/run", "memory://fresh", panels=("metrics",), cache="never", log_every=30)
+    (expected,) = draw_logs("fake://out/run", "fake://fresh", panels=("metrics",), cache="never", log_every=30)
     asked: list[int] = []
-    batches = runs.read_batches
+    batches = read_batches
 
-    def counted(file: runs.PartFile, columns: Any = None) -> Any:
+    def counted(file: PartFile, columns: Any = None) -> Any:
         asked.append(file.part.start)
         return batches(file, columns)
 
-    monkeypatch.setattr(runs, "read_batches", counted)
-    (again,) = draw_logs("memory://out/run", "memory://logs", panels=("metrics",), cache="always")
+    monkeypatch.setattr("predboard.evaluation.fold.read_batches", counted)
+    (again,) = draw_logs("fake://out/run", "fake://logs", panels=("metrics",), cache="always")
     assert again.unchanged
-    (more,) = draw_logs("memory://out/run", "memory://logs", panels=("metrics",), cache="always", log_every=30)
+    (more,) = draw_logs("fake://out/run", "fake://logs", panels=("metrics",), cache="always", log_every=30)
     assert more.event_file.read_bytes() == expected.event_file.read_bytes()
     rows = list(asked)
     asked.clear()
-    (third,) = draw_logs("memory://out/run", "memory://logs", panels=("metrics",), cache="always", log_every=20)
+    (third,) = draw_logs("fake://out/run", "fake://logs", panels=("metrics",), cache="always", log_every=20)
     assert not third.unchanged
     assert (len(set(rows)), asked) == (3, [])  # for the rows once, and for nothing then
     for key in keys(memory, "logs/run"):
         if key.startswith(".predboard-states/"):
             memory.pipe_file(f"/logs/run/{key}", memory.cat_file(f"/logs/run/{key}")[:-9] + b"123456789")
-    (back,) = draw_logs("memory://out/run", "memory://logs", panels=("metrics",), cache="always", log_every=30)
+    (back,) = draw_logs("fake://out/run", "fake://logs", panels=("metrics",), cache="always", log_every=30)
     assert back.event_file.read_bytes() == expected.event_file.read_bytes()
 
 
 def test_a_copy_for_tensorboard_has_what_it_shows_and_follows(memory: Any) -> None:
-    toy.write_run(RemotePath("memory://out/run"), *toy.table(toy.RUN, 40))
-    draw_logs("memory://out/run", "memory://logs", panels=("metrics", "embeddings"))
+    toy.write_run(RemotePath("fake://out/run"), *toy.table(toy.RUN, 40))
+    draw_logs("fake://out/run", "fake://logs", panels=("metrics", "embeddings"))
     memory.pipe_file("/logs/other/events.out.tfevents.foreign", b"of another program")
 
     def shown() -> dict[str, bytes]:
@@ -448,10 +429,10 @@ def test_a_copy_for_tensorboard_has_what_it_shows_and_follows(memory: Any) -> No
         return {p.relative_to(copy).as_posix(): p.read_bytes() for p in copy.rglob("*") if p.is_file()}
 
     said: list[str] = []
-    with mirror.mirror_log_folder(RemotePath("memory://logs"), said.append, every=0.01) as copy:
+    with mirror.mirror_log_folder(RemotePath("fake://logs"), said.append, every=0.01) as copy:
         assert copied_now() == shown()
         assert len(copied_now()) == 5
-        draw_logs("memory://out/run", "memory://logs", panels=("metrics",))
+        draw_logs("fake://out/run", "fake://logs", panels=("metrics",))
         until = time.monotonic() + 20
         while copied_now() != shown() and time.monotonic() < until:
             time.sleep(0.01)
@@ -463,30 +444,30 @@ def test_a_copy_for_tensorboard_has_what_it_shows_and_follows(memory: Any) -> No
 
 def test_runs_in_storage_are_ranked(memory: Any) -> None:
     for i, name in enumerate(("one", "two")):
-        toy.write_run(RemotePath(f"memory://out/{name}"), *toy.table(toy.RUN, 40, seed=i))
-    written = draw_logs(["memory://out/one", "memory://out/two"], "memory://logs", panels=("metrics",))
-    assert [w.folder for w in written] == [RemotePath("memory://logs/one"), RemotePath("memory://logs/two")]
+        toy.write_run(RemotePath(f"fake://out/{name}"), *toy.table(toy.RUN, 40, seed=i))
+    written = draw_logs(["fake://out/one", "fake://out/two"], "fake://logs", panels=("metrics",))
+    assert [w.folder for w in written] == [RemotePath("fake://logs/one"), RemotePath("fake://logs/two")]
     assert any("tfevents" in key for key in keys(memory, "logs/_all_runs"))
     memory.rm("/logs/one", recursive=True)
-    draw_logs("memory://out/two", "memory://logs", panels=("metrics",))
+    draw_logs("fake://out/two", "fake://logs", panels=("metrics",))
     assert keys(memory, "logs/_all_runs") == set()
 
 
 @pytest.mark.usefixtures("memory")
 def test_runs_in_storage_are_compared_and_gated_as_on_disk(tmp_path: Path) -> None:
-    for folder in (tmp_path, RemotePath("memory://out")):
+    for folder in (tmp_path, RemotePath("fake://out")):
         for i, name in enumerate(("old", "new")):
             toy.write_run(folder / name, *toy.table(toy.RUN, 60, seed=i), dataclasses.replace(toy.RUN, thumbnails=8))
     here = compare(tmp_path / "old", tmp_path / "new", logdir=tmp_path / "logs")
-    far = compare("memory://out/old", "memory://out/new", logdir="memory://logs")
-    assert far.folder == RemotePath("memory://logs/new vs old")
+    far = compare("fake://out/old", "fake://out/new", logdir="fake://logs")
+    assert far.folder == RemotePath("fake://logs/new vs old")
     assert far.found == here.found
     assert far.event_file.read_bytes() == here.event_file.read_bytes()
-    assert compare("memory://out/old", "memory://out/new", logdir="memory://logs").unchanged
+    assert compare("fake://out/old", "fake://out/new", logdir="fake://logs").unchanged
     rules = [{"metric": "accuracy", "min": 0.9}, {"metric": "accuracy", "max_drop": 0.0}]
     for run, base in (("new", "old"), ("old", "old")):
         mine = gate(tmp_path / run, rules, tmp_path / base)
-        theirs = gate(f"memory://out/{run}", rules, f"memory://out/{base}")
+        theirs = gate(f"fake://out/{run}", rules, f"fake://out/{base}")
         assert (theirs.outcome, theirs.verdicts) == (mine.outcome, mine.verdicts)
 
 
@@ -495,10 +476,10 @@ def test_saved_predictions_are_imported_into_storage(memory: Any, tmp_path: Path
     logits, label = toy.table(toy.RUN, 20)
     refs = [f"{i:06d}.png" for i in range(20)]
     np.savez(tmp_path / "saved.npz", logits=logits, labels=label, filenames=np.array(refs))
-    for out, root in ((tmp_path / "run", tmp_path / "images"), (RemotePath("memory://out/run"), images)):
+    for out, root in ((tmp_path / "run", tmp_path / "images"), (RemotePath("fake://out/run"), images)):
         config = ImportConfig("logits", (tmp_path / "saved.npz",), out=out, image_root=root, thumbnails=8)
         assert import_predictions(config).missing == 0
-    here, far = open_predictions(tmp_path / "run"), open_predictions("memory://out/run")
+    here, far = open_predictions(tmp_path / "run"), open_predictions("fake://out/run")
     assert far.to_pandas().equals(here.to_pandas())
     assert far.to_pandas()["width"].notna().all()
     assert far.run.root == str(images)
@@ -506,16 +487,16 @@ def test_saved_predictions_are_imported_into_storage(memory: Any, tmp_path: Path
 
 @pytest.mark.usefixtures("memory")
 def test_logs_and_predictions_may_not_be_mixed() -> None:
-    toy.write_run(RemotePath("memory://out/run"), *toy.table(toy.RUN, 40))
-    with pytest.raises(InputError, match="mix logs into the predictions memory://out/run"):
-        draw_logs("memory://out/run", "memory://out")
+    toy.write_run(RemotePath("fake://out/run"), *toy.table(toy.RUN, 40))
+    with pytest.raises(InputError, match="mix logs into the predictions fake://out/run"):
+        draw_logs("fake://out/run", "fake://out")
 
 
-@pytest.mark.parametrize("uri", ["memory://out/none", "memory://out"])
+@pytest.mark.parametrize("uri", ["fake://out/none", "fake://out"])
 @pytest.mark.usefixtures("memory")
 def test_no_predictions_in_storage_is_one_line(uri: str) -> None:
-    toy.write_run(RemotePath("memory://out/run"), *toy.table(toy.RUN, 40))
-    with pytest.raises(InputError, match=r"no folder memory://out/none|memory://out/run for example"):
+    toy.write_run(RemotePath("fake://out/run"), *toy.table(toy.RUN, 40))
+    with pytest.raises(InputError, match=r"no folder fake://out/none|for example fake://out/run"):
         open_predictions(uri)
 
 
@@ -577,7 +558,7 @@ def test_lists_and_archives_in_storage_are_those_on_disk(kind: str, memory: Any,
     there = copied(memory, folder, "data")
     here, far = sources.open_source(str(folder / kind)), sources.open_source(str(there / kind))
     assert len(far) == 6
-    assert far.root == "memory://data"
+    assert far.root == "fake://data"
     assert far.image.equals(here.image)
     assert far.classes == here.classes
     assert far.columns.equals(here.columns)
@@ -609,13 +590,13 @@ def test_refs_may_lead_anywhere(memory: Any, tmp_path: Path) -> None:
     memory.pipe_file("/far/x.png", b"far")
     memory.pipe_file("/data/in/y.png", b"inside")
     (tmp_path / "z.png").write_bytes(b"here")
-    assert sources.read(str(tmp_path), "memory://far/x.png") == b"far"
-    assert sources.read("memory://data", "in/y.png") == b"inside"
-    assert sources.read("memory://data/in", "../in/./y.png") == b"inside"
-    assert sources.read("memory://data", str(tmp_path / "z.png")) == b"here"
-    assert sources.read("memory://data", f"file://{tmp_path}/z.png") == b"here"
+    assert sources.read(str(tmp_path), "fake://far/x.png") == b"far"
+    assert sources.read("fake://data", "in/y.png") == b"inside"
+    assert sources.read("fake://data/in", "../in/./y.png") == b"inside"
+    assert sources.read("fake://data", str(tmp_path / "z.png")) == b"here"
+    assert sources.read("fake://data", f"file://{tmp_path}/z.png") == b"here"
     with pytest.raises(FileNotFoundError):
-        sources.read("memory://data", "none.png")
+        sources.read("fake://data", "none.png")
 
 
 def test_the_bytes_of_a_row_group_are_read_once_for_all_threads(
@@ -633,6 +614,6 @@ def test_the_bytes_of_a_row_group_are_read_once_for_all_threads(
 
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
     refs = [f"i.parquet#{i}" for i in range(64)]
-    found = list(runs.map_files(lambda ref: sources.read(str(there), ref), refs, there))
+    found = list(map_files(lambda ref: sources.read(str(there), ref), refs, there))
     assert found == [bytes([i]) * 1000 for i in range(64)]
     assert sorted(read) == [0, 1]

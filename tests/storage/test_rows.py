@@ -12,8 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from predboard import VisualizeConfig, visualize
-from predboard.predictions.table import TOP_CLASSES, Part, Predictions, Run, derive_rows
-from predboard.storage import runs
+from predboard.predictions.derived_rows import derive_rows
+from predboard.predictions.schema import Part, Run
+from predboard.predictions.table import TOP_CLASSES, Predictions
+from predboard.storage.parts import PartWriter
+from predboard.storage.rows import DerivedRowsWriter, read_derived_rows
+from predboard.storage.runs import part_path
 from scipy.special import softmax
 
 from tests import toy
@@ -38,7 +42,7 @@ def write(
     columns = pa.schema([batch.schema.field(name) for name in further or {}])
     for index, start in enumerate(range(0, 100, 30)):
         stop = min(start + 30, 100)
-        writer = runs.PartWriter(runs.part_path(folder, run.step, index), run, columns)
+        writer = PartWriter(part_path(folder, run.step, index), run, columns)
         writer.write(Predictions(batch.slice(start, stop - start)))
         writer.publish(Part(start, stop, "digest", 100, "", started=1.7e9, finished=1.7e9))
     return Predictions(batch)
@@ -147,17 +151,17 @@ def test_rows_that_were_derived_derive_the_same(tmp_path: Path) -> None:
         np.testing.assert_array_equal(getattr(again.scored, name), getattr(batch.scored, name))
     np.testing.assert_array_equal(again.labelled.rank, batch.labelled.rank)
     chosen = np.array([5, 2])
-    for name, column in batch.scored.rows(chosen).items():
-        np.testing.assert_array_equal(again.scored.rows(chosen)[name], column)
+    for name, column in batch.scored.tile_rows(chosen).items():
+        np.testing.assert_array_equal(again.scored.tile_rows(chosen)[name], column)
 
 
 def test_a_damaged_file_of_rows_is_not_read_as_whole(tmp_path: Path) -> None:
     write(tmp_path / "run", toy.RUN)
     file = rows_of(tmp_path / "run", tmp_path / "logs")
-    assert sum(len(rows) for _, rows in runs.read_derived_rows(file)) == 100
+    assert sum(len(rows) for _, rows in read_derived_rows(file)) == 100
     toy.spoil(file, "confidence")
     with pytest.raises(OSError, match=r"CRC|page"):
-        list(runs.read_derived_rows(file))
+        list(read_derived_rows(file))
 
 
 @pytest.mark.parametrize("rows", [0, 1, 20])
@@ -165,11 +169,11 @@ def test_rows_come_out_of_another_process_as_they_went_in(rows: int) -> None:
     logits, label = toy.table(toy.RUN, 20)
     batch = toy.predictions(toy.RUN, logits, label, failed=frozenset({2}))
     for sent in (batch, derive_rows(toy.RUN, 3, batch)):
-        sent = Predictions(sent.batch.slice(0, rows), of=20, derived=sent.derived)
+        sent = type(sent)(sent.batch.slice(0, rows), manifest_rows=20)
         come = pickle.loads(pickle.dumps(sent))
         assert come.batch.schema == sent.batch.schema
         assert come.batch.equals(sent.batch)
-        assert (come.of, come.derived) == (sent.of, sent.derived)
+        assert (type(come), come.manifest_rows) == (type(sent), 20)
 
 
 @pytest.mark.parametrize("group", [1, 2])
@@ -178,7 +182,7 @@ def test_what_goes_wrong_while_a_group_is_written_is_raised(
 ) -> None:
     logits, label = toy.table(toy.RUN, 40)
     batch = derive_rows(toy.RUN, 0, toy.predictions(toy.RUN, logits, label))
-    monkeypatch.setattr(runs, "DERIVED_GROUP_ROWS", 40)
+    monkeypatch.setattr("predboard.storage.rows.DERIVED_GROUP_ROWS", 40)
     write_table, written = pq.ParquetWriter.write_table, []
 
     def full(*arguments: Any, **more: Any) -> None:
@@ -190,7 +194,7 @@ def test_what_goes_wrong_while_a_group_is_written_is_raised(
     monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
     for turns in (group, 5):  # by the end, or by the next group
         written.clear()
-        writer = runs.DerivedRowsWriter(tmp_path / f"{turns}.parquet")
+        writer = DerivedRowsWriter(tmp_path / f"{turns}.parquet")
         with pytest.raises(OSError, match="No space left"):
             try:
                 for _ in range(turns):

@@ -25,9 +25,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from predboard import open_predictions
 from predboard.errors import DamagedError, InputError
-from predboard.predictions.table import COLUMNS, Part, Predictions, Run, encode_footer, part_schema, read_footer
-from predboard.storage import runs
+from predboard.predictions.schema import COLUMNS, Part, Run, encode_footer, part_schema, read_footer
+from predboard.predictions.table import Predictions
 from predboard.storage.inspection import inspect
+from predboard.storage.locks import lock_folder
+from predboard.storage.parts import PartWriter, open_part, read_batches, row_group_size, verify_part
+from predboard.storage.runs import (
+    delete_part,
+    delete_step,
+    list_part_paths,
+    list_step_numbers,
+    open_step,
+    part_path,
+    preflight_path,
+    read_values,
+)
 
 from tests import toy
 
@@ -44,7 +56,7 @@ def _run(folder: Path, rows: int = 50, run: Run = RUN, **options: Any) -> pd.Dat
 
 
 def _only_part(folder: Path, step: int = 0) -> Path:
-    (path,) = runs.list_part_paths(folder, step)
+    (path,) = list_part_paths(folder, step)
     return path
 
 
@@ -54,9 +66,9 @@ def _table(path: Path) -> pa.Table:
 
 
 def _content(path: Path) -> tuple[Run, Part, pa.Table]:
-    file = runs.open_part(path)
-    runs.verify_part(file)
-    return file.run, file.part, pa.Table.from_batches([rows.batch for rows in runs.read_batches(file)])
+    file = open_part(path)
+    verify_part(file)
+    return file.run, file.part, pa.Table.from_batches([rows.batch for rows in read_batches(file)])
 
 
 @settings(deadline=None, max_examples=25)
@@ -72,14 +84,14 @@ def test_what_is_read_is_what_was_written(
     assert [file.part.start for file in found.step.parts] == list(range(0, rows, shard))
     assert found.step.missing == ()
     for file in found.step.parts:
-        runs.verify_part(file)
+        verify_part(file)
     assert inspect(folder).whole
 
 
 def test_a_part_is_encoded_as_the_format_says(tmp_path: Path) -> None:
     classes = tuple(map(str, range(20)))
     run = dataclasses.replace(RUN, classes=classes, embedding=2, thumbnails=8)
-    writer = runs.PartWriter(runs.part_path(tmp_path, 0, 0), run)
+    writer = PartWriter(part_path(tmp_path, 0, 0), run)
     rows = 10_000
     logits, label = toy.table(run, rows)
     made = toy.predictions(dataclasses.replace(run, embedding=0, thumbnails=0), logits, label)
@@ -131,7 +143,7 @@ def test_every_column_has_page_checksums(tmp_path: Path) -> None:
     ("classes", "rows"), [(1, 8192), (10, 8192), (1000, 8192), (1024, 8192), (2048, 4096), (21841, 384), (10**8, 1)]
 )
 def test_a_row_group_holds_at_most_8192_rows_and_32_mib(classes: int, rows: int) -> None:
-    assert runs.row_group_size(classes) == rows
+    assert row_group_size(classes) == rows
 
 
 def _as_read(frame: pd.DataFrame) -> list[list[Any]]:
@@ -148,10 +160,10 @@ def test_pandas_and_duckdb_open_the_folder_as_it_is(tmp_path: Path) -> None:
     names = list(COLUMNS)[:-2]
     one = _run(tmp_path, 50, shard_size=20)
     two = _run(tmp_path, 50, dataclasses.replace(RUN, step=12), shard_size=20)
-    with runs.lock_folder(tmp_path):  # which leaves a file behind that is no part
+    with lock_folder(tmp_path):  # which leaves a file behind that is no part
         pass
-    runs.preflight_path(tmp_path, 12, ".png").parent.mkdir()
-    runs.preflight_path(tmp_path, 12, ".png").write_bytes(b"a picture")
+    preflight_path(tmp_path, 12, ".png").parent.mkdir()
+    preflight_path(tmp_path, 12, ".png").write_bytes(b"a picture")
     assert len(list(tmp_path.glob("*/*.parquet"))) == 6
 
     by_pandas = pd.read_parquet(tmp_path)
@@ -190,14 +202,14 @@ def test_a_part_of_another_program_is_read_the_same(tmp_path: Path) -> None:
     plain = pa.table(
         {n: pa.array(ours[n].to_pylist(), types.get(n, ours.schema.field(n).type)) for n in ours.schema.names}
     )
-    path = runs.part_path(tmp_path / "pyarrow", 0, 0)
+    path = part_path(tmp_path / "pyarrow", 0, 0)
     path.parent.mkdir(parents=True)
     with pq.ParquetWriter(path, plain.schema, store_schema=False) as writer:
         writer.write_table(plain)
         writer.add_key_value_metadata(encode_footer(RUN, part))
     assert pa.types.is_list(pq.read_schema(path).field("logits").type)
 
-    by_duckdb = runs.part_path(tmp_path / "duckdb", 0, 0)
+    by_duckdb = part_path(tmp_path / "duckdb", 0, 0)
     by_duckdb.parent.mkdir(parents=True)
     records = ", ".join(f"'{k}': '{v}'" for k, v in encode_footer(RUN, part).items())
     duckdb.execute(f"copy plain to '{by_duckdb}' (format parquet, kv_metadata {{{records}}})")
@@ -224,12 +236,15 @@ def test_columns_without_any_value_may_have_no_type(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (lambda t: t.drop_columns(["loss"]), "column loss is missing"),
-        (lambda t: t.set_column(0, "id", pa.array(map(str, range(50)))), "column id is string"),
+        (lambda t: t.set_column(0, "id", pa.array(map(str, range(50)))), "column id has type string"),
         (lambda t: t.set_column(4, "logits", pa.array([[1.0, 2.0]] * 50, pa.list_(pa.float32()))), "damaged"),
-        (lambda t: t.set_column(4, "logits", pa.array([[1.0] * 2] * 50, pa.list_(pa.float32(), 2))), "logits is fixed"),
+        (
+            lambda t: t.set_column(4, "logits", pa.array([[1.0] * 2] * 50, pa.list_(pa.float32(), 2))),
+            "logits has type fixed",
+        ),
         (
             lambda t: t.set_column(4, "logits", pa.array([[1.0, 2.0, 3.0]] * 50, pa.list_(pa.float32()))),
-            "fit its digest",
+            "match its digest",
         ),
         (
             lambda t: t.set_column(4, "logits", pa.array([[1.0, 2.0], [1.0] * 4] * 25, pa.list_(pa.float32()))),
@@ -254,15 +269,15 @@ def test_a_part_that_does_not_hold_what_its_footer_says_is_damaged(tmp_path: Pat
 def test_rows_are_of_the_manifest_that_any_part_of_the_step_knows(tmp_path: Path) -> None:
     logits, label = toy.table(RUN, 40)
     toy.write_run(tmp_path, logits, label, RUN, shard_size=10)  # of 40
-    before = runs.part_path(tmp_path, 0, 0)
+    before = part_path(tmp_path, 0, 0)
     table = _table(before)
     run, part = read_footer(table.schema.metadata, "")
     shorter = encode_footer(run, dataclasses.replace(part, manifest_rows=10))
     pq.write_table(table.replace_schema_metadata(shorter), before)  # made before the manifest grew
-    step = runs.open_step(tmp_path, 0)
+    step = open_step(tmp_path, 0)
     assert step is not None
     assert [file.part.manifest_rows for file in step.parts] == [10, 40, 40, 40]
-    assert {rows.of for file in step.parts for rows in runs.read_batches(file)} == {40}
+    assert {rows.manifest_rows for file in step.parts for rows in read_batches(file)} == {40}
     assert step.manifest_rows == 40
 
 
@@ -311,7 +326,7 @@ def test_a_flipped_bit_in_a_columns_name_is_noticed(tmp_path: Path) -> None:
 
 def _with_further_columns(folder: Path) -> Path:
     further = pa.schema([("sensor", pa.string()), ("cloud", pa.float64())])
-    writer = runs.PartWriter(runs.part_path(folder, 0, 0), RUN, further)
+    writer = PartWriter(part_path(folder, 0, 0), RUN, further)
     rows = toy.predictions(RUN, *toy.table(RUN, 20)).batch
     columns = [*rows.columns, pa.array([f"s{i}" for i in range(20)]), pa.array([i / 8 for i in range(20)])]
     writer.write(Predictions(pa.RecordBatch.from_arrays(columns, schema=writer.schema)))
@@ -334,7 +349,7 @@ def test_a_flipped_bit_in_the_footer_is_noticed_further_columns_and_statistics_i
         damaged[at] ^= 1 << chosen.randrange(8)
         path.write_bytes(damaged)
         with pytest.raises(InputError):
-            runs.verify_part(runs.open_part(path))
+            verify_part(open_part(path))
 
 
 def test_a_part_that_another_program_wrote_again_with_its_metadata_is_no_damage(tmp_path: Path) -> None:
@@ -346,7 +361,7 @@ def test_a_part_that_another_program_wrote_again_with_its_metadata_is_no_damage(
     pq.write_table(table.drop_columns(["cloud"]).replace_schema_metadata(metadata), path)
     after = open_predictions(tmp_path).to_pandas()
     pd.testing.assert_frame_equal(after, before.drop(columns="cloud"))
-    runs.verify_part(runs.open_part(path))
+    verify_part(open_part(path))
 
 
 def test_a_truncated_part_is_damaged(tmp_path: Path) -> None:
@@ -356,9 +371,9 @@ def test_a_truncated_part_is_damaged(tmp_path: Path) -> None:
     for length in (0, 1, 4, 8, 100, len(raw) // 2, len(raw) - 9, len(raw) - 1):
         path.write_bytes(raw[:length])
         with pytest.raises(
-            DamagedError, match=r"step=00000000/part-00000.parquet is damaged .*run the command that made it again"
+            DamagedError, match=r"step=00000000/part-00000.parquet is damaged .*re-run the command that wrote it"
         ):
-            runs.open_part(path)
+            open_part(path)
         with pytest.raises(DamagedError):
             open_predictions(tmp_path)
 
@@ -371,7 +386,7 @@ def test_damage_below_the_footer_is_named_on_reading(tmp_path: Path) -> None:
     with pytest.raises(DamagedError, match=r"step=00000000/part-00000.parquet is damaged"):
         opened.to_pandas()
     with pytest.raises(DamagedError, match=r"step=00000000/part-00000.parquet is damaged"):
-        runs.read_values(opened.step, [5], "logits")
+        read_values(opened.step, [5], "logits")
     assert len(open_predictions(tmp_path, columns=("id", "label")).to_pandas()) == 100
 
 
@@ -379,8 +394,8 @@ def _aside(folder: Path) -> list[str]:
     return [p.name for p in folder.rglob("*") if p.is_file() and not p.name.endswith(".parquet")]
 
 
-def _part_writer(folder: Path, rows: int = 10) -> runs.PartWriter:
-    writer = runs.PartWriter(runs.part_path(folder, 0, 0), RUN)
+def _part_writer(folder: Path, rows: int = 10) -> PartWriter:
+    writer = PartWriter(part_path(folder, 0, 0), RUN)
     writer.write(toy.predictions(RUN, *toy.table(RUN, rows)))
     return writer
 
@@ -389,13 +404,13 @@ def test_nothing_appears_before_it_is_published_and_nothing_stays_when_abandoned
     writer = _part_writer(tmp_path)
     assert len(_aside(tmp_path)) == 1
     assert _aside(tmp_path)[0].startswith(".")
-    assert runs.list_step_numbers(tmp_path) == []
+    assert list_step_numbers(tmp_path) == []
     writer.abandon()
     assert _aside(tmp_path) == []
     writer = _part_writer(tmp_path)
     writer.publish(Part(0, 10, "d", 10, ""))
     assert _aside(tmp_path) == []
-    assert runs.list_step_numbers(tmp_path) == [0]
+    assert list_step_numbers(tmp_path) == [0]
 
 
 def test_what_cannot_be_read_back_is_not_published(tmp_path: Path) -> None:
@@ -421,11 +436,11 @@ def test_missing_parts_are_gaps(tmp_path: Path) -> None:
     _run(tmp_path, 50, shard_size=10)
     assert open_predictions(tmp_path).step.missing == ()
     for index in (0, 2, 3):
-        runs.part_path(tmp_path, 0, index).unlink()
+        part_path(tmp_path, 0, index).unlink()
     step = open_predictions(tmp_path).step
     assert step.missing == ((0, 10), (20, 40))
     assert (step.rows, step.manifest_rows) == (20, 50)
-    runs.part_path(tmp_path, 0, 4).unlink()
+    part_path(tmp_path, 0, 4).unlink()
     assert open_predictions(tmp_path).step.missing == ((0, 10), (20, 50))
     found = inspect(tmp_path)
     assert not found.whole
@@ -447,16 +462,16 @@ def test_inspection_counts_and_names_what_is_damaged(tmp_path: Path) -> None:
     assert facts["bytes"] == sum(p.stat().st_size for p in tmp_path.rglob("*.parquet"))
     assert json.loads(json.dumps(facts)) == facts
 
-    path = runs.part_path(tmp_path, 0, 1)
+    path = part_path(tmp_path, 0, 1)
     _damage(path, column=0)  # the footer is whole
-    runs.part_path(tmp_path, 0, 4).write_bytes(b"PAR1")
+    part_path(tmp_path, 0, 4).write_bytes(b"PAR1")
     found = inspect(tmp_path)
     assert not found.whole
     assert list(found.facts["damaged"]) == ["step=00000000/part-00004.parquet", "step=00000000/part-00001.parquet"]
     assert found.facts["steps"][0]["missing_rows"] == 20
     assert found.facts["steps"][0]["missing"] == [[10, 20], [40, 50]]
     assert sum(line.startswith("damaged: step=00000000/part-0000") for line in found.lines()) == 2
-    for p in runs.list_part_paths(tmp_path, 0):
+    for p in list_part_paths(tmp_path, 0):
         p.write_bytes(b"PAR1")
     with pytest.raises(InputError, match="holds only damaged parts: step=00000000/part-0000"):
         inspect(tmp_path)
@@ -464,16 +479,16 @@ def test_inspection_counts_and_names_what_is_damaged(tmp_path: Path) -> None:
 
 def test_rows_that_are_there_twice_are_refused(tmp_path: Path) -> None:
     _run(tmp_path, 30, shard_size=10)
-    path = runs.part_path(tmp_path, 0, 1)
+    path = part_path(tmp_path, 0, 1)
     path.with_name("part-00009.parquet").write_bytes(path.read_bytes())
-    with pytest.raises(InputError, match=r"holds rows twice: .*part-00001.* and .*part-00009.* both have row 10"):
+    with pytest.raises(InputError, match=r"contains rows twice: .*part-00001.* and .*part-00009.* both have row 10"):
         open_predictions(tmp_path)
 
 
 def test_parts_of_two_runs_are_refused_by_the_field_that_differs(tmp_path: Path) -> None:
     _run(tmp_path / "one", 30, shard_size=10)
     _run(tmp_path / "two", 30, dataclasses.replace(RUN, weights="other"), shard_size=10)
-    runs.part_path(tmp_path / "two", 0, 1).replace(runs.part_path(tmp_path / "one", 0, 1))
+    part_path(tmp_path / "two", 0, 1).replace(part_path(tmp_path / "one", 0, 1))
     with pytest.raises(InputError, match=r"mixes two runs: weights is  in .*part-00000.* and other in .*part-00001"):
         open_predictions(tmp_path / "one")
 
@@ -493,7 +508,7 @@ def test_steps_are_ascending_and_the_last_is_the_default(tmp_path: Path) -> None
     assert opened.run.step == 100_000_000_000
     assert len(open_predictions(tmp_path, step=3, columns=["id"]).to_pandas()) == 13
     assert open_predictions(tmp_path, columns=["label", "id"]).to_pandas().columns.tolist() == ["id", "label"]
-    with pytest.raises(InputError, match="no step 4; there are 3, 12, 100000000000"):
+    with pytest.raises(InputError, match="no step 4; expected one of 3, 12, 100000000000"):
         open_predictions(tmp_path, step=4)
 
 
@@ -503,9 +518,9 @@ def test_a_folder_without_predictions_is_one_line(tmp_path: Path, name: str) -> 
     (tmp_path / "file").touch()
     words = {
         "missing": "no folder .*missing: expected",
-        "empty": "holds no predictions",
+        "empty": "contains no predictions",
         "file": "file is a file: expected",
-        "empty/step=00000001": r"step=00000001 is a step of a run: name the run, .*empty$",
+        "empty/step=00000001": r"step=00000001 is one step of a run; name the run, .*empty$",
     }
     with pytest.raises(InputError, match=words[name]) as raised:
         open_predictions(tmp_path / name)
@@ -519,13 +534,13 @@ def test_picking_reads_values_by_id(tmp_path: Path) -> None:
     step = open_predictions(tmp_path).step
     ids = [99, 0, 39, 40, 41, 14, 15, 3, 0, 1000, -1]
     for column in ("key", "image", "error", "loss"):
-        found = runs.read_values(step, ids, column)
+        found = read_values(step, ids, column)
         assert sorted(found) == [0, 3, 14, 15, 39, 40, 41, 99]
         for at, value in found.items():
             assert value == expected[column][at] or (value is None and pd.isna(expected[column][at]))
-    assert runs.read_values(step, [7], "logits") == {7: expected["logits"][7].tolist()}
-    assert runs.read_values(step, ids, "thumbnail") == {}
-    assert runs.read_values(step, [], "key") == {}
+    assert read_values(step, [7], "logits") == {7: expected["logits"][7].tolist()}
+    assert read_values(step, ids, "thumbnail") == {}
+    assert read_values(step, [], "key") == {}
 
 
 @contextlib.contextmanager
@@ -534,11 +549,13 @@ def _holder(folder: Path) -> Iterator[subprocess.Popen[str]]:
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from predboard.storage import runs as store\n"
+        "from predboard.storage.locks import lock_folder\n"
+        "from predboard.storage.parts import PartWriter\n"
+        "from predboard.storage.runs import part_path\n"
         "from tests import toy\n"
         "folder = Path(sys.argv[1])\n"
-        "with store.lock_folder(folder):\n"
-        "    writer = store.PartWriter(store.part_path(folder, 0, 0), toy.RUN)\n"
+        "with lock_folder(folder):\n"
+        "    writer = PartWriter(part_path(folder, 0, 0), toy.RUN)\n"
         "    print('locked', flush=True)\n"
         "    time.sleep(60)\n"
     )
@@ -556,15 +573,17 @@ def _holder(folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 def test_a_second_process_is_refused_and_the_lock_of_a_killed_one_is_free(tmp_path: Path) -> None:
     with _holder(tmp_path) as process:
-        with pytest.raises(InputError, match=r"another process is writing to .*: wait for it, or name another --out"):
-            runs.lock_folder(tmp_path).__enter__()
+        with pytest.raises(
+            InputError, match=r"another process is writing to .*: wait until it finishes, or name another --out"
+        ):
+            lock_folder(tmp_path).__enter__()
         assert len(list(tmp_path.rglob(".part-*.tmp"))) == 1
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert len(list(tmp_path.rglob(".part-*.tmp"))) == 1
-        with runs.lock_folder(tmp_path):
+        with lock_folder(tmp_path):
             assert list(tmp_path.rglob(".part-*.tmp")) == []
-    with runs.lock_folder(tmp_path):
+    with lock_folder(tmp_path):
         pass
 
 
@@ -573,7 +592,7 @@ def test_a_lock_does_not_touch_files_of_others(tmp_path: Path) -> None:
     mine = tmp_path / "step=00000000" / "notes.tmp"
     mine.write_text("mine")
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
-    with runs.lock_folder(tmp_path):
+    with lock_folder(tmp_path):
         pass
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file() and p.name != ".lock"} == before
 
@@ -581,15 +600,15 @@ def test_a_lock_does_not_touch_files_of_others(tmp_path: Path) -> None:
 def test_an_unwritable_place_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file" / "run", tmp_path / "file"):
-        with pytest.raises(InputError, match=r"cannot write to .*file.*; what was already published is safe"):
-            runs.lock_folder(folder).__enter__()
+        with pytest.raises(InputError, match=r"cannot write to .*file.*; everything published so far is safe"):
+            lock_folder(folder).__enter__()
         with pytest.raises(InputError, match="cannot write to"):
-            runs.PartWriter(runs.part_path(folder, 0, 0), RUN)
+            PartWriter(part_path(folder, 0, 0), RUN)
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     logits, label = toy.table(RUN, 20_000)
-    writer = runs.PartWriter(runs.part_path(tmp_path, 0, 0), RUN)
+    writer = PartWriter(part_path(tmp_path, 0, 0), RUN)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # writing more than that into a file fails
     try:
@@ -604,16 +623,16 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
 
 def test_deleting_takes_what_belongs_and_what_is_not_there_is_one_line(tmp_path: Path) -> None:
     _run(tmp_path, 20, shard_size=10)
-    runs.delete_part(runs.part_path(tmp_path, 0, 1))
-    assert [p.name for p in runs.list_part_paths(tmp_path, 0)] == ["part-00000.parquet"]
+    delete_part(part_path(tmp_path, 0, 1))
+    assert [p.name for p in list_part_paths(tmp_path, 0)] == ["part-00000.parquet"]
     with pytest.raises(InputError, match="cannot write to"):
-        runs.delete_part(runs.part_path(tmp_path, 0, 1))
-    sheets = [runs.preflight_path(tmp_path, step, ".png") for step in (0, 1)]
+        delete_part(part_path(tmp_path, 0, 1))
+    sheets = [preflight_path(tmp_path, step, ".png") for step in (0, 1)]
     sheets[0].parent.mkdir()
     for sheet in sheets:
         sheet.write_bytes(b"a picture")
-    runs.delete_step(tmp_path, 0)
-    assert runs.list_step_numbers(tmp_path) == []
+    delete_step(tmp_path, 0)
+    assert list_step_numbers(tmp_path) == []
     assert [sheet.exists() for sheet in sheets] == [False, True]
 
 
@@ -623,13 +642,13 @@ def test_what_is_released_goes_back_to_the_system() -> None:
     script = (
         "import re, numpy as np\n"
         "from pathlib import Path\n"
-        "from predboard.storage import runs as store\n"
+        "from predboard.storage.runs import release_memory\n"
         "resident = lambda: int(re.search(r'VmRSS:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) // 1000\n"
         "arrays = [np.ones(10_000) for _ in range(1000)]\n"  # 80 MB, each below what glibc takes from the system alone
         "last, full = arrays.pop(), resident()\n"
         "del arrays\n"
         "before = resident()\n"
-        "store.release_memory()\n"
+        "release_memory()\n"
         "print(full - before, full - resident())\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=toy.ROOT, capture_output=True, text=True, timeout=60)

@@ -26,9 +26,12 @@ from predboard import visualize as draw_logs
 from predboard.evaluation import fold
 from predboard.images import sources
 from predboard.inference import resume
-from predboard.storage import mirror, paths, runs, shards
+from predboard.storage import mirror, remote, shards
 from predboard.storage.inspection import inspect
-from predboard.storage.paths import RemotePath
+from predboard.storage.parts import open_part, verify_part
+from predboard.storage.paths import map_files, publish_file
+from predboard.storage.remote import MAX_CONNECTIONS, RemotePath, StorageError
+from predboard.storage.runs import list_part_paths, open_run
 from predboard.visualization.log_folder import RECORD_FILE
 from tensorboard.util import tensor_util
 
@@ -65,9 +68,9 @@ def settings(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setenv(name, value)
     (tmp_path / "tmp").mkdir()
     server.client.create_bucket(Bucket=BUCKET)
-    paths._storage.cache_clear()
+    remote._bucket.cache_clear()
     yield
-    paths._storage.cache_clear()
+    remote._bucket.cache_clear()
     keys = list(server.keys(BUCKET))
     for at in range(0, len(keys), 1000):
         server.client.delete_objects(Bucket=BUCKET, Delete={"Objects": [{"Key": key} for key in keys[at : at + 1000]]})
@@ -163,8 +166,8 @@ def test_a_killed_run_goes_on_and_leaves_only_whole_parts(server: Server, tmp_pa
         assert run.wait(60) == -signal.SIGKILL
     before = server.keys(BUCKET, "run/step=00000000/")
     assert 3 <= len(before) < 8
-    for path in runs.list_part_paths(uri("run"), 0):
-        runs.verify_part(runs.open_part(path))
+    for path in list_part_paths(uri("run"), 0):
+        verify_part(open_part(path))
     done = toy.predboard(*command)
     assert done.returncode == 0, done.stderr
     assert f"{len(before)} of 8 parts in {uri('run')} are there already and valid" in done.stderr
@@ -177,8 +180,8 @@ def test_a_killed_run_goes_on_and_leaves_only_whole_parts(server: Server, tmp_pa
 def test_an_object_whose_writer_is_killed_is_not_there(server: Server, tmp_path: Path) -> None:
     (tmp_path / "large").write_bytes(os.urandom(25_000_000))
     code = (
-        "import pathlib, sys; from predboard.storage import paths as places; "
-        f"places.publish_file(pathlib.Path({str(tmp_path / 'large')!r}), places.parse_path({str(uri('large'))!r}))"
+        "import pathlib, sys; from predboard.storage.paths import parse_path, publish_file; "
+        f"publish_file(pathlib.Path({str(tmp_path / 'large')!r}), parse_path({str(uri('large'))!r}))"
     )
     environ = {**os.environ, "PYTHONPATH": toy.PYTHONPATH}
     with server.watched(), subprocess.Popen([sys.executable, "-c", code], env=environ) as writer:
@@ -191,7 +194,7 @@ def test_an_object_whose_writer_is_killed_is_not_there(server: Server, tmp_path:
         assert writer.wait(60) == -signal.SIGKILL
     assert server.keys(BUCKET) == {}
     assert (tmp_path / "large").exists()
-    paths.publish_file(tmp_path / "large", uri("large"))
+    publish_file(tmp_path / "large", uri("large"))
     assert set(server.keys(BUCKET)) == {"large"}
     assert not (tmp_path / "large").exists()
 
@@ -212,7 +215,7 @@ def test_images_are_read_side_by_side(server: Server, tmp_path: Path) -> None:
     with server.watched(lambda request, _: 0.1 if request.path.endswith(".png") else None) as asked:
         done = infer(config)
     assert done.failed == 0
-    assert 4 < server.most <= paths.MAX_CONNECTIONS
+    assert 4 < server.most <= MAX_CONNECTIONS
     assert count([request for request in asked if request.path.endswith(".png")])["GET"] == 61  # and the first, to try
 
 
@@ -229,7 +232,7 @@ def test_throttling_becomes_no_error_row(server: Server, tmp_path: Path) -> None
 def test_what_stays_broken_is_an_error_row_and_mended_later(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(paths, "MAX_ATTEMPTS", 2)
+    monkeypatch.setattr(remote, "MAX_ATTEMPTS", 2)
     data, model = put(server, toy.pictures(tmp_path / "photos", 3, 5), "photos"), toy.model_file(tmp_path)
     config = InferConfig(data, model, out=uri("run"), preflight=0)
     with server.watched(lambda request, _: "503" if request.path.endswith("/b/003.png") else None):
@@ -237,7 +240,7 @@ def test_what_stays_broken_is_an_error_row_and_mended_later(
     frame = open_predictions(uri("run")).to_pandas()
     (row,) = np.flatnonzero(frame["error"].notna())
     assert frame["image"][row] == "b/003.png"
-    assert frame["error"][row] == "StorageError: it is throttled or unavailable, for long"
+    assert frame["error"][row] == "StorageError: it stays throttled or unavailable"
     assert infer(dataclasses.replace(config, retry_errors=True)).failed == 0
     again = open_predictions(uri("run")).to_pandas()
     pd.testing.assert_frame_equal(again.drop(index=row), frame.drop(index=row), check_dtype=False)
@@ -378,10 +381,8 @@ def test_inspect_finds_what_is_damaged_and_what_is_missing(server: Server, predi
     with server.watched(each_fails_once):
         found = inspect(predictions)
     assert found.whole
-    assert found.facts["bytes"] == sum(
-        path.stat().st_size for s in (1, 2) for path in runs.list_part_paths(predictions, s)
-    )
-    first, second, *_ = runs.list_part_paths(predictions, 2)
+    assert found.facts["bytes"] == sum(path.stat().st_size for s in (1, 2) for path in list_part_paths(predictions, s))
+    first, second, *_ = list_part_paths(predictions, 2)
     content = bytearray(first.read_bytes())
     content[1000] ^= 1
     first.write_bytes(bytes(content))
@@ -398,14 +399,14 @@ def test_inspect_finds_what_is_damaged_and_what_is_missing(server: Server, predi
 def test_network_that_breaks_off_is_not_taken_for_damage(
     server: Server, predictions: RemotePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(paths, "MAX_ATTEMPTS", 2)
+    monkeypatch.setattr(remote, "MAX_ATTEMPTS", 2)
     before = server.keys(BUCKET, "predictions/run/")
 
     def plan(request: Request, _: int) -> str | None:
         return "cut" if request.method == "GET" and "part-00002" in request.path else None
 
     for command in (lambda: inspect(predictions), lambda: draw_logs(predictions, tmp_path / "logs")):
-        with server.watched(plan), pytest.raises(paths.StorageError, match="cannot be reached") as refused:
+        with server.watched(plan), pytest.raises(StorageError, match="cannot be reached") as refused:
             command()
         assert len(str(refused.value).splitlines()) == 1
     assert server.keys(BUCKET, "predictions/run/") == before
@@ -420,7 +421,7 @@ def test_pictures_are_read_side_by_side_and_not_too_many_at_once(server: Server,
     waited = 0.1 * sum(request.path.startswith(f"/{BUCKET}/images/") for request in asked)
     assert waited > 15
     assert took < waited / 4
-    assert 6 < server.most <= paths.MAX_CONNECTIONS
+    assert 6 < server.most <= MAX_CONNECTIONS
 
 
 @pytest.mark.parametrize("command", ["visualize", "inspect", "resume"])
@@ -437,14 +438,14 @@ def test_parts_are_asked_for_side_by_side(command: str, server: Server, tmp_path
             plan = shards.plan_shards(960, 40)
             manifest = sources.Manifest("", pa.array(["x"] * 960), np.zeros(960, np.int32), np.zeros(960, np.int64), ())
             todo, changed = resume.find_missing(
-                there, runs.open_run(there)[0].run, plan, manifest, update=True, overwrite=False, say=print
+                there, open_run(there)[0].run, plan, manifest, update=True, overwrite=False, say=print
             )
             assert (len(todo), len(changed)) == (24, 24)  # of another list, and looked at all the same
         took = time.perf_counter() - began
     waited = 0.1 * sum("/step=" in request.path for request in asked)
     assert waited > 7
     assert took < waited / 2
-    assert 3 < server.most <= paths.MAX_CONNECTIONS
+    assert 3 < server.most <= MAX_CONNECTIONS
 
 
 def test_few_requests_for_a_part(server: Server, predictions: RemotePath) -> None:
@@ -621,7 +622,7 @@ def test_no_credentials_is_one_line(server: Server, tmp_path: Path, monkeypatch:
 
 def test_a_bucket_is_looked_up_once_for_all_threads(server: Server) -> None:
     with server.watched(lambda *_: 0.05) as asked:
-        found = list(runs.map_files(lambda i: uri(f"none{i}").exists(), range(40), uri("")))
+        found = list(map_files(lambda i: uri(f"none{i}").exists(), range(40), uri("")))
     assert found == [False] * 40
     assert sum(request.path == f"/{BUCKET}" and request.method == "HEAD" for request in asked) == 1
 
@@ -630,17 +631,17 @@ def test_nobody_waits_for_a_server_that_did_not_answer_a_moment_ago(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(paths, "MAX_ATTEMPTS", 3)
-    with pytest.raises(paths.StorageError, match="cannot be reached"):
+    monkeypatch.setattr(remote, "MAX_ATTEMPTS", 3)
+    with pytest.raises(StorageError, match="cannot be reached"):
         uri("a").exists()
     began = time.monotonic()
     for _ in range(20):
-        with pytest.raises(paths.StorageError, match="cannot be reached"):
+        with pytest.raises(StorageError, match="cannot be reached"):
             uri("b").exists()
     assert time.monotonic() - began < 0.3
-    monkeypatch.setattr(paths, "UNREACHABLE_SECONDS", 0.0)
-    paths._storage.cache_clear()
-    with pytest.raises(paths.StorageError, match="cannot be reached"):
+    monkeypatch.setattr(remote, "UNREACHABLE_SECONDS", 0.0)
+    remote._bucket.cache_clear()
+    with pytest.raises(StorageError, match="cannot be reached"):
         uri("a").exists()
     monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
     assert not uri("a").exists()  # now that it is there

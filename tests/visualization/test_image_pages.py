@@ -10,7 +10,8 @@ import pytest
 from predboard import InputError, VisualizeConfig, visualize
 from predboard.cli import main
 from predboard.parallel import pool as workers
-from predboard.predictions.table import Predictions, Run, derive_rows
+from predboard.predictions.derived_rows import DerivedRows, derive_rows
+from predboard.predictions.schema import Run
 from predboard.visualization import image_pages
 from predboard.visualization.visualize import VisualizeResult
 from tensorboard.util import tensor_util
@@ -20,13 +21,13 @@ from tests import toy
 RUN = Run(classes=("cat", "dog", "eel"), model="toy.py:build")
 
 
-def rows(count: int, failed: frozenset[int] = frozenset()) -> Predictions:
+def rows(count: int, failed: frozenset[int] = frozenset()) -> DerivedRows:
     logits, label = toy.table(RUN, count)
     label[::5] = -1
     return derive_rows(RUN, 0, toy.predictions(RUN, logits, label, failed=failed))
 
 
-def dealt(of: Predictions, size: int) -> Iterator[Predictions]:
+def dealt(of: DerivedRows, size: int) -> Iterator[DerivedRows]:
     return (of.take((of.id >= at) & (of.id < at + size)) for at in range(0, len(of), size))
 
 
@@ -52,7 +53,7 @@ def test_pages_are_named_by_where_they_begin_and_failed_rows_leave_the_others_wh
 def test_a_page_is_made_as_soon_as_its_rows_are_there() -> None:
     taken: list[int] = []
 
-    def batches() -> Iterator[Predictions]:
+    def batches() -> Iterator[DerivedRows]:
         for i, batch in enumerate(dealt(rows(1000), 100)):
             taken.append(i)
             yield batch

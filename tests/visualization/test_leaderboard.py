@@ -16,7 +16,7 @@ from predboard import InputError, VisualizeConfig, visualize
 from predboard.cli import main
 from predboard.config import BoardConfig
 from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX
-from predboard.predictions.table import Run
+from predboard.predictions.schema import Run
 from predboard.summaries import Metric, Metrics
 from predboard.visualization import leaderboard, log_folder
 from predboard.visualization.leaderboard import write_leaderboard

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from predboard.parallel import pool as workers
-from predboard.predictions.table import Run
-from predboard.storage import runs
+from predboard.predictions.schema import Run
+from predboard.storage.runs import Step, open_run
 from predboard.summaries import Tiles
 from predboard.visualization.source_images import SourceImages
 
@@ -37,16 +37,16 @@ class Nobody(workers.ProcessPool):
         raise AssertionError(function, item)
 
 
-def written(folder: Path, **changes: Any) -> tuple[runs.Step, ...]:
+def written(folder: Path, **changes: Any) -> tuple[Step, ...]:
     run: Run = dataclasses.replace(toy.RUN, root=str(toy.sources(folder / "images", ROWS, (300, 200))), **changes)
     logits, label = toy.table(run, ROWS)
     toy.write_run(folder / "run", logits, label, run, shard_size=7)
-    return runs.open_run(folder / "run")
+    return open_run(folder / "run")
 
 
-def gallery(steps: tuple[runs.Step, ...]) -> Tiles:
+def gallery(steps: tuple[Step, ...]) -> Tiles:
     batch = toy.predictions(steps[0].run, *toy.table(steps[0].run, ROWS))
-    return Tiles("some", batch.rows(np.arange(0, ROWS, 2)))
+    return Tiles("some", batch.tile_rows(np.arange(0, ROWS, 2)))
 
 
 def test_another_process_draws_the_same_and_says_what_it_did_not_find(tmp_path: Path) -> None:

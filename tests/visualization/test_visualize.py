@@ -21,9 +21,10 @@ from predboard import InputError, VisualizeConfig, panels, visualize
 from predboard.drawing import canvas, report_card
 from predboard.drawing.report_card import ReportCard
 from predboard.drawing.tiles import TileText, draw_tile, fit_picture
-from predboard.predictions.table import Part, Run
-from predboard.storage import runs as store
+from predboard.predictions.schema import Part, Run
+from predboard.storage.parts import PartWriter, read_batches
 from predboard.storage.paths import AnyPath
+from predboard.storage.runs import list_part_paths, open_run, part_path, preflight_path
 from predboard.visualization.log_folder import list_runs
 from predboard.visualization.source_images import SourceImages
 from predboard.visualization.visualize import VisualizeResult
@@ -50,7 +51,7 @@ def write(folder: Path, *steps: int, rows: int = ROWS, run: Run = RUN, **more: A
 
 def write_beside(run: Path, step: int) -> None:
     """One more step of a run."""
-    write(run, step, run=dataclasses.replace(RUN, root=store.open_run(run)[0].run.root))
+    write(run, step, run=dataclasses.replace(RUN, root=open_run(run)[0].run.root))
 
 
 def draw_logs(predictions: Path, logdir: Path, **more: Any) -> VisualizeResult:
@@ -117,7 +118,7 @@ def test_logs_are_never_mixed_into_predictions(run: Path, tmp_path: Path, logdir
 
 
 def test_a_step_without_rows_is_drawn_as_one(tmp_path: Path) -> None:
-    writer = store.PartWriter(store.part_path(tmp_path / "run", 0, 0), RUN)
+    writer = PartWriter(part_path(tmp_path / "run", 0, 0), RUN)
     writer.publish(Part(0, 0, "digest", 0, "", started=1.7e9, finished=1.7e9))
     written = draw_logs(tmp_path / "run", tmp_path / "logs")
     assert written.rows == 0
@@ -206,7 +207,7 @@ def test_what_the_model_sees_and_what_stage_one_warned_of_are_shown(tmp_path: Pa
     warnings = ("red is blue: swap them", "and more: act")
     write(run, 3, shard_size=4, warnings=(*warnings, warnings[0]))
     config = VisualizeConfig(predictions=(run,), logdir=tmp_path / "logs", panels=("report",))
-    sheet = store.preflight_path(run, 3, ".png")
+    sheet = preflight_path(run, 3, ".png")
     assert sheet.relative_to(run).as_posix() == "_preflight/step=00000003.png"
 
     def shown() -> dict[tuple[str, int], Any]:
@@ -285,13 +286,13 @@ def test_only_the_columns_of_the_chosen_panels_are_read(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: set[str] = set()
-    batches = store.read_batches
+    batches = read_batches
 
     def spy(file: Any, columns: Any = None) -> Iterator[Any]:
         seen.update(columns)
         return batches(file, columns)
 
-    monkeypatch.setattr(store, "read_batches", spy)
+    monkeypatch.setattr("predboard.evaluation.fold.read_batches", spy)
     draw_logs(run, tmp_path / "logs", panels=("glance",))
     assert seen == {"label", "predicted", "loss"}
 
@@ -461,7 +462,7 @@ def test_a_damaged_part_is_named_and_the_old_logs_stay(run: Path, tmp_path: Path
     draw_logs(run, tmp_path / "logs", panels=FEW)
     before = tree(tmp_path / "logs" / "run")
     write_beside(run, 5)
-    (part,) = store.list_part_paths(run, 5)
+    (part,) = list_part_paths(run, 5)
     toy.spoil(part, "logits.list.element")
     with pytest.raises(InputError, match=r"step=00000005/part-00000\.parquet is damaged"):
         draw_logs(run, tmp_path / "logs", panels=FEW)
@@ -470,7 +471,7 @@ def test_a_damaged_part_is_named_and_the_old_logs_stay(run: Path, tmp_path: Path
 
 def test_the_rows_that_are_missing_are_counted_and_warned_of(tmp_path: Path) -> None:
     run = write(tmp_path / "run", rows=100, shard_size=25)
-    store.part_path(run, 0, 1).unlink()
+    part_path(run, 0, 1).unlink()
     written = draw_logs(run, tmp_path / "logs", panels=("report",))
     assert (written.rows, written.missing_rows) == (75, 25)
     page = tensor_util.make_ndarray(toy.read_values(written.event_file)["report/summary", 0].tensor).item().decode()
@@ -549,7 +550,7 @@ def test_only_a_large_jpeg_is_decoded_smaller_than_it_is(run: Path, tmp_path: Pa
         np.random.default_rng(0),
         {28: 7, 64: 3, 98: 2, 196: 1, 197: 0, 224: 0, 392: 0, 783: 0, 784: 0, 1600: 0},
     )
-    step = store.open_run(run)[0]
+    step = open_run(run)[0]
     pictures = SourceImages((step,), tmp_path)
     for side, factor in sides.items():
         rough = Image.fromarray(random.integers(0, 256, (side // 7, side // 7, 3), np.uint8))
@@ -589,7 +590,7 @@ def test_a_picture_is_shown_rather_than_its_thumbnail(tmp_path: Path) -> None:
 
 def test_a_thumbnail_that_cannot_be_read_is_a_damaged_part(tmp_path: Path) -> None:
     run = write(tmp_path / "run", run=dataclasses.replace(RUN, thumbnails=8, root=str(tmp_path / "gone")))
-    (part,) = store.list_part_paths(run, 0)
+    (part,) = list_part_paths(run, 0)
     toy.spoil(part, "thumbnail")
     with pytest.raises(InputError, match=r"step=00000000/part-00000\.parquet is damaged"):
         draw_logs(run, tmp_path / "logs")

@@ -43,7 +43,8 @@ from predboard.config import (
 from predboard.errors import InputError, first_line
 from predboard.formatting import plural
 from predboard.parallel import pool as workers
-from predboard.storage.paths import AnyPath, RemotePath, is_in_memory, is_uri, parse_path
+from predboard.storage.paths import AnyPath, is_remote, is_uri, parse_path
+from predboard.storage.remote import RemotePath
 
 if TYPE_CHECKING:
     from predboard.predictions.table import RowCount
@@ -213,12 +214,6 @@ def parse(command: str, config: type[C], arguments: Sequence[str]) -> C:
     parsed = _tyro(command, config, [*below, *arguments])
     if positional and not getattr(parsed, "files" if "files" in known else "predictions"):
         parsed = _tyro(command, config, [*below, *arguments, *positional])
-    for name in known:
-        if is_in_memory(place := getattr(parsed, name)):
-            raise InputError(
-                f"--{name.replace('_', '-')} is {place}, which ends with the command: expected a folder, or storage "
-                "that lasts (docs/storage.md); memory:// is for programs"
-            )
     return parsed
 
 
@@ -518,9 +513,9 @@ def _visualize(config: VisualizeConfig) -> int:
 def _large(config: VisualizeConfig) -> bool:
     """Whether there is work for another process, as far as a look at folders tells: what has logs may be known."""
     logs = config.logdir
-    local = [run for run in config.predictions if isinstance(run, Path)]
+    local = [run for run in config.predictions if not is_remote(run)]
     try:
-        new = [run for run in local if not (isinstance(logs, Path) and (logs / run.resolve().name).is_dir())]
+        new = [run for run in local if is_remote(logs) or not (logs / run.resolve().name).is_dir()]
         sizes = (part.stat().st_size for run in new for part in run.glob("step=*/part-*.parquet"))
         return any(so_far >= PRESTART_BYTES for so_far in itertools.accumulate(sizes))
     except OSError:  # stage two says what is wrong with it
@@ -595,12 +590,10 @@ def _board(config: BoardConfig) -> int:
             probe.bind(("localhost", config.port))
         except OSError as error:
             raise InputError(f"port {config.port} is not free ({error.strerror}): name another --port") from error
-    if isinstance(config.logdir, Path):
-        return _tensorboard(config, config.logdir)
     from predboard.storage.mirror import mirror_log_folder
 
-    with mirror_log_folder(config.logdir, _say) as copy:
-        return _tensorboard(config, copy)
+    with mirror_log_folder(config.logdir, _say) as folder:
+        return _tensorboard(config, folder)
 
 
 def _tensorboard(config: BoardConfig, folder: Path) -> int:

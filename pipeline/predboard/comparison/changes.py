@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from predboard.comparison import join
 from predboard.comparison.join import JoinedRows, RowBuckets
-from predboard.predictions.table import Predictions, TileRows, as_numpy
+from predboard.predictions.arrow import as_numpy
+from predboard.predictions.table import Predictions, TileRows
 from predboard.state import Lowest
 
 CHANGES_FILE = "changes.parquet"

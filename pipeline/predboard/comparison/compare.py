@@ -21,12 +21,10 @@ from predboard.errors import InputError
 from predboard.formatting import plural
 from predboard.images import decode
 from predboard.parallel import pool
-from predboard.predictions.table import digest_records
+from predboard.predictions.schema import digest_records
 from predboard.state import merge
-from predboard.storage import paths
-from predboard.storage import runs as store
-from predboard.storage.paths import AnyPath
-from predboard.storage.runs import Step
+from predboard.storage.paths import AnyPath, is_inside
+from predboard.storage.runs import Step, open_run, read_values
 from predboard.summaries import EncodedImages, File, Picture, Summary, Tiles
 from predboard.visualization import events, log_folder
 from predboard.visualization.source_images import SourceImages
@@ -76,7 +74,7 @@ def compare(config: CompareConfig, say: Callable[[str], None] = lambda _: None) 
     name = _name(sides)
     folder = config.logdir / name
     for predictions in config.predictions:
-        if paths.is_inside(folder, predictions):
+        if is_inside(folder, predictions):
             raise InputError(
                 f"--logdir {config.logdir} would mix logs into the predictions {predictions}: name another folder"
             )
@@ -122,7 +120,7 @@ def _sides(config: CompareConfig, say: Callable[[str], None]) -> list[Side]:
         raise InputError(
             f"--step-old and --step-new are for one or two runs; there are {len(config.predictions)}: leave them out"
         )
-    opened = [store.open_run(folder) for folder in config.predictions]
+    opened = [open_run(folder) for folder in config.predictions]
     runs = _unlike(config.predictions)
     if len(opened) == 1:
         (steps,) = opened
@@ -222,8 +220,7 @@ def _of_pair(sides: Sequence[Side], of: tuple[int, int], classes: ClassMapping) 
 def _strangers(old: Side, new: Side) -> str:
     """What to say where no image is in both."""
     one, other = (
-        store.read_values(side.step, [start := side.step.parts[0].part.start], "image").get(start)
-        for side in (old, new)
+        read_values(side.step, [start := side.step.parts[0].part.start], "image").get(start) for side in (old, new)
     )
     return (
         f"{new.name} and {old.name} have no image in common ({other!r} is in one, {one!r} in the other): rows are "

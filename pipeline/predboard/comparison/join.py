@@ -18,9 +18,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from predboard.errors import InputError
-from predboard.predictions.table import ALL_MANIFEST_COLUMNS, COLUMNS, Predictions, Run, as_numpy, mix
-from predboard.storage import runs
-from predboard.storage.runs import Step, explain_write_errors
+from predboard.predictions.arrow import as_numpy
+from predboard.predictions.sampling import Salt, mix
+from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, COLUMNS, Run
+from predboard.predictions.table import Predictions
+from predboard.storage.parts import read_batches, read_part_schema
+from predboard.storage.paths import explain_write_errors
+from predboard.storage.runs import Step
 
 PORTION_ROWS = 2**18
 """Rows that are handed on at a time: some 24 MB of each step."""
@@ -36,9 +40,6 @@ MAX_BUCKET_FILES = 200
 
 MAX_KEYS = 2**23
 """Keys in memory at a time while those that are there twice are counted."""
-
-SALT = 11
-"""Of the hash that deals rows into buckets."""
 
 REQUIRED_COLUMNS = frozenset({"id", "key", "label", "predicted"})
 """Columns that are read in any case."""
@@ -136,7 +137,7 @@ class _Side:
 
     def __init__(self, step: Step, columns: Collection[str], place: NDArray[np.int64] | None) -> None:
         self.step, self._place = step, place
-        there = runs.read_part_schema(step.parts[0])
+        there = read_part_schema(step.parts[0])
         wanted = {*columns, *REQUIRED_COLUMNS}
         self._names = [
             f.name
@@ -148,7 +149,7 @@ class _Side:
     def batches(self) -> Iterator[pa.RecordBatch]:
         """As they lie in the parts."""
         for part in self.step.parts:
-            for rows in runs.read_batches(part, self._names):
+            for rows in read_batches(part, self._names):
                 yield self._conformed(rows.batch, part.name)
 
     def portions(self) -> Iterator[pa.RecordBatch]:
@@ -226,7 +227,7 @@ def _rows(batch: pa.RecordBatch) -> Predictions:
 
 def _keys(step: Step) -> Iterator[NDArray[np.int64]]:
     for part in step.parts:
-        for rows in runs.read_batches(part, ["key"]):
+        for rows in read_batches(part, ["key"]):
             yield rows.key
 
 
@@ -246,7 +247,7 @@ def _alike(old: Step, new: Step) -> int | None:
         for a, b in _side_by_side(_keys(old), _keys(new)) if look == 0 else ((key, key) for key in _keys(new)):
             if not np.array_equal(a, b):
                 return None
-            kept.append(b if looks == 1 else b[mix(b, SALT).view(np.uint64) % np.uint64(looks) == look])
+            kept.append(b if looks == 1 else b[mix(b, Salt.JOIN).view(np.uint64) % np.uint64(looks) == look])
         found += count_repeated(np.concatenate(kept))
     return found
 
@@ -322,7 +323,7 @@ def bucket_count(size: int) -> int:
 
 def bucket_by_key(batch: pa.RecordBatch, count: int) -> NDArray[np.int64]:
     """Which of so many buckets each row belongs to, by a hash of its key. -> [rows]."""
-    return (mix(as_numpy(batch.column("key")), SALT).view(np.uint64) % np.uint64(count)).astype(np.int64)
+    return (mix(as_numpy(batch.column("key")), Salt.JOIN).view(np.uint64) % np.uint64(count)).astype(np.int64)
 
 
 class RowBuckets:

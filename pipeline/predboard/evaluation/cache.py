@@ -29,11 +29,12 @@ import pyarrow as pa
 from predboard.errors import DamagedError, first_line
 from predboard.panels import Panel
 from predboard.parallel import pool
-from predboard.predictions.table import Predictions, digest_records, rounded_size
+from predboard.predictions.derived_rows import DerivedRows
+from predboard.predictions.sampling import rounded_size
+from predboard.predictions.schema import digest_records
 from predboard.state import merge_all
-from predboard.storage import runs
-from predboard.storage.paths import AnyPath
-from predboard.storage.runs import PartFile, explain_write_errors
+from predboard.storage.parts import PartFile
+from predboard.storage.paths import AnyPath, explain_write_errors, is_remote, map_files, open_binary, open_tail
 
 CACHE_FOLDER = ".predboard-states"
 """In a run's folder of logs: TensorBoard looks for names with `tfevents`."""
@@ -72,7 +73,9 @@ PackedRows = tuple[str, bytes | memoryview, int]
 
 def part_key(part: PartFile) -> str:
     """Of a part as far as its footer tells: what it holds, of which run, and how its rows are sampled."""
-    return digest_records({"part": asdict(part.part), "run": part.run.fingerprint, "of": rounded_size(part.of)})
+    return digest_records(
+        {"part": asdict(part.part), "run": part.run.fingerprint, "of": rounded_size(part.manifest_rows)}
+    )
 
 
 def state_versions(panels: Mapping[str, Panel]) -> dict[str, str]:
@@ -196,10 +199,10 @@ class CacheEntry:
         blob = self.blobs[self.rows[part]]
         return self._read([blob]), blob[2]
 
-    def rows_of(self, part: str) -> list[Predictions]:
+    def rows_of(self, part: str) -> list[DerivedRows]:
         """The derived rows of a part. Raises DamagedError as `packed_rows`."""
         with pa.ipc.open_stream(pa.decompress(*self.compressed_rows(part), _CODEC)) as stream:
-            return [Predictions(batch, derived=True) for batch in stream]
+            return [DerivedRows(batch) for batch in stream]
 
     def verify_rows(self) -> None:
         """Raise DamagedError if the derived rows are damaged, or the file is gone."""
@@ -219,7 +222,7 @@ class CacheEntry:
     @contextlib.contextmanager
     def _opened(self) -> Iterator[Any]:
         try:
-            with self.place.open("rb") if isinstance(self.place, Path) else self.place.open_file() as file:
+            with open_binary(self.place) as file:
                 yield file
         except OSError as error:
             raise DamagedError(f"{self.place} cannot be read: {first_line(error)}") from error
@@ -313,9 +316,7 @@ def _digest(content: bytes | memoryview) -> str:
 
 def _end(place: AnyPath, length: int) -> bytes:
     """The last bytes of a file, all where there are fewer."""
-    if not isinstance(place, Path):
-        return place.read_end(length)
-    with place.open("rb") as file:
+    with open_tail(place, length) as file:
         file.seek(-min(length, file.seek(0, os.SEEK_END)), os.SEEK_END)
         return file.read()
 
@@ -354,7 +355,7 @@ class RowSpool:
         with contextlib.suppress(OSError):  # where there was no room, which was said, there is none for the rest
             self._file.close()
 
-    def add(self, part: str, rows: list[Predictions]) -> None:
+    def add(self, part: str, rows: list[DerivedRows]) -> None:
         """Those of one part. Raises InputError where there is no room."""
         if rows:
             packed, size = _packed(_stream(rows))
@@ -439,7 +440,7 @@ class StateCache:
             unfinished.unlink(missing_ok=True)
         entries = []
         places = self._places()
-        for place, entry in zip(places, runs.map_files(_entry, places, self.folder or Path()), strict=True):
+        for place, entry in zip(places, map_files(_entry, places, self.folder or Path()), strict=True):
             if entry is None:
                 place.unlink(missing_ok=True)
             else:
@@ -497,7 +498,7 @@ class StateCache:
 
     def aside(self) -> RowSpool:
         """Where derived rows wait until they are written with the states of their parts."""
-        if not isinstance(self.folder, Path):
+        if self.folder is None or is_remote(self.folder):
             return RowSpool(self.folder or Path(), io.BytesIO())
         with explain_write_errors(self.folder):
             self.folder.mkdir(exist_ok=True)
@@ -518,7 +519,7 @@ class StateCache:
             The entry, if it was written and is on this machine.
         """
         place = self._put(parts, states, rows)
-        return _entry(place) if isinstance(place, Path) else None
+        return None if place is None or is_remote(place) else _entry(place)
 
     def _join(self, join: _Join) -> CacheEntry | None:
         """One entry for several; None where there are no two, or no room, or one was damaged or removed meanwhile."""
@@ -552,7 +553,7 @@ class StateCache:
         if room <= 0:
             return None
         with explain_write_errors(self.folder):
-            if not isinstance(self.folder, Path):
+            if is_remote(self.folder):
                 whole = io.BytesIO()
                 name = self._written(whole, parts, states, rows)
                 if whole.tell() > room:
@@ -588,7 +589,7 @@ class StateCache:
         return sorted(self.folder.glob(f"*{_SUFFIX}"))
 
 
-def _stream(batches: list[Predictions]) -> pa.Buffer:
+def _stream(batches: list[DerivedRows]) -> pa.Buffer:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batches[0].batch.schema) as stream:
         for rows in batches:

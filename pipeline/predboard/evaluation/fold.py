@@ -18,11 +18,12 @@ from predboard.evaluation.cache import DERIVED_ROWS, CacheEntry, RowSpool, State
 from predboard.panels import LastStepOnly, Panel, TwoPass, TwoPassPanel
 from predboard.parallel import pool as workers
 from predboard.parallel import ray_cluster
-from predboard.predictions.table import DERIVE_ROWS_COLUMNS, Predictions, derive_rows
+from predboard.predictions.derived_rows import DERIVE_ROWS_COLUMNS, DerivedRows, derive_rows
 from predboard.state import merge_all
-from predboard.storage import runs as store
-from predboard.storage.paths import RemotePath, is_in_memory
-from predboard.storage.runs import PartFile, Step
+from predboard.storage.parts import PartFile, read_batches
+from predboard.storage.paths import is_remote, map_files
+from predboard.storage.rows import DerivedRowsWriter, read_derived_rows
+from predboard.storage.runs import Step, release_memory
 
 States = dict[str, Any]
 """A state for each panel, by its name."""
@@ -48,13 +49,13 @@ CACHE_MIN_LOGITS = 400_000_000
 POOL_MIN_LOGITS = 40_000_000
 """Logits from which processes pay: reading and measuring them takes one more than a second, starting some a half."""
 
-RowSink = Callable[[Predictions], object]
+RowSink = Callable[[DerivedRows], object]
 """Takes the derived rows of all steps in their order."""
 
 
 def measure_part(
     part: PartFile, panels: Mapping[str, Panel], step: int = 0, rows: bool = False
-) -> tuple[States, list[Predictions]]:
+) -> tuple[States, list[DerivedRows]]:
     """States of one part, and its derived rows if they are wanted.
 
     Reads only the columns that the panels name, a bounded number of rows at a time.
@@ -62,7 +63,7 @@ def measure_part(
     columns: set[str] = set().union(*(panel.columns for panel in panels.values()), DERIVE_ROWS_COLUMNS if rows else ())
     states: States | None = None
     derived = []
-    for batch in store.read_batches(part, columns):
+    for batch in read_batches(part, columns):
         measured = {name: panel.measure(part.run, batch) for name, panel in panels.items()}
         states = measured if states is None else merge_all(states, measured)
         if rows:
@@ -116,15 +117,14 @@ def fold_steps(
     ]
     to_read = count_logits(part for portion in portions for part in portion.parts.values())
     much = to_read >= POOL_MIN_LOGITS
-    alone = not much or any(is_in_memory(step.parts[0].path) for step in steps)
-    processes = 1 if alone else min(pool.most, len(portions))
+    processes = 1 if not much else min(pool.most, len(portions))
 
     def add(more: Mapping[int, States]) -> None:
         for step, measured in more.items():
             states[step] = merge_all(states[step], measured)
 
     waiting = deque((step, key) for step, of in parts.items() for key in of)
-    made: dict[tuple[int, str], list[Predictions]] = {}
+    made: dict[tuple[int, str], list[DerivedRows]] = {}
 
     def hand_over() -> None:
         """The rows of the next parts, as far as they are there."""
@@ -144,7 +144,7 @@ def fold_steps(
         hand_over()
     hand_over()
     if much:
-        pool.everywhere(store.release_memory)
+        pool.everywhere(release_memory)
     return {
         step.step: {name: of[name] if name in of else panel.zero(step.run) for name, panel in panels.items()}
         for step in steps
@@ -171,11 +171,11 @@ class _Portion:
 
 def _portion(step: Step) -> int:
     """Rows of a portion, at least: so many that parts in storage can be asked for ahead."""
-    far = isinstance(step.parts[0].path, RemotePath)
+    far = is_remote(step.parts[0].path)
     return max(TASK_MIN_ROWS, min(4 * CONCURRENT_PARTS * step.parts[0].rows, TASK_MAX_ROWS)) if far else TASK_MIN_ROWS
 
 
-TaskResult = tuple[int, Mapping[int, States], Mapping[str, list[Predictions]]]
+TaskResult = tuple[int, Mapping[int, States], Mapping[str, list[DerivedRows]]]
 """A portion's step, the states of steps that are done with, and the derived rows of each part."""
 
 
@@ -194,7 +194,7 @@ def _portions(
             yield taken, names
 
 
-def _kept_rows(entry: CacheEntry | None, key: str, part: PartFile, step: int) -> list[Predictions]:
+def _kept_rows(entry: CacheEntry | None, key: str, part: PartFile, step: int) -> list[DerivedRows]:
     """The derived rows of a part whose states are known: as they were kept, or made again if that is damaged by now."""
     with contextlib.suppress(DamagedError):
         if entry is not None:
@@ -228,7 +228,7 @@ class _Measuring:
         derived = {}
         measure = functools.partial(measure_part, panels=portion.panels, step=portion.step, rows=portion.rows)
         parts = list(portion.parts.values())
-        each = store.map_files(measure, parts, parts[0].path, CONCURRENT_PARTS)
+        each = map_files(measure, parts, parts[0].path, CONCURRENT_PARTS)
         for key, (measured, rows) in zip(portion.parts, each, strict=True):
             derived[key] = rows
             if self._kept is not None and portion.rows:
@@ -238,7 +238,7 @@ class _Measuring:
             self._block.parts[key] = portion.parts[key]
         if self._kept is not None and sum(part.rows for part in self._block.parts.values()) >= CACHE_BLOCK_ROWS:
             self._end_block(more=True)
-            store.release_memory()
+            release_memory()
         return portion.step, finished, derived
 
     def _end_block(self, more: bool = False) -> None:
@@ -270,10 +270,10 @@ class _Measuring:
         """The states of what was not told so far."""
         self._end_block()
         if self._much:
-            store.release_memory()
+            release_memory()
         states = self._taken(set())
         if self._much:
-            store.release_memory()
+            release_memory()
         return states
 
 
@@ -297,7 +297,7 @@ class _Block:
     """The derived ones, where they are kept."""
 
 
-def _measure(portion: _Portion, kept: StateCache | None) -> tuple[States, Mapping[str, list[Predictions]]]:
+def _measure(portion: _Portion, kept: StateCache | None) -> tuple[States, Mapping[str, list[DerivedRows]]]:
     """States and derived rows of one portion."""
     measuring = _Measuring(kept)
     _, _, derived = measuring(portion)
@@ -338,19 +338,19 @@ def measure_run(
     """
     if not keep and not any(isinstance(panel, TwoPassPanel) for panel in panels.values()):
         return fold_steps(steps, panels, pool, done, on_ray=on_ray, kept=kept)
-    writer = store.DerivedRowsWriter(rows)
+    writer = DerivedRowsWriter(rows)
     try:
         states = fold_steps(steps, panels, pool, done, writer.write, on_ray, kept)
     finally:
         writer.close()
-    return run_second_pass(steps, panels, states, store.read_derived_rows(rows))
+    return run_second_pass(steps, panels, states, read_derived_rows(rows))
 
 
 def run_second_pass(
     steps: Sequence[Step],
     panels: Mapping[str, Panel],
     states: Mapping[int, States],
-    rows: Iterable[tuple[int, Predictions]],
+    rows: Iterable[tuple[int, DerivedRows]],
 ) -> dict[int, States]:
     """The states, with the second ones of the panels that look again.
 

@@ -28,9 +28,8 @@ from predboard.metrics.counts import CountMetrics, Counts
 from predboard.metrics.intervals import INDEPENDENT, independent_interval
 from predboard.panels import Direction, HasMetrics, Panel
 from predboard.parallel import pool as workers
-from predboard.storage import runs
-from predboard.storage.paths import AnyPath
-from predboard.storage.runs import Step
+from predboard.storage.paths import AnyPath, write_file
+from predboard.storage.runs import Step, list_step_numbers, open_run, open_step
 from predboard.summaries import Metric
 
 COUNTS = "glance"
@@ -112,7 +111,7 @@ def gate(
         (config.json, reports.to_json(done).encode()),
     ):
         if path is not None:
-            runs.write_file(path, content)
+            write_file(path, content)
             say(f"wrote {path}")
     return done
 
@@ -149,11 +148,11 @@ def metric_directions() -> dict[str, Direction]:
 
 def open_one_step(folder: AnyPath, wanted: int | None, flag: str) -> Step:
     """One step of a run, the last if none is wanted. Raises InputError if there is none."""
-    numbers = runs.list_step_numbers(folder)
+    numbers = list_step_numbers(folder)
     if wanted is not None and numbers and wanted not in numbers:
         raise InputError(f"{flag} is {wanted}, but {folder} has {', '.join(map(str, numbers))}")
-    found = runs.open_step(folder, numbers[-1] if wanted is None else wanted) if numbers else None
-    return found or runs.open_run(folder)[-1]  # which says what is wrong with the folder
+    found = open_step(folder, numbers[-1] if wanted is None else wanted) if numbers else None
+    return found or open_run(folder)[-1]  # which says what is wrong with the folder
 
 
 def measure_step(step: Step, wanted: Collection[str], count: int) -> StepMetrics:

@@ -5,6 +5,7 @@ has them, a label and a preview. An image is a Pillow picture, uint8, or floats 
 """
 
 import operator
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from predboard import user_code
 from predboard.errors import InputError, first_line
 from predboard.images import sources
 from predboard.images.decode import Content
-from predboard.predictions.table import hash_refs
+from predboard.predictions.schema import hash_refs
 
 FORM = "FILE.py:DATASET, a torch Dataset or a function that returns one, for example my_data.py:val_dataset"
 IMAGE_KEYS = ("image", "img", "images", "pixel_values", "input", "x")
@@ -272,7 +273,7 @@ def _is_sample(pair: Any) -> bool:
     return (
         isinstance(pair, tuple | list)
         and len(pair) == 2
-        and isinstance(pair[0], str | Path)
+        and isinstance(pair[0], str | os.PathLike)
         and isinstance(pair[1], int | np.integer)
     )
 
@@ -282,7 +283,7 @@ def _refs(data: Any, paths: list[str], index: list[int], name: str) -> tuple[str
     if not paths or len(set(paths)) != len(paths):
         return "", [f"{name}#{i}" for i in index]
     root = getattr(data, "root", None)
-    if isinstance(root, str | Path):
+    if isinstance(root, str | os.PathLike):
         absolute = [Path.cwd() / path for path in paths]  # resolved they would be the targets of symlinks
         if all(path.is_relative_to(Path.cwd() / root) for path in absolute):
             inside = [path.relative_to(Path.cwd() / root).as_posix() for path in absolute]

@@ -24,12 +24,13 @@ from predboard.errors import InputError, first_line
 from predboard.images import datasets, decode, sources
 from predboard.images.preprocessing import Recipe, resolve
 from predboard.parallel import pool as workers
-from predboard.predictions.table import hash64, mix
-from predboard.storage import paths
+from predboard.predictions.sampling import Salt, mix
+from predboard.predictions.schema import hash64
+from predboard.storage.remote import StorageError
 
 X = TypeVar("X")
 
-STEADY, SEEN, SALT = 8, 32, 3
+STEADY, SEEN = 8, 32
 """Rows of a dataset that are loaded again, to see whether they stay the same; those that say what is black and what is
 white in floats; and by which hash both are chosen."""
 
@@ -106,7 +107,7 @@ class Loader:
         raise InputError(f"none of the {len(self.manifest)} images can be read; the first, {error}")
 
     def _some(self, rows: int) -> list[int]:
-        return list(map(int, np.argsort(mix(self.manifest.key, SALT), kind="stable")[:rows]))
+        return list(map(int, np.argsort(mix(self.manifest.key, Salt.LOADER_CHECK), kind="stable")[:rows]))
 
     def with_value_range(self, threads: int) -> "Loader":
         """With the `limits` of floats, from some rows together: alone, a dark picture would not look dark."""
@@ -373,7 +374,7 @@ def make_loader(config: InferConfig, manifest: sources.Manifest, recipe: Recipe 
 
 def describe_failure(error: Exception) -> str:
     """Why an image could not be read: the same words on every machine, without paths or addresses."""
-    if isinstance(error, paths.StorageError):
+    if isinstance(error, StorageError):
         return f"StorageError: {error.reason}"
     if isinstance(error, OSError) and error.errno is not None:
         return f"{type(error).__name__}: {os.strerror(error.errno)}"

@@ -32,9 +32,21 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from predboard.errors import InputError, first_line
-from predboard.predictions.table import hash_refs, mix, rename_reserved_columns
-from predboard.storage import paths
-from predboard.storage.paths import AnyPath, RemotePath
+from predboard.predictions.sampling import Salt, mix
+from predboard.predictions.schema import hash_refs, rename_reserved_columns
+from predboard.storage.paths import (
+    CREDENTIALS_PATTERN,
+    AnyPath,
+    arrow_source,
+    check_reachable,
+    is_remote,
+    is_uri,
+    join_ref,
+    open_binary,
+    parse_path,
+    refuse_secrets,
+)
+from predboard.storage.remote import RemotePath
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Of image files, in lower case; upper case is read too."""
@@ -42,9 +54,6 @@ IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif
 IMAGE_COLUMNS = ("image", "path", "file", "filename", "file_name", "filepath", "file_path", "image_path", "img")
 LABEL_COLUMNS = ("label", "class", "target", "category", "cls", "label_name", "class_name", "y")
 """Columns that are taken for the image and the label where none is named, the first that is there."""
-
-LIMIT_SALT = 1
-"""So that --limit chooses other rows than anything else that goes by the key."""
 
 
 def _no_columns() -> pa.Table:
@@ -79,7 +88,7 @@ class Manifest:
     @property
     def far(self) -> bool:
         """Whether the images are in storage, as far as the first one tells."""
-        return paths.is_uri(self.root) or (bool(len(self)) and paths.is_uri(str(self.image[0].as_py())))
+        return is_uri(self.root) or (bool(len(self)) and is_uri(str(self.image[0].as_py())))
 
     @property
     def origin(self) -> str:
@@ -116,7 +125,7 @@ class Manifest:
         """At most this many rows, chosen evenly over the data by the hash of their keys, in their order."""
         if rows is None or rows >= len(self):
             return self
-        chosen = np.sort(np.argsort(mix(self.key, LIMIT_SALT), kind="stable")[:rows])
+        chosen = np.sort(np.argsort(mix(self.key, Salt.LIMIT), kind="stable")[:rows])
         take = pa.array(chosen)
         return replace(
             self,
@@ -152,12 +161,12 @@ def open_source(data: str, options: SourceOptions | None = None) -> Manifest:
     Raises InputError if there is no such thing, no images in it, or a column that is named is not there.
     """
     options = options or SourceOptions()
-    files = [paths.parse_path(name) for name in _braces(data)]
+    files = [parse_path(name) for name in _braces(data)]
     if absent := next((f for f in files if not f.exists()), None):
         raise InputError(f"no folder {absent}, nor a file: expected one sub-folder of images for each class, or a list")
     if len(files) == 1 and files[0].is_dir():
         folder = files[0].resolve()
-        if isinstance(folder, RemotePath):
+        if is_remote(folder):
             inside = _inside(folder)  # all of it by one listing
             right_in = [name for name in inside if len(name.parts) == 1 and name.suffix in (".parquet", ".tar")]
             files = [folder / str(name) for name in sorted(right_in, key=lambda name: (name.suffix, str(name)))]
@@ -231,18 +240,17 @@ def _manifest(
         pa.array(classes, pa.string())  # of a folder without images as well
     except UnicodeEncodeError as error:
         raise InputError(f"{root} has a file name that is not valid UTF-8 ({error}): rename it") from error
-    refuse_secrets(image)
-    if isinstance(first := path_of(str(root), str(image[0].as_py())), RemotePath):
-        first.reach()  # or every single image would be tried
+    refuse_secret_refs(image)
+    check_reachable(join_ref(str(root), str(image[0].as_py())))  # or every single image would be tried
     keys = hash_refs(image.to_pylist() if key is None else key)
     return Manifest(str(root), image, label, keys, classes, _no_columns() if columns is None else columns)
 
 
-def refuse_secrets(refs: pa.StringArray) -> None:
+def refuse_secret_refs(refs: pa.StringArray) -> None:
     """Raise InputError if any ref is a URI with a password, a key or a signature in it."""
-    secret = pc.index(pc.match_substring_regex(refs, paths.CREDENTIAL_KEYS), True).as_py()
+    secret = pc.index(pc.match_substring_regex(refs, CREDENTIALS_PATTERN), True).as_py()
     if secret >= 0:
-        paths.refuse_secrets(refs[secret].as_py())
+        refuse_secrets(refs[secret].as_py())
 
 
 def _asked(manifest: Manifest, options: SourceOptions) -> Manifest:
@@ -285,7 +293,7 @@ def _folder(data: str, root: Path) -> Manifest:
 def _inside(folder: RemotePath) -> list[PurePosixPath]:
     """All objects in a folder but hidden ones, relative to it."""
     start = len(folder.uri) + 1
-    names = [PurePosixPath(place.uri[start:]) for place in folder.walk()]
+    names = [PurePosixPath(place.uri[start:]) for place in folder.walk_files()]
     return [name for name in names if not any(part.startswith(".") for part in name.parts)]
 
 
@@ -367,11 +375,11 @@ def _table(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
     """A list of images: a row for each, with columns for path and label."""
     (file,) = _alone(files)
     if file.suffix.lower() in (".jsonl", ".ndjson"):
-        table = pyarrow.json.read_json(paths.arrow_source(file, whole=True))
+        table = pyarrow.json.read_json(arrow_source(file, whole=True))
     else:
         separator = "\t" if file.suffix.lower() == ".tsv" else ","
         options_ = pyarrow.csv.ParseOptions(delimiter=separator)
-        table = pyarrow.csv.read_csv(paths.arrow_source(file, whole=True), parse_options=options_)
+        table = pyarrow.csv.read_csv(arrow_source(file, whole=True), parse_options=options_)
         if binary := next((f.name for f in table.schema if pa.types.is_binary(f.type)), None):
             raise InputError(f"{file} is not UTF-8 in column {binary!r}: save it as UTF-8")
     return _from_table(table, file, options)
@@ -463,21 +471,21 @@ def _is_bytes(type_: pa.DataType) -> bool:
 
 def _parquet(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
     """Parquet with the encoded images inside, one file or many; without any, a list of images."""
-    schema = pq.read_schema(paths.arrow_source(files[0]))
+    schema = pq.read_schema(arrow_source(files[0]))
     inside = [f.name for f in schema if _is_bytes(f.type)]
     if not inside or options.image_column in set(schema.names) - set(inside):
         (file,) = _alone(files)
-        return _from_table(pq.read_table(paths.arrow_source(file, whole=True)), file, options)
+        return _from_table(pq.read_table(arrow_source(file, whole=True)), file, options)
     if options.image_column is not None and options.image_column not in inside:
         raise InputError(f"{files[0]} has no column {options.image_column!r}: see --image-column")
     image = options.image_column or inside[0]
     tables, refs = [], []
     for file in files:
-        names = [f.name for f in pq.read_schema(paths.arrow_source(file)) if not _is_bytes(f.type)]
-        table = pq.read_table(paths.arrow_source(file), columns=names)
+        names = [f.name for f in pq.read_schema(arrow_source(file)) if not _is_bytes(f.type)]
+        table = pq.read_table(arrow_source(file), columns=names)
         tables.append(table)
         end = "" if image == inside[0] else f":{image}"
-        refs += [f"{file.name}#{row}{end}" for row in range(pq.read_metadata(paths.arrow_source(file)).num_rows)]
+        refs += [f"{file.name}#{row}{end}" for row in range(pq.read_metadata(arrow_source(file)).num_rows)]
     table = pa.concat_tables(tables, promote_options="default")
     if not table.num_columns:  # nothing but images
         return _manifest(files[0].parent, refs, np.full(len(refs), -1, np.int32), options.classes)
@@ -551,7 +559,7 @@ def _idx(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
 @functools.lru_cache(maxsize=4)
 def _idx_array(file: str) -> NDArray[np.uint8]:
     """All of an IDX file (Yann LeCun's format: magic 0 0 type dimensions, big-endian sizes, data)."""
-    data = paths.parse_path(file).read_bytes()
+    data = parse_path(file).read_bytes()
     if file.endswith(".gz"):
         data = gzip.decompress(data)
     if data[:3] != b"\0\0\x08":
@@ -575,12 +583,12 @@ class _Tar:
 @functools.lru_cache(maxsize=64)
 def _tar_archive(file: str) -> _Tar:
     """Of an uncompressed tar."""
-    place = paths.parse_path(file)
-    if isinstance(place, Path):
+    place = parse_path(file)
+    if not is_remote(place):
         with tarfile.open(file, "r:") as archive:
             return _Tar({m.name: (m.offset_data, m.size) for m in archive if m.isfile()}, {})
     found = _Tar({}, {})
-    with place.open_pieces(2**23) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+    with open_binary(place, 2**23) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
         for m in archive:
             if m.isfile():
                 found.members[m.name] = (m.offset_data, m.size)
@@ -598,19 +606,19 @@ def _tar_read(file: str, member: str) -> bytes:
         offset, length = archive.members[member]
     except KeyError as error:
         raise FileNotFoundError(2, "No such member") from error
-    place = paths.parse_path(file)
-    with place.open("rb") if isinstance(place, Path) else place.open_file() as stream:
+    place = parse_path(file)
+    with open_binary(place) as stream:
         stream.seek(offset)
         return bytes(stream.read(length))
 
 
 def _zip_opened(place: AnyPath) -> zipfile.ZipFile:
-    return zipfile.ZipFile(place if isinstance(place, Path) else place.open_pieces(2**17))
+    return zipfile.ZipFile(open_binary(place, 2**17) if is_remote(place) else place)
 
 
 @functools.lru_cache(maxsize=64)
 def _zip_archive(file: str, _: int) -> zipfile.ZipFile:
-    return _zip_opened(paths.parse_path(file))
+    return _zip_opened(parse_path(file))
 
 
 @functools.lru_cache(maxsize=64)
@@ -621,14 +629,14 @@ def _turn(_: str) -> threading.Lock:
 
 @functools.lru_cache(maxsize=4)
 def _row_group(file: str, group: int, column: str) -> pa.ChunkedArray:
-    with pq.ParquetFile(paths.arrow_source(paths.parse_path(file))) as parquet:
+    with pq.ParquetFile(arrow_source(parse_path(file))) as parquet:
         return parquet.read_row_group(group, [column]).column(0)
 
 
 @functools.lru_cache(maxsize=64)
 def _parquet_rows(file: str) -> tuple[NDArray[np.int64], str]:
     """First row of each row group and the end, and the first column of encoded images."""
-    with pq.ParquetFile(paths.arrow_source(paths.parse_path(file))) as parquet:
+    with pq.ParquetFile(arrow_source(parse_path(file))) as parquet:
         rows = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
         first = next((f.name for f in parquet.schema_arrow if _is_bytes(f.type)), "")
     return np.concatenate([[0], np.cumsum(rows)]), first
@@ -644,7 +652,7 @@ def _parquet_read(file: str, member: str) -> bytes:
     value = values[row - int(starts[group])].as_py()
     encoded: Any = value.get("bytes") if isinstance(value, dict) else value
     if encoded is None and isinstance(value, dict) and value.get("path"):
-        return path_of(str(paths.parse_path(file).parent), str(value["path"])).read_bytes()
+        return join_ref(str(parse_path(file).parent), str(value["path"])).read_bytes()
     if encoded is None:
         raise FileNotFoundError(2, "No image in this row")
     return bytes(encoded)
@@ -659,11 +667,11 @@ def read(root: str, ref: str) -> bytes:
     """Encoded bytes of one image. Raises OSError, or another exception of a damaged container, if it cannot be read."""
     container, mark, member = ref.rpartition("#")
     if mark and (end := re.search(r"\.(tar|zip|parquet)$|-ubyte(\.gz)?$", container.lower())):
-        place = path_of(root, container)
+        place = join_ref(root, container)
         file = str(place)
         if end[1] == "zip":
             # On this machine threads can share one; from storage each would wait for what another reads.
-            reader = threading.get_ident() if isinstance(place, RemotePath) else 0
+            reader = threading.get_ident() if is_remote(place) else 0
             try:
                 return _zip_archive(file, reader).read(member)
             except KeyError as error:
@@ -671,14 +679,7 @@ def read(root: str, ref: str) -> bytes:
         if end[1] == "tar":
             return _tar_read(file, member)
         return _parquet_read(file, member) if end[1] == "parquet" else _idx_read(file, member)
-    return path_of(root, ref).read_bytes()
-
-
-def path_of(root: str, ref: str) -> AnyPath:
-    """Where a file is that a ref names: a URI or an absolute path as it is, all others in the root."""
-    if paths.is_uri(ref):
-        return paths.parse_path(ref)
-    return paths.parse_path(root) / ref if paths.is_uri(root) and not ref.startswith("/") else Path(root, ref)
+    return join_ref(root, ref).read_bytes()
 
 
 def read_classes(file: Path) -> tuple[str, ...]:

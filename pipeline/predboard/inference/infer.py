@@ -27,10 +27,15 @@ from predboard.models.devices import is_out_of_memory, module_bytes
 from predboard.models.factory import open_factory, require_torch
 from predboard.models.network import Network
 from predboard.parallel import pool
-from predboard.predictions.table import RowCount, Run, to_logits
-from predboard.storage import paths, shards, timing
-from predboard.storage import runs as store
-from predboard.storage.paths import AnyPath
+from predboard.predictions.derive import to_logits
+from predboard.predictions.schema import Run
+from predboard.predictions.table import RowCount
+from predboard.storage import shards, timing
+from predboard.storage.locks import lock_folder
+from predboard.storage.parts import PartFile, part_index, read_batches
+from predboard.storage.paths import AnyPath, map_files
+from predboard.storage.remote import MAX_CONNECTIONS
+from predboard.storage.runs import delete_part, open_step
 
 if TYPE_CHECKING:
     import torch
@@ -219,7 +224,7 @@ def _infer(
     loader = replace(loader, manifest=manifest)
     plan = shards.plan_shards(len(manifest), config.shard_size)
 
-    with store.lock_folder(out, share=share, runs=runs.values()):
+    with lock_folder(out, share=share):
         checked = {
             step: resume.find_missing(
                 out, run, plan, manifest, update=config.update, overwrite=config.overwrite, say=say, share=share
@@ -227,7 +232,7 @@ def _infer(
             for step, run in runs.items()
         }
         for path in itertools.chain.from_iterable(invalid for _, invalid in checked.values()):
-            store.delete_part(path)  # only now that no step is refused
+            delete_part(path)  # only now that no step is refused
         lacking: dict[int, dict[shards.Shard, range | tuple[int, ...]]] = {
             step: {shard: shard.ids for shard in of_step} for step, (of_step, _) in checked.items()
         }
@@ -241,7 +246,7 @@ def _infer(
             lacking = {step: {**of_step, **again[step]} for step, of_step in lacking.items()}
         threads = site.threads
         if manifest.far and not config.workers:  # which wait for what they asked for, most of the time
-            threads = max(threads, paths.MAX_CONNECTIONS)
+            threads = max(threads, MAX_CONNECTIONS)
         job = Job(config, loader, sample, steps, runs, out, threads, batch_size, tuple(warnings))
         given = shards.plan_tasks(lacking, together)
 
@@ -338,17 +343,17 @@ def _outcome(
     indices = {shard.index for shard in mine}
     counts = {}
     for number in job.steps:
-        step = store.open_step(job.out, number, None if share == shards.WHOLE_RUN else lambda _, __: None)
-        files = [file for file in step.parts if store.part_index(file.path) in indices] if step else []
+        step = open_step(job.out, number, None if share == shards.WHOLE_RUN else lambda _, __: None)
+        files = [file for file in step.parts if part_index(file.path) in indices] if step else []
         counts[number] = RowCount()
-        for of_file in store.map_files(_count, files, job.out):
+        for of_file in map_files(_count, files, job.out):
             counts[number] = counts[number] + of_file
     rows = sum(map(len, mine))
     return InferResult(job.out, len(job.loader.manifest), counts, written, seconds, job.threads, share, rows)
 
 
-def _count(file: store.PartFile) -> RowCount:
+def _count(file: PartFile) -> RowCount:
     counted = RowCount()
-    for batch in store.read_batches(file, ("label", "predicted")):
-        counted = counted.plus(batch)
+    for batch in read_batches(file, ("label", "predicted")):
+        counted = counted.add_batch(batch)
     return counted

@@ -11,9 +11,13 @@ from numpy.typing import NDArray
 
 from predboard.images.loader import LoadedImage
 from predboard.images.sources import Manifest
-from predboard.predictions.table import Part, Predictions, Run, to_logits
-from predboard.storage import runs, timing
+from predboard.predictions.derive import to_logits
+from predboard.predictions.schema import Part, Run
+from predboard.predictions.table import Predictions
+from predboard.storage import timing
+from predboard.storage.parts import PartWriter, holds_part, open_part, read_batches, row_group_size
 from predboard.storage.paths import AnyPath
+from predboard.storage.runs import part_path
 from predboard.storage.shards import Task
 
 if TYPE_CHECKING:  # an import writes parts too, and needs no torch
@@ -35,12 +39,12 @@ class PartSpec:
     @property
     def path(self) -> AnyPath:
         """Of the part."""
-        return runs.part_path(self.out, self.run.step, self.task.shard.index)
+        return part_path(self.out, self.run.step, self.task.shard.index)
 
-    def writer(self) -> runs.PartWriter:
+    def writer(self) -> PartWriter:
         """Of the new file."""
         further = self.manifest.columns.schema if self.manifest.columns.num_columns else None
-        return runs.PartWriter(self.path, self.run, further)
+        return PartWriter(self.path, self.run, further)
 
     def record(self, began: float, seconds: Mapping[str, float], clipped: int) -> Part:
         """For the footer, when all rows are written. `began`: seconds since 1970."""
@@ -60,7 +64,7 @@ class PartSpec:
 
     def predictions(
         self,
-        writer: runs.PartWriter,
+        writer: PartWriter,
         ids: NDArray[np.int64],
         rows: Sequence[LoadedImage],
         scores: NDArray[np.float32],
@@ -69,7 +73,7 @@ class PartSpec:
         """These rows with all columns, and how many probabilities were clipped. `scores`: [rows, classes], changed."""
         m, schema = self.manifest, writer.schema
         found = [row.properties for row in rows]
-        further: dict[str, Any] = {
+        more: dict[str, Any] = {
             "digest": [row.digest for row in rows],
             "bytes": [row.length for row in rows],
             **{
@@ -79,9 +83,9 @@ class PartSpec:
             **{n: m.columns.column(n).take(ids).combine_chunks() for n in m.columns.column_names},
         }
         if self.run.embedding:
-            further["embedding"] = embeddings
+            more["embedding"] = embeddings
         if self.run.thumbnails:
-            further["thumbnail"] = [row.thumbnail for row in rows]
+            more["thumbnail"] = [row.thumbnail for row in rows]
         scores[[row.error is not None for row in rows]] = np.nan  # so that no failed row counts
         logits, clipped = to_logits(scores, self.scores)
         said = [k if row.label is None else row.label for k, row in zip(m.label[ids].tolist(), rows, strict=True)]
@@ -94,7 +98,7 @@ class PartSpec:
             label=np.where(label < len(self.run.classes), label, -1).astype(np.int32),
             logits=logits,
             error=[row.error for row in rows],
-            further=further,
+            more=more,
         )
         return built, clipped
 
@@ -108,7 +112,7 @@ class PartBuilder:
         run, shard = making.run, making.task.shard
         # One place for a row group's arrays: small ones that outlive their batch would keep the allocator from giving
         # the batches' large ones back (65 MB for 1,000 pictures of 96×96).
-        group = min(runs.row_group_size(len(run.classes)), len(shard))
+        group = min(row_group_size(len(run.classes)), len(shard))
         self._logits = np.empty((group, len(run.classes)), np.float32)
         self._embeddings = np.empty((group, run.embedding), np.float16)
         self._rows: list[LoadedImage] = []
@@ -167,7 +171,7 @@ class PartBuilder:
         if self._rows:
             self._flush()
         record = self._making.record(self._began, self._seconds, self._clipped)
-        if runs.holds_part(self._making.path, self._making.run, record):
+        if holds_part(self._making.path, self._making.run, record):
             self.abandon()
         else:
             self._writer.publish(record)
@@ -193,7 +197,7 @@ class PartRepair:
     """A part whose failed rows were tried again: all others stay what they are, to the last bit."""
 
     def __init__(self, making: PartSpec) -> None:
-        self._making, self._old = making, runs.open_part(making.path)
+        self._making, self._old = making, open_part(making.path)
         self._writer = making.writer()
         self._batches: list[Batch] = []
         self._began = time.time()
@@ -219,8 +223,8 @@ class PartRepair:
             np.concatenate(embeddings) if embeddings else None,
         )
         failed = int((fresh.predicted < 0).sum())
-        for kept in runs.read_batches(self._old):
-            self._writer.write(kept.replaced(fresh))
+        for kept in read_batches(self._old):
+            self._writer.write(kept.replace_rows(fresh))
         old = self._old.part
         if self._writer.content_digest == old.content_digest:
             self.abandon()

@@ -29,12 +29,12 @@ from predboard.inference.forward import BatchLimit, Normalizer, compute_outputs
 from predboard.inference.worker import Job
 from predboard.metrics.intervals import wilson_interval
 from predboard.models.network import Network
-from predboard.predictions.table import digest_records, hash64, mix, to_logits
-from predboard.storage import runs
+from predboard.predictions.derive import to_logits
+from predboard.predictions.sampling import Salt, mix
+from predboard.predictions.schema import digest_records, hash64
+from predboard.storage.paths import write_file
+from predboard.storage.runs import preflight_path
 from predboard.storage.shards import Task
-
-SALT = 2
-"""So that other images are chosen than by anything else that goes by the key."""
 
 SAMPLE_MAX_BYTES = 2**28
 """The pictures of the sample together are no larger; of large ones there are fewer."""
@@ -196,7 +196,7 @@ def preflight(
 def _sample(job: Job) -> list[int]:
     """Rows of the manifest, in the order of another hash of their keys."""
     count = min(job.config.preflight, max(SAMPLE_MAX_BYTES // job.like.nbytes, 16))
-    order = np.argsort(mix(job.loader.manifest.key, SALT), kind="stable")
+    order = np.argsort(mix(job.loader.manifest.key, Salt.PREFLIGHT), kind="stable")
     return list(map(int, order[:count]))
 
 
@@ -212,8 +212,8 @@ def _key(job: Job, step: int, sample: list[int], recipe: Recipe | None) -> str:
 def _known(job: Job, step: int, key: str) -> PreflightReport | None:
     """The report that is there, if it is of this sample and this model."""
     try:
-        record: dict[str, Any] = json.loads(runs.preflight_path(job.out, step, ".json").read_text("utf-8"))
-        if record["key"] != key or not runs.preflight_path(job.out, step, ".png").exists():
+        record: dict[str, Any] = json.loads(preflight_path(job.out, step, ".json").read_text("utf-8"))
+        if record["key"] != key or not preflight_path(job.out, step, ".png").exists():
             return None
         record |= {"doubts": [Diagnosis(**d) for d in record["doubts"]], "tried": [Trial(**t) for t in record["tried"]]}
         values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in record.items()}
@@ -472,6 +472,6 @@ def _leave(
     encoded = io.BytesIO()
     sheet = draw_contact_sheet(tiles, title, found.inputs)
     Image.fromarray(sheet).save(encoded, "PNG")
-    runs.write_file(runs.preflight_path(job.out, found.step, ".png"), encoded.getvalue())
+    write_file(preflight_path(job.out, found.step, ".png"), encoded.getvalue())
     record = json.dumps(asdict(found), indent=1, ensure_ascii=False) + "\n"
-    runs.write_file(runs.preflight_path(job.out, found.step, ".json"), record.encode())
+    write_file(preflight_path(job.out, found.step, ".json"), record.encode())

@@ -5,9 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from predboard.errors import DamagedError, InputError, first_line
 from predboard.images import sources
-from predboard.predictions.table import Run
-from predboard.storage import runs, shards
-from predboard.storage.paths import AnyPath
+from predboard.predictions.schema import Run
+from predboard.storage import shards
+from predboard.storage.parts import PartFile, open_part, part_index, read_batches, verify_part
+from predboard.storage.paths import AnyPath, map_files
+from predboard.storage.runs import delete_step, list_part_paths, part_path, step_folder
 
 
 def find_missing(
@@ -28,18 +30,18 @@ def find_missing(
     otherwise they raise InputError, and parts of another run do in any case. Parts that are not in the `share` are
     looked at for that alone. `called` has other names for fields of the run, for that message.
     """
-    if overwrite and runs.step_folder(out, run.step).exists():
-        runs.delete_step(out, run.step)
+    if overwrite and step_folder(out, run.step).exists():
+        delete_step(out, run.step)
     todo = {shard.index: shard for shard in plan if share.holds(shard.index)}
     at = {shard.start: shard for shard in plan}
-    planned = {runs.part_path(out, run.step, shard.index) for shard in plan}
+    planned = {part_path(out, run.step, shard.index) for shard in plan}
     changed: list[AnyPath] = []
     lengths: set[int] = set()
-    paths = runs.list_part_paths(out, run.step)
+    paths = list_part_paths(out, run.step)
 
-    def looked_at(path: AnyPath) -> runs.PartFile | DamagedError:
+    def looked_at(path: AnyPath) -> PartFile | DamagedError:
         try:
-            file = runs.open_part(path)
+            file = open_part(path)
             if difference := run.difference(file.run):
                 name, now, then = difference
                 name = (called or {}).get(name, name)
@@ -47,14 +49,14 @@ def find_missing(
                     f"{out} step {run.step} was made with another {name} ({then}, now {now}): name another --out, "
                     "or another --step, or start this step again with --overwrite"
                 )
-            if share.holds(runs.part_index(path)):
-                runs.verify_part(file)
+            if share.holds(part_index(path)):
+                verify_part(file)
         except DamagedError as error:
             return error
         return file
 
-    for path, file in zip(paths, runs.map_files(looked_at, paths, out), strict=True):
-        if not share.holds(runs.part_index(path)):
+    for path, file in zip(paths, map_files(looked_at, paths, out), strict=True):
+        if not share.holds(part_index(path)):
             continue
         if isinstance(file, DamagedError):
             if path in planned:
@@ -87,8 +89,8 @@ def failed_rows(out: AnyPath, step: int, plan: Sequence[shards.Shard]) -> dict[s
     """The ids of the rows that have an error, of those of these valid parts that hold any."""
 
     def of(shard: shards.Shard) -> tuple[int, ...]:
-        part = runs.open_part(runs.part_path(out, step, shard.index))
-        batches = runs.read_batches(part, ("id", "predicted"))
+        part = open_part(part_path(out, step, shard.index))
+        batches = read_batches(part, ("id", "predicted"))
         return tuple(itertools.chain.from_iterable(b.id[b.predicted < 0].tolist() for b in batches))
 
-    return {shard: ids for shard, ids in zip(plan, runs.map_files(of, plan, out), strict=True) if ids}
+    return {shard: ids for shard, ids in zip(plan, map_files(of, plan, out), strict=True) if ids}

@@ -25,7 +25,7 @@ from predboard.models import hubs
 from predboard.models.checkpoints import digest_weights
 from predboard.models.network import Network
 from predboard.parallel import pool
-from predboard.predictions.table import Run
+from predboard.predictions.schema import Run
 from predboard.storage import timing
 from predboard.storage.paths import AnyPath
 from predboard.storage.shards import Task
@@ -74,7 +74,7 @@ def run_tasks(
     networks: dict[int, Network] = {}
     while (task := watcher.ask(True)) is not None:
         more = itertools.chain([task], iter(lambda: watcher.ask(False), None))
-        for together, of_group in itertools.groupby(more, key=lambda task: task.together):
+        for together, of_group in itertools.groupby(more, key=lambda task: task.loaded_steps):
             if tuple(networks) != together:
                 networks.clear()  # before the next ones need the memory
                 for step in together:

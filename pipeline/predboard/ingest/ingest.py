@@ -28,9 +28,14 @@ from predboard.ingest.columns import ColumnRequest, abbreviate
 from predboard.ingest.validation import ScoreArray
 from predboard.models.checkpoints import parse_step
 from predboard.parallel import pool
-from predboard.predictions.table import RowCount, Run
-from predboard.storage import paths, runs, shards
+from predboard.predictions.schema import Run
+from predboard.predictions.table import RowCount
+from predboard.storage import shards
+from predboard.storage.locks import lock_folder
+from predboard.storage.parts import ROW_GROUP_MAX_ROWS, read_batches, row_group_size
 from predboard.storage.paths import AnyPath
+from predboard.storage.remote import MAX_CONNECTIONS
+from predboard.storage.runs import delete_part, list_step_numbers, open_step
 
 _NOT_FINITE = "the scores are not finite"
 _CHUNK_PICTURES = 8
@@ -117,7 +122,7 @@ def import_predictions(config: ImportConfig, log: Callable[[str], None] = lambda
     ]
     _check_same_classes(out, steps)
     plans = {step.number: shards.plan_shards(step.saved.rows, config.shard_size) for step in steps}
-    with runs.lock_folder(out):
+    with lock_folder(out):
         todo = _missing_shards(out, steps, plans, config, log)
         total = sum(map(len, plans.values()))
         if valid := total - sum(map(len, todo.values())):
@@ -206,8 +211,8 @@ def _digest(files: Sequence[Path], used: Sequence[str]) -> str:
 def _check_same_classes(out: AnyPath, steps: Sequence[_Step]) -> None:
     """Raise InputError if a step has other classes than another, of these or on disk."""
     classes = {step.number: step.run.classes for step in steps}
-    for number in runs.list_step_numbers(out):
-        if number not in classes and (on_disk := runs.open_step(out, number, lambda *_: None)) is not None:
+    for number in list_step_numbers(out):
+        if number not in classes and (on_disk := open_step(out, number, lambda *_: None)) is not None:
             classes[number] = on_disk.run.classes
     first = steps[0]
     for number, names in classes.items():
@@ -243,7 +248,7 @@ def _missing_shards(
         for step in steps
     }
     for path in itertools.chain.from_iterable(invalid for _, invalid in checked.values()):
-        runs.delete_part(path)  # only now that no step is refused
+        delete_part(path)  # only now that no step is refused
     return {number: missing for number, (missing, _) in checked.items()}
 
 
@@ -260,7 +265,7 @@ class _ScoreStream:
     def skip_to(self, row: int) -> None:
         """Leave out the rows before this one."""
         while self._at < row:
-            self.take(min(runs.ROW_GROUP_MAX_ROWS, row - self._at))
+            self.take(min(ROW_GROUP_MAX_ROWS, row - self._at))
 
     def take(self, rows: int) -> ScoreArray:
         """Return the next rows, [rows, classes]. Raises InputError if there are not so many."""
@@ -301,7 +306,7 @@ def _write_part(
     """Write and publish one part. -> pictures that could not be read."""
     unreadable = 0
     builder, shard = PartBuilder(spec, clocks=("read", "pictures")), spec.task.shard
-    group = runs.row_group_size(len(spec.run.classes))
+    group = row_group_size(len(spec.run.classes))
     try:
         for start in range(shard.start, shard.stop, group):
             stop = min(start + group, shard.stop)
@@ -345,7 +350,7 @@ class _Pictures:
         with_ref = [start + i for i, ref in enumerate(refs) if ref is not None]
         chunks = ((i, with_ref[i : i + _CHUNK_PICTURES]) for i in range(0, len(with_ref), _CHUNK_PICTURES))
         workers = self._config.workers
-        threads = paths.MAX_CONNECTIONS if manifest.far and not workers else pool.worker_count(workers)
+        threads = MAX_CONNECTIONS if manifest.far and not workers else pool.worker_count(workers)
         reader = loader.Loader(manifest, decode.DecodeOptions(), self._config.thumbnails)
         for i, loaded in reader.stream(chunks, None, threads, 2 * threads):
             for row, picture in zip(with_ref[i : i + _CHUNK_PICTURES], loaded, strict=True):
@@ -357,9 +362,9 @@ def _count_rows(out: AnyPath, steps: Sequence[_Step]) -> dict[int, RowCount]:
     """Count what is on disk now, by step."""
     counts = {}
     for step in steps:
-        on_disk = runs.open_step(out, step.number)
+        on_disk = open_step(out, step.number)
         counts[step.number] = RowCount()
         for file in on_disk.parts if on_disk else ():
-            for batch in runs.read_batches(file, ("label", "predicted")):
-                counts[step.number] = counts[step.number].plus(batch)
+            for batch in read_batches(file, ("label", "predicted")):
+                counts[step.number] = counts[step.number].add_batch(batch)
     return counts

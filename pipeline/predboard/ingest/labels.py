@@ -19,7 +19,7 @@ from predboard.images import sources
 from predboard.images.sources import Manifest
 from predboard.ingest import columns, scores
 from predboard.ingest.columns import abbreviate
-from predboard.predictions.table import hash_refs, rename_reserved_columns
+from predboard.predictions.schema import hash_refs, rename_reserved_columns
 
 RawLabels = list[int | str]
 """[rows] labels as they are given: an index, -1 if unknown, or a name."""
@@ -76,7 +76,7 @@ def build_manifest(
         listed = image_list.columns
         further |= {name: listed.column(name) for name in listed.column_names if name not in further}
     image = pa.array(refs, pa.string())
-    sources.refuse_secrets(image)
+    sources.refuse_secret_refs(image)
     further_columns = pa.table({name: column.combine_chunks() for name, column in further.items()})
     return Manifest(root, image, label, key, classes, further_columns)
 

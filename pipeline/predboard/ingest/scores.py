@@ -20,7 +20,7 @@ from predboard.ingest import array_files, columns, table_files
 from predboard.ingest.columns import ColumnRequest, ColumnTypes, ScoreColumns, abbreviate, match_columns, only_highest
 from predboard.ingest.table_files import TableFile
 from predboard.ingest.validation import ScoreArray
-from predboard.predictions.table import as_numpy
+from predboard.predictions.arrow import as_numpy
 
 _BLOCK_SCORES = 2**20
 """Scores in one block: 4 MB of float32."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from predboard.config import ScoreKind
 from predboard.errors import InputError
 from predboard.formatting import plural
-from predboard.predictions.table import MIN_PROBABILITY, to_log_probabilities
+from predboard.predictions.derive import MIN_PROBABILITY, to_log_probabilities
 
 ScoreArray = NDArray[np.floating[Any]]
 """[rows, classes] of any float type."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard.metrics.intervals import Z95
-from predboard.predictions.table import hash64
+from predboard.predictions.schema import hash64
 
 MAX_POISSON_NUMBERS = 8_000_000
 """Poisson numbers drawn for the intervals of a step: 250 to 1,000 for each cell."""

@@ -17,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard.metrics import score_histograms
-from predboard.metrics.intervals import JACKKNIFE_GROUPS, jackknife
-from predboard.metrics.score_histograms import FINE_BINS, Estimate, ScoreHistograms
-from predboard.predictions.table import Predictions, Run, TileRows, mix
+from predboard.metrics.intervals import jackknife
+from predboard.metrics.score_histograms import FINE_BINS, JACKKNIFE_GROUPS, Estimate, ScoreHistograms
+from predboard.predictions.sampling import Salt, mix
+from predboard.predictions.schema import Run
+from predboard.predictions.table import Predictions, TileRows
 from predboard.state import FIXED_LIMIT, Lowest, summed
 
 BINS = 15
@@ -33,9 +35,6 @@ EQUAL_MASS_BINS = 2**16
 
 SAMPLE_ROWS = 8192
 """Rows on which a temperature is fitted and tried, about half of them each."""
-
-SALT = 6
-"""Of the hash that draws them."""
 
 BETAS = 2.0 ** (np.arange(17) / 2 - 4)
 """Inverse temperatures from 1/16 to 16, each the square root of 2 above the last."""
@@ -90,7 +89,7 @@ class Calibration:
     @classmethod
     def measure(cls, run: Run, batch: Predictions) -> "Calibration":
         """These rows alone, measured once for all panels that share it."""
-        return batch.once(Calibration, lambda: cls._measured(len(run.classes), batch.labelled))
+        return batch.memoize(Calibration, lambda: cls._measured(len(run.classes), batch.labelled))
 
     @classmethod
     def _measured(cls, classes: int, rows: Predictions) -> "Calibration":
@@ -113,7 +112,7 @@ class Calibration:
         hits = _sums(rows.label * BINS + equal_width_bin(true), (), classes * BINS)
         weights = rows.right.astype(np.float64) * PROBABILITY_UNIT, confidence
         return cls(
-            sample=_sampled(rows.take(rows.sampled(SAMPLE_ROWS, SALT))),
+            sample=_sampled(rows.take(rows.sample_mask(SAMPLE_ROWS, Salt.CALIBRATION))),
             top=_sums(group * BINS + bin_, weights, JACKKNIFE_GROUPS * BINS)
             .reshape(3, JACKKNIFE_GROUPS, BINS)
             .swapaxes(0, 1)
@@ -345,7 +344,7 @@ def _sampled(rows: Predictions) -> Lowest:
         "gap": np.minimum(gap, FIXED_LIMIT),
         "curve": curve,
     }
-    group, score = np.zeros(len(rows), np.int64), mix(rows.key, SALT).view(np.uint64).astype(np.float64)
+    group, score = np.zeros(len(rows), np.int64), mix(rows.key, Salt.CALIBRATION).view(np.uint64).astype(np.float64)
     stay = Lowest.choose(SAMPLE_ROWS, group, score, rows.key, rows.id)
     return Lowest(SAMPLE_ROWS, group[stay], score[stay], {name: column[stay] for name, column in columns.items()})
 

@@ -29,7 +29,8 @@ from predboard.metrics.intervals import (
     wilson_intervals,
 )
 from predboard.metrics.score_histograms import Estimate, ScoreHistograms, mean_of_defined
-from predboard.predictions.table import Predictions, Run
+from predboard.predictions.schema import Run
+from predboard.predictions.table import Predictions
 from predboard.state import FIXED_UNIT, fixed, greatest, summed
 from predboard.summaries import Metric
 
@@ -117,7 +118,7 @@ class CountState:
             squares = np.minimum(np.square(batch.labelled.loss, dtype=np.float64), MAX_SQUARE)
             return cls(Counts.measure(run, batch), np.int64(len(run.classes)), fixed(squares))
 
-        return batch.once(CountState, count)
+        return batch.memoize(CountState, count)
 
     @cached_property
     def scores(self) -> CountMetrics:
@@ -170,7 +171,7 @@ class MetricState:
     @classmethod
     def measure(cls, run: Run, batch: Predictions) -> "MetricState":
         """These rows alone, measured once for all panels that share it."""
-        return batch.once(MetricState, lambda: cls._measured(run, batch))
+        return batch.memoize(MetricState, lambda: cls._measured(run, batch))
 
     @classmethod
     def _measured(cls, run: Run, batch: Predictions) -> "MetricState":

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard.metrics.intervals import wilson_interval, wilson_intervals
-from predboard.predictions.table import Predictions, Run
+from predboard.predictions.schema import Run
+from predboard.predictions.table import Predictions
 from predboard.state import FIXED_UNIT, Counted, fixed, summed
 
 
@@ -46,7 +47,7 @@ class Counts:
                 fixed(labelled.loss),
             )
 
-        return batch.once(Counts, count)
+        return batch.memoize(Counts, count)
 
     @cached_property
     def _scores(self) -> dict[int, "CountMetrics"]:

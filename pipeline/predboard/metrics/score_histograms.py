@@ -22,11 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard.metrics.intervals import JACKKNIFE_GROUPS
-from predboard.predictions.table import Predictions, Run, mix
+from predboard.predictions.sampling import Salt, mix
+from predboard.predictions.schema import Run
+from predboard.predictions.table import Predictions
 from predboard.state import summed
-
-SALT = 5
-"""Of the hash that deals rows into groups."""
 
 FINE_BINS = 4096
 """Bins of a histogram that is not one for each class."""
@@ -136,7 +135,7 @@ class ScoreHistograms:
     @classmethod
     def measure(cls, run: Run, batch: Predictions) -> "ScoreHistograms":
         """These rows alone, measured once for all panels that share it."""
-        return batch.once(ScoreHistograms, lambda: cls._measured(run, batch.labelled))
+        return batch.memoize(ScoreHistograms, lambda: cls._measured(run, batch.labelled))
 
     @classmethod
     def _measured(cls, run: Run, rows: Predictions) -> "ScoreHistograms":
@@ -190,7 +189,7 @@ def _places(probabilities: NDArray[np.float32], predicted: NDArray[np.int64]) ->
 
 def jackknife_group(key: NDArray[np.int64]) -> NDArray[np.int64]:
     """Group of each key, 0 to 19. Even ones are fold 0, where things are fitted. -> [rows] int64."""
-    return (mix(key, SALT).view(np.uint64) % np.uint64(JACKKNIFE_GROUPS)).astype(np.int64)
+    return (mix(key, Salt.JACKKNIFE).view(np.uint64) % np.uint64(JACKKNIFE_GROUPS)).astype(np.int64)
 
 
 def _count(table: NDArray[np.integer], index: NDArray[np.int64]) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard.formatting import unique_names
-from predboard.predictions.table import ALL_MANIFEST_COLUMNS, IMAGE_PROPERTIES, Predictions
+from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, IMAGE_PROPERTIES
+from predboard.predictions.table import Predictions
 from predboard.state import Groups, StatesByName
 
 MAX_TEXTS = 1000
@@ -79,7 +80,7 @@ def measure_slices(rows: Predictions, summands: NDArray[np.int64]) -> SliceSums:
     """
     texts: dict[str, Groups] = {}
     levels: tuple[dict[str, Groups], ...] = ({}, {}, {})  # of DIGITS
-    for name in (*rows.further, *IMAGE_PROPERTIES):
+    for name in (*rows.manifest_columns, *IMAGE_PROPERTIES):
         if (found := rows.texts(name)) is not None:
             known = found[1] >= 0
             if known.any():

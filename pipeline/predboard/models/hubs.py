@@ -23,7 +23,7 @@ from PIL import Image
 from predboard.errors import InputError, first_line
 from predboard.images.decode import DecodeOptions, resize_and_crop, to_array
 from predboard.images.preprocessing import Recipe
-from predboard.predictions.table import digest_records
+from predboard.predictions.schema import digest_records
 from predboard.user_code import UserObject
 
 if TYPE_CHECKING:

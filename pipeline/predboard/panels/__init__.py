@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 from predboard.errors import InputError
-from predboard.predictions.table import Predictions, Run
+from predboard.predictions.derived_rows import DerivedRows
+from predboard.predictions.schema import Run
+from predboard.predictions.table import Predictions
 from predboard.summaries import Metrics, Pixels, Summary
 
 Direction = Literal["more", "less", "neither"]
@@ -99,7 +101,7 @@ class TwoPassPanel(Protocol):
         """The second state of no rows."""
         ...
 
-    def measure_second(self, run: Run, first: Any, rows: Predictions) -> Any:
+    def measure_second(self, run: Run, first: Any, rows: DerivedRows) -> Any:
         """The second state of these rows alone, given the first state of all rows."""
         ...
 

@@ -16,7 +16,8 @@ from predboard.metrics.calibration import Calibration, ConformalSets, Temperatur
 from predboard.metrics.classification import MetricState
 from predboard.metrics.intervals import wilson_interval
 from predboard.panels import Direction, RunInfo
-from predboard.predictions.table import Predictions, Run
+from predboard.predictions.schema import Run
+from predboard.predictions.table import Predictions
 from predboard.state import FIXED_UNIT
 from predboard.summaries import Metric, Metrics, Picture, Pixels, Scalar, Summary, Text
 

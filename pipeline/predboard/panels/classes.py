@@ -12,7 +12,8 @@ from predboard.formatting import escape_markdown, percent, unique_names
 from predboard.metrics import classification, counts
 from predboard.metrics.classification import OF_A_CLASS, CountState, MetricState, class_metrics
 from predboard.panels import Direction, RunInfo
-from predboard.predictions.table import Predictions, Run
+from predboard.predictions.schema import Run
+from predboard.predictions.table import Predictions
 from predboard.summaries import File, LineChart, Metric, Metrics, Scalar, Summary, Text
 
 CURVES = ("precision", "recall", "f1", "average_precision")

@@ -16,7 +16,9 @@ from predboard.metrics.counts import CountMetrics, Counts, CountsPanel
 from predboard.metrics.intervals import wilson_intervals
 from predboard.metrics.seriation import Seriation, seriate
 from predboard.panels import RunInfo, TwoPass
-from predboard.predictions.table import Predictions, Run, no_tile_rows
+from predboard.predictions.derived_rows import DerivedRows
+from predboard.predictions.schema import Run
+from predboard.predictions.table import no_tile_rows
 from predboard.state import Lowest
 from predboard.summaries import File, Picture, Pixels, Summary, Text, Tiles
 
@@ -63,7 +65,7 @@ class Panel(CountsPanel):
         """No images."""
         return PairImages(Lowest(self.count, np.zeros(0, np.int64), np.zeros(0), no_tile_rows(len(run.classes))))
 
-    def measure_second(self, run: Run, first: Counts, rows: Predictions) -> PairImages:
+    def measure_second(self, run: Run, first: Counts, rows: DerivedRows) -> PairImages:
         """Of each of the most frequent pairs the images that are wrong with the most confidence."""
         labelled, classes = rows.labelled, len(run.classes)
         chosen = [true * classes + predicted for true, predicted, _ in first.scores(classes).pairs(self.galleries)]
@@ -71,7 +73,7 @@ class Panel(CountsPanel):
         among = np.flatnonzero(np.isin(pair, chosen))
         group, score = pair[among], -labelled.confidence[among].astype(np.float64)
         stay = Lowest.choose(self.count, group, score, labelled.key[among], labelled.id[among])
-        return PairImages(Lowest(self.count, group[stay], score[stay], labelled.rows(among[stay])))
+        return PairImages(Lowest(self.count, group[stay], score[stay], labelled.tile_rows(among[stay])))
 
     def render(self, subject: RunInfo, states: Mapping[int, TwoPass]) -> Iterator[tuple[int, Summary]]:
         """Two pictures and a table for each step; galleries at the last. Which classes and in which order, the last

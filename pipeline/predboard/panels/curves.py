@@ -17,7 +17,8 @@ from predboard.metrics import counts, score_histograms
 from predboard.metrics.counts import Counts
 from predboard.metrics.score_histograms import ScoreHistograms, mean_of_defined, positives_by_threshold
 from predboard.panels import RunInfo
-from predboard.predictions.table import Predictions, Run
+from predboard.predictions.schema import Run
+from predboard.predictions.table import Predictions
 from predboard.summaries import Picture, Pixels, PrCurve, Summary
 
 POINTS = 201

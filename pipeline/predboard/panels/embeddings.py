@@ -6,12 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from predboard.panels import RunInfo
-from predboard.predictions.table import TILE_COLUMNS, Predictions, Run, mix, no_tile_rows
+from predboard.predictions.sampling import Salt, mix
+from predboard.predictions.schema import Run
+from predboard.predictions.table import TILE_COLUMNS, Predictions, no_tile_rows
 from predboard.state import Lowest
 from predboard.summaries import Projector, Summary
-
-SALT = 7
-"""Of the hash that draws the points."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +44,13 @@ class Panel:
         """These rows alone."""
         scored = batch.scored
         count = self._count(run)
-        score = mix(scored.key, SALT).view(np.uint64).astype(np.float64)  # in the order of `sampled`
+        score = mix(scored.key, Salt.EMBEDDINGS).view(np.uint64).astype(np.float64)  # in the order of `sampled`
         # Some more than needed, so that the lowest are surely among them; then these.
-        among = np.flatnonzero(scored.sampled(count + count // 8 + 100, SALT))
+        among = np.flatnonzero(scored.sample_mask(count + count // 8 + 100, Salt.EMBEDDINGS))
         group = np.zeros(len(among), np.int64)
         stay = among[Lowest.choose(count, group, score[among], scored.key[among], scored.id[among])]
         vector = (scored.embedding if run.embedding else scored.logits)[stay]
-        return State(Lowest(count, group[: len(stay)], score[stay], {**scored.rows(stay), "vector": vector}))
+        return State(Lowest(count, group[: len(stay)], score[stay], {**scored.tile_rows(stay), "vector": vector}))
 
     def render(self, subject: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
         """The points of the last step."""

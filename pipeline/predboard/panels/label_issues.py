@@ -14,12 +14,12 @@ from predboard import csv_lines
 from predboard.csv_lines import TextCodes
 from predboard.formatting import escape_markdown, percent
 from predboard.panels import Direction, RunInfo, TwoPass
-from predboard.predictions.table import TOP_CLASSES, Predictions, Run, TileRows, mix, no_tile_rows
+from predboard.predictions.derived_rows import DerivedRows
+from predboard.predictions.sampling import Salt, mix
+from predboard.predictions.schema import Run
+from predboard.predictions.table import TOP_CLASSES, Predictions, TileRows, no_tile_rows
 from predboard.state import FIXED_UNIT, Counted, Lowest, summed
 from predboard.summaries import File, Metric, Metrics, Scalar, Summary, Text, Tiles
-
-SALT = 8
-"""Of the hashes that look for equal pictures."""
 
 SLOTS = 2**23
 """Of each of two hash tables that say which pictures may be there twice."""
@@ -113,7 +113,7 @@ class Panel:
         alike = Lowest(ALIKE, none, np.zeros(0), {**nothing, "digest": none})
         return SecondState(Counted.of(none), suspects, alike, np.int64(0), np.int64(0))
 
-    def measure_second(self, run: Run, first: State, rows: Predictions) -> SecondState:
+    def measure_second(self, run: Run, first: State, rows: DerivedRows) -> SecondState:
         """These rows alone."""
         known = rows.labelled
         candidate = stands_out(first, known)  # [rows]
@@ -124,13 +124,13 @@ class Panel:
         score = margin(known)[wrong]
         stay = Lowest.choose(self.kept, np.zeros(len(wrong), np.int64), score, known.key[wrong], known.id[wrong])
         chosen = wrong[stay]
-        suspects = {**known.rows(chosen), "suspected": candidate[chosen]}
+        suspects = {**known.tile_rows(chosen), "suspected": candidate[chosen]}
 
         possible = np.flatnonzero(known.has_digest & first.seen.maybe_twice(known.digest))
-        hashed = mix(known.digest[possible], SALT).astype(np.float64)
+        hashed = mix(known.digest[possible], Salt.DUPLICATES).astype(np.float64)
         group = np.zeros(len(possible), np.int64)
         same = Lowest.choose(ALIKE, group, hashed, known.key[possible], known.id[possible])
-        alike = {**known.rows(possible[same]), "digest": known.digest[possible[same]]}
+        alike = {**known.tile_rows(possible[same]), "digest": known.digest[possible[same]]}
         return SecondState(
             joint,
             Lowest(self.kept, np.zeros(len(stay), np.int64), score[stay], suspects),
@@ -272,7 +272,7 @@ def thresholds(first: State) -> NDArray[np.float64]:
         return np.asarray(first.given * FIXED_UNIT / first.rows)
 
 
-def stands_out(first: State, rows: Predictions) -> NDArray[np.int64]:
+def stands_out(first: State, rows: DerivedRows) -> NDArray[np.int64]:
     """The class of highest probability among those at or above their threshold, of labelled rows; -1 if there is none.
 
     -> [rows] int64.
@@ -283,7 +283,7 @@ def stands_out(first: State, rows: Predictions) -> NDArray[np.int64]:
     return np.where(above.any(axis=1), rows.top[np.arange(len(rows)), place], -1)
 
 
-def margin(rows: Predictions) -> NDArray[np.float64]:
+def margin(rows: DerivedRows) -> NDArray[np.float64]:
     """Normalised margin: probability of the label less the highest of the others, of labelled rows. -> [rows]."""
     given = np.exp(-rows.loss.astype(np.float64))
     top = rows.top_probability.astype(np.float64)
@@ -319,7 +319,8 @@ def clashes(rows: TileRows) -> NDArray[np.int64]:
 
 
 def _slots(digest: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    return [(mix(digest, SALT + i).view(np.uint64) % np.uint64(SLOTS)).astype(np.int64) for i in range(2)]
+    salts = Salt.DUPLICATE_FILTER_A, Salt.DUPLICATE_FILTER_B
+    return [(mix(digest, salt).view(np.uint64) % np.uint64(SLOTS)).astype(np.int64) for salt in salts]
 
 
 def _probability(rows: TileRows, i: int) -> float:

@@ -8,7 +8,8 @@ from predboard.metrics import classification
 from predboard.metrics import counts as tally
 from predboard.metrics.classification import CountState, MetricState
 from predboard.panels import Direction, RunInfo
-from predboard.predictions.table import Predictions, Run
+from predboard.predictions.schema import Run
+from predboard.predictions.table import Predictions
 from predboard.summaries import BandChart, Metric, Metrics, Scalar, Summary
 
 HEADLINES = ("accuracy", "balanced_accuracy", "f1_macro", "nll", "auroc_macro", "average_precision_macro")

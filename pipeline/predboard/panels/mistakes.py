@@ -7,15 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard.panels import RunInfo
-from predboard.predictions.table import TILE_COLUMNS, Predictions, Run, TileRows, mix, no_tile_rows
+from predboard.predictions.sampling import Salt, mix
+from predboard.predictions.schema import Run
+from predboard.predictions.table import TILE_COLUMNS, Predictions, TileRows, no_tile_rows
 from predboard.state import Lowest
 from predboard.summaries import Summary, Tiles
-
-SALT = 2
-"""Of the hash that draws the random examples."""
-
-FOLLOWED_SALT = 9
-"""Of the hash that draws the images among which those to follow over the steps are chosen."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +52,16 @@ class Panel:
             score = value[candidates].astype(np.float64)
             group = np.zeros(len(candidates), np.int64)
             stay = Lowest.choose(count, group, score, scored.key[candidates], scored.id[candidates])
-            return Lowest(count, group[stay], score[stay], scored.rows(candidates[stay]))
+            return Lowest(count, group[stay], score[stay], scored.tile_rows(candidates[stay]))
 
         everything = np.ones(len(scored), bool)
         return State(
             confident=lowest(wrong, -scored.confidence),
             highest_loss=lowest(labelled, -scored.loss),
             least_certain=lowest(everything, scored.margin),
-            random=lowest(everything, mix(scored.key, SALT).astype(np.float64)),
+            random=lowest(everything, mix(scored.key, Salt.RANDOM_EXAMPLES).astype(np.float64)),
             confident_right=lowest(right, -scored.confidence),
-            sample=lowest(labelled, mix(scored.key, FOLLOWED_SALT).astype(np.float64), self.sampled),
+            sample=lowest(labelled, mix(scored.key, Salt.FOLLOWED_EXAMPLES).astype(np.float64), self.sampled),
         )
 
     def render(self, subject: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:  # noqa: ARG002

@@ -9,12 +9,11 @@ from predboard.formatting import unique_names
 from predboard.metrics import counts
 from predboard.metrics.counts import Counts
 from predboard.panels import RunInfo
-from predboard.predictions.table import TILE_COLUMNS, Predictions, Run, mix, no_tile_rows
+from predboard.predictions.sampling import Salt, mix
+from predboard.predictions.schema import Run
+from predboard.predictions.table import TILE_COLUMNS, Predictions, no_tile_rows
 from predboard.state import Lowest
 from predboard.summaries import Summary, Tiles
-
-SALT = 3
-"""Of the hash that draws the samples."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,9 @@ class Panel:
     def measure(self, run: Run, batch: Predictions) -> State:
         """These rows alone."""
         labelled = batch.labelled
-        score = mix(labelled.key, SALT).astype(np.float64)
+        score = mix(labelled.key, Salt.CLASS_SAMPLES).astype(np.float64)
         stay = Lowest.choose(self.count, labelled.label, score, labelled.key, labelled.id)
-        samples = Lowest(self.count, labelled.label[stay], score[stay], labelled.rows(stay))
+        samples = Lowest(self.count, labelled.label[stay], score[stay], labelled.tile_rows(stay))
         return State(Counts.measure(run, batch), samples)
 
     def render(self, subject: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:

@@ -11,7 +11,8 @@ from predboard.formatting import unique_names
 from predboard.metrics import counts as tally
 from predboard.metrics.counts import Counts
 from predboard.panels import RunInfo
-from predboard.predictions.table import Predictions, Run
+from predboard.predictions.schema import Run
+from predboard.predictions.table import Predictions
 from predboard.state import summed
 from predboard.summaries import Histogram, Summary
 

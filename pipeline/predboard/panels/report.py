@@ -19,7 +19,8 @@ from predboard.metrics.classification import MetricState
 from predboard.metrics.counts import CountMetrics
 from predboard.metrics.intervals import wilson_interval
 from predboard.panels import RunInfo, WrittenTag, describe_transform
-from predboard.predictions.table import Predictions, Run
+from predboard.predictions.schema import Run
+from predboard.predictions.table import Predictions
 from predboard.state import Lowest
 from predboard.summaries import (
     BandChart,

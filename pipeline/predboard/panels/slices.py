@@ -30,7 +30,8 @@ from predboard.metrics.slices import (
     slice_names,
 )
 from predboard.panels import Direction, RunInfo
-from predboard.predictions.table import Predictions, Run
+from predboard.predictions.schema import Run
+from predboard.predictions.table import Predictions
 from predboard.state import FIXED_UNIT, summed
 from predboard.summaries import File, Metric, Metrics, Picture, Scalar, Summary, Text
 

@@ -5,10 +5,12 @@ from typing import Any
 
 from predboard.errors import DamagedError, InputError
 from predboard.formatting import plural
-from predboard.predictions.table import Part, Predictions, RowCount
-from predboard.storage import runs, timing
-from predboard.storage.paths import AnyPath
-from predboard.storage.runs import PartFile, Step
+from predboard.predictions.schema import Part
+from predboard.predictions.table import Predictions, RowCount
+from predboard.storage import timing
+from predboard.storage.parts import PartFile, read_batches, verify_part
+from predboard.storage.paths import AnyPath, map_files
+from predboard.storage.runs import Step, list_part_paths, missing_ranges, open_run
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,14 @@ def inspect(run: AnyPath) -> Inspection:
         damaged[f"{path.parent.name}/{path.name}"] = str(error)
 
     try:
-        steps = runs.open_run(run, note)
+        steps = open_run(run, note)
     except InputError:
         if not damaged:
             raise
         raise InputError(f"{run} holds only damaged parts: {next(iter(damaged.values()))}") from None
     found = [_step(step, note) for step in steps]
     last = steps[-1].run
-    paths = [path for step in steps for path in runs.list_part_paths(run, step.step)]
+    paths = [path for step in steps for path in list_part_paths(run, step.step)]
     return Inspection(
         {
             "run": run.resolve().name,
@@ -106,10 +108,10 @@ def _rate(parts: list[Part]) -> float | None:
 def _looked_at(file: PartFile) -> list[Predictions] | DamagedError:
     """Labels and predictions of a part, all of which is verified; or what is wrong with it."""
     try:
-        runs.verify_part(file)
+        verify_part(file)
     except DamagedError as error:
         return error
-    return list(runs.read_batches(file, ("label", "predicted")))
+    return list(read_batches(file, ("label", "predicted")))
 
 
 def _step(step: Step, note: Any) -> dict[str, Any]:
@@ -117,13 +119,13 @@ def _step(step: Step, note: Any) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     took = 0.0
     good = []
-    for file, batches in zip(step.parts, runs.map_files(_looked_at, step.parts, step.parts[0].path), strict=True):
+    for file, batches in zip(step.parts, map_files(_looked_at, step.parts, step.parts[0].path), strict=True):
         if isinstance(batches, DamagedError):
             note(file.path, batches)
             continue
         good.append(file)
         for batch in batches:
-            count = count.plus(batch)
+            count = count.add_batch(batch)
         took += file.part.finished - file.part.started
         seconds = {name: round(value, 3) for name, value in timing.add_seconds(seconds, file.part.seconds).items()}
     part = step.parts[0].part
@@ -132,7 +134,7 @@ def _step(step: Step, note: Any) -> dict[str, Any]:
         "rows": count.rows,
         "manifest_rows": step.manifest_rows,
         "missing_rows": step.manifest_rows - count.rows,
-        "missing": [list(gap) for gap in runs.missing_ranges(good, step.manifest_rows)],
+        "missing": [list(gap) for gap in missing_ranges(good, step.manifest_rows)],
         "failed": count.failed,
         "unlabelled": count.unlabelled,
         "accuracy": count.accuracy,

@@ -1,6 +1,7 @@
-"""A log folder in storage -> a copy on this machine that follows it, for TensorBoard. Knows not what is in a file.
+"""Mirrors a log folder from object storage on this machine for TensorBoard, and follows its changes.
 
-TensorBoard can read event files from storage, but not what its Projector shows, and without its fast loader.
+It knows nothing of the content of the files. TensorBoard can read event files from storage by itself, but not the files
+of its Projector, and without its fast loader.
 """
 
 import contextlib
@@ -9,73 +10,79 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
-from predboard.parallel import pool
-from predboard.storage import paths
-from predboard.storage.paths import FileStat, RemotePath, StorageError
+from predboard.parallel.pool import ordered_map
+from predboard.storage.paths import AnyPath
+from predboard.storage.remote import MAX_CONNECTIONS, FileStat, RemotePath, StorageError
 
 POLL_SECONDS = 30.0
-"""Seconds from one look at the folder to the next."""
+"""Time between two listings of the folder."""
 
-_LEAVE = 5.0
-"""Seconds that a look may still take at the end."""
+_FINISH_SECONDS = 5.0
+"""How long a listing that has begun may still take at the end."""
 
 
 @contextlib.contextmanager
-def mirror_log_folder(logdir: RemotePath, say: Callable[[str], None], every: float = POLL_SECONDS) -> Iterator[Path]:
-    """A folder with what TensorBoard reads of a log folder, kept as the log folder is until the end, then removed.
+def mirror_log_folder(logdir: AnyPath, log: Callable[[str], None], every: float = POLL_SECONDS) -> Iterator[Path]:
+    """Yield a local folder with the files of a log folder that TensorBoard reads, kept up to date until the end.
+
+    A log folder on this machine is its own mirror. A copy of one in storage is removed at the end.
 
     Args:
         logdir: the log folder.
-        say: takes a line where the folder cannot be reached for a while.
-        every: seconds between two looks.
+        log: called with one line when the folder cannot be reached for a while.
+        every: seconds between two listings.
 
-    Raises StorageError if the folder cannot be reached at the beginning.
+    Raises:
+        StorageError: if the folder cannot be reached at the beginning.
     """
-    over = threading.Event()
+    if isinstance(logdir, Path):
+        yield logdir
+        return
+    stopped = threading.Event()
     with tempfile.TemporaryDirectory(prefix="predboard-board-", ignore_cleanup_errors=True) as name:
         copy = Path(name)
-        have = _follow(logdir, copy, {})
+        mirrored = _update(logdir, copy, {})
 
         def follow() -> None:
-            nonlocal have
-            while not over.wait(every):
+            nonlocal mirrored
+            while not stopped.wait(every):
                 try:
-                    have = _follow(logdir, copy, have)
-                except StorageError as error:  # the next look will do
-                    say(f"not looked at again: {error}")
+                    mirrored = _update(logdir, copy, mirrored)
+                except StorageError as error:  # the next listing will do
+                    log(f"cannot update the copy of the logs for now: {error}")
 
         thread = threading.Thread(target=follow, name="predboard", daemon=True)
         thread.start()
         try:
             yield copy
         finally:
-            over.set()
-            thread.join(_LEAVE)
+            stopped.set()
+            thread.join(_FINISH_SECONDS)
 
 
-def _shown(name: PurePosixPath) -> bool:
-    """Whether TensorBoard looks into a file."""
+def _is_read_by_tensorboard(name: PurePosixPath) -> bool:
     return "tfevents" in name.name or "projector" in name.parts or name.name == "projector_config.pbtxt"
 
 
-def _follow(logdir: RemotePath, copy: Path, have: dict[str, FileStat]) -> dict[str, FileStat]:
-    """Fetch what is new, event files last, and remove what is gone. -> what is there now."""
+def _update(logdir: RemotePath, copy: Path, mirrored: dict[str, FileStat]) -> dict[str, FileStat]:
+    """Fetch new files, event files last, and remove deleted ones; return what the folder holds now."""
     start = len(logdir.uri) + 1
-    found = {place.uri[start:]: place for place in logdir.walk() if _shown(PurePosixPath(place.uri[start:]))}
-    now = {name: place.stat() for name, place in found.items()}
-    fresh = [name for name, stat in now.items() if have.get(name) != stat]
+    files = {path.uri[start:]: path for path in logdir.walk_files()}
+    files = {name: path for name, path in files.items() if _is_read_by_tensorboard(PurePosixPath(name))}
+    stats = {name: path.stat() for name, path in files.items()}
+    changed = [name for name, stat in stats.items() if mirrored.get(name) != stat]
 
     def fetch(name: str) -> None:
         file = copy / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        aside = file.with_name(f".{file.name}.partial".replace("tfevents", ""))  # or TensorBoard would open it
-        with contextlib.suppress(FileNotFoundError):  # replaced meanwhile: the next look finds the new one
-            aside.write_bytes(found[name].read_buffer())
-            aside.replace(file)
+        partial = file.with_name(f".{file.name}.partial".replace("tfevents", ""))  # or TensorBoard would open it
+        with contextlib.suppress(FileNotFoundError):  # replaced meanwhile: the next listing has the new one
+            partial.write_bytes(files[name].read_buffer())
+            partial.replace(file)
 
     for events in (False, True):
-        for _ in pool.ordered_map(fetch, [n for n in fresh if ("tfevents" in n) == events], paths.MAX_CONNECTIONS):
+        for _ in ordered_map(fetch, [n for n in changed if ("tfevents" in n) == events], MAX_CONNECTIONS):
             pass
-    for name in have.keys() - now.keys():
+    for name in mirrored.keys() - stats.keys():
         (copy / name).unlink(missing_ok=True)
-    return now
+    return stats

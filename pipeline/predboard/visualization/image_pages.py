@@ -9,7 +9,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 import numpy as np
 
 from predboard.parallel import pool
-from predboard.predictions.table import Predictions, TileRows
+from predboard.predictions.derived_rows import DerivedRows
+from predboard.predictions.table import TileRows
 from predboard.summaries import EncodedImages, Text, Tiles
 from predboard.visualization.source_images import SourceImages
 
@@ -21,7 +22,7 @@ PAGE_IMAGES = 64
 
 
 def render_pages(
-    rows: Callable[[], Iterable[tuple[int, Predictions]]],
+    rows: Callable[[], Iterable[tuple[int, DerivedRows]]],
     every: int,
     steps: Collection[int],
     pictures: SourceImages,
@@ -80,12 +81,12 @@ def page_group(every: int) -> str:
     return "predictions_all" if every == 1 else f"predictions_every_{every}"
 
 
-def _wanted(rows: Predictions, every: int) -> Predictions:
+def _wanted(rows: DerivedRows, every: int) -> DerivedRows:
     """The rows that have logits and whose place in the manifest is a multiple of `every`."""
     return rows.take((rows.predicted >= 0) & (rows.id % every == 0))
 
 
-def split_pages(batches: Iterable[Predictions], every: int) -> Iterator[Tiles]:
+def split_pages(batches: Iterable[DerivedRows], every: int) -> Iterator[Tiles]:
     """Pages of every N-th image, one page in memory at a time.
 
     A page has the images of one range of the manifest, so that it has the same ones at every step.
@@ -104,7 +105,7 @@ def split_pages(batches: Iterable[Predictions], every: int) -> Iterator[Tiles]:
                 yield _tiles(kept, page, every)
                 kept = []
             page = here
-            kept.append(rows.rows(np.flatnonzero(rows.id // span == page)))
+            kept.append(rows.tile_rows(np.flatnonzero(rows.id // span == page)))
     if kept:
         yield _tiles(kept, page, every)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from predboard.drawing import plots
 from predboard.drawing.plots import IntervalLine
 from predboard.formatting import escape_markdown, plural
-from predboard.predictions.table import digest_records, hash64
+from predboard.predictions.schema import digest_records, hash64
 from predboard.storage.paths import AnyPath
 from predboard.summaries import Picture, Summary, Text
 from predboard.visualization import events, log_folder, summary_json

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import os
-import posixpath
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,9 +18,17 @@ from pathlib import Path
 from typing import Literal
 
 from predboard.errors import InputError
-from predboard.storage import paths
-from predboard.storage.paths import AnyPath
-from predboard.storage.runs import explain_write_errors, lock_folder
+from predboard.storage.locks import lock_folder
+from predboard.storage.paths import (
+    AnyPath,
+    explain_write_errors,
+    is_same,
+    publish_file,
+    relative_name,
+    resolve_name,
+    staging_dir,
+)
+from predboard.storage.remote import StorageError
 from predboard.summaries import File
 
 RECORD_FILE = ".predboard.json"
@@ -61,7 +68,7 @@ class LogDraft:
     def __init__(self, folder: AnyPath, record: LogRecord, predictions: Sequence[AnyPath]) -> None:
         """Draft files for `folder`, which has those of `record` now; they will show these predictions."""
         self.record = record
-        self.staging = paths.staging_dir(folder) / f".predboard-{os.getpid()}.partial"
+        self.staging = staging_dir(folder) / f".predboard-{os.getpid()}.partial"
         self.events_path = self.staging / "events"  # without `tfevents`, so that TensorBoard does not open it
         self.withdrawn = False
         self._folder = folder
@@ -88,12 +95,12 @@ class LogDraft:
         drafted = [path for path in self.staging.rglob("*") if path.is_file() and path != self.events_path]
         others = sorted(path.relative_to(self.staging).as_posix() for path in drafted)
         old = [name for name in self.record.files if name not in (event_file, *others)]
-        predictions = tuple(_portable_name(self._folder, place) for place in self._predictions)
+        predictions = tuple(relative_name(place, self._folder) for place in self._predictions)
         _write_record(self._folder, LogRecord("", (event_file, *others, *old), predictions))
         for name in others:
             (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
-            paths.publish_file(self.staging / name, self._folder / name)
-        paths.publish_file(self.events_path, self._folder / event_file)
+            publish_file(self.staging / name, self._folder / name)
+        publish_file(self.events_path, self._folder / event_file)
         for name in old:
             (self._folder / name).unlink(missing_ok=True)
             if (parent := (self._folder / name).parent) != self._folder:
@@ -151,7 +158,7 @@ def replace_logs(
         finally:
             shutil.rmtree(draft.staging, ignore_errors=True)
     if draft.withdrawn:
-        (paths.staging_dir(folder) / ".lock").unlink(missing_ok=True)
+        (staging_dir(folder) / ".lock").unlink(missing_ok=True)
         _remove_if_empty(folder)
 
 
@@ -203,7 +210,7 @@ def read_record(folder: AnyPath) -> LogRecord:
         # Whatever somebody wrote into the record, we delete nothing outside the folder.
         inside = [name for name in files if not Path(name).is_absolute() and ".." not in Path(name).parts]
         return LogRecord(str(record["made_from"]), tuple(inside), tuple(map(str, record.get("of", ()))))
-    except paths.StorageError:
+    except StorageError:
         raise
     except (OSError, ValueError, KeyError, TypeError):
         return LogRecord()
@@ -211,9 +218,9 @@ def read_record(folder: AnyPath) -> LogRecord:
 
 def _write_record(folder: AnyPath, record: LogRecord) -> None:
     content = {"made_from": record.made_from, "files": record.files, "of": record.predictions}
-    staging = paths.staging_dir(folder) / f"{RECORD_FILE}.partial"
+    staging = staging_dir(folder) / f"{RECORD_FILE}.partial"
     staging.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
-    paths.publish_file(staging, folder / RECORD_FILE)
+    publish_file(staging, folder / RECORD_FILE)
 
 
 def moved_predictions(folder: AnyPath, record: LogRecord, predictions: Sequence[AnyPath]) -> list[AnyPath]:
@@ -231,10 +238,8 @@ def moved_predictions(folder: AnyPath, record: LogRecord, predictions: Sequence[
     """
     others = []
     for text in record.predictions:
-        place = paths.parse_path(text)
-        if isinstance(place, Path) and not place.is_absolute():
-            place = (folder.resolve() / text).resolve()
-        if not any(_is_same(place, one) for one in predictions):
+        place = resolve_name(text, folder)
+        if not any(is_same(place, one) for one in predictions):
             others.append(place)
     if existing := next(filter(_has_steps, others), None):
         raise InputError(
@@ -244,30 +249,12 @@ def moved_predictions(folder: AnyPath, record: LogRecord, predictions: Sequence[
     return others
 
 
-def _is_same(one: AnyPath, other: AnyPath) -> bool:
-    if isinstance(one, Path) and isinstance(other, Path):
-        with contextlib.suppress(OSError):  # one of them is missing
-            return one.samefile(other)
-    return one.resolve() == other.resolve()
-
-
 def _has_steps(predictions: AnyPath) -> bool:
     """Return whether predictions are there, also if we may not look."""
     try:
         return predictions.is_dir() and any(True for _ in predictions.glob("step=*"))
-    except (PermissionError, paths.StorageError):
+    except (PermissionError, StorageError):
         return True
-
-
-def _portable_name(folder: AnyPath, predictions: AnyPath) -> str:
-    """Return how the record names predictions: relative to the log folder where that is possible."""
-    target, base = predictions.resolve(), folder.resolve()
-    if isinstance(target, Path) and isinstance(base, Path):
-        with contextlib.suppress(ValueError):  # on another drive of Windows
-            return Path(os.path.relpath(target, base)).as_posix()
-    if str(target).split("/")[:3] == str(base).split("/")[:3]:  # the same bucket
-        return posixpath.relpath(str(target), str(base))
-    return str(target)
 
 
 def _sync_and_hash(path: Path) -> str:

@@ -15,9 +15,9 @@ from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX
 from predboard.drawing.tiles import MIN_SOURCE_SIDE_PX, TileText, draw_sprite, draw_tile, fit_picture
 from predboard.images import decode, sources
 from predboard.parallel import pool as workers
-from predboard.storage import paths, runs
-from predboard.storage.paths import AnyPath
-from predboard.storage.runs import Step
+from predboard.storage.paths import AnyPath, is_uri
+from predboard.storage.remote import MAX_CONNECTIONS
+from predboard.storage.runs import Step, read_values
 from predboard.summaries import EncodedImages, Projector, Summary, Tiles
 from predboard.visualization import events
 
@@ -53,7 +53,7 @@ class SourceImages:
         self._thumbnails: dict[int, dict[int, bytes | None]] = {number: {} for number in self._steps}
         self._lock = threading.Lock()
         self._pool, self._drawing = pool, _Drawing(self)
-        self._connections = threading.BoundedSemaphore(paths.MAX_CONNECTIONS)  # of all tiles that are drawn at once
+        self._connections = threading.BoundedSemaphore(MAX_CONNECTIONS)  # of all tiles that are drawn at once
 
     def __reduce__(self) -> tuple[type[Self], tuple[tuple[Step, ...], AnyPath | None]]:
         """For another process: without what is known of parts, which may be many and hold nothing but thumbnails."""
@@ -95,7 +95,7 @@ class SourceImages:
         """Pictures as tiles show them, None for one that is nowhere, and whether each has its own pixels."""
         of = [(self._of(step), row, ref) for row, ref in zip(ids, refs, strict=True)]
         if self._far(step, refs):  # each costs a round trip, so they are opened side by side
-            yield from workers.ordered_map(lambda picture: self._fitted(*picture), of, paths.MAX_CONNECTIONS)
+            yield from workers.ordered_map(lambda picture: self._fitted(*picture), of, MAX_CONNECTIONS)
         else:
             yield from (self._fitted(*picture) for picture in of)
 
@@ -127,7 +127,7 @@ class SourceImages:
             return picture
 
         far = self._far(step, (str(ref or "") for _, ref in points))
-        threads, few = (paths.MAX_CONNECTIONS, 1) if far else (threads, SPRITE_TASK_IMAGES)
+        threads, few = (MAX_CONNECTIONS, 1) if far else (threads, SPRITE_TASK_IMAGES)
         some = (points[at : at + few] for at in range(0, len(points), few))
         drawn = [one for ones in workers.ordered_map(lambda them: [*map(small, them)], some, threads) for one in ones]
         return (events.encode_jpeg(draw_sprite(drawn, side)) if any(drawn) else b""), side
@@ -137,7 +137,7 @@ class SourceImages:
 
     def _far(self, step: int, refs: Iterable[str]) -> bool:
         """Whether any of the pictures is in storage."""
-        return paths.is_uri(self._root_of(step)) or any(map(paths.is_uri, refs))
+        return is_uri(self._root_of(step)) or any(map(is_uri, refs))
 
     def _of(self, step: int) -> int:
         return step if self._shared is None else self._shared
@@ -173,7 +173,7 @@ class SourceImages:
             kept = self._thumbnails[step]
             if row not in kept:
                 wanted = (self._expected[step] | {row}) - kept.keys()
-                kept.update(dict.fromkeys(wanted) | runs.read_values(self._steps[step], wanted, "thumbnail"))
+                kept.update(dict.fromkeys(wanted) | read_values(self._steps[step], wanted, "thumbnail"))
             return kept[row]
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from predboard.predictions.table import Run
+from predboard.predictions.schema import Run
 from predboard.summaries import Metric, Metrics, Scalar
 
 SUMMARY_FORMAT = 1

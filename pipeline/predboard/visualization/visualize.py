@@ -20,11 +20,10 @@ from predboard.formatting import plural
 from predboard.images import decode
 from predboard.parallel import pool as workers
 from predboard.parallel import ray_cluster
-from predboard.predictions.table import digest_records, hash64
-from predboard.storage import paths
-from predboard.storage import runs as store
-from predboard.storage.paths import AnyPath
-from predboard.storage.runs import Step
+from predboard.predictions.schema import digest_records, hash64
+from predboard.storage.paths import AnyPath, is_inside, is_remote
+from predboard.storage.rows import read_derived_rows
+from predboard.storage.runs import Step, open_run, preflight_path
 from predboard.summaries import File, Metrics, Picture, Pixels, Projector, Scalar, Summary, Text, Tiles
 from predboard.visualization import events, image_pages, leaderboard, log_folder, summary_json
 from predboard.visualization.source_images import SourceImages
@@ -85,7 +84,7 @@ def visualize(
             f"rename it"
         )
     for name, folder in zip(names, config.predictions, strict=True):
-        if paths.is_inside(config.logdir / name, folder):
+        if is_inside(config.logdir / name, folder):
             raise InputError(
                 f"--logdir {config.logdir} would mix logs into the predictions {folder}: name another folder"
             )
@@ -118,7 +117,7 @@ def _visualize_run(
     say: Callable[[str], None],
     pool: workers.ProcessPool,
 ) -> VisualizeResult:
-    steps = store.open_run(predictions)
+    steps = open_run(predictions)
     folder = config.logdir / name
     sheets = {step.step: _sheet(predictions, step.step, say) for step in steps}
     made_from = _made_from(steps, tuple(chosen), config, sheets)
@@ -161,7 +160,7 @@ def _visualize_run(
                     writer.write(step, times[step], summary)
                 bar.update()
             if every is not None:
-                derived = functools.partial(store.read_derived_rows, draft.staging / ROWS_FILE)
+                derived = functools.partial(read_derived_rows, draft.staging / ROWS_FILE)
                 for step, page in image_pages.render_pages(
                     derived, every, with_pictures, pictures, pool.most, writer.size
                 ):
@@ -180,7 +179,7 @@ def _kept(
 ) -> StateCache | None:
     """What is kept of the run's parts; None where it does not pay, or the workers of a cluster may not see it."""
     place = folder / CACHE_FOLDER
-    if config.cache == "never" or (config.engine == "ray" and not isinstance(place, paths.RemotePath)):
+    if config.cache == "never" or (config.engine == "ray" and not is_remote(place)):
         return None
     small = count_logits(part for step in steps for part in step.parts) < CACHE_MIN_LOGITS
     if config.cache == "auto" and small and not place.is_dir():
@@ -207,7 +206,7 @@ def _facts(step: Step, sheet: Pixels | None) -> panels.StepInfo:
 
 def _sheet(run: AnyPath, step: int, say: Callable[[str], None]) -> Pixels | None:
     """What stage one drew of the model's inputs; None if it drew none."""
-    path = store.preflight_path(run, step, ".png")
+    path = preflight_path(run, step, ".png")
     try:
         return decode.to_array(decode.decode_image(path.read_bytes()))
     except FileNotFoundError:

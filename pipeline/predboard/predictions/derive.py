@@ -1,0 +1,105 @@
+"""Computes the derived columns of predictions from their logits, and logits from probabilities.
+
+It works on NumPy arrays alone and knows nothing of files, tables or models.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predboard.errors import InputError
+
+MIN_PROBABILITY = float(np.finfo(np.float32).tiny)
+"""Smallest normal float32, 1.2e-38. Stored probabilities are at least this: their logarithm (-87.3) is finite."""
+
+_SUM_TOLERANCE = 0.02
+"""Largest accepted difference of a row's sum of probabilities from 1: half precision has three digits."""
+
+
+def derive(logits: NDArray[np.float32], label: NDArray[np.integer[Any]]) -> dict[str, NDArray[Any]]:
+    """Compute the derived columns of rows that have logits, in float64 from the logits as they are stored.
+
+    Args:
+        logits: [rows, classes], finite.
+        label: [rows], -1 if unknown.
+
+    Returns:
+        predicted int32, and confidence, loss (NaN where the label is unknown), margin and entropy float32, each [rows].
+
+    >>> derived = derive(np.log(np.array([[1, 3]], np.float32)), np.array([0]))
+    >>> {name: round(float(values[0]), 3) for name, values in derived.items()}
+    {'predicted': 1.0, 'confidence': 0.75, 'loss': 1.386, 'margin': 0.5, 'entropy': 0.562}
+    """
+    rows = np.arange(len(logits))
+    predicted = logits.argmax(axis=1)
+    shifted = logits.astype(np.float64)  # [rows, classes]
+    shifted -= shifted[rows, predicted][:, None]
+    exp = np.exp(shifted)
+    rest = exp.copy()
+    rest[rows, predicted] = 0
+    log_sum = np.log1p(rest.sum(axis=1))  # log1p keeps the losses of confident rows, which log(1 + x) would round to 0
+    confidence = np.exp(-log_sum)
+    known = label >= 0
+    loss = np.where(known, log_sum - shifted[rows, np.where(known, label, 0)], np.nan)
+    loss = np.minimum(loss, np.finfo(np.float32).max)  # logits twice the largest float32 apart still have a finite loss
+    margin = (1 - rest.max(axis=1)) * confidence if logits.shape[1] > 1 else confidence
+    entropy = log_sum - (exp * shifted).sum(axis=1) * confidence  # H = logsumexp(z) - sum p z
+    return {
+        "predicted": predicted.astype(np.int32),
+        "confidence": confidence.astype(np.float32),
+        "loss": loss.astype(np.float32),
+        "margin": margin.astype(np.float32),
+        "entropy": np.maximum(entropy, 0).astype(np.float32),
+    }
+
+
+def to_log_probabilities(probabilities: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float32], int]:
+    """Convert probabilities to logits: the softmax of their logarithms gives the probabilities back.
+
+    Args:
+        probabilities: [rows, classes], at least 0; the sum of each row is 1 within its precision.
+
+    Returns:
+        Natural logarithms, float32 [rows, classes], and how many probabilities were raised to `MIN_PROBABILITY`.
+        NaN stays NaN.
+
+    >>> logarithms, raised = to_log_probabilities(np.array([[0.25, 0.75, 0.0]]))
+    >>> [round(float(value), 3) for value in logarithms[0]], raised
+    ([-1.386, -0.288, -87.337], 1)
+    """
+    p = probabilities.astype(np.float64)
+    return np.log(np.maximum(p, MIN_PROBABILITY)).astype(np.float32), int((p < MIN_PROBABILITY).sum())
+
+
+def to_logits(scores: NDArray[np.floating[Any]], kind: str) -> tuple[NDArray[np.float32], int]:
+    """Convert a model's scores to the column `logits`.
+
+    Args:
+        scores: [rows, classes].
+        kind: `logits` are kept as they are; `probabilities` and `log_probabilities` are stored as logarithms.
+
+    Returns:
+        float32 [rows, classes], and how many probabilities were raised to `MIN_PROBABILITY`. NaN stays NaN.
+
+    Raises:
+        InputError: if the scores are not probabilities: outside 0 to 1, or in a row whose sum is not 1 within 0.02.
+    """
+    if kind == "logits":
+        return scores.astype(np.float32, copy=False), 0
+    wide = scores.astype(np.float64)
+    # Capped at 1, so that too large a logarithm is refused below and does not overflow.
+    p = wide if kind == "probabilities" else np.exp(np.minimum(wide, 1.0))
+    whole = p[~np.isnan(p).any(axis=1)]
+    outside = ((whole < 0) | (whole > 1 + _SUM_TOLERANCE)).any(axis=1)
+    wrong = outside | (np.abs(whole.sum(axis=1) - 1) > _SUM_TOLERANCE)
+    if wrong.any():
+        row = whole[wrong.argmax()]
+        raise InputError(
+            f"a row of {kind.replace('_', ' ')} sums to {row.sum():.4g}, with values from {row.min():.4g} to "
+            f"{row.max():.4g}{' after exp' * (kind == 'log_probabilities')}; expected values from 0 to 1 that sum to "
+            "1: are the scores logits, or is the model multi-label?"
+        )
+    if kind == "probabilities":
+        return to_log_probabilities(scores)
+    return np.maximum(wide, np.log(MIN_PROBABILITY)).astype(np.float32), int((p < MIN_PROBABILITY).sum())

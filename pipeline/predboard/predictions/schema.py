@@ -1,0 +1,264 @@
+"""Defines the table of predictions that connects the two stages: columns, units, footer and version.
+
+It uses Arrow's types and does no I/O; it knows nothing of part files (`storage.parts`), models or TensorBoard.
+`docs/format.md` describes the same contract in enough detail for other programs to write it.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, lru_cache
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from predboard.errors import DamagedError, InputError
+
+FORMAT_VERSION = 1
+
+# name: (type, nullable, meaning). Readers may rely on every column except the two that are marked optional.
+COLUMNS: dict[str, tuple[pa.DataType, bool, str]] = {
+    "id": (pa.int64(), False, "row of the manifest, from 0; ascending and without gaps inside a part"),
+    "key": (pa.int64(), False, "hash of the image ref; joins runs, breaks ties, samples and folds"),
+    "image": (pa.string(), True, "ref of the source image, relative to the footer's root"),
+    "label": (pa.int32(), True, "index of the true class; null if unknown"),
+    "logits": (
+        pa.list_(pa.float32()),
+        True,
+        "[classes] scores before softmax, elements not null; null for a failed row",
+    ),
+    "error": (pa.string(), True, "why this row has no logits; null if it has"),
+    "predicted": (pa.int32(), True, "index of the highest logit; of equal logits, the lowest index"),
+    "confidence": (pa.float32(), True, "softmax probability of `predicted`"),
+    "loss": (pa.float32(), True, "negative log-likelihood of `label`, nats"),
+    "margin": (pa.float32(), True, "probability of `predicted` minus that of the runner-up"),
+    "entropy": (pa.float32(), True, "entropy of the softmax probabilities, nats"),
+    "digest": (pa.int64(), True, "hash of the encoded bytes of the source image"),
+    "width": (pa.int32(), True, "width of the source image, pixels"),
+    "height": (pa.int32(), True, "height of the source image, pixels"),
+    "bytes": (pa.int64(), True, "length of the encoded source image"),
+    "brightness": (pa.float32(), True, "mean luma of the source image, 0 to 1"),
+    "contrast": (pa.float32(), True, "standard deviation of the luma of the source image, 0 to 0.5"),
+    "embedding": (pa.list_(pa.float16()), True, "optional: input of the last linear layer, or output of another"),
+    "thumbnail": (pa.binary(), True, "optional: JPEG of the source image"),
+}
+
+ALL_MANIFEST_COLUMNS = "*"
+"""In a panel's `columns`, stands for every further column that the manifest supplied."""
+
+IMAGE_PROPERTIES = ("width", "height", "bytes", "brightness", "contrast")
+"""Columns that describe the source image."""
+
+
+def hash64(data: bytes | memoryview) -> int:
+    """Return a signed 64-bit hash: the first 8 bytes of BLAKE2b with digest size 8, little-endian (RFC 7693)."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
+
+
+def hash_refs(refs: Iterable[str]) -> NDArray[np.int64]:
+    """Return the `key` of each ref, int64 [rows]: `hash64` of its UTF-8 bytes."""
+    return np.fromiter((hash64(ref.encode("utf-8", "surrogateescape")) for ref in refs), np.int64)
+
+
+def _canonical(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def digest_records(*records: Mapping[str, Any]) -> str:
+    """Return 16 hexadecimal digits that change with any value in the records."""
+    return _digest_texts(map(_canonical, records))
+
+
+def _digest_texts(texts: Iterable[str]) -> str:
+    return hashlib.blake2b("\n".join(texts).encode(), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that determines the numbers of one step, and is therefore equal in all its parts.
+
+    It is stored as JSON in the footer of each part.
+    """
+
+    classes: tuple[str, ...]
+    model: str
+    step: int = 0
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    code: str = ""
+    """Digest of the model's source file; empty if there is none."""
+    weights: str = ""
+    """Digest of the weights."""
+    transform: Mapping[str, Any] = field(default_factory=dict)
+    """Preprocessing of the images; the fields are those of `predboard infer`."""
+    precision: str = "fp32"
+    root: str = ""
+    """Folder that the image refs are relative to."""
+    shard_size: int = 4096
+    embedding: int = 0
+    """Length of an embedding; 0 if there are none."""
+    embedding_layer: str = ""
+    """Layer whose output is the embedding; empty if it is the input of the last linear layer."""
+    thumbnails: int = 0
+    """Longest side of a thumbnail, pixels; 0 if there are none."""
+    scores: str = "logits"
+    """Content of the column `logits`: `logits`, or `log_probabilities` if the model ends in a softmax."""
+    format: int = FORMAT_VERSION
+
+    @property
+    def origin(self) -> str:
+        """Where the images came from, for messages: the dataset, else the folder; empty if neither is known."""
+        return str(self.transform.get("dataset") or self.root)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that are equal in all parts of one step."""
+        return digest_records(asdict(self))
+
+    def difference(self, other: Self) -> tuple[str, str, str] | None:
+        """Return the first field in which two runs differ, with its value in this and the other; None if equal.
+
+        >>> Run(("cat", "dog"), "net.py:build").difference(Run(("cat", "dog"), "net.py:build", precision="bf16"))
+        ('precision', 'fp32', 'bf16')
+        """
+
+        def flatten(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+            values: dict[str, Any] = {}
+            for name, value in record.items():
+                # An empty argument such as block={} is still a value.
+                nested = isinstance(value, Mapping) and (value or not prefix)
+                values.update(flatten(value, f"{prefix}{name}.") if nested else {prefix + name: value})
+            return values
+
+        if self.fingerprint == other.fingerprint:
+            return None
+        if self.classes != other.classes:
+            if len(self.classes) != len(other.classes):
+                return "classes", f"{len(self.classes)} names", f"{len(other.classes)} names"
+            return ("classes", *next((a, b) for a, b in zip(self.classes, other.classes, strict=True) if a != b))
+        mine, theirs = (flatten(json.loads(_canonical(asdict(run)))) for run in (self, other))
+        for name in {**mine, **theirs}:
+            value, other_value = mine.get(name, "not given"), theirs.get(name, "not given")
+            if value != other_value:
+                return name, str(value), str(other_value)
+        return None
+
+
+@dataclass(frozen=True)
+class Part:
+    """The facts about one part file alone. They are stored as JSON in its footer."""
+
+    start: int
+    stop: int
+    """Rows of the manifest: start <= id < stop."""
+    manifest_digest: str
+    """Digest of the refs, labels and further columns of these rows of the manifest."""
+    manifest_rows: int
+    """Length of the whole manifest when the part was written."""
+    content_digest: str
+    """Digest of ids, logits and errors: equal in two parts with the same predictions."""
+    started: float = 0.0
+    finished: float = 0.0
+    """Seconds since 1970."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Where the time went, by the names in `storage.timing`."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Checkpoint file, device, batch size and software versions: informative, without effect on validity."""
+    clipped: int = 0
+    """Number of probabilities below `MIN_PROBABILITY` that were raised to it."""
+
+
+def encode_footer(run: Run, part: Part) -> dict[str, str]:
+    """Return the key-value metadata of a part file."""
+    records = asdict(run), asdict(part)
+    return {
+        "predboard.run": _canonical(records[0]),
+        "predboard.part": _canonical(records[1]),
+        "predboard.digest": digest_records(*records),
+    }
+
+
+def read_footer(metadata: Mapping[bytes, bytes] | None, where: str) -> tuple[Run, Part]:
+    """Read `Run` and `Part` from the key-value metadata of a file; `where` names the file in errors.
+
+    The digest is computed in the same way in every format, so that damage is never mistaken for a newer format.
+
+    Raises:
+        InputError: if the file has no predboard records, or they have a newer format.
+        DamagedError: if the records are damaged.
+    """
+    metadata = metadata or {}
+    if not any(key.startswith(b"predboard.") for key in metadata):
+        raise InputError(
+            f"{where} contains no predictions (its footer has no predboard record): run `predboard infer` first"
+        )
+    try:
+        run, canonical = _run_record(metadata[b"predboard.run"])
+        part = json.loads(metadata[b"predboard.part"])
+        version = int(run["format"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedError(
+            f"{where} is damaged (its footer cannot be read: {error}): re-run the command that wrote it"
+        ) from error
+    expected = metadata.get(b"predboard.digest", b"").decode("ascii", "replace")
+    if _digest_texts((canonical, _canonical(part))) != expected:
+        raise DamagedError(
+            f"{where} is damaged (its footer does not match its digest): re-run the command that wrote it"
+        )
+    if version > FORMAT_VERSION:
+        raise InputError(
+            f"{where} has format {version}, but this predboard reads formats up to {FORMAT_VERSION}: upgrade predboard"
+        )
+    try:
+        return _decode_run(metadata[b"predboard.run"]), Part(**part)
+    except (TypeError, KeyError) as error:
+        raise InputError(
+            f"the footer of {where} does not have the fields of format {FORMAT_VERSION}: {error}"
+        ) from error
+
+
+@lru_cache(8)
+def _run_record(text: bytes) -> tuple[dict[str, Any], str]:
+    """Parse the run's JSON, which is the same text in all parts of a step, once; also return its canonical form."""
+    record: dict[str, Any] = json.loads(text)
+    return record, _canonical(record)
+
+
+@lru_cache(8)
+def _decode_run(text: bytes) -> Run:
+    record, _ = _run_record(text)
+    return Run(**{**record, "classes": tuple(record["classes"])})
+
+
+def part_schema(run: Run, manifest_columns: pa.Schema | None = None) -> pa.Schema:
+    """Return the Arrow schema of a part: the fixed columns, then the manifest's further columns."""
+    fields = []
+    for name, (type_, nullable, _) in COLUMNS.items():
+        if (name == "embedding" and not run.embedding) or (name == "thumbnail" and not run.thumbnails):
+            continue
+        sizes = {"logits": len(run.classes), "embedding": run.embedding}
+        if name in sizes:  # elements that cannot be null are read 1.5 times as fast
+            type_ = pa.list_(pa.field("element", type_.value_type, nullable=False), sizes[name])
+        fields.append(pa.field(name, type_, nullable))
+    return pa.schema(fields + list(manifest_columns or ()))
+
+
+def rename_reserved_columns(names: Sequence[str]) -> list[str]:
+    """Prefix `manifest_` to the names of manifest columns that the format uses itself.
+
+    `step` is reserved as well: pandas and Arrow read the names of the step folders as a column of this name.
+
+    >>> rename_reserved_columns(["width", "country", "manifest_width", "step"])
+    ['manifest_manifest_width', 'country', 'manifest_width', 'manifest_step']
+    """
+    taken = {*COLUMNS, "step", *names}
+    renamed = []
+    for name in names:
+        if name in COLUMNS or name == "step":
+            while name in taken:
+                name = f"manifest_{name}"
+            taken.add(name)
+        renamed.append(name)
+    return renamed

@@ -1,0 +1,114 @@
+"""Writes and reads `rows.parquet`, the derived rows of all steps. It knows nothing of how they are derived."""
+
+import functools
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from predboard.parallel.pool import ordered_map
+from predboard.predictions.derived_rows import DerivedRows
+from predboard.storage.paths import AnyPath
+
+DERIVED_GROUP_ROWS = 2**14
+"""Smallest number of rows in a row group of `rows.parquet`, where a step has as many; readers hold one in memory."""
+
+
+class DerivedRowsWriter:
+    """Writes `rows.parquet`: a line for every row of every step, about 100 bytes each.
+
+    A row group has rows of one step; it is written on a thread while the next one is collected.
+    """
+
+    def __init__(self, path: AnyPath) -> None:
+        """Prepare to write; the file is created with the first rows, which determine its columns."""
+        self._path = path
+        self._writer: pq.ParquetWriter | None = None
+        self._waiting: list[pa.RecordBatch] = []
+        self._thread = ThreadPoolExecutor(1)
+        self._written: Future[None] | None = None
+        """The last group, which may still be being written."""
+
+    def write(self, rows: DerivedRows) -> None:
+        """Write the rows of a part; all rows of a step before those of the next."""
+        if not len(rows):
+            return
+        batch = rows.batch
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(
+                self._path,
+                batch.schema,
+                compression="zstd",
+                use_dictionary=[f.name for f in batch.schema if f.name != "image" and _is_text(f.type)],
+                column_encoding=dict.fromkeys(_delta_columns(batch.schema), "DELTA_BINARY_PACKED"),
+                write_statistics=[
+                    f.name for f in batch.schema if not (pa.types.is_nested(f.type) or pa.types.is_dictionary(f.type))
+                ],
+                write_page_checksum=True,
+            )
+        elif batch.schema != self._writer.schema:  # of another step, with other columns of the manifest
+            columns = [
+                batch.column(f.name) if f in list(batch.schema) else pa.nulls(len(batch), f.type)
+                for f in self._writer.schema
+            ]
+            batch = pa.RecordBatch.from_arrays(columns, schema=self._writer.schema)
+        if self._waiting and _step_number(batch) != _step_number(self._waiting[0]):
+            self._flush()
+        self._waiting.append(batch)
+        if sum(map(len, self._waiting)) >= DERIVED_GROUP_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        self._finish_group()
+        if self._writer is not None and waiting:
+            table = pa.Table.from_batches(waiting)
+            self._written = self._thread.submit(self._writer.write_table, table, row_group_size=len(table))
+
+    def _finish_group(self) -> None:
+        """Wait until the last group is written; raises what writing it raised."""
+        written, self._written = self._written, None
+        if written is not None:
+            written.result()
+
+    def close(self) -> None:
+        """Finish the file."""
+        try:
+            self._flush()
+            self._finish_group()
+        finally:
+            self._thread.shutdown()
+            if self._writer is not None:
+                self._writer.close()
+
+
+def _step_number(batch: pa.RecordBatch) -> int:
+    return int(batch.column("step")[0].as_py())
+
+
+def _is_text(type_: pa.DataType) -> bool:
+    """Return whether a column has texts, which may repeat; dictionaries of numbers are slower and no smaller."""
+    return bool(pa.types.is_dictionary(type_) or pa.types.is_string(type_) or pa.types.is_large_string(type_))
+
+
+def _delta_columns(schema: pa.Schema) -> list[str]:
+    """Return the integer columns but hashes, which as differences are a fifth smaller and faster to write."""
+    return [
+        "top_class.list.element",
+        *(f.name for f in schema if pa.types.is_integer(f.type) and f.name not in ("key", "digest")),
+    ]
+
+
+def read_derived_rows(path: AnyPath) -> Iterator[tuple[int, DerivedRows]]:
+    """Iterate over (step, rows) in the order of the file, a bounded number of rows at a time.
+
+    Nothing comes of a file that does not exist, because no rows were written to it.
+    """
+    if not path.exists():
+        return
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        read = functools.partial(file.read_row_group, use_threads=False)
+        for table in ordered_map(read, range(file.num_row_groups), 1):  # each has rows of one step
+            for batch in table.to_batches():
+                yield _step_number(batch), DerivedRows(batch)
