@@ -53,6 +53,8 @@ DOORS: dict[str, set[str]] = {
         "inference.forward",
         "inference.infer",
         "inference.preflight",
+        "inference.preflight_probe",
+        "inference.preflight_report",
         "inference.worker",
         "ingest.array_files",
         "models",

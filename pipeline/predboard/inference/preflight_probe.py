@@ -1,0 +1,196 @@
+"""Decode a sample of images and send it through a model, by the given preprocessing or another.
+
+It knows nothing of reports, and does not judge what comes out.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from predboard.images import decode
+from predboard.images.loader import image_size
+from predboard.inference.alternatives import Scaling, Sides
+from predboard.inference.forward import BatchLimit, Normalizer, compute_outputs
+from predboard.inference.worker import Job
+from predboard.models.network import Network
+from predboard.predictions.derive import to_logits
+
+_CHUNK_ROWS = 8
+"""Images that a thread decodes before it takes the next task."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Decoded images of the manifest, with their labels."""
+
+    ids: NDArray[np.int64]
+    """[images] row of the manifest."""
+    pixels: NDArray[Any]
+    """uint8 [images, height, width, channels], or float32 [images, channels, height, width]."""
+    label: NDArray[np.int64]
+    """[images], -1 if unknown."""
+    sizes: tuple[tuple[int, int], ...]
+    """Width and height in pixels of each picture file before any preprocessing, as far as they are known."""
+    failed: int
+    """Images that could not be read; they are not in the arrays."""
+    seconds: float
+    """Duration of decoding."""
+
+    @property
+    def decoded_per_second(self) -> float:
+        """Images per second, by all threads."""
+        return (len(self.ids) + self.failed) / self.seconds
+
+    @property
+    def are_files(self) -> bool:
+        """Whether the pixels are uint8, which preprocessing flags apply to."""
+        return self.pixels.dtype == np.uint8
+
+
+def decode_sample(job: Job, rows: Sequence[int], classes: int) -> Sample:
+    """Decode these rows of the manifest; a label that is not one of the `classes` is unknown."""
+    began = time.perf_counter()
+    chunks = ((None, rows[at : at + _CHUNK_ROWS]) for at in range(0, len(rows), _CHUNK_ROWS))
+    stream = replace(job.loader, thumbnail=0).stream(chunks, job.like, job.threads, 2 * job.threads)
+    loaded = [row for _, chunk in stream for row in chunk]
+    seconds = time.perf_counter() - began
+    good = [(i, row) for i, row in zip(rows, loaded, strict=True) if row.pixels is not None]
+    # A dataset's item may have a label of its own.
+    label = [int(job.loader.manifest.label[i]) if row.label is None else row.label for i, row in good] or [-1]
+    return Sample(
+        ids=np.array([i for i, _ in good], np.int64),
+        pixels=np.stack([row.pixels for _, row in good if row.pixels is not None] or [job.like]),
+        label=np.array([c if c < classes else -1 for c in label], np.int64),
+        sizes=tuple((p.width, p.height) for _, row in good if (p := row.properties) is not None),
+        failed=len(loaded) - len(good),
+        seconds=seconds,
+    )
+
+
+@dataclass(frozen=True)
+class ValueRange:
+    """The range of a sample's pixel values, and the scaling that the model's input went through.
+
+    Floats go to the model unchanged, so for them the given scaling only undoes the division by the range.
+    """
+
+    top: float
+    """Values lie between 0 and this, 1 or 255, if `unit`."""
+    unit: bool
+    """Whether dividing by `top` gives values between 0 and 1; floats may be scaled already."""
+    given: Scaling
+
+    @classmethod
+    def of_sample(cls, pixels: NDArray[Any], like: NDArray[Any], transform: dict[str, Any]) -> "ValueRange":
+        """Measure the range of `pixels`; `like` is one picture, `transform` the run's record of its preprocessing."""
+        top, unit = 255.0, True
+        if pixels.dtype == np.uint8:
+            mean, std = transform["mean"], transform["std"]
+        else:
+            low, high = float(pixels.min()), float(pixels.max())
+            unit = low >= 0 and high <= 255
+            top = 255.0 if unit and high > 2 else 1.0
+            mean, std = 0.0, 1 / top
+        ones = np.ones(image_size(like)[2])
+        given = Scaling(transform.get("channels") == "bgr", tuple((mean * ones).tolist()), tuple((std * ones).tolist()))
+        return cls(top, unit, given)
+
+    def moments(self, pixels: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return mean and standard deviation of each channel of the values between 0 and 1, each [channels]."""
+        total = squares = np.zeros(1)
+        for picture in pixels:  # one at a time: all of them in float64 would be 2 GB
+            last = picture if picture.dtype == np.uint8 else np.moveaxis(picture, 0, 2)
+            values = last.astype(np.float64) / self.top
+            total = total + values.mean((0, 1)) / len(pixels)
+            squares = squares + (values**2).mean((0, 1)) / len(pixels)
+        return total, np.sqrt(np.maximum(squares - total**2, 0))
+
+
+class Probe:
+    """A model on a device, and the means to send pictures through it by any scaling.
+
+    Attributes:
+        limit: rows that go through the model at a time; fewer than asked if the device's memory was not enough.
+        training: names of the modules that say they are in train mode.
+        inferred_per_second: images per second of the first call, without its first batch; 0 before.
+    """
+
+    def __init__(
+        self, job: Job, device: torch.device, module: torch.nn.Module, values: ValueRange, limit: BatchLimit
+    ) -> None:
+        self._job, self._device, self._values = job, device, values
+        self._network = Network(module, device, job.config.precision, embeddings=False)
+        self.limit = limit
+        self.training = [name or "the model itself" for name, m in module.named_modules() if m.training]
+        self.inferred_per_second = 0.0
+
+    def prepare(self, pixels: NDArray[Any], scaling: Scaling) -> torch.Tensor:
+        """Return float32 [rows, channels, height, width] on the device, as the model would get it by this scaling."""
+        given = self._values.given
+        reverse = scaling.bgr != given.bgr
+        if pixels.dtype == np.uint8:
+            pixels = np.ascontiguousarray(pixels[..., ::-1]) if reverse else pixels
+        elif scaling != given:
+            mean, std = _channel_columns(scaling)
+            turned = pixels[:, ::-1] if reverse else pixels
+            pixels = np.ascontiguousarray(turned / np.float32(self._values.top) - mean) / std
+        return Normalizer(self._device, scaling.mean, scaling.std)(pixels)
+
+    def logits(
+        self, pixels: NDArray[Any], scaling: Scaling | None = None, limit: BatchLimit | None = None
+    ) -> NDArray[np.float32]:
+        """Return the logits of pictures [rows, classes], by the given scaling unless told otherwise."""
+        prepare = partial(self.prepare, scaling=scaling or self._values.given)
+        size, batches, began = self._job.batch_size, [], time.perf_counter()
+        for start in range(0, len(pixels), size):
+            outputs, _ = compute_outputs({0: self._network}, prepare, pixels[start : start + size], limit or self.limit)
+            batches.append(outputs[0][0].cpu().numpy())
+            if start == 0 and len(pixels) > size:
+                began = time.perf_counter()  # the first batch warms up
+        if not self.inferred_per_second:
+            counted = len(pixels) - size if len(pixels) > size else len(pixels)
+            self.inferred_per_second = counted / max(time.perf_counter() - began, 1e-6)
+        return to_logits(np.concatenate(batches), self._job.config.scores)[0]
+
+    def right_at(self, sides: Sides, ids: NDArray[np.int64], label: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Tell which rows of the manifest are right at another resize and crop: [rows] bool.
+
+        A model that rejects pictures of that size was not trained on them, so none is right.
+        """
+        resize, crop = sides
+        job = self._job
+        loader = replace(job.loader, thumbnail=0, shape=replace(job.loader.shape, resize=resize, crop=crop))
+        stream = loader.stream(((None, [i]) for i in ids.tolist()), None, job.threads, 2 * job.threads)
+        pixels = [row.pixels for _, (row,) in stream]
+        if len({p.shape if p is not None else None for p in pixels}) > 1 or not pixels or pixels[0] is None:
+            return np.zeros(len(ids), bool)
+        fewer = max(1, job.batch_size * job.like.size // pixels[0].size)
+        try:
+            logits = self.logits(
+                np.stack([p for p in pixels if p is not None]), limit=BatchLimit(fewer, self._device, lambda _: None)
+            )
+        except Exception:  # whatever a model raises for pictures that it was not made for
+            return np.zeros(len(ids), bool)
+        return np.asarray(logits.argmax(axis=1) == label)
+
+    def previews(self, pixels: NDArray[Any]) -> list[Image.Image]:
+        """Return pictures as the model gets them, scaled back to what a person can look at."""
+        x = self.prepare(pixels, self._values.given).cpu().numpy()
+        if self._values.unit:
+            mean, std = _channel_columns(self._values.given)
+            back = np.clip(np.rint((x * std + mean) * 255), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+            x = back[..., ::-1] if self._values.given.bgr else back
+        return [decode.make_preview(one, self._job.loader.bands).convert("RGB") for one in x]
+
+
+def _channel_columns(scaling: Scaling) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return mean and std as float32 [1, channels, 1, 1]."""
+    mean, std = (np.array(values, np.float32).reshape(1, -1, 1, 1) for values in (scaling.mean, scaling.std))
+    return mean, std
