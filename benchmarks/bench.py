@@ -26,7 +26,7 @@ from predboard.images import decode as images
 from predboard.images import sources
 from predboard.images.loader import Loader
 from predboard.inference.infer import infer
-from predboard.parallel import pool
+from predboard.parallel.threads import ordered_map, worker_count
 from predboard.predictions.schema import Run
 from predboard.storage.runs import open_run
 
@@ -83,7 +83,7 @@ def loader(folder: Path) -> None:
             return sum(row.pixels is not None for row in loader.chunk(rows, None))
 
         rows = [list(range(i, min(i + 8, len(refs)))) for i in range(0, len(refs), 8)]
-        assert sum(pool.ordered_map(load, rows, pool.worker_count(0))) == len(refs)
+        assert sum(ordered_map(load, rows, worker_count(0))) == len(refs)
 
     def usual(kernel: Image.Resampling) -> None:
         data = Usual(folder / "photos", refs, kernel)
@@ -93,7 +93,7 @@ def loader(folder: Path) -> None:
         def load(chunk: list[str]) -> int:
             return sum(Image.open(folder / "photos" / ref).load() is not None for ref in chunk)
 
-        assert sum(pool.ordered_map(load, chunks, pool.worker_count(0))) == len(refs)
+        assert sum(ordered_map(load, chunks, worker_count(0))) == len(refs)
 
     bilinear = images.DecodeOptions(256, 224, "bilinear", only_crop=True)
     bicubic = images.DecodeOptions(256, 224, "bicubic")
@@ -243,7 +243,7 @@ def peak(folder: Path) -> None:
         listed.write_text("path\n" + "".join(f"{refs[i % len(refs)]}\n" for i in range(rows)))
         done = subprocess.run(
             [sys.executable, "-c", _PEAK, listed, model, folder / f"out{rows}"],
-            env={**os.environ, "PYTHONPATH": str(toy.ROOT)},
+            env={**os.environ, "PYTHONPATH": toy.PYTHONPATH},
             stdout=subprocess.PIPE,
             check=True,
         )
@@ -254,7 +254,7 @@ def peak(folder: Path) -> None:
 def main() -> None:
     """All of them, or those that are named."""
     named = sys.argv[1:]
-    print(f"{pool.worker_count(0)} processors, load {os.getloadavg()[0]:.1f}: the figures are worth little above 1")
+    print(f"{worker_count(0)} processors, load {os.getloadavg()[0]:.1f}: the figures are worth little above 1")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for bench in (loader, compute, checkpoints, write, peak):

@@ -17,6 +17,7 @@ from predboard import infer, open_predictions
 from predboard.config import InferConfig
 from predboard.inference import dispatch
 from predboard.parallel import ray_cluster
+from predboard.parallel.ray_workers import RayWorkers
 from predboard.parallel.scheduler import Finished, Progress, Ready, Scheduler
 from predboard.storage import shards
 from predboard.storage.shards import Task
@@ -99,22 +100,22 @@ def many_parts(folder: Path, line: Line, parts: int = 10_000) -> None:
     )
 
 
-def nothing(orders: Callable[[], Any], tell: Callable[[object], object], _: Callable[[Any], Any]) -> None:
+def nothing(_: Any, load_job: Callable[[], Any], receive: Callable[[], Any], send: Callable[[object], object]) -> None:
     """A worker that reads ahead two tasks and says of each that it is done."""
-    orders(), orders()
+    load_job()
     hand: list[Task] = []
     more = True
     while more or hand:
         if more and len(hand) < 2:
-            tell(Ready(not hand))
-            task = orders()
+            send(Ready(not hand))
+            task = receive()
             more = task is not None or bool(hand)
             hand += [] if task is None else [task]
             if task is not None:
                 continue
         if hand:
-            tell(Progress(1000, 0, hand.pop(0)))
-    tell(Finished({}))
+            send(Progress(1000, 0, hand.pop(0)))
+    send(Finished({}))
 
 
 def hundred_thousand(_: Path, line: Line, parts: int = 100_000) -> None:
@@ -130,7 +131,7 @@ def hundred_thousand(_: Path, line: Line, parts: int = 100_000) -> None:
 
     tasks = shards.plan_tasks({0: {shard: shard.ids for shard in shards.plan_shards(parts * 1000, 1000)}}, 1)
     with toy.small_ray():
-        host = ray_cluster.RayActors(nothing, ray_cluster.ActorShape(2, 0, 1, 0), "cpu", None, None, print)
+        host = RayWorkers(nothing, ray_cluster.ActorShape(2, 0, 1, 0), "cpu", None, None, print)
         crew: Scheduler[Task] = Scheduler(host, tasks, wrote, print, str, lambda task, _: (task.rows, task.rows))
         began = time.perf_counter()
         crew.run(2)

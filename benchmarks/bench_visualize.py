@@ -22,7 +22,8 @@ from predboard import VisualizeConfig, panels, visualize
 from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX
 from predboard.evaluation.cache import StateCache, state_versions
 from predboard.evaluation.fold import fold_steps, measure_run
-from predboard.parallel import pool as workers
+from predboard.parallel.executor import LocalExecutor
+from predboard.parallel.pool import ProcessPool
 from predboard.predictions.schema import Part, Run
 from predboard.predictions.table import Predictions
 from predboard.storage import shards
@@ -150,9 +151,14 @@ def rerun(folder: Path, line: Callable[[str, float, str], None]) -> None:
     few, chosen, states = replace(whole, parts=whole.parts[:100]), panels.choose(()), folder / "states"
 
     def passed(step: Step) -> None:
-        with workers.ProcessPool(2) as pool:
+        with ProcessPool(2) as pool:
             measure_run(
-                (step,), chosen, pool, folder / "rows", keep=True, kept=StateCache(states, state_versions(chosen))
+                (step,),
+                chosen,
+                LocalExecutor(pool),
+                folder / "rows",
+                keep=True,
+                kept=StateCache(states, state_versions(chosen)),
             )
 
     ratios = []
@@ -201,8 +207,8 @@ def two(folder: Path, line: Callable[[str, float, str], None]) -> None:
     chosen = panels.choose(())
 
     def passed(processes: int) -> None:
-        with workers.ProcessPool(processes) as pool:
-            fold_steps((step,), chosen, pool)
+        with ProcessPool(processes) as pool:
+            fold_steps((step,), chosen, LocalExecutor(pool))
 
     one, both = medians(lambda: passed(1), lambda: passed(2))
     line("the pass over 200,000 rows × 1,000 by two processes, over one", one / both, "at least 1.4")

@@ -264,7 +264,7 @@ def predboard(
     return subprocess.run(
         [sys.executable, "-m", "predboard", *map(str, arguments)],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": PYTHONPATH},
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -276,7 +276,7 @@ def predboard(
 
 
 class Folded:
-    """A function for `workers.ProcessPool.fold`, which keeps what it was given."""
+    """A function for `ProcessPool.fold` that collects the items it was given."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self.function, self.given = function, list[Any]()
@@ -285,7 +285,7 @@ class Folded:
         self.given.append(item)
         return self.function(item)
 
-    def rest(self) -> list[Any]:
+    def drain(self) -> list[Any]:
         return self.given
 
 
@@ -382,7 +382,7 @@ def small_ray() -> Iterator[None]:
             _temp_dir=folder,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
+            runtime_env={"env_vars": {"PYTHONPATH": PYTHONPATH}},
         )
         try:
             yield

@@ -23,7 +23,7 @@ from predboard import config, panels
 from predboard.cli import main
 from predboard.config import BoardConfig, InferConfig, InspectConfig, VisualizeConfig
 from predboard.errors import InputError
-from predboard.parallel import pool as workers
+from predboard.parallel.pool import ProcessPool
 from predboard.predictions import schema
 from predboard.predictions.schema import FORMAT_VERSION
 from predboard.storage.parts import open_part
@@ -609,13 +609,13 @@ def test_another_process_starts_before_the_imports_where_there_is_much_to_do(
     command: Callable[..., Outcome], place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[int] = []
-    start = workers.ProcessPool.start
+    start = ProcessPool.start
 
-    def seen(pool: workers.ProcessPool, count: int) -> None:
+    def seen(pool: ProcessPool, count: int) -> None:
         begun.append(count)
         start(pool, count)
 
-    monkeypatch.setattr(workers.ProcessPool, "start", seen)
+    monkeypatch.setattr(ProcessPool, "start", seen)
     flags = ["visualize", place.out, "--panels", "glance", "--workers", 2, "--logdir"]
     assert command(*flags, place.folder / "one")[0] == 0
     assert 2 not in begun

@@ -153,8 +153,8 @@ def test_a_worker_that_is_killed_is_named_and_the_others_do_its_parts(place: Pat
         _config(place, device="cpu,cpu", preflight=0, model_args={"kill": str(place / "killed")}), said.append
     )
     (line,) = [line for line in said if "was killed" in line]
-    assert line.startswith("worker ") and " (cpu) was killed by SIGKILL; parts it had begun: " in line
-    assert line.endswith("; the others do them")
+    assert line.startswith("worker ") and " (cpu) was killed by SIGKILL; unfinished parts: " in line
+    assert line.endswith("; the other workers take over")
     assert (outcome.complete, outcome.written >= ROWS) == (True, True)
     pd.testing.assert_frame_equal(_frame(place / "out"), _frame(place / "alone"), rtol=1e-5, atol=1e-6)
     assert _left(place / "out") == []
@@ -171,7 +171,7 @@ def test_where_all_workers_die_the_command_says_so_and_the_next_run_completes(
     flags += ["--model-args", f"kill={place / 'killing'}"]
     assert main.run(flags) == 1
     said = capfd.readouterr().err
-    assert "nobody is left to do them" in said
+    assert "no worker is left" in said
     assert "not all of the 45 rows are there: run the same command again" in said
     before = {p: p.stat().st_mtime_ns for p in (place / "out").glob("*/*.parquet")}
     assert 0 < len(before) < -(-ROWS // SHARD)
@@ -185,10 +185,7 @@ def test_what_a_worker_meets_is_raised_here_and_no_worker_is_left(place: Path) -
     with pytest.raises(RuntimeError, match=r"worker [12] \(cpu\): Traceback[\s\S]*MemoryError: enough"):
         infer(_config(place, device="cpu,cpu", preflight=0, model_args={"raises": "enough"}))
     assert _left(place / "out") == []
-    assert (
-        subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", "predboard.inference.dispatch"], check=False).returncode
-        == 1
-    )
+    assert subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", "run_worker"], check=False).returncode == 1
 
 
 def test_bad_input_that_a_worker_meets_is_one_line(place: Path) -> None:

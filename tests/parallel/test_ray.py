@@ -21,6 +21,7 @@ from predboard import InferConfig, VisualizeConfig, infer, open_predictions, vis
 from predboard.cli import main
 from predboard.errors import InputError
 from predboard.parallel import ray_cluster
+from predboard.parallel.ray_workers import RayWorkers
 from predboard.parallel.scheduler import Finished, Progress, Ready, Scheduler
 from predboard.storage import shards
 from predboard.storage.inspection import inspect
@@ -122,7 +123,7 @@ def test_two_actors_give_the_rows_of_one_process(place: Path) -> None:
     said: list[str] = []
     outcome = infer(_on_ray(place), said.append)
     assert (outcome.complete, outcome.failed, outcome.written, outcome.threads) == (True, 1, ROWS, 1)
-    assert said[0] == "Ray has 1 machine, 2 CPUs, 0 GPUs: 2 actors of 1 CPU"
+    assert said[0] == "Ray cluster: 1 machine, 2 CPUs, 0 GPUs; using 2 actors of 1 CPU"
     assert outcome.seconds["decode"] > 0
     infer(_config(place, out=place / "alone"))
     _same(place / "out", place / "alone")
@@ -148,8 +149,8 @@ def test_an_actor_that_is_killed_is_replaced_and_nothing_is_another(place: Path)
     infer(_config(place, out=place / "alone", model_args={"once": ""}))
     said: list[str] = []
     outcome = infer(_on_ray(place, actors=1, model_args={"once": str(place / "killed")}), said.append)
-    (line,) = [line for line in said if "parts it had begun" in line]
-    assert line.startswith("worker 1 (cpu on ") and line.endswith("another takes its place")
+    (line,) = [line for line in said if "unfinished parts" in line]
+    assert line.startswith("worker 1 (cpu on ") and line.endswith("starting another worker")
     assert (place / "killed").exists()
     assert (outcome.complete, outcome.failed) == (True, 1)
     _same(place / "out", place / "alone")
@@ -174,7 +175,7 @@ def test_killing_the_process_of_an_actor_from_outside_changes_nothing(place: Pat
     said: list[str] = []
     outcome = infer(_on_ray(place), said.append)
     killer.join()
-    assert any(f"process {killed[0]}) died; parts it had begun: " in line for line in said)
+    assert any(f"process {killed[0]}) died; unfinished parts: " in line for line in said)
     assert outcome.complete
     infer(_config(place, out=place / "alone"))
     _same(place / "out", place / "alone")
@@ -186,7 +187,7 @@ def test_a_part_that_workers_die_on_ends_as_rows_with_an_error(place: Path) -> N
     said: list[str] = []
     outcome = infer(_on_ray(place, model_args={"always": True}), said.append)
     assert (outcome.complete, outcome.failed) == (True, 8)
-    assert sum("parts it had begun" in line for line in said) == 3
+    assert sum("unfinished parts" in line for line in said) == 3
     frame = _frame(place / "out")
     lost = frame.index[frame["error"].fillna("").str.startswith("WorkerDied: 3 workers died on part 2, the last died")]
     assert lost.tolist() == list(range(16, 24))
@@ -224,7 +225,10 @@ def test_what_an_actor_meets_is_raised_here(place: Path) -> None:
 
 def test_workers_that_cannot_begin_are_one_line(place: Path) -> None:
     (place / "net.py").write_text(f"import os\nif os.getpid() != {os.getpid()}:\n    os._exit(3)\n{_NET}")
-    with pytest.raises(InputError, match=r"^no worker of 3 began to work, the last died; nothing is lost$"):
+    with pytest.raises(
+        InputError,
+        match=r"^3 workers in a row died before their first part, the last died; nothing that was written is lost$",
+    ):
         infer(_on_ray(place))
 
 
@@ -235,16 +239,14 @@ class _LacksAPackage:
 
 def test_a_machine_that_lacks_a_package_is_one_line() -> None:
     lacking: Any = _LacksAPackage()
-    host = ray_cluster.RayActors(lacking, ray_cluster.ActorShape(1, 0, 1, 0), "cpu", None, None, print)
-    crew: Scheduler[int] = Scheduler(host, [1], print, print, str, lambda *_: (0, 0))
-    words = (
-        r"^no worker of 3 began to work, the last could not begin \(ModuleNotFoundError: No module named 'no_such_mod"
-    )
+    host = RayWorkers(lacking, ray_cluster.ActorShape(1, 0, 1, 0), "cpu", None, None, print)
+    scheduler: Scheduler[int] = Scheduler(host, [1], print, print, str, lambda *_: (0, 0))
+    words = r"^3 workers in a row died before their first part, the last could not start \(ModuleNotFoundError: "
     with pytest.raises(InputError, match=words) as met:
-        crew.run(1)
+        scheduler.run(1)
     assert "\n" not in str(met.value)
     with pytest.raises(
-        InputError, match=r"^a worker of Ray cannot begin: ModuleNotFoundError: No module named 'no_such"
+        InputError, match=r"^a worker cannot start on the Ray cluster: ModuleNotFoundError: No module na"
     ):
         ray_cluster.call_remote(ray_cluster.ActorShape(1, 0, 1, 0), importlib.import_module, "no_such_module")
 
@@ -252,7 +254,7 @@ def test_a_machine_that_lacks_a_package_is_one_line() -> None:
 def test_more_than_a_machine_has_is_one_line(place: Path) -> None:
     with pytest.raises(
         InputError,
-        match=r"an actor takes 1 GPU and 2 CPU, and no machine of Ray has that \(they have 2 CPU, 0 GPU\): see --g",
+        match=r"an actor needs 1 GPU and 2 CPU, and no machine of the Ray cluster has that \(they have 2 CPU, 0 G",
     ):
         infer(_config(place, engine="ray", gpus_per_actor=1.0))
 
@@ -290,7 +292,7 @@ def test_the_command_joins_a_cluster_that_is_there_and_leaves_it_as_it_was(place
     )
     assert done.returncode == 0, done.stderr
     assert "44 ok, 1 failed" in done.stdout
-    assert "Ray has 1 machine, 2 CPUs, 0 GPUs: 2 actors of 1 CPU" in done.stderr
+    assert "Ray cluster: 1 machine, 2 CPUs, 0 GPUs; using 2 actors of 1 CPU" in done.stderr
     assert ray.is_initialized() and ray_cluster.call_remote(ray_cluster.ActorShape(1, 0, 1, 0), abs, -2) == 2
     infer(_config(place, out=place / "alone"))
     _same(place / "out", place / "alone")
@@ -335,19 +337,21 @@ def test_storage_is_shared_without_a_folder_in_common(place: Path) -> None:
         server.close()
 
 
-def says_done(orders: Callable[[], Any], tell: Callable[[object], object], _: Callable[[Any], Any]) -> None:
-    """A worker that reads ahead one task, and says of each that it is done."""
-    orders(), orders()
+def does_nothing(
+    _: Any, load_job: Callable[[], Any], receive: Callable[[], Any], send: Callable[[object], object]
+) -> None:
+    """Read ahead one task, and report each as finished."""
+    load_job()
     hand: list[Task] = []
     while True:
-        tell(Ready(patient=not hand))
-        if (task := orders()) is not None:
+        send(Ready(waits=not hand))
+        if (task := receive()) is not None:
             hand.append(task)
         elif not hand:
-            tell(Finished({}))
+            send(Finished({}))
             return
         if task is None or len(hand) > 1:
-            tell(Progress(10, 0, hand.pop(0)))
+            send(Progress(10, 0, hand.pop(0)))
 
 
 def test_neither_memory_nor_time_of_the_driver_grows_with_the_parts() -> None:
@@ -361,9 +365,9 @@ def test_neither_memory_nor_time_of_the_driver_grows_with_the_parts() -> None:
             at.append((resident / 1e6, time.process_time()))
 
     tasks = shards.plan_tasks({0: {shard: shard.ids for shard in shards.plan_shards(10 * parts, 10)}}, 1)
-    host = ray_cluster.RayActors(says_done, ray_cluster.ActorShape(2, 0, 1, 0), "cpu", None, None, print)
-    crew: Scheduler[Task] = Scheduler(host, tasks, wrote, print, str, lambda task, _: (task.rows, task.rows))
-    crew.run(2)
+    host = RayWorkers(does_nothing, ray_cluster.ActorShape(2, 0, 1, 0), "cpu", None, None, print)
+    scheduler: Scheduler[Task] = Scheduler(host, tasks, wrote, print, str, lambda task, _: (task.rows, task.rows))
+    scheduler.run(2)
     assert rows == 10 * parts
     (half, a), (_, b), *_, (_, c), (whole, d) = at[parts // 2000 :]  # by then what Ray keeps at hand is full
     assert whole - half < 4, "megabytes"
@@ -417,7 +421,7 @@ def test_a_cluster_that_is_not_there_is_one_line(place: Path) -> None:
         *("--engine", "ray", "--ray-address", "127.0.0.1:1"),
     )
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("predboard: nobody answers at --ray-address 127.0.0.1:1 (")
+    assert done.stderr.splitlines()[-1].startswith("predboard: no Ray cluster answers at --ray-address 127.0.0.1:1 (")
     assert "Traceback" not in done.stderr
 
 
@@ -480,31 +484,40 @@ def test_a_damaged_part_is_one_line_from_a_cluster_too(tmp_path: Path) -> None:
     assert "\n" not in str(met.value)
 
 
-def _measured_or_dead(item: tuple[int, str]) -> tuple[int, int]:
-    """The number, to be summed, and its double; the first time that the file is not there, death."""
-    number, file = item
-    if file:
-        try:
-            os.close(os.open(file, os.O_CREAT | os.O_EXCL))
-        except FileExistsError:
-            pass
-        else:
+class _Sums:
+    """Sum numbers by their remainder, and answer their doubles; die at a file that is not there yet, and below 0."""
+
+    def __init__(self) -> None:
+        self.sums: dict[int, int] = {}
+
+    def __call__(self, item: tuple[int, str]) -> int:
+        number, file = item
+        if file:
+            try:
+                os.close(os.open(file, os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                pass
+            else:
+                os.kill(os.getpid(), signal.SIGKILL)
+        if number < 0:
             os.kill(os.getpid(), signal.SIGKILL)
-    if number < 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return number, 2 * number
+        self.sums[number % 3] = self.sums.get(number % 3, 0) + number
+        return 2 * number
+
+    def drain(self) -> dict[int, int]:
+        return self.sums
 
 
-def _sum(*numbers: int) -> int:
-    return sum(numbers)
+def _add_sums(*sums: dict[int, int]) -> dict[int, int]:
+    return {key: sum(one.get(key, 0) for one in sums) for key in sums[0]}
 
 
 def test_a_fold_outlives_a_process_that_dies_and_ends_when_they_keep_dying(tmp_path: Path) -> None:
     sums: dict[int, int] = {}
     items = [(i, str(tmp_path / "killed") if i == 30 else "") for i in range(100)]
-    found = list(ray_cluster.fold(_measured_or_dead, items, lambda item: item[0] % 3, _sum, sums.__setitem__))
-    assert found == [(item, 2 * item[0]) for item in items]
+    doubles = list(ray_cluster.fold(_Sums(), items, lambda item: item[0] % 3, _add_sums, sums.update))
+    assert doubles == [2 * number for number, _ in items]
     assert sums == {k: sum(range(k, 100, 3)) for k in range(3)}
     assert (tmp_path / "killed").exists()
-    with pytest.raises(InputError, match=r"^processes on Ray that read predictions .*, 3 times$"):
-        list(ray_cluster.fold(_measured_or_dead, [(-1, "")], lambda _: 0, _sum, sums.__setitem__))
+    with pytest.raises(InputError, match=r"^a Ray process that reads predictions .*, 3 times in a row$"):
+        list(ray_cluster.fold(_Sums(), [(-1, "")], lambda _: 0, _add_sums, sums.update))

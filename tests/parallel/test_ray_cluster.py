@@ -52,7 +52,7 @@ def test_more_than_any_machine_has_is_one_line(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(ray_cluster, "_nodes", lambda: [_node(2)])
     with pytest.raises(
         InputError,
-        match=r"an actor takes 0 GPU and 4 CPU, and no machine of Ray has that \(they have 2 CPU, 0 GPU\): see --g",
+        match=r"an actor needs 0 GPU and 4 CPU, and no machine of the Ray cluster has that \(they have 2 CPU, 0 G",
     ):
         ray_cluster.actor_shape(None, None, 4)
 
@@ -104,10 +104,13 @@ def test_flags_that_cannot_be_meant_are_one_line(options: dict[str, Any], words:
 @pytest.mark.parametrize(
     ("address", "words"),
     [
-        ("127.0.0.1:1", r"^nobody answers at --ray-address 127\.0\.0\.1:1 \(.*\); expected auto, HOST:PORT, or local$"),
+        (
+            "127.0.0.1:1",
+            r"^no Ray cluster answers at --ray-address 127\.0\.0\.1:1 \(.*\); expected auto, HOST:PORT, or local$",
+        ),
         (
             "ray://head:10001",
-            r"^Ray's client \(ray://\) is not spoken here: run the command on a machine of the cluster",
+            r"^the Ray client \(ray://\) is not supported: run the command on a machine of the cluster",
         ),
     ],
 )
@@ -122,7 +125,7 @@ def test_what_a_traceback_from_elsewhere_says() -> None:
         '\x1b[36mray::ask()\x1b[39m (pid=7, ip=10.0.0.2)\n  File "models.py", line 3, in memory_of\n'
         "RuntimeError: No CUDA GPUs are available"
     )
-    assert ray_cluster._reason(error) == "RuntimeError: No CUDA GPUs are available"
+    assert ray_cluster.short_reason(error) == "RuntimeError: No CUDA GPUs are available"
 
 
 def test_rays_launcher_takes_the_cluster_of_the_docs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from predboard import InputError, VisualizeConfig, visualize
 from predboard.cli import main
-from predboard.parallel import pool as workers
+from predboard.parallel.pool import ProcessPool
 from predboard.predictions.derived_rows import DerivedRows, derive_rows
 from predboard.predictions.schema import Run
 from predboard.visualization import image_pages
@@ -81,22 +81,22 @@ def test_other_processes_draw_where_there_are_many_pictures_and_they_draw_the_sa
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[int] = []
-    monkeypatch.setattr(workers.ProcessPool, "start", lambda _, count: started.append(count))
+    monkeypatch.setattr(ProcessPool, "start", lambda _, count: started.append(count))
     run = write(tmp_path, 1, 5)
     draw(run, tmp_path / "few", 2)
     assert started == [1, 1]  # nobody else: for the pictures, and for the pass
     monkeypatch.undo()
     monkeypatch.setattr(sys.modules[VisualizeResult.__module__], "POOL_MIN_PICTURES", 50)
     begun: list[int] = []
-    start = workers.ProcessPool.start
+    start = ProcessPool.start
 
-    def seen(pool: workers.ProcessPool, count: int) -> None:
+    def seen(pool: ProcessPool, count: int) -> None:
         begun.append(count)
         start(pool, count)
         for thread in pool._starting:
             thread.join()
 
-    monkeypatch.setattr(workers.ProcessPool, "start", seen)
+    monkeypatch.setattr(ProcessPool, "start", seen)
     many = draw(run, tmp_path / "many", 2)
     assert begun[0] == 1 + 2 * 200 // (2 * 50)
     one = draw(run, tmp_path / "one", 2, workers=1)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from predboard.parallel import pool as workers
+from predboard.parallel.pool import ProcessPool
 from predboard.predictions.schema import Run
 from predboard.storage.runs import Step, open_run
 from predboard.summaries import Tiles
@@ -20,17 +20,17 @@ ROWS = 30
 WARM = "predboard.visualization.visualize:warm"
 
 
-class Elsewhere(workers.ProcessPool):
+class Elsewhere(ProcessPool):
     """A pool whose other process is there before anybody asks."""
 
     def call(self, function: Callable[[Any], Any], item: Any) -> Any:
         self.start(2)
         self._starting[0].join()
-        assert self._there
+        assert self._ready_count
         return super().call(function, item)
 
 
-class Nobody(workers.ProcessPool):
+class Nobody(ProcessPool):
     """A pool that must not be asked."""
 
     def call(self, function: Callable[[Any], Any], item: Any) -> Any:

@@ -42,7 +42,8 @@ from predboard.config import (
 )
 from predboard.errors import InputError, first_line
 from predboard.formatting import plural
-from predboard.parallel import pool as workers
+from predboard.parallel.pool import ProcessPool
+from predboard.parallel.threads import worker_count
 from predboard.storage.paths import AnyPath, is_remote, is_uri, parse_path
 from predboard.storage.remote import RemotePath
 
@@ -483,7 +484,7 @@ def _visualize(config: VisualizeConfig) -> int:
         for name, panel in panels.choose(()).items():
             print(f"{name:<14} {first_line(Exception(panel.__doc__))}")
         return 0
-    with workers.ProcessPool(workers.worker_count(config.workers), "predboard.visualization.visualize:warm") as pool:
+    with ProcessPool(worker_count(config.workers), "predboard.visualization.visualize:warm") as pool:
         if config.engine == "local" and _large(config):
             pool.start(2)  # another process imports what it needs while this one does
         from predboard.visualization.visualize import visualize

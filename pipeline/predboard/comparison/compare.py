@@ -20,7 +20,7 @@ from predboard.drawing.comparison import PairTileText, SidePrediction, draw_pair
 from predboard.errors import InputError
 from predboard.formatting import plural
 from predboard.images import decode
-from predboard.parallel import pool
+from predboard.parallel.threads import ordered_map, worker_count
 from predboard.predictions.schema import digest_records
 from predboard.state import merge
 from predboard.storage.paths import AnyPath, is_inside
@@ -103,7 +103,7 @@ def compare(config: CompareConfig, say: Callable[[str], None] = lambda _: None) 
         mapped = any(of.mapped for of in classes.values())
         content = report.compare_json(name, sides, pairs, mapped, (changes.CHANGES_FILE, TRANSITIONS_FILE))
         album = _Album(sides[0], sides[-1], config.image_root, whole.names)
-        drawn = album.drawn(render.summaries(sides, pairs, examples), pool.worker_count(config.workers))
+        drawn = album.drawn(render.summaries(sides, pairs, examples), worker_count(config.workers))
         _write(sides, drawn, content, whole, draft)
         # Source pictures that are missing now may be there another time.
         event_file = draft.publish(_time(sides), "" if album.missing else made_from)
@@ -274,7 +274,7 @@ class _Album:
         tiles = [s for _, s in found if isinstance(s, Tiles)]
         self._of_new.expect((self._new.step.step, s) for s in tiles)
         self._of_old.expect((self._old.step.step, Tiles(s.tag, {**s.rows, "id": s.rows["id_old"]})) for s in tiles)
-        yield from pool.ordered_map(self._drawn, found, threads)
+        yield from ordered_map(self._drawn, found, threads)
 
     def _drawn(self, item: tuple[int, Summary]) -> tuple[int, Summary]:
         step, summary = item

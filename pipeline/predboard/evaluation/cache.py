@@ -28,7 +28,7 @@ import pyarrow as pa
 
 from predboard.errors import DamagedError, first_line
 from predboard.panels import Panel
-from predboard.parallel import pool
+from predboard.parallel.threads import ordered_map
 from predboard.predictions.derived_rows import DerivedRows
 from predboard.predictions.sampling import rounded_size
 from predboard.predictions.schema import digest_records
@@ -471,7 +471,7 @@ class StateCache:
         groups = _groups(entry for entry, here in asked if here == names and entry.has_only(names))
         joins = [_Join() for _ in groups]
         join_of = {entry.place: join for group, join in zip(groups, joins, strict=True) for entry in group}
-        for (entry, here), loaded in zip(asked, pool.ordered_map(_loaded, asked, 2, 3), strict=True):
+        for (entry, here), loaded in zip(asked, ordered_map(_loaded, asked, 2, 3), strict=True):
             fresh = {name for name in here - {DERIVED_ROWS} if covered[name].isdisjoint(entry.parts)}
             more = entry.rows.keys() - rows.keys() if DERIVED_ROWS in here else set[str]()
             if loaded is None or not (fresh or more):

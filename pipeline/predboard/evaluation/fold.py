@@ -16,8 +16,7 @@ from typing import Any, Never
 from predboard.errors import DamagedError
 from predboard.evaluation.cache import DERIVED_ROWS, CacheEntry, RowSpool, StateCache, part_key
 from predboard.panels import LastStepOnly, Panel, TwoPass, TwoPassPanel
-from predboard.parallel import pool as workers
-from predboard.parallel import ray_cluster
+from predboard.parallel.executor import Executor
 from predboard.predictions.derived_rows import DERIVE_ROWS_COLUMNS, DerivedRows, derive_rows
 from predboard.state import merge_all
 from predboard.storage.parts import PartFile, read_batches
@@ -79,21 +78,19 @@ def count_logits(parts: Iterable[PartFile]) -> int:
 def fold_steps(
     steps: Sequence[Step],
     panels: Mapping[str, Panel],
-    pool: workers.ProcessPool,
+    executor: Executor,
     done: Callable[[int], object] = lambda _: None,
     sink: RowSink | None = None,
-    on_ray: bool = False,
     kept: StateCache | None = None,
 ) -> dict[int, States]:
-    """States of each step; parts are measured here, on processes or on Ray, and folded in their order.
+    """Return the states of each step: parts are measured by the executor, and folded in their order.
 
     Args:
         steps: of one run.
         panels: by name.
-        pool: processes to use where there is enough to do.
+        executor: where parts are measured, if there is enough to do.
         done: told the rows of every few parts that are finished.
         sink: takes the derived rows; without it they are not made.
-        on_ray: measure and fold on the cluster that this process is connected to.
         kept: what it has is not measured again, and what is measured it gets.
     """
     every = {n: p for n, p in panels.items() if not (isinstance(p, LastStepOnly) and p.last_step_only)}
@@ -112,12 +109,12 @@ def fold_steps(
         for keys, names in _portions(
             parts[step.step],
             found[step.step].missing,
-            ray_cluster.portion_rows(step.rows, TASK_MIN_ROWS, TASK_MAX_ROWS) if on_ray else _portion(step),
+            executor.batch_rows(step.rows, _portion(step), TASK_MIN_ROWS, TASK_MAX_ROWS),
         )
     ]
     to_read = count_logits(part for portion in portions for part in portion.parts.values())
     much = to_read >= POOL_MIN_LOGITS
-    processes = 1 if not much else min(pool.most, len(portions))
+    processes = 1 if not much else min(executor.max_processes, len(portions))
 
     def add(more: Mapping[int, States]) -> None:
         for step, measured in more.items():
@@ -137,14 +134,15 @@ def fold_steps(
             done(part.rows)
 
     begun = itertools.chain(portions[:processes], _after(hand_over), portions[processes:])
-    answers = _on_ray(portions, kept, add) if on_ray else pool.fold(_Measuring(kept, much), begun, processes, add)
+    measuring = _Measuring(kept, much)
+    answers = executor.fold(measuring, begun, processes, add, lambda portion: portion.step, _merge_steps)
     for step, finished, derived in answers:
         add(finished)
         made |= {(step, key): rows for key, rows in derived.items()}
         hand_over()
     hand_over()
     if much:
-        pool.everywhere(release_memory)
+        executor.broadcast(release_memory)
     return {
         step.step: {name: of[name] if name in of else panel.zero(step.run) for name, panel in panels.items()}
         for step in steps
@@ -266,7 +264,7 @@ class _Measuring:
             for step in sorted(steps)
         }
 
-    def rest(self) -> dict[int, States]:
+    def drain(self) -> dict[int, States]:
         """The states of what was not told so far."""
         self._end_block()
         if self._much:
@@ -297,50 +295,36 @@ class _Block:
     """The derived ones, where they are kept."""
 
 
-def _measure(portion: _Portion, kept: StateCache | None) -> tuple[States, Mapping[str, list[DerivedRows]]]:
-    """States and derived rows of one portion."""
-    measuring = _Measuring(kept)
-    _, _, derived = measuring(portion)
-    return measuring.rest()[portion.step], derived
+def _merge_steps(*folded: Mapping[int, States]) -> dict[int, States]:
+    """Merge what several copies of `_Measuring` hold of the same steps."""
+    return {step: _joined(*(states[step] for states in folded)) for step in folded[0]}
 
 
 def _joined(*states: States) -> States:
     return functools.reduce(merge_all, states)
 
 
-def _on_ray(
-    portions: Sequence[_Portion], kept: StateCache | None, add: Callable[[Mapping[int, States]], None]
-) -> Iterator[TaskResult]:
-    """As `workers.Pool.fold` gives them; the states are joined on the cluster, and only those of steps come here."""
-    measure = functools.partial(_measure, kept=kept)
-    for portion, derived in ray_cluster.fold(
-        measure, portions, lambda portion: portion.step, _joined, lambda step, states: add({step: states})
-    ):
-        yield portion.step, {}, derived
-
-
 def measure_run(
     steps: Sequence[Step],
     panels: Mapping[str, Panel],
-    pool: workers.ProcessPool,
+    executor: Executor,
     rows: Path,
     keep: bool = False,
     done: Callable[[int], object] = lambda _: None,
-    on_ray: bool = False,
     kept: StateCache | None = None,
 ) -> dict[int, States]:
     """States of each step, those of a second look among them.
 
     Args:
-        steps, panels, pool, done, on_ray, kept: as for `fold_steps`.
+        steps, panels, executor, done, kept: as for `fold_steps`.
         rows: file that the derived rows are written to, if they are to be kept or a panel looks again.
         keep: whether they are.
     """
     if not keep and not any(isinstance(panel, TwoPassPanel) for panel in panels.values()):
-        return fold_steps(steps, panels, pool, done, on_ray=on_ray, kept=kept)
+        return fold_steps(steps, panels, executor, done, kept=kept)
     writer = DerivedRowsWriter(rows)
     try:
-        states = fold_steps(steps, panels, pool, done, writer.write, on_ray, kept)
+        states = fold_steps(steps, panels, executor, done, writer.write, kept)
     finally:
         writer.close()
     return run_second_pass(steps, panels, states, read_derived_rows(rows))

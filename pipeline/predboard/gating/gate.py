@@ -27,7 +27,9 @@ from predboard.gating.suggest import SUGGESTED_METRICS, suggest_rules
 from predboard.metrics.counts import CountMetrics, Counts
 from predboard.metrics.intervals import INDEPENDENT, independent_interval
 from predboard.panels import Direction, HasMetrics, Panel
-from predboard.parallel import pool as workers
+from predboard.parallel.executor import LocalExecutor
+from predboard.parallel.pool import ProcessPool
+from predboard.parallel.threads import worker_count
 from predboard.storage.paths import AnyPath, write_file
 from predboard.storage.runs import Step, list_step_numbers, open_run, open_step
 from predboard.summaries import Metric
@@ -169,12 +171,12 @@ def measure_step(step: Step, wanted: Collection[str], count: int) -> StepMetrics
             giving[name] = panel.restricted_to(asked)
     chosen: dict[str, Panel] = {COUNTS: panels.load(COUNTS), **giving}
     with (
-        workers.ProcessPool(workers.worker_count(count)) as pool,
+        ProcessPool(worker_count(count)) as pool,
         tempfile.TemporaryDirectory(prefix="predboard-") as aside,
         tqdm(total=step.rows, unit=" rows", desc="read", disable=None, file=sys.stderr) as bar,
     ):
         rows = Path(aside) / "rows.parquet"
-        states = measure_run([step], chosen, pool, rows, done=bar.update)[step.step]
+        states = measure_run([step], chosen, LocalExecutor(pool), rows, done=bar.update)[step.step]
     subject = panels.RunInfo("", step.run, {step.step: panels.StepInfo(step.rows, step.manifest_rows)})
     found: dict[str, Metric] = {}
     for name, panel in giving.items():

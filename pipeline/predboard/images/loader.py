@@ -23,7 +23,7 @@ from predboard.config import InferConfig
 from predboard.errors import InputError, first_line
 from predboard.images import datasets, decode, sources
 from predboard.images.preprocessing import Recipe, resolve
-from predboard.parallel import pool as workers
+from predboard.parallel.threads import ItemTimeout, ordered_map
 from predboard.predictions.sampling import Salt, mix
 from predboard.predictions.schema import hash64
 from predboard.storage.remote import StorageError
@@ -169,14 +169,14 @@ class Loader:
             if pool is not None:
                 pool.hung = min(pool.hung + 1, self.processes)
             late = LoadedImage(None, f"TimeoutError: not read within {self.timeout:g} seconds", self.timeout)
-            patience = workers.ItemTimeout[int, LoadedImage](self.timeout, lambda _: late)
-            return name, list(workers.ordered_map(lambda row: self.load(row, like), rows, 1, patience=patience))
+            patience = ItemTimeout[int, LoadedImage](self.timeout, lambda _: late)
+            return name, list(ordered_map(lambda row: self.load(row, like), rows, 1, timeout=patience))
 
         pool = _Processes(self, like) if self.processes else None
         threads = self.processes or threads
         try:
             with decode.silence_pillow():
-                yield from workers.ordered_map(load, chunks, threads, ahead, workers.ItemTimeout(self.timeout, again))
+                yield from ordered_map(load, chunks, threads, ahead, ItemTimeout(self.timeout, again))
         finally:
             if pool is not None:
                 pool.end()

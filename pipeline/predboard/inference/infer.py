@@ -26,7 +26,7 @@ from predboard.models.checkpoints import assign_steps, digest_weights
 from predboard.models.devices import is_out_of_memory, module_bytes
 from predboard.models.factory import open_factory, require_torch
 from predboard.models.network import Network
-from predboard.parallel import pool
+from predboard.parallel.threads import worker_count
 from predboard.predictions.derive import to_logits
 from predboard.predictions.schema import Run
 from predboard.predictions.table import RowCount
@@ -148,7 +148,7 @@ def _infer(
     steps = assign_steps(config.checkpoint, config.step)
     factory = live or open_factory(config.model, config.model_args, ema=config.ema, trust=config.trust_checkpoint)
     out = config.out or default_out(config.data, config.model)
-    device = site.here
+    device = site.trial_device
     share = shards.WHOLE_RUN if config.part is None else shards.Share(*config.part)
     classes = plural(len(manifest.classes), "class", "classes") if manifest.classes else "unnamed classes"
     say(f"{plural(len(manifest), 'image')}, {classes}, in {manifest.origin}")
@@ -157,11 +157,11 @@ def _infer(
     sample = loader.first()
     warnings = []
     if manifest.place is not None:
-        if warning := loader.unsteady(pool.worker_count(config.workers)):
+        if warning := loader.unsteady(worker_count(config.workers)):
             say(f"warning: {warning}")
             warnings.append(warning)
         if loader.thumbnail and sample.dtype != np.uint8:
-            loader = loader.with_value_range(pool.worker_count(config.workers))
+            loader = loader.with_value_range(worker_count(config.workers))
     if config.preview_bands and max(config.preview_bands) >= (channels := loading.image_size(sample)[2]):
         wrong = max(config.preview_bands)
         raise InputError(f"there is no band {wrong} in {channels} channels, counted from 0: see --preview-bands")
@@ -169,7 +169,7 @@ def _infer(
     say(f"preprocessing: {_described(transform)}")
     prepare = Normalizer(device, loader.mean, loader.std)
     memory = site.memory
-    batch_size = config.batch_size or default_batch_size(site.device, sample, memory)
+    batch_size = config.batch_size or default_batch_size(site.devices[0], sample, memory)
     kept: dict[int, torch.nn.Module] = {}
     runs: dict[int, Run] = {}
     outputs = 0
@@ -177,7 +177,7 @@ def _infer(
     for step, file in steps.items():
         module = factory.build(file, say)
         together = together or max(1, memory // 2 // max(module_bytes(module), 1))
-        if site.host is not None:
+        if not site.in_this_process:
             kept.clear()  # the last one is enough for the preflight: each worker has its own
         if len(kept) < together:
             kept[step] = module
@@ -214,7 +214,7 @@ def _infer(
             scores="logits" if config.scores == "logits" else "log_probabilities",
         )
     numbers = ", ".join(map(str, steps))
-    say(f"model {factory.name}, {outputs} classes, steps {numbers}; {site.words}; {config.precision}")
+    say(f"model {factory.name}, {outputs} classes, steps {numbers}; {site.description}; {config.precision}")
 
     manifest = manifest.within(outputs)
     if manifest.place is None and (unknown := int((manifest.label < 0).sum())):
@@ -254,9 +254,9 @@ def _infer(
             return build_module(factory.build, steps[number], runs[number])
 
         if given and config.preflight:
-            on = [device] * site.count
+            on = [device] * len(site.devices)
             job = preflight(job, on, lambda s: kept[s] if s in kept else built(s), given, factory.recipe, say)
-        if site.host is not None:
+        if not site.in_this_process:
             kept.clear()
 
         def modules(number: int) -> torch.nn.Module:

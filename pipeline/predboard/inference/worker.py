@@ -24,7 +24,7 @@ from predboard.inference.part_builder import PartBuilder, PartRepair, PartSpec
 from predboard.models import hubs
 from predboard.models.checkpoints import digest_weights
 from predboard.models.network import Network
-from predboard.parallel import pool
+from predboard.parallel.threads import ordered_map
 from predboard.predictions.schema import Run
 from predboard.storage import timing
 from predboard.storage.paths import AnyPath
@@ -57,23 +57,23 @@ class Job:
 class TaskChannel:
     """Who gives a device its tasks, and hears from it."""
 
-    ask: Callable[[bool], Task | None]
-    """The next task, None if there is none. With True it waits for one that another device may give back."""
-    wrote: Callable[[int, int, Task | None], object]
-    """Hears of rows that went through, of failed rows that were written, and of the task that is done."""
-    say: Callable[[str], object]
-    """Takes a line for a person."""
+    next: Callable[[bool], Task | None]
+    """Return the next task, or None; True waits for one that another device may give back."""
+    progress: Callable[[int, int, Task | None], object]
+    """Called with the rows that went through, the failed rows that were written, and the task that is finished."""
+    log: Callable[[str], object]
+    """Takes a line for the user."""
 
 
 def run_tasks(
-    job: Job, device: torch.device, modules: Callable[[int], torch.nn.Module], watcher: TaskChannel
+    job: Job, device: torch.device, modules: Callable[[int], torch.nn.Module], channel: TaskChannel
 ) -> dict[str, float]:
     """Do tasks until there are none. `modules` gives the model of a step. -> seconds as `timing` has them."""
     total = timing.NO_SECONDS
-    limit = BatchLimit(job.batch_size, device, watcher.say)
+    limit = BatchLimit(job.batch_size, device, channel.log)
     networks: dict[int, Network] = {}
-    while (task := watcher.ask(True)) is not None:
-        more = itertools.chain([task], iter(lambda: watcher.ask(False), None))
+    while (task := channel.next(True)) is not None:
+        more = itertools.chain([task], iter(lambda: channel.next(False), None))
         for together, of_group in itertools.groupby(more, key=lambda task: task.loaded_steps):
             if tuple(networks) != together:
                 networks.clear()  # before the next ones need the memory
@@ -83,7 +83,7 @@ def run_tasks(
                     )
                     if job.config.compile:
                         networks[step].compile()
-            total = timing.add_seconds(total, _pass(job, device, networks, of_group, watcher, limit))
+            total = timing.add_seconds(total, _pass(job, device, networks, of_group, channel, limit))
     return total
 
 
@@ -100,7 +100,7 @@ def _pass(
     device: torch.device,
     networks: Mapping[int, Network],
     tasks: Iterator[Task],
-    watcher: TaskChannel,
+    channel: TaskChannel,
     limit: BatchLimit,
 ) -> dict[str, float]:
     """Do tasks with these models, decoding each image once. -> seconds as `timing` has them."""
@@ -135,10 +135,10 @@ def _pass(
 
     prepare = Normalizer(device, job.loader.mean, job.loader.std)
     inferred = forward(loaded, networks, prepare, job.like, job.batch_size, limit)
-    writing = pool.ordered_map(write, inferred, workers=1, ahead=4)
+    writing = ordered_map(write, inferred, workers=1, ahead=4)
     try:
         for rows, failed, done in writing:
-            watcher.wrote(rows, failed, done)
+            channel.progress(rows, failed, done)
     finally:
         writing.close()  # whatever stopped it, no thread is left that still writes a part or reads a picture
         stream.close()

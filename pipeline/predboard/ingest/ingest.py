@@ -27,7 +27,7 @@ from predboard.ingest import labels, scores, validation
 from predboard.ingest.columns import ColumnRequest, abbreviate
 from predboard.ingest.validation import ScoreArray
 from predboard.models.checkpoints import parse_step
-from predboard.parallel import pool
+from predboard.parallel.threads import worker_count
 from predboard.predictions.schema import Run
 from predboard.predictions.table import RowCount
 from predboard.storage import shards
@@ -350,7 +350,7 @@ class _Pictures:
         with_ref = [start + i for i, ref in enumerate(refs) if ref is not None]
         chunks = ((i, with_ref[i : i + _CHUNK_PICTURES]) for i in range(0, len(with_ref), _CHUNK_PICTURES))
         workers = self._config.workers
-        threads = MAX_CONNECTIONS if manifest.far and not workers else pool.worker_count(workers)
+        threads = MAX_CONNECTIONS if manifest.far and not workers else worker_count(workers)
         reader = loader.Loader(manifest, decode.DecodeOptions(), self._config.thumbnails)
         for i, loaded in reader.stream(chunks, None, threads, 2 * threads):
             for row, picture in zip(with_ref[i : i + _CHUNK_PICTURES], loaded, strict=True):

@@ -1,219 +1,232 @@
-"""Workers and what they are given: who gets which task, who died of it, when it is given up. Knows not what a task is
-or how a worker is reached.
+"""Assigns tasks to workers, reassigns the tasks of workers that crash, and gives a task up after three crashes. It
+knows nothing of what a task is or how a worker is reached.
 
-A worker asks for a task when it gets there, so a slow one holds up nobody, and what it has in hand is bounded by what
-it reads ahead. It is the same for processes of this machine and for actors of a cluster; a `WorkerHost` is the
-difference.
+A worker asks for a task when it is ready for one, so a slow worker holds up nobody, and what it holds is bounded by
+what it reads ahead. `WorkerHost` hides whether workers are processes of this machine or actors of a Ray cluster.
 """
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from predboard.errors import InputError
 
 MAX_CRASHES = 3
-"""Workers that may die on one task before it is given up, or one after the other before any asks for a task."""
+"""Workers that may crash on one task before it is given up, or one after the other before any has asked for a task."""
 
 T = TypeVar("T")
 
 
+# --- what a worker says ---
+
+
 @dataclass(frozen=True)
 class Ready:
-    """It wants a task; a patient one waits for what another may give back."""
+    """The worker wants a task."""
 
-    patient: bool
+    waits: bool
+    """Whether it waits if there is none now, because another worker may still give one back."""
 
 
 @dataclass(frozen=True)
 class Progress(Generic[T]):
-    """Rows are on disk, so many of them failed; the task that is done with them, if it is."""
+    """The worker wrote rows."""
 
     rows: int
     failed: int
-    done: T | None
+    """Rows with an error, among these or written before."""
+    finished: T | None
+    """The task that is finished with these rows, if one is."""
 
 
 @dataclass(frozen=True)
 class LogLine:
-    """A line for a person."""
+    """The worker has a line for the user."""
 
-    line: str
+    text: str
 
 
 @dataclass(frozen=True)
 class Finished:
-    """It was told that there is no more. Seconds by what they went into."""
+    """The worker was told that there are no more tasks, and has finished its own."""
 
     seconds: dict[str, float]
+    """Time by what it was spent on."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """It met an exception."""
+    """The worker met an exception, which ends the run."""
 
-    input: bool
-    """Whether it is bad input, else a defect."""
+    is_input_error: bool
+    """Whether the input is bad; otherwise it is a defect."""
     message: str
 
 
 @dataclass(frozen=True)
 class Died:
-    """It died or came to its end: said of a worker, not by it."""
+    """The worker's process has exited. Its host reports this, not the worker."""
 
     how: str
     """For a sentence: `was killed by SIGKILL`."""
 
 
+# --- the side that hands out tasks ---
+
+
 @dataclass(eq=False)
 class Worker(Generic[T]):
-    """One of the crew."""
+    """The scheduler's record of one worker."""
 
     name: str
-    order: Callable[[T | None], object]
-    """Gives it a task, or None: there is none."""
-    given: list[T] = field(default_factory=list)
-    """Tasks that are not done."""
-    asked: bool = False
-    worked: bool = False
-    """Whether it was ever given a task."""
-    ended: bool = False
+    send: Callable[[Any], object]
+    """Sends it a task, or None if there is none."""
+    tasks: list[T] = field(default_factory=list)
+    """Tasks it has been given and not finished."""
+    was_ready: bool = False
+    """Whether it has ever asked for a task."""
+    had_task: bool = False
+    finished: bool = False
 
 
 class WorkerHost(Protocol[T]):
-    """Where workers are."""
+    """Starts workers, delivers their messages and ends them."""
 
     replaces: bool
-    """Whether another is started for one that died."""
+    """Whether a worker that died is replaced by another."""
 
     def start(self, number: int) -> Worker[T]:
-        """A new worker, which begins by itself."""
+        """Start worker `number`, counted from 1."""
 
-    def hear(self) -> tuple[Worker[T], object]:
-        """Wait for what the next worker says."""
+    def receive(self) -> tuple[Worker[T], object]:
+        """Wait for the next message of any worker."""
 
     def end(self, workers: Sequence[Worker[T]]) -> None:
-        """Let none of them live."""
+        """End the workers, and wait until they are gone."""
 
 
 class Scheduler(Generic[T]):
-    """Hands out tasks until all are done or nobody is left to do them."""
+    """Hands out tasks until all are finished or no worker is left."""
 
     def __init__(
         self,
         host: WorkerHost[T],
         tasks: Sequence[T],
-        wrote: Callable[[int, int], object],
-        say: Callable[[str], object],
+        progress: Callable[[int, int], object],
+        log: Callable[[str], object],
         name: Callable[[T], str],
         give_up: Callable[[T, str], tuple[int, int]],
     ) -> None:
-        """Start nobody yet.
+        """Start no worker yet.
 
         Args:
-            host: where workers are.
-            tasks: what to do, in this order as far as possible.
-            wrote: hears of rows written, and how many of them failed.
-            say: takes a line for a person.
-            name: of a task, for a person.
-            give_up: does without a worker what workers die on, told why. -> rows written, and how many of them failed
+            host: starts the workers.
+            tasks: handed out in this order as far as possible.
+            progress: called with the number of rows written, and how many rows failed.
+            log: takes a line for the user.
+            name: returns a task's name, for people.
+            give_up: handles a task on which workers keep crashing, given the reason, and returns what `progress` takes.
         """
-        self._host, self._wrote, self._say, self._name, self._give_up = host, wrote, say, name, give_up
-        self._todo = deque(tasks)
+        self._host, self._progress, self._log, self._name, self._give_up = host, progress, log, name, give_up
+        self._queue = deque(tasks)
         self._suspects: deque[T] = deque()
-        """Tasks that a worker had in hand when it died. Each is tried alone, so that it is known which it was."""
-        self._deaths: Counter[T] = Counter()
-        self._stillborn = 0
+        """Tasks that a worker held when it crashed. Each is retried alone, which shows the one that was to blame."""
+        self._crashes: Counter[T] = Counter()
+        self._failed_starts = 0
         """Workers that died, one after the other, before they asked for a task."""
         self._workers: list[Worker[T]] = []
         self._waiting: list[Worker[T]] = []
 
     def run(self, count: int) -> dict[str, float]:
-        """Let `count` workers do the tasks. -> seconds of all of them. Raises InputError and whatever a worker met."""
+        """Let `count` workers do the tasks, and return the seconds of all of them.
+
+        Raises InputError for bad input that a worker met, or if none of them starts; RuntimeError for a defect.
+        """
         total: Counter[str] = Counter()
-        everyone: list[Worker[T]] = []
+        started: list[Worker[T]] = []
 
         def start() -> None:
-            worker = self._host.start(len(everyone) + 1)
-            everyone.append(worker)
+            worker = self._host.start(len(started) + 1)
+            started.append(worker)
             self._workers.append(worker)
 
         try:
             for _ in range(count):
                 start()
-            while (self._left and self._workers) or any(w.worked and not w.ended for w in self._workers):
-                worker, said = self._host.hear()
-                if isinstance(said, Ready):
-                    worker.asked, self._stillborn = True, 0
-                    self._asked(worker, said.patient)
-                elif isinstance(said, Progress):
-                    self._wrote(said.rows, said.failed)
-                    if said.done is not None:
-                        worker.given.remove(said.done)
-                elif isinstance(said, LogLine):
-                    self._say(said.line)
-                elif isinstance(said, Finished):
-                    worker.ended = True
-                    total.update(said.seconds)
-                elif isinstance(said, Failed):
-                    raise InputError(said.message) if said.input else RuntimeError(f"{worker.name}: {said.message}")
-                elif isinstance(said, Died):
-                    self._workers.remove(worker)
-                    if not worker.ended:
-                        self._mourn(worker, said.how)
-                        if self._host.replaces and self._left:
-                            start()
-                while self._waiting and (self._left or not any(w.given for w in self._workers)):
-                    self._give(self._waiting.pop(0))
+            while (self._unassigned and self._workers) or any(w.had_task and not w.finished for w in self._workers):
+                worker, message = self._host.receive()
+                match message:
+                    case Ready(waits):
+                        worker.was_ready, self._failed_starts = True, 0
+                        if waits and not self._unassigned:
+                            self._waiting.append(worker)
+                        else:
+                            self._assign(worker)
+                    case Progress(rows, failed, finished):
+                        self._progress(rows, failed)
+                        if finished is not None:
+                            worker.tasks.remove(finished)
+                    case LogLine(text):
+                        self._log(text)
+                    case Finished(seconds):
+                        worker.finished = True
+                        total.update(seconds)
+                    case Failed(is_input_error, text):
+                        raise InputError(text) if is_input_error else RuntimeError(f"{worker.name}: {text}")
+                    case Died(how):
+                        self._workers.remove(worker)
+                        if not worker.finished:
+                            self._on_death(worker, how)
+                            if self._host.replaces and self._unassigned:
+                                start()
+                while self._waiting and (self._unassigned or not any(w.tasks for w in self._workers)):
+                    self._assign(self._waiting.pop(0))
         finally:
-            self._host.end(everyone)
+            self._host.end(started)
         return dict(total)
 
     @property
-    def _left(self) -> bool:
+    def _unassigned(self) -> bool:
         """Whether there is a task that no worker has."""
-        return bool(self._todo or self._suspects)
+        return bool(self._queue or self._suspects)
 
-    def _asked(self, worker: Worker[T], patient: bool) -> None:
-        if self._left or not patient:
-            self._give(worker)
-        else:
-            self._waiting.append(worker)
-
-    def _give(self, worker: Worker[T]) -> None:
-        """The next task. One that a worker may have died on is given alone."""
+    def _assign(self, worker: Worker[T]) -> None:
+        """Send the next task, or None. A task that may have crashed a worker is given to one that has no other."""
         task = None
-        if not worker.given and self._suspects:
+        if not worker.tasks and self._suspects:
             task = self._suspects.popleft()
-        elif self._todo and not any(self._deaths[task] for task in worker.given):
-            task = self._todo.popleft()
+        elif self._queue and not any(self._crashes[task] for task in worker.tasks):
+            task = self._queue.popleft()
         if task is not None:
-            worker.given.append(task)
-            worker.worked = True
-        worker.order(task)
+            worker.tasks.append(task)
+            worker.had_task = True
+        worker.send(task)
 
-    def _mourn(self, worker: Worker[T], how: str) -> None:
-        """Say that a worker died, and take back its tasks."""
+    def _on_death(self, worker: Worker[T], how: str) -> None:
+        """Log that a worker died, and take back its tasks or give them up."""
         self._waiting = [other for other in self._waiting if other is not worker]
-        if not worker.asked:
-            self._stillborn += 1
-            if self._host.replaces and self._stillborn == MAX_CRASHES:
-                raise InputError(f"no worker of {MAX_CRASHES} began to work, the last {how}; nothing is lost")
-        begun, lost = ", ".join(map(self._name, worker.given)) or "none", []
-        for task in worker.given:
-            self._deaths[task] += 1
-            if self._deaths[task] >= MAX_CRASHES and len(worker.given) == 1:
-                lost.append(task)
+        if not worker.was_ready:
+            self._failed_starts += 1
+            if self._host.replaces and self._failed_starts == MAX_CRASHES:
+                raise InputError(
+                    f"{MAX_CRASHES} workers in a row died before their first part, the last {how}; nothing that was "
+                    "written is lost"
+                )
+        unfinished, hopeless = ", ".join(map(self._name, worker.tasks)) or "none", []
+        for task in worker.tasks:
+            self._crashes[task] += 1
+            if self._crashes[task] >= MAX_CRASHES and len(worker.tasks) == 1:
+                hopeless.append(task)
             else:
                 self._suspects.append(task)
-        worker.given.clear()
+        worker.tasks.clear()
         if self._host.replaces:
-            then = "another takes its place" if self._left else "nothing else is left to do"
+            then = "starting another worker" if self._unassigned else "no other part is left to do"
         else:
-            then = "the others do them" if self._workers else "nobody is left to do them"
-        self._say(f"{worker.name} {how}; parts it had begun: {begun}; {then}")
-        for task in lost:
-            why = f"{self._deaths[task]} workers died on part {self._name(task)}, the last {how}"
-            self._say(f"{why}: it is given up, and its rows are rows with an error")
-            self._wrote(*self._give_up(task, why))
+            then = "the other workers take over" if self._workers else "no worker is left"
+        self._log(f"{worker.name} {how}; unfinished parts: {unfinished}; {then}")
+        for task in hopeless:
+            why = f"{self._crashes[task]} workers died on part {self._name(task)}, the last {how}"
+            self._log(f"{why}: giving it up; its rows are written with an error")
+            self._progress(*self._give_up(task, why))

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
-from predboard.parallel.pool import ordered_map
+from predboard.parallel.threads import ordered_map
 from predboard.storage.paths import AnyPath
 from predboard.storage.remote import MAX_CONNECTIONS, FileStat, RemotePath, StorageError
 

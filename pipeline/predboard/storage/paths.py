@@ -24,7 +24,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from predboard.errors import InputError, first_line
-from predboard.parallel.pool import ordered_map
+from predboard.parallel.threads import ordered_map
 from predboard.storage.remote import MAX_CONNECTIONS, RemotePath, StorageError, explain_error, is_storage_error
 
 if TYPE_CHECKING:

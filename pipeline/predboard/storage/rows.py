@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from predboard.parallel.pool import ordered_map
+from predboard.parallel.threads import ordered_map
 from predboard.predictions.derived_rows import DerivedRows
 from predboard.storage.paths import AnyPath
 

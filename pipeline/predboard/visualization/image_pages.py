@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 
 import numpy as np
 
-from predboard.parallel import pool
+from predboard.parallel.threads import ordered_map
 from predboard.predictions.derived_rows import DerivedRows
 from predboard.predictions.table import TileRows
 from predboard.summaries import EncodedImages, Text, Tiles
@@ -69,7 +69,7 @@ def _drawn(tiles: Iterator[Tiles], step: int, pictures: SourceImages, threads: i
             pictures.expect([(step, page)])
             yield page
 
-    yield from pool.ordered_map(functools.partial(pictures.encode, step), expected(), threads)
+    yield from ordered_map(functools.partial(pictures.encode, step), expected(), threads)
 
 
 def page_group(every: int) -> str:

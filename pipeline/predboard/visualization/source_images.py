@@ -14,7 +14,8 @@ from predboard.config import Exif
 from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX
 from predboard.drawing.tiles import MIN_SOURCE_SIDE_PX, TileText, draw_sprite, draw_tile, fit_picture
 from predboard.images import decode, sources
-from predboard.parallel import pool as workers
+from predboard.parallel.pool import ProcessPool
+from predboard.parallel.threads import ordered_map
 from predboard.storage.paths import AnyPath, is_uri
 from predboard.storage.remote import MAX_CONNECTIONS
 from predboard.storage.runs import Step, read_values
@@ -36,9 +37,7 @@ NEAREST = Image.Resampling.NEAREST
 class SourceImages:
     """Source pictures by row: from the source, else from the thumbnail that the predictions hold."""
 
-    def __init__(
-        self, steps: tuple[Step, ...], image_root: AnyPath | None, pool: workers.ProcessPool | None = None
-    ) -> None:
+    def __init__(self, steps: tuple[Step, ...], image_root: AnyPath | None, pool: ProcessPool | None = None) -> None:
         """Of these steps. `image_root` is where the source pictures are now, if they were moved; processes of the pool
         draw, too.
         """
@@ -95,7 +94,7 @@ class SourceImages:
         """Pictures as tiles show them, None for one that is nowhere, and whether each has its own pixels."""
         of = [(self._of(step), row, ref) for row, ref in zip(ids, refs, strict=True)]
         if self._far(step, refs):  # each costs a round trip, so they are opened side by side
-            yield from workers.ordered_map(lambda picture: self._fitted(*picture), of, MAX_CONNECTIONS)
+            yield from ordered_map(lambda picture: self._fitted(*picture), of, MAX_CONNECTIONS)
         else:
             yield from (self._fitted(*picture) for picture in of)
 
@@ -129,7 +128,7 @@ class SourceImages:
         far = self._far(step, (str(ref or "") for _, ref in points))
         threads, few = (MAX_CONNECTIONS, 1) if far else (threads, SPRITE_TASK_IMAGES)
         some = (points[at : at + few] for at in range(0, len(points), few))
-        drawn = [one for ones in workers.ordered_map(lambda them: [*map(small, them)], some, threads) for one in ones]
+        drawn = [one for ones in ordered_map(lambda them: [*map(small, them)], some, threads) for one in ones]
         return (events.encode_jpeg(draw_sprite(drawn, side)) if any(drawn) else b""), side
 
     def _root_of(self, step: int) -> str:

@@ -18,8 +18,9 @@ from predboard.evaluation.cache import CACHE_FOLDER, StateCache, state_versions
 from predboard.evaluation.fold import CACHE_MIN_LOGITS, States, count_logits, measure_run
 from predboard.formatting import plural
 from predboard.images import decode
-from predboard.parallel import pool as workers
-from predboard.parallel import ray_cluster
+from predboard.parallel.executor import Executor, open_executor
+from predboard.parallel.pool import ProcessPool
+from predboard.parallel.threads import ordered_map, worker_count
 from predboard.predictions.schema import digest_records, hash64
 from predboard.storage.paths import AnyPath, is_inside, is_remote
 from predboard.storage.rows import read_derived_rows
@@ -58,7 +59,7 @@ class VisualizeResult:
 
 
 def visualize(
-    config: VisualizeConfig, say: Callable[[str], None] = lambda _: None, pool: workers.ProcessPool | None = None
+    config: VisualizeConfig, say: Callable[[str], None] = lambda _: None, pool: ProcessPool | None = None
 ) -> tuple[VisualizeResult, ...]:
     """Write the TensorBoard logs of one or more runs.
 
@@ -94,7 +95,7 @@ def visualize(
     with (
         contextlib.nullcontext(pool)
         if pool
-        else workers.ProcessPool(workers.worker_count(config.workers), f"{__name__}:{warm.__name__}") as processes
+        else ProcessPool(worker_count(config.workers), f"{__name__}:{warm.__name__}") as processes
     ):
         written = tuple(
             _visualize_run(name, folder, chosen, config, say, processes)
@@ -115,7 +116,7 @@ def _visualize_run(
     chosen: Mapping[str, panels.Panel],
     config: VisualizeConfig,
     say: Callable[[str], None],
-    pool: workers.ProcessPool,
+    pool: ProcessPool,
 ) -> VisualizeResult:
     steps = open_run(predictions)
     folder = config.logdir / name
@@ -138,20 +139,19 @@ def _visualize_run(
     counted: list[tuple[int, Scalar | Metrics]] = []
     with log_folder.replace_logs(folder, "run", [predictions], say) as draft:
         keep = not config.panels or config.log_every is not None
-        on_ray = config.engine == "ray"
         with (
-            ray_cluster.connected(config.ray_address) if on_ray else contextlib.nullcontext(),
+            open_executor(config.engine, config.ray_address, pool) as executor,
             tqdm(total=rows, unit=" rows", desc="read", disable=None, file=sys.stderr) as bar,
         ):
-            kept = _kept(steps, chosen, folder, config)
-            states = measure_run(steps, chosen, pool, draft.staging / ROWS_FILE, keep, bar.update, on_ray, kept)
+            kept = _kept(steps, chosen, folder, config, executor)
+            states = measure_run(steps, chosen, executor, draft.staging / ROWS_FILE, keep, bar.update, kept)
         with (
             decode.silence_pillow(),
             events.EventWriter(draft.events_path, times[numbers[0]]) as writer,
             tqdm(unit=" summaries", desc="write", disable=None, file=sys.stderr) as bar,
         ):
-            rendered = _rendered(chosen, subject, states, with_pictures, pictures, pool.most)
-            for step, summary in _drawn(rendered, pictures, pool.most):
+            rendered = _rendered(chosen, subject, states, with_pictures, pictures, pool.max_processes)
+            for step, summary in _drawn(rendered, pictures, pool.max_processes):
                 if isinstance(summary, Scalar | Metrics):
                     counted.append((step, summary))
                 if isinstance(summary, File):
@@ -162,7 +162,7 @@ def _visualize_run(
             if every is not None:
                 derived = functools.partial(read_derived_rows, draft.staging / ROWS_FILE)
                 for step, page in image_pages.render_pages(
-                    derived, every, with_pictures, pictures, pool.most, writer.size
+                    derived, every, with_pictures, pictures, pool.max_processes, writer.size
                 ):
                     if isinstance(page, Text):
                         say(f"warning: {name}: {page.markdown}")
@@ -175,11 +175,15 @@ def _visualize_run(
 
 
 def _kept(
-    steps: tuple[Step, ...], chosen: Mapping[str, panels.Panel], folder: AnyPath, config: VisualizeConfig
+    steps: tuple[Step, ...],
+    chosen: Mapping[str, panels.Panel],
+    folder: AnyPath,
+    config: VisualizeConfig,
+    executor: Executor,
 ) -> StateCache | None:
     """What is kept of the run's parts; None where it does not pay, or the workers of a cluster may not see it."""
     place = folder / CACHE_FOLDER
-    if config.cache == "never" or (config.engine == "ray" and not is_remote(place)):
+    if config.cache == "never" or not (executor.sees_local_files or is_remote(place)):
         return None
     small = count_logits(part for step in steps for part in step.parts) < CACHE_MIN_LOGITS
     if config.cache == "auto" and small and not place.is_dir():
@@ -244,7 +248,7 @@ def _rendered(
             of_panel = {number: of_step[panel[0]] for number, of_step in states.items()}
             return list(_drawable(panel[1].render(knows, of_panel), with_pictures))
 
-        for summaries in workers.ordered_map(render, together.items(), threads, len(together)):
+        for summaries in ordered_map(render, together.items(), threads, len(together)):
             shown |= {s.tag: panels.WrittenTag(s.tag, type(s), s.description) for _, s in summaries}
             pictures.expect(summaries)
             yield from summaries
@@ -274,7 +278,7 @@ def _drawn(
             return [(step, pictures.encode(step, summary))]
         return [(step, events.encode_picture(summary) if isinstance(summary, Picture) else summary)]
 
-    for ready in workers.ordered_map(drawn, summaries, threads, SUMMARIES_AHEAD, leaving=left.set):
+    for ready in ordered_map(drawn, summaries, threads, SUMMARIES_AHEAD, on_exit=left.set):
         yield from ready
 
 

@@ -1,0 +1,131 @@
+"""Maps a function over items on threads, in order. It knows nothing of what the function does.
+
+Threads are enough where the work releases Python's lock, as Pillow's decoding and NumPy's and Arrow's loops do.
+"""
+
+import contextlib
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from threading import Thread
+from typing import Generic, TypeVar
+
+X = TypeVar("X")
+Y = TypeVar("Y")
+
+_SHUTDOWN_SECONDS = 1.0
+"""Longest wait for unfinished items when the caller stops early and items have a timeout."""
+
+
+def worker_count(requested: int) -> int:
+    """Return `requested`, or if that is 0 the number of processors this process may use, at most 16."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return requested or min(available, 16)
+
+
+@dataclass(frozen=True)
+class ItemTimeout(Generic[X, Y]):
+    """Limits how long one item may take, and says what to use in place of its result."""
+
+    seconds: float
+    """Counted from when a thread starts the item, not from when it is queued."""
+    fallback: Callable[[X], Y]
+    """Called in the caller's thread for an item that took too long."""
+
+
+@dataclass(eq=False)
+class _Pending(Generic[X, Y]):
+    item: X
+    result: "Future[Y]" = field(default_factory=Future)
+    started: float | None = None
+    """`time.monotonic()` when a thread took the item; None while it is queued."""
+    abandoned: bool = False
+
+
+def ordered_map(
+    function: Callable[[X], Y],
+    items: Iterable[X],
+    workers: int,
+    ahead: int | None = None,
+    timeout: ItemTimeout[X, Y] | None = None,
+    on_exit: Callable[[], object] = lambda: None,
+) -> Generator[Y, None, None]:
+    """Yield `function(item)` for each item, in the order of the items, computed on threads.
+
+    Items are drawn in the caller's thread. An exception of the function is raised where its result would have been.
+
+    Args:
+        function: called on the threads.
+        items: may be infinite; drawn only as far as `ahead` requires.
+        workers: number of threads.
+        ahead: how many items may be started and not yet yielded; by default twice the number of threads.
+        timeout: limits each item. A thread cannot be stopped: one that exceeds the limit is abandoned and replaced,
+            and does not keep the process from exiting.
+        on_exit: called once no more results are wanted, before the threads are joined.
+
+    >>> list(ordered_map(lambda x: x * x, range(5), workers=2))
+    [0, 1, 4, 9, 16]
+    """
+    queue: SimpleQueue[_Pending[X, Y] | None] = SimpleQueue()
+    threads = [_start_thread(function, queue) for _ in range(workers)]
+    pending: deque[_Pending[X, Y]] = deque()
+
+    def oldest_result() -> Y:
+        oldest = pending[0]
+        if timeout is not None and not _finishes_in_time(oldest, timeout.seconds):
+            oldest.abandoned = True
+            threads.append(_start_thread(function, queue))
+            pending.popleft()
+            return timeout.fallback(oldest.item)
+        return pending.popleft().result.result()
+
+    try:
+        for item in items:
+            pending.append(_Pending(item))
+            queue.put(pending[-1])
+            if len(pending) >= (ahead or 2 * workers):
+                yield oldest_result()
+        while pending:
+            yield oldest_result()
+    finally:
+        on_exit()
+        for unfinished in pending:
+            unfinished.result.cancel()
+        for _ in threads:
+            queue.put(None)
+        deadline = None if timeout is None else time.monotonic() + min(timeout.seconds, _SHUTDOWN_SECONDS)
+        for thread in threads:
+            thread.join(None if deadline is None else max(deadline - time.monotonic(), 0))
+
+
+def _start_thread(function: Callable[[X], Y], queue: "SimpleQueue[_Pending[X, Y] | None]") -> Thread:
+    def process_queue() -> None:
+        while (pending := queue.get()) is not None:
+            if not pending.result.set_running_or_notify_cancel():
+                continue
+            pending.started = time.monotonic()
+            try:
+                pending.result.set_result(function(pending.item))
+            except BaseException as error:  # of any kind: it is raised where the result is asked for
+                pending.result.set_exception(error)
+            if pending.abandoned:  # another thread has taken this one's place
+                return
+
+    thread = Thread(target=process_queue, name="predboard", daemon=True)
+    thread.start()
+    return thread
+
+
+def _finishes_in_time(pending: _Pending[X, Y], seconds: float) -> bool:
+    """Wait for a result until `seconds` after a thread took the item, and return whether it is done."""
+    while not pending.result.done():
+        left = seconds if pending.started is None else pending.started + seconds - time.monotonic()
+        if left <= 0:
+            return False
+        with contextlib.suppress(TimeoutError):
+            pending.result.exception(left)
+    return True

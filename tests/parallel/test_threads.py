@@ -1,0 +1,140 @@
+"""The ordered map on threads."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from predboard.parallel.threads import ItemTimeout, ordered_map, worker_count
+
+from tests import toy
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(0, 3), max_size=30), st.integers(1, 5), st.integers(1, 8))
+def test_results_come_in_the_order_of_the_items(delays: list[int], threads: int, ahead: int) -> None:
+    def slow(item: tuple[int, int]) -> int:
+        time.sleep(item[1] / 4000)
+        return item[0] * item[0]
+
+    items = list(enumerate(delays))
+    assert list(ordered_map(slow, items, threads, ahead)) == [i * i for i, _ in items]
+
+
+def test_items_run_side_by_side() -> None:
+    together = threading.Barrier(3, timeout=10)  # breaks, and so raises, unless three wait at once
+    assert len(list(ordered_map(lambda _: together.wait(), range(3), workers=3))) == 3
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 5])
+def test_at_most_ahead_items_are_started_and_not_yielded(ahead: int) -> None:
+    drawn = 0
+
+    def items() -> Iterator[int]:
+        nonlocal drawn
+        for i in range(20):
+            drawn += 1
+            yield i
+
+    most = 0
+    for taken, _ in enumerate(ordered_map(lambda x: x, items(), workers=2, ahead=ahead)):
+        most = max(most, drawn - taken)
+    assert most == ahead
+    assert drawn == 20
+
+
+def test_an_exception_is_raised_where_the_result_would_have_been() -> None:
+    def fails_at_three(x: int) -> int:
+        if x == 3:
+            raise KeyError("three")
+        return x
+
+    results = ordered_map(fails_at_three, range(100), workers=4)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(KeyError, match="three"):
+        next(results)
+    assert list(results) == []
+
+
+def test_an_exception_of_the_items_is_raised_after_the_threads_have_ended() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise OSError("no more")
+
+    with pytest.raises(OSError, match="no more"):
+        list(ordered_map(lambda x: x, items(), workers=2))
+
+
+def test_closing_early_starts_nothing_more_and_leaves_no_thread() -> None:
+    before = threading.active_count()
+    begun: list[int] = []
+
+    def slow(item: int) -> None:
+        begun.append(item)
+        time.sleep(0.05 if item else 0)
+
+    results = ordered_map(slow, range(1000), workers=1, ahead=8)
+    next(results)
+    results.close()
+    assert len(begun) <= 3  # of 8 that were waiting
+    assert threading.active_count() == before
+
+
+def test_worker_count_is_the_request_or_one_for_each_processor() -> None:
+    assert worker_count(3) == 3
+    assert worker_count(40) == 40
+    assert 1 <= worker_count(0) <= min(os.cpu_count() or 1, 16)
+
+
+def test_an_item_that_takes_too_long_is_replaced_and_the_others_are_not_affected() -> None:
+    stuck = threading.Event()
+    abandoned: list[int] = []
+
+    def hangs_at_some(item: int) -> int:
+        if item in (2, 3, 9):
+            stuck.wait()
+        return item
+
+    def fallback(item: int) -> int:
+        abandoned.append(item)
+        return -item
+
+    try:
+        timeout = ItemTimeout(0.1, fallback)
+        found = list(ordered_map(hangs_at_some, range(12), workers=2, ahead=4, timeout=timeout))
+        assert found == [0, 1, -2, -3, 4, 5, 6, 7, 8, -9, 10, 11]
+        assert abandoned == [2, 3, 9]
+    finally:
+        stuck.set()
+
+
+def test_a_timeout_counts_from_when_an_item_is_started_not_from_when_it_is_queued() -> None:
+    def slow(item: int) -> int:
+        time.sleep(0.05)
+        return item
+
+    timeout = ItemTimeout[int, int](0.5, lambda _: -1)
+    assert list(ordered_map(slow, range(20), workers=1, ahead=20, timeout=timeout)) == list(range(20))
+
+
+def test_a_timeout_error_of_the_function_itself_is_raised() -> None:
+    def fails(_: int) -> int:
+        raise TimeoutError("of its own")
+
+    with pytest.raises(TimeoutError, match="of its own"):
+        list(ordered_map(fails, range(3), workers=1, timeout=ItemTimeout(5, lambda _: 0)))
+
+
+def test_a_thread_that_hangs_does_not_keep_the_process_from_exiting() -> None:
+    script = (
+        "import threading\nfrom predboard.parallel.threads import ItemTimeout, ordered_map\n"
+        "timeout = ItemTimeout(0.1, lambda item: 'late')\n"
+        "print(list(ordered_map(lambda _: threading.Event().wait(), [1], 1, timeout=timeout)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=toy.ROOT, capture_output=True, text=True, timeout=20)
+    assert (done.stdout, done.stderr, done.returncode) == ("['late']\n", "", 0)
