@@ -14,7 +14,7 @@ READY_LIBRARIES := .venv-libraries/.ready
 DEMO := data/digits/expect.txt
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: help setup demo infer visualize board inspect test lint format test-browser test-ray test-s3 test-libraries bench clean print-out
+.PHONY: help setup demo infer visualize board inspect test test-all lint format test-browser test-ray test-s3 test-libraries bench clean print-out
 
 help: ## print this
 	@echo 'make TARGET [VARIABLE=value ...]'
@@ -112,17 +112,23 @@ board: $(READY) ## open TensorBoard on what was drawn
 inspect: $(READY) ## say what a folder of predictions holds, and whether it is whole
 	@$(set_out); $(BIN)/predboard inspect "$$out" $(ARGS)
 
-# mypy works on one processor for half a minute, so the tests run meanwhile; it has its say after them.
-test: $(READY_DEV) ## lint and run the tests
-	@echo 'lint: ruff'
-	@$(ruff)
-	@echo 'test: pytest on every processor, and mypy'
-	@types=$$(mktemp) || exit; \
-	$(BIN)/mypy >"$$types" 2>&1 & mypy=$$!; \
-	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS); tests=$$?; \
-	wait $$mypy; typed=$$?; \
-	cat "$$types"; rm "$$types"; \
-	[ $$tests = 0 ] && [ $$typed = 0 ]
+# mypy works on one processor for half a minute, so the tests run meanwhile; its output comes after theirs.
+define run_tests
+echo 'lint: ruff'; $(ruff) || exit; \
+echo 'test: pytest on every processor, and mypy'; \
+types=$$(mktemp) || exit; \
+$(BIN)/mypy >"$$types" 2>&1 & mypy=$$!; \
+$(BIN)/python -m pytest -n auto --dist worksteal $(1) $(ARGS); tests=$$?; \
+wait $$mypy; typed=$$?; \
+cat "$$types"; rm "$$types"; \
+[ $$tests = 0 ] && [ $$typed = 0 ]
+endef
+
+test: $(READY_DEV) ## lint and run the quick tests, two minutes
+	@$(call run_tests)
+
+test-all: $(READY_DEV) ## lint and run the slow tests too: memory, kill and resume, whole scripts
+	@$(call run_tests,-m 'not browser and not ray and not s3')
 
 lint: $(READY_DEV) ## check style and types
 	@echo 'lint: ruff and mypy'
