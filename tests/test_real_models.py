@@ -118,7 +118,7 @@ def test_five_checkpoints_on_eurosat_are_five_steps(tmp_path: Path) -> None:
         ),
         (
             ("--mean", "0.3447,0.3803,0.4079", "--std", "0.2032,0.1372,0.1157", "--resize", "128"),
-            "with pictures of the size that they have, 64×64: --resize none --crop none",
+            "with pictures at their own size, 64×64: --resize none --crop none",
         ),
     ],
 )
@@ -134,5 +134,5 @@ def test_the_preflight_names_what_eurosats_network_was_not_trained_with(
         cwd=tmp_path,
     )
     assert done.returncode == 2
-    assert "--strict stops before the long run: accuracy of 200 images would be 9" in done.stderr
+    assert "--strict stops before the long run: accuracy on 200 images would be 9" in done.stderr
     assert words in done.stderr

@@ -139,6 +139,12 @@ def test_a_sound_run_is_described_without_warnings(folder: Path, tmp_path: Path)
     assert "warnings" not in open_predictions(tmp_path / "out").step.parts[0].part.provenance
 
 
+def test_a_run_without_mean_and_std_says_what_the_model_gets(folder: Path, tmp_path: Path) -> None:
+    lines, _ = run(folder, tmp_path / "out", mean=None, std=None)
+    assert "preprocessing: none (no --mean/--std given); the model gets x/255" in lines
+    assert any("rgb -> 3×6×6 (from flags); x/255, no mean or std; inputs: mean 0." in line for line in lines)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

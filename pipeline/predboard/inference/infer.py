@@ -166,7 +166,7 @@ def _infer(
         wrong = max(config.preview_bands)
         raise InputError(f"there is no band {wrong} in {channels} channels, counted from 0: see --preview-bands")
     transform = _transform(config, loader, sample)
-    say(f"preprocessing: {_described(transform)}")
+    say(f"preprocessing: {_described(config, transform)}")
     prepare = Normalizer(device, loader.mean, loader.std)
     memory = site.memory
     batch_size = config.batch_size or default_batch_size(site.devices[0], sample, memory)
@@ -312,18 +312,20 @@ def _transform(config: InferConfig, loader: loading.Loader, sample: NDArray[Any]
     return {**loader.record(), "mean": list(loader.mean), "std": list(loader.std), "size": list(size)}
 
 
-def _described(transform: Mapping[str, Any]) -> str:
-    """The record of a transform for a person, in one line."""
+def _described(config: InferConfig, transform: Mapping[str, Any]) -> str:
+    """Say in one line what is done to a picture before the model gets it, and where that comes from."""
     if transform.get("floats"):
         return f"by {transform['source']}"
-    parts = []
+    steps = []
     if (resize := transform["resize"]) is not None:
         exact = "×".join(map(str, resize)) if isinstance(resize, tuple) else resize
-        parts.append(f"resize {exact} {transform['interpolation']}")
+        steps.append(f"resize {exact} {transform['interpolation']}")
     if transform["crop"] is not None:
-        parts.append(f"crop {transform['crop']}")
-    parts += [f"{name} {' '.join(f'{value:.4g}' for value in transform[name])}" for name in ("mean", "std")]
-    return f"{', '.join(parts)}, from {transform['source']}"
+        steps.append(f"crop {transform['crop']}")
+    if transform["source"] == "flags" and config.mean is config.std is None:
+        return f"{', '.join(steps) or 'none'} (no --mean/--std given); the model gets x/255"
+    steps += [f"{name} {' '.join(f'{value:.4g}' for value in transform[name])}" for name in ("mean", "std")]
+    return f"{', '.join(steps)}, from {transform['source']}"
 
 
 def _classes(manifest: sources.Manifest, outputs: int) -> tuple[str, ...]:

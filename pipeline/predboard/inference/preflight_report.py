@@ -60,7 +60,7 @@ class PreflightReport:
     def inputs(self) -> tuple[str, ...]:
         """Lines that say what is done to a picture and what the model gets."""
         moments = f"inputs: mean {_listed(self.input_mean)}, std {_listed(self.input_std)}"
-        return *describe_transform(self.transform), moments
+        return *describe_input(self.transform), moments
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -101,13 +101,13 @@ class PreflightReport:
         )
 
 
-def describe_transform(transform: Mapping[str, Any]) -> tuple[str, str]:
+def describe_input(transform: Mapping[str, Any]) -> tuple[str, str]:
     """Say what is done to a picture before the model gets it and where that comes from: the shape, then the values.
 
-    >>> describe_transform({"resize": 256, "crop": 224, "channels": "rgb", "mean": [0.5], "std": [0.25],
+    >>> describe_input({"resize": 256, "crop": 224, "channels": "rgb", "mean": [0.5], "std": [0.25],
     ...     "size": [224, 224, 3], "source": "flags"})
     ('resize 256, crop 224, rgb -> 3×224×224 (from flags)', '(x/255 - mean) / std with mean 0.5, std 0.25')
-    >>> describe_transform({"channels": "rgb", "mean": [0], "std": [1], "size": [8, 8, 3], "source": "flags"})[1]
+    >>> describe_input({"channels": "rgb", "mean": [0], "std": [1], "size": [8, 8, 3], "source": "flags"})[1]
     'x/255, no mean or std'
     """
     height, width, channels = transform["size"]
