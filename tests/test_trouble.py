@@ -268,7 +268,7 @@ def test_a_read_only_output_is_one_line_and_can_be_read(place: Path, small_disk:
     with pytest.raises(InputError, match=r"cannot write to .*/new: Read-only file system"):
         infer(_run(place, out=small_disk / "new"))
     assert len(_frame(out)) == ROWS
-    assert inspect(out).whole
+    assert inspect(out).complete
 
 
 # --- data that hangs or vanishes ---
@@ -350,7 +350,7 @@ def test_damage_is_named_by_inspect_and_stage_two_and_remade_by_the_next_run(tmp
         raw[raw.index(b"sensor" if where == "column" else b"s2", footer)] ^= 1
         path.write_bytes(raw)
     found = inspect(tmp_path / "out")
-    assert list(found.facts["damaged"]) == ["step=00000000/part-00001.parquet"] and not found.whole
+    assert list(found.facts["damaged"]) == ["step=00000000/part-00001.parquet"] and not found.complete
     with pytest.raises(InputError, match=r"step=00000000/part-00001\.parquet is damaged"):
         visualize(VisualizeConfig((tmp_path / "out",), tmp_path / "logs"))
     before = {p.name: p.stat().st_mtime_ns for p in path.parent.glob("*.parquet")}

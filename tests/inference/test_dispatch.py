@@ -268,7 +268,7 @@ def test_a_part_that_is_there_already_is_not_written_over(place: Path, monkeypat
     assert infer(_config(place, preflight=0, batch_size=5)).written == ROWS
     after = {p: p.read_bytes() for p in (place / "out").glob("*/*.parquet")}
     assert {p.name for p in after if after[p] != before[p]} == {"part-00001.parquet"}
-    assert inspect(place / "out").whole
+    assert inspect(place / "out").complete
     assert _left(place / "out") == []
 
 
@@ -293,7 +293,7 @@ def test_shares_beside_each_other_make_the_whole(place: Path) -> None:
             thread.join()
     assert [outcomes[k].rows for k in (1, 2, 3)] == [16, 16, 13]  # parts 0 and 3, 1 and 4, 2 and 5
     assert all(outcome.complete and outcome.written == outcome.rows for outcome in outcomes.values())
-    assert inspect(place / "out").whole
+    assert inspect(place / "out").complete
     pd.testing.assert_frame_equal(_frame(place / "out"), _frame(place / "alone"), rtol=1e-5, atol=1e-6)
     assert _left(place / "out") == []
     assert infer(_config(place, **options)).written == 0
@@ -319,7 +319,7 @@ def test_a_damaged_part_of_another_share_is_its_own_affair(place: Path) -> None:
         part_path(place / "out", 0, index).write_bytes(b"damaged")
     outcome = infer(_config(place, part=(1, 2)))
     assert (outcome.complete, outcome.written) == (True, 8)
-    assert not inspect(place / "out").whole
+    assert not inspect(place / "out").complete
     assert infer(_config(place)).written == 8
 
 
@@ -483,7 +483,7 @@ def test_retry_errors_tries_failed_rows_alone_and_keeps_the_others_to_the_last_b
     pd.testing.assert_frame_equal(after, _frame(place / "fresh"), rtol=1e-3, atol=1e-3)
     now = {p.name: p.stat().st_mtime_ns for p in (place / "out").glob("*/*.parquet")}
     assert [i for i in range(6) if now[f"part-0000{i}.parquet"] != times[f"part-0000{i}.parquet"]] == [0, 1, 5]
-    assert inspect(place / "out").whole
+    assert inspect(place / "out").complete
 
     assert infer(_config(place, retry_errors=True, **options)).written == 2  # nothing new
     assert {p.name: p.stat().st_mtime_ns for p in (place / "out").glob("*/*.parquet")} == now

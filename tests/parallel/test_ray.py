@@ -127,7 +127,7 @@ def test_two_actors_give_the_rows_of_one_process(place: Path) -> None:
     assert outcome.seconds["decode"] > 0
     infer(_config(place, out=place / "alone"))
     _same(place / "out", place / "alone")
-    assert inspect(place / "out").whole
+    assert inspect(place / "out").complete
     assert _left(place / "out") == []
     assert infer(_on_ray(place)).written == 0
 

@@ -9,7 +9,7 @@ import pytest
 from predboard.cli import main
 from predboard.errors import InputError
 from predboard.predictions.schema import Part, Run
-from predboard.storage.inspection import Inspection, _rate, inspect
+from predboard.storage.inspection import Inspection, _rows_per_second, inspect
 from predboard.storage.runs import list_part_paths, part_path
 
 from tests import toy
@@ -43,7 +43,7 @@ def spoil(part: Path) -> None:
 
 def test_a_whole_run_is_counted(run: Path) -> None:
     found = inspect(run)
-    assert found.whole
+    assert found.complete
     facts = found.facts
     assert facts["run"] == "toy"
     assert facts["format"] == 1
@@ -69,7 +69,7 @@ def test_rows_that_are_missing_are_named(run: Path) -> None:
     part_path(run, 3, 1).unlink()
     part_path(run, 12, 2).unlink()
     found = inspect(run)
-    assert not found.whole
+    assert not found.complete
     assert [(step["rows"], step["missing"]) for step in found.facts["steps"]] == [(6, [[4, 8]]), (8, [[8, 10]])]
     assert "step 3 lacks rows 4 to 7" in found.lines()
     assert "step 12 lacks rows 8 to 9" in found.lines()
@@ -78,7 +78,7 @@ def test_rows_that_are_missing_are_named(run: Path) -> None:
 def test_a_damaged_part_is_a_finding_and_not_counted(run: Path) -> None:
     spoil(part_path(run, 3, 0))
     found = inspect(run)
-    assert not found.whole
+    assert not found.complete
     assert list(found.facts["damaged"]) == ["step=00000003/part-00000.parquet"]
     first, second = found.facts["steps"]
     assert (first["rows"], first["missing_rows"], first["missing"]) == (6, 4, [[0, 4]])
@@ -100,14 +100,14 @@ def test_a_step_of_damaged_parts_alone_is_not_whole(run: Path) -> None:
     found = inspect(run)
     assert [step["step"] for step in found.facts["steps"]] == [3]
     assert len(found.facts["damaged"]) == 3
-    assert not found.whole
+    assert not found.complete
 
 
 def test_a_run_of_damaged_parts_alone_is_one_line(run: Path) -> None:
     for step in (3, 12):
         for part in list_part_paths(run, step):
             spoil(part)
-    with pytest.raises(InputError, match=r"holds only damaged parts: step=00000003/part-00000\.parquet is damaged"):
+    with pytest.raises(InputError, match=r"contains only damaged parts: step=00000003/part-00000\.parquet is damaged"):
         inspect(run)
 
 
@@ -117,7 +117,7 @@ def test_without_labels_there_is_no_accuracy(tmp_path: Path) -> None:
     (step,) = found.facts["steps"]
     assert step["accuracy"] is None
     assert step["unlabelled"] == 5
-    assert found.whole
+    assert found.complete
 
 
 def test_a_person_reads_a_line_for_each_step(run: Path) -> None:
@@ -167,8 +167,8 @@ def test_rows_a_second_are_of_the_time_in_which_any_part_was_being_made(run: Pat
 
     # 0 to 10 twice, 8 to 14, then nothing until 100 to 106: 20 seconds.
     parts = [part(100, 100, 106), part(100, 0, 10), part(100, 8, 14), part(100, 0, 10), part(100, 2, 3)]
-    assert _rate(parts) == 25
-    assert _rate([part(5, 0, 0)]) is None
+    assert _rows_per_second(parts) == 25
+    assert _rows_per_second([part(5, 0, 0)]) is None
     facts = inspect(run).facts
     facts["steps"][0]["seconds"] = {"wait": 9.0, "transfer": 0.0, "forward": 1.0, "write": 0.0}
     assert any(line.startswith("0 rows/s, all steps together: waiting") for line in Inspection(facts).lines())

@@ -291,7 +291,7 @@ def test_a_run_in_storage_is_the_run_on_disk(memory: Any, tmp_path: Path) -> Non
     facts = inspect(RemotePath("fake://out/run")).facts
     assert facts["run"] == "run"
     assert facts["bytes"] == sum(memory.size(key) for key in memory.find("/out/run/step=00000003"))
-    assert inspect(RemotePath("fake://out/run")).whole
+    assert inspect(RemotePath("fake://out/run")).complete
     assert not list(staging_dir(RemotePath("fake://out/run")).rglob("*.tmp"))
 
 

@@ -85,7 +85,7 @@ def test_what_is_read_is_what_was_written(
     assert found.step.missing == ()
     for file in found.step.parts:
         verify_part(file)
-    assert inspect(folder).whole
+    assert inspect(folder).complete
 
 
 def test_a_part_is_encoded_as_the_format_says(tmp_path: Path) -> None:
@@ -443,7 +443,7 @@ def test_missing_parts_are_gaps(tmp_path: Path) -> None:
     part_path(tmp_path, 0, 4).unlink()
     assert open_predictions(tmp_path).step.missing == ((0, 10), (20, 50))
     found = inspect(tmp_path)
-    assert not found.whole
+    assert not found.complete
     assert "step 0 lacks rows 20 to 49" in found.lines()
 
 
@@ -466,7 +466,7 @@ def test_inspection_counts_and_names_what_is_damaged(tmp_path: Path) -> None:
     _damage(path, column=0)  # the footer is whole
     part_path(tmp_path, 0, 4).write_bytes(b"PAR1")
     found = inspect(tmp_path)
-    assert not found.whole
+    assert not found.complete
     assert list(found.facts["damaged"]) == ["step=00000000/part-00004.parquet", "step=00000000/part-00001.parquet"]
     assert found.facts["steps"][0]["missing_rows"] == 20
     assert found.facts["steps"][0]["missing"] == [[10, 20], [40, 50]]

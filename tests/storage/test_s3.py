@@ -115,7 +115,7 @@ def test_inference_survives_every_fault_and_gives_the_rows_of_a_disk(server: Ser
     assert open_predictions(uri("run")).to_pandas().equals(open_predictions(tmp_path / "run").to_pandas())
     local = {p.relative_to(tmp_path / "run").as_posix() for p in (tmp_path / "run").rglob("*.*") if p.is_file()}
     assert set(server.keys(BUCKET, "run/")) == local - {".lock"}
-    assert inspect(uri("run")).whole
+    assert inspect(uri("run")).complete
     assert not list((tmp_path / "tmp").rglob("*.tmp"))
 
 
@@ -380,7 +380,7 @@ def test_whatever_fails_while_logs_are_replaced_a_whole_event_file_is_there(
 def test_inspect_finds_what_is_damaged_and_what_is_missing(server: Server, predictions: RemotePath) -> None:
     with server.watched(each_fails_once):
         found = inspect(predictions)
-    assert found.whole
+    assert found.complete
     assert found.facts["bytes"] == sum(path.stat().st_size for s in (1, 2) for path in list_part_paths(predictions, s))
     first, second, *_ = list_part_paths(predictions, 2)
     content = bytearray(first.read_bytes())
@@ -388,7 +388,7 @@ def test_inspect_finds_what_is_damaged_and_what_is_missing(server: Server, predi
     first.write_bytes(bytes(content))
     second.unlink()
     found = inspect(predictions)
-    assert not found.whole
+    assert not found.complete
     assert list(found.facts["damaged"]) == ["step=00000002/part-00000.parquet"]
     assert found.facts["steps"][1]["missing"] == [[0, 60]]
     done = toy.predboard("inspect", predictions)
@@ -433,7 +433,7 @@ def test_parts_are_asked_for_side_by_side(command: str, server: Server, tmp_path
         if command == "visualize":
             draw_logs(there, tmp_path / "logs", panels=("metrics",))
         elif command == "inspect":
-            assert inspect(there).whole
+            assert inspect(there).complete
         else:
             plan = shards.plan_shards(960, 40)
             manifest = sources.Manifest("", pa.array(["x"] * 960), np.zeros(960, np.int32), np.zeros(960, np.int64), ())

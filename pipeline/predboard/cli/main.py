@@ -562,10 +562,10 @@ def _inspect(config: InspectConfig) -> int:
         print("\n".join(found.lines()))
         print(
             f"next: {_call('visualize', config.predictions)}"
-            if found.whole
+            if found.complete
             else "not whole: run the command that made it again, which makes what is missing or damaged"
         )
-    return 0 if found.whole else 1
+    return 0 if found.complete else 1
 
 
 def _gate(config: GateConfig) -> int:

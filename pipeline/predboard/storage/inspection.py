@@ -1,5 +1,6 @@
-"""What a folder of predictions holds, and whether it is whole: counts, sizes, timings, damage. Knows no drawing."""
+"""Counts what a run contains and finds what is damaged or missing. It knows nothing of TensorBoard."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,23 +13,25 @@ from predboard.storage.parts import PartFile, read_batches, verify_part
 from predboard.storage.paths import AnyPath, map_files
 from predboard.storage.runs import Step, list_part_paths, missing_ranges, open_run
 
+OnDamage = Callable[[AnyPath, DamagedError], None]
+
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found; `facts` is made of JSON's types."""
+    """The result of `inspect`. Its `facts` have the types of JSON; `docs/format.md` describes them."""
 
     facts: dict[str, Any]
 
     @property
-    def whole(self) -> bool:
-        """No part is damaged and no row is missing."""
+    def complete(self) -> bool:
+        """Whether no part is damaged and no row is missing."""
         return not self.facts["damaged"] and not any(step["missing_rows"] for step in self.facts["steps"])
 
     def lines(self) -> list[str]:
-        """For a person."""
+        """Return the facts as lines of text."""
         f = self.facts
         names = ", ".join(f["classes"][:8]) + ("…" if len(f["classes"]) > 8 else "")
-        found = [
+        lines = [
             f"{f['run']}: {f['model']}, {plural(len(f['classes']), 'class', 'classes')} ({names})",
             f"data {f['data']}",
             f"{plural(f['files'], 'part')}, {f['bytes'] / 1e6:,.1f} MB",
@@ -38,29 +41,37 @@ class Inspection:
         for s in f["steps"]:
             accuracy = "–" if s["accuracy"] is None else f"{s['accuracy']:.4f}"
             rate = "–" if not s["rows_per_second"] else f"{s['rows_per_second']:,.0f}"
-            found.append(
+            lines.append(
                 f"{s['step']:>8}  {s['rows']:>11,}  {s['missing_rows']:>9,}  {s['failed']:>7,}  {s['unlabelled']:>9,}  "
                 f"{accuracy:>8}  {rate:>7}  {s['checkpoint']}"
             )
-        busy: dict[str, float] = {}
+        lines += self._timing_lines()
         for s in f["steps"]:
-            busy = timing.add_seconds(busy, s["seconds"])
-        if any(busy.values()):
-            kinds = [name for name in (*timing.BUSY_KINDS, *timing.WAITING_KINDS) if name in busy]
-            found.append("seconds: " + ", ".join(f"{name} {busy[name]:,.1f}" for name in kinds))
-        if told := timing.describe_seconds(busy, f["steps"][-1]["threads"]):
-            rate = f"{f['rows_per_second']:,.0f} rows/s, all steps together: " if f["rows_per_second"] else ""
-            found.append(f"{rate}{told}")
-        for s in f["steps"]:
-            found += [f"step {s['step']} lacks rows {a:,} to {b - 1:,}" for a, b in s["missing"]]
+            lines += [f"step {s['step']} lacks rows {a:,} to {b - 1:,}" for a, b in s["missing"]]
             if s["clipped"]:
-                found.append(f"step {s['step']}: {s['clipped']:,} probabilities below 1.2e-38 were raised to it")
-        found += [f"damaged: {message}" for message in f["damaged"].values()]
-        return found
+                lines.append(f"step {s['step']}: {s['clipped']:,} probabilities below 1.2e-38 were raised to it")
+        return lines + [f"damaged: {message}" for message in f["damaged"].values()]
+
+    def _timing_lines(self) -> list[str]:
+        steps = self.facts["steps"]
+        total: dict[str, float] = {}
+        for s in steps:
+            total = timing.add_seconds(total, s["seconds"])
+        lines = []
+        if any(total.values()):
+            kinds = [name for name in (*timing.BUSY_KINDS, *timing.WAITING_KINDS) if name in total]
+            lines.append("seconds: " + ", ".join(f"{name} {total[name]:,.1f}" for name in kinds))
+        if description := timing.describe_seconds(total, steps[-1]["threads"]):
+            rate = self.facts["rows_per_second"]
+            lines.append((f"{rate:,.0f} rows/s, all steps together: " if rate else "") + description)
+        return lines
 
 
 def inspect(run: AnyPath) -> Inspection:
-    """Read all of a run and count. Raises InputError if the folder holds no predictions; damage is a finding."""
+    """Read and verify a whole run.
+
+    Raises InputError if the folder contains no predictions, or only damaged ones; other damage is part of the result.
+    """
     damaged: dict[str, str] = {}
 
     def note(path: AnyPath, error: DamagedError) -> None:
@@ -71,10 +82,10 @@ def inspect(run: AnyPath) -> Inspection:
     except InputError:
         if not damaged:
             raise
-        raise InputError(f"{run} holds only damaged parts: {next(iter(damaged.values()))}") from None
-    found = [_step(step, note) for step in steps]
+        raise InputError(f"{run} contains only damaged parts: {next(iter(damaged.values()))}") from None
+    step_facts = [_inspect_step(step, note) for step in steps]
     last = steps[-1].run
-    paths = [path for step in steps for path in list_part_paths(run, step.step)]
+    part_paths = [path for step in steps for path in list_part_paths(run, step.step)]
     return Inspection(
         {
             "run": run.resolve().name,
@@ -87,26 +98,26 @@ def inspect(run: AnyPath) -> Inspection:
             "transform": dict(last.transform),
             "precision": last.precision,
             "scores": last.scores,
-            "files": len(paths),
-            "bytes": sum(path.stat().st_size for path in paths),
-            "rows_per_second": _rate([file.part for step in steps for file in step.parts]),
-            "steps": found,
+            "files": len(part_paths),
+            "bytes": sum(path.stat().st_size for path in part_paths),
+            "rows_per_second": _rows_per_second([file.part for step in steps for file in step.parts]),
+            "steps": step_facts,
             "damaged": damaged,
         }
     )
 
 
-def _rate(parts: list[Part]) -> float | None:
-    """Rows of all steps a second, of the time in which any part was being made: several may be at once."""
-    took = until = 0.0
+def _rows_per_second(parts: list[Part]) -> float | None:
+    """Return rows of all steps per second of the time in which any part was being made; several may be at once."""
+    busy = until = 0.0
     for part in sorted(parts, key=lambda part: part.started):
-        took += max(part.finished - max(part.started, until), 0.0)
+        busy += max(part.finished - max(part.started, until), 0.0)
         until = max(until, part.finished)
-    return round(sum(part.stop - part.start for part in parts) / took, 1) if took > 0 else None
+    return round(sum(part.stop - part.start for part in parts) / busy, 1) if busy > 0 else None
 
 
-def _looked_at(file: PartFile) -> list[Predictions] | DamagedError:
-    """Labels and predictions of a part, all of which is verified; or what is wrong with it."""
+def _read_verified(file: PartFile) -> list[Predictions] | DamagedError:
+    """Verify a whole part and return its labels and predictions, or the error if it is damaged."""
     try:
         verify_part(file)
     except DamagedError as error:
@@ -114,19 +125,19 @@ def _looked_at(file: PartFile) -> list[Predictions] | DamagedError:
     return list(read_batches(file, ("label", "predicted")))
 
 
-def _step(step: Step, note: Any) -> dict[str, Any]:
+def _inspect_step(step: Step, on_damage: OnDamage) -> dict[str, Any]:
     count = RowCount()
     seconds: dict[str, float] = {}
-    took = 0.0
-    good = []
-    for file, batches in zip(step.parts, map_files(_looked_at, step.parts, step.parts[0].path), strict=True):
+    duration = 0.0
+    intact = []
+    for file, batches in zip(step.parts, map_files(_read_verified, step.parts, step.parts[0].path), strict=True):
         if isinstance(batches, DamagedError):
-            note(file.path, batches)
+            on_damage(file.path, batches)
             continue
-        good.append(file)
+        intact.append(file)
         for batch in batches:
             count = count.add_batch(batch)
-        took += file.part.finished - file.part.started
+        duration += file.part.finished - file.part.started
         seconds = {name: round(value, 3) for name, value in timing.add_seconds(seconds, file.part.seconds).items()}
     part = step.parts[0].part
     return {
@@ -134,16 +145,16 @@ def _step(step: Step, note: Any) -> dict[str, Any]:
         "rows": count.rows,
         "manifest_rows": step.manifest_rows,
         "missing_rows": step.manifest_rows - count.rows,
-        "missing": [list(gap) for gap in missing_ranges(good, step.manifest_rows)],
+        "missing": [list(range_) for range_ in missing_ranges(intact, step.manifest_rows)],
         "failed": count.failed,
         "unlabelled": count.unlabelled,
         "accuracy": count.accuracy,
-        "clipped": sum(file.part.clipped for file in good),
+        "clipped": sum(file.part.clipped for file in intact),
         "parts": len(step.parts),
         "weights": step.run.weights,
         "checkpoint": part.provenance.get("checkpoint", ""),
         "device": part.provenance.get("device", ""),
         "threads": part.provenance.get("threads", 0),
         "seconds": seconds,
-        "rows_per_second": round(count.rows / took, 1) if took > 0 else None,
+        "rows_per_second": round(count.rows / duration, 1) if duration > 0 else None,
     }
