@@ -25,6 +25,7 @@ from predboard.config import InferConfig
 from predboard.images import decode as images
 from predboard.images import sources
 from predboard.images.loader import Loader
+from predboard.images.preprocessing import Preprocessing
 from predboard.inference.infer import infer
 from predboard.parallel.threads import ordered_map, worker_count
 from predboard.predictions.schema import Run
@@ -77,10 +78,10 @@ def loader(folder: Path) -> None:
     chunks = [refs[i : i + 8] for i in range(0, len(refs), 8)]
 
     def ours(shape: images.DecodeOptions) -> None:
-        loader = Loader(manifest, shape)
+        loader = Loader(manifest, Preprocessing(shape))
 
         def load(rows: list[int]) -> int:
-            return sum(row.pixels is not None for row in loader.chunk(rows, None))
+            return sum(row.pixels is not None for row in loader.load_rows(rows, None))
 
         rows = [list(range(i, min(i + 8, len(refs)))) for i in range(0, len(refs), 8)]
         assert sum(ordered_map(load, rows, worker_count(0))) == len(refs)

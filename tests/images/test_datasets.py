@@ -19,10 +19,12 @@ import pytest
 from PIL import Image
 from predboard import InferConfig, VisualizeConfig, infer, open_predictions, visualize
 from predboard.errors import InputError
-from predboard.images import datasets, decode
+from predboard.images import datasets
 from predboard.images import loader as loading
 from predboard.images.datasets import to_content
-from predboard.images.sources import SourceOptions, open_source
+from predboard.images.loading_processes import LoadingProcesses
+from predboard.images.manifest import SourceOptions
+from predboard.images.sources import open_source
 from predboard.predictions.schema import hash_refs
 from predboard.storage.inspection import inspect
 
@@ -247,7 +249,7 @@ def test_flags_that_cannot_change_floats_are_refused(file: Path) -> None:
         infer(_config(file, "of_floats", crop=4, mean=(0.5,)))
     with pytest.raises(InputError, match=r"--mean has 2 numbers \(from flags\); expected 1 or 5"):
         infer(_config(file, "of_byte_bands", mean=(0.5, 0.5), model_args={"channels": 5}))
-    with pytest.raises(InputError, match=r"pictures of 5 channels can be neither resized nor cropped here"):
+    with pytest.raises(InputError, match=r"images with 5 channels can be neither resized nor cropped here"):
         infer(_config(file, "of_byte_bands", crop=4))
 
 
@@ -257,7 +259,7 @@ def test_flags_that_cannot_change_floats_are_refused(file: Path) -> None:
 def _item(
     item: Any, classes: tuple[str, ...] = ("a", "b"), own: tuple[str, ...] = (), **keys: Any
 ) -> datasets.DatasetItem:
-    return datasets.DatasetSource([item], "list", own=own, classes=classes, **keys).item(0)
+    return datasets.DatasetSource([item], "list", own_classes=own, classes=classes, **keys).load_item(0)
 
 
 _PICTURE = np.zeros((2, 2, 3), np.uint8)
@@ -354,7 +356,7 @@ def test_a_row_that_raises_is_an_error_row_with_its_reason(file: Path) -> None:
         "",
         "RuntimeError: tile 1 is under water",
         "ValueError: image is float32, the first is uint8; expected one type",
-        "ValueError: picture is 4×8 (height×width), the first is 8×8: use --resize HxW, or --resize N with --crop N",
+        "ValueError: image is 4×8 (height×width), the first is 8×8: use --resize HxW, or --resize N with --crop N",
         "ValueError: image has 4 channels, the first has 3; expected one number",
         "",
     ]
@@ -365,7 +367,7 @@ def test_a_row_that_raises_is_an_error_row_with_its_reason(file: Path) -> None:
 def test_all_rows_failing_is_one_line(file: Path) -> None:
     _add(file, "def missing(index):\n    raise FileNotFoundError(2, 'x')\n\n\nlost = Named(missing)")
     with pytest.raises(
-        InputError, match=r"none of the 10 images can be read; the first, lost#0: FileNotFoundError: No"
+        InputError, match=r"none of the 10 images can be read; the first error is lost#0: FileNotFoundError: No"
     ):
         infer(_config(file, "lost"))
 
@@ -392,7 +394,7 @@ def test_what_is_no_dataset_is_one_line(file: Path, code: str, message: str) -> 
 
 
 def test_flags_of_lists_are_refused_or_name_keys(file: Path) -> None:
-    with pytest.raises(InputError, match=r"--key-column is for lists of images; tiles\.py:of_array is a dataset"):
+    with pytest.raises(InputError, match=r"--key-column is for lists of images, but tiles\.py:of_array is a dataset"):
         infer(_config(file, "of_array", key_column="id"))
     _add(
         file,
@@ -462,7 +464,7 @@ def test_a_subset_has_the_refs_and_labels_of_the_whole(tmp_path: Path) -> None:
     assert found.image.to_pylist() == [whole.image[i].as_py() for i in (2, 11, 4)]
     assert found.label.tolist() == [0, 2, 1]
     assert found.root == whole.root
-    loader = loading.Loader(found, decode.DecodeOptions())
+    loader = loading.Loader(found)
     assert [loader.load(i, None).label for i in range(3)] == [0, 2, 1]
     plain_subset = _manifest(Subset([(_PICTURE, 0)] * 5, [4, 2]))
     assert plain_subset.image.to_pylist() == ["list#4", "list#2"]
@@ -517,7 +519,7 @@ def test_class_names_are_found_in_features() -> None:
     assert _manifest(data).classes == ("cat", "dog")
     assert _manifest(data, label_column="other").classes == ("cat", "dog")
     assert _manifest(data, label_column="image").classes == ()
-    assert _manifest(data, classes=("dog", "cat")).dataset.item(0).label == 0
+    assert _manifest(data, classes=("dog", "cat")).dataset.load_item(0).label == 0
 
 
 def test_torchvisions_own_datasets_are_read(tmp_path: Path) -> None:
@@ -530,13 +532,13 @@ def test_torchvisions_own_datasets_are_read(tmp_path: Path) -> None:
     assert (found.root, found.classes) == (expected.root, expected.classes)
     np.testing.assert_array_equal(found.label, expected.label)
     np.testing.assert_array_equal(found.key, expected.key)
-    item = found.dataset.item(5)
+    item = found.dataset.load_item(5)
     assert (item.image.shape, str(item.image.dtype), item.label) == ((3, 8, 8), "float32", 1)
     part = _manifest(torch.utils.data.Subset(folder, [7, 0]))
     assert part.image.to_pylist() == ["b/003.png", "a/000.png"]
     fake = _manifest(tv.datasets.FakeData(4, (3, 8, 8), 2))
     assert fake.image.to_pylist() == [f"FakeData#{i}" for i in range(4)]
-    assert fake.dataset.item(1).label in (0, 1)  # a tensor
+    assert fake.dataset.load_item(1).label in (0, 1)  # a tensor
 
 
 # --- resuming ---
@@ -673,7 +675,7 @@ def test_a_random_transform_is_warned_of(file: Path) -> None:
     said: list[str] = []
     infer(_config(file, "shaken"), said.append)
     warning = next(line for line in said if line.startswith("warning"))
-    assert re.search(r"item shaken#\d is not the same when it is loaded again: a random transform", warning)
+    assert re.search(r"item shaken#\d differs each time it is loaded: a random transform", warning)
     carried = open_predictions(file.parent / "out").step.parts[0].part.provenance["warnings"]
     assert warning.removeprefix("warning: ") in carried
     said.clear()
@@ -692,7 +694,9 @@ def test_a_dataset_that_shares_a_file_among_threads_is_refused(file: Path) -> No
         "        return numbers(self.at), 0  # as read does\n\n\n"
         "shared = Shared(None)",
     )
-    with pytest.raises(InputError, match=r"item shared#\d is another one when 3 threads load .* use --processes 3, or"):
+    with pytest.raises(
+        InputError, match=r"item shared#\d differs when 3 threads load the dataset, .* use --processes 3, or"
+    ):
         infer(_config(file, "shared", workers=3))
     said: list[str] = []
     infer(_config(file, "shared", workers=1), said.append)
@@ -707,7 +711,7 @@ def test_a_dataset_that_shares_a_file_among_threads_is_refused(file: Path) -> No
 
 def _loaded(sent: bytes) -> list[tuple[Any, Any]]:
     loader = pickle.loads(sent)
-    return [(row.pixels, row.label) for row in loader.chunk(range(len(loader.manifest)), None)]
+    return [(row.pixels, row.label) for row in loader.load_rows(range(len(loader.manifest)), None)]
 
 
 def test_a_loader_works_in_a_spawned_process(file: Path) -> None:
@@ -784,7 +788,9 @@ def test_processes_load_what_threads_do(file: Path) -> None:
 def test_a_loading_process_that_dies_is_one_line_and_nothing_is_lost(file: Path) -> None:
     (file.parent / "alone.py").write_text(_ALONE)
     options: dict[str, Any] = {"data": f"{file.parent / 'alone.py'}:Killed", "batch_size": 8, "shard_size": 8}
-    with pytest.raises(InputError, match=r"was killed, for want of memory perhaps: fewer --processes, .* goes on"):
+    with pytest.raises(
+        InputError, match=r"was killed, possibly for lack of memory: use fewer --processes, .* resumes where"
+    ):
         infer(_config(file, "", processes=1, **options))
     there = sum(
         open_predictions(file.parent / "out").step.rows for _ in range(any(file.parent.glob("out/*/*.parquet")))
@@ -812,7 +818,7 @@ def test_windows_has_no_tracker_of_resources_to_start(monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setitem(sys.modules, "_posixsubprocess", None)  # importing it fails, as there
     monkeypatch.setattr(resource_tracker, "ensure_running", resource_tracker.ResourceTracker().ensure_running)
-    loading._Processes(loading.Loader(None, None, processes=1), None).end()  # type: ignore[arg-type]  # nothing is loaded
+    LoadingProcesses(list, 1).end()  # nothing is loaded
 
 
 def test_a_row_that_hangs_in_a_process_is_tried_here_and_the_process_is_ended(file: Path) -> None:
@@ -821,3 +827,33 @@ def test_a_row_that_hangs_in_a_process_is_tried_here_and_the_process_is_ended(fi
     done = infer(_config(file, "", data=data, processes=1, timeout=3.0))  # in which the process starts as well
     assert (done.written, done.failed) == (40, 1)
     assert multiprocessing.active_children() == []
+
+
+def test_processes_load_a_dataset_of_the_callers_own_script(file: Path) -> None:
+    (file.parent / "script.py").write_text(
+        "import numpy as np\n"
+        "import predboard\n"
+        "import torch\n"
+        "from PIL import Image\n\n\n"
+        "class Mine:\n"
+        "    def __len__(self):\n"
+        "        return 5\n\n"
+        "    def __getitem__(self, i):\n"
+        "        return Image.fromarray(np.full((8, 8, 3), 9 * i, np.uint8)), i % 3\n\n\n"
+        "if __name__ == '__main__':\n"
+        "    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))\n"
+        "    predboard.infer(model, Mine(), 'out', processes=1, preflight=0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=file.parent,
+        env={**os.environ, "PYTHONPATH": toy.PYTHONPATH},
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    frame = _frame(file.parent / "out")
+    assert frame["label"].tolist() == [0, 1, 2, 0, 1]
+    assert frame["error"].isna().all()

@@ -354,7 +354,7 @@ def test_a_tiff_of_other_bands_says_what_to_do(
     numbers = np.zeros((6, 9, bands), dtype)
     with (
         decode.silence_pillow(),
-        pytest.raises(ValueError, match=r"a TIFF that Pillow cannot read.* --data FILE\.py:DATASET"),
+        pytest.raises(ValueError, match=r"Pillow cannot read this TIFF.* --data FILE\.py:DATASET"),
     ):
         decode_image(toy.tiff(numbers, colours))
     assert capfd.readouterr().err == ""

@@ -74,15 +74,15 @@ def test_every_odd_file_is_a_row_with_logits_or_a_reason(tmp_path: Path, capfd: 
     cut = failed.pop("cut.jpg")
     assert cut.startswith("OSError: image file is truncated")
     assert failed == {
-        "bands.tif": "ValueError: a TIFF that Pillow cannot read, of several bands or of more than 8 bits: read it in "
-        "a dataset of your own, --data FILE.py:DATASET",
+        "bands.tif": "ValueError: Pillow cannot read this TIFF, which has several bands or more than 8 bits: read it "
+        "in a dataset of your own, --data FILE.py:DATASET",
         "bomb.png": "DecompressionBombError: Image size (180000000 pixels) exceeds limit of 178956970 pixels, could be "
         "decompression bomb DOS attack.",
-        "empty.jpg": "UnidentifiedImageError: not a picture that Pillow can read",
-        "floats.tiff": "ValueError: pictures of 32-bit numbers (mode F) have no agreed range: convert them to 8 or 16 "
+        "empty.jpg": "UnidentifiedImageError: not an image that Pillow can read",
+        "floats.tiff": "ValueError: images with 32-bit values (mode F) have no agreed range: convert them to 8 or 16 "
         "bit",
         "lost.png": "FileNotFoundError: No such file or directory",
-        "text.png": "UnidentifiedImageError: not a picture that Pillow can read",
+        "text.png": "UnidentifiedImageError: not an image that Pillow can read",
     }
     assert len(frame) == 19
     fine = frame[frame["error"].isna()]
@@ -203,7 +203,7 @@ def test_a_function_that_raises_makes_error_rows(tmp_path: Path) -> None:
         ("two_bands", r"the model cannot take images of 2×8×8 .*; \S*own\.py:two_bands gives them so: change it"),
         ("number", r"own\.py:number is a int; expected a function of a picture"),
         ("absent", r"own\.py has no 'absent'; it has: Net, turned"),
-        ("not a name", r"--transform is .*; expected FILE\.py:FUNCTION, of a Pillow picture"),
+        ("not a name", r"--transform is .*; expected FILE\.py:FUNCTION, a function of a Pillow picture"),
     ],
 )
 def test_what_is_no_function_of_a_picture_is_one_line(tmp_path: Path, name: str, message: str) -> None:
@@ -238,7 +238,7 @@ def test_a_dataset_of_pictures_takes_a_function_too_and_one_of_arrays_does_not(t
     infer(InferConfig(**{**config.__dict__, "data": f"{tmp_path / 'list.py'}:pictures", "out": tmp_path / "listed"}))
     expected, found = (np.stack(_frame(tmp_path / name)["logits"].to_list()) for name in ("out", "listed"))
     np.testing.assert_array_equal(found, expected)
-    with pytest.raises(InputError, match="--transform is called with Pillow pictures; the dataset gives arrays"):
+    with pytest.raises(InputError, match="--transform takes Pillow pictures, but the dataset gives arrays"):
         infer(InferConfig(**{**config.__dict__, "data": f"{tmp_path / 'list.py'}:arrays", "out": tmp_path / "no"}))
 
 

@@ -11,15 +11,17 @@ from PIL import Image
 from predboard.cli import main
 from predboard.config import InferConfig
 from predboard.errors import InputError
-from predboard.images import decode, sources
+from predboard.images import decode
+from predboard.images.class_names import match_class_names
 from predboard.images.decode import DecodeOptions
-from predboard.images.preprocessing import Recipe, match_class_names, resolve
+from predboard.images.manifest import Manifest
+from predboard.images.preprocessing import Recipe, resolve
 from predboard.user_code import UserObject
 
 from tests import toy
 
 RECIPE = Recipe("a library", 256, 224, "bicubic", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "floor", classes=("a", "b", "c"))
-OWN = Recipe("a library", own=UserObject(np.asarray, "a library", "code", Path()))
+OWN = Recipe("a library", function=UserObject(np.asarray, "a library", "code", Path()))
 
 
 def _config(**options: Any) -> InferConfig:
@@ -28,7 +30,7 @@ def _config(**options: Any) -> InferConfig:
 
 def test_without_a_library_pictures_stay_as_they_are() -> None:
     found = resolve(_config(), None)
-    assert (found.shape, found.mean, found.std, found.source, found.function) == (
+    assert (found.decoding, found.mean, found.std, found.source, found.function) == (
         DecodeOptions(),
         (0.0,),
         (1.0,),
@@ -36,37 +38,37 @@ def test_without_a_library_pictures_stay_as_they_are() -> None:
         None,
     )
     found = resolve(_config(resize=9, crop="none", std=(0.5,), channels="gray", exif="apply"), None)
-    assert found.shape == DecodeOptions(9, None, "bilinear", "gray", "apply")
+    assert found.decoding == DecodeOptions(9, None, "bilinear", "gray", "apply")
     assert (found.mean, found.std) == ((0.0,), (0.5,))
 
 
 def test_a_library_says_what_no_flag_does() -> None:
     found = resolve(_config(), RECIPE)
-    assert found.shape == DecodeOptions(256, 224, "bicubic", corner="floor")
+    assert found.decoding == DecodeOptions(256, 224, "bicubic", corner="floor")
     assert (found.mean, found.std, found.source) == (RECIPE.mean, RECIPE.std, "a library")
     found = resolve(_config(interpolation="bilinear", mean=(0.0,)), RECIPE)
-    assert found.shape == DecodeOptions(256, 224, "bilinear", only_crop=True, corner="floor")
+    assert found.decoding == DecodeOptions(256, 224, "bilinear", only_crop=True, corner="floor")
     assert (found.mean, found.std) == ((0.0,), RECIPE.std)
     assert found.source == "a library and --interpolation, --mean"
-    assert resolve(_config(interpolation="bilinear", exact_resize=True), RECIPE).shape.only_crop is False
+    assert resolve(_config(interpolation="bilinear", exact_resize=True), RECIPE).decoding.only_crop is False
     found = resolve(_config(resize="none", crop="none"), RECIPE)
-    assert found.shape == DecodeOptions(None, None, "bicubic", corner="floor")
-    assert resolve(_config(resize=(300, 224)), RECIPE).shape.resize == (300, 224)
-    assert resolve(_config(crop=256), RECIPE).shape.crop == 256
+    assert found.decoding == DecodeOptions(None, None, "bicubic", corner="floor")
+    assert resolve(_config(resize=(300, 224)), RECIPE).decoding.resize == (300, 224)
+    assert resolve(_config(crop=256), RECIPE).decoding.crop == 256
 
 
 @pytest.mark.parametrize("options", [{"transform": "f.py:f"}, {"transform": "f.py:f", "std": (0.5,)}])
 def test_the_users_own_function_takes_the_place_of_the_librarys(options: dict[str, Any]) -> None:
     for recipe in (RECIPE, OWN):
         found = resolve(_config(**options), recipe)
-        assert (found.shape, found.function, found.source) == (DecodeOptions(), None, "flags")
+        assert (found.decoding, found.function, found.source) == (DecodeOptions(), None, "flags")
         assert found.std == options.get("std", (1.0,))
 
 
 def test_a_librarys_own_function_goes_with_no_flag() -> None:
     found = resolve(_config(exif="apply"), OWN)
-    assert (found.function, found.shape, found.mean, found.std) == (
-        OWN.own,
+    assert (found.function, found.decoding, found.mean, found.std) == (
+        OWN.function,
         DecodeOptions(exif="apply"),
         (0.0,),
         (1.0,),
@@ -74,14 +76,14 @@ def test_a_librarys_own_function_goes_with_no_flag() -> None:
     with pytest.raises(InputError, match=r"--crop, --mean cannot be combined with a library, .*give all of --resize, "):
         resolve(_config(crop=3, mean=(0.5,)), OWN)
     found = resolve(_config(resize=9, crop=8, interpolation="nearest", mean=(0.5,), std=(0.5,)), OWN)
-    assert (found.function, found.shape, found.source) == (None, DecodeOptions(9, 8, "nearest"), "flags")
+    assert (found.function, found.decoding, found.source) == (None, DecodeOptions(9, 8, "nearest"), "flags")
 
 
 @pytest.mark.parametrize("options", [{"resize": 64}, {"resize": (300, 223)}, {"crop": 257}])
 def test_a_flag_that_would_pad_what_a_library_asks_for_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=r"would surround pictures with black, and one of them is from a library"):
+    with pytest.raises(InputError, match=r"would pad images with black, and one of the two comes from a library"):
         resolve(_config(**options), RECIPE)
-    assert resolve(_config(resize=64, crop=80), None).shape.crop == 80  # asked for, without a library
+    assert resolve(_config(resize=64, crop=80), None).decoding.crop == 80  # asked for, without a library
 
 
 # --- the crop's corner ---
@@ -102,8 +104,8 @@ def test_the_corner_of_a_crop_is_floored_where_a_library_does(side: int) -> None
 # --- class names ---
 
 
-def _manifest(classes: tuple[str, ...], label: list[int]) -> sources.Manifest:
-    return sources.Manifest(
+def _manifest(classes: tuple[str, ...], label: list[int]) -> Manifest:
+    return Manifest(
         root="root",
         image=pa.array([f"{i}.png" for i in range(len(label))]),
         label=np.array(label, np.int32),
@@ -150,7 +152,9 @@ def test_other_names_stay_and_that_is_said() -> None:
 
 
 def test_items_of_a_dataset_say_their_own_index_so_that_no_name_moves_one() -> None:
-    manifest = dataclasses.replace(_manifest(("forest", "Annual crop", "sea-lake"), [0, 1, 2]), place=np.arange(3))
+    manifest = dataclasses.replace(
+        _manifest(("forest", "Annual crop", "sea-lake"), [0, 1, 2]), dataset=object(), dataset_index=np.arange(3)
+    )
     found, said = match_class_names(manifest, NAMES, 3)
     assert found.classes == manifest.classes
     assert said == "warning: the dataset has its classes in another order than a library"

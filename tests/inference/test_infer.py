@@ -556,13 +556,13 @@ def test_each_unreadable_picture_is_one_row_and_all_others_are_right(tmp_path: P
     (data / "c" / "005.png").write_bytes(photograph.read_bytes()[: photograph.stat().st_size // 2])
     Image.new("F", (8, 8)).save(data / "c" / "007.png", "TIFF")
     expected = {
-        "a/001.png": "UnidentifiedImageError: not a picture that Pillow can read",
+        "a/001.png": "UnidentifiedImageError: not an image that Pillow can read",
         "a/002.png": "OSError: ",
-        "a/004.png": "UnidentifiedImageError: not a picture that Pillow can read",
+        "a/004.png": "UnidentifiedImageError: not an image that Pillow can read",
         "b/000.png": "FileNotFoundError: No such file or directory",
-        "b/009.png": "ValueError: picture is 8×9 (height×width), the first is 8×8: use --resize HxW",
+        "b/009.png": "ValueError: image is 8×9 (height×width), the first is 8×8: use --resize HxW",
         "c/005.png": "OSError: image file is truncated",
-        "c/007.png": "ValueError: pictures of 32-bit numbers (mode F)",
+        "c/007.png": "ValueError: images with 32-bit values (mode F)",
     }
 
     outcome = infer(_config(tmp_path, net, batch_size=4, shard_size=8))
@@ -596,7 +596,9 @@ def test_without_any_readable_picture_the_first_reason_is_named(tmp_path: Path, 
     data = toy.pictures(tmp_path / "data", each=1)
     for file in data.rglob("*.png"):
         file.write_bytes(b"nothing")
-    with pytest.raises(InputError, match=r"none of the 3 images can be read; the first, a/000\.png: UnidentifiedImage"):
+    with pytest.raises(
+        InputError, match=r"none of the 3 images can be read; the first error is a/000\.png: UnidentifiedImage"
+    ):
         infer(_config(tmp_path, net))
     assert not (tmp_path / "out").exists()
 

@@ -20,7 +20,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from predboard import InferConfig, infer, open_predictions
-from predboard.images import sources
+from predboard.images.manifest import Manifest
 from predboard.inference import resume
 from predboard.predictions.schema import Part, Run
 from predboard.storage import shards
@@ -326,7 +326,7 @@ def test_the_time_to_go_on_is_linear_in_the_parts(tmp_path: Path, monkeypatch: p
         plan = shards.plan_shards(rows, 1)
         image = pa.array(list(map(str, range(rows))))
         label = np.zeros(rows, np.int32)
-        manifest = sources.Manifest("", image, label, np.arange(rows), run.classes)
+        manifest = Manifest("", image, label, np.arange(rows), run.classes)
         monkeypatch.setattr(resume, "list_part_paths", lambda out, step: [part_path(out, step, i) for i in range(rows)])
 
         def opened(path: Path) -> PartFile:

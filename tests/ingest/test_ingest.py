@@ -916,7 +916,7 @@ def test_what_the_command_cannot_do_is_one_line(tmp_path: Path, capsys: pytest.C
         ([a, "--scores", "logits", "--labels", a, "--labels-from-folders"], "exclude each other: a row has one label"),
         ([a, "--scores", "logits", "--image-root", str(tmp_path / "x")], "--image-root .*x does not exist"),
         ([a, "--scores", "logits", "--thumbnails", "8", "--no-pictures"], "--thumbnails needs the pictures"),
-        ([a, "--scores", "logits", "--classes", a], "holds no class names|cannot read"),
+        ([a, "--scores", "logits", "--classes", a], "contains no class names|cannot read"),
     ):
         assert main.run(["import", *arguments]) == 2
         said = capsys.readouterr()

@@ -307,7 +307,7 @@ def test_flags_that_do_not_go_with_a_library_are_one_line(tmp_path: Path, refuse
     torch.save(zoo.squeezenet1_1(num_classes=3).state_dict(), tmp_path / "mine.pt")
     flags = ("--model", "torchvision:squeezenet1_1", "--checkpoint", tmp_path / "mine.pt")
     said = refused(*flags, "--resize", "64")
-    assert "--resize 64 with --crop 224 would surround pictures with black" in said
+    assert "--resize 64 with --crop 224 would pad images with black" in said
     assert "has 3 numbers (from torchvision SqueezeNet1_1_Weights" in refused(*flags, "--channels", "gray")
 
 

@@ -25,6 +25,7 @@ from predboard import InferConfig, InputError, infer, open_predictions
 from predboard import visualize as draw_logs
 from predboard.evaluation import fold
 from predboard.images import sources
+from predboard.images.manifest import Manifest
 from predboard.inference import resume
 from predboard.storage import mirror, remote, shards
 from predboard.storage.inspection import inspect
@@ -436,7 +437,7 @@ def test_parts_are_asked_for_side_by_side(command: str, server: Server, tmp_path
             assert inspect(there).complete
         else:
             plan = shards.plan_shards(960, 40)
-            manifest = sources.Manifest("", pa.array(["x"] * 960), np.zeros(960, np.int32), np.zeros(960, np.int64), ())
+            manifest = Manifest("", pa.array(["x"] * 960), np.zeros(960, np.int32), np.zeros(960, np.int64), ())
             todo, changed = resume.find_missing(
                 there, open_run(there)[0].run, plan, manifest, update=True, overwrite=False, say=print
             )

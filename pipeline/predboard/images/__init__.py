@@ -1,1 +1,1 @@
-"""From data to pictures: manifests, sources, decoding, preprocessing. Knows nothing of runs."""
+"""Finds, decodes and preprocesses images: from what --data names to arrays. It knows nothing of models or of runs."""

@@ -1,7 +1,7 @@
-"""A map-style torch dataset -> manifest; one of its items -> picture, label, preview. Knows no model and no runs.
+"""Reads map-style torch datasets: dataset -> manifest; one of its items -> image, label, preview. It knows no models.
 
-An item is an image; or (image, label), of which any further members are ignored; or a mapping with an image and, if it
-has them, a label and a preview. An image is a Pillow picture, uint8, or floats that are ready for the model.
+An item is an image; or (image, label), whose further members are ignored; or a mapping with an image and, if it has
+them, a label and a preview. An image is a Pillow picture, uint8, or floats that are ready for the model.
 """
 
 import operator
@@ -18,19 +18,19 @@ from PIL import Image
 
 from predboard import user_code
 from predboard.errors import InputError, first_line
-from predboard.images import sources
 from predboard.images.decode import Content
+from predboard.images.manifest import Manifest, SourceOptions
 from predboard.predictions.schema import hash_refs
 
-FORM = "FILE.py:DATASET, a torch Dataset or a function that returns one, for example my_data.py:val_dataset"
+DATASET_FORM = "FILE.py:DATASET, a torch Dataset or a function that returns one, for example my_data.py:val_dataset"
 IMAGE_KEYS = ("image", "img", "images", "pixel_values", "input", "x")
 LABEL_KEYS = ("label", "labels", "target", "targets", "class", "cls", "y")
-"""Keys of a mapping that are taken for the image and the label where none is named, the first that is there."""
+"""Keys of a mapping that hold the image and the label if the user names none; the first one that exists counts."""
 PREVIEW_KEY = "preview"
 
 
 class MapStyle(Protocol):
-    """What is needed of a dataset."""
+    """What a dataset must offer."""
 
     def __len__(self) -> int: ...
 
@@ -39,17 +39,18 @@ class MapStyle(Protocol):
 
 @dataclass(frozen=True)
 class DatasetItem:
-    """What a dataset gives for one index."""
+    """What a dataset returns for one index."""
 
     image: Content
     label: int | None
-    """Index into the manifest's classes, -1 if unknown to them; None where the item says nothing."""
+    """Index into the manifest's classes, -1 if it is none of them; None if the item has no label."""
     preview: Content | None
+    """An image for people to look at, in place of the model's."""
 
 
 @dataclass(frozen=True)
 class DatasetSource:
-    """A dataset, and how to find it again in another process."""
+    """A dataset, and how another process gets it."""
 
     data: Any
     name: str
@@ -57,77 +58,82 @@ class DatasetSource:
     code: str = ""
     """Digest of the file."""
     spec: str = ""
-    """FILE.py:DATASET as it was given; empty for an object."""
+    """FILE.py:DATASET as the user gave it; empty for an object."""
     image_key: str | None = None
     label_key: str | None = None
-    own: tuple[str, ...] = ()
-    """Class names that the dataset's own labels count through."""
+    own_classes: tuple[str, ...] = ()
+    """Class names in the order of the dataset's own labels."""
     classes: tuple[str, ...] = ()
-    """Those that the manifest's labels do."""
+    """Class names in the order of the manifest's labels."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A file's dataset is made again from its file, whose module another process could not import by name."""
-        rest = (self.image_key, self.label_key, self.own, self.classes)
+        """Pickle a file's dataset by the file, because another process could not import the file's module by name."""
+        rest = (self.image_key, self.label_key, self.own_classes, self.classes)
         if self.spec:
-            return _again, (self.spec, *rest)
+            return _reopen, (self.spec, *rest)
         return DatasetSource, (self.data, self.name, self.code, self.spec, *rest)
 
-    def item(self, index: int) -> DatasetItem:
-        """Load one item. Raises whatever the dataset raises, and ValueError for an item that is none of the forms."""
-        found = self.data[index]
+    def load_item(self, index: int) -> DatasetItem:
+        """Load one item. Raises whatever the dataset raises, and ValueError for an item of none of the known forms."""
+        item = self.data[index]
         label: Any = None
         preview = None
-        if isinstance(found, Mapping):
-            image = found[_key(found, self.image_key, IMAGE_KEYS, "image")]
-            name = _key(found, self.label_key, LABEL_KEYS, "")
-            label = found[name] if name else None
-            preview = found.get(PREVIEW_KEY)
-        elif isinstance(found, tuple | list):
-            if not found:
-                raise ValueError("the dataset gave an empty item; expected (image, label)")
-            image, label = found[0], found[1] if len(found) > 1 else None
+        if isinstance(item, Mapping):
+            image = item[_find_key(item, self.image_key, IMAGE_KEYS, "image")]
+            name = _find_key(item, self.label_key, LABEL_KEYS, "")
+            label = item[name] if name else None
+            preview = item.get(PREVIEW_KEY)
+        elif isinstance(item, tuple | list):
+            if not item:
+                raise ValueError("the dataset returned an empty item; expected (image, label)")
+            image, label = item[0], item[1] if len(item) > 1 else None
         else:
-            image = found
-        return DatasetItem(to_content(image), self._label(label), None if preview is None else to_content(preview))
+            image = item
+        return DatasetItem(to_content(image), self.label_index(label), None if preview is None else to_content(preview))
 
-    def _label(self, value: Any) -> int | None:
+    def label_index(self, value: Any) -> int | None:
+        """Return the manifest's label for a dataset's: an index, or a name. Raises ValueError if it is neither."""
         if value is None:
             return None
         if isinstance(value, str):
             if not self.classes:
                 raise ValueError(f"label is the name {value!r}, but the dataset has no classes: see --classes")
             return self.classes.index(value) if value in self.classes else -1
-        index = _index(value)
-        if self.own == self.classes or not self.own:
+        index = _to_index(value)
+        if self.own_classes == self.classes or not self.own_classes:
             return index
-        name = self.own[index] if 0 <= index < len(self.own) else None
+        name = self.own_classes[index] if 0 <= index < len(self.own_classes) else None
         return self.classes.index(name) if name in self.classes else -1
 
 
-def _again(spec: str, *rest: Any) -> DatasetSource:
-    return replace(open_dataset(spec), **dict(zip(("image_key", "label_key", "own", "classes"), rest, strict=True)))
+def _reopen(spec: str, *rest: Any) -> DatasetSource:
+    fields = ("image_key", "label_key", "own_classes", "classes")
+    return replace(open_dataset(spec), **dict(zip(fields, rest, strict=True)))
 
 
-def _key(item: Mapping[Any, Any], asked: str | None, usual: Sequence[str], needed: str) -> str:
-    """Key of a mapping: the one that was asked for, else the first usual one, else ''. Raises ValueError if needed."""
-    found = next((name for name in ((asked,) if asked else usual) if name in item), "")
-    if not found and (needed or asked):
+def _find_key(item: Mapping[Any, Any], asked: str | None, usual: Sequence[str], needed: str) -> str:
+    """Return the key that the user named, else the first usual one, else "". Raises ValueError if it is needed."""
+    key = next((name for name in ((asked,) if asked else usual) if name in item), "")
+    if not key and (needed or asked):
         raise ValueError(
             f"the dataset's item has no {asked or needed!r}; it has {', '.join(map(str, item))}: name the key of the "
-            "image by --image-column, that of the label by --label-column"
+            "image by --image-column, and that of the label by --label-column"
         )
-    return found
+    return key
 
 
-def _index(value: Any) -> int:
-    """A label as a number, -1 if it cannot be one: from an int of Python, NumPy or torch, or a float that is whole."""
-    one = value
+def _to_index(value: Any) -> int:
+    """Return a label as a number, -1 if it is negative or huge.
+
+    It may be an int of Python, NumPy or torch, or a whole float. Raises ValueError for anything else.
+    """
+    number = value
     if hasattr(value, "item") and int(np.prod(tuple(value.shape))) == 1:
-        one = value.item()
-    if isinstance(one, float) and one.is_integer():
-        one = int(one)
+        number = value.item()
+    if isinstance(number, float) and number.is_integer():
+        number = int(number)
     try:
-        index = operator.index(one)
+        index = operator.index(number)
     except TypeError:
         shape = f" of shape {list(value.shape)}" if hasattr(value, "shape") else f" ({value!r})"
         raise ValueError(
@@ -137,10 +143,10 @@ def _index(value: Any) -> int:
 
 
 def to_content(image: Any) -> Content:
-    """An image in one of the forms of `Content`.
+    """Return an image in one of the forms of `Content`.
 
-    Of uint8, tensors are [channels, height, width], as torchvision makes them, and NumPy arrays are [height, width,
-    channels], as Pillow does; either may be [height, width]. Floats are [channels, height, width].
+    Tensors of uint8 are [channels, height, width], as torchvision makes them, and NumPy arrays of uint8 are [height,
+    width, channels], as Pillow does; either may be [height, width]. Floats are [channels, height, width].
 
     Raises ValueError for anything else.
     """
@@ -159,11 +165,11 @@ def to_content(image: Any) -> Content:
     if array.dtype == np.uint8 and array.ndim == 2:
         array = array[:, :, None]
     if array.ndim == 3 and array.size:
-        known: NDArray[Any] = array
-        if known.dtype == np.uint8:
-            return known
-        if np.issubdtype(known.dtype, np.floating):
-            return known.astype(np.float32, copy=False)
+        typed: NDArray[Any] = array
+        if typed.dtype == np.uint8:
+            return typed
+        if np.issubdtype(typed.dtype, np.floating):
+            return typed.astype(np.float32, copy=False)
     raise ValueError(
         f"image is {array.dtype} of shape {list(array.shape)}; expected a Pillow picture, uint8, or floats of "
         "[channels, height, width] that are ready for the model"
@@ -171,71 +177,71 @@ def to_content(image: Any) -> Content:
 
 
 def open_dataset(spec: str) -> DatasetSource:
-    """The dataset named FILE.py:DATASET. Raises InputError if it is not there or is no map-style dataset."""
-    found = user_code.load_object(spec, "data", FORM)
-    data = found.value
+    """Return the dataset named FILE.py:DATASET. Raises InputError if it does not exist or is not map-style."""
+    named = user_code.load_object(spec, "data", DATASET_FORM)
+    data = named.value
     if isinstance(data, type) or (callable(data) and not hasattr(data, "__getitem__")):
         try:
-            with user_code.import_path(found.folder):
+            with user_code.import_path(named.folder):
                 data = data()
-        except (Exception, SystemExit) as error:  # the user's own code: whatever it raises is shown, in one line
-            raise InputError(f"{found.name} raised {type(error).__name__}: {first_line(error)}") from error
-    return DatasetSource(check_map_style(data, found.name), found.name, found.code, spec)
+        except (Exception, SystemExit) as error:  # the user's own code may raise anything; it becomes one line
+            raise InputError(f"{named.name} raised {type(error).__name__}: {first_line(error)}") from error
+    return DatasetSource(check_map_style(data, named.name), named.name, named.code, spec)
 
 
 def check_map_style(data: Any, name: str) -> Any:
-    """The dataset, if it is one. Raises InputError if it is not map-style, or empty."""
+    """Return the dataset. Raises InputError if it is not map-style, or empty."""
     iterable = any(kind.__name__ == "IterableDataset" for kind in type(data).__mro__)
     if iterable or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
         raise InputError(
-            f"{name} is a {type(data).__name__}; expected a map-style torch.utils.data.Dataset: a length, and items by "
-            "their index"
+            f"{name} is a {type(data).__name__}; expected a map-style torch.utils.data.Dataset, with a length and with "
+            "items by index"
         )
     if not len(data):
         raise InputError(f"{name} is empty; expected a dataset with items")
     return data
 
 
-def make_manifest(source: DatasetSource, options: sources.SourceOptions) -> sources.Manifest:
-    """Manifest of a dataset: refs and labels as far as it tells them without loading anything.
+def make_manifest(source: DatasetSource, options: SourceOptions) -> Manifest:
+    """Return the manifest of a dataset, without loading any item.
 
-    Refs are the paths of `samples` or `imgs`, relative to `root` if they lie below it, if no two rows share one; else
-    NAME#index, where NAME is the name in the file, or the type of the dataset. Class names are its `classes`, or those
-    in Hugging Face's `features`. Labels are those of `samples`, `imgs`, `targets` or `labels`; without them all are
-    unknown until an item says its own. A `Subset` has the refs and labels that its rows have in the whole.
+    Refs are the paths in `samples` or `imgs`, relative to `root` if they lie below it and no two rows share one; else
+    NAME#index, where NAME is the name in the file, or the type of the dataset. Class names are those of `classes`, or
+    of Hugging Face's `features`. Labels are those of `samples`, `imgs`, `targets` or `labels`; without them all are
+    unknown until an item gives its own. Rows of a `Subset` have the refs and labels that they have in the whole.
 
     Raises InputError for options that a dataset cannot have.
     """
     for flag, given in (("--key-column", options.key_column), ("--image-root", options.image_root)):
         if given is not None:
-            raise InputError(f"{flag} is for lists of images; {source.name} is a dataset: leave it out")
-    data, index = _whole(source.data)
-    label, paths = _told(data)
-    own = _class_names(data, options.label_column)
+            raise InputError(f"{flag} is for lists of images, but {source.name} is a dataset: leave it out")
+    data, index = _unwrap_subsets(source.data)
+    label, paths = _read_samples(data)
+    own_classes = _class_names(data, options.label_column)
     source = replace(
         source,
         image_key=options.image_column,
         label_key=options.label_column,
-        own=own,
-        classes=options.classes or own,
+        own_classes=own_classes,
+        classes=options.classes or own_classes,
     )
     name = source.name.rpartition(":")[2] if source.spec else type(data).__name__
-    root, refs = _refs(data, paths, index, name)
-    # As the items' own labels will be read, so that a row means the same before and after it is loaded.
-    known = {value: source._label(value) for value in set(label)}
-    return sources.Manifest(
+    root, refs = _make_refs(data, paths, index, name)
+    # Read just as the items' own labels will be, so that a row means the same before and after it is loaded.
+    label_of = {value: source.label_index(value) for value in set(label)}
+    return Manifest(
         root,
         pa.array(refs, pa.string()),
-        np.array([known[label[i]] for i in index] if label else np.full(len(index), -1), np.int32),
+        np.array([label_of[label[i]] for i in index] if label else np.full(len(index), -1), np.int32),
         hash_refs(refs),
         source.classes,
         dataset=source,
-        place=np.arange(len(index), dtype=np.int64),
+        dataset_index=np.arange(len(index), dtype=np.int64),
     )
 
 
-def _whole(data: Any) -> tuple[Any, list[int]]:
-    """The dataset that a `Subset` of a `Subset` … is of, and the index in it of each row."""
+def _unwrap_subsets(data: Any) -> tuple[Any, list[int]]:
+    """Return the dataset inside a `Subset` of a `Subset` …, and the index in it of each row."""
     index = list(range(len(data)))
     while hasattr(data, "dataset") and hasattr(data, "indices"):
         index = [int(data.indices[i]) for i in index]
@@ -244,7 +250,7 @@ def _whole(data: Any) -> tuple[Any, list[int]]:
 
 
 def _class_names(data: Any, label_key: str | None) -> tuple[str, ...]:
-    """Names that the dataset's own labels count through; empty if it tells none."""
+    """Return the class names in the order of the dataset's own labels; empty if it has none."""
     names = getattr(data, "classes", None)
     features = getattr(data, "features", None)
     if names is None and isinstance(features, Mapping):
@@ -253,13 +259,13 @@ def _class_names(data: Any, label_key: str | None) -> tuple[str, ...]:
     return tuple(map(str, names or ()))
 
 
-def _told(data: Any) -> tuple[list[int], list[str]]:
-    """Label and path of each row as far as the dataset tells them; empty lists where it does not."""
+def _read_samples(data: Any) -> tuple[list[int], list[str]]:
+    """Return label and path of each row; empty lists where the dataset has no attribute for them."""
     rows = len(data)
     for name in ("samples", "imgs"):
         pairs = getattr(data, name, None)
         if isinstance(pairs, Sequence) and len(pairs) == rows and all(map(_is_sample, pairs)):
-            return [_index(label) for _, label in pairs], [Path(path).as_posix() for path, _ in pairs]
+            return [_to_index(label) for _, label in pairs], [Path(path).as_posix() for path, _ in pairs]
     for name in ("targets", "labels"):
         values = getattr(data, name, None)
         if values is not None and hasattr(values, "__len__") and len(values) == rows:
@@ -278,13 +284,13 @@ def _is_sample(pair: Any) -> bool:
     )
 
 
-def _refs(data: Any, paths: list[str], index: list[int], name: str) -> tuple[str, list[str]]:
-    """(root, ref of each row)."""
+def _make_refs(data: Any, paths: list[str], index: list[int], name: str) -> tuple[str, list[str]]:
+    """Return the root, and the ref of each row."""
     if not paths or len(set(paths)) != len(paths):
         return "", [f"{name}#{i}" for i in index]
     root = getattr(data, "root", None)
     if isinstance(root, str | os.PathLike):
-        absolute = [Path.cwd() / path for path in paths]  # resolved they would be the targets of symlinks
+        absolute = [Path.cwd() / path for path in paths]  # not resolved: that would follow symlinks
         if all(path.is_relative_to(Path.cwd() / root) for path in absolute):
             inside = [path.relative_to(Path.cwd() / root).as_posix() for path in absolute]
             return str(Path(root).resolve()), [inside[i] for i in index]

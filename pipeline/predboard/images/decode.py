@@ -1,6 +1,6 @@
-"""Encoded bytes -> `uint8 [height, width, channels]`: decode, orient, resize, crop.
+"""Decodes images: encoded bytes -> oriented, resized and cropped `uint8 [height, width, channels]`.
 
-Pillow and NumPy only; knows no torch and no runs.
+It uses Pillow and NumPy only, and knows nothing of torch or of runs.
 """
 
 import contextlib
@@ -24,31 +24,43 @@ _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
 }
 
+CROP_ONLY_MIN_PIXELS = 256 * 256
+"""Pictures with fewer pixels are always resized whole: that costs little, and interpolating the crop alone would be off
+by two levels here and there."""
 
-LARGE = 256 * 256
-"""Smaller pictures, and those that are enlarged, would be off by two levels here and there, and cost little."""
+_PROPERTY_SIDE_PIXELS = 128
+"""Pixels of the short side from which brightness and contrast are measured."""
+
+_SENTINEL_2_CHANNELS = (12, 13)
+"""Numbers of channels by which images of Sentinel-2 are recognised; bands 4, 3 and 2 are red, green and blue."""
+
+Content = Image.Image | NDArray[Any]
+"""A Pillow picture; uint8 [height, width, channels]; or float32 [channels, height, width], ready for a model."""
 
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """What becomes of a picture before it is a number in a batch."""
+    """How encoded bytes become pixels: channels, orientation, resize and crop."""
 
     resize: int | tuple[int, int] | None = None
+    """Pixels of the short side, or (height, width)."""
     crop: int | None = None
+    """Pixels a side of the centre crop, after the resize."""
     interpolation: Interpolation = "bilinear"
     channels: Channels = "rgb"
     exif: Exif = "ignore"
     only_crop: bool = False
-    """Where a picture of at least `LARGE` pixels is reduced, interpolate only what the crop keeps: much less work. Of
-    noise, one value in 400 is one level of 255 off the full resize and one in millions two, because Pillow keeps the
-    box in single precision and rounds after each of its two passes. For bilinear alone: bicubic is off by up to 11."""
+    """Interpolate only what the crop keeps where a picture of at least `CROP_ONLY_MIN_PIXELS` is reduced, which is much
+    less work. In noise, one value in 400 differs by one of 255 levels from the full resize and one in millions by two,
+    because Pillow stores the box in single precision and rounds after each of its two passes. For bilinear alone:
+    bicubic differs by up to 11."""
     corner: Literal["round", "floor"] = "round"
-    """How the crop's corner is rounded: as torchvision does, or down, as transformers does."""
+    """How the crop's corner is rounded: to the nearest pixel as in torchvision, or down as in transformers."""
 
 
 @dataclass(frozen=True)
 class ImageProperties:
-    """Of the source picture, before any resize."""
+    """Properties of a source image, before any resize."""
 
     width: int
     height: int
@@ -58,16 +70,12 @@ class ImageProperties:
     """Standard deviation of the luma, 0 to 0.5 (RMS contrast, Peli 1990); None likewise."""
 
 
-Content = Image.Image | NDArray[Any]
-"""A Pillow picture; uint8 [height, width, channels]; or float32 [channels, height, width], ready for a model."""
-
-
 @contextlib.contextmanager
 def silence_pillow() -> Iterator[None]:
-    """Let Pillow say nothing on its own: rows say what is wrong with their pictures.
+    """Keep Pillow from printing: each row's error says what is wrong with its image.
 
-    It warns of pictures above its limit, which it decodes up to twice that and refuses beyond, and logs which TIFF it
-    cannot read. To be entered by one thread for all, because Python keeps its filters of warnings for all together.
+    Pillow warns of images above its size limit, which it decodes up to twice that size and refuses beyond, and logs
+    which TIFF files it cannot read. One thread enters this for all, because Python's warning filters are global.
     """
     logger, handler = logging.getLogger("PIL"), logging.NullHandler()
     logger.addHandler(handler)  # where a program has no handler of its own, Python would print to stderr
@@ -84,19 +92,24 @@ def decode_image(
 ) -> Image.Image:
     """Decode the first frame to RGB or to grey.
 
-    If `enough` pixels a side will do, a JPEG comes at 1/2, 1/4 or 1/8 of its size where no side gets shorter than that:
-    much faster, and as smooth as if it were reduced.
+    Transparency is dropped, not blended, and 16-bit values keep their high byte, as plain loaders for training do.
 
-    Transparency is dropped, not blended; 16 bits keep their high byte; both as a plain loader for training does or
-    should. Raises OSError, ValueError, SyntaxError or Image.DecompressionBombError if the bytes are no such picture.
+    Args:
+        encoded: a file's bytes.
+        channels: gray for grey, else RGB.
+        exif: whether the orientation that the camera noted is applied.
+        enough: pixels of the shorter side that are enough; a JPEG is then decoded at 1/2, 1/4 or 1/8 of its size if no
+            side gets shorter, which is much faster and as smooth as a reduction.
+
+    Raises OSError, ValueError, SyntaxError or Image.DecompressionBombError if the bytes are not such an image.
     """
     try:
         file = Image.open(io.BytesIO(encoded))
     except UnidentifiedImageError:
         if encoded[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
             raise ValueError(
-                "a TIFF that Pillow cannot read, of several bands or of more than 8 bits: read it in a dataset of your "
-                "own, --data FILE.py:DATASET"
+                "Pillow cannot read this TIFF, which has several bands or more than 8 bits: read it in a dataset of "
+                "your own, --data FILE.py:DATASET"
             ) from None
         raise
     with file:
@@ -110,7 +123,15 @@ def decode_image(
 
 
 def convert_mode(picture: Image.Image, channels: Channels, format_: str | None = None) -> Image.Image:
-    """A picture of any mode as RGB or grey, by the rules of `open_image`. Raises ValueError if its range is unknown."""
+    """Convert a picture of any mode to RGB or grey, as `decode_image` does.
+
+    Args:
+        picture: of any mode.
+        channels: gray for grey, else RGB.
+        format_: Pillow's name of the file format; PNG and PPM have 16 bits where the mode says 32.
+
+    Raises ValueError if the picture's values have no known range.
+    """
     if "transparency" in picture.info:
         picture = picture.copy()
         del picture.info["transparency"]  # else Pillow warns that it drops it
@@ -118,55 +139,61 @@ def convert_mode(picture: Image.Image, channels: Channels, format_: str | None =
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     elif picture.mode in ("I", "F"):
         raise ValueError(
-            f"pictures of 32-bit numbers (mode {picture.mode}) have no agreed range: convert them to 8 or 16 bit"
+            f"images with 32-bit values (mode {picture.mode}) have no agreed range: convert them to 8 or 16 bit"
         )
     return picture.convert("L" if channels == "gray" else "RGB")
 
 
-def to_pixels(content: Content, shape: DecodeOptions) -> NDArray[Any]:
-    """What a model's batch is made of: uint8 [height, width, channels] of a picture; ready floats as they are.
+def to_pixels(content: Content, options: DecodeOptions) -> NDArray[Any]:
+    """Return the pixels that go into a batch.
 
-    A Pillow picture becomes RGB or grey; both kinds of pictures are resized and cropped. Raises ValueError for a resize
-    or crop of other than 1 or 3 channels.
+    Pillow pictures become RGB, BGR or grey and are resized and cropped, as uint8 arrays are; floats are ready already.
+
+    -> uint8 [height, width, channels], or float32 [channels, height, width].
+
+    Raises ValueError for a resize or crop of an array with other than 1 or 3 channels.
     """
     if isinstance(content, Image.Image):
-        wanted = "L" if shape.channels == "gray" else "RGB"
-        found = to_array(
-            resize_and_crop(content if content.mode == wanted else convert_mode(content, shape.channels), shape)
-        )
-        return np.ascontiguousarray(found[:, :, ::-1]) if shape.channels == "bgr" else found
-    if content.dtype != np.uint8 or (shape.resize is None and shape.crop is None):
+        mode = "L" if options.channels == "gray" else "RGB"
+        picture = content if content.mode == mode else convert_mode(content, options.channels)
+        pixels = to_array(resize_and_crop(picture, options))
+        return np.ascontiguousarray(pixels[:, :, ::-1]) if options.channels == "bgr" else pixels
+    if content.dtype != np.uint8 or (options.resize is None and options.crop is None):
         return content
     if content.shape[2] not in (1, 3):
         raise ValueError(
-            f"pictures of {content.shape[2]} channels can be neither resized nor cropped here: do it in the dataset, "
+            f"images with {content.shape[2]} channels can be neither resized nor cropped here: do it in the dataset, "
             "and leave out --resize and --crop"
         )
-    return to_array(resize_and_crop(_picture(content), shape))
+    return to_array(resize_and_crop(_to_picture(content), options))
 
 
-def _picture(array: NDArray[np.uint8]) -> Image.Image:
+def _to_picture(array: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
 
 
 def select_bands(content: NDArray[Any], bands: tuple[int, ...] = ()) -> NDArray[Any]:
-    """The numbers of an array that a person is shown: [height, width, 1 or 3], of its own type.
+    """Return the channels of an array that people see: [height, width, 1 or 3], of its own type.
 
-    Of more than three channels these are `bands`, from 0, for red, green and blue. By default they are the first three,
-    and of 12 or 13 channels, which are taken for those of Sentinel-2, the fourth, third and second. Raises ValueError
-    for a band that is not there.
+    Args:
+        content: uint8 [height, width, channels] or floats [channels, height, width].
+        bands: which channels, from 0, are red, green and blue. The default is the first three, but the fourth, third
+            and second of 12 or 13 channels, which are taken for Sentinel-2's.
+
+    Raises ValueError for a band that does not exist.
     """
     whole = content if content.dtype == np.uint8 else np.moveaxis(content, 0, 2)  # [height, width, channels]
     channels = whole.shape[2]
-    chosen = list(bands or ((3, 2, 1) if channels in (12, 13) else (0, 1, 2) if channels > 2 else (0,)))
+    default = (3, 2, 1) if channels in _SENTINEL_2_CHANNELS else (0, 1, 2) if channels > 2 else (0,)
+    chosen = list(bands or default)
     if max(chosen) >= channels:
         raise ValueError(f"there is no band {max(chosen)} in {channels} channels, counted from 0: see --preview-bands")
     return np.ascontiguousarray(whole[:, :, chosen])
 
 
-def value_range(shown: NDArray[np.floating[Any]]) -> tuple[float, float]:
-    """What is black and what is white in floats: their 2nd and their 98th percentile, or all if these are one."""
-    finite = np.nan_to_num(shown.astype(np.float64))
+def value_range(values: NDArray[np.floating[Any]]) -> tuple[float, float]:
+    """Return which floats are drawn black and white: the 2nd and 98th percentiles, or the extremes if those agree."""
+    finite = np.nan_to_num(values.astype(np.float64))
     low, high = np.percentile(finite, [2, 98])
     if high <= low:
         low, high = finite.min(), max(finite.max(), finite.min() + 1)
@@ -176,39 +203,44 @@ def value_range(shown: NDArray[np.floating[Any]]) -> tuple[float, float]:
 def make_preview(
     content: Content, bands: tuple[int, ...] = (), limits: tuple[float, float] | None = None
 ) -> Image.Image:
-    """What a person is shown of it: RGB or grey.
+    """Return an image as people see it: RGB or grey.
 
-    Pictures are shown as they are, other arrays by `select_bands`. Floats are stretched, all bands alike, so that
-    `limits`, widened to the `value_range` this one, fill what can be seen. Raises ValueError for a band that is not
-    there,
-    and of a picture whose range is unknown.
+    Pillow pictures are shown as they are, arrays by `select_bands`. Floats are stretched, all bands alike, so that
+    black and white are their `value_range`.
+
+    Args:
+        content: the image.
+        bands: which channels are shown.
+        limits: a range of several images together; the one used covers it and that of this image.
+
+    Raises ValueError for a band that does not exist, or a picture whose values have no known range.
     """
     if isinstance(content, Image.Image):
         return convert_mode(content, "gray" if content.mode in ("1", "L", "LA") or content.mode[0] == "I" else "rgb")
-    shown = select_bands(content, bands)
-    if shown.dtype != np.uint8:
-        low, high = value_range(shown)
+    bands_ = select_bands(content, bands)
+    if bands_.dtype != np.uint8:
+        low, high = value_range(bands_)
         if limits is not None:
             low, high = min(low, limits[0]), max(high, limits[1])
-        shown = np.nan_to_num(shown.astype(np.float64))
-        shown = (np.clip((shown - low) / (high - low), 0, 1) * 255).round().astype(np.uint8)
-    return _picture(shown)
+        stretched = (np.nan_to_num(bands_.astype(np.float64)) - low) / (high - low)
+        bands_ = (np.clip(stretched, 0, 1) * 255).round().astype(np.uint8)
+    return _to_picture(bands_)
 
 
 def measure_properties(content: Content) -> ImageProperties:
-    """Size, and of pictures of one or three channels brightness and contrast: other numbers have no agreed range."""
+    """Measure an image of any form; brightness and contrast only where values have an agreed range."""
     if isinstance(content, Image.Image):
         return picture_properties(make_preview(content))
     if content.dtype != np.uint8:
         return ImageProperties(content.shape[2], content.shape[1], None, None)
     if content.shape[2] not in (1, 3):
         return ImageProperties(content.shape[1], content.shape[0], None, None)
-    return picture_properties(_picture(content))
+    return picture_properties(_to_picture(content))
 
 
 def picture_properties(picture: Image.Image) -> ImageProperties:
-    """Size, brightness and contrast of a decoded picture, the latter from every n-th pixel, n = short side / 128."""
-    apart = max(min(picture.size) // 128, 1)
+    """Measure a decoded picture; brightness and contrast from every n-th pixel, n = short side / 128."""
+    apart = max(min(picture.size) // _PROPERTY_SIDE_PIXELS, 1)
     sample = picture
     if apart > 1:
         sample = picture.resize((picture.width // apart, picture.height // apart), Image.Resampling.NEAREST)
@@ -219,60 +251,62 @@ def picture_properties(picture: Image.Image) -> ImageProperties:
     return ImageProperties(picture.width, picture.height, mean, variance**0.5)
 
 
-def size_after_resize(width: int, height: int, shape: DecodeOptions) -> tuple[int, int]:
-    """Width and height of a picture before the crop, with torchvision's rounding: the long side is cut off.
+def size_after_resize(width: int, height: int, options: DecodeOptions) -> tuple[int, int]:
+    """Return width and height after the resize and before the crop; the long side is rounded down, as in torchvision.
 
     >>> size_after_resize(300, 200, DecodeOptions(resize=64, crop=32))
     (96, 64)
     """
-    if shape.resize is None:
+    if options.resize is None:
         return width, height
-    if isinstance(shape.resize, tuple):
-        return shape.resize[1], shape.resize[0]
+    if isinstance(options.resize, tuple):
+        return options.resize[1], options.resize[0]
     if width <= height:
-        return shape.resize, int(shape.resize * height / width)
-    return int(shape.resize * width / height), shape.resize
+        return options.resize, int(options.resize * height / width)
+    return int(options.resize * width / height), options.resize
 
 
-def resize_and_crop(picture: Image.Image, shape: DecodeOptions) -> Image.Image:
-    """Resize and crop, with torchvision's rounding, also of the crop's corner."""
-    if shape.resize is not None:
-        width, height = size_after_resize(*picture.size, shape)
-        reduced = width < picture.width and picture.width * picture.height >= LARGE
-        if shape.only_crop and reduced and shape.crop is not None and shape.crop <= min(width, height):
-            side, across, down = shape.crop, picture.width / width, picture.height / height
-            left, top = _corner((width, height), shape)
+def resize_and_crop(picture: Image.Image, options: DecodeOptions) -> Image.Image:
+    """Resize and crop a picture, rounding sizes and the crop's corner as torchvision does."""
+    if options.resize is not None:
+        width, height = size_after_resize(*picture.size, options)
+        reduced = width < picture.width and picture.width * picture.height >= CROP_ONLY_MIN_PIXELS
+        if options.only_crop and reduced and options.crop is not None and options.crop <= min(width, height):
+            side, across, down = options.crop, picture.width / width, picture.height / height
+            left, top = _corner((width, height), options)
             box = (left * across, top * down, (left + side) * across, (top + side) * down)
-            return picture.resize((side, side), _FILTERS[shape.interpolation], box=box)
+            return picture.resize((side, side), _FILTERS[options.interpolation], box=box)
         if (width, height) != picture.size:
-            picture = picture.resize((width, height), _FILTERS[shape.interpolation])
-    if shape.crop is not None:
-        left, top = _corner(picture.size, shape)
-        if left < 0 or top < 0:  # what is smaller than the crop is padded with black, the odd pixel at the end
-            odd = 1 if shape.corner == "floor" else 0  # or at the beginning
-            pads = [((max(shape.crop - side, 0) + odd) // 2) for side in picture.size]
-            padded = Image.new(picture.mode, (max(picture.width, shape.crop), max(picture.height, shape.crop)))
+            picture = picture.resize((width, height), _FILTERS[options.interpolation])
+    if options.crop is not None:
+        left, top = _corner(picture.size, options)
+        if left < 0 or top < 0:  # a smaller picture is padded with black; an odd pixel goes to the end
+            odd = 1 if options.corner == "floor" else 0  # or, as in transformers, to the beginning
+            pads = [((max(options.crop - side, 0) + odd) // 2) for side in picture.size]
+            padded = Image.new(picture.mode, (max(picture.width, options.crop), max(picture.height, options.crop)))
             padded.paste(picture, (pads[0], pads[1]))
             picture = padded
-            left, top = _corner(picture.size, shape)
-        picture = picture.crop((left, top, left + shape.crop, top + shape.crop))
+            left, top = _corner(picture.size, options)
+        picture = picture.crop((left, top, left + options.crop, top + options.crop))
     return picture
 
 
-def _corner(size: tuple[int, int], shape: DecodeOptions) -> tuple[int, int]:
-    """Left and top of the crop in a picture of (width, height)."""
-    width, height = (side - (shape.crop or 0) for side in size)
-    return (width // 2, height // 2) if shape.corner == "floor" else (round(width / 2.0), round(height / 2.0))
+def _corner(size: tuple[int, int], options: DecodeOptions) -> tuple[int, int]:
+    """Return left and top of the crop in a picture of (width, height)."""
+    width, height = (side - (options.crop or 0) for side in size)
+    if options.corner == "floor":
+        return width // 2, height // 2
+    return round(width / 2.0), round(height / 2.0)
 
 
 def to_array(picture: Image.Image) -> NDArray[np.uint8]:
-    """[height, width, 3 or 1] uint8."""
+    """Return a picture as uint8 [height, width, 3 or 1]."""
     array: NDArray[Any] = np.array(picture, np.uint8)  # a copy: Pillow lends its buffer read-only
     return array if array.ndim == 3 else array[:, :, None]
 
 
 def encode_jpeg(picture: Image.Image, longest: int) -> bytes:
-    """JPEG of a picture whose longest side is at most `longest` pixels."""
+    """Return a JPEG file of a picture, reduced so that its longest side is at most `longest` pixels."""
     small = picture.copy()
     small.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     encoded = io.BytesIO()

@@ -19,8 +19,12 @@ from predboard import user_code
 from predboard.config import InferConfig
 from predboard.errors import InputError
 from predboard.formatting import plural
-from predboard.images import datasets, preprocessing, sources
+from predboard.images import datasets
 from predboard.images import loader as loading
+from predboard.images.class_names import match_class_names
+from predboard.images.loader_checks import check_repeatable, load_first, with_value_range
+from predboard.images.manifest import Manifest
+from predboard.images.preprocessing import Recipe
 from predboard.inference import resume
 from predboard.models.checkpoints import assign_steps, digest_weights
 from predboard.models.devices import is_out_of_memory, module_bytes
@@ -90,7 +94,7 @@ class InMemoryModel:
     """None if the configuration names the data."""
     classes: tuple[str, ...] = ()
     code: str = ""
-    recipe: preprocessing.Recipe | None = None
+    recipe: Recipe | None = None
     """No library says what the caller does to pictures."""
 
     def build(self, _: Path | None = None, __: Callable[[str], None] | None = None) -> "torch.nn.Module":
@@ -152,22 +156,24 @@ def _infer(
     share = shards.WHOLE_RUN if config.part is None else shards.Share(*config.part)
     classes = plural(len(manifest.classes), "class", "classes") if manifest.classes else "unnamed classes"
     say(f"{plural(len(manifest), 'image')}, {classes}, in {manifest.origin}")
+    for note in manifest.notes:
+        say(f"warning: {note}")
 
     loader = loading.make_loader(config, manifest, factory.recipe)
-    sample = loader.first()
+    sample = load_first(loader)
     warnings = []
-    if manifest.place is not None:
-        if warning := loader.unsteady(worker_count(config.workers)):
+    if manifest.is_dataset:
+        if warning := check_repeatable(loader, worker_count(config.workers)):
             say(f"warning: {warning}")
             warnings.append(warning)
-        if loader.thumbnail and sample.dtype != np.uint8:
-            loader = loader.with_value_range(worker_count(config.workers))
+        if loader.thumbnails.longest and sample.dtype != np.uint8:
+            loader = with_value_range(loader, worker_count(config.workers))
     if config.preview_bands and max(config.preview_bands) >= (channels := loading.image_size(sample)[2]):
         wrong = max(config.preview_bands)
         raise InputError(f"there is no band {wrong} in {channels} channels, counted from 0: see --preview-bands")
     transform = _transform(config, loader, sample)
     say(f"preprocessing: {_described(config, transform)}")
-    prepare = Normalizer(device, loader.mean, loader.std)
+    prepare = Normalizer(device, loader.preprocessing.mean, loader.preprocessing.std)
     memory = site.memory
     batch_size = config.batch_size or default_batch_size(site.devices[0], sample, memory)
     kept: dict[int, torch.nn.Module] = {}
@@ -194,7 +200,7 @@ def _infer(
             raise InputError(f"{file} gives {logits.shape[1]} outputs, the steps before {outputs}; expected one number")
         outputs = logits.shape[1]
         if config.classes is None and not runs:
-            manifest, line = preprocessing.match_class_names(manifest, factory.recipe, outputs)
+            manifest, line = match_class_names(manifest, factory.recipe, outputs)
             if line:
                 say(line)
         runs[step] = Run(
@@ -210,14 +216,14 @@ def _infer(
             shard_size=config.shard_size,
             embedding=dims,
             embedding_layer=config.embedding_layer or "",
-            thumbnails=loader.thumbnail,
+            thumbnails=loader.thumbnails.longest,
             scores="logits" if config.scores == "logits" else "log_probabilities",
         )
     numbers = ", ".join(map(str, steps))
     say(f"model {factory.name}, {outputs} classes, steps {numbers}; {site.description}; {config.precision}")
 
-    manifest = manifest.within(outputs)
-    if manifest.place is None and (unknown := int((manifest.label < 0).sum())):
+    manifest = manifest.drop_labels_above(outputs)
+    if not manifest.is_dataset and (unknown := int((manifest.label < 0).sum())):
         said = f"{unknown:,} of {len(manifest):,} images have no label among the classes"
         names = runs[next(iter(runs))].classes
         say(f"{said} ({', '.join(names[:3])}{'…' * (len(names) > 3)}): see --label-column and --classes")
@@ -245,7 +251,7 @@ def _infer(
             say(f"{plural(rows, 'row that has an error is', 'rows that have an error are')} tried again")
             lacking = {step: {**of_step, **again[step]} for step, of_step in lacking.items()}
         threads = site.threads
-        if manifest.far and not config.workers:  # which wait for what they asked for, most of the time
+        if manifest.is_remote and not config.workers:  # which wait for what they asked for, most of the time
             threads = max(threads, MAX_CONNECTIONS)
         job = Job(config, loader, sample, steps, runs, out, threads, batch_size, tuple(warnings))
         given = shards.plan_tasks(lacking, together)
@@ -293,23 +299,23 @@ def _advice(transform: Mapping[str, Any]) -> str:
 
 def _transform(config: InferConfig, loader: loading.Loader, sample: NDArray[Any]) -> dict[str, Any]:
     """What becomes of a picture, for the record. Raises InputError for flags that would not be obeyed."""
-    size = loading.image_size(sample)
+    size, preprocessing = loading.image_size(sample), loader.preprocessing
     if sample.dtype != np.uint8:  # ready for the model
         if given := [f"--{n}" for n in ("resize", "crop", "mean", "std") if getattr(config, n) not in (None, "none")]:
             raise InputError(
                 f"{', '.join(given)} cannot change floats, which are taken as ready for the model: leave it out, or "
                 "give pictures or uint8"
             )
-        source = {} if loader.own else {"source": config.transform or "the dataset"}
+        source = {} if preprocessing.function_of_library else {"source": config.transform or "the dataset"}
         unused = {"resize": None, "crop": None, "only_crop": False}  # what a library may say of pictures
         return {**loader.record(), **unused, "size": list(size), "floats": True, **source}
-    for name, values in (("mean", loader.mean), ("std", loader.std)):
+    for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
         if len(values) not in (1, size[2]):
             raise InputError(
-                f"--{name} has {len(values)} numbers (from {loader.source}); expected 1 or {size[2]}, one for each "
-                "channel"
+                f"--{name} has {len(values)} numbers (from {preprocessing.source}); expected 1 or {size[2]}, one for "
+                "each channel"
             )
-    return {**loader.record(), "mean": list(loader.mean), "std": list(loader.std), "size": list(size)}
+    return {**loader.record(), "mean": list(preprocessing.mean), "std": list(preprocessing.std), "size": list(size)}
 
 
 def _described(config: InferConfig, transform: Mapping[str, Any]) -> str:
@@ -328,7 +334,7 @@ def _described(config: InferConfig, transform: Mapping[str, Any]) -> str:
     return f"{', '.join(steps)}, from {transform['source']}"
 
 
-def _classes(manifest: sources.Manifest, outputs: int) -> tuple[str, ...]:
+def _classes(manifest: Manifest, outputs: int) -> tuple[str, ...]:
     if manifest.classes and len(manifest.classes) != outputs:
         names = ", ".join((*manifest.classes[:3], *["…"] * (len(manifest.classes) > 3)))
         raise InputError(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard.images.loader import LoadedImage
-from predboard.images.sources import Manifest
+from predboard.images.manifest import Manifest
 from predboard.predictions.derive import to_logits
 from predboard.predictions.schema import Part, Run
 from predboard.predictions.table import Predictions

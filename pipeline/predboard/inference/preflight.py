@@ -211,8 +211,9 @@ class _Examined:
 
     def _padding(self) -> Iterator[Diagnosis]:
         """Check the crop, unless code of the user or the library prepares the pictures: their size is then unknown."""
-        loader, shape = self.job.loader, self.job.loader.shape
-        if shape.crop is not None and self.sample.are_files and loader.transform is loader.own is None:
+        preprocessing = self.job.loader.preprocessing
+        shape = preprocessing.decoding
+        if shape.crop is not None and self.sample.are_files and preprocessing.function is None:
             sizes = [decode.size_after_resize(*size, shape) for size in self.sample.sizes]
             yield from diagnostics.check_padding(sizes, shape.crop, shape.resize is not None)
 
@@ -265,7 +266,7 @@ class _Examined:
     def _sizes(self) -> dict[str, alternatives.Sides]:
         """Other sizes for picture files; none where code of the user or the library prepares the pictures."""
         loader = self.job.loader
-        if not (self.sample.are_files and loader.transform is loader.own is loader.manifest.dataset is None):
+        if not self.sample.are_files or loader.preprocessing.function is not None or loader.manifest.is_dataset:
             return {}
         height, width, _ = self.sample.pixels.shape[1:]
         return alternatives.candidate_sizes((height, width), self.sample.sizes)
@@ -273,6 +274,6 @@ class _Examined:
     def _remedy(self, name: str, scaling: Scaling) -> str:
         """Say how to get another scaling."""
         flags = scaling.flags(self.values.given) + " or the training images' own" * ("own mean" in name)
-        if self.sample.are_files and self.job.loader.manifest.dataset is None:
+        if self.sample.are_files and not self.job.loader.manifest.is_dataset:
             return flags
         return f"do in your own transform what {flags} does for files"

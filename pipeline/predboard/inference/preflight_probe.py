@@ -58,7 +58,7 @@ def decode_sample(job: Job, rows: Sequence[int], classes: int) -> Sample:
     """Decode these rows of the manifest; a label that is not one of the `classes` is unknown."""
     began = time.perf_counter()
     chunks = ((None, rows[at : at + _CHUNK_ROWS]) for at in range(0, len(rows), _CHUNK_ROWS))
-    stream = replace(job.loader, thumbnail=0).stream(chunks, job.like, job.threads, 2 * job.threads)
+    stream = job.loader.without_thumbnails().stream(chunks, job.like, job.threads, 2 * job.threads)
     loaded = [row for _, chunk in stream for row in chunk]
     seconds = time.perf_counter() - began
     good = [(i, row) for i, row in zip(rows, loaded, strict=True) if row.pixels is not None]
@@ -166,7 +166,9 @@ class Probe:
         """
         resize, crop = sides
         job = self._job
-        loader = replace(job.loader, thumbnail=0, shape=replace(job.loader.shape, resize=resize, crop=crop))
+        preprocessing = job.loader.preprocessing
+        decoding = replace(preprocessing.decoding, resize=resize, crop=crop)
+        loader = replace(job.loader.without_thumbnails(), preprocessing=replace(preprocessing, decoding=decoding))
         stream = loader.stream(((None, [i]) for i in ids.tolist()), None, job.threads, 2 * job.threads)
         pixels = [row.pixels for _, (row,) in stream]
         if len({p.shape if p is not None else None for p in pixels}) > 1 or not pixels or pixels[0] is None:
@@ -187,7 +189,7 @@ class Probe:
             mean, std = _channel_columns(self._values.given)
             back = np.clip(np.rint((x * std + mean) * 255), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
             x = back[..., ::-1] if self._values.given.bgr else back
-        return [decode.make_preview(one, self._job.loader.bands).convert("RGB") for one in x]
+        return [decode.make_preview(one, self._job.loader.thumbnails.bands).convert("RGB") for one in x]
 
 
 def _channel_columns(scaling: Scaling) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 from predboard.errors import DamagedError, InputError, first_line
-from predboard.images import sources
+from predboard.images.manifest import Manifest
 from predboard.predictions.schema import Run
 from predboard.storage import shards
 from predboard.storage.parts import PartFile, open_part, part_index, read_batches, verify_part
@@ -16,7 +16,7 @@ def find_missing(
     out: AnyPath,
     run: Run,
     plan: Sequence[shards.Shard],
-    manifest: sources.Manifest,
+    manifest: Manifest,
     *,
     update: bool,
     overwrite: bool,

@@ -133,7 +133,7 @@ def _pass(
             seconds[name] += value
         return len(batch.rows) * len(batch.outputs), failed, batch.task if batch.last else None
 
-    prepare = Normalizer(device, job.loader.mean, job.loader.std)
+    prepare = Normalizer(device, job.loader.preprocessing.mean, job.loader.preprocessing.std)
     inferred = forward(loaded, networks, prepare, job.like, job.batch_size, limit)
     writing = ordered_map(write, inferred, workers=1, ahead=4)
     try:
@@ -152,7 +152,7 @@ def _pass(
 def write_failed_task(job: Job, device: torch.device, task: Task, why: str) -> tuple[int, int]:
     """Write rows with an error for a task that nobody survives. -> rows written, and how many of them failed."""
     if isinstance(task.ids, range):  # else they have an error already
-        row = LoadedImage(None, f"WorkerDied: {why}", 0.0)
+        row = LoadedImage(error=f"WorkerDied: {why}")
         for step in task.steps:
             run, part = job.runs[step], PartBuilder(_making(job, device, task, step))
             for start in range(0, len(task.ids), job.batch_size):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from predboard.config import ScoreKind
 from predboard.errors import InputError
-from predboard.images.sources import IMAGE_COLUMNS, LABEL_COLUMNS
+from predboard.images.columns import IMAGE_COLUMNS, LABEL_COLUMNS
 
 _KIND_NAMES: dict[ScoreKind, tuple[str, ...]] = {
     "logits": ("logits", "logit"),

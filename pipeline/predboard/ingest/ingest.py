@@ -19,8 +19,9 @@ from tqdm import tqdm
 from predboard.config import ImportConfig, ScoreKind
 from predboard.errors import InputError
 from predboard.formatting import plural
-from predboard.images import decode, loader, sources
-from predboard.images.sources import Manifest
+from predboard.images import loader
+from predboard.images.class_names import read_classes
+from predboard.images.manifest import Manifest
 from predboard.inference import resume
 from predboard.inference.part_builder import PartBuilder, PartSpec
 from predboard.ingest import labels, scores, validation
@@ -40,7 +41,7 @@ from predboard.storage.runs import delete_part, list_step_numbers, open_step
 _NOT_FINITE = "the scores are not finite"
 _CHUNK_PICTURES = 8
 """Pictures that a thread reads before it takes the next task."""
-_NO_PICTURE = loader.LoadedImage(None, None, 0.0)
+_NO_PICTURE = loader.LoadedImage()
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def import_predictions(config: ImportConfig, log: Callable[[str], None] = lambda
     if not config.files:
         raise InputError("no files given; for example: predboard import probs.npz --scores probabilities")
     out = config.out or default_out(config.files)
-    class_names = () if config.classes is None else sources.read_classes(config.classes)
+    class_names = () if config.classes is None else read_classes(config.classes)
     image_list = labels.open_image_list(config, class_names)
     steps = [
         _open_step(config, number, files, class_names, image_list, log)
@@ -350,8 +351,8 @@ class _Pictures:
         with_ref = [start + i for i, ref in enumerate(refs) if ref is not None]
         chunks = ((i, with_ref[i : i + _CHUNK_PICTURES]) for i in range(0, len(with_ref), _CHUNK_PICTURES))
         workers = self._config.workers
-        threads = MAX_CONNECTIONS if manifest.far and not workers else worker_count(workers)
-        reader = loader.Loader(manifest, decode.DecodeOptions(), self._config.thumbnails)
+        threads = MAX_CONNECTIONS if manifest.is_remote and not workers else worker_count(workers)
+        reader = loader.Loader(manifest, thumbnails=loader.Thumbnails(self._config.thumbnails))
         for i, loaded in reader.stream(chunks, None, threads, 2 * threads):
             for row, picture in zip(with_ref[i : i + _CHUNK_PICTURES], loaded, strict=True):
                 pictures[row - start] = replace(picture, pixels=None, label=None)

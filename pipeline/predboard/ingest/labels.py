@@ -16,7 +16,7 @@ from predboard.config import ImportConfig
 from predboard.errors import InputError
 from predboard.formatting import plural
 from predboard.images import sources
-from predboard.images.sources import Manifest
+from predboard.images.manifest import Manifest, SourceOptions, refuse_secret_refs
 from predboard.ingest import columns, scores
 from predboard.ingest.columns import abbreviate
 from predboard.predictions.schema import hash_refs, rename_reserved_columns
@@ -76,7 +76,7 @@ def build_manifest(
         listed = image_list.columns
         further |= {name: listed.column(name) for name in listed.column_names if name not in further}
     image = pa.array(refs, pa.string())
-    sources.refuse_secret_refs(image)
+    refuse_secret_refs(image)
     further_columns = pa.table({name: column.combine_chunks() for name, column in further.items()})
     return Manifest(root, image, label, key, classes, further_columns)
 
@@ -88,7 +88,7 @@ def open_image_list(config: ImportConfig, class_names: tuple[str, ...]) -> Manif
     file = Path(config.images)
     if file.suffix.lower() != ".txt":
         root = config.image_root if config.image_root is not None and config.image_root.is_dir() else None
-        options = sources.SourceOptions(config.image_column, None, config.key_column, root, class_names)
+        options = SourceOptions(config.image_column, None, config.key_column, root, class_names)
         return sources.open_source(config.images, options)
     table = scores.read_columns(file)
     refs = [str(ref) for ref in _forward_slashes(table.column(0).to_pylist())]

@@ -18,7 +18,7 @@ import pyarrow.json
 import pyarrow.parquet as pq
 
 from predboard.errors import InputError, first_line
-from predboard.images.sources import IMAGE_SUFFIXES
+from predboard.images.manifest import IMAGE_SUFFIXES
 from predboard.ingest.array_files import ARRAY_SUFFIXES
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".txt")

@@ -1,1 +1,1 @@
-"""From a name to a PyTorch module with its weights. Knows nothing of images on disk."""
+"""Turns the name of a model into a PyTorch module with its weights. It knows nothing of images on disk."""

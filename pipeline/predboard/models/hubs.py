@@ -353,4 +353,4 @@ def _verify(recipe: Recipe, function: Callable[[Image.Image], NDArray[np.float32
     ):
         return recipe
     named = UserObject(function, recipe.source, digest_records({"own": record}), Path())
-    return Recipe(recipe.source, own=named, classes=recipe.classes, aliases=recipe.aliases)
+    return Recipe(recipe.source, function=named, classes=recipe.classes, aliases=recipe.aliases)

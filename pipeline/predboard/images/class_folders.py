@@ -1,0 +1,110 @@
+"""Sorts file names into classes by their folders, as torchvision's ImageFolder does. It knows nothing of pixels."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predboard.formatting import plural
+
+_NOTED_SUFFIXES = 4
+"""Kinds of files that a note names."""
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """Images sorted into the folders that name their classes."""
+
+    top: str
+    """The folder that holds the class folders, relative to the folder that the names were given for; often empty."""
+    names: list[str]
+    """[rows] names of the images, relative to `top`."""
+    label: NDArray[np.int32]
+    """[rows] index into `classes`; -1 everywhere if there are no class folders."""
+    classes: tuple[str, ...]
+    """Names of the class folders, sorted."""
+    beside: list[str]
+    """Names of images that lie beside the class folders instead of in one; they are not among `names`."""
+
+
+def sort_into_classes(images: Sequence[str], folders: Iterable[str] = ()) -> ClassFolders:
+    """Sort images into classes: the top folders of their names.
+
+    Classes are in plain sorted order, and the images of a class are sorted by folder, then by name, as torchvision's
+    ImageFolder has them. While the only thing at the top is one folder, and that holds folders, it is descended.
+    Without class folders the images are a sorted list without labels.
+
+    Args:
+        images: names of the images, with / between folders.
+        folders: names of folders that count as classes even where they hold no image.
+
+    >>> found = sort_into_classes(["set/b/1.png", "set/a/x/2.png", "set/a/3.png"])
+    >>> found.top, found.names, found.label.tolist(), found.classes
+    ('set', ['a/3.png', 'a/x/2.png', 'b/1.png'], [0, 0, 1], ('a', 'b'))
+    """
+    holders = {name.rpartition("/")[0] for name in images}  # folders that hold images themselves
+    children: dict[str, set[str]] = {}
+    for folder in holders.union(folders):
+        while folder:
+            parent, _, name = folder.rpartition("/")
+            children.setdefault(parent, set()).add(name)
+            folder = parent
+    top = ""
+    while top not in holders and len(children.get(top, ())) == 1:
+        inner = f"{top}/{next(iter(children[top]))}".removeprefix("/")
+        if inner not in children:
+            break
+        top = inner
+    names = [name[len(top) + 1 :] for name in images] if top else list(images)
+    classes = tuple(sorted(children.get(top, ())))
+    if not classes:
+        return ClassFolders(top, sorted(names), np.full(len(names), -1, np.int32), (), [])
+    index = {name: i for i, name in enumerate(classes)}
+    inside = sorted((name for name in names if "/" in name), key=_order)
+    label = np.array([index[name.partition("/")[0]] for name in inside], np.int32)
+    return ClassFolders(top, inside, label, classes, sorted(name for name in names if "/" not in name))
+
+
+def _order(name: str) -> tuple[str, str, str]:
+    """Sort key: class folder, folders inside it, file name."""
+    folder, _, file = name.rpartition("/")
+    top, _, inside = folder.partition("/")
+    return top, inside, file
+
+
+def describe_left_out(beside: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
+    """Return what the user should know about files that are no rows, a line for each of the two kinds.
+
+    Args:
+        beside: images that lie beside the class folders.
+        others: files that are no images by their names.
+
+    >>> describe_left_out([], ["a/1.heic", "a/2.heic", "b/LICENSE"])
+    ('3 files are not read as images: 2 .heic, 1 without a suffix',)
+    """
+    notes = []
+    if beside:
+        one = len(beside) == 1
+        notes.append(
+            f"{plural(len(beside), 'image')} beside the class folders {'is' if one else 'are'} left out, "
+            f"{'' if one else 'for example '}{beside[0]}: move {'it' if one else 'them'} into a class folder"
+        )
+    if others:
+        suffixes = Counter(PurePosixPath(name).suffix.lower() or "without a suffix" for name in others)
+        kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in suffixes.most_common(_NOTED_SUFFIXES))
+        more = ", …" if len(suffixes) > _NOTED_SUFFIXES else ""
+        verb = "file is not read as an image" if len(others) == 1 else "files are not read as images"
+        notes.append(f"{len(others):,} {verb}: {kinds}{more}")
+    return tuple(notes)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is left out: what systems and tools put beside pictures.
+
+    >>> is_hidden("._0001.png"), is_hidden("__MACOSX"), is_hidden("@eaDir"), is_hidden("0001.png")
+    (True, True, True, False)
+    """
+    return name.startswith(".") or name in ("__MACOSX", "@eaDir")

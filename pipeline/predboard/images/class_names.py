@@ -1,0 +1,69 @@
+"""Names the classes: from a file of names, and from a model's library. It knows nothing of pixels or of weights."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from predboard.errors import InputError, first_line
+from predboard.images.manifest import Manifest
+from predboard.images.preprocessing import Recipe
+
+
+def read_classes(file: Path) -> tuple[str, ...]:
+    """Return class names from a text file with one on each line, or from a JSON list.
+
+    Raises InputError if the file cannot be read, is no list, is empty or names a class twice.
+    """
+    try:
+        text = file.read_text("utf-8-sig")
+        names = json.loads(text) if file.suffix == ".json" else [line.strip() for line in text.splitlines()]
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{file} contains no class names: {first_line(error)}") from error
+    if not isinstance(names, list) or not all(isinstance(name, str | int) for name in names):
+        raise InputError(f"{file} is not a list of names; expected a JSON list in the order of the model's outputs")
+    classes = tuple(str(name) for name in names if str(name))
+    if len(set(classes)) != len(classes):
+        twice = next(name for name in classes if classes.count(name) > 1)
+        raise InputError(f"{file} names the class {twice!r} twice: rename or remove one")
+    if not classes:
+        raise InputError(f"{file} is empty; expected one class name on each line")
+    return classes
+
+
+def match_class_names(manifest: Manifest, recipe: Recipe | None, outputs: int) -> tuple[Manifest, str]:
+    """Bring the manifest's classes into the order of the model's outputs, if the library knows that order.
+
+    Names of the data are matched to the library's names or aliases without regard to case, spaces and underscores; the
+    data may have some of them only, in any order. Without names in the data, labels are taken for indices of outputs.
+
+    Args:
+        manifest: with the names of folders, or of `--classes`.
+        recipe: from the model's library.
+        outputs: number of the model's outputs.
+
+    -> the manifest, and a line for the user, empty if there is nothing to say.
+    """
+    if recipe is None or len(recipe.classes) != outputs:
+        return manifest, ""
+    line = f"class names from {recipe.source}"
+    if not manifest.classes:
+        return manifest.with_classes(recipe.classes), line
+    for known in (recipe.classes, recipe.aliases):
+        index_of = {_normalize(name): i for i, name in enumerate(known)}
+        matched = [index_of.get(_normalize(name), -1) for name in manifest.classes]
+        if len(index_of) == outputs and -1 not in matched and len(set(matched)) == len(matched):
+            if manifest.is_dataset and matched != list(range(outputs)):  # its items give their own indices
+                return manifest, f"warning: the dataset has its classes in another order than {recipe.source}"
+            spelled = tuple(recipe.classes[i] for i in matched)
+            return replace(manifest, classes=spelled).with_classes(recipe.classes), line
+    if len(manifest.classes) != outputs:
+        return manifest, ""
+    theirs = ", ".join(recipe.classes[:3])
+    return manifest, f"class names are the data's, in their order; {recipe.source} has others: {theirs}, …"
+
+
+def _normalize(name: str) -> str:
+    return re.sub(r"[\W_]+", " ", name.casefold()).strip()

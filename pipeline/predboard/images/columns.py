@@ -1,0 +1,133 @@
+"""Reads the columns of a table of images: refs, labels, keys and others -> manifest. It knows nothing of files."""
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from predboard.errors import InputError
+from predboard.images.manifest import Manifest, SourceOptions, limit_labels, make_manifest
+from predboard.predictions.schema import rename_reserved_columns
+from predboard.storage.paths import AnyPath
+
+IMAGE_COLUMNS = ("image", "path", "file", "filename", "file_name", "filepath", "file_path", "image_path", "img")
+LABEL_COLUMNS = ("label", "class", "target", "category", "cls", "label_name", "class_name", "y")
+"""Names by which the columns of images and labels are recognised if the user names none; the first one counts."""
+
+_FEW_COLUMNS = 12
+"""Columns that an error message lists."""
+
+
+def list_table(table: pa.Table, file: AnyPath, options: SourceOptions) -> Manifest:
+    """Return the manifest of a table with a column of refs.
+
+    Raises InputError if a column is missing or ambiguous, or a row has no image.
+    """
+    name = find_column(table, options.image_column, IMAGE_COLUMNS, file, "--image-column")
+    if name is None:
+        raise InputError(f"{file} has no column of images; it has {_list_columns(table)}: name it by --image-column")
+    image = table.column(name)
+    if image.null_count:
+        row = pc.index(image.is_null(), True).as_py()
+        raise InputError(f"{file} has no image in row {row} of column {name!r}: fill it, or leave the row out")
+    root: AnyPath = file.parent if options.image_root is None else options.image_root.resolve()
+    return list_labelled(table, file, name, image.cast(pa.string()).to_pylist(), root, options)
+
+
+def list_labelled(
+    table: pa.Table, file: AnyPath, image: str, refs: list[str], root: AnyPath, options: SourceOptions
+) -> Manifest:
+    """Return the manifest of a table whose refs are known, with its labels, keys and further columns.
+
+    Args:
+        table: [rows] all columns, but for those with encoded images.
+        file: the file that the table is from, for messages.
+        image: name of the column of images, which is no further column.
+        refs: [rows].
+        root: the folder that the refs are relative to.
+        options: what the user said.
+
+    Raises InputError if there are no rows, or a column that the user named is missing.
+    """
+    if not refs:
+        raise InputError(f"{file} has no rows; expected one for each image")
+    name = find_column(table, options.label_column, LABEL_COLUMNS, file, "--label-column")
+    label, classes = (None, ()) if name is None else _read_labels(table, name, file, options.classes)
+    key = None
+    if options.key_column is not None:
+        if options.key_column not in table.column_names:
+            raise InputError(
+                f"{file} has no column {options.key_column!r}; it has {_list_columns(table)}: see --key-column"
+            )
+        key = map(str, table.column(options.key_column).to_pylist())
+    further = [n for n in table.column_names if n not in (image, name) and not holds_images(table.schema.field(n).type)]
+    columns = None
+    if further:
+        columns = table.select(further).replace_schema_metadata(None)
+        columns = columns.rename_columns(rename_reserved_columns(further)).combine_chunks()
+    return make_manifest(root, refs, label, classes, columns, key)
+
+
+def find_column(table: pa.Table, asked: str | None, usual: Sequence[str], file: AnyPath, flag: str) -> str | None:
+    """Return the column that the user asked for, else the first usual one, without regard to case; else None.
+
+    Raises InputError if the column that was asked for is missing, or if two columns share a name.
+    """
+    if twice := next((n for n in table.column_names if table.column_names.count(n) > 1), None):
+        raise InputError(f"{file} has two columns named {twice!r}: rename one")
+    if asked is not None:
+        if asked not in table.column_names:
+            raise InputError(f"{file} has no column {asked!r}; it has {_list_columns(table)}: see {flag}")
+        return asked
+    lower = {name.lower(): name for name in reversed(table.column_names)}
+    return next((lower[name] for name in usual if name in lower), None)
+
+
+def holds_images(type_: pa.DataType) -> bool:
+    """Whether a column of this type holds encoded images: bytes, or Hugging Face's struct of bytes and path."""
+    if pa.types.is_struct(type_):
+        return bool(type_.get_field_index("bytes") >= 0)
+    return bool(pa.types.is_binary(type_) or pa.types.is_large_binary(type_))
+
+
+def _list_columns(table: pa.Table) -> str:
+    names = table.column_names
+    return ", ".join(names[:_FEW_COLUMNS]) + ("…" if len(names) > _FEW_COLUMNS else "")
+
+
+def _read_labels(
+    table: pa.Table, name: str, file: AnyPath, wanted: tuple[str, ...]
+) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+    """Return labels [rows] and class names: those of --classes, else Hugging Face's, else sorted from the labels.
+
+    Raises InputError for labels that are neither names nor indices.
+    """
+    column = table.column(name)
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+        index = np.asarray(column.cast(pa.float64()).fill_null(-1))  # pandas makes floats of indices if one is missing
+        index = np.where(np.isnan(index), -1, index)
+        if len(odd := index[index % 1 != 0]):
+            raise InputError(f"{file} has label {odd[0]:g} in {name!r}; expected class names or indices")
+        classes = wanted or _hugging_face_names(table.schema, name)
+        return limit_labels(index, len(classes) or 2**31), classes
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    if not any(is_kind(column.type) for is_kind in texts):
+        raise InputError(f"{file} has labels of type {column.type} in {name!r}; expected class names or indices")
+    labels = column.to_pylist()
+    classes = wanted or tuple(sorted({label for label in labels if label not in (None, "")}))
+    index_of = {label: i for i, label in enumerate(classes)}
+    return np.array([index_of.get(label, -1) for label in labels], np.int32), classes
+
+
+def _hugging_face_names(schema: pa.Schema, column: str) -> tuple[str, ...]:
+    """Return the class names that the library `datasets` writes into a Parquet file's metadata; empty without them."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return tuple(map(str, features[column]["names"]))
+    except (KeyError, TypeError, ValueError):
+        return ()

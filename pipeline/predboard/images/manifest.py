@@ -1,0 +1,191 @@
+"""Holds the manifest: the ordered list of the images of a run, with their labels. It knows nothing of pixels or models.
+
+A ref alone is enough to find a picture again, relative to the manifest's root:
+
+    folder/name.jpg              a file; absolute paths, file:// and s3:// URIs as well
+    shard-000.tar#key.jpg        a member of an archive, .zip likewise
+    train-0.parquet#17           row 17 of the first column of encoded images; `#17:column` of another column
+    t10k-images-idx3-ubyte.gz#5  picture 5 of an IDX file
+
+`images.sources` makes manifests of files and folders and reads refs; `images.datasets` makes those of torch datasets.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from predboard.errors import InputError
+from predboard.predictions.sampling import Salt, mix
+from predboard.predictions.schema import hash_refs
+from predboard.storage.paths import (
+    CREDENTIALS_PATTERN,
+    AnyPath,
+    check_reachable,
+    is_uri,
+    join_ref,
+    refuse_secrets,
+)
+
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""How the names of image files end, in lower case; upper case is read too."""
+
+
+def _no_columns() -> pa.Table:
+    return pa.table({})
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The ordered list of images of a run. Row i of every column belongs to the image whose id is i."""
+
+    root: str
+    """Folder that the refs are relative to."""
+    image: pa.StringArray
+    """[rows] refs, with / between folders."""
+    label: NDArray[np.int32]
+    """[rows] index into `classes`, -1 where the label is unknown."""
+    key: NDArray[np.int64]
+    """[rows] hash of the ref, or of the value of --key-column."""
+    classes: tuple[str, ...]
+    """Class names in the order of the labels; empty if the source has none."""
+    columns: pa.Table = field(default_factory=_no_columns)
+    """[rows] all other columns that the source has, as slices and metadata."""
+    dataset: Any = None
+    """The `datasets.DatasetSource` whose items the rows are; None where the refs are enough to read the images."""
+    dataset_index: NDArray[np.int64] | None = None
+    """[rows] index in the dataset; None without one."""
+    notes: tuple[str, ...] = ()
+    """What the user should know about the source, a line each: files that are no rows, for example."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.image)
+
+    @property
+    def is_dataset(self) -> bool:
+        """Whether the rows are items of a torch dataset, rather than files that refs name."""
+        return self.dataset is not None
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the images are in object storage, judged by the root and the first ref."""
+        return is_uri(self.root) or (bool(len(self)) and is_uri(str(self.image[0].as_py())))
+
+    @property
+    def origin(self) -> str:
+        """Name of the dataset, or the root folder, for messages."""
+        return self.root if self.dataset is None else str(self.dataset.name)
+
+    def digest(self, start: int, stop: int) -> str:
+        """Return 16 hexadecimal digits that change with any ref, label or further column of rows start to stop."""
+        hashed = blake2b(digest_size=8)
+        refs = self.image.slice(start, stop - start).to_pylist()
+        further = (
+            self.columns.slice(start, stop - start).to_pylist() if self.columns.num_columns else [None] * len(refs)
+        )
+        for ref, label, more in zip(refs, self.label[start:stop].tolist(), further, strict=True):
+            line = json.dumps([ref, label] if more is None else [ref, label, more], default=str, sort_keys=True)
+            hashed.update(line.encode("ascii") + b"\n")
+        return hashed.hexdigest()
+
+    def drop_labels_above(self, classes: int) -> "Manifest":
+        """Return the manifest with labels outside 0 to `classes` - 1 set to -1: the model has no output for them."""
+        return replace(self, label=limit_labels(self.label, classes))
+
+    def with_classes(self, classes: tuple[str, ...]) -> "Manifest":
+        """Return the manifest with these class names, in this order.
+
+        Labels follow their names into the new order, and become -1 where a name is not among the new ones. Without
+        names so far, labels are indices already and stay.
+        """
+        if classes == self.classes:
+            return self
+        if not self.classes:
+            return replace(self, label=limit_labels(self.label, len(classes)), classes=classes)
+        index = {name: i for i, name in enumerate(classes)}
+        new_label = np.array([index.get(name, -1) for name in self.classes] + [-1], np.int32)  # the last one is for -1
+        return replace(self, label=new_label[self.label], classes=classes)
+
+    def limit(self, rows: int | None) -> "Manifest":
+        """Return at most `rows` rows, chosen evenly over the data by the hash of their keys, in their order."""
+        if rows is None or rows >= len(self):
+            return self
+        chosen = np.sort(np.argsort(mix(self.key, Salt.LIMIT), kind="stable")[:rows])
+        take = pa.array(chosen)
+        return replace(
+            self,
+            image=self.image.take(take),
+            label=self.label[chosen],
+            key=self.key[chosen],
+            columns=self.columns.take(take) if self.columns.num_columns else self.columns,
+            dataset_index=None if self.dataset_index is None else self.dataset_index[chosen],
+        )
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """What the user says about a source of images; the fields are flags of `predboard infer`."""
+
+    image_column: str | None = None
+    label_column: str | None = None
+    key_column: str | None = None
+    image_root: AnyPath | None = None
+    classes: tuple[str, ...] = ()
+    """Class names in the order of the model's outputs. Images whose label is not among them are unlabelled."""
+
+
+def make_manifest(
+    root: AnyPath,
+    refs: Sequence[str] | pa.Array,
+    label: NDArray[np.int32] | None = None,
+    classes: tuple[str, ...] = (),
+    columns: pa.Table | None = None,
+    key: Iterable[str] | None = None,
+    notes: tuple[str, ...] = (),
+) -> Manifest:
+    """Return the manifest of these refs, after the checks that every source needs.
+
+    Args:
+        root: the folder that the refs are relative to.
+        refs: [rows], with / between folders.
+        label: [rows] index into `classes`, -1 where unknown; by default all are.
+        classes: names of the classes.
+        columns: [rows] further columns.
+        key: [rows] texts that identify the images; by default the refs.
+        notes: lines for the user.
+
+    Raises InputError if there are no refs, if a name is not valid UTF-8, or if a URI has a secret in it; StorageError
+    if the storage of the first ref cannot be reached.
+    """
+    if not len(refs):
+        raise InputError(f"no images in {root}: expected files that end in {' '.join(IMAGE_SUFFIXES)}")
+    try:
+        image = pa.array(refs, pa.string())
+        pa.array(classes, pa.string())  # names of folders without images as well
+    except UnicodeEncodeError as error:
+        raise InputError(f"{root} has a file name that is not valid UTF-8 ({error}): rename it") from error
+    refuse_secret_refs(image)
+    check_reachable(join_ref(str(root), str(image[0].as_py())))  # otherwise every single image would be tried
+    keys = hash_refs(image.to_pylist() if key is None else key)
+    if label is None:
+        label = np.full(len(image), -1, np.int32)
+    return Manifest(str(root), image, label, keys, classes, _no_columns() if columns is None else columns, notes=notes)
+
+
+def limit_labels(label: NDArray[Any], classes: int) -> NDArray[np.int32]:
+    """Return labels [rows] as int32, with -1 for those outside 0 to `classes` - 1."""
+    return np.where((label >= 0) & (label < classes), label, -1).astype(np.int32)
+
+
+def refuse_secret_refs(refs: pa.StringArray) -> None:
+    """Raise InputError if any ref is a URI with a password, a key or a signature in it."""
+    secret = pc.index(pc.match_substring_regex(refs, CREDENTIALS_PATTERN), True).as_py()
+    if secret >= 0:
+        refuse_secrets(refs[secret].as_py())

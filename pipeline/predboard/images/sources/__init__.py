@@ -1,0 +1,158 @@
+"""Finds the images that --data names: one module here is one kind of source. It knows nothing of pixels or models.
+
+A module here is found by listing the folder. It offers what `Source` asks for, and `read` too if its files hold images
+inside them (`Container`). To add a kind of source, add a module here, a `tests/images/sources/test_NAME.py` with an
+`example` of it, and a line in the docs; tests/images/test_source_laws.py then holds it to the rules.
+"""
+
+import functools
+import importlib
+import pkgutil
+import re
+import tarfile
+import zipfile
+import zlib
+from typing import Protocol, cast, runtime_checkable
+
+import pyarrow as pa
+
+from predboard.errors import InputError, first_line
+from predboard.images.manifest import Manifest, SourceOptions
+from predboard.images.sources import folder
+from predboard.storage.paths import AnyPath, join_ref, parse_path
+
+UNREADABLE = (
+    pa.ArrowException,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    OSError,
+    EOFError,
+    ValueError,
+    zlib.error,
+)
+"""What the libraries raise for a damaged or mislabelled file."""
+
+
+class Source(Protocol):
+    """The names that a module in this folder defines."""
+
+    SUFFIXES: tuple[str, ...]
+    """How the names of its files end, in lower case; none for a folder."""
+    SHARDED: bool
+    """Whether several files may be given together, and a folder of such files is one source."""
+
+    def list_images(self, files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
+        """Return the manifest of these files. Raises InputError, or any of `UNREADABLE` for a damaged file."""
+        ...
+
+
+@runtime_checkable
+class Container(Source, Protocol):
+    """A source whose files hold the images inside them; refs are FILE#MEMBER."""
+
+    def read(self, file: AnyPath, member: str) -> bytes:
+        """Return the encoded bytes of one image; called by many threads at once.
+
+        Raises FileNotFoundError if there is no such member, and OSError or a ValueError if the file is damaged.
+        """
+        ...
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all kinds of sources, sorted."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+
+
+def load(name: str) -> Source:
+    """Return the module of that name."""
+    return cast(Source, importlib.import_module(f"{__name__}.{name}"))
+
+
+def open_source(data: str, options: SourceOptions | None = None) -> Manifest:
+    """Return the manifest of the folder or file that --data names, recognised by its name.
+
+    A folder of Parquet or tar files without any pictures is read as those files. `{000..012}` and `{a,b}` in a name
+    stand for several.
+
+    Raises InputError if there is no such folder or file, no image in it, or a column that the user named is missing.
+    """
+    options = options or SourceOptions()
+    files = tuple(parse_path(name) for name in expand_braces(data))
+    if absent := next((file for file in files if not file.exists()), None):
+        raise InputError(
+            f"no folder {absent}, and no such file: expected a folder with a sub-folder of images per class, or a list"
+        )
+    manifest = _open(data, files, options)
+    return manifest.with_classes(options.classes) if options.classes else manifest
+
+
+def _open(data: str, files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
+    if len(files) == 1 and files[0].is_dir():
+        tree = folder.list_tree(files[0])
+        files = () if tree.images else _shards_in(tree)
+        if not files:
+            return folder.from_tree(tree)
+    source = source_of(files[0].name)
+    if source is None:
+        ends = ", ".join(suffix for kind in load_all() for suffix in kind.SUFFIXES)
+        raise InputError(f"{files[0]} is not a source of images: expected a folder, or a file that ends in {ends}")
+    if len(files) > 1 and not source.SHARDED:
+        raise InputError(f"--data names {len(files)} files like {files[0].name}: expected one file of this kind")
+    try:
+        return source.list_images(tuple(file.resolve() for file in files), options)
+    except InputError:
+        raise
+    except UNREADABLE as error:
+        raise InputError(f"cannot read {data}: {first_line(error)}") from error
+
+
+def _shards_in(tree: folder.Tree) -> tuple[AnyPath, ...]:
+    """Return the files of the first kind that a folder may consist of, sorted by name."""
+    for kind in load_all():
+        if kind.SHARDED and (shards := [n for n in tree.others if "/" not in n and n.lower().endswith(kind.SUFFIXES)]):
+            return tuple(tree.root / name for name in sorted(shards))
+    return ()
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """Return the names that a pattern with `{000..012}` or `{a,b}` stands for.
+
+    >>> expand_braces("s-{08..10}.tar")
+    ['s-08.tar', 's-09.tar', 's-10.tar']
+    """
+    match = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
+    if match is None:
+        return [pattern]
+    first, last, listed = match.groups()
+    if listed is not None:
+        middle = listed.split(",")
+    else:
+        middle = [f"{i:0{len(first)}}" for i in range(int(first), int(last) + 1)]
+    return [name for m in middle for name in expand_braces(pattern[: match.start()] + m + pattern[match.end() :])]
+
+
+@functools.cache
+def load_all() -> tuple[Source, ...]:
+    """Return all modules in this folder, in the order of their names."""
+    return tuple(map(load, names()))
+
+
+def source_of(name: str) -> Source | None:
+    """Return the module that reads files of this name; None if no module does."""
+    lower = name.lower()
+    return next((source for source in load_all() if lower.endswith(source.SUFFIXES)), None)
+
+
+def read(root: str, ref: str) -> bytes:
+    """Return the encoded bytes of one image.
+
+    Args:
+        root: root of the manifest.
+        ref: a file, or FILE#MEMBER of a container.
+
+    Raises OSError, or another of `UNREADABLE`, if the image cannot be read.
+    """
+    container, mark, member = ref.rpartition("#")
+    if mark and isinstance(source := source_of(container), Container):
+        return source.read(join_ref(root, container), member)
+    return join_ref(root, ref).read_bytes()

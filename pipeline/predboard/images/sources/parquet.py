@@ -1,0 +1,79 @@
+"""Reads Parquet with encoded images in it, as Hugging Face's `datasets` writes it, or Parquet that is a list of images.
+
+It does not know what the images are of. A ref is FILE#ROW, or FILE#ROW:COLUMN for another than the first column of
+images. Without any such column the file is a list, as a CSV file is.
+"""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from predboard.errors import InputError
+from predboard.images.columns import holds_images, list_labelled, list_table
+from predboard.images.manifest import Manifest, SourceOptions, make_manifest
+from predboard.images.shared_cache import shared_cache
+from predboard.storage.paths import AnyPath, arrow_source, join_ref
+
+SUFFIXES = (".parquet",)
+SHARDED = True
+
+
+def list_images(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
+    """Return the manifest of one or more files that hold images, or of one that is a list.
+
+    Raises InputError if a column that the user named is missing, or several files are lists.
+    """
+    schema = pq.read_schema(arrow_source(files[0]))
+    image_columns = [field.name for field in schema if holds_images(field.type)]
+    if not image_columns or options.image_column in set(schema.names) - set(image_columns):
+        if len(files) > 1:
+            raise InputError(f"{files[0].name} is a list of images, one of {len(files)} files: expected one list")
+        return list_table(pq.read_table(arrow_source(files[0], whole=True)), files[0], options)
+    image = options.image_column or image_columns[0]
+    if image not in image_columns:
+        raise InputError(f"{files[0]} has no column {image!r} of images; it has {', '.join(image_columns)}")
+    tables, refs = [], []
+    for file in files:
+        with pq.ParquetFile(arrow_source(file)) as parquet:
+            names = [field.name for field in parquet.schema_arrow if not holds_images(field.type)]
+            tables.append(parquet.read(names))
+            end = "" if image == image_columns[0] else f":{image}"
+            refs += [f"{file.name}#{row}{end}" for row in range(parquet.metadata.num_rows)]
+    table = pa.concat_tables(tables, promote_options="default")
+    if not table.num_columns:  # nothing but images
+        return make_manifest(files[0].parent, refs)
+    return list_labelled(table, files[0], image, refs, files[0].parent, options)
+
+
+def read(file: AnyPath, member: str) -> bytes:
+    """Return the encoded image of a row. Raises FileNotFoundError if there is no such row, or no image in it."""
+    number, _, column = member.partition(":")
+    starts, first_column = _index(file)
+    if not number.isdecimal() or int(number) >= starts[-1]:
+        raise FileNotFoundError(2, "No such row")
+    group = int(np.searchsorted(starts, int(number), side="right")) - 1
+    value = _read_group(file, group, column or first_column)[int(number) - int(starts[group])].as_py()
+    encoded: Any = value.get("bytes") if isinstance(value, dict) else value
+    if encoded is None and isinstance(value, dict) and value.get("path"):
+        return join_ref(str(file.parent), str(value["path"])).read_bytes()
+    if encoded is None:
+        raise FileNotFoundError(2, "No image in this row")
+    return bytes(encoded)
+
+
+@shared_cache(64)
+def _index(file: AnyPath) -> tuple[NDArray[np.int64], str]:
+    """Return the first row of each row group and the number of rows at the end; and the first column of images."""
+    with pq.ParquetFile(arrow_source(file)) as parquet:
+        rows = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
+        first = next((field.name for field in parquet.schema_arrow if holds_images(field.type)), "")
+    return np.concatenate([[0], np.cumsum(rows)]).astype(np.int64), first
+
+
+@shared_cache(4)
+def _read_group(file: AnyPath, group: int, column: str) -> pa.ChunkedArray:
+    with pq.ParquetFile(arrow_source(file)) as parquet:
+        return parquet.read_row_group(group, [column]).column(0)

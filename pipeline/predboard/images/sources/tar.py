@@ -1,0 +1,200 @@
+"""Reads uncompressed tar files: shards of WebDataset, or class folders as in a zip. It knows nothing of pixels.
+
+In WebDataset, members that share a name up to its first dot are one row: `0001.png` is the image, `0001.cls` the label,
+and `0001.json` has further columns. Names may have more dots where that leaves each member in one row. A ref is
+FILE#MEMBER.
+"""
+
+import json
+import posixpath
+import re
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO, Literal
+
+import pyarrow as pa
+
+from predboard.errors import InputError, first_line
+from predboard.images.class_folders import describe_left_out, is_hidden, sort_into_classes
+from predboard.images.columns import list_labelled
+from predboard.images.manifest import IMAGE_SUFFIXES, Manifest, SourceOptions, make_manifest
+from predboard.images.shared_cache import shared_cache
+from predboard.storage.paths import AnyPath, is_remote, open_binary
+
+SUFFIXES = (".tar",)
+SHARDED = True
+
+_PIECE_BYTES = 2**23
+"""Bytes of a request for a file in storage that is read through for its index."""
+
+_COLUMN_ENDS = ("cls", "json")
+"""What the members of a row that have its columns end in."""
+
+
+def list_images(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
+    """Return the manifest of one or more shards.
+
+    Raises InputError if a file is cut off or has two members of the same name, if it is unclear which members belong
+    to a row, or if a `.json` member is not valid JSON.
+    """
+    refs: list[str] = []
+    images: list[str] = []
+    rows: list[dict[str, Any]] = []
+    others: list[str] = []
+    for file in files:
+        members = [name for name in _index(file).members if not any(map(is_hidden, name.split("/")))]
+        used = set()
+        for image, by_end in group_rows(members, file.name):
+            refs.append(f"{file.name}#{image}")
+            images.append(image)
+            rows.append(_read_columns(file, by_end))
+            used |= {image, *by_end.values()}
+        others += [name for name in members if name not in used and not _is_column(name)]
+        _index(file).texts.clear()
+    root, notes = files[0].parent, describe_left_out([], others)
+    columns = list(dict.fromkeys(name for row in rows for name in row))  # not every row has all of them
+    if not columns:
+        return _list_folders(root, refs, images, notes)
+    table = pa.table({name: pa.array([row.get(name) for row in rows]) for name in columns})
+    if options.label_column is None and "cls" in columns:
+        options = replace(options, label_column="cls")
+    return replace(list_labelled(table, files[0], "", refs, root, options), notes=notes)
+
+
+def _list_folders(root: AnyPath, refs: list[str], images: list[str], notes: tuple[str, ...]) -> Manifest:
+    """Return the manifest of rows that have no columns: folders name their classes, if each image is in one."""
+    found = sort_into_classes(images)
+    if found.beside or not found.classes:
+        return make_manifest(root, refs, notes=notes)
+    start = len(found.top) + 1 if found.top else 0
+    label_of = dict(zip(found.names, found.label, strict=True))
+    label = [label_of[image[start:]] for image in images]
+    return make_manifest(root, refs, pa.array(label, pa.int32()).to_numpy(), found.classes, notes=notes)
+
+
+def group_rows(members: Sequence[str], file: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield (member that is the image, members by what follows the row's name) for each row, in the members' order.
+
+    >>> [image for image, _ in group_rows(["1.png", "1.seg.png", "1.cls"], "x.tar")]  # an exact suffix wins
+    ['1.png']
+    >>> [image for image, _ in group_rows(["v1.0.png", "v1.0.cls", "v1.1.png", "v1.1.cls"], "x.tar")]
+    ['v1.0.png', 'v1.1.png']
+
+    Raises InputError if a row has several images, or if a label belongs to no image.
+    """
+    for name, group in _group(members, first_dot=True).items():
+        images = [end for end in group if f".{end}".endswith(IMAGE_SUFFIXES)]
+        exact = [end for end in images if f".{end}" in IMAGE_SUFFIXES]
+        if len(exact) > 1:
+            raise InputError(
+                f"{file} has several images named {name}: {', '.join(group[end] for end in exact[:3])}; expected one "
+                "for each row: give them different names"
+            )
+        if exact:
+            yield group[exact[0]], group
+        elif len(images) == 1 and any(end in group for end in _COLUMN_ENDS):
+            yield group[images[0]], group
+        elif images:
+            yield from _group_by_last_dot(list(group.values()), file)
+
+
+def _group_by_last_dot(members: Sequence[str], file: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the rows among members whose names have dots: up to the last one a name is that of its row."""
+    for name, group in _group(members, first_dot=False).items():
+        images = [end for end in group if f".{end}" in IMAGE_SUFFIXES]
+        if len(images) > 1 or (not images and any(end in group for end in _COLUMN_ENDS)):
+            what = f"several images named {name}" if images else f"{next(iter(group.values()))} without an image"
+            raise InputError(
+                f"{file} has {what}, and several images whose names begin alike: use no dots in names but the one "
+                "before the suffix"
+            )
+        if images:
+            yield group[images[0]], group
+
+
+def _group(members: Sequence[str], first_dot: bool) -> dict[str, dict[str, str]]:
+    """Return row name -> what follows it, in lower case -> member."""
+    groups: dict[str, dict[str, str]] = {}
+    for member in members:
+        folder, slash, file = member.rpartition("/")
+        stem, _, end = file.partition(".") if first_dot else file.rpartition(".")
+        groups.setdefault(f"{folder}{slash}{stem}", {})[end.lower()] = member
+    return groups
+
+
+def _is_column(name: str) -> bool:
+    return name.lower().endswith(tuple(f".{end}" for end in _COLUMN_ENDS))
+
+
+def _read_columns(file: AnyPath, by_end: Mapping[str, str]) -> dict[str, Any]:
+    columns: dict[str, Any] = {}
+    if "json" in by_end:
+        try:
+            content = json.loads(read(file, by_end["json"]))
+        except ValueError as error:
+            raise InputError(f"{file.name}#{by_end['json']} is not valid JSON: {first_line(error)}") from error
+        columns |= content if isinstance(content, dict) else {}
+    if "cls" in by_end:
+        text = read(file, by_end["cls"]).decode().strip()
+        columns["cls"] = int(text) if re.fullmatch(r"-?\d+", text) else text
+    return columns
+
+
+def read(file: AnyPath, member: str) -> bytes:
+    """Return the bytes of a member. Raises FileNotFoundError if there is no such member."""
+    index = _index(file)
+    member = posixpath.normpath(member)
+    if member in index.texts:
+        return index.texts[member]
+    if member not in index.members:
+        raise FileNotFoundError(2, "No such member")
+    offset, length = index.members[member]
+    with open_binary(file) as stream:
+        stream.seek(offset)
+        return bytes(stream.read(length))
+
+
+@dataclass(frozen=True)
+class _Index:
+    members: dict[str, tuple[int, int]]
+    """Canonical name -> (offset, length), so that each member is a single read."""
+    texts: dict[str, bytes]
+    """Content of `.json` and `.cls` members of a file in storage, which is read through for its index anyway."""
+
+
+@shared_cache(64)
+def _index(file: AnyPath) -> _Index:
+    """Read the headers of all members. Raises InputError if the file is damaged or has two members of one name."""
+    with open_binary(file, _PIECE_BYTES) as stream:
+        return _read_index(stream, "r|" if is_remote(file) else "r:", file)
+
+
+def _read_index(stream: BinaryIO, mode: Literal["r:", "r|"], file: AnyPath) -> _Index:
+    index = _Index({}, {})
+    with tarfile.open(fileobj=stream, mode=mode) as archive:
+        for member in archive:
+            if not member.isfile():
+                continue
+            name = posixpath.normpath(member.name)
+            if name in index.members:
+                raise InputError(f"{file} has two members named {name}: pack it again, with each name once")
+            index.members[name] = (member.offset_data, member.size)
+            if mode == "r|" and _is_column(name) and (text := archive.extractfile(member)):
+                index.texts[name] = text.read()
+        _check_end(stream, archive.offset, file, next(reversed(index.members), ""))
+    return index
+
+
+def _check_end(stream: BinaryIO, offset: int, file: AnyPath, last: str) -> None:
+    """Raise InputError unless the archive has its end mark at this offset, and nothing behind it.
+
+    tarfile takes a damaged header for the end, and a file that is cut off between two members for whole.
+    """
+    stream.seek(offset)
+    if stream.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE):
+        pieces = iter(lambda: stream.read(_PIECE_BYTES), b"")
+        if not any(piece.strip(b"\0") for piece in pieces):
+            return
+    after = f"after {last}" if last else "at its beginning"
+    raise InputError(f"{file} is cut off or damaged {after}: copy or pack it again")

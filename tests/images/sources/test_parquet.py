@@ -1,0 +1,47 @@
+"""Parquet with encoded images in it, as Hugging Face writes it and without its metadata."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from predboard.images.manifest import SourceOptions
+from predboard.images.sources import open_source
+
+from tests.images.sources.pictures import files, same_bytes
+
+
+def write_example(folder: Path, pictures: Mapping[str, bytes]) -> Path:
+    return hugging_face(folder / "shards", [(name, name[0], encoded) for name, encoded in pictures.items()])
+
+
+def hugging_face(folder: Path, pictures: list[tuple[str, str, bytes]], parts: int = 2) -> Path:
+    """Parquet files as the library `datasets` writes them: a struct of bytes and path, class names in the metadata."""
+    folder.mkdir()
+    features = {"image": {"_type": "Image"}, "label": {"names": ["a", "b", "c"], "_type": "ClassLabel"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    size = len(pictures) // parts
+    for part in range(parts):
+        here = pictures[part * size : (part + 1) * size]
+        column = pa.array([{"bytes": b, "path": Path(ref).name} for ref, _, b in here])
+        label = pa.array(["abc".index(name) for _, name, _ in here], pa.int64())
+        table = pa.table({"image": column, "label": label, "split": ["test"] * len(here)}).replace_schema_metadata(
+            metadata
+        )
+        pq.write_table(table, folder / f"test-{part:05d}.parquet", row_group_size=4)
+    return folder
+
+
+def test_parquet_with_the_images_inside(folder: Path, tmp_path: Path) -> None:
+    pictures = files(folder)
+    manifest = open_source(str(hugging_face(tmp_path / "hf", pictures)))
+    assert manifest.image.to_pylist()[5:7] == ["test-00000.parquet#5", "test-00001.parquet#0"]
+    assert manifest.classes == ("a", "b", "c") and manifest.label.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert manifest.columns.column_names == ["split"]
+    same_bytes(manifest, [encoded for *_, encoded in pictures])
+    raw = pa.table({"preview": [b"x"] * 12, "jpg": [encoded for *_, encoded in pictures]})
+    pq.write_table(raw, tmp_path / "raw.parquet")
+    other = open_source(str(tmp_path / "raw.parquet"), SourceOptions(image_column="jpg"))
+    assert other.image.to_pylist()[0] == "raw.parquet#0:jpg" and set(other.label.tolist()) == {-1}
+    same_bytes(other, [encoded for *_, encoded in pictures])

@@ -1,0 +1,129 @@
+"""Lists of images: CSV, TSV, JSONL and Parquet without images in it."""
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from predboard.config import InferConfig
+from predboard.errors import InputError
+from predboard.images.manifest import SourceOptions
+from predboard.images.sources import open_source
+from predboard.inference.infer import infer
+from predboard.predictions.schema import hash_refs
+
+from tests import toy
+from tests.images.sources.pictures import files, same_bytes
+
+
+def write_example(folder: Path, pictures: Mapping[str, bytes]) -> Path:
+    for name, encoded in pictures.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(encoded)
+    return write_list(folder / "list.csv", [{"path": name, "label": name[0]} for name in pictures])
+
+
+def write_list(file: Path, rows: list[dict[str, object]]) -> Path:
+    if file.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), file)
+    elif file.suffix == ".jsonl":
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    else:
+        with file.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, list(rows[0]), delimiter="\t" if file.suffix == ".tsv" else ",")
+            writer.writeheader()
+            writer.writerows(rows)
+    return file
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
+def test_a_list_is_a_manifest_with_all_its_columns(folder: Path, kind: str) -> None:
+    rows = [
+        {"path": ref, "label": name, "country": "NO", "cloud": i / 10} for i, (ref, name, _) in enumerate(files(folder))
+    ]
+    manifest = open_source(str(write_list(folder / f"list.{kind}", rows)))
+    assert manifest.image.to_pylist() == [row["path"] for row in rows]
+    assert manifest.classes == ("a", "b", "c") and manifest.label.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert manifest.columns.to_pylist() == [{"country": row["country"], "cloud": row["cloud"]} for row in rows]
+    assert manifest.key.tolist() == hash_refs(row["path"] for row in rows).tolist()  # type: ignore[misc]  # all are text
+    same_bytes(manifest, [encoded for *_, encoded in files(folder)])
+
+
+def test_labels_are_names_or_indices_and_what_is_unknown_is_none(folder: Path, tmp_path: Path) -> None:
+    refs = [ref for ref, *_ in files(folder)][:5]
+    named = write_list(
+        tmp_path / "n.csv", [{"image": r, "class": c} for r, c in zip(refs, ["b", "a", "", "x", "b"], strict=True)]
+    )
+    assert open_source(str(named), SourceOptions(image_root=folder)).classes == ("a", "b", "x")
+    asked = open_source(str(named), SourceOptions(image_root=folder, classes=("b", "a")))
+    assert asked.classes == ("b", "a") and asked.label.tolist() == [0, 1, -1, -1, 0]
+    assert asked.root == str(folder.resolve())
+    numbered = write_list(
+        tmp_path / "i.csv", [{"image": r, "y": i} for r, i in zip(refs, [2, 0, -1, 7, 1], strict=True)]
+    )
+    found = open_source(str(numbered), SourceOptions(image_root=folder))
+    assert found.classes == () and found.label.tolist() == [2, 0, -1, 7, 1]
+    assert found.drop_labels_above(3).label.tolist() == [2, 0, -1, -1, 1]
+
+
+def test_columns_are_named_and_a_wrong_name_is_one_line(folder: Path, tmp_path: Path) -> None:
+    rows = [{"where": ref, "what": name, "serial": f"n{i}", "id": i} for i, (ref, name, _) in enumerate(files(folder))]
+    file = str(write_list(folder / "list.csv", rows))
+    options = SourceOptions("where", "what", "serial")
+    manifest = open_source(file, options)
+    assert manifest.key.tolist() == hash_refs(f"n{i}" for i in range(12)).tolist()
+    assert manifest.columns.column_names == ["serial", "manifest_id"]  # id is a column of the format
+    with pytest.raises(
+        InputError, match=r"list\.csv has no column of images; it has where, what, serial, id: .*--image-column"
+    ):
+        open_source(file)
+    for wrong in (SourceOptions("nope"), SourceOptions("where", "nope"), SourceOptions("where", "what", "nope")):
+        with pytest.raises(InputError, match=r"has no column 'nope'; it has where, what"):
+            open_source(file, wrong)
+    empty = write_list(tmp_path / "gap.jsonl", [{"path": "1.png"}, {"path": None}])
+    with pytest.raises(InputError, match="no image in row 1"):
+        open_source(str(empty))
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("path,label,label\n0.png,a,b\n", "two columns named 'label'"),
+        ("path,label,x,x\n0.png,a,1,2\n", "two columns named 'x'"),
+        ("path,label\n", "has no rows"),
+        ("path,label\n0.png,1.5\n", r"has label 1\.5 in 'label'"),
+        ("path,label,city\n0.png,1,Malmö\n", "is not UTF-8 in column 'city'"),
+    ],
+)
+def test_a_list_that_is_unclear_is_one_line(tmp_path: Path, table: str, message: str) -> None:
+    (tmp_path / "list.csv").write_text(table, "latin-1")
+    with pytest.raises(InputError, match=message):
+        open_source(str(tmp_path / "list.csv"))
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        pa.array([1, None, 0], pa.uint8()),
+        pa.array([1, None, 0], pa.uint64()),
+        pa.array([1, 2**32 + 1, 0], pa.int64()),  # as int32 that would be 1
+        pa.array([1.0, float("nan"), 0.0]),  # of pandas, where one is missing
+    ],
+)
+def test_indices_of_any_type_are_labels(tmp_path: Path, label: pa.Array) -> None:
+    pq.write_table(pa.table({"path": ["0.png", "1.png", "2.png"], "label": label}), tmp_path / "list.parquet")
+    assert open_source(str(tmp_path / "list.parquet")).label.tolist() == [1, -1, 0]
+
+
+def test_columns_with_names_of_ours_get_others(folder: Path, tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"path": ref, "label": name, "width": 1, "manifest_width": "a", "step": "b"} for ref, name, _ in files(folder)
+    ]
+    model = toy.model_file(tmp_path, classes=3)
+    infer(InferConfig(str(write_list(folder / "list.csv", rows)), str(model), out=tmp_path / "out"))
+    found = pq.read_table(tmp_path / "out").to_pylist()[0]  # with the folders' names as a column `step`
+    assert (found["width"], found["manifest_manifest_width"], found["manifest_width"]) == (8, 1, "a")
+    assert (found["step"], found["manifest_step"]) == (0, "b")

@@ -1,0 +1,72 @@
+"""Zip files of class folders."""
+
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from predboard.config import InferConfig
+from predboard.errors import InputError
+from predboard.images.sources import open_source, read
+from predboard.inference.infer import infer
+
+from tests import toy
+from tests.images.sources.pictures import files, same_bytes
+
+
+def write_example(folder: Path, pictures: Mapping[str, bytes]) -> Path:
+    with zipfile.ZipFile(folder / "data.zip", "w") as archive:
+        for name, encoded in pictures.items():
+            archive.writestr(name, encoded)
+    return folder / "data.zip"
+
+
+@pytest.mark.parametrize("top", ["", "set/", "one/two/"])
+def test_a_zip_of_class_folders_is_read_in_place(folder: Path, tmp_path: Path, top: str) -> None:
+    pictures = files(folder)
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        for ref, _, encoded in reversed(pictures):
+            archive.writestr(top + ref, encoded)
+        archive.writestr(f"__MACOSX/{top}a/._000.png", b"")
+        archive.writestr(f"{top}a/readme.txt", "no picture")
+    manifest = open_source(str(tmp_path / "data.zip"))
+    assert manifest.image.to_pylist() == [f"data.zip#{top}{ref}" for ref, *_ in pictures]
+    assert manifest.classes == ("a", "b", "c") and manifest.label.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    same_bytes(manifest, [encoded for *_, encoded in pictures])
+
+
+def test_stage_two_finds_pictures_in_archives(folder: Path, tmp_path: Path) -> None:
+    from predboard import VisualizeConfig, visualize
+
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        for ref, _, encoded in files(folder):
+            archive.writestr(ref, encoded)
+    done = infer(
+        InferConfig(data=str(tmp_path / "data.zip"), model=toy.model_file(tmp_path), out=tmp_path / "p" / "zip")
+    )
+    (written,) = visualize(VisualizeConfig((done.out,), logdir=tmp_path / "logs", panels=("mistakes",)))
+    assert written.missing_pictures == 0
+    assert Image.open(io.BytesIO(read(str(tmp_path), "data.zip#a/000.png"))).size == (8, 8)
+
+
+def test_backslashes_and_superfluous_parts_of_names_make_no_other_refs(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "w.zip", "w") as archive:
+        for name in ("set\\a\\1.png", "./set/b//2.png", "set/@eaDir/3.png", "set/b/notes.txt"):
+            archive.writestr(name, name)
+    manifest = open_source(str(tmp_path / "w.zip"))
+    assert manifest.image.to_pylist() == ["w.zip#set/a/1.png", "w.zip#set/b/2.png"]
+    assert (manifest.classes, manifest.label.tolist()) == (("a", "b"), [0, 1])
+    assert manifest.notes == ("1 file is not read as an image: 1 .txt",)
+    same_bytes(manifest, [b"set\\a\\1.png", b"./set/b//2.png"])
+    assert read(str(tmp_path), "w.zip#set\\a\\1.png") == b"set\\a\\1.png"  # as earlier versions wrote the ref
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_two_members_of_one_name_are_one_line(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
+        archive.writestr("a/1.png", b"x")
+        archive.writestr("a/1.png", b"y")
+    with pytest.raises(InputError, match=r"d\.zip has two members named a/1\.png"):
+        open_source(str(tmp_path / "d.zip"))
