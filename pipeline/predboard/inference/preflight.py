@@ -127,7 +127,7 @@ class _Examined:
     @property
     def predicted(self) -> NDArray[np.int64]:
         """[images] class with the highest logit; NaN counts as the lowest."""
-        return np.where(np.isnan(self.logits), -np.inf, self.logits).argmax(axis=1)
+        return np.asarray(np.where(np.isnan(self.logits), -np.inf, self.logits).argmax(axis=1))
 
     @property
     def labelled(self) -> NDArray[np.int64]:

@@ -4,7 +4,7 @@ It knows nothing of reports, and does not judge what comes out.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -88,7 +88,7 @@ class ValueRange:
     given: Scaling
 
     @classmethod
-    def of_sample(cls, pixels: NDArray[Any], like: NDArray[Any], transform: dict[str, Any]) -> "ValueRange":
+    def of_sample(cls, pixels: NDArray[Any], like: NDArray[Any], transform: Mapping[str, Any]) -> "ValueRange":
         """Measure the range of `pixels`; `like` is one picture, `transform` the run's record of its preprocessing."""
         top, unit = 255.0, True
         if pixels.dtype == np.uint8:
