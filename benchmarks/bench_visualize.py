@@ -20,8 +20,9 @@ import torch
 from PIL import Image
 from predboard import VisualizeConfig, panels, visualize
 from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX
-from predboard.evaluation.cache import StateCache, state_versions
+from predboard.evaluation.cache import StateCache
 from predboard.evaluation.fold import fold_steps, measure_run
+from predboard.evaluation.state_versions import state_versions
 from predboard.parallel.executor import LocalExecutor
 from predboard.parallel.pool import ProcessPool
 from predboard.predictions.schema import Part, Run
@@ -157,8 +158,8 @@ def rerun(folder: Path, line: Callable[[str, float, str], None]) -> None:
                 chosen,
                 LocalExecutor(pool),
                 folder / "rows",
-                keep=True,
-                kept=StateCache(states, state_versions(chosen)),
+                keep_rows=True,
+                cache=StateCache(states, state_versions(chosen)),
             )
 
     ratios = []

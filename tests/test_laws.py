@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from predboard import InputError, VisualizeConfig, panels, visualize
+from predboard import InputError, VisualizeConfig, panels
+from predboard.evaluation.fold import DEFAULT_SETTINGS, FoldSettings
 from predboard.panels import HasMetrics, Panel, RunInfo, StepInfo, TwoPassPanel
 from predboard.predictions.derived_rows import DerivedRows, derive_rows
 from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, COLUMNS, Run
@@ -38,6 +39,7 @@ from predboard.summaries import (
     Tiles,
 )
 from predboard.visualization import events, summary_json
+from predboard.visualization import visualize as stage_two
 
 from tests import toy
 
@@ -508,16 +510,14 @@ def test_what_cannot_be_drawn_is_caught() -> None:
 # The whole of stage two.
 
 
-def bytes_of(predictions: Path, logdir: Path, workers: int = 1) -> bytes:
-    (written,) = visualize(VisualizeConfig(predictions=(predictions,), logdir=logdir, workers=workers))
+def bytes_of(predictions: Path, logdir: Path, workers: int = 1, settings: FoldSettings = DEFAULT_SETTINGS) -> bytes:
+    config = VisualizeConfig(predictions=(predictions,), logdir=logdir, workers=workers)
+    (written,) = stage_two.visualize(config, settings=settings)
     return written.event_file.read_bytes()
 
 
-def test_event_bytes_depend_on_no_parts_row_groups_threads_or_processes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("predboard.evaluation.fold.POOL_MIN_LOGITS", 0)  # processes though there is little to do
-    monkeypatch.setattr("predboard.evaluation.fold.TASK_MIN_ROWS", 1)
+def test_event_bytes_depend_on_no_parts_row_groups_threads_or_processes(tmp_path: Path) -> None:
+    processes = FoldSettings(task_min_rows=1, parallel_min_logits=0)  # although there is little to do
     rows = 96
     logits, label = toy.table(toy.RUN, rows, ties=True)
     label[::7] = -1
@@ -529,7 +529,7 @@ def test_event_bytes_depend_on_no_parts_row_groups_threads_or_processes(
         folder = tmp_path / f"{parts}-{group}-{workers}"
         toy.write_run(folder / "run", logits, label, run, shard_size=rows // parts, group=group, failed=failed)
         assert len(list((folder / "run").glob("*/part-*.parquet"))) == parts
-        written = bytes_of(folder / "run", folder / "logs", workers)
+        written = bytes_of(folder / "run", folder / "logs", workers, processes)
         digests[parts, group, workers] = hashlib.sha256(written).hexdigest()
         derived.append(pq.read_table(folder / "logs" / "run" / "rows.parquet"))
     assert len(set(digests.values())) == 1, digests

@@ -21,9 +21,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from predboard import InferConfig, InputError, infer, open_predictions
+from predboard import InferConfig, InputError, VisualizeConfig, infer, open_predictions
 from predboard import visualize as draw_logs
-from predboard.evaluation import fold
+from predboard.evaluation.fold import FoldSettings
 from predboard.images import sources
 from predboard.images.manifest import Manifest
 from predboard.inference import resume
@@ -33,6 +33,7 @@ from predboard.storage.parts import open_part, verify_part
 from predboard.storage.paths import map_files, publish_file
 from predboard.storage.remote import MAX_CONNECTIONS, RemotePath, StorageError
 from predboard.storage.runs import list_part_paths, open_run
+from predboard.visualization import visualize as stage_two
 from predboard.visualization.log_folder import RECORD_FILE
 from tensorboard.util import tensor_util
 
@@ -330,13 +331,11 @@ def test_logs_survive_every_fault_and_are_those_of_a_disk(
     assert left == {few.event_file.name, "summary.json", RECORD_FILE}
 
 
-def test_processes_read_parts_themselves(
-    server: Server, predictions: RemotePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_processes_read_parts_themselves(server: Server, predictions: RemotePath, tmp_path: Path) -> None:
     (alone,) = draw_logs(predictions, tmp_path / "alone", panels=("metrics", "confusion"))
-    monkeypatch.setattr(fold, "POOL_MIN_LOGITS", 0)
+    config = VisualizeConfig((predictions,), tmp_path / "together", panels=("metrics", "confusion"), workers=2)
     with server.watched(each_fails_once):
-        (together,) = draw_logs(predictions, tmp_path / "together", panels=("metrics", "confusion"), workers=2)
+        (together,) = stage_two.visualize(config, settings=FoldSettings(parallel_min_logits=0))
     assert together.event_file.read_bytes() == alone.event_file.read_bytes()
 
 

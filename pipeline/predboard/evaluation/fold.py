@@ -1,20 +1,22 @@
-"""Parts of predictions -> one state for each panel and step, and the derived rows. Knows no drawing and no TensorBoard.
+"""Measures the parts of a run and merges the results into one state for each panel and step. It knows no drawing.
 
-All of it is one pass over the logits. Panels that look again get the rows of that pass, which are some 100 bytes each.
-What is kept of an earlier time is not read again.
+Logits are read once. Panels with a second pass get the derived rows of the first, some 100 bytes each. Parts whose
+states are in the cache are not read.
 """
 
 import contextlib
 import functools
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Never
+from typing import Any, NamedTuple, Never
 
 from predboard.errors import DamagedError
-from predboard.evaluation.cache import DERIVED_ROWS, CacheEntry, RowSpool, StateCache, part_key
+from predboard.evaluation.cache import CACHE_MAX_BYTES, CacheLookup, StateCache, part_key
+from predboard.evaluation.cache_entry import CachedRows, CacheEntry, EntryWriter
+from predboard.evaluation.state_versions import DERIVED_ROWS
 from predboard.panels import LastStepOnly, Panel, TwoPass, TwoPassPanel
 from predboard.parallel.executor import Executor
 from predboard.predictions.derived_rows import DERIVE_ROWS_COLUMNS, DerivedRows, derive_rows
@@ -25,309 +27,83 @@ from predboard.storage.rows import DerivedRowsWriter, read_derived_rows
 from predboard.storage.runs import Step, release_memory
 
 States = dict[str, Any]
-"""A state for each panel, by its name."""
+"""The state of each panel, by the panel's name."""
 
-TASK_MIN_ROWS = 4096
-"""Rows that a process measures before it answers, at least, where there are several parts of fewer."""
-
-TASK_MAX_ROWS = 262_144
-"""Rows that a process of a cluster measures before it answers, at most: the derived ones, 40 MB, come back together."""
+RowSink = Callable[[DerivedRows], object]
+"""Takes derived rows: those of all steps, in their order."""
 
 CONCURRENT_PARTS = 4
-"""Parts in storage that a process asks for at a time: it waits for each as long as it measures, or longer."""
-
-CACHE_BLOCK_ROWS = 131_072
-"""Rows that are kept together, at least: to take up their states costs as much as to measure some thousand rows."""
+"""Parts in object storage that a process reads at a time: it waits for one as long as it measures it, or longer."""
 
 ROW_COST_LOGITS = 150
 """What a row costs beside its logits, in logits."""
 
-CACHE_MIN_LOGITS = 400_000_000
-"""Logits from which states are kept: reading and measuring them takes two processes more than five seconds."""
 
-POOL_MIN_LOGITS = 40_000_000
-"""Logits from which processes pay: reading and measuring them takes one more than a second, starting some a half."""
+@dataclass(frozen=True)
+class FoldSettings:
+    """How work is cut into pieces, and when states are cached. Time and memory depend on it, and the states do not."""
 
-RowSink = Callable[[DerivedRows], object]
-"""Takes the derived rows of all steps in their order."""
+    task_min_rows: int = 4096
+    """Rows that a process measures before it answers; neighbouring smaller parts share a task."""
+    task_max_rows: int = 262_144
+    """As many at most on a cluster and from object storage: their derived rows, 40 MB, are sent together."""
+    entry_min_rows: int = 131_072
+    """Rows of a cache entry: loading one takes as long as measuring some thousand rows."""
+    parallel_min_logits: int = 40_000_000
+    """Logits from which other processes help: measuring so many takes more than a second, starting a process half."""
+    cache_min_logits: int = 400_000_000
+    """Logits from which states are cached by default: measuring so many takes two processes more than five seconds."""
+    cache_max_bytes: int = CACHE_MAX_BYTES
 
 
-def measure_part(
-    part: PartFile, panels: Mapping[str, Panel], step: int = 0, rows: bool = False
-) -> tuple[States, list[DerivedRows]]:
-    """States of one part, and its derived rows if they are wanted.
-
-    Reads only the columns that the panels name, a bounded number of rows at a time.
-    """
-    columns: set[str] = set().union(*(panel.columns for panel in panels.values()), DERIVE_ROWS_COLUMNS if rows else ())
-    states: States | None = None
-    derived = []
-    for batch in read_batches(part, columns):
-        measured = {name: panel.measure(part.run, batch) for name, panel in panels.items()}
-        states = measured if states is None else merge_all(states, measured)
-        if rows:
-            derived.append(derive_rows(part.run, step, batch))
-    return states or {name: panel.zero(part.run) for name, panel in panels.items()}, derived
+DEFAULT_SETTINGS = FoldSettings()
 
 
 def count_logits(parts: Iterable[PartFile]) -> int:
-    """How much there is to read, in logits."""
+    """Return how much work it is to measure some parts, in logits."""
     return sum(part.rows * (len(part.run.classes) + ROW_COST_LOGITS) for part in parts)
 
 
-def fold_steps(
-    steps: Sequence[Step],
-    panels: Mapping[str, Panel],
-    executor: Executor,
-    done: Callable[[int], object] = lambda _: None,
-    sink: RowSink | None = None,
-    kept: StateCache | None = None,
-) -> dict[int, States]:
-    """Return the states of each step: parts are measured by the executor, and folded in their order.
+def measure_part(
+    part: PartFile, panels: Mapping[str, Panel], step: int = 0, with_rows: bool = False
+) -> tuple[States, list[DerivedRows]]:
+    """Return the states of one part, and its derived rows if they are wanted.
 
-    Args:
-        steps: of one run.
-        panels: by name.
-        executor: where parts are measured, if there is enough to do.
-        done: told the rows of every few parts that are finished.
-        sink: takes the derived rows; without it they are not made.
-        kept: what it has is not measured again, and what is measured it gets.
+    Reads only the columns that the panels name, and a bounded number of rows at a time.
     """
-    every = {n: p for n, p in panels.items() if not (isinstance(p, LastStepOnly) and p.last_step_only)}
-    of_step = {step.step: panels if step is steps[-1] else every for step in steps}
-    wanted = {step: frozenset([*of, *([] if sink is None else [DERIVED_ROWS])]) for step, of in of_step.items()}
-    parts = {s.step: {part.path.name if kept is None else part_key(part): part for part in s.parts} for s in steps}
-    found = (kept or StateCache()).find(
-        {step: {k: p.rows for k, p in of.items()} for step, of in parts.items()}, wanted
-    )
-    states = {step: dict(of.states) for step, of in found.items()}
-    portions = [
-        _Portion(
-            step.step, keys, {n: of_step[step.step][n] for n in sorted(names - {DERIVED_ROWS})}, DERIVED_ROWS in names
-        )
-        for step in steps
-        for keys, names in _portions(
-            parts[step.step],
-            found[step.step].missing,
-            executor.batch_rows(step.rows, _portion(step), TASK_MIN_ROWS, TASK_MAX_ROWS),
-        )
-    ]
-    to_read = count_logits(part for portion in portions for part in portion.parts.values())
-    much = to_read >= POOL_MIN_LOGITS
-    processes = 1 if not much else min(executor.max_processes, len(portions))
-
-    def add(more: Mapping[int, States]) -> None:
-        for step, measured in more.items():
-            states[step] = merge_all(states[step], measured)
-
-    waiting = deque((step, key) for step, of in parts.items() for key in of)
-    made: dict[tuple[int, str], list[DerivedRows]] = {}
-
-    def hand_over() -> None:
-        """The rows of the next parts, as far as they are there."""
-        while waiting and (waiting[0] in made or not found[waiting[0][0]].missing[waiting[0][1]]):
-            step, key = waiting.popleft()
-            part, rows = parts[step][key], made.pop((step, key), [])
-            if sink is not None:
-                for batch in rows or _kept_rows(found[step].rows.get(key), key, part, step):
-                    sink(batch)
-            done(part.rows)
-
-    begun = itertools.chain(portions[:processes], _after(hand_over), portions[processes:])
-    measuring = _Measuring(kept, much)
-    answers = executor.fold(measuring, begun, processes, add, lambda portion: portion.step, _merge_steps)
-    for step, finished, derived in answers:
-        add(finished)
-        made |= {(step, key): rows for key, rows in derived.items()}
-        hand_over()
-    hand_over()
-    if much:
-        executor.broadcast(release_memory)
-    return {
-        step.step: {name: of[name] if name in of else panel.zero(step.run) for name, panel in panels.items()}
-        for step in steps
-        for of in [states[step.step]]
-    }
-
-
-def _after(action: Callable[[], object]) -> Iterator[Never]:
-    """No items, but something is done when they are asked for: what is kept is written while all processes measure."""
-    action()
-    yield from ()
-
-
-@dataclass(frozen=True)
-class _Portion:
-    """What one process does at a time."""
-
-    step: int
-    parts: Mapping[str, PartFile]
-    panels: Mapping[str, Panel]
-    rows: bool
-    """Whether the derived rows are wanted."""
-
-
-def _portion(step: Step) -> int:
-    """Rows of a portion, at least: so many that parts in storage can be asked for ahead."""
-    far = is_remote(step.parts[0].path)
-    return max(TASK_MIN_ROWS, min(4 * CONCURRENT_PARTS * step.parts[0].rows, TASK_MAX_ROWS)) if far else TASK_MIN_ROWS
-
-
-TaskResult = tuple[int, Mapping[int, States], Mapping[str, list[DerivedRows]]]
-"""A portion's step, the states of steps that are done with, and the derived rows of each part."""
-
-
-def _portions(
-    parts: Mapping[str, PartFile], missing: Mapping[str, frozenset[str]], least: int
-) -> Iterator[tuple[dict[str, PartFile], frozenset[str]]]:
-    """Neighbouring parts that must be read for the same, together at least so many rows; and for what."""
-    for names, keys in itertools.groupby(parts, missing.__getitem__):
-        taken: dict[str, PartFile] = {}
-        for key in keys if names else ():
-            taken[key] = parts[key]
-            if sum(part.rows for part in taken.values()) >= least:
-                yield taken, names
-                taken = {}
-        if taken:
-            yield taken, names
-
-
-def _kept_rows(entry: CacheEntry | None, key: str, part: PartFile, step: int) -> list[DerivedRows]:
-    """The derived rows of a part whose states are known: as they were kept, or made again if that is damaged by now."""
-    with contextlib.suppress(DamagedError):
-        if entry is not None:
-            return entry.rows_of(key)
-    return measure_part(part, {}, step, rows=True)[1]
-
-
-class _Measuring:
-    """Measures portions, and holds the states of what it was given of a step: 30 MB at 1,000 classes, sent once.
-
-    What is kept is not held meanwhile.
-    """
-
-    def __init__(self, kept: StateCache | None, much: bool = False) -> None:
-        """Whenever states are of `CACHE_BLOCK_ROWS` rows, or there are no more, `kept` gets them.
-
-        Where there is `much` to read, memory that is not used any more is given back, before more is needed. Of little
-        it is used again, and to have it anew would take longer than to read.
-        """
-        self._kept = kept
-        self._much = much
-        self._states: dict[int, States] = {}
-        self._written: dict[int, list[tuple[CacheEntry, Mapping[str, Panel], list[PartFile]]]] = {}
-        self._block = _Block()
-
-    def __call__(self, portion: _Portion) -> TaskResult:
-        if (self._block.step, self._block.panels.keys()) != (portion.step, portion.panels.keys()):
-            self._end_block()
-            self._block = _Block(portion.step, portion.panels)
-        finished = self._taken({portion.step})
-        derived = {}
-        measure = functools.partial(measure_part, panels=portion.panels, step=portion.step, rows=portion.rows)
-        parts = list(portion.parts.values())
-        each = map_files(measure, parts, parts[0].path, CONCURRENT_PARTS)
-        for key, (measured, rows) in zip(portion.parts, each, strict=True):
-            derived[key] = rows
-            if self._kept is not None and portion.rows:
-                self._block.rows = self._block.rows or self._kept.aside()
-                self._block.rows.add(key, rows)
-            self._block.states = merge_all(self._block.states, measured)
-            self._block.parts[key] = portion.parts[key]
-        if self._kept is not None and sum(part.rows for part in self._block.parts.values()) >= CACHE_BLOCK_ROWS:
-            self._end_block(more=True)
-            release_memory()
-        return portion.step, finished, derived
-
-    def _end_block(self, more: bool = False) -> None:
-        """Of a step of which `more` will come, what is kept is let go; it is read again in the end."""
-        block, self._block = self._block, _Block(self._block.step, self._block.panels)
-        if block.parts:
-            entry = None
-            if self._kept is not None:
-                rows = {key: part.rows for key, part in block.parts.items()}
-                entry = self._kept.write(rows, block.states, block.rows or ())
-            if entry is not None and more:
-                self._written.setdefault(block.step, []).append((entry, block.panels, list(block.parts.values())))
-            else:
-                self._states[block.step] = merge_all(self._states.get(block.step, {}), block.states)
-
-    def _taken(self, but: Set[int]) -> dict[int, States]:
-        """The states of all steps but these, of which nothing stays here."""
-        steps = (self._states.keys() | self._written.keys()) - but
-        return {
-            step: functools.reduce(
-                lambda states, written: merge_all(states, _of_entry(step, *written)),
-                self._written.pop(step, ()),
-                self._states.pop(step, {}),
-            )
-            for step in sorted(steps)
-        }
-
-    def drain(self) -> dict[int, States]:
-        """The states of what was not told so far."""
-        self._end_block()
-        if self._much:
-            release_memory()
-        states = self._taken(set())
-        if self._much:
-            release_memory()
-        return states
-
-
-def _of_entry(step: int, entry: CacheEntry, panels: Mapping[str, Panel], parts: Iterable[PartFile]) -> States:
-    """The states that were kept of some parts, measured again if they are gone or damaged by now."""
-    with contextlib.suppress(DamagedError):
-        return entry.states(entry.panels)
-    return _joined(*(measure_part(part, panels, step)[0] for part in parts))
-
-
-@dataclass
-class _Block:
-    """What was measured since states were kept the last time."""
-
-    step: int = 0
-    panels: Mapping[str, Panel] = field(default_factory=dict)
-    states: States = field(default_factory=dict)
-    parts: dict[str, PartFile] = field(default_factory=dict)
-    """By key."""
-    rows: RowSpool | None = None
-    """The derived ones, where they are kept."""
-
-
-def _merge_steps(*folded: Mapping[int, States]) -> dict[int, States]:
-    """Merge what several copies of `_Measuring` hold of the same steps."""
-    return {step: _joined(*(states[step] for states in folded)) for step in folded[0]}
-
-
-def _joined(*states: States) -> States:
-    return functools.reduce(merge_all, states)
+    columns: set[str] = set().union(*(panel.columns for panel in panels.values()))
+    states: States | None = None
+    rows = []
+    for batch in read_batches(part, columns | (DERIVE_ROWS_COLUMNS if with_rows else set())):
+        measured = {name: panel.measure(part.run, batch) for name, panel in panels.items()}
+        states = measured if states is None else merge_all(states, measured)
+        if with_rows:
+            rows.append(derive_rows(part.run, step, batch))
+    return states or {name: panel.zero(part.run) for name, panel in panels.items()}, rows
 
 
 def measure_run(
     steps: Sequence[Step],
     panels: Mapping[str, Panel],
     executor: Executor,
-    rows: Path,
-    keep: bool = False,
-    done: Callable[[int], object] = lambda _: None,
-    kept: StateCache | None = None,
+    rows_file: Path,
+    keep_rows: bool = False,
+    progress: Callable[[int], object] = lambda _: None,
+    cache: StateCache | None = None,
+    settings: FoldSettings = DEFAULT_SETTINGS,
 ) -> dict[int, States]:
-    """States of each step, those of a second look among them.
+    """Return the states of each step; those of panels with a second pass are `TwoPass`.
 
     Args:
-        steps, panels, executor, done, kept: as for `fold_steps`.
-        rows: file that the derived rows are written to, if they are to be kept or a panel looks again.
-        keep: whether they are.
+        steps, panels, executor, progress, cache, settings: as for `fold_steps`.
+        rows_file: where the derived rows are written, if they are kept or a panel has a second pass.
+        keep_rows: whether they are kept.
     """
-    if not keep and not any(isinstance(panel, TwoPassPanel) for panel in panels.values()):
-        return fold_steps(steps, panels, executor, done, kept=kept)
-    writer = DerivedRowsWriter(rows)
-    try:
-        states = fold_steps(steps, panels, executor, done, writer.write, kept)
-    finally:
-        writer.close()
-    return run_second_pass(steps, panels, states, read_derived_rows(rows))
+    if not keep_rows and not any(isinstance(panel, TwoPassPanel) for panel in panels.values()):
+        return fold_steps(steps, panels, executor, progress, cache=cache, settings=settings)
+    with contextlib.closing(DerivedRowsWriter(rows_file)) as writer:
+        states = fold_steps(steps, panels, executor, progress, writer.write, cache, settings)
+    return run_second_pass(steps, panels, states, read_derived_rows(rows_file))
 
 
 def run_second_pass(
@@ -336,20 +112,311 @@ def run_second_pass(
     states: Mapping[int, States],
     rows: Iterable[tuple[int, DerivedRows]],
 ) -> dict[int, States]:
-    """The states, with the second ones of the panels that look again.
+    """Return the states, in which panels with a second pass have a `TwoPass` of both.
 
     Args:
         steps, panels: as for `fold_steps`.
         states: from `fold_steps`.
-        rows: (step, derived rows) of all steps.
+        rows: step and derived rows, of all steps.
     """
-    again = {name: panel for name, panel in panels.items() if isinstance(panel, TwoPassPanel)}
+    two_pass = {name: panel for name, panel in panels.items() if isinstance(panel, TwoPassPanel)}
     runs = {step.step: step.run for step in steps}
-    seconds = {s: {n: p.zero_second(runs[s], states[s][n]) for n, p in again.items()} for s in states}
-    for number, batch in rows if again else ():
-        measured = {n: p.measure_second(runs[number], states[number][n], batch) for n, p in again.items()}
-        seconds[number] = merge_all(seconds[number], measured)
+    second = {s: {n: p.zero_second(runs[s], states[s][n]) for n, p in two_pass.items()} for s in states}
+    for step, batch in rows if two_pass else ():
+        measured = {n: p.measure_second(runs[step], states[step][n], batch) for n, p in two_pass.items()}
+        second[step] = merge_all(second[step], measured)
     return {
-        s: {**of_step, **{name: TwoPass(of_step[name], second) for name, second in seconds[s].items()}}
-        for s, of_step in states.items()
+        step: {**first, **{name: TwoPass(first[name], state) for name, state in second[step].items()}}
+        for step, first in states.items()
     }
+
+
+def fold_steps(
+    steps: Sequence[Step],
+    panels: Mapping[str, Panel],
+    executor: Executor,
+    progress: Callable[[int], object] = lambda _: None,
+    sink: RowSink | None = None,
+    cache: StateCache | None = None,
+    settings: FoldSettings = DEFAULT_SETTINGS,
+) -> dict[int, States]:
+    """Return the states of each step, after one pass over its logits.
+
+    Args:
+        steps: of one run, in order.
+        panels: by name.
+        executor: where parts are measured, if there is enough to do.
+        progress: takes the row count of each part that is finished.
+        sink: takes the derived rows; without it they are not made.
+        cache: what is in it is not measured; what is measured is added.
+        settings: sizes of the pieces of work.
+    """
+    plans = _plan(steps, panels, sink is not None, cache)
+    tasks = [task for plan in plans for task in plan.tasks(executor, settings)]
+    is_large = count_logits(part for task in tasks for part in task.parts.values()) >= settings.parallel_min_logits
+    processes = min(executor.max_processes, len(tasks)) if is_large else 1
+    states = {plan.step.step: dict(plan.cached.states) for plan in plans}
+
+    def add(more: Mapping[int, States]) -> None:
+        for step, measured in more.items():
+            states[step] = merge_all(states[step], measured)
+
+    with contextlib.closing(_RowFeed(plans, sink, progress)) as feed:
+        # While all processes measure their first task, this one passes on what comes from the cache.
+        queue = itertools.chain(tasks[:processes], _call_when_reached(feed.advance), tasks[processes:])
+        measurer = _Measurer(cache, settings, is_large)
+        for result in executor.fold(measurer, queue, processes, add, _step_of, _merge_steps):
+            add(result.finished)
+            feed.add(result)
+            feed.advance()
+        feed.advance()
+    if is_large:
+        executor.broadcast(release_memory)
+    return {
+        plan.step.step: {
+            name: measured[name] if name in measured else panel.zero(plan.step.run) for name, panel in panels.items()
+        }
+        for plan in plans
+        for measured in [states[plan.step.step]]
+    }
+
+
+def _call_when_reached(action: Callable[[], object]) -> Iterator[Never]:
+    """Yield nothing, but call the action when the items after it are asked for."""
+    action()
+    yield from ()
+
+
+# --- the plan: what must be measured ---
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What a process measures before it answers: neighbouring parts of a step."""
+
+    step: int
+    parts: Mapping[str, PartFile]
+    """By key, in order."""
+    panels: Mapping[str, Panel]
+    with_rows: bool
+    """Whether the derived rows are wanted."""
+
+
+@dataclass(frozen=True)
+class _StepPlan:
+    """What is cached of a step, and what must be measured."""
+
+    step: Step
+    panels: Mapping[str, Panel]
+    """Those that look at this step."""
+    parts: Mapping[str, PartFile]
+    """By key, in order."""
+    cached: CacheLookup
+
+    def tasks(self, executor: Executor, settings: FoldSettings) -> Iterator[_Task]:
+        """Cut what must be measured into tasks of neighbouring parts that are measured for the same panels."""
+        path, rows = self.step.parts[0].path, settings.task_min_rows
+        if is_remote(path):  # enough parts to read ahead
+            rows = max(rows, min(4 * CONCURRENT_PARTS * self.step.parts[0].rows, settings.task_max_rows))
+        rows = executor.batch_rows(self.step.rows, rows, settings.task_min_rows, settings.task_max_rows)
+        for names, keys in itertools.groupby(self.parts, self.cached.missing.__getitem__):
+            panels = {name: self.panels[name] for name in sorted(names - {DERIVED_ROWS})}
+            for parts in self._neighbours(keys, rows) if names else ():
+                yield _Task(self.step.step, parts, panels, DERIVED_ROWS in names)
+
+    def _neighbours(self, keys: Iterable[str], min_rows: int) -> Iterator[dict[str, PartFile]]:
+        """Yield groups of the parts in order, each of at least `min_rows` rows but for the last."""
+        group: dict[str, PartFile] = {}
+        for key in keys:
+            group[key] = self.parts[key]
+            if sum(part.rows for part in group.values()) >= min_rows:
+                yield group
+                group = {}
+        if group:
+            yield group
+
+
+def _plan(
+    steps: Sequence[Step], panels: Mapping[str, Panel], with_rows: bool, cache: StateCache | None
+) -> list[_StepPlan]:
+    """Look up what is cached. Panels that draw the last step alone need no rows of the others."""
+    every = {name: p for name, p in panels.items() if not (isinstance(p, LastStepOnly) and p.last_step_only)}
+    chosen = {step.step: panels if step is steps[-1] else every for step in steps}
+    wanted = {step: frozenset([*names, *([DERIVED_ROWS] if with_rows else [])]) for step, names in chosen.items()}
+    parts = {s.step: {part.path.name if cache is None else part_key(part): part for part in s.parts} for s in steps}
+    rows = {step: {key: part.rows for key, part in of_step.items()} for step, of_step in parts.items()}
+    if cache is None:
+        cached = {step: CacheLookup({}, dict.fromkeys(rows[step], wanted[step]), {}) for step in rows}
+    else:
+        cached = cache.find(rows, wanted)
+    return [_StepPlan(s, chosen[s.step], parts[s.step], cached[s.step]) for s in steps]
+
+
+class _RowFeed:
+    """Passes the derived rows of all parts on in their order, as soon as they are measured or from the cache."""
+
+    def __init__(self, plans: Iterable[_StepPlan], sink: RowSink | None, progress: Callable[[int], object]) -> None:
+        self._sink = sink
+        self._progress = progress
+        self._waiting = deque((plan, key) for plan in plans for key in plan.parts)
+        self._measured: dict[tuple[int, str], list[DerivedRows]] = {}
+        self._cached = CachedRows({key: entry for plan in plans for key, entry in plan.cached.rows.items()})
+
+    def add(self, result: "TaskResult") -> None:
+        """Take the rows of a task."""
+        self._measured |= {(result.step, key): rows for key, rows in result.rows.items()}
+
+    def advance(self) -> None:
+        """Pass on the rows of the next parts, up to the first that is not measured yet."""
+        while self._waiting:
+            plan, key = self._waiting[0]
+            measured = self._measured.pop((plan.step.step, key), None)
+            if measured is None and plan.cached.missing[key]:
+                return
+            self._waiting.popleft()
+            part = plan.parts[key]
+            if self._sink is not None:
+                for rows in measured or self._cached_rows(part, key, plan.step.step):
+                    self._sink(rows)
+            self._progress(part.rows)
+
+    def _cached_rows(self, part: PartFile, key: str, step: int) -> list[DerivedRows]:
+        """Read rows from the cache, or derive them again if they are damaged by now."""
+        rows = self._cached.read(key)
+        return measure_part(part, {}, step, with_rows=True)[1] if rows is None else rows
+
+    def close(self) -> None:
+        """Close the cache."""
+        self._cached.close()
+
+
+# --- measuring: what each process does ---
+
+
+class TaskResult(NamedTuple):
+    """The answer to a task."""
+
+    step: int
+    finished: Mapping[int, States]
+    """States of steps that this process is done with."""
+    rows: Mapping[str, list[DerivedRows]]
+    """Derived rows of each part, by key."""
+
+
+@dataclass
+class _Block:
+    """The parts of a step that a process measured for one cache entry."""
+
+    step: int
+    panels: Mapping[str, Panel]
+    with_rows: bool
+    writer: EntryWriter | None
+    """None if nothing is cached."""
+    parts: dict[str, PartFile] = field(default_factory=dict)
+    states: States = field(default_factory=dict)
+    """Merged over the parts."""
+
+    @property
+    def rows(self) -> int:
+        return sum(part.rows for part in self.parts.values())
+
+    def serves(self, task: _Task) -> bool:
+        """Return whether the parts of a task may be added."""
+        return (self.step, self.panels.keys(), self.with_rows) == (task.step, task.panels.keys(), task.with_rows)
+
+    def add(self, key: str, part: PartFile, states: States, rows: Sequence[DerivedRows]) -> None:
+        """Add a measured part."""
+        self.parts[key] = part
+        self.states = merge_all(self.states, states)
+        if self.writer is not None:
+            self.writer.add_part(key, part.rows, rows)
+
+    def reload(self, entry: CacheEntry, packages: frozenset[str]) -> States:
+        """Return the states from the entry that was written; measure the parts again if it is damaged or gone."""
+        with contextlib.suppress(DamagedError):
+            return entry.load(self.panels, packages)
+        return functools.reduce(merge_all, (measure_part(p, self.panels, self.step)[0] for p in self.parts.values()))
+
+
+class _Measurer:
+    """Measures tasks on one process, and accumulates one state for each step.
+
+    States have 30 MB at 1,000 classes, so they are sent once, when the process is done with a step, and not with each
+    answer. Where the cache is on this machine, states that were written to it are not held in memory meanwhile, but
+    loaded in the end.
+    """
+
+    def __init__(self, cache: StateCache | None, settings: FoldSettings, release: bool) -> None:
+        """Add what is measured to `cache`. `release` memory that is not in use before more is needed, where there is
+        much to measure; where there is little, to get it anew would take longer than to measure.
+        """
+        self._cache = cache
+        self._settings = settings
+        self._release = release
+        self._block: _Block | None = None
+        self._written: dict[int, list[tuple[_Block, CacheEntry]]] = {}
+        self._states: dict[int, States] = {}
+
+    def __call__(self, task: _Task) -> TaskResult:
+        """Measure a task."""
+        block = self._block
+        if block is None or not block.serves(task):
+            self._end_block()
+            writer = None if self._cache is None else self._cache.begin_entry(task.with_rows)
+            block = self._block = _Block(task.step, task.panels, task.with_rows, writer)
+        finished = self._take_states(task.step)
+        rows = {}
+        measure = functools.partial(measure_part, panels=task.panels, step=task.step, with_rows=task.with_rows)
+        parts = list(task.parts.values())
+        measured = map_files(measure, parts, parts[0].path, CONCURRENT_PARTS)
+        for (key, part), (states, rows[key]) in zip(task.parts.items(), measured, strict=True):
+            block.add(key, part, states, rows[key])
+        if self._cache is not None and block.rows >= self._settings.entry_min_rows:
+            self._end_block(more_follow=True)
+            release_memory()
+        return TaskResult(task.step, finished, rows)
+
+    def drain(self) -> dict[int, States]:
+        """Return the states that no answer had."""
+        self._end_block()
+        if self._release:
+            release_memory()
+        states = self._take_states()
+        if self._release:
+            release_memory()
+        return states
+
+    def _end_block(self, more_follow: bool = False) -> None:
+        """Write the entry of the block. If more blocks follow, its states are dropped, and loaded again in the end."""
+        block, self._block = self._block, None
+        if block is None:
+            return
+        entry = None
+        if self._cache is not None and block.writer is not None:
+            entry = block.writer.finish(block.states, self._cache.free_bytes())
+        if more_follow and entry is not None and not is_remote(entry.path):
+            block.states, block.writer = {}, None
+            self._written.setdefault(block.step, []).append((block, entry))
+        else:
+            self._states[block.step] = merge_all(self._states.get(block.step, {}), block.states)
+
+    def _take_states(self, current: int | None = None) -> dict[int, States]:
+        """Remove and return the states of all steps but the current one."""
+        packages = frozenset[str]() if self._cache is None else self._cache.packages
+        return {
+            step: functools.reduce(
+                lambda states, written: merge_all(states, written[0].reload(written[1], packages)),
+                self._written.pop(step, ()),
+                self._states.pop(step, {}),
+            )
+            for step in sorted((self._states.keys() | self._written.keys()) - {current})
+        }
+
+
+def _step_of(task: _Task) -> int:
+    return task.step
+
+
+def _merge_steps(*folded: Mapping[int, States]) -> dict[int, States]:
+    """Merge what several processes accumulated of the same steps."""
+    return {step: functools.reduce(merge_all, (states[step] for states in folded)) for step in folded[0]}

@@ -176,7 +176,7 @@ def measure_step(step: Step, wanted: Collection[str], count: int) -> StepMetrics
         tqdm(total=step.rows, unit=" rows", desc="read", disable=None, file=sys.stderr) as bar,
     ):
         rows = Path(aside) / "rows.parquet"
-        states = measure_run([step], chosen, LocalExecutor(pool), rows, done=bar.update)[step.step]
+        states = measure_run([step], chosen, LocalExecutor(pool), rows, progress=bar.update)[step.step]
     subject = panels.RunInfo("", step.run, {step.step: panels.StepInfo(step.rows, step.manifest_rows)})
     found: dict[str, Metric] = {}
     for name, panel in giving.items():

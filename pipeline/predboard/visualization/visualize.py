@@ -14,8 +14,9 @@ from tqdm import tqdm
 from predboard import panels
 from predboard.config import VisualizeConfig
 from predboard.errors import InputError, first_line
-from predboard.evaluation.cache import CACHE_FOLDER, StateCache, state_versions
-from predboard.evaluation.fold import CACHE_MIN_LOGITS, States, count_logits, measure_run
+from predboard.evaluation.cache import CACHE_FOLDER, StateCache
+from predboard.evaluation.fold import DEFAULT_SETTINGS, FoldSettings, States, count_logits, measure_run
+from predboard.evaluation.state_versions import state_versions
 from predboard.formatting import plural
 from predboard.images import decode
 from predboard.parallel.executor import Executor, open_executor
@@ -59,7 +60,10 @@ class VisualizeResult:
 
 
 def visualize(
-    config: VisualizeConfig, say: Callable[[str], None] = lambda _: None, pool: ProcessPool | None = None
+    config: VisualizeConfig,
+    say: Callable[[str], None] = lambda _: None,
+    pool: ProcessPool | None = None,
+    settings: FoldSettings = DEFAULT_SETTINGS,
 ) -> tuple[VisualizeResult, ...]:
     """Write the TensorBoard logs of one or more runs.
 
@@ -70,6 +74,7 @@ def visualize(
         config: what to draw.
         say: takes a line of progress for a person.
         pool: processes that work on it, `config.workers` by default.
+        settings: how work is cut into pieces, and when states are cached.
 
     Raises:
         InputError: for bad input; the logs that are there stay as they are.
@@ -98,7 +103,7 @@ def visualize(
         else ProcessPool(worker_count(config.workers), f"{__name__}:{warm.__name__}") as processes
     ):
         written = tuple(
-            _visualize_run(name, folder, chosen, config, say, processes)
+            _visualize_run(name, folder, chosen, config, say, processes, settings)
             for name, folder in zip(names, config.predictions, strict=True)
         )
     leaderboard.write_leaderboard(config.logdir, log_folder.code_digest())
@@ -117,6 +122,7 @@ def _visualize_run(
     config: VisualizeConfig,
     say: Callable[[str], None],
     pool: ProcessPool,
+    settings: FoldSettings,
 ) -> VisualizeResult:
     steps = open_run(predictions)
     folder = config.logdir / name
@@ -143,8 +149,9 @@ def _visualize_run(
             open_executor(config.engine, config.ray_address, pool) as executor,
             tqdm(total=rows, unit=" rows", desc="read", disable=None, file=sys.stderr) as bar,
         ):
-            kept = _kept(steps, chosen, folder, config, executor)
-            states = measure_run(steps, chosen, executor, draft.staging / ROWS_FILE, keep, bar.update, kept)
+            cache = _open_cache(steps, chosen, folder, config, executor, settings)
+            rows_file = draft.staging / ROWS_FILE
+            states = measure_run(steps, chosen, executor, rows_file, keep, bar.update, cache, settings)
         with (
             decode.silence_pillow(),
             events.EventWriter(draft.events_path, times[numbers[0]]) as writer,
@@ -174,21 +181,23 @@ def _visualize_run(
     return VisualizeResult(name, folder, event_file, rows, numbers, missing, len(pictures.missing), unchanged=False)
 
 
-def _kept(
+def _open_cache(
     steps: tuple[Step, ...],
     chosen: Mapping[str, panels.Panel],
     folder: AnyPath,
     config: VisualizeConfig,
     executor: Executor,
+    settings: FoldSettings,
 ) -> StateCache | None:
-    """What is kept of the run's parts; None where it does not pay, or the workers of a cluster may not see it."""
-    place = folder / CACHE_FOLDER
-    if config.cache == "never" or not (executor.sees_local_files or is_remote(place)):
+    """Return the cache of a run; None if it does not pay, or the workers of a cluster may not see it."""
+    cache = folder / CACHE_FOLDER
+    if config.cache == "never" or not (executor.sees_local_files or is_remote(cache)):
         return None
-    small = count_logits(part for step in steps for part in step.parts) < CACHE_MIN_LOGITS
-    if config.cache == "auto" and small and not place.is_dir():
+    small = count_logits(part for step in steps for part in step.parts) < settings.cache_min_logits
+    if config.cache == "auto" and small and not cache.is_dir():
         return None
-    return StateCache(place, state_versions(chosen))
+    packages = frozenset(type(panel).__module__.partition(".")[0] for panel in chosen.values())
+    return StateCache(cache, state_versions(chosen), packages, settings.cache_max_bytes)
 
 
 def _facts(step: Step, sheet: Pixels | None) -> panels.StepInfo:
