@@ -67,7 +67,6 @@ DOORS: dict[str, set[str]] = {
     "tensorflow": set(),
     "google_crc32c": {"visualization.events"},
     "ray": {"parallel.ray_cluster"},
-    "tyro": {"cli", "config"},
     "fsspec": {"storage"},
     "boto3": set(),
     "s3fs": set(),

@@ -178,7 +178,7 @@ def test_ctrl_c_ends_the_command_and_its_workers_and_the_next_run_goes_on(place:
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said.splitlines()[-1] == "predboard: interrupted; what was published is safe, run the same command to go on"
+    assert said.splitlines()[-1] == "predboard: interrupted; what was written is safe: run the same command to continue"
     assert "Traceback" not in said
     assert _left(place / "out") == []
     for pid in (place / "pids").iterdir():
@@ -198,7 +198,7 @@ def test_sigterm_ends_the_command_though_a_read_hangs_and_the_next_run_goes_on(p
     process.terminate()
     _, said = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert said.splitlines()[-1] == "predboard: terminated; what was published is safe, run the same command to go on"
+    assert said.splitlines()[-1] == "predboard: terminated; what was written is safe: run the same command to continue"
     assert "Traceback" not in said
     assert _left(place / "out") == []
     files[20].unlink()

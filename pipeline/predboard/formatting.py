@@ -57,8 +57,10 @@ def either(words: Sequence[str]) -> str:
     return " or ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
 
 
-def nearest_names(word: Any, words: Collection[str], limit: int = 3) -> list[str]:
+def nearest_names(word: Any, words: Collection[str], limit: int = 3, likeness: float = 0.5) -> list[str]:
     """Return the words most like another, whatever their case; those that end with it come first.
+
+    `likeness` is the smallest ratio, as in `difflib`, that counts as near.
 
     >>> nearest_names("acuracy", ["nll", "accuracy", "mcc"]), nearest_names("ece", ["mce", "calibration/ece"], 1)
     (['accuracy'], ['calibration/ece'])
@@ -67,17 +69,17 @@ def nearest_names(word: Any, words: Collection[str], limit: int = 3) -> list[str
 
     asked, lower = str(word).lower(), {known.lower(): known for known in words}
     ends = [known for known in lower if asked and known.endswith(asked)]
-    like = difflib.get_close_matches(asked, lower, limit, 0.5)
+    like = difflib.get_close_matches(asked, lower, limit, likeness)
     return [lower[name] for name in dict.fromkeys([*ends, *like])][:limit]
 
 
 def did_you_mean(word: Any, words: Collection[str]) -> str:
     """Return the end of a message that names what a person may have meant; nothing if no word is near.
 
-    >>> did_you_mean("--reszie", ["--resize", "--crop"]), did_you_mean("x", ["--crop"])
+    >>> did_you_mean("--reszie", ["--resize", "--crop"]), did_you_mean("--nonsense", ["--channels"])
     ('; did you mean --resize?', '')
     """
-    near = nearest_names(word, words, 1)
+    near = nearest_names(word, words, 1, 0.7)
     return f"; did you mean {near[0]}?" if near else ""
 
 

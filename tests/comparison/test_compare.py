@@ -381,7 +381,7 @@ def test_runs_that_failed_on_each_others_images_give_exit_code_1(
         (["one", "two", "--image-root", "away"], "no folder away: --image-root is where the source images are now"),
         (["one", "two", "--logdir", "two"], "--logdir two would mix logs into the predictions two"),
         (["one", "two", "--workers", "-1"], "--workers is -1; expected a whole number of at least 0"),
-        (["one", "two", "--step-odd", "1"], "perhaps --step-old"),
+        (["one", "two", "--step-odd", "1"], "did you mean --step-old"),
     ],
 )
 def test_refusals_are_one_line(

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from predboard import CompareConfig, VisualizeConfig
 from predboard.cli import main
+from predboard.cli.board import landing_page
 from predboard.comparison import changes, render
 from predboard.comparison.changes import Examples, choose_examples, empty_examples
 from predboard.comparison.compare import CompareResult, compare
@@ -299,7 +300,7 @@ def test_the_landing_page_begins_with_the_newest_comparison(tmp_path: Path) -> N
     old, new = run(tmp_path / "old"), run(tmp_path / "new", 1)
     predboard.visualize(VisualizeConfig((old, new), tmp_path / "logs", panels=("glance",)))
     compare(CompareConfig((old, new), tmp_path / "logs"))
-    url = urllib.parse.unquote_plus(main._landing_page(BoardConfig(logdir=tmp_path / "logs")))
+    url = urllib.parse.unquote_plus(landing_page(BoardConfig(logdir=tmp_path / "logs")))
     pins = [(pin["runId"], pin["tag"]) for pin in json.loads(re.findall(r"pinnedCards=(.*?)#", url)[0])]
     mine = "defaultExperimentId/new vs old"
     assert pins[:3] == [(mine, "1_glance/report_card"), *[(mine, "2_mistakes/broken")] * 2]

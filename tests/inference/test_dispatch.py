@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from predboard import InferConfig, infer, open_predictions
 from predboard.cli import main
+from predboard.cli.flags import parse
 from predboard.errors import InputError
 from predboard.inference import resume
 from predboard.storage.inspection import inspect
@@ -172,7 +173,7 @@ def test_where_all_workers_die_the_command_says_so_and_the_next_run_completes(
     assert main.run(flags) == 1
     said = capfd.readouterr().err
     assert "no worker is left" in said
-    assert "not all of the 45 rows are there: run the same command again" in said
+    assert "some of the 45 rows are still missing: run the same command again" in said
     before = {p: p.stat().st_mtime_ns for p in (place / "out").glob("*/*.parquet")}
     assert 0 < len(before) < -(-ROWS // SHARD)
     (place / "killing").unlink()
@@ -348,14 +349,14 @@ def test_a_share_of_another_model_is_refused_though_none_of_its_own_parts_is_the
 @pytest.mark.parametrize(("written", "found"), [("3/8", (3, 8)), ("1/1", (1, 1))])
 def test_a_share_is_written_as_a_fraction(written: str, found: tuple[int, int]) -> None:
     flags = ["--data", "d", "--model", "m.py:f", "--part", written]
-    assert main.parse("infer", InferConfig, flags).part == found
-    assert main.parse("infer", InferConfig, flags[:-2]).part is None
+    assert parse("infer", InferConfig, flags).part == found
+    assert parse("infer", InferConfig, flags[:-2]).part is None
 
 
 @pytest.mark.parametrize("written", ["3", "3/", "a/b", "3-8", "3/8/2"])
 def test_a_share_that_is_no_fraction_is_one_line(written: str) -> None:
     with pytest.raises(InputError, match=f"--part.*'{written}' is not K/N") as raised:
-        main.parse("infer", InferConfig, ["--data", "d", "--model", "m.py:f", "--part", written])
+        parse("infer", InferConfig, ["--data", "d", "--model", "m.py:f", "--part", written])
     assert "\n" not in str(raised.value)
 
 
@@ -366,7 +367,7 @@ def test_shares_that_cannot_be_are_one_line(part: tuple[int, int], words: str) -
 
 
 def test_overwriting_a_share_is_refused() -> None:
-    with pytest.raises(InputError, match="--overwrite with --part would delete what other jobs make"):
+    with pytest.raises(InputError, match="--overwrite with --part would delete what the other jobs wrote"):
         InferConfig("d", "m.py:f", part=(1, 2), overwrite=True)
 
 

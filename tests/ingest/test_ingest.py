@@ -334,7 +334,10 @@ def test_bad_arguments_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
             "a.npy does not hold probabilities: of 40 rows",
         ),
         ([str(tmp_path / "b.npy"), "--scores", "logits"], "no file .*b.npy"),
-        ([a, "--scores", "logits", "--labels", a, "--labels-from-folders"], "exclude each other: a row has one label"),
+        (
+            [a, "--scores", "logits", "--labels", a, "--labels-from-folders"],
+            "exclude each other: a row has only one label",
+        ),
         ([a, "--scores", "logits", "--image-root", str(tmp_path / "x")], "--image-root .*x does not exist"),
         ([a, "--scores", "logits", "--thumbnails", "8", "--no-pictures"], "--thumbnails needs the pictures"),
         ([a, "--scores", "logits", "--classes", a], "contains no class names|cannot read"),

@@ -12,7 +12,7 @@ from predboard import open_predictions
 from predboard.cli import main
 from predboard.errors import InputError
 from predboard.models.checkpoints import digest_weights
-from predboard.models.factory import open_factory, parse_literals, require_torch
+from predboard.models.factory import open_factory, require_torch
 from predboard.models.network import Network
 
 from tests import toy
@@ -98,37 +98,6 @@ def test_a_module_that_is_given_twice_is_copied(tmp_path: Path, name: str) -> No
             for parameter in module.parameters():
                 parameter.fill_(value)
         assert [{float(p.sum() / p.numel()) for p in module.parameters()} for module in built] == [{0}, {1}, {2}]
-
-
-def test_arguments_are_read_as_literals() -> None:
-    texts = {
-        "a": "20",
-        "b": "small",
-        "c": "[1, 2.5]",
-        "d": "None",
-        "e": "'20'",
-        "f": "",
-        "g": "{[1]: 2}",
-        "h": "__import__('os')",
-        "i": "-1e-3",
-        "j": "(1, 'x')",
-        "k": "0x10",
-        "l": "007",
-    }
-    assert parse_literals(texts) == {
-        "a": 20,
-        "b": "small",
-        "c": [1, 2.5],
-        "d": None,
-        "e": "20",
-        "f": "",
-        "g": "{[1]: 2}",
-        "h": "__import__('os')",
-        "i": -0.001,
-        "j": (1, "x"),
-        "k": 16,
-        "l": "007",
-    }
 
 
 def test_without_torch_the_way_to_get_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

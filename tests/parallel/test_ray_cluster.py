@@ -85,13 +85,19 @@ def test_a_tree_joins_all_in_their_order_and_few_wait(count: int) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"actors": 2}, "--actors is for --engine ray: add that, or leave it out"),
-        ({"ray_address": "auto"}, "--ray-address is for --engine ray"),
-        ({"gpus_per_actor": 1.0}, "--gpus-per-actor is for --engine ray"),
-        ({"cpus_per_actor": 1}, "--cpus-per-actor is for --engine ray"),
+        ({"actors": 2}, "--actors only works with --engine ray: add that flag or leave this one out"),
+        ({"ray_address": "auto"}, "--ray-address only works with --engine ray"),
+        ({"gpus_per_actor": 1.0}, "--gpus-per-actor only works with --engine ray"),
+        ({"cpus_per_actor": 1}, "--cpus-per-actor only works with --engine ray"),
         ({"engine": "ray", "actors": 0}, "--actors is 0; expected a whole number of at least 1"),
-        ({"engine": "ray", "gpus_per_actor": -1.0}, "--gpus-per-actor is -1; expected 0, a part of 1, or whole ones"),
-        ({"engine": "ray", "gpus_per_actor": 1.5}, "--gpus-per-actor is 1.5; expected 0, a part of 1, or whole ones"),
+        (
+            {"engine": "ray", "gpus_per_actor": -1.0},
+            "--gpus-per-actor is -1; expected a number from 0 to 1, or a whole number",
+        ),
+        (
+            {"engine": "ray", "gpus_per_actor": 1.5},
+            "--gpus-per-actor is 1.5; expected a number from 0 to 1, or a whole number",
+        ),
         ({"engine": "ray", "device": "cuda:0,cuda:1"}, "--device is cuda:0,cuda:1; with --engine ray expected one"),
         ({"max_failures": -1}, "--max-failures is -1; expected a whole number of at least 0"),
     ],

@@ -143,7 +143,7 @@ def test_the_exit_code_says_whether_it_is_whole(run: Path, capsys: pytest.Captur
     assert capsys.readouterr().out.splitlines()[-1] == f"next: predboard visualize {run}"
     part_path(run, 3, 1).unlink()
     assert main.run(["inspect", str(run)]) == 1
-    assert capsys.readouterr().out.splitlines()[-1].startswith("not whole: run the command that made it again")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("incomplete: run the command that wrote it again")
     assert main.run(["inspect", str(run), "--json"]) == 1
 
 

@@ -13,7 +13,7 @@ import filelock
 import numpy as np
 import pytest
 from predboard import InputError, VisualizeConfig, visualize
-from predboard.cli import main
+from predboard.cli.board import landing_page
 from predboard.config import BoardConfig
 from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX
 from predboard.predictions.schema import Run
@@ -212,10 +212,10 @@ def test_stage_two_ranks_what_it_wrote_and_a_run_may_not_have_the_rankings_name(
 
 def test_the_landing_page_begins_with_the_ranking_where_there_is_one(tmp_path: Path) -> None:
     log(tmp_path, "a")
-    assert "_all_runs" not in main._landing_page(BoardConfig(logdir=tmp_path))
+    assert "_all_runs" not in landing_page(BoardConfig(logdir=tmp_path))
     log(tmp_path, "b")
     write_leaderboard(tmp_path)
-    url = urllib.parse.unquote(main._landing_page(BoardConfig(logdir=tmp_path)))
+    url = urllib.parse.unquote(landing_page(BoardConfig(logdir=tmp_path)))
     pins = [(pin["runId"], pin["tag"]) for pin in json.loads(re.findall(r"pinnedCards=(.*?)#", url)[0])]
     assert pins[0] == ("defaultExperimentId/_all_runs", "1_glance/ranking")
     assert sorted(pins[1:]) == [(f"defaultExperimentId/{run}", "1_glance/report_card") for run in "ab"]

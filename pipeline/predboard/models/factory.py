@@ -3,7 +3,6 @@
 torch is imported when a model is made, so that everything else works where it is not installed.
 """
 
-import ast
 import copy
 import functools
 import hashlib
@@ -204,19 +203,3 @@ def _load_torchscript(file: Path, trust: bool) -> "torch.nn.Module":
     except Exception as error:  # torch raises runtime errors of any kind for a file that is no TorchScript
         return checkpoints.read_module(file, trust, error)
     return module
-
-
-def parse_literals(pairs: Mapping[str, str]) -> dict[str, Any]:
-    """Return the values as Python literals where they are one, else as text.
-
-    >>> parse_literals({"depth": "20", "name": "small"})
-    {'depth': 20, 'name': 'small'}
-    """
-
-    def parse(text: str) -> Any:
-        try:
-            return ast.literal_eval(text)
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            return text
-
-    return {key: parse(value) for key, value in pairs.items()}

@@ -1,0 +1,222 @@
+"""Run each command: call its stage, print the result, and return the exit code. It knows nothing of how a stage works.
+
+Each function imports what it needs first, and lets a signal raise an exception only after that.
+"""
+
+import importlib.util
+import itertools
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from predboard.cli.board import board
+from predboard.cli.signals import stoppable
+from predboard.cli.terminal import command_line, log, print_counts
+from predboard.config import (
+    BoardConfig,
+    CompareConfig,
+    GateConfig,
+    ImportConfig,
+    InferConfig,
+    InspectConfig,
+    VisualizeConfig,
+)
+from predboard.errors import InputError
+from predboard.formatting import plural
+from predboard.storage.paths import is_remote
+
+if TYPE_CHECKING:
+    from predboard.visualization.visualize import VisualizeResult
+
+PRESTART_BYTES = 100_000_000
+"""Size of the predictions above which a second process is worth its start: one process takes almost a second."""
+
+
+def _infer(config: InferConfig) -> int:
+    from predboard.inference.infer import infer
+
+    if importlib.util.find_spec("torch") is not None:  # infer says so if it is missing
+        import predboard.inference.dispatch  # noqa: F401  and torch, inside whose import an exception may be swallowed
+    with stoppable():
+        result = infer(config, log)
+        if line := result.bottleneck:
+            log(line)
+        print_counts(result.steps)
+        if not result.complete:
+            log(f"predboard: some of the {result.rows:,} rows are still missing: run the same command again")
+            return 1
+        if result.failed:
+            log(f"warning: {result.failed:,} of {result.rows:,} images failed; the column `error` has the reasons")
+            log("once they are fixed, the same command with --retry-errors tries these again and keeps all other rows")
+        if result.rows < result.manifest_rows:
+            print(
+                f"share {result.share} is done: it has {result.rows:,} of {result.manifest_rows:,} rows\n"
+                f"next, when all shares are done: {command_line('inspect', result.out)}"
+            )
+        else:
+            print(f"predictions are in {result.out}\nnext: {command_line('visualize', result.out)}")
+        return 1 if config.strict and result.failed else 0
+
+
+def _import(config: ImportConfig) -> int:
+    from predboard.ingest.ingest import import_predictions
+
+    with stoppable():
+        result = import_predictions(config, log)
+        print_counts(result.steps)
+        if all(count.unlabelled == count.rows for count in result.steps.values()):
+            log("no row has a label, so nothing is right or wrong: see --labels, --label-column, --labels-from-folders")
+        if result.missing:
+            log(
+                f"{result.missing:,} of {result.written:,} images were not found or could not be read: --image-root "
+                "says where they are, --no-pictures leaves them out"
+            )
+        print(f"predictions are in {result.out}\nnext: {command_line('visualize', result.out)}")
+        return 1 if config.strict and result.failed else 0
+
+
+def _visualize(config: VisualizeConfig) -> int:
+    if config.list:
+        from predboard import panels
+
+        for name, panel in panels.choose(()).items():
+            print(f"{name:<14} {summary_line(panel)}")
+        return 0
+    from predboard.parallel.pool import ProcessPool
+    from predboard.parallel.threads import worker_count
+
+    with ProcessPool(worker_count(config.workers), "predboard.visualization.visualize:warm") as pool:
+        if config.engine == "local" and _is_large(config):
+            pool.start(2)  # another process imports what it needs while this one does
+        from predboard.visualization.visualize import visualize
+
+        with stoppable():
+            for written in visualize(config, log, pool):
+                _print_written(written)
+            print(f"next: {command_line('board', '--logdir', config.logdir)}")
+    return 0
+
+
+def _is_large(config: VisualizeConfig) -> bool:
+    """Return whether there is work for a second process, as far as file sizes show.
+
+    A run that has logs does not count: most of it may be known already.
+    """
+    logs = config.logdir
+    local = [run for run in config.predictions if not is_remote(run)]
+    try:
+        new = [run for run in local if is_remote(logs) or not (logs / run.resolve().name).is_dir()]
+        sizes = (part.stat().st_size for run in new for part in run.glob("step=*/part-*.parquet"))
+        return any(total >= PRESTART_BYTES for total in itertools.accumulate(sizes))
+    except OSError:  # stage two says what is wrong with it
+        return False
+
+
+def _print_written(written: "VisualizeResult") -> None:
+    if written.missing_rows:
+        log(
+            f"warning: {written.run} is missing {plural(written.missing_rows, 'row')}, possibly whole classes, because "
+            "rows are stored in the order of the data: run the command that wrote it again"
+        )
+    if written.missing_pictures:
+        log(
+            f"warning: {written.missing_pictures:,} source images of {written.run} were not found: --image-root says "
+            "where they are now"
+        )
+    if written.unchanged:
+        print(f"{written.run}: nothing changed since the last time, kept {written.event_file}")
+    else:
+        what = f"{plural(written.rows, 'row')}, {plural(len(written.steps), 'step')}"
+        size = written.event_file.stat().st_size / 1e6
+        print(f"{written.run}: {what} -> {written.event_file} ({size:.1f} MB)")
+
+
+def _compare(config: CompareConfig) -> int:
+    from predboard.comparison.compare import compare
+
+    with stoppable():
+        result = compare(config, log)
+        for note in result.found["notes"]:
+            log(f"note: {note}")
+        for ranked in result.found.get("ranking", ()):
+            gap = f", {_format_gap(ranked)} from the best" if "lower" in ranked else ""
+            print(f"{ranked['accuracy']:.4f} {ranked['name']}{gap}")
+        if result.missing_pictures:
+            missing = plural(result.missing_pictures, "source image")
+            log(f"warning: {missing} not found: --image-root says where they are now")
+        print(result.verdict)
+        action = "nothing changed since the last time, kept" if result.unchanged else "->"
+        print(f"{result.name}: {action} {result.event_file}")
+        print(f"next: {command_line('board', '--logdir', config.logdir)}")
+        return 0 if result.found["rates"] else 1  # no image has logits in both
+
+
+def _format_gap(ranked: Mapping[str, float]) -> str:
+    """Return a difference of shares with its interval."""
+    from predboard.comparison.report import format_points
+
+    gain, lower, upper = (format_points(ranked[name]) for name in ("difference", "lower", "upper"))
+    return f"{gain} points ({lower} to {upper})"
+
+
+def _inspect(config: InspectConfig) -> int:
+    from predboard.storage.inspection import inspect
+
+    if config.predictions is None:
+        raise InputError("which predictions? For example: predboard inspect predictions/digits")
+    with stoppable():
+        found = inspect(config.predictions)
+        if config.json:
+            print(json.dumps(found.facts, indent=1, ensure_ascii=False))
+        else:
+            print("\n".join(found.lines()))
+            print(
+                f"next: {command_line('visualize', config.predictions)}"
+                if found.complete
+                else "incomplete: run the command that wrote it again; it adds what is missing or damaged"
+            )
+        return 0 if found.complete else 1
+
+
+def _gate(config: GateConfig) -> int:
+    from predboard.gating.gate import gate, suggest
+    from predboard.gating.reports import to_terminal
+
+    with stoppable():
+        if config.suggest:
+            print(suggest(config, log), end="")
+            return 0
+        result = gate(config, log)
+        print("\n".join(to_terminal(result)))
+        return result.code
+
+
+def _board(config: BoardConfig) -> int:
+    with stoppable():
+        return board(config)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: its flags, and the function that runs it and returns the exit code."""
+
+    config: type[Any]
+    run: Callable[[Any], int]
+
+
+COMMANDS: Mapping[str, Command] = {
+    "infer": Command(InferConfig, _infer),
+    "import": Command(ImportConfig, _import),
+    "visualize": Command(VisualizeConfig, _visualize),
+    "compare": Command(CompareConfig, _compare),
+    "board": Command(BoardConfig, _board),
+    "inspect": Command(InspectConfig, _inspect),
+    "gate": Command(GateConfig, _gate),
+}
+"""Commands in the order in which `predboard --help` lists them."""
+
+
+def summary_line(thing: object) -> str:
+    """Return the first line of a docstring."""
+    return (thing.__doc__ or "").strip().partition("\n")[0]

@@ -1,0 +1,31 @@
+"""Write to the terminal: progress, counts, and the next command to type. It knows nothing of how a command works."""
+
+import shlex
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from predboard.predictions.table import RowCount
+
+
+def log(line: str) -> None:
+    """Print a line of progress to stderr, at once."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def command_line(*words: object) -> str:
+    """Return a command of ours as a shell takes it.
+
+    >>> command_line("inspect", "my run")
+    "predboard inspect 'my run'"
+    """
+    return f"predboard {shlex.join(map(str, words))}"
+
+
+def print_counts(steps: Mapping[int, "RowCount"]) -> None:
+    """Print a line for each step: rows that worked and failed, and the accuracy if there are labels."""
+    for step, count in steps.items():
+        accuracy = "" if count.accuracy is None else f", accuracy {count.accuracy:.4f}"
+        ok = count.rows - count.failed
+        print(f"step {step}: {ok:,} ok, {count.failed:,} failed, {count.unlabelled:,} unlabelled{accuracy}")

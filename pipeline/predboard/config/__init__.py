@@ -1,0 +1,53 @@
+"""Define the configuration of each command: frozen dataclasses, checked when they are built.
+
+The command line is made from them: a field is a flag, its docstring the flag's help text, and the groups of
+`InferConfig` are the headings of `predboard infer --help`. A configuration knows nothing of how its command works.
+"""
+
+from predboard.config.checks import (
+    POSITIONAL,
+    Channels,
+    Engine,
+    Exif,
+    Interpolation,
+    Precision,
+    ScoreKind,
+    Side,
+)
+from predboard.config.stage_one import (
+    DataConfig,
+    DeviceConfig,
+    FailureConfig,
+    ImportConfig,
+    InferConfig,
+    ModelConfig,
+    OutputConfig,
+    PreprocessingConfig,
+    SpeedConfig,
+)
+from predboard.config.stage_two import BoardConfig, CompareConfig, GateConfig, InspectConfig, VisualizeConfig
+
+__all__ = [
+    "POSITIONAL",
+    "BoardConfig",
+    "Channels",
+    "CompareConfig",
+    "DataConfig",
+    "DeviceConfig",
+    "Engine",
+    "Exif",
+    "FailureConfig",
+    "GateConfig",
+    "ImportConfig",
+    "InferConfig",
+    "InspectConfig",
+    "Interpolation",
+    "ModelConfig",
+    "OutputConfig",
+    "Precision",
+    "PreprocessingConfig",
+    "ScoreKind",
+    "Side",
+    "SpeedConfig",
+    "VisualizeConfig",
+]
