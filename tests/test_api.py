@@ -134,7 +134,7 @@ def test_the_model_is_as_before_whatever_happens(tmp_path: Path, layout: str) ->
     assert _state(model) == before
     with pytest.raises(InputError, match="another weights"):
         predboard.infer(other, Tiles(), tmp_path / "run", embeddings=True)
-    with pytest.raises(InputError, match="cannot take pictures"):
+    with pytest.raises(InputError, match="cannot take images"):
         predboard.infer(model, [(torch.zeros(3, 6, 6), 0)], tmp_path / "other")
     assert _state(model) == before
 

@@ -69,7 +69,7 @@ def test_a_command_that_cannot_be_meant(arguments: str, words: str, command: Run
         ("{file}", "expected FILE.py:FACTORY"),
         ("{broken}:build", "does not import: SyntaxError"),
         ("{failing}:build", "failing.py:build raised ZeroDivisionError: division by zero"),
-        ("{failing}:wrong", "gave a int; expected a torch.nn.Module"),
+        ("{failing}:wrong", "returned a int; expected a torch.nn.Module"),
     ],
 )
 def test_a_model_that_is_not_there(
@@ -121,7 +121,7 @@ def test_the_version(command: RunCommand) -> None:
 
 
 def test_two_checkpoints_of_one_step(command: RunCommand, finished: Example) -> None:
-    refused(command("infer", *finished.flags(), "--checkpoint", "a/step3.pt", "b/step3.pt"), "both of step 3.*--step")
+    refused(command("infer", *finished.flags(), "--checkpoint", "a/step3.pt", "b/step3.pt"), "both step 3.*--step")
 
 
 @pytest.mark.parametrize(

@@ -304,7 +304,7 @@ def test_one_share_is_done_with_exit_code_0_and_inspect_tells_of_the_whole(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main.run(["infer", *_flags(place), "--part", "2/3"]) == 0
-    assert "share 2/3 is done, 16 of 45 rows are in it" in capsys.readouterr().out
+    assert "share 2/3 is done: it has 16 of 45 rows" in capsys.readouterr().out
     assert main.run(["inspect", str(place / "out")]) == 1
     whole = capsys.readouterr().out
     assert "step 0 lacks rows 0 to 7" in whole and "step 0 lacks rows 40 to 44" in whole
@@ -355,7 +355,7 @@ def test_a_share_is_written_as_a_fraction(written: str, found: tuple[int, int]) 
 
 @pytest.mark.parametrize("written", ["3", "3/", "a/b", "3-8", "3/8/2"])
 def test_a_share_that_is_no_fraction_is_one_line(written: str) -> None:
-    with pytest.raises(InputError, match=f"--part.*'{written}' is not K/N") as raised:
+    with pytest.raises(InputError, match=f"--part is '{written}'; expected K/N, such as 1/8") as raised:
         parse("infer", InferConfig, ["--data", "d", "--model", "m.py:f", "--part", written])
     assert "\n" not in str(raised.value)
 

@@ -328,7 +328,7 @@ def test_bad_arguments_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
         ([], "--scores"),
         (["--scores", "logits"], "no files given; for example"),
         ([a], "--scores"),
-        ([a, "--scores", "guess"], "'logits', 'probabilities', 'log_probabilities'"),
+        ([a, "--scores", "guess"], "expected logits, probabilities or log_probabilities"),
         (
             [a, "--scores", "probabilities", "--out", str(tmp_path / "o")],
             "a.npy does not hold probabilities: of 40 rows",
@@ -339,7 +339,7 @@ def test_bad_arguments_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
             "exclude each other: a row has only one label",
         ),
         ([a, "--scores", "logits", "--image-root", str(tmp_path / "x")], "--image-root .*x does not exist"),
-        ([a, "--scores", "logits", "--thumbnails", "8", "--no-pictures"], "--thumbnails needs the pictures"),
+        ([a, "--scores", "logits", "--thumbnails", "8", "--no-pictures"], "--thumbnails reads the images, but"),
         ([a, "--scores", "logits", "--classes", a], "contains no class names|cannot read"),
     ):
         assert main.run(["import", *arguments]) == 2
