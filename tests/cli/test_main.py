@@ -154,9 +154,7 @@ def test_a_folder_that_holds_no_predictions(name: str, command: RunCommand, tmp_
     refused(command(name, tmp_path / "notes"), f"{tmp_path / 'notes'} contains no predictions")
     (tmp_path / "runs" / "net" / "step=00000001").mkdir(parents=True)
     (tmp_path / "runs" / "net" / "step=00000001" / "part-00000.parquet").touch()
-    refused(
-        command(name, tmp_path / "runs"), f"no predictions but 1 run: name one of them, {tmp_path / 'runs' / 'net'} "
-    )
+    refused(command(name, tmp_path / "runs"), f"contains 1 run; name one, for example {tmp_path / 'runs' / 'net'}")
     file = tmp_path / "file.parquet"
     file.write_bytes(b"")
     refused(command(name, file), f"{file} is a file: expected a folder")
