@@ -415,7 +415,7 @@ def test_rendering_twice_gives_the_same(panel: Panel) -> None:
 
 
 def test_an_unknown_panel_is_named_with_those_there_are() -> None:
-    with pytest.raises(InputError, match=f"no panel 'nonsense'; there are: {', '.join(panels.names())}"):
+    with pytest.raises(InputError, match=f"no panel 'nonsense'; choose from: {', '.join(panels.names())}"):
         panels.choose(("nonsense",))
 
 

@@ -1,8 +1,14 @@
-"""What a panel may ask to be drawn: a closed set of plain values. Knows nothing of TensorBoard or its encoding."""
+"""What a panel may ask to be shown: a closed set of plain values. It knows nothing of TensorBoard's encoding.
 
+Each kind declares in its class line where it goes, which tab shows it, and whether it has pictures. Nothing else has a
+list of kinds but the encoder, which raises for one that it does not know.
+"""
+
+import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +19,61 @@ Pixels = NDArray[np.uint8]
 """A picture, [height, width, 3]."""
 
 
+class Tab(enum.Enum):
+    """TensorBoard's tabs, in the order in which the report describes them."""
+
+    SCALARS = "Scalars"
+    CUSTOM_SCALARS = "Custom Scalars"
+    IMAGES = "Images"
+    HISTOGRAMS = "Histograms, Distributions"
+    PR_CURVES = "PR Curves"
+    HPARAMS = "HParams"
+    PROJECTOR = "Projector"
+    TEXT = "Text"
+
+
+class Output(enum.Flag):
+    """Where stage two writes a summary."""
+
+    EVENTS = enum.auto()
+    """The event file."""
+    SUMMARY_JSON = enum.auto()
+    FILE = enum.auto()
+    """A file of its own beside the event file."""
+
+
+class Summary:
+    """Base of all kinds of summaries. A kind that does not say where it goes is an error where it is defined.
+
+    >>> class Sound(Summary):
+    ...     pass
+    Traceback (most recent call last):
+    TypeError: Summary.__init_subclass__() missing 2 required keyword-only arguments: 'output' and 'tab'
+    """
+
+    tag: str
+    description: str
+
+    output: ClassVar[Output]
+    tab: ClassVar[Tab | None]
+    """The tab that shows it; None if TensorBoard does not."""
+    has_pictures: ClassVar[bool]
+    """Whether it consists of pictures, which TensorBoard keeps for ten steps only."""
+
+    def __init_subclass__(cls, *, output: Output, tab: Tab | None, has_pictures: bool = False) -> None:
+        """Set what the class line declares."""
+        super().__init_subclass__()
+        cls.output, cls.tab, cls.has_pictures = output, tab, has_pictures
+
+    @property
+    def source_rows(self) -> TileRows | None:
+        """The rows whose source images it needs; None if it needs none."""
+        return None
+
+
 @dataclass(frozen=True)
-class Scalar:
-    """A number, one point of a curve over the steps."""
+class Scalar(Summary, output=Output.EVENTS | Output.SUMMARY_JSON, tab=Tab.SCALARS):
+    """A number: one point of a curve over the steps."""
 
     tag: str
     value: float
@@ -23,8 +81,8 @@ class Scalar:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A drawing, made when it is asked for: at steps whose pictures TensorBoard would drop it is not."""
+class Picture(Summary, output=Output.EVENTS, tab=Tab.IMAGES, has_pictures=True):
+    """A drawing. It is drawn when it is asked for, so that no work goes into pictures that TensorBoard would drop."""
 
     tag: str
     draw: Callable[[], Pixels]
@@ -32,22 +90,27 @@ class Picture:
 
     @cached_property
     def pixels(self) -> Pixels:
-        """[height, width, 3]. They are encoded without loss."""
+        """The drawing, [height, width, 3] uint8; it is encoded without loss."""
         return self.draw()
 
 
 @dataclass(frozen=True)
-class Tiles:
-    """Source pictures with their words, one sample a row. A panel names the rows; `visualize` finds the pictures."""
+class Tiles(Summary, output=Output.EVENTS, tab=Tab.IMAGES, has_pictures=True):
+    """Source images with text beside them, one for each row. A panel names the rows; stage two finds the images."""
 
     tag: str
     rows: TileRows
     description: str = ""
 
+    @property
+    def source_rows(self) -> TileRows:
+        """The rows of all of them."""
+        return self.rows
+
 
 @dataclass(frozen=True)
-class EncodedImages:
-    """Pictures of one size, already encoded as PNG or JPEG: what `Tiles` become."""
+class EncodedImages(Summary, output=Output.EVENTS, tab=Tab.IMAGES, has_pictures=True):
+    """Images of one size, already encoded as PNG or JPEG, as `Picture` and `Tiles` become."""
 
     tag: str
     width: int
@@ -57,8 +120,8 @@ class EncodedImages:
 
 
 @dataclass(frozen=True)
-class Histogram:
-    """Counts of equal bins."""
+class Histogram(Summary, output=Output.EVENTS, tab=Tab.HISTOGRAMS):
+    """Counts in equal bins."""
 
     tag: str
     edges: NDArray[np.float64]  # [bins + 1] ascending
@@ -67,8 +130,8 @@ class Histogram:
 
 
 @dataclass(frozen=True)
-class Text:
-    """Markdown: tables and lists, no HTML."""
+class Text(Summary, output=Output.EVENTS, tab=Tab.TEXT):
+    """A page of Markdown: tables and lists, no HTML."""
 
     tag: str
     markdown: str
@@ -76,11 +139,11 @@ class Text:
 
 
 @dataclass(frozen=True)
-class PrCurve:
-    """Precision over recall. TensorBoard labels points by thresholds 0, 1/(n-1), … 1, whatever the true ones are."""
+class PrCurve(Summary, output=Output.EVENTS, tab=Tab.PR_CURVES):
+    """Precision over recall. TensorBoard labels the points 0, 1/(n-1), … 1, whatever their thresholds are."""
 
     tag: str
-    tp: NDArray[np.float64]  # [points] counts, thresholds ascending, so recall descending
+    tp: NDArray[np.float64]  # [points] counts; thresholds ascend, so recall descends
     fp: NDArray[np.float64]  # [points]
     tn: NDArray[np.float64]  # [points]
     fn: NDArray[np.float64]  # [points]
@@ -88,19 +151,19 @@ class PrCurve:
 
 
 @dataclass(frozen=True)
-class LineChart:
-    """A chart of Custom Scalars: the curves of all scalars whose tag fits one of the patterns."""
+class LineChart(Summary, output=Output.EVENTS, tab=Tab.CUSTOM_SCALARS):
+    """A chart with the curves of all scalars whose tag matches one of the patterns."""
 
     tag: str
     """`category/title` of the chart."""
     patterns: tuple[str, ...]
-    """Regular expressions, matched from the tag's beginning."""
+    """Regular expressions, matched from the beginning of a tag."""
     description: str = ""
 
 
 @dataclass(frozen=True)
-class BandChart:
-    """A chart of Custom Scalars: a curve with its interval. The three are tags of scalars."""
+class BandChart(Summary, output=Output.EVENTS, tab=Tab.CUSTOM_SCALARS):
+    """A chart with a curve and its interval; all three are tags of scalars."""
 
     tag: str
     """`category/title` of the chart."""
@@ -111,22 +174,22 @@ class BandChart:
 
 
 @dataclass(frozen=True)
-class HParams:
-    """The run's line in the table of runs."""
+class HParams(Summary, output=Output.EVENTS, tab=Tab.HPARAMS):
+    """The run's row in the table of runs."""
 
     tag: str
     name: str
-    """Of the run."""
+    """Name of the run."""
     settings: Mapping[str, str | float | bool]
-    """What the run was made with."""
+    """How the run was made."""
     metrics: Mapping[str, str]
-    """Tags of scalars to show beside, and how they are called there."""
+    """Tags of the scalars to show, and their column headings."""
     description: str = ""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A number with what one must know to judge it."""
+    """A number, and what one must know to judge it."""
 
     value: float
     interval: tuple[float, float] | None = None
@@ -135,14 +198,14 @@ class Metric:
     method: str = ""
     """How the interval was made."""
     bound: float | None = None
-    """How far the exact value may be away; None if this is it."""
+    """How far the exact value may be away; None if this is the exact value."""
     rows: int | None = None
-    """Images that it rests on; None of a number that is itself a count."""
+    """Images that the number rests on; None if the number is itself a count."""
 
 
 @dataclass(frozen=True)
-class Metrics:
-    """Numbers for `summary.json`, by name. Not shown by TensorBoard; of a scalar by the name of its tag."""
+class Metrics(Summary, output=Output.SUMMARY_JSON, tab=None):
+    """Numbers for `summary.json`, by name. A number that is also a `Scalar` has the same name as its tag."""
 
     tag: str
     metrics: Mapping[str, Metric]
@@ -150,40 +213,28 @@ class Metrics:
 
 
 @dataclass(frozen=True)
-class File:
-    """A file for other tools, beside the event file. Not shown by TensorBoard."""
+class File(Summary, output=Output.FILE, tab=None):
+    """A file for other tools, beside the event file."""
 
     tag: str
-    """Its name in the run's log folder, `/` between folders."""
+    """Its path in the run's log folder, `/` between folders."""
     content: bytes
     description: str = ""
 
 
 @dataclass(frozen=True)
-class Projector:
-    """Points in many dimensions with their words and pictures, for TensorBoard's Projector. One for a run."""
+class Projector(Summary, output=Output.FILE, tab=Tab.PROJECTOR):
+    """Points in many dimensions, with text and images, for the Projector. A run has one at most."""
 
     tag: str
     vectors: NDArray[np.float32]  # [points, dims]
     metadata: Mapping[str, Sequence[str]]
-    """Columns of [points] each; the first two are what TensorBoard labels and colours by."""
+    """Columns of [points] each. TensorBoard labels the points by the first, and colours them by the second."""
     rows: TileRows
-    """Of the pictures, [points] each."""
+    """Rows of the images, [points] each."""
     description: str = ""
 
-
-Summary = (
-    Scalar
-    | Picture
-    | Tiles
-    | EncodedImages
-    | Histogram
-    | Text
-    | PrCurve
-    | LineChart
-    | BandChart
-    | HParams
-    | Metrics
-    | File
-    | Projector
-)
+    @property
+    def source_rows(self) -> TileRows:
+        """The rows of all of them."""
+        return self.rows

@@ -60,9 +60,9 @@ def test_suspects_are_those_of_the_definition() -> None:
     others = p.copy()
     others[np.arange(len(p)), label] = -1
     order = suspects[np.argsort((p[np.arange(len(p)), label] - others.max(axis=1))[suspects], kind="stable")]
-    assert state.again.suspects.rows["id"].tolist() == order.tolist()
-    assert state.again.suspects.rows["suspected"].tolist() == out[order].tolist()
-    assert int(state.again.suspected) == len(suspects)
+    assert state.second.suspects.rows["id"].tolist() == order.tolist()
+    assert state.second.suspects.rows["suspected"].tolist() == out[order].tolist()
+    assert int(state.second.suspected) == len(suspects)
 
 
 @pytest.mark.skipif(not SAVED.exists(), reason="the saved CIFAR-10 predictions are not here")
@@ -78,14 +78,14 @@ def test_suspects_on_cross_validated_predictions_are_cleanlabs() -> None:
     theirs = find_label_issues(
         label, p, filter_by="confident_learning", return_indices_ranked_by="normalized_margin", n_jobs=1
     )
-    ours = state.again.suspects.rows["id"]
+    ours = state.second.suspects.rows["id"]
     assert len(ours) > 100
     assert set(ours.tolist()) == set(theirs.tolist())
     assert ours[:50].tolist() == theirs[:50].tolist()
     joint = np.zeros((10, 10), int)
-    joint.reshape(-1)[state.again.joint.value] = state.again.joint.count
+    joint.reshape(-1)[state.second.joint.value] = state.second.joint.count
     np.testing.assert_array_equal(joint, compute_confident_joint(label, p, calibrate=False))
-    share = label_issues.estimated_share(state.first.rows, state.again.joint, 10)
+    share = label_issues.estimated_share(state.first.rows, state.second.joint, 10)
     theirs_share = 1 - np.trace(estimate_joint(label, p, confident_joint=joint))
     assert share == pytest.approx(theirs_share, abs=1e-4)  # theirs rounds to whole labels
 
@@ -94,7 +94,7 @@ def test_a_class_that_nobody_has_stands_out_nowhere() -> None:
     logits, label = noisy(300)
     label[label == 3] = 4
     state = both(label_issues.Panel(), toy.predictions(toy.RUN, logits, label))
-    assert 3 not in state.again.joint.value % 10
+    assert 3 not in state.second.joint.value % 10
     assert drawn(state)["report/label_issues"]
 
 

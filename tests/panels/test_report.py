@@ -25,7 +25,7 @@ def page(run: Run, states: Mapping[int, Predictions], tag: str = "report/summary
     """A page of the report on batches by step; `written` and `facts` are those of the subject."""
     panel = panels.load("report")
     facts = {step: StepInfo(len(batch), len(batch)) for step, batch in states.items()}
-    subject = RunInfo("toy", run, **{"facts": facts, **more})
+    subject = RunInfo("toy", run, **{"steps": facts, **more})
     found = panel.render(subject, {step: panel.measure(run, batch) for step, batch in states.items()})
     return text({s.tag: s for _, s in found}[tag])
 
@@ -174,7 +174,7 @@ def test_while_a_warning_of_stage_one_stands_it_comes_first_and_labels_are_not_d
     sound = next_steps(page(SIGHTS, {0: batch}, written=written))
     assert sound[-1] == "Labels themselves may be wrong: open `examples/suspected_label_errors`."
     warned = ("accuracy would be 99 %, not 75 %: --channels bgr", "logits are not finite: see the range")
-    doubted = next_steps(page(SIGHTS, {0: batch}, written=written, facts={0: StepInfo(24, 24, warnings=warned)}))
+    doubted = next_steps(page(SIGHTS, {0: batch}, written=written, steps={0: StepInfo(24, 24, warnings=warned)}))
     assert doubted == [
         "First what stage one warned of, which may explain the rest: accuracy would be 99 %, not 75 %; logits are not "
         "finite.",
@@ -199,7 +199,7 @@ def test_the_page_of_the_run_has_all_that_is_known() -> None:
         started=1.7e9,
         finished=1.7e9 + 60,
     )
-    lines = page(run, {5: mixed(run, 80)}, "report/run", facts={5: facts}).split("\n")
+    lines = page(run, {5: mixed(run, 80)}, "report/run", steps={5: facts}).split("\n")
     assert lines[0] == "# toy: what was run on what"
     for line in (
         "| model | `net.py:build` with depth=20, kind=a\\|b |",

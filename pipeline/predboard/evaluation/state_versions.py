@@ -62,6 +62,12 @@ def state_versions(panels: Mapping[str, Panel], sources: Path = SOURCES) -> dict
     return versions
 
 
+def outside_code(panel: Panel) -> str:
+    """Return a digest of the source of the package that adds a panel; empty for our own panels."""
+    module = type(panel).__module__
+    return "" if module.startswith("predboard.") else _digest_files(_package_files(module))
+
+
 def _package_files(module: str) -> list[Path]:
     """Return the source files of the top-level package that a module belongs to, or of the module if it is in none."""
     spec = importlib.util.find_spec(module.partition(".")[0])

@@ -1,23 +1,30 @@
-"""One file here is one panel, and the file's name is the panel's name. Knows no files, TensorBoard or other panels.
+"""Panels: what they are, which there are, and in which order they are drawn. It knows no files and no TensorBoard.
 
-Every file has a frozen dataclass `Panel`, whose docstring says what it shows. A panel sees rows and its own state, and
-`tests/test_laws.py` finds it and holds it to the laws of `state`. CONTRIBUTING walks through adding one.
+One file in this folder is one panel, and the name of the file is the name of the panel. Each has a frozen dataclass
+`Panel`; the first line of its docstring says what it shows. A panel sees rows and its own state, never another panel.
+`tests/test_laws.py` finds every file and checks that its states obey the laws of `state`. Other packages add panels by
+an entry point of the group `predboard.panels`; CONTRIBUTING shows both.
 """
 
 import importlib
+import importlib.metadata
 import pkgutil
+import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
-from predboard.errors import InputError
+from predboard.errors import InputError, first_line
 from predboard.predictions.derived_rows import DerivedRows
 from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions
 from predboard.summaries import Metrics, Pixels, Summary
 
+ENTRY_POINTS = "predboard.panels"
+"""Group of the entry points by which other packages add panels: `name = "module:Panel"`."""
+
 Direction = Literal["more", "less", "neither"]
-"""Which of two values of a figure is the better one."""
+"""Which of two values of a metric is the better one."""
 
 
 @dataclass(frozen=True)
@@ -26,25 +33,25 @@ class StepInfo:
 
     rows: int
     manifest_rows: int
-    """Rows that there should be."""
+    """Rows that the step should have."""
     checkpoint: str = ""
     device: str = ""
     warnings: tuple[str, ...] = ()
-    """What stage one warned of before the long run, each "what is the matter: what to do"."""
+    """Warnings of stage one, each "problem: what to do"."""
     sheet: Pixels | None = field(default=None, compare=False)
-    """Some pictures as the model got them, drawn by stage one."""
+    """Some images as the model received them, drawn by stage one."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """Where stage one's time went, over all parts."""
+    """Time that stage one spent, by activity, over all parts."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    """What else stage one noted of itself: batch size, versions of the software, …"""
+    """What else stage one recorded about itself: batch size, versions of the software, …"""
     started: float = 0.0
     finished: float = 0.0
-    """When inference of the first part began and of the last one ended, seconds since 1970; 0 if that is not known."""
+    """When inference of the first part began and of the last one ended, seconds since 1970; 0 if that is unknown."""
 
 
 @dataclass(frozen=True)
 class WrittenTag:
-    """What is written under one tag."""
+    """A tag that a panel has written."""
 
     tag: str
     kind: type[Summary]
@@ -53,93 +60,101 @@ class WrittenTag:
 
 @dataclass(frozen=True)
 class RunInfo:
-    """The run that a panel renders."""
+    """The run that a panel draws."""
 
     name: str
     run: Run
-    """Of the last step."""
-    facts: Mapping[int, StepInfo]
+    """The run as its last step describes it."""
+    steps: Mapping[int, StepInfo]
     """By step, ascending."""
     written: tuple[WrittenTag, ...] = ()
-    """What the panels before wrote; nothing but for a panel that `RendersLast`."""
+    """What the panels before wrote; empty except for a panel that `RendersLast`."""
 
     def has(self, tag: str) -> bool:
-        """Whether something was written under that tag."""
-        return any(shown.tag == tag for shown in self.written)
+        """Whether a panel before has written the tag."""
+        return any(written.tag == tag for written in self.written)
 
 
 class Panel(Protocol):
-    """What a panel file must have."""
+    """What the class `Panel` of every panel provides."""
 
     @property
     def columns(self) -> frozenset[str]:
-        """Columns that `measure` reads, `predictions.FURTHER` for all that the manifest brought; no other is read."""
+        """Columns that `measure` reads; `MANIFEST_COLUMNS` stands for all that the manifest adds. No other is read."""
         ...
 
     def zero(self, run: Run) -> Any:
-        """The state of no rows."""
+        """Return the state of no rows."""
         ...
 
     def measure(self, run: Run, batch: Predictions) -> Any:
-        """The state of these rows alone."""
+        """Return the state of these rows alone."""
         ...
 
-    def render(self, subject: RunInfo, states: Mapping[int, Any]) -> Iterator[tuple[int, Summary]]:
-        """(step, summary) for whatever is worth drawing, each tag with ascending steps."""
+    def render(self, info: RunInfo, states: Mapping[int, Any]) -> Iterator[tuple[int, Summary]]:
+        """Yield (step, summary) for whatever is worth showing, each tag with ascending steps."""
         ...
 
 
 @runtime_checkable
 class TwoPassPanel(Protocol):
-    """A panel that needs the rows once more when the state of all of them is known, as confident learning does.
+    """A panel that needs the rows a second time, once the state of all of them is known, as confident learning does.
 
-    The rows come without logits, as `rows.parquet` has them (`predictions.rows_schema`), with failed ones. `render`
-    then gets `TwoPass` for each step. The second states obey the same laws.
+    In the second pass the rows have no logits; they are as `rows.parquet` stores them, failed ones included. `render`
+    then gets a `TwoPass` for each step. The second states obey the same laws as the first.
     """
 
     def zero_second(self, run: Run, first: Any) -> Any:
-        """The second state of no rows."""
+        """Return the second state of no rows."""
         ...
 
     def measure_second(self, run: Run, first: Any, rows: DerivedRows) -> Any:
-        """The second state of these rows alone, given the first state of all rows."""
+        """Return the second state of these rows alone, given the first state of all rows."""
         ...
+
+
+@dataclass(frozen=True)
+class TwoPass:
+    """Both states of a `TwoPassPanel`."""
+
+    first: Any
+    second: Any
 
 
 @runtime_checkable
 class HasMetrics(Panel, Protocol):
-    """A panel with numbers for `summary.json`, which `predboard gate` asks for without drawing anything."""
+    """A panel with numbers for `summary.json`, which `predboard gate` reads without drawing anything."""
 
     @property
     def metric_directions(self) -> Mapping[str, Direction]:
-        """Every name that `figures` may give, `*` for a class or a slice, and which of two values is better."""
+        """Every name that `metrics` may give, with `*` for a class or a slice, and which of two values is better."""
         ...
 
-    def metrics(self, subject: RunInfo, states: Mapping[int, Any]) -> Iterator[tuple[int, Metrics]]:
-        """(step, figures) of each step that has them; `render` yields the same."""
+    def metrics(self, info: RunInfo, states: Mapping[int, Any]) -> Iterator[tuple[int, Metrics]]:
+        """Yield (step, metrics) for each step that has them; `render` yields the same."""
         ...
 
     def restricted_to(self, wanted: Collection[str]) -> "HasMetrics":
-        """A panel that is asked for figures of these names alone, of `figured`, and for no drawing: it may read less.
+        """Return a panel for these names of `metric_directions` alone, which draws nothing and may read less.
 
-        For a class or a slice it has all of them, where `figures` has those that are worth keeping.
+        It has all classes and slices, where `metrics` otherwise has those that are worth keeping.
         """
         ...
 
 
 @runtime_checkable
 class RendersLast(Protocol):
-    """A panel that speaks of what the others wrote (`Subject.written`), as a report does, and so renders after them."""
+    """A panel that describes what the others wrote (`RunInfo.written`), as a report does, and renders after them."""
 
     @property
-    def last(self) -> bool:
+    def renders_last(self) -> bool:
         """Whether it does."""
         ...
 
 
 @runtime_checkable
 class LastStepOnly(Protocol):
-    """A panel that draws the last step alone: rows of the others are not measured, and their states are zero."""
+    """A panel that draws the last step alone: rows of other steps are not measured, and their states are zero."""
 
     @property
     def last_step_only(self) -> bool:
@@ -147,37 +162,102 @@ class LastStepOnly(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class TwoPass:
-    """Both states of a panel that looks again."""
-
-    first: Any
-    again: Any
-
-
 def names() -> tuple[str, ...]:
-    """All panels, sorted."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+    """Return the names of all panels in the order in which they are drawn.
+
+    Our own come first, sorted, then those of other packages, sorted: installing a package moves no other panel.
+
+    Raises:
+        InputError: if two panels have one name.
+    """
+    return (*_own_names(), *sorted(_entry_points()))
 
 
 def load(name: str) -> Panel:
-    """The panel of that name. Raises InputError if there is none."""
-    if name not in names():
-        raise InputError(f"no panel {name!r}; there are: {', '.join(names())}")
-    return cast(Panel, importlib.import_module(f"{__name__}.{name}").Panel())
+    """Return the panel of a name.
+
+    Raises:
+        InputError: if there is none, or if another package's panel cannot be imported or is no panel.
+    """
+    return choose((name,))[name]
 
 
 def choose(wanted: tuple[str, ...]) -> dict[str, Panel]:
-    """The wanted panels by name, all if none is named, in the order of their names."""
-    return {name: load(name) for name in sorted(wanted or names())}
+    """Return the wanted panels by name, or all of them if none is named, always in the order of `names`.
+
+    Raises:
+        InputError: as `load` does.
+    """
+    own, others = _own_names(), _entry_points()
+    available = (*own, *sorted(others))
+    for name in wanted:
+        if name not in available:
+            raise InputError(f"no panel {name!r}; choose from: {', '.join(available)}")
+    return {
+        name: _load_entry_point(others[name]) if name in others else _load_own(name)
+        for name in available
+        if not wanted or name in wanted
+    }
+
+
+def title(panel: Panel) -> str:
+    """Return what a panel shows on one line: the first line of its class's docstring."""
+    return (type(panel).__doc__ or "").strip().partition("\n")[0].strip()
 
 
 def render_rounds(chosen: Mapping[str, Panel]) -> list[dict[str, Panel]]:
-    """The panels that render side by side, and then those that speak of the others, each for itself."""
-    last = [name for name, panel in chosen.items() if isinstance(panel, RendersLast) and panel.last]
+    """Return the panels that render side by side, then each of those that describe the others, one at a time."""
+    last = [name for name, panel in chosen.items() if isinstance(panel, RendersLast) and panel.renders_last]
     return [{n: p for n, p in chosen.items() if n not in last}, *({name: chosen[name]} for name in last)]
 
 
 def describe_transform(run: Run) -> str:
-    """What was done to a picture before the model saw it, on one line; empty if that is nothing."""
+    """Return what was done to an image before the model received it, on one line; empty if that is nothing."""
     return ", ".join(f"{k} {v}" for k, v in run.transform.items() if v not in (None, [], ""))
+
+
+def _own_names() -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
+
+
+def _load_own(name: str) -> Panel:
+    return cast(Panel, importlib.import_module(f"{__name__}.{name}").Panel())
+
+
+def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
+    """Return the panels that other packages add, by name."""
+    own = _own_names()
+    by_name: dict[str, importlib.metadata.EntryPoint] = {}
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", entry.name):
+            raise InputError(
+                f"the package {_package(entry)} calls a panel {entry.name!r}, but a panel's name has lower-case "
+                "letters, digits and _ only; update or uninstall the package"
+            )
+        other = "predboard" if entry.name in own else None
+        if entry.name in by_name and _package(by_name[entry.name]) != _package(entry):
+            other = f"the package {_package(by_name[entry.name])}"
+        if other:
+            raise InputError(
+                f"two panels are called {entry.name!r}: one of {other}, one of the package {_package(entry)}; "
+                "uninstall one of them"
+            )
+        by_name[entry.name] = entry
+    return by_name
+
+
+def _load_entry_point(entry: importlib.metadata.EntryPoint) -> Panel:
+    source = f"the panel {entry.name!r} of the package {_package(entry)} ({entry.value})"
+    try:
+        panel = entry.load()()
+    except Exception as error:  # another package's code may fail in any way
+        raise InputError(f"{source} cannot be loaded: {first_line(error)}; update or uninstall the package") from error
+    lacking = [name for name in ("columns", "zero", "measure", "render") if not hasattr(panel, name)]
+    if lacking or not is_dataclass(panel):
+        fault = f"it lacks {lacking[0]!r}" if lacking else "it is no dataclass"
+        raise InputError(f"{source} is no panel: {fault}; update or uninstall the package")
+    return cast(Panel, panel)
+
+
+def _package(entry: importlib.metadata.EntryPoint) -> str:
+    return entry.dist.name if entry.dist else entry.value

@@ -67,23 +67,23 @@ class Panel:
         """These rows alone."""
         return State(MetricState.measure(run, batch), Calibration.measure(run, batch))
 
-    def render(self, subject: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
+    def render(self, info: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
         """Figures and the diagram at each step that has labelled rows; one page, at the last of them."""
         states = {step: state for step, state in states.items() if state.calibration.rows}
         if not states:
             return
         last = max(states)
-        if len(subject.run.classes) == 1:
+        if len(info.run.classes) == 1:
             yield last, Text("report/calibration", "There is one class, which always has the probability 1.")
             return
-        for step, found in self.metrics(subject, states):
+        for step, found in self.metrics(info, states):
             for name in self.scalars:
                 figure = found.metrics[f"calibration/{name}"]
                 yield step, Scalar(f"calibration/{name}", figure.value, figure.definition)
             yield step, found
             drawn = functools.partial(_reliability, states[step].calibration)
             yield step, Picture("calibration/reliability", drawn, "Accuracy of images of equal confidence.")
-        page = _page(states[last], subject.run.classes, self.classes)
+        page = _page(states[last], info.run.classes, self.classes)
         yield last, Text("report/calibration", page, "How far to trust a probability, and which to accept.")
 
     @property
@@ -98,10 +98,10 @@ class Panel:
         """The same: fewer figures need no less."""
         return self
 
-    def metrics(self, subject: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Metrics]]:
+    def metrics(self, info: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Metrics]]:
         """All of them where images are labelled; none of a single class."""
         for step, state in states.items():
-            if state.calibration.rows and len(subject.run.classes) > 1:
+            if state.calibration.rows and len(info.run.classes) > 1:
                 of_step = {f"calibration/{name}": figure for name, figure in _figures(state).items()}
                 yield step, Metrics("calibration", of_step)
 

@@ -45,9 +45,9 @@ class Panel:
         """These rows alone."""
         return self.evidence.measure(run, batch)
 
-    def render(self, subject: RunInfo, states: Mapping[int, CountState | MetricState]) -> Iterator[tuple[int, Summary]]:
+    def render(self, info: RunInfo, states: Mapping[int, CountState | MetricState]) -> Iterator[tuple[int, Summary]]:
         """Curves over the steps, one chart for each figure; of the last step with labelled rows a table and a file."""
-        names = unique_names(subject.run.classes)
+        names = unique_names(info.run.classes)
         counted = {step: state for step, state in states.items() if state.scores.counted}
         if not counted:
             return
@@ -64,9 +64,9 @@ class Panel:
         for figure in CURVES:
             if figure in drawn:
                 yield last, LineChart(f"classes/{figure}", (f"classes/{figure}/",), OF_A_CLASS[figure])
-        yield last, Text("report/classes", _table(counted[last], subject.run.classes), "All classes, worst first.")
-        yield last, File("classes.csv", _csv(counted, subject.run.classes), "All classes at every step.")
-        yield from self.metrics(subject, states)
+        yield last, Text("report/classes", _table(counted[last], info.run.classes), "All classes, worst first.")
+        yield last, File("classes.csv", _csv(counted, info.run.classes), "All classes at every step.")
+        yield from self.metrics(info, states)
 
     @property
     def metric_directions(self) -> Mapping[str, Direction]:
@@ -79,11 +79,9 @@ class Panel:
         light = {name.rpartition("/")[2] for name in wanted} <= {"support", *classification.WITHOUT_LOGITS}
         return replace(self, evidence=CountState, columns=counts.COLUMNS) if light else self
 
-    def metrics(
-        self, subject: RunInfo, states: Mapping[int, CountState | MetricState]
-    ) -> Iterator[tuple[int, Metrics]]:
+    def metrics(self, info: RunInfo, states: Mapping[int, CountState | MetricState]) -> Iterator[tuple[int, Metrics]]:
         """All figures of all classes, of many classes at the last step alone."""
-        names = unique_names(subject.run.classes)
+        names = unique_names(info.run.classes)
         counted = {step: state for step, state in states.items() if state.scores.counted}
         for step, state in counted.items():
             if step == max(counted) or len(names) <= EACH_STEP:

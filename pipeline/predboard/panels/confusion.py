@@ -75,11 +75,11 @@ class Panel(CountsPanel):
         stay = Lowest.choose(self.count, group, score, labelled.key[among], labelled.id[among])
         return PairImages(Lowest(self.count, group[stay], score[stay], labelled.tile_rows(among[stay])))
 
-    def render(self, subject: RunInfo, states: Mapping[int, TwoPass]) -> Iterator[tuple[int, Summary]]:
+    def render(self, info: RunInfo, states: Mapping[int, TwoPass]) -> Iterator[tuple[int, Summary]]:
         """Two pictures and a table for each step; galleries at the last. Which classes and in which order, the last
         step decides.
         """
-        names = subject.run.classes
+        names = info.run.classes
         counted = {step: state.first.scores(len(names)) for step, state in states.items()}
         counted = {step: scores for step, scores in counted.items() if scores.counted}
         if not counted:
@@ -95,7 +95,7 @@ class Panel(CountsPanel):
             yield step, Picture("confusion/0_matrix", matrix, MATRIX)
             yield step, Text("confusion/pairs", _table(scores, names), "Which classes are taken for which.")
         yield last, File("pairs.csv", _csv(counted, names), "All confusions, for other tools.")
-        yield from ((last, tiles) for tiles in self._galleries(counted[last], states[last].again.of_pair, names))
+        yield from ((last, tiles) for tiles in self._galleries(counted[last], states[last].second.of_pair, names))
 
     def _galleries(self, scores: CountMetrics, images: Lowest, names: tuple[str, ...]) -> Iterator[Tiles]:
         pairs = scores.pairs(self.galleries)

@@ -55,9 +55,9 @@ class Panel:
         """These rows alone."""
         return State(Counts.measure(run, batch), ScoreHistograms.measure(run, batch))
 
-    def render(self, subject: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
+    def render(self, info: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
         """Curves and pictures at each step that has labelled rows."""
-        names = subject.run.classes
+        names = info.run.classes
         states = {step: state for step, state in states.items() if state.ranking.confidence.any()}
         if not states:
             return

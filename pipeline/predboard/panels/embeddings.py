@@ -52,13 +52,13 @@ class Panel:
         vector = (scored.embedding if run.embedding else scored.logits)[stay]
         return State(Lowest(count, group[: len(stay)], score[stay], {**scored.tile_rows(stay), "vector": vector}))
 
-    def render(self, subject: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
+    def render(self, info: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
         """The points of the last step."""
         last = max(states)
         rows = states[last].points.rows
         if len(rows["id"]) < 2:
             return
-        names = subject.run.classes
+        names = info.run.classes
         label, predicted = rows["label"].tolist(), rows["predicted"].tolist()
         metadata = {
             "true": [names[c] if c >= 0 else "unknown" for c in label],
@@ -70,5 +70,5 @@ class Panel:
             "row": [str(i) for i in rows["id"].tolist()],
             "image": [str(ref or "") for ref in rows["image"]],
         }
-        what = "embeddings" if subject.run.embedding else "logits"
+        what = "embeddings" if info.run.embedding else "logits"
         yield last, Projector(f"{what} at step {last}", rows["vector"], metadata, rows)

@@ -17,9 +17,9 @@ from predboard.summaries import Picture, Pixels, Scalar, Summary
 class Panel(CountsPanel):
     """The report card: accuracy with its interval, counts, the worst classes, the top confusions, warnings."""
 
-    def render(self, subject: RunInfo, states: Mapping[int, Counts]) -> Iterator[tuple[int, Summary]]:
+    def render(self, info: RunInfo, states: Mapping[int, Counts]) -> Iterator[tuple[int, Summary]]:
         """A card and a point of each curve for each step; the card has the accuracy of all steps as a small curve."""
-        classes = len(subject.run.classes)
+        classes = len(info.run.classes)
         scores = {step: state.scores(classes) for step, state in states.items()}
         trend = [
             (step, of.accuracy, *wilson_interval(int(of.hits.sum()), of.counted))
@@ -34,14 +34,14 @@ class Panel(CountsPanel):
                     ("nll", of.nll, "Mean negative log-likelihood of the true class, nats."),
                 ):
                     yield step, Scalar(f"1_glance/{name}", value, description)
-            card = functools.partial(_report_card, subject, step, of, trend)
+            card = functools.partial(_report_card, info, step, of, trend)
             yield step, Picture("1_glance/report_card", card, "Start here.")
 
 
 def _report_card(
-    subject: RunInfo, step: int, scores: CountMetrics, trend: list[tuple[int, float, float, float]]
+    info: RunInfo, step: int, scores: CountMetrics, trend: list[tuple[int, float, float, float]]
 ) -> Pixels:
-    names, known = subject.run.classes, subject.facts[step]
+    names, known = info.run.classes, info.steps[step]
     before = [warning.partition(": ")[0] for warning in known.warnings]  # the report says what to do
     warnings = counts.data_warnings(scores, names, known.rows, known.manifest_rows, before)
     if known.rows < known.manifest_rows:
@@ -53,7 +53,7 @@ def _report_card(
     if scores.counted:
         facts += [("macro F1", f"{scores.f1_macro:.3f}"), ("NLL", f"{scores.nll:.3f}")]
     card = ReportCard(
-        title=f"{subject.name}  ·  step {step}",
+        title=f"{info.name}  ·  step {step}",
         accuracy=(scores.accuracy, *wilson_interval(hits, scores.counted)) if scores.counted else None,
         facts=facts,
         worst=[

@@ -30,12 +30,12 @@ LONG = 60
 class Panel(CountsPanel):
     """A line in HParams, at the last step: model, data, transform, precision; ten metrics."""
 
-    last: bool = True
+    renders_last: bool = True
 
-    def render(self, subject: RunInfo, states: Mapping[int, Counts]) -> Iterator[tuple[int, Summary]]:
+    def render(self, info: RunInfo, states: Mapping[int, Counts]) -> Iterator[tuple[int, Summary]]:
         """One session: a run is one line of the table."""
-        run, step = subject.run, max(states)
-        facts = subject.facts[step]
+        run, step = info.run, max(states)
+        facts = info.steps[step]
         settings: dict[str, str | float | bool] = {
             "model": run.model,
             **{f"model.{name}": _plain(value) for name, value in run.model_args.items()},
@@ -49,8 +49,8 @@ class Panel(CountsPanel):
             "step": step,
         }
         short = {name: value if not isinstance(value, str) else _short(value) for name, value in settings.items()}
-        metrics = {tag: shown for tag, shown in METRICS.items() if subject.has(tag)}
-        yield step, HParams("hparams", subject.name, short, metrics or METRICS)
+        metrics = {tag: shown for tag, shown in METRICS.items() if info.has(tag)}
+        yield step, HParams("hparams", info.name, short, metrics or METRICS)
 
 
 def _plain(value: object) -> str | float | bool:

@@ -139,11 +139,11 @@ class Panel:
             np.int64(len(possible)),
         )
 
-    def render(self, subject: RunInfo, states: Mapping[int, TwoPass]) -> Iterator[tuple[int, Summary]]:
+    def render(self, info: RunInfo, states: Mapping[int, TwoPass]) -> Iterator[tuple[int, Summary]]:
         """Numbers over the steps, a gallery and a page at each; files of the last step."""
-        names = subject.run.classes
+        names = info.run.classes
         for step, state in states.items():
-            first, again = state.first, state.again
+            first, again = state.first, state.second
             labelled = int(first.rows.sum())
             if not labelled:
                 continue
@@ -178,7 +178,7 @@ class Panel:
         """The same: fewer figures need no less."""
         return self
 
-    def metrics(self, subject: RunInfo, states: Mapping[int, TwoPass]) -> Iterator[tuple[int, Metrics]]:  # noqa: ARG002
+    def metrics(self, info: RunInfo, states: Mapping[int, TwoPass]) -> Iterator[tuple[int, Metrics]]:  # noqa: ARG002
         """How many labels may be wrong, where there are any."""
         for step, state in states.items():
             if state.first.rows.any():
@@ -257,7 +257,7 @@ class Panel:
 def _figures(state: TwoPass) -> dict[str, Metric]:
     """Of at least one labelled row."""
     labelled: NDArray[np.int64] = state.first.rows
-    values = int(state.again.suspected), estimated_share(labelled, state.again.joint, len(labelled))
+    values = int(state.second.suspected), estimated_share(labelled, state.second.joint, len(labelled))
     return {
         name: Metric(value, definition=definition, rows=rows)
         for (name, definition), value, rows in zip(

@@ -39,7 +39,7 @@ class Panel:
         """These rows alone."""
         return self.evidence.measure(run, batch)
 
-    def render(self, subject: RunInfo, states: Mapping[int, CountState | MetricState]) -> Iterator[tuple[int, Summary]]:
+    def render(self, info: RunInfo, states: Mapping[int, CountState | MetricState]) -> Iterator[tuple[int, Summary]]:
         """One point of each curve for each step that has labelled rows; the bands show the interval of each."""
         banded: dict[str, int] = {}
         for step, state in states.items():
@@ -61,7 +61,7 @@ class Panel:
                     f"metrics/{name} with its 95 % interval.",
                 ),
             )
-        yield from self.metrics(subject, states)
+        yield from self.metrics(info, states)
 
     @property
     def metric_directions(self) -> Mapping[str, Direction]:
@@ -76,12 +76,10 @@ class Panel:
         light = set(wanted) <= classification.WITHOUT_LOGITS | set(COUNTS)
         return replace(self, evidence=CountState, columns=tally.COLUMNS) if light else self
 
-    def metrics(
-        self, subject: RunInfo, states: Mapping[int, CountState | MetricState]
-    ) -> Iterator[tuple[int, Metrics]]:
+    def metrics(self, info: RunInfo, states: Mapping[int, CountState | MetricState]) -> Iterator[tuple[int, Metrics]]:
         """Counts of images, and all metrics where images are labelled."""
         for step, state in states.items():
-            counts = _counts(state, subject.facts[step].manifest_rows)
+            counts = _counts(state, info.steps[step].manifest_rows)
             yield step, Metrics("metrics", {**counts, **state.overall})
 
 

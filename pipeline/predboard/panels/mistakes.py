@@ -64,7 +64,7 @@ class Panel:
             sample=lowest(labelled, mix(scored.key, Salt.FOLLOWED_EXAMPLES).astype(np.float64), self.sampled),
         )
 
-    def render(self, subject: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:  # noqa: ARG002
+    def render(self, info: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:  # noqa: ARG002
         """Five galleries for each step, an empty one left out, and followed images where there are several steps."""
         for step, rows in follow({step: state.sample for step, state in states.items()}, self.count).items():
             description = "The same images at every step: first forgotten ones, then never right ones, then late ones."

@@ -46,12 +46,12 @@ class Panel:
         samples = Lowest(self.count, labelled.label[stay], score[stay], labelled.tile_rows(stay))
         return State(Counts.measure(run, batch), samples)
 
-    def render(self, subject: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
+    def render(self, info: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
         """A gallery for each chosen class and step; the classes are those with most errors at the last step."""
         last = states[max(states)]
-        tags = unique_names(subject.run.classes)
-        for true in last.tally.scores(len(subject.run.classes)).most_errors(self.classes).tolist():
-            name = subject.run.classes[true]
+        tags = unique_names(info.run.classes)
+        for true in last.tally.scores(len(info.run.classes)).most_errors(self.classes).tolist():
+            name = info.run.classes[true]
             for step, state in states.items():
                 rows = state.samples.of_group(true)
                 if len(rows["id"]):

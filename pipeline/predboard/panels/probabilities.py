@@ -81,9 +81,9 @@ class Panel:
             _counts(labelled.right.astype(np.int64), labelled.loss, LOSS, 3),
         )
 
-    def render(self, subject: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
+    def render(self, info: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
         """Histograms for each step; an empty one is left out."""
-        run = subject.run
+        run = info.run
         ends = {"entropy": _most_entropy(run), "loss": LOSS}
         chosen = states[max(states)].tally.scores(len(run.classes)).most_errors(self.classes).tolist()
         tags = unique_names(run.classes, TAGS)

@@ -22,19 +22,7 @@ from predboard.panels import RunInfo, WrittenTag, describe_transform
 from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions
 from predboard.state import Lowest
-from predboard.summaries import (
-    BandChart,
-    Histogram,
-    HParams,
-    LineChart,
-    Picture,
-    PrCurve,
-    Projector,
-    Scalar,
-    Summary,
-    Text,
-    Tiles,
-)
+from predboard.summaries import Picture, Summary, Tab, Text
 
 SHEET = "report/what_the_model_sees"
 
@@ -44,8 +32,8 @@ CLASSES = 20
 SURE = 30
 """Most confident mistakes among which a common cause is looked for."""
 
-TAGS = 6
-"""A group with more tags than this is named by its first."""
+GROUP_TAGS_MAX = 6
+"""A group with more tags than this is described by its first."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +49,7 @@ class Panel:
     """Text: how good with intervals, what to look at next; provenance; how to read the tabs. Picture: model inputs."""
 
     columns: frozenset[str] = classification.COLUMNS | {"id", "confidence"}
-    last: bool = True
+    renders_last: bool = True
 
     def zero(self, run: Run) -> State:
         """No rows."""
@@ -78,42 +66,42 @@ class Panel:
         kept = {name: getattr(rows, name)[wrong[stay]] for name in ("id", "key", "label", "predicted")}
         return State(MetricState.measure(run, batch), Lowest(SURE, group[stay], score[stay], kept))
 
-    def render(self, subject: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
+    def render(self, info: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
         """What the model saw, at the steps that stage one drew it for; the pages, at the last step."""
-        own = [*self._own(subject, states)]
+        own = [*self._own(info, states)]
         yield from own
-        if subject.written:
-            written = (*subject.written, *{s.tag: WrittenTag(s.tag, type(s), s.description) for _, s in own}.values())
+        if info.written:
+            written = (*info.written, *{s.tag: WrittenTag(s.tag, type(s), s.description) for _, s in own}.values())
             yield max(states), Text("report/tabs", _tabs(written), "How to read the tabs, and what is in them.")
 
-    def _own(self, subject: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
-        sheets = {step: facts.sheet for step, facts in subject.facts.items() if facts.sheet is not None}
+    def _own(self, info: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
+        sheets = {step: facts.sheet for step, facts in info.steps.items() if facts.sheet is not None}
         for step in sheets:
             sheet = functools.partial(sheets.__getitem__, step)
             yield step, Picture(SHEET, sheet, "Some pictures as the model got them, before the long run.")
         last = max(states)
         evidence = states[last].evidence
         parts = [
-            f"# {subject.name}",
-            _warnings(subject, last, evidence.scores),
-            _what(subject, last, evidence),
-            _next(subject, states),
+            f"# {info.name}",
+            _warnings(info, last, evidence.scores),
+            _what(info, last, evidence),
+            _next(info, states),
             _figures(evidence),
             _steps(states),
-            _details(subject, evidence.scores),
+            _details(info, evidence.scores),
         ]
         yield last, Text("report/summary", "\n\n".join(part for part in parts if part), "Start here.")
-        yield last, Text("report/run", _run(subject, last), "What was run on what, for who must repeat it.")
+        yield last, Text("report/run", _run(info, last), "What was run on what, for who must repeat it.")
 
 
-def _warnings(subject: RunInfo, step: int, scores: CountMetrics) -> str:
-    facts = subject.facts[step]
-    found = tally.data_warnings(scores, subject.run.classes, facts.rows, facts.manifest_rows, facts.warnings)
+def _warnings(info: RunInfo, step: int, scores: CountMetrics) -> str:
+    facts = info.steps[step]
+    found = tally.data_warnings(scores, info.run.classes, facts.rows, facts.manifest_rows, facts.warnings)
     return "\n".join(f"- **Warning:** {escape_markdown(w)}" for w in found)
 
 
-def _what(subject: RunInfo, step: int, evidence: MetricState) -> str:
-    run, state = subject.run, evidence.tally
+def _what(info: RunInfo, step: int, evidence: MetricState) -> str:
+    run, state = info.run, evidence.tally
     images = f"{state.rows:,} images of {len(run.classes):,} class{'es' * (len(run.classes) != 1)}"
     said = f"`{run.model}` at step {step} on {images}"
     accuracy = evidence.overall.get("accuracy")
@@ -127,30 +115,30 @@ def _what(subject: RunInfo, step: int, evidence: MetricState) -> str:
     )
 
 
-def _next(subject: RunInfo, states: Mapping[int, State]) -> str:
+def _next(info: RunInfo, states: Mapping[int, State]) -> str:
     last = max(states)
-    doubts = [warning.partition(": ")[0] for warning in subject.facts[last].warnings]  # what to do is said above
+    doubts = [warning.partition(": ")[0] for warning in info.steps[last].warnings]  # what to do is said above
     found = [
         f"First what stage one warned of, which may explain the rest: {escape_markdown('; '.join(doubts))}."
     ] * bool(doubts)
-    found += [*_confusions(subject, states[last]), *_classes(subject, states[last].evidence.scores)]
-    found += [*_certainty(subject, states[last].evidence), *_over_steps(states)]
-    if subject.has("examples/suspected_label_errors") and not doubts:
+    found += [*_confusions(info, states[last]), *_classes(info, states[last].evidence.scores)]
+    found += [*_certainty(info, states[last].evidence), *_over_steps(states)]
+    if info.has("examples/suspected_label_errors") and not doubts:
         found.append("Labels themselves may be wrong: open `examples/suspected_label_errors`.")
     return "\n".join(["### What to look at next", "", *(f"{i}. {line}" for i, line in enumerate(found, 1))]) * bool(
         found
     )
 
 
-def _confusions(subject: RunInfo, state: State) -> Iterator[str]:
+def _confusions(info: RunInfo, state: State) -> Iterator[str]:
     """What the most confident mistakes have in common, and the most frequent confusion."""
-    names, rows, scores = subject.run.classes, state.sure.rows, state.evidence.scores
+    names, rows, scores = info.run.classes, state.sure.rows, state.evidence.scores
     sure = Counter(zip(rows["label"].tolist(), rows["predicted"].tolist(), strict=True))
     count = len(rows["id"])
     common = max(sure.items(), key=lambda item: (item[1], -item[0][0], -item[0][1]), default=None)
     if common is not None and common[1] >= max(3, count / 5):
         (true, predicted), n = common
-        where = _gallery(subject, true, predicted)
+        where = _gallery(info, true, predicted)
         yield f"{n} of the {count} most confident mistakes are {_pair(names, true, predicted)}: {where}."
     elif count:
         yield f"The {count} most confident mistakes have no confusion in common: open `2_mistakes/confident`."
@@ -159,7 +147,7 @@ def _confusions(subject: RunInfo, state: State) -> Iterator[str]:
         if n >= max(3, wrong / 20) and (common is None or (true, predicted) != common[0]):
             yield (
                 f"{percent(n / wrong)} of all errors are {_pair(names, true, predicted)} "
-                f"({n:,} of {wrong:,}): {_gallery(subject, true, predicted)}."
+                f"({n:,} of {wrong:,}): {_gallery(info, true, predicted)}."
             )
 
 
@@ -167,21 +155,21 @@ def _pair(names: tuple[str, ...], true: int, predicted: int) -> str:
     return f"**{escape_markdown(names[true])} → {escape_markdown(names[predicted])}**"
 
 
-def _gallery(subject: RunInfo, true: int, predicted: int) -> str:
-    names = subject.run.classes
+def _gallery(info: RunInfo, true: int, predicted: int) -> str:
+    names = info.run.classes
     (tag,) = unique_names([f"{names[true]} as {names[predicted]}"])
     tag = f"confusion/{tag}"
-    return f"open `{tag if subject.has(tag) else '2_mistakes/confident'}`"
+    return f"open `{tag if info.has(tag) else '2_mistakes/confident'}`"
 
 
-def _classes(subject: RunInfo, scores: CountMetrics) -> Iterator[str]:
+def _classes(info: RunInfo, scores: CountMetrics) -> Iterator[str]:
     """The worst class, if it is surely worse than all images together; classes that are said far too often."""
-    names = subject.run.classes
+    names = info.run.classes
     for c in scores.worst(1).tolist():
         lower, upper = wilson_interval(int(scores.hits[c]), int(scores.support[c]))
         if upper < scores.accuracy:
             tag = f"predictions/{names[c]}"
-            where = f": open `{tag}`" if subject.has(tag) else ""
+            where = f": open `{tag}`" if info.has(tag) else ""
             yield (
                 f"**{escape_markdown(names[c])}** is found least: recall {percent(float(scores.recall[c]))} "
                 f"({100 * lower:.1f} to {100 * upper:.1f}), "
@@ -197,7 +185,7 @@ def _classes(subject: RunInfo, scores: CountMetrics) -> Iterator[str]:
             )
 
 
-def _certainty(subject: RunInfo, evidence: MetricState) -> Iterator[str]:
+def _certainty(info: RunInfo, evidence: MetricState) -> Iterator[str]:
     """Whether the model is surer than it is right."""
     n = evidence.scores.counted
     if not n:
@@ -207,7 +195,7 @@ def _certainty(subject: RunInfo, evidence: MetricState) -> Iterator[str]:
     mean = float(counts @ (edges[:-1] + edges[1:]) / 2 / n)
     gap = mean - evidence.scores.accuracy
     if abs(gap) > 0.02 and gap**2 * n > 9 * mean * (1 - mean):
-        where = next((s.tag for s in subject.written if s.tag.startswith("calibration/") and s.kind is Picture), None)
+        where = next((s.tag for s in info.written if s.tag.startswith("calibration/") and s.kind is Picture), None)
         kind = "too sure of itself" if gap > 0 else "less sure than it could be"
         yield (
             f"The model is {kind}: its probabilities promise {percent(mean)} right, "
@@ -269,8 +257,8 @@ def _steps(states: Mapping[int, State]) -> str:
     return "\n".join(lines)
 
 
-def _details(subject: RunInfo, scores: CountMetrics) -> str:
-    names = subject.run.classes
+def _details(info: RunInfo, scores: CountMetrics) -> str:
+    names = info.run.classes
     worst = []
     for i, c in enumerate(scores.worst(5).tolist(), 1):
         lower, upper = wilson_interval(int(scores.hits[c]), int(scores.support[c]))
@@ -288,8 +276,8 @@ def _details(subject: RunInfo, scores: CountMetrics) -> str:
     return "\n\n".join(f"{title}\n\n" + "\n".join(lines) for title, lines in blocks if lines)
 
 
-def _run(subject: RunInfo, step: int) -> str:
-    run, facts = subject.run, subject.facts[step]
+def _run(info: RunInfo, step: int) -> str:
+    run, facts = info.run, info.steps[step]
     arguments = ", ".join(f"{k}={v}" for k, v in run.model_args.items())
     shown = ", ".join(run.classes[:CLASSES])
     missing = facts.manifest_rows - facts.rows
@@ -310,12 +298,12 @@ def _run(subject: RunInfo, step: int) -> str:
         ("inference", _when(facts.started, facts.finished)),
         *((f"time: {name}", f"{seconds:,.1f} s") for name, seconds in sorted(facts.seconds.items())),
         *((name.replace("_", " "), str(value)) for name, value in sorted(facts.provenance.items())),
-        ("steps", ", ".join(map(str, subject.facts))),
+        ("steps", ", ".join(map(str, info.steps))),
         ("format", str(run.format)),
     ]
     lines = [f"| {escape_markdown(name)} | {escape_markdown(value)} |" for name, value in rows if value]
     note = f"Times: decode, of all threads together; wait, of the model for pictures; forward; write. Step {step}."
-    return "\n".join([f"# {subject.name}: what was run on what", "", "| | |", "|---|---|", *lines, "", note])
+    return "\n".join([f"# {info.name}: what was run on what", "", "| | |", "|---|---|", *lines, "", note])
 
 
 def _when(started: float, finished: float) -> str:
@@ -325,61 +313,53 @@ def _when(started: float, finished: float) -> str:
     return f"{begin} to {end}"
 
 
-# Tab of TensorBoard: what is shown there, and what one must know to read it.
-_TABS: tuple[tuple[str, tuple[type[Summary], ...], str], ...] = (
-    (
-        "Time Series",
-        (),
-        "All scalars, pictures and histograms on one page. Tags can be filtered, cards pinned.",
-    ),
-    (
-        "Scalars",
-        (Scalar,),
-        "Curves over the steps. Set *Smoothing* to 0, or short curves are bent; if one is cut off, switch off *Ignore "
-        "outliers in chart scaling*.",
-    ),
-    (
-        "Custom Scalars",
-        (LineChart, BandChart),
-        "Several curves in one chart, and curves with the band of their 95 % interval.",
-    ),
-    (
-        "Images",
-        (Picture, Tiles),
-        "A blue frame is right, a vermillion one wrong. The slider chooses the step, and opens at the last one.",
-    ),
-    ("Histograms, Distributions", (Histogram,), "How numbers are spread over all images; one layer is one step."),
-    (
-        "PR Curves",
-        (PrCurve,),
-        "Precision over recall. TensorBoard does not know our thresholds: `report/calibration` has them.",
-    ),
-    ("HParams", (HParams,), "One line for each run: sort by a metric, or drag over an axis of parallel coordinates."),
-    ("Projector", (Projector,), "Images as points, near each other where the model sees them alike."),
-    ("Text", (Text,), "Pages such as this one."),
-)
+TAB_HELP: Mapping[Tab, str] = {
+    Tab.SCALARS: "Curves over the steps. Set *Smoothing* to 0, or short curves are bent. If a curve is cut off, switch "
+    "off *Ignore outliers in chart scaling*.",
+    Tab.CUSTOM_SCALARS: "Several curves in one chart, and curves with the band of their 95 % interval.",
+    Tab.IMAGES: "A blue frame means right, a vermillion one wrong. The slider chooses the step, the last one at first.",
+    Tab.HISTOGRAMS: "How values are distributed over all images. Each layer is a step.",
+    Tab.PR_CURVES: "Precision over recall. TensorBoard does not know our thresholds; `report/calibration` lists them.",
+    Tab.HPARAMS: "One row for each run: sort by a metric, or select a range on an axis of the parallel coordinates.",
+    Tab.PROJECTOR: "Images as points. Points are close together where the model sees the images as similar.",
+    Tab.TEXT: "Pages such as this one.",
+}
+"""How to read each tab."""
+
+TABS_WITHOUT_TAGS = {Tab.HPARAMS, Tab.PROJECTOR}
 
 
 def _tabs(written: tuple[WrittenTag, ...]) -> str:
-    """What is in which tab, from what was written."""
-    lines = ["### How to read the tabs", ""]
-    lines.append("Blue is right and vermillion is wrong, everywhere.")
-    kinds = {shown.kind for shown in written}
-    for tab, of, how in _TABS:
-        if of and not kinds & set(of):
-            continue
-        lines += ["", f"**{tab}.** {how}", ""]
-        groups: dict[str, list[WrittenTag]] = {}
-        for shown in written:
-            if shown.kind in of and shown.kind not in (HParams, Projector):
-                groups.setdefault(shown.tag.partition("/")[0], []).append(shown)
-        for group, inside in groups.items():
-            first = f"- `{group}/…`, {len(inside)} of them, such as "
-            for shown in inside[: 1 if len(inside) > TAGS else TAGS]:
-                said = f"`{_code(shown.tag)}`: {escape_markdown(shown.description)}"
-                lines.append(f"{first}{said}" if len(inside) > TAGS else f"- {said}")
+    """Describe each tab and what is in it, from what was written."""
+    lines = [
+        "### How to read the tabs",
+        "",
+        "Blue means right and vermillion means wrong, everywhere.",
+        "",
+        "**Time Series.** All scalars, images and histograms on one page. You can filter by tag and pin cards.",
+        "",
+    ]
+    for tab in Tab:
+        inside = [tag for tag in written if tag.kind.tab is tab]
+        if inside:
+            lines += ["", f"**{tab.value}.** {TAB_HELP[tab]}", ""]
+            if tab not in TABS_WITHOUT_TAGS:
+                lines += _tags(inside)
     return "\n".join(lines)
 
 
+def _tags(written: list[WrittenTag]) -> Iterator[str]:
+    """Describe tags, of a large group only the first."""
+    groups: dict[str, list[WrittenTag]] = {}
+    for tag in written:
+        groups.setdefault(tag.tag.partition("/")[0], []).append(tag)
+    for group, members in groups.items():
+        large = len(members) > GROUP_TAGS_MAX
+        for tag in members[:1] if large else members:
+            text = f"{_code(tag.tag)}: {escape_markdown(tag.description)}"
+            yield f"- `{group}/…`, {len(members)} of them, such as {text}" if large else f"- {text}"
+
+
 def _code(tag: str) -> str:
-    return tag.replace("`", "'")
+    """Write a tag as code, which ends at the first backtick."""
+    return "`" + tag.replace("`", "'") + "`"

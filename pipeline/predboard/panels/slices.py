@@ -103,9 +103,9 @@ class Panel:
         kinds = measure_slices(rows, each)
         return State(kinds.texts, kinds.numbers, kinds.rounded, kinds.rough, each.sum(axis=0))
 
-    def render(self, subject: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
+    def render(self, info: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
         """A table and a picture of the last step, and curves of its worst slices."""
-        yield from self.metrics(subject, states)
+        yield from self.metrics(info, states)
         last = max(states)
         found = list_slices(states[last])
         compared = compare(found)
@@ -137,7 +137,7 @@ class Panel:
         """With all slices, not only the largest."""
         return replace(self, kept=sys.maxsize)
 
-    def metrics(self, subject: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Metrics]]:  # noqa: ARG002
+    def metrics(self, info: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Metrics]]:  # noqa: ARG002
         """Images, accuracy and loss of each slice, of many slices at the last step alone."""
         last = states[max(states)]
         names = slice_names(list_slices(last, alone=True))

@@ -102,8 +102,8 @@ class SourceImages:
         """Tell which rows will be drawn, so that their thumbnails are read together."""
         with self._lock:
             for step, summary in summaries:
-                if isinstance(summary, Tiles | Projector):
-                    self._expected[self._of(step)].update(summary.rows["id"].tolist())
+                if summary.source_rows is not None:
+                    self._expected[self._of(step)].update(summary.source_rows["id"].tolist())
 
     def sprite(
         self, step: int, summary: Projector, threads: int, unwanted: Callable[[], bool] = lambda: False

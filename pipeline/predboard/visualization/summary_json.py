@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from predboard.predictions.schema import Run
-from predboard.summaries import Metric, Metrics, Scalar
+from predboard.summaries import Metric, Metrics, Scalar, Summary
 
 SUMMARY_FORMAT = 1
 
@@ -21,7 +21,7 @@ GROUP_PREFIXES = ("classes/", "slices/")
 """Figures of which there may be thousands, by what their names begin with; `*` stands for the class or the slice."""
 
 
-def encode_summary(name: str, run: Run, finished: float, written: Iterable[tuple[int, Scalar | Metrics]]) -> bytes:
+def encode_summary(name: str, run: Run, finished: float, written: Iterable[tuple[int, Summary]]) -> bytes:
     """Every figure of every step by its name, and once what the names mean. JSON without NaN, a figure a line.
 
     A scalar's name is its tag, without `metrics/` or `1_glance/`; where there are `Metrics` of that name they count.
@@ -37,6 +37,8 @@ def encode_summary(name: str, run: Run, finished: float, written: Iterable[tuple
         of_step = steps.setdefault(step, {})
         if isinstance(summary, Metrics):
             of_step.update(summary.metrics)
+        elif not isinstance(summary, Scalar):
+            raise TypeError(f"{type(summary).__name__} has no numbers for {name}'s summary.json: see summaries.py")
         elif not summary.tag.startswith(REDUNDANT_PREFIXES):
             short = summary.tag.removeprefix("metrics/").removeprefix("1_glance/")
             of_step.setdefault(short, Metric(summary.value, definition=summary.description))

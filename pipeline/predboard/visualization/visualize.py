@@ -16,7 +16,7 @@ from predboard.config import VisualizeConfig
 from predboard.errors import InputError, first_line
 from predboard.evaluation.cache import CACHE_FOLDER, StateCache
 from predboard.evaluation.fold import DEFAULT_SETTINGS, FoldSettings, States, count_logits, measure_run
-from predboard.evaluation.state_versions import state_versions
+from predboard.evaluation.state_versions import outside_code, state_versions
 from predboard.formatting import plural
 from predboard.images import decode
 from predboard.parallel.executor import Executor, open_executor
@@ -26,7 +26,7 @@ from predboard.predictions.schema import digest_records, hash64
 from predboard.storage.paths import AnyPath, is_inside, is_remote
 from predboard.storage.rows import read_derived_rows
 from predboard.storage.runs import Step, open_run, preflight_path
-from predboard.summaries import File, Metrics, Picture, Pixels, Projector, Scalar, Summary, Text, Tiles
+from predboard.summaries import File, Output, Picture, Pixels, Projector, Summary, Text, Tiles
 from predboard.visualization import events, image_pages, leaderboard, log_folder, summary_json
 from predboard.visualization.source_images import SourceImages
 
@@ -127,7 +127,7 @@ def _visualize_run(
     steps = open_run(predictions)
     folder = config.logdir / name
     sheets = {step.step: _sheet(predictions, step.step, say) for step in steps}
-    made_from = _made_from(steps, tuple(chosen), config, sheets)
+    made_from = _made_from(steps, chosen, config, sheets)
     rows = sum(step.rows for step in steps)
     missing = sum(stop - start for step in steps for start, stop in step.missing)
     numbers = tuple(step.step for step in steps)
@@ -142,7 +142,7 @@ def _visualize_run(
     every = None if config.log_every is None else 1 if config.log_every == "all" else config.log_every
     if every is not None:
         pool.start(1 + sum(step.rows for step in steps if step.step in with_pictures) // (every * POOL_MIN_PICTURES))
-    counted: list[tuple[int, Scalar | Metrics]] = []
+    counted: list[tuple[int, Summary]] = []
     with log_folder.replace_logs(folder, "run", [predictions], say) as draft:
         keep = not config.panels or config.log_every is not None
         with (
@@ -159,12 +159,12 @@ def _visualize_run(
         ):
             rendered = _rendered(chosen, subject, states, with_pictures, pictures, pool.max_processes)
             for step, summary in _drawn(rendered, pictures, pool.max_processes):
-                if isinstance(summary, Scalar | Metrics):
+                if Output.SUMMARY_JSON in summary.output:
                     counted.append((step, summary))
+                if Output.EVENTS in summary.output:
+                    writer.write(step, times[step], summary)
                 if isinstance(summary, File):
                     draft.add_file(summary)
-                elif not isinstance(summary, Metrics):
-                    writer.write(step, times[step], summary)
                 bar.update()
             if every is not None:
                 derived = functools.partial(read_derived_rows, draft.staging / ROWS_FILE)
@@ -249,16 +249,25 @@ def _rendered(
     threads: int,
 ) -> Iterator[tuple[int, Summary]]:
     """What the panels give, in their order; those that know nothing of each other render on threads."""
-    shown: dict[str, panels.WrittenTag] = {}
+    written: dict[str, tuple[str, panels.WrittenTag]] = {}  # by tag: the panel, and what it wrote
     for together in panels.render_rounds(chosen):
-        knows = dataclasses.replace(subject, written=tuple(shown.values()))
+        knows = dataclasses.replace(subject, written=tuple(tag for _, tag in written.values()))
 
         def render(panel: tuple[str, panels.Panel], knows: panels.RunInfo = knows) -> list[tuple[int, Summary]]:
             of_panel = {number: of_step[panel[0]] for number, of_step in states.items()}
             return list(_drawable(panel[1].render(knows, of_panel), with_pictures))
 
-        for summaries in ordered_map(render, together.items(), threads, len(together)):
-            shown |= {s.tag: panels.WrittenTag(s.tag, type(s), s.description) for _, s in summaries}
+        drawn = ordered_map(render, together.items(), threads, len(together))
+        for name, summaries in zip(together, drawn, strict=True):
+            for _, summary in summaries:
+                tag = panels.WrittenTag(summary.tag, type(summary), summary.description)
+                other, _ = written.setdefault(summary.tag, (name, tag))
+                if other != name:
+                    raise InputError(
+                        f"the panels {other!r} and {name!r} both write {summary.tag!r}, and one would hide the other; "
+                        "choose others by --panels"
+                    )
+                written[summary.tag] = (name, tag)
             pictures.expect(summaries)
             yield from summaries
 
@@ -266,7 +275,7 @@ def _rendered(
 def _drawable(summaries: Iterator[tuple[int, Summary]], with_pictures: frozenset[int]) -> Iterator[tuple[int, Summary]]:
     """The summaries that TensorBoard would keep."""
     for step, summary in summaries:
-        if step in with_pictures or not isinstance(summary, Tiles | Picture):
+        if step in with_pictures or not summary.has_pictures:
             yield step, summary
 
 
@@ -292,7 +301,10 @@ def _drawn(
 
 
 def _made_from(
-    steps: tuple[Step, ...], names: tuple[str, ...], config: VisualizeConfig, sheets: Mapping[int, Pixels | None]
+    steps: tuple[Step, ...],
+    chosen: Mapping[str, panels.Panel],
+    config: VisualizeConfig,
+    sheets: Mapping[int, Pixels | None],
 ) -> str:
     """Digest of all that decides the bytes of an event file, as far as it can be known without reading the rows."""
     parts = [[asdict(part.part), part.run.fingerprint] for step in steps for part in step.parts]
@@ -300,7 +312,7 @@ def _made_from(
     drawn = [None if sheet is None else [*sheet.shape, hash64(sheet.tobytes())] for sheet in sheets.values()]
     record = {
         "parts": parts,
-        "panels": names,
+        "panels": {name: outside_code(panel) for name, panel in chosen.items()},
         "image_root": root,
         "log_every": config.log_every,
         "code": log_folder.code_digest(),
