@@ -4,6 +4,7 @@ import importlib
 import io
 import posixpath
 import random
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from predboard.images import sources
 from predboard.images.decode import decode_image
 from predboard.images.manifest import SourceOptions
 from predboard.images.sources import Container, open_source
+
+from tests import toy
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 5, 7), dtype=np.uint8)
 """[rows, height, width] of the pictures that each example stores: four of each of the classes a, b and c, in order."""
@@ -95,3 +98,9 @@ def test_no_two_kinds_read_files_of_the_same_name() -> None:
     suffixes = [suffix for kind in sources.load_all() for suffix in kind.SUFFIXES]
     assert len(set(suffixes)) == len(suffixes)
     assert not [(a, b) for a in suffixes for b in suffixes if a != b and a.endswith(b)]
+
+
+def test_each_kind_has_its_line_in_the_docs(kind: str) -> None:
+    docs = (toy.ROOT / "docs/data.md").read_text("utf-8")
+    for suffix in sources.load(kind).SUFFIXES or ("a folder",):
+        assert re.search(rf"\| .*{re.escape(suffix.removesuffix('.gz'))}", docs), suffix

@@ -1,6 +1,7 @@
 """Checkpoints in all their wrappings, moving averages, files that would run code, digests and steps."""
 
 import argparse
+import json
 import pickle
 import re
 import sys
@@ -353,3 +354,55 @@ def test_steps_are_ascending_and_each_has_one_file() -> None:
     assert assign_steps((), (8,)) == {8: None}
     with pytest.raises(InputError, match=r"a_epoch1\.pt and b_epoch01\.pt are both step 1: name their steps by --step"):
         assign_steps((Path("a_epoch1.pt"), Path("b_epoch01.pt")), ())
+
+
+# --- what people save beside the weights, and otherwise ---
+
+
+def test_the_only_state_dict_is_taken_whatever_its_name(tmp_path: Path) -> None:
+    torch.save({"net": net(1).state_dict(), "acc": 0.9, "optimizer": {"lr": 0.1}}, tmp_path / "c.pt")
+    module = net(2)
+    load_weights(module, tmp_path / "c.pt")
+    assert digest_weights(module) == digest_weights(net(1))
+    torch.save({"generator": net(1).state_dict(), "critic": net(2).state_dict()}, tmp_path / "two.pt")
+    with pytest.raises(InputError, match=r"two\.pt holds several models: generator, critic; save the one"):
+        checkpoints.read(tmp_path / "two.pt")
+
+
+def test_what_training_leaves_behind_is_left_out_with_a_line_and_nothing_else_is(tmp_path: Path) -> None:
+    extra = {"total_ops": torch.zeros(1), "conv.total_params": torch.zeros(1), "criterion.weight": torch.zeros(2)}
+    extra["ce_loss.weight"] = torch.zeros(2)
+    prefixed = {f"model.{name}": value for name, value in net(1).state_dict().items()}
+    for state in ({**net(1).state_dict(), **extra}, {**prefixed, **extra}):
+        torch.save({"state_dict": state}, tmp_path / "c.pt")
+        module, lines = net(2), list[str]()
+        checkpoints.load(module, checkpoints.read(tmp_path / "c.pt"), tmp_path / "c.pt", lines.append)
+        assert digest_weights(module) == digest_weights(net(1))
+        assert lines == [
+            "c.pt also holds 4 tensors that no model has: total_ops, conv.total_params, criterion.weight and 1 more"
+        ]
+    torch.save({**net(1).state_dict(), "fc2.weight": torch.zeros(2)}, tmp_path / "other.pt")
+    with pytest.raises(InputError, match=r"belongs to another model: unknown fc2\.weight$"):
+        load_weights(net(2), tmp_path / "other.pt")
+
+
+def test_sharded_weights_are_read_by_their_index(tmp_path: Path) -> None:
+    save_file = pytest.importorskip("safetensors.torch", reason="writes safetensors").save_file
+    state = net(1).state_dict()
+    first = dict(list(state.items())[:3])
+    rest = dict(list(state.items())[3:])
+    save_file(first, tmp_path / "model-00001-of-00002.safetensors")
+    save_file(rest, tmp_path / "model-00002-of-00002.safetensors")
+    parts = {**dict.fromkeys(first, "model-00001-of-00002.safetensors"), **dict.fromkeys(rest, "gone.safetensors")}
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": parts}))
+    with pytest.raises(InputError, match=r"index\.json names gone\.safetensors, which is not in"):
+        checkpoints.read(tmp_path)
+    index.write_text(index.read_text().replace("gone", "model-00002-of-00002"))
+    for file in (tmp_path, index):
+        module = net(2)
+        load_weights(module, file)
+        assert digest_weights(module) == digest_weights(net(1))
+    index.write_text("[]")
+    with pytest.raises(InputError, match=r"index\.json is no index of weights: TypeError"):
+        checkpoints.read(index)

@@ -1,6 +1,7 @@
 """Model files and programs: factories, their arguments, and what is no model."""
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -199,3 +200,28 @@ def test_a_program_in_training_mode_or_of_two_inputs_is_refused(tmp_path: Path) 
     torch.export.save(torch.export.export(Two(), (torch.rand(2, 3), torch.rand(2, 3))), tmp_path / "two.pt2")
     with pytest.raises(InputError, match=r"two\.pt2 takes 2 inputs; expected one, of \[rows, channels, height"):
         open_factory(str(tmp_path / "two.pt2"), {}).build()
+
+
+# --- what a checkpoint needs of its model's file ---
+
+
+def test_a_module_that_a_script_pickled_whole_finds_its_class_in_the_model_file(tmp_path: Path) -> None:
+    script = NET + "\ntorch.manual_seed(5)\ntorch.save(Net(), 'whole.pt')\n"
+    (tmp_path / "train.py").write_text(script)
+    subprocess.run([sys.executable, "train.py"], cwd=tmp_path, check=True, timeout=120)
+    factory = open_factory(f"{model_file(tmp_path, NET)}:Net", {}, trust=True)
+    before = set(vars(sys.modules["__main__"]))
+    built = factory.build(tmp_path / "whole.pt")
+    assert digest_weights(built) != digest_weights(factory.build())
+    assert set(vars(sys.modules["__main__"])) == before
+
+
+@pytest.mark.parametrize("precision", ["half", "double"])
+def test_models_of_other_precision_run_as_float32_and_say_so(tmp_path: Path, precision: str) -> None:
+    file = model_file(tmp_path, NET + f"\ndef other():\n    return Net().{precision}()\n")
+    lines: list[str] = []
+    built = open_factory(f"{file}:other", {}).build(log=lines.append)
+    logits, _ = Network(built, torch.device("cpu"), "fp32", False)(torch.rand(2, 3, 4, 4))
+    assert logits.dtype == torch.float32
+    assert len(lines) == 1
+    assert "run as float32: --precision" in lines[0]

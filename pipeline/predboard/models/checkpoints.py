@@ -5,19 +5,24 @@ read, so that everything else works where it is not installed.
 """
 
 import argparse
+import contextlib
 import hashlib
 import importlib.util
+import json
 import pathlib
 import re
+import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from predboard import user_code
 from predboard.errors import InputError, first_line
+from predboard.formatting import plural
 
 if TYPE_CHECKING:
     import torch
@@ -26,9 +31,20 @@ _NESTED_KEYS = ("state_dict", "model_state_dict", "model")
 _EMA_KEYS = ("state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 """What wrappers put before the names of all weights."""
-_FILES_IN_FOLDER = ("model.safetensors", "pytorch_model.bin")
+_FILES_IN_FOLDER = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+"""Files that transformers saves weights in; an index names several that hold a part each."""
+_INDEX_SUFFIX = ".index.json"
 _COUNTERS = ("n_averaged", "initted", "step", "steps")
 """Counters of wrappers that average weights; no layer has such a name."""
+_NOT_OF_THE_MODEL = re.compile(
+    r"(^|\.)(total_ops|total_params)$|^(model\.|module\.)?(criterion|criteria|loss|loss_\w+|\w+_loss|\w*metrics?)\."
+)
+"""Names of tensors that training leaves in a checkpoint: counts of thop, weights of losses, states of metrics."""
 
 
 def read(
@@ -37,18 +53,22 @@ def read(
     ema: bool = False,
     trust: bool = False,
     folder: Path | None = None,
+    main: ModuleType | None = None,
     log: Callable[[str], None] = lambda _: None,
 ) -> "dict[str, torch.Tensor]":
     """Return the tensors of a checkpoint, by name.
 
-    The weights may be nested under state_dict, model_state_dict or model; with `ema` those under state_dict_ema,
-    ema_state_dict, model_ema, ema_model or ema are taken, or those of torch's AveragedModel.
+    The weights may be nested under state_dict, model_state_dict or model, or be the only state dict in the checkpoint,
+    whatever its name. With `ema` those under state_dict_ema, ema_state_dict, model_ema, ema_model or ema are taken, or
+    those of torch's AveragedModel.
 
     Args:
-        file: .safetensors, or anything that torch.save wrote; or a folder of transformers with one of these.
+        file: .safetensors, or anything that torch.save wrote; an index of several such files; or a folder of
+            transformers with one of these.
         ema: take the exponential moving average of the weights.
         trust: unpickle whatever the file holds, which runs its code; pickled modules are then understood too.
         folder: where unpickling finds the user's own Python files, besides the current folder.
+        main: the module where unpickling finds classes of `__main__`, as a training script pickles them.
         log: takes a line for the user.
 
     Raises InputError if the file is missing or holds no weights.
@@ -58,11 +78,11 @@ def read(
     if file.is_dir():  # as transformers saves a model
         inside = [file / name for name in _FILES_IN_FOLDER if (file / name).is_file()]
         if not inside:
-            raise InputError(f"{file} is a folder without {' or '.join(_FILES_IN_FOLDER)}: name a file in it")
+            raise InputError(f"{file} is a folder without {' or '.join(_FILES_IN_FOLDER[::2])}: name a file in it")
         file = inside[0]
     if not file.is_file():
         raise InputError(f"there is no checkpoint {file}: {_list_beside(file)}")
-    loaded = _load_safetensors(file) if file.suffix == ".safetensors" else _unpickle(file, trust, folder or file.parent)
+    loaded = _load(file, trust, folder or file.parent, main)
     weights: Any = loaded.state_dict() if isinstance(loaded, torch.nn.Module) else loaded
     if not isinstance(weights, Mapping):
         raise InputError(f"{file} holds a {type(loaded).__name__}; expected a state dict")
@@ -77,13 +97,41 @@ def read(
     weights = averaged if ema else weights
     while isinstance(weights, Mapping) and not _is_state_dict(weights):
         inner = next((w for w in map(_to_mapping, map(weights.get, _NESTED_KEYS)) if w is not None), None)
-        if inner is None:
-            raise InputError(
-                f"{file} holds no weights; it has: {_list_some(list(map(str, weights)))}; expected one of "
-                f"{', '.join(_NESTED_KEYS)}"
-            )
-        weights = inner
+        weights = _only_state_dict(weights, file) if inner is None else inner
     return {str(name): tensor for name, tensor in weights.items()}
+
+
+def _only_state_dict(checkpoint: Mapping[Any, Any], file: Path) -> Mapping[Any, Any]:
+    """Return the only state dict among the values of a checkpoint. Raises InputError if there are none or several."""
+    found = {str(key): weights for key, value in checkpoint.items() if (weights := _to_mapping(value)) is not None}
+    found = {key: weights for key, weights in found.items() if _is_state_dict(weights) and key not in _EMA_KEYS}
+    if len(found) == 1:
+        return next(iter(found.values()))
+    if found:
+        raise InputError(
+            f"{file} holds several models: {_list_some(list(found))}; save the one to use alone, or under state_dict"
+        )
+    raise InputError(
+        f"{file} holds no weights; it has: {_list_some(list(map(str, checkpoint)))}; expected one of "
+        f"{', '.join(_NESTED_KEYS)}"
+    )
+
+
+def _load(file: Path, trust: bool, folder: Path, main: ModuleType | None) -> Any:
+    """Return what a file holds; of an index, the tensors of all files that it names."""
+    if not file.name.endswith(_INDEX_SUFFIX):
+        return _load_safetensors(file) if file.suffix == ".safetensors" else _unpickle(file, trust, folder, main)
+    try:
+        names = sorted(set(json.loads(file.read_text("utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{file} is no index of weights: {type(error).__name__}: {first_line(error)}") from error
+    weights: dict[Any, Any] = {}
+    for name in names:
+        part = file.with_name(Path(str(name)).name)
+        if not part.is_file():
+            raise InputError(f"{file.name} names {part.name}, which is not in {file.parent}: copy all its files there")
+        weights.update(_load(part, trust, folder, main))
+    return weights
 
 
 def _list_beside(file: Path) -> str:
@@ -129,12 +177,12 @@ def _load_safetensors(file: Path) -> "dict[str, torch.Tensor]":
         raise InputError(f"{file} cannot be read as weights: {type(error).__name__}: {first_line(error)}") from error
 
 
-def _unpickle(file: Path, trust: bool, folder: Path) -> Any:
+def _unpickle(file: Path, trust: bool, folder: Path, main: ModuleType | None = None) -> Any:
     import torch
 
     try:
         if trust:
-            with user_code.import_path(Path.cwd()), user_code.import_path(folder):
+            with user_code.import_path(Path.cwd()), user_code.import_path(folder), _names_in_main(main):
                 return torch.load(file, map_location="cpu", weights_only=False)
         with torch.serialization.safe_globals(_harmless_types()), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # about pickles that torch did not write; the error says it
@@ -151,6 +199,20 @@ def _unpickle(file: Path, trust: bool, folder: Path) -> Any:
         elif why.startswith("UnpicklingError: Weights only"):
             why = "UnpicklingError: torch.save did not write it"
         raise InputError(f"{file} cannot be read as weights: {why}") from error
+
+
+@contextlib.contextmanager
+def _names_in_main(module: ModuleType | None) -> Iterator[None]:
+    """Give `__main__` the names of a module for a while: a script that saves a model pickles its class as of there."""
+    main = sys.modules["__main__"]
+    added = [name for name in vars(module or main) if not hasattr(main, name)]
+    for name in added:
+        setattr(main, name, getattr(module, name))
+    try:
+        yield
+    finally:
+        for name in added:
+            delattr(main, name)
 
 
 def _harmless_types() -> list[Any]:
@@ -196,9 +258,10 @@ def _is_state_dict(mapping: Mapping[Any, Any]) -> bool:
 def match_names(weights: "Mapping[str, torch.Tensor]", wanted: "Mapping[str, Any]") -> "dict[str, torch.Tensor]":
     """Return the weights under the names that a module wants, as far as that is possible.
 
-    A prefix module., _orig_mod., model. or net. that all names share is removed, and so are counters of wrappers.
+    A prefix module., _orig_mod., model. or net. that all names share is removed. Left out are counters of wrappers, and
+    what training leaves behind that no model has: counts of operations, weights of losses, states of metrics.
     """
-    matched = {k: v for k, v in weights.items() if k in wanted or k not in _COUNTERS}
+    matched = {k: v for k, v in weights.items() if k in wanted or not (k in _COUNTERS or _NOT_OF_THE_MODEL.search(k))}
     while not set(matched) <= set(wanted):
         prefix = next((p for p in _PREFIXES if all(k.startswith(p) for k in matched)), None)
         if prefix is None:
@@ -224,8 +287,13 @@ def count_outputs(weights: "Mapping[str, torch.Tensor]", wanted: "Mapping[str, A
     return None
 
 
-def load(module: "torch.nn.Module", weights: "Mapping[str, torch.Tensor]", file: Path) -> None:
-    """Load the weights of a file into a module.
+def load(
+    module: "torch.nn.Module",
+    weights: "Mapping[str, torch.Tensor]",
+    file: Path,
+    log: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Load the weights of a file into a module; `log` gets a line if tensors of the file are left out.
 
     Raises InputError if they belong to another model; the module is unchanged then.
     """
@@ -243,6 +311,8 @@ def load(module: "torch.nn.Module", weights: "Mapping[str, torch.Tensor]", file:
         wrong = [f"missing {_list_some(missing)}"] * bool(missing) + [f"unknown {_list_some(extra)}"] * bool(extra)
         wrong += [f"different shape: {_list_some(shapes)}"] * bool(shapes)
         raise InputError(f"{file} belongs to another model: {'; '.join(wrong)}")
+    if left_out := [k for k in weights if k not in wanted and k not in _COUNTERS and _NOT_OF_THE_MODEL.search(k)]:
+        log(f"{file.name} also holds {plural(len(left_out), 'tensor')} that no model has: {_list_some(left_out)}")
     module.load_state_dict(matched, strict=False)
 
 

@@ -7,6 +7,7 @@ import copy
 import functools
 import hashlib
 import importlib.util
+import sys
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
@@ -72,15 +73,28 @@ class ModelFactory:
             if self.ema:
                 raise InputError("--ema takes a moving average of weights from a checkpoint: name one by --checkpoint")
             if self.hub_model is None:
-                return self._make()
+                return self._to_float32(self._make(), log)
             return self._make(pretrained=bool(self.args.get("pretrained", True)), outputs=None)
-        weights = checkpoints.read(file, ema=self.ema, trust=self.trust, folder=self.folder, log=log)
+        home = str(getattr(self.make, "__module__", ""))
+        main = sys.modules.get(home) if home.startswith("predboard_model_") else None  # as `user_code` imports a file
+        weights = checkpoints.read(file, ema=self.ema, trust=self.trust, folder=self.folder, main=main, log=log)
         if self.hub_model is None:
             module = self._make()
         else:
             module = self._make(pretrained=False, outputs=self._count_outputs(weights, self.hub_model))
-        checkpoints.load(module, weights, file)
-        return module
+        checkpoints.load(module, weights, file, log)
+        return self._to_float32(module, log)
+
+    def _to_float32(self, module: "torch.nn.Module", log: Callable[[str], None]) -> "torch.nn.Module":
+        """Return a module whose floats are all float32, as its images are; a program keeps the types in its code."""
+        import torch
+
+        types = {tensor.dtype for tensor in [*module.parameters(), *module.buffers()] if tensor.is_floating_point()}
+        if types <= {torch.float32} or isinstance(self.make, functools.partial):
+            return module
+        names = ", ".join(sorted(str(type_).removeprefix("torch.") for type_ in types - {torch.float32}))
+        log(f"weights are {names} and run as float32: --precision bf16 or fp16 runs them in half precision")
+        return module.float()
 
     def _count_outputs(self, weights: "Mapping[str, torch.Tensor]", hub_model: hubs.HubModel) -> int | None:
         """Return the number of outputs of these weights; None if it is the one that the library's model has anyway."""
