@@ -173,7 +173,7 @@ def test_the_same_step_again_is_kept_refused_or_overwritten(tmp_path: Path) -> N
         predboard.infer(other, data, run, step=4)
     was = r"step 4 was made with another weights \(\w{16}, now \w{16}\): "
     assert re.search(
-        was + "name another out=, or another step=, or start this step again with overwrite=True$", str(raised.value)
+        was + "name another out=, or another step=, or replace this step with overwrite=True$", str(raised.value)
     )
     assert predboard.infer(other, data, run, step=4, overwrite=True).written == 24
     np.testing.assert_allclose(_logits(run, 4)[0], model.eval()(data[0][0][None])[0].detach() + 1, rtol=1e-4, atol=1e-4)

@@ -52,6 +52,7 @@ DOORS: dict[str, set[str]] = {
         "inference.dispatch",
         "inference.forward",
         "inference.infer",
+        "inference.opening",
         "inference.preflight",
         "inference.preflight_probe",
         "inference.preflight_report",

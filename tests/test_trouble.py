@@ -356,7 +356,7 @@ def test_damage_is_named_by_inspect_and_stage_two_and_remade_by_the_next_run(tmp
     before = {p.name: p.stat().st_mtime_ns for p in path.parent.glob("*.parquet")}
     said: list[str] = []
     assert infer(_config(tmp_path, listed, shard_size=5), said.append).written == 5
-    assert any("part-00001.parquet is damaged" in line and line.endswith("it is made again") for line in said)
+    assert any("part-00001.parquet is damaged" in line and line.endswith("making it again") for line in said)
     after = {p.name: p.stat().st_mtime_ns for p in path.parent.glob("*.parquet")}
     assert [name for name in before if before[name] != after[name]] == ["part-00001.parquet"]
     pd.testing.assert_frame_equal(_frame(tmp_path / "out"), whole, rtol=1e-5, atol=1e-6)

@@ -245,7 +245,7 @@ def test_what_is_no_image(image: Any, message: str) -> None:
 
 
 def test_flags_that_cannot_change_floats_are_refused(file: Path) -> None:
-    with pytest.raises(InputError, match=r"--crop, --mean cannot change floats"):
+    with pytest.raises(InputError, match=r"--crop, --mean: the dataset gives floats"):
         infer(_config(file, "of_floats", crop=4, mean=(0.5,)))
     with pytest.raises(InputError, match=r"--mean has 2 numbers \(from flags\); expected 1 or 5"):
         infer(_config(file, "of_byte_bands", mean=(0.5, 0.5), model_args={"channels": 5}))

@@ -200,7 +200,7 @@ def test_a_function_that_raises_makes_error_rows(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("nothing", "none of the 12 images .* image is a NoneType; expected a Pillow picture"),
-        ("two_bands", r"the model cannot take images of 2×8×8 .*; \S*own\.py:two_bands gives them so: change it"),
+        ("two_bands", r"the model cannot take images of 2×8×8 .*; \S*own\.py:two_bands makes them so: change it"),
         ("number", r"own\.py:number is a int; expected a function of a picture"),
         ("absent", r"own\.py has no 'absent'; it has: Net, turned"),
         ("not a name", r"--transform is .*; expected FILE\.py:FUNCTION, a function of a Pillow picture"),
@@ -249,6 +249,6 @@ def test_bands_that_the_model_cannot_take_are_not_a_matter_of_flags(tmp_path: Pa
         f"import numpy as np\n\ndata = [(np.full({shape}, i, np.{dtype}), i % 3) for i in range(6)]\n"
     )
     data, model = f"{tmp_path / 'bands.py'}:data", toy.model_file(tmp_path)
-    with pytest.raises(InputError, match=r"cannot take images of 13×8×8 .*; \S*bands\.py:data gives them so") as raised:
+    with pytest.raises(InputError, match=r"cannot take images of 13×8×8 .*; \S*bands\.py:data makes them so") as raised:
         infer(InferConfig(data, model, out=tmp_path / "out"))
     assert "--resize" not in str(raised.value)

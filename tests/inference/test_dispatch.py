@@ -246,7 +246,7 @@ def test_devices_that_are_not_there_are_one_line(place: Path, device: str) -> No
 def test_max_failures_stops_and_what_was_published_stays(place: Path, device: str) -> None:
     for name in ("b/008", "c/003", "c/010"):  # besides b/007: rows 22, 23 of part 2, 33 of part 4, 40 of part 5
         (place / "data" / f"{name}.png").write_bytes(b"broken")
-    with pytest.raises(InputError, match=r"^\d rows failed, more than --max-failures 1: .* and --retry-errors tries"):
+    with pytest.raises(InputError, match=r"^\d rows failed, more than --max-failures 1: .* and --retry-errors retries"):
         infer(_config(place, device=device, preflight=0, max_failures=1))
     there = {index for index in range(6) if part_path(place / "out", 0, index).exists()}
     assert there >= {2} or (there >= {4, 5} and device == "cpu,cpu")  # whichever of the two was faster
@@ -475,7 +475,7 @@ def test_retry_errors_tries_failed_rows_alone_and_keeps_the_others_to_the_last_b
     said: list[str] = []
     outcome = infer(_config(place, batch_size=2, retry_errors=True, **options), said.append)
     assert (outcome.complete, outcome.written, outcome.failed) == (True, 5, 2)
-    assert "5 rows that have an error are tried again" in said
+    assert "retrying 5 rows with an error" in said
     after = _frame(place / "out")
     assert after.index[after["error"].notna()].tolist() == [2, 22]
     same = [i for i in range(ROWS) if i not in (3, 15, 44)]

@@ -678,7 +678,7 @@ def test_a_second_run_does_nothing(tmp_path: Path, net: str, monkeypatch: pytest
     assert _mtimes(tmp_path / "out") == before
     assert reads == ["a/000.png"]
     assert (second.written, second.steps, second.complete) == (0, first.steps, True)
-    assert f"9 of 9 parts in {tmp_path / 'out'} are there already and valid" in said
+    assert f"9 of 9 parts in {tmp_path / 'out'} exist and are valid" in said
 
 
 def test_another_checkpoint_joins_the_run(tmp_path: Path, net: str) -> None:
@@ -877,7 +877,7 @@ def test_a_damaged_part_is_made_again(tmp_path: Path, net: str) -> None:
     said: list[str] = []
     outcome = infer(config, said.append)
     assert outcome.written == 4 + 4 + 2
-    assert sum(line.endswith("it is made again") for line in said) == 3
+    assert sum(line.endswith("making it again") for line in said) == 3
     assert all(any(f"part-0000{i}.parquet is damaged" in line for line in said) for i in (1, 3, 4))
     pd.testing.assert_frame_equal(_frame(tmp_path / "out"), expected, rtol=1e-5, atol=1e-6)
     after = _mtimes(tmp_path / "out")
@@ -1066,7 +1066,7 @@ def test_the_time_of_a_run_adds_up(tmp_path: Path, net: str) -> None:
 
 def test_a_band_that_is_not_there_is_one_line(tmp_path: Path, net: str) -> None:
     toy.pictures(tmp_path / "data")
-    with pytest.raises(InputError, match="there is no band 3 in 3 channels, counted from 0: see --preview-bands"):
+    with pytest.raises(InputError, match=r"--preview-bands names band 3, but the images have 3 channels \(0 to 2\)"):
         infer(_config(tmp_path, net, preview_bands=(3, 1, 0)))
 
 

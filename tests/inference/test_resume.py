@@ -336,7 +336,7 @@ def test_the_time_to_go_on_is_linear_in_the_parts(tmp_path: Path, monkeypatch: p
         monkeypatch.setattr(resume, "open_part", opened)
         monkeypatch.setattr(resume, "verify_part", lambda _: None)
         began = time.process_time()
-        todo = resume.find_missing(tmp_path, run, plan, manifest, update=False, overwrite=False, say=print)
+        todo = resume.find_missing(tmp_path, run, plan, manifest, update=False, overwrite=False, log=print)
         assert todo == ([], [])
         return time.process_time() - began
 

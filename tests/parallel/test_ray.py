@@ -209,7 +209,7 @@ def test_max_failures_stops_with_one_line_and_what_was_published_stays(
     flags += ["--shard-size", str(SHARD), "--preflight", "0", "--engine", "ray", "--actors", "1"]
     assert main.run([*flags, "--max-failures", "2"]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("predboard: 3 rows failed, more than --max-failures 2: the column error of ")
+    assert line.startswith("predboard: 3 rows failed, more than --max-failures 2: the error column of ")
     assert (place / "out" / "step=00000000" / "part-00002.parquet").exists()
     assert _left(place / "out") == []
     assert main.run([*flags, "--max-failures", "4"]) == 0

@@ -172,7 +172,7 @@ def test_a_killed_run_goes_on_and_leaves_only_whole_parts(server: Server, tmp_pa
         verify_part(open_part(path))
     done = toy.predboard(*command)
     assert done.returncode == 0, done.stderr
-    assert f"{len(before)} of 8 parts in {uri('run')} are there already and valid" in done.stderr
+    assert f"{len(before)} of 8 parts in {uri('run')} exist and are valid" in done.stderr
     after = server.keys(BUCKET, "run/step=00000000/")
     assert before.items() <= after.items()
     assert open_predictions(uri("run")).to_pandas().equals(open_predictions(uri("expected")).to_pandas())
@@ -438,7 +438,7 @@ def test_parts_are_asked_for_side_by_side(command: str, server: Server, tmp_path
             plan = shards.plan_shards(960, 40)
             manifest = Manifest("", pa.array(["x"] * 960), np.zeros(960, np.int32), np.zeros(960, np.int64), ())
             todo, changed = resume.find_missing(
-                there, open_run(there)[0].run, plan, manifest, update=True, overwrite=False, say=print
+                there, open_run(there)[0].run, plan, manifest, update=True, overwrite=False, log=print
             )
             assert (len(todo), len(changed)) == (24, 24)  # of another list, and looked at all the same
         took = time.perf_counter() - began

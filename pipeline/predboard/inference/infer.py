@@ -1,18 +1,16 @@
-"""Stage one, one straight function: images -> model -> Parquet. Knows nothing of TensorBoard or of what is drawn later.
+"""Runs stage one: open the images and the models, plan what is missing, and run it. It knows nothing of TensorBoard.
 
-What there is to do is settled here; `work` does it.
+`opening` opens, `make_plan` plans without any I/O, and `dispatch` hands the tasks of the plan to the devices.
 """
 
 import itertools
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from predboard import user_code
@@ -21,18 +19,10 @@ from predboard.errors import InputError
 from predboard.formatting import plural
 from predboard.images import datasets
 from predboard.images import loader as loading
-from predboard.images.class_names import match_class_names
-from predboard.images.loader_checks import check_repeatable, load_first, with_value_range
-from predboard.images.manifest import Manifest
 from predboard.images.preprocessing import Recipe
 from predboard.inference import resume
-from predboard.models.checkpoints import assign_steps, digest_weights
-from predboard.models.devices import is_out_of_memory, module_bytes
+from predboard.models.checkpoints import assign_steps
 from predboard.models.factory import open_factory, require_torch
-from predboard.models.network import Network
-from predboard.parallel.threads import worker_count
-from predboard.predictions.derive import to_logits
-from predboard.predictions.schema import Run
 from predboard.predictions.table import RowCount
 from predboard.storage import shards, timing
 from predboard.storage.locks import lock_folder
@@ -40,53 +30,54 @@ from predboard.storage.parts import PartFile, part_index, read_batches
 from predboard.storage.paths import AnyPath, map_files
 from predboard.storage.remote import MAX_CONNECTIONS
 from predboard.storage.runs import delete_part, open_step
+from predboard.storage.shards import Shard, Share, Task
 
 if TYPE_CHECKING:
     import torch
 
-    from predboard.inference import dispatch
+    from predboard.inference import dispatch, opening
     from predboard.inference.worker import Job
 
 
 @dataclass(frozen=True)
 class InferResult:
-    """What stage one leaves."""
+    """What stage one did, and what is on disk now."""
 
     out: AnyPath
     manifest_rows: int
     steps: dict[int, RowCount]
-    """Rows of each step, as they are on disk when stage one ends."""
+    """Rows of each step that are on disk when stage one ends."""
     written: int
     """Rows that this call inferred, over all steps."""
     seconds: Mapping[str, float]
-    """Where this call's time went: `wall`, and of all devices together those of `timing`."""
+    """Where this call's time went: `wall`, and the kinds of `timing` over all devices."""
     threads: int
-    """That read and decoded, for each device."""
-    share: shards.Share
-    """Of the parts, that this call was to make."""
+    """Threads of each device that read and decoded."""
+    share: Share
+    """The share of the run that this call was to do."""
     rows: int
-    """That every step should have in this share."""
+    """Rows that every step should have in this share."""
 
     @property
     def bottleneck(self) -> str:
-        """One line on where the time went, and which flag would help; empty if there was too little of it to tell."""
-        told = timing.describe_seconds(self.seconds, self.threads)
-        return f"{self.written / self.seconds['wall']:,.0f} rows/s: {told}" if told and self.written else ""
+        """One line about where the time went and which flag would help; empty after less than 2 seconds."""
+        line = timing.describe_seconds(self.seconds, self.threads)
+        return f"{self.written / self.seconds['wall']:,.0f} rows/s: {line}" if line and self.written else ""
 
     @property
     def complete(self) -> bool:
-        """Whether every step has one row for every row of the manifest, or of this share of it."""
+        """Whether every step has one row for every row of this share of the manifest."""
         return all(c.rows == self.rows for c in self.steps.values())
 
     @property
     def failed(self) -> int:
-        """Most failed rows of any step."""
+        """The largest number of failed rows of any step."""
         return max(c.failed for c in self.steps.values())
 
 
 @dataclass(frozen=True)
 class InMemoryModel:
-    """Objects of the caller's program, in place of what the configuration names."""
+    """A model of the caller's program, and perhaps a dataset, in place of those that the configuration names."""
 
     module: "torch.nn.Module"
     name: str
@@ -95,15 +86,15 @@ class InMemoryModel:
     classes: tuple[str, ...] = ()
     code: str = ""
     recipe: Recipe | None = None
-    """No library says what the caller does to pictures."""
+    """Always None: no library knows the preprocessing of the caller."""
 
-    def build(self, _: Path | None = None, __: Callable[[str], None] | None = None) -> "torch.nn.Module":
-        """The module itself, with the weights of this moment."""
+    def build(self, _: Path | None = None, __: Callable[[str], None] | None = None, /) -> "torch.nn.Module":
+        """Return the module itself, with its present weights."""
         return self.module
 
 
 def default_out(data: str, model: str) -> Path:
-    """Folder for the predictions of a model on data: predictions/DATA-FILE-FACTORY.
+    """Return the folder for the predictions of a model on data: predictions/DATA-FILE-FACTORY.
 
     >>> default_out("photos/test/", "nets/small.py:build").as_posix()
     'predictions/test-small-build'
@@ -117,250 +108,226 @@ def default_out(data: str, model: str) -> Path:
 
 
 def infer(
-    config: InferConfig, say: Callable[[str], None] = lambda _: None, live: InMemoryModel | None = None
+    config: InferConfig, log: Callable[[str], None] = lambda _: None, in_memory: InMemoryModel | None = None
 ) -> InferResult:
     """Run the model over the images and write one row for every image of every step.
 
-    Parts that are there already and still valid are kept, so a run that was killed continues where it stopped.
+    Parts that exist and are still valid are kept, so a run that was killed continues where it stopped.
 
     Args:
         config: what to do.
-        say: takes a line of progress for a person.
-        live: the model, and the dataset if it is one, as objects.
+        log: takes a line of progress for the user.
+        in_memory: the model, and perhaps the dataset, as objects of the caller's program.
 
     Raises:
-        InputError: for bad input, or if what is there does not fit; nothing already written is lost.
+        InputError: for bad input, or if existing parts do not fit; nothing that was written is lost.
     """
     require_torch()
-    from predboard.inference import dispatch
+    from predboard.inference import dispatch, opening
 
-    with dispatch.open_placement(config, say) as site:
-        return _infer(config, say, live, site)
+    with dispatch.open_placement(config, log) as placement:
+        manifest = loading.open_manifest(config, *((in_memory.dataset, in_memory.classes) if in_memory else ()))
+        files = assign_steps(config.checkpoint, config.step)
+        source = in_memory or open_factory(
+            config.model, config.model_args, ema=config.ema, trust=config.trust_checkpoint
+        )
+        inputs = opening.open_inputs(config, manifest, source.recipe, log)
+        models = opening.open_models(config, source, files, inputs, placement, log)
+        inputs = opening.with_manifest(inputs, models.manifest)
+
+        out = config.out or default_out(config.data, config.model)
+        share = shards.WHOLE_RUN if config.part is None else Share(*config.part)
+        with lock_folder(out, share=share):
+            plan = make_plan(*_survey(config, out, models, share, log), share, models.per_pass)
+            if plan.valid:
+                log(f"{plan.valid} of {len(plan.shards) * len(files)} parts in {out} exist and are valid")
+            job = _make_job(config, out, inputs, models, placement)
+            if plan.tasks and config.preflight:
+                job = _preflight(job, plan, models, placement, source.recipe, log)
+            seconds, written = _run(job, plan, models, placement, log)
+            return InferResult(
+                out=out,
+                manifest_rows=len(models.manifest),
+                steps=_count_rows(job, share, plan.shards),
+                written=written,
+                seconds=seconds,
+                threads=job.threads,
+                share=share,
+                rows=sum(map(len, plan.shards)),
+            )
 
 
-def _infer(
-    config: InferConfig, say: Callable[[str], None], live: InMemoryModel | None, site: "dispatch.Placement"
-) -> InferResult:
-    import torch
+# --- plan ---
 
-    from predboard.inference import dispatch
-    from predboard.inference.forward import Normalizer, default_batch_size, out_of_memory_error
+
+@dataclass(frozen=True)
+class Plan:
+    """What stage one has to do."""
+
+    shards: tuple[Shard, ...]
+    """The shards of this share of the run."""
+    tasks: tuple[Task, ...]
+    """What is missing, in the order in which it is done."""
+    valid: int
+    """Parts that are valid already, over all steps."""
+
+
+def make_plan(
+    all_shards: Sequence[Shard],
+    missing: Mapping[int, Sequence[Shard]],
+    failed_rows: Mapping[int, Mapping[Shard, tuple[int, ...]]],
+    share: Share,
+    per_pass: int,
+) -> Plan:
+    """Plan the work of one run, without any I/O.
+
+    Args:
+        all_shards: those of the whole run.
+        missing: for each step the shards without a valid part.
+        failed_rows: for each step the rows that are retried, by their shard.
+        share: what this call is to do.
+        per_pass: steps that are inferred together, so that each picture is decoded once for them.
+
+    >>> first, second = shards.plan_shards(4, 2)
+    >>> plan = make_plan([first, second], {1: [second]}, {1: {first: (0,)}}, shards.WHOLE_RUN, 1)
+    >>> [(task.shard.index, task.ids) for task in plan.tasks], plan.valid
+    ([(0, (0,)), (1, range(2, 4))], 1)
+    """
+    mine = tuple(shard for shard in all_shards if share.holds(shard.index))
+    work: dict[int, dict[Shard, range | tuple[int, ...]]] = {
+        step: {**{shard: shard.ids for shard in of_step}, **failed_rows.get(step, {})}
+        for step, of_step in missing.items()
+    }
+    valid = sum(len(mine) - len(of_step) for of_step in missing.values())
+    return Plan(mine, shards.plan_tasks(work, per_pass), valid)
+
+
+def _survey(
+    config: InferConfig, out: AnyPath, models: "opening.StepModels", share: Share, log: Callable[[str], None]
+) -> tuple[Sequence[Shard], dict[int, list[Shard]], dict[int, dict[Shard, tuple[int, ...]]]]:
+    """Find out what is missing: all shards, those without a valid part by step, and rows to retry by step and shard.
+
+    Parts of data that has changed are deleted. Raises InputError if a step is refused, and deletes nothing then.
+    """
+    all_shards = shards.plan_shards(len(models.manifest), config.shard_size)
+    checked = {
+        step: resume.find_missing(
+            out,
+            run,
+            all_shards,
+            models.manifest,
+            update=config.update,
+            overwrite=config.overwrite,
+            log=log,
+            share=share,
+        )
+        for step, run in models.runs.items()
+    }
+    for path in itertools.chain.from_iterable(changed for _, changed in checked.values()):
+        delete_part(path)  # only now that no step is refused
+    missing = {step: of_step for step, (of_step, _) in checked.items()}
+    failed_rows: dict[int, dict[Shard, tuple[int, ...]]] = {}
+    if config.retry_errors:
+        for step, of_step in missing.items():
+            valid = [shard for shard in all_shards if share.holds(shard.index) and shard not in of_step]
+            failed_rows[step] = resume.failed_rows(out, step, valid)
+        rows = sum(len(ids) for of_step in failed_rows.values() for ids in of_step.values())
+        log(f"retrying {plural(rows, 'row')} with an error")
+    return all_shards, missing, failed_rows
+
+
+# --- run ---
+
+
+def _make_job(
+    config: InferConfig,
+    out: AnyPath,
+    inputs: "opening.Inputs",
+    models: "opening.StepModels",
+    placement: "dispatch.Placement",
+) -> "Job":
+    from predboard.inference.forward import default_batch_size
+    from predboard.inference.worker import Job
+
+    threads = placement.threads
+    if models.manifest.is_remote and not config.workers:  # threads that wait for storage most of the time
+        threads = max(threads, MAX_CONNECTIONS)
+    batch_size = config.batch_size or default_batch_size(placement.devices[0], inputs.sample, placement.memory)
+    return Job(
+        config, inputs.loader, inputs.sample, models.files, models.runs, out, threads, batch_size, inputs.warnings
+    )
+
+
+def _preflight(
+    job: "Job",
+    plan: Plan,
+    models: "opening.StepModels",
+    placement: "dispatch.Placement",
+    recipe: Recipe | None,
+    log: Callable[[str], None],
+) -> "Job":
     from predboard.inference.preflight import preflight
-    from predboard.inference.worker import Job, build_module
 
-    manifest = loading.open_manifest(config, *((live.dataset, live.classes) if live else ()))
-    steps = assign_steps(config.checkpoint, config.step)
-    factory = live or open_factory(config.model, config.model_args, ema=config.ema, trust=config.trust_checkpoint)
-    out = config.out or default_out(config.data, config.model)
-    device = site.trial_device
-    share = shards.WHOLE_RUN if config.part is None else shards.Share(*config.part)
-    classes = plural(len(manifest.classes), "class", "classes") if manifest.classes else "unnamed classes"
-    say(f"{plural(len(manifest), 'image')}, {classes}, in {manifest.origin}")
-    for note in manifest.notes:
-        say(f"warning: {note}")
-
-    loader = loading.make_loader(config, manifest, factory.recipe)
-    sample = load_first(loader)
-    warnings = []
-    if manifest.is_dataset:
-        if warning := check_repeatable(loader, worker_count(config.workers)):
-            say(f"warning: {warning}")
-            warnings.append(warning)
-        if loader.thumbnails.longest and sample.dtype != np.uint8:
-            loader = with_value_range(loader, worker_count(config.workers))
-    if config.preview_bands and max(config.preview_bands) >= (channels := loading.image_size(sample)[2]):
-        wrong = max(config.preview_bands)
-        raise InputError(f"there is no band {wrong} in {channels} channels, counted from 0: see --preview-bands")
-    transform = _transform(config, loader, sample)
-    say(f"preprocessing: {_described(config, transform)}")
-    prepare = Normalizer(device, loader.preprocessing.mean, loader.preprocessing.std)
-    memory = site.memory
-    batch_size = config.batch_size or default_batch_size(site.devices[0], sample, memory)
-    kept: dict[int, torch.nn.Module] = {}
-    runs: dict[int, Run] = {}
-    outputs = 0
-    together = 0  # how many models are in memory at a time, in half of it: each image is decoded once for these
-    for step, file in steps.items():
-        module = factory.build(file, say)
-        together = together or max(1, memory // 2 // max(module_bytes(module), 1))
-        if not site.in_this_process:
-            kept.clear()  # the last one is enough for the preflight: each worker has its own
-        if len(kept) < together:
-            kept[step] = module
-        wanted = config.embedding_layer or config.embeddings
-        network = Network(module, device, config.precision, wanted, advice=_advice(transform))
-        try:
-            logits, dims = network.probe(prepare(sample[None]))
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise out_of_memory_error(device) from error
-            raise
-        to_logits(logits.cpu().numpy(), config.scores)
-        if runs and logits.shape[1] != outputs:
-            raise InputError(f"{file} gives {logits.shape[1]} outputs, the steps before {outputs}; expected one number")
-        outputs = logits.shape[1]
-        if config.classes is None and not runs:
-            manifest, line = match_class_names(manifest, factory.recipe, outputs)
-            if line:
-                say(line)
-        runs[step] = Run(
-            classes=_classes(manifest, outputs),
-            model=factory.name,
-            step=step,
-            model_args=dict(config.model_args),
-            code=factory.code,
-            weights=digest_weights(module),
-            transform=transform,
-            precision=config.precision,
-            root=manifest.root,
-            shard_size=config.shard_size,
-            embedding=dims,
-            embedding_layer=config.embedding_layer or "",
-            thumbnails=loader.thumbnails.longest,
-            scores="logits" if config.scores == "logits" else "log_probabilities",
-        )
-    numbers = ", ".join(map(str, steps))
-    say(f"model {factory.name}, {outputs} classes, steps {numbers}; {site.description}; {config.precision}")
-
-    manifest = manifest.drop_labels_above(outputs)
-    if not manifest.is_dataset and (unknown := int((manifest.label < 0).sum())):
-        said = f"{unknown:,} of {len(manifest):,} images have no label among the classes"
-        names = runs[next(iter(runs))].classes
-        say(f"{said} ({', '.join(names[:3])}{'…' * (len(names) > 3)}): see --label-column and --classes")
-    loader = replace(loader, manifest=manifest)
-    plan = shards.plan_shards(len(manifest), config.shard_size)
-
-    with lock_folder(out, share=share):
-        checked = {
-            step: resume.find_missing(
-                out, run, plan, manifest, update=config.update, overwrite=config.overwrite, say=say, share=share
-            )
-            for step, run in runs.items()
-        }
-        for path in itertools.chain.from_iterable(invalid for _, invalid in checked.values()):
-            delete_part(path)  # only now that no step is refused
-        lacking: dict[int, dict[shards.Shard, range | tuple[int, ...]]] = {
-            step: {shard: shard.ids for shard in of_step} for step, (of_step, _) in checked.items()
-        }
-        mine = [shard for shard in plan if share.holds(shard.index)]
-        if valid := sum(len(mine) - len(of_step) for of_step in lacking.values()):
-            say(f"{valid} of {len(mine) * len(steps)} parts in {out} are there already and valid")
-        if config.retry_errors:
-            again = {s: resume.failed_rows(out, s, [p for p in mine if p not in lacking[s]]) for s in steps}
-            rows = sum(len(ids) for of_step in again.values() for ids in of_step.values())
-            say(f"{plural(rows, 'row that has an error is', 'rows that have an error are')} tried again")
-            lacking = {step: {**of_step, **again[step]} for step, of_step in lacking.items()}
-        threads = site.threads
-        if manifest.is_remote and not config.workers:  # which wait for what they asked for, most of the time
-            threads = max(threads, MAX_CONNECTIONS)
-        job = Job(config, loader, sample, steps, runs, out, threads, batch_size, tuple(warnings))
-        given = shards.plan_tasks(lacking, together)
-
-        def built(number: int) -> torch.nn.Module:
-            return build_module(factory.build, steps[number], runs[number])
-
-        if given and config.preflight:
-            on = [device] * len(site.devices)
-            job = preflight(job, on, lambda s: kept[s] if s in kept else built(s), given, factory.recipe, say)
-        if not site.in_this_process:
-            kept.clear()
-
-        def modules(number: int) -> torch.nn.Module:
-            return kept.pop(number) if number in kept else built(number)
-
-        began = time.perf_counter()
-        total, written, failed = sum(task.rows for task in given), 0, 0
-        with tqdm(total=total, unit=" rows", desc="infer", disable=None, file=sys.stderr) as bar:
-
-            def wrote(rows: int, of_them_failed: int) -> None:
-                nonlocal written, failed
-                written += rows
-                failed += of_them_failed
-                bar.update(rows)
-                if config.max_failures is not None and failed > config.max_failures:
-                    raise InputError(
-                        f"{plural(failed, 'row')} failed, more than --max-failures {config.max_failures}: the column "
-                        f"error of {out} says why; what was published is safe, and --retry-errors tries those again"
-                    )
-
-            seconds = dispatch.dispatch(job, site, modules, given, wrote, say)
-        seconds["wall"] = time.perf_counter() - began
-        return _outcome(job, share, mine, written, seconds)
+    devices = [placement.trial_device] * len(placement.devices)
+    return preflight(job, devices, models.modules.get, plan.tasks, recipe, log)
 
 
-def _advice(transform: Mapping[str, Any]) -> str:
-    """What to do where the model cannot take the pictures: flags change neither floats nor many channels."""
-    if transform.get("floats") or transform["size"][2] not in (1, 3):
-        return (
-            f"{transform.get('function') or transform.get('dataset') or 'the dataset'} gives them so: change it there"
-        )
-    return "see --resize, --crop and --channels"
+def _run(
+    job: "Job",
+    plan: Plan,
+    models: "opening.StepModels",
+    placement: "dispatch.Placement",
+    log: Callable[[str], None],
+) -> tuple[dict[str, float], int]:
+    """Do the tasks of a plan; return where the time went, and the rows written.
+
+    Raises InputError if more rows fail than --max-failures allows.
+    """
+    from predboard.inference import dispatch
+
+    if not placement.in_this_process:
+        models.modules.clear()  # each worker builds its own
+    began = time.perf_counter()
+    total = sum(task.rows for task in plan.tasks)
+    with tqdm(total=total, unit=" rows", desc="infer", disable=None, file=sys.stderr) as bar:
+        count = _Progress(job, bar.update)
+        seconds = dispatch.dispatch(job, placement, models.modules.take, plan.tasks, count.add, log)
+    return {**seconds, "wall": time.perf_counter() - began}, count.rows
 
 
-def _transform(config: InferConfig, loader: loading.Loader, sample: NDArray[Any]) -> dict[str, Any]:
-    """What becomes of a picture, for the record. Raises InputError for flags that would not be obeyed."""
-    size, preprocessing = loading.image_size(sample), loader.preprocessing
-    if sample.dtype != np.uint8:  # ready for the model
-        if given := [f"--{n}" for n in ("resize", "crop", "mean", "std") if getattr(config, n) not in (None, "none")]:
+class _Progress:
+    """Counts rows, and stops the run when too many of them fail."""
+
+    def __init__(self, job: "Job", show: Callable[[int], object]) -> None:
+        self._limit, self._out, self._show = job.config.max_failures, job.out, show
+        self.rows = self.failed = 0
+
+    def add(self, rows: int, failed: int) -> None:
+        """Count rows that were inferred, and failed rows that were written."""
+        self.rows += rows
+        self.failed += failed
+        self._show(rows)
+        if self._limit is not None and self.failed > self._limit:
             raise InputError(
-                f"{', '.join(given)} cannot change floats, which are taken as ready for the model: leave it out, or "
-                "give pictures or uint8"
+                f"{plural(self.failed, 'row')} failed, more than --max-failures {self._limit}: the error column of "
+                f"{self._out} says why; published parts are safe, and --retry-errors retries these rows"
             )
-        source = {} if preprocessing.function_of_library else {"source": config.transform or "the dataset"}
-        unused = {"resize": None, "crop": None, "only_crop": False}  # what a library may say of pictures
-        return {**loader.record(), **unused, "size": list(size), "floats": True, **source}
-    for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
-        if len(values) not in (1, size[2]):
-            raise InputError(
-                f"--{name} has {len(values)} numbers (from {preprocessing.source}); expected 1 or {size[2]}, one for "
-                "each channel"
-            )
-    return {**loader.record(), "mean": list(preprocessing.mean), "std": list(preprocessing.std), "size": list(size)}
 
 
-def _described(config: InferConfig, transform: Mapping[str, Any]) -> str:
-    """Say in one line what is done to a picture before the model gets it, and where that comes from."""
-    if transform.get("floats"):
-        return f"by {transform['source']}"
-    steps = []
-    if (resize := transform["resize"]) is not None:
-        exact = "×".join(map(str, resize)) if isinstance(resize, tuple) else resize
-        steps.append(f"resize {exact} {transform['interpolation']}")
-    if transform["crop"] is not None:
-        steps.append(f"crop {transform['crop']}")
-    if transform["source"] == "flags" and config.mean is config.std is None:
-        return f"{', '.join(steps) or 'none'} (no --mean/--std given); the model gets x/255"
-    steps += [f"{name} {' '.join(f'{value:.4g}' for value in transform[name])}" for name in ("mean", "std")]
-    return f"{', '.join(steps)}, from {transform['source']}"
-
-
-def _classes(manifest: Manifest, outputs: int) -> tuple[str, ...]:
-    if manifest.classes and len(manifest.classes) != outputs:
-        names = ", ".join((*manifest.classes[:3], *["…"] * (len(manifest.classes) > 3)))
-        raise InputError(
-            f"{manifest.origin} (or --classes) has {len(manifest.classes)} classes ({names}), the model gives "
-            f"{outputs} outputs: expected as many, in the order of the outputs; --classes FILE names them"
-        )
-    return manifest.classes or tuple(map(str, range(outputs)))
-
-
-def _outcome(
-    job: "Job", share: shards.Share, mine: Sequence[shards.Shard], written: int, seconds: Mapping[str, float]
-) -> InferResult:
-    """Count what is on disk now."""
+def _count_rows(job: "Job", share: Share, mine: Sequence[Shard]) -> dict[int, RowCount]:
+    """Count the rows of each step that are on disk now, of these shards."""
     indices = {shard.index for shard in mine}
     counts = {}
     for number in job.steps:
         step = open_step(job.out, number, None if share == shards.WHOLE_RUN else lambda _, __: None)
         files = [file for file in step.parts if part_index(file.path) in indices] if step else []
         counts[number] = RowCount()
-        for of_file in map_files(_count, files, job.out):
+        for of_file in map_files(_count_part, files, job.out):
             counts[number] = counts[number] + of_file
-    rows = sum(map(len, mine))
-    return InferResult(job.out, len(job.loader.manifest), counts, written, seconds, job.threads, share, rows)
+    return counts
 
 
-def _count(file: PartFile) -> RowCount:
+def _count_part(file: PartFile) -> RowCount:
     counted = RowCount()
     for batch in read_batches(file, ("label", "predicted")):
         counted = counted.add_batch(batch)

@@ -1,14 +1,20 @@
-"""Logits of rows as they come -> part files, each published whole. Knows no model and no device."""
+"""Builds part files from rows as they arrive, and publishes each part whole. It knows no model, no device and no torch.
+
+`infer` and `import` write their parts through it.
+"""
 
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import Any, Self
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from predboard.config import ScoreKind
 from predboard.images.loader import LoadedImage
 from predboard.images.manifest import Manifest
 from predboard.predictions.derive import to_logits
@@ -18,10 +24,9 @@ from predboard.storage import timing
 from predboard.storage.parts import PartWriter, holds_part, open_part, read_batches, row_group_size
 from predboard.storage.paths import AnyPath
 from predboard.storage.runs import part_path
-from predboard.storage.shards import Task
+from predboard.storage.shards import Shard
 
-if TYPE_CHECKING:  # an import writes parts too, and needs no torch
-    from predboard.inference.forward import Batch
+_NO_SECONDS: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -30,218 +35,241 @@ class PartSpec:
 
     out: AnyPath
     run: Run
-    task: Task
+    shard: Shard
+    """The rows of the manifest that it holds."""
     manifest: Manifest
-    scores: str
-    """What the model gives, as `--scores` says it."""
+    scores: ScoreKind
+    """What the scores of its rows are, as `--scores` names it."""
     provenance: Mapping[str, Any]
 
     @property
     def path(self) -> AnyPath:
-        """Of the part."""
-        return part_path(self.out, self.run.step, self.task.shard.index)
+        """The part file."""
+        return part_path(self.out, self.run.step, self.shard.index)
 
     def writer(self) -> PartWriter:
-        """Of the new file."""
-        further = self.manifest.columns.schema if self.manifest.columns.num_columns else None
-        return PartWriter(self.path, self.run, further)
+        """Open the new file. Raises InputError if that is impossible."""
+        columns = self.manifest.columns
+        return PartWriter(self.path, self.run, columns.schema if columns.num_columns else None)
 
-    def record(self, began: float, seconds: Mapping[str, float], clipped: int) -> Part:
-        """For the footer, when all rows are written. `began`: seconds since 1970."""
-        shard = self.task.shard
+    def footer(self, started: float, seconds: Mapping[str, float], clipped: int) -> Part:
+        """Return the record for the footer, once all rows are written. `started` is in seconds since 1970."""
         return Part(
-            start=shard.start,
-            stop=shard.stop,
-            manifest_digest=self.manifest.digest(shard.start, shard.stop),
+            start=self.shard.start,
+            stop=self.shard.stop,
+            manifest_digest=self.manifest.digest(self.shard.start, self.shard.stop),
             manifest_rows=len(self.manifest),
             content_digest="",
-            started=began,
+            started=started,
             finished=time.time(),
             seconds={name: round(value, 3) for name, value in seconds.items()},
             provenance=self.provenance,
             clipped=clipped,
         )
 
-    def predictions(
+    def rows(
         self,
-        writer: PartWriter,
+        schema: pa.Schema,
         ids: NDArray[np.int64],
-        rows: Sequence[LoadedImage],
+        images: Sequence[LoadedImage],
         scores: NDArray[np.float32],
         embeddings: NDArray[np.float16] | None,
     ) -> tuple[Predictions, int]:
-        """These rows with all columns, and how many probabilities were clipped. `scores`: [rows, classes], changed."""
-        m, schema = self.manifest, writer.schema
-        found = [row.properties for row in rows]
+        """Return rows with all columns, and how many of their probabilities were clipped.
+
+        Args:
+            schema: of the part file.
+            ids: rows of the manifest, [rows].
+            images: what was read of each row; an error makes it a failed row.
+            scores: [rows, classes]; those of failed rows are overwritten.
+            embeddings: [rows, dimensions], if the run has them.
+        """
+        manifest = self.manifest
+        properties = [image.properties for image in images]
         more: dict[str, Any] = {
-            "digest": [row.digest for row in rows],
-            "bytes": [row.length for row in rows],
+            "digest": [image.digest for image in images],
+            "bytes": [image.length for image in images],
             **{
-                n: [None if p is None else getattr(p, n) for p in found]
-                for n in ("width", "height", "brightness", "contrast")
+                name: [None if p is None else getattr(p, name) for p in properties]
+                for name in ("width", "height", "brightness", "contrast")
             },
-            **{n: m.columns.column(n).take(ids).combine_chunks() for n in m.columns.column_names},
+            **{
+                name: manifest.columns.column(name).take(ids).combine_chunks() for name in manifest.columns.column_names
+            },
         }
         if self.run.embedding:
             more["embedding"] = embeddings
         if self.run.thumbnails:
-            more["thumbnail"] = [row.thumbnail for row in rows]
-        scores[[row.error is not None for row in rows]] = np.nan  # so that no failed row counts
+            more["thumbnail"] = [image.thumbnail for image in images]
+        scores[[image.error is not None for image in images]] = np.nan  # so that no failed row counts as clipped
         logits, clipped = to_logits(scores, self.scores)
-        said = [k if row.label is None else row.label for k, row in zip(m.label[ids].tolist(), rows, strict=True)]
-        label = np.array(said, np.int64)  # of the manifest, or what a dataset's item said of itself
-        built = Predictions.build(
+        # A dataset's item may have a label of its own; otherwise it is that of the manifest.
+        pairs = zip(manifest.label[ids].tolist(), images, strict=True)
+        label = np.array([known if image.label is None else image.label for known, image in pairs], np.int64)
+        rows = Predictions.build(
             schema,
             id=ids,
-            key=m.key[ids],
-            image=m.image.take(ids),
+            key=manifest.key[ids],
+            image=manifest.image.take(ids),
             label=np.where(label < len(self.run.classes), label, -1).astype(np.int32),
             logits=logits,
-            error=[row.error for row in rows],
+            error=[image.error for image in images],
             more=more,
         )
-        return built, clipped
+        return rows, clipped
 
 
 class PartBuilder:
-    """Builds one part of one step while its rows arrive: buffers a row group, writes it, and publishes the part."""
+    """Builds one part of one step: gathers rows into row groups, writes these, and publishes the whole at the end.
 
-    def __init__(self, making: PartSpec, clocks: Sequence[str] = ("decode", "wait", "transfer", "forward")) -> None:
-        """Open the new file. `clocks` are what its record says the seconds of, besides `write`."""
-        self._making, self._writer = making, making.writer()
-        run, shard = making.run, making.task.shard
+    Use it in a `with` block, at whose end a part that was not published is abandoned and leaves nothing behind:
+
+        with PartBuilder(spec) as part:
+            for images, scores in batches:
+                part.add(images, scores)
+            part.publish()
+    """
+
+    def __init__(self, spec: PartSpec) -> None:
+        """Open the new file. Raises InputError if that is impossible."""
+        self._spec, self._writer = spec, spec.writer()
+        self._group_rows = min(row_group_size(len(spec.run.classes)), len(spec.shard))
         # One place for a row group's arrays: small ones that outlive their batch would keep the allocator from giving
         # the batches' large ones back (65 MB for 1,000 pictures of 96×96).
-        group = min(row_group_size(len(run.classes)), len(shard))
-        self._logits = np.empty((group, len(run.classes)), np.float32)
-        self._embeddings = np.empty((group, run.embedding), np.float16)
-        self._rows: list[LoadedImage] = []
-        self._start = shard.start
+        self._scores = np.empty((self._group_rows, len(spec.run.classes)), np.float32)
+        self._embeddings = np.empty((self._group_rows, spec.run.embedding), np.float16)
+        self._images: list[LoadedImage] = []
+        self._next_row = spec.shard.start
         self._clipped = 0
-        self._failed = 0
-        self._began = time.time()
-        self._seconds = dict.fromkeys((*clocks, "write"), 0.0)
+        self._started = time.time()
+        self._seconds: dict[str, float] = {}
+        self.failed = 0
+        """Rows with an error that were written so far."""
 
-    def add(self, batch: "Batch") -> int:
-        """Take the rows of a batch; with the last of them the part is published. -> failed rows written meanwhile."""
-        failed = self._failed
-        self._seconds = timing.add_seconds(self._seconds, _spent(batch))
-        self.add_rows(batch.rows, *batch.outputs[self._making.run.step])
-        if batch.last:
-            self.publish()
-        return self._failed - failed
+    def __enter__(self) -> Self:
+        return self
 
-    def add_rows(
+    def __exit__(self, *_: object) -> None:
+        self.abandon()  # which does nothing to a part that is published
+
+    def add(
         self,
-        rows: Sequence[LoadedImage],
+        images: Sequence[LoadedImage],
         scores: NDArray[np.float32],
         embeddings: NDArray[np.float16] | None = None,
         clipped: int = 0,
+        seconds: Mapping[str, float] = _NO_SECONDS,
     ) -> None:
-        """Take the next rows, without their pixels, and write every row group that is full.
+        """Take in the next rows, and write every row group that is full.
 
         Args:
-            rows: of each row its error, its label if it says one, and what is known of its picture.
-            scores: [rows, classes].
-            embeddings: [rows, width].
-            clipped: probabilities that were raised before, to be counted with those that are raised here.
+            images: of each row its error, its label if it has its own, and what is known of its picture.
+            scores: [rows, classes], of the kind that the spec names.
+            embeddings: [rows, dimensions], if the run has them.
+            clipped: probabilities that the caller clipped, counted with those that are clipped here.
+            seconds: what these rows took, for the footer. Writing is added under `write`.
         """
+        self._seconds = timing.add_seconds(self._seconds, seconds)
         self._clipped += clipped
         taken = 0
-        while taken < len(rows):
-            filled = len(self._rows)
-            take = min(len(rows) - taken, len(self._logits) - filled)
-            self._logits[filled : filled + take] = scores[taken : taken + take]
+        while taken < len(images):
+            filled = len(self._images)
+            count = min(len(images) - taken, self._group_rows - filled)
+            self._scores[filled : filled + count] = scores[taken : taken + count]
             if embeddings is not None:
-                self._embeddings[filled : filled + take] = embeddings[taken : taken + take]
-            self._rows += rows[taken : taken + take]
-            taken += take
-            if len(self._rows) == len(self._logits):
-                self._flush()
+                self._embeddings[filled : filled + count] = embeddings[taken : taken + count]
+            self._images += images[taken : taken + count]
+            taken += count
+            if len(self._images) == self._group_rows:
+                self._write_group()
 
     @contextlib.contextmanager
-    def timed(self, clock: str) -> Iterator[None]:
-        """Add the seconds that the block takes to a clock."""
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the seconds of a `with` block to those of the footer, under a name."""
         began = time.perf_counter()
         yield
-        self._seconds[clock] += time.perf_counter() - began
+        self._seconds = timing.add_seconds(self._seconds, {name: time.perf_counter() - began})
 
     def publish(self) -> None:
-        """Write what is left and publish the part, unless a worker that was taken for dead has done so."""
-        if self._rows:
-            self._flush()
-        record = self._making.record(self._began, self._seconds, self._clipped)
-        if holds_part(self._making.path, self._making.run, record):
+        """Write what is left, and put the part in its place, unless a whole one of the same rows is there by now."""
+        self._write_group()
+        footer = self._spec.footer(self._started, self._seconds, self._clipped)
+        if holds_part(self._spec.path, self._spec.run, footer):  # made by a worker that was taken for dead
             self.abandon()
         else:
-            self._writer.publish(record)
+            self._writer.publish(footer)
 
     def abandon(self) -> None:
-        """Leave nothing behind."""
+        """Leave nothing behind of a part that is not published."""
         self._writer.abandon()
 
-    def _flush(self) -> None:
+    def _write_group(self) -> None:
+        images, count = self._images, len(self._images)
+        if not count:
+            return
         with self.timed("write"):
-            rows, count = self._rows, len(self._rows)
-            ids = np.arange(self._start, self._start + count)
-            self._rows, self._start = [], self._start + count
-            built, clipped = self._making.predictions(
-                self._writer, ids, rows, self._logits[:count], self._embeddings[:count]
+            ids = np.arange(self._next_row, self._next_row + count)
+            self._images, self._next_row = [], self._next_row + count
+            rows, clipped = self._spec.rows(
+                self._writer.schema, ids, images, self._scores[:count], self._embeddings[:count]
             )
             self._clipped += clipped
-            self._failed += int((built.predicted < 0).sum())
-            self._writer.write(built)
+            self.failed += int((rows.predicted < 0).sum())
+            self._writer.write(rows)
 
 
 class PartRepair:
-    """A part whose failed rows were tried again: all others stay what they are, to the last bit."""
+    """Retries the failed rows of a part: all other rows stay what they are, to the last bit."""
 
-    def __init__(self, making: PartSpec) -> None:
-        self._making, self._old = making, open_part(making.path)
-        self._writer = making.writer()
-        self._batches: list[Batch] = []
-        self._began = time.time()
+    def __init__(self, spec: PartSpec, ids: Sequence[int]) -> None:
+        """Open the part and its replacement. `ids` are the rows of the manifest that are retried."""
+        self._spec, self._ids = spec, np.array(ids, np.int64)
+        self._old = open_part(spec.path)
+        self._writer = spec.writer()
+        self._images: list[LoadedImage] = []
+        self._scores: list[NDArray[np.float32]] = []
+        self._embeddings: list[NDArray[np.float16]] = []
+        self._started = time.time()
+        self._seconds: dict[str, float] = {}
+        self.failed = 0
+        """Retried rows that failed again, once the part is published."""
 
-    def add(self, batch: "Batch") -> int:
-        """Take the next rows; with the last of them the part is published, unless every row failed as before.
+    def add(
+        self,
+        images: Sequence[LoadedImage],
+        scores: NDArray[np.float32],
+        embeddings: NDArray[np.float16] | None = None,
+        seconds: Mapping[str, float] = _NO_SECONDS,
+    ) -> None:
+        """Take in the next retried rows: see `PartBuilder.add`."""
+        self._images += images
+        self._scores.append(scores)
+        self._embeddings += [] if embeddings is None else [embeddings]
+        self._seconds = timing.add_seconds(self._seconds, seconds)
 
-        -> failed rows among them.
-        """
-        self._batches.append(batch)
-        if not batch.last:
-            return 0
+    def publish(self) -> None:
+        """Put the part with the new rows in the place of the old one, unless every row failed as before."""
         began = time.perf_counter()
-        step = self._making.run.step
-        rows = [row for b in self._batches for row in b.rows]
-        logits = np.concatenate([b.outputs[step][0] for b in self._batches])
-        embeddings = [e for b in self._batches if (e := b.outputs[step][1]) is not None]
-        fresh, clipped = self._making.predictions(
-            self._writer,
-            np.array(self._making.task.ids),
-            rows,
-            logits,
-            np.concatenate(embeddings) if embeddings else None,
+        fresh, clipped = self._spec.rows(
+            self._writer.schema,
+            self._ids,
+            self._images,
+            np.concatenate(self._scores),
+            np.concatenate(self._embeddings) if self._embeddings else None,
         )
-        failed = int((fresh.predicted < 0).sum())
-        for kept in read_batches(self._old):
-            self._writer.write(kept.replace_rows(fresh))
+        self.failed = int((fresh.predicted < 0).sum())
+        for rows in read_batches(self._old):
+            self._writer.write(rows.replace_rows(fresh))
         old = self._old.part
         if self._writer.content_digest == old.content_digest:
             self.abandon()
-            return failed
-        seconds = timing.add_seconds(old.seconds, {"write": time.perf_counter() - began})
-        for b in self._batches:
-            seconds = timing.add_seconds(seconds, _spent(b))
-        started = self._began - (old.finished - old.started)  # so that the time it took is that of both
-        self._writer.publish(self._making.record(started, seconds, old.clipped + clipped))
-        return failed
+            return
+        seconds = timing.add_seconds(
+            timing.add_seconds(old.seconds, {"write": time.perf_counter() - began}), self._seconds
+        )
+        started = self._started - (old.finished - old.started)  # so that the time it took is that of both
+        self._writer.publish(self._spec.footer(started, seconds, old.clipped + clipped))
 
     def abandon(self) -> None:
-        """Leave nothing behind but what was there before."""
+        """Leave nothing behind but the part as it was."""
         self._writer.abandon()
-
-
-def _spent(batch: "Batch") -> dict[str, float]:
-    """Seconds of one step's share of a batch."""
-    mine = {name: value / len(batch.outputs) for name, value in batch.seconds.items()}
-    return {"decode": sum(row.seconds for row in batch.rows), **mine}

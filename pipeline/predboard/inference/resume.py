@@ -1,4 +1,6 @@
-"""Which parts of a step are there already and still valid, and which must be made. Knows no model and no pictures."""
+"""Finds the parts of a step that are missing or no longer valid, and the rows that failed. It knows no model and no
+pictures.
+"""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -20,34 +22,43 @@ def find_missing(
     *,
     update: bool,
     overwrite: bool,
-    say: Callable[[str], None],
-    called: Mapping[str, str] | None = None,
+    log: Callable[[str], None],
+    field_names: Mapping[str, str] | None = None,
     share: shards.Share = shards.WHOLE_RUN,
 ) -> tuple[list[shards.Shard], list[AnyPath]]:
-    """The shards of one step that have no valid part, and the parts of data that is no longer so.
+    """Return the shards of one step that have no valid part, and the parts whose data has changed.
 
-    With `overwrite` the step is deleted first. With `update` parts of other data are given back to be deleted;
-    otherwise they raise InputError, and parts of another run do in any case. Parts that are not in the `share` are
-    looked at for that alone. `called` has other names for fields of the run, for that message.
+    Args:
+        out: the folder of the run.
+        run: what existing parts must be of.
+        plan: the shards of the whole run.
+        manifest: the data that existing parts must be of.
+        update: return parts of other data, for the caller to delete, instead of raising.
+        overwrite: delete the step first.
+        log: takes a line for the user, about a damaged part.
+        field_names: other names for fields of the run, for the error message.
+        share: the shards that count. Other parts are checked only for being of the same run.
+
+    Raises InputError for parts of another run, and without `update` for parts of other data.
     """
     if overwrite and step_folder(out, run.step).exists():
         delete_step(out, run.step)
-    todo = {shard.index: shard for shard in plan if share.holds(shard.index)}
-    at = {shard.start: shard for shard in plan}
+    missing = {shard.index: shard for shard in plan if share.holds(shard.index)}
+    shard_at = {shard.start: shard for shard in plan}
     planned = {part_path(out, run.step, shard.index) for shard in plan}
     changed: list[AnyPath] = []
-    lengths: set[int] = set()
+    manifest_lengths: set[int] = set()
     paths = list_part_paths(out, run.step)
 
-    def looked_at(path: AnyPath) -> PartFile | DamagedError:
+    def check(path: AnyPath) -> PartFile | DamagedError:
         try:
             file = open_part(path)
             if difference := run.difference(file.run):
                 name, now, then = difference
-                name = (called or {}).get(name, name)
+                name = (field_names or {}).get(name, name)
                 raise InputError(
-                    f"{out} step {run.step} was made with another {name} ({then}, now {now}): name another --out, "
-                    "or another --step, or start this step again with --overwrite"
+                    f"{out} step {run.step} was made with another {name} ({then}, now {now}): name another --out, or "
+                    "another --step, or replace this step with --overwrite"
                 )
             if share.holds(part_index(path)):
                 verify_part(file)
@@ -55,42 +66,39 @@ def find_missing(
             return error
         return file
 
-    for path, file in zip(paths, map_files(looked_at, paths, out), strict=True):
+    for path, file in zip(paths, map_files(check, paths, out), strict=True):
         if not share.holds(part_index(path)):
             continue
         if isinstance(file, DamagedError):
             if path in planned:
-                say(f"{first_line(file).split(': run')[0]}; it is made again")
-            else:  # of data that is no longer there
+                log(f"{first_line(file).split(': run')[0]}; making it again")
+            else:  # its data no longer exists
                 changed.append(path)
             continue
-        part, shard = file.part, at.get(file.part.start)
-        lengths.add(part.manifest_rows)
+        part, shard = file.part, shard_at.get(file.part.start)
+        manifest_lengths.add(part.manifest_rows)
         same_rows = part.stop <= len(manifest) and manifest.digest(part.start, part.stop) == part.manifest_digest
         if shard is not None and same_rows and part.stop == shard.stop:
-            del todo[shard.index]
-        elif not (shard is not None and same_rows and part.stop == part.manifest_rows):  # else its data only grew
+            del missing[shard.index]
+        elif not (shard is not None and same_rows and part.stop == part.manifest_rows):  # otherwise its data only grew
             changed.append(path)
     if changed and not update:
-        other = sorted(lengths - {len(manifest)})
-        was = (
-            f" (it had {' or '.join(f'{n:,}' for n in other)} rows, now {len(manifest):,}; see --limit)"
-            if other
-            else ""
-        )
+        before = sorted(manifest_lengths - {len(manifest)})
+        rows = " or ".join(f"{count:,}" for count in before)
+        was = f" (it had {rows} rows, now {len(manifest):,}; see --limit)" if before else ""
         raise InputError(
             f"the data changed{was}: {len(changed)} of {len(paths)} parts of {out} step {run.step} are no longer "
-            f"valid, the first {changed[0].name}: --update does them again and keeps the others"
+            f"valid, the first {changed[0].name}: --update makes them again and keeps the others"
         )
-    return list(todo.values()), changed
+    return list(missing.values()), changed
 
 
 def failed_rows(out: AnyPath, step: int, plan: Sequence[shards.Shard]) -> dict[shards.Shard, tuple[int, ...]]:
-    """The ids of the rows that have an error, of those of these valid parts that hold any."""
+    """Return the ids of the rows with an error, by shard, of shards that have a valid part."""
 
-    def of(shard: shards.Shard) -> tuple[int, ...]:
+    def failed_ids(shard: shards.Shard) -> tuple[int, ...]:
         part = open_part(part_path(out, step, shard.index))
         batches = read_batches(part, ("id", "predicted"))
-        return tuple(itertools.chain.from_iterable(b.id[b.predicted < 0].tolist() for b in batches))
+        return tuple(itertools.chain.from_iterable(batch.id[batch.predicted < 0].tolist() for batch in batches))
 
-    return {shard: ids for shard, ids in zip(plan, map_files(of, plan, out), strict=True) if ids}
+    return {shard: ids for shard, ids in zip(plan, map_files(failed_ids, plan, out), strict=True) if ids}

@@ -1,7 +1,8 @@
-"""One device at work: tasks -> pictures -> logits -> parts. Knows nothing of other devices or of what is left to do.
+"""Runs stage one on one device: tasks, pictures, logits, parts. It knows nothing of other devices or of what is left to
+do.
 
-Reading and decoding run ahead on threads; the forward pass runs in the caller's thread; deriving columns, compressing
-and publishing run behind on one more thread. What is in memory at once is bounded by the row group, not by the data.
+Threads read and decode ahead; the forward pass runs in the caller's thread; one more thread derives columns, compresses
+and publishes. Memory is bounded by the row group, not by the data.
 """
 
 import itertools
@@ -30,8 +31,11 @@ from predboard.storage import timing
 from predboard.storage.paths import AnyPath
 from predboard.storage.shards import Task
 
-_CHUNK = 8
-"""Pictures a thread decodes before it takes the next task: a task costs about as much as a 28×28 PNG."""
+_CHUNK_PICTURES = 8
+"""Pictures that a thread decodes before it takes the next item: an item costs as much as decoding a 28×28 PNG."""
+
+_NO_INFERENCE = dict.fromkeys(("decode", "wait", "transfer", "forward"), 0.0)
+"""Seconds in the footer of a part whose rows were never inferred."""
 
 
 @dataclass(frozen=True)
@@ -41,21 +45,22 @@ class Job:
     config: InferConfig
     loader: Loader
     like: NDArray[Any]
-    """The first picture, whose shape and type all have."""
+    """The first picture; all others must have its shape and type."""
     steps: Mapping[int, Path | None]
-    """Checkpoint of each step."""
+    """The checkpoint of each step; None if the model has weights of its own."""
     runs: Mapping[int, Run]
+    """What identifies the predictions of each step."""
     out: AnyPath
     threads: int
-    """That read and decode, for each device."""
+    """Threads of each device that read and decode."""
     batch_size: int
     warnings: tuple[str, ...] = ()
-    """Of the dataset and the preflight, for the record."""
+    """Warnings about the dataset and of the preflight, for the record."""
 
 
 @dataclass(frozen=True)
 class TaskChannel:
-    """Who gives a device its tasks, and hears from it."""
+    """Connects a device with whoever hands out its tasks."""
 
     next: Callable[[bool], Task | None]
     """Return the next task, or None; True waits for one that another device may give back."""
@@ -68,34 +73,37 @@ class TaskChannel:
 def run_tasks(
     job: Job, device: torch.device, modules: Callable[[int], torch.nn.Module], channel: TaskChannel
 ) -> dict[str, float]:
-    """Do tasks until there are none. `modules` gives the model of a step. -> seconds as `timing` has them."""
+    """Do tasks on one device until there are none, and return the seconds as `timing` names them.
+
+    `modules` returns the model of a step. Raises InputError if the device's memory is too small for one picture.
+    """
     total = timing.NO_SECONDS
     limit = BatchLimit(job.batch_size, device, channel.log)
     networks: dict[int, Network] = {}
     while (task := channel.next(True)) is not None:
-        more = itertools.chain([task], iter(lambda: channel.next(False), None))
-        for together, of_group in itertools.groupby(more, key=lambda task: task.loaded_steps):
-            if tuple(networks) != together:
+        tasks = itertools.chain([task], iter(lambda: channel.next(False), None))
+        for steps, group in itertools.groupby(tasks, key=lambda task: task.loaded_steps):
+            if tuple(networks) != steps:
                 networks.clear()  # before the next ones need the memory
-                for step in together:
+                for step in steps:
                     networks[step] = Network(
                         modules(step), device, job.config.precision, job.config.embedding_layer or job.config.embeddings
                     )
                     if job.config.compile:
                         networks[step].compile()
-            total = timing.add_seconds(total, _pass(job, device, networks, of_group, channel, limit))
+            total = timing.add_seconds(total, _run_group(job, device, networks, group, channel, limit))
     return total
 
 
 def build_module(build: Callable[[Path | None], torch.nn.Module], file: Path | None, run: Run) -> torch.nn.Module:
-    """The model with the weights of a file. Raises InputError if they do not fit, or are not those of the run."""
+    """Build the model with the weights of a file. Raises InputError if these are no longer the weights of the run."""
     module = build(file)
     if digest_weights(module) != run.weights:
         raise InputError(f"{file or run.model} changed while it was in use: run the same command again")
     return module
 
 
-def _pass(
+def _run_group(
     job: Job,
     device: torch.device,
     networks: Mapping[int, Network],
@@ -103,74 +111,87 @@ def _pass(
     channel: TaskChannel,
     limit: BatchLimit,
 ) -> dict[str, float]:
-    """Do tasks with these models, decoding each image once. -> seconds as `timing` has them."""
+    """Do tasks of the same models, decoding each picture once for all of them, and return the seconds."""
     began = time.perf_counter()
-    seconds = dict(timing.NO_SECONDS)
     chunks = (
-        (task, task.ids[at : at + _CHUNK])
-        for task in tasks  # drawn as decoding gets there
-        for at in range(0, len(task.ids), _CHUNK)
+        (task, task.ids[at : at + _CHUNK_PICTURES])
+        for task in tasks  # drawn as decoding gets to them
+        for at in range(0, len(task.ids), _CHUNK_PICTURES)
     )
-
-    ahead = 2 * job.threads + -(-2 * job.batch_size // _CHUNK)  # two batches, and something for every thread
+    ahead = 2 * job.threads + -(-2 * job.batch_size // _CHUNK_PICTURES)  # two batches, and something for every thread
     stream = job.loader.stream(chunks, job.like, job.threads, ahead)
-    loaded = ((task, row) for task, rows in stream for row in rows)
-    open_parts: dict[int, PartBuilder | PartRepair] = {}  # by step; a step's parts come one after the other
-
-    def write(batch: Batch) -> tuple[int, int, Task | None]:
-        started = time.perf_counter()
-        failed = 0
-        for step in batch.outputs:
-            if step not in open_parts:
-                making = _making(job, device, batch.task, step)
-                open_parts[step] = PartBuilder(making) if isinstance(batch.task.ids, range) else PartRepair(making)
-            failed += open_parts[step].add(batch)
-            if batch.last:
-                del open_parts[step]
-        seconds["write"] += time.perf_counter() - started
-        seconds["decode"] += sum(row.seconds for row in batch.rows)
-        for name, value in batch.seconds.items():
-            seconds[name] += value
-        return len(batch.rows) * len(batch.outputs), failed, batch.task if batch.last else None
-
-    prepare = Normalizer(device, job.loader.preprocessing.mean, job.loader.preprocessing.std)
-    inferred = forward(loaded, networks, prepare, job.like, job.batch_size, limit)
-    writing = ordered_map(write, inferred, workers=1, ahead=4)
+    pictures = ((task, picture) for task, chunk in stream for picture in chunk)
+    normalizer = Normalizer(device, job.loader.preprocessing.mean, job.loader.preprocessing.std)
+    batches = forward(pictures, networks, normalizer, job.like, job.batch_size, limit)
+    writer = _BatchWriter(job, device)
+    writing = ordered_map(writer.write, batches, workers=1, ahead=4)
     try:
-        for rows, failed, done in writing:
-            channel.progress(rows, failed, done)
+        for rows, failed, finished in writing:
+            channel.progress(rows, failed, finished)
     finally:
-        writing.close()  # whatever stopped it, no thread is left that still writes a part or reads a picture
+        writing.close()  # whatever stopped it, no thread is left that writes a part or reads a picture
         stream.close()
-        for part in open_parts.values():
-            part.abandon()
+        writer.abandon()
+    seconds = writer.seconds
     known = seconds["wait"] + seconds["transfer"] + seconds["forward"]
-    seconds["behind"] = max(time.perf_counter() - began - known, 0.0)
-    return seconds
+    return {**seconds, "behind": max(time.perf_counter() - began - known, 0.0)}
+
+
+class _BatchWriter:
+    """Writes batches into the open part of each step; the parts of a step come one after the other."""
+
+    def __init__(self, job: Job, device: torch.device) -> None:
+        self._job, self._device = job, device
+        self._parts: dict[int, PartBuilder | PartRepair] = {}
+        self.seconds = dict(timing.NO_SECONDS)
+
+    def write(self, batch: Batch) -> tuple[int, int, Task | None]:
+        """Write a batch; return rows written, failed rows among what reached the parts, and the task it finishes."""
+        began = time.perf_counter()
+        task, failed = batch.task, 0
+        decode = sum(picture.seconds for picture in batch.rows)
+        per_step = {"decode": decode, **{name: value / len(batch.outputs) for name, value in batch.seconds.items()}}
+        for step, (logits, embeddings) in batch.outputs.items():
+            if step not in self._parts:
+                spec = _part_spec(self._job, self._device, task, step)
+                self._parts[step] = PartBuilder(spec) if isinstance(task.ids, range) else PartRepair(spec, task.ids)
+            part = self._parts[step]
+            before = part.failed
+            part.add(batch.rows, logits, embeddings, seconds=per_step)
+            if batch.last:
+                part.publish()
+                del self._parts[step]
+            failed += part.failed - before
+        self.seconds = timing.add_seconds(self.seconds, batch.seconds)
+        self.seconds["decode"] += decode
+        self.seconds["write"] += time.perf_counter() - began
+        return len(batch.rows) * len(batch.outputs), failed, task if batch.last else None
+
+    def abandon(self) -> None:
+        """Leave nothing behind of parts that are not finished."""
+        for part in self._parts.values():
+            part.abandon()
 
 
 def write_failed_task(job: Job, device: torch.device, task: Task, why: str) -> tuple[int, int]:
-    """Write rows with an error for a task that nobody survives. -> rows written, and how many of them failed."""
-    if isinstance(task.ids, range):  # else they have an error already
-        row = LoadedImage(error=f"WorkerDied: {why}")
+    """Write rows with an error for a task on which workers keep dying; return rows written and failed rows."""
+    if isinstance(task.ids, range):  # otherwise the rows have an error already
+        picture = LoadedImage(error=f"WorkerDied: {why}")
         for step in task.steps:
-            run, part = job.runs[step], PartBuilder(_making(job, device, task, step))
-            for start in range(0, len(task.ids), job.batch_size):
-                rows = [row] * min(job.batch_size, len(task.ids) - start)
-                logits = np.zeros((len(rows), len(run.classes)), np.float32)
-                embeddings = np.zeros((len(rows), run.embedding), np.float16) if run.embedding else None
-                part.add(Batch(task, start, rows, {step: (logits, embeddings)}, {}))
+            run = job.runs[step]
+            with PartBuilder(_part_spec(job, device, task, step)) as part:
+                for start in range(0, len(task.ids), job.batch_size):
+                    rows = min(job.batch_size, len(task.ids) - start)
+                    logits = np.zeros((rows, len(run.classes)), np.float32)
+                    embeddings = np.zeros((rows, run.embedding), np.float16) if run.embedding else None
+                    part.add([picture] * rows, logits, embeddings, seconds=_NO_INFERENCE)
+                part.publish()
     return task.rows, task.rows
 
 
-def _making(job: Job, device: torch.device, task: Task, step: int) -> PartSpec:
-    manifest, scores = job.loader.manifest, job.config.scores
-    return PartSpec(job.out, job.runs[step], task, manifest, scores, _provenance(job, device, step))
-
-
-def _provenance(job: Job, device: torch.device, step: int) -> dict[str, object]:
+def _part_spec(job: Job, device: torch.device, task: Task, step: int) -> PartSpec:
     file = job.steps[step]
-    return {
+    provenance = {
         "checkpoint": "" if file is None else file.name,
         "device": str(device),
         "batch_size": job.batch_size,
@@ -181,3 +202,4 @@ def _provenance(job: Job, device: torch.device, step: int) -> dict[str, object]:
         **hubs.package_versions(job.config.model),
         **({"warnings": list(job.warnings)} if job.warnings else {}),
     }
+    return PartSpec(job.out, job.runs[step], task.shard, job.loader.manifest, job.config.scores, provenance)

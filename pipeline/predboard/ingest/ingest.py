@@ -86,8 +86,7 @@ class _Step:
             "columns": list(self.saved.used[:3]),
             "python": platform.python_version(),
         }
-        task = shards.Task(shard, (self.number,), (self.number,), shard.ids)
-        return PartSpec(out, self.run, task, self.manifest, "logits", provenance)
+        return PartSpec(out, self.run, shard, self.manifest, "logits", provenance)
 
 
 def default_out(files: Sequence[Path]) -> Path:
@@ -243,8 +242,8 @@ def _missing_shards(
             step.manifest,
             update=config.update,
             overwrite=config.overwrite,
-            say=log,
-            called={"weights": "content of the files"},
+            log=log,
+            field_names={"weights": "content of the files"},
         )
         for step in steps
     }
@@ -306,9 +305,8 @@ def _write_part(
 ) -> int:
     """Write and publish one part. -> pictures that could not be read."""
     unreadable = 0
-    builder, shard = PartBuilder(spec, clocks=("read", "pictures")), spec.task.shard
-    group = row_group_size(len(spec.run.classes))
-    try:
+    shard, group = spec.shard, row_group_size(len(spec.run.classes))
+    with PartBuilder(spec) as builder:
         for start in range(shard.start, shard.stop, group):
             stop = min(start + group, shard.stop)
             with builder.timed("read"):
@@ -320,13 +318,10 @@ def _write_part(
             # A picture that cannot be read is no error of the row: its scores are there.
             errors = [None if ok else _NOT_FINITE for ok in usable.tolist()]
             rows = [replace(row, error=error) for row, error in zip(looked, errors, strict=True)]
-            builder.add_rows(rows, logits, clipped=raised)
+            builder.add(rows, logits, clipped=raised)
             unreadable += sum(row.error is not None for row in looked)
             progress(stop - start)
         builder.publish()
-    except BaseException:
-        builder.abandon()
-        raise
     return unreadable
 
 
