@@ -206,7 +206,7 @@ def test_stage_two_ranks_what_it_wrote_and_a_run_may_not_have_the_rankings_name(
     shutil.rmtree(tmp_path / "logs" / "a")
     visualize(dataclasses.replace(config, predictions=(tmp_path / "b",)))  # unchanged, and the ranking still follows
     assert not (tmp_path / "logs" / log_folder.LEADERBOARD_RUN).exists()
-    with pytest.raises(InputError, match="'_all_runs', as the ranking of all runs is: rename it"):
+    with pytest.raises(InputError, match="'_all_runs', like the leaderboard of all runs: rename it"):
         visualize(VisualizeConfig((tmp_path / "_all_runs",), logdir=tmp_path / "logs"))
 
 

@@ -17,7 +17,7 @@ from predboard.visualization.source_images import SourceImages
 from tests import toy
 
 ROWS = 30
-WARM = "predboard.visualization.visualize:warm"
+WARM = "predboard.visualization.visualize:preload"
 
 
 class Elsewhere(ProcessPool):

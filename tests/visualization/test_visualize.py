@@ -228,7 +228,7 @@ def test_what_the_model_sees_and_what_stage_one_warned_of_are_shown(tmp_path: Pa
     sheet.write_bytes(sheet.read_bytes()[:40])
     assert set(shown()) == {("report/summary", 3), ("report/run", 3)}
     (line,) = [line for line in said if "left out" in line]
-    assert line.startswith(f"{sheet} cannot be read and is left out: ")
+    assert line.startswith(f"warning: {sheet} cannot be read and is left out: ")
 
 
 @pytest.mark.parametrize("change", ["a step", "rows", "panels", "code"])
@@ -333,7 +333,7 @@ def test_panels_render_side_by_side(run: Path, tmp_path: Path, monkeypatch: pyte
 
 def test_two_folders_of_one_name_are_refused(tmp_path: Path) -> None:
     a, b = write(tmp_path / "x" / "run"), write(tmp_path / "y" / "run")
-    with pytest.raises(InputError, match=r"two folders are called 'run'.*rename one"):
+    with pytest.raises(InputError, match=r"two folders are named 'run'.*rename one"):
         visualize(VisualizeConfig(predictions=(a, b), logdir=tmp_path / "logs"))
     assert not (tmp_path / "logs").exists()
 

@@ -86,7 +86,7 @@ def _visualize(config: VisualizeConfig) -> int:
     from predboard.parallel.pool import ProcessPool
     from predboard.parallel.threads import worker_count
 
-    with ProcessPool(worker_count(config.workers), "predboard.visualization.visualize:warm") as pool:
+    with ProcessPool(worker_count(config.workers), "predboard.visualization.visualize:preload") as pool:
         if config.engine == "local" and _is_large(config):
             pool.start(2)  # another process imports what it needs while this one does
         from predboard.visualization.visualize import visualize

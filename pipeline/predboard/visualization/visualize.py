@@ -1,13 +1,15 @@
-"""Stage two, one straight function: Parquet -> states -> summaries -> event files. Knows no torch and no model."""
+"""Stage two, from saved predictions to TensorBoard logs: open a run, fold its parts, render its panels, publish.
+
+It knows no torch and no model.
+"""
 
 import contextlib
-import dataclasses
 import functools
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from threading import Event
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -21,27 +23,21 @@ from predboard.formatting import plural
 from predboard.images import decode
 from predboard.parallel.executor import Executor, open_executor
 from predboard.parallel.pool import ProcessPool
-from predboard.parallel.threads import ordered_map, worker_count
+from predboard.parallel.threads import worker_count
 from predboard.predictions.schema import digest_records, hash64
 from predboard.storage.paths import AnyPath, is_inside, is_remote
 from predboard.storage.rows import read_derived_rows
 from predboard.storage.runs import Step, open_run, preflight_path
-from predboard.summaries import File, Output, Picture, Pixels, Projector, Summary, Text, Tiles
-from predboard.visualization import events, image_pages, leaderboard, log_folder, summary_json
+from predboard.summaries import Pixels
+from predboard.visualization import leaderboard, log_folder
+from predboard.visualization.render import RenderJob, render_run
 from predboard.visualization.source_images import SourceImages
 
 ROWS_FILE = "rows.parquet"
-"""One line for every row of every step, for DuckDB and pandas."""
-
-MAX_PICTURE_STEPS = 10
-"""TensorBoard keeps the pictures of ten steps of a tag."""
-
+"""A table with one line for every row of every step, for DuckDB and pandas."""
 
 POOL_MIN_PICTURES = 1000
-"""Pictures for which another process pays: drawing them takes one more than a second, starting it a third."""
-
-SUMMARIES_AHEAD = 64
-"""Summaries that are drawn or wait for it; a tag of pictures has a dozen, of some 20 kB each."""
+"""Pictures from which another process helps: drawing them takes one more than a second, starting it a third."""
 
 
 @dataclass(frozen=True)
@@ -49,158 +45,185 @@ class VisualizeResult:
     """What stage two did with one run."""
 
     run: str
+    """Name of the run."""
     folder: AnyPath
+    """Its log folder."""
     event_file: AnyPath
     rows: int
+    """Rows of all steps."""
     steps: tuple[int, ...]
     missing_rows: int
+    """Rows of the manifest that have no predictions."""
     missing_pictures: int
+    """Source images that were not found."""
     unchanged: bool
-    """Nothing had changed, so nothing was written."""
+    """Whether the logs were up to date, so that nothing was written."""
 
 
 def visualize(
     config: VisualizeConfig,
-    say: Callable[[str], None] = lambda _: None,
+    log: Callable[[str], None] = lambda _: None,
     pool: ProcessPool | None = None,
     settings: FoldSettings = DEFAULT_SETTINGS,
 ) -> tuple[VisualizeResult, ...]:
     """Write the TensorBoard logs of one or more runs.
 
-    Each run has one event file, whose bytes depend on the Parquet, the panels and the source pictures alone. A run that
-    has not changed since is skipped. Where the log folder holds two or more runs, `runs.rank` adds one that ranks them.
+    Each run has one event file, whose bytes depend only on the predictions, the panels and the source images. A run
+    that has not changed since its logs were written is skipped. If the log folder holds two or more runs, one more run
+    ranks them (`leaderboard`).
 
     Args:
         config: what to draw.
-        say: takes a line of progress for a person.
-        pool: processes that work on it, `config.workers` by default.
+        log: takes a line of progress for a person.
+        pool: processes to use, by default `config.workers`.
         settings: how work is cut into pieces, and when states are cached.
 
     Raises:
-        InputError: for bad input; the logs that are there stay as they are.
+        InputError: for bad input; existing logs stay as they are.
     """
+    _check(config)
+    chosen = panels.choose(config.panels)
+    with (
+        contextlib.nullcontext(pool)
+        if pool
+        else ProcessPool(worker_count(config.workers), f"{__name__}:{preload.__name__}") as processes
+    ):
+        results = tuple(
+            _visualize_run(predictions, chosen, config, log, processes, settings) for predictions in config.predictions
+        )
+    leaderboard.write_leaderboard(config.logdir, log_folder.code_digest())
+    return results
+
+
+def preload() -> None:
+    """Import what another process will need: this module and all panels."""
+    panels.choose(())
+
+
+def _check(config: VisualizeConfig) -> None:
+    """Raise InputError for what cannot be drawn, before anything is read."""
     if not config.predictions:
         raise InputError("which predictions? For example: predboard visualize predictions/digits")
     names = [folder.resolve().name for folder in config.predictions]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise InputError(f"two folders are called {twice!r}, and a run's logs are named after its folder: rename one")
+    if duplicate := next((name for name in names if names.count(name) > 1), None):
+        raise InputError(f"two folders are named {duplicate!r}, and logs are named after their folder: rename one")
     if log_folder.LEADERBOARD_RUN in names:
         raise InputError(
-            f"a folder of predictions is called {log_folder.LEADERBOARD_RUN!r}, as the ranking of all runs is: "
-            f"rename it"
+            f"a folder of predictions is named {log_folder.LEADERBOARD_RUN!r}, like the leaderboard of all runs: "
+            "rename it"
         )
     for name, folder in zip(names, config.predictions, strict=True):
         if is_inside(config.logdir / name, folder):
             raise InputError(
                 f"--logdir {config.logdir} would mix logs into the predictions {folder}: name another folder"
             )
-    chosen = panels.choose(config.panels)
     if config.image_root is not None and not config.image_root.is_dir():
-        raise InputError(f"no folder {config.image_root}: --image-root is where the source images are now")
-    with (
-        contextlib.nullcontext(pool)
-        if pool
-        else ProcessPool(worker_count(config.workers), f"{__name__}:{warm.__name__}") as processes
-    ):
-        written = tuple(
-            _visualize_run(name, folder, chosen, config, say, processes, settings)
-            for name, folder in zip(names, config.predictions, strict=True)
-        )
-    leaderboard.write_leaderboard(config.logdir, log_folder.code_digest())
-    return written
-
-
-def warm() -> None:
-    """What another process does before it is asked for anything: this module is imported, and all panels are."""
-    panels.choose(())
+        raise InputError(f"no folder {config.image_root}: --image-root must be the folder of the source images")
 
 
 def _visualize_run(
-    name: str,
     predictions: AnyPath,
     chosen: Mapping[str, panels.Panel],
     config: VisualizeConfig,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     pool: ProcessPool,
     settings: FoldSettings,
 ) -> VisualizeResult:
-    steps = open_run(predictions)
-    folder = config.logdir / name
-    sheets = {step.step: _sheet(predictions, step.step, say) for step in steps}
-    made_from = _made_from(steps, chosen, config, sheets)
-    rows = sum(step.rows for step in steps)
-    missing = sum(stop - start for step in steps for start, stop in step.missing)
-    numbers = tuple(step.step for step in steps)
-    if current := log_folder.find_current(folder, made_from):
-        return VisualizeResult(name, folder, current, rows, numbers, missing, 0, unchanged=True)
-
-    say(f"{name}: {plural(rows, 'row')} in {plural(len(steps), 'step')}, panels {', '.join(chosen)}")
-    subject = panels.RunInfo(name, steps[-1].run, {step.step: _facts(step, sheets[step.step]) for step in steps})
-    pictures = SourceImages(steps, config.image_root, pool)
-    times = {step.step: step.finished for step in steps}
-    with_pictures = _spread(numbers, MAX_PICTURE_STEPS)
-    every = None if config.log_every is None else 1 if config.log_every == "all" else config.log_every
-    if every is not None:
-        pool.start(1 + sum(step.rows for step in steps if step.step in with_pictures) // (every * POOL_MIN_PICTURES))
-    counted: list[tuple[int, Summary]] = []
-    with log_folder.replace_logs(folder, "run", [predictions], say) as draft:
-        keep = not config.panels or config.log_every is not None
-        with (
-            open_executor(config.engine, config.ray_address, pool) as executor,
-            tqdm(total=rows, unit=" rows", desc="read", disable=None, file=sys.stderr) as bar,
-        ):
-            cache = _open_cache(steps, chosen, folder, config, executor, settings)
-            rows_file = draft.staging / ROWS_FILE
-            states = measure_run(steps, chosen, executor, rows_file, keep, bar.update, cache, settings)
-        with (
-            decode.silence_pillow(),
-            events.EventWriter(draft.events_path, times[numbers[0]]) as writer,
-            tqdm(unit=" summaries", desc="write", disable=None, file=sys.stderr) as bar,
-        ):
-            rendered = _rendered(chosen, subject, states, with_pictures, pictures, pool.max_processes)
-            for step, summary in _drawn(rendered, pictures, pool.max_processes):
-                if Output.SUMMARY_JSON in summary.output:
-                    counted.append((step, summary))
-                if Output.EVENTS in summary.output:
-                    writer.write(step, times[step], summary)
-                if isinstance(summary, File):
-                    draft.add_file(summary)
-                bar.update()
-            if every is not None:
-                derived = functools.partial(read_derived_rows, draft.staging / ROWS_FILE)
-                for step, page in image_pages.render_pages(
-                    derived, every, with_pictures, pictures, pool.max_processes, writer.size
-                ):
-                    if isinstance(page, Text):
-                        say(f"warning: {name}: {page.markdown}")
-                    writer.write(step, times[step], page)
-                    bar.update()
-        content = summary_json.encode_summary(name, steps[-1].run, steps[-1].finished, counted)
-        draft.add_file(File(log_folder.SUMMARY_FILE, content))
-        event_file = draft.publish(times[numbers[0]], "" if pictures.missing else made_from)
-    return VisualizeResult(name, folder, event_file, rows, numbers, missing, len(pictures.missing), unchanged=False)
+    run = _OpenRun.open(predictions, config, log)
+    made_from = run.made_from(chosen, config)
+    if current := log_folder.find_current(run.folder, made_from):
+        return run.result(current, unchanged=True)
+    log(f"{run.name}: {plural(run.rows, 'row')} in {plural(len(run.steps), 'step')}, panels {', '.join(chosen)}")
+    images = SourceImages(run.steps, config.image_root, pool)
+    job = RenderJob(run.info(), run.times, chosen, images, pool.max_processes, _every(config))
+    if job.log_every is not None:
+        logged = sum(step.rows for step in run.steps if step.step in job.picture_steps) // job.log_every
+        pool.start(1 + logged // POOL_MIN_PICTURES)
+    with log_folder.replace_logs(run.folder, "run", [predictions], log) as draft:
+        rows_file = draft.staging / ROWS_FILE
+        states = _fold(run, chosen, config, pool, settings, rows_file)
+        render_run(job, states, functools.partial(read_derived_rows, rows_file), draft, log)
+        # Source images that are missing now may be there another time.
+        event_file = draft.publish(run.steps[0].finished, "" if images.missing else made_from)
+    return run.result(event_file, missing_pictures=len(images.missing))
 
 
-def _open_cache(
-    steps: tuple[Step, ...],
-    chosen: Mapping[str, panels.Panel],
-    folder: AnyPath,
-    config: VisualizeConfig,
-    executor: Executor,
-    settings: FoldSettings,
-) -> StateCache | None:
-    """Return the cache of a run; None if it does not pay, or the workers of a cluster may not see it."""
-    cache = folder / CACHE_FOLDER
-    if config.cache == "never" or not (executor.sees_local_files or is_remote(cache)):
+def _every(config: VisualizeConfig) -> int | None:
+    return 1 if config.log_every == "all" else config.log_every
+
+
+# --- open ---
+
+
+@dataclass(frozen=True)
+class _OpenRun:
+    """A run, as far as it is known without reading its rows."""
+
+    name: str
+    folder: AnyPath
+    """Of its logs."""
+    steps: tuple[Step, ...]
+    sheets: Mapping[int, Pixels | None]
+    """For each step some images as the model got them, drawn by stage one; None if there are none."""
+
+    @classmethod
+    def open(cls, predictions: AnyPath, config: VisualizeConfig, log: Callable[[str], None]) -> "_OpenRun":
+        """Read the footers of all parts. Raises InputError if there are none, or they do not belong together."""
+        steps = open_run(predictions)
+        name = predictions.resolve().name
+        sheets = {step.step: _read_sheet(predictions, step.step, log) for step in steps}
+        return cls(name, config.logdir / name, steps, sheets)
+
+    @property
+    def rows(self) -> int:
+        """Rows of all steps."""
+        return sum(step.rows for step in self.steps)
+
+    @property
+    def times(self) -> dict[int, float]:
+        """When each step was finished, seconds since 1970."""
+        return {step.step: step.finished for step in self.steps}
+
+    def info(self) -> panels.RunInfo:
+        """Return what panels may know of the run besides its rows."""
+        steps = {step.step: _step_info(step, self.sheets[step.step]) for step in self.steps}
+        return panels.RunInfo(self.name, self.steps[-1].run, steps)
+
+    def made_from(self, chosen: Mapping[str, panels.Panel], config: VisualizeConfig) -> str:
+        """Return a digest of all that decides the bytes of the event file and is known without reading rows."""
+        sheets = [None if sheet is None else [*sheet.shape, hash64(sheet.tobytes())] for sheet in self.sheets.values()]
+        record = {
+            "parts": [[asdict(part.part), part.run.fingerprint] for step in self.steps for part in step.parts],
+            "panels": {name: outside_code(panel) for name, panel in chosen.items()},
+            "image_root": None if config.image_root is None else str(config.image_root.resolve()),
+            "log_every": config.log_every,
+            "code": log_folder.code_digest(),
+            "sheets": sheets,
+        }
+        return digest_records(record)
+
+    def result(self, event_file: AnyPath, missing_pictures: int = 0, unchanged: bool = False) -> VisualizeResult:
+        """Return what is told of the run in the end."""
+        missing_rows = sum(stop - start for step in self.steps for start, stop in step.missing)
+        steps = tuple(step.step for step in self.steps)
+        return VisualizeResult(
+            self.name, self.folder, event_file, self.rows, steps, missing_rows, missing_pictures, unchanged
+        )
+
+
+def _read_sheet(predictions: AnyPath, step: int, log: Callable[[str], None]) -> Pixels | None:
+    """Return the model's inputs as stage one drew them; None if it drew none or the file is broken."""
+    path = preflight_path(predictions, step, ".png")
+    try:
+        return decode.to_array(decode.decode_image(path.read_bytes()))
+    except FileNotFoundError:
         return None
-    small = count_logits(part for step in steps for part in step.parts) < settings.cache_min_logits
-    if config.cache == "auto" and small and not cache.is_dir():
+    except Exception as error:  # an image file may fail in any way, and everything else can be drawn without this one
+        log(f"warning: {path} cannot be read and is left out: {first_line(error)}")
         return None
-    packages = frozenset(type(panel).__module__.partition(".")[0] for panel in chosen.values())
-    return StateCache(cache, state_versions(chosen), packages, settings.cache_max_bytes)
 
 
-def _facts(step: Step, sheet: Pixels | None) -> panels.StepInfo:
+def _step_info(step: Step, sheet: Pixels | None) -> panels.StepInfo:
     provenance = step.parts[0].part.provenance
     warnings = [str(warning) for file in step.parts for warning in file.part.provenance.get("warnings", ())]
     return panels.StepInfo(
@@ -217,105 +240,40 @@ def _facts(step: Step, sheet: Pixels | None) -> panels.StepInfo:
     )
 
 
-def _sheet(run: AnyPath, step: int, say: Callable[[str], None]) -> Pixels | None:
-    """What stage one drew of the model's inputs; None if it drew none."""
-    path = preflight_path(run, step, ".png")
-    try:
-        return decode.to_array(decode.decode_image(path.read_bytes()))
-    except FileNotFoundError:
-        return None
-    except Exception as error:  # a picture file may fail in any way, and all else can be drawn without this one
-        say(f"{path} cannot be read and is left out: {first_line(error)}")
-        return None
+# --- fold ---
 
 
-def _spread(numbers: tuple[int, ...], limit: int) -> frozenset[int]:
-    """At most `limit` of the numbers, evenly spread, with the first and the last.
-
-    >>> sorted(_spread((0, 1, 2, 3, 4, 5, 6), 4))
-    [0, 2, 4, 6]
-    """
-    if len(numbers) <= limit:
-        return frozenset(numbers)
-    return frozenset(numbers[round(i * (len(numbers) - 1) / (limit - 1))] for i in range(limit))
-
-
-def _rendered(
-    chosen: Mapping[str, panels.Panel],
-    subject: panels.RunInfo,
-    states: Mapping[int, States],
-    with_pictures: frozenset[int],
-    pictures: SourceImages,
-    threads: int,
-) -> Iterator[tuple[int, Summary]]:
-    """What the panels give, in their order; those that know nothing of each other render on threads."""
-    written: dict[str, tuple[str, panels.WrittenTag]] = {}  # by tag: the panel, and what it wrote
-    for together in panels.render_rounds(chosen):
-        knows = dataclasses.replace(subject, written=tuple(tag for _, tag in written.values()))
-
-        def render(panel: tuple[str, panels.Panel], knows: panels.RunInfo = knows) -> list[tuple[int, Summary]]:
-            of_panel = {number: of_step[panel[0]] for number, of_step in states.items()}
-            return list(_drawable(panel[1].render(knows, of_panel), with_pictures))
-
-        drawn = ordered_map(render, together.items(), threads, len(together))
-        for name, summaries in zip(together, drawn, strict=True):
-            for _, summary in summaries:
-                tag = panels.WrittenTag(summary.tag, type(summary), summary.description)
-                other, _ = written.setdefault(summary.tag, (name, tag))
-                if other != name:
-                    raise InputError(
-                        f"the panels {other!r} and {name!r} both write {summary.tag!r}, and one would hide the other; "
-                        "choose others by --panels"
-                    )
-                written[summary.tag] = (name, tag)
-            pictures.expect(summaries)
-            yield from summaries
-
-
-def _drawable(summaries: Iterator[tuple[int, Summary]], with_pictures: frozenset[int]) -> Iterator[tuple[int, Summary]]:
-    """The summaries that TensorBoard would keep."""
-    for step, summary in summaries:
-        if step in with_pictures or not summary.has_pictures:
-            yield step, summary
-
-
-def _drawn(
-    summaries: Iterable[tuple[int, Summary]], pictures: SourceImages, threads: int
-) -> Iterator[tuple[int, Summary]]:
-    """The summaries in their order, pictures drawn and encoded on threads, while the next panel renders; of points the
-    files that they are.
-    """
-    left = Event()
-
-    def drawn(item: tuple[int, Summary]) -> list[tuple[int, Summary]]:
-        step, summary = item
-        if isinstance(summary, Projector):
-            files = events.encode_projector(summary, *pictures.sprite(step, summary, threads, left.is_set))
-            return [(step, file) for file in files]
-        if isinstance(summary, Tiles):
-            return [(step, pictures.encode(step, summary))]
-        return [(step, events.encode_picture(summary) if isinstance(summary, Picture) else summary)]
-
-    for ready in ordered_map(drawn, summaries, threads, SUMMARIES_AHEAD, on_exit=left.set):
-        yield from ready
-
-
-def _made_from(
-    steps: tuple[Step, ...],
+def _fold(
+    run: _OpenRun,
     chosen: Mapping[str, panels.Panel],
     config: VisualizeConfig,
-    sheets: Mapping[int, Pixels | None],
-) -> str:
-    """Digest of all that decides the bytes of an event file, as far as it can be known without reading the rows."""
-    parts = [[asdict(part.part), part.run.fingerprint] for step in steps for part in step.parts]
-    root = None if config.image_root is None else str(config.image_root.resolve())
-    drawn = [None if sheet is None else [*sheet.shape, hash64(sheet.tobytes())] for sheet in sheets.values()]
-    record = {
-        "parts": parts,
-        "panels": {name: outside_code(panel) for name, panel in chosen.items()},
-        "image_root": root,
-        "log_every": config.log_every,
-        "code": log_folder.code_digest(),
-        "sheets": drawn,
-    }
-    return digest_records(record)
+    pool: ProcessPool,
+    settings: FoldSettings,
+    rows_file: Path,
+) -> dict[int, States]:
+    """Return the states of all panels and steps. Writes the derived rows where they are kept or needed."""
+    keep_rows = not config.panels or config.log_every is not None
+    with (
+        open_executor(config.engine, config.ray_address, pool) as executor,
+        tqdm(total=run.rows, unit=" rows", desc="read", disable=None, file=sys.stderr) as bar,
+    ):
+        cache = _open_cache(run.steps, chosen, run.folder / CACHE_FOLDER, config, executor, settings)
+        return measure_run(run.steps, chosen, executor, rows_file, keep_rows, bar.update, cache, settings)
+
+
+def _open_cache(
+    steps: Sequence[Step],
+    chosen: Mapping[str, panels.Panel],
+    folder: AnyPath,
+    config: VisualizeConfig,
+    executor: Executor,
+    settings: FoldSettings,
+) -> StateCache | None:
+    """Return the cache of a run; None if it does not pay, or if the machines of a cluster cannot see it."""
+    if config.cache == "never" or not (executor.sees_local_files or is_remote(folder)):
+        return None
+    is_small = count_logits(part for step in steps for part in step.parts) < settings.cache_min_logits
+    if config.cache == "auto" and is_small and not folder.is_dir():
+        return None
+    packages = frozenset(type(panel).__module__.partition(".")[0] for panel in chosen.values())
+    return StateCache(folder, state_versions(chosen), packages, settings.cache_max_bytes)
