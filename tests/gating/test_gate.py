@@ -20,7 +20,7 @@ from predboard.cli import main
 from predboard.comparison import join
 from predboard.comparison.differences import IDENTICAL_METHOD, Comparison, count_pairs
 from predboard.gating.evaluate import GateResult, match_names
-from predboard.gating.gate import PAIRED, apart, measure_step, metric_directions
+from predboard.gating.gate import PAIRED, independent_difference, measure_step, metric_directions
 from predboard.gating.rules import UNBOUNDED_METRICS, pattern_of
 from predboard.metrics.intervals import wilson_interval
 from predboard.storage.parts import read_batches
@@ -197,14 +197,14 @@ STRADDLING = rule("classes/日本/recall", min=0.6, bound="lower")
 @pytest.mark.parametrize(
     ("rules", "code", "last"),
     [
-        (PASSING, 0, "the gate is passed: 3 rules"),
+        (PASSING, 0, "the gate passed: 3 rules"),
         (
             f"{PASSING}\n{STRADDLING}\n{FAILING}",
             1,
-            "the gate fails: 1 of 5 rules fails, for 1 there is too little evidence",
+            "the gate failed: 1 of 5 rules failed, too little evidence for 1",
         ),
         (f"{PASSING}\n{rule('acuracy', min=0.9)}", 2, ""),
-        (f"{PASSING}\n{STRADDLING}", 3, "the gate is not passed: for 1 of 4 there is too little evidence"),
+        (f"{PASSING}\n{STRADDLING}", 3, "the gate did not pass: too little evidence for 1 of 4 rules"),
     ],
     ids=["pass", "fail", "bad input", "too little evidence"],
 )
@@ -244,8 +244,8 @@ def test_the_four_exit_codes(
         (["--rules", "none.toml"], "cannot read none.toml"),
         (["--rules", "none.toml", "--suggest"], "--suggest and --rules exclude each other"),
         (["--suggest", "--step", "7"], "--step is 7, but .*new has 0"),
-        (["--suggest", "--baseline-step", "7"], "--baseline-step without --baseline"),
-        (["--suggest", "--map-classes"], "--map-classes without --baseline"),
+        (["--suggest", "--baseline-step", "7"], "--baseline-step needs --baseline"),
+        (["--suggest", "--map-classes"], "--map-classes needs --baseline"),
         (["--suggest", "--json", "gate.json"], "--suggest and --json exclude each other"),
         (["--suggest", "--workers", "-1"], "--workers is -1"),
         (["--rule", "none.toml"], "--rule"),
@@ -308,11 +308,11 @@ def test_an_incomplete_run_fails_unless_it_is_allowed(command: Callable[..., Sai
     said = command(run, loose)
     assert said.code == 1
     assert "FAIL     images/missing = 0" in said.out
-    assert "16 of 40 rows are missing, perhaps whole classes" in said.out
+    assert "16 of 40 rows are missing, possibly whole classes" in said.out
     said = command(run, loose, "--allow-incomplete")
     assert said.code == 0
     assert "images/missing" not in said.out
-    assert "22 of 40 images count, 16 missing, 1 failed, 1 without a label" in said.out
+    assert "22 of 40 images evaluated, 16 missing, 1 failed, 1 without a label" in said.out
 
 
 def test_without_labels_there_is_nothing_to_test_and_so_it_fails(tmp_path: Path) -> None:
@@ -367,7 +367,7 @@ def test_a_drop_by_hand(run: Path, tmp_path: Path, command: Callable[..., Said])
             assert (finding.old, finding.new) == (pytest.approx(finding.new + drop), pytest.approx(finding.old - drop))  # type: ignore[operator]  # both are there
     said = command(new, rule("slices/country=*/accuracy", max_drop=0.0), "--baseline", run)
     assert said.code == 1
-    assert "1 of 2 fail" in said.out
+    assert "1 of 2 failed" in said.out
     assert "country=NO: fell from 0.7895 to 0.7368, by 0.0526: worse by more than 0" in said.out
     assert "gate: worse, step 0 against new, step 0" in said.out
 
@@ -400,7 +400,7 @@ def test_one_image_more_moves_nothing_else(run: Path, tmp_path: Path) -> None:
     assert {f.value for verdict in done.verdicts[1:] for f in verdict.findings} == {0.0}
     (finding,) = predboard.gate(new, [{"metric": "accuracy", "max_drop": 0}], run).verdicts[-1].findings
     assert finding.outcome == UNCLEAR
-    assert "2.6 % of the images have no counterpart, more than max_unpaired = 0.01" in finding.why
+    assert "2.6 % of the images have no counterpart in the other run, more than max_unpaired = 0.01" in finding.why
 
 
 def test_the_same_of_fewer_images_is_no_certain_difference(run: Path, tmp_path: Path) -> None:
@@ -430,7 +430,7 @@ def test_images_that_are_missing_on_either_side_are_too_little_evidence(run: Pat
     assert (done.code, done.paired["labels_differ"]) == (3, 4)
     other = write(tmp_path / "other", [replace(row, image=f"x{row.image}") for row in rows()])
     found = predboard.gate(other, [{**drop[0], "max_unpaired": 1}], run).verdicts[-1].findings[0]
-    assert (found.outcome, found.why) == (UNCLEAR, "no image that gives it a value is in both runs")
+    assert (found.outcome, found.why) == (UNCLEAR, "no image that it could be computed from is in both runs")
 
 
 def test_a_class_that_the_baseline_lacks_cannot_be_compared(run: Path, tmp_path: Path) -> None:
@@ -458,13 +458,13 @@ def test_figures_that_are_not_paired_are_subtracted(run: Path, tmp_path: Path) -
 def test_the_interval_of_a_difference_that_is_not_paired_by_hand() -> None:
     """Newcombe 1998, table II, case (a) by method 10: 56/70 against 48/80."""
     new, old = (Metric(k / n, wilson_interval(k, n), method="Wilson", rows=n) for k, n in ((56, 70), (48, 80)))
-    found = apart(old, new, identical=False)
+    found = independent_difference(old, new, identical=False)
     assert found.difference == pytest.approx(0.2)
     assert found.interval == pytest.approx((0.0524, 0.3339), abs=5e-5)
     assert found.rows == 70
-    assert apart(old, new, identical=True).interval == (0.0, 0.0)
-    assert apart(old, new, identical=True).method == IDENTICAL_METHOD
-    assert apart(replace(old, interval=None), new, identical=False).interval is None
+    assert independent_difference(old, new, identical=True).interval == (0.0, 0.0)
+    assert independent_difference(old, new, identical=True).method == IDENTICAL_METHOD
+    assert independent_difference(replace(old, interval=None), new, identical=False).interval is None
 
 
 def test_quarters_of_a_number_are_those_of_the_run_also_where_the_baseline_lacks_images(tmp_path: Path) -> None:
@@ -484,7 +484,7 @@ def test_quarters_of_a_number_are_those_of_the_run_also_where_the_baseline_lacks
 def test_a_baseline_that_no_rule_needs_is_said(run: Path, command: Callable[..., Said]) -> None:
     said = command(run, PASSING, "--baseline", run)
     assert said.code == 0
-    assert "no rule has max_drop, so the baseline is not looked at" in said.err
+    assert "no rule has max_drop, so the baseline is not used" in said.err
     assert "against" not in said.out
 
 
@@ -576,7 +576,7 @@ def test_from_python(run: Path, tmp_path: Path) -> None:
     done = predboard.gate(str(run), [{"metric": "accuracy", "min": 0.9}], json=str(report), say=said.append)
     assert isinstance(done, GateResult)
     assert (done.outcome, done.code, done.run) == ("fail", 1, "new")
-    assert [finding.metric for verdict in done.verdicts for finding in verdict.of("fail")] == ["accuracy"]
+    assert [finding.metric for verdict in done.verdicts for finding in verdict.findings_with("fail")] == ["accuracy"]
     assert json.loads(report.read_text())["outcome"] == "fail"
     assert said == [f"wrote {report}"]
     (tmp_path / "gates.toml").write_text(rule("accuracy", min=0.9))
@@ -639,7 +639,7 @@ def test_eurosat(eurosat: Path, command: Callable[..., Said]) -> None:
         rules = [{"metric": "accuracy", "min": accuracy - 5e-5, "max": accuracy + 5e-5}]
         rules += [{"metric": "nll", "min": nll - 5e-5, "max": nll + 5e-5}, {"metric": "images/counted", "min": 5400}]
         assert predboard.gate(eurosat, rules, step=step).outcome == "pass"
-    # The last is surely better than the one before, and the other way round surely worse.
+    # The last is surely better than the one before, and the other way round clearly worse.
     drop = [
         {"metric": "accuracy", "max_drop": 0.02, "bound": "lower"},
         {"metric": "nll", "max_drop": 0.02, "bound": "upper"},

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from predboard.comparison.differences import Difference
 from predboard.gating import reports
-from predboard.gating.evaluate import BaselineChange, GateResult, Verdict, check_complete, evaluate_rule
+from predboard.gating.evaluate import BaselineChange, GateResult, RuleResult, check_complete, evaluate_rule
 from predboard.gating.rules import Rule
 from predboard.summaries import Metric
 
@@ -28,7 +28,7 @@ def of_classes(*names: str) -> dict[str, Metric]:
     return found
 
 
-def gated(*found: Verdict, **more: Any) -> GateResult:
+def gated(*found: RuleResult, **more: Any) -> GateResult:
     return GateResult("run", 12, IMAGES, found, **more)
 
 
@@ -56,43 +56,44 @@ MIXED = gated(
 def test_the_table_for_the_terminal() -> None:
     assert "\n".join(reports.to_terminal(MIXED)) == (
         "gate: run, step 12 against old, step 9\n"
-        "1,190 of 1,200 images count, 2 missing, 3 failed, 5 without a label, 1,180 are\n"
-        "compared with the baseline, 2 only here, 1 only in the baseline, 1 with another\n"
-        "label\n"
+        "1,190 of 1,200 images evaluated, 2 missing, 3 failed, 5 without a label, 1,180\n"
+        "compared with the baseline, 2 only in this run, 1 only in the baseline, 1 with a\n"
+        "different label\n"
         "\n"
         "verdict  rule                                 value      95 % interval  images\n"
         "FAIL     images/missing = 0                       2\n"
-        "         2 of 1,200 rows are missing, perhaps whole classes\n"
+        "         2 of 1,200 rows are missing, possibly whole classes\n"
         "pass     accuracy ≥ 0.9                      0.9500   0.9300 to 0.9700   1,190\n"
         "unclear  good: accuracy ≥ 0.94 (lower end)   0.9500   0.9300 to 0.9700   1,190\n"
-        "         0.94 is inside the interval, 0.9300 to 0.9700: more images would tell\n"
+        "         the interval, 0.9300 to 0.9700, contains 0.94: more images are needed\n"
+        "         to decide\n"
         "FAIL     accuracy worse by ≤ 0.005          -0.0100  -0.0200 to 0.0000   1,180\n"
         "         fell from 0.9600 to 0.9500, by 0.0100: worse by more than 0.005\n"
         "FAIL     classes/*/recall ≥ 0.88             0.8500   0.7500 to 0.9000     100\n"
-        "         3 of 6 fail\n"
+        "         3 of 6 failed\n"
         "         HerbaceousVegetationWithAVeryLongNameIndeed: 0.8500 is below 0.88\n"
         "         e\u0301te\u0301: 0.8600 is below 0.88\n"
         "         日本: 0.8700 is below 0.88\n"
         "pass     classes/*/recall ≥ 0.5              0.8500   0.7500 to 0.9000     100\n"
-        "         all 6 pass; HerbaceousVegetationWithAVeryLongNameIndeed is nearest to\n"
+        "         all 6 pass; HerbaceousVegetationWithAVeryLongNameIndeed is closest to\n"
         "         the limit\n"
         "pass     classes/HerbaceousVegetationWithAVeryLongNameIndeed/recall ≥ 0.8\n"
         "                                             0.8500   0.7500 to 0.9000     100\n"
         "pass     classes/日本/recall ≥ 0.8           0.8700   0.7700 to 0.9200     100\n"
         "FAIL     classes/Forest/recall ≥ 0.8              –\n"
-        "         is not there; near: classes/River/recall, classes/Lake/recall,\n"
+        "         does not exist; similar: classes/River/recall, classes/Lake/recall,\n"
         "         classes/a/b/recall\n"
         "\n"
-        "the gate fails: 4 of 9 rules fail, for 1 there is too little evidence"
+        "the gate failed: 4 of 9 rules failed, too little evidence for 1"
     )
 
 
 def test_the_last_line_says_it_all() -> None:
     good, bad = check_complete(5, 5), check_complete(4, 5)
     unclear = evaluate_rule(Rule("accuracy", min=0.94, bound="lower"), FIGURES)
-    assert reports.conclusion(gated(good)) == "the gate is passed: 1 rule"
-    assert reports.conclusion(gated(good, bad)) == "the gate fails: 1 of 2 rules fails"
-    said = "the gate is not passed: for 1 of 2 there is too little evidence"
+    assert reports.conclusion(gated(good)) == "the gate passed: 1 rule"
+    assert reports.conclusion(gated(good, bad)) == "the gate failed: 1 of 2 rules failed"
+    said = "the gate did not pass: too little evidence for 1 of 2 rules"
     assert reports.conclusion(gated(good, unclear)) == said
 
 
@@ -101,7 +102,7 @@ def test_of_many_classes_the_worst_are_named() -> None:
     said = list(reports.to_terminal(many))
     assert said[4:11] == [
         "FAIL     classes/*/recall ≥ 2  0.5100  0.4100 to 0.5600     100",
-        "         40 of 40 fail",
+        "         40 of 40 failed",
         *(f"         c{i}: {0.9 - i / 100:.4f} is below 2" for i in (39, 38, 37, 36, 35)),
     ]
     assert said[11] == "         and 35 more"
@@ -112,7 +113,7 @@ def test_of_many_classes_the_worst_are_named() -> None:
 def test_one_reason_of_all_classes_is_said_once() -> None:
     rule = Rule("classes/*/recall", min=0.5, min_rows=101)
     said = list(reports.to_terminal(gated(evaluate_rule(rule, of_classes("a", "b", "c")))))
-    assert said[5] == "         3 of 3 have too little evidence: it rests on 100 images, fewer than"
+    assert said[5] == "         3 of 3 have too little evidence: it is based on 100 images, fewer than"
     assert said[6] == "         min_rows = 101"
     assert said[7] == ""
 
@@ -152,7 +153,7 @@ def test_junit_has_a_case_for_each_rule() -> None:
     assert {case.get("classname") for case in cases.values()} == {"gate.run"}
     failure, error = cases["classes/*/recall ≥ 0.88"].find("failure"), cases["good"].find("error")
     assert failure is not None and error is not None
-    assert (failure.get("type"), failure.get("message")) == ("fail", "3 of 6 fail")
+    assert (failure.get("type"), failure.get("message")) == ("fail", "3 of 6 failed")
     assert failure.text is not None and "日本: 0.8700 is below 0.88" in failure.text
     assert error.get("type") == "too little evidence"
     assert error.text is not None and error.text.endswith("\nfor the release")
@@ -224,8 +225,8 @@ def test_markdown_for_a_pull_request() -> None:
     assert reports.to_markdown(found) == (
         "### ❌ gate: run, step 12\n"
         "\n"
-        "The gate fails: 1 of 3 rules fails, for 1 there is too little evidence. "
-        "1,190 of 1,200 images count, 2 missing, 3 failed, 5 without a label.\n"
+        "The gate failed: 1 of 3 rules failed, too little evidence for 1. "
+        "1,190 of 1,200 images evaluated, 2 missing, 3 failed, 5 without a label.\n"
         "\n"
         "| | rule | value | 95 % interval | images |\n"
         "|---|---|---:|---|---:|\n"
@@ -233,9 +234,10 @@ def test_markdown_for_a_pull_request() -> None:
         "| ❌ FAIL | &#64;all &#60;b&#62;: `classes/*/recall` ≥ 0.88 | 0.8700 | 0.7700 to 0.9200 | 100 |\n"
         "| ❔ unclear | `accuracy` ≥ 0.94 (lower end) | 0.9500 | 0.9300 to 0.9700 | 1,190 |\n"
         "\n"
-        "- `classes/*/recall` ≥ 0.88: 1 of 4 fail\n"
+        "- `classes/*/recall` ≥ 0.88: 1 of 4 failed\n"
         "  - &#60;i&#62;: 0.8700 is below 0.88\n"
-        "- `accuracy` ≥ 0.94 (lower end): 0.94 is inside the interval, 0.9300 to 0.9700: more images would tell\n"
+        "- `accuracy` ≥ 0.94 (lower end): the interval, 0.9300 to 0.9700, contains 0.94: more "
+        "images are needed to decide\n"
     )
 
 

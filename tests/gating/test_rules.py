@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from predboard import InputError
+from predboard.formatting import nearest_names
 from predboard.gating import rules
 from predboard.gating.gate import metric_directions
-from predboard.gating.rules import RULE_KEYS, Rule, nearest_names, pattern_of
+from predboard.gating.rules import RULE_KEYS, Rule, pattern_of
 
 from tests import toy
 
@@ -54,26 +55,29 @@ def test_every_key_is_understood(tmp_path: Path) -> None:
     [
         (
             {"metric": "accuracy", "mn": 0.9},
-            r"rule 1 \(accuracy\) has no key 'mn', perhaps 'min'; expected metric, min",
+            r"rule 1 \(accuracy\) has no key 'mn' \(did you mean 'min'\?\); expected metric, min",
         ),
-        ({"metric": "accuracy", "max_rise": 0.9}, "no key 'max_rise', perhaps 'max_drop'"),
-        ({"metric": "accuracy", "min": 1, "bounds": "lower"}, "no key 'bounds', perhaps 'bound'"),
-        ({"metric": "accuracy", "min": 1, "Min_Rows": 5}, "no key 'Min_Rows', perhaps 'min_rows'"),
+        ({"metric": "accuracy", "max_rise": 0.9}, "no key 'max_rise' .did you mean 'max_drop'.."),
+        ({"metric": "accuracy", "min": 1, "bounds": "lower"}, "no key 'bounds' .did you mean 'bound'.."),
+        ({"metric": "accuracy", "min": 1, "Min_Rows": 5}, "no key 'Min_Rows' .did you mean 'min_rows'.."),
         ({"metric": "accuracy", "min": 1, "zzz": 5}, "has no key 'zzz'; expected"),
-        ({"metric": "acuracy", "min": 0.9}, r"\(acuracy\): no metric of that name, perhaps 'accuracy'; summary.json"),
-        ({"metric": "ece", "max": 0.9}, "perhaps 'calibration/ece'"),
-        ({"metric": "f1", "min": 0.9}, "perhaps 'classes/NAME/f1'"),
-        ({"metric": "classes/River/recal", "min": 0.9}, "perhaps 'classes/River/recall'"),
-        ({"metric": "classes/River", "min": 0.9}, "perhaps 'classes/River/recall'"),
-        ({"metric": "class/River/recall", "min": 0.9}, "no metric of that name, perhaps 'classes/NAME/recall'"),
-        ({"metric": "slices/country=NO/accurcy", "min": 0.9}, "perhaps 'slices/country=NO/accuracy'"),
-        ({"metric": "images/fialed", "max": 0}, "perhaps 'images/failed'"),
-        ({"metric": "qqq", "max": 0}, "no metric of that name; summary.json"),
+        (
+            {"metric": "acuracy", "min": 0.9},
+            r"\(acuracy\): no metric has this name; did you mean 'accuracy'. summ",
+        ),
+        ({"metric": "ece", "max": 0.9}, "did you mean 'calibration/ece'"),
+        ({"metric": "f1", "min": 0.9}, "did you mean 'classes/NAME/f1'"),
+        ({"metric": "classes/River/recal", "min": 0.9}, "did you mean 'classes/River/recall'"),
+        ({"metric": "classes/River", "min": 0.9}, "did you mean 'classes/River/recall'"),
+        ({"metric": "class/River/recall", "min": 0.9}, "no metric has this name; did you mean 'classes/NAME/recall'"),
+        ({"metric": "slices/country=NO/accurcy", "min": 0.9}, "did you mean 'slices/country=NO/accuracy'"),
+        ({"metric": "images/fialed", "max": 0}, "did you mean 'images/failed'"),
+        ({"metric": "qqq", "max": 0}, "no metric has this name; summary.json"),
         ({"min": 0.9}, "rule 1: metric is missing; expected a name"),
         ({"metric": "", "min": 0.9}, "metric is missing"),
-        ({"metric": 5, "min": 0.9}, "metric is 5; expected a text in quotes"),
-        ({"metric": "accuracy", "min": 0.9, "name": 7}, "name is 7; expected a text"),
-        ({"metric": "accuracy", "min": 0.9, "description": ["x"]}, "description is a list; expected a text"),
+        ({"metric": 5, "min": 0.9}, "metric is 5; expected text in quotes"),
+        ({"metric": "accuracy", "min": 0.9, "name": 7}, "name is 7; expected text"),
+        ({"metric": "accuracy", "min": 0.9, "description": ["x"]}, "description is a list; expected text"),
         ({"metric": "accuracy", "min": "0.9"}, "min is '0.9'; expected a number"),
         ({"metric": "accuracy", "max": True}, "max is true; expected a number"),
         ({"metric": "accuracy", "min": float("nan")}, "min is nan; expected a number"),
@@ -83,7 +87,7 @@ def test_every_key_is_understood(tmp_path: Path) -> None:
         ({"metric": "accuracy", "max_drop": 0, "max_unpaired": "x"}, "max_unpaired is 'x'; expected a number"),
         (
             {"metric": "accuracy", "min": 1, "bound": "lowre"},
-            "bound is 'lowre', perhaps 'lower'; expected lower, upper",
+            "bound is 'lowre' .did you mean 'lower'..; expected lower, upper",
         ),
         ({"metric": "accuracy", "min": 1, "bound": 1}, "bound is 1; expected lower, upper, point"),
         ({"metric": "accuracy", "min": 1, "min_rows": 0}, "min_rows is 0; expected a whole number of at least 1"),
@@ -97,10 +101,16 @@ def test_every_key_is_understood(tmp_path: Path) -> None:
         ({"metric": "classes/nll/recall", "max_drop": 2}, "max_drop is 2; expected at most 1: 2 % is 0.02"),
         ({"metric": "mcc", "min": -3}, "min is -3; expected at most 1"),
         ({"metric": "accuracy", "max_drop": -0.1}, "max_drop is -0.1; expected a number of at least 0"),
-        ({"metric": "images/failed", "max_drop": 1}, "max_drop of what has no better and worse; expected min or max"),
-        ({"metric": "classes/River/support", "max_drop": 1}, "max_drop of what has no better and worse"),
-        ({"metric": "accuracy", "max_drop": 0, "max_unpaired": 1.5}, "max_unpaired is 1.5; expected a share, 0 to 1"),
-        ({"metric": "accuracy", "min": 0, "max_unpaired": 0.5}, "max_unpaired without max_drop tests nothing"),
+        (
+            {"metric": "images/failed", "max_drop": 1},
+            "no better or worse for max_drop; expected min or max",
+        ),
+        ({"metric": "classes/River/support", "max_drop": 1}, "this metric has no better or worse for max_drop"),
+        (
+            {"metric": "accuracy", "max_drop": 0, "max_unpaired": 1.5},
+            "is 1.5; expected a share from 0 to 1",
+        ),
+        ({"metric": "accuracy", "min": 0, "max_unpaired": 0.5}, "max_unpaired has no effect without max_drop"),
     ],
 )
 def test_what_is_not_understood_is_one_line_that_names_it(record: dict[str, Any], words: str) -> None:
@@ -117,7 +127,7 @@ def test_what_may_be_above_1_has_limits_above_1() -> None:
 
 @pytest.mark.parametrize("records", [{"metric": "accuracy", "min": 0.9}, ["accuracy"], [("accuracy", 0.9)]])
 def test_rules_of_a_program_are_a_list_of_tables(records: Any) -> None:
-    with pytest.raises(InputError, match="rules are no list of tables; expected one for each, such as"):
+    with pytest.raises(InputError, match="rules are not a list of tables; expected one table per rule, such as"):
         rules.parse_rules(records, FIGURED)
 
 
@@ -126,12 +136,12 @@ def test_rules_of_a_program_are_a_list_of_tables(records: Any) -> None:
     [
         ("", "has no rule; expected"),
         ("rule = []", "has no rule; expected"),
-        ('[rule]\nmetric = "accuracy"\nmin = 1', "no list of tables; expected .*in two brackets"),
-        ("rule = [1]", "no list of tables"),
+        ('[rule]\nmetric = "accuracy"\nmin = 1', "is not a list of tables; expected .*in two brackets"),
+        ("rule = [1]", "not a list of tables"),
         ('[[rules]]\nmetric = "accuracy"\nmin = 1', "has 'rules'; expected tables"),
         ('title = "x"\n[[rule]]\nmetric = "accuracy"\nmin = 1', "has 'title'; expected tables"),
-        ("[[rule]\n", "is no TOML: "),
-        ('[[rule]]\nmetric = "accuracy"\nmin = .9', "is no TOML: "),
+        ("[[rule]\n", "is not valid TOML: "),
+        ('[[rule]]\nmetric = "accuracy"\nmin = .9', "is not valid TOML: "),
         (
             '[[rule]]\nmetric = "nll"\nmax = 1\n[[rule]]\nmetric = "accuracy"\nmni = 1',
             r"rule 2 \(accuracy\) has no key 'mni'",
@@ -152,7 +162,7 @@ def test_a_file_that_is_not_there_says_how_to_get_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot read .*none\.toml: No such file .*--suggest > .*none\.toml"):
         rules.read_rules(tmp_path / "none.toml", FIGURED)
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(InputError, match="is no TOML"):
+    with pytest.raises(InputError, match="is not valid TOML"):
         rules.read_rules(tmp_path / "bytes.toml", FIGURED)
     (tmp_path / "mark.toml").write_text('[[rule]]\nmetric = "nll"\nmax = 1', "utf-8-sig")  # with a byte order mark
     assert len(rules.read_rules(tmp_path / "mark.toml", FIGURED)) == 1

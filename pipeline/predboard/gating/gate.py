@@ -1,7 +1,7 @@
-"""Saved predictions and rules -> verdicts: the command `gate`. Knows no drawing, no event file and no folder of logs.
+"""Test saved predictions against rules: the command `gate`. It knows no drawing, no event file and no log folder.
 
-The figures are those of `summary.json`, computed anew from the predictions by the panels that the rules name, so that
-they can never be older than the predictions.
+The metrics are those of `summary.json`, computed from the predictions by the panels that the rules name, so they can
+never be older than the predictions.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from tqdm import tqdm
 
@@ -20,9 +20,9 @@ from predboard.config import GateConfig
 from predboard.errors import InputError
 from predboard.evaluation.fold import States, measure_run
 from predboard.formatting import plural
-from predboard.gating import reports, rules
 from predboard.gating.evaluate import BaselineChange, GateResult, check_complete, evaluate_rule, match_names
-from predboard.gating.rules import Rule, pattern_of
+from predboard.gating.reports import to_json, to_junit, to_markdown
+from predboard.gating.rules import Rule, parse_rules, pattern_of, read_rules
 from predboard.gating.suggest import SUGGESTED_METRICS, suggest_rules
 from predboard.metrics.counts import CountMetrics, Counts
 from predboard.metrics.intervals import INDEPENDENT, independent_interval
@@ -34,8 +34,8 @@ from predboard.storage.paths import AnyPath, write_file
 from predboard.storage.runs import Step, list_step_numbers, open_run, open_step
 from predboard.summaries import Metric
 
-COUNTS = "glance"
-"""The panel whose state is a tally, which is cheap."""
+COUNTS_PANEL = "glance"
+"""The panel whose state is nothing but counts, which is cheap."""
 
 PAIRED = frozenset(
     [
@@ -43,30 +43,30 @@ PAIRED = frozenset(
         *("calibration/ece", "classes/*/precision", "classes/*/recall", "classes/*/f1", "slices/*/accuracy"),
     ]
 )
-"""Figures whose difference is of the same images, with an interval that knows so. Of the others it is that of the two
-runs' own figures, with an interval as if their images were different ones, which is wider.
+"""Metrics that are compared over the same images, with a paired interval. The others are compared as if the two runs
+had different images, with a wider interval.
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class StepMetrics:
-    """What some panels say of a step."""
+    """The metrics that some panels compute for a step."""
 
     step: Step
     images: Mapping[str, int]
-    """As in `judge.Gated`."""
+    """As in `GateResult.images`, and how many are `missing`."""
     states: States
     metrics: Mapping[str, Metric]
 
 
 def gate(
-    config: GateConfig, say: Callable[[str], None] = lambda _: None, records: Iterable[Mapping[str, Any]] | None = None
+    config: GateConfig, log: Callable[[str], None] = lambda _: None, records: Iterable[Mapping[str, Any]] | None = None
 ) -> GateResult:
-    """Test one step of a run against rules, and write the reports that are asked for, whatever the verdict.
+    """Test one step of a run against rules, and write the reports that are asked for, whatever the result.
 
     Args:
         config: what to test.
-        say: takes a line of progress for a person.
+        log: takes one line of progress at a time.
         records: the rules as tables, instead of `config.rules`.
 
     Raises:
@@ -74,72 +74,67 @@ def gate(
     """
     if config.predictions is None:
         raise InputError("which predictions? For example: predboard gate predictions/digits --rules gates.toml")
-    if config.rules is None and records is None:
+    directions = metric_directions()
+    if records is not None:
+        rules = parse_rules(records, directions)
+    elif config.rules is not None:
+        rules = read_rules(config.rules, directions)
+    else:
         raise InputError(
             f"which rules? `predboard gate {config.predictions} --suggest > gates.toml` writes a first file for --rules"
         )
-    figured = metric_directions()
-    tested = (
-        rules.parse_rules(records, figured)
-        if records is not None
-        else rules.read_rules(cast(Path, config.rules), figured)
-    )
-    comparing = [rule for rule in tested if rule.max_drop is not None]
-    if comparing and config.baseline is None:
-        raise InputError(f"rule {comparing[0].title!r} has max_drop: name the predictions to compare with, --baseline")
+    drops = [rule for rule in rules if rule.max_drop is not None]
+    if drops and config.baseline is None:
+        raise InputError(f"rule {drops[0].title!r} has max_drop: name the predictions to compare with, --baseline")
+    if config.baseline is not None and not drops:
+        log("no rule has max_drop, so the baseline is not used")
     step = open_one_step(config.predictions, config.step, "--step")
-    old = (
-        open_one_step(config.baseline, config.baseline_step, "--baseline-step")
-        if comparing and config.baseline
-        else None
-    )
-    if config.baseline is not None and not comparing:
-        say("no rule has max_drop, so the baseline is not looked at")
-    now = measure_step(step, {pattern_of(rule.metric) for rule in tested}, config.workers)
-    incomplete = [] if config.allow_incomplete else [check_complete(now.images["rows"], now.images["manifest_rows"])]
-    change, paired = (None, {}) if old is None else baseline_change(old, now, comparing, figured, config)
-    done = GateResult(
+    old = None
+    if drops and config.baseline:
+        old = open_one_step(config.baseline, config.baseline_step, "--baseline-step")
+    new = measure_step(step, {pattern_of(rule.metric) for rule in rules}, config.workers)
+    change, paired = (None, {}) if old is None else baseline_change(old, new, drops, directions, config)
+    complete = [] if config.allow_incomplete else [check_complete(new.images["rows"], new.images["manifest_rows"])]
+    result = GateResult(
         config.predictions.resolve().name,
         step.step,
-        now.images,
-        (*incomplete, *(evaluate_rule(rule, now.metrics, change) for rule in tested)),
+        new.images,
+        (*complete, *(evaluate_rule(rule, new.metrics, change) for rule in rules)),
         config.baseline.resolve().name if config.baseline and old else "",
         old.step if old else None,
         paired,
     )
     for path, content in (
-        (config.junit, reports.to_junit(done)),
-        (config.markdown, reports.to_markdown(done).encode()),
-        (config.json, reports.to_json(done).encode()),
+        (config.junit, to_junit(result)),
+        (config.markdown, to_markdown(result).encode()),
+        (config.json, to_json(result).encode()),
     ):
         if path is not None:
             write_file(path, content)
-            say(f"wrote {path}")
-    return done
+            log(f"wrote {path}")
+    return result
 
 
-def suggest(config: GateConfig, say: Callable[[str], None] = lambda _: None) -> str:
-    """A first file of rules that one step of a run passes, as TOML. Raises InputError for bad input."""
+def suggest(config: GateConfig, log: Callable[[str], None] = lambda _: None) -> str:
+    """Return a first file of rules that one step of a run passes, as TOML. Raises InputError for bad input."""
     if config.predictions is None:
         raise InputError("which predictions? For example: predboard gate predictions/digits --suggest > gates.toml")
-    now = measure_step(open_one_step(config.predictions, config.step, "--step"), SUGGESTED_METRICS, config.workers)
-    if missing := now.images["missing"]:
-        of = plural(now.images["manifest_rows"], "row")
-        say(f"warning: {missing:,} of {of} are missing, so these rules pass only with --allow-incomplete")
+    new = measure_step(open_one_step(config.predictions, config.step, "--step"), SUGGESTED_METRICS, config.workers)
+    if missing := new.images["missing"]:
+        rows = plural(new.images["manifest_rows"], "row")
+        log(f"warning: {missing:,} of {rows} are missing, so these rules pass only with --allow-incomplete")
     differences: Mapping[str, Difference] = {}
-    lone = 0.0
+    unpaired = 0.0
     if config.baseline is not None:
         old = open_one_step(config.baseline, config.baseline_step, "--baseline-step")
-        comparison = compare_steps(old, now, config, kinds=False)
-        differences, lone = (
-            comparison.differences,
-            unpaired_share(comparison.rows, measure_step(old, (), config.workers), now),
-        )
-    return suggest_rules(config.predictions.resolve().name, now.step.step, now.metrics, differences, lone)
+        comparison = compare_steps(old, new, config, slices=False)
+        differences = comparison.differences
+        unpaired = unpaired_share(comparison.rows, measure_step(old, (), config.workers), new)
+    return suggest_rules(config.predictions.resolve().name, new.step.step, new.metrics, differences, unpaired)
 
 
 def metric_directions() -> dict[str, Direction]:
-    """Every name that a figure may have, `*` for a class or a slice, and which of two values is better."""
+    """Return every name that a metric may have, with `*` for a class or slice, and which of two values is better."""
     return {
         name: better
         for panel in panels.choose(()).values()
@@ -148,101 +143,101 @@ def metric_directions() -> dict[str, Direction]:
     }
 
 
-def open_one_step(folder: AnyPath, wanted: int | None, flag: str) -> Step:
-    """One step of a run, the last if none is wanted. Raises InputError if there is none."""
+def open_one_step(folder: AnyPath, number: int | None, flag: str) -> Step:
+    """Open one step of a run, by default the last. Raises InputError if it does not exist."""
     numbers = list_step_numbers(folder)
-    if wanted is not None and numbers and wanted not in numbers:
-        raise InputError(f"{flag} is {wanted}, but {folder} has {', '.join(map(str, numbers))}")
-    found = open_step(folder, numbers[-1] if wanted is None else wanted) if numbers else None
-    return found or open_run(folder)[-1]  # which says what is wrong with the folder
+    if number is not None and numbers and number not in numbers:
+        raise InputError(f"{flag} is {number}, but {folder} has {', '.join(map(str, numbers))}")
+    step = open_step(folder, numbers[-1] if number is None else number) if numbers else None
+    return step or open_run(folder)[-1]  # which says what is wrong with the folder
 
 
-def measure_step(step: Step, wanted: Collection[str], count: int) -> StepMetrics:
-    """The figures of a step, without drawing anything; more than are wanted where they come with them.
+def measure_step(step: Step, names: Collection[str], workers: int) -> StepMetrics:
+    """Compute metrics of a step without drawing anything, and others that come with them.
 
     Args:
-        step: of a run.
-        wanted: names of figures, `*` for a class or a slice.
-        count: processes to use where there is enough to do; 0 for one a processor.
+        step: a step of a run.
+        names: names of metrics, with `*` for a class or slice.
+        workers: processes to use where there is enough to do; 0 for one per processor.
     """
-    giving: dict[str, HasMetrics] = {}
+    chosen: dict[str, HasMetrics] = {}
     for name, panel in panels.choose(()).items():
-        if isinstance(panel, HasMetrics) and (asked := set(wanted) & set(panel.metric_directions)):
-            giving[name] = panel.restricted_to(asked)
-    chosen: dict[str, Panel] = {COUNTS: panels.load(COUNTS), **giving}
+        if isinstance(panel, HasMetrics) and (wanted := set(names) & set(panel.metric_directions)):
+            chosen[name] = panel.restricted_to(wanted)
+    every: dict[str, Panel] = {COUNTS_PANEL: panels.load(COUNTS_PANEL), **chosen}
     with (
-        ProcessPool(worker_count(count)) as pool,
-        tempfile.TemporaryDirectory(prefix="predboard-") as aside,
+        ProcessPool(worker_count(workers)) as pool,
+        tempfile.TemporaryDirectory(prefix="predboard-") as folder,
         tqdm(total=step.rows, unit=" rows", desc="read", disable=None, file=sys.stderr) as bar,
     ):
-        rows = Path(aside) / "rows.parquet"
-        states = measure_run([step], chosen, LocalExecutor(pool), rows, progress=bar.update)[step.step]
-    subject = panels.RunInfo("", step.run, {step.step: panels.StepInfo(step.rows, step.manifest_rows)})
-    found: dict[str, Metric] = {}
-    for name, panel in giving.items():
-        for _, given in panel.metrics(subject, {step.step: states[name]}):
-            found |= given.metrics
-    return StepMetrics(step, _images(step, states[COUNTS]), states, found)
+        rows = Path(folder) / "rows.parquet"
+        states = measure_run([step], every, LocalExecutor(pool), rows, progress=bar.update)[step.step]
+    info = panels.RunInfo("", step.run, {step.step: panels.StepInfo(step.rows, step.manifest_rows)})
+    metrics: dict[str, Metric] = {}
+    for name, panel in chosen.items():
+        for _, some in panel.metrics(info, {step.step: states[name]}):
+            metrics |= some.metrics
+    return StepMetrics(step, _count_images(step, states[COUNTS_PANEL]), states, metrics)
 
 
-def _images(step: Step, tally: Counts) -> dict[str, int]:
+def _count_images(step: Step, counts: Counts) -> dict[str, int]:
     return {
         "rows": step.rows,
         "manifest_rows": step.manifest_rows,
         "missing": step.manifest_rows - step.rows,
-        "failed": int(tally.failed),
-        "unlabelled": int(tally.unlabelled),
-        "counted": CountMetrics(tally, len(step.run.classes)).counted,
+        "failed": int(counts.failed),
+        "unlabelled": int(counts.unlabelled),
+        "counted": CountMetrics(counts, len(step.run.classes)).counted,
     }
 
 
-def compare_steps(old: Step, now: StepMetrics, config: GateConfig, kinds: bool) -> Comparison:
-    """Both steps, image by image. Slices are cut as they are in the figures of the new one."""
-    called = str(config.baseline), str(config.predictions)
-    classes = join.match_classes(old.run, now.step.run, called, config.map_classes)
-    return Comparison(count_pairs(old, now.step, classes, kinds), classes.names, now.states.get("slices"))
+def compare_steps(old: Step, new: StepMetrics, config: GateConfig, slices: bool) -> Comparison:
+    """Compare two steps image by image, with slices cut as in the metrics of the new one."""
+    names = str(config.baseline), str(config.predictions)
+    classes = join.match_classes(old.run, new.step.run, names, config.map_classes)
+    return Comparison(count_pairs(old, new.step, classes, slices), classes.names, new.states.get("slices"))
 
 
 def baseline_change(
-    old: Step, now: StepMetrics, comparing: Collection[Rule], figured: Mapping[str, Direction], config: GateConfig
+    old: Step, new: StepMetrics, drops: Collection[Rule], directions: Mapping[str, Direction], config: GateConfig
 ) -> tuple[BaselineChange, dict[str, int]]:
-    """What `max_drop` is tested on, and how many images could be compared, and why the others could not.
+    """Return what `max_drop` is tested on, and how many images were compared or left out, by reason.
 
     Args:
         old: step of the baseline.
-        now: the figures of the run.
-        comparing: rules with `max_drop`.
-        figured: from `metric_directions`.
-        config: how to take the classes.
+        new: metrics of the run.
+        drops: the rules with `max_drop`.
+        directions: from `metric_directions`.
+        config: how to match the classes.
     """
-    comparison = compare_steps(old, now, config, any(rule.metric.startswith("slices/") for rule in comparing))
+    comparison = compare_steps(old, new, config, any(rule.metric.startswith("slices/") for rule in drops))
     state = comparison.state
-    own = {rule.metric for rule in comparing if pattern_of(rule.metric) not in PAIRED}
-    before = measure_step(old, {pattern_of(metric) for metric in own}, config.workers)
-    lone = unpaired_share(comparison.rows, before, now)
-    alike = state.identical and not lone  # of the same images, so that all figures are the same
+    apart = {rule.metric for rule in drops if pattern_of(rule.metric) not in PAIRED}
+    before = measure_step(old, {pattern_of(metric) for metric in apart}, config.workers)
+    unpaired = unpaired_share(comparison.rows, before, new)
+    identical = state.identical and not unpaired  # the same predictions of the same images: all metrics are the same
     differences = {n: d for n, d in comparison.differences.items() if pattern_of(n) in PAIRED}
-    for metric in own:
-        for name in match_names(metric, now.metrics):
-            if name in now.metrics and name in before.metrics:
-                differences[name] = apart(before.metrics[name], now.metrics[name], alike)
-    less = frozenset(name for name, better in figured.items() if better == "less")
+    for metric in apart:
+        for name in match_names(metric, new.metrics):
+            if name in new.metrics and name in before.metrics:
+                differences[name] = independent_difference(before.metrics[name], new.metrics[name], identical)
+    less = frozenset(name for name, better in directions.items() if better == "less")
     counts = ("only_old", "only_new", "failed_old", "failed_new", "labels_differ", "pictures_differ")
     return (
-        BaselineChange(differences, less, lone),
+        BaselineChange(differences, less, unpaired),
         {"compared": comparison.rows, **{name: int(getattr(state, name)) for name in counts}},
     )
 
 
 def unpaired_share(rows: int, old: StepMetrics, new: StepMetrics) -> float:
-    """Share of the images that count in either run which are not among the `rows` that are compared."""
-    return max((1 - rows / seen.images["counted"] for seen in (old, new) if seen.images["counted"]), default=1.0)
+    """Return the share of the evaluated images of either run that are not among the `rows` that were compared."""
+    return max((1 - rows / step.images["counted"] for step in (old, new) if step.images["counted"]), default=1.0)
 
 
-def apart(old: Metric, new: Metric, identical: bool) -> Difference:
-    """The difference of two figures that are not compared image by image.
+def independent_difference(old: Metric, new: Metric, identical: bool) -> Difference:
+    """Return the difference of two metrics that are not compared image by image.
 
-    The interval is Newcombe's for independent figures: wider than it need be, because the images are mostly the same.
+    Its interval is the one for independent samples: wider than necessary, because the images are mostly the same.
     """
     rows, gain = min(old.rows or 0, new.rows or 0), new.value - old.value
     if identical:

@@ -1,4 +1,6 @@
-"""Verdicts -> a table for the terminal, JUnit XML, Markdown and JSON. Knows not how they came about, and no files."""
+"""Write the result of a gate as a table for the terminal, JUnit XML, Markdown and JSON. It knows neither how the result
+came about nor any file.
+"""
 
 import itertools
 import json
@@ -9,35 +11,35 @@ from collections.abc import Iterator
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from predboard.formatting import plural, unique_names
+from predboard.formatting import markdown_table, plural, unique_names
 from predboard.gating.evaluate import (
     SEVERITY,
     Finding,
     GateResult,
+    RuleResult,
     Status,
-    Verdict,
     format_change,
     format_number,
     group_name,
 )
 
 GATE_FORMAT = 1
+"""Version of the JSON report."""
 
 TERMINAL_COLUMNS = 80
-"""Columns of a terminal."""
 
 MAX_NAMED = 5
-"""Classes or slices of one rule that are named."""
+"""Number of classes or slices of one rule that a report names."""
 
 SHORT_STATUS: dict[Status, str] = {"pass": "pass", "too little evidence": "unclear", "fail": "FAIL"}
 
 
-def to_terminal(of: GateResult) -> Iterator[str]:
-    """The table for the terminal, at most 80 columns wide as far as names allow, and the verdict below it."""
-    yield heading(of)
-    yield from textwrap.wrap(count_images(of), TERMINAL_COLUMNS)
+def to_terminal(result: GateResult) -> Iterator[str]:
+    """Yield the lines of a table, at most 80 columns wide as far as names allow, and the conclusion below it."""
+    yield heading(result)
+    yield from textwrap.wrap(count_images(result), TERMINAL_COLUMNS)
     yield ""
-    rows = [(verdict, group) for verdict in of.verdicts for group in _grouped(verdict)]
+    rows = [(verdict, group) for verdict in result.verdicts for group in _by_condition(verdict)]
     cells = [("verdict", "rule", "value", "95 % interval", "images")]
     cells += [
         (SHORT_STATUS[worst_finding(group).outcome], _label(verdict, group), *_numbers(worst_finding(group)))
@@ -47,175 +49,178 @@ def to_terminal(of: GateResult) -> Iterator[str]:
     room = TERMINAL_COLUMNS - 9 - sum(2 + width for width in tail)
     first = max(width for cell in cells if (width := _width(cell[1])) <= room)
     for i, (verdict, rule, *numbers) in enumerate(cells):
-        right = "".join(f"  {_padded(text, width, '>')}" for text, width in zip(numbers, tail, strict=True))
+        right = "".join(f"  {_pad(text, width, '>')}" for text, width in zip(numbers, tail, strict=True))
         if _width(rule) > first:
             yield f"{verdict:<7}  {rule}"
             verdict = rule = ""
         if rule or right.strip():
-            yield f"{verdict:<7}  {_padded(rule, first)}{right}".rstrip()
-        for said in _reasons(rows[i - 1][1]) if i else ():
-            yield from textwrap.wrap(said, TERMINAL_COLUMNS, initial_indent=" " * 9, subsequent_indent=" " * 9)
+            yield f"{verdict:<7}  {_pad(rule, first)}{right}".rstrip()
+        for reason in _reasons(rows[i - 1][1]) if i else ():
+            yield from textwrap.wrap(reason, TERMINAL_COLUMNS, initial_indent=" " * 9, subsequent_indent=" " * 9)
     yield ""
-    yield from textwrap.wrap(conclusion(of), TERMINAL_COLUMNS)
+    yield from textwrap.wrap(conclusion(result), TERMINAL_COLUMNS)
 
 
-def heading(of: GateResult) -> str:
-    """What was tested."""
-    against = "" if of.baseline_step is None else f" against {of.baseline}, step {of.baseline_step}"
-    return _line(f"gate: {of.run}, step {of.step}{against}")
+def heading(result: GateResult) -> str:
+    """Return which run was tested, and against which."""
+    against = "" if result.baseline_step is None else f" against {result.baseline}, step {result.baseline_step}"
+    return _one_line(f"gate: {result.run}, step {result.step}{against}")
 
 
-def count_images(of: GateResult) -> str:
-    """How many images the figures rest on."""
-    n = of.images
-    said = [f"{n['counted']:,} of {plural(n['manifest_rows'], 'image')} count"]
+def count_images(result: GateResult) -> str:
+    """Return how many images the metrics are computed from, and why others are left out."""
+    n = result.images
+    parts = [f"{n['counted']:,} of {plural(n['manifest_rows'], 'image')} evaluated"]
     for key, what in (("missing", "missing"), ("failed", "failed"), ("unlabelled", "without a label")):
         if n[key]:
-            said.append(f"{n[key]:,} {what}")
-    if of.paired:
-        lacking = (
-            ("only_new", "only here"),
+            parts.append(f"{n[key]:,} {what}")
+    if result.paired:
+        left_out = (
+            ("only_new", "only in this run"),
             ("only_old", "only in the baseline"),
             ("failed_old", "failed in the baseline"),
-            ("labels_differ", "with another label"),
-            ("pictures_differ", "with another picture under the same name"),
+            ("labels_differ", "with a different label"),
+            ("pictures_differ", "with a different image under the same name"),
         )
-        said.append(f"{of.paired['compared']:,} are compared with the baseline")
-        said += [f"{of.paired[key]:,} {what}" for key, what in lacking if of.paired[key]]
-    return ", ".join(said)
+        parts.append(f"{result.paired['compared']:,} compared with the baseline")
+        parts += [f"{result.paired[key]:,} {what}" for key, what in left_out if result.paired[key]]
+    return ", ".join(parts)
 
 
-def conclusion(of: GateResult) -> str:
-    """The verdict on all rules in one sentence."""
-    failed, unclear = of.count("fail"), of.count("too little evidence")
-    some = [f"{failed} of {plural(len(of.verdicts), 'rule')} fail{'s' * (failed == 1)}"] if failed else []
+def conclusion(result: GateResult) -> str:
+    """Return the result of all rules in one sentence."""
+    failed, unclear, rules = (
+        result.count("fail"),
+        result.count("too little evidence"),
+        plural(len(result.verdicts), "rule"),
+    )
+    parts = [f"{failed} of {rules} failed"] if failed else []
     if unclear:
-        some.append(f"for {unclear}{'' if failed else f' of {len(of.verdicts)}'} there is too little evidence")
+        parts.append(f"too little evidence for {unclear}{'' if failed else f' of {rules}'}")
     return {
-        "pass": f"the gate is passed: {plural(len(of.verdicts), 'rule')}",
-        "fail": f"the gate fails: {', '.join(some)}",
-        "too little evidence": f"the gate is not passed: {', '.join(some)}",
-    }[of.outcome]
+        "pass": f"the gate passed: {rules}",
+        "fail": f"the gate failed: {', '.join(parts)}",
+        "too little evidence": f"the gate did not pass: {', '.join(parts)}",
+    }[result.outcome]
 
 
-def worst_finding(of: list[Finding]) -> Finding:
-    """The gravest of some findings; of equally grave ones the one that is farthest on the wrong side."""
-    return min(of, key=lambda finding: (-SEVERITY[finding.outcome], finding.margin))
+def worst_finding(findings: list[Finding]) -> Finding:
+    """Return the most severe finding; among equally severe ones, the one that misses its limit by most."""
+    return min(findings, key=lambda finding: (-SEVERITY[finding.outcome], finding.margin))
 
 
-def _grouped(verdict: Verdict) -> list[list[Finding]]:
-    """Findings of one condition together."""
+def _by_condition(verdict: RuleResult) -> list[list[Finding]]:
     return [list(group) for _, group in itertools.groupby(verdict.findings, lambda finding: finding.condition)]
 
 
-def _label(verdict: Verdict, group: list[Finding]) -> str:
-    return f"{_line(verdict.name)}: " * bool(verdict.name) + f"{_line(verdict.metric)} {group[0].condition}"
+def _label(verdict: RuleResult, group: list[Finding]) -> str:
+    name = f"{_one_line(verdict.name)}: " * bool(verdict.name)
+    return f"{name}{_one_line(verdict.metric)} {group[0].condition}"
 
 
-def _numbers(of: Finding) -> tuple[str, str, str]:
-    if of.value is None:
+def _numbers(finding: Finding) -> tuple[str, str, str]:
+    """Return the value, the interval and the number of images of a finding, empty where there is none."""
+    if finding.value is None:
         return "–", "", ""
-    sign = format_change if of.key == "max_drop" else format_number
-    ends = "" if of.interval is None else " to ".join(map(sign, of.interval))
-    return sign(of.value), ends, "" if of.rows is None else f"{of.rows:,}"
+    write = format_change if finding.key == "max_drop" else format_number
+    ends = "" if finding.interval is None else " to ".join(map(write, finding.interval))
+    return write(finding.value), ends, "" if finding.rows is None else f"{finding.rows:,}"
 
 
-def _reasons(group: list[Finding], shown: int = MAX_NAMED) -> list[str]:
-    """Why a condition is not met, a line for each class or slice that does not meet it, the worst first."""
+def _reasons(group: list[Finding]) -> list[str]:
+    """Return why a condition is not met, with a line for each class or slice that does not meet it, the worst first."""
     if len(group) == 1:
-        return [] if group[0].outcome == "pass" else [_line(group[0].why)]
-    found = []
-    for outcome, said in (("fail", "fail"), ("too little evidence", "have too little evidence")):
-        those = sorted((f for f in group if f.outcome == outcome), key=lambda finding: finding.margin)
+        return [] if group[0].outcome == "pass" else [_one_line(group[0].why)]
+    reasons = []
+    for status, what in (("fail", "failed"), ("too little evidence", "have too little evidence")):
+        those = sorted((f for f in group if f.outcome == status), key=lambda finding: finding.margin)
         if those:
-            of = f"{len(those):,} of {len(group):,} {said}"
-            if len(those) == len(group) and len({f.why for f in those}) == 1:  # as where the runs have other images
-                found.append(f"{of}: {_line(those[0].why)}")
+            count = f"{len(those):,} of {len(group):,} {what}"
+            if len(those) == len(group) and len({f.why for f in those}) == 1:  # as when the runs have different images
+                reasons.append(f"{count}: {_one_line(those[0].why)}")
                 continue
-            found.append(of)
-            found += [_line(f"{group_name(f.metric)}: {f.why}") for f in those[:shown]]
-            found += [f"and {len(those) - shown:,} more"] * (len(those) > shown)
-    return found or [
-        f"all {len(group):,} pass; {_line(group_name(worst_finding(group).metric))} is nearest to the limit"
+            reasons.append(count)
+            reasons += [_one_line(f"{group_name(f.metric)}: {f.why}") for f in those[:MAX_NAMED]]
+            reasons += [f"and {len(those) - MAX_NAMED:,} more"] * (len(those) > MAX_NAMED)
+    return reasons or [
+        f"all {len(group):,} pass; {_one_line(group_name(worst_finding(group).metric))} is closest to the limit"
     ]
 
 
-def _line(text: str) -> str:
-    """On one line and without characters that command a terminal."""
+def _one_line(text: str) -> str:
+    """Put text on one line, without characters that control a terminal."""
     return "".join("\ufffd" if unicodedata.category(c) == "Cc" else c for c in " ".join(text.split()))
 
 
 def _width(text: str) -> int:
-    """Columns of a terminal: characters of East Asia are two wide, combining marks none."""
+    """Return the columns that text takes on a terminal: East Asian characters take two, combining marks none."""
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
-def _padded(text: str, width: int, side: str = "<") -> str:
+def _pad(text: str, width: int, side: str = "<") -> str:
     space = " " * max(width - _width(text), 0)
     return text + space if side == "<" else space + text
 
 
-def to_junit(of: GateResult) -> bytes:
-    """JUnit XML, as GitLab, GitHub's actions and Jenkins read it: a test case for each rule.
+def to_junit(result: GateResult) -> bytes:
+    """Write JUnit XML as GitLab, GitHub Actions and Jenkins read it, with a test case for each rule.
 
-    A rule that fails is a failure, one with too little evidence an error: it could not be tested.
+    A rule that fails is a failure; one with too little evidence is an error, because it could not be tested.
     """
     numbers = {
-        "tests": str(len(of.verdicts)),
-        "failures": str(of.count("fail")),
-        "errors": str(of.count("too little evidence")),
+        "tests": str(len(result.verdicts)),
+        "failures": str(result.count("fail")),
+        "errors": str(result.count("too little evidence")),
         "time": "0",
     }
     root = ET.Element("testsuites", {"name": "predboard gate", **numbers})
-    suite = ET.SubElement(root, "testsuite", {"name": _xml(heading(of)), **numbers, "skipped": "0"})
-    for verdict, title in zip(of.verdicts, unique_names([_xml(v.title) for v in of.verdicts]), strict=True):
-        case = ET.SubElement(suite, "testcase", {"classname": _xml(f"gate.{of.run}"), "name": title, "time": "0"})
-        said = [s for group in _grouped(verdict) if worst_finding(group).outcome != "pass" for s in _reasons(group)]
+    suite = ET.SubElement(root, "testsuite", {"name": _xml(heading(result)), **numbers, "skipped": "0"})
+    titles = unique_names([_xml(verdict.title) for verdict in result.verdicts])
+    for verdict, title in zip(result.verdicts, titles, strict=True):
+        case = ET.SubElement(suite, "testcase", {"classname": _xml(f"gate.{result.run}"), "name": title, "time": "0"})
         if verdict.outcome != "pass":
+            open_groups = [group for group in _by_condition(verdict) if worst_finding(group).outcome != "pass"]
+            reasons = [reason for group in open_groups for reason in _reasons(group)]
             tag = "failure" if verdict.outcome == "fail" else "error"
-            mark = ET.SubElement(case, tag, {"message": _xml(said[0]), "type": verdict.outcome})
-            mark.text = _xml("\n".join([*said, verdict.description]).strip())
-        ET.SubElement(case, "system-out").text = _xml("\n".join(_told(finding) for finding in verdict.findings))
+            mark = ET.SubElement(case, tag, {"message": _xml(reasons[0]), "type": verdict.outcome})
+            mark.text = _xml("\n".join([*reasons, verdict.description]).strip())
+        ET.SubElement(case, "system-out").text = _xml("\n".join(map(_describe, verdict.findings)))
     ET.indent(root)
     text = ET.tostring(root, "unicode")
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'.encode()
 
 
-def _told(of: Finding) -> str:
-    value, ends, rows = _numbers(of)
+def _describe(finding: Finding) -> str:
+    value, ends, rows = _numbers(finding)
     more = ", ".join(part for part in (ends, f"{rows} images" if rows else "") if part)
-    return f"{of.outcome}: {_line(of.metric)} {of.condition}: {value}{f' ({more})' if more else ''}; {of.why}"
+    name = f"{_one_line(finding.metric)} {finding.condition}"
+    return f"{finding.outcome}: {name}: {value}{f' ({more})' if more else ''}; {finding.why}"
 
 
 def _xml(text: str) -> str:
-    """Without the characters that no XML may have, such as control characters in a class's name."""
+    """Replace the characters that no XML may contain, such as control characters in the name of a class."""
     return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
 
 
-def to_markdown(of: GateResult) -> str:
-    """For a comment on a pull request or a job summary; names are code, so that they mean nothing else there."""
-    parts = [
-        f"### {_mark(of.outcome)} {_escaped(heading(of))}",
-        f"{_sentence(conclusion(of))} {_sentence(count_images(of))}",
-    ]
-    table = ["| | rule | value | 95 % interval | images |", "|---|---|---:|---|---:|"]
-    for verdict in of.verdicts:
-        for group in _grouped(verdict):
+def to_markdown(result: GateResult) -> str:
+    """Write Markdown for a pull request or a job summary; names are code, so that they have no other meaning there."""
+    rows, reasons = [], []
+    for verdict in result.verdicts:
+        for group in _by_condition(verdict):
             finding = worst_finding(group)
-            name = f"{_escaped(verdict.name)}: " * bool(verdict.name)
-            cells = [
-                f"{_mark(finding.outcome)} {SHORT_STATUS[finding.outcome]}",
-                f"{name}{_code(verdict.metric)} {finding.condition}",
-            ]
-            table.append(f"| {' | '.join([*cells, *_numbers(finding)])} |")
-    parts.append("\n".join(table))
-    reasons = []
-    for verdict in of.verdicts:
-        for group in _grouped(verdict):
-            if worst_finding(group).outcome != "pass":
+            condition = f"{_code(verdict.metric)} {finding.condition}"
+            name = f"{_escape(verdict.name)}: " * bool(verdict.name)
+            status = f"{_mark(finding.outcome)} {SHORT_STATUS[finding.outcome]}"
+            rows.append((status, name + condition, *_numbers(finding)))
+            if finding.outcome != "pass":
                 first, *more = _reasons(group)
-                reasons.append(f"- {_code(verdict.metric)} {group[0].condition}: {_escaped(first)}")
-                reasons += [f"  - {_escaped(said)}" for said in more]
+                reasons.append(f"- {condition}: {_escape(first)}")
+                reasons += [f"  - {_escape(reason)}" for reason in more]
+    parts = [
+        f"### {_mark(result.outcome)} {_escape(heading(result))}",
+        f"{_sentence(conclusion(result))} {_sentence(count_images(result))}",
+        markdown_table(("", "rule", "value", "95 % interval", "images"), "llrlr", rows),
+    ]
     if reasons:
         parts.append("\n".join(reasons))
     return "\n\n".join(parts) + "\n"
@@ -225,44 +230,44 @@ def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _mark(outcome: Status) -> str:
-    return {"pass": "✅", "too little evidence": "❔", "fail": "❌"}[outcome]
+def _mark(status: Status) -> str:
+    return {"pass": "✅", "too little evidence": "❔", "fail": "❌"}[status]
 
 
 def _code(text: str) -> str:
-    r"""Text between backticks, in a table too.
+    r"""Put text between backticks, also in a table.
 
     >>> print(_code("a|b"), _code("a`b"))
     `a\|b` ``a`b``
     """
-    line = _line(text).replace("|", "\\|")
+    line = _one_line(text).replace("|", "\\|")
     ticks = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
     pad = " " * (line.startswith("`") or line.endswith("`"))
     return f"{ticks}{pad}{line}{pad}{ticks}"
 
 
-def _escaped(text: str) -> str:
-    """Text that is shown as it is: no HTML, no link, no one is notified."""
-    return re.sub(r"[\\`*_{}\[\]<>#|~@&]", lambda found: f"&#{ord(found[0])};", _line(text))
+def _escape(text: str) -> str:
+    """Make Markdown show text as it is: no HTML, no link, nobody is notified."""
+    return re.sub(r"[\\`*_{}\[\]<>#|~@&]", lambda match: f"&#{ord(match[0])};", _one_line(text))
 
 
-def to_json(of: GateResult) -> str:
-    """All of it for machines; JSON without NaN."""
-    return json.dumps(to_record(of), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+def to_json(result: GateResult) -> str:
+    """Write all of it as JSON without NaN."""
+    return json.dumps(to_record(result), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def to_record(of: GateResult) -> dict[str, Any]:
-    """What `--json` writes; `docs/gates.md` has the fields."""
+def to_record(result: GateResult) -> dict[str, Any]:
+    """Return what `--json` writes; `docs/gates.md` explains the fields."""
     return {
         "predboard_gate": GATE_FORMAT,
-        "outcome": of.outcome,
-        "code": of.code,
-        "run": of.run,
-        "step": of.step,
-        "baseline": of.baseline or None,
-        "baseline_step": of.baseline_step,
-        "images": dict(of.images),
-        "paired": dict(of.paired),
+        "outcome": result.outcome,
+        "code": result.code,
+        "run": result.run,
+        "step": result.step,
+        "baseline": result.baseline or None,
+        "baseline_step": result.baseline_step,
+        "images": dict(result.images),
+        "paired": dict(result.paired),
         "rules": [
             {
                 "title": verdict.title,
@@ -271,25 +276,25 @@ def to_record(of: GateResult) -> dict[str, Any]:
                 "metric": verdict.metric,
                 "bound": verdict.bound,
                 "outcome": verdict.outcome,
-                "findings": [_finding(finding) for finding in verdict.findings],
+                "findings": [_finding_record(finding) for finding in verdict.findings],
             }
-            for verdict in of.verdicts
+            for verdict in result.verdicts
         ],
     }
 
 
-def _finding(of: Finding) -> dict[str, Any]:
-    lower, upper = of.interval or (None, None)
+def _finding_record(finding: Finding) -> dict[str, Any]:
+    lower, upper = finding.interval or (None, None)
     return {
-        "metric": of.metric,
-        "condition": of.key,
-        "limit": of.limit,
-        "outcome": of.outcome,
-        "why": of.why,
-        "value": of.value,
+        "metric": finding.metric,
+        "condition": finding.key,
+        "limit": finding.limit,
+        "outcome": finding.outcome,
+        "why": finding.why,
+        "value": finding.value,
         "lower": lower,
         "upper": upper,
-        "rows": of.rows,
-        "old": of.old,
-        "new": of.new,
+        "rows": finding.rows,
+        "old": finding.old,
+        "new": finding.new,
     }

@@ -1,9 +1,8 @@
-"""A file of rules -> rules, and rules in words. Knows no predictions: only which figures there may be.
+"""Read rules from a TOML file and put them in words. It knows no predictions, only which metrics there may be.
 
 What is not understood is refused, because a rule that is silently not tested passes whatever the model does.
 """
 
-import difflib
 import tomllib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -11,35 +10,36 @@ from pathlib import Path
 from typing import Any, Literal
 
 from predboard.errors import InputError, first_line
+from predboard.formatting import nearest_names
 
 Bound = Literal["lower", "upper", "point"]
 
 LIMIT_CEILING = 1e18
-"""Limits are below: no figure is as large, and NaN is not below."""
+"""Limits are below: no metric is as large, and NaN is not below."""
 
 UNBOUNDED_METRICS = ("nll", "brier", "conformal_size")
-"""In the names of figures that may be above 1; of the others that have a better and worse, none can."""
+"""Parts of the names of metrics that may exceed 1; no other metric with a good direction can."""
 
 GROUP_PREFIXES = ("classes/", "slices/")
-"""What the names of figures begin with of which there is one for each class or slice."""
+"""Beginnings of the names of metrics that exist once for each class or slice."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a figure must be. `docs/gates.md` has the keys in prose."""
+    """A requirement on a metric. `docs/gates.md` explains the keys."""
 
     metric: str
-    """Name as in `summary.json`; `*` in that of a class or slice stands for all that fit."""
+    """Name as in `summary.json`; `*` in a class or slice stands for any text."""
     min: float | None = None
     max: float | None = None
     max_drop: float | None = None
-    """How much worse than the baseline it may be; of a loss or error, how much higher."""
+    """How much worse than the baseline it may be: lower, or for a loss or error, higher."""
     bound: Bound = "point"
-    """What is tested: the value itself, or an end of its 95 % interval."""
+    """What is tested: the value itself, or one end of its 95 % interval."""
     min_rows: int = 1
-    """Images that it must rest on."""
+    """Number of images that the metric must be computed from."""
     max_unpaired: float = 0.01
-    """Share of the images of either run that may have no counterpart."""
+    """Share of the images of either run that may have no counterpart in the other."""
     name: str = ""
     description: str = ""
 
@@ -50,7 +50,7 @@ class Rule:
         return {key: limit for key, limit in limits.items() if limit is not None}
 
     def words(self, key: str) -> str:
-        """One of the conditions, for a person.
+        """Return one of the conditions in words.
 
         >>> Rule("accuracy", min=0.94, bound="lower").words("min"), Rule("nll", max_drop=0.1).words("max_drop")
         ('≥ 0.94 (lower end)', 'worse by ≤ 0.1')
@@ -62,90 +62,101 @@ class Rule:
 
     @property
     def title(self) -> str:
-        """Its name, else what it tests."""
+        """The rule's name, or what it tests."""
         return self.name or f"{self.metric} {', '.join(map(self.words, self.conditions))}"
 
 
 RULE_KEYS = tuple(field.name for field in fields(Rule))
 
 
-def read_rules(file: Path, figured: Mapping[str, str]) -> tuple[Rule, ...]:
-    """Rules of a TOML file.
+def read_rules(file: Path, directions: Mapping[str, str]) -> tuple[Rule, ...]:
+    """Read the rules of a TOML file.
 
     Args:
-        file: tables `[[rule]]`.
-        figured: every name that a figure may have, `*` for a class or a slice: whether `more` or `less` of it is
-            better, or `neither`.
+        file: a file with tables `[[rule]]`.
+        directions: all names that a metric may have, with `*` for a class or slice, and whether `more` or `less` of it
+            is better, or `neither`.
 
-    Raises InputError, one line that names the key and the nearest right one.
+    Raises InputError with one line that names the key, and the nearest correct one.
     """
     try:
-        found = tomllib.loads(file.read_text("utf-8-sig"))  # as some editors save it
+        table = tomllib.loads(file.read_text("utf-8-sig"))  # some editors write the mark
     except OSError as error:
         raise InputError(
             f"cannot read {file}: {error.strerror}; `predboard gate RUN --suggest > {file}` writes a first one"
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} is no TOML: {first_line(error)}") from error
-    if unknown := next((key for key in found if key != "rule"), None):
+        raise InputError(f"{file} is not valid TOML: {first_line(error)}") from error
+    if unknown := next((key for key in table if key != "rule"), None):
         raise InputError(f"{file} has {unknown!r}; expected tables [[rule]] and nothing else")
-    records = found.get("rule", [])
+    records = table.get("rule", [])
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise InputError(f"{file}: `rule` is no list of tables; expected [[rule]] above each rule, in two brackets")
-    return parse_rules(records, figured, str(file))
+        raise InputError(f"{file}: `rule` is not a list of tables; expected [[rule]], in two brackets, above each rule")
+    return parse_rules(records, directions, str(file))
 
 
 def parse_rules(
-    records: Iterable[Mapping[str, Any]], figured: Mapping[str, str], where: str = "rules"
+    records: Iterable[Mapping[str, Any]], directions: Mapping[str, str], where: str = "rules"
 ) -> tuple[Rule, ...]:
-    """Rules of tables, with the checks of `read_rules`."""
+    """Build rules from tables, with the checks of `read_rules`."""
     records = list(records)
     if not all(isinstance(record, Mapping) for record in records):
-        raise InputError(f"{where} are no list of tables; expected one for each, such as {{'metric': 'nll', 'max': 1}}")
-    rules = tuple(_rule(record, figured, f"{where}, rule {i}") for i, record in enumerate(records, 1))
+        raise InputError(
+            f"{where} are not a list of tables; expected one table per rule, such as {{'metric': 'nll', 'max': 1}}"
+        )
+    rules = tuple(_parse_rule(record, directions, f"{where}, rule {i}") for i, record in enumerate(records, 1))
     if not rules:
         raise InputError(f"{where} has no rule; expected [[rule]] with a metric and min, max or max_drop")
     names = [rule.name for rule in rules if rule.name]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise InputError(f"{where}: two rules have the name {twice!r}; expected one for each")
+        raise InputError(f"{where}: two rules have the name {twice!r}; expected a different name for each")
     return rules
 
 
-def _rule(record: Mapping[str, Any], figured: Mapping[str, str], where: str) -> Rule:
+def _parse_rule(record: Mapping[str, Any], directions: Mapping[str, str], where: str) -> Rule:
     if isinstance(record.get("metric"), str):
         where = f"{where} ({record['metric']})"
     for key in record:
         if key not in RULE_KEYS:
-            raise InputError(f"{where} has no key {key!r}{_perhaps(key, RULE_KEYS)}; expected {', '.join(RULE_KEYS)}")
-    for key in ("metric", "name", "description"):
-        if key in record and not isinstance(record[key], str):
-            raise InputError(f"{where}: {key} is {_shown(record[key])}; expected a text in quotes")
-    if not record.get("metric"):
-        raise InputError(f'{where}: metric is missing; expected a name of summary.json, such as metric = "accuracy"')
-    for key in ("min", "max", "max_drop", "max_unpaired"):
-        if key in record and not _is_number(record[key]):
-            raise InputError(f"{where}: {key} is {_shown(record[key])}; expected a number")
-    rows = record.get("min_rows", 1)
-    if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
-        raise InputError(f"{where}: min_rows is {_shown(rows)}; expected a whole number of at least 1")
-    bounds = ("lower", "upper", "point")
-    if (bound := record.get("bound", "point")) not in bounds:
-        raise InputError(f"{where}: bound is {_shown(bound)}{_perhaps(bound, bounds)}; expected {', '.join(bounds)}")
+            raise InputError(
+                f"{where} has no key {key!r}{_suggestion(key, RULE_KEYS)}; expected {', '.join(RULE_KEYS)}"
+            )
+    _check_types(record, where)
     rule = Rule(**record)
-    kind = pattern_of(rule.metric)
-    if kind not in figured:
-        like = nearest_names(kind, figured, 1)
-        inside = rule.metric.removeprefix(kind.partition("*")[0]) if "*" in kind else ""  # River/recal, or River alone
-        meant = like[0].replace("*", inside.rpartition("/")[0] or inside or "NAME") if like else ""
-        raise InputError(
-            f"{where}: no metric of that name{f', perhaps {meant!r}' if meant else ''}; summary.json has all names"
-        )
-    _meaningful(rule, figured[kind], where)
+    pattern = pattern_of(rule.metric)
+    if pattern not in directions:
+        near = nearest_names(pattern, directions, 1)
+        # River/recal, or River alone
+        group = rule.metric.removeprefix(pattern.partition("*")[0]) if "*" in pattern else ""
+        meant = near[0].replace("*", group.rpartition("/")[0] or group or "NAME") if near else ""
+        suggestion = f"; did you mean {meant!r}?" if meant else ";"
+        raise InputError(f"{where}: no metric has this name{suggestion} summary.json lists all names")
+    _check_meaningful(rule, directions[pattern], where)
     return rule
 
 
-def _meaningful(rule: Rule, better: str, where: str) -> None:
-    """Raise InputError for values that can never be meant."""
+def _check_types(record: Mapping[str, Any], where: str) -> None:
+    """Raise InputError for a value of the wrong type, or no metric."""
+    for key in ("metric", "name", "description"):
+        if key in record and not isinstance(record[key], str):
+            raise InputError(f"{where}: {key} is {_as_toml(record[key])}; expected text in quotes")
+    if not record.get("metric"):
+        raise InputError(f'{where}: metric is missing; expected a name from summary.json, such as metric = "accuracy"')
+    for key in ("min", "max", "max_drop", "max_unpaired"):
+        if key in record and not _is_number(record[key]):
+            raise InputError(f"{where}: {key} is {_as_toml(record[key])}; expected a number")
+    rows = record.get("min_rows", 1)
+    if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
+        raise InputError(f"{where}: min_rows is {_as_toml(rows)}; expected a whole number of at least 1")
+    bounds = ("lower", "upper", "point")
+    if (bound := record.get("bound", "point")) not in bounds:
+        raise InputError(
+            f"{where}: bound is {_as_toml(bound)}{_suggestion(bound, bounds)}; expected {', '.join(bounds)}"
+        )
+
+
+def _check_meaningful(rule: Rule, better: str, where: str) -> None:
+    """Raise InputError for values that nobody can have meant."""
     if not rule.conditions:
         raise InputError(f"{where} has no condition; expected min, max or max_drop")
     if rule.min is not None and rule.max is not None and rule.min > rule.max:
@@ -158,49 +169,37 @@ def _meaningful(rule: Rule, better: str, where: str) -> None:
         if rule.max_drop < 0:
             raise InputError(f"{where}: max_drop is {rule.max_drop:g}; expected a number of at least 0")
         if better == "neither":
-            raise InputError(f"{where}: max_drop of what has no better and worse; expected min or max")
+            raise InputError(f"{where}: this metric has no better or worse for max_drop; expected min or max")
     if not 0 <= rule.max_unpaired <= 1:
-        raise InputError(f"{where}: max_unpaired is {rule.max_unpaired:g}; expected a share, 0 to 1")
+        raise InputError(f"{where}: max_unpaired is {rule.max_unpaired:g}; expected a share from 0 to 1")
     if rule.max_unpaired != Rule.max_unpaired and rule.max_drop is None:
-        raise InputError(f"{where}: max_unpaired without max_drop tests nothing; expected both or neither")
+        raise InputError(f"{where}: max_unpaired has no effect without max_drop; expected both or neither")
 
 
 def pattern_of(metric: str) -> str:
-    """The name of a figure with `*` for its class or slice.
+    """Return the name of a metric with `*` for its class or slice.
 
     >>> pattern_of("classes/a/b/recall"), pattern_of("slices/country=NO/nll"), pattern_of("calibration/ece")
     ('classes/*/recall', 'slices/*/nll', 'calibration/ece')
     """
-    for kind in GROUP_PREFIXES:
-        if metric.startswith(kind):
-            return f"{kind}*/{metric.rpartition('/')[2]}"
+    for prefix in GROUP_PREFIXES:
+        if metric.startswith(prefix):
+            return f"{prefix}*/{metric.rpartition('/')[2]}"
     return metric
 
 
-def nearest_names(word: Any, words: Collection[str], limit: int = 3) -> list[str]:
-    """Those of the words that are most like another, whatever their case, first those that end with it.
-
-    >>> nearest_names("acuracy", ["nll", "accuracy", "mcc"]), nearest_names("ece", ["mce", "calibration/ece"], 1)
-    (['accuracy'], ['calibration/ece'])
-    """
-    asked, lower = str(word).lower(), {known.lower(): known for known in words}
-    ends = [known for known in lower if asked and known.endswith(asked)]
-    like = difflib.get_close_matches(asked, lower, limit, 0.5)
-    return [lower[found] for found in dict.fromkeys([*ends, *like])][:limit]
-
-
-def _perhaps(word: Any, words: Collection[str]) -> str:
-    found = nearest_names(word, words, 1)
-    return f", perhaps {found[0]!r}" if found else ""
+def _suggestion(word: Any, words: Collection[str]) -> str:
+    near = nearest_names(word, words, 1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _is_number(value: Any) -> bool:
-    """Whether it is one that can be a limit: neither a truth value nor infinite."""
+    """Return whether a value can be a limit: a number, but no truth value, and finite."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LIMIT_CEILING
 
 
-def _shown(value: Any) -> str:
-    """A value as TOML has it, in short."""
+def _as_toml(value: Any) -> str:
+    """Write a value as TOML does, in short."""
     if isinstance(value, bool):
         return str(value).lower()
     return "a table" if isinstance(value, dict) else "a list" if isinstance(value, list) else repr(value)

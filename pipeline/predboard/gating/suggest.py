@@ -1,4 +1,4 @@
-"""Figures of a run -> a first file of rules that this run passes, to be edited. Knows no files and no predictions."""
+"""Suggest a first file of rules that a run passes, to be edited. It knows no files and no predictions."""
 
 import json
 import math
@@ -14,138 +14,139 @@ SUGGESTED_METRICS = (
     *("accuracy", "f1_macro", "calibration/ece", "images/failed", "images/counted"),
     *("classes/*/support", "classes/*/recall", "slices/*/accuracy"),
 )
-"""Figures that `suggest_rules` looks at, `*` for a class or a slice."""
+"""Metrics that `suggest_rules` reads, with `*` for a class or slice."""
 
-SLICES = 2
-"""Slices that get a rule: those that are clearly worse than all images, the worst first."""
+MAX_SLICES = 2
+"""Number of slices that get a rule: those clearly worse than all images together, the worst first."""
 
-LEAST = 50
+MIN_SLICE_IMAGES = 50
 """Images that such a slice must have."""
 
-DROP = 0.005
-"""Of the accuracy that is allowed, if the run has not lost more."""
+ACCURACY_DROP = 0.005
+"""Loss of accuracy that is allowed, unless the run has lost more already."""
 
-DROP_OF_A_CLASS = 0.02
+CLASS_RECALL_DROP = 0.02
+"""Loss of a class's recall that is allowed, unless a class has clearly lost more already."""
 
 
 def suggest_rules(
-    run: str, step: int, figures: Mapping[str, Metric], differences: Mapping[str, Difference], unpaired: float = 0.0
+    run: str, step: int, metrics: Mapping[str, Metric], differences: Mapping[str, Difference], unpaired: float = 0.0
 ) -> str:
-    """TOML with comments. Every limit is rounded to the side on which the run passes.
+    """Return rules as TOML with comments. Every limit is rounded to the side on which the run passes.
 
     Args:
-        run, step: what it is made from.
-        figures: its figures by name.
-        differences: from the baseline, by name; none without one.
-        unpaired: share of the images of either run that are not in these.
+        run: name of the run that the rules are made from.
+        step: its step.
+        metrics: its metrics by name.
+        differences: differences from the baseline by name; empty without a baseline.
+        unpaired: share of the images of either run that the differences leave out.
     """
     parts = [
         f"# Rules for `predboard gate`, made from {_comment(run)}, step {step}.\n"
-        "# Limits are where the 95 % intervals of its own figures end, so that it passes: make them what you need.\n"
+        "# Each limit is an end of the 95 % interval of this run's own metric, so the run passes. Edit as needed.\n"
         "# docs/gates.md explains all keys."
     ]
-    for record, said in (*_rules(figures), *_drops(differences, unpaired)):
-        keys = [f"{key} = {_value(value)}" for key, value in record.items()]
-        parts.append("\n".join(["[[rule]]", *keys[:-1], f"{keys[-1]}{f'  # {_comment(said)}' if said else ''}"]))
-    if "accuracy" not in figures:
+    for record, remark in (*_limits(metrics), *_drops(differences, unpaired)):
+        keys = [f"{key} = {_toml(value)}" for key, value in record.items()]
+        parts.append("\n".join(["[[rule]]", *keys[:-1], f"{keys[-1]}{f'  # {_comment(remark)}' if remark else ''}"]))
+    if "accuracy" not in metrics:
         parts.append("# No image has both logits and a label, so there is nothing else to test.")
     return "\n\n".join(parts) + "\n"
 
 
-def _rules(figures: Mapping[str, Metric]) -> Iterator[tuple[dict[str, str | float], str]]:
-    """Keys and values of each rule, and a remark on the last of them."""
-    if "accuracy" in figures:
-        said = f'{_told(figures["accuracy"])}; with bound = "lower" it asks for proof'
-        yield {"metric": "accuracy", "min": _down(figures["accuracy"])}, said
-    if "f1_macro" in figures:
-        yield {"metric": "f1_macro", "min": _down(figures["f1_macro"])}, _told(figures["f1_macro"])
-    if "calibration/ece" in figures:
-        yield {"metric": "calibration/ece", "max": _up(figures["calibration/ece"])}, _told(figures["calibration/ece"])
+def _limits(metrics: Mapping[str, Metric]) -> Iterator[tuple[dict[str, str | float], str]]:
+    """Yield the keys and values of each rule with `min` or `max`, and a remark on the last of them."""
+    if "accuracy" in metrics:
+        remark = f'{_describe(metrics["accuracy"])}; add bound = "lower" to require evidence'
+        yield {"metric": "accuracy", "min": _round_down(metrics["accuracy"])}, remark
+    if "f1_macro" in metrics:
+        yield {"metric": "f1_macro", "min": _round_down(metrics["f1_macro"])}, _describe(metrics["f1_macro"])
+    if "calibration/ece" in metrics:
+        ece = metrics["calibration/ece"]
+        yield {"metric": "calibration/ece", "max": _round_up(ece)}, _describe(ece)
     classes = [
-        name.removesuffix("/support") for name in figures if name.startswith("classes/") and name.endswith("/support")
+        name.removesuffix("/support") for name in metrics if name.startswith("classes/") and name.endswith("/support")
     ]
-    recalls = {name: figures[f"{name}/recall"] for name in classes if f"{name}/recall" in figures}
+    recalls = {name: metrics[f"{name}/recall"] for name in classes if f"{name}/recall" in metrics}
     if recalls and len(recalls) == len(classes) > 1:
-        name, lowest = min(recalls.items(), key=lambda item: _down(item[1]))
-        if _down(lowest) > 0:
-            said = f"every class; lowest is {group_name(name + '/recall')}, {_told(lowest)}"
-            yield {"metric": "classes/*/recall", "min": _down(lowest)}, said
-    for name, figure in _weak(figures):
-        yield {"metric": name, "min": _down(figure)}, f"{_told(figure)}, {plural(figure.rows or 0, 'image')}"
-    if "images/failed" in figures:
-        yield {"metric": "images/failed", "max": figures["images/failed"].value}, ""
-        if figures["images/counted"].value:
-            yield {"metric": "images/counted", "min": figures["images/counted"].value}, "no fewer than now"
+        name, lowest = min(recalls.items(), key=lambda item: _round_down(item[1]))
+        if _round_down(lowest) > 0:
+            remark = f"every class; the lowest is {group_name(name + '/recall')}, {_describe(lowest)}"
+            yield {"metric": "classes/*/recall", "min": _round_down(lowest)}, remark
+    for name, metric in _weak_slices(metrics):
+        yield {"metric": name, "min": _round_down(metric)}, f"{_describe(metric)}, {plural(metric.rows or 0, 'image')}"
+    if "images/failed" in metrics:
+        yield {"metric": "images/failed", "max": metrics["images/failed"].value}, ""
+        if metrics["images/counted"].value:
+            yield {"metric": "images/counted", "min": metrics["images/counted"].value}, "no fewer than now"
 
 
 def _drops(differences: Mapping[str, Difference], unpaired: float) -> Iterator[tuple[dict[str, str | float], str]]:
-    """Rules against the baseline: how much is lost on the whole, and whether a class clearly loses."""
+    """Yield rules against the baseline: how much accuracy may be lost, and that no class clearly loses more."""
     more: dict[str, str | float] = {}
     if unpaired > Rule.max_unpaired:
         more["max_unpaired"] = math.ceil(unpaired * 100) / 100
     if "accuracy" in differences:
-        of = differences["accuracy"]
-        said = f"now {format_change(of.difference)} over {plural(of.rows, 'image')}" + (
-            f" ({_span(of)})" if of.interval else ""
-        )
-        yield {"metric": "accuracy", **more, "max_drop": max(DROP, _ceil(-of.difference))}, said
+        change = differences["accuracy"]
+        remark = f"now {format_change(change.difference)} over {plural(change.rows, 'image')}"
+        remark += f" ({_ends(change)})" if change.interval else ""
+        yield {"metric": "accuracy", **more, "max_drop": max(ACCURACY_DROP, _ceil(-change.difference))}, remark
     recalls = {
         n: d for n, d in differences.items() if n.startswith("classes/") and n.endswith("/recall") and d.interval
     }
     if recalls:
-        name, of = min(recalls.items(), key=lambda item: (item[1].interval or (0, 0))[1])
-        limit = max(DROP_OF_A_CLASS, _ceil(-(of.interval or (0, 0))[1]))
+        name, change = min(recalls.items(), key=lambda item: (item[1].interval or (0, 0))[1])
+        limit = max(CLASS_RECALL_DROP, _ceil(-(change.interval or (0, 0))[1]))
         record = {"metric": "classes/*/recall", **more, "bound": "upper", "max_drop": limit}
-        yield (
-            record,
-            f"no class surely loses more; nearest is {group_name(name)}, {format_change(of.difference)} ({_span(of)})",
-        )
+        remark = "no class clearly loses more; the closest is"
+        yield record, f"{remark} {group_name(name)}, {format_change(change.difference)} ({_ends(change)})"
 
 
-def _span(of: Difference) -> str:
-    return " to ".join(map(format_change, of.interval or ()))
+def _ends(change: Difference) -> str:
+    return " to ".join(map(format_change, change.interval or ()))
 
 
-def _weak(figures: Mapping[str, Metric]) -> list[tuple[str, Metric]]:
-    """Accuracies of values of a column that are clearly below that of all images, the lowest first. Ranges are left
-    out: where they are cut depends on the images.
+def _weak_slices(metrics: Mapping[str, Metric]) -> list[tuple[str, Metric]]:
+    """Return the accuracies of slices that are clearly below that of all images, the lowest first.
+
+    Only values of a column are considered: where the ranges of a number are cut depends on the images.
     """
-    found = [
-        (name, figure)
-        for name, figure in figures.items()
+    weak = [
+        (name, metric)
+        for name, metric in metrics.items()
         if name.startswith("slices/") and name.endswith("/accuracy") and "=" in name
-        if (figure.rows or 0) >= LEAST and figure.interval is not None
-        if figure.interval[1] < figures["accuracy"].value and _down(figure) > 0
+        if (metric.rows or 0) >= MIN_SLICE_IMAGES and metric.interval is not None
+        if metric.interval[1] < metrics["accuracy"].value and _round_down(metric) > 0
     ]
-    return sorted(found, key=lambda item: (item[1].value, item[0]))[:SLICES]
+    return sorted(weak, key=lambda item: (item[1].value, item[0]))[:MAX_SLICES]
 
 
-def _down(figure: Metric) -> float:
-    """The lower end, else the value, rounded down to three decimals; 0 and below is 0."""
-    end = figure.value if figure.interval is None else figure.interval[0]
+def _round_down(metric: Metric) -> float:
+    """Return the lower end of the interval, or the value without one, rounded down to three decimals, at least 0."""
+    end = metric.value if metric.interval is None else metric.interval[0]
     return max(math.floor(end * 1000) / 1000, 0.0)
 
 
-def _up(figure: Metric) -> float:
-    return _ceil(figure.value if figure.interval is None else figure.interval[1])
+def _round_up(metric: Metric) -> float:
+    return _ceil(metric.value if metric.interval is None else metric.interval[1])
 
 
 def _ceil(value: float) -> float:
     return math.ceil(value * 1000) / 1000
 
 
-def _told(figure: Metric) -> str:
-    ends = "" if figure.interval is None else f" ({' to '.join(map(format_number, figure.interval))})"
-    return f"{format_number(figure.value)}{ends}"
+def _describe(metric: Metric) -> str:
+    ends = "" if metric.interval is None else f" ({' to '.join(map(format_number, metric.interval))})"
+    return f"{format_number(metric.value)}{ends}"
 
 
-def _value(value: str | float) -> str:
-    """As TOML has it, whose texts are JSON's but for one control character."""
+def _toml(value: str | float) -> str:
+    """Write a value as TOML, whose strings are JSON's but for one control character."""
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)
 
 
 def _comment(text: str) -> str:
-    """On one line and without control characters, which TOML does not allow in a comment."""
+    """Put text on one line without control characters, which a TOML comment may not contain."""
     return "".join(c if c.isprintable() else " " for c in text)
