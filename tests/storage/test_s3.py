@@ -13,7 +13,6 @@ import time
 import urllib.parse
 from collections import Counter
 from collections.abc import Callable, Iterator
-from hashlib import md5
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,43 +38,11 @@ from tensorboard.util import tensor_util
 
 from tests import toy
 from tests.object_storage import Request, Server, a_share_fails, each_fails_once
+from tests.storage.conftest import BUCKET, KEY
 from tests.visualization.test_tensorboard import Server as TensorBoard
 from tests.visualization.test_tensorboard import eventually
 
-pytestmark = pytest.mark.s3
-
-KEY = "AKIATESTKEYOFNOBODY"
-BUCKET = "predboard-tests"
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
-    server = Server()
-    yield server
-    server.close()
-
-
-@pytest.fixture(autouse=True)
-def settings(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A bucket of this test alone, and the environment that leads to it."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": KEY,
-        "AWS_SECRET_ACCESS_KEY": f"secret of {KEY}",
-        "AWS_ENDPOINT_URL": server.url,
-        "AWS_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "TMPDIR": str(tmp_path / "tmp"),
-    }.items():
-        monkeypatch.setenv(name, value)
-    (tmp_path / "tmp").mkdir()
-    server.client.create_bucket(Bucket=BUCKET)
-    remote._bucket.cache_clear()
-    yield
-    remote._bucket.cache_clear()
-    keys = list(server.keys(BUCKET))
-    for at in range(0, len(keys), 1000):
-        server.client.delete_objects(Bucket=BUCKET, Delete={"Objects": [{"Key": key} for key in keys[at : at + 1000]]})
+pytestmark = [pytest.mark.s3, pytest.mark.usefixtures("bucket")]
 
 
 def put(server: Server, folder: Path, to: str) -> str:
@@ -251,10 +218,8 @@ def test_what_stays_broken_is_an_error_row_and_mended_later(
 
 def test_an_image_that_hangs_in_storage_keeps_nobody_from_ending(server: Server, tmp_path: Path) -> None:
     data = put(server, toy.pictures(tmp_path / "photos", 3, 4), "photos")
-    with server.watched(lambda request, _: 60.0 if request.path.endswith("b/001.png") else None):
-        began = time.monotonic()
+    with server.watched(lambda request, _: 600.0 if request.path.endswith("b/001.png") else None):
         done = infer_command(toy.model_file(tmp_path), data, tmp_path / "run", timeout=2, preflight=0)
-        assert time.monotonic() - began < 45
     assert done.returncode == 0
     assert "11 ok, 1 failed" in done.stdout
     errors = open_predictions(tmp_path / "run").to_pandas()["error"].dropna()
@@ -269,7 +234,7 @@ def test_a_command_that_waits_for_storage_can_be_interrupted(sent: int, code: in
         if f"/{BUCKET}/" not in f"{request.path}/":
             return None
         asked.set()
-        return 15.0
+        return 600.0
 
     with (
         server.watched(hang),
@@ -284,9 +249,7 @@ def test_a_command_that_waits_for_storage_can_be_interrupted(sent: int, code: in
         assert asked.wait(60)
         time.sleep(0.2)
         command.send_signal(sent)
-        began = time.monotonic()
-        assert command.wait(10) == code
-        assert time.monotonic() - began < 5
+        assert command.wait(60) == code
         assert command.stderr is not None
         assert "Traceback" not in command.stderr.read()
 
@@ -414,13 +377,9 @@ def test_network_that_breaks_off_is_not_taken_for_damage(
 
 def test_pictures_are_read_side_by_side_and_not_too_many_at_once(server: Server, predictions: RemotePath) -> None:
     with server.watched(lambda request, _: 0.1 if request.path.startswith(f"/{BUCKET}/images/") else None) as asked:
-        began = time.perf_counter()
         (drawn,) = draw_logs(predictions, uri("logs"), panels=("mistakes", "embeddings"))
-        took = time.perf_counter() - began
     assert drawn.missing_pictures == 0
-    waited = 0.1 * sum(request.path.startswith(f"/{BUCKET}/images/") for request in asked)
-    assert waited > 15
-    assert took < waited / 4
+    assert sum(request.path.startswith(f"/{BUCKET}/images/") for request in asked) > 150
     assert 6 < server.most <= MAX_CONNECTIONS
 
 
@@ -429,7 +388,6 @@ def test_parts_are_asked_for_side_by_side(command: str, server: Server, tmp_path
     toy.write_run(tmp_path / "run", *toy.table(toy.RUN, 960), shard_size=40)
     there = RemotePath(put(server, tmp_path / "run", "run"))
     with server.watched(lambda request, _: 0.1 if "/step=" in request.path else None) as asked:
-        began = time.perf_counter()
         if command == "visualize":
             draw_logs(there, tmp_path / "logs", panels=("metrics",))
         elif command == "inspect":
@@ -441,10 +399,7 @@ def test_parts_are_asked_for_side_by_side(command: str, server: Server, tmp_path
                 there, open_run(there)[0].run, plan, manifest, update=True, overwrite=False, log=print
             )
             assert (len(todo), len(changed)) == (24, 24)  # of another list, and looked at all the same
-        took = time.perf_counter() - began
-    waited = 0.1 * sum("/step=" in request.path for request in asked)
-    assert waited > 7
-    assert took < waited / 2
+    assert sum("/step=" in request.path for request in asked) > 70
     assert 3 < server.most <= MAX_CONNECTIONS
 
 
@@ -534,33 +489,15 @@ def test_board_shows_all_of_the_logs_and_what_becomes_of_them(
     assert not list((tmp_path / "tmp").glob("predboard-board-*"))
 
 
-def test_a_copy_of_the_logs_follows_them(server: Server, predictions: RemotePath) -> None:
-    draw_logs(predictions, uri("logs"))
+def test_a_copy_of_the_logs_outlasts_a_failure(server: Server, predictions: RemotePath) -> None:
+    draw_logs(predictions, uri("logs"), panels=("metrics",))
     said: list[str] = []
-
-    def files(folder: Path) -> dict[str, str]:
-        return {
-            p.relative_to(folder).as_posix(): f'"{md5(p.read_bytes()).hexdigest()}"'
-            for p in folder.rglob("*.*")
-            if p.is_file()
-        }
-
-    def there() -> dict[str, str]:
-        found = server.keys(BUCKET, "logs/")
-        return {n: tag for n, tag in found.items() if not n.endswith("/") and ("tfevents" in n or "projector" in n)}
-
     with mirror.mirror_log_folder(uri("logs"), said.append, every=0.2) as copy:
-        assert len(there()) == 5
-        assert files(copy) == there()
-        draw_logs(predictions, uri("logs"), panels=("metrics",))
-        eventually(lambda: files(copy) == there(), 20)
-        assert len(there()) == 1
         with server.watched(lambda *_: "403"):
             eventually(lambda: bool(said), 20)
         assert "access is denied" in said[0]
-        draw_logs(predictions, uri("logs"), panels=("embeddings",))
-        eventually(lambda: files(copy) == there(), 20)
-        assert len(there()) == 5
+        (written,) = draw_logs(predictions, uri("logs"), panels=("embeddings",))
+        eventually(lambda: (copy / "run" / written.event_file.name).exists(), 20)
     assert not copy.exists()
 
 
@@ -634,11 +571,18 @@ def test_nobody_waits_for_a_server_that_did_not_answer_a_moment_ago(
     monkeypatch.setattr(remote, "MAX_ATTEMPTS", 3)
     with pytest.raises(StorageError, match="cannot be reached"):
         uri("a").exists()
-    began = time.monotonic()
-    for _ in range(20):
-        with pytest.raises(StorageError, match="cannot be reached"):
-            uri("b").exists()
-    assert time.monotonic() - began < 0.3
+    connect, attempts = remote._connect, []
+
+    def counted(scheme: str, bucket: str) -> Any:
+        attempts.append(bucket)
+        return connect(scheme, bucket)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(remote, "_connect", counted)
+        for _ in range(20):
+            with pytest.raises(StorageError, match="cannot be reached"):
+                uri("b").exists()
+    assert attempts == []
     monkeypatch.setattr(remote, "UNREACHABLE_SECONDS", 0.0)
     remote._bucket.cache_clear()
     with pytest.raises(StorageError, match="cannot be reached"):
