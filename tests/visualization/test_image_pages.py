@@ -140,8 +140,8 @@ def test_where_there_is_not_room_for_all_each_step_gets_its_share_and_it_is_said
     assert found == {(f"predictions_all/from_{a:06d}", step): 64 for a in (0, 64) for step in (1, 5)}
     assert written.event_file.stat().st_size < limit * 1.02
     told = toy.read_values(written.event_file)["predictions_all/left_out", 5].tensor.string_val[0].decode()
-    assert told.startswith("144 of 400 pictures are left out, the last ones of each step")
-    assert told.endswith("with --log-every 2 all have room")
+    assert told.startswith("144 of 400 images are left out, the last ones of each step")
+    assert told.endswith("--log-every 2 has room for all")
     assert f"warning: run: {told}" in lines
     assert sum(samples(draw(run, tmp_path / "fewer", 2)).values()) == 200
 

@@ -1,12 +1,12 @@
-"""The one place that knows TensorBoard's wire format: summaries -> protos -> records of an event file.
+"""Encodes summaries as TensorBoard's protos and writes them as the records of an event file. It knows no metrics.
 
-Knows no metrics. A file is a sequence of records
+No other module knows TensorBoard's formats. An event file is a sequence of records
 
     uint64 length | uint32 masked CRC-32C of the length | data | uint32 masked CRC-32C of the data      (little-endian)
 
-whose data are serialised `Event` messages, the first with file_version "brain.Event:2". The bytes depend on what is
-written and on nothing else: times are given by the caller. Scalars are float32 (the default loader shows doubles as
-nothing); text, pictures and histograms are tensors in their plugins' present form.
+whose data are serialised `Event` messages, the first with file_version "brain.Event:2". The bytes depend only on what
+is written, because the caller gives all times. Scalars are float32 (TensorBoard's default loader does not show
+doubles); text, images and histograms are tensors in the present form of their plugins.
 """
 
 import io
@@ -49,14 +49,14 @@ _DTYPES = {"float32": types_pb2.DT_FLOAT, "float64": types_pb2.DT_DOUBLE}
 
 
 def encode_png(picture: Pixels | Image.Image) -> bytes:
-    """A drawing or a picture in large pixels, without loss.
+    """Encode a drawing, or an image that was enlarged, as PNG: [height, width, 3] uint8, without loss.
 
-    Its rows are compressed as they are: filtered first, as Pillow does, they take three times as long, and where pixels
-    repeat, as in whole factors and around words, the file is larger. Raises ValueError if it is not in RGB.
+    Rows are compressed without a filter. With the filters that Pillow chooses it takes three times as long, and where
+    pixels repeat, as in enlarged images and around text, the file is larger. Raises ValueError if it is not RGB.
     """
     pixels = np.asarray(picture)
     height, width, _ = pixels.shape
-    rows = np.zeros((height, 1 + 3 * width), np.uint8)  # each begins with the number of its filter, 0 for none
+    rows = np.zeros((height, 1 + 3 * width), np.uint8)  # each row begins with its filter, 0 for none
     rows[:, 1:] = pixels.reshape(height, 3 * width)
     chunks = (
         (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),  # 8 bits, RGB
@@ -69,7 +69,7 @@ def encode_png(picture: Pixels | Image.Image) -> bytes:
 
 
 def encode_jpeg(picture: Image.Image) -> bytes:
-    """A photograph with words: quality 90 with full colour resolution, so that small coloured letters stay clean."""
+    """Encode a photograph with text as JPEG of quality 90, with full colour resolution for small coloured letters."""
     encoded = io.BytesIO()
     picture.save(encoded, "JPEG", quality=90, subsampling=0)
     return encoded.getvalue()
@@ -82,16 +82,16 @@ def _numbers(values: NDArray[Any]) -> tensor_pb2.TensorProto:
 
 
 def _strings(values: Iterable[bytes]) -> tensor_pb2.TensorProto:
-    kept = list(values)
-    shape = tensor_shape_pb2.TensorShapeProto(dim=[tensor_shape_pb2.TensorShapeProto.Dim(size=len(kept))])
-    return tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, tensor_shape=shape, string_val=kept)
+    strings = list(values)
+    shape = tensor_shape_pb2.TensorShapeProto(dim=[tensor_shape_pb2.TensorShapeProto.Dim(size=len(strings))])
+    return tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, tensor_shape=shape, string_val=strings)
 
 
 def _value(
     tag: str, plugin: str, kind: Any, tensor: tensor_pb2.TensorProto, description: str = "", content: bytes = b""
 ) -> summary_pb2.Summary.Value:
     metadata = summary_pb2.SummaryMetadata(
-        # Empty content is version 0, the only one, and nothing more to say.
+        # Empty content stands for version 0, the only one.
         plugin_data=summary_pb2.SummaryMetadata.PluginData(plugin_name=plugin, content=content),
         summary_description=description,
         data_class=kind,
@@ -100,24 +100,24 @@ def _value(
 
 
 def encode_picture(picture: Picture) -> EncodedImages:
-    """A drawing, drawn."""
+    """Draw a picture and encode it as PNG."""
     height, width, _ = picture.pixels.shape
     return EncodedImages(picture.tag, width, height, (encode_png(picture.pixels),), picture.description)
 
 
 @singledispatch
 def encode(summary: Summary) -> summary_pb2.Summary.Value:
-    """A summary as a proto.
+    """Encode a summary as one value of an event.
 
-    Raises TypeError for what is none, for `Tiles`, which have no pictures yet, for `File`, and for what is written
-    otherwise: charts by `encode_layout`, a line of HParams by `encode_session`.
+    Raises TypeError for kinds that are not one value: `Tiles` become `EncodedImages` first, charts are encoded together
+    by `encode_layout`, `HParams` by `encode_session`, and `File` and `Metrics` are not in the event file.
     """
-    raise TypeError(f"{type(summary).__name__} cannot be encoded: see pipeline/summaries.py")
+    raise TypeError(f"{type(summary).__name__} is no single value of an event file: see predboard/summaries.py")
 
 
 @encode.register
 def _(summary: Scalar) -> summary_pb2.Summary.Value:
-    if not abs(summary.value) <= float(np.finfo(np.float32).max):  # so written that it is true of nan
+    if not abs(summary.value) <= float(np.finfo(np.float32).max):  # also true of NaN
         raise ValueError(f"{summary.tag} is {summary.value}: a panel leaves out what it cannot compute")
     return _value(
         summary.tag,
@@ -148,7 +148,7 @@ def _(summary: Histogram) -> summary_pb2.Summary.Value:
 
 @encode.register
 def _(summary: Text) -> summary_pb2.Summary.Value:
-    # Without dimensions: a list of one text would be shown as a table of one cell.
+    # Without dimensions, because TensorBoard would show a list of one text as a table with one cell.
     tensor = tensor_pb2.TensorProto(
         dtype=types_pb2.DT_STRING,
         tensor_shape=tensor_shape_pb2.TensorShapeProto(),
@@ -176,16 +176,16 @@ def _(summary: PrCurve) -> summary_pb2.Summary.Value:
 
 
 def encode_layout(charts: Iterable[LineChart | BandChart]) -> summary_pb2.Summary.Value:
-    """All charts of Custom Scalars, which TensorBoard takes as one value of a run, in their order."""
+    """Encode all charts of Custom Scalars, in their order: TensorBoard expects one value for a run."""
     categories: dict[str, layout_pb2.Category] = {}
     for chart in charts:
         category, _, title = chart.tag.partition("/")
-        inside = categories.setdefault(category, layout_pb2.Category(title=category))
+        section = categories.setdefault(category, layout_pb2.Category(title=category))
         if isinstance(chart, LineChart):
-            inside.chart.add(title=title, multiline=layout_pb2.MultilineChartContent(tag=chart.patterns))
+            section.chart.add(title=title, multiline=layout_pb2.MultilineChartContent(tag=chart.patterns))
         else:
             series = layout_pb2.MarginChartContent.Series(value=chart.value, lower=chart.lower, upper=chart.upper)
-            inside.chart.add(title=title, margin=layout_pb2.MarginChartContent(series=[series]))
+            section.chart.add(title=title, margin=layout_pb2.MarginChartContent(series=[series]))
     whole = layout_pb2.Layout(category=categories.values())
     tensor = tensor_pb2.TensorProto(
         dtype=types_pb2.DT_STRING,
@@ -196,9 +196,9 @@ def encode_layout(charts: Iterable[LineChart | BandChart]) -> summary_pb2.Summar
 
 
 def encode_session(summary: HParams, wall_time: float) -> list[summary_pb2.Summary.Value]:
-    """The three values of a run's line in HParams: what there is to show, the start with its settings, the end.
+    """Encode a run's line in HParams as three values: the experiment, the start with its settings, and the end.
 
-    The experiment is always written: without it TensorBoard takes every scalar for a metric.
+    The experiment lists the columns; without it TensorBoard would take every scalar for a metric.
     """
     kinds = {str: "DATA_TYPE_STRING", bool: "DATA_TYPE_BOOL", float: "DATA_TYPE_FLOAT64", int: "DATA_TYPE_FLOAT64"}
     experiment = hparams_api_pb2.Experiment(
@@ -239,9 +239,14 @@ def encode_session(summary: HParams, wall_time: float) -> list[summary_pb2.Summa
 
 
 def encode_projector(summary: Projector, sprite: bytes, side: int) -> list[File]:
-    """What TensorBoard's Projector reads from a run's folder: raw float32 vectors, words, pictures, and what is where.
+    """Return the files that TensorBoard's Projector reads: float32 vectors, labels, the images, and their index.
 
-    It takes vectors for raw when they are not UTF-8; the few that are (all zeros) are written as text.
+    The Projector takes vectors for text if they happen to be valid UTF-8, as zeros are; those are written as text.
+
+    Args:
+        summary: the points.
+        sprite: JPEG of all images in a square grid; empty if there are none.
+        side: of one image, in pixels.
     """
     folder, floats = "projector", np.ascontiguousarray(summary.vectors, np.dtype("<f4"))  # [points, dims]
     raw = floats.tobytes()
@@ -249,7 +254,7 @@ def encode_projector(summary: Projector, sprite: bytes, side: int) -> list[File]
     embedding = config.embeddings.add(tensor_name=summary.tag, metadata_path=f"{folder}/metadata.tsv")
     embedding.tensor_shape.extend(floats.shape)
     files = []
-    if sprite:  # else coloured points say more than grey squares
+    if sprite:  # without images, coloured points say more than grey squares
         embedding.sprite.image_path = f"{folder}/sprite.jpg"
         embedding.sprite.single_image_dim.extend([side, side])
         files.append(File(embedding.sprite.image_path, sprite))
@@ -272,23 +277,28 @@ def encode_projector(summary: Projector, sprite: bytes, side: int) -> list[File]
 
 
 def masked_crc(data: bytes) -> int:
-    """CRC-32C, rotated right by 15 bits and shifted by a constant, as the record format wants it."""
+    """Return the checksum of the record format: CRC-32C, rotated right by 15 bits, plus a constant."""
     crc = google_crc32c.value(data)
     return int((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 class EventWriter:
-    """Writes one event file, synchronously."""
+    """Writes one event file."""
 
     def __init__(self, path: Path, wall_time: float) -> None:
-        """Create the file. `wall_time` of the first record, seconds since 1970, decides the order of runs."""
+        """Create the file.
+
+        Args:
+            path: of the file.
+            wall_time: of the first record, seconds since 1970; TensorBoard orders runs by it.
+        """
         self._file = path.open("wb", buffering=2**20)
         self._wall_time = wall_time
         self._charts: list[LineChart | BandChart] = []
         self._record(event_pb2.Event(wall_time=wall_time, file_version="brain.Event:2"))
 
     def write(self, step: int, wall_time: float, summary: Summary) -> None:
-        """Write one summary at a step; charts are kept until the file is closed."""
+        """Write one summary at a step; charts are collected, and written when the file is closed."""
         if isinstance(summary, LineChart | BandChart):
             self._charts.append(summary)
             return
@@ -297,7 +307,7 @@ class EventWriter:
 
     @property
     def size(self) -> int:
-        """Bytes written so far."""
+        """The bytes written so far."""
         return self._file.tell()
 
     def _record(self, event: event_pb2.Event) -> None:
@@ -306,7 +316,7 @@ class EventWriter:
         self._file.write(length + struct.pack("<I", masked_crc(length)) + data + struct.pack("<I", masked_crc(data)))
 
     def close(self) -> None:
-        """Write the charts, and out what is buffered."""
+        """Write the charts, and close the file."""
         if self._charts:
             values = summary_pb2.Summary(value=[encode_layout(self._charts)])
             self._record(event_pb2.Event(wall_time=self._wall_time, summary=values))
@@ -314,9 +324,9 @@ class EventWriter:
         self._file.close()
 
     def __enter__(self) -> "EventWriter":
-        """Itself."""
+        """Return the writer."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close."""
+        """Close the file."""
         self.close()

@@ -1,4 +1,4 @@
-"""Rows -> their source pictures, as tiles with words. Knows no panels and no event files."""
+"""Finds the source images of rows and draws them as tiles with text. It knows no panels and no event files."""
 
 import contextlib
 import functools
@@ -23,60 +23,68 @@ from predboard.summaries import EncodedImages, Projector, Summary, Tiles
 from predboard.visualization import events
 
 FITTED_CACHE_IMAGES = 512
-"""Fitted source pictures in memory, at most 115 kB each: the same image is in many galleries and steps."""
+"""Fitted images in memory, at most 115 kB each, because the same image is in many galleries and steps."""
 
 SPRITE_SIDE_PIXELS = 4096
-"""Side of all pictures of the Projector together, pixels; the browser takes 8,192."""
+"""Side of the sprite with all images of the Projector, in pixels; browsers take up to 8,192."""
 
 SPRITE_TASK_IMAGES = 32
-"""Pictures of the Projector that a thread takes at a time: handing over a missing one costs as much as missing it."""
+"""Images of the Projector that a thread takes at a time: to pass one on costs as much as to find that it is missing."""
 
 NEAREST = Image.Resampling.NEAREST
 
 
 class SourceImages:
-    """Source pictures by row: from the source, else from the thumbnail that the predictions hold."""
+    """Opens the source images of a run's rows, or else the thumbnails that are stored with the predictions."""
 
     def __init__(self, steps: tuple[Step, ...], image_root: AnyPath | None, pool: ProcessPool | None = None) -> None:
-        """Of these steps. `image_root` is where the source pictures are now, if they were moved; processes of the pool
-        draw, too.
+        """Prepare to open images; none is opened yet.
+
+        Args:
+            steps: of one run.
+            image_root: where the source images are now, if they were moved after inference.
+            pool: processes that help to draw.
         """
         self._steps = {step.step: step for step in steps}
         self._root = image_root
-        # Where all steps find the same pictures, one step stands for all.
+        # If all steps use the same images, they are cached under the first step.
         same = len({(s.run.root, s.run.transform.get("exif"), s.run.thumbnails) for s in steps}) == 1
-        self._shared = steps[0].step if same and not steps[0].run.thumbnails else None
-        self.missing: set[str] = set()
+        self._shared_step = steps[0].step if same and not steps[0].run.thumbnails else None
+        self.missing: set[str] = set()  # references of images that were not found
         self._fitted = functools.lru_cache(FITTED_CACHE_IMAGES)(self._fit)
         self._expected: dict[int, set[int]] = {number: set() for number in self._steps}
         self._thumbnails: dict[int, dict[int, bytes | None]] = {number: {} for number in self._steps}
         self._lock = threading.Lock()
         self._pool, self._drawing = pool, _Drawing(self)
-        self._connections = threading.BoundedSemaphore(MAX_CONNECTIONS)  # of all tiles that are drawn at once
+        self._connections = threading.BoundedSemaphore(MAX_CONNECTIONS)  # of all threads together
 
     def __reduce__(self) -> tuple[type[Self], tuple[tuple[Step, ...], AnyPath | None]]:
-        """For another process: without what is known of parts, which may be many and hold nothing but thumbnails."""
+        """Pickle for another process, without the parts: they may be many, and only thumbnails are read from them."""
         return type(self), (tuple(replace(step, parts=()) for step in self._steps.values()), self._root)
 
     def encode(self, step: int, tiles: Tiles) -> EncodedImages:
-        """The tiles with their words: PNG where a picture was enlarged or is missing, JPEG where it was reduced.
+        """Draw tiles, on this process or another of the pool.
 
-        Drawn in this process or another. Not in another if pictures are in storage, because this one bounds the
-        connections and holds what a script told it of the place, or if thumbnails are, which are read together.
+        Tiles are PNG where the image was enlarged or is missing, and JPEG where it was reduced. This process alone
+        draws images from object storage, because it limits the connections, and thumbnails, which are read together.
         """
-        if self._pool is None or self._steps[step].run.thumbnails or self._far(step, map(str, tiles.rows["image"])):
+        if (
+            self._pool is None
+            or self._steps[step].run.thumbnails
+            or self._any_remote(step, map(str, tiles.rows["image"]))
+        ):
             return self.encode_locally(step, tiles)
         encoded, missing = self._pool.call(self._drawing, (step, tiles))
         self.missing.update(missing)
         return encoded
 
     def encode_locally(self, step: int, tiles: Tiles) -> EncodedImages:
-        """As `encode`, in this process."""
+        """Draw tiles on this process; see `encode`."""
         run, rows, samples = self._steps[step].run, tiles.rows, []
         ids, refs = rows["id"].tolist(), [str(ref or "") for ref in rows["image"]]
-        for i, (picture, exact) in enumerate(self.fitted(step, ids, refs)):
+        for i, (image, is_exact) in enumerate(self.fitted(step, ids, refs)):
             label, loss = int(rows["label"][i]), float(rows["loss"][i])
-            words = TileText(
+            text = TileText(
                 true=run.classes[label] if label >= 0 else None,
                 top=[
                     (run.classes[c], float(p))
@@ -86,114 +94,131 @@ class SourceImages:
                 id=ids[i],
                 loss=loss if label >= 0 else None,
             )
-            drawn = draw_tile(picture, words)
-            samples.append(events.encode_png(drawn) if exact else events.encode_jpeg(drawn))
+            drawn = draw_tile(image, text)
+            samples.append(events.encode_png(drawn) if is_exact else events.encode_jpeg(drawn))
         return EncodedImages(tiles.tag, WIDTH_PX, HEIGHT_PX, tuple(samples), tiles.description)
 
     def fitted(self, step: int, ids: Sequence[int], refs: Sequence[str]) -> Iterator[tuple[Image.Image | None, bool]]:
-        """Pictures as tiles show them, None for one that is nowhere, and whether each has its own pixels."""
-        of = [(self._of(step), row, ref) for row, ref in zip(ids, refs, strict=True)]
-        if self._far(step, refs):  # each costs a round trip, so they are opened side by side
-            yield from ordered_map(lambda picture: self._fitted(*picture), of, MAX_CONNECTIONS)
+        """Yield the images of some rows as tiles show them, and whether each has its own pixels and was not reduced.
+
+        Args:
+            step: of the rows.
+            ids: of the rows.
+            refs: references of their images.
+
+        An image that is not found is None.
+        """
+        images = [(self._cache_step(step), row, ref) for row, ref in zip(ids, refs, strict=True)]
+        if self._any_remote(step, refs):  # each costs a round trip, so they are opened in parallel
+            yield from ordered_map(lambda image: self._fitted(*image), images, MAX_CONNECTIONS)
         else:
-            yield from (self._fitted(*picture) for picture in of)
+            yield from (self._fitted(*image) for image in images)
 
     def expect(self, summaries: Iterable[tuple[int, Summary]]) -> None:
-        """Tell which rows will be drawn, so that their thumbnails are read together."""
+        """Note the rows that will be drawn, so that their thumbnails are read together."""
         with self._lock:
             for step, summary in summaries:
                 if summary.source_rows is not None:
-                    self._expected[self._of(step)].update(summary.source_rows["id"].tolist())
+                    self._expected[self._cache_step(step)].update(summary.source_rows["id"].tolist())
 
     def sprite(
-        self, step: int, summary: Projector, threads: int, unwanted: Callable[[], bool] = lambda: False
+        self, step: int, summary: Projector, threads: int, is_abandoned: Callable[[], bool] = lambda: False
     ) -> tuple[bytes, int]:
-        """JPEG of all pictures of the points in a square grid, and the side of one, pixels; empty if none is there.
+        """Draw the images of all points in a square grid for the Projector.
 
-        No more of them are opened when it is `unwanted`.
+        Args:
+            step: of the points.
+            summary: the points.
+            threads: how many open images.
+            is_abandoned: returns whether the sprite is not wanted any more; no more images are opened then.
+
+        Returns:
+            The grid as JPEG, empty if no image was found, and the side of one image in pixels.
         """
         points = list(zip(summary.rows["id"].tolist(), summary.rows["image"].tolist(), strict=True))
         side = min(64, SPRITE_SIDE_PIXELS // math.ceil(math.sqrt(len(points))))
 
-        def small(point: tuple[int, str | None]) -> Image.Image | None:
-            if unwanted():
+        def open_small(point: tuple[int, str | None]) -> Image.Image | None:
+            if is_abandoned():
                 return None
-            picture = self._open(self._of(step), point[0], str(point[1] or ""), enough=side)
-            if picture is not None:
-                picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-                if max(picture.size) < side // 2:
-                    picture = picture.resize([s * (side // max(picture.size)) for s in picture.size], NEAREST)
-            return picture
+            image = self._open(self._cache_step(step), point[0], str(point[1] or ""), enough=side)
+            if image is not None:
+                image.thumbnail((side, side), Image.Resampling.LANCZOS)
+                if max(image.size) < side // 2:
+                    image = image.resize([s * (side // max(image.size)) for s in image.size], NEAREST)
+            return image
 
-        far = self._far(step, (str(ref or "") for _, ref in points))
-        threads, few = (MAX_CONNECTIONS, 1) if far else (threads, SPRITE_TASK_IMAGES)
-        some = (points[at : at + few] for at in range(0, len(points), few))
-        drawn = [one for ones in ordered_map(lambda them: [*map(small, them)], some, threads) for one in ones]
-        return (events.encode_jpeg(draw_sprite(drawn, side)) if any(drawn) else b""), side
+        is_remote = self._any_remote(step, (str(ref or "") for _, ref in points))
+        threads, size = (MAX_CONNECTIONS, 1) if is_remote else (threads, SPRITE_TASK_IMAGES)
+        groups = (points[start : start + size] for start in range(0, len(points), size))
+        opened = ordered_map(lambda group: [open_small(point) for point in group], groups, threads)
+        images = [image for group in opened for image in group]
+        return (events.encode_jpeg(draw_sprite(images, side)) if any(images) else b""), side
 
     def _root_of(self, step: int) -> str:
         return self._steps[step].run.root if self._root is None else str(self._root)
 
-    def _far(self, step: int, refs: Iterable[str]) -> bool:
-        """Whether any of the pictures is in storage."""
+    def _any_remote(self, step: int, refs: Iterable[str]) -> bool:
+        """Return whether any of the images is in object storage."""
         return is_uri(self._root_of(step)) or any(map(is_uri, refs))
 
-    def _of(self, step: int) -> int:
-        return step if self._shared is None else self._shared
+    def _cache_step(self, step: int) -> int:
+        """Return the step under which the images of a step are cached."""
+        return step if self._shared_step is None else self._shared_step
 
     def _fit(self, step: int, row: int, ref: str) -> tuple[Image.Image | None, bool]:
-        """A fitted picture, and whether it is shown with its own pixels."""
-        picture = self._open(step, row, ref, enough=MIN_SOURCE_SIDE_PX)
-        return (None, True) if picture is None else fit_picture(picture)
+        """Return an image as a tile shows it, None if it is missing, and whether it has its own pixels."""
+        image = self._open(step, row, ref, enough=MIN_SOURCE_SIDE_PX)
+        return (None, True) if image is None else fit_picture(image)
 
     def _open(self, step: int, row: int, ref: str, enough: int | None = None) -> Image.Image | None:
-        """A source picture in RGB; None, and counted, if it is nowhere."""
+        """Open an image in RGB, at least `enough` pixels large; None, and added to `missing`, if it is not found."""
         run = self._steps[step].run
         exif: Exif = "apply" if run.transform.get("exif") == "apply" else "ignore"
-        ways = ["source", "thumbnail"] if run.thumbnails else ["source"]
-        if "dataset" in run.transform:  # its item may be a part of its file
-            ways.reverse()
-        for way in ways:
-            stored = self._thumbnail(step, row) if way == "thumbnail" else None
-            with contextlib.suppress(Exception):  # as in stage one, a picture file may fail in any way
-                if way == "source":
+        origins = ["source", "thumbnail"] if run.thumbnails else ["source"]
+        if "dataset" in run.transform:  # the image may be only a part of its file
+            origins.reverse()
+        for origin in origins:
+            stored = self._thumbnail(step, row) if origin == "thumbnail" else None
+            with contextlib.suppress(Exception):  # as in stage one: an image file may fail in any way
+                if origin == "source":
                     with self._connections:
                         content = sources.read(self._root_of(step), ref)
                     return decode.decode_image(content, exif=exif, enough=enough)
                 if stored is not None:
                     return decode.decode_image(stored)
         if ref:
-            self.missing.add(ref)  # the tile and the count say so
+            self.missing.add(ref)  # the tile shows it, and the command prints how many there are
         return None
 
     def _thumbnail(self, step: int, row: int) -> bytes | None:
-        """Of one row. A file must be read to find one, so those of all expected rows are read together."""
+        """Return the stored thumbnail of a row. Those of all expected rows are read together, which costs no more."""
         with self._lock:
-            kept = self._thumbnails[step]
-            if row not in kept:
-                wanted = (self._expected[step] | {row}) - kept.keys()
-                kept.update(dict.fromkeys(wanted) | read_values(self._steps[step], wanted, "thumbnail"))
-            return kept[row]
+            thumbnails = self._thumbnails[step]
+            if row not in thumbnails:
+                rows = (self._expected[step] | {row}) - thumbnails.keys()
+                thumbnails.update(dict.fromkeys(rows) | read_values(self._steps[step], rows, "thumbnail"))
+            return thumbnails[row]
 
 
 class _Drawing:
-    """Draws tiles, in this process or another, and says which of their pictures are nowhere."""
+    """Draws tiles on any process, and returns the references of their missing images as well."""
 
-    def __init__(self, pictures: SourceImages) -> None:
-        self._pictures = pictures
+    def __init__(self, images: SourceImages) -> None:
+        self._images = images
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
-        _quiet()
+        _silence_pillow()
 
     def __call__(self, item: tuple[int, Tiles]) -> tuple[EncodedImages, set[str]]:
-        encoded = self._pictures.encode_locally(*item)
-        return encoded, self._pictures.missing.intersection(item[1].rows["image"])
+        encoded = self._images.encode_locally(*item)
+        return encoded, self._images.missing.intersection(item[1].rows["image"])
 
 
 @functools.cache
-def _quiet() -> contextlib.ExitStack:
-    """Let Pillow say nothing, for good: another process does nothing else. Kept, because what nobody holds is left."""
-    entered = contextlib.ExitStack()
-    entered.enter_context(decode.silence_pillow())
-    return entered
+def _silence_pillow() -> contextlib.ExitStack:
+    """Keep Pillow from printing as long as this process lives: the stack stays in the cache and is never left."""
+    stack = contextlib.ExitStack()
+    stack.enter_context(decode.silence_pillow())
+    return stack
