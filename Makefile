@@ -14,7 +14,7 @@ READY_LIBRARIES := .venv-libraries/.ready
 DEMO := data/digits/expect.txt
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: help setup demo infer visualize board inspect test test-all lint format test-browser test-ray test-s3 test-libraries bench clean print-out
+.PHONY: help setup demo infer visualize board inspect test test-all lint format test-browser test-ray test-s3 test-libraries docs bench clean print-out
 
 help: ## print this
 	@echo 'make TARGET [VARIABLE=value ...]'
@@ -154,6 +154,9 @@ test-s3: $(READY_DEV) ## run the tests on a server of this machine that speaks S
 test-libraries: $(READY_LIBRARIES) ## compare logits with torchvision, timm and transformers, in an environment of their own
 	@echo 'test: pytest against the libraries'
 	@.venv-libraries/bin/python -m pytest tests/models/test_hubs.py $(ARGS)
+
+docs: $(READY_DEV) ## write the generated parts of docs/ from the code
+	@$(BIN)/python -m tests.pages
 
 bench: $(READY_DEV) ## measure what is claimed of speed, a few minutes (ARGS=loader for one part)
 	@$(BIN)/python -m benchmarks.bench $(ARGS)

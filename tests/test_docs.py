@@ -12,7 +12,7 @@ from predboard import VisualizeConfig, config, panels, visualize
 from predboard.predictions.schema import COLUMNS, Part, Run
 from predboard.state import merge
 
-from tests import toy
+from tests import pages, toy
 
 README = (toy.ROOT / "README.md").read_text("utf-8")
 PANELS = (toy.ROOT / "docs/panels.md").read_text("utf-8")
@@ -105,3 +105,8 @@ def test_the_panel_in_contributing_works(tmp_path: Path) -> None:
     [(step, scalar)] = list(panel.render(subject, {0: whole}))
     assert (step, scalar.tag) == (0, "uncertainty/entropy")
     assert scalar.value == pytest.approx(float(rows.scored.entropy.mean()), abs=1e-6)
+
+
+def test_generated_pages_are_fresh() -> None:
+    for path, text in pages.pages().items():
+        assert path.read_text("utf-8") == text, f"{path.name} is out of date: make docs"
