@@ -10,7 +10,7 @@ import numpy as np
 import predboard
 import pyarrow
 from predboard.comparison.changes import COLUMNS
-from predboard.comparison.differences import NEW_COLUMNS, OLD_COLUMNS
+from predboard.comparison.paired_counts import NEW_COLUMNS, OLD_COLUMNS
 from predboard.predictions.schema import Part, Run, hash_refs
 from predboard.predictions.table import Predictions
 from predboard.storage import shards

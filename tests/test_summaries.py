@@ -27,5 +27,5 @@ def test_what_goes_into_the_event_file_can_be_encoded(kind: type[Summary]) -> No
 def test_a_kind_that_does_not_say_where_it_goes_cannot_be_defined() -> None:
     with pytest.raises(TypeError, match="'output' and 'tab'"):
 
-        class Sound(Summary):
+        class Sound(Summary):  # type: ignore[call-arg]  # what is tested
             """It forgot both."""

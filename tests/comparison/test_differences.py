@@ -16,22 +16,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from predboard import ImportConfig, import_predictions
 from predboard.comparison import differences, join
-from predboard.comparison.differences import (
-    IDENTICAL_METHOD,
-    NEW_COLUMNS,
-    OLD_COLUMNS,
-    Comparison,
-    Flips,
-    PairedCounts,
-    count_pairs,
-    merge_counts,
-)
+from predboard.comparison.differences import IDENTICAL_METHOD, Comparison, Flips
 from predboard.comparison.join import ClassMapping, JoinedRows, join_rows, match_classes
-from predboard.metrics import calibration
+from predboard.comparison.paired_counts import NEW_COLUMNS, OLD_COLUMNS, PairedCounts, count_pairs, merge_counts
+from predboard.metrics import calibration, registry
 from predboard.metrics.bootstrap import poisson_resamples
-from predboard.metrics.classification import MetricState, class_metrics
-from predboard.metrics.counts import confusion_metrics
+from predboard.metrics.classification import MetricState
+from predboard.metrics.counts import Margins
 from predboard.metrics.intervals import mcnemar_p, newcombe_interval
+from predboard.metrics.values import class_columns, class_metrics, overall_metrics
 from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions
 from predboard.state import merge
@@ -229,11 +222,11 @@ def test_each_side_has_the_figures_that_it_has_alone() -> None:
         evidence = MetricState.measure(toy.RUN, batch)
         errors = calibration.Calibration.measure(toy.RUN, batch)
         assert getattr(found["calibration/ece"], side) == pytest.approx(errors.ece, abs=1e-12)
-        for name, figure in evidence.overall.items():
+        for name, figure in overall_metrics(evidence).items():
             if name in found:
                 assert getattr(found[name], side) == pytest.approx(figure.value, abs=1e-12), name
         for c in range(10):
-            for name, figure in class_metrics([c], evidence.by_class)[0].items():
+            for name, figure in class_metrics([c], class_columns(evidence))[0].items():
                 if f"classes/class{c}/{name}" in found:
                     of_class = found[f"classes/class{c}/{name}"]
                     assert getattr(of_class, side) == pytest.approx(figure.value, abs=1e-12), name
@@ -255,14 +248,18 @@ def test_each_draw_has_the_figures_of_its_cells() -> None:
     *joint, count = found.joint
     draws = np.concatenate(list(poisson_resamples(count, found.state.cells.value.tobytes(), 8, 400)), axis=1)
     assert len(np.unique(joint[0])) == 8
+    functions = {spec.name: spec.margins for spec in registry.rows("overall") if spec.margins is not None}
+    draws_of = found._bootstrap(functions)
     for i in range(0, draws.shape[1], 100):
         before, now = (np.zeros((10, 10)) for _ in range(2))
         for label, old, new, n in zip(*joint, draws[:, i].tolist(), strict=True):
             before[label, old] += n
             now[label, new] += n
-        expected = [confusion_metrics(np.diag(m), m.sum(axis=1), m.sum(axis=0)) for m in (before, now)]
-        for name, of_draws in found._redrawn().items():
-            assert of_draws[i] == pytest.approx(float(expected[1][name] - expected[0][name]), abs=1e-12), name
+        expected = [Margins(np.diag(m), m.sum(axis=1), m.sum(axis=0)) for m in (before, now)]
+        for name, of_draws in draws_of.items():
+            assert of_draws[i] == pytest.approx(
+                float(functions[name](expected[1]) - functions[name](expected[0])), abs=1e-12
+            ), name
 
 
 def test_intervals_are_as_wide_as_those_from_drawing_rows() -> None:

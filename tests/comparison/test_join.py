@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from predboard import InputError
 from predboard.comparison import join
-from predboard.comparison.differences import NEW_COLUMNS, OLD_COLUMNS
 from predboard.comparison.join import ClassMapping, JoinedRows, KeyIndex, join_rows, match_classes
+from predboard.comparison.paired_counts import NEW_COLUMNS, OLD_COLUMNS
 from predboard.predictions.schema import Part, Run, hash_refs, part_schema
 from predboard.predictions.table import Predictions
 from predboard.storage.parts import PartWriter, read_batches

@@ -18,8 +18,9 @@ from predboard.cli.board import landing_page
 from predboard.comparison import changes, render
 from predboard.comparison.changes import Examples, choose_examples, empty_examples
 from predboard.comparison.compare import CompareResult, compare
-from predboard.comparison.differences import Comparison, PairedCounts
+from predboard.comparison.differences import Comparison
 from predboard.comparison.join import JoinedRows
+from predboard.comparison.paired_counts import PairedCounts
 from predboard.comparison.report import Side
 from predboard.config import BoardConfig
 from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX

@@ -18,11 +18,13 @@ import pytest
 from predboard import GateConfig, ImportConfig, InputError, VisualizeConfig, import_predictions, visualize
 from predboard.cli import main
 from predboard.comparison import join
-from predboard.comparison.differences import IDENTICAL_METHOD, Comparison, count_pairs
+from predboard.comparison.differences import IDENTICAL_METHOD, Comparison
+from predboard.comparison.paired_counts import count_pairs
 from predboard.gating.evaluate import GateResult, match_names
-from predboard.gating.gate import PAIRED, independent_difference, measure_step, metric_directions
-from predboard.gating.rules import UNBOUNDED_METRICS, pattern_of
+from predboard.gating.gate import independent_difference, measure_step, metric_directions
+from predboard.metrics import registry
 from predboard.metrics.intervals import wilson_interval
+from predboard.metrics.registry import pattern_of
 from predboard.storage.parts import read_batches
 from predboard.storage.runs import open_run, step_folder
 from predboard.summaries import Metric
@@ -143,7 +145,7 @@ def test_every_kind_of_figure_is_there_with_the_images_that_it_rests_on(run: Pat
 def test_a_limit_above_1_is_refused_only_of_what_never_is(run: Path) -> None:
     figures, better = measure_step(open_run(run)[-1], metric_directions(), 1).metrics, metric_directions()
     shares = {n: f for n, f in figures.items() if better[pattern_of(n)] != "neither"}
-    shares = {n: f for n, f in shares.items() if not any(word in pattern_of(n) for word in UNBOUNDED_METRICS)}
+    shares = {n: f for n, f in shares.items() if registry.require(n).range[1] <= 1}
     assert len(shares) > 30
     assert all(-1 <= f.value <= 1 for f in shares.values())
 
@@ -655,9 +657,10 @@ def test_eurosat(eurosat: Path, command: Callable[..., Said]) -> None:
 def test_all_differences_that_are_called_paired_are(eurosat: Path) -> None:
     first, *_, last = open_run(eurosat)
     found = Comparison(count_pairs(first, last, join.ClassMapping(last.run.classes)), last.run.classes).differences
-    assert {pattern_of(name) for name in found} <= PAIRED
-    assert PAIRED - {pattern_of(name) for name in found} <= {"slices/*/accuracy"}  # it has no columns for slices
-    assert set(metric_directions()) >= PAIRED
+    paired = {spec.name for spec in registry.METRICS if spec.paired}
+    assert {pattern_of(name) for name in found} <= paired
+    assert paired - {pattern_of(name) for name in found} <= {"slices/*/accuracy"}  # it has no columns for slices
+    assert set(metric_directions()) >= paired
 
 
 def test_the_resnets_of_cifar_cannot_be_told_apart(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from predboard import InputError
 from predboard.formatting import nearest_names
 from predboard.gating import rules
 from predboard.gating.gate import metric_directions
-from predboard.gating.rules import RULE_KEYS, Rule, pattern_of
+from predboard.gating.rules import RULE_KEYS, Rule
+from predboard.metrics.registry import pattern_of
 
 from tests import toy
 

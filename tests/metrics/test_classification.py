@@ -1,17 +1,19 @@
 """Figures and intervals: against scikit-learn and torchmetrics, on real predictions, and coverage by simulation."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from predboard.metrics import bootstrap, classification
+from predboard.metrics import bootstrap, registry
 from predboard.metrics.bootstrap import ClassSums, bias_corrected_interval, poisson_resamples
-from predboard.metrics.classification import MetricState, class_metrics, resample_confusion
-from predboard.metrics.counts import CountMetrics, Counts, confusion_metrics
+from predboard.metrics.classification import MetricState, bootstrap_margins
+from predboard.metrics.counts import CountMetrics, Counts, Margins
 from predboard.metrics.intervals import wilson_interval
+from predboard.metrics.values import class_columns, class_metrics, overall_metrics
 from predboard.predictions.derive import to_log_probabilities
 from predboard.predictions.schema import Run
 from predboard.state import Counted
@@ -23,6 +25,13 @@ CIFAR = toy.SHARED / "cifar10_saved_predictions"
 EUROSAT = toy.SHARED / "eurosat_rgb" / "small_cnn"
 
 Table = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+MARGINS = {spec.name: spec.margins for spec in registry.rows("overall") if spec.margins is not None}
+
+
+def of_margins(hits: NDArray[Any], support: NDArray[Any], predictions: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
+    margins = Margins(*(n.astype(np.float64) for n in (hits, support, predictions)))
+    return {name: function(margins) for name, function in MARGINS.items()}
 
 
 def evidence(
@@ -64,8 +73,8 @@ def real(request: pytest.FixtureRequest) -> Table:
 
 
 def test_the_published_accuracies_come_out() -> None:
-    assert evidence(*wide_resnet()).overall["accuracy"].value == pytest.approx(0.9109, abs=1e-9)
-    assert round(evidence(*small_cnn()).overall["accuracy"].value, 4) == 0.8698
+    assert overall_metrics(evidence(*wide_resnet()))["accuracy"].value == pytest.approx(0.9109, abs=1e-9)
+    assert round(overall_metrics(evidence(*small_cnn()))["accuracy"].value, 4) == 0.8698
 
 
 def aurc(logits: NDArray[np.float32], right: NDArray[np.bool_]) -> float:
@@ -107,8 +116,8 @@ APPROXIMATE = ("auroc_macro", "average_precision_macro", "aurc")
 
 
 def test_every_figure_is_what_others_compute_on_real_predictions(real: Table) -> None:
-    found, expected = evidence(*real).overall, exact(*real)
-    assert list(found) == list(expected) == list(classification.DEFINITIONS)
+    found, expected = overall_metrics(evidence(*real)), exact(*real)
+    assert list(found) == list(expected) == [spec.name for spec in registry.rows("overall")]
     for name, figure in found.items():
         assert figure.interval is not None
         assert figure.interval[0] < figure.value < figure.interval[1] or figure.value == figure.interval[1] == 1
@@ -127,7 +136,7 @@ def test_torchmetrics_says_the_same(real: Table) -> None:
     import torch
 
     logits, label = torch.from_numpy(real[0]), torch.from_numpy(real[1])
-    found = evidence(*real).overall
+    found = overall_metrics(evidence(*real))
     for name, function, more in (
         ("f1_macro", torchmetrics.multiclass_f1_score, {"average": "macro"}),
         ("precision_macro", torchmetrics.multiclass_precision, {"average": "macro"}),
@@ -142,7 +151,7 @@ def test_torchmetrics_says_the_same(real: Table) -> None:
 def test_the_figures_of_each_class_are_what_scikit_learn_says(real: Table) -> None:
     logits, label = real
     state = evidence(logits, label)
-    of, p, predicted = state.by_class, softmax(logits), logits.argmax(axis=1)
+    of, p, predicted = class_columns(state), softmax(logits), logits.argmax(axis=1)
     precision, recall, f1, _ = metrics.precision_recall_fscore_support(label, predicted)
     assert of["precision"].value == pytest.approx(precision, abs=1e-12)
     assert of["recall"].value == pytest.approx(recall, abs=1e-12)
@@ -154,14 +163,14 @@ def test_the_figures_of_each_class_are_what_scikit_learn_says(real: Table) -> No
         assert (np.abs(of[name].value - values) <= of[name].bound + 1e-7).all()
     for c in range(10):
         lower, upper = wilson_interval(int(((label == c) & (predicted == c)).sum()), int((label == c).sum()))
-        assert class_metrics([c], state.by_class)[0]["recall"].interval == pytest.approx((lower, upper))
+        assert class_metrics([c], class_columns(state))[0]["recall"].interval == pytest.approx((lower, upper))
     for column in of.values():
         assert ((column.lower < column.value) & (column.value < column.upper)).all()
 
 
 def test_intervals_are_as_wide_as_those_from_drawing_rows(real: Table) -> None:
     logits, label = real
-    found, random = evidence(logits, label).overall, np.random.default_rng(0)
+    found, random = overall_metrics(evidence(logits, label)), np.random.default_rng(0)
     predicted, p = logits.argmax(axis=1), softmax(logits)
     loss = -np.log(p[np.arange(len(p)), label])
     brier = ((p - np.eye(10)[label]) ** 2).sum(axis=1)
@@ -193,7 +202,7 @@ def test_intervals_are_as_wide_as_those_from_drawing_rows(real: Table) -> None:
 def test_what_asks_for_the_order_of_rows_has_an_interval_as_from_drawing_them(real: Table) -> None:
     logits, label = real[0][::5], real[1][::5]
     found, p, hot, random = (
-        evidence(logits, label).overall,
+        overall_metrics(evidence(logits, label)),
         softmax(logits),
         np.eye(10)[label],
         np.random.default_rng(0),
@@ -220,7 +229,7 @@ def test_few_rows_and_absent_classes_give_what_scikit_learn_says_or_nothing(
     random = np.random.default_rng(seed)
     label = random.integers(0, min(present, classes), rows)
     logits = random.normal(size=(rows, classes)).astype(np.float32) * 3
-    found, predicted = evidence(logits, label).overall, logits.argmax(axis=1)
+    found, predicted = overall_metrics(evidence(logits, label)), logits.argmax(axis=1)
     for figure in found.values():
         assert np.isfinite(figure.value)
         assert figure.interval is None or figure.interval[0] <= figure.value <= figure.interval[1]
@@ -237,7 +246,8 @@ def matrix_of(counts: NDArray[np.int64]) -> CountMetrics:
     """Scores of a confusion matrix; row: true class, column: predicted class."""
     cells = np.flatnonzero(counts)
     none = np.int64(0)
-    return CountMetrics(Counts(Counted(cells, counts.ravel()[cells]), counts.sum(), none, none, none), len(counts))
+    kept = Counted(cells, counts.ravel()[cells])
+    return Counts(kept, np.int64(len(counts)), counts.sum(), none, none, none).metrics
 
 
 def test_intervals_hold_the_true_value_as_often_as_they_say_also_of_rare_classes(
@@ -253,11 +263,11 @@ def test_intervals_hold_the_true_value_as_often_as_they_say_also_of_rare_classes
         joint = np.array([random.dirichlet(np.full(classes, 0.3)) for _ in range(classes)]) * (1 - recall)[:, None]
         joint[np.arange(classes), np.arange(classes)] += recall
         joint *= random.dirichlet(np.full(classes, 8.0))[:, None]
-        truth = confusion_metrics(np.diag(joint) * 1e9, joint.sum(axis=1) * 1e9, joint.sum(axis=0) * 1e9)
+        truth = of_margins(np.diag(joint) * 1e9, joint.sum(axis=1) * 1e9, joint.sum(axis=0) * 1e9)
         scores = matrix_of(random.multinomial(2000, joint.ravel()).reshape(classes, classes))
-        draws = resample_confusion(scores)
+        draws = bootstrap_margins(scores, MARGINS)
         for name in held:
-            interval = bias_corrected_interval(scores.means[name], draws[name])
+            interval = bias_corrected_interval(float(MARGINS[name](scores.margins)), draws[name])
             assert interval is not None
             held[name] += int(interval[0] <= truth[name] <= interval[1])
         lower, upper = np.quantile(draws["f1_macro"], [0.025, 0.975])
@@ -271,25 +281,25 @@ def test_drawing_anew_depends_on_the_counts_alone_also_in_blocks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     scores = matrix_of(np.random.default_rng(0).integers(0, 9, (12, 12)))
-    whole = resample_confusion(scores)
+    whole = bootstrap_margins(scores, MARGINS)
     monkeypatch.setattr(bootstrap, "BOOTSTRAP_BLOCK_BYTES", 7 * 144)
-    first, second = resample_confusion(scores), resample_confusion(scores)
+    first, second = bootstrap_margins(scores, MARGINS), bootstrap_margins(scores, MARGINS)
     assert {name: len(values) for name, values in first.items()} == dict.fromkeys(whole, 1000)
     assert first["mcc"].mean() == pytest.approx(float(whole["mcc"].mean()), abs=4 * float(whole["mcc"].std()) / 22)
     assert {name: values.tolist() for name, values in first.items()} == {n: v.tolist() for n, v in second.items()}
-    other = resample_confusion(matrix_of(np.random.default_rng(1).integers(0, 9, (12, 12))))
+    other = bootstrap_margins(matrix_of(np.random.default_rng(1).integers(0, 9, (12, 12))), MARGINS)
     assert first["mcc"].tolist() != other["mcc"].tolist()
     assert len(first["mcc"]) == 1000
 
 
 def test_drawing_cells_anew_is_drawing_rows_anew() -> None:
     counts = np.array([[30, 5, 0], [2, 9, 4], [1, 0, 3]])
-    draws = resample_confusion(matrix_of(counts))
+    draws = bootstrap_margins(matrix_of(counts), MARGINS)
     random, rows = np.random.default_rng(1), np.repeat(np.arange(9), counts.ravel())
     again: dict[str, list[float]] = {}
     for _ in range(1000):
         matrix = np.bincount(rows, random.poisson(1, len(rows)), minlength=9).reshape(3, 3)
-        for name, value in confusion_metrics(np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)).items():
+        for name, value in of_margins(np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)).items():
             again.setdefault(name, []).append(float(value))
     for name, values in again.items():
         error = float(np.std(values)) * (2 / 1000) ** 0.5
@@ -313,11 +323,12 @@ def test_the_correction_by_hand() -> None:
 def test_a_loss_that_no_number_holds_widens_the_interval_and_breaks_nothing() -> None:
     logits = np.zeros((4000, 3), np.float32)
     logits[::2, 0] = 3e38
-    found = evidence(logits, np.ones(4000, np.int64)).overall["nll"]
+    found = overall_metrics(evidence(logits, np.ones(4000, np.int64)))["nll"]
     assert found.interval is not None
     assert found.interval[0] >= 0
     assert np.isfinite(found.interval[1])
-    ordinary = evidence(np.log(np.array([[0.25, 0.75]] * 3 + [[0.5, 0.5]], np.float32)), np.array([0, 0, 0, 1])).overall
+    few = np.log(np.array([[0.25, 0.75]] * 3 + [[0.5, 0.5]], np.float32))
+    ordinary = overall_metrics(evidence(few, np.array([0, 0, 0, 1])))
     losses = np.array([np.log(4)] * 3 + [np.log(2)])
     half = 1.96 * losses.std(ddof=1) / 2
     assert ordinary["nll"].interval == pytest.approx((losses.mean() - half, losses.mean() + half), abs=1e-4)
@@ -326,7 +337,7 @@ def test_a_loss_that_no_number_holds_widens_the_interval_and_breaks_nothing() ->
 def test_a_loss_above_256_nats_widens_the_interval_as_one_of_256() -> None:
     logits = np.zeros((100, 2), np.float32)
     logits[:, 1] = 300
-    nll = evidence(logits, np.arange(100) % 2).overall["nll"]
+    nll = overall_metrics(evidence(logits, np.arange(100) % 2))["nll"]
     assert nll.value == 150
     half = 1.959964 * np.sqrt((256**2 / 2 - 150**2) / 99)
     assert nll.interval == pytest.approx((150 - half, 150 + half), rel=1e-6)
@@ -334,19 +345,25 @@ def test_a_loss_above_256_nats_widens_the_interval_as_one_of_256() -> None:
 
 def test_f1_of_a_class_has_the_interval_of_its_jaccard_index() -> None:
     state = evidence(np.eye(3, dtype=np.float32)[[0, 0, 0, 1, 0, 2]], np.array([0, 0, 0, 0, 1, 2]))
-    f1 = class_metrics([0], state.by_class)[0]["f1"]
+    f1 = class_metrics([0], class_columns(state))[0]["f1"]
     assert f1.value == pytest.approx(2 * 3 / (4 + 4))
     lower, upper = wilson_interval(3, 5)  # three hits among the five rows that are of class 0 or predicted as it
     assert f1.interval == pytest.approx((2 * lower / (1 + lower), 2 * upper / (1 + upper)))
-    assert set(class_metrics([1], state.by_class)[0]) == {"precision", "recall", "f1", "average_precision", "auroc"}
+    assert set(class_metrics([1], class_columns(state))[0]) == {
+        "precision",
+        "recall",
+        "f1",
+        "average_precision",
+        "auroc",
+    }
 
 
 def test_a_class_without_images_has_no_recall_and_one_that_is_never_predicted_no_precision() -> None:
     state = evidence(np.eye(4, dtype=np.float32)[[0, 0, 2]], np.array([0, 1, 0]))
-    assert set(class_metrics([3], state.by_class)[0]) == set()
-    assert set(class_metrics([2], state.by_class)[0]) == {"precision", "f1"}
-    assert set(class_metrics([1], state.by_class)[0]) == {"recall", "f1", "average_precision", "auroc"}
-    for column in state.by_class.values():
+    assert set(class_metrics([3], class_columns(state))[0]) == set()
+    assert set(class_metrics([2], class_columns(state))[0]) == {"precision", "f1"}
+    assert set(class_metrics([1], class_columns(state))[0]) == {"recall", "f1", "average_precision", "auroc"}
+    for column in class_columns(state).values():
         assert np.isnan([column.lower, column.upper])[:, np.isnan(column.value)].all()
 
 

@@ -10,7 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from predboard.metrics import intervals, score_histograms
-from predboard.metrics.score_histograms import FINE_BINS, JACKKNIFE_GROUPS, MAX_SCORE, Estimate, ScoreHistograms
+from predboard.metrics.intervals import JACKKNIFE_GROUPS
+from predboard.metrics.score_histograms import FINE_BINS, MAX_SCORE, Estimate, ScoreHistograms
 from predboard.predictions.schema import Run
 from sklearn.metrics import average_precision_score, roc_auc_score
 

@@ -7,9 +7,9 @@ import re
 
 import numpy as np
 import pytest
-from predboard.metrics.classification import OF_A_CLASS, MetricState
+from predboard.metrics import registry
+from predboard.metrics.classification import MetricState
 from predboard.metrics.intervals import wilson_interval
-from predboard.panels.classes import CURVES
 from predboard.predictions.schema import Run
 from predboard.summaries import File, LineChart, Metrics, Scalar, Summary
 from sklearn import metrics
@@ -18,6 +18,9 @@ from tests import toy
 from tests.panels.test_panels import drawn, mixed, named, scalar, text
 
 Found = dict[tuple[str, int], Summary]
+
+CURVES = [spec.short for spec in registry.rows("classes") if spec.curve]
+MEASURED = [spec.short for spec in registry.rows("classes") if spec.compute is not None]
 
 
 def table(found: Found, step: int = 0) -> list[list[str]]:
@@ -144,10 +147,10 @@ def test_what_is_not_defined_is_left_out_and_empty() -> None:
     assert "classes/recall/c" not in {tag for tag, _ in found}
     assert ("classes/precision/b", 0) not in found
     by_name = {row["name"]: row for row in rows(found)}
-    assert {name for name in OF_A_CLASS if by_name["d"][name]} == set()
-    assert {name for name in OF_A_CLASS if by_name["c"][name]} == {"precision", "f1"}
-    ends = [f"{name}_{end}" for name in OF_A_CLASS for end in ("lower", "upper")]
+    assert {name for name in MEASURED if by_name["d"][name]} == set()
+    assert {name for name in MEASURED if by_name["c"][name]} == {"precision", "f1"}
+    ends = [f"{name}_{end}" for name in MEASURED for end in ("lower", "upper")]
     assert [end for end in ends if by_name["d"][end]] == []
     assert [end for end in ends if by_name["c"][end]] == ["precision_lower", "precision_upper", "f1_lower", "f1_upper"]
     state = MetricState.measure(run, toy.predictions(run, np.eye(4, dtype=np.float32)[[0, 0, 2]], np.array([0, 1, 0])))
-    assert state.scores.worst_first.tolist() == [1, 0, 2, 3]
+    assert state.metrics.worst_first.tolist() == [1, 0, 2, 3]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX
 from predboard.drawing.confusion import ConfusionOverview
 from predboard.drawing.palette import RIGHT, WRONG, Colour
-from predboard.metrics.counts import CountMetrics, Counts
+from predboard.metrics.counts import Counts
 from predboard.metrics.intervals import wilson_interval
 from predboard.panels import confusion
 from predboard.predictions.schema import Run
@@ -233,22 +233,22 @@ def blocks(classes: int, rows: int, size: int) -> tuple[Counts, NDArray[np.int64
     kind = random.random(rows)
     predicted = np.where(kind < 0.7, label, np.where(kind < 0.95, inside, random.integers(0, classes, rows)))
     none = np.int64(0)
-    return Counts(Counted.of(label * classes + predicted), np.int64(rows), none, none, none), block
+    return Counts(Counted.of(label * classes + predicted), np.int64(classes), np.int64(rows), none, none, none), block
 
 
 @pytest.mark.parametrize(("classes", "rows", "size"), [(40, 4000, 5), (100, 10_000, 10), (1000, 50_000, 20)])
 def test_confused_classes_stand_together_and_are_framed(
     classes: int, rows: int, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tally, block = blocks(classes, rows, size)
-    order = confusion._order(CountMetrics(tally, classes))
+    counts, block = blocks(classes, rows, size)
+    order = confusion._order(counts.metrics)
     of_place = block[order.items]
     assert np.count_nonzero(np.diff(of_place)) == classes // size - 1  # each block in one piece
     whole = {(start, start + size) for start in range(0, classes, size)}
     assert len(whole & set(order.groups)) >= 0.9 * len(whole)
     shown: list[ConfusionOverview] = []
     monkeypatch.setattr("predboard.drawing.confusion.draw_confusion_overview", shown.append)
-    confusion._overview(CountMetrics(tally, classes), order, 0.1, named(classes).classes)
+    confusion._overview(counts.metrics, order, 0.1, named(classes).classes)
     (seen,) = shown
     assert len(seen.groups) == 7
     errors = {g: sum_inside(dense(seen), *g) for g in order.groups}
@@ -287,7 +287,7 @@ def test_the_overview_fits_a_card_and_its_colours_say_what_is_right(classes: int
 
 
 def test_an_overview_of_a_thousand_classes_is_drawn_in_a_moment() -> None:
-    scores = CountMetrics(blocks(1000, 50_000, 20)[0], 1000)
+    scores = blocks(1000, 50_000, 20)[0].metrics
     began = time.perf_counter()
     confusion._overview(scores, confusion._order(scores), 0.1, named(1000).classes)
     assert time.perf_counter() - began < 1

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from predboard import VisualizeConfig, visualize
-from predboard.metrics.classification import DEFINITIONS, MetricState
-from predboard.panels.metrics import HEADLINES
+from predboard.metrics import registry
+from predboard.metrics.classification import MetricState
+from predboard.metrics.values import overall_metrics
 from predboard.predictions.schema import Run
 from predboard.summaries import BandChart, Metric, Metrics, Scalar
 from predboard.visualization.summary_json import decode_summary, encode_summary
@@ -19,14 +20,16 @@ from predboard.visualization.summary_json import decode_summary, encode_summary
 from tests import toy
 from tests.panels.test_panels import drawn, mixed, named, scalar
 
+HEADLINES = [spec.name for spec in registry.rows("overall") if spec.band]
+
 
 def test_each_figure_is_a_scalar_and_the_headlines_have_bands() -> None:
     run = named(10)
     batches = {"step1": mixed(run, 200, 1), "step5": mixed(run, 200, 2)}
     found = drawn("metrics", run, **batches)
     for step in (1, 5):
-        overall = MetricState.measure(run, batches[f"step{step}"]).overall
-        assert list(overall) == list(DEFINITIONS)
+        overall = overall_metrics(MetricState.measure(run, batches[f"step{step}"]))
+        assert list(overall) == [spec.name for spec in registry.rows("overall")]
         for name, figure in overall.items():
             assert scalar(found[f"metrics/{name}", step]) == figure.value
         for name in HEADLINES:
@@ -83,7 +86,9 @@ def test_summary_json_has_every_scalar_of_every_step_and_says_what_it_means(tmp_
     for step, figures in found["steps"].items():
         logits, label = toy.table(toy.RUN, 60, int(step))
         label[::9] = -1
-        overall = MetricState.measure(toy.RUN, toy.predictions(toy.RUN, logits, label, failed=frozenset({3}))).overall
+        overall = overall_metrics(
+            MetricState.measure(toy.RUN, toy.predictions(toy.RUN, logits, label, failed=frozenset({3})))
+        )
         for name, figure in overall.items():
             assert figures[name]["value"] == pytest.approx(figure.value, rel=1e-8)
             assert (figures[name]["lower"], figures[name]["upper"]) == pytest.approx(figure.interval, rel=1e-8)

@@ -7,10 +7,8 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 from predboard import panels
-from predboard.metrics import classification
+from predboard.metrics import registry
 from predboard.panels import RunInfo, StepInfo
-from predboard.panels.classes import CURVES
-from predboard.panels.metrics import HEADLINES
 from predboard.predictions.sampling import Salt, mix
 from predboard.predictions.schema import Run, hash_refs
 from predboard.predictions.table import Predictions
@@ -274,8 +272,12 @@ def tags(run: Run, batch: Predictions) -> list[str]:
 
 
 SIX = tuple("abcdef")
+CURVES = ("precision", "recall", "f1", "average_precision")
 TAGS = {  # of six classes and one step, by panel; a panel's own test says what is in them
-    "classes": ["report/classes", *(f"classes/{figure}/{name}" for figure in CURVES for name in SIX)],
+    "classes": [
+        "report/classes",
+        *(f"classes/{figure}/{name}" for figure in CURVES for name in SIX),
+    ],
     "calibration": [
         *(f"calibration/{name}" for name in ("ece", "ece_equal_mass", "ece_classwise", "mce", "reliability")),
         "report/calibration",
@@ -291,8 +293,12 @@ TAGS = {  # of six classes and one step, by panel; a panel's own test says what 
     ],
     "glance": ["1_glance/report_card", *(f"1_glance/{name}" for name in ("accuracy", "f1_macro", "nll"))],
     "hparams": [],
-    "metrics": [f"metrics/{name}" for name in classification.DEFINITIONS]
-    + [f"intervals/{name}/{end}" for name in HEADLINES for end in ("lower", "upper")],
+    "metrics": [f"metrics/{name}" for name in (spec.name for spec in registry.rows("overall"))]
+    + [
+        f"intervals/{name}/{end}"
+        for name in (spec.name for spec in registry.rows("overall") if spec.band)
+        for end in ("lower", "upper")
+    ],
     "mistakes": [
         "2_mistakes/confident",
         *(f"examples/{name}" for name in ("highest_loss", "least_certain", "random", "confident_right")),

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from predboard import panels
-from predboard.metrics.classification import DEFINITIONS, MetricState
+from predboard.metrics import registry
+from predboard.metrics.classification import MetricState
+from predboard.metrics.values import overall_metrics
 from predboard.panels import RunInfo, StepInfo, WrittenTag
 from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions
@@ -66,12 +68,12 @@ def test_the_summary_has_a_line_for_each_step_and_every_figure_of_the_last() -> 
         known = frame(batch).dropna(subset=["label"])
         assert float(accuracy) == pytest.approx((known.label == known.predicted).mean(), abs=5e-5)
         assert float(lower) < float(accuracy) < float(upper)
-    overall = MetricState.measure(run, batches["step5"]).overall
+    overall = overall_metrics(MetricState.measure(run, batches["step5"]))
     for name, figure in overall.items():
         assert figure.interval is not None
         lower, upper = (f"{end:.4f}" for end in figure.interval)
         assert f"| {name} | {figure.value:.4f} | {lower} to {upper} | {figure.definition}" in summary
-    assert list(overall) == list(DEFINITIONS)
+    assert list(overall) == [spec.name for spec in registry.rows("overall")]
 
 
 def test_the_first_sentence_by_hand() -> None:

@@ -11,8 +11,9 @@ from typing import Any
 
 from predboard.comparison import changes, join, render, report
 from predboard.comparison.changes import ChangesTable, Examples, choose_examples, empty_examples
-from predboard.comparison.differences import NEW_COLUMNS, OLD_COLUMNS, Comparison, PairedCounts, count_pairs
+from predboard.comparison.differences import Comparison
 from predboard.comparison.join import ClassMapping, match_classes
+from predboard.comparison.paired_counts import NEW_COLUMNS, OLD_COLUMNS, PairedCounts, count_pairs
 from predboard.comparison.report import Side
 from predboard.config import CompareConfig
 from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX

@@ -5,7 +5,7 @@ images would say nothing of the models. Intervals are paired, too: what both get
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -13,39 +13,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from predboard.comparison.join import REQUIRED_COLUMNS, ClassMapping, JoinedRows, join_rows
+from predboard.comparison.paired_counts import CALIBRATION_BINS, PairedCounts
 from predboard.formatting import unique_names
-from predboard.metrics import calibration, classification
-from predboard.metrics import counts as tally
-from predboard.metrics import slices as slicing
+from predboard.metrics import calibration, registry
 from predboard.metrics.bootstrap import ClassSums, bias_corrected_interval, poisson_resamples
-from predboard.metrics.counts import CountMetrics, Counts
+from predboard.metrics.counts import CountMetrics, Counts, MarginMetric, Margins
 from predboard.metrics.intervals import (
-    Z95,
+    WILSON,
     jaccard_to_f1,
     mcnemar_p,
+    mean_interval,
     newcombe_interval,
     overlap_correlation,
     square_and_add,
     wilson_interval,
     wilson_intervals,
 )
-from predboard.metrics.slices import SliceSums, empty_slices, list_slices, measure_slices, slice_names
-from predboard.state import FIXED_UNIT, Counted, fixed, merge, summed
-from predboard.storage.runs import Step
+from predboard.metrics.registry import MetricSpec
+from predboard.metrics.slices import SliceSums, list_slices, slice_names
+from predboard.state import FIXED_UNIT, Counted
 from predboard.summaries import Metric
 
-OLD_COLUMNS = REQUIRED_COLUMNS | {"confidence", "loss", "digest"}
-NEW_COLUMNS = OLD_COLUMNS | slicing.COLUMNS
-"""Columns that `Paired.measure` reads of the two steps: kinds of images are those of the new one."""
-
-CALIBRATION_BINS = calibration.BINS
-
-NEWCOMBE_METHOD = "square-and-add of Wilson's intervals, with the correlation of the two (Newcombe 1998, method 10)"
-ZOU_METHOD = "square-and-add of Wilson's intervals, with the correlation of the two (Zou & Donner 2008)"
-CELL_BOOTSTRAP_METHOD = "bias-corrected bootstrap of the cells (label, old, new), {:,} draws"
-BIN_BOOTSTRAP_METHOD = "bias-corrected bootstrap of the joint calibration bins, {:,} draws"
-PAIRED_MEAN_METHOD = "mean of the rows' differences ± 1.96 standard errors"
 IDENTICAL_METHOD = "both say the same of every image, so there is no difference to be uncertain of"
 
 DEFINITIONS = {
@@ -55,123 +43,6 @@ DEFINITIONS = {
     "positive_flip_rate": "Share of images that were wrong before and are right now.",
     "mcnemar_p": "Chance of so uneven a split of fixed and broken if neither were likelier (exact McNemar, two-sided).",
 }
-
-
-@dataclass(frozen=True)
-class PairedCounts:
-    """Mergeable counts of rows of two steps."""
-
-    cells: Counted  # of (label * classes + old) * classes + new, over the compared rows
-    kinds: SliceSums  # of the compared rows: sums of 1, right now, right before, right both times
-    calibration: NDArray[np.int64] = summed()
-    """[rows and confidence before and confidence now, bin before × bin now × right before × right now]."""
-    both: np.int64 = summed()  # images that both steps have
-    only_old: np.int64 = summed()  # rows whose image the new step lacks
-    only_new: np.int64 = summed()
-    repeated_old: np.int64 = summed()  # rows whose key another row of the step has
-    repeated_new: np.int64 = summed()
-    failed_old: np.int64 = summed()  # of both: rows without logits before
-    failed_new: np.int64 = summed()
-    unlabelled: np.int64 = summed()  # of both: without a label in either
-    labels_differ: np.int64 = summed()  # of both
-    pictures_differ: np.int64 = summed()  # of both: the digests differ
-    scored: np.int64 = summed()  # of both: with logits in both
-    agreed: np.int64 = summed()  # of scored: the same class predicted
-    same: np.int64 = summed()  # of scored: class, confidence and loss are the same to the last bit
-    loss_old: np.int64 = summed()  # of the compared rows, fixed point
-    loss_new: np.int64 = summed()
-    loss_squares: np.int64 = summed()  # of the difference, nats², each cut at figures.SQUARE
-
-    @classmethod
-    def zero(cls) -> "PairedCounts":
-        """No rows."""
-        none = np.int64(0)
-        of_bins = np.zeros((3, 4 * CALIBRATION_BINS * CALIBRATION_BINS), np.int64)
-        return cls(Counted.of(np.zeros(0, np.int64)), empty_slices(), of_bins, *[none] * 16)
-
-    @classmethod
-    def measure(cls, classes: int, rows: JoinedRows) -> "PairedCounts":
-        """These rows alone. `classes` is how many the two steps have together."""
-        old, new = rows.old, rows.new
-        scored = (old.predicted >= 0) & (new.predicted >= 0)
-        differ = old.label != new.label
-        agreed = scored & (old.predicted == new.predicted)
-        losses = (old.loss == new.loss) | (np.isnan(old.loss) & np.isnan(new.loss))
-        at = is_comparable(rows)
-        before, now = old.take(at), new.take(at)
-        difference = now.loss.astype(np.float64) - before.loss
-        squares = np.minimum(np.square(difference), classification.MAX_SQUARE)
-        was, is_ = before.right, now.right
-        summands = np.stack([np.ones(len(now), np.int64), is_, was, was & is_], axis=1).astype(np.int64)
-        return cls(
-            cells=Counted.of((now.label * classes + before.predicted) * classes + now.predicted),
-            kinds=measure_slices(now, summands) if slicing.COLUMNS & set(now.batch.schema.names) else empty_slices(),
-            calibration=_of_bins(before.confidence, now.confidence, was, is_),
-            both=np.int64(len(new)),
-            only_old=np.int64(len(rows.only_old)),
-            only_new=np.int64(len(rows.only_new)),
-            repeated_old=np.int64(rows.repeated[0]),
-            repeated_new=np.int64(rows.repeated[1]),
-            failed_old=np.int64((old.predicted < 0).sum()),
-            failed_new=np.int64((new.predicted < 0).sum()),
-            unlabelled=np.int64(((old.label < 0) & (new.label < 0)).sum()),
-            labels_differ=np.int64(differ.sum()),
-            pictures_differ=np.int64((old.has_digest & new.has_digest & (old.digest != new.digest)).sum()),
-            scored=np.int64(scored.sum()),
-            agreed=np.int64(agreed.sum()),
-            same=np.int64((agreed & (old.confidence == new.confidence) & losses).sum()),
-            loss_old=fixed(before.loss),
-            loss_new=fixed(now.loss),
-            loss_squares=fixed(squares),
-        )
-
-    @property
-    def identical(self) -> bool:
-        """Whether both steps say the same of every image, to the last bit."""
-        return bool(self.same == self.scored and self.failed_old == self.failed_new)
-
-
-def is_comparable(rows: JoinedRows) -> NDArray[np.bool_]:
-    """Which rows are in the figures: with logits in both steps, and of the same known label. -> [rows]."""
-    old, new = rows.old, rows.new
-    return np.asarray((old.predicted >= 0) & (new.predicted >= 0) & (new.label >= 0) & (old.label == new.label))
-
-
-def _of_bins(
-    before: NDArray[np.float32], now: NDArray[np.float32], was: NDArray[np.bool_], is_: NDArray[np.bool_]
-) -> NDArray[np.int64]:
-    c = before.astype(np.float64), now.astype(np.float64)
-    at = (
-        (calibration.equal_width_bin(c[0]) * CALIBRATION_BINS + calibration.equal_width_bin(c[1])) * 2 + was
-    ) * 2 + is_
-    sums = [
-        np.bincount(at, np.rint(of / calibration.PROBABILITY_UNIT), 4 * CALIBRATION_BINS * CALIBRATION_BINS) for of in c
-    ]
-    return np.stack([np.bincount(at, minlength=4 * CALIBRATION_BINS * CALIBRATION_BINS), *sums]).astype(np.int64)
-
-
-def count_pairs(old: Step, new: Step, classes: ClassMapping, kinds: bool = True) -> PairedCounts:
-    """What two steps have in common and where they differ, read once and in bounded memory.
-
-    Args:
-        old, new: the steps.
-        classes: from `pairing.classes_of`.
-        kinds: whether slices are wanted.
-
-    Raises InputError if a part is damaged.
-    """
-    columns = OLD_COLUMNS, NEW_COLUMNS if kinds else OLD_COLUMNS
-    return merge_counts(
-        PairedCounts.measure(len(classes.names), rows) for rows in join_rows(old, new, classes, columns)
-    )
-
-
-def merge_counts(states: Iterable[PairedCounts]) -> PairedCounts:
-    """All of them merged."""
-    found = PairedCounts.zero()
-    for state in states:
-        found = merge(found, state)
-    return found
 
 
 @dataclass(frozen=True)
@@ -259,7 +130,7 @@ class Comparison:
             counts = np.zeros(len(value), np.int64)
             np.add.at(counts, where, count)
             pairs = Counted(value, counts)
-        return CountMetrics(Counts(pairs, np.int64(self.rows), np.int64(0), np.int64(0), loss), self.classes)
+        return Counts(pairs, np.int64(self.classes), np.int64(self.rows), np.int64(0), np.int64(0), loss).metrics
 
     @cached_property
     def fixed_broken(self) -> tuple[int, int]:
@@ -287,7 +158,7 @@ class Comparison:
             if rows:
                 ends = (hits / rows, hits / rows) if state.identical else wilson_interval(hits, rows)
                 found[name] = Metric(
-                    hits / rows, ends, DEFINITIONS[name], IDENTICAL_METHOD if state.identical else "Wilson score"
+                    hits / rows, ends, DEFINITIONS[name], IDENTICAL_METHOD if state.identical else WILSON
                 )
         if self.rows:
             found["mcnemar_p"] = Metric(self.p, definition=DEFINITIONS["mcnemar_p"])
@@ -344,79 +215,81 @@ class Comparison:
 
     @cached_property
     def overall(self) -> dict[str, Difference]:
-        """Those of all classes together; what is not defined is left out."""
-        n = self.rows
-        if not n:
+        """Differences of the metrics of all classes together, by name; undefined ones are left out."""
+        if not self.rows:
             return {}
-        gained, lost = self.fixed_broken
-        hits = int(self.new.hits.sum()), int(self.old.hits.sum())
-        ends = self._newcombe(*map(np.array, (hits[1] - lost, *hits, n)))
-        found = {
-            "accuracy": self._difference(
-                "accuracy",
-                hits[1] / n,
-                hits[0] / n,
-                (float(ends[0]), float(ends[1])),
-                NEWCOMBE_METHOD,
-                (gained - lost) / n,
-            )
-        }
-        before, now = self.old.means, self.new.means
-        draws = self._redrawn() if not self.state.identical else {}
-        for name in before:
-            if name in now:
-                gain = now[name] - before[name]
-                ends_ = bias_corrected_interval(gain, draws[name]) if name in draws else None
-                how = CELL_BOOTSTRAP_METHOD.format(len(draws[name])) if name in draws else ""
-                found[name] = self._difference(name, before[name], now[name], ends_, how)
-        state = self.state
-        mean = float((state.loss_new - state.loss_old) * FIXED_UNIT / n)
-        spread = (
-            math.sqrt(max(float(state.loss_squares * FIXED_UNIT / n) - mean**2, 0.0) / (n - 1)) if n > 1 else math.nan
-        )
-        half = None if math.isnan(spread) else (mean - Z95 * spread, mean + Z95 * spread)
-        found["nll"] = self._difference("nll", self.old.nll, self.new.nll, half, PAIRED_MEAN_METHOD, mean)
-        ece, of_bins = self._calibration()
-        ends_ = bias_corrected_interval(ece[1] - ece[0], of_bins)
-        found["calibration/ece"] = self._difference(
-            "calibration/ece", *ece, ends_, BIN_BOOTSTRAP_METHOD.format(len(of_bins))
-        )
+        specs = [spec for spec in registry.rows("overall", "calibration") if spec.paired]
+        functions = {spec.name: spec.margins for spec in specs if spec.margins is not None}
+        draws = {} if self.state.identical or not functions else self._bootstrap(functions)
+        by_name = {"accuracy": self._accuracy, "nll": self._nll, "calibration/ece": self._ece}
+        found = {}
+        for spec in specs:
+            if spec.margins is None:
+                found[spec.name] = by_name[spec.name](spec)
+                continue
+            old, new = float(spec.margins(self.old.margins)), float(spec.margins(self.new.margins))
+            if not math.isnan(old) and not math.isnan(new):
+                drawn = draws.get(spec.name)
+                ends = None if drawn is None else bias_corrected_interval(new - old, drawn)
+                found[spec.name] = self._difference(spec, old, new, ends, draws=0 if drawn is None else len(drawn))
         return found
+
+    def _accuracy(self, spec: MetricSpec) -> Difference:
+        gained, lost = self.fixed_broken
+        new, old, n = int(self.new.hits.sum()), int(self.old.hits.sum()), self.rows
+        ends = self._newcombe(*map(np.array, (old - lost, new, old, n)))
+        return self._difference(spec, old / n, new / n, (float(ends[0]), float(ends[1])), (gained - lost) / n)
+
+    def _nll(self, spec: MetricSpec) -> Difference:
+        state, n = self.state, self.rows
+        mean = float((state.loss_new - state.loss_old) * FIXED_UNIT / n)
+        ends = mean_interval(mean, max(float(state.loss_squares * FIXED_UNIT / n) - mean**2, 0.0), n)
+        return self._difference(spec, self.old.nll, self.new.nll, ends, mean)
+
+    def _ece(self, spec: MetricSpec) -> Difference:
+        (old, new), drawn = self._calibration()
+        return self._difference(spec, old, new, bias_corrected_interval(new - old, drawn), draws=len(drawn))
 
     def _difference(
         self,
-        name: str,
+        spec: MetricSpec,
         old: float,
         new: float,
         ends: tuple[float, float] | None,
-        method: str,
         gain: float | None = None,
         rows: int | None = None,
+        draws: int = 0,
     ) -> Difference:
-        """Of the same on every image it is none, without uncertainty."""
+        """Return a difference; where both steps predict the same for every image it is certain."""
         gain = new - old if gain is None else gain
-        of = classification.DEFINITIONS | {"calibration/ece": calibration.ECE} | classification.OF_A_CLASS
-        found = Difference(old, new, gain, ends, self.rows if rows is None else rows, of[name], method if ends else "")
-        return replace(found, interval=(0.0, 0.0), method=IDENTICAL_METHOD) if self.state.identical else found
+        method = spec.paired.format(draws) if ends else ""
+        difference = Difference(old, new, gain, ends, self.rows if rows is None else rows, spec.definition, method)
+        if self.state.identical:
+            return replace(difference, interval=(0.0, 0.0), method=IDENTICAL_METHOD)
+        return difference
 
-    def _redrawn(self) -> dict[str, NDArray[np.float64]]:
-        """Differences of the figures of `tally.means` with the count n of each cell replaced by Poisson(n), again and
-        again. -> [draws] each, nan where not defined.
+    def _bootstrap(self, functions: Mapping[str, MarginMetric]) -> dict[str, NDArray[np.float64]]:
+        """Return bootstrap draws of differences of metrics that follow from margins of the confusion matrix.
+
+        Each cell (label, old, new) of n rows is replaced by Poisson(n), again and again.
+
+        Returns:
+            [draws] for each metric, nan where it is undefined.
         """
         *joint, count = self.joint
-        there = self.old.support + self.old.predictions + self.new.predictions > 0
-        place, classes = np.cumsum(there) - 1, int(there.sum())
-        label, old, new = (place[of] for of in joint)
+        present = self.old.support + self.old.predictions + self.new.predictions > 0
+        place, classes = np.cumsum(present) - 1, int(present.sum())
+        label, old, new = (place[column] for column in joint)
         by_label = ClassSums(label, classes)
         sides = [(ClassSums(np.where(p == label, label, -1), classes), ClassSums(p, classes)) for p in (old, new)]
-        found: dict[str, list[NDArray[np.float64]]] = {}
-        most = int(max(of.max() for of in (self.old.support, self.old.predictions, self.new.predictions)))
+        draws: dict[str, list[NDArray[np.float64]]] = {name: [] for name in functions}
+        most = int(max(n.max() for n in (self.old.support, self.old.predictions, self.new.predictions)))
         for n in poisson_resamples(count, self.state.cells.value.tobytes(), classes, most):
             support = by_label(n).T
-            before, now = (tally.confusion_metrics(hits(n).T, support, predictions(n).T) for hits, predictions in sides)
-            for name, values in now.items():
-                found.setdefault(name, []).append(values - before[name])
-        return {name: np.concatenate(values) for name, values in found.items()}
+            before, now = (Margins(hits(n).T, support, predictions(n).T) for hits, predictions in sides)
+            for name, function in functions.items():
+                draws[name].append(function(now) - function(before))
+        return {name: np.concatenate(values) for name, values in draws.items()}
 
     def _calibration(self) -> tuple[tuple[float, float], NDArray[np.float64]]:
         """Calibration errors before and now, and their difference with the rows of each joint bin drawn anew."""
@@ -470,18 +343,19 @@ class Comparison:
         )  # fmt: skip
         found: list[dict[str, Difference]] = []
         columns = (
-            ("precision", p, precision, np.minimum(old.predictions, new.predictions), ZOU_METHOD),
-            ("recall", (old.recall, new.recall), recall, support, NEWCOMBE_METHOD),
-            ("f1", (old.f1, new.f1), f1, np.minimum(*union), ZOU_METHOD),
+            ("precision", p, precision, np.minimum(old.predictions, new.predictions)),
+            ("recall", (old.recall, new.recall), recall, support),
+            ("f1", (old.f1, new.f1), f1, np.minimum(*union)),
         )
+        specs = [registry.require(f"classes/*/{name}") for name, *_ in columns]
         for c in range(self.classes):
             of_class = {}
-            for name, values, ends, rows, how in columns:
+            for (name, values, ends, rows), spec in zip(columns, specs, strict=True):
                 if rows[c]:
                     gain = float((new.hits[c] - old.hits[c]) / support[c]) if name == "recall" else None
                     a, b = (float(v[c]) for v in values)
                     interval = float(ends[0][c]), float(ends[1][c])
-                    of_class[name] = self._difference(name, a, b, interval, how, gain, int(rows[c]))
+                    of_class[name] = self._difference(spec, a, b, interval, gain, int(rows[c]))
             found.append(of_class)
         return found
 
@@ -489,12 +363,12 @@ class Comparison:
     def _of_slices(self) -> dict[str, Difference]:
         """Accuracy of each kind of images."""
         every, found = list_slices(self.state.kinds, self.like, alone=True), {}
-        names = slice_names(every)
+        names, spec = slice_names(every), registry.require("slices/*/accuracy")
         for s in every:
             rows, now, was, both = s.sums.tolist()
             lower, upper = (float(end) for end in self._newcombe(*map(np.array, (both, now, was, rows))))
             found[f"{names[s.column, s.value]}/accuracy"] = self._difference(
-                "accuracy", was / rows, now / rows, (lower, upper), NEWCOMBE_METHOD, (now - was) / rows, rows
+                spec, was / rows, now / rows, (lower, upper), (now - was) / rows, rows
             )
         return found
 

@@ -8,7 +8,7 @@ import numpy as np
 from predboard.comparison import changes, report
 from predboard.comparison.changes import Examples
 from predboard.comparison.differences import Comparison, Difference, Flips
-from predboard.comparison.report import SHOWN, Side
+from predboard.comparison.report import Side
 from predboard.drawing.comparison import (
     ComparisonCard,
     DifferenceLine,
@@ -18,6 +18,7 @@ from predboard.drawing.comparison import (
 )
 from predboard.drawing.confusion_change import NAMED_CLASSES_MAX, MatrixChange, draw_change_matrix, draw_change_overview
 from predboard.formatting import percent
+from predboard.metrics import registry
 from predboard.metrics.intervals import wilson_intervals
 from predboard.metrics.seriation import seriate
 from predboard.summaries import Picture, Pixels, Scalar, Summary, Text, Tiles
@@ -242,8 +243,8 @@ def _curves(sides: Sequence[Side], pairs: ComparisonPairs) -> Iterator[tuple[int
         found, step = pairs[0, place], sides[place].step.step
         old, new = sides[0].name, sides[place].name if not steps else "the step"
         for name, d in found.overall.items():
-            short = name.rpartition("/")[2]
-            said = SHOWN[name][0]
+            spec = registry.require(name)
+            short, said = spec.short, spec.label_with_unit
             yield step, Scalar(f"difference/{short}", d.difference, f"{said}: {new} less {old}.")
             yield step, Scalar(f"old/{short}", d.old, f"{said} of {old}, over the images of both.")
             yield step, Scalar(f"new/{short}", d.new, f"{said} of {new}, over the images of both.")

@@ -15,6 +15,7 @@ from predboard import csv_lines
 from predboard.comparison.differences import Comparison, Difference, Flips
 from predboard.csv_lines import TextCodes
 from predboard.formatting import escape_markdown, percent, plural, signed
+from predboard.metrics import registry
 from predboard.storage.runs import Step
 from predboard.summaries import Metric
 from predboard.visualization import log_folder
@@ -27,22 +28,6 @@ SIGNIFICANT_DIGITS = 9
 
 MAX_TABLE_ROWS = 100
 """Rows of a table: TensorBoard slows down above 200."""
-
-SHOWN = {
-    "accuracy": ("accuracy", 1),
-    "balanced_accuracy": ("balanced accuracy", 1),
-    "f1_macro": ("macro F1", 1),
-    "f1_weighted": ("weighted F1", 1),
-    "precision_macro": ("macro precision", 1),
-    "recall_macro": ("macro recall", 1),
-    "mcc": ("MCC", 1),
-    "nll": ("NLL, nats", -1),
-    "calibration/ece": ("ECE", -1),
-}
-"""Figures of all classes together: what they are called in words, and whether more is better."""
-
-MANY = ("classes/", "slices/")
-"""Figures of which there may be thousands, by what their names begin with."""
 
 
 @dataclass(frozen=True)
@@ -277,9 +262,8 @@ def _definitions(found: Comparison) -> dict[str, dict[str, str]]:
     said: dict[str, dict[str, str]] = {}
     every: list[tuple[str, Metric | Difference]] = [*found.rates.items(), *found.differences.items()]
     for name, of in every:
-        kind = next((kind for kind in MANY if name.startswith(kind)), None)
-        pattern = name if kind is None else f"{kind}*/{name.rpartition('/')[2]}"
-        said.setdefault(pattern, {"definition": of.definition, **({"interval": of.method} if of.method else {})})
+        interval = {"interval": of.method} if of.method else {}
+        said.setdefault(registry.pattern_of(name), {"definition": of.definition, **interval})
     return said
 
 
@@ -359,10 +343,12 @@ def _figures(found: Comparison, old: Side, new: Side) -> str:
         "|---|---:|---:|---:|---|---|",
     ]
     for name, d in found.overall.items():
-        said, more = SHOWN[name]
+        spec = registry.require(name)
         ends = "–" if d.interval is None else f"{signed(d.interval[0], 4)} to {signed(d.interval[1], 4)}"
-        word = SIGN_WORDS[more * proven_sign(d)]
-        lines.append(f"| {said} | {d.old:.4f} | {d.new:.4f} | {signed(d.difference, 4)} | {ends} | {word} |")
+        word = SIGN_WORDS[{"more": 1, "less": -1, "neither": 0}[spec.better] * proven_sign(d)]
+        lines.append(
+            f"| {spec.label_with_unit} | {d.old:.4f} | {d.new:.4f} | {signed(d.difference, 4)} | {ends} | {word} |"
+        )
     return "\n".join(lines)
 
 

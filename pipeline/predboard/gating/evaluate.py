@@ -15,7 +15,8 @@ from typing import Literal
 from predboard.comparison.differences import Difference
 from predboard.errors import InputError
 from predboard.formatting import nearest_names, plural
-from predboard.gating.rules import Rule, pattern_of
+from predboard.gating.rules import Rule
+from predboard.metrics.registry import pattern_of
 from predboard.summaries import Metric
 
 Status = Literal["pass", "too little evidence", "fail"]

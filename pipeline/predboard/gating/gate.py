@@ -15,18 +15,21 @@ from tqdm import tqdm
 
 from predboard import panels
 from predboard.comparison import join
-from predboard.comparison.differences import IDENTICAL_METHOD, Comparison, Difference, count_pairs
+from predboard.comparison.differences import IDENTICAL_METHOD, Comparison, Difference
+from predboard.comparison.paired_counts import count_pairs
 from predboard.config import GateConfig
 from predboard.errors import InputError
 from predboard.evaluation.fold import States, measure_run
 from predboard.formatting import plural
 from predboard.gating.evaluate import BaselineChange, GateResult, check_complete, evaluate_rule, match_names
 from predboard.gating.reports import to_json, to_junit, to_markdown
-from predboard.gating.rules import Rule, parse_rules, pattern_of, read_rules
-from predboard.gating.suggest import SUGGESTED_METRICS, suggest_rules
-from predboard.metrics.counts import CountMetrics, Counts
+from predboard.gating.rules import Rule, parse_rules, read_rules
+from predboard.gating.suggest import suggest_rules, suggested_metrics
+from predboard.metrics import registry
+from predboard.metrics.counts import Counts
 from predboard.metrics.intervals import INDEPENDENT, independent_interval
-from predboard.panels import Direction, HasMetrics, Panel
+from predboard.metrics.registry import Direction, pattern_of
+from predboard.panels import HasMetrics, Panel
 from predboard.parallel.executor import LocalExecutor
 from predboard.parallel.pool import ProcessPool
 from predboard.parallel.threads import worker_count
@@ -36,16 +39,6 @@ from predboard.summaries import Metric
 
 COUNTS_PANEL = "glance"
 """The panel whose state is nothing but counts, which is cheap."""
-
-PAIRED = frozenset(
-    [
-        *("accuracy", "balanced_accuracy", "precision_macro", "recall_macro", "f1_macro", "f1_weighted", "mcc", "nll"),
-        *("calibration/ece", "classes/*/precision", "classes/*/recall", "classes/*/f1", "slices/*/accuracy"),
-    ]
-)
-"""Metrics that are compared over the same images, with a paired interval. The others are compared as if the two runs
-had different images, with a wider interval.
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +112,7 @@ def suggest(config: GateConfig, log: Callable[[str], None] = lambda _: None) -> 
     """Return a first file of rules that one step of a run passes, as TOML. Raises InputError for bad input."""
     if config.predictions is None:
         raise InputError("which predictions? For example: predboard gate predictions/digits --suggest > gates.toml")
-    new = measure_step(open_one_step(config.predictions, config.step, "--step"), SUGGESTED_METRICS, config.workers)
+    new = measure_step(open_one_step(config.predictions, config.step, "--step"), suggested_metrics(), config.workers)
     if missing := new.images["missing"]:
         rows = plural(new.images["manifest_rows"], "row")
         log(f"warning: {missing:,} of {rows} are missing, so these rules pass only with --allow-incomplete")
@@ -187,7 +180,7 @@ def _count_images(step: Step, counts: Counts) -> dict[str, int]:
         "missing": step.manifest_rows - step.rows,
         "failed": int(counts.failed),
         "unlabelled": int(counts.unlabelled),
-        "counted": CountMetrics(counts, len(step.run.classes)).counted,
+        "counted": counts.metrics.counted,
     }
 
 
@@ -212,11 +205,11 @@ def baseline_change(
     """
     comparison = compare_steps(old, new, config, any(rule.metric.startswith("slices/") for rule in drops))
     state = comparison.state
-    apart = {rule.metric for rule in drops if pattern_of(rule.metric) not in PAIRED}
+    apart = {rule.metric for rule in drops if not is_paired(rule.metric)}
     before = measure_step(old, {pattern_of(metric) for metric in apart}, config.workers)
     unpaired = unpaired_share(comparison.rows, before, new)
     identical = state.identical and not unpaired  # the same predictions of the same images: all metrics are the same
-    differences = {n: d for n, d in comparison.differences.items() if pattern_of(n) in PAIRED}
+    differences = {n: d for n, d in comparison.differences.items() if is_paired(n)}
     for metric in apart:
         for name in match_names(metric, new.metrics):
             if name in new.metrics and name in before.metrics:
@@ -227,6 +220,15 @@ def baseline_change(
         BaselineChange(differences, less, unpaired),
         {"compared": comparison.rows, **{name: int(getattr(state, name)) for name in counts}},
     )
+
+
+def is_paired(name: str) -> bool:
+    """Return whether two runs are compared by a metric over the same images, with a paired interval.
+
+    By the others they are compared as if they had different images, with a wider interval.
+    """
+    spec = registry.find(name)
+    return spec is not None and bool(spec.paired)
 
 
 def unpaired_share(rows: int, old: StepMetrics, new: StepMetrics) -> float:

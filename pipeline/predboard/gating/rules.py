@@ -11,17 +11,13 @@ from typing import Any, Literal
 
 from predboard.errors import InputError, first_line
 from predboard.formatting import nearest_names
+from predboard.metrics import registry
+from predboard.metrics.registry import pattern_of
 
 Bound = Literal["lower", "upper", "point"]
 
 LIMIT_CEILING = 1e18
 """Limits are below: no metric is as large, and NaN is not below."""
-
-UNBOUNDED_METRICS = ("nll", "brier", "conformal_size")
-"""Parts of the names of metrics that may exceed 1; no other metric with a good direction can."""
-
-GROUP_PREFIXES = ("classes/", "slices/")
-"""Beginnings of the names of metrics that exist once for each class or slice."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +157,8 @@ def _check_meaningful(rule: Rule, better: str, where: str) -> None:
         raise InputError(f"{where} has no condition; expected min, max or max_drop")
     if rule.min is not None and rule.max is not None and rule.min > rule.max:
         raise InputError(f"{where}: min is {rule.min:g} and max is {rule.max:g}; expected min to be at most max")
-    if better != "neither" and not any(word in pattern_of(rule.metric) for word in UNBOUNDED_METRICS):
+    spec = registry.find(rule.metric)
+    if better != "neither" and spec is not None and spec.range[1] <= 1:
         for key, limit in rule.conditions.items():
             if abs(limit) > 1:
                 raise InputError(f"{where}: {key} is {limit:g}; expected at most 1: {limit:g} % is {limit / 100:g}")
@@ -174,18 +171,6 @@ def _check_meaningful(rule: Rule, better: str, where: str) -> None:
         raise InputError(f"{where}: max_unpaired is {rule.max_unpaired:g}; expected a share from 0 to 1")
     if rule.max_unpaired != Rule.max_unpaired and rule.max_drop is None:
         raise InputError(f"{where}: max_unpaired has no effect without max_drop; expected both or neither")
-
-
-def pattern_of(metric: str) -> str:
-    """Return the name of a metric with `*` for its class or slice.
-
-    >>> pattern_of("classes/a/b/recall"), pattern_of("slices/country=NO/nll"), pattern_of("calibration/ece")
-    ('classes/*/recall', 'slices/*/nll', 'calibration/ece')
-    """
-    for prefix in GROUP_PREFIXES:
-        if metric.startswith(prefix):
-            return f"{prefix}*/{metric.rpartition('/')[2]}"
-    return metric
 
 
 def _suggestion(word: Any, words: Collection[str]) -> str:

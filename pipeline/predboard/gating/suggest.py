@@ -8,13 +8,11 @@ from predboard.comparison.differences import Difference
 from predboard.formatting import plural
 from predboard.gating.evaluate import format_change, format_number, group_name
 from predboard.gating.rules import Rule
+from predboard.metrics import registry
 from predboard.summaries import Metric
 
-SUGGESTED_METRICS = (
-    *("accuracy", "f1_macro", "calibration/ece", "images/failed", "images/counted"),
-    *("classes/*/support", "classes/*/recall", "slices/*/accuracy"),
-)
-"""Metrics that `suggest_rules` reads, with `*` for a class or slice."""
+COUNTED_METRICS = ("images/failed", "images/counted", "classes/*/support", "classes/*/recall", "slices/*/accuracy")
+"""Metrics that `suggest_rules` reads besides those that the table of metrics marks as suggested."""
 
 MAX_SLICES = 2
 """Number of slices that get a rule: those clearly worse than all images together, the worst first."""
@@ -27,6 +25,11 @@ ACCURACY_DROP = 0.005
 
 CLASS_RECALL_DROP = 0.02
 """Loss of a class's recall that is allowed, unless a class has clearly lost more already."""
+
+
+def suggested_metrics() -> tuple[str, ...]:
+    """Return the names of the metrics that `suggest_rules` reads, with `*` for a class or slice."""
+    return (*(spec.name for spec in registry.rows("overall", "calibration") if spec.suggested), *COUNTED_METRICS)
 
 
 def suggest_rules(
@@ -56,14 +59,12 @@ def suggest_rules(
 
 def _limits(metrics: Mapping[str, Metric]) -> Iterator[tuple[dict[str, str | float], str]]:
     """Yield the keys and values of each rule with `min` or `max`, and a remark on the last of them."""
-    if "accuracy" in metrics:
-        remark = f'{_describe(metrics["accuracy"])}; add bound = "lower" to require evidence'
-        yield {"metric": "accuracy", "min": _round_down(metrics["accuracy"])}, remark
-    if "f1_macro" in metrics:
-        yield {"metric": "f1_macro", "min": _round_down(metrics["f1_macro"])}, _describe(metrics["f1_macro"])
-    if "calibration/ece" in metrics:
-        ece = metrics["calibration/ece"]
-        yield {"metric": "calibration/ece", "max": _round_up(ece)}, _describe(ece)
+    for spec in registry.rows("overall", "calibration"):
+        if spec.suggested and spec.name in metrics:
+            metric = metrics[spec.name]
+            hint = '; add bound = "lower" to require evidence' if spec.name == "accuracy" else ""
+            limit = ("max", _round_up(metric)) if spec.better == "less" else ("min", _round_down(metric))
+            yield {"metric": spec.name, limit[0]: limit[1]}, f"{_describe(metric)}{hint}"
     classes = [
         name.removesuffix("/support") for name in metrics if name.startswith("classes/") and name.endswith("/support")
     ]

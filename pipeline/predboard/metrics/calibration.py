@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard.metrics import score_histograms
-from predboard.metrics.intervals import jackknife
-from predboard.metrics.score_histograms import FINE_BINS, JACKKNIFE_GROUPS, Estimate, ScoreHistograms
+from predboard.metrics.intervals import JACKKNIFE_GROUPS, jackknife, wilson_interval
+from predboard.metrics.score_histograms import FINE_BINS, Estimate, ScoreHistograms
 from predboard.predictions.sampling import Salt, mix
 from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions, TileRows
 from predboard.state import FIXED_LIMIT, Lowest, summed
+from predboard.summaries import Metric
 
 BINS = 15
 """Equal-width bins [i/15, (i + 1)/15), the last with 1."""
@@ -44,9 +45,6 @@ MAX_LOGIT_GAP = 2000.0
 
 CONFORMAL_ALPHA = 0.1
 """Share of images whose true class conformal sets may lack."""
-
-ECE = "Expected calibration error: how far accuracy is from confidence in 15 equal-width bins, mean over images."
-"""Definition of the usual one."""
 
 COLUMNS = frozenset({"id", "key", "label", "predicted", "confidence", "logits"})
 """Columns that `Calibration.measure` reads."""
@@ -295,6 +293,103 @@ def conformal_sets(state: ScoreHistograms) -> ConformalSets | None:
         tried,
         float(state.given[1, at] / tried),
     )
+
+
+@dataclass(frozen=True)
+class CalibrationEvidence:
+    """The two states from which all calibration metrics follow."""
+
+    calibration: Calibration
+    histograms: ScoreHistograms
+
+    @cached_property
+    def sets(self) -> ConformalSets | None:
+        """Conformal prediction sets; None if there are too few rows."""
+        return conformal_sets(self.histograms)
+
+
+# Metrics without their names and definitions, which `metrics.registry` has. Each needs at least one labelled row.
+
+
+def ece(evidence: CalibrationEvidence) -> Metric:
+    """Return the expected calibration error."""
+    c = evidence.calibration
+    return Metric(c.ece, c.ece_interval, rows=c.rows)
+
+
+def ece_equal_mass(evidence: CalibrationEvidence) -> Metric:
+    """Return the calibration error in bins of equally many rows."""
+    c = evidence.calibration
+    return Metric(float(c.ece_equal_mass.value), bound=float(c.ece_equal_mass.bound), rows=c.rows)
+
+
+def ece_classwise(evidence: CalibrationEvidence) -> Metric:
+    """Return the class-wise calibration error."""
+    return Metric(evidence.calibration.ece_classwise, rows=evidence.calibration.rows)
+
+
+def mce(evidence: CalibrationEvidence) -> Metric:
+    """Return the maximum calibration error."""
+    return Metric(evidence.calibration.mce, rows=evidence.calibration.rows)
+
+
+def brier_reliability(evidence: CalibrationEvidence) -> Metric:
+    """Return the reliability term of the Brier score."""
+    return Metric(evidence.calibration.brier_decomposition[0], rows=evidence.calibration.rows)
+
+
+def brier_resolution(evidence: CalibrationEvidence) -> Metric:
+    """Return the resolution term of the Brier score."""
+    return Metric(evidence.calibration.brier_decomposition[1], rows=evidence.calibration.rows)
+
+
+def brier_uncertainty(evidence: CalibrationEvidence) -> Metric:
+    """Return the uncertainty term of the Brier score."""
+    return Metric(evidence.calibration.brier_decomposition[2], rows=evidence.calibration.rows)
+
+
+def temperature(evidence: CalibrationEvidence) -> Metric | None:
+    """Return the temperature that fits best; None if there is none."""
+    fit = evidence.calibration.tempered
+    return None if fit is None else Metric(fit.temperature, rows=fit.fitted)
+
+
+def nll_before(evidence: CalibrationEvidence) -> Metric | None:
+    """Return the mean negative log-likelihood on the held-out half of the sample, nats."""
+    fit = evidence.calibration.tempered
+    return None if fit is None else Metric(fit.nll[0], rows=fit.tried)
+
+
+def nll_after(evidence: CalibrationEvidence) -> Metric | None:
+    """Return the same with logits divided by the temperature."""
+    fit = evidence.calibration.tempered
+    return None if fit is None else Metric(fit.nll[1], rows=fit.tried)
+
+
+def ece_before(evidence: CalibrationEvidence) -> Metric | None:
+    """Return the expected calibration error on the held-out half of the sample."""
+    fit = evidence.calibration.tempered
+    return None if fit is None else Metric(fit.ece[0], rows=fit.tried)
+
+
+def ece_after(evidence: CalibrationEvidence) -> Metric | None:
+    """Return the same with logits divided by the temperature."""
+    fit = evidence.calibration.tempered
+    return None if fit is None else Metric(fit.ece[1], rows=fit.tried)
+
+
+def conformal_coverage(evidence: CalibrationEvidence) -> Metric | None:
+    """Return the share of rows whose prediction set has the true class."""
+    sets = evidence.sets
+    if sets is None:
+        return None
+    return Metric(sets.coverage, wilson_interval(sets.coverage * sets.tried, sets.tried), rows=sets.tried)
+
+
+def conformal_size(evidence: CalibrationEvidence) -> Metric | None:
+    """Return the mean number of classes in a prediction set."""
+    sets = evidence.sets
+    return None if sets is None else Metric(sets.size, rows=sets.tried)
 
 
 def equal_width_bin(p: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -4,7 +4,7 @@ Failed rows and rows without a label are outside every denominator that needs th
 mean if it has support or predictions; division by zero counts 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from predboard.metrics.intervals import wilson_interval, wilson_intervals
 from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions
-from predboard.state import FIXED_UNIT, Counted, fixed, summed
+from predboard.state import FIXED_UNIT, Counted, fixed, greatest, summed
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -22,16 +24,17 @@ class Counts:
     """Mergeable counts of rows."""
 
     confusion: Counted  # of true * classes + predicted, over the labelled rows
+    classes: np.int64 = greatest()  # how many there are
     rows: np.int64 = summed()
     failed: np.int64 = summed()  # rows without logits
     unlabelled: np.int64 = summed()  # rows without a label, failed or not
     loss: np.int64 = summed()  # sum over the labelled rows, fixed point
 
     @classmethod
-    def zero(cls) -> "Counts":
-        """No rows."""
+    def zero(cls, run: Run) -> "Counts":
+        """Return the counts of no rows."""
         none = np.int64(0)
-        return cls(Counted.of(np.zeros(0, np.int64)), none, none, none, none)
+        return cls(Counted.of(np.zeros(0, np.int64)), np.int64(len(run.classes)), none, none, none, none)
 
     @classmethod
     def measure(cls, run: Run, batch: Predictions) -> "Counts":
@@ -41,6 +44,7 @@ class Counts:
             labelled = batch.labelled
             return cls(
                 Counted.of(labelled.label * len(run.classes) + labelled.predicted),
+                np.int64(len(run.classes)),
                 np.int64(len(batch)),
                 np.int64((batch.predicted < 0).sum()),
                 np.int64((batch.label < 0).sum()),
@@ -50,12 +54,9 @@ class Counts:
         return batch.memoize(Counts, count)
 
     @cached_property
-    def _scores(self) -> dict[int, "CountMetrics"]:
-        return {}
-
-    def scores(self, classes: int) -> "CountMetrics":
-        """What follows from the counts: the same object for all who ask, batch after batch."""
-        return self._scores.setdefault(classes, CountMetrics(self, classes))
+    def metrics(self) -> "CountMetrics":
+        """The metrics that follow: the same object for all who ask, so that each is computed once."""
+        return CountMetrics(self)
 
 
 COLUMNS = frozenset({"label", "predicted", "loss"})
@@ -68,9 +69,9 @@ class CountsPanel:
 
     columns: frozenset[str] = COLUMNS
 
-    def zero(self, run: Run) -> Counts:  # noqa: ARG002  the counts are sparse and need no size
-        """No rows."""
-        return Counts.zero()
+    def zero(self, run: Run) -> Counts:
+        """Return the counts of no rows."""
+        return Counts.zero(run)
 
     def measure(self, run: Run, batch: Predictions) -> Counts:
         """These rows alone."""
@@ -79,16 +80,20 @@ class CountsPanel:
 
 @dataclass(frozen=True)
 class CountMetrics:
-    """Metrics of a tally over `classes` classes."""
+    """Counts by class, and the metrics that follow from them without an interval."""
 
-    tally: Counts
-    classes: int
+    counts: Counts
+
+    @cached_property
+    def classes(self) -> int:
+        """How many classes there are."""
+        return int(self.counts.classes)
 
     @cached_property
     def cells(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """True class, predicted class and count of each pair that was seen, ascending: [cells] each."""
-        true, predicted = np.divmod(self.tally.confusion.value, self.classes)
-        return true, predicted, self.tally.confusion.count
+        true, predicted = np.divmod(self.counts.confusion.value, self.classes)
+        return true, predicted, self.counts.confusion.count
 
     def _by_class(self, of: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.int64]:
         totals = np.zeros(self.classes, np.int64)
@@ -98,7 +103,7 @@ class CountMetrics:
     @cached_property
     def counted(self) -> int:
         """Rows with logits and a label: the denominator of accuracy."""
-        return int(self.tally.confusion.count.sum())
+        return int(self.counts.confusion.count.sum())
 
     @cached_property
     def support(self) -> NDArray[np.int64]:
@@ -140,35 +145,24 @@ class CountMetrics:
         return float(self.hits.sum() / self.counted)
 
     @cached_property
-    def means(self) -> dict[str, float]:
-        """The figures of `confusion_metrics` by name; one that is not defined is left out."""
-        found = confusion_metrics(*(n.astype(np.float64) for n in (self.hits, self.support, self.predictions)))
-        return {name: float(value) for name, value in found.items() if not np.isnan(value)}
+    def margins(self) -> "Margins":
+        """Margins of the confusion matrix."""
+        return Margins(*(n.astype(np.float64) for n in (self.hits, self.support, self.predictions)))
 
     @property
     def balanced_accuracy(self) -> float:
-        """Mean recall over the classes with support."""
-        return self.means["balanced_accuracy"]
-
-    @property
-    def precision_macro(self) -> float:
-        """Mean over the classes with support or predictions."""
-        return self.means["precision_macro"]
-
-    @property
-    def recall_macro(self) -> float:
-        """Mean over the classes with support or predictions."""
-        return self.means["recall_macro"]
+        """Mean recall over the classes with images."""
+        return float(balanced_accuracy(self.margins))
 
     @property
     def f1_macro(self) -> float:
-        """Mean over the classes with support or predictions."""
-        return self.means["f1_macro"]
+        """Mean F1 over the classes with images or predictions."""
+        return float(f1_macro(self.margins))
 
     @property
     def nll(self) -> float:
         """Mean negative log-likelihood, nats."""
-        return float(self.tally.loss * FIXED_UNIT / self.counted)
+        return float(self.counts.loss * FIXED_UNIT / self.counted)
 
     @cached_property
     def worst_first(self) -> NDArray[np.int64]:
@@ -246,33 +240,81 @@ class CountMetrics:
         return counts
 
 
-def confusion_metrics(
-    hits: NDArray[np.float64], support: NDArray[np.float64], predictions: NDArray[np.float64]
-) -> dict[str, NDArray[np.float64]]:
-    """Figures that weigh classes, from the margins of a confusion matrix.
+@dataclass(frozen=True)
+class Margins:
+    """Margins of one confusion matrix, or of many at once: what the metrics that average over classes follow from."""
 
-    Args:
-        hits, support, predictions: [..., classes] rows found, rows of each class, rows predicted as it.
+    hits: Floats  # [..., classes] rows of each class that were predicted as it
+    support: Floats  # [..., classes] rows of each class
+    predictions: Floats  # [..., classes] rows predicted as each class
 
-    Returns:
-        [...] each; nan where one is not defined. `mcc` is Gorodkin's R_K (2004), not defined where all labels or
-        all predictions are one class, and so nothing can be told from chance.
-    """
-    rows, total = support.sum(axis=-1), hits.sum(axis=-1)
-    present = np.maximum(((support > 0) | (predictions > 0)).sum(axis=-1), 1)
-    recall, precision = hits / np.maximum(support, 1), hits / np.maximum(predictions, 1)
-    f1 = 2 * hits / np.maximum(support + predictions, 1)
-    chance = (support * predictions).sum(axis=-1)
-    spread = (rows**2 - (predictions**2).sum(axis=-1)) * (rows**2 - (support**2).sum(axis=-1))
+    @cached_property
+    def rows(self) -> Floats:
+        """[...] all rows."""
+        return self.support.sum(axis=-1)  # type: ignore[no-any-return]  # NumPy's stubs: a scalar or an array
+
+    @cached_property
+    def recall(self) -> Floats:
+        """[..., classes] hits / support; 0 without images."""
+        return self.hits / np.maximum(self.support, 1)
+
+    @cached_property
+    def precision(self) -> Floats:
+        """[..., classes] hits / predictions; 0 without predictions."""
+        return self.hits / np.maximum(self.predictions, 1)
+
+    @cached_property
+    def f1(self) -> Floats:
+        """[..., classes] harmonic mean of precision and recall; 0 without hits."""
+        return np.asarray(2 * self.hits / np.maximum(self.support + self.predictions, 1))
+
+    @cached_property
+    def present(self) -> NDArray[np.int64]:
+        """[...] classes with images or predictions, at least 1."""
+        return np.asarray(np.maximum(((self.support > 0) | (self.predictions > 0)).sum(axis=-1), 1))
+
+
+MarginMetric = Callable[[Margins], Floats]
+"""Returns a metric, [...], from margins, [..., classes]; nan where it is undefined."""
+
+
+def balanced_accuracy(m: Margins) -> Floats:
+    """Return the mean recall over classes with images."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return {
-            "balanced_accuracy": recall.sum(axis=-1) / (support > 0).sum(axis=-1),
-            "precision_macro": precision.sum(axis=-1) / present,
-            "recall_macro": recall.sum(axis=-1) / present,
-            "f1_macro": f1.sum(axis=-1) / present,
-            "f1_weighted": (support * f1).sum(axis=-1) / rows,
-            "mcc": np.where(spread > 0, (total * rows - chance) / np.sqrt(spread), np.nan),
-        }
+        return np.asarray(m.recall.sum(axis=-1) / (m.support > 0).sum(axis=-1))
+
+
+def precision_macro(m: Margins) -> Floats:
+    """Return the mean precision over classes with images or predictions."""
+    return np.asarray(m.precision.sum(axis=-1) / m.present)
+
+
+def recall_macro(m: Margins) -> Floats:
+    """Return the mean recall over classes with images or predictions."""
+    return np.asarray(m.recall.sum(axis=-1) / m.present)
+
+
+def f1_macro(m: Margins) -> Floats:
+    """Return the mean F1 over classes with images or predictions."""
+    return np.asarray(m.f1.sum(axis=-1) / m.present)
+
+
+def f1_weighted(m: Margins) -> Floats:
+    """Return the mean F1 over classes, weighted by their images."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray((m.support * m.f1).sum(axis=-1) / m.rows)
+
+
+def mcc(m: Margins) -> Floats:
+    """Return the Matthews correlation coefficient of several classes, R_K (Gorodkin 2004).
+
+    It is nan where all labels or all predictions are one class, because nothing can be told from chance then.
+    """
+    total = m.hits.sum(axis=-1)
+    chance = (m.support * m.predictions).sum(axis=-1)
+    spread = (m.rows**2 - (m.predictions**2).sum(axis=-1)) * (m.rows**2 - (m.support**2).sum(axis=-1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.where(spread > 0, (total * m.rows - chance) / np.sqrt(spread), np.nan))
 
 
 def data_warnings(
@@ -286,13 +328,13 @@ def data_warnings(
             "manifest's order; run the command that made the others again"
         )
     found += before
-    tally = scores.tally
-    if tally.failed:
-        are = "is" if tally.failed == 1 else "are"
-        found.append(f"{tally.failed:,} of {tally.rows:,} images failed and {are} in no figure")
-    if tally.unlabelled:
-        have = "has" if tally.unlabelled == 1 else "have"
-        found.append(f"{tally.unlabelled:,} of {tally.rows:,} images {have} no label")
+    counts = scores.counts
+    if counts.failed:
+        are = "is" if counts.failed == 1 else "are"
+        found.append(f"{counts.failed:,} of {counts.rows:,} images failed and {are} in no figure")
+    if counts.unlabelled:
+        have = "has" if counts.unlabelled == 1 else "have"
+        found.append(f"{counts.unlabelled:,} of {counts.rows:,} images {have} no label")
     n = scores.counted
     if n and scores.classes > 1:
         common = int(scores.support.argmax())

@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard.formatting import unique_names
+from predboard.metrics.intervals import mean_interval, wilson_interval
 from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, IMAGE_PROPERTIES
 from predboard.predictions.table import Predictions
-from predboard.state import Groups, StatesByName
+from predboard.state import FIXED_UNIT, Groups, StatesByName
+from predboard.summaries import Metric
 
 MAX_TEXTS = 1000
 """Distinct texts of a column; one with more is an identifier rather than a kind of image."""
@@ -23,6 +25,9 @@ MAX_EXACT_NUMBERS = 20
 
 MAX_NUMBERS = 16_384
 """Distinct numbers from which quarters are cut; those of a column with more are rounded."""
+
+MAX_LOSS = 100.0
+"""Nats at which a loss is cut in the mean and variance of a slice, so that one absurd row is not all that counts."""
 
 BINARY_DIGITS = (53, 16, 8)
 """Significant binary digits of numbers: all there are, and those to which they are rounded where they are too many."""
@@ -64,6 +69,33 @@ class Slice:
     def accuracy(self) -> float:
         """Share that is right."""
         return float(self.sums[1] / self.sums[0])
+
+
+def mean_loss(s: Slice) -> float:
+    """Return the mean loss of a slice, nats, each cut at `MAX_LOSS`; `s.sums` has 1, right, loss and loss²."""
+    return float(s.sums[2] * FIXED_UNIT / s.sums[0])
+
+
+def loss_variance(s: Slice) -> float:
+    """Return the variance of its loss, nats²."""
+    return max(float(s.sums[3] * FIXED_UNIT / s.sums[0]) - mean_loss(s) ** 2, 0.0)
+
+
+def slice_accuracy(s: Slice) -> Metric:
+    """Return the share of the slice's rows that are right."""
+    return Metric(s.accuracy, wilson_interval(int(s.sums[1]), s.rows), rows=s.rows)
+
+
+def slice_nll(s: Slice) -> Metric:
+    """Return the mean loss of the slice's rows, nats."""
+    mean = mean_loss(s)
+    ends = mean_interval(mean, loss_variance(s), s.rows)
+    return Metric(mean, ends and (max(ends[0], 0.0), ends[1]), rows=s.rows)
+
+
+def slice_images(s: Slice) -> Metric:
+    """Return how many labelled rows the slice has."""
+    return Metric(s.rows)
 
 
 def empty_slices() -> SliceSums:

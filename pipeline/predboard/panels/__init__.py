@@ -12,9 +12,10 @@ import pkgutil
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass
-from typing import Any, Literal, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 from predboard.errors import InputError, first_line
+from predboard.metrics.registry import Direction
 from predboard.predictions.derived_rows import DerivedRows
 from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions
@@ -22,9 +23,6 @@ from predboard.summaries import Metrics, Pixels, Summary
 
 ENTRY_POINTS = "predboard.panels"
 """Group of the entry points by which other packages add panels: `name = "module:Panel"`."""
-
-Direction = Literal["more", "less", "neither"]
-"""Which of two values of a metric is the better one."""
 
 
 @dataclass(frozen=True)

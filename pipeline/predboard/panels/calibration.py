@@ -5,40 +5,24 @@ The figures are those of `predboard.metrics.calibration`; here they get their wo
 
 import functools
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 from predboard.drawing import plots
 from predboard.drawing.plots import ReliabilityBin
 from predboard.formatting import percent
-from predboard.metrics import calibration, classification, threshold_tables
-from predboard.metrics.calibration import Calibration, ConformalSets, TemperatureFit, conformal_sets
+from predboard.metrics import calibration, classification, registry, threshold_tables
+from predboard.metrics.calibration import Calibration, CalibrationEvidence, ConformalSets, TemperatureFit
 from predboard.metrics.classification import MetricState
 from predboard.metrics.intervals import wilson_interval
-from predboard.panels import Direction, RunInfo
+from predboard.metrics.registry import Direction
+from predboard.metrics.values import calibration_metrics
+from predboard.panels import RunInfo
 from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions
 from predboard.state import FIXED_UNIT
 from predboard.summaries import Metric, Metrics, Picture, Pixels, Scalar, Summary, Text
-
-DEFINITIONS = {
-    "ece": calibration.ECE,
-    "ece_equal_mass": "The same in 15 bins of equally many images.",
-    "ece_classwise": "Calibration error of each class against the rest in 15 equal-width bins, mean over all classes.",
-    "mce": "Maximum calibration error: that of the worst of 15 equal-width bins, be it of one image.",
-    "brier_reliability": "Part of the Brier score that calibration would take away (Murphy 1973), 15 bins a class.",
-    "brier_resolution": "Part of the Brier score that telling images apart has taken away, 15 bins a class.",
-    "brier_uncertainty": "Brier score of always giving the shares of the classes.",
-    "temperature": "What to divide logits by (Guo 2017), fitted on half of a sample: above 1 where over-confident.",
-    "nll_before": "Mean negative log-likelihood on the other half of the sample, nats.",
-    "nll_after": "The same with logits divided by the temperature.",
-    "ece_before": "Expected calibration error on the other half of the sample.",
-    "ece_after": "The same with logits divided by the temperature.",
-    "conformal_coverage": "Share of images whose true class is in the set of all likely enough ones (LAC); aim 90 %.",
-    "conformal_size": "Classes in such a set, mean; its threshold is from one half of the images, this from the other.",
-}
-MORE_IS_BETTER = frozenset({"brier_resolution", "conformal_coverage"})
-NEITHER_IS_BETTER = frozenset({"brier_uncertainty", "temperature"})
 
 
 @dataclass(frozen=True)
@@ -48,13 +32,16 @@ class State:
     evidence: MetricState
     calibration: Calibration
 
+    @cached_property
+    def joint(self) -> CalibrationEvidence:
+        """What all calibration metrics follow from."""
+        return CalibrationEvidence(self.calibration, self.evidence.histograms)
+
 
 @dataclass(frozen=True)
 class Panel:
     """Scalars: calibration errors. Picture: reliability. Text: temperature, sets, thresholds, Brier split, in words."""
 
-    scalars: tuple[str, ...] = ("ece", "ece_equal_mass", "ece_classwise", "mce")
-    """Figures that are curves of their own; all of them are in the text and in `summary.json`."""
     classes: int = 20
     """Classes that have a threshold."""
     columns: frozenset[str] = classification.COLUMNS | calibration.COLUMNS
@@ -77,9 +64,10 @@ class Panel:
             yield last, Text("report/calibration", "There is one class, which always has the probability 1.")
             return
         for step, found in self.metrics(info, states):
-            for name in self.scalars:
-                figure = found.metrics[f"calibration/{name}"]
-                yield step, Scalar(f"calibration/{name}", figure.value, figure.definition)
+            for spec in registry.rows("calibration"):
+                if spec.curve and spec.name in found.metrics:
+                    metric = found.metrics[spec.name]
+                    yield step, Scalar(spec.tag, metric.value, metric.definition)
             yield step, found
             drawn = functools.partial(_reliability, states[step].calibration)
             yield step, Picture("calibration/reliability", drawn, "Accuracy of images of equal confidence.")
@@ -88,11 +76,8 @@ class Panel:
 
     @property
     def metric_directions(self) -> Mapping[str, Direction]:
-        """Of errors less is better; a temperature only describes."""
-        return {
-            f"calibration/{n}": "more" if n in MORE_IS_BETTER else "neither" if n in NEITHER_IS_BETTER else "less"
-            for n in DEFINITIONS
-        }
+        """Which of two values is better; a temperature only describes."""
+        return registry.directions("calibration")
 
     def restricted_to(self, wanted: Collection[str]) -> Self:  # noqa: ARG002  all of them come of one state
         """The same: fewer figures need no less."""
@@ -102,42 +87,7 @@ class Panel:
         """All of them where images are labelled; none of a single class."""
         for step, state in states.items():
             if state.calibration.rows and len(info.run.classes) > 1:
-                of_step = {f"calibration/{name}": figure for name, figure in _figures(state).items()}
-                yield step, Metrics("calibration", of_step)
-
-
-def _figures(state: State) -> dict[str, Metric]:
-    """Every figure by its name; what is not defined is left out."""
-    c, tempered, sets = state.calibration, state.calibration.tempered, conformal_sets(state.evidence.ranking)
-    equal = c.ece_equal_mass
-    values = {
-        "ece": c.ece,
-        "ece_equal_mass": float(equal.value),
-        "ece_classwise": c.ece_classwise,
-        "mce": c.mce,
-        **dict(zip(("brier_reliability", "brier_resolution", "brier_uncertainty"), c.brier_decomposition, strict=True)),
-    }
-    if tempered is not None:
-        values |= {
-            "temperature": tempered.temperature,
-            **{f"nll_{when}": value for when, value in zip(("before", "after"), tempered.nll, strict=True)},
-            **{f"ece_{when}": value for when, value in zip(("before", "after"), tempered.ece, strict=True)},
-        }
-    if sets is not None:
-        values |= {"conformal_coverage": sets.coverage, "conformal_size": sets.size}
-    rows = dict.fromkeys(values, c.rows)
-    if tempered is not None:
-        rows |= dict.fromkeys(("nll_before", "nll_after", "ece_before", "ece_after"), tempered.tried)
-        rows["temperature"] = len(c.sample.rows["key"]) - tempered.tried
-    if sets is not None:
-        rows |= dict.fromkeys(("conformal_coverage", "conformal_size"), sets.tried)
-    found = {name: Metric(value, definition=DEFINITIONS[name], rows=rows[name]) for name, value in values.items()}
-    found["ece"] = replace(found["ece"], interval=c.ece_interval, method=classification.HOW_OF_A_CLASS["auroc"])
-    found["ece_equal_mass"] = replace(found["ece_equal_mass"], bound=float(equal.bound))
-    if sets is not None:
-        ends = wilson_interval(sets.coverage * sets.tried, sets.tried)
-        found["conformal_coverage"] = replace(found["conformal_coverage"], interval=ends, method="Wilson score")
-    return found
+                yield step, Metrics("calibration", calibration_metrics(state.joint))
 
 
 def _bins(c: Calibration) -> list[ReliabilityBin]:
@@ -182,18 +132,18 @@ def _reliability(c: Calibration) -> Pixels:
 
 
 def _page(state: State, names: tuple[str, ...], classes: int) -> str:
-    c, ranking, scores = state.calibration, state.evidence.ranking, state.evidence.scores
+    c, ranking, scores = state.calibration, state.evidence.histograms, state.evidence.metrics
     blocks = [
         "# How far to trust a probability",
         _in_words(c),
         _temperature(c, c.tempered),
-        _sets(conformal_sets(ranking)),
+        _sets(state.joint.sets),
         _table(c),
         threshold_tables.confidence_table(ranking.confidence.sum(axis=0)),
         threshold_tables.micro_table(ranking),
         threshold_tables.class_threshold_table(ranking, scores, names, scores.most_errors(classes)),
         _split(state),
-        _how(_figures(state)),
+        _how(calibration_metrics(state.joint)),
     ]
     return "\n\n".join(block for block in blocks if block)
 
@@ -281,7 +231,7 @@ def _split(state: State) -> str:
 
 def _how(found: Mapping[str, Metric]) -> str:
     lines = [
-        f"| `calibration/{name}` | {figure.value:.6g} | {_exactness(name, figure)} | {figure.definition} |"
+        f"| `{name}` | {figure.value:.6g} | {_exactness(name, figure)} | {figure.definition} |"
         for name, figure in found.items()
     ]
     return "\n".join(
@@ -289,12 +239,8 @@ def _how(found: Mapping[str, Metric]) -> str:
     )
 
 
-def _exactness(name: str, figure: Metric) -> str:
-    if figure.bound is not None:
-        return f"{figure.bound:.1g}, proved"
-    return {
-        "temperature": "0.01 %, measured; of the sample",
-        **dict.fromkeys(("nll_before", "ece_before"), "single precision; of the sample"),
-        **dict.fromkeys(("nll_after", "ece_after"), "0.00001, measured; of the sample"),
-        **dict.fromkeys(("conformal_coverage", "conformal_size"), "its threshold, rounded down"),
-    }.get(name, "single precision")
+def _exactness(name: str, metric: Metric) -> str:
+    spec = registry.find(name)
+    if metric.bound is not None or spec is None:
+        return f"{metric.bound:.1g}, proved"
+    return spec.precision

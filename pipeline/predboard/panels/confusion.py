@@ -68,7 +68,7 @@ class Panel(CountsPanel):
     def measure_second(self, run: Run, first: Counts, rows: DerivedRows) -> PairImages:
         """Of each of the most frequent pairs the images that are wrong with the most confidence."""
         labelled, classes = rows.labelled, len(run.classes)
-        chosen = [true * classes + predicted for true, predicted, _ in first.scores(classes).pairs(self.galleries)]
+        chosen = [true * classes + predicted for true, predicted, _ in first.metrics.pairs(self.galleries)]
         pair = labelled.label * classes + labelled.predicted
         among = np.flatnonzero(np.isin(pair, chosen))
         group, score = pair[among], -labelled.confidence[among].astype(np.float64)
@@ -80,7 +80,7 @@ class Panel(CountsPanel):
         step decides.
         """
         names = info.run.classes
-        counted = {step: state.first.scores(len(names)) for step, state in states.items()}
+        counted = {step: state.first.metrics for step, state in states.items()}
         counted = {step: scores for step, scores in counted.items() if scores.counted}
         if not counted:
             return

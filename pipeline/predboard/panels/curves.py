@@ -49,7 +49,7 @@ class Panel:
 
     def zero(self, run: Run) -> State:
         """No rows."""
-        return State(Counts.zero(), ScoreHistograms.zero(run))
+        return State(Counts.zero(run), ScoreHistograms.zero(run))
 
     def measure(self, run: Run, batch: Predictions) -> State:
         """These rows alone."""
@@ -61,7 +61,7 @@ class Panel:
         states = {step: state for step, state in states.items() if state.ranking.confidence.any()}
         if not states:
             return
-        chosen = states[max(states)].tally.scores(len(names)).most_errors(self.classes)
+        chosen = states[max(states)].tally.metrics.most_errors(self.classes)
         for step, state in states.items():
             if len(names) > 1:
                 yield from ((step, curve) for curve in _precision_recall(state.ranking, names, chosen))

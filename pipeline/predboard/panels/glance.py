@@ -19,8 +19,7 @@ class Panel(CountsPanel):
 
     def render(self, info: RunInfo, states: Mapping[int, Counts]) -> Iterator[tuple[int, Summary]]:
         """A card and a point of each curve for each step; the card has the accuracy of all steps as a small curve."""
-        classes = len(info.run.classes)
-        scores = {step: state.scores(classes) for step, state in states.items()}
+        scores = {step: state.metrics for step, state in states.items()}
         trend = [
             (step, of.accuracy, *wilson_interval(int(of.hits.sum()), of.counted))
             for step, of in scores.items()
@@ -47,9 +46,9 @@ def _report_card(
     if known.rows < known.manifest_rows:
         warnings[0] = warnings[0].partition(": ")[0]
     hits = int(scores.hits.sum())
-    facts = [("images", f"{scores.tally.rows:,}"), ("classes", f"{len(names):,}")]
+    facts = [("images", f"{scores.counts.rows:,}"), ("classes", f"{len(names):,}")]
     if len(trend) < 2:  # otherwise the curve needs their place, and a warning says so if there are any
-        facts[1:1] = [("failed", f"{scores.tally.failed:,}"), ("unlabelled", f"{scores.tally.unlabelled:,}")]
+        facts[1:1] = [("failed", f"{scores.counts.failed:,}"), ("unlabelled", f"{scores.counts.unlabelled:,}")]
     if scores.counted:
         facts += [("macro F1", f"{scores.f1_macro:.3f}"), ("NLL", f"{scores.nll:.3f}")]
     card = ReportCard(

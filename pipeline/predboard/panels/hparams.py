@@ -4,23 +4,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from predboard.metrics import registry
 from predboard.metrics.counts import Counts, CountsPanel
 from predboard.panels import RunInfo, describe_transform
 from predboard.summaries import HParams, Summary
-
-METRICS = {
-    "metrics/accuracy": "accuracy",
-    "metrics/accuracy_top5": "top-5",
-    "metrics/balanced_accuracy": "balanced",
-    "metrics/f1_macro": "macro F1",
-    "metrics/mcc": "MCC",
-    "metrics/nll": "NLL",
-    "metrics/brier": "Brier",
-    "metrics/auroc_macro": "AUROC",
-    "metrics/average_precision_macro": "AP",
-    "calibration/ece": "ECE",
-}
-"""Tags and how they are called in the table; those that were not written are left out."""
 
 LONG = 60
 """Characters of a setting: the table is as wide as its longest."""
@@ -49,8 +36,9 @@ class Panel(CountsPanel):
             "step": step,
         }
         short = {name: value if not isinstance(value, str) else _short(value) for name, value in settings.items()}
-        metrics = {tag: shown for tag, shown in METRICS.items() if info.has(tag)}
-        yield step, HParams("hparams", info.name, short, metrics or METRICS)
+        columns = {spec.tag: spec.column for spec in registry.rows("overall", "calibration") if spec.column}
+        written = {tag: column for tag, column in columns.items() if info.has(tag)}
+        yield step, HParams("hparams", info.name, short, written or columns)
 
 
 def _plain(value: object) -> str | float | bool:

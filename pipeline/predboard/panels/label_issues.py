@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from predboard import csv_lines
 from predboard.csv_lines import TextCodes
 from predboard.formatting import escape_markdown, percent
-from predboard.panels import Direction, RunInfo, TwoPass
+from predboard.metrics import registry
+from predboard.metrics.registry import Direction
+from predboard.panels import RunInfo, TwoPass
 from predboard.predictions.derived_rows import DerivedRows
 from predboard.predictions.sampling import Salt, mix
 from predboard.predictions.schema import Run
@@ -26,11 +28,6 @@ SLOTS = 2**23
 
 ALIKE = 20_000
 """Rows that are looked at for equal pictures."""
-
-DEFINITIONS = {
-    "label_issues/suspected": "Images whose label may be wrong.",
-    "label_issues/estimated_share": "Share of wrong labels by confident learning.",
-}
 
 
 @dataclass(frozen=True)
@@ -172,7 +169,7 @@ class Panel:
     @property
     def metric_directions(self) -> Mapping[str, Direction]:
         """Doubts about labels: the model is no better for fewer of them."""
-        return dict.fromkeys(DEFINITIONS, "neither")
+        return registry.directions("label_issues")
 
     def restricted_to(self, wanted: Collection[str]) -> Self:  # noqa: ARG002  all of them come of one state
         """The same: fewer figures need no less."""
@@ -259,10 +256,8 @@ def _figures(state: TwoPass) -> dict[str, Metric]:
     labelled: NDArray[np.int64] = state.first.rows
     values = int(state.second.suspected), estimated_share(labelled, state.second.joint, len(labelled))
     return {
-        name: Metric(value, definition=definition, rows=rows)
-        for (name, definition), value, rows in zip(
-            DEFINITIONS.items(), values, (None, int(labelled.sum())), strict=True
-        )
+        spec.name: Metric(value, definition=spec.definition, rows=rows)
+        for spec, value, rows in zip(registry.rows("label_issues"), values, (None, int(labelled.sum())), strict=True)
     }
 
 

@@ -36,7 +36,7 @@ class Panel:
     def zero(self, run: Run) -> State:
         """No rows."""
         none = Lowest(self.count, np.zeros(0, np.int64), np.zeros(0), no_tile_rows(len(run.classes)))
-        return State(Counts.zero(), none)
+        return State(Counts.zero(run), none)
 
     def measure(self, run: Run, batch: Predictions) -> State:
         """These rows alone."""
@@ -50,7 +50,7 @@ class Panel:
         """A gallery for each chosen class and step; the classes are those with most errors at the last step."""
         last = states[max(states)]
         tags = unique_names(info.run.classes)
-        for true in last.tally.scores(len(info.run.classes)).most_errors(self.classes).tolist():
+        for true in last.tally.metrics.most_errors(self.classes).tolist():
             name = info.run.classes[true]
             for step, state in states.items():
                 rows = state.samples.of_group(true)

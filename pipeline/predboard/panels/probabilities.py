@@ -66,7 +66,7 @@ class Panel:
     def zero(self, run: Run) -> State:
         """No rows."""
         none = np.zeros((3, BINS), np.int64)
-        return State(Counts.zero(), np.zeros((len(run.classes), BINS), np.int64), none, none, none, none)
+        return State(Counts.zero(run), np.zeros((len(run.classes), BINS), np.int64), none, none, none, none)
 
     def measure(self, run: Run, batch: Predictions) -> State:
         """These rows alone."""
@@ -85,7 +85,7 @@ class Panel:
         """Histograms for each step; an empty one is left out."""
         run = info.run
         ends = {"entropy": _most_entropy(run), "loss": LOSS}
-        chosen = states[max(states)].tally.scores(len(run.classes)).most_errors(self.classes).tolist()
+        chosen = states[max(states)].tally.metrics.most_errors(self.classes).tolist()
         tags = unique_names(run.classes, TAGS)
         for step, state in states.items():
             for measure, words in MEASURES.items():

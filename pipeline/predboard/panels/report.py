@@ -18,6 +18,7 @@ from predboard.metrics import counts as tally
 from predboard.metrics.classification import MetricState
 from predboard.metrics.counts import CountMetrics
 from predboard.metrics.intervals import wilson_interval
+from predboard.metrics.values import overall_metrics
 from predboard.panels import RunInfo, WrittenTag, describe_transform
 from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions
@@ -83,12 +84,12 @@ class Panel:
         evidence = states[last].evidence
         parts = [
             f"# {info.name}",
-            _warnings(info, last, evidence.scores),
+            _warnings(info, last, evidence.metrics),
             _what(info, last, evidence),
             _next(info, states),
             _figures(evidence),
             _steps(states),
-            _details(info, evidence.scores),
+            _details(info, evidence.metrics),
         ]
         yield last, Text("report/summary", "\n\n".join(part for part in parts if part), "Start here.")
         yield last, Text("report/run", _run(info, last), "What was run on what, for who must repeat it.")
@@ -101,17 +102,17 @@ def _warnings(info: RunInfo, step: int, scores: CountMetrics) -> str:
 
 
 def _what(info: RunInfo, step: int, evidence: MetricState) -> str:
-    run, state = info.run, evidence.tally
+    run, state = info.run, evidence.counts
     images = f"{state.rows:,} images of {len(run.classes):,} class{'es' * (len(run.classes) != 1)}"
     said = f"`{run.model}` at step {step} on {images}"
-    accuracy = evidence.overall.get("accuracy")
+    accuracy = overall_metrics(evidence).get("accuracy")
     if accuracy is None or accuracy.interval is None:
         return f"{said}; none has both scores and a label, so there is no figure."
     lower, upper = accuracy.interval
-    wrong = evidence.scores.counted - int(evidence.scores.hits.sum())
+    wrong = evidence.metrics.counted - int(evidence.metrics.hits.sum())
     return (
         f"{said}: **{percent(accuracy.value)} right** (95 % interval {100 * lower:.1f} to {100 * upper:.1f}), "
-        f"{wrong:,} wrong of {evidence.scores.counted:,} that count."
+        f"{wrong:,} wrong of {evidence.metrics.counted:,} that count."
     )
 
 
@@ -121,7 +122,7 @@ def _next(info: RunInfo, states: Mapping[int, State]) -> str:
     found = [
         f"First what stage one warned of, which may explain the rest: {escape_markdown('; '.join(doubts))}."
     ] * bool(doubts)
-    found += [*_confusions(info, states[last]), *_classes(info, states[last].evidence.scores)]
+    found += [*_confusions(info, states[last]), *_classes(info, states[last].evidence.metrics)]
     found += [*_certainty(info, states[last].evidence), *_over_steps(states)]
     if info.has("examples/suspected_label_errors") and not doubts:
         found.append("Labels themselves may be wrong: open `examples/suspected_label_errors`.")
@@ -132,7 +133,7 @@ def _next(info: RunInfo, states: Mapping[int, State]) -> str:
 
 def _confusions(info: RunInfo, state: State) -> Iterator[str]:
     """What the most confident mistakes have in common, and the most frequent confusion."""
-    names, rows, scores = info.run.classes, state.sure.rows, state.evidence.scores
+    names, rows, scores = info.run.classes, state.sure.rows, state.evidence.metrics
     sure = Counter(zip(rows["label"].tolist(), rows["predicted"].tolist(), strict=True))
     count = len(rows["id"])
     common = max(sure.items(), key=lambda item: (item[1], -item[0][0], -item[0][1]), default=None)
@@ -187,48 +188,48 @@ def _classes(info: RunInfo, scores: CountMetrics) -> Iterator[str]:
 
 def _certainty(info: RunInfo, evidence: MetricState) -> Iterator[str]:
     """Whether the model is surer than it is right."""
-    n = evidence.scores.counted
+    n = evidence.metrics.counted
     if not n:
         return
     edges = score_histograms.bin_edges(score_histograms.FINE_BINS)
-    counts = evidence.ranking.confidence.sum(axis=(0, 1))
+    counts = evidence.histograms.confidence.sum(axis=(0, 1))
     mean = float(counts @ (edges[:-1] + edges[1:]) / 2 / n)
-    gap = mean - evidence.scores.accuracy
+    gap = mean - evidence.metrics.accuracy
     if abs(gap) > 0.02 and gap**2 * n > 9 * mean * (1 - mean):
         where = next((s.tag for s in info.written if s.tag.startswith("calibration/") and s.kind is Picture), None)
         kind = "too sure of itself" if gap > 0 else "less sure than it could be"
         yield (
             f"The model is {kind}: its probabilities promise {percent(mean)} right, "
-            f"{percent(evidence.scores.accuracy)} are{f': open `{where}`' if where else ''}."
+            f"{percent(evidence.metrics.accuracy)} are{f': open `{where}`' if where else ''}."
         )
 
 
 def _over_steps(states: Mapping[int, State]) -> Iterator[str]:
     """Whether an earlier step was better."""
-    counted = {step: s.evidence for step, s in states.items() if s.evidence.scores.counted}
+    counted = {step: s.evidence for step, s in states.items() if s.evidence.metrics.counted}
     last = max(states)
     if len(counted) < 2 or last not in counted:
         return
-    best = max(counted, key=lambda step: (counted[step].scores.accuracy, -step))
-    if counted[best].scores.accuracy > counted[last].scores.accuracy:
+    best = max(counted, key=lambda step: (counted[step].metrics.accuracy, -step))
+    if counted[best].metrics.accuracy > counted[last].metrics.accuracy:
         yield (
-            f"Step {best} was the most accurate: {percent(counted[best].scores.accuracy)}, "
-            f"the last step {percent(counted[last].scores.accuracy)}."
+            f"Step {best} was the most accurate: {percent(counted[best].metrics.accuracy)}, "
+            f"the last step {percent(counted[last].metrics.accuracy)}."
         )
-    least = min(counted, key=lambda step: (counted[step].scores.nll, step))
-    if counted[least].scores.nll < 0.98 * counted[last].scores.nll:
+    least = min(counted, key=lambda step: (counted[step].metrics.nll, step))
+    if counted[least].metrics.nll < 0.98 * counted[last].metrics.nll:
         yield (
-            f"NLL was lowest at step {least} ({counted[least].scores.nll:.4f}) and has risen to "
-            f"{counted[last].scores.nll:.4f}: the model may be overfitting."
+            f"NLL was lowest at step {least} ({counted[least].metrics.nll:.4f}) and has risen to "
+            f"{counted[last].metrics.nll:.4f}: the model may be overfitting."
         )
 
 
 def _figures(evidence: MetricState) -> str:
     """All figures of the last step."""
-    if not evidence.overall:
+    if not overall_metrics(evidence):
         return ""
     lines = ["### How good it is", "", "| figure | value | 95 % interval | what it is |", "|---|---:|---|---|"]
-    for name, figure in evidence.overall.items():
+    for name, figure in overall_metrics(evidence).items():
         interval = "–" if figure.interval is None else f"{figure.interval[0]:.4f} to {figure.interval[1]:.4f}"
         bound = "" if figure.bound is None else f" From a histogram: at most {figure.bound:.1g} off."
         lines.append(f"| {name} | {figure.value:.4f} | {interval} | {figure.definition}{bound} |")
@@ -244,7 +245,7 @@ def _steps(states: Mapping[int, State]) -> str:
     ]
     for step, state in states.items():
         evidence = state.evidence
-        s, t = evidence.scores, evidence.tally
+        s, t = evidence.metrics, evidence.counts
         counts = f"| {step} | {t.rows:,} | {t.failed:,} | {t.unlabelled:,} |"
         if s.counted:
             lower, upper = wilson_interval(int(s.hits.sum()), s.counted)

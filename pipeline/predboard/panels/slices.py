@@ -18,25 +18,28 @@ from numpy.typing import NDArray
 from predboard.drawing import plots
 from predboard.drawing.plots import IntervalLine
 from predboard.formatting import escape_markdown, unique_names
+from predboard.metrics import registry
 from predboard.metrics import slices as slicing
-from predboard.metrics.intervals import MEAN, WILSON, benjamini_hochberg, mean_interval, welch_p, wilson_interval
+from predboard.metrics.intervals import benjamini_hochberg, welch_p, wilson_interval
+from predboard.metrics.registry import Direction
 from predboard.metrics.slices import (
+    MAX_LOSS,
     Slice,
     SliceSums,
     empty_slices,
     list_slices,
+    loss_variance,
+    mean_loss,
     measure_slices,
     skipped_columns,
     slice_names,
 )
-from predboard.panels import Direction, RunInfo
+from predboard.metrics.values import slice_metrics
+from predboard.panels import RunInfo
 from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions
 from predboard.state import FIXED_UNIT, summed
 from predboard.summaries import File, Metric, Metrics, Picture, Scalar, Summary, Text
-
-CUT = 100.0
-"""Nats at which a loss is cut in the mean and variance of a slice, so that one absurd row is not all that counts."""
 
 LEAST = 20
 """Rows in a slice and outside it, below which the two are not compared."""
@@ -45,12 +48,6 @@ FALSE_DISCOVERIES = 0.05
 
 EACH_STEP = 100
 """With more slices `summary.json` has their figures at the last step alone."""
-
-DEFINITIONS = {
-    "images": "Images of the slice that count.",
-    "accuracy": "Share of the images of the slice whose highest logit is the true class.",
-    "nll": f"Mean negative log-likelihood of the true class over the slice, nats, each cut at {CUT:g}.",
-}
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ class Panel:
     def measure(self, run: Run, batch: Predictions) -> State:  # noqa: ARG002  as above
         """These rows alone."""
         rows = batch.labelled
-        loss = np.minimum(rows.loss.astype(np.float64), CUT)
+        loss = np.minimum(rows.loss.astype(np.float64), MAX_LOSS)
         summands = np.stack(
             [np.ones(len(rows)), rows.right, loss / FIXED_UNIT, loss**2 / FIXED_UNIT], axis=1
         )  # [rows, 4]
@@ -130,8 +127,8 @@ class Panel:
 
     @property
     def metric_directions(self) -> Mapping[str, Direction]:
-        """Which of them is better is the same for all images."""
-        return {"slices/*/images": "neither", "slices/*/accuracy": "more", "slices/*/nll": "less"}
+        """Which of two values is better, the same for all slices."""
+        return registry.directions("slices")
 
     def restricted_to(self, wanted: Collection[str]) -> Self:  # noqa: ARG002  all of them come of one state
         """With all slices, not only the largest."""
@@ -147,7 +144,7 @@ class Panel:
                 found: dict[str, Metric] = {}
                 for s in list_slices(state, like=last, alone=True):
                     if (s.column, s.value) in names:
-                        found |= {f"{names[s.column, s.value]}/{n}": figure for n, figure in _figures(s).items()}
+                        found |= {f"{names[s.column, s.value]}/{n}": figure for n, figure in slice_metrics(s).items()}
                 yield step, Metrics("slices", found)
 
     def _page(self, state: State, compared: list[SliceComparison], worse: list[SliceComparison]) -> str:
@@ -164,7 +161,7 @@ class Panel:
                 low, high = wilson_interval(int(s.sums[1]), s.rows)
                 parts[-1] += (
                     f"\n| {escape_markdown(s.name)} | {s.rows:,} | {s.accuracy:.4f} | {low:.4f} to {high:.4f} | "
-                    f"{nll(s):.4f} "
+                    f"{mean_loss(s):.4f} "
                     f"| {c.effect:+.2f} | {'**yes**' if c.worse else ''} |"
                 )
             if len(compared) > self.listed:
@@ -172,16 +169,6 @@ class Panel:
         if many := skipped_columns(state):
             parts.append(f"Left out, for too many different values: {', '.join(map(escape_markdown, many))}.")
         return "\n\n".join(parts)
-
-
-def nll(of: Slice) -> float:
-    """Mean loss, nats, each cut at CUT."""
-    return float(of.sums[2] * FIXED_UNIT / of.sums[0])
-
-
-def variance(of: Slice) -> float:
-    """Of the loss."""
-    return max(float(of.sums[3] * FIXED_UNIT / of.sums[0]) - nll(of) ** 2, 0.0)
 
 
 def compare(found: list[Slice]) -> list[SliceComparison]:
@@ -194,25 +181,14 @@ def compare(found: list[Slice]) -> list[SliceComparison]:
         rest = replace(s, sums=whole[s.column] - s.sums)
         if min(s.rows, rest.rows) < LEAST:
             continue
-        spread = math.sqrt((variance(s) + variance(rest)) / 2)
-        error = math.sqrt(variance(s) / s.rows + variance(rest) / rest.rows)
-        difference = nll(s) - nll(rest)
+        spread = math.sqrt((loss_variance(s) + loss_variance(rest)) / 2)
+        error = math.sqrt(loss_variance(s) / s.rows + loss_variance(rest) / rest.rows)
+        difference = mean_loss(s) - mean_loss(rest)
         p = welch_p(difference, error)
         compared.append(SliceComparison(s, difference / spread if spread else 0.0, p, worse=False))
     worse = benjamini_hochberg([c.p for c in compared], FALSE_DISCOVERIES)
     marked = [replace(c, worse=i in worse) for i, c in enumerate(compared)]
     return sorted(marked, key=lambda c: (-c.effect, c.slice.name))
-
-
-def _figures(s: Slice) -> dict[str, Metric]:
-    ends = mean_interval(nll(s), variance(s), s.rows)
-    ends = ends and (max(ends[0], 0.0), ends[1])
-    accuracy = wilson_interval(int(s.sums[1]), s.rows)
-    return {
-        "images": Metric(s.rows, definition=DEFINITIONS["images"]),
-        "accuracy": Metric(s.accuracy, accuracy, DEFINITIONS["accuracy"], WILSON, rows=s.rows),
-        "nll": Metric(nll(s), ends, DEFINITIONS["nll"], MEAN, rows=s.rows),
-    }
 
 
 def _line(s: Slice) -> IntervalLine:
@@ -232,7 +208,7 @@ def _table(compared: list[SliceComparison]) -> bytes:
     for c in compared:
         s = c.slice
         low, high = wilson_interval(int(s.sums[1]), s.rows)
-        numbers = (s.accuracy, low, high, nll(s), c.effect, c.p)
+        numbers = (s.accuracy, low, high, mean_loss(s), c.effect, c.p)
         table.writerow(
             [s.column, s.value.removeprefix("="), s.rows, int(s.sums[1]), *(f"{x:.6g}" for x in numbers), int(c.worse)]
         )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from predboard.drawing import plots
 from predboard.drawing.plots import IntervalLine
 from predboard.formatting import escape_markdown, plural
+from predboard.metrics import registry
 from predboard.predictions.schema import digest_records, hash64
 from predboard.storage.paths import AnyPath
 from predboard.summaries import Picture, Summary, Text
@@ -24,20 +25,6 @@ PLOTTED_RUNS = 12
 
 TABLE_RUNS = 200
 """Runs in the table: TensorBoard slows down above."""
-
-METRICS = {
-    "accuracy": ("accuracy", max),
-    "accuracy_top5": ("top-5", max),
-    "balanced_accuracy": ("balanced", max),
-    "f1_macro": ("macro F1", max),
-    "mcc": ("MCC", max),
-    "nll": ("NLL", min),
-    "brier": ("Brier", min),
-    "auroc_macro": ("AUROC", max),
-    "average_precision_macro": ("AP", max),
-    "calibration/ece": ("ECE", min),
-}
-"""Name in summary.json: what it is called here, and which is the best."""
 
 
 @dataclass(frozen=True)
@@ -148,18 +135,24 @@ def _summaries(runs: list[LeaderboardEntry]) -> Iterator[Summary]:
 
 
 def _table(runs: list[LeaderboardEntry]) -> str:
-    metrics = {name: of for name, of in METRICS.items() if any(run.value(name) is not None for run in runs)}
-    titles = ["run", "step", "images", *(shown for shown, _ in metrics.values())]
-    if "accuracy" in metrics:
-        titles.insert(titles.index("accuracy") + 1, "95 % interval")
+    columns = [
+        spec
+        for spec in registry.rows("overall", "calibration")
+        if spec.column and any(run.value(spec.name) is not None for run in runs)
+    ]
+    titles = ["run", "step", "images"]
+    best = {}
+    for spec in columns:
+        titles += [spec.column, "95 % interval"] if spec.name == "accuracy" else [spec.column]
+        values = [value for run in runs if (value := run.value(spec.name)) is not None]
+        best[spec.name] = {"less": min(values), "more": max(values)}.get(spec.better)
     lines = [f"| {' | '.join(titles)} |", f"|---|{'---:|' * (len(titles) - 1)}"]
-    best = {name: pick(v for run in runs if (v := run.value(name)) is not None) for name, (_, pick) in metrics.items()}
     for run in runs[:TABLE_RUNS]:
         cells = [escape_markdown(run.name), str(run.step), f"{run.counted:,}"]
-        for name in metrics:
+        for name in (spec.name for spec in columns):
             value = run.value(name)
             shown = "–" if value is None else f"{value:.4f}"
-            cells.append(f"**{shown}**" if value == best[name] else shown)
+            cells.append(f"**{shown}**" if value is not None and value == best[name] else shown)
             if name == "accuracy":
                 a = run.metrics.get(name, {})
                 cells.append(f"{a['lower']:.4f} to {a['upper']:.4f}" if "lower" in a else "–")

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from predboard.metrics import registry
 from predboard.predictions.schema import Run
 from predboard.summaries import Metric, Metrics, Scalar, Summary
 
@@ -16,9 +17,6 @@ SIGNIFICANT_DIGITS = 9
 
 REDUNDANT_PREFIXES = ("intervals/", "classes/", "slices/")
 """Scalars that `Metrics` say better: as ends of an interval, or for all classes and slices."""
-
-GROUP_PREFIXES = ("classes/", "slices/")
-"""Figures of which there may be thousands, by what their names begin with; `*` stands for the class or the slice."""
 
 
 def encode_summary(name: str, run: Run, finished: float, written: Iterable[tuple[int, Summary]]) -> bytes:
@@ -44,9 +42,9 @@ def encode_summary(name: str, run: Run, finished: float, written: Iterable[tuple
             of_step.setdefault(short, Metric(summary.value, definition=summary.description))
     for step, figures in steps.items():
         steps[step] = dict(
-            sorted(figures.items(), key=lambda item: [item[0].startswith(kind) for kind in GROUP_PREFIXES])
+            sorted(figures.items(), key=lambda item: [item[0].startswith(kind) for kind in registry.PREFIXES])
         )
-    defined = {_pattern(name): figure for figures in steps.values() for name, figure in figures.items()}
+    defined = {registry.pattern_of(name): figure for figures in steps.values() for name, figure in figures.items()}
     about = {
         "predboard_summary": SUMMARY_FORMAT,
         "run": name,
@@ -76,11 +74,6 @@ def decode_summary(content: bytes) -> dict[str, Any] | None:
         return found if known and isinstance(found["steps"], dict) else None
     except (ValueError, KeyError, TypeError):
         return None
-
-
-def _pattern(name: str) -> str:
-    """The name under which a figure is defined: those of classes and of slices are defined once for all."""
-    return f"{name.partition('/')[0]}/*/{name.rpartition('/')[2]}" if name.startswith(GROUP_PREFIXES) else name
 
 
 def _meaning(figure: Metric) -> dict[str, str]:

@@ -1,0 +1,140 @@
+"""Mergeable counts of the rows of two steps, side by side. It knows no metric, no files and no drawing.
+
+Rows count if both steps have them, with logits and the same label: a difference between two sets of images would say
+nothing about the models.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predboard.comparison.join import REQUIRED_COLUMNS, ClassMapping, JoinedRows, join_rows
+from predboard.metrics import calibration, classification, slices
+from predboard.metrics.slices import SliceSums, empty_slices, measure_slices
+from predboard.state import Counted, fixed, merge, summed
+from predboard.storage.runs import Step
+
+OLD_COLUMNS = REQUIRED_COLUMNS | {"confidence", "loss", "digest"}
+NEW_COLUMNS = OLD_COLUMNS | slices.COLUMNS
+"""Columns that `Paired.measure` reads of the two steps: kinds of images are those of the new one."""
+
+CALIBRATION_BINS = calibration.BINS
+
+
+@dataclass(frozen=True)
+class PairedCounts:
+    """Mergeable counts of rows of two steps."""
+
+    cells: Counted  # of (label * classes + old) * classes + new, over the compared rows
+    kinds: SliceSums  # of the compared rows: sums of 1, right now, right before, right both times
+    calibration: NDArray[np.int64] = summed()
+    """[rows and confidence before and confidence now, bin before × bin now × right before × right now]."""
+    both: np.int64 = summed()  # images that both steps have
+    only_old: np.int64 = summed()  # rows whose image the new step lacks
+    only_new: np.int64 = summed()
+    repeated_old: np.int64 = summed()  # rows whose key another row of the step has
+    repeated_new: np.int64 = summed()
+    failed_old: np.int64 = summed()  # of both: rows without logits before
+    failed_new: np.int64 = summed()
+    unlabelled: np.int64 = summed()  # of both: without a label in either
+    labels_differ: np.int64 = summed()  # of both
+    pictures_differ: np.int64 = summed()  # of both: the digests differ
+    scored: np.int64 = summed()  # of both: with logits in both
+    agreed: np.int64 = summed()  # of scored: the same class predicted
+    same: np.int64 = summed()  # of scored: class, confidence and loss are the same to the last bit
+    loss_old: np.int64 = summed()  # of the compared rows, fixed point
+    loss_new: np.int64 = summed()
+    loss_squares: np.int64 = summed()  # of the difference, nats², each cut at figures.SQUARE
+
+    @classmethod
+    def zero(cls) -> "PairedCounts":
+        """No rows."""
+        none = np.int64(0)
+        of_bins = np.zeros((3, 4 * CALIBRATION_BINS * CALIBRATION_BINS), np.int64)
+        return cls(Counted.of(np.zeros(0, np.int64)), empty_slices(), of_bins, *[none] * 16)
+
+    @classmethod
+    def measure(cls, classes: int, rows: JoinedRows) -> "PairedCounts":
+        """These rows alone. `classes` is how many the two steps have together."""
+        old, new = rows.old, rows.new
+        scored = (old.predicted >= 0) & (new.predicted >= 0)
+        differ = old.label != new.label
+        agreed = scored & (old.predicted == new.predicted)
+        losses = (old.loss == new.loss) | (np.isnan(old.loss) & np.isnan(new.loss))
+        at = is_comparable(rows)
+        before, now = old.take(at), new.take(at)
+        difference = now.loss.astype(np.float64) - before.loss
+        squares = np.minimum(np.square(difference), classification.MAX_SQUARE)
+        was, is_ = before.right, now.right
+        summands = np.stack([np.ones(len(now), np.int64), is_, was, was & is_], axis=1).astype(np.int64)
+        return cls(
+            cells=Counted.of((now.label * classes + before.predicted) * classes + now.predicted),
+            kinds=measure_slices(now, summands) if slices.COLUMNS & set(now.batch.schema.names) else empty_slices(),
+            calibration=_of_bins(before.confidence, now.confidence, was, is_),
+            both=np.int64(len(new)),
+            only_old=np.int64(len(rows.only_old)),
+            only_new=np.int64(len(rows.only_new)),
+            repeated_old=np.int64(rows.repeated[0]),
+            repeated_new=np.int64(rows.repeated[1]),
+            failed_old=np.int64((old.predicted < 0).sum()),
+            failed_new=np.int64((new.predicted < 0).sum()),
+            unlabelled=np.int64(((old.label < 0) & (new.label < 0)).sum()),
+            labels_differ=np.int64(differ.sum()),
+            pictures_differ=np.int64((old.has_digest & new.has_digest & (old.digest != new.digest)).sum()),
+            scored=np.int64(scored.sum()),
+            agreed=np.int64(agreed.sum()),
+            same=np.int64((agreed & (old.confidence == new.confidence) & losses).sum()),
+            loss_old=fixed(before.loss),
+            loss_new=fixed(now.loss),
+            loss_squares=fixed(squares),
+        )
+
+    @property
+    def identical(self) -> bool:
+        """Whether both steps say the same of every image, to the last bit."""
+        return bool(self.same == self.scored and self.failed_old == self.failed_new)
+
+
+def is_comparable(rows: JoinedRows) -> NDArray[np.bool_]:
+    """Which rows are in the figures: with logits in both steps, and of the same known label. -> [rows]."""
+    old, new = rows.old, rows.new
+    return np.asarray((old.predicted >= 0) & (new.predicted >= 0) & (new.label >= 0) & (old.label == new.label))
+
+
+def _of_bins(
+    before: NDArray[np.float32], now: NDArray[np.float32], was: NDArray[np.bool_], is_: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    c = before.astype(np.float64), now.astype(np.float64)
+    at = (
+        (calibration.equal_width_bin(c[0]) * CALIBRATION_BINS + calibration.equal_width_bin(c[1])) * 2 + was
+    ) * 2 + is_
+    sums = [
+        np.bincount(at, np.rint(of / calibration.PROBABILITY_UNIT), 4 * CALIBRATION_BINS * CALIBRATION_BINS) for of in c
+    ]
+    return np.stack([np.bincount(at, minlength=4 * CALIBRATION_BINS * CALIBRATION_BINS), *sums]).astype(np.int64)
+
+
+def count_pairs(old: Step, new: Step, classes: ClassMapping, kinds: bool = True) -> PairedCounts:
+    """What two steps have in common and where they differ, read once and in bounded memory.
+
+    Args:
+        old, new: the steps.
+        classes: from `pairing.classes_of`.
+        kinds: whether slices are wanted.
+
+    Raises InputError if a part is damaged.
+    """
+    columns = OLD_COLUMNS, NEW_COLUMNS if kinds else OLD_COLUMNS
+    return merge_counts(
+        PairedCounts.measure(len(classes.names), rows) for rows in join_rows(old, new, classes, columns)
+    )
+
+
+def merge_counts(states: Iterable[PairedCounts]) -> PairedCounts:
+    """All of them merged."""
+    found = PairedCounts.zero()
+    for state in states:
+        found = merge(found, state)
+    return found

@@ -1,0 +1,407 @@
+"""The table of all metrics: what each is called and means, how it is computed, and how sure it is.
+
+A new metric is one row here and one function. The panels draw the rows; `summary.json` has their values and
+definitions; `compare`, `gate`, the leaderboard and HParams read their names, labels and directions; docs/metrics.md and
+`predboard metrics` are made from them. It knows nothing of panels, files or drawing.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from math import inf
+from typing import Any, Literal
+
+from predboard.metrics import calibration, classification, counts, intervals, slices
+from predboard.metrics.counts import Counts, MarginMetric
+
+Direction = Literal["more", "less", "neither"]
+"""Which of two values of a metric is the better one."""
+
+Group = Literal["images", "overall", "calibration", "classes", "slices", "label_issues"]
+
+BOOTSTRAP = "bias-corrected bootstrap of the confusion cells, {:,} draws"
+PAIRED_BOOTSTRAP = "bias-corrected bootstrap of the cells (label, old, new), {:,} draws"
+PAIRED_BINS = "bias-corrected bootstrap of the joint calibration bins, {:,} draws"
+
+PREFIXES = ("classes/", "slices/")
+"""How the names of metrics begin of which there is one for each class or slice."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricSpec:
+    """One row of the table: everything about a metric but its value."""
+
+    name: str
+    """Name in `summary.json`, with `*` in place of a class or slice: `f1_macro`, `classes/*/recall`."""
+    label: str
+    """What people call it: `macro F1`."""
+    definition: str
+    """One sentence, for `summary.json`, captions and tables."""
+    compute: Callable[..., Any] | None = None
+    """Returns the value from what its group is computed from (see `metrics.values`); None if a panel does."""
+    margins: MarginMetric | None = None
+    """Instead of `compute`, a function of the margins of the confusion matrix: intervals then follow by bootstrap."""
+    formula: str = ""
+    source: str = ""
+    """The paper or library that defines it."""
+    unit: str = ""
+    """Empty for a share or another pure number."""
+    range: tuple[float, float] = (0.0, 1.0)
+    """The lowest and highest value there can be."""
+    better: Direction = "more"
+    needs_labels: bool = True
+    needs_logits: bool = False
+    """Whether it needs all logits of a row, and not only its predicted class, confidence and loss."""
+    interval: str = ""
+    """How its 95 % interval is made; empty if it has none."""
+    paired: str = ""
+    """How the interval of its difference over the same images is made; empty if differences are not paired."""
+    precision: str = ""
+    """How exact the value is, for a metric of single-precision or fitted numbers."""
+    curve: bool = True
+    """Whether it is drawn over the steps."""
+    band: bool = False
+    """Whether its interval is drawn as well."""
+    column: str = ""
+    """Heading in the leaderboard and HParams; empty if it has no column there."""
+    suggested: bool = False
+    """Whether `predboard gate --suggest` makes a rule of it."""
+
+    @property
+    def group(self) -> Group:
+        """What it is computed from: all images, labelled images, probabilities, one class, one slice, labels."""
+        first, slash, _ = self.name.partition("/")
+        return first if slash or first == "images" else "overall"  # type: ignore[return-value]  # test_registry checks
+
+    @property
+    def short(self) -> str:
+        """The name without its group: `recall`, `ece`."""
+        return self.name.rpartition("/")[2]
+
+    @property
+    def tag(self) -> str:
+        """Tag of its curve."""
+        return f"metrics/{self.name}" if self.group == "overall" else self.name
+
+    @property
+    def label_with_unit(self) -> str:
+        """The label, and the unit if there is one: `NLL, nats`."""
+        return f"{self.label}, {self.unit}" if self.unit else self.label
+
+
+def _count(name: str, label: str, definition: str, count: Callable[[Counts, int], int]) -> MetricSpec:
+    return MetricSpec(
+        name=name, label=label, definition=definition, compute=count, range=(0, inf), unit="images",
+        better="neither", needs_labels=False, curve=False,
+    )  # fmt: skip
+
+
+IMAGES = (
+    _count("images", "images", "Rows of predictions, failed ones included.", lambda c, _: int(c.rows)),
+    _count("images/missing", "missing", "Rows of the manifest without predictions yet.", lambda c, n: n - int(c.rows)),
+    _count("images/failed", "failed", "Images that could not be read or gave no finite logits.",
+           lambda c, _: int(c.failed)),
+    _count("images/unlabelled", "unlabelled", "Images without a label.", lambda c, _: int(c.unlabelled)),
+    _count("images/counted", "counted", "Images with logits and a label: those the metrics count.",
+           lambda c, _: c.metrics.counted),
+)  # fmt: skip
+
+
+def margin_metric(name: str, label: str, definition: str, function: MarginMetric, **more: Any) -> MetricSpec:
+    """Return the row of a metric that follows from the margins of the confusion matrix, with both bootstraps."""
+    return MetricSpec(
+        name=name, label=label, definition=definition, margins=function, interval=BOOTSTRAP, paired=PAIRED_BOOTSTRAP,
+        **more,
+    )  # fmt: skip
+
+
+OVERALL = (
+    MetricSpec(
+        name="accuracy", label="accuracy", column="accuracy", compute=classification.accuracy,
+        definition="Share of images whose highest logit is the true class.",
+        formula="Σ hits_c / n",
+        interval=intervals.WILSON, paired=intervals.NEWCOMBE, band=True, suggested=True,
+    ),
+    MetricSpec(
+        name="accuracy_top2", label="top-2 accuracy", compute=classification.accuracy_top2, needs_logits=True,
+        definition="Share of images whose true class is among the 2 highest logits; of ties the expected share.",
+        formula="mean over images of P(rank of the true class ≤ 2), ties in random order",
+        interval=intervals.WILSON,
+    ),
+    MetricSpec(
+        name="accuracy_top5", label="top-5 accuracy", column="top-5", compute=classification.accuracy_top5,
+        definition="Share of images whose true class is among the 5 highest logits; of ties the expected share.",
+        formula="mean over images of P(rank of the true class ≤ 5), ties in random order",
+        needs_logits=True, interval=intervals.WILSON,
+    ),
+    margin_metric(
+        "balanced_accuracy", "balanced accuracy", "Mean recall over classes with images.", counts.balanced_accuracy,
+        column="balanced", band=True,
+        formula="mean over c with support_c > 0 of hits_c / support_c",
+        source="Brodersen et al. 2010; scikit-learn's balanced_accuracy_score",
+    ),
+    margin_metric(
+        "precision_macro", "macro precision",
+        "Mean precision over classes with images or predictions; division by zero counts 0.", counts.precision_macro,
+        formula="mean over present c of hits_c / predictions_c",
+        source='scikit-learn, average="macro", zero_division=0',
+    ),
+    margin_metric(
+        "recall_macro", "macro recall",
+        "Mean recall over classes with images or predictions; division by zero counts 0.", counts.recall_macro,
+        formula="mean over present c of hits_c / support_c",
+        source='scikit-learn, average="macro", zero_division=0',
+    ),
+    margin_metric(
+        "f1_macro", "macro F1", "Mean F1 over classes with images or predictions; division by zero counts 0.",
+        counts.f1_macro, column="macro F1", band=True, suggested=True,
+        formula="mean over present c of 2 hits_c / (support_c + predictions_c)",
+        source='Opitz & Burst 2019 (averaged F1); scikit-learn, average="macro"',
+    ),
+    margin_metric(
+        "f1_weighted", "weighted F1", "Mean F1 over classes, weighted by their images.", counts.f1_weighted,
+        formula="Σ support_c · F1_c / n",
+        source='scikit-learn, average="weighted"',
+    ),
+    margin_metric(
+        "mcc", "MCC",
+        "Matthews correlation coefficient of several classes (Gorodkin's R_K): 1 perfect, 0 as good as chance.",
+        counts.mcc, column="MCC", range=(-1.0, 1.0),
+        formula="(n Σ hits_c − Σ support_c predictions_c) / √((n² − Σ predictions_c²)(n² − Σ support_c²))",
+        source="Gorodkin 2004",
+    ),
+    MetricSpec(
+        name="nll", label="NLL", column="NLL", unit="nats", compute=classification.nll, range=(0, inf), better="less",
+        definition="Mean negative log-likelihood of the true class, nats.",
+        formula="mean over images of −ln p(true class)",
+        interval=intervals.MEAN, paired=intervals.PAIRED_MEAN, band=True,
+    ),
+    MetricSpec(
+        name="brier", label="Brier score", column="Brier", compute=classification.brier, range=(0, 2), better="less",
+        definition="Mean squared distance of the probabilities from the true class, summed over classes: 0 best, 2 "
+        "worst.",
+        formula="mean over images of Σ_c (p_c − [c is true])²", source="Brier 1950",
+        needs_logits=True, interval=intervals.MEAN,
+    ),
+    MetricSpec(
+        name="auroc_macro", label="macro AUROC", column="AUROC", compute=classification.auroc_macro, band=True,
+        definition="Area under the ROC curve, one class against the rest, mean over classes with images.",
+        formula="mean over c of P(p_c of an image of c > p_c of another), ties count half",
+        source="Hand & Till 2001 (one against the rest); scikit-learn's roc_auc_score",
+        needs_logits=True, interval=intervals.JACKKNIFE,
+    ),
+    MetricSpec(
+        name="average_precision_macro", label="macro average precision", column="AP", band=True,
+        compute=classification.average_precision_macro,
+        definition="Average precision (step sum), a class against the rest, mean over classes with images.",
+        formula="mean over c of Σ_k precision_k (recall_k − recall_{k−1})",
+        source="scikit-learn's average_precision_score",
+        needs_logits=True, interval=intervals.JACKKNIFE,
+    ),
+    MetricSpec(
+        name="aurc", label="AURC", compute=classification.aurc, better="less",
+        definition="Area under the risk–coverage curve: error rate of the most confident images, averaged over how "
+        "many are kept.",
+        formula="mean over k = 1 … n of the error rate of the k most confident images",
+        source="Geifman & El-Yaniv 2017",
+        needs_logits=True, interval=intervals.JACKKNIFE,
+    ),
+)  # fmt: skip
+
+
+def _calibration(name: str, label: str, definition: str, compute: Callable[..., Any], **more: Any) -> MetricSpec:
+    defaults: dict[str, Any] = {"better": "less", "curve": False, "precision": "single precision"}
+    return MetricSpec(
+        name=f"calibration/{name}", label=label, definition=definition, compute=compute, needs_logits=True,
+        **(defaults | more),
+    )  # fmt: skip
+
+
+CALIBRATION = (
+    _calibration(
+        "ece", "ECE",
+        "Expected calibration error: how far accuracy is from confidence in 15 equal-width bins, mean over images.",
+        calibration.ece, column="ECE", curve=True, suggested=True, interval=intervals.JACKKNIFE, paired=PAIRED_BINS,
+        formula="Σ_b |hits_b − Σ confidence_b| / n", source="Naeini et al. 2015",
+    ),
+    _calibration(
+        "ece_equal_mass", "equal-mass ECE", "Expected calibration error in 15 bins of equally many images.",
+        calibration.ece_equal_mass, curve=True, formula="as ECE", source="Nixon et al. 2019",
+    ),
+    _calibration(
+        "ece_classwise", "class-wise ECE",
+        "Calibration error of each class against the rest in 15 equal-width bins, mean over all classes.",
+        calibration.ece_classwise, curve=True, formula="mean over c of Σ_b |hits_cb − Σ p_cb| / n",
+        source="Kull et al. 2019; Nixon et al. 2019 call it SCE",
+    ),
+    _calibration(
+        "mce", "MCE", "Maximum calibration error: that of the worst of 15 equal-width bins, even if it has one image.",
+        calibration.mce, curve=True, formula="max_b |hits_b − Σ confidence_b| / n_b", source="Naeini et al. 2015",
+    ),
+    _calibration(
+        "brier_reliability", "Brier reliability",
+        "The part of the Brier score that calibration would remove (Murphy 1973), 15 bins a class.",
+        calibration.brier_reliability, range=(0, 2), formula="Σ_c Σ_b (Σ p_cb − hits_cb)² / (n_cb n)",
+        source="Murphy 1973",
+    ),
+    _calibration(
+        "brier_resolution", "Brier resolution",
+        "The part of the Brier score that telling images apart has removed, 15 bins a class.",
+        calibration.brier_resolution, better="more", formula="Σ_c Σ_b n_cb (hits_cb / n_cb − share_c)² / n",
+        source="Murphy 1973",
+    ),
+    _calibration(
+        "brier_uncertainty", "Brier uncertainty", "Brier score of always predicting the shares of the classes.",
+        calibration.brier_uncertainty, better="neither", formula="Σ_c share_c (1 − share_c)", source="Murphy 1973",
+    ),
+    _calibration(
+        "temperature", "temperature",
+        "The number to divide logits by (Guo 2017), fitted on half of a sample; above 1 if over-confident.",
+        calibration.temperature, better="neither", range=(1 / 16, 16), formula="argmin_T of the NLL of logits / T",
+        source="Guo et al. 2017", precision="0.01 %, measured; of the sample",
+    ),
+    _calibration(
+        "nll_before", "NLL before", "Mean negative log-likelihood on the other half of the sample, nats.",
+        calibration.nll_before, unit="nats", range=(0, inf), formula="as NLL",
+        precision="single precision; of the sample",
+    ),
+    _calibration(
+        "nll_after", "NLL after", "The same with logits divided by the temperature.", calibration.nll_after,
+        unit="nats", range=(0, inf), formula="as NLL", precision="0.00001, measured; of the sample",
+    ),
+    _calibration(
+        "ece_before", "ECE before", "Expected calibration error on the other half of the sample.",
+        calibration.ece_before, formula="as ECE", precision="single precision; of the sample",
+    ),
+    _calibration(
+        "ece_after", "ECE after", "The same with logits divided by the temperature.", calibration.ece_after,
+        formula="as ECE", precision="0.00001, measured; of the sample",
+    ),
+    _calibration(
+        "conformal_coverage", "coverage", "Share of images whose prediction set contains the true class (LAC, target "
+        "90 %).",
+        calibration.conformal_coverage, better="more", interval=intervals.WILSON,
+        formula="share of images with p(true class) ≥ threshold", source="Sadinle, Lei & Wasserman 2019",
+        precision="its threshold, rounded down",
+    ),
+    _calibration(
+        "conformal_size", "set size", "Mean number of classes in a prediction set; its threshold comes from one half "
+        "of the images, the mean from the other.",
+        calibration.conformal_size, unit="classes", range=(0, inf),
+        formula="mean over images of the number of c with p_c ≥ threshold", source="Sadinle, Lei & Wasserman 2019",
+        precision="its threshold, rounded down",
+    ),
+)  # fmt: skip
+
+CLASSES = (
+    MetricSpec(
+        name="classes/*/support", label="images", definition="Images of the class that count.", unit="images",
+        range=(0, inf), better="neither", curve=False,
+    ),
+    MetricSpec(
+        name="classes/*/precision", label="precision", compute=classification.class_precision,
+        definition="Share of the images predicted as the class that are of it.",
+        formula="hits_c / predictions_c", interval=intervals.WILSON, paired=intervals.ZOU,
+    ),
+    MetricSpec(
+        name="classes/*/recall", label="recall", compute=classification.class_recall,
+        definition="Share of the images of the class that are predicted as it.",
+        formula="hits_c / support_c", interval=intervals.WILSON, paired=intervals.NEWCOMBE,
+    ),
+    MetricSpec(
+        name="classes/*/f1", label="F1", compute=classification.class_f1,
+        definition="Harmonic mean of precision and recall.",
+        formula="2 hits_c / (support_c + predictions_c)", interval=intervals.JACCARD, paired=intervals.ZOU,
+    ),
+    MetricSpec(
+        name="classes/*/average_precision", label="average precision", compute=classification.class_average_precision,
+        definition="Average precision (step sum) of the class against the rest.", needs_logits=True,
+        formula="Σ_k precision_k (recall_k − recall_{k−1})", interval=intervals.JACKKNIFE,
+        source="scikit-learn's average_precision_score",
+    ),
+    MetricSpec(
+        name="classes/*/auroc", label="AUROC", compute=classification.class_auroc, needs_logits=True, curve=False,
+        definition="Area under the ROC curve of the class against the rest.",
+        formula="P(p_c of an image of c > p_c of another), ties count half", interval=intervals.JACKKNIFE,
+        source="Hanley & McNeil 1982",
+    ),
+)  # fmt: skip
+
+SLICES = (
+    MetricSpec(
+        name="slices/*/images", label="images", definition="Images of the slice that count.", unit="images",
+        compute=slices.slice_images, range=(0, inf), better="neither", curve=False,
+    ),
+    MetricSpec(
+        name="slices/*/accuracy", label="accuracy", compute=slices.slice_accuracy,
+        definition="Share of the images of the slice whose highest logit is the true class.",
+        formula="Σ hits / n, of the slice", interval=intervals.WILSON, paired=intervals.NEWCOMBE,
+    ),
+    MetricSpec(
+        name="slices/*/nll", label="NLL", compute=slices.slice_nll, unit="nats", range=(0, inf), better="less",
+        definition=f"Mean negative log-likelihood of the true class over the slice, nats, each cut at "
+        f"{slices.MAX_LOSS:g}.",
+        formula="mean over images of min(−ln p(true class), 100), of the slice", interval=intervals.MEAN, curve=False,
+    ),
+)  # fmt: skip
+
+LABEL_ISSUES = (
+    MetricSpec(
+        name="label_issues/suspected", label="suspected labels", definition="Images whose label may be wrong.",
+        unit="images", range=(0, inf), better="neither", needs_logits=True, curve=False,
+        source="Northcutt et al. 2021 (confident learning)",
+    ),
+    MetricSpec(
+        name="label_issues/estimated_share", label="estimated share of wrong labels",
+        definition="Share of wrong labels by confident learning.", better="neither", needs_logits=True, curve=False,
+        source="Northcutt et al. 2021 (confident learning)",
+    ),
+)  # fmt: skip
+
+METRICS: tuple[MetricSpec, ...] = (*IMAGES, *OVERALL, *CALIBRATION, *CLASSES, *SLICES, *LABEL_ISSUES)
+"""All metrics, in the order in which they are shown."""
+
+
+def rows(*groups: Group) -> tuple[MetricSpec, ...]:
+    """Return the rows of some groups, in the order of the table."""
+    return tuple(spec for spec in METRICS if spec.group in groups)
+
+
+def find(name: str) -> MetricSpec | None:
+    """Return the row of a metric by its name in `summary.json`; None if it is not in the table.
+
+    >>> find("classes/River/recall").label, find("f1_macro").label, find("of_another_panel")
+    ('recall', 'macro F1', None)
+    """
+    pattern = pattern_of(name)
+    return next((spec for spec in METRICS if spec.name == pattern), None)
+
+
+def require(name: str) -> MetricSpec:
+    """Return the row of a metric that is in the table."""
+    spec = find(name)
+    if spec is None:
+        raise KeyError(f"no metric {name!r}; there are {', '.join(s.name for s in METRICS)}")
+    return spec
+
+
+def pattern_of(name: str) -> str:
+    """Return the name of a metric with `*` for its class or slice.
+
+    >>> pattern_of("classes/a/b/recall"), pattern_of("slices/country=NO/nll"), pattern_of("calibration/ece")
+    ('classes/*/recall', 'slices/*/nll', 'calibration/ece')
+    """
+    for prefix in PREFIXES:
+        if name.startswith(prefix):
+            return f"{prefix}*/{name.rpartition('/')[2]}"
+    return name
+
+
+def directions(*groups: Group) -> dict[str, Direction]:
+    """Return which of two values is better, by the names of the metrics of some groups."""
+    return {spec.name: spec.better for spec in rows(*groups)}
+
+
+def need_logits(names: Iterable[str]) -> bool:
+    """Return whether any of these metrics needs logits; one that is not in the table does."""
+    specs = [find(name) for name in names]
+    return any(spec is None or spec.needs_logits for spec in specs)

@@ -1,0 +1,102 @@
+"""Computes every metric of a state from the table in `metrics.registry`. It knows no metric by name, and no drawing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import isnan
+
+from predboard.metrics.bootstrap import bias_corrected_interval
+from predboard.metrics.calibration import CalibrationEvidence
+from predboard.metrics.classification import AnyState, ClassMetric, CountState, MetricState, bootstrap_margins
+from predboard.metrics.counts import Counts
+from predboard.metrics.registry import MetricSpec, rows
+from predboard.metrics.slices import Slice
+from predboard.summaries import Metric
+
+
+def count_images(counted: Counts, manifest_rows: int) -> dict[str, Metric]:
+    """Return how many images there are of each kind, by name."""
+    return {
+        spec.name: Metric(spec.compute(counted, manifest_rows), definition=spec.definition)
+        for spec in rows("images")
+        if spec.compute is not None
+    }
+
+
+def overall_metrics(state: AnyState) -> dict[str, Metric]:
+    """Return the metrics of all classes together by name, each computed once for a state.
+
+    Those that are undefined are left out, and without logits (`CountState`) those that need them.
+    """
+    if "overall" not in state.memo:
+        state.memo["overall"] = _overall(state) if state.metrics.counted else {}
+    found: dict[str, Metric] = state.memo["overall"]
+    return found
+
+
+def _overall(state: AnyState) -> dict[str, Metric]:
+    if isinstance(state, MetricState):
+        light = overall_metrics(state.count_state)
+        heavy = {s.name: _described(s, s.compute(state)) for s in rows("overall") if s.needs_logits and s.compute}
+        every: Mapping[str, Metric | None] = light | heavy
+    else:
+        every = _without_logits(state)
+    return {spec.name: metric for spec in rows("overall") if (metric := every.get(spec.name)) is not None}
+
+
+def _without_logits(state: CountState) -> dict[str, Metric | None]:
+    m = state.metrics
+    specs = [spec for spec in rows("overall") if not spec.needs_logits]
+    functions = {spec.name: spec.margins for spec in specs if spec.margins is not None}
+    draws = bootstrap_margins(m, functions) if functions else {}
+    found: dict[str, Metric | None] = {}
+    for spec in specs:
+        if spec.margins is None:
+            found[spec.name] = None if spec.compute is None else _described(spec, spec.compute(state))
+        elif not isnan(value := float(spec.margins(m.margins))):
+            drawn = draws[spec.name]
+            method = spec.interval.format(len(drawn))
+            ends = bias_corrected_interval(value, drawn)
+            found[spec.name] = Metric(value, ends, spec.definition, method, rows=m.counted)
+    return found
+
+
+def calibration_metrics(evidence: CalibrationEvidence) -> dict[str, Metric]:
+    """Return the calibration metrics by name; those that are undefined are left out."""
+    every = {spec.name: _described(spec, spec.compute(evidence)) for spec in rows("calibration") if spec.compute}
+    return {name: metric for name, metric in every.items() if metric is not None}
+
+
+def class_columns(state: AnyState) -> dict[str, ClassMetric]:
+    """Return the metrics of single classes by their short name, each computed once for a state."""
+    if "classes" not in state.memo:
+        logits = isinstance(state, MetricState)
+        state.memo["classes"] = {
+            spec.short: spec.compute(state) for spec in rows("classes") if spec.compute and logits >= spec.needs_logits
+        }
+    found: dict[str, ClassMetric] = state.memo["classes"]
+    return found
+
+
+def class_metrics(chosen: Sequence[int], columns: Mapping[str, ClassMetric]) -> list[dict[str, Metric]]:
+    """Return the metrics of each chosen class by short name, from `class_columns`; undefined ones are left out."""
+    by_class: list[dict[str, Metric]] = [{} for _ in chosen]
+    specs = {spec.short: spec for spec in rows("classes")}
+    for name, c in columns.items():
+        spec, numbers = specs[name], (c.value, c.lower, c.upper, c.bound, c.rows)
+        each = (number[chosen].tolist() for number in numbers)
+        for of_class, value, lower, upper, bound, images in zip(by_class, *each, strict=True):
+            if not isnan(value):
+                ends = None if isnan(lower) else (lower, upper)
+                near = None if isnan(bound) else bound
+                of_class[name] = Metric(value, ends, spec.definition, spec.interval, near, images)
+    return by_class
+
+
+def slice_metrics(s: Slice) -> dict[str, Metric]:
+    """Return the metrics of a slice by short name."""
+    described = {spec.short: _described(spec, spec.compute(s)) for spec in rows("slices") if spec.compute}
+    return {name: metric for name, metric in described.items() if metric is not None}
+
+
+def _described(spec: MetricSpec, metric: Metric | None) -> Metric | None:
+    return metric and replace(metric, definition=spec.definition, method=spec.interval)
