@@ -16,7 +16,7 @@ _NOTED_SUFFIXES = 4
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """Images sorted into the folders that name their classes."""
+    """Holds images sorted into the folders that name their classes."""
 
     top: str
     """The folder that holds the class folders, relative to the folder that the names were given for; often empty."""
@@ -41,8 +41,8 @@ def sort_into_classes(images: Sequence[str], folders: Iterable[str] = ()) -> Cla
         images: names of the images, with / between folders.
         folders: names of folders that count as classes even where they hold no image.
 
-    >>> found = sort_into_classes(["set/b/1.png", "set/a/x/2.png", "set/a/3.png"])
-    >>> found.top, found.names, found.label.tolist(), found.classes
+    >>> by_class = sort_into_classes(["set/b/1.png", "set/a/x/2.png", "set/a/3.png"])
+    >>> by_class.top, by_class.names, by_class.label.tolist(), by_class.classes
     ('set', ['a/3.png', 'a/x/2.png', 'b/1.png'], [0, 0, 1], ('a', 'b'))
     """
     holders = {name.rpartition("/")[0] for name in images}  # folders that hold images themselves
@@ -102,7 +102,7 @@ def describe_left_out(beside: Sequence[str], others: Sequence[str]) -> tuple[str
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is left out: what systems and tools put beside pictures.
+    """Return whether files and folders of this name are left out: systems and tools put them beside pictures.
 
     >>> is_hidden("._0001.png"), is_hidden("__MACOSX"), is_hidden("@eaDir"), is_hidden("0001.png")
     (True, True, True, False)

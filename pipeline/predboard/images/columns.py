@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from predboard.errors import InputError
-from predboard.images.manifest import Manifest, SourceOptions, limit_labels, make_manifest
+from predboard.images.manifest import Manifest, SourceOptions, canonical_refs, limit_labels, make_manifest
 from predboard.predictions.schema import rename_reserved_columns
 from predboard.storage.paths import AnyPath
 
@@ -34,7 +34,7 @@ def list_table(table: pa.Table, file: AnyPath, options: SourceOptions) -> Manife
         row = pc.index(image.is_null(), True).as_py()
         raise InputError(f"{file} has no image in row {row} of column {name!r}: fill it, or leave the row out")
     root: AnyPath = file.parent if options.image_root is None else options.image_root.resolve()
-    return list_labelled(table, file, name, image.cast(pa.string()).to_pylist(), root, options)
+    return list_labelled(table, file, name, canonical_refs(image.cast(pa.string())), root, options)
 
 
 def list_labelled(
@@ -87,7 +87,7 @@ def find_column(table: pa.Table, asked: str | None, usual: Sequence[str], file: 
 
 
 def holds_images(type_: pa.DataType) -> bool:
-    """Whether a column of this type holds encoded images: bytes, or Hugging Face's struct of bytes and path."""
+    """Return whether a column of this type holds encoded images: bytes, or Hugging Face's struct of bytes and path."""
     if pa.types.is_struct(type_):
         return bool(type_.get_field_index("bytes") >= 0)
     return bool(pa.types.is_binary(type_) or pa.types.is_large_binary(type_))
@@ -108,6 +108,10 @@ def _read_labels(
     column = table.column(name)
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
+    if pa.types.is_decimal(column.type):
+        column = column.cast(pa.float64())
+    if pa.types.is_boolean(column.type):  # spelled as in Python, and so in CSV that pandas writes
+        column = pc.if_else(column, "True", "False")
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
         index = np.asarray(column.cast(pa.float64()).fill_null(-1))  # pandas makes floats of indices if one is missing
         index = np.where(np.isnan(index), -1, index)

@@ -30,7 +30,7 @@ PREVIEW_KEY = "preview"
 
 
 class MapStyle(Protocol):
-    """What a dataset must offer."""
+    """A dataset has a length, and items by their index."""
 
     def __len__(self) -> int: ...
 
@@ -39,7 +39,7 @@ class MapStyle(Protocol):
 
 @dataclass(frozen=True)
 class DatasetItem:
-    """What a dataset returns for one index."""
+    """Holds what a dataset returns for one index."""
 
     image: Content
     label: int | None
@@ -50,7 +50,7 @@ class DatasetItem:
 
 @dataclass(frozen=True)
 class DatasetSource:
-    """A dataset, and how another process gets it."""
+    """Names a dataset, and says how another process gets it."""
 
     data: Any
     name: str

@@ -40,7 +40,7 @@ Content = Image.Image | NDArray[Any]
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """How encoded bytes become pixels: channels, orientation, resize and crop."""
+    """Says how encoded bytes become pixels: channels, orientation, resize and crop."""
 
     resize: int | tuple[int, int] | None = None
     """Pixels of the short side, or (height, width)."""
@@ -60,7 +60,7 @@ class DecodeOptions:
 
 @dataclass(frozen=True)
 class ImageProperties:
-    """Properties of a source image, before any resize."""
+    """Holds the properties of a source image, before any resize."""
 
     width: int
     height: int

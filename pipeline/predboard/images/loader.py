@@ -36,7 +36,7 @@ THUMBNAIL_PIXELS = 196
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """One row of a manifest, read and decoded. A row that fails has whatever was known before it failed."""
+    """Holds one row of a manifest, read and decoded. A row that fails has whatever was known before it failed."""
 
     pixels: NDArray[Any] | None = None
     """uint8 [height, width, channels], or float32 [channels, height, width] ready for the model; None if there is an
@@ -56,7 +56,7 @@ class LoadedImage:
 
 @dataclass(frozen=True)
 class Thumbnails:
-    """How thumbnails are made."""
+    """Says how thumbnails are made."""
 
     longest: int = 0
     """Pixels of the longest side; 0 for no thumbnails."""

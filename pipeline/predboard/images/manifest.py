@@ -11,6 +11,8 @@ A ref alone is enough to find a picture again, relative to the manifest's root:
 """
 
 import json
+import posixpath
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -37,13 +39,17 @@ IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif
 """How the names of image files end, in lower case; upper case is read too."""
 
 
+_NOT_CANONICAL = re.compile(r"\\|//|(^|[/#])\.\.?(/|$)")
+"""Parts of a path that another path to the same file does without."""
+
+
 def _no_columns() -> pa.Table:
     return pa.table({})
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The ordered list of images of a run. Row i of every column belongs to the image whose id is i."""
+    """Lists the images of a run in order. Row i of every column belongs to the image whose id is i."""
 
     root: str
     """Folder that the refs are relative to."""
@@ -70,17 +76,17 @@ class Manifest:
 
     @property
     def is_dataset(self) -> bool:
-        """Whether the rows are items of a torch dataset, rather than files that refs name."""
+        """Return whether the rows are items of a torch dataset, rather than files that refs name."""
         return self.dataset is not None
 
     @property
     def is_remote(self) -> bool:
-        """Whether the images are in object storage, judged by the root and the first ref."""
+        """Return whether the images are in object storage, judged by the root and the first ref."""
         return is_uri(self.root) or (bool(len(self)) and is_uri(str(self.image[0].as_py())))
 
     @property
     def origin(self) -> str:
-        """Name of the dataset, or the root folder, for messages."""
+        """Return the name of the dataset, or the root folder, for messages."""
         return self.root if self.dataset is None else str(self.dataset.name)
 
     def digest(self, start: int, stop: int) -> str:
@@ -131,7 +137,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """What the user says about a source of images; the fields are flags of `predboard infer`."""
+    """Holds what the user says about a source of images; the fields are flags of `predboard infer`."""
 
     image_column: str | None = None
     label_column: str | None = None
@@ -177,6 +183,24 @@ def make_manifest(
     if label is None:
         label = np.full(len(image), -1, np.int32)
     return Manifest(str(root), image, label, keys, classes, _no_columns() if columns is None else columns, notes=notes)
+
+
+def canonical_ref(ref: str) -> str:
+    r"""Return the one ref for a path that a user may write in several ways; URIs are left as they are.
+
+    >>> [canonical_ref(ref) for ref in ("./a//x.png", "a\\x.png", "x.zip#./a/x.png", "s3://b/a/x.png")]
+    ['a/x.png', 'a/x.png', 'x.zip#a/x.png', 's3://b/a/x.png']
+    """
+    if is_uri(ref) or not _NOT_CANONICAL.search(ref):
+        return ref
+    return "#".join(posixpath.normpath(part) if part else "" for part in ref.replace("\\", "/").split("#"))
+
+
+def canonical_refs(refs: pa.ChunkedArray) -> list[str]:
+    """Return `canonical_ref` of each; when all are canonical already, a twentieth of the time."""
+    if not pc.any(pc.match_substring_regex(refs, _NOT_CANONICAL.pattern)).as_py():
+        return list(refs.to_pylist())
+    return [canonical_ref(ref) for ref in refs.to_pylist()]
 
 
 def limit_labels(label: NDArray[Any], classes: int) -> NDArray[np.int32]:

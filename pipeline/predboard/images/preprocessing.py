@@ -18,7 +18,7 @@ PREPROCESSING_FLAGS = ("resize", "crop", "interpolation", "mean", "std")
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a model's own library recommends for it."""
+    """Holds what a model's own library recommends for it."""
 
     source: str
     """The library and the weights, in words."""
@@ -40,7 +40,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What is done to an image before the model sees it."""
+    """Says what is done to an image before the model sees it."""
 
     decoding: DecodeOptions = field(default_factory=DecodeOptions)
     mean: tuple[float, ...] = (0.0,)

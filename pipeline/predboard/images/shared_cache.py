@@ -9,7 +9,7 @@ Y = TypeVar("Y")
 
 
 class SharedCache(Generic[Y]):
-    """A function whose last results are kept, and which no two threads call with the same arguments at a time.
+    """Caches the last results of a function, which no two threads call with the same arguments at a time.
 
     With `functools.lru_cache` alone, each thread that asks before the first result is there would compute it.
     """

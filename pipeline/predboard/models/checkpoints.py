@@ -103,13 +103,13 @@ def read(
 
 def _only_state_dict(checkpoint: Mapping[Any, Any], file: Path) -> Mapping[Any, Any]:
     """Return the only state dict among the values of a checkpoint. Raises InputError if there are none or several."""
-    found = {str(key): weights for key, value in checkpoint.items() if (weights := _to_mapping(value)) is not None}
-    found = {key: weights for key, weights in found.items() if _is_state_dict(weights) and key not in _EMA_KEYS}
-    if len(found) == 1:
-        return next(iter(found.values()))
-    if found:
+    inner = {str(key): weights for key, value in checkpoint.items() if (weights := _to_mapping(value)) is not None}
+    state_dicts = {key: weights for key, weights in inner.items() if _is_state_dict(weights) and key not in _EMA_KEYS}
+    if len(state_dicts) == 1:
+        return next(iter(state_dicts.values()))
+    if state_dicts:
         raise InputError(
-            f"{file} holds several models: {_list_some(list(found))}; save the one to use alone, or under state_dict"
+            f"{file} holds several models: {_list_some(list(state_dicts))}; save the one to use under state_dict"
         )
     raise InputError(
         f"{file} holds no weights; it has: {_list_some(list(map(str, checkpoint)))}; expected one of "

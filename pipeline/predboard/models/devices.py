@@ -64,7 +64,7 @@ def module_bytes(module: "torch.nn.Module") -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that a device has too little memory; not all devices have an own class for it."""
+    """Return whether an exception means that a device has too little memory; not all have a class for it."""
     import torch
 
     words = ("out of memory", "can't allocate memory", "ALLOC_FAILED")  # of MPS, of a CPU, of cuDNN and cuBLAS

@@ -59,7 +59,7 @@ class ModelFactory:
 
     @property
     def recipe(self) -> Recipe | None:
-        """The preprocessing and class names that the model's library recommends; None if it does not say."""
+        """Return the preprocessing and class names that the model's library recommends; None if it does not say."""
         return None if self.hub_model is None else self.hub_model.recipe
 
     def build(self, file: Path | None = None, log: Callable[[str], None] = lambda _: None) -> "torch.nn.Module":

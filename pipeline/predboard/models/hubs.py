@@ -40,7 +40,7 @@ _MESSAGE_CHARACTERS = 200
 
 @dataclass(frozen=True)
 class HubModel:
-    """A model of a library."""
+    """Describes a model of a library."""
 
     make: "Callable[..., torch.nn.Module]"
     """Makes the module from `pretrained` (bool), `outputs` (int or None) and the user's own arguments."""

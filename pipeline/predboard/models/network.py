@@ -28,7 +28,7 @@ _RESHAPES = ("ToCopy", "View", "UnsafeView", "Squeeze", "Unsqueeze", "Slice", "S
 
 
 class Network:
-    """A module on a device, in eval mode and channels_last, that maps images to logits and embeddings.
+    """Runs a module on a device, in eval mode and channels_last: it maps images to logits and embeddings.
 
     A module that takes batches of a single size only has an attribute `predboard_rows` with that size.
     """

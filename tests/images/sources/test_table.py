@@ -111,9 +111,11 @@ def test_a_list_that_is_unclear_is_one_line(tmp_path: Path, table: str, message:
         pa.array([1, None, 0], pa.uint64()),
         pa.array([1, 2**32 + 1, 0], pa.int64()),  # as int32 that would be 1
         pa.array([1.0, float("nan"), 0.0]),  # of pandas, where one is missing
+        pa.array([1, None, 0], pa.decimal128(3, 1)),
+        pa.array([True, None, False]),
     ],
 )
-def test_indices_of_any_type_are_labels(tmp_path: Path, label: pa.Array) -> None:
+def test_indices_and_truth_values_of_any_type_are_labels(tmp_path: Path, label: pa.Array) -> None:
     pq.write_table(pa.table({"path": ["0.png", "1.png", "2.png"], "label": label}), tmp_path / "list.parquet")
     assert open_source(str(tmp_path / "list.parquet")).label.tolist() == [1, -1, 0]
 
@@ -127,3 +129,61 @@ def test_columns_with_names_of_ours_get_others(folder: Path, tmp_path: Path) -> 
     found = pq.read_table(tmp_path / "out").to_pylist()[0]  # with the folders' names as a column `step`
     assert (found["width"], found["manifest_manifest_width"], found["manifest_width"]) == (8, 1, "a")
     assert (found["step"], found["manifest_step"]) == (0, "b")
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("image,label\na/1.png,x\nb/2.png,y\n", "utf-8"),
+        ("image;label\na/1.png;x\nb/2.png;y\n", "utf-8-sig"),
+        ("sep=;\nimage;label\na/1.png;x\nb/2.png;y\n", "utf-8"),
+        ("image\tlabel\r\na/1.png\tx\r\nb/2.png\ty\r\n", "utf-16"),
+        ("image|label\na/1.png|x\nb/2.png|y\n", "utf-8"),
+        ("\n\nimage, label\n./a//1.png, x\n\nb/2.png , y \n", "utf-8"),
+        ("image,label\na\\1.png,x\nb\\2.png,y\n", "utf-8"),
+        (",image,label,\n0,a/1.png,x,\n1,b/2.png,y,\n", "utf-8"),
+        ("image,label\na/1.png,x,\nb/2.png,y,\n", "utf-8"),
+        ("'image','label'\n'a/1.png','x'\n'b/2.png','y'\n", "utf-8"),
+        ('"image";"label"\n"a/1.png";"x"\n"b/2.png";"y"\n', "utf-8"),
+    ],
+)
+def test_separators_encodings_and_spaces_of_a_list(tmp_path: Path, text: str, encoding: str) -> None:
+    (tmp_path / "list.csv").write_bytes(text.encode(encoding))
+    found = open_source(str(tmp_path / "list.csv"))
+    assert found.image.to_pylist() == ["a/1.png", "b/2.png"]
+    assert (found.classes, found.label.tolist()) == (("x", "y"), [0, 1])
+
+
+def test_a_line_of_a_list_that_is_too_long_is_one_line_with_its_number(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("image,label\na.png,x\nb.png,y,z\n")
+    with pytest.raises(InputError, match=r"cannot read .*list\.csv: .*Row #3: Expected 2 columns, got 3"):
+        open_source(str(tmp_path / "list.csv"))
+
+
+def test_text_of_a_list_stays_text(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("image,label,id\n00000,007,01\n1e3,010,02\n")
+    found = open_source(str(tmp_path / "list.csv"), SourceOptions(key_column="id"))
+    assert found.image.to_pylist() == ["00000", "1e3"]
+    assert (found.classes, found.label.tolist()) == (("007", "010"), [0, 1])
+    assert found.key.tolist() == hash_refs(["01", "02"]).tolist()
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "expected", "names"),
+    [
+        (["2", "0", ""], (), [2, 0, -1], ()),
+        (["2.0", "0.0", "NaN"], (), [2, 0, -1], ()),
+        (["2", "0", "7"], ("a", "b", "c"), [2, 0, -1], ("a", "b", "c")),
+        (["10", "1", "2"], ("1", "10", "2"), [1, 0, 2], ("1", "10", "2")),
+        (["True", "False", "True"], (), [1, 0, 1], ("False", "True")),
+        (["1", "x", "1"], (), [0, 1, 0], ("1", "x")),
+    ],
+)
+def test_numbers_are_indices_unless_they_name_classes(
+    tmp_path: Path, labels: list[str], classes: tuple[str, ...], expected: list[int], names: tuple[str, ...]
+) -> None:
+    rows = "".join(f"{i}.png,{label}\n" for i, label in enumerate(labels))
+    (tmp_path / "list.csv").write_text(f"image,label\n{rows}")
+    found = open_source(str(tmp_path / "list.csv"), SourceOptions(classes=classes))
+    assert (found.label.tolist(), found.classes) == (expected, names)
+    assert bool(found.notes) == (classes == ("1", "10", "2"))

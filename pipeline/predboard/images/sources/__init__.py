@@ -34,7 +34,7 @@ UNREADABLE = (
 
 
 class Source(Protocol):
-    """The names that a module in this folder defines."""
+    """Each module in this folder defines these names."""
 
     SUFFIXES: tuple[str, ...]
     """How the names of its files end, in lower case; none for a folder."""
@@ -48,7 +48,7 @@ class Source(Protocol):
 
 @runtime_checkable
 class Container(Source, Protocol):
-    """A source whose files hold the images inside them; refs are FILE#MEMBER."""
+    """A module whose files hold the images inside them also reads single ones; refs are FILE#MEMBER."""
 
     def read(self, file: AnyPath, member: str) -> bytes:
         """Return the encoded bytes of one image; called by many threads at once.

@@ -19,7 +19,7 @@ SHARDED = False
 
 @dataclass(frozen=True)
 class Tree:
-    """All visible files and folders below a folder, by their names relative to it, with / between folders."""
+    """Lists all visible files and folders below a folder, by their names relative to it, with / between folders."""
 
     root: AnyPath
     images: list[str] = field(default_factory=list)

@@ -64,13 +64,13 @@ def list_images(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
 
 def _list_folders(root: AnyPath, refs: list[str], images: list[str], notes: tuple[str, ...]) -> Manifest:
     """Return the manifest of rows that have no columns: folders name their classes, if each image is in one."""
-    found = sort_into_classes(images)
-    if found.beside or not found.classes:
+    by_class = sort_into_classes(images)
+    if by_class.beside or not by_class.classes:
         return make_manifest(root, refs, notes=notes)
-    start = len(found.top) + 1 if found.top else 0
-    label_of = dict(zip(found.names, found.label, strict=True))
+    start = len(by_class.top) + 1 if by_class.top else 0
+    label_of = dict(zip(by_class.names, by_class.label, strict=True))
     label = [label_of[image[start:]] for image in images]
-    return make_manifest(root, refs, pa.array(label, pa.int32()).to_numpy(), found.classes, notes=notes)
+    return make_manifest(root, refs, pa.array(label, pa.int32()).to_numpy(), by_class.classes, notes=notes)
 
 
 def group_rows(members: Sequence[str], file: str) -> Iterator[tuple[str, dict[str, str]]]:

@@ -32,12 +32,12 @@ def list_images(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
     refuse_duplicates(names, file)
     images = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
     notes = describe_left_out([], [name for name in names if not name.lower().endswith(IMAGE_SUFFIXES)])
-    found = sort_into_classes(images)
-    if found.beside:
+    by_class = sort_into_classes(images)
+    if by_class.beside:
         return make_manifest(file.parent, [f"{file.name}#{name}" for name in sorted(images)], notes=notes)
-    top = f"{found.top}/" if found.top else ""
-    refs = [f"{file.name}#{top}{name}" for name in found.names]
-    return make_manifest(file.parent, refs, found.label, found.classes, notes=notes)
+    top = f"{by_class.top}/" if by_class.top else ""
+    refs = [f"{file.name}#{top}{name}" for name in by_class.names]
+    return make_manifest(file.parent, refs, by_class.label, by_class.classes, notes=notes)
 
 
 def canonical_name(name: str) -> str:
