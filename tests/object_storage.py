@@ -55,6 +55,11 @@ def each_fails_once(request: Request, attempt: int) -> Fault:
     return ways[crc32(repr(request).encode()) % len(ways)] if attempt == 1 else None
 
 
+def each_is_refused_once(request: Request, attempt: int) -> Fault:
+    """Every request is throttled or reset the first time, and answered the second."""
+    return ("503", "reset")[crc32(repr(request).encode()) % 2] if attempt == 1 else None
+
+
 def a_share_fails(share: float) -> Plan:
     """That share of all requests is throttled, repeated or not; which ones is always the same."""
     return lambda request, attempt: "503" if crc32(repr((request, attempt)).encode()) % 1000 < 1000 * share else None

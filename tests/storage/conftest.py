@@ -1,4 +1,7 @@
-"""Folders of each kind of storage: on this machine, a fake one in this process, and a server that speaks S3."""
+"""Folders of each kind of storage: on this machine, a fake one in this process, and a server that speaks S3.
+
+The server refuses every request the first time, so that what holds on disk holds over a bad network as well.
+"""
 
 import tempfile
 from collections.abc import Iterator
@@ -6,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from predboard.storage import remote
+from predboard.storage import file_systems
 from predboard.storage.paths import AnyPath
 from predboard.storage.remote import RemotePath
 
@@ -50,9 +53,9 @@ def bucket(server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[RemotePath]
     }.items():
         monkeypatch.setenv(name, value)
     server.client.create_bucket(Bucket=BUCKET)
-    remote._bucket.cache_clear()
+    file_systems.open_bucket.cache_clear()
     yield RemotePath(f"s3://{BUCKET}")
-    remote._bucket.cache_clear()
+    file_systems.open_bucket.cache_clear()
     keys = list(server.keys(BUCKET))
     for at in range(0, len(keys), 1000):
         server.client.delete_objects(Bucket=BUCKET, Delete={"Objects": [{"Key": key} for key in keys[at : at + 1000]]})
@@ -60,7 +63,12 @@ def bucket(server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[RemotePath]
 
 def _empty_folder(kind: str, request: pytest.FixtureRequest) -> AnyPath:
     if kind == "s3":
+        from tests.object_storage import each_is_refused_once
+
         root: RemotePath = request.getfixturevalue("bucket")
+        faults = request.getfixturevalue("server").watched(each_is_refused_once)
+        faults.__enter__()
+        request.addfinalizer(lambda: faults.__exit__(None, None, None))
         return root / "folder"
     if kind == "fake":
         fake_storage.empty()

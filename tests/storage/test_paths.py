@@ -18,9 +18,10 @@ from predboard import (
 )
 from predboard.cli import main
 from predboard.images import loader, sources
-from predboard.storage import remote
+from predboard.storage import file_systems
+from predboard.storage.file_systems import StorageError
 from predboard.storage.paths import AnyPath, is_inside, parse_path, staging_dir, storage_fault
-from predboard.storage.remote import RemotePath, StorageError
+from predboard.storage.remote import RemotePath
 
 from tests import fake_storage, toy
 
@@ -190,7 +191,7 @@ def test_trouble_with_storage_is_no_damage(said: str, expected: str) -> None:
 def test_storage_that_is_not_there_is_one_line(uri: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # where nobody listens
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setattr(remote, "MAX_ATTEMPTS", 1)
+    monkeypatch.setattr(file_systems, "MAX_ATTEMPTS", 1)
     with pytest.raises(InputError, match=expected) as refused:
         open_predictions(uri)
     assert len(str(refused.value).splitlines()) == 1

@@ -1,4 +1,4 @@
-"""Both stages on storage that speaks S3, with faults on the way: what is there in the end is what would be on disk."""
+"""What S3 alone can do: faults that last, kills, interrupts, denied access, and how many requests there are."""
 
 import contextlib
 import dataclasses
@@ -26,11 +26,12 @@ from predboard.evaluation.fold import FoldSettings
 from predboard.images import sources
 from predboard.images.manifest import Manifest
 from predboard.inference import resume
-from predboard.storage import mirror, remote, shards
+from predboard.storage import file_systems, mirror, shards
+from predboard.storage.file_systems import StorageError
 from predboard.storage.inspection import inspect
 from predboard.storage.parts import open_part, verify_part
 from predboard.storage.paths import map_files, publish_file
-from predboard.storage.remote import MAX_CONNECTIONS, RemotePath, StorageError
+from predboard.storage.remote import MAX_CONNECTIONS, RemotePath
 from predboard.storage.runs import list_part_paths, open_run
 from predboard.visualization import visualize as stage_two
 from predboard.visualization.log_folder import RECORD_FILE
@@ -68,24 +69,6 @@ def count(asked: list[Request]) -> Counter[str]:
 def infer_command(model: str, data: str, out: str | Path, **more: Any) -> subprocess.CompletedProcess[str]:
     flags = [word for name, value in more.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     return toy.predboard("infer", "--data", data, "--model", model, "--out", out, "--shard-size", "5", *flags)
-
-
-def test_inference_survives_every_fault_and_gives_the_rows_of_a_disk(server: Server, tmp_path: Path) -> None:
-    photos, model = toy.pictures(tmp_path / "photos", 3, 8), toy.model_file(tmp_path)
-    (photos / "b" / "001.png").write_bytes(b"no picture")
-    data = put(server, photos, "photos")
-    assert infer_command(model, str(photos), tmp_path / "run").returncode == 0
-    with server.watched(each_fails_once) as asked:
-        done = infer_command(model, data, str(uri("run")))
-    assert done.returncode == 0, done.stderr
-    assert "1 failed" in done.stdout
-    faults = Counter(each_fails_once(request, 1) for request in set(asked))
-    assert min(faults["503"], faults["reset"], faults["cut"]) >= 5
-    assert open_predictions(uri("run")).to_pandas().equals(open_predictions(tmp_path / "run").to_pandas())
-    local = {p.relative_to(tmp_path / "run").as_posix() for p in (tmp_path / "run").rglob("*.*") if p.is_file()}
-    assert set(server.keys(BUCKET, "run/")) == local - {".lock"}
-    assert inspect(uri("run")).complete
-    assert not list((tmp_path / "tmp").rglob("*.tmp"))
 
 
 def test_several_devices_put_their_parts_themselves(server: Server, tmp_path: Path) -> None:
@@ -168,6 +151,15 @@ def test_an_object_whose_writer_is_killed_is_not_there(server: Server, tmp_path:
     assert not (tmp_path / "large").exists()
 
 
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_an_answer_that_breaks_off_is_asked_for_again(size: int, server: Server) -> None:
+    uri("x").write_bytes(b"x" * size)
+    with server.watched(lambda request, attempt: "cut" if request.method == "GET" and attempt < 3 else None) as asked:
+        assert uri("x").read_bytes() == b"x" * size
+        assert uri("x").read_tail(5) == b"x" * 5
+    assert count(asked)["GET"] > 2
+
+
 def test_a_listing_of_more_than_a_thousand_is_taken_page_by_page(server: Server) -> None:
     for i in range(1200):
         server.client.put_object(Bucket=BUCKET, Key=f"many/{'ab'[i % 2]}/{i:05d}.png", Body=b"x")
@@ -201,7 +193,7 @@ def test_throttling_becomes_no_error_row(server: Server, tmp_path: Path) -> None
 def test_what_stays_broken_is_an_error_row_and_mended_later(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "MAX_ATTEMPTS", 2)
+    monkeypatch.setattr(file_systems, "MAX_ATTEMPTS", 2)
     data, model = put(server, toy.pictures(tmp_path / "photos", 3, 5), "photos"), toy.model_file(tmp_path)
     config = InferConfig(data, model, out=uri("run"), preflight=0)
     with server.watched(lambda request, _: "503" if request.path.endswith("/b/003.png") else None):
@@ -268,32 +260,6 @@ def predictions(server: Server, tmp_path: Path) -> RemotePath:
     return uri("predictions/run")
 
 
-def test_logs_survive_every_fault_and_are_those_of_a_disk(
-    server: Server, predictions: RemotePath, tmp_path: Path
-) -> None:
-    (here,) = draw_logs(tmp_path / "predictions/run", tmp_path / "logs")
-    assert here.missing_pictures == 0
-    folder = toy.local(here.folder)
-    with server.watched(each_fails_once) as asked:
-        (cold,) = draw_logs(predictions, uri("logs"))
-    assert count(asked)["PUT"] > 10
-    assert cold.missing_pictures == 0
-    local = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    found = {name: server.content(BUCKET, f"logs/run/{name}") for name in server.keys(BUCKET, "logs/run/") if name}
-    assert {n: b for n, b in found.items() if not n.endswith("/")} == {n: b for n, b in local.items() if n != ".lock"}
-
-    with server.watched(each_fails_once) as asked:
-        (again,) = draw_logs(predictions, uri("logs"))
-    assert again.unchanged
-    assert not {"PUT", "POST", "DELETE"} & set(count(asked))
-
-    with server.watched(each_fails_once):
-        (few,) = draw_logs(predictions, uri("logs"), panels=("metrics", "glance"))
-    assert not few.unchanged
-    left = {name for name in server.keys(BUCKET, "logs/run/") if name and not name.endswith("/")}
-    assert left == {few.event_file.name, "summary.json", RECORD_FILE}
-
-
 def test_processes_read_parts_themselves(server: Server, predictions: RemotePath, tmp_path: Path) -> None:
     (alone,) = draw_logs(predictions, tmp_path / "alone", panels=("metrics", "confusion"))
     config = VisualizeConfig((predictions,), tmp_path / "together", panels=("metrics", "confusion"), workers=2)
@@ -340,29 +306,10 @@ def test_whatever_fails_while_logs_are_replaced_a_whole_event_file_is_there(
     assert {name for name in there if name and not name.endswith("/")} == {*record["files"], RECORD_FILE}
 
 
-def test_inspect_finds_what_is_damaged_and_what_is_missing(server: Server, predictions: RemotePath) -> None:
-    with server.watched(each_fails_once):
-        found = inspect(predictions)
-    assert found.complete
-    assert found.facts["bytes"] == sum(path.stat().st_size for s in (1, 2) for path in list_part_paths(predictions, s))
-    first, second, *_ = list_part_paths(predictions, 2)
-    content = bytearray(first.read_bytes())
-    content[1000] ^= 1
-    first.write_bytes(bytes(content))
-    second.unlink()
-    found = inspect(predictions)
-    assert not found.complete
-    assert list(found.facts["damaged"]) == ["step=00000002/part-00000.parquet"]
-    assert found.facts["steps"][1]["missing"] == [[0, 60]]
-    done = toy.predboard("inspect", predictions)
-    assert done.returncode == 1
-    assert "step 2 lacks rows 0 to 59" in done.stdout
-
-
 def test_network_that_breaks_off_is_not_taken_for_damage(
     server: Server, predictions: RemotePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "MAX_ATTEMPTS", 2)
+    monkeypatch.setattr(file_systems, "MAX_ATTEMPTS", 2)
     before = server.keys(BUCKET, "predictions/run/")
 
     def plan(request: Request, _: int) -> str | None:
@@ -568,23 +515,23 @@ def test_nobody_waits_for_a_server_that_did_not_answer_a_moment_ago(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(remote, "MAX_ATTEMPTS", 3)
+    monkeypatch.setattr(file_systems, "MAX_ATTEMPTS", 3)
     with pytest.raises(StorageError, match="cannot be reached"):
         uri("a").exists()
-    connect, attempts = remote._connect, []
+    connect, attempts = file_systems._connect, []
 
     def counted(scheme: str, bucket: str) -> Any:
         attempts.append(bucket)
         return connect(scheme, bucket)
 
     with monkeypatch.context() as patch:
-        patch.setattr(remote, "_connect", counted)
+        patch.setattr(file_systems, "_connect", counted)
         for _ in range(20):
             with pytest.raises(StorageError, match="cannot be reached"):
                 uri("b").exists()
     assert attempts == []
-    monkeypatch.setattr(remote, "UNREACHABLE_SECONDS", 0.0)
-    remote._bucket.cache_clear()
+    monkeypatch.setattr(file_systems, "UNREACHABLE_SECONDS", 0.0)
+    file_systems.open_bucket.cache_clear()
     with pytest.raises(StorageError, match="cannot be reached"):
         uri("a").exists()
     monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)

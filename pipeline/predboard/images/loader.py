@@ -25,7 +25,7 @@ from predboard.images.manifest import Manifest, SourceOptions
 from predboard.images.preprocessing import Preprocessing, Recipe, resolve
 from predboard.parallel.threads import ItemTimeout, ordered_map
 from predboard.predictions.schema import hash64
-from predboard.storage.remote import StorageError
+from predboard.storage.file_systems import StorageError
 from predboard.user_code import UserObject
 
 X = TypeVar("X")

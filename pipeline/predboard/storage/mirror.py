@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from predboard.parallel.threads import ordered_map
+from predboard.storage.file_systems import StorageError
 from predboard.storage.paths import AnyPath
-from predboard.storage.remote import MAX_CONNECTIONS, FileStat, RemotePath, StorageError
+from predboard.storage.remote import MAX_CONNECTIONS, FileStat, RemotePath
 
 POLL_SECONDS = 30.0
 """Time between two listings of the folder."""

@@ -25,7 +25,8 @@ import pyarrow as pa
 
 from predboard.errors import InputError, first_line
 from predboard.parallel.threads import ordered_map
-from predboard.storage.remote import MAX_CONNECTIONS, RemotePath, StorageError, explain_error, is_storage_error
+from predboard.storage.file_systems import StorageError, explain_error, is_storage_error
+from predboard.storage.remote import MAX_CONNECTIONS, RemotePath
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -161,7 +162,7 @@ def open_binary(path: AnyPath, piece_bytes: int = 0) -> Any:
     """Open a file for reading at any position; in storage each read, or each piece, is a request."""
     if isinstance(path, Path):
         return path.open("rb")
-    return io.BufferedReader(path.open_file(), piece_bytes) if piece_bytes else path.open_file()
+    return io.BufferedReader(path.open_raw(), piece_bytes) if piece_bytes else path.open_raw()
 
 
 def open_tail(path: AnyPath, length: int) -> BinaryIO:

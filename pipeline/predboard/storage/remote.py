@@ -1,20 +1,14 @@
 """Speaks to object storage: `RemotePath` offers the methods of `pathlib.Path` that the pipeline calls.
 
 It knows nothing of the content of files. Callers use `storage.paths`, which offers the same for both kinds of path.
-
-pyarrow.fs speaks to S3 and GCS, and through it fsspec to every other kind of storage: another backend is another case
-in `_connect`. Credentials come from the environment, from the configuration of the storage's own tools or from the
-machine's role, never from a URI.
 """
 
 import contextlib
-import datetime
 import fnmatch
-import functools
+import io
 import os
 import posixpath
 import re
-import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,30 +20,14 @@ from typing import Any, NamedTuple, TypeVar
 import pyarrow as pa
 from pyarrow import fs
 
-from predboard.errors import InputError, first_line
+from predboard.errors import InputError
+from predboard.storage import file_systems
+from predboard.storage.file_systems import SHORT_READ_PATTERN, StorageError, explain_error, open_bucket
 
 X = TypeVar("X")
 
 MAX_CONNECTIONS = 16
 """Largest number of concurrent requests where many small objects are read."""
-
-MAX_ATTEMPTS = 9
-"""Largest number of attempts at a request that is throttled or broken off; the waits between them add up to 13 s."""
-
-CONNECT_SECONDS, SILENCE_SECONDS = 10.0, 20.0
-"""How long a connection may take to open, and stay silent, before the request is retried."""
-
-UNREACHABLE_SECONDS = 20.0
-"""How long a bucket that could not be reached counts as unreachable without another attempt."""
-
-
-class StorageError(InputError, OSError):
-    """Storage that cannot be reached, or that refuses a request. The objects themselves are not damaged."""
-
-    @property
-    def reason(self) -> str:
-        """The message without the path, the same for every object."""
-        return str(self).partition(": ")[2].partition(" (")[0] or str(self)
 
 
 class FileStat(NamedTuple):
@@ -193,8 +171,16 @@ class RemotePath:
     # --- content ---
 
     def open_file(self) -> pa.NativeFile:
-        """Open the object for reading at any position, with one request for each read."""
+        """Open the object for Arrow's readers, which read large pieces, with one request for each read."""
         return self._ask(lambda storage, path: storage.open_input_file(path))
+
+    def open_raw(self) -> io.RawIOBase:
+        """Open the object for reading at any position, with one request for each read, however short."""
+        return _RawFile(self)
+
+    def read_from(self, file: pa.NativeFile, length: int, position: int) -> bytes:
+        """Read from an open file of this object."""
+        return self._ask(lambda _, __: bytes(file.read_at(length, position)))
 
     def check_reachable(self) -> None:
         """Raise StorageError if the bucket does not exist or the server does not answer."""
@@ -270,13 +256,16 @@ class RemotePath:
         scheme, _, inside = self.uri.partition("://")
         path = self.uri if scheme in ("http", "https") else inside
 
-        def ask() -> X:
+        def ask(attempt: int = 1) -> X:
             try:
-                return question(_bucket(scheme, inside.partition("/")[0]).file_system(), path)
+                return question(open_bucket(scheme, inside.partition("/")[0]).file_system(), path)
             except (InputError, FileNotFoundError):
                 raise
             except Exception as error:  # fsspec's file systems raise what their libraries do
-                raise explain_error(self, error) from error
+                if attempt == file_systems.MAX_ATTEMPTS or not SHORT_READ_PATTERN.search(str(error)):
+                    raise explain_error(self, error) from error
+            time.sleep(0.025 * 2**attempt)
+            return ask(attempt + 1)
 
         if threading.current_thread() is not threading.main_thread():
             return ask()
@@ -285,6 +274,39 @@ class RemotePath:
         while True:
             with contextlib.suppress(TimeoutError):
                 return answer.result(timeout=1)  # on Windows nothing interrupts a longer wait
+
+
+class _RawFile(io.RawIOBase):
+    """An object, opened for Python. Arrow's own file does not retry reads of a few bytes (see `SHORT_READ_PATTERN`)."""
+
+    def __init__(self, path: RemotePath) -> None:
+        self._path, self._file, self._position = path, path.open_file(), 0
+        self._size = path._ask(lambda _, __: int(self._file.size()))
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = max(start + offset, 0)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        length = max(min(len(buffer), self._size - self._position), 0)
+        if length:
+            buffer[:length] = self._path.read_from(self._file, length, self._position)
+        self._position += length
+        return length
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _stat(info: fs.FileInfo) -> FileStat:
@@ -296,116 +318,3 @@ def _resolve(ask: Callable[[], X], answer: "Future[X]") -> None:
         answer.set_result(ask())
     except BaseException as error:  # raised again by `answer.result`
         answer.set_exception(error)
-
-
-# --- file systems ---
-
-
-class _Bucket:
-    """A bucket, whose file system is made once for all threads.
-
-    Where that fails, the error is raised for a while without another attempt, so that many callers do not each wait.
-    """
-
-    def __init__(self, scheme: str, name: str) -> None:
-        self._scheme, self._name = scheme, name
-        self._lock = threading.Lock()
-        self._connection: fs.FileSystem | Exception = RuntimeError("not connected yet")
-        self._retry_at = 0.0
-        """`time.monotonic` of the next attempt."""
-
-    def file_system(self) -> fs.FileSystem:
-        """Return the file system. Raises StorageError if there is no such bucket, or any error of Arrow and fsspec."""
-        with self._lock:
-            if isinstance(self._connection, Exception) and time.monotonic() >= self._retry_at:
-                try:
-                    self._connection = _connect(self._scheme, self._name)
-                except Exception as error:  # fsspec's file systems raise what their libraries do
-                    self._connection, self._retry_at = error, time.monotonic() + UNREACHABLE_SECONDS
-            if isinstance(self._connection, Exception):
-                raise self._connection
-            return self._connection
-
-
-@functools.lru_cache(maxsize=64)
-def _bucket(scheme: str, name: str) -> _Bucket:
-    return _Bucket(scheme, name)
-
-
-def _connect(scheme: str, bucket: str) -> fs.FileSystem:
-    """Make the file system of a scheme: the place to add a storage backend that fsspec does not cover."""
-    if scheme == "s3":
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        if not endpoint and not region:
-            region = fs.resolve_s3_region(bucket)
-        storage: fs.FileSystem = fs.S3FileSystem(
-            region=region,
-            endpoint_override=endpoint,
-            connect_timeout=CONNECT_SECONDS,
-            request_timeout=SILENCE_SECONDS,
-            # With the other strategy, "standard", all threads share one stock of retries, which throttling empties.
-            retry_strategy=fs.AwsDefaultS3RetryStrategy(max_attempts=MAX_ATTEMPTS),
-            allow_delayed_open=True,  # one request for a small object instead of three
-        )
-    elif scheme in ("gs", "gcs"):
-        storage = fs.GcsFileSystem(retry_time_limit=datetime.timedelta(seconds=30))
-    else:
-        return fs.PyFileSystem(fs.FSSpecHandler(_fsspec_file_system(scheme)))
-    with contextlib.suppress(PermissionError):
-        try:
-            info = storage.get_file_info(bucket)
-        except OSError as error:
-            if "ACCESS_DENIED" not in str(error):  # credentials for some keys only may not ask for the bucket
-                raise
-        else:
-            if info.type == fs.FileType.NotFound:
-                raise StorageError(f"there is no bucket {bucket!r} in {scheme}://: create it, or check its name")
-    return storage
-
-
-def _fsspec_file_system(scheme: str) -> Any:
-    try:
-        import fsspec
-    except ImportError as error:
-        raise InputError(f"{scheme}:// needs fsspec: pip install fsspec") from error
-    try:
-        return fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=False)
-    except ImportError as error:
-        raise InputError(f"{scheme}:// needs another package ({first_line(error)})") from error
-    except ValueError as error:
-        raise InputError(f"unknown kind of storage {scheme}://: {first_line(error)}") from error
-
-
-# --- errors ---
-
-_REASONS = (
-    (r"NO_SUCH_BUCKET|NoSuchBucket|[Bb]ucket .*not (exist|found)", "there is no such bucket"),
-    (
-        r"EXPIRED_TOKEN|ExpiredToken|INVALID_ACCESS_KEY|InvalidAccessKeyId|SIGNATURE_DOES_NOT_MATCH|INVALID_CLIENT_TOKEN|"
-        r"UNRECOGNIZED_CLIENT|UNAUTHENTICATED|status 401",
-        "the credentials are wrong or have expired",
-    ),
-    (r"OAuth2 access token", "there are no credentials: see GOOGLE_APPLICATION_CREDENTIALS and gcloud auth"),
-    (
-        r"ACCESS_DENIED|AccessDenied|PERMISSION_DENIED|Forbidden|status 403",
-        "access is denied: are there credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID, a role, …), and do they allow this?",
-    ),
-    (r"SLOW_DOWN|SlowDown|THROTTL|SERVICE_UNAVAILABLE|status (503|429)", "it stays throttled or unavailable"),
-    (r"PERMANENT_REDIRECT|PermanentRedirect|status 301", "the bucket is in another region: set AWS_REGION to it"),
-    (r"curlCode|NETWORK_CONNECTION|[Cc]onnect|resolve host|UNAVAILABLE|timed? ?out", "it cannot be reached"),
-)
-_STORAGE_ERROR = re.compile("AWS Error|google::cloud|curlCode|HTTP status")
-
-
-def is_storage_error(error: Exception) -> bool:
-    """Return whether an error of Arrow comes from the storage and not from the content of a file."""
-    return _STORAGE_ERROR.search(str(error)) is not None
-
-
-def explain_error(path: RemotePath, error: Exception) -> StorageError:
-    """Return the error as one line that names the path and the most likely reason."""
-    message = textwrap.shorten(first_line(error), 300, placeholder=" …")
-    searched = re.sub(r"(key|bucket) '[^']*'", "", message)  # without names, which may contain any of the words
-    reason = next((words for pattern, words in _REASONS if re.search(pattern, searched)), "")
-    return StorageError(f"{path}: {reason} ({message})" if reason else f"{path}: {message}")

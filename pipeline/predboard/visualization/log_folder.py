@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from predboard.errors import InputError
+from predboard.storage.file_systems import StorageError
 from predboard.storage.locks import lock_folder
 from predboard.storage.paths import (
     AnyPath,
@@ -28,7 +29,6 @@ from predboard.storage.paths import (
     resolve_name,
     staging_dir,
 )
-from predboard.storage.remote import StorageError
 from predboard.summaries import File
 
 RECORD_FILE = ".predboard.json"
