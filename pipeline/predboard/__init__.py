@@ -3,11 +3,10 @@
     images -> Predictions -> Parquet -> Predictions -> State -> Summary -> event file
               inference      storage    storage        panels   panels     visualization
 
-Stage one is `infer(model, dataset, out, step=epoch)` or `infer(InferConfig(...))`, stage two `visualize(out, logdir)`
-or `visualize(VisualizeConfig(...))`; `open_predictions(path)` reads what is between them. Predictions made elsewhere
-come in by `import_predictions(ImportConfig(...))`; `compare(old, new)` says what differs between two runs, and
-`gate(out, rules)`
-tests one for a release.
+Stage one is `infer(model, dataset, out, step=epoch)` or `infer(InferConfig(...))`; stage two is
+`visualize(out, logdir)` or `visualize(VisualizeConfig(...))`. `open_predictions(path)` reads what is between them.
+`import_predictions(ImportConfig(...))` imports the predictions of another program, `compare(old, new)` reports what
+differs between two runs, and `gate(out, rules)` tests a run before a release. docs/python.md lists all public names.
 """
 
 import importlib
@@ -15,18 +14,34 @@ import importlib
 TYPE_CHECKING = False  # type checkers know the name; importing `typing` takes 10 ms
 if TYPE_CHECKING:
     from predboard.api import compare, gate, infer, visualize
+    from predboard.comparison.compare import CompareResult
     from predboard.config import CompareConfig, GateConfig, ImportConfig, InferConfig, VisualizeConfig
-    from predboard.errors import InputError
-    from predboard.ingest.ingest import import_predictions
-    from predboard.storage.runs import open_predictions
+    from predboard.errors import DamagedError, InputError
+    from predboard.gating.evaluate import GateResult
+    from predboard.inference.infer import InferResult
+    from predboard.ingest.ingest import ImportResult, import_predictions
+    from predboard.predictions.schema import Part, Run
+    from predboard.predictions.table import Predictions
+    from predboard.storage.runs import RunReader, open_predictions
+    from predboard.visualization.visualize import VisualizeResult
 
 __all__ = [
     "CompareConfig",
+    "CompareResult",
+    "DamagedError",
     "GateConfig",
+    "GateResult",
     "ImportConfig",
+    "ImportResult",
     "InferConfig",
+    "InferResult",
     "InputError",
+    "Part",
+    "Predictions",
+    "Run",
+    "RunReader",
     "VisualizeConfig",
+    "VisualizeResult",
     "compare",
     "gate",
     "import_predictions",
@@ -35,16 +50,26 @@ __all__ = [
     "visualize",
 ]
 
-_HOMES = {
+_MODULES = {
     "CompareConfig": "config",
+    "CompareResult": "comparison.compare",
+    "DamagedError": "errors",
     "GateConfig": "config",
+    "GateResult": "gating.evaluate",
     "ImportConfig": "config",
+    "ImportResult": "ingest.ingest",
     "InferConfig": "config",
+    "InferResult": "inference.infer",
     "InputError": "errors",
+    "Part": "predictions.schema",
+    "Predictions": "predictions.table",
+    "Run": "predictions.schema",
+    "RunReader": "storage.runs",
     "VisualizeConfig": "config",
-    "import_predictions": "ingest.ingest",
+    "VisualizeResult": "visualization.visualize",
     "compare": "api",
     "gate": "api",
+    "import_predictions": "ingest.ingest",
     "infer": "api",
     "open_predictions": "storage.runs",
     "visualize": "api",
@@ -53,9 +78,9 @@ _HOMES = {
 
 def __getattr__(name: str) -> object:
     """Import a public name when it is first used: a command needs only some of them."""
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     globals()[name] = value
     return value
 

@@ -1,15 +1,14 @@
-"""What Python programs call, with objects or configurations: `infer`, `visualize`, `compare`, `gate`.
+"""Offer `infer`, `visualize`, `compare` and `gate` to Python programs, with objects or with configurations.
 
-Knows not how they work.
-
-A training loop lends its model for a moment and gets it back as it was.
+A training loop lends its model for a moment and gets it back unchanged. This module knows nothing of how the functions
+work.
 """
 
 import contextlib
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -30,31 +29,27 @@ from predboard.visualization.visualize import visualize as _visualize
 if TYPE_CHECKING:
     import torch
 
-_NOT_HERE = frozenset(
-    [
-        "data",
-        "model",
-        "model_args",
-        "checkpoint",
-        "ema",
-        "trust_checkpoint",
-        "step",
-        "out",
-        "classes",
-        "device",
-        "overwrite",
-        "engine",
-        "ray_address",
-        "actors",
-        "gpus_per_actor",
-        "cpus_per_actor",
-    ]
-)
-"""Fields of a configuration that an argument or the object itself stands for."""
+Log = Callable[[str], None]
+"""Takes one line of progress for a person."""
+
+_ARGUMENTS = {
+    InferConfig: {
+        *("data", "model", "model_args", "checkpoint", "ema", "trust_checkpoint", "step", "out", "classes", "device"),
+        *("overwrite", "engine", "ray_address", "actors", "gpus_per_actor", "cpus_per_actor"),
+    },
+    VisualizeConfig: {"predictions", "logdir", "list"},
+    CompareConfig: {"predictions", "logdir"},
+    GateConfig: {"predictions", "rules", "baseline", "suggest"},
+}
+"""Fields of each configuration that are no options here: an argument, or the object itself, stands for them."""
+
+
+def _quiet(_: str) -> None:
+    """Ignore a line of progress."""
 
 
 @overload
-def infer(config: InferConfig, say: Callable[[str], None] = ..., /) -> InferResult: ...
+def infer(config: InferConfig, log: Log = ..., /) -> InferResult: ...
 
 
 @overload
@@ -66,38 +61,38 @@ def infer(
     step: int = 0,
     classes: Sequence[str] = (),
     overwrite: bool = False,
-    say: Callable[[str], None] = ...,
+    log: Log = ...,
     **options: Any,
 ) -> InferResult: ...
 
 
 def infer(model: Any, *arguments: Any, **named: Any) -> InferResult:
-    """Run a model over images and write one row for every image to Parquet.
+    """Run a model over images and write one row per image to Parquet.
 
-    Either with a configuration, which is what the command line does:
+    Call it either with a configuration, as the command line does:
 
-        infer(InferConfig(data="photos/test", model="net.py:build"), say)
+        infer(InferConfig(data="photos/test", model="net.py:build"), log)
 
     or with objects, from a training loop for example:
 
         infer(model, dataset, "predictions/mine", step=epoch)
 
     The model runs where it is. Afterwards its modes, device, memory format, `requires_grad`, gradients and hooks are as
-    before. The digest of its weights is of that moment, so that each epoch is a step of one run.
+    before. The digest of its weights is taken at the time of the call, so each epoch is one step of one run.
 
     Args:
-        model: a torch.nn.Module, of DistributedDataParallel the module inside is taken; or an InferConfig.
-        data: a map-style dataset (docs/data.md), or what `--data` takes.
-        out: folder to write the predictions to.
-        step: training step, epoch, date.
-        classes: names in the order of the outputs; by default the dataset's `classes`.
-        overwrite: replace this step if it is there, made with other weights or not.
-        say: takes a line of progress for a person.
-        options: any other field of InferConfig, `batch_size` for example; `preflight` is 0 by default where the folder
-            has a step already.
+        model: a torch.nn.Module (of a DistributedDataParallel, the module inside is used), or an InferConfig.
+        data: a map-style dataset (docs/data.md), or anything `--data` takes.
+        out: folder for the predictions.
+        step: training step, epoch or date.
+        classes: class names in the order of the outputs; by default the dataset's `classes`.
+        overwrite: replace this step if it exists, whichever weights it was made with.
+        log: takes one line of progress at a time.
+        options: any other field of InferConfig, such as `batch_size`. `preflight` is 0 by default if the folder already
+            has a step.
 
     Raises:
-        InputError: for bad input, or if what is there does not fit; nothing already written is lost.
+        InputError: for bad input, or if the step on disk does not fit; nothing already written is lost.
     """
     if isinstance(model, InferConfig):
         return _infer(model, *arguments, **named)
@@ -113,40 +108,39 @@ def _infer_objects(
     step: int = 0,
     classes: Sequence[str] = (),
     overwrite: bool = False,
-    say: Callable[[str], None] = lambda _: None,
+    log: Log = _quiet,
     **options: Any,
 ) -> InferResult:
-    known = {field.name for field in dataclasses.fields(InferConfig)} - _NOT_HERE
-    if unknown := sorted(set(options) - known):
-        raise InputError(f"infer has no option {unknown[0]!r}; expected one of {', '.join(sorted(known))}")
+    _check_options("infer", InferConfig, options)
     import torch
 
     if not isinstance(model, torch.nn.Module):
         raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module, or an InferConfig alone")
     if isinstance(model, torch.nn.parallel.DistributedDataParallel):
-        model = model.module  # whose own forward would wait for the other processes
+        model = model.module  # its own forward would wait for the other processes
     source = None
     if not is_path(data):
         source = datasets.DatasetSource(datasets.check_map_style(data, type(data).__name__), type(data).__name__)
-    if list_step_numbers(parse_path(out)):
-        options.setdefault("preflight", 0)  # it was said of the first epoch
+    folder = parse_path(out)
+    if list_step_numbers(folder):
+        options.setdefault("preflight", 0)  # the first epoch had one
     name = type(model).__name__
     config = InferConfig(
         data=source.name if source else str(data),
         model=name,
-        out=parse_path(out),
+        out=folder,
         step=(step,),
         overwrite=overwrite,
         device=str(next((t.device for t in [*model.parameters(), *model.buffers()]), "cpu")),
         **options,
     )
     with lent_model(model):
-        return _infer(config, say, InMemoryModel(model, name, source, tuple(classes)))
+        return _infer(config, log, InMemoryModel(model, name, source, tuple(classes)))
 
 
 @contextlib.contextmanager
 def lent_model(module: "torch.nn.Module") -> Iterator[None]:
-    """Give a module back as it was: modes, hooks, and the very tensors, however it was moved or laid out meanwhile."""
+    """Restore a module at the end: its modes, its hooks and the very same tensors, however they were moved."""
     parts = list(module.modules())
     modes = [part.training for part in parts]
     hooks = [(list(part._forward_pre_hooks), list(part._forward_hooks)) for part in parts]
@@ -157,16 +151,16 @@ def lent_model(module: "torch.nn.Module") -> Iterator[None]:
     finally:
         for part, mode, (before, after), tensors in zip(parts, modes, hooks, buffers, strict=True):
             part.training = mode
-            for found, kept in ((part._forward_pre_hooks, before), (part._forward_hooks, after)):
-                for hook in [hook for hook in found if hook not in kept]:
-                    del found[hook]
+            for now, old in ((part._forward_pre_hooks, before), (part._forward_hooks, after)):
+                for hook in [hook for hook in now if hook not in old]:
+                    del now[hook]
             part._buffers.update(tensors)
-        for tensor, before_it in data:
-            tensor.data = before_it
+        for tensor, values in data:
+            tensor.data = values
 
 
 @overload
-def visualize(config: VisualizeConfig, say: Callable[[str], None] = ..., /) -> tuple[VisualizeResult, ...]: ...
+def visualize(config: VisualizeConfig, log: Log = ..., /) -> tuple[VisualizeResult, ...]: ...
 
 
 @overload
@@ -174,7 +168,7 @@ def visualize(
     predictions: str | AnyPath | Sequence[str | AnyPath],
     logdir: str | AnyPath = "logs",
     *,
-    say: Callable[[str], None] = ...,
+    log: Log = ...,
     **options: Any,
 ) -> tuple[VisualizeResult, ...]: ...
 
@@ -182,16 +176,17 @@ def visualize(
 def visualize(predictions: Any, *arguments: Any, **named: Any) -> tuple[VisualizeResult, ...]:
     """Write the TensorBoard logs of one or more runs, without the model.
 
-    Either with a configuration, `visualize(VisualizeConfig(...), say)`, or `visualize("predictions/mine", "logs")`.
+    Call it either with a configuration, `visualize(VisualizeConfig(...), log)`, or with a folder,
+    `visualize("predictions/mine", "logs")`.
 
     Args:
         predictions: a folder that `infer` wrote, or several; or a VisualizeConfig.
         logdir: folder for TensorBoard.
-        say: takes a line of progress for a person.
-        options: any other field of VisualizeConfig, `panels=("glance",)` for example.
+        log: takes one line of progress at a time.
+        options: any other field of VisualizeConfig, such as `panels=("glance",)`.
 
     Raises:
-        InputError: for bad input; the logs that are there stay as they are.
+        InputError: for bad input; existing logs stay as they are.
     """
     if isinstance(predictions, VisualizeConfig):
         return _visualize(predictions, *arguments, **named)
@@ -200,35 +195,34 @@ def visualize(predictions: Any, *arguments: Any, **named: Any) -> tuple[Visualiz
 
 
 def _visualize_folders(
-    predictions: Any, logdir: str | AnyPath = "logs", *, say: Callable[[str], None] = lambda _: None, **options: Any
+    predictions: Any, logdir: str | AnyPath = "logs", *, log: Log = _quiet, **options: Any
 ) -> tuple[VisualizeResult, ...]:
-    known = {field.name for field in dataclasses.fields(VisualizeConfig)} - {"predictions", "logdir", "list"}
-    if unknown := sorted(set(options) - known):
-        raise InputError(f"visualize has no option {unknown[0]!r}; expected one of {', '.join(sorted(known))}")
+    _check_options("visualize", VisualizeConfig, options)
     folders = [predictions] if is_path(predictions) else list(predictions)
-    return _visualize(VisualizeConfig(tuple(map(parse_path, folders)), parse_path(logdir), **options), say)
+    return _visualize(VisualizeConfig(tuple(map(parse_path, folders)), parse_path(logdir), **options), log)
 
 
 @overload
-def compare(config: CompareConfig, say: Callable[[str], None] = ..., /) -> CompareResult: ...
+def compare(config: CompareConfig, log: Log = ..., /) -> CompareResult: ...
 
 
 @overload
 def compare(
-    *predictions: str | AnyPath, logdir: str | AnyPath = "logs", say: Callable[[str], None] = ..., **options: Any
+    *predictions: str | AnyPath, logdir: str | AnyPath = "logs", log: Log = ..., **options: Any
 ) -> CompareResult: ...
 
 
 def compare(*predictions: Any, **named: Any) -> CompareResult:
     """Compare two runs image by image, without the models.
 
-    Either with a configuration, `compare(CompareConfig(...), say)`, or `compare("predictions/old", "predictions/new")`.
+    Call it either with a configuration, `compare(CompareConfig(...), log)`, or with folders,
+    `compare("predictions/old", "predictions/new")`.
 
     Args:
         predictions: folders that `infer` wrote, the old one first; one alone for its steps; or a CompareConfig.
         logdir: folder for TensorBoard.
-        say: takes a line of progress for a person.
-        options: any other field of CompareConfig, `step_old=3` for example.
+        log: takes one line of progress at a time.
+        options: any other field of CompareConfig, such as `step_old=3`.
 
     Raises:
         InputError: for bad input; what was written before stays as it is.
@@ -240,19 +234,14 @@ def compare(*predictions: Any, **named: Any) -> CompareResult:
 
 
 def _compare_folders(
-    *predictions: str | AnyPath,
-    logdir: str | AnyPath = "logs",
-    say: Callable[[str], None] = lambda _: None,
-    **options: Any,
+    *predictions: str | AnyPath, logdir: str | AnyPath = "logs", log: Log = _quiet, **options: Any
 ) -> CompareResult:
-    known = {field.name for field in dataclasses.fields(CompareConfig)} - {"predictions", "logdir"}
-    if unknown := sorted(set(options) - known):
-        raise InputError(f"compare has no option {unknown[0]!r}; expected one of {', '.join(sorted(known))}")
-    return _compare(CompareConfig(tuple(map(parse_path, predictions)), parse_path(logdir), **options), say)
+    _check_options("compare", CompareConfig, options)
+    return _compare(CompareConfig(tuple(map(parse_path, predictions)), parse_path(logdir), **options), log)
 
 
 @overload
-def gate(config: GateConfig, say: Callable[[str], None] = ..., /) -> GateResult: ...
+def gate(config: GateConfig, log: Log = ..., /) -> GateResult: ...
 
 
 @overload
@@ -261,7 +250,7 @@ def gate(
     rules: str | Path | Sequence[Mapping[str, Any]],
     baseline: str | AnyPath | None = None,
     *,
-    say: Callable[[str], None] = ...,
+    log: Log = ...,
     **options: Any,
 ) -> GateResult: ...
 
@@ -269,19 +258,19 @@ def gate(
 def gate(predictions: Any, *arguments: Any, **named: Any) -> GateResult:
     """Test predictions against rules, without the model and without drawing anything.
 
-    Either with a configuration, `gate(GateConfig(...), say)`, or with the rules at hand:
+    Call it either with a configuration, `gate(GateConfig(...), log)`, or with the rules themselves:
 
         gate("predictions/new", [{"metric": "accuracy", "min": 0.94, "bound": "lower"}]).outcome
 
     Args:
-        predictions: a folder that `infer` wrote; or a GateConfig.
+        predictions: a folder that `infer` wrote, or a GateConfig.
         rules: a TOML file, or a mapping for each rule with the same keys (docs/gates.md).
         baseline: a folder to compare with, for rules with `max_drop`.
-        say: takes a line of progress for a person.
-        options: any other field of GateConfig, `step=3` or `junit=Path("gate.xml")` for example.
+        log: takes one line of progress at a time.
+        options: any other field of GateConfig, such as `step=3` or `junit="gate.xml"`.
 
     Returns:
-        the verdicts: `outcome` is "pass", "fail" or "too little evidence", `code` what the command would exit with,
+        the result: `outcome` is "pass", "fail" or "too little evidence", `code` the exit code of the command, and
         `verdicts` has each rule with its findings.
 
     Raises:
@@ -298,32 +287,35 @@ def _gate_folder(
     rules: str | Path | Sequence[Mapping[str, Any]],
     baseline: str | AnyPath | None = None,
     *,
-    say: Callable[[str], None] = lambda _: None,
+    log: Log = _quiet,
     **options: Any,
 ) -> GateResult:
-    known = {field.name for field in dataclasses.fields(GateConfig)} - {"predictions", "rules", "baseline", "suggest"}
-    if unknown := sorted(set(options) - known):
-        raise InputError(f"gate has no option {unknown[0]!r}; expected one of {', '.join(sorted(known))}")
+    _check_options("gate", GateConfig, options)
     options |= {name: Path(options[name]) for name in ("junit", "json", "markdown") if options.get(name) is not None}
-    file = Path(rules) if isinstance(rules, str | os.PathLike) else None
-    base = None if baseline is None else parse_path(baseline)
-    return _gate(GateConfig(parse_path(predictions), file, base, **options), say, None if file else list(rules))  # type: ignore[arg-type]  # no path, so mappings
+    file, records = (Path(rules), None) if isinstance(rules, str | os.PathLike) else (None, list(rules))
+    config = GateConfig(parse_path(predictions), file, None if baseline is None else parse_path(baseline), **options)
+    return _gate(config, log, records)
+
+
+def _check_options(function: str, config: type, options: Collection[str]) -> None:
+    """Raise InputError for an option that is no field of a configuration."""
+    known = {field.name for field in dataclasses.fields(config)} - _ARGUMENTS[config]
+    if unknown := sorted(set(options) - known):
+        raise InputError(f"{function} has no option {unknown[0]!r}; expected one of {', '.join(sorted(known))}")
 
 
 @contextlib.contextmanager
 def _python_names() -> Iterator[None]:
-    """Messages that say `batch_size=` and `overwrite=True` where the command line says --batch-size and --overwrite."""
-    every = (InferConfig, VisualizeConfig, CompareConfig, GateConfig)
-    flags = {f.name for one in every for f in dataclasses.fields(one) if f.type is bool}
+    """Make messages say `batch_size=` and `overwrite=True` where the command line says --batch-size and --overwrite."""
+    switches = {field.name for config in _ARGUMENTS for field in dataclasses.fields(config) if field.type is bool}
 
-    def argument(found: re.Match[str]) -> str:
-        name = found[1].replace("-", "_")
-        return f"{name}=True" if name in flags else f"{name}="
+    def argument(flag: re.Match[str]) -> str:
+        name = flag[1].replace("-", "_")
+        return f"{name}=True" if name in switches else f"{name}="
 
     try:
         yield
     except InputError as error:
         parts = str(error).split("`")  # every other one is a command, which stays as it is
         parts[::2] = [re.sub(r"--([a-z][a-z-]*[a-z])", argument, part) for part in parts[::2]]
-        said = "`".join(parts)
-        raise type(error)(said) from error
+        raise type(error)("`".join(parts)) from error

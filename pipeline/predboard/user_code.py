@@ -1,4 +1,8 @@
-"""FILE.py:NAME -> what the user's own file calls so, and a digest of the file. Knows not what it is for."""
+"""Load an object from a user's own file, named FILE.py:NAME. It knows nothing of what the object is for.
+
+The file is imported under a name of its own, so that it may be called like anything else, and its neighbours can be
+imported while that goes on.
+"""
 
 import contextlib
 import hashlib
@@ -16,7 +20,7 @@ from predboard.errors import InputError, first_line
 
 @dataclass(frozen=True)
 class UserObject:
-    """Something in a user's file."""
+    """An object from a user's file."""
 
     value: Any
     name: str
@@ -24,33 +28,34 @@ class UserObject:
     code: str
     """Digest of the file."""
     folder: Path
-    """Of the file, whose neighbours it may import."""
+    """Folder of the file; the file may import its neighbours."""
     kind: str = ""
+    """`kind` of `load_object`; empty if the object is not from a file."""
     form: str = ""
-    """As `load_object` was told; empty if it is not from a file."""
+    """`form` of `load_object`."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Another process reads the file again, whose module it could not import by its name."""
+        """Make another process read the file again: it could not import the file's module by its name."""
         if self.kind:
             return load_object, (str(self.folder / self.name), self.kind, self.form)
         return UserObject, (self.value, self.name, self.code, self.folder)
 
 
 def names_an_object(spec: str) -> bool:
-    """Whether this has the form FILE.py:NAME."""
+    """Return whether text has the form FILE.py:NAME."""
     file, _, name = spec.rpartition(":")
     return file.endswith(".py") and name.isidentifier()
 
 
 def load_object(spec: str, kind: str, form: str) -> UserObject:
-    """What FILE.py:NAME stands for.
+    """Import a file and return the object that it calls by a name.
 
     Args:
-        spec: as the user gave it.
-        kind: what it is for, the flag's name.
+        spec: FILE.py:NAME, as the user gave it.
+        kind: what the object is for: the name of the flag.
         form: what is expected, with an example, for messages.
 
-    Raises InputError if the file or the name is not there, or the file does not import.
+    Raises InputError if there is no such file or name, or the file cannot be imported.
     """
     file, _, name = spec.rpartition(":")
     if not names_an_object(spec):
@@ -58,7 +63,7 @@ def load_object(spec: str, kind: str, form: str) -> UserObject:
     path = Path(file)
     if not path.is_file():
         raise InputError(f"no {kind} file {file}; expected {form}")
-    module = _imported(path, kind)
+    module = _import_file(path, kind)
     if not hasattr(module, name):
         own = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__]
         public = [n for n in own if not n.startswith("_")]
@@ -79,8 +84,8 @@ def import_path(folder: Path) -> Iterator[None]:
             sys.path.remove(entry)
 
 
-def _imported(path: Path, kind: str) -> ModuleType:
-    """Import a file under a name of its own, its neighbours importable while that goes on."""
+def _import_file(path: Path, kind: str) -> ModuleType:
+    """Import a file under a name of its own, with its folder on the path."""
     name = f"predboard_{kind}_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -97,14 +102,14 @@ def _imported(path: Path, kind: str) -> ModuleType:
 
 
 def imported_files() -> list[tuple[Path, str]]:
-    """Files that were imported so far, and what they are for; another process may import them `import_again`."""
-    found = []
+    """Return the files that were imported so far, and what for, so that another process can `import_again`."""
+    files = []
     for name, module in list(sys.modules.items()):
-        if (of := re.fullmatch(r"predboard_([a-z]+)_.*", name)) and module.__file__:
-            found.append((Path(module.__file__), of[1]))
-    return found
+        if (match := re.fullmatch(r"predboard_([a-z]+)_.*", name)) and module.__file__:
+            files.append((Path(module.__file__), match[1]))
+    return files
 
 
 def import_again(file: Path, kind: str) -> None:
-    """Import a file that another process `imported_files`, so that what is pickled of it can be loaded."""
-    _imported(file, kind)
+    """Import a file that another process imported, so that pickled objects of its classes can be loaded."""
+    _import_file(file, kind)

@@ -575,7 +575,7 @@ def test_without_labels_only_counts_are_suggested(tmp_path: Path, command: Calla
 def test_from_python(run: Path, tmp_path: Path) -> None:
     said: list[str] = []
     report = tmp_path / "gate.json"
-    done = predboard.gate(str(run), [{"metric": "accuracy", "min": 0.9}], json=str(report), say=said.append)
+    done = predboard.gate(str(run), [{"metric": "accuracy", "min": 0.9}], json=str(report), log=said.append)
     assert isinstance(done, GateResult)
     assert (done.outcome, done.code, done.run) == ("fail", 1, "new")
     assert [finding.metric for verdict in done.verdicts for finding in verdict.findings_with("fail")] == ["accuracy"]

@@ -1,0 +1,140 @@
+"""A user's own files may be called like ours, and may import their neighbours, wherever their code runs."""
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from predboard import InferConfig, infer, open_predictions
+from predboard.cli import main
+from predboard.errors import InputError
+from predboard.user_code import load_object, names_an_object
+
+from tests import toy
+
+torch = pytest.importorskip("torch", reason="stage one runs PyTorch models")
+
+NAMES = ("pipeline", "metrics", "models", "config", "predictions", "errors", "state", "storage", "user_code", "api")
+"""Modules beside the user's file, called like folders and modules of ours, now or before."""
+
+MODEL = f"""
+{chr(10).join(f"import {name}" for name in NAMES)}
+import torch
+from images import SIDE
+from panels.colours import BRIGHTER
+from torch.utils.data import Dataset
+
+total = sum(module.WIDTH for module in ({", ".join(NAMES)}))
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(total + SIDE)
+        self.head = torch.nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.head(x.mean((2, 3)))
+
+def brighter(image):
+    return image.resize((SIDE, SIDE)).point(lambda value: min(255, value + BRIGHTER))
+
+class Tiles(Dataset):
+    classes = ("a", "b", "c")
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, index):
+        return torch.full((3, SIDE, SIDE), (index + total) / 255), index % 3
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """Make a folder with a model file and its neighbours, and pictures in another."""
+    own = tmp_path / "own"
+    for package in ("images", "panels"):
+        (own / package).mkdir(parents=True)
+    (own / "images" / "__init__.py").write_text("SIDE = 6\n")
+    (own / "panels" / "__init__.py").write_text("")
+    (own / "panels" / "colours.py").write_text("BRIGHTER = 9\n")
+    for number, name in enumerate(NAMES):
+        (own / f"{name}.py").write_text(f"WIDTH = {number + 1}\n")
+    (own / "net.py").write_text(MODEL)
+    toy.pictures(tmp_path / "data", each=8)
+    yield own
+    for name in list(sys.modules):
+        if name.partition(".")[0] in (*NAMES, "images", "panels"):
+            del sys.modules[name]
+
+
+def run(folder: Path, data: str, out: str, **options: Any) -> np.ndarray[Any, np.dtype[Any]]:
+    """Run the folder's model; return logits [rows, classes]."""
+    given = {"model": f"{folder / 'net.py'}:Net", "out": folder.parent / out, "preflight": 0, "shard_size": 4}
+    infer(InferConfig(data, **{**given, **options}))
+    return np.stack(open_predictions(folder.parent / out).to_pandas()["logits"].to_numpy())
+
+
+def test_a_model_a_dataset_and_a_transform_may_have_neighbours_called_like_our_modules(folder: Path) -> None:
+    net = str(folder / "net.py")
+    flags = ["--model", f"{net}:Net", "--out", str(folder.parent / "command")]
+    assert main.run(["infer", "--data", f"{net}:Tiles", *flags, "--preflight", "8"]) == 0
+    pictures = run(folder, str(folder.parent / "data"), "plain", transform=f"{net}:brighter")
+    assert pictures.shape == (24, 3)
+    assert np.isfinite(pictures).all()
+    assert run(folder, f"{net}:Tiles", "tiles").shape == (20, 3)
+
+
+def test_the_folder_is_not_left_on_the_path(folder: Path) -> None:
+    load_object(f"{folder / 'net.py'}:Net", "model", "FILE.py:NAME")
+    assert str(folder) not in sys.path
+
+
+@pytest.mark.slow
+def test_processes_and_devices_import_the_same_neighbours(folder: Path) -> None:
+    net = str(folder / "net.py")
+    tiles = run(folder, f"{net}:Tiles", "tiles")
+    np.testing.assert_allclose(run(folder, f"{net}:Tiles", "processes", processes=2), tiles, rtol=1e-5)
+    np.testing.assert_allclose(run(folder, f"{net}:Tiles", "devices", device="cpu,cpu"), tiles, rtol=1e-5)
+    brighter = {"transform": f"{net}:brighter"}
+    pictures = run(folder, str(folder.parent / "data"), "one", **brighter)
+    found = run(folder, str(folder.parent / "data"), "two", device="cpu,cpu", **brighter)
+    np.testing.assert_allclose(found, pictures, rtol=1e-5)
+
+
+@pytest.mark.ray
+def test_actors_on_ray_import_the_same_neighbours(folder: Path) -> None:
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("pip install 'predboard[ray]'")
+    net = str(folder / "net.py")
+    on_ray = {"engine": "ray", "actors": 2, "cpus_per_actor": 1}
+    tiles = run(folder, f"{net}:Tiles", "tiles")
+    pictures = run(folder, str(folder.parent / "data"), "plain", transform=f"{net}:brighter")
+    with toy.small_ray():
+        np.testing.assert_allclose(run(folder, f"{net}:Tiles", "ray", **on_ray), tiles, rtol=1e-5)
+        found = run(folder, str(folder.parent / "data"), "pictures", transform=f"{net}:brighter", **on_ray)
+    np.testing.assert_allclose(found, pictures, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "words"),
+    [
+        ("def build():\n    pass\n", "other", r"own\.py has no 'other'; it has: build"),
+        ("def _build():\n    pass\n", "other", r"own\.py has no 'other'; it has: no functions"),
+        ("import nowhere_at_all\n", "build", r"own\.py does not import: ModuleNotFoundError: No module named 'nowhere"),
+        ("raise SystemExit(3)\n", "build", r"own\.py does not import: SystemExit: 3"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_one_line(content: str, name: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(content)
+    with pytest.raises(InputError, match=words):
+        load_object(f"{tmp_path / 'own.py'}:{name}", "model", "FILE.py:FACTORY")
+
+
+def test_which_text_names_an_object() -> None:
+    assert [names_an_object(text) for text in ("a.py:f", "a.py", "C:/b/a.py:f", "a.py:1f", "a.txt:f")] == [
+        *(True, False, True, False, False),
+    ]
