@@ -14,7 +14,8 @@ import time
 import unittest.mock
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -270,6 +271,23 @@ def predboard(
         timeout=timeout,
         check=False,
     )
+
+
+class CountCalls:
+    """Counts calls of functions on this thread in a `with` block: work, measured so that no other process disturbs it."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __enter__(self) -> Self:
+        sys.setprofile(self._count)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+    def _count(self, _frame: FrameType, event: str, _argument: object) -> None:
+        self.calls += event in ("call", "c_call")
 
 
 # What tests of processes call in them.

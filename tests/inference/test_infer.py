@@ -473,7 +473,8 @@ def test_where_memory_is_not_enough_the_batch_is_halved_and_said_once(
     )
     assert infer(narrow, said.append).complete
     assert [line for line in said if "not enough memory" in line] == [
-        f"cpu has not enough memory for 16 pictures at a time: {rows} from here on (--batch-size {rows} begins so)"
+        f"cpu has not enough memory for 16 pictures at a time: continuing with {rows} "
+        f"(--batch-size {rows} starts with so many)"
     ]
     pd.testing.assert_frame_equal(_frame(tmp_path / "out"), _frame(tmp_path / "plain"), rtol=1e-3, atol=1e-5)
 

@@ -1,4 +1,4 @@
-"""Decoded rows -> logits, a batch at a time, on one device. Knows no manifest and no files."""
+"""Turns decoded pictures into logits, a batch at a time, on one device. It knows no manifest and no files."""
 
 import itertools
 import operator
@@ -25,20 +25,20 @@ class Batch:
 
     task: Task
     start: int
-    """Place of the first row in the task's `ids`."""
+    """Index of the first row in the task's `ids`."""
     rows: Sequence[LoadedImage]  # without pixels
     outputs: Mapping[int, tuple[NDArray[np.float32], NDArray[np.float16] | None]]  # step: logits, embeddings
     seconds: Mapping[str, float]
-    """Of the calling thread: `wait` for pictures, `transfer` to the device, `forward`."""
+    """Seconds of the calling thread: `wait` for pictures, `transfer` to the device, `forward`."""
 
     @property
     def last(self) -> bool:
-        """Whether the task is done with these rows."""
+        """Whether these are the last rows of the task."""
         return self.start + len(self.rows) == len(self.task.ids)
 
 
 class Normalizer:
-    """Batches of pictures -> normalised floats on the device; floats are taken as they are."""
+    """Copies batches of pictures to the device and normalises them there; floats are taken as they are."""
 
     def __init__(self, device: torch.device, mean: Sequence[float], std: Sequence[float]) -> None:
         self.device = device
@@ -46,13 +46,13 @@ class Normalizer:
         self._std = torch.tensor(std, device=device)
 
     def __call__(self, pictures: NDArray[Any]) -> torch.Tensor:
-        """Batch -> [rows, channels, height, width] float32 on the device, channels_last in memory.
+        """Return a batch as float32 [rows, channels, height, width] on the device, channels_last in memory.
 
         The batch is uint8 [rows, height, width, channels] or float32 [rows, channels, height, width].
         """
         batch = torch.from_numpy(pictures)
         if self.device.type == "cuda":
-            batch = batch.pin_memory()  # else the copy waits for the one before
+            batch = batch.pin_memory()  # otherwise the copy waits for the one before
         moved = batch.to(self.device, non_blocking=True)
         if moved.is_floating_point():
             return moved.contiguous(memory_format=torch.channels_last)
@@ -65,35 +65,35 @@ class Normalizer:
 
 
 class BatchLimit:
-    """How many rows go through a model at a time: halved for good whenever the device's memory is not enough."""
+    """Limits the rows that go through a model at a time; halved for good whenever the device runs out of memory."""
 
-    def __init__(self, rows: int, device: torch.device, say: Callable[[str], object]) -> None:
+    def __init__(self, rows: int, device: torch.device, log: Callable[[str], object]) -> None:
         self.rows = rows
-        self._device, self._say = device, say
-        self._failed = 0
-        """Rows that were too many, if nobody has been told yet."""
+        self._device, self._log = device, log
+        self._too_many = 0
+        """Rows that were too many, if the user has not been told yet."""
 
     def halve(self) -> None:
-        """Raises InputError if even one row was too many."""
+        """Try fewer rows from now on. Raises InputError if even one row was too many."""
         if self.rows == 1:
             raise out_of_memory_error(self._device)
-        self._failed = self._failed or self.rows
+        self._too_many = self._too_many or self.rows
         self.rows = -(-self.rows // 2)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def enough(self) -> None:
-        """Some rows went through."""
-        if self._failed:
-            self._say(
-                f"{self._device} has not enough memory for {self._failed} pictures at a time: {self.rows} from here on "
-                f"(--batch-size {self.rows} begins so)"
+    def report_success(self) -> None:
+        """Tell the user about a smaller limit, now that rows went through."""
+        if self._too_many:
+            self._log(
+                f"{self._device} has not enough memory for {self._too_many} pictures at a time: continuing with "
+                f"{self.rows} (--batch-size {self.rows} starts with so many)"
             )
-            self._failed = 0
+            self._too_many = 0
 
 
 def out_of_memory_error(device: torch.device) -> InputError:
-    """For a device that a single picture is too much for."""
+    """Return the error for a device whose memory is too small for one picture."""
     return InputError(
         f"{device} has not enough memory for one picture: use another --device, smaller pictures, --precision bf16, or "
         "fewer --checkpoint at a time"
@@ -101,14 +101,14 @@ def out_of_memory_error(device: torch.device) -> InputError:
 
 
 def default_batch_size(device: torch.device, like: NDArray[Any], memory: int) -> int:
-    """Rows in a batch where nobody says: 256 on a GPU, else 64; fewer where their floats take 1/256 of the memory.
+    """Return the default batch size: 256 on a GPU, otherwise 64, halved until its floats fit 1/256 of the memory.
 
-    A network's intermediate results take some ten to a hundred times the memory of its input.
+    The intermediate results of a network take ten to a hundred times the memory of its input.
 
     Args:
         device: where the model runs.
         like: a picture.
-        memory: of the device, bytes.
+        memory: of the device, in bytes.
     """
     rows = 256 if device.type == "cuda" else 64
     while rows > 1 and rows * like.size * 4 > memory // 256:
@@ -124,16 +124,25 @@ def forward(
     batch_size: int,
     limit: BatchLimit,
 ) -> Iterator[Batch]:
-    """Logits of the rows, in their order, for each step that lacks them; no batch holds rows of two parts."""
+    """Yield batches with the logits of all steps of their task, in the order of the rows; none holds rows of two parts.
+
+    Args:
+        loaded: tasks and their pictures, row by row.
+        networks: the model of each step.
+        prepare: copies a batch to the device.
+        like: a picture, for shape and type.
+        batch_size: rows of a batch, except for the last of a part.
+        limit: rows that go through a model at a time.
+    """
     begun: deque[Callable[[], Batch]] = deque()
     for task, of_task in itertools.groupby(loaded, key=operator.itemgetter(0)):
-        here = {step: networks[step] for step in task.steps}
+        needed = {step: networks[step] for step in task.steps}
         for start in range(0, len(task.ids), batch_size):
             began = time.perf_counter()
             rows = [row for _, row in itertools.islice(of_task, min(batch_size, len(task.ids) - start))]
             waited = time.perf_counter() - began
-            begun.append(_begin(task, start, rows, waited, here, prepare, like, limit))
-            if len(begun) > 1:  # one batch behind, so that a GPU has the next before it is asked for this
+            begun.append(_begin(task, start, rows, waited, needed, prepare, like, limit))
+            if len(begun) > 1:  # one batch behind, so that a GPU has the next one before this one is waited for
                 yield begun.popleft()()
     while begun:
         yield begun.popleft()()
@@ -149,9 +158,9 @@ def _begin(
     like: NDArray[Any],
     limit: BatchLimit,
 ) -> Callable[[], Batch]:
-    """Start the forward passes of one batch; calling the result waits for them and copies the logits back."""
+    """Start the forward passes of one batch; the returned function waits for them and copies the logits back."""
     began = time.perf_counter()
-    pictures = np.zeros((len(rows), *like.shape), like.dtype)  # a failed row stays 0, and its logits are thrown away
+    pictures = np.zeros((len(rows), *like.shape), like.dtype)  # a failed row stays 0; its logits are thrown away
     for picture, row in zip(pictures, rows, strict=True):
         if row.pixels is not None:
             picture[:] = row.pixels
@@ -165,14 +174,14 @@ def _begin(
         arrays = {
             step: (
                 logits.cpu().numpy(),
-                # Beyond the largest float16 there is only infinity, with which no distance can be computed.
+                # Beyond the largest float16 there is only infinity, which no distance can be computed with.
                 None if embedding is None else embedding.clamp(-_LARGEST, _LARGEST).half().cpu().numpy(),
             )
             for step, (logits, embedding) in outputs.items()
         }
         took = seconds + time.perf_counter() - again
-        there = transfer + moved
-        return Batch(task, start, light, arrays, {"wait": waited, "transfer": there, "forward": took - there})
+        copied = transfer + moved
+        return Batch(task, start, light, arrays, {"wait": waited, "transfer": copied, "forward": took - copied})
 
     return finish
 
@@ -180,7 +189,7 @@ def _begin(
 _LARGEST = float(np.finfo(np.float16).max)
 
 Outputs = dict[int, tuple[torch.Tensor, torch.Tensor | None]]
-"""step: logits, embeddings"""
+"""Logits [rows, classes] and embeddings [rows, dimensions] of each step."""
 
 
 def compute_outputs(
@@ -189,19 +198,22 @@ def compute_outputs(
     pictures: NDArray[Any],
     limit: BatchLimit,
 ) -> tuple[Outputs, float]:
-    """Logits and embeddings of a batch, and the seconds that bringing it to the device took."""
+    """Return the logits and embeddings of a batch, and the seconds that copying it to the device took.
+
+    Raises InputError if the device's memory is too small for one picture.
+    """
     while True:
         try:
-            found = _in_pieces(networks, prepare, pictures, limit.rows)
-            limit.enough()
-            return found
+            outputs = _run_pieces(networks, prepare, pictures, limit.rows)
+            limit.report_success()
+            return outputs
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
         limit.halve()  # only here, where the exception no longer holds what is in memory
 
 
-def _in_pieces(
+def _run_pieces(
     networks: Mapping[int, Network],
     prepare: Callable[[NDArray[Any]], torch.Tensor],
     pictures: NDArray[Any],
