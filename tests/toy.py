@@ -274,7 +274,7 @@ def predboard(
 
 
 class CountCalls:
-    """Counts calls of functions on this thread in a `with` block: work, measured so that no other process disturbs it."""
+    """Counts calls of functions on this thread in a `with` block: a measure of work that no other process disturbs."""
 
     def __init__(self) -> None:
         self.calls = 0
