@@ -3,9 +3,12 @@
 import ast
 from pathlib import Path
 
+from predboard.metrics.reference import reference_page
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pipeline" / "predboard"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
+METRICS = ROOT / "docs" / "metrics.md"
 BEGIN = "<!-- generated: make docs -->"
 END = "<!-- end -->"
 WIDTH = 118
@@ -43,7 +46,8 @@ def with_generated(page: str, generated: str) -> str:
 
 def pages() -> dict[Path, str]:
     """Every page with a generated part, as it should be."""
-    return {ARCHITECTURE: with_generated(ARCHITECTURE.read_text("utf-8"), module_table())}
+    architecture = with_generated(ARCHITECTURE.read_text("utf-8"), module_table())
+    return {ARCHITECTURE: architecture, METRICS: reference_page()}
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from predboard.config import (
     ImportConfig,
     InferConfig,
     InspectConfig,
+    MetricsConfig,
     VisualizeConfig,
 )
 from predboard.errors import InputError
@@ -179,6 +180,13 @@ def _inspect(config: InspectConfig) -> int:
         return 0 if found.complete else 1
 
 
+def _metrics(config: MetricsConfig) -> int:
+    from predboard.metrics.reference import reference_lines, reference_page
+
+    print(reference_page() if config.markdown else "\n".join(reference_lines()), end="" if config.markdown else "\n")
+    return 0
+
+
 def _gate(config: GateConfig) -> int:
     from predboard.gating.gate import gate, suggest
     from predboard.gating.reports import to_terminal
@@ -213,6 +221,7 @@ COMMANDS: Mapping[str, Command] = {
     "board": Command(BoardConfig, _board),
     "inspect": Command(InspectConfig, _inspect),
     "gate": Command(GateConfig, _gate),
+    "metrics": Command(MetricsConfig, _metrics),
 }
 """Commands in the order in which `predboard --help` lists them."""
 

@@ -25,7 +25,14 @@ from predboard.config.stage_one import (
     PreprocessingConfig,
     SpeedConfig,
 )
-from predboard.config.stage_two import BoardConfig, CompareConfig, GateConfig, InspectConfig, VisualizeConfig
+from predboard.config.stage_two import (
+    BoardConfig,
+    CompareConfig,
+    GateConfig,
+    InspectConfig,
+    MetricsConfig,
+    VisualizeConfig,
+)
 
 __all__ = [
     "POSITIONAL",
@@ -42,6 +49,7 @@ __all__ = [
     "InferConfig",
     "InspectConfig",
     "Interpolation",
+    "MetricsConfig",
     "ModelConfig",
     "OutputConfig",
     "Precision",

@@ -159,6 +159,14 @@ class BoardConfig:
 
 
 @dataclass(frozen=True)
+class MetricsConfig:
+    """List all metrics with their definitions."""
+
+    markdown: bool = False
+    """Print docs/metrics.md, with formulas, intervals and sources."""
+
+
+@dataclass(frozen=True)
 class InspectConfig:
     """Describe a folder of predictions, and check that it is complete."""
 

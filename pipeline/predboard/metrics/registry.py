@@ -265,7 +265,9 @@ CALIBRATION = (
         precision="single precision; of the sample",
     ),
     _calibration(
-        "nll_after", "NLL after", "The same with logits divided by the temperature.", calibration.nll_after,
+        "nll_after", "NLL after",
+        "Mean negative log-likelihood on the same half, logits divided by the temperature, nats.",
+        calibration.nll_after,
         unit="nats", range=(0, inf), formula="as NLL", precision="0.00001, measured; of the sample",
     ),
     _calibration(
@@ -273,7 +275,8 @@ CALIBRATION = (
         calibration.ece_before, formula="as ECE", precision="single precision; of the sample",
     ),
     _calibration(
-        "ece_after", "ECE after", "The same with logits divided by the temperature.", calibration.ece_after,
+        "ece_after", "ECE after",
+        "Expected calibration error on the same half, logits divided by the temperature.", calibration.ece_after,
         formula="as ECE", precision="0.00001, measured; of the sample",
     ),
     _calibration(
