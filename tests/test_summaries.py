@@ -1,7 +1,7 @@
 """Every kind of summary says where it goes, and every place knows the kinds that go there."""
 
 import pytest
-from predboard.panels.report import TAB_HELP
+from predboard.panels.pages.report import TAB_HELP
 from predboard.summaries import BandChart, HParams, LineChart, Output, Summary, Tab, Tiles
 from predboard.visualization import events
 
@@ -27,5 +27,5 @@ def test_what_goes_into_the_event_file_can_be_encoded(kind: type[Summary]) -> No
 def test_a_kind_that_does_not_say_where_it_goes_cannot_be_defined() -> None:
     with pytest.raises(TypeError, match="'output' and 'tab'"):
 
-        class Sound(Summary):  # type: ignore[call-arg]  # what is tested
+        class Sound(Summary):  # type: ignore[call-arg]  # that is the fault
             """It forgot both."""

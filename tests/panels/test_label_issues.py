@@ -119,7 +119,7 @@ def test_numbers_page_and_file_say_the_same() -> None:
     lines = list(csv.DictReader(io.StringIO(file.content.decode())))
     assert len(lines) == count.value
     assert [int(line["row"]) for line in lines[: len(gallery.rows["id"])]] == gallery.rows["id"].tolist()
-    assert f"**{int(count.value)} of 500 labels are suspected**" in page.markdown
+    assert f"**{int(count.value)} of 500 labels are suspected to be wrong.**" in page.markdown
     assert all(line["label"] != line["suspected"] for line in lines)
     first = lines[0]
     assert float(first["probability_of_label"]) < float(first["confidence"])
@@ -141,9 +141,7 @@ def test_equal_pictures_with_other_labels_are_found_and_stand_together() -> None
     assert isinstance(gallery, Tiles)
     assert isinstance(page, Text)
     assert sorted(gallery.rows["id"].tolist()) == [1, 3]
-    assert (
-        "2 pictures are there more than once, byte by byte, in 4 rows; 1 of them have different labels" in page.markdown
-    )
+    assert "2 images occur more than once, byte for byte, in 4 rows. 1 of them has different labels:" in page.markdown
 
 
 def test_where_no_picture_is_there_twice_the_page_says_so() -> None:
@@ -151,7 +149,7 @@ def test_where_no_picture_is_there_twice_the_page_says_so() -> None:
     assert "label_issues/same_picture" not in found
     page = found["report/label_issues"]
     assert isinstance(page, Text)
-    assert "No picture is there twice." in page.markdown
+    assert "No image occurs more than once." in page.markdown
 
 
 def test_equal_pictures_in_different_parts_are_found() -> None:
@@ -177,13 +175,13 @@ def test_pictures_that_are_there_twice_are_noticed_however_they_are_split() -> N
     digest = random.integers(-(2**63), 2**63, 3000)
     digest[1500:2000] = digest[:500]
     part = random.integers(0, 4, 3000)
-    whole = label_issues.DuplicateFilter.of(digest)
-    merged = label_issues.DuplicateFilter.of(digest[part == 0])
+    whole = label_issues.DuplicateFilter.measure(digest)
+    merged = label_issues.DuplicateFilter.measure(digest[part == 0])
     for i in (3, 1, 2):
-        merged = label_issues.DuplicateFilter.of(digest[part == i]).merge(merged)
+        merged = label_issues.DuplicateFilter.measure(digest[part == i]).merge(merged)
     np.testing.assert_array_equal(merged.once, whole.once)
     np.testing.assert_array_equal(merged.twice, whole.twice)
     there = np.isin(np.arange(3000), [*range(500), *range(1500, 2000)])
     assert whole.maybe_twice(digest)[there].all()
     assert whole.maybe_twice(digest)[~there].sum() <= 1  # of 2,000, each by chance with 1 in 2 million
-    assert not label_issues.DuplicateFilter.of(digest[:1500]).maybe_twice(digest[:1500]).any()
+    assert not label_issues.DuplicateFilter.measure(digest[:1500]).maybe_twice(digest[:1500]).any()

@@ -1,0 +1,327 @@
+"""The report's pages: how good the model is, what to look at next, how it was run, how to read TensorBoard's tabs.
+
+It knows no single image, only the numbers that the report has measured.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+
+import numpy as np
+
+from predboard.formatting import escape_markdown, markdown_table, percent, plural, unique_names
+from predboard.metrics.classification import MetricState
+from predboard.metrics.counts import CountMetrics, data_warnings
+from predboard.metrics.intervals import wilson_interval
+from predboard.metrics.score_histograms import FINE_BINS, bin_edges
+from predboard.metrics.values import overall_metrics
+from predboard.panels import RunInfo, WrittenTag, describe_transform
+from predboard.predictions.table import TileRows
+from predboard.summaries import Picture, Tab
+
+LISTED_CLASSES = 20
+"""Names of classes on the page of the run."""
+
+LISTED_TAGS = 6
+"""A group with more tags than this is described by its first."""
+
+MISTAKES_TAG = "2_mistakes/confident"
+LABEL_ERRORS_TAG = "examples/suspected_label_errors"
+
+TAB_HELP: Mapping[Tab, str] = {
+    Tab.SCALARS: "Curves over the steps. Set *Smoothing* to 0, or short curves are bent. If a curve is cut off, switch "
+    "off *Ignore outliers in chart scaling*.",
+    Tab.CUSTOM_SCALARS: "Several curves in one chart, and curves with the band of their 95 % interval.",
+    Tab.IMAGES: "A blue frame means right, a vermillion one wrong. The slider chooses the step, the last one at first.",
+    Tab.HISTOGRAMS: "How values are distributed over all images. Each layer is a step.",
+    Tab.PR_CURVES: "Precision over recall. TensorBoard does not know our thresholds; `report/calibration` lists them.",
+    Tab.HPARAMS: "One row for each run: sort by a metric, or select a range on an axis of the parallel coordinates.",
+    Tab.PROJECTOR: "Images as points. Points are close together where the model sees the images as similar.",
+    Tab.TEXT: "Pages such as this one.",
+}
+"""How to read each tab."""
+
+TABS_WITHOUT_TAGS = {Tab.HPARAMS, Tab.PROJECTOR}
+
+
+def summary_page(info: RunInfo, states: Mapping[int, MetricState], mistakes: TileRows) -> str:
+    """Write the page to start with.
+
+    Args:
+        info: the run.
+        states: by step, ascending; the page is about the last one.
+        mistakes: `label` and `predicted`, [mistakes], of the most confident mistakes at the last step.
+    """
+    last = max(states)
+    state = states[last]
+    parts = [
+        f"# {info.name}",
+        _warnings(info, last, state.metrics),
+        _accuracy(info, last, state),
+        _next_steps(info, states, mistakes),
+        _metrics(state),
+        _steps(states),
+        _worst(info.run.classes, state.metrics),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _warnings(info: RunInfo, step: int, scores: CountMetrics) -> str:
+    known = info.steps[step]
+    warnings = data_warnings(scores, info.run.classes, known.rows, known.manifest_rows, known.warnings)
+    return "\n".join(f"- **Warning:** {escape_markdown(warning)}" for warning in warnings)
+
+
+def _accuracy(info: RunInfo, step: int, state: MetricState) -> str:
+    images = plural(int(state.counts.rows), "image")
+    run = f"`{info.run.model}` at step {step} on {images} in {plural(len(info.run.classes), 'class', 'classes')}"
+    accuracy = overall_metrics(state).get("accuracy")
+    if accuracy is None or accuracy.interval is None:
+        return f"{run}. No image has both scores and a label, so there are no metrics."
+    errors = state.metrics.counted - int(state.metrics.hits.sum())
+    return (
+        f"{run}: **accuracy {percent(accuracy.value)}** (95 % interval {_range(accuracy.interval)}), "
+        f"{plural(errors, 'error')} in {plural(state.metrics.counted, 'counted image')}."
+    )
+
+
+def _next_steps(info: RunInfo, states: Mapping[int, MetricState], mistakes: TileRows) -> str:
+    last = max(states)
+    warnings = [warning.partition(": ")[0] for warning in info.steps[last].warnings]  # what to do stands above
+    lines = []
+    if warnings:
+        problems = escape_markdown("; ".join(warnings))
+        lines.append(f"Start with the warnings of stage one, which may explain the rest: {problems}.")
+    lines += _confusions(info, states[last].metrics, mistakes)
+    lines += _classes(info, states[last].metrics)
+    lines += _confidence(info, states[last])
+    lines += _earlier_steps(states)
+    if info.has(LABEL_ERRORS_TAG) and not warnings:
+        lines.append(f"Some labels may be wrong: open `{LABEL_ERRORS_TAG}`.")
+    numbered = [f"{i}. {line}" for i, line in enumerate(lines, 1)]
+    return "\n".join(["### What to look at next", "", *numbered]) if lines else ""
+
+
+def _confusions(info: RunInfo, scores: CountMetrics, mistakes: TileRows) -> Iterator[str]:
+    """Say what the most confident mistakes have in common, and which confusion is the most frequent."""
+    names = info.run.classes
+    pairs = Counter(zip(mistakes["label"].tolist(), mistakes["predicted"].tolist(), strict=True))
+    count = len(mistakes["label"])
+    common = max(pairs, key=lambda pair: (pairs[pair], -pair[0], -pair[1]), default=None)
+    if common is not None and pairs[common] >= max(3, count / 5):
+        mistaken = f"{pairs[common]} of the {count} most confident mistakes are {_pair(names, *common)}"
+        yield f"{mistaken}: {_open_gallery(info, *common)}."
+    elif count >= 3:
+        yield f"No single confusion dominates the {count} most confident mistakes: open `{MISTAKES_TAG}`."
+    elif count:
+        yield f"There {'is' if count == 1 else 'are'} only {plural(count, 'mistake')}: open `{MISTAKES_TAG}`."
+    errors = scores.counted - int(scores.hits.sum())
+    for true, predicted, n in scores.pairs(1):
+        if n >= max(3, errors / 20) and (true, predicted) != common:
+            yield (
+                f"{percent(n / errors)} of all errors are {_pair(names, true, predicted)} ({n:,} of {errors:,}): "
+                f"{_open_gallery(info, true, predicted)}."
+            )
+
+
+def _pair(names: tuple[str, ...], true: int, predicted: int) -> str:
+    return f"**{escape_markdown(names[true])} → {escape_markdown(names[predicted])}**"
+
+
+def _open_gallery(info: RunInfo, true: int, predicted: int) -> str:
+    (name,) = unique_names([f"{info.run.classes[true]} as {info.run.classes[predicted]}"])
+    tag = f"confusion/{name}"
+    return f"open `{tag if info.has(tag) else MISTAKES_TAG}`"
+
+
+def _classes(info: RunInfo, scores: CountMetrics) -> Iterator[str]:
+    """Name the worst class if its recall is certainly below the accuracy, and a class that is predicted too often."""
+    names = info.run.classes
+    for c in scores.worst(1).tolist():
+        ends = wilson_interval(int(scores.hits[c]), int(scores.support[c]))
+        if ends[1] < scores.accuracy:
+            recall = float(scores.recall[c])
+            # The worst class is the one whose interval ends lowest; one with few images may have a lower recall.
+            rank = "the lowest" if recall <= scores.recall[scores.support > 0].min() else "a low"
+            tag = f"predictions/{names[c]}"
+            gallery = f": open `{tag}`" if info.has(tag) else ""
+            yield (
+                f"**{escape_markdown(names[c])}** has {rank} recall: {percent(recall)} ({_range(ends)}), against "
+                f"{percent(scores.accuracy)} accuracy overall{gallery}."
+            )
+    if scores.counted and len(names) > 1:
+        surplus = scores.predictions - scores.support
+        c = int(surplus.argmax())
+        if surplus[c] > 3 * np.sqrt(scores.support[c] + 1) and surplus[c] > 0.2 * scores.support[c]:
+            belong = plural(int(scores.support[c]), "image belongs", "images belong")
+            times = f"{scores.predictions[c]:,} times"
+            yield f"**{escape_markdown(names[c])}** is predicted too often: {times}, but only {belong} to it."
+
+
+def _confidence(info: RunInfo, state: MetricState) -> Iterator[str]:
+    """Say whether the mean confidence is far from the accuracy: by more than 2 points and 3 standard errors."""
+    n = state.metrics.counted
+    if not n:
+        return
+    edges = bin_edges(FINE_BINS)
+    counts = state.histograms.confidence.sum(axis=(0, 1))
+    mean = float(counts @ (edges[:-1] + edges[1:]) / 2 / n)
+    gap = mean - state.metrics.accuracy
+    if abs(gap) > 0.02 and gap**2 * n > 9 * mean * (1 - mean):
+        tag = next((s.tag for s in info.written if s.tag.startswith("calibration/") and s.kind is Picture), None)
+        kind, only = ("over-confident", "only ") if gap > 0 else ("under-confident", "")
+        yield (
+            f"The model is {kind}: its mean confidence is {percent(mean)}, but {only}{percent(state.metrics.accuracy)} "
+            f"of its predictions are right{f': open `{tag}`' if tag else ''}."
+        )
+
+
+def _earlier_steps(states: Mapping[int, MetricState]) -> Iterator[str]:
+    """Say whether an earlier step was better."""
+    counted = {step: state.metrics for step, state in states.items() if state.metrics.counted}
+    last = max(states)
+    if len(counted) < 2 or last not in counted:
+        return
+    best = max(counted, key=lambda step: (counted[step].accuracy, -step))
+    if counted[best].accuracy > counted[last].accuracy:
+        yield (
+            f"Step {best} was the most accurate: {percent(counted[best].accuracy)}, against "
+            f"{percent(counted[last].accuracy)} at the last step."
+        )
+    lowest = min(counted, key=lambda step: (counted[step].nll, step))
+    if counted[lowest].nll < 0.98 * counted[last].nll:
+        yield (
+            f"NLL was lowest at step {lowest} ({counted[lowest].nll:.4f}) and has risen to {counted[last].nll:.4f}: "
+            "the model may be overfitting."
+        )
+
+
+def _metrics(state: MetricState) -> str:
+    """List all metrics of the last step."""
+    metrics = overall_metrics(state)
+    if not metrics:
+        return ""
+    rows = []
+    for name, metric in metrics.items():
+        interval = "–" if metric.interval is None else f"{metric.interval[0]:.4f} to {metric.interval[1]:.4f}"
+        bound = "" if metric.bound is None else f" From a histogram: off by at most {metric.bound:.1g}."
+        rows.append((name, f"{metric.value:.4f}", interval, f"{metric.definition}{bound}"))
+    table = markdown_table(("metric", "value", "95 % interval", "definition"), "lrll", rows)
+    return f"### Metrics\n\n{table}\n\n`summary.json` beside the event file says how each interval was computed."
+
+
+def _steps(states: Mapping[int, MetricState]) -> str:
+    """List the most important numbers of all steps."""
+    titles = "step", "images", "failed", "unlabelled", "accuracy", "95 % interval", "balanced", "macro F1", "NLL, nats"
+    rows = []
+    for step, state in states.items():
+        scores, counts = state.metrics, state.counts
+        row = [str(step), f"{counts.rows:,}", f"{counts.failed:,}", f"{counts.unlabelled:,}"]
+        if scores.counted:
+            lower, upper = wilson_interval(int(scores.hits.sum()), scores.counted)
+            row += [f"{scores.accuracy:.4f}", f"{lower:.4f} to {upper:.4f}", f"{scores.balanced_accuracy:.4f}"]
+            row += [f"{scores.f1_macro:.4f}", f"{scores.nll:.4f}"]
+        else:
+            row += ["–"] * 5
+        rows.append(row)
+    return f"### Over the steps\n\n{markdown_table(titles, 'rrrrrlrrr', rows)}"
+
+
+def _worst(names: tuple[str, ...], scores: CountMetrics) -> str:
+    """List the worst classes and the most frequent confusions."""
+    classes = []
+    for i, c in enumerate(scores.worst(5).tolist(), 1):
+        ends = wilson_interval(int(scores.hits[c]), int(scores.support[c]))
+        classes.append(
+            f"{i}. {escape_markdown(names[c])}: recall {percent(float(scores.recall[c]))} ({_range(ends)}; "
+            f"{scores.hits[c]:,} of {scores.support[c]:,}), precision {percent(float(scores.precision[c]))}"
+        )
+    pairs = [
+        f"{i}. {escape_markdown(names[t])} → {escape_markdown(names[p])}: {plural(n, 'image')}, "
+        f"{percent(n / scores.support[t])} of {escape_markdown(names[t])}"
+        for i, (t, p, n) in enumerate(scores.pairs(5), 1)
+    ]
+    blocks = [("### Worst classes", classes), ("### Most frequent confusions, true → predicted", pairs)]
+    return "\n\n".join(f"{title}\n\n" + "\n".join(lines) for title, lines in blocks if lines)
+
+
+def run_page(info: RunInfo, step: int) -> str:
+    """Write the page that says how a run was made, for whoever must repeat it."""
+    run, known = info.run, info.steps[step]
+    arguments = ", ".join(f"{k}={v}" for k, v in run.model_args.items())
+    classes = ", ".join(run.classes[:LISTED_CLASSES]) + (", …" if len(run.classes) > LISTED_CLASSES else "")
+    missing = known.manifest_rows - known.rows
+    rows = [
+        ("model", f"`{run.model}`" + (f" with {arguments}" if arguments else "")),
+        ("checkpoint", f"`{known.checkpoint}`" if known.checkpoint else "none"),
+        ("weights", f"`{run.weights}` (digest)" if run.weights else ""),
+        ("model's source", f"`{run.code}` (digest)" if run.code else ""),
+        ("data", f"`{run.origin}`" if run.origin else ""),
+        ("rows", f"{known.rows:,} of {known.manifest_rows:,}"),
+        ("missing rows", f"{missing:,}" if missing else ""),
+        ("classes", f"{len(run.classes):,}: {classes}"),
+        ("transform", describe_transform(run) or "none"),
+        ("scores", run.scores),
+        ("precision, device", f"{run.precision}, {known.device or 'unknown'}"),
+        ("embeddings", f"{run.embedding:,} numbers" if run.embedding else ""),
+        ("thumbnails", f"{run.thumbnails} pixels" if run.thumbnails else ""),
+        ("inference", _time_range(known.started, known.finished)),
+        *((f"time: {name}", f"{seconds:,.1f} s") for name, seconds in sorted(known.seconds.items())),
+        *((name.replace("_", " "), str(value)) for name, value in sorted(known.provenance.items())),
+        ("steps", ", ".join(map(str, info.steps))),
+        ("format", str(run.format)),
+    ]
+    table = markdown_table(("", ""), "ll", [(escape_markdown(k), escape_markdown(v)) for k, v in rows if v])
+    note = (
+        f"All of it is about step {step}. Times: *decode* is the sum over all threads; *wait* is how long the model "
+        "waited for images."
+    )
+    return f"# {info.name}: how it was run\n\n{table}\n\n{note}"
+
+
+def _time_range(started: float, finished: float) -> str:
+    if not 0 < started <= finished:
+        return ""
+    begin, end = (datetime.fromtimestamp(t, UTC).strftime("%Y-%m-%d %H:%M:%S UTC") for t in (started, finished))
+    return f"{begin} to {end}"
+
+
+def tabs_page(written: Iterable[WrittenTag]) -> str:
+    """Write the page that explains TensorBoard's tabs and lists what was written into each."""
+    lines = [
+        "### How to read the tabs",
+        "",
+        "Blue means right and vermillion means wrong, everywhere.",
+        "",
+        "**Time Series.** All scalars, images and histograms on one page. You can filter by tag and pin cards.",
+        "",
+    ]
+    for tab in Tab:
+        inside = [tag for tag in written if tag.kind.tab is tab]
+        if inside:
+            lines += ["", f"**{tab.value}.** {TAB_HELP[tab]}", ""]
+            if tab not in TABS_WITHOUT_TAGS:
+                lines += _tags(inside)
+    return "\n".join(lines)
+
+
+def _tags(written: list[WrittenTag]) -> Iterator[str]:
+    """Describe tags, of a large group only the first."""
+    groups: dict[str, list[WrittenTag]] = {}
+    for tag in written:
+        groups.setdefault(tag.tag.partition("/")[0], []).append(tag)
+    for group, members in groups.items():
+        large = len(members) > LISTED_TAGS
+        for tag in members[:1] if large else members:
+            text = f"{_code(tag.tag)}: {escape_markdown(tag.description)}"
+            yield f"- `{group}/…`, {len(members)} tags, such as {text}" if large else f"- {text}"
+
+
+def _code(tag: str) -> str:
+    """Write a tag as code, which ends at the first backtick."""
+    return "`" + tag.replace("`", "'") + "`"
+
+
+def _range(ends: tuple[float, float]) -> str:
+    """Write an interval of shares in percent, without the sign."""
+    return f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}"
