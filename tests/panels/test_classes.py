@@ -82,7 +82,7 @@ def test_of_many_classes_the_twenty_with_most_errors_have_curves_and_all_are_in_
     lines = table(found)
     assert len(lines) == 200
     assert [line[0] for line in lines[:20]] == [run.classes[c] for c in bad]
-    assert "The worst 200 of 1,000 classes; all are in `classes.csv`" in text(found["report/classes", 0])
+    assert "The table has the worst 200 of 1,000 classes; `classes.csv`" in text(found["report/classes", 0])
     (numbers,) = (s for s in found.values() if isinstance(s, Metrics))
     assert len({name.split("/")[1] for name in numbers.metrics}) == 1000
 
@@ -105,7 +105,7 @@ def test_the_table_by_hand() -> None:
         ["dog", "2", "100 %", "34.2 to 100.0", "50.0 %", "15.0 to 85.0", "0.667", "–"],
         ["fox", "0", "–", "–", "0 %", "0.0 to 79.3", "0.000", "–"],
     ]
-    assert "1 of 5 classes have no images and were never predicted." in text(found["report/classes", 0])
+    assert "1 of 5 classes occurs in no image and no prediction." in text(found["report/classes", 0])
 
 
 AWKWARD = ("a/b", "a|b", "a.*[b", "line\nbreak", " padded ", "line break", "Ab", "aB", "", "日本", "confidence", "a/b ")

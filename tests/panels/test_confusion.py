@@ -129,7 +129,7 @@ def test_the_table_of_pairs_by_hand() -> None:
         "| a\\|b | c d | 3 | 75.0 % | 30.1 % | 75.0 % | 1.3 | 1 |",  # 3 · 7 / (4 · 4)
         "| c d | a\\|b | 1 | 50.0 % | 9.5 % | 50.0 % | 1.8 | 3 |",  # 1 · 7 / (2 · 2)
         "",
-        "4 of 4 errors are in this table.",
+        "The table has 4 of 4 errors.",
     ]
 
 
@@ -140,7 +140,7 @@ def test_a_long_table_of_pairs_is_cut_and_says_so() -> None:
     lines = text(found["confusion/pairs", 0]).split("\n")
     assert lines[2 + 100 : 2 + 100 + 2] == [
         "",
-        "100 of 1,000 errors are in this table; `pairs.csv` beside the event file has all.",
+        "The table has 100 of 1,000 errors; `pairs.csv` beside the event file has all of them.",
     ]
 
 
@@ -153,7 +153,7 @@ def test_of_equally_frequent_pairs_the_larger_share_comes_first() -> None:
 def test_without_errors_the_table_says_so() -> None:
     run, label = named(3), np.arange(9) % 3
     found = drawn("confusion", run, step0=said(run, label, label))
-    assert text(found["confusion/pairs", 0]) == "No confusions: all 9 labelled images are right."
+    assert text(found["confusion/pairs", 0]) == "There are no confusions: all 9 labelled images are right."
     assert table(run, step0=said(run, label, label)).empty
 
 
@@ -320,7 +320,7 @@ def test_a_gallery_shows_of_each_image_what_the_model_said() -> None:
     assert ids(tiles) == [1, 0]
     assert tiles.rows["top_class"].tolist() == [[1, 0, 2], [1, 3, 2]]
     assert tiles.rows["top_probability"][1] == pytest.approx([0.4, 0.3, 0.2])
-    assert tiles.description.startswith("2 of 2 images of class0000 that were predicted as class0001")
+    assert tiles.description.startswith("2 of 2 images of class0000 predicted as class0001")
 
 
 def test_whatever_classes_are_called_no_two_galleries_share_a_tag() -> None:

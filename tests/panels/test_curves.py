@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from predboard.drawing.plots import Axis, Curve
-from predboard.panels.curves import FLOOR, POINTS
+from predboard.panels.curves import MIN_FALSE_POSITIVE_RATE, POINTS
 from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions
 from predboard.summaries import PrCurve, Summary
@@ -136,7 +136,7 @@ def test_roc_curves_are_those_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -
     truth = np.eye(8)[label]
     expected = [np.mean(areas), roc_auc_score(truth.reshape(-1), p.reshape(-1)), *(areas[c] for c in worst), 0.5]
     assert [float(c.value) for c in curves] == pytest.approx(expected, abs=2e-4)
-    rate = np.geomspace(FLOOR, 1, 185)
+    rate = np.geomspace(MIN_FALSE_POSITIVE_RATE, 1, 185)
     by_class = [np.interp(rate, *roc_curve(label == c, p[:, c], drop_intermediate=False)[:2]) for c in range(8)]
     micro = np.interp(rate, *roc_curve(truth.reshape(-1), p.reshape(-1), drop_intermediate=False)[:2])
     for found, y in zip(curves, [np.mean(by_class, axis=0), micro, *(by_class[c] for c in worst), rate], strict=True):
@@ -190,7 +190,7 @@ def test_the_area_under_a_drawn_roc_curve_is_what_is_written(monkeypatch: pytest
     run = named(8)
     batch, _, _ = sized(run, 4000)
     (_, _, _, curves), _ = graphs(monkeypatch, run, batch)
-    rate = np.geomspace(FLOOR, 1, 185)
+    rate = np.geomspace(MIN_FALSE_POSITIVE_RATE, 1, 185)
     for found in curves:
         assert auc(np.append(0, rate), np.append(found.y[0] / 2, found.y)) == pytest.approx(
             float(found.value), abs=2e-3

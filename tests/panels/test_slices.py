@@ -148,7 +148,7 @@ def test_summary_json_has_the_largest_of_many_slices_at_the_last_step_alone() ->
     found = drawn(batch(site=site), batch(1, site=site))
     assert ("slices", 0) not in found
     sites = frame(batch(1, site=site)).site.nunique()  # of some every image is failed or without label
-    assert sites > slices.EACH_STEP
+    assert sites > slices.ALL_STEPS_MAX_SLICES
     assert len({n for n in figures(found, 1) if n.startswith("slices/site=")}) == 3 * sites
     panel = slices.Panel(kept=8)
     few = next(s for s in panel.metrics(RunInfo("toy", toy.RUN, {}), {0: panel.measure(toy.RUN, batch(site=site))}))
@@ -202,7 +202,7 @@ def test_a_column_with_too_many_texts_is_left_out_and_named() -> None:
     made = toy.predictions(toy.RUN, logits, label).batch.append_column("name", pa.array([f"i{i}" for i in range(many)]))
     text = drawn(Predictions(made))["report/slices", 0]
     assert isinstance(text, Text)
-    assert "Left out, for too many different values: name." in text.markdown
+    assert "Not shown, because there are too many different values: name." in text.markdown
 
 
 def test_numbers_that_are_close_together_are_told_apart() -> None:

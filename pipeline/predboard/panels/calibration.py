@@ -47,11 +47,11 @@ class Panel:
     columns: frozenset[str] = classification.COLUMNS | calibration.COLUMNS
 
     def zero(self, run: Run) -> State:
-        """No rows."""
+        """Return the state of no rows."""
         return State(MetricState.zero(run), Calibration.zero(run))
 
     def measure(self, run: Run, batch: Predictions) -> State:
-        """These rows alone."""
+        """Return the state of these rows alone."""
         return State(MetricState.measure(run, batch), Calibration.measure(run, batch))
 
     def render(self, info: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:

@@ -1,6 +1,6 @@
-"""How well the scores rank images: precision–recall, ROC and risk–coverage. Knows no image.
+"""Shows how well the scores rank images: precision–recall, ROC and risk–coverage. It knows no image.
 
-All curves come from the histograms of `ranking`: every point of theirs is an edge between two bins, and exact.
+All curves follow from histograms of scores: each of their points is an edge between two bins, and exact.
 """
 
 import functools
@@ -22,17 +22,17 @@ from predboard.predictions.table import Predictions
 from predboard.summaries import Picture, Pixels, PrCurve, Summary
 
 POINTS = 201
-"""Of a precision–recall curve: all images, then recall 1, .995, … .005."""
+"""Points of a precision–recall curve: all images, then recall 1, .995, … .005."""
 
-FLOOR = 1e-3
-"""Lowest false positive rate that the ROC picture shows; its axis is logarithmic."""
+MIN_FALSE_POSITIVE_RATE = 1e-3
+"""Where the logarithmic axis of the ROC picture begins."""
 
 BinCounts = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class State:
-    """What other panels count as well."""
+    """Counts and histograms that other panels share."""
 
     tally: Counts
     ranking: ScoreHistograms
@@ -40,23 +40,23 @@ class State:
 
 @dataclass(frozen=True)
 class Panel:
-    """PR curves: micro, macro and by class (at most 20). Pictures: ROC, risk–coverage."""
+    """PR curves: micro, macro and by class (at most 20). Pictures: ROC and risk–coverage curves."""
 
     classes: int = 20
     drawn: int = 4
-    """Classes in the ROC picture, those of smallest area."""
+    """Classes in the ROC picture: those with the smallest area under the curve."""
     columns: frozenset[str] = counts.COLUMNS | score_histograms.COLUMNS
 
     def zero(self, run: Run) -> State:
-        """No rows."""
+        """Return the state of no rows."""
         return State(Counts.zero(run), ScoreHistograms.zero(run))
 
     def measure(self, run: Run, batch: Predictions) -> State:
-        """These rows alone."""
+        """Return the state of these rows alone."""
         return State(Counts.measure(run, batch), ScoreHistograms.measure(run, batch))
 
     def render(self, info: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
-        """Curves and pictures at each step that has labelled rows."""
+        """Yield curves and pictures for each step with labels."""
         names = info.run.classes
         states = {step: state for step, state in states.items() if state.ranking.confidence.any()}
         if not states:
@@ -68,10 +68,12 @@ class Panel:
                 area = state.ranking.auroc.value
                 if not np.isnan(area).all():  # a class has both images and others
                     roc = functools.partial(_roc, state.ranking, area, names, self.drawn)
-                    said = f"ROC curves, one class against all others; the {self.drawn} of smallest area."
-                    yield step, Picture("curves/roc", roc, said)
+                    description = (
+                        f"ROC curves of one class against all others: the {self.drawn} with the smallest area."
+                    )
+                    yield step, Picture("curves/roc", roc, description)
             risk = functools.partial(_risk_coverage, state.ranking.confidence.sum(axis=0))
-            yield step, Picture("curves/risk_coverage", risk, "Errors if the least certain images are left out.")
+            yield step, Picture("curves/risk_coverage", risk, "Error rate if the least confident images are left out.")
 
 
 def _recalls() -> NDArray[np.float64]:
@@ -79,8 +81,13 @@ def _recalls() -> NDArray[np.float64]:
 
 
 def _at_recalls(tp: BinCounts) -> NDArray[np.int64]:
-    """[classes, POINTS] places in [classes, bins] true positives: all rows, then the fewest that reach each recall,
-    falling.
+    """Find where each recall is first reached, falling.
+
+    Args:
+        tp: true positives by falling threshold, [classes, bins].
+
+    Returns:
+        [classes, POINTS] bins: the last one, then the first that reaches each recall.
     """
     wanted = np.ceil(_recalls() * tp[:, -1:] - 1e-9).astype(np.int64)
     reached = [of_class.searchsorted(least) for of_class, least in zip(tp, wanted, strict=True)]
@@ -88,13 +95,15 @@ def _at_recalls(tp: BinCounts) -> NDArray[np.int64]:
 
 
 def _precision_recall(state: ScoreHistograms, names: tuple[str, ...], chosen: NDArray[np.int64]) -> Iterator[PrCurve]:
-    said = "Thresholds are not those that TensorBoard shows: see the text report/calibration."
+    thresholds = "The thresholds that TensorBoard shows are not the true ones: see the page report/calibration."
     micro = state.given.sum(axis=0), state.any_class.sum(axis=0)
-    yield _curve("micro", *micro, f"Every class of every image is one decision. {said}")
-    yield _macro(state, f"Mean precision of the classes that have images, at equal recall; counts are not rows. {said}")
+    yield _curve("micro", *micro, f"Each class of each image is one decision. {thresholds}")
+    yield _macro(
+        state, f"Mean precision at equal recall, over the classes that occur; its counts are not images. {thresholds}"
+    )
     for c in chosen.tolist():
         tag = f"{names[c]} (class)" if names[c] in ("micro", "macro") else names[c]
-        yield _curve(tag, state.true[c], state.every[c], f"{names[c]} against all others. {said}")
+        yield _curve(tag, state.true[c], state.every[c], f"{names[c]} against all others. {thresholds}")
 
 
 def _curve(tag: str, true: BinCounts, every: BinCounts, description: str) -> PrCurve:
@@ -105,7 +114,7 @@ def _curve(tag: str, true: BinCounts, every: BinCounts, description: str) -> PrC
 
 
 def _macro(state: ScoreHistograms, description: str) -> PrCurve:
-    """Counts that have the mean precision at each recall, as if 1,000 rows were of the class."""
+    """Make counts with the mean precision at each recall, as if the class had 1,000 images."""
     some = state.true.any(axis=1)
     tp, fp = positives_by_threshold(state.true[some], state.every[some])
     at = _at_recalls(tp)
@@ -119,9 +128,9 @@ def _macro(state: ScoreHistograms, description: str) -> PrCurve:
 
 
 def _roc(state: ScoreHistograms, area: NDArray[np.float64], names: tuple[str, ...], drawn: int) -> Pixels:
-    """Macro, micro and the classes of smallest `area`, [classes]."""
+    """Draw the ROC curves: macro, micro, and the classes with the smallest `area`, [classes]."""
     tp, fp = positives_by_threshold(state.true, state.every)
-    rate = np.geomspace(FLOOR, 1, 185)
+    rate = np.geomspace(MIN_FALSE_POSITIVE_RATE, 1, 185)
     by_class = {c: _hits(tp[c], fp[c], rate) for c in np.flatnonzero(~np.isnan(area)).tolist()}
     micro = state.given.sum(axis=0), state.any_class.sum(axis=0)
     lines = [
@@ -151,12 +160,12 @@ _TICKS = [(0.0, "0 %"), (0.25, "25 %"), (0.5, "50 %"), (0.75, "75 %"), (1.0, "10
 
 
 def _hits(tp: BinCounts, fp: BinCounts, rate: NDArray[np.float64]) -> NDArray[np.float64]:
-    """True positive rates at false positive rates; rows of one bin are evenly mixed."""
+    """Return the true positive rates at some false positive rates, taking the rows of one bin as evenly mixed."""
     return np.asarray(np.interp(rate, np.append(0, fp / fp[-1]), np.append(0, tp / tp[-1])))
 
 
 def _risk_coverage(confidence: BinCounts) -> Pixels:
-    """Error rate of the images that are kept, most confident first. `confidence`: [wrong and right, bins]."""
+    """Draw the error rate of the most confident images over their share; `confidence`: [wrong and right, bins]."""
     right, wrong = positives_by_threshold(confidence[1], confidence.sum(axis=0))
     rows = right + wrong
     some = rows > 0
@@ -182,7 +191,7 @@ def _risk_coverage(confidence: BinCounts) -> Pixels:
         Curve(kept, best / top, "ideal", _short(float(score_histograms.aurc(perfect).value)), RIGHT),
     ]
     x = Axis("images kept, most confident first", _TICKS)
-    return plots.draw_curves("area under curve", x, Axis("errors among the kept", ticks), curves)
+    return plots.draw_curves("area under curve", x, Axis("error rate of those kept", ticks), curves)
 
 
 def _short(area: float) -> str:
@@ -190,7 +199,7 @@ def _short(area: float) -> str:
 
 
 def _scale(most: float) -> tuple[float, list[tuple[float, str]]]:
-    """Upper end of an axis of shares that has room for `most`, and its ticks."""
+    """Choose the upper end of an axis of shares that has room for `most`, and its ticks."""
     step = next((s for s in (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2) if most <= 4 * s), 0.25)
     top = 4 * step if step < 0.25 else 1.0
     return top, [(i * step / top, f"{100 * i * step:.3g} %") for i in range(round(top / step) + 1)]

@@ -1,4 +1,4 @@
-"""Rows as points, near each other where the model sees them alike. Knows no counts and no pictures."""
+"""Shows images as points, close together where the model sees them as similar. It knows no counts and no pictures."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ from predboard.summaries import Projector, Summary
 
 @dataclass(frozen=True)
 class State:
-    """The sampled rows, each with its vector."""
+    """The sampled rows, each with its vector, `vector` [rows, dims]."""
 
     points: Lowest
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Projector: up to 5,000 rows as points by their embeddings (else logits), with pictures, coloured by class."""
+    """Projector: up to 5,000 images as points by their embeddings (else logits), with thumbnails, coloured by class."""
 
     most: int = 5000
-    """Points: as many as TensorBoard's UMAP takes."""
+    """Most points: as many as TensorBoard's UMAP accepts."""
     values: int = 4_000_000
-    """Numbers in all vectors together: the browser gets 16 MB at most."""
+    """Most numbers in all vectors together, so that the browser receives 16 MB at most."""
     columns: frozenset[str] = TILE_COLUMNS | {"embedding"}
     last_step_only: bool = True
 
@@ -35,17 +35,17 @@ class Panel:
         return min(self.most, self.values // (run.embedding or len(run.classes)))
 
     def zero(self, run: Run) -> State:
-        """No rows."""
+        """Return the state of no rows."""
         vector = np.zeros((0, run.embedding or len(run.classes)), np.float32)
         rows = {**no_tile_rows(len(run.classes)), "vector": vector}
         return State(Lowest(self._count(run), np.zeros(0, np.int64), np.zeros(0), rows))
 
     def measure(self, run: Run, batch: Predictions) -> State:
-        """These rows alone."""
+        """Return the state of these rows alone."""
         scored = batch.scored
         count = self._count(run)
-        score = mix(scored.key, Salt.EMBEDDINGS).view(np.uint64).astype(np.float64)  # in the order of `sampled`
-        # Some more than needed, so that the lowest are surely among them; then these.
+        score = mix(scored.key, Salt.EMBEDDINGS).view(np.uint64).astype(np.float64)  # in the order of `sample_mask`
+        # A few more than needed are drawn, so that the lowest are certainly among them.
         among = np.flatnonzero(scored.sample_mask(count + count // 8 + 100, Salt.EMBEDDINGS))
         group = np.zeros(len(among), np.int64)
         stay = among[Lowest.choose(count, group, score[among], scored.key[among], scored.id[among])]
@@ -53,7 +53,7 @@ class Panel:
         return State(Lowest(count, group[: len(stay)], score[stay], {**scored.tile_rows(stay), "vector": vector}))
 
     def render(self, info: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
-        """The points of the last step."""
+        """Yield the points of the last step."""
         last = max(states)
         rows = states[last].points.rows
         if len(rows["id"]) < 2:

@@ -1,4 +1,4 @@
-"""The landing page: one picture and three curves that say how good the model is. Knows no single image."""
+"""Fills the landing page: one picture and three curves that show how good the model is. It knows no single image."""
 
 import functools
 from collections.abc import Iterator, Mapping
@@ -15,25 +15,25 @@ from predboard.summaries import Picture, Pixels, Scalar, Summary
 
 @dataclass(frozen=True)
 class Panel(CountsPanel):
-    """The report card: accuracy with its interval, counts, the worst classes, the top confusions, warnings."""
+    """Picture: report card with accuracy, counts, worst classes, most frequent confusions, warnings. Three scalars."""
 
     def render(self, info: RunInfo, states: Mapping[int, Counts]) -> Iterator[tuple[int, Summary]]:
-        """A card and a point of each curve for each step; the card has the accuracy of all steps as a small curve."""
+        """Yield a card and a point of each curve for each step; the card has the accuracy of all steps as a curve."""
         scores = {step: state.metrics for step, state in states.items()}
         trend = [
-            (step, of.accuracy, *wilson_interval(int(of.hits.sum()), of.counted))
-            for step, of in scores.items()
-            if of.counted
+            (step, metrics.accuracy, *wilson_interval(int(metrics.hits.sum()), metrics.counted))
+            for step, metrics in scores.items()
+            if metrics.counted
         ]
-        for step, of in scores.items():
-            if of.counted:
+        for step, metrics in scores.items():
+            if metrics.counted:
                 for name, value, description in (
-                    ("accuracy", of.accuracy, "Share of images whose highest logit is the true class."),
-                    ("f1_macro", of.f1_macro, "Mean F1 over classes with images or predictions."),
-                    ("nll", of.nll, "Mean negative log-likelihood of the true class, nats."),
+                    ("accuracy", metrics.accuracy, "Share of images whose highest logit belongs to the true class."),
+                    ("f1_macro", metrics.f1_macro, "Mean F1 of the classes that occur or were predicted."),
+                    ("nll", metrics.nll, "Mean negative log-likelihood of the true class, nats."),
                 ):
                     yield step, Scalar(f"1_glance/{name}", value, description)
-            card = functools.partial(_report_card, info, step, of, trend)
+            card = functools.partial(_report_card, info, step, metrics, trend)
             yield step, Picture("1_glance/report_card", card, "Start here.")
 
 
@@ -41,13 +41,13 @@ def _report_card(
     info: RunInfo, step: int, scores: CountMetrics, trend: list[tuple[int, float, float, float]]
 ) -> Pixels:
     names, known = info.run.classes, info.steps[step]
-    before = [warning.partition(": ")[0] for warning in known.warnings]  # the report says what to do
-    warnings = counts.data_warnings(scores, names, known.rows, known.manifest_rows, before)
+    stage_one = [warning.partition(": ")[0] for warning in known.warnings]  # the report says what to do
+    warnings = counts.data_warnings(scores, names, known.rows, known.manifest_rows, stage_one)
     if known.rows < known.manifest_rows:
         warnings[0] = warnings[0].partition(": ")[0]
     hits = int(scores.hits.sum())
     facts = [("images", f"{scores.counts.rows:,}"), ("classes", f"{len(names):,}")]
-    if len(trend) < 2:  # otherwise the curve needs their place, and a warning says so if there are any
+    if len(trend) < 2:  # otherwise the curve needs the room, and a warning mentions them if there are any
         facts[1:1] = [("failed", f"{scores.counts.failed:,}"), ("unlabelled", f"{scores.counts.unlabelled:,}")]
     if scores.counted:
         facts += [("macro F1", f"{scores.f1_macro:.3f}"), ("NLL", f"{scores.nll:.3f}")]

@@ -1,4 +1,4 @@
-"""The run as one line of the table of runs: what it was made with, and how good it is. Knows no rows."""
+"""Makes the run a row of the table of runs: how it was made, and how good it is. It knows no rows of predictions."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ from predboard.metrics.counts import Counts, CountsPanel
 from predboard.panels import RunInfo, describe_transform
 from predboard.summaries import HParams, Summary
 
-LONG = 60
-"""Characters of a setting: the table is as wide as its longest."""
+SETTING_MAX_CHARACTERS = 60
+"""Longer settings lose their middle: a column of the table is as wide as its longest cell."""
 
 
 @dataclass(frozen=True)
 class Panel(CountsPanel):
-    """A line in HParams, at the last step: model, data, transform, precision; ten metrics."""
+    """A row in HParams, at the last step: model, data, transform, precision, and ten metrics."""
 
     renders_last: bool = True
 
     def render(self, info: RunInfo, states: Mapping[int, Counts]) -> Iterator[tuple[int, Summary]]:
-        """One session: a run is one line of the table."""
+        """Yield one session, because a run is one row of the table."""
         run, step = info.run, max(states)
         facts = info.steps[step]
         settings: dict[str, str | float | bool] = {
@@ -47,4 +47,8 @@ def _plain(value: object) -> str | float | bool:
 
 def _short(text: str) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= LONG else f"{text[: LONG // 2]}…{text[1 - LONG // 2 :]}"
+    return (
+        text
+        if len(text) <= SETTING_MAX_CHARACTERS
+        else f"{text[: SETTING_MAX_CHARACTERS // 2]}…{text[1 - SETTING_MAX_CHARACTERS // 2 :]}"
+    )

@@ -1,4 +1,4 @@
-"""How good the model is, in standard numbers, over the steps. It knows no single image."""
+"""Shows how good the model is over the steps, in standard metrics. It knows no single image."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -42,8 +42,8 @@ class Panel:
                 if spec.band and metric.interval is not None:
                     banded[spec.name] = step
                     for end, value in zip(("lower", "upper"), metric.interval, strict=True):
-                        words = f"{end.capitalize()} end of the 95 % interval of {spec.tag}: {metric.method}."
-                        yield step, Scalar(f"intervals/{spec.name}/{end}", value, words)
+                        description = f"{end.capitalize()} end of the 95 % interval of {spec.tag}: {metric.method}."
+                        yield step, Scalar(f"intervals/{spec.name}/{end}", value, description)
         for name, step in banded.items():
             chart = f"intervals/{name}"
             words = f"metrics/{name} with its 95 % interval."
@@ -52,7 +52,7 @@ class Panel:
 
     @property
     def metric_directions(self) -> Mapping[str, Direction]:
-        """Which of two values is better; counts of images have no better and worse."""
+        """Say which of two values is better; counts of images have no better and worse."""
         return registry.directions("images", "overall")
 
     def restricted_to(self, wanted: Collection[str]) -> Self:

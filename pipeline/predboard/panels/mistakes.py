@@ -1,4 +1,4 @@
-"""The single images most worth looking at: errors first. Knows no rates and no classes' totals."""
+"""Shows the single images most worth looking at, errors first. It knows no rates and no totals of classes."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,33 +16,33 @@ from predboard.summaries import Summary, Tiles
 
 @dataclass(frozen=True)
 class State:
-    """A few rows for each gallery."""
+    """A few rows of each gallery."""
 
     confident: Lowest
     highest_loss: Lowest
     least_certain: Lowest
     random: Lowest
     confident_right: Lowest
-    sample: Lowest  # the same images at each step, to choose those to follow from
+    sample: Lowest  # the same images at each step; those to follow are chosen from them
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Galleries: most confident errors, highest loss, least certain, random, confident hits, some over the steps."""
+    """Galleries: most confident errors, highest loss, least certain, random, most confident hits, some over time."""
 
     count: int = 12
-    """Pictures in a gallery: one page of TensorBoard."""
+    """Images in a gallery: one page of TensorBoard."""
     sampled: int = 400
-    """Images among which those to follow over the steps are chosen."""
+    """Images from which those to follow over the steps are chosen."""
     columns: frozenset[str] = TILE_COLUMNS | {"margin"}
 
     def zero(self, run: Run) -> State:
-        """No rows."""
+        """Return the state of no rows."""
         none = Lowest(self.count, np.zeros(0, np.int64), np.zeros(0), no_tile_rows(len(run.classes)))
         return State(none, none, none, none, none, replace(none, limit=self.sampled))
 
     def measure(self, run: Run, batch: Predictions) -> State:  # noqa: ARG002  the rows say all
-        """These rows alone."""
+        """Return the state of these rows alone."""
         scored = batch.scored
         labelled = scored.label >= 0
         right, wrong = labelled & scored.right, labelled & ~scored.right
@@ -65,19 +65,23 @@ class Panel:
         )
 
     def render(self, info: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:  # noqa: ARG002
-        """Five galleries for each step, an empty one left out, and followed images where there are several steps."""
+        """Yield five galleries for each step, except for empty ones, and followed images if there are several steps."""
         for step, rows in follow({step: state.sample for step, state in states.items()}, self.count).items():
-            description = "The same images at every step: first forgotten ones, then never right ones, then late ones."
+            description = "The same images at every step: some forgotten, some never right, some learned late."
             yield step, Tiles("examples/followed", rows, description)
         for step, state in states.items():
             for tag, gallery, description in (
                 ("2_mistakes/confident", state.confident, "Wrong predictions, the most confident first."),
-                ("examples/highest_loss", state.highest_loss, "Images whose true class got the least probability."),
-                ("examples/least_certain", state.least_certain, "The two highest probabilities are closest together."),
+                ("examples/highest_loss", state.highest_loss, "Images whose true class got the lowest probability."),
+                (
+                    "examples/least_certain",
+                    state.least_certain,
+                    "Images whose two highest probabilities are closest to each other.",
+                ),
                 (
                     "examples/random",
                     state.random,
-                    "Drawn by the hash of the image's name; the same images at each step.",
+                    "Chosen by the hash of the image's name; the same images at every step.",
                 ),
                 ("examples/confident_right", state.confident_right, "Right predictions, the most confident first."),
             ):
@@ -86,10 +90,18 @@ class Panel:
 
 
 def follow(samples: Mapping[int, Lowest], count: int) -> dict[int, TileRows]:
-    """A few images at every step that has rows, in one order; none if there are fewer than two such steps.
+    """Choose images to follow over the steps.
 
-    A third were right once and are wrong at the end (forgotten), a third were never right, a third became right late;
-    what is missing of one kind is filled with the others. Within a kind those of highest loss at the end come first.
+    A third were right once and are wrong at the last step (forgotten), a third were never right, and a third became
+    right late; if there are too few of one kind, the others fill its room. Within a kind, those with the highest loss
+    at the last step come first.
+
+    Args:
+        samples: rows by step, the same images at each.
+        count: how many images.
+
+    Returns:
+        The same images by step, in one order; nothing if fewer than two steps have rows.
     """
     steps = {step: sample.rows for step, sample in samples.items() if len(sample.rows["id"])}
     if len(steps) < 2:

@@ -1,4 +1,4 @@
-"""A fair sample of each true class with what the model says. Knows nothing of which images are interesting."""
+"""Shows a random sample of each class with its predictions. It knows nothing of which images are interesting."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from predboard.summaries import Summary, Tiles
 
 @dataclass(frozen=True)
 class State:
-    """Shared counts, to choose the classes, and a few rows of each true class."""
+    """The shared counts, which choose the classes, and a few rows of each true class."""
 
     tally: Counts
     samples: Lowest
@@ -26,20 +26,20 @@ class State:
 
 @dataclass(frozen=True)
 class Panel:
-    """Galleries: for each true class (at most 20) a random draw of its images, the same ones at each step."""
+    """Galleries: a random sample of the images of each true class (at most 20), the same ones at each step."""
 
     count: int = 6
-    """Pictures of a class."""
+    """Images of a class."""
     classes: int = 20
     columns: frozenset[str] = TILE_COLUMNS | counts.COLUMNS
 
     def zero(self, run: Run) -> State:
-        """No rows."""
+        """Return the state of no rows."""
         none = Lowest(self.count, np.zeros(0, np.int64), np.zeros(0), no_tile_rows(len(run.classes)))
         return State(Counts.zero(run), none)
 
     def measure(self, run: Run, batch: Predictions) -> State:
-        """These rows alone."""
+        """Return the state of these rows alone."""
         labelled = batch.labelled
         score = mix(labelled.key, Salt.CLASS_SAMPLES).astype(np.float64)
         stay = Lowest.choose(self.count, labelled.label, score, labelled.key, labelled.id)
@@ -47,7 +47,7 @@ class Panel:
         return State(Counts.measure(run, batch), samples)
 
     def render(self, info: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
-        """A gallery for each chosen class and step; the classes are those with most errors at the last step."""
+        """Yield a gallery for each step and each of the classes with the most errors at the last step."""
         last = states[max(states)]
         tags = unique_names(info.run.classes)
         for true in last.tally.metrics.most_errors(self.classes).tolist():
@@ -58,6 +58,6 @@ class Panel:
                     yield (
                         step,
                         Tiles(
-                            f"predictions/{tags[true]}", rows, f"Images of {name}, drawn by the hash of their names."
+                            f"predictions/{tags[true]}", rows, f"Images of {name}, chosen by the hash of their names."
                         ),
                     )

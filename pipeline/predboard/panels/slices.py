@@ -1,6 +1,6 @@
-"""On which kinds of images the model is worse: by the manifest's columns and the pictures' properties. Knows no image.
+"""Shows on which kinds of images the model is worse, by manifest columns and image properties. It knows no image.
 
-A kind is one value of a column, or a quarter of the rows by a number.
+A slice is the rows with one value of a column, or a quarter of the rows by a number.
 """
 
 import csv
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from predboard.drawing import plots
 from predboard.drawing.plots import IntervalLine
-from predboard.formatting import escape_markdown, unique_names
+from predboard.formatting import escape_markdown, markdown_table, plural, unique_names
 from predboard.metrics import registry
 from predboard.metrics import slices as slicing
 from predboard.metrics.intervals import benjamini_hochberg, welch_p, wilson_interval
@@ -41,56 +41,56 @@ from predboard.predictions.table import Predictions
 from predboard.state import FIXED_UNIT, summed
 from predboard.summaries import File, Metric, Metrics, Picture, Scalar, Summary, Text
 
-LEAST = 20
-"""Rows in a slice and outside it, below which the two are not compared."""
+MIN_ROWS = 20
+"""A slice is compared with the other rows if both have at least this many."""
 
 FALSE_DISCOVERIES = 0.05
 
-EACH_STEP = 100
-"""With more slices `summary.json` has their figures at the last step alone."""
+ALL_STEPS_MAX_SLICES = 100
+"""With more slices, `summary.json` has their metrics at the last step only."""
 
 
 @dataclass(frozen=True)
 class State(SliceSums):
-    """For each column and value the sums over its labelled rows of: 1, right, loss, loss²."""
+    """For each column and value the sums over its labelled rows of 1, right, loss and loss²."""
 
     whole: NDArray[np.int64] = summed()  # [4] of all labelled rows
 
 
 @dataclass(frozen=True)
 class SliceComparison:
-    """A slice against all other rows."""
+    """A slice compared with all other rows."""
 
     slice: Slice
     effect: float
-    """Difference of the mean losses over the root of the mean variance (Chung et al. 2019, Slice Finder)."""
+    """Difference of the mean losses divided by the root of the mean variance (Chung et al. 2019, Slice Finder)."""
     p: float
-    """Of Welch's test that the slice is no worse, one-sided, by the normal distribution."""
+    """p-value of Welch's one-sided test that the slice is no worse, by the normal distribution."""
     worse: bool
-    """Whether it is worse at a false discovery rate of 5 % over all slices (Benjamini & Hochberg 1995)."""
+    """Whether the slice is worse, at a false discovery rate of 5 % over all slices (Benjamini & Hochberg 1995)."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Slices: accuracy and loss by the manifest's columns and by size, brightness and contrast of the pictures."""
+    """Text, picture: accuracy and loss by manifest column and by size, brightness and contrast of the images."""
 
     curves: int = 2
-    """Slices that have curves: TensorBoard shows 150 tags well, all panels together."""
+    """Slices with curves; TensorBoard copes with some 150 tags of all panels together."""
     shown: int = 10
     """Slices in the picture."""
     listed: int = 100
-    """Rows of the table."""
+    """Rows of the table on the page."""
     kept: int = 1000
-    """Slices in `summary.json`: those with most images."""
+    """Slices in `summary.json`: those with the most images."""
     columns: frozenset[str] = slicing.COLUMNS | {"label", "predicted", "loss"}
 
     def zero(self, run: Run) -> State:  # noqa: ARG002  the rows say which columns there are
-        """No rows."""
+        """Return the state of no rows."""
         none = empty_slices()
         return State(none.texts, none.numbers, none.rounded, none.rough, np.zeros(4, np.int64))
 
     def measure(self, run: Run, batch: Predictions) -> State:  # noqa: ARG002  as above
-        """These rows alone."""
+        """Return the state of these rows alone."""
         rows = batch.labelled
         loss = np.minimum(rows.loss.astype(np.float64), MAX_LOSS)
         summands = np.stack(
@@ -101,7 +101,7 @@ class Panel:
         return State(kinds.texts, kinds.numbers, kinds.rounded, kinds.rough, each.sum(axis=0))
 
     def render(self, info: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
-        """A table and a picture of the last step, and curves of its worst slices."""
+        """Yield the page and picture of the last step, and curves of its worst slices."""
         yield from self.metrics(info, states)
         last = max(states)
         found = list_slices(states[last])
@@ -112,35 +112,35 @@ class Panel:
             at_step = {(s.column, s.value): s for s in list_slices(state, like=states[last])}
             for tag, s in tags.items():
                 if (s.column, s.value) in at_step:
-                    description = f"Accuracy where {s.name}; overall it was better at the last step."
+                    description = f"Accuracy where {s.name}, a slice that was worse than the rest at the last step."
                     yield step, Scalar(tag, at_step[s.column, s.value].accuracy, description)
         if not found:
             return
         if compared:
             lines = [_line(c.slice) for c in (worse or compared)[: self.shown]]
-            title = "worst slices, by accuracy" if worse else "no slice is clearly worse"
+            title = "worst slices, by accuracy" if worse else "no slice is certainly worse"
             overall = float(states[last].whole[1] / states[last].whole[0])
             worst = functools.partial(plots.draw_intervals, title, lines, overall)
-            yield last, Picture("slices/worst", worst, "Bars: 95 % intervals (Wilson).")
+            yield last, Picture("slices/worst", worst, "Lines: 95 % intervals (Wilson).")
         yield last, Text("report/slices", self._page(states[last], compared, worse), "Accuracy by kind of image.")
         yield last, File("slices.csv", _table(compared))
 
     @property
     def metric_directions(self) -> Mapping[str, Direction]:
-        """Which of two values is better, the same for all slices."""
+        """Say which of two values is better, as for all images together."""
         return registry.directions("slices")
 
     def restricted_to(self, wanted: Collection[str]) -> Self:  # noqa: ARG002  all of them come of one state
-        """With all slices, not only the largest."""
+        """Return a panel with the metrics of all slices, not only of the largest."""
         return replace(self, kept=sys.maxsize)
 
     def metrics(self, info: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Metrics]]:  # noqa: ARG002
-        """Images, accuracy and loss of each slice, of many slices at the last step alone."""
+        """Yield images, accuracy and loss of each slice; of many slices at the last step only."""
         last = states[max(states)]
         names = slice_names(list_slices(last, alone=True))
         names = {key: names[key] for key in list(names)[: self.kept]}
         for step, state in states.items():
-            if names and (state is last or len(names) <= EACH_STEP):
+            if names and (state is last or len(names) <= ALL_STEPS_MAX_SLICES):
                 found: dict[str, Metric] = {}
                 for s in list_slices(state, like=last, alone=True):
                     if (s.column, s.value) in names:
@@ -149,37 +149,38 @@ class Panel:
 
     def _page(self, state: State, compared: list[SliceComparison], worse: list[SliceComparison]) -> str:
         parts = [
-            f"{len(worse)} of {len(compared)} slices with at least {LEAST} labelled images in them and outside are "
-            "worse than the rest (Welch's test on the loss, false discovery rate 5 %). The effect is the difference of "
-            "the mean losses in units of their spread: .2 is small, .5 medium, .8 large."
+            f"{len(worse)} of {plural(len(compared), 'slice')} with at least {MIN_ROWS} labelled images inside and "
+            f"outside {'is' if len(worse) == 1 else 'are'} worse than the rest (Welch's test on the loss, false "
+            "discovery rate 5 %). The effect is the difference of the mean losses divided by their standard deviation: "
+            "0.2 is small, 0.5 medium and 0.8 large."
         ]
         if compared:
-            parts.append("| slice | images | accuracy | 95 % interval | NLL, nats | effect | worse |")
-            parts[-1] += "\n|---|---:|---:|---|---:|---:|---|"
+            rows = []
             for c in compared[: self.listed]:
                 s = c.slice
                 low, high = wilson_interval(int(s.sums[1]), s.rows)
-                parts[-1] += (
-                    f"\n| {escape_markdown(s.name)} | {s.rows:,} | {s.accuracy:.4f} | {low:.4f} to {high:.4f} | "
-                    f"{mean_loss(s):.4f} "
-                    f"| {c.effect:+.2f} | {'**yes**' if c.worse else ''} |"
-                )
+                row = [escape_markdown(s.name), f"{s.rows:,}", f"{s.accuracy:.4f}", f"{low:.4f} to {high:.4f}"]
+                rows.append([*row, f"{mean_loss(s):.4f}", f"{c.effect:+.2f}", "**yes**" if c.worse else ""])
+            titles = ("slice", "images", "accuracy", "95 % interval", "NLL, nats", "effect", "worse")
+            parts.append(markdown_table(titles, "lrrlrrl", rows))
             if len(compared) > self.listed:
-                parts.append(f"{len(compared) - self.listed:,} more are in `slices.csv`.")
+                parts.append(f"`slices.csv` has {len(compared) - self.listed:,} more.")
         if many := skipped_columns(state):
-            parts.append(f"Left out, for too many different values: {', '.join(map(escape_markdown, many))}.")
+            parts.append(
+                f"Not shown, because there are too many different values: {', '.join(map(escape_markdown, many))}."
+            )
         return "\n\n".join(parts)
 
 
-def compare(found: list[Slice]) -> list[SliceComparison]:
-    """Every slice that can be compared with the other rows of its column, the largest effect first."""
+def compare(parts: list[Slice]) -> list[SliceComparison]:
+    """Compare each slice that has enough rows with the other rows of its column; the largest effect comes first."""
     whole: dict[str, NDArray[np.int64]] = {}
-    for s in found:
+    for s in parts:
         whole[s.column] = whole.get(s.column, np.zeros(4, np.int64)) + s.sums
     compared = []
-    for s in found:
+    for s in parts:
         rest = replace(s, sums=whole[s.column] - s.sums)
-        if min(s.rows, rest.rows) < LEAST:
+        if min(s.rows, rest.rows) < MIN_ROWS:
             continue
         spread = math.sqrt((loss_variance(s) + loss_variance(rest)) / 2)
         error = math.sqrt(loss_variance(s) / s.rows + loss_variance(rest) / rest.rows)
@@ -197,7 +198,7 @@ def _line(s: Slice) -> IntervalLine:
 
 
 def _tags(found: list[Slice]) -> dict[str, Slice]:
-    """Slices by their tags, no two alike."""
+    """Return slices by their tags, which are all different."""
     return dict(zip(unique_names([f"slices/{s.name}" for s in found]), found, strict=True))
 
 
