@@ -56,6 +56,7 @@ def test_one_row_is_logged_in_the_singular(tmp_path: Path) -> None:
     assert lines == [
         "two.csv: 2 rows, 2 classes in prob_a, prob_b",
         "warning: 1 label in labels.txt is not among the classes (cow); it counts as unknown",
+        f"labels: labels.txt; images: none; order of the classes: --classes {tmp_path / 'names.txt'}",
         "warning: 1 row in two.csv has scores that are not finite; it becomes a failed row",
         "1 probability below 1.2e-38 in two.csv was raised to that, a loss of 87.3 nats",
     ]
@@ -71,6 +72,7 @@ def test_a_probability_of_zero_and_a_row_that_is_not_finite(tmp_path: Path) -> N
     result = import_predictions(ImportConfig("probabilities", (tmp_path / "a.csv",), out), lines.append)
     assert lines == [
         "a.csv: 4 rows, 3 classes in prob_a, prob_b, prob_c",
+        "labels: 'label' of a.csv; images: none; order of the classes: the score columns",
         "warning: 2 rows in a.csv have scores that are not finite; they become failed rows",
         "2 probabilities below 1.2e-38 in a.csv were raised to that, a loss of 87.3 nats",
     ]

@@ -137,11 +137,16 @@ def test_another_kind_of_scores_is_refused(kind: config.ScoreKind, rows: Any, wo
         looked(kind, rows).finish("x")
 
 
-def test_logits_that_look_like_probabilities_are_warned_of() -> None:
-    [line] = looked("logits", GOOD).finish("x.npz")
-    assert line == "warning: the scores in x.npz are at least 0 and sum to 1: are they --scores probabilities?"
-    assert looked("logits", np.log(GOOD)).finish("x") == []
-    assert looked("logits", GOOD, GOOD * 3).finish("x") == []
+def test_logits_between_0_and_1_in_every_row_are_noticed() -> None:
+    assert looked("logits", GOOD).is_normalised
+    assert not looked("logits", np.log(GOOD)).is_normalised
+    assert not looked("logits", GOOD, GOOD * 3).is_normalised
+    assert not looked("probabilities", GOOD).is_normalised
+
+
+def test_the_class_with_the_highest_score_is_kept_of_every_row() -> None:
+    rows = np.array([[0.2, 0.8], [np.nan, 0.5], [0.5, 0.5]])
+    assert looked("probabilities", rows[:1], rows[1:]).predicted.tolist() == [1, -1, 0]
 
 
 def test_rows_that_are_not_finite_fail_and_zeros_are_counted() -> None:

@@ -113,9 +113,10 @@ def diagnose_order(
 ) -> tuple[Diagnosis, NDArray[np.int64]] | None:
     """Return a diagnosis and the order that fits, class of each output [classes]; None if the given order stands.
 
-    The usual other orders are tried as they are. A free order is fitted on each half of the rows and counted on the
-    other half, so that many classes and few rows do not make one up. It must also beat always predicting the most
-    frequent class, because an order that only moves a dominant class there explains nothing.
+    The usual other orders are tried as they are, and one of them is taken unless a free order is significantly better.
+    A free order is fitted on each half of the rows and counted on the other half, so that many classes and few rows do
+    not make one up. It must also beat always predicting the most frequent class, because an order that only moves a
+    dominant class there explains nothing.
 
     Args:
         predicted, label: [rows], every row labelled, in an order that is unrelated to them.
@@ -130,22 +131,25 @@ def diagnose_order(
     if classes > 2:
         orders |= {words: np.roll(np.arange(classes), turn) for words, (turn, _) in OFF_BY_ONE.items()}
     baseline = max(float(np.bincount(label, minlength=classes).max() / n), explained)
-    usual = best_trial([compare_accuracy(words, given, order[predicted] == label) for words, order in orders.items()])
-    if usual is not None and wilson_interval(usual.right, n)[0] > baseline:
-        order = orders[usual.name]
-        if usual.name in OFF_BY_ONE:
-            return _diagnosis(usual, OFF_BY_ONE[usual.name][1]), order
-        return _diagnosis(usual, f"{', '.join(names[c] for c in order[:3].tolist())}, …{_REMEDY}"), order
+    tried = [compare_accuracy(words, given, order[predicted] == label) for words, order in orders.items()]
+    usual = best_trial(tried)
+    if usual is not None and wilson_interval(usual.right, n)[0] <= baseline:
+        usual = None
 
     half = np.arange(n) % 2 == 0
     crossed = np.empty(n, np.int64)
     for one in (half, ~half):
         crossed[~one] = fit_order(predicted[one], label[one], classes)[predicted[~one]]
     fitted = compare_accuracy("the class names in another order", given, crossed == label)
-    if (
-        best_trial([fitted], MIN_ERRORS_EXPLAINED_BY_FITTED_ORDER) is None
-        or wilson_interval(fitted.right, n)[0] <= baseline
-    ):
+    is_found = best_trial([fitted], MIN_ERRORS_EXPLAINED_BY_FITTED_ORDER) is not None
+    if usual is not None:
+        order = orders[usual.name]
+        further = compare_accuracy("", order[predicted] == label, crossed == label)
+        if not is_found or best_trial([further], MIN_ERRORS_EXPLAINED_BY_FITTED_ORDER) is None:
+            names_in_order = f"{', '.join(names[c] for c in order[:3].tolist())}, …{_REMEDY}"
+            why = OFF_BY_ONE[usual.name][1] if usual.name in OFF_BY_ONE else names_in_order
+            return _diagnosis(usual, why), order
+    if not is_found or wilson_interval(fitted.right, n)[0] <= baseline:
         return None
     order = fit_order(predicted, label, classes)
     return _diagnosis(fitted, _moved(order, predicted[order[predicted] == label], names) + _REMEDY), order

@@ -46,6 +46,7 @@ class ColumnRequest:
     """A name, a pattern such as prob_*, or names with commas between them."""
     label: str | None = None
     image: str | None = None
+    key: str | None = None
     classes: tuple[str, ...] = ()
     """Names of the classes, which may be names of columns."""
 
@@ -94,6 +95,15 @@ def find_column(
 def choose_label(names: Sequence[str], request: ColumnRequest, file: Path) -> str | None:
     """Return the column of the true class, None if there is none. `names` have one value in each row."""
     return find_column(names, request.label, LABEL_COLUMN_NAMES, file, "--label-column")
+
+
+def label_candidates(names: Sequence[str]) -> tuple[str, ...]:
+    """Return all columns that could be the true class by their name, the likeliest first.
+
+    >>> label_candidates(["label", "score", "target"])
+    ('label', 'target')
+    """
+    return tuple(dict.fromkeys(name for usual in LABEL_COLUMN_NAMES for name in names if name.lower() == usual))
 
 
 def choose_image(names: Sequence[str], texts: Collection[str], request: ColumnRequest, file: Path) -> str | None:
@@ -170,22 +180,19 @@ def _requested_columns(types: ColumnTypes, asked: str, file: Path) -> ScoreColum
 def match_columns(names: Sequence[str], pattern: re.Pattern[str]) -> ScoreColumns | None:
     r"""Return the two or more columns that match, named after the groups of the pattern.
 
-    Columns numbered from 0 or 1 are in the order of their numbers, without names.
+    Numbered columns are in the order of their numbers, which are their names: prob_1, prob_2 and prob_5 are the classes
+    1, 2 and 5.
 
-    >>> match_columns(["p_1", "p_0", "label"], re.compile(r"p_(\d+)()"))
-    ScoreColumns(columns=('p_0', 'p_1'), names=())
+    >>> match_columns(["p_5", "p_1", "label"], re.compile(r"p_(\d+)()"))
+    ScoreColumns(columns=('p_1', 'p_5'), names=('1', '5'))
     >>> match_columns(["p_dog", "p_cat"], re.compile(r"p_(.+)()"))
     ScoreColumns(columns=('p_dog', 'p_cat'), names=('dog', 'cat'))
     """
     ends = {name: m[1] or m[2] for name in names if (m := pattern.fullmatch(name))}
     if len(ends) < 2:
         return None
-    if all(end.isdigit() for end in ends.values()):
-        ordered = sorted(ends, key=lambda name: int(ends[name]))
-        first = int(ends[ordered[0]])
-        if first <= 1 and [int(ends[name]) for name in ordered] == list(range(first, first + len(ordered))):
-            return ScoreColumns(tuple(ordered))
-    return ScoreColumns(tuple(ends), tuple(ends.values()))
+    ordered = sorted(ends, key=lambda name: int(ends[name])) if all(map(str.isdigit, ends.values())) else list(ends)
+    return ScoreColumns(tuple(ordered), tuple(ends[name] for name in ordered))
 
 
 def only_highest(file: Path, what: str) -> InputError:

@@ -19,10 +19,26 @@ from predboard.images import sources
 from predboard.images.manifest import Manifest, SourceOptions, refuse_secret_refs
 from predboard.ingest import columns, scores
 from predboard.ingest.columns import abbreviate
+from predboard.ingest.label_values import RawLabels, parse_labels
 from predboard.predictions.schema import hash_refs, rename_reserved_columns
 
-RawLabels = list[int | str]
-"""[rows] labels as they are given: an index, -1 if unknown, or a name."""
+
+@dataclass(frozen=True)
+class JoinedRows:
+    """The manifest of saved rows, and in words where each part of it comes from."""
+
+    manifest: Manifest
+    labels: str
+    images: str
+    classes: str
+    """What the order of the classes comes from."""
+    assumed: bool
+    """Whether the labels are names, the scores have none, and the order of the classes is a guess."""
+
+    @property
+    def sentence(self) -> str:
+        """Say what was taken from where, on one line."""
+        return f"labels: {self.labels}; images: {self.images}; order of the classes: {self.classes}"
 
 
 @dataclass(frozen=True)
@@ -33,17 +49,34 @@ class _Given:
     source: str
     classes: tuple[str, ...] = ()
     """Names that came with the labels."""
+    column: str = ""
+    """Of the source, if it is a file."""
+    note: str = ""
+
+    @property
+    def words(self) -> str:
+        """Say where the labels come from."""
+        return f"{self.column!r} of {self.source}" if self.column else self.source
 
 
-def build_manifest(
+@dataclass(frozen=True)
+class _Order:
+    """The names of the classes in the order of the scores, and where that order comes from in words."""
+
+    classes: tuple[str, ...]
+    source: str
+    assumed: bool = False
+
+
+def join_rows(
     config: ImportConfig,
     file: Path,
     saved: scores.SavedScores,
     class_names: tuple[str, ...],
     image_list: Manifest | None,
     log: Callable[[str], None],
-) -> Manifest:
-    """Return the manifest of saved rows.
+) -> JoinedRows:
+    """Return the manifest of saved rows, and where it comes from.
 
     Args:
         config: where paths and labels come from.
@@ -61,11 +94,11 @@ def build_manifest(
             f"{file.name} has {saved.rows:,} rows and {config.images} has {len(image_list):,} images; expected as many"
         )
     root, refs = _refs(config, file, saved, image_list)
-    label, classes = _labels(config, file, saved, image_list, refs, class_names, log)
+    label, given, order = _labels(config, file, saved, image_list, refs, class_names, log)
     table = saved.columns
     if config.key_column is not None and (image_list is None or config.key_column in table.column_names):
         name = columns.find_column(table.column_names, config.key_column, (), file, "--key-column")
-        key = hash_refs(map(str, table.column(name).to_pylist()))
+        key = hash_refs(map(str, saved.written.column(name).to_pylist()))
     elif image_list is not None:
         key = image_list.key
     else:
@@ -78,7 +111,10 @@ def build_manifest(
     image = pa.array(refs, pa.string())
     refuse_secret_refs(image)
     further_columns = pa.table({name: column.combine_chunks() for name, column in further.items()})
-    return Manifest(root, image, label, key, classes, further_columns)
+    manifest = Manifest(root, image, label, key, order.classes, further_columns)
+    images = f"{saved.image!r} of {file.name}" if saved.image is not None else "none"
+    images = images if image_list is None else f"--images {config.images}"
+    return JoinedRows(manifest, given.words, images, order.source, order.assumed)
 
 
 def open_image_list(config: ImportConfig, class_names: tuple[str, ...]) -> Manifest | None:
@@ -118,7 +154,7 @@ def _refs(
     """Return the root, and the path of each image below it or None."""
     refs: list[str | None] = [None] * saved.rows
     if saved.image is not None:
-        paths = saved.columns.column(saved.image).to_pylist()
+        paths = saved.written.column(saved.image).to_pylist()
         refs = _forward_slashes([None if path is None else str(path) for path in paths])
     root = str(file.resolve().parent)
     if image_list is not None:
@@ -155,22 +191,23 @@ def _labels(
     refs: Sequence[str | None],
     class_names: tuple[str, ...],
     log: Callable[[str], None],
-) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-    """Return [rows] labels, -1 if unknown, and the names of the classes."""
-    if class_names and saved.names and set(class_names) != set(saved.names):
+) -> tuple[NDArray[np.int32], _Given, _Order]:
+    """Return [rows] labels, -1 if unknown, where they come from, and the order of the classes."""
+    if class_names and not saved.is_numbered and saved.names and set(class_names) != set(saved.names):
         raise InputError(
             f"--classes names {abbreviate(class_names)} but the columns are {abbreviate(saved.names)}; expected the "
             "same names"
         )
     known = class_names or saved.names
-    if not known and image_list is not None and len(image_list.classes) == saved.classes:
-        known = image_list.classes
+    if image_list is not None and len(image_list.classes) == saved.classes and (saved.is_numbered or not known):
+        known = class_names or image_list.classes
     given = _given_labels(config, file, saved, image_list, refs, known, log)
-    known = known or given.classes
-    names = {value for value in given.values if isinstance(value, str)}
-    classes = known or tuple(sorted(names)) or tuple(map(str, range(saved.classes)))
+    order = _class_order(config, saved, image_list, given, class_names)
+    classes = order.classes
+    if given.note:
+        log(given.note)
     _check_labels(given, saved.classes, classes)
-    if strange := names - set(classes):
+    if strange := {value for value in given.values if isinstance(value, str)} - set(classes):
         count = sum(value in strange for value in given.values)
         are, they = ("is", "it counts") if count == 1 else ("are", "they count")
         log(
@@ -186,7 +223,33 @@ def _labels(
                 f"warning: {plural(differ, 'label')} in {given.source} {verb} from those of --images: are the rows in "
                 "the same order?"
             )
-    return label, classes
+    return label, given, order
+
+
+def _class_order(
+    config: ImportConfig,
+    saved: scores.SavedScores,
+    image_list: Manifest | None,
+    given: _Given,
+    class_names: tuple[str, ...],
+) -> _Order:
+    """Return the names of the classes from the first place that has them, alphabetical order of the labels last."""
+    names = tuple(sorted({value for value in given.values if isinstance(value, str)}))
+    if class_names:
+        return _Order(class_names, f"--classes {config.classes}")
+    if saved.names and not saved.is_numbered:
+        return _Order(saved.names, "the score columns" if len(saved.used) > 1 else "the class names in the file")
+    if image_list is not None and len(image_list.classes) == saved.classes:
+        return _Order(image_list.classes, f"--images {config.images}")
+    if saved.names and set(names) <= set(saved.names):
+        return _Order(saved.names, "the numbers of the score columns")
+    if given.classes:
+        return _Order(given.classes, given.source)
+    if names and config.labels_from_folders:
+        return _Order(names, "the folders' names in alphabetical order, as torchvision and timm have them")
+    if names:
+        return _Order(names, "the labels' names in alphabetical order", assumed=True)
+    return _Order(tuple(map(str, range(saved.classes))), "the order of the scores, numbered from 0")
 
 
 def _given_labels(
@@ -195,23 +258,23 @@ def _given_labels(
     saved: scores.SavedScores,
     image_list: Manifest | None,
     refs: Sequence[str | None],
-    classes: Collection[str],
+    classes: Sequence[str],
     log: Callable[[str], None],
 ) -> _Given:
     """Return the labels from the first place that has them: --labels, the folders, the file itself, --images."""
     if config.labels is not None:
-        values = _labels_from_file(config, config.labels, refs, classes)
-        if unknown := values.count(-1):
+        given = _labels_from_file(config, config.labels, refs, classes)
+        if unknown := given.values.count(-1):
             log(f"warning: {plural(unknown, 'row has', 'rows have')} no label in {config.labels.name}")
-        return _Given(values, config.labels.name)
+        return given
     if config.labels_from_folders:
         return _Given(_labels_from_folders(refs, classes, file.name), "the folders")
     if saved.label is not None:
-        what = f"column {saved.label!r} of {file.name}"
-        return _Given(_parse_labels(saved.columns.column(saved.label), classes, what), file.name)
+        parsed = parse_labels(saved.written.column(saved.label), classes, f"column {saved.label!r} of {file.name}")
+        return _Given(parsed.values, file.name, column=saved.label, note=parsed.note)
     if image_list is not None:
         return _Given(_named_labels(image_list), str(config.images), image_list.classes)
-    return _Given([-1] * saved.rows, file.name)
+    return _Given([-1] * saved.rows, "none")
 
 
 def _check_labels(given: _Given, scores_per_row: int, classes: tuple[str, ...]) -> None:
@@ -241,27 +304,7 @@ def _indices(values: RawLabels, classes: Sequence[str]) -> NDArray[np.int32]:
     return np.array(label, np.int32)
 
 
-def _parse_labels(column: pa.ChunkedArray, classes: Collection[str], what: str) -> RawLabels:
-    """Return the labels of a column. Text of digits is an index, unless all of it is among the names of the classes.
-
-    Raises InputError if they are neither names nor whole numbers.
-    """
-    values = column.to_pylist()
-    empty = (None, "")
-    if all(value in empty or isinstance(value, str) for value in values):
-        texts = {value for value in values if value not in empty}
-        digits = all(re.fullmatch(r"-?\d+", text) for text in texts) and not texts <= set(classes)
-        return [-1 if value in empty else int(value) if digits else value for value in values]
-    for row, value in enumerate(values):
-        number = value is None or isinstance(value, bool | int | float)
-        if not number or (value is not None and value == value and value % 1 != 0):
-            raise InputError(f"the label in row {row} of {what} is {value!r}; expected names or whole numbers")
-    return [-1 if value is None or value != value else int(value) for value in values]
-
-
-def _labels_from_file(
-    config: ImportConfig, file: Path, refs: Sequence[str | None], classes: Collection[str]
-) -> RawLabels:
+def _labels_from_file(config: ImportConfig, file: Path, refs: Sequence[str | None], classes: Sequence[str]) -> _Given:
     """Return the labels of another file, joined by image path where both have one, else in the order of the rows."""
     table = scores.read_columns(file)
     names = table.column_names
@@ -272,25 +315,28 @@ def _labels_from_file(
         if chosen is None:
             raise InputError(f"{file} has {abbreviate(names)}; which are the labels? Name them with --label-column")
         label = chosen
-    values = _parse_labels(table.column(label), classes, f"column {label!r} of {file.name}" if label else file.name)
+    what = f"column {label!r} of {file.name}" if label else file.name
+    parsed = parse_labels(table.column(label), classes, what)
+    given = _Given(parsed.values, file.name, column=label if len(names) > 1 else "", note=parsed.note)
+    values = given.values
     rest = [name for name in names if name != label]
     image = columns.find_column(rest, None, columns.IMAGE_COLUMN_NAMES, file, "")
     if image is not None and None not in refs:
         listed = [str(ref) for ref in _forward_slashes(table.column(image).to_pylist())]
         if listed == refs:
-            return values
+            return given
         for name_of in (str, _file_name):
             by_name = {name_of(ref): value for ref, value in zip(listed, values, strict=True)}
             wanted = [name_of(str(ref)) for ref in refs]
             if len(by_name) == len(listed) and any(name in by_name for name in wanted):
-                return [by_name.get(name, -1) for name in wanted]
+                return replace(given, values=[by_name.get(name, -1) for name in wanted])
         raise InputError(
             f"{file} has no labels for these images, or several for one: the first row is {refs[0]} here and "
             f"{listed[0]} there"
         )
     if len(values) != len(refs):
         raise InputError(f"{file} has {len(values):,} labels for {len(refs):,} rows of scores; expected one per row")
-    return values
+    return given
 
 
 def _labels_from_folders(refs: Sequence[str | None], classes: Collection[str], source: str) -> RawLabels:

@@ -35,7 +35,7 @@ class SavedScores:
     rows: int
     classes: int
     names: tuple[str, ...]
-    """The classes, where the score columns are named after them; else empty."""
+    """The classes, where the score columns or another array name them; else empty."""
     used: tuple[str, ...]
     """Arrays or columns that the scores come from."""
     blocks: Callable[[], Iterator[ScoreArray]]
@@ -46,10 +46,17 @@ class SavedScores:
     """Which of `columns` is the true class."""
     image: str | None
     """Which of `columns` is the image's path."""
+    written: pa.Table
+    """[rows] label, image and key, as far as they are here, with numbers in text files as they are written."""
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether the names of the classes are numbers, as of `prob_0`, `prob_1`, which may be no names at all."""
+        return bool(self.names) and all(name.isdigit() for name in self.names)
 
     def ordered(self, classes: tuple[str, ...]) -> "SavedScores":
-        """Return the same rows with their scores in the order of these classes, where the columns are named."""
-        if not self.names or self.names == classes:
+        """Return the same rows with their scores in the order of these classes, where the columns have these names."""
+        if self.names == classes or set(self.names) != set(classes):
             return self
         order = np.array([self.names.index(name) for name in classes], np.intp)
 
@@ -57,7 +64,7 @@ class SavedScores:
             for block in self.blocks():
                 yield block[:, order]
 
-        used = tuple(self.used[i] for i in order)
+        used = tuple(self.used[i] for i in order) if len(self.used) == len(order) else self.used
         return replace(self, names=classes, used=used, blocks=blocks)
 
 
@@ -84,7 +91,10 @@ def open_saved(files: Sequence[Path], request: ColumnRequest) -> SavedScores:
     if len(opened) == 1:
         return first
     try:
-        table = pa.concat_tables([saved.columns for saved in opened], promote_options="permissive")
+        tables = [
+            pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+            for tables in ([saved.columns for saved in opened], [saved.written for saved in opened])
+        ]
     except pa.ArrowException as error:
         raise InputError(f"the columns of {files[0].name} and the others differ: {first_line(error)}") from error
 
@@ -92,7 +102,8 @@ def open_saved(files: Sequence[Path], request: ColumnRequest) -> SavedScores:
         for saved in opened:
             yield from saved.blocks()
 
-    return replace(first, rows=sum(saved.rows for saved in opened), blocks=blocks, columns=table.combine_chunks())
+    rows = sum(saved.rows for saved in opened)
+    return replace(first, rows=rows, blocks=blocks, columns=tables[0], written=tables[1])
 
 
 def read_columns(file: Path) -> pa.Table:
@@ -101,7 +112,7 @@ def read_columns(file: Path) -> pa.Table:
         if file.suffix.lower() in array_files.ARRAY_SUFFIXES:
             return _flat_columns(array_files.read_arrays(file))
         table = table_files.open_table(file)
-        return table.read([name for name in table.names if table_files.is_plain(table.types[name])])
+        return table.read_as_written([name for name in table.names if table_files.is_plain(table.types[name])])
 
 
 def _open(file: Path, request: ColumnRequest) -> SavedScores:
@@ -143,7 +154,20 @@ def _from_arrays(file: Path, arrays: dict[str, NDArray[Any]], request: ColumnReq
             yield block if block.dtype.kind == "f" else block.astype(np.float64)
 
     table = _flat_columns({other: array for other, array in others.items() if array.shape == (rows,)}, rows)
-    return SavedScores(rows, classes, (), (name,), blocks, table, label, image)
+    written = table.select([n for n in dict.fromkeys((label, image, request.key)) if n in table.column_names])
+    return SavedScores(rows, classes, _class_names(others, classes), (name,), blocks, table, label, image, written)
+
+
+_CLASS_NAME_ARRAYS = ("class_names", "classes", "label_names", "category_names", "categories", "classes_")
+
+
+def _class_names(arrays: Mapping[str, NDArray[Any]], classes: int) -> tuple[str, ...]:
+    """Return the names of the classes where an array of text has one for each; () if none has."""
+    for name in _CLASS_NAME_ARRAYS:
+        if name in arrays and arrays[name].shape == (classes,) and arrays[name].dtype.kind in "US":
+            names = tuple(str(value) for value in _flat_columns({name: arrays[name]}).column(name).to_pylist())
+            return names if len(set(names)) == classes else ()
+    return ()
 
 
 def _flat(array: NDArray[Any]) -> NDArray[Any]:
@@ -185,7 +209,7 @@ def _from_table(file: Path, table: TableFile, request: ColumnRequest) -> SavedSc
     ]
     others = table.read(rest) if rest else pa.table({})
     label = columns.choose_label(rest, request, file)
-    image = columns.choose_image(rest, [name for name in rest if table_files.is_text(table.types[name])], request, file)
+    image = columns.choose_image(rest, [name for name in rest if table.may_be_text(name)], request, file)
     type_ = pa.string() if table.is_printed(score_columns.columns[0]) else pa.float64()
     with contextlib.closing(table.batches(score_columns.columns[:1], type_)) as batches:
         start = next(batch for batch in batches if len(batch))
@@ -203,7 +227,9 @@ def _from_table(file: Path, table: TableFile, request: ColumnRequest) -> SavedSc
             at += len(batch)
             yield scores
 
-    return SavedScores(rows, width, score_columns.names, score_columns.columns, blocks, others, label, image)
+    chosen = [name for name in dict.fromkeys((label, image, request.key)) if name in rest]
+    written = table.read_as_written(chosen) if chosen else pa.table({})
+    return SavedScores(rows, width, score_columns.names, score_columns.columns, blocks, others, label, image, written)
 
 
 def _types(table: TableFile) -> ColumnTypes:

@@ -55,13 +55,22 @@ class TableFile:
     """The plain values of the first row; None if there are no rows."""
     read: Callable[[Sequence[str]], pa.Table]
     """Reads whole columns."""
+    read_as_written: Callable[[Sequence[str]], pa.Table]
+    """Reads whole columns with the cells of a text file as text, so that 00012 stays 00012."""
     batches: Callable[[Sequence[str], pa.DataType | None], RecordBatches]
     """Reads columns some rows at a time, as this type if the file does not say."""
+    is_typed: bool = True
+    """Whether the file says what is text; cells like 00012 of a CSV file look like numbers."""
 
     @property
     def names(self) -> list[str]:
         """Names of the columns."""
         return list(self.types)
+
+    def may_be_text(self, name: str) -> bool:
+        """Whether a column has text in each row, or whole numbers that may be text."""
+        type_ = self.types[name]
+        return is_text(type_) or (not self.is_typed and pa.types.is_integer(type_))
 
     def is_printed(self, name: str) -> bool:
         """Whether a column has lists or arrays that were printed as text."""
@@ -85,8 +94,11 @@ def _in_memory(table: pa.Table) -> TableFile:
     def batches(names: Sequence[str], _: pa.DataType | None) -> RecordBatches:
         yield from table.select(list(names)).combine_chunks().to_batches(2**14)
 
+    def read(names: Sequence[str]) -> pa.Table:
+        return table.select(list(names))
+
     first = next(iter(table.slice(0, 1).to_pylist()), None)
-    return TableFile(_types(table.schema), first, lambda names: table.select(list(names)), batches)
+    return TableFile(_types(table.schema), first, read, read, batches)
 
 
 def _types(schema: pa.Schema) -> dict[str, pa.DataType]:
@@ -101,13 +113,19 @@ def _open_parquet(file: Path) -> TableFile:
             yield from parquet.iter_batches(2**12, columns=list(names), use_threads=False)
 
     def read(names: Sequence[str]) -> pa.Table:
-        return pq.read_table(file, columns=list(names)).replace_schema_metadata(None)
+        return _without_views(pq.read_table(file, columns=list(names)).replace_schema_metadata(None))
 
     plain = [f.name for f in schema if is_plain(f.type)]
     with pq.ParquetFile(file) as parquet:
         start = next(parquet.iter_batches(1, columns=plain), None) if parquet.metadata.num_rows else None
     first: dict[str, Any] | None = None if start is None else next(iter(start.to_pylist()), {})
-    return TableFile(_types(schema), first, read, batches)
+    return TableFile(_types(schema), first, read, read, batches)
+
+
+def _without_views(table: pa.Table) -> pa.Table:
+    """Return the table with views of text as text: Arrow cannot take rows of them."""
+    fields = [pa.field(f.name, pa.string() if pa.types.is_string_view(f.type) else f.type) for f in table.schema]
+    return table.cast(pa.schema(fields))
 
 
 def _open_csv(file: Path) -> TableFile:
@@ -124,13 +142,18 @@ def _open_csv(file: Path) -> TableFile:
     def read(names: Sequence[str]) -> pa.Table:
         return pyarrow.csv.read_csv(file, block, parse, pyarrow.csv.ConvertOptions(include_columns=list(names)))
 
+    def read_as_written(names: Sequence[str]) -> pa.Table:
+        text = dict.fromkeys(names, pa.string())
+        convert = pyarrow.csv.ConvertOptions(include_columns=list(names), column_types=text)
+        return pyarrow.csv.read_csv(file, block, parse, convert)
+
     with pyarrow.csv.open_csv(file, block, parse) as reader:
         start = next(iter(reader), None)
         schema = reader.schema
     if len(set(schema.names)) < len(schema):
         raise InputError(f"{file} has two columns with the same name; it has {', '.join(schema.names[:12])}")
     first = next(iter(start.slice(0, 1).to_pylist()), None) if start is not None else None
-    return TableFile(_types(schema), first, read, batches)
+    return TableFile(_types(schema), first, read, read_as_written, batches, is_typed=False)
 
 
 def _read_json(file: Path) -> pa.Table:
@@ -177,8 +200,9 @@ def is_number(type_: pa.DataType) -> bool:
 
 
 def is_text(type_: pa.DataType) -> bool:
-    """Whether a column has text in each row."""
-    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_))
+    """Whether a column has text in each row, dictionary-encoded or not."""
+    value = type_.value_type if pa.types.is_dictionary(type_) else type_
+    return bool(pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value))
 
 
 def is_list(type_: pa.DataType) -> bool:

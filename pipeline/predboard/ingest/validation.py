@@ -17,6 +17,9 @@ from predboard.errors import InputError
 from predboard.formatting import plural
 from predboard.predictions.derive import MIN_PROBABILITY, to_log_probabilities
 
+_SAMPLE_ROWS = 512
+"""Rows that are kept to be looked at together."""
+
 ScoreArray = NDArray[np.floating[Any]]
 """[rows, classes] of any float type."""
 
@@ -129,13 +132,16 @@ class ScoreCheck:
     """Probabilities below `MIN_PROBABILITY`."""
     sums: dict[int, float] = field(default_factory=dict)
     """Sum of the probabilities, by row, of rows that contradict a precision first."""
+    sample: ScoreArray | None = None
+    """The first usable scores, [some rows, classes]."""
 
     def __post_init__(self) -> None:
         """Begin one record for each precision, the coarsest first."""
         bounds = [(min(p.bound(self.kind, self.classes), MAX_SUM_ERROR), p) for p in SAVED_PRECISIONS]
         ordered = sorted(bounds, key=lambda pair: -pair[0])
         self._precisions = [(p, _Contradictions(bound)) for bound, p in ordered]
-        self._like_probabilities = self._sorted = True
+        self._in_unit = self._sorted = True
+        self._predicted: list[NDArray[np.int32]] = []
 
     @property
     def _coarsest(self) -> tuple[SavedPrecision, _Contradictions]:
@@ -146,6 +152,16 @@ class ScoreCheck:
         """Name of the coarsest precision that all numbers fit in."""
         return self._coarsest[0].name
 
+    @property
+    def predicted(self) -> NDArray[np.int32]:
+        """[rows] class with the highest score, the first of several; -1 where a score is not finite."""
+        return np.concatenate(self._predicted) if self._predicted else np.zeros(0, np.int32)
+
+    @property
+    def is_normalised(self) -> bool:
+        """Whether logits are all between 0 and 1, as if a softmax or a sigmoid had been over them."""
+        return self.kind == "logits" and self._in_unit and self.classes > 1
+
     def add(self, block: ScoreArray) -> None:
         """Take in the next rows, [some rows, classes]."""
         usable = usable_rows(self.kind, block)
@@ -153,8 +169,13 @@ class ScoreCheck:
         at = self.rows + np.flatnonzero(usable)
         self.rows += len(block)
         self.failed += len(block) - len(good)
+        predicted = np.full(len(block), -1, np.int32)
+        predicted[usable] = good.argmax(axis=1)
+        self._predicted.append(predicted)
         if not len(good):
             return
+        if self.sample is None:
+            self.sample = good[:_SAMPLE_ROWS].copy()
         # -inf is the logarithm of 0, which every precision holds.
         numbers = good if self.kind != "log_probabilities" else np.where(np.isneginf(good), 0, good)
         for precision, contradictions in self._precisions:
@@ -166,7 +187,7 @@ class ScoreCheck:
         total = p.sum(axis=1)
         beyond = np.maximum(-p.min(axis=1), p.max(axis=1) - 1)  # [rows] how far outside 0 to 1
         if self.kind == "logits":
-            self._like_probabilities &= bool((beyond <= 0).all() and (np.abs(total - 1) <= 0.01).all())
+            self._in_unit &= bool((beyond <= 0).all())
             return
         self.raised += int((p < MIN_PROBABILITY).sum())
         for _, contradictions in self._precisions:
@@ -188,8 +209,6 @@ class ScoreCheck:
                 "without their classes; expected all scores in the order of the classes (timm: --topk 0)"
             )
         lines = []
-        if self.kind == "logits" and self._like_probabilities and self.classes > 1:
-            lines.append(f"warning: the scores in {file} are at least 0 and sum to 1: are they --scores probabilities?")
         if self.failed:
             has = "has" if self.failed == 1 else "have"
             become = "it becomes a failed row" if self.failed == 1 else "they become failed rows"

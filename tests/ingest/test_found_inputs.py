@@ -1,0 +1,139 @@
+"""Inputs that people have: what is taken for labels, images and the order of the classes, and that it is said."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from predboard import open_predictions
+from predboard.predictions.schema import hash_refs
+
+from tests import toy
+from tests.ingest.examples import make, refused, run, run_logged, softmax
+
+FOUND = toy.SHARED / "found"
+
+
+@pytest.mark.parametrize(
+    ("file", "accuracy", "words"),
+    [
+        ("02_import_numeric/sklearn.csv", 0.925, "order of the classes: the numbers of the score columns"),
+        ("17_parquet/view.parquet", 0.8, "warning: the scores do not name their classes, which are taken in alph"),
+        ("22_two_label_columns/label_is_predicted.csv", 1.0, "as if it were the prediction; the truth may be 'target'"),
+        ("27_categorical_paths/old.parquet", 47 / 60, "images: 'path' of old.parquet"),
+    ],
+)
+def test_files_that_people_have_are_read_right(file: str, accuracy: float, words: str, tmp_path: Path) -> None:
+    if not FOUND.is_dir():
+        pytest.skip(f"needs the files in {FOUND}")
+    frame, lines = run_logged(tmp_path, FOUND / file, scores="probabilities", pictures=False)
+    assert (frame["label"] == frame["predicted"]).mean() == pytest.approx(accuracy)
+    assert any(words in line for line in lines), lines
+
+
+def test_names_that_alphabetical_order_does_not_fit_are_refused_with_the_order_that_fits(tmp_path: Path) -> None:
+    if not FOUND.is_dir():
+        pytest.skip(f"needs the files in {FOUND}")
+    order = "No_DR, Mild, Moderate, Severe, Proliferate_DR"
+    file = FOUND / "20_name_order/retina.csv"
+    refused(rf"do not fit alphabetical order \(Mild, .*\); they fit {order}: ", tmp_path, file, scores="probabilities")
+    (tmp_path / "names.txt").write_text(order.replace(", ", "\n"))
+    frame = run(tmp_path, file, scores="probabilities", classes=tmp_path / "names.txt")
+    assert (frame["label"] == frame["predicted"]).mean() == pytest.approx(0.95)
+
+
+# --- numbered columns ---
+
+
+@pytest.mark.parametrize("columns", [(1, 2, 5), (5, 1, 2), (2, 3, 4), (0, 1, 2)])
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_numbered_columns_keep_their_numbers_in_any_order(columns: tuple[int, ...], kind: str, tmp_path: Path) -> None:
+    logits, label, _ = make(200)
+    numbers = sorted(columns)
+    frame = pd.DataFrame({f"prob_{n}": softmax(logits)[:, numbers.index(n)] for n in columns})
+    frame["y_true"] = [numbers[c] for c in label]
+    file = tmp_path / f"a.{kind}"
+    frame.to_csv(file, index=False) if kind == "csv" else frame.to_parquet(file)
+    found = run(tmp_path, file, scores="probabilities")
+    assert open_predictions(tmp_path / "out").run.classes == tuple(map(str, numbers))
+    assert found["label"].tolist() == label.tolist()
+    assert found["predicted"].tolist() == logits.argmax(axis=1).tolist()
+
+
+def test_numbered_columns_take_the_names_of_classes_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    logits, label, _ = make(200)
+    frame = pd.DataFrame({f"prob_{n}": softmax(logits)[:, i] for i, n in enumerate((1, 2, 3))})
+    frame["label"] = [("owl", "cat", "dog")[c] for c in label]
+    frame.iloc[:, [2, 0, 1, 3]].to_csv(tmp_path / "a.csv", index=False)
+    (tmp_path / "names.txt").write_text("owl\ncat\ndog")
+    found = run(tmp_path, tmp_path / "a.csv", scores="probabilities", classes=tmp_path / "names.txt")
+    assert open_predictions(tmp_path / "out").run.classes == ("owl", "cat", "dog")
+    assert found["label"].tolist() == label.tolist()
+
+
+# --- text stays text ---
+
+
+def test_images_labels_and_keys_of_a_csv_are_read_as_they_are_written(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(
+        "path,id,label,p_007,p_1e3\n00000,0010,007,.9,.1\n00001,1e3,1e3,.2,.8\n",
+    )
+    options: dict[str, Any] = {"scores": "probabilities", "score_column": "p_*", "key_column": "id"}
+    frame = run(tmp_path, tmp_path / "a.csv", **options)
+    assert frame["image"].tolist() == ["00000", "00001"]
+    assert frame["label"].tolist() == [0, 1]
+    assert open_predictions(tmp_path / "out").run.classes == ("007", "1e3")
+    assert frame["key"].tolist() == hash_refs(["0010", "1e3"]).tolist()
+
+
+# --- what is said ---
+
+
+def test_what_was_taken_is_logged_and_recorded(tmp_path: Path) -> None:
+    logits, label, image = make(200)
+    np.savez(tmp_path / "a.npz", probs=softmax(logits), y_true=label, files=image, class_names=["ant", "bee", "cow"])
+    _, lines = run_logged(tmp_path, tmp_path / "a.npz", scores="probabilities", pictures=False)
+    taken = "labels: 'y_true' of a.npz; images: 'files' of a.npz; order of the classes: the class names in the file"
+    assert taken in lines
+    opened = open_predictions(tmp_path / "out")
+    assert opened.run.classes == ("ant", "bee", "cow")
+    provenance = opened.step.parts[0].part.provenance
+    assert (provenance["labels"], provenance["images"]) == ("'y_true' of a.npz", "'files' of a.npz")
+    assert provenance["class_order"] == "the class names in the file"
+    assert "warnings" not in provenance
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda z, y: (z, (y + 1) % 3), "with the class names in another order|with labels (less|plus) one"),
+        (lambda z, y: (z[::-1], y), "always predicting the most frequent class gives"),
+        (lambda z, y: (softmax(z), y), "the outputs are probabilities, not logits"),
+        (lambda z, y: (1 / (1 + np.exp(-z)), y), "as after a sigmoid for several labels per image"),
+        (lambda z, y: (z, z.argmax(1).astype(y.dtype)), "is the class with the highest score in every row"),
+    ],
+)
+def test_the_checks_of_the_preflight_that_need_no_model_are_made(change: Any, words: str, tmp_path: Path) -> None:
+    logits, label, _ = make(400)
+    logits[np.arange(400), label] += 2
+    z, y = change(logits, label)
+    np.savez(tmp_path / "a.npz", logits=z, label=y)
+    _, lines = run_logged(tmp_path, tmp_path / "a.npz")
+    assert any(line.startswith("warning: ") and re.search(words, line) for line in lines), lines
+
+
+def test_two_columns_that_could_be_the_truth_are_both_named(tmp_path: Path) -> None:
+    logits, label, _ = make(100)
+    np.savez(tmp_path / "a.npz", logits=logits, label=label, target=label)
+    words = "warning: labels are taken from 'label', but 'target' could be the truth as well: see --label-column"
+    assert words in run_logged(tmp_path, tmp_path / "a.npz")[1]
+    assert words not in run_logged(tmp_path / "2", tmp_path / "a.npz", label_column="label")[1]
+
+
+def test_names_and_scores_without_names_are_refused_where_the_rows_prove_no_order(tmp_path: Path) -> None:
+    logits, label, _ = make(100)
+    names = np.array(["c", "a", "b"])[label]
+    np.savez(tmp_path / "a.npz", logits=np.zeros_like(logits) + np.arange(3), label=names)
+    refused(r"the rows do not fit alphabetical order \(a, b, c\): name the classes", tmp_path, tmp_path / "a.npz")
