@@ -26,6 +26,7 @@ from predboard import (
 )
 from predboard import visualize as draw_logs
 from predboard.images import sources
+from predboard.images.manifest import Manifest
 from predboard.inference.infer import InferResult
 from predboard.storage.inspection import inspect
 from predboard.storage.locks import lock_folder
@@ -377,7 +378,7 @@ TREES = {
 }
 
 
-def same_manifest(local: sources.Manifest, far: sources.Manifest) -> None:
+def same_manifest(local: Manifest, far: Manifest) -> None:
     """Both have the same rows, and the same bytes for each."""
     assert far.image.equals(local.image)
     assert far.classes == local.classes

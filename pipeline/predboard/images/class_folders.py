@@ -8,7 +8,11 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from predboard.errors import InputError
 from predboard.formatting import plural
+
+_SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "dev"})
+"""Names that folders of splits have, in lower case."""
 
 _NOTED_SUFFIXES = 4
 """Kinds of files that a note names."""
@@ -73,6 +77,23 @@ def _order(name: str) -> tuple[str, str, str]:
     folder, _, file = name.rpartition("/")
     top, _, inside = folder.partition("/")
     return top, inside, file
+
+
+def refuse_splits(by_class: ClassFolders, origin: object, advice: str) -> None:
+    """Raise InputError if what looks like classes are train, val and the like, with folders in each of them.
+
+    Args:
+        by_class: the sorted images.
+        origin: where they are, for the message.
+        advice: what to do instead; SPLIT in it is the folder of a split.
+    """
+    splits = len(by_class.classes) > 1 and {name.lower() for name in by_class.classes} <= _SPLITS
+    if splits and all(name.count("/") > 1 for name in by_class.names):
+        names = ", ".join(by_class.classes)
+        inside = f"{by_class.top}/{by_class.classes[-1]}".removeprefix("/")
+        raise InputError(
+            f"{origin} holds {names}, which look like splits and not like classes: {advice.format(inside)}"
+        )
 
 
 def describe_left_out(beside: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:

@@ -1,17 +1,27 @@
 """Reads the columns of a table of images: refs, labels, keys and others -> manifest. It knows nothing of files."""
 
 import json
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv
 from numpy.typing import NDArray
 
 from predboard.errors import InputError
-from predboard.images.manifest import Manifest, SourceOptions, canonical_refs, limit_labels, make_manifest
+from predboard.images.manifest import (
+    IMAGE_SUFFIXES,
+    Manifest,
+    SourceOptions,
+    canonical_refs,
+    limit_labels,
+    make_manifest,
+)
 from predboard.predictions.schema import rename_reserved_columns
-from predboard.storage.paths import AnyPath
+from predboard.storage.paths import AnyPath, join_ref
 
 IMAGE_COLUMNS = ("image", "path", "file", "filename", "file_name", "filepath", "file_path", "image_path", "img")
 LABEL_COLUMNS = ("label", "class", "target", "category", "cls", "label_name", "class_name", "y")
@@ -19,6 +29,12 @@ LABEL_COLUMNS = ("label", "class", "target", "category", "cls", "label_name", "c
 
 _FEW_COLUMNS = 12
 """Columns that an error message lists."""
+
+
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
+_ZERO_PADDED = re.compile(r"0\d+")
+_MISSING = frozenset(pyarrow.csv.ConvertOptions().null_values)
+"""Texts that stand for a missing number."""
 
 
 def list_table(table: pa.Table, file: AnyPath, options: SourceOptions) -> Manifest:
@@ -34,7 +50,23 @@ def list_table(table: pa.Table, file: AnyPath, options: SourceOptions) -> Manife
         row = pc.index(image.is_null(), True).as_py()
         raise InputError(f"{file} has no image in row {row} of column {name!r}: fill it, or leave the row out")
     root: AnyPath = file.parent if options.image_root is None else options.image_root.resolve()
-    return list_labelled(table, file, name, canonical_refs(image.cast(pa.string())), root, options)
+    refs = canonical_refs(image.cast(pa.string()))
+    if suffix := _find_suffix(root, refs):
+        refs = [ref + suffix for ref in refs]
+    manifest = list_labelled(table, file, name, refs, root, options)
+    note = f"{file.name}: the paths have no suffix, and files that end in {suffix} are read"
+    return replace(manifest, notes=(*manifest.notes, note)) if suffix else manifest
+
+
+def _find_suffix(root: AnyPath, refs: Sequence[str]) -> str:
+    """Return the suffix that all refs lack, as IDs of images do, if the first one is a file with it; else ""."""
+    if not refs or any("#" in ref or ref.lower().endswith(IMAGE_SUFFIXES) for ref in refs):
+        return ""
+    first = str(refs[0])
+    if join_ref(str(root), first).is_file():
+        return ""
+    suffixes = (spelled for suffix in IMAGE_SUFFIXES for spelled in (suffix, suffix.upper()))
+    return next((suffix for suffix in suffixes if join_ref(str(root), first + suffix).is_file()), "")
 
 
 def list_labelled(
@@ -135,3 +167,25 @@ def _hugging_face_names(schema: pa.Schema, column: str) -> tuple[str, ...]:
         return tuple(map(str, features[column]["names"]))
     except (KeyError, TypeError, ValueError):
         return ()
+
+
+def parse_labels(column: pa.ChunkedArray, classes: tuple[str, ...]) -> tuple[pa.ChunkedArray, str]:
+    """Return labels that were read as text as numbers, if they are indices, else as they are.
+
+    Args:
+        column: [rows] text.
+        classes: names of the classes, from --classes.
+
+    -> the labels, and a note if they could be read either way.
+    """
+    distinct = column.unique().to_pylist()
+    values = [value for value in distinct if value not in _MISSING]
+    are_numbers = all(_NUMBER.fullmatch(value) and not _ZERO_PADDED.fullmatch(value) for value in values)
+    if not are_numbers:
+        return column, ""
+    if classes and values and set(values) <= set(classes):
+        return column, "labels are numbers, and all of them names in --classes: they are taken as names, not indices"
+    number_of = pa.array([None if value in _MISSING else float(value) for value in distinct], pa.float64())
+    encoded = column.combine_chunks().dictionary_encode()
+    index = pc.index_in(encoded.dictionary, pa.array(distinct, pa.string()))
+    return pa.chunked_array([number_of.take(index.take(encoded.indices))]), ""

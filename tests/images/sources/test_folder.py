@@ -231,3 +231,19 @@ def test_file_uris_are_read(tmp_path: Path) -> None:
     path = _files(tmp_path, "a b/ü.png") / "a b" / "ü.png"
     assert sources.read("/nowhere", path.as_uri()) == path.read_bytes()
     assert sources.read("/nowhere", str(path)) == path.read_bytes()
+
+
+def test_splits_are_not_taken_for_classes(tmp_path: Path) -> None:
+    _files(tmp_path / "photos", "train/a/1.png", "train/b/2.png", "val/a/3.png")
+    with pytest.raises(
+        InputError,
+        match=r"photos holds train, val, which .*: name one, for example --data .*photos/val$",
+    ):
+        open_source(str(tmp_path / "photos"))
+    _files(tmp_path / "vehicles", "train/1.png", "test/2.png")
+    assert open_source(str(tmp_path / "vehicles")).classes == ("test", "train")
+
+
+def test_a_folder_whose_name_has_braces_is_that_folder(tmp_path: Path) -> None:
+    _files(tmp_path / "x{1,2}", "a/1.png")
+    assert len(open_source(str(tmp_path / "x{1,2}"))) == 1

@@ -187,3 +187,16 @@ def test_numbers_are_indices_unless_they_name_classes(
     found = open_source(str(tmp_path / "list.csv"), SourceOptions(classes=classes))
     assert (found.label.tolist(), found.classes) == (expected, names)
     assert bool(found.notes) == (classes == ("1", "10", "2"))
+
+
+def test_ids_without_a_suffix_get_that_of_the_first_ones_file(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    for name in ("00a1", "00a2"):
+        (tmp_path / "train" / f"{name}.JPG").write_bytes(name.encode())
+    (tmp_path / "list.csv").write_text("id,label\n00a1,x\n00a2,y\n")
+    found = open_source(str(tmp_path / "list.csv"), SourceOptions("id", image_root=tmp_path / "train"))
+    assert found.image.to_pylist() == ["00a1.JPG", "00a2.JPG"]
+    assert found.notes == ("list.csv: the paths have no suffix, and files that end in .JPG are read",)
+    same_bytes(found, [b"00a1", b"00a2"])
+    elsewhere = open_source(str(tmp_path / "list.csv"), SourceOptions("id"))  # then each row says that it is missing
+    assert elsewhere.image.to_pylist() == ["00a1", "00a2"]

@@ -72,12 +72,13 @@ def open_source(data: str, options: SourceOptions | None = None) -> Manifest:
     """Return the manifest of the folder or file that --data names, recognised by its name.
 
     A folder of Parquet or tar files without any pictures is read as those files. `{000..012}` and `{a,b}` in a name
-    stand for several.
+    stand for several, unless there is a file or folder of that very name.
 
     Raises InputError if there is no such folder or file, no image in it, or a column that the user named is missing.
     """
     options = options or SourceOptions()
-    files = tuple(parse_path(name) for name in expand_braces(data))
+    literal = "{" in data and parse_path(data).exists()
+    files = tuple(parse_path(name) for name in ([data] if literal else expand_braces(data)))
     if absent := next((file for file in files if not file.exists()), None):
         raise InputError(
             f"no folder {absent}, and no such file: expected a folder with a sub-folder of images per class, or a list"

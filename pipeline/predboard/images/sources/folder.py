@@ -9,7 +9,7 @@ from pathlib import Path
 
 from predboard.errors import InputError
 from predboard.formatting import plural
-from predboard.images.class_folders import describe_left_out, is_hidden, sort_into_classes
+from predboard.images.class_folders import describe_left_out, is_hidden, refuse_splits, sort_into_classes
 from predboard.images.manifest import IMAGE_SUFFIXES, Manifest, SourceOptions, make_manifest
 from predboard.storage.paths import AnyPath, is_remote
 
@@ -82,6 +82,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def from_tree(tree: Tree) -> Manifest:
     """Return the manifest of a folder that was listed. Raises InputError if there are no images in it."""
     sorted_ = sort_into_classes(tree.images, tree.folders)
+    refuse_splits(sorted_, tree.root, f"name one, for example --data {tree.root}/SPLIT")
     notes = describe_left_out(sorted_.beside, tree.others)
     if not sorted_.names:
         where = f" in its {plural(len(sorted_.classes), 'folder')}" if sorted_.classes else ""

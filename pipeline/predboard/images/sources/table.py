@@ -17,7 +17,7 @@ import pyarrow.csv
 import pyarrow.json
 
 from predboard.errors import InputError
-from predboard.images.columns import IMAGE_COLUMNS, LABEL_COLUMNS, find_column, list_table
+from predboard.images.columns import IMAGE_COLUMNS, LABEL_COLUMNS, find_column, list_table, parse_labels
 from predboard.images.manifest import Manifest, SourceOptions
 from predboard.storage.paths import AnyPath, arrow_source, open_binary
 
@@ -30,11 +30,6 @@ _HEAD_BYTES = 2**16
 _SEPARATORS = ",;\t|"
 _ENCODINGS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
 """Encoding by the mark that a file begins with."""
-
-_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
-_ZERO_PADDED = re.compile(r"0\d+")
-_MISSING = frozenset(pyarrow.csv.ConvertOptions().null_values)
-"""Texts that stand for a missing number."""
 
 
 def list_images(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
@@ -131,25 +126,3 @@ def _tidy(table: pa.Table) -> pa.Table:
         names.append(name)
         columns.append(pc.utf8_trim_whitespace(column) if pa.types.is_string(column.type) else column)
     return pa.table(columns, names=names)
-
-
-def parse_labels(column: pa.ChunkedArray, classes: tuple[str, ...]) -> tuple[pa.ChunkedArray, str]:
-    """Return labels that were read as text as numbers, if they are indices, else as they are.
-
-    Args:
-        column: [rows] text.
-        classes: names of the classes, from --classes.
-
-    -> the labels, and a note if they could be read either way.
-    """
-    distinct = column.unique().to_pylist()
-    values = [value for value in distinct if value not in _MISSING]
-    are_numbers = all(_NUMBER.fullmatch(value) and not _ZERO_PADDED.fullmatch(value) for value in values)
-    if not are_numbers:
-        return column, ""
-    if classes and values and set(values) <= set(classes):
-        return column, "labels are numbers, and all of them names in --classes: they are taken as names, not indices"
-    number_of = pa.array([None if value in _MISSING else float(value) for value in distinct], pa.float64())
-    encoded = column.combine_chunks().dictionary_encode()
-    index = pc.index_in(encoded.dictionary, pa.array(distinct, pa.string()))
-    return pa.chunked_array([number_of.take(index.take(encoded.indices))]), ""

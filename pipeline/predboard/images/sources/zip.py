@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Iterable
 
 from predboard.errors import InputError
-from predboard.images.class_folders import describe_left_out, is_hidden, sort_into_classes
+from predboard.images.class_folders import describe_left_out, is_hidden, refuse_splits, sort_into_classes
 from predboard.images.manifest import IMAGE_SUFFIXES, Manifest, SourceOptions, make_manifest
 from predboard.images.shared_cache import shared_cache
 from predboard.storage.paths import AnyPath, is_remote, open_binary
@@ -33,6 +33,7 @@ def list_images(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
     images = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
     notes = describe_left_out([], [name for name in names if not name.lower().endswith(IMAGE_SUFFIXES)])
     by_class = sort_into_classes(images)
+    refuse_splits(by_class, file, "unpack it and name one, or pack SPLIT alone")
     if by_class.beside:
         return make_manifest(file.parent, [f"{file.name}#{name}" for name in sorted(images)], notes=notes)
     top = f"{by_class.top}/" if by_class.top else ""
