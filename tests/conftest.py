@@ -31,7 +31,7 @@ def _recorded_init(process: "subprocess.Popen[Any]", *arguments: Any, **options:
     _popen_init(process, *arguments, **options)
 
 
-subprocess.Popen.__init__ = _recorded_init  # type: ignore[method-assign]  # there is no hook for new processes
+subprocess.Popen.__init__ = _recorded_init  # type: ignore[method-assign,assignment]  # there is no hook for new processes
 
 
 @pytest.fixture(autouse=True)
