@@ -114,7 +114,7 @@ def test_type_checkers_find_the_types_from_outside(tmp_path: Path) -> None:
         'reveal_type(predboard.InferConfig("d", "m", crop=3))\n'
         'reveal_type(predboard.open_predictions("run"))\n'
     )
-    checker = [sys.executable, "-m", "mypy", "--strict", "--python-executable", python]
+    checker: list[str | Path] = [sys.executable, "-m", "mypy", "--strict", "--python-executable", python]
     printed = run(*checker, "good.py", cwd=tmp_path)
     for name in ("gating.evaluate.GateResult", "config.stage_one.InferConfig", "storage.runs.RunReader"):
         assert f'"predboard.{name}"' in printed

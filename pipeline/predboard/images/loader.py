@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from predboard import user_code
-from predboard.config import InferConfig
+from predboard.config import DataConfig, InferConfig
 from predboard.errors import InputError, first_line
 from predboard.images import datasets, decode, sources
 from predboard.images.class_names import read_classes
@@ -210,7 +210,7 @@ def image_size(pixels: NDArray[Any]) -> tuple[int, int, int]:
 
 
 def open_manifest(
-    config: InferConfig, dataset: datasets.DatasetSource | None = None, classes: tuple[str, ...] = ()
+    config: DataConfig, dataset: datasets.DatasetSource | None = None, classes: tuple[str, ...] = ()
 ) -> Manifest:
     """Return the manifest of what --data names, or of a dataset.
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from predboard.config import InferConfig, Interpolation, Side
+from predboard.config import Interpolation, PreprocessingConfig, Side
 from predboard.errors import InputError
 from predboard.images.decode import DecodeOptions
 from predboard.user_code import UserObject
@@ -54,7 +54,7 @@ class Preprocessing:
     """Whether it is the model library's and not the user's; only that one is called for a dataset's arrays too."""
 
 
-def resolve(config: InferConfig, recipe: Recipe | None) -> Preprocessing:
+def resolve(config: PreprocessingConfig, recipe: Recipe | None) -> Preprocessing:
     """Return the preprocessing that flags and the library's recipe amount to, without the user's own function.
 
     Raises InputError for flags that cannot be combined with the recipe.

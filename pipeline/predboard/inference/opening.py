@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from predboard.config import InferConfig
+from predboard.config import InferConfig, PreprocessingConfig
 from predboard.errors import InputError
 from predboard.formatting import plural
 from predboard.images import loader as loading
@@ -106,7 +106,7 @@ def open_inputs(config: InferConfig, manifest: Manifest, recipe: Recipe | None, 
     return Inputs(loader, sample, transform, warnings)
 
 
-def _transform_record(config: InferConfig, loader: Loader, sample: NDArray[Any]) -> dict[str, Any]:
+def _transform_record(config: PreprocessingConfig, loader: Loader, sample: NDArray[Any]) -> dict[str, Any]:
     """Return the preprocessing for the record. Raises InputError for flags that would have no effect."""
     size, preprocessing = loading.image_size(sample), loader.preprocessing
     if sample.dtype != np.uint8:  # ready for the model
@@ -128,7 +128,7 @@ def _transform_record(config: InferConfig, loader: Loader, sample: NDArray[Any])
     return {**loader.record(), "mean": list(preprocessing.mean), "std": list(preprocessing.std), "size": list(size)}
 
 
-def describe_transform(config: InferConfig, transform: Mapping[str, Any]) -> str:
+def describe_transform(config: PreprocessingConfig, transform: Mapping[str, Any]) -> str:
     """Return one line about what is done to a picture before the model gets it, and where that comes from."""
     if transform.get("floats"):
         return f"by {transform['source']}"
