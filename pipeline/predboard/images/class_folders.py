@@ -91,9 +91,8 @@ def refuse_splits(by_class: ClassFolders, origin: object, advice: str) -> None:
     if splits and all(name.count("/") > 1 for name in by_class.names):
         names = ", ".join(by_class.classes)
         inside = f"{by_class.top}/{by_class.classes[-1]}".removeprefix("/")
-        raise InputError(
-            f"{origin} holds {names}, which look like splits and not like classes: {advice.format(inside)}"
-        )
+        what = advice.replace("SPLIT", inside)
+        raise InputError(f"{origin} holds {names}, which look like splits and not like classes: {what}")
 
 
 def describe_left_out(beside: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
