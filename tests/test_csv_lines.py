@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from predboard import csv_lines
 from predboard.csv_lines import CsvColumn, TextCodes, format_csv_lines
 
 TEXTS = ["", "plain", "a,b", 'say "so"', "two\nlines", " spaces ", "'", "ž — 地", "\udce9t\udce9", "=1+1"]
@@ -24,7 +23,6 @@ def by_rows(*columns: list[object]) -> bytes:
 
 @settings(deadline=None)
 @given(
-    st.sampled_from([1, 2, 7, csv_lines.BLOCK]),
     st.lists(
         st.tuples(
             st.text(st.characters(codec="utf-8", exclude_characters="\r")),
@@ -34,7 +32,7 @@ def by_rows(*columns: list[object]) -> bytes:
         )
     ),
 )
-def test_it_is_what_a_writer_of_rows_writes(block: int, rows: list[Row]) -> None:
+def test_it_is_what_a_writer_of_rows_writes(rows: list[Row]) -> None:
     texts, few = [row[0] for row in rows], [row[1] for row in rows]
     whole, numbers = [row[2] for row in rows], [row[3] for row in rows]
     columns: list[CsvColumn] = [
@@ -45,9 +43,7 @@ def test_it_is_what_a_writer_of_rows_writes(block: int, rows: list[Row]) -> None
     ]
     for digits in (6, 9):
         rounded: list[object] = ["" if math.isnan(x) else f"{x:.{digits}g}" for x in numbers]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(csv_lines, "BLOCK", block)
-            assert format_csv_lines(columns, digits) == by_rows([*texts], [*whole], rounded, [*few])
+        assert format_csv_lines(columns, digits) == by_rows([*texts], [*whole], rounded, [*few])
 
 
 def test_a_text_with_any_kind_of_line_break_comes_back_whole() -> None:

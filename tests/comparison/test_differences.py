@@ -365,8 +365,6 @@ def test_all_paths_give_the_same_state(tmp_path: Path, monkeypatch: pytest.Monke
 
     side_by_side, sorted_ = state(True), state(False)
     assert same(side_by_side, sorted_)
-    monkeypatch.setattr(join, "MAX_MEMORY_BYTES", 30_000)
-    monkeypatch.setattr(join, "BUCKET_BYTES", 40_000)
     monkeypatch.setattr(join, "PORTION_ROWS", 256)
     assert same(state(False), sorted_)
     assert same(state(True), sorted_)

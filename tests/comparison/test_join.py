@@ -65,8 +65,8 @@ def step(
     return found
 
 
-def all_of(old: Step, new: Step, folder: Path | None = None, zipped: bool = True) -> list[JoinedRows]:
-    return list(join_rows(old, new, ClassMapping(new.run.classes), COLUMNS, folder, zipped))
+def all_of(old: Step, new: Step, zipped: bool = True) -> list[JoinedRows]:
+    return list(join_rows(old, new, ClassMapping(new.run.classes), COLUMNS, zipped))
 
 
 def pairs(found: list[JoinedRows]) -> list[tuple[int, int]]:
@@ -148,10 +148,7 @@ def test_the_first_of_a_key_goes_with_the_first_and_what_is_left_is_alone(tmp_pa
         assert sum(sum(j.repeated) for j in found) == 3 + 3
 
 
-def test_keys_that_are_there_twice_are_counted_whatever_is_in_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(join, "MAX_KEYS", 60)
+def test_keys_that_are_there_twice_are_counted(tmp_path: Path) -> None:
     many = [*names(400), *names(30), *names(10)]
     old, new = step(tmp_path / "a", many, shard_size=64), step(tmp_path / "b", many, seed=1, shard_size=64)
     found = all_of(old, new)
@@ -164,40 +161,6 @@ def test_equal_digests_with_other_keys_are_not_trusted(tmp_path: Path) -> None:
     old = step(tmp_path / "a", mine, manifest="same")
     new = step(tmp_path / "b", [mine[1], mine[0], *mine[2:]], manifest="same")
     assert sorted(pairs(all_of(old, new)))[:3] == [(0, 1), (1, 0), (2, 2)]
-
-
-def test_files_are_used_where_memory_is_not_enough_and_are_gone_afterwards(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mine = names(2000)
-    theirs = [mine[i] for i in np.random.default_rng(0).permutation(2000)][:-40] + names(30, 9000)
-    old, new = step(tmp_path / "a", mine, shard_size=300), step(tmp_path / "b", theirs, seed=1, shard_size=256)
-    in_memory = all_of(old, new)
-    monkeypatch.setattr(join, "MAX_MEMORY_BYTES", 20_000)
-    monkeypatch.setattr(join, "BUCKET_BYTES", 30_000)
-    monkeypatch.setattr(join, "PORTION_ROWS", 500)
-    folder = tmp_path / "here"
-    folder.mkdir()
-    seen, stream = set(), join_rows(old, new, ClassMapping(new.run.classes), COLUMNS, folder)
-    in_files = [next(stream)]
-    seen = {p.name for p in folder.rglob("*") if p.is_file()}
-    in_files += list(stream)
-    assert len(seen) > 3
-    assert list(folder.iterdir()) == []
-    assert sorted(pairs(in_files)) == sorted(pairs(in_memory))
-    assert alone(in_files) == alone(in_memory)
-    assert len(alone(in_files)[1]) == 30
-    abandoned = join_rows(old, new, ClassMapping(new.run.classes), COLUMNS, folder)
-    next(abandoned)
-    abandoned.close()  # type: ignore[attr-defined]  # a generator
-    assert list(folder.iterdir()) == []
-
-
-def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(join, "MAX_MEMORY_BYTES", 10)
-    old = step(tmp_path / "a", names(50))
-    with pytest.raises(InputError, match="cannot write to"):
-        all_of(old, old, tmp_path / "nowhere", zipped=False)
 
 
 def test_columns_of_the_manifest_come_along_but_for_lists(tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def test_pictures_that_are_nowhere_are_counted_and_looked_for_again(
         toy.write_run(tmp_path / name, sign * logits, label)
     arguments = ["compare", str(tmp_path / "old"), str(tmp_path / "new"), "--logdir", str(tmp_path / "logs")]
     assert main.run(arguments) == 0
-    assert "source pictures not found: --image-root says where they are now" in capsys.readouterr().err
+    assert "source images not found: --image-root says where they are now" in capsys.readouterr().err
     assert not compare(CompareConfig((tmp_path / "old", tmp_path / "new"), tmp_path / "logs")).unchanged
     root = toy.sources(tmp_path / "photos", 100)
     found = [compare(CompareConfig((tmp_path / "old", tmp_path / "new"), tmp_path / "logs", image_root=root))] * 2

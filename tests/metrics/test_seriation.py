@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from predboard.metrics import seriation
 from predboard.metrics.seriation import MIN_GROUP_CONTRAST, Seriation, seriate
 
 Graph = tuple[int, NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
@@ -44,19 +43,6 @@ def test_neither_the_order_of_the_pairs_nor_their_direction_matters(n: int, pair
     second = seriate(n, np.where(turned, a, b)[mixed], np.where(turned, b, a)[mixed], similarity[mixed])
     assert first.items.tolist() == second.items.tolist()
     assert first.groups == second.groups
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.integers(2, 40), st.integers(0, 200), st.integers(0, 2**32 - 1), st.sampled_from([1, 4, 2**20]))
-def test_a_matrix_and_dictionaries_give_the_same_also_of_ties(n: int, pairs: int, seed: int, levels: int) -> None:
-    n, a, b, similarity = graph(n, pairs, seed)
-    similarity = np.ceil(similarity * levels) / levels
-    dense = seriate(n, a, b, similarity)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(seriation, "DENSE", 0)
-        sparse = seriate(n, a, b, similarity)
-    assert dense.items.tolist() == sparse.items.tolist()
-    assert dense.groups == sparse.groups
 
 
 def test_similarities_that_no_float_holds_are_added_as_whole_numbers() -> None:

@@ -1,6 +1,5 @@
 """Rows of two steps -> which changed and how: a table of all, and the few worth looking at. Knows no figures."""
 
-import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from predboard.comparison import join
-from predboard.comparison.join import JoinedRows, RowBuckets
+from predboard.comparison.join import JoinedRows, concat_batches, widen_texts
 from predboard.predictions.arrow import as_numpy
 from predboard.predictions.table import Predictions, TileRows
 from predboard.state import Lowest
@@ -75,23 +74,18 @@ _PLACE = "place"
 class ChangesTable:
     """The table of changes, in the order of the new step's rows whatever the order in which they come."""
 
-    def __init__(self, names: tuple[str, ...], rows: tuple[int, int], folder: Path) -> None:
-        """No changes.
+    def __init__(self, names: tuple[str, ...], new_rows: int) -> None:
+        """Start a table without rows.
 
         Args:
             names: of the classes of both steps.
-            rows: of the manifests of the old and of the new step.
-            folder: where files may lie for a while.
+            new_rows: rows of the new step's manifest.
         """
         self._names = pa.array([*names, None], pa.string())
-        self._rows, self._folder = rows, folder
+        self._new_rows = new_rows
         self._schema = changes_schema().append(pa.field(_PLACE, pa.int64()))
-        self._kept = RowBuckets(self._schema, self._bucket_of)
-        self._stack = contextlib.ExitStack()
+        self._batches: list[pa.RecordBatch] = []
         self.count = 0
-
-    def _bucket_of(self, batch: pa.RecordBatch, count: int) -> NDArray[np.int64]:
-        return np.asarray(as_numpy(batch.column(_PLACE)) * count // (sum(self._rows) + 1), np.int64).clip(max=count - 1)
 
     def add(self, rows: JoinedRows) -> None:
         """Take in what changed among some rows."""
@@ -111,7 +105,7 @@ class ChangesTable:
         columns: dict[str, pa.Array] = {
             "kind": pa.array(CHANGE_KINDS, pa.string()).take(pa.array(kind)),
             "key": known[0].column("key"),
-            _PLACE: pa.array(self._rows[1] + known[0].id if new is None else known[0].id),
+            _PLACE: pa.array(self._new_rows + known[0].id if new is None else known[0].id),
         }
         differs = np.zeros(len(kind), bool)
         if old is not None and new is not None:
@@ -126,35 +120,30 @@ class ChangesTable:
                     columns[field.name] = self._names.take(pa.array(getattr(rows, name) % len(self._names)))
                 else:
                     column = rows.column(name)
-                    columns[field.name] = column.cast(field.type) if pa.types.is_dictionary(column.type) else column
+                    if pa.types.is_dictionary(column.type):
+                        column = column.dictionary.take(column.indices)
+                    columns[field.name] = column.cast(field.type)
         batch = pa.RecordBatch.from_arrays([columns[f.name] for f in self._schema], schema=self._schema)
-        if self._kept.files is None and self._kept.bytes + batch.nbytes > join.BUCKET_BYTES:
-            here = self._stack.enter_context(join.temporary_folder(self._folder))
-            self._kept.deal(here / "changes", join.bucket_count(sum(self._rows) * batch.nbytes // len(batch)))
-        self._kept.add(batch)
+        self._batches.append(widen_texts(batch))
 
     def write(self, path: Path) -> None:
         """Write the table."""
         few = [f.name for f in changes_schema() if f.name == "kind" or f.name.startswith(("label", "predicted"))]
-        with (
-            self._stack,
-            pq.ParquetWriter(
-                path, changes_schema(), compression="zstd", use_dictionary=few, write_page_checksum=True
-            ) as writer,
-        ):
-            for batch in join.rebatch(self._ordered(), changes_schema()):
+        with pq.ParquetWriter(
+            path, changes_schema(), compression="zstd", use_dictionary=few, write_page_checksum=True
+        ) as writer:
+            for batch in self._ordered():
                 writer.write_batch(batch)
 
     def _ordered(self) -> Iterator[pa.RecordBatch]:
-        for number in range(self._kept.count):
-            rows = self._kept.take(number)
-            if len(rows):
-                order = np.argsort(as_numpy(rows.column(_PLACE)), kind="stable")
-                yield rows.take(pa.array(order)).select(changes_schema().names)
-
-    def close(self) -> None:
-        """Leave nothing behind, written or not."""
-        self._stack.close()
+        if not self._batches:
+            return
+        rows = concat_batches(self._batches, self._batches[0].schema)
+        self._batches = []
+        order = np.argsort(as_numpy(rows.column(_PLACE)), kind="stable")
+        for start in range(0, len(order), join.PORTION_ROWS):
+            portion = rows.take(pa.array(order[start : start + join.PORTION_ROWS]))
+            yield portion.select(changes_schema().names).cast(changes_schema())
 
 
 @dataclass(frozen=True)

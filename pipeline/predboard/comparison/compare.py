@@ -233,15 +233,12 @@ def _in_full(old: Step, new: Step, classes: ClassMapping, aside: Path) -> tuple[
     """One look at all rows for everything that is said of them."""
     state, examples = PairedCounts.zero(), empty_examples()
     columns = OLD_COLUMNS | changes.COLUMNS, NEW_COLUMNS | changes.COLUMNS
-    table = ChangesTable(classes.names, (old.manifest_rows, new.manifest_rows), aside)
-    try:
-        for rows in join.join_rows(old, new, classes, columns, aside):
-            state = merge(state, PairedCounts.measure(len(classes.names), rows))
-            examples = merge(examples, choose_examples(rows))
-            table.add(rows)
-        table.write(aside / changes.CHANGES_FILE)
-    finally:
-        table.close()
+    table = ChangesTable(classes.names, new.manifest_rows)
+    for rows in join.join_rows(old, new, classes, columns):
+        state = merge(state, PairedCounts.measure(len(classes.names), rows))
+        examples = merge(examples, choose_examples(rows))
+        table.add(rows)
+    table.write(aside / changes.CHANGES_FILE)
     return state, examples
 
 

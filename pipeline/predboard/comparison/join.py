@@ -1,17 +1,14 @@
-"""Two steps -> the rows of the same images, side by side. Knows keys, and not what is compared.
+"""Joins the rows of two steps by the images' keys. It does not know what is compared.
 
 Rows are joined by `key`, never by their order; of several rows of one key in a step the first goes with the first of
 the other step, the second with the second. Where both steps have the same parts of the same manifest, which is when one
-list of images went through two models, rows already lie side by side. Otherwise both are dealt into buckets by a hash
-of the key, each small enough to be sorted: in memory where there are few rows, else in files.
+list of images went through two models, rows already lie side by side and stream through. Otherwise the old step's rows
+are held in memory, some 150 bytes for each image, and the new ones look up theirs.
 """
 
-import contextlib
 import itertools
-import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -19,27 +16,13 @@ from numpy.typing import NDArray
 
 from predboard.errors import InputError
 from predboard.predictions.arrow import as_numpy
-from predboard.predictions.sampling import Salt, mix
 from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, COLUMNS, Run
 from predboard.predictions.table import Predictions
 from predboard.storage.parts import read_batches, read_part_schema
-from predboard.storage.paths import explain_write_errors
 from predboard.storage.runs import Step
 
 PORTION_ROWS = 2**18
 """Rows that are handed on at a time: some 24 MB of each step."""
-
-MAX_MEMORY_BYTES = 2**28
-"""Bytes of both steps that are held in memory; more are dealt into files."""
-
-BUCKET_BYTES = 2**26
-"""Bytes of both steps in one bucket, where they are dealt into files."""
-
-MAX_BUCKET_FILES = 200
-"""Files of a step that may be open at once."""
-
-MAX_KEYS = 2**23
-"""Keys in memory at a time while those that are there twice are counted."""
 
 REQUIRED_COLUMNS = frozenset({"id", "key", "label", "predicted"})
 """Columns that are read in any case."""
@@ -107,7 +90,6 @@ def join_rows(
     new: Step,
     classes: ClassMapping,
     columns: tuple[Collection[str], Collection[str]],
-    folder: Path | None = None,
     zipped: bool = True,
 ) -> Iterator[JoinedRows]:
     """All rows of two steps, a bounded number at a time.
@@ -120,7 +102,6 @@ def join_rows(
         columns: what to read of each besides `REQUIRED_COLUMNS`; `ALL_MANIFEST_COLUMNS` stands for what the manifest
             brought along, but for
             lists and bytes.
-        folder: where files of rows may lie for a while; by default where the system keeps such files.
         zipped: take rows that lie side by side as they are, instead of sorting them all the same.
 
     Raises InputError if a part is damaged, or the folder cannot be written to.
@@ -129,7 +110,7 @@ def join_rows(
     if zipped and (found := _alike(old, new)) is not None:
         yield from _zipped(*sides, found)
     else:
-        yield from _sorted(*sides, folder)
+        yield from _sorted(*sides)
 
 
 class _Side:
@@ -194,7 +175,9 @@ def _flat(field: pa.Field) -> pa.Field:
 
 
 def concat_batches(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatch:
-    """All rows in one batch."""
+    """Return all rows in one batch."""
+    if not batches:
+        return empty_batch(schema)
     if len(batches) == 1:
         return batches[0]
     columns = [pa.concat_arrays([batch.column(i) for batch in batches]) for i in range(len(schema))]
@@ -232,24 +215,20 @@ def _keys(step: Step) -> Iterator[NDArray[np.int64]]:
 
 
 def _alike(old: Step, new: Step) -> int | None:
-    """How many rows share their key, if both steps have the same rows in the same order; None if they do not.
+    """Return how many rows share their key if both steps have the same rows in the same order, else None.
 
-    The digests of the manifest's rows say that; the keys are compared nevertheless, because they may be of different
-    columns. They are gone through as often as it takes to hold few of them at a time.
+    The digests of the manifest's rows tell; the keys are compared nevertheless, because they may be of different
+    columns.
     """
     parts = [[(p.part.start, p.part.stop, p.part.manifest_digest) for p in step.parts] for step in (old, new)]
     if parts[0] != parts[1]:
         return None
-    looks = -(-old.rows // MAX_KEYS)
-    found = 0
-    for look in range(looks):
-        kept: list[NDArray[np.int64]] = []
-        for a, b in _side_by_side(_keys(old), _keys(new)) if look == 0 else ((key, key) for key in _keys(new)):
-            if not np.array_equal(a, b):
-                return None
-            kept.append(b if looks == 1 else b[mix(b, Salt.JOIN).view(np.uint64) % np.uint64(looks) == look])
-        found += count_repeated(np.concatenate(kept))
-    return found
+    keys = [np.zeros(0, np.int64)]
+    for a, b in _side_by_side(_keys(old), _keys(new)):
+        if not np.array_equal(a, b):
+            return None
+        keys.append(b)
+    return count_repeated(np.concatenate(keys))
 
 
 def _side_by_side(
@@ -287,97 +266,19 @@ def _zipped(old: _Side, new: _Side, found: int) -> Iterator[JoinedRows]:
         found = 0
 
 
-def _sorted(old: _Side, new: _Side, folder: Path | None) -> Iterator[JoinedRows]:
-    """Rows in any order: those of the old step are held, or a bucket of them, and the new ones look for theirs."""
-    with contextlib.ExitStack() as stack:
-        held, looking = RowBuckets(old.schema, bucket_by_key), RowBuckets(new.schema, bucket_by_key)
-        for batch in old.batches():
-            if held.files is None and held.bytes + batch.nbytes > MAX_MEMORY_BYTES:
-                here = stack.enter_context(temporary_folder(folder))
-                count = bucket_count((old.step.rows + new.step.rows) * batch.nbytes // len(batch))
-                held.deal(here / "old", count)
-                looking.deal(here / "new", count)
-            held.add(batch)
-        if held.files is None:
-            yield from _found(KeyIndex(held.take(0)), new.portions(), new.schema)
-            return
-        for batch in new.batches():
-            looking.add(batch)
-        for number in range(held.count):
-            yield from _found(KeyIndex(held.take(number)), rebatch([looking.take(number)], new.schema), new.schema)
+def _sorted(old: _Side, new: _Side) -> Iterator[JoinedRows]:
+    """Yield rows in any order: those of the old step are held, and the new ones look up theirs."""
+    held = [widen_texts(batch) for batch in old.batches()]
+    schema = held[0].schema if held else old.schema
+    yield from _found(KeyIndex(concat_batches(held, schema)), new.portions(), new.schema)
 
 
-@contextlib.contextmanager
-def temporary_folder(folder: Path | None) -> Iterator[Path]:
-    """A hidden folder for files of rows, gone afterwards; by default where the system keeps such files."""
-    with explain_write_errors(folder or Path(tempfile.gettempdir())):
-        made = tempfile.TemporaryDirectory(prefix=".predboard-", dir=folder)
-    with made as name:
-        yield Path(name)
-
-
-def bucket_count(size: int) -> int:
-    """Into how many files so many bytes are dealt."""
-    return min(-(-size // BUCKET_BYTES), MAX_BUCKET_FILES)
-
-
-def bucket_by_key(batch: pa.RecordBatch, count: int) -> NDArray[np.int64]:
-    """Which of so many buckets each row belongs to, by a hash of its key. -> [rows]."""
-    return (mix(as_numpy(batch.column("key")), Salt.JOIN).view(np.uint64) % np.uint64(count)).astype(np.int64)
-
-
-class RowBuckets:
-    """Rows of a table, together in memory, or dealt into files."""
-
-    def __init__(self, schema: pa.Schema, bucket_of: Callable[[pa.RecordBatch, int], NDArray[np.int64]]) -> None:
-        """No rows, one bucket. `bucket_of` says which of so many each row belongs to."""
-        self.schema, self._bucket_of = schema, bucket_of
-        self.bytes, self.count = 0, 1
-        self.files: list[pa.RecordBatchFileWriter] | None = None
-        self._folder = Path()
-        self._kept: list[pa.RecordBatch] = []
-        self._rows = 0
-
-    def deal(self, folder: Path, count: int) -> None:
-        """Go on in so many files of a new folder, with what is there."""
-        self._folder, self.count = folder, count
-        with explain_write_errors(folder.parent):
-            folder.mkdir()
-            self.files = [pa.ipc.new_file(str(folder / str(i)), self.schema) for i in range(count)]
-
-    def add(self, batch: pa.RecordBatch) -> None:
-        """Take in some rows."""
-        self.bytes += batch.nbytes
-        self._rows += len(batch)
-        self._kept.append(batch)
-        if self.files is not None and self._rows >= PORTION_ROWS:
-            self._write(self.files)
-
-    def _write(self, files: Sequence[pa.RecordBatchFileWriter]) -> None:
-        """Deal what is in memory, many rows at a time: a file gets few of each."""
-        kept, self._kept, self._rows = self._kept, [], 0
-        for batch in rebatch(kept, self.schema):
-            bucket = self._bucket_of(batch, self.count)
-            order = np.argsort(bucket, kind="stable")
-            ends = np.searchsorted(bucket[order], np.arange(self.count + 1))
-            dealt = batch.take(pa.array(order))
-            with explain_write_errors(self._folder):
-                for file, start, stop in zip(files, ends[:-1].tolist(), ends[1:].tolist(), strict=True):
-                    if start < stop:
-                        file.write_batch(dealt.slice(start, stop - start))
-
-    def take(self, number: int) -> pa.RecordBatch:
-        """All rows of one bucket, in the order in which they came; they are gone from here. No rows come after."""
-        if self.files is None:
-            kept, self._kept = self._kept, []
-        else:
-            self._write(self.files)
-            with explain_write_errors(self._folder):
-                self.files[number].close()
-                with pa.OSFile(str(self._folder / str(number))) as opened, pa.ipc.open_file(opened) as file:
-                    kept = [file.get_batch(i) for i in range(file.num_record_batches)]
-                (self._folder / str(number)).unlink()
-        return concat_batches(kept, self.schema) if kept else empty_batch(self.schema)
+def widen_texts(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return the rows with texts that may be more than 2 GB together, which Arrow's plain strings may not."""
+    fields = [
+        pa.field(f.name, pa.large_string() if pa.types.is_string(f.type) else f.type, f.nullable) for f in batch.schema
+    ]
+    return batch.cast(pa.schema(fields))
 
 
 class KeyIndex:
@@ -450,7 +351,7 @@ def _taken(batch: pa.RecordBatch, at: NDArray[np.int64]) -> pa.RecordBatch:
     """Rows at any places; of texts only the places among all of them, until they are asked for."""
     where = pa.array(at)
     columns = [
-        pa.DictionaryArray.from_arrays(where, column) if pa.types.is_string(column.type) else column.take(where)
+        pa.DictionaryArray.from_arrays(where, column) if pa.types.is_large_string(column.type) else column.take(where)
         for column in batch.columns
     ]
     return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)

@@ -1,29 +1,27 @@
-"""Things in an order in which similar ones stand together, and groups of them. Knows not what the things are.
+"""Orders items so that similar ones stand together, and finds groups of them. It does not know what the items are.
 
-Average-linkage clustering of a sparse graph by chains of nearest neighbours (Murtagh 1983), whose tree is then laid out
-so that what is similar meets. Whole numbers and fixed rules for ties: the same on every machine.
+Average-linkage clustering of a sparse graph by chains of nearest neighbours (Murtagh 1983); the leaves of the tree are
+then turned so that similar ends meet. Whole numbers and fixed rules for ties give the same order on every machine.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 MIN_GROUP_CONTRAST = 3
-"""The similarity in a group is on average at least so many times that of any two things."""
+"""Two items of a group are on average at least this many times as similar as any two items."""
 
-DENSE = 2048
-"""Up to so many things there is a matrix of their similarities and one of branches, 64 MB at most."""
+_SIMILARITY_UNIT = 2**40
+"""Similarities are whole numbers of 1 / this."""
 
-_UNIT = 2**40
-_END = 3
-"""At most so many things at the end of a branch decide at which end it is joined."""
+_END_ITEMS = 3
+"""At most this many items at an end of a branch decide which way round it is joined."""
 
 
 @dataclass(frozen=True)
 class Seriation:
-    """All things in an order."""
+    """All items in an order."""
 
     items: NDArray[np.int64]  # [n]
     groups: tuple[tuple[int, int], ...]
@@ -31,19 +29,18 @@ class Seriation:
 
 
 def seriate(n: int, a: NDArray[np.int64], b: NDArray[np.int64], similarity: NDArray[np.float64]) -> Seriation:
-    """Order `n` things: similar ones together, those with most similarity to others first.
+    """Order `n` items: similar ones together, those most similar to others first.
 
     Args:
-        n: things, numbered from 0.
-        a, b: [pairs] two different things; a pair may come several times and in both directions.
-        similarity: [pairs] at least 0; they add up.
+        n: how many items there are; they are numbered from 0.
+        a, b: [pairs] two different items; a pair may come several times and in both directions.
+        similarity: [pairs] at least 0; repeated pairs add up.
 
     >>> seriate(5, np.array([0, 1, 3]), np.array([4, 3, 0]), np.array([0.5, 0.9, 0.1])).items.tolist()
     [1, 3, 0, 4, 2]
     """
-    whole = np.rint(similarity * _UNIT).astype(np.int64)
-    exact = float(whole.sum()) < 2**52  # as floats, and their sums
-    links: _Links = _Dense(n, a, b, whole) if n <= DENSE and exact else _Sparse(n, a, b, whole)
+    whole = np.rint(similarity * _SIMILARITY_UNIT).astype(np.int64)
+    links = _Links(n, a, b, whole)
     weight = links.weights()
     least = MIN_GROUP_CONTRAST * sum(weight) / max(n * (n - 1), 1)  # sum(weight) has every pair twice
     branches = _Branches(n, links, least)
@@ -64,63 +61,8 @@ def seriate(n: int, a: NDArray[np.int64], b: NDArray[np.int64], similarity: NDAr
     return Seriation(np.array(items, np.int64), tuple(sorted((s[0], s[-1] + 1) for s in spans)))
 
 
-class _Links(Protocol):
-    """Sums of similarities between branches, in `_UNIT`. A branch is called by one of its things."""
-
-    def weights(self) -> list[int]:
-        """Of each thing to all others, before anything is joined."""
-        ...
-
-    def nearest(self, branch: int, before: int) -> int:
-        """The branch of highest mean similarity, of equal ones `before` and then the lowest; -1 if none is linked."""
-        ...
-
-    def join(self, a: int, b: int) -> tuple[int, int, float]:
-        """Join two branches: what both are called now, the name that is gone, and their mean similarity."""
-        ...
-
-    def between(self, a: list[int], b: list[int]) -> int:
-        """Sum of the similarities of some things to others."""
-        ...
-
-
-class _Dense:
-    """All of them in a matrix of whole numbers."""
-
-    def __init__(self, n: int, a: NDArray[np.int64], b: NDArray[np.int64], similarity: NDArray[np.int64]) -> None:
-        once = np.bincount(a * n + b, similarity, n * n).reshape(n, n)
-        self._near = once + once.T
-        self._links = self._near.copy()
-        self._size = np.ones(n)
-
-    def weights(self) -> list[int]:
-        return [int(of) for of in self._near.sum(axis=1)]
-
-    def nearest(self, branch: int, before: int) -> int:
-        mean = self._links[branch] / self._size
-        best = int(mean.argmax())
-        if not mean[best]:
-            return -1
-        return before if before >= 0 and mean[before] == mean[best] else best
-
-    def join(self, a: int, b: int) -> tuple[int, int, float]:
-        links, size = self._links, self._size
-        degrees = np.count_nonzero(links[[a, b]], axis=1)
-        keep, gone = (a, b) if (degrees[0], -a) > (degrees[1], -b) else (b, a)
-        mean = float(links[keep, gone] / (size[keep] * size[gone]))
-        links[keep] += links[gone]
-        links[keep, keep] = 0
-        links[:, keep] = links[keep]
-        links[gone] = links[:, gone] = 0
-        size[keep] += size[gone]
-        return keep, gone, mean
-
-    def between(self, a: list[int], b: list[int]) -> int:
-        return int(sum(self._near[i, j] for i in a for j in b))
-
-
-class _Sparse:
-    """Of each branch those to the branches that it is linked with."""
+class _Links:
+    """Sums of similarities between branches, in whole units. A branch goes by the number of one of its items."""
 
     def __init__(self, n: int, a: NDArray[np.int64], b: NDArray[np.int64], similarity: NDArray[np.int64]) -> None:
         near: list[dict[int, int]] = [{} for _ in range(n)]
@@ -129,13 +71,15 @@ class _Sparse:
                 near[i][j] = near[i].get(j, 0) + s
                 near[j][i] = near[j].get(i, 0) + s
         self._near = near
-        self._links = [dict(of) for of in near]
+        self._links = [dict(links) for links in near]
         self._size = [1] * n
 
     def weights(self) -> list[int]:
-        return [sum(of.values()) for of in self._near]
+        """Return the similarity of each item to all others, before anything is joined."""
+        return [sum(links.values()) for links in self._near]
 
     def nearest(self, branch: int, before: int) -> int:
+        """Return the branch of highest mean similarity (of equals `before`, then the lowest); -1 if none is linked."""
         links, size = self._links[branch], self._size
         best, value = before, links[before] / size[before] if before >= 0 else 0.0
         for other, link in links.items():
@@ -145,6 +89,7 @@ class _Sparse:
         return best
 
     def join(self, a: int, b: int) -> tuple[int, int, float]:
+        """Join two branches; return the number that both go by now, the one that is gone, and their mean similarity."""
         links, size = self._links, self._size
         keep, gone = (a, b) if (len(links[a]), -a) > (len(links[b]), -b) else (b, a)
         mean = links[keep].pop(gone) / (size[keep] * size[gone])
@@ -157,11 +102,12 @@ class _Sparse:
         return keep, gone, mean
 
     def between(self, a: list[int], b: list[int]) -> int:
+        """Return the summed similarity of some items to others."""
         return sum(self._near[i].get(j, 0) for i in a for j in b)
 
 
 class _Branches:
-    """A forest of things that grows together."""
+    """A forest of items that grows together."""
 
     def __init__(self, n: int, links: _Links, least: float) -> None:
         self._links = links
@@ -171,7 +117,7 @@ class _Branches:
         self._groups: list[list[int]] = []
 
     def groups(self) -> list[list[int]]:
-        """Members of all groups of at least two."""
+        """Return the members of all groups of at least two."""
         return [group for group in [*self._groups, *self._solid] if group and len(group) > 1]
 
     def join_all(self, start: int) -> None:
@@ -199,18 +145,18 @@ class _Branches:
         return keep
 
     def _join_groups(self, keep: int, gone: int, mean: float) -> None:
-        kept, other = self._solid[keep], self._solid[gone]
+        first, second = self._solid[keep], self._solid[gone]
         self._solid[gone] = None
-        if kept is not None and other is not None and mean >= self._least:
-            kept.extend(other)
+        if first is not None and second is not None and mean >= self._least:
+            first.extend(second)
             return
-        self._groups += [group for group in (kept, other) if group is not None]
+        self._groups += [group for group in (first, second) if group is not None]
         self._solid[keep] = None
 
     def _joined(self, a: list[int], b: list[int]) -> list[int]:
-        """Both in a row, turned so that the ends that meet are the most similar ones."""
+        """Return both in a row, turned so that the most similar ends meet."""
         meeting = self._links.between
-        m, n = (max(min(len(branch) // 2, _END), 1) for branch in (a, b))
+        m, n = (max(min(len(branch) // 2, _END_ITEMS), 1) for branch in (a, b))
         ways = (
             (meeting(a[-m:], b[:n]), False, False),
             (meeting(a[-m:], b[-n:]), False, True),
