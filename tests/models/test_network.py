@@ -284,3 +284,14 @@ def test_a_module_whose_eval_fails_says_so() -> None:
 
     with pytest.raises(RuntimeError, match="always in training"):
         Network(Stubborn(2, 2), torch.device("cpu"), "fp32", embeddings=False)
+
+
+def test_a_model_that_squeezes_its_output_takes_a_single_image_too() -> None:
+    class Squeezes(torch.nn.Module):
+        def forward(self, x: Any) -> Any:
+            return x.mean((2, 3), keepdim=True).squeeze()
+
+    network = Network(Squeezes(), torch.device("cpu"), "fp32", False)
+    x = torch.rand(4, 3, 2, 2)
+    torch.testing.assert_close(network(x[:1])[0], network(x)[0][:1])
+    assert network.probe(x[:1])[0].shape == (1, 3)

@@ -189,7 +189,7 @@ class Network:
                 if is_out_of_memory(error):
                     raise
                 raise self._explain(error, x) from error
-            logits = extract_logits(output).float()
+            logits = extract_logits(output, len(x)).float()
             if len(logits) != len(x):
                 raise InputError(f"the model returned {len(logits)} rows for {len(x)} images; expected one for each")
             if self._embeddings and (self._embedding is None or len(self._embedding) != len(x)):
@@ -211,11 +211,17 @@ class Network:
         )
 
 
-def extract_logits(output: Any) -> "torch.Tensor":
+def extract_logits(output: Any, rows: int | None = None) -> "torch.Tensor":
     """Return the logits in a model's output: a tensor, an object or mapping with `logits`, or a tuple's first item.
 
-    Of [rows, classes, 1, 1], as fully convolutional models give, the last two dimensions are dropped. Raises InputError
-    if there is no float tensor of [rows, classes].
+    Of [rows, classes, 1, 1], as fully convolutional models give, the last two dimensions are dropped. A model that
+    squeezes its output gives [classes] for a single image, which is [1, classes].
+
+    Args:
+        output: what the model returned.
+        rows: number of its images, if known.
+
+    Raises InputError if there is no float tensor of [rows, classes].
     """
     import torch
 
@@ -233,6 +239,8 @@ def extract_logits(output: Any) -> "torch.Tensor":
         )
     if logits.ndim == 4 and logits.shape[2:] == (1, 1):
         logits = logits[:, :, 0, 0]
+    if logits.ndim == 1 and rows == 1:
+        logits = logits[None]
     if logits.ndim != 2 or not logits.shape[1] or not logits.is_floating_point():
         raise InputError(
             f"the model returned {logits.dtype} of shape {list(logits.shape)}; expected floats of [rows, classes]"
