@@ -23,7 +23,7 @@ from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX
 from predboard.evaluation.cache import StateCache
 from predboard.evaluation.fold import fold_steps, measure_run
 from predboard.evaluation.state_versions import state_versions
-from predboard.parallel.executor import LocalExecutor
+from predboard.parallel.executor import Executor
 from predboard.parallel.pool import ProcessPool
 from predboard.predictions.schema import Part, Run
 from predboard.predictions.table import Predictions
@@ -156,7 +156,7 @@ def rerun(folder: Path, line: Callable[[str, float, str], None]) -> None:
             measure_run(
                 (step,),
                 chosen,
-                LocalExecutor(pool),
+                Executor(pool),
                 folder / "rows",
                 keep_rows=True,
                 cache=StateCache(states, state_versions(chosen)),
@@ -209,7 +209,7 @@ def two(folder: Path, line: Callable[[str, float, str], None]) -> None:
 
     def passed(processes: int) -> None:
         with ProcessPool(processes) as pool:
-            fold_steps((step,), chosen, LocalExecutor(pool))
+            fold_steps((step,), chosen, Executor(pool))
 
     one, both = medians(lambda: passed(1), lambda: passed(2))
     line("the pass over 200,000 rows × 1,000 by two processes, over one", one / both, "at least 1.4")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from predboard import InputError
-from predboard.parallel.executor import LocalExecutor, WorkerSpec, open_executor
+from predboard.parallel.executor import Executor, WorkerSpec, open_executor
 from predboard.parallel.pool import ProcessPool
 from predboard.parallel.scheduler import Failed, Finished, LogLine, Progress, Ready, Scheduler
 
@@ -67,13 +67,13 @@ def test_bad_input_that_a_worker_meets_is_raised_here(tmp_path: Path) -> None:
 def test_a_job_that_cannot_be_pickled_is_one_line() -> None:
     spec = WorkerSpec(doubles, lambda: None, ["a"], ["cpu"])
     with pytest.raises(InputError, match=r"^the model or the dataset cannot be sent to the process of each device"):
-        LocalExecutor(ProcessPool(1)).workers(spec, print)
+        Executor(ProcessPool(1)).workers(spec, print)
 
 
 def test_a_fold_uses_the_processes_of_the_pool_and_collects_from_each() -> None:
     collected: list[list[int]] = []
     with ProcessPool(2) as pool:
-        executor = LocalExecutor(pool)
+        executor = Executor(pool)
         squares = list(
             executor.fold(toy.Folded(abs), [-1, -2, -3], 2, collected.append, lambda item: item, lambda *all_: all_)
         )

@@ -30,7 +30,7 @@ from predboard.metrics.counts import Counts
 from predboard.metrics.intervals import INDEPENDENT, independent_interval
 from predboard.metrics.registry import Direction, pattern_of
 from predboard.panels import HasMetrics, Panel
-from predboard.parallel.executor import LocalExecutor
+from predboard.parallel.executor import Executor
 from predboard.parallel.pool import ProcessPool
 from predboard.parallel.threads import worker_count
 from predboard.storage.paths import AnyPath, write_file
@@ -164,7 +164,7 @@ def measure_step(step: Step, names: Collection[str], workers: int) -> StepMetric
         tqdm(total=step.rows, unit=" rows", desc="read", disable=None, file=sys.stderr) as bar,
     ):
         rows = Path(folder) / "rows.parquet"
-        states = measure_run([step], every, LocalExecutor(pool), rows, progress=bar.update)[step.step]
+        states = measure_run([step], every, Executor(pool), rows, progress=bar.update)[step.step]
     info = panels.RunInfo("", step.run, {step.step: panels.StepInfo(step.rows, step.manifest_rows)})
     metrics: dict[str, Metric] = {}
     for name, panel in chosen.items():

@@ -1,12 +1,12 @@
-"""Chooses where work runs, on processes of this machine or on a Ray cluster, behind one protocol. It knows neither what
-the work is nor which stage it belongs to.
+"""Chooses where work runs, on processes of this machine or on a Ray cluster, behind one interface. It knows neither the
+work nor the stage that it belongs to.
 """
 
 import contextlib
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 from predboard.errors import InputError
 from predboard.parallel import ray_cluster
@@ -37,22 +37,20 @@ class WorkerSpec:
     """What each takes on a cluster."""
 
 
-class Executor(Protocol):
-    """A place where work runs in parallel."""
+class Executor:
+    """Runs work on processes of this machine; a subclass runs it elsewhere."""
 
-    @property
-    def sees_local_files(self) -> bool:
-        """Whether all its processes see the files of this machine."""
-        ...
+    sees_local_files = True
+    """Whether all processes see the files of this machine."""
 
-    @property
-    def max_processes(self) -> int:
+    def __init__(self, pool: ProcessPool) -> None:
+        self._pool = pool
+        self.max_processes = pool.max_processes
         """The processes of this machine that it may use, including this one."""
-        ...
 
-    def batch_rows(self, rows: int, preferred: int, least: int, most: int) -> int:
-        """Return how many of `rows` a process should get at a time: `preferred`, unless `rows` must be spread."""
-        ...
+    def batch_rows(self, _rows: int, preferred: int, _least: int, _most: int) -> int:
+        """Return how many of `rows` a process should get at a time: `preferred`, unless the work must be spread."""
+        return preferred
 
     def fold(
         self,
@@ -60,8 +58,8 @@ class Executor(Protocol):
         items: Iterable[X],
         processes: int,
         collect: Callable[[Any], object],
-        key: Callable[[X], Any],
-        merge: Callable[..., Any],
+        _key: Callable[[X], Any],
+        _merge: Callable[..., Any],
     ) -> Iterator[Y]:
         """Yield the answers of `function` in the order of the items; `collect` gets what its copies accumulated.
 
@@ -75,48 +73,17 @@ class Executor(Protocol):
 
         Raises InputError if a process dies.
         """
-        ...
-
-    def broadcast(self, function: Callable[[], object]) -> None:
-        """Call a function in each process of this machine that has nothing else to do."""
-        ...
-
-    def workers(self, spec: WorkerSpec, log: Callable[[str], None]) -> WorkerHost[Any]:
-        """Return a host of workers for a `Scheduler`. Raises InputError if the job cannot be pickled."""
-        ...
-
-
-class LocalExecutor:
-    """Runs work on processes of this machine."""
-
-    sees_local_files = True
-
-    def __init__(self, pool: ProcessPool) -> None:
-        self._pool = pool
-        self.max_processes = pool.max_processes
-
-    def batch_rows(self, rows: int, preferred: int, least: int, most: int) -> int:  # noqa: ARG002  part of the protocol
-        """Return `preferred`."""
-        return preferred
-
-    def fold(
-        self,
-        function: Accumulator[X, Y],
-        items: Iterable[X],
-        processes: int,
-        collect: Callable[[Any], object],
-        key: Callable[[X], Any],  # noqa: ARG002  part of the protocol
-        merge: Callable[..., Any],  # noqa: ARG002  part of the protocol
-    ) -> Iterator[Y]:
-        """See `Executor.fold`: each process accumulates over all items it gets, so nothing needs merging."""
         return self._pool.fold(function, items, processes, collect)
 
     def broadcast(self, function: Callable[[], object]) -> None:
-        """Call a function in this process and in each idle one of the pool."""
+        """Call a function in this process and in each one of this machine that has nothing else to do."""
         self._pool.broadcast(function)
 
-    def workers(self, spec: WorkerSpec, log: Callable[[str], None]) -> WorkerHost[Any]:  # noqa: ARG002  part of the protocol
-        """Return a host of one process for each device."""
+    def workers(self, spec: WorkerSpec, _log: Callable[[str], None]) -> WorkerHost[Any]:
+        """Return a host of workers for a `Scheduler`, one for each device. Raises InputError if the job cannot be sent.
+
+        `log` takes a line for the user.
+        """
         try:
             job = pickle.dumps(spec.job)
         except Exception as error:  # pickling calls the user's own classes, which may raise anything
@@ -127,16 +94,12 @@ class LocalExecutor:
         return ProcessWorkers(spec.loop, job, spec.setups, spec.devices)
 
 
-class RayExecutor:
+class RayExecutor(Executor):
     """Runs work on the Ray cluster that this process is connected to."""
 
     sees_local_files = False
 
-    def __init__(self, pool: ProcessPool) -> None:
-        self._pool = pool
-        self.max_processes = pool.max_processes
-
-    def batch_rows(self, rows: int, preferred: int, least: int, most: int) -> int:  # noqa: ARG002  part of the protocol
+    def batch_rows(self, rows: int, _preferred: int, least: int, most: int) -> int:
         """Return so few rows that every CPU gets several batches, within the bounds."""
         return min(max(rows // (_BATCHES_PER_CPU * ray_cluster.cpu_count()), least), most)
 
@@ -144,29 +107,23 @@ class RayExecutor:
         self,
         function: Accumulator[X, Y],
         items: Iterable[X],
-        processes: int,  # noqa: ARG002  part of the protocol
+        _processes: int,
         collect: Callable[[Any], object],
         key: Callable[[X], Any],
         merge: Callable[..., Any],
     ) -> Iterator[Y]:
-        """See `Executor.fold`: results are merged on the cluster, and only those of each key come here."""
+        """Fold as `Executor.fold` does: results of one key are merged on the cluster before they are collected."""
         return ray_cluster.fold(function, items, key, merge, collect)
 
-    def broadcast(self, function: Callable[[], object]) -> None:
-        """Call a function in this process and in each idle one of its pool, and nowhere else on the cluster."""
-        self._pool.broadcast(function)
-
     def workers(self, spec: WorkerSpec, log: Callable[[str], None]) -> WorkerHost[Any]:
-        """Return a host of actors."""
+        """Return a host of actors. Raises InputError if the job cannot be sent."""
         if spec.shape is None:
             raise ValueError("workers on Ray need WorkerSpec.shape")
         return RayWorkers(spec.loop, spec.shape, spec.devices[0], spec.setups[0], spec.job, log)
 
 
 @contextlib.contextmanager
-def open_executor(
-    engine: Literal["local", "ray"], address: str | None, pool: ProcessPool
-) -> Iterator[LocalExecutor | RayExecutor]:
+def open_executor(engine: Literal["local", "ray"], address: str | None, pool: ProcessPool) -> Iterator[Executor]:
     """Open the executor that `--engine` names.
 
     Args:
@@ -180,4 +137,4 @@ def open_executor(
         with ray_cluster.connected(address):
             yield RayExecutor(pool)
     else:
-        yield LocalExecutor(pool)
+        yield Executor(pool)
