@@ -69,11 +69,11 @@ def test_a_float_sum_is_refused() -> None:
 
 def test_states_of_two_panels_are_not_merged() -> None:
     with pytest.raises(TypeError, match="Counted with Extremes"):
-        merge(Counted.of(np.array([1])), Extremes(np.zeros(1, int), np.zeros(1), np.zeros(1)))
+        merge(Counted.from_values(np.array([1])), Extremes(np.zeros(1, int), np.zeros(1), np.zeros(1)))
 
 
 def test_merge_all_merges_panel_by_panel() -> None:
-    a, b = Counted.of(np.array([1])), Counted.of(np.array([2, 2]))
+    a, b = Counted.from_values(np.array([1])), Counted.from_values(np.array([2, 2]))
     merged = merge_all({"one": _Held(a), "two": _Held(b)}, {"two": _Held(a), "one": _Held(b)})
     assert list(merged) == ["one", "two"]
     assert merged["one"].counted.value.tolist() == [1, 2]
@@ -86,15 +86,15 @@ class _Held:
 
 
 def test_counted_keeps_only_what_was_seen() -> None:
-    one = Counted.of(np.array([7, 3, 7]))
+    one = Counted.from_values(np.array([7, 3, 7]))
     assert (one.value.tolist(), one.count.tolist()) == ([3, 7], [1, 2])
-    both = one.merge(Counted.of(np.array([7, 10**12])))
+    both = one.merge(Counted.from_values(np.array([7, 10**12])))
     assert (both.value.tolist(), both.count.tolist()) == ([3, 7, 10**12], [1, 3, 1])
 
 
 @given(st.lists(st.integers(-5, 5), max_size=20), st.lists(st.integers(-5, 5), max_size=20))
 def test_counted_merged_is_counted_at_once(a: list[int], b: list[int]) -> None:
-    both = Counted.of(np.array(a, np.int64)).merge(Counted.of(np.array(b, np.int64)))
+    both = Counted.from_values(np.array(a, np.int64)).merge(Counted.from_values(np.array(b, np.int64)))
     assert dict(zip(both.value.tolist(), both.count.tolist(), strict=True)) == {v: (a + b).count(v) for v in {*a, *b}}
     assert both.value.dtype == both.count.dtype == np.int64
 
@@ -105,7 +105,7 @@ def test_groups_are_sums_by_value_or_too_many_whatever_the_split(rows: list[tupl
 
     def of(chosen: list[tuple[int, int]]) -> Groups:
         values = np.array([f"v{v}" for v, _ in chosen], object)
-        return Groups.of(5, values, np.array([[n, 1] for _, n in chosen], np.int64).reshape(-1, 2))
+        return Groups.from_rows(5, values, np.array([[n, 1] for _, n in chosen], np.int64).reshape(-1, 2))
 
     whole = of(rows)
     split = (of([row for row, at in zip(rows, parts, strict=True) if at == i]) for i in range(4))
@@ -167,9 +167,9 @@ def test_rows_stay_with_their_vectors_and_texts_when_lowest_merge(
 
 def test_lowest_keeps_so_many_of_each_group() -> None:
     kept = lowest(2, [(4, 3.0, 0, 0), (1, 2.0, 0, 1), (4, 1.0, 0, 2), (4, 2.0, 0, 3), (1, 9.0, 0, 4)])
-    assert kept.of_group(4)["id"].tolist() == [2, 3]
-    assert kept.of_group(1)["id"].tolist() == [1, 4]
-    assert kept.of_group(0)["id"].tolist() == []
+    assert kept.rows_of_group(4)["id"].tolist() == [2, 3]
+    assert kept.rows_of_group(1)["id"].tolist() == [1, 4]
+    assert kept.rows_of_group(0)["id"].tolist() == []
 
 
 @given(

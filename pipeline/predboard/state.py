@@ -1,10 +1,10 @@
-"""Mergeable state: a panel declares how each field merges and never writes a merge. Knows nothing of panels.
+"""Merges states whose fields declare how: a panel never writes a merge itself. It knows nothing of panels.
 
 For all states a, b, c of one panel
     merge(zero, a) == a == merge(a, zero)
     merge(a, b) == merge(b, a)
     merge(a, merge(b, c)) == merge(merge(a, b), c)
-to the last bit, so that rows may be measured anywhere, in any grouping and order. Float sums do not obey this; sum
+to the last bit, so rows may be measured anywhere, in any grouping and order. Float sums do not obey these laws; sum
 `fixed` integers instead.
 """
 
@@ -18,16 +18,20 @@ from numpy.typing import NDArray
 from predboard.predictions.table import TileRows
 
 FIXED_UNIT = 2**-20
-"""Of `fixed` numbers. 2**43 rows of mean 1 fit into an int64."""
+"""Unit of `fixed` numbers. The sum of 2**43 rows of mean 1 fits into an int64."""
 
 FIXED_LIMIT = 2.0**16
-"""`fixed` numbers are cut at ±65,536: a model that gives such losses is broken, and 130 million of them add up."""
+"""`fixed` cuts numbers at ±65,536: a model with such losses is broken, and 130 million of them still add up."""
 
 S = TypeVar("S")
 
 
 def fixed(values: NDArray[np.floating[Any]]) -> np.int64:
-    """Sum of the values in units of 2**-20, each cut at `FIXED_LIMIT` and rounded first: exact in any order."""
+    """Return the sum of the values in units of 2**-20, each cut at `FIXED_LIMIT` and rounded first: exact in any order.
+
+    >>> int(fixed(np.array([0.5, 0.25]))), float(fixed(np.array([0.5, 0.25])) * FIXED_UNIT)
+    (786432, 0.75)
+    """
     cut = np.clip(values.astype(np.float64), -FIXED_LIMIT, FIXED_LIMIT)
     return np.int64(np.rint(cut / FIXED_UNIT).astype(np.int64).sum())
 
@@ -40,44 +44,49 @@ def _add(a: Any, b: Any) -> Any:
 
 
 def summed() -> Any:
-    """A field of integers that add up."""
+    """Declare a field of integers that add up."""
     return field(metadata={"merge": _add})
 
 
 def least() -> Any:
-    """A field whose smaller value stays."""
+    """Declare a field whose smaller value stays."""
     return field(metadata={"merge": np.minimum})
 
 
 def greatest() -> Any:
-    """A field whose greater value stays."""
+    """Declare a field whose greater value stays."""
     return field(metadata={"merge": np.maximum})
 
 
 @runtime_checkable
 class Mergeable(Protocol):
-    """A field that merges itself."""
+    """A value that merges itself: a field of this type needs no declaration."""
 
     def merge(self, other: Any) -> Any:
-        """A new value; neither argument changes."""
+        """Return a new value; neither argument changes."""
         ...
 
 
 @dataclass(frozen=True)
 class Counted:
-    """How often each whole number was seen. Sparse: a confusion matrix of 10,000 classes costs what was seen of it."""
+    """How often each whole number was seen. A confusion matrix of 10,000 classes takes only the pairs that were seen.
+
+    >>> a, b = Counted.from_values(np.array([3, 1, 3])), Counted.from_values(np.array([3, 7]))
+    >>> a.merge(b)
+    Counted(value=array([1, 3, 7]), count=array([1, 3, 1]))
+    """
 
     value: NDArray[np.int64]  # [distinct] ascending
     count: NDArray[np.int64]  # [distinct] above 0
 
     @classmethod
-    def of(cls, values: NDArray[np.int64]) -> Self:
-        """Counts of [rows] whole numbers."""
+    def from_values(cls, values: NDArray[np.int64]) -> Self:
+        """Count [rows] whole numbers."""
         value, count = np.unique(values, return_counts=True)
         return cls(value.astype(np.int64), count.astype(np.int64))
 
     def merge(self, other: Self) -> Self:
-        """A new value; neither argument changes."""
+        """Return a new value; neither argument changes."""
         value, where = np.unique(np.concatenate([self.value, other.value]), return_inverse=True)
         count = np.zeros(len(value), np.int64)
         np.add.at(count, where, np.concatenate([self.count, other.count]))
@@ -86,7 +95,15 @@ class Counted:
 
 @dataclass(frozen=True)
 class Groups:
-    """Sums for each distinct value; nothing but that there are too many where there are more than `limit` values."""
+    """Sums for each distinct value of a column. With more than `limit` values only the fact that there are too many.
+
+    >>> of_country = Groups.from_rows(2, np.array(["NO", "SE", "NO"], object), np.array([[1], [1], [1]]))
+    >>> of_country.value.tolist(), of_country.sums.tolist()
+    (['NO', 'SE'], [[2], [1]])
+    >>> merged = of_country.merge(Groups.from_rows(2, np.array(["FI"], object), np.array([[1]])))
+    >>> merged.over, merged.value.tolist()
+    (True, [])
+    """
 
     limit: int
     value: NDArray[Any]  # [distinct] ascending: float64, or texts as objects; empty if there are too many
@@ -95,8 +112,8 @@ class Groups:
     """Whether there are more than `limit` values."""
 
     @classmethod
-    def of(cls, limit: int, values: NDArray[Any], summands: NDArray[np.int64]) -> Self:
-        """Sums over [rows] values of [rows, sums] summands."""
+    def from_rows(cls, limit: int, values: NDArray[Any], summands: NDArray[np.int64]) -> Self:
+        """Sum [rows, sums] summands by [rows] values."""
         distinct, where = np.unique(values, return_inverse=True)
         if len(distinct) > limit:
             return cls(limit, values[:0], summands[:0], over=True)
@@ -105,22 +122,22 @@ class Groups:
         return cls(limit, distinct, sums)
 
     def merge(self, other: Self) -> Self:
-        """A new value; neither argument changes."""
+        """Return a new value; neither argument changes."""
         if self.over or other.over:
             return self if self.over else other
-        return self.of(
+        return self.from_rows(
             self.limit, np.concatenate([self.value, other.value]), np.concatenate([self.sums, other.sums], axis=0)
         )
 
 
 @dataclass(frozen=True)
 class StatesByName:
-    """States by name, where the names are only known from the rows."""
+    """States by name, for names that only the rows tell, such as the columns of a manifest."""
 
     states: Mapping[str, Any]
 
     def merge(self, other: Self) -> Self:
-        """A new value; neither argument changes."""
+        """Return a new value; neither argument changes."""
         both = {**self.states, **other.states}
         return type(self)(
             {
@@ -134,10 +151,16 @@ class StatesByName:
 
 @dataclass(frozen=True)
 class Lowest:
-    """In each group the `limit` rows of lowest (score, key, id).
+    """The `limit` rows of lowest (score, key, id) in each group.
 
-    Key and id break ties, so which rows stay depends on no order of arrival, and an image that was inserted into the
-    data moves no other.
+    Key and id break ties, so which rows stay does not depend on the order of arrival, and an image that is inserted
+    into the data moves no other.
+
+    >>> def state(score, key):
+    ...     rows = {"key": np.array(key), "id": np.array(key)}
+    ...     return Lowest(2, np.zeros(len(key), np.int64), np.array(score), rows)
+    >>> state([0.1, 0.9], [11, 12]).merge(state([0.5], [13])).rows["key"].tolist()
+    [11, 13]
     """
 
     limit: int
@@ -153,7 +176,7 @@ class Lowest:
         key: NDArray[np.int64],
         id: NDArray[np.int64],  # noqa: A002  the column's name
     ) -> NDArray[np.int64]:
-        """Indices of the rows that stay, by group, score, key and id."""
+        """Return the indices of the rows that stay, by group, score, key and id."""
         among = np.arange(len(group))
         if len(group) > limit > 0 and (group == group[0]).all():  # only what can stay is sorted
             among = np.flatnonzero(~(score > np.partition(score, limit - 1)[limit - 1]))  # nan is the highest
@@ -163,32 +186,32 @@ class Lowest:
         return order[rank < limit].astype(np.int64)
 
     def merge(self, other: Self) -> Self:
-        """A new value; neither argument changes."""
+        """Return a new value; neither argument changes."""
         group, score = np.concatenate([self.group, other.group]), np.concatenate([self.score, other.score])
         key, id_ = (np.concatenate([self.rows[name], other.rows[name]]) for name in ("key", "id"))
         stay = self.choose(self.limit, group, score, key, id_)
         rows = {name: _picked(column, other.rows[name], stay) for name, column in self.rows.items()}
         return type(self)(self.limit, group[stay], score[stay], rows)
 
-    def of_group(self, group: int) -> TileRows:
-        """The rows of one group, lowest first."""
+    def rows_of_group(self, group: int) -> TileRows:
+        """Return the rows of one group, lowest first."""
         return {name: column[self.group == group] for name, column in self.rows.items()}
 
 
 def _picked(a: NDArray[Any], b: NDArray[Any], at: NDArray[np.int64]) -> NDArray[Any]:
-    """Rows of two arrays, as of one array that has both, which is not made: vectors of some thousand rows are large."""
+    """Pick rows from two arrays as if they were one, without making it: vectors of some thousand rows are large."""
     if not len(a):
         return b[at]
-    found = a.take(np.minimum(at, len(a) - 1), axis=0).astype(np.result_type(a, b), copy=False)
+    picked = a.take(np.minimum(at, len(a) - 1), axis=0).astype(np.result_type(a, b), copy=False)
     others = at >= len(a)
-    found[others] = b[at[others] - len(a)]
-    return found
+    picked[others] = b[at[others] - len(a)]
+    return picked
 
 
 def merge(a: S, b: S, *, done: dict[tuple[int, int], Any] | None = None) -> S:
-    """A new state; neither `a` nor `b` changes. Raises TypeError for states of two panels.
+    """Return the merged state; neither `a` nor `b` changes. Raises TypeError for states of two different panels.
 
-    `done` holds the states that were merged already by the identities of the two: what several panels share in both is
+    `done` has the states that are merged already, by the identities of both: a state that several panels share is
     merged once and stays shared.
     """
     done = {} if done is None else done
@@ -210,8 +233,9 @@ def merge(a: S, b: S, *, done: dict[tuple[int, int], Any] | None = None) -> S:
 
 
 def merge_all(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
-    """Two states of each panel, merged by the panel's name; one without another stays, and what panels share is merged
-    once.
+    """Merge the states of each panel, by the panels' names; a state that only one side has stays as it is.
+
+    What several panels share is merged once.
     """
     done: dict[tuple[int, int], Any] = {}
-    return {**a, **{name: merge(a[name], of, done=done) if name in a else of for name, of in b.items()}}
+    return {**a, **{name: merge(a[name], state, done=done) if name in a else state for name, state in b.items()}}

@@ -67,13 +67,13 @@ def test_galleries_have_the_rows_that_they_say_the_surest_first() -> None:
     rows = choose_examples(both(OLD, NEW)).of_kind
     kinds = {name: changes.CHANGE_KINDS.index(name) for name in ("broken", "fixed", "changed_wrong")}
     kinds["both_wrong_same"] = changes.BOTH_WRONG
-    assert {name: rows.of_group(kind)["id"].tolist() for name, kind in kinds.items()} == {
+    assert {name: rows.rows_of_group(kind)["id"].tolist() for name, kind in kinds.items()} == {
         "broken": [1, 0],
         "fixed": [2],
         "changed_wrong": [4],
         "both_wrong_same": [6, 5],
     }
-    broken = rows.of_group(kinds["broken"])
+    broken = rows.rows_of_group(kinds["broken"])
     assert (broken["old"].tolist(), broken["new"].tolist(), broken["label"].tolist()) == ([0, 0], [2, 1], [0, 0])
     assert broken["confidence_old"] == pytest.approx([0.6, 0.9])
     assert broken["confidence_new"] == pytest.approx([0.95, 0.7])
@@ -96,7 +96,7 @@ def test_the_laws_hold_for_examples(ties: bool) -> None:
     for part in parts[::-1]:
         merged = merge(part, merged)
     assert same(merged, whole)
-    shown = [len(whole.of_kind.of_group(group)["id"]) for group in changes.GALLERY_KINDS]
+    shown = [len(whole.of_kind.rows_of_group(group)["id"]) for group in changes.GALLERY_KINDS]
     assert shown[:3] == [12, 12, 12]
     assert shown[3] > 5
 

@@ -35,7 +35,9 @@ def scores_of_matrix(matrix: list[list[int]], failed: int = 0, unlabelled: int =
     pairs = np.repeat(np.arange(counts.size), counts.ravel())
     rows = len(pairs) + failed + unlabelled
     classes, none = np.int64(len(counts)), np.int64(0)
-    return Counts(Counted.of(pairs), classes, np.int64(rows), np.int64(failed), np.int64(unlabelled), none).metrics
+    return Counts(
+        Counted.from_values(pairs), classes, np.int64(rows), np.int64(failed), np.int64(unlabelled), none
+    ).metrics
 
 
 @settings(max_examples=40, deadline=None)

@@ -233,7 +233,9 @@ def blocks(classes: int, rows: int, size: int) -> tuple[Counts, NDArray[np.int64
     kind = random.random(rows)
     predicted = np.where(kind < 0.7, label, np.where(kind < 0.95, inside, random.integers(0, classes, rows)))
     none = np.int64(0)
-    return Counts(Counted.of(label * classes + predicted), np.int64(classes), np.int64(rows), none, none, none), block
+    return Counts(
+        Counted.from_values(label * classes + predicted), np.int64(classes), np.int64(rows), none, none, none
+    ), block
 
 
 @pytest.mark.parametrize(("classes", "rows", "size"), [(40, 4000, 5), (100, 10_000, 10), (1000, 50_000, 20)])

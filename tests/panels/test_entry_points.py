@@ -48,11 +48,11 @@ class Panel:
     columns: frozenset[str] = frozenset({"predicted"})
 
     def zero(self, run):
-        return State(np.int64(0), Counted.of(np.zeros(0, np.int64)))
+        return State(np.int64(0), Counted.from_values(np.zeros(0, np.int64)))
 
     def measure(self, run, batch):
         wait_for_another_process()
-        return State(np.int64(len(batch.scored)), Counted.of(np.array([os.getpid()])))
+        return State(np.int64(len(batch.scored)), Counted.from_values(np.array([os.getpid()])))
 
     def render(self, info, states):
         for step, state in states.items():

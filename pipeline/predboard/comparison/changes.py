@@ -138,8 +138,9 @@ class ChangesTable:
     def _ordered(self) -> Iterator[pa.RecordBatch]:
         if not self._batches:
             return
-        rows = concat_batches(self._batches, self._batches[0].schema)
-        self._batches = []
+        batches, self._batches = self._batches, []
+        rows = concat_batches(batches, batches[0].schema)
+        batches.clear()  # so that the rows are in memory once
         order = np.argsort(as_numpy(rows.column(_PLACE)), kind="stable")
         for start in range(0, len(order), join.PORTION_ROWS):
             portion = rows.take(pa.array(order[start : start + join.PORTION_ROWS]))

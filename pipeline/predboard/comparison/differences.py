@@ -124,7 +124,7 @@ class Comparison:
 
     def _scores(self, predicted: NDArray[np.int64], loss: np.int64) -> CountMetrics:
         label, _, _, count = self.joint
-        pairs = Counted.of(np.zeros(0, np.int64))
+        pairs = Counted.from_values(np.zeros(0, np.int64))
         if len(count):
             value, where = np.unique(label * self.classes + predicted, return_inverse=True)
             counts = np.zeros(len(value), np.int64)

@@ -268,9 +268,13 @@ def _zipped(old: _Side, new: _Side, found: int) -> Iterator[JoinedRows]:
 
 def _sorted(old: _Side, new: _Side) -> Iterator[JoinedRows]:
     """Yield rows in any order: those of the old step are held, and the new ones look up theirs."""
-    held = [widen_texts(batch) for batch in old.batches()]
-    schema = held[0].schema if held else old.schema
-    yield from _found(KeyIndex(concat_batches(held, schema)), new.portions(), new.schema)
+    yield from _found(KeyIndex(_all_rows(old)), new.portions(), new.schema)
+
+
+def _all_rows(side: _Side) -> pa.RecordBatch:
+    """Return all rows of a step in one batch; those that it was made from are let go on return."""
+    batches = [widen_texts(batch) for batch in side.batches()]
+    return concat_batches(batches, batches[0].schema if batches else side.schema)
 
 
 def widen_texts(batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -53,7 +53,7 @@ class PairedCounts:
         """No rows."""
         none = np.int64(0)
         of_bins = np.zeros((3, 4 * CALIBRATION_BINS * CALIBRATION_BINS), np.int64)
-        return cls(Counted.of(np.zeros(0, np.int64)), empty_slices(), of_bins, *[none] * 16)
+        return cls(Counted.from_values(np.zeros(0, np.int64)), empty_slices(), of_bins, *[none] * 16)
 
     @classmethod
     def measure(cls, classes: int, rows: JoinedRows) -> "PairedCounts":
@@ -70,7 +70,7 @@ class PairedCounts:
         was, is_ = before.right, now.right
         summands = np.stack([np.ones(len(now), np.int64), is_, was, was & is_], axis=1).astype(np.int64)
         return cls(
-            cells=Counted.of((now.label * classes + before.predicted) * classes + now.predicted),
+            cells=Counted.from_values((now.label * classes + before.predicted) * classes + now.predicted),
             kinds=measure_slices(now, summands) if slices.COLUMNS & set(now.batch.schema.names) else empty_slices(),
             calibration=_of_bins(before.confidence, now.confidence, was, is_),
             both=np.int64(len(new)),

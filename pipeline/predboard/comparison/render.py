@@ -141,7 +141,7 @@ def _flips(f: Flips) -> str:
 def _galleries(examples: Examples) -> Iterator[Tiles]:
     for kind, (tag, description) in GALLERIES.items():
         place = changes.BOTH_WRONG if kind == "both_wrong_same" else changes.CHANGE_KINDS.index(kind)
-        rows = examples.of_kind.of_group(place)
+        rows = examples.of_kind.rows_of_group(place)
         if len(rows["id"]):
             yield Tiles(tag, rows, description)
 

@@ -34,7 +34,7 @@ class Counts:
     def zero(cls, run: Run) -> "Counts":
         """Return the counts of no rows."""
         none = np.int64(0)
-        return cls(Counted.of(np.zeros(0, np.int64)), np.int64(len(run.classes)), none, none, none, none)
+        return cls(Counted.from_values(np.zeros(0, np.int64)), np.int64(len(run.classes)), none, none, none, none)
 
     @classmethod
     def measure(cls, run: Run, batch: Predictions) -> "Counts":
@@ -43,7 +43,7 @@ class Counts:
         def count() -> Counts:
             labelled = batch.labelled
             return cls(
-                Counted.of(labelled.label * len(run.classes) + labelled.predicted),
+                Counted.from_values(labelled.label * len(run.classes) + labelled.predicted),
                 np.int64(len(run.classes)),
                 np.int64(len(batch)),
                 np.int64((batch.predicted < 0).sum()),

@@ -99,7 +99,7 @@ class Panel(CountsPanel):
         pairs = scores.pairs(self.galleries)
         tags = unique_names([f"{names[true]} as {names[predicted]}" for true, predicted, _ in pairs], RESERVED_NAMES)
         for tag, (true, predicted, count) in zip(tags, pairs, strict=True):
-            rows = images.of_group(true * len(names) + predicted)
+            rows = images.rows_of_group(true * len(names) + predicted)
             yield Tiles(
                 f"confusion/{tag}",
                 rows,

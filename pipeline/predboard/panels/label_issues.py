@@ -112,14 +112,14 @@ class Panel:
         nothing, none = no_tile_rows(len(run.classes)), np.zeros(0, np.int64)
         suspects = Lowest(self.kept, none, np.zeros(0), {**nothing, "suspected": none})
         alike = Lowest(DUPLICATE_ROWS_MAX, none, np.zeros(0), {**nothing, "digest": none})
-        return SecondState(Counted.of(none), suspects, alike, np.int64(0), np.int64(0))
+        return SecondState(Counted.from_values(none), suspects, alike, np.int64(0), np.int64(0))
 
     def measure_second(self, run: Run, first: State, rows: DerivedRows) -> SecondState:
         """Return the second state of these rows alone."""
         known = rows.labelled
         candidate = stands_out(first, known)  # [rows]
         has_one = candidate >= 0
-        joint = Counted.of(known.label[has_one] * len(run.classes) + candidate[has_one])
+        joint = Counted.from_values(known.label[has_one] * len(run.classes) + candidate[has_one])
         # As in cleanlab, a row whose label is the prediction is not suspected, whatever stands out.
         wrong = np.flatnonzero(has_one & (candidate != known.label) & ~known.right)
         score = margin(known)[wrong]

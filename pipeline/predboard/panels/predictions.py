@@ -53,7 +53,7 @@ class Panel:
         for true in last.tally.metrics.most_errors(self.classes).tolist():
             name = info.run.classes[true]
             for step, state in states.items():
-                rows = state.samples.of_group(true)
+                rows = state.samples.rows_of_group(true)
                 if len(rows["id"]):
                     yield (
                         step,

@@ -27,7 +27,6 @@ class Salt(enum.IntEnum):
     """Order of images that occur more than once."""
     FOLLOWED_EXAMPLES = 9
     """Images that are followed over the steps."""
-    """Buckets of rows when two runs are joined."""
     PREFLIGHT = 12
     """Images that are inferred before the long run."""
     LOADER_CHECK = 13
