@@ -45,18 +45,18 @@ def test_another_process_starts_before_the_imports_where_there_is_much_to_do(
 
 def test_each_command_ends_by_printing_the_next(command: RunCommand, finished: Example, tmp_path: Path) -> None:
     out = tmp_path / "predictions" / "toy"
-    code, said, err = command("infer", *finished.flags(out=out))
+    code, printed, err = command("infer", *finished.flags(out=out))
     assert code == 0
-    assert re.fullmatch(r"step 0: 12 ok, 0 failed, 0 unlabelled, accuracy [01]\.\d{4}", said[0])
-    assert said[1:] == [f"predictions are in {out}", f"next: predboard visualize {out}"]
+    assert re.fullmatch(r"step 0: 12 ok, 0 failed, 0 unlabelled, accuracy [01]\.\d{4}", printed[0])
+    assert printed[1:] == [f"predictions are in {out}", f"next: predboard visualize {out}"]
     assert err[0] == f"12 images, 3 classes, in {finished.data}"
-    code, said, _ = command("visualize", out, "--logdir", tmp_path / "logs")
+    code, printed, _ = command("visualize", out, "--logdir", tmp_path / "logs")
     assert code == 0
-    assert re.fullmatch(rf"toy: 12 rows, 1 step -> {tmp_path}/logs/toy/events\.out\.\S+ \(\d\.\d MB\)", said[0])
-    assert said[1:] == [f"next: predboard board --logdir {tmp_path / 'logs'}"]
-    _, said, _ = command("visualize", out, "--logdir", tmp_path / "logs")
-    assert said[0].startswith("toy: nothing changed since the last time, kept ")
-    assert said[-1].startswith("next: predboard board")
+    assert re.fullmatch(rf"toy: 12 rows, 1 step -> {tmp_path}/logs/toy/events\.out\.\S+ \(\d\.\d MB\)", printed[0])
+    assert printed[1:] == [f"next: predboard board --logdir {tmp_path / 'logs'}"]
+    _, printed, _ = command("visualize", out, "--logdir", tmp_path / "logs")
+    assert printed[0].startswith("toy: nothing changed since the last time, kept ")
+    assert printed[-1].startswith("next: predboard board")
     assert command("inspect", out)[1][-1] == f"next: predboard visualize {out}"
     odd = tmp_path / "predictions" / "run #1 (old)"
     shutil.copytree(out, odd)

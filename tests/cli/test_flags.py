@@ -121,15 +121,15 @@ def test_help_has_each_text_in_one_piece(
     with pytest.raises(SystemExit) as stop:
         main.run([name, "--help"])
     assert stop.value.code == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     source = "".join(map(inspect.getsource, reversed(COMMANDS[name].config.__mro__[:-1])))
     for field in dataclasses.fields(COMMANDS[name].config):
         text = re.search(rf'^    {field.name}: .*?\n    """(.*?)"""', source, re.MULTILINE | re.DOTALL)
         assert text is not None
-        assert " ".join(text[1].split()) in said, field.name
-    assert "default: None" not in said
-    assert "default: )" not in said
-    assert "SUPPRESS" not in said
+        assert " ".join(text[1].split()) in printed, field.name
+    assert "default: None" not in printed
+    assert "default: )" not in printed
+    assert "SUPPRESS" not in printed
 
 
 def test_the_flags_of_infer_are_under_headings_and_each_is_listed_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,13 +147,13 @@ def test_help_explains_every_flag(name: str, capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit) as stop:
         main.run([name, "--help"])
     assert stop.value.code == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     config = {"infer": InferConfig, "visualize": VisualizeConfig, "board": BoardConfig, "inspect": InspectConfig}[name]
     for field in dataclasses.fields(config):
         assert (
-            field.name.upper() in said.upper()
+            field.name.upper() in printed.upper()
             if field.name == "predictions"
-            else f"--{field.name.replace('_', '-')}" in said
+            else f"--{field.name.replace('_', '-')}" in printed
         )
 
 

@@ -285,7 +285,7 @@ def test_how_often_a_rule_passes_is_as_the_documentation_says() -> None:
     page = (toy.ROOT / "docs/gates.md").read_text("utf-8")
     rows = re.findall(r"^\| (0\.\d+) \| ([\d,]+) \|" + r" (\d+) % \|" * 5, page, re.MULTILINE)
     assert len(rows) == 7
-    for p, images, *said in rows:
+    for p, images, *printed in rows:
         n = int(images.replace(",", ""))
         hits = np.arange(n + 1)
         chance = stats.binom.pmf(hits, n, float(p))
@@ -304,7 +304,7 @@ def test_how_often_a_rule_passes_is_as_the_documentation_says() -> None:
                 ("upper", "pass"),
             )
         ]
-        assert [f"{100 * share:.0f}" for share in shares] == said, (p, n)
+        assert [f"{100 * share:.0f}" for share in shares] == printed, (p, n)
 
 
 @given(of=estimates(), limit=numbers)
@@ -327,9 +327,9 @@ def test_a_drop_of_a_loss_is_that_of_its_negative(of: tuple[float, tuple[float, 
 
 @given(st.one_of(numbers, st.integers(-(10**9), 10**9)), numbers)
 def test_a_printed_number_never_looks_like_a_limit_that_it_is_not(value: float, limit: float) -> None:
-    said = format_number(value, limit)
+    printed = format_number(value, limit)
     if isinstance(value, int):
-        assert int(said.replace(",", "")) == value
+        assert int(printed.replace(",", "")) == value
     else:
-        assert math.isclose(float(said), value, rel_tol=0.1, abs_tol=1e-4)
-        assert float(said) != limit or abs(value - limit) < 1e-6 * max(1, abs(limit))
+        assert math.isclose(float(printed), value, rel_tol=0.1, abs_tol=1e-4)
+        assert float(printed) != limit or abs(value - limit) < 1e-6 * max(1, abs(limit))

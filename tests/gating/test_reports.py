@@ -93,29 +93,29 @@ def test_the_last_line_says_it_all() -> None:
     unclear = evaluate_rule(Rule("accuracy", min=0.94, bound="lower"), FIGURES)
     assert reports.conclusion(gated(good)) == "the gate passed: 1 rule"
     assert reports.conclusion(gated(good, bad)) == "the gate failed: 1 of 2 rules failed"
-    said = "the gate did not pass: too little evidence for 1 of 2 rules"
-    assert reports.conclusion(gated(good, unclear)) == said
+    printed = "the gate did not pass: too little evidence for 1 of 2 rules"
+    assert reports.conclusion(gated(good, unclear)) == printed
 
 
 def test_of_many_classes_the_worst_are_named() -> None:
     many = gated(evaluate_rule(Rule("classes/*/recall", min=2), of_classes(*(f"c{i:02d}" for i in range(40)))))
-    said = list(reports.to_terminal(many))
-    assert said[4:11] == [
+    printed = list(reports.to_terminal(many))
+    assert printed[4:11] == [
         "FAIL     classes/*/recall ≥ 2  0.5100  0.4100 to 0.5600     100",
         "         40 of 40 failed",
         *(f"         c{i}: {0.9 - i / 100:.4f} is below 2" for i in (39, 38, 37, 36, 35)),
     ]
-    assert said[11] == "         and 35 more"
+    assert printed[11] == "         and 35 more"
     assert len(reports.to_junit(many).splitlines()) < 60
     assert len(reports.to_record(many)["rules"][0]["findings"]) == 40
 
 
 def test_one_reason_of_all_classes_is_said_once() -> None:
     rule = Rule("classes/*/recall", min=0.5, min_rows=101)
-    said = list(reports.to_terminal(gated(evaluate_rule(rule, of_classes("a", "b", "c")))))
-    assert said[5] == "         3 of 3 have too little evidence: it is based on 100 images, fewer than"
-    assert said[6] == "         min_rows = 101"
-    assert said[7] == ""
+    printed = list(reports.to_terminal(gated(evaluate_rule(rule, of_classes("a", "b", "c")))))
+    assert printed[5] == "         3 of 3 have too little evidence: it is based on 100 images, fewer than"
+    assert printed[6] == "         min_rows = 101"
+    assert printed[7] == ""
 
 
 # The shape of JUnit XML that Jenkins' schema (junit-10.xsd) has, which GitLab and GitHub's actions read: the attributes

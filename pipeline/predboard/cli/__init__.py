@@ -1,1 +1,1 @@
-"""The command `predboard`: flags, commands and what the terminal shows. Knows no figure and no file format."""
+"""The command `predboard`: flags, commands and what the terminal shows. It knows no metric and no file format."""

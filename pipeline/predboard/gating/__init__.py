@@ -1,1 +1,1 @@
-"""Rules on metrics, and whether a run passes them. Knows nothing of pictures."""
+"""Rules on metrics, and whether a run passes them. It knows nothing of pictures."""
