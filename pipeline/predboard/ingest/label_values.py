@@ -49,6 +49,7 @@ def parse_labels(column: pa.ChunkedArray, classes: Sequence[str], what: str) -> 
     distinct = {text for text in texts if text is not None}
     if distinct <= set(classes):
         return ParsedLabels([-1 if text is None else text for text in texts], _both_fit(distinct, classes))
+    values: RawLabels
     numbers = {text for text in distinct if text.lower() not in _UNKNOWN}
     if all(map(_WHOLE.fullmatch, numbers)):
         mixed = numbers & set(classes)
