@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,8 @@ from predboard.cli.flags import parse
 from predboard.errors import InputError
 from predboard.inference import resume
 from predboard.storage.inspection import inspect
-from predboard.storage.locks import lock_folder
 from predboard.storage.runs import open_step, part_path
-from predboard.storage.shards import WHOLE_RUN, Share, Task, plan_shards, plan_tasks
+from predboard.storage.shards import Share, Task, plan_shards, plan_tasks
 
 from tests import toy
 
@@ -369,90 +367,6 @@ def test_shares_that_cannot_be_are_one_line(part: tuple[int, int], words: str) -
 def test_overwriting_a_share_is_refused() -> None:
     with pytest.raises(InputError, match="--overwrite with --part would delete what the other jobs wrote"):
         InferConfig("d", "m.py:f", part=(1, 2), overwrite=True)
-
-
-# --- locks of shares ---
-
-_HOLDS = """
-import sys
-from pathlib import Path
-from predboard.storage.locks import lock_folder
-from predboard.storage.shards import Share
-share = Share(*map(int, sys.argv[2].split("/")))
-with lock_folder(Path(sys.argv[1]), share=share):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-class Holder:
-    """Another process that has a share."""
-
-    def __init__(self, folder: Path, share: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", _HOLDS, str(folder), share],
-            env={**os.environ, "PYTHONPATH": toy.PYTHONPATH},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline() == "held\n"
-
-    def end(self, kill: bool = False) -> None:
-        """Let it go on, or kill it."""
-        if kill:
-            self.process.kill()
-        self.process.communicate()
-
-
-@pytest.fixture
-def holder(tmp_path: Path) -> Iterator[Holder]:
-    holder = Holder(tmp_path, "3/8")
-    yield holder
-    holder.end(kill=True)
-
-
-@pytest.mark.parametrize("share", [Share(3, 8), Share(1, 2), Share(3, 4), WHOLE_RUN])
-def test_a_share_that_another_process_has_is_refused(tmp_path: Path, holder: Holder, share: Share) -> None:
-    line = rf"another process is working on share 3/8 of {tmp_path}: wait until it finishes, or name another --out"
-    with pytest.raises(InputError, match=line):
-        lock_folder(tmp_path, share=share).__enter__()
-    holder.end()
-    with lock_folder(tmp_path, share=share):
-        pass
-    assert _left(tmp_path) == []
-
-
-@pytest.mark.parametrize("share", [Share(4, 8), Share(2, 8), Share(1, 8)])
-def test_other_shares_of_the_same_number_go_side_by_side(tmp_path: Path, holder: Holder, share: Share) -> None:
-    for index in (1, 2, 3):
-        (tmp_path / "step=00000000").mkdir(exist_ok=True)
-        (tmp_path / "step=00000000" / f".part-{index:05d}.parquet.0a.tmp").touch()
-    with lock_folder(tmp_path, share=share):
-        left = {int(name.split("-")[1][:5]) for name in _left(tmp_path) if name.endswith(".tmp")}
-        assert left == {i for i in (1, 2, 3) if not share.holds(i)}  # the others may still be written
-    assert holder.process.poll() is None
-
-
-def test_a_share_waits_for_nobody_who_has_the_whole(tmp_path: Path) -> None:
-    with lock_folder(tmp_path), pytest.raises(InputError, match="another process is writing to"):
-        lock_folder(tmp_path, share=Share(1, 2)).__enter__()
-
-
-@pytest.mark.parametrize("share", [Share(3, 8), Share(1, 2), WHOLE_RUN])
-def test_what_is_refused_leaves_the_files_of_the_other_process_alone(
-    tmp_path: Path, holder: Holder, share: Share
-) -> None:
-    unfinished = tmp_path / "step=00000000" / ".part-00002.parquet.0a.tmp"
-    unfinished.parent.mkdir()
-    unfinished.touch()
-    with pytest.raises(InputError, match="another process is working on share 3/8"):
-        lock_folder(tmp_path, share=share).__enter__()
-    assert unfinished.exists()
-    holder.end(kill=True)
-    with lock_folder(tmp_path, share=Share(3, 8)):
-        assert not unfinished.exists()
 
 
 # --- rows that failed, again ---

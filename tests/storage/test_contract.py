@@ -46,6 +46,7 @@ from predboard.storage.paths import (
 from predboard.storage.remote import RemotePath
 from predboard.storage.runs import list_part_paths
 from predboard.visualization.log_folder import read_record
+from predboard.visualization.visualize import VisualizeResult
 
 from tests import toy
 
@@ -252,7 +253,10 @@ def test_logs_are_the_same_everywhere(remote_folder: RemotePath, tmp_path: Path)
     copied(tmp_path / "run", remote_folder / "run")
     images = copied(toy.sources(tmp_path / "images", 60), remote_folder / "images")
     draw_logs(tmp_path / "run", tmp_path / "logs", image_root=tmp_path / "images")
-    draw = lambda **options: draw_logs(remote_folder / "run", remote_folder / "logs", **options)[0]  # noqa: E731
+
+    def draw(**options: Any) -> VisualizeResult:
+        return draw_logs(remote_folder / "run", remote_folder / "logs", **options)[0]
+
     first = draw(image_root=images)
     assert first.missing_pictures == 0
     local, before = contents(tmp_path / "logs/run"), contents(remote_folder / "logs/run")
@@ -272,7 +276,7 @@ def test_logs_know_which_run_they_are_of(remote_folder: RemotePath, tmp_path: Pa
     logits, label = toy.table(toy.RUN, 20)
     for name, shift in (("a/net", 0), ("b/net", 1), ("c/net", 2)):
         toy.write_run(remote_folder / name, logits + np.float32(shift), label)
-    logdirs = (tmp_path / "logs", remote_folder / "logs")
+    logdirs: tuple[AnyPath, ...] = (tmp_path / "logs", remote_folder / "logs")
     for logdir in logdirs:
         draw_logs(remote_folder / "a/net", logdir, panels=("glance",))
         with pytest.raises(InputError, match=f"holds the logs of {remote_folder}/a/net, which these would replace"):
@@ -289,7 +293,10 @@ def test_logs_know_which_run_they_are_of(remote_folder: RemotePath, tmp_path: Pa
 
 def test_states_are_cached_everywhere(anywhere: AnyPath, monkeypatch: pytest.MonkeyPatch) -> None:
     toy.write_run(anywhere / "run", *toy.table(toy.RUN, 60), shard_size=20)
-    draw = lambda logs, **options: draw_logs(anywhere / "run", anywhere / logs, panels=("metrics",), **options)[0]  # noqa: E731
+
+    def draw(logs: str, **options: Any) -> VisualizeResult:
+        return draw_logs(anywhere / "run", anywhere / logs, panels=("metrics",), **options)[0]
+
     draw("logs", cache="always")
     expected = draw("fresh", cache="never", log_every=30)
     read: list[int] = []

@@ -1,5 +1,6 @@
 """Files on this machine and in storage by the same names; runs, logs and images in storage are those on disk."""
 
+import ast
 import os
 import pickle
 import re
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import predboard
 import pytest
 from predboard import (
     InferConfig,
@@ -209,3 +211,14 @@ def test_a_part_that_cannot_be_put_leaves_nothing(memory: Any, tmp_path: Path, m
     monkeypatch.undo()
     assert memory.find("/out/run") == []
     assert not list(staging_dir(out).rglob("*.tmp"))
+
+
+def test_only_the_folder_storage_tells_the_kinds_of_path_apart() -> None:
+    package = Path(predboard.__file__).parent
+    for file in package.rglob("*.py"):
+        if file.parent.name == "storage":
+            continue
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance":
+                names = {name.id for name in ast.walk(node.args[1]) if isinstance(name, ast.Name)}
+                assert not names & {"Path", "RemotePath"}, f"{file}:{node.lineno}"

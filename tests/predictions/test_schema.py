@@ -1,0 +1,152 @@
+"""The contract: footers, schema, keys, and how two runs differ."""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from predboard.errors import DamagedError, InputError
+from predboard.predictions.schema import (
+    COLUMNS,
+    Part,
+    Run,
+    digest_records,
+    encode_footer,
+    hash64,
+    hash_refs,
+    part_schema,
+    read_footer,
+)
+
+
+def test_keys_do_not_drift() -> None:
+    assert hash_refs(["a/0.png", "ü/0.png"]).tolist() == [3230863055585924566, -2208312144883619445]
+    assert hash_refs(["ü"]).tolist() == [hash64("ü".encode())]
+    assert hash_refs([]).shape == (0,)
+    assert Run(classes=("a", "b"), model="m.py:f").fingerprint == "6d16e43226f1e055"
+
+
+RUN = Run(
+    classes=("cat", "dög"),
+    model="nets.py:build",
+    step=12,
+    model_args={"depth": 20, "widths": (1, 2), "block": {"kind": "a"}},
+    code="c0de",
+    weights="0123456789abcdef",
+    transform={"resize": (256, 224), "crop": None, "mean": [0.5, 0.25, 0.1], "std": [1.0]},
+    root="/data/ünï",
+)
+
+
+PART = Part(4, 9, "d1", 9, "c1", 1.5, 2.5, {"decode": 0.25}, {"torch": "2"})
+
+
+def _footer(run: Run = RUN, part: Part = PART) -> dict[bytes, bytes]:
+    return {key.encode(): value.encode() for key, value in encode_footer(run, part).items()}
+
+
+def test_a_footer_reads_back_as_it_was() -> None:
+    run, part = read_footer(_footer(), "here")
+    assert part == PART
+    assert run.difference(RUN) is None
+    assert RUN.difference(run) is None
+    assert run.fingerprint == RUN.fingerprint
+    assert run.classes == ("cat", "dög")
+    assert read_footer(_footer(run, part), "here") == (run, part)
+
+
+def test_the_footers_digest_is_of_its_two_records_as_compact_sorted_json() -> None:
+    found = _footer()
+    records = [json.loads(found[b"predboard.run"]), json.loads(found[b"predboard.part"])]
+    text = "\n".join(json.dumps(r, sort_keys=True, separators=(",", ":")) for r in records)
+    assert found[b"predboard.digest"].decode() == hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    assert set(records[0]) == {f.name for f in dataclasses.fields(Run)}
+    assert set(records[1]) == {f.name for f in dataclasses.fields(Part)}
+
+
+def test_every_damaged_byte_of_a_footer_is_noticed() -> None:
+    good = _footer()
+    for key, value in good.items():
+        for at in range(len(value)):
+            damaged = value[:at] + bytes([value[at] ^ 4]) + value[at + 1 :]
+            with pytest.raises(DamagedError, match="here is damaged"):
+                read_footer({**good, key: damaged}, "here")
+    for key in good:
+        with pytest.raises(DamagedError, match="here is damaged"):
+            read_footer({k: v for k, v in good.items() if k != key}, "here")
+
+
+def _signed(run: dict[str, Any], part: dict[str, Any]) -> dict[bytes, bytes]:
+    return {
+        b"predboard.run": json.dumps(run).encode(),
+        b"predboard.part": json.dumps(part).encode(),
+        b"predboard.digest": digest_records(run, part).encode(),
+    }
+
+
+def test_a_newer_format_is_named_and_is_no_damage() -> None:
+    newer = {**dataclasses.asdict(RUN), "format": 2, "further": 1}
+    with pytest.raises(
+        InputError, match=r"here has format 2, but this predboard reads formats up to 1: upgrade"
+    ) as raised:
+        read_footer(_signed(newer, {"start": 0}), "here")
+    assert not isinstance(raised.value, DamagedError)
+
+
+@pytest.mark.parametrize("run", [{"format": 1, "model": "m"}, {"format": 1, "classes": ["a"], "model": "m", "hm": 1}])
+def test_a_footer_of_other_fields_is_no_damage(run: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="does not have the fields of format 1") as raised:
+        read_footer(_signed(run, dataclasses.asdict(PART)), "here")
+    assert not isinstance(raised.value, DamagedError)
+
+
+@pytest.mark.parametrize("metadata", [None, {}, {b"pandas": b"{}", b"ARROW:schema": b"xyz"}])
+def test_a_file_of_another_program_holds_no_predictions(metadata: dict[bytes, bytes] | None) -> None:
+    with pytest.raises(InputError, match="here contains no predictions") as raised:
+        read_footer(metadata, "here")
+    assert not isinstance(raised.value, DamagedError)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"weights": "ffff"}, ("weights", "0123456789abcdef", "ffff")),
+        ({"shard_size": 7}, ("shard_size", "4096", "7")),
+        ({"classes": ("cat", "dog")}, ("classes", "dög", "dog")),
+        ({"classes": ("cat",)}, ("classes", "2 names", "1 names")),
+        ({"transform": {**RUN.transform, "mean": [0.5]}}, ("transform.mean", "[0.5, 0.25, 0.1]", "[0.5]")),
+        ({"transform": {**RUN.transform, "crop": 224}}, ("transform.crop", "None", "224")),
+        ({"model_args": {**RUN.model_args, "depth": 32}}, ("model_args.depth", "20", "32")),
+        ({"model_args": {**RUN.model_args, "block": {"kind": "b"}}}, ("model_args.block.kind", "a", "b")),
+        ({"model_args": {**RUN.model_args, "old": None}}, ("model_args.old", "not given", "None")),
+        ({"model_args": {**RUN.model_args, "more": {}}}, ("model_args.more", "not given", "{}")),
+        ({"model_args": {}}, ("model_args.block.kind", "a", "not given")),
+        ({"precision": "bf16"}, ("precision", "fp32", "bf16")),
+        ({"step": 13}, ("step", "12", "13")),
+        ({"root": "/elsewhere"}, ("root", "/data/ünï", "/elsewhere")),
+    ],
+)
+def test_a_difference_names_the_field(change: dict[str, Any], expected: tuple[str, str, str]) -> None:
+    other = dataclasses.replace(RUN, **change)
+    assert RUN.difference(other) == expected
+    assert other.difference(RUN) == (expected[0], expected[2], expected[1])
+    assert RUN.fingerprint != other.fingerprint
+
+
+def test_tuples_and_lists_are_the_same_run() -> None:
+    other = dataclasses.replace(RUN, transform={**RUN.transform, "resize": [256, 224]})
+    assert RUN.difference(other) is None
+    assert RUN.fingerprint == other.fingerprint
+
+
+def test_the_schema_is_the_documented_one() -> None:
+    found = part_schema(
+        dataclasses.replace(RUN, embedding=5, thumbnails=32), pa.schema([pa.field("site", pa.string())])
+    )
+    assert found.names == [*COLUMNS, "site"]
+    assert found.field("logits").type == pa.list_(pa.field("element", pa.float32(), nullable=False), 2)
+    assert found.field("embedding").type == pa.list_(pa.field("element", pa.float16(), nullable=False), 5)
+    assert [f.name for f in found if not f.nullable] == ["id", "key"]
+    assert set(COLUMNS) - set(part_schema(RUN).names) == {"embedding", "thumbnail"}
