@@ -33,7 +33,7 @@ def test_the_thresholds_keep_as_many_rows_as_they_say() -> None:
     batch, p, label = sized(run, 3000)
     page = text(drawn("calibration", run, step0=batch)["report/calibration", 0])
     confidence, right = p.max(axis=1), p.argmax(axis=1) == label
-    shares, targets = table(page, "to keep"), table(page, "for accuracy")
+    shares, targets = table(page, "share to keep"), table(page, "accuracy to reach")
     assert [row[0] for row in shares] == ["100 %", "95 %", "90 %", "80 %", "50 %"]
     assert [row[0] for row in targets] == ["90 %", "95 %", "99 %", "99.9 %"]
     for row in (*shares, *targets):
@@ -97,5 +97,5 @@ def test_the_true_thresholds_of_the_micro_curve_are_in_the_text() -> None:
 def test_an_accuracy_that_no_threshold_reaches_says_so() -> None:
     run, label = named(3), np.arange(30) % 3
     batch = toy.predictions(run, np.eye(3, dtype=np.float32)[(label + 1) % 3] * 5, label)
-    rows = table(text(drawn("calibration", run, step0=batch)["report/calibration", 0]), "for accuracy")
+    rows = table(text(drawn("calibration", run, step0=batch)["report/calibration", 0]), "accuracy to reach")
     assert [row[2] for row in rows] == ["not reached"] * 4

@@ -73,11 +73,11 @@ def test_the_page_says_in_words_what_is_the_matter() -> None:
     assert "**The model is over-confident**" in sure
     assert "**The model is under-confident**" in unsure
     assert "**The model is neither over- nor under-confident**" in fits
-    assert float(re.findall(r"Dividing all logits by ([\d.]+) would take", sure)[0]) == pytest.approx(3, rel=0.1)
-    assert float(re.findall(r"Dividing all logits by ([\d.]+) would take", unsure)[0]) == pytest.approx(0.5, rel=0.1)
-    assert re.search(r"Dividing all logits by [\d.]+ would change next to nothing", fits)
+    assert float(re.findall(r"Dividing all logits by ([\d.]+) would reduce", sure)[0]) == pytest.approx(3, rel=0.1)
+    assert float(re.findall(r"Dividing all logits by ([\d.]+) would reduce", unsure)[0]) == pytest.approx(0.5, rel=0.1)
+    assert re.search(r"Dividing all logits by [\d.]+ would change the loss by less than 1 %", fits)
     for said in (sure, unsure, fits):
-        coverage, size = re.findall(r"true one for ([\d.]+) % of .* Such a set has ([\d.]+) classes", said)[0]
+        coverage, size = re.findall(r"contain the true class for ([\d.]+) % of .* mean size ([\d.]+)\.", said)[0]
         assert float(coverage) == pytest.approx(90, abs=3)
         assert 1 < float(size) < 5
 
@@ -132,8 +132,8 @@ def test_what_is_not_defined_is_left_out_and_said() -> None:
     assert not {name for name in there if name.startswith(("temperature", "nll", "ece_before", "ece_after"))}
     assert {"ece", "mce"} <= there
     said = text(right["report/calibration", 0])
-    assert "No temperature from 1/16 to 16 fits best" in said
-    assert "Conformal sets need nine labelled images" in said or "hold the true one" in said
+    assert "No temperature could be fitted between 1/16 and 16" in said
+    assert "Prediction sets need at least nine labelled images" in said or "contain the true class" in said
     one = drawn(
         "calibration", named(1), step0=toy.predictions(named(1), np.zeros((3, 1), np.float32), np.zeros(3, int))
     )

@@ -1,9 +1,9 @@
-"""Which probability to accept: histograms of scores -> tables in Markdown. Knows no panel and no files."""
+"""Writes Markdown tables that say which probability to accept, from histograms of scores. It knows no panel."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from predboard.formatting import escape_markdown, percent
+from predboard.formatting import escape_markdown, markdown_table, percent
 from predboard.metrics import score_histograms
 from predboard.metrics.counts import CountMetrics
 from predboard.metrics.intervals import wilson_interval
@@ -11,71 +11,65 @@ from predboard.metrics.score_histograms import ScoreHistograms, positives_by_thr
 
 CountArray = NDArray[np.int64]
 
+KEPT_SHARES = (1.0, 0.95, 0.9, 0.8, 0.5)
+TARGET_ACCURACIES = (0.9, 0.95, 0.99, 0.999)
+RECALLS = (0.99, 0.95, 0.9, 0.8, 0.5)
+
 
 def confidence_table(confidence: CountArray) -> str:
-    """Confidence below which to send an image to a person. `confidence`: [wrong and right, bins]."""
+    """Write which images to decide automatically: the confidence to ask for, and what it costs.
+
+    Args:
+        confidence: labelled images by confidence, [wrong and right, bins].
+    """
     right, wrong = positives_by_threshold(confidence[1], confidence.sum(axis=0))
     rows, edge = right + wrong, score_histograms.bin_edges(score_histograms.FINE_BINS)[-2::-1]
     total = int(rows[-1])
 
-    def line(first: str, i: int) -> str:
+    def line(first: str, i: int) -> list[str]:
         n, hits = int(rows[i]), int(right[i])
         lower, upper = wilson_interval(hits, n)
-        return (
-            f"| {first} | {_digits(edge[i])} | {percent(n / total)} ({n:,}) | {percent(hits / n)} "
-            f"| {percent(lower)} to {percent(upper)} | {n - hits:,} |"
-        )
+        kept, interval = f"{percent(n / total)} ({n:,})", f"{percent(lower)} to {percent(upper)}"
+        return [first, _digits(edge[i]), kept, percent(hits / n), interval, f"{n - hits:,}"]
 
-    shares = (1.0, 0.95, 0.9, 0.8, 0.5)
-    keep = [line(f"{100 * s:.0f} %", int(np.searchsorted(rows, np.ceil(s * total - 1e-9)))) for s in shares]
-    reach = []
-    for target in (0.9, 0.95, 0.99, 0.999):
+    by_share = [line(f"{100 * s:.0f} %", int(np.searchsorted(rows, np.ceil(s * total - 1e-9)))) for s in KEPT_SHARES]
+    by_accuracy = []
+    for target in TARGET_ACCURACIES:
         enough = np.flatnonzero((rows > 0) & (right >= target * rows - 1e-9))
         first = f"{100 * target:g} %"
-        # The fewest bins of the most rows: below them there may be empty ones.
-        reach.append(
+        # The fewest bins with the most rows: below them there may be empty ones.
+        by_accuracy.append(
             line(first, int(np.searchsorted(rows, rows[enough[-1]])))
             if len(enough)
-            else f"| {first} | – | not reached | – | – | – |"
+            else [first, "–", "not reached", "–", "–", "–"]
         )
-    head = "confidence at least | kept | accuracy | 95 % interval | errors left |\n|---:|---:|---:|---:|---|---:|"
-    return "\n".join(
+    titles = ("confidence at least", "kept", "accuracy", "95 % interval", "errors left")
+    return "\n\n".join(
         [
-            "### Which images to decide by themselves, by confidence",
-            "",
-            f"| to keep | {head}",
-            *keep,
-            "",
-            f"| for accuracy | {head}",
-            *reach,
-            "",
-            f"Of {total:,} labelled images. Confidence is the probability of the predicted class. An accuracy that was "
-            "aimed at was found on these same images: expect a little less on others. Intervals are Wilson's.",
+            "### Which images to decide automatically, by confidence",
+            markdown_table(("share to keep", *titles), "rrrrlr", by_share),
+            markdown_table(("accuracy to reach", *titles), "rrrrlr", by_accuracy),
+            f"Of {total:,} labelled images. Confidence is the probability of the predicted class. The thresholds for "
+            "an accuracy were chosen on these same images, so expect slightly less on others. Intervals: Wilson.",
         ]
     )
 
 
 def micro_table(state: ScoreHistograms) -> str:
-    """Where the points of the micro curve are."""
+    """Write the thresholds, precision and counts at some recalls of the micro curve."""
     tp, fp = positives_by_threshold(state.given.sum(axis=0), state.any_class.sum(axis=0))
     edge = score_histograms.bin_edges(score_histograms.FINE_BINS)[-2::-1]
-    lines = []
-    for recall in (0.99, 0.95, 0.9, 0.8, 0.5):
+    rows = []
+    for recall in RECALLS:
         i = int(np.searchsorted(tp, np.ceil(recall * tp[-1] - 1e-9)))
-        lines.append(
-            f"| {percent(tp[i] / tp[-1])} | {_digits(edge[i])} | {percent(tp[i] / (tp[i] + fp[i]))} "
-            f"| {tp[i]:,} | {fp[i]:,} |"
-        )
-    return "\n".join(
+        precision = percent(tp[i] / (tp[i] + fp[i]))
+        rows.append([percent(tp[i] / tp[-1]), _digits(edge[i]), precision, f"{tp[i]:,}", f"{fp[i]:,}"])
+    return "\n\n".join(
         [
-            "### Precision and recall, every class of every image a decision (micro)",
-            "",
-            "| recall | probability at least | precision | right | wrong |",
-            "|---:|---:|---:|---:|---:|",
-            *lines,
-            "",
-            "TensorBoard labels the points of PR curves with thresholds from 0 to 1 in equal steps whatever they were. "
-            "These points are at equal steps of recall, and the true thresholds are here.",
+            "### Precision and recall, each class of each image as one decision (micro)",
+            markdown_table(("recall", "probability at least", "precision", "right", "wrong"), "rrrrr", rows),
+            "TensorBoard labels the points of PR curves with evenly spaced thresholds from 0 to 1, whatever the true "
+            "ones are. Our points are evenly spaced in recall; this table has their true thresholds.",
         ]
     )
 
@@ -83,32 +77,34 @@ def micro_table(state: ScoreHistograms) -> str:
 def class_threshold_table(
     state: ScoreHistograms, scores: CountMetrics, names: tuple[str, ...], chosen: NDArray[np.int64]
 ) -> str:
-    """Threshold of greatest F1 for each chosen class against all others; empty if none is chosen."""
+    """Write the threshold with the highest F1 for each of the chosen classes; empty if none is chosen.
+
+    Args:
+        state: histograms of the scores of each class.
+        scores: metrics of the predictions as they are.
+        names: of the classes.
+        chosen: classes, [chosen].
+    """
     every = state.every
     edge = score_histograms.bin_edges(every.shape[1])[-2::-1]
-    lines = []
+    rows = []
     for c in sorted(chosen.tolist(), key=lambda c: (scores.f1[c], c)):
         tp, fp = positives_by_threshold(state.true[c], every[c])
         f1 = 2 * tp / (tp + fp + tp[-1])
         i = int(f1.argmax())
-        precision = score_histograms.average_precision(state.true[c], every[c])
-        lines.append(
-            f"| {escape_markdown(names[c])} | {scores.support[c]:,} | {float(precision.value):.4f} | "
-            f"{scores.f1[c]:.4f} "
-            f"| {f1[i]:.4f} | {_digits(edge[i])} | {percent(tp[i] / (tp[i] + fp[i]))} | {percent(tp[i] / tp[-1])} |"
-        )
-    if not lines:
+        average_precision = score_histograms.average_precision(state.true[c], every[c])
+        row = [escape_markdown(names[c]), f"{scores.support[c]:,}", f"{float(average_precision.value):.4f}"]
+        row += [f"{scores.f1[c]:.4f}", f"{f1[i]:.4f}", _digits(edge[i])]
+        rows.append([*row, percent(tp[i] / (tp[i] + fp[i])), percent(tp[i] / tp[-1])])
+    if not rows:
         return ""
-    return "\n".join(
+    titles = ("class", "images", "average precision", "F1", "best F1", "at probability", "precision", "recall")
+    return "\n\n".join(
         [
             "### Each class against all others",
-            "",
-            "| class | images | average precision | F1 | best F1 | at probability | precision | recall |",
-            "|---|---:|---:|---:|---:|---:|---:|---:|",
-            *lines,
-            "",
-            "F1 is of the predictions as they are. The best one accepts a class at its own probability, found on these "
-            f"same images. Average precision is within {_bound(state, chosen)} of the exact one.",
+            markdown_table(titles, "lrrrrrrr", rows),
+            "*F1* is that of the predictions as they are. *Best F1* accepts a class at a probability of its own, "
+            f"chosen on these same images. Average precision is within {_bound(state, chosen)} of the exact value.",
         ]
     )
 
@@ -119,7 +115,7 @@ def _bound(state: ScoreHistograms, chosen: NDArray[np.int64]) -> str:
 
 
 def _digits(p: float) -> str:
-    """A probability with three digits of what it is above 0 or lacks to 1.
+    """Format a probability with three digits of its distance to 0 or to 1.
 
     >>> _digits(0.25), _digits(0.9999876), _digits(1.234e-7), _digits(0.0)
     ('0.2500', '0.9999876', '1.234e-07', '0')

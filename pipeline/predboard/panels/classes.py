@@ -34,16 +34,16 @@ class Panel:
 
     count: int = 20
     """Classes with curves: those with the most errors at the last step."""
-    evidence: type[CountState] | type[MetricState] = MetricState
+    state: type[CountState] | type[MetricState] = MetricState
     columns: frozenset[str] = classification.COLUMNS
 
     def zero(self, run: Run) -> AnyState:
         """Return the state of no rows."""
-        return self.evidence.zero(run)
+        return self.state.zero(run)
 
     def measure(self, run: Run, batch: Predictions) -> AnyState:
         """Return the state of these rows alone."""
-        return self.evidence.measure(run, batch)
+        return self.state.measure(run, batch)
 
     def render(self, info: RunInfo, states: Mapping[int, AnyState]) -> Iterator[tuple[int, Summary]]:
         """Yield curves over the steps, a chart for each metric, and the table and file of the last step with labels."""
@@ -76,7 +76,7 @@ class Panel:
 
     def restricted_to(self, wanted: Collection[str]) -> Self:
         """Return a panel that reads no logits if none of the wanted metrics needs them."""
-        return self if registry.need_logits(wanted) else replace(self, evidence=CountState, columns=counts.COLUMNS)
+        return self if registry.need_logits(wanted) else replace(self, state=CountState, columns=counts.COLUMNS)
 
     def metrics(self, info: RunInfo, states: Mapping[int, AnyState]) -> Iterator[tuple[int, Metrics]]:
         """Yield all metrics of all classes; of many classes at the last step only."""

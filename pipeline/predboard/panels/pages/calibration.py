@@ -1,0 +1,165 @@
+"""The page on how far to trust a probability. It knows no image, only what the calibration panel has measured."""
+
+from collections.abc import Mapping
+
+from predboard.drawing.plots import ReliabilityBin
+from predboard.formatting import markdown_table, percent, plural
+from predboard.metrics import calibration, registry
+from predboard.metrics.calibration import Calibration, CalibrationEvidence, ConformalSets, TemperatureFit
+from predboard.metrics.classification import MetricState
+from predboard.metrics.intervals import wilson_interval
+from predboard.metrics.threshold_tables import class_threshold_table, confidence_table, micro_table
+from predboard.metrics.values import calibration_metrics
+from predboard.state import FIXED_UNIT
+from predboard.summaries import Metric
+
+
+def calibration_page(state: MetricState, measured: CalibrationEvidence, names: tuple[str, ...], classes: int) -> str:
+    """Write the page.
+
+    Args:
+        state: what all metrics of the step follow from; it has labelled images.
+        measured: what its calibration metrics follow from.
+        names: of the classes.
+        classes: how many classes have a table row of thresholds.
+    """
+    c, histograms = measured.calibration, state.histograms
+    blocks = [
+        "# How far to trust a probability",
+        _verdict(c),
+        _temperature(c, c.tempered),
+        _sets(measured.sets),
+        _bins(c),
+        confidence_table(histograms.confidence.sum(axis=0)),
+        micro_table(histograms),
+        class_threshold_table(histograms, state.metrics, names, state.metrics.most_errors(classes)),
+        _brier(state, c),
+        _metrics(calibration_metrics(measured)),
+    ]
+    return "\n\n".join(block for block in blocks if block)
+
+
+def reliability_bins(c: Calibration) -> list[ReliabilityBin]:
+    """Return the bins of the reliability diagram that contain images."""
+    bins = []
+    for i, (rows, right, confidence) in enumerate(zip(*(column.tolist() for column in c.bins), strict=True)):
+        if rows:
+            left, end = i / calibration.BINS, (i + 1) / calibration.BINS
+            interval = wilson_interval(right, rows)
+            bins.append(ReliabilityBin(left, end, confidence / rows, right / rows, *interval, rows))
+    return bins
+
+
+def confidence_and_accuracy(c: Calibration) -> tuple[float, float, tuple[float, float]]:
+    """Return the mean confidence, the accuracy, and the 95 % interval of the accuracy."""
+    rows, right, confidence = (column.sum() for column in c.bins)
+    return float(confidence / rows), float(right / rows), wilson_interval(int(right), int(rows))
+
+
+def confidence_kind(c: Calibration) -> str:
+    """Return whether the mean confidence is above, below or inside the interval of the accuracy, in words."""
+    mean, _, (lower, upper) = confidence_and_accuracy(c)
+    if mean > upper:
+        return "over-confident"
+    return "under-confident" if mean < lower else "neither over- nor under-confident"
+
+
+def _verdict(c: Calibration) -> str:
+    mean, accuracy, ends = confidence_and_accuracy(c)
+    interval = "" if c.ece_interval is None else f", 95 % interval {_percents(c.ece_interval)}"
+    worst = max(reliability_bins(c), key=lambda b: abs(b.accuracy - b.confidence) * b.rows)
+    return "\n".join(
+        [
+            f"**The model is {confidence_kind(c)}**: its mean confidence is {percent(mean)}, and it is right on "
+            f"{percent(accuracy)} of {plural(c.rows, 'image')} (95 % interval {_percents(ends)}).",
+            "",
+            f"- Confidence and accuracy differ by {percent(c.ece)} on average (ECE{interval}). With this many images, "
+            f"chance alone would cause about {percent(c.by_chance)} even if every confidence were correct.",
+            f"- Most of it comes from {plural(worst.rows, 'image')} with confidence {worst.left:.2f} to "
+            f"{worst.right:.2f}: mean confidence {percent(worst.confidence)}, accuracy {percent(worst.accuracy)}.",
+        ]
+    )
+
+
+def _temperature(c: Calibration, fit: TemperatureFit | None) -> str:
+    if fit is None:
+        return (
+            "No temperature could be fitted between 1/16 and 16: there are too few images, all predictions are right, "
+            "or the logits say nothing about the labels."
+        )
+    (nll, nll_after), (ece, ece_after) = fit.nll, fit.ece
+    gain = nll - nll_after
+    effect = (
+        "would make the loss worse"
+        if gain < 0
+        else "would change the loss by less than 1 %"
+        if gain < 0.01 * nll
+        else f"would reduce the loss by {percent(gain / nll)}"
+    )
+    sample = f"{fit.fitted + fit.tried:,} of {plural(c.rows, 'image')}"
+    return (
+        f"**Dividing all logits by {fit.temperature:.3f} {effect}** and change no prediction: NLL {nll:.4f} → "
+        f"{nll_after:.4f} nats, ECE {percent(ece)} → {percent(ece_after)}. A temperature above 1 makes a model less "
+        f"confident. It was fitted on {plural(fit.fitted, 'image')} and tested on {fit.tried:,} others; a hash of "
+        f"their keys chose these {sample}."
+    )
+
+
+def _sets(sets: ConformalSets | None) -> str:
+    if sets is None:
+        return "Prediction sets need at least nine labelled images in one half of the images, and some in the other."
+    ends = wilson_interval(sets.coverage * sets.tried, sets.tried)
+    empty = ", some are empty" if sets.size < 1 else ""
+    return (
+        f"**Prediction sets** (classes with p ≥ {sets.threshold:.4g}) contain the true class for "
+        f"{percent(sets.coverage)} of {plural(sets.tried, 'image')} (95 % interval {_percents(ends)}; target 90 %); "
+        f"mean size {sets.size:.2f}{empty}. The threshold comes from {sets.fitted:,} other images."
+    )
+
+
+def _bins(c: Calibration) -> str:
+    rows = [
+        (
+            f"{b.left:.2f} to {b.right:.2f}",
+            f"{b.rows:,}",
+            percent(b.confidence),
+            percent(b.accuracy),
+            _percents((b.lower, b.upper)),
+            f"{100 * (b.confidence - b.accuracy):+.1f}",
+        )
+        for b in reliability_bins(c)
+    ]
+    titles = ("confidence", "images", "mean confidence", "accuracy", "95 % interval", "over-confident by, points")
+    return markdown_table(titles, "lrrrlr", rows)
+
+
+def _brier(state: MetricState, c: Calibration) -> str:
+    reliability, resolution, uncertainty = c.brier_decomposition
+    brier = float(state.brier * FIXED_UNIT / c.rows)
+    rest = brier - (reliability - resolution + uncertainty)
+    return (
+        f"**Brier score {brier:.4f}** = {uncertainty:.4f} (uncertainty: the score of always predicting the class "
+        f"frequencies) − {resolution:.4f} (resolution: gained by telling images apart) + {reliability:.4f} "
+        f"(reliability: what calibration would remove) + {rest:.4f} (differences inside the bins). Each class's "
+        "probability has 15 bins of equal width, and all terms are summed over the classes."
+    )
+
+
+def _metrics(metrics: Mapping[str, Metric]) -> str:
+    rows = [
+        (f"`{name}`", f"{metric.value:.6g}", _precision(name, metric), metric.definition)
+        for name, metric in metrics.items()
+    ]
+    return f"### All metrics\n\n{markdown_table(('metric', 'value', 'accurate to', 'definition'), 'lrll', rows)}"
+
+
+def _precision(name: str, metric: Metric) -> str:
+    """Say how far a value may be from the exact one."""
+    spec = registry.find(name)
+    if metric.bound is not None or spec is None:
+        return f"{metric.bound:.1g}, proved"
+    return spec.precision
+
+
+def _percents(ends: tuple[float, float]) -> str:
+    return f"{percent(ends[0])} to {percent(ends[1])}"
