@@ -212,33 +212,33 @@ GOOD = [[50, 0], [0, 50]]
             scores_of_matrix(GOOD),
             1200,
             [
-                "1,100 of 1,200 rows are missing, perhaps whole classes: rows come in the manifest's order; run the "
-                "command that made the others again"
+                "1,100 of 1,200 rows are missing, possibly whole classes: rows are stored in the "
+                "manifest's order; re-run the command that wrote the others"
             ],
         ),
-        (scores_of_matrix(GOOD, failed=3), 103, ["3 of 103 images failed and are in no figure"]),
+        (scores_of_matrix(GOOD, failed=3), 103, ["3 of 103 images failed and are in no metric"]),
         (scores_of_matrix(GOOD, unlabelled=3), 103, ["3 of 103 images have no label"]),
         (
             scores_of_matrix(GOOD, failed=1, unlabelled=1),
             102,
-            ["1 of 102 images failed and is in no figure", "1 of 102 images has no label"],
+            ["1 of 102 images failed and is in no metric", "1 of 102 images has no label"],
         ),
         (scores_of_matrix([[0, 0], [0, 0]], unlabelled=3), 3, ["3 of 3 images have no label"]),
         (scores_of_matrix([[7]]), 7, []),  # of one class nothing is confused
         (
             scores_of_matrix([[80, 0], [18, 2]]),  # 82 % right, and 80 % are of class a
             100,
-            ["accuracy is not clearly better than always saying a (80 %)"],
+            ["accuracy is not clearly better than always predicting a (80 %)"],
         ),
         (
             scores_of_matrix([[30, 0, 0], [25, 25, 0], [25, 5, 20]]),
             130,
-            ["62 % of predictions are a, which is 23 % of the images"],
+            ["62 % of predictions are a, but only 23 % of images are"],
         ),
         (
             scores_of_matrix([[90, 0, 0, 0], [1, 0, 0, 0], [1, 0, 80, 0], [1, 0, 0, 0]]),
             173,
-            ["2 of 4 classes never predicted: b, d"],
+            ["2 of 4 classes are never predicted: b, d"],
         ),
         (scores_of_matrix(np.diag([9, 9, 9, 9, 9, 0]).tolist()), 45, []),  # nor does f have images
     ],
@@ -267,4 +267,4 @@ def test_a_long_list_of_classes_never_predicted_is_cut() -> None:
     matrix[:, 0] = 1
     matrix[0, 0] = 100
     (line,) = counts.data_warnings(scores_of_matrix(matrix.tolist()), tuple("abcdef"), 105, 105)[-1:]
-    assert line == "5 of 6 classes never predicted: b, c, d"
+    assert line == "5 of 6 classes are never predicted: b, c, d"

@@ -56,7 +56,7 @@ def test_a_card_of_a_part_of_the_rows_says_that_whole_classes_may_be_missing(mon
     facts = panels.StepInfo(80, 100, warnings=("logits are odd: see them",))
     monkeypatch.setattr("tests.panels.test_panels.StepInfo", lambda *_: facts)
     (card,) = cards(monkeypatch, named(10), step0=mixed(named(10), 80))
-    assert card.warnings[:2] == ["20 of 100 rows are missing, perhaps whole classes", "logits are odd"]
+    assert card.warnings[:2] == ["20 of 100 rows are missing, possibly whole classes", "logits are odd"]
 
 
 def test_the_landing_page_reads_no_logits() -> None:

@@ -231,7 +231,7 @@ def test_the_report_card_says_the_figures(monkeypatch: pytest.MonkeyPatch) -> No
     assert dict(card.facts)["macro F1"] == f"{(0.75 + 0.5 + 1) / 3:.3f}"
     assert card.worst == [("dog", 0.5, "1 of 2"), ("cat", 0.75, "3 of 4")]
     assert card.pairs == [("dog", "cat", "1"), ("cat", "dog", "1")]  # half of the dogs before a quarter of the cats
-    assert card.warnings[0] == "1 of 9 images failed and is in no figure"
+    assert card.warnings[0] == "1 of 9 images failed and is in no metric"
 
 
 def test_what_stage_one_warned_of_is_on_the_card_and_with_its_remedy_in_the_report(

@@ -475,10 +475,7 @@ def test_the_rows_that_are_missing_are_counted_and_warned_of(tmp_path: Path) -> 
     written = draw_logs(run, tmp_path / "logs", panels=("report",))
     assert (written.rows, written.missing_rows) == (75, 25)
     page = tensor_util.make_ndarray(toy.read_values(written.event_file)["report/summary", 0].tensor).item().decode()
-    assert (
-        "- **Warning:** 25 of 100 rows are missing, perhaps whole classes: rows come in the manifest's order; run "
-        in page
-    )
+    assert "- **Warning:** 25 of 100 rows are missing, possibly whole classes: rows are stored in the " in page
 
 
 def test_no_predictions_named_is_one_line(tmp_path: Path) -> None:

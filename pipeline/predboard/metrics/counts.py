@@ -320,36 +320,44 @@ def mcc(m: Margins) -> Floats:
 def data_warnings(
     scores: CountMetrics, names: tuple[str, ...], rows: int, manifest_rows: int, before: Sequence[str] = ()
 ) -> list[str]:
-    """What a person should know before believing the numbers, gravest first; `before` is what stage one warned of."""
-    found = []
+    """Return what a reader should know before trusting the numbers, the most serious first.
+
+    Args:
+        scores: metrics of the step.
+        names: of the classes.
+        rows: of the predictions.
+        manifest_rows: rows that there should be.
+        before: warnings of stage one.
+    """
+    warnings = []
     if rows < manifest_rows:
-        found.append(
-            f"{manifest_rows - rows:,} of {manifest_rows:,} rows are missing, perhaps whole classes: rows come in the "
-            "manifest's order; run the command that made the others again"
+        warnings.append(
+            f"{manifest_rows - rows:,} of {manifest_rows:,} rows are missing, possibly whole classes: rows are stored "
+            "in the manifest's order; re-run the command that wrote the others"
         )
-    found += before
+    warnings += before
     counts = scores.counts
     if counts.failed:
         are = "is" if counts.failed == 1 else "are"
-        found.append(f"{counts.failed:,} of {counts.rows:,} images failed and {are} in no figure")
+        warnings.append(f"{counts.failed:,} of {counts.rows:,} images failed and {are} in no metric")
     if counts.unlabelled:
         have = "has" if counts.unlabelled == 1 else "have"
-        found.append(f"{counts.unlabelled:,} of {counts.rows:,} images {have} no label")
+        warnings.append(f"{counts.unlabelled:,} of {counts.rows:,} images {have} no label")
     n = scores.counted
     if n and scores.classes > 1:
         common = int(scores.support.argmax())
         always = float(scores.support[common] / n)
         if wilson_interval(int(scores.hits.sum()), n)[0] <= always and np.count_nonzero(scores.support) > 1:
-            found.append(f"accuracy is not clearly better than always saying {names[common]} ({100 * always:.0f} %)")
-        favourite = int(scores.predictions.argmax())
-        share, due = float(scores.predictions[favourite] / n), float(scores.support[favourite] / n)
-        if share > 0.5 and share > 2 * due:
-            found.append(
-                f"{100 * share:.0f} % of predictions are {names[favourite]}, which is {100 * due:.0f} % of the images"
-            )
+            baseline = f"always predicting {names[common]} ({100 * always:.0f} %)"
+            warnings.append(f"accuracy is not clearly better than {baseline}")
+        dominant = int(scores.predictions.argmax())
+        share, expected = float(scores.predictions[dominant] / n), float(scores.support[dominant] / n)
+        if share > 0.5 and share > 2 * expected:
+            only = f"but only {100 * expected:.0f} % of images are"
+            warnings.append(f"{100 * share:.0f} % of predictions are {names[dominant]}, {only}")
         never = np.flatnonzero((scores.predictions == 0) & (scores.support > 0))
         if len(never):
-            found.append(
-                f"{len(never)} of {scores.classes} classes never predicted: {', '.join(names[c] for c in never[:3])}"
-            )
-    return found
+            are = "is" if len(never) == 1 else "are"
+            some = ", ".join(names[c] for c in never[:3])
+            warnings.append(f"{len(never)} of {scores.classes} classes {are} never predicted: {some}")
+    return warnings
