@@ -84,7 +84,9 @@ def test_an_image_that_is_missing_is_a_file_not_found(kind: str, data: str) -> N
             sources.read(manifest.root, ref)
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\x00nothing of the kind", b"\x1f\x8b\x08" + b"\xff" * 40])
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\x00nothing of the kind", b"\x1f\x8b\x08" + b"\xff" * 40, b"\0\0\x08", b"null\n"]
+)
 def test_a_file_that_is_not_what_its_name_says_is_one_line(kind: str, content: bytes, tmp_path: Path) -> None:
     for suffix in sources.load(kind).SUFFIXES:
         file = tmp_path / f"images-{suffix.lstrip('.')}" if "ubyte" in suffix else tmp_path / f"x{suffix}"

@@ -200,3 +200,9 @@ def test_ids_without_a_suffix_get_that_of_the_first_ones_file(tmp_path: Path) ->
     same_bytes(found, [b"00a1", b"00a2"])
     elsewhere = open_source(str(tmp_path / "list.csv"), SourceOptions("id"))  # then each row says that it is missing
     assert elsewhere.image.to_pylist() == ["00a1", "00a2"]
+
+
+def test_a_null_in_json_lines_is_one_line_with_its_number(tmp_path: Path) -> None:
+    (tmp_path / "l.jsonl").write_text('\n{"image": "a.png", "label": "null"}\n null \n')
+    with pytest.raises(InputError, match=r"l\.jsonl has null in line 3; expected an object"):
+        open_source(str(tmp_path / "l.jsonl"))

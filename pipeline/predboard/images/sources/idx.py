@@ -48,7 +48,7 @@ def _read_array(file: AnyPath) -> NDArray[np.uint8]:
     data = file.read_bytes()
     if file.name.lower().endswith(".gz"):
         data = gzip.decompress(data)
-    if data[:3] != b"\0\0\x08":
+    if len(data) < 4 or data[:3] != b"\0\0\x08":
         raise OSError(f"{file} is not an IDX file of unsigned bytes")
     dimensions = data[3]
     shape = np.frombuffer(data, ">u4", dimensions, offset=4).astype(int)
