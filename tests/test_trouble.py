@@ -242,8 +242,8 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(place: Path, small_dis
     with pytest.raises(InputError) as raised:
         infer(_run(place, out=out))
     assert str(raised.value) == (
-        f"cannot write to {out / 'step=00000000'}: No space left on device; everything published so far is safe, run "
-        "the same command again when that is mended"
+        f"cannot write to {out / 'step=00000000'}: No space left on device; everything published so far is safe: fix "
+        "this and run the same command again"
     )
     before = _parts(out)
     assert 0 < len(before) < -(-ROWS // SHARD)
@@ -263,7 +263,7 @@ def test_a_read_only_output_is_one_line_and_can_be_read(place: Path, small_disk:
     out = small_disk / "out"
     infer(_run(place, out=out))
     assert _mount("-o", "remount,ro", small_disk) == 0
-    with pytest.raises(InputError, match=rf"cannot write to {out}: Read-only file system; what was already published"):
+    with pytest.raises(InputError, match=rf"cannot write to {out}: Read-only file system; everything published"):
         infer(_run(place, out=out, overwrite=True))
     with pytest.raises(InputError, match=r"cannot write to .*/new: Read-only file system"):
         infer(_run(place, out=small_disk / "new"))

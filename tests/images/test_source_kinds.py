@@ -65,3 +65,10 @@ def test_every_source_gives_the_same_logits(folder: Path, tmp_path: Path) -> Non
         np.testing.assert_array_equal(np.stack(other["logits"]), np.stack(found[0]["logits"]))
         assert other["label"].tolist() == found[0]["label"].tolist()
     assert found[2]["site"].tolist() == ["x"] * 12 and found[3]["split"].tolist() == ["test"] * 12
+
+
+def test_a_folder_of_shards_of_two_kinds_is_one_line(tmp_path: Path) -> None:
+    for name in ("a.parquet", "b.tar", "c.tar"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(InputError, match=r"holds 1 \.parquet and 2 \.tar files: name those of one kind"):
+        open_source(str(tmp_path))

@@ -2,7 +2,7 @@
 
 A module here is found by listing the folder. It offers what `Source` asks for, and `read` too if its files hold images
 inside them (`Container`). To add a kind of source, add a module here, a `tests/images/sources/test_NAME.py` with an
-`example` of it, and a line in the docs; tests/images/test_source_laws.py then holds it to the rules.
+`write_example`, and a line in docs/data.md; tests/images/test_source_laws.py then holds it to the rules.
 """
 
 import functools
@@ -71,7 +71,7 @@ def load(name: str) -> Source:
 def open_source(data: str, options: SourceOptions | None = None) -> Manifest:
     """Return the manifest of the folder or file that --data names, recognised by its name.
 
-    A folder of Parquet or tar files without any pictures is read as those files. `{000..012}` and `{a,b}` in a name
+    A folder of Parquet or tar files without any images is read as those files. `{000..012}` and `{a,b}` in a name
     stand for several, unless there is a file or folder of that very name.
 
     Raises InputError if there is no such folder or file, no image in it, or a column that the user named is missing.
@@ -108,11 +108,18 @@ def _open(data: str, files: tuple[AnyPath, ...], options: SourceOptions) -> Mani
 
 
 def _shards_in(tree: folder.Tree) -> tuple[AnyPath, ...]:
-    """Return the files of the first kind that a folder may consist of, sorted by name."""
-    for kind in load_all():
-        if kind.SHARDED and (shards := [n for n in tree.others if "/" not in n and n.lower().endswith(kind.SUFFIXES)]):
-            return tuple(tree.root / name for name in sorted(shards))
-    return ()
+    """Return the shards right in a folder, sorted by name. Raises InputError if they are of several kinds."""
+    names = sorted(name for name in tree.others if "/" not in name)
+    kinds = {kind.SUFFIXES[0]: kind.SUFFIXES for kind in load_all() if kind.SHARDED}
+    shards = {first: [n for n in names if n.lower().endswith(suffixes)] for first, suffixes in kinds.items()}
+    shards = {first: files for first, files in shards.items() if files}
+    if len(shards) > 1:
+        kinds_of_files = " and ".join(f"{len(files):,} {first}" for first, files in shards.items())
+        raise InputError(
+            f"{tree.root} holds {kinds_of_files} files: name those of one kind, for example --data "
+            "FOLDER/NAME-{000..012}.tar"
+        )
+    return tuple(tree.root / name for files in shards.values() for name in files)
 
 
 def expand_braces(pattern: str) -> list[str]:
