@@ -41,6 +41,9 @@ _CODEC = "lz4"
 _READ_BUFFER_BYTES = 2**22
 """Bytes that one request to object storage fetches."""
 
+_MAX_OPEN_ENTRIES = 16
+"""Entries that are open at a time, as many as processes write by default."""
+
 _DAMAGE = (
     ArithmeticError,
     EOFError,
@@ -125,15 +128,14 @@ class CacheEntry:
 class CachedRows:
     """Reads the derived rows of parts from their entries.
 
-    One entry stays open between calls, because the next part is usually in the same one.
+    Entries stay open between calls. The processes that wrote them took turns, so that neighbouring parts are in as many
+    entries as there were processes.
     """
 
     def __init__(self, entries: Mapping[str, CacheEntry]) -> None:
         """Read from these entries, given by the keys of their parts."""
         self._entries = entries
-        self._open = contextlib.ExitStack()
-        self._archive: zipfile.ZipFile | None = None
-        self._path: AnyPath | None = None
+        self._open: dict[AnyPath, tuple[contextlib.ExitStack, zipfile.ZipFile]] = {}  # the last used comes last
 
     def read(self, key: str) -> list[DerivedRows] | None:
         """Return the derived rows of one part; None if no entry has them, or they are damaged or gone by now."""
@@ -143,18 +145,29 @@ class CachedRows:
         if not entry.parts[key]:
             return []
         try:
-            if self._archive is None or self._path != entry.path:
-                self.close()
-                self._archive, self._path = self._open.enter_context(_open_archive(entry.path)), entry.path
-            with _explain_damage(entry.path), pa.ipc.open_stream(self._archive.read(_rows_member(key))) as stream:
+            archive = self._archive(entry.path)
+            with _explain_damage(entry.path), pa.ipc.open_stream(archive.read(_rows_member(key))) as stream:
                 return [DerivedRows(batch) for batch in stream]
         except DamagedError:
             return None
 
+    def _archive(self, path: AnyPath) -> zipfile.ZipFile:
+        """Return an open entry. Raises DamagedError if it is missing or damaged."""
+        if path in self._open:
+            stack, archive = self._open.pop(path)
+        else:
+            while len(self._open) >= _MAX_OPEN_ENTRIES:
+                oldest, _ = self._open.pop(next(iter(self._open)))
+                oldest.close()
+            stack = contextlib.ExitStack()
+            archive = stack.enter_context(_open_archive(path))
+        self._open[path] = stack, archive
+        return archive
+
     def close(self) -> None:
-        """Close the entry that is open."""
-        self._archive = None
-        self._open.close()
+        """Close all entries."""
+        while self._open:
+            self._open.popitem()[1][0].close()
 
 
 class EntryWriter:
