@@ -48,7 +48,7 @@ def test_no_images(command: RunCommand, finished: Example, tmp_path: Path) -> No
         ("import x --scores logits --compile", "no flag --compile"),
         ("visualize", "which predictions"),
         ("visualize x --workers -1", "--workers is -1"),
-        ("visualize x --panels glance,nonsense", "no panel 'nonsense'; there are: .*confusion, "),
+        ("visualize x --panels glance,nonsense", "no panel 'nonsense'; choose from: .*confusion, "),
         ("visualize x --image-root nowhere", "no folder nowhere: --image-root"),
         ("board --port 70000", "--port is 70000; expected"),
         ("inspect", "which predictions"),
@@ -185,7 +185,9 @@ def test_a_damaged_part_is_named_and_remade(command: RunCommand, example: Exampl
     assert not list(logs.rglob("*tfevents*"))
     code, _, err = command("infer", *example.flags())
     assert code == 0
-    assert any("part-00000.parquet is damaged" in line and "made again" in line for line in err)
+    (line,) = (line for line in err if "part-00000.parquet is damaged" in line)
+    assert line.endswith("; making it again")
+    assert "re-run" not in line
     assert open_part(part).part.content_digest == good
     assert command("visualize", example.out, "--logdir", logs)[0] == 0
 

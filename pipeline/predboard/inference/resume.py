@@ -71,7 +71,7 @@ def find_missing(
             continue
         if isinstance(file, DamagedError):
             if path in planned:
-                log(f"{first_line(file).split(': run')[0]}; making it again")
+                log(f"{first_line(file).split(': re-run')[0]}; making it again")
             else:  # its data no longer exists
                 changed.append(path)
             continue
