@@ -1,5 +1,6 @@
 """Inputs that people have: what is taken for labels, images and the order of the classes, and that it is said."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from predboard import open_predictions
 from predboard.predictions.schema import hash_refs
 
 from tests import toy
-from tests.ingest.examples import make, refused, run, run_logged, softmax
+from tests.ingest.examples import make, refused, run, run_logged, save_torch, softmax, tensors
 
 FOUND = toy.SHARED / "found"
 
@@ -19,6 +20,10 @@ FOUND = toy.SHARED / "found"
 @pytest.mark.parametrize(
     ("file", "accuracy", "words"),
     [
+        ("03_import_labels_unfound/trainer_predict.npz", 29 / 30, "labels: 'label_ids' of trainer_predict.npz"),
+        ("03_import_labels_unfound/all_labels.npz", 29 / 30, "labels: 'all_labels' of all_labels.npz"),
+        ("03_import_labels_unfound/keras_onehot.npz", 29 / 30, "labels: 'y_true' of keras_onehot.npz"),
+        ("04_json/default_orient.json", 0.875, "images: 'image' of default_orient.json"),
         ("02_import_numeric/sklearn.csv", 0.925, "order of the classes: the numbers of the score columns"),
         ("17_parquet/view.parquet", 0.8, "warning: the scores do not name their classes, which are taken in alph"),
         ("22_two_label_columns/label_is_predicted.csv", 1.0, "as if it were the prediction; the truth may be 'target'"),
@@ -28,7 +33,8 @@ FOUND = toy.SHARED / "found"
 def test_files_that_people_have_are_read_right(file: str, accuracy: float, words: str, tmp_path: Path) -> None:
     if not FOUND.is_dir():
         pytest.skip(f"needs the files in {FOUND}")
-    frame, lines = run_logged(tmp_path, FOUND / file, scores="probabilities", pictures=False)
+    scores = "logits" if "trainer" in file else "probabilities"
+    frame, lines = run_logged(tmp_path, FOUND / file, scores=scores, pictures=False)
     assert (frame["label"] == frame["predicted"]).mean() == pytest.approx(accuracy)
     assert any(words in line for line in lines), lines
 
@@ -42,6 +48,35 @@ def test_names_that_alphabetical_order_does_not_fit_are_refused_with_the_order_t
     (tmp_path / "names.txt").write_text(order.replace(", ", "\n"))
     frame = run(tmp_path, file, scores="probabilities", classes=tmp_path / "names.txt")
     assert (frame["label"] == frame["predicted"]).mean() == pytest.approx(0.95)
+
+
+def test_lists_of_label_and_score_and_records_without_some_keys_are_read(tmp_path: Path) -> None:
+    ranked = {"v/cat/0.png": [("cat", 0.7), ("bee", 0.3)], "v/bee/1.png": [("bee", 0.9), ("cat", 0.1)]}
+    named = {ref: [{"label": name, "score": p} for name, p in scores] for ref, scores in ranked.items()}
+    (tmp_path / "a.json").write_text(json.dumps(named))
+    frame = run(tmp_path, tmp_path / "a.json", scores="probabilities", labels_from_folders=True, pictures=False)
+    assert open_predictions(tmp_path / "out").run.classes == ("cat", "bee")
+    assert frame["label"].tolist() == frame["predicted"].tolist() == [0, 1]
+    named["v/bee/1.png"].pop()
+    (tmp_path / "a.json").write_text(json.dumps(named))
+    refused("does not list every class for every image", tmp_path / "x", tmp_path / "a.json", scores="probabilities")
+    records = [{"probs": [0.2, 0.8]}, {"probs": [0.6, 0.4], "label": 0}]
+    (tmp_path / "b.json").write_text(json.dumps(records))
+    frame = run(tmp_path / "b", tmp_path / "b.json", scores="probabilities")
+    assert frame["label"].fillna(-1).tolist() == [-1, 0]
+
+
+@pytest.mark.parametrize("kind", ["npz", "pt"])
+def test_arrays_without_names_are_scores_and_labels(kind: str, tmp_path: Path) -> None:
+    logits, label, _ = make()
+    file = tmp_path / f"a.{kind}"
+    if kind == "npz":
+        np.savez(file, logits, label)
+    else:
+        save_torch(file, tuple(tensors(logits, label)))
+    frame, lines = run_logged(tmp_path, file)
+    assert frame["label"].tolist() == label.tolist()
+    assert any(line.startswith(f"labels: '{'arr_1' if kind == 'npz' else '1'}' of a.{kind};") for line in lines)
 
 
 # --- numbered columns ---

@@ -25,6 +25,7 @@ _SCORE_NAMES = ("scores", "score", "predictions", "preds", "pred", "outputs", "o
 _TRUTH_NAMES = (
     *("true_label", "true_class", "true", "truth", "y_true"),
     *("ground_truth", "gt_label", "gt", "labels", "targets"),
+    *("label_ids", "label_id", "class_id", "class_ids", "y_test", "y_val"),
 )
 LABEL_COLUMN_NAMES = (*_TRUTH_NAMES, *LABEL_COLUMNS)
 IMAGE_COLUMN_NAMES = (
@@ -32,6 +33,11 @@ IMAGE_COLUMN_NAMES = (
     *("images", "paths", "files", "filenames", "file_names", "image_paths", "img_path", "names"),
 )
 """Names tried in this order where no flag names the column; the first one present that fits is taken."""
+
+_PREDICTED = re.compile("pred|output|name|error|loss", re.IGNORECASE)
+"""In names that speak of labels and mean no true class."""
+_UNNAMED = re.compile(r"arr_\d+|\d+")
+"""Names that NumPy and tuples of tensors give to arrays without one."""
 
 _ONE_SCORE_NAMES = ("prob", "logit", "confidence")
 """Names of columns that hold the score of the predicted class alone."""
@@ -92,9 +98,25 @@ def find_column(
     return asked if asked is not None else next((lower[name] for name in usual if name in lower), None)
 
 
-def choose_label(names: Sequence[str], request: ColumnRequest, file: Path) -> str | None:
-    """Return the column of the true class, None if there is none. `names` have one value in each row."""
-    return find_column(names, request.label, LABEL_COLUMN_NAMES, file, "--label-column")
+def choose_label(names: Sequence[str], discrete: Collection[str], request: ColumnRequest, file: Path) -> str | None:
+    """Return the column of the true class, None if there is none.
+
+    Without a usual name it is the only column whose name speaks of labels, as `all_labels` does, or the only other
+    array of a file that names none.
+
+    Args:
+        names: columns that have one value in each row.
+        discrete: those of them that have text or whole numbers.
+        request: what the flags say.
+        file: for a message.
+    """
+    name = find_column(names, request.label, LABEL_COLUMN_NAMES, file, "--label-column")
+    if name is not None:
+        return name
+    rest = [n for n in names if n in discrete]
+    speaking = [n for n in rest if re.search("label|target|truth", n, re.IGNORECASE) and not _PREDICTED.search(n)]
+    unnamed = [n for n in rest if _UNNAMED.fullmatch(n)]
+    return next((only[0] for only in (speaking, unnamed) if len(only) == 1), None)
 
 
 def label_candidates(names: Sequence[str]) -> tuple[str, ...]:
@@ -123,6 +145,9 @@ def choose_score_array(arrays: Mapping[str, NDArray[Any]], request: ColumnReques
     matrices = [name for name, array in arrays.items() if array.ndim == 2 and array.dtype.kind in "fiu"]
     if (name := find_column(matrices, None, request.usual_score_names, file, "")) is not None:
         return name
+    flat = [name for name, array in arrays.items() if array.ndim == 1 and array.dtype.kind == "f"]
+    if (name := find_column(flat, None, request.usual_score_names, file, "")) is not None:
+        raise only_highest(file, f"one number per row, in {name!r}")
     wide = [name for name in matrices if arrays[name].dtype.kind == "f" and arrays[name].shape[1] > 1]
     for names in (list(arrays), wide):
         if len(names) == 1:
@@ -199,7 +224,7 @@ def only_highest(file: Path, what: str) -> InputError:
     """Return the error for a file that has only the highest scores of each row."""
     return InputError(
         f"{file} holds only {what}; loss, calibration and curves need the scores of all classes: save all of them "
-        "(timm: --topk 0)"
+        "(timm: --topk 0; two classes: 1 - p and p)"
     )
 
 

@@ -136,7 +136,14 @@ def _from_arrays(file: Path, arrays: dict[str, NDArray[Any]], request: ColumnReq
     rows, classes = scores.shape
     others = {other: _flat(array) for other, array in arrays.items() if other != name}
     texts = [other for other, array in others.items() if array.ndim == 1 and array.dtype.kind in "US"]
-    label = columns.choose_label(list(others), request, file)
+    discrete = [
+        name
+        for name, array in others.items()
+        if (array.shape == (rows,) and array.dtype.kind in "iubUS") or _one_hot_index(array, scores.shape) is not None
+    ]
+    label = columns.choose_label(list(others), discrete, request, file)
+    if label is not None and (index := _one_hot_index(others[label], scores.shape)) is not None:
+        others[label] = index
     image = columns.choose_image(list(others), texts, request, file)
     for chosen in (label, image):
         if chosen is not None and others[chosen].shape != (rows,):
@@ -168,6 +175,16 @@ def _class_names(arrays: Mapping[str, NDArray[Any]], classes: int) -> tuple[str,
             names = tuple(str(value) for value in _flat_columns({name: arrays[name]}).column(name).to_pylist())
             return names if len(set(names)) == classes else ()
     return ()
+
+
+def _one_hot_index(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.int64] | None:
+    """Return the place of the 1 in each row of one-hot labels, [rows]; None if they are not one-hot."""
+    if array.shape != shape or array.dtype.kind not in "iubf":
+        return None
+    ones = array == 1
+    if not ((ones | (array == 0)).all() and (ones.sum(axis=1) == 1).all()):
+        return None
+    return np.asarray(ones.argmax(axis=1))
 
 
 def _flat(array: NDArray[Any]) -> NDArray[Any]:
@@ -208,7 +225,7 @@ def _from_table(file: Path, table: TableFile, request: ColumnRequest) -> SavedSc
         if name and name not in read and table_files.is_plain(table.types[name]) and not table.is_printed(name)
     ]
     others = table.read(rest) if rest else pa.table({})
-    label = columns.choose_label(rest, request, file)
+    label = columns.choose_label(rest, [n for n in rest if table_files.is_discrete(table.types[n])], request, file)
     image = columns.choose_image(rest, [name for name in rest if table.may_be_text(name)], request, file)
     type_ = pa.string() if table.is_printed(score_columns.columns[0]) else pa.float64()
     with contextlib.closing(table.batches(score_columns.columns[:1], type_)) as batches:

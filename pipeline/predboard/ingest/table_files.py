@@ -157,29 +157,64 @@ def _open_csv(file: Path) -> TableFile:
 
 
 def _read_json(file: Path) -> pa.Table:
-    """Read JSON in one of the shapes that pandas and timm write, or in one that people write by hand.
+    """Read JSON in one of the shapes that pandas, timm and transformers write, or in one that people write by hand.
 
-    A list of records, lines of records, columns, pandas' `split`, records by image, labels by image, or a list of
-    labels.
+    A list of records, lines of records, columns as lists or by row number (pandas' default), pandas' `split`, records
+    by image, labels by image, lists of label and score by image, or a list of labels.
     """
-    text = file.read_text("utf-8")
+    text = file.read_text("utf-8-sig")
     try:
         value = json.loads(text)
     except ValueError:
         value = [json.loads(line) for line in text.splitlines() if line.strip()]
     if not isinstance(value, dict | list):
         raise InputError(f"{file} holds {value!r}; expected a list of records, or columns by name")
-    if isinstance(value, dict) and {"columns", "data"} <= set(value):
-        value = [dict(zip(value["columns"], row, strict=True)) for row in value["data"]]
-    elif isinstance(value, dict) and value and all(isinstance(v, dict) for v in value.values()):
-        value = [{"image": image, **record} for image, record in value.items()]
-    elif isinstance(value, dict) and value and all(isinstance(v, str | int | None) for v in value.values()):
-        value = [{"image": image, "label": label} for image, label in value.items()]
+    if isinstance(value, dict):
+        value = _by_column(value, file) or _by_image(value, file)
     if isinstance(value, dict):
         return pa.table({name: pa.array(values) for name, values in value.items()})
-    if value and not isinstance(value[0], dict):
+    if any(not isinstance(record, dict) for record in value):
         value = [{"value": item} for item in value]
-    return pa.Table.from_pylist(value)
+    names = dict.fromkeys(name for record in value for name in record)
+    return pa.table({name: pa.array([record.get(name) for record in value]) for name in names})
+
+
+def _by_column(value: dict[str, Any], file: Path) -> dict[str, list[Any]] | None:
+    """Return the values of each column of a JSON object that has columns, None if it has images."""
+    if {"columns", "data"} <= set(value):
+        rows = value["data"]
+        if any(len(row) != len(value["columns"]) for row in rows):
+            raise InputError(f"{file} has rows of other lengths than its columns")
+        return {name: [row[i] for row in rows] for i, name in enumerate(value["columns"])}
+    numbered = all(isinstance(column, dict) and all(map(str.isdigit, column)) for column in value.values())
+    if value and numbered and not any(name.lower().endswith(IMAGE_SUFFIXES) for name in value):
+        rows = dict.fromkeys(row for column in value.values() for row in column)
+        return {name: [column.get(row) for row in rows] for name, column in value.items()}
+    lists = all(isinstance(values, list) for values in value.values())
+    return value if lists and not any(map(_is_label_and_scores, value.values())) else None
+
+
+def _by_image(value: dict[str, Any], file: Path) -> list[dict[str, Any]]:
+    """Return the records of a JSON object whose keys are images."""
+    if all(isinstance(record, dict) for record in value.values()):
+        return [{"image": image, **record} for image, record in value.items()]
+    if all(isinstance(label, str | int | None) for label in value.values()):
+        return [{"image": image, "label": label} for image, label in value.items()]
+    if not all(map(_is_label_and_scores, value.values())):
+        raise InputError(f"{file} holds neither columns nor images; expected a list of records, or columns by name")
+    records = [{f"score_{r['label']}": r["score"] for r in ranked} for ranked in value.values()]
+    if any(record.keys() != records[0].keys() for record in records):
+        raise InputError(
+            f"{file} does not list every class for every image; expected the scores of all classes "
+            "(transformers: top_k=None)"
+        )
+    return [{"image": image, **record} for image, record in zip(value, records, strict=True)]
+
+
+def _is_label_and_scores(value: Any) -> bool:
+    """Whether this is what a pipeline of transformers gives: [{"label": "cat", "score": 0.9}, …]."""
+    records = isinstance(value, list) and value and all(isinstance(item, dict) for item in value)
+    return bool(records) and all(item.keys() == {"label", "score"} for item in value)
 
 
 def _read_text(file: Path) -> pa.Table:
@@ -203,6 +238,11 @@ def is_text(type_: pa.DataType) -> bool:
     """Whether a column has text in each row, dictionary-encoded or not."""
     value = type_.value_type if pa.types.is_dictionary(type_) else type_
     return bool(pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value))
+
+
+def is_discrete(type_: pa.DataType) -> bool:
+    """Whether a column has text or whole numbers, as labels are."""
+    return bool(is_text(type_) or pa.types.is_integer(type_) or pa.types.is_boolean(type_))
 
 
 def is_list(type_: pa.DataType) -> bool:
