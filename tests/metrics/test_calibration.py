@@ -11,9 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from predboard.metrics import calibration, score_histograms
-from predboard.metrics.calibration import BETAS, SAMPLE_ROWS, Calibration, conformal_sets
+from predboard.metrics import calibration, score_histograms, temperature
+from predboard.metrics.calibration import Calibration, conformal_sets
 from predboard.metrics.score_histograms import ScoreHistograms
+from predboard.metrics.temperature import INVERSE_TEMPERATURES, SAMPLE_ROWS
 from predboard.predictions.derive import to_log_probabilities
 from predboard.predictions.sampling import Salt, mix
 from predboard.predictions.schema import Run
@@ -288,9 +289,9 @@ def test_temperatures_of_real_models(name: str) -> None:
 @given(st.lists(st.floats(0, 60), min_size=1, max_size=5))
 def test_what_a_temperature_does_to_a_row_against_float64(gaps: list[float]) -> None:
     logits = -np.array([[0.0, *gaps]], np.float32)
-    found = calibration._tempered(logits, np.zeros(1, np.int64))[0]
+    found = temperature._curves(logits, np.zeros(1, np.int64))[0]
     g = -logits[0].astype(np.float64)
-    for i, beta in enumerate(BETAS):
+    for i, beta in enumerate(INVERSE_TEMPERATURES):
         e = np.exp(-beta * g)
         p = e / e.sum()
         mean = (p * g).sum()
