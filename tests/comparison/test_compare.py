@@ -168,7 +168,7 @@ def test_a_run_against_itself(tmp_path: Path) -> None:
     one = run(tmp_path / "one", failed=frozenset({1}))
     done = compared(one, one)
     assert done.name == "one vs one"
-    assert done.verdict == "one says exactly what one says of 599 images."
+    assert done.verdict == "one and one give exactly the same predictions for 599 images."
     assert all(d["difference"] == d["lower"] == d["upper"] == 0 for d in done.found["differences"].values())
     assert {n: r["value"] for n, r in done.found["rates"].items()} == {
         "churn": 0,
@@ -232,8 +232,8 @@ def test_steps_of_one_run_and_several_runs(tmp_path: Path, capsys: pytest.Captur
     )
     assert not found["notes"]  # all have the same images
     few = run(tmp_path / "few", 3, rows=slice(ROWS // 2))
-    (said,) = [note for note in compared(few, *runs).found["notes"] if "the pairs have" in note]
-    assert said.startswith(f"the pairs have from {ROWS // 2:,} to {ROWS:,} images in common: ")
+    (said,) = [note for note in compared(few, *runs).found["notes"] if "the pairs share" in note]
+    assert said.startswith(f"the pairs share between {ROWS // 2:,} and {ROWS:,} images: ")
     old_step = compare(CompareConfig((one, runs[0]), tmp_path / "logs", step_old=2))
     assert old_step.name == "a vs one step 2"
     assert compare(CompareConfig((one, one), tmp_path / "logs", step_old=2)).name == "one step 5 vs 2"
@@ -273,7 +273,8 @@ def test_many_runs_are_compared_with_the_first_and_the_best(tmp_path: Path, monk
     assert all(p in every["pairs"] for p in found["pairs"])
     assert found["ranking"] == every["ranking"]
     assert found["notes"] == [
-        "of 5 sides each is compared with the first and the most accurate alone, in 7 pairs; name fewer for all pairs"
+        "each of the 5 sides is compared only with the first and with the most accurate one, in 7 pairs; name fewer to "
+        "compare all pairs"
     ]
     shown = {tag for tag, _ in toy.read_values(done.event_file)}
     assert "1_glance/ranking" in shown and "1_glance/all_pairs" not in shown
@@ -316,17 +317,17 @@ def test_what_is_out_of_the_figures_is_said(tmp_path: Path) -> None:
     old = run(tmp_path / "old", failed=frozenset({50}), manifest_rows=ROWS + 5)
     new = run(tmp_path / "new", 1, rows=np.arange(ROWS - 1), label=label[:-1])
     assert compared(old, new).found["notes"] == [
-        "5 rows of old are missing: run the command that made it again",
-        "3 images that both have have another label, or none, in one of them, and are in no figure",
-        "1 image failed in old and is in no figure",
-        "1 image is in old only",
+        "5 rows of old are missing: re-run the command that wrote it",
+        "3 images have a different label in the two, or none in one, and are not compared",
+        "1 image failed in old and is not compared",
+        "1 image is only in old",
     ]
 
 
 def test_runs_without_labels_still_have_their_churn(tmp_path: Path) -> None:
     none = np.full(ROWS, -1)
     done = compared(run(tmp_path / "old", label=none), run(tmp_path / "new", 1, label=none))
-    assert done.verdict.startswith("new and old cannot be compared: of the 600 images that both have none")
+    assert done.verdict.startswith("new and old cannot be compared: none of the 600 images they share has")
     assert set(done.found["rates"]) == {"churn", "agreement"}
     assert done.found["differences"] == {}
     assert set(table(done).kind) == {"changed_unlabelled"}
@@ -363,7 +364,7 @@ def test_runs_that_failed_on_each_others_images_give_exit_code_1(
     new = run(tmp_path / "new", 1, failed=frozenset(range(half, ROWS)))
     for _ in range(2):  # the second time nothing is written
         assert main.run(["compare", str(old), str(new), "--logdir", str(tmp_path / "logs")]) == 1
-        assert "cannot be compared: of the 600 images that both have none has logits in both" in capsys.readouterr().out
+        assert "cannot be compared: none of the 600 images they share has logits" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

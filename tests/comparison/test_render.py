@@ -269,7 +269,7 @@ def test_nothing_that_moved_is_no_picture_and_nothing_to_compare_is_said(tmp_pat
     found = written(compare(CompareConfig((one, one), tmp_path / "logs")))
     assert "changes/0_overview" not in found
     assert "2_mistakes/broken" not in found
-    assert markdown(found["report/transitions"]) == "No prediction of a compared image changed."
+    assert markdown(found["report/transitions"]) == "No prediction changed."
     none = np.full(600, -1)
     a, b = run(tmp_path / "a", label=none), run(tmp_path / "b", 1, label=none)
     found = written(compare(CompareConfig((a, b), tmp_path / "logs")))

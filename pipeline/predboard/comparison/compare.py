@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from predboard.comparison import changes, join, render, report
+from predboard.comparison import changes, join, pages, render, report
 from predboard.comparison.changes import ChangesTable, Examples, choose_examples, empty_examples
 from predboard.comparison.differences import Comparison
 from predboard.comparison.join import ClassMapping, match_classes
@@ -251,7 +251,7 @@ def _write(
 ) -> None:
     """Add all files to the draft but the table of changes, which is there already."""
     draft.add_file(File(report.COMPARE_FILE, content))
-    draft.add_file(File(TRANSITIONS_FILE, report.transitions_csv(found)))
+    draft.add_file(File(TRANSITIONS_FILE, pages.transitions_csv(found)))
     time = _time(sides)
     with decode.silence_pillow(), events.EventWriter(draft.events_path, time) as writer:
         for step, summary in drawn:

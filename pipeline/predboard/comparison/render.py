@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from predboard.comparison import changes, report
+from predboard.comparison import changes, pages, report
 from predboard.comparison.changes import Examples
 from predboard.comparison.differences import Comparison, Difference, Flips
 from predboard.comparison.report import Side
@@ -91,13 +91,13 @@ def summaries(sides: Sequence[Side], pairs: ComparisonPairs, examples: Examples)
 
 def _pages(sides: Sequence[Side], pairs: ComparisonPairs, found: Comparison) -> dict[str, str]:
     first, last = sides[0], sides[-1]
-    pages = {"report/0_verdict": report.verdict_page(found, first, last)}
+    texts = {"report/0_verdict": pages.verdict_page(found, first, last)}
     if len(sides) > 2:
-        pages["report/all_pairs"] = report.pairs_table(sides, pairs)
-    return pages | {
-        "report/by_class": report.flips_table(found.by_class, "class"),
-        "report/by_slice": report.flips_table(found.by_slice, "slice"),
-        "report/transitions": report.transitions_table(found, first, last),
+        texts["report/all_pairs"] = pages.pairs_table(sides, pairs)
+    return texts | {
+        "report/by_class": pages.flips_table(found.by_class, "class"),
+        "report/by_slice": pages.flips_table(found.by_slice, "slice"),
+        "report/transitions": pages.transitions_table(found, first, last),
     }
 
 
@@ -115,7 +115,7 @@ def comparison_card(found: Comparison, old: Side, new: Side) -> Pixels:
     facts = [("images", f"{found.rows:,}")]
     if churn is not None:
         facts.insert(0, ("changed", percent(churn.value)))
-    label, before, now, images = report.list_transitions(found)
+    label, before, now, images = pages.list_transitions(found)
     broken = np.flatnonzero(before == label)[:4].tolist()
     names = found.names
     return draw_comparison_card(

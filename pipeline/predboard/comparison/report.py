@@ -1,6 +1,6 @@
-"""What differs between steps, in numbers and in words: compare.json and the pages of text. Knows no drawing.
+"""Says in sentences and in compare.json what differs between steps. It knows no drawing.
 
-Figures come from `paired`; a difference counts as one where its interval leaves out 0.
+Numbers come from `differences`; a difference counts as one if its interval excludes 0.
 """
 
 import json
@@ -9,12 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from predboard import csv_lines
 from predboard.comparison.differences import Comparison, Difference, Flips
-from predboard.csv_lines import TextCodes
-from predboard.formatting import escape_markdown, percent, plural, signed
+from predboard.formatting import plural, signed
 from predboard.metrics import registry
 from predboard.storage.runs import Step
 from predboard.summaries import Metric
@@ -26,23 +23,20 @@ FORMAT = 1
 SIGNIFICANT_DIGITS = 9
 """Significant digits that are written."""
 
-MAX_TABLE_ROWS = 100
-"""Rows of a table: TensorBoard slows down above 200."""
-
 
 @dataclass(frozen=True)
 class Side:
     """One of the steps."""
 
     name: str
-    """What it is called beside the others."""
+    """Its name beside the others."""
     run: str
     """Name of the folder of its run."""
     step: Step
 
 
 def format_points(share: float) -> str:
-    """A difference of shares in percentage points, with its sign.
+    """Return a difference of shares in percentage points, with its sign.
 
     >>> format_points(0.01234), format_points(-0.0004), format_points(0.0)
     ('+1.2', '−0.0', '0.0')
@@ -50,32 +44,28 @@ def format_points(share: float) -> str:
     return signed(100 * share, 1)
 
 
-SIGN_WORDS = {1: "**better**", -1: "**worse**", 0: ""}
-"""What tables say of a sign."""
-
-
-def proven_sign(of: Difference | Flips) -> int:
-    """1 if more for sure, -1 if less for sure, 0 if the interval does not tell."""
-    if of.interval is None:
+def proven_sign(change: Difference | Flips) -> int:
+    """Return 1 if the interval is above 0, -1 if it is below, 0 if it holds 0 or there is none."""
+    if change.interval is None:
         return 0
-    return int(of.interval[0] > 0) - int(of.interval[1] < 0)
+    return int(change.interval[0] > 0) - int(change.interval[1] < 0)
 
 
 def verdict_sentence(found: Comparison, old: str, new: str) -> str:
-    """The comparison in one sentence, which claims no more than the interval of the accuracies."""
+    """Return the comparison in one sentence, which claims no more than the interval of the accuracies."""
     if not found.state.both:
         return f"{new} and {old} cannot be compared: they have no image in common."
     if not found.rows:
         both = plural(int(found.state.both), "image")
         return (
-            f"{new} and {old} cannot be compared: of the {both} that both have none has logits in both and one label."
+            f"{new} and {old} cannot be compared: none of the {both} they share has logits and the same label in both."
         )
     accuracy = found.differences["accuracy"]
     images = plural(found.rows, "image")
     if found.state.identical:
-        return f"{new} says exactly what {old} says of {images}."
+        return f"{new} and {old} give exactly the same predictions for {images}."
     if accuracy.interval is None:
-        raise ValueError("an accuracy without an interval")
+        raise ValueError("the accuracy has no interval")
     gained, lost = found.fixed_broken
     flips = f"{gained:,} fixed, {lost:,} broken of {images}"
     low, high = accuracy.interval
@@ -88,47 +78,47 @@ def verdict_sentence(found: Comparison, old: str, new: str) -> str:
 
 
 def notes(found: Comparison, old: Side, new: Side) -> list[str]:
-    """What a person should know before believing the figures, gravest first."""
-    s, said = found.state, []
+    """Return what a reader should know before believing the numbers, most severe first."""
+    s, lines = found.state, []
     for side in (old, new):
         missing = side.step.manifest_rows - side.step.rows
         if missing:
-            said.append(f"{plural(missing, 'row')} of {side.name} are missing: run the command that made it again")
+            lines.append(f"{plural(missing, 'row')} of {side.name} are missing: re-run the command that wrote it")
     for count, what in (
-        (s.labels_differ, "that both have {have} another label, or none, in one of them, and {are} in no figure"),
-        (s.failed_old, f"failed in {old.name} and {{are}} in no figure"),
-        (s.failed_new, f"failed in {new.name} and {{are}} in no figure"),
-        (s.unlabelled, "that both have {have} no label"),
-        (s.only_old, f"{{are}} in {old.name} only"),
-        (s.only_new, f"{{are}} in {new.name} only"),
-        (s.pictures_differ, "{have} another picture under the same name"),
-        (s.repeated_old, f"of {old.name} share their key with another; the first goes with the first"),
-        (s.repeated_new, f"of {new.name} share their key with another; the first goes with the first"),
+        (s.labels_differ, "{have} a different label in the two, or none in one, and {are} not compared"),
+        (s.failed_old, f"failed in {old.name} and {{are}} not compared"),
+        (s.failed_new, f"failed in {new.name} and {{are}} not compared"),
+        (s.unlabelled, "{have} no label in either"),
+        (s.only_old, f"{{are}} only in {old.name}"),
+        (s.only_new, f"{{are}} only in {new.name}"),
+        (s.pictures_differ, "{have} the same name but different content in the two"),
+        (s.repeated_old, f"of {old.name} share a key with another image; they are matched in order"),
+        (s.repeated_new, f"of {new.name} share a key with another image; they are matched in order"),
     ):
         if count:
             verbs = {"are": "is", "have": "has"} if count == 1 else {"are": "are", "have": "have"}
-            said.append(f"{plural(int(count), 'image')} {what.format(**verbs)}")
-    return said
+            lines.append(f"{plural(int(count), 'image')} {what.format(**verbs)}")
+    return lines
 
 
 def uneven_notes(pairs: Mapping[tuple[int, int], Comparison]) -> list[str]:
-    """What a person should know of a ranking of sides that have not the same images."""
-    rows = [of.rows for of in pairs.values()]
+    """Return what a reader should know about a ranking of sides that have different images."""
+    rows = [pair.rows for pair in pairs.values()]
     if min(rows) == max(rows):
         return []
     return [
-        f"the pairs have from {min(rows):,} to {plural(max(rows), 'image')} in common: accuracies in the ranking are "
-        "means over the pairs of a side, and those of few images may stand high by chance"
+        f"the pairs share between {min(rows):,} and {plural(max(rows), 'image')}: each accuracy in the ranking is a "
+        "mean over pairs, and a side with few images may rank high by chance"
     ]
 
 
 def missing_pair_notes(pairs: Mapping[tuple[int, int], Comparison], sides: int) -> list[str]:
-    """What a person should know of sides too many to compare all with each other."""
+    """Return what a reader should know where there are too many sides to compare every pair."""
     if len(pairs) == sides * (sides - 1) // 2:
         return []
     return [
-        f"of {sides:,} sides each is compared with the first and the most accurate alone, in {len(pairs):,} pairs; "
-        "name fewer for all pairs"
+        f"each of the {sides:,} sides is compared only with the first and with the most accurate one, in "
+        f"{len(pairs):,} pairs; name fewer to compare all pairs"
     ]
 
 
@@ -139,7 +129,7 @@ def compare_json(
     mapped: bool,
     files: Sequence[str] = (),
 ) -> bytes:
-    """All figures: of the first and the last side in full, of all other pairs those of all classes together.
+    """Return compare.json: everything about the first and last side, and the overall metrics of all other pairs.
 
     JSON without NaN or Infinity, UTF-8.
 
@@ -189,7 +179,7 @@ def compare_json(
 
 
 def read_compare(content: bytes) -> dict[str, Any] | None:
-    """What `compare_json` wrote; None if it is not that, or of a newer format."""
+    """Return what `compare_json` wrote; None if it is something else, or of a newer format."""
     try:
         found = json.loads(content)
         return found if isinstance(found, dict) and 1 <= int(found["predboard_compare"]) <= FORMAT else None
@@ -216,7 +206,7 @@ def _about(side: Side) -> dict[str, Any]:
 
 
 def row_counts(found: Comparison) -> dict[str, int]:
-    """How many rows there are of each kind, by name."""
+    """Return how many rows there are of each kind, by name."""
     s, (gained, lost) = found.state, found.fixed_broken
     return {
         "both": int(s.both),
@@ -258,7 +248,7 @@ def _flips(f: Flips) -> dict[str, Any]:
 
 
 def _definitions(found: Comparison) -> dict[str, dict[str, str]]:
-    """What the names mean and how the intervals were made; those of classes and of slices once for all."""
+    """Return what the names mean and how intervals were made, once for all classes and once for all slices."""
     said: dict[str, dict[str, str]] = {}
     every: list[tuple[str, Metric | Difference]] = [*found.rates.items(), *found.differences.items()]
     for name, of in every:
@@ -272,15 +262,15 @@ class RankedSide:
     """One side among several."""
 
     place: int
-    """Of the side."""
+    """Place of the side."""
     accuracy: float
-    """Mean over its pairs: that of its images, where all sides have the same."""
+    """Mean over its pairs, which is its own accuracy if all sides have the same images."""
     difference_to_best: Difference | None
-    """Accuracy of this side less that of the best, over the images of both; None of the best."""
+    """Accuracy of this side less that of the best, over the images of both; None for the best."""
 
 
 def rank_sides(pairs: Mapping[tuple[int, int], Comparison]) -> list[RankedSide]:
-    """All sides, the most accurate first, each with its difference to that one; none without labelled images."""
+    """Return all sides that have labelled images, the most accurate first, each with its difference to that one."""
     mean = _means(pairs)
     order = list(mean)
     return [
@@ -290,14 +280,14 @@ def rank_sides(pairs: Mapping[tuple[int, int], Comparison]) -> list[RankedSide]:
 
 
 def missing_pairs(pairs: Mapping[tuple[int, int], Comparison], sides: int) -> list[tuple[int, int]]:
-    """Pairs that a ranking of so many sides needs besides: each with the most accurate."""
+    """Return the pairs that a ranking still needs: each side with the most accurate one."""
     best = next(iter(_means(pairs)), 0)
     needed = [(min(best, place), max(best, place)) for place in range(sides) if place != best]
     return [pair for pair in needed if pair not in pairs]
 
 
 def _means(pairs: Mapping[tuple[int, int], Comparison]) -> dict[int, float]:
-    """Mean accuracy of each side over its pairs, the highest first."""
+    """Return the mean accuracy of each side over its pairs, the highest first."""
     found: dict[int, list[float]] = {}
     for (i, j), of in pairs.items():
         if of.rows:
@@ -308,7 +298,7 @@ def _means(pairs: Mapping[tuple[int, int], Comparison]) -> dict[int, float]:
 
 
 def accuracy_difference(pairs: Mapping[tuple[int, int], Comparison], old: int, new: int) -> Difference | None:
-    """The accuracy of one side less that of another, whichever is older; None if nothing can be compared."""
+    """Return the accuracy of one side less that of another; None if nothing can be compared."""
     d = pairs[min(old, new), max(old, new)].overall.get("accuracy")
     if d is None or old < new:
         return d
@@ -319,157 +309,3 @@ def accuracy_difference(pairs: Mapping[tuple[int, int], Comparison], old: int, n
 def _to_best(r: RankedSide) -> dict[str, float]:
     d = r.difference_to_best
     return {} if d is None else {"difference": _short(d.difference), **_ends(d.interval), "rows": d.rows}
-
-
-# --- pages ---
-
-
-def verdict_page(found: Comparison, old: Side, new: Side) -> str:
-    """The comparison in words and tables."""
-    blocks = [f"# {escape_markdown(verdict_sentence(found, old.name, new.name))}"]
-    blocks += ["\n".join(f"- {escape_markdown(note)}" for note in notes(found, old, new))]
-    if found.rows:
-        blocks += [_figures(found, old, new), _rates(found)]
-    blocks.append(
-        "`changes.parquet` beside the event file has every image that changed, `transitions.csv` every change, "
-        "`compare.json` every figure."
-    )
-    return "\n\n".join(block for block in blocks if block)
-
-
-def _figures(found: Comparison, old: Side, new: Side) -> str:
-    lines = [
-        f"| | {escape_markdown(old.name)} | {escape_markdown(new.name)} | difference | 95 % interval | |",
-        "|---|---:|---:|---:|---|---|",
-    ]
-    for name, d in found.overall.items():
-        spec = registry.require(name)
-        ends = "–" if d.interval is None else f"{signed(d.interval[0], 4)} to {signed(d.interval[1], 4)}"
-        word = SIGN_WORDS[{"more": 1, "less": -1, "neither": 0}[spec.better] * proven_sign(d)]
-        lines.append(
-            f"| {spec.label_with_unit} | {d.old:.4f} | {d.new:.4f} | {signed(d.difference, 4)} | {ends} | {word} |"
-        )
-    return "\n".join(lines)
-
-
-def _rates(found: Comparison) -> str:
-    gained, lost = found.fixed_broken
-    said = {"churn": "predictions that changed", "negative_flip_rate": "broken", "positive_flip_rate": "fixed"}
-    lines = ["| of all images | share | 95 % interval |", "|---|---:|---|"]
-    for name, words in said.items():
-        rate = found.rates[name]
-        low, high = rate.interval or (rate.value, rate.value)
-        lines.append(
-            f"| {words} ({name.replace('_', ' ')}) | {percent(rate.value)} | {percent(low)} to {percent(high)} |"
-        )
-    p = f"{found.p:.2g}" if found.p >= 1e-300 else "below 1e-300"
-    lines += [
-        "",
-        f"McNemar's exact test: p = {p}, that {gained:,} fixed and {lost:,} broken are split so unevenly if neither is "
-        "likelier.",
-    ]
-    return "\n".join(lines)
-
-
-def flips_table(found: Sequence[Flips], what: str) -> str:
-    """What became of each class or slice, the worst first."""
-    if not found:
-        return f"No {what} has images that both steps can be compared on."
-    lines = [
-        f"| {what} | images | fixed | broken | net | accuracy, points | 95 % interval | |",
-        "|---|---:|---:|---:|---:|---:|---|---|",
-    ]
-    for f in found[:MAX_TABLE_ROWS]:
-        low, high = f.interval
-        word = SIGN_WORDS[proven_sign(f)]
-        lines.append(
-            f"| {escape_markdown(f.name)} | {f.rows:,} | {f.fixed:,} | {f.broken:,} | {signed(f.net, 0)} | "
-            f"{format_points(f.share)} "
-            f"| {format_points(low)} to {format_points(high)} | {word} |"
-        )
-    if len(found) > MAX_TABLE_ROWS:
-        lines += ["", f"{len(found) - MAX_TABLE_ROWS:,} more are in `compare.json`."]
-    return "\n".join(lines)
-
-
-def list_transitions(found: Comparison) -> tuple[NDArray[np.int64], ...]:
-    """Label, old prediction, new prediction and count of all changes, the most frequent first: [moves] each."""
-    label, old, new, count = found.joint
-    moved = np.flatnonzero(old != new)
-    order = moved[np.lexsort((new[moved], old[moved], label[moved], -count[moved]))]
-    return label[order], old[order], new[order], count[order]
-
-
-TRANSITION_KINDS = ("fixed", "broken", "changed_wrong")
-"""What may have become of a labelled image whose prediction changed."""
-
-
-def _kinds(label: NDArray[np.int64], old: NDArray[np.int64], new: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Place in `TRANSITION_KINDS` of each change: [moves]."""
-    return np.where(new == label, 0, np.where(old == label, 1, 2))
-
-
-def transitions_table(found: Comparison, old: Side, new: Side) -> str:
-    """Which predictions changed into which, the most frequent first."""
-    label, before, now, count = list_transitions(found)
-    if not len(count):
-        return "No prediction of a compared image changed."
-    names = found.names
-    lines = [
-        f"| true | {escape_markdown(old.name)} | {escape_markdown(new.name)} | images | |",
-        "|---|---|---|---:|---|",
-    ]
-    columns = (label, before, now, count, _kinds(label, before, now))
-    for true, a, b, images, kind in zip(*(column[:MAX_TABLE_ROWS].tolist() for column in columns), strict=True):
-        said = TRANSITION_KINDS[kind].replace("_", ", still ")
-        lines.append(
-            f"| {escape_markdown(names[true])} | {escape_markdown(names[a])} | {escape_markdown(names[b])} | "
-            f"{images:,} | {said} |"
-        )
-    if len(count) > MAX_TABLE_ROWS:
-        lines += ["", f"{len(count) - MAX_TABLE_ROWS:,} more are in `transitions.csv`."]
-    return "\n".join(lines)
-
-
-def transitions_csv(found: Comparison) -> bytes:
-    """All of them."""
-    label, old, new, count = list_transitions(found)
-    kinds = TextCodes(TRANSITION_KINDS, _kinds(label, old, new))
-    names = (TextCodes(found.names, of) for of in (label, old, new))
-    return b"label_name,old_name,new_name,images,kind\n" + csv_lines.format_csv_lines([*names, count, kinds])
-
-
-def pairs_table(sides: Sequence[Side], pairs: Mapping[tuple[int, int], Comparison]) -> str:
-    """The pairs of several sides, and the ranking."""
-    lines = [f"- {note}\n" for note in (*missing_pair_notes(pairs, len(sides)), *uneven_notes(pairs))]
-    lines += ["| | accuracy | less than the best, points | 95 % interval | |", "|---|---:|---:|---|---|"]
-    for r in rank_sides(pairs):
-        d = r.difference_to_best
-        if d is None:
-            ends, gain, word = "", "", "**best**"
-        else:
-            low, high = d.interval or (d.difference, d.difference)
-            gain, ends = format_points(d.difference), f"{format_points(low)} to {format_points(high)}"
-            word = "" if proven_sign(d) else "cannot be told from the best"
-        lines.append(f"| {escape_markdown(sides[r.place].name)} | {percent(r.accuracy)} | {gain} | {ends} | {word} |")
-    lines += [
-        "",
-        "| old | new | images | accuracy, points | 95 % interval | fixed | broken | changed | p (McNemar) | |",
-        "|---|---|---:|---:|---|---:|---:|---:|---:|---|",
-    ]
-    for (i, j), found in list(pairs.items())[:MAX_TABLE_ROWS]:
-        names = f"| {escape_markdown(sides[i].name)} | {escape_markdown(sides[j].name)} | {found.rows:,} |"
-        accuracy = found.overall.get("accuracy")
-        if accuracy is None or accuracy.interval is None:
-            lines.append(f"{names} – | – | – | – | – | – | |")
-            continue
-        (low, high), (gained, lost) = accuracy.interval, found.fixed_broken
-        word = SIGN_WORDS[proven_sign(accuracy)]
-        lines.append(
-            f"{names} {format_points(accuracy.difference)} | {format_points(low)} to {format_points(high)} | "
-            f"{gained:,} | {lost:,} "
-            f"| {percent(found.rates['churn'].value)} | {found.p:.2g} | {word} |"
-        )
-    if len(pairs) > MAX_TABLE_ROWS:
-        lines += ["", f"{len(pairs) - MAX_TABLE_ROWS:,} more are in `compare.json`."]
-    return "\n".join(lines)
