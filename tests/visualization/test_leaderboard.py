@@ -182,7 +182,7 @@ def test_folders_of_others_and_broken_summaries_are_passed_over(tmp_path: Path) 
 def test_runs_of_different_data_are_said_not_to_compare(tmp_path: Path) -> None:
     log(tmp_path, "a"), log(tmp_path, "b")
     write_leaderboard(tmp_path)
-    page = "The runs differ in their images or classes"
+    page = "The runs have different images or classes"
     assert page not in shown(tmp_path)["report/ranking"].tensor.string_val[0].decode()
     log(tmp_path, "c", classes=("cat", "dog", "eel"))
     write_leaderboard(tmp_path)

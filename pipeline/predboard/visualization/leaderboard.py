@@ -1,7 +1,7 @@
-"""The runs of a log folder, ranked by what their summary.json say: one more run. Knows no predictions and no panels.
+"""Ranks the runs of a log folder by their `summary.json`, as one more run. It knows no predictions and no panels.
 
-It is there as long as there are two or more runs of ours, made anew from the files alone, so that a run whose folder
-was deleted is gone from it the next time.
+The leaderboard exists as long as the folder holds two or more of our runs. It is made from the files alone, so a run
+whose folder was deleted is gone from it the next time.
 """
 
 import functools
@@ -18,59 +18,60 @@ from predboard.summaries import Picture, Summary, Text
 from predboard.visualization import events, log_folder, summary_json
 
 LOCK_TIMEOUT_SECONDS = 60
-"""Seconds that another process may take to rank the same runs."""
+"""How long to wait for another process that ranks the same runs."""
 
 PLOTTED_RUNS = 12
-"""Runs in the picture."""
+"""Runs in the plot."""
 
 TABLE_RUNS = 200
-"""Runs in the table: TensorBoard slows down above."""
+"""Rows of the table; TensorBoard becomes slow with more."""
 
 
 @dataclass(frozen=True)
 class LeaderboardEntry:
-    """What the summary of a run says of its last step."""
+    """The last step of a run, as its `summary.json` describes it."""
 
     name: str
     step: int
     finished: float
     classes: int
     metrics: Mapping[str, Mapping[str, float]]
+    """For each metric `value`, and `lower` and `upper` if it has an interval."""
 
     def value(self, name: str) -> float | None:
-        """Of a figure; None if there is none."""
+        """Return the value of a metric; None if the run does not have it."""
         return self.metrics[name]["value"] if name in self.metrics else None
 
     @property
     def accuracy(self) -> float | None:
-        """None without labelled images."""
+        """The share of right predictions; None without labelled images."""
         return self.value("accuracy")
 
     @property
     def counted(self) -> int:
-        """Images that the figures count."""
+        """The number of images that the metrics count."""
         return int(self.value("images/counted") or 0)
 
 
 def write_leaderboard(logdir: AnyPath, code: str = "") -> AnyPath | None:
-    """Write the ranking of the runs in a log folder, or remove it where there are fewer than two.
+    """Write the leaderboard of a log folder, or remove it if there are fewer than two runs.
 
     Args:
-        logdir: what `predboard visualize` writes to.
-        code: digest of the program: another one draws it anew.
+        logdir: the folder of all logs.
+        code: digest of the package's code; another version draws the leaderboard anew.
 
     Returns:
-        its event file; None if there is none.
+        Its event file; None if there is none.
 
     Raises:
-        InputError: if the folder cannot be written to.
+        InputError: if the folder cannot be written to, or another process is busy with it for too long.
     """
     folder = logdir / log_folder.LEADERBOARD_RUN
     if len(log_folder.list_runs(logdir)) < 2 and not folder.is_dir():
         return None
     with log_folder.replace_logs(folder, "leaderboard", wait_seconds=LOCK_TIMEOUT_SECONDS) as draft:
-        contents = dict(_contents(logdir))
-        entries = [entry for name, content in contents.items() if (entry := _read(name, content)) is not None]
+        contents = dict(_read_summaries(logdir))
+        entries = [entry for name, content in contents.items() if (entry := _parse_entry(name, content)) is not None]
         if len(entries) > 1:
             hashes = {name: hash64(content) for name, content in contents.items()}
             made_from = digest_records({"code": code}, hashes)
@@ -79,28 +80,28 @@ def write_leaderboard(logdir: AnyPath, code: str = "") -> AnyPath | None:
     return None
 
 
-def _contents(logdir: AnyPath) -> Iterator[tuple[str, bytes]]:
-    """Name and summary of each run of ours, by name."""
+def _read_summaries(logdir: AnyPath) -> Iterator[tuple[str, bytes]]:
+    """Yield the name of each of our runs and the content of its `summary.json`, sorted by name."""
     for name in sorted(log_folder.list_runs(logdir)):
         file = logdir / name / log_folder.SUMMARY_FILE
         if log_folder.SUMMARY_FILE in log_folder.read_record(file.parent).files and file.is_file():
             yield name, file.read_bytes()
 
 
-def _read(name: str, content: bytes) -> LeaderboardEntry | None:
-    """What a summary says; None if it is none, or says nothing."""
+def _parse_entry(name: str, content: bytes) -> LeaderboardEntry | None:
+    """Parse a `summary.json`; None if it is not one, or has no steps."""
     summary = summary_json.decode_summary(content)
     if summary is None or not summary["steps"]:
         return None
     try:
         step = max(map(int, summary["steps"]))
-        figures = {
-            figure: {end: float(value) for end, value in numbers.items()}
-            for figure, numbers in summary["steps"][str(step)].items()
+        metrics = {
+            metric: {end: float(value) for end, value in numbers.items()}
+            for metric, numbers in summary["steps"][str(step)].items()
             if "value" in numbers
         }
-        return LeaderboardEntry(name, step, float(summary["finished"]), int(summary["classes"]), figures)
-    except (KeyError, ValueError, TypeError, AttributeError):  # edited by somebody: it is left out
+        return LeaderboardEntry(name, step, float(summary["finished"]), int(summary["classes"]), metrics)
+    except (KeyError, ValueError, TypeError, AttributeError):  # somebody edited it: the run is left out
         return None
 
 
@@ -113,7 +114,7 @@ def _write(draft: log_folder.LogDraft, entries: list[LeaderboardEntry], made_fro
 
 
 def _summaries(runs: list[LeaderboardEntry]) -> Iterator[Summary]:
-    """The picture and the table, the most accurate run first and those without labels last."""
+    """Yield the plot and the table, the most accurate run first and runs without labels last."""
     ordered = sorted(runs, key=lambda run: (run.accuracy is None, -(run.accuracy or 0.0), run.name))
     known = [run for run in ordered if run.accuracy is not None]
     if known:
@@ -129,8 +130,8 @@ def _summaries(runs: list[LeaderboardEntry]) -> Iterator[Summary]:
             for a in [run.metrics["accuracy"]]
         ]
         title = f"accuracy of {more}, with 95 % intervals"
-        said = "Accuracy at each run's last step. Vermillion: its interval lies below the best. At the end: images."
-        yield Picture("1_glance/ranking", functools.partial(plots.draw_intervals, title, lines, best, "best"), said)
+        about = "Accuracy at each run's last step. Vermillion: the interval lies below the best run. Right: images."
+        yield Picture("1_glance/ranking", functools.partial(plots.draw_intervals, title, lines, best, "best"), about)
     yield Text("report/ranking", _table(ordered), "All runs of the folder at their last step.")
 
 
@@ -157,9 +158,9 @@ def _table(runs: list[LeaderboardEntry]) -> str:
                 a = run.metrics.get(name, {})
                 cells.append(f"{a['lower']:.4f} to {a['upper']:.4f}" if "lower" in a else "–")
         lines.append(f"| {' | '.join(cells)} |")
-    notes = ["Each run at its last step, the most accurate first; the best of each column is bold."]
+    notes = ["Each run at its last step, the most accurate first; the best value of each column is bold."]
     if len(runs) > TABLE_RUNS:
         notes.append(f"The first {TABLE_RUNS} of {len(runs):,} runs.")
     if len({(run.counted, run.classes) for run in runs}) > 1:
-        notes.append("**The runs differ in their images or classes: compare only those of the same data.**")
+        notes.append("**The runs have different images or classes: compare only runs on the same data.**")
     return "\n".join([*lines, "", " ".join(notes)])

@@ -1,4 +1,4 @@
-"""What was written, as numbers: `summary.json`, for scripts and gates. Knows no panel and no drawing."""
+"""Encodes the metrics of a run as `summary.json`, for scripts, gates and the leaderboard. It knows no panels."""
 
 import json
 from collections.abc import Iterable
@@ -13,22 +13,26 @@ SUMMARY_FORMAT = 1
 _JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 SIGNIFICANT_DIGITS = 9
-"""Significant digits that are written: more than any figure has, and floats stay short."""
+"""Digits of each number: more than any metric is known to, and the file stays small."""
 
 REDUNDANT_PREFIXES = ("intervals/", "classes/", "slices/")
-"""Scalars that `Metrics` say better: as ends of an interval, or for all classes and slices."""
+"""Tags of scalars that `Metrics` cover: ends of intervals, and the few classes and slices that are plotted."""
 
 
 def encode_summary(name: str, run: Run, finished: float, written: Iterable[tuple[int, Summary]]) -> bytes:
-    """Every figure of every step by its name, and once what the names mean. JSON without NaN, a figure a line.
+    """Return the content of `summary.json`: every metric of every step, one a line, and each definition once.
 
-    A scalar's name is its tag, without `metrics/` or `1_glance/`; where there are `Metrics` of that name they count.
+    A scalar is named by its tag, without `metrics/` or `1_glance/`; `Metrics` of the same name take precedence.
 
     Args:
         name: of the run.
         run: of its last step.
-        finished: when inference of it ended, seconds since 1970.
-        written: (step, summary) as the panels gave them.
+        finished: when inference of that step ended, seconds since 1970.
+        written: step and summary, as the panels yielded them.
+
+    Raises:
+        TypeError: for a kind of summary that has no numbers.
+        ValueError: for NaN and infinity.
     """
     steps: dict[int, dict[str, Metric]] = {}
     for step, summary in written:
@@ -40,11 +44,11 @@ def encode_summary(name: str, run: Run, finished: float, written: Iterable[tuple
         elif not summary.tag.startswith(REDUNDANT_PREFIXES):
             short = summary.tag.removeprefix("metrics/").removeprefix("1_glance/")
             of_step.setdefault(short, Metric(summary.value, definition=summary.description))
-    for step, figures in steps.items():
+    for step, metrics in steps.items():
         steps[step] = dict(
-            sorted(figures.items(), key=lambda item: [item[0].startswith(kind) for kind in registry.PREFIXES])
+            sorted(metrics.items(), key=lambda item: [item[0].startswith(kind) for kind in registry.PREFIXES])
         )
-    defined = {registry.pattern_of(name): figure for figures in steps.values() for name, figure in figures.items()}
+    defined = {registry.pattern_of(name): metric for metrics in steps.values() for name, metric in metrics.items()}
     about = {
         "predboard_summary": SUMMARY_FORMAT,
         "run": name,
@@ -58,39 +62,39 @@ def encode_summary(name: str, run: Run, finished: float, written: Iterable[tuple
         "finished": finished,
     }
     lines = [f" {_dump(key)}: {_dump(value)}," for key, value in about.items()]
-    meanings = [_dump(_meaning(figure)) for figure in defined.values()]
+    meanings = [_dump(_describe(metric)) for metric in defined.values()]
     lines += [' "definitions": {', *_members(2, defined, meanings), " },", ' "steps": {']
     for step in sorted(steps):
-        lines += [f'  "{step}": {{', *_members(3, steps[step], map(_numbers, steps[step].values())), "  },"]
+        lines += [f'  "{step}": {{', *_members(3, steps[step], map(_encode_numbers, steps[step].values())), "  },"]
     lines[-1] = lines[-1].removesuffix(",")
     return "\n".join(["{", *lines, " }", "}", ""]).encode()
 
 
 def decode_summary(content: bytes) -> dict[str, Any] | None:
-    """What `encode_summary` wrote, with steps as they are in JSON; None if it is not that, or of a newer format."""
+    """Parse a `summary.json`, with steps as text keys; None if it is something else or of a newer format."""
     try:
-        found = json.loads(content)
-        known = isinstance(found, dict) and 1 <= int(found["predboard_summary"]) <= SUMMARY_FORMAT
-        return found if known and isinstance(found["steps"], dict) else None
+        summary = json.loads(content)
+        is_known = isinstance(summary, dict) and 1 <= int(summary["predboard_summary"]) <= SUMMARY_FORMAT
+        return summary if is_known and isinstance(summary["steps"], dict) else None
     except (ValueError, KeyError, TypeError):
         return None
 
 
-def _meaning(figure: Metric) -> dict[str, str]:
-    return {"definition": figure.definition, **({"interval": figure.method} if figure.method else {})}
+def _describe(metric: Metric) -> dict[str, str]:
+    return {"definition": metric.definition, **({"interval": metric.method} if metric.method else {})}
 
 
-def _numbers(figure: Metric) -> str:
-    found = f'{{"value": {_short(figure.value)}'
-    if figure.interval is not None:
-        found += f', "lower": {_short(figure.interval[0])}, "upper": {_short(figure.interval[1])}'
-    if figure.bound is not None:
-        found += f', "bound": {_short(figure.bound)}'
-    return f"{found}}}" if figure.rows is None else f'{found}, "rows": {figure.rows}}}'
+def _encode_numbers(metric: Metric) -> str:
+    text = f'{{"value": {_encode_float(metric.value)}'
+    if metric.interval is not None:
+        text += f', "lower": {_encode_float(metric.interval[0])}, "upper": {_encode_float(metric.interval[1])}'
+    if metric.bound is not None:
+        text += f', "bound": {_encode_float(metric.bound)}'
+    return f"{text}}}" if metric.rows is None else f'{text}, "rows": {metric.rows}}}'
 
 
-def _short(value: float) -> str:
-    """As JSON has it. There are tens of thousands, and most need no second look at how a float is written."""
+def _encode_float(value: float) -> str:
+    """Return a number as JSON, rounded. Most of the tens of thousands need no encoder, which takes longer."""
     if isinstance(value, int):
         return str(value)
     text = f"{value:.{SIGNIFICANT_DIGITS}g}"
