@@ -14,25 +14,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from predboard.config import ImportConfig, ScoreKind
 from predboard.errors import InputError
-from predboard.formatting import percent, plural
+from predboard.formatting import plural
 from predboard.images import loader
 from predboard.images.class_names import read_classes
 from predboard.images.manifest import Manifest
-from predboard.inference import class_order, diagnostics, resume
-from predboard.inference.diagnostics import Diagnosis
+from predboard.inference import resume
 from predboard.inference.part_builder import PartBuilder, PartSpec
-from predboard.ingest import labels, scores, validation
-from predboard.ingest.columns import ColumnRequest, abbreviate, label_candidates
+from predboard.ingest import labels, row_checks, scores, validation
+from predboard.ingest.columns import ColumnRequest, abbreviate
 from predboard.ingest.validation import ScoreArray
-from predboard.metrics.intervals import wilson_interval
 from predboard.models.checkpoints import parse_step
 from predboard.parallel.threads import worker_count
-from predboard.predictions.sampling import Salt, mix
 from predboard.predictions.schema import Run
 from predboard.predictions.table import RowCount
 from predboard.storage import shards
@@ -43,8 +39,6 @@ from predboard.storage.remote import MAX_CONNECTIONS
 from predboard.storage.runs import delete_part, list_step_numbers, open_step
 
 _NOT_FINITE = "the scores are not finite"
-_DIAGNOSED_ROWS, _DIAGNOSED_ROWS_MANY = 5_000, 2_000
-"""Rows on which the order of the classes is judged, chosen by a hash of their keys; the second above 1,000 classes."""
 _CHUNK_PICTURES = 8
 """Pictures that a thread reads before it takes the next task."""
 _NO_PICTURE = loader.LoadedImage()
@@ -203,8 +197,9 @@ def _open_step(
         raise InputError(f"{source} has {check.rows:,} rows of scores and {saved.rows:,} of labels; expected as many")
     for line in check.finish(source):
         log(line)
-    diagnoses = [*_check_label_column(saved, joined.manifest, check.predicted, request, has_labels)]
-    diagnoses += _diagnose(joined, check)
+    asked = request.label if has_labels else None
+    diagnoses = [*row_checks.check_label_column(saved, joined.manifest, check.predicted, asked, own=has_labels)]
+    diagnoses += row_checks.diagnose_rows(joined, check)
     for diagnosis in diagnoses:
         log(f"warning: {diagnosis.text}")
     manifest = joined.manifest
@@ -221,85 +216,6 @@ def _open_step(
     )
     warnings = tuple(d.text for d in diagnoses if not d.again)
     return _Step(files, config.scores, saved, joined, run, warnings)
-
-
-def _check_label_column(
-    saved: scores.SavedScores, manifest: Manifest, predicted: NDArray[np.int32], request: ColumnRequest, used: bool
-) -> Iterator[Diagnosis]:
-    """Report a label column that may be the prediction, and columns that could be the truth as well.
-
-    Args:
-        saved: the columns of the file.
-        manifest: the labels as they were read.
-        predicted: [rows] class with the highest score, -1 if there is none.
-        request: what the flags say.
-        used: whether the labels come from the file's own column.
-    """
-    if not used or saved.label is None:
-        return
-    others = [repr(name) for name in label_candidates(saved.columns.column_names) if name != saved.label]
-    known = (manifest.label >= 0) & (predicted >= 0)
-    if known.sum() >= diagnostics.MIN_LABELLED and (manifest.label == predicted)[known].all():
-        truth = f"; the truth may be {' or '.join(others)}" if others else ""
-        yield Diagnosis(
-            "label_is_prediction",
-            f"column {saved.label!r} is the class with the highest score in every row, as if it were the prediction"
-            f"{truth}: see --label-column",
-        )
-    elif others and request.label is None:
-        yield Diagnosis(
-            "several_labels",
-            f"labels are taken from {saved.label!r}, but {' and '.join(others)} could be the truth as well: see "
-            "--label-column",
-        )
-
-
-def _diagnose(joined: labels.JoinedRows, check: validation.ScoreCheck) -> Iterator[Diagnosis]:
-    """Run the checks of the preflight that need no model.
-
-    Raises InputError if the order of the classes is assumed and the rows do not bear it out.
-    """
-    if check.is_normalised and check.sample is not None:
-        yield from diagnostics.check_normalised(check.sample.astype(np.float32))
-    manifest, predicted = joined.manifest, check.predicted
-    rows = np.flatnonzero((manifest.label >= 0) & (predicted >= 0))
-    most = _DIAGNOSED_ROWS if len(manifest.classes) <= 1_000 else _DIAGNOSED_ROWS_MANY
-    rows = rows[np.argsort(mix(manifest.key[rows], Salt.PREFLIGHT), kind="stable")[:most]]
-    guess, label = predicted[rows].astype(np.int64), manifest.label[rows].astype(np.int64)
-    other = class_order.diagnose_order(guess, label, manifest.classes)
-    chance = [*diagnostics.check_chance(guess, label, len(manifest.classes))]
-    if joined.assumed:
-        yield _check_assumed_order(guess, label, manifest.classes, None if other is None else other[1])
-    if other is not None:
-        yield other[0]
-    yield from chance
-
-
-def _check_assumed_order(
-    predicted: NDArray[np.int64], label: NDArray[np.int64], names: tuple[str, ...], other: NDArray[np.int64] | None
-) -> Diagnosis:
-    """Report that the classes are taken in alphabetical order, which nothing but the rows says.
-
-    Args:
-        predicted, label: [rows], every row labelled.
-        names: the classes in alphabetical order.
-        other: class of each output [classes] if another order fits the rows better.
-
-    Raises InputError if the rows do not bear the order out: another one fits, or accuracy is near chance.
-    """
-    n = len(label)
-    hits, most = int((predicted == label).sum()), int(np.bincount(label, minlength=1).max())
-    if other is None and n and wilson_interval(hits, n)[0] > most / n:
-        return Diagnosis(
-            "assumed_order",
-            f"the scores do not name their classes, which are taken in alphabetical order ({abbreviate(names)}); the "
-            f"rows bear it out with an accuracy of {percent(hits / n)}: --classes FILE makes it certain",
-        )
-    fits = "" if other is None else f"; they fit {', '.join(names[c] for c in other.tolist())}"
-    raise InputError(
-        f"the labels are names, the scores do not say which is whose, and the rows do not fit alphabetical order "
-        f"({abbreviate(names)}){fits}: name the classes in the order of the scores with --classes FILE"
-    )
 
 
 def _digest(files: Sequence[Path], used: Sequence[str]) -> str:

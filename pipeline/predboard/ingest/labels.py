@@ -25,15 +25,17 @@ from predboard.predictions.schema import hash_refs, rename_reserved_columns
 
 @dataclass(frozen=True)
 class JoinedRows:
-    """The manifest of saved rows, and in words where each part of it comes from."""
+    """The manifest of saved rows, and where each part of it comes from, in words."""
 
     manifest: Manifest
     labels: str
+    """Source of the labels, for example "'y_true' of a.npz"."""
     images: str
+    """Source of the images' paths."""
     classes: str
-    """What the order of the classes comes from."""
+    """Source of the order of the classes, for example "the score columns"."""
     assumed: bool
-    """Whether the labels are names, the scores have none, and the order of the classes is a guess."""
+    """Whether the order of the classes is assumed, because the labels are names and the scores have none."""
 
     @property
     def sentence(self) -> str:
@@ -48,10 +50,11 @@ class _Given:
     values: RawLabels
     source: str
     classes: tuple[str, ...] = ()
-    """Names that came with the labels."""
+    """Class names that came with the labels."""
     column: str = ""
-    """Of the source, if it is a file."""
+    """Name of the column or array, if the source is a file with several."""
     note: str = ""
+    """How the labels were read, if that could be doubted."""
 
     @property
     def words(self) -> str:
