@@ -1,4 +1,4 @@
-"""Rows of two steps -> which changed and how: a table of all, and the few worth looking at. Knows no figures."""
+"""Finds the images that changed between two steps: a table of all, and a few examples. It knows no metric."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -29,17 +29,17 @@ CHANGE_KINDS = (
     "only_old",
     "only_new",
 )
-"""What may have become of a row; the first is no change. `labels_differ` comes before all others but failures."""
+"""What can happen to a row; the first is no change. `labels_differ` takes precedence over all but failures."""
 
 BOTH_WRONG = len(CHANGE_KINDS)
-"""A kind of unchanged rows that has a gallery: the same wrong class both times."""
+"""An additional kind for the gallery of unchanged mistakes: the same wrong class both times."""
 
 COLUMNS = frozenset({"id", "key", "image", "label", "predicted", "confidence", "loss", "digest"})
-"""Columns of both steps that are read."""
+"""Columns that are read from both steps."""
 
 
 def classify_changes(rows: JoinedRows) -> NDArray[np.int64]:
-    """Place in `CHANGE_KINDS` of each row that both steps have. -> [rows]."""
+    """Return the place in `CHANGE_KINDS` of each row that both steps have, [rows]."""
     old, new = rows.old, rows.new
     found = np.zeros(len(new), np.int64)
     changed = old.predicted != new.predicted
@@ -60,7 +60,7 @@ def classify_changes(rows: JoinedRows) -> NDArray[np.int64]:
 
 
 def changes_schema() -> pa.Schema:
-    """Of the table of changes."""
+    """Return the schema of the table of changes."""
     both = {"id": pa.int64(), "image": pa.string(), "label": pa.string(), "predicted": pa.string()}
     both |= {"confidence": pa.float32(), "loss": pa.float32()}
     columns = [(f"{name}_{side}", kind) for name, kind in both.items() for side in ("old", "new")]
@@ -68,7 +68,7 @@ def changes_schema() -> pa.Schema:
 
 
 _PLACE = "place"
-"""Of a row in the table: its id in the new step, and those that only the old one has after them."""
+"""Column that orders the table: the id in the new step; rows that only the old one has come last."""
 
 
 class ChangesTable:
@@ -88,7 +88,7 @@ class ChangesTable:
         self.count = 0
 
     def add(self, rows: JoinedRows) -> None:
-        """Take in what changed among some rows."""
+        """Add the rows that changed."""
         kind = classify_changes(rows)
         changed = kind > 0
         if changed.any():
@@ -149,9 +149,9 @@ class ChangesTable:
 
 @dataclass(frozen=True)
 class Examples:
-    """A few rows of some kinds; mergeable."""
+    """Mergeable examples of each kind of change."""
 
-    of_kind: Lowest  # by place in KINDS
+    of_kind: Lowest  # by place in CHANGE_KINDS
 
 
 GALLERY_KINDS = (
@@ -160,10 +160,10 @@ GALLERY_KINDS = (
     CHANGE_KINDS.index("changed_wrong"),
     BOTH_WRONG,
 )
-"""Kinds of which rows are shown."""
+"""Kinds of change that have a gallery."""
 
 GALLERY_SIZE = 12
-"""Pictures in a gallery: one page of TensorBoard."""
+"""Images in a gallery: one page of TensorBoard."""
 
 _OF_ROWS: Mapping[str, type] = {
     "key": np.int64,
@@ -179,13 +179,13 @@ _OF_ROWS: Mapping[str, type] = {
 
 
 def empty_examples() -> Examples:
-    """Of no rows."""
+    """Return no examples."""
     none: TileRows = {name: np.zeros(0, kind) for name, kind in _OF_ROWS.items()}
     return Examples(Lowest(GALLERY_SIZE, np.zeros(0, np.int64), np.zeros(0), none))
 
 
 def choose_examples(rows: JoinedRows) -> Examples:
-    """Of each kind those of which the new step is most sure."""
+    """Choose the rows of each kind of which the new step is most confident."""
     old, new = rows.old, rows.new
     kind = classify_changes(rows)
     kind[(kind == 0) & (new.predicted >= 0) & (new.label >= 0) & ~new.right] = BOTH_WRONG
@@ -209,7 +209,7 @@ def choose_examples(rows: JoinedRows) -> Examples:
 
 
 def _surest(rows: NDArray[np.int64], confidence: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Those of the rows that can be among the `GALLERY_SIZE` of highest confidence: a few more, if some are equal."""
+    """Return the `GALLERY_SIZE` rows of highest confidence, a few more if some are equal."""
     if len(rows) <= GALLERY_SIZE:
         return rows
     of = confidence[rows]

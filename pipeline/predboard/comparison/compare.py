@@ -1,6 +1,6 @@
-"""The comparison of steps, one straight function: Parquet -> pairs of rows -> states -> files for people and scripts.
+"""Compares steps image by image: reads both, counts, and writes files for people and scripts.
 
-Knows no panel and no metric.
+It knows no panel and no metric.
 """
 
 import itertools
@@ -31,34 +31,33 @@ from predboard.visualization import events, log_folder
 from predboard.visualization.source_images import SourceImages
 
 MAX_STEPS = 12
-"""Steps of a run that are compared with each other; of more, so many are taken, evenly spread."""
+"""Steps of a run that are compared; of more, this many are taken, evenly spread."""
 
 MAX_SIDES_ALL_PAIRS = 12
-"""Sides of which all pairs are compared; of more, each with the first and with the most accurate."""
+"""Up to this many sides all pairs are compared; beyond, each with the first and with the most accurate."""
 
 TRANSITIONS_FILE = "transitions.csv"
-"""Which predictions changed into which."""
+"""File of which predictions changed into which."""
 
 MAX_NAME_BYTES = 120
-"""Bytes of a comparison's name; in a longer one the old sides are counted instead of named, and a digest tells them
-from others."""
+"""Longest name of a comparison; a longer one counts the old sides instead of naming them, and has a digest."""
 
 
 @dataclass(frozen=True)
 class CompareResult:
-    """What a comparison found and wrote."""
+    """The result of a comparison, and where it was written."""
 
     name: str
     folder: AnyPath
     event_file: AnyPath
     verdict: str
-    """In one sentence."""
+    """The result in one sentence."""
     found: Mapping[str, Any]
-    """What compare.json says (docs/format.md)."""
+    """The content of compare.json (docs/format.md)."""
     missing_pictures: int
-    """Source pictures that were not found."""
+    """How many source images were not found."""
     unchanged: bool
-    """Nothing had changed since the last time, so nothing was written."""
+    """Whether nothing was written, because nothing had changed since the last time."""
 
 
 def compare(config: CompareConfig, say: Callable[[str], None] = lambda _: None) -> CompareResult:
@@ -113,7 +112,7 @@ def compare(config: CompareConfig, say: Callable[[str], None] = lambda _: None) 
 
 
 def _sides(config: CompareConfig, say: Callable[[str], None]) -> list[Side]:
-    """What to compare, the oldest first."""
+    """Return what to compare, the oldest first."""
     if not config.predictions:
         raise InputError("which predictions? For example: predboard compare predictions/old predictions/new")
     named = (config.step_old, config.step_new)
@@ -156,14 +155,14 @@ def _step(steps: Sequence[Step], number: int | None, default: int, run: str) -> 
 
 
 def _spread(count: int) -> list[int]:
-    """Places of at most STEPS things, evenly spread, with the first and the last."""
+    """Return at most MAX_STEPS places, evenly spread, with the first and the last."""
     if count <= MAX_STEPS:
         return list(range(count))
     return [round(i * (count - 1) / (MAX_STEPS - 1)) for i in range(MAX_STEPS)]
 
 
 def _unlike(folders: Sequence[AnyPath]) -> list[str]:
-    """What to call the runs: by their folders, and where two have one name by the folders above as well."""
+    """Return names of the runs: those of their folders, with the folders above where two have the same name."""
     resolved = [folder.resolve() for folder in folders]
     names = [folder.name for folder in resolved]
     for depth in range(2, 1 + max(len(folder.parts) for folder in resolved)):
@@ -179,7 +178,7 @@ def _unlike(folders: Sequence[AnyPath]) -> list[str]:
 
 
 def _name(sides: Sequence[Side]) -> str:
-    """Name of the comparison, and of its folder."""
+    """Return the name of the comparison, which is that of its folder."""
     new, old = sides[-1], [side.name for side in sides[:-1]]
     if all(side.run == new.run for side in sides) and len({side.step.step for side in sides}) > 1:
         old = [str(side.step.step) for side in sides[:-1]]
@@ -194,7 +193,7 @@ def _name(sides: Sequence[Side]) -> str:
 def _pairs(
     sides: Sequence[Side], classes: Mapping[tuple[int, int], ClassMapping], aside: Path
 ) -> tuple[dict[tuple[int, int], Comparison], Examples]:
-    """Figures of these pairs; of the first side against the last the table of changes and examples as well."""
+    """Compare these pairs; the first side against the last with the table of changes and examples."""
     found = {}
     last = len(sides) - 1
     for (i, j), of in classes.items():
@@ -213,13 +212,13 @@ def _classes(sides: Sequence[Side], of: tuple[int, int], config: CompareConfig) 
 
 
 def _of_pair(sides: Sequence[Side], of: tuple[int, int], classes: ClassMapping) -> Comparison:
-    """Figures of all classes together."""
+    """Compare two sides without slices, changes and examples."""
     old, new = (sides[place].step for place in of)
     return Comparison(count_pairs(old, new, classes, kinds=False), classes.names)
 
 
 def _strangers(old: Side, new: Side) -> str:
-    """What to say where no image is in both."""
+    """Return the message for two sides without a common image."""
     one, other = (
         read_values(side.step, [start := side.step.parts[0].part.start], "image").get(start) for side in (old, new)
     )
@@ -230,7 +229,7 @@ def _strangers(old: Side, new: Side) -> str:
 
 
 def _in_full(old: Step, new: Step, classes: ClassMapping, aside: Path) -> tuple[PairedCounts, Examples]:
-    """One look at all rows for everything that is said of them."""
+    """Read all rows once, for the counts, the table of changes and the examples."""
     state, examples = PairedCounts.zero(), empty_examples()
     columns = OLD_COLUMNS | changes.COLUMNS, NEW_COLUMNS | changes.COLUMNS
     table = ChangesTable(classes.names, new.manifest_rows)
@@ -259,7 +258,7 @@ def _write(
 
 
 class _Album:
-    """The source pictures of what both steps have: from where the new step finds them, else the old one."""
+    """Source images of the examples: from where the new step finds them, else from where the old one does."""
 
     def __init__(self, old: Side, new: Side, image_root: AnyPath | None, names: Sequence[str]) -> None:
         self._old, self._new, self._names = old, new, names
@@ -267,7 +266,7 @@ class _Album:
         self.missing: set[str] = set()
 
     def drawn(self, all_: Iterable[tuple[int, Summary]], threads: int) -> Iterator[tuple[int, Summary]]:
-        """The summaries with their tiles drawn, on threads, in their order."""
+        """Yield the summaries in their order, with tiles drawn on threads."""
         found = list(all_)
         tiles = [s for _, s in found if isinstance(s, Tiles)]
         self._of_new.expect((self._new.step.step, s) for s in tiles)
@@ -303,12 +302,12 @@ class _Album:
 
 
 def _time(sides: Sequence[Side]) -> float:
-    """When the newest step was finished and a second: TensorBoard's colours go by time, and the runs keep theirs."""
+    """Return a second after the newest step was finished: TensorBoard colours runs by time, and theirs stay."""
     return max(side.step.finished for side in sides) + 1
 
 
 def _made_from(name: str, sides: Sequence[Side], config: CompareConfig) -> str:
-    """Digest of all that decides what is written, as far as it can be known without reading the rows."""
+    """Return a digest of everything that decides what is written, as far as it is known without reading rows."""
     parts = [[side.name, [[asdict(p.part), p.run.fingerprint] for p in side.step.parts]] for side in sides]
     root = None if config.image_root is None else str(config.image_root.resolve())
     return digest_records(

@@ -1,7 +1,7 @@
-"""Rows of two steps side by side -> every difference with its interval. Knows no files and no drawing.
+"""Computes every difference between two steps, with a paired interval. It knows no files and no drawing.
 
-All figures are of the rows that both steps have, with logits and the same label: a difference between two sets of
-images would say nothing of the models. Intervals are paired, too: what both get right or wrong alike cancels out.
+All metrics are of the images that both steps have, with logits and the same label. Intervals are paired too: what both
+get right, or both get wrong, cancels out.
 """
 
 import math
@@ -47,17 +47,16 @@ DEFINITIONS = {
 
 @dataclass(frozen=True)
 class Difference:
-    """A figure of two steps over the same images."""
+    """A metric of two steps over the same images."""
 
     old: float
     new: float
     difference: float
-    """New less old."""
+    """New minus old."""
     interval: tuple[float, float] | None
     """Ends of the 95 % interval of the difference."""
     rows: int
-    """Images that it rests on: of a class those of it, and for its precision those predicted as it by the step that
-    did so less often."""
+    """Images that it rests on; for a class's precision those predicted as it by the step that did so less often."""
     definition: str = ""
     method: str = ""
     """How the interval was made."""
@@ -65,35 +64,35 @@ class Difference:
 
 @dataclass(frozen=True)
 class Flips:
-    """What became of the images of one class or slice."""
+    """How many images of one class or slice were fixed and broken."""
 
     name: str
     rows: int
     fixed: int
     broken: int
     interval: tuple[float, float]
-    """95 % interval of (fixed - broken) / rows (Newcombe's); rows times it is that of the net."""
+    """95 % interval of `share` (Newcombe)."""
 
     @property
     def net(self) -> int:
-        """Images that are right now and were not, less those that were and are not."""
+        """Fixed images minus broken ones."""
         return self.fixed - self.broken
 
     @property
     def share(self) -> float:
-        """Difference of the accuracies."""
+        """Net change as a share: the difference of the accuracies."""
         return self.net / self.rows
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What follows from the counts."""
+    """Everything that follows from the counts of two steps."""
 
     state: PairedCounts
     names: tuple[str, ...]
-    """Of the classes of both steps."""
+    """Names of the classes of both steps."""
     like: SliceSums | None = None
-    """Kinds of images whose quarters are cut where these are: of the new step, if they are those of its own figures."""
+    """Slices of numbers are cut where those of this state are, which is that of the new step's own metrics."""
 
     @property
     def classes(self) -> int:
@@ -102,14 +101,14 @@ class Comparison:
 
     @cached_property
     def joint(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Label, old prediction, new prediction and count of all that were seen, ascending: [cells] each."""
+        """Label, old prediction, new prediction and count of each combination seen, ascending: [cells] each."""
         rest, new = np.divmod(self.state.cells.value, self.classes)
         label, old = np.divmod(rest, self.classes)
         return label, old, new, self.state.cells.count
 
     @property
     def rows(self) -> int:
-        """Images that are compared."""
+        """How many images are compared."""
         return int(self.state.cells.count.sum())
 
     @cached_property
@@ -134,19 +133,19 @@ class Comparison:
 
     @cached_property
     def fixed_broken(self) -> tuple[int, int]:
-        """Images that are right now and were not, and those that were right and are not."""
+        """How many images were fixed (wrong before, right now) and broken (right before, wrong now)."""
         label, old, new, count = self.joint
         was, is_ = old == label, new == label
         return int(count[is_ & ~was].sum()), int(count[was & ~is_].sum())
 
     @property
     def p(self) -> float:
-        """Of McNemar's exact test that fixed and broken are equally likely."""
+        """The p-value of McNemar's exact test that fixed and broken are equally likely."""
         return mcnemar_p(*self.fixed_broken)
 
     @cached_property
     def rates(self) -> dict[str, Metric]:
-        """Churn, agreement and flips by name, and the p-value; what rests on no image is left out."""
+        """Churn, agreement, flip rates and the p-value, by name; those that rest on no image are left out."""
         state, found = self.state, {}
         gained, lost = self.fixed_broken
         for name, hits, rows in (
@@ -166,7 +165,7 @@ class Comparison:
 
     @cached_property
     def by_class(self) -> list[Flips]:
-        """What became of the images of each class that has some, the worst first."""
+        """Fixed and broken images of each class that has images, the worst first."""
         support, hits = self.old.support, (self.new.hits, self.old.hits)
         interval = self._newcombe(self._both, *hits, support)
         return _worst_first(
@@ -179,7 +178,7 @@ class Comparison:
 
     @cached_property
     def by_slice(self) -> list[Flips]:
-        """What became of each kind of images, the worst first."""
+        """Fixed and broken images of each slice, the worst first."""
         found = []
         for s in list_slices(self.state.kinds, self.like):
             rows, now, was, both = s.sums.tolist()
@@ -207,7 +206,7 @@ class Comparison:
 
     @cached_property
     def differences(self) -> dict[str, Difference]:
-        """Every figure that both steps have, by its name in `summary.json`."""
+        """Every metric that both steps have, by its name in `summary.json`."""
         found = {**self.overall}
         for name, of_class in zip(unique_names(self.names), self._of_classes, strict=True):
             found |= {f"classes/{name}/{figure}": difference for figure, difference in of_class.items()}
@@ -292,7 +291,7 @@ class Comparison:
         return {name: np.concatenate(values) for name, values in draws.items()}
 
     def _calibration(self) -> tuple[tuple[float, float], NDArray[np.float64]]:
-        """Calibration errors before and now, and their difference with the rows of each joint bin drawn anew."""
+        """Return the calibration errors before and now, and bootstrap draws of their difference, [draws]."""
         rows, *confidence = self.state.calibration.astype(np.float64)
         here = np.flatnonzero(rows)
         bins = here // 4 // CALIBRATION_BINS, here // 4 % CALIBRATION_BINS
@@ -313,7 +312,7 @@ class Comparison:
 
     @cached_property
     def _of_classes(self) -> list[dict[str, Difference]]:
-        """Precision, recall and F1 of each class, where both steps have them."""
+        """Differences of precision, recall and F1 of each class, where both steps have them."""
         old, new = self.old, self.new
         label, before, now, _ = self.joint
         support, both = old.support, self._both
@@ -361,7 +360,7 @@ class Comparison:
 
     @cached_property
     def _of_slices(self) -> dict[str, Difference]:
-        """Accuracy of each kind of images."""
+        """Differences of the accuracy of each slice."""
         every, found = list_slices(self.state.kinds, self.like, alone=True), {}
         names, spec = slice_names(every), registry.require("slices/*/accuracy")
         for s in every:
@@ -374,5 +373,5 @@ class Comparison:
 
 
 def _worst_first(found: Iterable[Flips]) -> list[Flips]:
-    """By the upper end of the interval, so that one image of one does not come before ten of a hundred."""
+    """Sort by the upper end of the interval, so that 1 of 1 does not come before 10 of 100."""
     return sorted(found, key=lambda f: (f.interval[1], f.net))

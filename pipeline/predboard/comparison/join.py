@@ -25,12 +25,12 @@ PORTION_ROWS = 2**18
 """Rows that are handed on at a time: some 24 MB of each step."""
 
 REQUIRED_COLUMNS = frozenset({"id", "key", "label", "predicted"})
-"""Columns that are read in any case."""
+"""Columns that are always read."""
 
 
 @dataclass(frozen=True)
 class ClassMapping:
-    """What the classes of two steps are called together, and where those of each are among them."""
+    """The shared class names of two steps, and the place of each step's classes among them."""
 
     names: tuple[str, ...]
     old: NDArray[np.int64] | None = None  # [classes of the old step] places in `names`; None: as they are
@@ -38,26 +38,26 @@ class ClassMapping:
 
     @property
     def mapped(self) -> bool:
-        """Whether the two lists differ."""
+        """Whether the two lists of classes differ."""
         return self.old is not None
 
 
 @dataclass(frozen=True)
 class JoinedRows:
-    """Some rows of two steps."""
+    """A portion of the rows of two steps."""
 
     old: Predictions
     new: Predictions
-    """Row by row the same images as `old`."""
+    """The same images as `old`, row by row."""
     only_old: Predictions
     only_new: Predictions
-    """Rows whose image the other step lacks."""
+    """Rows whose image is missing from the other step."""
     repeated: tuple[int, int] = (0, 0)
-    """Rows of each step whose key another row of it has too, counted once for all rows."""
+    """Rows of each step that share their key with another of its rows; only one portion has the counts."""
 
 
 def match_classes(old: Run, new: Run, called: tuple[str, str], by_name: bool = False) -> ClassMapping:
-    """The classes of two steps.
+    """Match the classes of two steps.
 
     Args:
         old, new: what the footers say.
@@ -92,7 +92,7 @@ def join_rows(
     columns: tuple[Collection[str], Collection[str]],
     zipped: bool = True,
 ) -> Iterator[JoinedRows]:
-    """All rows of two steps, a bounded number at a time.
+    """Yield all rows of two steps, a bounded number at a time.
 
     Where rows lie side by side, and where few are sorted in memory, they come in the order of the new step's ids.
 
@@ -128,13 +128,13 @@ class _Side:
         self.schema = pa.schema([_flat(there.field(name)) for name in self._names])
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """As they lie in the parts."""
+        """Yield the rows as they lie in the parts."""
         for part in self.step.parts:
             for rows in read_batches(part, self._names):
                 yield self._conformed(rows.batch, part.name)
 
     def portions(self) -> Iterator[pa.RecordBatch]:
-        """`PORTION_ROWS` rows each, but for the last."""
+        """Yield `PORTION_ROWS` rows at a time, fewer at the end."""
         return rebatch(self.batches(), self.schema)
 
     def _conformed(self, batch: pa.RecordBatch, where: str) -> pa.RecordBatch:
@@ -159,14 +159,14 @@ class _Side:
 
 
 def _plain(field: pa.Field) -> bool:
-    """Whether a column of the manifest can tell kinds of images apart."""
+    """Return whether a column of the manifest can define slices: no lists and no bytes."""
     kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
     binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
     return not (pa.types.is_nested(kind) or binary or pa.types.is_fixed_size_binary(kind))
 
 
 def _flat(field: pa.Field) -> pa.Field:
-    """The column with its values in place of a dictionary and of places in it."""
+    """Return the field with plain values instead of a dictionary."""
     kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
     if field.name in COLUMNS:
         kind, nullable, _ = COLUMNS[field.name]
@@ -185,12 +185,12 @@ def concat_batches(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.R
 
 
 def empty_batch(schema: pa.Schema) -> pa.RecordBatch:
-    """No rows."""
+    """Return a batch without rows."""
     return pa.RecordBatch.from_arrays([pa.array([], f.type) for f in schema], schema=schema)
 
 
 def rebatch(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """The same rows, `PORTION_ROWS` at a time but for the last, however they come."""
+    """Yield the same rows, `PORTION_ROWS` at a time and fewer at the end."""
     kept: list[pa.RecordBatch] = []
     rows = 0
     for batch in batches:
@@ -234,7 +234,7 @@ def _alike(old: Step, new: Step) -> int | None:
 def _side_by_side(
     a: Iterator[NDArray[np.int64]], b: Iterator[NDArray[np.int64]]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Pieces of equal length of two streams of equal length, however each comes in pieces."""
+    """Cut two streams of equal length into pieces of equal length."""
     none = np.zeros(0, np.int64)
     left, right = none, none
     while True:
@@ -248,7 +248,7 @@ def _side_by_side(
 
 
 def count_repeated(key: NDArray[np.int64]) -> int:
-    """How many rows share their key with another.
+    """Return how many rows share their key with another.
 
     >>> count_repeated(np.array([5, 7, 5, 5, 8, 7]))
     5
@@ -259,7 +259,7 @@ def count_repeated(key: NDArray[np.int64]) -> int:
 
 
 def _zipped(old: _Side, new: _Side, found: int) -> Iterator[JoinedRows]:
-    """Rows that lie side by side."""
+    """Yield rows that lie side by side."""
     none = _rows(empty_batch(old.schema)), _rows(empty_batch(new.schema))
     for a, b in zip(old.portions(), new.portions(), strict=True):
         yield JoinedRows(_rows(a), _rows(b), *none, (found, found))
@@ -286,10 +286,10 @@ def widen_texts(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 class KeyIndex:
-    """Rows of the old step by their keys, and which of them were found."""
+    """The rows of the old step by their keys; it remembers which were found."""
 
     def __init__(self, rows: pa.RecordBatch) -> None:
-        """None is found. The rows come in the order of their ids."""
+        """Index rows, which come in the order of their ids; none is found yet."""
         self.rows = rows
         key = as_numpy(rows.column("key"))
         self._order, self._key, equal = _by_key(key)
@@ -298,7 +298,7 @@ class KeyIndex:
         self._free = np.ones(len(key), bool)
 
     def find(self, key: NDArray[np.int64]) -> NDArray[np.int64]:
-        """For each of some keys its row, the i-th of a key for the i-th that asks for it; -1 where there is none left.
+        """Return the row of each key, the i-th row of a key for the i-th request; -1 where none is left.
 
         >>> rows = pa.RecordBatch.from_pydict({"key": pa.array([5, 7, 5, 8], pa.int64())})
         >>> index = KeyIndex(rows)
@@ -319,12 +319,12 @@ class KeyIndex:
         return found
 
     def left(self) -> NDArray[np.int64]:
-        """The rows that nobody asked for."""
+        """Return the rows that were not found."""
         return np.flatnonzero(self._free)
 
 
 def _by_key(key: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], bool]:
-    """Places of the keys in their order, equal ones as they come; the keys in it; whether some are equal."""
+    """Return the stable order of the keys, the sorted keys, and whether some are equal."""
     order = np.argsort(key)
     ordered = key[order]
     equal = bool((ordered[1:] == ordered[:-1]).any())
@@ -332,7 +332,7 @@ def _by_key(key: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64
 
 
 def _found(index: KeyIndex, new: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[JoinedRows]:
-    """The new rows with theirs of the index; at last those of the index that none of them looked for."""
+    """Yield the new rows with their old ones, and at the end the old rows that were not found."""
     no_old, no_new = index.rows.slice(0, 0), empty_batch(schema)
     keys = [np.zeros(0, np.int64)]
     for batch in new:
@@ -352,7 +352,7 @@ def _where(batch: pa.RecordBatch, keep: NDArray[np.bool_]) -> pa.RecordBatch:
 
 
 def _taken(batch: pa.RecordBatch, at: NDArray[np.int64]) -> pa.RecordBatch:
-    """Rows at any places; of texts only the places among all of them, until they are asked for."""
+    """Take rows at any places; texts stay references into all of them until they are read."""
     where = pa.array(at)
     columns = [
         pa.DictionaryArray.from_arrays(where, column) if pa.types.is_large_string(column.type) else column.take(where)

@@ -18,7 +18,7 @@ from predboard.storage.runs import Step
 
 OLD_COLUMNS = REQUIRED_COLUMNS | {"confidence", "loss", "digest"}
 NEW_COLUMNS = OLD_COLUMNS | slices.COLUMNS
-"""Columns that `Paired.measure` reads of the two steps: kinds of images are those of the new one."""
+"""Columns that `PairedCounts.measure` reads from the two steps; slices are those of the new one."""
 
 CALIBRATION_BINS = calibration.BINS
 
@@ -46,18 +46,18 @@ class PairedCounts:
     same: np.int64 = summed()  # of scored: class, confidence and loss are the same to the last bit
     loss_old: np.int64 = summed()  # of the compared rows, fixed point
     loss_new: np.int64 = summed()
-    loss_squares: np.int64 = summed()  # of the difference, nats², each cut at figures.SQUARE
+    loss_squares: np.int64 = summed()  # of the difference, nats², each cut at classification.MAX_SQUARE
 
     @classmethod
     def zero(cls) -> "PairedCounts":
-        """No rows."""
+        """Return the counts of no rows."""
         none = np.int64(0)
         of_bins = np.zeros((3, 4 * CALIBRATION_BINS * CALIBRATION_BINS), np.int64)
         return cls(Counted.from_values(np.zeros(0, np.int64)), empty_slices(), of_bins, *[none] * 16)
 
     @classmethod
     def measure(cls, classes: int, rows: JoinedRows) -> "PairedCounts":
-        """These rows alone. `classes` is how many the two steps have together."""
+        """Return the counts of these rows alone. `classes` is how many classes the two steps have together."""
         old, new = rows.old, rows.new
         scored = (old.predicted >= 0) & (new.predicted >= 0)
         differ = old.label != new.label
@@ -93,12 +93,12 @@ class PairedCounts:
 
     @property
     def identical(self) -> bool:
-        """Whether both steps say the same of every image, to the last bit."""
+        """Whether both steps have the same predictions for every image, to the last bit."""
         return bool(self.same == self.scored and self.failed_old == self.failed_new)
 
 
 def is_comparable(rows: JoinedRows) -> NDArray[np.bool_]:
-    """Which rows are in the figures: with logits in both steps, and of the same known label. -> [rows]."""
+    """Return which rows are compared, [rows]: those with logits and the same label in both steps."""
     old, new = rows.old, rows.new
     return np.asarray((old.predicted >= 0) & (new.predicted >= 0) & (new.label >= 0) & (old.label == new.label))
 
@@ -117,7 +117,7 @@ def _of_bins(
 
 
 def count_pairs(old: Step, new: Step, classes: ClassMapping, kinds: bool = True) -> PairedCounts:
-    """What two steps have in common and where they differ, read once and in bounded memory.
+    """Count the rows of two steps, reading them once.
 
     Args:
         old, new: the steps.
@@ -133,7 +133,7 @@ def count_pairs(old: Step, new: Step, classes: ClassMapping, kinds: bool = True)
 
 
 def merge_counts(states: Iterable[PairedCounts]) -> PairedCounts:
-    """All of them merged."""
+    """Merge counts."""
     found = PairedCounts.zero()
     for state in states:
         found = merge(found, state)

@@ -1,4 +1,4 @@
-"""A comparison -> what TensorBoard shows of it: card, galleries, pictures, pages, curves. Knows no files."""
+"""Draws a comparison for TensorBoard: report card, galleries, plots, pages and curves. It knows no files."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -24,16 +24,16 @@ from predboard.metrics.seriation import seriate
 from predboard.summaries import Picture, Pixels, Scalar, Summary, Text, Tiles
 
 MAX_INTERVAL_LINES = 10
-"""Classes or slices in a picture."""
+"""Classes or slices in a plot."""
 
 BEST_LINES = 3
-"""Of them, those that gained most, where there are more than `MAX_INTERVAL_LINES`."""
+"""How many of them are the most improved ones, if there are more than `MAX_INTERVAL_LINES`."""
 
 MAX_RANKED_SIDES = 12
-"""Sides in the picture of their ranking."""
+"""Sides in the plot of the ranking."""
 
 MAX_MATRIX_CLASSES = 40
-"""Classes in the matrix with numbers: with more, those that changed most."""
+"""Classes in the matrix with numbers; of more, those that changed most."""
 
 GALLERIES = {
     "broken": ("2_mistakes/broken", "Right before, wrong now; the most confident first."),
@@ -44,7 +44,7 @@ GALLERIES = {
     ),
     "both_wrong_same": ("examples/both_wrong_same", "Wrong in the same way both times; the most confident first."),
 }
-"""Of which rows pictures are shown: tag and description."""
+"""Tag and description of the gallery of each kind of change."""
 
 TILE_LABELS = {
     "broken": "broken",
@@ -52,19 +52,19 @@ TILE_LABELS = {
     "changed_wrong": "still wrong",
     "both_wrong_same": "wrong twice",
 }
-"""What a tile says of its picture."""
+"""Label on a tile, by the kind of change."""
 
 ComparisonPairs = Mapping[tuple[int, int], Comparison]
-"""By places of two sides, the older first."""
+"""Comparisons by the places of their two sides, the older first."""
 
 
 def gallery_kind(tag: str) -> str:
-    """Which kind of rows a tag shows."""
+    """Return the kind of change that a tag shows."""
     return next(kind for kind, (of, _) in GALLERIES.items() if of == tag)
 
 
 def summaries(sides: Sequence[Side], pairs: ComparisonPairs, examples: Examples) -> Iterator[tuple[int, Summary]]:
-    """(step, summary) for all that is worth drawing: of the first side against the last, and of all of them.
+    """Yield (step, summary) of everything that is drawn: the first side against the last, and the ranking of all.
 
     Args:
         sides: at least two, the oldest first.
@@ -108,7 +108,7 @@ def _change(name: str, d: Difference | Flips, note: str = "") -> DifferenceLine:
 
 
 def comparison_card(found: Comparison, old: Side, new: Side) -> Pixels:
-    """The report card of a comparison."""
+    """Draw the report card of a comparison."""
     accuracy = found.overall.get("accuracy")
     gained, lost = found.fixed_broken
     churn = found.rates.get("churn")
@@ -134,7 +134,7 @@ def comparison_card(found: Comparison, old: Side, new: Side) -> Pixels:
 
 
 def _flips(f: Flips) -> str:
-    """Fixed and broken images, short."""
+    """Return the numbers of fixed and broken images, short."""
     return f"+{f.fixed:,} −{f.broken:,}"
 
 
@@ -162,7 +162,7 @@ def _pictures(found: Comparison) -> Iterator[Picture]:
 
 
 def _worst(flips: Sequence[Flips], what: str) -> Pixels:
-    """The worst of them, and a few of the best where there are many."""
+    """Plot the worst ones, and a few of the best if there are many."""
     shown, cut = list(flips), 0
     title = f"accuracy by {what}, now less before"
     if len(flips) > MAX_INTERVAL_LINES:
@@ -174,7 +174,7 @@ def _worst(flips: Sequence[Flips], what: str) -> Pixels:
 
 
 def _moves(found: Comparison) -> MatrixChange:
-    """How the confusion matrix changed, its classes in an order in which those stand together that are confused."""
+    """Return how the confusion matrix changed, with classes that are confused side by side."""
     old, new = found.old, found.new
     present = np.flatnonzero(old.support + old.predictions + new.predictions)
     place = np.zeros(found.classes, np.int64)
@@ -196,7 +196,7 @@ def _moves(found: Comparison) -> MatrixChange:
 
 
 def _most_moved(moved: MatrixChange) -> MatrixChange:
-    """The `MAX_MATRIX_CLASSES` classes in whose rows and columns most changed, in their order."""
+    """Return the `MAX_MATRIX_CLASSES` classes whose rows and columns changed most, in their order."""
     n = len(moved.total)
     weight = np.bincount(moved.true, np.abs(moved.change), n) + np.bincount(moved.predicted, np.abs(moved.change), n)
     chosen = np.sort(np.argsort(-weight, kind="stable")[:MAX_MATRIX_CLASSES])
@@ -236,7 +236,7 @@ def _ranking(sides: Sequence[Side], ranked: Sequence[report.RankedSide]) -> Pixe
 
 
 def _curves(sides: Sequence[Side], pairs: ComparisonPairs) -> Iterator[tuple[int, Scalar]]:
-    """Figures of both and their difference: of steps of one run a point for each against the first."""
+    """Yield metrics of both and their differences; for steps of one run a point for each step, against the first."""
     last = len(sides) - 1
     steps = {side.run for side in sides} == {sides[0].run} and len({side.step.step for side in sides}) == len(sides)
     for place in range(1, last + 1) if steps else (last,):

@@ -1,7 +1,7 @@
-"""Counts that several panels share, and the metrics that follow from them. Knows no drawing and no files.
+"""Counts rows by class for all panels, and computes what follows without an interval. It knows no drawing and no files.
 
-Failed rows and rows without a label are outside every denominator that needs them, and counted. A class is in a macro
-mean if it has support or predictions; division by zero counts 0.
+Failed rows and rows without a label are in no denominator, and are counted. A class is in a macro mean if it has
+images or predictions; division by zero counts 0.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,7 +38,7 @@ class Counts:
 
     @classmethod
     def measure(cls, run: Run, batch: Predictions) -> "Counts":
-        """These rows alone, counted once for all panels that share it."""
+        """Return the counts of these rows alone, counted once for all panels that share them."""
 
         def count() -> Counts:
             labelled = batch.labelled
@@ -60,12 +60,12 @@ class Counts:
 
 
 COLUMNS = frozenset({"label", "predicted", "loss"})
-"""Columns that `Tally.measure` reads."""
+"""Columns that `Counts.measure` reads."""
 
 
 @dataclass(frozen=True)
 class CountsPanel:
-    """What a panel does that measures a tally and nothing else."""
+    """Base of a panel whose state is `Counts` and nothing else."""
 
     columns: frozenset[str] = COLUMNS
 
@@ -74,7 +74,7 @@ class CountsPanel:
         return Counts.zero(run)
 
     def measure(self, run: Run, batch: Predictions) -> Counts:
-        """These rows alone."""
+        """Return the counts of these rows alone."""
         return Counts.measure(run, batch)
 
 
@@ -166,9 +166,9 @@ class CountMetrics:
 
     @cached_property
     def worst_first(self) -> NDArray[np.int64]:
-        """All classes, by the upper end of the recall's interval, so that 0 of 1 does not come before 10 of 100.
+        """[classes] all classes, by the upper end of the recall's interval, so that 0 of 1 comes after 10 of 100.
 
-        Of equal ones those with more images come first; classes without images come last, by what is predicted as them.
+        Of equal ones those with more images come first; classes without images come last, by their predictions.
         """
         _, upper = wilson_intervals(self.hits, self.support)
         none = self.support == 0
@@ -176,20 +176,20 @@ class CountMetrics:
         return found.astype(np.int64)
 
     def worst(self, limit: int) -> NDArray[np.int64]:
-        """Classes with support that were not all found, worst first."""
+        """Return the classes that have mistakes, worst first."""
         return self.worst_first[(self.hits < self.support)[self.worst_first]][:limit]
 
     @cached_property
     def confusions(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """True class, predicted class and count of all pairs of two classes that were seen, by class; each [pairs]."""
+        """True class, predicted class and count of all confusions that were seen, ascending: [confusions] each."""
         true, predicted, count = self.cells
         wrong = true != predicted
         return true[wrong], predicted[wrong], count[wrong]
 
     def frequent(self, limit: int) -> NDArray[np.int64]:
-        """Places in `confusions` of the most frequent ones.
+        """Return the places in `confusions` of the most frequent ones.
 
-        Of equal ones first those of the class with fewer images, of which they are a larger share; then by class.
+        Of equal ones those of the class with fewer images come first, of which they are a larger share; then by class.
         """
         known = self._frequent  # held, because panels on threads may make it at the same time
         if limit not in known:
@@ -205,14 +205,14 @@ class CountMetrics:
         return {}
 
     def pairs(self, limit: int) -> list[tuple[int, int, int]]:
-        """(true, predicted, count) of the most frequent confusions, as `frequent` orders them."""
+        """Return (true, predicted, count) of the most frequent confusions, as `frequent` orders them."""
         at = self.frequent(limit)
         true, predicted, count = (column[at].tolist() for column in self.confusions)
         return list(zip(true, predicted, count, strict=True))
 
     @cached_property
     def mistaken_for(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """[classes] the class that each true class is most often taken for, -1 if for none, and how often."""
+        """[classes] the class for which each true class is most often mistaken (-1 for none), and how often."""
         true, predicted, count = self.confusions
         other, times = np.full(self.classes, -1), np.zeros(self.classes, np.int64)
         np.maximum.at(times, true, count)
@@ -221,14 +221,15 @@ class CountMetrics:
         return other, times
 
     def most_errors(self, limit: int) -> NDArray[np.int64]:
-        """Classes with support, those with most errors (missed or wrongly predicted) chosen first; ascending."""
+        """Return the classes with most errors (missed or wrongly predicted) of those with images, ascending."""
         errors = self.support + self.predictions - 2 * self.hits
         order = np.lexsort((np.arange(self.classes), -self.support, -errors))
         return np.sort(order[(self.support > 0)[order]][:limit]).astype(np.int64)
 
     def matrix(self, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
-        """[chosen, chosen] counts; row: true class, column: predicted class; with a last row and column of all others
-        if some class is not chosen.
+        """Return the confusion matrix of some classes, [chosen, chosen]: true classes in rows, predicted in columns.
+
+        If some class is not chosen, a last row and column have all others.
         """
         other = len(chosen)
         place = np.full(self.classes, other, np.int64)

@@ -1,4 +1,4 @@
-"""How rows rank by the probability of a class: mergeable histograms, and what follows from them. Knows no drawing.
+"""Mergeable histograms of how rows rank by the probability of a class, and their metrics. It knows no drawing.
 
 AUROC, average precision, precision–recall and ROC curves, risk–coverage, equal-mass calibration and conformal sets all
 ask only in which order rows come. Equal bins of the probability would lose that order, because most probabilities are
@@ -28,16 +28,16 @@ from predboard.predictions.table import Predictions
 from predboard.state import summed
 
 FINE_BINS = 4096
-"""Bins of a histogram that is not one for each class."""
+"""Bins of a histogram that exists once and not for each class."""
 
 _BLOCK = 2**18
 """Numbers that are worked on at once: 1 MB, what a processor's core has beside it."""
 
 MAX_SCORE = 32.0
-"""The bins go from -REACH to REACH."""
+"""Bins cover scores from -MAX_SCORE to MAX_SCORE."""
 
 COLUMNS = frozenset({"key", "label", "predicted", "logits"})
-"""Columns that `Ranking.measure` reads."""
+"""Columns that `ScoreHistograms.measure` reads."""
 
 
 def bins_per_class(classes: int) -> int:
@@ -72,7 +72,7 @@ def score_of_probability(p: NDArray[np.float32], rest: NDArray[np.float32] | Non
 
 
 def probability_of_score(u: NDArray[np.floating]) -> NDArray[np.float64]:
-    """The probability of a finite score: u(p) turned round, by Newton's method. -> float64 of the same shape."""
+    """Invert u(p) by Newton's method: return the probability of a finite score. -> float64 of the same shape."""
     u = np.asarray(u, np.float64)
     low = -np.abs(u)
     p = np.exp(low - np.exp(low))  # never above the root
@@ -83,13 +83,13 @@ def probability_of_score(u: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def bin_edges(bins: int) -> NDArray[np.float64]:
-    """[bins + 1] probabilities at the edges of the bins, ascending from 0 to 1."""
+    """Return the probabilities at the edges of the bins, [bins + 1], ascending from 0 to 1."""
     inner = probability_of_score(np.linspace(-MAX_SCORE, MAX_SCORE, bins + 1)[1:-1])
     return np.concatenate([[0.0], inner, [1.0]])
 
 
 def bin_index(u: NDArray[np.float32], bins: int = FINE_BINS) -> NDArray[np.int32]:
-    """Which bin a score is in; of half as many bins it is this shifted right by one. -> int32 of the same shape."""
+    """Return the bin of each score, int32 of the same shape; with half as many bins it is this shifted right by one."""
     at = u * np.float32(bins / (2 * MAX_SCORE))
     at += np.float32(bins / 2)
     np.clip(at, 0, bins - 1, out=at)
@@ -110,17 +110,17 @@ class ScoreHistograms:
 
     @cached_property
     def auroc(self) -> "Estimate":
-        """[classes] of each against the rest."""
+        """[classes] each class against the rest."""
         return auroc(self.true, self.every)
 
     @cached_property
     def average_precision(self) -> "Estimate":
-        """[classes] of each against the rest."""
+        """[classes] each class against the rest."""
         return average_precision(self.true, self.every)
 
     @classmethod
     def zero(cls, run: Run) -> "ScoreHistograms":
-        """No rows."""
+        """Return the histograms of no rows."""
         k, coarse = len(run.classes), coarse_bins_per_class(len(run.classes))
         return cls(
             every=np.zeros((k, bins_per_class(k)), np.int64),
@@ -134,7 +134,7 @@ class ScoreHistograms:
 
     @classmethod
     def measure(cls, run: Run, batch: Predictions) -> "ScoreHistograms":
-        """These rows alone, measured once for all panels that share it."""
+        """Return the histograms of these rows alone, measured once for all panels that share them."""
         return batch.memoize(ScoreHistograms, lambda: cls._measured(run, batch.labelled))
 
     @classmethod
@@ -169,7 +169,7 @@ class ScoreHistograms:
 
 
 def _places(probabilities: NDArray[np.float32], predicted: NDArray[np.int64]) -> NDArray[np.int16]:
-    """Which of FINE bins each probability is in. -> [rows, classes]."""
+    """Return which of FINE_BINS each probability is in, [rows, classes]."""
     at = np.empty(probabilities.shape, np.int16)
     size = max(_BLOCK // probabilities.shape[1], 1)
     for start in range(0, len(at), size):  # blocks that fit into the processor's cache
@@ -207,7 +207,7 @@ def positives_by_threshold(
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number from a histogram, and how far that of the scores themselves can be away, as its counts prove."""
+    """A number computed from a histogram, and how far the exact one can be away, as the counts prove."""
 
     value: NDArray[np.float64]
     bound: NDArray[np.float64]
@@ -296,6 +296,6 @@ def _harmonic(n: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def mean_of_defined(values: NDArray[np.float64]) -> float:
-    """Mean over the classes for which a value is defined; nan if there are none."""
+    """Return the mean over the classes for which a value is defined; nan if there are none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else float("nan")

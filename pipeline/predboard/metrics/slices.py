@@ -1,7 +1,7 @@
-"""Kinds of images by the manifest's columns and the pictures' properties: sums of each. Knows not what is summed.
+"""Sums rows by slice: by the manifest's columns and the images' properties. It knows nothing of images or files.
 
-A kind is one value of a column, or a quarter of the rows by a number. Which values and numbers there are is only known
-when all rows are: so the sums of each are kept, and of more numbers than that those of rounded ones.
+A slice is one value of a column, or a quarter of the rows by a number. The values are only known when all rows are, so
+sums of each value are kept, and for a column with too many numbers sums of rounded ones.
 """
 
 import itertools
@@ -33,12 +33,12 @@ BINARY_DIGITS = (53, 16, 8)
 """Significant binary digits of numbers: all there are, and those to which they are rounded where they are too many."""
 
 COLUMNS = frozenset({ALL_MANIFEST_COLUMNS, *IMAGE_PROPERTIES})
-"""Columns that make kinds."""
+"""Columns that define slices."""
 
 
 @dataclass(frozen=True)
 class SliceSums:
-    """For each column and value the sums over its rows; mergeable."""
+    """Mergeable sums over the rows of each column and value."""
 
     texts: StatesByName
     numbers: StatesByName
@@ -48,7 +48,7 @@ class SliceSums:
 
 @dataclass(frozen=True)
 class Slice:
-    """The rows that have one value, or a range of them."""
+    """The rows that have one value of a column, or a range of values."""
 
     column: str
     value: str
@@ -57,17 +57,17 @@ class Slice:
 
     @property
     def name(self) -> str:
-        """As tags say it: country=NO, brightness ≤ 0.2."""
+        """Its name in tags: country=NO, brightness ≤ 0.2."""
         return f"{self.column}{'' if self.value.startswith('=') else ' '}{self.value}"
 
     @property
     def rows(self) -> int:
-        """How many."""
+        """How many rows it has."""
         return int(self.sums[0])
 
     @property
     def accuracy(self) -> float:
-        """Share that is right."""
+        """Share of its rows that are right."""
         return float(self.sums[1] / self.sums[0])
 
 
@@ -99,12 +99,12 @@ def slice_images(s: Slice) -> Metric:
 
 
 def empty_slices() -> SliceSums:
-    """Those of no rows: the rows say which columns there are."""
+    """Return the sums of no rows; only rows tell which columns there are."""
     return SliceSums(StatesByName({}), StatesByName({}), StatesByName({}), StatesByName({}))
 
 
 def measure_slices(rows: Predictions, summands: NDArray[np.int64]) -> SliceSums:
-    """Sums over the values of each column.
+    """Sum rows by the values of each column.
 
     Args:
         rows: with the columns of `COLUMNS` that there are.
@@ -129,7 +129,7 @@ def measure_slices(rows: Predictions, summands: NDArray[np.int64]) -> SliceSums:
 
 
 def _of_texts(distinct: list[str], index: NDArray[np.int64], summands: NDArray[np.int64]) -> Groups:
-    """Sums over the rows of each text; `index` says which text each row has."""
+    """Sum rows by their text; `index` has the text of each row."""
     here = np.unique(index)
     order = sorted(here.tolist(), key=distinct.__getitem__)
     if len(order) > MAX_TEXTS:
@@ -169,7 +169,7 @@ def _sorted(states: dict[str, Groups]) -> StatesByName:
 
 
 def _rounded(value: NDArray[np.float64], digits: int) -> NDArray[np.float64]:
-    """Each number with so many significant binary digits; float64 has 53."""
+    """Round numbers to this many significant binary digits; float64 has 53."""
     if digits == 53:
         return value
     mantissa, exponent = np.frexp(value)
@@ -179,7 +179,7 @@ def _rounded(value: NDArray[np.float64], digits: int) -> NDArray[np.float64]:
 
 
 def list_slices(kinds: SliceSums, like: SliceSums | None = None, alone: bool = False) -> list[Slice]:
-    """All slices; those of numbers are cut where they are in the kinds `like`.
+    """Return all slices; those of numbers are cut where they are in `like`.
 
     A column with one value is a slice only if `alone`: there are no other rows to compare with.
     """
@@ -197,25 +197,25 @@ def list_slices(kinds: SliceSums, like: SliceSums | None = None, alone: bool = F
 
 
 def slice_names(found: list[Slice]) -> dict[tuple[str, str], str]:
-    """`slices/country=NO` by column and value, no two alike: names of slices, those with most rows first."""
+    """Return unique names such as `slices/country=NO` by column and value, those of slices with most rows first."""
     ordered = sorted(found, key=lambda s: (s.column, s.value))
     names = zip(ordered, unique_names([f"slices/{s.name}" for s in ordered]), strict=True)
     return {(s.column, s.value): name for s, name in sorted(names, key=lambda pair: -pair[0].rows)}
 
 
 def skipped_columns(kinds: SliceSums) -> list[str]:
-    """Columns with too many different values."""
+    """Return the columns that have too many different values."""
     return [name for of in (kinds.texts, kinds.rough) for name, groups in of.states.items() if groups.over]
 
 
 def _levels(kinds: SliceSums, column: str) -> tuple[Groups, ...]:
-    """A column's numbers by falling precision; nothing if it has none."""
+    """Return the sums of a column's numbers by falling precision; nothing if it has none."""
     levels = (kinds.numbers, kinds.rounded, kinds.rough)
     return tuple(level.states[column] for level in levels if column in level.states)
 
 
 def _of_numbers(column: str, groups: Groups, model: Groups, alone: bool) -> list[Slice]:
-    """A slice for each of few numbers, else four of about equal size; fewer where one number is frequent."""
+    """Return a slice for each of few numbers, else four of about equal size, fewer if one number is frequent."""
     if len(model.value) < 2 - alone:
         return []
     if len(model.value) <= MAX_EXACT_NUMBERS:
@@ -232,7 +232,7 @@ def _of_numbers(column: str, groups: Groups, model: Groups, alone: bool) -> list
 
 
 def format_distinct(values: NDArray[np.float64], digits: int) -> list[str]:
-    """Numbers by as few digits, but no fewer than these, as tell them apart and are less than a half off.
+    """Write numbers with as few digits, but at least these, as tell them apart and are less than a half off.
 
     >>> format_distinct(np.array([0.19921875, 0.25]), 3), format_distinct(np.array([20240115.0, 20240116.0]), 6)
     (['0.199', '0.25'], ['20240115', '20240116'])
