@@ -82,7 +82,7 @@ def _visualize(config: VisualizeConfig) -> int:
         from predboard import panels
 
         for name, panel in panels.choose(()).items():
-            print(f"{name:<14} {summary_line(panel)}")
+            print(f"{name:<14} {panels.title(panel)}")
         return 0
     from predboard.parallel.pool import ProcessPool
     from predboard.parallel.threads import worker_count

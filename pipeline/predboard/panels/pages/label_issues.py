@@ -133,5 +133,6 @@ def suspects_csv(rows: TileRows, names: tuple[str, ...]) -> bytes:
     images = [image or "" for image in rows["image"].tolist()]
     classes = [TextCodes(names, rows[column]) for column in ("label", "suspected", "predicted")]
     label_probability = np.exp(-rows["loss"])
-    columns = [rows["id"], rows["key"], images, *classes, rows["confidence"], label_probability]
-    return header.encode() + format_csv_lines(columns)
+    return header.encode() + format_csv_lines(
+        [rows["id"], rows["key"], images, *classes, rows["confidence"], label_probability]
+    )
