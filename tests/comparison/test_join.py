@@ -188,8 +188,8 @@ def test_other_classes_are_refused_by_the_first_difference() -> None:
     with pytest.raises(InputError) as error:
         match_classes(a, b, ("OLD", "NEW"))
     assert str(error.value) == (
-        "the classes differ: class 1 is 'dog' in OLD and 'fox' in NEW (3 and 2 classes); --map-classes goes by their "
-        "names"
+        "the classes differ: class 1 is 'dog' in OLD and 'fox' in NEW (3 and 2 classes); --map-classes matches them "
+        "by name"
     )
     with pytest.raises(InputError, match="class 1 is 'dog' in OLD and none in NEW"):
         match_classes(a, Run(("cat",), "m"), ("OLD", "NEW"))

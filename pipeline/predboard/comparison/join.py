@@ -74,7 +74,7 @@ def match_classes(old: Run, new: Run, called: tuple[str, str], by_name: bool = F
         said = [f"{'none' if name is None else repr(name)} in {of}" for name, of in ((a, called[0]), (b, called[1]))]
         raise InputError(
             f"the classes differ: class {at} is {said[0]} and {said[1]} ({len(old.classes):,} and "
-            f"{len(new.classes):,} classes); --map-classes goes by their names"
+            f"{len(new.classes):,} classes); --map-classes matches them by name"
         )
     for run, of in ((old, called[0]), (new, called[1])):
         if twice := next((name for name in run.classes if run.classes.count(name) > 1), None):
@@ -143,7 +143,9 @@ class _Side:
         columns = []
         for field in self.schema:
             if field.name not in batch.schema.names:
-                raise InputError(f"{where} lacks the column {field.name}, which other parts have: make it again")
+                raise InputError(
+                    f"{where} lacks the column {field.name}, which other parts have: re-run the command that wrote it"
+                )
             column = batch.column(field.name)
             if pa.types.is_dictionary(column.type):
                 column = column.dictionary_decode()
@@ -152,7 +154,8 @@ class _Side:
                 column = pa.array(self._place[at].astype(np.int32), pa.int32(), mask=at < 0)
             if column.type != field.type:
                 raise InputError(
-                    f"column {field.name} of {where} is {column.type} and {field.type} in other parts: make it again"
+                    f"column {field.name} of {where} is {column.type} and {field.type} in other parts: re-run the "
+                    "command that wrote it"
                 )
             columns.append(column)
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)

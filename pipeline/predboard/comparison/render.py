@@ -76,10 +76,10 @@ def summaries(sides: Sequence[Side], pairs: ComparisonPairs, examples: Examples)
     yield step, Picture("1_glance/report_card", partial(comparison_card, found, first, last), "Start here.")
     if len(sides) > 2 and (ranked := report.rank_sides(pairs)):
         if not report.missing_pair_notes(pairs, len(sides)):
-            said = "Accuracy of the row less that of the column, over the images of both. Grey: the interval holds 0."
-            yield step, Picture("1_glance/all_pairs", partial(_all_pairs, sides, pairs, ranked), said)
-        said = "Difference to the most accurate, over the images of both, with 95 % intervals."
-        yield step, Picture("1_glance/ranking", partial(_ranking, sides, ranked), said)
+            caption = "Accuracy of the row minus that of the column, over shared images. Grey: the interval includes 0."
+            yield step, Picture("1_glance/all_pairs", partial(_all_pairs, sides, pairs, ranked), caption)
+        caption = "Difference to the most accurate side, over shared images, with 95 % intervals."
+        yield step, Picture("1_glance/ranking", partial(_ranking, sides, ranked), caption)
     for tiles in _galleries(examples):
         yield step, tiles
     if found.rows:
@@ -149,22 +149,28 @@ def _galleries(examples: Examples) -> Iterator[Tiles]:
 def _pictures(found: Comparison) -> Iterator[Picture]:
     moved = _moves(found)
     if len(moved.change):
-        said = "Rows: true class; columns: predicted class. Blue: better (more right, fewer wrong); vermillion: worse."
-        yield Picture("changes/0_overview", partial(draw_change_overview, moved), said)
+        caption = (
+            "Rows: true class; columns: predicted class. Blue: better (more right, fewer wrong); vermillion: worse."
+        )
+        yield Picture("changes/0_overview", partial(draw_change_overview, moved), caption)
         if len(moved.total) > MAX_MATRIX_CLASSES:
             moved = _most_moved(moved)
-            said = f"The {len(moved.total)} classes that changed most. {said}"
-        yield Picture("changes/matrix", partial(draw_change_matrix, moved), f"Images more or fewer than before. {said}")
+            caption = f"The {len(moved.total)} classes that changed most. {caption}"
+        yield Picture(
+            "changes/matrix",
+            partial(draw_change_matrix, moved),
+            f"How many images more or fewer than before. {caption}",
+        )
     for tag, flips, what in (("classes", found.by_class, "class"), ("slices", found.by_slice, "slice")):
         if flips:
-            said = f"Accuracy of each {what} now less before, in points, with 95 % intervals (Newcombe)."
-            yield Picture(f"{tag}/difference", partial(_worst, flips, what), said)
+            caption = f"Accuracy of each {what}, now minus before, in points, with 95 % intervals (Newcombe)."
+            yield Picture(f"{tag}/difference", partial(_worst, flips, what), caption)
 
 
 def _worst(flips: Sequence[Flips], what: str) -> Pixels:
     """Plot the worst ones, and a few of the best if there are many."""
     shown, cut = list(flips), 0
-    title = f"accuracy by {what}, now less before"
+    title = f"accuracy by {what}, now minus before"
     if len(flips) > MAX_INTERVAL_LINES:
         cut = MAX_INTERVAL_LINES - BEST_LINES
         best = sorted(flips, key=lambda f: (-f.interval[0], -f.net))[:BEST_LINES]
@@ -232,7 +238,7 @@ def _ranking(sides: Sequence[Side], ranked: Sequence[report.RankedSide]) -> Pixe
         for r in ranked[:MAX_RANKED_SIDES]
     ]
     more = f"the best {MAX_RANKED_SIDES} of {len(ranked):,}: " if len(ranked) > MAX_RANKED_SIDES else ""
-    return draw_differences(f"{more}accuracy less that of {best}", lines, "accuracy")
+    return draw_differences(f"{more}accuracy minus that of {best}", lines, "accuracy")
 
 
 def _curves(sides: Sequence[Side], pairs: ComparisonPairs) -> Iterator[tuple[int, Scalar]]:
@@ -244,9 +250,9 @@ def _curves(sides: Sequence[Side], pairs: ComparisonPairs) -> Iterator[tuple[int
         old, new = sides[0].name, sides[place].name if not steps else "the step"
         for name, d in found.overall.items():
             spec = registry.require(name)
-            short, said = spec.short, spec.label_with_unit
-            yield step, Scalar(f"difference/{short}", d.difference, f"{said}: {new} less {old}.")
-            yield step, Scalar(f"old/{short}", d.old, f"{said} of {old}, over the images of both.")
-            yield step, Scalar(f"new/{short}", d.new, f"{said} of {new}, over the images of both.")
+            short, label = spec.short, spec.label_with_unit
+            yield step, Scalar(f"difference/{short}", d.difference, f"{label}: {new} minus {old}.")
+            yield step, Scalar(f"old/{short}", d.old, f"{label} of {old}, over the images they share.")
+            yield step, Scalar(f"new/{short}", d.new, f"{label} of {new}, over the images they share.")
         for name, rate in found.rates.items():
             yield step, Scalar(f"flips/{name}", rate.value, rate.definition)
