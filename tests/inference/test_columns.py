@@ -112,7 +112,7 @@ def test_pictures_are_normalised_as_torchvision_does_to_the_last_bit(
 
 
 @pytest.mark.parametrize(("most", "rows"), [(1, 1), (3, 2), (5, 4), (7, 4), (8, 8)])
-def test_where_memory_is_not_enough_the_batch_is_halved_and_said_once(
+def test_a_batch_that_does_not_fit_into_memory_is_halved_and_reported_once(
     tmp_path: Path, net: str, most: int, rows: int
 ) -> None:
     toy.pictures(tmp_path / "data", each=7)
@@ -129,7 +129,7 @@ def test_where_memory_is_not_enough_the_batch_is_halved_and_said_once(
     pd.testing.assert_frame_equal(read_frame(tmp_path / "out"), read_frame(tmp_path / "plain"), rtol=1e-3, atol=1e-5)
 
 
-def test_where_memory_is_enough_for_none_it_is_one_line(tmp_path: Path, net: str) -> None:
+def test_memory_too_small_for_one_picture_is_one_line(tmp_path: Path, net: str) -> None:
     toy.pictures(tmp_path / "data")
     narrow = make_config(tmp_path, net.replace(":Net", ":Narrow"), model_args={"most": 0})
     with pytest.raises(InputError, match="cpu has not enough memory for one picture: use another --device, smaller"):

@@ -41,7 +41,7 @@ def test_two_processes_work_at_once_and_give_the_rows_of_one(place: Path) -> Non
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kills by a signal")
-def test_a_worker_that_is_killed_is_named_and_the_others_do_its_parts(place: Path) -> None:
+def test_a_killed_worker_is_named_and_the_others_take_over_its_parts(place: Path) -> None:
     infer(worker_config(place, preflight=0, out=place / "alone", model_args={"kill": ""}))
     said: list[str] = []
     outcome = infer(
@@ -56,7 +56,7 @@ def test_a_worker_that_is_killed_is_named_and_the_others_do_its_parts(place: Pat
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kills by a signal")
-def test_where_all_workers_die_the_command_says_so_and_the_next_run_completes(
+def test_the_command_says_that_all_workers_died_and_the_next_run_completes(
     place: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     code = WORKER_NET.replace("os.O_CREAT | os.O_EXCL", "os.O_CREAT").replace("and self.seen:", "and self.seen > 8:")
@@ -76,14 +76,14 @@ def test_where_all_workers_die_the_command_says_so_and_the_next_run_completes(
     assert before.items() <= {p: p.stat().st_mtime_ns for p in (place / "out").glob("*/*.parquet")}.items()
 
 
-def test_what_a_worker_meets_is_raised_here_and_no_worker_is_left(place: Path) -> None:
+def test_the_exception_of_a_worker_is_raised_and_no_worker_is_left(place: Path) -> None:
     with pytest.raises(RuntimeError, match=r"worker [12] \(cpu\): Traceback[\s\S]*MemoryError: enough"):
         infer(worker_config(place, device="cpu,cpu", preflight=0, model_args={"raises": "enough"}))
     assert hidden_files(place / "out") == []
     assert subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", "run_worker"], check=False).returncode == 1
 
 
-def test_bad_input_that_a_worker_meets_is_one_line(place: Path) -> None:
+def test_bad_input_found_by_a_worker_is_one_line(place: Path) -> None:
     torch.save(torch.nn.Linear(3, 3).state_dict(), place / "toy_epoch1.pt")
     state = {f"head.{name}": value for name, value in torch.nn.Linear(3, 3).state_dict().items()}
     torch.save(state, place / "toy_epoch1.pt")
@@ -153,7 +153,7 @@ def test_max_failures_stops_and_what_was_published_stays(place: Path, device: st
     assert (outcome.complete, outcome.failed) == (True, 4)
 
 
-def test_a_part_that_is_there_already_is_not_written_over(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_existing_part_is_not_overwritten(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     infer(worker_config(place, preflight=0))
     before = {p: p.read_bytes() for p in (place / "out").glob("*/*.parquet")}
     part_path(place / "out", 0, 1).write_bytes(b"damaged")

@@ -127,7 +127,7 @@ def test_the_footer_says_how_the_numbers_came_about(tmp_path: Path, net: str) ->
     assert (facts["rows"], facts["missing_rows"], facts["checkpoint"]) == (12, 0, "toy_epoch07.pt")
 
 
-def test_exif_orientation_is_applied_where_that_is_asked_for(tmp_path: Path, net: str) -> None:
+def test_exif_orientation_is_applied_on_request(tmp_path: Path, net: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     for name in "abc":
@@ -224,7 +224,7 @@ def test_checkpoints_that_do_not_fit_together_go_one_after_the_other(
         pd.testing.assert_frame_equal(read_frame(tmp_path / "out", step), read_frame(tmp_path / "together", step))
 
 
-def test_a_checkpoint_that_changes_meanwhile_is_refused(
+def test_a_checkpoint_that_changes_during_the_run_is_refused(
     tmp_path: Path, net: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toy.pictures(tmp_path / "data")
@@ -318,13 +318,13 @@ def test_the_time_of_a_run_adds_up(tmp_path: Path, net: str) -> None:
     assert min(seconds.values()) >= 0 and seconds["decode"] > 0 and seconds["write"] > 0
 
 
-def test_a_band_that_is_not_there_is_one_line(tmp_path: Path, net: str) -> None:
+def test_a_preview_band_that_does_not_exist_is_one_line(tmp_path: Path, net: str) -> None:
     toy.pictures(tmp_path / "data")
     with pytest.raises(InputError, match=r"--preview-bands names band 3, but the images have 3 channels \(0 to 2\)"):
         infer(make_config(tmp_path, net, preview_bands=(3, 1, 0)))
 
 
-def test_images_without_a_label_of_the_classes_are_said_before_the_run(tmp_path: Path, net: str) -> None:
+def test_images_without_a_label_among_the_classes_are_reported_before_the_run(tmp_path: Path, net: str) -> None:
     toy.pictures(tmp_path / "data")
     (tmp_path / "names.txt").write_text("a\nx\ny\n")
     said: list[str] = []

@@ -204,7 +204,7 @@ def test_an_interrupted_pass_leaves_whole_parts_and_can_go_on(tmp_path: Path, ne
         ({"model_args": {"a": {"b": {1: 2}}}}, "--model-args a is"),
     ],
 )
-def test_impossible_values_are_one_line(options: dict[str, Any], message: str) -> None:
+def test_impossible_values_of_flags_are_one_line(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as raised:
         InferConfig(**{"data": "d", "model": "m.py:f", **options})
     assert str(raised.value).startswith(message)

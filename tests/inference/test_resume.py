@@ -248,7 +248,7 @@ def _assert_goes_on(options: dict[str, Any], expected: pd.DataFrame) -> None:
         ("row group", 8),
     ],
 )
-def test_killed_at_a_point_and_started_again(
+def test_a_run_killed_at_a_given_point_can_be_resumed(
     forks: Forks, options: dict[str, Any], expected: pd.DataFrame, tmp_path: Path, where: str, count: int
 ) -> None:
     options = {**options, "out": tmp_path / "out"}
@@ -258,7 +258,7 @@ def test_killed_at_a_point_and_started_again(
     _assert_goes_on(options, expected)
 
 
-def test_killed_at_random_times_and_started_again(
+def test_a_run_killed_at_a_random_time_can_be_resumed(
     forks: Forks, options: dict[str, Any], expected: pd.DataFrame, tmp_path: Path
 ) -> None:
     whole = {**options, "out": tmp_path / "whole"}
@@ -272,7 +272,7 @@ def test_killed_at_random_times_and_started_again(
         _assert_goes_on(options, expected)
 
 
-def test_killed_again_and_again_it_comes_to_its_end(
+def test_a_run_killed_again_and_again_completes(
     forks: Forks, options: dict[str, Any], expected: pd.DataFrame, tmp_path: Path
 ) -> None:
     options = {**options, "out": tmp_path / "out"}
@@ -288,7 +288,7 @@ def test_killed_again_and_again_it_comes_to_its_end(
     assert list(options["out"].rglob(".*.tmp")) == []
 
 
-def test_what_a_killed_run_left_is_there_for_the_next_and_then_gone(
+def test_leftovers_of_a_killed_run_are_removed_by_the_next(
     forks: Forks, options: dict[str, Any], expected: pd.DataFrame, tmp_path: Path
 ) -> None:
     options = {**options, "out": tmp_path / "out"}
@@ -298,7 +298,7 @@ def test_what_a_killed_run_left_is_there_for_the_next_and_then_gone(
     _assert_goes_on(options, expected)
 
 
-def test_killed_during_an_update_and_started_again(
+def test_a_killed_update_can_be_resumed(
     forks: Forks, options: dict[str, Any], expected: pd.DataFrame, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"

@@ -17,7 +17,7 @@ from tests.inference.worker_runs import ROWS, worker_config
 torch = pytest.importorskip("torch", reason="stage one runs PyTorch models")
 
 
-def test_retry_errors_tries_failed_rows_alone_and_keeps_the_others_to_the_last_bit(place: Path) -> None:
+def test_retry_errors_retries_only_failed_rows_and_keeps_the_others_to_the_last_bit(place: Path) -> None:
     extra = ["a/002", "a/003", "b/000", "c/014"]  # in parts 0, 1, 5; b/007 (row 22) is broken in part 2
     good = {name: (place / "data" / f"{name}.png").read_bytes() for name in extra}
     for name in extra:
@@ -84,7 +84,7 @@ def test_retry_errors_makes_missing_parts_as_well(place: Path) -> None:
     assert (outcome.complete, outcome.written) == (True, 8 + 1)
 
 
-def test_a_manifests_own_columns_stay_when_rows_are_tried_again(tmp_path: Path) -> None:
+def test_columns_of_the_manifest_stay_when_rows_are_retried(tmp_path: Path) -> None:
     data = toy.sources(tmp_path / "pictures", 6)
     lines = [json.dumps({"path": f"pictures/{i:06d}.png", "sensor": f"s{i}", "cloud": i / 8}) for i in range(6)]
     (tmp_path / "list.jsonl").write_text("\n".join(lines))

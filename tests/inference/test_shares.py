@@ -48,7 +48,7 @@ def test_tasks_have_each_row_of_each_step_once() -> None:
 # --- several jobs ---
 
 
-def test_shares_beside_each_other_make_the_whole(place: Path) -> None:
+def test_shares_that_run_side_by_side_make_the_whole_run(place: Path) -> None:
     state = {"head.weight": torch.eye(3), "head.bias": torch.zeros(3)}  # torch's random numbers are not a thread's own
     torch.save(state, place / "net.pt")
     options: dict[str, Any] = {"checkpoint": (place / "net.pt",)}
@@ -72,7 +72,7 @@ def test_shares_beside_each_other_make_the_whole(place: Path) -> None:
     assert infer(worker_config(place, **options)).written == 0
 
 
-def test_one_share_is_done_with_exit_code_0_and_inspect_tells_of_the_whole(
+def test_one_share_ends_with_exit_code_0_and_inspect_reports_the_whole(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main.run(["infer", *worker_flags(place), "--part", "2/3"]) == 0
@@ -86,7 +86,7 @@ def test_one_share_is_done_with_exit_code_0_and_inspect_tells_of_the_whole(
     assert "2 of 6 parts" in capsys.readouterr().err
 
 
-def test_a_damaged_part_of_another_share_is_its_own_affair(place: Path) -> None:
+def test_a_damaged_part_of_another_share_is_left_alone(place: Path) -> None:
     infer(worker_config(place))
     for index in (0, 1):
         part_path(place / "out", 0, index).write_bytes(b"damaged")
@@ -112,7 +112,7 @@ def test_update_of_a_share_redoes_its_own_parts_alone(place: Path) -> None:
     assert infer(worker_config(place)).written == 0
 
 
-def test_a_share_of_another_model_is_refused_though_none_of_its_own_parts_is_there(place: Path) -> None:
+def test_a_share_of_another_model_is_refused_even_if_it_has_no_parts_yet(place: Path) -> None:
     infer(worker_config(place, part=(1, 2)))
     with pytest.raises(InputError, match=r"step 0 was made with another transform\.mean \(\[0\.0\], now \[0\.5\]\)"):
         infer(worker_config(place, part=(2, 2), mean=(0.5,)))
@@ -133,7 +133,7 @@ def test_a_share_that_is_no_fraction_is_one_line(written: str) -> None:
 
 
 @pytest.mark.parametrize(("part", "words"), [((0, 8), "0/8"), ((9, 8), "9/8"), ((1, 0), "1/0")])
-def test_shares_that_cannot_be_are_one_line(part: tuple[int, int], words: str) -> None:
+def test_impossible_shares_are_one_line(part: tuple[int, int], words: str) -> None:
     with pytest.raises(InputError, match=f"--part is {words}; expected K/N with K from 1 to N"):
         InferConfig("d", "m.py:f", part=part)
 

@@ -129,7 +129,7 @@ def test_two_actors_give_the_rows_of_one_process(place: Path) -> None:
     assert infer(_on_ray(place)).written == 0
 
 
-def test_what_one_engine_began_another_ends(place: Path) -> None:
+def test_a_run_started_by_one_engine_is_completed_by_the_other(place: Path) -> None:
     infer(_config(place, out=place / "alone"))
     for first, second in ((_config, _on_ray), (_on_ray, _config)):
         out = place / first.__name__
@@ -142,7 +142,7 @@ def test_what_one_engine_began_another_ends(place: Path) -> None:
         _same(out, place / "alone")
 
 
-def test_an_actor_that_is_killed_is_replaced_and_nothing_is_another(place: Path) -> None:
+def test_a_killed_actor_is_replaced_and_the_rows_are_the_same(place: Path) -> None:
     infer(_config(place, out=place / "alone", model_args={"once": ""}))
     said: list[str] = []
     outcome = infer(_on_ray(place, actors=1, model_args={"once": str(place / "killed")}), said.append)
@@ -178,7 +178,7 @@ def test_killing_the_process_of_an_actor_from_outside_changes_nothing(place: Pat
     _same(place / "out", place / "alone")
 
 
-def test_a_part_that_workers_die_on_ends_as_rows_with_an_error(place: Path) -> None:
+def test_a_part_on_which_workers_die_becomes_rows_with_an_error(place: Path) -> None:
     infer(_config(place, out=place / "alone", model_args={"always": False}))
     _whiten(place, "b/005")  # row 20, in part 2: rows 16 to 23
     said: list[str] = []
@@ -213,14 +213,14 @@ def test_max_failures_stops_with_one_line_and_what_was_published_stays(
     assert "41 ok, 4 failed" in capsys.readouterr().out
 
 
-def test_what_an_actor_meets_is_raised_here(place: Path) -> None:
+def test_the_exception_of_an_actor_is_raised(place: Path) -> None:
     _whiten(place, "b/005")
     with pytest.raises(RuntimeError, match=r"worker \d \(cpu on .*\): Traceback[\s\S]*MemoryError: enough"):
         infer(_on_ray(place, model_args={"raises": True}))
     assert _left(place / "out") == []
 
 
-def test_workers_that_cannot_begin_are_one_line(place: Path) -> None:
+def test_workers_that_cannot_start_are_one_line(place: Path) -> None:
     (place / "net.py").write_text(f"import os\nif os.getpid() != {os.getpid()}:\n    os._exit(3)\n{_NET}")
     with pytest.raises(
         InputError,
@@ -256,7 +256,7 @@ def test_more_than_a_machine_has_is_one_line(place: Path) -> None:
         infer(_config(place, engine="ray", gpus_per_actor=1.0))
 
 
-def test_many_small_parts_are_not_all_in_hand_at_once(place: Path) -> None:
+def test_many_small_parts_are_handed_out_a_few_at_a_time(place: Path) -> None:
     toy.pictures(place / "many", each=200)
     outcome = infer(_on_ray(place, data=str(place / "many"), shard_size=4, batch_size=64))
     assert (outcome.complete, outcome.written) == (True, 600)
@@ -386,7 +386,7 @@ def test_actors_have_the_checkpoints_datasets_and_transforms_of_the_user(place: 
 @pytest.mark.parametrize(
     ("number", "code", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
 )
-def test_a_signal_ends_the_command_and_its_ray_and_it_goes_on_later(
+def test_a_signal_ends_the_command_and_its_ray_and_the_run_can_be_resumed(
     place: Path, number: signal.Signals, code: int, word: str
 ) -> None:
     flags = ["infer", "--data", str(place / "data"), "--model", f"{place / 'net.py'}:Net", "--out", str(place / "out")]
@@ -413,7 +413,7 @@ def test_a_signal_ends_the_command_and_its_ray_and_it_goes_on_later(
     assert infer(_config(place, model_args={"slow": 0.3})).complete
 
 
-def test_a_cluster_that_is_not_there_is_one_line(place: Path) -> None:
+def test_an_unreachable_cluster_is_one_line(place: Path) -> None:
     done = toy.predboard(
         *("infer", "--data", place / "data", "--model", f"{place / 'net.py'}:Net", "--out", place / "out"),
         *("--engine", "ray", "--ray-address", "127.0.0.1:1"),

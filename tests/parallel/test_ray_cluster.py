@@ -36,7 +36,7 @@ def _node(cpus: float, gpus: float = 0, gib: float = 64) -> dict[str, float]:
         ([_node(0), _node(16)], (None, None, None), "1 actor of 16 CPUs"),  # a head that is not to be used
     ],
 )
-def test_actors_take_what_there_is(
+def test_actors_take_the_resources_that_exist(
     monkeypatch: pytest.MonkeyPatch, nodes: list[dict[str, float]], asked: tuple[Any, Any, Any], expected: str
 ) -> None:
     monkeypatch.setattr(ray_cluster, "_nodes", lambda: nodes)
@@ -66,7 +66,7 @@ def test_without_ray_the_message_is_one_line(monkeypatch: pytest.MonkeyPatch, tm
 
 
 @given(st.integers(1, 700))
-def test_a_tree_joins_all_in_their_order_and_few_wait(count: int) -> None:
+def test_a_tree_merges_everything_in_order_and_few_states_wait(count: int) -> None:
     joins: list[int] = []
 
     def join(*ones: tuple[int, ...]) -> tuple[int, ...]:
@@ -102,7 +102,7 @@ def test_a_tree_joins_all_in_their_order_and_few_wait(count: int) -> None:
         ({"max_failures": -1}, "--max-failures is -1; expected a whole number of at least 0"),
     ],
 )
-def test_flags_that_cannot_be_meant_are_one_line(options: dict[str, Any], words: str) -> None:
+def test_contradictory_flags_are_one_line(options: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         InferConfig("d", "m.py:f", **options)
 
@@ -120,13 +120,13 @@ def test_flags_that_cannot_be_meant_are_one_line(options: dict[str, Any], words:
         ),
     ],
 )
-def test_an_address_that_leads_nowhere_is_one_line(address: str, words: str) -> None:
+def test_an_address_without_a_cluster_is_one_line(address: str, words: str) -> None:
     pytest.importorskip("ray", reason="pip install 'predboard[ray]'")
     with pytest.raises(InputError, match=words):
         ray_cluster.connected(address).__enter__()
 
 
-def test_what_a_traceback_from_elsewhere_says() -> None:
+def test_the_reason_is_taken_from_a_remote_traceback() -> None:
     error = RuntimeError(
         '\x1b[36mray::ask()\x1b[39m (pid=7, ip=10.0.0.2)\n  File "models.py", line 3, in memory_of\n'
         "RuntimeError: No CUDA GPUs are available"

@@ -64,7 +64,7 @@ def test_logs_are_the_same_to_the_last_byte(tmp_path: Path) -> None:
     _same_logs(tmp_path / "run", tmp_path)
 
 
-def test_a_damaged_part_is_one_line_from_a_cluster_too(tmp_path: Path) -> None:
+def test_a_damaged_part_is_one_line_on_a_cluster_too(tmp_path: Path) -> None:
     logits, label = toy.table(toy.RUN, 3000)
     toy.write_run(tmp_path / "run", logits, label, shard_size=1000)
     toy.spoil(part_path(tmp_path / "run", 0, 1), "logits.list.element")
@@ -103,7 +103,7 @@ def _add_sums(*sums: dict[int, int]) -> dict[int, int]:
     return {key: sum(one.get(key, 0) for one in sums) for key in sums[0]}
 
 
-def test_a_fold_outlives_a_process_that_dies_and_ends_when_they_keep_dying(tmp_path: Path) -> None:
+def test_a_fold_survives_a_process_that_dies_and_ends_when_they_keep_dying(tmp_path: Path) -> None:
     sums: dict[int, int] = {}
     items = [(i, str(tmp_path / "killed") if i == 30 else "") for i in range(100)]
     doubles = list(ray_cluster.fold(_Sums(), items, lambda item: item[0] % 3, _add_sums, sums.update))
@@ -115,7 +115,7 @@ def test_a_fold_outlives_a_process_that_dies_and_ends_when_they_keep_dying(tmp_p
 
 
 @pytest.mark.skipif(not EUROSAT.is_dir(), reason="needs the EuroSAT images, which are not distributed with this")
-def test_eurosats_five_steps_are_those_of_one_process(tmp_path: Path) -> None:
+def test_five_steps_of_eurosat_equal_those_of_one_process(tmp_path: Path) -> None:
     with zipfile.ZipFile(EUROSAT / "eurosat_rgb_test5400.zip") as archive:
         archive.extractall(tmp_path / "eurosat")
     options: dict[str, Any] = {
