@@ -41,7 +41,8 @@ def _no_process_outlives_its_test() -> Iterator[None]:
     yield
     forgotten = list(subprocess._active)  # type: ignore[attr-defined]  # those that nothing refers to any more
     for process in [*(set(_started) - before), *forgotten]:
-        if getattr(process, "returncode", 0) is None and process.poll() is None:
+        started = getattr(process, "pid", None) is not None  # one may be about to start, on another thread
+        if started and process.poll() is None:
             process.kill()
             process.wait()
             for stream in (process.stdin, process.stdout, process.stderr):

@@ -55,6 +55,7 @@ def test_a_killed_worker_is_named_and_the_others_take_over_its_parts(place: Path
     assert hidden_files(place / "out") == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kills by a signal")
 def test_the_command_says_that_all_workers_died_and_the_next_run_completes(
     place: Path, capfd: pytest.CaptureFixture[str]
@@ -76,6 +77,7 @@ def test_the_command_says_that_all_workers_died_and_the_next_run_completes(
     assert before.items() <= {p: p.stat().st_mtime_ns for p in (place / "out").glob("*/*.parquet")}.items()
 
 
+@pytest.mark.slow
 def test_the_exception_of_a_worker_is_raised_and_no_worker_is_left(place: Path) -> None:
     with pytest.raises(RuntimeError, match=r"worker [12] \(cpu\): Traceback[\s\S]*MemoryError: enough"):
         infer(worker_config(place, device="cpu,cpu", preflight=0, model_args={"raises": "enough"}))
@@ -83,6 +85,7 @@ def test_the_exception_of_a_worker_is_raised_and_no_worker_is_left(place: Path) 
     assert subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", "run_worker"], check=False).returncode == 1
 
 
+@pytest.mark.slow
 def test_bad_input_found_by_a_worker_is_one_line(place: Path) -> None:
     torch.save(torch.nn.Linear(3, 3).state_dict(), place / "toy_epoch1.pt")
     state = {f"head.{name}": value for name, value in torch.nn.Linear(3, 3).state_dict().items()}
@@ -96,6 +99,7 @@ def test_bad_input_found_by_a_worker_is_one_line(place: Path) -> None:
         infer(worker_config(place, device="cpu,cpu", checkpoint=(place / "toy_epoch1.pt",)), say)
 
 
+@pytest.mark.slow
 def test_a_script_without_a_main_guard_works_and_a_file_called_predboard_is_not_in_the_way(place: Path) -> None:
     (place / "predboard.py").write_text("raise RuntimeError('the wrong one')\n")
     (place / "script.py").write_text(
@@ -120,6 +124,7 @@ def test_a_script_without_a_main_guard_works_and_a_file_called_predboard_is_not_
     assert 1 <= done.stderr.count("a model may print") <= 2
 
 
+@pytest.mark.slow
 def test_workers_have_the_checkpoints_datasets_and_transforms_of_the_user(place: Path) -> None:
     files, options = toy.code_of_the_user(place, steps=3)
     infer(worker_config(place, out=place / "alone", checkpoint=tuple(files), **options))
@@ -138,7 +143,7 @@ def test_devices_that_are_not_there_are_one_line(place: Path, device: str) -> No
         infer(worker_config(place, device=device))
 
 
-@pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cpu,cpu", marks=pytest.mark.slow)])
 def test_max_failures_stops_and_what_was_published_stays(place: Path, device: str) -> None:
     for name in ("b/008", "c/003", "c/010"):  # besides b/007: rows 22, 23 of part 2, 33 of part 4, 40 of part 5
         (place / "data" / f"{name}.png").write_bytes(b"broken")

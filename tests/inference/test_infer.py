@@ -262,6 +262,7 @@ print(outcome.written, peak / 1024 if sys.platform == "darwin" else peak)
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
     picture = tmp_path / "picture.png"
     pixels = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)

@@ -258,6 +258,7 @@ def test_a_run_killed_at_a_given_point_can_be_resumed(
     _assert_goes_on(options, expected)
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_a_random_time_can_be_resumed(
     forks: Forks, options: dict[str, Any], expected: pd.DataFrame, tmp_path: Path
 ) -> None:
@@ -272,6 +273,7 @@ def test_a_run_killed_at_a_random_time_can_be_resumed(
         _assert_goes_on(options, expected)
 
 
+@pytest.mark.slow
 def test_a_run_killed_again_and_again_completes(
     forks: Forks, options: dict[str, Any], expected: pd.DataFrame, tmp_path: Path
 ) -> None:

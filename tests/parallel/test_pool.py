@@ -225,6 +225,7 @@ def test_items_that_wait_for_this_process_are_not_started_once_nobody_wants_more
     assert len(slow.given) <= 3
 
 
+@pytest.mark.slow
 def test_processes_end_without_a_word_when_the_one_that_started_them_is_killed() -> None:
     script = (
         "import os, threading\nfrom predboard.parallel.pool import ProcessPool\nfrom tests import toy\n"
