@@ -97,12 +97,13 @@ def _temperature(c: Calibration, fit: TemperatureFit | None) -> str:
         if gain < 0.01 * nll
         else f"would reduce the loss by {percent(gain / nll)}"
     )
-    sample = f"{fit.fitted + fit.tried:,} of {plural(c.rows, 'image')}"
+    used = fit.fitted + fit.tried
+    drawn = "" if used == c.rows else f" of {used:,} images drawn from {c.rows:,}"
     return (
         f"**Dividing all logits by {fit.temperature:.3f} {effect}** and change no prediction: NLL {nll:.4f} → "
         f"{nll_after:.4f} nats, ECE {percent(ece)} → {percent(ece_after)}. A temperature above 1 makes a model less "
-        f"confident. It was fitted on {plural(fit.fitted, 'image')} and tested on {fit.tried:,} others; a hash of "
-        f"their keys chose these {sample}."
+        f"confident. It was fitted on {plural(fit.fitted, 'image')} and tested on {fit.tried:,} others{drawn}; a hash "
+        "of their keys decides which."
     )
 
 
@@ -138,11 +139,12 @@ def _brier(state: MetricState, c: Calibration) -> str:
     reliability, resolution, uncertainty = c.brier_decomposition
     brier = float(state.brier * FIXED_UNIT / c.rows)
     rest = brier - (reliability - resolution + uncertainty)
+    sign = "−" if rest < 0 else "+"
     return (
         f"**Brier score {brier:.4f}** = {uncertainty:.4f} (uncertainty: the score of always predicting the class "
         f"frequencies) − {resolution:.4f} (resolution: gained by telling images apart) + {reliability:.4f} "
-        f"(reliability: what calibration would remove) + {rest:.4f} (differences inside the bins). Each class's "
-        "probability has 15 bins of equal width, and all terms are summed over the classes."
+        f"(reliability: what calibration would remove) {sign} {abs(rest):.4f} (differences inside the bins). Each "
+        "class's probability has 15 bins of equal width, and all terms are summed over the classes."
     )
 
 
