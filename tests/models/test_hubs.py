@@ -271,9 +271,7 @@ def test_what_transformers_cannot_be_run_for_is_one_line(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     folder = tmp_path / "several"
     _vit(folder, problem_type="multi_label_classification")
-    assert "several labels for one image (problem_type multi_label_classification)" in refused(
-        "--model", f"hf:{folder}"
-    )
+    assert "an image several labels (problem_type multi_label_classification)" in refused("--model", f"hf:{folder}")
     assert f"hf:{tmp_path / 'nowhere'} is neither a folder with a config.json" in refused(
         "--model", f"hf:{tmp_path / 'nowhere'}"
     )
@@ -281,7 +279,7 @@ def test_what_transformers_cannot_be_run_for_is_one_line(
     module = _vit(backbone)
     module.vit.save_pretrained(backbone)
     said = refused("--model", f"hf:{backbone}")
-    assert f"hf:{backbone} has no trained classifier.bias, classifier.weight: its head would be random" in said
+    assert f"hf:{backbone} has no trained classifier.bias, classifier.weight, so its head would be random" in said
     assert transformers.__version__
 
 
