@@ -13,7 +13,7 @@ from predboard.comparison.changes import COLUMNS
 from predboard.comparison.paired_counts import NEW_COLUMNS, OLD_COLUMNS
 from predboard.predictions.schema import Part, Run, hash_refs
 from predboard.predictions.table import Predictions
-from predboard.storage import shards
+from predboard.storage import part_plan
 from predboard.storage.parts import PartWriter, read_batches
 from predboard.storage.runs import open_run, part_path
 
@@ -31,14 +31,16 @@ def write(folder: Path, seed: int, order: np.ndarray[Any, Any] | None = None) ->
         return folder
     run = Run(classes=tuple(f"class{i}" for i in range(CLASSES)), model="bench", shard_size=2**16)
     random = np.random.default_rng(seed)
-    for shard in shards.plan_shards(ROWS, run.shard_size):
-        n = len(shard)
-        at = np.arange(shard.start, shard.stop) if order is None else order[shard.start : shard.stop]
+    for part_range in part_plan.plan_parts(ROWS, run.shard_size):
+        n = len(part_range)
+        at = (
+            np.arange(part_range.start, part_range.stop) if order is None else order[part_range.start : part_range.stop]
+        )
         label = at * 7919 % CLASSES
         logits = (at[:, None] * np.arange(101, 101 + CLASSES) % 997 / 997 * 8).astype(np.float32)
         logits[np.arange(n), label] += 5
         logits += random.normal(scale=0.5, size=(n, CLASSES)).astype(np.float32)
-        batch = toy.predictions(run, logits, label, shard.start).batch
+        batch = toy.predictions(run, logits, label, part_range.start).batch
         names = [f"{i:06d}.png" for i in at.tolist()]
         bright = (at * 31 % 9973 / 9973).astype(np.float32)
         for name, values in (
@@ -51,10 +53,10 @@ def write(folder: Path, seed: int, order: np.ndarray[Any, Any] | None = None) ->
         ):
             place = batch.schema.get_field_index(name)
             batch = batch.set_column(place, batch.schema.field(place), values)
-        writer = PartWriter(part_path(folder, 0, shard.index), run)
+        writer = PartWriter(part_path(folder, 0, part_range.index), run)
         writer.write(Predictions(batch))
         manifest = "bench" if order is None else "shuffled"
-        writer.publish(Part(shard.start, shard.stop, manifest, ROWS, "", started=1.7e9, finished=1.7e9))
+        writer.publish(Part(part_range.start, part_range.stop, manifest, ROWS, "", started=1.7e9, finished=1.7e9))
     return folder
 
 

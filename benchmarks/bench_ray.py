@@ -19,8 +19,8 @@ from predboard.inference import dispatch
 from predboard.parallel import ray_cluster
 from predboard.parallel.ray_workers import RayWorkers
 from predboard.parallel.scheduler import Finished, Progress, Ready, Scheduler
-from predboard.storage import shards
-from predboard.storage.shards import Task
+from predboard.storage import part_plan
+from predboard.storage.part_plan import Task
 
 from tests import toy
 
@@ -129,7 +129,9 @@ def hundred_thousand(_: Path, line: Line, parts: int = 100_000) -> None:
         if rows % (parts * 100) == 0:  # each tenth
             at.append(resident())
 
-    tasks = shards.plan_tasks({0: {shard: shard.ids for shard in shards.plan_shards(parts * 1000, 1000)}}, 1)
+    tasks = part_plan.plan_tasks(
+        {0: {part_range: part_range.ids for part_range in part_plan.plan_parts(parts * 1000, 1000)}}, 1
+    )
     with toy.small_ray():
         host = RayWorkers(nothing, ray_cluster.ActorShape(2, 0, 1, 0), "cpu", None, None, print)
         crew: Scheduler[Task] = Scheduler(host, tasks, wrote, print, str, lambda task, _: (task.rows, task.rows))

@@ -27,7 +27,7 @@ from predboard.parallel.executor import Executor
 from predboard.parallel.pool import ProcessPool
 from predboard.predictions.schema import Part, Run
 from predboard.predictions.table import Predictions
-from predboard.storage import shards
+from predboard.storage import part_plan
 from predboard.storage.parts import PartWriter
 from predboard.storage.runs import Step, open_predictions, open_run, part_path, step_folder
 from predboard.summaries import EncodedImages
@@ -44,17 +44,17 @@ def write(folder: Path, rows: int, classes: int) -> Path:
         return folder
     run = Run(classes=tuple(f"class{i:04d}" for i in range(classes)), model="bench")
     random = np.random.default_rng(0)
-    for shard in shards.plan_shards(rows, run.shard_size):
-        n = len(shard)
+    for part_range in part_plan.plan_parts(rows, run.shard_size):
+        n = len(part_range)
         logits = random.normal(scale=2, size=(n, classes)).astype(np.float32)
         label = random.integers(0, classes, n)
         logits[np.arange(n), label] += random.normal(7, 4, n).astype(np.float32)
-        batch = toy.predictions(run, logits, label, shard.start).batch
+        batch = toy.predictions(run, logits, label, part_range.start).batch
         at = batch.schema.get_field_index("digest")
-        digests = pyarrow.array(np.arange(shard.start, shard.stop), pyarrow.int64())
-        writer = PartWriter(part_path(folder, 0, shard.index), run)
+        digests = pyarrow.array(np.arange(part_range.start, part_range.stop), pyarrow.int64())
+        writer = PartWriter(part_path(folder, 0, part_range.index), run)
         writer.write(Predictions(batch.set_column(at, batch.schema.field(at), digests)))
-        writer.publish(Part(shard.start, shard.stop, "bench", rows, "", started=1.7e9, finished=1.7e9))
+        writer.publish(Part(part_range.start, part_range.stop, "bench", rows, "", started=1.7e9, finished=1.7e9))
     return folder
 
 

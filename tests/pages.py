@@ -3,7 +3,7 @@
 import ast
 from pathlib import Path
 
-from predboard.metrics.reference import reference_page
+from predboard.metrics.reference_page import reference_page
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pipeline" / "predboard"

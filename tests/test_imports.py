@@ -185,7 +185,7 @@ def test_every_layer_is_there() -> None:
         ("storage.runs", "import google_crc32c", "storage.runs imports google_crc32c"),
         ("models.factory", "from predboard.evaluation import fold", "models.factory imports evaluation.fold"),
         ("storage.runs", "from predboard import infer", "storage.runs imports __init__"),
-        ("storage.shards", "import predboard.config", "storage.shards imports config"),
+        ("storage.part_plan", "import predboard.config", "storage.part_plan imports config"),
         ("errors", "from predboard import VisualizeConfig", "errors imports __init__"),
         (
             "visualization.visualize",

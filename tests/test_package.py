@@ -116,7 +116,7 @@ def test_type_checkers_find_the_types_from_outside(tmp_path: Path) -> None:
     )
     checker: list[str | Path] = [sys.executable, "-m", "mypy", "--strict", "--python-executable", python]
     printed = run(*checker, "good.py", cwd=tmp_path)
-    for name in ("gating.evaluate.GateResult", "config.stage_one.InferConfig", "storage.runs.RunReader"):
+    for name in ("gating.evaluate.GateResult", "config.infer.InferConfig", "storage.runs.RunReader"):
         assert f'"predboard.{name}"' in printed
     (tmp_path / "bad.py").write_text('import predboard\npredboard.InferConfig("d", "m", crop="large")\n')
     assert 'Argument "crop" to "InferConfig" has incompatible type' in run(*checker, "bad.py", cwd=tmp_path, code=1)

@@ -27,7 +27,7 @@ from predboard.panels import Panel, TwoPass, TwoPassPanel
 from predboard.predictions.derived_rows import derive_rows
 from predboard.predictions.schema import Part, Run, hash_refs, part_schema
 from predboard.predictions.table import Predictions
-from predboard.storage import shards
+from predboard.storage import part_plan
 from predboard.storage.parts import PartWriter
 from predboard.storage.paths import AnyPath, arrow_source
 from predboard.storage.runs import part_path
@@ -107,18 +107,18 @@ def write_run(
 ) -> Run:
     """Write predictions as parts of `shard_size` rows, in row groups of `group` rows; one of `warnings` in each."""
     run = dataclasses.replace(run, shard_size=shard_size)
-    for shard in shards.plan_shards(len(label), shard_size):
-        writer = PartWriter(part_path(folder, run.step, shard.index), run)
-        for a in range(shard.start, shard.stop, group):
-            b = min(a + group, shard.stop)
+    for part_range in part_plan.plan_parts(len(label), shard_size):
+        writer = PartWriter(part_path(folder, run.step, part_range.index), run)
+        for a in range(part_range.start, part_range.stop, group):
+            b = min(a + group, part_range.stop)
             here = frozenset(i - a for i in failed if a <= i < b)
             writer.write(predictions(run, logits[a:b], label[a:b], a, here))
         writer.publish(
             Part(
-                *(shard.start, shard.stop, "digest", manifest_rows or len(label), ""),
+                *(part_range.start, part_range.stop, "digest", manifest_rows or len(label), ""),
                 started=1.7e9,
                 finished=1.7e9 + 60,
-                provenance={"warnings": [warnings[shard.index % len(warnings)]]} if warnings else {},
+                provenance={"warnings": [warnings[part_range.index % len(warnings)]]} if warnings else {},
             )
         )
     return run

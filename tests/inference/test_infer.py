@@ -16,7 +16,7 @@ from predboard import infer, open_predictions
 from predboard.errors import InputError
 from predboard.inference.infer import InferResult
 from predboard.predictions.schema import hash64
-from predboard.storage import shards
+from predboard.storage import part_plan
 from predboard.storage.inspection import inspect
 from predboard.storage.runs import list_part_paths
 
@@ -305,9 +305,9 @@ def test_the_bottleneck_is_named_with_the_flag_that_helps(
     tmp_path: Path, slowest: str, advice: str, percent: str
 ) -> None:
     seconds = {"wall": 10.0, "wait": 1.0, "forward": 1.0, "behind": 1.0, "decode": 5.0, "write": 5.0, slowest: 8.0}
-    line = InferResult(tmp_path, 100, {}, 500, seconds, 2, shards.WHOLE_RUN, 100).bottleneck
+    line = InferResult(tmp_path, 100, {}, 500, seconds, 2, part_plan.WHOLE_RUN, 100).bottleneck
     assert line.startswith("50 rows/s: waiting for images ") and f"limited by {advice}" in line and percent in line
-    assert InferResult(tmp_path, 100, {}, 0, seconds, 2, shards.WHOLE_RUN, 100).bottleneck == ""
+    assert InferResult(tmp_path, 100, {}, 0, seconds, 2, part_plan.WHOLE_RUN, 100).bottleneck == ""
 
 
 def test_the_time_of_a_run_adds_up(tmp_path: Path, net: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from predboard import InferConfig, InputError, VisualizeConfig, infer, open_predictions, visualize
-from predboard.cli.flags import parse
+from predboard.cli.parser import parse
 from predboard.images import preprocessing
 from predboard.inference import diagnostics
 from predboard.inference.preflight_report import PreflightReport

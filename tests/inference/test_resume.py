@@ -23,7 +23,7 @@ from predboard import InferConfig, infer, open_predictions
 from predboard.images.manifest import Manifest
 from predboard.inference import resume
 from predboard.predictions.schema import Part, Run
-from predboard.storage import shards
+from predboard.storage import part_plan
 from predboard.storage.parts import PartFile, open_part, part_index, verify_part
 from predboard.storage.runs import part_path
 
@@ -325,7 +325,7 @@ def test_the_work_to_resume_is_linear_in_the_parts(tmp_path: Path, monkeypatch: 
     run = Run(("a", "b"), "m", shard_size=1)
 
     def calls(rows: int) -> int:
-        plan = shards.plan_shards(rows, 1)
+        plan = part_plan.plan_parts(rows, 1)
         image = pa.array(list(map(str, range(rows))))
         label = np.zeros(rows, np.int32)
         manifest = Manifest("", image, label, np.arange(rows), run.classes)

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from predboard import InferConfig, infer
 from predboard.cli import main
-from predboard.cli.flags import parse
+from predboard.cli.parser import parse
 from predboard.errors import InputError
 from predboard.storage.inspection import inspect
+from predboard.storage.part_plan import Share, Task, plan_parts, plan_tasks
 from predboard.storage.runs import open_step, part_path
-from predboard.storage.shards import Share, Task, plan_shards, plan_tasks
 
 from tests.inference.nets import read_frame
 from tests.inference.worker_runs import hidden_files, worker_config, worker_flags
@@ -29,7 +29,7 @@ def test_shares_hold_each_part_once(parts: int, of: int) -> None:
 
 
 def test_tasks_have_each_row_of_each_step_once() -> None:
-    shards = plan_shards(20, 6)
+    shards = plan_parts(20, 6)
     lacking: dict[int, dict[Any, Any]] = {
         1: {s: s.ids for s in shards},
         2: {shards[1]: shards[1].ids, shards[3]: (18,)},

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from predboard.cli import main
 from predboard.metrics import registry
 from predboard.metrics.counts import Margins
-from predboard.metrics.reference import reference_page
+from predboard.metrics.reference_page import reference_page
 from predboard.metrics.registry import MetricSpec, margin_metric
 from predboard.visualization import log_folder
 from sklearn.metrics import cohen_kappa_score

@@ -21,9 +21,9 @@ from predboard.errors import InputError
 from predboard.parallel import ray_cluster
 from predboard.parallel.ray_workers import RayWorkers
 from predboard.parallel.scheduler import Finished, Progress, Ready, Scheduler
-from predboard.storage import shards
+from predboard.storage import part_plan
 from predboard.storage.inspection import inspect
-from predboard.storage.shards import Task
+from predboard.storage.part_plan import Task
 
 from tests import toy
 
@@ -361,7 +361,9 @@ def test_neither_memory_nor_work_of_the_driver_grows_with_the_parts() -> None:
             resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
             at.append((resident / 1e6, counted.calls))
 
-    tasks = shards.plan_tasks({0: {shard: shard.ids for shard in shards.plan_shards(10 * parts, 10)}}, 1)
+    tasks = part_plan.plan_tasks(
+        {0: {part_range: part_range.ids for part_range in part_plan.plan_parts(10 * parts, 10)}}, 1
+    )
     host = RayWorkers(does_nothing, ray_cluster.ActorShape(2, 0, 1, 0), "cpu", None, None, print)
     scheduler: Scheduler[Task] = Scheduler(host, tasks, wrote, print, str, lambda task, _: (task.rows, task.rows))
     with toy.CountCalls() as counted:

@@ -441,12 +441,12 @@ def test_a_folder_of_shards_is_the_same_everywhere(kind: str, remote_folder: Rem
     folder = tmp_path / "data"
     folder.mkdir()
     for i, file in enumerate(sorted(toy.pictures(tmp_path / "photos", 2, 2).rglob("*.png"))):
-        shard = folder / f"shard-{i}.{kind}"
+        part_range = folder / f"shard-{i}.{kind}"
         if kind == "tar":
-            with tarfile.open(shard, "w") as archive:
+            with tarfile.open(part_range, "w") as archive:
                 archive.add(file, f"{i}.png")
         else:
-            pq.write_table(pa.table({"image": [file.read_bytes()]}), shard)
+            pq.write_table(pa.table({"image": [file.read_bytes()]}), part_range)
     (folder / "README.md").write_text("not an image")
     far = sources.open_source(str(copied(folder, remote_folder / "data")))
     assert len(far) == 4

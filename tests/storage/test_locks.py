@@ -15,7 +15,7 @@ import pytest
 from predboard.errors import InputError
 from predboard.predictions.schema import Run
 from predboard.storage.locks import lock_folder
-from predboard.storage.shards import WHOLE_RUN, Share
+from predboard.storage.part_plan import WHOLE_RUN, Share
 
 from tests import toy
 
@@ -97,7 +97,7 @@ _HOLDS = """
 import sys
 from pathlib import Path
 from predboard.storage.locks import lock_folder
-from predboard.storage.shards import Share
+from predboard.storage.part_plan import Share
 share = Share(*map(int, sys.argv[2].split("/")))
 with lock_folder(Path(sys.argv[1]), share=share):
     print("held", flush=True)

@@ -60,16 +60,16 @@ def _content(path: Path) -> tuple[Run, Part, pa.Table]:
 
 
 @settings(deadline=None, max_examples=25)
-@given(rows=st.integers(1, 40), shard=st.integers(1, 50), group=st.integers(1, 50), classes=st.integers(1, 5))
+@given(rows=st.integers(1, 40), part_range=st.integers(1, 50), group=st.integers(1, 50), classes=st.integers(1, 5))
 def test_what_is_read_is_what_was_written(
-    tmp_path_factory: pytest.TempPathFactory, rows: int, shard: int, group: int, classes: int
+    tmp_path_factory: pytest.TempPathFactory, rows: int, part_range: int, group: int, classes: int
 ) -> None:
     folder = tmp_path_factory.mktemp("run")
     run = dataclasses.replace(RUN, classes=tuple(map(str, range(classes))))
-    expected = _run(folder, rows, run, shard_size=shard, group=group)
+    expected = _run(folder, rows, run, shard_size=part_range, group=group)
     found = open_predictions(folder)
     pd.testing.assert_frame_equal(found.to_pandas(), expected)
-    assert [file.part.start for file in found.step.parts] == list(range(0, rows, shard))
+    assert [file.part.start for file in found.step.parts] == list(range(0, rows, part_range))
     assert found.step.missing == ()
     for file in found.step.parts:
         verify_part(file)

@@ -26,7 +26,7 @@ from predboard.evaluation.fold import FoldSettings
 from predboard.images import sources
 from predboard.images.manifest import Manifest
 from predboard.inference import resume
-from predboard.storage import file_systems, mirror, shards
+from predboard.storage import file_systems, mirror, part_plan
 from predboard.storage.file_systems import StorageError
 from predboard.storage.inspection import inspect
 from predboard.storage.parts import open_part, verify_part
@@ -340,7 +340,7 @@ def test_parts_are_asked_for_side_by_side(command: str, server: Server, tmp_path
         elif command == "inspect":
             assert inspect(there).complete
         else:
-            plan = shards.plan_shards(960, 40)
+            plan = part_plan.plan_parts(960, 40)
             manifest = Manifest("", pa.array(["x"] * 960), np.zeros(960, np.int32), np.zeros(960, np.int64), ())
             todo, changed = resume.find_missing(
                 there, open_run(there)[0].run, plan, manifest, update=True, overwrite=False, log=print

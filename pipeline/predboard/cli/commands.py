@@ -181,7 +181,7 @@ def _inspect(config: InspectConfig) -> int:
 
 
 def _metrics(config: MetricsConfig) -> int:
-    from predboard.metrics.reference import reference_lines, reference_page
+    from predboard.metrics.reference_page import reference_lines, reference_page
 
     print(reference_page() if config.markdown else "\n".join(reference_lines()), end="" if config.markdown else "\n")
     return 0

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 
 from predboard.cli.commands import COMMANDS, summary_line
-from predboard.cli.flags import parse
+from predboard.cli.parser import parse
 from predboard.cli.signals import Stopped
 from predboard.errors import InputError
 from predboard.formatting import did_you_mean

@@ -14,25 +14,21 @@ from predboard.config.checks import (
     ScoreKind,
     Side,
 )
-from predboard.config.stage_one import (
+from predboard.config.compare import CompareConfig
+from predboard.config.gate import GateConfig
+from predboard.config.imports import ImportConfig
+from predboard.config.infer import (
     DataConfig,
     DeviceConfig,
     FailureConfig,
-    ImportConfig,
     InferConfig,
     ModelConfig,
     OutputConfig,
     PreprocessingConfig,
     SpeedConfig,
 )
-from predboard.config.stage_two import (
-    BoardConfig,
-    CompareConfig,
-    GateConfig,
-    InspectConfig,
-    MetricsConfig,
-    VisualizeConfig,
-)
+from predboard.config.others import BoardConfig, InspectConfig, MetricsConfig
+from predboard.config.visualize import VisualizeConfig
 
 __all__ = [
     "POSITIONAL",

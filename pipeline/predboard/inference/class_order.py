@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from predboard.inference.alternatives import Trial, best_trial, compare_accuracy
 from predboard.inference.diagnostics import MIN_LABELLED, Diagnosis
+from predboard.inference.preprocessing_trials import Trial, best_trial, compare_accuracy
 from predboard.metrics.intervals import wilson_interval
 
 MIN_ERRORS_EXPLAINED_BY_FITTED_ORDER = 0.25

@@ -22,7 +22,7 @@ from predboard.parallel.executor import Executor, WorkerSpec, open_executor
 from predboard.parallel.pool import ProcessPool
 from predboard.parallel.scheduler import Failed, Finished, LogLine, Progress, Ready, Scheduler
 from predboard.parallel.threads import worker_count
-from predboard.storage.shards import Task
+from predboard.storage.part_plan import Task
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def dispatch(
     )
     give_up = functools.partial(write_failed_task, job, placement.devices[0])
     scheduler = Scheduler(
-        placement.executor.workers(spec, log), tasks, progress, log, lambda task: str(task.shard.index), give_up
+        placement.executor.workers(spec, log), tasks, progress, log, lambda task: str(task.part_range.index), give_up
     )
     return scheduler.run(min(len(placement.devices), len(tasks)))
 

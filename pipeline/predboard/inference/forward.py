@@ -16,7 +16,7 @@ from predboard.errors import InputError
 from predboard.images.loader import LoadedImage
 from predboard.models.devices import is_out_of_memory
 from predboard.models.network import Network
-from predboard.storage.shards import Task
+from predboard.storage.part_plan import Task
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,13 @@ from predboard.inference import resume
 from predboard.models.checkpoints import assign_steps
 from predboard.models.factory import open_factory, require_torch
 from predboard.predictions.table import RowCount
-from predboard.storage import shards, timing
+from predboard.storage import part_plan, timing
 from predboard.storage.locks import lock_folder
+from predboard.storage.part_plan import PartRange, Share, Task
 from predboard.storage.parts import PartFile, part_index, read_batches
 from predboard.storage.paths import AnyPath, map_files
 from predboard.storage.remote import MAX_CONNECTIONS
 from predboard.storage.runs import delete_part, open_step
-from predboard.storage.shards import Shard, Share, Task
 
 if TYPE_CHECKING:
     import torch
@@ -136,7 +136,7 @@ def infer(
         inputs = opening.with_manifest(inputs, models.manifest)
 
         out = config.out or default_out(config.data, config.model)
-        share = shards.WHOLE_RUN if config.part is None else Share(*config.part)
+        share = part_plan.WHOLE_RUN if config.part is None else Share(*config.part)
         with lock_folder(out, share=share):
             plan = make_plan(*_survey(config, out, models, share, log), share, models.per_pass)
             if plan.valid:
@@ -164,8 +164,8 @@ def infer(
 class Plan:
     """What stage one has to do."""
 
-    shards: tuple[Shard, ...]
-    """The shards of this share of the run."""
+    shards: tuple[PartRange, ...]
+    """The parts of this share of the run."""
     tasks: tuple[Task, ...]
     """What is missing, in the order in which it is done."""
     valid: int
@@ -173,9 +173,9 @@ class Plan:
 
 
 def make_plan(
-    all_shards: Sequence[Shard],
-    missing: Mapping[int, Sequence[Shard]],
-    failed_rows: Mapping[int, Mapping[Shard, tuple[int, ...]]],
+    all_shards: Sequence[PartRange],
+    missing: Mapping[int, Sequence[PartRange]],
+    failed_rows: Mapping[int, Mapping[PartRange, tuple[int, ...]]],
     share: Share,
     per_pass: int,
 ) -> Plan:
@@ -183,33 +183,33 @@ def make_plan(
 
     Args:
         all_shards: those of the whole run.
-        missing: for each step the shards without a valid part.
-        failed_rows: for each step the rows that are retried, by their shard.
+        missing: for each step the parts without a valid part.
+        failed_rows: for each step the rows that are retried, by their part.
         share: what this call is to do.
         per_pass: steps that are inferred together, so that each picture is decoded once for them.
 
-    >>> first, second = shards.plan_shards(4, 2)
-    >>> plan = make_plan([first, second], {1: [second]}, {1: {first: (0,)}}, shards.WHOLE_RUN, 1)
-    >>> [(task.shard.index, task.ids) for task in plan.tasks], plan.valid
+    >>> first, second = part_plan.plan_parts(4, 2)
+    >>> plan = make_plan([first, second], {1: [second]}, {1: {first: (0,)}}, part_plan.WHOLE_RUN, 1)
+    >>> [(task.part_range.index, task.ids) for task in plan.tasks], plan.valid
     ([(0, (0,)), (1, range(2, 4))], 1)
     """
-    mine = tuple(shard for shard in all_shards if share.holds(shard.index))
-    work: dict[int, dict[Shard, range | tuple[int, ...]]] = {
-        step: {**{shard: shard.ids for shard in of_step}, **failed_rows.get(step, {})}
+    mine = tuple(part_range for part_range in all_shards if share.holds(part_range.index))
+    work: dict[int, dict[PartRange, range | tuple[int, ...]]] = {
+        step: {**{part_range: part_range.ids for part_range in of_step}, **failed_rows.get(step, {})}
         for step, of_step in missing.items()
     }
     valid = sum(len(mine) - len(of_step) for of_step in missing.values())
-    return Plan(mine, shards.plan_tasks(work, per_pass), valid)
+    return Plan(mine, part_plan.plan_tasks(work, per_pass), valid)
 
 
 def _survey(
     config: InferConfig, out: AnyPath, models: "opening.StepModels", share: Share, log: Callable[[str], None]
-) -> tuple[Sequence[Shard], dict[int, list[Shard]], dict[int, dict[Shard, tuple[int, ...]]]]:
-    """Find out what is missing: all shards, those without a valid part by step, and rows to retry by step and shard.
+) -> tuple[Sequence[PartRange], dict[int, list[PartRange]], dict[int, dict[PartRange, tuple[int, ...]]]]:
+    """Find out what is missing: all parts, those without a valid part by step, and rows to retry by step and part.
 
     Parts of data that has changed are deleted. Raises InputError if a step is refused, and deletes nothing then.
     """
-    all_shards = shards.plan_shards(len(models.manifest), config.shard_size)
+    all_shards = part_plan.plan_parts(len(models.manifest), config.shard_size)
     checked = {
         step: resume.find_missing(
             out,
@@ -226,10 +226,12 @@ def _survey(
     for path in itertools.chain.from_iterable(changed for _, changed in checked.values()):
         delete_part(path)  # only now that no step is refused
     missing = {step: of_step for step, (of_step, _) in checked.items()}
-    failed_rows: dict[int, dict[Shard, tuple[int, ...]]] = {}
+    failed_rows: dict[int, dict[PartRange, tuple[int, ...]]] = {}
     if config.retry_errors:
         for step, of_step in missing.items():
-            valid = [shard for shard in all_shards if share.holds(shard.index) and shard not in of_step]
+            valid = [
+                part_range for part_range in all_shards if share.holds(part_range.index) and part_range not in of_step
+            ]
             failed_rows[step] = resume.failed_rows(out, step, valid)
         rows = sum(len(ids) for of_step in failed_rows.values() for ids in of_step.values())
         log(f"retrying {plural(rows, 'row')} with an error")
@@ -314,12 +316,12 @@ class _Progress:
             )
 
 
-def _count_rows(job: "Job", share: Share, mine: Sequence[Shard]) -> dict[int, RowCount]:
+def _count_rows(job: "Job", share: Share, mine: Sequence[PartRange]) -> dict[int, RowCount]:
     """Count the rows of each step that are on disk now, of these shards."""
-    indices = {shard.index for shard in mine}
+    indices = {part_range.index for part_range in mine}
     counts = {}
     for number in job.steps:
-        step = open_step(job.out, number, None if share == shards.WHOLE_RUN else lambda _, __: None)
+        step = open_step(job.out, number, None if share == part_plan.WHOLE_RUN else lambda _, __: None)
         files = [file for file in step.parts if part_index(file.path) in indices] if step else []
         counts[number] = RowCount()
         for of_file in map_files(_count_part, files, job.out):

@@ -21,10 +21,10 @@ from predboard.predictions.derive import to_logits
 from predboard.predictions.schema import Part, Run
 from predboard.predictions.table import Predictions
 from predboard.storage import timing
+from predboard.storage.part_plan import PartRange
 from predboard.storage.parts import PartWriter, holds_part, open_part, read_batches, row_group_size
 from predboard.storage.paths import AnyPath
 from predboard.storage.runs import part_path
-from predboard.storage.shards import Shard
 
 _NO_SECONDS: Mapping[str, float] = MappingProxyType({})
 
@@ -35,7 +35,7 @@ class PartSpec:
 
     out: AnyPath
     run: Run
-    shard: Shard
+    part_range: PartRange
     """The rows of the manifest that it holds."""
     manifest: Manifest
     scores: ScoreKind
@@ -45,7 +45,7 @@ class PartSpec:
     @property
     def path(self) -> AnyPath:
         """The part file."""
-        return part_path(self.out, self.run.step, self.shard.index)
+        return part_path(self.out, self.run.step, self.part_range.index)
 
     def writer(self) -> PartWriter:
         """Open the new file. Raises InputError if that is impossible."""
@@ -55,9 +55,9 @@ class PartSpec:
     def footer(self, started: float, seconds: Mapping[str, float], clipped: int) -> Part:
         """Return the record for the footer, once all rows are written. `started` is in seconds since 1970."""
         return Part(
-            start=self.shard.start,
-            stop=self.shard.stop,
-            manifest_digest=self.manifest.digest(self.shard.start, self.shard.stop),
+            start=self.part_range.start,
+            stop=self.part_range.stop,
+            manifest_digest=self.manifest.digest(self.part_range.start, self.part_range.stop),
             manifest_rows=len(self.manifest),
             content_digest="",
             started=started,
@@ -133,13 +133,13 @@ class PartBuilder:
     def __init__(self, spec: PartSpec) -> None:
         """Open the new file. Raises InputError if that is impossible."""
         self._spec, self._writer = spec, spec.writer()
-        self._group_rows = min(row_group_size(len(spec.run.classes)), len(spec.shard))
+        self._group_rows = min(row_group_size(len(spec.run.classes)), len(spec.part_range))
         # One place for a row group's arrays: small ones that outlive their batch would keep the allocator from giving
         # the batches' large ones back (65 MB for 1,000 pictures of 96×96).
         self._scores = np.empty((self._group_rows, len(spec.run.classes)), np.float32)
         self._embeddings = np.empty((self._group_rows, spec.run.embedding), np.float16)
         self._images: list[LoadedImage] = []
-        self._next_row = spec.shard.start
+        self._next_row = spec.part_range.start
         self._clipped = 0
         self._started = time.time()
         self._seconds: dict[str, float] = {}

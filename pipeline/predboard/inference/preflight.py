@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from predboard.errors import InputError
 from predboard.images import decode, preprocessing
 from predboard.images.preprocessing import Recipe
-from predboard.inference import alternatives, class_order, diagnostics
-from predboard.inference.alternatives import Scaling, Trial
+from predboard.inference import class_order, diagnostics, preprocessing_trials
 from predboard.inference.diagnostics import Diagnosis
 from predboard.inference.forward import BatchLimit
 from predboard.inference.preflight_probe import Probe, Sample, ValueRange, decode_sample
 from predboard.inference.preflight_report import PreflightReport, read_report, write_report
+from predboard.inference.preprocessing_trials import Scaling, Trial
 from predboard.inference.worker import Job
 from predboard.predictions.sampling import Salt, mix
 from predboard.predictions.schema import digest_records, hash64
-from predboard.storage.shards import Task
+from predboard.storage.part_plan import Task
 
 SAMPLE_MAX_BYTES = 2**28
 """The decoded pictures of the sample take no more memory; of large pictures there are fewer."""
@@ -227,20 +227,20 @@ class _Examined:
             forward_rows: rows of the whole run.
         """
         right, probe, sample = self.right, self.probe, self.sample
-        if not alternatives.can_improve(right):
+        if not preprocessing_trials.can_improve(right):
             return [], None, []
-        scalings = alternatives.candidate_scalings(self.values.given, mean, std, self.values.unit)
+        scalings = preprocessing_trials.candidate_scalings(self.values.given, mean, std, self.values.unit)
         pixels, label, ids = (array[self.labelled] for array in (sample.pixels, sample.label, sample.ids))
 
         def right_with(name: str, start: int, stop: int) -> NDArray[np.bool_]:
             return np.asarray(probe.logits(pixels[start:stop], scalings[name]).argmax(axis=1) == label[start:stop])
 
         some = self._affordable(len(scalings), forward_rows)
-        trials = alternatives.run_trials(list(scalings), right[:some], right_with)
-        better = alternatives.best_trial(trials)
+        trials = preprocessing_trials.run_trials(list(scalings), right[:some], right_with)
+        better = preprocessing_trials.best_trial(trials)
         if better is not None:
             remedy = self._remedy(better.name, scalings[better.name])
-            return trials, better, [alternatives.diagnose_scaling(better, remedy)]
+            return trials, better, [preprocessing_trials.diagnose_scaling(better, remedy)]
 
         sizes = self._sizes() if scalings else {}
 
@@ -250,9 +250,9 @@ class _Examined:
         resized: list[Trial] = []
         for name, (_, crop) in sizes.items():
             some = self._affordable(1, forward_rows, 1 if crop is None else crop**2)
-            resized += alternatives.run_trials([name], right[:some], right_at)
-        better = alternatives.best_trial(resized)
-        found = [] if better is None else [alternatives.diagnose_size(better, sizes[better.name])]
+            resized += preprocessing_trials.run_trials([name], right[:some], right_at)
+        better = preprocessing_trials.best_trial(resized)
+        found = [] if better is None else [preprocessing_trials.diagnose_size(better, sizes[better.name])]
         return trials + resized, better, found
 
     def _affordable(self, ways: int, forward_rows: int, pixels: int = 1) -> int:
@@ -263,13 +263,13 @@ class _Examined:
         passes *= max(1.0, pixels * like.shape[-1] / like.size)
         return labelled if labelled * passes <= budget else max(int(budget / passes), min(labelled, 64))
 
-    def _sizes(self) -> dict[str, alternatives.Sides]:
+    def _sizes(self) -> dict[str, preprocessing_trials.Sides]:
         """Other sizes for picture files; none where code of the user or the library prepares the pictures."""
         loader = self.job.loader
         if not self.sample.are_files or loader.preprocessing.function is not None or loader.manifest.is_dataset:
             return {}
         height, width, _ = self.sample.pixels.shape[1:]
-        return alternatives.candidate_sizes((height, width), self.sample.sizes)
+        return preprocessing_trials.candidate_sizes((height, width), self.sample.sizes)
 
     def _remedy(self, name: str, scaling: Scaling) -> str:
         """Say how to get another scaling."""

@@ -16,8 +16,8 @@ from PIL import Image
 
 from predboard.images import decode
 from predboard.images.loader import image_size
-from predboard.inference.alternatives import Scaling, Sides
 from predboard.inference.forward import BatchLimit, Normalizer, compute_outputs
+from predboard.inference.preprocessing_trials import Scaling, Sides
 from predboard.inference.worker import Job
 from predboard.models.network import Network
 from predboard.predictions.derive import to_logits

@@ -17,8 +17,8 @@ from PIL import Image
 
 from predboard.drawing.tiles import draw_contact_sheet
 from predboard.formatting import percent, plural
-from predboard.inference.alternatives import Trial
 from predboard.inference.diagnostics import Diagnosis
+from predboard.inference.preprocessing_trials import Trial
 from predboard.metrics.intervals import wilson_interval
 from predboard.storage.paths import AnyPath, write_file
 from predboard.storage.runs import preflight_path

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from predboard.errors import DamagedError, InputError, first_line
 from predboard.images.manifest import Manifest
 from predboard.predictions.schema import Run
-from predboard.storage import shards
+from predboard.storage import part_plan
 from predboard.storage.parts import PartFile, open_part, part_index, read_batches, verify_part
 from predboard.storage.paths import AnyPath, map_files
 from predboard.storage.runs import delete_step, list_part_paths, part_path, step_folder
@@ -17,35 +17,35 @@ from predboard.storage.runs import delete_step, list_part_paths, part_path, step
 def find_missing(
     out: AnyPath,
     run: Run,
-    plan: Sequence[shards.Shard],
+    plan: Sequence[part_plan.PartRange],
     manifest: Manifest,
     *,
     update: bool,
     overwrite: bool,
     log: Callable[[str], None],
     field_names: Mapping[str, str] | None = None,
-    share: shards.Share = shards.WHOLE_RUN,
-) -> tuple[list[shards.Shard], list[AnyPath]]:
-    """Return the shards of one step that have no valid part, and the parts whose data has changed.
+    share: part_plan.Share = part_plan.WHOLE_RUN,
+) -> tuple[list[part_plan.PartRange], list[AnyPath]]:
+    """Return the parts of one step that have no valid part, and the parts whose data has changed.
 
     Args:
         out: the folder of the run.
         run: what existing parts must be of.
-        plan: the shards of the whole run.
+        plan: the parts of the whole run.
         manifest: the data that existing parts must be of.
         update: return parts of other data, for the caller to delete, instead of raising.
         overwrite: delete the step first.
         log: takes a line for the user, about a damaged part.
         field_names: other names for fields of the run, for the error message.
-        share: the shards that count. Other parts are checked only for being of the same run.
+        share: the parts that count. Other parts are checked only for being of the same run.
 
     Raises InputError for parts of another run, and without `update` for parts of other data.
     """
     if overwrite and step_folder(out, run.step).exists():
         delete_step(out, run.step)
-    missing = {shard.index: shard for shard in plan if share.holds(shard.index)}
-    shard_at = {shard.start: shard for shard in plan}
-    planned = {part_path(out, run.step, shard.index) for shard in plan}
+    missing = {part_range.index: part_range for part_range in plan if share.holds(part_range.index)}
+    shard_at = {part_range.start: part_range for part_range in plan}
+    planned = {part_path(out, run.step, part_range.index) for part_range in plan}
     changed: list[AnyPath] = []
     manifest_lengths: set[int] = set()
     paths = list_part_paths(out, run.step)
@@ -75,12 +75,14 @@ def find_missing(
             else:  # its data no longer exists
                 changed.append(path)
             continue
-        part, shard = file.part, shard_at.get(file.part.start)
+        part, part_range = file.part, shard_at.get(file.part.start)
         manifest_lengths.add(part.manifest_rows)
         same_rows = part.stop <= len(manifest) and manifest.digest(part.start, part.stop) == part.manifest_digest
-        if shard is not None and same_rows and part.stop == shard.stop:
-            del missing[shard.index]
-        elif not (shard is not None and same_rows and part.stop == part.manifest_rows):  # otherwise its data only grew
+        if part_range is not None and same_rows and part.stop == part_range.stop:
+            del missing[part_range.index]
+        elif not (
+            part_range is not None and same_rows and part.stop == part.manifest_rows
+        ):  # otherwise its data only grew
             changed.append(path)
     if changed and not update:
         before = sorted(manifest_lengths - {len(manifest)})
@@ -93,12 +95,14 @@ def find_missing(
     return list(missing.values()), changed
 
 
-def failed_rows(out: AnyPath, step: int, plan: Sequence[shards.Shard]) -> dict[shards.Shard, tuple[int, ...]]:
-    """Return the ids of the rows with an error, by shard, of shards that have a valid part."""
+def failed_rows(
+    out: AnyPath, step: int, plan: Sequence[part_plan.PartRange]
+) -> dict[part_plan.PartRange, tuple[int, ...]]:
+    """Return the ids of the rows with an error, by part, of parts that have a valid part."""
 
-    def failed_ids(shard: shards.Shard) -> tuple[int, ...]:
-        part = open_part(part_path(out, step, shard.index))
+    def failed_ids(part_range: part_plan.PartRange) -> tuple[int, ...]:
+        part = open_part(part_path(out, step, part_range.index))
         batches = read_batches(part, ("id", "predicted"))
         return tuple(itertools.chain.from_iterable(batch.id[batch.predicted < 0].tolist() for batch in batches))
 
-    return {shard: ids for shard, ids in zip(plan, map_files(failed_ids, plan, out), strict=True) if ids}
+    return {part_range: ids for part_range, ids in zip(plan, map_files(failed_ids, plan, out), strict=True) if ids}

@@ -28,8 +28,8 @@ from predboard.models.network import Network
 from predboard.parallel.threads import ordered_map
 from predboard.predictions.schema import Run
 from predboard.storage import timing
+from predboard.storage.part_plan import Task
 from predboard.storage.paths import AnyPath
-from predboard.storage.shards import Task
 
 _CHUNK_PICTURES = 8
 """Pictures that a thread decodes before it takes the next item: an item costs as much as decoding a 28×28 PNG."""
@@ -202,4 +202,4 @@ def _part_spec(job: Job, device: torch.device, task: Task, step: int) -> PartSpe
         **hubs.package_versions(job.config.model),
         **({"warnings": list(job.warnings)} if job.warnings else {}),
     }
-    return PartSpec(job.out, job.runs[step], task.shard, job.loader.manifest, job.config.scores, provenance)
+    return PartSpec(job.out, job.runs[step], task.part_range, job.loader.manifest, job.config.scores, provenance)

@@ -31,7 +31,7 @@ from predboard.models.checkpoints import parse_step
 from predboard.parallel.threads import worker_count
 from predboard.predictions.schema import Run
 from predboard.predictions.table import RowCount
-from predboard.storage import shards
+from predboard.storage import part_plan
 from predboard.storage.locks import lock_folder
 from predboard.storage.parts import ROW_GROUP_MAX_ROWS, read_batches, row_group_size
 from predboard.storage.paths import AnyPath
@@ -85,7 +85,7 @@ class _Step:
     def number(self) -> int:
         return self.run.step
 
-    def spec(self, out: AnyPath, shard: shards.Shard) -> PartSpec:
+    def spec(self, out: AnyPath, part_range: part_plan.PartRange) -> PartSpec:
         """Return what a part is made from. Its scores arrive as stored logits."""
         provenance = {
             "checkpoint": " ".join(file.name for file in self.files[:3]),
@@ -97,7 +97,7 @@ class _Step:
             "python": platform.python_version(),
             **({"warnings": list(self.warnings)} if self.warnings else {}),
         }
-        return PartSpec(out, self.run, shard, self.manifest, "logits", provenance)
+        return PartSpec(out, self.run, part_range, self.manifest, "logits", provenance)
 
 
 def default_out(files: Sequence[Path]) -> Path:
@@ -132,13 +132,13 @@ def import_predictions(config: ImportConfig, log: Callable[[str], None] = lambda
         for number, files in _files_by_step(config).items()
     ]
     _check_same_classes(out, steps)
-    plans = {step.number: shards.plan_shards(step.saved.rows, config.shard_size) for step in steps}
+    plans = {step.number: part_plan.plan_parts(step.saved.rows, config.shard_size) for step in steps}
     with lock_folder(out):
         todo = _missing_shards(out, steps, plans, config, log)
         total = sum(map(len, plans.values()))
         if valid := total - sum(map(len, todo.values())):
             log(f"{valid} of {total} parts in {out} are there already and valid")
-        written = sum(len(shard) for shards_ in todo.values() for shard in shards_)
+        written = sum(len(part_range) for shards_ in todo.values() for part_range in shards_)
         with tqdm(total=written, unit=" rows", desc="import", disable=None, file=sys.stderr) as bar:
             missing = _write(out, steps, todo, config, bar.update)
         return ImportResult(out, steps[0].saved.rows, _count_rows(out, steps), written, missing)
@@ -246,11 +246,11 @@ def _check_same_classes(out: AnyPath, steps: Sequence[_Step]) -> None:
 def _missing_shards(
     out: AnyPath,
     steps: Sequence[_Step],
-    plans: Mapping[int, Sequence[shards.Shard]],
+    plans: Mapping[int, Sequence[part_plan.PartRange]],
     config: ImportConfig,
     log: Callable[[str], None],
-) -> dict[int, list[shards.Shard]]:
-    """Return the shards of each step that have no valid part, and delete parts that are no longer valid.
+) -> dict[int, list[part_plan.PartRange]]:
+    """Return the parts of each step that have no valid part, and delete parts that are no longer valid.
 
     Raises InputError, with nothing deleted, if a part does not fit and no flag allows to make it again.
     """
@@ -304,7 +304,7 @@ class _ScoreStream:
 def _write(
     out: AnyPath,
     steps: Sequence[_Step],
-    todo: Mapping[int, Sequence[shards.Shard]],
+    todo: Mapping[int, Sequence[part_plan.PartRange]],
     config: ImportConfig,
     progress: Callable[[int], object],
 ) -> int:
@@ -312,11 +312,15 @@ def _write(
     streams = {step.number: _ScoreStream(step.saved.blocks()) for step in steps}
     pictures = _Pictures(config)
     unreadable = 0
-    for shard in sorted(set(itertools.chain.from_iterable(todo.values())), key=lambda shard: shard.start):
+    for part_range in sorted(
+        set(itertools.chain.from_iterable(todo.values())), key=lambda part_range: part_range.start
+    ):
         for step in steps:
-            if shard in todo[step.number]:
-                streams[step.number].skip_to(shard.start)
-                unreadable += _write_part(step.spec(out, shard), step.kind, streams[step.number], pictures, progress)
+            if part_range in todo[step.number]:
+                streams[step.number].skip_to(part_range.start)
+                unreadable += _write_part(
+                    step.spec(out, part_range), step.kind, streams[step.number], pictures, progress
+                )
     return unreadable
 
 
@@ -325,10 +329,10 @@ def _write_part(
 ) -> int:
     """Write and publish one part. -> pictures that could not be read."""
     unreadable = 0
-    shard, group = spec.shard, row_group_size(len(spec.run.classes))
+    part_range, group = spec.part_range, row_group_size(len(spec.run.classes))
     with PartBuilder(spec) as builder:
-        for start in range(shard.start, shard.stop, group):
-            stop = min(start + group, shard.stop)
+        for start in range(part_range.start, part_range.stop, group):
+            stop = min(start + group, part_range.stop)
             with builder.timed("read"):
                 block = stream.take(stop - start)
             with builder.timed("pictures"):

@@ -14,9 +14,9 @@ from pathlib import Path
 import filelock
 
 from predboard.errors import InputError
+from predboard.storage.part_plan import WHOLE_RUN, Share
 from predboard.storage.parts import part_index
 from predboard.storage.paths import AnyPath, explain_write_errors, staging_dir
-from predboard.storage.shards import WHOLE_RUN, Share
 
 _PROBE_SECONDS = 0.3
 """How long to wait for a lock, which another process may hold for a moment to see whether it is free."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Shard:
+class PartRange:
     """A range of manifest rows, start <= row < stop, that makes one part file."""
 
     index: int
@@ -18,7 +18,7 @@ class Shard:
 
     @property
     def ids(self) -> range:
-        """All rows of the shard."""
+        """All rows of the part."""
         return range(self.start, self.stop)
 
 
@@ -45,27 +45,27 @@ WHOLE_RUN = Share()
 """All parts of a run."""
 
 
-def plan_shards(rows: int, size: int) -> tuple[Shard, ...]:
+def plan_parts(rows: int, size: int) -> tuple[PartRange, ...]:
     """Divide rows into ranges of `size` rows, of which the last may be shorter.
 
-    The range of a shard depends on its index alone, so that a manifest that grows at its end changes only the last.
+    The range of a part depends on its index alone, so that a manifest that grows at its end changes only the last.
 
-    >>> [(s.start, s.stop) for s in plan_shards(5, 2)]
+    >>> [(s.start, s.stop) for s in plan_parts(5, 2)]
     [(0, 2), (2, 4), (4, 5)]
     """
-    return tuple(Shard(i, start, min(start + size, rows)) for i, start in enumerate(range(0, rows, size)))
+    return tuple(PartRange(i, start, min(start + size, rows)) for i, start in enumerate(range(0, rows, size)))
 
 
 @dataclass(frozen=True)
 class Task:
     """One part to infer, for all steps that lack it: the unit of work of a device."""
 
-    shard: Shard
+    part_range: PartRange
     steps: tuple[int, ...]
     loaded_steps: tuple[int, ...]
     """Steps whose models are in memory at the time, including `steps`."""
     ids: range | tuple[int, ...]
-    """Rows of the manifest to infer: all of the shard as a range, or those that failed before."""
+    """Rows of the manifest to infer: all of the part as a range, or those that failed before."""
 
     @property
     def rows(self) -> int:
@@ -73,26 +73,26 @@ class Task:
         return len(self.ids) * len(self.steps)
 
 
-def plan_tasks(lacking: Mapping[int, Mapping[Shard, range | tuple[int, ...]]], max_models: int) -> tuple[Task, ...]:
+def plan_tasks(lacking: Mapping[int, Mapping[PartRange, range | tuple[int, ...]]], max_models: int) -> tuple[Task, ...]:
     """Plan a task for each part, shared by the steps that lack the same rows of it.
 
     Args:
-        lacking: for each step, the rows to infer of each shard.
+        lacking: for each step, the rows to infer of each part.
         max_models: largest number of models in memory at a time.
 
-    >>> a, b = plan_shards(4, 2)
+    >>> a, b = plan_parts(4, 2)
     >>> tasks = plan_tasks({1: {a: a.ids, b: b.ids}, 2: {b: b.ids, a: (1,)}, 3: {}}, 2)
-    >>> [(task.shard.index, task.steps, task.ids) for task in tasks]
+    >>> [(task.part_range.index, task.steps, task.ids) for task in tasks]
     [(0, (1,), range(0, 2)), (0, (2,), (1,)), (1, (1, 2), range(2, 4))]
     """
     tasks = []
     numbers = [step for step, rows in lacking.items() if rows]
     for at in range(0, len(numbers), max_models):
         group = tuple(numbers[at : at + max_models])
-        steps_of: dict[tuple[Shard, range | tuple[int, ...]], list[int]] = {}
+        steps_of: dict[tuple[PartRange, range | tuple[int, ...]], list[int]] = {}
         for step in group:
-            for shard_and_ids in lacking[step].items():
-                steps_of.setdefault(shard_and_ids, []).append(step)
-        for shard, ids in sorted(steps_of, key=lambda shard_and_ids: shard_and_ids[0].start):
-            tasks.append(Task(shard, tuple(steps_of[shard, ids]), group, ids))
+            for range_and_ids in lacking[step].items():
+                steps_of.setdefault(range_and_ids, []).append(step)
+        for part_range, ids in sorted(steps_of, key=lambda range_and_ids: range_and_ids[0].start):
+            tasks.append(Task(part_range, tuple(steps_of[part_range, ids]), group, ids))
     return tuple(tasks)

@@ -10,7 +10,7 @@ import pytest
 from predboard import config
 from predboard.cli import main
 from predboard.cli.commands import COMMANDS
-from predboard.cli.flags import flags_of, parse, print_help
+from predboard.cli.parser import flags_of, parse, print_help
 from predboard.config import BoardConfig, InferConfig, InspectConfig, VisualizeConfig
 from predboard.errors import InputError
 

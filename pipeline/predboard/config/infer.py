@@ -1,4 +1,4 @@
-"""Define the configurations of stage one: `infer`, in groups, and `import`. It knows nothing of how they work."""
+"""Define the flags of `predboard infer`, in groups. It knows nothing of how they work."""
 
 import math
 from collections.abc import Mapping
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from predboard.config.checks import (
-    POSITIONAL,
     Channels,
     Engine,
     Exif,
@@ -36,7 +35,7 @@ class DataConfig:
 
     data: str = field(kw_only=False)
     """Images: a folder with one subfolder per class, or a flat folder; a list (.csv, .tsv, .jsonl, .parquet); Parquet
-    that contains the images; .tar shards (WebDataset, {000..012}); a .zip of class folders; an IDX file; or
+    that contains the images; .tar parts (WebDataset, {000..012}); a .zip of class folders; an IDX file; or
     FILE.py:DATASET, a torch Dataset or a function that returns one."""
 
     limit: int | None = None
@@ -322,93 +321,3 @@ class InferConfig(FailureConfig, DeviceConfig, SpeedConfig, OutputConfig, Prepro
                 raise InputError(f"--{name} has {len(values)} numbers; expected 1 or {channels} for {self.channels}")
         if self.part is not None and self.overwrite:
             raise InputError("--overwrite with --part would delete what the other jobs wrote: choose another --out")
-
-
-@dataclass(frozen=True)
-class ImportConfig:
-    """Import predictions from another program: .npy, .npz, .pt, .csv, .tsv, .json, .jsonl or .parquet."""
-
-    scores: ScoreKind
-    """Kind of the scores; it is never guessed. Probabilities are the softmax of logits, or exp of log_probabilities."""
-
-    files: tuple[Path, ...] = field(default=(), metadata=POSITIONAL)
-    """Files with the scores. Several files are one table, in this order; or several steps if each has a number in its
-    name or from --step."""
-
-    out: AnyPath | None = None
-    """Folder for the predictions. Default: predictions/NAME of the first file."""
-
-    score_column: str | None = None
-    """Array or column with the scores: one list per row, or a pattern such as prob_* (or A,B,C) for one column per
-    class. Default: logits, probs, scores, predictions, … or logit_*, prob_*, score_*, …"""
-
-    label_column: str | None = None
-    """Array or column with the true class, a name or an index. Default: true_label, ground_truth, labels, label, …"""
-
-    image_column: str | None = None
-    """Array or column with the image paths. Default: image, path, file, filename, …"""
-
-    key_column: str | None = None
-    """Column with a stable image ID, used to match images across runs. Default: the image's path."""
-
-    labels: Path | None = None
-    """Another file with the labels, in the order of the rows or with the image paths."""
-
-    labels_from_folders: bool = False
-    """Take the label from the folder that the image is in; with --classes, the innermost folder that is a class."""
-
-    images: str | None = None
-    """The images in the order of the rows: a .txt file with a path on each line, or anything `infer --data` takes."""
-
-    image_root: AnyPath | None = None
-    """Folder (or .zip or .tar) that the paths are relative to. Default: the folder of the file that contains them."""
-
-    classes: Path | None = None
-    """File with the class names in the order of the scores, one per line. Images whose label is not in the list are
-    treated as unlabelled."""
-
-    model: str = ""
-    """Name of the model that produced the scores, for the report. Default: the name of the first file."""
-
-    step: tuple[int, ...] = ()
-    """One step for all files, or one for each. Default: the number after step, iter or epoch (in this order) in its
-    name, else 0."""
-
-    pictures: bool = True
-    """Read the images, where they can be found, for their size, brightness, contrast and digest."""
-
-    thumbnails: int = 0
-    """Also store a JPEG of each image with this longest side, so that stage two needs no source images."""
-
-    workers: int = 0
-    """Threads that read and decode images. 0: one per processor, at most 16."""
-
-    shard_size: int = 4096
-    """Rows per part file: the unit of commit, and the most that a killed import loses."""
-
-    strict: bool = False
-    """Exit with code 1 when a row has no usable scores."""
-
-    update: bool = False
-    """Labels, paths or other columns have changed: rewrite the parts that are no longer valid and keep the others."""
-
-    overwrite: bool = False
-    """Delete the predictions of these steps and start again."""
-
-    def __post_init__(self) -> None:
-        """Raise InputError for values that can never work."""
-        read_paths(self, "out", "image_root")
-        check_local(self, "files", "labels", "classes")
-        check_minimum("workers", self.workers, 0)
-        check_minimum("thumbnails", self.thumbnails, 0)
-        check_minimum("shard-size", self.shard_size, 1)
-        check_steps(self.step)
-        if len(self.step) > 1 and len(self.step) != len(self.files):
-            raise InputError(
-                f"--step has {len(self.step)} numbers for {len(self.files)} files; expected one, or one for each"
-            )
-        if self.labels is not None and self.labels_from_folders:
-            raise InputError("--labels and --labels-from-folders exclude each other: a row has only one label")
-        if self.thumbnails and not self.pictures:
-            raise InputError("--thumbnails reads the images, but --no-pictures says not to: leave one of them out")
-        check_update(self.update, self.overwrite)

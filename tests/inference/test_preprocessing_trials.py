@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from predboard import InferConfig
-from predboard.inference import alternatives
-from predboard.inference.alternatives import Scaling
+from predboard.inference import preprocessing_trials
+from predboard.inference.preprocessing_trials import Scaling
 from predboard.metrics.intervals import sign_test
 
-IMAGENET = Scaling(False, *alternatives.IMAGENET_MEAN_STD)
+IMAGENET = Scaling(False, *preprocessing_trials.IMAGENET_MEAN_STD)
 PLAIN = Scaling(False, (0.0,) * 3, (1.0,) * 3)
 MOMENTS = np.array([0.3, 0.4, 0.5]), np.array([0.1, 0.2, 0.15])
 
@@ -21,7 +21,7 @@ def test_other_scalings_are_all_different_and_none_is_the_given_one(channels: in
     mean, std = np.linspace(0.3, 0.5, channels), np.linspace(0.1, 0.2, channels)
     for given_mean, given_std in (((0.0,), (1.0,)), ((0.5,), (0.5,)), ((123.0,), (58.0,))):
         given = Scaling(bgr, given_mean * channels, given_std * channels)
-        found = alternatives.candidate_scalings(given, mean, std)
+        found = preprocessing_trials.candidate_scalings(given, mean, std)
         assert len(set(found.values()) | {given}) == len(found) + 1
         assert all(len(s.mean) == len(s.std) == channels for s in found.values())
         assert any(s.bgr != given.bgr for s in found.values()) == (channels == 3)
@@ -41,13 +41,13 @@ def test_other_scalings_are_all_different_and_none_is_the_given_one(channels: in
     ],
 )
 def test_other_sizes_are_the_pictures_own_and_the_usual_one(
-    given: tuple[int, int], sizes: list[tuple[int, int]], expected: list[alternatives.Sides]
+    given: tuple[int, int], sizes: list[tuple[int, int]], expected: list[preprocessing_trials.Sides]
 ) -> None:
-    assert list(alternatives.candidate_sizes(given, sizes).values()) == expected
+    assert list(preprocessing_trials.candidate_sizes(given, sizes).values()) == expected
 
 
 def test_floats_of_unknown_range_are_not_scaled_back() -> None:
-    assert list(alternatives.candidate_scalings(PLAIN, *MOMENTS, unit=False)) == [
+    assert list(preprocessing_trials.candidate_scalings(PLAIN, *MOMENTS, unit=False)) == [
         "the images' own mean and std",
         "channels in BGR order",
         "the images' own mean and std and channels in BGR order",
@@ -55,7 +55,7 @@ def test_floats_of_unknown_range_are_not_scaled_back() -> None:
 
 
 def test_the_images_own_mean_and_std_follow_the_channels() -> None:
-    found = alternatives.candidate_scalings(PLAIN, *MOMENTS)
+    found = preprocessing_trials.candidate_scalings(PLAIN, *MOMENTS)
     assert found["the images' own mean and std"].mean == (0.3, 0.4, 0.5)
     assert found["the images' own mean and std and channels in BGR order"].mean == (0.5, 0.4, 0.3)
     assert found["ImageNet's mean and inputs to 255 and channels in BGR order"].mean == (0.406, 0.456, 0.485)
@@ -63,7 +63,7 @@ def test_the_images_own_mean_and_std_follow_the_channels() -> None:
 
 
 def test_the_flags_of_a_scaling_do_what_it_says() -> None:
-    for scaling in alternatives.candidate_scalings(IMAGENET, *MOMENTS).values():
+    for scaling in preprocessing_trials.candidate_scalings(IMAGENET, *MOMENTS).values():
         flags = scaling.flags(IMAGENET).split()
         given: dict[str, Any] = dict(zip(flags[::2], flags[1::2], strict=True))
         config = InferConfig(
@@ -80,7 +80,7 @@ def test_the_flags_of_a_scaling_do_what_it_says() -> None:
 
 def trying(
     given: NDArray[np.bool_], ways: dict[str, NDArray[np.bool_]]
-) -> tuple[list[alternatives.Trial], dict[str, int]]:
+) -> tuple[list[preprocessing_trials.Trial], dict[str, int]]:
     cost = dict.fromkeys(ways, 0)
 
     def right(name: str, start: int, stop: int) -> NDArray[np.bool_]:
@@ -88,7 +88,7 @@ def trying(
         cost[name] = stop
         return ways[name][start:stop]
 
-    return alternatives.run_trials(list(ways), given, right), cost
+    return preprocessing_trials.run_trials(list(ways), given, right), cost
 
 
 def test_a_better_alternative_is_found_and_the_others_are_stopped_early() -> None:
@@ -100,7 +100,7 @@ def test_a_better_alternative_is_found_and_the_others_are_stopped_early() -> Non
     )
     assert cost["better"] == 512
     assert max(cost["worse"], cost["same"], cost["a little"]) <= 128
-    best = alternatives.best_trial(found)
+    best = preprocessing_trials.best_trial(found)
     assert best is not None
     assert (best.name, best.images, best.given, best.right) == ("better", 512, given.sum(), better.sum())
     assert best.p == sign_test(0, int((better & ~given).sum()))
@@ -112,7 +112,7 @@ def test_of_two_about_equally_good_alternatives_the_first_is_taken() -> None:
     nearly[-2:] = False
     for ways, name in (({"first": nearly, "second": right}, "first"), ({"second": right, "first": nearly}, "second")):
         found, _ = trying(given, ways)
-        best = alternatives.best_trial(found)
+        best = preprocessing_trials.best_trial(found)
         assert best is not None and best.name == name
 
 
@@ -123,14 +123,14 @@ def test_alternatives_that_are_as_good_by_chance_raise_no_alarm() -> None:
         given = random.random(512) < 0.8
         ways = {str(i): np.where(random.random(512) < 0.2, random.random(512) < 0.8, given) for i in range(15)}
         found, _ = trying(given, ways)
-        alarms += alternatives.best_trial(found, 0.0) is not None
+        alarms += preprocessing_trials.best_trial(found, 0.0) is not None
     assert alarms <= 6  # at the level of one in a hundred more are expected once in a hundred such tests
 
 
 def test_nothing_is_tried_where_nothing_could_be_better() -> None:
     right = np.ones(512, bool)
     right[:10] = False
-    assert not alternatives.can_improve(right)  # ten errors fewer are no proof
+    assert not preprocessing_trials.can_improve(right)  # ten errors fewer are no proof
     right[:20] = False
-    assert alternatives.can_improve(right)
-    assert not alternatives.can_improve(right[:49])
+    assert preprocessing_trials.can_improve(right)
+    assert not preprocessing_trials.can_improve(right[:49])

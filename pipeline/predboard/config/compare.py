@@ -1,0 +1,39 @@
+"""Define the flags of `predboard compare`. It knows nothing of how they work."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from predboard.config.checks import POSITIONAL, check_minimum, read_paths
+from predboard.storage.paths import AnyPath
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Compare runs image by image: what was fixed, what was broken, and whether the difference is more than chance."""
+
+    predictions: tuple[AnyPath, ...] = field(default=(), metadata=POSITIONAL)
+    """Folders that `predboard infer` wrote, the old one first. With more than two, every pair is compared (with more
+    than 12, each with the first and with the most accurate); with one, its steps."""
+
+    logdir: AnyPath = Path("logs")
+    """Folder for TensorBoard; the comparison gets a subfolder `NEW vs OLD`."""
+
+    step_old: int | None = None
+    """Step of the old run. Default: its last; within one run, its first."""
+
+    step_new: int | None = None
+    """Step of the new run. Default: its last."""
+
+    map_classes: bool = False
+    """Match classes by name when the two runs list different classes, or in a different order."""
+
+    image_root: AnyPath | None = None
+    """Where the source images are now, if they were moved after inference."""
+
+    workers: int = 0
+    """Threads that draw. 0: one per processor, at most 16."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for values that can never work."""
+        read_paths(self, "predictions", "logdir", "image_root")
+        check_minimum("workers", self.workers, 0)

@@ -1,0 +1,63 @@
+"""Define the flags of `predboard gate`. It knows nothing of how they work."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from predboard.config.checks import POSITIONAL, check_local, check_minimum, read_paths
+from predboard.errors import InputError
+from predboard.storage.paths import AnyPath
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """Test saved predictions against rules: exit code 0 if all pass, 1 if one fails, 3 if the evidence is too thin."""
+
+    predictions: AnyPath | None = field(default=None, metadata=POSITIONAL)
+    """Folder that `predboard infer` wrote."""
+
+    rules: Path | None = None
+    """TOML file with a table [[rule]] for each rule; see docs/gates.md and --suggest."""
+
+    baseline: AnyPath | None = None
+    """Predictions to compare with, for rules with max_drop. May be the same folder, with --baseline-step."""
+
+    step: int | None = None
+    """Step to test. Default: the last."""
+
+    baseline_step: int | None = None
+    """Step of the baseline. Default: its last."""
+
+    suggest: bool = False
+    """Print a first file of rules, made from these predictions, and stop."""
+
+    junit: Path | None = None
+    """Also write JUnit XML to this file, with a test case for each rule."""
+
+    markdown: Path | None = None
+    """Also write Markdown to this file, for a pull request."""
+
+    json: Path | None = None
+    """Also write JSON to this file."""
+
+    allow_incomplete: bool = False
+    """Test the rows that exist, although some are missing; otherwise missing rows fail the gate."""
+
+    map_classes: bool = False
+    """Match classes by name when the two runs list different classes, or in a different order."""
+
+    workers: int = 0
+    """Processes that read, when there is enough to do. 0: one per processor, at most 16."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for values that can never work."""
+        read_paths(self, "predictions", "baseline")
+        check_local(self, "rules", "junit", "json", "markdown")
+        check_minimum("workers", self.workers, 0)
+        if self.suggest and self.rules is not None:
+            raise InputError("--suggest and --rules exclude each other: one writes rules, the other tests them")
+        for name in ("junit", "json", "markdown"):
+            if self.suggest and getattr(self, name) is not None:
+                raise InputError(f"--suggest and --{name} exclude each other: a report needs rules that were tested")
+        if self.baseline is None and (self.baseline_step is not None or self.map_classes):
+            flag = "--map-classes" if self.map_classes else "--baseline-step"
+            raise InputError(f"{flag} needs --baseline: name the predictions to compare with")

@@ -1,0 +1,48 @@
+"""Define the flags of the small commands: `board`, `metrics` and `inspect`. It knows nothing of how they work."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from predboard.config.checks import POSITIONAL, read_paths
+from predboard.errors import InputError
+from predboard.storage.paths import AnyPath
+
+
+@dataclass(frozen=True)
+class BoardConfig:
+    """Open TensorBoard with limits that show everything `predboard visualize` wrote."""
+
+    logdir: AnyPath = Path("logs")
+    """Folder that `predboard visualize` wrote."""
+
+    port: int = 6006
+    """Port on this machine."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for values that can never work."""
+        read_paths(self, "logdir")
+        if not 1 <= self.port <= 65535:
+            raise InputError(f"--port is {self.port}; expected 1 to 65535")
+
+
+@dataclass(frozen=True)
+class MetricsConfig:
+    """List all metrics with their definitions."""
+
+    markdown: bool = False
+    """Print docs/metrics.md, with formulas, intervals and sources."""
+
+
+@dataclass(frozen=True)
+class InspectConfig:
+    """Describe a folder of predictions, and check that it is complete."""
+
+    predictions: AnyPath | None = field(default=None, metadata=POSITIONAL)
+    """Folder that `predboard infer` wrote."""
+
+    json: bool = False
+    """Print JSON."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for values that can never work."""
+        read_paths(self, "predictions")

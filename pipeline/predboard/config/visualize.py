@@ -1,0 +1,53 @@
+"""Define the flags of `predboard visualize`. It knows nothing of how they work."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from predboard.config.checks import POSITIONAL, Engine, check_minimum, check_ray_only, read_paths
+from predboard.storage.paths import AnyPath
+
+
+@dataclass(frozen=True)
+class VisualizeConfig:
+    """Write the TensorBoard summaries of saved predictions, without the model."""
+
+    predictions: tuple[AnyPath, ...] = field(default=(), metadata=POSITIONAL)
+    """Folders that `predboard infer` wrote, one for each run."""
+
+    logdir: AnyPath = Path("logs")
+    """Folder for TensorBoard; each run gets a subfolder with its name."""
+
+    panels: tuple[str, ...] = ()
+    """Names of panels, separated by commas. Default: all. See --list."""
+
+    list: bool = False
+    """List the panels and stop."""
+
+    image_root: AnyPath | None = None
+    """Where the source images are now, if they were moved after inference."""
+
+    log_every: int | Literal["all"] | None = None
+    """Also show every N-th image, as a loop over the data would log it; or all images, up to an event file of
+    100 MiB."""
+
+    cache: Literal["auto", "always", "never"] = "auto"
+    """Keep the measurements of each part beside the logs, so that the next run reads only new parts. auto: when reading
+    takes more than a few seconds."""
+
+    engine: Engine = "local"
+    """ray: read on a Ray cluster, whose machines see the predictions under the same path (docs/scale.md)."""
+
+    ray_address: str | None = None
+    """Address of the cluster, or auto. Default: RAY_ADDRESS, else a cluster that runs on this machine, else a new one
+    for this command."""
+
+    workers: int = 0
+    """Processes that read, when there is enough to do, and threads that draw. 0: one per processor, at most 16."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for values that can never work."""
+        read_paths(self, "predictions", "logdir", "image_root")
+        check_minimum("workers", self.workers, 0)
+        check_ray_only(self, "ray_address")
+        check_minimum("log-every", self.log_every if isinstance(self.log_every, int) else None, 1)
