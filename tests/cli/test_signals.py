@@ -17,6 +17,7 @@ from tests import toy
 from tests.cli.example import Example, RunCommand
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_no_traceback(tmp_path: Path) -> None:
     toy.pictures(tmp_path / "data")
     (tmp_path / "model.py").write_text("raise KeyboardInterrupt\n")

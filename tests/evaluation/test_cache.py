@@ -119,6 +119,7 @@ def entries(result: VisualizeResult) -> list[Path]:
 # --- what a run of stage two reads ---
 
 
+@pytest.mark.slow
 def test_the_same_is_drawn_without_a_cache_with_an_empty_and_with_a_full_one(
     tmp_path: Path, read: Counter[str]
 ) -> None:
@@ -396,6 +397,7 @@ def test_no_part_counts_twice_though_two_entries_have_it(tmp_path: Path) -> None
     assert lookup.missing == {"a": set(), "b": set(), "c": set(), "d": {"glance"}}
 
 
+@pytest.mark.slow
 def test_after_many_reruns_with_one_new_part_each_few_small_entries_are_left(
     tmp_path: Path, read: Counter[str]
 ) -> None:

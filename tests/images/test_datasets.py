@@ -799,6 +799,7 @@ def test_a_loading_process_that_dies_is_one_line_and_nothing_is_lost(file: Path)
     assert len(_frame(file.parent / "out")) == 40
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_a_process_that_loads_ends_with_the_command_that_is_killed(file: Path) -> None:
     (file.parent / "alone.py").write_text(_ALONE)
@@ -821,6 +822,7 @@ def test_windows_has_no_tracker_of_resources_to_start(monkeypatch: pytest.Monkey
     LoadingProcesses(list, 1).end()  # nothing is loaded
 
 
+@pytest.mark.slow
 def test_a_row_that_hangs_in_a_process_is_tried_here_and_the_process_is_ended(file: Path) -> None:
     (file.parent / "alone.py").write_text(_ALONE)
     data = f"{file.parent / 'alone.py'}:Hangs"
@@ -829,6 +831,7 @@ def test_a_row_that_hangs_in_a_process_is_tried_here_and_the_process_is_ended(fi
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.slow
 def test_processes_load_a_dataset_of_the_callers_own_script(file: Path) -> None:
     (file.parent / "script.py").write_text(
         "import numpy as np\n"

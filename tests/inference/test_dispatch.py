@@ -23,6 +23,7 @@ from tests.inference.worker_runs import ROWS, SHARD, WORKER_NET, hidden_files, w
 torch = pytest.importorskip("torch", reason="stage one runs PyTorch models")
 
 
+@pytest.mark.slow
 def test_two_processes_work_at_once_and_give_the_rows_of_one(place: Path) -> None:
     (place / "meet").mkdir()
     options: dict[str, Any] = {"model_args": {"meet": str(place / "meet")}, "preflight": 0}

@@ -138,6 +138,7 @@ def test_programs_take_any_number_of_pictures(tmp_path: Path, kind: str, name: s
     assert network.probe(torch.rand(1, 3, 8, 8))[0].shape == (1, 3)
 
 
+@pytest.mark.slow
 def test_a_program_runs_from_the_command_line_and_takes_another_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

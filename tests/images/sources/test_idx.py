@@ -52,6 +52,7 @@ def test_a_cut_or_damaged_idx_file_is_one_line(tmp_path: Path, whole: bytes) -> 
         open_source(str(tmp_path / name))
 
 
+@pytest.mark.slow
 def test_mnist_from_its_idx_files(tmp_path: Path) -> None:
     if not toy.SHARED.exists():
         pytest.skip(f"no {toy.SHARED}: real models and images are not part of the repository")
