@@ -85,6 +85,7 @@ def _logits(out: Path, step: int) -> Any:
     return np.stack(open_predictions(out, step).to_pandas()["logits"].to_list())
 
 
+@pytest.mark.slow
 def test_epochs_are_steps_and_training_goes_on_to_the_last_bit_as_without(tmp_path: Path) -> None:
     alone = _train(None)
     watched = _train(tmp_path / "run", embeddings=True, batch_size=7, shard_size=10)
@@ -250,6 +251,7 @@ def test_configurations_are_taken_as_the_command_does(tmp_path: Path) -> None:
         predboard.infer(InferConfig("data", "net.py:Net", batch_size=0))
 
 
+@pytest.mark.slow
 def test_the_training_loop_in_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (toy.ROOT / "docs/training_loop.md").read_text("utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

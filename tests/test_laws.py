@@ -516,6 +516,7 @@ def bytes_of(predictions: Path, logdir: Path, workers: int = 1, settings: FoldSe
     return written.event_file.read_bytes()
 
 
+@pytest.mark.slow
 def test_event_bytes_depend_on_no_parts_row_groups_threads_or_processes(tmp_path: Path) -> None:
     processes = FoldSettings(task_min_rows=1, parallel_min_logits=0)  # although there is little to do
     rows = 96

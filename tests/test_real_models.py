@@ -14,6 +14,8 @@ from tests import toy
 
 CIFAR, EUROSAT = toy.SHARED / "cifar10_resnet", toy.SHARED / "eurosat_rgb"
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("torch", reason="stage one runs PyTorch models")
 needs_cifar = pytest.mark.skipif(
     not CIFAR.is_dir(), reason="needs the published ResNets, which are not distributed with this"

@@ -141,6 +141,7 @@ class Rows:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_ctrl_c_while_processes_of_a_dataset_begin_is_one_line(place: Path) -> None:
     (place / "rows.py").write_text(_SLOW_TO_BEGIN)
@@ -172,6 +173,7 @@ def _goes_on(place: Path, data: str = "data") -> None:
     assert _left(place / "out") == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_ctrl_c_ends_the_command_and_its_workers_and_the_next_run_goes_on(place: Path) -> None:
     process = _started(place, "cpu,cpu")
@@ -187,6 +189,7 @@ def test_ctrl_c_ends_the_command_and_its_workers_and_the_next_run_goes_on(place:
     _goes_on(place)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_sigterm_ends_the_command_though_a_read_hangs_and_the_next_run_goes_on(place: Path) -> None:
     files = sorted((place / "data").glob("*/*.png"))
@@ -206,6 +209,7 @@ def test_sigterm_ends_the_command_though_a_read_hangs_and_the_next_run_goes_on(p
     _goes_on(place, "list.csv")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
 def test_workers_end_with_a_master_that_is_killed(place: Path) -> None:
     process = _started(place, "cpu,cpu")
@@ -274,6 +278,7 @@ def test_a_read_only_output_is_one_line_and_can_be_read(place: Path, small_disk:
 # --- data that hangs or vanishes ---
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a file that hangs is a FIFO")
 @pytest.mark.parametrize("hanging", [(0,), (5, 6), (3, 11)])
 def test_a_file_that_hangs_is_a_row_with_an_error_and_its_neighbours_are_right(

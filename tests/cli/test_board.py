@@ -32,6 +32,7 @@ def test_a_port_that_is_taken_is_one_line(command: RunCommand, tmp_path: Path) -
         refused(command("board", "--logdir", tmp_path, "--port", port), f"port {port} is not free")
 
 
+@pytest.mark.slow
 def test_board_opens_tensorboard_and_ctrl_c_ends_both(example: Example) -> None:
     logs, port = example.folder / "logs", free_port()
     assert main.run(["visualize", str(example.out), "--logdir", str(logs), "--panels", "glance"]) == 0

@@ -256,6 +256,7 @@ def test_many_steps_are_thinned_and_long_names_counted(tmp_path: Path, monkeypat
     assert compared(runs[0], runs[2]).name == long[0]
 
 
+@pytest.mark.slow
 def test_many_runs_are_compared_with_the_first_and_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = [run(tmp_path / name, seed) for seed, name in zip((1, 2, 0, 3, 4), "abcde", strict=True)]
     every = compared(*runs).found

@@ -714,6 +714,7 @@ def _loaded(sent: bytes) -> list[tuple[Any, Any]]:
     return [(row.pixels, row.label) for row in loader.load_rows(range(len(loader.manifest)), None)]
 
 
+@pytest.mark.slow
 def test_a_loader_works_in_a_spawned_process(file: Path) -> None:
     _add(file, "unpicklable = Named(lambda i: array(i))")
     with multiprocessing.get_context("spawn").Pool(1) as pool:

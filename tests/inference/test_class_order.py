@@ -94,6 +94,7 @@ def test_labels_off_by_one_are_recognised_among_a_thousand(turn: int, words: str
     assert f"with {words}: " in diagnosis.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [3, 10, 100, 1000])
 @pytest.mark.parametrize("kind", ["weak", "weaker", "chance", "one class", "blurred"])
 def test_a_model_that_is_merely_weak_gets_no_other_order(classes: int, kind: str) -> None:

@@ -41,6 +41,7 @@ def test_two_processes_work_at_once_and_give_the_rows_of_one(place: Path) -> Non
     pd.testing.assert_frame_equal(read_frame(place / "out"), read_frame(place / "alone"), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kills by a signal")
 def test_a_killed_worker_is_named_and_the_others_take_over_its_parts(place: Path) -> None:
     infer(worker_config(place, preflight=0, out=place / "alone", model_args={"kill": ""}))

@@ -274,6 +274,7 @@ print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1
 """  # not ru_maxrss: a process inherits its parent's
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
 @pytest.mark.parametrize("kind", ["npy", "parquet"])
 def test_memory_does_not_grow_with_the_scores(kind: str, tmp_path: Path) -> None:
@@ -295,6 +296,7 @@ def test_memory_does_not_grow_with_the_scores(kind: str, tmp_path: Path) -> None
 # --- the command ---
 
 
+@pytest.mark.slow
 def test_the_command_and_stage_two_after_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     toy.pictures(tmp_path / "data", classes=3, each=10, size=(12, 8))
     logits, label, _ = make(30)

@@ -82,6 +82,7 @@ def test_a_published_classification_report_comes_out_to_the_last_digit(tmp_path:
     )
 
 
+@pytest.mark.slow
 def test_logits_of_eurosat_find_their_pictures_in_a_zip(tmp_path: Path) -> None:
     real(EUROSAT)
     scores = imported(

@@ -140,6 +140,7 @@ def test_a_missing_or_broken_checkpoint_is_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_code_in_a_checkpoint_does_not_run_from_the_command_line_unless_it_is_trusted(tmp_path: Path) -> None:
     toy.pictures(tmp_path / "data", each=1)
     model = toy.model_file(tmp_path)

@@ -111,6 +111,7 @@ def test_without_torch_the_way_to_get_it_is_named(monkeypatch: pytest.MonkeyPatc
 # --- programs ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "name", "rows"),
     [
@@ -206,6 +207,7 @@ def test_a_program_in_training_mode_or_of_two_inputs_is_refused(tmp_path: Path) 
 # --- what a checkpoint needs of its model's file ---
 
 
+@pytest.mark.slow
 def test_a_module_that_a_script_pickled_whole_finds_its_class_in_the_model_file(tmp_path: Path) -> None:
     script = NET + "\ntorch.manual_seed(5)\ntorch.save(Net(), 'whole.pt')\n"
     (tmp_path / "train.py").write_text(script)

@@ -77,6 +77,7 @@ def draw(run: Path, logdir: Path, every: int, lines: list[str] | None = None, wo
     return visualize(config, say)[0]
 
 
+@pytest.mark.slow
 def test_other_processes_draw_where_there_are_many_pictures_and_they_draw_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +112,7 @@ def samples(written: VisualizeResult) -> dict[tuple[str, int], int]:
     return {at: n for at, n in counts.items() if at[0].startswith("predictions_")}
 
 
+@pytest.mark.slow
 def test_the_event_file_has_the_pages_of_every_step(tmp_path: Path) -> None:
     run = write(tmp_path, 1, 5)
     lines: list[str] = []

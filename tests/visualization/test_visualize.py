@@ -628,6 +628,7 @@ def test_a_turned_photograph_is_shown_as_the_model_saw_it(tmp_path: Path) -> Non
 # Many steps
 
 
+@pytest.mark.slow
 def test_of_many_steps_ten_have_pictures_and_all_have_scalars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cards: list[int] = []
     draw_card = report_card.draw_report_card
@@ -682,6 +683,7 @@ def python(code: str, *arguments: str | Path, path: Path = toy.ROOT) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_drawing_imports_no_torch_and_works_where_there_is_none(run: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from predboard.cli.main import run\n"
@@ -700,6 +702,7 @@ def test_drawing_imports_no_torch_and_works_where_there_is_none(run: Path, tmp_p
     assert first.read_bytes() == second.read_bytes()
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not Path("/proc/self/status").exists():
         pytest.skip("looks into /proc")
