@@ -189,7 +189,7 @@ def test_a_comparison_opens_with_its_card_and_what_it_saw_broken(
     browser: Any, compared: tuple[str, CompareResult]
 ) -> None:
     url, done = compared
-    assert done.found["rows"]["broken"] >= 2
+    assert done.summary["rows"]["broken"] >= 2
     _open(browser, url, 8)
     pinned = browser.execute_script(
         "return [...document.querySelectorAll('metrics-pinned-view image-card')].map(card => card.textContent)"

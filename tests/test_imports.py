@@ -234,6 +234,81 @@ def test_every_module_says_what_it_is_and_what_it_does_not_know() -> None:
             assert knows, f"{module} does not say what it knows or does not know"
 
 
+FORBIDDEN_NAMES = {"found", "said", "told", "here", "there", "of", "aside", "kept", "say"}
+"""Words that name nothing: a variable, parameter, field or function has the name of the thing."""
+
+NAMES_OF_ANY_PANEL = {"Panel", "State"}
+"""Each panel's module has its own class of these names."""
+
+
+def forbidden_names(sources: dict[str, str]) -> list[str]:
+    """Return the variables, parameters, fields and functions with a forbidden name, as `module: name`."""
+    names = []
+    for module, source in sources.items():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+                name = node.id if isinstance(node, ast.Name) else node.attr
+            elif isinstance(node, ast.arg):
+                name = node.arg
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                name = node.name
+            else:
+                continue
+            if name in FORBIDDEN_NAMES:
+                names.append(f"{module}: {name}")
+    return names
+
+
+def types_of_one_name(sources: dict[str, str]) -> dict[str, list[str]]:
+    """Return the modules that define a public class or type alias of one name, where these are several."""
+    modules: dict[str, list[str]] = {}
+    for module, source in sources.items():
+        for node in ast.parse(source).body:
+            names = []
+            if isinstance(node, ast.ClassDef):
+                names = [node.name]
+            elif isinstance(node, ast.Assign):
+                names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                names = [node.target.id]
+            for name in names:  # types are CamelCase, constants are not
+                if name[0].isupper() and not name.isupper():
+                    modules.setdefault(name, []).append(module)
+    return {name: where for name, where in modules.items() if len(where) > 1 and name not in NAMES_OF_ANY_PANEL}
+
+
+def test_names_are_those_of_things() -> None:
+    assert forbidden_names(SOURCES) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("found = 1", "found"),
+        ("(said := 1)", "said"),
+        ("for of in (): pass", "of"),
+        ("class A:\n    kept: int = 1", "kept"),
+        ("class A:\n    def f(self):\n        self.told = 1", "told"),
+        ("def f(*, say): pass", "say"),
+        ("lambda there: 1", "there"),
+        ("def aside(): pass", "aside"),
+        ("with f() as here: pass", "here"),
+    ],
+)
+def test_a_name_that_names_nothing_is_caught(line: str, name: str) -> None:
+    assert forbidden_names({**SOURCES, "errors": f"{SOURCES['errors']}\n{line}\n"}) == [f"errors: {name}"]
+
+
+def test_no_two_public_types_have_one_name() -> None:
+    assert types_of_one_name(SOURCES) == {}
+
+
+@pytest.mark.parametrize("line", ["class Side: ...", "Side = int | None", "Side: object = int"])
+def test_a_second_type_of_one_name_is_caught(line: str) -> None:
+    spoiled = {**SOURCES, "errors": f"{SOURCES['errors']}\n{line}\n"}
+    assert types_of_one_name(spoiled) == {"Side": ["comparison.report", "errors"]}
+
+
 def test_every_panel_says_what_it_shows_in_its_class() -> None:
     for module, source in SOURCES.items():
         if module.startswith("panels.") and module.count(".") == 1 and module != "panels.__init__":

@@ -169,8 +169,8 @@ def test_a_run_against_itself(tmp_path: Path) -> None:
     done = compared(one, one)
     assert done.name == "one vs one"
     assert done.verdict == "one and one give exactly the same predictions for 599 images."
-    assert all(d["difference"] == d["lower"] == d["upper"] == 0 for d in done.found["differences"].values())
-    assert {n: r["value"] for n, r in done.found["rates"].items()} == {
+    assert all(d["difference"] == d["lower"] == d["upper"] == 0 for d in done.summary["differences"].values())
+    assert {n: r["value"] for n, r in done.summary["rates"].items()} == {
         "churn": 0,
         "agreement": 1,
         "negative_flip_rate": 0,
@@ -186,8 +186,8 @@ def test_an_inserted_image_moves_nothing_else(tmp_path: Path) -> None:
     before = compare(CompareConfig((old, run(tmp_path / "a/new", 1, rows=few)), tmp_path / "logs a"))
     after = compare(CompareConfig((old, run(tmp_path / "b/new", 1)), tmp_path / "logs b"))
     for field in ("differences", "rates", "by_class", "by_slice", "verdict"):
-        assert after.found[field] == before.found[field], field
-    assert after.found["rows"] == {**before.found["rows"], "only_new": 1}
+        assert after.summary[field] == before.summary[field], field
+    assert after.summary["rows"] == {**before.summary["rows"], "only_new": 1}
     shown = [toy.read_values(toy.local(done.event_file)) for done in (before, after)]
     galleries = [{k: v.tensor.string_val[:] for k, v in of.items() if k[0].startswith(("2_", "ex"))} for of in shown]
     assert len(galleries[0]) > 2
@@ -203,7 +203,7 @@ def test_steps_of_one_run_and_several_runs(tmp_path: Path, capsys: pytest.Captur
         run(one, step, step=step)
     done = compared(one)
     assert done.name == "one step 5 vs 1, 2"
-    found = done.found
+    found = done.summary
     assert [(p["old"], p["new"]) for p in found["pairs"]] == [
         ("one step 1", "one step 2"),
         ("one step 1", "one step 5"),
@@ -217,7 +217,7 @@ def test_steps_of_one_run_and_several_runs(tmp_path: Path, capsys: pytest.Captur
         assert ranked["lower"] <= ranked["difference"] <= ranked["upper"]
     two = compared(one, step_old=2, step_new=5)
     assert two.name == "one step 5 vs 2"
-    assert two.found["differences"]["accuracy"] == found["pairs"][2]["differences"]["accuracy"]
+    assert two.summary["differences"]["accuracy"] == found["pairs"][2]["differences"]["accuracy"]
     first_to_last = compared(one, step_new=5)
     assert first_to_last.name == "one step 5 vs 1"
     runs = [run(tmp_path / name, seed) for seed, name in enumerate("abc")]
@@ -232,7 +232,7 @@ def test_steps_of_one_run_and_several_runs(tmp_path: Path, capsys: pytest.Captur
     )
     assert not found["notes"]  # all have the same images
     few = run(tmp_path / "few", 3, rows=slice(ROWS // 2))
-    (said,) = [note for note in compared(few, *runs).found["notes"] if "the pairs share" in note]
+    (said,) = [note for note in compared(few, *runs).summary["notes"] if "the pairs share" in note]
     assert said.startswith(f"the pairs share between {ROWS // 2:,} and {ROWS:,} images: ")
     old_step = compare(CompareConfig((one, runs[0]), tmp_path / "logs", step_old=2))
     assert old_step.name == "a vs one step 2"
@@ -259,7 +259,7 @@ def test_many_steps_are_thinned_and_long_names_counted(tmp_path: Path, monkeypat
 @pytest.mark.slow
 def test_many_runs_are_compared_with_the_first_and_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = [run(tmp_path / name, seed) for seed, name in zip((1, 2, 0, 3, 4), "abcde", strict=True)]
-    every = compared(*runs).found
+    every = compared(*runs).summary
     best = "abcde".index(every["ranking"][0]["name"])
     assert best not in (0, 4)
     assert len(every["pairs"]) == 10
@@ -267,7 +267,7 @@ def test_many_runs_are_compared_with_the_first_and_the_best(tmp_path: Path, monk
     said: list[str] = []
     done = compare(CompareConfig(tuple(runs), tmp_path / "fewer"), said.append)
     assert said == ["e vs a, b, c, d: 3,000 rows in 5 steps, each with the first and with the most accurate"]
-    found = done.found
+    found = done.summary
     wanted = {("a", other) for other in "bcde"} | {tuple(sorted(("abcde"[best], other))) for other in "bcde"}
     assert {(p["old"], p["new"]) for p in found["pairs"]} == {(a, b) for a, b in wanted if a != b}
     assert len(found["pairs"]) == 7
@@ -281,8 +281,8 @@ def test_many_runs_are_compared_with_the_first_and_the_best(tmp_path: Path, monk
     assert "1_glance/ranking" in shown and "1_glance/all_pairs" not in shown
     few = [run(tmp_path / f"few{i}", 7 + i, rows=slice(100 * i, 100 * i + 150)) for i in range(3)]
     uneven = compare(CompareConfig((*runs, *few), tmp_path / "uneven"))  # whose best may change with each pair
-    assert len(uneven.found["ranking"]) == 8
-    assert [r for r in uneven.found["ranking"] if "difference" not in r] == uneven.found["ranking"][:1]
+    assert len(uneven.summary["ranking"]) == 8
+    assert [r for r in uneven.summary["ranking"] if "difference" not in r] == uneven.summary["ranking"][:1]
 
 
 def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
@@ -299,15 +299,15 @@ def test_other_classes_are_refused_or_mapped(tmp_path: Path) -> None:
         compared(old, new)
     assert not (tmp_path / "logs").exists()
     done = compared(old, new, map_classes=True)
-    assert done.found["mapped"]
-    assert done.found["rows"]["labels_differ"] == 0
-    assert done.found["rows"]["compared"] == ROWS
+    assert done.summary["mapped"]
+    assert done.summary["rows"]["labels_differ"] == 0
+    assert done.summary["rows"]["compared"] == ROWS
     a, b = (predboard.open_predictions(p).to_pandas() for p in (old, new))
     right = [
         (x.label.map(dict(enumerate(n))) == x.predicted.map(dict(enumerate(n)))).mean()
         for x, n in ((a, toy.RUN.classes), (b, names))
     ]
-    accuracy = done.found["differences"]["accuracy"]
+    accuracy = done.summary["differences"]["accuracy"]
     assert (accuracy["old"], accuracy["new"]) == pytest.approx(right)
 
 
@@ -317,7 +317,7 @@ def test_what_is_out_of_the_figures_is_said(tmp_path: Path) -> None:
     label[2] = -1
     old = run(tmp_path / "old", failed=frozenset({50}), manifest_rows=ROWS + 5)
     new = run(tmp_path / "new", 1, rows=np.arange(ROWS - 1), label=label[:-1])
-    assert compared(old, new).found["notes"] == [
+    assert compared(old, new).summary["notes"] == [
         "5 rows of old are missing: re-run the command that wrote it",
         "3 images have a different label in the two, or none in one, and are not compared",
         "1 image failed in old and is not compared",
@@ -329,10 +329,10 @@ def test_runs_without_labels_still_have_their_churn(tmp_path: Path) -> None:
     none = np.full(ROWS, -1)
     done = compared(run(tmp_path / "old", label=none), run(tmp_path / "new", 1, label=none))
     assert done.verdict.startswith("new and old cannot be compared: none of the 600 images they share has")
-    assert set(done.found["rates"]) == {"churn", "agreement"}
-    assert done.found["differences"] == {}
+    assert set(done.summary["rates"]) == {"churn", "agreement"}
+    assert done.summary["differences"] == {}
     assert set(table(done).kind) == {"changed_unlabelled"}
-    assert len(table(done)) == done.found["rows"]["changed"]
+    assert len(table(done)) == done.summary["rows"]["changed"]
 
 
 def test_runs_without_a_common_image_are_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -469,7 +469,7 @@ def test_from_python(tmp_path: Path) -> None:
     old, new = run(tmp_path / "old"), run(tmp_path / "new", 1)
     done = predboard.compare(old, str(new), logdir=tmp_path / "logs")
     assert predboard.compare(CompareConfig((old, new), tmp_path / "logs")).unchanged
-    assert done.found == json.loads((done.folder / "compare.json").read_text())
+    assert done.summary == json.loads((done.folder / "compare.json").read_text())
     assert report.read_compare(b'{"predboard_compare": 2}') is None
     with pytest.raises(InputError, match="compare has no option 'steps_old'"):
         predboard.compare(old, new, steps_old=3)

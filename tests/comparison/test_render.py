@@ -124,19 +124,19 @@ def test_two_runs_are_one_run_of_tensorboard(tmp_path: Path) -> None:
     found = written(done)
     curves = {tag for tag in found if tag.startswith(("old/", "new/", "difference/", "flips/"))}
     assert [tag for tag in found if tag not in curves] == [*CARDS, *GALLERIES, *PICTURES, *PAGES]
-    differences = done.found["differences"]
+    differences = done.summary["differences"]
     for name in ("accuracy", "f1_macro", "nll", "calibration/ece"):
         short = name.rpartition("/")[2]
         for kind in ("old", "new", "difference"):
             assert number(found[f"{kind}/{short}"]) == pytest.approx(differences[name][kind], rel=1e-6)
-    assert number(found["flips/churn"]) == pytest.approx(done.found["rates"]["churn"]["value"], rel=1e-6)
+    assert number(found["flips/churn"]) == pytest.approx(done.summary["rates"]["churn"]["value"], rel=1e-6)
     page = markdown(found["report/0_verdict"])
     assert page.startswith(f"# {done.verdict}")
     line = next(line for line in page.split("\n") if line.startswith("| accuracy |"))
     accuracy = differences["accuracy"]
     assert f"{accuracy['old']:.4f} | {accuracy['new']:.4f}" in line
     worst = markdown(found["report/by_class"]).split("\n")[2].split(" | ")
-    first = done.found["by_class"][0]
+    first = done.summary["by_class"][0]
     assert worst[:4] == [f"| {first['name']}", f"{first['rows']}", f"{first['fixed']}", f"{first['broken']}"]
     for tag in (*CARDS, "changes/0_overview", "classes/difference", "slices/difference", *GALLERIES):
         assert [int(size) for size in found[tag].tensor.string_val[:2]] == [WIDTH_PX, HEIGHT_PX], tag
@@ -144,10 +144,10 @@ def test_two_runs_are_one_run_of_tensorboard(tmp_path: Path) -> None:
     lines = (toy.local(done.folder) / "transitions.csv").read_text().splitlines()
     assert lines[0] == "label_name,old_name,new_name,images,kind"
     counts = [int(line.split(",")[3]) for line in lines[1:]]
-    assert sum(counts) == done.found["rows"]["changed"]
+    assert sum(counts) == done.summary["rows"]["changed"]
     assert counts == sorted(counts, reverse=True)
     kinds = {k: sum(int(x.split(",")[3]) for x in lines[1:] if x.endswith(k)) for k in (",fixed", ",broken")}
-    assert kinds == {",fixed": done.found["rows"]["fixed"], ",broken": done.found["rows"]["broken"]}
+    assert kinds == {",fixed": done.summary["rows"]["fixed"], ",broken": done.summary["rows"]["broken"]}
     words = {"fixed": "fixed", "broken": "broken", "changed_wrong": "changed, still wrong"}
     table = markdown(found["report/transitions"]).split("\n")
     for told, line in zip(table[2:], lines[1:101], strict=False):
@@ -162,7 +162,7 @@ def test_steps_of_a_run_have_curves_against_the_first_and_pictures_of_all_pairs(
     done = compare(CompareConfig((tmp_path / "one",), tmp_path / "logs"))
     values = toy.read_values(toy.local(done.event_file))
     assert [step for tag, step in values if tag == "difference/accuracy"] == [2, 5]
-    first = done.found["pairs"][0]["differences"]["accuracy"]
+    first = done.summary["pairs"][0]["differences"]["accuracy"]
     assert number(values["difference/accuracy", 2]) == pytest.approx(first["difference"], abs=1e-7)
     assert number(values["old/accuracy", 2]) == number(values["old/accuracy", 5])
     assert {("1_glance/all_pairs", 5), ("1_glance/ranking", 5), ("report/all_pairs", 5)} <= set(values)

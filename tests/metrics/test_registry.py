@@ -101,7 +101,7 @@ def test_one_row_and_one_function_make_a_metric_everywhere(
     assert f"**{expected['new']:.4f}**" in first
 
     # compared, with a paired interval
-    report = predboard.compare(old, new, logdir=logs).found
+    report = predboard.compare(old, new, logdir=logs).summary
     d = report["differences"]["cohen_kappa"]
     assert d["difference"] == pytest.approx(expected["new"] - expected["old"], abs=1e-8)
     assert d["lower"] < d["difference"] < d["upper"]
@@ -124,7 +124,7 @@ def test_one_row_and_one_function_make_a_metric_everywhere(
 
 def test_every_metric_that_is_paired_is_compared(two_runs: tuple[Path, Path, dict[str, float]], tmp_path: Path) -> None:
     old, new, _ = two_runs
-    report = predboard.compare(old, new, logdir=tmp_path / "logs").found
+    report = predboard.compare(old, new, logdir=tmp_path / "logs").summary
     compared = {registry.pattern_of(name) for name in report["differences"]}
     paired = {spec.name for spec in registry.METRICS if spec.paired}
     assert paired - {"slices/*/accuracy"} <= compared <= paired  # there may be no column for slices

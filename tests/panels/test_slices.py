@@ -150,12 +150,12 @@ def test_summary_json_has_the_largest_of_many_slices_at_the_last_step_alone() ->
     sites = frame(batch(1, site=site)).site.nunique()  # of some every image is failed or without label
     assert sites > slices.ALL_STEPS_MAX_SLICES
     assert len({n for n in figures(found, 1) if n.startswith("slices/site=")}) == 3 * sites
-    panel = slices.Panel(kept=8)
+    panel = slices.Panel(summarised=8)
     few = next(s for s in panel.metrics(RunInfo("toy", toy.RUN, {}), {0: panel.measure(toy.RUN, batch(site=site))}))
     sizes = [f.value for n, f in few[1].metrics.items() if n.endswith("/images")]
     assert len(sizes) == 8
     assert min(sizes) > 30
-    every = slices.Panel(kept=8).restricted_to({"slices/*/images"})
+    every = slices.Panel(summarised=8).restricted_to({"slices/*/images"})
     (found_,) = every.metrics(RunInfo("toy", toy.RUN, {}), {0: every.measure(toy.RUN, batch(1, site=site))})
     assert set(found_[1].metrics) == set(figures(found, 1))
 

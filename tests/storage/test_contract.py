@@ -339,7 +339,7 @@ def test_runs_are_compared_and_gated_everywhere(remote_folder: RemotePath, tmp_p
             toy.write_run(folder / name, *toy.table(toy.RUN, 60, seed=seed), run)
     both = [compare(folder / "old", folder / "new", logdir=folder / "logs") for folder in (tmp_path, remote_folder)]
     assert both[1].folder == remote_folder / "logs/new vs old"
-    assert both[0].found == both[1].found
+    assert both[0].summary == both[1].summary
     assert both[0].event_file.read_bytes() == both[1].event_file.read_bytes()
     assert compare(remote_folder / "old", remote_folder / "new", logdir=remote_folder / "logs").unchanged
     rules = [{"metric": "accuracy", "min": 0.9}, {"metric": "accuracy", "max_drop": 0.0}]

@@ -138,9 +138,9 @@ def _compare(config: CompareConfig) -> int:
 
     with stoppable():
         result = compare(config, log)
-        for note in result.found["notes"]:
+        for note in result.summary["notes"]:
             log(f"note: {note}")
-        for ranked in result.found.get("ranking", ()):
+        for ranked in result.summary.get("ranking", ()):
             gap = f", {_format_gap(ranked)} from the best" if "lower" in ranked else ""
             print(f"{ranked['accuracy']:.4f} {ranked['name']}{gap}")
         if result.missing_pictures:
@@ -150,7 +150,7 @@ def _compare(config: CompareConfig) -> int:
         action = "nothing changed since the last time, kept" if result.unchanged else "->"
         print(f"{result.name}: {action} {result.event_file}")
         print(f"next: {command_line('board', '--logdir', config.logdir)}")
-        return 0 if result.found["rates"] else 1  # no image has logits in both
+        return 0 if result.summary["rates"] else 1  # no image has logits in both
 
 
 def _format_gap(ranked: Mapping[str, float]) -> str:
@@ -167,17 +167,17 @@ def _inspect(config: InspectConfig) -> int:
     if config.predictions is None:
         raise InputError("which predictions? For example: predboard inspect predictions/digits")
     with stoppable():
-        found = inspect(config.predictions)
+        report = inspect(config.predictions)
         if config.json:
-            print(json.dumps(found.facts, indent=1, ensure_ascii=False))
+            print(json.dumps(report.facts, indent=1, ensure_ascii=False))
         else:
-            print("\n".join(found.lines()))
+            print("\n".join(report.lines()))
             print(
                 f"next: {command_line('visualize', config.predictions)}"
-                if found.complete
+                if report.complete
                 else "incomplete: run the command that wrote it again; it adds what is missing or damaged"
             )
-        return 0 if found.complete else 1
+        return 0 if report.complete else 1
 
 
 def _metrics(config: MetricsConfig) -> int:

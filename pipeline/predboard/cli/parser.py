@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union, cast, get_args, get_origin
 
-from predboard.config import Side
+from predboard.config import SideLength
 from predboard.errors import InputError, first_line
 from predboard.formatting import did_you_mean, either
 from predboard.storage.paths import AnyPath, is_uri
@@ -97,8 +97,8 @@ _SYNTAX: dict[frozenset[Any], Syntax] = {
         (float, Syntax("X", "a number", float)),
         (Path, Syntax("FILE", "a path", Path)),
         (AnyPath, Syntax("PATH", "a path or a URI", str)),  # the configuration makes it a path
-        (Side, Syntax("N|none", "N or none", _number_or("none"))),
-        (Side | tuple[int, int], Syntax("N|HxW|none", "N, HxW or none", _read_size)),
+        (SideLength, Syntax("N|none", "N or none", _number_or("none"))),
+        (SideLength | tuple[int, int], Syntax("N|HxW|none", "N, HxW or none", _read_size)),
         (int | Literal["all"], Syntax("N|all", "N or all", _number_or("all"))),
         (tuple[int, int], Syntax("K/N", "K/N, such as 1/8", _read_share)),
         (tuple[float, ...], Syntax("A,B,C", _NUMBERS, _read_numbers)),

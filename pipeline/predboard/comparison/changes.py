@@ -41,7 +41,7 @@ COLUMNS = frozenset({"id", "key", "image", "label", "predicted", "confidence", "
 def classify_changes(rows: JoinedRows) -> NDArray[np.int64]:
     """Return the place in `CHANGE_KINDS` of each row that both steps have, [rows]."""
     old, new = rows.old, rows.new
-    found = np.zeros(len(new), np.int64)
+    kinds = np.zeros(len(new), np.int64)
     changed = old.predicted != new.predicted
     was, is_ = old.right, new.right
     labelled = new.label >= 0
@@ -54,9 +54,9 @@ def classify_changes(rows: JoinedRows) -> NDArray[np.int64]:
         ("failed_old", (old.predicted < 0) & (new.predicted >= 0)),
         ("failed_new", (old.predicted >= 0) & (new.predicted < 0)),
     ):
-        found[where] = CHANGE_KINDS.index(kind)
-    found[(old.predicted < 0) & (new.predicted < 0)] = 0
-    return found
+        kinds[where] = CHANGE_KINDS.index(kind)
+    kinds[(old.predicted < 0) & (new.predicted < 0)] = 0
+    return kinds
 
 
 def changes_schema() -> pa.Schema:
@@ -189,12 +189,12 @@ def choose_examples(rows: JoinedRows) -> Examples:
     old, new = rows.old, rows.new
     kind = classify_changes(rows)
     kind[(kind == 0) & (new.predicted >= 0) & (new.label >= 0) & ~new.right] = BOTH_WRONG
-    among = np.concatenate([_surest(np.flatnonzero(kind == of), new.confidence) for of in GALLERY_KINDS])
+    among = np.concatenate([_surest(np.flatnonzero(kind == gallery), new.confidence) for gallery in GALLERY_KINDS])
     score = -new.confidence[among].astype(np.float64)
     stay = Lowest.choose(GALLERY_SIZE, kind[among], score, new.key[among], new.id[among])
     at = among[stay]
     images = new.column("image")
-    found: TileRows = {
+    columns: TileRows = {
         "key": new.key[at],
         "id": new.id[at],
         "id_old": old.id[at],
@@ -205,12 +205,12 @@ def choose_examples(rows: JoinedRows) -> Examples:
         "confidence_old": old.confidence[at],
         "confidence_new": new.confidence[at],
     }
-    return Examples(Lowest(GALLERY_SIZE, kind[among][stay], score[stay], found))
+    return Examples(Lowest(GALLERY_SIZE, kind[among][stay], score[stay], columns))
 
 
 def _surest(rows: NDArray[np.int64], confidence: NDArray[np.float32]) -> NDArray[np.int64]:
     """Return the `GALLERY_SIZE` rows of highest confidence, a few more if some are equal."""
     if len(rows) <= GALLERY_SIZE:
         return rows
-    of = confidence[rows]
-    return np.asarray(rows[of >= np.partition(of, len(of) - GALLERY_SIZE)[len(of) - GALLERY_SIZE]])
+    confidences, place = confidence[rows], len(rows) - GALLERY_SIZE
+    return np.asarray(rows[confidences >= np.partition(confidences, place)[place]])

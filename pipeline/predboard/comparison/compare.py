@@ -52,7 +52,7 @@ class CompareResult:
     event_file: AnyPath
     verdict: str
     """The result in one sentence."""
-    found: Mapping[str, Any]
+    summary: Mapping[str, Any]
     """The content of compare.json (docs/format.md)."""
     missing_pictures: int
     """How many source images were not found."""
@@ -60,17 +60,17 @@ class CompareResult:
     """Whether nothing was written, because nothing had changed since the last time."""
 
 
-def compare(config: CompareConfig, say: Callable[[str], None] = lambda _: None) -> CompareResult:
+def compare(config: CompareConfig, log: Callable[[str], None] = lambda _: None) -> CompareResult:
     """Compare two steps, or several with each other, row by row.
 
     Args:
         config: what to compare; the first is the old one.
-        say: takes a line of progress for a person.
+        log: takes a line of progress for a person.
 
     Raises:
         InputError: for bad input; what was written before stays as it is.
     """
-    sides = _sides(config, say)
+    sides = _sides(config, log)
     name = _name(sides)
     folder = config.logdir / name
     for predictions in config.predictions:
@@ -82,36 +82,38 @@ def compare(config: CompareConfig, say: Callable[[str], None] = lambda _: None) 
         raise InputError(f"no folder {config.image_root}: --image-root is where the source images are now")
     all_ = len(sides) <= MAX_SIDES_ALL_PAIRS
     classes = {
-        of: _classes(sides, of, config) for of in itertools.combinations(range(len(sides)), 2) if all_ or of[0] == 0
+        pair: _classes(sides, pair, config)
+        for pair in itertools.combinations(range(len(sides)), 2)
+        if all_ or pair[0] == 0
     }
     made_from = _made_from(name, sides, config)
     if current := log_folder.find_current(folder, made_from):
-        found = report.read_compare((folder / report.COMPARE_FILE).read_bytes())
-        if found is not None:
-            return CompareResult(name, folder, current, found["verdict"], found, 0, unchanged=True)
+        summary = report.read_compare((folder / report.COMPARE_FILE).read_bytes())
+        if summary is not None:
+            return CompareResult(name, folder, current, summary["verdict"], summary, 0, unchanged=True)
 
     rows = sum(side.step.rows for side in sides)
     which = plural(len(classes), "pair") if all_ else "each with the first and with the most accurate"
-    say(f"{name}: {plural(rows, 'row')} in {plural(len(sides), 'step')}, {which}")
-    with log_folder.replace_logs(folder, "comparison", config.predictions, say) as draft:
+    log(f"{name}: {plural(rows, 'row')} in {plural(len(sides), 'step')}, {which}")
+    with log_folder.replace_logs(folder, "comparison", config.predictions, log) as draft:
         pairs, examples = _pairs(sides, classes, draft.staging)
         while lacking := report.missing_pairs(pairs, len(sides)):
-            pairs |= {of: _of_pair(sides, of, _classes(sides, of, config)) for of in lacking}
-        if not any(of.state.both for of in pairs.values()):
+            pairs |= {pair: _compare_pair(sides, pair, _classes(sides, pair, config)) for pair in lacking}
+        if not any(comparison.state.both for comparison in pairs.values()):
             raise InputError(_strangers(sides[0], sides[-1]))
         whole = pairs[0, len(sides) - 1]
-        mapped = any(of.mapped for of in classes.values())
+        mapped = any(mapping.mapped for mapping in classes.values())
         content = report.compare_json(name, sides, pairs, mapped, (changes.CHANGES_FILE, TRANSITIONS_FILE))
         album = _Album(sides[0], sides[-1], config.image_root, whole.names)
         drawn = album.drawn(render.summaries(sides, pairs, examples), worker_count(config.workers))
         _write(sides, drawn, content, whole, draft)
         # Source pictures that are missing now may be there another time.
         event_file = draft.publish(_time(sides), "" if album.missing else made_from)
-    found = report.read_compare(content) or {}
-    return CompareResult(name, folder, event_file, found["verdict"], found, len(album.missing), unchanged=False)
+    summary = report.read_compare(content) or {}
+    return CompareResult(name, folder, event_file, summary["verdict"], summary, len(album.missing), unchanged=False)
 
 
-def _sides(config: CompareConfig, say: Callable[[str], None]) -> list[Side]:
+def _sides(config: CompareConfig, log: Callable[[str], None]) -> list[Side]:
     """Return what to compare, the oldest first."""
     if not config.predictions:
         raise InputError("which predictions? For example: predboard compare predictions/old predictions/new")
@@ -130,28 +132,28 @@ def _sides(config: CompareConfig, say: Callable[[str], None]) -> list[Side]:
                 raise InputError(f"{config.predictions[0]} has one step: name another run to compare it with")
             chosen = [steps[i] for i in _spread(len(steps))]
             if len(chosen) < len(steps):
-                say(f"{len(chosen)} of the {len(steps)} steps are compared; --step-old and --step-new name two")
+                log(f"{len(chosen)} of the {len(steps)} steps are compared; --step-old and --step-new name two")
         return [Side(f"{runs[0]} step {step.step}", runs[0], step) for step in chosen]
     if len(opened) == 2:
         chosen = [_step(steps, number, -1, run) for steps, number, run in zip(opened, named, runs, strict=True)]
     else:
         chosen = [steps[-1] for steps in opened]
     twice = len(set(runs)) < len(runs)  # one run, so its steps are what differs
-    said = [
+    names = [
         run if number is None and not (twice and any(n is not None for n in named)) else f"{run} step {step.step}"
         for run, number, step in zip(runs, (*named, *[None] * len(runs)), chosen, strict=False)
     ]
-    return [Side(*side) for side in zip(said, runs, chosen, strict=True)]
+    return [Side(*side) for side in zip(names, runs, chosen, strict=True)]
 
 
 def _step(steps: Sequence[Step], number: int | None, default: int, run: str) -> Step:
     if number is None:
         return steps[default]
-    found = next((step for step in steps if step.step == number), None)
-    if found is None:
-        there = ", ".join(str(step.step) for step in steps)
-        raise InputError(f"{run} has no step {number}; there are {there}")
-    return found
+    chosen = next((step for step in steps if step.step == number), None)
+    if chosen is None:
+        numbers = ", ".join(str(step.step) for step in steps)
+        raise InputError(f"{run} has no step {number}; there are {numbers}")
+    return chosen
 
 
 def _spread(count: int) -> list[int]:
@@ -191,29 +193,29 @@ def _name(sides: Sequence[Side]) -> str:
 
 
 def _pairs(
-    sides: Sequence[Side], classes: Mapping[tuple[int, int], ClassMapping], aside: Path
+    sides: Sequence[Side], classes: Mapping[tuple[int, int], ClassMapping], folder: Path
 ) -> tuple[dict[tuple[int, int], Comparison], Examples]:
     """Compare these pairs; the first side against the last with the table of changes and examples."""
-    found = {}
+    pairs = {}
     last = len(sides) - 1
-    for (i, j), of in classes.items():
+    for (i, j), mapping in classes.items():
         old, new = sides[i].step, sides[j].step
         if (i, j) == (0, last):
-            state, examples = _in_full(old, new, of, aside)
-            found[i, j] = Comparison(state, of.names)
+            state, examples = _in_full(old, new, mapping, folder)
+            pairs[i, j] = Comparison(state, mapping.names)
         else:
-            found[i, j] = _of_pair(sides, (i, j), of)
-    return found, examples
+            pairs[i, j] = _compare_pair(sides, (i, j), mapping)
+    return pairs, examples
 
 
-def _classes(sides: Sequence[Side], of: tuple[int, int], config: CompareConfig) -> ClassMapping:
-    old, new = (sides[place] for place in of)
+def _classes(sides: Sequence[Side], pair: tuple[int, int], config: CompareConfig) -> ClassMapping:
+    old, new = (sides[place] for place in pair)
     return match_classes(old.step.run, new.step.run, (old.name, new.name), config.map_classes)
 
 
-def _of_pair(sides: Sequence[Side], of: tuple[int, int], classes: ClassMapping) -> Comparison:
+def _compare_pair(sides: Sequence[Side], pair: tuple[int, int], classes: ClassMapping) -> Comparison:
     """Compare two sides without slices, changes and examples."""
-    old, new = (sides[place].step for place in of)
+    old, new = (sides[place].step for place in pair)
     return Comparison(count_pairs(old, new, classes, kinds=False), classes.names)
 
 
@@ -228,7 +230,7 @@ def _strangers(old: Side, new: Side) -> str:
     )
 
 
-def _in_full(old: Step, new: Step, classes: ClassMapping, aside: Path) -> tuple[PairedCounts, Examples]:
+def _in_full(old: Step, new: Step, classes: ClassMapping, folder: Path) -> tuple[PairedCounts, Examples]:
     """Read all rows once, for the counts, the table of changes and the examples."""
     state, examples = PairedCounts.zero(), empty_examples()
     columns = OLD_COLUMNS | changes.COLUMNS, NEW_COLUMNS | changes.COLUMNS
@@ -237,7 +239,7 @@ def _in_full(old: Step, new: Step, classes: ClassMapping, aside: Path) -> tuple[
         state = merge(state, PairedCounts.measure(len(classes.names), rows))
         examples = merge(examples, choose_examples(rows))
         table.add(rows)
-    table.write(aside / changes.CHANGES_FILE)
+    table.write(folder / changes.CHANGES_FILE)
     return state, examples
 
 
@@ -245,12 +247,12 @@ def _write(
     sides: Sequence[Side],
     drawn: Iterable[tuple[int, Summary]],
     content: bytes,
-    found: Comparison,
+    comparison: Comparison,
     draft: log_folder.LogDraft,
 ) -> None:
     """Add all files to the draft but the table of changes, which is there already."""
     draft.add_file(File(report.COMPARE_FILE, content))
-    draft.add_file(File(TRANSITIONS_FILE, pages.transitions_csv(found)))
+    draft.add_file(File(TRANSITIONS_FILE, pages.transitions_csv(comparison)))
     time = _time(sides)
     with decode.silence_pillow(), events.EventWriter(draft.events_path, time) as writer:
         for step, summary in drawn:
@@ -267,11 +269,11 @@ class _Album:
 
     def drawn(self, all_: Iterable[tuple[int, Summary]], threads: int) -> Iterator[tuple[int, Summary]]:
         """Yield the summaries in their order, with tiles drawn on threads."""
-        found = list(all_)
-        tiles = [s for _, s in found if isinstance(s, Tiles)]
+        summaries = list(all_)
+        tiles = [s for _, s in summaries if isinstance(s, Tiles)]
         self._of_new.expect((self._new.step.step, s) for s in tiles)
         self._of_old.expect((self._old.step.step, Tiles(s.tag, {**s.rows, "id": s.rows["id_old"]})) for s in tiles)
-        yield from ordered_map(self._drawn, found, threads)
+        yield from ordered_map(self._drawn, summaries, threads)
 
     def _drawn(self, item: tuple[int, Summary]) -> tuple[int, Summary]:
         step, summary = item
@@ -282,13 +284,13 @@ class _Album:
     def _encoded(self, tiles: Tiles) -> EncodedImages:
         samples, rows, names = [], tiles.rows, self._names
         refs = [str(ref or "") for ref in rows["image"]]
-        found = list(self._of_new.fitted(self._new.step.step, rows["id"].tolist(), refs))
-        lost = [i for i, (picture, _) in enumerate(found) if picture is None]
+        pictures = list(self._of_new.fitted(self._new.step.step, rows["id"].tolist(), refs))
+        lost = [i for i, (picture, _) in enumerate(pictures) if picture is None]
         ids = rows["id_old"][lost].tolist()
         for i, other in zip(lost, self._of_old.fitted(self._old.step.step, ids, [refs[i] for i in lost]), strict=True):
-            found[i] = other
-        self.missing.update(ref for ref, (picture, _) in zip(refs, found, strict=True) if picture is None and ref)
-        for i, (picture, exact) in enumerate(found):
+            pictures[i] = other
+        self.missing.update(ref for ref, (picture, _) in zip(refs, pictures, strict=True) if picture is None and ref)
+        for i, (picture, exact) in enumerate(pictures):
             words = PairTileText(
                 verdict=render.TILE_LABELS[render.gallery_kind(tiles.tag)],
                 true=names[rows["label"][i]],

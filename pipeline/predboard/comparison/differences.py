@@ -146,7 +146,7 @@ class Comparison:
     @cached_property
     def rates(self) -> dict[str, Metric]:
         """Churn, agreement, flip rates and the p-value, by name; those that rest on no image are left out."""
-        state, found = self.state, {}
+        state, rates = self.state, {}
         gained, lost = self.fixed_broken
         for name, hits, rows in (
             ("churn", int(state.scored - state.agreed), int(state.scored)),
@@ -156,12 +156,12 @@ class Comparison:
         ):
             if rows:
                 ends = (hits / rows, hits / rows) if state.identical else wilson_interval(hits, rows)
-                found[name] = Metric(
+                rates[name] = Metric(
                     hits / rows, ends, DEFINITIONS[name], IDENTICAL_METHOD if state.identical else WILSON
                 )
         if self.rows:
-            found["mcnemar_p"] = Metric(self.p, definition=DEFINITIONS["mcnemar_p"])
-        return found
+            rates["mcnemar_p"] = Metric(self.p, definition=DEFINITIONS["mcnemar_p"])
+        return rates
 
     @cached_property
     def by_class(self) -> list[Flips]:
@@ -179,12 +179,12 @@ class Comparison:
     @cached_property
     def by_slice(self) -> list[Flips]:
         """Fixed and broken images of each slice, the worst first."""
-        found = []
+        flips = []
         for s in list_slices(self.state.kinds, self.like):
             rows, now, was, both = s.sums.tolist()
             lower, upper = (float(end) for end in self._newcombe(*map(np.array, (both, now, was, rows))))
-            found.append(Flips(s.name, rows, now - both, was - both, (lower, upper)))
-        return _worst_first(found)
+            flips.append(Flips(s.name, rows, now - both, was - both, (lower, upper)))
+        return _worst_first(flips)
 
     @cached_property
     def _both(self) -> NDArray[np.int64]:
@@ -192,9 +192,9 @@ class Comparison:
         label, old, new, _ = self.joint
         return self._by(label, (old == label) & (new == label))
 
-    def _by(self, of: NDArray[np.int64], where: NDArray[np.bool_]) -> NDArray[np.int64]:
+    def _by(self, classes: NDArray[np.int64], where: NDArray[np.bool_]) -> NDArray[np.int64]:
         totals = np.zeros(self.classes, np.int64)
-        np.add.at(totals, of[where], self.joint[3][where])
+        np.add.at(totals, classes[where], self.joint[3][where])
         return totals
 
     def _newcombe(
@@ -207,10 +207,10 @@ class Comparison:
     @cached_property
     def differences(self) -> dict[str, Difference]:
         """Every metric that both steps have, by its name in `summary.json`."""
-        found = {**self.overall}
+        differences = {**self.overall}
         for name, of_class in zip(unique_names(self.names), self._of_classes, strict=True):
-            found |= {f"classes/{name}/{figure}": difference for figure, difference in of_class.items()}
-        return found | self._of_slices
+            differences |= {f"classes/{name}/{figure}": difference for figure, difference in of_class.items()}
+        return differences | self._of_slices
 
     @cached_property
     def overall(self) -> dict[str, Difference]:
@@ -221,17 +221,19 @@ class Comparison:
         functions = {spec.name: spec.margins for spec in specs if spec.margins is not None}
         draws = {} if self.state.identical or not functions else self._bootstrap(functions)
         by_name = {"accuracy": self._accuracy, "nll": self._nll, "calibration/ece": self._ece}
-        found = {}
+        differences = {}
         for spec in specs:
             if spec.margins is None:
-                found[spec.name] = by_name[spec.name](spec)
+                differences[spec.name] = by_name[spec.name](spec)
                 continue
             old, new = float(spec.margins(self.old.margins)), float(spec.margins(self.new.margins))
             if not math.isnan(old) and not math.isnan(new):
                 drawn = draws.get(spec.name)
                 ends = None if drawn is None else bias_corrected_interval(new - old, drawn)
-                found[spec.name] = self._difference(spec, old, new, ends, draws=0 if drawn is None else len(drawn))
-        return found
+                differences[spec.name] = self._difference(
+                    spec, old, new, ends, draws=0 if drawn is None else len(drawn)
+                )
+        return differences
 
     def _accuracy(self, spec: MetricSpec) -> Difference:
         gained, lost = self.fixed_broken
@@ -293,18 +295,20 @@ class Comparison:
     def _calibration(self) -> tuple[tuple[float, float], NDArray[np.float64]]:
         """Return the calibration errors before and now, and bootstrap draws of their difference, [draws]."""
         rows, *confidence = self.state.calibration.astype(np.float64)
-        here = np.flatnonzero(rows)
-        bins = here // 4 // CALIBRATION_BINS, here // 4 % CALIBRATION_BINS
-        right = here // 2 % 2, here % 2
-        gaps = [r * rows[here] - c[here] * calibration.PROBABILITY_UNIT for r, c in zip(right, confidence, strict=True)]
+        filled = np.flatnonzero(rows)
+        bins = filled // 4 // CALIBRATION_BINS, filled // 4 % CALIBRATION_BINS
+        right = filled // 2 % 2, filled % 2
+        gaps = [
+            r * rows[filled] - c[filled] * calibration.PROBABILITY_UNIT for r, c in zip(right, confidence, strict=True)
+        ]
         whole = [np.bincount(b, gap, CALIBRATION_BINS) for b, gap in zip(bins, gaps, strict=True)]
         ece = [float(np.abs(gap).sum() / rows.sum()) for gap in whole]
         weighed = [
-            (ClassSums(b, CALIBRATION_BINS), (gap / rows[here])[:, None]) for b, gap in zip(bins, gaps, strict=True)
+            (ClassSums(b, CALIBRATION_BINS), (gap / rows[filled])[:, None]) for b, gap in zip(bins, gaps, strict=True)
         ]
         draws = []
         for n in poisson_resamples(
-            self.state.calibration[0, here], self.state.calibration[1:].tobytes(), CALIBRATION_BINS, self.rows
+            self.state.calibration[0, filled], self.state.calibration[1:].tobytes(), CALIBRATION_BINS, self.rows
         ):
             drawn = [np.abs(of_bins(n * weight)).sum(axis=0) for of_bins, weight in weighed]
             draws.append((drawn[1] - drawn[0]) / np.maximum(n.sum(axis=0), 1))
@@ -340,7 +344,7 @@ class Comparison:
             jaccard_to_f1(wilson_intervals(new.hits, union[1])), jaccard_to_f1(wilson_intervals(old.hits, union[0])),
             overlap_correlation(of_f1, j[1], j[0], union[1], union[0]),
         )  # fmt: skip
-        found: list[dict[str, Difference]] = []
+        by_class: list[dict[str, Difference]] = []
         columns = (
             ("precision", p, precision, np.minimum(old.predictions, new.predictions)),
             ("recall", (old.recall, new.recall), recall, support),
@@ -355,23 +359,23 @@ class Comparison:
                     a, b = (float(v[c]) for v in values)
                     interval = float(ends[0][c]), float(ends[1][c])
                     of_class[name] = self._difference(spec, a, b, interval, gain, int(rows[c]))
-            found.append(of_class)
-        return found
+            by_class.append(of_class)
+        return by_class
 
     @cached_property
     def _of_slices(self) -> dict[str, Difference]:
         """Differences of the accuracy of each slice."""
-        every, found = list_slices(self.state.kinds, self.like, alone=True), {}
+        every, differences = list_slices(self.state.kinds, self.like, alone=True), {}
         names, spec = slice_names(every), registry.require("slices/*/accuracy")
         for s in every:
             rows, now, was, both = s.sums.tolist()
             lower, upper = (float(end) for end in self._newcombe(*map(np.array, (both, now, was, rows))))
-            found[f"{names[s.column, s.value]}/accuracy"] = self._difference(
+            differences[f"{names[s.column, s.value]}/accuracy"] = self._difference(
                 spec, was / rows, now / rows, (lower, upper), (now - was) / rows, rows
             )
-        return found
+        return differences
 
 
-def _worst_first(found: Iterable[Flips]) -> list[Flips]:
+def _worst_first(flips: Iterable[Flips]) -> list[Flips]:
     """Sort by the upper end of the interval, so that 1 of 1 does not come before 10 of 100."""
-    return sorted(found, key=lambda f: (f.interval[1], f.net))
+    return sorted(flips, key=lambda f: (f.interval[1], f.net))

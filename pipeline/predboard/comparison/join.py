@@ -71,14 +71,16 @@ def match_classes(old: Run, new: Run, called: tuple[str, str], by_name: bool = F
     if not by_name:
         both = enumerate(itertools.zip_longest(old.classes, new.classes))
         at, (a, b) = next((i, pair) for i, pair in both if pair[0] != pair[1])
-        said = [f"{'none' if name is None else repr(name)} in {of}" for name, of in ((a, called[0]), (b, called[1]))]
+        descriptions = [
+            f"{'none' if name is None else repr(name)} in {side}" for name, side in ((a, called[0]), (b, called[1]))
+        ]
         raise InputError(
-            f"the classes differ: class {at} is {said[0]} and {said[1]} ({len(old.classes):,} and "
+            f"the classes differ: class {at} is {descriptions[0]} and {descriptions[1]} ({len(old.classes):,} and "
             f"{len(new.classes):,} classes); --map-classes matches them by name"
         )
-    for run, of in ((old, called[0]), (new, called[1])):
+    for run, side in ((old, called[0]), (new, called[1])):
         if twice := next((name for name in run.classes if run.classes.count(name) > 1), None):
-            raise InputError(f"two classes of {of} are called {twice!r}, so --map-classes cannot tell them apart")
+            raise InputError(f"two classes of {side} are called {twice!r}, so --map-classes cannot tell them apart")
     names = tuple(dict.fromkeys([*new.classes, *old.classes]))
     place = {name: i for i, name in enumerate(names)}
     old_at, new_at = (np.array([place[name] for name in run.classes], np.int64) for run in (old, new))
@@ -107,8 +109,8 @@ def join_rows(
     Raises InputError if a part is damaged, or the folder cannot be written to.
     """
     sides = _Side(old, columns[0], classes.old), _Side(new, columns[1], classes.new)
-    if zipped and (found := _alike(old, new)) is not None:
-        yield from _zipped(*sides, found)
+    if zipped and (repeated := _alike(old, new)) is not None:
+        yield from _zipped(*sides, repeated)
     else:
         yield from _sorted(*sides)
 
@@ -118,14 +120,14 @@ class _Side:
 
     def __init__(self, step: Step, columns: Collection[str], place: NDArray[np.int64] | None) -> None:
         self.step, self._place = step, place
-        there = read_part_schema(step.parts[0])
+        schema = read_part_schema(step.parts[0])
         wanted = {*columns, *REQUIRED_COLUMNS}
         self._names = [
             f.name
-            for f in there
+            for f in schema
             if f.name in wanted or (ALL_MANIFEST_COLUMNS in wanted and f.name not in COLUMNS and _plain(f))
         ]
-        self.schema = pa.schema([_flat(there.field(name)) for name in self._names])
+        self.schema = pa.schema([_flat(schema.field(name)) for name in self._names])
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the rows as they lie in the parts."""
@@ -194,17 +196,17 @@ def empty_batch(schema: pa.Schema) -> pa.RecordBatch:
 
 def rebatch(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """Yield the same rows, `PORTION_ROWS` at a time and fewer at the end."""
-    kept: list[pa.RecordBatch] = []
+    held: list[pa.RecordBatch] = []
     rows = 0
     for batch in batches:
-        kept.append(batch)
+        held.append(batch)
         rows += len(batch)
         while rows >= PORTION_ROWS:
-            whole = concat_batches(kept, schema)
+            whole = concat_batches(held, schema)
             yield whole.slice(0, PORTION_ROWS)
-            kept, rows = [whole.slice(PORTION_ROWS)], rows - PORTION_ROWS
+            held, rows = [whole.slice(PORTION_ROWS)], rows - PORTION_ROWS
     if rows:
-        yield concat_batches(kept, schema)
+        yield concat_batches(held, schema)
 
 
 def _rows(batch: pa.RecordBatch) -> Predictions:
@@ -261,17 +263,17 @@ def count_repeated(key: NDArray[np.int64]) -> int:
     return int(np.count_nonzero(np.append(same, False) | np.append(False, same)))
 
 
-def _zipped(old: _Side, new: _Side, found: int) -> Iterator[JoinedRows]:
+def _zipped(old: _Side, new: _Side, repeated: int) -> Iterator[JoinedRows]:
     """Yield rows that lie side by side."""
     none = _rows(empty_batch(old.schema)), _rows(empty_batch(new.schema))
     for a, b in zip(old.portions(), new.portions(), strict=True):
-        yield JoinedRows(_rows(a), _rows(b), *none, (found, found))
-        found = 0
+        yield JoinedRows(_rows(a), _rows(b), *none, (repeated, repeated))
+        repeated = 0
 
 
 def _sorted(old: _Side, new: _Side) -> Iterator[JoinedRows]:
     """Yield rows in any order: those of the old step are held, and the new ones look up theirs."""
-    yield from _found(KeyIndex(_all_rows(old)), new.portions(), new.schema)
+    yield from _join_by_key(KeyIndex(_all_rows(old)), new.portions(), new.schema)
 
 
 def _all_rows(side: _Side) -> pa.RecordBatch:
@@ -316,10 +318,10 @@ class KeyIndex:
         same = place < len(self._key)
         same[same] = self._key[place[same]] == ordered[same]
         np.add.at(self._used, first[same], 1)
-        found = np.full(len(key), -1, np.int64)
-        found[order[same]] = self._order[place[same]]
+        rows = np.full(len(key), -1, np.int64)
+        rows[order[same]] = self._order[place[same]]
         self._free[self._order[place[same]]] = False
-        return found
+        return rows
 
     def left(self) -> NDArray[np.int64]:
         """Return the rows that were not found."""
@@ -334,7 +336,7 @@ def _by_key(key: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64
     return np.argsort(key, kind="stable") if equal else order, ordered, equal  # stable takes three times as long
 
 
-def _found(index: KeyIndex, new: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[JoinedRows]:
+def _join_by_key(index: KeyIndex, new: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[JoinedRows]:
     """Yield the new rows with their old ones, and at the end the old rows that were not found."""
     no_old, no_new = index.rows.slice(0, 0), empty_batch(schema)
     keys = [np.zeros(0, np.int64)]
@@ -342,9 +344,9 @@ def _found(index: KeyIndex, new: Iterable[pa.RecordBatch], schema: pa.Schema) ->
         key = as_numpy(batch.column("key"))
         keys.append(key)
         at = index.find(key)
-        there = at >= 0
-        pair, alone = (batch, no_new) if there.all() else (_where(batch, there), _where(batch, ~there))
-        yield JoinedRows(_rows(_taken(index.rows, at[there])), _rows(pair), _rows(no_old), _rows(alone))
+        matched = at >= 0
+        pair, alone = (batch, no_new) if matched.all() else (_where(batch, matched), _where(batch, ~matched))
+        yield JoinedRows(_rows(_taken(index.rows, at[matched])), _rows(pair), _rows(no_old), _rows(alone))
     more = index.repeated, count_repeated(np.concatenate(keys))
     rest = index.rows.take(pa.array(index.left()))
     yield JoinedRows(_rows(no_old), _rows(no_new), _rows(rest), _rows(no_new), more)

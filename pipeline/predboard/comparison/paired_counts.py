@@ -111,7 +111,8 @@ def _of_bins(
         (calibration.equal_width_bin(c[0]) * CALIBRATION_BINS + calibration.equal_width_bin(c[1])) * 2 + was
     ) * 2 + is_
     sums = [
-        np.bincount(at, np.rint(of / calibration.PROBABILITY_UNIT), 4 * CALIBRATION_BINS * CALIBRATION_BINS) for of in c
+        np.bincount(at, np.rint(values / calibration.PROBABILITY_UNIT), 4 * CALIBRATION_BINS * CALIBRATION_BINS)
+        for values in c
     ]
     return np.stack([np.bincount(at, minlength=4 * CALIBRATION_BINS * CALIBRATION_BINS), *sums]).astype(np.int64)
 
@@ -121,7 +122,7 @@ def count_pairs(old: Step, new: Step, classes: ClassMapping, kinds: bool = True)
 
     Args:
         old, new: the steps.
-        classes: from `pairing.classes_of`.
+        classes: from `join.match_classes`.
         kinds: whether slices are wanted.
 
     Raises InputError if a part is damaged.
@@ -134,7 +135,7 @@ def count_pairs(old: Step, new: Step, classes: ClassMapping, kinds: bool = True)
 
 def merge_counts(states: Iterable[PairedCounts]) -> PairedCounts:
     """Merge counts."""
-    found = PairedCounts.zero()
+    counts = PairedCounts.zero()
     for state in states:
-        found = merge(found, state)
-    return found
+        counts = merge(counts, state)
+    return counts

@@ -60,7 +60,7 @@ ComparisonPairs = Mapping[tuple[int, int], Comparison]
 
 def gallery_kind(tag: str) -> str:
     """Return the kind of change that a tag shows."""
-    return next(kind for kind, (of, _) in GALLERIES.items() if of == tag)
+    return next(kind for kind, (gallery, _) in GALLERIES.items() if gallery == tag)
 
 
 def summaries(sides: Sequence[Side], pairs: ComparisonPairs, examples: Examples) -> Iterator[tuple[int, Summary]]:
@@ -72,8 +72,8 @@ def summaries(sides: Sequence[Side], pairs: ComparisonPairs, examples: Examples)
         examples: of the first against the last.
     """
     first, last = sides[0], sides[-1]
-    found, step = pairs[0, len(sides) - 1], sides[-1].step.step
-    yield step, Picture("1_glance/report_card", partial(comparison_card, found, first, last), "Start here.")
+    comparison, step = pairs[0, len(sides) - 1], sides[-1].step.step
+    yield step, Picture("1_glance/report_card", partial(comparison_card, comparison, first, last), "Start here.")
     if len(sides) > 2 and (ranked := report.rank_sides(pairs)):
         if not report.missing_pair_notes(pairs, len(sides)):
             caption = "Accuracy of the row minus that of the column, over shared images. Grey: the interval includes 0."
@@ -82,22 +82,22 @@ def summaries(sides: Sequence[Side], pairs: ComparisonPairs, examples: Examples)
         yield step, Picture("1_glance/ranking", partial(_ranking, sides, ranked), caption)
     for tiles in _galleries(examples):
         yield step, tiles
-    if found.rows:
-        yield from ((step, picture) for picture in _pictures(found))
+    if comparison.rows:
+        yield from ((step, picture) for picture in _pictures(comparison))
     yield from _curves(sides, pairs)
-    for tag, markdown in _pages(sides, pairs, found).items():
+    for tag, markdown in _pages(sides, pairs, comparison).items():
         yield step, Text(tag, markdown)
 
 
-def _pages(sides: Sequence[Side], pairs: ComparisonPairs, found: Comparison) -> dict[str, str]:
+def _pages(sides: Sequence[Side], pairs: ComparisonPairs, comparison: Comparison) -> dict[str, str]:
     first, last = sides[0], sides[-1]
-    texts = {"report/0_verdict": pages.verdict_page(found, first, last)}
+    texts = {"report/0_verdict": pages.verdict_page(comparison, first, last)}
     if len(sides) > 2:
         texts["report/all_pairs"] = pages.pairs_table(sides, pairs)
     return texts | {
-        "report/by_class": pages.flips_table(found.by_class, "class"),
-        "report/by_slice": pages.flips_table(found.by_slice, "slice"),
-        "report/transitions": pages.transitions_table(found, first, last),
+        "report/by_class": pages.flips_table(comparison.by_class, "class"),
+        "report/by_slice": pages.flips_table(comparison.by_slice, "slice"),
+        "report/transitions": pages.transitions_table(comparison, first, last),
     }
 
 
@@ -107,28 +107,28 @@ def _change(name: str, d: Difference | Flips, note: str = "") -> DifferenceLine:
     return DifferenceLine(name, value, low, high, note)
 
 
-def comparison_card(found: Comparison, old: Side, new: Side) -> Pixels:
+def comparison_card(comparison: Comparison, old: Side, new: Side) -> Pixels:
     """Draw the report card of a comparison."""
-    accuracy = found.overall.get("accuracy")
-    gained, lost = found.fixed_broken
-    churn = found.rates.get("churn")
-    facts = [("images", f"{found.rows:,}")]
+    accuracy = comparison.overall.get("accuracy")
+    gained, lost = comparison.fixed_broken
+    churn = comparison.rates.get("churn")
+    facts = [("images", f"{comparison.rows:,}")]
     if churn is not None:
         facts.insert(0, ("changed", percent(churn.value)))
-    label, before, now, images = pages.list_transitions(found)
+    label, before, now, images = pages.list_transitions(comparison)
     broken = np.flatnonzero(before == label)[:4].tolist()
-    names = found.names
+    names = comparison.names
     return draw_comparison_card(
         ComparisonCard(
-            sentence=report.verdict_sentence(found, old.name, new.name),
+            sentence=report.verdict_sentence(comparison, old.name, new.name),
             accuracy=None if accuracy is None else _change("accuracy", accuracy),
             sides=None if accuracy is None else ((old.name, accuracy.old), (new.name, accuracy.new)),
             fixed=gained,
             broken=lost,
             facts=facts,
-            worst=[(f.name, _flips(f), _change(f.name, f)) for f in found.by_class[:4]],
+            worst=[(f.name, _flips(f), _change(f.name, f)) for f in comparison.by_class[:4]],
             moves=[(names[label[i]], names[now[i]], f"{images[i]:,}") for i in broken],
-            notes=report.notes(found, old, new),
+            notes=report.notes(comparison, old, new),
         )
     )
 
@@ -146,8 +146,8 @@ def _galleries(examples: Examples) -> Iterator[Tiles]:
             yield Tiles(tag, rows, description)
 
 
-def _pictures(found: Comparison) -> Iterator[Picture]:
-    moved = _moves(found)
+def _pictures(comparison: Comparison) -> Iterator[Picture]:
+    moved = _moves(comparison)
     if len(moved.change):
         caption = (
             "Rows: true class; columns: predicted class. Blue: better (more right, fewer wrong); vermillion: worse."
@@ -161,7 +161,7 @@ def _pictures(found: Comparison) -> Iterator[Picture]:
             partial(draw_change_matrix, moved),
             f"How many images more or fewer than before. {caption}",
         )
-    for tag, flips, what in (("classes", found.by_class, "class"), ("slices", found.by_slice, "slice")):
+    for tag, flips, what in (("classes", comparison.by_class, "class"), ("slices", comparison.by_slice, "slice")):
         if flips:
             caption = f"Accuracy of each {what}, now minus before, in points, with 95 % intervals (Newcombe)."
             yield Picture(f"{tag}/difference", partial(_worst, flips, what), caption)
@@ -179,11 +179,11 @@ def _worst(flips: Sequence[Flips], what: str) -> Pixels:
     return draw_differences(title, [_change(f.name, f, _flips(f)) for f in shown], "images", cut)
 
 
-def _moves(found: Comparison) -> MatrixChange:
+def _moves(comparison: Comparison) -> MatrixChange:
     """Return how the confusion matrix changed, with classes that are confused side by side."""
-    old, new = found.old, found.new
+    old, new = comparison.old, comparison.new
     present = np.flatnonzero(old.support + old.predictions + new.predictions)
-    place = np.zeros(found.classes, np.int64)
+    place = np.zeros(comparison.classes, np.int64)
     place[present] = np.arange(len(present))
     both = [np.concatenate(columns) for columns in zip(old.confusions, new.confusions, strict=True)]
     order = seriate(len(present), place[both[0]], place[both[1]], wilson_intervals(both[2], old.support[both[0]])[0])
@@ -191,13 +191,13 @@ def _moves(found: Comparison) -> MatrixChange:
     place[items] = np.arange(len(items))
     cells = [np.concatenate(columns) for columns in zip(old.cells, new.cells, strict=True)]
     count = np.concatenate([-old.cells[2], new.cells[2]])
-    code, where = np.unique(cells[0] * found.classes + cells[1], return_inverse=True)
+    code, where = np.unique(cells[0] * comparison.classes + cells[1], return_inverse=True)
     change = np.zeros(len(code), np.int64)
     np.add.at(change, where, count)
     code, change = code[change != 0], change[change != 0]
-    true, predicted = np.divmod(code, found.classes)
+    true, predicted = np.divmod(code, comparison.classes)
     return MatrixChange(
-        place[true], place[predicted], change, old.support[items], [found.names[i] for i in items.tolist()]
+        place[true], place[predicted], change, old.support[items], [comparison.names[i] for i in items.tolist()]
     )
 
 
@@ -246,13 +246,13 @@ def _curves(sides: Sequence[Side], pairs: ComparisonPairs) -> Iterator[tuple[int
     last = len(sides) - 1
     steps = {side.run for side in sides} == {sides[0].run} and len({side.step.step for side in sides}) == len(sides)
     for place in range(1, last + 1) if steps else (last,):
-        found, step = pairs[0, place], sides[place].step.step
+        comparison, step = pairs[0, place], sides[place].step.step
         old, new = sides[0].name, sides[place].name if not steps else "the step"
-        for name, d in found.overall.items():
+        for name, d in comparison.overall.items():
             spec = registry.require(name)
             short, label = spec.short, spec.label_with_unit
             yield step, Scalar(f"difference/{short}", d.difference, f"{label}: {new} minus {old}.")
             yield step, Scalar(f"old/{short}", d.old, f"{label} of {old}, over the images they share.")
             yield step, Scalar(f"new/{short}", d.new, f"{label} of {new}, over the images they share.")
-        for name, rate in found.rates.items():
+        for name, rate in comparison.rates.items():
             yield step, Scalar(f"flips/{name}", rate.value, rate.definition)

@@ -51,22 +51,22 @@ def proven_sign(change: Difference | Flips) -> int:
     return int(change.interval[0] > 0) - int(change.interval[1] < 0)
 
 
-def verdict_sentence(found: Comparison, old: str, new: str) -> str:
+def verdict_sentence(comparison: Comparison, old: str, new: str) -> str:
     """Return the comparison in one sentence, which claims no more than the interval of the accuracies."""
-    if not found.state.both:
+    if not comparison.state.both:
         return f"{new} and {old} cannot be compared: they have no image in common."
-    if not found.rows:
-        both = plural(int(found.state.both), "image")
+    if not comparison.rows:
+        both = plural(int(comparison.state.both), "image")
         return (
             f"{new} and {old} cannot be compared: none of the {both} they share has logits and the same label in both."
         )
-    accuracy = found.differences["accuracy"]
-    images = plural(found.rows, "image")
-    if found.state.identical:
+    accuracy = comparison.differences["accuracy"]
+    images = plural(comparison.rows, "image")
+    if comparison.state.identical:
         return f"{new} and {old} give exactly the same predictions for {images}."
     if accuracy.interval is None:
         raise ValueError("the accuracy has no interval")
-    gained, lost = found.fixed_broken
+    gained, lost = comparison.fixed_broken
     flips = f"{gained:,} fixed, {lost:,} broken of {images}"
     low, high = accuracy.interval
     if proven_sign(accuracy):
@@ -77,9 +77,9 @@ def verdict_sentence(found: Comparison, old: str, new: str) -> str:
     return f"{new} and {old} cannot be told apart: {by}, {flips}."
 
 
-def notes(found: Comparison, old: Side, new: Side) -> list[str]:
+def notes(comparison: Comparison, old: Side, new: Side) -> list[str]:
     """Return what a reader should know before believing the numbers, most severe first."""
-    s, lines = found.state, []
+    s, lines = comparison.state, []
     for side in (old, new):
         missing = side.step.manifest_rows - side.step.rows
         if missing:
@@ -141,23 +141,23 @@ def compare_json(
         files: names of what lies beside it.
     """
     first, last = sides[0], sides[-1]
-    found = pairs[0, len(sides) - 1]
+    comparison = pairs[0, len(sides) - 1]
     record: dict[str, Any] = {
         "predboard_compare": FORMAT,
         "name": name,
-        "verdict": verdict_sentence(found, first.name, last.name),
-        "notes": [*notes(found, first, last), *missing_pair_notes(pairs, len(sides)), *uneven_notes(pairs)],
+        "verdict": verdict_sentence(comparison, first.name, last.name),
+        "notes": [*notes(comparison, first, last), *missing_pair_notes(pairs, len(sides)), *uneven_notes(pairs)],
         "old": _about(first),
         "new": _about(last),
-        "classes": found.classes,
+        "classes": comparison.classes,
         "mapped": mapped,
         "files": list(files),
-        "rows": row_counts(found),
-        "rates": {n: _rate(figure) for n, figure in found.rates.items()},
-        "differences": {n: _numbers(d) for n, d in found.differences.items()},
-        "by_class": [_flips(f) for f in found.by_class],
-        "by_slice": [_flips(f) for f in found.by_slice],
-        "definitions": _definitions(found),
+        "rows": row_counts(comparison),
+        "rates": {n: _rate(figure) for n, figure in comparison.rates.items()},
+        "differences": {n: _numbers(d) for n, d in comparison.differences.items()},
+        "by_class": [_flips(f) for f in comparison.by_class],
+        "by_slice": [_flips(f) for f in comparison.by_slice],
+        "definitions": _definitions(comparison),
     }
     if len(sides) > 2:
         record["sides"] = [_about(side) for side in sides]
@@ -165,12 +165,12 @@ def compare_json(
             {
                 "old": sides[i].name,
                 "new": sides[j].name,
-                "verdict": verdict_sentence(of, sides[i].name, sides[j].name),
-                "rows": row_counts(of),
-                "rates": {n: _rate(figure) for n, figure in of.rates.items()},
-                "differences": {n: _numbers(d) for n, d in of.overall.items()},
+                "verdict": verdict_sentence(pair, sides[i].name, sides[j].name),
+                "rows": row_counts(pair),
+                "rates": {n: _rate(figure) for n, figure in pair.rates.items()},
+                "differences": {n: _numbers(d) for n, d in pair.overall.items()},
             }
-            for (i, j), of in pairs.items()
+            for (i, j), pair in pairs.items()
         ]
         record["ranking"] = [
             {"name": sides[r.place].name, "accuracy": _short(r.accuracy), **_to_best(r)} for r in rank_sides(pairs)
@@ -181,8 +181,8 @@ def compare_json(
 def read_compare(content: bytes) -> dict[str, Any] | None:
     """Return what `compare_json` wrote; None if it is something else, or of a newer format."""
     try:
-        found = json.loads(content)
-        return found if isinstance(found, dict) and 1 <= int(found["predboard_compare"]) <= FORMAT else None
+        record = json.loads(content)
+        return record if isinstance(record, dict) and 1 <= int(record["predboard_compare"]) <= FORMAT else None
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -205,12 +205,12 @@ def _about(side: Side) -> dict[str, Any]:
     }
 
 
-def row_counts(found: Comparison) -> dict[str, int]:
+def row_counts(comparison: Comparison) -> dict[str, int]:
     """Return how many rows there are of each kind, by name."""
-    s, (gained, lost) = found.state, found.fixed_broken
+    s, (gained, lost) = comparison.state, comparison.fixed_broken
     return {
         "both": int(s.both),
-        "compared": found.rows,
+        "compared": comparison.rows,
         "fixed": gained,
         "broken": lost,
         "changed": int(s.scored - s.agreed),
@@ -239,22 +239,22 @@ def _rate(figure: Metric) -> dict[str, float]:
 
 
 def _numbers(d: Difference) -> dict[str, float]:
-    found = {"old": _short(d.old), "new": _short(d.new), "difference": _short(d.difference)}
-    return {**found, **_ends(d.interval), "rows": d.rows}
+    numbers = {"old": _short(d.old), "new": _short(d.new), "difference": _short(d.difference)}
+    return {**numbers, **_ends(d.interval), "rows": d.rows}
 
 
 def _flips(f: Flips) -> dict[str, Any]:
     return {"name": f.name, "rows": f.rows, "fixed": f.fixed, "broken": f.broken, "net": f.net, **_ends(f.interval)}
 
 
-def _definitions(found: Comparison) -> dict[str, dict[str, str]]:
+def _definitions(comparison: Comparison) -> dict[str, dict[str, str]]:
     """Return what the names mean and how intervals were made, once for all classes and once for all slices."""
-    said: dict[str, dict[str, str]] = {}
-    every: list[tuple[str, Metric | Difference]] = [*found.rates.items(), *found.differences.items()]
-    for name, of in every:
-        interval = {"interval": of.method} if of.method else {}
-        said.setdefault(registry.pattern_of(name), {"definition": of.definition, **interval})
-    return said
+    definitions: dict[str, dict[str, str]] = {}
+    every: list[tuple[str, Metric | Difference]] = [*comparison.rates.items(), *comparison.differences.items()]
+    for name, number in every:
+        interval = {"interval": number.method} if number.method else {}
+        definitions.setdefault(registry.pattern_of(name), {"definition": number.definition, **interval})
+    return definitions
 
 
 @dataclass(frozen=True)
@@ -288,12 +288,12 @@ def missing_pairs(pairs: Mapping[tuple[int, int], Comparison], sides: int) -> li
 
 def _means(pairs: Mapping[tuple[int, int], Comparison]) -> dict[int, float]:
     """Return the mean accuracy of each side over its pairs, the highest first."""
-    found: dict[int, list[float]] = {}
-    for (i, j), of in pairs.items():
-        if of.rows:
-            found.setdefault(i, []).append(of.old.accuracy)
-            found.setdefault(j, []).append(of.new.accuracy)
-    mean = {place: float(np.mean(values)) for place, values in found.items()}
+    accuracies: dict[int, list[float]] = {}
+    for (i, j), comparison in pairs.items():
+        if comparison.rows:
+            accuracies.setdefault(i, []).append(comparison.old.accuracy)
+            accuracies.setdefault(j, []).append(comparison.new.accuracy)
+    mean = {place: float(np.mean(values)) for place, values in accuracies.items()}
     return {place: mean[place] for place in sorted(mean, key=lambda place: (-mean[place], place))}
 
 

@@ -12,7 +12,7 @@ from predboard.config.checks import (
     Interpolation,
     Precision,
     ScoreKind,
-    Side,
+    SideLength,
 )
 from predboard.config.compare import CompareConfig
 from predboard.config.gate import GateConfig
@@ -51,7 +51,7 @@ __all__ = [
     "Precision",
     "PreprocessingConfig",
     "ScoreKind",
-    "Side",
+    "SideLength",
     "SpeedConfig",
     "VisualizeConfig",
 ]

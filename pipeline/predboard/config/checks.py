@@ -13,7 +13,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 Exif = Literal["ignore", "apply"]
 ScoreKind = Literal["logits", "probabilities", "log_probabilities"]
 Engine = Literal["local", "ray"]
-Side = int | Literal["none"]
+SideLength = int | Literal["none"]
 
 POSITIONAL: Mapping[str, Any] = {"positional": True}
 """Metadata of a field that the command line takes without a flag."""

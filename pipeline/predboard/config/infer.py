@@ -13,7 +13,7 @@ from predboard.config.checks import (
     Interpolation,
     Precision,
     ScoreKind,
-    Side,
+    SideLength,
     check_local,
     check_minimum,
     check_ray_only,
@@ -114,11 +114,11 @@ class ModelConfig:
 class PreprocessingConfig:
     """Preprocessing: what happens to an image before the model sees it."""
 
-    resize: Side | tuple[int, int] | None = None
+    resize: SideLength | tuple[int, int] | None = None
     """N: resize the shorter side to N; HxW: resize to exactly this size; none: keep the images as they are, all of one
     size. Default: what the library of a torchvision:, timm: or hf: model says, else none."""
 
-    crop: Side | None = None
+    crop: SideLength | None = None
     """Side of the square cut from the centre after the resize, or none. Default: the library's, else none."""
 
     mean: tuple[float, ...] | None = None

@@ -323,10 +323,10 @@ class _StateDecoder:
             return np.frombuffer(bytes.fromhex(content), np.dtype(dtype))[0]
         if kind == "state":
             module, name, fields = details
-            found = getattr(importlib.import_module(module), name, None) if self._is_known(module) else None
-            if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
+            state_type = getattr(importlib.import_module(module), name, None) if self._is_known(module) else None
+            if not (isinstance(state_type, type) and dataclasses.is_dataclass(state_type)):
                 raise DamagedError(f"{module}.{name} is not the dataclass of a state")
-            return found(**{field: self.value(node) for field, node in fields.items()})
+            return state_type(**{field: self.value(node) for field, node in fields.items()})
         if kind == "mapping":
             return {key: self.value(node) for key, node in details[0].items()}
         return details[0]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from predboard.config import Interpolation, PreprocessingConfig, Side
+from predboard.config import Interpolation, PreprocessingConfig, SideLength
 from predboard.errors import InputError
 from predboard.images.decode import DecodeOptions
 from predboard.user_code import UserObject
@@ -115,7 +115,7 @@ def _words(value: Any) -> str:
     return " ".join(f"{v:.4g}" for v in value) if isinstance(value, tuple) else str(value).lower()
 
 
-def _side(flag: Side | tuple[int, int] | None, recommended: Any) -> Any:
+def _side(flag: SideLength | tuple[int, int] | None, recommended: Any) -> Any:
     return recommended if flag is None else None if flag == "none" else flag
 
 

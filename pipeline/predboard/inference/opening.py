@@ -49,7 +49,7 @@ class ModelSource(Protocol):
         """The preprocessing that comes with the model, if any."""
         ...
 
-    def build(self, file: Path | None = ..., say: Callable[[str], None] = ..., /) -> torch.nn.Module:
+    def build(self, file: Path | None = ..., log: Callable[[str], None] = ..., /) -> torch.nn.Module:
         """Return the module with the weights of a checkpoint. Raises InputError if these do not fit."""
         ...
 

@@ -252,8 +252,8 @@ class _Examined:
             some = self._affordable(1, forward_rows, 1 if crop is None else crop**2)
             resized += preprocessing_trials.run_trials([name], right[:some], right_at)
         better = preprocessing_trials.best_trial(resized)
-        found = [] if better is None else [preprocessing_trials.diagnose_size(better, sizes[better.name])]
-        return trials + resized, better, found
+        diagnoses = [] if better is None else [preprocessing_trials.diagnose_size(better, sizes[better.name])]
+        return trials + resized, better, diagnoses
 
     def _affordable(self, ways: int, forward_rows: int, pixels: int = 1) -> int:
         """How many labelled images to try this many ways on, with pictures of so many pixels."""

@@ -71,7 +71,7 @@ class _Step:
     files: tuple[Path, ...]
     kind: ScoreKind
     saved: scores.SavedScores
-    joined: labels.JoinedRows
+    joined: labels.LabelledManifest
     run: Run
     warnings: tuple[str, ...]
     """For the record."""

@@ -24,7 +24,7 @@ from predboard.predictions.schema import hash_refs, rename_reserved_columns
 
 
 @dataclass(frozen=True)
-class JoinedRows:
+class LabelledManifest:
     """The manifest of saved rows, and where each part of it comes from, in words."""
 
     manifest: Manifest
@@ -78,7 +78,7 @@ def join_rows(
     class_names: tuple[str, ...],
     image_list: Manifest | None,
     log: Callable[[str], None],
-) -> JoinedRows:
+) -> LabelledManifest:
     """Return the manifest of saved rows, and where it comes from.
 
     Args:
@@ -117,7 +117,7 @@ def join_rows(
     manifest = Manifest(root, image, label, key, order.classes, further_columns)
     images = f"{saved.image!r} of {file.name}" if saved.image is not None else "none"
     images = images if image_list is None else f"--images {config.images}"
-    return JoinedRows(manifest, given.words, images, order.source, order.assumed)
+    return LabelledManifest(manifest, given.words, images, order.source, order.assumed)
 
 
 def open_image_list(config: ImportConfig, class_names: tuple[str, ...]) -> Manifest | None:

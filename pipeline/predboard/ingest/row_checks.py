@@ -54,7 +54,7 @@ def check_label_column(
         )
 
 
-def diagnose_rows(joined: labels.JoinedRows, check: validation.ScoreCheck) -> Iterator[Diagnosis]:
+def diagnose_rows(joined: labels.LabelledManifest, check: validation.ScoreCheck) -> Iterator[Diagnosis]:
     """Run the checks of the preflight that need no model.
 
     Raises InputError if the order of the classes is assumed and the rows do not bear it out.

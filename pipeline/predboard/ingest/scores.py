@@ -309,9 +309,11 @@ def _index_columns(file: Path, table: TableFile, score_columns: ScoreColumns) ->
     """
     for name in ("index", "indices"):
         is_vector = table_files.is_list(table.types.get(name, pa.null())) or table.is_printed(name)
-        found = ScoreColumns((name,)) if is_vector else match_columns(table.names, re.compile(rf"{name}_(\d+)()"))
-        if found is not None and len(found.columns) == len(score_columns.columns):
-            return found
+        index_columns = (
+            ScoreColumns((name,)) if is_vector else match_columns(table.names, re.compile(rf"{name}_(\d+)()"))
+        )
+        if index_columns is not None and len(index_columns.columns) == len(score_columns.columns):
+            return index_columns
     names = [name for name in table.names if re.fullmatch(r"label(_[01])?", name)]
     is_vector = pa.types.is_nested(table.types.get("label", pa.null())) or table.is_printed("label")
     if len(names) > 1 or (names == ["label"] and is_vector):

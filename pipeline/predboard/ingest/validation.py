@@ -222,16 +222,16 @@ class ScoreCheck:
         return lines
 
     def _raise_contradictions(self, file: str) -> None:
-        precision, found = self._coarsest
-        if found.first_row < 0:
+        precision, worst = self._coarsest
+        if worst.first_row < 0:
             return
         outside = {"probabilities": "numbers outside 0 to 1", "log_probabilities": "numbers above 0"}
-        wrong = [f"{plural(found.outside, 'row has', 'rows have')} {outside[self.kind]}"] * bool(found.outside)
-        if found.wrong_sum:
-            wrong.append(f"{plural(found.wrong_sum, 'row does', 'rows do')} not sum to 1 within {found.bound:.1g}")
+        wrong = [f"{plural(worst.outside, 'row has', 'rows have')} {outside[self.kind]}"] * bool(worst.outside)
+        if worst.wrong_sum:
+            wrong.append(f"{plural(worst.wrong_sum, 'row does', 'rows do')} not sum to 1 within {worst.bound:.1g}")
         raise InputError(
             f"{file} does not hold {self.kind}: of {self.rows:,} rows, {' and '.join(wrong)} (as {precision.name} "
-            f"allows); the first is row {found.first_row}, with sum {self.sums[found.first_row]:.6g}: see --scores"
+            f"allows); the first is row {worst.first_row}, with sum {self.sums[worst.first_row]:.6g}: see --scores"
         )
 
 

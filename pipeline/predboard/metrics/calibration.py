@@ -350,9 +350,9 @@ def equal_width_bin(p: NDArray[np.float64]) -> NDArray[np.int64]:
 
 def _sums(at: NDArray[np.int64], weights: tuple[NDArray[np.float64], ...], bins: int) -> NDArray[np.int64]:
     """Return [1 + weights, bins] rows and sums of weights in `PROBABILITY_UNIT`s, each rounded first."""
-    found = [np.bincount(at, minlength=bins)]
-    found += [np.bincount(at, np.rint(w / PROBABILITY_UNIT), bins).astype(np.int64) for w in weights]
-    return np.stack(found).astype(np.int64)
+    sums = [np.bincount(at, minlength=bins)]
+    sums += [np.bincount(at, np.rint(w / PROBABILITY_UNIT), bins).astype(np.int64) for w in weights]
+    return np.stack(sums).astype(np.int64)
 
 
 def _ece(top: NDArray[np.int64]) -> NDArray[np.float64]:

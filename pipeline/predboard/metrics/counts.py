@@ -11,12 +11,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from predboard.metrics.intervals import wilson_interval, wilson_intervals
+from predboard.metrics.intervals import Floats, wilson_interval, wilson_intervals
 from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions
 from predboard.state import FIXED_UNIT, Counted, fixed, greatest, summed
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -95,9 +93,9 @@ class CountMetrics:
         true, predicted = np.divmod(self.counts.confusion.value, self.classes)
         return true, predicted, self.counts.confusion.count
 
-    def _by_class(self, of: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _by_class(self, index: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.int64]:
         totals = np.zeros(self.classes, np.int64)
-        np.add.at(totals, of, count)
+        np.add.at(totals, index, count)
         return totals
 
     @cached_property
@@ -172,8 +170,8 @@ class CountMetrics:
         """
         _, upper = wilson_intervals(self.hits, self.support)
         none = self.support == 0
-        found = np.lexsort((np.arange(self.classes), -self.predictions * none, -self.support, upper, none))
-        return found.astype(np.int64)
+        order = np.lexsort((np.arange(self.classes), -self.predictions * none, -self.support, upper, none))
+        return order.astype(np.int64)
 
     def worst(self, limit: int) -> NDArray[np.int64]:
         """Return the classes that have mistakes, worst first."""

@@ -156,13 +156,13 @@ class ScoreHistograms:
         width = max(_BLOCK // 4 // max(len(rows), 1), 1)
         for start in range(0, k, width):  # class by class: a table of one class stays in the processor's cache
             columns = at[:, start : start + width].T.astype(np.int64, order="C")  # [classes, rows]
-            here = np.arange(len(columns))[:, None]
+            in_block = np.arange(len(columns))[:, None]
             _count(state.any_class, columns)
             folds = np.zeros((len(columns), 2, bins), np.int64)
-            _count(folds, (columns >> shift) + here * (2 * bins))
+            _count(folds, (columns >> shift) + in_block * (2 * bins))
             state.every[start : start + width] = folds.sum(axis=1)
             columns >>= shorter
-            columns += (here + start) * coarse
+            columns += (in_block + start) * coarse
             columns += of_group
             _count(state.every_grouped, columns)
         return state

@@ -113,10 +113,10 @@ def measure_slices(rows: Predictions, summands: NDArray[np.int64]) -> SliceSums:
     texts: dict[str, Groups] = {}
     levels: tuple[dict[str, Groups], ...] = ({}, {}, {})  # of DIGITS
     for name in (*rows.manifest_columns, *IMAGE_PROPERTIES):
-        if (found := rows.texts(name)) is not None:
-            known = found[1] >= 0
+        if (encoded := rows.texts(name)) is not None:
+            known = encoded[1] >= 0
             if known.any():
-                texts[name] = _of_texts(found[0], found[1][known], summands[known])
+                texts[name] = _of_texts(encoded[0], encoded[1][known], summands[known])
         elif (number := rows.numbers(name)) is not None:
             known = np.isfinite(number)
             if known.any():
@@ -130,8 +130,8 @@ def measure_slices(rows: Predictions, summands: NDArray[np.int64]) -> SliceSums:
 
 def _of_texts(distinct: list[str], index: NDArray[np.int64], summands: NDArray[np.int64]) -> Groups:
     """Sum rows by their text; `index` has the text of each row."""
-    here = np.unique(index)
-    order = sorted(here.tolist(), key=distinct.__getitem__)
+    present = np.unique(index)
+    order = sorted(present.tolist(), key=distinct.__getitem__)
     if len(order) > MAX_TEXTS:
         return Groups(MAX_TEXTS, np.zeros(0, object), summands[:0], over=True)
     place = np.zeros(len(distinct), np.int64)
@@ -150,18 +150,18 @@ def _of_values(value: NDArray[np.float64], summands: NDArray[np.int64]) -> list[
     else:
         order = np.argsort(value)
         ordered, sums = value[order], summands.take(order, axis=0)
-    found = []
+    levels = []
     for digits in BINARY_DIGITS:
         rounded = _rounded(ordered, digits)
         first = np.flatnonzero(np.append(True, rounded[1:] != rounded[:-1]))
         if len(first) > MAX_NUMBERS:
-            found.append(Groups(MAX_NUMBERS, value[:0], summands[:0], over=True))
+            levels.append(Groups(MAX_NUMBERS, value[:0], summands[:0], over=True))
             continue
         groups = Groups(MAX_NUMBERS, rounded[first], np.add.reduceat(sums, first, axis=0))
-        found.append(groups)
+        levels.append(groups)
         if digits == BINARY_DIGITS[0]:  # exact, so that the others follow from these
             ordered, sums = groups.value, groups.sums
-    return found
+    return levels
 
 
 def _sorted(states: dict[str, Groups]) -> StatesByName:
@@ -184,28 +184,30 @@ def list_slices(kinds: SliceSums, like: SliceSums | None = None, alone: bool = F
     A column with one value is a slice only if `alone`: there are no other rows to compare with.
     """
     like = like or kinds
-    found = []
+    slices = []
     for column, groups in kinds.texts.states.items():
         if alone or len(groups.value) > 1:
-            found += [Slice(column, f"={v}", s) for v, s in zip(groups.value, groups.sums, strict=True)]
+            slices += [Slice(column, f"={v}", s) for v, s in zip(groups.value, groups.sums, strict=True)]
     for column in kinds.numbers.states:
         for mine, model in zip(_levels(kinds, column), _levels(like, column) or _levels(kinds, column), strict=True):
             if not model.over:
-                found += _of_numbers(column, mine, model, alone)
+                slices += _of_numbers(column, mine, model, alone)
                 break
-    return found
+    return slices
 
 
-def slice_names(found: list[Slice]) -> dict[tuple[str, str], str]:
+def slice_names(slices: list[Slice]) -> dict[tuple[str, str], str]:
     """Return unique names such as `slices/country=NO` by column and value, those of slices with most rows first."""
-    ordered = sorted(found, key=lambda s: (s.column, s.value))
+    ordered = sorted(slices, key=lambda s: (s.column, s.value))
     names = zip(ordered, unique_names([f"slices/{s.name}" for s in ordered]), strict=True)
     return {(s.column, s.value): name for s, name in sorted(names, key=lambda pair: -pair[0].rows)}
 
 
 def skipped_columns(kinds: SliceSums) -> list[str]:
     """Return the columns that have too many different values."""
-    return [name for of in (kinds.texts, kinds.rough) for name, groups in of.states.items() if groups.over]
+    return [
+        name for by_column in (kinds.texts, kinds.rough) for name, groups in by_column.states.items() if groups.over
+    ]
 
 
 def _levels(kinds: SliceSums, column: str) -> tuple[Groups, ...]:
@@ -225,8 +227,8 @@ def _of_numbers(column: str, groups: Groups, model: Groups, alone: bool) -> list
     rank = np.cumsum(model.sums[:, 0]) / model.sums[:, 0].sum()
     ends = model.value[np.unique(np.minimum(np.searchsorted(rank, (0.25, 0.5, 0.75)), len(rank) - 2))]
     place = np.searchsorted(ends, groups.value)  # value <= end belongs to the quarter that ends there
-    said = format_distinct(ends, 3)
-    names = [f"≤ {said[0]}", *(f"{low} to {high}" for low, high in itertools.pairwise(said)), f"> {said[-1]}"]
+    edges = format_distinct(ends, 3)
+    names = [f"≤ {edges[0]}", *(f"{low} to {high}" for low, high in itertools.pairwise(edges)), f"> {edges[-1]}"]
     sums = [groups.sums[place == i].sum(axis=0) for i in range(len(names))]
     return [Slice(column, name, s) for name, s in zip(names, sums, strict=True) if s[0]]
 
@@ -238,8 +240,8 @@ def format_distinct(values: NDArray[np.float64], digits: int) -> list[str]:
     (['0.199', '0.25'], ['20240115', '20240116'])
     """
     for more in range(digits, 18):
-        found = [f"{v:.{more}g}" for v in values.tolist()]
-        off = np.abs(np.array(found, np.float64) - values)
-        if len(set(found)) == len(found) and (off < 0.5).all():
+        texts = [f"{v:.{more}g}" for v in values.tolist()]
+        off = np.abs(np.array(texts, np.float64) - values)
+        if len(set(texts)) == len(texts) and (off < 0.5).all():
             break
-    return found
+    return texts

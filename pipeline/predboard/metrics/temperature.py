@@ -119,7 +119,7 @@ def _curves(logits: NDArray[np.float32], predicted: NDArray[np.int64]) -> NDArra
         gap = logits[each, predicted][:, None] - logits  # [rows, classes]
     np.minimum(gap, np.float32(MAX_LOGIT_GAP), out=gap)
     gap[each, predicted] = MAX_LOGIT_GAP  # left out of the sums: ln(1 + rest) keeps the digits of an almost sure row
-    found = np.empty((len(logits), 3, len(INVERSE_TEMPERATURES)), np.float32)
+    derivatives = np.empty((len(logits), 3, len(INVERSE_TEMPERATURES)), np.float32)
     e, weighed = np.empty_like(gap), np.empty_like(gap)
     for first in (0, 1):
         for i in range(first, len(INVERSE_TEMPERATURES), 2):
@@ -130,10 +130,10 @@ def _curves(logits: NDArray[np.float32], predicted: NDArray[np.int64]) -> NDArra
             rest = e.sum(axis=1)
             np.multiply(gap, e, out=weighed)
             mean = weighed.sum(axis=1) / (1 + rest)
-            found[:, 0, i] = np.log1p(rest)
-            found[:, 1, i] = -mean
-            found[:, 2, i] = np.einsum("ij,ij->i", gap, weighed) / (1 + rest) - mean**2
-    return found
+            derivatives[:, 0, i] = np.log1p(rest)
+            derivatives[:, 1, i] = -mean
+            derivatives[:, 2, i] = np.einsum("ij,ij->i", gap, weighed) / (1 + rest) - mean**2
+    return derivatives
 
 
 def _in_log(curve: NDArray[np.float32]) -> NDArray[np.float64]:

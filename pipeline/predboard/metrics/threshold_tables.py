@@ -29,8 +29,8 @@ def confidence_table(confidence: CountArray) -> str:
     def line(first: str, i: int) -> list[str]:
         n, hits = int(rows[i]), int(right[i])
         lower, upper = wilson_interval(hits, n)
-        kept, interval = f"{percent(n / total)} ({n:,})", f"{percent(lower)} to {percent(upper)}"
-        return [first, _digits(edge[i]), kept, percent(hits / n), interval, f"{n - hits:,}"]
+        coverage, interval = f"{percent(n / total)} ({n:,})", f"{percent(lower)} to {percent(upper)}"
+        return [first, _digits(edge[i]), coverage, percent(hits / n), interval, f"{n - hits:,}"]
 
     by_share = [line(f"{100 * s:.0f} %", int(np.searchsorted(rows, np.ceil(s * total - 1e-9)))) for s in KEPT_SHARES]
     by_accuracy = []

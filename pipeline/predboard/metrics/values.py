@@ -29,8 +29,8 @@ def overall_metrics(state: AnyState) -> dict[str, Metric]:
     """
     if "overall" not in state.memo:
         state.memo["overall"] = _overall(state) if state.metrics.counted else {}
-    found: dict[str, Metric] = state.memo["overall"]
-    return found
+    metrics: dict[str, Metric] = state.memo["overall"]
+    return metrics
 
 
 def _overall(state: AnyState) -> dict[str, Metric]:
@@ -48,16 +48,16 @@ def _without_logits(state: CountState) -> dict[str, Metric | None]:
     specs = [spec for spec in rows("overall") if not spec.needs_logits]
     functions = {spec.name: spec.margins for spec in specs if spec.margins is not None}
     draws = bootstrap_margins(m, functions) if functions else {}
-    found: dict[str, Metric | None] = {}
+    metrics: dict[str, Metric | None] = {}
     for spec in specs:
         if spec.margins is None:
-            found[spec.name] = None if spec.compute is None else _described(spec, spec.compute(state))
+            metrics[spec.name] = None if spec.compute is None else _described(spec, spec.compute(state))
         elif not isnan(value := float(spec.margins(m.margins))):
             drawn = draws[spec.name]
             method = spec.interval.format(len(drawn))
             ends = bias_corrected_interval(value, drawn)
-            found[spec.name] = Metric(value, ends, spec.definition, method, rows=m.counted)
-    return found
+            metrics[spec.name] = Metric(value, ends, spec.definition, method, rows=m.counted)
+    return metrics
 
 
 def calibration_metrics(evidence: CalibrationEvidence) -> dict[str, Metric]:
@@ -73,8 +73,8 @@ def class_columns(state: AnyState) -> dict[str, ClassMetric]:
         state.memo["classes"] = {
             spec.short: spec.compute(state) for spec in rows("classes") if spec.compute and logits >= spec.needs_logits
         }
-    found: dict[str, ClassMetric] = state.memo["classes"]
-    return found
+    columns: dict[str, ClassMetric] = state.memo["classes"]
+    return columns
 
 
 def class_metrics(chosen: Sequence[int], columns: Mapping[str, ClassMetric]) -> list[dict[str, Metric]]:

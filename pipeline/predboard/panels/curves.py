@@ -174,8 +174,8 @@ def _risk_coverage(confidence: BinCounts) -> Pixels:
     coverage, risk = rows[some] / total, wrong[some] / rows[some]
     coverage, risk = np.append(0, coverage), np.append(risk[0], risk)
     top, ticks = _scale(max(float(risk[coverage > 0.05].max()), overall))
-    kept = np.linspace(0, 1, 185)
-    best = np.maximum(kept - (1 - overall), 0) / np.maximum(kept, 1e-9)
+    shares = np.linspace(0, 1, 185)
+    best = np.maximum(shares - (1 - overall), 0) / np.maximum(shares, 1e-9)
     perfect = np.array([[errors, 0], [0, total - errors]])
     flat = np.array([0.0, 1.0])
     curves = [
@@ -188,7 +188,7 @@ def _risk_coverage(confidence: BinCounts) -> Pixels:
             True,
         ),
         Curve(flat, np.full(2, overall / top), "random", _short(overall), UNKNOWN),
-        Curve(kept, best / top, "ideal", _short(float(score_histograms.aurc(perfect).value)), RIGHT),
+        Curve(shares, best / top, "ideal", _short(float(score_histograms.aurc(perfect).value)), RIGHT),
     ]
     x = Axis("images kept, most confident first", _TICKS)
     return plots.draw_curves("area under curve", x, Axis("error rate of those kept", ticks), curves)

@@ -88,7 +88,7 @@ class Panel:
 
     gallery: int = 24
     """Images in a gallery."""
-    kept: int = 10_000
+    csv_rows: int = 10_000
     """Suspects in `suspects.csv`."""
     listed: int = 100
     """Rows of a table on the page."""
@@ -110,7 +110,7 @@ class Panel:
     def zero_second(self, run: Run, first: State) -> SecondState:  # noqa: ARG002  no rows in any case
         """Return the second state of no rows."""
         nothing, none = no_tile_rows(len(run.classes)), np.zeros(0, np.int64)
-        suspects = Lowest(self.kept, none, np.zeros(0), {**nothing, "suspected": none})
+        suspects = Lowest(self.csv_rows, none, np.zeros(0), {**nothing, "suspected": none})
         alike = Lowest(DUPLICATE_ROWS_MAX, none, np.zeros(0), {**nothing, "digest": none})
         return SecondState(Counted.from_values(none), suspects, alike, np.int64(0), np.int64(0))
 
@@ -124,7 +124,7 @@ class Panel:
         wrong = np.flatnonzero(has_one & (candidate != known.label) & ~known.right)
         score = margin(known)[wrong]
         group = np.zeros(len(wrong), np.int64)
-        likeliest = Lowest.choose(self.kept, group, score, known.key[wrong], known.id[wrong])
+        likeliest = Lowest.choose(self.csv_rows, group, score, known.key[wrong], known.id[wrong])
         chosen = wrong[likeliest]
         suspects = {**known.tile_rows(chosen), "suspected": candidate[chosen]}
 
@@ -135,7 +135,7 @@ class Panel:
         alike = {**known.tile_rows(possible[same]), "digest": known.digest[possible[same]]}
         return SecondState(
             joint,
-            Lowest(self.kept, np.zeros(len(chosen), np.int64), score[likeliest], suspects),
+            Lowest(self.csv_rows, np.zeros(len(chosen), np.int64), score[likeliest], suspects),
             Lowest(DUPLICATE_ROWS_MAX, group[same], hashed[same], alike),
             np.int64(len(wrong)),
             np.int64(len(possible)),
@@ -162,7 +162,7 @@ class Panel:
                 yield step, Tiles("label_issues/same_picture", rows, description)
             if step == max(states):
                 issues = _issues(info.run.classes, state, metrics, clashing)
-                page = label_issues_page(issues, self.listed, self.kept)
+                page = label_issues_page(issues, self.listed, self.csv_rows)
                 yield step, Text("report/label_issues", page, "Labels that may be wrong, and duplicate images.")
                 yield step, File("suspects.csv", suspects_csv(second.suspects.rows, info.run.classes))
 

@@ -80,7 +80,7 @@ class Panel:
     """Slices in the picture."""
     listed: int = 100
     """Rows of the table on the page."""
-    kept: int = 1000
+    summarised: int = 1000
     """Slices in `summary.json`: those with the most images."""
     columns: frozenset[str] = slicing.COLUMNS | {"label", "predicted", "loss"}
 
@@ -104,8 +104,8 @@ class Panel:
         """Yield the page and picture of the last step, and curves of its worst slices."""
         yield from self.metrics(info, states)
         last = max(states)
-        found = list_slices(states[last])
-        compared = compare(found)
+        slices = list_slices(states[last])
+        compared = compare(slices)
         worse = [c for c in compared if c.worse]
         tags = _tags([c.slice for c in worse[: self.curves]])
         for step, state in states.items():
@@ -114,7 +114,7 @@ class Panel:
                 if (s.column, s.value) in at_step:
                     description = f"Accuracy where {s.name}, a slice that was worse than the rest at the last step."
                     yield step, Scalar(tag, at_step[s.column, s.value].accuracy, description)
-        if not found:
+        if not slices:
             return
         if compared:
             lines = [_line(c.slice) for c in (worse or compared)[: self.shown]]
@@ -132,20 +132,20 @@ class Panel:
 
     def restricted_to(self, wanted: Collection[str]) -> Self:  # noqa: ARG002  all of them come of one state
         """Return a panel with the metrics of all slices, not only of the largest."""
-        return replace(self, kept=sys.maxsize)
+        return replace(self, summarised=sys.maxsize)
 
     def metrics(self, info: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Metrics]]:  # noqa: ARG002
         """Yield images, accuracy and loss of each slice; of many slices at the last step only."""
         last = states[max(states)]
         names = slice_names(list_slices(last, alone=True))
-        names = {key: names[key] for key in list(names)[: self.kept]}
+        names = {key: names[key] for key in list(names)[: self.summarised]}
         for step, state in states.items():
             if names and (state is last or len(names) <= ALL_STEPS_MAX_SLICES):
-                found: dict[str, Metric] = {}
+                metrics: dict[str, Metric] = {}
                 for s in list_slices(state, like=last, alone=True):
                     if (s.column, s.value) in names:
-                        found |= {f"{names[s.column, s.value]}/{n}": figure for n, figure in slice_metrics(s).items()}
-                yield step, Metrics("slices", found)
+                        metrics |= {f"{names[s.column, s.value]}/{n}": figure for n, figure in slice_metrics(s).items()}
+                yield step, Metrics("slices", metrics)
 
     def _page(self, state: State, compared: list[SliceComparison], worse: list[SliceComparison]) -> str:
         parts = [
@@ -197,9 +197,9 @@ def _line(s: Slice) -> IntervalLine:
     return IntervalLine(s.name, s.accuracy, low, high, f"{s.rows:,}")
 
 
-def _tags(found: list[Slice]) -> dict[str, Slice]:
+def _tags(slices: list[Slice]) -> dict[str, Slice]:
     """Return slices by their tags, which are all different."""
-    return dict(zip(unique_names([f"slices/{s.name}" for s in found]), found, strict=True))
+    return dict(zip(unique_names([f"slices/{s.name}" for s in slices]), slices, strict=True))
 
 
 def _table(compared: list[SliceComparison]) -> bytes:

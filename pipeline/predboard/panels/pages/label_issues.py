@@ -37,13 +37,13 @@ class LabelIssues:
     """Images that may occur more than once; `duplicates` is a sample of them if there are more."""
 
 
-def label_issues_page(issues: LabelIssues, listed: int, kept: int) -> str:
+def label_issues_page(issues: LabelIssues, listed: int, csv_rows: int) -> str:
     """Write the page.
 
     Args:
         issues: what it says.
         listed: rows of a table.
-        kept: rows of `suspects.csv` at most.
+        csv_rows: rows of `suspects.csv` at most.
     """
     limit = (
         "This is exact here."
@@ -63,7 +63,7 @@ def label_issues_page(issues: LabelIssues, listed: int, kept: int) -> str:
     ]
     more = issues.suspected - min(len(issues.suspects["id"]), listed)
     if len(issues.suspects["id"]) and more:
-        parts.append(f"{more:,} more are not listed; `suspects.csv` holds the first {kept:,} of all.")
+        parts.append(f"{more:,} more are not listed; `suspects.csv` holds the first {csv_rows:,} of all.")
     parts.append(_duplicates(issues, listed))
     return "\n\n".join(part for part in parts if part)
 
