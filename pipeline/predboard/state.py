@@ -69,7 +69,7 @@ class Mergeable(Protocol):
 
 @dataclass(frozen=True)
 class Counted:
-    """How often each whole number was seen. A confusion matrix of 10,000 classes takes only the pairs that were seen.
+    """Counts of whole numbers. A confusion matrix of 10,000 classes takes only the pairs that were seen.
 
     >>> a, b = Counted.from_values(np.array([3, 1, 3])), Counted.from_values(np.array([3, 7]))
     >>> a.merge(b)

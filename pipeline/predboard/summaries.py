@@ -1,4 +1,4 @@
-"""What a panel may ask to be shown: a closed set of plain values. It knows nothing of TensorBoard's encoding.
+"""Defines what a panel may ask to be shown: a closed set of plain values. It knows nothing of TensorBoard's encoding.
 
 Each kind declares in its class line where it goes, which tab shows it, and whether it has pictures. Nothing else has a
 list of kinds but the encoder, which raises for one that it does not know.
@@ -33,7 +33,7 @@ class Tab(enum.Enum):
 
 
 class Output(enum.Flag):
-    """Where stage two writes a summary."""
+    """The place to which stage two writes a summary."""
 
     EVENTS = enum.auto()
     """The event file."""
@@ -181,7 +181,7 @@ class HParams(Summary, output=Output.EVENTS, tab=Tab.HPARAMS):
     name: str
     """Name of the run."""
     settings: Mapping[str, str | float | bool]
-    """How the run was made."""
+    """The settings of the run."""
     metrics: Mapping[str, str]
     """Tags of the scalars to show, and their column headings."""
     description: str = ""
@@ -196,9 +196,9 @@ class Metric:
     """Ends of the 95 % interval."""
     definition: str = ""
     method: str = ""
-    """How the interval was made."""
+    """Method of the interval."""
     bound: float | None = None
-    """How far the exact value may be away; None if this is the exact value."""
+    """Largest distance from the exact value; None if this is the exact value."""
     rows: int | None = None
     """Images that the number rests on; None if the number is itself a count."""
 

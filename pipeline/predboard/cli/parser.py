@@ -27,7 +27,7 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class Syntax:
-    """How the values of one type are written."""
+    """The syntax of the values of one type."""
 
     metavar: str
     """Stands for the value in help texts; if empty, the last word of the field's name does."""

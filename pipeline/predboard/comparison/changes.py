@@ -29,7 +29,7 @@ CHANGE_KINDS = (
     "only_old",
     "only_new",
 )
-"""What can happen to a row; the first is no change. `labels_differ` takes precedence over all but failures."""
+"""Kinds of change of a row; the first is no change. `labels_differ` takes precedence over all but failures."""
 
 BOTH_WRONG = len(CHANGE_KINDS)
 """An additional kind for the gallery of unchanged mistakes: the same wrong class both times."""

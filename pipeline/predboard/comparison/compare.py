@@ -55,7 +55,7 @@ class CompareResult:
     summary: Mapping[str, Any]
     """The content of compare.json (docs/format.md)."""
     missing_pictures: int
-    """How many source images were not found."""
+    """Number of source images that were not found."""
     unchanged: bool
     """Whether nothing was written, because nothing had changed since the last time."""
 

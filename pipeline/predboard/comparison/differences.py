@@ -59,12 +59,12 @@ class Difference:
     """Images that it rests on; for a class's precision those predicted as it by the step that did so less often."""
     definition: str = ""
     method: str = ""
-    """How the interval was made."""
+    """Method of the interval."""
 
 
 @dataclass(frozen=True)
 class Flips:
-    """How many images of one class or slice were fixed and broken."""
+    """Counts of fixed and broken images of one class or slice."""
 
     name: str
     rows: int
@@ -96,7 +96,7 @@ class Comparison:
 
     @property
     def classes(self) -> int:
-        """How many there are."""
+        """Number of classes of both steps together."""
         return len(self.names)
 
     @cached_property
@@ -108,7 +108,7 @@ class Comparison:
 
     @property
     def rows(self) -> int:
-        """How many images are compared."""
+        """Number of images that are compared."""
         return int(self.state.cells.count.sum())
 
     @cached_property
@@ -133,7 +133,7 @@ class Comparison:
 
     @cached_property
     def fixed_broken(self) -> tuple[int, int]:
-        """How many images were fixed (wrong before, right now) and broken (right before, wrong now)."""
+        """Numbers of images that were fixed (wrong before, right now) and broken (right before, wrong now)."""
         label, old, new, count = self.joint
         was, is_ = old == label, new == label
         return int(count[is_ & ~was].sum()), int(count[was & ~is_].sum())

@@ -1,4 +1,4 @@
-"""Writes the pages of a comparison in Markdown, and transitions.csv. It knows no drawing and no file names but these.
+"""Writes a comparison's pages of words in Markdown. It draws nothing; the only file it knows is transitions.csv.
 
 Numbers come from `differences`, sentences from `report`.
 """
@@ -28,7 +28,7 @@ MAX_TABLE_ROWS = 100
 """Rows of a table: TensorBoard slows down above 200."""
 
 SIGN_WORDS = {1: "**better**", -1: "**worse**", 0: ""}
-"""What tables say of a sign."""
+"""Words for a sign in tables."""
 
 
 def verdict_page(comparison: Comparison, old: Side, new: Side) -> str:
@@ -79,7 +79,7 @@ def _rates(comparison: Comparison) -> str:
 
 
 def flips_table(flips: Sequence[Flips], what: str) -> str:
-    """Return the table of what became of each class or slice, the worst first."""
+    """Return a table of fixed and broken images by class or slice, worst first."""
     if not flips:
         return f"No {what} has images on which the two can be compared."
     lines = [
@@ -108,7 +108,7 @@ def list_transitions(comparison: Comparison) -> tuple[NDArray[np.int64], ...]:
 
 
 TRANSITION_KINDS = ("fixed", "broken", "changed_wrong")
-"""What may have become of a labelled image whose prediction changed."""
+"""Kinds of change of a labelled image whose prediction changed."""
 
 
 def _kinds(label: NDArray[np.int64], old: NDArray[np.int64], new: NDArray[np.int64]) -> NDArray[np.int64]:

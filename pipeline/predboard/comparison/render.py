@@ -27,7 +27,7 @@ MAX_INTERVAL_LINES = 10
 """Classes or slices in a plot."""
 
 BEST_LINES = 3
-"""How many of them are the most improved ones, if there are more than `MAX_INTERVAL_LINES`."""
+"""Most improved classes or slices in a plot, if there are more than `MAX_INTERVAL_LINES`."""
 
 MAX_RANKED_SIDES = 12
 """Sides in the plot of the ranking."""
@@ -64,7 +64,7 @@ def gallery_kind(tag: str) -> str:
 
 
 def summaries(sides: Sequence[Side], pairs: ComparisonPairs, examples: Examples) -> Iterator[tuple[int, Summary]]:
-    """Yield (step, summary) of everything that is drawn: the first side against the last, and the ranking of all.
+    """Yield (step, summary) for the first side against the last, and for all sides together.
 
     Args:
         sides: at least two, the oldest first.
@@ -134,7 +134,7 @@ def comparison_card(comparison: Comparison, old: Side, new: Side) -> Pixels:
 
 
 def _flips(f: Flips) -> str:
-    """Return the numbers of fixed and broken images, short."""
+    """Format the counts of fixed and broken images compactly."""
     return f"+{f.fixed:,} −{f.broken:,}"
 
 
@@ -180,7 +180,7 @@ def _worst(flips: Sequence[Flips], what: str) -> Pixels:
 
 
 def _moves(comparison: Comparison) -> MatrixChange:
-    """Return how the confusion matrix changed, with classes that are confused side by side."""
+    """Return how the confusion matrix changed, with classes that are confused with each other placed side by side."""
     old, new = comparison.old, comparison.new
     present = np.flatnonzero(old.support + old.predictions + new.predictions)
     place = np.zeros(comparison.classes, np.int64)
@@ -242,7 +242,7 @@ def _ranking(sides: Sequence[Side], ranked: Sequence[report.RankedSide]) -> Pixe
 
 
 def _curves(sides: Sequence[Side], pairs: ComparisonPairs) -> Iterator[tuple[int, Scalar]]:
-    """Yield metrics of both and their differences; for steps of one run a point for each step, against the first."""
+    """Yield curves of both sides and their difference; for steps of one run, each step against the first."""
     last = len(sides) - 1
     steps = {side.run for side in sides} == {sides[0].run} and len({side.step.step for side in sides}) == len(sides)
     for place in range(1, last + 1) if steps else (last,):

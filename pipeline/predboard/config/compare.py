@@ -28,7 +28,7 @@ class CompareConfig:
     """Match classes by name when the two runs list different classes, or in a different order."""
 
     image_root: AnyPath | None = None
-    """Where the source images are now, if they were moved after inference."""
+    """Current folder of the source images, if they were moved after inference."""
 
     workers: int = 0
     """Threads that draw. 0: one per processor, at most 16."""

@@ -86,7 +86,7 @@ class ModelConfig:
     without a checkpoint, pretrained=False uses random weights instead of the library's."""
 
     scores: ScoreKind = "logits"
-    """What the model returns. Say so if it ends in a softmax or log-softmax; log-probabilities are stored then."""
+    """Kind of the model's output. Set it if it ends in a softmax or log-softmax; log-probabilities are stored then."""
 
     ema: bool = False
     """Use the exponential moving average of the weights that the checkpoint also contains."""

@@ -25,7 +25,7 @@ class VisualizeConfig:
     """List the panels and stop."""
 
     image_root: AnyPath | None = None
-    """Where the source images are now, if they were moved after inference."""
+    """Current folder of the source images, if they were moved after inference."""
 
     log_every: int | Literal["all"] | None = None
     """Also show every N-th image, as a loop over the data would log it; or all images, up to an event file of

@@ -32,7 +32,7 @@ _UNDECIDED_CELL: Colour = (205, 205, 205)
 
 @dataclass(frozen=True)
 class SidePrediction:
-    """What one of two steps predicts for an image."""
+    """The prediction of one of two steps for an image."""
 
     side: str
     """Name of the step."""

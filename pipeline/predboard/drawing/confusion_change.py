@@ -1,4 +1,4 @@
-"""How a confusion matrix changed from one step to another: an overview, and one with numbers. It knows no metrics.
+"""Draws how a confusion matrix changed between steps: an overview, and one with numbers. It knows no metrics.
 
 Blue means better (more on the diagonal, fewer beside it) and vermillion means worse.
 """

@@ -25,7 +25,7 @@ _SYSTEM_FONTS = (
     "/System/Library/Fonts/Supplemental/Arial Unicode.ttf",
     "C:/Windows/Fonts/msyh.ttc",
 )
-"""Where systems keep a font for scripts that DejaVu Sans lacks; the first that exists is used."""
+"""Usual places of a font for scripts that DejaVu Sans lacks; the first that exists is used."""
 
 
 @functools.cache
@@ -45,7 +45,7 @@ def _glyph(character: str) -> tuple[tuple[int, int], bytes]:
 
 @functools.lru_cache(FITTED_LINES)
 def has_glyph(character: str) -> bool:
-    """Whether DejaVu Sans has a character. One that it lacks is drawn as the font's box, as U+FFFF always is.
+    """Return whether DejaVu Sans has a character. One that it lacks is drawn as the font's box, as U+FFFF always is.
 
     >>> has_glyph("ž"), has_glyph("✓"), has_glyph("漢")
     (True, True, False)

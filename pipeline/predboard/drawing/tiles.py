@@ -26,7 +26,7 @@ _FRAME_PX, _MARGIN_PX = 4, 5
 """Width of the frame around a tile's picture, and of the white margin around the frame."""
 
 TEXT_LEFT_PX = _MARGIN_PX + 2 * _FRAME_PX + PICTURE_SIDE_PX + 7
-"""Where the text of a tile begins, from its left side."""
+"""Distance of a tile's text from its left side."""
 
 TEXT_WIDTH_PX = WIDTH_PX - TEXT_LEFT_PX - 4
 

@@ -44,14 +44,14 @@ def part_key(part: PartFile) -> str:
 
 @dataclass(frozen=True)
 class CacheLookup:
-    """What the cache has of one step, and what must be measured."""
+    """The cached states of one step, and the parts that must be measured."""
 
     states: Mapping[str, Any]
-    """By panel: its state, merged over all parts that need not be measured for it."""
+    """State of each panel, merged over all parts that need not be measured for it."""
     missing: Mapping[str, frozenset[str]]
-    """By part key: the panels, and `DERIVED_ROWS`, for which the part must be measured."""
+    """Panels, and `DERIVED_ROWS`, for which each part must be measured, by part key."""
     rows: Mapping[str, CacheEntry]
-    """By part key: the entry with its derived rows."""
+    """Entry with the derived rows of each part, by part key."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,10 @@ class StateCache:
         return lookups
 
     def _is_useless(self, entry: CacheEntry, parts: Set[str], wanted: frozenset[str]) -> bool:
-        """Whether an entry that is not used now will not be used later: one of its parts is gone, or all it has is of
-        wanted panels, which have it from elsewhere. An entry with other panels may be used when they are drawn again.
+        """Return whether an entry that is not used now will not be used later.
+
+        One of its parts is gone, or it has only states of wanted panels, which have them from elsewhere. An entry with
+        other panels may be used when they are drawn again.
         """
         not_drawn = entry.panels.keys() - self.versions.keys()
         return not entry.parts.keys() <= parts or (not not_drawn and self._current_names(entry) <= wanted)

@@ -36,17 +36,17 @@ CONCURRENT_PARTS = 4
 """Parts in object storage that a process reads at a time: it waits for one as long as it measures it, or longer."""
 
 ROW_COST_LOGITS = 150
-"""What a row costs beside its logits, in logits."""
+"""Cost of a row beside its logits, in logits."""
 
 
 @dataclass(frozen=True)
 class FoldSettings:
-    """How work is cut into pieces, and when states are cached. Time and memory depend on it, and the states do not."""
+    """Sizes of tasks, and limits for caching states. Time and memory depend on them, and the states do not."""
 
     task_min_rows: int = 4096
     """Rows that a process measures before it answers; neighbouring smaller parts share a task."""
     task_max_rows: int = 262_144
-    """As many at most on a cluster and from object storage: their derived rows, 40 MB, are sent together."""
+    """Most rows of a task on a cluster and from object storage: their derived rows, 40 MB, are sent together."""
     entry_min_rows: int = 131_072
     """Rows of a cache entry: loading one takes as long as measuring some thousand rows."""
     parallel_min_logits: int = 40_000_000
@@ -192,11 +192,11 @@ def _call_when_reached(action: Callable[[], object]) -> Iterator[Never]:
 
 @dataclass(frozen=True)
 class _Task:
-    """What a process measures before it answers: neighbouring parts of a step."""
+    """Neighbouring parts of a step, which a process measures before it answers."""
 
     step: int
     parts: Mapping[str, PartFile]
-    """By key, in order."""
+    """Parts by key, in order."""
     panels: Mapping[str, Panel]
     with_rows: bool
     """Whether the derived rows are wanted."""
@@ -204,13 +204,13 @@ class _Task:
 
 @dataclass(frozen=True)
 class _StepPlan:
-    """What is cached of a step, and what must be measured."""
+    """The cached states of a step, and the parts that must be measured."""
 
     step: Step
     panels: Mapping[str, Panel]
     """Those that look at this step."""
     parts: Mapping[str, PartFile]
-    """By key, in order."""
+    """Parts by key, in order."""
     cached: CacheLookup
 
     def tasks(self, executor: Executor, settings: FoldSettings) -> Iterator[_Task]:

@@ -157,7 +157,7 @@ def check_complete(rows: int, manifest_rows: int) -> RuleResult:
 
 @dataclass(frozen=True)
 class BaselineChange:
-    """How a run differs from its baseline."""
+    """The differences of a run from its baseline."""
 
     differences: Mapping[str, Difference]
     """Differences by name of the metric."""

@@ -47,7 +47,7 @@ class StepMetrics:
 
     step: Step
     images: Mapping[str, int]
-    """As in `GateResult.images`, and how many are `missing`."""
+    """Numbers of images as in `GateResult.images`, and of those that are `missing`."""
     states: States
     metrics: Mapping[str, Metric]
 

@@ -29,9 +29,9 @@ class Rule:
     min: float | None = None
     max: float | None = None
     max_drop: float | None = None
-    """How much worse than the baseline it may be: lower, or for a loss or error, higher."""
+    """Most that it may be worse than the baseline: lower, or for a loss or error, higher."""
     bound: Bound = "point"
-    """What is tested: the value itself, or one end of its 95 % interval."""
+    """Number that is tested: the value itself, or one end of its 95 % interval."""
     min_rows: int = 1
     """Number of images that the metric must be computed from."""
     max_unpaired: float = 0.01
@@ -152,7 +152,7 @@ def _check_types(record: Mapping[str, Any], where: str) -> None:
 
 
 def _check_meaningful(rule: Rule, better: str, where: str) -> None:
-    """Raise InputError for values that nobody can have meant."""
+    """Raise InputError for values that make no sense."""
     if not rule.conditions:
         raise InputError(f"{where} has no condition; expected min, max or max_drop")
     if rule.min is not None and rule.max is not None and rule.min > rule.max:
@@ -179,12 +179,12 @@ def _suggestion(word: Any, words: Collection[str]) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    """Return whether a value can be a limit: a number, but no truth value, and finite."""
+    """Return whether a value can be a limit: a finite number, not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LIMIT_CEILING
 
 
 def _as_toml(value: Any) -> str:
-    """Write a value as TOML does, in short."""
+    """Format a value as short TOML."""
     if isinstance(value, bool):
         return str(value).lower()
     return "a table" if isinstance(value, dict) else "a list" if isinstance(value, list) else repr(value)

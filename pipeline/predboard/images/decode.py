@@ -55,7 +55,7 @@ class DecodeOptions:
     because Pillow stores the box in single precision and rounds after each of its two passes. For bilinear alone:
     bicubic differs by up to 11."""
     corner: Literal["round", "floor"] = "round"
-    """How the crop's corner is rounded: to the nearest pixel as in torchvision, or down as in transformers."""
+    """Rounding of the crop's corner: to the nearest pixel as in torchvision, or down as in transformers."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from predboard.storage.paths import (
 )
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""How the names of image files end, in lower case; upper case is read too."""
+"""Endings of the names of image files, in lower case; upper case is read too."""
 
 
 _NOT_CANONICAL = re.compile(r"\\|//|(^|[/#])\.\.?(/|$)")
@@ -68,7 +68,7 @@ class Manifest:
     dataset_index: NDArray[np.int64] | None = None
     """[rows] index in the dataset; None without one."""
     notes: tuple[str, ...] = ()
-    """What the user should know about the source, a line each: files that are no rows, for example."""
+    """Notes for the user about the source, a line each: files that are no rows, for example."""
 
     def __len__(self) -> int:
         """Return the number of rows."""

@@ -28,7 +28,7 @@ class Recipe:
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     corner: Literal["round", "floor"] = "round"
-    """How the crop's corner is rounded."""
+    """Rounding of the crop's corner."""
     function: UserObject | None = None
     """The library's own function of a Pillow picture, where the fields above would not give the same result; it returns
     floats [channels, height, width], ready for the model."""
@@ -47,7 +47,7 @@ class Preprocessing:
     std: tuple[float, ...] = (1.0,)
     """Batches of uint8 become (x/255 - mean) / std, one number for each channel or for all."""
     source: str = ""
-    """Where this comes from, in words."""
+    """Source of the preprocessing, in words."""
     function: UserObject | None = None
     """The function that is called with the decoded picture, before it is resized and cropped."""
     function_of_library: bool = False

@@ -20,7 +20,7 @@ OFF_BY_ONE = {
     "labels less one": (-1, "they may count from 1, where the model's outputs count from 0"),
     "labels plus one": (1, "the model's first output may stand for no class"),
 }
-"""By name: how far the classes turn, and why they might."""
+"""Number of places that the classes are shifted by, and a likely reason, by name."""
 
 _REMEDY = "; --classes FILE names the outputs in their order"
 

@@ -27,7 +27,7 @@ from predboard.storage.part_plan import Task
 
 @dataclass(frozen=True)
 class Placement:
-    """Where stage one runs."""
+    """The devices and machines that stage one runs on."""
 
     executor: Executor
     trial_device: torch.device
@@ -43,7 +43,7 @@ class Placement:
     description: str
     """For people: `cuda:0, cuda:1`."""
     shape: ray_cluster.ActorShape | None = None
-    """What an actor takes; None without Ray."""
+    """Resources of an actor; None without Ray."""
 
     @property
     def in_this_process(self) -> bool:
@@ -136,7 +136,7 @@ def dispatch(
 
 @dataclass(frozen=True)
 class _Setup:
-    """What a worker needs before it can load the job."""
+    """The settings that a worker needs before it can load the job."""
 
     files: tuple[tuple[Path, str], ...]
     """The user's files whose classes the job may hold, and what they are for."""

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InferResult:
-    """What stage one did, and what is on disk now."""
+    """The result of stage one: the rows written now, and all that is on disk."""
 
     out: AnyPath
     manifest_rows: int
@@ -50,7 +50,7 @@ class InferResult:
     written: int
     """Rows that this call inferred, over all steps."""
     seconds: Mapping[str, float]
-    """Where this call's time went: `wall`, and the kinds of `timing` over all devices."""
+    """Seconds of this call: `wall`, and the kinds of `timing` over all devices."""
     threads: int
     """Threads of each device that read and decoded."""
     share: Share
@@ -162,12 +162,12 @@ def infer(
 
 @dataclass(frozen=True)
 class Plan:
-    """What stage one has to do."""
+    """The work that stage one has to do."""
 
     shards: tuple[PartRange, ...]
     """The parts of this share of the run."""
     tasks: tuple[Task, ...]
-    """What is missing, in the order in which it is done."""
+    """Missing parts, in the order in which they are made."""
     valid: int
     """Parts that are valid already, over all steps."""
 

@@ -36,7 +36,7 @@ class ModelSource(Protocol):
 
     @property
     def name(self) -> str:
-        """What the record calls the model."""
+        """Name of the model in the record."""
         ...
 
     @property
@@ -183,7 +183,7 @@ class StepModels:
     files: Mapping[int, Path | None]
     """The checkpoint of each step; None if the model has weights of its own."""
     runs: Mapping[int, Run]
-    """What identifies the predictions of each step."""
+    """Identity of the predictions of each step."""
     manifest: Manifest
     """The manifest with the names of the classes, and without labels that the model has no output for."""
     modules: ModuleCache

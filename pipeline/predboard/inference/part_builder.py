@@ -31,7 +31,7 @@ _NO_SECONDS: Mapping[str, float] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class PartSpec:
-    """What a part is made from, besides its rows."""
+    """Everything that a part is made from, besides its rows."""
 
     out: AnyPath
     run: Run
@@ -39,7 +39,7 @@ class PartSpec:
     """The rows of the manifest that it holds."""
     manifest: Manifest
     scores: ScoreKind
-    """What the scores of its rows are, as `--scores` names it."""
+    """Kind of the scores of its rows, as `--scores` names it."""
     provenance: Mapping[str, Any]
 
     @property

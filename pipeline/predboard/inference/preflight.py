@@ -256,7 +256,7 @@ class _Examined:
         return trials + resized, better, diagnoses
 
     def _affordable(self, ways: int, forward_rows: int, pixels: int = 1) -> int:
-        """How many labelled images to try this many ways on, with pictures of so many pixels."""
+        """Return the number of labelled images to try this many ways on, with pictures of so many pixels."""
         budget = max(TRIALS_MAX_SHARE * forward_rows, TRIALS_MIN_SECONDS * self.probe.inferred_per_second)
         like, labelled = self.sample.pixels[0], len(self.labelled)
         passes = ways / 8 + 2  # for each image, as most ways are stopped early

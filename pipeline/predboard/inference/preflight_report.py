@@ -29,7 +29,7 @@ _JSON_KEYS = {"diagnoses": "doubts", "trials": "tried"}
 
 @dataclass(frozen=True)
 class PreflightReport:
-    """What a sample of the images showed."""
+    """The findings about a sample of the images."""
 
     key: str
     """Digest of the run, the sample and the recipe: a report with the same key is not made again."""

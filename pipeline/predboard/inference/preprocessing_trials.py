@@ -24,7 +24,7 @@ MIN_ERRORS_EXPLAINED = 0.1
 """Share of the errors that an alternative must remove: a network that is merely weak often gains a little."""
 
 IMAGENET_MEAN_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of x/255, in RGB order."""
+"""Mean and standard deviation of x/255, in RGB order."""
 
 USUAL_SIDE_PIXELS = 224
 """Side of the pictures that most networks for photographs are trained on, cut from a shorter side of 256."""
@@ -122,7 +122,7 @@ def can_improve(right: NDArray[np.bool_]) -> bool:
 
 @dataclass(frozen=True)
 class Scaling:
-    """What turns values between 0 and 1 into the model's input: order of channels, then (x - mean) / std.
+    """The scaling of values between 0 and 1 to the model's input: order of channels, then (x - mean) / std.
 
     >>> Scaling(True, (0.5,), (0.25,)).flags(Scaling(False, (0.0,), (1.0,)))
     '--channels bgr --mean 0.5 --std 0.25'

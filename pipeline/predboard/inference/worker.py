@@ -40,7 +40,7 @@ _NO_INFERENCE = dict.fromkeys(("decode", "wait", "transfer", "forward"), 0.0)
 
 @dataclass(frozen=True)
 class Job:
-    """What is the same on every device."""
+    """The part of the work's description that is the same on every device."""
 
     config: InferConfig
     loader: Loader
@@ -49,7 +49,7 @@ class Job:
     steps: Mapping[int, Path | None]
     """The checkpoint of each step; None if the model has weights of its own."""
     runs: Mapping[int, Run]
-    """What identifies the predictions of each step."""
+    """Identity of the predictions of each step."""
     out: AnyPath
     threads: int
     """Threads of each device that read and decode."""

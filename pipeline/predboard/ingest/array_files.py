@@ -18,7 +18,7 @@ from predboard.errors import InputError, first_line
 ARRAY_SUFFIXES = (".npy", ".npz", ".pt", ".pth")
 
 Arrays = dict[str, NDArray[Any]]
-"""By name; the name of a lone array is empty."""
+"""Arrays by name; the name of a lone array is empty."""
 
 
 def read_arrays(file: Path) -> Arrays:

@@ -45,7 +45,7 @@ _ONE_SCORE_NAMES = ("prob", "logit", "confidence")
 
 @dataclass(frozen=True)
 class ColumnRequest:
-    """What the flags say about arrays or columns; None leaves the choice to the usual names."""
+    """The flags that name arrays or columns; None leaves the choice to the usual names."""
 
     kind: ScoreKind
     score: str | None = None

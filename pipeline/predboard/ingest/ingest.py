@@ -46,7 +46,7 @@ _NO_PICTURE = loader.LoadedImage()
 
 @dataclass(frozen=True)
 class ImportResult:
-    """What an import leaves on disk."""
+    """The files and counts that an import leaves on disk."""
 
     out: AnyPath
     rows: int

@@ -16,7 +16,7 @@ RawLabels = list[int | str]
 
 _WHOLE = re.compile(r"(-?\d+)(?:\.0*)?")
 _UNKNOWN = frozenset({"nan", "na", "n/a", "null", "none"})
-"""What stands for a missing number in text, in lower case."""
+"""Words for a missing number in text, in lower case."""
 _ANSWERS = {"false": 0, "true": 1, "no": 0, "yes": 1}
 
 

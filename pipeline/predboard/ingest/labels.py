@@ -54,7 +54,7 @@ class _Given:
     column: str = ""
     """Name of the column or array, if the source is a file with several."""
     note: str = ""
-    """How the labels were read, if that could be doubted."""
+    """Explanation of how the labels were read, if that could be doubted."""
 
     @property
     def words(self) -> str:

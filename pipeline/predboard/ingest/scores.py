@@ -43,9 +43,9 @@ class SavedScores:
     columns: pa.Table
     """[rows] everything else that has one plain value in each row."""
     label: str | None
-    """Which of `columns` is the true class."""
+    """Name in `columns` of the true class."""
     image: str | None
-    """Which of `columns` is the image's path."""
+    """Name in `columns` of the image's path."""
     written: pa.Table
     """[rows] label, image and key, as far as they are here, with numbers in text files as they are written."""
 

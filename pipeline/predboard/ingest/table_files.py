@@ -50,7 +50,7 @@ class TableFile:
     """A table in a file, to be read column by column."""
 
     types: Mapping[str, pa.DataType]
-    """By column, as far as the first rows tell."""
+    """Types by column, as far as the first rows tell."""
     first: Mapping[str, Any] | None
     """The plain values of the first row; None if there are no rows."""
     read: Callable[[Sequence[str]], pa.Table]
@@ -68,12 +68,12 @@ class TableFile:
         return list(self.types)
 
     def may_be_text(self, name: str) -> bool:
-        """Whether a column has text in each row, or whole numbers that may be text."""
+        """Return whether a column has text in each row, or whole numbers that may be text."""
         type_ = self.types[name]
         return is_text(type_) or (not self.is_typed and pa.types.is_integer(type_))
 
     def is_printed(self, name: str) -> bool:
-        """Whether a column has lists or arrays that were printed as text."""
+        """Return whether a column has lists or arrays that were printed as text."""
         value = (self.first or {}).get(name)
         return isinstance(value, str) and value.lstrip().startswith(("[", "("))
 
@@ -212,7 +212,7 @@ def _by_image(value: dict[str, Any], file: Path) -> list[dict[str, Any]]:
 
 
 def _is_label_and_scores(value: Any) -> bool:
-    """Whether this is what a pipeline of transformers gives: [{"label": "cat", "score": 0.9}, …]."""
+    """Return whether this is what a pipeline of transformers gives: [{"label": "cat", "score": 0.9}, …]."""
     records = isinstance(value, list) and value and all(isinstance(item, dict) for item in value)
     return bool(records) and all(item.keys() == {"label", "score"} for item in value)
 
@@ -230,27 +230,27 @@ def _read_text(file: Path) -> pa.Table:
 
 
 def is_number(type_: pa.DataType) -> bool:
-    """Whether a column has one number in each row, or nothing at all."""
+    """Return whether a column has one number in each row, or nothing at all."""
     return bool(pa.types.is_floating(type_) or pa.types.is_integer(type_) or pa.types.is_null(type_))
 
 
 def is_text(type_: pa.DataType) -> bool:
-    """Whether a column has text in each row, dictionary-encoded or not."""
+    """Return whether a column has text in each row, dictionary-encoded or not."""
     value = type_.value_type if pa.types.is_dictionary(type_) else type_
     return bool(pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value))
 
 
 def is_discrete(type_: pa.DataType) -> bool:
-    """Whether a column has text or whole numbers, as labels are."""
+    """Return whether a column has text or whole numbers, as labels are."""
     return bool(is_text(type_) or pa.types.is_integer(type_) or pa.types.is_boolean(type_))
 
 
 def is_list(type_: pa.DataType) -> bool:
-    """Whether a column has a list of numbers in each row."""
+    """Return whether a column has a list of numbers in each row."""
     lists = pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_)
     return bool(lists and is_number(type_.value_type))
 
 
 def is_plain(type_: pa.DataType) -> bool:
-    """Whether a column has one value in each row, and no bytes."""
+    """Return whether a column has one value in each row, and no bytes."""
     return not (pa.types.is_nested(type_) or pa.types.is_binary(type_) or pa.types.is_large_binary(type_))

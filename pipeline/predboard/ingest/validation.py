@@ -43,7 +43,7 @@ class SavedPrecision:
     fits: Callable[[ScoreArray], bool]
     """Whether all numbers are exact in this precision."""
     bound: Callable[[ScoreKind, int], float]
-    """How far a row of this many classes may be from a sum of 1."""
+    """Return how far the sum of a row of this many classes may be from 1."""
 
 
 def _floats(name: str, fits: Callable[[ScoreArray], bool], epsilon: float) -> SavedPrecision:

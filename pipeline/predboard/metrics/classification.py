@@ -2,7 +2,7 @@
 
 Proportions have Wilson's interval. Metrics that average over classes are resampled from the confusion matrix
 (`metrics.bootstrap`). Means over rows have the interval of their standard error, from the sum and the sum of squares.
-Metrics that depend on the order of rows by a probability have the jackknife's. Names, definitions and sources are in
+Metrics based on ranking rows have jackknife intervals. Names, definitions and sources are in
 `metrics.registry`; the functions here return a `Metric` without them.
 """
 
@@ -42,7 +42,7 @@ class ClassMetric:
     lower: NDArray[np.float64]
     upper: NDArray[np.float64]
     bound: NDArray[np.float64]
-    """How far the exact value may be away; nan where it is exact."""
+    """Largest distance from the exact value; nan where it is exact."""
     rows: NDArray[np.int64]
     """Images that it rests on: of the class, predicted as it (precision), or either (F1)."""
 
@@ -71,7 +71,7 @@ class CountState:
 
     @property
     def count_state(self) -> "CountState":
-        """The state itself, as `MetricState` has one."""
+        """Return this state itself, as `MetricState.count_state` does."""
         return self
 
     @property
@@ -81,7 +81,7 @@ class CountState:
 
     @cached_property
     def memo(self) -> dict[str, Any]:
-        """What has been computed from this state, so that panels that share it compute it once."""
+        """Results computed from this state, so that panels that share it compute them once."""
         return {}
 
 
@@ -131,7 +131,7 @@ class MetricState:
 
     @cached_property
     def memo(self) -> dict[str, Any]:
-        """What has been computed from this state, so that panels that share it compute it once."""
+        """Results computed from this state, so that panels that share it compute them once."""
         return {}
 
     @cached_property

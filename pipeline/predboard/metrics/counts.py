@@ -84,7 +84,7 @@ class CountMetrics:
 
     @cached_property
     def classes(self) -> int:
-        """How many classes there are."""
+        """Number of classes."""
         return int(self.counts.classes)
 
     @cached_property

@@ -14,7 +14,7 @@ from predboard.metrics import calibration, classification, counts, intervals, sl
 from predboard.metrics.counts import Counts, MarginMetric
 
 Direction = Literal["more", "less", "neither"]
-"""Which of two values of a metric is the better one."""
+"""Direction in which a metric is better."""
 
 Group = Literal["images", "overall", "calibration", "classes", "slices", "label_issues"]
 
@@ -23,7 +23,7 @@ PAIRED_BOOTSTRAP = "bias-corrected bootstrap of the cells (label, old, new), {:,
 PAIRED_BINS = "bias-corrected bootstrap of the joint calibration bins, {:,} draws"
 
 PREFIXES = ("classes/", "slices/")
-"""How the names of metrics begin of which there is one for each class or slice."""
+"""Beginnings of the names of metrics that each class or slice has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class MetricSpec:
     name: str
     """Name in `summary.json`, with `*` in place of a class or slice: `f1_macro`, `classes/*/recall`."""
     label: str
-    """What people call it: `macro F1`."""
+    """Its usual name: `macro F1`."""
     definition: str
     """One sentence, for `summary.json`, captions and tables."""
     compute: Callable[..., Any] | None = None
@@ -52,11 +52,11 @@ class MetricSpec:
     needs_logits: bool = False
     """Whether it needs all logits of a row, and not only its predicted class, confidence and loss."""
     interval: str = ""
-    """How its 95 % interval is made; empty if it has none."""
+    """Method of its 95 % interval; empty if it has none."""
     paired: str = ""
-    """How the interval of its difference over the same images is made; empty if differences are not paired."""
+    """Method of the interval of its difference over the same images; empty if differences are not paired."""
     precision: str = ""
-    """How exact the value is, for a metric of single-precision or fitted numbers."""
+    """Accuracy of the value, for a metric of single-precision or fitted numbers."""
     curve: bool = True
     """Whether it is drawn over the steps."""
     band: bool = False
@@ -68,7 +68,7 @@ class MetricSpec:
 
     @property
     def group(self) -> Group:
-        """What it is computed from: all images, labelled images, probabilities, one class, one slice, labels."""
+        """Data it is computed from: all images, labelled images, probabilities, one class, one slice, labels."""
         first, slash, _ = self.name.partition("/")
         return first if slash or first == "images" else "overall"  # type: ignore[return-value]  # test_registry checks
 

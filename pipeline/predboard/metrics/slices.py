@@ -62,7 +62,7 @@ class Slice:
 
     @property
     def rows(self) -> int:
-        """How many rows it has."""
+        """Number of its rows."""
         return int(self.sums[0])
 
     @property

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _NESTED_KEYS = ("state_dict", "model_state_dict", "model")
 _EMA_KEYS = ("state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
-"""What wrappers put before the names of all weights."""
+"""Prefixes that wrappers put before the names of all weights."""
 _FILES_IN_FOLDER = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -203,7 +203,7 @@ def _unpickle(file: Path, trust: bool, folder: Path, main: ModuleType | None = N
 
 @contextlib.contextmanager
 def _names_in_main(module: ModuleType | None) -> Iterator[None]:
-    """Give `__main__` the names of a module for a while: a script that saves a model pickles its class as of there."""
+    """Expose a module's names in `__main__` for a while, because a script pickles its own classes there."""
     main = sys.modules["__main__"]
     added = [name for name in vars(module or main) if not hasattr(main, name)]
     for name in added:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 PROGRAM_SUFFIXES = (".pt2", ".pt", ".pth", ".ts", ".torchscript", ".jit")
-"""How the file names of saved programs end, those of torch.export and of TorchScript."""
+"""Endings of the file names of saved programs: torch.export and TorchScript."""
 
 _MAX_FIXED_ROWS = 64
 """Rows of a batch for a program whose own limits allow more."""
@@ -52,9 +52,9 @@ class ModelFactory:
     """Folder of the file, from which it may import its neighbours."""
     ema: bool = False
     trust: bool = False
-    """How checkpoints are read, see `checkpoints.read`."""
+    """Options for reading checkpoints, see `checkpoints.read`."""
     hub_model: hubs.HubModel | None = None
-    """What the library says about its model; None for any other model."""
+    """The library's description of its model; None for any other model."""
     _built: "weakref.WeakSet[torch.nn.Module]" = field(default_factory=weakref.WeakSet)
 
     @property

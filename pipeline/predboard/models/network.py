@@ -18,13 +18,13 @@ _MAX_FIXED_ROWS_LOG2 = 10
 """The largest size of batch that is tried with a program that takes only one size, as a power of two."""
 
 _FORWARD_ERRORS = (RuntimeError, ValueError, TypeError, AssertionError, AttributeError, LookupError, ArithmeticError)
-"""What the user's own forward raises for images that it is not made for."""
+"""Errors that the user's own forward raises for images that it is not made for."""
 
 _ACTIVATIONS = {"SigmoidBackward0": "sigmoid", "SoftmaxBackward0": "softmax", "LogSoftmaxBackward0": "log_softmax"}
 """Autograd's names of the activations that a model may end in."""
 
 _RESHAPES = ("ToCopy", "View", "UnsafeView", "Squeeze", "Unsqueeze", "Slice", "Select", "Clone", "Alias", "Reshape")
-"""What autograd's names of operations that leave the numbers as they are begin with."""
+"""Beginnings of autograd's names of operations that leave the numbers as they are."""
 
 
 class Network:

@@ -27,7 +27,7 @@ ENTRY_POINTS = "predboard.panels"
 
 @dataclass(frozen=True)
 class StepInfo:
-    """What is known of one step besides its rows."""
+    """Everything known about one step besides its rows."""
 
     rows: int
     manifest_rows: int
@@ -41,7 +41,7 @@ class StepInfo:
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Time that stage one spent, by activity, over all parts."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    """What else stage one recorded about itself: batch size, versions of the software, …"""
+    """Other facts that stage one recorded about itself: batch size, versions of the software, …"""
     started: float = 0.0
     finished: float = 0.0
     """When inference of the first part began and of the last one ended, seconds since 1970; 0 if that is unknown."""
@@ -64,17 +64,17 @@ class RunInfo:
     run: Run
     """The run as its last step describes it."""
     steps: Mapping[int, StepInfo]
-    """By step, ascending."""
+    """Facts about each step, by step, ascending."""
     written: tuple[WrittenTag, ...] = ()
-    """What the panels before wrote; empty except for a panel that `RendersLast`."""
+    """Tags that the panels before wrote; empty except for a panel that `RendersLast`."""
 
     def has(self, tag: str) -> bool:
-        """Whether a panel before has written the tag."""
+        """Return whether a panel before has written the tag."""
         return any(written.tag == tag for written in self.written)
 
 
 class Panel(Protocol):
-    """What the class `Panel` of every panel provides."""
+    """The interface of the class `Panel` of every panel."""
 
     @property
     def columns(self) -> frozenset[str]:

@@ -30,14 +30,14 @@ from predboard.summaries import Metrics, Picture, Pixels, Scalar, Summary, Text
 
 @dataclass(frozen=True)
 class State:
-    """What other panels measure as well, and what calibration needs besides."""
+    """The state that other panels share, and the sums that only calibration needs."""
 
     metrics: MetricState
     calibration: Calibration
 
     @cached_property
     def joint(self) -> CalibrationEvidence:
-        """What all calibration metrics follow from."""
+        """Return the state that all calibration metrics follow from."""
         return CalibrationEvidence(self.calibration, self.metrics.histograms)
 
 

@@ -25,7 +25,7 @@ POINTS = 201
 """Points of a precision–recall curve: all images, then recall 1, .995, … .005."""
 
 MIN_FALSE_POSITIVE_RATE = 1e-3
-"""Where the logarithmic axis of the ROC picture begins."""
+"""Beginning of the logarithmic axis of the ROC picture."""
 
 BinCounts = NDArray[np.int64]
 

@@ -25,7 +25,7 @@ CONFIDENT_MISTAKES = 30
 
 @dataclass(frozen=True)
 class State:
-    """What all metrics follow from, and the classes of the most confident mistakes."""
+    """The state that all metrics follow from, and the classes of the most confident mistakes."""
 
     metrics: MetricState
     mistakes: Lowest

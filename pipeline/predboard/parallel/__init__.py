@@ -1,1 +1,1 @@
-"""Where work runs: threads, processes, a Ray cluster. Knows nothing of what the work is."""
+"""Runs work on threads, processes or a Ray cluster. It knows nothing of what the work is."""

@@ -24,7 +24,7 @@ _BATCHES_PER_CPU = 8
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """What workers that ask for tasks are started with."""
+    """The arguments that workers are started with, which ask for tasks themselves."""
 
     loop: WorkerLoop
     job: Any
@@ -34,7 +34,7 @@ class WorkerSpec:
     devices: Sequence[str]
     """The device of each worker, for people."""
     shape: ray_cluster.ActorShape | None = None
-    """What each takes on a cluster."""
+    """Resources of each worker on a cluster."""
 
 
 class Executor:

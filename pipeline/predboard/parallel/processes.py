@@ -145,7 +145,7 @@ def _read_messages(messages: "queue.SimpleQueue[Any]") -> None:
 
 
 WorkerLoop = Callable[[Any, Callable[[], Any], Callable[[], Any], Callable[[Any], object]], None]
-"""What a worker of a `Scheduler` runs, called as `loop(setup, load_job, receive, send)`.
+"""The function that a worker of a `Scheduler` runs, called as `loop(setup, load_job, receive, send)`.
 
 `setup` is what it was started with, `load_job()` returns the job that all workers share, `receive()` waits for the next
 task, and `send(message)` sends one of the messages of `scheduler`.

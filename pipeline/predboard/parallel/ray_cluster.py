@@ -31,10 +31,10 @@ S = TypeVar("S")
 K = TypeVar("K")
 
 MERGE_WIDTH = 8
-"""How many states are merged at a time."""
+"""Number of states that are merged at a time."""
 
 TASK_RETRIES = 2
-"""How often a task is retried whose process died."""
+"""Number of retries of a task whose process died."""
 
 _MAX_CPUS_PER_ACTOR = 16
 """Used unless --cpus-per-actor is given: more threads gain little, because they hold Python's lock now and then."""
@@ -43,7 +43,7 @@ _DEFAULT_MEMORY_BYTES = 4 * 2**30
 """Assumed for an actor while no machine is up that could run one."""
 
 _CONNECT_SECONDS = 10.0
-"""How long a cluster may take to answer."""
+"""Longest wait for a cluster's answer."""
 
 
 def import_ray() -> Any:

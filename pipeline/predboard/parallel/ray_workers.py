@@ -21,7 +21,7 @@ from predboard.parallel.ray_cluster import ActorShape, describe_cluster, how_it_
 from predboard.parallel.scheduler import Died, Worker
 
 _KILL_SECONDS = 10.0
-"""How long killed workers may take to be gone."""
+"""Longest wait for killed workers to be gone."""
 
 _HINT_SECONDS = 20
 """Time without a single worker after which the user is told what is waited for."""

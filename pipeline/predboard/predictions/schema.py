@@ -109,7 +109,7 @@ class Run:
 
     @property
     def origin(self) -> str:
-        """Where the images came from, for messages: the dataset, else the folder; empty if neither is known."""
+        """Source of the images, for messages: the dataset, else the folder; empty if neither is known."""
         return str(self.transform.get("dataset") or self.root)
 
     @cached_property
@@ -163,7 +163,7 @@ class Part:
     finished: float = 0.0
     """Seconds since 1970."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """Where the time went, by the names in `storage.timing`."""
+    """Time spent, by the names in `storage.timing`."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Checkpoint file, device, batch size and software versions: informative, without effect on validity."""
     clipped: int = 0

@@ -23,10 +23,10 @@ MAX_ATTEMPTS = 9
 """Largest number of attempts at a request that is throttled or broken off; the waits between them add up to 13 s."""
 
 CONNECT_SECONDS, SILENCE_SECONDS = 10.0, 20.0
-"""How long a connection may take to open, and stay silent, before the request is retried."""
+"""Longest time that a connection may take to open, or stay silent, before the request is retried."""
 
 UNREACHABLE_SECONDS = 20.0
-"""How long a bucket that could not be reached counts as unreachable without another attempt."""
+"""Time for which a bucket that could not be reached counts as unreachable without another attempt."""
 
 
 class StorageError(InputError, OSError):
@@ -132,9 +132,9 @@ _REASONS = (
     (r"curlCode|NETWORK_CONNECTION|[Cc]onnect|resolve host|UNAVAILABLE|timed? ?out", "it cannot be reached"),
 )
 SHORT_READ_PATTERN = re.compile("GetObject operation: Failed to flush response stream")
-"""How Arrow's S3 client fails when a refusal, such as 503 SlowDown, is longer than the bytes that were asked for.
+"""Arrow's message if a refusal of S3, such as 503 SlowDown, is longer than the bytes that were asked for.
 
-It retries refusals of other requests itself.
+Its client retries refusals of other requests itself.
 """
 
 _STORAGE_ERROR = re.compile("AWS Error|google::cloud|curlCode|HTTP status")

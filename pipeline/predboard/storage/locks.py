@@ -19,7 +19,7 @@ from predboard.storage.parts import part_index
 from predboard.storage.paths import AnyPath, explain_write_errors, staging_dir
 
 _PROBE_SECONDS = 0.3
-"""How long to wait for a lock, which another process may hold for a moment to see whether it is free."""
+"""Longest wait for a lock, which another process may hold for a moment to see whether it is free."""
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ POLL_SECONDS = 30.0
 """Time between two listings of the folder."""
 
 _FINISH_SECONDS = 5.0
-"""How long a listing that has begun may still take at the end."""
+"""Longest wait at the end for a listing that has begun."""
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ BUSY_KINDS = ("decode", "transfer", "forward", "write")
 """Kinds of work; `decode` and `write` run on threads of their own, the others on the thread that feeds the model."""
 
 WAITING_KINDS = ("wait", "behind")
-"""What the thread that feeds the model waits for: images, and the writer."""
+"""Waits of the thread that feeds the model: for images, and for the writer."""
 
 NO_SECONDS = dict.fromkeys((*BUSY_KINDS, *WAITING_KINDS), 0.0)
 

@@ -18,7 +18,7 @@ from predboard.summaries import Picture, Summary, Text
 from predboard.visualization import events, log_folder, summary_json
 
 LOCK_TIMEOUT_SECONDS = 60
-"""How long to wait for another process that ranks the same runs."""
+"""Longest wait for another process that ranks the same runs."""
 
 PLOTTED_RUNS = 12
 """Runs in the plot."""

@@ -31,7 +31,7 @@ SUMMARIES_AHEAD = 64
 
 @dataclass(frozen=True)
 class RenderJob:
-    """What is rendered for one run."""
+    """Everything that is rendered for one run."""
 
     run: panels.RunInfo
     times: Mapping[int, float]

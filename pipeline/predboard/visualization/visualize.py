@@ -42,7 +42,7 @@ POOL_MIN_PICTURES = 1000
 
 @dataclass(frozen=True)
 class VisualizeResult:
-    """What stage two did with one run."""
+    """The result of stage two for one run."""
 
     run: str
     """Name of the run."""
@@ -161,7 +161,7 @@ class _OpenRun:
 
     name: str
     folder: AnyPath
-    """Of its logs."""
+    """Folder of its logs."""
     steps: tuple[Step, ...]
     sheets: Mapping[int, Pixels | None]
     """For each step some images as the model got them, drawn by stage one; None if there are none."""
@@ -203,7 +203,7 @@ class _OpenRun:
         return digest_records(record)
 
     def result(self, event_file: AnyPath, missing_pictures: int = 0, unchanged: bool = False) -> VisualizeResult:
-        """Return what is told of the run in the end."""
+        """Return the summary printed for the run."""
         missing_rows = sum(stop - start for step in self.steps for start, stop in step.missing)
         steps = tuple(step.step for step in self.steps)
         return VisualizeResult(
@@ -269,7 +269,7 @@ def _open_cache(
     executor: Executor,
     settings: FoldSettings,
 ) -> StateCache | None:
-    """Return the cache of a run; None if it does not pay, or if the machines of a cluster cannot see it."""
+    """Return the cache of a run; None if caching is not worthwhile, or if the cluster's machines cannot reach it."""
     if config.cache == "never" or not (executor.sees_local_files or is_remote(folder)):
         return None
     is_small = count_logits(part for step in steps for part in step.parts) < settings.cache_min_logits

@@ -30,14 +30,14 @@ UNREADABLE = (
     ValueError,
     zlib.error,
 )
-"""What the libraries raise for a damaged or mislabelled file."""
+"""Errors that the libraries raise for a damaged or mislabelled file."""
 
 
 class Source(Protocol):
     """Each module in this folder defines these names."""
 
     SUFFIXES: tuple[str, ...]
-    """How the names of its files end, in lower case; none for a folder."""
+    """Endings of the names of its files, in lower case; none for a folder."""
     SHARDED: bool
     """Whether several files may be given together, and a folder of such files is one source."""
 

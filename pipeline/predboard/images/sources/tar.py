@@ -29,7 +29,7 @@ _PIECE_BYTES = 2**23
 """Bytes of a request for a file in storage that is read through for its index."""
 
 _COLUMN_ENDS = ("cls", "json")
-"""What the members of a row that have its columns end in."""
+"""Endings of the names of members that hold a row's columns."""
 
 
 def list_images(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:

@@ -13,7 +13,7 @@ from predboard.state import Counted
 
 @dataclass(frozen=True)
 class LabelIssues:
-    """What the page says about the labels of one step."""
+    """The facts that the page states about the labels of one step."""
 
     names: tuple[str, ...]
     """Names of the classes."""

@@ -39,7 +39,7 @@ TAB_HELP: Mapping[Tab, str] = {
     Tab.PROJECTOR: "Images as points. Points are close together where the model sees the images as similar.",
     Tab.TEXT: "Pages such as this one.",
 }
-"""How to read each tab."""
+"""Help for reading each tab."""
 
 TABS_WITHOUT_TAGS = {Tab.HPARAMS, Tab.PROJECTOR}
 
