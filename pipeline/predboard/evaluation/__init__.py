@@ -1,1 +1,1 @@
-"""From parts to one state for each panel and step. Knows nothing of drawing."""
+"""Turns parts into one state for each panel and step. It knows nothing of drawing."""

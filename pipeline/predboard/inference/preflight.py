@@ -264,7 +264,7 @@ class _Examined:
         return labelled if labelled * passes <= budget else max(int(budget / passes), min(labelled, 64))
 
     def _sizes(self) -> dict[str, preprocessing_trials.Sides]:
-        """Other sizes for picture files; none where code of the user or the library prepares the pictures."""
+        """Return other sizes for picture files; none where code of the user or the library prepares the pictures."""
         loader = self.job.loader
         if not self.sample.are_files or loader.preprocessing.function is not None or loader.manifest.is_dataset:
             return {}

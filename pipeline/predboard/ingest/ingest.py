@@ -71,7 +71,7 @@ class _Step:
     files: tuple[Path, ...]
     kind: ScoreKind
     saved: scores.SavedScores
-    joined: labels.LabelledManifest
+    labelled: labels.LabelledManifest
     run: Run
     warnings: tuple[str, ...]
     """For the record."""
@@ -79,7 +79,7 @@ class _Step:
     @property
     def manifest(self) -> Manifest:
         """The rows."""
-        return self.joined.manifest
+        return self.labelled.manifest
 
     @property
     def number(self) -> int:
@@ -91,9 +91,9 @@ class _Step:
             "checkpoint": " ".join(file.name for file in self.files[:3]),
             "imported": self.kind,
             "columns": list(self.saved.used[:3]),
-            "labels": self.joined.labels,
-            "images": self.joined.images,
-            "class_order": self.joined.classes,
+            "labels": self.labelled.labels,
+            "images": self.labelled.images,
+            "class_order": self.labelled.classes,
             "python": platform.python_version(),
             **({"warnings": list(self.warnings)} if self.warnings else {}),
         }
@@ -187,9 +187,9 @@ def _open_step(
     log(f"{source}: {size} in {abbreviate(saved.used)}")
     if not saved.rows:
         raise InputError(f"{source} holds no rows")
-    joined = labels.join_rows(config, files[0], saved, class_names, image_list, log)
-    log(joined.sentence)
-    saved = saved.ordered(joined.manifest.classes)
+    labelled = labels.label_manifest(config, files[0], saved, class_names, image_list, log)
+    log(labelled.sentence)
+    saved = saved.ordered(labelled.manifest.classes)
     check = validation.ScoreCheck(config.scores, saved.classes)
     for block in saved.blocks():
         check.add(block)
@@ -198,11 +198,11 @@ def _open_step(
     for line in check.finish(source):
         log(line)
     asked = request.label if has_labels else None
-    diagnoses = [*row_checks.check_label_column(saved, joined.manifest, check.predicted, asked, own=has_labels)]
-    diagnoses += row_checks.diagnose_rows(joined, check)
+    diagnoses = [*row_checks.check_label_column(saved, labelled.manifest, check.predicted, asked, own=has_labels)]
+    diagnoses += row_checks.diagnose_rows(labelled, check)
     for diagnosis in diagnoses:
         log(f"warning: {diagnosis.text}")
-    manifest = joined.manifest
+    manifest = labelled.manifest
     run = Run(
         classes=manifest.classes,
         model=config.model or config.files[0].stem,
@@ -215,7 +215,7 @@ def _open_step(
         scores="logits" if config.scores == "logits" else "log_probabilities",
     )
     warnings = tuple(d.text for d in diagnoses if not d.again)
-    return _Step(files, config.scores, saved, joined, run, warnings)
+    return _Step(files, config.scores, saved, labelled, run, warnings)
 
 
 def _digest(files: Sequence[Path], used: Sequence[str]) -> str:

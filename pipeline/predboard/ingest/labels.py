@@ -71,7 +71,7 @@ class _Order:
     assumed: bool = False
 
 
-def join_rows(
+def label_manifest(
     config: ImportConfig,
     file: Path,
     saved: scores.SavedScores,

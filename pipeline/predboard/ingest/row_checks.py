@@ -54,21 +54,21 @@ def check_label_column(
         )
 
 
-def diagnose_rows(joined: labels.LabelledManifest, check: validation.ScoreCheck) -> Iterator[Diagnosis]:
+def diagnose_rows(labelled: labels.LabelledManifest, check: validation.ScoreCheck) -> Iterator[Diagnosis]:
     """Run the checks of the preflight that need no model.
 
     Raises InputError if the order of the classes is assumed and the rows do not bear it out.
     """
     if check.is_normalised and check.sample is not None:
         yield from diagnostics.check_normalised(check.sample.astype(np.float32))
-    manifest, predicted = joined.manifest, check.predicted
+    manifest, predicted = labelled.manifest, check.predicted
     rows = np.flatnonzero((manifest.label >= 0) & (predicted >= 0))
     most = _DIAGNOSED_ROWS if len(manifest.classes) <= 1_000 else _DIAGNOSED_ROWS_MANY
     rows = rows[np.argsort(mix(manifest.key[rows], Salt.PREFLIGHT), kind="stable")[:most]]
     guess, label = predicted[rows].astype(np.int64), manifest.label[rows].astype(np.int64)
     other = class_order.diagnose_order(guess, label, manifest.classes)
     chance = [*diagnostics.check_chance(guess, label, len(manifest.classes))]
-    if joined.assumed:
+    if labelled.assumed:
         yield _check_assumed_order(guess, label, manifest.classes, None if other is None else other[1])
     if other is not None:
         yield other[0]

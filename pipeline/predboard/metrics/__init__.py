@@ -1,1 +1,1 @@
-"""From counts to numbers with intervals. Knows nothing of pictures and files."""
+"""Turns counts into numbers with intervals. It knows nothing of pictures and files."""

@@ -200,7 +200,7 @@ def _count(table: NDArray[np.integer], index: NDArray[np.int64]) -> None:
 def positives_by_threshold(
     true: NDArray[np.integer], every: NDArray[np.integer]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """True and false positives if rows of the highest 1, 2, … bins are taken. -> two of [..., bins]"""
+    """Return true and false positives if rows of the highest 1, 2, … bins are taken, [..., bins] each."""
     tp = np.cumsum(true[..., ::-1], axis=-1, dtype=np.int64)
     return tp, np.cumsum(every[..., ::-1], axis=-1, dtype=np.int64) - tp
 

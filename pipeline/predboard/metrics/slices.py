@@ -142,9 +142,7 @@ def _of_texts(distinct: list[str], index: NDArray[np.int64], summands: NDArray[n
 
 
 def _of_values(value: NDArray[np.float64], summands: NDArray[np.int64]) -> list[Groups]:
-    """Sums over the rows of each number, at each of `BINARY_DIGITS`. One sort does for all: rounding keeps the "
-    "order.
-    """
+    """Sum rows by their number, at each of `BINARY_DIGITS`. One sort does for all, as rounding keeps the order."""
     if (value == value[0]).all():  # the size of the pictures is often one
         ordered, sums = value[:1], summands.sum(axis=0, keepdims=True)
     else:

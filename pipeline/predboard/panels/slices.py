@@ -52,7 +52,7 @@ ALL_STEPS_MAX_SLICES = 100
 
 @dataclass(frozen=True)
 class State(SliceSums):
-    """For each column and value the sums over its labelled rows of 1, right, loss and loss²."""
+    """Sums of 1, right, loss and loss² over the labelled rows of each column and value."""
 
     whole: NDArray[np.int64] = summed()  # [4] of all labelled rows
 

@@ -181,7 +181,7 @@ class _OpenRun:
 
     @property
     def times(self) -> dict[int, float]:
-        """When each step was finished, seconds since 1970."""
+        """Time at which each step was finished, seconds since 1970."""
         return {step.step: step.finished for step in self.steps}
 
     def info(self) -> panels.RunInfo:
