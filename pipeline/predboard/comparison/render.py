@@ -9,6 +9,7 @@ from predboard.comparison import changes, pages, report
 from predboard.comparison.changes import Examples
 from predboard.comparison.differences import Comparison, Difference, Flips
 from predboard.comparison.report import Side
+from predboard.drawing import palette
 from predboard.drawing.comparison import (
     ComparisonCard,
     DifferenceLine,
@@ -150,7 +151,8 @@ def _pictures(comparison: Comparison) -> Iterator[Picture]:
     moved = _moves(comparison)
     if len(moved.change):
         caption = (
-            "Rows: true class; columns: predicted class. Blue: better (more right, fewer wrong); vermillion: worse."
+            f"Rows: true class; columns: predicted class. {palette.RIGHT_WORD.capitalize()}: better (more right, fewer "
+            f"wrong); {palette.WRONG_WORD}: worse."
         )
         yield Picture("changes/0_overview", partial(draw_change_overview, moved), caption)
         if len(moved.total) > MAX_MATRIX_CLASSES:

@@ -8,7 +8,10 @@ Colour = tuple[int, int, int]
 """Red, green and blue, 0 to 255."""
 
 RIGHT: Colour = (0, 114, 178)
+RIGHT_WORD = "blue"
 WRONG: Colour = (213, 94, 0)
+WRONG_WORD = "vermillion"
+"""What texts call the two colours."""
 UNKNOWN: Colour = (110, 110, 110)
 """An image without a label, or a difference that may be chance."""
 

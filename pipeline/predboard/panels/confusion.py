@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from predboard import csv_lines
 from predboard.csv_lines import TextCodes
-from predboard.drawing import confusion
+from predboard.drawing import confusion, palette
 from predboard.drawing.confusion import MAX_GROUPS, ConfusionGroup, ConfusionOverview
 from predboard.formatting import escape_markdown, markdown_table, percent, plural, unique_names
 from predboard.metrics.counts import CountMetrics, Counts, CountsPanel
@@ -29,7 +29,8 @@ NAMED_CLASSES = 16
 """Up to this many classes the overview has their names; with more, it describes groups of them."""
 
 OVERVIEW = (
-    "Rows: true class; columns: predicted class; blue is right, vermillion is wrong. Classes that are often confused "
+    f"Rows: true class; columns: predicted class; {palette.RIGHT_WORD} is right, {palette.WRONG_WORD} is wrong. "
+    "Classes that are often confused "
     "are neighbours, the worst first. The framed groups have the most errors inside; beside each stand its most "
     "frequent confusion, its errors, and how many more classes it has."
 )

@@ -8,7 +8,7 @@ import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from predboard.drawing import plots
+from predboard.drawing import palette, plots
 from predboard.drawing.plots import IntervalLine
 from predboard.formatting import escape_markdown, plural
 from predboard.metrics import registry
@@ -130,7 +130,10 @@ def _summaries(runs: list[LeaderboardEntry]) -> Iterator[Summary]:
             for a in [run.metrics["accuracy"]]
         ]
         title = f"accuracy of {more}, with 95 % intervals"
-        about = "Accuracy at each run's last step. Vermillion: the interval lies below the best run. Right: images."
+        about = (
+            f"Accuracy at each run's last step. {palette.WRONG_WORD.capitalize()}: the interval lies below the best "
+            "run. Right: images."
+        )
         yield Picture("1_glance/ranking", functools.partial(plots.draw_intervals, title, lines, best, "best"), about)
     yield Text("report/ranking", _table(ordered), "All runs of the folder at their last step.")
 

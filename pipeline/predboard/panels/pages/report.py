@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from predboard.drawing import palette
 from predboard.formatting import escape_markdown, markdown_table, percent, plural, unique_names
 from predboard.metrics.classification import MetricState
 from predboard.metrics.counts import CountMetrics, data_warnings
@@ -32,7 +33,8 @@ TAB_HELP: Mapping[Tab, str] = {
     Tab.SCALARS: "Curves over the steps. Set *Smoothing* to 0, or short curves are bent. If a curve is cut off, switch "
     "off *Ignore outliers in chart scaling*.",
     Tab.CUSTOM_SCALARS: "Several curves in one chart, and curves with the band of their 95 % interval.",
-    Tab.IMAGES: "A blue frame means right, a vermillion one wrong. The slider chooses the step, the last one at first.",
+    Tab.IMAGES: f"A {palette.RIGHT_WORD} frame means right, a {palette.WRONG_WORD} one wrong. "
+    "The slider chooses the step, the last one at first.",
     Tab.HISTOGRAMS: "How values are distributed over all images. Each layer is a step.",
     Tab.PR_CURVES: "Precision over recall. TensorBoard does not know our thresholds; `report/calibration` lists them.",
     Tab.HPARAMS: "One row for each run: sort by a metric, or select a range on an axis of the parallel coordinates.",
@@ -291,7 +293,7 @@ def tabs_page(written: Iterable[WrittenTag]) -> str:
     lines = [
         "### How to read the tabs",
         "",
-        "Blue means right and vermillion means wrong, everywhere.",
+        f"{palette.RIGHT_WORD.capitalize()} means right and {palette.WRONG_WORD} means wrong, everywhere.",
         "",
         "**Time Series.** All scalars, images and histograms on one page. You can filter by tag and pin cards.",
         "",
