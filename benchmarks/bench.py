@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+
+from benchmarks import bench_compare, bench_ray, bench_visualize
 from predboard.config import InferConfig
 from predboard.images import decode as images
 from predboard.images import sources
@@ -30,8 +32,6 @@ from predboard.inference.infer import infer
 from predboard.parallel.threads import ordered_map, worker_count
 from predboard.predictions.schema import Run
 from predboard.storage.runs import open_run
-
-from benchmarks import bench_compare, bench_ray, bench_visualize
 from tests import toy
 
 TURNS = 3

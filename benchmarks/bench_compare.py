@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import predboard
 import pyarrow
+
+import predboard
+from benchmarks import bench_visualize
 from predboard.comparison.changes import COLUMNS
 from predboard.comparison.paired_counts import NEW_COLUMNS, OLD_COLUMNS
 from predboard.predictions.schema import Part, Run, hash_refs
@@ -16,8 +18,6 @@ from predboard.predictions.table import Predictions
 from predboard.storage import part_plan
 from predboard.storage.parts import PartWriter, read_batches
 from predboard.storage.runs import open_run, part_path
-
-from benchmarks import bench_visualize
 from tests import toy
 
 ROWS, CLASSES = 1_000_000, 10

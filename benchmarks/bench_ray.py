@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+
 from predboard import infer, open_predictions
 from predboard.config import InferConfig
 from predboard.inference import dispatch
@@ -21,7 +22,6 @@ from predboard.parallel.ray_workers import RayWorkers
 from predboard.parallel.scheduler import Finished, Progress, Ready, Scheduler
 from predboard.storage import part_plan
 from predboard.storage.part_plan import Task
-
 from tests import toy
 
 Line = Callable[[str, float, str], None]

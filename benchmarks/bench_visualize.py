@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow.dataset
 import torch
 from PIL import Image
+
 from predboard import VisualizeConfig, panels, visualize
 from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX
 from predboard.evaluation.cache import StateCache
@@ -32,7 +33,6 @@ from predboard.storage.parts import PartWriter
 from predboard.storage.runs import Step, open_predictions, open_run, part_path, step_folder
 from predboard.summaries import EncodedImages
 from predboard.visualization import events
-
 from tests import toy
 
 TURNS = 3

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import fsspec
 from fsspec.implementations.memory import MemoryFileSystem
+
 from predboard.storage.remote import RemotePath
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import predboard
 import pytest
+
+import predboard
 from predboard import InferConfig, InputError, VisualizeConfig, open_predictions
 from predboard.storage.runs import open_step, preflight_path
-
 from tests import toy
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from predboard import CompareConfig, VisualizeConfig, visualize
 from predboard.comparison.compare import CompareResult, compare
 from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX
-
 from tests import toy
 
 pytestmark = pytest.mark.browser

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from predboard.csv_lines import CsvColumn, TextCodes, format_csv_lines
 
 TEXTS = ["", "plain", "a,b", 'say "so"', "two\nlines", " spaces ", "'", "ž — 地", "\udce9t\udce9", "=1+1"]

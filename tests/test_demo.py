@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+
 from predboard.inference.infer import default_out
 
 ROOT = Path(__file__).parents[1]

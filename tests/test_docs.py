@@ -8,10 +8,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
 from predboard import VisualizeConfig, config, panels, visualize
 from predboard.predictions.schema import COLUMNS, Part, Run
 from predboard.state import merge
-
 from tests import pages, toy
 
 README = (toy.ROOT / "README.md").read_text("utf-8")

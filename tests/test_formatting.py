@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+
 from predboard.formatting import markdown_table, percent
 
 

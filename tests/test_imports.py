@@ -9,9 +9,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import predboard
 import pytest
 
+import predboard
 from tests import toy
 
 FOLDER = Path(predboard.__file__).parent

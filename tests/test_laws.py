@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+
 from predboard import InputError, VisualizeConfig, panels
 from predboard.evaluation.fold import DEFAULT_SETTINGS, FoldSettings
 from predboard.panels import HasMetrics, Panel, RunInfo, StepInfo, TwoPassPanel
@@ -40,7 +41,6 @@ from predboard.summaries import (
 )
 from predboard.visualization import events, summary_json
 from predboard.visualization import visualize as stage_two
-
 from tests import toy
 
 RUNS = {n: Run(classes=tuple(f"class{i}" for i in range(n)), model="toy.py:build") for n in (1, 2, 10, 1000)}

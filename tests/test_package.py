@@ -10,9 +10,9 @@ import sysconfig
 import venv
 from pathlib import Path
 
-import predboard
 import pytest
 
+import predboard
 from tests import toy
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from predboard import open_predictions
 
+from predboard import open_predictions
 from tests import toy
 
 CIFAR, EUROSAT = toy.SHARED / "cifar10_resnet", toy.SHARED / "eurosat_rgb"

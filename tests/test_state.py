@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+
 from predboard import state
 from predboard.state import Counted, Groups, Lowest, fixed, greatest, least, merge, merge_all, summed
 

@@ -1,6 +1,7 @@
 """Every kind of summary says where it goes, and every place knows the kinds that go there."""
 
 import pytest
+
 from predboard.panels.pages.report import TAB_HELP
 from predboard.summaries import BandChart, HParams, LineChart, Output, Summary, Tab, Tiles
 from predboard.visualization import events

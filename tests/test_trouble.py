@@ -12,12 +12,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+
 from predboard import InferConfig, VisualizeConfig, infer, open_predictions, visualize
 from predboard.errors import InputError
 from predboard.storage.inspection import inspect
 from predboard.storage.parts import open_part, verify_part
 from predboard.storage.runs import part_path
-
 from tests import toy
 
 pytest.importorskip("torch", reason="stage one runs PyTorch models")

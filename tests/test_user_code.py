@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from predboard import InferConfig, infer, open_predictions
 from predboard.cli import main
 from predboard.errors import InputError
 from predboard.user_code import load_object, names_an_object
-
 from tests import toy
 
 torch = pytest.importorskip("torch", reason="stage one runs PyTorch models")

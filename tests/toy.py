@@ -22,6 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
+from tensorboard.compat.proto import event_pb2, summary_pb2
+
 from predboard import InputError
 from predboard.panels import Panel, TwoPass, TwoPassPanel
 from predboard.predictions.derived_rows import derive_rows
@@ -31,7 +33,6 @@ from predboard.storage import part_plan
 from predboard.storage.parts import PartWriter
 from predboard.storage.paths import AnyPath, arrow_source
 from predboard.storage.runs import part_path
-from tensorboard.compat.proto import event_pb2, summary_pb2
 
 ROOT = Path(__file__).parent.parent
 PYTHONPATH = f"{ROOT / 'pipeline'}{os.pathsep}{ROOT}"

@@ -4,9 +4,9 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+
 from predboard.cli import main
 from predboard.storage.runs import list_part_paths, part_path
-
 from tests import toy
 from tests.cli.example import CommandResult, Example, RunCommand
 

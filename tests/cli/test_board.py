@@ -12,8 +12,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from predboard.cli import main
 
+from predboard.cli import main
 from tests import toy
 from tests.cli.example import Example, RunCommand, refused
 

@@ -5,11 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from predboard import panels
 from predboard.cli import commands
 from predboard.parallel.pool import ProcessPool
 from predboard.storage.runs import list_part_paths, part_path
-
 from tests import toy
 from tests.cli.example import Example, RunCommand
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+
 from predboard.cli import main
 from predboard.predictions import schema
 from predboard.predictions.schema import FORMAT_VERSION
 from predboard.storage.parts import open_part
 from predboard.storage.runs import list_part_paths, part_path
-
 from tests import toy
 from tests.cli.example import Example, RunCommand, refused
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from predboard import config
 from predboard.cli import main
 from predboard.cli.commands import COMMANDS
 from predboard.cli.parser import flags_of, parse, print_help
 from predboard.config import BoardConfig, InferConfig, InspectConfig, VisualizeConfig
 from predboard.errors import InputError
-
 from tests.cli.example import Example, RunCommand, refused
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from predboard.cli.signals import stoppable
 from predboard.errors import InputError
-
 from tests import toy
 from tests.cli.example import Example, RunCommand
 

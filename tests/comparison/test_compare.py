@@ -12,8 +12,9 @@ from typing import Any
 import filelock
 import numpy as np
 import pandas as pd
-import predboard
 import pytest
+
+import predboard
 from predboard import CompareConfig, ImportConfig, InputError, VisualizeConfig
 from predboard.cli import main
 from predboard.comparison import changes, join, report
@@ -22,7 +23,6 @@ from predboard.ingest.ingest import import_predictions
 from predboard.predictions.schema import Run
 from predboard.storage.paths import AnyPath
 from predboard.visualization import log_folder
-
 from tests import toy
 
 ROWS = 600

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+
 from predboard import ImportConfig, import_predictions
 from predboard.comparison import differences, join
 from predboard.comparison.differences import IDENTICAL_METHOD, Comparison, Flips
@@ -29,7 +30,6 @@ from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions
 from predboard.state import merge
 from predboard.storage.runs import RunReader, Step, open_run
-
 from tests import toy
 from tests.test_laws import same
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from predboard import InputError
 from predboard.comparison import join
 from predboard.comparison.join import ClassMapping, JoinedRows, KeyIndex, join_rows, match_classes
@@ -18,7 +19,6 @@ from predboard.predictions.schema import Part, Run, hash_refs, part_schema
 from predboard.predictions.table import Predictions
 from predboard.storage.parts import PartWriter, read_batches
 from predboard.storage.runs import RunReader, Step, open_run, part_path
-
 from tests import toy
 
 COLUMNS = OLD_COLUMNS | {"image"}, NEW_COLUMNS | {"image"}

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import predboard
 import pyarrow as pa
 import pytest
 from PIL import Image
+
+import predboard
 from predboard import CompareConfig, VisualizeConfig
 from predboard.cli import main
 from predboard.cli.board import landing_page
@@ -31,7 +32,6 @@ from predboard.state import merge
 from predboard.storage.parts import read_batches
 from predboard.storage.runs import Step, open_run
 from predboard.summaries import Picture, Scalar, Text, Tiles
-
 from tests import toy
 from tests.comparison.test_compare import run
 from tests.test_laws import same

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+
 from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX
 from predboard.drawing.comparison import (
     ComparisonCard,

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+
 from predboard.drawing.confusion import draw_confusion_matrix
 from predboard.summaries import Pixels
-
 from tests.drawing.pixels import BLUE, NAMES, VERMILLION, where
 
 

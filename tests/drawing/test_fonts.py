@@ -1,8 +1,8 @@
 """Text fits its width, and every letter has a font."""
 
 import pytest
-from predboard.drawing.fonts import choose_font, fit_text, has_glyph, measure_text
 
+from predboard.drawing.fonts import choose_font, fit_text, has_glyph, measure_text
 from tests.drawing.pixels import NAMES
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+
 from predboard.drawing.palette import Colour
 from predboard.drawing.plots import (
     Axis,
@@ -18,7 +19,6 @@ from predboard.drawing.plots import (
     draw_intervals,
     draw_reliability,
 )
-
 from tests.drawing.pixels import BLUE, GREY, NAMES, VERMILLION, near
 
 TICKS = Axis("share", [(0, "0 %"), (0.5, "50 %"), (1, "100 %")])

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from predboard.drawing.report_card import ReportCard, draw_report_card
 
+from predboard.drawing.report_card import ReportCard, draw_report_card
 from tests.drawing.pixels import BLUE, NAMES, VERMILLION, longest_run, where
 
 FULL = ReportCard(

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+
 from predboard.drawing import fonts, tiles
 from predboard.drawing.tiles import TileText, draw_tile, fit_picture
 from predboard.summaries import Pixels
-
 from tests.drawing.pixels import BLUE, GREY, NAMES, VERMILLION, longest_run, noise, where
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+
 from predboard import InputError, VisualizeConfig, panels
 from predboard.evaluation import cache_entry, fold
 from predboard.evaluation.cache import CACHE_FOLDER, MAX_SMALL_ENTRIES, SMALL_ENTRY_ROWS, StateCache
@@ -27,7 +28,6 @@ from predboard.storage.parts import PartFile, read_batches
 from predboard.storage.runs import part_path
 from predboard.visualization import visualize as stage_two
 from predboard.visualization.visualize import VisualizeResult
-
 from tests import toy
 from tests.test_laws import RUNS, same, some
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from predboard import panels
 from predboard.errors import DamagedError, InputError
 from predboard.evaluation.cache_entry import CachedRows, CacheEntry, EntryWriter, _StateDecoder
 from predboard.predictions.derived_rows import derive_rows
-
 from tests import toy
 from tests.test_laws import RUNS, same, situations, some
 

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from predboard import panels
 from predboard.evaluation.state_versions import DERIVED_ROWS, SOURCES, _Modules, state_versions
-
 from tests.test_imports import SOURCES as TEXTS
 from tests.test_imports import ours
 

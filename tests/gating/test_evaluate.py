@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
+
 from predboard import InputError
 from predboard.comparison.differences import Difference
 from predboard.gating.evaluate import (
@@ -28,8 +30,6 @@ from predboard.gating.evaluate import (
 from predboard.gating.rules import Bound, Rule
 from predboard.metrics.intervals import wilson_intervals
 from predboard.summaries import Metric
-from scipy import stats
-
 from tests import toy
 
 UNCLEAR: Status = "too little evidence"

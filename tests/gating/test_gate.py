@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import predboard
 import pytest
+
+import predboard
 from predboard import GateConfig, ImportConfig, InputError, VisualizeConfig, import_predictions, visualize
 from predboard.cli import main
 from predboard.comparison import join
@@ -29,7 +30,6 @@ from predboard.storage.parts import read_batches
 from predboard.storage.runs import open_run, step_folder
 from predboard.summaries import Metric
 from predboard.visualization.summary_json import decode_summary
-
 from tests import fake_storage, toy
 from tests.fake_storage import copied
 from tests.gating.test_reports import well_shaped

@@ -7,6 +7,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from predboard.comparison.differences import Difference
 from predboard.gating import reports
 from predboard.gating.evaluate import BaselineChange, GateResult, RuleResult, check_complete, evaluate_rule

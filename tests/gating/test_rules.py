@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from predboard import InputError
 from predboard.formatting import nearest_names
 from predboard.gating import rules
 from predboard.gating.gate import metric_directions
 from predboard.gating.rules import RULE_KEYS, Rule
 from predboard.metrics.registry import pattern_of
-
 from tests import toy
 
 FIGURED = metric_directions()

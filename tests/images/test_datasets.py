@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+
 from predboard import InferConfig, VisualizeConfig, infer, open_predictions, visualize
 from predboard.errors import InputError
 from predboard.images import datasets
@@ -27,7 +28,6 @@ from predboard.images.manifest import SourceOptions
 from predboard.images.sources import open_source
 from predboard.predictions.schema import hash_refs
 from predboard.storage.inspection import inspect
-
 from tests import toy
 
 if TYPE_CHECKING:

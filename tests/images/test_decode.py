@@ -12,6 +12,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, UnidentifiedImageError
+
 from predboard.images import decode
 from predboard.images.decode import (
     DecodeOptions,
@@ -22,7 +23,6 @@ from predboard.images.decode import (
     to_array,
 )
 from predboard.images.sources import open_source, read
-
 from tests import toy
 
 _SIDES = st.integers(1, 90)

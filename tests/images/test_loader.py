@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+
 from predboard import InferConfig, infer, open_predictions
 from predboard.errors import InputError
 from predboard.images import loader as loading
-
 from tests import toy
 
 if TYPE_CHECKING:

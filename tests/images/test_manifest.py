@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
+
 from predboard.images.manifest import Manifest
 from predboard.predictions.schema import hash64
 

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
+
 from predboard.cli import main
 from predboard.config import InferConfig
 from predboard.errors import InputError
@@ -17,7 +18,6 @@ from predboard.images.decode import DecodeOptions
 from predboard.images.manifest import Manifest
 from predboard.images.preprocessing import Recipe, resolve
 from predboard.user_code import UserObject
-
 from tests import toy
 
 RECIPE = Recipe("a library", 256, 224, "bicubic", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "floor", classes=("a", "b", "c"))

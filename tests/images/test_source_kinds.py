@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from predboard.config import InferConfig
 from predboard.errors import InputError
 from predboard.images.class_names import read_classes
 from predboard.images.sources import open_source, read
 from predboard.inference.infer import infer
 from predboard.storage.runs import open_predictions
-
 from tests import toy
 from tests.images.sources.pictures import files
 from tests.images.sources.test_parquet import hugging_face

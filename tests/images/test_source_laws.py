@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
 from predboard.errors import InputError
 from predboard.images import sources
 from predboard.images.decode import decode_image
 from predboard.images.manifest import SourceOptions
 from predboard.images.sources import Container, open_source
-
 from tests import toy
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 5, 7), dtype=np.uint8)

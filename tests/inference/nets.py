@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pytest
+
 from predboard import InferConfig, open_predictions
 from predboard.images import sources
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from predboard.inference import class_order
 from scipy.optimize import linear_sum_assignment
 
+from predboard.inference import class_order
 from tests.inference.test_diagnostics import model
 
 

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+
 from predboard import infer, open_predictions
 from predboard.errors import InputError
 from predboard.images import decode
 from predboard.storage.runs import read_values
-
 from tests import toy
 from tests.inference.nets import build_module, make_config, read_frame
 

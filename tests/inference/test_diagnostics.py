@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
 from predboard.inference import diagnostics
 from predboard.inference.diagnostics import Diagnosis
 

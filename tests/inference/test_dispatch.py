@@ -9,13 +9,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
+
 from predboard import infer, open_predictions
 from predboard.cli import main
 from predboard.errors import InputError
 from predboard.inference import resume
 from predboard.storage.inspection import inspect
 from predboard.storage.runs import part_path
-
 from tests import toy
 from tests.inference.nets import read_frame
 from tests.inference.worker_runs import ROWS, SHARD, WORKER_NET, hidden_files, worker_config, worker_flags

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+
 from predboard import infer, open_predictions
 from predboard.errors import InputError
 from predboard.storage.inspection import inspect
-
 from tests import toy
 from tests.inference.nets import (
     build_module,

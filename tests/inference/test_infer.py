@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+
 from predboard import infer, open_predictions
 from predboard.errors import InputError
 from predboard.inference.infer import InferResult
@@ -19,7 +20,6 @@ from predboard.predictions.schema import hash64
 from predboard.storage import part_plan
 from predboard.storage.inspection import inspect
 from predboard.storage.runs import list_part_paths
-
 from tests import toy
 from tests.inference.nets import (
     build_module,

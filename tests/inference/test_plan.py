@@ -2,6 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from predboard.inference.infer import make_plan
 from predboard.storage.part_plan import WHOLE_RUN, Share, plan_parts
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from PIL import Image
+
 from predboard import InferConfig, InputError, VisualizeConfig, infer, open_predictions, visualize
 from predboard.cli.parser import parse
 from predboard.images import preprocessing
@@ -16,7 +17,6 @@ from predboard.inference import diagnostics
 from predboard.inference.preflight_report import PreflightReport
 from predboard.metrics.intervals import sign_test
 from predboard.storage.runs import delete_part, list_step_numbers, part_path, preflight_path
-
 from tests import toy
 
 if TYPE_CHECKING:

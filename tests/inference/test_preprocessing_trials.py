@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
 from predboard import InferConfig
 from predboard.inference import preprocessing_trials
 from predboard.inference.preprocessing_trials import Scaling

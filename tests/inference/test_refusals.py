@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+
 from predboard import InferConfig, infer, open_predictions
 from predboard.errors import InputError
 from predboard.predictions.schema import digest_records, encode_footer
 from predboard.storage.locks import lock_folder
 from predboard.storage.parts import open_part
 from predboard.storage.runs import part_path
-
 from tests import toy
 from tests.inference.nets import (
     NETS,

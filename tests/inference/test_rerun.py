@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
+
 from predboard import infer, open_predictions
 from predboard.errors import InputError
 from predboard.storage.runs import part_path
-
 from tests import toy
 from tests.inference.nets import (
     count_reads,

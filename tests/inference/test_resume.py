@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+
 from predboard import InferConfig, infer, open_predictions
 from predboard.images.manifest import Manifest
 from predboard.inference import resume
@@ -26,7 +27,6 @@ from predboard.predictions.schema import Part, Run
 from predboard.storage import part_plan
 from predboard.storage.parts import PartFile, open_part, part_index, verify_part
 from predboard.storage.runs import part_path
-
 from tests import toy
 
 torch = pytest.importorskip("torch", reason="stage one runs PyTorch models")

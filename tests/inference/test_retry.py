@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
+
 from predboard import InferConfig, infer
 from predboard.storage.inspection import inspect
 from predboard.storage.runs import part_path
-
 from tests import toy
 from tests.inference.nets import read_frame
 from tests.inference.worker_runs import ROWS, worker_config

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from predboard import InferConfig, infer
 from predboard.cli import main
 from predboard.cli.parser import parse
@@ -15,7 +16,6 @@ from predboard.errors import InputError
 from predboard.storage.inspection import inspect
 from predboard.storage.part_plan import Share, Task, plan_parts, plan_tasks
 from predboard.storage.runs import open_step, part_path
-
 from tests.inference.nets import read_frame
 from tests.inference.worker_runs import hidden_files, worker_config, worker_flags
 

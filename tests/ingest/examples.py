@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from predboard import ImportConfig, InputError, import_predictions, open_predictions
 
 NAMES = ("cat", "dog", "owl")

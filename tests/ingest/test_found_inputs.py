@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+
 from predboard import open_predictions
 from predboard.predictions.schema import hash_refs
-
 from tests import toy
 from tests.ingest.examples import make, refused, run, run_logged, save_torch, softmax, tensors
 

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from predboard import open_predictions
 from predboard.cli import main
 from predboard.config import ImportConfig
@@ -20,7 +21,6 @@ from predboard.images import sources
 from predboard.ingest.ingest import import_predictions
 from predboard.storage.parts import PartWriter
 from predboard.storage.runs import list_step_numbers, open_run
-
 from tests import toy
 from tests.ingest.examples import logits_of, make, refused, run, save_csv, save_npz, softmax
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+
 from predboard import InputError
 from predboard.ingest.label_values import parse_labels
 

@@ -10,9 +10,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from predboard import open_predictions
 from predboard.predictions.schema import hash64
-
 from tests import toy
 from tests.ingest.examples import NAMES, make, refused, run, run_logged, save_npz, save_torch
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from predboard import open_predictions
 from predboard.cli import main
 from predboard.metrics.counts import CountMetrics, Counts, precision_macro, recall_macro
@@ -13,7 +14,6 @@ from predboard.predictions.schema import hash64
 from predboard.state import merge
 from predboard.storage.parts import read_batches
 from predboard.storage.runs import open_run
-
 from tests import toy
 
 CIFAR = toy.SHARED / "cifar10_saved_predictions"

@@ -12,9 +12,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from predboard import open_predictions
 from predboard.predictions.schema import hash64, hash_refs
-
 from tests import toy
 from tests.ingest.examples import (
     KINDS,

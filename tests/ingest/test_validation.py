@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from predboard import config
 from predboard.errors import InputError
 from predboard.ingest import validation

@@ -11,6 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
+
 from predboard.metrics import calibration, score_histograms, temperature
 from predboard.metrics.calibration import Calibration, conformal_sets
 from predboard.metrics.score_histograms import ScoreHistograms
@@ -20,8 +22,6 @@ from predboard.predictions.sampling import Salt, mix
 from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions
 from predboard.state import merge
-from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
-
 from tests import toy
 
 SAVED = toy.SHARED / "cifar10_saved_predictions"

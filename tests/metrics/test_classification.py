@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from sklearn import metrics
+
 from predboard.metrics import bootstrap, registry
 from predboard.metrics.bootstrap import ClassSums, bias_corrected_interval, poisson_resamples
 from predboard.metrics.classification import MetricState, bootstrap_margins
@@ -17,8 +19,6 @@ from predboard.metrics.values import class_columns, class_metrics, overall_metri
 from predboard.predictions.derive import to_log_probabilities
 from predboard.predictions.schema import Run
 from predboard.state import Counted
-from sklearn import metrics
-
 from tests import toy
 
 CIFAR = toy.SHARED / "cifar10_saved_predictions"

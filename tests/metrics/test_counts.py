@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.stats import binomtest
+from sklearn import metrics
+
 from predboard.metrics import counts
 from predboard.metrics.counts import CountMetrics, Counts
 from predboard.metrics.intervals import sign_test, wilson_interval
 from predboard.predictions.schema import Run
 from predboard.state import Counted, merge
-from scipy.stats import binomtest
-from sklearn import metrics
-
 from tests import toy
 
 

@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import predboard
 import pytest
 from numpy.typing import NDArray
+from sklearn.metrics import cohen_kappa_score
+from tensorboard.util.tensor_util import make_ndarray
+
+import predboard
 from predboard.cli import main
 from predboard.metrics import registry
 from predboard.metrics.counts import Margins
 from predboard.metrics.reference_page import reference_page
 from predboard.metrics.registry import MetricSpec, margin_metric
 from predboard.visualization import log_folder
-from sklearn.metrics import cohen_kappa_score
-from tensorboard.util.tensor_util import make_ndarray
-
 from tests import toy
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, roc_auc_score
+
 from predboard.metrics import intervals, score_histograms
 from predboard.metrics.intervals import JACKKNIFE_GROUPS
 from predboard.metrics.score_histograms import FINE_BINS, MAX_SCORE, Estimate, ScoreHistograms
 from predboard.predictions.schema import Run
-from sklearn.metrics import average_precision_score, roc_auc_score
-
 from tests import toy
 
 ROUNDING = 1e-12

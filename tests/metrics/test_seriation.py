@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+
 from predboard.metrics.seriation import MIN_GROUP_CONTRAST, Seriation, seriate
 
 Graph = tuple[int, NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]

@@ -4,9 +4,9 @@ import re
 
 import numpy as np
 import pytest
-from predboard.metrics.intervals import wilson_interval
 from sklearn.metrics import average_precision_score, f1_score
 
+from predboard.metrics.intervals import wilson_interval
 from tests import toy
 from tests.panels.test_curves import sized
 from tests.panels.test_panels import drawn, named, text

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+
 from predboard.cli import main
 from predboard.errors import InputError
 from predboard.models import checkpoints
 from predboard.models.checkpoints import assign_steps, digest_weights, step_or_zero
 from predboard.models.network import Network
-
 from tests import toy
 from tests.models.nets import net
 

@@ -4,9 +4,9 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
+
 from predboard.errors import InputError
 from predboard.models.devices import is_out_of_memory, module_bytes, parse_device, parse_devices
-
 from tests.models.nets import net
 
 if TYPE_CHECKING:

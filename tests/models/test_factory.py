@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from PIL import Image
+
 from predboard import open_predictions
 from predboard.cli import main
 from predboard.errors import InputError
 from predboard.models.checkpoints import digest_weights
 from predboard.models.factory import open_factory, require_torch
 from predboard.models.network import Network
-
 from tests import toy
 from tests.models.nets import NET, Pooled, model_file, net, program
 

@@ -15,10 +15,10 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 from PIL import Image
+
 from predboard import open_predictions
 from predboard.cli import main
 from predboard.predictions.schema import Run
-
 from tests import toy
 
 torch = pytest.importorskip("torch", reason="stage one runs PyTorch models")

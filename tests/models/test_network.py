@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+
 from predboard.errors import InputError
 from predboard.models.factory import open_factory
 from predboard.models.network import Network, extract_logits, final_activation
-
 from tests.models.nets import Head, program
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
 from predboard.drawing.plots import ReliabilityBin
 from predboard.metrics import registry
 from predboard.metrics.calibration import Calibration, conformal_sets
@@ -14,7 +15,6 @@ from predboard.metrics.intervals import wilson_interval
 from predboard.metrics.score_histograms import ScoreHistograms
 from predboard.metrics.values import overall_metrics
 from predboard.summaries import Metrics
-
 from tests import toy
 from tests.metrics.test_calibration import named, noisy, softmax
 from tests.panels.test_panels import drawn, scalar, text

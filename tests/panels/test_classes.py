@@ -7,13 +7,13 @@ import re
 
 import numpy as np
 import pytest
+from sklearn import metrics
+
 from predboard.metrics import registry
 from predboard.metrics.classification import MetricState
 from predboard.metrics.intervals import wilson_interval
 from predboard.predictions.schema import Run
 from predboard.summaries import File, LineChart, Metrics, Scalar, Summary
-from sklearn import metrics
-
 from tests import toy
 from tests.panels.test_panels import drawn, mixed, named, scalar, text
 

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.typing import NDArray
+from sklearn.metrics import confusion_matrix
+
 from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX
 from predboard.drawing.confusion import ConfusionOverview
 from predboard.drawing.palette import RIGHT, WRONG, Colour
@@ -19,8 +21,6 @@ from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions
 from predboard.state import Counted
 from predboard.summaries import File, Picture, Tiles
-from sklearn.metrics import confusion_matrix
-
 from tests import toy
 from tests.panels.test_panels import drawn, frame, ids, mixed, named, text
 

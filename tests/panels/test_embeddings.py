@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+
 from predboard import VisualizeConfig, panels, visualize
 from predboard.evaluation.fold import fold_steps
 from predboard.panels import RunInfo, StepInfo, embeddings
@@ -17,7 +18,6 @@ from predboard.storage.parts import PartWriter
 from predboard.storage.runs import Step, open_run, part_path, read_values
 from predboard.summaries import Projector
 from predboard.visualization import events
-
 from tests import toy
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from predboard import panels
 from predboard.config import VisualizeConfig
 from predboard.errors import InputError
@@ -15,7 +16,6 @@ from predboard.evaluation.fold import FoldSettings
 from predboard.evaluation.state_versions import outside_code
 from predboard.parallel.pool import ProcessPool
 from predboard.visualization.visualize import visualize
-
 from tests import toy
 from tests.visualization.test_visualize import write
 

@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from predboard import panels
 from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX
 from predboard.drawing.report_card import ReportCard, draw_report_card
 from predboard.metrics.intervals import wilson_interval
 from predboard.predictions.schema import Run
-
 from tests import toy
 from tests.panels.test_panels import drawn, mixed, named
 

@@ -3,14 +3,14 @@
 import dataclasses
 from pathlib import Path
 
+from tensorboard.plugins.hparams import plugin_data_pb2
+
 from predboard import VisualizeConfig, panels, visualize
 from predboard.metrics import registry
 from predboard.panels import RunInfo, StepInfo, WrittenTag
 from predboard.predictions.schema import Run
 from predboard.summaries import HParams, Scalar
 from predboard.visualization import events
-from tensorboard.plugins.hparams import plugin_data_pb2
-
 from tests import toy
 
 METRICS = {spec.tag: spec.column for spec in registry.rows("overall", "calibration") if spec.column}

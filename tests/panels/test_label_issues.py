@@ -8,14 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
+from scipy.special import softmax
+
 from predboard import panels
 from predboard.panels import RunInfo, StepInfo, TwoPass, label_issues
 from predboard.predictions.derived_rows import derive_rows
 from predboard.predictions.table import Predictions
 from predboard.state import merge
 from predboard.summaries import File, Scalar, Summary, Text, Tiles
-from scipy.special import softmax
-
 from tests import toy
 
 SAVED = toy.SHARED / "cifar10_saved_predictions"

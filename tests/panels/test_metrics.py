@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+
 from predboard import VisualizeConfig, visualize
 from predboard.metrics import registry
 from predboard.metrics.classification import MetricState
@@ -16,7 +17,6 @@ from predboard.metrics.values import overall_metrics
 from predboard.predictions.schema import Run
 from predboard.summaries import BandChart, Metric, Metrics, Scalar
 from predboard.visualization.summary_json import decode_summary, encode_summary
-
 from tests import toy
 from tests.panels.test_panels import drawn, mixed, named, scalar
 

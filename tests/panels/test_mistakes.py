@@ -2,10 +2,10 @@
 
 import numpy as np
 from numpy.typing import NDArray
+
 from predboard.panels import RunInfo, StepInfo, mistakes
 from predboard.predictions.table import Predictions
 from predboard.summaries import Summary, Tiles
-
 from tests import toy
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.typing import NDArray
+
 from predboard import panels
 from predboard.metrics import registry
 from predboard.panels import RunInfo, StepInfo
@@ -26,7 +27,6 @@ from predboard.summaries import (
     Text,
     Tiles,
 )
-
 from tests import toy
 
 

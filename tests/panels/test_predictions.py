@@ -1,8 +1,8 @@
 """The panel `predictions`: which images of a class are shown."""
 
 import numpy as np
-from predboard.predictions.schema import Run
 
+from predboard.predictions.schema import Run
 from tests import toy
 from tests.panels.test_panels import drawn, ids, mixed, named
 

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
+
 from predboard.predictions.schema import Run
 from predboard.summaries import Histogram
-
 from tests import toy
 from tests.panels.test_panels import counts, drawn, frame, mixed, named
 

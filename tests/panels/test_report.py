@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
 from predboard import panels
 from predboard.metrics import registry
 from predboard.metrics.classification import MetricState
@@ -16,7 +17,6 @@ from predboard.panels import RunInfo, StepInfo, WrittenTag
 from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions
 from predboard.summaries import HParams, LineChart, Picture, Projector, Scalar, Text, Tiles
-
 from tests import toy
 from tests.panels.test_panels import drawn, frame, mixed, named, text
 

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from scipy import stats
+
 from predboard import panels
 from predboard.metrics import slices as slicing
 from predboard.metrics.intervals import wilson_interval
@@ -16,8 +18,6 @@ from predboard.panels import RunInfo, StepInfo, slices
 from predboard.predictions.table import Predictions
 from predboard.state import merge
 from predboard.summaries import File, Metric, Metrics, Picture, Scalar, Summary, Text
-from scipy import stats
-
 from tests import toy
 
 ROWS = 600

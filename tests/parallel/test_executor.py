@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from predboard import InputError
 from predboard.parallel.executor import Executor, WorkerSpec, open_executor
 from predboard.parallel.pool import ProcessPool
 from predboard.parallel.scheduler import Failed, Finished, LogLine, Progress, Ready, Scheduler
-
 from tests import toy
 
 

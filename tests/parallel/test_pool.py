@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+
 from predboard import InputError
 from predboard.parallel import processes
 from predboard.parallel.pool import ProcessPool
-
 from tests import toy
 
 X = TypeVar("X")

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+
 from predboard import InferConfig, infer, open_predictions
 from predboard.cli import main
 from predboard.errors import InputError
@@ -24,7 +25,6 @@ from predboard.parallel.scheduler import Finished, Progress, Ready, Scheduler
 from predboard.storage import part_plan
 from predboard.storage.inspection import inspect
 from predboard.storage.part_plan import Task
-
 from tests import toy
 
 pytestmark = pytest.mark.ray

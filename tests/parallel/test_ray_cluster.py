@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from predboard import InferConfig, infer
 from predboard.errors import InputError
 from predboard.parallel import ray_cluster
-
 from tests import toy
 
 GIB = 2**30

@@ -11,11 +11,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+
 from predboard import InferConfig, VisualizeConfig, infer, open_predictions, visualize
 from predboard.errors import InputError
 from predboard.parallel import ray_cluster
 from predboard.storage.runs import part_path
-
 from tests import toy
 
 pytestmark = pytest.mark.ray

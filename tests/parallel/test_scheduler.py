@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from predboard.errors import InputError
 from predboard.parallel.scheduler import (
     MAX_CRASHES,

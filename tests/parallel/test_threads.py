@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from predboard.parallel.threads import ItemTimeout, ordered_map, worker_count
 
+from predboard.parallel.threads import ItemTimeout, ordered_map, worker_count
 from tests import toy
 
 

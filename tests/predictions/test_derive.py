@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+
 from predboard.errors import InputError
 from predboard.predictions.derive import MIN_PROBABILITY, derive, to_log_probabilities, to_logits
 from predboard.predictions.schema import (

@@ -4,9 +4,10 @@ import re
 from pathlib import Path
 
 import numpy as np
-import predboard
 from hypothesis import given
 from hypothesis import strategies as st
+
+import predboard
 from predboard.predictions.sampling import Salt, mix
 from predboard.predictions.schema import (
     hash64,

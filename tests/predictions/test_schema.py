@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+
 from predboard.errors import DamagedError, InputError
 from predboard.predictions.schema import (
     COLUMNS,

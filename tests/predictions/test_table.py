@@ -6,13 +6,13 @@ import math
 import numpy as np
 import pyarrow as pa
 import pytest
+
 from predboard.predictions.schema import (
     Run,
     hash_refs,
     part_schema,
 )
 from predboard.predictions.table import Predictions, no_tile_rows
-
 from tests import toy
 
 LN = math.log

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from predboard.storage import file_systems
 from predboard.storage.paths import AnyPath
 from predboard.storage.remote import RemotePath
-
 from tests import fake_storage
 
 KEY = "AKIATESTKEYOFNOBODY"

@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from predboard import (
     ImportConfig,
     InferConfig,
@@ -47,7 +48,6 @@ from predboard.storage.remote import RemotePath
 from predboard.storage.runs import list_part_paths
 from predboard.visualization.log_folder import read_record
 from predboard.visualization.visualize import VisualizeResult
-
 from tests import toy
 
 

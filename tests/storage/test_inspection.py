@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from predboard.cli import main
 from predboard.errors import InputError
 from predboard.predictions.schema import Part, Run
 from predboard.storage.inspection import Inspection, _rows_per_second, inspect
 from predboard.storage.runs import list_part_paths, part_path
-
 from tests import toy
 
 RUN = Run(

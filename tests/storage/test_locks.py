@@ -12,11 +12,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+
 from predboard.errors import InputError
 from predboard.predictions.schema import Run
 from predboard.storage.locks import lock_folder
 from predboard.storage.part_plan import WHOLE_RUN, Share
-
 from tests import toy
 
 RUN = dataclasses.replace(toy.RUN, classes=("a", "b", "c"))

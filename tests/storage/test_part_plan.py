@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from predboard.storage.part_plan import PartRange, plan_parts
 
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from predboard import open_predictions
 from predboard.errors import DamagedError, InputError
 from predboard.predictions.schema import COLUMNS, Part, Run, encode_footer, part_schema
@@ -28,7 +29,6 @@ from predboard.storage.runs import (
     part_path,
     read_values,
 )
-
 from tests import toy
 
 RUN = dataclasses.replace(toy.RUN, classes=("a", "b", "c"))

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import predboard
 import pytest
+
+import predboard
 from predboard import (
     InferConfig,
     InputError,
@@ -24,7 +25,6 @@ from predboard.storage import file_systems
 from predboard.storage.file_systems import StorageError
 from predboard.storage.paths import AnyPath, is_inside, parse_path, staging_dir, storage_fault
 from predboard.storage.remote import RemotePath
-
 from tests import fake_storage, toy
 
 

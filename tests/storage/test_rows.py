@@ -11,6 +11,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy.special import softmax
+
 from predboard import VisualizeConfig, visualize
 from predboard.predictions.derived_rows import derive_rows
 from predboard.predictions.schema import Part, Run
@@ -18,8 +20,6 @@ from predboard.predictions.table import TOP_CLASSES, Predictions
 from predboard.storage.parts import PartWriter
 from predboard.storage.rows import DerivedRowsWriter, read_derived_rows
 from predboard.storage.runs import part_path
-from scipy.special import softmax
-
 from tests import toy
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from predboard import open_predictions
 from predboard.errors import InputError
 from predboard.predictions.schema import COLUMNS, Run, encode_footer, read_footer
@@ -30,7 +31,6 @@ from predboard.storage.runs import (
     preflight_path,
     read_values,
 )
-
 from tests import toy
 
 RUN = dataclasses.replace(toy.RUN, classes=("a", "b", "c"))

@@ -20,6 +20,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from tensorboard.util import tensor_util
+
 from predboard import InferConfig, InputError, VisualizeConfig, infer, open_predictions
 from predboard import visualize as draw_logs
 from predboard.evaluation.fold import FoldSettings
@@ -35,8 +37,6 @@ from predboard.storage.remote import MAX_CONNECTIONS, RemotePath
 from predboard.storage.runs import list_part_paths, open_run
 from predboard.visualization import visualize as stage_two
 from predboard.visualization.log_folder import RECORD_FILE
-from tensorboard.util import tensor_util
-
 from tests import toy
 from tests.object_storage import Request, Server, a_share_fails, each_fails_once
 from tests.storage.conftest import BUCKET, KEY

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
+
 from predboard.predictions.schema import Part
 from predboard.storage import timing
 from predboard.storage.inspection import inspect
 from predboard.storage.parts import PartWriter
 from predboard.storage.runs import part_path
-
 from tests import toy
 
 

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from predboard.formatting import escape_markdown
-from predboard.predictions.table import no_tile_rows
-from predboard.summaries import EncodedImages, Histogram, Picture, Scalar, Summary, Text, Tiles
-from predboard.visualization import events
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.compat.proto import event_pb2, types_pb2
 from tensorboard.util import tensor_util
 
+from predboard.formatting import escape_markdown
+from predboard.predictions.table import no_tile_rows
+from predboard.summaries import EncodedImages, Histogram, Picture, Scalar, Summary, Text, Tiles
+from predboard.visualization import events
 from tests import toy
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)

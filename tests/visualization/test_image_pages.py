@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tensorboard.util import tensor_util
+
 from predboard import InputError, VisualizeConfig, visualize
 from predboard.cli import main
 from predboard.parallel.pool import ProcessPool
@@ -14,8 +16,6 @@ from predboard.predictions.derived_rows import DerivedRows, derive_rows
 from predboard.predictions.schema import Run
 from predboard.visualization import image_pages
 from predboard.visualization.visualize import VisualizeResult
-from tensorboard.util import tensor_util
-
 from tests import toy
 
 RUN = Run(classes=("cat", "dog", "eel"), model="toy.py:build")

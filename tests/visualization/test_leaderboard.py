@@ -12,6 +12,7 @@ from typing import Any
 import filelock
 import numpy as np
 import pytest
+
 from predboard import InputError, VisualizeConfig, visualize
 from predboard.cli.board import landing_page
 from predboard.config import BoardConfig
@@ -21,7 +22,6 @@ from predboard.summaries import Metric, Metrics
 from predboard.visualization import leaderboard, log_folder
 from predboard.visualization.leaderboard import write_leaderboard
 from predboard.visualization.summary_json import encode_summary
-
 from tests import toy
 
 RUN = Run(classes=("cat", "dog"), model="toy.py:build")

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from predboard.parallel.pool import ProcessPool
 from predboard.predictions.schema import Run
 from predboard.storage.runs import Step, open_run
 from predboard.summaries import Tiles
 from predboard.visualization.source_images import SourceImages
-
 from tests import toy
 
 ROWS = 30

@@ -25,10 +25,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from predboard import VisualizeConfig, visualize
-from predboard.formatting import escape_markdown
 from tensorboard.util import tensor_util
 
+from predboard import VisualizeConfig, visualize
+from predboard.formatting import escape_markdown
 from tests import toy
 
 T = TypeVar("T")

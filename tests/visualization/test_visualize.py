@@ -17,6 +17,8 @@ import filelock
 import numpy as np
 import pytest
 from PIL import Image
+from tensorboard.util import tensor_util
+
 from predboard import InputError, VisualizeConfig, panels, visualize
 from predboard.drawing import canvas, report_card
 from predboard.drawing.report_card import ReportCard
@@ -28,8 +30,6 @@ from predboard.storage.runs import list_part_paths, open_run, part_path, preflig
 from predboard.visualization.log_folder import list_runs
 from predboard.visualization.source_images import SourceImages
 from predboard.visualization.visualize import VisualizeResult
-from tensorboard.util import tensor_util
-
 from tests import toy
 
 MODULE = importlib.import_module("predboard.visualization.visualize")

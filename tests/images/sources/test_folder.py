@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from predboard.errors import InputError
 from predboard.images import sources
 from predboard.images.manifest import IMAGE_SUFFIXES, Manifest

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
 from predboard.config import InferConfig
 from predboard.errors import InputError
 from predboard.images import decode
 from predboard.images.sources import open_source, read
 from predboard.inference.infer import infer
 from predboard.storage.runs import open_predictions
-
 from tests import toy
 
 

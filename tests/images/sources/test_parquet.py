@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from predboard.images.manifest import SourceOptions
 from predboard.images.sources import open_source
-
 from tests.images.sources.pictures import files, same_bytes
 
 

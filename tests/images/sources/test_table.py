@@ -8,13 +8,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from predboard.config import InferConfig
 from predboard.errors import InputError
 from predboard.images.manifest import SourceOptions
 from predboard.images.sources import open_source
 from predboard.inference.infer import infer
 from predboard.predictions.schema import hash_refs
-
 from tests import toy
 from tests.images.sources.pictures import files, same_bytes
 

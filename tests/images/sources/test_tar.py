@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+
 from predboard.errors import InputError
 from predboard.images.sources import open_source
-
 from tests.images.sources.pictures import files, same_bytes
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+
 from predboard.errors import InputError
 from predboard.images.manifest import SourceOptions
 from predboard.images.sources import open_source

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+
 from predboard.config import InferConfig
 from predboard.errors import InputError
 from predboard.images.sources import open_source, read
 from predboard.inference.infer import infer
-
 from tests import toy
 from tests.images.sources.pictures import files, same_bytes
 
