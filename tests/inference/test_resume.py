@@ -225,6 +225,7 @@ def _assert_goes_on(options: dict[str, Any], expected: pd.DataFrame) -> None:
     pd.testing.assert_frame_equal(found, expected, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 # Each step has 17 batches in 6 parts; each model is tried by one forward pass before.
 @pytest.mark.parametrize(
     ("where", "count"),
@@ -290,6 +291,7 @@ def test_a_run_killed_again_and_again_completes(
     assert list(options["out"].rglob(".*.tmp")) == []
 
 
+@pytest.mark.slow
 def test_leftovers_of_a_killed_run_are_removed_by_the_next(
     forks: Forks, options: dict[str, Any], expected: pd.DataFrame, tmp_path: Path
 ) -> None:
@@ -300,6 +302,7 @@ def test_leftovers_of_a_killed_run_are_removed_by_the_next(
     _assert_goes_on(options, expected)
 
 
+@pytest.mark.slow
 def test_a_killed_update_can_be_resumed(
     forks: Forks, options: dict[str, Any], expected: pd.DataFrame, tmp_path: Path
 ) -> None:

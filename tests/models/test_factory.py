@@ -166,6 +166,7 @@ def test_a_program_runs_from_the_command_line_and_takes_another_checkpoint(
             np.testing.assert_allclose(logits, module.eval()(x).detach(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_no_program_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("no program")
     (tmp_path / "text.pt2").write_text("no program")

@@ -35,6 +35,7 @@ def folded(
         return list(pool.fold(toy.Folded(function), items, count, collect))
 
 
+@pytest.mark.slow
 def test_processes_give_results_in_the_order_of_the_items() -> None:
     items = [(i, 0.05) for i in range(80)]
     collected: list[list[tuple[int, float]]] = []

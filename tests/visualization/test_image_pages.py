@@ -129,6 +129,7 @@ def test_the_event_file_has_the_pages_of_every_step(tmp_path: Path) -> None:
     assert other.event_file.read_bytes() == again.event_file.read_bytes()
 
 
+@pytest.mark.slow
 def test_where_there_is_not_room_for_all_each_step_gets_its_share_and_it_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -486,6 +486,7 @@ def test_no_predictions_named_is_one_line(tmp_path: Path) -> None:
 # Pictures
 
 
+@pytest.mark.slow
 def test_missing_pictures_are_counted_shown_as_such_and_looked_for_again(run: Path, tmp_path: Path) -> None:
     shutil.move(tmp_path / "images", tmp_path / "moved")
     written = draw_logs(run, tmp_path / "logs")
