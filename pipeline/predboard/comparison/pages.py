@@ -1,4 +1,4 @@
-"""Writes a comparison's pages of words in Markdown. It draws nothing; the only file it knows is transitions.csv.
+"""Writes the pages of a comparison in Markdown. It draws nothing, and knows the files beside the event file by name.
 
 Numbers come from `differences`, sentences from `report`.
 """
