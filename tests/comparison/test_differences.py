@@ -22,9 +22,9 @@ from predboard.comparison.join import ClassMapping, JoinedRows, join_rows, match
 from predboard.comparison.paired_counts import NEW_COLUMNS, OLD_COLUMNS, PairedCounts, count_pairs, merge_counts
 from predboard.metrics import calibration, registry
 from predboard.metrics.bootstrap import poisson_resamples
-from predboard.metrics.classification import MetricState
 from predboard.metrics.counts import Margins
 from predboard.metrics.intervals import mcnemar_p, newcombe_interval
+from predboard.metrics.metric_state import MetricState
 from predboard.metrics.values import class_columns, class_metrics, overall_metrics
 from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from sklearn import metrics
 
 from predboard.metrics import bootstrap, registry
-from predboard.metrics.bootstrap import ClassSums, bias_corrected_interval, poisson_resamples
-from predboard.metrics.classification import MetricState, bootstrap_margins
+from predboard.metrics.bootstrap import ClassSums, bias_corrected_interval, bootstrap_margins, poisson_resamples
 from predboard.metrics.counts import CountMetrics, Counts, Margins
 from predboard.metrics.intervals import wilson_interval
+from predboard.metrics.metric_state import MetricState
 from predboard.metrics.values import class_columns, class_metrics, overall_metrics
 from predboard.predictions.derive import to_log_probabilities
 from predboard.predictions.schema import Run

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from predboard.drawing.plots import ReliabilityBin
 from predboard.metrics import registry
 from predboard.metrics.calibration import Calibration, conformal_sets
-from predboard.metrics.classification import MetricState
 from predboard.metrics.intervals import wilson_interval
+from predboard.metrics.metric_state import MetricState
 from predboard.metrics.score_histograms import ScoreHistograms
 from predboard.metrics.values import overall_metrics
 from predboard.summaries import Metrics

@@ -10,8 +10,8 @@ import pytest
 from sklearn import metrics
 
 from predboard.metrics import registry
-from predboard.metrics.classification import MetricState
 from predboard.metrics.intervals import wilson_interval
+from predboard.metrics.metric_state import MetricState
 from predboard.predictions.schema import Run
 from predboard.summaries import File, LineChart, Metrics, Scalar, Summary
 from tests import toy

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from predboard import VisualizeConfig, visualize
 from predboard.metrics import registry
-from predboard.metrics.classification import MetricState
+from predboard.metrics.metric_state import MetricState
 from predboard.metrics.values import overall_metrics
 from predboard.predictions.schema import Run
 from predboard.summaries import BandChart, Metric, Metrics, Scalar

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from predboard import panels
 from predboard.metrics import registry
-from predboard.metrics.classification import MetricState
+from predboard.metrics.metric_state import MetricState
 from predboard.metrics.values import overall_metrics
 from predboard.panels import RunInfo, StepInfo, WrittenTag
 from predboard.predictions.schema import Run

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard.comparison.join import REQUIRED_COLUMNS, ClassMapping, JoinedRows, join_rows
-from predboard.metrics import calibration, classification, slices
+from predboard.metrics import calibration, metric_state, slices
 from predboard.metrics.slices import SliceSums, empty_slices, measure_slices
 from predboard.state import Counted, fixed, merge, summed
 from predboard.storage.runs import Step
@@ -46,7 +46,7 @@ class PairedCounts:
     same: np.int64 = summed()  # of scored: class, confidence and loss are the same to the last bit
     loss_old: np.int64 = summed()  # of the compared rows, fixed point
     loss_new: np.int64 = summed()
-    loss_squares: np.int64 = summed()  # of the difference, nats², each cut at classification.MAX_SQUARE
+    loss_squares: np.int64 = summed()  # of the difference, nats², each cut at metric_state.MAX_SQUARE
 
     @classmethod
     def zero(cls) -> "PairedCounts":
@@ -66,7 +66,7 @@ class PairedCounts:
         at = is_comparable(rows)
         before, now = old.take(at), new.take(at)
         difference = now.loss.astype(np.float64) - before.loss
-        squares = np.minimum(np.square(difference), classification.MAX_SQUARE)
+        squares = np.minimum(np.square(difference), metric_state.MAX_SQUARE)
         was, is_ = before.right, now.right
         summands = np.stack([np.ones(len(now), np.int64), is_, was, was & is_], axis=1).astype(np.int64)
         return cls(

@@ -5,12 +5,13 @@ depend on the number of rows.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
+from predboard.metrics.counts import CountMetrics, MarginMetric, Margins
 from predboard.metrics.intervals import Z95
 from predboard.predictions.schema import hash64
 
@@ -110,6 +111,30 @@ class ClassSums:
             cells = self._order[self._starts[c] : self._starts[c + 1]]
             sums[c] = np.add.reduce(n.take(cells, axis=0), axis=0, dtype=n.dtype)
         return sums
+
+
+def bootstrap_margins(m: CountMetrics, metrics: Mapping[str, MarginMetric]) -> dict[str, NDArray[np.float64]]:
+    """Return bootstrap draws of metrics that follow from the margins of the confusion matrix.
+
+    Each cell of n rows is replaced by Poisson(n), again and again; all metrics see the same draws.
+
+    Returns:
+        [draws] for each metric, nan where it is undefined.
+    """
+    true, predicted, count = m.cells
+    present = m.support + m.predictions > 0
+    place, classes = np.cumsum(present) - 1, int(present.sum())
+    sums = [
+        ClassSums(class_of, classes)
+        for class_of in (np.where(true == predicted, place[true], -1), place[true], place[predicted])
+    ]
+    draws: dict[str, list[NDArray[np.float64]]] = {name: [] for name in metrics}
+    most = int(max(m.support.max(), m.predictions.max()))
+    for n in poisson_resamples(count, true.tobytes() + predicted.tobytes(), classes, most):
+        margins = Margins(*(by_class(n).T for by_class in sums))  # [draws, classes] each
+        for name, metric in metrics.items():
+            draws[name].append(metric(margins))
+    return {name: np.concatenate(values) for name, values in draws.items()}
 
 
 def bias_corrected_interval(value: float, draws: NDArray[np.float64]) -> tuple[float, float] | None:

@@ -4,14 +4,14 @@ Failed rows and rows without a label are in no denominator, and are counted. A c
 images or predictions; division by zero counts 0.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from predboard.metrics.intervals import Floats, wilson_interval, wilson_intervals
+from predboard.metrics.intervals import Floats, wilson_intervals
 from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions
 from predboard.state import FIXED_UNIT, Counted, fixed, greatest, summed
@@ -122,20 +122,20 @@ class CountMetrics:
         same = true == predicted
         return self._by_class(true[same], count[same])
 
-    @cached_property
+    @property
     def recall(self) -> NDArray[np.float64]:
         """[classes] hits / support."""
-        return self.hits / np.maximum(self.support, 1)
+        return self.margins.recall
 
-    @cached_property
+    @property
     def precision(self) -> NDArray[np.float64]:
         """[classes] hits / predictions."""
-        return self.hits / np.maximum(self.predictions, 1)
+        return self.margins.precision
 
-    @cached_property
+    @property
     def f1(self) -> NDArray[np.float64]:
-        """[classes] harmonic mean of precision and recall: 2 hits / (support + predictions)."""
-        return np.asarray(2 * self.hits / np.maximum(self.support + self.predictions, 1))
+        """[classes] harmonic mean of precision and recall."""
+        return self.margins.f1
 
     @property
     def accuracy(self) -> float:
@@ -146,16 +146,6 @@ class CountMetrics:
     def margins(self) -> "Margins":
         """Margins of the confusion matrix."""
         return Margins(*(n.astype(np.float64) for n in (self.hits, self.support, self.predictions)))
-
-    @property
-    def balanced_accuracy(self) -> float:
-        """Mean recall over the classes with images."""
-        return float(balanced_accuracy(self.margins))
-
-    @property
-    def f1_macro(self) -> float:
-        """Mean F1 over the classes with images or predictions."""
-        return float(f1_macro(self.margins))
 
     @property
     def nll(self) -> float:
@@ -275,88 +265,3 @@ class Margins:
 
 MarginMetric = Callable[[Margins], Floats]
 """Returns a metric, [...], from margins, [..., classes]; nan where it is undefined."""
-
-
-def balanced_accuracy(m: Margins) -> Floats:
-    """Return the mean recall over classes with images."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(m.recall.sum(axis=-1) / (m.support > 0).sum(axis=-1))
-
-
-def precision_macro(m: Margins) -> Floats:
-    """Return the mean precision over classes with images or predictions."""
-    return np.asarray(m.precision.sum(axis=-1) / m.present)
-
-
-def recall_macro(m: Margins) -> Floats:
-    """Return the mean recall over classes with images or predictions."""
-    return np.asarray(m.recall.sum(axis=-1) / m.present)
-
-
-def f1_macro(m: Margins) -> Floats:
-    """Return the mean F1 over classes with images or predictions."""
-    return np.asarray(m.f1.sum(axis=-1) / m.present)
-
-
-def f1_weighted(m: Margins) -> Floats:
-    """Return the mean F1 over classes, weighted by their images."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray((m.support * m.f1).sum(axis=-1) / m.rows)
-
-
-def mcc(m: Margins) -> Floats:
-    """Return the Matthews correlation coefficient of several classes, R_K (Gorodkin 2004).
-
-    It is nan where all labels or all predictions are one class, because nothing can be told from chance then.
-    """
-    total = m.hits.sum(axis=-1)
-    chance = (m.support * m.predictions).sum(axis=-1)
-    spread = (m.rows**2 - (m.predictions**2).sum(axis=-1)) * (m.rows**2 - (m.support**2).sum(axis=-1))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.where(spread > 0, (total * m.rows - chance) / np.sqrt(spread), np.nan))
-
-
-def data_warnings(
-    scores: CountMetrics, names: tuple[str, ...], rows: int, manifest_rows: int, before: Sequence[str] = ()
-) -> list[str]:
-    """Return what a reader should know before trusting the numbers, the most serious first.
-
-    Args:
-        scores: metrics of the step.
-        names: of the classes.
-        rows: of the predictions.
-        manifest_rows: rows that there should be.
-        before: warnings of stage one.
-    """
-    warnings = []
-    if rows < manifest_rows:
-        warnings.append(
-            f"{manifest_rows - rows:,} of {manifest_rows:,} rows are missing, possibly whole classes: rows are stored "
-            "in the manifest's order; re-run the command that wrote the others"
-        )
-    warnings += before
-    counts = scores.counts
-    if counts.failed:
-        are = "is" if counts.failed == 1 else "are"
-        warnings.append(f"{counts.failed:,} of {counts.rows:,} images failed and {are} in no metric")
-    if counts.unlabelled:
-        have = "has" if counts.unlabelled == 1 else "have"
-        warnings.append(f"{counts.unlabelled:,} of {counts.rows:,} images {have} no label")
-    n = scores.counted
-    if n and scores.classes > 1:
-        common = int(scores.support.argmax())
-        always = float(scores.support[common] / n)
-        if wilson_interval(int(scores.hits.sum()), n)[0] <= always and np.count_nonzero(scores.support) > 1:
-            baseline = f"always predicting {names[common]} ({100 * always:.0f} %)"
-            warnings.append(f"accuracy is not clearly better than {baseline}")
-        dominant = int(scores.predictions.argmax())
-        share, expected = float(scores.predictions[dominant] / n), float(scores.support[dominant] / n)
-        if share > 0.5 and share > 2 * expected:
-            only = f"but only {100 * expected:.0f} % of images are"
-            warnings.append(f"{100 * share:.0f} % of predictions are {names[dominant]}, {only}")
-        never = np.flatnonzero((scores.predictions == 0) & (scores.support > 0))
-        if len(never):
-            are = "is" if len(never) == 1 else "are"
-            some = ", ".join(names[c] for c in never[:3])
-            warnings.append(f"{len(never)} of {scores.classes} classes {are} never predicted: {some}")
-    return warnings

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, Literal
 
-from predboard.metrics import calibration, classification, counts, intervals, slices
+from predboard.metrics import calibration, classification, intervals, slices
 from predboard.metrics.counts import Counts, MarginMetric
 
 Direction = Literal["more", "less", "neither"]
@@ -134,38 +134,38 @@ OVERALL = (
         needs_logits=True, interval=intervals.WILSON,
     ),
     margin_metric(
-        "balanced_accuracy", "balanced accuracy", "Mean recall over classes with images.", counts.balanced_accuracy,
-        column="balanced", band=True,
+        "balanced_accuracy", "balanced accuracy", "Mean recall over classes with images.",
+        classification.balanced_accuracy, column="balanced", band=True,
         formula="mean over c with support_c > 0 of hits_c / support_c",
         source="Brodersen et al. 2010; scikit-learn's balanced_accuracy_score",
     ),
     margin_metric(
         "precision_macro", "macro precision",
-        "Mean precision over classes with images or predictions; division by zero counts 0.", counts.precision_macro,
-        formula="mean over present c of hits_c / predictions_c",
+        "Mean precision over classes with images or predictions; division by zero counts 0.",
+        classification.precision_macro, formula="mean over present c of hits_c / predictions_c",
         source='scikit-learn, average="macro", zero_division=0',
     ),
     margin_metric(
         "recall_macro", "macro recall",
-        "Mean recall over classes with images or predictions; division by zero counts 0.", counts.recall_macro,
-        formula="mean over present c of hits_c / support_c",
+        "Mean recall over classes with images or predictions; division by zero counts 0.",
+        classification.recall_macro, formula="mean over present c of hits_c / support_c",
         source='scikit-learn, average="macro", zero_division=0',
     ),
     margin_metric(
         "f1_macro", "macro F1", "Mean F1 over classes with images or predictions; division by zero counts 0.",
-        counts.f1_macro, column="macro F1", band=True, suggested=True,
+        classification.f1_macro, column="macro F1", band=True, suggested=True,
         formula="mean over present c of 2 hits_c / (support_c + predictions_c)",
         source='Opitz & Burst 2019 (averaged F1); scikit-learn, average="macro"',
     ),
     margin_metric(
-        "f1_weighted", "weighted F1", "Mean F1 over classes, weighted by their images.", counts.f1_weighted,
+        "f1_weighted", "weighted F1", "Mean F1 over classes, weighted by their images.", classification.f1_weighted,
         formula="Σ support_c · F1_c / n",
         source='scikit-learn, average="weighted"',
     ),
     margin_metric(
         "mcc", "MCC",
         "Matthews correlation coefficient of several classes (Gorodkin's R_K): 1 perfect, 0 as good as chance.",
-        counts.mcc, column="MCC", range=(-1.0, 1.0),
+        classification.mcc, column="MCC", range=(-1.0, 1.0),
         formula="(n Σ hits_c − Σ support_c predictions_c) / √((n² − Σ predictions_c²)(n² − Σ support_c²))",
         source="Gorodkin 2004",
     ),

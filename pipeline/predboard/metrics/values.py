@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import isnan
 
-from predboard.metrics.bootstrap import bias_corrected_interval
+from predboard.metrics.bootstrap import bias_corrected_interval, bootstrap_margins
 from predboard.metrics.calibration import CalibrationEvidence
-from predboard.metrics.classification import AnyState, ClassMetric, CountState, MetricState, bootstrap_margins
 from predboard.metrics.counts import Counts
+from predboard.metrics.metric_state import AnyState, ClassMetric, CountState, MetricState
 from predboard.metrics.registry import MetricSpec, rows
 from predboard.metrics.slices import Slice
 from predboard.summaries import Metric

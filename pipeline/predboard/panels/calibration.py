@@ -11,9 +11,9 @@ from typing import Self
 
 from predboard.drawing import plots
 from predboard.formatting import percent
-from predboard.metrics import calibration, classification, registry
+from predboard.metrics import calibration, metric_state, registry
 from predboard.metrics.calibration import Calibration, CalibrationEvidence
-from predboard.metrics.classification import MetricState
+from predboard.metrics.metric_state import MetricState
 from predboard.metrics.registry import Direction
 from predboard.metrics.values import calibration_metrics
 from predboard.panels import RunInfo
@@ -47,7 +47,7 @@ class Panel:
 
     classes: int = 20
     """Classes with a row in the table of thresholds."""
-    columns: frozenset[str] = classification.COLUMNS | calibration.COLUMNS
+    columns: frozenset[str] = metric_state.COLUMNS | calibration.COLUMNS
 
     def zero(self, run: Run) -> State:
         """Return the state of no rows."""

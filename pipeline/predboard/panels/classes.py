@@ -9,8 +9,8 @@ import numpy as np
 from predboard import csv_lines
 from predboard.csv_lines import TextCodes
 from predboard.formatting import escape_markdown, markdown_table, percent, plural, unique_names
-from predboard.metrics import classification, counts, registry
-from predboard.metrics.classification import AnyState, CountState, MetricState
+from predboard.metrics import counts, metric_state, registry
+from predboard.metrics.metric_state import AnyState, CountState, MetricState
 from predboard.metrics.registry import Direction
 from predboard.metrics.values import class_columns, class_metrics
 from predboard.panels import RunInfo
@@ -35,7 +35,7 @@ class Panel:
     count: int = 20
     """Classes with curves: those with the most errors at the last step."""
     state: type[CountState] | type[MetricState] = MetricState
-    columns: frozenset[str] = classification.COLUMNS
+    columns: frozenset[str] = metric_state.COLUMNS
 
     def zero(self, run: Run) -> AnyState:
         """Return the state of no rows."""

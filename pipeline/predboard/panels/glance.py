@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from predboard.drawing import report_card
 from predboard.drawing.report_card import ReportCard
-from predboard.metrics import counts
+from predboard.metrics.classification import f1_macro
 from predboard.metrics.counts import CountMetrics, Counts, CountsPanel
+from predboard.metrics.data_warnings import data_warnings
 from predboard.metrics.intervals import wilson_interval
 from predboard.panels import RunInfo
 from predboard.summaries import Picture, Pixels, Scalar, Summary
@@ -27,9 +28,10 @@ class Panel(CountsPanel):
         ]
         for step, metrics in scores.items():
             if metrics.counted:
+                macro = f1_macro(metrics.margins)
                 for name, value, description in (
                     ("accuracy", metrics.accuracy, "Share of images whose highest logit belongs to the true class."),
-                    ("f1_macro", metrics.f1_macro, "Mean F1 of the classes that occur or were predicted."),
+                    ("f1_macro", float(macro), "Mean F1 of the classes that occur or were predicted."),
                     ("nll", metrics.nll, "Mean negative log-likelihood of the true class, nats."),
                 ):
                     yield step, Scalar(f"1_glance/{name}", value, description)
@@ -42,7 +44,7 @@ def _report_card(
 ) -> Pixels:
     names, known = info.run.classes, info.steps[step]
     stage_one = [warning.partition(": ")[0] for warning in known.warnings]  # the report says what to do
-    warnings = counts.data_warnings(scores, names, known.rows, known.manifest_rows, stage_one)
+    warnings = data_warnings(scores, names, known.rows, known.manifest_rows, stage_one)
     if known.rows < known.manifest_rows:
         warnings[0] = warnings[0].partition(": ")[0]
     hits = int(scores.hits.sum())
@@ -50,7 +52,7 @@ def _report_card(
     if len(trend) < 2:  # otherwise the curve needs the room, and a warning mentions them if there are any
         facts[1:1] = [("failed", f"{scores.counts.failed:,}"), ("unlabelled", f"{scores.counts.unlabelled:,}")]
     if scores.counted:
-        facts += [("macro F1", f"{scores.f1_macro:.3f}"), ("NLL", f"{scores.nll:.3f}")]
+        facts += [("macro F1", f"{f1_macro(scores.margins):.3f}"), ("NLL", f"{scores.nll:.3f}")]
     card = ReportCard(
         title=f"{info.name}  ·  step {step}",
         accuracy=(scores.accuracy, *wilson_interval(hits, scores.counted)) if scores.counted else None,

@@ -4,8 +4,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
-from predboard.metrics import classification, counts, registry
-from predboard.metrics.classification import AnyState, CountState, MetricState
+from predboard.metrics import counts, metric_state, registry
+from predboard.metrics.metric_state import AnyState, CountState, MetricState
 from predboard.metrics.registry import Direction
 from predboard.metrics.values import count_images, overall_metrics
 from predboard.panels import RunInfo
@@ -19,7 +19,7 @@ class Panel:
     """Scalars: accuracy, top-2, top-5, balanced; macro P, R, F1; MCC, NLL, Brier, AUROC, AP, AURC; intervals."""
 
     state: type[CountState] | type[MetricState] = MetricState
-    columns: frozenset[str] = classification.COLUMNS
+    columns: frozenset[str] = metric_state.COLUMNS
 
     def zero(self, run: Run) -> AnyState:
         """Return the state of no rows."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from predboard.metrics import classification
-from predboard.metrics.classification import MetricState
+from predboard.metrics import metric_state
+from predboard.metrics.metric_state import MetricState
 from predboard.panels import RunInfo, WrittenTag
 from predboard.panels.pages.report import run_page, summary_page, tabs_page
 from predboard.predictions.schema import Run
@@ -35,7 +35,7 @@ class State:
 class Panel:
     """Text: metrics with intervals, what to look at next, how the run was made, how to read the tabs; model inputs."""
 
-    columns: frozenset[str] = classification.COLUMNS | {"id", "confidence"}
+    columns: frozenset[str] = metric_state.COLUMNS | {"id", "confidence"}
     renders_last: bool = True
 
     def zero(self, run: Run) -> State:

@@ -6,8 +6,8 @@ from predboard.drawing.plots import ReliabilityBin
 from predboard.formatting import markdown_table, percent, plural
 from predboard.metrics import calibration, registry
 from predboard.metrics.calibration import Calibration, CalibrationEvidence, ConformalSets
-from predboard.metrics.classification import MetricState
 from predboard.metrics.intervals import wilson_interval
+from predboard.metrics.metric_state import MetricState
 from predboard.metrics.temperature import TemperatureFit
 from predboard.metrics.threshold_tables import class_threshold_table, confidence_table, micro_table
 from predboard.metrics.values import calibration_metrics

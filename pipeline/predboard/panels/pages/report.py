@@ -11,9 +11,11 @@ import numpy as np
 
 from predboard.drawing import palette
 from predboard.formatting import escape_markdown, markdown_table, percent, plural, unique_names
-from predboard.metrics.classification import MetricState
-from predboard.metrics.counts import CountMetrics, data_warnings
+from predboard.metrics.classification import balanced_accuracy, f1_macro
+from predboard.metrics.counts import CountMetrics
+from predboard.metrics.data_warnings import data_warnings
 from predboard.metrics.intervals import wilson_interval
+from predboard.metrics.metric_state import MetricState
 from predboard.metrics.score_histograms import FINE_BINS, bin_edges
 from predboard.metrics.values import overall_metrics
 from predboard.panels import RunInfo, WrittenTag, describe_transform
@@ -221,8 +223,8 @@ def _steps(states: Mapping[int, MetricState]) -> str:
         row = [str(step), f"{counts.rows:,}", f"{counts.failed:,}", f"{counts.unlabelled:,}"]
         if scores.counted:
             lower, upper = wilson_interval(int(scores.hits.sum()), scores.counted)
-            row += [f"{scores.accuracy:.4f}", f"{lower:.4f} to {upper:.4f}", f"{scores.balanced_accuracy:.4f}"]
-            row += [f"{scores.f1_macro:.4f}", f"{scores.nll:.4f}"]
+            row += [f"{scores.accuracy:.4f}", f"{lower:.4f} to {upper:.4f}", f"{balanced_accuracy(scores.margins):.4f}"]
+            row += [f"{f1_macro(scores.margins):.4f}", f"{scores.nll:.4f}"]
         else:
             row += ["–"] * 5
         rows.append(row)

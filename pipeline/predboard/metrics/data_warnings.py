@@ -1,0 +1,57 @@
+"""Says in words what is wrong with the data behind the metrics: rows missing, classes never predicted, a lazy model.
+
+It knows no drawing and no files.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from predboard.metrics.counts import CountMetrics
+from predboard.metrics.intervals import wilson_interval
+
+
+def data_warnings(
+    scores: CountMetrics, names: tuple[str, ...], rows: int, manifest_rows: int, before: Sequence[str] = ()
+) -> list[str]:
+    """Return what a reader should know before trusting the numbers, the most serious first.
+
+    Args:
+        scores: metrics of the step.
+        names: of the classes.
+        rows: of the predictions.
+        manifest_rows: rows that there should be.
+        before: warnings of stage one.
+    """
+    warnings = []
+    if rows < manifest_rows:
+        warnings.append(
+            f"{manifest_rows - rows:,} of {manifest_rows:,} rows are missing, possibly whole classes: rows are stored "
+            "in the manifest's order; re-run the command that wrote the others"
+        )
+    warnings += before
+    counts = scores.counts
+    if counts.failed:
+        are = "is" if counts.failed == 1 else "are"
+        warnings.append(f"{counts.failed:,} of {counts.rows:,} images failed and {are} in no metric")
+    if counts.unlabelled:
+        have = "has" if counts.unlabelled == 1 else "have"
+        warnings.append(f"{counts.unlabelled:,} of {counts.rows:,} images {have} no label")
+    n = scores.counted
+    if n and scores.classes > 1:
+        common = int(scores.support.argmax())
+        always = float(scores.support[common] / n)
+        if wilson_interval(int(scores.hits.sum()), n)[0] <= always and np.count_nonzero(scores.support) > 1:
+            baseline = f"always predicting {names[common]} ({100 * always:.0f} %)"
+            warnings.append(f"accuracy is not clearly better than {baseline}")
+        dominant = int(scores.predictions.argmax())
+        share, expected = float(scores.predictions[dominant] / n), float(scores.support[dominant] / n)
+        if share > 0.5 and share > 2 * expected:
+            only = f"but only {100 * expected:.0f} % of images are"
+            warnings.append(f"{100 * share:.0f} % of predictions are {names[dominant]}, {only}")
+        never = np.flatnonzero((scores.predictions == 0) & (scores.support > 0))
+        if len(never):
+            are = "is" if len(never) == 1 else "are"
+            some = ", ".join(names[c] for c in never[:3])
+            warnings.append(f"{len(never)} of {scores.classes} classes {are} never predicted: {some}")
+    return warnings

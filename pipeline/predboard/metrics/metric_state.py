@@ -1,0 +1,152 @@
+"""The mergeable state that all classification metrics are computed from. It knows no metric by name, and no drawing."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predboard.metrics import counts, score_histograms
+from predboard.metrics.counts import CountMetrics, Counts
+from predboard.metrics.intervals import jackknife
+from predboard.metrics.score_histograms import Estimate, ScoreHistograms, mean_of_defined
+from predboard.predictions.schema import Run
+from predboard.predictions.table import Predictions
+from predboard.state import fixed, summed
+
+COLUMNS = counts.COLUMNS | score_histograms.COLUMNS
+"""Columns that `MetricState.measure` reads; `CountState.measure` reads those of `metrics.counts`."""
+
+TOP_KS = (2, 5)
+"""Numbers of highest classes among which the true one is looked for."""
+
+MAX_SQUARE = 2.0**16
+"""Squares are cut here: a loss above 256 nats counts as 256 in the width of the interval, so that no sum overflows."""
+
+
+@dataclass(frozen=True)
+class ClassMetric:
+    """One metric of all classes: [classes] each, nan where a class has none."""
+
+    value: NDArray[np.float64]
+    lower: NDArray[np.float64]
+    upper: NDArray[np.float64]
+    bound: NDArray[np.float64]
+    """Largest distance from the exact value; nan where it is exact."""
+    rows: NDArray[np.int64]
+    """Images that it rests on: of the class, predicted as it (precision), or either (F1)."""
+
+
+@dataclass(frozen=True)
+class CountState:
+    """Mergeable state of the metrics that need no logits."""
+
+    counts: Counts
+    loss_squares: np.int64 = summed()  # nats², each cut at MAX_SQUARE
+
+    @classmethod
+    def zero(cls, run: Run) -> "CountState":
+        """Return the state of no rows."""
+        return cls(Counts.zero(run), np.int64(0))
+
+    @classmethod
+    def measure(cls, run: Run, batch: Predictions) -> "CountState":
+        """Return the state of these rows alone, measured once for all panels that share it."""
+
+        def count() -> CountState:
+            squares = np.minimum(np.square(batch.labelled.loss, dtype=np.float64), MAX_SQUARE)
+            return cls(Counts.measure(run, batch), fixed(squares))
+
+        return batch.memoize(CountState, count)
+
+    @property
+    def count_state(self) -> "CountState":
+        """Return this state itself, as `MetricState.count_state` does."""
+        return self
+
+    @property
+    def metrics(self) -> CountMetrics:
+        """Counts by class and the metrics that follow from them."""
+        return self.counts.metrics
+
+    @cached_property
+    def memo(self) -> dict[str, Any]:
+        """Results computed from this state, so that panels that share it compute them once."""
+        return {}
+
+
+@dataclass(frozen=True)
+class MetricState:
+    """Mergeable state of all classification metrics."""
+
+    count_state: CountState
+    histograms: ScoreHistograms
+    top2: np.int64 = summed()  # expected hits among the 2 highest, fixed point
+    top5: np.int64 = summed()
+    brier: np.int64 = summed()  # sum of each row's Brier score, fixed point
+    brier_squares: np.int64 = summed()
+
+    @classmethod
+    def zero(cls, run: Run) -> "MetricState":
+        """Return the state of no rows."""
+        none = np.int64(0)
+        return cls(CountState.zero(run), ScoreHistograms.zero(run), none, none, none, none)
+
+    @classmethod
+    def measure(cls, run: Run, batch: Predictions) -> "MetricState":
+        """Return the state of these rows alone, measured once for all panels that share it."""
+        return batch.memoize(MetricState, lambda: cls._measured(run, batch))
+
+    @classmethod
+    def _measured(cls, run: Run, batch: Predictions) -> "MetricState":
+        rows = batch.labelled
+        above, same = rows.rank, rows.ties
+        # Expected hit when equal logits are ordered at random: k - g of the e + 1 tied places lie inside the top k.
+        top2, top5 = (fixed(np.clip((k - above) / (same + 1), 0, 1)) for k in TOP_KS)
+        p = rows.probabilities  # [rows, classes]
+        true = p[np.arange(len(rows)), rows.label].astype(np.float64)
+        brier = np.maximum(np.einsum("ij,ij->i", p, p) - 2 * true + 1, 0)  # sum of (p - y)² over the classes
+        state = CountState.measure(run, batch)
+        return cls(state, ScoreHistograms.measure(run, batch), top2, top5, fixed(brier), fixed(brier**2))
+
+    @property
+    def counts(self) -> Counts:
+        """Counts of rows."""
+        return self.count_state.counts
+
+    @property
+    def metrics(self) -> CountMetrics:
+        """Counts by class and the metrics that follow from them."""
+        return self.count_state.metrics
+
+    @cached_property
+    def memo(self) -> dict[str, Any]:
+        """Results computed from this state, so that panels that share it compute them once."""
+        return {}
+
+    @cached_property
+    def aurc(self) -> Estimate:
+        """Area under the risk–coverage curve."""
+        return score_histograms.aurc(self.histograms.confidence.sum(axis=0))
+
+    @cached_property
+    def half_widths(self) -> dict[str, NDArray[np.float64]]:
+        """Half widths of intervals: of the mean over classes, then of each class; of AURC the one there is."""
+        grouped = self.histograms.true_grouped, self.histograms.every_grouped
+
+        def mean_first(estimate: Estimate) -> NDArray[np.float64]:
+            return np.concatenate([[mean_of_defined(estimate.value)], estimate.value])
+
+        return {
+            "auroc": jackknife(grouped, lambda *of_groups: mean_first(score_histograms.auroc(*of_groups))),
+            "average_precision": jackknife(
+                grouped, lambda t, e: mean_first(score_histograms.average_precision(t, e, bounded=False))
+            ),
+            "aurc": jackknife(
+                (self.histograms.confidence,), lambda of_groups: score_histograms.aurc(of_groups).value[None]
+            ),
+        }
+
+
+AnyState = CountState | MetricState
