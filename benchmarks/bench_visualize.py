@@ -22,7 +22,7 @@ from PIL import Image
 from predboard import VisualizeConfig, panels, visualize
 from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX
 from predboard.evaluation.cache import StateCache
-from predboard.evaluation.fold import fold_steps, measure_run
+from predboard.evaluation.measure import measure_run, measure_steps
 from predboard.evaluation.state_versions import state_versions
 from predboard.parallel.executor import Executor
 from predboard.parallel.pool import ProcessPool
@@ -209,7 +209,7 @@ def two(folder: Path, line: Callable[[str, float, str], None]) -> None:
 
     def passed(processes: int) -> None:
         with ProcessPool(processes) as pool:
-            fold_steps((step,), chosen, Executor(pool))
+            measure_steps((step,), chosen, Executor(pool))
 
     one, both = medians(lambda: passed(1), lambda: passed(2))
     line("the pass over 200,000 rows × 1,000 by two processes, over one", one / both, "at least 1.4")

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from predboard import InputError, VisualizeConfig, panels
-from predboard.evaluation.fold import DEFAULT_SETTINGS, FoldSettings
+from predboard.evaluation.measure import DEFAULT_SETTINGS, MeasureSettings
 from predboard.panels import HasMetrics, Panel, RunInfo, StepInfo, TwoPassPanel
 from predboard.predictions.derived_rows import DerivedRows, derive_rows
 from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, COLUMNS, Run
@@ -510,7 +510,7 @@ def test_what_cannot_be_drawn_is_caught() -> None:
 # The whole of stage two.
 
 
-def bytes_of(predictions: Path, logdir: Path, workers: int = 1, settings: FoldSettings = DEFAULT_SETTINGS) -> bytes:
+def bytes_of(predictions: Path, logdir: Path, workers: int = 1, settings: MeasureSettings = DEFAULT_SETTINGS) -> bytes:
     config = VisualizeConfig(predictions=(predictions,), logdir=logdir, workers=workers)
     (written,) = stage_two.visualize(config, settings=settings)
     return written.event_file.read_bytes()
@@ -518,7 +518,7 @@ def bytes_of(predictions: Path, logdir: Path, workers: int = 1, settings: FoldSe
 
 @pytest.mark.slow
 def test_event_bytes_depend_on_no_parts_row_groups_threads_or_processes(tmp_path: Path) -> None:
-    processes = FoldSettings(task_min_rows=1, parallel_min_logits=0)  # although there is little to do
+    processes = MeasureSettings(task_min_rows=1, parallel_min_logits=0)  # although there is little to do
     rows = 96
     logits, label = toy.table(toy.RUN, rows, ties=True)
     label[::7] = -1

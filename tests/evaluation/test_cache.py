@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from predboard import InputError, VisualizeConfig, panels
-from predboard.evaluation import cache_entry, fold
+from predboard.evaluation import cache_entry, measure
 from predboard.evaluation.cache import CACHE_FOLDER, MAX_SMALL_ENTRIES, SMALL_ENTRY_ROWS, StateCache
 from predboard.evaluation.cache_entry import CacheEntry, EntryWriter
-from predboard.evaluation.fold import FoldSettings
+from predboard.evaluation.measure import MeasureSettings
 from predboard.evaluation.state_versions import DERIVED_ROWS, state_versions
 from predboard.predictions.derived_rows import derive_rows
 from predboard.predictions.sampling import rounded_size
@@ -34,7 +34,7 @@ from tests.test_laws import RUNS, same, some
 EACH = 12
 """Rows of a part."""
 
-SETTINGS = FoldSettings(task_min_rows=1, entry_min_rows=2 * EACH)
+SETTINGS = MeasureSettings(task_min_rows=1, entry_min_rows=2 * EACH)
 """Each part is a task, and two make an entry."""
 
 FEW = ("confusion", "glance")
@@ -53,7 +53,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
             counted[file.name] += 1
         return read_batches(file, columns)
 
-    monkeypatch.setattr(fold, "read_batches", counting)
+    monkeypatch.setattr(measure, "read_batches", counting)
     return counted
 
 
@@ -61,13 +61,13 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
     """The panels of each part that was measured."""
     names: list[set[str]] = []
-    measure_part = fold.measure_part
+    measure_part = measure.measure_part
 
     def measuring(file: PartFile, panels: Any, *more: Any, **named: Any) -> Any:
         names.append(set(panels))
         return measure_part(file, panels, *more, **named)
 
-    monkeypatch.setattr(fold, "measure_part", measuring)
+    monkeypatch.setattr(measure, "measure_part", measuring)
     return names
 
 
@@ -88,7 +88,7 @@ def draw(
     logs: Path,
     cache: Any = "always",
     panels: tuple[str, ...] = FEW,
-    settings: FoldSettings = SETTINGS,
+    settings: MeasureSettings = SETTINGS,
     **more: Any,
 ) -> VisualizeResult:
     config = VisualizeConfig(predictions=(run,), logdir=logs, cache=cache, panels=panels, **more)
@@ -346,14 +346,14 @@ def test_states_that_are_cached_are_not_held_until_the_end(tmp_path: Path, monke
     run = write(tmp_path / "run", 7, 1, 4)
     without = content(draw(run, tmp_path / "without", cache="never"))
     held: list[int] = []
-    call = fold._Measurer.__call__
+    call = measure._Measurer.__call__
 
     def measuring(self: Any, task: Any) -> Any:
         result = call(self, task)
         held.append(len(self._states))
         return result
 
-    monkeypatch.setattr(fold._Measurer, "__call__", measuring)
+    monkeypatch.setattr(measure._Measurer, "__call__", measuring)
     assert content(draw(run, tmp_path / "logs")) == without
     assert held == [0] * 14
     full = dataclasses.replace(SETTINGS, cache_max_bytes=0)  # nothing is written, and so everything is held

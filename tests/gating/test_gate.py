@@ -172,7 +172,7 @@ def test_only_what_the_rules_need_is_read(run: Path, monkeypatch: pytest.MonkeyP
         read.update(columns)
         return real(file, columns)
 
-    monkeypatch.setattr("predboard.evaluation.fold.read_batches", spy)
+    monkeypatch.setattr("predboard.evaluation.measure.read_batches", spy)
     light = (
         "slices/country=NO/accuracy",
         "accuracy",

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from predboard import VisualizeConfig, panels, visualize
-from predboard.evaluation.fold import fold_steps
+from predboard.evaluation.measure import measure_steps
 from predboard.panels import RunInfo, StepInfo, embeddings
 from predboard.parallel.executor import Executor
 from predboard.parallel.pool import ProcessPool
@@ -98,7 +98,7 @@ def test_only_the_last_step_is_measured(tmp_path: Path) -> None:
     for step in (1, 2):
         logits, label = toy.table(toy.RUN, 30, seed=step)
         toy.write_run(tmp_path, logits, label, dataclasses.replace(toy.RUN, step=step), shard_size=20)
-    states = fold_steps(open_run(tmp_path), panels.choose(("embeddings", "glance")), Executor(ProcessPool(1)))
+    states = measure_steps(open_run(tmp_path), panels.choose(("embeddings", "glance")), Executor(ProcessPool(1)))
     assert {step: len(state["embeddings"].points.score) for step, state in states.items()} == {1: 0, 2: 30}
     ids = states[2]["embeddings"].points.rows["id"]
     np.testing.assert_array_equal(states[2]["embeddings"].points.rows["vector"], logits[ids])

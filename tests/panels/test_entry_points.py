@@ -12,7 +12,7 @@ import pytest
 from predboard import panels
 from predboard.config import VisualizeConfig
 from predboard.errors import InputError
-from predboard.evaluation.fold import FoldSettings
+from predboard.evaluation.measure import MeasureSettings
 from predboard.evaluation.state_versions import outside_code
 from predboard.parallel.pool import ProcessPool
 from predboard.visualization.visualize import visualize
@@ -108,7 +108,7 @@ def test_a_panel_of_another_package_is_drawn_by_the_processes_of_stage_two(site:
     config = VisualizeConfig(predictions=(run,), logdir=tmp_path / "logs", panels=("brightness", "glance"))
     with ProcessPool(2) as pool:
         pool.start(2)
-        (written,) = visualize(config, pool=pool, settings=FoldSettings(parallel_min_logits=0))
+        (written,) = visualize(config, pool=pool, settings=MeasureSettings(parallel_min_logits=0))
     values = toy.read_values(written.event_file)
     assert np.frombuffer(values["brightness/rows", 5].tensor.tensor_content, "<f4").tolist() == [40]
     processes = {int(tag.rpartition("/")[2]) for tag, _ in values if tag.startswith("brightness/process/")}

@@ -305,7 +305,7 @@ def test_states_are_cached_everywhere(anywhere: AnyPath, monkeypatch: pytest.Mon
         read.append(file.part.start)
         return read_batches(file, columns)
 
-    monkeypatch.setattr("predboard.evaluation.fold.read_batches", counted)
+    monkeypatch.setattr("predboard.evaluation.measure.read_batches", counted)
     assert draw("logs", cache="always").unchanged
     assert draw("logs", cache="always", log_every=30).event_file.read_bytes() == expected.event_file.read_bytes()
     assert set(read) == {0, 20, 40}  # for the derived rows

@@ -24,7 +24,7 @@ from tensorboard.util import tensor_util
 
 from predboard import InferConfig, InputError, VisualizeConfig, infer, open_predictions
 from predboard import visualize as draw_logs
-from predboard.evaluation.fold import FoldSettings
+from predboard.evaluation.measure import MeasureSettings
 from predboard.images import sources
 from predboard.images.manifest import Manifest
 from predboard.inference import resume
@@ -264,7 +264,7 @@ def test_processes_read_parts_themselves(server: Server, predictions: RemotePath
     (alone,) = draw_logs(predictions, tmp_path / "alone", panels=("metrics", "confusion"))
     config = VisualizeConfig((predictions,), tmp_path / "together", panels=("metrics", "confusion"), workers=2)
     with server.watched(each_fails_once):
-        (together,) = stage_two.visualize(config, settings=FoldSettings(parallel_min_logits=0))
+        (together,) = stage_two.visualize(config, settings=MeasureSettings(parallel_min_logits=0))
     assert together.event_file.read_bytes() == alone.event_file.read_bytes()
 
 

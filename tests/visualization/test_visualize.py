@@ -292,7 +292,7 @@ def test_only_the_columns_of_the_chosen_panels_are_read(
         seen.update(columns)
         return batches(file, columns)
 
-    monkeypatch.setattr("predboard.evaluation.fold.read_batches", spy)
+    monkeypatch.setattr("predboard.evaluation.measure.read_batches", spy)
     draw_logs(run, tmp_path / "logs", panels=("glance",))
     assert seen == {"label", "predicted", "loss"}
 

@@ -4,6 +4,7 @@ The command line is made from them: a field is a flag, its docstring the flag's 
 `InferConfig` are the headings of `predboard infer --help`. A configuration knows nothing of how its command works.
 """
 
+from predboard.config.board import BoardConfig
 from predboard.config.checks import (
     POSITIONAL,
     Channels,
@@ -27,7 +28,8 @@ from predboard.config.infer import (
     PreprocessingConfig,
     SpeedConfig,
 )
-from predboard.config.others import BoardConfig, InspectConfig, MetricsConfig
+from predboard.config.inspect import InspectConfig
+from predboard.config.metrics import MetricsConfig
 from predboard.config.visualize import VisualizeConfig
 
 __all__ = [

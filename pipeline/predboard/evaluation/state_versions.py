@@ -49,7 +49,7 @@ def state_versions(panels: Mapping[str, Panel], sources: Path = SOURCES) -> dict
         "numpy": np.__version__,
         "pyarrow": pa.__version__,
         "machine": platform.machine(),
-        "code": modules.digest("predboard.evaluation.fold"),
+        "code": modules.digest("predboard.evaluation.measure"),
     }
     versions = {DERIVED_ROWS: digest_records(base)}
     for name, panel in panels.items():

@@ -19,7 +19,7 @@ from predboard.comparison.differences import IDENTICAL_METHOD, Comparison, Diffe
 from predboard.comparison.paired_counts import count_pairs
 from predboard.config import GateConfig
 from predboard.errors import InputError
-from predboard.evaluation.fold import States, measure_run
+from predboard.evaluation.measure import States, measure_run
 from predboard.formatting import plural
 from predboard.gating.evaluate import BaselineChange, GateResult, check_complete, evaluate_rule, match_names
 from predboard.gating.reports import to_json, to_junit, to_markdown

@@ -1,6 +1,6 @@
 """Runs stage one: open the images and the models, plan what is missing, and run it. It knows nothing of TensorBoard.
 
-`opening` opens, `make_plan` plans without any I/O, and `dispatch` hands the tasks of the plan to the devices.
+`inputs` opens, `make_plan` plans without any I/O, and `dispatch` hands the tasks of the plan to the devices.
 """
 
 import itertools
@@ -35,7 +35,8 @@ from predboard.storage.runs import delete_part, open_step
 if TYPE_CHECKING:
     import torch
 
-    from predboard.inference import dispatch, opening
+    from predboard.inference import dispatch
+    from predboard.inference.inputs import Inputs, StepModels
     from predboard.inference.worker import Job
 
 
@@ -123,7 +124,8 @@ def infer(
         InputError: for bad input, or if existing parts do not fit; nothing that was written is lost.
     """
     require_torch()
-    from predboard.inference import dispatch, opening
+    from predboard.inference import dispatch
+    from predboard.inference.inputs import open_inputs, open_models, with_manifest
 
     with dispatch.open_placement(config, log) as placement:
         manifest = loading.open_manifest(config, *((in_memory.dataset, in_memory.classes) if in_memory else ()))
@@ -131,9 +133,9 @@ def infer(
         source = in_memory or open_factory(
             config.model, config.model_args, ema=config.ema, trust=config.trust_checkpoint
         )
-        inputs = opening.open_inputs(config, manifest, source.recipe, log)
-        models = opening.open_models(config, source, files, inputs, placement, log)
-        inputs = opening.with_manifest(inputs, models.manifest)
+        inputs = open_inputs(config, manifest, source.recipe, log)
+        models = open_models(config, source, files, inputs, placement, log)
+        inputs = with_manifest(inputs, models.manifest)
 
         out = config.out or default_out(config.data, config.model)
         share = part_plan.WHOLE_RUN if config.part is None else Share(*config.part)
@@ -203,7 +205,7 @@ def make_plan(
 
 
 def _survey(
-    config: InferConfig, out: AnyPath, models: "opening.StepModels", share: Share, log: Callable[[str], None]
+    config: InferConfig, out: AnyPath, models: "StepModels", share: Share, log: Callable[[str], None]
 ) -> tuple[Sequence[PartRange], dict[int, list[PartRange]], dict[int, dict[PartRange, tuple[int, ...]]]]:
     """Find out what is missing: all parts, those without a valid part by step, and rows to retry by step and part.
 
@@ -244,8 +246,8 @@ def _survey(
 def _make_job(
     config: InferConfig,
     out: AnyPath,
-    inputs: "opening.Inputs",
-    models: "opening.StepModels",
+    inputs: "Inputs",
+    models: "StepModels",
     placement: "dispatch.Placement",
 ) -> "Job":
     from predboard.inference.forward import default_batch_size
@@ -263,7 +265,7 @@ def _make_job(
 def _preflight(
     job: "Job",
     plan: Plan,
-    models: "opening.StepModels",
+    models: "StepModels",
     placement: "dispatch.Placement",
     recipe: Recipe | None,
     log: Callable[[str], None],
@@ -277,7 +279,7 @@ def _preflight(
 def _run(
     job: "Job",
     plan: Plan,
-    models: "opening.StepModels",
+    models: "StepModels",
     placement: "dispatch.Placement",
     log: Callable[[str], None],
 ) -> tuple[dict[str, float], int]:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from predboard import panels
 from predboard.errors import InputError
-from predboard.evaluation.fold import States
+from predboard.evaluation.measure import States
 from predboard.images import decode
 from predboard.parallel.threads import ordered_map
 from predboard.predictions.derived_rows import DerivedRows

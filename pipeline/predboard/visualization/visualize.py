@@ -1,4 +1,4 @@
-"""Stage two, from saved predictions to TensorBoard logs: open a run, fold its parts, render its panels, publish.
+"""Stage two, from saved predictions to TensorBoard logs: open a run, measure its parts, render its panels, publish.
 
 It knows no torch and no model.
 """
@@ -17,7 +17,7 @@ from predboard import panels
 from predboard.config import VisualizeConfig
 from predboard.errors import InputError, first_line
 from predboard.evaluation.cache import CACHE_FOLDER, StateCache
-from predboard.evaluation.fold import DEFAULT_SETTINGS, FoldSettings, States, count_logits, measure_run
+from predboard.evaluation.measure import DEFAULT_SETTINGS, MeasureSettings, States, count_logits, measure_run
 from predboard.evaluation.state_versions import outside_code, state_versions
 from predboard.formatting import plural
 from predboard.images import decode
@@ -64,7 +64,7 @@ def visualize(
     config: VisualizeConfig,
     log: Callable[[str], None] = lambda _: None,
     pool: ProcessPool | None = None,
-    settings: FoldSettings = DEFAULT_SETTINGS,
+    settings: MeasureSettings = DEFAULT_SETTINGS,
 ) -> tuple[VisualizeResult, ...]:
     """Write the TensorBoard logs of one or more runs.
 
@@ -127,7 +127,7 @@ def _visualize_run(
     config: VisualizeConfig,
     log: Callable[[str], None],
     pool: ProcessPool,
-    settings: FoldSettings,
+    settings: MeasureSettings,
 ) -> VisualizeResult:
     run = _OpenRun.open(predictions, config, log)
     made_from = run.made_from(chosen, config)
@@ -240,7 +240,7 @@ def _step_info(step: Step, sheet: Pixels | None) -> panels.StepInfo:
     )
 
 
-# --- fold ---
+# --- measure ---
 
 
 def _fold(
@@ -248,7 +248,7 @@ def _fold(
     chosen: Mapping[str, panels.Panel],
     config: VisualizeConfig,
     pool: ProcessPool,
-    settings: FoldSettings,
+    settings: MeasureSettings,
     rows_file: Path,
 ) -> dict[int, States]:
     """Return the states of all panels and steps. Writes the derived rows where they are kept or needed."""
@@ -267,7 +267,7 @@ def _open_cache(
     folder: AnyPath,
     config: VisualizeConfig,
     executor: Executor,
-    settings: FoldSettings,
+    settings: MeasureSettings,
 ) -> StateCache | None:
     """Return the cache of a run; None if caching is not worthwhile, or if the cluster's machines cannot reach it."""
     if config.cache == "never" or not (executor.sees_local_files or is_remote(folder)):

@@ -40,7 +40,7 @@ ROW_COST_LOGITS = 150
 
 
 @dataclass(frozen=True)
-class FoldSettings:
+class MeasureSettings:
     """Sizes of tasks, and limits for caching states. Time and memory depend on them, and the states do not."""
 
     task_min_rows: int = 4096
@@ -56,7 +56,7 @@ class FoldSettings:
     cache_max_bytes: int = CACHE_MAX_BYTES
 
 
-DEFAULT_SETTINGS = FoldSettings()
+DEFAULT_SETTINGS = MeasureSettings()
 
 
 def count_logits(parts: Iterable[PartFile]) -> int:
@@ -90,19 +90,19 @@ def measure_run(
     keep_rows: bool = False,
     progress: Callable[[int], object] = lambda _: None,
     cache: StateCache | None = None,
-    settings: FoldSettings = DEFAULT_SETTINGS,
+    settings: MeasureSettings = DEFAULT_SETTINGS,
 ) -> dict[int, States]:
     """Return the states of each step; those of panels with a second pass are `TwoPass`.
 
     Args:
-        steps, panels, executor, progress, cache, settings: as for `fold_steps`.
+        steps, panels, executor, progress, cache, settings: as for `measure_steps`.
         rows_file: where the derived rows are written, if they are kept or a panel has a second pass.
         keep_rows: whether they are kept.
     """
     if not keep_rows and not any(isinstance(panel, TwoPassPanel) for panel in panels.values()):
-        return fold_steps(steps, panels, executor, progress, cache=cache, settings=settings)
+        return measure_steps(steps, panels, executor, progress, cache=cache, settings=settings)
     with contextlib.closing(DerivedRowsWriter(rows_file)) as writer:
-        states = fold_steps(steps, panels, executor, progress, writer.write, cache, settings)
+        states = measure_steps(steps, panels, executor, progress, writer.write, cache, settings)
     return run_second_pass(steps, panels, states, read_derived_rows(rows_file))
 
 
@@ -115,8 +115,8 @@ def run_second_pass(
     """Return the states, in which panels with a second pass have a `TwoPass` of both.
 
     Args:
-        steps, panels: as for `fold_steps`.
-        states: from `fold_steps`.
+        steps, panels: as for `measure_steps`.
+        states: from `measure_steps`.
         rows: step and derived rows, of all steps.
     """
     two_pass = {name: panel for name, panel in panels.items() if isinstance(panel, TwoPassPanel)}
@@ -131,14 +131,14 @@ def run_second_pass(
     }
 
 
-def fold_steps(
+def measure_steps(
     steps: Sequence[Step],
     panels: Mapping[str, Panel],
     executor: Executor,
     progress: Callable[[int], object] = lambda _: None,
     sink: RowSink | None = None,
     cache: StateCache | None = None,
-    settings: FoldSettings = DEFAULT_SETTINGS,
+    settings: MeasureSettings = DEFAULT_SETTINGS,
 ) -> dict[int, States]:
     """Return the states of each step, after one pass over its logits.
 
@@ -213,7 +213,7 @@ class _StepPlan:
     """Parts by key, in order."""
     cached: CacheLookup
 
-    def tasks(self, executor: Executor, settings: FoldSettings) -> Iterator[_Task]:
+    def tasks(self, executor: Executor, settings: MeasureSettings) -> Iterator[_Task]:
         """Cut what must be measured into tasks of neighbouring parts that are measured for the same panels."""
         path, rows = self.step.parts[0].path, settings.task_min_rows
         if is_remote(path):  # enough parts to read ahead
@@ -346,7 +346,7 @@ class _Measurer:
     loaded in the end.
     """
 
-    def __init__(self, cache: StateCache | None, settings: FoldSettings, release: bool) -> None:
+    def __init__(self, cache: StateCache | None, settings: MeasureSettings, release: bool) -> None:
         """Add what is measured to `cache`. `release` memory that is not in use before more is needed, where there is
         much to measure; where there is little, to get it anew would take longer than to measure.
         """

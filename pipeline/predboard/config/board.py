@@ -1,0 +1,25 @@
+"""Define the flags of `predboard board`. It knows nothing of how they work."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from predboard.config.checks import read_paths
+from predboard.errors import InputError
+from predboard.storage.paths import AnyPath
+
+
+@dataclass(frozen=True)
+class BoardConfig:
+    """Open TensorBoard with limits that show everything `predboard visualize` wrote."""
+
+    logdir: AnyPath = Path("logs")
+    """Folder that `predboard visualize` wrote."""
+
+    port: int = 6006
+    """Port on this machine."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for values that can never work."""
+        read_paths(self, "logdir")
+        if not 1 <= self.port <= 65535:
+            raise InputError(f"--port is {self.port}; expected 1 to 65535")

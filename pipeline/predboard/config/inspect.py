@@ -1,0 +1,21 @@
+"""Define the flags of `predboard inspect`. It knows nothing of how they work."""
+
+from dataclasses import dataclass, field
+
+from predboard.config.checks import POSITIONAL, read_paths
+from predboard.storage.paths import AnyPath
+
+
+@dataclass(frozen=True)
+class InspectConfig:
+    """Describe a folder of predictions, and check that it is complete."""
+
+    predictions: AnyPath | None = field(default=None, metadata=POSITIONAL)
+    """Folder that `predboard infer` wrote."""
+
+    json: bool = False
+    """Print JSON."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for values that can never work."""
+        read_paths(self, "predictions")

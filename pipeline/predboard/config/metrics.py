@@ -1,0 +1,11 @@
+"""Define the flags of `predboard metrics`. It knows nothing of how they work."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class MetricsConfig:
+    """List all metrics with their definitions."""
+
+    markdown: bool = False
+    """Print docs/metrics.md, with formulas, intervals and sources."""
