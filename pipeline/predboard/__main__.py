@@ -3,6 +3,8 @@
 import os
 import signal
 
+from predboard.streams import protect_streams
+
 _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
@@ -12,6 +14,7 @@ def main() -> None:
     While modules are imported there is nothing to tidy up, so a signal ends the process at once: an exception would
     pass through modules that are half imported, some of which print or swallow it.
     """
+    protect_streams()
     for number in _WORDS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as in a shell's background
             signal.signal(number, _end)
@@ -21,8 +24,10 @@ def main() -> None:
 
 
 def _end(number: int, _: object) -> None:
-    os.write(2, f"predboard: {_WORDS[signal.Signals(number)]}\n".encode())
-    os._exit(128 + number)
+    try:
+        os.write(2, f"predboard: {_WORDS[signal.Signals(number)]}\n".encode())
+    finally:  # also if nobody reads it
+        os._exit(128 + number)
 
 
 if __name__ == "__main__":

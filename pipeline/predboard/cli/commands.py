@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from predboard.cli.board import board
 from predboard.cli.signals import stoppable
-from predboard.cli.terminal import command_line, log, print_counts
+from predboard.cli.terminal import command_line, log, print_counts, print_document
 from predboard.config import (
     BoardConfig,
     CompareConfig,
@@ -169,7 +169,7 @@ def _inspect(config: InspectConfig) -> int:
     with stoppable():
         report = inspect(config.predictions)
         if config.json:
-            print(json.dumps(report.facts, indent=1, ensure_ascii=False))
+            print_document(json.dumps(report.facts, indent=1, ensure_ascii=False) + "\n")
         else:
             print("\n".join(report.lines()))
             print(
@@ -183,7 +183,7 @@ def _inspect(config: InspectConfig) -> int:
 def _metrics(config: MetricsConfig) -> int:
     from predboard.metrics.reference_page import reference_lines, reference_page
 
-    print(reference_page() if config.markdown else "\n".join(reference_lines()), end="" if config.markdown else "\n")
+    print_document(reference_page() if config.markdown else "\n".join([*reference_lines(), ""]))
     return 0
 
 
@@ -193,7 +193,7 @@ def _gate(config: GateConfig) -> int:
 
     with stoppable():
         if config.suggest:
-            print(suggest(config, log), end="")
+            print_document(suggest(config, log))
             return 0
         result = gate(config, log)
         print("\n".join(to_terminal(result)))

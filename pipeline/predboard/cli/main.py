@@ -11,18 +11,20 @@ from predboard.cli.parser import parse
 from predboard.cli.signals import Stopped
 from predboard.errors import InputError
 from predboard.formatting import did_you_mean
+from predboard.streams import lost_output
 
 
 def main() -> None:
     """Run the command that the process was started with, and end the process."""
     code = run(sys.argv[1:])
+    sys.stdout.flush()
+    if code != 2 and (reason := lost_output()):
+        print(f"predboard: what it printed is incomplete: cannot write to standard output: {reason}", file=sys.stderr)
     left = [thread for thread in threading.enumerate() if thread.name == "predboard"]
     for thread in left:
         thread.join(0.2)
     if any(thread.is_alive() for thread in left):
         # It waits for a file that hangs. Python would not wait for it, but the storage client would, for minutes.
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
 
@@ -56,9 +58,6 @@ def run(arguments: Sequence[str]) -> int:
         how = "terminated" if number == signal.SIGTERM else "interrupted"
         print(f"predboard: {how}; what was written is safe: run the same command to continue", file=sys.stderr)
         return 128 + number
-    except BrokenPipeError:  # `predboard inspect … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _print_usage() -> None:

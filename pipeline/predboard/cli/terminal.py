@@ -1,9 +1,13 @@
 """Write to the terminal: progress, counts, and the next command to type. It knows nothing of how a command works."""
 
+import io
 import shlex
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
+
+from predboard.errors import InputError
+from predboard.streams import lost_output
 
 if TYPE_CHECKING:
     from predboard.predictions.table import RowCount
@@ -12,6 +16,15 @@ if TYPE_CHECKING:
 def log(line: str) -> None:
     """Print a line of progress to stderr, at once."""
     print(line, file=sys.stderr, flush=True)
+
+
+def print_document(text: str) -> None:
+    """Print what a program will read, as UTF-8. Raises InputError if not all of it could be written."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
+    print(text, end="", flush=True)
+    if reason := lost_output():
+        raise InputError(f"cannot write to standard output: {reason}; what is there is incomplete")
 
 
 def command_line(*words: object) -> str:

@@ -20,6 +20,7 @@ from threading import Thread
 from typing import IO, Any, Generic, TypeVar, cast
 
 from predboard.parallel.scheduler import Died, Worker
+from predboard.streams import protect_streams
 
 T = TypeVar("T")
 
@@ -106,6 +107,7 @@ def serve(target: str, *arguments: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever is printed must not get between the messages
+    protect_streams()
     function = resolve(target)
     messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
