@@ -76,7 +76,10 @@ def test_arrays_without_names_are_scores_and_labels(kind: str, tmp_path: Path) -
         save_torch(file, tuple(tensors(logits, label)))
     frame, lines = run_logged(tmp_path, file)
     assert frame["label"].tolist() == label.tolist()
-    assert any(line.startswith(f"labels: '{'arr_1' if kind == 'npz' else '1'}' of a.{kind};") for line in lines)
+    assert any(
+        line.startswith(f"labels: '{'arr_1' if kind == 'npz' else '1'}' of a.{kind}, read as indices from 0;")
+        for line in lines
+    )
 
 
 # --- numbered columns ---
@@ -130,12 +133,13 @@ def test_what_was_taken_is_logged_and_recorded(tmp_path: Path) -> None:
     logits, label, image = make(200)
     np.savez(tmp_path / "a.npz", probs=softmax(logits), y_true=label, files=image, class_names=["ant", "bee", "cow"])
     _, lines = run_logged(tmp_path, tmp_path / "a.npz", scores="probabilities", pictures=False)
-    taken = "labels: 'y_true' of a.npz; images: 'files' of a.npz; order of the classes: the class names in the file"
-    assert taken in lines
+    taken = "labels: 'y_true' of a.npz, read as indices from 0; images: 'files' of a.npz; order of the classes: the "
+    assert f"{taken}class names in the file" in lines
     opened = open_predictions(tmp_path / "out")
     assert opened.run.classes == ("ant", "bee", "cow")
     provenance = opened.step.parts[0].part.provenance
-    assert (provenance["labels"], provenance["images"]) == ("'y_true' of a.npz", "'files' of a.npz")
+    assert provenance["labels"] == "'y_true' of a.npz, read as indices from 0"
+    assert provenance["images"] == "'files' of a.npz"
     assert provenance["class_order"] == "the class names in the file"
     assert "warnings" not in provenance
 

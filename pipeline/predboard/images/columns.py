@@ -1,17 +1,14 @@
 """Reads the columns of a table of images: refs, labels, keys and others -> manifest. It knows nothing of files."""
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-from numpy.typing import NDArray
 
 from predboard.errors import InputError
+from predboard.images.label_values import ParsedLabels, parse_labels
 from predboard.images.manifest import (
     IMAGE_SUFFIXES,
     Manifest,
@@ -20,6 +17,7 @@ from predboard.images.manifest import (
     limit_labels,
     make_manifest,
 )
+from predboard.predictions.arrow import without_views
 from predboard.predictions.schema import rename_reserved_columns
 from predboard.storage.paths import AnyPath, join_ref
 
@@ -29,12 +27,6 @@ LABEL_COLUMNS = ("label", "class", "target", "category", "cls", "label_name", "c
 
 _FEW_COLUMNS = 12
 """Columns that an error message lists."""
-
-
-_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
-_ZERO_PADDED = re.compile(r"0\d+")
-_MISSING = frozenset(pyarrow.csv.ConvertOptions().null_values)
-"""Texts that stand for a missing number."""
 
 
 def list_table(table: pa.Table, file: AnyPath, options: SourceOptions) -> Manifest:
@@ -87,7 +79,8 @@ def list_labelled(
     if not refs:
         raise InputError(f"{file} has no rows; expected one for each image")
     name = find_column(table, options.label_column, LABEL_COLUMNS, file, "--label-column")
-    label, classes = (None, ()) if name is None else _read_labels(table, name, file, options.classes)
+    labels, classes = (ParsedLabels([]), ()) if name is None else _read_labels(table, name, file, options.classes)
+    label = None if name is None else limit_labels(labels.index(classes), len(classes) or 2**31)
     key = None
     if options.key_column is not None:
         if options.key_column not in table.column_names:
@@ -98,9 +91,11 @@ def list_labelled(
     further = [n for n in table.column_names if n not in (image, name) and not holds_images(table.schema.field(n).type)]
     columns = None
     if further:
-        columns = table.select(further).replace_schema_metadata(None)
+        columns = without_views(table.select(further).replace_schema_metadata(None))
         columns = columns.rename_columns(rename_reserved_columns(further)).combine_chunks()
-    return make_manifest(root, refs, label, classes, columns, key)
+    manifest = make_manifest(root, refs, label, classes, columns, key, notes=(labels.note,) if labels.note else ())
+    reading = f"labels: {name!r} of {file.name}, read as {labels.reading}" if labels.reading else ""
+    return replace(manifest, reading=reading)
 
 
 def find_column(table: pa.Table, asked: str | None, usual: Sequence[str], file: AnyPath, flag: str) -> str | None:
@@ -132,32 +127,14 @@ def _list_columns(table: pa.Table) -> str:
 
 def _read_labels(
     table: pa.Table, name: str, file: AnyPath, wanted: tuple[str, ...]
-) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-    """Return labels [rows] and class names: those of --classes, else Hugging Face's, else sorted from the labels.
+) -> tuple[ParsedLabels, tuple[str, ...]]:
+    """Return the labels and the class names: those of --classes, else Hugging Face's, else sorted from the labels.
 
-    Raises InputError for labels that are neither names nor indices.
+    Raises InputError for labels that are neither names nor indices, and for several in one row.
     """
-    column = table.column(name)
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if pa.types.is_decimal(column.type):
-        column = column.cast(pa.float64())
-    if pa.types.is_boolean(column.type):  # spelled as in Python, and so in CSV that pandas writes
-        column = pc.if_else(column, "True", "False")
-    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
-        index = np.asarray(column.cast(pa.float64()).fill_null(-1))  # pandas makes floats of indices if one is missing
-        index = np.where(np.isnan(index), -1, index)
-        if len(odd := index[index % 1 != 0]):
-            raise InputError(f"{file} has label {odd[0]:g} in {name!r}; expected class names or indices")
-        classes = wanted or _hugging_face_names(table.schema, name)
-        return limit_labels(index, len(classes) or 2**31), classes
-    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
-    if not any(is_kind(column.type) for is_kind in texts):
-        raise InputError(f"{file} has labels of type {column.type} in {name!r}; expected class names or indices")
-    labels = column.to_pylist()
-    classes = wanted or tuple(sorted({label for label in labels if label not in (None, "")}))
-    index_of = {label: i for i, label in enumerate(classes)}
-    return np.array([index_of.get(label, -1) for label in labels], np.int32), classes
+    classes = wanted or _hugging_face_names(table.schema, name)
+    parsed = parse_labels(table.column(name), classes, f"column {name!r} of {file.name}")
+    return parsed, classes or parsed.names or parsed.distinct_names
 
 
 def _hugging_face_names(schema: pa.Schema, column: str) -> tuple[str, ...]:
@@ -167,25 +144,3 @@ def _hugging_face_names(schema: pa.Schema, column: str) -> tuple[str, ...]:
         return tuple(map(str, features[column]["names"]))
     except (KeyError, TypeError, ValueError):
         return ()
-
-
-def parse_labels(column: pa.ChunkedArray, classes: tuple[str, ...]) -> tuple[pa.ChunkedArray, str]:
-    """Return labels that were read as text as numbers, if they are indices, else as they are.
-
-    Args:
-        column: [rows] text.
-        classes: names of the classes, from --classes.
-
-    -> the labels, and a note if they could be read either way.
-    """
-    distinct = column.unique().to_pylist()
-    values = [value for value in distinct if value not in _MISSING]
-    are_numbers = all(_NUMBER.fullmatch(value) and not _ZERO_PADDED.fullmatch(value) for value in values)
-    if not are_numbers:
-        return column, ""
-    if classes and values and set(values) <= set(classes):
-        return column, "labels are numbers, and all of them names in --classes: they are taken as names, not indices"
-    number_of = pa.array([None if value in _MISSING else float(value) for value in distinct], pa.float64())
-    encoded = column.combine_chunks().dictionary_encode()
-    index = pc.index_in(encoded.dictionary, pa.array(distinct, pa.string()))
-    return pa.chunked_array([number_of.take(index.take(encoded.indices))]), ""

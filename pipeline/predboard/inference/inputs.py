@@ -83,6 +83,8 @@ def open_inputs(config: InferConfig, manifest: Manifest, recipe: Recipe | None, 
     """
     classes = plural(len(manifest.classes), "class", "classes") if manifest.classes else "unnamed classes"
     log(f"{plural(len(manifest), 'image')}, {classes}, in {manifest.origin}")
+    if manifest.reading:
+        log(manifest.reading)
     for note in manifest.notes:
         log(f"warning: {note}")
     loader = loading.make_loader(config, manifest, recipe)

@@ -16,10 +16,10 @@ from predboard.config import ImportConfig
 from predboard.errors import InputError
 from predboard.formatting import plural
 from predboard.images import sources
+from predboard.images.label_values import RawLabels, parse_labels
 from predboard.images.manifest import Manifest, SourceOptions, refuse_secret_refs
 from predboard.ingest import columns, scores
 from predboard.ingest.columns import abbreviate
-from predboard.ingest.label_values import RawLabels, parse_labels
 from predboard.predictions.schema import hash_refs, rename_reserved_columns
 
 
@@ -53,13 +53,16 @@ class _Given:
     """Class names that came with the labels."""
     column: str = ""
     """Name of the column or array, if the source is a file with several."""
+    reading: str = ""
+    """How labels that are no plain names were read."""
     note: str = ""
-    """Explanation of how the labels were read, if that could be doubted."""
+    """Warning for the user where they could be read in another way."""
 
     @property
     def words(self) -> str:
-        """Say where the labels come from."""
-        return f"{self.column!r} of {self.source}" if self.column else self.source
+        """Say where the labels come from, and how they were read."""
+        words = f"{self.column!r} of {self.source}" if self.column else self.source
+        return f"{words}, read as {self.reading}" if self.reading else words
 
 
 @dataclass(frozen=True)
@@ -208,7 +211,7 @@ def _labels(
     order = _class_order(config, saved, image_list, given, class_names)
     classes = order.classes
     if given.note:
-        log(given.note)
+        log(f"warning: {given.note}")
     _check_labels(given, saved.classes, classes)
     if strange := {value for value in given.values if isinstance(value, str)} - set(classes):
         count = sum(value in strange for value in given.values)
@@ -274,7 +277,7 @@ def _given_labels(
         return _Given(_labels_from_folders(refs, classes, file.name), "the folders")
     if saved.label is not None:
         parsed = parse_labels(saved.written.column(saved.label), classes, f"column {saved.label!r} of {file.name}")
-        return _Given(parsed.values, file.name, column=saved.label, note=parsed.note)
+        return _Given(parsed.values, file.name, parsed.names, saved.label, parsed.reading, parsed.note)
     if image_list is not None:
         return _Given(_named_labels(image_list), str(config.images), image_list.classes)
     return _Given([-1] * saved.rows, "none")
@@ -320,7 +323,8 @@ def _labels_from_file(config: ImportConfig, file: Path, refs: Sequence[str | Non
         label = chosen
     what = f"column {label!r} of {file.name}" if label else file.name
     parsed = parse_labels(table.column(label), classes, what)
-    given = _Given(parsed.values, file.name, column=label if len(names) > 1 else "", note=parsed.note)
+    column = label if len(names) > 1 else ""
+    given = _Given(parsed.values, file.name, parsed.names, column, parsed.reading, parsed.note)
     values = given.values
     rest = [name for name in names if name != label]
     image = columns.find_column(rest, None, columns.IMAGE_COLUMN_NAMES, file, "")

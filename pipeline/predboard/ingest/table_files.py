@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from predboard.errors import InputError, first_line
 from predboard.images.manifest import IMAGE_SUFFIXES
 from predboard.ingest.array_files import ARRAY_SUFFIXES
+from predboard.predictions.arrow import without_views
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".txt")
 
@@ -113,19 +114,13 @@ def _open_parquet(file: Path) -> TableFile:
             yield from parquet.iter_batches(2**12, columns=list(names), use_threads=False)
 
     def read(names: Sequence[str]) -> pa.Table:
-        return _without_views(pq.read_table(file, columns=list(names)).replace_schema_metadata(None))
+        return without_views(pq.read_table(file, columns=list(names)).replace_schema_metadata(None))
 
     plain = [f.name for f in schema if is_plain(f.type)]
     with pq.ParquetFile(file) as parquet:
         start = next(parquet.iter_batches(1, columns=plain), None) if parquet.metadata.num_rows else None
     first: dict[str, Any] | None = None if start is None else next(iter(start.to_pylist()), {})
     return TableFile(_types(schema), first, read, read, batches)
-
-
-def _without_views(table: pa.Table) -> pa.Table:
-    """Return the table with views of text as text: Arrow cannot take rows of them."""
-    fields = [pa.field(f.name, pa.string() if pa.types.is_string_view(f.type) else f.type) for f in table.schema]
-    return table.cast(pa.schema(fields))
 
 
 def _open_csv(file: Path) -> TableFile:

@@ -46,6 +46,38 @@ def arrow_bytes(texts: Sequence[bytes]) -> pa.LargeBinaryArray:
     return pa.Array.from_buffers(pa.large_binary(), len(texts), buffers)
 
 
+def without_views(table: pa.Table) -> pa.Table:
+    """Return the table with views of text, bytes and lists as plain ones, which is what Arrow's functions take."""
+    columns = {
+        name: pa.chunked_array([_without_views(chunk) for chunk in column.chunks], _viewed_type(column.type))
+        for name, column in zip(table.column_names, table.columns, strict=True)
+    }
+    return pa.table(list(columns.values()), names=table.column_names) if columns else table
+
+
+def _viewed_type(type_: pa.DataType) -> pa.DataType:
+    if pa.types.is_string_view(type_):
+        return pa.string()
+    if pa.types.is_binary_view(type_):
+        return pa.binary()
+    if pa.types.is_list_view(type_) or pa.types.is_large_list_view(type_):
+        return pa.large_list(_viewed_type(type_.value_type))
+    return type_
+
+
+def _without_views(array: pa.Array) -> pa.Array:
+    plain = _viewed_type(array.type)
+    if plain == array.type:
+        return array
+    if not pa.types.is_large_list(plain):
+        return array.cast(plain)
+    # Arrow 26 casts a view of lists to a list whose offsets lack the last one.
+    ends = np.cumsum([0, *(len(row) if row.is_valid else 0 for row in array)], dtype=np.int64)
+    values = _without_views(array.flatten())
+    nulls = array.is_null() if array.null_count else None
+    return pa.LargeListArray.from_arrays(pa.array(ends), values, mask=nulls)
+
+
 def scatter(values: NDArray[Any], ok: NDArray[np.bool_], type_: pa.DataType) -> pa.Array:
     """Return an array of len(ok) rows with `values` in the rows where `ok` is true, and null in the others.
 

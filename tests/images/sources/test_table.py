@@ -94,7 +94,7 @@ def test_columns_are_named_and_a_wrong_name_is_one_line(folder: Path, tmp_path: 
         ("path,label,label\n0.png,a,b\n", "two columns named 'label'"),
         ("path,label,x,x\n0.png,a,1,2\n", "two columns named 'x'"),
         ("path,label\n", "has no rows"),
-        ("path,label\n0.png,1.5\n", r"has label 1\.5 in 'label'"),
+        ("path,label\n0.png,1.5\n", r"column 'label' of list.csv has label 1\.5; expected names"),
         ("path,label,city\n0.png,1,Malmö\n", "is not UTF-8 in column 'city'"),
     ],
 )
@@ -113,11 +113,26 @@ def test_a_list_that_is_unclear_is_one_line(tmp_path: Path, table: str, message:
         pa.array([1.0, float("nan"), 0.0]),  # of pandas, where one is missing
         pa.array([1, None, 0], pa.decimal128(3, 1)),
         pa.array([True, None, False]),
+        pa.array([b"1", None, b"0"]),
+        pa.array(["yes", None, "no"], pa.string_view()),
+        pa.array(["1", None, "0"], pa.dictionary(pa.int8(), pa.large_string())),
+        pa.array([[0, 1], None, [1, 0]]),
     ],
 )
 def test_indices_and_truth_values_of_any_type_are_labels(tmp_path: Path, label: pa.Array) -> None:
-    pq.write_table(pa.table({"path": ["0.png", "1.png", "2.png"], "label": label}), tmp_path / "list.parquet")
-    assert open_source(str(tmp_path / "list.parquet")).label.tolist() == [1, -1, 0]
+    for type_ in (pa.string(), pa.binary(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())):
+        path = pa.array(["0.png", "1.png", "2.png"]).cast(type_)
+        pq.write_table(pa.table({"path": path, "label": label, "more": path}), tmp_path / "list.parquet")
+        manifest = open_source(str(tmp_path / "list.parquet"))
+        assert manifest.label.tolist() == [1, -1, 0]
+        assert manifest.image.to_pylist() == ["0.png", "1.png", "2.png"]
+        assert len(manifest.limit(2)) == 2
+
+
+def test_several_names_for_an_image_of_a_list_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text('image,label\n0.png,"cat,dog"\n1.png,cat\n')
+    with pytest.raises(InputError, match=r"column 'label' of list\.csv has several labels for an image \('cat,dog'"):
+        open_source(str(tmp_path / "list.csv"), SourceOptions(classes=("cat", "dog")))
 
 
 def test_columns_with_names_of_ours_get_others(folder: Path, tmp_path: Path) -> None:
@@ -186,7 +201,9 @@ def test_numbers_are_indices_unless_they_name_classes(
     (tmp_path / "list.csv").write_text(f"image,label\n{rows}")
     found = open_source(str(tmp_path / "list.csv"), SourceOptions(classes=classes))
     assert (found.label.tolist(), found.classes) == (expected, names)
-    assert bool(found.notes) == (classes == ("1", "10", "2"))
+    readings = {"2": "indices from 0", "2.0": "indices from 0", "10": "class names, not indices", "True": "1 for True"}
+    reading = readings.get(labels[0], "")
+    assert found.reading.startswith(f"labels: 'label' of list.csv, read as {reading}") if reading else not found.reading
 
 
 def test_ids_without_a_suffix_get_that_of_the_first_ones_file(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from predboard.errors import InputError
-from predboard.images.columns import holds_images, list_labelled, list_table
-from predboard.images.manifest import Manifest, SourceOptions, make_manifest
+from predboard.images.columns import LABEL_COLUMNS, holds_images, list_labelled, list_table
+from predboard.images.manifest import IMAGE_SUFFIXES, Manifest, SourceOptions, make_manifest
 from predboard.images.shared_cache import shared_cache
 from predboard.storage.paths import AnyPath, arrow_source, join_ref
 
@@ -27,7 +27,9 @@ def list_images(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
     Raises InputError if a column that the user named is missing, or several files are lists.
     """
     schema = pq.read_schema(arrow_source(files[0]))
-    image_columns = [field.name for field in schema if holds_images(field.type)]
+    of_labels = {options.label_column, *LABEL_COLUMNS}
+    in_bytes = [field.name for field in schema if holds_images(field.type)]
+    image_columns = [n for n in in_bytes if n.lower() not in of_labels and not _holds_paths(files[0], n)]
     if not image_columns or options.image_column in set(schema.names) - set(image_columns):
         if len(files) > 1:
             raise InputError(f"{files[0].name} is a list of images, one of {len(files)} files: expected one list")
@@ -38,14 +40,22 @@ def list_images(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
     tables, refs = [], []
     for file in files:
         with pq.ParquetFile(arrow_source(file)) as parquet:
-            names = [field.name for field in parquet.schema_arrow if not holds_images(field.type)]
+            names = [name for name in parquet.schema_arrow.names if name not in image_columns]
             tables.append(parquet.read(names))
-            end = "" if image == image_columns[0] else f":{image}"
+            end = "" if image == in_bytes[0] else f":{image}"
             refs += [f"{file.name}#{row}{end}" for row in range(parquet.metadata.num_rows)]
     table = pa.concat_tables(tables, promote_options="default")
     if not table.num_columns:  # nothing but images
         return make_manifest(files[0].parent, refs)
     return list_labelled(table, files[0], image, refs, files[0].parent, options)
+
+
+def _holds_paths(file: AnyPath, name: str) -> bool:
+    """Return whether a column of bytes has the paths of images, as some programs write text."""
+    with pq.ParquetFile(arrow_source(file)) as parquet:
+        first = next(parquet.iter_batches(1, columns=[name]), None) if parquet.metadata.num_rows else None
+    value = first.column(0)[0].as_py() if first is not None and len(first) else None
+    return isinstance(value, bytes) and value.lower().endswith(tuple(map(str.encode, IMAGE_SUFFIXES)))
 
 
 def read(file: AnyPath, member: str) -> bytes:

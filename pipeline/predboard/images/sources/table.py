@@ -17,7 +17,7 @@ import pyarrow.csv
 import pyarrow.json
 
 from predboard.errors import InputError
-from predboard.images.columns import IMAGE_COLUMNS, LABEL_COLUMNS, find_column, list_table, parse_labels
+from predboard.images.columns import IMAGE_COLUMNS, LABEL_COLUMNS, list_table
 from predboard.images.manifest import Manifest, SourceOptions
 from predboard.storage.paths import AnyPath, arrow_source, open_binary
 
@@ -38,13 +38,7 @@ def list_images(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
     (file,) = files
     if file.suffix.lower() in (".jsonl", ".ndjson"):
         return list_table(_read_json_lines(file), file, options)
-    table = _read_csv(file, options)
-    name = find_column(table, options.label_column, LABEL_COLUMNS, file, "--label-column")
-    if name is None:
-        return list_table(table, file, options)
-    label, note = parse_labels(table.column(name), options.classes)
-    manifest = list_table(table.set_column(table.column_names.index(name), name, label), file, options)
-    return replace(manifest, notes=(*manifest.notes, f"{file.name}: {note}")) if note else manifest
+    return list_table(_read_csv(file, options), file, options)
 
 
 def _read_json_lines(file: AnyPath) -> pa.Table:

@@ -8,7 +8,7 @@ import re
 import pyarrow as pa
 
 from predboard.errors import InputError
-from predboard.images.columns import list_table, parse_labels
+from predboard.images.columns import list_table
 from predboard.images.manifest import IMAGE_SUFFIXES, Manifest, SourceOptions
 from predboard.storage.paths import AnyPath
 
@@ -36,6 +36,5 @@ def list_images(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
         labels.append(match[2])
     columns = {"image": pa.chunked_array([pa.array(paths, pa.string())])}
     if any(labels):
-        text = pa.chunked_array([pa.array([label or "" for label in labels], pa.string())])
-        columns["label"], _ = parse_labels(text, options.classes)
+        columns["label"] = pa.chunked_array([pa.array(labels, pa.string())])
     return list_table(pa.table(columns), file, SourceOptions(None, None, None, options.image_root, options.classes))

@@ -1,0 +1,228 @@
+"""Reads the labels of a column as names of classes or as indices. It knows no files, no scores and no pixels.
+
+It is the one reading of labels for the lists of `infer` and for `import`: the distinct values are read, and each row
+gets what its value became.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from predboard.errors import InputError
+from predboard.predictions.arrow import without_views
+
+RawLabels = list[int | str]
+"""[rows] labels as they are given: an index, -1 if unknown, or a name."""
+
+_WHOLE = re.compile(r"([+-]?\d{1,20})(?:\.0*)?")
+_FRACTION = re.compile(r"[+-]?\d*\.\d+(?:[eE][+-]?\d+)?")
+_ZERO_PADDED = re.compile(r"0\d+")
+_UNKNOWN = frozenset({"nan", "-nan", "na", "n/a", "#n/a", "#na", "<na>", "null", "none"})
+"""Words for a missing number in text, in lower case."""
+_NEVER_NAMES = frozenset({"nan", "<na>"})
+"""Those of them that no class is called."""
+_ANSWERS = {"false": 0, "true": 1, "no": 0, "yes": 1}
+_BETWEEN = re.compile(r"\s*[,;|]\s*")
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class ParsedLabels:
+    """Labels, and how they were read."""
+
+    values: RawLabels
+    reading: str = ""
+    """Reading of labels that are no plain names: `indices from 0`, for example."""
+    note: str = ""
+    """One line for the user where labels could be read in another way; empty if there is only one."""
+    names: tuple[str, ...] = ()
+    """Names of the classes 0 and 1 where the labels are true and false, or yes and no."""
+
+    def index(self, classes: Sequence[str]) -> NDArray[np.int32]:
+        """Return the index of each label among the classes, int32 [rows]; -1 if it is unknown or beyond int32."""
+        place = {name: i for i, name in enumerate(classes)}
+        index = [place.get(v, -1) if isinstance(v, str) else v for v in self.values]
+        return np.array([i if 0 <= i < 2**31 else -1 for i in index], np.int32)
+
+    @property
+    def distinct_names(self) -> tuple[str, ...]:
+        """The names among the labels, sorted."""
+        return tuple(sorted({value for value in self.values if isinstance(value, str)}))
+
+
+def parse_labels(column: pa.ChunkedArray, classes: Sequence[str], what: str) -> ParsedLabels:
+    """Read the labels of a column as names of classes if all of them are, else as indices if all are whole numbers.
+
+    Numbers that are padded with zeros are names where the classes are not known. Rows of a one-hot list are indices.
+
+    Args:
+        column: text, bytes, numbers, booleans, decimals or lists of one of them, dictionary-encoded or not.
+        classes: names of the classes in the order of the scores; empty if they are not known.
+        what: the column, for a message.
+
+    Raises:
+        InputError: if a label is neither text nor a whole number, or a row has several labels.
+
+    >>> parse_labels(pa.chunked_array([[1, 2, 5, None]]), ("1", "2", "5"), "y").values
+    ['1', '2', '5', -1]
+    >>> parse_labels(pa.chunked_array([["0", "2.0", "NaN"]]), (), "y").values
+    [0, 2, -1]
+    """
+    column = _plain(column)
+    if pa.types.is_nested(column.type):
+        return _parse_lists(column.to_pylist(), classes, what)
+    encoded = column.combine_chunks().dictionary_encode()
+    distinct, codes = encoded.dictionary.to_pylist(), encoded.indices.to_pylist()
+    texts = [_text(value, what) for value in distinct]
+    if (given := [t for t in texts if t is not None]) and all(t[0] in "[(" and t[-1] in "])" for t in given):
+        lists = [None if text is None else re.findall(r"[^][()\s,'\"]+", text) for text in texts]
+        return _parse_lists([None if code is None else lists[code] for code in codes], classes, what)
+    known = {text for text in texts if text is not None}
+    if not known <= set(classes):
+        known = {text for text in known if text in classes or text.lower() not in _NEVER_NAMES}
+    of_text = _parse_distinct(known, classes, what)
+    of_code = [of_text.values.get(text, -1) if text is not None else -1 for text in texts]
+    values = [-1 if code is None else of_code[code] for code in codes]
+    return ParsedLabels(values, of_text.reading, of_text.note, of_text.names)
+
+
+@dataclass(frozen=True)
+class _Distinct:
+    """Distinct labels as they are written, and what each is."""
+
+    values: dict[str, int | str]
+    reading: str = ""
+    note: str = ""
+    names: tuple[str, ...] = ()
+
+
+def _parse_distinct(labels: set[str], classes: Sequence[str], what: str) -> _Distinct:
+    as_names: dict[str, int | str] = {label: label for label in labels}
+    numbers = {label for label in labels if label.lower() not in _UNKNOWN}
+    are_whole = all(map(_WHOLE.fullmatch, numbers))
+    if labels <= set(classes):
+        reading = "class names, not indices" if numbers and are_whole and not _is_identity(classes) else ""
+        return _Distinct(as_names, reading, _both_fit(labels, classes, what))
+    if are_whole and (classes or not any(map(_ZERO_PADDED.fullmatch, numbers))):
+        mixed = numbers & set(classes)
+        note = (
+            f"labels of {what} are read as indices from 0, because not all of them are class names "
+            f"({_some(numbers - mixed)})"
+        )
+        indices: dict[str, int | str] = {label: int(m[1]) for label in numbers if (m := _WHOLE.fullmatch(label))}
+        reading = "indices from 0" if numbers else ""
+        return _Distinct(indices, reading, note if mixed and not _is_identity(classes) else "")
+    if not are_whole and all(_WHOLE.fullmatch(n) or _FRACTION.fullmatch(n) for n in numbers):
+        raise _neither(what, next(n for n in sorted(numbers) if not _WHOLE.fullmatch(n)))
+    answers = {label: _ANSWERS[label.lower()] for label in numbers if label.lower() in _ANSWERS}
+    if len(answers) == len(numbers) and not labels & set(classes):
+        names = tuple(next((text for text in sorted(answers) if answers[text] == i), "") for i in (0, 1))
+        reading = f"1 for {names[1] or 'none'} and 0 for {names[0] or 'none'}"
+        note = f"labels of {what} are read as {reading}" if classes else ""
+        return _Distinct({**answers}, reading, note, names if all(names) else ())
+    _refuse_several(labels - set(classes), classes or labels, what, bool(classes))
+    return _Distinct(as_names)
+
+
+# --- several labels in a row ---
+
+
+def _parse_lists(rows: Sequence[Any], classes: Sequence[str], what: str) -> ParsedLabels:
+    """Read lists of one label each, or one-hot lists. Raises InputError if a row has several labels."""
+    if any(row is not None and not isinstance(row, list) for row in rows):
+        raise InputError(f"{what} has {next(r for r in rows if r)!r}; expected one label in each row")
+    given = [row for row in rows if row]
+    if all(len(row) == 1 for row in given):
+        return parse_labels(pa.chunked_array([[row[0] if row else None for row in rows]]), classes, what)
+    lengths = {len(row) for row in given}
+    bits = [[str(value) in ("1", "1.0", "1.", "True") for value in row] for row in given]
+    is_binary = all(str(v) in ("0", "1", "0.0", "1.0", "0.", "1.", "True", "False") for row in given for v in row)
+    if len(lengths) == 1 and is_binary and all(sum(row) == 1 for row in bits):
+        place = iter(row.index(True) for row in bits)
+        return ParsedLabels([next(place) if row else -1 for row in rows], "one-hot lists")
+    at = next(i for i, row in enumerate(rows) if row and len(row) > 1 and not (is_binary and sum(map(bool, row)) == 1))
+    raise _several(what, f"row {at} has {', '.join(map(str, rows[at][:_EXAMPLES]))}")
+
+
+def _refuse_several(strange: Iterable[str], names: Iterable[str], what: str, certain: bool) -> None:
+    """Raise InputError if labels that are no names of classes are several names, as in `cat,dog` and `3 5`.
+
+    Args:
+        strange: labels that are no names of classes.
+        names: those of the classes, else all labels.
+        what: the column, for a message.
+        certain: whether `names` are those of the classes.
+    """
+    names = set(names)
+    parts = {label: [part for part in _BETWEEN.split(label) if part] for label in strange}
+    compound = {label: of_label for label, of_label in parts.items() if len(of_label) > 1}
+    in_labels = Counter(part for of_label in parts.values() for part in set(of_label))
+    shared = sum(in_labels[part] > 1 for of_label in compound.values() for part in of_label)
+    every = sum(map(len, compound.values()))
+    for label in sorted(strange):
+        words = compound.get(label) or (label.split() if certain else [])
+        several = len(words) > 1 and (names.issuperset(words) or all(map(str.isdigit, words)))
+        if several or (label in compound and not certain and len(compound) > 1 and 2 * shared > every):
+            raise _several(what, f"{label!r} are {', '.join(words[:_EXAMPLES])}")
+
+
+def _several(what: str, example: str) -> InputError:
+    return InputError(
+        f"{what} has several labels for an image ({example}), but a prediction here has one class: multi-label data "
+        "are not read; leave one label in each row, or list such names as they are written with --classes"
+    )
+
+
+# --- single values ---
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the column in a type that Arrow can look for distinct values in."""
+    if isinstance(column.type, pa.ExtensionType):
+        column = pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    column = without_views(pa.table([column], names=["label"])).column(0)
+    return column.cast(pa.float32()) if pa.types.is_float16(column.type) else column
+
+
+def _text(value: Any, what: str) -> str | None:
+    """Return a label as it is written, None if there is none."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, str):
+        return value.strip() or None
+    if value is None or value != value:
+        return None
+    if isinstance(value, bool):
+        return str(value)
+    if isinstance(value, int | float | Decimal) and value % 1 == 0:
+        return str(int(value))
+    raise _neither(what, value)
+
+
+def _neither(what: str, value: Any) -> InputError:
+    return InputError(f"{what} has label {value}; expected names of classes or whole numbers")
+
+
+def _is_identity(classes: Sequence[str]) -> bool:
+    return all(name == str(i) for i, name in enumerate(classes))
+
+
+def _both_fit(distinct: set[str], classes: Sequence[str], what: str) -> str:
+    indices = {str(i) for i in range(len(classes))}
+    if not distinct or not distinct <= indices or _is_identity(classes):
+        return ""
+    return f"labels of {what} are read as class names; they would also fit as indices 0 to {len(classes) - 1}"
+
+
+def _some(names: Iterable[str]) -> str:
+    shown = sorted(names)
+    return ", ".join(shown[:12]) + ("…" if len(shown) > 12 else "")

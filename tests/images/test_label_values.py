@@ -1,0 +1,131 @@
+"""Labels of a column: names stay as they are written, numbers are names where all are, and every type is read."""
+
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from predboard import InputError
+from predboard.images.label_values import parse_labels
+
+NUMBERED = ("1", "2", "5")
+
+
+def chunked(values: Any, type_: pa.DataType | None = None) -> pa.ChunkedArray:
+    return pa.chunked_array([pa.array(values, type_)])
+
+
+@pytest.mark.parametrize(
+    ("values", "type_", "classes", "expected"),
+    [
+        (["cat", "", None, " dog "], None, (), ["cat", -1, -1, "dog"]),
+        (["1e3", "00012"], None, ("00012", "1e3"), ["1e3", "00012"]),
+        (["1", "10", "-1"], None, (), [1, 10, -1]),
+        (["1", "2"], None, NUMBERED, ["1", "2"]),
+        ([1, 5, None], pa.int64(), NUMBERED, ["1", "5", -1]),
+        ([0, 1, 2], pa.int8(), NUMBERED, [0, 1, 2]),
+        ([2**40, 1], pa.uint64(), (), [2**40, 1]),
+        ([1.0, float("nan"), None], pa.float32(), (), [1, -1, -1]),
+        (["1.0", "NaN", "2."], None, (), [1, -1, 2]),
+        ([Decimal("1.00"), Decimal("0")], None, (), [1, 0]),
+        ([True, False], pa.bool_(), (), [1, 0]),
+        (["no", "yes", ""], None, (), [0, 1, -1]),
+        (["no", "yes"], None, ("yes", "no"), ["no", "yes"]),
+        ([b"cat", b"dog"], pa.binary(), (), ["cat", "dog"]),
+        (["cat", "dog"], pa.dictionary(pa.int8(), pa.string()), (), ["cat", "dog"]),
+        (["cat", "dog"], pa.string_view(), (), ["cat", "dog"]),
+        (["cat", "dog"], pa.large_string(), (), ["cat", "dog"]),
+    ],
+)
+def test_labels_of_every_type(values: Any, type_: Any, classes: tuple[str, ...], expected: list[Any]) -> None:
+    assert parse_labels(chunked(values, type_), classes, "y").values == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "type_", "classes", "expected"),
+    [
+        (["007", "010"], None, (), ["007", "010"]),
+        (["007", "010"], None, tuple("abcdefghijkl"), [7, 10]),
+        (["cat", "nan", "<NA>"], None, (), ["cat", -1, -1]),
+        (["cat", "none"], None, (), ["cat", "none"]),
+        ([[2], [], None, [0]], None, (), [2, -1, -1, 0]),
+        ([["cat"], ["dog"]], None, (), ["cat", "dog"]),
+        ([[0, 0, 1], [1, 0, 0]], pa.list_(pa.int8()), NUMBERED, [2, 0]),
+        ([[0.0, 1.0], None], pa.list_(pa.float32(), 2), (), [1, -1]),
+        ([[False, True], [True, False]], pa.large_list(pa.bool_()), (), [1, 0]),
+        ([[0, 1], None, [1, 0]], pa.list_view(pa.int8()), (), [1, -1, 0]),
+        (["[0 1 0]", "[1 0 0]"], None, (), [1, 0]),
+        (["['cat']", "['dog']"], None, (), ["cat", "dog"]),
+        (["9" * 400, "1"], None, (), ["9" * 400, "1"]),
+        ([1.0, 0.0], pa.float16(), (), [1, 0]),
+        ([b"cat"], pa.binary_view(), (), ["cat"]),
+        ([0, 1], pa.dictionary(pa.int8(), pa.int64()), ("cat", "dog"), [0, 1]),
+    ],
+)
+def test_padded_numbers_lists_and_missing_ones(
+    values: Any, type_: Any, classes: tuple[str, ...], expected: list[Any]
+) -> None:
+    assert parse_labels(chunked(values, type_), classes, "y").values == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "reading", "note"),
+    [
+        ([1, 2], NUMBERED, "class names, not indices", "labels of y are read as class names; they would also fit as"),
+        ([0, 1], NUMBERED, "indices from 0", "labels of y are read as indices from 0, because not all of them are cl"),
+        (["yes", "no"], (), "1 for yes and 0 for no", ""),
+        (["yes", "no"], ("cat", "dog"), "1 for yes and 0 for no", "labels of y are read as 1 for yes and 0 for no"),
+        ([1, 5], NUMBERED, "class names, not indices", ""),
+        ([0, 1], ("0", "1"), "", ""),
+        ([0, 1], ("cat", "dog"), "indices from 0", ""),
+        (["cat"], (), "", ""),
+        ([[0, 1]], (), "one-hot lists", ""),
+    ],
+)
+def test_the_reading_of_numbers_is_told_and_a_doubt_is_noted(
+    values: Any, classes: tuple[str, ...], reading: str, note: str
+) -> None:
+    parsed = parse_labels(chunked(values), classes, "y")
+    assert parsed.reading == reading
+    assert parsed.note.startswith(note) and bool(parsed.note) == bool(note)
+
+
+@pytest.mark.parametrize("values", [[0.5], ["0.5", "1"], [Decimal("0.5")]])
+def test_what_is_neither_a_name_nor_a_whole_number_is_refused(values: Any) -> None:
+    with pytest.raises(InputError, match=r"y has label 0\.5; expected names of classes or whole numbers"):
+        parse_labels(chunked(values), (), "y")
+
+
+@pytest.mark.parametrize(
+    ("values", "classes"),
+    [
+        (["cat,dog", "cat"], ("cat", "dog")),
+        (["cat|dog", "cat"], ("cat", "dog")),
+        (["cat; dog", "cat"], ("cat", "dog")),
+        (["cat dog", "cat"], ("cat", "dog")),
+        (["cat, dog", "cat", "dog"], ()),
+        (["a|b", "b|c", "a|c"], ()),
+        (["0,2", "1"], ()),
+        (["0 2", "1"], ("cat", "dog", "owl")),
+        ([["cat", "dog"], ["cat"]], ()),
+        ([[1, 1, 0], [0, 1, 0]], ()),
+        (["['cat', 'dog']", "['cat']"], ("cat", "dog")),
+    ],
+)
+def test_several_names_for_one_image_are_refused(values: Any, classes: tuple[str, ...]) -> None:
+    with pytest.raises(InputError, match=r"y has several labels for an image .*multi-label data are not read"):
+        parse_labels(chunked(values), classes, "y")
+
+
+@pytest.mark.parametrize(
+    ("values", "classes"),
+    [
+        (["maillot", "maillot, tank suit"], ("maillot", "maillot, tank suit")),
+        (["tench, Tinca tinca", "goldfish, Carassius auratus"], ()),
+        (["sea lion", "lion", "sea"], ()),
+        (["Paris, France", "Lyon, France"], ()),
+    ],
+)
+def test_names_with_commas_and_spaces_are_names(values: Any, classes: tuple[str, ...]) -> None:
+    assert parse_labels(chunked(values), classes, "y").values == values
