@@ -64,7 +64,7 @@ DOORS: dict[str, set[str]] = {
     "torchvision": {"models.hubs"},
     "timm": {"models.hubs"},
     "transformers": {"models.hubs"},
-    "tensorboard": {"visualization.events"},
+    "tensorboard": {"cli.board", "visualization.events"},
     "tensorflow": set(),
     "google_crc32c": {"visualization.events"},
     "ray": {"parallel.ray_cluster"},

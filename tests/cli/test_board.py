@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -29,13 +30,17 @@ def test_a_port_that_is_taken_is_one_line(command: RunCommand, tmp_path: Path) -
         taken.bind(("localhost", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        refused(command("board", "--logdir", tmp_path, "--port", port), f"port {port} is not free")
+        refused(
+            command("board", "--logdir", tmp_path, "--port", port),
+            rf"cannot serve on localhost, port {port} \(.*--port",
+        )
 
 
 @pytest.mark.slow
-def test_board_opens_tensorboard_and_ctrl_c_ends_both(example: Example) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_board_opens_tensorboard_which_ends_with_it(number: signal.Signals, example: Example) -> None:
     logs, port = example.folder / "logs", free_port()
-    assert main.run(["visualize", str(example.out), "--logdir", str(logs), "--panels", "glance"]) == 0
+    assert main.run(["visualize", str(example.out), "--logdir", str(logs)]) == 0
     with subprocess.Popen(
         [sys.executable, "-m", "predboard", "board", "--logdir", str(logs), "--port", str(port)],
         env={**os.environ, "PYTHONPATH": toy.PYTHONPATH},
@@ -47,15 +52,33 @@ def test_board_opens_tensorboard_and_ctrl_c_ends_both(example: Example) -> None:
     ) as board:
         try:
             assert board.stdout
-            line = next(line for line in board.stdout if line.startswith("open "))
-            url = line.split()[1]
-            assert re.match(rf"http://localhost:{port}/\?smoothing=0.*report_card.*toy.*#timeseries$", url)
-            with urllib.request.urlopen(f"http://localhost:{port}/data/logdir", timeout=10) as answer:
-                assert json.load(answer)["logdir"] == str(logs)
-            os.killpg(board.pid, signal.SIGINT)  # as a terminal does
-            assert board.wait(15) == 0
+            assert next(board.stdout) == f"open http://localhost:{port}/\n"
+            with urllib.request.urlopen(f"http://localhost:{port}/data/plugins_listing", timeout=10) as answer:
+                assert json.load(answer)["projector"]["enabled"]
+            with urllib.request.urlopen(f"http://localhost:{port}/", timeout=10) as page:
+                assert re.match(rf"http://localhost:{port}/\?smoothing=0&pinnedCards=.*report_card.*toy", page.url)
+            board.send_signal(number)
+            assert board.wait(15) == (0 if number == signal.SIGINT else -signal.SIGKILL)
             with pytest.raises(OSError):
                 urllib.request.urlopen(f"http://localhost:{port}/", timeout=2)
+            for _ in range(200):  # the helper of TensorBoard looks every few seconds whether it is still needed
+                if not _is_group_alive(board.pid):
+                    break
+                time.sleep(0.1)
+            else:
+                pytest.fail("a process of TensorBoard goes on")
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(board.pid, signal.SIGKILL)
+
+
+def _is_group_alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_an_address_of_another_machine_is_one_line(command: RunCommand, tmp_path: Path) -> None:
+    refused(command("board", "--logdir", tmp_path, "--host", "192.0.2.1"), "cannot serve on 192.0.2.1, port 6006")

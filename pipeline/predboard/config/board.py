@@ -18,6 +18,12 @@ class BoardConfig:
     port: int = 6006
     """Port on this machine."""
 
+    host: str = "localhost"
+    """Name or address to serve on; 0.0.0.0 for all of this machine's, so that others reach it."""
+
+    open: bool = False
+    """Also open the page in this machine's browser."""
+
     def __post_init__(self) -> None:
         """Raise InputError for values that can never work."""
         read_paths(self, "logdir")
