@@ -251,6 +251,29 @@ def test_configurations_are_taken_as_the_command_does(tmp_path: Path) -> None:
         predboard.infer(InferConfig("data", "net.py:Net", batch_size=0))
 
 
+def test_warnings_are_printed_where_nobody_takes_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, model = Tiles(64), _model()
+    with torch.no_grad():
+        model[5].weight.zero_()  # gives one class to every image
+    predboard.infer(model, data, tmp_path / "run")
+    printed = capsys.readouterr()
+    assert re.search(r"^predboard: warning: .*", printed.err, re.MULTILINE)
+    assert all(line.startswith("predboard: warning") for line in printed.err.splitlines())
+    predboard.infer(model, data, tmp_path / "other", log=lambda _: None)
+    assert capsys.readouterr().err == ""
+
+
+def test_functions_take_lists_and_single_values(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        predboard.infer(_model(), Tiles(), tmp_path / name)
+    assert predboard.compare([tmp_path / "old", tmp_path / "new"], logdir=str(tmp_path / "logs")).name == "new vs old"
+    rule = {"metric": "accuracy", "min": 0.0}
+    assert predboard.gate(str(tmp_path / "old"), rule, baseline=None).outcome == "pass"
+    assert predboard.visualize(tmp_path / "old", str(tmp_path / "logs"), panels="glance", image_root=None)
+    with pytest.raises(InputError, match="out is None; expected a folder"):
+        predboard.infer(_model(), Tiles(), _any(None))
+
+
 @pytest.mark.slow
 def test_the_training_loop_in_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (toy.ROOT / "docs/training_loop.md").read_text("utf-8")

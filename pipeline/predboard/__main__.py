@@ -3,8 +3,6 @@
 import os
 import signal
 
-from predboard.streams import protect_streams
-
 _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
@@ -14,10 +12,12 @@ def main() -> None:
     While modules are imported there is nothing to tidy up, so a signal ends the process at once: an exception would
     pass through modules that are half imported, some of which print or swallow it.
     """
-    protect_streams()
     for number in _WORDS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as in a shell's background
             signal.signal(number, _end)
+    from predboard.streams import protect_streams
+
+    protect_streams()
     from predboard.cli.main import main as run
 
     run()

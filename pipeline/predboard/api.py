@@ -23,6 +23,7 @@ from predboard.inference.infer import InferResult, InMemoryModel
 from predboard.inference.infer import infer as _infer
 from predboard.storage.paths import AnyPath, is_path, parse_path
 from predboard.storage.runs import list_step_numbers
+from predboard.streams import print_warning
 from predboard.visualization.visualize import VisualizeResult
 from predboard.visualization.visualize import visualize as _visualize
 
@@ -42,10 +43,6 @@ _ARGUMENTS = {
     GateConfig: {"predictions", "rules", "baseline", "suggest"},
 }
 """Fields of each configuration that are no options here: an argument, or the object itself, stands for them."""
-
-
-def _quiet(_: str) -> None:
-    """Ignore a line of progress."""
 
 
 @overload
@@ -87,7 +84,7 @@ def infer(model: Any, *arguments: Any, **named: Any) -> InferResult:
         step: training step, epoch or date.
         classes: class names in the order of the outputs; by default the dataset's `classes`.
         overwrite: replace this step if it exists, whichever weights it was made with.
-        log: takes one line of progress at a time.
+        log: takes one line of progress at a time. Default: warnings are printed to standard error.
         options: any other field of InferConfig, such as `batch_size`. `preflight` is 0 by default if the folder already
             has a step.
 
@@ -108,7 +105,7 @@ def _infer_objects(
     step: int = 0,
     classes: Sequence[str] = (),
     overwrite: bool = False,
-    log: Log = _quiet,
+    log: Log = print_warning,
     **options: Any,
 ) -> InferResult:
     _check_options("infer", InferConfig, options)
@@ -121,6 +118,8 @@ def _infer_objects(
     source = None
     if not is_path(data):
         source = datasets.DatasetSource(datasets.check_map_style(data, type(data).__name__), type(data).__name__)
+    if not is_path(out):
+        raise InputError(f"out is {out!r}; expected a folder for the predictions")
     folder = parse_path(out)
     if list_step_numbers(folder):
         options.setdefault("preflight", 0)  # the first epoch had one
@@ -129,7 +128,7 @@ def _infer_objects(
         data=source.name if source else str(data),
         model=name,
         out=folder,
-        step=(step,),
+        step=step,  # type: ignore[arg-type]  # one number is a tuple of one
         overwrite=overwrite,
         device=str(next((t.device for t in [*model.parameters(), *model.buffers()]), "cpu")),
         **options,
@@ -182,7 +181,7 @@ def visualize(predictions: Any, *arguments: Any, **named: Any) -> tuple[Visualiz
     Args:
         predictions: a folder that `infer` wrote, or several; or a VisualizeConfig.
         logdir: folder for TensorBoard.
-        log: takes one line of progress at a time.
+        log: takes one line of progress at a time. Default: warnings are printed to standard error.
         options: any other field of VisualizeConfig, such as `panels=("glance",)`.
 
     Raises:
@@ -195,11 +194,10 @@ def visualize(predictions: Any, *arguments: Any, **named: Any) -> tuple[Visualiz
 
 
 def _visualize_folders(
-    predictions: Any, logdir: str | AnyPath = "logs", *, log: Log = _quiet, **options: Any
+    predictions: Any, logdir: Any = None, *, log: Log = print_warning, **options: Any
 ) -> tuple[VisualizeResult, ...]:
     _check_options("visualize", VisualizeConfig, options)
-    folders = [predictions] if is_path(predictions) else list(predictions)
-    return _visualize(VisualizeConfig(tuple(map(parse_path, folders)), parse_path(logdir), **options), log)
+    return _visualize(VisualizeConfig(predictions, logdir, **options), log)
 
 
 @overload
@@ -221,7 +219,7 @@ def compare(*predictions: Any, **named: Any) -> CompareResult:
     Args:
         predictions: folders that `infer` wrote, the old one first; one alone for its steps; or a CompareConfig.
         logdir: folder for TensorBoard.
-        log: takes one line of progress at a time.
+        log: takes one line of progress at a time. Default: warnings are printed to standard error.
         options: any other field of CompareConfig, such as `step_old=3`.
 
     Raises:
@@ -233,11 +231,10 @@ def compare(*predictions: Any, **named: Any) -> CompareResult:
         return _compare_folders(*predictions, **named)
 
 
-def _compare_folders(
-    *predictions: str | AnyPath, logdir: str | AnyPath = "logs", log: Log = _quiet, **options: Any
-) -> CompareResult:
+def _compare_folders(*predictions: Any, logdir: Any = None, log: Log = print_warning, **options: Any) -> CompareResult:
     _check_options("compare", CompareConfig, options)
-    return _compare(CompareConfig(tuple(map(parse_path, predictions)), parse_path(logdir), **options), log)
+    folders: Any = predictions if len(predictions) != 1 else predictions[0]  # one folder, or a list of them
+    return _compare(CompareConfig(folders, logdir, **options), log)
 
 
 @overload
@@ -266,7 +263,7 @@ def gate(predictions: Any, *arguments: Any, **named: Any) -> GateResult:
         predictions: a folder that `infer` wrote, or a GateConfig.
         rules: a TOML file, or a mapping for each rule with the same keys (docs/gates.md).
         baseline: a folder to compare with, for rules with `max_drop`.
-        log: takes one line of progress at a time.
+        log: takes one line of progress at a time. Default: warnings are printed to standard error.
         options: any other field of GateConfig, such as `step=3` or `junit="gate.xml"`.
 
     Returns:
@@ -283,18 +280,18 @@ def gate(predictions: Any, *arguments: Any, **named: Any) -> GateResult:
 
 
 def _gate_folder(
-    predictions: str | AnyPath,
-    rules: str | Path | Sequence[Mapping[str, Any]],
-    baseline: str | AnyPath | None = None,
+    predictions: Any,
+    rules: str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    baseline: Any = None,
     *,
-    log: Log = _quiet,
+    log: Log = print_warning,
     **options: Any,
 ) -> GateResult:
     _check_options("gate", GateConfig, options)
-    options |= {name: Path(options[name]) for name in ("junit", "json", "markdown") if options.get(name) is not None}
-    file, records = (Path(rules), None) if isinstance(rules, str | os.PathLike) else (None, list(rules))
-    config = GateConfig(parse_path(predictions), file, None if baseline is None else parse_path(baseline), **options)
-    return _gate(config, log, records)
+    if isinstance(rules, str | os.PathLike):
+        return _gate(GateConfig(predictions, Path(rules), baseline, **options), log)
+    records = [rules] if isinstance(rules, Mapping) else list(rules)
+    return _gate(GateConfig(predictions, None, baseline, **options), log, records)
 
 
 def _check_options(function: str, config: type, options: Collection[str]) -> None:

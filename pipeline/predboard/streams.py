@@ -76,3 +76,9 @@ def lost_output() -> str:
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     failure = raw.failure if isinstance(raw, _Stream) else None
     return "" if failure is None or failure.errno == errno.EPIPE else failure.strerror or str(failure)
+
+
+def print_warning(line: str) -> None:
+    """Print a line of progress to standard error if it is a warning: the `log` of a program that passes none."""
+    if line.lstrip().startswith("warning"):
+        sys.stderr.write(f"predboard: {line.lstrip()}\n")

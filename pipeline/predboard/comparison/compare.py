@@ -26,6 +26,7 @@ from predboard.predictions.schema import digest_records
 from predboard.state import merge
 from predboard.storage.paths import AnyPath, is_inside
 from predboard.storage.runs import Step, open_run, read_values
+from predboard.streams import print_warning
 from predboard.summaries import EncodedImages, File, Picture, Summary, Tiles
 from predboard.visualization import events, log_folder
 from predboard.visualization.source_images import SourceImages
@@ -60,7 +61,7 @@ class CompareResult:
     """Whether nothing was written, because nothing had changed since the last time."""
 
 
-def compare(config: CompareConfig, log: Callable[[str], None] = lambda _: None) -> CompareResult:
+def compare(config: CompareConfig, log: Callable[[str], None] = print_warning) -> CompareResult:
     """Compare two steps, or several with each other, row by row.
 
     Args:

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from predboard.config.checks import read_paths
+from predboard.config.fields import Config
 from predboard.errors import InputError
 from predboard.storage.paths import AnyPath
 
 
 @dataclass(frozen=True)
-class BoardConfig:
+class BoardConfig(Config):
     """Open TensorBoard with limits that show everything `predboard visualize` wrote."""
 
     logdir: AnyPath = Path("logs")
@@ -26,6 +26,6 @@ class BoardConfig:
 
     def __post_init__(self) -> None:
         """Raise InputError for values that can never work."""
-        read_paths(self, "logdir")
+        super().__post_init__()
         if not 1 <= self.port <= 65535:
             raise InputError(f"--port is {self.port}; expected 1 to 65535")

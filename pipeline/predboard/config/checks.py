@@ -1,11 +1,10 @@
 """Define the types of flags, and check the values that commands have in common. It knows nothing of the commands."""
 
-import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from predboard.config.fields import flag_name
 from predboard.errors import InputError
-from predboard.storage.paths import parse_path
 
 Interpolation = Literal["bilinear", "bicubic", "lanczos", "nearest"]
 Channels = Literal["rgb", "bgr", "gray"]
@@ -36,37 +35,6 @@ def check_ray_only(config: Any, *names: str) -> None:
     for name in names:
         if config.engine != "ray" and getattr(config, name) is not None:
             raise InputError(f"--{flag_name(name)} only works with --engine ray: add that flag or leave this one out")
-
-
-def read_paths(config: Any, *names: str) -> None:
-    """Turn text into paths, also the URIs that a program passes.
-
-    Raises InputError for a URI that contains a password, and for one that was made a `Path`, which would create a
-    folder named `s3:`.
-    """
-    for name in names:
-        value = getattr(config, name)
-        if value is not None:
-            path = tuple(map(parse_path, value)) if isinstance(value, tuple) else parse_path(value)
-            object.__setattr__(config, name, path)
-
-
-def check_local(config: Any, *names: str) -> None:
-    """Raise InputError for a URI where only files on this machine work."""
-    for name in names:
-        value = getattr(config, name)
-        for file in value if isinstance(value, tuple) else (value,):
-            if uri := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", str(file or "")):
-                flag = "a file" if name == "files" else f"--{flag_name(name)}"
-                raise InputError(
-                    f"{flag} is {uri[1]}://{uri[2]}; expected a path on this machine: only images, predictions and "
-                    "logs may be in object storage (docs/storage.md)"
-                )
-
-
-def flag_name(name: str) -> str:
-    """Return how the command line writes the name of a field, without the dashes in front."""
-    return name.replace("_", "-")
 
 
 def is_plain(value: Any) -> bool:

@@ -3,12 +3,13 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from predboard.config.checks import POSITIONAL, check_minimum, read_paths
+from predboard.config.checks import POSITIONAL, check_minimum
+from predboard.config.fields import Config
 from predboard.storage.paths import AnyPath
 
 
 @dataclass(frozen=True)
-class CompareConfig:
+class CompareConfig(Config):
     """Compare runs image by image: what was fixed, what was broken, and whether the difference is more than chance."""
 
     predictions: tuple[AnyPath, ...] = field(default=(), metadata=POSITIONAL)
@@ -35,5 +36,5 @@ class CompareConfig:
 
     def __post_init__(self) -> None:
         """Raise InputError for values that can never work."""
-        read_paths(self, "predictions", "logdir", "image_root")
+        super().__post_init__()
         check_minimum("workers", self.workers, 0)

@@ -3,13 +3,14 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from predboard.config.checks import POSITIONAL, check_local, check_minimum, read_paths
+from predboard.config.checks import POSITIONAL, check_minimum
+from predboard.config.fields import Config
 from predboard.errors import InputError
 from predboard.storage.paths import AnyPath
 
 
 @dataclass(frozen=True)
-class GateConfig:
+class GateConfig(Config):
     """Test saved predictions against rules: exit code 0 if all pass, 1 if one fails, 3 if the evidence is too thin."""
 
     predictions: AnyPath | None = field(default=None, metadata=POSITIONAL)
@@ -50,8 +51,7 @@ class GateConfig:
 
     def __post_init__(self) -> None:
         """Raise InputError for values that can never work."""
-        read_paths(self, "predictions", "baseline")
-        check_local(self, "rules", "junit", "json", "markdown")
+        super().__post_init__()
         check_minimum("workers", self.workers, 0)
         if self.suggest and self.rules is not None:
             raise InputError("--suggest and --rules exclude each other: one writes rules, the other tests them")

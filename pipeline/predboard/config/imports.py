@@ -6,18 +6,17 @@ from pathlib import Path
 from predboard.config.checks import (
     POSITIONAL,
     ScoreKind,
-    check_local,
     check_minimum,
     check_steps,
     check_update,
-    read_paths,
 )
+from predboard.config.fields import Config
 from predboard.errors import InputError
 from predboard.storage.paths import AnyPath
 
 
 @dataclass(frozen=True)
-class ImportConfig:
+class ImportConfig(Config):
     """Import predictions from another program: .npy, .npz, .pt, .csv, .tsv, .json, .jsonl or .parquet."""
 
     scores: ScoreKind
@@ -89,8 +88,7 @@ class ImportConfig:
 
     def __post_init__(self) -> None:
         """Raise InputError for values that can never work."""
-        read_paths(self, "out", "image_root")
-        check_local(self, "files", "labels", "classes")
+        super().__post_init__()
         check_minimum("workers", self.workers, 0)
         check_minimum("thumbnails", self.thumbnails, 0)
         check_minimum("shard-size", self.shard_size, 1)

@@ -14,14 +14,13 @@ from predboard.config.checks import (
     Precision,
     ScoreKind,
     SideLength,
-    check_local,
     check_minimum,
     check_ray_only,
     check_steps,
     check_update,
     is_plain,
-    read_paths,
 )
+from predboard.config.fields import Config
 from predboard.errors import InputError
 from predboard.storage.paths import AnyPath
 
@@ -30,7 +29,7 @@ MAX_TIMEOUT_SECONDS = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class DataConfig(Config):
     """Data: which images, and what their labels are."""
 
     data: str = field(kw_only=False)
@@ -60,13 +59,12 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Raise InputError for values that can never work."""
-        read_paths(self, "image_root")
-        check_local(self, "classes")
+        super().__post_init__()
         check_minimum("limit", self.limit, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(Config):
     """Model: which model, and which weights."""
 
     model: str = field(kw_only=False)
@@ -96,7 +94,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Raise InputError for values that can never work."""
-        check_local(self, "checkpoint")
+        super().__post_init__()
         check_steps(self.step)
         if self.step and len(self.step) != max(len(self.checkpoint), 1):
             raise InputError(
@@ -111,7 +109,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreprocessingConfig:
+class PreprocessingConfig(Config):
     """Preprocessing: what happens to an image before the model sees it."""
 
     resize: SideLength | tuple[int, int] | None = None
@@ -147,6 +145,7 @@ class PreprocessingConfig:
 
     def __post_init__(self) -> None:
         """Raise InputError for values that can never work."""
+        super().__post_init__()
         for side in self.resize if isinstance(self.resize, tuple) else (self.resize,):
             check_minimum("resize", side if isinstance(side, int) else None, 1)
         check_minimum("crop", self.crop if isinstance(self.crop, int) else None, 1)
@@ -159,7 +158,7 @@ class PreprocessingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OutputConfig:
+class OutputConfig(Config):
     """Output: what is stored, and where."""
 
     out: AnyPath | None = None
@@ -190,7 +189,7 @@ class OutputConfig:
 
     def __post_init__(self) -> None:
         """Raise InputError for values that can never work."""
-        read_paths(self, "out")
+        super().__post_init__()
         check_minimum("thumbnails", self.thumbnails, 0)
         check_minimum("shard-size", self.shard_size, 1)
         if len(self.preview_bands) not in (0, 1, 3) or min(self.preview_bands, default=0) < 0:
@@ -199,7 +198,7 @@ class OutputConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpeedConfig:
+class SpeedConfig(Config):
     """Speed: how images are batched, loaded and computed."""
 
     batch_size: int | None = None
@@ -221,13 +220,14 @@ class SpeedConfig:
 
     def __post_init__(self) -> None:
         """Raise InputError for values that can never work."""
+        super().__post_init__()
         check_minimum("batch-size", self.batch_size, 1)
         check_minimum("workers", self.workers, 0)
         check_minimum("processes", self.processes, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeviceConfig:
+class DeviceConfig(Config):
     """Devices and cluster: where the model runs."""
 
     device: str = "auto"
@@ -256,6 +256,7 @@ class DeviceConfig:
 
     def __post_init__(self) -> None:
         """Raise InputError for values that can never work."""
+        super().__post_init__()
         check_minimum("actors", self.actors, 1)
         check_minimum("cpus-per-actor", self.cpus_per_actor, 1)
         check_ray_only(self, "ray_address", "actors", "gpus_per_actor", "cpus_per_actor")
@@ -269,7 +270,7 @@ class DeviceConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FailureConfig:
+class FailureConfig(Config):
     """Failures: what to do about mistakes, slow images and images that cannot be read."""
 
     preflight: int = 512
@@ -289,6 +290,7 @@ class FailureConfig:
 
     def __post_init__(self) -> None:
         """Raise InputError for values that can never work."""
+        super().__post_init__()
         check_minimum("preflight", self.preflight, 0)
         check_minimum("max-failures", self.max_failures, 0)
         if not 0 < self.timeout <= MAX_TIMEOUT_SECONDS:
@@ -311,8 +313,7 @@ class InferConfig(FailureConfig, DeviceConfig, SpeedConfig, OutputConfig, Prepro
 
     def __post_init__(self) -> None:
         """Raise InputError for values that can never work, alone or together."""
-        for group in InferConfig.__bases__:
-            group.__post_init__(self)  # type: ignore[attr-defined]  # each group has one
+        super().__post_init__()
         channels = 1 if self.channels == "gray" else 3
         any_channels = ".py:" in self.data or self.transform is not None  # the user's own code decides
         for name in ("mean", "std"):

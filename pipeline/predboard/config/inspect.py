@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, field
 
-from predboard.config.checks import POSITIONAL, read_paths
+from predboard.config.checks import POSITIONAL
+from predboard.config.fields import Config
 from predboard.storage.paths import AnyPath
 
 
 @dataclass(frozen=True)
-class InspectConfig:
+class InspectConfig(Config):
     """Describe a folder of predictions, and check that it is complete."""
 
     predictions: AnyPath | None = field(default=None, metadata=POSITIONAL)
@@ -15,7 +16,3 @@ class InspectConfig:
 
     json: bool = False
     """Print JSON."""
-
-    def __post_init__(self) -> None:
-        """Raise InputError for values that can never work."""
-        read_paths(self, "predictions")

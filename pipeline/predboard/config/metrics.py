@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
+from predboard.config.fields import Config
+
 
 @dataclass(frozen=True)
-class MetricsConfig:
+class MetricsConfig(Config):
     """List all metrics with their definitions."""
 
     markdown: bool = False

@@ -4,12 +4,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from predboard.config.checks import POSITIONAL, Engine, check_minimum, check_ray_only, read_paths
+from predboard.config.checks import POSITIONAL, Engine, check_minimum, check_ray_only
+from predboard.config.fields import Config
 from predboard.storage.paths import AnyPath
 
 
 @dataclass(frozen=True)
-class VisualizeConfig:
+class VisualizeConfig(Config):
     """Write the TensorBoard summaries of saved predictions, without the model."""
 
     predictions: tuple[AnyPath, ...] = field(default=(), metadata=POSITIONAL)
@@ -47,7 +48,7 @@ class VisualizeConfig:
 
     def __post_init__(self) -> None:
         """Raise InputError for values that can never work."""
-        read_paths(self, "predictions", "logdir", "image_root")
+        super().__post_init__()
         check_minimum("workers", self.workers, 0)
         check_ray_only(self, "ray_address")
         check_minimum("log-every", self.log_every if isinstance(self.log_every, int) else None, 1)

@@ -35,6 +35,7 @@ from predboard.parallel.pool import ProcessPool
 from predboard.parallel.threads import worker_count
 from predboard.storage.paths import AnyPath, write_file
 from predboard.storage.runs import Step, list_step_numbers, open_run, open_step
+from predboard.streams import print_warning
 from predboard.summaries import Metric
 
 COUNTS_PANEL = "glance"
@@ -53,7 +54,7 @@ class StepMetrics:
 
 
 def gate(
-    config: GateConfig, log: Callable[[str], None] = lambda _: None, records: Iterable[Mapping[str, Any]] | None = None
+    config: GateConfig, log: Callable[[str], None] = print_warning, records: Iterable[Mapping[str, Any]] | None = None
 ) -> GateResult:
     """Test one step of a run against rules, and write the reports that are asked for, whatever the result.
 
@@ -108,7 +109,7 @@ def gate(
     return result
 
 
-def suggest(config: GateConfig, log: Callable[[str], None] = lambda _: None) -> str:
+def suggest(config: GateConfig, log: Callable[[str], None] = print_warning) -> str:
     """Return a first file of rules that one step of a run passes, as TOML. Raises InputError for bad input."""
     if config.predictions is None:
         raise InputError("which predictions? For example: predboard gate predictions/digits --suggest > gates.toml")

@@ -31,6 +31,7 @@ from predboard.storage.parts import PartFile, part_index, read_batches
 from predboard.storage.paths import AnyPath, map_files
 from predboard.storage.remote import MAX_CONNECTIONS
 from predboard.storage.runs import delete_part, open_step
+from predboard.streams import print_warning
 
 if TYPE_CHECKING:
     import torch
@@ -109,7 +110,7 @@ def default_out(data: str, model: str) -> Path:
 
 
 def infer(
-    config: InferConfig, log: Callable[[str], None] = lambda _: None, in_memory: InMemoryModel | None = None
+    config: InferConfig, log: Callable[[str], None] = print_warning, in_memory: InMemoryModel | None = None
 ) -> InferResult:
     """Run the model over the images and write one row for every image of every step.
 

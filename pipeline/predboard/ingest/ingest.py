@@ -37,6 +37,7 @@ from predboard.storage.parts import ROW_GROUP_MAX_ROWS, read_batches, row_group_
 from predboard.storage.paths import AnyPath
 from predboard.storage.remote import MAX_CONNECTIONS
 from predboard.storage.runs import delete_part, list_step_numbers, open_step
+from predboard.streams import print_warning
 
 _NOT_FINITE = "the scores are not finite"
 _CHUNK_PICTURES = 8
@@ -109,7 +110,7 @@ def default_out(files: Sequence[Path]) -> Path:
     return Path("predictions") / files[0].stem
 
 
-def import_predictions(config: ImportConfig, log: Callable[[str], None] = lambda _: None) -> ImportResult:
+def import_predictions(config: ImportConfig, log: Callable[[str], None] = print_warning) -> ImportResult:
     """Write saved predictions as a run: one row for each of theirs, in their order.
 
     Parts that are there already and still valid are kept, so an import that was killed continues where it stopped.

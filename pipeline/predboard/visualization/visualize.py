@@ -28,6 +28,7 @@ from predboard.predictions.schema import digest_records, hash64
 from predboard.storage.paths import AnyPath, is_inside, is_remote
 from predboard.storage.rows import read_derived_rows
 from predboard.storage.runs import Step, open_run, preflight_path
+from predboard.streams import print_warning
 from predboard.summaries import Pixels
 from predboard.visualization import leaderboard, log_folder
 from predboard.visualization.render import RenderJob, render_run
@@ -62,7 +63,7 @@ class VisualizeResult:
 
 def visualize(
     config: VisualizeConfig,
-    log: Callable[[str], None] = lambda _: None,
+    log: Callable[[str], None] = print_warning,
     pool: ProcessPool | None = None,
     settings: MeasureSettings = DEFAULT_SETTINGS,
 ) -> tuple[VisualizeResult, ...]:
