@@ -17,6 +17,7 @@ from predboard.images.manifest import (
     limit_labels,
     make_manifest,
 )
+from predboard.images.text_tables import UNNAMED
 from predboard.predictions.arrow import without_views
 from predboard.predictions.schema import rename_reserved_columns
 from predboard.storage.paths import AnyPath, join_ref
@@ -88,7 +89,13 @@ def list_labelled(
                 f"{file} has no column {options.key_column!r}; it has {_list_columns(table)}: see --key-column"
             )
         key = map(str, table.column(options.key_column).to_pylist())
-    further = [n for n in table.column_names if n not in (image, name) and not holds_images(table.schema.field(n).type)]
+    further = [
+        other
+        for other in table.column_names
+        if other not in (image, name)
+        and not holds_images(table.schema.field(other).type)
+        and not other.startswith(UNNAMED)
+    ]
     columns = None
     if further:
         columns = without_views(table.select(further).replace_schema_metadata(None))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from predboard.errors import InputError, first_line
+from predboard.errors import InputError, first_line, reading
 
 ARRAY_SUFFIXES = (".npy", ".npz", ".pt", ".pth")
 
@@ -24,25 +24,48 @@ Arrays = dict[str, NDArray[Any]]
 def read_arrays(file: Path) -> Arrays:
     """Return the arrays of a file by name. The array of a .npy file stays on disk until it is read.
 
-    Raises:
-        InputError: if the file holds objects that only running code could make.
-        OSError, ValueError: if it is not a file of its kind.
+    Raises InputError if the file is damaged, holds no arrays, or objects that only running code could make.
     """
-    if file.suffix.lower() == ".npy":
-        return {"": np.load(file, mmap_mode="r", allow_pickle=False)}
-    if file.suffix.lower() != ".npz":
-        return _arrays_of(_load_tensors(file))
+    with reading(file):
+        if file.suffix.lower() == ".npy":
+            arrays: Arrays = {"": _open_npy(file)}
+        elif file.suffix.lower() == ".npz":
+            arrays = _read_npz(file)
+        else:
+            arrays = _arrays_of(_load_tensors(file))
+    if not arrays:
+        raise InputError(f"{file} holds no arrays; expected scores of shape [rows, classes]")
+    return arrays
+
+
+def _open_npy(file: Path) -> NDArray[Any]:
+    try:
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise _explained(error, str(file)) from error
+
+
+def _read_npz(file: Path) -> Arrays:
     arrays = {}
     with np.load(file, allow_pickle=False) as archive:
         for name in archive.files:
             try:
-                arrays[name] = archive[name]
+                value = archive[name]
             except ValueError as error:
-                raise InputError(
-                    f"array {name!r} of {file} holds Python objects, which are not read because that could run code: "
-                    "save text with np.array(…, dtype=str)"
-                ) from error
+                raise _explained(error, f"array {name!r} of {file}") from error
+            if isinstance(value, np.ndarray):  # else the bytes of a member that is no array
+                arrays[name] = value
     return arrays
+
+
+def _explained(error: ValueError, what: str) -> ValueError:
+    """Return the error of an array of Python objects in our words, another as it is."""
+    if "Object arrays" not in str(error) and "Python objects" not in str(error):
+        return error
+    return InputError(
+        f"{what} holds Python objects, as np.save of a dict does, which are not read because that could run code: save "
+        "the arrays by name, with np.savez(file, **arrays), and text with np.array(…, dtype=str)"
+    )
 
 
 def _load_tensors(file: Path) -> Any:
@@ -68,15 +91,21 @@ def _arrays_of(value: Any) -> Arrays:
     import torch
 
     if isinstance(value, torch.Tensor):
-        return {"": (value.float() if value.dtype == torch.bfloat16 else value).detach().numpy()}
+        value = value.detach().resolve_conj().resolve_neg()
+        if value.is_floating_point() and value.dtype not in (torch.float16, torch.float32, torch.float64):
+            value = value.float()  # NumPy has no bfloat16 or float8
+        return {"": value.numpy()}
     if isinstance(value, Mapping):
-        return _alone(value)
+        only = next(iter(value.values())) if len(value) == 1 else None
+        return _arrays_of(only) if isinstance(only, Mapping) else _alone(value)
     if not isinstance(value, list | tuple):
         return {}
     if value and all(isinstance(v, str | int | float) for v in value):
         return {"": np.array(value)}
     tensors = [v for v in value if isinstance(v, torch.Tensor)]
     alike = len(tensors) == len(value) > 0 and len({t.shape[1:] for t in tensors}) == 1 and tensors[0].ndim > 0
+    if alike and tensors[0].ndim == 1 and tensors[0].is_floating_point() and len({len(t) for t in tensors}) == 1:
+        return _arrays_of(torch.stack(tensors))  # the scores of one image each
     nested = bool(value) and all(isinstance(v, Mapping | list | tuple) for v in value)
     if isinstance(value, list) and (alike or nested):  # a tuple holds different things, not batches of one
         batches = [_arrays_of(v) for v in value]

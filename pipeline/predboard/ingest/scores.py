@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from predboard.errors import InputError, first_line
+from predboard.images.text_tables import UNNAMED
 from predboard.ingest import array_files, columns, table_files
 from predboard.ingest.columns import ColumnRequest, ColumnTypes, ScoreColumns, abbreviate, match_columns, only_highest
 from predboard.ingest.table_files import TableFile
@@ -108,18 +109,18 @@ def open_saved(files: Sequence[Path], request: ColumnRequest) -> SavedScores:
 
 def read_columns(file: Path) -> pa.Table:
     """Read all columns of a file that have one plain value in each row: labels or names in a file of their own."""
-    with table_files.one_line_errors(file):
-        if file.suffix.lower() in array_files.ARRAY_SUFFIXES:
-            return _flat_columns(array_files.read_arrays(file))
-        table = table_files.open_table(file)
-        return table.read_as_written([name for name in table.names if table_files.is_plain(table.types[name])])
+    table_files.check_kind(file)
+    if file.suffix.lower() in array_files.ARRAY_SUFFIXES:
+        return _flat_columns(array_files.read_arrays(file))
+    table = table_files.open_table(file)
+    return table.read_as_written([name for name in table.names if table_files.is_plain(table.types[name])])
 
 
 def _open(file: Path, request: ColumnRequest) -> SavedScores:
-    with table_files.one_line_errors(file):
-        if file.suffix.lower() in array_files.ARRAY_SUFFIXES:
-            return _from_arrays(file, array_files.read_arrays(file), request)
-        return _from_table(file, table_files.open_table(file), request)
+    table_files.check_kind(file)
+    if file.suffix.lower() in array_files.ARRAY_SUFFIXES:
+        return _from_arrays(file, array_files.read_arrays(file), request)
+    return _from_table(file, table_files.open_table(file), request)
 
 
 # --- arrays ---
@@ -222,7 +223,10 @@ def _from_table(file: Path, table: TableFile, request: ColumnRequest) -> SavedSc
     rest = [
         name
         for name in table.names
-        if name and name not in read and table_files.is_plain(table.types[name]) and not table.is_printed(name)
+        if name not in read
+        and not name.startswith(UNNAMED)
+        and table_files.is_plain(table.types[name])
+        and not table.is_printed(name)
     ]
     others = table.read(rest) if rest else pa.table({})
     label = columns.choose_label(rest, [n for n in rest if table_files.is_discrete(table.types[n])], request, file)

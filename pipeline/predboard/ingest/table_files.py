@@ -6,44 +6,32 @@ and its label.
 
 import contextlib
 import json
-import zipfile
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet as pq
 
-from predboard.errors import InputError, first_line
+from predboard.errors import InputError, reading
 from predboard.images.manifest import IMAGE_SUFFIXES
+from predboard.images.text_tables import json_column, open_separated, read_json_lines, table_of_records
 from predboard.ingest.array_files import ARRAY_SUFFIXES
 from predboard.predictions.arrow import without_views
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".txt")
 
-_BLOCK_BYTES = 2**24
-"""Bytes of text that are parsed at a time."""
-
 RecordBatches = Generator[pa.RecordBatch, None, None]
 
 
-@contextlib.contextmanager
-def one_line_errors(file: Path) -> Iterator[None]:
-    """Raise whatever a reader raises for a bad file as an InputError of one line."""
+def check_kind(file: Path) -> None:
+    """Raise InputError if there is no such file, or it is not of a kind that is read here."""
     suffixes = ", ".join((*ARRAY_SUFFIXES, *TABLE_SUFFIXES))
     if not file.is_file():
         raise InputError(f"no file {file}: expected predictions in one of {suffixes}")
     if file.suffix.lower() not in (*ARRAY_SUFFIXES, *TABLE_SUFFIXES):
         raise InputError(f"{file} is of an unknown kind; expected one of {suffixes}")
-    try:
-        yield
-    except InputError:
-        raise
-    except (pa.ArrowException, OSError, ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"cannot read {file}: {first_line(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -80,15 +68,36 @@ class TableFile:
 
 
 def open_table(file: Path) -> TableFile:
-    """Open the table in a file. Raises what its reader raises: see `one_line_errors`."""
+    """Open the table in a file. Raises InputError, now or when it is read, for whatever its parser raises."""
     suffix = file.suffix.lower()
-    if suffix == ".parquet":
-        return _open_parquet(file)
-    if suffix in (".csv", ".tsv"):
-        return _open_csv(file)
-    if suffix in (".jsonl", ".ndjson"):
-        return _in_memory(pyarrow.json.read_json(file, pyarrow.json.ReadOptions(block_size=_BLOCK_BYTES)))
-    return _in_memory(_read_text(file) if suffix == ".txt" else _read_json(file))
+    with reading(file):
+        if suffix == ".parquet":
+            table = _open_parquet(file)
+        elif suffix in (".csv", ".tsv"):
+            table = _open_csv(file)
+        elif suffix in (".jsonl", ".ndjson"):
+            table = _in_memory(read_json_lines(file))
+        else:
+            table = _in_memory(_read_text(file) if suffix == ".txt" else _read_json(file))
+
+    def read(names: Sequence[str]) -> pa.Table:
+        with reading(file):
+            return without_views(table.read(names))
+
+    def read_as_written(names: Sequence[str]) -> pa.Table:
+        with reading(file):
+            return without_views(table.read_as_written(names))
+
+    def batches(names: Sequence[str], type_: pa.DataType | None) -> RecordBatches:
+        with contextlib.closing(table.batches(names, type_)) as rows:
+            while True:
+                with reading(file):
+                    batch = next(rows, None)
+                if batch is None:
+                    return
+                yield from without_views(pa.Table.from_batches([batch])).to_batches()
+
+    return replace(table, read=read, read_as_written=read_as_written, batches=batches)
 
 
 def _in_memory(table: pa.Table) -> TableFile:
@@ -110,11 +119,11 @@ def _open_parquet(file: Path) -> TableFile:
     schema = pq.read_schema(file)
 
     def batches(names: Sequence[str], _: pa.DataType | None) -> RecordBatches:
-        with one_line_errors(file), pq.ParquetFile(file) as parquet:
+        with pq.ParquetFile(file) as parquet:
             yield from parquet.iter_batches(2**12, columns=list(names), use_threads=False)
 
     def read(names: Sequence[str]) -> pa.Table:
-        return without_views(pq.read_table(file, columns=list(names)).replace_schema_metadata(None))
+        return pq.read_table(file, columns=list(names)).replace_schema_metadata(None)
 
     plain = [f.name for f in schema if is_plain(f.type)]
     with pq.ParquetFile(file) as parquet:
@@ -124,31 +133,20 @@ def _open_parquet(file: Path) -> TableFile:
 
 
 def _open_csv(file: Path) -> TableFile:
-    # Arrays that were printed into a cell have line breaks in them.
-    parse = pyarrow.csv.ParseOptions(delimiter="\t" if file.suffix.lower() == ".tsv" else ",", newlines_in_values=True)
-    block = pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES)
+    opened = open_separated(file)
 
     def batches(names: Sequence[str], type_: pa.DataType | None) -> RecordBatches:
-        types = None if type_ is None else dict.fromkeys(names, type_)
-        convert = pyarrow.csv.ConvertOptions(include_columns=list(names), column_types=types)
-        with one_line_errors(file), pyarrow.csv.open_csv(file, block, parse, convert) as reader:
-            yield from reader
-
-    def read(names: Sequence[str]) -> pa.Table:
-        return pyarrow.csv.read_csv(file, block, parse, pyarrow.csv.ConvertOptions(include_columns=list(names)))
+        yield from opened.batches(names, None if type_ is None else dict.fromkeys(names, type_))
 
     def read_as_written(names: Sequence[str]) -> pa.Table:
-        text = dict.fromkeys(names, pa.string())
-        convert = pyarrow.csv.ConvertOptions(include_columns=list(names), column_types=text)
-        return pyarrow.csv.read_csv(file, block, parse, convert)
+        return opened.read(names, dict.fromkeys(names, pa.string()))
 
-    with pyarrow.csv.open_csv(file, block, parse) as reader:
-        start = next(iter(reader), None)
-        schema = reader.schema
-    if len(set(schema.names)) < len(schema):
-        raise InputError(f"{file} has two columns with the same name; it has {', '.join(schema.names[:12])}")
-    first = next(iter(start.slice(0, 1).to_pylist()), None) if start is not None else None
-    return TableFile(_types(schema), first, read, read_as_written, batches, is_typed=False)
+    with contextlib.closing(opened.batches(())) as start:
+        head = next(start, None)
+    if head is None:
+        raise InputError(f"{file} holds no rows")
+    first = next(iter(head.slice(0, 1).to_pylist()), None)
+    return TableFile(_types(head.schema), first, opened.read, read_as_written, batches, is_typed=False)
 
 
 def _read_json(file: Path) -> pa.Table:
@@ -167,11 +165,10 @@ def _read_json(file: Path) -> pa.Table:
     if isinstance(value, dict):
         value = _by_column(value, file) or _by_image(value, file)
     if isinstance(value, dict):
-        return pa.table({name: pa.array(values) for name, values in value.items()})
+        return pa.table({name: json_column(values) for name, values in value.items()})
     if any(not isinstance(record, dict) for record in value):
         value = [{"value": item} for item in value]
-    names = dict.fromkeys(name for record in value for name in record)
-    return pa.table({name: pa.array([record.get(name) for record in value]) for name in names})
+    return table_of_records(value)
 
 
 def _by_column(value: dict[str, Any], file: Path) -> dict[str, list[Any]] | None:

@@ -1,0 +1,263 @@
+"""Reads tables in text files: separated values, however a program wrote them, and lines of JSON. It knows no images.
+
+CSV may be separated by commas, semicolons, tabs or |, in UTF-8 or UTF-16, with spaces around cells, with single or
+double quotes, with a decimal comma where no comma separates, and with blank rows and separators at the ends of lines.
+"""
+
+import contextlib
+import csv
+import json
+import re
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.json
+
+from predboard.errors import InputError, first_line, reading
+from predboard.storage.paths import AnyPath, arrow_source, open_binary
+
+_HEAD_BYTES = 2**16
+"""Bytes from which separator, encoding and column names are taken."""
+
+_BLOCK_BYTES = 2**24
+"""Bytes of text that are parsed at a time; the types of columns are those of the first block."""
+
+_SHOWN_LINES = 16
+"""Lines from the names on by which the columns are recognized."""
+
+_SEPARATORS = ",;\t|"
+_BLANK = " ,;\t|\"'"
+"""Characters of a row that has nothing in its cells."""
+
+UNNAMED = "Unnamed: "
+"""Beginning of the names of columns without one, as pandas calls them; the place follows."""
+
+_ENCODINGS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
+"""Encoding by the mark that a file begins with."""
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
+_NULL_LINE = re.compile(rb"^[ \t]*(null)[ \t\r]*$", re.MULTILINE)
+_WRONG_TYPE = re.compile(r"In CSV column #(\d+): CSV conversion error to (\w+)")
+_DEEP = re.compile(rb'(?:[\[{](?:\s*"[^"]*"\s*:)?\s*){65}')
+_NO_UTF8 = "is not UTF-8: save it as UTF-8"
+
+
+@dataclass(frozen=True)
+class SeparatedValues:
+    """Says how a file of separated values is written, and reads it."""
+
+    file: AnyPath
+    separator: str
+    quote: str
+    decimal: str
+    columns: tuple[str, ...]
+    """Names of all columns in order; empty where a separator ends the lines."""
+    skip_rows: int
+    """Lines up to and with the one with the names."""
+    content: bytes | None = None
+    """The rows as Arrow can read them, where they are written in another way."""
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the columns, but for those that have neither name nor content."""
+        return [name for name in self.columns if name]
+
+    def read(self, wanted: Sequence[str], types: Mapping[str, pa.DataType] | None = None) -> pa.Table:
+        """Return whole columns. One whose later rows do not have the type of the first ones is read as text."""
+        types = dict(types or {})
+        while True:
+            try:
+                return self._trim(self._parse(wanted, types))
+            except pa.ArrowInvalid as error:
+                match = _WRONG_TYPE.match(str(error))
+                name = None if match is None else self.columns[int(match[1])]
+                if match is None or name is None or types.get(name) == pa.string() or name not in wanted:
+                    raise self._error(error) from error
+                types[name] = pa.float64() if match[2].startswith("int") else pa.string()
+
+    def batches(
+        self, wanted: Sequence[str], types: Mapping[str, pa.DataType] | None = None
+    ) -> Generator[pa.RecordBatch, None, None]:
+        """Yield the rows of some columns, some at a time. Without names all of them, those of the first block typed."""
+        try:
+            with pyarrow.csv.open_csv(self._source(), *self._options(wanted, types or {})) as reader:
+                yield from reader
+        except pa.ArrowInvalid as error:
+            raise self._error(error) from error
+
+    def _trim(self, table: pa.Table) -> pa.Table:
+        """Return the table without white space around its texts. Raises InputError if a text is not UTF-8."""
+        for i, (name, column) in enumerate(zip(table.column_names, table.columns, strict=True)):
+            if pa.types.is_binary(column.type):
+                raise InputError(f"{self.file} is not UTF-8 in column {name!r}: save it as UTF-8")
+            if pa.types.is_string(column.type):
+                table = table.set_column(i, name, pc.utf8_trim_whitespace(column))
+        return table
+
+    def _parse(self, wanted: Sequence[str], types: Mapping[str, pa.DataType], threads: bool = True) -> pa.Table:
+        return pyarrow.csv.read_csv(self._source(), *self._options(wanted, types, threads))
+
+    def _source(self) -> Any:
+        return arrow_source(self.file, whole=True) if self.content is None else pa.BufferReader(self.content)
+
+    def _options(
+        self, wanted: Sequence[str], types: Mapping[str, pa.DataType], threads: bool = True
+    ) -> tuple[Any, ...]:
+        names = [name or f" {i}" for i, name in enumerate(self.columns)]  # which must differ
+        return (
+            pyarrow.csv.ReadOptions(
+                use_threads=threads, block_size=_BLOCK_BYTES, column_names=names, skip_rows=self.skip_rows
+            ),
+            # Arrays that were printed into a cell have line breaks in them.
+            pyarrow.csv.ParseOptions(delimiter=self.separator, quote_char=self.quote, newlines_in_values=True),
+            pyarrow.csv.ConvertOptions(
+                include_columns=list(wanted) or self.names, column_types=dict(types), decimal_point=self.decimal
+            ),
+        )
+
+    def _error(self, error: pa.ArrowInvalid) -> InputError:
+        """Return the error of a file that cannot be parsed, with the line if Arrow can tell it."""
+        if "UTF8" in str(error):
+            return InputError(f"{self.file} {_NO_UTF8}")
+        try:
+            self._parse((), {}, threads=False)  # several threads do not say in which row an error is
+        except pa.ArrowInvalid as again:
+            error = again
+        return InputError(f"cannot read {self.file}: {first_line(error)}")
+
+
+def open_separated(file: AnyPath) -> SeparatedValues:
+    """Recognize how a file is written from its first lines: most often its separator is in the names' line.
+
+    Raises InputError if it has two columns of one name, or is in UTF-16 and damaged.
+    """
+    lines, encoding = _first_lines(file)
+    at = next((i for i, line in enumerate(lines) if line.strip(_BLANK)), len(lines))
+    separator = "\t" if file.suffix.lower() == ".tsv" else ","
+    if at < len(lines) and (match := re.fullmatch(r"[\"']?sep=(.)[\"']?\s*", lines[at])):  # as Excel writes it
+        separator, at = match[1], at + 1
+    elif at < len(lines):
+        separator = max(separator + _SEPARATORS, key=lines[at].count)
+    shown = [line for line in lines[at : at + _SHOWN_LINES] if line.strip(_BLANK)]
+    single = any(re.match(rf"\s*'[^']*'\s*({re.escape(separator)}|$)", line) for line in shown[:2])
+    quote = "'" if single else '"'
+    read = csv.reader(shown, delimiter=separator, quotechar=quote, skipinitialspace=True)
+    names, *rows = [[cell.strip() for cell in row] for row in read] or [[]]
+    if twice := next((name for name in names if name and names.count(name) > 1), None):
+        raise InputError(f"{file} has two columns named {twice!r}: rename one")
+    cells = [cell for row in rows for cell in row] if separator != "," else []
+    decimal = "," if any(map(_DECIMAL_COMMA.fullmatch, cells)) else "."
+    skip = at + 1 - sum(bool(line.strip()) and not line.strip(_BLANK) for line in lines[:at])
+    opened = SeparatedValues(file, separator, quote, decimal, _columns(names, rows), skip if names else 0)
+    return replace(opened, content=_rewritten(opened, encoding))
+
+
+def _first_lines(file: AnyPath) -> tuple[list[str], str]:
+    """Return the first lines of a file, and its encoding."""
+    head = b""
+    with open_binary(file) as stream:
+        while len(head) < _BLOCK_BYTES and head.count(b"\n") <= _SHOWN_LINES and (piece := stream.read(_HEAD_BYTES)):
+            head += piece
+        is_cut = bool(stream.read(1))
+    encoding = next((name for mark, name in _ENCODINGS.items() if head.startswith(mark)), "utf-8")
+    if encoding == "utf-8" and b"\0" in head[:64]:
+        encoding = "utf-16-be" if head.startswith(b"\0") else "utf-16-le"
+    lines = re.split(r"\r\n|\r|\n", head.decode(encoding, "replace"))
+    return lines[:-1] if is_cut and len(lines) > 1 else lines, encoding
+
+
+def _columns(names: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Return the names of as many columns as the rows have: a separator may end the lines, or all but that of names."""
+    width = max(map(len, rows), default=len(names))
+    has_content = [any(len(row) > i and row[i] for row in rows) for i in range(width)]
+    if width == len(names) + 1 and not has_content[-1]:
+        names = [*names, ""]
+    elif width == len(names) - 1 and not names[-1]:
+        names = names[:-1]
+    unnamed = [f"{UNNAMED}{i}" if content else "" for i, content in enumerate([*has_content, *[False] * len(names)])]
+    return tuple(name or (unnamed[i] if unnamed[i] not in names else "") for i, name in enumerate(names))
+
+
+def _rewritten(opened: SeparatedValues, encoding: str) -> bytes | None:
+    """Return the content in UTF-8 without rows of separators alone; None if it is so already."""
+    blank = re.compile(
+        rb"^[ \t%s]*[%s][ \t%s]*\r?(?:\n|\Z)" % ((re.escape(opened.separator.encode()),) * 3), re.MULTILINE
+    )
+    with open_binary(opened.file) as stream:
+        if encoding in ("utf-8", "utf-8-sig"):
+            pieces = iter(lambda: stream.read(_BLOCK_BYTES), b"")
+            if not any(blank.search(bytes(piece)) for piece in pieces):
+                return None
+            stream.seek(0)
+        content = bytes(stream.read())
+    if encoding not in ("utf-8", "utf-8-sig"):
+        with reading(opened.file):
+            content = content.decode(encoding).encode()
+    return blank.sub(b"", content)
+
+
+# --- lines of JSON ---
+
+
+def read_json_lines(file: AnyPath) -> pa.Table:
+    """Read lines of JSON objects, with the union of their keys as columns.
+
+    Raises InputError for a line that is no object, for nesting beyond 64 levels, and for text that is not UTF-8.
+    """
+    content = file.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    if match := _NULL_LINE.search(content):  # Arrow does not survive one at the beginning of what it reads
+        line = content.count(b"\n", 0, match.start(1)) + 1
+        raise InputError(f"{file} has null in line {line}; expected an object with the columns of a row")
+    if _DEEP.search(content):
+        raise InputError(f"cannot read {file}: it has values inside each other, more than 64 levels deep")
+    try:
+        table = pyarrow.json.read_json(
+            pa.BufferReader(content), pyarrow.json.ReadOptions(block_size=max(len(content), 1))
+        )
+        table.validate(full=True)
+    except pa.ArrowInvalid:  # Python says in which line, and mixes types
+        return _parse_json_lines(content, file)
+    # Arrow makes floats of integers beyond 64 bits with a sign, such as hashes.
+    floats = [column for column in table.columns if pa.types.is_float64(column.type)]
+    is_rounded = any((pc.max(pc.abs(column)).as_py() or 0) >= 2**53 for column in floats)
+    return _parse_json_lines(content, file) if is_rounded else table
+
+
+def _parse_json_lines(content: bytes, file: AnyPath) -> pa.Table:
+    try:
+        lines = content.decode().split("\n")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{file} {_NO_UTF8} (line {line})") from error
+    records = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        with reading(f"{file}, line {number}"):
+            record = json.loads(line)
+        if not isinstance(record, dict):
+            raise InputError(f"{file} has {line[:60]} in line {number}; expected an object with the columns of a row")
+        records.append(record)
+    return table_of_records(records)
+
+
+def table_of_records(records: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Return the table of records, with the union of their keys as columns and null where a record lacks one."""
+    names = dict.fromkeys(name for record in records for name in record)
+    return pa.table({name: json_column([record.get(name) for record in records]) for name in names})
+
+
+def json_column(values: Sequence[Any]) -> pa.Array:
+    """Return the values of a JSON column; as text where they are of several kinds or too large for a number.
+
+    >>> json_column([1, "cat", None]).to_pylist()
+    ['1', 'cat', None]
+    """
+    with contextlib.suppress(pa.ArrowException, OverflowError):
+        return pa.array(values)
+    with contextlib.suppress(pa.ArrowException, OverflowError, TypeError):
+        return pa.array(values, pa.uint64())
+    return pa.array([v if v is None or isinstance(v, str) else json.dumps(v) for v in values], pa.string())
