@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import re
 import subprocess
@@ -13,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import predboard
@@ -699,3 +702,22 @@ def test_the_figures_that_a_star_means_are_found_among_a_thousand_classes() -> N
     every = [f"classes/c{i:03d}/{n}" for i in range(1000) for n in ("support", "recall", "precision")]
     assert len(match_names("classes/*/recall", every)) == 1000
     assert match_names("classes/c00*/precision", every) == [f"classes/c00{i}/precision" for i in range(10)]
+
+
+@pytest.mark.parametrize(("column", "value"), [("loss", None), ("loss", -math.inf), ("predicted", 1), ("logits", None)])
+def test_no_gate_passes_on_rows_that_contradict_themselves(
+    tmp_path: Path, command: Callable[..., Said], column: str, value: Any
+) -> None:
+    run = write(tmp_path / "new", rows())
+    (part,) = run.rglob("*.parquet")
+    with pq.ParquetFile(part) as file:
+        table = file.read()
+    values = table[column].to_pylist()
+    values[0] = value
+    field = table.schema.field(column)
+    table = table.set_column(table.schema.get_field_index(column), field, pa.array(values, field.type))
+    pq.write_table(table, part)
+    for metric in ("accuracy", "images/failed", "calibration/ece"):
+        answer = command(run, f"[[rule]]\nmetric = {metric!r}\nmax = 1")
+        assert answer.code == 2, answer
+        assert re.search(r"part-00000.parquet is damaged \(\w+ of row 0 is ", answer.err)

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 from typing import Any
 
 import pyarrow as pa
@@ -101,6 +102,37 @@ def test_a_footer_of_other_fields_is_no_damage(run: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="does not have the fields of format 1") as raised:
         read_footer(_signed(run, dataclasses.asdict(PART)), "here")
     assert not isinstance(raised.value, DamagedError)
+
+
+@pytest.mark.parametrize(
+    ("record", "change"),
+    [
+        *(("run", {"classes": value}) for value in ([0, 1, 2], "cat", {"cat": 0}, [], None, ["\ud800"], [["cat"]])),
+        *(("run", {"step": value}) for value in (10**30, -1, 1.5, "12", True, None)),
+        *(("run", {name: "x"}) for name in ("transform", "model_args", "shard_size", "embedding", "scores")),
+        *(("run", {name: 7}) for name in ("model", "root", "precision", "weights")),
+        *(("part", {"finished": value}) for value in (401_797_756_800.0, math.nan, math.inf, -1, "now", 10**400)),
+        *(("part", {name: 2**64}) for name in ("start", "stop", "manifest_rows", "clipped")),
+        *(("part", value) for value in ({"start": 9, "stop": 4}, {"seconds": {"decode": "1"}}, {"provenance": []})),
+    ],
+)
+def test_a_footer_of_other_types_is_one_line_that_names_the_field(record: str, change: dict[str, Any]) -> None:
+    records = {"run": dataclasses.asdict(RUN), "part": dataclasses.asdict(PART)}
+    records[record] |= change
+    name = next(iter(change))
+    with pytest.raises(InputError, match=f"the footer of here does not have the fields of format 1: .*{name}"):
+        read_footer(_signed(**records), "here")
+    kind = dataclasses.replace(RUN, **change) if record == "run" else RUN
+    part = dataclasses.replace(PART, **change) if record == "part" else PART
+    with pytest.raises(InputError, match="a part cannot be written: "):
+        encode_footer(kind, part)
+
+
+@pytest.mark.parametrize("text", [b"null", b"[]", b"3", b"[" * 10**5, b'{"format": 1e999}'])
+def test_a_footer_that_is_no_object_is_damaged(text: bytes) -> None:
+    for key in (b"predboard.run", b"predboard.part"):
+        with pytest.raises(InputError, match="here"):
+            read_footer({**_footer(), key: text}, "here")
 
 
 @pytest.mark.parametrize("metadata", [None, {}, {b"pandas": b"{}", b"ARROW:schema": b"xyz"}])

@@ -11,6 +11,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -195,7 +196,7 @@ def test_columns_without_any_value_may_have_no_type(tmp_path: Path) -> None:
             "logits has type fixed",
         ),
         (
-            lambda t: t.set_column(4, "logits", pa.array([[1.0, 2.0, 3.0]] * 50, pa.list_(pa.float32()))),
+            lambda t: t.set_column(5, "error", pc.replace_substring(t["error"], "broken", "lost")),
             "match its digest",
         ),
         (

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from predboard import open_predictions
-from predboard.errors import InputError
+from predboard.errors import DamagedError, InputError
 from predboard.predictions.schema import COLUMNS, Run, encode_footer, read_footer
 from predboard.storage.inspection import inspect
 from predboard.storage.locks import lock_folder
@@ -176,6 +178,45 @@ def test_steps_of_different_classes_are_refused(tmp_path: Path) -> None:
     _run(tmp_path, run=dataclasses.replace(RUN, step=2, classes=("a", "b", "d")))
     with pytest.raises(InputError, match="step 2 and step 0 have different classes"):
         open_predictions(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("step=5", "step=5 is not named as a step: expected its number in eight digits"),
+        ("step=last", "step=last is not named as a step"),
+        ("step=00000006", "part-00000.parquet is of step 5, as its footer says: move its folder, .* to step=00000005"),
+    ],
+)
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_folder_that_is_not_named_as_its_step_is_refused(
+    tmp_path: Path, name: str, message: str, beside: bool
+) -> None:
+    _run(tmp_path, run=dataclasses.replace(RUN, step=5))
+    shutil.copytree(tmp_path / "step=00000005", tmp_path / name)
+    if not beside:
+        shutil.rmtree(tmp_path / "step=00000005")
+    for opened in (open_predictions, inspect):
+        with pytest.raises(InputError, match=message):
+            opened(tmp_path)
+
+
+def test_a_pipe_among_the_parts_ends_the_command_at_once(tmp_path: Path) -> None:
+    _run(tmp_path, 30, shard_size=10)
+    part_path(tmp_path, 0, 1).unlink()
+    os.mkfifo(part_path(tmp_path, 0, 1))
+    with pytest.raises(
+        InputError, match=r"cannot read .*part-00001.parquet: it is a folder, a pipe or a device"
+    ) as raised:
+        open_predictions(tmp_path)
+    assert not isinstance(raised.value, DamagedError)  # which stage one would make again
+
+
+def test_a_folder_that_cannot_be_looked_at_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot read .*: .*File name too long"):
+        open_predictions(tmp_path / ("x" * 300))
+    with pytest.raises(InputError, match=r"cannot list .*: File name too long"):
+        list_step_numbers(tmp_path / ("x" * 300))
 
 
 def test_steps_are_ascending_and_the_last_is_the_default(tmp_path: Path) -> None:

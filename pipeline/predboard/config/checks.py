@@ -25,9 +25,9 @@ def check_minimum(flag: str, value: int | None, minimum: int) -> None:
 
 
 def check_steps(steps: tuple[int, ...]) -> None:
-    """Raise InputError for a negative step."""
-    if any(step < 0 for step in steps):
-        raise InputError(f"--step is {' '.join(map(str, steps))}; expected numbers of at least 0")
+    """Raise InputError for a step that is negative, or too large for TensorBoard."""
+    if not all(0 <= step < 2**63 for step in steps):
+        raise InputError(f"--step is {' '.join(map(str, steps))}; expected numbers from 0 to 2**63 - 1")
 
 
 def check_ray_only(config: Any, *names: str) -> None:

@@ -5,11 +5,12 @@ never be older than the predictions.
 """
 
 import dataclasses
+import math
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tqdm import tqdm
 
@@ -26,20 +27,28 @@ from predboard.gating.reports import to_json, to_junit, to_markdown
 from predboard.gating.rules import Rule, parse_rules, read_rules
 from predboard.gating.suggest import suggest_rules, suggested_metrics
 from predboard.metrics import registry
-from predboard.metrics.counts import Counts
+from predboard.metrics.counts import Counts, CountsPanel
 from predboard.metrics.intervals import INDEPENDENT, independent_interval
 from predboard.metrics.registry import Direction, pattern_of
 from predboard.panels import HasMetrics, Panel
 from predboard.parallel.executor import Executor
 from predboard.parallel.pool import ProcessPool
 from predboard.parallel.threads import worker_count
+from predboard.predictions.contradictions import CHECKED_COLUMNS
+from predboard.storage.parts import read_batches
 from predboard.storage.paths import AnyPath, write_file
 from predboard.storage.runs import Step, list_step_numbers, open_run, open_step
 from predboard.streams import print_warning
 from predboard.summaries import Metric
 
 COUNTS_PANEL = "glance"
-"""The panel whose state is nothing but counts, which is cheap."""
+"""The panel whose state is nothing but counts, which is cheap.
+
+It reads every column by which a row can contradict itself, besides the logits: no rule passes on such rows."""
+
+CHECKED_LOGITS = 40_000_000
+"""Logits with which the derived columns of a step are compared where no rule needs logits, about a second's work. A
+larger step has a sample of its parts compared."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +167,10 @@ def measure_step(step: Step, names: Collection[str], workers: int) -> StepMetric
     for name, panel in panels.choose(()).items():
         if isinstance(panel, HasMetrics) and (wanted := set(names) & set(panel.metric_directions)):
             chosen[name] = panel.restricted_to(wanted)
-    every: dict[str, Panel] = {COUNTS_PANEL: panels.load(COUNTS_PANEL), **chosen}
+    counting = dataclasses.replace(cast(CountsPanel, panels.load(COUNTS_PANEL)), columns=CHECKED_COLUMNS - {"logits"})
+    if not any("logits" in panel.columns for panel in chosen.values()):
+        _compare_with_logits(step)
+    every: dict[str, Panel] = {COUNTS_PANEL: counting, **chosen}
     with (
         ProcessPool(worker_count(workers)) as pool,
         tempfile.TemporaryDirectory(prefix="predboard-") as folder,
@@ -172,6 +184,14 @@ def measure_step(step: Step, names: Collection[str], workers: int) -> StepMetric
         for _, some in panel.metrics(info, {step.step: states[name]}):
             metrics |= some.metrics
     return StepMetrics(step, _count_images(step, states[COUNTS_PANEL]), states, metrics)
+
+
+def _compare_with_logits(step: Step) -> None:
+    """Read parts with their logits, all or evenly chosen ones. Raises DamagedError for one that contradicts itself."""
+    share = step.rows * len(step.run.classes) / CHECKED_LOGITS
+    for part in step.parts[:: max(1, math.ceil(share))]:
+        for _ in read_batches(part, CHECKED_COLUMNS):  # which checks each batch
+            pass
 
 
 def _count_images(step: Step, counts: Counts) -> dict[str, int]:

@@ -358,7 +358,7 @@ def assign_steps(files: tuple[Path, ...], given: tuple[int, ...]) -> dict[int, P
         files: the checkpoints.
         given: their steps; if empty they are read from the names.
 
-    Raises InputError if two files share a step.
+    Raises InputError if two files share a step, or one is beyond 2**63 - 1.
     """
     if not files:
         return {given[0] if given else 0: None}
@@ -366,5 +366,7 @@ def assign_steps(files: tuple[Path, ...], given: tuple[int, ...]) -> dict[int, P
     for file, step in zip(files, given or tuple(map(step_or_zero, files)), strict=True):
         if step in steps:
             raise InputError(f"{steps[step]} and {file} are both step {step}: name their steps by --step")
+        if step >= 2**63:
+            raise InputError(f"{file} is step {step}, which is too large for TensorBoard: name its step by --step")
         steps[step] = file
     return dict(sorted(steps.items()))

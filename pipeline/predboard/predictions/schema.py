@@ -6,8 +6,10 @@ It uses Arrow's types and does no I/O; it knows nothing of part files (`storage.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cached_property, lru_cache
 from typing import Any, Self
 
@@ -15,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from predboard.errors import DamagedError, InputError
+from predboard.errors import DamagedError, InputError, first_line
 
 FORMAT_VERSION = 1
 
@@ -171,8 +173,13 @@ class Part:
 
 
 def encode_footer(run: Run, part: Part) -> dict[str, str]:
-    """Return the key-value metadata of a part file."""
+    """Return the key-value metadata of a part file. Raises InputError for values that no reader would take."""
     records = asdict(run), asdict(part)
+    try:
+        check_fields(Run, records[0])
+        check_fields(Part, records[1])
+    except (TypeError, ValueError) as error:
+        raise InputError(f"a part cannot be written: {error}") from error
     return {
         "predboard.run": _canonical(records[0]),
         "predboard.part": _canonical(records[1]),
@@ -198,12 +205,12 @@ def read_footer(metadata: Mapping[bytes, bytes] | None, where: str) -> tuple[Run
         run, canonical = _run_record(metadata[b"predboard.run"])
         part = json.loads(metadata[b"predboard.part"])
         version = int(run["format"])
-    except (ValueError, KeyError, TypeError) as error:
+        digest = _digest_texts((canonical, _canonical(part)))
+    except Exception as error:  # a parser raises whatever it happens to meet, RecursionError for example
         raise DamagedError(
-            f"{where} is damaged (its footer cannot be read: {error}): re-run the command that wrote it"
+            f"{where} is damaged (its footer cannot be read: {first_line(error)}): re-run the command that wrote it"
         ) from error
-    expected = metadata.get(b"predboard.digest", b"").decode("ascii", "replace")
-    if _digest_texts((canonical, _canonical(part))) != expected:
+    if digest != metadata.get(b"predboard.digest", b"").decode("ascii", "replace"):
         raise DamagedError(
             f"{where} is damaged (its footer does not match its digest): re-run the command that wrote it"
         )
@@ -212,11 +219,64 @@ def read_footer(metadata: Mapping[bytes, bytes] | None, where: str) -> tuple[Run
             f"{where} has format {version}, but this predboard reads formats up to {FORMAT_VERSION}: upgrade predboard"
         )
     try:
+        check_fields(Run, run)
+        check_fields(Part, part)
         return _decode_run(metadata[b"predboard.run"]), Part(**part)
-    except (TypeError, KeyError) as error:
+    except (TypeError, ValueError) as error:
         raise InputError(
-            f"the footer of {where} does not have the fields of format {FORMAT_VERSION}: {error}"
+            f"the footer of {where} does not have the fields of format {FORMAT_VERSION}: {first_line(error)}"
         ) from error
+
+
+def check_fields(kind: type[Run | Part], record: Mapping[str, Any]) -> None:
+    """Check the values of a record of a footer against the types of `kind`, and against each other.
+
+    Raises TypeError for a field that is missing or of another type, and ValueError for values that cannot be.
+    """
+    if not isinstance(record, dict):
+        raise TypeError(f"a record is {repr(record)[:60]}, expected an object")
+    for field_ in fields(kind):
+        expected, fits = _FIELD_TYPES[field_.type]
+        if field_.name not in record and field_.default is MISSING and field_.default_factory is MISSING:
+            raise TypeError(f"{field_.name} is missing")
+        if field_.name in record and not fits(record[field_.name]):
+            raise TypeError(f"{field_.name} is {repr(record[field_.name])[:60]}, expected {expected}")
+    if kind is Run and not record["classes"]:
+        raise ValueError("classes is empty")
+    if kind is Run and record.get("scores", "logits") not in ("logits", "log_probabilities"):
+        raise ValueError(f"scores is {record['scores']!r}, expected 'logits' or 'log_probabilities'")
+    if kind is Part and not record["start"] <= record["stop"] <= record["manifest_rows"]:
+        raise ValueError("expected start <= stop <= manifest_rows")
+
+
+_LATEST = 253_402_300_800
+"""First second of the year 10000, which no date can be."""
+
+
+def _is_text(value: Any) -> bool:
+    """Return whether a value is text that can be encoded: JSON may hold one half of a surrogate pair."""
+    return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
+
+
+def _is_number(value: Any, limit: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < limit
+
+
+_FIELD_TYPES: Mapping[Any, tuple[str, Callable[[Any], bool]]] = {
+    str: ("text", _is_text),
+    int: ("a whole number from 0 to 2**63 - 1", lambda value: isinstance(value, int) and _is_number(value, 2**63)),
+    float: (
+        "seconds since 1970, before the year 10000 (is the clock right?)",
+        lambda value: _is_number(value, _LATEST),
+    ),
+    tuple[str, ...]: ("a list of texts", lambda value: isinstance(value, list | tuple) and all(map(_is_text, value))),
+    Mapping[str, Any]: ("an object", lambda value: isinstance(value, Mapping)),
+    Mapping[str, float]: (
+        "an object of numbers",
+        lambda value: isinstance(value, Mapping) and all(_is_number(v, math.inf) for v in value.values()),
+    ),
+}
+"""For each type of a field, in words what it is, and whether a value is of it."""
 
 
 @lru_cache(8)

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from predboard.errors import DamagedError, InputError, first_line
 from predboard.predictions.arrow import as_numpy, scatter
+from predboard.predictions.contradictions import refuse_contradictions
 from predboard.predictions.schema import (
     ALL_MANIFEST_COLUMNS,
     COLUMNS,
@@ -182,9 +183,13 @@ def read_batches(file: PartFile, columns: Iterable[str] | None = None) -> Iterat
                 if name in wanted or (ALL_MANIFEST_COLUMNS in wanted and name not in COLUMNS)
             ]
             size = row_group_size(len(file.run.classes))
+            at = file.part.start
             for batch in parquet.iter_batches(size, columns=names, use_threads=False):
                 rows = Predictions(_conform(batch, file.run), file.manifest_rows)
-                _check_classes(rows, len(file.run.classes))
+                if "id" in batch.schema.names and not np.array_equal(rows.id, np.arange(at, at + len(rows))):
+                    raise ValueError(f"its ids are not {file.part.start} to {file.part.stop - 1}")
+                refuse_contradictions(rows, len(file.run.classes))
+                at += len(rows)
                 yield rows
     except (pa.ArrowException, OSError, ValueError) as error:
         raise explain_read_error(file.path, file.name, error) from error
@@ -213,14 +218,6 @@ def _conform(batch: pa.RecordBatch, run: Run) -> pa.RecordBatch:
     return batch
 
 
-def _check_classes(rows: Predictions, classes: int) -> None:
-    """Raise ValueError for a class index that the footer does not name, which another program may have written."""
-    for name in {"label", "predicted"} & set(rows.batch.schema.names):
-        index = as_numpy(rows.column(name), -1)
-        if len(index) and not -1 <= index.min() <= index.max() < classes:
-            raise ValueError(f"{name} is {index.min()} to {index.max()}, of {classes} classes")
-
-
 # --- verifying ---
 
 
@@ -244,24 +241,22 @@ class ContentDigest:
 
 def verify_part(file: PartFile) -> None:
     """Read a whole part with its page checksums. Raises DamagedError if a bit is wrong or a row is missing."""
-    expected = file.part.start
-    digest = ContentDigest()
+    rows, digest = 0, ContentDigest()
     for batch in read_batches(file):
-        ids = batch.id
-        if not np.array_equal(ids, np.arange(expected, expected + len(ids))):
-            raise _damaged(file.name, f"its ids are not {file.part.start} to {file.part.stop - 1}")
-        expected += len(ids)
+        rows += len(batch)
         digest.add(batch)
-    if expected != file.part.stop or digest.hexdigest() != file.part.content_digest:
+    if rows != file.rows or digest.hexdigest() != file.part.content_digest:
         raise _damaged(file.name, "its rows do not match its digest")
 
 
 def holds_part(path: AnyPath, run: Run, part: Part) -> bool:
     """Return whether an intact part of this run and of these rows of the same data is already there."""
+    if not path.exists():
+        return False
     try:
         existing = open_part(path)
         verify_part(existing)
-    except InputError:  # missing or damaged
+    except DamagedError:
         return False
     same = (existing.part.start, existing.part.stop, existing.part.manifest_digest)
     return same == (part.start, part.stop, part.manifest_digest) and not existing.run.difference(run)

@@ -8,17 +8,20 @@ by one rename or one write.
 """
 
 import contextlib
+import errno
+import fnmatch
 import hashlib
 import io
 import os
 import posixpath
 import re
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -158,16 +161,48 @@ def resolve_name(name: str, folder: AnyPath) -> AnyPath:
 # --- reading ---
 
 
+def _open_regular(name: str, flags: int) -> int:
+    descriptor = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait for a writer
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "it is a folder, a pipe or a device, and no file", name)
+
+
 def open_binary(path: AnyPath, piece_bytes: int = 0) -> Any:
-    """Open a file for reading at any position; in storage each read, or each piece, is a request."""
+    """Open a file for reading at any position; in storage each read, or each piece, is a request.
+
+    Raises OSError for a pipe or a device, which might never end.
+    """
     if isinstance(path, Path):
-        return path.open("rb")
+        return open(path, "rb", opener=_open_regular)
     return io.BufferedReader(path.open_raw(), piece_bytes) if piece_bytes else path.open_raw()
+
+
+def read_bytes(path: AnyPath) -> bytes:
+    """Return the content of a file. Raises OSError as `open_binary` does."""
+    if is_remote(path):
+        return path.read_bytes()
+    with open_binary(path) as file:
+        return bytes(file.read())
 
 
 def open_tail(path: AnyPath, length: int) -> BinaryIO:
     """Open a file whose end is that of the given file: all of it, or in storage its last `length` bytes."""
-    return path.open("rb") if isinstance(path, Path) else io.BytesIO(path.read_tail(length))
+    return io.BytesIO(path.read_tail(length)) if is_remote(path) else cast(BinaryIO, open_binary(path))
+
+
+def list_folder(folder: P, pattern: str) -> list[P]:
+    """Return what is in a folder, by a pattern for the names, sorted; nothing if there is no such folder.
+
+    Raises InputError for a folder that may not be listed, which `glob` would take for an empty one.
+    """
+    try:
+        return sorted(cast(P, path) for path in folder.iterdir() if fnmatch.fnmatchcase(path.name, pattern))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise InputError(f"cannot list {folder}: {error.strerror or first_line(error)}") from error
 
 
 def arrow_source(path: AnyPath, whole: bool = False) -> Any:
@@ -272,10 +307,15 @@ def explain_write_errors(folder: AnyPath) -> Iterator[None]:
         ) from error
 
 
-def storage_fault(path: AnyPath, error: Exception) -> StorageError | None:
-    """Return the error of the storage if it is to blame for a failed read; None if the file itself is."""
+def storage_fault(path: AnyPath, error: Exception) -> InputError | None:
+    """Return the error of the storage, or of the disk, if it is to blame for a failed read; None if the file itself is.
+
+    Arrow raises OSError without a number for a damaged file.
+    """
     if isinstance(error, StorageError):
         return error
+    if isinstance(error, OSError) and error.errno and not is_remote(path):
+        return InputError(f"cannot read {path}: {error.strerror}")
     if isinstance(path, RemotePath) and is_storage_error(error):
         return explain_error(path, error)
     return None

@@ -17,7 +17,7 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 
-from predboard.errors import DamagedError, InputError
+from predboard.errors import DamagedError, InputError, reading
 from predboard.formatting import plural
 from predboard.predictions.arrow import as_arrow
 from predboard.predictions.schema import Run
@@ -81,25 +81,35 @@ def preflight_path(run: P, step: int, suffix: str) -> P:
 
 
 def list_step_numbers(run: AnyPath) -> list[int]:
-    """Return the steps that have a folder with at least one part, ascending."""
-    return sorted(
-        int(folder.name.removeprefix("step="))
-        for folder in run.glob("step=*")
-        if re.fullmatch(r"step=\d+", folder.name) and any(folder.glob("part-*.parquet"))
-    )
+    """Return the steps that have a folder with at least one part, ascending.
+
+    Raises InputError for a folder with parts whose name is not that of a step: it would be left out, or be another of
+    the same step.
+    """
+    numbers = []
+    for folder in paths.list_folder(run, "step=*"):
+        if not paths.list_folder(folder, "part-*.parquet"):
+            continue
+        text = folder.name.removeprefix("step=")
+        if not re.fullmatch("[0-9]{1,19}", text) or step_folder(run, int(text)).name != folder.name:
+            raise InputError(
+                f"{folder} is not named as a step: expected its number in eight digits, as in step=00000012; rename "
+                "it, or move it away"
+            )
+        numbers.append(int(text))
+    return sorted(numbers)
 
 
 def list_part_paths(run: P, step: int) -> list[P]:
     """Return the part files of one step, sorted by number."""
-    parts = cast(Iterable[P], step_folder(run, step).glob("part-*.parquet"))
-    return sorted(parts, key=lambda p: (len(p.name), p.name))
+    return sorted(paths.list_folder(step_folder(run, step), "part-*.parquet"), key=lambda p: (len(p.name), p.name))
 
 
 def open_step(run: AnyPath, step: int, on_damage: Callable[[AnyPath, DamagedError], None] | None = None) -> Step | None:
     """Open all parts of one step; None if there are none.
 
-    A damaged part raises DamagedError, or is passed to `on_damage` and left out. Parts of different runs, or with
-    rows in common, always raise InputError.
+    A damaged part raises DamagedError, or is passed to `on_damage` and left out. Parts of another step, of different
+    runs, or with rows in common, always raise InputError.
     """
 
     def open_or_error(path: AnyPath) -> PartFile | DamagedError:
@@ -118,6 +128,11 @@ def open_step(run: AnyPath, step: int, on_damage: Callable[[AnyPath, DamagedErro
         else:
             on_damage(path, file)
     files.sort(key=lambda f: f.part.start)
+    if other := next((f for f in files if f.run.step != step), None):
+        raise InputError(
+            f"{other.path} is of step {other.run.step}, as its footer says: move its folder, which is named as that of "
+            f"step {step}, to {step_folder(run, other.run.step).name}"
+        )
     for a, b in itertools.pairwise(files):
         if difference := a.run.difference(b.run):
             name, one, other = difference
@@ -134,7 +149,9 @@ def open_run(run: AnyPath, on_damage: Callable[[AnyPath, DamagedError], None] | 
 
     Raises InputError if the folder does not exist, contains no predictions, or mixes runs.
     """
-    if not run.is_dir():
+    with reading(run):
+        is_folder = run.is_dir()
+    if not is_folder:
         what = f"{run} is a file" if run.is_file() else f"no folder {run}"
         raise InputError(f"{what}: expected a folder of predictions that `predboard infer` wrote")
     steps = [s for number in list_step_numbers(run) if (s := open_step(run, number, on_damage)) is not None]
