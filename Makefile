@@ -5,6 +5,8 @@ LOGDIR ?= logs
 
 # Values reach the shell by the environment, so that spaces and quotes in them stay what they are.
 export DATA MODEL CHECKPOINT PREDICTIONS LOGDIR
+# What to do next is then a target, not a command that no shell finds.
+export PREDBOARD_MAKE := yes
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
@@ -104,7 +106,6 @@ visualize: $(READY) $(NEEDED) ## draw predictions for TensorBoard; infers first 
 	echo "visualize: $$out -> $$LOGDIR"; \
 	$(BIN)/predboard visualize "$$out" $(ARGS) --logdir "$$LOGDIR"
 	@$(if $(NEEDED),cat $(DEMO))
-	@echo 'Next: make board$(if $(filter-out logs,$(LOGDIR)), LOGDIR="$(LOGDIR)")'
 
 board: $(READY) ## open TensorBoard on what was drawn
 	@exec $(BIN)/predboard board --logdir "$$LOGDIR" $(ARGS)

@@ -22,7 +22,7 @@ SOURCES = {
 """Source by module, `panels.glance` for example; a package is `panels.__init__`."""
 
 LAYERS: tuple[set[str], ...] = (
-    {"errors", "formatting", "streams"},
+    {"errors", "formatting", "invocation", "streams"},
     {"predictions", "parallel"},
     {"storage", "state", "summaries"},
     {"config", "user_code", "csv_lines", "drawing"},

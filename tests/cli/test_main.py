@@ -227,9 +227,8 @@ def test_in_a_process_of_its_own_there_is_no_traceback(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert (
-        done.stderr
-        == f"predboard: no folder {tmp_path / 'nowhere'}: expected a folder of predictions that `predboard infer` "
-        "wrote\n"
+        done.stderr == f"predboard: no folder {tmp_path / 'nowhere'}: expected a folder of predictions that "
+        f"`{sys.executable} -m predboard infer` wrote\n"
     )
 
 

@@ -17,6 +17,7 @@ from predboard.images.class_names import match_class_names
 from predboard.images.decode import DecodeOptions
 from predboard.images.manifest import Manifest
 from predboard.images.preprocessing import Recipe, resolve
+from predboard.invocation import install_command
 from predboard.user_code import UserObject
 from tests import toy
 
@@ -181,7 +182,7 @@ def test_a_library_that_is_not_installed_is_one_line(
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(InputError) as raised:
         open_hub_model(model, {})
-    assert str(raised.value) == f"{model} needs {package}, which is not installed: pip install 'predboard[{extra}]'"
+    assert str(raised.value) == f"{model} needs {package}, which is not installed: {install_command(extra=extra)}"
 
 
 def test_the_preprocessing_is_said_and_in_the_footer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from predboard.cli.terminal import log
 from predboard.config import BoardConfig
 from predboard.errors import InputError
+from predboard.invocation import install_command
 
 SAMPLES = "images=1000,histograms=1000,text=1000,scalars=10000,pr_curves=1000"
 """More than we ever write of each kind. 0 would mean none, whatever the help says (TensorBoard issue 5550)."""
@@ -33,7 +34,7 @@ def board(config: BoardConfig) -> int:
     if not config.logdir.is_dir():
         raise InputError(f"no folder {config.logdir}: run `predboard visualize` first, or name another --logdir")
     if importlib.util.find_spec("tensorboard") is None:
-        raise InputError("TensorBoard is not installed: pip install tensorboard")
+        raise InputError(f"TensorBoard is not installed: {install_command('tensorboard')}")
     _check_address(config)
     from predboard.storage.mirror import mirror_log_folder
 

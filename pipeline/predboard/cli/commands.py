@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from predboard.cli.board import board
 from predboard.cli.signals import stoppable
-from predboard.cli.terminal import command_line, log, print_counts, print_document
+from predboard.cli.terminal import log, print_counts, print_document
 from predboard.config import (
     BoardConfig,
     CompareConfig,
@@ -25,6 +25,7 @@ from predboard.config import (
 )
 from predboard.errors import InputError
 from predboard.formatting import plural
+from predboard.invocation import command_line
 from predboard.storage.paths import is_remote
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from predboard.cli.parser import parse
 from predboard.cli.signals import Stopped
 from predboard.errors import InputError
 from predboard.formatting import did_you_mean
+from predboard.invocation import as_typed
 from predboard.streams import lost_output
 
 
@@ -51,7 +52,9 @@ def run(arguments: Sequence[str]) -> int:
         command = COMMANDS[name]
         return command.run(parse(name, command.config, flags))
     except InputError as error:
-        print(f"predboard: {' '.join(str(error).splitlines())}", file=sys.stderr)  # a file's name may break the line
+        print(
+            f"predboard: {as_typed(' '.join(str(error).splitlines()))}", file=sys.stderr
+        )  # a file's name may break the line
         return 2
     except KeyboardInterrupt as stop:
         number = stop.args[0] if isinstance(stop, Stopped) else signal.SIGINT

@@ -20,6 +20,7 @@ from typing import Any, Literal, NoReturn, TypeVar, Union, cast, get_args, get_o
 from predboard.config import SideLength
 from predboard.errors import InputError, first_line
 from predboard.formatting import did_you_mean, either
+from predboard.invocation import program
 from predboard.storage.paths import AnyPath, is_uri
 
 C = TypeVar("C")
@@ -207,7 +208,7 @@ def parse(command: str, config: type[C], arguments: Sequence[str]) -> C:
     try:
         return config(**_values(command, flags, arguments))
     except InputError as error:
-        raise InputError(f"{error} (see predboard {command} --help)") from None
+        raise InputError(f"{error} (see {program()} {command} --help)") from None
 
 
 def _values(command: str, flags: Mapping[str, Flag], arguments: Sequence[str]) -> dict[str, Any]:

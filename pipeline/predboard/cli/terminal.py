@@ -1,12 +1,12 @@
 """Write to the terminal: progress, counts, and the next command to type. It knows nothing of how a command works."""
 
 import io
-import shlex
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from predboard.errors import InputError
+from predboard.invocation import as_typed
 from predboard.streams import lost_output
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def log(line: str) -> None:
     """Print a line of progress to stderr, at once."""
-    print(line, file=sys.stderr, flush=True)
+    print(as_typed(line), file=sys.stderr, flush=True)
 
 
 def print_document(text: str) -> None:
@@ -25,15 +25,6 @@ def print_document(text: str) -> None:
     print(text, end="", flush=True)
     if reason := lost_output():
         raise InputError(f"cannot write to standard output: {reason}; what is there is incomplete")
-
-
-def command_line(*words: object) -> str:
-    """Return a command of ours as a shell takes it.
-
-    >>> command_line("inspect", "my run")
-    "predboard inspect 'my run'"
-    """
-    return f"predboard {shlex.join(map(str, words))}"
 
 
 def print_counts(steps: Mapping[int, "RowCount"]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard.errors import InputError, first_line, reading
+from predboard.invocation import install_command
 
 ARRAY_SUFFIXES = (".npy", ".npz", ".pt", ".pth")
 
@@ -72,7 +73,7 @@ def _load_tensors(file: Path) -> Any:
     """Return what torch.save wrote: tensors, lists, dictionaries and plain values."""
     if importlib.util.find_spec("torch") is None:
         raise InputError(
-            f"{file} needs PyTorch, which is not installed: pip install 'predboard[infer]', or save it as .npy"
+            f"{file} needs PyTorch, which is not installed: {install_command(extra='infer')}, or save it as .npy"
         )
     import torch
 

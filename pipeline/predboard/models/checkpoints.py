@@ -23,6 +23,7 @@ import numpy as np
 from predboard import user_code
 from predboard.errors import InputError, first_line
 from predboard.formatting import plural
+from predboard.invocation import install_command
 
 if TYPE_CHECKING:
     import torch
@@ -167,7 +168,7 @@ def read_module(file: Path, trust: bool, error: Exception) -> "torch.nn.Module":
 
 def _load_safetensors(file: Path) -> "dict[str, torch.Tensor]":
     if importlib.util.find_spec("safetensors") is None:
-        raise InputError(f"{file} needs safetensors, which is not installed: pip install 'predboard[safetensors]'")
+        raise InputError(f"{file} needs safetensors, which is not installed: {install_command(extra='safetensors')}")
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

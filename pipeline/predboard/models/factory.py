@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from predboard import user_code
 from predboard.errors import InputError, first_line
 from predboard.images.preprocessing import Recipe
+from predboard.invocation import install_command
 from predboard.models import checkpoints, hubs
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _MAX_FIXED_ROWS = 64
 def require_torch() -> None:
     """Raise InputError with the command that installs torch, if it is missing."""
     if importlib.util.find_spec("torch") is None:
-        raise InputError("inference needs PyTorch, which is not installed: pip install 'predboard[infer]'")
+        raise InputError(f"inference needs PyTorch, which is not installed: {install_command(extra='infer')}")
 
 
 @dataclass(frozen=True)

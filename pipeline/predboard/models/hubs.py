@@ -23,6 +23,7 @@ from PIL import Image
 from predboard.errors import InputError, first_line
 from predboard.images.decode import DecodeOptions, resize_and_crop, to_array
 from predboard.images.preprocessing import Recipe
+from predboard.invocation import install_command
 from predboard.predictions.schema import digest_records
 from predboard.user_code import UserObject
 
@@ -63,7 +64,7 @@ def open_hub_model(spec: str, args: Mapping[str, Any]) -> HubModel:
     kind, _, name = spec.partition(":")
     package = _PACKAGES[kind]
     if importlib.util.find_spec(package) is None:
-        raise InputError(f"{spec} needs {package}, which is not installed: pip install 'predboard[{kind}]'")
+        raise InputError(f"{spec} needs {package}, which is not installed: {install_command(extra=kind)}")
     return {"torchvision": _open_torchvision, "timm": _open_timm, "hf": _open_hugging_face}[kind](name, args)
 
 

@@ -23,6 +23,7 @@ from typing import Any, Generic, TypeVar
 
 from predboard.errors import InputError, first_line
 from predboard.formatting import plural
+from predboard.invocation import install_command
 from predboard.parallel.pool import Accumulator
 
 X = TypeVar("X")
@@ -60,7 +61,7 @@ def connected(address: str | None) -> Iterator[None]:
     Raises InputError if Ray is not installed or the cluster does not answer.
     """
     if importlib.util.find_spec("ray") is None:
-        raise InputError("--engine ray needs Ray: pip install 'predboard[ray]'")
+        raise InputError(f"--engine ray needs Ray: {install_command(extra='ray')}")
     ray = import_ray()
     if ray.is_initialized():
         yield

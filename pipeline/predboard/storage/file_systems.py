@@ -18,6 +18,7 @@ from typing import Any
 from pyarrow import fs
 
 from predboard.errors import InputError, first_line
+from predboard.invocation import install_command
 
 MAX_ATTEMPTS = 9
 """Largest number of attempts at a request that is throttled or broken off; the waits between them add up to 13 s."""
@@ -106,7 +107,7 @@ def _fsspec_file_system(scheme: str) -> Any:
     try:
         import fsspec
     except ImportError as error:
-        raise InputError(f"{scheme}:// needs fsspec: pip install fsspec") from error
+        raise InputError(f"{scheme}:// needs fsspec: {install_command('fsspec')}") from error
     try:
         return fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=False)
     except ImportError as error:

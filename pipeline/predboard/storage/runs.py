@@ -12,18 +12,19 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 
 from predboard.errors import DamagedError, InputError, reading
-from predboard.formatting import plural
+from predboard.formatting import nearest_names, plural
 from predboard.predictions.arrow import as_arrow
 from predboard.predictions.schema import Run
 from predboard.storage import paths
 from predboard.storage.parts import PartFile, explain_read_error, open_parquet, open_part, read_batches
-from predboard.storage.paths import AnyPath, P, explain_write_errors, map_files
+from predboard.storage.paths import AnyPath, P, explain_write_errors, is_remote, map_files
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,8 @@ def open_run(run: AnyPath, on_damage: Callable[[AnyPath, DamagedError], None] | 
         is_folder = run.is_dir()
     if not is_folder:
         what = f"{run} is a file" if run.is_file() else f"no folder {run}"
-        raise InputError(f"{what}: expected a folder of predictions that `predboard infer` wrote")
+        near = "" if is_remote(run) else _name_near(run)
+        raise InputError(f"{what}: expected a folder of predictions that `predboard infer` wrote{near}")
     steps = [s for number in list_step_numbers(run) if (s := open_step(run, number, on_damage)) is not None]
     if not steps:
         raise InputError(_explain_no_predictions(run))
@@ -163,6 +165,14 @@ def open_run(run: AnyPath, on_damage: Callable[[AnyPath, DamagedError], None] | 
                 f"{run} mixes class lists: step {step.step} and step {steps[0].step} have different classes"
             )
     return tuple(steps)
+
+
+def _name_near(run: Path) -> str:
+    """Return the end of a message that names the run whose name was mistyped, beside it or in `predictions`."""
+    beside = [*run.parent.glob("*"), *(run.parent / "predictions").glob("*")]
+    names = {path.name: path for path in beside if path.is_dir() and list_step_numbers(path)}
+    near = nearest_names(run.name, names, 1, 0.7)
+    return f"; did you mean {names[near[0]]}?" if near else ""
 
 
 def _explain_no_predictions(folder: AnyPath) -> str:
