@@ -5,6 +5,7 @@ probabilities are above 1/15, so the bins of each class are counted from those f
 the class's sum. Temperature scaling is in `metrics.temperature`, names and definitions in `metrics.registry`.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard.metrics import score_histograms
-from predboard.metrics.intervals import JACKKNIFE_GROUPS, jackknife, wilson_interval
+from predboard.metrics.intervals import mean_interval, wilson_interval
 from predboard.metrics.score_histograms import FINE_BINS, Estimate, ScoreHistograms
 from predboard.metrics.temperature import (
     INVERSE_TEMPERATURES,
@@ -51,7 +52,7 @@ class Calibration:
     """Counts of the labelled rows, sums of probabilities in `PROBABILITY_UNIT`s, and a sample of rows."""
 
     sample: Lowest  # right, gap = z_max - z_y, and curve = L, L', L'' of each row
-    top: NDArray[np.int64] = summed()  # [JACKKNIFE_GROUPS, rows and right and confidence, BINS] by confidence
+    top: NDArray[np.int64] = summed()  # [rows and right and confidence and squared gap, BINS] by confidence
     fine: NDArray[np.int64] = summed()  # [rows and right and confidence, EQUAL_MASS_BINS] by confidence
     above: NDArray[np.int64] = summed()  # [rows and sum, classes, BINS] by each class's probability; bin 0 is empty
     hits: NDArray[np.int64] = summed()  # [classes, BINS] rows of a class by the probability of it
@@ -70,7 +71,7 @@ class Calibration:
         }
         return cls(
             sample=Lowest(SAMPLE_ROWS, none, np.zeros(0), rows),
-            top=np.zeros((JACKKNIFE_GROUPS, 3, BINS), np.int64),
+            top=np.zeros((4, BINS), np.int64),
             fine=np.zeros((3, EQUAL_MASS_BINS), np.int64),
             above=np.zeros((2, k, BINS), np.int64),
             hits=np.zeros((k, BINS), np.int64),
@@ -86,7 +87,6 @@ class Calibration:
     def _measured(cls, classes: int, rows: Predictions) -> "Calibration":
         p, confidence = rows.probabilities, rows.confidence.astype(np.float64)
         bin_ = equal_width_bin(confidence)
-        group = score_histograms.jackknife_group(rows.key)
         at = score_histograms.bin_index(score_histograms.score_of_probability(rows.confidence), EQUAL_MASS_BINS).astype(
             np.int64
         )
@@ -104,10 +104,7 @@ class Calibration:
         weights = rows.right.astype(np.float64) * PROBABILITY_UNIT, confidence
         return cls(
             sample=sample_curves(rows.take(rows.sample_mask(SAMPLE_ROWS, Salt.CALIBRATION))),
-            top=_sums(group * BINS + bin_, weights, JACKKNIFE_GROUPS * BINS)
-            .reshape(3, JACKKNIFE_GROUPS, BINS)
-            .swapaxes(0, 1)
-            .copy(),
+            top=_sums(bin_, (*weights, (rows.right - confidence) ** 2), BINS),
             fine=_sums(at, weights, EQUAL_MASS_BINS),
             above=above.reshape(2, classes, BINS),
             hits=hits.reshape(classes, BINS),
@@ -117,24 +114,31 @@ class Calibration:
     @cached_property
     def rows(self) -> int:
         """Rows with logits and a label."""
-        return int(self.top[:, 0].sum())
+        return int(self.top[0].sum())
 
     @cached_property
     def bins(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
         """[BINS] rows, right ones, and sum of their confidence."""
-        rows, right, confidence = self.top.sum(axis=0)
+        rows, right, confidence, _ = self.top
         return rows, right, confidence * PROBABILITY_UNIT
 
     @property
     def ece(self) -> float:
         """Expected calibration error (Naeini 2015): |accuracy - confidence| of a bin, mean over the rows."""
-        return float(_ece(self.top.sum(axis=0)))
+        _, right, confidence = self.bins
+        return float(np.abs(right - confidence).sum() / self.rows) if self.rows else math.nan
 
     @cached_property
     def ece_interval(self) -> tuple[float, float] | None:
-        """Its 95 % interval by the jackknife; None if there are too few rows."""
-        half = float(jackknife((self.top,), _ece))
-        return None if np.isnan(half) else (max(self.ece - half, 0.0), min(self.ece + half, 1.0))
+        """Its 95 % interval by the delete-one jackknife; None for fewer than two rows.
+
+        Without a row the sum of the bins' |right - confidence| is smaller by the row's own right - confidence, if that
+        has the sign of its bin. So the interval is that of a mean: of the rows' gaps with the signs of their bins.
+        """
+        _, right, confidence = self.bins
+        squares = float(self.top[3][right != confidence].sum() * PROBABILITY_UNIT / max(self.rows, 1))
+        ends = mean_interval(self.ece, max(squares - self.ece**2, 0.0), self.rows)
+        return ends and (max(ends[0], 0.0), min(ends[1], 1.0))
 
     @property
     def by_chance(self) -> float:
@@ -353,13 +357,6 @@ def _sums(at: NDArray[np.int64], weights: tuple[NDArray[np.float64], ...], bins:
     sums = [np.bincount(at, minlength=bins)]
     sums += [np.bincount(at, np.rint(w / PROBABILITY_UNIT), bins).astype(np.int64) for w in weights]
     return np.stack(sums).astype(np.int64)
-
-
-def _ece(top: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the calibration error of [rows and right and confidence, BINS]."""
-    gaps = np.abs(top[1] - top[2] * PROBABILITY_UNIT)
-    n = top[0].sum()
-    return np.asarray(gaps.sum() / n if n else np.nan)
 
 
 def _ece_of(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:

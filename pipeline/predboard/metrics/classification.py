@@ -2,19 +2,27 @@
 
 Proportions have Wilson's interval. Metrics that average over classes take the margins of the confusion matrix, and are
 resampled from it (`metrics.bootstrap`). Means over rows have the interval of their standard error, from the sum and the
-sum of squares. Metrics based on ranking rows have jackknife intervals. Names, definitions and sources are in
-`metrics.registry`; the functions here return values without them.
+sum of squares. Metrics based on ranking rows have jackknife intervals, which the histogram's bound widens. Names,
+definitions and sources are in `metrics.registry`; the functions here return values without them.
 """
+
+import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from predboard.metrics.counts import Margins
+from predboard.metrics.delete_one import aurc_half_width, auroc_half_width, average_precision_half_width
 from predboard.metrics.intervals import Ends, Floats, jaccard_to_f1, mean_interval, wilson_interval, wilson_intervals
 from predboard.metrics.metric_state import AnyState, ClassMetric, MetricState
 from predboard.metrics.score_histograms import Estimate, mean_of_defined
 from predboard.state import FIXED_UNIT
 from predboard.summaries import Metric
+
+MAX_BOUND_SHARE, MAX_BOUND_SHARE_OF_FEW, FEW_IMAGES = 0.3, 0.03, 20
+"""A class has no interval if the histogram's bound is a greater share of its half width; with fewer images than
+`FEW_IMAGES` the second. So no interval is more than 10 % too wide or too narrow (docs/decisions/metrics.md)."""
 
 # Metrics of all classes together. Each needs at least one labelled row.
 
@@ -95,7 +103,8 @@ def average_precision_macro(state: MetricState) -> Metric | None:
 
 def aurc(state: MetricState) -> Metric | None:
     """Return the area under the risk–coverage curve."""
-    return _estimated(float(state.aurc.value), state.half_widths["aurc"][0], float(state.aurc.bound), state)
+    half = float(aurc_half_width(state.histograms.confidence))
+    return _estimated(float(state.aurc.value), half, float(state.aurc.bound), state)
 
 
 # Metrics of single classes.
@@ -122,18 +131,23 @@ def class_f1(state: AnyState) -> ClassMetric:
 
 def class_average_precision(state: MetricState) -> ClassMetric:
     """Return the average precision of each class against the rest."""
-    return _one_against_rest(state, "average_precision", state.histograms.average_precision)
+    return _one_against_rest(state, state.histograms.average_precision, average_precision_half_width)
 
 
 def class_auroc(state: MetricState) -> ClassMetric:
     """Return the AUROC of each class against the rest."""
-    return _one_against_rest(state, "auroc", state.histograms.auroc)
+    return _one_against_rest(state, state.histograms.auroc, auroc_half_width)
 
 
-def _one_against_rest(state: MetricState, name: str, estimate: Estimate) -> ClassMetric:
-    half = state.half_widths[name][1:]
-    ends = np.clip([estimate.value - half, estimate.value + half], 0, 1)
-    return ClassMetric(estimate.value, ends[0], ends[1], estimate.bound, state.metrics.support)
+def _one_against_rest(
+    state: MetricState, estimate: Estimate, half_width: Callable[[NDArray[np.int64], NDArray[np.int64]], Floats]
+) -> ClassMetric:
+    half = half_width(state.histograms.true, state.histograms.every)
+    images = state.metrics.support
+    share = np.where(images < FEW_IMAGES, MAX_BOUND_SHARE_OF_FEW, MAX_BOUND_SHARE)
+    wide = np.where(estimate.bound <= share * half, np.hypot(half, estimate.bound), np.nan)
+    ends = np.clip([estimate.value - wide, estimate.value + wide], 0, 1)
+    return ClassMetric(estimate.value, ends[0], ends[1], estimate.bound, images)
 
 
 def _exact(value: NDArray[np.float64], ends: Ends, rows: NDArray[np.int64]) -> ClassMetric:
@@ -155,11 +169,13 @@ def _mean(total: np.int64, squares: np.int64, n: int) -> Metric:
 
 def _mean_of_classes(state: MetricState, name: str, of_classes: Estimate) -> Metric | None:
     value, bound = mean_of_defined(of_classes.value), mean_of_defined(of_classes.bound)
-    return _estimated(value, state.half_widths[name][0], bound, state)
+    return _estimated(value, state.half_widths[name], bound, state)
 
 
-def _estimated(value: float, half: np.float64, bound: float, state: MetricState) -> Metric | None:
+def _estimated(value: float, half: float, bound: float, state: MetricState) -> Metric | None:
+    """Return a metric with its interval. The bound is added to it in squares, so the exact value is always inside."""
     if np.isnan(value):
         return None
-    ends = None if np.isnan(half) else (max(value - float(half), 0.0), min(value + float(half), 1.0))
+    wide = math.hypot(half, bound)
+    ends = None if np.isnan(wide) else (max(value - wide, 0.0), min(value + wide, 1.0))
     return Metric(value, ends, bound=bound, rows=state.metrics.counted)

@@ -1,5 +1,6 @@
 """The mergeable state that all classification metrics are computed from. It knows no metric by name, and no drawing."""
 
+import functools
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -128,24 +129,19 @@ class MetricState:
     @cached_property
     def aurc(self) -> Estimate:
         """Area under the risk–coverage curve."""
-        return score_histograms.aurc(self.histograms.confidence.sum(axis=0))
+        return score_histograms.aurc(self.histograms.confidence)
 
     @cached_property
-    def half_widths(self) -> dict[str, NDArray[np.float64]]:
-        """Half widths of intervals: of the mean over classes, then of each class; of AURC the one there is."""
+    def half_widths(self) -> dict[str, float]:
+        """Half widths of intervals of AUROC and average precision, mean over classes, without the histogram's bound."""
         grouped = self.histograms.true_grouped, self.histograms.every_grouped
-
-        def mean_first(estimate: Estimate) -> NDArray[np.float64]:
-            return np.concatenate([[mean_of_defined(estimate.value)], estimate.value])
-
+        metrics = {
+            "auroc": score_histograms.auroc,
+            "average_precision": functools.partial(score_histograms.average_precision, bounded=False),
+        }
         return {
-            "auroc": jackknife(grouped, lambda *of_groups: mean_first(score_histograms.auroc(*of_groups))),
-            "average_precision": jackknife(
-                grouped, lambda t, e: mean_first(score_histograms.average_precision(t, e, bounded=False))
-            ),
-            "aurc": jackknife(
-                (self.histograms.confidence,), lambda of_groups: score_histograms.aurc(of_groups).value[None]
-            ),
+            name: float(jackknife(grouped, lambda t, e, metric=metric: np.array(mean_of_defined(metric(t, e).value))))
+            for name, metric in metrics.items()
         }
 
 

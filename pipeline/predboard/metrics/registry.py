@@ -203,7 +203,7 @@ OVERALL = (
         "many are kept.",
         formula="mean over k = 1 … n of the error rate of the k most confident images",
         source="Geifman & El-Yaniv 2017",
-        needs_logits=True, interval=intervals.JACKKNIFE,
+        needs_logits=True, interval=intervals.DELETE_ONE_WIDENED,
     ),
 )  # fmt: skip
 
@@ -220,7 +220,7 @@ CALIBRATION = (
     _calibration(
         "ece", "ECE",
         "Expected calibration error: how far accuracy is from confidence in 15 equal-width bins, mean over images.",
-        calibration.ece, column="ECE", curve=True, suggested=True, interval=intervals.JACKKNIFE, paired=PAIRED_BINS,
+        calibration.ece, column="ECE", curve=True, suggested=True, interval=intervals.DELETE_ONE, paired=PAIRED_BINS,
         formula="Σ_b |hits_b − Σ confidence_b| / n", source="Naeini et al. 2015",
     ),
     _calibration(
@@ -318,13 +318,13 @@ CLASSES = (
     MetricSpec(
         name="classes/*/average_precision", label="average precision", compute=classification.class_average_precision,
         definition="Average precision (step sum) of the class against the rest.", needs_logits=True,
-        formula="Σ_k precision_k (recall_k − recall_{k−1})", interval=intervals.JACKKNIFE,
+        formula="Σ_k precision_k (recall_k − recall_{k−1})", interval=intervals.DELETE_ONE_OF_CLASS,
         source="scikit-learn's average_precision_score",
     ),
     MetricSpec(
         name="classes/*/auroc", label="AUROC", compute=classification.class_auroc, needs_logits=True, curve=False,
         definition="Area under the ROC curve of the class against the rest.",
-        formula="P(p_c of an image of c > p_c of another), ties count half", interval=intervals.JACKKNIFE,
+        formula="P(p_c of an image of c > p_c of another), ties count half", interval=intervals.DELETE_ONE_OF_CLASS,
         source="Hanley & McNeil 1982",
     ),
 )  # fmt: skip

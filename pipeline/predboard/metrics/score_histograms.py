@@ -5,14 +5,16 @@ ask only in which order rows come. Equal bins of the probability would lose that
 close to 0 or 1; equal bins of the log-odds keep it (200 bins: macro AUROC of CIFAR-10 models .98249 where .98251 is
 exact, against .959 from bins of the probability). What a histogram cannot tell is bounded by its own counts.
 
-The score is u(p) = ln p + p up to p = 1/2 and -u(1 - p) above: it rises with p, is within .2 of the log-odds, and
+The score is u(p) = ln p + p up to p = 1/2 (and a little more, because many rows are there, give or take the rounding
+of a softmax, and must not be told apart) and -u(1 - p) above: it rises with p, is within .2 of the log-odds, and
 costs one logarithm less. Bins are equal in u from -32 to 32; the outermost take what lies beyond.
 
 Scores are computed in single precision, and bounds hold for their order. Against the order of exact probabilities, a
 row that is within 1/2000 of a bin's width of an edge (8e-6 of the probability) may be in the neighbouring bin.
 
-Rows belong to one of 20 groups by the hash of their key. Leaving out one group after the other gives intervals
-(delete-a-group jackknife); even groups are fold 0, where things are fitted, odd ones fold 1, where they are reported.
+Rows belong to one of 20 groups by the hash of their key. Leaving out one group after the other gives intervals of
+averages over classes (delete-a-group jackknife); even groups are fold 0, where things are fitted, odd ones fold 1,
+where they are reported.
 """
 
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from predboard.metrics.intervals import JACKKNIFE_GROUPS
+from predboard.metrics.intervals import JACKKNIFE_GROUPS, Floats
 from predboard.predictions.sampling import Salt, mix
 from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions
@@ -35,6 +37,9 @@ _BLOCK = 2**18
 
 MAX_SCORE = 32.0
 """Bins cover scores from -MAX_SCORE to MAX_SCORE."""
+
+_HALF = np.float32(0.5 + 2**-18)
+"""Up to here u(p) is ln p + p."""
 
 COLUMNS = frozenset({"key", "label", "predicted", "logits"})
 """Columns that `ScoreHistograms.measure` reads."""
@@ -50,7 +55,7 @@ def bins_per_class(classes: int) -> int:
 
 
 def coarse_bins_per_class(classes: int) -> int:
-    """Bins for each class and group, for intervals alone: 2,048 at 10 classes, 32 at 1,000."""
+    """Bins for each class and group, for intervals of averages alone: 2,048 at 10 classes, 32 at 1,000."""
     return _power_of_two(2**15 // classes, 16, FINE_BINS)
 
 
@@ -64,7 +69,7 @@ def score_of_probability(p: NDArray[np.float32], rest: NDArray[np.float32] | Non
     -> float32 of the same shape; -inf at 0, inf where the rest is 0.
     """
     rest = 1 - p if rest is None else rest
-    low = p <= 0.5
+    low = p <= _HALF
     small = np.where(low, p, rest)
     with np.errstate(divide="ignore"):
         u = np.log(small) + small
@@ -104,7 +109,7 @@ class ScoreHistograms:
     true: NDArray[np.int64] = summed()  # [classes, bins] rows of a class, by the probability of it
     every_grouped: NDArray[np.int32] = summed()  # [GROUPS, classes, coarse] as `every`
     true_grouped: NDArray[np.int32] = summed()  # [GROUPS, classes, coarse] as `true`
-    confidence: NDArray[np.int32] = summed()  # [GROUPS, wrong and right, FINE] by the highest probability
+    confidence: NDArray[np.int64] = summed()  # [wrong and right, FINE] by the highest probability
     given: NDArray[np.int64] = summed()  # [folds, FINE] by the probability of the true class
     any_class: NDArray[np.int64] = summed()  # [folds, FINE] as often as there are classes, by each one's probability
 
@@ -127,7 +132,7 @@ class ScoreHistograms:
             true=np.zeros((k, bins_per_class(k)), np.int64),
             every_grouped=np.zeros((JACKKNIFE_GROUPS, k, coarse), np.int32),
             true_grouped=np.zeros((JACKKNIFE_GROUPS, k, coarse), np.int32),
-            confidence=np.zeros((JACKKNIFE_GROUPS, 2, FINE_BINS), np.int32),
+            confidence=np.zeros((2, FINE_BINS), np.int64),
             given=np.zeros((2, FINE_BINS), np.int64),
             any_class=np.zeros((2, FINE_BINS), np.int64),
         )
@@ -148,7 +153,7 @@ class ScoreHistograms:
         state = cls.zero(run)
         _count(state.true, label * bins + (given >> shift))
         _count(state.true_grouped, (group * k + label) * coarse + (given >> shorter))
-        _count(state.confidence, (group * 2 + (predicted == label)) * FINE_BINS + top)
+        _count(state.confidence, (predicted == label) * FINE_BINS + top)
         _count(state.given, (group % 2) * FINE_BINS + given)
         fold = group % 2
         at += (fold * FINE_BINS).astype(np.int16)[:, None]
@@ -275,16 +280,29 @@ def aurc(confidence: NDArray[np.integer]) -> Estimate:
     rows, errors = np.cumsum(n, axis=-1), np.cumsum(wrong, axis=-1)
     total = np.where(rows[..., -1] > 0, rows[..., -1], np.nan)
     before, failed = rows - n, errors - wrong
-    # sum over i = 1 … n of (failed + i·w/n) / (before + i), with H(before + n) - H(before) = sum 1 / (before + i)
+    value = aurc_terms(n, wrong, before, failed).sum(axis=-1) / total
     harmonic = _harmonic(rows) - _harmonic(before)
-    rate = wrong / np.maximum(n, 1)
-    value = (rate * n + (failed - rate * before) * harmonic).sum(axis=-1) / total
     late = _harmonic(rows) - _harmonic(rows - wrong)  # the wrong ones last: i = n - w + 1 … n
     least = failed * harmonic + wrong - (rows - wrong) * late
     early = _harmonic(before + wrong) - _harmonic(before)  # the wrong ones first: i = 1 … w
     most = failed * harmonic + wrong - before * early + wrong * (harmonic - early)
     low, high = least.sum(axis=-1) / total, most.sum(axis=-1) / total
     return Estimate(value, np.maximum(value - low, high - value))
+
+
+def aurc_terms(n: Floats, wrong: Floats, before: Floats, failed: Floats) -> Floats:
+    """Return the sum of the error rates at each of a bin's n rows, in the mean of all their orders, [...].
+
+    It is the sum over i = 1 … n of (failed + i·wrong/n) / (before + i), with sum 1 / (before + i) = H(before + n) -
+    H(before).
+
+    Args:
+        n, wrong: [...] rows of a bin, and the wrong ones among them; none where n is not above 0.
+        before, failed: [...] more confident rows, and the wrong ones among them.
+    """
+    n = np.maximum(n, 0)
+    rate = np.maximum(wrong, 0) / np.maximum(n, 1)
+    return np.asarray(rate * n + (failed - rate * before) * (_harmonic(before + n) - _harmonic(before)))
 
 
 def _harmonic(n: NDArray[np.float64]) -> NDArray[np.float64]:

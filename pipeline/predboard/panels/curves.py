@@ -72,7 +72,7 @@ class Panel:
                         f"ROC curves of one class against all others: the {self.drawn} with the smallest area."
                     )
                     yield step, Picture("curves/roc", roc, description)
-            risk = functools.partial(_risk_coverage, state.ranking.confidence.sum(axis=0))
+            risk = functools.partial(_risk_coverage, state.ranking.confidence)
             yield step, Picture("curves/risk_coverage", risk, "Error rate if the least confident images are left out.")
 
 

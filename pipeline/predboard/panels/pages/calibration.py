@@ -31,7 +31,7 @@ def calibration_page(state: MetricState, measured: CalibrationEvidence, names: t
         _temperature(c, c.tempered),
         _sets(measured.sets),
         _bins(c),
-        confidence_table(histograms.confidence.sum(axis=0)),
+        confidence_table(histograms.confidence),
         micro_table(histograms),
         class_threshold_table(histograms, state.metrics, names, state.metrics.most_errors(classes)),
         _brier(state, c),

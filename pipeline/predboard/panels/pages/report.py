@@ -168,7 +168,7 @@ def _confidence(info: RunInfo, state: MetricState) -> Iterator[str]:
     if not n:
         return
     edges = bin_edges(FINE_BINS)
-    counts = state.histograms.confidence.sum(axis=(0, 1))
+    counts = state.histograms.confidence.sum(axis=0)
     mean = float(counts @ (edges[:-1] + edges[1:]) / 2 / n)
     gap = mean - state.metrics.accuracy
     if abs(gap) > 0.02 and gap**2 * n > 9 * mean * (1 - mean):
