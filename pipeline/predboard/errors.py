@@ -19,6 +19,10 @@ class DamagedError(InputError):
     """A file that predboard wrote and that is no longer intact. Stage one writes it again."""
 
 
+class UnreadableError(OSError):
+    """A file that is not even tried: it may never end, or takes too much memory. The message does not name it."""
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an exception's message, or the name of its type if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:MESSAGE_LENGTH]

@@ -14,6 +14,9 @@ ScoreKind = Literal["logits", "probabilities", "log_probabilities"]
 Engine = Literal["local", "ray"]
 SideLength = int | Literal["none"]
 
+MAX_STEPS = 2**63
+"""Steps are integers of 64 bits in event files and in Parquet."""
+
 POSITIONAL: Mapping[str, Any] = {"positional": True}
 """Metadata of a field that the command line takes without a flag."""
 
@@ -22,6 +25,12 @@ def check_minimum(flag: str, value: int | None, minimum: int) -> None:
     """Raise InputError for a number below the smallest that works."""
     if value is not None and value < minimum:
         raise InputError(f"--{flag} is {value}; expected a whole number of at least {minimum}")
+
+
+def check_read_gb(value: float) -> None:
+    """Raise InputError for a limit of memory that is no size."""
+    if not value > 0:
+        raise InputError(f"--max-read-gb is {value:g}; expected a number above 0")
 
 
 def check_steps(steps: tuple[int, ...]) -> None:

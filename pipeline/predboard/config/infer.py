@@ -16,13 +16,14 @@ from predboard.config.checks import (
     SideLength,
     check_minimum,
     check_ray_only,
+    check_read_gb,
     check_steps,
     check_update,
     is_plain,
 )
 from predboard.config.fields import Config
 from predboard.errors import InputError
-from predboard.storage.paths import AnyPath
+from predboard.storage.paths import MAX_READ_GB, AnyPath
 
 MAX_TIMEOUT_SECONDS = 1_000_000
 """Operating systems limit how long a call may wait."""
@@ -57,9 +58,14 @@ class DataConfig(Config):
     image_root: AnyPath | None = None
     """Folder that the paths in a list are relative to. Default: the folder of the list."""
 
+    max_read_gb: float = MAX_READ_GB
+    """Gigabytes of memory that one piece of the data may take: an image file, a member of an archive, an IDX file, a
+    list, a row group of Parquet, or what a checkpoint unpacks beyond its size. More is refused before it is read."""
+
     def __post_init__(self) -> None:
         """Raise InputError for values that can never work."""
         super().__post_init__()
+        check_read_gb(self.max_read_gb)
         check_minimum("limit", self.limit, 1)
 
 

@@ -10,12 +10,17 @@ from numpy.typing import NDArray
 
 from predboard.errors import InputError
 from predboard.formatting import plural
+from predboard.images.manifest import PLUGINS
 
 _SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "dev"})
 """Names that folders of splits have, in lower case."""
 
 _NOTED_SUFFIXES = 4
 """Kinds of files that a note names."""
+
+_SYSTEM_FOLDERS = ("__macosx", "@eadir", "#recycle", "$recycle.bin", "lost+found", "system volume information")
+_SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
+"""Files and folders that systems put beside pictures, in lower case; others begin with a dot."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +107,8 @@ def describe_left_out(beside: Sequence[str], others: Sequence[str]) -> tuple[str
         beside: images that lie beside the class folders.
         others: files that are no images by their names.
 
-    >>> describe_left_out([], ["a/1.heic", "a/2.heic", "b/LICENSE"])
-    ('3 files are not read as images: 2 .heic, 1 without a suffix',)
+    >>> describe_left_out([], ["a/1.psd", "a/2.psd", "b/LICENSE"])
+    ('3 files are not read as images: 2 .psd, 1 without a suffix',)
     """
     notes = []
     if beside:
@@ -114,7 +119,9 @@ def describe_left_out(beside: Sequence[str], others: Sequence[str]) -> tuple[str
         )
     if others:
         suffixes = Counter(PurePosixPath(name).suffix.lower() or "without a suffix" for name in others)
-        kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in suffixes.most_common(_NOTED_SUFFIXES))
+        known = {end: f" (pip install {package.replace('_', '-')} to read them)" for end, package in PLUGINS.items()}
+        first = sorted(suffixes.items(), key=lambda item: (item[0] not in known, -item[1]))[:_NOTED_SUFFIXES]
+        kinds = ", ".join(f"{count:,} {suffix}{known.get(suffix, '')}" for suffix, count in first)
         more = ", …" if len(suffixes) > _NOTED_SUFFIXES else ""
         verb = "file is not read as an image" if len(others) == 1 else "files are not read as images"
         notes.append(f"{len(others):,} {verb}: {kinds}{more}")
@@ -127,4 +134,4 @@ def is_hidden(name: str) -> bool:
     >>> is_hidden("._0001.png"), is_hidden("__MACOSX"), is_hidden("@eaDir"), is_hidden("0001.png")
     (True, True, True, False)
     """
-    return name.startswith(".") or name in ("__MACOSX", "@eaDir")
+    return name.startswith(".") or name.lower() in (*_SYSTEM_FOLDERS, *_SYSTEM_FILES)

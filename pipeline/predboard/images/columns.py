@@ -3,17 +3,19 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from predboard.errors import InputError
 from predboard.images.label_values import ParsedLabels, parse_labels
 from predboard.images.manifest import (
-    IMAGE_SUFFIXES,
     Manifest,
     SourceOptions,
     canonical_refs,
+    image_suffixes,
     limit_labels,
     make_manifest,
 )
@@ -53,12 +55,12 @@ def list_table(table: pa.Table, file: AnyPath, options: SourceOptions) -> Manife
 
 def _find_suffix(root: AnyPath, refs: Sequence[str]) -> str:
     """Return the suffix that all refs lack, as IDs of images do, if the first one is a file with it; else ""."""
-    if not refs or any("#" in ref or ref.lower().endswith(IMAGE_SUFFIXES) for ref in refs):
+    if not refs or any("#" in ref or ref.lower().endswith(image_suffixes()) for ref in refs):
         return ""
     first = str(refs[0])
     if join_ref(str(root), first).is_file():
         return ""
-    suffixes = (spelled for suffix in IMAGE_SUFFIXES for spelled in (suffix, suffix.upper()))
+    suffixes = (spelled for suffix in image_suffixes() for spelled in (suffix, suffix.upper()))
     return next((suffix for suffix in suffixes if join_ref(str(root), first + suffix).is_file()), "")
 
 
@@ -100,9 +102,39 @@ def list_labelled(
     if further:
         columns = without_views(table.select(further).replace_schema_metadata(None))
         columns = columns.rename_columns(rename_reserved_columns(further)).combine_chunks()
+        columns = pa.table({name: _to_storable(columns.column(name)) for name in columns.column_names})
     manifest = make_manifest(root, refs, label, classes, columns, key, notes=(labels.note,) if labels.note else ())
     reading = f"labels: {name!r} of {file.name}, read as {labels.reading}" if labels.reading else ""
     return replace(manifest, reading=reading)
+
+
+def to_column(values: Sequence[Any]) -> pa.Array:
+    """Return values of Python as a column; as JSON where Arrow has no common type for them."""
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError):
+        return pa.array([None if value is None else json.dumps(value) for value in values], pa.string())
+
+
+def _to_storable(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a column as it is, or as text where Parquet cannot store it or Python not represent it."""
+    if not (pa.types.is_nested(column.type) or pa.types.is_temporal(column.type)):
+        return column
+    try:
+        pq.write_table(pa.table({"column": column.slice(0, 1)}), pa.BufferOutputStream())
+        column.to_pylist()
+    except (pa.ArrowException, ValueError, OverflowError):
+        if not pa.types.is_nested(column.type):
+            return column.cast(pa.string())
+        return pa.chunked_array([pa.array(map(_as_text, column), pa.string())])
+    return column
+
+
+def _as_text(value: pa.Scalar) -> str:
+    try:
+        return json.dumps(value.as_py(), default=str)
+    except (ValueError, OverflowError):  # a date that Python does not have, inside
+        return str(value)
 
 
 def find_column(table: pa.Table, asked: str | None, usual: Sequence[str], file: AnyPath, flag: str) -> str | None:

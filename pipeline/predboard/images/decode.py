@@ -4,6 +4,8 @@ It uses Pillow and NumPy only, and knows nothing of torch or of runs.
 """
 
 import contextlib
+import importlib
+import importlib.util
 import io
 import logging
 import warnings
@@ -14,8 +16,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 
 from predboard.config import Channels, Exif, Interpolation
+from predboard.images.manifest import PLUGINS
 
 _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -103,16 +107,7 @@ def decode_image(
 
     Raises OSError, ValueError, SyntaxError or Image.DecompressionBombError if the bytes are not such an image.
     """
-    try:
-        file = Image.open(io.BytesIO(encoded))
-    except UnidentifiedImageError:
-        if encoded[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-            raise ValueError(
-                "Pillow cannot read this TIFF, which has several bands or more than 8 bits: read it in a dataset of "
-                "your own, --data FILE.py:DATASET"
-            ) from None
-        raise
-    with file:
+    with _open(encoded) as file:
         picture: Image.Image = file
         if enough is not None:
             file.draft("RGB" if channels == "rgb" else "L", (enough, enough))
@@ -120,6 +115,28 @@ def decode_image(
         if exif == "apply":
             picture = ImageOps.exif_transpose(picture)
         return convert_mode(picture, channels, file.format)
+
+
+def _open(encoded: bytes) -> ImageFile:
+    """Recognise a picture, with the help of the plugins for HEIC and AVIF where Pillow does not know it by itself."""
+    try:
+        return Image.open(io.BytesIO(encoded))
+    except UnidentifiedImageError:
+        if encoded[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            raise ValueError(
+                "Pillow cannot read this TIFF, which has several bands or more than 8 bits: read it in a dataset of "
+                "your own, --data FILE.py:DATASET"
+            ) from None
+        if encoded[4:8] != b"ftyp":
+            raise
+        package = PLUGINS[".avif" if encoded[8:12] in (b"avif", b"avis") else ".heic"]
+        if importlib.util.find_spec(package) is None:
+            name = package.replace("_", "-")
+            raise ValueError(f"Pillow cannot read this picture without {name}: pip install {name}") from None
+    plugin = importlib.import_module(package)  # pillow_avif registers itself
+    if hasattr(plugin, "register_heif_opener"):
+        plugin.register_heif_opener()
+    return Image.open(io.BytesIO(encoded))
 
 
 def convert_mode(picture: Image.Image, channels: Channels, format_: str | None = None) -> Image.Image:

@@ -26,6 +26,7 @@ from predboard.images.preprocessing import Preprocessing, Recipe, resolve
 from predboard.parallel.threads import ItemTimeout, ordered_map
 from predboard.predictions.schema import hash64
 from predboard.storage.file_systems import StorageError
+from predboard.storage.paths import MAX_READ_GB
 from predboard.user_code import UserObject
 
 X = TypeVar("X")
@@ -77,6 +78,8 @@ class Loader:
     """Seconds that one row may take."""
     processes: int = 0
     """Processes that load instead of threads, for user code that holds Python's lock."""
+    max_read_gb: float = MAX_READ_GB
+    """Gigabytes that an encoded image, or what has to be read with it, may take in memory."""
 
     def without_thumbnails(self) -> "Loader":
         """Return a loader of the same rows that makes no thumbnails."""
@@ -152,7 +155,7 @@ class Loader:
         content: Content
         decoding = self.preprocessing.decoding
         if not self.manifest.is_dataset:
-            encoded = sources.read(self.manifest.root, self.manifest.image[row].as_py())
+            encoded = sources.read(self.manifest.root, self.manifest.image[row].as_py(), self.max_read_gb)
             loaded = LoadedImage(digest=hash64(encoded), length=len(encoded))
             yield loaded
             content = shown = decode.decode_image(encoded, decoding.channels, decoding.exif)
@@ -227,6 +230,7 @@ def open_manifest(
         config.key_column,
         config.image_root,
         classes if config.classes is None else read_classes(config.classes),
+        config.max_read_gb,
     )
     if dataset is None and user_code.names_an_object(config.data):
         dataset = datasets.open_dataset(config.data)
@@ -251,7 +255,8 @@ def make_loader(config: InferConfig, manifest: Manifest, recipe: Recipe | None =
     longest = config.thumbnails
     if longest is None:
         longest = THUMBNAIL_PIXELS if manifest.is_dataset else 0
-    return Loader(manifest, preprocessing, Thumbnails(longest, config.preview_bands), config.timeout, config.processes)
+    thumbnails = Thumbnails(longest, config.preview_bands)
+    return Loader(manifest, preprocessing, thumbnails, config.timeout, config.processes, config.max_read_gb)
 
 
 def _open_transform(spec: str) -> UserObject:

@@ -10,6 +10,8 @@ A ref alone is enough to find a picture again, relative to the manifest's root:
 `images.sources` makes manifests of files and folders and reads refs; `images.datasets` makes those of torch datasets.
 """
 
+import functools
+import importlib.util
 import json
 import posixpath
 import re
@@ -28,6 +30,7 @@ from predboard.predictions.sampling import Salt, mix
 from predboard.predictions.schema import hash_refs
 from predboard.storage.paths import (
     CREDENTIALS_PATTERN,
+    MAX_READ_GB,
     AnyPath,
     check_reachable,
     is_uri,
@@ -35,9 +38,12 @@ from predboard.storage.paths import (
     refuse_secrets,
 )
 
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""Endings of the names of image files, in lower case; upper case is read too."""
+_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+PLUGINS = {".avif": "pillow_avif", ".heic": "pillow_heif", ".heif": "pillow_heif"}
+"""The package that Pillow needs for files of these endings, unless it was built with their decoder."""
 
+_CONTAINER = re.compile(r"(?i)(?:\.zip|\.tar|\.parquet|idx[13]-ubyte(?:\.gz)?)#")
+"""The end of a container's name in a ref, and the mark between it and the member."""
 
 _NOT_CANONICAL = re.compile(r"\\|//|(^|[/#])\.\.?(/|$)")
 """Parts of a path that another path to the same file does without."""
@@ -147,6 +153,8 @@ class SourceOptions:
     image_root: AnyPath | None = None
     classes: tuple[str, ...] = ()
     """Class names in the order of the model's outputs. Images whose label is not among them are unlabelled."""
+    max_read_gb: float = MAX_READ_GB
+    """Gigabytes that one piece of the data may take in memory."""
 
 
 def make_manifest(
@@ -157,6 +165,7 @@ def make_manifest(
     columns: pa.Table | None = None,
     key: Iterable[str] | None = None,
     notes: tuple[str, ...] = (),
+    origin: object = None,
 ) -> Manifest:
     """Return the manifest of these refs, after the checks that every source needs.
 
@@ -168,23 +177,57 @@ def make_manifest(
         columns: [rows] further columns.
         key: [rows] texts that identify the images; by default the refs.
         notes: lines for the user.
+        origin: what was listed, for messages; by default the root.
 
     Raises InputError if there are no refs, if a name is not valid UTF-8, or if a URI has a secret in it; StorageError
     if the storage of the first ref cannot be reached.
     """
+    origin = origin or root
     if not len(refs):
-        raise InputError(f"no images in {root}: expected files that end in {' '.join(IMAGE_SUFFIXES)}")
+        what = "".join(f" ({note})" for note in notes)
+        raise InputError(f"no images in {origin}{what}: expected files that end in {' '.join(image_suffixes())}")
     try:
         image = pa.array(refs, pa.string())
         pa.array(classes, pa.string())  # names of folders without images as well
     except UnicodeEncodeError as error:
-        raise InputError(f"{root} has a file name that is not valid UTF-8 ({error}): rename it") from error
+        name = str(error.object).encode(errors="surrogateescape")
+        raise InputError(f"{origin} has a name that is not valid UTF-8, {str(name)[2:-1]}: rename it") from error
     refuse_secret_refs(image)
     check_reachable(join_ref(str(root), str(image[0].as_py())))  # otherwise every single image would be tried
     keys = hash_refs(image.to_pylist() if key is None else key)
     if label is None:
         label = np.full(len(image), -1, np.int32)
     return Manifest(str(root), image, label, keys, classes, _no_columns() if columns is None else columns, notes=notes)
+
+
+@functools.cache
+def image_suffixes() -> tuple[str, ...]:
+    """Return the endings of the names of image files, in lower case; upper case is read too."""
+    from PIL import features
+
+    built_in = {f".{name}" for name in features.modules if features.check(name)}
+    more = (end for end, package in PLUGINS.items() if end in built_in or importlib.util.find_spec(package))
+    return (*_SUFFIXES, *more)
+
+
+def split_ref(ref: str) -> tuple[str, str]:
+    """Return container and member of a ref; an empty container if it is a file.
+
+    >>> split_ref("s/x.zip#a#1/b.zip#2.png"), split_ref("a#1/b.png")
+    (('s/x.zip', 'a#1/b.zip#2.png'), ('', 'a#1/b.png'))
+    """
+    if "#" not in ref or (match := _CONTAINER.search(ref)) is None:
+        return "", ref
+    return ref[: match.end() - 1], ref[match.end() :]
+
+
+def canonical_member(name: str) -> str:
+    r"""Return the one name for a member of an archive, with / between folders and nothing superfluous.
+
+    >>> [canonical_member(name) for name in ("./a//1.png", "//a\\1.png", "../a/1.png")]
+    ['a/1.png', 'a/1.png', 'a/1.png']
+    """
+    return re.sub(r"^(\.\./)+", "", posixpath.normpath(name.replace("\\", "/").lstrip("/")))
 
 
 def canonical_ref(ref: str) -> str:
@@ -195,7 +238,10 @@ def canonical_ref(ref: str) -> str:
     """
     if is_uri(ref) or not _NOT_CANONICAL.search(ref):
         return ref
-    return "#".join(posixpath.normpath(part) if part else "" for part in ref.replace("\\", "/").split("#"))
+    container, member = split_ref(ref.replace("\\", "/"))
+    if not container:
+        return posixpath.normpath(member)
+    return f"{posixpath.normpath(container)}#{canonical_member(member) if member else ''}"
 
 
 def canonical_refs(refs: pa.ChunkedArray) -> list[str]:

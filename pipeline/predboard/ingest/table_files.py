@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from predboard.errors import InputError, reading
-from predboard.images.manifest import IMAGE_SUFFIXES
+from predboard.images.manifest import image_suffixes
 from predboard.images.text_tables import json_column, open_separated, read_json_lines, table_of_records
 from predboard.ingest.array_files import ARRAY_SUFFIXES
 from predboard.predictions.arrow import without_views
@@ -179,7 +179,7 @@ def _by_column(value: dict[str, Any], file: Path) -> dict[str, list[Any]] | None
             raise InputError(f"{file} has rows of other lengths than its columns")
         return {name: [row[i] for row in rows] for i, name in enumerate(value["columns"])}
     numbered = all(isinstance(column, dict) and all(map(str.isdigit, column)) for column in value.values())
-    if value and numbered and not any(name.lower().endswith(IMAGE_SUFFIXES) for name in value):
+    if value and numbered and not any(name.lower().endswith(image_suffixes()) for name in value):
         rows = dict.fromkeys(row for column in value.values() for row in column)
         return {name: [column.get(row) for row in rows] for name, column in value.items()}
     lists = all(isinstance(values, list) for values in value.values())
@@ -213,7 +213,7 @@ def _read_text(file: Path) -> pa.Table:
     """Read lines; as image and label where every line is an image file, white space and one more word."""
     lines = [line for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
     pairs = [line.rsplit(None, 1) for line in lines]
-    if pairs and all(len(pair) == 2 and pair[0].lower().endswith(IMAGE_SUFFIXES) for pair in pairs):
+    if pairs and all(len(pair) == 2 and pair[0].lower().endswith(image_suffixes()) for pair in pairs):
         return pa.table({"image": [pair[0] for pair in pairs], "label": [pair[1] for pair in pairs]})
     return pa.table({"value": pa.array([line.strip() for line in lines], pa.string())})
 

@@ -8,10 +8,10 @@ by one rename or one write.
 """
 
 import contextlib
-import errno
 import fnmatch
 import hashlib
 import io
+import math
 import os
 import posixpath
 import re
@@ -26,7 +26,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from predboard.errors import InputError, first_line
+from predboard.errors import InputError, UnreadableError, first_line
 from predboard.parallel.threads import ordered_map
 from predboard.storage.file_systems import StorageError, explain_error, is_storage_error
 from predboard.storage.remote import MAX_CONNECTIONS, RemotePath
@@ -47,6 +47,10 @@ CREDENTIALS_PATTERN = (
     r"|.*[?&]([a-z_]*key|[a-z_-]*token|sig|x-(amz|goog)-(signature|credential|security-token))=)"
 )
 """Matches URIs that contain a password, a key or a signature; Arrow understands the pattern as well."""
+
+
+MAX_READ_GB = 1.0
+"""Gigabytes that one piece of a user's data may take in memory, unless the user allows more."""
 
 
 # --- names ---
@@ -161,29 +165,45 @@ def resolve_name(name: str, folder: AnyPath) -> AnyPath:
 # --- reading ---
 
 
+_NO_FILE = "it is a folder, a pipe or a device, and no file"
+
+
 def _open_regular(name: str, flags: int) -> int:
     descriptor = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait for a writer
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
     os.close(descriptor)
-    raise OSError(errno.EINVAL, "it is a folder, a pipe or a device, and no file", name)
+    raise UnreadableError(_NO_FILE)
 
 
 def open_binary(path: AnyPath, piece_bytes: int = 0) -> Any:
     """Open a file for reading at any position; in storage each read, or each piece, is a request.
 
-    Raises OSError for a pipe or a device, which might never end.
+    Raises UnreadableError for a pipe or a device, which might never end.
     """
     if isinstance(path, Path):
         return open(path, "rb", opener=_open_regular)
     return io.BufferedReader(path.open_raw(), piece_bytes) if piece_bytes else path.open_raw()
 
 
-def read_bytes(path: AnyPath) -> bytes:
-    """Return the content of a file. Raises OSError as `open_binary` does."""
+def check_size(size: int, most_gb: float) -> None:
+    """Raise UnreadableError for more bytes than may be taken into memory at once."""
+    if size > most_gb * 1e9:
+        raise UnreadableError(f"it takes {size / 1e9:,.1f} GB of memory, more than --max-read-gb {most_gb:g} allows")
+
+
+def check_regular(path: AnyPath) -> None:
+    """Raise UnreadableError for a pipe or a device, which might never end, and OSError if there is no such file."""
+    if isinstance(path, Path) and not stat.S_ISREG(mode := path.stat().st_mode) and not stat.S_ISDIR(mode):
+        raise UnreadableError(_NO_FILE)
+
+
+def read_bytes(path: AnyPath, most_gb: float = math.inf) -> bytes:
+    """Return the content of a file. Raises OSError as `open_binary` does, and UnreadableError if it is too large."""
     if is_remote(path):
-        return path.read_bytes()
+        return path.read_bytes(lambda size: check_size(size, most_gb))
     with open_binary(path) as file:
+        check_size(os.fstat(file.fileno()).st_size, most_gb)
         return bytes(file.read())
 
 

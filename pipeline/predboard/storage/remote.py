@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 import pyarrow as pa
 from pyarrow import fs
 
-from predboard.errors import InputError
+from predboard.errors import InputError, UnreadableError
 from predboard.storage import file_systems
 from predboard.storage.file_systems import SHORT_READ_PATTERN, StorageError, explain_error, open_bucket
 
@@ -186,11 +186,12 @@ class RemotePath:
         """Raise StorageError if the bucket does not exist or the server does not answer."""
         self._ask(lambda _, __: None)
 
-    def read_buffer(self) -> pa.Buffer:
-        """Read the whole object."""
+    def read_buffer(self, check_size: Callable[[int], None] = lambda _: None) -> pa.Buffer:
+        """Read the whole object; `check_size` is called with its size before."""
 
         def read(storage: fs.FileSystem, path: str) -> pa.Buffer:
             with storage.open_input_file(path) as file:
+                check_size(file.size())
                 return file.read_buffer()
 
         return self._ask(read)
@@ -205,9 +206,9 @@ class RemotePath:
 
         return self._ask(read)
 
-    def read_bytes(self) -> bytes:
-        """Read the whole object."""
-        return bytes(self.read_buffer())
+    def read_bytes(self, check_size: Callable[[int], None] = lambda _: None) -> bytes:
+        """Read the whole object; `check_size` is called with its size before."""
+        return bytes(self.read_buffer(check_size))
 
     def read_text(self, encoding: str = "utf-8") -> str:
         """Read and decode the whole object."""
@@ -259,7 +260,7 @@ class RemotePath:
         def ask(attempt: int = 1) -> X:
             try:
                 return question(open_bucket(scheme, inside.partition("/")[0]).file_system(), path)
-            except (InputError, FileNotFoundError):
+            except (InputError, UnreadableError, FileNotFoundError):
                 raise
             except Exception as error:  # fsspec's file systems raise what their libraries do
                 if attempt == file_systems.MAX_ATTEMPTS or not SHORT_READ_PATTERN.search(str(error)):

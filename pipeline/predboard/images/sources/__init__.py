@@ -6,31 +6,26 @@ inside them (`Container`). To add a kind of source, add a module here, a `tests/
 """
 
 import functools
+import glob
 import importlib
 import pkgutil
 import re
-import tarfile
-import zipfile
-import zlib
+from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
-import pyarrow as pa
-
-from predboard.errors import InputError, first_line
-from predboard.images.manifest import Manifest, SourceOptions
+from predboard.errors import InputError, reading
+from predboard.images.manifest import Manifest, SourceOptions, split_ref
 from predboard.images.sources import folder
-from predboard.storage.paths import AnyPath, join_ref, parse_path
-
-UNREADABLE = (
-    pa.ArrowException,
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    OSError,
-    EOFError,
-    ValueError,
-    zlib.error,
+from predboard.storage.paths import (
+    MAX_READ_GB,
+    AnyPath,
+    check_regular,
+    is_remote,
+    is_uri,
+    join_ref,
+    parse_path,
+    read_bytes,
 )
-"""Errors that the libraries raise for a damaged or mislabelled file."""
 
 
 class Source(Protocol):
@@ -42,7 +37,7 @@ class Source(Protocol):
     """Whether several files may be given together, and a folder of such files is one source."""
 
     def list_images(self, files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
-        """Return the manifest of these files. Raises InputError, or any of `UNREADABLE` for a damaged file."""
+        """Return the manifest of these files. Raises InputError, or whatever a parser raises for a damaged file."""
         ...
 
 
@@ -50,10 +45,11 @@ class Source(Protocol):
 class Container(Source, Protocol):
     """A module whose files hold the images inside them also reads single ones; refs are FILE#MEMBER."""
 
-    def read(self, file: AnyPath, member: str) -> bytes:
+    def read(self, file: AnyPath, member: str, max_read_gb: float) -> bytes:
         """Return the encoded bytes of one image; called by many threads at once.
 
-        Raises FileNotFoundError if there is no such member, and OSError or a ValueError if the file is damaged.
+        Raises FileNotFoundError if there is no such member, UnreadableError if it takes more memory than that, and
+        whatever a parser raises if the file is damaged.
         """
         ...
 
@@ -77,17 +73,18 @@ def open_source(data: str, options: SourceOptions | None = None) -> Manifest:
     Raises InputError if there is no such folder or file, no image in it, or a column that the user named is missing.
     """
     options = options or SourceOptions()
-    literal = "{" in data and parse_path(data).exists()
-    files = tuple(parse_path(name) for name in ([data] if literal else expand_braces(data)))
-    if absent := next((file for file in files if not file.exists()), None):
-        raise InputError(
-            f"no folder {absent}, and no such file: expected a folder with a sub-folder of images per class, or a list"
-        )
-    manifest = _open(data, files, options)
+    with reading(data):
+        files = expand_pattern(data)
+        if absent := next((file for file in files if not file.exists()), None):
+            raise InputError(
+                f"no folder {absent}, and no such file: expected a folder with a sub-folder of images per class, or a "
+                "list"
+            )
+        manifest = _open(files, options)
     return manifest.with_classes(options.classes) if options.classes else manifest
 
 
-def _open(data: str, files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
+def _open(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
     if len(files) == 1 and files[0].is_dir():
         tree = folder.list_tree(files[0])
         files = () if tree.images else _shards_in(tree)
@@ -99,12 +96,9 @@ def _open(data: str, files: tuple[AnyPath, ...], options: SourceOptions) -> Mani
         raise InputError(f"{files[0]} is not a source of images: expected a folder, or a file that ends in {ends}")
     if len(files) > 1 and not source.SHARDED:
         raise InputError(f"--data names {len(files)} files like {files[0].name}: expected one file of this kind")
-    try:
-        return source.list_images(tuple(file.resolve() for file in files), options)
-    except InputError:
-        raise
-    except UNREADABLE as error:
-        raise InputError(f"cannot read {data}: {first_line(error)}") from error
+    for file in files:
+        check_regular(file)
+    return source.list_images(tuple(file.resolve() for file in files), options)
 
 
 def _shards_in(tree: folder.Tree) -> tuple[AnyPath, ...]:
@@ -120,6 +114,16 @@ def _shards_in(tree: folder.Tree) -> tuple[AnyPath, ...]:
             "FOLDER/NAME-{000..012}.tar"
         )
     return tuple(tree.root / name for files in shards.values() for name in files)
+
+
+def expand_pattern(data: str) -> tuple[AnyPath, ...]:
+    """Return the files that --data names: the one of that very name, else those that `{000..012}` or `*` stands for."""
+    if not re.search(r"[{*?[]", data) or parse_path(data).exists():
+        return (parse_path(data),)
+    names = expand_braces(data)
+    if len(names) > 1 or is_uri(data):
+        return tuple(map(parse_path, names))
+    return tuple(map(Path, sorted(glob.glob(data)))) or (Path(data),)  # noqa: PTH207  Path's takes no absolute pattern
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -151,16 +155,19 @@ def source_of(name: str) -> Source | None:
     return next((source for source in load_all() if lower.endswith(source.SUFFIXES)), None)
 
 
-def read(root: str, ref: str) -> bytes:
+def read(root: str, ref: str, max_read_gb: float = MAX_READ_GB) -> bytes:
     """Return the encoded bytes of one image.
 
     Args:
         root: root of the manifest.
         ref: a file, or FILE#MEMBER of a container.
+        max_read_gb: gigabytes that the image, or what has to be read with it, may take in memory.
 
-    Raises OSError, or another of `UNREADABLE`, if the image cannot be read.
+    Raises OSError, UnreadableError, or whatever a parser raises if the image cannot be read.
     """
-    container, mark, member = ref.rpartition("#")
-    if mark and isinstance(source := source_of(container), Container):
-        return source.read(join_ref(root, container), member)
-    return join_ref(root, ref).read_bytes()
+    container, member = split_ref(ref)
+    if container and isinstance(source := source_of(container), Container):
+        file = join_ref(root, container)
+        if is_remote(file) or file.is_file():
+            return source.read(file, member, max_read_gb)
+    return read_bytes(join_ref(root, ref), max_read_gb)

@@ -4,6 +4,7 @@ It does not know what the images are of. A ref is FILE#ROW, or FILE#ROW:COLUMN f
 images. Without any such column the file is a list, as a CSV file is.
 """
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,9 @@ from numpy.typing import NDArray
 
 from predboard.errors import InputError
 from predboard.images.columns import LABEL_COLUMNS, holds_images, list_labelled, list_table
-from predboard.images.manifest import IMAGE_SUFFIXES, Manifest, SourceOptions, make_manifest
+from predboard.images.manifest import Manifest, SourceOptions, image_suffixes, make_manifest
 from predboard.images.shared_cache import shared_cache
-from predboard.storage.paths import AnyPath, arrow_source, join_ref
+from predboard.storage.paths import AnyPath, arrow_source, check_size, join_ref, read_bytes
 
 SUFFIXES = (".parquet",)
 SHARDED = True
@@ -33,7 +34,9 @@ def list_images(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
     if not image_columns or options.image_column in set(schema.names) - set(image_columns):
         if len(files) > 1:
             raise InputError(f"{files[0].name} is a list of images, one of {len(files)} files: expected one list")
-        return list_table(pq.read_table(arrow_source(files[0], whole=True)), files[0], options)
+        with pq.ParquetFile(arrow_source(files[0], whole=True)) as parquet:
+            _check_columns(parquet.metadata, range(parquet.num_row_groups), schema.names, options.max_read_gb)
+            return list_table(parquet.read(), files[0], options)
     image = options.image_column or image_columns[0]
     if image not in image_columns:
         raise InputError(f"{files[0]} has no column {image!r} of images; it has {', '.join(image_columns)}")
@@ -41,6 +44,7 @@ def list_images(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
     for file in files:
         with pq.ParquetFile(arrow_source(file)) as parquet:
             names = [name for name in parquet.schema_arrow.names if name not in image_columns]
+            _check_columns(parquet.metadata, range(parquet.num_row_groups), names, options.max_read_gb)
             tables.append(parquet.read(names))
             end = "" if image == in_bytes[0] else f":{image}"
             refs += [f"{file.name}#{row}{end}" for row in range(parquet.metadata.num_rows)]
@@ -55,20 +59,30 @@ def _holds_paths(file: AnyPath, name: str) -> bool:
     with pq.ParquetFile(arrow_source(file)) as parquet:
         first = next(parquet.iter_batches(1, columns=[name]), None) if parquet.metadata.num_rows else None
     value = first.column(0)[0].as_py() if first is not None and len(first) else None
-    return isinstance(value, bytes) and value.lower().endswith(tuple(map(str.encode, IMAGE_SUFFIXES)))
+    return isinstance(value, bytes) and value.lower().endswith(tuple(map(str.encode, image_suffixes())))
 
 
-def read(file: AnyPath, member: str) -> bytes:
+def _check_columns(metadata: pq.FileMetaData, groups: Iterable[int], names: Sequence[str], max_read_gb: float) -> None:
+    """Raise UnreadableError if columns of row groups, as they are in memory, would take too much of it."""
+    size = 0
+    for group in map(metadata.row_group, groups):
+        chunks = (group.column(i) for i in range(group.num_columns))
+        sizes = [c.total_uncompressed_size for c in chunks if c.path_in_schema.partition(".")[0] in names]
+        size += sum(max(size, group.num_rows) for size in sizes)  # a value that repeats takes no space in the file
+    check_size(size, max_read_gb)
+
+
+def read(file: AnyPath, member: str, max_read_gb: float) -> bytes:
     """Return the encoded image of a row. Raises FileNotFoundError if there is no such row, or no image in it."""
     number, _, column = member.partition(":")
     starts, first_column = _index(file)
     if not number.isdecimal() or int(number) >= starts[-1]:
         raise FileNotFoundError(2, "No such row")
     group = int(np.searchsorted(starts, int(number), side="right")) - 1
-    value = _read_group(file, group, column or first_column)[int(number) - int(starts[group])].as_py()
+    value = _read_group(file, group, column or first_column, max_read_gb)[int(number) - int(starts[group])].as_py()
     encoded: Any = value.get("bytes") if isinstance(value, dict) else value
     if encoded is None and isinstance(value, dict) and value.get("path"):
-        return join_ref(str(file.parent), str(value["path"])).read_bytes()
+        return read_bytes(join_ref(str(file.parent), str(value["path"])), max_read_gb)
     if encoded is None:
         raise FileNotFoundError(2, "No image in this row")
     return bytes(encoded)
@@ -84,6 +98,7 @@ def _index(file: AnyPath) -> tuple[NDArray[np.int64], str]:
 
 
 @shared_cache(4)
-def _read_group(file: AnyPath, group: int, column: str) -> pa.ChunkedArray:
+def _read_group(file: AnyPath, group: int, column: str, max_read_gb: float) -> pa.ChunkedArray:
     with pq.ParquetFile(arrow_source(file)) as parquet:
+        _check_columns(parquet.metadata, [group], [column], max_read_gb)
         return parquet.read_row_group(group, [column]).column(0)

@@ -9,7 +9,7 @@ import pyarrow as pa
 from predboard.images.columns import IMAGE_COLUMNS, LABEL_COLUMNS, list_table
 from predboard.images.manifest import Manifest, SourceOptions
 from predboard.images.text_tables import open_separated, read_json_lines
-from predboard.storage.paths import AnyPath
+from predboard.storage.paths import AnyPath, check_size, is_remote
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 SHARDED = False
@@ -18,6 +18,8 @@ SHARDED = False
 def list_images(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
     """Return the manifest of one list. Raises InputError if it is not UTF-8 or lacks a column of images."""
     (file,) = files
+    if not is_remote(file):
+        check_size(file.stat().st_size, options.max_read_gb)
     if file.suffix.lower() in (".jsonl", ".ndjson"):
         return list_table(read_json_lines(file), file, options)
     opened = open_separated(file)

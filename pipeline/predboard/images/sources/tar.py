@@ -13,20 +13,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, Literal
 
+import numpy as np
 import pyarrow as pa
 
-from predboard.errors import InputError, first_line
-from predboard.images.class_folders import describe_left_out, is_hidden, sort_into_classes
-from predboard.images.columns import list_labelled
-from predboard.images.manifest import IMAGE_SUFFIXES, Manifest, SourceOptions, make_manifest
+from predboard.errors import InputError, UnreadableError, reading
+from predboard.images.class_folders import describe_left_out, is_hidden, refuse_splits, sort_into_classes
+from predboard.images.columns import list_labelled, to_column
+from predboard.images.manifest import Manifest, SourceOptions, canonical_member, image_suffixes, make_manifest
 from predboard.images.shared_cache import shared_cache
-from predboard.storage.paths import AnyPath, is_remote, open_binary
+from predboard.storage.paths import MAX_READ_GB, AnyPath, check_size, is_remote, open_binary
 
 SUFFIXES = (".tar",)
 SHARDED = True
 
 _PIECE_BYTES = 2**23
 """Bytes of a request for a file in storage that is read through for its index."""
+
+_MAX_LINKS = 8
+"""Links of a member that are followed, one after the other."""
 
 _COLUMN_ENDS = ("cls", "json")
 """Endings of the names of members that hold a row's columns."""
@@ -43,34 +47,37 @@ def list_images(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
     rows: list[dict[str, Any]] = []
     others: list[str] = []
     for file in files:
-        members = [name for name in _index(file).members if not any(map(is_hidden, name.split("/")))]
+        index = _index(file)
+        members = [n for n in (*index.members, *index.unreadable) if not any(map(is_hidden, n.split("/")))]
         used = set()
         for image, by_end in group_rows(members, file.name):
             refs.append(f"{file.name}#{image}")
             images.append(image)
             rows.append(_read_columns(file, by_end))
             used |= {image, *by_end.values()}
-        others += [name for name in members if name not in used and not _is_column(name)]
-        _index(file).texts.clear()
-    root, notes = files[0].parent, describe_left_out([], others)
+        others += [name for name in members if name not in used]
+        index.texts.clear()
     columns = list(dict.fromkeys(name for row in rows for name in row))  # not every row has all of them
     if not columns:
-        return _list_folders(root, refs, images, notes)
-    table = pa.table({name: pa.array([row.get(name) for row in rows]) for name in columns})
+        return _list_folders(files, refs, images, others)
+    root, notes = files[0].parent, describe_left_out([], others)
+    table = pa.table({name: to_column([row.get(name) for row in rows]) for name in columns})
     if options.label_column is None and "cls" in columns:
         options = replace(options, label_column="cls")
     return replace(list_labelled(table, files[0], "", refs, root, options), notes=notes)
 
 
-def _list_folders(root: AnyPath, refs: list[str], images: list[str], notes: tuple[str, ...]) -> Manifest:
-    """Return the manifest of rows that have no columns: folders name their classes, if each image is in one."""
+def _list_folders(files: Sequence[AnyPath], refs: list[str], images: list[str], others: list[str]) -> Manifest:
+    """Return the manifest of rows that have no columns: folders name their classes, as in a zip."""
     by_class = sort_into_classes(images)
-    if by_class.beside or not by_class.classes:
-        return make_manifest(root, refs, notes=notes)
+    refuse_splits(by_class, files[0], "unpack it and name one, or pack SPLIT alone")
     start = len(by_class.top) + 1 if by_class.top else 0
-    label_of = dict(zip(by_class.names, by_class.label, strict=True))
-    label = [label_of[image[start:]] for image in images]
-    return make_manifest(root, refs, pa.array(label, pa.int32()).to_numpy(), by_class.classes, notes=notes)
+    label_of = dict(zip(by_class.names, by_class.label.tolist(), strict=True))
+    rows = [(ref, name[start:]) for ref, name in zip(refs, images, strict=True) if name[start:] in label_of]
+    label = np.array([label_of[name] for _, name in rows], np.int32)
+    notes = describe_left_out(by_class.beside, others)
+    refs = [ref for ref, _ in rows]
+    return make_manifest(files[0].parent, refs, label, by_class.classes, notes=notes, origin=files[0])
 
 
 def group_rows(members: Sequence[str], file: str) -> Iterator[tuple[str, dict[str, str]]]:
@@ -84,8 +91,8 @@ def group_rows(members: Sequence[str], file: str) -> Iterator[tuple[str, dict[st
     Raises InputError if a row has several images, or if a label belongs to no image.
     """
     for name, group in _group(members, first_dot=True).items():
-        images = [end for end in group if f".{end}".endswith(IMAGE_SUFFIXES)]
-        exact = [end for end in images if f".{end}" in IMAGE_SUFFIXES]
+        images = [end for end in group if f".{end}".endswith(image_suffixes())]
+        exact = [end for end in images if f".{end}" in image_suffixes()]
         if len(exact) > 1:
             raise InputError(
                 f"{file} has several images named {name}: {', '.join(group[end] for end in exact[:3])}; expected one "
@@ -102,7 +109,7 @@ def group_rows(members: Sequence[str], file: str) -> Iterator[tuple[str, dict[st
 def _group_by_last_dot(members: Sequence[str], file: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the rows among members whose names have dots: up to the last one a name is that of its row."""
     for name, group in _group(members, first_dot=False).items():
-        images = [end for end in group if f".{end}" in IMAGE_SUFFIXES]
+        images = [end for end in group if f".{end}" in image_suffixes()]
         if len(images) > 1 or (not images and any(end in group for end in _COLUMN_ENDS)):
             what = f"several images named {name}" if images else f"{next(iter(group.values()))} without an image"
             raise InputError(
@@ -130,26 +137,28 @@ def _is_column(name: str) -> bool:
 def _read_columns(file: AnyPath, by_end: Mapping[str, str]) -> dict[str, Any]:
     columns: dict[str, Any] = {}
     if "json" in by_end:
-        try:
+        with reading(f"{file.name}#{by_end['json']} as JSON"):
             content = json.loads(read(file, by_end["json"]))
-        except ValueError as error:
-            raise InputError(f"{file.name}#{by_end['json']} is not valid JSON: {first_line(error)}") from error
         columns |= content if isinstance(content, dict) else {}
     if "cls" in by_end:
-        text = read(file, by_end["cls"]).decode().strip()
-        columns["cls"] = int(text) if re.fullmatch(r"-?\d+", text) else text
+        with reading(f"{file.name}#{by_end['cls']}"):
+            text = read(file, by_end["cls"]).decode().strip()
+            columns["cls"] = int(text) if re.fullmatch(r"-?\d+", text) else text
     return columns
 
 
-def read(file: AnyPath, member: str) -> bytes:
+def read(file: AnyPath, member: str, max_read_gb: float = MAX_READ_GB) -> bytes:
     """Return the bytes of a member. Raises FileNotFoundError if there is no such member."""
     index = _index(file)
-    member = posixpath.normpath(member)
+    member = canonical_member(member)
     if member in index.texts:
         return index.texts[member]
+    if member in index.unreadable:
+        raise UnreadableError(index.unreadable[member])
     if member not in index.members:
         raise FileNotFoundError(2, "No such member")
     offset, length = index.members[member]
+    check_size(length, max_read_gb)
     with open_binary(file) as stream:
         stream.seek(offset)
         return bytes(stream.read(length))
@@ -161,6 +170,8 @@ class _Index:
     """Canonical name -> (offset, length), so that each member is a single read."""
     texts: dict[str, bytes]
     """Content of `.json` and `.cls` members of a file in storage, which is read through for its index anyway."""
+    unreadable: dict[str, str]
+    """Members that are named like images and whose bytes are not there: why."""
 
 
 @shared_cache(64)
@@ -171,18 +182,33 @@ def _index(file: AnyPath) -> _Index:
 
 
 def _read_index(stream: BinaryIO, mode: Literal["r:", "r|"], file: AnyPath) -> _Index:
-    index = _Index({}, {})
-    with tarfile.open(fileobj=stream, mode=mode) as archive:
+    index, links = _Index({}, {}, {}), dict[str, str]()
+    with reading(file), tarfile.open(fileobj=stream, mode=mode) as archive:
+        name = ""
         for member in archive:
-            if not member.isfile():
+            if member.isdir():
                 continue
-            name = posixpath.normpath(member.name)
-            if name in index.members:
+            name = canonical_member(member.name)
+            if name in index.members or name in index.unreadable or name in links:
                 raise InputError(f"{file} has two members named {name}: pack it again, with each name once")
-            index.members[name] = (member.offset_data, member.size)
-            if mode == "r|" and _is_column(name) and (text := archive.extractfile(member)):
-                index.texts[name] = text.read()
-        _check_end(stream, archive.offset, file, next(reversed(index.members), ""))
+            if member.islnk():
+                links[name] = canonical_member(member.linkname)
+            elif member.issym():
+                links[name] = canonical_member(posixpath.join(posixpath.dirname(name), member.linkname))
+            elif not member.isreg() or member.issparse():
+                index.unreadable[name] = "it is no ordinary member of the archive: pack it again"
+            else:
+                index.members[name] = (member.offset_data, member.size)
+                if mode == "r|" and _is_column(name) and (text := archive.extractfile(member)):
+                    index.texts[name] = text.read()
+        _check_end(stream, archive.offset, file, name)
+    for name, target in links.items():
+        for _ in range(_MAX_LINKS):
+            target = links.get(target, target)
+        if target in index.members:
+            index.members[name] = index.members[target]
+        else:
+            index.unreadable[name] = f"it is a link to {target}, which is not in the archive"
     return index
 
 

@@ -1,16 +1,15 @@
 """Reads a zip file of class folders in place, by the same rules as a folder. It knows nothing of pixels."""
 
 import functools
-import posixpath
 import threading
 import zipfile
 from collections.abc import Iterable
 
 from predboard.errors import InputError
 from predboard.images.class_folders import describe_left_out, is_hidden, refuse_splits, sort_into_classes
-from predboard.images.manifest import IMAGE_SUFFIXES, Manifest, SourceOptions, make_manifest
+from predboard.images.manifest import Manifest, SourceOptions, canonical_member, image_suffixes, make_manifest
 from predboard.images.shared_cache import shared_cache
-from predboard.storage.paths import AnyPath, is_remote, open_binary
+from predboard.storage.paths import AnyPath, check_size, is_remote, open_binary
 
 SUFFIXES = (".zip",)
 SHARDED = False
@@ -20,34 +19,33 @@ _PIECE_BYTES = 2**17
 
 
 def list_images(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
-    """Return the manifest of one archive; its images have no labels if one of them lies beside the class folders.
+    """Return the manifest of one archive.
 
     Raises InputError if two members have the same name.
     """
     del options  # its names say everything
     (file,) = files
     with _open(file) as archive:
-        names = [canonical_name(name) for name in archive.namelist() if not name.endswith(("/", "\\"))]
+        names = [canonical_member(name) for name in archive.namelist() if not name.endswith(("/", "\\"))]
+        _check_beginning(archive, file)
     names = [name for name in names if not any(map(is_hidden, name.split("/")))]
     refuse_duplicates(names, file)
-    images = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
-    notes = describe_left_out([], [name for name in names if not name.lower().endswith(IMAGE_SUFFIXES)])
+    images = [name for name in names if name.lower().endswith(image_suffixes())]
     by_class = sort_into_classes(images)
+    others = [name for name in names if not name.lower().endswith(image_suffixes())]
+    notes = describe_left_out(by_class.beside, others)
     refuse_splits(by_class, file, "unpack it and name one, or pack SPLIT alone")
-    if by_class.beside:
-        return make_manifest(file.parent, [f"{file.name}#{name}" for name in sorted(images)], notes=notes)
     top = f"{by_class.top}/" if by_class.top else ""
     refs = [f"{file.name}#{top}{name}" for name in by_class.names]
-    return make_manifest(file.parent, refs, by_class.label, by_class.classes, notes=notes)
+    return make_manifest(file.parent, refs, by_class.label, by_class.classes, notes=notes, origin=file)
 
 
-def canonical_name(name: str) -> str:
-    r"""Return a member's name with / between folders and nothing superfluous.
-
-    >>> canonical_name("./a//1.png"), canonical_name("a\\1.png")
-    ('a/1.png', 'a/1.png')
-    """
-    return posixpath.normpath(name.replace("\\", "/"))
+def _check_beginning(archive: zipfile.ZipFile, file: AnyPath) -> None:
+    """Raise InputError if members come before the first one of the list at the end, as after `cat a.zip b.zip`."""
+    first = min((member.header_offset for member in archive.infolist()), default=0)
+    with open_binary(file) as stream:
+        if first and stream.read(4) == b"PK\3\4":
+            raise InputError(f"{file} has members that its list does not name: pack or copy it again")
 
 
 def refuse_duplicates(names: Iterable[str], file: AnyPath) -> None:
@@ -59,12 +57,14 @@ def refuse_duplicates(names: Iterable[str], file: AnyPath) -> None:
         seen.add(name)
 
 
-def read(file: AnyPath, member: str) -> bytes:
+def read(file: AnyPath, member: str, max_read_gb: float) -> bytes:
     """Return the bytes of a member. Raises FileNotFoundError if there is no such member."""
-    stored_name = _stored_names(file).get(canonical_name(member))
+    stored_name = _stored_names(file).get(canonical_member(member))
     if stored_name is None:
         raise FileNotFoundError(2, "No such member")
-    return _opened(file, _reader(file)).read(stored_name)
+    archive = _opened(file, _reader(file))
+    check_size(archive.getinfo(stored_name).file_size, max_read_gb)
+    return archive.read(stored_name)
 
 
 def _reader(file: AnyPath) -> int:
@@ -75,7 +75,7 @@ def _reader(file: AnyPath) -> int:
 @shared_cache(64)
 def _stored_names(file: AnyPath) -> dict[str, str]:
     """Return canonical name -> name in the archive."""
-    return {canonical_name(name): name for name in _opened(file, _reader(file)).namelist()}
+    return {canonical_member(name): name for name in _opened(file, _reader(file)).namelist()}
 
 
 @functools.lru_cache(maxsize=64)
