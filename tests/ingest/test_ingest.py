@@ -238,9 +238,9 @@ def test_pictures_are_read_once_for_all_steps(tmp_path: Path, monkeypatch: pytes
     reads: list[str] = []
     read = sources.read
 
-    def counted(root: str, ref: str) -> bytes:
+    def counted(root: str, ref: str, max_read_gb: float) -> bytes:
         reads.append(ref)
-        return read(root, ref)
+        return read(root, ref, max_read_gb)
 
     monkeypatch.setattr(sources, "read", counted)
     run(tmp_path, *files, images=str(tmp_path / "data"), shard_size=5)

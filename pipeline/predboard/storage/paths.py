@@ -8,6 +8,7 @@ by one rename or one write.
 """
 
 import contextlib
+import errno
 import fnmatch
 import hashlib
 import io
@@ -169,7 +170,12 @@ _NO_FILE = "it is a folder, a pipe or a device, and no file"
 
 
 def _open_regular(name: str, flags: int) -> int:
-    descriptor = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait for a writer
+    try:
+        descriptor = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait for a writer
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket
+            raise UnreadableError(_NO_FILE) from error
+        raise
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
     os.close(descriptor)
