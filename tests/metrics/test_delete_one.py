@@ -149,7 +149,7 @@ def test_intervals_of_classes_are_within_a_tenth_of_leaving_out_each_row(classes
         score = batch.labelled.probabilities[:, c].astype(np.float64)
         half = one_by_one(label == c, score)
         shown_half = max(metric.upper[c] - metric.value[c], metric.value[c] - metric.lower[c])
-        assert 0.9 <= shown_half / half <= 1.1
+        assert shown_half == pytest.approx(half, rel=0.1)
 
 
 def one_by_one(true: NDArray[np.bool_], score: Floats) -> float:

@@ -33,10 +33,14 @@ def drawn(state: TwoPass, rows: int = 1) -> dict[str, Summary]:
 
 
 def by_definition(label: NDArray[np.int64], p: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Northcutt et al. 2021, equations 1 and 2, over all classes: the class that stands out on each row, or -1."""
+    """Northcutt et al. 2021, equations 1 and 2, over all classes: the class that stands out on each row, or -1.
+
+    Of several the predicted class counts, as in the authors' cleanlab.
+    """
     low = np.array([p[label == c, c].mean() if (label == c).any() else np.inf for c in range(p.shape[1])])
     above = p >= low - 1e-6
-    return np.where(above.any(axis=1), np.where(above, p, -1).argmax(axis=1), -1)
+    one = np.where(above.sum(axis=1) > 1, p.argmax(axis=1), above.argmax(axis=1))
+    return np.where(above.any(axis=1), one, -1)
 
 
 def noisy(rows: int, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -85,9 +89,36 @@ def test_suspects_on_cross_validated_predictions_are_cleanlabs() -> None:
     joint = np.zeros((10, 10), int)
     joint.reshape(-1)[state.second.joint.value] = state.second.joint.count
     np.testing.assert_array_equal(joint, compute_confident_joint(label, p, calibrate=False))
-    share = label_issues.estimated_share(state.first.rows, state.second.joint, 10)
+    share, off = label_issues.estimated_share(state.first.rows, state.second.joint, 10, state.second.undecided)
+    assert off == 0
     theirs_share = 1 - np.trace(estimate_joint(label, p, confident_joint=joint))
     assert share == pytest.approx(theirs_share, abs=1e-4)  # theirs rounds to whole labels
+
+
+@pytest.mark.parametrize(("classes", "rows", "skill"), [(10, 600, 0.3), (60, 900, 1.5), (300, 1500, 2.0)])
+def test_with_many_classes_and_a_poor_model_the_count_is_cleanlabs_within_its_bound(
+    classes: int, rows: int, skill: float
+) -> None:
+    from cleanlab.filter import find_label_issues
+
+    random = np.random.default_rng(classes)
+    label = np.arange(rows) % classes
+    logits = random.normal(0, 1.2, (rows, classes)).astype(np.float32)
+    logits[np.arange(rows), np.where(random.random(rows) < 0.1, random.integers(0, classes, rows), label)] += skill
+    run = dataclasses.replace(toy.RUN, classes=tuple(f"class{i}" for i in range(classes)))
+    state = toy.state_of(label_issues.Panel(), run, toy.predictions(run, logits, label))
+    p = softmax(logits.astype(np.float64), axis=1)
+    theirs = int(find_label_issues(label, p, filter_by="confident_learning", n_jobs=1).sum())
+    metrics = label_issues._metrics(state)
+    suspected, share = metrics["label_issues/suspected"], metrics["label_issues/estimated_share"]
+    assert suspected.bound is not None
+    assert share.bound is not None
+    assert suspected.value <= theirs <= suspected.value + suspected.bound
+    assert suspected.bound <= 0.02 * rows
+    out = by_definition(label, p)
+    of_class, right = (np.bincount(label[which], minlength=classes) for which in (out >= 0, out == label))
+    exact = float(np.mean(np.where(of_class > 0, 1 - right / np.maximum(of_class, 1), 0)))
+    assert abs(share.value - exact) <= share.bound + 1e-9
 
 
 def test_a_class_that_nobody_has_stands_out_nowhere() -> None:

@@ -78,6 +78,10 @@ class SecondState:
     suspects: Lowest
     alike: Lowest  # by a hash of the image, which is in `rows` as `digest`
     suspected: np.int64 = summed()
+    undecided: NDArray[np.int64] = summed()
+    """[classes] rows by label on which a class beyond the stored ones may decide."""
+    overlooked: np.int64 = summed()
+    """Rows among them that are no suspects, but may be."""
     possible: np.int64 = summed()
     """Images that may occur twice; `alike` has a sample if there are too many."""
 
@@ -112,16 +116,23 @@ class Panel:
         nothing, none = no_tile_rows(len(run.classes)), np.zeros(0, np.int64)
         suspects = Lowest(self.csv_rows, none, np.zeros(0), {**nothing, "suspected": none})
         alike = Lowest(DUPLICATE_ROWS_MAX, none, np.zeros(0), {**nothing, "digest": none})
-        return SecondState(Counted.from_values(none), suspects, alike, np.int64(0), np.int64(0))
+        zero = np.int64(0)
+        return SecondState(
+            Counted.from_values(none), suspects, alike, zero, np.zeros(len(run.classes), np.int64), zero, zero
+        )
 
     def measure_second(self, run: Run, first: State, rows: DerivedRows) -> SecondState:
         """Return the second state of these rows alone."""
         known = rows.labelled
-        candidate = stands_out(first, known)  # [rows]
-        has_one = candidate >= 0
+        candidate, above = stands_out(first, known)  # [rows] each
+        has_one = above > 0
         joint = Counted.from_values(known.label[has_one] * len(run.classes) + candidate[has_one])
         # As in cleanlab, a row whose label is the prediction is not suspected, whatever stands out.
-        wrong = np.flatnonzero(has_one & (candidate != known.label) & ~known.right)
+        suspect = has_one & (candidate != known.label) & ~known.right
+        wrong = np.flatnonzero(suspect)
+        unsure = (above < 2) & may_stand_out_beyond(first, known)
+        undecided = np.zeros(len(run.classes), np.int64)
+        np.add.at(undecided, known.label[unsure], 1)
         score = margin(known)[wrong]
         group = np.zeros(len(wrong), np.int64)
         likeliest = Lowest.choose(self.csv_rows, group, score, known.key[wrong], known.id[wrong])
@@ -138,6 +149,8 @@ class Panel:
             Lowest(self.csv_rows, np.zeros(len(chosen), np.int64), score[likeliest], suspects),
             Lowest(DUPLICATE_ROWS_MAX, group[same], hashed[same], alike),
             np.int64(len(wrong)),
+            undecided,
+            np.int64((unsure & ~known.right & ~suspect).sum()),
             np.int64(len(possible)),
         )
 
@@ -185,10 +198,12 @@ class Panel:
 def _metrics(state: TwoPass) -> dict[str, Metric]:
     """Compute the metrics of a step with at least one label."""
     labelled: NDArray[np.int64] = state.first.rows
-    values = int(state.second.suspected), estimated_share(labelled, state.second.joint, len(labelled))
+    second: SecondState = state.second
+    share, off = estimated_share(labelled, second.joint, len(labelled), second.undecided)
+    suspected, estimated = registry.rows("label_issues")
     return {
-        spec.name: Metric(value, definition=spec.definition, rows=rows)
-        for spec, value, rows in zip(registry.rows("label_issues"), values, (None, int(labelled.sum())), strict=True)
+        suspected.name: Metric(int(second.suspected), definition=suspected.definition, bound=float(second.overlooked)),
+        estimated.name: Metric(share, definition=estimated.definition, bound=off, rows=int(labelled.sum())),
     }
 
 
@@ -201,8 +216,7 @@ def _issues(
         labelled=int(state.first.rows.sum()),
         suspected=int(second.suspected),
         estimated_share=metrics["label_issues/estimated_share"].value,
-        # A class beyond the stored ones has at most this probability.
-        exact=bool(np.nanmin(thresholds(state.first)) > 1 / (TOP_CLASSES + 1)) or len(names) <= TOP_CLASSES,
+        overlooked=int(second.overlooked),
         joint=second.joint,
         suspects=second.suspects.rows,
         duplicates=second.alike.rows,
@@ -217,12 +231,30 @@ def thresholds(first: State) -> NDArray[np.float64]:
         return np.asarray(first.given * FIXED_UNIT / first.rows)
 
 
-def stands_out(first: State, rows: DerivedRows) -> NDArray[np.int64]:
-    """Return the most probable class at or above its threshold, int64 [labelled rows]; -1 if there is none."""
+def stands_out(first: State, rows: DerivedRows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the class that stands out, int64 [labelled rows], -1 for none, and how many stored classes do.
+
+    A class stands out if it is at or above its threshold. Of several the predicted class counts, as in cleanlab.
+    """
     low = thresholds(first)[rows.top]  # [rows, TOP_CLASSES]; nan for a class without rows, which nothing is above
     above = rows.top_probability.astype(np.float64) + FIXED_UNIT >= low  # thresholds are rounded to it
-    place = above.argmax(axis=1)
-    return np.where(above.any(axis=1), rows.top[np.arange(len(rows)), place], -1)
+    count = above.sum(axis=1)
+    place = np.where(count > 1, 0, above.argmax(axis=1))
+    return np.where(count > 0, rows.top[np.arange(len(rows)), place], -1), count
+
+
+def may_stand_out_beyond(first: State, rows: DerivedRows) -> NDArray[np.bool_]:
+    """Return on which rows a class beyond the stored ones may be at or above its threshold, bool [labelled rows].
+
+    Such a class has at most the probability of the last stored one, and at most what all stored ones lack to 1.
+    """
+    low = thresholds(first)
+    top = rows.top_probability.astype(np.float64)
+    most = np.minimum(top[:, -1], 1 - top.sum(axis=1) + FIXED_UNIT) + FIXED_UNIT
+    beyond = np.full(len(most), np.inf)  # the lowest threshold of a class that is not stored
+    for c in np.argsort(low)[TOP_CLASSES::-1].tolist():  # one of the lowest TOP_CLASSES + 1; nan comes last
+        beyond = np.where((rows.top == c).any(axis=1) | np.isnan(low[c]), beyond, low[c])
+    return np.asarray(most >= beyond)
 
 
 def margin(rows: DerivedRows) -> NDArray[np.float64]:
@@ -234,8 +266,10 @@ def margin(rows: DerivedRows) -> NDArray[np.float64]:
     return given - np.where(rows.right, top[:, 1], top[:, 0])
 
 
-def estimated_share(rows: NDArray[np.int64], joint: Counted, classes: int) -> float:
-    """Estimate the share of wrong labels.
+def estimated_share(
+    rows: NDArray[np.int64], joint: Counted, classes: int, undecided: NDArray[np.int64]
+) -> tuple[float, float]:
+    """Estimate the share of wrong labels, and how far it may be off because of undecided rows.
 
     Each row of the joint is scaled to the number of labels of its class, and the whole to 1 (Northcutt et al. 2021,
     equation 3). A class on whose images no class stands out counts as right.
@@ -244,13 +278,19 @@ def estimated_share(rows: NDArray[np.int64], joint: Counted, classes: int) -> fl
         rows: labelled rows of each class, [classes].
         joint: of label * classes + the class that stands out.
         classes: how many there are.
+        undecided: rows of each class that may belong to the joint, [classes].
     """
     true, other = np.divmod(joint.value, classes)
     of_class, right = np.zeros(classes), np.zeros(classes)
     np.add.at(of_class, true, joint.count)
     np.add.at(right, true[true == other], joint.count[true == other])
-    wrong = np.where(of_class > 0, 1 - right / np.maximum(of_class, 1), 0.0)
-    return float((wrong * rows).sum() / rows.sum())
+    off = of_class - right
+
+    def share(wrong: NDArray[np.float64], all_: NDArray[np.float64]) -> float:
+        return float((np.where(all_ > 0, wrong / np.maximum(all_, 1), 0.0) * rows).sum() / rows.sum())
+
+    value, every = share(off, of_class), of_class + undecided
+    return value, max(share(off + undecided, every) - value, value - share(off, every))
 
 
 def clashes(rows: TileRows) -> NDArray[np.int64]:

@@ -23,8 +23,8 @@ class LabelIssues:
     """Images whose label may be wrong."""
     estimated_share: float
     """Share of wrong labels, by confident learning."""
-    exact: bool
-    """Whether no class that stands out can have been missed."""
+    overlooked: int
+    """Images that may be suspected as well: only a class beyond the stored ones may stand out on them."""
     joint: Counted
     """Images by label * classes + the class that stands out."""
     suspects: TileRows
@@ -47,17 +47,17 @@ def label_issues_page(issues: LabelIssues, listed: int, csv_rows: int) -> str:
     """
     limit = (
         "This is exact here."
-        if issues.exact
-        else f"Only the {TOP_CLASSES} most probable classes of an image are examined, so a class that stands out with "
-        "a probability below a sixth may be missed."
+        if not issues.overlooked
+        else f"Only the {TOP_CLASSES} most probable classes of an image are examined: on at most "
+        f"{plural(issues.overlooked, 'further image')} another one may stand out, and the label be suspected."
     )
     parts = [
         f"**{issues.suspected:,} of {issues.labelled:,} labels are suspected to be wrong.** Confident learning "
         f"(Northcutt et al. 2021) estimates that {percent(issues.estimated_share)} of all labels are wrong. This holds "
         "only for images that the model was not trained on: a model that has learned a wrong label agrees with it.",
         "A class *stands out* on an image if its probability is at least its mean probability over the images with "
-        "that label. A label is suspected if another class stands out most and the model predicts another class. "
-        + limit,
+        "that label; of several the predicted class counts. A label is suspected if another class stands out and the "
+        "model predicts another class, as cleanlab has it. " + limit,
         _classes(issues, listed // 4),
         _suspects(issues, listed),
     ]
