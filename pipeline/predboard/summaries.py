@@ -101,6 +101,8 @@ class Tiles(Summary, output=Output.EVENTS, tab=Tab.IMAGES, has_pictures=True):
     tag: str
     rows: TileRows
     description: str = ""
+    sheet: str = ""
+    """Title of the one picture that has all of them; empty for a picture of each."""
 
     @property
     def source_rows(self) -> TileRows:

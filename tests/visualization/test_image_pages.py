@@ -1,6 +1,7 @@
 """`--log-every`: which images are shown, on which page, and how many where there is not room for all."""
 
 import dataclasses
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from predboard import InputError, VisualizeConfig, visualize
 from predboard.cli import main
 from predboard.parallel.pool import ProcessPool
 from predboard.predictions.derived_rows import DerivedRows, derive_rows
+from predboard.predictions.sampling import Salt, mix
 from predboard.predictions.schema import Run
 from predboard.visualization import image_pages
 from predboard.visualization.visualize import VisualizeResult
@@ -32,34 +34,29 @@ def dealt(of: DerivedRows, size: int) -> Iterator[DerivedRows]:
 
 
 @pytest.mark.parametrize("size", [1, 50, 64, 1000])
-@pytest.mark.parametrize("every", [1, 3, 10])
-def test_every_nth_row_is_on_the_page_of_its_place_however_the_rows_come(every: int, size: int) -> None:
-    found = list(image_pages.split_pages(dealt(rows(1000), size), every))
-    assert [tile.rows["id"].tolist() for tile in found] == [
-        list(range(first, min(first + 64 * every, 1000), every)) for first in range(0, 1000, 64 * every)
-    ]
+def test_pages_go_by_true_class_however_the_rows_come(size: int) -> None:
+    of = rows(300)
+    pages = image_pages.split_pages(dealt(of, size), of.id, 1, RUN.classes)
+    assert [len(page.rows["id"]) for page in pages] == [64, 64, 64, 64, 44]
+    ids = np.concatenate([page.rows["id"] for page in pages])
+    assert ids.tolist() == sorted(range(300), key=lambda i: (of.label[i], i))
+    assert [page.tag for page in pages[:2]] == ["predictions_all/page_0001", "predictions_all/page_0002"]
+    assert pages[0].sheet == "page 1: no label to cat"  # a fifth has none
 
 
-def test_pages_are_named_by_where_they_begin_and_failed_rows_leave_the_others_where_they_are() -> None:
-    found = list(image_pages.split_pages([rows(300, failed=frozenset({0, *range(128, 192)}))], 2))
-    assert [(tile.tag, tile.rows["id"][0], len(tile.rows["id"])) for tile in found] == [
-        ("predictions_every_2/from_000000", 2, 63),
-        ("predictions_every_2/from_000128", 192, 32),
-        ("predictions_every_2/from_000256", 256, 22),
-    ]
-    assert found[1].rows["label"].min() == -1  # those without a label are shown as well
-
-
-def test_a_page_is_made_as_soon_as_its_rows_are_there() -> None:
-    taken: list[int] = []
-
-    def batches() -> Iterator[DerivedRows]:
-        for i, batch in enumerate(dealt(rows(1000), 100)):
-            taken.append(i)
-            yield batch
-
-    next(image_pages.split_pages(batches(), 1))
-    assert taken == [0]
+def test_of_a_sorted_list_as_many_of_each_class_are_chosen_by_the_hash_of_their_keys() -> None:
+    label = np.repeat([0, 1, 2, 3], [1000, 500, 10, 300])
+    key = np.random.default_rng(0).integers(-(2**62), 2**62, len(label))
+    some = {"id": np.arange(len(label)), "key": key, "label": label}
+    chosen = image_pages.choose_evenly(some, 190)
+    assert np.bincount(label[chosen]).tolist() == [60, 60, 10, 60]
+    hashed = mix(key, Salt.LOGGED)
+    for of_class in (0, 1, 3):
+        members = np.flatnonzero(label == of_class)
+        assert set(members[np.argsort(hashed[members])[:60]]) == set(chosen[label[chosen] == of_class])
+    assert sum(np.bincount(label[image_pages.choose_evenly(some, 3)], minlength=4) == 1) == 3
+    assert image_pages.choose_evenly(some, 5000).tolist() == list(range(len(label)))
+    assert image_pages.choose_evenly(some, 0).tolist() == []
 
 
 def write(folder: Path, *steps: int, count: int = 200) -> Path:
@@ -104,12 +101,13 @@ def test_other_processes_draw_where_there_are_many_pictures_and_they_draw_the_sa
     assert many.event_file.read_bytes() == one.event_file.read_bytes()
 
 
-def samples(written: VisualizeResult) -> dict[tuple[str, int], int]:
-    """Number of pictures by tag and step."""
+def sizes(written: VisualizeResult) -> dict[tuple[str, int], tuple[int, int]]:
+    """Width and height of each page, by tag and step; there is one picture of each."""
     values = toy.read_values(written.event_file)
     pictures = {at: v for at, v in values.items() if v.metadata.plugin_data.plugin_name == "images"}
-    counts = {at: len(tensor_util.make_ndarray(v.tensor)) - 2 for at, v in pictures.items()}
-    return {at: n for at, n in counts.items() if at[0].startswith("predictions_")}
+    parts = {at: tensor_util.make_ndarray(v.tensor) for at, v in pictures.items() if at[0].startswith("predictions_")}
+    assert all(len(part) == 3 for part in parts.values())
+    return {at: (int(part[0]), int(part[1])) for at, part in parts.items()}
 
 
 @pytest.mark.slow
@@ -117,14 +115,14 @@ def test_the_event_file_has_the_pages_of_every_step(tmp_path: Path) -> None:
     run = write(tmp_path, 1, 5)
     lines: list[str] = []
     written = draw(run, tmp_path / "logs", 2, lines)
-    expected = {"predictions_every_2/from_000000": 64, "predictions_every_2/from_000128": 36}
-    assert samples(written) == {(tag, step): n for step in (1, 5) for tag, n in expected.items()}
+    # 24 pixels of title, and 112 for each row of eight: 64 and 36 of the 100 images.
+    expected = {"predictions_every_2/page_0001": (700, 920), "predictions_every_2/page_0002": (700, 584)}
+    assert sizes(written) == {(tag, step): size for step in (1, 5) for tag, size in expected.items()}
     assert not any("left out" in line for line in lines)
     assert draw(run, tmp_path / "logs", 2).unchanged
     again = draw(run, tmp_path / "logs", 1, workers=1)
     assert not again.unchanged
-    assert {tag.partition("/")[0] for tag, _ in samples(again)} == {"predictions_all"}
-    assert sum(samples(again).values()) == 2 * 200
+    assert [tag for tag, step in sizes(again) if step == 5] == [f"predictions_all/page_000{i}" for i in (1, 2, 3, 4)]
     other = draw(run, tmp_path / "other", 1, workers=3)
     assert other.event_file.read_bytes() == again.event_file.read_bytes()
 
@@ -134,25 +132,33 @@ def test_where_there_is_not_room_for_all_each_step_gets_its_share_and_it_is_said
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = write(tmp_path, 1, 5)
-    whole = draw(run, tmp_path / "whole", 1)
-    limit = whole.event_file.stat().st_size * 7 // 10
-    monkeypatch.setattr(image_pages, "EVENT_FILE_MAX_BYTES", limit)
+    bare = visualize(VisualizeConfig((run,), tmp_path / "bare", panels=("glance",)))[0].event_file.stat().st_size
+    whole = draw(run, tmp_path / "whole", 1).event_file.stat().st_size
+    monkeypatch.setattr(image_pages, "EVENT_FILE_MAX_BYTES", limit := bare + (whole - bare) // 2)
     lines: list[str] = []
     written = draw(run, tmp_path / "logs", 1, lines)
-    found = samples(written)
-    assert found == {(f"predictions_all/from_{a:06d}", step): 64 for a in (0, 64) for step in (1, 5)}
-    assert written.event_file.stat().st_size < limit * 1.02
+    assert sizes(written).keys() == {(f"predictions_all/page_000{i}", step) for i in (1, 2) for step in (1, 5)}
+    assert written.event_file.stat().st_size < limit * 1.1
     told = toy.read_values(written.event_file)["predictions_all/left_out", 5].tensor.string_val[0].decode()
-    assert told.startswith("144 of 400 images are left out, the last ones of each step")
-    assert told.endswith("--log-every 2 has room for all")
-    assert f"warning: run: {told}" in lines
-    assert sum(samples(draw(run, tmp_path / "fewer", 2)).values()) == 200
+    (line,) = [line for line in lines if "left out" in line]
+    assert line == f"warning: run: {told.splitlines()[0]}"
+    left, fits, by_class = re.match(  # type: ignore[union-attr]  # it has these words
+        r"([\d,]+) of 400 images are left out, .*--log-every (\d) has room for all\. Left out at step 5: (.*)$",
+        told.splitlines()[0],
+    ).groups()
+    counts = {name: int(count) for name, count in (part.split() for part in by_class.split(", "))}
+    assert sum(counts.values()) == int(left) // 2
+    label = toy.table(RUN, 200, seed=5)[1]
+    shown = [int((label == i).sum()) - counts[name] for i, name in enumerate(RUN.classes)]
+    assert max(shown) - min(shown) <= 1
+    assert fits == "3"
+    assert "| dog |" in told
 
 
 def test_without_any_room_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_pages, "EVENT_FILE_MAX_BYTES", 0)
     written = draw(write(tmp_path, 1, count=70), tmp_path / "logs", 1)
-    assert samples(written) == {}
+    assert sizes(written) == {}
     assert ("predictions_all/left_out", 1) in toy.read_values(written.event_file)
 
 
@@ -160,7 +166,7 @@ def test_nothing_is_logged_of_a_run_whose_rows_all_failed(tmp_path: Path) -> Non
     toy.write_run(
         tmp_path / "run", np.zeros((9, 3), np.float32), np.zeros(9, np.int64), failed=frozenset(range(9)), run=RUN
     )
-    assert samples(draw(tmp_path / "run", tmp_path / "logs", 1)) == {}
+    assert sizes(draw(tmp_path / "run", tmp_path / "logs", 1)) == {}
 
 
 @pytest.mark.parametrize("value", ["0", "-3", "none"])

@@ -29,8 +29,8 @@ class VisualizeConfig(Config):
     """Current folder of the source images, if they were moved after inference."""
 
     log_every: int | Literal["all"] | None = None
-    """Also show every N-th image, as a loop over the data would log it; or all images, up to an event file of
-    100 MiB."""
+    """Also show every N-th image, or all, as contact sheets of 64; up to an event file of 100 MiB, as many of each
+    class as fit."""
 
     cache: Literal["auto", "always", "never"] = "auto"
     """Keep the measurements of each part beside the logs, so that the next run reads only new parts. auto: when reading

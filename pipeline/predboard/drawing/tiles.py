@@ -20,7 +20,10 @@ MIN_SOURCE_SIDE_PX = 2 * PICTURE_SIDE_PX
 """A source picture decoded to at least this size loses nothing that its tile would show."""
 
 SHEET_COLUMNS = 4
-"""Pictures side by side in a contact sheet."""
+"""Pictures side by side in a contact sheet of the width of a card."""
+
+SHEET_PICTURE_PX = 76
+"""Side of the square that a picture of a contact sheet fills."""
 
 _FRAME_PX, _MARGIN_PX = 4, 5
 """Width of the frame around a tile's picture, and of the white margin around the frame."""
@@ -139,34 +142,42 @@ def draw_tile(picture: Image.Image | None, text: TileText) -> Image.Image:
 
 
 def draw_contact_sheet(
-    pictures: Sequence[tuple[Image.Image, str | None, str]], title: str, lines: Sequence[str]
+    pictures: Sequence[tuple[Image.Image | None, str | None, str]],
+    title: str,
+    lines: Sequence[str],
+    columns: int = SHEET_COLUMNS,
 ) -> Pixels:
     """Draw several pictures in a grid, each with its prediction below.
 
     Args:
-        pictures: (picture, true class or None, predicted class).
+        pictures: (picture or None if it was not found, true class or None, predicted class).
         title: of the sheet.
         lines: what to know about all of them, in small letters below the title.
+        columns: pictures side by side.
 
     Returns:
-        [height, 350, 3] uint8.
+        [height, width, 3] uint8; four columns are as wide as a card, 350 pixels.
     """
-    picture_side, frame, gap, left = 76, 3, 4, 3
+    picture_side, frame, gap, left = SHEET_PICTURE_PX, 3, 4, 3
+    width = WIDTH_PX * columns // SHEET_COLUMNS
     side = picture_side + 2 * frame
     pitch, row_height = side + gap, side + gap + 26
     top = 24 + 13 * len(lines)
-    canvas = Canvas(WIDTH_PX, top + row_height * -(-len(pictures) // SHEET_COLUMNS))
-    canvas.text((left, 15), title, WIDTH_PX - 2 * left, 12, INK, bold=True)
+    canvas = Canvas(width, top + row_height * -(-len(pictures) // columns))
+    canvas.text((left, 15), title, width - 2 * left, 12, INK, bold=True)
     for i, line in enumerate(lines):
-        canvas.text((left, 29 + 13 * i), line, WIDTH_PX - 2 * left, 10, FAINT)
+        canvas.text((left, 29 + 13 * i), line, width - 2 * left, 10, FAINT)
     for i, (picture, true, predicted) in enumerate(pictures):
-        x, y = left + i % SHEET_COLUMNS * pitch, top + i // SHEET_COLUMNS * row_height
+        x, y = left + i % columns * pitch, top + i // columns * row_height
         colour = UNKNOWN if true is None else RIGHT if true == predicted else WRONG
         canvas.draw.rectangle((x, y, x + side - 1, y + side - 1), fill=colour)
         inner = (x + frame, y + frame, x + frame + picture_side - 1, y + frame + picture_side - 1)
         canvas.draw.rectangle(inner, fill=EMPTY_FRAME)
-        fitted, _ = fit_picture(picture, picture_side)
-        canvas.image.paste(fitted, (x + (side - fitted.width) // 2, y + (side - fitted.height) // 2))
+        if picture is None:
+            canvas.text((x + side / 2, y + side / 2), "not found", picture_side, 10, FAINT, anchor="ms")
+        else:
+            fitted, _ = fit_picture(picture, picture_side)
+            canvas.image.paste(fitted, (x + (side - fitted.width) // 2, y + (side - fitted.height) // 2))
         mark = "" if true is None else "✓ " if true == predicted else "✗ "
         canvas.text((x, y + side + 11), f"{mark}{predicted}", side, 10, colour, bold=True)
         if true is not None and true != predicted:

@@ -34,6 +34,8 @@ class Salt(enum.IntEnum):
     DUPLICATE_FILTER_A = 14
     DUPLICATE_FILTER_B = 15
     """The two hashes of the Bloom filter for duplicates."""
+    LOGGED = 16
+    """Images that `--log-every` shows where there is not room for all."""
 
 
 def mix(key: NDArray[np.int64], salt: int) -> NDArray[np.int64]:

@@ -68,10 +68,10 @@ def encode_png(picture: Pixels | Image.Image) -> bytes:
     )
 
 
-def encode_jpeg(picture: Image.Image) -> bytes:
-    """Encode a photograph with text as JPEG of quality 90, with full colour resolution for small coloured letters."""
+def encode_jpeg(picture: Image.Image, quality: int = 90) -> bytes:
+    """Encode a photograph with text as JPEG, with full colour resolution for small coloured letters."""
     encoded = io.BytesIO()
-    picture.save(encoded, "JPEG", quality=90, subsampling=0)
+    picture.save(encoded, "JPEG", quality=quality, subsampling=0)
     return encoded.getvalue()
 
 

@@ -92,7 +92,7 @@ def render_run(
             bar.update()
         for step, page in _render_pages(job, rows, writer.size):
             if isinstance(page, Text):
-                log(f"warning: {job.run.name}: {page.markdown}")
+                log(f"warning: {job.run.name}: {page.markdown.partition(chr(10))[0]}")
             writer.write(step, job.times[step], page)
             bar.update()
     last = list(job.times)[-1]
@@ -156,4 +156,6 @@ def _render_pages(
 ) -> Iterator[tuple[int, Summary]]:
     """Yield the pages of every N-th image, where they are wanted."""
     if job.log_every is not None:
-        yield from image_pages.render_pages(rows, job.log_every, job.picture_steps, job.images, job.threads, used_bytes)
+        yield from image_pages.render_pages(
+            rows, job.log_every, job.picture_steps, job.run.run.classes, job.images, job.threads, used_bytes
+        )
