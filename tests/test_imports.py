@@ -30,7 +30,7 @@ LAYERS: tuple[set[str], ...] = (
     {"images", "panels"},
     {"models", "evaluation"},
     {"inference", "visualization"},
-    {"ingest", "comparison"},
+    {"ingest", "comparison", "tab"},
     {"gating"},
     {"api"},
     {"__init__"},
@@ -40,7 +40,7 @@ LAYERS: tuple[set[str], ...] = (
 """Folders and top-level modules from the bottom up: each may import itself and the layers below it."""
 
 STAGE_ONE = {"models", "inference", "ingest"}
-STAGE_TWO = {"panels", "evaluation", "visualization", "comparison", "gating"}
+STAGE_TWO = {"panels", "evaluation", "visualization", "comparison", "gating", "tab"}
 """The stages meet in what both stand on; neither imports the other."""
 
 NOT_FOR_PANELS = {"config", "images", "parallel", "storage", "user_code"}
@@ -64,7 +64,8 @@ DOORS: dict[str, set[str]] = {
     "torchvision": {"models.hubs"},
     "timm": {"models.hubs"},
     "transformers": {"models.hubs"},
-    "tensorboard": {"cli.board", "visualization.events"},
+    "tensorboard": {"cli.board", "visualization.events", "tab.loader", "tab.plugin"},
+    "werkzeug": {"tab.plugin"},
     "tensorflow": set(),
     "google_crc32c": {"visualization.events"},
     "ray": {"parallel.ray_cluster"},

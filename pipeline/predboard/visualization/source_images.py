@@ -177,7 +177,7 @@ class SourceImages:
         def open_small(point: tuple[int, str | None]) -> Image.Image | None:
             if is_abandoned():
                 return None
-            image = self._open(self._cache_step(step), point[0], str(point[1] or ""), enough=side)
+            image = self.open_image(self._cache_step(step), point[0], str(point[1] or ""), enough=side)
             if image is not None:
                 image.thumbnail((side, side), Image.Resampling.LANCZOS)
                 if max(image.size) < side // 2:
@@ -204,10 +204,10 @@ class SourceImages:
 
     def _fit(self, step: int, row: int, ref: str) -> tuple[Image.Image | None, bool]:
         """Return an image as a tile shows it, None if it is missing, and whether it has its own pixels."""
-        image = self._open(step, row, ref, enough=MIN_SOURCE_SIDE_PX)
+        image = self.open_image(step, row, ref, enough=MIN_SOURCE_SIDE_PX)
         return (None, True) if image is None else fit_picture(image)
 
-    def _open(self, step: int, row: int, ref: str, enough: int | None = None) -> Image.Image | None:
+    def open_image(self, step: int, row: int, ref: str, enough: int | None = None) -> Image.Image | None:
         """Open an image in RGB, at least `enough` pixels large; None, and added to `missing`, if it is not found."""
         run = self._steps[step].run
         exif: Exif = "apply" if run.transform.get("exif") == "apply" else "ignore"

@@ -1,0 +1,1 @@
+"""The tab Predictions of TensorBoard, and the same queries on the command line."""

@@ -1,0 +1,340 @@
+"""Computes what the routes of the tab answer, as plain values and arrays. It knows no HTTP.
+
+Class -1 is none, a row is named by its place in the step, and a key is a text, because JavaScript would lose digits.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predboard.errors import InputError
+from predboard.metrics.seriation import seriate
+from predboard.storage.paths import is_uri, join_ref
+from predboard.tab import selection
+from predboard.tab.columns import FAILED, RIGHT, UNLABELLED, WRONG, RowsFile, StepRows
+from predboard.tab.log_runs import SUSPECTS_FILE, LogRun, LogRuns
+from predboard.tab.pairs import KINDS, StepPair
+from predboard.tab.query import OWN_NUMBERS, Query
+from predboard.tab.selection import Mask, QueryInputs
+from predboard.tab.tags import TAGS_FILE, Tags
+from predboard.tab.thumbnails import THUMBNAILS_FILE, Pictures
+
+NOT_OUTCOMES = ("true", "predicted", "right", "state", "kind", "was", *OWN_NUMBERS)
+"""What a query must not ask for where accuracy is computed: it would be that of the right or of the wrong ones."""
+
+
+class View:
+    """Everything the tab shows of a log folder."""
+
+    def __init__(self, logdir: Path) -> None:
+        """Look at nothing yet."""
+        self.runs = LogRuns(logdir)
+        self.tags = Tags(logdir / TAGS_FILE)
+        self.pictures = Pictures()
+
+    def mask(self, query: Query, run: LogRun, step: StepRows) -> Mask:
+        """Return which rows a query asks for."""
+        if query == Query(other=query.other):
+            return None
+        state = (query, self.tags.counts() and self.tags.version if query.tags else 0, self._other_version(query))
+        return step.derived(("mask", state), lambda: selection.select(query, step, self.inputs(query, run, step)))
+
+    def _other_version(self, query: Query) -> str:
+        return self.runs.get(query.other[0]).version if query.other else ""
+
+    def inputs(self, query: Query, run: LogRun, step: StepRows, sort: str = "") -> QueryInputs:
+        """Return what a query, and an order, need besides the columns."""
+        tagged = None
+        if query.tags:
+            keys = np.unique(np.concatenate([self.tags.keys_with(tag) for tag in query.tags]))
+            tagged = has_key(step, keys)
+            if "" in query.tags:
+                tagged = ~has_key(step, self.tags.keys_with(""))
+                for tag in filter(None, query.tags):
+                    tagged |= has_key(step, self.tags.keys_with(tag))
+        suspects = run.suspects(step) if query.suspect or sort == "suspect" else None
+        return QueryInputs(
+            pair=self.runs.pair(step, query.other) if query.other else None,
+            points=run.points(step) if query.lasso else None,
+            tagged=tagged,
+            suspects=suspects[0] if suspects else None,
+        )
+
+    def list_runs(self) -> dict[str, Any]:
+        """Return all runs of the log folder, comparisons, and those that cannot be shown."""
+        runs: list[dict[str, Any]] = []
+        for name, run in self.runs.all().items():
+            try:
+                runs.append(describe_run(run))
+            except InputError as error:
+                runs.append({"name": name, "kind": "broken", "error": str(error)})
+        runs += [{"name": name, "kind": "broken", "error": why} for name, why in self.runs.broken().items()]
+        runs += [{"name": name, "kind": "comparison", **sides} for name, sides in self.runs.comparisons().items()]
+        return {
+            "runs": sorted(runs, key=lambda run: run["name"]),
+            "tags": self.tags.counts(),
+            "writable": self.tags.writable,
+            "tags_file": str(self.tags.path),
+        }
+
+    def rows(
+        self, query: Query, run: LogRun, step: StepRows, sort: str, descending: bool, offset: int, limit: int | None
+    ) -> tuple[int, NDArray[np.int64]]:
+        """Return how many rows a query asks for, and those of one page of them."""
+        keys = selection.sort_keys(step, sort, self.inputs(Query(other=query.other), run, step, sort))
+        mask = self.mask(query, run, step)
+        return selection.page(mask, keys, step.rows, descending, offset, limit)
+
+    def describe_rows(
+        self, query: Query, run: LogRun, step: StepRows, rows: NDArray[np.int64], columns: Sequence[str] = ()
+    ) -> list[dict[str, Any]]:
+        """Return what is shown of some rows."""
+        keys = step.numbers("key")[rows]
+        described: list[dict[str, Any]] = [
+            {"id": row, "key": str(key), "true": true, "pred": predicted, "tags": tags}
+            for row, key, true, predicted, tags in zip(
+                rows.tolist(),
+                keys.tolist(),
+                step.label[rows].tolist(),
+                step.predicted[rows].tolist(),
+                self.tags.of_images(keys),
+                strict=True,
+            )
+        ]
+        for name, column in (("conf", "confidence"), ("loss", "loss"), ("margin", "margin")):
+            for row, value in zip(described, step.numbers(column)[rows].tolist(), strict=True):
+                row[name] = _number(value)
+        for row in described:
+            if label := self.tags.label_of(int(row["key"])):
+                row["relabel"] = label
+        if suspects := run.suspects(step):
+            suggested = dict(zip(suspects[0].tolist(), suspects[1].tolist(), strict=True))
+            for row in described:
+                if row["id"] in suggested:
+                    row["suggested"] = suggested[row["id"]]
+        if query.other:
+            _add_old(described, rows, self.runs.pair(step, query.other))
+        for name in columns:
+            step.file.column(name)
+            for row, value in zip(described, step.few(name, rows), strict=True):
+                row.setdefault("more", {})[name] = _number(value)
+        return described
+
+    def describe_row(self, query: Query, run: LogRun, step: StepRows, row: int) -> dict[str, Any]:
+        """Return everything about one row, and where else its image is."""
+        rows = np.array([row])
+        columns = [column.name for column in step.file.columns if column.name != "image"]
+        (described,) = self.describe_rows(query, run, step, rows, columns)
+        ref = step.value("image", row)
+        return {
+            **described,
+            "image": ref,
+            "path": full_path(run, step, ref),
+            "error": step.value("error", row) if step.has("error") else None,
+            "entropy": _number(step.numbers("entropy")[row].item()),
+            "top": top_classes(step, row),
+            "seen": self._seen(run, step, row),
+        }
+
+    def _seen(self, run: LogRun, step: StepRows, row: int) -> list[dict[str, Any]]:
+        """Return the predictions of the same image at every step of every run with the same classes."""
+        seen = []
+        for other in self.runs.all().values():
+            if other.rows.classes != run.rows.classes:
+                continue
+            for number, old in other.rows.steps.items():
+                pair = None
+                place = row if old is step else int(find_key(old, step.numbers("key")[row : row + 1])[0])
+                if place < 0 and other is not run:
+                    pair = self.runs.pair(step, (other.name, number))
+                    place = int(pair.old_row[row])
+                if place >= 0:
+                    seen.append(
+                        {
+                            "run": other.name,
+                            "version": other.version,
+                            "step": number,
+                            "id": place,
+                            "key": str(old.numbers("key")[place]),
+                            "true": int(old.label[place]),
+                            "pred": int(old.predicted[place]),
+                            "conf": _number(old.numbers("confidence")[place].item()),
+                            "loss": _number(old.numbers("loss")[place].item()),
+                            "rank": _number(old.numbers("rank")[place].item()) if old.has("rank") else None,
+                            "top": top_classes(old, place),
+                            "joined_by": pair.joined_by if pair else "name of the image",
+                        }
+                    )
+        return seen
+
+    def compare(self, query: Query, run: LogRun, step: StepRows) -> dict[str, Any]:
+        """Return how many rows of a query changed in each way since another step."""
+        if query.other is None:
+            raise InputError("other is missing; expected RUN@STEP, the step to compare with")
+        pair = self.runs.pair(step, query.other)
+        mask = self.mask(query.without("kind", "was"), run, step)
+        masks = {kind: pair.mask(kind) for kind in KINDS}
+        counts = {kind: int((m if mask is None else m & mask).sum()) for kind, m in masks.items()}
+        name = f"{query.other[0]} step {query.other[1]}"
+        sentence = f"{pair.both:,} of {step.rows:,} images are in {name} too, recognised by the {pair.joined_by}."
+        if not pair.both:
+            sentence = f"No image of {run.name} is in {name}: neither names nor digests of the files agree."
+        return {"kinds": counts, "both": pair.both, "joined_by": pair.joined_by, "sentence": sentence}
+
+    def histogram(self, query: Query, run: LogRun, step: StepRows, column: str, bins: int) -> dict[str, Any]:
+        """Return the rows of a query by the value of a column and their verdict."""
+        info = step.file.column(column, "number", "category")
+        if info.kind == "number":
+            mask = self.mask(query.without(column), run, step)
+            counts = selection.histogram(step, mask, column, bins)
+            answer: dict[str, Any] = {"lo": counts.low, "hi": counts.high}
+        else:
+            mask = self.mask(query.without_values(column), run, step)
+            counts, values = selection.value_counts(step, mask, column)
+            answer = {"values": values}
+        sides = ("right", "wrong", "unlabelled", "rest")
+        return answer | {side: getattr(counts, side).tolist() for side in sides}
+
+    def curve(self, query: Query, run: LogRun, step: StepRows, index: int | None) -> dict[str, Any]:
+        """Return how many rows are accepted from each confidence on, and how many of them are right."""
+        mask = self.mask(query.without(*NOT_OUTCOMES), run, step)
+        curve = selection.threshold_curve(step, mask, index)
+        return {"all": curve.all.tolist(), "right": curve.right.tolist(), "of": curve.rows}
+
+
+def describe_run(run: LogRun) -> dict[str, Any]:
+    """Return what the tab needs to know of a run before it shows any row."""
+    rows: RowsFile = run.rows
+    columns = []
+    for column in rows.columns:
+        described: dict[str, Any] = {"name": column.name, "kind": column.kind}
+        if column.kind == "category":
+            described["values"] = list(column.values)
+        if column.low is not None:
+            described |= {"lo": _number(column.low), "hi": _number(column.high)}
+        columns.append(described)
+    has = {
+        "thumbnails": (run.folder / THUMBNAILS_FILE).is_file(),
+        "map": run.has_map,
+        "top": "top_class" in rows.schema.names,
+        "suspects": (run.folder / SUSPECTS_FILE).is_file(),
+        "predictions": bool(run.predictions),
+    }
+    return {
+        "name": run.name,
+        "kind": "run",
+        "version": run.version,
+        "steps": list(rows.steps),
+        "rows": {str(number): step.rows for number, step in rows.steps.items()},
+        "labelled": rows.has_labels,
+        "classes": list(rows.classes),
+        "columns": columns,
+        "model": str(run.summary.get("model", "")),
+        "has": has,
+        "missing": missing_files(run, has),
+    }
+
+
+def missing_files(run: LogRun, has: Mapping[str, bool]) -> list[str]:
+    """Return sentences on what cannot be shown, and what to run."""
+    sentences = []
+    again = "run predboard visualize again"
+    if not has["predictions"]:
+        where = ", ".join(run.record.predictions) or "their folder"
+        sentences.append(f"The predictions are not in their place any more ({where}): no picture in full size.")
+    if not has["thumbnails"]:
+        sentences.append(f"There are no thumbnails, so pictures are read from their sources, which is slower: {again}.")
+    if not has["map"]:
+        sentences.append(f"There is no map of the images: {again}.")
+    return sentences
+
+
+def summarise_verdicts(step: StepRows) -> dict[str, int]:
+    """Return the number of right, wrong, unlabelled and failed rows."""
+    counts = np.bincount(step.verdict, minlength=4).tolist()
+    names = {RIGHT: "right", WRONG: "wrong", UNLABELLED: "unlabelled", FAILED: "failed"}
+    return {name: counts[code] for code, name in names.items()}
+
+
+def class_order(step: StepRows) -> list[int]:
+    """Return the classes in the order in which those that are often confused stand together."""
+
+    def make() -> NDArray[np.int64]:
+        classes = len(step.file.classes)
+        true, predicted, images = selection.confusion(step, None).astype(np.int64)
+        per_class = np.bincount(true, images, minlength=classes)
+        off = true != predicted
+        share = images[off] / per_class[true[off]]
+        return seriate(classes, true[off], predicted[off], share).items
+
+    order: list[int] = step.derived("order of classes", make).tolist()
+    return order
+
+
+def top_classes(step: StepRows, row: int) -> list[list[float]]:
+    """Return the likeliest classes of a row with their probabilities, none for a failed row."""
+    if not step.has("top_class"):
+        return []
+    classes, probabilities = step.value("top_class", row), step.value("top_probability", row)
+    return [[index, _number(p)] for index, p in zip(classes or (), probabilities or (), strict=True)]
+
+
+def full_path(run: LogRun, step: StepRows, ref: str | None) -> str | None:
+    """Return where the file of an image is, or the ref if that is not known."""
+    if ref is None or is_uri(ref):
+        return ref
+    if run.image_root is not None:
+        return str(join_ref(str(run.image_root), ref))
+    of_step = run.predictions.get(step.step)
+    return str(join_ref(of_step.run.root, ref)) if of_step is not None and of_step.run.root else ref
+
+
+def find_key(step: StepRows, keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the first row of each key, int64 [keys], -1 where there is none."""
+    order = step.sorted_by("key")
+    ordered = step.derived("sorted key", lambda: step.numbers("key")[order])
+    at = np.searchsorted(ordered, keys)
+    at[at == len(ordered)] = 0
+    return np.where(ordered[at] == keys, order[at], -1)
+
+
+def has_key(step: StepRows, keys: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return which rows have one of some keys, bool [rows].
+
+    Args:
+        step: whose rows.
+        keys: ascending, each once.
+    """
+    if not len(keys):
+        return np.zeros(step.rows, bool)
+    column = step.numbers("key")
+    at = np.searchsorted(keys, column)
+    at[at == len(keys)] = 0
+    return np.asarray(keys[at] == column)
+
+
+def _add_old(described: list[dict[str, Any]], rows: NDArray[np.int64], pair: StepPair) -> None:
+    for row, place in zip(described, pair.old_row[rows].tolist(), strict=True):
+        at = row["id"]
+        row["old"] = None
+        if place >= 0:
+            row["old"] = {
+                "pred": int(pair.old_predicted[at]),
+                "true": int(pair.old_label[at]),
+                "conf": _number(pair.old.numbers("confidence")[place].item()),
+            }
+
+
+def _number(value: Any) -> Any:
+    """Return a value as JSON has it: the nine digits that a float32 needs, None for NaN and infinity."""
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return None
+        return int(value) if value.is_integer() and abs(value) < 2**53 else float(f"{value:.9g}")
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return str(value)

@@ -1,0 +1,345 @@
+"""Reads the columns of `rows.parquet` as NumPy arrays when they are first asked for, and holds them up to a limit.
+
+It knows nothing of queries and of what a column means, but for the few that every run has.
+"""
+
+import functools
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from predboard.errors import InputError, reading
+from predboard.predictions.arrow import as_arrow, as_numpy
+from predboard.storage.paths import AnyPath, arrow_source
+
+T = TypeVar("T")
+
+Key = tuple[object, ...]
+
+CACHE_BYTES = 2**30
+"""Bytes of columns in memory, of all runs and steps; those that were not used for longest are read again."""
+
+MAX_VALUES = 1000
+"""Distinct values of a text column by which rows can be filtered; one with more is an identifier."""
+
+INFO_KEY = b"predboard.columns"
+"""Key in the footer of `rows.parquet` under which class names and kinds of columns are."""
+
+RIGHT, WRONG, UNLABELLED, FAILED = range(4)
+"""Verdicts of a row: its prediction is its label or is not, it has a prediction and no label, or no prediction."""
+
+_HIDDEN = frozenset({"step", "id", "key", "digest", "label", "predicted", "label_name", "predicted_name", "error"})
+"""Columns that have a place of their own in the tab."""
+
+
+@dataclass(frozen=True)
+class ColumnInfo:
+    """A column by which rows can be filtered or sorted, or which is only shown."""
+
+    name: str
+    kind: str
+    """`number`, `category` (at most `MAX_VALUES` values) or `text`."""
+    values: tuple[str, ...] = ()
+    """Of a category."""
+    low: float | None = None
+    high: float | None = None
+    """Range of the numbers of all steps; None if there are none or it is not known."""
+
+
+class ColumnCache:
+    """Columns in memory, the least recently used ones dropped beyond a limit."""
+
+    def __init__(self, limit: int = CACHE_BYTES) -> None:
+        """Start empty.
+
+        Args:
+            limit: bytes that are held.
+        """
+        self._limit, self._bytes = limit, 0
+        self._values: OrderedDict[Key, tuple[object, int]] = OrderedDict()
+        self._making: dict[Key, threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: Key, make: Callable[[], T]) -> T:
+        """Return the value of a key; it is made if it is not in memory, once for all who ask at the same time."""
+        with self._lock:
+            if key in self._values:
+                return cast(T, self._use(key))
+            making = self._making.setdefault(key, threading.Lock())
+        with making:
+            with self._lock:
+                if key in self._values:
+                    return cast(T, self._use(key))
+            value = make()
+            with self._lock:
+                self._values[key] = value, _size(value)
+                self._bytes += _size(value)
+                while self._bytes > self._limit and len(self._values) > 1:
+                    _, (_, dropped) = self._values.popitem(last=False)
+                    self._bytes -= dropped
+                self._making.pop(key, None)
+        return value
+
+    def _use(self, key: Key) -> object:
+        self._values.move_to_end(key)
+        return self._values[key][0]
+
+
+def _size(value: object) -> int:
+    """Return the bytes of arrays, alone or in a tuple or a dataclass; others count as nothing."""
+    if isinstance(value, tuple):
+        return sum(map(_size, value))
+    return int(getattr(value, "nbytes", 0))
+
+
+class RowsFile:
+    """A `rows.parquet`, opened: its steps, its class names, and which columns it has."""
+
+    def __init__(self, path: AnyPath, version: str = "", cache: ColumnCache | None = None) -> None:
+        """Read the footer.
+
+        Args:
+            path: of the file.
+            version: a text that changes when the file does.
+            cache: shared with other files.
+
+        Raises:
+            InputError: if it cannot be read, or has no row.
+        """
+        self.path, self.version = path, version
+        with reading(path):
+            self._file = pq.ParquetFile(arrow_source(path), pre_buffer=True)
+            # Texts take long to read, and numbers do not wait for them.
+            texts = pq.ParquetFile(arrow_source(path), pre_buffer=True, metadata=self._file.metadata)
+            self.schema: pa.Schema = self._file.schema_arrow
+            self._leaves = {self._file.schema.column(i).path: i for i in range(len(self._file.schema))}
+            groups = _groups_of_steps(self._file, self._leaves["step"])
+        self._readers = {False: (self._file, threading.Lock()), True: (texts, threading.Lock())}
+        if not groups:
+            raise InputError(f"{path} has no rows")
+        cache = cache or ColumnCache()
+        self.steps = {step: StepRows(self, step, groups[step], cache) for step in sorted(groups)}
+        self.info: Mapping[str, Any] = json.loads((self.schema.metadata or {}).get(INFO_KEY, b"{}"))
+
+    @property
+    def last(self) -> "StepRows":
+        """The last step."""
+        return self.steps[max(self.steps)]
+
+    def read(self, groups: list[int], column: str) -> pa.ChunkedArray:
+        """Return a column of some row groups."""
+        file, lock = self._readers[not _is_number(self.schema.field(column).type)]
+        with reading(self.path), lock:
+            return file.read_row_groups(groups, columns=[column], use_threads=True).column(0)
+
+    def group_rows(self, group: int) -> int:
+        """Return the number of rows of a row group."""
+        return int(self._file.metadata.row_group(group).num_rows)
+
+    @functools.cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, by index."""
+        if "classes" in self.info:
+            return tuple(self.info["classes"])
+        names: dict[int, str] = {}
+        for step in self.steps.values():  # logs of an older version
+            for column in ("label", "predicted"):
+                if f"{column}_name" in self.schema.names:
+                    codes, words = step.category(f"{column}_name")
+                    index, at = np.unique(step.numbers(column), return_index=True)
+                    names |= {i: words[codes[a]] for i, a in zip(index.tolist(), at, strict=True) if i >= 0}
+        return tuple(names.get(i, str(i)) for i in range(max(names, default=0) + 1))
+
+    @functools.cached_property
+    def columns(self) -> tuple[ColumnInfo, ...]:
+        """The columns that can be shown, in the order of the file."""
+        kinds: Mapping[str, Any] = self.info.get("columns", {})
+        infos = []
+        for field in self.schema:
+            if field.name in _HIDDEN or pa.types.is_nested(field.type) or _is_binary(field.type):
+                continue
+            if field.name == "image":
+                infos.append(ColumnInfo("image", "text"))
+            elif _is_number(field.type):
+                infos.append(ColumnInfo(field.name, "number", (), *self._range(field.name)))
+            elif field.name in kinds:
+                values = kinds[field.name]
+                infos.append(ColumnInfo(field.name, "category" if values is not None else "text", tuple(values or ())))
+            else:
+                infos.append(self._find_kind(field.name))
+        return tuple(infos)
+
+    def column(self, name: str, *kinds: str) -> ColumnInfo:
+        """Return a column by its name. Raises InputError if there is none of that name, or it is of no such kind."""
+        info = next((column for column in self.columns if column.name == name), None)
+        if info is None:
+            raise InputError(f"there is no column {name!r}: expected one of {', '.join(c.name for c in self.columns)}")
+        if kinds and info.kind not in kinds:
+            raise InputError(f"the column {name!r} is a {info.kind}: expected a {' or a '.join(kinds)}")
+        return info
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether any row has a label."""
+        return self._range("label")[0] is not None
+
+    def _range(self, name: str) -> tuple[float | None, float | None]:
+        """Return the lowest and highest number of a column, from the statistics of the file."""
+        metadata = self._file.metadata
+        chunks = [metadata.row_group(i).column(self._leaves[name]) for i in range(metadata.num_row_groups)]
+        stats = [chunk.statistics for chunk in chunks if chunk.is_stats_set and chunk.statistics.has_min_max]
+        if not stats:
+            return None, None
+        return float(min(s.min for s in stats)), float(max(s.max for s in stats))
+
+    def _find_kind(self, name: str) -> ColumnInfo:
+        values: set[str] = set()
+        for step in self.steps.values():
+            values.update(value for value in step.category(name)[1])
+        if len(values) > MAX_VALUES:
+            return ColumnInfo(name, "text")
+        return ColumnInfo(name, "category", tuple(sorted(values)))
+
+
+def _groups_of_steps(file: pq.ParquetFile, leaf: int) -> dict[int, list[int]]:
+    """Return the row groups of each step; each group has rows of one step, whose number is column `leaf`."""
+    groups: dict[int, list[int]] = {}
+    for group in range(file.num_row_groups):
+        groups.setdefault(int(file.metadata.row_group(group).column(leaf).statistics.min), []).append(group)
+    return groups
+
+
+def _is_binary(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(type_) or pa.types.is_large_binary(type_) or pa.types.is_fixed_size_binary(type_))
+
+
+def _is_number(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(type_) or pa.types.is_floating(type_))
+
+
+class StepRows:
+    """The rows of one step, in the order of the data; a row is named by its place, from 0."""
+
+    def __init__(self, file: RowsFile, step: int, groups: list[int], cache: ColumnCache) -> None:
+        """Note where the rows are; none is read."""
+        self.file, self.step, self._groups, self._cache = file, step, groups, cache
+        self._sizes = [file.group_rows(group) for group in groups]
+        self.rows = sum(self._sizes)
+
+    def derived(self, name: object, make: Callable[[], T]) -> T:
+        """Return an array that is made of columns, which is held in memory as they are."""
+        return self._cache.get((str(self.file.path), self.file.version, self.step, name), make)
+
+    def has(self, name: str) -> bool:
+        """Return whether there is a column of that name."""
+        return name in self.file.schema.names
+
+    def numbers(self, name: str) -> NDArray[Any]:
+        """Return a column of numbers, [rows]; nulls are NaN, or -1 in `label` and `predicted`."""
+        return self.derived(name, lambda: self._read_numbers(name))
+
+    def _read_numbers(self, name: str) -> NDArray[Any]:
+        chunked = self.file.read(self._groups, name)
+        if name in ("label", "predicted"):
+            return _join([as_numpy(chunk, -1) for chunk in chunked.chunks])
+        if pa.types.is_integer(chunked.type) and chunked.null_count:
+            chunked = chunked.cast(pa.float64(), safe=False)
+        if pa.types.is_float16(chunked.type):
+            chunked = chunked.cast(pa.float32())
+        return _join([as_numpy(chunk, np.nan) for chunk in chunked.chunks])
+
+    def texts(self, name: str) -> pa.ChunkedArray:
+        """Return a column of texts, [rows]."""
+        return self.derived(f"text {name}", lambda: self._read_texts(name))
+
+    def _read_texts(self, name: str) -> pa.ChunkedArray:
+        chunked = self.file.read(self._groups, name)
+        return chunked if pa.types.is_string(chunked.type) else chunked.cast(pa.string())
+
+    def category(self, name: str) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+        """Return the codes of a column of few values, int32 [rows], -1 for null, and the value of each code."""
+        return self.derived(f"category {name}", lambda: self._read_category(name))
+
+    def _read_category(self, name: str) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+        chunked = self.file.read(self._groups, name)
+        if not pa.types.is_dictionary(chunked.type):
+            chunked = pc.dictionary_encode(chunked.cast(pa.string()))
+        chunked = chunked.unify_dictionaries()
+        codes = _join([as_numpy(chunk.indices, -1) for chunk in chunked.chunks]).astype(np.int32)
+        values = chunked.chunk(0).dictionary.cast(pa.string()).to_pylist()
+        return codes, tuple(str(value) for value in values)
+
+    def value(self, name: str, row: int) -> Any:
+        """Return one value of any column, as Python has it; None for null."""
+        return self.few(name, np.array([row]))[0]
+
+    def few(self, name: str, rows: NDArray[np.integer[Any]]) -> list[Any]:
+        """Return the values of some rows of any column, from only those row groups that hold them."""
+        values: dict[int, Any] = {}
+        first = 0
+        for group, size in zip(self._groups, self._sizes, strict=True):
+            inside = np.unique(rows[(rows >= first) & (rows < first + size)])
+            if len(inside):
+                at = as_arrow(inside - first, pa.int64())
+                taken = self._group(name, group).take(at).to_pylist()
+                values.update(zip(inside.tolist(), taken, strict=True))
+            first += size
+        return [values[row] for row in rows.tolist()]
+
+    def _group(self, name: str, group: int) -> pa.ChunkedArray:
+        return self.derived(("group", name, group), lambda: self.file.read([group], name))
+
+    @property
+    def label(self) -> NDArray[np.int32]:
+        """True class of each row, int32 [rows], -1 if it is not known."""
+        return self.numbers("label")
+
+    @property
+    def predicted(self) -> NDArray[np.int32]:
+        """Predicted class of each row, int32 [rows], -1 for a failed row."""
+        return self.numbers("predicted")
+
+    @property
+    def verdict(self) -> NDArray[np.uint8]:
+        """RIGHT, WRONG, UNLABELLED or FAILED, uint8 [rows]."""
+
+        def make() -> NDArray[np.uint8]:
+            verdict = np.where(self.label == self.predicted, np.uint8(RIGHT), np.uint8(WRONG))
+            verdict[self.label < 0] = UNLABELLED
+            verdict[self.predicted < 0] = FAILED
+            return verdict
+
+        return self.derived("verdict", make)
+
+    @property
+    def cell(self) -> NDArray[np.integer[Any]]:
+        """Cell of the confusion matrix of each row, true * classes + predicted, [rows]; -1 if it is in none."""
+
+        def make() -> NDArray[np.integer[Any]]:
+            classes = len(self.file.classes)
+            small = classes**2 <= np.iinfo(np.int32).max
+            cell: NDArray[np.integer[Any]] = self.label.astype(np.int32 if small else np.int64)
+            cell *= classes
+            cell += self.predicted
+            cell[self.verdict >= UNLABELLED] = -1
+            return cell
+
+        cell: NDArray[np.integer[Any]] = self.derived("cell", make)
+        return cell
+
+    def sorted_by(self, name: str) -> NDArray[np.int32]:
+        """Return the rows in ascending order of an integer column, equal ones in their order, int32 [rows]."""
+        return self.derived(f"sorted by {name}", lambda: np.argsort(self.numbers(name), kind="stable").astype(np.int32))
+
+
+def _join(arrays: list[NDArray[Any]]) -> NDArray[Any]:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)

@@ -1,0 +1,90 @@
+"""Writes selected rows as CSV, JSON, Parquet or a list of paths. It knows neither how they were selected nor HTTP."""
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from predboard.csv_lines import TextCodes, format_csv_lines
+from predboard.predictions.arrow import as_arrow
+from predboard.tab.answers import View, full_path
+from predboard.tab.columns import StepRows
+from predboard.tab.log_runs import LogRun
+
+FORMATS = {
+    "csv": "text/csv; charset=utf-8",
+    "json": "application/json",
+    "parquet": "application/vnd.apache.parquet",
+    "paths": "text/plain; charset=utf-8",
+}
+"""Formats, with their media types."""
+
+TAG_SEPARATOR = ";"
+"""Between the tags of an image in a CSV file; the other formats have lists or one text a tag."""
+
+
+def export_rows(view: View, run: LogRun, step: StepRows, rows: NDArray[np.int64], format_: str) -> bytes:
+    """Return rows in one of `FORMATS`, in the order given.
+
+    Each has the row of the data, key, image, path, names of the true and the predicted class, confidence, loss,
+    margin, entropy, the class that label checks suggest, tags, and the class to relabel to.
+    """
+    refs = step.few("image", rows)
+    paths = [full_path(run, step, ref) or "" for ref in refs]
+    if format_ == "paths":
+        return "".join(f"{path}\n" for path in paths).encode("utf-8", "surrogateescape")
+    keys = step.numbers("key")[rows]
+    tags = view.tags.of_images(keys)
+    relabel = [view.tags.label_of(key) or "" for key in keys.tolist()]
+    suspected = np.full(step.rows, -1, np.int32)
+    if suspects := run.suspects(step):
+        suspected[suspects[0]] = suspects[1]
+    classes = step.file.classes
+    names = {"true": step.label[rows], "predicted": step.predicted[rows], "suggested": suspected[rows]}
+    scores = {name: step.numbers(name)[rows] for name in ("confidence", "loss", "margin", "entropy")}
+    ids = step.numbers("id")[rows].astype(np.int64)
+    if format_ == "csv":
+        columns = ["row", "key", "image", "path", *names, *scores, "tags", "relabel_to"]
+        lines = format_csv_lines(
+            [
+                *(ids, keys, [ref or "" for ref in refs], paths),
+                *(TextCodes(classes, codes) for codes in names.values()),
+                *scores.values(),
+                *([TAG_SEPARATOR.join(words) for words in tags], relabel),
+            ],
+            digits=9,
+        )
+        return (",".join(columns) + "\n").encode() + lines
+    table = pa.table(
+        {
+            "row": as_arrow(ids, pa.int64()),
+            "key": as_arrow(keys, pa.int64()),
+            "image": _texts(refs),
+            "path": _texts(paths),
+            **{name: _names(classes, codes) for name, codes in names.items()},
+            **{name: as_arrow(values, pa.float32(), ~np.isnan(values)) for name, values in scores.items()},
+            "tags": pa.array(tags, pa.list_(pa.string())),
+            "relabel_to": _texts([label or None for label in relabel]),
+        }
+    )
+    if format_ == "parquet":
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        return bytes(sink.getvalue())
+    records = table.to_pylist()
+    for record in records:
+        record["key"] = str(record["key"])  # JavaScript would lose digits
+    return json.dumps(records, indent=1).encode("ascii") + b"\n"
+
+
+def _texts(values: Sequence[str | None]) -> pa.Array:
+    """Return texts as Arrow has them; bytes of a file name that are no text become question marks."""
+    plain = [None if value is None else value.encode("utf-8", "replace").decode() for value in values]
+    return pa.array(plain, pa.string())
+
+
+def _names(classes: Sequence[str], codes: NDArray[np.int32]) -> pa.Array:
+    return _texts([classes[code] if code >= 0 else None for code in codes.tolist()])

@@ -1,0 +1,161 @@
+"""Finds the rows of the same images in two steps, and how their predictions changed. It knows no filter and no file.
+
+Images are the same if their keys are, as in `predboard compare`; of several rows of one key the first goes with the
+first, the second with the second. Where no key is in both steps, because one was inferred from an archive and the other
+from its unpacked folder, the names inside the archive are compared, and then the digests of the files.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predboard.predictions.schema import hash_refs
+from predboard.tab.columns import FAILED, RIGHT, WRONG, StepRows
+
+KINDS = ("fixed", "broken", "changed", "changed_wrong", "both_wrong", "same", "labels_differ", "only")
+"""How a row differs from that of the same image in another step."""
+
+
+@dataclass(frozen=True)
+class StepPair:
+    """The rows of a step, each with the row of the same image in an older one."""
+
+    new: StepRows
+    old: StepRows
+    old_row: NDArray[np.int32]  # [rows of `new`] place in `old`, -1 if the image is not in it
+    joined_by: str
+    """What the images were recognised by."""
+    old_class: NDArray[np.int32]  # [classes of `old`] place of each among the classes of `new`, -1 if it is not there
+
+    @cached_property
+    def both(self) -> int:
+        """Number of rows whose image is in both."""
+        return int((self.old_row >= 0).sum())
+
+    @cached_property
+    def old_predicted(self) -> NDArray[np.int32]:
+        """Predicted class in `old`, as a class of `new`, int32 [rows]; -1 if there is none."""
+        return self._old_classes(self.old.predicted)
+
+    @cached_property
+    def old_label(self) -> NDArray[np.int32]:
+        """True class in `old`, as a class of `new`, int32 [rows]; -1 if there is none."""
+        return self._old_classes(self.old.label)
+
+    def _old_classes(self, classes: NDArray[np.int32]) -> NDArray[np.int32]:
+        names = np.append(self.old_class, np.int32(-1))
+        return np.where(self.old_row >= 0, names[classes[self.old_row]], np.int32(-1))
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes of the arrays, when all are there."""
+        return 4 * self.old_row.nbytes
+
+    def mask(self, kind: str) -> NDArray[np.bool_]:
+        """Return which rows changed in one of the ways of `KINDS`, bool [rows], as `predboard compare` counts them.
+
+        `changed` are all whose prediction is another, `changed_wrong` those wrong both times, `both_wrong` those with
+        the same wrong prediction; a row whose label differs is in `labels_differ` and none of the others.
+        """
+        paired = self.old_row >= 0
+        if kind == "only":
+            return ~paired
+        paired &= (self.new.verdict != FAILED) & (self.old_predicted >= 0)
+        alike = self.old_label == self.new.label
+        if kind == "labels_differ":
+            return np.asarray(paired & ~alike)
+        was = self.old_predicted == self.old_label
+        changed = self.old_predicted != self.new.predicted
+        right, wrong = self.new.verdict == RIGHT, self.new.verdict == WRONG
+        chosen = {
+            "fixed": lambda: right & ~was,
+            "broken": lambda: wrong & was,
+            "changed": lambda: changed,
+            "changed_wrong": lambda: wrong & ~was & changed,
+            "both_wrong": lambda: wrong & ~changed,
+            "same": lambda: ~changed,
+        }[kind]()
+        return np.asarray(paired & alike & chosen)
+
+
+def pair_steps(new: StepRows, old: StepRows) -> StepPair:
+    """Find the rows of the same images in two steps."""
+    ways: tuple[tuple[str, Callable[[StepRows], NDArray[np.int64] | None]], ...] = (
+        ("name of the image", lambda step: step.numbers("key")),
+        ("name inside the archive", _member_keys),
+        ("digest of the image's file", lambda step: step.numbers("digest") if step.has("digest") else None),
+    )
+    for joined_by, keys in ways:
+        a, b = keys(new), keys(old)
+        if a is None or b is None or a.dtype != np.int64 or b.dtype != np.int64:  # digests with nulls are floats
+            continue
+        old_row = match_keys(a, b, _order(new, joined_by, a), _order(old, joined_by, b))
+        if (old_row >= 0).any():
+            return StepPair(new, old, old_row, joined_by, _map_classes(new, old))
+    return StepPair(new, old, np.full(new.rows, -1, np.int32), "", _map_classes(new, old))
+
+
+def _order(step: StepRows, joined_by: str, keys: NDArray[np.int64]) -> NDArray[np.int32]:
+    return step.derived(f"order by {joined_by}", lambda: np.argsort(keys, kind="stable").astype(np.int32))
+
+
+def _member_keys(step: StepRows) -> NDArray[np.int64]:
+    """Return a hash of the part of each image's ref that is inside an archive, or of the whole ref, int64 [rows]."""
+
+    def make() -> NDArray[np.int64]:
+        refs = step.texts("image").to_pylist()
+        return hash_refs((ref or "").rpartition("#")[2].removeprefix("./") for ref in refs)
+
+    return step.derived("member keys", make)
+
+
+def _map_classes(new: StepRows, old: StepRows) -> NDArray[np.int32]:
+    place = {name: i for i, name in reversed(list(enumerate(new.file.classes)))}
+    if new.file.classes == old.file.classes:
+        return np.arange(len(new.file.classes), dtype=np.int32)
+    return np.array([place.get(name, -1) for name in old.file.classes], np.int32)
+
+
+def match_keys(
+    a: NDArray[np.int64],
+    b: NDArray[np.int64],
+    order_a: NDArray[np.integer] | None = None,
+    order_b: NDArray[np.integer] | None = None,
+) -> NDArray[np.int32]:
+    """Return the place in `b` of each key of `a`, int32 [len(a)], -1 if it is not there.
+
+    Of equal keys the first goes with the first, the second with the second.
+
+    Args:
+        a, b: keys.
+        order_a, order_b: places of the keys in ascending order, equal ones in their order.
+
+    >>> match_keys(np.array([7, 5, 7, 9]), np.array([5, 7, 8])).tolist()
+    [1, 0, -1, -1]
+    """
+    if len(a) == len(b) and np.array_equal(a, b):
+        return np.arange(len(a), dtype=np.int32)
+    rows = np.full(len(a), -1, np.int32)
+    if not len(b):
+        return rows
+    order_a = np.argsort(a, kind="stable") if order_a is None else order_a
+    order_b = np.argsort(b, kind="stable") if order_b is None else order_b
+    sorted_a, sorted_b = a[order_a], b[order_b]
+    at = np.searchsorted(sorted_b, sorted_a) + _occurrence(sorted_a)
+    at[at >= len(b)] = len(b) - 1
+    same = sorted_b[at] == sorted_a
+    # Beyond the last of its equals a key would meet the same one again, were it at the end.
+    same &= _occurrence(sorted_b)[at] == _occurrence(sorted_a)
+    rows[order_a[same]] = order_b[at[same]]
+    return rows
+
+
+def _occurrence(ordered: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return how many equal keys stand before each, int64 [keys]; the keys ascend."""
+    place = np.arange(len(ordered))
+    starts = np.ones(len(ordered), bool)
+    starts[1:] = ordered[1:] != ordered[:-1]
+    return np.asarray(place - np.maximum.accumulate(np.where(starts, place, 0)))

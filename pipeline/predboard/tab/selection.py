@@ -1,0 +1,362 @@
+"""Selects, sorts and counts the rows of a step that a query asks for. It knows no HTTP and no picture.
+
+All functions are pure: from columns, masks and numbers to arrays. A mask is bool [rows], or None for all rows.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from predboard.errors import InputError
+from predboard.predictions.arrow import as_arrow
+from predboard.tab.columns import FAILED, RIGHT, UNLABELLED, WRONG, StepRows
+from predboard.tab.pairs import StepPair
+from predboard.tab.query import Query, Range, Values
+
+Mask = NDArray[np.bool_] | None
+
+CURVE_BINS = 1000
+"""Thresholds of the curve, evenly spread over 0 to 1."""
+
+TEXT_THREADS = 2
+"""Threads that look for a text."""
+
+_FEW = 0.3
+"""Share of rows below which a text is looked for in these alone."""
+
+_VERDICTS = 4
+
+
+@dataclass(frozen=True)
+class QueryInputs:
+    """What a query may need besides the columns of its step."""
+
+    pair: StepPair | None = None
+    """The step it is compared with."""
+    points: NDArray[np.int16] | None = None
+    """[2, rows] places on the map."""
+    tagged: NDArray[np.bool_] | None = None
+    """[rows] which rows have one of the query's tags."""
+    suspects: NDArray[np.int64] | None = None
+    """Rows whose labels are suspected, the likeliest first."""
+
+
+def select(query: Query, step: StepRows, inputs: QueryInputs | None = None) -> Mask:
+    """Return which rows a query asks for, bool [rows]; None if all.
+
+    Raises InputError if the step has no such class or column, or lacks what the query needs.
+    """
+    inputs = inputs or QueryInputs()
+    mask: Mask = None
+    for clause in _clauses(query, step, inputs):
+        mask = clause if mask is None else mask & clause
+    return _select_text(query.text, step, mask) if query.text else mask
+
+
+def _clauses(query: Query, step: StepRows, inputs: QueryInputs) -> Iterator[NDArray[np.bool_]]:
+    classes = len(step.file.classes)
+    if query.true:
+        yield _is_one_of(step.label, query.true, classes)
+    if query.predicted:
+        yield _is_one_of(step.predicted, query.predicted, classes)
+    if query.right is not None:
+        yield step.verdict == (RIGHT if query.right else WRONG)
+    if query.state == "labelled":
+        yield step.verdict <= WRONG
+    elif query.state:
+        yield step.verdict == (FAILED if query.state == "failed" else UNLABELLED)
+    for span in query.ranges:
+        yield _is_between(step, span)
+    for wanted in query.values:
+        yield _has_value(step, wanted)
+    if query.tags:
+        yield _needed(inputs.tagged, "there are no tags")
+    if query.suspect:
+        suspected = np.zeros(step.rows, bool)
+        suspected[_needed(inputs.suspects, "there is no list of suspected labels for this step")] = True
+        yield suspected
+    if query.kind:
+        yield _needed(inputs.pair, "there is nothing to compare with").mask(query.kind)
+    if query.was:
+        pair = _needed(inputs.pair, "there is nothing to compare with")
+        yield _is_one_of(pair.old_predicted, query.was, classes) & (pair.old_row >= 0)
+    if query.lasso:
+        points = _needed(inputs.points, "there is no map of this step")
+        yield is_inside(points, np.array(query.lasso))
+
+
+def _needed(value: Any, why_not: str) -> Any:
+    if value is None:
+        raise InputError(why_not)
+    return value
+
+
+def _is_one_of(column: NDArray[np.int32], wanted: tuple[int, ...], classes: int) -> NDArray[np.bool_]:
+    if wrong := [index for index in wanted if index >= classes]:
+        raise InputError(f"there is no class {wrong[0]}: expected 0 to {classes - 1}, or -1 for none")
+    if len(wanted) == 1:
+        return np.asarray(column == wanted[0])
+    chosen = np.zeros(classes + 1, bool)
+    chosen[list(wanted)] = True  # the last one is that of -1
+    return np.asarray(chosen[column])
+
+
+def _is_between(step: StepRows, span: Range) -> NDArray[np.bool_]:
+    step.file.column(span.column, "number")
+    values = step.numbers(span.column)
+    # As in NumPy and pandas, the limits get the precision of the column.
+    exact = np.float32 if values.dtype == np.float32 else np.float64
+    mask = ~np.isnan(values) if values.dtype.kind == "f" else np.ones(len(values), bool)
+    with np.errstate(over="ignore"):
+        if span.low is not None:
+            mask &= values >= exact(span.low)
+        if span.high is not None:
+            mask &= values <= exact(span.high)
+    return mask
+
+
+def _has_value(step: StepRows, wanted: Values) -> NDArray[np.bool_]:
+    step.file.column(wanted.column, "category")
+    codes, values = step.category(wanted.column)
+    chosen = np.zeros(len(values) + 1, bool)  # the last one is that of no value
+    chosen[-1] = None in wanted.values
+    for code, value in enumerate(values):
+        chosen[code] = value in wanted.values
+    return np.asarray(chosen[codes])
+
+
+def _select_text(text: str, step: StepRows, mask: Mask) -> NDArray[np.bool_]:
+    """Return the rows of a mask in whose image's name a text is, in upper or lower case."""
+    names = step.texts("image")
+    if mask is not None and mask.sum() < _FEW * len(mask):
+        at = np.flatnonzero(mask)
+        hits = np.zeros(len(mask), bool)
+        hits[at[_contain(names.take(as_arrow(at, pa.int64())).chunks, text)]] = True
+        return hits
+    with ThreadPoolExecutor(TEXT_THREADS) as threads:
+        pieces = list(threads.map(lambda chunk: _contain([chunk], text), names.chunks))
+    hits = np.concatenate(pieces)
+    return hits if mask is None else hits & mask
+
+
+def _contain(chunks: list[pa.Array], text: str) -> NDArray[np.bool_]:
+    pieces = [np.zeros(0, bool)]
+    for chunk in chunks:
+        hit = pc.match_substring(chunk, text, ignore_case=True)
+        bits = np.frombuffer(hit.buffers()[1], np.uint8)
+        bools = np.unpackbits(bits, bitorder="little")[hit.offset : hit.offset + len(hit)].astype(bool)
+        if hit.null_count:
+            valid = np.unpackbits(np.frombuffer(hit.buffers()[0], np.uint8), bitorder="little")
+            bools &= valid[hit.offset : hit.offset + len(hit)].astype(bool)
+        pieces.append(bools)
+    return np.concatenate(pieces)
+
+
+def is_inside(points: NDArray[np.int16], corners: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which points are in a polygon, by the even-odd rule, bool [rows].
+
+    Args:
+        points: [2, rows].
+        corners: [corners, 2].
+    """
+    x, y = points
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    near = np.flatnonzero((x >= low[0]) & (x <= high[0]) & (y >= low[1]) & (y <= high[1]))
+    px, py, odd = x[near].astype(np.float64), y[near].astype(np.float64), np.zeros(len(near), bool)
+    for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        if y0 != y1:
+            odd ^= ((y0 > py) != (y1 > py)) & (px < (x1 - x0) * (py - y0) / (y1 - y0) + x0)
+    inside = np.zeros(len(x), bool)
+    inside[near[odd]] = True
+    return inside
+
+
+def chosen_rows(mask: Mask, rows: int) -> NDArray[np.int64]:
+    """Return the places of the rows of a mask, ascending."""
+    return np.arange(rows) if mask is None else np.flatnonzero(mask)
+
+
+def page(
+    mask: Mask, keys: NDArray[Any] | None, rows: int, descending: bool, offset: int = 0, limit: int | None = None
+) -> tuple[int, NDArray[np.int64]]:
+    """Return how many rows a mask has, and those of one page of them in an order.
+
+    Args:
+        mask: the rows.
+        keys: numbers to sort by, [rows]; rows with NaN come last in both directions, equal ones in their order. None
+            is the order of the data.
+        rows: of the step.
+        descending: whether the highest number comes first.
+        offset, limit: the page; all if there is no limit.
+    """
+    chosen = chosen_rows(mask, rows)
+    total = len(chosen)
+    stop = total if limit is None else min(offset + limit, total)
+    if keys is None:
+        return total, (chosen[::-1] if descending else chosen)[offset:stop]
+    values = keys[chosen]
+    if values.dtype.kind != "f":
+        values = values.astype(np.int64)
+    if descending:
+        values = -values
+    if values.dtype.kind == "f":
+        values = np.where(np.isnan(values), np.inf, values)
+    if 0 < stop < total // 4:  # only these are put in order, with all their equals, so that pages fit together
+        edge = np.partition(values, stop - 1)[stop - 1]
+        near = np.flatnonzero(values <= edge)
+        chosen, values = chosen[near], values[near]
+    return total, chosen[np.argsort(values, kind="stable")][offset:stop]
+
+
+def sort_keys(step: StepRows, sort: str, inputs: QueryInputs | None = None) -> NDArray[Any] | None:
+    """Return the numbers by which rows are sorted, [rows]; None for the order of the data.
+
+    Args:
+        step: whose rows.
+        sort: `id`, a column, `suspect` (the likeliest wrong label first), or `old_confidence` of the compared step.
+        inputs: for the last two.
+    """
+    inputs = inputs or QueryInputs()
+    if sort == "id":
+        return None
+    if sort == "suspect":
+        suspects = _needed(inputs.suspects, "there is no list of suspected labels for this step")
+        place = np.full(step.rows, np.nan)
+        place[suspects] = np.arange(len(suspects))
+        return place
+    if sort == "old_confidence":
+        pair = _needed(inputs.pair, "there is nothing to compare with")
+        return np.where(pair.old_row >= 0, pair.old.numbers("confidence")[pair.old_row], np.float32(np.nan))
+    if step.file.column(sort).kind == "number":
+        return step.numbers(sort)
+    return step.derived(f"rank {sort}", lambda: _text_ranks(step.texts(sort)))
+
+
+def _text_ranks(texts: pa.ChunkedArray) -> NDArray[np.float32] | NDArray[np.float64]:
+    """Return the rank of each text among all, equal ones alike, [rows]; NaN for null."""
+    ranks = pc.rank(texts, sort_keys="ascending", tiebreaker="dense")
+    numbers = np.frombuffer(ranks.buffers()[1], np.uint64, len(ranks)).astype(np.float64)
+    if texts.null_count:
+        numbers[numbers == numbers.max()] = np.nan
+    return numbers
+
+
+def confusion(step: StepRows, mask: Mask) -> NDArray[np.int32]:
+    """Count the cells of the confusion matrix, int32 [3, cells]: true class, predicted class, images."""
+    return _count_cells(step.cell if mask is None else step.cell[mask], len(step.file.classes))
+
+
+def change_matrix(pair: StepPair, mask: Mask) -> NDArray[np.int32]:
+    """Count old predictions against new ones, int32 [3, cells]: old class, new class, images."""
+    classes = len(pair.new.file.classes)
+    known = (pair.old_predicted >= 0) & (pair.new.predicted >= 0)
+    cell = np.where(known, pair.old_predicted.astype(np.int64) * classes + pair.new.predicted, -1)
+    return _count_cells(cell if mask is None else cell[mask], classes)
+
+
+def _count_cells(cell: NDArray[np.integer[Any]], classes: int) -> NDArray[np.int32]:
+    if classes <= 4000:
+        counts = np.bincount(cell + 1, minlength=1)[1:]  # -1 is no cell
+        at = np.flatnonzero(counts)
+        counts = counts[at]
+    else:
+        at, counts = np.unique(cell[cell >= 0], return_counts=True)
+    return np.stack([at // classes, at % classes, counts]).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class VerdictCounts:
+    """Counts of the rows of a query by the value of a column."""
+
+    low: float
+    high: float
+    """Range of the bins; 0 and their number for a category."""
+    right: NDArray[np.int64]  # [bins]
+    wrong: NDArray[np.int64]  # [bins]
+    unlabelled: NDArray[np.int64]  # [bins]
+    rest: NDArray[np.int64]  # [bins] rows that the query leaves out
+
+
+def histogram(step: StepRows, mask: Mask, column: str, bins: int) -> VerdictCounts:
+    """Count rows by the value of a column and their verdict; rows without a value are in no bin."""
+    info = step.file.column(column, "number")
+    if column in ("confidence", "margin"):
+        low, high = 0.0, 1.0
+    else:
+        low, high = info.low or 0.0, info.high if info.high is not None else 1.0
+    high = high if high > low else low + 1
+
+    def place() -> NDArray[np.uint16]:
+        values = step.numbers(column).astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            at = np.clip((values - low) * (bins / (high - low)), 0, bins - 1)
+        at[np.isnan(at)] = bins
+        return np.asarray(at.astype(np.uint16) * np.uint16(_VERDICTS) + step.verdict)
+
+    code = step.derived(f"histogram {column} {bins}", place)
+    whole = step.derived(f"histogram of all {column} {bins}", lambda: _count_verdicts(code, bins + 1))
+    chosen = whole if mask is None else _count_verdicts(code[mask], bins + 1)
+    return _split_verdicts(low, high, chosen[:bins], whole[:bins])
+
+
+def value_counts(step: StepRows, mask: Mask, column: str) -> tuple[VerdictCounts, list[str | None]]:
+    """Count rows by the value of a category and their verdict; also return the values, last None if it occurs."""
+    codes, names = step.category(column)
+    place = {value: at for at, value in enumerate(names)}
+    listed = [value for value in step.file.column(column, "category").values if value in place]
+    at = np.array([place[value] for value in listed] + [-1], np.int64)
+
+    def combine() -> NDArray[np.int64]:
+        return np.where(codes < 0, len(names), codes).astype(np.int64) * _VERDICTS + step.verdict
+
+    code = step.derived(f"verdicts of {column}", combine)
+    whole = _count_verdicts(code, len(names) + 1)[at]
+    chosen = whole if mask is None else _count_verdicts(code[mask], len(names) + 1)[at]
+    values: list[str | None] = [*listed, None]
+    if not whole[-1].any():
+        whole, chosen, values = whole[:-1], chosen[:-1], values[:-1]
+    return _split_verdicts(0, len(values), chosen, whole), values
+
+
+def _count_verdicts(code: NDArray[np.integer[Any]], groups: int) -> NDArray[np.int64]:
+    return np.bincount(code, minlength=groups * _VERDICTS).reshape(-1, _VERDICTS)
+
+
+def _split_verdicts(low: float, high: float, chosen: NDArray[np.int64], whole: NDArray[np.int64]) -> VerdictCounts:
+    rest = (whole - chosen).sum(axis=1)
+    return VerdictCounts(low, high, chosen[:, RIGHT], chosen[:, WRONG], chosen[:, UNLABELLED], rest)
+
+
+@dataclass(frozen=True)
+class ThresholdCurve:
+    """How many rows are accepted from a confidence on, by bin of confidence."""
+
+    all: NDArray[np.int64]  # [CURVE_BINS] rows, or those predicted as the class
+    right: NDArray[np.int64]  # [CURVE_BINS] right ones among them
+    rows: int
+    """Labelled rows, or those of the class."""
+
+
+def threshold_curve(step: StepRows, mask: Mask, index: int | None = None) -> ThresholdCurve:
+    """Count labelled rows by confidence, of one predicted class if `index` is given."""
+    labelled = step.verdict <= WRONG
+    if mask is not None:
+        labelled &= mask
+    rows = int(labelled.sum())
+    if index is not None:
+        rows = int((labelled & _is_one_of(step.label, (index,), len(step.file.classes))).sum())
+        labelled &= step.predicted == index
+
+    def place() -> NDArray[np.uint16]:
+        confidence = np.nan_to_num(step.numbers("confidence"))
+        at = np.clip((confidence * np.float32(CURVE_BINS)).astype(np.int32), 0, CURVE_BINS - 1)
+        return np.asarray((at * 2 + (step.verdict == RIGHT)).astype(np.uint16))
+
+    counts = np.bincount(step.derived("curve", place)[labelled], minlength=2 * CURVE_BINS).reshape(-1, 2)
+    return ThresholdCurve(counts.sum(axis=1), counts[:, 1], rows)
