@@ -104,14 +104,19 @@ def test_a_footer_of_other_fields_is_no_damage(run: dict[str, Any]) -> None:
     assert not isinstance(raised.value, DamagedError)
 
 
+NO_CLASSES: list[Any] = [[0, 1, 2], "cat", {"cat": 0}, [], None, ["\ud800"], [["cat"]]]
+NO_STEPS: list[Any] = [10**30, -1, 1.5, "12", True, None]
+NO_TIMES: list[Any] = [401_797_756_800.0, math.nan, math.inf, -1, "now", 10**400]
+
+
 @pytest.mark.parametrize(
     ("record", "change"),
     [
-        *(("run", {"classes": value}) for value in ([0, 1, 2], "cat", {"cat": 0}, [], None, ["\ud800"], [["cat"]])),
-        *(("run", {"step": value}) for value in (10**30, -1, 1.5, "12", True, None)),
+        *(("run", {"classes": value}) for value in NO_CLASSES),
+        *(("run", {"step": value}) for value in NO_STEPS),
         *(("run", {name: "x"}) for name in ("transform", "model_args", "shard_size", "embedding", "scores")),
         *(("run", {name: 7}) for name in ("model", "root", "precision", "weights")),
-        *(("part", {"finished": value}) for value in (401_797_756_800.0, math.nan, math.inf, -1, "now", 10**400)),
+        *(("part", {"finished": value}) for value in NO_TIMES),
         *(("part", {name: 2**64}) for name in ("start", "stop", "manifest_rows", "clipped")),
         *(("part", value) for value in ({"start": 9, "stop": 4}, {"seconds": {"decode": "1"}}, {"provenance": []})),
     ],

@@ -1,5 +1,6 @@
 """Stage two as a whole: what is rewritten and what is kept, crashes, moved pictures, many steps, memory."""
 
+import contextlib
 import dataclasses
 import importlib
 import io
@@ -370,9 +371,10 @@ def test_a_crash_while_drawing_leaves_the_old_logs(run: Path, tmp_path: Path, mo
 POINTS = {
     "before the list is written": ("write_text", 1, 0),
     "before the list takes effect": ("replace", 1, 0),
-    "before a file beside has its name": ("replace", 2, 0),
-    "before the new file has its name": ("replace", 3, 0),
-    "before the old file is removed": ("unlink", 1, 1),
+    "before the old file beside is removed": ("unlink", 1, 0),
+    "before the new file has its name": ("replace", 2, 0),
+    "before the old file is removed": ("unlink", 2, 1),
+    "before a file beside has its name": ("replace", 3, 1),
     "before the last list is written": ("write_text", 2, 1),
     "before the last list takes effect": ("replace", 4, 1),
 }
@@ -385,6 +387,7 @@ def test_a_crash_while_publishing_leaves_a_whole_file_and_the_next_run_tidies_up
     method, call, new_there = POINTS[point]
     folder = tmp_path / "logs" / "run"
     old = draw_logs(run, tmp_path / "logs", panels=FEW).event_file
+    old_summary = (folder / "summary.json").read_bytes()
     (folder / "foreign.tfevents").write_bytes(b"")
     write_beside(run, 5)
     expected = draw_logs(run, tmp_path / "other", panels=FEW).event_file
@@ -409,6 +412,9 @@ def test_a_crash_while_publishing_leaves_a_whole_file_and_the_next_run_tidies_up
     for file in ours:
         assert toy.read_events(file)[0].file_version == "brain.Event:2"
         assert file.name in json.loads((folder / ".predboard.json").read_text())["files"]
+    if (folder / "summary.json").exists():  # of the state that the event file shows
+        summary = (expected.parent / "summary.json").read_bytes() if new_there else old_summary
+        assert (folder / "summary.json").read_bytes() == summary
     again = draw_logs(run, tmp_path / "logs", panels=FEW)
     assert not again.unchanged
     assert not old.exists()
@@ -453,6 +459,85 @@ def test_a_list_of_files_that_is_not_ours_deletes_nothing(run: Path, tmp_path: P
         (folder / ".predboard.json").write_text(record)
         assert not draw_logs(run, tmp_path / "logs", panels=FEW).unchanged
         assert precious.read_text() == "keep"
+
+
+@pytest.mark.parametrize("damage", ["cut", "spoilt", "empty", "gone", "edited"])
+def test_logs_that_are_not_as_they_were_written_are_drawn_again(run: Path, tmp_path: Path, damage: str) -> None:
+    written = draw_logs(run, tmp_path / "logs", panels=FEW).event_file
+    good = written.read_bytes()
+    summary = written.parent / "summary.json"
+    if damage == "cut":
+        written.write_bytes(good[:-100])
+    elif damage == "spoilt":  # of the same length, as a sector of zeros
+        written.write_bytes(good[:200] + bytes(50) + good[250:])
+    elif damage == "gone":
+        summary.unlink()
+    else:
+        summary.write_text("{}" if damage == "empty" else summary.read_text().replace("accuracy", "accuracx"))
+    again = draw_logs(run, tmp_path / "logs", panels=FEW)
+    assert not again.unchanged
+    assert again.event_file.read_bytes() == good
+    assert b'"accuracy"' in summary.read_bytes()
+    assert draw_logs(run, tmp_path / "logs", panels=FEW).unchanged
+
+
+def test_a_lost_list_of_files_is_made_again_and_no_event_file_counts_twice(run: Path, tmp_path: Path) -> None:
+    old = draw_logs(run, tmp_path / "logs", panels=FEW).event_file
+    (old.parent / ".predboard.json").write_bytes(b"")  # as a power cut may leave it
+    write_beside(run, 5)
+    new = draw_logs(run, tmp_path / "logs", panels=FEW).event_file
+    assert event_files(new.parent) == [new]
+
+
+def test_files_of_others_and_predictions_are_never_replaced(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "logs" / "run"
+    folder.mkdir(parents=True)
+    (folder / "summary.json").write_text("mine")
+    with pytest.raises(InputError, match=r"summary.json was not written by predboard and would be replaced"):
+        draw_logs(run, tmp_path / "logs", panels=FEW)
+    assert {path.name for path in folder.iterdir()} <= {"summary.json", ".lock"}
+    assert (folder / "summary.json").read_text() == "mine"
+    other = shutil.copytree(run, tmp_path / "others" / "run")
+    before = tree(other)
+    with pytest.raises(InputError, match="run holds predictions, and logs would be mixed into them"):
+        draw_logs(run, tmp_path / "others", panels=FEW)
+    assert tree(other) == before
+
+
+LINKS = {
+    "a folder that the list names a file in": "sub",
+    "the list that is being written": ".predboard.json.partial",
+    "the list": ".predboard.json",
+    "the lock": ".lock",
+    "the folder of the cache": ".predboard-states",
+    "an unfinished folder": ".predboard-1.partial",
+    "a file of ours": "summary.json",
+}
+
+
+@pytest.mark.parametrize("kind", LINKS)
+@pytest.mark.parametrize("hard", [False, True])
+def test_nothing_behind_a_link_is_written_or_deleted(run: Path, tmp_path: Path, kind: str, hard: bool) -> None:
+    precious = {name: tmp_path / "precious" / name for name in ("precious.txt", "1.partial", "x.states.zip")}
+    (tmp_path / "precious").mkdir()
+    for file in precious.values():
+        file.write_text("keep")
+    folder = tmp_path / "logs" / "run"
+    folder.mkdir(parents=True)
+    (folder / ".predboard.json").write_text(
+        json.dumps({"made_from": "", "files": ["sub/precious.txt", "summary.json"]})
+    )
+    place = folder / LINKS[kind]
+    place.unlink(missing_ok=True)
+    if hard:
+        place.hardlink_to(precious["precious.txt"])
+    elif "folder" in kind:
+        place.symlink_to(tmp_path / "precious")
+    else:
+        place.symlink_to(precious["precious.txt"])
+    with contextlib.suppress(InputError):
+        draw_logs(run, tmp_path / "logs", panels=FEW, cache="always")
+    assert {file.name: file.read_text() for file in precious.values()} == dict.fromkeys(precious, "keep")
 
 
 # Bad input

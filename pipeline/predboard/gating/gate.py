@@ -167,10 +167,11 @@ def measure_step(step: Step, names: Collection[str], workers: int) -> StepMetric
     for name, panel in panels.choose(()).items():
         if isinstance(panel, HasMetrics) and (wanted := set(names) & set(panel.metric_directions)):
             chosen[name] = panel.restricted_to(wanted)
-    counting = dataclasses.replace(cast(CountsPanel, panels.load(COUNTS_PANEL)), columns=CHECKED_COLUMNS - {"logits"})
+    counting = cast(CountsPanel, panels.load(COUNTS_PANEL))
+    counting = dataclasses.replace(counting, columns=CHECKED_COLUMNS - {"logits"})
     if not any("logits" in panel.columns for panel in chosen.values()):
         _compare_with_logits(step)
-    every: dict[str, Panel] = {COUNTS_PANEL: counting, **chosen}
+    every: dict[str, Panel] = {COUNTS_PANEL: cast(Panel, counting), **chosen}
     with (
         ProcessPool(worker_count(workers)) as pool,
         tempfile.TemporaryDirectory(prefix="predboard-") as folder,

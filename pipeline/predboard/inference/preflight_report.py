@@ -20,7 +20,7 @@ from predboard.formatting import percent, plural
 from predboard.inference.diagnostics import Diagnosis
 from predboard.inference.preprocessing_trials import Trial
 from predboard.metrics.intervals import wilson_interval
-from predboard.storage.paths import AnyPath, write_file
+from predboard.storage.paths import AnyPath, refuse_link, write_file
 from predboard.storage.runs import preflight_path
 
 _JSON_KEYS = {"diagnoses": "doubts", "trials": "tried"}
@@ -161,6 +161,7 @@ def write_report(
     title = f"what the model sees: {len(tiles)} of {report.images:,} images"
     encoded = io.BytesIO()
     Image.fromarray(draw_contact_sheet(tiles, title, report.inputs)).save(encoded, "PNG")
+    refuse_link(preflight_path(out, report.step, "").parent)
     write_file(preflight_path(out, report.step, ".png"), encoded.getvalue())
     record = {_JSON_KEYS.get(name, name): value for name, value in asdict(report).items()}
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"

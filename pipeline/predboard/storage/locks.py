@@ -50,7 +50,7 @@ def lock_folder(
         with explain_write_errors(folder):
             staging.mkdir(parents=True, exist_ok=True)
             try:
-                locks.enter_context(filelock.FileLock(_lock_file(staging, share), timeout=wait_seconds))
+                locks.enter_context(_lock(_lock_file(staging, share), wait_seconds))
             except filelock.Timeout:
                 raise InputError(_explain_held(folder, share, flag)) from None
         for other in _held_shares(staging, share):
@@ -66,6 +66,13 @@ def lock_folder(
 
 def _lock_file(staging: Path, share: Share) -> Path:
     return staging / (".lock" if share == WHOLE_RUN else f".share-{share.number}-of-{share.count}.lock")
+
+
+def _lock(file: Path, wait_seconds: float) -> filelock.BaseFileLock:
+    """Return the lock of a file. Raises InputError for a file that is no lock: to lock a file is to empty it."""
+    if file.is_symlink() or (file.exists() and (not file.is_file() or file.stat().st_size)):
+        raise InputError(f"{file} is no lock that predboard made, and would be emptied: move it away")
+    return filelock.FileLock(file, timeout=wait_seconds)
 
 
 def _explain_held(folder: AnyPath, share: Share, flag: str) -> str:
@@ -85,7 +92,7 @@ def _is_held(file: Path) -> bool:
     if not file.exists():
         return False
     try:
-        with filelock.FileLock(file, timeout=0):
+        with _lock(file, 0):
             return False
     except filelock.Timeout:
         return True
@@ -94,7 +101,9 @@ def _is_held(file: Path) -> bool:
 def _remove_unfinished(staging: Path, pattern: str, share: Share) -> None:
     """Remove the staging files of killed processes, which nobody else can be writing while the lock is held."""
     for stale in staging.glob(pattern):
-        if stale.is_dir():
+        if stale.parent != staging and stale.parent.is_symlink():
+            continue
+        if stale.is_dir() and not stale.is_symlink():
             shutil.rmtree(stale)
         elif share.holds(part_index(stale)):
             stale.unlink(missing_ok=True)

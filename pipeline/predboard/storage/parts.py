@@ -321,6 +321,7 @@ class PartWriter:
         self._digest = ContentDigest()
         floats = [f"{n}.list.element" for n in ("logits",) if n in self.schema.names]
         plain = [f.name for f in self.schema if not pa.types.is_nested(f.type) and f.name != "thumbnail"]
+        paths.refuse_link(path.parent)
         with explain_write_errors(path.parent):
             folder.mkdir(parents=True, exist_ok=True)
             self._file = self._staged.open("wb")

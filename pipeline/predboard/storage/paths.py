@@ -256,6 +256,15 @@ def map_files(
 # --- writing ---
 
 
+def refuse_link(folder: AnyPath) -> None:
+    """Raise InputError if a folder of ours is a symbolic link: whoever made it chose what we would write and delete."""
+    if isinstance(folder, Path) and folder.is_symlink():
+        raise InputError(
+            f"{folder} is a link, and predboard writes and deletes nothing behind one inside its folders: remove it, "
+            "or move the folder it leads to here"
+        )
+
+
 def staging_dir(folder: AnyPath) -> Path:
     """Return the folder on this machine where files for `folder` are written and its locks are.
 

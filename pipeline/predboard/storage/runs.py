@@ -129,10 +129,10 @@ def open_step(run: AnyPath, step: int, on_damage: Callable[[AnyPath, DamagedErro
         else:
             on_damage(path, file)
     files.sort(key=lambda f: f.part.start)
-    if other := next((f for f in files if f.run.step != step), None):
+    if misplaced := next((f for f in files if f.run.step != step), None):
         raise InputError(
-            f"{other.path} is of step {other.run.step}, as its footer says: move its folder, which is named as that of "
-            f"step {step}, to {step_folder(run, other.run.step).name}"
+            f"{misplaced.path} is of step {misplaced.run.step}, as its footer says: move its folder, which is named as "
+            f"that of step {step}, to {step_folder(run, misplaced.run.step).name}"
         )
     for a, b in itertools.pairwise(files):
         if difference := a.run.difference(b.run):
@@ -212,12 +212,15 @@ def read_values(step: Step, ids: Iterable[int], column: str) -> dict[int, Any]:
 
 def delete_part(path: AnyPath) -> None:
     """Delete a part file."""
+    paths.refuse_link(path.parent)
     with explain_write_errors(path.parent):
         path.unlink()
 
 
 def delete_step(run: AnyPath, step: int) -> None:
     """Delete all parts of a step and the results of its preflight."""
+    for folder in (step_folder(run, step), preflight_path(run, step, "").parent):
+        paths.refuse_link(folder)
     with explain_write_errors(run):
         paths.remove_tree(step_folder(run, step))
         for suffix in (".json", ".png"):

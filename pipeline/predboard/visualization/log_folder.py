@@ -12,9 +12,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from predboard.errors import InputError
@@ -23,8 +23,12 @@ from predboard.storage.locks import lock_folder
 from predboard.storage.paths import (
     AnyPath,
     explain_write_errors,
+    is_remote,
     is_same,
+    list_folder,
     publish_file,
+    read_bytes,
+    refuse_link,
     relative_name,
     resolve_name,
     staging_dir,
@@ -60,6 +64,8 @@ class LogRecord:
     predictions: tuple[str, ...] = ()
     """The predictions that the logs show, relative to the log folder where both are on one disk or in one bucket, so
     that they may be moved or copied together; empty if that is not known."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """Length and digest of each file as it was written, by its path; empty while they are being replaced."""
 
 
 class LogDraft:
@@ -67,6 +73,11 @@ class LogDraft:
 
     def __init__(self, folder: AnyPath, record: LogRecord, predictions: Sequence[AnyPath]) -> None:
         """Draft files for `folder`, which has those of `record` now; they will show these predictions."""
+        self._lost_record = False
+        if not record.files:  # it is lost if there are event files of ours
+            places: Iterable[AnyPath] = list_folder(folder, "events.out.tfevents.*.predboard")
+            record = replace(record, files=tuple(path.name for path in places))
+            self._lost_record = bool(record.files)
         self.record = record
         self.staging = staging_dir(folder) / f".predboard-{os.getpid()}.partial"
         self.events_path = self.staging / "events"  # without `tfevents`, so that TensorBoard does not open it
@@ -83,33 +94,65 @@ class LogDraft:
     def publish(self, time: float, made_from: str) -> AnyPath:
         """Put the drafted files into their places, remove the old ones, and return the event file.
 
-        The event file has a new name whenever its content changes, so that an open TensorBoard notices. It is put in
-        place after the others, and old files are removed after it: at every moment one whole event file is there and
-        recorded. The record is completed last, so that a run which was interrupted before is drawn again.
+        The event file has a new name whenever its content changes, so that an open TensorBoard notices. Other old files
+        are removed before it is put in place, and other new ones come after it, so that a process that is killed in
+        between leaves no file beside it that shows another state. The old event file is removed after the new one is
+        there: at every moment one whole event file is there and recorded. The record is completed last, so that a run
+        which was interrupted before is drawn again.
 
         Args:
             time: of the event file's first record, seconds since 1970.
             made_from: digest of all that decides the files; empty if they should be drawn again the next time.
+
+        Raises:
+            InputError: if one of the files would replace a file that is not ours, or lie behind a link.
         """
-        event_file = f"events.out.tfevents.{int(time):010d}.{_sync_and_hash(self.events_path)}.predboard"
         drafted = [path for path in self.staging.rglob("*") if path.is_file() and path != self.events_path]
-        others = sorted(path.relative_to(self.staging).as_posix() for path in drafted)
+        others = {path.relative_to(self.staging).as_posix(): _digest(path) for path in sorted(drafted)}
+        digest = _digest(self.events_path, sync=True)
+        event_file = f"events.out.tfevents.{int(time):010d}.{digest.partition('-')[2]}.predboard"
         old = [name for name in self.record.files if name not in (event_file, *others)]
+        self._refuse_foreign(others, (*others, *old))
         predictions = tuple(relative_name(place, self._folder) for place in self._predictions)
-        _write_record(self._folder, LogRecord("", (event_file, *others, *old), predictions))
+        self._write_record(LogRecord("", (event_file, *others, *old), predictions))
+        for name in self.record.files:
+            if "tfevents" not in name:
+                self._remove(name)
+        publish_file(self.events_path, self._folder / event_file)
+        for name in old:
+            self._remove(name)
         for name in others:
             (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
             publish_file(self.staging / name, self._folder / name)
-        publish_file(self.events_path, self._folder / event_file)
-        for name in old:
-            (self._folder / name).unlink(missing_ok=True)
-            if (parent := (self._folder / name).parent) != self._folder:
-                _remove_if_empty(parent)
-        _write_record(self._folder, LogRecord(made_from, (event_file, *others), predictions))
+        digests = {event_file: digest, **others}
+        self._write_record(LogRecord(made_from, tuple(digests), predictions, digests))
         return self._folder / event_file
+
+    def _refuse_foreign(self, new: Iterable[str], touched: Iterable[str]) -> None:
+        for name in touched:
+            for parent in PurePosixPath(name).parents[:-1]:
+                refuse_link(self._folder / parent.as_posix())
+        foreign = [name for name in new if name not in self.record.files and (self._folder / name).exists()]
+        if foreign and not self._lost_record:
+            raise InputError(
+                f"{self._folder / foreign[0]} was not written by predboard and would be replaced: name another "
+                "--logdir, or move it away"
+            )
+
+    def _remove(self, name: str) -> None:
+        (self._folder / name).unlink(missing_ok=True)
+        if (parent := (self._folder / name).parent) != self._folder:
+            _remove_if_empty(parent)
+
+    def _write_record(self, record: LogRecord) -> None:
+        content = {"made_from": record.made_from, "files": record.files, "of": record.predictions}
+        staged = self.staging / RECORD_FILE  # inside our own new folder: in the log folder a link may have its name
+        staged.write_text(json.dumps({**content, "digests": record.digests}, indent=1) + "\n", "utf-8")
+        publish_file(staged, self._folder / RECORD_FILE)
 
     def withdraw(self) -> None:
         """Remove all our files from the folder and put none in their places."""
+        self._refuse_foreign((), self.record.files)
         for name in (*reversed(self.record.files), RECORD_FILE):  # the event file is the last that TensorBoard sees
             (self._folder / name).unlink(missing_ok=True)
         self.withdrawn = True
@@ -135,9 +178,11 @@ def replace_logs(
         wait_seconds: how long to wait for another process that has the folder.
 
     Raises:
-        InputError: if another process has the folder, it holds logs of other predictions or of another kind, or it
-            cannot be written to.
+        InputError: if another process has the folder, it holds predictions, logs of other predictions or of another
+            kind, or it cannot be written to.
     """
+    if list_folder(folder, "step=*"):
+        raise InputError(f"{folder} holds predictions, and logs would be mixed into them: name another --logdir")
     with (
         explain_write_errors(folder),
         lock_folder(folder, "--logdir", ".predboard-*.partial", wait_seconds=wait_seconds),
@@ -163,11 +208,22 @@ def replace_logs(
 
 
 def find_current(folder: AnyPath, made_from: str) -> AnyPath | None:
-    """Return the event file if all files of a log folder are there and were made from exactly this, else None."""
+    """Return the event file if all files of a log folder are as they were written, from exactly this; else None."""
     record = read_record(folder)
-    if record.files and record.made_from == made_from and all((folder / file).is_file() for file in record.files):
+    if not record.files or record.made_from != made_from:
+        return None
+    if all(_is_intact(folder / name, record.digests.get(name, "")) for name in record.files):
         return folder / record.files[0]
     return None
+
+
+def _is_intact(file: AnyPath, digest: str) -> bool:
+    """Return whether a file is there as it was written; in object storage only its length is compared."""
+    if not file.is_file():
+        return False
+    if is_remote(file):
+        return str(file.stat().st_size) == digest.partition("-")[0]
+    return _digest(file) == digest
 
 
 def list_runs(logdir: AnyPath) -> list[str]:
@@ -205,22 +261,16 @@ def read_record(folder: AnyPath) -> LogRecord:
     Raises StorageError if the storage cannot be reached.
     """
     try:
-        record = json.loads((folder / RECORD_FILE).read_text("utf-8"))
+        record = json.loads(read_bytes(folder / RECORD_FILE))
         files = [str(name) for name in record["files"]]
         # Whatever somebody wrote into the record, we delete nothing outside the folder.
         inside = [name for name in files if not Path(name).is_absolute() and ".." not in Path(name).parts]
-        return LogRecord(str(record["made_from"]), tuple(inside), tuple(map(str, record.get("of", ()))))
+        digests = {name: str(digest) for name, digest in dict(record.get("digests", {})).items() if name in inside}
+        return LogRecord(str(record["made_from"]), tuple(inside), tuple(map(str, record.get("of", ()))), digests)
     except StorageError:
         raise
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return LogRecord()
-
-
-def _write_record(folder: AnyPath, record: LogRecord) -> None:
-    content = {"made_from": record.made_from, "files": record.files, "of": record.predictions}
-    staging = staging_dir(folder) / f"{RECORD_FILE}.partial"
-    staging.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
-    publish_file(staging, folder / RECORD_FILE)
 
 
 def moved_predictions(folder: AnyPath, record: LogRecord, predictions: Sequence[AnyPath]) -> list[AnyPath]:
@@ -257,14 +307,18 @@ def _has_steps(predictions: AnyPath) -> bool:
         return True
 
 
-def _sync_and_hash(path: Path) -> str:
-    """Make sure that a file is on the disk, and return a digest of its content in 16 hexadecimal digits."""
+def _digest(path: Path, sync: bool = False) -> str:
+    """Return a file's length and a digest of its content in 16 hexadecimal digits, joined by `-`.
+
+    `sync` makes sure that it is on the disk.
+    """
     content = hashlib.blake2b(digest_size=8)
     with path.open("rb") as file:
         while piece := file.read(2**20):
             content.update(piece)
-        os.fsync(file.fileno())
-    return content.hexdigest()
+        if sync:
+            os.fsync(file.fileno())
+        return f"{file.tell()}-{content.hexdigest()}"
 
 
 def _remove_if_empty(folder: AnyPath) -> None:

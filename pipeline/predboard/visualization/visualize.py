@@ -25,7 +25,7 @@ from predboard.parallel.executor import Executor, open_executor
 from predboard.parallel.pool import ProcessPool
 from predboard.parallel.threads import worker_count
 from predboard.predictions.schema import digest_records, hash64
-from predboard.storage.paths import AnyPath, is_inside, is_remote
+from predboard.storage.paths import AnyPath, is_inside, is_remote, refuse_link
 from predboard.storage.rows import read_derived_rows
 from predboard.storage.runs import Step, open_run, preflight_path
 from predboard.streams import print_warning
@@ -276,5 +276,6 @@ def _open_cache(
     is_small = count_logits(part for step in steps for part in step.parts) < settings.cache_min_logits
     if config.cache == "auto" and is_small and not folder.is_dir():
         return None
+    refuse_link(folder)
     packages = frozenset(type(panel).__module__.partition(".")[0] for panel in chosen.values())
     return StateCache(folder, state_versions(chosen), packages, settings.cache_max_bytes)
