@@ -90,8 +90,8 @@ def test_a_probability_on_the_border_is_in_the_bin_above_and_one_is_in_the_last(
 def test_published_calibration_error_of_resnet110() -> None:
     rows = pd.read_csv(SAVED / "nncal_probs_resnet110_c10_logits.csv")
     right, confidence = (rows.true_label == rows.pred_label).to_numpy(), rows.confidence.to_numpy(float)
-    assert round(100 * calibration._ece_of(confidence, right), 2) == 4.75
-    assert calibration._ece_of(confidence, right) == pytest.approx(slow_ece(confidence, right), abs=1e-8)
+    assert round(100 * calibration._ece_of(confidence, right)[0], 2) == 4.75
+    assert calibration._ece_of(confidence, right)[0] == pytest.approx(slow_ece(confidence, right), abs=1e-8)
 
 
 @needs_saved
@@ -259,7 +259,8 @@ def test_the_temperature_is_that_of_an_optimiser_on_one_half_and_the_rest_is_sai
     for i, t in enumerate((1.0, found.temperature)):
         p, y = softmax(logits[fold == 1] / t), label[fold == 1]
         assert found.nll[i] == pytest.approx(-np.log(p[np.arange(len(y)), y]).mean(), abs=1e-5)
-        assert found.ece[i] == pytest.approx(slow_ece(p.max(axis=1), p.argmax(axis=1) == y), abs=2 / len(y))
+        error = (2 / len(y), found.ece_error)[i]
+        assert found.ece[i] == pytest.approx(slow_ece(p.max(axis=1), p.argmax(axis=1) == y), abs=error)
 
 
 @needs_saved
@@ -286,6 +287,15 @@ def test_temperatures_of_real_models(name: str) -> None:
     assert found.nll[1] == pytest.approx(-np.log(p[np.arange(len(y)), y]).mean(), abs=1e-5)
     assert found.nll[1] < found.nll[0]
     assert found.ece[1] < found.ece[0] / 3
+
+
+def test_an_image_on_the_edge_of_a_bin_is_part_of_the_error() -> None:
+    confidence, right = np.array([1 / 3 - 1e-4, 0.5, 0.9]), np.array([True, False, True])
+    value, off = calibration._ece_of(confidence, right, 4e-4)
+    other, _ = calibration._ece_of(confidence + np.array([2e-4, 0, 0]), right)
+    assert off == pytest.approx(2 * (2 / 3 + 1e-4) / 3)
+    assert abs(value - other) <= off
+    assert calibration._ece_of(confidence - 4e-4, right, 4e-4)[1] == 0
 
 
 @given(st.lists(st.floats(0, 60), min_size=1, max_size=5))

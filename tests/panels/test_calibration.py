@@ -14,6 +14,8 @@ from predboard.metrics.intervals import wilson_interval
 from predboard.metrics.metric_state import MetricState
 from predboard.metrics.score_histograms import ScoreHistograms
 from predboard.metrics.values import overall_metrics
+from predboard.panels.calibration import card_facts
+from predboard.panels.pages.calibration import _temperature
 from predboard.summaries import Metrics
 from tests import toy
 from tests.metrics.test_calibration import named, noisy, softmax
@@ -148,3 +150,17 @@ def test_the_brier_score_is_that_of_the_metrics() -> None:
     batch = toy.predictions(run, *noisy(900, 5))
     said = text(drawn("calibration", run, step0=batch)["report/calibration", 0])
     assert f"**Brier score {overall_metrics(MetricState.measure(run, batch))['brier'].value:.4f}**" in said
+
+
+def test_a_temperature_that_makes_the_calibration_error_worse_is_no_cure() -> None:
+    states = [Calibration.measure(named(3), toy.predictions(named(3), *noisy(300, 3, s, scale=1.0))) for s in range(9)]
+    helped = [s for s in states if s.tempered is not None and s.tempered.ece[1] < s.tempered.ece[0]]
+    harmed = [s for s in states if s.tempered is not None and s.tempered.ece[1] >= s.tempered.ece[0]]
+    assert helped
+    assert harmed
+    for state in harmed:
+        assert not {"temperature", "ECE with it"} & dict(card_facts(state)).keys()
+        assert "So no temperature is a cure here." in _temperature(state, state.tempered)
+    best = next(s for s in helped if s.tempered is not None and s.tempered.nll[1] < s.tempered.nll[0])
+    assert {"temperature", "ECE with it"} <= dict(card_facts(best)).keys()
+    assert "cure" not in _temperature(best, best.tempered)

@@ -121,6 +121,16 @@ def test_with_many_classes_and_a_poor_model_the_count_is_cleanlabs_within_its_bo
     assert abs(share.value - exact) <= share.bound + 1e-9
 
 
+def test_a_model_at_chance_has_no_gallery_of_doubted_labels() -> None:
+    random = np.random.default_rng(0)
+    logits, label = random.normal(size=(300, 10)).astype(np.float32), random.integers(0, 10, 300)
+    by_tag = drawn(both(label_issues.Panel(), toy.predictions(toy.RUN, logits, label)))
+    assert "examples/suspected_label_errors" not in by_tag
+    page = by_tag["report/label_issues"]
+    assert isinstance(page, Text)
+    assert page.markdown.startswith("**The model is not clearly better than always predicting one class")
+
+
 def test_a_class_that_nobody_has_stands_out_nowhere() -> None:
     logits, label = noisy(300)
     label[label == 3] = 4

@@ -195,6 +195,12 @@ def test_while_a_warning_of_stage_one_stands_it_comes_first_and_labels_are_not_d
     ]
 
 
+def test_a_model_at_chance_does_not_doubt_labels() -> None:
+    batch = said([0] * 12 + [1] * 12, [1, 0] * 12)
+    written = (WrittenTag("examples/suspected_label_errors", Tiles, ""),)
+    assert not any("labels" in line for line in next_steps(page(SIGHTS, {0: batch}, written=written)))
+
+
 def test_the_page_of_the_run_has_all_that_is_known() -> None:
     run = dataclasses.replace(
         named(25),

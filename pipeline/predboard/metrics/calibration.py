@@ -330,7 +330,7 @@ def ece_before(evidence: CalibrationEvidence) -> Metric | None:
 def ece_after(evidence: CalibrationEvidence) -> Metric | None:
     """Return the same with logits divided by the temperature."""
     fit = evidence.calibration.tempered
-    return None if fit is None else Metric(fit.ece[1], rows=fit.tried)
+    return None if fit is None else Metric(fit.ece[1], bound=fit.ece_error, rows=fit.tried)
 
 
 def conformal_coverage(evidence: CalibrationEvidence) -> Metric | None:
@@ -359,9 +359,13 @@ def _sums(at: NDArray[np.int64], weights: tuple[NDArray[np.float64], ...], bins:
     return np.stack(sums).astype(np.int64)
 
 
-def _ece_of(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
-    gaps = np.bincount(equal_width_bin(confidence), right - confidence, BINS)
-    return float(np.abs(gaps).sum() / len(right))
+def _ece_of(confidence: NDArray[np.float64], right: NDArray[np.bool_], error: float = 0.0) -> tuple[float, float]:
+    """Return the calibration error, and how far it is off if rows within `error` of an edge are in the next bin."""
+    gap = right - confidence
+    value = np.abs(np.bincount(equal_width_bin(confidence), gap, BINS)).sum() / len(right)
+    inner = np.clip(np.rint(confidence * BINS), 1, BINS - 1) / BINS
+    near = np.abs(confidence - inner) <= error
+    return float(value), float(2 * np.abs(gap[near]).sum() / len(right)) if error else 0.0
 
 
 def _rising(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

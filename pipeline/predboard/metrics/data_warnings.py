@@ -11,6 +11,14 @@ from predboard.metrics.counts import CountMetrics
 from predboard.metrics.intervals import wilson_interval
 
 
+def is_near_chance(scores: CountMetrics) -> bool:
+    """Return whether accuracy is not clearly better than always predicting the most frequent of several classes."""
+    n = scores.counted
+    if not n or np.count_nonzero(scores.support) < 2:
+        return False
+    return wilson_interval(int(scores.hits.sum()), n)[0] <= float(scores.support.max() / n)
+
+
 def data_warnings(
     scores: CountMetrics, names: tuple[str, ...], rows: int, manifest_rows: int, before: Sequence[str] = ()
 ) -> list[str]:
@@ -41,7 +49,7 @@ def data_warnings(
     if n and scores.classes > 1:
         common = int(scores.support.argmax())
         always = float(scores.support[common] / n)
-        if wilson_interval(int(scores.hits.sum()), n)[0] <= always and np.count_nonzero(scores.support) > 1:
+        if is_near_chance(scores):
             baseline = f"always predicting {names[common]} ({100 * always:.0f} %)"
             warnings.append(f"accuracy is not clearly better than {baseline}")
         dominant = int(scores.predictions.argmax())

@@ -25,6 +25,13 @@ SAMPLE_ROWS = 8192
 INVERSE_TEMPERATURES = 2.0 ** (np.arange(17) / 2 - 4)
 """Inverse temperatures β from 1/16 to 16, each the square root of 2 above the last."""
 
+CONFIDENCE_ERROR = 4e-4
+"""Farthest that a confidence at the temperature found is from the exact one. Over 200 models of 2 to 400 classes it
+was at most 1.5e-4 by interpolation and 2.3e-5 by the temperature's own error."""
+
+MEAN_CONFIDENCE_ERROR = 2e-5
+"""The same for the mean over rows, where errors have both signs: there at most 8e-6."""
+
 MAX_LOGIT_GAP = 2000.0
 """Logits further below the highest count as this far below: exp(-2000/16) is below all float32."""
 
@@ -45,16 +52,24 @@ class TemperatureFit:
     """Mean negative log-likelihood before and after, nats."""
     ece: tuple[float, float]
     """Calibration error in 15 equal-width bins before and after."""
+    ece_error: float
+    """Farthest that the latter is from the exact one."""
+
+    @property
+    def helps(self) -> bool:
+        """Whether it makes both the loss and the calibration error smaller."""
+        return self.nll[1] < self.nll[0] and self.ece[1] < self.ece[0]
 
 
 def fit_temperature(
-    sample: Lowest, ece: Callable[[NDArray[np.float64], NDArray[np.bool_]], float]
+    sample: Lowest, ece: Callable[[NDArray[np.float64], NDArray[np.bool_], float], tuple[float, float]]
 ) -> TemperatureFit | None:
     """Fit a temperature on the even groups of the sample, and test it on the odd ones.
 
     Args:
         sample: from `sample_curves`.
-        ece: returns the calibration error of [rows] confidences and whether each row is right.
+        ece: returns the calibration error of [rows] confidences and whether each row is right, and how far it is off
+            because of rows that an error of their confidence puts into the next bin.
 
     Returns:
         None if no temperature from 1/16 to 16 is best, or half of the sample is missing.
@@ -78,12 +93,15 @@ def fit_temperature(
     after = _between(_in_log(held_out["curve"]), i, u)  # L at the temperature found, of each row
     one = int(np.flatnonzero(INVERSE_TEMPERATURES == 1)[0])
     before = held_out["curve"][:, 0, one].astype(np.float64)
+    ece_before, _ = ece(np.exp(-before), held_out["right"], 0.0)
+    ece_after, off = ece(np.exp(-after), held_out["right"], CONFIDENCE_ERROR)
     return TemperatureFit(
         1 / beta,
         int((fold == 0).sum()),
         int((fold == 1).sum()),
         (float((held_out["gap"] + before).mean()), float((beta * held_out["gap"] + after).mean())),
-        (ece(np.exp(-before), held_out["right"]), ece(np.exp(-after), held_out["right"])),
+        (ece_before, ece_after),
+        off + MEAN_CONFIDENCE_ERROR,
     )
 
 

@@ -93,7 +93,8 @@ class Panel:
                 yield step, Metrics("calibration", calibration_metrics(state.joint))
 
 
-def _draw_reliability(c: Calibration) -> Pixels:
+def card_facts(c: Calibration) -> list[tuple[str, str]]:
+    """Return what stands beside the diagram, in pairs of a name and a number; a temperature only if it helps."""
     mean, accuracy, _ = confidence_and_accuracy(c)
     facts = [
         ("confidence", percent(mean)),
@@ -102,10 +103,14 @@ def _draw_reliability(c: Calibration) -> Pixels:
         ("ECE by chance", f"~ {percent(c.by_chance)}"),
         ("largest (MCE)", percent(c.mce)),
     ]
-    if c.tempered is not None:
+    if c.tempered is not None and c.tempered.helps:
         facts.append(("temperature", f"{c.tempered.temperature:.2f}"))
         facts.append(("ECE with it", percent(c.tempered.ece[1])))
+    return facts
+
+
+def _draw_reliability(c: Calibration) -> Pixels:
     kind = confidence_kind(c)
     return plots.draw_reliability(
-        reliability_bins(c), facts, "matches on average" if kind.startswith("neither") else kind
+        reliability_bins(c), card_facts(c), "matches on average" if kind.startswith("neither") else kind
     )

@@ -11,7 +11,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from predboard.metrics import registry
+from predboard.metrics import counts, registry
+from predboard.metrics.counts import Counts
+from predboard.metrics.data_warnings import is_near_chance
 from predboard.metrics.registry import Direction
 from predboard.panels import RunInfo, TwoPass
 from predboard.panels.pages.label_issues import LabelIssues, label_issues_page, suspects_csv
@@ -66,8 +68,13 @@ class State:
     """The sum of each class's probability over the rows with that label; which images may occur twice."""
 
     seen: DuplicateFilter
+    tally: Counts
     given: NDArray[np.int64] = summed()  # [classes] in units of 2**-20
-    rows: NDArray[np.int64] = summed()  # [classes]
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """[classes] labelled rows of each class."""
+        return self.tally.metrics.support
 
 
 @dataclass(frozen=True)
@@ -96,20 +103,19 @@ class Panel:
     """Suspects in `suspects.csv`."""
     listed: int = 100
     """Rows of a table on the page."""
-    columns: frozenset[str] = frozenset({"label", "predicted", "loss", "digest"})
+    columns: frozenset[str] = counts.COLUMNS | {"digest"}
 
     def zero(self, run: Run) -> State:
         """Return the state of no rows."""
         none = np.zeros(len(run.classes), np.int64)
-        return State(DuplicateFilter.measure(none[:0]), none, none)
+        return State(DuplicateFilter.measure(none[:0]), Counts.zero(run), none)
 
     def measure(self, run: Run, batch: Predictions) -> State:
         """Return the state of these rows alone."""
         rows = batch.labelled
-        given, counts = (np.zeros(len(run.classes), np.int64) for _ in range(2))
+        given = np.zeros(len(run.classes), np.int64)
         np.add.at(given, rows.label, np.rint(np.exp(-rows.loss.astype(np.float64)) / FIXED_UNIT).astype(np.int64))
-        np.add.at(counts, rows.label, 1)
-        return State(DuplicateFilter.measure(rows.digest[rows.has_digest]), given, counts)
+        return State(DuplicateFilter.measure(rows.digest[rows.has_digest]), Counts.measure(run, batch), given)
 
     def zero_second(self, run: Run, first: State) -> SecondState:  # noqa: ARG002  no rows in any case
         """Return the second state of no rows."""
@@ -165,7 +171,7 @@ class Panel:
                 yield step, Scalar(name, float(metric.value), metric.definition)
             yield step, Metrics("label_issues", metrics)
             rows = {name: column[: self.gallery] for name, column in second.suspects.rows.items()}
-            if len(rows["id"]):
+            if len(rows["id"]) and not is_near_chance(state.first.tally.metrics):
                 description = "Labels that are most likely wrong (confident learning), the most likely first."
                 yield step, Tiles("examples/suspected_label_errors", rows, description)
             clashing = clashes(second.alike.rows)
@@ -217,6 +223,7 @@ def _issues(
         suspected=int(second.suspected),
         estimated_share=metrics["label_issues/estimated_share"].value,
         overlooked=int(second.overlooked),
+        is_near_chance=is_near_chance(state.first.tally.metrics),
         joint=second.joint,
         suspects=second.suspects.rows,
         duplicates=second.alike.rows,

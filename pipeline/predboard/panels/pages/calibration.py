@@ -93,17 +93,20 @@ def _temperature(c: Calibration, fit: TemperatureFit | None) -> str:
     effect = (
         "would make the loss worse"
         if gain < 0
+        else "would make the calibration error worse"
+        if ece_after >= ece
         else "would change the loss by less than 1 %"
         if gain < 0.01 * nll
         else f"would reduce the loss by {percent(gain / nll)}"
     )
+    cure = "" if fit.helps else " So no temperature is a cure here."
     used = fit.fitted + fit.tried
     drawn = "" if used == c.rows else f" of {used:,} images drawn from {c.rows:,}"
     return (
         f"**Dividing all logits by {fit.temperature:.3f} {effect}** and change no prediction: NLL {nll:.4f} → "
-        f"{nll_after:.4f} nats, ECE {percent(ece)} → {percent(ece_after)}. A temperature above 1 makes a model less "
-        f"confident. It was fitted on {plural(fit.fitted, 'image')} and tested on {fit.tried:,} others{drawn}; a hash "
-        "of their keys decides which."
+        f"{nll_after:.4f} nats, ECE {percent(ece)} → {percent(ece_after)}.{cure} A temperature above 1 makes a model "
+        f"less confident. It was fitted on {plural(fit.fitted, 'image')} and tested on {fit.tried:,} others{drawn}; a "
+        "hash of their keys decides which."
     )
 
 
@@ -159,9 +162,11 @@ def _metrics(metrics: Mapping[str, Metric]) -> str:
 def _precision(name: str, metric: Metric) -> str:
     """Say how far a value may be from the exact one."""
     spec = registry.find(name)
-    if metric.bound is not None or spec is None:
-        return f"{metric.bound:.1g}, proved"
-    return spec.precision
+    if metric.bound is None:
+        return "" if spec is None else spec.precision
+    return (
+        f"{metric.bound:.1g}, {'measured; of the sample' if spec and spec.precision.endswith('sample') else 'proved'}"
+    )
 
 
 def _percents(ends: tuple[float, float]) -> str:

@@ -25,6 +25,8 @@ class LabelIssues:
     """Share of wrong labels, by confident learning."""
     overlooked: int
     """Images that may be suspected as well: only a class beyond the stored ones may stand out on them."""
+    is_near_chance: bool
+    """Whether the model is too poor to doubt a label."""
     joint: Counted
     """Images by label * classes + the class that stands out."""
     suspects: TileRows
@@ -51,10 +53,15 @@ def label_issues_page(issues: LabelIssues, listed: int, csv_rows: int) -> str:
         else f"Only the {TOP_CLASSES} most probable classes of an image are examined: on at most "
         f"{plural(issues.overlooked, 'further image')} another one may stand out, and the label be suspected."
     )
+    doubt = (
+        "**The model is not clearly better than always predicting one class, so it says nothing about labels.** What "
+        "follows is for a better one.\n\n"
+    )
     parts = [
-        f"**{issues.suspected:,} of {issues.labelled:,} labels are suspected to be wrong.** Confident learning "
-        f"(Northcutt et al. 2021) estimates that {percent(issues.estimated_share)} of all labels are wrong. This holds "
-        "only for images that the model was not trained on: a model that has learned a wrong label agrees with it.",
+        f"{doubt * issues.is_near_chance}**{issues.suspected:,} of {issues.labelled:,} labels are suspected to be "
+        f"wrong.** Confident learning (Northcutt et al. 2021) estimates that {percent(issues.estimated_share)} of all "
+        "labels are wrong. This holds only for images that the model was not trained on: a model that has learned a "
+        "wrong label agrees with it.",
         "A class *stands out* on an image if its probability is at least its mean probability over the images with "
         "that label; of several the predicted class counts. A label is suspected if another class stands out and the "
         "model predicts another class, as cleanlab has it. " + limit,

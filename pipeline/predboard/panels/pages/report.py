@@ -13,7 +13,7 @@ from predboard.drawing import palette
 from predboard.formatting import escape_markdown, markdown_table, percent, plural, unique_names
 from predboard.metrics.classification import balanced_accuracy, f1_macro
 from predboard.metrics.counts import CountMetrics
-from predboard.metrics.data_warnings import data_warnings
+from predboard.metrics.data_warnings import data_warnings, is_near_chance
 from predboard.metrics.intervals import wilson_interval
 from predboard.metrics.metric_state import MetricState
 from predboard.metrics.score_histograms import FINE_BINS, bin_edges
@@ -100,7 +100,7 @@ def _next_steps(info: RunInfo, states: Mapping[int, MetricState], mistakes: Tile
     lines += _classes(info, states[last].metrics)
     lines += _confidence(info, states[last])
     lines += _earlier_steps(states)
-    if info.has(LABEL_ERRORS_TAG) and not warnings:
+    if info.has(LABEL_ERRORS_TAG) and not warnings and not is_near_chance(states[last].metrics):
         lines.append(f"Some labels may be wrong: open `{LABEL_ERRORS_TAG}`.")
     numbered = [f"{i}. {line}" for i, line in enumerate(lines, 1)]
     return "\n".join(["### What to look at next", "", *numbered]) if lines else ""
