@@ -34,10 +34,11 @@ class ImportConfig(Config):
     class. Default: logits, probs, scores, predictions, … or logit_*, prob_*, score_*, …"""
 
     label_column: str | None = None
-    """Array or column with the true class, a name or an index. Default: true_label, ground_truth, labels, label, …"""
+    """Array or column with the true class, a name or an index; none if the rows have no labels. Default: true_label,
+    ground_truth, labels, label, …"""
 
     image_column: str | None = None
-    """Array or column with the image paths. Default: image, path, file, filename, …"""
+    """Array or column with the image paths; none if there are none. Default: image, path, file, filename, …"""
 
     key_column: str | None = None
     """Column with a stable image ID, used to match images across runs. Default: the image's path."""

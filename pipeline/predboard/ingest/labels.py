@@ -161,7 +161,9 @@ def _refs(
     refs: list[str | None] = [None] * saved.rows
     if saved.image is not None:
         paths = saved.written.column(saved.image).to_pylist()
-        refs = _forward_slashes([None if path is None else str(path) for path in paths])
+        refs = _forward_slashes(
+            [path.decode("utf-8", "replace") if isinstance(path, bytes) else path for path in paths]
+        )
     root = str(file.resolve().parent)
     if image_list is not None:
         own, root, refs = refs, image_list.root, image_list.image.to_pylist()
@@ -215,6 +217,11 @@ def _labels(
     _check_labels(given, saved.classes, classes)
     if strange := {value for value in given.values if isinstance(value, str)} - set(classes):
         count = sum(value in strange for value in given.values)
+        if count == sum(value != -1 for value in given.values):
+            raise InputError(
+                f"none of the labels ({abbreviate(sorted(strange))}) in {given.words} is among the classes "
+                f"({abbreviate(classes)}): name the classes with --classes, or another column with --label-column"
+            )
         are, they = ("is", "it counts") if count == 1 else ("are", "they count")
         log(
             f"warning: {plural(count, 'label')} in {given.source} {are} not among the classes "
