@@ -183,3 +183,23 @@ def test_labels_of_which_none_is_a_class_are_refused(tmp_path: Path) -> None:
         tmp_path / "a.npz",
         classes=names_file(tmp_path),
     )
+
+
+def test_records_and_other_byte_orders_are_read(tmp_path: Path) -> None:
+    fields = [("label", ">i4"), *((f"logit_{n}", ">f8") for n in NAMES)]
+    np.save(tmp_path / "a.npy", np.array([(c, *z) for c, z in zip(LABEL.tolist(), LOGITS, strict=True)], fields))
+    refused("has label, logit_cat, .*; which are the scores", tmp_path, tmp_path / "a.npy")
+    np.savez(tmp_path / "b.npz", logits=LOGITS.astype(">f4"), label=LABEL.astype(">i8"), x=LABEL.astype(np.longdouble))
+    assert run(tmp_path / "b", tmp_path / "b.npz")["label"].tolist() == LABEL.tolist()
+
+
+def test_what_unpacks_to_more_than_the_limit_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", logits=np.zeros((250, 1000), np.float32))
+    limit = {"max_read_gb": 0.0005}
+    words = r"cannot read .*a\.{}: it takes 0\.0 GB of memory, more than --max-read-gb 0\.0005 allows"
+    refused(words.format("npz"), tmp_path, tmp_path / "a.npz", **limit)
+    torch = pytest.importorskip("torch", reason=".pt files are read by torch")
+    torch.save({"logits": torch.zeros(1, 1000).expand(250, 1000)}, tmp_path / "a.pt")
+    refused(words.format("pt"), tmp_path, tmp_path / "a.pt", **limit)
+    (tmp_path / "a.json").write_text(" " * 600_000)
+    refused(words.format("json"), tmp_path, tmp_path / "a.json", **limit)

@@ -7,12 +7,13 @@ from predboard.config.checks import (
     POSITIONAL,
     ScoreKind,
     check_minimum,
+    check_read_gb,
     check_steps,
     check_update,
 )
 from predboard.config.fields import Config
 from predboard.errors import InputError
-from predboard.storage.paths import AnyPath
+from predboard.storage.paths import MAX_READ_GB, AnyPath
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,10 @@ class ImportConfig(Config):
     image_root: AnyPath | None = None
     """Folder (or .zip or .tar) that the paths are relative to. Default: the folder of the file that contains them."""
 
+    max_read_gb: float = MAX_READ_GB
+    """Gigabytes of memory that one file with scores in .npz, .pt or JSON may take. More is refused before it is read;
+    .npy, .parquet and .csv are read in pieces."""
+
     classes: Path | None = None
     """File with the class names in the order of the scores, one per line. Images whose label is not in the list are
     treated as unlabelled."""
@@ -94,6 +99,7 @@ class ImportConfig(Config):
         check_minimum("thumbnails", self.thumbnails, 0)
         check_minimum("shard-size", self.shard_size, 1)
         check_steps(self.step)
+        check_read_gb(self.max_read_gb)
         if len(self.step) > 1 and len(self.step) != len(self.files):
             raise InputError(
                 f"--step has {len(self.step)} numbers for {len(self.files)} files; expected one, or one for each"

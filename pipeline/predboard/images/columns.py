@@ -166,7 +166,7 @@ def holds_images(type_: pa.DataType) -> bool:
     """Return whether a column of this type holds encoded images: bytes, or Hugging Face's struct of bytes and path."""
     if pa.types.is_struct(type_):
         return bool(type_.get_field_index("bytes") >= 0)
-    return bool(pa.types.is_binary(type_) or pa.types.is_large_binary(type_))
+    return bool(pa.types.is_binary(type_) or pa.types.is_large_binary(type_) or pa.types.is_binary_view(type_))
 
 
 def _list_columns(table: pa.Table) -> str:

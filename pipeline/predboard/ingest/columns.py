@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from predboard.config import ScoreKind
 from predboard.errors import InputError
 from predboard.images.columns import IMAGE_COLUMNS, LABEL_COLUMNS, plain_name
+from predboard.storage.paths import MAX_READ_GB
 
 _KIND_NAMES: dict[ScoreKind, tuple[str, ...]] = {
     "logits": ("logits", "logit"),
@@ -70,6 +71,7 @@ class ColumnRequest:
     """Whether the labels are looked for in this file."""
     needs_image: bool = True
     """Whether the images are looked for in this file."""
+    max_read_gb: float = MAX_READ_GB
 
     @property
     def usual_score_names(self) -> tuple[str, ...]:

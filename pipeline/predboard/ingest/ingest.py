@@ -184,6 +184,7 @@ def _open_step(
         class_names,
         needs_label=has_labels and not images_are_labelled,
         needs_image=config.images is None,
+        max_read_gb=config.max_read_gb,
     )
     saved = scores.open_saved(files, request)
     source = files[0].name + (f" and {len(files) - 1} more" if len(files) > 1 else "")

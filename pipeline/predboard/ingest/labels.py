@@ -132,7 +132,7 @@ def open_image_list(config: ImportConfig, class_names: tuple[str, ...]) -> Manif
         root = config.image_root if config.image_root is not None and config.image_root.is_dir() else None
         options = SourceOptions(config.image_column, None, config.key_column, root, class_names)
         return sources.open_source(config.images, options)
-    table = scores.read_columns(file)
+    table = scores.read_columns(file, config.max_read_gb)
     refs = [str(ref) for ref in _forward_slashes(table.column(0).to_pylist())]
     unknown = np.full(len(refs), -1, np.int32)
     root_folder = str(file.resolve().parent)
@@ -319,7 +319,7 @@ def _indices(values: RawLabels, classes: Sequence[str]) -> NDArray[np.int32]:
 
 def _labels_from_file(config: ImportConfig, file: Path, refs: Sequence[str | None], classes: Sequence[str]) -> _Given:
     """Return the labels of another file, joined by image path where both have one, else in the order of the rows."""
-    table = scores.read_columns(file)
+    table = scores.read_columns(file, config.max_read_gb)
     names = table.column_names
     if len(names) == 1:
         (label,) = names

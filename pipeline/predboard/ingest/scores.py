@@ -117,20 +117,20 @@ def open_saved(files: Sequence[Path], request: ColumnRequest) -> SavedScores:
     return replace(first, rows=rows, blocks=blocks, columns=tables[0], written=tables[1])
 
 
-def read_columns(file: Path) -> pa.Table:
+def read_columns(file: Path, max_read_gb: float) -> pa.Table:
     """Read all columns of a file that have one plain value in each row: labels or names in a file of their own."""
     table_files.check_kind(file)
     if file.suffix.lower() in array_files.ARRAY_SUFFIXES:
-        return _flat_columns(array_files.read_arrays(file))
-    table = table_files.open_table(file)
+        return _flat_columns(array_files.read_arrays(file, max_read_gb))
+    table = table_files.open_table(file, max_read_gb)
     return table.read_as_written([name for name in table.names if table_files.is_plain(table.types[name])])
 
 
 def _open(file: Path, request: ColumnRequest) -> SavedScores:
     table_files.check_kind(file)
     if file.suffix.lower() in array_files.ARRAY_SUFFIXES:
-        return _from_arrays(file, array_files.read_arrays(file), request)
-    return _from_table(file, table_files.open_table(file), request)
+        return _from_arrays(file, array_files.read_arrays(file, request.max_read_gb), request)
+    return _from_table(file, table_files.open_table(file, request.max_read_gb), request)
 
 
 # --- arrays ---
@@ -216,8 +216,11 @@ def _flat_columns(arrays: Mapping[str, NDArray[Any]], rows: int | None = None) -
         flat = _flat(array)
         if flat.ndim == 1 and flat.dtype.kind == "S":
             table[name] = pa.array([value.decode("utf-8", "replace") for value in flat.tolist()], pa.string())
-        elif flat.ndim == 1 and flat.dtype.kind in "Ubiuf":
-            table[name] = pa.array(flat.tolist() if flat.dtype.kind == "U" else np.ascontiguousarray(flat))
+        elif flat.ndim == 1 and flat.dtype.kind == "U":
+            table[name] = pa.array(flat.tolist(), pa.string())
+        elif flat.ndim == 1 and flat.dtype.kind in "biuf":
+            native = flat.dtype.newbyteorder("=") if flat.dtype.itemsize <= 8 else np.float64
+            table[name] = pa.array(np.ascontiguousarray(flat, native))
     if rows is None and len({len(column) for column in table.values()}) > 1:
         raise InputError(f"{abbreviate(list(table))} have different lengths; expected one value per row")
     return pa.table(table)

@@ -15,16 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from predboard.errors import InputError, reading
-<<<<<<< HEAD
-from predboard.images.manifest import image_suffixes
-=======
 from predboard.images.columns import holds_images
-from predboard.images.manifest import IMAGE_SUFFIXES
->>>>>>> dd04b13 (import: take columns of every type, or list those that could be meant)
+from predboard.images.manifest import image_suffixes
 from predboard.images.text_tables import json_column, open_separated, read_json_lines, table_of_records
 from predboard.ingest.array_files import ARRAY_SUFFIXES
 from predboard.ingest.nested_columns import NestedColumn, is_ranked, nest
 from predboard.predictions.arrow import viewed_type, without_views
+from predboard.storage.paths import check_size
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".txt")
 
@@ -94,10 +91,15 @@ class TableFile:
         return isinstance(value, str) and value.lstrip().startswith(("[", "("))
 
 
-def open_table(file: Path) -> TableFile:
-    """Open the table in a file. Raises InputError, now or when it is read, for whatever its parser raises."""
+def open_table(file: Path, max_read_gb: float) -> TableFile:
+    """Open the table in a file. Raises InputError, now or when it is read, for whatever its parser raises.
+
+    It is refused as well if it is JSON or plain text, which are read as a whole, and larger than `max_read_gb`.
+    """
     suffix = file.suffix.lower()
     with reading(file):
+        if suffix not in (".parquet", ".csv", ".tsv"):
+            check_size(file.stat().st_size, max_read_gb)
         if suffix == ".parquet":
             table = _open_parquet(file)
         elif suffix in (".csv", ".tsv"):
