@@ -57,7 +57,7 @@ def test_every_column_of_the_tables_beside_the_event_file_is_in_the_format(tmp_p
     chosen = ("classes", "confusion", "label_issues", "slices")
     (written,) = visualize(VisualizeConfig((tmp_path / "run",), tmp_path / "logs", panels=chosen))
     tables = sorted(toy.local(written.folder).glob("*.csv"))
-    assert [table.name for table in tables] == ["classes.csv", "pairs.csv", "slices.csv", "suspects.csv"]
+    assert [table.name for table in tables] == ["classes.csv", "errors.csv", "pairs.csv", "slices.csv", "suspects.csv"]
     for table in tables:
         part = FORMAT[FORMAT.index(f"{table.name}`**" if table.name != "pairs.csv" else "leaves: pairs.csv") :]
         for column in table.read_text("utf-8").splitlines()[0].split(","):
