@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,6 +39,11 @@ def write(folder: Path, *steps: int) -> Path:
     for step in steps:
         toy.write_run(folder / "run", LOGITS, LABEL, dataclasses.replace(RUN, root=root, step=step))
     return folder / "run"
+
+
+def choose(*given: Any, **more: Any) -> VisualizeConfig:
+    """A configuration from what a program has: a path for a tuple of paths, for example."""
+    return VisualizeConfig(*given, **more)
 
 
 def tags(written: VisualizeResult) -> dict[tuple[str, int], int]:
@@ -91,18 +97,18 @@ def test_the_galleries_of_pairs_are_those_that_were_asked_for(
 def test_a_pair_without_an_image_is_a_warning_and_one_without_a_class_an_error(tmp_path: Path) -> None:
     lines: list[str] = []
     run = write(tmp_path, 0)
-    visualize(VisualizeConfig(run, tmp_path / "logs", panels="confusion", pairs="lake>road"), lines.append)
+    visualize(choose(run, tmp_path / "logs", panels="confusion", pairs="lake>road"), lines.append)
     assert "warning: run: no image of lake was predicted as road at step 0" in lines
     for text, message in (("laek>road", "'laek' is no class; did you mean lake"), ("lake", "expected true>predicted")):
         with pytest.raises(InputError, match=message):
-            visualize(VisualizeConfig(run, tmp_path / "logs", pairs=text))
+            visualize(choose(run, tmp_path / "logs", pairs=text))
     assert parse_pairs(["a>b>c>d"], ["a>b", "c>d"]) == ((0, 1),)
     assert parse_pairs(["*>*"], NAMES) == ((EVERY, EVERY),)
 
 
 def test_steps_and_the_size_of_galleries_are_chosen(tmp_path: Path) -> None:
     run = write(tmp_path, 1, 2, 3)
-    config = VisualizeConfig(run, tmp_path / "logs", steps=3, per_gallery=1)
+    config = choose(run, tmp_path / "logs", steps=3, per_gallery=1)
     written = visualize(config)[0]
     assert written.steps == (3,)
     shown = tags(written)
