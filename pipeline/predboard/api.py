@@ -206,10 +206,7 @@ def compare(config: CompareConfig, log: Log = ..., /) -> CompareResult: ...
 
 @overload
 def compare(
-    *predictions: str | AnyPath | Sequence[str | AnyPath],
-    logdir: str | AnyPath | None = None,
-    log: Log = ...,
-    **options: Any,
+    *predictions: str | AnyPath, logdir: str | AnyPath = "logs", log: Log = ..., **options: Any
 ) -> CompareResult: ...
 
 
@@ -247,7 +244,7 @@ def gate(config: GateConfig, log: Log = ..., /) -> GateResult: ...
 @overload
 def gate(
     predictions: str | AnyPath,
-    rules: str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    rules: str | Path | Sequence[Mapping[str, Any]],
     baseline: str | AnyPath | None = None,
     *,
     log: Log = ...,

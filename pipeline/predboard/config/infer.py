@@ -96,8 +96,7 @@ class ModelConfig(Config):
     """Use the exponential moving average of the weights that the checkpoint also contains."""
 
     trust_checkpoint: bool = False
-    """Unpickle checkpoints that contain more than weights, such as whole modules. This runs any code they contain, with
-    your rights."""
+    """Unpickle checkpoints that contain more than weights, such as whole modules. This runs any code they contain."""
 
     def __post_init__(self) -> None:
         """Raise InputError for values that can never work."""

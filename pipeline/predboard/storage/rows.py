@@ -100,8 +100,8 @@ def _delta_columns(schema: pa.Schema) -> list[str]:
     ]
 
 
-def read_derived_rows(path: AnyPath, only: int | None = None) -> Iterator[tuple[int, DerivedRows]]:
-    """Iterate over (step, rows) in the order of the file, or of `only` one step, a bounded number of rows at a time.
+def read_derived_rows(path: AnyPath) -> Iterator[tuple[int, DerivedRows]]:
+    """Iterate over (step, rows) in the order of the file, a bounded number of rows at a time.
 
     Nothing comes of a file that does not exist, because no rows were written to it.
     """
@@ -109,11 +109,6 @@ def read_derived_rows(path: AnyPath, only: int | None = None) -> Iterator[tuple[
         return
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         read = functools.partial(file.read_row_group, use_threads=False)
-        groups = [
-            group
-            for group in range(file.num_row_groups)
-            if only is None or file.metadata.row_group(group).column(0).statistics.min == only
-        ]
-        for table in ordered_map(read, groups, 1):  # each has rows of one step
+        for table in ordered_map(read, range(file.num_row_groups), 1):  # each has rows of one step
             for batch in table.to_batches():
                 yield _step_number(batch), DerivedRows(batch)

@@ -1,0 +1,147 @@
+// @ts-check
+/** Requests to the server: JSON, arrays, pictures in batches. It knows nothing of what is shown. */
+import {computed, effect, signal, untracked} from './elements.js';
+
+/** An error with the server's own sentence. */
+export class Refusal extends Error {}
+
+/** @param {Response} answer */
+async function checked(answer) {
+  if (answer.ok) return answer;
+  const {error} = await answer.json().catch(() => ({error: `the server answered ${answer.status}`}));
+  throw new Refusal(String(error));
+}
+
+/** @param {string} address @param {RequestInit} [options] */
+async function ask(address, options) {
+  let answer;
+  try {
+    answer = await fetch(`./${address}`, options);
+  } catch (error) {
+    if (isAborted(error)) throw error;
+    throw new Refusal('TensorBoard does not answer: was it stopped?');
+  }
+  return checked(answer);
+}
+
+/** @param {any} error */
+export const isAborted = error => error?.name === 'AbortError';
+
+/** @param {string} address @param {AbortSignal} [abort] @returns {Promise<any>} */
+export const getJson = async (address, abort) => (await ask(address, {signal: abort})).json();
+
+/** @param {string} address @param {AbortSignal} [abort] @returns {Promise<ArrayBuffer>} */
+export const getArray = async (address, abort) => (await ask(address, {signal: abort})).arrayBuffer();
+
+/** Post with a header that pages of other sites cannot send. @param {string} route @param {object} body
+ * @returns {Promise<any>} */
+export async function post(route, body) {
+  const headers = {'Content-Type': 'application/json', 'X-Predboard': '1'};
+  return (await ask(route, {method: 'POST', headers, body: JSON.stringify(body)})).json();
+}
+
+/** @template T @param {() => string} address empty for nothing @param {(address: string, abort: AbortSignal) => Promise<T>} get
+ * @returns {Signal<Resource<T>>} */
+export function resource(address, get) {
+  /** @type {Resource<T>} */
+  const none = {data: null, address: '', error: '', stale: false};
+  const state = signal(none);
+  const followed = computed(address); // what else the address is made of may change without it
+  effect(() => {
+    const wanted = followed.value;
+    if (!wanted) {
+      state.value = none;
+      return;
+    }
+    const abort = new AbortController();
+    state.value = {...state.peek(), stale: true};
+    untracked(() => get(wanted, abort.signal)).then(
+      data => {
+        if (!abort.signal.aborted) state.value = {data, address: wanted, error: '', stale: false};
+      },
+      error => {
+        if (!abort.signal.aborted && !isAborted(error))
+          state.value = {data: null, address: wanted, error: error.message, stale: false};
+      },
+    );
+    return () => abort.abort();
+  });
+  return state;
+}
+
+/** @param {Versioned} run @param {string | number} step @param {number} id @param {number} side */
+export const imageAddress = (run, step, id, side) =>
+  `./image?${new URLSearchParams({run: run.name, step: String(step), id: String(id), side: String(side), v: run.version})}`;
+
+const BATCH = 24;
+const KEEP = 3000;
+
+/** @type {Map<string, Picture>} */
+const pictures = new Map();
+/** @type {Map<string, {run: Versioned, step: string, side: number, ids: number[]}>} */
+const wanted = new Map();
+let timer = 0;
+
+/** @param {Versioned} run @param {string} step @param {number} side @param {number} id */
+const pictureKey = (run, step, side, id) => `${run.name}\n${run.version}\n${step}\n${side}\n${id}`;
+
+/** Ask for a small picture; many are fetched in one request, for a server in Python takes about a millisecond for each.
+ * @param {Versioned} run @param {string} step @param {number} id @param {number} side
+ * @param {(address: string) => void} use called now or later with an address, `none` if there is no picture
+ * @returns {() => void} calls it off */
+export function picture(run, step, id, side, use) {
+  const key = pictureKey(run, step, side, id);
+  let entry = pictures.get(key);
+  if (!entry) {
+    entry = {address: '', use: new Set()};
+    pictures.set(key, entry);
+    const group = `${run.name}\n${step}\n${side}`;
+    const batch = wanted.get(group) ?? {run, step, side, ids: []};
+    batch.ids.push(id);
+    wanted.set(group, batch);
+    timer ||= window.setTimeout(fetchWanted);
+  }
+  if (entry.address) use(entry.address);
+  else entry.use.add(use);
+  const {use: waiting} = entry;
+  return () => waiting.delete(use);
+}
+
+function fetchWanted() {
+  timer = 0;
+  for (const {run, step, side, ids} of wanted.values())
+    for (let i = 0; i < ids.length; i += BATCH) fetchBatch(run, step, side, ids.slice(i, i + BATCH));
+  wanted.clear();
+  let over = pictures.size - KEEP;
+  for (const [key, {address, use}] of pictures) {
+    if (over-- <= 0) break;
+    if (!address || use.size) continue;
+    if (address !== 'none') URL.revokeObjectURL(address);
+    pictures.delete(key);
+  }
+}
+
+/** @param {Versioned} run @param {string} step @param {number} side @param {number[]} ids */
+async function fetchBatch(run, step, side, ids) {
+  const query = new URLSearchParams({run: run.name, step, side: String(side), ids: ids.join(), v: run.version});
+  /** @type {ArrayBuffer | null} */
+  let body = null;
+  try {
+    body = await getArray(`images?${query}`);
+  } catch (error) {
+    if (!(error instanceof Refusal)) throw error;
+  }
+  const sizes = body ? new Uint32Array(body, 0, ids.length) : null;
+  let at = 4 * ids.length;
+  ids.forEach((id, i) => {
+    const entry = pictures.get(pictureKey(run, step, side, id));
+    const size = sizes?.[i] ?? 0;
+    if (entry) {
+      entry.address = size && body ? URL.createObjectURL(new Blob([new Uint8Array(body, at, size)])) : 'none';
+      for (const use of entry.use) use(entry.address);
+      entry.use.clear();
+      if (!body) pictures.delete(pictureKey(run, step, side, id)); // asked for again when it is next in sight
+    }
+    at += size;
+  });
+}

@@ -1,0 +1,287 @@
+// @ts-check
+/** Signals, effects, elements that follow them, and canvases. It knows nothing of predictions or of TensorBoard. */
+
+/** @type {Reader | null} */
+let reading = null;
+/** @type {Reader | null} */
+let owner = null;
+/** @type {Set<Reader>} */
+const waiting = new Set();
+let depth = 0;
+
+/** @param {Reader | {version: number, readers: Set<any>}} source */
+function track(source) {
+  if ('run' in source) refresh(source);
+  if (reading) {
+    reading.sources.set(source, source.version);
+    source.readers.add(reading);
+  }
+}
+
+/** @param {{readers: Set<any>}} source */
+function spoil(source) {
+  for (const reader of source.readers) {
+    if (reader.effect) waiting.add(reader);
+    else if (!reader.stale) {
+      reader.stale = true;
+      spoil(reader);
+    }
+  }
+}
+
+/** Whether anything that a reader has read is different now. @param {Reader} reader */
+function outdated(reader) {
+  if (!reader.sources.size) return true;
+  for (const [source, version] of reader.sources) {
+    if ('run' in source) refresh(source);
+    if (source.version !== version) return true;
+  }
+  return false;
+}
+
+/** @param {Reader} reader */
+function refresh(reader) {
+  if (reader.effect || !reader.stale) return;
+  if (outdated(reader)) again(reader);
+  reader.stale = false;
+}
+
+/** @param {Reader} reader */
+function again(reader) {
+  for (const source of reader.sources.keys()) source.readers.delete(reader);
+  reader.sources.clear();
+  for (const end of reader.owned.splice(0)) end();
+  const before = [reading, owner];
+  reading = reader;
+  owner = reader.effect ? reader : null;
+  try {
+    reader.run();
+  } finally {
+    [reading, owner] = before;
+  }
+}
+
+function flush() {
+  if (depth) return;
+  depth++;
+  try {
+    for (let turn = 0; waiting.size; turn++) {
+      if (turn > 100) throw new Error('effects that set what they follow');
+      const all = [...waiting];
+      waiting.clear();
+      for (const reader of all) {
+        try {
+          if (reader.sources.size && outdated(reader)) again(reader);
+        } catch (error) {
+          queueMicrotask(() => {
+            throw error; // reported as ever, and no other view is kept from following
+          });
+        }
+      }
+    }
+  } finally {
+    depth--;
+  }
+}
+
+/** @template T @param {T} value @returns {Signal<T>} */
+export function signal(value) {
+  const source = {version: 0, readers: new Set()};
+  return {
+    get value() {
+      track(source);
+      return value;
+    },
+    set value(next) {
+      if (Object.is(next, value)) return;
+      value = next;
+      source.version++;
+      spoil(source);
+      flush();
+    },
+    peek: () => value,
+  };
+}
+
+/** @param {() => void} run @param {boolean} effect @returns {Reader} */
+const reader = (run, effect) => ({version: 0, readers: new Set(), sources: new Map(), stale: true, run, effect, owned: []});
+
+/** A value made of others, anew when one of them has changed and it is read. @template T @param {() => T} make
+ * @returns {Computed<T>} */
+export function computed(make) {
+  /** @type {any} */
+  let value;
+  const node = reader(() => {
+    const next = make();
+    if (!Object.is(next, value)) node.version++;
+    value = next;
+  }, false);
+  return {
+    get value() {
+      track(node);
+      return value;
+    },
+    peek: () => {
+      refresh(node);
+      return value;
+    },
+  };
+}
+
+/** Run now, and again whenever something that it reads has changed. What it returns is called before that.
+ * @param {() => void | (() => void)} act @returns {() => void} ends it */
+export function effect(act) {
+  const node = reader(() => {
+    const end = act();
+    if (end) node.owned.push(end);
+  }, true);
+  const end = () => {
+    for (const source of node.sources.keys()) source.readers.delete(node);
+    node.sources.clear();
+    for (const inner of node.owned.splice(0)) inner();
+  };
+  owner?.owned.push(end);
+  again(node);
+  return end;
+}
+
+/** Several changes, after which effects run once. @param {() => void} change */
+export function batch(change) {
+  depth++;
+  try {
+    change();
+  } finally {
+    depth--;
+  }
+  flush();
+}
+
+/** Read without following; what begins `apart` is not ended when the effect around it runs again.
+ * @template T @param {() => T} read @param {boolean} [apart] @returns {T} */
+export function untracked(read, apart = false) {
+  const before = [reading, owner];
+  reading = null;
+  if (apart) owner = null;
+  try {
+    return read();
+  } finally {
+    [reading, owner] = before;
+  }
+}
+
+const SVG = 'http://www.w3.org/2000/svg';
+
+/**
+ * An element. A property that is a function is followed, unless it begins with `on`, which listens. A child that is a
+ * function is followed too. Texts become text nodes, whatever is in them.
+ * @template {keyof HTMLElementTagNameMap} K
+ * @param {K} tag @param {Properties | null} [properties] @param {...Child} children
+ * @returns {HTMLElementTagNameMap[K]}
+ */
+export function h(tag, properties, ...children) {
+  return /** @type {any} */ (build(document.createElement(tag), properties ?? {}, children));
+}
+
+/** An element of a drawing. @param {string} tag @param {Record<string, any>} properties @param {...Child} children */
+export function s(tag, properties, ...children) {
+  return /** @type {SVGElement} */ (build(document.createElementNS(SVG, tag), properties, children));
+}
+
+/** @param {Element} element @param {Record<string, any>} properties @param {any[]} children */
+function build(element, properties, children) {
+  for (const [name, value] of Object.entries(properties)) {
+    if (name.startsWith('on')) element.addEventListener(name.slice(2), value);
+    else if (typeof value === 'function') effect(() => put(element, name, value()));
+    else put(element, name, value);
+  }
+  append(element, children);
+  // A select takes its value when its options are there.
+  if (element instanceof HTMLSelectElement && 'value' in properties) {
+    const value = properties.value;
+    if (typeof value === 'function') effect(() => put(element, 'value', value()));
+    else element.value = value;
+  }
+  return element;
+}
+
+const AS_PROPERTIES = new Set(['value', 'checked', 'disabled', 'hidden', 'selected', 'indeterminate', 'open']);
+
+/** @param {any} element @param {string} name @param {any} value */
+function put(element, name, value) {
+  if (AS_PROPERTIES.has(name) && !(element instanceof HTMLOptionElement && name === 'value')) {
+    if (element[name] !== value) element[name] = value ?? '';
+  } else if (name === 'style') {
+    for (const [key, to] of Object.entries(value)) element.style.setProperty(key, to);
+  } else if (value === false || value === null || value === undefined) element.removeAttribute(name);
+  else element.setAttribute(name, value === true ? '' : String(value));
+}
+
+/** @param {Element} element @param {any[]} children */
+function append(element, children) {
+  for (const child of children.flat(9)) {
+    if (typeof child === 'function') follow(element, child);
+    else if (child !== null && child !== undefined && child !== false && child !== true)
+      element.append(child instanceof Node ? child : String(child));
+  }
+}
+
+/** Children that are made anew when what they were made of has changed; an element with an id keeps the focus.
+ * @param {Element} element @param {() => any} make */
+function follow(element, make) {
+  const end = document.createTextNode('');
+  element.append(end);
+  /** @type {Node[]} */
+  let nodes = [];
+  effect(() => {
+    const holder = document.createElement('div');
+    append(holder, [make()]);
+    const focused = document.activeElement;
+    const id = focused && nodes.some(node => node.contains(focused)) ? focused.id || '*' : '';
+    for (const node of nodes) /** @type {ChildNode} */ (node).remove();
+    nodes = [...holder.childNodes];
+    end.before(...nodes);
+    if (id) (document.getElementById(id) ?? document.getElementById('images'))?.focus({preventScroll: true});
+  });
+}
+
+/** Wait until calls have ceased for a time. @template {any[]} A @param {(...a: A) => void} act @param {number} ms
+ * @returns {(...a: A) => void} */
+export function calm(act, ms) {
+  let later = 0;
+  return (...values) => {
+    clearTimeout(later);
+    later = window.setTimeout(() => act(...values), ms);
+  };
+}
+
+/** A small drawing in the colour of the text. @param {string} path @param {string} [name] for screen readers */
+export function icon(path, name) {
+  const hidden = name ? {role: 'img', 'aria-label': name} : {'aria-hidden': 'true'};
+  return s('svg', {viewBox: '0 0 16 16', class: 'icon', ...hidden}, s('path', {d: path}));
+}
+
+/** A colour of the style sheet. @param {string} name */
+export const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+/** An empty canvas that is measured as the page is, with all pixels of the screen. @param {HTMLCanvasElement} canvas
+ * @param {number} width @param {number} height */
+export function prepare(canvas, width, height) {
+  const ratio = devicePixelRatio || 1;
+  canvas.width = Math.round(width * ratio);
+  canvas.height = Math.round(height * ratio);
+  const g = /** @type {CanvasRenderingContext2D} */ (canvas.getContext('2d'));
+  g.scale(ratio, ratio);
+  g.font = '11px system-ui, sans-serif';
+  g.textBaseline = 'middle';
+  return g;
+}
+
+/** The room of an element, followed. A hidden tab has no height, and keeps the size that it had. @param {Element} element */
+export function sizeOf(element) {
+  const size = signal({width: 0, height: 0});
+  new ResizeObserver(() => {
+    const {clientWidth: width, clientHeight: height} = element;
+    if (height > 0 && (width !== size.peek().width || height !== size.peek().height)) size.value = {width, height};
+  }).observe(element);
+  return size;
+}

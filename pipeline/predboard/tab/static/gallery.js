@@ -1,0 +1,174 @@
+// @ts-check
+/** The pictures of the selection, worst first. It knows nothing of why a row is in the selection. */
+import {computed, effect, h, icon, signal} from './elements.js';
+import {picture} from './api.js';
+import {choose, chooseRange, cursor, list, need, openIndex, rowAt, shownTotal, MOST} from './rows.js';
+import {chosen, className, go, query, run, sort, step, view} from './state.js';
+import {apart, classesOf, percent, short} from './query.js';
+import {virtual} from './virtual.js';
+
+export const TICK = 'M3 8.5l3.2 3.2L13 4.8';
+export const CROSS = 'M4 4l8 8M12 4l-8 8';
+export const GRID = 'M3 3h4v4H3zM9 3h4v4H9zM3 9h4v4H3zM9 9h4v4H9z';
+export const LINES = 'M3 4h10M3 8h10M3 12h10';
+export const FLAG = 'M4 14V3h8l-2 3 2 3H4';
+
+const GAP = 8;
+const CAPTION = 38;
+
+/** Side of a picture in pixels, as this person likes it. */
+export const side = signal(stored());
+
+function stored() {
+  try {
+    return Math.min(256, Math.max(64, Number(localStorage.getItem('predboard.side')) || 128));
+  } catch {
+    return 128; // storage is switched off
+  }
+}
+
+/** @param {number} value */
+export function setSide(value) {
+  side.value = value;
+  try {
+    localStorage.setItem('predboard.side', String(value));
+  } catch {
+    // it holds until the page is left
+  }
+}
+
+/** @param {Row} row */
+export const verdict = row => (row.pred < 0 ? 'failed' : row.true < 0 ? 'unlabelled' : row.true === row.pred ? 'right' : 'wrong');
+
+/** Tick or cross, for the verdict is never told by colour alone. @param {string} word */
+export const mark = word =>
+  word === 'right' ? icon(TICK, 'right') : word === 'wrong' ? icon(CROSS, 'wrong') : null;
+
+/** What differs between the pictures in sight: a class that all have in common is not repeated under each.
+ * @param {Row} row @returns {[any, any]} two lines */
+function captions(row) {
+  const now = view.value;
+  const word = verdict(row);
+  if (word === 'failed') return [h('b', null, 'not readable'), row.true >= 0 ? className(row.true) : ''];
+  const common = {pred: classesOf(now.pred).length === 1, true: classesOf(now.true).length === 1};
+  const against = word === 'wrong' && !common.true ? row.true : row.old?.pred ?? row.pred;
+  /** @param {number} index @param {number} other */
+  const name = (index, other) => h('bdi', {class: 'name', title: className(index).slice(0, 300)}, apart(className(index), className(other)).slice(0, 200));
+  const first = [mark(word), common.pred && now.true ? null : name(row.pred, against), h('span', {class: 'number'}, percent(row.conf))];
+  if (row.old) {
+    const same = row.old.pred === row.pred;
+    return [first, [h('span', {class: 'faint'}, 'was '), same ? 'the same' : name(row.old.pred, row.pred), h('span', {class: 'number faint'}, percent(row.old.conf))]];
+  }
+  if (row.suggested !== undefined && now.suspect) return [first, [h('span', {class: 'faint'}, 'labelled '), name(row.true, row.pred)]];
+  if (common.pred && common.true && sortWords(row)) return [first, h('span', {class: 'faint'}, `${sort.value} ${sortWords(row)}`)];
+  const second = word === 'wrong' && !common.true ? [h('span', {class: 'faint'}, 'true '), name(row.true, row.pred)] : [];
+  return [first, [...second, h('span', {class: 'number faint', title: sort.value}, sortWords(row))]];
+}
+
+/** The value that the rows are sorted by, where it is not shown anyway. @param {Row} row */
+function sortWords(row) {
+  const by = sort.value;
+  if (by === 'confidence' || by === 'id' || by === 'image' || by === 'suspect') return '';
+  const value = by === 'loss' ? row.loss : by === 'margin' ? row.margin : row.more?.[by];
+  if (value === undefined || value === null) return '';
+  return typeof value === 'number' ? short(value) : String(value).slice(0, 60);
+}
+
+/** Put the picture of a row into an image element, and give it up when the effect around it ends.
+ * @param {HTMLImageElement} image @param {Versioned} of @param {string} at @param {Row} row @param {number} pixels */
+export function show(image, of, at, row, pixels) {
+  return picture(of, at, row.id, pixels, address => {
+    image.parentElement?.classList.toggle('gone', address === 'none');
+    if (address === 'none') image.removeAttribute('src');
+    else image.src = address;
+  });
+}
+
+export function gallery() {
+  const inner = h('div', {class: 'inner', role: 'presentation'});
+  const box = h('div', {
+    id: 'images', class: 'gallery scroll', tabindex: '0', role: 'listbox', 'aria-multiselectable': 'true',
+    'aria-label': 'images of the selection', 'aria-activedescendant': () => `image-${cursor.value}`,
+    hidden: () => view.value.show === 'table', 'data-stale': () => list.value.stale,
+  }, inner, notes);
+  const grid = virtual(box, inner, () => (view.value.show === 'table' ? 0 : shownTotal.value), width => {
+    const across = Math.max(1, Math.floor((width - GAP) / (side.value + GAP)));
+    const spare = Math.max(0, width - GAP - across * (side.value + GAP));
+    const each = side.value + GAP + Math.floor(spare / across);
+    return {across, height: side.value + CAPTION + GAP, left: at => GAP + at * each, top: GAP, width: `${side.value}px`};
+  }, cell, need);
+  followPlace(grid);
+  return {box, grid};
+}
+
+/** Begin at the top of a new selection, and keep in sight what is open. @param {ReturnType<typeof virtual>} grid */
+export function followPlace(grid) {
+  effect(() => {
+    void [query.value, sort.value, view.value.desc];
+    if (openIndex.peek() < 0) {
+      cursor.value = 0;
+      grid.top();
+    }
+  });
+  effect(() => {
+    if (openIndex.value >= 0) cursor.value = openIndex.value;
+  });
+  effect(() => {
+    const at = cursor.value;
+    requestAnimationFrame(() => grid.scrollTo(at)); // after the detail beside has taken its place
+  });
+}
+
+export function notes() {
+  const {total, stale, error, order} = list.value;
+  if (error) return h('p', {class: 'notice'}, error);
+  if (!total && !stale && order) return h('p', {class: 'notice'}, 'No image is in this selection. Take a filter away above.');
+  if (total > MOST) return h('p', {class: 'notice'}, `The first ${MOST.toLocaleString('en')} of ${total.toLocaleString('en')} can be scrolled to. Filter, or sort the other way; an export has all.`);
+  return null;
+}
+
+/** @param {number} index @param {MouseEvent} event */
+export function clicked(index, event) {
+  const row = rowAt(index);
+  if (!row) return;
+  if (event.shiftKey) chooseRange(cursor.peek(), index);
+  else {
+    cursor.value = index;
+    if (event.ctrlKey || event.metaKey) choose(row.key);
+    else go({image: row.key}, Boolean(view.peek().image));
+  }
+}
+
+/** @param {number} index */
+function cell(index) {
+  const row = computed(() => rowAt(index));
+  const image = h('img', {alt: '', decoding: 'async', draggable: 'false'});
+  image.addEventListener('load', () => {
+    // Pixels that are enlarged stay pixels.
+    image.classList.toggle('small', Math.max(image.naturalWidth, image.naturalHeight) < side.peek());
+  });
+  effect(() => {
+    const [now, of] = [row.value, run.value];
+    if (now && of) return show(image, of, step.value, now, side.value <= 128 ? 128 : 256);
+    image.removeAttribute('src');
+  });
+  const lines = computed(() => (row.value ? captions(row.value) : ['', '']));
+  const isChosen = () => Boolean(row.value && chosen.value.has(row.value.key));
+  return h('div', {
+    id: `image-${index}`, role: 'option', 'aria-posinset': index + 1, 'aria-setsize': () => list.value.total,
+    'aria-selected': () => String(isChosen()),
+    class: () => ['cell', row.value ? verdict(row.value) : 'empty', isChosen() ? 'chosen' : '', cursor.value === index ? 'cursor' : '', openIndex.value === index ? 'open' : ''].join(' '),
+    onclick: event => clicked(index, event),
+  },
+  h('div', {class: 'frame', style: () => ({height: `${side.value}px`})}, image,
+    h('span', {class: 'pick', title: 'Choose (x)', onclick: event => {
+      event.stopPropagation();
+      const now = row.peek();
+      if (event.shiftKey) chooseRange(cursor.peek(), index);
+      else if (now) choose(now.key);
+      cursor.value = index;
+    }}, icon(TICK)),
+    () => (row.value?.tags.length ? h('span', {class: 'flag', title: row.value.tags.join(', ')}, icon(FLAG, `tags: ${row.value.tags.join(', ')}`)) : null)),
+  h('div', {class: 'caption'}, () => lines.value[0]),
+  h('div', {class: 'caption'}, () => lines.value[1]));
+}

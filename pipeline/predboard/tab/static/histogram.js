@@ -1,0 +1,185 @@
+// @ts-check
+/** How a column is spread over the selection; dragging filters. It knows nothing of rows. */
+import {colour, computed, effect, h, prepare, signal, sizeOf} from './elements.js';
+import {getJson, resource} from './api.js';
+import {dark, filterable, go, queryWithout, version, view} from './state.js';
+import {formatRange, formatValues, images, keyOf, parseRange, parseValues, percent, SCORES, short, toggledValue} from './query.js';
+
+const BINS = 50;
+
+/** @param {Column} column @param {() => boolean} shown */
+function addressOf(column, shown) {
+  return () => {
+    if (!shown()) return '';
+    const asked = queryWithout(keyOf(column));
+    return asked && `hist?${asked}&${new URLSearchParams({column: column.name, bins: String(BINS), v: version.value})}`;
+  };
+}
+
+/** @param {Column} column @param {() => boolean} shown */
+function histogram(column, shown) {
+  const key = keyOf(column);
+  const spread = resource(addressOf(column, shown), /** @type {(a: string, s: AbortSignal) => Promise<Spread>} */ (getJson));
+  const range = computed(() => parseRange(view.value[key] ?? ''));
+  const dragged = signal(/** @type {[number, number] | null} */ (null));
+  const hovered = signal(-1);
+  const canvas = h('canvas', {
+    class: 'hist', 'aria-hidden': 'true',
+    onpointerdown: e => {
+      if (e.button || !spread.peek().data) return;
+      canvas.setPointerCapture(e.pointerId);
+      dragged.value = [valueAt(e), valueAt(e)];
+    },
+    onpointermove: e => {
+      if (dragged.peek()) dragged.value = [/** @type {any} */ (dragged.peek())[0], valueAt(e)];
+      const data = spread.peek().data;
+      hovered.value = data ? Math.max(0, Math.min(data.right.length - 1, Math.floor((e.offsetX / canvas.clientWidth) * data.right.length))) : -1;
+    },
+    onpointerup: e => {
+      const [from, to] = dragged.peek() ?? [NaN, NaN];
+      dragged.value = null;
+      if (!Number.isFinite(from)) return;
+      const moved = Math.abs(to - from) * canvas.clientWidth > 3 * (spanOf() || 1);
+      go({[key]: moved ? rounded(Math.min(from, to), Math.max(from, to)) : ''});
+      void e;
+    },
+    onpointerleave: () => { hovered.value = -1; },
+  });
+  const size = sizeOf(canvas);
+  const spanOf = () => {
+    const data = spread.peek().data;
+    return data ? data.hi - data.lo : 0;
+  };
+  /** @param {PointerEvent} e */
+  function valueAt(e) {
+    const data = /** @type {Spread} */ (spread.peek().data);
+    const share = Math.max(0, Math.min(1, e.offsetX / canvas.clientWidth));
+    return data.lo + share * (data.hi - data.lo);
+  }
+  /** At an end of the axis the range stays open; values between have no more digits than the pixels are worth.
+   * @param {number} lo @param {number} hi */
+  function rounded(lo, hi) {
+    const data = /** @type {Spread} */ (spread.peek().data);
+    const digits = Math.max(0, Math.min(12, Math.ceil(2.5 - Math.log10(Math.max(data.hi - data.lo, 1e-9)))));
+    const near = (data.hi - data.lo) / (canvas.clientWidth || 200);
+    return formatRange(lo <= data.lo + near ? null : Number(lo.toFixed(digits)), hi >= data.hi - near ? null : Number(hi.toFixed(digits)));
+  }
+  effect(() => {
+    const data = spread.value.data;
+    if (data && size.value.width) draw(canvas, data, dragged.value ?? range.value, size.value, dark.value);
+  });
+  /** @param {0 | 1} end @param {string} name */
+  const field = (end, name) => h('input', {
+    class: 'number-field', 'aria-label': `${column.name} ${name}`, inputmode: 'decimal', placeholder: () => short(end ? spread.value.data?.hi : spread.value.data?.lo),
+    value: () => range.value[end] ?? '', onchange: e => {
+      const next = [...range.peek()];
+      const typed = Number.parseFloat(e.target.value);
+      next[end] = Number.isFinite(typed) ? typed : null;
+      go({[key]: formatRange(next[0], next[1])});
+    },
+  });
+  const readout = () => {
+    const [data, at] = [spread.value.data, hovered.value];
+    if (!data || at < 0) return h('bdi', {class: 'clip'}, column.name);
+    const each = (data.hi - data.lo) / data.right.length;
+    const parts = [`${data.right[at].toLocaleString('en')} right`, `${data.wrong[at].toLocaleString('en')} wrong`];
+    if (data.unlabelled[at]) parts.push(`${data.unlabelled[at].toLocaleString('en')} unlabelled`);
+    return h('span', {class: 'clip'}, `${short(data.lo + at * each)} to ${short(data.lo + (at + 1) * each)}: ${parts.join(', ')}`);
+  };
+  return h('figure', {class: 'histogram', 'data-set': () => Boolean(view.value[key]), 'data-stale': () => spread.value.stale},
+    h('figcaption', null, h('span', {class: 'grow clip'}, readout), field(0, 'from'), '–', field(1, 'to')),
+    () => (spread.value.error ? h('p', {class: 'notice'}, spread.value.error) : null), canvas);
+}
+
+/** Bars from below: wrong, right, without a label; behind them in grey what the filters leave out. Heights grow by the
+ * square root, or the few wrong ones would not be seen beside the many right ones.
+ * @param {HTMLCanvasElement} canvas @param {Spread} data @param {[number | null, number | null]} range @param {{width: number, height: number}} size @param {boolean} _theme */
+function draw(canvas, data, range, {width, height: all}, _theme) {
+  const g = prepare(canvas, width, all);
+  const bins = data.right.length;
+  const sums = data.right.map((n, i) => n + data.wrong[i] + data.unlabelled[i]);
+  const most = Math.max(1, ...sums.map((n, i) => n + data.rest[i]));
+  const height = (/** @type {number} */ n) => Math.sqrt(n / most) * (all - 2);
+  const each = width / bins;
+  for (let i = 0; i < bins; i++) {
+    const [left, across] = [i * each, Math.max(1, each - (each > 4 ? 1 : 0))];
+    const behind = height(sums[i] + data.rest[i]);
+    g.fillStyle = colour('--rest');
+    g.fillRect(left, all - behind, across, behind);
+    let bottom = all;
+    const full = sums[i] ? Math.max(height(sums[i]), 1) : 0;
+    for (const [n, kind] of /** @type {[number, string][]} */ ([[data.wrong[i], '--wrong'], [data.right[i], '--right'], [data.unlabelled[i], '--unknown']])) {
+      if (!n) continue;
+      const tall = (full * n) / sums[i];
+      g.fillStyle = colour(kind);
+      g.fillRect(left, bottom - tall, across, tall);
+      bottom -= tall;
+    }
+  }
+  const place = (/** @type {number | null} */ v, /** @type {number} */ open) => (v === null ? open : ((v - data.lo) / (data.hi - data.lo || 1)) * width);
+  if (range[0] === null && range[1] === null) return;
+  const [a, b] = [place(range[0], 0), place(range[1], width)];
+  g.globalAlpha = 0.55;
+  g.fillStyle = colour('--paper');
+  g.fillRect(0, 0, Math.min(a, b), all);
+  g.fillRect(Math.max(a, b), 0, width, all);
+  g.globalAlpha = 1;
+  g.fillStyle = colour('--ink');
+  for (const x of [a, b]) g.fillRect(Math.max(0, Math.min(width - 1.5, x - 0.75)), 0, 1.5, all);
+}
+
+/** Values of a category with their counts, most wrong ones first. @param {Column} column @param {() => boolean} shown */
+function category(column, shown) {
+  const key = keyOf(column);
+  const counts = resource(addressOf(column, shown), getJson);
+  const rows = computed(() => {
+    const data = counts.value.data;
+    if (!data?.values) return [];
+    return data.values.map((/** @type {string | null} */ value, /** @type {number} */ i) => ({value, right: data.right[i], wrong: data.wrong[i], rest: data.unlabelled[i], all: data.right[i] + data.wrong[i] + data.unlabelled[i]}))
+      .filter((/** @type {any} */ row) => row.all || parseValues(view.value[key]).includes(row.value))
+      .sort((/** @type {any} */ a, /** @type {any} */ b) => b.wrong / (b.all || 1) - a.wrong / (a.all || 1) || b.all - a.all);
+  });
+  return h('figure', {class: 'category', 'data-stale': () => counts.value.stale}, h('figcaption', null, h('bdi', {class: 'clip'}, column.name)),
+    () => (counts.value.error ? h('p', {class: 'notice'}, counts.value.error) : null),
+    h('ol', {class: 'bars'}, () => {
+      const most = Math.max(1, ...rows.value.map((/** @type {any} */ row) => row.all));
+      return rows.value.slice(0, 100).map((/** @type {any} */ row) => h('li', null, h('button', {
+        id: `value-${key}-${row.value}`, class: 'bar-row', 'aria-pressed': () => String(parseValues(view.value[key]).includes(row.value)),
+        title: `${images(row.all)}, ${images(row.wrong)} wrong`,
+        onclick: e => go({[key]: e.ctrlKey || e.metaKey || e.shiftKey ? toggledValue(view.peek()[key], row.value) : toggled(key, row.value)}),
+      }, h('bdi', {class: 'clip'}, row.value === null ? 'none' : row.value.slice(0, 200)),
+      h('span', {class: 'track'}, h('span', {class: 'fill wrong', style: {width: `${(100 * row.wrong) / most}%`}}), h('span', {class: 'fill right', style: {width: `${(100 * row.right) / most}%`}}), h('span', {class: 'fill plain', style: {width: `${(100 * row.rest) / most}%`}})),
+      h('span', {class: 'number'}, row.right + row.wrong ? percent(row.wrong / (row.right + row.wrong)) : row.all.toLocaleString('en')))));
+    }));
+}
+
+/** One value alone, or none. @param {string} key @param {string | null} value */
+function toggled(key, value) {
+  const now = parseValues(view.peek()[key]);
+  return now.length === 1 && now[0] === value ? '' : formatValues([value]);
+}
+
+/** The scores below the matrix. */
+export function scores() {
+  const names = computed(() => filterable.value.filter(column => SCORES.includes(column.name)).map(column => column.name).join());
+  return h('section', {class: 'histograms', 'aria-label': 'scores'}, () => names.value && filterable.peek().filter(column => SCORES.includes(column.name))
+    .map(column => histogram(column, () => true)));
+}
+
+/** All other columns, in a pane of their own. */
+export function columnsPane() {
+  const shown = () => view.value.pane === 'columns';
+  const rest = computed(() => filterable.value.filter(column => !SCORES.includes(column.name)));
+  const names = computed(() => JSON.stringify(rest.value.map(column => [column.name, column.kind])));
+  return h('section', {class: 'columns scroll', hidden: () => !shown()},
+    h('p', {class: 'faint'}, 'Drag over a histogram, or click a value; with Shift several. Shares are of wrong images.'),
+    () => {
+      void names.value;
+      return rest.peek().map(column => {
+        if (column.kind === 'category') return category(column, shown);
+        if (column.lo === column.hi) return h('p', {class: 'faint'}, h('bdi', null, column.name), `: ${short(column.lo)} for all`);
+        return histogram(column, shown);
+      });
+    },
+    () => (rest.value.length ? null : h('p', {class: 'notice'}, 'The rows have no further columns.')));
+}

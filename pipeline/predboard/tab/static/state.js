@@ -1,0 +1,103 @@
+// @ts-check
+/** What is looked at: one selection that every view follows, and the same in the address. It knows nothing of elements. */
+import {computed, signal} from './elements.js';
+import {addressOf, onAddress, readHash, writeHash} from './host.js';
+import {isFilter, queryText, SCORES} from './query.js';
+
+/** Keys of the address that filter nothing. `image` is the key of the image that is open, at any step of any run. */
+const OTHERS = [
+  'run', 'step', 'other', 'sort', 'desc', 'image', 'pane', 'show', // what is shown
+  'order', 'count', 'log', 'diagonal', 'most', 'class', 'at', 'colour', // how: matrix, threshold, map
+];
+
+/** @param {string} key */
+const known = key => isFilter(key) || OTHERS.includes(key);
+
+/** @param {View} values @returns {View} */
+function clean(values) {
+  /** @type {View} */
+  const view = Object.create(null); // a column may be called `constructor`
+  for (const key of Object.keys(values).sort()) if (values[key] && known(key)) view[key] = values[key];
+  return view;
+}
+
+/** @param {View} a @param {View} b */
+const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
+
+/** @type {Signal<Run[] | null>} null: not yet asked */
+export const runs = signal(null);
+/** @type {Signal<Record<string, number>>} */
+export const tagCounts = signal({});
+export const writable = signal(false);
+/** Goes up when tags have changed, which the pages of rows show. */
+export const changes = signal(0);
+export const dark = signal(false);
+/** @type {Signal<View>} */
+export const view = signal(Object.create(null));
+
+/** The rows chosen by hand, by key. @type {Signal<ReadonlySet<string>>} */
+export const chosen = signal(new Set());
+/** A sentence for the line at the bottom. @type {Signal<{text: string, undo?: boolean} | null>} */
+export const message = signal(null);
+
+export const usable = computed(() => (runs.value ?? []).filter(run => run.kind === 'run'));
+export const run = computed(() => usable.value.find(r => r.name === view.value.run) ?? usable.value.at(0));
+export const step = computed(() => {
+  const steps = run.value?.steps.map(String) ?? [];
+  return steps.includes(view.value.step) ? view.value.step : steps.at(-1) ?? '';
+});
+
+/** The query of the selection; empty while there is no run. */
+export const query = computed(() => (run.value ? queryText(view.value, run.value.name, step.value) : ''));
+
+/** @param {...string} keys */
+export const queryWithout = (...keys) =>
+  run.value ? queryText(view.value, run.value.name, step.value, keys) : '';
+
+/** What makes an answer another one though its address is the same. */
+export const version = computed(() => (run.value ? run.value.version : ''));
+
+export const sort = computed(() => {
+  if (view.value.sort) return view.value.sort;
+  return run.value?.labelled !== false ? 'loss' : 'confidence';
+});
+/** Losses from the greatest, confidences of unlabelled images from the least: the doubtful ones first. */
+export const descending = computed(() => (view.value.desc ? view.value.desc === '1' : sort.value !== 'confidence'));
+
+/** A value of an option that is switched on unless the address says otherwise. @param {string} key */
+export const isOff = key => view.value[key] === '0';
+
+/** @param {number} index */
+export const className = index => (index < 0 ? '–' : run.value?.classes[index] ?? String(index));
+
+/** @param {string} name */
+export const columnOf = name => run.value?.columns.find(column => column.name === name);
+
+/** Columns by which one may filter, the scores first. */
+export const filterable = computed(() => {
+  const columns = (run.value?.columns ?? []).filter(column => column.kind !== 'text');
+  const scores = SCORES.flatMap(name => columns.filter(column => column.name === name));
+  return [...scores, ...columns.filter(column => !SCORES.includes(column.name))];
+});
+
+/** Change the view; empty takes a key away. Whatever filters closes the image that is open.
+ * @param {View} change @param {boolean} [quiet] no place of its own for Back to come back to */
+export function go(change, quiet = false) {
+  const closes = !('image' in change) && Object.keys(change).some(isFilter);
+  const next = clean({...view.peek(), ...(closes ? {image: ''} : {}), ...change});
+  if (same(next, view.peek())) return;
+  view.value = next;
+  writeHash(next, !quiet);
+}
+
+/** The address of this view, with the run and the step that are shown also where the address leaves them open. */
+export const link = () => addressOf({...view.peek(), run: run.peek()?.name ?? '', step: step.peek()});
+
+export function followAddress() {
+  const read = () => {
+    const next = clean(readHash());
+    if (!same(next, view.peek())) view.value = next;
+  };
+  read();
+  onAddress(read);
+}

@@ -1,0 +1,166 @@
+// @ts-check
+/** Words that a person puts on images, and takes off again. It knows nothing of where they are kept. */
+import {batch, h, icon} from './elements.js';
+import {post} from './api.js';
+import {changes, chosen, className, go, message, query, run, tagCounts, view, writable} from './state.js';
+import {images} from './query.js';
+import {cursor, list, openIndex, rowAt} from './rows.js';
+import {CROSS, FLAG} from './gallery.js';
+
+/** Words that are offered before anybody has used one; the first two have keys. */
+export const OFFERED = ['relabel', 'hard'];
+const KEPT = 'label-ok';
+
+/** Words in use and on offer. */
+export const words = () => [...new Set([...OFFERED, ...Object.keys(tagCounts.value).sort()])];
+
+/** @param {Record<string, any>} body @param {string} sentence */
+async function change(body, sentence) {
+  try {
+    const answer = await post('tag', body);
+    batch(() => {
+      tagCounts.value = answer.tags;
+      changes.value++;
+      message.value = {text: `${sentence} ${images(answer.changed)}`, undo: true};
+    });
+  } catch (error) {
+    message.value = {text: /** @type {Error} */ (error).message};
+  }
+}
+
+/** Tag rows by their keys; more at once than the server takes go by the query. @param {string[]} keys
+ * @param {string} tag @param {boolean} on @param {string} [label] class to relabel to */
+export const tagKeys = (keys, tag, on, label) =>
+  change({keys, tag, on, ...(label === undefined ? {} : {label})}, on ? `“${tag}” on` : `“${tag}” off`);
+
+/** @param {string} tag @param {boolean} on */
+export const tagSelection = (tag, on) => change({query: query.peek(), tag, on}, on ? `“${tag}” on` : `“${tag}” off`);
+
+export async function undo() {
+  if (!writable.peek()) return;
+  try {
+    const {tags, undone} = await post('undo', {});
+    batch(() => {
+      tagCounts.value = tags;
+      changes.value++;
+      message.value = {
+        text: undone ? `Taken back: “${undone.tag}” ${undone.on ? 'on' : 'off'} ${images(undone.images)}` : 'Nothing to take back since TensorBoard was started',
+        undo: Boolean(undone),
+      };
+    });
+  } catch (error) {
+    message.value = {text: /** @type {Error} */ (error).message};
+  }
+}
+
+/** What keys and buttons act on: the chosen rows, else the one that is open or current. @returns {Row[]} */
+export function acted() {
+  const keys = chosen.peek();
+  if (keys.size) return [...list.peek().pages.values()].flat().filter(row => keys.has(row.key));
+  const row = rowAt(openIndex.peek() >= 0 ? openIndex.peek() : cursor.peek());
+  return row ? [row] : [];
+}
+
+/** On for all, or off where all have it. @param {string} tag */
+export function toggleTag(tag) {
+  if (!writable.peek()) return;
+  const rows = acted();
+  if (rows.length) tagKeys(rows.map(row => row.key), tag, !rows.every(row => row.tags.includes(tag)));
+}
+
+/** A field for a word of one's own. @param {(tag: string) => void} use @param {string} id */
+export function wordField(use, id) {
+  return h('input', {
+    id, class: 'narrow', placeholder: 'own word', 'aria-label': 'Tag with a word of your own', maxlength: 64, list: 'words',
+    onkeydown: event => {
+      if (event.key !== 'Enter') return;
+      const word = event.target.value.trim();
+      event.target.value = '';
+      if (/,|^!/.test(word)) message.value = {text: 'A tag has no comma and does not begin with “!”'};
+      else if (word) use(word);
+    },
+  });
+}
+
+/** The line below the pictures while some are chosen. */
+export function chosenBar() {
+  return h('div', {class: 'bar chosen-bar', hidden: () => !chosen.value.size, role: 'toolbar', 'aria-label': 'chosen images'},
+    h('b', null, () => images(chosen.value.size)), ' chosen',
+    h('span', {class: 'inline', hidden: () => !writable.value},
+      () => words().map(word => h('button', {id: `chosen-${word}`, onclick: () => toggleTag(word)}, icon(FLAG), word)),
+      wordField(word => toggleTag(word), 'chosen-word')),
+    h('span', {class: 'grow'}),
+    h('button', {onclick: () => { chosen.value = new Set(); }, title: 'Choose none (Esc)'}, 'none'));
+}
+
+/** The menu of tags: filter by one, or put one on all that is selected. */
+export function tagMenu() {
+  const count = () => Object.values(tagCounts.value).reduce((a, b) => a + b, 0);
+  return h('details', {class: 'menu'}, h('summary', {title: 'Tags'}, icon(FLAG), 'Tags', () => (count() ? ` ${count()}` : '')),
+    h('div', {class: 'sheet'},
+      h('h3', null, 'Show images with'),
+      () => Object.entries(tagCounts.value).filter(([, n]) => n).map(([word, n]) => h('button', {
+        id: `tag-${word}`, class: 'line', 'aria-pressed': () => String(view.value.tag === word), onclick: () => go({tag: view.peek().tag === word ? '' : word}),
+      }, h('bdi', {class: 'clip'}, word), h('span', {class: 'number'}, n.toLocaleString('en')))),
+      () => (count() ? h('button', {class: 'line', onclick: () => go({tag: '!'})}, 'no tag') : h('p', {class: 'faint'}, 'No image has a tag yet.')),
+      h('div', {hidden: () => !writable.value},
+        h('h3', null, () => `Tag all ${images(list.value.total)} of the selection`),
+        () => words().map(word => h('div', {class: 'line'}, h('bdi', {class: 'clip grow'}, word),
+          h('button', {onclick: () => tagSelection(word, true)}, 'put on'), h('button', {onclick: () => tagSelection(word, false)}, 'take off'))),
+        wordField(word => tagSelection(word, true), 'selection-word'),
+        h('button', {class: 'line', onclick: undo}, 'Undo the last change (u)')),
+      h('p', {class: 'faint', hidden: () => writable.value}, 'The folder of logs cannot be written to, so images cannot be tagged here.')));
+}
+
+/** Tags of the image that is open. @param {() => any} row */
+export function tagButtons(row) {
+  return h('div', {class: 'tags', hidden: () => !writable.value && !row()?.tags.length},
+    () => words().map(word => {
+      const on = row()?.tags.includes(word);
+      return h('button', {
+        id: `open-tag-${word}`, 'aria-pressed': String(Boolean(on)), disabled: !writable.value,
+        onclick: () => tagKeys([row().key], word, !on), title: {relabel: 'Tag relabel (r)', hard: 'Tag hard (h)'}[word] ?? '',
+      }, icon(FLAG), h('bdi', {class: 'clip'}, word));
+    }),
+    h('span', {hidden: () => !writable.value}, wordField(word => tagKeys([row().key], word, true), 'open-word')),
+    h('label', {class: 'inline', hidden: () => !writable.value}, h('span', {class: 'faint'}, 'right label'), h('select', {
+      'aria-label': 'Relabel to', id: 'relabel-to',
+      onchange: e => e.target.value && tagKeys([row().key], 'relabel', true, e.target.value),
+    }, () => {
+      const now = row()?.relabel ?? '';
+      return [h('option', {value: ''}, '–'), (run.value?.classes ?? []).map(name => h('option', {value: name, selected: name === now}, name.slice(0, 100)))];
+    })));
+}
+
+/** The queue of suspected labels: what is suggested, and an answer by one key. @param {() => any} row @param {(by: number) => void} step */
+export function suspectBar(row, step) {
+  return h('div', {class: 'suspect', hidden: () => row()?.suggested === undefined || row()?.suggested === null}, () => {
+    const now = row();
+    if (!now || now.suggested === undefined || now.suggested === null) return null;
+    return [
+      h('p', null, 'The label ', h('b', null, h('bdi', null, className(now.true))), ' is suspected; suggested is ', h('b', null, h('bdi', null, className(now.suggested))), '.'),
+      h('div', {class: 'inline', hidden: !writable.value},
+        h('button', {id: 'accept', onclick: () => answer(now, true, step)}, 'Accept (a)'),
+        h('button', {id: 'keep', onclick: () => answer(now, false, step)}, 'Keep (k)'),
+        h('button', {id: 'next', onclick: () => step(1)}, 'Next (→)')),
+    ];
+  });
+}
+
+/** @param {Row} row @param {boolean} accept @param {(by: number) => void} step */
+export async function answer(row, accept, step) {
+  if (!writable.peek() || row.suggested === undefined || row.suggested === null) return;
+  if (accept) await tagKeys([row.key], 'relabel', true, className(row.suggested));
+  else await tagKeys([row.key], KEPT, true);
+  step(1);
+}
+
+/** The line at the bottom that tells what was done. */
+export function messageLine() {
+  return h('div', {class: 'message', role: 'status', hidden: () => !message.value},
+    h('span', null, () => message.value?.text.slice(0, 500) ?? ''),
+    h('button', {hidden: () => !message.value?.undo, onclick: undo}, 'Undo (u)'),
+    h('button', {'aria-label': 'Close', onclick: () => { message.value = null; }}, icon(CROSS)));
+}
+
+export const datalist = () => h('datalist', {id: 'words'}, () => words().map(word => h('option', {value: word})));

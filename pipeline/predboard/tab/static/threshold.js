@@ -1,0 +1,109 @@
+// @ts-check
+/** What is accepted above a confidence, and how right it is. It knows nothing of single rows. */
+import {colour, computed, effect, h, prepare, sizeOf} from './elements.js';
+import {getJson, resource} from './api.js';
+import {className, dark, go, queryWithout, run, version, view} from './state.js';
+import {images, percent} from './query.js';
+
+const IGNORED = ['true', 'pred', 'right', 'confidence', 'loss', 'margin', 'entropy', 'kind', 'was', 'state'];
+const [LEFT, RIGHT, TOP, BOTTOM] = [34, 8, 8, 20];
+
+/** Counts from each confidence upwards. @param {{all: number[], right: number[], of: number}} bins */
+function fromAbove({all, right, of}) {
+  const n = all.length;
+  const [accepted, correct] = [new Float64Array(n + 1), new Float64Array(n + 1)];
+  for (let i = n - 1; i >= 0; i--) {
+    accepted[i] = accepted[i + 1] + all[i];
+    correct[i] = correct[i + 1] + right[i];
+  }
+  return {accepted, correct, of, n};
+}
+
+export function threshold() {
+  const shown = () => view.value.pane === 'threshold';
+  const curve = resource(() => {
+    const asked = shown() ? queryWithout(...IGNORED) : '';
+    if (!asked) return '';
+    return `curve?${asked}&v=${encodeURIComponent(version.value)}${view.value.class ? `&class=${view.value.class}` : ''}`;
+  }, async (address, abort) => fromAbove(await getJson(address, abort)));
+  const at = computed(() => Math.min(1, Math.max(0, Number.parseFloat(view.value.at ?? '') || 0.5)));
+  const canvas = h('canvas', {
+    class: 'curve', 'aria-hidden': 'true',
+    onpointerdown: e => { canvas.setPointerCapture(e.pointerId); point(e); },
+    onpointermove: e => { if (e.buttons) point(e); },
+  });
+  /** @param {PointerEvent} e */
+  function point(e) {
+    const share = (e.offsetX - LEFT) / (canvas.clientWidth - LEFT - RIGHT);
+    go({at: Math.max(0, Math.min(1, share)).toFixed(3)}, true);
+  }
+  const size = sizeOf(canvas);
+  effect(() => {
+    void dark.value;
+    if (curve.value.data && size.value.width) draw(canvas, curve.value.data, at.value, size.value, Boolean(view.value.class));
+  });
+  const ofClass = () => Boolean(view.value.class);
+  const now = computed(() => {
+    const data = curve.value.data;
+    if (!data) return null;
+    const bin = Math.round(at.value * data.n);
+    const [accepted, correct] = [data.accepted[bin], data.correct[bin]];
+    return {accepted, quality: accepted ? correct / accepted : null, share: data.of ? (ofClass() ? correct : accepted) / data.of : null};
+  });
+  const pred = () => (view.peek().class ? {pred: view.peek().class} : {pred: ''});
+  return h('section', {class: 'threshold scroll', hidden: () => !shown()},
+    h('div', {class: 'options'},
+      h('label', null, 'of ', h('select', {'aria-label': 'Class', onchange: e => go({class: e.target.value}, true)},
+        () => [h('option', {value: ''}, 'all classes'), (run.value?.classes ?? []).map((name, i) => h('option', {value: i, selected: view.value.class === String(i)}, name.slice(0, 100)))])),
+      h('label', null, 'accept from ', h('input', {type: 'number', min: 0, max: 1, step: 0.005, id: 'threshold', value: () => at.value,
+        onchange: e => go({at: e.target.value}, true)}))),
+    () => (curve.value.error ? h('p', {class: 'notice'}, curve.value.error) : null),
+    canvas,
+    h('input', {type: 'range', min: 0, max: 1, step: 0.001, class: 'wide', 'aria-label': 'Confidence from which an image is accepted', value: () => at.value,
+      oninput: e => go({at: e.target.value}, true)}),
+    h('table', {class: 'facts'},
+      h('tr', null, h('th', {scope: 'row', class: 'right'}, () => (ofClass() ? 'precision' : 'accuracy of accepted')), h('td', {id: 'quality'}, () => percent(now.value?.quality))),
+      h('tr', null, h('th', {scope: 'row', class: 'faint'}, () => (ofClass() ? 'recall' : 'coverage')), h('td', {id: 'share'}, () => percent(now.value?.share))),
+      h('tr', null, h('th', {scope: 'row'}, 'accepted'), h('td', null, () => (now.value ? `${images(now.value.accepted)}${ofClass() ? ' predicted as the class' : ''}` : '–')))),
+    h('div', {class: 'inline'},
+      h('button', {id: 'wrong-above', onclick: () => go({confidence: `${at.peek()}..`, right: '0', true: '', ...pred()})}, 'Show what is wrong above'),
+      h('button', {id: 'right-below', onclick: () => go({confidence: `..${at.peek()}`, right: '1', true: '', ...pred()})}, 'Show what is right below')),
+    h('p', {class: 'faint'}, () => (ofClass() ? `Of what is predicted as ${className(Number(view.value.class)).slice(0, 100)}. ` : ''), 'Filters by class, verdict and score do not count here: a curve of wrong images alone says nothing.'));
+}
+
+/** @param {HTMLCanvasElement} canvas @param {ReturnType<typeof fromAbove>} data @param {number} at @param {{width: number, height: number}} size @param {boolean} ofClass */
+function draw(canvas, data, at, {width, height}, ofClass) {
+  const g = prepare(canvas, width, height);
+  const x = (/** @type {number} */ v) => LEFT + v * (width - LEFT - RIGHT);
+  const y = (/** @type {number} */ v) => height - BOTTOM - v * (height - TOP - BOTTOM);
+  g.strokeStyle = colour('--line');
+  g.fillStyle = colour('--faint');
+  for (const v of [0, 0.25, 0.5, 0.75, 1]) {
+    g.beginPath();
+    g.moveTo(x(0), y(v));
+    g.lineTo(x(1), y(v));
+    g.stroke();
+    g.textAlign = 'right';
+    g.fillText(`${100 * v}%`, LEFT - 4, y(v));
+    g.textAlign = v ? (v === 1 ? 'right' : 'center') : 'left';
+    g.fillText(String(v), x(v), height - 8);
+  }
+  /** @param {(i: number) => number} value @param {string} name @param {number[]} dash */
+  const line = (value, name, dash) => {
+    g.strokeStyle = colour(name);
+    g.lineWidth = 2;
+    g.setLineDash(dash);
+    g.beginPath();
+    for (let i = 0; i < data.n; i++) if (Number.isFinite(value(i))) g.lineTo(x(i / data.n), y(value(i)));
+    g.stroke();
+    g.setLineDash([]);
+  };
+  line(i => (ofClass ? data.correct[i] : data.accepted[i]) / data.of, '--unknown', [5, 3]);
+  line(i => data.correct[i] / data.accepted[i], '--right', []);
+  g.strokeStyle = colour('--ink');
+  g.lineWidth = 1;
+  g.beginPath();
+  g.moveTo(x(at), y(0));
+  g.lineTo(x(at), y(1));
+  g.stroke();
+}
