@@ -1,11 +1,13 @@
 """Define the flags of `predboard visualize`. It knows nothing of how they work."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from predboard.config.checks import POSITIONAL, Engine, check_minimum, check_ray_only
 from predboard.config.fields import Config
+from predboard.errors import InputError
 from predboard.storage.paths import AnyPath
 
 
@@ -32,6 +34,15 @@ class VisualizeConfig(Config):
     """Also show every N-th image, or all, as contact sheets of 64; up to an event file of 100 MiB, as many of each
     class as fit."""
 
+    thumbnails: Literal["auto", "always", "never"] = "auto"
+    """Store a small picture of every image for the tab Predictions. auto: of up to 50,000 images on this machine, whose
+    files have up to 2,000 megapixels together."""
+
+    map: str = "auto"
+    """Place of the images on the map of the tab Predictions: principal components of the embeddings, or of the logits
+    (auto: when reading takes no more than a few seconds; always; never), or two columns of your own, such as
+    umap_x,umap_y."""
+
     cache: Literal["auto", "always", "never"] = "auto"
     """Keep the measurements of each part beside the logs, so that the next run reads only new parts. auto: when reading
     takes more than a few seconds."""
@@ -51,4 +62,6 @@ class VisualizeConfig(Config):
         super().__post_init__()
         check_minimum("workers", self.workers, 0)
         check_ray_only(self, "ray_address")
+        if self.map not in ("auto", "always", "never") and not re.fullmatch("[^,]+,[^,]+", self.map):
+            raise InputError(f"--map is {self.map!r}; expected auto, always, never, or the names of two columns: X,Y")
         check_minimum("log-every", self.log_every if isinstance(self.log_every, int) else None, 1)

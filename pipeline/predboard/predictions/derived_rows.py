@@ -41,6 +41,7 @@ class DerivedRows(PredictionRows):
 _COPIED_COLUMNS = (
     *("id", "key", "image", "label", "predicted", "confidence", "loss", "margin", "entropy", "digest"),
     *IMAGE_PROPERTIES,
+    "error",
 )
 
 DERIVE_ROWS_COLUMNS = frozenset({*_COPIED_COLUMNS, "logits", ALL_MANIFEST_COLUMNS})

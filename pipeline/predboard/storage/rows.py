@@ -1,10 +1,12 @@
 """Writes and reads `rows.parquet`, the derived rows of all steps. It knows nothing of how they are derived."""
 
 import functools
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from predboard.parallel.threads import ordered_map
@@ -14,6 +16,13 @@ from predboard.storage.paths import AnyPath
 DERIVED_GROUP_ROWS = 2**14
 """Smallest number of rows in a row group of `rows.parquet`, where a step has as many; readers hold one in memory."""
 
+INFO_KEY = b"predboard.rows"
+"""Key in the footer under which a JSON object says what the rows alone do not: `columns` has the values of each text
+column of the manifest, null where there are more than `MAX_VALUES`; the rest is up to the writer."""
+
+MAX_VALUES = 1000
+"""Distinct texts of a column by which rows can be filtered; one with more is an identifier."""
+
 
 class DerivedRowsWriter:
     """Writes `rows.parquet`: a line for every row of every step, about 100 bytes each.
@@ -21,9 +30,16 @@ class DerivedRowsWriter:
     A row group has rows of one step; it is written on a thread while the next one is collected.
     """
 
-    def __init__(self, path: AnyPath) -> None:
-        """Prepare to write; the file is created with the first rows, which determine its columns."""
-        self._path = path
+    def __init__(self, path: AnyPath, info: Mapping[str, object] | None = None) -> None:
+        """Prepare to write; the file is created with the first rows, which determine its columns.
+
+        Args:
+            path: of the file.
+            info: more for the JSON object in the footer.
+        """
+        self._path, self._info = path, info or {}
+        self._values: dict[str, set[str] | None] = {}
+        """Of each text column of the manifest, None if there are too many."""
         self._writer: pq.ParquetWriter | None = None
         self._waiting: list[pa.RecordBatch] = []
         self._thread = ThreadPoolExecutor(1)
@@ -64,7 +80,16 @@ class DerivedRowsWriter:
         self._finish_group()
         if self._writer is not None and waiting:
             table = pa.Table.from_batches(waiting)
+            self._note_values(table)
             self._written = self._thread.submit(self._writer.write_table, table, row_group_size=len(table))
+
+    def _note_values(self, table: pa.Table) -> None:
+        for field in table.schema:
+            values = self._values.setdefault(field.name, set())
+            if values is not None and _is_category(field):
+                values.update(value for value in pc.unique(table[field.name]).to_pylist() if value is not None)
+                if len(values) > MAX_VALUES:
+                    self._values[field.name] = None
 
     def _finish_group(self) -> None:
         """Wait until the last group is written; raises what writing it raised."""
@@ -80,11 +105,23 @@ class DerivedRowsWriter:
         finally:
             self._thread.shutdown()
             if self._writer is not None:
+                columns = {
+                    field.name: (values := self._values.get(field.name, set())) and sorted(values)
+                    for field in self._writer.schema
+                    if _is_category(field)
+                }
+                text = json.dumps({**self._info, "columns": columns})
+                self._writer.add_key_value_metadata({INFO_KEY: text.encode("ascii")})
                 self._writer.close()
 
 
 def _step_number(batch: pa.RecordBatch) -> int:
     return int(batch.column("step")[0].as_py())
+
+
+def _is_category(field: pa.Field) -> bool:
+    """Return whether a column has texts of the manifest."""
+    return _is_text(field.type) and field.name not in ("image", "error", "label_name", "predicted_name")
 
 
 def _is_text(type_: pa.DataType) -> bool:
@@ -100,15 +137,23 @@ def _delta_columns(schema: pa.Schema) -> list[str]:
     ]
 
 
-def read_derived_rows(path: AnyPath) -> Iterator[tuple[int, DerivedRows]]:
+def read_derived_rows(path: AnyPath, step: int | None = None) -> Iterator[tuple[int, DerivedRows]]:
     """Iterate over (step, rows) in the order of the file, a bounded number of rows at a time.
 
     Nothing comes of a file that does not exist, because no rows were written to it.
+
+    Args:
+        path: of the file.
+        step: the only one whose rows are read; all if None.
     """
     if not path.exists():
         return
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         read = functools.partial(file.read_row_group, use_threads=False)
-        for table in ordered_map(read, range(file.num_row_groups), 1):  # each has rows of one step
+        groups: Iterable[int] = range(file.num_row_groups)  # each has rows of one step
+        if step is not None:
+            leaf = file.schema.names.index("step")
+            groups = [i for i in groups if file.metadata.row_group(i).column(leaf).statistics.min == step]
+        for table in ordered_map(read, groups, 1):
             for batch in table.to_batches():
                 yield _step_number(batch), DerivedRows(batch)

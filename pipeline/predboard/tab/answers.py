@@ -21,7 +21,8 @@ from predboard.tab.pairs import KINDS, StepPair
 from predboard.tab.query import OWN_NUMBERS, Query
 from predboard.tab.selection import Mask, QueryInputs
 from predboard.tab.tags import TAGS_FILE, Tags
-from predboard.tab.thumbnails import THUMBNAILS_FILE, Pictures
+from predboard.tab.thumbnails import Pictures
+from predboard.visualization.thumbnails import THUMBNAILS_FILE
 
 NOT_OUTCOMES = ("true", "predicted", "right", "state", "kind", "was", *OWN_NUMBERS)
 """What a query must not ask for where accuracy is computed: it would be that of the right or of the wrong ones."""
@@ -219,7 +220,7 @@ def describe_run(run: LogRun) -> dict[str, Any]:
         columns.append(described)
     has = {
         "thumbnails": (run.folder / THUMBNAILS_FILE).is_file(),
-        "map": run.has_map,
+        "map": run.map_source is not None,
         "top": "top_class" in rows.schema.names,
         "suspects": (run.folder / SUSPECTS_FILE).is_file(),
         "predictions": bool(run.predictions),
@@ -234,6 +235,7 @@ def describe_run(run: LogRun) -> dict[str, Any]:
         "classes": list(rows.classes),
         "columns": columns,
         "model": str(run.summary.get("model", "")),
+        "map": run.map_source,
         "has": has,
         "missing": missing_files(run, has),
     }

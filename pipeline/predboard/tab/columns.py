@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from predboard.errors import InputError, reading
 from predboard.predictions.arrow import as_arrow, as_numpy
 from predboard.storage.paths import AnyPath, arrow_source
+from predboard.storage.rows import INFO_KEY, MAX_VALUES
 
 T = TypeVar("T")
 
@@ -27,12 +28,6 @@ Key = tuple[object, ...]
 
 CACHE_BYTES = 2**30
 """Bytes of columns in memory, of all runs and steps; those that were not used for longest are read again."""
-
-MAX_VALUES = 1000
-"""Distinct values of a text column by which rows can be filtered; one with more is an identifier."""
-
-INFO_KEY = b"predboard.columns"
-"""Key in the footer of `rows.parquet` under which class names and kinds of columns are."""
 
 RIGHT, WRONG, UNLABELLED, FAILED = range(4)
 """Verdicts of a row: its prediction is its label or is not, it has a prediction and no label, or no prediction."""
@@ -128,7 +123,7 @@ class RowsFile:
             raise InputError(f"{path} has no rows")
         cache = cache or ColumnCache()
         self.steps = {step: StepRows(self, step, groups[step], cache) for step in sorted(groups)}
-        self.info: Mapping[str, Any] = json.loads((self.schema.metadata or {}).get(INFO_KEY, b"{}"))
+        self.info: Mapping[str, Any] = json.loads((self._file.metadata.metadata or {}).get(INFO_KEY, b"{}"))
 
     @property
     def last(self) -> "StepRows":

@@ -24,13 +24,10 @@ from predboard.storage.runs import Step, open_run
 from predboard.tab.columns import ColumnCache, RowsFile, StepRows
 from predboard.tab.pairs import StepPair, match_keys, pair_steps
 from predboard.tab.scan import ROWS_FILE, run_folders
+from predboard.visualization.image_map import MAP_FILE, NO_PLACE
 from predboard.visualization.log_folder import COMPARE_FILE, RECORD_FILE, SUMMARY_FILE, read_record
 
 SUSPECTS_FILE = "suspects.csv"
-MAP_FILE = "map.arrow"
-
-NO_PLACE = np.iinfo(np.int16).min
-"""Coordinate of an image that is not on the map."""
 
 SCAN_SECONDS = 2.0
 """Time for which the list of runs is taken as it is."""
@@ -93,26 +90,26 @@ class LogRun:
         return parse_path(root) if root else None
 
     @functools.cached_property
-    def _map(self) -> tuple[NDArray[np.int64], NDArray[np.int16]] | None:
-        """Keys [rows] and places [2, rows] of the map."""
+    def _map(self) -> tuple[NDArray[np.int64], NDArray[np.int16], str] | None:
+        """Keys [rows] and places [2, rows] of the map, and what it shows."""
         path = self.folder / MAP_FILE
         if not path.is_file():
             return None
         with reading(path), pa.memory_map(str(path)) as file:
             table = pa.ipc.open_file(file).read_all().combine_chunks()
             key, x, y = (as_numpy(table[name].chunk(0)).copy() for name in ("key", "x", "y"))
-            return key, np.stack([x, y])
+            return key, np.stack([x, y]), table.schema.metadata[b"source"].decode()
 
     @property
-    def has_map(self) -> bool:
-        """Whether there is a map."""
-        return (self.folder / MAP_FILE).is_file()
+    def map_source(self) -> str | None:
+        """Words for what the map shows; None if there is none."""
+        return self._map[2] if self._map else None
 
     def points(self, step: StepRows) -> NDArray[np.int16] | None:
         """Return the places of a step's rows on the map, int16 [2, rows], `NO_PLACE` for those without; or None."""
         if self._map is None:
             return None
-        keys, points = self._map
+        keys, points, _ = self._map
 
         def make() -> NDArray[np.int16]:
             at = match_keys(step.numbers("key"), keys)

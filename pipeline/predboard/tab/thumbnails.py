@@ -21,8 +21,7 @@ from predboard.tab.columns import ColumnCache, StepRows
 from predboard.tab.log_runs import LogRun
 from predboard.tab.pairs import match_keys
 from predboard.visualization.source_images import SourceImages
-
-THUMBNAILS_FILE = "thumbnails.arrow"
+from predboard.visualization.thumbnails import THUMBNAILS_FILE
 
 SIDES = (64, 128, 256, 1024, 2048)
 """Longest sides of pictures that can be asked for, pixels."""

@@ -121,7 +121,9 @@ class SourceImages:
         of_rows = zip(rows["id"].tolist(), (str(ref or "") for ref in rows["image"]), strict=True)
         at = self._cache_step(step)
         opened = ordered_map(
-            lambda row: self._open(at, *row, enough=2 * SHEET_PICTURE_PX), of_rows, MAX_CONNECTIONS if remote else 1
+            lambda row: self.open_image(at, *row, enough=2 * SHEET_PICTURE_PX),
+            of_rows,
+            MAX_CONNECTIONS if remote else 1,
         )
         pictures = [
             (picture, names[label] if label >= 0 else None, names[predicted])

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,15 +24,18 @@ from predboard.images import decode
 from predboard.parallel.executor import Executor, open_executor
 from predboard.parallel.pool import ProcessPool
 from predboard.parallel.threads import worker_count
+from predboard.predictions.derived_rows import DerivedRows
 from predboard.predictions.schema import digest_records, hash64
-from predboard.storage.paths import AnyPath, is_inside, is_remote, refuse_link
+from predboard.storage.paths import AnyPath, is_inside, is_remote, parse_path, refuse_link
 from predboard.storage.rows import read_derived_rows
 from predboard.storage.runs import Step, open_run, preflight_path
 from predboard.streams import print_warning
 from predboard.summaries import Pixels
 from predboard.visualization import leaderboard, log_folder
+from predboard.visualization.image_map import MAP_FILE, map_by_columns, map_by_components
 from predboard.visualization.render import RenderJob, render_run
 from predboard.visualization.source_images import SourceImages
+from predboard.visualization.thumbnails import THUMBNAILS_FILE, is_small, write_thumbnails
 
 ROWS_FILE = "rows.parquet"
 """A table with one line for every row of every step, for DuckDB and pandas."""
@@ -144,9 +147,35 @@ def _visualize_run(
         rows_file = draft.staging / ROWS_FILE
         states = _fold(run, chosen, config, pool, settings, rows_file)
         render_run(job, states, functools.partial(read_derived_rows, rows_file), draft, log)
+        _write_tab_files(run, config, draft.staging, job.threads)
         # Source images that are missing now may be there another time.
         event_file = draft.publish(run.steps[0].finished, "" if images.missing else made_from)
     return run.result(event_file, missing_pictures=len(images.missing))
+
+
+def _write_tab_files(run: "_OpenRun", config: VisualizeConfig, folder: Path, threads: int) -> None:
+    """Write what the tab Predictions reads besides the rows: thumbnails, and a map of the images of the last step."""
+    step = run.steps[-1]
+    rows = functools.partial(_rows_of_step, folder / ROWS_FILE, step.step)
+    if not (folder / ROWS_FILE).exists():
+        return
+    remote = is_remote(parse_path(step.run.root)) if config.image_root is None else is_remote(config.image_root)
+    if config.thumbnails == "always" or (config.thumbnails == "auto" and not remote and is_small(rows())):
+        # Images that are missing only here are no reason to draw the logs again the next time.
+        images = SourceImages(run.steps, config.image_root)
+        with decode.silence_pillow():
+            write_thumbnails(folder / THUMBNAILS_FILE, step.step, rows(), images, threads)
+    if len(columns := config.map.split(",")) == 2:
+        map_by_columns(folder / MAP_FILE, rows(), (columns[0], columns[1]))
+    elif config.map == "always" or (
+        config.map == "auto" and count_logits(step.parts) < DEFAULT_SETTINGS.cache_min_logits
+    ):
+        map_by_components(folder / MAP_FILE, step, threads)
+
+
+def _rows_of_step(path: Path, step: int) -> Iterator[DerivedRows]:
+    for _, rows in read_derived_rows(path, step):
+        yield rows
 
 
 def _every(config: VisualizeConfig) -> int | None:
@@ -198,6 +227,7 @@ class _OpenRun:
             "panels": {name: outside_code(panel) for name, panel in chosen.items()},
             "image_root": None if config.image_root is None else str(config.image_root.resolve()),
             "log_every": config.log_every,
+            "tab": [config.thumbnails, config.map],
             "code": log_folder.code_digest(),
             "sheets": sheets,
         }
@@ -254,12 +284,13 @@ def _fold(
 ) -> dict[int, States]:
     """Return the states of all panels and steps. Writes the derived rows where they are kept or needed."""
     keep_rows = not config.panels or config.log_every is not None
+    info = {"image_root": None if config.image_root is None else str(config.image_root.resolve())}
     with (
         open_executor(config.engine, config.ray_address, pool) as executor,
         tqdm(total=run.rows, unit=" rows", desc="read", disable=None, file=sys.stderr) as bar,
     ):
         cache = _open_cache(run.steps, chosen, run.folder / CACHE_FOLDER, config, executor, settings)
-        return measure_run(run.steps, chosen, executor, rows_file, keep_rows, bar.update, cache, settings)
+        return measure_run(run.steps, chosen, executor, rows_file, keep_rows, bar.update, cache, settings, info)
 
 
 def _open_cache(

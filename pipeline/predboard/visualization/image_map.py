@@ -1,0 +1,143 @@
+"""Places all images of a step on a plane, similar ones together, in a file for the tab Predictions. It draws nothing.
+
+The plane is spanned by the first two principal components of the embeddings, or of the logits, or by two columns that
+the user brought along, such as a UMAP of their own. It knows nothing of what is drawn there.
+"""
+
+import functools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
+from numpy.typing import NDArray
+
+from predboard.errors import InputError
+from predboard.parallel.threads import ordered_map
+from predboard.predictions.arrow import as_arrow, as_numpy
+from predboard.predictions.derived_rows import DerivedRows
+from predboard.storage.parts import PartFile, read_batches
+from predboard.storage.runs import Step
+
+MAP_FILE = "map.arrow"
+
+NO_PLACE = int(np.iinfo(np.int16).min)
+"""Coordinate of an image without a place: its row failed, or its columns are empty."""
+
+REACH = 32_000
+"""Largest coordinate; the images farthest out lie on the edge."""
+
+_OUTSIDE = 0.001
+"""Share of images at either end of an axis that are moved to the edge, so that a few do not squeeze the rest."""
+
+SAMPLE_ROWS = 10_000
+"""Rows from which the axes are computed."""
+
+_ITERATIONS = 30
+_VECTORS = 8
+"""Of the subspace iteration."""
+
+
+def map_by_components(path: Path, step: Step, threads: int) -> None:
+    """Write a map by the principal components of the embeddings, or of the logits where there are none."""
+    each = -(-SAMPLE_ROWS // len(step.parts))
+    samples = ordered_map(functools.partial(_sample, each=each), step.parts, threads)
+    centre, axes = principal_axes(np.concatenate(list(samples)))
+    placed = list(ordered_map(functools.partial(_project, centre=centre, axes=axes), step.parts, threads))
+    what = "embeddings" if step.run.embedding else "logits"
+    keys, places = (np.concatenate(arrays) for arrays in zip(*placed, strict=True))
+    _write(path, f"PCA of the {what} at step {step.step}", keys, places)
+
+
+def map_by_columns(path: Path, rows: Iterable[DerivedRows], columns: tuple[str, str]) -> None:
+    """Write a map by two columns of numbers. Raises InputError if there are no such columns."""
+    keys, places = [np.zeros(0, np.int64)], [np.zeros((0, 2))]
+    for batch in rows:
+        numbers = []
+        for name in columns:
+            at = batch.batch.schema.get_field_index(name)
+            column = batch.batch.column(at) if at >= 0 else None
+            if column is None or not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+                raise InputError(f"--map names {name!r}, but the images have no such column of numbers")
+            numbers.append(as_numpy(column.cast(pa.float64()), np.nan))
+        keys.append(batch.key)
+        places.append(np.stack(numbers, axis=1))
+    _write(path, f"{columns[0]} and {columns[1]}", np.concatenate(keys), np.concatenate(places))
+
+
+def _sample(part: PartFile, each: int) -> NDArray[np.float64]:
+    """Return the vectors of the first rows of a part, float64 [rows, dimensions]."""
+    pieces, rows = [np.zeros((0, part.run.embedding or len(part.run.classes)))], 0
+    for _, _, vectors in _vectors(part):
+        pieces.append(vectors[: each - rows])
+        rows += len(pieces[-1])
+        if rows >= each:
+            break
+    return np.concatenate(pieces)
+
+
+def _vectors(part: PartFile) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.float64]]]:
+    """Yield the keys of some rows and which of them have a vector, and these vectors [scored rows, dimensions].
+
+    In float64, because logits may be as large as a float32 can be.
+    """
+    name = "embedding" if part.run.embedding else "logits"
+    for batch in read_batches(part, {"id", "key", "predicted", name}):
+        rows = batch.scored
+        vectors = (rows.embedding if part.run.embedding else rows.logits).astype(np.float64)
+        if not part.run.embedding:  # what is added to all logits of a row changes nothing
+            vectors -= vectors.mean(axis=1, keepdims=True)
+        yield batch.key, batch.predicted >= 0, vectors
+
+
+def _project(
+    part: PartFile, centre: NDArray[np.float64], axes: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the keys of a part's rows, and their places [rows, 2], NaN for those without a vector."""
+    keys, places = [np.zeros(0, np.int64)], [np.zeros((0, 2))]
+    for key, scored, vectors in _vectors(part):
+        place = np.full((len(key), 2), np.nan)
+        place[scored] = (vectors - centre) @ axes
+        keys.append(key)
+        places.append(place)
+    return np.concatenate(keys), np.concatenate(places)
+
+
+def principal_axes(vectors: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the mean [dimensions] and the first two principal components [dimensions, 2] of some vectors.
+
+    By subspace iteration (Halko, Martinsson, Tropp 2011) from fixed vectors, so that the same data give the same axes;
+    the largest component of each axis is positive.
+    """
+    dimensions = vectors.shape[1]
+    if not len(vectors):
+        return np.zeros(dimensions), np.zeros((dimensions, 2))
+    centre = vectors.mean(axis=0, dtype=np.float64)
+    centred = vectors - centre
+    count = min(_VECTORS, dimensions)
+    space = np.linalg.qr(np.random.default_rng(0).normal(size=(dimensions, count)))[0]
+    for _ in range(_ITERATIONS):
+        space = np.linalg.qr(centred.T @ (centred @ space))[0]
+    values, turns = np.linalg.eigh((centred @ space).T @ (centred @ space))
+    axes = np.zeros((dimensions, 2))
+    best = (space @ turns[:, np.argsort(-values, kind="stable")])[:, :2]
+    axes[:, : best.shape[1]] = best
+    signs = np.sign(axes[np.abs(axes).argmax(axis=0), range(2)])
+    return centre, axes * np.where(signs == 0, 1, signs)
+
+
+def _write(path: Path, source: str, keys: NDArray[np.int64], places: NDArray[np.float64]) -> None:
+    finite = np.isfinite(places).all(axis=1)
+    coordinates = np.full(places.shape, NO_PLACE, np.int16)
+    if finite.any():
+        low, high = np.quantile(places[finite], [_OUTSIDE, 1 - _OUTSIDE], axis=0)
+        half = np.maximum((high - low) / 2, np.finfo(np.float32).tiny)
+        scaled = np.clip((places[finite] - (low + high) / 2) / half, -1, 1) * REACH
+        coordinates[finite] = np.rint(scaled).astype(np.int16)
+    fields = [pa.field("key", pa.int64(), nullable=False)]
+    fields += [pa.field(name, pa.int16(), nullable=False) for name in ("x", "y")]
+    columns = [as_arrow(keys, pa.int64()), *(as_arrow(axis, pa.int16()) for axis in coordinates.T)]
+    schema = pa.schema(fields, {"source": source})
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+        writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))

@@ -1,0 +1,98 @@
+"""Writes a small picture of every image of a step to one file, which the tab Predictions maps into memory.
+
+It knows nothing of tiles and event files.
+"""
+
+import functools
+import io
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
+from PIL import Image
+
+from predboard.parallel.threads import ordered_map
+from predboard.predictions.arrow import as_numpy
+from predboard.predictions.derived_rows import DerivedRows
+from predboard.visualization.source_images import SourceImages
+
+THUMBNAILS_FILE = "thumbnails.arrow"
+
+SIDE_PIXELS = 128
+"""Longest side of a thumbnail; smaller images keep their size."""
+
+JPEG_QUALITY = 85
+
+SMALL_SIDE_PIXELS = 64
+"""Images up to this size are shown enlarged, so their colours are not subsampled."""
+
+AUTO_MAX_IMAGES = 50_000
+AUTO_MAX_PIXELS = 2_000_000_000
+"""Images, and pixels of all their sources, up to which thumbnails are drawn by default: a minute on two processors."""
+
+_BATCH_ROWS = 1024
+_PROBES = 32
+"""Images that are tried first: if none of them is found, none of the others is looked for."""
+
+
+def is_small(rows: Iterable[DerivedRows]) -> bool:
+    """Return whether thumbnails of the rows of a step are drawn by default."""
+    images, pixels = 0, 0
+    for batch in rows:
+        images += len(batch)
+        width, height = (as_numpy(batch.column(name), 0).astype(np.int64) for name in ("width", "height"))
+        pixels += int((width * height).sum())
+    return images <= AUTO_MAX_IMAGES and pixels <= AUTO_MAX_PIXELS
+
+
+def write_thumbnails(path: Path, step: int, rows: Iterable[DerivedRows], images: SourceImages, threads: int) -> bool:
+    """Write the thumbnails of a step's rows, and return whether there are any; without one there is no file.
+
+    Args:
+        path: of the file.
+        step: number of the step.
+        rows: its rows.
+        images: opens the images.
+        threads: how many draw.
+    """
+    points = [
+        (row, key, str(ref or ""))
+        for batch in rows
+        for row, key, ref in zip(batch.id.tolist(), batch.key.tolist(), batch.column("image").to_pylist(), strict=True)
+    ]
+    draw = functools.partial(_draw, images, step)
+    probes = [points[i] for i in np.linspace(0, len(points) - 1, min(_PROBES, len(points))).astype(int).tolist()]
+    if not any(ordered_map(draw, probes, threads)):
+        return False
+    schema = pa.schema(
+        [pa.field("key", pa.int64(), nullable=False), pa.field("thumbnail", pa.binary())],
+        {"side": str(SIDE_PIXELS), "step": str(step)},
+    )
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+        for batch in _batches(points, ordered_map(draw, points, threads), schema):
+            writer.write_batch(batch)
+    return True
+
+
+def _batches(
+    points: list[tuple[int, int, str]], thumbnails: Iterator[bytes | None], schema: pa.Schema
+) -> Iterator[pa.RecordBatch]:
+    for start in range(0, len(points), _BATCH_ROWS):
+        chosen = points[start : start + _BATCH_ROWS]
+        keys = np.array([key for _, key, _ in chosen], np.int64)
+        encoded = [next(thumbnails) for _ in chosen]
+        yield pa.RecordBatch.from_arrays([pa.array(keys), pa.array(encoded, pa.binary())], schema=schema)
+
+
+def _draw(images: SourceImages, step: int, point: tuple[int, int, str]) -> bytes | None:
+    row, _, ref = point
+    image = images.open_image(step, row, ref, enough=SIDE_PIXELS)
+    if image is None:
+        return None
+    small = max(image.size) <= SMALL_SIDE_PIXELS
+    image.thumbnail((SIDE_PIXELS, SIDE_PIXELS), Image.Resampling.LANCZOS)
+    encoded = io.BytesIO()
+    image.save(encoded, "JPEG", quality=JPEG_QUALITY, subsampling=0 if small else 2)
+    return encoded.getvalue()
