@@ -244,7 +244,7 @@ def gate(config: GateConfig, log: Log = ..., /) -> GateResult: ...
 @overload
 def gate(
     predictions: str | AnyPath,
-    rules: str | Path | Sequence[Mapping[str, Any]],
+    rules: str | Path | Sequence[Mapping[str, Any]] | None = None,
     baseline: str | AnyPath | None = None,
     *,
     log: Log = ...,
@@ -261,7 +261,7 @@ def gate(predictions: Any, *arguments: Any, **named: Any) -> GateResult:
 
     Args:
         predictions: a folder that `infer` wrote, or a GateConfig.
-        rules: a TOML file, or a mapping for each rule with the same keys (docs/gates.md).
+        rules: a TOML file, or a mapping for each rule with the same keys (docs/gates.md); none with `report`.
         baseline: a folder to compare with, for rules with `max_drop`.
         log: takes one line of progress at a time. Default: warnings are printed to standard error.
         options: any other field of GateConfig, such as `step=3` or `junit="gate.xml"`.
@@ -281,7 +281,7 @@ def gate(predictions: Any, *arguments: Any, **named: Any) -> GateResult:
 
 def _gate_folder(
     predictions: Any,
-    rules: str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    rules: str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     baseline: Any = None,
     *,
     log: Log = print_warning,
@@ -290,6 +290,8 @@ def _gate_folder(
     _check_options("gate", GateConfig, options)
     if isinstance(rules, str | os.PathLike):
         return _gate(GateConfig(predictions, Path(rules), baseline, **options), log)
+    if rules is None:
+        return _gate(GateConfig(predictions, None, baseline, **options), log)
     records = [rules] if isinstance(rules, Mapping) else list(rules)
     return _gate(GateConfig(predictions, None, baseline, **options), log, records)
 

@@ -40,6 +40,10 @@ class GateConfig(Config):
     json: Path | None = None
     """Also write JSON to this file."""
 
+    report: Path | None = None
+    """File with scikit-learn's classification_report: its text, or its dictionary as JSON or CSV. The gate fails if it
+    does not belong to these predictions."""
+
     allow_incomplete: bool = False
     """Test the rows that exist, although some are missing; otherwise missing rows fail the gate."""
 
@@ -55,7 +59,7 @@ class GateConfig(Config):
         check_minimum("workers", self.workers, 0)
         if self.suggest and self.rules is not None:
             raise InputError("--suggest and --rules exclude each other: one writes rules, the other tests them")
-        for name in ("junit", "json", "markdown"):
+        for name in ("junit", "json", "markdown", "report"):
             if self.suggest and getattr(self, name) is not None:
                 raise InputError(f"--suggest and --{name} exclude each other: a report needs rules that were tested")
         if self.baseline is None and (self.baseline_step is not None or self.map_classes):

@@ -8,7 +8,7 @@ import dataclasses
 import math
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +22,9 @@ from predboard.config import GateConfig
 from predboard.errors import InputError
 from predboard.evaluation.measure import States, measure_run
 from predboard.formatting import plural
-from predboard.gating.evaluate import BaselineChange, GateResult, check_complete, evaluate_rule, match_names
+from predboard.gating.evaluate import BaselineChange, GateResult, RuleResult, check_complete, evaluate_rule, match_names
+from predboard.gating.printed_report import PrintedReport, read_report
+from predboard.gating.report_check import check_report, judgement
 from predboard.gating.reports import to_json, to_junit, to_markdown
 from predboard.gating.rules import Rule, parse_rules, read_rules
 from predboard.gating.suggest import suggest_rules, suggested_metrics
@@ -82,6 +84,8 @@ def gate(
         rules = parse_rules(records, directions)
     elif config.rules is not None:
         rules = read_rules(config.rules, directions)
+    elif config.report is not None:
+        rules = ()
     else:
         raise InputError(
             f"which rules? `predboard gate {config.predictions} --suggest > gates.toml` writes a first file for --rules"
@@ -91,6 +95,7 @@ def gate(
         raise InputError(f"rule {drops[0].title!r} has max_drop: name the predictions to compare with, --baseline")
     if config.baseline is not None and not drops:
         log("no rule has max_drop, so the baseline is not used")
+    report = None if config.report is None else read_report(config.report)
     step = open_one_step(config.predictions, config.step, "--step")
     old = None
     if drops and config.baseline:
@@ -98,11 +103,12 @@ def gate(
     new = measure_step(step, {pattern_of(rule.metric) for rule in rules}, config.workers)
     change, paired = (None, {}) if old is None else baseline_change(old, new, drops, directions, config)
     complete = [] if config.allow_incomplete else [check_complete(new.images["rows"], new.images["manifest_rows"])]
+    printed = [] if report is None else _check_report(report, new, config, log)
     result = GateResult(
         config.predictions.resolve().name,
         step.step,
         new.images,
-        (*complete, *(evaluate_rule(rule, new.metrics, change) for rule in rules)),
+        (*complete, *(evaluate_rule(rule, new.metrics, change) for rule in rules), *printed),
         config.baseline.resolve().name if config.baseline and old else "",
         old.step if old else None,
         paired,
@@ -116,6 +122,24 @@ def gate(
             write_file(path, content)
             log(f"wrote {path}")
     return result
+
+
+def _check_report(
+    report: PrintedReport, new: StepMetrics, config: GateConfig, log: Callable[[str], None]
+) -> Sequence[RuleResult]:
+    """Compare an author's report with the step, and say which other step it fits if it does not fit this one."""
+    names = new.step.run.classes
+    results = check_report(report, new.states[COUNTS_PANEL].metrics, names)
+    log(judgement(report, results))
+    if any(result.outcome != "pass" for result in results) and config.predictions is not None:
+        for number in reversed(list_step_numbers(config.predictions)):
+            other = None if number == new.step.step else open_step(config.predictions, number)
+            if other is not None:
+                counts = measure_step(other, (), config.workers).states[COUNTS_PANEL].metrics
+                if all(r.outcome == "pass" for r in check_report(report, counts, other.run.classes)):
+                    log(f"{report.file} belongs to step {number}: --step {number}")
+                    break
+    return results
 
 
 def suggest(config: GateConfig, log: Callable[[str], None] = print_warning) -> str:
