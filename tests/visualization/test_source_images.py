@@ -1,20 +1,24 @@
 """Tiles that other processes draw: the same bytes, and what they did not find is counted here."""
 
 import dataclasses
+import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from predboard import CompareConfig, VisualizeConfig, compare, visualize
 from predboard.parallel.pool import ProcessPool
 from predboard.predictions.schema import Run
 from predboard.storage.runs import Step, open_run
 from predboard.summaries import Tiles
 from predboard.visualization.source_images import SourceImages
-from tests import toy
+from tests import fake_storage, toy
 
 ROWS = 30
 WARM = "predboard.visualization.visualize:preload"
@@ -88,11 +92,94 @@ def test_pictures_in_storage_and_thumbnails_are_drawn_in_this_process(tmp_path: 
     far = dataclasses.replace(gallery(near), rows={**rows, "image": np.array(["memory://x/a.png"] * len(rows["id"]))})
     pictures = SourceImages(near, None, Nobody(2))
     pictures.encode(0, far)
-    assert pictures.missing == {"memory://x/a.png"}
+    assert pictures.outside == {"memory://x/a.png"}
     small = written(tmp_path / "small", thumbnails=8)
     SourceImages(small, None, Nobody(2)).encode(0, gallery(small))
     with pytest.raises(AssertionError):
         SourceImages(near, None, Nobody(2)).encode(0, gallery(near))
+
+
+OUTSIDE = {
+    "above": "../secret.png",
+    "absolute": "{folder}/secret.png",
+    "uri of a file": "file://{folder}/secret.png",
+    "through a folder": "sub/../../secret.png",
+    "behind a link and back": "link/../secret.png",
+    "in an archive": "../secret.zip#a.png",
+    "in storage": "fake://secrets/a.png",
+    "with a password": "s3://me:word@bucket/a.png",
+}
+
+
+@pytest.mark.parametrize("kind", OUTSIDE)
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_pictures_outside_the_folder_are_opened_only_where_the_user_says_so(
+    tmp_path: Path, kind: str, elsewhere: bool
+) -> None:
+    steps = written(tmp_path)
+    root = tmp_path / "images"
+    secret = (root / "000000.png").rename(tmp_path / "secret.png")
+    with zipfile.ZipFile(tmp_path / "secret.zip", "w") as archive:
+        archive.write(secret, "a.png")
+    (root / "sub").mkdir()
+    (tmp_path / "beside").mkdir()
+    (root / "link").symlink_to(tmp_path / "beside", target_is_directory=True)
+    ref = OUTSIDE[kind].format(folder=tmp_path)
+    fake_storage.empty().pipe_file("/secrets/a.png", secret.read_bytes())
+    strict = SourceImages(steps, root if elsewhere else None)
+    assert strict.open_image(0, 0, ref) is None
+    assert (strict.outside, strict.missing) == ({ref}, set())
+    warning = f"1 source image not opened, because their paths lead outside {root}, such as {ref}: --image-root"
+    assert warning in strict.describe_outside()
+    free = SourceImages(steps, None, anywhere=True)
+    assert (free.open_image(0, 0, ref) is None) == (kind == "with a password")
+    assert free.describe_outside() == ""
+    wider = SourceImages(steps, tmp_path)
+    assert (wider.open_image(0, 0, ref) is not None) == (kind in ("absolute", "uri of a file"))
+
+
+@pytest.mark.parametrize("ref", ["000001.png", "sub/../000001.png", "./000001.png", "{root}/000001.png", "link.png"])
+def test_pictures_below_the_folder_are_opened_links_of_the_user_included(tmp_path: Path, ref: str) -> None:
+    steps = written(tmp_path)
+    root = tmp_path / "images"
+    (root / "sub").mkdir()
+    (tmp_path / "store.png").write_bytes((root / "000002.png").read_bytes())
+    (root / "link.png").symlink_to(tmp_path / "store.png")
+    assert SourceImages(steps, None).open_image(0, 1, ref.format(root=root)) is not None
+    moved = root.rename(tmp_path / "moved")
+    assert SourceImages(steps, moved).open_image(0, 1, ref.format(root=moved)) is not None
+
+
+def test_visualize_and_compare_say_what_they_did_not_open_and_which_flag_does(tmp_path: Path) -> None:
+    (step,) = written(tmp_path)
+    toy.sources(tmp_path / "elsewhere", ROWS)
+    toy.write_run(tmp_path / "other", *toy.table(step.run, ROWS, seed=1), step.run)
+    for part in tmp_path.glob("*/step=*/*.parquet"):
+        with pq.ParquetFile(part) as file:
+            table = file.read()
+        refs = [f"../elsewhere/{ref}" if ref != "000001.png" else ref for ref in table["image"].to_pylist()]
+        pq.write_table(table.set_column(2, table.schema.field(2), pa.array(refs)), part)
+    runs, lines = (tmp_path / "run", tmp_path / "other"), list[str]()
+    for anywhere in (False, True):
+        chosen: dict[str, Any] = {"logdir": tmp_path / "logs", "images_anywhere": anywhere}
+        (drawn,) = visualize(VisualizeConfig(runs[:1], panels=("predictions",), **chosen), lines.append)
+        done = compare(CompareConfig(runs, **chosen), lines.append)
+        assert not drawn.unchanged
+        assert not done.unchanged
+        assert drawn.missing_pictures == done.missing_pictures == 0
+        warnings = [line for line in lines if "not opened" in line]
+        assert len(warnings) == 2  # none with the flag
+        assert all(f"paths lead outside {tmp_path / 'images'}, such as ../elsewhere/0000" in line for line in warnings)
+        assert all("--image-root FOLDER" in line and "--images-anywhere" in line for line in warnings)
+    assert f"{ROWS - 1} source images not opened" in warnings[0]
+
+
+def test_nothing_is_below_the_root_of_a_file_system(tmp_path: Path) -> None:
+    (step,) = written(tmp_path)
+    everything = dataclasses.replace(step, run=dataclasses.replace(step.run, root="/"))
+    pictures = SourceImages((everything,), None)
+    assert pictures.open_image(0, 0, str(tmp_path / "images" / "000000.png")[1:]) is None
+    assert len(pictures.outside) == 1
 
 
 def test_a_process_gets_nothing_that_grows_with_the_parts(tmp_path: Path) -> None:

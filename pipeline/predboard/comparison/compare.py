@@ -105,11 +105,13 @@ def compare(config: CompareConfig, log: Callable[[str], None] = print_warning) -
         whole = pairs[0, len(sides) - 1]
         mapped = any(mapping.mapped for mapping in classes.values())
         content = report.compare_json(name, sides, pairs, mapped, (changes.CHANGES_FILE, TRANSITIONS_FILE))
-        album = _Album(sides[0], sides[-1], config.image_root, whole.names)
+        album = _Album(sides[0], sides[-1], config, whole.names)
         drawn = album.drawn(render.summaries(sides, pairs, examples), worker_count(config.workers))
         _write(sides, drawn, content, whole, draft)
         # Source pictures that are missing now may be there another time.
         event_file = draft.publish(_time(sides), "" if album.missing else made_from)
+    if warning := album.describe_outside():
+        log(warning)
     summary = report.read_compare(content) or {}
     return CompareResult(name, folder, event_file, summary["verdict"], summary, len(album.missing), unchanged=False)
 
@@ -263,10 +265,17 @@ def _write(
 class _Album:
     """Source images of the examples: from where the new step finds them, else from where the old one does."""
 
-    def __init__(self, old: Side, new: Side, image_root: AnyPath | None, names: Sequence[str]) -> None:
+    def __init__(self, old: Side, new: Side, config: CompareConfig, names: Sequence[str]) -> None:
         self._old, self._new, self._names = old, new, names
-        self._of_old, self._of_new = (SourceImages((side.step,), image_root) for side in (old, new))
+        self._of_old, self._of_new = (
+            SourceImages((side.step,), config.image_root, anywhere=config.images_anywhere) for side in (old, new)
+        )
         self.missing: set[str] = set()
+
+    def describe_outside(self) -> str:
+        """Return a warning that counts the images that neither step may open; empty if there are none."""
+        self._of_new.outside &= self._of_old.outside
+        return self._of_new.describe_outside()
 
     def drawn(self, all_: Iterable[tuple[int, Summary]], threads: int) -> Iterator[tuple[int, Summary]]:
         """Yield the summaries in their order, with tiles drawn on threads."""
@@ -290,7 +299,8 @@ class _Album:
         ids = rows["id_old"][lost].tolist()
         for i, other in zip(lost, self._of_old.fitted(self._old.step.step, ids, [refs[i] for i in lost]), strict=True):
             pictures[i] = other
-        self.missing.update(ref for ref, (picture, _) in zip(refs, pictures, strict=True) if picture is None and ref)
+        lost_refs = {ref for ref, (picture, _) in zip(refs, pictures, strict=True) if picture is None and ref}
+        self.missing.update(lost_refs - (self._of_old.outside & self._of_new.outside))
         for i, (picture, exact) in enumerate(pictures):
             words = PairTileText(
                 verdict=render.TILE_LABELS[render.gallery_kind(tiles.tag)],
@@ -318,6 +328,7 @@ def _made_from(name: str, sides: Sequence[Side], config: CompareConfig) -> str:
             "name": name,
             "parts": parts,
             "image_root": root,
+            "images_anywhere": config.images_anywhere,
             "mapped": config.map_classes,
             "code": log_folder.code_digest(),
         }

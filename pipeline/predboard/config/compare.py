@@ -31,6 +31,10 @@ class CompareConfig(Config):
     image_root: AnyPath | None = None
     """Current folder of the source images, if they were moved after inference."""
 
+    images_anywhere: bool = False
+    """Also open source images that lie neither below the folder of inference nor below --image-root. Only for
+    predictions that you trust: their paths may lead to any file of yours, and to object storage."""
+
     workers: int = 0
     """Threads that draw. 0: one per processor, at most 16."""
 

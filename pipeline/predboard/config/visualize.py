@@ -30,6 +30,10 @@ class VisualizeConfig(Config):
     image_root: AnyPath | None = None
     """Current folder of the source images, if they were moved after inference."""
 
+    images_anywhere: bool = False
+    """Also open source images that lie neither below the folder of inference nor below --image-root. Only for
+    predictions that you trust: their paths may lead to any file of yours, and to object storage."""
+
     log_every: int | Literal["all"] | None = None
     """Also show every N-th image, or all, as contact sheets of 64; up to an event file of 100 MiB, as many of each
     class as fit."""

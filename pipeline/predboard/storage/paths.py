@@ -20,7 +20,7 @@ import shutil
 import stat
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 from urllib.parse import unquote
@@ -126,6 +126,27 @@ def is_inside(path: AnyPath, folder: AnyPath) -> bool:
     if isinstance(path, Path) and isinstance(folder, Path):
         return path.is_relative_to(folder)
     return f"{path}/".startswith(f"{folder}/")
+
+
+def leads_inside(ref: str, root: str, folders: Iterable[str]) -> bool:
+    """Return whether an image ref names something below one of some folders; a link that lies there may lead anywhere.
+
+    Nothing counts as below the root of a file system.
+
+    >>> [leads_inside(ref, "/data", ["/data"]) for ref in ("a/1.png", "/data/1.png", "../1.png", "/1.png", "s3://b/1.png")]
+    [True, True, False, False, False]
+    """
+    try:
+        path = join_ref(root, ref)
+        places = [parse_path(folder) for folder in folders]
+    except InputError:  # a URI with a secret in it
+        return False
+    if isinstance(path, Path):
+        # Behind a link, x/.. is elsewhere; other links are the user's own, as in a folder of links to a data set.
+        path = path.resolve() if ".." in path.parts else path.absolute()
+        tops = {top for place in places if isinstance(place, Path) for top in (place.absolute(), place.resolve())}
+        return any(top != top.parent and path != top and path.is_relative_to(top) for top in tops)
+    return any(str(path).startswith(f"{place}/") for place in places if is_remote(place))
 
 
 def is_same(path: AnyPath, other: AnyPath) -> bool:
@@ -349,6 +370,8 @@ def storage_fault(path: AnyPath, error: Exception) -> InputError | None:
     """
     if isinstance(error, StorageError):
         return error
+    if isinstance(error, UnreadableError):
+        return InputError(f"cannot read {path}: {error}")
     if isinstance(error, OSError) and error.errno and not is_remote(path):
         return InputError(f"cannot read {path}: {error.strerror}")
     if isinstance(path, RemotePath) and is_storage_error(error):

@@ -21,10 +21,11 @@ from predboard.drawing.tiles import (
     draw_tile,
     fit_picture,
 )
+from predboard.formatting import either, plural
 from predboard.images import decode, sources
 from predboard.parallel.pool import ProcessPool
 from predboard.parallel.threads import ordered_map
-from predboard.storage.paths import AnyPath, is_uri
+from predboard.storage.paths import AnyPath, is_uri, leads_inside
 from predboard.storage.remote import MAX_CONNECTIONS
 from predboard.storage.runs import Step, read_values
 from predboard.summaries import EncodedImages, Projector, Summary, Tiles
@@ -51,20 +52,29 @@ NEAREST = Image.Resampling.NEAREST
 class SourceImages:
     """Opens the source images of a run's rows, or else the thumbnails that are stored with the predictions."""
 
-    def __init__(self, steps: tuple[Step, ...], image_root: AnyPath | None, pool: ProcessPool | None = None) -> None:
+    def __init__(
+        self,
+        steps: tuple[Step, ...],
+        image_root: AnyPath | None,
+        pool: ProcessPool | None = None,
+        anywhere: bool = False,
+    ) -> None:
         """Prepare to open images; none is opened yet.
 
         Args:
             steps: of one run.
             image_root: where the source images are now, if they were moved after inference.
             pool: processes that help to draw.
+            anywhere: open images wherever their refs lead, and not only below the root of the run and `image_root`.
+                Refs of predictions that others made may lead to any file of this machine.
         """
         self._steps = {step.step: step for step in steps}
-        self._root = image_root
+        self._root, self._anywhere = image_root, anywhere
         # If all steps use the same images, they are cached under the first step.
         same = len({(s.run.root, s.run.transform.get("exif"), s.run.thumbnails) for s in steps}) == 1
         self._shared_step = steps[0].step if same and not steps[0].run.thumbnails else None
         self.missing: set[str] = set()  # references of images that were not found
+        self.outside: set[str] = set()  # references of images that were not opened, because of where they lead
         self._fitted = functools.lru_cache(FITTED_CACHE_IMAGES)(self._fit)
         self._expected: dict[int, set[int]] = {number: set() for number in self._steps}
         self._thumbnails: dict[int, dict[int, bytes | None]] = {number: {} for number in self._steps}
@@ -72,9 +82,10 @@ class SourceImages:
         self._pool, self._drawing = pool, _Drawing(self)
         self._connections = threading.BoundedSemaphore(MAX_CONNECTIONS)  # of all threads together
 
-    def __reduce__(self) -> tuple[type[Self], tuple[tuple[Step, ...], AnyPath | None]]:
+    def __reduce__(self) -> tuple[type[Self], tuple[tuple[Step, ...], AnyPath | None, None, bool]]:
         """Pickle for another process, without the parts: they may be many, and only thumbnails are read from them."""
-        return type(self), (tuple(replace(step, parts=()) for step in self._steps.values()), self._root)
+        steps = tuple(replace(step, parts=()) for step in self._steps.values())
+        return type(self), (steps, self._root, None, self._anywhere)
 
     def encode(self, step: int, tiles: Tiles) -> EncodedImages:
         """Draw tiles, on this process or another of the pool.
@@ -88,8 +99,9 @@ class SourceImages:
             or self._any_remote(step, map(str, tiles.rows["image"]))
         ):
             return self.encode_locally(step, tiles)
-        encoded, missing = self._pool.call(self._drawing, (step, tiles))
+        encoded, missing, outside = self._pool.call(self._drawing, (step, tiles))
         self.missing.update(missing)
+        self.outside.update(outside)
         return encoded
 
     def encode_locally(self, step: int, tiles: Tiles) -> EncodedImages:
@@ -210,12 +222,18 @@ class SourceImages:
         return (None, True) if image is None else fit_picture(image)
 
     def open_image(self, step: int, row: int, ref: str, enough: int | None = None) -> Image.Image | None:
-        """Open an image in RGB, at least `enough` pixels large; None, and added to `missing`, if it is not found."""
+        """Open an image in RGB, at least `enough` pixels large.
+
+        Returns None, and notes it in `missing`, if it is not found, or in `outside` if its ref leads elsewhere.
+        """
         run = self._steps[step].run
         exif: Exif = "apply" if run.transform.get("exif") == "apply" else "ignore"
         origins = ["source", "thumbnail"] if run.thumbnails else ["source"]
         if "dataset" in run.transform:  # the image may be only a part of its file
             origins.reverse()
+        is_allowed = self._anywhere or self._is_inside(step, ref)
+        if not is_allowed:
+            origins.remove("source")
         for origin in origins:
             stored = self._thumbnail(step, row) if origin == "thumbnail" else None
             with contextlib.suppress(Exception):  # as in stage one: an image file may fail in any way
@@ -226,8 +244,24 @@ class SourceImages:
                 if stored is not None:
                     return decode.decode_image(stored)
         if ref:
-            self.missing.add(ref)  # the tile shows it, and the command prints how many there are
+            (self.missing if is_allowed else self.outside).add(ref)  # the tile shows it, and the command the number
         return None
+
+    def describe_outside(self) -> str:
+        """Return a warning for a person that counts the images outside; empty if there are none."""
+        if not self.outside:
+            return ""
+        roots = either(sorted({str(self._root), *(step.run.root for step in self._steps.values())} - {"None", ""}))
+        return (
+            f"warning: {plural(len(self.outside), 'source image')} not opened, because their paths lead outside "
+            f"{roots or 'this folder'}, such as {min(self.outside)}: --image-root FOLDER opens what is below FOLDER, "
+            "and --images-anywhere everything; use it only for predictions that you trust"
+        )
+
+    def _is_inside(self, step: int, ref: str) -> bool:
+        """Return whether a ref leads to below the root of the run or the folder that the user named."""
+        root = self._root_of(step)
+        return leads_inside(ref, root, {root, self._steps[step].run.root})
 
     def _thumbnail(self, step: int, row: int) -> bytes | None:
         """Return the stored thumbnail of a row. Those of all expected rows are read together, which costs no more."""
@@ -240,7 +274,7 @@ class SourceImages:
 
 
 class _Drawing:
-    """Draws tiles on any process, and returns the references of their missing images as well."""
+    """Draws tiles on any process, and returns the references of their missing images, and of those outside, as well."""
 
     def __init__(self, images: SourceImages) -> None:
         self._images = images
@@ -249,9 +283,9 @@ class _Drawing:
         self.__dict__ |= state
         _silence_pillow()
 
-    def __call__(self, item: tuple[int, Tiles]) -> tuple[EncodedImages, set[str]]:
-        encoded = self._images.encode_locally(*item)
-        return encoded, self._images.missing.intersection(item[1].rows["image"])
+    def __call__(self, item: tuple[int, Tiles]) -> tuple[EncodedImages, set[str], set[str]]:
+        encoded, refs = self._images.encode_locally(*item), item[1].rows["image"]
+        return encoded, self._images.missing.intersection(refs), self._images.outside.intersection(refs)
 
 
 @functools.cache

@@ -138,7 +138,7 @@ def _visualize_run(
     if current := log_folder.find_current(run.folder, made_from):
         return run.result(current, unchanged=True)
     log(f"{run.name}: {plural(run.rows, 'row')} in {plural(len(run.steps), 'step')}, panels {', '.join(chosen)}")
-    images = SourceImages(run.steps, config.image_root, pool)
+    images = SourceImages(run.steps, config.image_root, pool, config.images_anywhere)
     job = RenderJob(run.info(), run.times, chosen, images, pool.max_processes, _every(config))
     if job.log_every is not None:
         logged = sum(step.rows for step in run.steps if step.step in job.picture_steps) // job.log_every
@@ -150,6 +150,8 @@ def _visualize_run(
         _write_tab_files(run, config, draft.staging, job.threads)
         # Source images that are missing now may be there another time.
         event_file = draft.publish(run.steps[0].finished, "" if images.missing else made_from)
+    if warning := images.describe_outside():
+        log(warning)
     return run.result(event_file, missing_pictures=len(images.missing))
 
 
@@ -226,6 +228,7 @@ class _OpenRun:
             "parts": [[asdict(part.part), part.run.fingerprint] for step in self.steps for part in step.parts],
             "panels": {name: outside_code(panel) for name, panel in chosen.items()},
             "image_root": None if config.image_root is None else str(config.image_root.resolve()),
+            "images_anywhere": config.images_anywhere,
             "log_every": config.log_every,
             "tab": [config.thumbnails, config.map],
             "code": log_folder.code_digest(),
