@@ -14,6 +14,7 @@ from sklearn.decomposition import PCA
 
 from predboard import InputError, VisualizeConfig, visualize
 from predboard.predictions.schema import Run
+from predboard.storage.parts import read_batches
 from predboard.storage.runs import open_run
 from predboard.tab.columns import RowsFile
 from predboard.visualization import image_map
@@ -77,17 +78,10 @@ def test_the_map_is_that_of_scikit_learn(predictions: Path, tmp_path: Path) -> N
     xy = np.stack([places["x"].to_numpy(), places["y"].to_numpy()], axis=1).astype(float)
     assert (xy[3] == image_map.NO_PLACE).all()
     scored = np.delete(np.arange(ROWS), 3)
-    logits = np.concatenate([p.logits for p in map(_scored, open_run(predictions)[-1].parts)])
+    logits = np.concatenate([rows.scored.logits for p in open_run(predictions)[-1].parts for rows in read_batches(p)])
     expected = PCA(2).fit_transform((logits - logits.mean(axis=1, keepdims=True)).astype(float))
     for axis in (0, 1):
         assert abs(np.corrcoef(xy[scored, axis], expected[:, axis])[0, 1]) > 0.999
-
-
-def _scored(part: object) -> object:
-    from predboard.storage.parts import read_batches
-
-    (batch,) = read_batches(part)  # type: ignore[arg-type]
-    return batch.scored
 
 
 def test_axes_of_more_dimensions_than_vectors_are_those_of_scikit_learn() -> None:

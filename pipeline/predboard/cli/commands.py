@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from predboard.cli.board import board
 from predboard.cli.signals import stoppable
-from predboard.cli.terminal import log, print_counts, print_document
+from predboard.cli.terminal import log, print_bytes, print_counts, print_document
 from predboard.config import (
     BoardConfig,
     CompareConfig,
@@ -21,6 +21,7 @@ from predboard.config import (
     InferConfig,
     InspectConfig,
     MetricsConfig,
+    RowsConfig,
     VisualizeConfig,
 )
 from predboard.errors import InputError
@@ -181,6 +182,18 @@ def _inspect(config: InspectConfig) -> int:
         return 0 if report.complete else 1
 
 
+def _rows(config: RowsConfig) -> int:
+    from predboard.tab.rows_command import list_rows
+
+    with stoppable():
+        result = list_rows(config, log)
+        if config.copy_to is None:
+            print_bytes(result.content)
+        else:
+            print(f"{plural(result.copied, 'image')} of {result.total:,} -> {config.copy_to}")
+        return 0 if config.copy_to is None or result.copied else 1
+
+
 def _metrics(config: MetricsConfig) -> int:
     from predboard.metrics.reference_page import reference_lines, reference_page
 
@@ -220,6 +233,7 @@ COMMANDS: Mapping[str, Command] = {
     "visualize": Command(VisualizeConfig, _visualize),
     "compare": Command(CompareConfig, _compare),
     "board": Command(BoardConfig, _board),
+    "rows": Command(RowsConfig, _rows),
     "inspect": Command(InspectConfig, _inspect),
     "gate": Command(GateConfig, _gate),
     "metrics": Command(MetricsConfig, _metrics),

@@ -27,6 +27,15 @@ def print_document(text: str) -> None:
         raise InputError(f"cannot write to standard output: {reason}; what is there is incomplete")
 
 
+def print_bytes(content: bytes) -> None:
+    """Print what a program will read, as it is. Raises InputError if not all of it could be written."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(content)
+    sys.stdout.flush()
+    if reason := lost_output():
+        raise InputError(f"cannot write to standard output: {reason}; what is there is incomplete")
+
+
 def print_counts(steps: Mapping[int, "RowCount"]) -> None:
     """Print a line for each step: rows that worked and failed, and the accuracy if there are labels."""
     for step, count in steps.items():

@@ -30,6 +30,7 @@ from predboard.config.infer import (
 )
 from predboard.config.inspect import InspectConfig
 from predboard.config.metrics import MetricsConfig
+from predboard.config.rows import RowsConfig
 from predboard.config.visualize import VisualizeConfig
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "OutputConfig",
     "Precision",
     "PreprocessingConfig",
+    "RowsConfig",
     "ScoreKind",
     "SideLength",
     "SpeedConfig",

@@ -287,12 +287,16 @@ def top_classes(step: StepRows, row: int) -> list[list[float]]:
 
 def full_path(run: LogRun, step: StepRows, ref: str | None) -> str | None:
     """Return where the file of an image is, or the ref if that is not known."""
-    if ref is None or is_uri(ref):
-        return ref
+    root = image_root_of(run, step)
+    return ref if ref is None or is_uri(ref) or not root else str(join_ref(root, ref))
+
+
+def image_root_of(run: LogRun, step: StepRows) -> str | None:
+    """Return the folder that the refs of images are relative to; None if that is not known."""
     if run.image_root is not None:
-        return str(join_ref(str(run.image_root), ref))
-    of_step = run.predictions.get(step.step)
-    return str(join_ref(of_step.run.root, ref)) if of_step is not None and of_step.run.root else ref
+        return str(run.image_root)
+    predictions = run.predictions.get(step.step)
+    return None if predictions is None else predictions.run.root
 
 
 def find_key(step: StepRows, keys: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -1,0 +1,92 @@
+"""Define the flags of `predboard rows`. It knows nothing of how they work."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from predboard.config.checks import POSITIONAL, check_minimum
+from predboard.config.fields import Config
+from predboard.errors import InputError
+from predboard.storage.paths import AnyPath
+
+
+@dataclass(frozen=True)
+class RowsConfig(Config):
+    """List the images of a run that a query asks for, as the tab Predictions selects them."""
+
+    logs: AnyPath | None = field(default=None, metadata=POSITIONAL)
+    """Folder of the run's logs, logs/NAME, which `predboard visualize` wrote."""
+
+    step: int | None = None
+    """Step of the run. Default: its last."""
+
+    true: tuple[str, ...] = ()
+    """True classes, by name or number, separated by commas; -1 is none."""
+
+    predicted: tuple[str, ...] = ()
+    """Predicted classes, likewise; -1 is none, which is a failed image."""
+
+    right: bool = False
+    """Only images whose prediction is right."""
+
+    wrong: bool = False
+    """Only images whose prediction is wrong."""
+
+    state: Literal["labelled", "unlabelled", "failed"] | None = None
+    """labelled: with label and prediction; unlabelled: with a prediction alone; failed: without one."""
+
+    confidence: str | None = None
+    """Range LOW..HIGH of the probability of the predicted class, such as .9.. or ..0.5; both ends belong to it."""
+
+    loss: str | None = None
+    """Range of the negative log-likelihood of the label, nats."""
+
+    margin: str | None = None
+    """Range of the probability of the predicted class minus that of the runner-up."""
+
+    entropy: str | None = None
+    """Range of the entropy of the probabilities, nats."""
+
+    where: tuple[str, ...] = ()
+    """Values of further columns, separated by commas: country=NO, or year=2001..2003 for numbers; country= is none."""
+
+    text: str = ""
+    """Part of the images' names, in upper or lower case."""
+
+    tag: tuple[str, ...] = ()
+    """Tags of which an image has at least one; ! stands for no tag at all."""
+
+    suspects: bool = False
+    """Only images whose labels are suspected to be wrong."""
+
+    other: str | None = None
+    """Another step to compare with, RUN@STEP; RUN is in the same folder of logs."""
+
+    kind: (
+        Literal["fixed", "broken", "changed", "changed_wrong", "both_wrong", "same", "labels_differ", "only"] | None
+    ) = None
+    """How images changed since --other, as `predboard compare` counts them; only: images that --other does not have."""
+
+    sort: str | None = None
+    """Column by which images are sorted, the highest value first. Default: the order of the data."""
+
+    ascending: bool = False
+    """Sort the lowest value first."""
+
+    limit: int | None = None
+    """Most images. Default: all."""
+
+    format: Literal["csv", "json", "parquet", "paths"] = "csv"
+    """Format of the list, which goes to standard output."""
+
+    copy_to: Path | None = None
+    """New folder for copies of the images themselves, numbered in their order, with the list beside them."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for values that can never work."""
+        super().__post_init__()
+        check_minimum("limit", self.limit, 1)
+        if self.right and self.wrong:
+            raise InputError("--right and --wrong exclude each other: leave one out, or use --state labelled for both")
+        if self.kind is not None and self.other is None:
+            raise InputError("--kind needs --other RUN@STEP, the step to compare with")
