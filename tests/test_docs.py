@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 
+import predboard
 from predboard import VisualizeConfig, config, panels, visualize
 from predboard.predictions.schema import COLUMNS, Part, Run
 from predboard.state import merge
@@ -57,12 +58,31 @@ def test_every_column_of_the_tables_beside_the_event_file_is_in_the_format(tmp_p
     chosen = ("classes", "confusion", "label_issues", "slices")
     (written,) = visualize(VisualizeConfig((tmp_path / "run",), tmp_path / "logs", panels=chosen))
     tables = sorted(toy.local(written.folder).glob("*.csv"))
-    assert [table.name for table in tables] == ["classes.csv", "pairs.csv", "slices.csv", "suspects.csv"]
+    assert [table.name for table in tables] == ["classes.csv", "errors.csv", "pairs.csv", "slices.csv", "suspects.csv"]
     for table in tables:
         part = FORMAT[FORMAT.index(f"{table.name}`**" if table.name != "pairs.csv" else "leaves: pairs.csv") :]
         for column in table.read_text("utf-8").splitlines()[0].split(","):
             name = column.removesuffix("_lower").removesuffix("_upper")
             assert f"`{name}`" in part[: part.index("\n\n", part.index("|---"))], (table.name, column)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/format.md", "docs/compare.md"])
+def test_the_queries_run_as_printed(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("digits", "resnet20", "resnet32")):
+        for step in (3, 5):
+            logits, label = toy.table(toy.RUN, 60, seed=seed)
+            toy.write_run(Path("predictions", name), logits, label, dataclasses.replace(toy.RUN, step=step))
+    if page == "README.md":
+        visualize(VisualizeConfig("predictions/digits", panels="mistakes", log_every=60))  # type: ignore[arg-type]
+    if page == "docs/compare.md":
+        predboard.compare("predictions/resnet20", "predictions/resnet32")
+    text = (toy.ROOT / page).read_text("utf-8")
+    queries = re.findall(r"```python\n(import [^`]*duckdb[^`]*)```", text)
+    assert queries
+    for code in queries:
+        exec(compile(code, page, "exec"), {})
+    assert "duckdb -c" not in text  # the command is another program, which pip does not install
 
 
 def test_every_relative_link_leads_to_a_file() -> None:

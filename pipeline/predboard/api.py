@@ -206,7 +206,10 @@ def compare(config: CompareConfig, log: Log = ..., /) -> CompareResult: ...
 
 @overload
 def compare(
-    *predictions: str | AnyPath, logdir: str | AnyPath = "logs", log: Log = ..., **options: Any
+    *predictions: str | AnyPath | Sequence[str | AnyPath],
+    logdir: str | AnyPath | None = None,
+    log: Log = ...,
+    **options: Any,
 ) -> CompareResult: ...
 
 
@@ -244,7 +247,7 @@ def gate(config: GateConfig, log: Log = ..., /) -> GateResult: ...
 @overload
 def gate(
     predictions: str | AnyPath,
-    rules: str | Path | Sequence[Mapping[str, Any]] | None = None,
+    rules: str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     baseline: str | AnyPath | None = None,
     *,
     log: Log = ...,

@@ -17,7 +17,7 @@ def test_a_version_follows_settings_and_the_code_that_is_imported(tmp_path: Path
     chosen = panels.choose(("confusion", "mistakes"))
     before = state_versions(chosen)
     assert state_versions(chosen) == before
-    other = {**chosen, "confusion": dataclasses.replace(chosen["confusion"], count=3)}  # type: ignore[type-var]
+    other = {**chosen, "confusion": dataclasses.replace(chosen["confusion"], per_gallery=3)}  # type: ignore[type-var]
     assert {name for name, version in state_versions(other).items() if version != before[name]} == {"confusion"}
     code = tmp_path / "code"
     shutil.copytree(SOURCES, code, ignore=shutil.ignore_patterns("__pycache__"))

@@ -44,7 +44,7 @@ def test_probabilities_and_their_logarithms_give_the_same_derived_columns_as_log
 
 def test_one_row_is_logged_in_the_singular(tmp_path: Path) -> None:
     lines: list[str] = []
-    (tmp_path / "one.csv").write_text("path,prob_a,prob_b,label\nx.jpg,.5,.5,cow\n")
+    (tmp_path / "one.csv").write_text("path,prob_a,prob_b,label\nx.jpg,.5,.5,a\n")
     import_predictions(ImportConfig("probabilities", (tmp_path / "one.csv",), tmp_path / "one"), lines.append)
     assert lines[0] == "one.csv: 1 row, 2 classes in prob_a, prob_b"
     (tmp_path / "two.csv").write_text("prob_a,prob_b\n1,0\n.5,nan\n")

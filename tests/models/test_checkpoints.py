@@ -5,6 +5,8 @@ import json
 import pickle
 import re
 import sys
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +15,10 @@ import pytest
 
 from predboard.cli import main
 from predboard.errors import InputError
-from predboard.models import checkpoints
-from predboard.models.checkpoints import assign_steps, digest_weights, step_or_zero
+from predboard.models import checkpoints, weights
+from predboard.models.checkpoints import assign_steps, step_or_zero
 from predboard.models.network import Network
+from predboard.models.weights import digest_weights
 from tests import toy
 from tests.models.nets import net
 
@@ -27,7 +30,7 @@ else:
 
 def load_weights(module: "torch.nn.Module", file: Path, **options: Any) -> None:
     """As `Factory.build` does it."""
-    checkpoints.load(module, checkpoints.read(file, **options), file)
+    weights.load(module, checkpoints.read(file, **options), file)
 
 
 class _Wrapper(torch.nn.Module):
@@ -68,6 +71,12 @@ def _without(state: dict[str, Any], name: str) -> dict[str, Any]:
     return {k: v for k, v in state.items() if k != name}
 
 
+def _in_itself(_: object) -> dict[str, Any]:
+    loop: dict[str, Any] = {}
+    loop["model"] = loop
+    return loop
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -83,11 +92,26 @@ def _without(state: dict[str, Any], name: str) -> dict[str, Any]:
         ),
         (
             lambda s: {"module.fc.bias": s["fc.bias"], "ema.fc.bias": s["fc.bias"]},
-            r"unknown module\.fc\.bias, ema\.fc\.bias$",
+            r"missing conv\.weight, conv\.bias, norm\.weight and 4 more$",
         ),
         (lambda _: {"epoch": 3, "lr": 0.1}, r"holds no weights; it has: epoch, lr; expected one of state_dict, "),
         (lambda _: {"state_dict": {"epoch": 3}}, r"holds no weights; it has: epoch; expected"),
-        (lambda _: [1, 2], r"holds a list; expected a state dict"),
+        (lambda _: [1, 2], r"holds no weights; it has: 0, 1; expected"),
+        (lambda _: 5, r"holds a int; expected a state dict"),
+        (
+            lambda s: {**s, "fc.weight": s["fc.weight"].int()},
+            r"type: fc\.weight is integers, the model has floats",
+        ),
+        (lambda s: {**s, "fc.weight": s["fc.weight"].to_sparse()}, r"different type: fc\.weight is sparse, the model"),
+        (
+            lambda s: {**s, "fc.weight": torch.view_as_complex(torch.ones(2, 4, 2)).conj()},
+            r"different type: fc\.weight is complex numbers, the model has floats$",
+        ),
+        (
+            lambda s: {**s, "fc.weight": torch.ones(1).expand(10**6, 4000)},
+            r"it takes 16\.0 GB of memory, more than",
+        ),
+        (_in_itself, r"holds mappings inside each other, but no weights 8 levels down"),
         (lambda s: s["fc.bias"], r"holds a Tensor; expected a state dict"),
         (lambda _: {}, r"holds no weights"),
     ],
@@ -220,7 +244,7 @@ def test_safetensors_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(InputError, match=r"half\.safetensors cannot be read as weights: SafetensorError: "):
         load_weights(module, tmp_path / "half.safetensors")
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(InputError, match=r"needs safetensors, which is not installed: pip install 'predboard\["):
+    with pytest.raises(InputError, match=r"needs safetensors, which is not installed: .*pip install .*\["):
         load_weights(module, tmp_path / "c.safetensors")
 
 
@@ -281,14 +305,14 @@ def test_no_moving_average_is_one_line(tmp_path: Path) -> None:
 
 def test_the_number_of_outputs_is_that_of_the_last_weight_that_does_not_fit() -> None:
     wanted = net().state_dict()
-    assert checkpoints.count_outputs(wanted, wanted) is None
+    assert weights.count_outputs(wanted, wanted) is None
     seven = {**wanted, "fc.weight": torch.zeros(7, 4), "fc.bias": torch.zeros(7)}
-    assert checkpoints.count_outputs(seven, wanted) == 7
-    assert checkpoints.count_outputs(_prefixed("module.", seven), wanted) == 7
+    assert weights.count_outputs(seven, wanted) == 7
+    assert weights.count_outputs(_prefixed("module.", seven), wanted) == 7
     # A table of positions, as of another picture size, is no head; nor is a weight with other inputs.
-    assert checkpoints.count_outputs({**wanted, "fc.weight": torch.zeros(7, 5)}, wanted) is None
-    assert checkpoints.count_outputs({**wanted, "norm.weight": torch.zeros(9)}, wanted) is None
-    assert checkpoints.count_outputs({**wanted, "conv.weight": torch.zeros(9, 3, 3, 3)}, wanted) == 9
+    assert weights.count_outputs({**wanted, "fc.weight": torch.zeros(7, 5)}, wanted) is None
+    assert weights.count_outputs({**wanted, "norm.weight": torch.zeros(9)}, wanted) is None
+    assert weights.count_outputs({**wanted, "conv.weight": torch.zeros(9, 3, 3, 3)}, wanted) == 9
 
 
 # --- digests ---
@@ -377,10 +401,10 @@ def test_what_training_leaves_behind_is_left_out_with_a_line_and_nothing_else_is
     for state in ({**net(1).state_dict(), **extra}, {**prefixed, **extra}):
         torch.save({"state_dict": state}, tmp_path / "c.pt")
         module, lines = net(2), list[str]()
-        checkpoints.load(module, checkpoints.read(tmp_path / "c.pt"), tmp_path / "c.pt", lines.append)
+        weights.load(module, checkpoints.read(tmp_path / "c.pt"), tmp_path / "c.pt", lines.append)
         assert digest_weights(module) == digest_weights(net(1))
         assert lines == [
-            "c.pt also holds 4 tensors that no model has: total_ops, conv.total_params, criterion.weight and 1 more"
+            "c.pt also holds 4 tensors that the model lacks: total_ops, conv.total_params, criterion.weight and 1 more"
         ]
     torch.save({**net(1).state_dict(), "fc2.weight": torch.zeros(2)}, tmp_path / "other.pt")
     with pytest.raises(InputError, match=r"belongs to another model: unknown fc2\.weight$"):
@@ -405,5 +429,79 @@ def test_sharded_weights_are_read_by_their_index(tmp_path: Path) -> None:
         load_weights(module, file)
         assert digest_weights(module) == digest_weights(net(1))
     index.write_text("[]")
-    with pytest.raises(InputError, match=r"index\.json is no index of weights: TypeError"):
+    with pytest.raises(InputError, match=r"cannot read .*index\.json as an index of weights: TypeError"):
         checkpoints.read(index)
+
+
+_SHAPES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "compiled": lambda s: _prefixed("_orig_mod.", s),
+    "compiled inside": lambda s: {"state_dict": _prefixed("model._orig_mod.", s)},
+    "parts compiled": lambda s: {k.replace("norm.", "norm._orig_mod."): v for k, v in s.items()},
+    "FSDP": lambda s: _prefixed("_fsdp_wrapped_module.", s),
+    "a backbone": lambda s: {"state_dict": {**_prefixed("backbone.", s), "projector.weight": torch.ones(3)}},
+    "Lightning with metrics": lambda s: {
+        "epoch": 1,
+        "state_dict": {**_prefixed("model.", s), "val_acc.tp": torch.ones(2), "loss_fn.weight": torch.ones(2)},
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(2)}}}],
+    },
+    "Lightning with an average": lambda s: {
+        "state_dict": {**_prefixed("model.", s), **_prefixed("ema_model.", net(3).state_dict())}
+    },
+    "numbers beside": lambda s: {**s, "epoch": 3, "best": None, "_extra_state": {"a": 1}},
+    "arrays": lambda s: {"epoch": 3, "net": {k: v.numpy() for k, v in s.items()}},
+    "an optimizer": lambda s: {"model_state": s, "optimizer": {"state": {0: {"step": torch.ones(1)}}, "groups": []}},
+    "a pair": lambda s: (s, 3),
+    "an average beside": lambda s: {"params": s, "params_ema": net(3).state_dict()},
+    "double": lambda s: {k: v.double() if v.is_floating_point() else v for k, v in s.items()},
+    "all floats": lambda s: {k: v.float() for k, v in s.items()},
+}
+
+
+@pytest.mark.parametrize("shape", _SHAPES)
+def test_checkpoints_as_training_saves_them_are_read(tmp_path: Path, shape: str) -> None:
+    torch.save(_SHAPES[shape](dict(net(1).state_dict())), tmp_path / "c.pt")
+    module = net(2)
+    load_weights(module, tmp_path / "c.pt")
+    assert digest_weights(module) == digest_weights(net(1))
+
+
+def test_weights_of_a_larger_model_are_refused(tmp_path: Path) -> None:
+    state = _prefixed("model.", net(1).state_dict())
+    torch.save({**state, "model.more.weight": torch.ones(3)}, tmp_path / "c.pt")
+    with pytest.raises(InputError, match=r"belongs to another model: unknown more\.weight$"):
+        load_weights(net(2), tmp_path / "c.pt")
+    both = {**_prefixed("student.", net(1).state_dict()), **_prefixed("teacher.", net(2).state_dict())}
+    torch.save(both, tmp_path / "c.pt")
+    with pytest.raises(InputError, match="belongs to another model"):
+        load_weights(net(2), tmp_path / "c.pt")
+
+
+def test_a_model_that_is_wrapped_already_takes_plain_weights(tmp_path: Path) -> None:
+    torch.save(net(1).state_dict(), tmp_path / "c.pt")
+    module = torch.nn.DataParallel(net(2))
+    load_weights(module, tmp_path / "c.pt")
+    assert digest_weights(module.module) == digest_weights(net(1))
+
+
+def test_a_damaged_tensor_is_a_line_and_a_bomb_is_refused(tmp_path: Path) -> None:
+    torch.save(net(1).state_dict(), tmp_path / "c.pt")
+    whole = (tmp_path / "c.pt").read_bytes()
+    at = whole.index(b"c/data/0") + 70
+    (tmp_path / "c.pt").write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    lines: list[str] = []
+    checkpoints.read(tmp_path / "c.pt", log=lines.append)
+    assert lines == ["warning: c.pt is damaged, or was written without checksums: c/data/0 does not match its own"]
+    with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("c/data.pkl", bytes(10**7))
+    with pytest.raises(InputError, match=r"bomb\.pt: it takes 0\.0 GB of memory, more than --max-read-gb 0\.001"):
+        checkpoints.read(tmp_path / "bomb.pt", max_read_gb=0.001)
+    with pytest.raises(InputError, match=r"cannot read .*: .*File name too long"):
+        checkpoints.read(tmp_path / ("x" * 300 + ".pt"))
+
+
+def test_weights_are_digested_whatever_a_tensor_is_a_view_of() -> None:
+    values = torch.view_as_complex(torch.ones(3, 2))
+    module, other = torch.nn.Module(), torch.nn.Module()
+    module.register_buffer("c", values.conj())
+    other.register_buffer("c", values.conj().resolve_conj())
+    assert digest_weights(module) == digest_weights(other)

@@ -31,7 +31,7 @@ LABEL = np.arange(8)
 
 def test_forgotten_images_come_first_then_never_right_ones_then_late_ones() -> None:
     steps = [at_step(LABEL, RIGHT[:, s], SURE) for s in range(3)]
-    found = followed(mistakes.Panel(count=6), *steps)
+    found = followed(mistakes.Panel(per_gallery=6), *steps)
     assert set(found) == {0, 1, 2}
     for tiles in found.values():  # the same images in the same order
         assert tiles.rows["id"].tolist() == [4, 0, 5, 1, 2, 6]
@@ -41,7 +41,7 @@ def test_forgotten_images_come_first_then_never_right_ones_then_late_ones() -> N
 
 def test_what_is_missing_of_one_kind_is_filled_with_the_others() -> None:
     never = np.zeros((8, 3), bool)
-    found = followed(mistakes.Panel(count=6), *(at_step(LABEL, never[:, s], SURE) for s in range(3)))
+    found = followed(mistakes.Panel(per_gallery=6), *(at_step(LABEL, never[:, s], SURE) for s in range(3)))
     assert len(found[0].rows["id"]) == 6
 
 
@@ -56,7 +56,7 @@ def test_one_step_has_nothing_to_follow_and_an_empty_one_does_not_count() -> Non
 def test_only_images_that_are_at_every_step_are_followed() -> None:
     steps = [at_step(LABEL, RIGHT[:, s], SURE) for s in range(3)]
     fewer = steps[1].take(LABEL != 4)
-    found = followed(mistakes.Panel(count=6), steps[0], fewer, steps[2])
+    found = followed(mistakes.Panel(per_gallery=6), steps[0], fewer, steps[2])
     assert 4 not in found[0].rows["id"]
     assert len({tuple(tiles.rows["id"].tolist()) for tiles in found.values()}) == 1
 

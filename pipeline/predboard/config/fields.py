@@ -112,7 +112,7 @@ def _read_tuple(inner: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
     if isinstance(value, str) and inner[0] is str:
         value = [name for part in value.split(",") if (name := part.strip())]
     several = isinstance(value, Iterable) and not isinstance(value, Mapping | bytes) and not is_path(value)
-    values = list(value) if several and getattr(value, "ndim", 1) else [value]
+    values = list(value) if several and getattr(value, "ndim", 1) != 0 else [value]
     if inner[-1] is not Ellipsis and len(values) != len(inner):
         raise ValueError
     return tuple(_read(members_of(inner[0]), one) for one in values)

@@ -7,12 +7,13 @@ from predboard.config.checks import (
     POSITIONAL,
     ScoreKind,
     check_minimum,
+    check_read_gb,
     check_steps,
     check_update,
 )
 from predboard.config.fields import Config
 from predboard.errors import InputError
-from predboard.storage.paths import AnyPath
+from predboard.storage.paths import MAX_READ_GB, AnyPath
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,11 @@ class ImportConfig(Config):
     class. Default: logits, probs, scores, predictions, … or logit_*, prob_*, score_*, …"""
 
     label_column: str | None = None
-    """Array or column with the true class, a name or an index. Default: true_label, ground_truth, labels, label, …"""
+    """Array or column with the true class, a name or an index; none if the rows have no labels. Default: true_label,
+    ground_truth, labels, label, …"""
 
     image_column: str | None = None
-    """Array or column with the image paths. Default: image, path, file, filename, …"""
+    """Array or column with the image paths; none if there are none. Default: image, path, file, filename, …"""
 
     key_column: str | None = None
     """Column with a stable image ID, used to match images across runs. Default: the image's path."""
@@ -53,6 +55,10 @@ class ImportConfig(Config):
 
     image_root: AnyPath | None = None
     """Folder (or .zip or .tar) that the paths are relative to. Default: the folder of the file that contains them."""
+
+    max_read_gb: float = MAX_READ_GB
+    """Gigabytes of memory that one file with scores in .npz, .pt or JSON may take. More is refused before it is read;
+    .npy, .parquet and .csv are read in pieces."""
 
     classes: Path | None = None
     """File with the class names in the order of the scores, one per line. Images whose label is not in the list are
@@ -93,6 +99,7 @@ class ImportConfig(Config):
         check_minimum("thumbnails", self.thumbnails, 0)
         check_minimum("shard-size", self.shard_size, 1)
         check_steps(self.step)
+        check_read_gb(self.max_read_gb)
         if len(self.step) > 1 and len(self.step) != len(self.files):
             raise InputError(
                 f"--step has {len(self.step)} numbers for {len(self.files)} files; expected one, or one for each"

@@ -96,7 +96,8 @@ class ModelConfig(Config):
     """Use the exponential moving average of the weights that the checkpoint also contains."""
 
     trust_checkpoint: bool = False
-    """Unpickle checkpoints that contain more than weights, such as whole modules. This runs any code they contain."""
+    """Unpickle checkpoints that contain more than weights, such as whole modules. This runs any code they contain, with
+    your rights."""
 
     def __post_init__(self) -> None:
         """Raise InputError for values that can never work."""

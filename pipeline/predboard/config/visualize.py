@@ -27,6 +27,16 @@ class VisualizeConfig(Config):
     list: bool = False
     """List the panels and stop."""
 
+    steps: tuple[int, ...] = ()
+    """Draw these steps alone. Default: all."""
+
+    per_gallery: int | None = None
+    """Images in a gallery. Default: 12 in most."""
+
+    pairs: tuple[str, ...] = ()
+    """Confused pairs whose images are shown, such as 'River>Highway,Forest>*': true class, then predicted class, and *
+    for every class. Default: the six most frequent."""
+
     image_root: AnyPath | None = None
     """Current folder of the source images, if they were moved after inference."""
 
@@ -65,6 +75,7 @@ class VisualizeConfig(Config):
         """Raise InputError for values that can never work."""
         super().__post_init__()
         check_minimum("workers", self.workers, 0)
+        check_minimum("per-gallery", self.per_gallery, 1)
         check_ray_only(self, "ray_address")
         if self.map not in ("auto", "always", "never") and not re.fullmatch("[^,]+,[^,]+", self.map):
             raise InputError(f"--map is {self.map!r}; expected auto, always, never, or the names of two columns: X,Y")

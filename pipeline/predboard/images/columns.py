@@ -1,6 +1,7 @@
 """Reads the columns of a table of images: refs, labels, keys and others -> manifest. It knows nothing of files."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -148,15 +149,24 @@ def find_column(table: pa.Table, asked: str | None, usual: Sequence[str], file: 
         if asked not in table.column_names:
             raise InputError(f"{file} has no column {asked!r}; it has {_list_columns(table)}: see {flag}")
         return asked
-    lower = {name.lower(): name for name in reversed(table.column_names)}
-    return next((lower[name] for name in usual if name in lower), None)
+    by_plain = {plain_name(name): name for name in reversed(table.column_names)}
+    return next((by_plain[plain_name(name)] for name in usual if plain_name(name) in by_plain), None)
+
+
+def plain_name(name: str) -> str:
+    """Return the name of a column without case and punctuation: `True Label` and `true_label` are one.
+
+    >>> plain_name("True Label") == plain_name("true_label") == plain_name("trueLabel")
+    True
+    """
+    return re.sub(r"[\W_]+", "", name.casefold())
 
 
 def holds_images(type_: pa.DataType) -> bool:
     """Return whether a column of this type holds encoded images: bytes, or Hugging Face's struct of bytes and path."""
     if pa.types.is_struct(type_):
         return bool(type_.get_field_index("bytes") >= 0)
-    return bool(pa.types.is_binary(type_) or pa.types.is_large_binary(type_))
+    return bool(pa.types.is_binary(type_) or pa.types.is_large_binary(type_) or pa.types.is_binary_view(type_))
 
 
 def _list_columns(table: pa.Table) -> str:

@@ -164,7 +164,13 @@ def worker_loop(
         torch.set_num_threads(setup.torch_threads)
         job = load_job()
         config = job.config
-        factory = open_factory(config.model, config.model_args, ema=config.ema, trust=config.trust_checkpoint)
+        factory = open_factory(
+            config.model,
+            config.model_args,
+            ema=config.ema,
+            trust=config.trust_checkpoint,
+            max_read_gb=config.max_read_gb,
+        )
 
         def module(step: int) -> torch.nn.Module:
             return build_module(factory.build, job.steps[step], job.runs[step])

@@ -132,7 +132,11 @@ def infer(
         manifest = loading.open_manifest(config, *((in_memory.dataset, in_memory.classes) if in_memory else ()))
         files = assign_steps(config.checkpoint, config.step)
         source = in_memory or open_factory(
-            config.model, config.model_args, ema=config.ema, trust=config.trust_checkpoint
+            config.model,
+            config.model_args,
+            ema=config.ema,
+            trust=config.trust_checkpoint,
+            max_read_gb=config.max_read_gb,
         )
         inputs = open_inputs(config, manifest, source.recipe, log)
         models = open_models(config, source, files, inputs, placement, log)

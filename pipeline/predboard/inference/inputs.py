@@ -23,9 +23,9 @@ from predboard.images.preprocessing import Recipe
 from predboard.inference.dispatch import Placement
 from predboard.inference.forward import Normalizer, out_of_memory_error
 from predboard.inference.worker import build_module
-from predboard.models.checkpoints import digest_weights
 from predboard.models.devices import is_out_of_memory, module_bytes
 from predboard.models.network import Network
+from predboard.models.weights import digest_weights
 from predboard.parallel.threads import worker_count
 from predboard.predictions.derive import to_logits
 from predboard.predictions.schema import Run

@@ -23,8 +23,8 @@ from predboard.images.loader import LoadedImage, Loader
 from predboard.inference.forward import Batch, BatchLimit, Normalizer, forward
 from predboard.inference.part_builder import PartBuilder, PartRepair, PartSpec
 from predboard.models import hubs
-from predboard.models.checkpoints import digest_weights
 from predboard.models.network import Network
+from predboard.models.weights import digest_weights
 from predboard.parallel.threads import ordered_map
 from predboard.predictions.schema import Run
 from predboard.storage import timing

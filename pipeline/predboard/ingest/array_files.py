@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from predboard.errors import InputError, first_line, reading
 from predboard.invocation import install_command
+from predboard.storage.paths import MAX_READ_GB, check_size
 
 ARRAY_SUFFIXES = (".npy", ".npz", ".pt", ".pth")
 
@@ -22,21 +23,27 @@ Arrays = dict[str, NDArray[Any]]
 """Arrays by name; the name of a lone array is empty."""
 
 
-def read_arrays(file: Path) -> Arrays:
+def read_arrays(file: Path, max_read_gb: float = MAX_READ_GB) -> Arrays:
     """Return the arrays of a file by name. The array of a .npy file stays on disk until it is read.
 
-    Raises InputError if the file is damaged, holds no arrays, or objects that only running code could make.
+    Args:
+        file: .npy, .npz, .pt or .pth.
+        max_read_gb: gigabytes that the arrays of a .npz file, or a tensor beyond what is stored of it, may take.
+
+    Raises InputError if the file is damaged or too large, or holds no arrays, or objects that only code could make.
     """
     with reading(file):
         if file.suffix.lower() == ".npy":
             arrays: Arrays = {"": _open_npy(file)}
         elif file.suffix.lower() == ".npz":
-            arrays = _read_npz(file)
+            arrays = _read_npz(file, max_read_gb)
         else:
-            arrays = _arrays_of(_load_tensors(file))
+            arrays = _arrays_of(_load_tensors(file), max_read_gb)
     if not arrays:
         raise InputError(f"{file} holds no arrays; expected scores of shape [rows, classes]")
-    return arrays
+    fields = {n: array for n, array in arrays.items() if array.dtype.names}  # records, as of np.genfromtxt
+    plain = {name: array for name, array in arrays.items() if name not in fields}
+    return plain | {name: np.array(array[name]) for array in fields.values() for name in array.dtype.names or ()}
 
 
 def _open_npy(file: Path) -> NDArray[Any]:
@@ -46,8 +53,10 @@ def _open_npy(file: Path) -> NDArray[Any]:
         raise _explained(error, str(file)) from error
 
 
-def _read_npz(file: Path) -> Arrays:
+def _read_npz(file: Path, max_read_gb: float) -> Arrays:
     arrays = {}
+    with zipfile.ZipFile(file) as members:
+        check_size(sum(member.file_size for member in members.infolist()), max_read_gb)
     with np.load(file, allow_pickle=False) as archive:
         for name in archive.files:
             try:
@@ -87,18 +96,20 @@ def _load_tensors(file: Path) -> Any:
         ) from error
 
 
-def _arrays_of(value: Any) -> Arrays:
+def _arrays_of(value: Any, max_read_gb: float) -> Arrays:
     """Return the arrays in a saved value by name, those of a list of batches joined."""
     import torch
 
     if isinstance(value, torch.Tensor):
+        if (size := value.numel() * value.element_size()) > value.untyped_storage().nbytes():  # it repeats
+            check_size(size, max_read_gb)
         value = value.detach().resolve_conj().resolve_neg()
         if value.is_floating_point() and value.dtype not in (torch.float16, torch.float32, torch.float64):
             value = value.float()  # NumPy has no bfloat16 or float8
         return {"": value.numpy()}
     if isinstance(value, Mapping):
         only = next(iter(value.values())) if len(value) == 1 else None
-        return _arrays_of(only) if isinstance(only, Mapping) else _alone(value)
+        return _arrays_of(only, max_read_gb) if isinstance(only, Mapping) else _alone(value, max_read_gb)
     if not isinstance(value, list | tuple):
         return {}
     if value and all(isinstance(v, str | int | float) for v in value):
@@ -106,15 +117,16 @@ def _arrays_of(value: Any) -> Arrays:
     tensors = [v for v in value if isinstance(v, torch.Tensor)]
     alike = len(tensors) == len(value) > 0 and len({t.shape[1:] for t in tensors}) == 1 and tensors[0].ndim > 0
     if alike and tensors[0].ndim == 1 and tensors[0].is_floating_point() and len({len(t) for t in tensors}) == 1:
-        return _arrays_of(torch.stack(tensors))  # the scores of one image each
+        return _arrays_of(torch.stack(tensors), max_read_gb)  # the scores of one image each
     nested = bool(value) and all(isinstance(v, Mapping | list | tuple) for v in value)
     if isinstance(value, list) and (alike or nested):  # a tuple holds different things, not batches of one
-        batches = [_arrays_of(v) for v in value]
+        batches = [_arrays_of(v, max_read_gb) for v in value]
         if all(batch.keys() == batches[0].keys() for batch in batches):
             return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-    return _alone(dict(enumerate(value)))
+    return _alone(dict(enumerate(value)), max_read_gb)
 
 
-def _alone(values: Mapping[Any, Any]) -> Arrays:
+def _alone(values: Mapping[Any, Any], max_read_gb: float) -> Arrays:
     """Return the values that are one array each, by key."""
-    return {str(key): array for key, value in values.items() if (array := _arrays_of(value).get("")) is not None}
+    arrays = {str(key): _arrays_of(value, max_read_gb).get("") for key, value in values.items()}
+    return {key: array for key, array in arrays.items() if array is not None}

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from predboard.config import ScoreKind
 from predboard.errors import InputError
-from predboard.images.columns import IMAGE_COLUMNS, LABEL_COLUMNS
+from predboard.images.columns import IMAGE_COLUMNS, LABEL_COLUMNS, plain_name
+from predboard.storage.paths import MAX_READ_GB
 
 _KIND_NAMES: dict[ScoreKind, tuple[str, ...]] = {
     "logits": ("logits", "logit"),
@@ -25,7 +26,8 @@ _SCORE_NAMES = ("scores", "score", "predictions", "preds", "pred", "outputs", "o
 _TRUTH_NAMES = (
     *("true_label", "true_class", "true", "truth", "y_true"),
     *("ground_truth", "gt_label", "gt", "labels", "targets"),
-    *("label_ids", "label_id", "class_id", "class_ids", "y_test", "y_val"),
+    *("label_ids", "label_id", "class_id", "class_ids", "y_test", "y_val", "y_valid", "gold", "gold_label", "actual"),
+    *("true_labels", "true_classes", "target_label", "label_idx", "label_index", "class_idx", "class_index"),
 )
 LABEL_COLUMN_NAMES = (*_TRUTH_NAMES, *LABEL_COLUMNS)
 IMAGE_COLUMN_NAMES = (
@@ -34,10 +36,20 @@ IMAGE_COLUMN_NAMES = (
 )
 """Names tried in this order where no flag names the column; the first one present that fits is taken."""
 
-_PREDICTED = re.compile("pred|output|name|error|loss", re.IGNORECASE)
+_PREDICTED = re.compile("pred|output|name|error|loss|hat|argmax|guess|top", re.IGNORECASE)
 """In names that speak of labels and mean no true class."""
 _UNNAMED = re.compile(r"arr_\d+|\d+")
 """Names that NumPy and tuples of tensors give to arrays without one."""
+
+_STATISTICS = re.compile(
+    "max|min|mean|avg|average|std|var|sum|total|median|norm|entropy|margin|gap|diff|thresh(old)?|cutoff|argmax|pred(icted)?"
+    "|prediction|label|true|target|index|idx|id|loss|temperature|conf(idence)?|error|rank",
+    re.IGNORECASE,
+)
+"""Ends of the names of columns that say something about the scores, as `logit_max` does, and are no class."""
+
+NO_COLUMN = "none"
+"""Value of --label-column and --image-column for a file that has no such column."""
 
 _ONE_SCORE_NAMES = ("prob", "logit", "confidence")
 """Names of columns that hold the score of the predicted class alone."""
@@ -55,6 +67,11 @@ class ColumnRequest:
     key: str | None = None
     classes: tuple[str, ...] = ()
     """Names of the classes, which may be names of columns."""
+    needs_label: bool = True
+    """Whether the labels are looked for in this file."""
+    needs_image: bool = True
+    """Whether the images are looked for in this file."""
+    max_read_gb: float = MAX_READ_GB
 
     @property
     def usual_score_names(self) -> tuple[str, ...]:
@@ -70,6 +87,8 @@ class ScoreColumns:
     columns: tuple[str, ...]
     names: tuple[str, ...] = ()
     """The classes, where the columns are named after them."""
+    left_out: tuple[str, ...] = ()
+    """Columns with names alike that are no classes."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +113,9 @@ def find_column(
     """
     if asked is not None and asked not in names:
         raise InputError(f"{file} has no {asked!r}; it has {abbreviate(names)}: see {flag}")
-    lower = {name.lower(): name for name in reversed(names)}
-    return asked if asked is not None else next((lower[name] for name in usual if name in lower), None)
+    by_plain = {plain_name(name): name for name in reversed(names)}
+    plain = asked if asked is not None else next((p for p in map(plain_name, usual) if p in by_plain), None)
+    return asked if asked is not None or plain is None else by_plain[plain]
 
 
 def choose_label(names: Sequence[str], discrete: Collection[str], request: ColumnRequest, file: Path) -> str | None:
@@ -110,6 +130,8 @@ def choose_label(names: Sequence[str], discrete: Collection[str], request: Colum
         request: what the flags say.
         file: for a message.
     """
+    if request.label == NO_COLUMN and NO_COLUMN not in names:
+        return None
     name = find_column(names, request.label, LABEL_COLUMN_NAMES, file, "--label-column")
     if name is not None:
         return name
@@ -125,13 +147,61 @@ def label_candidates(names: Sequence[str]) -> tuple[str, ...]:
     >>> label_candidates(["label", "score", "target"])
     ('label', 'target')
     """
-    return tuple(dict.fromkeys(name for usual in LABEL_COLUMN_NAMES for name in names if name.lower() == usual))
+    return tuple(
+        dict.fromkeys(name for usual in LABEL_COLUMN_NAMES for name in names if plain_name(name) == plain_name(usual))
+    )
 
 
-def choose_image(names: Sequence[str], texts: Collection[str], request: ColumnRequest, file: Path) -> str | None:
-    """Return the column of the image's path, None if there is none. Unless asked for, it is one of the `texts`."""
-    candidates = names if request.image is not None else [name for name in names if name in texts]
-    return find_column(candidates, request.image, IMAGE_COLUMN_NAMES, file, "--image-column")
+def refuse_unread_labels(names: Sequence[str], fitting: Collection[str], request: ColumnRequest, file: Path) -> None:
+    """Raise InputError if no label was recognized, but columns could be labels by their names or by their values.
+
+    Args:
+        names: all columns that are left.
+        fitting: those of them whose values could be labels.
+        request: what the flags say.
+        file: for the message.
+    """
+    if not request.needs_label or request.label is not None:
+        return
+    speaking = [name for name in names if re.search("label|target|truth|y_true", name, re.IGNORECASE)]
+    could_be = [name for name in names if (name in fitting or name in speaking) and not _PREDICTED.search(name)]
+    if could_be:
+        raise InputError(
+            f"{file} has no column that is surely the labels, but {abbreviate(could_be)} could be: name it with "
+            f"--label-column, or give --label-column {NO_COLUMN} if the rows have no labels"
+        )
+
+
+def is_image_name(name: str) -> bool:
+    """Return whether a column of this name is one of images."""
+    return plain_name(name) in set(map(plain_name, IMAGE_COLUMN_NAMES))
+
+
+def choose_image(
+    names: Sequence[str], usable: Collection[str], others: Mapping[str, str], request: ColumnRequest, file: Path
+) -> str | None:
+    """Return the column of the image's path, None if there is none. Unless asked for, it is one of the `usable`.
+
+    Args:
+        names: columns that have one value in each row.
+        usable: those of them that may be paths.
+        others: what the columns hold that may not, by name.
+        request: what the flags say.
+        file: for a message.
+
+    Raises InputError if a column is named like one of images, and cannot be used.
+    """
+    if request.image == NO_COLUMN and NO_COLUMN not in names:
+        return None
+    candidates = names if request.image is not None else [name for name in names if name in usable]
+    name = find_column(candidates, request.image, IMAGE_COLUMN_NAMES, file, "--image-column")
+    unusable = None if name else find_column(list(others), None, IMAGE_COLUMN_NAMES, file, "")
+    if unusable is not None and request.needs_image:
+        raise InputError(
+            f"{unusable!r} of {file} is named like a column of images, but has {others[unusable]}; expected the path "
+            f"of an image in each row: name another with --image-column, or give --image-column {NO_COLUMN}"
+        )
+    return name
 
 
 def choose_score_array(arrays: Mapping[str, NDArray[Any]], request: ColumnRequest, file: Path) -> str:
@@ -158,14 +228,14 @@ def choose_score_array(arrays: Mapping[str, NDArray[Any]], request: ColumnReques
 def choose_score_columns(types: ColumnTypes, request: ColumnRequest, file: Path) -> ScoreColumns:
     """Return the columns of the scores. Raises InputError if it is not clear which they are, or they are not enough."""
     if request.score is not None:
-        return _requested_columns(types, request.score, file)
+        return _requested_columns(types, request.score, request.classes, file)
     if name := find_column(types.vectors, None, request.usual_score_names, file, ""):
         return ScoreColumns((name,))
     for usual in request.usual_score_names:
         # `pred_label` and `pred_score` are not two classes, so after most names only a number may follow.
         any_end = usual in (*_KIND_NAMES[request.kind], "score", "scores")
         end = r"[_.\- ](.+)|(\d+)" if any_end else r"[_.\- ]?(\d+)()"
-        if matched := match_columns(types.numbers, re.compile(f"{usual}(?:{end})", re.IGNORECASE)):
+        if matched := match_columns(types.numbers, re.compile(f"{usual}(?:{end})", re.IGNORECASE), request.classes):
             return matched
     if len(request.classes) > 1 and all(name in types.numbers for name in request.classes):
         return ScoreColumns(request.classes, request.classes)
@@ -178,11 +248,12 @@ def choose_score_columns(types: ColumnTypes, request: ColumnRequest, file: Path)
     raise InputError(f"{file} has {abbreviate(types.all)}; which are the scores? Name them with --score-column")
 
 
-def _requested_columns(types: ColumnTypes, asked: str, file: Path) -> ScoreColumns:
+def _requested_columns(types: ColumnTypes, asked: str, classes: Sequence[str], file: Path) -> ScoreColumns:
     """Return the columns that --score-column names: a column of lists, `prob_*`, or `A,B,C`."""
     if asked not in types.all and "*" in asked:
         before, _, after = asked.partition("*")
-        matched = match_columns(types.numbers, re.compile(f"{re.escape(before)}(.+){re.escape(after)}()"))
+        pattern = re.compile(f"{re.escape(before)}(.+){re.escape(after)}()")
+        matched = match_columns(types.numbers, pattern, classes)
         if matched is None:
             raise InputError(
                 f"{file} has no two number columns like {asked!r}; it has {abbreviate(types.all)}: see --score-column"
@@ -202,22 +273,28 @@ def _requested_columns(types: ColumnTypes, asked: str, file: Path) -> ScoreColum
     return ScoreColumns((asked,))
 
 
-def match_columns(names: Sequence[str], pattern: re.Pattern[str]) -> ScoreColumns | None:
+def match_columns(names: Sequence[str], pattern: re.Pattern[str], classes: Sequence[str] = ()) -> ScoreColumns | None:
     r"""Return the two or more columns that match, named after the groups of the pattern.
 
     Numbered columns are in the order of their numbers, which are their names: prob_1, prob_2 and prob_5 are the classes
-    1, 2 and 5.
+    1, 2 and 5. Beside numbered columns others are left out, and so are statistics such as prob_max, unless `classes`
+    has that name.
 
     >>> match_columns(["p_5", "p_1", "label"], re.compile(r"p_(\d+)()"))
-    ScoreColumns(columns=('p_1', 'p_5'), names=('1', '5'))
-    >>> match_columns(["p_dog", "p_cat"], re.compile(r"p_(.+)()"))
-    ScoreColumns(columns=('p_dog', 'p_cat'), names=('dog', 'cat'))
+    ScoreColumns(columns=('p_1', 'p_5'), names=('1', '5'), left_out=())
+    >>> match_columns(["p_dog", "p_cat", "p_max"], re.compile(r"p_(.+)()"))
+    ScoreColumns(columns=('p_dog', 'p_cat'), names=('dog', 'cat'), left_out=('p_max',))
     """
-    ends = {name: m[1] or m[2] for name in names if (m := pattern.fullmatch(name))}
+    every = {name: m[1] or m[2] for name in names if (m := pattern.fullmatch(name))}
+    numbered = {name: end for name, end in every.items() if end.isdigit()}
+    ends = {name: end for name, end in every.items() if end in classes or not _STATISTICS.fullmatch(end)}
+    if len(numbered) > 1 and not any(end in classes for end in every.values() if not end.isdigit()):
+        ends = numbered
     if len(ends) < 2:
         return None
     ordered = sorted(ends, key=lambda name: int(ends[name])) if all(map(str.isdigit, ends.values())) else list(ends)
-    return ScoreColumns(tuple(ordered), tuple(ends[name] for name in ordered))
+    left_out = tuple(name for name in every if name not in ends)
+    return ScoreColumns(tuple(ordered), tuple(ends[name] for name in ordered), left_out)
 
 
 def only_highest(file: Path, what: str) -> InputError:

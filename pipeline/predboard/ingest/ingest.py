@@ -174,6 +174,7 @@ def _open_step(
 ) -> _Step:
     """Open the files of one step. Raises InputError if its scores are not what they are said to be."""
     has_labels = config.labels is None and not config.labels_from_folders
+    images_are_labelled = image_list is not None and bool((image_list.label >= 0).any())
     request = ColumnRequest(
         config.scores,
         config.score_column,
@@ -181,11 +182,19 @@ def _open_step(
         config.image_column if config.images is None else None,
         config.key_column,
         class_names,
+        needs_label=has_labels and not images_are_labelled,
+        needs_image=config.images is None,
+        max_read_gb=config.max_read_gb,
     )
     saved = scores.open_saved(files, request)
     source = files[0].name + (f" and {len(files) - 1} more" if len(files) > 1 else "")
     size = f"{plural(saved.rows, 'row')}, {plural(saved.classes, 'class', 'classes')}"
     log(f"{source}: {size} in {abbreviate(saved.used)}")
+    if saved.left_out:
+        log(
+            f"warning: {abbreviate(saved.left_out)} of {files[0].name} {'is' if len(saved.left_out) == 1 else 'are'} "
+            "taken for no class by the name: --classes or --score-column A,B,C names the classes"
+        )
     if not saved.rows:
         raise InputError(f"{source} holds no rows")
     labelled = labels.label_manifest(config, files[0], saved, class_names, image_list, log)

@@ -132,7 +132,7 @@ def open_image_list(config: ImportConfig, class_names: tuple[str, ...]) -> Manif
         root = config.image_root if config.image_root is not None and config.image_root.is_dir() else None
         options = SourceOptions(config.image_column, None, config.key_column, root, class_names)
         return sources.open_source(config.images, options)
-    table = scores.read_columns(file)
+    table = scores.read_columns(file, config.max_read_gb)
     refs = [str(ref) for ref in _forward_slashes(table.column(0).to_pylist())]
     unknown = np.full(len(refs), -1, np.int32)
     root_folder = str(file.resolve().parent)
@@ -161,7 +161,9 @@ def _refs(
     refs: list[str | None] = [None] * saved.rows
     if saved.image is not None:
         paths = saved.written.column(saved.image).to_pylist()
-        refs = _forward_slashes([None if path is None else str(path) for path in paths])
+        refs = _forward_slashes(
+            [path.decode("utf-8", "replace") if isinstance(path, bytes) else path for path in paths]
+        )
     root = str(file.resolve().parent)
     if image_list is not None:
         own, root, refs = refs, image_list.root, image_list.image.to_pylist()
@@ -215,6 +217,11 @@ def _labels(
     _check_labels(given, saved.classes, classes)
     if strange := {value for value in given.values if isinstance(value, str)} - set(classes):
         count = sum(value in strange for value in given.values)
+        if count == sum(value != -1 for value in given.values):
+            raise InputError(
+                f"none of the labels ({abbreviate(sorted(strange))}) in {given.words} is among the classes "
+                f"({abbreviate(classes)}): name the classes with --classes, or another column with --label-column"
+            )
         are, they = ("is", "it counts") if count == 1 else ("are", "they count")
         log(
             f"warning: {plural(count, 'label')} in {given.source} {are} not among the classes "
@@ -312,7 +319,7 @@ def _indices(values: RawLabels, classes: Sequence[str]) -> NDArray[np.int32]:
 
 def _labels_from_file(config: ImportConfig, file: Path, refs: Sequence[str | None], classes: Sequence[str]) -> _Given:
     """Return the labels of another file, joined by image path where both have one, else in the order of the rows."""
-    table = scores.read_columns(file)
+    table = scores.read_columns(file, config.max_read_gb)
     names = table.column_names
     if len(names) == 1:
         (label,) = names

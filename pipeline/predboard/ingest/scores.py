@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 from predboard.errors import InputError, first_line
 from predboard.images.text_tables import UNNAMED
 from predboard.ingest import array_files, columns, table_files
-from predboard.ingest.columns import ColumnRequest, ColumnTypes, ScoreColumns, abbreviate, match_columns, only_highest
+from predboard.ingest.columns import (
+    ColumnRequest,
+    ColumnTypes,
+    ScoreColumns,
+    abbreviate,
+    is_image_name,
+    match_columns,
+    only_highest,
+)
 from predboard.ingest.table_files import TableFile
 from predboard.ingest.validation import ScoreArray
 from predboard.predictions.arrow import as_numpy
@@ -49,6 +57,8 @@ class SavedScores:
     """Name in `columns` of the image's path."""
     written: pa.Table
     """[rows] label, image and key, as far as they are here, with numbers in text files as they are written."""
+    left_out: tuple[str, ...] = ()
+    """Columns that are named like those of scores, and are no classes."""
 
     @property
     def is_numbered(self) -> bool:
@@ -107,20 +117,20 @@ def open_saved(files: Sequence[Path], request: ColumnRequest) -> SavedScores:
     return replace(first, rows=rows, blocks=blocks, columns=tables[0], written=tables[1])
 
 
-def read_columns(file: Path) -> pa.Table:
+def read_columns(file: Path, max_read_gb: float) -> pa.Table:
     """Read all columns of a file that have one plain value in each row: labels or names in a file of their own."""
     table_files.check_kind(file)
     if file.suffix.lower() in array_files.ARRAY_SUFFIXES:
-        return _flat_columns(array_files.read_arrays(file))
-    table = table_files.open_table(file)
+        return _flat_columns(array_files.read_arrays(file, max_read_gb))
+    table = table_files.open_table(file, max_read_gb)
     return table.read_as_written([name for name in table.names if table_files.is_plain(table.types[name])])
 
 
 def _open(file: Path, request: ColumnRequest) -> SavedScores:
     table_files.check_kind(file)
     if file.suffix.lower() in array_files.ARRAY_SUFFIXES:
-        return _from_arrays(file, array_files.read_arrays(file), request)
-    return _from_table(file, table_files.open_table(file), request)
+        return _from_arrays(file, array_files.read_arrays(file, request.max_read_gb), request)
+    return _from_table(file, table_files.open_table(file, request.max_read_gb), request)
 
 
 # --- arrays ---
@@ -136,18 +146,15 @@ def _from_arrays(file: Path, arrays: dict[str, NDArray[Any]], request: ColumnReq
         )
     rows, classes = scores.shape
     others = {other: _flat(array) for other, array in arrays.items() if other != name}
+    one_hot = {other: index for other, array in others.items() if (index := _one_hot(array, scores.shape)) is not None}
+    in_rows = {other: array for other, array in others.items() if array.shape == (rows,)}
     texts = [other for other, array in others.items() if array.ndim == 1 and array.dtype.kind in "US"]
-    discrete = [
-        name
-        for name, array in others.items()
-        if (array.shape == (rows,) and array.dtype.kind in "iubUS") or _one_hot_index(array, scores.shape) is not None
-    ]
+    discrete = [other for other, array in in_rows.items() if array.dtype.kind in "iubUS"] + list(one_hot)
     label = columns.choose_label(list(others), discrete, request, file)
-    if label is not None and (index := _one_hot_index(others[label], scores.shape)) is not None:
-        others[label] = index
-    image = columns.choose_image(list(others), texts, request, file)
+    kinds = {other: f"{array.dtype} in each row" for other, array in in_rows.items() if other not in (*texts, label)}
+    image = columns.choose_image(list(others), texts, kinds, request, file)
     for chosen in (label, image):
-        if chosen is not None and others[chosen].shape != (rows,):
+        if chosen is not None and others[chosen].shape != (rows,) and chosen not in one_hot:
             raise InputError(
                 f"{file} has {rows:,} rows of scores, but {chosen!r} has shape {_shape(others[chosen])}; expected one "
                 "value per row"
@@ -161,12 +168,17 @@ def _from_arrays(file: Path, arrays: dict[str, NDArray[Any]], request: ColumnReq
             block = np.array(array[start : start + step])
             yield block if block.dtype.kind == "f" else block.astype(np.float64)
 
-    table = _flat_columns({other: array for other, array in others.items() if array.shape == (rows,)}, rows)
-    written = table.select([n for n in dict.fromkeys((label, image, request.key)) if n in table.column_names])
-    return SavedScores(rows, classes, _class_names(others, classes), (name,), blocks, table, label, image, written)
+    table = _flat_columns(in_rows, rows)
+    names = _class_names(others, classes)
+    if label is None:
+        fitting = _fitting_columns(table, names, classes, image)
+        columns.refuse_unread_labels(list(in_rows), fitting, request, file)
+    of_rows = dict(zip(table.column_names, table.columns, strict=True)) | one_hot  # lists: a place is no name
+    written = pa.table({n: of_rows[n] for n in dict.fromkeys((label, image, request.key)) if n in of_rows})
+    return SavedScores(rows, classes, names, (name,), blocks, table, label, image, written)
 
 
-_CLASS_NAME_ARRAYS = ("class_names", "classes", "label_names", "category_names", "categories", "classes_")
+_CLASS_NAME_ARRAYS = ("class_names", "classes", "label_names", "category_names", "categories", "classes_", "names")
 
 
 def _class_names(arrays: Mapping[str, NDArray[Any]], classes: int) -> tuple[str, ...]:
@@ -178,14 +190,14 @@ def _class_names(arrays: Mapping[str, NDArray[Any]], classes: int) -> tuple[str,
     return ()
 
 
-def _one_hot_index(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.int64] | None:
-    """Return the place of the 1 in each row of one-hot labels, [rows]; None if they are not one-hot."""
+def _one_hot(array: NDArray[Any], shape: tuple[int, ...]) -> pa.Array | None:
+    """Return one-hot labels as lists, [rows]; None if they are not one-hot."""
     if array.shape != shape or array.dtype.kind not in "iubf":
         return None
     ones = array == 1
     if not ((ones | (array == 0)).all() and (ones.sum(axis=1) == 1).all()):
         return None
-    return np.asarray(ones.argmax(axis=1))
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ravel(ones).astype(np.int8)), shape[1])
 
 
 def _flat(array: NDArray[Any]) -> NDArray[Any]:
@@ -204,8 +216,11 @@ def _flat_columns(arrays: Mapping[str, NDArray[Any]], rows: int | None = None) -
         flat = _flat(array)
         if flat.ndim == 1 and flat.dtype.kind == "S":
             table[name] = pa.array([value.decode("utf-8", "replace") for value in flat.tolist()], pa.string())
-        elif flat.ndim == 1 and flat.dtype.kind in "Ubiuf":
-            table[name] = pa.array(flat.tolist() if flat.dtype.kind == "U" else np.ascontiguousarray(flat))
+        elif flat.ndim == 1 and flat.dtype.kind == "U":
+            table[name] = pa.array(flat.tolist(), pa.string())
+        elif flat.ndim == 1 and flat.dtype.kind in "biuf":
+            native = flat.dtype.newbyteorder("=") if flat.dtype.itemsize <= 8 else np.float64
+            table[name] = pa.array(np.ascontiguousarray(flat, native))
     if rows is None and len({len(column) for column in table.values()}) > 1:
         raise InputError(f"{abbreviate(list(table))} have different lengths; expected one value per row")
     return pa.table(table)
@@ -219,18 +234,16 @@ def _from_table(file: Path, table: TableFile, request: ColumnRequest) -> SavedSc
         raise InputError(f"{file} holds no rows")
     score_columns = columns.choose_score_columns(_types(table), request, file)
     index_columns = _index_columns(file, table, score_columns)
-    read = {*score_columns.columns, *(index_columns.columns if index_columns else ())}
-    rest = [
-        name
-        for name in table.names
-        if name not in read
-        and not name.startswith(UNNAMED)
-        and table_files.is_plain(table.types[name])
-        and not table.is_printed(name)
-    ]
+    read = {*score_columns.columns, *score_columns.left_out, *(index_columns.columns if index_columns else ())}
+    if index_columns and _names_of_ranked(table):
+        read.add("label")
+    free = [name for name in table.names if name not in read and not name.startswith(UNNAMED)]
+    rest = [name for name in free if table_files.is_plain(table.types[name]) and not table.is_printed(name)]
+    image = _choose_image(file, table, free, request)
+    not_image = [name for name in free if name != image]
+    discrete = [name for name in not_image if table_files.is_discrete(table.types[name])]
+    label = columns.choose_label(not_image, discrete, request, file)
     others = table.read(rest) if rest else pa.table({})
-    label = columns.choose_label(rest, [n for n in rest if table_files.is_discrete(table.types[n])], request, file)
-    image = columns.choose_image(rest, [name for name in rest if table.may_be_text(name)], request, file)
     type_ = pa.string() if table.is_printed(score_columns.columns[0]) else pa.float64()
     with contextlib.closing(table.batches(score_columns.columns[:1], type_)) as batches:
         start = next(batch for batch in batches if len(batch))
@@ -248,9 +261,65 @@ def _from_table(file: Path, table: TableFile, request: ColumnRequest) -> SavedSc
             at += len(batch)
             yield scores
 
-    chosen = [name for name in dict.fromkeys((label, image, request.key)) if name in rest]
+    if label is None:
+        fitting = _fitting_columns(others, score_columns.names, width, image)
+        columns.refuse_unread_labels(not_image, fitting, request, file)
+    chosen = [name for name in dict.fromkeys((label, image, request.key)) if name in free]
     written = table.read_as_written(chosen) if chosen else pa.table({})
-    return SavedScores(rows, width, score_columns.names, score_columns.columns, blocks, others, label, image, written)
+    if image is not None and table.holds_pictures(image):
+        refs = pa.array(f"{file.name}#{row}{table.picture_ref(image)}" for row in range(rows))
+        written = written.set_column(chosen.index(image), image, refs)
+    return SavedScores(
+        rows,
+        width,
+        score_columns.names,
+        score_columns.columns,
+        blocks,
+        others,
+        label,
+        image,
+        written,
+        score_columns.left_out,
+    )
+
+
+def _choose_image(file: Path, table: TableFile, free: Sequence[str], request: ColumnRequest) -> str | None:
+    """Return the column of the image's path, or of the encoded image; None if there is none."""
+    in_bytes = [name for name in free if table_files.is_bytes(table.types[name])]
+    for struct in table.structs:
+        pictures = f"{struct}.bytes"
+        if request.image is None and request.needs_image and pictures in in_bytes and is_image_name(struct):
+            return pictures
+    usable = [name for name in free if table.may_be_text(name) and not table.is_printed(name)]
+    usable += in_bytes if request.needs_image else []
+    kinds = {name: str(table.types[name]) for name in free if name not in usable}
+    kinds |= {name: "a struct" for name in table.structs if not any(n.startswith(f"{name}.") for n in usable)}
+    kinds = {name: kind for name, kind in kinds.items() if kind != "null"}
+    return columns.choose_image(free, usable, kinds, request, file)
+
+
+def _fitting_columns(table: pa.Table, names: Sequence[str], classes: int, image: str | None) -> list[str]:
+    """Return the columns whose values could be labels: names of the classes, or indices of them.
+
+    Args:
+        table: columns with one value in each row.
+        names: those of the classes, empty if they have none.
+        classes: number of the classes.
+        image: the column of the images, which has no labels.
+    """
+    fitting = []
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if name == image or not (table_files.is_discrete(column.type) or pa.types.is_floating(column.type)):
+            continue
+        distinct = {value for value in column.unique().to_pylist() if value is not None and value == value}
+        if not 1 < len(distinct) <= classes or len(distinct) == len(column):
+            continue
+        texts = {str(int(v)) if isinstance(v, float) and v.is_integer() else str(v) for v in distinct}
+        are_indices = all(text.isdecimal() and int(text) < classes for text in texts)
+        are_names = texts <= set(names) or (not names and table_files.is_text(column.type) and len(texts) == classes)
+        if are_indices or are_names:
+            fitting.append(name)
+    return fitting
 
 
 def _types(table: TableFile) -> ColumnTypes:
@@ -319,13 +388,19 @@ def _index_columns(file: Path, table: TableFile, score_columns: ScoreColumns) ->
         if index_columns is not None and len(index_columns.columns) == len(score_columns.columns):
             return index_columns
     names = [name for name in table.names if re.fullmatch(r"label(_[01])?", name)]
-    is_vector = pa.types.is_nested(table.types.get("label", pa.null())) or table.is_printed("label")
-    if len(names) > 1 or (names == ["label"] and is_vector):
+    if len(names) > 1 or (names == ["label"] and _names_of_ranked(table)):
         raise InputError(
             f"{file} lists the highest scores of each row by class name; expected all scores in the order of the "
             "classes, or their indices as well (timm: --topk 0, or --include-index)"
         )
     return None
+
+
+def _names_of_ranked(table: TableFile) -> bool:
+    """Return whether the column `label` lists the names of the classes with the highest scores."""
+    printed = str((table.first or {}).get("label")).lstrip()
+    is_text = table_files.is_list_of_text(table.types.get("label", pa.null()))
+    return is_text or bool(re.match(r"[\[(]\s*['\"]", printed))
 
 
 def _index_batches(table: TableFile, index_columns: ScoreColumns | None) -> Iterator[pa.RecordBatch]:

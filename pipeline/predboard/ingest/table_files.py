@@ -15,10 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from predboard.errors import InputError, reading
+from predboard.images.columns import holds_images
 from predboard.images.manifest import image_suffixes
 from predboard.images.text_tables import json_column, open_separated, read_json_lines, table_of_records
 from predboard.ingest.array_files import ARRAY_SUFFIXES
-from predboard.predictions.arrow import without_views
+from predboard.ingest.nested_columns import NestedColumn, is_ranked, nest
+from predboard.predictions.arrow import viewed_type, without_views
+from predboard.storage.paths import check_size
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".txt")
 
@@ -48,6 +51,10 @@ class TableFile:
     """Reads whole columns with the cells of a text file as text, so that 00012 stays 00012."""
     batches: Callable[[Sequence[str], pa.DataType | None], RecordBatches]
     """Reads columns some rows at a time, as this type if the file does not say."""
+    structs: tuple[str, ...] = ()
+    """Columns of structs, whose fields are columns here."""
+    picture_columns: tuple[str, ...] = ()
+    """Columns of a Parquet file that may hold encoded images."""
     is_typed: bool = True
     """Whether the file says what is text; cells like 00012 of a CSV file look like numbers."""
 
@@ -61,16 +68,38 @@ class TableFile:
         type_ = self.types[name]
         return is_text(type_) or (not self.is_typed and pa.types.is_integer(type_))
 
+    def holds_pictures(self, name: str) -> bool:
+        """Return whether a column of a Parquet file has encoded images in each row, rather than their paths."""
+        if not is_bytes(self.types[name]) or not self.picture_columns:
+            return False
+        with contextlib.closing(self.batches([name], None)) as batches:
+            values = (value for batch in batches for value in batch.column(0).to_pylist())
+            first = next((value for value in values if value is not None), b"")
+        try:
+            return "\0" in first.decode()
+        except UnicodeDecodeError:
+            return True
+
+    def picture_ref(self, name: str) -> str:
+        """Return what follows the row in the ref of an image in this column, empty for the first one of images."""
+        column = name if name in self.picture_columns else name.removesuffix(".bytes")
+        return "" if column == self.picture_columns[0] else f":{column}"
+
     def is_printed(self, name: str) -> bool:
         """Return whether a column has lists or arrays that were printed as text."""
         value = (self.first or {}).get(name)
         return isinstance(value, str) and value.lstrip().startswith(("[", "("))
 
 
-def open_table(file: Path) -> TableFile:
-    """Open the table in a file. Raises InputError, now or when it is read, for whatever its parser raises."""
+def open_table(file: Path, max_read_gb: float) -> TableFile:
+    """Open the table in a file. Raises InputError, now or when it is read, for whatever its parser raises.
+
+    It is refused as well if it is JSON or plain text, which are read as a whole, and larger than `max_read_gb`.
+    """
     suffix = file.suffix.lower()
     with reading(file):
+        if suffix not in (".parquet", ".csv", ".tsv"):
+            check_size(file.stat().st_size, max_read_gb)
         if suffix == ".parquet":
             table = _open_parquet(file)
         elif suffix in (".csv", ".tsv"):
@@ -80,24 +109,55 @@ def open_table(file: Path) -> TableFile:
         else:
             table = _in_memory(_read_text(file) if suffix == ".txt" else _read_json(file))
 
-    def read(names: Sequence[str]) -> pa.Table:
-        with reading(file):
-            return without_views(table.read(names))
+    def guarded(read: Callable[[Sequence[str]], pa.Table]) -> Callable[[Sequence[str]], pa.Table]:
+        def read_columns(names: Sequence[str]) -> pa.Table:
+            with reading(file):
+                return _take_apart(without_views(read(_stored(names, nested))), names, nested)
 
-    def read_as_written(names: Sequence[str]) -> pa.Table:
-        with reading(file):
-            return without_views(table.read_as_written(names))
+        return read_columns
 
     def batches(names: Sequence[str], type_: pa.DataType | None) -> RecordBatches:
-        with contextlib.closing(table.batches(names, type_)) as rows:
+        with contextlib.closing(table.batches(_stored(names, nested), type_)) as rows:
             while True:
                 with reading(file):
                     batch = next(rows, None)
                 if batch is None:
                     return
-                yield from without_views(pa.Table.from_batches([batch])).to_batches()
+                yield from _take_apart(without_views(pa.Table.from_batches([batch])), names, nested).to_batches()
 
-    return replace(table, read=read, read_as_written=read_as_written, batches=batches)
+    nested: dict[str, NestedColumn] = {}
+    for name, type_ in table.types.items():
+        with reading(file), contextlib.closing(table.batches([name], None)) as rows:
+            sample = pa.table(next(rows)).column(0) if is_ranked(type_) and table.first is not None else None
+            if column := nest(name, type_, sample):
+                nested |= dict.fromkeys(column.fields, column)
+    taken_apart = {column.name: column.fields for column in nested.values()}
+    types = {n: t for name, type_ in table.types.items() for n, t in taken_apart.get(name, {name: type_}).items()}
+    if len(types) < sum(len(taken_apart.get(name, (name,))) for name in table.types):
+        raise InputError(f"{file} has two columns of one name among {', '.join(types)}: rename one")
+    return replace(
+        table,
+        types=types,
+        read=guarded(table.read),
+        read_as_written=guarded(table.read_as_written),
+        batches=batches,
+        structs=tuple(taken_apart),
+    )
+
+
+def _stored(names: Sequence[str], nested: Mapping[str, NestedColumn]) -> list[str]:
+    """Return the columns of a file that some names are parts of."""
+    return list(dict.fromkeys(nested[name].name if name in nested else name for name in names))
+
+
+def _take_apart(table: pa.Table, names: Sequence[str], nested: Mapping[str, NestedColumn]) -> pa.Table:
+    """Return the columns of these names from those of a file."""
+    if not any(name in nested for name in names):
+        return table
+    parts: dict[str, pa.ChunkedArray] = {}
+    for column in dict.fromkeys(nested[name] for name in names if name in nested):
+        parts |= column.take_apart(table.column(column.name), [name for name in names if nested.get(name) == column])
+    return without_views(pa.table({name: parts[name] if name in parts else table.column(name) for name in names}))
 
 
 def _in_memory(table: pa.Table) -> TableFile:
@@ -112,7 +172,10 @@ def _in_memory(table: pa.Table) -> TableFile:
 
 
 def _types(schema: pa.Schema) -> dict[str, pa.DataType]:
-    return {f.name: f.type.storage_type if isinstance(f.type, pa.ExtensionType) else f.type for f in schema}
+    if len(set(schema.names)) < len(schema.names):
+        raise InputError(f"two columns have one name among {', '.join(schema.names[:12])}: rename one")
+    types = {f.name: f.type.storage_type if isinstance(f.type, pa.ExtensionType) else f.type for f in schema}
+    return {name: viewed_type(type_) for name, type_ in types.items()}
 
 
 def _open_parquet(file: Path) -> TableFile:
@@ -129,7 +192,8 @@ def _open_parquet(file: Path) -> TableFile:
     with pq.ParquetFile(file) as parquet:
         start = next(parquet.iter_batches(1, columns=plain), None) if parquet.metadata.num_rows else None
     first: dict[str, Any] | None = None if start is None else next(iter(start.to_pylist()), {})
-    return TableFile(_types(schema), first, read, read, batches)
+    pictures = tuple(f.name for f in schema if holds_images(f.type))
+    return TableFile(_types(schema), first, read, read, batches, picture_columns=pictures)
 
 
 def _open_csv(file: Path) -> TableFile:
@@ -223,7 +287,8 @@ def _read_text(file: Path) -> pa.Table:
 
 def is_number(type_: pa.DataType) -> bool:
     """Return whether a column has one number in each row, or nothing at all."""
-    return bool(pa.types.is_floating(type_) or pa.types.is_integer(type_) or pa.types.is_null(type_))
+    kinds = (pa.types.is_floating, pa.types.is_integer, pa.types.is_decimal, pa.types.is_null)
+    return any(is_kind(type_) for is_kind in kinds)
 
 
 def is_text(type_: pa.DataType) -> bool:
@@ -234,7 +299,14 @@ def is_text(type_: pa.DataType) -> bool:
 
 def is_discrete(type_: pa.DataType) -> bool:
     """Return whether a column has text or whole numbers, as labels are."""
-    return bool(is_text(type_) or pa.types.is_integer(type_) or pa.types.is_boolean(type_))
+    value = type_.value_type if pa.types.is_dictionary(type_) else type_
+    kinds = (pa.types.is_integer, pa.types.is_boolean, pa.types.is_decimal, is_bytes)
+    return is_text(value) or any(is_kind(value) for is_kind in kinds)
+
+
+def is_bytes(type_: pa.DataType) -> bool:
+    """Return whether a column has bytes in each row: text as some programs write it, or files."""
+    return bool(pa.types.is_binary(type_) or pa.types.is_large_binary(type_) or pa.types.is_fixed_size_binary(type_))
 
 
 def is_list(type_: pa.DataType) -> bool:
@@ -243,6 +315,12 @@ def is_list(type_: pa.DataType) -> bool:
     return bool(lists and is_number(type_.value_type))
 
 
+def is_list_of_text(type_: pa.DataType) -> bool:
+    """Return whether a column has a list of texts in each row."""
+    lists = pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_)
+    return bool(lists and is_text(type_.value_type))
+
+
 def is_plain(type_: pa.DataType) -> bool:
     """Return whether a column has one value in each row, and no bytes."""
-    return not (pa.types.is_nested(type_) or pa.types.is_binary(type_) or pa.types.is_large_binary(type_))
+    return not (pa.types.is_nested(type_) or is_bytes(type_))

@@ -1,4 +1,4 @@
-"""Reads weights from a checkpoint and loads them into a module. It knows nothing of how modules are made.
+"""Reads weights from a checkpoint. It knows nothing of the module that they are for.
 
 No code of the checkpoint is executed, unless the user says that it may be trusted. torch is imported when a file is
 read, so that everything else works where it is not installed.
@@ -6,13 +6,13 @@ read, so that everything else works where it is not installed.
 
 import argparse
 import contextlib
-import hashlib
 import importlib.util
 import json
 import pathlib
 import re
 import sys
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -21,17 +21,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from predboard import user_code
-from predboard.errors import InputError, first_line
-from predboard.formatting import plural
+from predboard.errors import InputError, first_line, reading
 from predboard.invocation import install_command
+from predboard.models.weights import EMA_KEYS, list_some
+from predboard.storage.paths import MAX_READ_GB, check_size
 
 if TYPE_CHECKING:
     import torch
 
 _NESTED_KEYS = ("state_dict", "model_state_dict", "model")
-_EMA_KEYS = ("state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema")
-_PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
-"""Prefixes that wrappers put before the names of all weights."""
+_MAX_NESTED = 8
+"""Mappings inside each other; one may hold itself."""
 _FILES_IN_FOLDER = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -40,12 +40,6 @@ _FILES_IN_FOLDER = (
 )
 """Files that transformers saves weights in; an index names several that hold a part each."""
 _INDEX_SUFFIX = ".index.json"
-_COUNTERS = ("n_averaged", "initted", "step", "steps")
-"""Counters of wrappers that average weights; no layer has such a name."""
-_NOT_OF_THE_MODEL = re.compile(
-    r"(^|\.)(total_ops|total_params)$|^(model\.|module\.)?(criterion|criteria|loss|loss_\w+|\w+_loss|\w*metrics?)\."
-)
-"""Names of tensors that training leaves in a checkpoint: counts of thop, weights of losses, states of metrics."""
 
 
 def read(
@@ -56,6 +50,7 @@ def read(
     folder: Path | None = None,
     main: ModuleType | None = None,
     log: Callable[[str], None] = lambda _: None,
+    max_read_gb: float = MAX_READ_GB,
 ) -> "dict[str, torch.Tensor]":
     """Return the tensors of a checkpoint, by name.
 
@@ -71,49 +66,64 @@ def read(
         folder: where unpickling finds the user's own Python files, besides the current folder.
         main: the module where unpickling finds classes of `__main__`, as a training script pickles them.
         log: takes a line for the user.
+        max_read_gb: gigabytes of memory that the tensors may take beyond the size of the file.
 
     Raises InputError if the file is missing or holds no weights.
     """
     import torch
 
-    if file.is_dir():  # as transformers saves a model
-        inside = [file / name for name in _FILES_IN_FOLDER if (file / name).is_file()]
-        if not inside:
-            raise InputError(f"{file} is a folder without {' or '.join(_FILES_IN_FOLDER[::2])}: name a file in it")
-        file = inside[0]
-    if not file.is_file():
-        raise InputError(f"there is no checkpoint {file}: {_list_beside(file)}")
+    with reading(file):
+        if file.is_dir():  # as transformers saves a model
+            inside = [file / name for name in _FILES_IN_FOLDER if (file / name).is_file()]
+            if not inside:
+                raise InputError(f"{file} is a folder without {' or '.join(_FILES_IN_FOLDER[::2])}: name a file in it")
+            file = inside[0]
+        if not file.is_file():
+            raise InputError(f"there is no checkpoint {file}: {_list_beside(file)}")
+        _check_archive(file, max_read_gb, log)
     loaded = _load(file, trust, folder or file.parent, main)
     weights: Any = loaded.state_dict() if isinstance(loaded, torch.nn.Module) else loaded
+    if isinstance(weights, list | tuple):
+        weights = dict(enumerate(weights))
     if not isinstance(weights, Mapping):
         raise InputError(f"{file} holds a {type(loaded).__name__}; expected a state dict")
     averaged = _find_average(weights)
     if ema and averaged is None:
         raise InputError(
-            f"{file} holds no moving average of the weights; it has: {_list_some(list(map(str, weights)))}; --ema "
-            f"expects one of {', '.join(_EMA_KEYS)}, or torch's AveragedModel"
+            f"{file} holds no moving average of the weights; it has: {list_some(list(map(str, weights)))}; --ema "
+            f"expects one of {', '.join(EMA_KEYS)}, or torch's AveragedModel"
         )
     if averaged is not None and not ema and averaged is not weights:
         log(f"{file.name} also holds a moving average of the weights, which is not used: --ema takes it")
     weights = averaged if ema else weights
-    while isinstance(weights, Mapping) and not _is_state_dict(weights):
+    for _ in range(_MAX_NESTED):
+        if _is_state_dict(weights):
+            break
         inner = next((w for w in map(_to_mapping, map(weights.get, _NESTED_KEYS)) if w is not None), None)
         weights = _only_state_dict(weights, file) if inner is None else inner
-    return {str(name): tensor for name, tensor in weights.items()}
+    else:
+        raise InputError(f"{file} holds mappings inside each other, but no weights {_MAX_NESTED} levels down")
+    tensors = {name: tensor for name, value in weights.items() if (tensor := _to_tensor(value)) is not None}
+    with reading(file):
+        check_size(sum(map(_bytes_beyond_storage, tensors.values())), max_read_gb)
+    return tensors
 
 
 def _only_state_dict(checkpoint: Mapping[Any, Any], file: Path) -> Mapping[Any, Any]:
     """Return the only state dict among the values of a checkpoint. Raises InputError if there are none or several."""
     inner = {str(key): weights for key, value in checkpoint.items() if (weights := _to_mapping(value)) is not None}
-    state_dicts = {key: weights for key, weights in inner.items() if _is_state_dict(weights) and key not in _EMA_KEYS}
+    state_dicts = {key: weights for key, weights in inner.items() if _is_state_dict(weights) and key not in EMA_KEYS}
     if len(state_dicts) == 1:
         return next(iter(state_dicts.values()))
+    tensors = {name: _to_tensor(value) for name, value in checkpoint.items() if isinstance(name, str)}
+    if not state_dicts and any(tensor is not None and tensor.ndim for tensor in tensors.values()):
+        return {name: tensor for name, tensor in tensors.items() if tensor is not None}
     if state_dicts:
         raise InputError(
-            f"{file} holds several models: {_list_some(list(state_dicts))}; save the one to use under state_dict"
+            f"{file} holds several models: {list_some(list(state_dicts))}; save the one to use under state_dict"
         )
     raise InputError(
-        f"{file} holds no weights; it has: {_list_some(list(map(str, checkpoint)))}; expected one of "
+        f"{file} holds no weights; it has: {list_some(list(map(str, checkpoint)))}; expected one of "
         f"{', '.join(_NESTED_KEYS)}"
     )
 
@@ -122,14 +132,12 @@ def _load(file: Path, trust: bool, folder: Path, main: ModuleType | None) -> Any
     """Return what a file holds; of an index, the tensors of all files that it names."""
     if not file.name.endswith(_INDEX_SUFFIX):
         return _load_safetensors(file) if file.suffix == ".safetensors" else _unpickle(file, trust, folder, main)
-    try:
+    with reading(f"{file} as an index of weights"):
         names = sorted(set(json.loads(file.read_text("utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{file} is no index of weights: {type(error).__name__}: {first_line(error)}") from error
+        parts = [file.with_name(Path(name).name) for name in names]
     weights: dict[Any, Any] = {}
-    for name in names:
-        part = file.with_name(Path(str(name)).name)
-        if not part.is_file():
+    for part in parts:
+        if not part.is_file() or part.name.endswith(_INDEX_SUFFIX):
             raise InputError(f"{file.name} names {part.name}, which is not in {file.parent}: copy all its files there")
         weights.update(_load(part, trust, folder, main))
     return weights
@@ -226,6 +234,36 @@ def _harmless_types() -> list[Any]:
     return [argparse.Namespace, set, *arrays[2:], *named, *numbers, *paths]
 
 
+def _check_archive(file: Path, max_read_gb: float, log: Callable[[str], None]) -> None:
+    """Check what torch does not, in a zip as torch.save writes it.
+
+    Raises UnreadableError if it would unpack to too much; torch.save compresses nothing. A member that does not match
+    its checksum is one line for `log`, because torch can be told to write none.
+    """
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            check_size(sum(member.file_size for member in archive.infolist()) - file.stat().st_size, max_read_gb)
+            if (bad := archive.testzip()) is not None:
+                log(f"warning: {file.name} is damaged, or was written without checksums: {bad} does not match its own")
+
+
+def _bytes_beyond_storage(tensor: "torch.Tensor") -> int:
+    """Return the memory that a copy of a tensor takes beyond what is stored of it: much if a value is expanded."""
+    import torch
+
+    size = tensor.numel() * tensor.element_size()
+    return max(size - tensor.untyped_storage().nbytes(), 0) if tensor.layout == torch.strided else size
+
+
+def _to_tensor(value: Any) -> "torch.Tensor | None":
+    """Return a tensor, or an array as one; None for anything else."""
+    import torch
+
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+        return torch.from_numpy(np.array(value))
+    return value if isinstance(value, torch.Tensor) else None
+
+
 def _to_mapping(value: Any) -> Mapping[Any, Any] | None:
     """Return a mapping, or a module's state dict, that may hold weights; None for anything else."""
     import torch
@@ -234,18 +272,19 @@ def _to_mapping(value: Any) -> Mapping[Any, Any] | None:
     return value if isinstance(value, Mapping) else None
 
 
-def _find_average(checkpoint: Mapping[Any, Any]) -> Mapping[Any, Any] | None:
+def _find_average(checkpoint: Mapping[Any, Any], depth: int = 0) -> Mapping[Any, Any] | None:
     """Return the moving average of the weights, at any depth; of torch's AveragedModel that is the whole mapping."""
     if "n_averaged" in checkpoint and _is_state_dict(checkpoint):
         return checkpoint
-    for name in _EMA_KEYS:
+    for name in EMA_KEYS:
         if inner := _to_mapping(checkpoint.get(name)):
             return inner
         inside = {str(k).removeprefix(f"{name}."): v for k, v in checkpoint.items() if str(k).startswith(f"{name}.")}
         if inside:
             return inside
     for name in _NESTED_KEYS:
-        if (inner := _to_mapping(checkpoint.get(name))) and (deeper := _find_average(inner)):
+        inner = _to_mapping(checkpoint.get(name)) if depth < _MAX_NESTED else None
+        if inner and (deeper := _find_average(inner, depth + 1)):
             return deeper
     return None
 
@@ -253,85 +292,9 @@ def _find_average(checkpoint: Mapping[Any, Any]) -> Mapping[Any, Any] | None:
 def _is_state_dict(mapping: Mapping[Any, Any]) -> bool:
     import torch
 
-    return bool(mapping) and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in mapping.items())
-
-
-def match_names(weights: "Mapping[str, torch.Tensor]", wanted: "Mapping[str, Any]") -> "dict[str, torch.Tensor]":
-    """Return the weights under the names that a module wants, as far as that is possible.
-
-    A prefix module., _orig_mod., model. or net. that all names share is removed. Left out are counters of wrappers, and
-    what training leaves behind that no model has: counts of operations, weights of losses, states of metrics.
-    """
-    matched = {k: v for k, v in weights.items() if k in wanted or not (k in _COUNTERS or _NOT_OF_THE_MODEL.search(k))}
-    while not set(matched) <= set(wanted):
-        prefix = next((p for p in _PREFIXES if all(k.startswith(p) for k in matched)), None)
-        if prefix is None:
-            break
-        matched = {k.removeprefix(prefix): v for k, v in matched.items()}
-    return matched
-
-
-def count_outputs(weights: "Mapping[str, torch.Tensor]", wanted: "Mapping[str, Any]") -> int | None:
-    """Return the number of outputs that weights have, if it differs from the module's.
-
-    Args:
-        weights: the checkpoint's.
-        wanted: the module's state dict. The last weight that matches in all but its first dimension is the head.
-
-    -> None if every weight matches as it is.
-    """
-    matched = match_names(weights, wanted)
-    for name in reversed(list(wanted)):
-        theirs, ours = getattr(matched.get(name), "shape", None), getattr(wanted[name], "shape", None)
-        if theirs and ours and name.endswith(".weight") and theirs[1:] == ours[1:] != () and theirs[0] != ours[0]:
-            return int(theirs[0])
-    return None
-
-
-def load(
-    module: "torch.nn.Module",
-    weights: "Mapping[str, torch.Tensor]",
-    file: Path,
-    log: Callable[[str], None] = lambda _: None,
-) -> None:
-    """Load the weights of a file into a module; `log` gets a line if tensors of the file are left out.
-
-    Raises InputError if they belong to another model; the module is unchanged then.
-    """
-    wanted = module.state_dict()
-    matched = match_names(weights, wanted)
-    extra = [k for k in matched if k not in wanted]
-    # Checkpoints older than torch 0.4.1 lack these counters, which have no effect in eval mode.
-    missing = [k for k in wanted if k not in matched and not k.endswith("num_batches_tracked")]
-    shapes = [
-        f"{k} is {list(matched[k].shape)}, the model has {list(wanted[k].shape)}"
-        for k in wanted
-        if k in matched and hasattr(wanted[k], "shape") and matched[k].shape != wanted[k].shape
-    ]
-    if missing or extra or shapes:
-        wrong = [f"missing {_list_some(missing)}"] * bool(missing) + [f"unknown {_list_some(extra)}"] * bool(extra)
-        wrong += [f"different shape: {_list_some(shapes)}"] * bool(shapes)
-        raise InputError(f"{file} belongs to another model: {'; '.join(wrong)}")
-    if left_out := [k for k in weights if k not in wanted and k not in _COUNTERS and _NOT_OF_THE_MODEL.search(k)]:
-        log(f"{file.name} also holds {plural(len(left_out), 'tensor')} that no model has: {_list_some(left_out)}")
-    module.load_state_dict(matched, strict=False)
-
-
-def _list_some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def digest_weights(module: "torch.nn.Module") -> str:
-    """Return 16 hexadecimal digits that change with any parameter or buffer, whatever file they came from."""
-    import torch
-
-    hashed = hashlib.blake2b(digest_size=8)
-    for name, tensor in sorted(module.state_dict().items()):
-        if isinstance(tensor, torch.Tensor):
-            hashed.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
-            hashed.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
-    return hashed.hexdigest()
+    return bool(mapping) and all(
+        isinstance(k, str) and isinstance(v, torch.Tensor | np.ndarray) for k, v in mapping.items()
+    )
 
 
 def parse_step(file: Path) -> int | None:

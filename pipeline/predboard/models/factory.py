@@ -20,6 +20,8 @@ from predboard.errors import InputError, first_line
 from predboard.images.preprocessing import Recipe
 from predboard.invocation import install_command
 from predboard.models import checkpoints, hubs
+from predboard.models import weights as matching
+from predboard.storage.paths import MAX_READ_GB
 
 if TYPE_CHECKING:
     import torch
@@ -53,6 +55,7 @@ class ModelFactory:
     """Folder of the file, from which it may import its neighbours."""
     ema: bool = False
     trust: bool = False
+    max_read_gb: float = MAX_READ_GB
     """Options for reading checkpoints, see `checkpoints.read`."""
     hub_model: hubs.HubModel | None = None
     """The library's description of its model; None for any other model."""
@@ -78,12 +81,20 @@ class ModelFactory:
             return self._make(pretrained=bool(self.args.get("pretrained", True)), outputs=None)
         home = str(getattr(self.make, "__module__", ""))
         main = sys.modules.get(home) if home.startswith("predboard_model_") else None  # as `user_code` imports a file
-        weights = checkpoints.read(file, ema=self.ema, trust=self.trust, folder=self.folder, main=main, log=log)
+        weights = checkpoints.read(
+            file,
+            ema=self.ema,
+            trust=self.trust,
+            folder=self.folder,
+            main=main,
+            log=log,
+            max_read_gb=self.max_read_gb,
+        )
         if self.hub_model is None:
             module = self._make()
         else:
             module = self._make(pretrained=False, outputs=self._count_outputs(weights, self.hub_model))
-        checkpoints.load(module, weights, file, log)
+        matching.load(module, weights, file, log)
         return self._to_float32(module, log)
 
     def _to_float32(self, module: "torch.nn.Module", log: Callable[[str], None]) -> "torch.nn.Module":
@@ -108,7 +119,7 @@ class ModelFactory:
                 like = self._make(pretrained=False, outputs=None)
         except InputError:  # a model that computes with its weights while it is made
             like = self._make(pretrained=False, outputs=None)
-        return checkpoints.count_outputs(weights, like.state_dict())
+        return matching.count_outputs(weights, like.state_dict())
 
     def _make(self, **more: Any) -> "torch.nn.Module":
         import torch
@@ -133,19 +144,22 @@ class ModelFactory:
         return module
 
 
-def open_factory(spec: str, args: Mapping[str, Any], *, ema: bool = False, trust: bool = False) -> ModelFactory:
+def open_factory(
+    spec: str, args: Mapping[str, Any], *, ema: bool = False, trust: bool = False, max_read_gb: float = MAX_READ_GB
+) -> ModelFactory:
     """Return the factory of the model that --model names.
 
     Args:
         spec: FILE.py:FACTORY, LIBRARY:NAME or the path of a program, as the user gave it.
         args: arguments for the factory.
-        ema, trust: how checkpoints are read, see `checkpoints.read`.
+        ema, trust, max_read_gb: how checkpoints are read, see `checkpoints.read`.
 
     Raises InputError if there is no such file or name, or if the file cannot be imported.
     """
     if spec.startswith(hubs.HUB_PREFIXES):
         hub_model = hubs.open_hub_model(spec, args)
-        return ModelFactory(hubs.display_name(spec), "", hub_model.make, dict(args), Path(), ema, trust, hub_model)
+        name = hubs.display_name(spec)
+        return ModelFactory(name, "", hub_model.make, dict(args), Path(), ema, trust, max_read_gb, hub_model)
     if spec.endswith(PROGRAM_SUFFIXES):
         return _open_program(Path(spec), args, ema, trust)
     function = user_code.load_object(
@@ -160,7 +174,8 @@ def open_factory(spec: str, args: Mapping[str, Any], *, ema: bool = False, trust
             f"{name!r} in {file} is a {type(function.value).__name__}; expected a function that returns a "
             "torch.nn.Module"
         )
-    return ModelFactory(function.name, function.code, function.value, dict(args), function.folder, ema, trust)
+    named = (function.name, function.code, function.value, dict(args), function.folder)
+    return ModelFactory(*named, ema, trust, max_read_gb)
 
 
 def _open_program(file: Path, args: Mapping[str, Any], ema: bool, trust: bool) -> ModelFactory:
@@ -169,7 +184,8 @@ def _open_program(file: Path, args: Mapping[str, Any], ema: bool, trust: bool) -
         raise InputError(f"there is no model file {file}; expected FILE.py:FACTORY, or a program (.pt2, TorchScript)")
     if args:
         raise InputError(f"{file} is a program, not a function, and takes no --model-args")
-    code = hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
+    with file.open("rb") as stream:
+        code = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
     make = _load_exported if file.suffix == ".pt2" else _load_torchscript
     return ModelFactory(file.name, code, functools.partial(make, file, trust), {}, file.parent, ema, trust)
 

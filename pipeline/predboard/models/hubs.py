@@ -279,7 +279,7 @@ def _make_hugging_face(name: str, *, pretrained: bool, outputs: int | None, **ar
     sized = {} if outputs is None else {"num_labels": outputs}
     if not pretrained:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, **{**sized, **args})
-        made: torch.nn.Module = AutoModelForImageClassification.from_config(config)
+        made: torch.nn.Module = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
         return made.float()
 
     def load() -> "torch.nn.Module":

@@ -11,7 +11,7 @@ import importlib.metadata
 import pkgutil
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Protocol, cast, runtime_checkable
 
 from predboard.errors import InputError, first_line
@@ -151,6 +151,15 @@ class RendersLast(Protocol):
 
 
 @runtime_checkable
+class HasNotes(Panel, Protocol):
+    """A panel that may have to say on the terminal that it cannot show what was asked for."""
+
+    def notes(self, info: RunInfo, states: Mapping[int, Any]) -> Iterator[str]:
+        """Yield a line for each."""
+        ...
+
+
+@runtime_checkable
 class LastStepOnly(Protocol):
     """A panel that draws the last step alone: rows of other steps are not measured, and their states are zero."""
 
@@ -195,6 +204,16 @@ def choose(wanted: tuple[str, ...]) -> dict[str, Panel]:
         name: _load_entry_point(others[name]) if name in others else _load_own(name)
         for name in available
         if not wanted or name in wanted
+    }
+
+
+def configure(chosen: Mapping[str, Panel], **settings: Any) -> dict[str, Panel]:
+    """Return the panels with those of the settings that are fields of theirs; None leaves a panel's own value."""
+    given = {name: value for name, value in settings.items() if value is not None}
+    own = {name: {field.name for field in fields(cast(Any, panel))} for name, panel in chosen.items()}
+    return {
+        name: cast(Panel, replace(cast(Any, panel), **{k: v for k, v in given.items() if k in own[name]}))
+        for name, panel in chosen.items()
     }
 
 

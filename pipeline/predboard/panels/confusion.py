@@ -1,7 +1,8 @@
 """Shows which classes are confused with which, and on which images. It knows no probability but the prediction's."""
 
 import functools
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,8 @@ from predboard import csv_lines
 from predboard.csv_lines import TextCodes
 from predboard.drawing import confusion, palette
 from predboard.drawing.confusion import MAX_GROUPS, ConfusionGroup, ConfusionOverview
-from predboard.formatting import escape_markdown, markdown_table, percent, plural, unique_names
+from predboard.errors import InputError
+from predboard.formatting import did_you_mean, escape_markdown, markdown_table, percent, plural, unique_names
 from predboard.metrics.counts import CountMetrics, Counts, CountsPanel
 from predboard.metrics.intervals import wilson_intervals
 from predboard.metrics.seriation import Seriation, seriate
@@ -37,6 +39,14 @@ OVERVIEW = (
 
 MATRIX = "Rows: true class; columns: predicted class. The stronger a cell, the larger its share of the true class."
 
+EVERY = -1
+"""Stands for every class in a pair that was asked for."""
+
+MAX_GALLERIES = 200
+"""Pairs whose images are shown at most."""
+
+_EXPECTED = "expected true>predicted (in quotes, because a shell takes > for itself)"
+
 RESERVED_NAMES = ("0_matrix", "0_overview", "pairs")
 """Names that no gallery may have. A leading number puts a tag on TensorBoard's first page, before 120 tiles."""
 
@@ -55,23 +65,25 @@ class Panel(CountsPanel):
     block: int = 40
     """Classes in the matrix. Of more, it has those that are confused most, and one row and column for all others."""
     galleries: int = 6
-    """Pairs whose images are shown."""
-    count: int = 12
+    """Pairs whose images are shown, the most frequent ones."""
+    pairs: tuple[tuple[int, int], ...] = ()
+    """Pairs (true, predicted) to show instead; `EVERY` stands for each class that is confused."""
+    per_gallery: int = 12
     """Images of each pair."""
 
     def zero_second(self, run: Run, first: Counts) -> PairImages:  # noqa: ARG002  nothing depends on it
         """Return the second state of no rows."""
-        return PairImages(Lowest(self.count, np.zeros(0, np.int64), np.zeros(0), no_tile_rows(len(run.classes))))
+        return PairImages(Lowest(self.per_gallery, np.zeros(0, np.int64), np.zeros(0), no_tile_rows(len(run.classes))))
 
     def measure_second(self, run: Run, first: Counts, rows: DerivedRows) -> PairImages:
         """Choose the images of each of the most frequent pairs that are wrong with the most confidence."""
         labelled, classes = rows.labelled, len(run.classes)
-        chosen = [true * classes + predicted for true, predicted, _ in first.metrics.pairs(self.galleries)]
+        chosen = [true * classes + predicted for true, predicted, _ in self._choose(first.metrics)]
         pair = labelled.label * classes + labelled.predicted
         among = np.flatnonzero(np.isin(pair, chosen))
         group, score = pair[among], -labelled.confidence[among].astype(np.float64)
-        stay = Lowest.choose(self.count, group, score, labelled.key[among], labelled.id[among])
-        return PairImages(Lowest(self.count, group[stay], score[stay], labelled.tile_rows(among[stay])))
+        stay = Lowest.choose(self.per_gallery, group, score, labelled.key[among], labelled.id[among])
+        return PairImages(Lowest(self.per_gallery, group[stay], score[stay], labelled.tile_rows(among[stay])))
 
     def render(self, info: RunInfo, states: Mapping[int, TwoPass]) -> Iterator[tuple[int, Summary]]:
         """Yield two pictures and a table for each step, and galleries for the last.
@@ -96,8 +108,27 @@ class Panel(CountsPanel):
         yield last, File("pairs.csv", _csv(counted, names), "All confusions of all steps, for other tools.")
         yield from ((last, tiles) for tiles in self._galleries(counted[last], states[last].second.by_pair, names))
 
+    def notes(self, info: RunInfo, states: Mapping[int, TwoPass]) -> Iterator[str]:
+        """Yield which of the pairs that were asked for have no image at the last step."""
+        last, names = max(states), info.run.classes
+        for true, predicted, count in self._choose(states[last].first.metrics) if self.pairs else ():
+            if not count:
+                yield f"no image of {names[true]} was predicted as {names[predicted]} at step {last}"
+
+    def _choose(self, scores: CountMetrics) -> list[tuple[int, int, int]]:
+        """Return (true, predicted, images) of the pairs to show."""
+        if not self.pairs:
+            return scores.pairs(self.galleries)
+        every = {(true, predicted): count for true, predicted, count in scores.pairs(len(scores.confusions[0]))}
+        chosen: dict[tuple[int, int], int] = {}
+        for true, predicted in self.pairs:
+            matching = [at for at in every if true in (at[0], EVERY) and predicted in (at[1], EVERY)]
+            wanted = [(true, predicted)] if EVERY not in (true, predicted) else matching
+            chosen |= {at: every.get(at, 0) for at in wanted}
+        return [(true, predicted, count) for (true, predicted), count in list(chosen.items())[:MAX_GALLERIES]]
+
     def _galleries(self, scores: CountMetrics, images: Lowest, names: tuple[str, ...]) -> Iterator[Tiles]:
-        pairs = scores.pairs(self.galleries)
+        pairs = [pair for pair in self._choose(scores) if pair[2]]
         tags = unique_names([f"{names[true]} as {names[predicted]}" for true, predicted, _ in pairs], RESERVED_NAMES)
         for tag, (true, predicted, count) in zip(tags, pairs, strict=True):
             rows = images.rows_of_group(true * len(names) + predicted)
@@ -107,6 +138,27 @@ class Panel(CountsPanel):
                 f"{len(rows['id'])} of {plural(count, 'image')} of {escape_markdown(names[true])} predicted as "
                 f"{escape_markdown(names[predicted])}, the most confident first.",
             )
+
+
+def parse_pairs(texts: Sequence[str], names: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """Return the classes of pairs that are written "true>predicted", with `*` for every class.
+
+    Raises InputError for a class that there is not.
+
+    >>> parse_pairs(["cat>dog", "*>a>b"], ["cat", "dog", "a>b"])
+    ((0, 1), (-1, 2))
+    """
+    place = {"*": EVERY} | {name: i for i, name in enumerate(names)}
+    pairs = []
+    for text in texts:
+        cuts = [(text[: at.start()].strip(), text[at.end() :].strip()) for at in re.finditer(">", text)]
+        fitting = [cut for cut in cuts if cut[0] in place and cut[1] in place]
+        if not fitting:
+            unknown = next((name for name in cuts[0] if name not in place), "") if cuts else ""
+            reason = f"{unknown!r} is no class{did_you_mean(unknown, names)}" if cuts else _EXPECTED
+            raise InputError(f"--pairs has {text!r}: {reason}")
+        pairs.append((place[fitting[0][0]], place[fitting[0][1]]))
+    return tuple(pairs)
 
 
 def _order(scores: CountMetrics) -> Seriation:
@@ -220,6 +272,7 @@ def _table(scores: CountMetrics, names: tuple[str, ...]) -> str:
         [
             markdown_table(titles, "llrrrrrr", rows),
             f"The table has {shown:,} of {errors:,} errors{rest}.",
+            "`predboard visualize` with `--pairs 'true>predicted'` shows images of any pair; `errors.csv` lists all.",
             "*Share*: of the images of the true class. *At least*: lower end of the share's 95 % interval (Wilson). "
             "*Of predicted*: share of the images with this prediction. *Lift*: the count divided by what it would be "
             "if predictions were independent of the true class. *Reverse*: images of the predicted class that were "

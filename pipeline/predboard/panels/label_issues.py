@@ -97,7 +97,7 @@ class SecondState:
 class Panel:
     """Label errors: how many labels are suspected and which (confident learning); duplicates with different labels."""
 
-    gallery: int = 24
+    per_gallery: int = 24
     """Images in a gallery."""
     csv_rows: int = 10_000
     """Suspects in `suspects.csv`."""
@@ -133,8 +133,7 @@ class Panel:
         candidate, above = stands_out(first, known)  # [rows] each
         has_one = above > 0
         joint = Counted.from_values(known.label[has_one] * len(run.classes) + candidate[has_one])
-        # As in cleanlab, a row whose label is the prediction is not suspected, whatever stands out.
-        suspect = has_one & (candidate != known.label) & ~known.right
+        suspect = is_suspect(known, candidate)
         wrong = np.flatnonzero(suspect)
         unsure = (above < 2) & may_stand_out_beyond(first, known)
         undecided = np.zeros(len(run.classes), np.int64)
@@ -170,13 +169,13 @@ class Panel:
             for name, metric in metrics.items():
                 yield step, Scalar(name, float(metric.value), metric.definition)
             yield step, Metrics("label_issues", metrics)
-            rows = {name: column[: self.gallery] for name, column in second.suspects.rows.items()}
+            rows = {name: column[: self.per_gallery] for name, column in second.suspects.rows.items()}
             if len(rows["id"]) and not is_near_chance(state.first.tally.metrics):
                 description = "Labels that are most likely wrong (confident learning), the most likely first."
                 yield step, Tiles("examples/suspected_label_errors", rows, description)
             clashing = clashes(second.alike.rows)
             if len(clashing):
-                rows = {name: column[clashing[: self.gallery]] for name, column in second.alike.rows.items()}
+                rows = {name: column[clashing[: self.per_gallery]] for name, column in second.alike.rows.items()}
                 description = "Duplicate images with different labels, side by side."
                 yield step, Tiles("label_issues/same_picture", rows, description)
             if step == max(states):
@@ -248,6 +247,14 @@ def stands_out(first: State, rows: DerivedRows) -> tuple[NDArray[np.int64], NDAr
     count = above.sum(axis=1)
     place = np.where(count > 1, 0, above.argmax(axis=1))
     return np.where(count > 0, rows.top[np.arange(len(rows)), place], -1), count
+
+
+def is_suspect(rows: DerivedRows, candidate: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return whether the class that stands out makes the label suspect, bool [labelled rows].
+
+    As in cleanlab, a row whose label is the prediction is not suspected, whatever stands out.
+    """
+    return np.asarray((candidate >= 0) & (candidate != rows.label) & ~rows.right)
 
 
 def may_stand_out_beyond(first: State, rows: DerivedRows) -> NDArray[np.bool_]:

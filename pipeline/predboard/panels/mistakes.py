@@ -30,7 +30,7 @@ class State:
 class Panel:
     """Galleries: most confident errors, highest loss, least certain, random, most confident hits, some over time."""
 
-    count: int = 12
+    per_gallery: int = 12
     """Images in a gallery: one page of TensorBoard."""
     sampled: int = 400
     """Images from which those to follow over the steps are chosen."""
@@ -38,7 +38,7 @@ class Panel:
 
     def zero(self, run: Run) -> State:
         """Return the state of no rows."""
-        none = Lowest(self.count, np.zeros(0, np.int64), np.zeros(0), no_tile_rows(len(run.classes)))
+        none = Lowest(self.per_gallery, np.zeros(0, np.int64), np.zeros(0), no_tile_rows(len(run.classes)))
         return State(none, none, none, none, none, replace(none, limit=self.sampled))
 
     def measure(self, run: Run, batch: Predictions) -> State:  # noqa: ARG002  the rows say all
@@ -47,7 +47,7 @@ class Panel:
         labelled = scored.label >= 0
         right, wrong = labelled & scored.right, labelled & ~scored.right
 
-        def lowest(among: NDArray[np.bool_], value: NDArray[np.floating], count: int = self.count) -> Lowest:
+        def lowest(among: NDArray[np.bool_], value: NDArray[np.floating], count: int = self.per_gallery) -> Lowest:
             candidates = np.flatnonzero(among)
             score = value[candidates].astype(np.float64)
             group = np.zeros(len(candidates), np.int64)
@@ -66,7 +66,7 @@ class Panel:
 
     def render(self, info: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:  # noqa: ARG002
         """Yield five galleries for each step, except for empty ones, and followed images if there are several steps."""
-        for step, rows in follow({step: state.sample for step, state in states.items()}, self.count).items():
+        for step, rows in follow({step: state.sample for step, state in states.items()}, self.per_gallery).items():
             description = "The same images at every step: some forgotten, some never right, some learned late."
             yield step, Tiles("examples/followed", rows, description)
         for step, state in states.items():

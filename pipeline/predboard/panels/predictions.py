@@ -28,22 +28,22 @@ class State:
 class Panel:
     """Galleries: a random sample of the images of each true class (at most 20), the same ones at each step."""
 
-    count: int = 6
+    per_gallery: int = 6
     """Images of a class."""
     classes: int = 20
     columns: frozenset[str] = TILE_COLUMNS | counts.COLUMNS
 
     def zero(self, run: Run) -> State:
         """Return the state of no rows."""
-        none = Lowest(self.count, np.zeros(0, np.int64), np.zeros(0), no_tile_rows(len(run.classes)))
+        none = Lowest(self.per_gallery, np.zeros(0, np.int64), np.zeros(0), no_tile_rows(len(run.classes)))
         return State(Counts.zero(run), none)
 
     def measure(self, run: Run, batch: Predictions) -> State:
         """Return the state of these rows alone."""
         labelled = batch.labelled
         score = mix(labelled.key, Salt.CLASS_SAMPLES).astype(np.float64)
-        stay = Lowest.choose(self.count, labelled.label, score, labelled.key, labelled.id)
-        samples = Lowest(self.count, labelled.label[stay], score[stay], labelled.tile_rows(stay))
+        stay = Lowest.choose(self.per_gallery, labelled.label, score, labelled.key, labelled.id)
+        samples = Lowest(self.per_gallery, labelled.label[stay], score[stay], labelled.tile_rows(stay))
         return State(Counts.measure(run, batch), samples)
 
     def render(self, info: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:

@@ -49,24 +49,25 @@ def arrow_bytes(texts: Sequence[bytes]) -> pa.LargeBinaryArray:
 def without_views(table: pa.Table) -> pa.Table:
     """Return the table with views of text, bytes and lists as plain ones, which is what Arrow's functions take."""
     columns = {
-        name: pa.chunked_array([_without_views(chunk) for chunk in column.chunks], _viewed_type(column.type))
+        name: pa.chunked_array([_without_views(chunk) for chunk in column.chunks], viewed_type(column.type))
         for name, column in zip(table.column_names, table.columns, strict=True)
     }
     return pa.table(list(columns.values()), names=table.column_names) if columns else table
 
 
-def _viewed_type(type_: pa.DataType) -> pa.DataType:
+def viewed_type(type_: pa.DataType) -> pa.DataType:
+    """Return the plain type of a view; another type as it is."""
     if pa.types.is_string_view(type_):
         return pa.string()
     if pa.types.is_binary_view(type_):
         return pa.binary()
     if pa.types.is_list_view(type_) or pa.types.is_large_list_view(type_):
-        return pa.large_list(_viewed_type(type_.value_type))
+        return pa.large_list(viewed_type(type_.value_type))
     return type_
 
 
 def _without_views(array: pa.Array) -> pa.Array:
-    plain = _viewed_type(array.type)
+    plain = viewed_type(array.type)
     if plain == array.type:
         return array
     if not pa.types.is_large_list(plain):

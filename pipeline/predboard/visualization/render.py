@@ -95,6 +95,10 @@ def render_run(
                 log(f"warning: {job.run.name}: {page.markdown.partition(chr(10))[0]}")
             writer.write(step, job.times[step], page)
             bar.update()
+    for name, panel in job.panels.items():
+        if isinstance(panel, panels.HasNotes):
+            for note in panel.notes(job.run, {step: of_step[name] for step, of_step in states.items()}):
+                log(f"warning: {job.run.name}: {note}")
     last = list(job.times)[-1]
     content = summary_json.encode_summary(job.run.name, job.run.run, job.times[last], numbers)
     draft.add_file(File(log_folder.SUMMARY_FILE, content))

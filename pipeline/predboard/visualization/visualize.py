@@ -7,7 +7,7 @@ import contextlib
 import functools
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from predboard.evaluation.measure import DEFAULT_SETTINGS, MeasureSettings, Stat
 from predboard.evaluation.state_versions import outside_code, state_versions
 from predboard.formatting import plural
 from predboard.images import decode
+from predboard.panels import confusion
 from predboard.parallel.executor import Executor, open_executor
 from predboard.parallel.pool import ProcessPool
 from predboard.parallel.threads import worker_count
@@ -32,6 +33,7 @@ from predboard.storage.runs import Step, open_run, preflight_path
 from predboard.streams import print_warning
 from predboard.summaries import Pixels
 from predboard.visualization import leaderboard, log_folder
+from predboard.visualization.errors_csv import errors_csv
 from predboard.visualization.image_map import MAP_FILE, map_by_columns, map_by_components
 from predboard.visualization.render import RenderJob, render_run
 from predboard.visualization.source_images import SourceImages
@@ -134,6 +136,8 @@ def _visualize_run(
     settings: MeasureSettings,
 ) -> VisualizeResult:
     run = _OpenRun.open(predictions, config, log)
+    pairs = confusion.parse_pairs(config.pairs, run.steps[-1].run.classes) or None
+    chosen = panels.configure(chosen, per_gallery=config.per_gallery, pairs=pairs)
     made_from = run.made_from(chosen, config)
     if current := log_folder.find_current(run.folder, made_from):
         return run.result(current, unchanged=True)
@@ -148,6 +152,11 @@ def _visualize_run(
         states = _fold(run, chosen, config, pool, settings, rows_file)
         render_run(job, states, functools.partial(read_derived_rows, rows_file), draft, log)
         _write_tab_files(run, config, draft.staging, job.threads)
+        if rows_file.exists():
+            last = max(states)
+            rows = (batch for _, batch in read_derived_rows(rows_file, last))
+            issues = states[last].get("label_issues")
+            draft.add_file(errors_csv(rows, job.run.run.classes, issues.first if issues else None))
         # Source images that are missing now may be there another time.
         event_file = draft.publish(run.steps[0].finished, "" if images.missing else made_from)
     if warning := images.describe_outside():
@@ -201,7 +210,7 @@ class _OpenRun:
     @classmethod
     def open(cls, predictions: AnyPath, config: VisualizeConfig, log: Callable[[str], None]) -> "_OpenRun":
         """Read the footers of all parts. Raises InputError if there are none, or they do not belong together."""
-        steps = open_run(predictions)
+        steps = _choose_steps(predictions, open_run(predictions), config.steps)
         name = predictions.resolve().name
         sheets = {step.step: _read_sheet(predictions, step.step, log) for step in steps}
         return cls(name, config.logdir / name, steps, sheets)
@@ -231,6 +240,7 @@ class _OpenRun:
             "images_anywhere": config.images_anywhere,
             "log_every": config.log_every,
             "tab": [config.thumbnails, config.map],
+            "galleries": [config.per_gallery, *config.pairs],
             "code": log_folder.code_digest(),
             "sheets": sheets,
         }
@@ -243,6 +253,14 @@ class _OpenRun:
         return VisualizeResult(
             self.name, self.folder, event_file, self.rows, steps, missing_rows, missing_pictures, unchanged
         )
+
+
+def _choose_steps(predictions: AnyPath, steps: tuple[Step, ...], wanted: Collection[int]) -> tuple[Step, ...]:
+    """Return the wanted steps; all of them if none is named. Raises InputError for one that there is not."""
+    numbers = [step.step for step in steps]
+    if lacking := sorted(set(wanted) - set(numbers)):
+        raise InputError(f"{predictions} has no step {lacking[0]}; it has {', '.join(map(str, numbers))}")
+    return tuple(step for step in steps if not wanted or step.step in wanted)
 
 
 def _read_sheet(predictions: AnyPath, step: int, log: Callable[[str], None]) -> Pixels | None:

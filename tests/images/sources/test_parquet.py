@@ -45,3 +45,16 @@ def test_parquet_with_the_images_inside(folder: Path, tmp_path: Path) -> None:
     other = open_source(str(tmp_path / "raw.parquet"), SourceOptions(image_column="jpg"))
     assert other.image.to_pylist()[0] == "raw.parquet#0:jpg" and set(other.label.tolist()) == {-1}
     same_bytes(other, [encoded for *_, encoded in pictures])
+
+
+def test_bytes_that_are_text_are_no_pictures(folder: Path, tmp_path: Path) -> None:
+    content = [file.read_bytes() for file in sorted(folder.rglob("*.png"))[:3]]
+    for type_ in (pa.binary(), pa.large_binary(), pa.binary_view()):
+        note = pa.array([b"one", b"two", None], pa.large_binary())
+        label = pa.array([b"a", b"b", b"a"])
+        table = {"note": note, "label": label, "picture": pa.array(content, type_)}
+        pq.write_table(pa.table(table), tmp_path / "a.parquet")
+        manifest = open_source(str(tmp_path / "a.parquet"))
+        assert manifest.image.to_pylist() == [f"a.parquet#{i}:picture" for i in range(3)]
+        assert (manifest.classes, manifest.label.tolist()) == (("a", "b"), [0, 1, 0])
+        same_bytes(manifest, content)

@@ -4,6 +4,8 @@ It does not know what the images are of. A ref is FILE#ROW, or FILE#ROW:COLUMN f
 images. Without any such column the file is a list, as a CSV file is.
 """
 
+import contextlib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,13 +15,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from predboard.errors import InputError
-from predboard.images.columns import LABEL_COLUMNS, holds_images, list_labelled, list_table
-from predboard.images.manifest import Manifest, SourceOptions, image_suffixes, make_manifest
+from predboard.images.columns import LABEL_COLUMNS, holds_images, list_labelled, list_table, plain_name
+from predboard.images.manifest import Manifest, SourceOptions, make_manifest
 from predboard.images.shared_cache import shared_cache
 from predboard.storage.paths import AnyPath, arrow_source, check_size, join_ref, read_bytes
 
 SUFFIXES = (".parquet",)
 SHARDED = True
+
+_PLAIN_PNM = re.compile(rb"P[123]\s")
+"""Beginning of pictures that are text."""
 
 
 def list_images(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
@@ -28,9 +33,9 @@ def list_images(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
     Raises InputError if a column that the user named is missing, or several files are lists.
     """
     schema = pq.read_schema(arrow_source(files[0]))
-    of_labels = {options.label_column, *LABEL_COLUMNS}
+    of_labels = {plain_name(name) for name in (options.label_column, *LABEL_COLUMNS) if name}
     in_bytes = [field.name for field in schema if holds_images(field.type)]
-    image_columns = [n for n in in_bytes if n.lower() not in of_labels and not _holds_paths(files[0], n)]
+    image_columns = [n for n in in_bytes if plain_name(n) not in of_labels and not _holds_text(files[0], n)]
     if not image_columns or options.image_column in set(schema.names) - set(image_columns):
         if len(files) > 1:
             raise InputError(f"{files[0].name} is a list of images, one of {len(files)} files: expected one list")
@@ -54,12 +59,14 @@ def list_images(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
     return list_labelled(table, files[0], image, refs, files[0].parent, options)
 
 
-def _holds_paths(file: AnyPath, name: str) -> bool:
-    """Return whether a column of bytes has the paths of images, as some programs write text."""
+def _holds_text(file: AnyPath, name: str) -> bool:
+    """Return whether a column of bytes has text, paths for example, as some programs write it."""
     with pq.ParquetFile(arrow_source(file)) as parquet:
         first = next(parquet.iter_batches(1, columns=[name]), None) if parquet.metadata.num_rows else None
     value = first.column(0)[0].as_py() if first is not None and len(first) else None
-    return isinstance(value, bytes) and value.lower().endswith(tuple(map(str.encode, image_suffixes())))
+    with contextlib.suppress(UnicodeDecodeError):
+        return isinstance(value, bytes) and "\0" not in value.decode() and not _PLAIN_PNM.match(value)
+    return False
 
 
 def _check_columns(metadata: pq.FileMetaData, groups: Iterable[int], names: Sequence[str], max_read_gb: float) -> None:

@@ -6,7 +6,7 @@ Columns of images, labels and keys of a CSV file are read as text, so that 007 s
 
 import pyarrow as pa
 
-from predboard.images.columns import IMAGE_COLUMNS, LABEL_COLUMNS, list_table
+from predboard.images.columns import IMAGE_COLUMNS, LABEL_COLUMNS, list_table, plain_name
 from predboard.images.manifest import Manifest, SourceOptions
 from predboard.images.text_tables import open_separated, read_json_lines
 from predboard.storage.paths import AnyPath, check_size, is_remote
@@ -23,6 +23,7 @@ def list_images(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
     if file.suffix.lower() in (".jsonl", ".ndjson"):
         return list_table(read_json_lines(file), file, options)
     opened = open_separated(file)
-    named = {options.image_column, options.label_column, options.key_column, *IMAGE_COLUMNS, *LABEL_COLUMNS}
-    text = {name: pa.string() for name in opened.names if name in named or name.lower() in named}
+    asked = {options.image_column, options.label_column, options.key_column}
+    usual = set(map(plain_name, (*IMAGE_COLUMNS, *LABEL_COLUMNS)))
+    text = {name: pa.string() for name in opened.names if name in asked or plain_name(name) in usual}
     return list_table(opened.read(opened.names, text), file, options)

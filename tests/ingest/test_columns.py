@@ -1,0 +1,205 @@
+"""Columns of every type and name: what could be meant is taken, or refused with the list of it, never left out."""
+
+import json
+import zipfile
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from predboard import open_predictions
+from predboard.predictions.schema import hash64
+from tests import toy
+from tests.ingest.examples import NAMES, ROWS, logits_of, make, refused, run, run_logged, save_torch, softmax, tensors
+
+LOGITS, LABEL, IMAGE = make()
+P = softmax(LOGITS)
+
+
+def names_file(folder: Path) -> Path:
+    (folder / "names.txt").write_text("\n".join(NAMES))
+    return folder / "names.txt"
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        pa.array(LOGITS.tolist(), pa.list_(pa.float32())),
+        pa.array(LOGITS.tolist(), pa.large_list(pa.float32())),
+        pa.array(LOGITS.tolist(), pa.list_(pa.float32(), 3)),
+        pa.array(LOGITS.tolist(), pa.list_view(pa.float32())),
+        pa.array(LOGITS.tolist(), pa.large_list_view(pa.float32())),
+        pa.array([dict(zip(NAMES, row, strict=True)) for row in LOGITS.tolist()]),
+        pa.array([[{"label": n, "score": z} for n, z in zip(NAMES, row, strict=True)] for row in LOGITS.tolist()]),
+    ],
+    ids=lambda array: str(array.type)[:20],
+)
+@pytest.mark.parametrize(
+    "label",
+    [
+        pa.array([NAMES[c] for c in LABEL], pa.string_view()),
+        pa.array([NAMES[c].encode() for c in LABEL], pa.binary()),
+        pa.array([NAMES[c] for c in LABEL]).dictionary_encode(),
+        pa.array([Decimal(int(c)) for c in LABEL]),
+        pa.array(np.eye(3, dtype=int)[LABEL].tolist()),
+        pa.array([[NAMES[c]] for c in LABEL]),
+    ],
+    ids=lambda array: str(array.type)[:20],
+)
+def test_types_of_scores_and_labels(scores: pa.Array, label: pa.Array, tmp_path: Path) -> None:
+    image = pa.array([ref.encode() for ref in IMAGE], pa.binary())
+    pq.write_table(pa.table({"Image Path": image, "True-Label": label, "logits": scores}), tmp_path / "a.parquet")
+    frame = run(tmp_path, tmp_path / "a.parquet", classes=names_file(tmp_path), pictures=False)
+    np.testing.assert_array_equal(logits_of(frame), LOGITS)
+    assert frame["label"].tolist() == LABEL.tolist()
+    assert frame["image"].tolist() == IMAGE
+
+
+@pytest.mark.parametrize("end", ["json", "jsonl"])
+def test_scores_by_class_in_records_of_json(end: str, tmp_path: Path) -> None:
+    ranked = [
+        sorted(({"label": n, "score": p} for n, p in zip(NAMES, row, strict=True)), key=lambda r: -r["score"])
+        for row in P.tolist()
+    ]
+    records = [{"image": i, "label": NAMES[c], "scores": r} for i, c, r in zip(IMAGE, LABEL, ranked, strict=True)]
+    lines = "\n".join(map(json.dumps, records))
+    (tmp_path / f"a.{end}").write_text(json.dumps(records) if end == "json" else lines)
+    frame = run(tmp_path, tmp_path / f"a.{end}", scores="probabilities", pictures=False)
+    classes = open_predictions(tmp_path / "out").run.classes
+    assert sorted(classes) == sorted(NAMES)
+    assert [classes[c] for c in frame["label"]] == [NAMES[c] for c in LABEL]
+    assert [classes[c] for c in frame["predicted"]] == [NAMES[c] for c in P.argmax(axis=1)]
+    ranked[7].pop()
+    (tmp_path / f"a.{end}").write_text(json.dumps(records) if end == "json" else "\n".join(map(json.dumps, records)))
+    refused("does not list every class once in each row", tmp_path / "x", tmp_path / f"a.{end}", scores="probabilities")
+
+
+def test_pictures_inside_the_parquet_file_are_those_of_its_rows(tmp_path: Path) -> None:
+    toy.pictures(tmp_path / "data", classes=3, each=4)
+    content = [file.read_bytes() for file in sorted((tmp_path / "data").glob("*/*.png"))]
+    for image in (content, [{"bytes": c, "path": "x.png"} for c in content]):
+        pq.write_table(pa.table({"image": image, "logits": LOGITS[:12].tolist()}), tmp_path / "a.parquet")
+        frame = run(tmp_path, tmp_path / "a.parquet", overwrite=True)
+        assert frame["image"].tolist() == [f"a.parquet#{i}" for i in range(12)]
+        assert frame["digest"].tolist() == [hash64(c) for c in content]
+
+
+@pytest.mark.parametrize(
+    ("image", "kind"),
+    [
+        ([{"height": 3}] * ROWS, "a struct"),
+        ([0.5] * ROWS, "double"),
+        ([["a.png"]] * ROWS, "list<"),
+        (list(range(ROWS)), "int64"),
+    ],
+)
+def test_a_column_named_like_images_that_cannot_be_used_is_an_error(image: Any, kind: str, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": image, "label": LABEL, "logits": LOGITS.tolist()}), tmp_path / "a.parquet")
+    refused(f"'image' of .* is named like a column of images, but has {kind}.*none", tmp_path, tmp_path / "a.parquet")
+    assert run(tmp_path, tmp_path / "a.parquet", image_column="none")["image"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("species", [NAMES[c] for c in LABEL]),
+        ("answer", LABEL),
+        ("answer", LABEL.astype(float)),
+        ("my_label", LABEL / 2 + 0.25),
+    ],
+)
+@pytest.mark.parametrize("end", ["csv", "npz"])
+def test_columns_that_could_be_labels_are_listed(name: str, values: Any, end: str, tmp_path: Path) -> None:
+    file = tmp_path / f"a.{end}"
+    if end == "npz":
+        np.savez(file, logits=LOGITS, patient=np.arange(ROWS), **{name: values})
+    else:
+        frame = pd.DataFrame(LOGITS, columns=[f"logit_{c}" for c in NAMES])
+        frame.assign(patient=range(ROWS), **{name: values}).to_csv(file, index=False)
+    if name == "my_label":
+        refused(r"'my_label' has label \d|'my_label' of .* has label|my_label could be: name it", tmp_path, file)
+    else:
+        refused(rf"is surely the labels, but {name} could be: name it with --label-column", tmp_path, file)
+    assert run(tmp_path, file, label_column="none")["label"].isna().all()
+
+
+def test_statistics_beside_the_scores_are_no_classes(tmp_path: Path) -> None:
+    frame = pd.DataFrame(LOGITS, columns=[f"logit_{c}" for c in NAMES]).assign(logit_max=9.0, label=LABEL)
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    _, lines = run_logged(tmp_path, tmp_path / "a.csv")
+    assert open_predictions(tmp_path / "out").run.classes == NAMES
+    assert any(line.startswith("warning: logit_max of a.csv is taken for no class") for line in lines)
+    frame = pd.DataFrame(P, columns=["score_0", "score_1", "score_2"]).assign(score_threshold=0.5, label=LABEL)
+    frame.to_csv(tmp_path / "b.csv", index=False)
+    assert len(logits_of(run(tmp_path / "b", tmp_path / "b.csv", scores="probabilities"))[0]) == 3
+    (tmp_path / "max.txt").write_text("max\nmin")
+    frame = pd.DataFrame({"logit_max": [1.0, 2.0], "logit_min": [2.0, 1.0], "logit_std": 5.0, "label": ["max", "min"]})
+    frame.to_csv(tmp_path / "c.csv", index=False)
+    run(tmp_path / "c", tmp_path / "c.csv", classes=tmp_path / "max.txt")
+    assert open_predictions(tmp_path / "c/out").run.classes == ("max", "min")
+
+
+def test_one_hot_labels_are_places_also_where_classes_are_numbers(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", probs=P, y_true=np.eye(3)[LABEL], class_names=["1", "2", "5"])
+    assert run(tmp_path, tmp_path / "a.npz", scores="probabilities")["label"].tolist() == LABEL.tolist()
+
+
+def test_tensors_of_every_kind_and_lists_of_rows(tmp_path: Path) -> None:
+    z, y = tensors(LOGITS, LABEL)
+    nested = {"val": {"logits": z, "label": y}}
+    complex_ = z + 0j
+    cases = {
+        "nested": nested,
+        "rows": {"logits": list(z), "label": y},
+        "pair": [z, y],
+        "bf16": {"logits": z.bfloat16()},
+    }
+    for name, value in cases.items():
+        frame = run(tmp_path / name, save_torch(tmp_path / "a.pt", value))
+        expected = LOGITS if name != "bf16" else z.bfloat16().float().numpy()
+        np.testing.assert_array_equal(logits_of(frame), expected)
+        assert name == "bf16" or frame["label"].tolist() == LABEL.tolist()
+    refused("complex64", tmp_path / "c", save_torch(tmp_path / "a.pt", complex_.conj()))
+
+
+def test_what_is_no_array_is_told(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", {"logits": LOGITS, "label": LABEL}, allow_pickle=True)  # type: ignore[arg-type]
+    refused(r"a\.npy holds Python objects, as np\.save of a dict does.*np\.savez", tmp_path, tmp_path / "a.npy")
+    with zipfile.ZipFile(tmp_path / "b.npz", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    refused(r"b\.npz holds no arrays", tmp_path, tmp_path / "b.npz")
+
+
+def test_labels_of_which_none_is_a_class_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", logits=LOGITS, label=["x", "y"] * (ROWS // 2))
+    refused(
+        r"none of the labels \(x, y\) .* is among the classes \(cat, ",
+        tmp_path,
+        tmp_path / "a.npz",
+        classes=names_file(tmp_path),
+    )
+
+
+def test_records_and_other_byte_orders_are_read(tmp_path: Path) -> None:
+    fields = [("label", ">i4"), *((f"logit_{n}", ">f8") for n in NAMES)]
+    np.save(tmp_path / "a.npy", np.array([(c, *z) for c, z in zip(LABEL.tolist(), LOGITS, strict=True)], fields))
+    refused("has label, logit_cat, .*; which are the scores", tmp_path, tmp_path / "a.npy")
+    np.savez(tmp_path / "b.npz", logits=LOGITS.astype(">f4"), label=LABEL.astype(">i8"), x=LABEL.astype(np.longdouble))
+    assert run(tmp_path / "b", tmp_path / "b.npz")["label"].tolist() == LABEL.tolist()
+
+
+def test_what_unpacks_to_more_than_the_limit_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", logits=np.zeros((250, 1000), np.float32))
+    limit = {"max_read_gb": 0.0005}
+    words = r"cannot read .*a\.{}: it takes 0\.0 GB of memory, more than --max-read-gb 0\.0005 allows"
+    refused(words.format("npz"), tmp_path, tmp_path / "a.npz", **limit)
+    torch = pytest.importorskip("torch", reason=".pt files are read by torch")
+    torch.save({"logits": torch.zeros(1, 1000).expand(250, 1000)}, tmp_path / "a.pt")
+    refused(words.format("pt"), tmp_path, tmp_path / "a.pt", **limit)
+    (tmp_path / "a.json").write_text(" " * 600_000)
+    refused(words.format("json"), tmp_path, tmp_path / "a.json", **limit)
