@@ -42,8 +42,11 @@ ifeq ($(DATA),)
 ifneq ($(MODEL)$(CHECKPOINT),)
 $(error MODEL= and CHECKPOINT= need DATA=, a folder of images: make visualize DATA=photos/test MODEL=net.py:build)
 endif
-ifneq ($(filter infer,$(MAKECMDGOALS)),)
 ifneq ($(PREDICTIONS),)
+ifneq ($(INFER_ARGS),)
+$(error INFER_ARGS= is for inference, and PREDICTIONS= alone is drawn as it is: add DATA= and MODEL=)
+endif
+ifneq ($(filter infer,$(MAKECMDGOALS)),)
 $(error PREDICTIONS= alone is nothing to infer: add DATA= and MODEL=, or draw it by make visualize PREDICTIONS=...)
 endif
 endif
@@ -54,17 +57,11 @@ endif
 endif
 endif
 
-# Shell: $out becomes the folder of predictions. The default is the rule of default_out in pipeline/predboard/inference/infer.py.
+# Shell: $out becomes the folder of predictions.
 define set_out
 out=$${PREDICTIONS:-predictions/digits}; \
 if [ -z "$$PREDICTIONS" ] && [ -n "$$DATA" ]; then \
-	name=$$DATA; \
-	while case $$name in (*/|*/.) ;; (*) false ;; esac; do name=$${name%.}; name=$${name%/}; done; \
-	name=$${name##*/}; \
-	case $$name in (''|.) name=data ;; (*.py:*) name=$${name##*:} ;; esac; \
-	file=$${MODEL%:*}; file=$${file%/}; file=$${file##*/}; \
-	out=predictions/$$name-$$(printf %s "$${file%.*}" | tr : -); \
-	case $$MODEL in (*:*) factory=$${MODEL##*:}; factory=$${factory%/}; out=$$out-$${factory##*/} ;; esac; \
+	out=$$($(PYTHON) pipeline/predboard/inference/default_name.py "$$DATA" "$$MODEL") || exit; \
 fi
 endef
 
@@ -84,6 +81,10 @@ $(BIN)/predboard infer --data data/digits/test --model data/digits_cnn.py:build 
 endef
 endif
 
+# Shell: whether visualize infers first. With DATA= or INFER_ARGS= always: inference keeps what is valid, and refuses what
+# was made in another way.
+asks_inference = $(if $(DATA)$(if $(NEEDED),$(INFER_ARGS)),true,$(if $(NEEDED),! ls "$$out"/step=*/part-*.parquet >/dev/null 2>&1,false))
+
 ruff = $(BIN)/ruff check && $(BIN)/ruff format --check
 
 # The demo is what there is without DATA and PREDICTIONS.
@@ -100,9 +101,9 @@ demo: $(DEMO) ## make the demo in data/digits: 5,000 handwritten digits, a small
 infer: $(READY) $(NEEDED) ## run the model over the images and write predictions; goes on where it was stopped
 	@$(set_out); $(infer) $(ARGS)
 
-visualize: $(READY) $(NEEDED) ## draw predictions for TensorBoard; infers first where there are none
+visualize: $(READY) $(NEEDED) ## draw predictions for TensorBoard; infers first what is missing
 	@$(set_out); \
-	if $(if $(DATA)$(NEEDED),! ls "$$out"/step=*/part-*.parquet >/dev/null 2>&1,false); then $(infer) || exit; fi; \
+	if $(asks_inference); then $(infer) || exit; fi; \
 	echo "visualize: $$out -> $$LOGDIR"; \
 	$(BIN)/predboard visualize "$$out" $(ARGS) --logdir "$$LOGDIR"
 	@$(if $(NEEDED),cat $(DEMO))

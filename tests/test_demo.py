@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from predboard.inference.infer import default_out
+from predboard.inference.default_name import default_out
 
 ROOT = Path(__file__).parents[1]
 needs_digits = pytest.mark.skipif(
@@ -155,6 +155,9 @@ def _make(*arguments: str) -> subprocess.CompletedProcess[str]:
         ("photos", "timm:hf-hub:some/name"),
         ("photos", "hf:my out/checkpoint-500/"),
         ("photos", "runs/net.ts.pt"),
+        ("photos/test.zip", "net.py:build"),
+        ("lists/val.csv", "net.py:build"),
+        ("shards/s-{000..012}.tar", "net.py:build"),
     ],
 )
 def test_make_names_predictions_as_the_command_does(data: str, model: str) -> None:
@@ -177,6 +180,7 @@ def test_make_names_the_demo_and_what_it_is_told() -> None:
         (["visualize", "MODEL=net.py:build"], "need DATA="),
         (["infer", "CHECKPOINT=weights.pt"], "need DATA="),
         (["infer", "PREDICTIONS=predictions/mine"], "add DATA="),
+        (["visualize", "PREDICTIONS=predictions/mine", "INFER_ARGS=--mean .5"], "add DATA="),
     ],
 )
 def test_make_says_what_is_missing_in_one_line(arguments: list[str], named: str) -> None:
@@ -184,6 +188,26 @@ def test_make_says_what_is_missing_in_one_line(arguments: list[str], named: str)
     assert done.returncode == 2
     assert named in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@needs_make
+@pytest.mark.parametrize(
+    ("arguments", "condition"),
+    [
+        (["DATA=photos", "MODEL=net.py:build", "INFER_ARGS=--mean .5"], "if true;"),
+        (["DATA=photos", "MODEL=net.py:build"], "if true;"),
+        (["INFER_ARGS=--batch-size 8"], "if true;"),
+        ([], 'if ! ls "$out"/step=*/part-*.parquet'),
+        (["PREDICTIONS=predictions/mine"], "if false;"),
+    ],
+)
+def test_make_visualize_asks_inference_whenever_its_flags_may_have_changed(
+    arguments: list[str], condition: str
+) -> None:
+    printed = _make(
+        "--dry-run", "--old-file=.venv/bin/.ready", "--old-file=data/digits/expect.txt", "visualize", *arguments
+    )
+    assert condition in printed.stdout, printed.stderr
 
 
 @needs_make

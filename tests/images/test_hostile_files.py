@@ -181,7 +181,7 @@ def _idx_that_wraps(file: Path) -> str:
 
 
 def _parquet_bomb(file: Path) -> str:
-    pq.write_table(pa.table({"image": [b"x" * 10**4] * 300}), file, use_dictionary=False)
+    pq.write_table(pa.table({"image": [b"\x89" * 10**4] * 300}), file, use_dictionary=False)
     return str(file)
 
 

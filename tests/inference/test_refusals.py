@@ -221,3 +221,31 @@ def test_arguments_of_any_plain_kind_are_recorded(tmp_path: Path, net: str) -> N
     recorded = dict(open_predictions(tmp_path / "out").run.model_args)
     assert recorded == {**arguments, "a": [1, 2]}
     assert infer(config).written == 0
+
+
+@pytest.mark.parametrize("out", ["data", "data/predictions", "data/a/../new"])
+def test_predictions_inside_the_data_would_become_a_class(tmp_path: Path, net: str, out: str) -> None:
+    toy.pictures(tmp_path / "data")
+    with pytest.raises(InputError, match=r"predictions in .* would be inside .*data, and become a class of its images"):
+        infer(make_config(tmp_path, net, out=tmp_path / out))
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["a", "b", "c"]
+
+
+def test_a_quoted_pattern_names_checkpoints(tmp_path: Path, net: str) -> None:
+    toy.pictures(tmp_path / "data")
+    save_checkpoints(tmp_path, net, (1, 2))
+    pattern = tmp_path / "toy_epoch*.pt"
+    assert sorted(infer(make_config(tmp_path, net, checkpoint=(pattern,))).steps) == [1, 2]
+    done = infer(make_config(tmp_path, net, checkpoint=(pattern,), step=(5, 6), out=tmp_path / "other"))
+    assert sorted(done.steps) == [5, 6]
+    with pytest.raises(InputError, match=r"--step has 1 numbers for 2 checkpoints; expected one for each"):
+        infer(make_config(tmp_path, net, checkpoint=(pattern,), step=(5,)))
+
+
+def test_a_colon_in_the_name_of_predictions_is_no_uri(
+    tmp_path: Path, net: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy.pictures(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    assert infer(make_config(tmp_path, net, out=Path("run:1"))).complete
+    assert len(read_frame(Path("run:1"))) == 12

@@ -39,6 +39,12 @@ def check_steps(steps: tuple[int, ...]) -> None:
         raise InputError(f"--step is {' '.join(map(str, steps))}; expected numbers from 0 to 2**63 - 1")
 
 
+def check_step_for_each(steps: tuple[int, ...], checkpoints: int) -> None:
+    """Raise InputError if steps are given, but not one for each checkpoint."""
+    if steps and len(steps) != max(checkpoints, 1):
+        raise InputError(f"--step has {len(steps)} numbers for {checkpoints} checkpoints; expected one for each")
+
+
 def check_ray_only(config: Any, *names: str) -> None:
     """Raise InputError for a flag that only Ray uses, given without it."""
     for name in names:

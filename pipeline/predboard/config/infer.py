@@ -1,6 +1,7 @@
 """Define the flags of `predboard infer`, in groups. It knows nothing of how they work."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from predboard.config.checks import (
     check_minimum,
     check_ray_only,
     check_read_gb,
+    check_step_for_each,
     check_steps,
     check_update,
     is_plain,
@@ -79,7 +81,8 @@ class ModelConfig(Config):
     from TorchScript."""
 
     checkpoint: tuple[Path, ...] = ()
-    """Weights (.pt, .pth, .safetensors). Several checkpoints of one training become the steps of one run."""
+    """Weights (.pt, .pth, .safetensors), or a pattern such as 'net/*.pt'. Several checkpoints of one training become
+    the steps of one run."""
 
     step: tuple[int, ...] = ()
     """Step of each checkpoint. Default: the number after step, iter or epoch (in this order) in its file name, else
@@ -103,10 +106,8 @@ class ModelConfig(Config):
         """Raise InputError for values that can never work."""
         super().__post_init__()
         check_steps(self.step)
-        if self.step and len(self.step) != max(len(self.checkpoint), 1):
-            raise InputError(
-                f"--step has {len(self.step)} numbers for {len(self.checkpoint)} checkpoints; expected one for each"
-            )
+        if not any(re.search(r"[*?[]", str(file)) for file in self.checkpoint):  # which may stand for several
+            check_step_for_each(self.step, len(self.checkpoint))
         for key, value in self.model_args.items():
             if not is_plain(value):
                 raise InputError(

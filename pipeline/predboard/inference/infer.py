@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from predboard import user_code
 from predboard.config import InferConfig
-from predboard.errors import InputError
+from predboard.errors import InputError, reading
 from predboard.formatting import plural
 from predboard.images import datasets
 from predboard.images import loader as loading
 from predboard.images.preprocessing import Recipe
 from predboard.inference import resume
+from predboard.inference.default_name import default_out
 from predboard.models.checkpoints import assign_steps
 from predboard.models.factory import open_factory, require_torch
 from predboard.predictions.table import RowCount
@@ -28,7 +28,7 @@ from predboard.storage import part_plan, timing
 from predboard.storage.locks import lock_folder
 from predboard.storage.part_plan import PartRange, Share, Task
 from predboard.storage.parts import PartFile, part_index, read_batches
-from predboard.storage.paths import AnyPath, map_files
+from predboard.storage.paths import AnyPath, expand_files, is_inside, map_files, parse_path
 from predboard.storage.remote import MAX_CONNECTIONS
 from predboard.storage.runs import delete_part, open_step
 from predboard.streams import print_warning
@@ -95,20 +95,6 @@ class InMemoryModel:
         return self.module
 
 
-def default_out(data: str, model: str) -> Path:
-    """Return the folder for the predictions of a model on data: predictions/DATA-FILE-FACTORY.
-
-    >>> default_out("photos/test/", "nets/small.py:build").as_posix()
-    'predictions/test-small-build'
-    >>> [default_out("tiles.py:val", m).name for m in ("timm:resnet18.a1_in1k", "hf:out/vit", "out/net.pt2")]
-    ['val-timm-resnet18.a1_in1k', 'val-hf-vit', 'val-net']
-    """
-    images = data.rpartition(":")[2] if user_code.names_an_object(data) else Path(data).name
-    file, colon, factory = model.rpartition(":")
-    name = f"{Path(file).stem.replace(':', '-')}-{Path(factory).name}" if colon else Path(model).stem
-    return Path("predictions") / f"{images or 'data'}-{name}"
-
-
 def infer(
     config: InferConfig, log: Callable[[str], None] = print_warning, in_memory: InMemoryModel | None = None
 ) -> InferResult:
@@ -129,8 +115,10 @@ def infer(
     from predboard.inference.inputs import open_inputs, open_models, with_manifest
 
     with dispatch.open_placement(config, log) as placement:
+        out = config.out or default_out(config.data, config.model)
+        _refuse_inside(out, config, in_memory)
+        files = assign_steps(tuple(expand_files(config.checkpoint)), config.step)
         manifest = loading.open_manifest(config, *((in_memory.dataset, in_memory.classes) if in_memory else ()))
-        files = assign_steps(config.checkpoint, config.step)
         source = in_memory or open_factory(
             config.model,
             config.model_args,
@@ -142,7 +130,6 @@ def infer(
         models = open_models(config, source, files, inputs, placement, log)
         inputs = with_manifest(inputs, models.manifest)
 
-        out = config.out or default_out(config.data, config.model)
         share = part_plan.WHOLE_RUN if config.part is None else Share(*config.part)
         with lock_folder(out, share=share):
             plan = make_plan(*_survey(config, out, models, share, log), share, models.per_pass)
@@ -162,6 +149,19 @@ def infer(
                 share=share,
                 rows=sum(map(len, plan.shards)),
             )
+
+
+def _refuse_inside(out: AnyPath, config: InferConfig, in_memory: InMemoryModel | None) -> None:
+    """Raise InputError if predictions would be written among the class folders of the data, and become classes."""
+    if in_memory is not None and in_memory.dataset is not None:
+        return
+    with reading(config.data):
+        data = parse_path(config.data)
+        inside = data.is_dir() and is_inside(out, data)
+    if inside:
+        raise InputError(
+            f"predictions in {out} would be inside {data}, and become a class of its images: name another --out"
+        )
 
 
 # --- plan ---

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from predboard import user_code
+from predboard.config.checks import check_step_for_each
 from predboard.errors import InputError, first_line, reading
 from predboard.invocation import install_command
 from predboard.models.weights import EMA_KEYS, list_some
@@ -322,8 +323,9 @@ def assign_steps(files: tuple[Path, ...], given: tuple[int, ...]) -> dict[int, P
         files: the checkpoints.
         given: their steps; if empty they are read from the names.
 
-    Raises InputError if two files share a step, or one is beyond 2**63 - 1.
+    Raises InputError if two files share a step, there is not one for each, or one is beyond 2**63 - 1.
     """
+    check_step_for_each(given, len(files))
     if not files:
         return {given[0] if given else 0: None}
     steps: dict[int, Path | None] = {}

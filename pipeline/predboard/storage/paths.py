@@ -10,6 +10,7 @@ by one rename or one write.
 import contextlib
 import errno
 import fnmatch
+import glob
 import hashlib
 import io
 import math
@@ -184,6 +185,18 @@ def resolve_name(name: str, folder: AnyPath) -> AnyPath:
     return path
 
 
+def expand_glob(name: str) -> list[str]:
+    """Return the files on this machine that a pattern with *, ? or [] stands for, sorted; an existing name itself."""
+    if is_uri(name) or not re.search(r"[*?[]", name) or Path(name).exists():
+        return [name]
+    return sorted(glob.glob(name)) or [name]  # noqa: PTH207  Path's takes no absolute pattern
+
+
+def expand_files(files: Sequence[Path]) -> list[Path]:
+    """Return files, and those that patterns among them stand for, which a shell did not expand because of quotes."""
+    return [Path(name) for file in files for name in expand_glob(str(file))]
+
+
 # --- reading ---
 
 
@@ -255,7 +268,7 @@ def list_folder(folder: P, pattern: str) -> list[P]:
 def arrow_source(path: AnyPath, whole: bool = False) -> Any:
     """Return what Arrow's readers accept as a source; `whole` reads an object in storage by one request."""
     if isinstance(path, Path):
-        return path
+        return path.absolute()  # a relative one such as `run:1/step=00000000` would be taken for a URI
     return pa.BufferReader(path.read_buffer()) if whole else path.open_file()
 
 

@@ -6,11 +6,10 @@ inside them (`Container`). To add a kind of source, add a module here, a `tests/
 """
 
 import functools
-import glob
 import importlib
+import itertools
 import pkgutil
 import re
-from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
 from predboard.errors import InputError, reading
@@ -20,8 +19,8 @@ from predboard.storage.paths import (
     MAX_READ_GB,
     AnyPath,
     check_regular,
+    expand_glob,
     is_remote,
-    is_uri,
     join_ref,
     parse_path,
     read_bytes,
@@ -118,12 +117,8 @@ def _shards_in(tree: folder.Tree) -> tuple[AnyPath, ...]:
 
 def expand_pattern(data: str) -> tuple[AnyPath, ...]:
     """Return the files that --data names: the one of that very name, else those that `{000..012}` or `*` stands for."""
-    if not re.search(r"[{*?[]", data) or parse_path(data).exists():
-        return (parse_path(data),)
-    names = expand_braces(data)
-    if len(names) > 1 or is_uri(data):
-        return tuple(map(parse_path, names))
-    return tuple(map(Path, sorted(glob.glob(data)))) or (Path(data),)  # noqa: PTH207  Path's takes no absolute pattern
+    literal = "{" in data and parse_path(data).exists()
+    return tuple(map(parse_path, [data] if literal else itertools.chain(*map(expand_glob, expand_braces(data)))))
 
 
 def expand_braces(pattern: str) -> list[str]:
