@@ -13,9 +13,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from sklearn.metrics.pairwise import cosine_similarity
 from werkzeug.test import Client, TestResponse
 
+from predboard.predictions.derived_rows import derive_rows
 from predboard.predictions.schema import Run
+from predboard.storage.rows import DerivedRowsWriter
 from predboard.tab.loader import PredictionsLoader
 from predboard.tab.plugin import PredictionsPlugin
 from tests import toy
@@ -77,6 +80,7 @@ def test_the_runs_are_those_of_the_folder(tab: Tab) -> None:
     }
     net = runs["net"]
     assert net["labelled"]
+    assert net["states"]["3"] == {"failed": 2, "unlabelled": 9}
     assert (net["steps"], net["rows"], net["classes"]) == ([1, 3], {"1": 60, "3": 60}, list(logs.NAMES))
     kinds = {column["name"]: column["kind"] for column in net["columns"]}
     assert kinds["image"] == "text"
@@ -138,6 +142,10 @@ def test_other_views_of_a_selection(tab: Tab) -> None:
     values = tab.json("/hist", run="net", column="site", **{"s.site": "A"})
     assert values["values"] == ["<i>", "A", "\\", "b|c", None]
     assert sum(values["right"]) > 12  # the column's own filter does not count
+    classes = tab.json("/hist", run="net", column="predicted", pred=1)
+    assert [sum(n) for n in zip(*classes.values(), strict=True)] == [
+        tab.json("/rows", run="net", pred=i)["total"] for i in range(3)
+    ]
     assert tab.json("/curve", run="net", right=0)["of"] == tab.json("/rows", run="net", state="labelled")["total"]
     kinds = tab.json("/compare", run="net", other="net@1")
     assert kinds["kinds"]["changed"] + kinds["kinds"]["same"] == 58
@@ -176,7 +184,7 @@ def test_other_views_of_a_selection(tab: Tab) -> None:
         ("/images", {"run": "net", "ids": ",".join("1" * 65)}, 400),
         ("/images", {"run": "net", "ids": "60"}, 400),
         ("/image", {"run": "net", "id": "1", "side": "9999"}, 400),
-        ("/image", {"run": "net", "id": "1"}, 404),
+        ("/neighbours", {"run": "net", "id": "1"}, 400),
         ("/export", {"run": "net", "format": "xlsx"}, 400),
         ("/static/../plugin.py", {}, 404),
         ("/static/%2e%2e/plugin.py", {}, 404),
@@ -296,11 +304,36 @@ def test_a_picture_is_made_by_us_and_a_file_that_is_none_shows_nothing(tmp_path:
     assert response.headers["Cache-Control"] == "private, max-age=31536000, immutable"
     again = tab.get("/image", {"If-None-Match": response.headers["ETag"]}, run="net", id=0, side=128)
     assert (again.status_code, again.data) == (304, b"")
-    assert [tab.get("/image", run="net", id=i).status_code for i in (1, 2, 3)] == [404, 404, 404]
+    assert [tab.get("/image", run="net", id=i).status_code for i in (1, 2, 3)] == [204, 204, 204]
     many = tab.get("/images", run="net", ids="1,0", side=64).data
     lengths = np.frombuffer(many[:8], "<u4").tolist()
     assert (lengths[0], lengths[1]) == (0, len(many) - 8)
     assert tab.json("/row", run="net", id=1)["path"] == str(root / "000001.png")
+
+
+def test_neighbours_are_those_of_scikit_learn(tmp_path: Path) -> None:
+    run = Run(classes=logs.NAMES, model="net.py:build")
+    logits, label = toy.table(run, 50)
+    toy.write_run(tmp_path / "predictions", logits, label, run, 16, failed=frozenset({4}))
+    writer = DerivedRowsWriter(tmp_path / "logs" / "net" / "rows.parquet")
+    (tmp_path / "logs" / "net").mkdir(parents=True)
+    writer.write(derive_rows(run, 0, toy.predictions(run, logits, label, failed=frozenset({4}))))
+    writer.close()
+    record = {"made_from": "", "files": [], "of": ["../../predictions"]}
+    (tmp_path / "logs" / "net" / ".predboard.json").write_text(json.dumps(record), "utf-8")
+    tab = Tab(tmp_path / "logs")
+    similarity = cosine_similarity(logits - logits.mean(axis=1, keepdims=True))
+    similarity[:, 4] = -2
+    np.fill_diagonal(similarity, -2)
+    answer = tab.json("/neighbours", run="net", id=20, limit=5)
+    assert answer["by"] == "logits"
+    assert [row["id"] for row in answer["rows"]] == np.argsort(-similarity[20])[:5].tolist()
+    np.testing.assert_allclose([row["similarity"] for row in answer["rows"]], np.sort(-similarity[20])[:5] * -1, 1e-5)
+    for side, index in (("of_true", label[20]), ("of_pred", logits[20].argmax())):
+        right = np.flatnonzero((label == index) & (logits.argmax(axis=1) == label) & (similarity[20] > -2))
+        expected = right[np.argsort(-similarity[20][right])][:6]
+        assert [row["id"] for row in answer[side]] == expected.tolist()
+    assert tab.get("/neighbours", run="net", id=4).status_code == 400
 
 
 def test_a_run_that_is_drawn_again_is_read_again(tmp_path: Path) -> None:

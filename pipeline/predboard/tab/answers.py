@@ -17,6 +17,7 @@ from predboard.storage.paths import is_uri, join_ref
 from predboard.tab import selection
 from predboard.tab.columns import FAILED, RIGHT, UNLABELLED, WRONG, RowsFile, StepRows
 from predboard.tab.log_runs import SUSPECTS_FILE, LogRun, LogRuns
+from predboard.tab.neighbours import find_neighbours
 from predboard.tab.pairs import KINDS, StepPair
 from predboard.tab.query import OWN_NUMBERS, Query
 from predboard.tab.selection import Mask, QueryInputs
@@ -188,17 +189,31 @@ class View:
 
     def histogram(self, query: Query, run: LogRun, step: StepRows, column: str, bins: int) -> dict[str, Any]:
         """Return the rows of a query by the value of a column and their verdict."""
-        info = step.file.column(column, "number", "category")
-        if info.kind == "number":
+        if column in ("label", "predicted"):
+            mask = self.mask(query.without("true" if column == "label" else column), run, step)
+            counts = selection.class_counts(step, mask, column)
+            answer: dict[str, Any] = {}
+        elif step.file.column(column, "number", "category").kind == "number":
             mask = self.mask(query.without(column), run, step)
             counts = selection.histogram(step, mask, column, bins)
-            answer: dict[str, Any] = {"lo": counts.low, "hi": counts.high}
+            answer = {"lo": counts.low, "hi": counts.high}
         else:
             mask = self.mask(query.without_values(column), run, step)
             counts, values = selection.value_counts(step, mask, column)
             answer = {"values": values}
         sides = ("right", "wrong", "unlabelled", "rest")
         return answer | {side: getattr(counts, side).tolist() for side in sides}
+
+    def neighbours(self, query: Query, run: LogRun, step: StepRows, row: int, limit: int) -> dict[str, Any]:
+        """Return the rows that the model sees as most similar to one."""
+        nearest = find_neighbours(run, step, row, limit)
+        answer: dict[str, Any] = {"by": nearest.by}
+        sides = {"rows": nearest.rows, "of_true": nearest.of_true, "of_pred": nearest.of_predicted}
+        for name, rows in sides.items():
+            answer[name] = self.describe_rows(query, run, step, rows)
+            for described, similarity in zip(answer[name], nearest.similarity[rows].tolist(), strict=True):
+                described["similarity"] = _number(similarity)
+        return answer
 
     def curve(self, query: Query, run: LogRun, step: StepRows, index: int | None) -> dict[str, Any]:
         """Return how many rows are accepted from each confidence on, and how many of them are right."""
@@ -224,6 +239,7 @@ def describe_run(run: LogRun) -> dict[str, Any]:
         "top": "top_class" in rows.schema.names,
         "suspects": (run.folder / SUSPECTS_FILE).is_file(),
         "predictions": bool(run.predictions),
+        "neighbours": bool(run.predictions),
     }
     return {
         "name": run.name,
@@ -232,6 +248,7 @@ def describe_run(run: LogRun) -> dict[str, Any]:
         "steps": list(rows.steps),
         "rows": {str(number): step.rows for number, step in rows.steps.items()},
         "labelled": rows.has_labels,
+        "states": {str(number): step.count_unusual() for number, step in rows.steps.items()},
         "classes": list(rows.classes),
         "columns": columns,
         "model": str(run.summary.get("model", "")),

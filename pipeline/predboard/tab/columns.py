@@ -182,6 +182,11 @@ class RowsFile:
             raise InputError(f"the column {name!r} is a {info.kind}: expected a {' or a '.join(kinds)}")
         return info
 
+    def count_nulls(self, groups: list[int], name: str) -> int:
+        """Return how many rows of some row groups have no value in a column, from the statistics of the file."""
+        metadata = self._file.metadata
+        return sum(metadata.row_group(i).column(self._leaves[name]).statistics.null_count for i in groups)
+
     @property
     def has_labels(self) -> bool:
         """Whether any row has a label."""
@@ -314,6 +319,14 @@ class StepRows:
             return verdict
 
         return self.derived("verdict", make)
+
+    def count_unusual(self) -> dict[str, int]:
+        """Return the number of failed and of unlabelled rows, without reading any row where that is possible."""
+        failed = self.file.count_nulls(self._groups, "predicted")
+        unlabelled = self.file.count_nulls(self._groups, "label")
+        if failed and unlabelled:
+            unlabelled = int((self.verdict == UNLABELLED).sum())
+        return {"failed": failed, "unlabelled": unlabelled}
 
     @property
     def cell(self) -> NDArray[np.integer[Any]]:

@@ -94,7 +94,9 @@ class PredictionsPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # TensorBo
         if len(request.query_string) > MAX_QUERY_BYTES:
             return _refuse(400, f"the query has {len(request.query_string):,} bytes; expected {MAX_QUERY_BYTES:,}")
         answer = self._routes.read(name, request.args.to_dict(flat=False))
-        if answer.etag:
+        if not answer.content and not answer.filename:
+            response = Response(status=204, content_type=answer.content_type)
+        elif answer.etag:
             response = Response(answer.content, content_type=answer.content_type)
             response.set_etag(answer.etag)
             response = response.make_conditional(request)

@@ -30,6 +30,7 @@ MAX_ROWS = 1000
 """Rows of one page."""
 
 MAX_BINS = 200
+MAX_NEIGHBOURS = 48
 MAX_PICTURES = 64
 """Pictures of one answer."""
 
@@ -52,7 +53,7 @@ class NotFoundError(InputError):
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to a request."""
+    """The answer to a request; without content there is nothing to show, and nothing wrong."""
 
     content: bytes
     content_type: str = "application/json"
@@ -83,6 +84,7 @@ class Routes:
             "values": self._values,
             "images": self._images,
             "image": self._image,
+            "neighbours": self._neighbours,
             "export": self._export,
         }
 
@@ -189,11 +191,15 @@ class Routes:
     def _image(self, request: "_Request") -> Answer:
         row, side = request.row(), int(request.one_of("side", [str(side) for side in SIDES], "128"))
         picture = self._view.pictures.encode(request.run, request.step, row, side)
-        if not picture:
-            raise NotFoundError("the image's file is not there or cannot be read, and there is no thumbnail of it")
+        if not picture:  # an error would be a red line in the browser's console for each image that is not there
+            return Answer(b"")
         kind = "image/png" if picture.startswith(PNG_START) else "image/jpeg"
         etag = f"{request.run.version}-{request.step.step}-{row}-{side}"
         return Answer(picture, kind, etag, immutable=request.is_current)
+
+    def _neighbours(self, request: "_Request") -> Answer:
+        limit = request.number("limit", MAX_NEIGHBOURS, 12, least=1)
+        return _json(self._view.neighbours(request.query, request.run, request.step, request.row(), limit))
 
     def _export(self, request: "_Request") -> Answer:
         format_ = request.one_of("format", list(FORMATS), "csv")

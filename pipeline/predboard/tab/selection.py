@@ -324,6 +324,20 @@ def value_counts(step: StepRows, mask: Mask, column: str) -> tuple[VerdictCounts
     return _split_verdicts(0, len(values), chosen, whole), values
 
 
+def class_counts(step: StepRows, mask: Mask, column: str) -> VerdictCounts:
+    """Count rows by their true class (`label`) or predicted one (`predicted`), and their verdict."""
+    classes = len(step.file.classes)
+    index = step.numbers(column)
+
+    def combine() -> NDArray[np.int64]:
+        return np.where(index < 0, classes, index).astype(np.int64) * _VERDICTS + step.verdict
+
+    code = step.derived(f"verdicts of {column}", combine)
+    whole = _count_verdicts(code, classes + 1)[:classes]
+    chosen = whole if mask is None else _count_verdicts(code[mask], classes + 1)[:classes]
+    return _split_verdicts(0, classes, chosen, whole)
+
+
 def _count_verdicts(code: NDArray[np.integer[Any]], groups: int) -> NDArray[np.int64]:
     return np.bincount(code, minlength=groups * _VERDICTS).reshape(-1, _VERDICTS)
 

@@ -17,6 +17,7 @@ from predboard.errors import InputError
 from predboard.parallel.threads import ordered_map
 from predboard.predictions.arrow import as_arrow, as_numpy
 from predboard.predictions.derived_rows import DerivedRows
+from predboard.predictions.table import Predictions
 from predboard.storage.parts import PartFile, read_batches
 from predboard.storage.runs import Step
 
@@ -69,7 +70,7 @@ def map_by_columns(path: Path, rows: Iterable[DerivedRows], columns: tuple[str, 
 def _sample(part: PartFile, each: int) -> NDArray[np.float64]:
     """Return the vectors of the first rows of a part, float64 [rows, dimensions]."""
     pieces, rows = [np.zeros((0, part.run.embedding or len(part.run.classes)))], 0
-    for _, _, vectors in _vectors(part):
+    for _, vectors in read_vectors(part):
         pieces.append(vectors[: each - rows])
         rows += len(pieces[-1])
         if rows >= each:
@@ -77,10 +78,10 @@ def _sample(part: PartFile, each: int) -> NDArray[np.float64]:
     return np.concatenate(pieces)
 
 
-def _vectors(part: PartFile) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.float64]]]:
-    """Yield the keys of some rows and which of them have a vector, and these vectors [scored rows, dimensions].
+def read_vectors(part: PartFile) -> Iterator[tuple[Predictions, NDArray[np.float64]]]:
+    """Yield some rows of a part and what tells images apart, by rows that have it: [scored rows, dimensions].
 
-    In float64, because logits may be as large as a float32 can be.
+    That is the embedding, else the logits less their mean; in float64, because logits may be as large as a float32 can.
     """
     name = "embedding" if part.run.embedding else "logits"
     for batch in read_batches(part, {"id", "key", "predicted", name}):
@@ -88,7 +89,7 @@ def _vectors(part: PartFile) -> Iterator[tuple[NDArray[np.int64], NDArray[np.boo
         vectors = (rows.embedding if part.run.embedding else rows.logits).astype(np.float64)
         if not part.run.embedding:  # what is added to all logits of a row changes nothing
             vectors -= vectors.mean(axis=1, keepdims=True)
-        yield batch.key, batch.predicted >= 0, vectors
+        yield batch, vectors
 
 
 def _project(
@@ -96,10 +97,10 @@ def _project(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the keys of a part's rows, and their places [rows, 2], NaN for those without a vector."""
     keys, places = [np.zeros(0, np.int64)], [np.zeros((0, 2))]
-    for key, scored, vectors in _vectors(part):
-        place = np.full((len(key), 2), np.nan)
-        place[scored] = (vectors - centre) @ axes
-        keys.append(key)
+    for batch, vectors in read_vectors(part):
+        place = np.full((len(batch), 2), np.nan)
+        place[batch.predicted >= 0] = (vectors - centre) @ axes
+        keys.append(batch.key)
         places.append(place)
     return np.concatenate(keys), np.concatenate(places)
 
