@@ -10,6 +10,9 @@ from collections.abc import Iterator
 MESSAGE_LENGTH = 300
 """Characters of a parser's message that are passed on: some quote the whole file."""
 
+LINE_LENGTH = 1_000
+"""Characters of a line for the user; of a longer one the middle is left out."""
+
 
 class InputError(ValueError):
     """Input that cannot be used; the message is one line for the user."""
@@ -26,6 +29,16 @@ class UnreadableError(OSError):
 def first_line(error: BaseException) -> str:
     """Return the first line of an exception's message, or the name of its type if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:MESSAGE_LENGTH]
+
+
+def one_line(message: str) -> str:
+    r"""Return a message as one line that a person can read: names and values in it may have line breaks, or be endless.
+
+    >>> one_line("no file a\nb"), len(one_line("x" * 70_000))
+    ('no file a b', 1003)
+    """
+    line = " ".join(message.splitlines())
+    return line if len(line) <= LINE_LENGTH else f"{line[: LINE_LENGTH // 2]} … {line[-LINE_LENGTH // 2 :]}"
 
 
 @contextlib.contextmanager

@@ -268,3 +268,8 @@ def test_reading_from_a_pipe_that_closes_early_is_no_error(finished: Example) ->
     )
     assert (done.stdout, done.stderr) == ("{", "")
     assert done.returncode == 0
+
+
+def test_a_line_about_an_endless_value_leaves_its_middle_out(command: RunCommand) -> None:
+    _, _, (line,) = command("infer", "--limit", "x" * 70_000)
+    assert len(line) < 1_100 and line.startswith("predboard: --limit is 'xxx") and line.endswith("--help)")

@@ -337,6 +337,8 @@ def test_a_file_works_with_every_command(tmp_path: Path) -> None:
         ("[infer]\ndata = 'x'", "has 'infer', which is not a flag"),
         ("data = ", "is not valid TOML: "),
         ("\xff", "is not valid TOML: "),
+        ("limit = " + "9" * 5_000, "is not valid TOML: "),
+        ("limit = " + "[" * 9_000, "is not valid TOML: "),
         ("batch_size = 0", "--batch-size is 0"),
         ("batch_size = 'many'", "--batch-size.*'many'"),
         ("mean = []", "--mean"),

@@ -143,6 +143,8 @@ def test_rules_of_a_program_are_a_list_of_tables(records: Any) -> None:
         ('title = "x"\n[[rule]]\nmetric = "accuracy"\nmin = 1', "has 'title'; expected tables"),
         ("[[rule]\n", "is not valid TOML: "),
         ('[[rule]]\nmetric = "accuracy"\nmin = .9', "is not valid TOML: "),
+        (f"rule = {'9' * 5_000}", "is not valid TOML: "),
+        (f"rule = {'[' * 9_000}", "is not valid TOML: "),
         (
             '[[rule]]\nmetric = "nll"\nmax = 1\n[[rule]]\nmetric = "accuracy"\nmni = 1',
             r"rule 2 \(accuracy\) has no key 'mni'",

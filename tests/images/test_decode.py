@@ -360,6 +360,11 @@ def test_a_tiff_of_other_bands_says_what_to_do(
     assert capfd.readouterr().err == ""
 
 
+def test_a_tiff_whose_metadata_is_cut_off_is_an_error_and_no_warning() -> None:
+    with decode.silence_pillow(), pytest.raises(ValueError, match="Pillow cannot read this TIFF"):
+        decode_image(b"II*\0" + (8).to_bytes(4, "little") + b"\xff\xff" + bytes(30))
+
+
 def test_pictures_above_the_limit_of_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
     picture = _random(40, 40)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)

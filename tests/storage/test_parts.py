@@ -190,6 +190,7 @@ def test_columns_without_any_value_may_have_no_type(tmp_path: Path) -> None:
     [
         (lambda t: t.drop_columns(["loss"]), "column loss is missing"),
         (lambda t: t.set_column(0, "id", pa.array(map(str, range(50)))), "column id has type string"),
+        (lambda t: t.set_column(0, "id", pa.array([None, *range(1, 50)], pa.int64())), "id is null in a row"),
         (lambda t: t.set_column(4, "logits", pa.array([[1.0, 2.0]] * 50, pa.list_(pa.float32()))), "damaged"),
         (
             lambda t: t.set_column(4, "logits", pa.array([[1.0] * 2] * 50, pa.list_(pa.float32(), 2))),

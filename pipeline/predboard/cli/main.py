@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from predboard.cli.commands import COMMANDS, summary_line
 from predboard.cli.parser import parse
 from predboard.cli.signals import Stopped
-from predboard.errors import InputError
+from predboard.errors import InputError, one_line
 from predboard.formatting import did_you_mean
 from predboard.invocation import as_typed
 from predboard.streams import lost_output
@@ -52,9 +52,7 @@ def run(arguments: Sequence[str]) -> int:
         command = COMMANDS[name]
         return command.run(parse(name, command.config, flags))
     except InputError as error:
-        print(
-            f"predboard: {as_typed(' '.join(str(error).splitlines()))}", file=sys.stderr
-        )  # a file's name may break the line
+        print(f"predboard: {as_typed(one_line(str(error)))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         number = stop.args[0] if isinstance(stop, Stopped) else signal.SIGINT

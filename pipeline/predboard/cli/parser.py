@@ -268,7 +268,7 @@ def _read_file(file: str, command: str, flags: Mapping[str, Flag]) -> dict[str, 
         table = tomllib.loads(Path(file).read_text("utf-8"))
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also of numbers with thousands of digits, and of deep lists
         raise InputError(f"{file} is not valid TOML: {first_line(error)}") from error
     values = {}
     for key, value in table.items():

@@ -81,7 +81,7 @@ def read_rules(file: Path, directions: Mapping[str, str]) -> tuple[Rule, ...]:
         raise InputError(
             f"cannot read {file}: {error.strerror}; `predboard gate RUN --suggest > {file}` writes a first one"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also of numbers with thousands of digits, and of deep lists
         raise InputError(f"{file} is not valid TOML: {first_line(error)}") from error
     if unknown := next((key for key in table if key != "rule"), None):
         raise InputError(f"{file} has {unknown!r}; expected tables [[rule]] and nothing else")

@@ -78,14 +78,16 @@ class ImageProperties:
 def silence_pillow() -> Iterator[None]:
     """Keep Pillow from printing: each row's error says what is wrong with its image.
 
-    Pillow warns of images above its size limit, which it decodes up to twice that size and refuses beyond, and logs
-    which TIFF files it cannot read. One thread enters this for all, because Python's warning filters are global.
+    Pillow warns of images above its size limit, which it decodes up to twice that size and refuses beyond, and of
+    metadata that is cut off, and logs which TIFF files it cannot read. One thread enters this for all, because Python's
+    warning filters are global.
     """
     logger, handler = logging.getLogger("PIL"), logging.NullHandler()
     logger.addHandler(handler)  # where a program has no handler of its own, Python would print to stderr
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", module=r"PIL\.")
             yield
     finally:
         logger.removeHandler(handler)

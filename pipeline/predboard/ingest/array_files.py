@@ -5,6 +5,7 @@
 
 import importlib.util
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,7 +49,8 @@ def read_arrays(file: Path, max_read_gb: float = MAX_READ_GB) -> Arrays:
 
 def _open_npy(file: Path) -> NDArray[Any]:
     try:
-        return np.load(file, mmap_mode="r", allow_pickle=False)
+        with np.errstate(over="ignore"):  # of the size that a header may promise
+            return np.load(file, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
         raise _explained(error, str(file)) from error
 
@@ -87,7 +89,9 @@ def _load_tensors(file: Path) -> Any:
     import torch
 
     try:
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about kinds of tensors that torch will not save any more
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except Exception as error:  # torch raises pickle, zip, runtime and OS errors alike; each means the same to the user
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         why = f"{refused[1]} is not read because that could run code" if refused else first_line(error)

@@ -203,6 +203,8 @@ def _conform(batch: pa.RecordBatch, run: Run) -> pa.RecordBatch:
         if actual.equals(field):
             continue
         column = batch.column(i)
+        if column.null_count and not field.nullable:
+            raise ValueError(f"{field.name} is null in a row")
         if actual.type == field.type:
             pass
         elif pa.types.is_fixed_size_list(field.type):
