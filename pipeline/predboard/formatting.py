@@ -48,6 +48,19 @@ def compact(number: int) -> str:
     return f"{number / 1e3:.0f}k" if number < 999_500 else f"{number / 1e6:.0f}M"
 
 
+def shorter(number: int) -> list[str]:
+    """Return a count as it is written where there is room, and where there is less and less.
+
+    >>> shorter(1234), shorter(-12)
+    (['1234', '1k'], ['−12'])
+    >>> shorter(123456)
+    ['123456', '123k']
+    """
+    size = abs(number)
+    texts = [str(size)] if size < 1000 else [str(size), f"{size / 1e3:.0f}k" if size < 999_500 else compact(size)]
+    return [f"−{text}" if number < 0 else text for text in dict.fromkeys(texts)]
+
+
 def either(words: Sequence[str]) -> str:
     """Join words that exclude each other.
 

@@ -173,9 +173,11 @@ def test_the_matrix_of_many_classes_shows_the_most_confused_and_the_others(monke
     predicted = label.copy()
     predicted[100:145] = 500
     predicted[900] = 901
-    ((matrix, names, total, others),) = pictured(
+    (_, card, *_), (matrix, names, total, others) = pictured(
         monkeypatch, "draw_confusion_matrix", run, step0=said(run, label, predicted)
     )
+    assert sorted(card[:-1]) == [run.classes[c] for c in [*range(100, 111), 500]]
+    assert card[-1] == "988 others"
     assert sorted(names[:-1]) == [run.classes[c] for c in [*range(100, 139), 500]]  # of equal pairs the first
     assert names[-1] == "960 others"
     assert others is True
@@ -193,7 +195,7 @@ def test_with_few_confusions_the_matrix_is_filled_with_classes_that_have_images(
 ) -> None:
     run, label = named(50), np.arange(50)
     predicted = np.where(label == 7, 49, label)
-    ((_, names, *_),) = pictured(monkeypatch, "draw_confusion_matrix", run, step0=said(run, label, predicted))
+    _, (_, names, *_) = pictured(monkeypatch, "draw_confusion_matrix", run, step0=said(run, label, predicted))
     assert set(names) == {"class0007", "class0049", "10 others", *(run.classes[c] for c in [*range(39)])}
 
 
@@ -212,8 +214,10 @@ def test_the_last_step_decides_which_classes_are_shown_in_which_order(monkeypatc
     run, label = named(60), np.repeat(np.arange(60), 3)
     early, late = np.where(label < 30, 59 - label, label), np.where(label >= 30, 59 - label, label)
     steps = {"step1": said(run, label, early), "step2": said(run, label, late)}
-    first, second = (names for _, names, *_ in pictured(monkeypatch, "draw_confusion_matrix", run, **steps))
-    assert first == second
+    first, large, second, again = (
+        names for _, names, *_ in pictured(monkeypatch, "draw_confusion_matrix", run, **steps)
+    )
+    assert (first, large) == (second, again)
     (a,), (b,) = pictured(monkeypatch, "draw_confusion_overview", run, **steps)
     assert a.total.tolist() == b.total.tolist() == [3] * 60
     assert dense(a).sum() == dense(b).sum() == 180

@@ -10,6 +10,7 @@ from predboard.comparison.changes import Examples
 from predboard.comparison.differences import Comparison, Difference, Flips
 from predboard.comparison.report import Side
 from predboard.drawing import palette
+from predboard.drawing.card_matrix import CARD_CLASSES
 from predboard.drawing.comparison import (
     ComparisonCard,
     DifferenceLine,
@@ -34,7 +35,7 @@ MAX_RANKED_SIDES = 12
 """Sides in the plot of the ranking."""
 
 MAX_MATRIX_CLASSES = 40
-"""Classes in the matrix with numbers; of more, those that changed most."""
+"""Classes in the large matrix; of more, those that changed most. It is legible at its actual size alone."""
 
 GALLERIES = {
     "broken": ("2_mistakes/broken", "Right before, wrong now; the most confident first."),
@@ -155,14 +156,12 @@ def _pictures(comparison: Comparison) -> Iterator[Picture]:
             f"wrong); {palette.WRONG_WORD}: worse."
         )
         yield Picture("changes/0_overview", partial(draw_change_overview, moved), caption)
-        if len(moved.total) > MAX_MATRIX_CLASSES:
-            moved = _most_moved(moved)
-            caption = f"The {len(moved.total)} classes that changed most. {caption}"
-        yield Picture(
-            "changes/matrix",
-            partial(draw_change_matrix, moved),
-            f"How many images more or fewer than before. {caption}",
-        )
+        for tag, limit in (("matrix", CARD_CLASSES), ("matrix_large", MAX_MATRIX_CLASSES)):
+            if tag == "matrix" or len(moved.total) > CARD_CLASSES:
+                most = _most_moved(moved, limit)
+                which = f"The {limit} classes that changed most. " if len(moved.total) > limit else ""
+                about = f"{which}How many images more or fewer than before. {caption}"
+                yield Picture(f"changes/{tag}", partial(draw_change_matrix, most), about)
     for tag, flips, what in (("classes", comparison.by_class, "class"), ("slices", comparison.by_slice, "slice")):
         if flips:
             caption = f"Accuracy of each {what}, now minus before, in points, with 95 % intervals (Newcombe)."
@@ -203,11 +202,11 @@ def _moves(comparison: Comparison) -> MatrixChange:
     )
 
 
-def _most_moved(moved: MatrixChange) -> MatrixChange:
-    """Return the `MAX_MATRIX_CLASSES` classes whose rows and columns changed most, in their order."""
+def _most_moved(moved: MatrixChange, limit: int) -> MatrixChange:
+    """Return the classes whose rows and columns changed most, in their order."""
     n = len(moved.total)
     weight = np.bincount(moved.true, np.abs(moved.change), n) + np.bincount(moved.predicted, np.abs(moved.change), n)
-    chosen = np.sort(np.argsort(-weight, kind="stable")[:MAX_MATRIX_CLASSES])
+    chosen = np.sort(np.argsort(-weight, kind="stable")[:limit])
     place = np.full(n, -1)
     place[chosen] = np.arange(len(chosen))
     inside = (place[moved.true] >= 0) & (place[moved.predicted] >= 0)
@@ -221,9 +220,10 @@ def _most_moved(moved: MatrixChange) -> MatrixChange:
 
 
 def _all_pairs(sides: Sequence[Side], pairs: ComparisonPairs, ranked: Sequence[report.RankedSide]) -> Pixels:
-    order = [r.place for r in ranked]
+    order = [r.place for r in ranked[:MAX_RANKED_SIDES]]
+    more = f"the best {len(order)} of {len(ranked):,}: " if len(order) < len(ranked) else ""
     cells = [[_of_pair(pairs, column, row) for column in order] for row in order]
-    return draw_all_pairs([sides[place].name for place in order], cells)
+    return draw_all_pairs([sides[place].name for place in order], cells, more)
 
 
 def _of_pair(pairs: ComparisonPairs, old: int, new: int) -> DifferenceLine | None:

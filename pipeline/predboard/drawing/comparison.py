@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX, Canvas, write_upright
+from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX, Canvas
+from predboard.drawing.card_matrix import MatrixCell, draw_card_matrix
 from predboard.drawing.fonts import measure_text
 from predboard.drawing.palette import (
-    EMPTY_CELL,
     FAINT,
     INK,
-    PAPER,
     REFERENCE_LINE,
     RIGHT,
     TRACK,
@@ -250,7 +249,7 @@ def _draw_flips(canvas: Canvas, card: ComparisonCard, left: int, top: int, width
     canvas.text((left + width, top + 20), f"{card.broken:,} broken", width / 2, 10, WRONG, bold=True, anchor="rs")
 
 
-def draw_all_pairs(names: Sequence[str], changes: Sequence[Sequence[DifferenceLine | None]]) -> Pixels:
+def draw_all_pairs(names: Sequence[str], changes: Sequence[Sequence[DifferenceLine | None]], more: str = "") -> Pixels:
     """Draw every side against every other: accuracy of the row minus that of the column, in percentage points.
 
     A cell is blue where the row is better for certain, vermillion where it is worse, and grey where the interval
@@ -259,32 +258,19 @@ def draw_all_pairs(names: Sequence[str], changes: Sequence[Sequence[DifferenceLi
     Args:
         names: of the sides, the most accurate first.
         changes: [sides, sides]; None where there is nothing to compare, and on the diagonal.
+        more: which sides these are, at the beginning of the heading.
 
     Returns:
-        [height, width, 3] uint8.
+        [215, 350, 3] uint8.
     """
-    n = len(names)
-    cell_width, cell_height, size = 42, 24, 11
-    label = min(max(int(measure_text(name, size)) for name in names) + 8, 150)
-    left, top = label + 12, min(label, 110) + 40
-    width = max(left + n * cell_width + 8, WIDTH_PX)
-    canvas = Canvas(width, max(top + n * cell_height + 24, HEIGHT_PX))
-    canvas.text((8, 15), "accuracy of the row minus that of the column, in points", width - 16, 11, FAINT)
-    for i, name in enumerate(names):
-        y = top + i * cell_height
-        canvas.text((left - 8, y + cell_height / 2 + 4), name, label, size, INK, anchor="rs")
-        write_upright(canvas, name, left + i * cell_width + cell_width // 2, top - 6, min(label, 110), size)
-        for j, change in enumerate(changes[i]):
-            x = left + j * cell_width
-            colour = EMPTY_CELL if change is None else _UNDECIDED_CELL if change.colour == UNKNOWN else change.colour
-            canvas.draw.rectangle((x, y, x + cell_width - 2, y + cell_height - 2), fill=colour)
-            if change is not None:
-                ink = INK if change.colour == UNKNOWN else PAPER
-                center = (x + cell_width / 2 - 1, y + cell_height / 2 + 4)
-                text = signed(100 * change.value, 1)
-                canvas.text(center, text, cell_width - 4, size, ink, bold=True, anchor="ms")
-    y, key_x = top + n * cell_height + 15, 8.0
-    for colour, meaning in ((RIGHT, "better"), (WRONG, "worse"), (_UNDECIDED_CELL, "not distinguishable")):
-        canvas.draw.rectangle((key_x, y - 8, key_x + 8, y), fill=colour)
-        key_x += 24 + canvas.text((key_x + 12, y), meaning, 150, 10, FAINT)
-    return canvas.pixels
+
+    def cell(change: DifferenceLine | None) -> MatrixCell | None:
+        if change is None:
+            return None
+        points = 100 * change.value
+        colour = _UNDECIDED_CELL if change.colour == UNKNOWN else change.colour
+        return MatrixCell([signed(points, 1), signed(points) if round(points) else "0"], colour)
+
+    key = ((RIGHT, "better"), (WRONG, "worse"), (_UNDECIDED_CELL, "not distinguishable"))
+    cells = [[cell(change) for change in row] for row in changes]
+    return draw_card_matrix(f"{more}accuracy of the row minus that of the column, in points", names, cells, key)

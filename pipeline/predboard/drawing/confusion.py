@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX, Canvas, write_upright
+from predboard.drawing.card_matrix import CARD_CLASSES, MatrixCell, draw_card_matrix
 from predboard.drawing.fonts import measure_text
 from predboard.drawing.palette import (
     EMPTY_CELL,
@@ -20,7 +21,7 @@ from predboard.drawing.palette import (
     Colour,
     blend,
 )
-from predboard.formatting import compact, percent
+from predboard.formatting import compact, percent, shorter
 from predboard.summaries import Pixels
 
 MATRIX_LEFT_PX, MATRIX_TOP_PX, MATRIX_SIDE_PX = 4, 16, 196
@@ -36,7 +37,7 @@ _GRID_MIN_CELL_PX = 8
 def draw_confusion_matrix(
     counts: NDArray[np.int64], names: Sequence[str], total: Sequence[int], others: bool = False
 ) -> Pixels:
-    """Draw a confusion matrix with numbers and labels.
+    """Draw a confusion matrix with numbers and labels, of few classes in the size of a card.
 
     Right cells are blue and wrong ones vermillion, both stronger with the square root of the share, so that small
     confusions are seen.
@@ -52,8 +53,18 @@ def draw_confusion_matrix(
         [height, width, 3] uint8.
     """
     n = len(counts)
-    cell = 46 if n <= 12 else 34 if n <= 22 else 28
-    size = 12 if n <= 12 else 10
+
+    def colour(i: int, j: int) -> Colour:
+        base = WRONG if i != j else UNKNOWN if others and i == n - 1 else RIGHT
+        return blend(base, float(np.sqrt(counts[i, j] / total[i] if total[i] else 0.0)))
+
+    if n <= CARD_CLASSES + others:
+        cells = [
+            [MatrixCell(shorter(int(counts[i, j])), colour(i, j)) if counts[i, j] else None for j in range(n)]
+            for i in range(n)
+        ]
+        return draw_card_matrix("true ↓ predicted →   images; blue is right", names, cells)
+    cell, size = 34 if n <= 22 else 28, 10
     label = min(max(int(measure_text(name, size)) for name in [*names, "true ↓"]) + 8, 150)
     totals_width = 44
     left, top = label + 16, label + 34
@@ -69,9 +80,7 @@ def draw_confusion_matrix(
         canvas.text((end, y + cell / 2 + 4), rows, totals_width - 4, 10, FAINT, anchor="rs")
         write_upright(canvas, names[i], left + i * cell + cell // 2, top - 6, label, size)
         for j in range(n):
-            base = WRONG if i != j else UNKNOWN if others and i == n - 1 else RIGHT
-            share = counts[i, j] / total[i] if total[i] else 0.0
-            _draw_cell(canvas, left + j * cell, y, cell, size, int(counts[i, j]), blend(base, float(np.sqrt(share))))
+            _draw_cell(canvas, left + j * cell, y, cell, size, int(counts[i, j]), colour(i, j))
     return canvas.pixels
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX, Canvas, write_upright
+from predboard.drawing.card_matrix import CARD_CLASSES, MatrixCell, draw_card_matrix
 from predboard.drawing.confusion import (
     MATRIX_LEFT_PX,
     MATRIX_SIDE_PX,
@@ -22,7 +23,7 @@ from predboard.drawing.confusion import (
 )
 from predboard.drawing.fonts import measure_text
 from predboard.drawing.palette import EMPTY_CELL, FAINT, INK, PAPER, RIGHT, WRONG, blend
-from predboard.formatting import compact, signed
+from predboard.formatting import compact, shorter, signed
 from predboard.summaries import Pixels
 
 NAMED_CLASSES_MAX = 16
@@ -100,14 +101,15 @@ def draw_change_overview(change: MatrixChange) -> Pixels:
 def draw_change_matrix(change: MatrixChange) -> Pixels:
     """Draw what changed with numbers in the cells and names on both sides. -> [height, width, 3] uint8."""
     n = len(change.total)
-    cell = 46 if n <= 12 else 34 if n <= 22 else 30
-    size = 12 if n <= 12 else 10
+    strongest = max(_MIN_FULL_STRENGTH, float(change.shares.max(initial=0)))
+    if n <= CARD_CLASSES:
+        return _draw_on_card(change, strongest)
+    cell, size = 34 if n <= 22 else 30, 10
     label = min(max([int(measure_text(name, size)) for name in [*change.names, "true ↓"]]) + 8, 150)
     left, top = label + 16, label + 34
     canvas = Canvas(left + n * cell + 8, top + n * cell + 8)
     canvas.text((left + n * cell / 2, 14), "predicted →", max(n * cell, 80), 12, FAINT, anchor="ms")
     canvas.text((8, top - 8), "true ↓", label, 12, FAINT)
-    strongest = max(_MIN_FULL_STRENGTH, float(change.shares.max(initial=0)))
     for i, name in enumerate(change.names):
         canvas.text((left - 8, top + i * cell + cell / 2 + size / 3), name, label, size, INK, anchor="rs")
         write_upright(canvas, name, left + i * cell + cell // 2, top - 6, label, size)
@@ -122,6 +124,18 @@ def draw_change_matrix(change: MatrixChange) -> Pixels:
             canvas.draw.rectangle((x, y, x + cell - 2, y + cell - 2), fill=colour)
     _write_numbers(canvas, change, [i * cell for i in range(n + 1)], left, top, strongest, size)
     return canvas.pixels
+
+
+def _draw_on_card(change: MatrixChange, strongest: float) -> Pixels:
+    n = len(change.total)
+    cells: list[list[MatrixCell | None]] = [[None] * n for _ in range(n)]
+    columns = (change.true, change.predicted, change.change, change.better, change.shares)
+    for t, p, images, better, share in zip(*(column.tolist() for column in columns), strict=True):
+        if better:
+            colour = blend(RIGHT if better > 0 else WRONG, min(share / strongest, 1) ** 0.5)
+            cells[t][p] = MatrixCell([f"{'+' * (images > 0)}{text}" for text in shorter(images)], colour)
+    key = ((RIGHT, "better"), (WRONG, "worse"))
+    return draw_card_matrix("true ↓ predicted →   images more or fewer than before", change.names, cells, key)
 
 
 def _write_recall_changes(canvas: Canvas, change: MatrixChange, edges: Sequence[int], right: int, top: int) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from predboard import csv_lines
 from predboard.csv_lines import TextCodes
 from predboard.drawing import confusion, palette
+from predboard.drawing.card_matrix import CARD_CLASSES
 from predboard.drawing.confusion import MAX_GROUPS, ConfusionGroup, ConfusionOverview
 from predboard.errors import InputError
 from predboard.formatting import did_you_mean, escape_markdown, markdown_table, percent, plural, unique_names
@@ -47,7 +48,7 @@ MAX_GALLERIES = 200
 
 _EXPECTED = "expected true>predicted (in quotes, because a shell takes > for itself)"
 
-RESERVED_NAMES = ("0_matrix", "0_overview", "pairs")
+RESERVED_NAMES = ("0_matrix", "0_overview", "1_matrix_large", "pairs")
 """Names that no gallery may have. A leading number puts a tag on TensorBoard's first page, before 120 tiles."""
 
 
@@ -63,7 +64,8 @@ class Panel(CountsPanel):
     """Pictures: confusion matrix with numbers, overview of any number of classes. Text: pairs. Galleries of pairs."""
 
     block: int = 40
-    """Classes in the matrix. Of more, it has those that are confused most, and one row and column for all others."""
+    """Classes in the large matrix. Of more, both have those that are confused most, and a row and column for all
+    others."""
     galleries: int = 6
     """Pairs whose images are shown, the most frequent ones."""
     pairs: tuple[tuple[int, int], ...] = ()
@@ -97,13 +99,15 @@ class Panel(CountsPanel):
             return
         last = max(counted)
         order = _order(counted[last])
-        chosen = _most_confused(counted[last], order, self.block)
+        matrices = {"0_matrix": _most_confused(counted[last], order, CARD_CLASSES)}
+        if len(order.items) > CARD_CLASSES:
+            matrices["1_matrix_large"] = _most_confused(counted[last], order, self.block)
         strongest = _strongest(counted[last])
         for step, scores in counted.items():
             overview = functools.partial(_overview, scores, order, strongest, names)
             yield step, Picture("confusion/0_overview", overview, OVERVIEW)
-            matrix = functools.partial(_matrix, scores, chosen, names)
-            yield step, Picture("confusion/0_matrix", matrix, MATRIX)
+            for tag, classes in matrices.items():
+                yield step, Picture(f"confusion/{tag}", functools.partial(_matrix, scores, classes, names), MATRIX)
             yield step, Text("confusion/pairs", _table(scores, names), "Which classes are confused with which.")
         yield last, File("pairs.csv", _csv(counted, names), "All confusions of all steps, for other tools.")
         yield from ((last, tiles) for tiles in self._galleries(counted[last], states[last].second.by_pair, names))
