@@ -85,6 +85,20 @@ def test_closing_early_starts_nothing_more_and_leaves_no_thread() -> None:
     assert threading.active_count() == before
 
 
+def test_a_caller_that_stops_does_not_wait_for_an_item_that_hangs() -> None:
+    """As after Ctrl-C, while a thread waits for a file system that is gone."""
+    hangs, began = threading.Event(), time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        for item in ordered_map(lambda item: item and hangs.wait(60), [0, 1], 2, 1):
+            assert not item
+            raise KeyboardInterrupt
+    results = ordered_map(lambda item: item and hangs.wait(60), [0, 1], 2)
+    assert next(results) == 0
+    results.close()
+    hangs.set()
+    assert time.monotonic() - began < 10
+
+
 def test_worker_count_is_the_request_or_one_for_each_processor() -> None:
     assert worker_count(3) == 3
     assert worker_count(40) == 40

@@ -118,7 +118,9 @@ NO_TIMES: list[Any] = [401_797_756_800.0, math.nan, math.inf, -1, "now", 10**400
         *(("run", {name: 7}) for name in ("model", "root", "precision", "weights")),
         *(("part", {"finished": value}) for value in NO_TIMES),
         *(("part", {name: 2**64}) for name in ("start", "stop", "manifest_rows", "clipped")),
-        *(("part", value) for value in ({"start": 9, "stop": 4}, {"seconds": {"decode": "1"}}, {"provenance": []})),
+        ("part", {"start": 9, "stop": 4}),
+        ("part", {"seconds": {"decode": "1"}}),
+        ("part", {"provenance": []}),
     ],
 )
 def test_a_footer_of_other_types_is_one_line_that_names_the_field(record: str, change: dict[str, Any]) -> None:

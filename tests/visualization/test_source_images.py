@@ -1,6 +1,9 @@
 """Tiles that other processes draw: the same bytes, and what they did not find is counted here."""
 
 import dataclasses
+import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -130,10 +133,10 @@ def test_pictures_outside_the_folder_are_opened_only_where_the_user_says_so(
     assert strict.open_image(0, 0, ref) is None
     assert (strict.outside, strict.missing) == ({ref}, set())
     warning = f"1 source image not opened, because their paths lead outside {root}, such as {ref}: --image-root"
-    assert warning in strict.describe_outside()
+    assert warning in strict.warnings()[0]
     free = SourceImages(steps, None, anywhere=True)
     assert (free.open_image(0, 0, ref) is None) == (kind == "with a password")
-    assert free.describe_outside() == ""
+    assert free.warnings() == []
     wider = SourceImages(steps, tmp_path)
     assert (wider.open_image(0, 0, ref) is not None) == (kind in ("absolute", "uri of a file"))
 
@@ -180,6 +183,41 @@ def test_nothing_is_below_the_root_of_a_file_system(tmp_path: Path) -> None:
     pictures = SourceImages((everything,), None)
     assert pictures.open_image(0, 0, str(tmp_path / "images" / "000000.png")[1:]) is None
     assert len(pictures.outside) == 1
+
+
+_DEAD_MOUNT = """
+import ctypes, os, struct, sys, time
+file = os.open("/dev/fuse", os.O_RDWR)
+options = f"fd={file},rootmode=40000,user_id=0,group_id=0".encode()
+if ctypes.CDLL(None).mount(b"dead", sys.argv[1].encode(), b"fuse", 0, options):
+    sys.exit(3)
+(number,) = struct.unpack_from("<8xQ", os.read(file, 65536))  # FUSE_INIT, and no other request is ever answered
+os.write(file, struct.pack("<IiQ6I", 80, 0, number, 7, 31, 65536, 0, 0, 4096).ljust(80, b"\\0"))
+print("mounted", flush=True)
+time.sleep(1000)
+"""
+
+
+def test_a_mount_that_does_not_answer_ends_neither_the_command_nor_its_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = written(tmp_path)
+    shutil.rmtree(tmp_path / "images")
+    (tmp_path / "images").mkdir()
+    command = [sys.executable, "-c", _DEAD_MOUNT, str(tmp_path / "images")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as mount:
+        try:
+            assert mount.stdout is not None
+            if mount.stdout.readline() != "mounted\n":
+                pytest.skip("a file system can be mounted by root alone, where there is FUSE")
+            monkeypatch.setattr("predboard.visualization.source_images.ANSWER_SECONDS", 0.2)
+            pictures = SourceImages(steps, None, Nobody(2))
+            pictures.encode(0, gallery(steps))
+            assert len(pictures.missing) == ROWS // 2
+            assert "images did not answer within 0.2 seconds: its images count as not found" in pictures.warnings()[0]
+        finally:
+            mount.kill()  # which answers all requests by an error
+            subprocess.run(["umount", "-l", str(tmp_path / "images")], check=False, capture_output=True)
 
 
 def test_a_process_gets_nothing_that_grows_with_the_parts(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def compare(config: CompareConfig, log: Callable[[str], None] = print_warning) -
         _write(sides, drawn, content, whole, draft)
         # Source pictures that are missing now may be there another time.
         event_file = draft.publish(_time(sides), "" if album.missing else made_from)
-    if warning := album.describe_outside():
+    for warning in album.warnings():
         log(warning)
     summary = report.read_compare(content) or {}
     return CompareResult(name, folder, event_file, summary["verdict"], summary, len(album.missing), unchanged=False)
@@ -272,10 +272,11 @@ class _Album:
         )
         self.missing: set[str] = set()
 
-    def describe_outside(self) -> str:
-        """Return a warning that counts the images that neither step may open; empty if there are none."""
+    def warnings(self) -> list[str]:
+        """Return warnings for a person; images outside are those that neither step may open."""
         self._of_new.outside &= self._of_old.outside
-        return self._of_new.describe_outside()
+        self._of_old.outside = set()
+        return list(dict.fromkeys([*self._of_old.warnings(), *self._of_new.warnings()]))
 
     def drawn(self, all_: Iterable[tuple[int, Summary]], threads: int) -> Iterator[tuple[int, Summary]]:
         """Yield the summaries in their order, with tiles drawn on threads."""

@@ -18,7 +18,8 @@ X = TypeVar("X")
 Y = TypeVar("Y")
 
 _SHUTDOWN_SECONDS = 1.0
-"""Longest wait for unfinished items when the caller stops early and items have a timeout."""
+"""Longest wait for unfinished items when the caller stops early, after Ctrl-C for example, or an item took too long: it
+may wait for a file system that is gone. The threads do not keep the process from exiting."""
 
 
 def worker_count(requested: int) -> int:
@@ -83,6 +84,7 @@ def ordered_map(
             return timeout.fallback(oldest.item)
         return pending.popleft().result.result()
 
+    bounded = True
     try:
         for item in items:
             pending.append(_Pending(item))
@@ -91,13 +93,14 @@ def ordered_map(
                 yield oldest_result()
         while pending:
             yield oldest_result()
+        bounded = timeout is not None
     finally:
         on_exit()
         for unfinished in pending:
             unfinished.result.cancel()
         for _ in threads:
             queue.put(None)
-        deadline = None if timeout is None else time.monotonic() + min(timeout.seconds, _SHUTDOWN_SECONDS)
+        deadline = time.monotonic() + _SHUTDOWN_SECONDS if bounded else None
         for thread in threads:
             thread.join(None if deadline is None else max(deadline - time.monotonic(), 0))
 

@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Self
 
 from PIL import Image
@@ -24,7 +25,7 @@ from predboard.drawing.tiles import (
 from predboard.formatting import either, plural
 from predboard.images import decode, sources
 from predboard.parallel.pool import ProcessPool
-from predboard.parallel.threads import ordered_map
+from predboard.parallel.threads import ItemTimeout, ordered_map
 from predboard.storage.paths import AnyPath, is_uri, leads_inside
 from predboard.storage.remote import MAX_CONNECTIONS
 from predboard.storage.runs import Step, read_values
@@ -45,6 +46,9 @@ PAGE_COLUMNS = 8
 
 SHEET_QUALITY = 80
 """JPEG quality of a page of images, which takes a quarter less than that of a tile."""
+
+ANSWER_SECONDS = 20
+"""Longest wait for the folder of the images, which a network may have to wake up."""
 
 NEAREST = Image.Resampling.NEAREST
 
@@ -75,6 +79,8 @@ class SourceImages:
         self._shared_step = steps[0].step if same and not steps[0].run.thumbnails else None
         self.missing: set[str] = set()  # references of images that were not found
         self.outside: set[str] = set()  # references of images that were not opened, because of where they lead
+        self._answering: dict[str, bool] = {}
+        self._asking = threading.Lock()
         self._fitted = functools.lru_cache(FITTED_CACHE_IMAGES)(self._fit)
         self._expected: dict[int, set[int]] = {number: set() for number in self._steps}
         self._thumbnails: dict[int, dict[int, bytes | None]] = {number: {} for number in self._steps}
@@ -95,6 +101,7 @@ class SourceImages:
         """
         if (
             self._pool is None
+            or not self._answers(self._root_of(step))
             or self._steps[step].run.thumbnails
             or self._any_remote(step, map(str, tiles.rows["image"]))
         ):
@@ -231,8 +238,9 @@ class SourceImages:
         origins = ["source", "thumbnail"] if run.thumbnails else ["source"]
         if "dataset" in run.transform:  # the image may be only a part of its file
             origins.reverse()
-        is_allowed = self._anywhere or self._is_inside(step, ref)
-        if not is_allowed:
+        answers = self._answers(self._root_of(step))
+        is_allowed = self._anywhere or not answers or self._is_inside(step, ref)
+        if not (answers and is_allowed):
             origins.remove("source")
         for origin in origins:
             stored = self._thumbnail(step, row) if origin == "thumbnail" else None
@@ -247,16 +255,33 @@ class SourceImages:
             (self.missing if is_allowed else self.outside).add(ref)  # the tile shows it, and the command the number
         return None
 
-    def describe_outside(self) -> str:
-        """Return a warning for a person that counts the images outside; empty if there are none."""
+    def warnings(self) -> list[str]:
+        """Return warnings for a person: of folders that do not answer, and how many images are outside."""
+        lines = [
+            f"warning: {root} did not answer within {ANSWER_SECONDS} seconds: its images count as not found"
+            for root, answers in self._answering.items()
+            if not answers
+        ]
         if not self.outside:
-            return ""
+            return lines
         roots = either(sorted({str(self._root), *(step.run.root for step in self._steps.values())} - {"None", ""}))
-        return (
+        return [
+            *lines,
             f"warning: {plural(len(self.outside), 'source image')} not opened, because their paths lead outside "
             f"{roots or 'this folder'}, such as {min(self.outside)}: --image-root FOLDER opens what is below FOLDER, "
-            "and --images-anywhere everything; use it only for predictions that you trust"
-        )
+            "and --images-anywhere everything; use it only for predictions that you trust",
+        ]
+
+    def _answers(self, root: str) -> bool:
+        """Return whether the file system of a folder answers; it is asked once. A dead mount lets every call hang."""
+        with self._asking:
+            if root not in self._answering:
+                limit = ItemTimeout[str, bool](ANSWER_SECONDS, lambda _: False)
+                asked = ordered_map(
+                    lambda name: Path(name).exists() or True, [] if is_uri(root) else [root], 1, 1, limit
+                )
+                self._answering[root] = next(asked, True)
+            return self._answering[root]
 
     def _is_inside(self, step: int, ref: str) -> bool:
         """Return whether a ref leads to below the root of the run or the folder that the user named."""

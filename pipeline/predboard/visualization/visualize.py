@@ -159,7 +159,7 @@ def _visualize_run(
             draft.add_file(errors_csv(rows, job.run.run.classes, issues.first if issues else None))
         # Source images that are missing now may be there another time.
         event_file = draft.publish(run.steps[0].finished, "" if images.missing else made_from)
-    if warning := images.describe_outside():
+    for warning in images.warnings():
         log(warning)
     return run.result(event_file, missing_pictures=len(images.missing))
 
@@ -173,7 +173,7 @@ def _write_tab_files(run: "_OpenRun", config: VisualizeConfig, folder: Path, thr
     remote = is_remote(parse_path(step.run.root)) if config.image_root is None else is_remote(config.image_root)
     if config.thumbnails == "always" or (config.thumbnails == "auto" and not remote and is_small(rows())):
         # Images that are missing only here are no reason to draw the logs again the next time.
-        images = SourceImages(run.steps, config.image_root)
+        images = SourceImages(run.steps, config.image_root, anywhere=config.images_anywhere)
         with decode.silence_pillow():
             write_thumbnails(folder / THUMBNAILS_FILE, step.step, rows(), images, threads)
     if len(columns := config.map.split(",")) == 2:
