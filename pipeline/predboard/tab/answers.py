@@ -3,6 +3,7 @@
 Class -1 is none, a row is named by its place in the step, and a key is a text, because JavaScript would lose digits.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -89,7 +90,10 @@ class View:
         """Return how many rows a query asks for, and those of one page of them."""
         keys = selection.sort_keys(step, sort, self.inputs(Query(other=query.other), run, step, sort))
         mask = self.mask(query, run, step)
-        return selection.page(mask, keys, step.rows, descending, offset, limit)
+        order = None
+        if keys is not None and step.has(sort):
+            order = functools.partial(step.derived, ("order", sort, descending), lambda: _small_order(keys, descending))
+        return selection.page(mask, keys, step.rows, descending, offset, limit, order)
 
     def describe_rows(
         self, query: Query, run: LogRun, step: StepRows, rows: NDArray[np.int64], columns: Sequence[str] = ()
@@ -338,6 +342,10 @@ def has_key(step: StepRows, keys: NDArray[np.int64]) -> NDArray[np.bool_]:
     at = np.searchsorted(keys, column)
     at[at == len(keys)] = 0
     return np.asarray(keys[at] == column)
+
+
+def _small_order(keys: NDArray[Any], descending: bool) -> NDArray[np.int32]:
+    return selection.order_rows(keys, descending).astype(np.int32)
 
 
 def _add_old(described: list[dict[str, Any]], rows: NDArray[np.int64], pair: StepPair) -> None:

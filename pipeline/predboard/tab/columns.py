@@ -329,20 +329,21 @@ class StepRows:
         return {"failed": failed, "unlabelled": unlabelled}
 
     @property
-    def cell(self) -> NDArray[np.integer[Any]]:
-        """Cell of the confusion matrix of each row, true * classes + predicted, [rows]; -1 if it is in none."""
+    def cells(self) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
+        """The rows of each cell of the confusion matrix, so that those of a mask are counted by one sweep.
 
-        def make() -> NDArray[np.integer[Any]]:
-            classes = len(self.file.classes)
-            small = classes**2 <= np.iinfo(np.int32).max
-            cell: NDArray[np.integer[Any]] = self.label.astype(np.int32 if small else np.int64)
-            cell *= classes
-            cell += self.predicted
-            cell[self.verdict >= UNLABELLED] = -1
-            return cell
+        int32 [rows with label and prediction], ordered by cell; where each cell starts among them, int64 [cells]; the
+        cells that have rows, true * classes + predicted, int64 [cells].
+        """
 
-        cell: NDArray[np.integer[Any]] = self.derived("cell", make)
-        return cell
+        def make() -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
+            known = np.flatnonzero(self.verdict < UNLABELLED)
+            cell = self.label[known].astype(np.int64) * len(self.file.classes) + self.predicted[known]
+            order = np.argsort(cell, kind="stable")
+            cells, starts = np.unique(cell[order], return_index=True)
+            return known[order].astype(np.int32), starts, cells
+
+        return self.derived("cells", make)
 
     def sorted_by(self, name: str) -> NDArray[np.int32]:
         """Return the rows in ascending order of an integer column, equal ones in their order, int32 [rows]."""

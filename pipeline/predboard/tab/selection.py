@@ -3,7 +3,7 @@
 All functions are pure: from columns, masks and numbers to arrays. A mask is bool [rows], or None for all rows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +29,9 @@ TEXT_THREADS = 2
 
 _FEW = 0.3
 """Share of rows below which a text is looked for in these alone."""
+
+_FEW_TO_SORT = 0.05
+"""Share of rows below which these are sorted, instead of looked up in the order of all rows."""
 
 _VERDICTS = 4
 
@@ -182,36 +185,47 @@ def chosen_rows(mask: Mask, rows: int) -> NDArray[np.int64]:
     return np.arange(rows) if mask is None else np.flatnonzero(mask)
 
 
+def order_rows(keys: NDArray[Any], descending: bool) -> NDArray[np.int64]:
+    """Return the places of rows in the order of their keys; NaN is last in both directions, equal ones stay in order.
+
+    Args:
+        keys: numbers, [rows].
+        descending: whether the highest number comes first.
+    """
+    numbers = keys if keys.dtype.kind == "f" else keys.astype(np.int64)
+    return np.argsort(-numbers if descending else numbers, kind="stable")
+
+
 def page(
-    mask: Mask, keys: NDArray[Any] | None, rows: int, descending: bool, offset: int = 0, limit: int | None = None
+    mask: Mask,
+    keys: NDArray[Any] | None,
+    rows: int,
+    descending: bool,
+    offset: int = 0,
+    limit: int | None = None,
+    order: Callable[[], NDArray[np.integer[Any]]] | None = None,
 ) -> tuple[int, NDArray[np.int64]]:
     """Return how many rows a mask has, and those of one page of them in an order.
 
     Args:
         mask: the rows.
-        keys: numbers to sort by, [rows]; rows with NaN come last in both directions, equal ones in their order. None
-            is the order of the data.
+        keys: numbers to sort by, [rows], as for `order_rows`; None is the order of the data.
         rows: of the step.
         descending: whether the highest number comes first.
         offset, limit: the page; all if there is no limit.
+        order: returns `order_rows` of the keys, where it may be in memory already.
     """
-    chosen = chosen_rows(mask, rows)
-    total = len(chosen)
+    total = rows if mask is None else int(np.count_nonzero(mask))
     stop = total if limit is None else min(offset + limit, total)
     if keys is None:
+        chosen = chosen_rows(mask, rows)
         return total, (chosen[::-1] if descending else chosen)[offset:stop]
-    values = keys[chosen]
-    if values.dtype.kind != "f":
-        values = values.astype(np.int64)
-    if descending:
-        values = -values
-    if values.dtype.kind == "f":
-        values = np.where(np.isnan(values), np.inf, values)
-    if 0 < stop < total // 4:  # only these are put in order, with all their equals, so that pages fit together
-        edge = np.partition(values, stop - 1)[stop - 1]
-        near = np.flatnonzero(values <= edge)
-        chosen, values = chosen[near], values[near]
-    return total, chosen[np.argsort(values, kind="stable")][offset:stop]
+    if mask is not None and total < rows * _FEW_TO_SORT:
+        chosen = np.flatnonzero(mask)
+        return total, chosen[order_rows(keys[chosen], descending)][offset:stop]
+    everything = order() if order else order_rows(keys, descending)
+    chosen = everything if mask is None else everything[mask[everything]]
+    return total, chosen[offset:stop].astype(np.int64)
 
 
 def sort_keys(step: StepRows, sort: str, inputs: QueryInputs | None = None) -> NDArray[Any] | None:
@@ -249,25 +263,27 @@ def _text_ranks(texts: pa.ChunkedArray) -> NDArray[np.float32] | NDArray[np.floa
 
 def confusion(step: StepRows, mask: Mask) -> NDArray[np.int32]:
     """Count the cells of the confusion matrix, int32 [3, cells]: true class, predicted class, images."""
-    return _count_cells(step.cell if mask is None else step.cell[mask], len(step.file.classes))
+    order, starts, cells = step.cells
+    if not len(cells):
+        return np.zeros((3, 0), np.int32)
+    if mask is None:
+        counts = np.diff(starts, append=len(order))
+    else:
+        counts = np.add.reduceat(mask[order].view(np.uint8), starts, dtype=np.int32)
+        cells, counts = cells[counts > 0], counts[counts > 0]
+    classes = len(step.file.classes)
+    return np.stack([cells // classes, cells % classes, counts]).astype(np.int32)
 
 
 def change_matrix(pair: StepPair, mask: Mask) -> NDArray[np.int32]:
     """Count old predictions against new ones, int32 [3, cells]: old class, new class, images."""
     classes = len(pair.new.file.classes)
     known = (pair.old_predicted >= 0) & (pair.new.predicted >= 0)
-    cell = np.where(known, pair.old_predicted.astype(np.int64) * classes + pair.new.predicted, -1)
-    return _count_cells(cell if mask is None else cell[mask], classes)
-
-
-def _count_cells(cell: NDArray[np.integer[Any]], classes: int) -> NDArray[np.int32]:
-    if classes <= 4000:
-        counts = np.bincount(cell + 1, minlength=1)[1:]  # -1 is no cell
-        at = np.flatnonzero(counts)
-        counts = counts[at]
-    else:
-        at, counts = np.unique(cell[cell >= 0], return_counts=True)
-    return np.stack([at // classes, at % classes, counts]).astype(np.int32)
+    if mask is not None:
+        known &= mask
+    cell = pair.old_predicted[known].astype(np.int64) * classes + pair.new.predicted[known]
+    cells, counts = np.unique(cell, return_counts=True)
+    return np.stack([cells // classes, cells % classes, counts]).astype(np.int32)
 
 
 @dataclass(frozen=True)

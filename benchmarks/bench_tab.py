@@ -1,0 +1,143 @@
+"""What is claimed of the tab Predictions: the server's part of a click, memory, and TensorBoard's start."""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from werkzeug.test import Client
+
+from predboard.predictions.arrow import as_arrow
+from predboard.predictions.derived_rows import DerivedRows, derived_rows_schema
+from predboard.predictions.schema import Run
+from predboard.storage.rows import DerivedRowsWriter
+from predboard.tab.plugin import PredictionsPlugin
+
+ROWS, CLASSES = 1_000_000, 1000
+REPEATS = 30
+
+
+def write_rows(folder: Path, rows: int = ROWS, classes: int = CLASSES, seed: int = 0) -> Path:
+    """Logs of a run with one step and a column of five countries: three of four right."""
+    if (folder / "rows.parquet").exists():
+        return folder
+    folder.mkdir(parents=True)
+    run = Run(classes=tuple(f"class{i:04d}" for i in range(classes)), model="bench")
+    country = pa.field("country", pa.dictionary(pa.int32(), pa.string()))
+    schema = derived_rows_schema(run, pa.schema([country]))
+    random, names = np.random.default_rng(seed), pa.array(run.classes)
+    keys = np.random.default_rng(1).permutation(np.arange(rows, dtype=np.int64) * 2**40)
+    writer = DerivedRowsWriter(folder / "rows.parquet", {"classes": run.classes})
+    for start in range(0, rows, 2**14):
+        n = min(2**14, rows - start)
+        label = random.integers(0, classes, n)
+        predicted = np.where(random.random(n) < 0.75, label, (label + random.geometric(0.1, n)) % classes)
+        confidence = random.beta(5, 1, n).astype(np.float32)
+        top = (predicted[:, None] + np.arange(5)) % classes
+        numbers: dict[str, Any] = {
+            "step": np.zeros(n),
+            "id": np.arange(start, start + n),
+            "key": keys[start : start + n],
+            "label": label,
+            "predicted": predicted,
+            "confidence": confidence,
+            "loss": -np.log(np.where(label == predicted, confidence, (1 - confidence) / 2)),
+            "margin": confidence / 2,
+            "entropy": 1 - confidence,
+            "digest": keys[start : start + n] + 1,
+            "rank": 1 + (label != predicted),
+            **dict.fromkeys(("width", "height", "bytes"), np.full(n, 500)),
+            **dict.fromkeys(("brightness", "contrast"), random.random(n)),
+        }
+        columns = []
+        for field in schema:
+            if field.name in numbers:
+                columns.append(as_arrow(numbers[field.name], field.type))
+            elif field.name in ("label_name", "predicted_name"):
+                index = as_arrow(label if field.name == "label_name" else predicted, pa.int32())
+                columns.append(pa.DictionaryArray.from_arrays(index, names))
+            elif field.name == "country":
+                index = as_arrow(random.integers(0, 5, n), pa.int32())
+                columns.append(pa.DictionaryArray.from_arrays(index, pa.array(["NO", "SE", "FI", "DK", "IS"])))
+            elif field.name == "image":
+                refs = [f"val/n{label[i]:08d}/ILSVRC2012_val_{start + i:08d}.JPEG" for i in range(n)]
+                columns.append(pa.array(refs, pa.string()))
+            elif field.name.startswith("top_"):
+                flat = top if field.name == "top_class" else np.full((n, 5), 0.2)
+                values = as_arrow(flat.reshape(-1), field.type.value_type)
+                columns.append(pa.FixedSizeListArray.from_arrays(values, type=field.type))
+            else:
+                columns.append(pa.nulls(n, field.type))
+        writer.write(DerivedRows(pa.RecordBatch.from_arrays(columns, schema=schema)))
+    writer.close()
+    return folder
+
+
+class Requests:
+    """The routes of the tab, asked without a socket."""
+
+    def __init__(self, logdir: Path) -> None:
+        self.plugin = PredictionsPlugin(SimpleNamespace(logdir=str(logdir)))
+        self._apps = self.plugin.get_plugin_apps()
+
+    def get(self, route: str, **query: object) -> bytes:
+        response = Client(self._apps[route]).get(route, query_string=query, headers={"Accept-Encoding": "gzip"})
+        assert response.status_code == 200, response.text
+        return response.data
+
+
+def milliseconds(action: Callable[[int], Any]) -> tuple[float, float]:
+    """Median and 95th percentile of `REPEATS` calls, each with another number."""
+    taken = []
+    for number in range(REPEATS):
+        began = time.perf_counter()
+        action(number)
+        taken.append((time.perf_counter() - began) * 1e3)
+    return float(np.median(taken)), float(np.quantile(taken, 0.95))
+
+
+def clicks(folder: Path, line: Callable[[str, float, str], None]) -> None:
+    """The server's part of what a user does, at a million rows and a thousand classes."""
+    write_rows(folder / "logs" / "net")
+    write_rows(folder / "logs" / "old", seed=3)
+    tab = Requests(folder / "logs")
+    started = time.perf_counter()
+    tab.get("/runs")
+    tab.get("/confusion", run="net")
+    tab.get("/rows", run="net", right=0, sort="loss", desc=1)
+    print(f"first view, cold: {time.perf_counter() - started:.2f} s")
+    first: dict[str, Callable[[int], Any]] = {
+        "is_active": lambda _: tab.plugin.is_active(),
+        "click on a cell: its rows, by loss": lambda i: tab.get(
+            "/rows", run="net", true=i, pred=(i + 1) % CLASSES, sort="loss", desc=1
+        ),
+        "click on a row: its rows, by loss": lambda i: tab.get("/rows", run="net", true=i, sort="loss", desc=1),
+        "all mistakes by loss": lambda i: tab.get("/rows", run="net", right=0, sort="loss", desc=1, offset=i),
+        "matrix of a class filter": lambda i: tab.get("/confusion", run="net", true=i),
+        "matrix of a range": lambda i: tab.get("/confusion", run="net", confidence=f"{0.5 + i / 100}.."),
+        "rows of a range": lambda i: tab.get("/rows", run="net", confidence=f"{0.5 + i / 100}..", sort="loss", desc=1),
+        "histogram under a range": lambda i: tab.get("/hist", run="net", column="loss", confidence=f"{0.5 + i / 100}.."),
+        "curve of a class": lambda i: tab.get("/curve", run="net", **{"class": i}),
+        "slice": lambda i: tab.get("/rows", run="net", **{"s.country": "NO", "true": i}),
+        "text in a million names": lambda i: tab.get("/rows", run="net", q=f"val_{i:05d}1"),
+        "text in the rows of a class": lambda i: tab.get("/rows", run="net", true=i, q="val_0000"),
+        "fixed, after the first join": lambda i: tab.get("/rows", run="net", other="old@0", kind="fixed", offset=i),
+        "broken of a class": lambda i: tab.get("/rows", run="net", other="old@0", kind="broken", true=i),
+        "one image": lambda i: tab.get("/row", run="net", id=i * 1000),
+    }
+    for name, action in first.items():
+        began = time.perf_counter()
+        action(REPEATS + 1)
+        cold = (time.perf_counter() - began) * 1e3
+        median, worst = milliseconds(action)
+        print(f"  {name:<40} {median:8.1f} ms, 95 % {worst:8.1f}, first {cold:8.1f}", flush=True)
+
+
+BENCHES = (clicks,)
+
+if __name__ == "__main__":
+    clicks(Path(sys.argv[1]), lambda *_: None)
