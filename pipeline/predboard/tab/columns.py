@@ -263,7 +263,9 @@ class StepRows:
 
     def _read_texts(self, name: str) -> pa.ChunkedArray:
         chunked = self.file.read(self._groups, name)
-        return chunked if pa.types.is_string(chunked.type) else chunked.cast(pa.string())
+        texts = chunked if pa.types.is_string(chunked.type) else chunked.cast(pa.string())
+        pa.default_memory_pool().release_unused()  # after a million names, 30 MB
+        return texts
 
     def category(self, name: str) -> tuple[NDArray[np.int32], tuple[str, ...]]:
         """Return the codes of a column of few values, int32 [rows], -1 for null, and the value of each code."""
