@@ -12,7 +12,7 @@ from predboard import config
 from predboard.cli import main
 from predboard.cli.commands import COMMANDS
 from predboard.cli.parser import flags_of, parse, print_help
-from predboard.config import BoardConfig, InferConfig, InspectConfig, VisualizeConfig
+from predboard.config import BoardConfig, CompareConfig, InferConfig, InspectConfig, VisualizeConfig
 from predboard.errors import InputError
 from tests.cli.example import Example, RunCommand, refused
 
@@ -373,6 +373,15 @@ def test_arguments_of_a_model_are_literals_where_they_can_be() -> None:
     words = [f"{key}={text}" for key, (text, _) in texts.items()]
     expected = {key: value for key, (_, value) in texts.items()}
     assert parsed(InferConfig, *BASE, "--model-args", *words).model_args == expected
+
+
+def test_columns_to_cross_may_be_given_again() -> None:
+    expected = (("country", "season"), ("a", "b", "c"), ("d", "e"))
+    for words in ("--slice country,season --slice a,b,c d,e", "--slice country,season a,b,c --slice=d,e"):
+        for made, command in ((VisualizeConfig, "visualize"), (CompareConfig, "compare")):
+            assert parsed(made, "run", *words.split(), command=command).slice == expected
+    assert VisualizeConfig(slice="country,season").slice == (("country", "season"),)  # type: ignore[arg-type]
+    assert VisualizeConfig(slice=[["a", "b"]]).slice == (("a", "b"),)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

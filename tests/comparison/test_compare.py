@@ -23,7 +23,9 @@ from predboard.ingest.ingest import import_predictions
 from predboard.predictions.schema import Run
 from predboard.storage.paths import AnyPath
 from predboard.visualization import log_folder
+from predboard.visualization.visualize import visualize
 from tests import toy
+from tests.gating.test_gate import rows, with_halves, write
 
 ROWS = 600
 
@@ -497,3 +499,18 @@ def test_the_verdict_claims_no_more_than_its_interval(tmp_path: Path) -> None:
     assert compared(low, middle).verdict == (
         "middle and low cannot be told apart: +1.0 points of accuracy (−0.9 to +3.0), 2 fixed, 0 broken of 200 images."
     )
+
+
+def test_crossed_columns_are_slices_of_a_comparison(tmp_path: Path) -> None:
+    images = [[dataclasses.replace(row, p=p) for row in rows()] for p in (0.8, 0.7)]
+    runs = [with_halves(write(tmp_path / name, of)) for name, of in zip("ab", images, strict=True)]
+    logs, cross = tmp_path / "logs", (("country", "half"),)
+    crossed = CompareConfig(tuple(runs), logdir=logs, slice=cross)
+    by_slice = {flips["name"]: flips for flips in compare(crossed).summary["by_slice"]}
+    assert by_slice["country=NO & half=low"]["rows"] == 10
+    assert "country=NO" in by_slice
+    with pytest.raises(InputError, match="--slice country,haf: no column 'haf'"):
+        compare(CompareConfig(tuple(runs), logdir=logs, slice=(("country", "haf"),)))
+    (done,) = visualize(VisualizeConfig((runs[0],), logs, panels=("slices",), slice=cross))
+    assert "slices/country=NO & half=low/accuracy" in (done.folder / "summary.json").read_text("utf-8")
+    assert not visualize(VisualizeConfig((runs[0],), logs, panels=("slices",)))[0].unchanged

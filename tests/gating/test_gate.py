@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -375,6 +376,41 @@ def test_a_drop_by_hand(run: Path, tmp_path: Path, command: Callable[..., Said])
     assert "1 of 2 failed" in said.out
     assert "country=NO: fell from 0.7895 to 0.7368, by 0.0526: worse by more than 0" in said.out
     assert "gate: worse, step 0 against new, step 0" in said.out
+
+
+def test_rules_cross_the_columns_that_they_name(tmp_path: Path) -> None:
+    crossed = "slices/country=NO & half=low/accuracy"
+    first, second = (
+        with_halves(write(tmp_path / name, [replace(row, said=0 if row.image in ids else row.said) for row in rows()]))
+        for name, ids in (("old", ()), ("new", ("021.png",)))
+    )
+    rules = [{"metric": crossed, "min": 0.5}, {"metric": "slices/country=*/accuracy", "min": 0}]
+    result = predboard.gate(second, rules)
+    inside = [row for i, row in enumerate(rows()) if i % 2 and i < 20]
+    (finding,) = result.verdicts[1].findings
+    assert finding.value == pytest.approx(sum(row.label == row.said for row in inside) / len(inside))
+    assert finding.rows == len(inside)
+    assert [f.metric for f in result.verdicts[2].findings] == [f"slices/country={c}/accuracy" for c in ("NO", "SE")]
+    every = predboard.gate(second, [{"metric": "slices/half=* & country=*/accuracy", "max_drop": 0.0}], first)
+    (verdict,) = every.verdicts[1:]
+    assert [f.metric for f in verdict.findings_with("fail")] == ["slices/half=high & country=NO/accuracy"]
+    assert len(verdict.findings) == 4
+    missing = predboard.gate(second, [{"metric": "slices/country=NO & nothing=1/accuracy", "min": 0}])
+    assert missing.outcome == "fail"
+
+
+def with_halves(run: Path) -> Path:
+    """Add a column to a run: `low` for the first 20 rows, `high` for the others."""
+
+    lines = (run.with_suffix(".csv")).read_text("utf-8").splitlines()
+    halves = ["half", *("low" if i < 20 else "high" for i in range(len(lines) - 1))]
+    table = run.with_suffix(".csv")
+    table.write_text("\n".join(f"{line},{half}" for line, half in zip(lines, halves, strict=True)), "utf-8")
+    shutil.rmtree(run)
+    import_predictions(
+        ImportConfig("probabilities", (table,), out=run, classes=run.with_suffix(".txt"), pictures=False)
+    )
+    return run
 
 
 EVERY = tuple(name for name, better in metric_directions().items() if better != "neither")

@@ -1,6 +1,7 @@
 """Accuracy and loss by kind of image, against pandas and SciPy."""
 
 import csv
+import dataclasses
 import decimal
 import io
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
-from predboard import panels
+from predboard import InputError, panels
 from predboard.metrics import slices as slicing
 from predboard.metrics.intervals import wilson_interval
 from predboard.panels import RunInfo, StepInfo, slices
@@ -300,3 +301,82 @@ def test_the_csv_quotes_what_must_be_quoted() -> None:
         line["value"] for line in csv.DictReader(io.StringIO(summary.content.decode())) if line["column"] == "place"
     ]
     assert sorted(values) == ['a, "b"\nc', "d"]
+
+
+def crossed(rows: Predictions, *crosses: tuple[str, ...]) -> dict[tuple[str, int], Summary]:
+    panel = slices.Panel(crosses=crosses)
+    return {
+        (s.tag, step): s
+        for step, s in panel.render(
+            RunInfo("toy", toy.RUN, {0: StepInfo(ROWS, ROWS)}), {0: panel.measure(toy.RUN, rows)}
+        )
+    }
+
+
+def test_crossed_slices_are_those_of_pandas_in_the_csv_and_the_summary() -> None:
+    random = np.random.default_rng(5)
+    season = [None if x == 3 else ("winter", "a & b", "")[x] for x in random.integers(0, 4, ROWS).tolist()]
+    rows = batch(season=season, hour=random.integers(0, 2, ROWS).tolist())
+    found = crossed(rows, ("country", "season"), ("season", "hour", "country"))
+    known = frame(rows)
+    for columns in (["country", "season"], ["season", "hour", "country"]):
+        expected = known.groupby(columns).agg(n=("right", "size"), acc=("right", "mean"))
+        names = [" & ".join(f"{c}={v}" for c, v in zip(columns, key, strict=True)) for key in expected.index]
+        listed = table(found).query("column == @name", local_dict={"name": " & ".join(columns)}).set_index("value")
+        big = expected.n >= 20
+        assert sorted(listed.index) == sorted(n for n, b in zip(names, big, strict=True) if b)
+        for name, n, accuracy in zip(names, expected.n, expected.acc, strict=True):
+            assert figures(found)[f"slices/{name}/images"].value == n
+            assert figures(found)[f"slices/{name}/accuracy"].value == pytest.approx(accuracy)
+    with_all = known.dropna(subset=["season"])
+    inside = (with_all.country == "NO") & (with_all.season == "winter")
+    difference = with_all.loss[inside].mean() - with_all.loss[~inside].mean()
+    spread = np.sqrt((with_all.loss[inside].var(ddof=0) + with_all.loss[~inside].var(ddof=0)) / 2)
+    effect = table(found).set_index("value").effect["country=NO & season=winter"]
+    assert effect == pytest.approx(difference / spread, rel=1e-4)
+
+
+def test_sums_of_crossed_slices_are_the_same_whatever_the_split() -> None:
+    rows = batch(season=[("winter", "summer")[i % 2] for i in range(ROWS)])
+    panel = slices.Panel(crosses=(("country", "season"), ("cloud", "country"), ("country", "nothing")))
+    whole = panel.measure(toy.RUN, rows)
+    parts = [panel.measure(toy.RUN, rows.take(np.arange(ROWS) % 3 == i)) for i in range(3)]
+    merged = merge(parts[2], merge(parts[0], parts[1]))
+    groups = [state.crossed.states["country & season"] for state in (whole, merged)]
+    assert groups[0].value.tolist() == groups[1].value.tolist()
+    assert (groups[0].sums == groups[1].sums).all()
+    assert set(whole.crossed.states) == {"country & season", "cloud & country"}
+
+
+def test_columns_of_the_user_come_first_in_the_picture_flagged_or_not() -> None:
+    state = slices.Panel().measure(toy.RUN, batch())
+    compared = slices.compare(slicing.list_slices(state))
+    shown = slices.worth_showing(compared)
+    columns = [c.slice.column for c in shown]
+    assert shown[0].slice.name == "country=NO"
+    assert sorted(columns[:7]) == ["cloud"] * 4 + ["country"] * 3
+    assert [c.worse for c in shown[:7]] == [True] + [False] * 6
+    assert not set(columns[7:]) & {"cloud", "country"}
+    assert all(c.worse for c in shown[7:])
+    calm = [dataclasses.replace(c, worse=False) for c in compared]
+    assert len(slices.worth_showing(calm)) == len(compared)
+    assert {c.slice.column for c in slices.worth_showing(calm)[:7]} == {"cloud", "country"}
+
+
+def test_columns_to_cross_are_checked_before_anything_is_read() -> None:
+    columns = ["country", "season"]
+    slicing.check_crosses((("country", "season"),), columns)
+    with pytest.raises(InputError, match=r"--slice country,saeson: no column 'saeson'.*did you mean"):
+        slicing.check_crosses((("country", "saeson"),), columns)
+    with pytest.raises(InputError, match="names one column, which has slices anyway"):
+        slicing.check_crosses((("country",),), columns)
+
+
+def test_a_cross_of_too_many_values_is_left_out_and_named() -> None:
+    places = [batch(place=[f"{k} {i}" for i in range(ROWS)], day=["d0"] * ROWS) for k in range(3)]
+    panel = slices.Panel(crosses=(("place", "day"),))
+    one, two, three = (panel.measure(toy.RUN, rows) for rows in places)
+    assert len(one.crossed.states["place & day"].value) == len(frame(places[0]))
+    assert "place & day" in slicing.skipped_columns(merge(one, merge(two, three)))
+    whole = Predictions(pa.concat_batches([rows.batch for rows in places]))
+    assert "place & day" in slicing.skipped_columns(panel.measure(toy.RUN, whole))

@@ -38,6 +38,8 @@ class Syntax:
     """Turns one word into a value; raises ValueError for a word that it does not understand."""
     several: bool = False
     """Whether the flag takes any number of words."""
+    repeats: bool = False
+    """Whether the flag may be given again to add values; else the last one counts."""
     collect: Callable[[list[Any]], Any] = tuple
     """Makes the field's value of the values of several words."""
     choices: tuple[str, ...] = ()
@@ -107,6 +109,7 @@ _SYNTAX: dict[frozenset[Any], Syntax] = {
         (tuple[int, ...], Syntax("N", "whole numbers separated by spaces", int, several=True)),
         (tuple[Path, ...], Syntax("FILE", "paths", Path, several=True)),
         (tuple[AnyPath, ...], Syntax("PATH", "paths or URIs", str, several=True)),
+        (tuple[tuple[str, ...], ...], Syntax("A,B", "names joined by commas", _read_names, several=True, repeats=True)),
         (Mapping[str, Any], Syntax("KEY=VALUE", "KEY=VALUE", _read_pair, several=True, collect=dict)),
     )
 }
@@ -306,8 +309,8 @@ def _add_flag(group: Any, flag: Flag, text: str = "") -> None:
         group.add_argument(flag.name, dest=name, action="store_const", const=True, help=text)
         group.add_argument(off, dest=name, action="store_const", const=False, help="" if both else argparse.SUPPRESS)
     else:
-        nargs = "*" if flag.syntax.several else 1
-        group.add_argument(flag.name, dest=name, nargs=nargs, metavar=flag.metavar, help=text)
+        nargs, action = "*" if flag.syntax.several else 1, "extend" if flag.syntax.repeats else "store"
+        group.add_argument(flag.name, dest=name, nargs=nargs, action=action, metavar=flag.metavar, help=text)
 
 
 def print_help(command: str, config: type) -> None:

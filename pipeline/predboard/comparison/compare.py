@@ -21,11 +21,12 @@ from predboard.drawing.comparison import PairTileText, SidePrediction, draw_pair
 from predboard.errors import InputError
 from predboard.formatting import plural
 from predboard.images import decode
+from predboard.metrics.slices import Crosses, check_crosses
 from predboard.parallel.threads import ordered_map, worker_count
 from predboard.predictions.schema import digest_records
 from predboard.state import merge
 from predboard.storage.paths import AnyPath, is_inside
-from predboard.storage.runs import Step, open_run, read_values
+from predboard.storage.runs import Step, list_manifest_columns, open_run, read_values
 from predboard.streams import print_warning
 from predboard.summaries import EncodedImages, File, Picture, Summary, Tiles
 from predboard.visualization import events, log_folder
@@ -87,6 +88,8 @@ def compare(config: CompareConfig, log: Callable[[str], None] = print_warning) -
         for pair in itertools.combinations(range(len(sides)), 2)
         if all_ or pair[0] == 0
     }
+    if config.slice:
+        check_crosses(config.slice, list_manifest_columns(sides[-1].step))
     made_from = _made_from(name, sides, config)
     if current := log_folder.find_current(folder, made_from):
         summary = report.read_compare((folder / report.COMPARE_FILE).read_bytes())
@@ -97,7 +100,7 @@ def compare(config: CompareConfig, log: Callable[[str], None] = print_warning) -
     which = plural(len(classes), "pair") if all_ else "each with the first and with the most accurate"
     log(f"{name}: {plural(rows, 'row')} in {plural(len(sides), 'step')}, {which}")
     with log_folder.replace_logs(folder, "comparison", config.predictions, log) as draft:
-        pairs, examples = _pairs(sides, classes, draft.staging)
+        pairs, examples = _pairs(sides, classes, draft.staging, config.slice)
         while lacking := report.missing_pairs(pairs, len(sides)):
             pairs |= {pair: _compare_pair(sides, pair, _classes(sides, pair, config)) for pair in lacking}
         if not any(comparison.state.both for comparison in pairs.values()):
@@ -196,7 +199,7 @@ def _name(sides: Sequence[Side]) -> str:
 
 
 def _pairs(
-    sides: Sequence[Side], classes: Mapping[tuple[int, int], ClassMapping], folder: Path
+    sides: Sequence[Side], classes: Mapping[tuple[int, int], ClassMapping], folder: Path, crosses: Crosses
 ) -> tuple[dict[tuple[int, int], Comparison], Examples]:
     """Compare these pairs; the first side against the last with the table of changes and examples."""
     pairs = {}
@@ -204,7 +207,7 @@ def _pairs(
     for (i, j), mapping in classes.items():
         old, new = sides[i].step, sides[j].step
         if (i, j) == (0, last):
-            state, examples = _in_full(old, new, mapping, folder)
+            state, examples = _in_full(old, new, mapping, folder, crosses)
             pairs[i, j] = Comparison(state, mapping.names)
         else:
             pairs[i, j] = _compare_pair(sides, (i, j), mapping)
@@ -233,13 +236,15 @@ def _strangers(old: Side, new: Side) -> str:
     )
 
 
-def _in_full(old: Step, new: Step, classes: ClassMapping, folder: Path) -> tuple[PairedCounts, Examples]:
+def _in_full(
+    old: Step, new: Step, classes: ClassMapping, folder: Path, crosses: Crosses
+) -> tuple[PairedCounts, Examples]:
     """Read all rows once, for the counts, the table of changes and the examples."""
     state, examples = PairedCounts.zero(), empty_examples()
     columns = OLD_COLUMNS | changes.COLUMNS, NEW_COLUMNS | changes.COLUMNS
     table = ChangesTable(classes.names, new.manifest_rows)
     for rows in join.join_rows(old, new, classes, columns):
-        state = merge(state, PairedCounts.measure(len(classes.names), rows))
+        state = merge(state, PairedCounts.measure(len(classes.names), rows, crosses))
         examples = merge(examples, choose_examples(rows))
         table.add(rows)
     table.write(folder / changes.CHANGES_FILE)
@@ -331,6 +336,7 @@ def _made_from(name: str, sides: Sequence[Side], config: CompareConfig) -> str:
             "image_root": root,
             "images_anywhere": config.images_anywhere,
             "mapped": config.map_classes,
+            "slices": config.slice,
             "code": log_folder.code_digest(),
         }
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from predboard.comparison.join import REQUIRED_COLUMNS, ClassMapping, JoinedRows, join_rows
 from predboard.metrics import calibration, metric_state, slices
-from predboard.metrics.slices import SliceSums, empty_slices, measure_slices
+from predboard.metrics.slices import Crosses, SliceSums, empty_slices, measure_slices
 from predboard.state import Counted, fixed, merge, summed
 from predboard.storage.runs import Step
 
@@ -56,8 +56,14 @@ class PairedCounts:
         return cls(Counted.from_values(np.zeros(0, np.int64)), empty_slices(), of_bins, *[none] * 16)
 
     @classmethod
-    def measure(cls, classes: int, rows: JoinedRows) -> "PairedCounts":
-        """Return the counts of these rows alone. `classes` is how many classes the two steps have together."""
+    def measure(cls, classes: int, rows: JoinedRows, crosses: Crosses = ()) -> "PairedCounts":
+        """Return the counts of these rows alone.
+
+        Args:
+            classes: how many classes the two steps have together.
+            rows: of both steps.
+            crosses: columns whose values are crossed.
+        """
         old, new = rows.old, rows.new
         scored = (old.predicted >= 0) & (new.predicted >= 0)
         differ = old.label != new.label
@@ -69,9 +75,10 @@ class PairedCounts:
         squares = np.minimum(np.square(difference), metric_state.MAX_SQUARE)
         was, is_ = before.right, now.right
         summands = np.stack([np.ones(len(now), np.int64), is_, was, was & is_], axis=1).astype(np.int64)
+        wanted = slices.COLUMNS & set(now.batch.schema.names)
         return cls(
             cells=Counted.from_values((now.label * classes + before.predicted) * classes + now.predicted),
-            kinds=measure_slices(now, summands) if slices.COLUMNS & set(now.batch.schema.names) else empty_slices(),
+            kinds=measure_slices(now, summands, crosses) if wanted else empty_slices(),
             calibration=_of_bins(before.confidence, now.confidence, was, is_),
             both=np.int64(len(new)),
             only_old=np.int64(len(rows.only_old)),
@@ -117,19 +124,20 @@ def _of_bins(
     return np.stack([np.bincount(at, minlength=4 * CALIBRATION_BINS * CALIBRATION_BINS), *sums]).astype(np.int64)
 
 
-def count_pairs(old: Step, new: Step, classes: ClassMapping, kinds: bool = True) -> PairedCounts:
+def count_pairs(old: Step, new: Step, classes: ClassMapping, kinds: bool = True, crosses: Crosses = ()) -> PairedCounts:
     """Count the rows of two steps, reading them once.
 
     Args:
         old, new: the steps.
         classes: from `join.match_classes`.
         kinds: whether slices are wanted.
+        crosses: columns whose values are crossed.
 
     Raises InputError if a part is damaged.
     """
     columns = OLD_COLUMNS, NEW_COLUMNS if kinds else OLD_COLUMNS
     return merge_counts(
-        PairedCounts.measure(len(classes.names), rows) for rows in join_rows(old, new, classes, columns)
+        PairedCounts.measure(len(classes.names), rows, crosses) for rows in join_rows(old, new, classes, columns)
     )
 
 

@@ -25,6 +25,9 @@ class CompareConfig(Config):
     step_new: int | None = None
     """Step of the new run. Default: its last."""
 
+    slice: tuple[tuple[str, ...], ...] = ()
+    """Columns of the manifest whose values are crossed, such as country,season; may be repeated."""
+
     map_classes: bool = False
     """Match classes by name when the two runs list different classes, or in a different order."""
 

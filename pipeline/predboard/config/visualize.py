@@ -37,6 +37,9 @@ class VisualizeConfig(Config):
     """Confused pairs whose images are shown, such as 'River>Highway,Forest>*': true class, then predicted class, and *
     for every class. Default: the six most frequent."""
 
+    slice: tuple[tuple[str, ...], ...] = ()
+    """Columns of the manifest whose values are crossed, such as country,season; may be repeated."""
+
     image_root: AnyPath | None = None
     """Current folder of the source images, if they were moved after inference."""
 

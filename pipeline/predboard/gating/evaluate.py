@@ -17,6 +17,7 @@ from predboard.errors import InputError
 from predboard.formatting import nearest_names, plural
 from predboard.gating.rules import Rule
 from predboard.metrics.registry import pattern_of
+from predboard.metrics.slices import crosses_in
 from predboard.summaries import Metric
 
 Status = Literal["pass", "too little evidence", "fail"]
@@ -202,11 +203,13 @@ def match_names(metric: str, names: Iterable[str]) -> list[str]:
     kind, _, last = pattern_of(metric).rpartition("/")
     every = "support" if kind.startswith("classes/") else last  # each class has a number of images, even if it is 0
     group = metric.removesuffix(f"/{last}")
+    crossed = crosses_in([metric])
     fits = re.compile(".*".join(map(re.escape, group.split("*"))), re.DOTALL).fullmatch
     return [
         f"{name.removesuffix(f'/{every}')}/{last}"
         for name in known
         if pattern_of(name) == f"{kind}/{every}" and fits(name.removesuffix(f"/{every}"))
+        if crosses_in([name]) == crossed  # country=* is no season
     ]
 
 

@@ -32,6 +32,7 @@ from predboard.metrics import registry
 from predboard.metrics.counts import Counts, CountsPanel
 from predboard.metrics.intervals import INDEPENDENT, independent_interval
 from predboard.metrics.registry import Direction, pattern_of
+from predboard.metrics.slices import Crosses, crosses_in
 from predboard.panels import HasMetrics, Panel
 from predboard.parallel.executor import Executor
 from predboard.parallel.pool import ProcessPool
@@ -100,7 +101,8 @@ def gate(
     old = None
     if drops and config.baseline:
         old = open_one_step(config.baseline, config.baseline_step, "--baseline-step")
-    new = measure_step(step, {pattern_of(rule.metric) for rule in rules}, config.workers)
+    crosses = crosses_in(rule.metric for rule in rules)
+    new = measure_step(step, {pattern_of(rule.metric) for rule in rules}, config.workers, crosses)
     change, paired = (None, {}) if old is None else baseline_change(old, new, drops, directions, config)
     complete = [] if config.allow_incomplete else [check_complete(new.images["rows"], new.images["manifest_rows"])]
     printed = [] if report is None else _check_report(report, new, config, log)
@@ -179,16 +181,17 @@ def open_one_step(folder: AnyPath, number: int | None, flag: str) -> Step:
     return step or open_run(folder)[-1]  # which says what is wrong with the folder
 
 
-def measure_step(step: Step, names: Collection[str], workers: int) -> StepMetrics:
+def measure_step(step: Step, names: Collection[str], workers: int, crosses: Crosses = ()) -> StepMetrics:
     """Compute metrics of a step without drawing anything, and others that come with them.
 
     Args:
         step: a step of a run.
         names: names of metrics, with `*` for a class or slice.
         workers: processes to use where there is enough to do; 0 for one per processor.
+        crosses: columns whose values are crossed in slices.
     """
     chosen: dict[str, HasMetrics] = {}
-    for name, panel in panels.choose(()).items():
+    for name, panel in panels.configure(panels.choose(()), crosses=crosses).items():
         if isinstance(panel, HasMetrics) and (wanted := set(names) & set(panel.metric_directions)):
             chosen[name] = panel.restricted_to(wanted)
     counting = cast(CountsPanel, panels.load(COUNTS_PANEL))
@@ -230,11 +233,11 @@ def _count_images(step: Step, counts: Counts) -> dict[str, int]:
     }
 
 
-def compare_steps(old: Step, new: StepMetrics, config: GateConfig, slices: bool) -> Comparison:
+def compare_steps(old: Step, new: StepMetrics, config: GateConfig, slices: bool, crosses: Crosses = ()) -> Comparison:
     """Compare two steps image by image, with slices cut as in the metrics of the new one."""
     names = str(config.baseline), str(config.predictions)
     classes = join.match_classes(old.run, new.step.run, names, config.map_classes)
-    return Comparison(count_pairs(old, new.step, classes, slices), classes.names, new.states.get("slices"))
+    return Comparison(count_pairs(old, new.step, classes, slices, crosses), classes.names, new.states.get("slices"))
 
 
 def baseline_change(
@@ -249,10 +252,11 @@ def baseline_change(
         directions: from `metric_directions`.
         config: how to match the classes.
     """
-    comparison = compare_steps(old, new, config, any(rule.metric.startswith("slices/") for rule in drops))
+    crosses = crosses_in(rule.metric for rule in drops)
+    comparison = compare_steps(old, new, config, any(rule.metric.startswith("slices/") for rule in drops), crosses)
     state = comparison.state
     apart = {rule.metric for rule in drops if not is_paired(rule.metric)}
-    before = measure_step(old, {pattern_of(metric) for metric in apart}, config.workers)
+    before = measure_step(old, {pattern_of(metric) for metric in apart}, config.workers, crosses)
     unpaired = unpaired_share(comparison.rows, before, new)
     identical = state.identical and not unpaired  # the same predictions of the same images: all metrics are the same
     differences = {n: d for n, d in comparison.differences.items() if is_paired(n)}

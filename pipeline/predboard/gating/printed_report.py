@@ -154,8 +154,9 @@ def _tables(content: Any, depth: int) -> Iterator[Rows]:
         ]
         yield _from_cells([[str(cell) for cell in row] for row in cells])
     elif {"precision", "recall"} <= content.keys() and isinstance(content["precision"], Mapping):
-        names = dict.fromkeys(name for column in content.values() if isinstance(column, Mapping) for name in column)
-        yield _numbers({n: {c: v.get(n) for c, v in content.items() if isinstance(v, Mapping)} for n in names})
+        columns = {c: v for c, v in content.items() if isinstance(v, Mapping)}
+        rows = dict.fromkeys(row for column in columns.values() for row in column)
+        yield _numbers({row: {c: v.get(row) for c, v in columns.items()} for row in rows})
     elif any(isinstance(row, Mapping) and {"precision", "recall"} <= row.keys() for row in content.values()):
         yield _numbers(content)
     else:

@@ -81,7 +81,8 @@ def expected(
         for name, c in classes.items()
         if c is not None
     }
-    sums = _scores(*(np.array([n.sum()]) for n in (hits, support, predictions)), zero_division)
+    one, all_, as_them = (np.array([n.sum()]) for n in (hits, support, predictions))
+    sums = _scores(one, all_, as_them, zero_division)
     for name, averaged in (
         ("micro avg", [float(value[0]) for value in sums]),
         ("macro avg", [_mean(v, np.ones_like(v)) for v in by_class.values()]),

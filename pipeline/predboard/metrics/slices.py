@@ -1,16 +1,19 @@
 """Sums rows by slice: by the manifest's columns and the images' properties. It knows nothing of images or files.
 
 A slice is one value of a column, or a quarter of the rows by a number. The values are only known when all rows are, so
-sums of each value are kept, and for a column with too many numbers sums of rounded ones.
+sums of each value are kept, and for a column with too many numbers sums of rounded ones. A crossed slice has one value
+of each of several columns; as quarters are not known before all rows are, crossed numbers must be few.
 """
 
 import itertools
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from predboard.formatting import unique_names
+from predboard.errors import InputError
+from predboard.formatting import did_you_mean, unique_names
 from predboard.metrics.intervals import mean_interval, wilson_interval
 from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, IMAGE_PROPERTIES
 from predboard.predictions.table import Predictions
@@ -32,6 +35,12 @@ MAX_LOSS = 100.0
 BINARY_DIGITS = (53, 16, 8)
 """Significant binary digits of numbers: all there are, and those to which they are rounded where they are too many."""
 
+CROSS = " & "
+"""Stands between the parts of a crossed slice's name: country=NO & season=winter."""
+
+Crosses = tuple[tuple[str, ...], ...]
+"""Columns that are crossed, each time two or more."""
+
 COLUMNS = frozenset({ALL_MANIFEST_COLUMNS, *IMAGE_PROPERTIES})
 """Columns that define slices."""
 
@@ -44,6 +53,7 @@ class SliceSums:
     numbers: StatesByName
     rounded: StatesByName  # to the second of DIGITS
     rough: StatesByName  # to the third
+    crossed: StatesByName  # by the columns, joined by CROSS
 
 
 @dataclass(frozen=True)
@@ -54,10 +64,14 @@ class Slice:
     value: str
     """A value with `=` before it, or a range."""
     sums: NDArray[np.int64]  # [sums] the first of ones, the second of how many are right
+    crossed: bool = False
+    """Whether it is of several columns; its value is then its name."""
 
     @property
     def name(self) -> str:
-        """Its name in tags: country=NO, brightness ≤ 0.2."""
+        """Its name in tags: country=NO, brightness ≤ 0.2, country=NO & season=winter."""
+        if self.crossed:
+            return self.value
         return f"{self.column}{'' if self.value.startswith('=') else ' '}{self.value}"
 
     @property
@@ -100,15 +114,16 @@ def slice_images(s: Slice) -> Metric:
 
 def empty_slices() -> SliceSums:
     """Return the sums of no rows; only rows tell which columns there are."""
-    return SliceSums(StatesByName({}), StatesByName({}), StatesByName({}), StatesByName({}))
+    return SliceSums(*(StatesByName({}) for _ in range(5)))
 
 
-def measure_slices(rows: Predictions, summands: NDArray[np.int64]) -> SliceSums:
+def measure_slices(rows: Predictions, summands: NDArray[np.int64], crosses: Crosses = ()) -> SliceSums:
     """Sum rows by the values of each column.
 
     Args:
         rows: with the columns of `COLUMNS` that there are.
         summands: [rows, sums].
+        crosses: columns whose values are crossed, where there are all of them.
     """
     texts: dict[str, Groups] = {}
     levels: tuple[dict[str, Groups], ...] = ({}, {}, {})  # of DIGITS
@@ -125,7 +140,60 @@ def measure_slices(rows: Predictions, summands: NDArray[np.int64]) -> SliceSums:
                 for level, groups in zip(levels, at_levels, strict=True):
                     level[name] = groups
     numbers, rounded, rough = map(_sorted, levels)
-    return SliceSums(_sorted(texts), numbers, rounded, rough)
+    crossed = {CROSS.join(cross): _of_cross(rows, cross, summands) for cross in crosses}
+    some = {name: groups for name, groups in crossed.items() if groups is not None}
+    return SliceSums(_sorted(texts), numbers, rounded, rough, _sorted(some))
+
+
+def _of_cross(rows: Predictions, cross: tuple[str, ...], summands: NDArray[np.int64]) -> Groups | None:
+    """Sum rows by the values that they have in several columns; None if no row has all of them."""
+    known, parts = np.ones(len(rows), bool), []
+    for name in cross:
+        if name not in rows.batch.schema.names:
+            return None
+        if (encoded := rows.texts(name)) is not None:
+            values, index = np.array([f"{name}={text}" for text in encoded[0]], object), encoded[1]
+        elif (number := rows.numbers(name)) is not None:
+            distinct, inverse = np.unique(number + 0.0, return_inverse=True)  # no negative zero
+            values = np.array([f"{name}={v:.17g}" for v in distinct.tolist()], object)
+            index = np.where(np.isfinite(number), inverse, -1)
+        else:
+            return None
+        known &= index >= 0
+        parts.append((values, index))
+    if not known.any():
+        return None
+    code = np.zeros(len(rows), np.int64)
+    for values, index in parts:  # renumbered at each column, so that no product overflows
+        _, code = np.unique(code * (len(values) + 1) + index + 1, return_inverse=True)
+    first, inverse = np.unique(code[known], return_index=True, return_inverse=True)[1:]
+    if len(first) > MAX_TEXTS:
+        return Groups(MAX_TEXTS, np.zeros(0, object), summands[:0], over=True)
+    names = [CROSS.join(values[index[known][i]] for values, index in parts) for i in first.tolist()]
+    return _of_texts(names, inverse, summands[known])
+
+
+def check_crosses(crosses: Crosses, columns: Collection[str]) -> None:
+    """Raise InputError for columns to cross that there are not."""
+    for cross in crosses:
+        flag = f"--slice {','.join(cross)}"
+        if len(set(cross)) < 2:
+            raise InputError(f"{flag} names one column, which has slices anyway; expected two or more, such as A,B")
+        for name in cross:
+            if name not in columns:
+                listed = ", ".join(columns) or "none"
+                raise InputError(f"{flag}: no column {name!r}{did_you_mean(name, columns)}; there are {listed}")
+
+
+def crosses_in(metrics: Iterable[str]) -> Crosses:
+    """Return the columns that are crossed in names of metrics.
+
+    >>> crosses_in(["slices/country=NO & season=*/accuracy", "slices/country=NO/nll", "slices/firm=A & B/nll"])
+    (('country', 'season'),)
+    """
+    parts = [metric.removeprefix("slices/").split(CROSS) for metric in metrics if metric.startswith("slices/")]
+    crossed = [part for part in parts if len(part) > 1 and all("=" in one for one in part)]
+    return tuple(dict.fromkeys(tuple(one.partition("=")[0] for one in part) for part in crossed))
 
 
 def _of_texts(distinct: list[str], index: NDArray[np.int64], summands: NDArray[np.int64]) -> Groups:
@@ -191,6 +259,9 @@ def list_slices(kinds: SliceSums, like: SliceSums | None = None, alone: bool = F
             if not model.over:
                 slices += _of_numbers(column, mine, model, alone)
                 break
+    for columns, groups in kinds.crossed.states.items():
+        if alone or len(groups.value) > 1:
+            slices += [Slice(columns, v, s, crossed=True) for v, s in zip(groups.value, groups.sums, strict=True)]
     return slices
 
 
@@ -203,9 +274,8 @@ def slice_names(slices: list[Slice]) -> dict[tuple[str, str], str]:
 
 def skipped_columns(kinds: SliceSums) -> list[str]:
     """Return the columns that have too many different values."""
-    return [
-        name for by_column in (kinds.texts, kinds.rough) for name, groups in by_column.states.items() if groups.over
-    ]
+    every = (kinds.texts, kinds.rough, kinds.crossed)
+    return [name for by_column in every for name, groups in by_column.states.items() if groups.over]
 
 
 def _levels(kinds: SliceSums, column: str) -> tuple[Groups, ...]:

@@ -8,7 +8,7 @@ import functools
 import io
 import math
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -24,6 +24,7 @@ from predboard.metrics.intervals import benjamini_hochberg, welch_p, wilson_inte
 from predboard.metrics.registry import Direction
 from predboard.metrics.slices import (
     MAX_LOSS,
+    Crosses,
     Slice,
     SliceSums,
     empty_slices,
@@ -36,7 +37,7 @@ from predboard.metrics.slices import (
 )
 from predboard.metrics.values import slice_metrics
 from predboard.panels import RunInfo
-from predboard.predictions.schema import Run
+from predboard.predictions.schema import IMAGE_PROPERTIES, Run
 from predboard.predictions.table import Predictions
 from predboard.state import FIXED_UNIT, summed
 from predboard.summaries import File, Metric, Metrics, Picture, Scalar, Summary, Text
@@ -82,12 +83,14 @@ class Panel:
     """Rows of the table on the page."""
     summarised: int = 1000
     """Slices in `summary.json`: those with the most images."""
+    crosses: Crosses = ()
+    """Columns whose values are crossed, each time two or more."""
     columns: frozenset[str] = slicing.COLUMNS | {"label", "predicted", "loss"}
 
     def zero(self, run: Run) -> State:  # noqa: ARG002  the rows say which columns there are
         """Return the state of no rows."""
         none = empty_slices()
-        return State(none.texts, none.numbers, none.rounded, none.rough, np.zeros(4, np.int64))
+        return State(none.texts, none.numbers, none.rounded, none.rough, none.crossed, np.zeros(4, np.int64))
 
     def measure(self, run: Run, batch: Predictions) -> State:  # noqa: ARG002  as above
         """Return the state of these rows alone."""
@@ -97,8 +100,8 @@ class Panel:
             [np.ones(len(rows)), rows.right, loss / FIXED_UNIT, loss**2 / FIXED_UNIT], axis=1
         )  # [rows, 4]
         each = np.rint(summands).astype(np.int64)
-        kinds = measure_slices(rows, each)
-        return State(kinds.texts, kinds.numbers, kinds.rounded, kinds.rough, each.sum(axis=0))
+        kinds = measure_slices(rows, each, self.crosses)
+        return State(kinds.texts, kinds.numbers, kinds.rounded, kinds.rough, kinds.crossed, each.sum(axis=0))
 
     def render(self, info: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
         """Yield the page and picture of the last step, and curves of its worst slices."""
@@ -117,11 +120,14 @@ class Panel:
         if not slices:
             return
         if compared:
-            lines = [_line(c.slice) for c in (worse or compared)[: self.shown]]
-            title = "worst slices, by accuracy" if worse else "no slice is certainly worse"
+            lines = [_line(c.slice) for c in worth_showing(compared)[: self.shown]]
+            title = "no slice is certainly worse"
+            if worse:
+                title = f"{len(worse)} of {plural(len(compared), 'slice')} certainly worse"
             overall = float(states[last].whole[1] / states[last].whole[0])
             worst = functools.partial(plots.draw_intervals, title, lines, overall)
-            yield last, Picture("slices/worst", worst, "Lines: 95 % intervals (Wilson).")
+            description = "Columns of the manifest first. Lines: 95 % intervals (Wilson)."
+            yield last, Picture("slices/worst", worst, description)
         yield last, Text("report/slices", self._page(states[last], compared, worse), "Accuracy by kind of image.")
         yield last, File("slices.csv", _table(compared))
 
@@ -174,12 +180,12 @@ class Panel:
 
 def compare(parts: list[Slice]) -> list[SliceComparison]:
     """Compare each slice that has enough rows with the other rows of its column; the largest effect comes first."""
-    whole: dict[str, NDArray[np.int64]] = {}
+    whole: dict[tuple[str, bool], NDArray[np.int64]] = {}
     for s in parts:
-        whole[s.column] = whole.get(s.column, np.zeros(4, np.int64)) + s.sums
+        whole[s.column, s.crossed] = whole.get((s.column, s.crossed), np.zeros(4, np.int64)) + s.sums
     compared = []
     for s in parts:
-        rest = replace(s, sums=whole[s.column] - s.sums)
+        rest = replace(s, sums=whole[s.column, s.crossed] - s.sums)
         if min(s.rows, rest.rows) < MIN_ROWS:
             continue
         spread = math.sqrt((loss_variance(s) + loss_variance(rest)) / 2)
@@ -190,6 +196,17 @@ def compare(parts: list[Slice]) -> list[SliceComparison]:
     worse = benjamini_hochberg([c.p for c in compared], FALSE_DISCOVERIES)
     marked = [replace(c, worse=i in worse) for i, c in enumerate(compared)]
     return sorted(marked, key=lambda c: (-c.effect, c.slice.name))
+
+
+def worth_showing(compared: Sequence[SliceComparison]) -> list[SliceComparison]:
+    """Return slices of the user's own columns, those that are worse first, then others that are worse.
+
+    Where none is worse, the others are those with the largest effect.
+    """
+    flagged = any(c.worse for c in compared)
+    own = {id(c) for c in compared if c.slice.column not in IMAGE_PROPERTIES}
+    chosen = [c for c in compared if id(c) in own or c.worse or not flagged]
+    return sorted(chosen, key=lambda c: (id(c) not in own, not c.worse))
 
 
 def _line(s: Slice) -> IntervalLine:

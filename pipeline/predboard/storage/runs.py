@@ -21,9 +21,16 @@ import pyarrow as pa
 from predboard.errors import DamagedError, InputError, reading
 from predboard.formatting import nearest_names, plural
 from predboard.predictions.arrow import as_arrow
-from predboard.predictions.schema import Run
+from predboard.predictions.schema import COLUMNS, Run
 from predboard.storage import paths
-from predboard.storage.parts import PartFile, explain_read_error, open_parquet, open_part, read_batches
+from predboard.storage.parts import (
+    PartFile,
+    explain_read_error,
+    open_parquet,
+    open_part,
+    read_batches,
+    read_part_schema,
+)
 from predboard.storage.paths import AnyPath, P, explain_write_errors, is_remote, map_files
 
 
@@ -182,6 +189,11 @@ def _explain_no_predictions(folder: AnyPath) -> str:
     if folder.name.startswith("step="):
         return f"{folder} is one step of a run; name the run, {folder.parent}"
     return f"{folder} contains no predictions (no step=*/part-*.parquet): run `predboard infer` first"
+
+
+def list_manifest_columns(step: Step) -> list[str]:
+    """Return the names of the columns that the manifest of a step adds to the contract's."""
+    return [name for name in read_part_schema(step.parts[0]).names if name not in COLUMNS]
 
 
 def read_values(step: Step, ids: Iterable[int], column: str) -> dict[int, Any]:

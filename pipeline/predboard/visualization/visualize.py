@@ -21,6 +21,7 @@ from predboard.evaluation.measure import DEFAULT_SETTINGS, MeasureSettings, Stat
 from predboard.evaluation.state_versions import outside_code, state_versions
 from predboard.formatting import plural
 from predboard.images import decode
+from predboard.metrics.slices import check_crosses
 from predboard.panels import confusion
 from predboard.parallel.executor import Executor, open_executor
 from predboard.parallel.pool import ProcessPool
@@ -29,7 +30,7 @@ from predboard.predictions.derived_rows import DerivedRows
 from predboard.predictions.schema import digest_records, hash64
 from predboard.storage.paths import AnyPath, is_inside, is_remote, parse_path, refuse_link
 from predboard.storage.rows import read_derived_rows
-from predboard.storage.runs import Step, open_run, preflight_path
+from predboard.storage.runs import Step, list_manifest_columns, open_run, preflight_path
 from predboard.streams import print_warning
 from predboard.summaries import Pixels
 from predboard.visualization import leaderboard, log_folder
@@ -136,8 +137,10 @@ def _visualize_run(
     settings: MeasureSettings,
 ) -> VisualizeResult:
     run = _OpenRun.open(predictions, config, log)
+    if config.slice:
+        check_crosses(config.slice, list_manifest_columns(run.steps[-1]))
     pairs = confusion.parse_pairs(config.pairs, run.steps[-1].run.classes) or None
-    chosen = panels.configure(chosen, per_gallery=config.per_gallery, pairs=pairs)
+    chosen = panels.configure(chosen, per_gallery=config.per_gallery, pairs=pairs, crosses=config.slice)
     made_from = run.made_from(chosen, config)
     if current := log_folder.find_current(run.folder, made_from):
         return run.result(current, unchanged=True)
@@ -239,6 +242,7 @@ class _OpenRun:
             "image_root": None if config.image_root is None else str(config.image_root.resolve()),
             "images_anywhere": config.images_anywhere,
             "log_every": config.log_every,
+            "slices": config.slice,
             "tab": [config.thumbnails, config.map],
             "galleries": [config.per_gallery, *config.pairs],
             "code": log_folder.code_digest(),
