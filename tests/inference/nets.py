@@ -125,9 +125,9 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     reads: list[str] = []
     read = sources.read
 
-    def counted(root: str, ref: str) -> bytes:
+    def counted(root: str, ref: str, *limit: float) -> bytes:
         reads.append(ref)
-        return read(root, ref)
+        return read(root, ref, *limit)
 
     monkeypatch.setattr(sources, "read", counted)
     return reads

@@ -181,6 +181,18 @@ def test_a_silent_mistake_is_named_and_reaches_the_predictions(
     assert carried[0] == warnings[0].removeprefix("warning: ")
 
 
+def test_random_weights_are_one_warning_which_the_predictions_carry(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n\n\n"
+        "def build():\n    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))\n"
+    )
+    lines, report = run(folder, tmp_path / "out", model=f"{tmp_path / 'net.py'}:build")
+    warning = "random weights: there is no --checkpoint, and net.py:build makes 2.weight, 2.bias at random"
+    assert warned(lines) == [f"warning: {warning}"]  # nothing about chance, another order or other inputs
+    assert report["doubts"] == report["tried"] == []
+    assert open_predictions(tmp_path / "out").step.parts[0].part.provenance["warnings"] == [warning]
+
+
 def test_the_remedy_that_is_named_works(folder: Path, tmp_path: Path) -> None:
     lines, _ = run(folder, tmp_path / "wrong", mean=(0.0,), std=(1.0,), channels="bgr")
     (line,) = [line for line in warned(lines) if " would be " in line]

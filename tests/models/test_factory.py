@@ -229,3 +229,45 @@ def test_models_of_other_precision_run_as_float32_and_say_so(tmp_path: Path, pre
     assert logits.dtype == torch.float32
     assert len(lines) == 1
     assert "run as float32: --precision" in lines[0]
+
+
+RANDOM = """
+import torch
+from torch import nn
+
+def plain():
+    return nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+
+def seeded():
+    torch.manual_seed(1)
+    return plain()
+
+def head():
+    net = plain()
+    net[0].load_state_dict({"weight": torch.ones(4, 6), "bias": torch.zeros(4)})
+    return net
+
+def trained():
+    net = plain()
+    for parameter in net.parameters():
+        nn.init.constant_(parameter, 0.1)
+    return net
+
+module = plain()
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "random"),
+    [
+        ("plain", ("0.weight", "0.bias", "2.weight", "2.bias")),
+        ("seeded", ("0.weight", "0.bias", "2.weight", "2.bias")),
+        ("head", ("2.weight", "2.bias")),
+        ("trained", ()),
+        ("module", ()),
+    ],
+)
+def test_random_weights_are_named(tmp_path: Path, name: str, random: tuple[str, ...]) -> None:
+    seeding = torch.manual_seed
+    assert open_factory(f"{model_file(tmp_path, RANDOM)}:{name}", {}).find_random() == random
+    assert torch.manual_seed is seeding

@@ -90,6 +90,10 @@ class InMemoryModel:
     recipe: Recipe | None = None
     """Always None: no library knows the preprocessing of the caller."""
 
+    def find_random(self) -> tuple[str, ...]:
+        """Return nothing: the caller knows where the weights come from."""
+        return ()
+
     def build(self, _: Path | None = None, __: Callable[[str], None] | None = None, /) -> "torch.nn.Module":
         """Return the module itself, with its present weights."""
         return self.module
@@ -263,7 +267,16 @@ def _make_job(
         threads = max(threads, MAX_CONNECTIONS)
     batch_size = config.batch_size or default_batch_size(placement.devices[0], inputs.sample, placement.memory)
     return Job(
-        config, inputs.loader, inputs.sample, models.files, models.runs, out, threads, batch_size, inputs.warnings
+        config,
+        inputs.loader,
+        inputs.sample,
+        models.files,
+        models.runs,
+        out,
+        threads,
+        batch_size,
+        warnings=(*inputs.warnings, *filter(None, [models.random])),
+        random_weights=bool(models.random),
     )
 
 

@@ -49,6 +49,10 @@ class ModelSource(Protocol):
         """The preprocessing that comes with the model, if any."""
         ...
 
+    def find_random(self) -> tuple[str, ...]:
+        """Return the names of the weights that are random without a checkpoint."""
+        ...
+
     def build(self, file: Path | None = ..., log: Callable[[str], None] = ..., /) -> torch.nn.Module:
         """Return the module with the weights of a checkpoint. Raises InputError if these do not fit."""
         ...
@@ -191,6 +195,8 @@ class StepModels:
     modules: ModuleCache
     per_pass: int
     """Models that fit into half of a device's memory: each picture is decoded once for so many steps."""
+    random: str = ""
+    """A warning that the weights are random; empty if they are not."""
 
 
 def open_models(
@@ -253,7 +259,17 @@ def open_models(
     log(f"model {source.name}, {outputs} classes, steps {steps}; {placement.description}; {config.precision}")
     manifest = manifest.drop_labels_above(outputs)
     _log_unlabelled(manifest, runs[next(iter(runs))].classes, log)
-    return StepModels(files, runs, manifest, modules, per_pass)
+    random = _describe_random(source) if None in files.values() else ""
+    if random:
+        log(f"warning: {random}")
+    return StepModels(files, runs, manifest, modules, per_pass, random)
+
+
+def _describe_random(source: ModelSource) -> str:
+    """Return a warning for weights that no training has made; empty if there are none."""
+    names = source.find_random()
+    some = ", ".join((*names[:3], *["…"] * (len(names) > 3)))
+    return (names and f"random weights: there is no --checkpoint, and {source.name} makes {some} at random") or ""
 
 
 def _try_out(

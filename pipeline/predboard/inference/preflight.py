@@ -158,11 +158,12 @@ class _Examined:
         trials, better, improvement = self._try_alternatives(mean, std, forward_rows)
         diagnoses += improvement
         explained = better.right / better.images if better is not None else 0.0
-        reordered = class_order.diagnose_order(predicted[self.labelled], label, names, explained)
-        if reordered is not None:
-            diagnoses.append(reordered[0])
-        diagnoses += diagnostics.check_chance(predicted[self.labelled], label, len(names))
-        diagnoses += diagnostics.check_dominant_class(predicted, sample.label, len(names), names)
+        reordered = None
+        if not job.random_weights:
+            reordered = class_order.diagnose_order(predicted[self.labelled], label, names, explained)
+            diagnoses += [] if reordered is None else [reordered[0]]
+            diagnoses += diagnostics.check_chance(predicted[self.labelled], label, len(names))
+            diagnoses += diagnostics.check_dominant_class(predicted, sample.label, len(names), names)
         if recipe is not None and (differences := preprocessing.describe_differences(run.transform, recipe)):
             own_weights = not job.steps[run.step]
             diagnoses.append(diagnostics.diagnose_recipe(differences, recipe.source, own_weights))
@@ -227,7 +228,7 @@ class _Examined:
             forward_rows: rows of the whole run.
         """
         right, probe, sample = self.right, self.probe, self.sample
-        if not preprocessing_trials.can_improve(right):
+        if self.job.random_weights or not preprocessing_trials.can_improve(right):
             return [], None, []
         scalings = preprocessing_trials.candidate_scalings(self.values.given, mean, std, self.values.unit)
         pixels, label, ids = (array[self.labelled] for array in (sample.pixels, sample.label, sample.ids))

@@ -55,7 +55,9 @@ class Job:
     """Threads of each device that read and decode."""
     batch_size: int
     warnings: tuple[str, ...] = ()
-    """Warnings about the dataset and of the preflight, for the record."""
+    """Warnings about dataset and weights and of the preflight, for the record."""
+    random_weights: bool = False
+    """Whether the model is untrained, so that wrong predictions say nothing about its inputs."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 torch is imported when a model is made, so that everything else works where it is not installed.
 """
 
+import contextlib
 import copy
 import functools
 import hashlib
@@ -10,7 +11,7 @@ import importlib.util
 import sys
 import warnings
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 PROGRAM_SUFFIXES = (".pt2", ".pt", ".pth", ".ts", ".torchscript", ".jit")
 """Endings of the file names of saved programs: torch.export and TorchScript."""
+
+_OTHER_SEED = 2_654_435_769
+"""A seed that no user chooses; random weights differ from those of any other."""
 
 _MAX_FIXED_ROWS = 64
 """Rows of a batch for a program whose own limits allow more."""
@@ -97,6 +101,23 @@ class ModelFactory:
         matching.load(module, weights, file, log)
         return self._to_float32(module, log)
 
+    def find_random(self) -> tuple[str, ...]:
+        """Return the names of the weights that are random when a module is built without a checkpoint.
+
+        It is built twice, from other random numbers each time. A library's pretrained model is not asked, unless it was
+        given another number of outputs, and neither is a module or a program, which is built once.
+        """
+        import torch
+
+        pretrained = self.hub_model is not None and bool(self.args.get("pretrained", True))
+        if isinstance(self.make, torch.nn.Module | functools.partial) and self.hub_model is None:
+            return ()
+        if self.hub_model is not None and pretrained and self.hub_model.outputs_argument not in self.args:
+            return ()
+        more = {} if self.hub_model is None else {"pretrained": pretrained, "outputs": None}
+        first, second = (self._make(seed, **more).state_dict() for seed in (0, _OTHER_SEED))
+        return tuple(name for name, value in first.items() if not _is_same(value, second.get(name)))
+
     def _to_float32(self, module: "torch.nn.Module", log: Callable[[str], None]) -> "torch.nn.Module":
         """Return a module whose floats are all float32, as its images are; a program keeps the types in its code."""
         import torch
@@ -121,14 +142,14 @@ class ModelFactory:
             like = self._make(pretrained=False, outputs=None)
         return matching.count_outputs(weights, like.state_dict())
 
-    def _make(self, **more: Any) -> "torch.nn.Module":
+    def _make(self, seed: int = 0, **more: Any) -> "torch.nn.Module":
         import torch
 
-        torch.manual_seed(0)  # so that a model without a checkpoint is the same when a run is resumed
+        torch.manual_seed(seed)  # so that a model without a checkpoint is the same when a run is resumed
         module = self.make
         if not isinstance(module, torch.nn.Module):
             try:
-                with user_code.import_path(self.folder):
+                with user_code.import_path(self.folder), _fixed_seed() if seed else contextlib.nullcontext():
                     module = module(**{**self.args, **more})
             except InputError:
                 raise
@@ -142,6 +163,26 @@ class ModelFactory:
             module = copy.deepcopy(module)
         self._built.add(module)
         return module
+
+
+@contextlib.contextmanager
+def _fixed_seed() -> Iterator[None]:
+    """Keep the user's code from choosing the seed, so that its random weights differ from those of another seed."""
+    import torch
+
+    original, torch.manual_seed = torch.manual_seed, lambda _: torch.default_generator  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.manual_seed = original
+
+
+def _is_same(value: Any, other: Any) -> bool:
+    import torch
+
+    if not isinstance(value, torch.Tensor) or not isinstance(other, torch.Tensor):
+        return True
+    return value.shape == other.shape and torch.equal(value.nan_to_num(), other.nan_to_num())
 
 
 def open_factory(
