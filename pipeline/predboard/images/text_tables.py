@@ -230,8 +230,8 @@ def _parse_json_lines(content: bytes, file: AnyPath) -> pa.Table:
     try:
         lines = content.decode().split("\n")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{file} {_NO_UTF8} (line {line})") from error
+        number = content.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{file} {_NO_UTF8} (line {number})") from error
     records = []
     for number, line in enumerate(lines, 1):
         if not line.strip():

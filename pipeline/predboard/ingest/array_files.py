@@ -50,7 +50,8 @@ def read_arrays(file: Path, max_read_gb: float = MAX_READ_GB) -> Arrays:
 def _open_npy(file: Path) -> NDArray[Any]:
     try:
         with np.errstate(over="ignore"):  # of the size that a header may promise
-            return np.load(file, mmap_mode="r", allow_pickle=False)
+            array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+        return array
     except ValueError as error:
         raise _explained(error, str(file)) from error
 
