@@ -332,7 +332,7 @@ def test_bad_arguments_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
         ([], "--scores"),
         (["--scores", "logits"], "no files given; for example"),
         ([a], "--scores"),
-        ([a, "--scores", "guess"], "expected logits, probabilities or log_probabilities"),
+        ([a, "--scores", "guess"], "expected logits, probabilities, log_probabilities or confidence"),
         (
             [a, "--scores", "probabilities", "--out", str(tmp_path / "o")],
             "a.npy does not hold probabilities: of 40 rows",

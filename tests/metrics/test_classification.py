@@ -247,7 +247,7 @@ def matrix_of(counts: NDArray[np.int64]) -> CountMetrics:
     cells = np.flatnonzero(counts)
     none = np.int64(0)
     kept = Counted(cells, counts.ravel()[cells])
-    return Counts(kept, np.int64(len(counts)), counts.sum(), none, none, none).metrics
+    return Counts(kept, np.int64(len(counts)), counts.sum(), none, none, none, none).metrics
 
 
 def test_intervals_hold_the_true_value_as_often_as_they_say_also_of_rare_classes(

@@ -86,7 +86,7 @@ def test_rows_for_tiles_by_hand() -> None:
 def test_nothing_chosen_looks_like_no_rows(classes: int) -> None:
     run = dataclasses.replace(toy.RUN, classes=tuple(map(str, range(classes))))
     rows = toy.predictions(run, *toy.table(run, 3)).tile_rows(np.zeros(0, np.int64))
-    empty = no_tile_rows(classes)
+    empty = no_tile_rows(run)
     assert {n: (v.shape, v.dtype) for n, v in rows.items()} == {n: (v.shape, v.dtype) for n, v in empty.items()}
 
 

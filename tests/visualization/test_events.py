@@ -211,7 +211,7 @@ def test_a_number_that_no_float32_can_hold_is_refused(value: float) -> None:
         events.encode(Scalar("metrics/nll", value))
 
 
-@pytest.mark.parametrize("what", [Tiles("a/b", no_tile_rows(3)), "text", None, 0.5])
+@pytest.mark.parametrize("what", [Tiles("a/b", no_tile_rows(toy.RUN)), "text", None, 0.5])
 def test_what_is_no_drawable_is_refused(what: Any) -> None:
     with pytest.raises(TypeError, match=f"{type(what).__name__} is no single value"):
         events.encode(what)

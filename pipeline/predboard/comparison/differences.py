@@ -129,7 +129,9 @@ class Comparison:
             counts = np.zeros(len(value), np.int64)
             np.add.at(counts, where, count)
             pairs = Counted(value, counts)
-        return Counts(pairs, np.int64(self.classes), np.int64(self.rows), np.int64(0), np.int64(0), loss).metrics
+        return Counts(
+            pairs, np.int64(self.classes), np.int64(self.rows), np.int64(0), np.int64(0), loss, self.state.losses
+        ).metrics
 
     @cached_property
     def fixed_broken(self) -> tuple[int, int]:
@@ -223,6 +225,8 @@ class Comparison:
         by_name = {"accuracy": self._accuracy, "nll": self._nll, "calibration/ece": self._ece}
         differences = {}
         for spec in specs:
+            if spec.needs_scores and not self.state.losses:
+                continue
             if spec.margins is None:
                 differences[spec.name] = by_name[spec.name](spec)
                 continue

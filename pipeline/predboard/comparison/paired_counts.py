@@ -47,13 +47,14 @@ class PairedCounts:
     loss_old: np.int64 = summed()  # of the compared rows, fixed point
     loss_new: np.int64 = summed()
     loss_squares: np.int64 = summed()  # of the difference, nats², each cut at metric_state.MAX_SQUARE
+    losses: np.int64 = summed()  # of the compared rows: those with a loss in both, which are all or none
 
     @classmethod
     def zero(cls) -> "PairedCounts":
         """Return the counts of no rows."""
         none = np.int64(0)
         of_bins = np.zeros((3, 4 * CALIBRATION_BINS * CALIBRATION_BINS), np.int64)
-        return cls(Counted.from_values(np.zeros(0, np.int64)), empty_slices(), of_bins, *[none] * 16)
+        return cls(Counted.from_values(np.zeros(0, np.int64)), empty_slices(), of_bins, *[none] * 17)
 
     @classmethod
     def measure(cls, classes: int, rows: JoinedRows, crosses: Crosses = ()) -> "PairedCounts":
@@ -71,7 +72,8 @@ class PairedCounts:
         losses = (old.loss == new.loss) | (np.isnan(old.loss) & np.isnan(new.loss))
         at = is_comparable(rows)
         before, now = old.take(at), new.take(at)
-        difference = now.loss.astype(np.float64) - before.loss
+        has_loss = not np.isnan(before.loss).any() and not np.isnan(now.loss).any()
+        difference = now.loss.astype(np.float64) - before.loss if has_loss else np.zeros(1)
         squares = np.minimum(np.square(difference), metric_state.MAX_SQUARE)
         was, is_ = before.right, now.right
         summands = np.stack([np.ones(len(now), np.int64), is_, was, was & is_], axis=1).astype(np.int64)
@@ -93,9 +95,10 @@ class PairedCounts:
             scored=np.int64(scored.sum()),
             agreed=np.int64(agreed.sum()),
             same=np.int64((agreed & (old.confidence == new.confidence) & losses).sum()),
-            loss_old=fixed(before.loss),
-            loss_new=fixed(now.loss),
+            loss_old=fixed(before.loss) if has_loss else np.int64(0),
+            loss_new=fixed(now.loss) if has_loss else np.int64(0),
             loss_squares=fixed(squares),
+            losses=np.int64(len(now) if has_loss else 0),
         )
 
     @property

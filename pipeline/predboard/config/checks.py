@@ -11,6 +11,7 @@ Channels = Literal["rgb", "bgr", "gray"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Exif = Literal["ignore", "apply"]
 ScoreKind = Literal["logits", "probabilities", "log_probabilities"]
+ImportedKind = Literal["logits", "probabilities", "log_probabilities", "confidence"]
 Engine = Literal["local", "ray"]
 SideLength = int | Literal["none"]
 

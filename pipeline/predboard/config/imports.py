@@ -5,7 +5,7 @@ from pathlib import Path
 
 from predboard.config.checks import (
     POSITIONAL,
-    ScoreKind,
+    ImportedKind,
     check_minimum,
     check_read_gb,
     check_steps,
@@ -20,8 +20,9 @@ from predboard.storage.paths import MAX_READ_GB, AnyPath
 class ImportConfig(Config):
     """Import predictions from another program: .npy, .npz, .pt, .csv, .tsv, .json, .jsonl or .parquet."""
 
-    scores: ScoreKind
-    """Kind of the scores; it is never guessed. Probabilities are the softmax of logits, or exp of log_probabilities."""
+    scores: ImportedKind
+    """Kind of the scores; it is never guessed. Probabilities are the softmax of logits, or exp of log_probabilities.
+    confidence: only the predicted class and its probability are known, and what they do not allow is left out."""
 
     files: tuple[Path, ...] = field(default=(), metadata=POSITIONAL)
     """Files with the scores. Several files are one table, in this order; or several steps if each has a number in its
@@ -33,6 +34,9 @@ class ImportConfig(Config):
     score_column: str | None = None
     """Array or column with the scores: one list per row, or a pattern such as prob_* (or A,B,C) for one column per
     class. Default: logits, probs, scores, predictions, … or logit_*, prob_*, score_*, …"""
+
+    predicted_column: str | None = None
+    """With --scores confidence, array or column with the predicted class. Default: predicted, prediction, pred, …"""
 
     label_column: str | None = None
     """Array or column with the true class, a name or an index; none if the rows have no labels. Default: true_label,

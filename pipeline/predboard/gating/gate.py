@@ -101,6 +101,10 @@ def gate(
     old = None
     if drops and config.baseline:
         old = open_one_step(config.baseline, config.baseline_step, "--baseline-step")
+    for rule in rules:
+        _refuse_absent(step, rule.metric)
+        if old is not None and rule.max_drop is not None:
+            _refuse_absent(old, rule.metric)
     crosses = crosses_in(rule.metric for rule in rules)
     new = measure_step(step, {pattern_of(rule.metric) for rule in rules}, config.workers, crosses)
     change, paired = (None, {}) if old is None else baseline_change(old, new, drops, directions, config)
@@ -162,6 +166,12 @@ def suggest(config: GateConfig, log: Callable[[str], None] = print_warning) -> s
     return suggest_rules(config.predictions.resolve().name, new.step.step, new.metrics, differences, unpaired)
 
 
+def _refuse_absent(step: Step, metric: str) -> None:
+    """Raise InputError if a step can have no such metric: a rule on it would neither pass nor fail."""
+    if not step.run.has_scores and pattern_of(metric) in registry.absent_without_scores():
+        raise InputError(f"{metric} of {step.run.model} at step {step.step} is not measurable: {registry.NO_SCORES}")
+
+
 def metric_directions() -> dict[str, Direction]:
     """Return every name that a metric may have, with `*` for a class or slice, and which of two values is better."""
     return {
@@ -191,21 +201,22 @@ def measure_step(step: Step, names: Collection[str], workers: int, crosses: Cros
         crosses: columns whose values are crossed in slices.
     """
     chosen: dict[str, HasMetrics] = {}
-    for name, panel in panels.configure(panels.choose(()), crosses=crosses).items():
+    every = panels.configure(panels.choose(()), crosses=crosses)
+    for name, panel in (every if step.run.has_scores else panels.without_scores(every)).items():
         if isinstance(panel, HasMetrics) and (wanted := set(names) & set(panel.metric_directions)):
             chosen[name] = panel.restricted_to(wanted)
     counting = cast(CountsPanel, panels.load(COUNTS_PANEL))
     counting = dataclasses.replace(counting, columns=CHECKED_COLUMNS - {"logits"})
     if not any("logits" in panel.columns for panel in chosen.values()):
         _compare_with_logits(step)
-    every: dict[str, Panel] = {COUNTS_PANEL: cast(Panel, counting), **chosen}
+    measured: dict[str, Panel] = {COUNTS_PANEL: cast(Panel, counting), **chosen}
     with (
         ProcessPool(worker_count(workers)) as pool,
         tempfile.TemporaryDirectory(prefix="predboard-") as folder,
         tqdm(total=step.rows, unit=" rows", desc="read", disable=None, file=sys.stderr) as bar,
     ):
         rows = Path(folder) / "rows.parquet"
-        states = measure_run([step], every, Executor(pool), rows, progress=bar.update)[step.step]
+        states = measure_run([step], measured, Executor(pool), rows, progress=bar.update)[step.step]
     info = panels.RunInfo("", step.run, {step.step: panels.StepInfo(step.rows, step.manifest_rows)})
     metrics: dict[str, Metric] = {}
     for name, panel in chosen.items():

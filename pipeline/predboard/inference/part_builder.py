@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from predboard.config import ScoreKind
+from predboard.config import ImportedKind
 from predboard.images.loader import LoadedImage
 from predboard.images.manifest import Manifest
 from predboard.predictions.derive import to_logits
@@ -38,7 +38,7 @@ class PartSpec:
     part_range: PartRange
     """The rows of the manifest that it holds."""
     manifest: Manifest
-    scores: ScoreKind
+    scores: ImportedKind
     """Kind of the scores of its rows, as `--scores` names it."""
     provenance: Mapping[str, Any]
 
@@ -102,7 +102,7 @@ class PartSpec:
         if self.run.thumbnails:
             more["thumbnail"] = [image.thumbnail for image in images]
         scores[[image.error is not None for image in images]] = np.nan  # so that no failed row counts as clipped
-        logits, clipped = to_logits(scores, self.scores)
+        logits, clipped = (scores, 0) if self.scores == "confidence" else to_logits(scores, self.scores)
         # A dataset's item may have a label of its own; otherwise it is that of the manifest.
         pairs = zip(manifest.label[ids].tolist(), images, strict=True)
         label = np.array([known if image.label is None else image.label for known, image in pairs], np.int64)
@@ -136,7 +136,8 @@ class PartBuilder:
         self._group_rows = min(row_group_size(len(spec.run.classes)), len(spec.part_range))
         # One place for a row group's arrays: small ones that outlive their batch would keep the allocator from giving
         # the batches' large ones back (65 MB for 1,000 pictures of 96×96).
-        self._scores = np.empty((self._group_rows, len(spec.run.classes)), np.float32)
+        width = len(spec.run.classes) if spec.run.has_scores else 2
+        self._scores = np.empty((self._group_rows, width), np.float32)
         self._embeddings = np.empty((self._group_rows, spec.run.embedding), np.float16)
         self._images: list[LoadedImage] = []
         self._next_row = spec.part_range.start
@@ -164,7 +165,8 @@ class PartBuilder:
 
         Args:
             images: of each row its error, its label if it has its own, and what is known of its picture.
-            scores: [rows, classes], of the kind that the spec names.
+            scores: [rows, classes], of the kind that the spec names; of `confidence` the predicted class and its
+                confidence, [rows, 2].
             embeddings: [rows, dimensions], if the run has them.
             clipped: probabilities that the caller clipped, counted with those that are clipped here.
             seconds: what these rows took, for the footer. Writing is added under `write`.

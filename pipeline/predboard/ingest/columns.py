@@ -12,14 +12,15 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from predboard.config import ScoreKind
+from predboard.config import ImportedKind
 from predboard.errors import InputError
 from predboard.images.columns import IMAGE_COLUMNS, LABEL_COLUMNS, plain_name
 from predboard.storage.paths import MAX_READ_GB
 
-_KIND_NAMES: dict[ScoreKind, tuple[str, ...]] = {
+_KIND_NAMES: dict[ImportedKind, tuple[str, ...]] = {
     "logits": ("logits", "logit"),
     "probabilities": ("probabilities", "probability", "probs", "prob", "proba", "pred_probs", "softmax", "confidences"),
+    "confidence": (),
     "log_probabilities": ("log_probabilities", "log_probs", "log_prob", "logprobs", "log_softmax"),
 }
 _SCORE_NAMES = ("scores", "score", "predictions", "preds", "pred", "outputs", "output", "y_score", "y_prob", "y_pred")
@@ -59,7 +60,7 @@ _ONE_SCORE_NAMES = ("prob", "logit", "confidence")
 class ColumnRequest:
     """The flags that name arrays or columns; None leaves the choice to the usual names."""
 
-    kind: ScoreKind
+    kind: ImportedKind
     score: str | None = None
     """A name, a pattern such as prob_*, or names with commas between them."""
     label: str | None = None
@@ -67,6 +68,7 @@ class ColumnRequest:
     key: str | None = None
     classes: tuple[str, ...] = ()
     """Names of the classes, which may be names of columns."""
+    predicted: str | None = None
     needs_label: bool = True
     """Whether the labels are looked for in this file."""
     needs_image: bool = True
@@ -301,7 +303,8 @@ def only_highest(file: Path, what: str) -> InputError:
     """Return the error for a file that has only the highest scores of each row."""
     return InputError(
         f"{file} holds only {what}; loss, calibration and curves need the scores of all classes: save all of them "
-        "(timm: --topk 0; two classes: 1 - p and p)"
+        "(timm: --topk 0; two classes: 1 - p and p), or import the predicted class and its confidence alone with "
+        "--scores confidence"
     )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from predboard.config import ImportConfig, ScoreKind
+from predboard.config import ImportConfig, ImportedKind
 from predboard.errors import InputError
 from predboard.formatting import plural
 from predboard.images import loader
@@ -70,7 +70,7 @@ class _Step:
     """One step as it was saved, and what its rows are."""
 
     files: tuple[Path, ...]
-    kind: ScoreKind
+    kind: ImportedKind
     saved: scores.SavedScores
     labelled: labels.LabelledManifest
     run: Run
@@ -98,7 +98,8 @@ class _Step:
             "python": platform.python_version(),
             **({"warnings": list(self.warnings)} if self.warnings else {}),
         }
-        return PartSpec(out, self.run, part_range, self.manifest, "logits", provenance)
+        stored: ImportedKind = "confidence" if self.kind == "confidence" else "logits"
+        return PartSpec(out, self.run, part_range, self.manifest, stored, provenance)
 
 
 def default_out(files: Sequence[Path]) -> Path:
@@ -182,6 +183,7 @@ def _open_step(
         config.image_column if config.images is None else None,
         config.key_column,
         class_names,
+        config.predicted_column,
         needs_label=has_labels and not images_are_labelled,
         needs_image=config.images is None,
         max_read_gb=config.max_read_gb,
@@ -222,7 +224,7 @@ def _open_step(
         root=manifest.root,
         shard_size=config.shard_size,
         thumbnails=config.thumbnails,
-        scores="logits" if config.scores == "logits" else "log_probabilities",
+        scores=config.scores if config.scores in ("logits", "confidence") else "log_probabilities",
     )
     warnings = tuple(d.text for d in diagnoses if not d.again)
     return _Step(files, config.scores, saved, labelled, run, warnings)
@@ -335,7 +337,7 @@ def _write(
 
 
 def _write_part(
-    spec: PartSpec, kind: ScoreKind, stream: _ScoreStream, pictures: "_Pictures", progress: Callable[[int], object]
+    spec: PartSpec, kind: ImportedKind, stream: _ScoreStream, pictures: "_Pictures", progress: Callable[[int], object]
 ) -> int:
     """Write and publish one part. -> pictures that could not be read."""
     unreadable = 0

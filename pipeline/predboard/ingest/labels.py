@@ -250,6 +250,8 @@ def _class_order(
     names = tuple(sorted({value for value in given.values if isinstance(value, str)}))
     if class_names:
         return _Order(class_names, f"--classes {config.classes}")
+    if saved.names_from:
+        return _Order(saved.names, saved.names_from)
     if saved.names and not saved.is_numbered:
         return _Order(saved.names, "the score columns" if len(saved.used) > 1 else "the class names in the file")
     if image_list is not None and len(image_list.classes) == saved.classes:

@@ -5,8 +5,8 @@ It knows no run and no pictures, and not what a score means. Which column holds 
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from predboard.errors import InputError, first_line
 from predboard.images.text_tables import UNNAMED
-from predboard.ingest import array_files, columns, table_files
+from predboard.ingest import array_files, columns, confidences, table_files
 from predboard.ingest.columns import (
     ColumnRequest,
     ColumnTypes,
@@ -27,6 +27,7 @@ from predboard.ingest.columns import (
     match_columns,
     only_highest,
 )
+from predboard.ingest.saved_scores import SavedScores, fitting_columns, flat_array, flat_columns
 from predboard.ingest.table_files import TableFile
 from predboard.ingest.validation import ScoreArray
 from predboard.predictions.arrow import as_numpy
@@ -35,48 +36,6 @@ _BLOCK_SCORES = 2**20
 """Scores in one block: 4 MB of float32."""
 
 _DOUBLES = pa.list_(pa.float64())
-
-
-@dataclass(frozen=True)
-class SavedScores:
-    """Rows that another program saved, in their order."""
-
-    rows: int
-    classes: int
-    names: tuple[str, ...]
-    """The classes, where the score columns or another array name them; else empty."""
-    used: tuple[str, ...]
-    """Arrays or columns that the scores come from."""
-    blocks: Callable[[], Iterator[ScoreArray]]
-    """Gives the scores from the start, [some rows, classes] at a time; NaN stands for a missing score."""
-    columns: pa.Table
-    """[rows] everything else that has one plain value in each row."""
-    label: str | None
-    """Name in `columns` of the true class."""
-    image: str | None
-    """Name in `columns` of the image's path."""
-    written: pa.Table
-    """[rows] label, image and key, as far as they are here, with numbers in text files as they are written."""
-    left_out: tuple[str, ...] = ()
-    """Columns that are named like those of scores, and are no classes."""
-
-    @property
-    def is_numbered(self) -> bool:
-        """Whether the names of the classes are numbers, as of `prob_0`, `prob_1`, which may be no names at all."""
-        return bool(self.names) and all(name.isdigit() for name in self.names)
-
-    def ordered(self, classes: tuple[str, ...]) -> "SavedScores":
-        """Return the same rows with their scores in the order of these classes, where the columns have these names."""
-        if self.names == classes or set(self.names) != set(classes):
-            return self
-        order = np.array([self.names.index(name) for name in classes], np.intp)
-
-        def blocks() -> Iterator[ScoreArray]:
-            for block in self.blocks():
-                yield block[:, order]
-
-        used = tuple(self.used[i] for i in order) if len(self.used) == len(order) else self.used
-        return replace(self, names=classes, used=used, blocks=blocks)
 
 
 def open_saved(files: Sequence[Path], request: ColumnRequest) -> SavedScores:
@@ -121,13 +80,15 @@ def read_columns(file: Path, max_read_gb: float) -> pa.Table:
     """Read all columns of a file that have one plain value in each row: labels or names in a file of their own."""
     table_files.check_kind(file)
     if file.suffix.lower() in array_files.ARRAY_SUFFIXES:
-        return _flat_columns(array_files.read_arrays(file, max_read_gb))
+        return flat_columns(array_files.read_arrays(file, max_read_gb))
     table = table_files.open_table(file, max_read_gb)
     return table.read_as_written([name for name in table.names if table_files.is_plain(table.types[name])])
 
 
 def _open(file: Path, request: ColumnRequest) -> SavedScores:
     table_files.check_kind(file)
+    if request.kind == "confidence":
+        return confidences.open_confidences(file, request)
     if file.suffix.lower() in array_files.ARRAY_SUFFIXES:
         return _from_arrays(file, array_files.read_arrays(file, request.max_read_gb), request)
     return _from_table(file, table_files.open_table(file, request.max_read_gb), request)
@@ -145,7 +106,7 @@ def _from_arrays(file: Path, arrays: dict[str, NDArray[Any]], request: ColumnReq
             "[rows, classes], for two classes as well"
         )
     rows, classes = scores.shape
-    others = {other: _flat(array) for other, array in arrays.items() if other != name}
+    others = {other: flat_array(array) for other, array in arrays.items() if other != name}
     one_hot = {other: index for other, array in others.items() if (index := _one_hot(array, scores.shape)) is not None}
     in_rows = {other: array for other, array in others.items() if array.shape == (rows,)}
     texts = [other for other, array in others.items() if array.ndim == 1 and array.dtype.kind in "US"]
@@ -168,10 +129,10 @@ def _from_arrays(file: Path, arrays: dict[str, NDArray[Any]], request: ColumnReq
             block = np.array(array[start : start + step])
             yield block if block.dtype.kind == "f" else block.astype(np.float64)
 
-    table = _flat_columns(in_rows, rows)
+    table = flat_columns(in_rows, rows)
     names = _class_names(others, classes)
     if label is None:
-        fitting = _fitting_columns(table, names, classes, image)
+        fitting = fitting_columns(table, names, classes, image)
         columns.refuse_unread_labels(list(in_rows), fitting, request, file)
     of_rows = dict(zip(table.column_names, table.columns, strict=True)) | one_hot  # lists: a place is no name
     written = pa.table({n: of_rows[n] for n in dict.fromkeys((label, image, request.key)) if n in of_rows})
@@ -185,7 +146,7 @@ def _class_names(arrays: Mapping[str, NDArray[Any]], classes: int) -> tuple[str,
     """Return the names of the classes where an array of text has one for each; () if none has."""
     for name in _CLASS_NAME_ARRAYS:
         if name in arrays and arrays[name].shape == (classes,) and arrays[name].dtype.kind in "US":
-            names = tuple(str(value) for value in _flat_columns({name: arrays[name]}).column(name).to_pylist())
+            names = tuple(str(value) for value in flat_columns({name: arrays[name]}).column(name).to_pylist())
             return names if len(set(names)) == classes else ()
     return ()
 
@@ -200,30 +161,8 @@ def _one_hot(array: NDArray[Any], shape: tuple[int, ...]) -> pa.Array | None:
     return pa.FixedSizeListArray.from_arrays(pa.array(np.ravel(ones).astype(np.int8)), shape[1])
 
 
-def _flat(array: NDArray[Any]) -> NDArray[Any]:
-    """Return [rows, 1] as [rows]."""
-    return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
-
-
 def _shape(array: NDArray[Any]) -> str:
     return "×".join(map(str, array.shape)) or "a single value"
-
-
-def _flat_columns(arrays: Mapping[str, NDArray[Any]], rows: int | None = None) -> pa.Table:
-    """Return the one-dimensional arrays of text, numbers and booleans as a table."""
-    table = {}
-    for name, array in arrays.items():
-        flat = _flat(array)
-        if flat.ndim == 1 and flat.dtype.kind == "S":
-            table[name] = pa.array([value.decode("utf-8", "replace") for value in flat.tolist()], pa.string())
-        elif flat.ndim == 1 and flat.dtype.kind == "U":
-            table[name] = pa.array(flat.tolist(), pa.string())
-        elif flat.ndim == 1 and flat.dtype.kind in "biuf":
-            native = flat.dtype.newbyteorder("=") if flat.dtype.itemsize <= 8 else np.float64
-            table[name] = pa.array(np.ascontiguousarray(flat, native))
-    if rows is None and len({len(column) for column in table.values()}) > 1:
-        raise InputError(f"{abbreviate(list(table))} have different lengths; expected one value per row")
-    return pa.table(table)
 
 
 # --- tables ---
@@ -262,7 +201,7 @@ def _from_table(file: Path, table: TableFile, request: ColumnRequest) -> SavedSc
             yield scores
 
     if label is None:
-        fitting = _fitting_columns(others, score_columns.names, width, image)
+        fitting = fitting_columns(others, score_columns.names, width, image)
         columns.refuse_unread_labels(not_image, fitting, request, file)
     chosen = [name for name in dict.fromkeys((label, image, request.key)) if name in free]
     written = table.read_as_written(chosen) if chosen else pa.table({})
@@ -279,7 +218,7 @@ def _from_table(file: Path, table: TableFile, request: ColumnRequest) -> SavedSc
         label,
         image,
         written,
-        score_columns.left_out,
+        left_out=score_columns.left_out,
     )
 
 
@@ -296,30 +235,6 @@ def _choose_image(file: Path, table: TableFile, free: Sequence[str], request: Co
     kinds |= {name: "a struct" for name in table.structs if not any(n.startswith(f"{name}.") for n in usable)}
     kinds = {name: kind for name, kind in kinds.items() if kind != "null"}
     return columns.choose_image(free, usable, kinds, request, file)
-
-
-def _fitting_columns(table: pa.Table, names: Sequence[str], classes: int, image: str | None) -> list[str]:
-    """Return the columns whose values could be labels: names of the classes, or indices of them.
-
-    Args:
-        table: columns with one value in each row.
-        names: those of the classes, empty if they have none.
-        classes: number of the classes.
-        image: the column of the images, which has no labels.
-    """
-    fitting = []
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        if name == image or not (table_files.is_discrete(column.type) or pa.types.is_floating(column.type)):
-            continue
-        distinct = {value for value in column.unique().to_pylist() if value is not None and value == value}
-        if not 1 < len(distinct) <= classes or len(distinct) == len(column):
-            continue
-        texts = {str(int(v)) if isinstance(v, float) and v.is_integer() else str(v) for v in distinct}
-        are_indices = all(text.isdecimal() and int(text) < classes for text in texts)
-        are_names = texts <= set(names) or (not names and table_files.is_text(column.type) and len(texts) == classes)
-        if are_indices or are_names:
-            fitting.append(name)
-    return fitting
 
 
 def _types(table: TableFile) -> ColumnTypes:

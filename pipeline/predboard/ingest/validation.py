@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from predboard.config import ScoreKind
+from predboard.config import ImportedKind, ScoreKind
 from predboard.errors import InputError
 from predboard.formatting import plural
 from predboard.predictions.derive import MIN_PROBABILITY, to_log_probabilities
@@ -123,7 +123,7 @@ class ScoreCheck:
     ([], 'bf16')
     """
 
-    kind: ScoreKind
+    kind: ImportedKind
     classes: int
     rows: int = 0
     failed: int = 0
@@ -137,7 +137,8 @@ class ScoreCheck:
 
     def __post_init__(self) -> None:
         """Begin one record for each precision, the coarsest first."""
-        bounds = [(min(p.bound(self.kind, self.classes), MAX_SUM_ERROR), p) for p in SAVED_PRECISIONS]
+        kind: ScoreKind = "probabilities" if self.kind == "confidence" else self.kind
+        bounds = [(min(p.bound(kind, self.classes), MAX_SUM_ERROR), p) for p in SAVED_PRECISIONS]
         ordered = sorted(bounds, key=lambda pair: -pair[0])
         self._precisions = [(p, _Contradictions(bound)) for bound, p in ordered]
         self._in_unit = self._sorted = True
@@ -170,12 +171,14 @@ class ScoreCheck:
         self.rows += len(block)
         self.failed += len(block) - len(good)
         predicted = np.full(len(block), -1, np.int32)
-        predicted[usable] = good.argmax(axis=1)
+        predicted[usable] = good[:, 0] if self.kind == "confidence" else good.argmax(axis=1)
         self._predicted.append(predicted)
         if not len(good):
             return
         if self.sample is None:
             self.sample = good[:_SAMPLE_ROWS].copy()
+        if self.kind == "confidence":
+            good = good[:, 1:]  # beside the predicted class
         # -inf is the logarithm of 0, which every precision holds.
         numbers = good if self.kind != "log_probabilities" else np.where(np.isneginf(good), 0, good)
         for precision, contradictions in self._precisions:
@@ -186,7 +189,7 @@ class ScoreCheck:
             p = np.exp(good.astype(np.float64)) if self.kind == "log_probabilities" else good.astype(np.float64)
         total = p.sum(axis=1)
         beyond = np.maximum(-p.min(axis=1), p.max(axis=1) - 1)  # [rows] how far outside 0 to 1
-        if self.kind == "logits":
+        if self.kind in ("logits", "confidence"):
             self._in_unit &= bool((beyond <= 0).all())
             return
         self.raised += int((p < MIN_PROBABILITY).sum())
@@ -203,7 +206,12 @@ class ScoreCheck:
         if self.failed == self.rows:
             raise InputError(f"none of the {self.rows:,} rows in {file} has finite scores; expected numbers")
         self._raise_contradictions(file)
-        if self._sorted and self.classes > 2 and self.rows - self.failed >= MIN_SORTED_ROWS:
+        if (
+            self._sorted
+            and self.kind != "confidence"
+            and self.classes > 2
+            and self.rows - self.failed >= MIN_SORTED_ROWS
+        ):
             raise InputError(
                 f"the scores of every row in {file} fall from first to last, so they are each row's highest scores "
                 "without their classes; expected all scores in the order of the classes (timm: --topk 0)"
@@ -235,14 +243,14 @@ class ScoreCheck:
         )
 
 
-def usable_rows(kind: ScoreKind, block: ScoreArray) -> NDArray[np.bool_]:
+def usable_rows(kind: ImportedKind, block: ScoreArray) -> NDArray[np.bool_]:
     """Tell which rows have only scores that are finite as float32, or the logarithm of 0: [rows] bool."""
     if kind == "log_probabilities":
         return np.asarray((block < np.inf).all(axis=1) & ~np.isnan(block).any(axis=1))
     return np.asarray((np.abs(block) <= np.finfo(np.float32).max).all(axis=1))
 
 
-def to_stored_logits(kind: ScoreKind, block: ScoreArray) -> tuple[NDArray[np.float32], int]:
+def to_stored_logits(kind: ImportedKind, block: ScoreArray) -> tuple[NDArray[np.float32], int]:
     """Return the column `logits` for usable scores, [rows, classes], and how many probabilities were raised.
 
     Probabilities below `MIN_PROBABILITY` are raised to it, so that their logarithms are finite. What rounding left

@@ -6,7 +6,7 @@ the class's sum. Temperature scaling is in `metrics.temperature`, names and defi
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -81,15 +81,24 @@ class Calibration:
     @classmethod
     def measure(cls, run: Run, batch: Predictions) -> "Calibration":
         """Return the state of these rows alone, measured once for all panels that share it."""
-        return batch.memoize(Calibration, lambda: cls._measured(len(run.classes), batch.labelled))
+        return batch.memoize(Calibration, lambda: cls._measured(run, batch.labelled))
 
     @classmethod
-    def _measured(cls, classes: int, rows: Predictions) -> "Calibration":
-        p, confidence = rows.probabilities, rows.confidence.astype(np.float64)
+    def _measured(cls, run: Run, rows: Predictions) -> "Calibration":
+        classes = len(run.classes)
+        confidence = rows.confidence.astype(np.float64)
         bin_ = equal_width_bin(confidence)
         at = score_histograms.bin_index(score_histograms.score_of_probability(rows.confidence), EQUAL_MASS_BINS).astype(
             np.int64
         )
+        weights = rows.right.astype(np.float64) * PROBABILITY_UNIT, confidence
+        of_predicted = {
+            "top": _sums(bin_, (*weights, (rows.right - confidence) ** 2), BINS),
+            "fine": _sums(at, weights, EQUAL_MASS_BINS),
+        }
+        if not rows.has_scores:
+            return replace(cls.zero(run), **of_predicted)
+        p = rows.probabilities
         total, above = np.zeros(classes), np.zeros((2, classes * BINS), np.int64)
         each = max(_BLOCK_NUMBERS // classes, 1)
         for start in range(0, len(p), each):
@@ -101,15 +110,18 @@ class Calibration:
             above += _sums((where % classes) * BINS + equal_width_bin(some), (some,), classes * BINS)
         true = p[np.arange(len(rows)), rows.label].astype(np.float64)
         hits = _sums(rows.label * BINS + equal_width_bin(true), (), classes * BINS)
-        weights = rows.right.astype(np.float64) * PROBABILITY_UNIT, confidence
         return cls(
             sample=sample_curves(rows.take(rows.sample_mask(SAMPLE_ROWS, Salt.CALIBRATION))),
-            top=_sums(bin_, (*weights, (rows.right - confidence) ** 2), BINS),
-            fine=_sums(at, weights, EQUAL_MASS_BINS),
+            **of_predicted,
             above=above.reshape(2, classes, BINS),
             hits=hits.reshape(classes, BINS),
             total=total.astype(np.int64),
         )
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether the probabilities of all classes were known."""
+        return bool(self.total.any())
 
     @cached_property
     def rows(self) -> int:

@@ -27,12 +27,13 @@ class Counts:
     failed: np.int64 = summed()  # rows without logits
     unlabelled: np.int64 = summed()  # rows without a label, failed or not
     loss: np.int64 = summed()  # sum over the labelled rows, fixed point
+    losses: np.int64 = summed()  # labelled rows that have a loss: all or none
 
     @classmethod
     def zero(cls, run: Run) -> "Counts":
         """Return the counts of no rows."""
         none = np.int64(0)
-        return cls(Counted.from_values(np.zeros(0, np.int64)), np.int64(len(run.classes)), none, none, none, none)
+        return cls(Counted.from_values(np.zeros(0, np.int64)), np.int64(len(run.classes)), none, none, none, none, none)
 
     @classmethod
     def measure(cls, run: Run, batch: Predictions) -> "Counts":
@@ -46,7 +47,8 @@ class Counts:
                 np.int64(len(batch)),
                 np.int64((batch.predicted < 0).sum()),
                 np.int64((batch.label < 0).sum()),
-                fixed(labelled.loss),
+                fixed(labelled.loss) if batch.has_scores else np.int64(0),
+                np.int64(len(labelled) if batch.has_scores else 0),
             )
 
         return batch.memoize(Counts, count)
@@ -66,6 +68,7 @@ class CountsPanel:
     """Base of a panel whose state is `Counts` and nothing else."""
 
     columns: frozenset[str] = COLUMNS
+    without_scores: bool = True
 
     def zero(self, run: Run) -> Counts:
         """Return the counts of no rows."""
@@ -150,7 +153,7 @@ class CountMetrics:
     @property
     def nll(self) -> float:
         """Mean negative log-likelihood, nats."""
-        return float(self.counts.loss * FIXED_UNIT / self.counted)
+        return float(self.counts.loss * FIXED_UNIT / self.counted) if self.counts.losses else np.nan
 
     @cached_property
     def worst_first(self) -> NDArray[np.int64]:

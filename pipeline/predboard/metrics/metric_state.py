@@ -1,7 +1,7 @@
 """The mergeable state that all classification metrics are computed from. It knows no metric by name, and no drawing."""
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -57,6 +57,7 @@ class CountState:
 
         def count() -> CountState:
             squares = np.minimum(np.square(batch.labelled.loss, dtype=np.float64), MAX_SQUARE)
+            squares = squares if batch.has_scores else np.zeros(1)
             return cls(Counts.measure(run, batch), fixed(squares))
 
         return batch.memoize(CountState, count)
@@ -102,6 +103,12 @@ class MetricState:
     @classmethod
     def _measured(cls, run: Run, batch: Predictions) -> "MetricState":
         rows = batch.labelled
+        if not rows.has_scores:
+            return replace(
+                cls.zero(run),
+                count_state=CountState.measure(run, batch),
+                histograms=ScoreHistograms.measure(run, batch),
+            )
         above, same = rows.rank, rows.ties
         # Expected hit when equal logits are ordered at random: k - g of the e + 1 tied places lie inside the top k.
         top2, top5 = (fixed(np.clip((k - above) / (same + 1), 0, 1)) for k in TOP_KS)
@@ -115,6 +122,11 @@ class MetricState:
     def counts(self) -> Counts:
         """Counts of rows."""
         return self.count_state.counts
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether the scores of all classes were known."""
+        return bool(self.histograms.every.any())
 
     @property
     def metrics(self) -> CountMetrics:

@@ -51,6 +51,8 @@ class MetricSpec:
     needs_labels: bool = True
     needs_logits: bool = False
     """Whether it needs all logits of a row, and not only its predicted class, confidence and loss."""
+    from_confidence: bool = False
+    """Whether the predicted class and its confidence are enough, without loss and logits."""
     interval: str = ""
     """Method of its 95 % interval; empty if it has none."""
     paired: str = ""
@@ -65,6 +67,11 @@ class MetricSpec:
     """Heading in the leaderboard and HParams; empty if it has no column there."""
     suggested: bool = False
     """Whether `predboard gate --suggest` makes a rule of it."""
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether the predicted class and its confidence are not enough: it needs the loss, or all logits."""
+        return self.short == "nll" or (self.needs_logits and not self.from_confidence)
 
     @property
     def group(self) -> Group:
@@ -203,7 +210,7 @@ OVERALL = (
         "many are kept.",
         formula="mean over k = 1 … n of the error rate of the k most confident images",
         source="Geifman & El-Yaniv 2017",
-        needs_logits=True, interval=intervals.DELETE_ONE_WIDENED,
+        needs_logits=True, from_confidence=True, interval=intervals.DELETE_ONE_WIDENED,
     ),
 )  # fmt: skip
 
@@ -220,12 +227,13 @@ CALIBRATION = (
     _calibration(
         "ece", "ECE",
         "Expected calibration error: how far accuracy is from confidence in 15 equal-width bins, mean over images.",
-        calibration.ece, column="ECE", curve=True, suggested=True, interval=intervals.DELETE_ONE, paired=PAIRED_BINS,
+        calibration.ece, from_confidence=True,
+        column="ECE", curve=True, suggested=True, interval=intervals.DELETE_ONE, paired=PAIRED_BINS,
         formula="Σ_b |hits_b − Σ confidence_b| / n", source="Naeini et al. 2015",
     ),
     _calibration(
         "ece_equal_mass", "equal-mass ECE", "Expected calibration error in 15 bins of equally many images.",
-        calibration.ece_equal_mass, curve=True, formula="as ECE", source="Nixon et al. 2019",
+        calibration.ece_equal_mass, from_confidence=True, curve=True, formula="as ECE", source="Nixon et al. 2019",
     ),
     _calibration(
         "ece_classwise", "class-wise ECE",
@@ -235,7 +243,8 @@ CALIBRATION = (
     ),
     _calibration(
         "mce", "MCE", "Maximum calibration error: that of the worst of 15 equal-width bins, even if it has one image.",
-        calibration.mce, curve=True, formula="max_b |hits_b − Σ confidence_b| / n_b", source="Naeini et al. 2015",
+        calibration.mce, from_confidence=True,
+        curve=True, formula="max_b |hits_b − Σ confidence_b| / n_b", source="Naeini et al. 2015",
     ),
     _calibration(
         "brier_reliability", "Brier reliability",
@@ -398,6 +407,18 @@ def pattern_of(name: str) -> str:
         if name.startswith(prefix):
             return f"{prefix}*/{name.rpartition('/')[2]}"
     return name
+
+
+NO_SCORES = (
+    "only the predicted class and its confidence are known (import --scores confidence), and this needs the scores of "
+    "all classes"
+)
+"""Reason why a metric is absent from a run without scores."""
+
+
+def absent_without_scores() -> tuple[str, ...]:
+    """Return the names of the metrics that a run without scores does not have."""
+    return tuple(spec.name for spec in METRICS if spec.needs_scores)
 
 
 def directions(*groups: Group) -> dict[str, Direction]:

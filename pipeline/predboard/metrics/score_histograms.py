@@ -41,7 +41,7 @@ MAX_SCORE = 32.0
 _HALF = np.float32(0.5 + 2**-18)
 """Up to here u(p) is ln p + p."""
 
-COLUMNS = frozenset({"key", "label", "predicted", "logits"})
+COLUMNS = frozenset({"key", "label", "predicted", "confidence", "logits"})
 """Columns that `ScoreHistograms.measure` reads."""
 
 
@@ -144,6 +144,10 @@ class ScoreHistograms:
 
     @classmethod
     def _measured(cls, run: Run, rows: Predictions) -> "ScoreHistograms":
+        if not rows.has_scores:
+            state, top = cls.zero(run), bin_index(score_of_probability(rows.confidence)).astype(np.int64)
+            _count(state.confidence, rows.right * FINE_BINS + top)
+            return state
         k, bins, coarse = len(run.classes), bins_per_class(len(run.classes)), coarse_bins_per_class(len(run.classes))
         group, label, predicted = jackknife_group(rows.key), rows.label, rows.predicted
         at = _places(rows.probabilities, predicted)  # [rows, classes]

@@ -36,7 +36,8 @@ def overall_metrics(state: AnyState) -> dict[str, Metric]:
 def _overall(state: AnyState) -> dict[str, Metric]:
     if isinstance(state, MetricState):
         light = overall_metrics(state.count_state)
-        heavy = {s.name: _described(s, s.compute(state)) for s in rows("overall") if s.needs_logits and s.compute}
+        needing = [s for s in rows("overall") if s.needs_logits and (state.has_scores or not s.needs_scores)]
+        heavy = {s.name: _described(s, s.compute(state)) for s in needing if s.compute}
         every: Mapping[str, Metric | None] = light | heavy
     else:
         every = _without_logits(state)
@@ -51,7 +52,8 @@ def _without_logits(state: CountState) -> dict[str, Metric | None]:
     metrics: dict[str, Metric | None] = {}
     for spec in specs:
         if spec.margins is None:
-            metrics[spec.name] = None if spec.compute is None else _described(spec, spec.compute(state))
+            absent = spec.compute is None or (spec.needs_scores and not state.counts.losses)
+            metrics[spec.name] = None if absent or spec.compute is None else _described(spec, spec.compute(state))
         elif not isnan(value := float(spec.margins(m.margins))):
             drawn = draws[spec.name]
             method = spec.interval.format(len(drawn))
@@ -62,14 +64,15 @@ def _without_logits(state: CountState) -> dict[str, Metric | None]:
 
 def calibration_metrics(evidence: CalibrationEvidence) -> dict[str, Metric]:
     """Return the calibration metrics by name; those that are undefined are left out."""
-    every = {spec.name: _described(spec, spec.compute(evidence)) for spec in rows("calibration") if spec.compute}
+    known = [s for s in rows("calibration") if evidence.calibration.has_scores or not s.needs_scores]
+    every = {spec.name: _described(spec, spec.compute(evidence)) for spec in known if spec.compute}
     return {name: metric for name, metric in every.items() if metric is not None}
 
 
 def class_columns(state: AnyState) -> dict[str, ClassMetric]:
     """Return the metrics of single classes by their short name, each computed once for a state."""
     if "classes" not in state.memo:
-        logits = isinstance(state, MetricState)
+        logits = isinstance(state, MetricState) and state.has_scores
         state.memo["classes"] = {
             spec.short: spec.compute(state) for spec in rows("classes") if spec.compute and logits >= spec.needs_logits
         }

@@ -94,6 +94,20 @@ class Panel(Protocol):
         ...
 
 
+SCORE_COLUMNS = frozenset({"logits", "loss", "margin", "entropy"})
+"""Columns that only the scores of all classes give."""
+
+
+@runtime_checkable
+class WorksWithoutScores(Protocol):
+    """A panel that needs no `SCORE_COLUMNS`, although it reads them where they are: it draws what is possible."""
+
+    @property
+    def without_scores(self) -> bool:
+        """Whether it does."""
+        ...
+
+
 @runtime_checkable
 class TwoPassPanel(Protocol):
     """A panel that needs the rows a second time, once the state of all of them is known, as confident learning does.
@@ -214,6 +228,15 @@ def configure(chosen: Mapping[str, Panel], **settings: Any) -> dict[str, Panel]:
     return {
         name: cast(Panel, replace(cast(Any, panel), **{k: v for k, v in given.items() if k in own[name]}))
         for name, panel in chosen.items()
+    }
+
+
+def without_scores(chosen: Mapping[str, Panel]) -> dict[str, Panel]:
+    """Return the panels that can be drawn of a run with no more than predicted classes and their confidence."""
+    return {
+        name: panel
+        for name, panel in chosen.items()
+        if (isinstance(panel, WorksWithoutScores) and panel.without_scores) or not panel.columns & SCORE_COLUMNS
     }
 
 

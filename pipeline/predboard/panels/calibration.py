@@ -48,6 +48,7 @@ class Panel:
     classes: int = 20
     """Classes with a row in the table of thresholds."""
     columns: frozenset[str] = metric_state.COLUMNS | calibration.COLUMNS
+    without_scores: bool = True
 
     def zero(self, run: Run) -> State:
         """Return the state of no rows."""

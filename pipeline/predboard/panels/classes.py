@@ -36,6 +36,7 @@ class Panel:
     """Classes with curves: those with the most errors at the last step."""
     state: type[CountState] | type[MetricState] = MetricState
     columns: frozenset[str] = metric_state.COLUMNS
+    without_scores: bool = True
 
     def zero(self, run: Run) -> AnyState:
         """Return the state of no rows."""

@@ -75,7 +75,7 @@ class Panel(CountsPanel):
 
     def zero_second(self, run: Run, first: Counts) -> PairImages:  # noqa: ARG002  nothing depends on it
         """Return the second state of no rows."""
-        return PairImages(Lowest(self.per_gallery, np.zeros(0, np.int64), np.zeros(0), no_tile_rows(len(run.classes))))
+        return PairImages(Lowest(self.per_gallery, np.zeros(0, np.int64), np.zeros(0), no_tile_rows(run)))
 
     def measure_second(self, run: Run, first: Counts, rows: DerivedRows) -> PairImages:
         """Choose the images of each of the most frequent pairs that are wrong with the most confidence."""

@@ -46,6 +46,7 @@ class Panel:
     drawn: int = 4
     """Classes in the ROC picture: those with the smallest area under the curve."""
     columns: frozenset[str] = counts.COLUMNS | score_histograms.COLUMNS
+    without_scores: bool = True
 
     def zero(self, run: Run) -> State:
         """Return the state of no rows."""
@@ -63,7 +64,7 @@ class Panel:
             return
         chosen = states[max(states)].tally.metrics.most_errors(self.classes)
         for step, state in states.items():
-            if len(names) > 1:
+            if len(names) > 1 and state.ranking.every.any():  # else only the highest scores are known
                 yield from ((step, curve) for curve in _precision_recall(state.ranking, names, chosen))
                 area = state.ranking.auroc.value
                 if not np.isnan(area).all():  # a class has both images and others

@@ -37,7 +37,7 @@ class Panel:
     def zero(self, run: Run) -> State:
         """Return the state of no rows."""
         vector = np.zeros((0, run.embedding or len(run.classes)), np.float32)
-        rows = {**no_tile_rows(len(run.classes)), "vector": vector}
+        rows = {**no_tile_rows(run), "vector": vector}
         return State(Lowest(self._count(run), np.zeros(0, np.int64), np.zeros(0), rows))
 
     def measure(self, run: Run, batch: Predictions) -> State:

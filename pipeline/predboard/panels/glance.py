@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import isnan
 
 from predboard.drawing import report_card
 from predboard.drawing.report_card import ReportCard
@@ -34,7 +35,8 @@ class Panel(CountsPanel):
                     ("f1_macro", float(macro), "Mean F1 of the classes that occur or were predicted."),
                     ("nll", metrics.nll, "Mean negative log-likelihood of the true class, nats."),
                 ):
-                    yield step, Scalar(f"1_glance/{name}", value, description)
+                    if not isnan(value):
+                        yield step, Scalar(f"1_glance/{name}", value, description)
             card = functools.partial(_report_card, info, step, metrics, trend)
             yield step, Picture("1_glance/report_card", card, "Start here.")
 
@@ -52,7 +54,8 @@ def _report_card(
     if len(trend) < 2:  # otherwise the curve needs the room, and a warning mentions them if there are any
         facts[1:1] = [("failed", f"{scores.counts.failed:,}"), ("unlabelled", f"{scores.counts.unlabelled:,}")]
     if scores.counted:
-        facts += [("macro F1", f"{f1_macro(scores.margins):.3f}"), ("NLL", f"{scores.nll:.3f}")]
+        facts.append(("macro F1", f"{f1_macro(scores.margins):.3f}"))
+        facts.append(("NLL", "unknown" if isnan(scores.nll) else f"{scores.nll:.3f}"))
     card = ReportCard(
         title=f"{info.name}  ·  step {step}",
         accuracy=(scores.accuracy, *wilson_interval(hits, scores.counted)) if scores.counted else None,

@@ -119,7 +119,7 @@ class Panel:
 
     def zero_second(self, run: Run, first: State) -> SecondState:  # noqa: ARG002  no rows in any case
         """Return the second state of no rows."""
-        nothing, none = no_tile_rows(len(run.classes)), np.zeros(0, np.int64)
+        nothing, none = no_tile_rows(run), np.zeros(0, np.int64)
         suspects = Lowest(self.csv_rows, none, np.zeros(0), {**nothing, "suspected": none})
         alike = Lowest(DUPLICATE_ROWS_MAX, none, np.zeros(0), {**nothing, "digest": none})
         zero = np.int64(0)

@@ -20,6 +20,7 @@ class Panel:
 
     state: type[CountState] | type[MetricState] = MetricState
     columns: frozenset[str] = metric_state.COLUMNS
+    without_scores: bool = True
 
     def zero(self, run: Run) -> AnyState:
         """Return the state of no rows."""

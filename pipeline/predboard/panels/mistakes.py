@@ -35,10 +35,11 @@ class Panel:
     sampled: int = 400
     """Images from which those to follow over the steps are chosen."""
     columns: frozenset[str] = TILE_COLUMNS | {"margin"}
+    without_scores: bool = True
 
     def zero(self, run: Run) -> State:
         """Return the state of no rows."""
-        none = Lowest(self.per_gallery, np.zeros(0, np.int64), np.zeros(0), no_tile_rows(len(run.classes)))
+        none = Lowest(self.per_gallery, np.zeros(0, np.int64), np.zeros(0), no_tile_rows(run))
         return State(none, none, none, none, none, replace(none, limit=self.sampled))
 
     def measure(self, run: Run, batch: Predictions) -> State:  # noqa: ARG002  the rows say all
@@ -55,10 +56,11 @@ class Panel:
             return Lowest(count, group[stay], score[stay], scored.tile_rows(candidates[stay]))
 
         everything = np.ones(len(scored), bool)
+        known = everything & scored.has_scores  # else no loss and no margin
         return State(
             confident=lowest(wrong, -scored.confidence),
-            highest_loss=lowest(labelled, -scored.loss),
-            least_certain=lowest(everything, scored.margin),
+            highest_loss=lowest(labelled & known, -scored.loss),
+            least_certain=lowest(known, scored.margin),
             random=lowest(everything, mix(scored.key, Salt.RANDOM_EXAMPLES).astype(np.float64)),
             confident_right=lowest(right, -scored.confidence),
             sample=lowest(labelled, mix(scored.key, Salt.FOLLOWED_EXAMPLES).astype(np.float64), self.sampled),
@@ -115,7 +117,7 @@ def follow(samples: Mapping[int, Lowest], count: int) -> dict[int, TileRows]:
     for at in everywhere:
         right = [bool(rows["predicted"][i] == rows["label"][i]) for s, rows in steps.items() for i in (place[s][at],)]
         last = max(steps)
-        loss = float(steps[last]["loss"][place[last][at]])
+        loss = float(np.nan_to_num(steps[last]["loss"][place[last][at]]))
         if right[-1]:
             wrong_for = len(right) - right[::-1].index(False) if False in right else 0
             kinds["late"].append((-float(wrong_for), at))

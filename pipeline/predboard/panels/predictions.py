@@ -32,10 +32,11 @@ class Panel:
     """Images of a class."""
     classes: int = 20
     columns: frozenset[str] = TILE_COLUMNS | counts.COLUMNS
+    without_scores: bool = True
 
     def zero(self, run: Run) -> State:
         """Return the state of no rows."""
-        none = Lowest(self.per_gallery, np.zeros(0, np.int64), np.zeros(0), no_tile_rows(len(run.classes)))
+        none = Lowest(self.per_gallery, np.zeros(0, np.int64), np.zeros(0), no_tile_rows(run))
         return State(Counts.zero(run), none)
 
     def measure(self, run: Run, batch: Predictions) -> State:

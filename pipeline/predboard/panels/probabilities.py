@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,7 @@ class Panel:
 
     classes: int = 20
     columns: frozenset[str] = tally.COLUMNS | frozenset(MEASURES)
+    without_scores: bool = True
 
     def zero(self, run: Run) -> State:
         """Return the state of no rows."""
@@ -71,6 +72,11 @@ class Panel:
     def measure(self, run: Run, batch: Predictions) -> State:
         """Return the state of these rows alone."""
         labelled, scored = batch.labelled, batch.scored
+        if not batch.has_scores:
+            kind = np.where(scored.label < 0, UNLABELLED, scored.right)
+            return replace(
+                self.zero(run), tally=Counts.measure(run, batch), confidence=_counts(kind, scored.confidence, 1.0, 3)
+            )
         kind = np.where(scored.label < 0, UNLABELLED, scored.right)  # True is 1, as RIGHT is
         return State(
             Counts.measure(run, batch),

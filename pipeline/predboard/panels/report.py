@@ -36,6 +36,7 @@ class Panel:
     """Text: metrics with intervals, what to look at next, how the run was made, how to read the tabs; model inputs."""
 
     columns: frozenset[str] = metric_state.COLUMNS | {"id", "confidence"}
+    without_scores: bool = True
     renders_last: bool = True
 
     def zero(self, run: Run) -> State:

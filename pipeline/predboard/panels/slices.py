@@ -86,6 +86,7 @@ class Panel:
     crosses: Crosses = ()
     """Columns whose values are crossed, each time two or more."""
     columns: frozenset[str] = slicing.COLUMNS | {"label", "predicted", "loss"}
+    without_scores: bool = True
 
     def zero(self, run: Run) -> State:  # noqa: ARG002  the rows say which columns there are
         """Return the state of no rows."""
@@ -95,7 +96,7 @@ class Panel:
     def measure(self, run: Run, batch: Predictions) -> State:  # noqa: ARG002  as above
         """Return the state of these rows alone."""
         rows = batch.labelled
-        loss = np.minimum(rows.loss.astype(np.float64), MAX_LOSS)
+        loss = np.minimum(rows.loss.astype(np.float64), MAX_LOSS) if rows.has_scores else 1.0 - rows.right
         summands = np.stack(
             [np.ones(len(rows)), rows.right, loss / FIXED_UNIT, loss**2 / FIXED_UNIT], axis=1
         )  # [rows, 4]
@@ -140,7 +141,7 @@ class Panel:
         """Return a panel with the metrics of all slices, not only of the largest."""
         return replace(self, summarised=sys.maxsize)
 
-    def metrics(self, info: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Metrics]]:  # noqa: ARG002
+    def metrics(self, info: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Metrics]]:
         """Yield images, accuracy and loss of each slice; of many slices at the last step only."""
         last = states[max(states)]
         names = slice_names(list_slices(last, alone=True))
@@ -150,7 +151,11 @@ class Panel:
                 metrics: dict[str, Metric] = {}
                 for s in list_slices(state, like=last, alone=True):
                     if (s.column, s.value) in names:
-                        metrics |= {f"{names[s.column, s.value]}/{n}": figure for n, figure in slice_metrics(s).items()}
+                        metrics |= {
+                            f"{names[s.column, s.value]}/{n}": figure
+                            for n, figure in slice_metrics(s).items()
+                            if n != "nll" or info.run.has_scores
+                        }
                 yield step, Metrics("slices", metrics)
 
     def _page(self, state: State, compared: list[SliceComparison], worse: list[SliceComparison]) -> str:

@@ -50,6 +50,9 @@ def refuse_contradictions(rows: Predictions, classes: int) -> None:
         return
     for name in names - {"label"}:
         present = columns[name] >= 0 if name == "predicted" else ~np.isnan(columns[name])
+        if not rows.has_scores and name in ("loss", "margin", "entropy"):
+            _refuse(rows, name, present, "null, because the scores of all classes are not known")
+            continue
         expected = scored & (columns["label"] >= 0) if name == "loss" and "label" in names else scored
         wrong = present & ~expected if name == "loss" and "label" not in names else present != expected
         _refuse(rows, name, wrong, "a number exactly where there are logits")

@@ -54,6 +54,17 @@ def derive(logits: NDArray[np.float32], label: NDArray[np.integer[Any]]) -> dict
     }
 
 
+def derive_from_confidence(scores: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    """Return the derived columns of rows of which only the predicted class and its confidence are known, [rows, 2].
+
+    All columns are as of `derive`; those that need the scores of all classes are NaN.
+    """
+    unknown = np.full(len(scores), np.nan, np.float32)
+    predicted, confidence = scores[:, 0].astype(np.int32), scores[:, 1].astype(np.float32)
+    columns = {"predicted": predicted, "confidence": confidence}
+    return columns | dict.fromkeys(("loss", "margin", "entropy"), unknown)
+
+
 def to_log_probabilities(probabilities: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float32], int]:
     """Convert probabilities to logits: the softmax of their logarithms gives the probabilities back.
 

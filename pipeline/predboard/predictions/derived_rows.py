@@ -54,7 +54,7 @@ def derived_rows_schema(run: Run, part: pa.Schema | None = None) -> pa.Schema:
     A further column that has a reserved name becomes `manifest_<name>`. All columns are nullable, because parts of
     another step may lack them.
     """
-    top = min(TOP_CLASSES, len(run.classes))
+    top = min(TOP_CLASSES, len(run.classes)) if run.has_scores else 1
     names = pa.dictionary(pa.int32(), pa.string())
     reserved = [
         pa.field("step", pa.int64()),
@@ -91,13 +91,17 @@ def derive_rows(run: Run, step: int, rows: Predictions) -> DerivedRows:
         "step": as_arrow(np.full(len(rows), step), pa.int64()),
         "label_name": _class_names(rows.column("label"), names, len(run.classes)),
         "predicted_name": _class_names(rows.column("predicted"), names, len(run.classes)),
-        "rank": scatter((rows.labelled.rank + 1).astype(np.int32), labelled, pa.int32()),
+        "rank": scatter((rows.labelled.rank + 1).astype(np.int32), labelled, pa.int32())
+        if run.has_scores
+        else pa.nulls(len(rows), pa.int32()),
         "top_class": scatter(scored.top.astype(np.int32), ok, schema.field("top_class").type),
         "top_probability": scatter(scored.top_probability, ok, schema.field("top_probability").type),
     }
     reserved = [computed[name] if name in computed else rows.column(name) for name in derived_rows_schema(run).names]
     manifest = [rows.column(name) for name in rows.manifest_columns]
-    return DerivedRows(pa.RecordBatch.from_arrays([*reserved, *manifest], schema=schema), rows.manifest_rows)
+    return DerivedRows(
+        pa.RecordBatch.from_arrays([*reserved, *manifest], schema=schema), rows.manifest_rows, run.has_scores
+    )
 
 
 def _class_names(index: pa.Array, names: pa.Array, classes: int) -> pa.DictionaryArray:

@@ -21,6 +21,9 @@ from predboard.errors import DamagedError, InputError, first_line
 
 FORMAT_VERSION = 1
 
+SCORES = ("logits", "log_probabilities", "confidence")
+"""Values of `Run.scores`."""
+
 # name: (type, nullable, meaning). Readers may rely on every column except the two that are marked optional.
 COLUMNS: dict[str, tuple[pa.DataType, bool, str]] = {
     "id": (pa.int64(), False, "row of the manifest, from 0; ascending and without gaps inside a part"),
@@ -30,7 +33,7 @@ COLUMNS: dict[str, tuple[pa.DataType, bool, str]] = {
     "logits": (
         pa.list_(pa.float32()),
         True,
-        "[classes] scores before softmax, elements not null; null for a failed row",
+        "[classes] scores before softmax, elements not null; null for a failed row; absent if `scores` is `confidence`",
     ),
     "error": (pa.string(), True, "why this row has no logits; null if it has"),
     "predicted": (pa.int32(), True, "index of the highest logit; of equal logits, the lowest index"),
@@ -106,8 +109,14 @@ class Run:
     thumbnails: int = 0
     """Longest side of a thumbnail, pixels; 0 if there are none."""
     scores: str = "logits"
-    """Content of the column `logits`: `logits`, or `log_probabilities` if the model ends in a softmax."""
+    """Content of the column `logits`: `logits`, or `log_probabilities` if the model ends in a softmax; `confidence` if
+    there is no such column, because only the predicted class and its confidence are known."""
     format: int = FORMAT_VERSION
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether the scores of all classes are known, and not only the predicted class and its confidence."""
+        return self.scores != "confidence"
 
     @property
     def origin(self) -> str:
@@ -243,8 +252,8 @@ def check_fields(kind: type[Run | Part], record: Mapping[str, Any]) -> None:
             raise TypeError(f"{field_.name} is {repr(record[field_.name])[:60]}, expected {expected}")
     if kind is Run and not record["classes"]:
         raise ValueError("classes is empty")
-    if kind is Run and record.get("scores", "logits") not in ("logits", "log_probabilities"):
-        raise ValueError(f"scores is {record['scores']!r}, expected 'logits' or 'log_probabilities'")
+    if kind is Run and record.get("scores", "logits") not in SCORES:
+        raise ValueError(f"scores is {record['scores']!r}, expected {' or '.join(map(repr, SCORES))}")
     if kind is Part and not record["start"] <= record["stop"] <= record["manifest_rows"]:
         raise ValueError("expected start <= stop <= manifest_rows")
 
@@ -296,7 +305,8 @@ def part_schema(run: Run, manifest_columns: pa.Schema | None = None) -> pa.Schem
     """Return the Arrow schema of a part: the fixed columns, then the manifest's further columns."""
     fields = []
     for name, (type_, nullable, _) in COLUMNS.items():
-        if (name == "embedding" and not run.embedding) or (name == "thumbnail" and not run.thumbnails):
+        present = {"embedding": run.embedding, "thumbnail": run.thumbnails, "logits": run.has_scores}
+        if not present.get(name, True):
             continue
         sizes = {"logits": len(run.classes), "embedding": run.embedding}
         if name in sizes:  # elements that cannot be null are read 1.5 times as fast

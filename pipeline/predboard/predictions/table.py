@@ -15,9 +15,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from predboard.predictions.arrow import as_arrow, as_booleans, as_matrix, as_numpy, scatter
-from predboard.predictions.derive import derive
+from predboard.predictions.derive import derive, derive_from_confidence
 from predboard.predictions.sampling import Salt, mix, rounded_size
-from predboard.predictions.schema import COLUMNS
+from predboard.predictions.schema import COLUMNS, Run
 
 T = TypeVar("T")
 
@@ -45,6 +45,8 @@ class PredictionRows(abc.ABC):
     batch: pa.RecordBatch
     manifest_rows: int = 0
     """Rows of the whole manifest, which samples of bounded size are drawn from; 0 if unknown."""
+    has_scores: bool = True
+    """Whether the scores of all classes are known, and not only the predicted class and its confidence."""
 
     @property
     @abc.abstractmethod
@@ -70,7 +72,7 @@ class PredictionRows(abc.ABC):
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, self.batch.schema) as stream:
             stream.write_batch(self.batch)
-        return _unpickle, (type(self), sink.getvalue().to_pybytes(), self.manifest_rows)
+        return _unpickle, (type(self), sink.getvalue().to_pybytes(), self.manifest_rows, self.has_scores)
 
     def column(self, name: str) -> pa.Array:
         """Return a column as it was read. Raises KeyError if it was not."""
@@ -81,7 +83,8 @@ class PredictionRows(abc.ABC):
     def take(self, keep: NDArray[np.bool_]) -> Self:
         """Return the rows where `keep` [rows] is true."""
         # A new object even if all are kept: rows cached inside themselves would wait for the garbage collector.
-        return type(self)(self.batch if keep.all() else self.batch.filter(as_booleans(keep)), self.manifest_rows)
+        batch = self.batch if keep.all() else self.batch.filter(as_booleans(keep))
+        return type(self)(batch, self.manifest_rows, self.has_scores)
 
     @cached_property
     def _memo(self) -> dict[Any, Any]:
@@ -234,9 +237,9 @@ class PredictionRows(abc.ABC):
         }
 
 
-def _unpickle(kind: type[PredictionRows], stream: bytes, manifest_rows: int) -> PredictionRows:
+def _unpickle(kind: type[PredictionRows], stream: bytes, manifest_rows: int, has_scores: bool) -> PredictionRows:
     with pa.ipc.open_stream(stream) as batches:
-        return kind(batches.read_next_batch(), manifest_rows)
+        return kind(batches.read_next_batch(), manifest_rows, has_scores)
 
 
 @dataclass(frozen=True)
@@ -263,7 +266,8 @@ class Predictions(PredictionRows):
             id, key: [rows].
             image: [rows] strings.
             label: [rows], -1 if unknown.
-            logits: [rows, classes]; rows with an error are ignored.
+            logits: [rows, classes]; or where the schema has no logits the predicted class and its confidence,
+                [rows, 2]. Rows with an error are ignored.
             error: [rows], None where the row is fine. A row whose logits are not finite gets an error here.
             more: every other column of `schema` that is not derived, as arrays of [rows]; of `embedding`, the values in
                 rows with an error are ignored.
@@ -279,10 +283,13 @@ class Predictions(PredictionRows):
             "key": pa.array(key, pa.int64()),
             "image": image,
             "label": pa.array(label, pa.int32(), mask=label < 0),
-            "logits": scatter(logits[ok], ok, schema.field("logits").type),
             "error": pa.array(errors, pa.string()),
         }
-        for name, values in derive(logits[ok], label[ok]).items():
+        has_scores = "logits" in schema.names
+        if has_scores:
+            columns["logits"] = scatter(logits[ok], ok, schema.field("logits").type)
+        derived = derive(logits[ok], label[ok]) if has_scores else derive_from_confidence(logits[ok])
+        for name, values in derived.items():
             valid = ok.copy()
             valid[ok] = ~np.isnan(values)
             columns[name] = scatter(values[valid[ok]], valid, schema.field(name).type)
@@ -291,7 +298,8 @@ class Predictions(PredictionRows):
             if name == "embedding":
                 values = scatter(np.asarray(values)[ok], ok, type_)
             columns[name] = values if isinstance(values, pa.Array) else pa.array(values, type_)
-        return cls(pa.RecordBatch.from_arrays([columns[f.name] for f in schema], schema=schema))
+        batch = pa.RecordBatch.from_arrays([columns[f.name] for f in schema], schema=schema)
+        return cls(batch, has_scores=has_scores)
 
     def replace_rows(self, fresh: "Predictions") -> Self:
         """Return these rows with those of `fresh` in place of the rows with the same id.
@@ -306,7 +314,7 @@ class Predictions(PredictionRows):
         mine = [column if column.type == type_ else column.cast(type_) for column, type_ in columns]
         tables = pa.Table.from_arrays(mine, schema=schema), pa.Table.from_batches([fresh.batch])
         both = pa.concat_tables(tables).take(pa.array(order))
-        return type(self)(both.combine_chunks().to_batches()[0])
+        return type(self)(both.combine_chunks().to_batches()[0], has_scores=fresh.has_scores)
 
     @cached_property
     def logits(self) -> NDArray[np.float32]:
@@ -337,6 +345,8 @@ class Predictions(PredictionRows):
     @cached_property
     def top(self) -> NDArray[np.int64]:
         """Classes by falling logit, the lowest of equal ones first, int64 [rows, min(TOP_CLASSES, classes)]."""
+        if not self.has_scores:
+            return self.predicted[:, None]
         left = self.logits.copy()  # [rows, classes]
         rows = np.arange(len(left))
         top = np.empty((len(left), min(TOP_CLASSES, left.shape[1])), np.int64)
@@ -348,6 +358,8 @@ class Predictions(PredictionRows):
     @cached_property
     def top_probability(self) -> NDArray[np.float32]:
         """Probabilities of `top`, float32 [rows, min(TOP_CLASSES, classes)]."""
+        if not self.has_scores:
+            return self.confidence[:, None]
         return np.take_along_axis(self.probabilities, self.top, axis=1)
 
     @cached_property
@@ -407,9 +419,9 @@ class RowCount:
         return self.right / self.counted if self.counted else None
 
 
-def no_tile_rows(classes: int) -> TileRows:
+def no_tile_rows(run: Run) -> TileRows:
     """Return what `tile_rows` returns when no row is chosen."""
-    top = (0, min(TILE_CLASSES, classes))
+    top = (0, min(TILE_CLASSES, len(run.classes)) if run.has_scores else 1)
     return {
         "id": np.zeros(0, np.int64),
         "key": np.zeros(0, np.int64),

@@ -185,7 +185,7 @@ def read_batches(file: PartFile, columns: Iterable[str] | None = None) -> Iterat
             size = row_group_size(len(file.run.classes))
             at = file.part.start
             for batch in parquet.iter_batches(size, columns=names, use_threads=False):
-                rows = Predictions(_conform(batch, file.run), file.manifest_rows)
+                rows = Predictions(_conform(batch, file.run), file.manifest_rows, file.run.has_scores)
                 if "id" in batch.schema.names and not np.array_equal(rows.id, np.arange(at, at + len(rows))):
                     raise ValueError(f"its ids are not {file.part.start} to {file.part.stop - 1}")
                 refuse_contradictions(rows, len(file.run.classes))
@@ -224,7 +224,10 @@ def _conform(batch: pa.RecordBatch, run: Run) -> pa.RecordBatch:
 
 
 class ContentDigest:
-    """Digest of the ids, errors and logits of rows that are added in order; it does not depend on the batches."""
+    """Digest of the ids, errors and logits of rows that are added in order; it does not depend on the batches.
+
+    Where there are no logits, the predicted classes and their confidence take their place.
+    """
 
     def __init__(self) -> None:
         self._hashes = [hashlib.blake2b(digest_size=16) for _ in range(3)]  # one a column, independent of batch edges
@@ -234,7 +237,10 @@ class ContentDigest:
         ids, errors, logits = self._hashes
         ids.update(rows.id.tobytes())
         errors.update("".join(f"{e or ''}\0" for e in rows.column("error").to_pylist()).encode())
-        logits.update(as_numpy(rows.column("logits").flatten()).astype(np.float32, copy=False).tobytes())
+        if rows.has_scores:
+            logits.update(as_numpy(rows.column("logits").flatten()).astype(np.float32, copy=False).tobytes())
+        else:
+            logits.update(np.column_stack([rows.predicted, rows.confidence.astype(np.float64)]).tobytes())
 
     def hexdigest(self) -> str:
         """Return 32 hexadecimal digits."""

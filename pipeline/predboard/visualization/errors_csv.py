@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from predboard.csv_lines import TextCodes, format_csv_lines
@@ -40,7 +41,7 @@ def errors_csv(rows: Iterable[DerivedRows], names: Sequence[str], first: label_i
                     some.predicted,
                     some.confidence,
                     some.loss,
-                    as_numpy(some.column("rank")),
+                    as_numpy(some.column("rank").cast(pa.float64()), np.nan),  # null without scores
                     _suspected(some, first),
                     some.id,
                 )

@@ -127,7 +127,7 @@ class SourceImages:
                 ],
                 name=refs[i],
                 id=ids[i],
-                loss=loss if label >= 0 else None,
+                loss=None if label < 0 or loss != loss else loss,
             )
             drawn = draw_tile(image, text)
             samples.append(events.encode_png(drawn) if is_exact else events.encode_jpeg(drawn))

@@ -61,6 +61,8 @@ def encode_summary(name: str, run: Run, finished: float, written: Iterable[tuple
         "classes": len(run.classes),
         "finished": finished,
     }
+    if not run.has_scores:
+        about["absent"] = dict.fromkeys(registry.absent_without_scores(), registry.NO_SCORES)
     lines = [f" {_dump(key)}: {_dump(value)}," for key, value in about.items()]
     meanings = [_dump(_describe(metric)) for metric in defined.values()]
     lines += [' "definitions": {', *_members(2, defined, meanings), " },", ' "steps": {']

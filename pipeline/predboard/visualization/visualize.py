@@ -21,6 +21,7 @@ from predboard.evaluation.measure import DEFAULT_SETTINGS, MeasureSettings, Stat
 from predboard.evaluation.state_versions import outside_code, state_versions
 from predboard.formatting import plural
 from predboard.images import decode
+from predboard.metrics.registry import NO_SCORES
 from predboard.metrics.slices import check_crosses
 from predboard.panels import confusion
 from predboard.parallel.executor import Executor, open_executor
@@ -139,6 +140,9 @@ def _visualize_run(
     run = _OpenRun.open(predictions, config, log)
     if config.slice:
         check_crosses(config.slice, list_manifest_columns(run.steps[-1]))
+    if not all(step.run.has_scores for step in run.steps):
+        left_out = chosen.keys() - (chosen := panels.without_scores(chosen)).keys()
+        log(f"{run.name}: {', '.join(sorted(left_out)) or 'no panel'} left out: {NO_SCORES}")
     pairs = confusion.parse_pairs(config.pairs, run.steps[-1].run.classes) or None
     chosen = panels.configure(chosen, per_gallery=config.per_gallery, pairs=pairs, crosses=config.slice)
     made_from = run.made_from(chosen, config)

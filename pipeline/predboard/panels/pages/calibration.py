@@ -25,6 +25,11 @@ def calibration_page(state: MetricState, measured: CalibrationEvidence, names: t
         classes: how many classes have a table row of thresholds.
     """
     c, histograms = measured.calibration, state.histograms
+    if not c.has_scores:
+        title = "# How far to trust a probability"
+        reason = f"There is no temperature, no prediction set and no Brier score: {registry.NO_SCORES}."
+        known = [title, _verdict(c), reason, _bins(c), confidence_table(histograms.confidence)]
+        return "\n\n".join([*known, _metrics(calibration_metrics(measured))])
     blocks = [
         "# How far to trust a probability",
         _verdict(c),

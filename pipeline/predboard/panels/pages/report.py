@@ -6,11 +6,13 @@ It knows no single image, only the numbers that the report has measured.
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from math import isnan
 
 import numpy as np
 
 from predboard.drawing import palette
 from predboard.formatting import escape_markdown, markdown_table, percent, plural, unique_names
+from predboard.metrics import registry
 from predboard.metrics.classification import balanced_accuracy, f1_macro
 from predboard.metrics.counts import CountMetrics
 from predboard.metrics.data_warnings import data_warnings, is_near_chance
@@ -64,6 +66,7 @@ def summary_page(info: RunInfo, states: Mapping[int, MetricState], mistakes: Til
         _accuracy(info, last, state),
         _next_steps(info, states, mistakes),
         _metrics(state),
+        "" if info.run.has_scores else _absent(),
         _steps(states),
         _worst(info.run.classes, state.metrics),
     ]
@@ -214,6 +217,15 @@ def _metrics(state: MetricState) -> str:
     return f"### Metrics\n\n{table}\n\n`summary.json` beside the event file says how each interval was computed."
 
 
+def _absent() -> str:
+    """Say which metrics and pictures a run without scores does not have, and why."""
+    names = ", ".join(f"`{name}`" for name in registry.absent_without_scores())
+    return (
+        f"**Not measurable here:** {names}, precision–recall and ROC curves, the highest loss, the least certain "
+        f"images and points in the projector: {registry.NO_SCORES}."
+    )
+
+
 def _steps(states: Mapping[int, MetricState]) -> str:
     """List the most important numbers of all steps."""
     titles = "step", "images", "failed", "unlabelled", "accuracy", "95 % interval", "balanced", "macro F1", "NLL, nats"
@@ -224,7 +236,7 @@ def _steps(states: Mapping[int, MetricState]) -> str:
         if scores.counted:
             lower, upper = wilson_interval(int(scores.hits.sum()), scores.counted)
             row += [f"{scores.accuracy:.4f}", f"{lower:.4f} to {upper:.4f}", f"{balanced_accuracy(scores.margins):.4f}"]
-            row += [f"{f1_macro(scores.margins):.4f}", f"{scores.nll:.4f}"]
+            row += [f"{f1_macro(scores.margins):.4f}", "–" if isnan(scores.nll) else f"{scores.nll:.4f}"]
         else:
             row += ["–"] * 5
         rows.append(row)

@@ -1,0 +1,107 @@
+"""Hold rows that another program saved: scores in blocks, and every other column with one value in each row.
+
+It knows no files, and not what a score means.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from predboard.errors import InputError
+from predboard.ingest import table_files
+from predboard.ingest.columns import abbreviate
+from predboard.ingest.validation import ScoreArray
+
+
+@dataclass(frozen=True)
+class SavedScores:
+    """Rows that another program saved, in their order."""
+
+    rows: int
+    classes: int
+    names: tuple[str, ...]
+    """The classes, where the score columns or another array name them; else empty."""
+    used: tuple[str, ...]
+    """Arrays or columns that the scores come from."""
+    blocks: Callable[[], Iterator[ScoreArray]]
+    """Gives the scores from the start, [some rows, classes] at a time; NaN stands for a missing score."""
+    columns: pa.Table
+    """[rows] everything else that has one plain value in each row."""
+    label: str | None
+    """Name in `columns` of the true class."""
+    image: str | None
+    """Name in `columns` of the image's path."""
+    written: pa.Table
+    """[rows] label, image and key, as far as they are here, with numbers in text files as they are written."""
+    names_from: str = ""
+    """Source of the names of the classes, in words, if they are of neither the score columns nor another array."""
+    left_out: tuple[str, ...] = ()
+    """Columns that are named like those of scores, and are no classes."""
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether the names of the classes are numbers, as of `prob_0`, `prob_1`, which may be no names at all."""
+        return bool(self.names) and all(name.isdigit() for name in self.names)
+
+    def ordered(self, classes: tuple[str, ...]) -> "SavedScores":
+        """Return the same rows with their scores in the order of these classes, where the columns have these names."""
+        if self.names == classes or set(self.names) != set(classes) or self.names_from:
+            return self
+        order = np.array([self.names.index(name) for name in classes], np.intp)
+
+        def blocks() -> Iterator[ScoreArray]:
+            for block in self.blocks():
+                yield block[:, order]
+
+        used = tuple(self.used[i] for i in order) if len(self.used) == len(order) else self.used
+        return replace(self, names=classes, used=used, blocks=blocks)
+
+
+def flat_array(array: NDArray[Any]) -> NDArray[Any]:
+    """Return [rows, 1] as [rows]."""
+    return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+
+
+def flat_columns(arrays: Mapping[str, NDArray[Any]], rows: int | None = None) -> pa.Table:
+    """Return the one-dimensional arrays of text, numbers and booleans as a table."""
+    table = {}
+    for name, array in arrays.items():
+        flat = flat_array(array)
+        if flat.ndim == 1 and flat.dtype.kind == "S":
+            table[name] = pa.array([value.decode("utf-8", "replace") for value in flat.tolist()], pa.string())
+        elif flat.ndim == 1 and flat.dtype.kind == "U":
+            table[name] = pa.array(flat.tolist(), pa.string())
+        elif flat.ndim == 1 and flat.dtype.kind in "biuf":
+            native = flat.dtype.newbyteorder("=") if flat.dtype.itemsize <= 8 else np.float64
+            table[name] = pa.array(np.ascontiguousarray(flat, native))
+    if rows is None and len({len(column) for column in table.values()}) > 1:
+        raise InputError(f"{abbreviate(list(table))} have different lengths; expected one value per row")
+    return pa.table(table)
+
+
+def fitting_columns(table: pa.Table, names: Sequence[str], classes: int, image: str | None) -> list[str]:
+    """Return the columns whose values could be labels: names of the classes, or indices of them.
+
+    Args:
+        table: columns with one value in each row.
+        names: those of the classes, empty if they have none.
+        classes: number of the classes.
+        image: the column of the images, which has no labels.
+    """
+    fitting = []
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if name == image or not (table_files.is_discrete(column.type) or pa.types.is_floating(column.type)):
+            continue
+        distinct = {value for value in column.unique().to_pylist() if value is not None and value == value}
+        if not 1 < len(distinct) <= classes or len(distinct) == len(column):
+            continue
+        texts = {str(int(v)) if isinstance(v, float) and v.is_integer() else str(v) for v in distinct}
+        are_indices = all(text.isdecimal() and int(text) < classes for text in texts)
+        are_names = texts <= set(names) or (not names and table_files.is_text(column.type) and len(texts) == classes)
+        if are_indices or are_names:
+            fitting.append(name)
+    return fitting
