@@ -185,6 +185,8 @@ def _write_tab_files(run: "_OpenRun", config: VisualizeConfig, folder: Path, thr
             write_thumbnails(folder / THUMBNAILS_FILE, step.step, rows(), images, threads)
     if len(columns := config.map.split(",")) == 2:
         map_by_columns(folder / MAP_FILE, rows(), (columns[0], columns[1]))
+    elif not (step.run.has_scores or step.run.embedding):
+        return  # there is nothing to lay out
     elif config.map == "always" or (
         config.map == "auto" and count_logits(step.parts) < DEFAULT_SETTINGS.cache_min_logits
     ):
