@@ -79,6 +79,17 @@ def test_metrics_that_need_no_scores_are_right_and_the_others_absent_with_the_re
     assert all("needs the scores of all classes" in reason for reason in content["absent"].values())
 
 
+def test_slices_have_an_accuracy_and_no_loss(tmp_path: Path) -> None:
+    again = pd.concat([pd.read_csv(table(tmp_path))] * 20).assign(path=[f"{i}.png" for i in range(160)])
+    again.assign(country=np.where(again["true"] == "dog", "NO", "SE")).to_csv(tmp_path / "a.csv", index=False)
+    run(tmp_path, tmp_path / "a.csv", scores="confidence", pictures=False)
+    content = summary(tmp_path / "out", tmp_path / "logs")["steps"]["0"]
+    assert content["slices/country=NO/accuracy"]["value"] == 1.0
+    assert content["slices/country=SE/accuracy"]["value"] == 0.6
+    lines = (tmp_path / "logs/out/slices.csv").read_text().splitlines()
+    assert [line.split(",")[7] for line in lines] == ["nll", "", ""]
+
+
 def test_the_published_calibration_error_comes_out(tmp_path: Path) -> None:
     file = toy.SHARED / "cifar10_saved_predictions/nncal_probs_resnet110_c10_logits.csv"
     if not file.is_file():

@@ -129,8 +129,15 @@ class Panel:
             worst = functools.partial(plots.draw_intervals, title, lines, overall)
             description = "Columns of the manifest first. Lines: 95 % intervals (Wilson)."
             yield last, Picture("slices/worst", worst, description)
-        yield last, Text("report/slices", self._page(states[last], compared, worse), "Accuracy by kind of image.")
-        yield last, File("slices.csv", _table(compared))
+        yield (
+            last,
+            Text(
+                "report/slices",
+                self._page(states[last], compared, worse, info.run.has_scores),
+                "Accuracy by kind of image.",
+            ),
+        )
+        yield last, File("slices.csv", _table(compared, info.run.has_scores))
 
     @property
     def metric_directions(self) -> Mapping[str, Direction]:
@@ -158,12 +165,13 @@ class Panel:
                         }
                 yield step, Metrics("slices", metrics)
 
-    def _page(self, state: State, compared: list[SliceComparison], worse: list[SliceComparison]) -> str:
+    def _page(self, state: State, compared: list[SliceComparison], worse: list[SliceComparison], has_loss: bool) -> str:
+        loss, losses = ("loss", "losses") if has_loss else ("error rate", "error rates")
         parts = [
             f"{len(worse)} of {plural(len(compared), 'slice')} with at least {MIN_ROWS} labelled images inside and "
-            f"outside {'is' if len(worse) == 1 else 'are'} worse than the rest (Welch's test on the loss, false "
-            "discovery rate 5 %). The effect is the difference of the mean losses divided by their standard deviation: "
-            "0.2 is small, 0.5 medium and 0.8 large."
+            f"outside {'is' if len(worse) == 1 else 'are'} worse than the rest (Welch's test on the {loss}, false "
+            f"discovery rate 5 %). The effect is the difference of the mean {losses} divided by their standard "
+            "deviation: 0.2 is small, 0.5 medium and 0.8 large."
         ]
         if compared:
             rows = []
@@ -171,7 +179,9 @@ class Panel:
                 s = c.slice
                 low, high = wilson_interval(int(s.sums[1]), s.rows)
                 row = [escape_markdown(s.name), f"{s.rows:,}", f"{s.accuracy:.4f}", f"{low:.4f} to {high:.4f}"]
-                rows.append([*row, f"{mean_loss(s):.4f}", f"{c.effect:+.2f}", "**yes**" if c.worse else ""])
+                rows.append(
+                    [*row, f"{mean_loss(s):.4f}" if has_loss else "–", f"{c.effect:+.2f}", "**yes**" if c.worse else ""]
+                )
             titles = ("slice", "images", "accuracy", "95 % interval", "NLL, nats", "effect", "worse")
             parts.append(markdown_table(titles, "lrrlrrl", rows))
             if len(compared) > self.listed:
@@ -224,15 +234,23 @@ def _tags(slices: list[Slice]) -> dict[str, Slice]:
     return dict(zip(unique_names([f"slices/{s.name}" for s in slices]), slices, strict=True))
 
 
-def _table(compared: list[SliceComparison]) -> bytes:
+def _table(compared: list[SliceComparison], has_loss: bool) -> bytes:
     written = io.StringIO()
     table = csv.writer(written, lineterminator="\n")
     table.writerow(["column", "value", "rows", "right", "accuracy", "lower", "upper", "nll", "effect", "p", "worse"])
     for c in compared:
         s = c.slice
         low, high = wilson_interval(int(s.sums[1]), s.rows)
-        numbers = (s.accuracy, low, high, mean_loss(s), c.effect, c.p)
+        nll = mean_loss(s) if has_loss else math.nan
+        numbers = (s.accuracy, low, high, nll, c.effect, c.p)
         table.writerow(
-            [s.column, s.value.removeprefix("="), s.rows, int(s.sums[1]), *(f"{x:.6g}" for x in numbers), int(c.worse)]
+            [
+                s.column,
+                s.value.removeprefix("="),
+                s.rows,
+                int(s.sums[1]),
+                *("" if math.isnan(x) else f"{x:.6g}" for x in numbers),
+                int(c.worse),
+            ]
         )
     return written.getvalue().encode()
