@@ -61,6 +61,25 @@ def shorter(number: int) -> list[str]:
     return [f"−{text}" if number < 0 else text for text in dict.fromkeys(texts)]
 
 
+def shorten(text: str, limit: int) -> str:
+    """Leave out the middle of a text that is longer than `limit` characters.
+
+    >>> shorten("resnet50-pretrained", 10), shorten("resnet50", 10)
+    ('resne…ined', 'resnet50')
+    """
+    return text if len(text) <= limit else f"{text[: limit // 2]}…{text[len(text) - (limit - 1) // 2 :]}"
+
+
+def shared_start(texts: Sequence[str]) -> int:
+    """Return how many characters at their beginning all texts share.
+
+    >>> shared_start(["scan_0001.png", "scan_0012.png"]), shared_start([])
+    (7, 0)
+    """
+    first, last = min(texts, default=""), max(texts, default="")
+    return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+
+
 def either(words: Sequence[str]) -> str:
     """Join words that exclude each other.
 

@@ -35,8 +35,8 @@ def test_another_process_starts_before_the_imports_where_there_is_much_to_do(
     assert begun.count(2) == 1
     files = [next((example.folder / logs).rglob("*tfevents*")) for logs in ("one", "two")]
     assert files[0].read_bytes() == files[1].read_bytes()
-    (example.out / "step=00000000").rename(example.out / "step=00000001")
-    assert command(*flags, example.folder / "two")[0] == 0  # there are logs: much of it may be known
+    again = ["metrics" if word == "glance" else word for word in flags]
+    assert command(*again, example.folder / "two")[0] == 0  # there are logs: much of it may be known
     assert begun.count(2) == 1
     monkeypatch.setattr(commands, "PRESTART_BYTES", commands.PRESTART_BYTES + 1)
     assert command(*flags, example.folder / "three")[0] == 0

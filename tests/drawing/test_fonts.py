@@ -2,7 +2,7 @@
 
 import pytest
 
-from predboard.drawing.fonts import choose_font, fit_text, has_glyph, measure_text
+from predboard.drawing.fonts import MIN_SIZE_PX, break_name, choose_font, fit_text, has_glyph, measure_text, wrap_text
 from tests.drawing.pixels import NAMES
 
 
@@ -34,3 +34,35 @@ def test_bold_text_is_wider_and_both_fonts_come_with_the_package() -> None:
     assert measure_text("Herbaceous", 12, bold=True) > measure_text("Herbaceous", 12)
     assert choose_font("x", 11).getname() == ("DejaVu Sans", "Book")
     assert choose_font("x", 11, bold=True).getname() == ("DejaVu Sans", "Bold")
+
+
+def test_a_text_is_broken_between_words_and_made_smaller_before_anything_is_left_out() -> None:
+    text = "accuracy on 512 images would be 92.2 % instead of 83.0 % with channels in RGB order"
+    for lines in (2, 3):
+        broken, size, fits = wrap_text(text, 240, 11, lines)
+        assert fits
+        assert len(broken) <= lines
+        assert " ".join(broken).replace("\N{NO-BREAK SPACE}", " ") == text
+        assert all(measure_text(line, size) <= 240 for line in broken)
+        assert not any(line.startswith("%") for line in broken)
+    broken, size, fits = wrap_text(text, 100, 11, 2)
+    assert (len(broken), size, fits) == (2, MIN_SIZE_PX, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "shared", "lines"),
+    [
+        ("River/River_2325.jpg", 12, ["River/River_2325.jpg"]),
+        ("a_long_folder_of_pictures/River_2325.jpg", 31, ["River_2325.jpg"]),
+        ("x/patient12345_study1_view2_frontal_resized.png", 9, ["patient12345_study1_vie", "w2_frontal_resized.png"]),
+        (f"x/{'q' * 90}_007.png", 2 + 90, ["…_007.png"]),
+        (f"x/{'q' * 90}_007_{'w' * 20}.png", 2 + 90, ["…_007_wwwwwwwwww", "wwwwwwwwww.png"]),
+    ],
+)
+def test_of_a_long_name_what_others_share_is_left_out_and_what_differs_stays(
+    name: str, shared: int, lines: list[str]
+) -> None:
+    broken = break_name(name, shared, 126, 10)
+    assert "".join(broken) == "".join(lines)
+    assert len(broken) == len(lines)
+    assert all(measure_text(line, 10) <= 126 for line in broken)

@@ -53,7 +53,7 @@ def shown(logdir: Path) -> dict[str, Any]:
 
 
 def table(logdir: Path) -> list[list[str]]:
-    page = shown(logdir)["report/ranking"].tensor.string_val[0].decode()
+    page = shown(logdir)["report/ranking"].tensor.string_val[0].decode().replace("\xa0", " ")
     lines = [line for line in page.split("\n") if line.startswith("|")]
     return [[c.strip() for c in re.split(r"(?<!\\)\|", line)[1:-1]] for line in (lines[0], *lines[2:])]
 

@@ -19,7 +19,7 @@ from predboard.config import CompareConfig
 from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX
 from predboard.drawing.comparison import PairTileText, SidePrediction, draw_pair_tile
 from predboard.errors import InputError
-from predboard.formatting import plural
+from predboard.formatting import plural, shared_start
 from predboard.images import decode
 from predboard.metrics.slices import Crosses, check_crosses
 from predboard.parallel.threads import ordered_map, worker_count
@@ -314,6 +314,7 @@ class _Album:
                 old=SidePrediction(self._old.name, names[rows["old"][i]], float(rows["confidence_old"][i])),
                 new=SidePrediction(self._new.name, names[rows["new"][i]], float(rows["confidence_new"][i])),
                 name=refs[i],
+                shared=shared_start(refs),
             )
             drawn = draw_pair_tile(picture, words)
             samples.append(events.encode_png(drawn) if exact else events.encode_jpeg(drawn))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from predboard.drawing.fonts import fit_text
+from predboard.drawing.fonts import MIN_SIZE_PX, fit_text, measure_text, wrap_text
 from predboard.drawing.palette import FAINT, INK, PAPER, TRACK, WARNING_INK, WARNING_PAPER, Colour
 from predboard.summaries import Pixels
 
@@ -84,8 +84,16 @@ class Canvas:
         if warnings:
             width, height = self.image.size
             more = f"  (+{len(warnings) - 1} more in report)" if len(warnings) > 1 else ""
-            self.draw.rectangle((0, height - 25, width, height), fill=WARNING_PAPER)
-            self.text((8, height - 9), f"! {warnings[0]}{more}", width - 16, 11, WARNING_INK, bold=True)
+            lines, size, fits = [f"! {warnings[0]}{more}"], 11, False
+            if measure_text(lines[0], MIN_SIZE_PX, bold=True) > width - 16:
+                lines, size, fits = wrap_text(f"! {warnings[0]}{more}", width - 16, 10, 2, bold=True)
+            if len(lines) > 1 and not fits:
+                lines, size, _ = wrap_text(f"! {warnings[0]}{more}", width - 16, 10, 2)
+            top = height - 25 if len(lines) == 1 else height - 29
+            self.draw.rectangle((0, top, width, height), fill=WARNING_PAPER)
+            for i, line in enumerate(lines):
+                at = height - 9 if len(lines) == 1 else height - 17 + 12 * i
+                self.text((8, at), line, width - 16, size, WARNING_INK, bold=fits or len(lines) == 1)
 
     @property
     def pixels(self) -> Pixels:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX, Canvas
 from predboard.drawing.card_matrix import MatrixCell, draw_card_matrix
-from predboard.drawing.fonts import measure_text
+from predboard.drawing.fonts import MIN_SIZE_PX, measure_text, wrap_text
 from predboard.drawing.palette import (
     FAINT,
     INK,
@@ -21,8 +21,8 @@ from predboard.drawing.palette import (
     WRONG,
     Colour,
 )
-from predboard.drawing.tiles import TEXT_LEFT_PX, TEXT_WIDTH_PX, begin_tile
-from predboard.formatting import percent, signed
+from predboard.drawing.tiles import TEXT_LEFT_PX, TEXT_WIDTH_PX, begin_tile, write_name
+from predboard.formatting import percent, shorten, signed
 from predboard.summaries import Pixels
 
 _UNDECIDED_CELL: Colour = (205, 205, 205)
@@ -49,6 +49,8 @@ class PairTileText:
     new: SidePrediction
     name: str
     """Name of the image."""
+    shared: int = 0
+    """Characters at the beginning of the name that all names beside it have."""
 
 
 def draw_pair_tile(picture: Image.Image | None, text: PairTileText) -> Image.Image:
@@ -70,7 +72,7 @@ def draw_pair_tile(picture: Image.Image | None, text: PairTileText) -> Image.Ima
         canvas.text((left, top), prediction.side, width - number - 5, 10, FAINT)
         canvas.text((left, top + 16), prediction.predicted, width, 12, colour, bold=True)
         canvas.bar(left, top + 21, width, 6, prediction.confidence, colour)
-    canvas.text((left, 207), text.name.rpartition("/")[2], width, 10, FAINT)
+    write_name(canvas, text.name.rpartition("/")[2], text.shared - text.name.rfind("/") - 1, 195)
     return canvas.image
 
 
@@ -161,7 +163,7 @@ def draw_comparison_card(card: ComparisonCard) -> Pixels:
         [215, 350, 3] uint8.
     """
     canvas = Canvas(WIDTH_PX, HEIGHT_PX)
-    top = _write_sentence(canvas, card.sentence, _LEFT_PX, WIDTH_PX - 2 * _LEFT_PX)
+    top = _write_sentence(canvas, card, _LEFT_PX, WIDTH_PX - 2 * _LEFT_PX)
     _draw_accuracy(canvas, card, top + 28)
     canvas.draw.line((_SPLIT_PX - 4, top + 6, _SPLIT_PX - 4, 184), fill=TRACK)
     _write_changes(canvas, card, top + 14)
@@ -178,8 +180,9 @@ def _draw_accuracy(canvas: Canvas, card: ComparisonCard, y: int) -> None:
         accuracy = card.accuracy
         used = canvas.text((left, y), signed(100 * accuracy.value, 1), width, 23, accuracy.colour, bold=True)
         canvas.text((left + used + 4, y), "points", width - used, 11, FAINT)
-        ends = f"accuracy, {signed(100 * accuracy.lower, 1)} to {signed(100 * accuracy.upper, 1)}"
-        canvas.text((left, y + 13), ends, width, 10, FAINT)
+        ends = f"{signed(100 * accuracy.lower, 1)} to {signed(100 * accuracy.upper, 1)}"
+        both = f"accuracy, {ends}"
+        canvas.text((left, y + 13), both if measure_text(both, MIN_SIZE_PX) <= width else ends, width, 10, FAINT)
         _draw_ruler(canvas, accuracy, left, y + 23, width)
         for baseline, (name, share) in zip((y + 42, y + 55), card.sides, strict=True):
             number = canvas.text((left + width, baseline), percent(share), 50, 10, INK, bold=True, anchor="rs")
@@ -212,19 +215,18 @@ def _write_changes(canvas: Canvas, card: ComparisonCard, y: int) -> None:
         canvas.transition((x, y), width, true, now, images, 50)
 
 
-def _write_sentence(canvas: Canvas, text: str, left: int, width: int, lines: int = 3) -> int:
-    """Write a sentence on a few lines, and return the baseline of the last one."""
-    words, y = text.split(), 1
-    for line in range(lines):
-        count = len(words)
-        while line < lines - 1 and count > 1 and measure_text(" ".join(words[:count]), 11) > width:
-            count -= 1
-        y += 13
-        canvas.text((left, y), " ".join(words[:count]), width, 11, INK)
-        words = words[count:]
-        if not words:
+def _write_sentence(canvas: Canvas, card: ComparisonCard, left: int, width: int) -> int:
+    """Write the sentence on at most three lines, and return the baseline of the last one. Names give way to numbers."""
+    for limit in (200, *range(40, 4, -4)):
+        text = card.sentence
+        for name, _ in sorted(card.sides or (), key=lambda side: -len(side[0])):
+            text = text.replace(name, shorten(name, limit))
+        lines, size, fits = wrap_text(text, width, 11, 3)
+        if fits:
             break
-    return y
+    for i, line in enumerate(lines):
+        canvas.text((left, 14 + 13 * i), line, width, size, INK)
+    return 1 + 13 * len(lines)
 
 
 def _draw_ruler(canvas: Canvas, line: DifferenceLine, left: int, y: int, width: int) -> None:

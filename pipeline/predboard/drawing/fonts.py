@@ -7,6 +7,7 @@ Japanese, Korean, …) are set in a font of the system if there is one, and else
 
 import bisect
 import functools
+import re
 from pathlib import Path
 
 from PIL import ImageFont
@@ -86,3 +87,45 @@ def fit_text(text: str, width: float, size: int, bold: bool) -> tuple[str, Image
 
     fitting = bisect.bisect_right(range(2, len(text)), width, key=lambda n: font.getlength(shorten(n)))
     return shorten(fitting + 1) if fitting else "…", font
+
+
+def wrap_text(text: str, width: float, size: int, lines: int, bold: bool = False) -> tuple[list[str], int, bool]:
+    """Break a text between words into lines at most `width` pixels wide, in a smaller size if that spares one.
+
+    Returns:
+        The lines, at most as many as there may be; their size; and whether the last one fits: if not, it has all the
+        rest.
+    """
+    words = re.sub(" (?=%)", "\N{NO-BREAK SPACE}", " ".join(text.split())).split(" ")
+    for smaller in range(size, MIN_SIZE_PX - 1, -1):
+        broken = [""]
+        for word in words:
+            longer = f"{broken[-1]} {word}".strip()
+            if measure_text(longer, smaller, bold) <= width or len(broken) == lines:
+                broken[-1] = longer
+            else:
+                broken.append(word)
+        if all(measure_text(line, smaller, bold) <= width for line in broken):
+            return broken, smaller, True
+    return broken, smaller, False
+
+
+def break_name(name: str, shared: int, width: float, size: int) -> list[str]:
+    """Break the name of a file into one line or two: of a long one, first its folder goes and then what others share.
+
+    Args:
+        name: path of the file.
+        shared: characters at its beginning that it has in common with others beside it.
+        width: of a line, pixels.
+        size: of the letters.
+    """
+    base = name.rpartition("/")[2]
+    for text in (name, base):
+        if measure_text(text, size) <= width:
+            return [text]
+    common = base[: max(shared - len(name) + len(base), 0)]
+    for text in (base, f"…{base[len(common) :]}" if len(common) > 1 else base):
+        cut = bisect.bisect_right(range(len(text) + 1), width, key=lambda n: measure_text(text[:n], size)) - 1
+        if measure_text(text[cut:], size) <= width:
+            return [text[:cut], text[cut:]] if cut < len(text) else [text]
+    return [text[:cut], text[cut:]]

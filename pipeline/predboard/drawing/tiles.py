@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX, Canvas
-from predboard.drawing.fonts import measure_text
+from predboard.drawing.fonts import break_name
 from predboard.drawing.palette import EMPTY_FRAME, FAINT, INK, PAPER, RIGHT, TRACK, UNKNOWN, WRONG, Colour
 from predboard.formatting import percent
 from predboard.summaries import Pixels
@@ -51,6 +51,8 @@ class TileText:
     """Row of the image in the predictions."""
     loss: float | None = None
     """Negative log-likelihood of the true class, nats; None if it is unknown."""
+    shared: int = 0
+    """Characters at the beginning of the name that all names beside it have."""
 
 
 def fit_picture(picture: Image.Image, side: int = PICTURE_SIDE_PX) -> tuple[Image.Image, bool]:
@@ -132,13 +134,23 @@ def draw_tile(picture: Image.Image | None, text: TileText) -> Image.Image:
         canvas.text((left, baseline), name, width - number - 5, 12 if rank == 0 else 11, INK, bold=rank == 0)
         canvas.bar(left, baseline + 4, width, 6, p, bar)
         baseline += 29
-    if text.loss is not None:
-        canvas.text((left, 181), f"loss {text.loss:.2f} nats", width, 10, FAINT)
-    canvas.text((left, 194), f"row {text.id}", width, 10, FAINT)
     # The folder is usually the class, which is written above: it is the first to go.
-    name = text.name if measure_text(text.name, 10) <= width else text.name.rpartition("/")[2]
-    canvas.text((left, 207), name, width, 10, FAINT)
+    lines = write_name(canvas, text.name, text.shared, 194)
+    row, loss = f"row {text.id}", "" if text.loss is None else f"loss {text.loss:.2f}"
+    if lines > 1:
+        canvas.text((left, 181), f"{loss} · {row}" if loss else row, width, 10, FAINT)
+    else:
+        canvas.text((left, 181), f"{loss} nats" if loss else "", width, 10, FAINT)
+        canvas.text((left, 194), row, width, 10, FAINT)
     return canvas.image
+
+
+def write_name(canvas: Canvas, name: str, shared: int, first_baseline: int) -> int:
+    """Write the name of a tile's image on its last line or the last two, and return on how many."""
+    lines = break_name(name, shared, TEXT_WIDTH_PX, 10)
+    for baseline, line in zip((first_baseline, 207)[-len(lines) :], lines, strict=True):
+        canvas.text((TEXT_LEFT_PX, baseline), line, TEXT_WIDTH_PX, 10, FAINT)
+    return len(lines)
 
 
 def draw_contact_sheet(

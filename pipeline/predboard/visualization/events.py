@@ -10,6 +10,7 @@ doubles); text, images and histograms are tensors in the present form of their p
 """
 
 import io
+import re
 import struct
 import zlib
 from collections.abc import Iterable
@@ -152,7 +153,7 @@ def _(summary: Text) -> summary_pb2.Summary.Value:
     tensor = tensor_pb2.TensorProto(
         dtype=types_pb2.DT_STRING,
         tensor_shape=tensor_shape_pb2.TensorShapeProto(),
-        string_val=[summary.markdown.encode()],
+        string_val=[keep_numbers_whole(summary.markdown).encode()],
     )
     return _value(summary.tag, "text", summary_pb2.DATA_CLASS_TENSOR, tensor, summary.description)
 
@@ -173,6 +174,24 @@ def _(summary: PrCurve) -> summary_pb2.Summary.Value:
         summary.description,
         content.SerializeToString(),
     )
+
+
+def keep_numbers_whole(markdown: str) -> str:
+    """Return Markdown whose tables break no number at a space: TensorBoard squeezes columns to their longest words.
+
+    >>> [keep_numbers_whole(line).replace(chr(0xA0), "_") for line in ("| a b | 93.7 % | 0.91 to 0.95 |", "93.7 %")]
+    ['| a b | 93.7_% | 0.91_to_0.95 |', '93.7 %']
+    """
+    lines = markdown.split("\n")
+    return "\n".join(_NUMBERS.sub(_join_words, line) if line.startswith("|") else line for line in lines)
+
+
+_NUMBERS = re.compile(r"(?<=\| )[*~+−<>\d][^|A-Za-z]*(?:(?: to | of | points?)[^|A-Za-z]*)*(?= \|)")
+"""Finds cells of numbers, their signs and the words between them."""
+
+
+def _join_words(cell: re.Match[str]) -> str:
+    return cell[0].replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def encode_layout(charts: Iterable[LineChart | BandChart]) -> summary_pb2.Summary.Value:

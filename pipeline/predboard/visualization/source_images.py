@@ -22,7 +22,7 @@ from predboard.drawing.tiles import (
     draw_tile,
     fit_picture,
 )
-from predboard.formatting import either, plural
+from predboard.formatting import either, plural, shared_start
 from predboard.images import decode, sources
 from predboard.parallel.pool import ProcessPool
 from predboard.parallel.threads import ItemTimeout, ordered_map
@@ -117,6 +117,7 @@ class SourceImages:
             return self._encode_sheet(step, tiles)
         run, rows, samples = self._steps[step].run, tiles.rows, []
         ids, refs = rows["id"].tolist(), [str(ref or "") for ref in rows["image"]]
+        shared = shared_start(refs)
         for i, (image, is_exact) in enumerate(self.fitted(step, ids, refs)):
             label, loss = int(rows["label"][i]), float(rows["loss"][i])
             text = TileText(
@@ -126,6 +127,7 @@ class SourceImages:
                     for c, p in zip(rows["top_class"][i], rows["top_probability"][i], strict=True)
                 ],
                 name=refs[i],
+                shared=shared,
                 id=ids[i],
                 loss=None if label < 0 or loss != loss else loss,
             )
