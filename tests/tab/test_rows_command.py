@@ -53,7 +53,7 @@ def test_flags_select_what_pandas_does(folder: Path) -> None:
 def test_tags_of_the_tab_select_and_are_listed(folder: Path) -> None:
     tags = Tags(folder.parent / "predboard_tags.jsonl")
     tags.change("relabel", True, logs.frame(folder, 3).key.tolist()[5:7], "cat")
-    rows = json.loads(list_rows(RowsConfig(folder, tag="relabel", format="json")).content)
+    rows = json.loads(list_rows(RowsConfig(folder, tag=("relabel",), format="json")).content)
     assert [(row["row"], row["tags"], row["relabel_to"]) for row in rows] == [
         (5, ["relabel"], "cat"),
         (6, ["relabel"], "cat"),
@@ -105,6 +105,9 @@ def test_copies_are_the_files_themselves_under_safe_names(tmp_path: Path) -> Non
     for i in range(4):
         (root / f"{i:06d}.png").write_bytes(b"pixels %d" % i)
     (root / "000002.png").unlink()
+    (tmp_path / "secret").write_text("secret")
+    (root / "000001.png").unlink()
+    (root / "000001.png").symlink_to(tmp_path / "secret")
     logits, label = toy.table(Run(classes=logs.NAMES, model="net.py:build"), 4)
     toy.write_run(
         tmp_path / "predictions", logits, label, Run(classes=logs.NAMES, model="net.py:build", root=str(root))
@@ -117,12 +120,13 @@ def test_copies_are_the_files_themselves_under_safe_names(tmp_path: Path) -> Non
     lines: list[str] = []
     config = RowsConfig(folder, copy_to=tmp_path / "copies", format="paths")
     result = list_rows(config, lines.append)
-    assert (result.total, result.copied, len(lines)) == (4, 3, 1)
-    assert lines[0].startswith("warning: no copy of image 3: cannot read 000002.png: ")
+    assert (result.total, result.copied, len(lines)) == (4, 2, 2)
+    assert lines[0].startswith("warning: no copy of image 2: 000001.png is not inside ")
+    assert lines[1].startswith("warning: no copy of image 3: cannot read 000002.png: ")
     copies = sorted(file.name for file in (tmp_path / "copies").iterdir())
     assert copies[-1] == "rows.txt"
-    assert [name[:6] for name in copies[:-1]] == ["00001_", "00002_", "00004_"]
+    assert [name[:6] for name in copies[:-1]] == ["00001_", "00004_"]
     assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789_.-") for name in copies)
-    assert (tmp_path / "copies" / copies[2]).read_bytes() == b"pixels 3"
+    assert (tmp_path / "copies" / copies[1]).read_bytes() == b"pixels 3"
     with pytest.raises(InputError, match="is there and not empty: name a new folder"):
         list_rows(config)

@@ -12,7 +12,7 @@ from predboard.config import RowsConfig
 from predboard.errors import InputError, reading
 from predboard.formatting import did_you_mean
 from predboard.images import sources
-from predboard.storage.paths import explain_write_errors, is_remote
+from predboard.storage.paths import explain_write_errors, is_inside, is_remote, join_ref, parse_path
 from predboard.tab.answers import View, image_root_of
 from predboard.tab.columns import StepRows
 from predboard.tab.export import export_rows
@@ -125,14 +125,21 @@ def _copy_images(folder: Path, run: LogRun, step: StepRows, rows: NDArray[np.int
         folder.mkdir(parents=True, exist_ok=True)
         for number, (row, ref) in enumerate(zip(rows.tolist(), step.few("image", rows), strict=True), 1):
             try:
-                with reading(ref):
-                    content = sources.read(root, ref or "")
+                content = _read_inside(root, ref or "")
             except InputError as error:
                 log(f"warning: no copy of image {number}: {error}")
                 continue
             (folder / _copy_name(number, step, row, ref or "")).write_bytes(content)
             copied += 1
     return copied
+
+
+def _read_inside(root: str, ref: str) -> bytes:
+    """Return the bytes of an image below a root. Raises InputError for another, as predictions of others may name."""
+    with reading(ref):
+        if not is_inside(join_ref(root, sources.split_ref(ref)[0] or ref), parse_path(root)):
+            raise InputError(f"{ref} is not inside {root}")
+        return sources.read(root, ref)
 
 
 def _copy_name(number: int, step: StepRows, row: int, ref: str) -> str:

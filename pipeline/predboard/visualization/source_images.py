@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from PIL import Image
 
@@ -53,6 +53,17 @@ ANSWER_SECONDS = 20
 NEAREST = Image.Resampling.NEAREST
 
 
+class ImageObserver(Protocol):
+    """Takes images while they are open."""
+
+    enough: int
+    """Pixels of the shorter side that it needs."""
+
+    def take(self, step: int, row: int, image: Image.Image) -> None:
+        """Take the image of a row, unchanged; called by many threads at once."""
+        ...
+
+
 class SourceImages:
     """Opens the source images of a run's rows, or else the thumbnails that are stored with the predictions."""
 
@@ -84,6 +95,8 @@ class SourceImages:
         self._fitted = functools.lru_cache(FITTED_CACHE_IMAGES)(self._fit)
         self._expected: dict[int, set[int]] = {number: set() for number in self._steps}
         self._thumbnails: dict[int, dict[int, bytes | None]] = {number: {} for number in self._steps}
+        self.observer: ImageObserver | None = None
+        """Gets the images of the Projector, which are those that most others would open again."""
         self._lock = threading.Lock()
         self._pool, self._drawing = pool, _Drawing(self)
         self._connections = threading.BoundedSemaphore(MAX_CONNECTIONS)  # of all threads together
@@ -200,8 +213,11 @@ class SourceImages:
         def open_small(point: tuple[int, str | None]) -> Image.Image | None:
             if is_abandoned():
                 return None
-            image = self.open_image(self._cache_step(step), point[0], str(point[1] or ""), enough=side)
+            enough = max(side, self.observer.enough if self.observer else 0)
+            image = self.open_image(self._cache_step(step), point[0], str(point[1] or ""), enough)
             if image is not None:
+                if self.observer:
+                    self.observer.take(step, point[0], image)
                 image.thumbnail((side, side), Image.Resampling.LANCZOS)
                 if max(image.size) < side // 2:
                     image = image.resize([s * (side // max(image.size)) for s in image.size], NEAREST)

@@ -5,7 +5,7 @@ It knows nothing of tiles and event files.
 
 import functools
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +47,30 @@ def is_small(rows: Iterable[DerivedRows]) -> bool:
     return images <= AUTO_MAX_IMAGES and pixels <= AUTO_MAX_PIXELS
 
 
-def write_thumbnails(path: Path, step: int, rows: Iterable[DerivedRows], images: SourceImages, threads: int) -> bool:
+class DrawnThumbnails:
+    """The thumbnails of a step that were drawn while its images were open for something else."""
+
+    enough = SIDE_PIXELS
+
+    def __init__(self, step: int) -> None:
+        """Begin without any."""
+        self._step = step
+        self.by_row: dict[int, bytes] = {}
+
+    def take(self, step: int, row: int, image: Image.Image) -> None:
+        """Draw the thumbnail of an image."""
+        if step == self._step:
+            self.by_row[row] = _encode(image)
+
+
+def write_thumbnails(
+    path: Path,
+    step: int,
+    rows: Iterable[DerivedRows],
+    images: SourceImages,
+    threads: int,
+    drawn: Mapping[int, bytes] | None = None,
+) -> bool:
     """Write the thumbnails of a step's rows, and return whether there are any; without one there is no file.
 
     Args:
@@ -56,15 +79,17 @@ def write_thumbnails(path: Path, step: int, rows: Iterable[DerivedRows], images:
         rows: its rows.
         images: opens the images.
         threads: how many draw.
+        drawn: thumbnails that are there already, by row.
     """
+    drawn = drawn or {}
     points = [
         (row, key, str(ref or ""))
         for batch in rows
         for row, key, ref in zip(batch.id.tolist(), batch.key.tolist(), batch.column("image").to_pylist(), strict=True)
     ]
-    draw = functools.partial(_draw, images, step)
+    draw = functools.partial(_draw, images, step, drawn)
     probes = [points[i] for i in np.linspace(0, len(points) - 1, min(_PROBES, len(points))).astype(int).tolist()]
-    if not any(ordered_map(draw, probes, threads)):
+    if not drawn and not any(ordered_map(draw, probes, threads)):
         return False
     schema = pa.schema(
         [pa.field("key", pa.int64(), nullable=False), pa.field("thumbnail", pa.binary())],
@@ -86,13 +111,19 @@ def _batches(
         yield pa.RecordBatch.from_arrays([pa.array(keys), pa.array(encoded, pa.binary())], schema=schema)
 
 
-def _draw(images: SourceImages, step: int, point: tuple[int, int, str]) -> bytes | None:
+def _draw(images: SourceImages, step: int, drawn: Mapping[int, bytes], point: tuple[int, int, str]) -> bytes | None:
     row, _, ref = point
+    if row in drawn:
+        return drawn[row]
     image = images.open_image(step, row, ref, enough=SIDE_PIXELS)
-    if image is None:
-        return None
-    small = max(image.size) <= SMALL_SIDE_PIXELS
-    image.thumbnail((SIDE_PIXELS, SIDE_PIXELS), Image.Resampling.LANCZOS)
+    return None if image is None else _encode(image)
+
+
+def _encode(image: Image.Image) -> bytes:
+    if max(image.size) > SIDE_PIXELS:
+        image = image.copy()
+        image.thumbnail((SIDE_PIXELS, SIDE_PIXELS), Image.Resampling.LANCZOS)
     encoded = io.BytesIO()
-    image.save(encoded, "JPEG", quality=JPEG_QUALITY, subsampling=0 if small else 2)
+    subsampling = 0 if max(image.size) <= SMALL_SIDE_PIXELS else 2
+    image.save(encoded, "JPEG", quality=JPEG_QUALITY, subsampling=subsampling)
     return encoded.getvalue()

@@ -39,7 +39,7 @@ from predboard.visualization.errors_csv import errors_csv
 from predboard.visualization.image_map import MAP_FILE, map_by_columns, map_by_components
 from predboard.visualization.render import RenderJob, render_run
 from predboard.visualization.source_images import SourceImages
-from predboard.visualization.thumbnails import THUMBNAILS_FILE, is_small, write_thumbnails
+from predboard.visualization.thumbnails import THUMBNAILS_FILE, DrawnThumbnails, is_small, write_thumbnails
 
 ROWS_FILE = "rows.parquet"
 """A table with one line for every row of every step, for DuckDB and pandas."""
@@ -157,8 +157,18 @@ def _visualize_run(
     with log_folder.replace_logs(run.folder, "run", [predictions], log) as draft:
         rows_file = draft.staging / ROWS_FILE
         states = _fold(run, chosen, config, pool, settings, rows_file)
+        thumbnails = None
+        if _wants_thumbnails(run, config, draft.staging):
+            thumbnails = images.observer = DrawnThumbnails(run.steps[-1].step)
         render_run(job, states, functools.partial(read_derived_rows, rows_file), draft, log)
-        _write_tab_files(run, config, draft.staging, job.threads)
+        if thumbnails is not None:
+            last = run.steps[-1].step
+            # Images that are missing only here are no reason to draw the logs again the next time.
+            opener = SourceImages(run.steps, config.image_root, anywhere=config.images_anywhere)
+            rows = _rows_of_step(rows_file, last)
+            with decode.silence_pillow():
+                write_thumbnails(draft.staging / THUMBNAILS_FILE, last, rows, opener, job.threads, thumbnails.by_row)
+        _write_map(run, config, draft.staging, job.threads)
         if rows_file.exists():
             last = max(states)
             rows = (batch for _, batch in read_derived_rows(rows_file, last))
@@ -171,20 +181,22 @@ def _visualize_run(
     return run.result(event_file, missing_pictures=len(images.missing))
 
 
-def _write_tab_files(run: "_OpenRun", config: VisualizeConfig, folder: Path, threads: int) -> None:
-    """Write what the tab Predictions reads besides the rows: thumbnails, and a map of the images of the last step."""
+def _wants_thumbnails(run: "_OpenRun", config: VisualizeConfig, folder: Path) -> bool:
+    """Return whether thumbnails are drawn; only where the rows are kept."""
+    if config.thumbnails != "auto" or not (folder / ROWS_FILE).exists():
+        return config.thumbnails == "always" and (folder / ROWS_FILE).exists()
+    root = parse_path(run.steps[-1].run.root) if config.image_root is None else config.image_root
+    return not is_remote(root) and is_small(_rows_of_step(folder / ROWS_FILE, run.steps[-1].step))
+
+
+def _write_map(run: "_OpenRun", config: VisualizeConfig, folder: Path, threads: int) -> None:
+    """Write the map of the images of the last step, where one is wanted and the rows are kept."""
     step = run.steps[-1]
-    rows = functools.partial(_rows_of_step, folder / ROWS_FILE, step.step)
     if not (folder / ROWS_FILE).exists():
         return
-    remote = is_remote(parse_path(step.run.root)) if config.image_root is None else is_remote(config.image_root)
-    if config.thumbnails == "always" or (config.thumbnails == "auto" and not remote and is_small(rows())):
-        # Images that are missing only here are no reason to draw the logs again the next time.
-        images = SourceImages(run.steps, config.image_root, anywhere=config.images_anywhere)
-        with decode.silence_pillow():
-            write_thumbnails(folder / THUMBNAILS_FILE, step.step, rows(), images, threads)
     if len(columns := config.map.split(",")) == 2:
-        map_by_columns(folder / MAP_FILE, rows(), (columns[0], columns[1]))
+        rows = _rows_of_step(folder / ROWS_FILE, step.step)
+        map_by_columns(folder / MAP_FILE, rows, (columns[0], columns[1]))
     elif not (step.run.has_scores or step.run.embedding):
         return  # there is nothing to lay out
     elif config.map == "always" or (
