@@ -97,6 +97,12 @@ def test_what_is_neither_a_name_nor_a_whole_number_is_refused(values: Any) -> No
         parse_labels(chunked(values), (), "y")
 
 
+def test_objects_are_no_labels() -> None:
+    values = chunked([None, {}], pa.struct([]))
+    with pytest.raises(InputError, match=r"y has \{\}; expected one label in each row"):
+        parse_labels(values, (), "y")
+
+
 @pytest.mark.parametrize(
     ("values", "classes"),
     [
@@ -110,6 +116,7 @@ def test_what_is_neither_a_name_nor_a_whole_number_is_refused(values: Any) -> No
         (["0 2", "1"], ("cat", "dog", "owl")),
         ([["cat", "dog"], ["cat"]], ()),
         ([[1, 1, 0], [0, 1, 0]], ()),
+        ([[1, 0], [0, 1, 0]], ()),
         (["['cat', 'dog']", "['cat']"], ("cat", "dog")),
     ],
 )

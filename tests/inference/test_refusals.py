@@ -182,6 +182,7 @@ def test_an_interrupted_pass_leaves_whole_parts_and_can_go_on(tmp_path: Path, ne
     [
         ({"batch_size": 0}, "--batch-size is 0; expected a whole number of at least 1"),
         ({"workers": -1}, "--workers is -1"),
+        ({"workers": 2**31}, "--workers is 2,147,483,648; expected at most 1,024"),
         ({"shard_size": 0}, "--shard-size is 0"),
         ({"limit": 0}, "--limit is 0"),
         ({"thumbnails": -1}, "--thumbnails is -1"),

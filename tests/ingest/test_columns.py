@@ -104,6 +104,11 @@ def test_a_column_named_like_images_that_cannot_be_used_is_an_error(image: Any, 
     assert run(tmp_path, tmp_path / "a.parquet", image_column="none")["image"].isna().all()
 
 
+def test_an_array_named_like_labels_that_holds_dates_is_an_error(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", logits=LOGITS, labels=np.zeros(ROWS, "datetime64[D]"))
+    refused(r"'labels' of .*a\.npz is datetime64\[D\]; expected class names", tmp_path, tmp_path / "a.npz")
+
+
 @pytest.mark.parametrize(
     ("name", "values"),
     [

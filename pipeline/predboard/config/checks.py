@@ -28,6 +28,17 @@ def check_minimum(flag: str, value: int | None, minimum: int) -> None:
         raise InputError(f"--{flag} is {value}; expected a whole number of at least {minimum}")
 
 
+MAX_WORKERS = 1_024
+"""Threads or processes of one machine: more only cost memory, and a system gives none at all beyond its limit."""
+
+
+def check_workers(flag: str, value: int | None, minimum: int = 0) -> None:
+    """Raise InputError for a number of threads or processes that no machine runs."""
+    check_minimum(flag, value, minimum)
+    if value is not None and value > MAX_WORKERS:
+        raise InputError(f"--{flag} is {value:,}; expected at most {MAX_WORKERS:,}")
+
+
 def check_read_gb(value: float) -> None:
     """Raise InputError for a limit of memory that is no size."""
     if not value > 0:

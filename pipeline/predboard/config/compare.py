@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from predboard.config.checks import POSITIONAL, check_minimum
+from predboard.config.checks import POSITIONAL, check_workers
 from predboard.config.fields import Config
 from predboard.storage.paths import AnyPath
 
@@ -44,4 +44,4 @@ class CompareConfig(Config):
     def __post_init__(self) -> None:
         """Raise InputError for values that can never work."""
         super().__post_init__()
-        check_minimum("workers", self.workers, 0)
+        check_workers("workers", self.workers)

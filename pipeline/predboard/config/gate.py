@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from predboard.config.checks import POSITIONAL, check_minimum
+from predboard.config.checks import POSITIONAL, check_workers
 from predboard.config.fields import Config
 from predboard.errors import InputError
 from predboard.storage.paths import AnyPath
@@ -56,7 +56,7 @@ class GateConfig(Config):
     def __post_init__(self) -> None:
         """Raise InputError for values that can never work."""
         super().__post_init__()
-        check_minimum("workers", self.workers, 0)
+        check_workers("workers", self.workers)
         if self.suggest and self.rules is not None:
             raise InputError("--suggest and --rules exclude each other: one writes rules, the other tests them")
         for name in ("junit", "json", "markdown", "report"):

@@ -10,6 +10,7 @@ from predboard.config.checks import (
     check_read_gb,
     check_steps,
     check_update,
+    check_workers,
 )
 from predboard.config.fields import Config
 from predboard.errors import InputError
@@ -99,7 +100,7 @@ class ImportConfig(Config):
     def __post_init__(self) -> None:
         """Raise InputError for values that can never work."""
         super().__post_init__()
-        check_minimum("workers", self.workers, 0)
+        check_workers("workers", self.workers)
         check_minimum("thumbnails", self.thumbnails, 0)
         check_minimum("shard-size", self.shard_size, 1)
         check_steps(self.step)

@@ -21,6 +21,7 @@ from predboard.config.checks import (
     check_step_for_each,
     check_steps,
     check_update,
+    check_workers,
     is_plain,
 )
 from predboard.config.fields import Config
@@ -230,8 +231,8 @@ class SpeedConfig(Config):
         """Raise InputError for values that can never work."""
         super().__post_init__()
         check_minimum("batch-size", self.batch_size, 1)
-        check_minimum("workers", self.workers, 0)
-        check_minimum("processes", self.processes, 0)
+        check_workers("workers", self.workers)
+        check_workers("processes", self.processes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,7 +267,7 @@ class DeviceConfig(Config):
         """Raise InputError for values that can never work."""
         super().__post_init__()
         check_minimum("actors", self.actors, 1)
-        check_minimum("cpus-per-actor", self.cpus_per_actor, 1)
+        check_workers("cpus-per-actor", self.cpus_per_actor, 1)
         check_ray_only(self, "ray_address", "actors", "gpus_per_actor", "cpus_per_actor")
         gpus = self.gpus_per_actor
         if gpus is not None and not (0 <= gpus <= 1 or (gpus > 1 and gpus.is_integer())):

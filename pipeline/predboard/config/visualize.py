@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from predboard.config.checks import POSITIONAL, Engine, check_minimum, check_ray_only
+from predboard.config.checks import POSITIONAL, Engine, check_minimum, check_ray_only, check_workers
 from predboard.config.fields import Config
 from predboard.errors import InputError
 from predboard.storage.paths import AnyPath
@@ -77,7 +77,7 @@ class VisualizeConfig(Config):
     def __post_init__(self) -> None:
         """Raise InputError for values that can never work."""
         super().__post_init__()
-        check_minimum("workers", self.workers, 0)
+        check_workers("workers", self.workers)
         check_minimum("per-gallery", self.per_gallery, 1)
         check_ray_only(self, "ray_address")
         if self.map not in ("auto", "always", "never") and not re.fullmatch("[^,]+,[^,]+", self.map):

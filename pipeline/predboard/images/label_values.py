@@ -136,8 +136,8 @@ def _parse_distinct(labels: set[str], classes: Sequence[str], what: str) -> _Dis
 
 def _parse_lists(rows: Sequence[Any], classes: Sequence[str], what: str) -> ParsedLabels:
     """Read lists of one label each, or one-hot lists. Raises InputError if a row has several labels."""
-    if any(row is not None and not isinstance(row, list) for row in rows):
-        raise InputError(f"{what} has {next(r for r in rows if r)!r}; expected one label in each row")
+    if strange := [row for row in rows if row is not None and not isinstance(row, list)]:
+        raise InputError(f"{what} has {strange[0]!r}; expected one label in each row")
     given = [row for row in rows if row]
     if all(len(row) == 1 for row in given):
         return parse_labels(pa.chunked_array([[row[0] if row else None for row in rows]]), classes, what)
@@ -147,7 +147,8 @@ def _parse_lists(rows: Sequence[Any], classes: Sequence[str], what: str) -> Pars
     if len(lengths) == 1 and is_binary and all(sum(row) == 1 for row in bits):
         place = iter(row.index(True) for row in bits)
         return ParsedLabels([next(place) if row else -1 for row in rows], "one-hot lists")
-    at = next(i for i, row in enumerate(rows) if row and len(row) > 1 and not (is_binary and sum(map(bool, row)) == 1))
+    lists = [i for i, row in enumerate(rows) if row and len(row) > 1]
+    at = next((i for i in lists if not (is_binary and sum(map(bool, rows[i])) == 1)), lists[0])
     raise _several(what, f"row {at} has {', '.join(map(str, rows[at][:_EXAMPLES]))}")
 
 

@@ -135,6 +135,11 @@ def _from_arrays(file: Path, arrays: dict[str, NDArray[Any]], request: ColumnReq
         fitting = fitting_columns(table, names, classes, image)
         columns.refuse_unread_labels(list(in_rows), fitting, request, file)
     of_rows = dict(zip(table.column_names, table.columns, strict=True)) | one_hot  # lists: a place is no name
+    for chosen in (label, image):
+        if chosen is not None and chosen not in of_rows:
+            raise InputError(
+                f"{chosen!r} of {file} is {others[chosen].dtype}; expected class names, indices or paths of images"
+            )
     written = pa.table({n: of_rows[n] for n in dict.fromkeys((label, image, request.key)) if n in of_rows})
     return SavedScores(rows, classes, names, (name,), blocks, table, label, image, written)
 
