@@ -129,7 +129,7 @@ endef
 test: $(READY_DEV) ## lint and run the quick tests, two minutes
 	@$(call run_tests)
 
-test-all: $(READY_DEV) ## lint and run the slow tests too: memory, kill and resume, whole scripts
+test-all: $(READY_DEV) ## lint and run the slow tests too: memory, kill and resume, fuzzed inputs, whole scripts
 	@$(call run_tests,-m 'not browser and not ray and not s3')
 
 lint: $(READY_DEV) ## check style and types
