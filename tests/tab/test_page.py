@@ -50,6 +50,22 @@ def test_the_forbidden_words_are_found_where_they_are() -> None:
     assert [word for word in FORBIDDEN if word in "node.innerHTML = name"] == ["innerHTML"]
 
 
+def test_the_page_about_the_tab_has_every_key_and_every_part_of_the_address() -> None:
+    page = (toy.ROOT / "docs/tab.md").read_text("utf-8")
+    documented = set(re.findall(r"`([^`]+)`", page))
+    sheet = re.findall(r"^ {4}\['([^']+)',", SCRIPTS["help.js"], re.MULTILINE)
+    keys = {key for line in sheet for key in re.split(r" (?:or )?", line.replace("Ctrl A", "Ctrl+A")) if key}
+    assert len(keys) > 25
+    assert {key.replace("+A", " A") for key in keys} - documented == set()
+    lists = re.search(r"const OTHERS = \[(.*?)\];", SCRIPTS["state.js"], re.DOTALL)
+    filters = re.search(r"const FILTERS = \[(.*?)\];", SCRIPTS["query.js"], re.DOTALL)
+    scores = re.search(r"const SCORES = \[(.*?)\];", SCRIPTS["query.js"], re.DOTALL)
+    assert lists and filters and scores
+    address = set(re.findall(r"'(\w+)'", lists[1] + filters[1] + scores[1]))
+    assert len(address) >= 30
+    assert address - documented == set()
+
+
 def _copied(folder: Path) -> Path:
     """Node takes the files for modules where a package.json says so."""
     shutil.copytree(STATIC_FOLDER, folder / "static")

@@ -262,6 +262,7 @@ def test_tags_go_by_key_over_steps_and_are_taken_back(tmp_path: Path) -> None:
     assert json.loads(tab.post("/undo", {}).data)["undone"] == {"tag": "relabel", "on": False, "images": changed}
     assert json.loads(tab.post("/undo", {}).data)["tags"] == {}
     assert json.loads(tab.post("/undo", {}).data)["undone"] is None
+    assert tab.json("/rows", run="net", tag="hard")["total"] == 0
 
 
 def test_exports_have_what_is_selected_in_its_order(tab: Tab, logdir: Path) -> None:

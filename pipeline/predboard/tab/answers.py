@@ -43,8 +43,14 @@ class View:
         """Return which rows a query asks for."""
         if query == Query(other=query.other):
             return None
-        state = (query, self.tags.counts() and self.tags.version if query.tags else 0, self._other_version(query))
+        state = (query, self._tags_version(query), self._other_version(query))
         return step.derived(("mask", state), lambda: selection.select(query, step, self.inputs(query, run, step)))
+
+    def _tags_version(self, query: Query) -> int:
+        if not query.tags:
+            return 0
+        self.tags.counts()  # reads what others have added
+        return self.tags.version
 
     def _other_version(self, query: Query) -> str:
         return self.runs.get(query.other[0]).version if query.other else ""

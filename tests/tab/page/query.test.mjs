@@ -18,8 +18,8 @@ test('values of a category come back whatever they hold', () => {
   for (const values of [['a'], ['a|b', 'c'], ['\\', '|'], [null], [null, 'N'], [''], ['\\N', null], ['a\\|', '']])
     assert.deepEqual(query.parseValues(query.formatValues(values)), values.length === 1 && values[0] === '' ? [] : values);
   assert.deepEqual(query.parseValues('a\\|b|\\N'), ['a|b', null]); // as the server writes them
-  assert.equal(query.toggledValue('a|b', 'a'), 'b');
-  assert.equal(query.toggledValue('b', null), 'b|\\N');
+  assert.deepEqual(query.toggled(['a', 'b'], 'a'), ['b']);
+  assert.deepEqual(query.toggled(['b'], null), ['b', null]);
 });
 
 test('a share is 100 % only if it is all', () => {

@@ -1,27 +1,18 @@
 // @ts-check
 /** Requests to the server: JSON, arrays, pictures in batches. It knows nothing of what is shown. */
-import {computed, effect, signal, untracked} from './elements.js';
+import {computed, effect, h, signal, untracked} from './elements.js';
 
 /** An error with the server's own sentence. */
 export class Refusal extends Error {}
 
-/** @param {Response} answer */
-async function checked(answer) {
+/** @param {string} address @param {RequestInit} options */
+async function ask(address, options) {
+  const answer = await fetch(`./${address}`, options).catch(error => {
+    throw isAborted(error) ? error : new Refusal('TensorBoard does not answer: was it stopped?');
+  });
   if (answer.ok) return answer;
   const {error} = await answer.json().catch(() => ({error: `the server answered ${answer.status}`}));
-  throw new Refusal(String(error));
-}
-
-/** @param {string} address @param {RequestInit} [options] */
-async function ask(address, options) {
-  let answer;
-  try {
-    answer = await fetch(`./${address}`, options);
-  } catch (error) {
-    if (isAborted(error)) throw error;
-    throw new Refusal('TensorBoard does not answer: was it stopped?');
-  }
-  return checked(answer);
+  throw new Refusal(error);
 }
 
 /** @param {any} error */
@@ -68,6 +59,9 @@ export function resource(address, get) {
   });
   return state;
 }
+
+/** The server's sentence, where it refused. @param {Signal<Resource<any>>} of */
+export const failure = of => () => (of.value.error ? h('p', {class: 'notice'}, of.value.error) : null);
 
 /** @param {Versioned} run @param {string | number} step @param {number} id @param {number} side */
 export const imageAddress = (run, step, id, side) =>

@@ -1,10 +1,10 @@
 // @ts-check
 /** The line above all views: run, step, comparison, verdict, search; and below it what is selected, as chips. It knows
  * nothing of rows but how many there are. */
-import {computed, effect, h, icon, calm} from './elements.js';
+import {computed, effect, h, icon} from './elements.js';
 import {getJson, resource} from './api.js';
 import {copy} from './host.js';
-import {chosen, className, columnOf, descending, go, link, message, query, queryWithout, run, runs, sort, step, usable, version, view} from './state.js';
+import {chosen, className, columnOf, descending, go, link, message, query, queryWithout, run, runs, sort, step, suspected, usable, version, view} from './state.js';
 import {chipWords, cleared, filtersOf, images, KINDS, SCORES} from './query.js';
 import {list} from './rows.js';
 import {CROSS, GRID, LINES, side, setSide} from './gallery.js';
@@ -82,28 +82,28 @@ function compareSelect() {
 }
 
 function verdicts() {
-  const last = () => step.value === String(run.value?.steps.at(-1));
-  /** @param {string} words @param {View} change @param {() => boolean} on @param {() => boolean} offered @param {string} key */
-  const button = (words, change, on, offered, key) => h('button', {
-    id: `show-${words}`, hidden: () => !offered(), 'aria-pressed': () => String(on()), title: key, onclick: () => go({...change, ...(view.peek().suspect ? {sort: ''} : {})}),
-  }, words);
-  const labelled = () => run.value?.labelled !== false;
   const none = {right: '', suspect: ''};
-  return h('span', {class: 'segments', role: 'group', 'aria-label': 'Verdict'},
-    button('all', none, () => !view.value.right && !view.value.suspect, labelled, ''),
-    button('wrong', {...none, right: '0'}, () => view.value.right === '0', labelled, 'Wrong ones only (e)'),
-    button('right', {...none, right: '1'}, () => view.value.right === '1', labelled, ''),
-    h('button', {
-      id: 'show-suspects', hidden: () => !(labelled() && run.value?.has.suspects && last()), 'aria-pressed': () => String(view.value.suspect === '1'),
-      title: 'Labels that may be wrong, the likeliest first',
-      onclick: () => go(view.peek().suspect ? {suspect: '', sort: ''} : {...none, suspect: '1', sort: 'suspect', desc: ''}),
-    }, 'suspects'));
+  /** @param {string} words @param {View} change @param {() => boolean} on @param {string} [title] */
+  const button = (words, change, on, title = '') => h('button', {
+    id: `show-${words}`, 'aria-pressed': on, title, hidden: () => words === 'suspects' && !suspected.value,
+    onclick: () => go({...none, ...(view.peek().suspect ? {sort: ''} : {}), ...change}),
+  }, words);
+  return h('span', {class: 'segments', role: 'group', 'aria-label': 'Verdict', hidden: () => run.value?.labelled === false},
+    button('all', {}, () => !view.value.right && !view.value.suspect),
+    button('wrong', {right: '0'}, () => view.value.right === '0', 'Wrong ones only (e)'),
+    button('right', {right: '1'}, () => view.value.right === '1'),
+    button('suspects', {suspect: '1', sort: 'suspect', desc: ''}, () => view.value.suspect === '1', 'Labels that may be wrong, the likeliest first'));
 }
 
 function search() {
+  let later = 0;
   const field = h('input', {
     id: 'search', type: 'search', placeholder: 'Path has… (/)', 'aria-label': 'Text in the path', maxlength: 500,
-    oninput: calm(() => go({q: field.value}, true), 200), onchange: () => go({q: field.value}),
+    oninput: () => {
+      clearTimeout(later); // not each letter is a request
+      later = window.setTimeout(() => go({q: field.value}, true), 200);
+    },
+    onchange: () => go({q: field.value}),
   });
   effect(() => {
     const text = view.value.q ?? '';
@@ -151,8 +151,8 @@ export function chips() {
     h('input', {type: 'range', min: 64, max: 256, step: 16, value: () => side.value, 'aria-label': 'Size of the pictures', title: 'Size of the pictures', hidden: () => view.value.show === 'table', class: 'size',
       oninput: e => setSide(Number(e.target.value))}),
     h('span', {class: 'segments', role: 'group', 'aria-label': 'Show as'},
-      h('button', {id: 'show-pictures', 'aria-pressed': () => String(view.value.show !== 'table'), title: 'Pictures (g)', onclick: () => go({show: ''})}, icon(GRID, 'pictures')),
-      h('button', {id: 'show-table', 'aria-pressed': () => String(view.value.show === 'table'), title: 'Table (g)', onclick: () => go({show: 'table'})}, icon(LINES, 'table'))));
+      h('button', {id: 'show-pictures', 'aria-pressed': () => view.value.show !== 'table', title: 'Pictures (g)', onclick: () => go({show: ''})}, icon(GRID, 'pictures')),
+      h('button', {id: 'show-table', 'aria-pressed': () => view.value.show === 'table', title: 'Table (g)', onclick: () => go({show: 'table'})}, icon(LINES, 'table'))));
 }
 
 function sortSelect() {
@@ -161,7 +161,7 @@ function sortSelect() {
     /** @type {Record<string, string>} */
     const words = {};
     for (const name of SCORES) if (columns.some(column => column.name === name)) words[name] = name;
-    if (run.value?.has.suspects && step.value === String(run.value.steps.at(-1))) words.suspect = 'suspected labels';
+    if (suspected.value) words.suspect = 'suspected labels';
     if (view.value.other) words.old_confidence = 'confidence before';
     words.id = 'order of the data';
     words.image = 'path';
@@ -187,7 +187,7 @@ export function comparison() {
       if (!data.both) return h('p', {class: 'notice'}, data.sentence ?? 'The two have no image in common.');
       return [h('span', {class: 'faint'}, `${images(data.both)} in both`, data.joined_by && !/name/.test(data.joined_by) ? `, by ${data.joined_by}` : '', ':'),
         Object.entries(KINDS).filter(([kind]) => data.kinds[kind] || ['fixed', 'broken'].includes(kind)).map(([kind, [words, title]]) => h('button', {
-          id: `kind-${kind}`, class: kind === 'fixed' ? 'right' : kind === 'broken' ? 'wrong' : '', title, 'aria-pressed': () => String(view.value.kind === kind),
+          id: `kind-${kind}`, class: kind === 'fixed' ? 'right' : kind === 'broken' ? 'wrong' : '', title, 'aria-pressed': () => view.value.kind === kind,
           onclick: () => go({kind: view.peek().kind === kind ? '' : kind}),
         }, words, ' ', h('span', {class: 'number'}, data.kinds[kind].toLocaleString('en'))))];
     });

@@ -1,7 +1,7 @@
 // @ts-check
 /** One image: large, what was predicted, and the same image elsewhere. It knows nothing of the selection it came from. */
 import {computed, effect, h, icon, signal} from './elements.js';
-import {getJson, imageAddress, resource} from './api.js';
+import {failure, getJson, imageAddress, resource} from './api.js';
 import {copy} from './host.js';
 import {changes, className, columnOf, go, message, run, step, version, view} from './state.js';
 import {list, need, openIndex, rowAt, shownTotal, cursor} from './rows.js';
@@ -71,7 +71,7 @@ export function detail() {
       h('span', {class: 'faint'}, () => (openIndex.value >= 0 ? `${(openIndex.value + 1).toLocaleString('en')} of ${list.value.total.toLocaleString('en')}` : '')),
       h('span', {class: 'grow'}),
       h('button', {title: 'Close (Esc)', 'aria-label': 'Close', onclick: () => go({image: ''})}, icon(CROSS))),
-    () => (answer.value.error ? h('p', {class: 'notice'}, answer.value.error) : null),
+    failure(answer),
     heading, large(), path, suspectBar(() => opened.value, openNext), bars, tagButtons(() => opened.value), elsewhere, neighbours(), columns);
 }
 
@@ -155,7 +155,7 @@ function elsewhere() {
       const word = verdict({...one, conf: null});
       return h('button', {
         id: `seen-${one.run}-${one.step}`, class: `seen ${word}`, 'aria-current': current ? 'true' : null,
-        title: `step ${one.step}: ${className(one.pred)} ${percent(one.conf)}, loss ${short(one.loss)}`.slice(0, 300),
+        title: `${className(one.pred).slice(0, 300)} ${percent(one.conf)}, loss ${short(one.loss)}`,
         onclick: () => go({run: one.run, step: String(one.step), image: one.key ?? row.key}),
       }, h('small', null, `step ${one.step}`), h('span', null, mark(word), h('bdi', {class: 'name clip'}, one.pred < 0 ? 'not readable' : className(one.pred))), h('small', {class: 'number'}, percent(one.conf)));
     })))));
@@ -165,21 +165,21 @@ function elsewhere() {
 function neighbours() {
   const open = signal(false);
   const near = resource(() => {
-    if (!open.value || !run.value || !opened.value || !run.value.has.predictions) return '';
+    if (!open.value || !run.value || !opened.value || !run.value.has.neighbours) return '';
     return `neighbours?${new URLSearchParams({run: run.value.name, step: step.value, id: String(opened.value.id), limit: '12', v: version.value})}`;
   }, getJson);
   /** @param {any[] | undefined} rows @param {any} title */
   const strip = (rows, title) => (rows?.length ? [h('h4', null, title), h('div', {class: 'strip'}, rows.map(row => {
-    const image = h('img', {alt: '', width: 72, height: 72});
+    const image = h('img', {alt: ''});
     const of = run.peek();
     if (of) show(image, of, step.peek(), row, 128);
     const word = verdict(row);
-    return h('button', {class: `near ${word}`, title: `${className(row.pred)} ${percent(row.conf)}${word === 'wrong' ? `, true ${className(row.true)}` : ''}`.slice(0, 300), onclick: () => go({image: row.key})},
+    return h('button', {class: `near ${word}`, title: `${percent(row.conf)}, true: ${className(row.true)}`.slice(0, 300), onclick: () => go({image: row.key})},
       image, h('span', {class: 'clip'}, mark(word), h('bdi', {class: 'name'}, className(row.pred))));
   }))] : null);
-  return h('details', {class: 'neighbours', hidden: () => !run.value?.has.predictions, ontoggle: e => { open.value = e.target.open; }},
+  return h('details', {class: 'neighbours', hidden: () => !run.value?.has.neighbours, ontoggle: e => { open.value = e.target.open; }},
     h('summary', null, 'What the network sees as alike'),
-    () => (near.value.error ? h('p', {class: 'notice'}, near.value.error) : null),
+    failure(near),
     () => {
       const data = near.value.data;
       const row = opened.value;

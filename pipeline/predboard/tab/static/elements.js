@@ -204,7 +204,7 @@ function build(element, properties, children) {
   return element;
 }
 
-const AS_PROPERTIES = new Set(['value', 'checked', 'disabled', 'hidden', 'selected', 'indeterminate', 'open']);
+const AS_PROPERTIES = new Set(['value', 'checked', 'disabled', 'hidden', 'selected']);
 
 /** @param {any} element @param {string} name @param {any} value */
 function put(element, name, value) {
@@ -212,8 +212,8 @@ function put(element, name, value) {
     if (element[name] !== value) element[name] = value ?? '';
   } else if (name === 'style') {
     for (const [key, to] of Object.entries(value)) element.style.setProperty(key, to);
-  } else if (value === false || value === null || value === undefined) element.removeAttribute(name);
-  else element.setAttribute(name, value === true ? '' : String(value));
+  } else if (value === null || value === undefined) element.removeAttribute(name);
+  else element.setAttribute(name, String(value));
 }
 
 /** @param {Element} element @param {any[]} children */
@@ -225,7 +225,7 @@ function append(element, children) {
   }
 }
 
-/** Children that are made anew when what they were made of has changed; an element with an id keeps the focus.
+/** Children that are made anew when what they follow has changed; an element with an id keeps the focus.
  * @param {Element} element @param {() => any} make */
 function follow(element, make) {
   const end = document.createTextNode('');
@@ -242,16 +242,6 @@ function follow(element, make) {
     end.before(...nodes);
     if (id) (document.getElementById(id) ?? document.getElementById('images'))?.focus({preventScroll: true});
   });
-}
-
-/** Wait until calls have ceased for a time. @template {any[]} A @param {(...a: A) => void} act @param {number} ms
- * @returns {(...a: A) => void} */
-export function calm(act, ms) {
-  let later = 0;
-  return (...values) => {
-    clearTimeout(later);
-    later = window.setTimeout(() => act(...values), ms);
-  };
 }
 
 /** A small drawing in the colour of the text. @param {string} path @param {string} [name] for screen readers */

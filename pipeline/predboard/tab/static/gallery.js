@@ -57,7 +57,7 @@ function captions(row) {
   const first = [mark(word), common.pred && now.true ? null : name(row.pred, against), h('span', {class: 'number'}, percent(row.conf))];
   if (row.old) {
     const same = row.old.pred === row.pred;
-    return [first, [h('span', {class: 'faint'}, 'was '), same ? 'the same' : name(row.old.pred, row.pred), h('span', {class: 'number faint'}, percent(row.old.conf))]];
+    return [first, [h('span', {class: 'faint'}, 'was '), same ? h('span', {class: 'name'}, 'the same') : name(row.old.pred, row.pred), h('span', {class: 'number faint'}, percent(row.old.conf))]];
   }
   if (row.suggested !== undefined && now.suspect) return [first, [h('span', {class: 'faint'}, 'labelled '), name(row.true, row.pred)]];
   if (common.pred && common.true && sortWords(row)) return [first, h('span', {class: 'faint'}, `${sort.value} ${sortWords(row)}`)];
@@ -156,7 +156,7 @@ function cell(index) {
   const isChosen = () => Boolean(row.value && chosen.value.has(row.value.key));
   return h('div', {
     id: `image-${index}`, role: 'option', 'aria-posinset': index + 1, 'aria-setsize': () => list.value.total,
-    'aria-selected': () => String(isChosen()),
+    'aria-selected': () => isChosen(),
     class: () => ['cell', row.value ? verdict(row.value) : 'empty', isChosen() ? 'chosen' : '', cursor.value === index ? 'cursor' : '', openIndex.value === index ? 'open' : ''].join(' '),
     onclick: event => clicked(index, event),
   },

@@ -3,7 +3,7 @@
 import {h} from './elements.js';
 
 /** Keys and what they do, in groups. */
-export const KEYS = {
+const KEYS = {
   'Anywhere': [
     ['e', 'wrong ones only, and all again'],
     ['/', 'search the paths'],
@@ -43,7 +43,7 @@ export function openHelp() {
   h('h2', null, 'Keys'),
   h('div', {class: 'groups'}, Object.entries(KEYS).map(([group, keys]) => h('section', null, h('h3', null, group), h('table', null,
     keys.map(([key, words]) => h('tr', null, h('th', {scope: 'row'}, key.split(/ {2,}/).map(one => h('kbd', null, one))), h('td', null, words))))))),
-  h('p', {class: 'faint'}, 'Ctrl-click chooses an image, Shift-click all up to it. The address holds the whole view: Back, Forward and a copied link bring it again.'),
+  h('p', {class: 'faint'}, 'Ctrl-click chooses an image, Shift-click all up to it. The address holds the whole view.'),
   h('button', {autofocus: true, onclick: () => dialog.close()}, 'Close'));
   document.body.append(dialog);
   dialog.showModal();

@@ -1,17 +1,17 @@
 // @ts-check
 /** How a column is spread over the selection; dragging filters. It knows nothing of rows. */
 import {colour, computed, effect, h, prepare, signal, sizeOf} from './elements.js';
-import {getJson, resource} from './api.js';
-import {dark, filterable, go, queryWithout, version, view} from './state.js';
-import {formatRange, formatValues, images, keyOf, parseRange, parseValues, percent, SCORES, short, toggledValue} from './query.js';
+import {failure, getJson, resource} from './api.js';
+import {className, dark, filterable, go, queryWithout, run, version, view} from './state.js';
+import {formatRange, formatValues, images, keyOf, parseRange, parseValues, percent, SCORES, short, toggled} from './query.js';
 
 const BINS = 50;
 
-/** @param {Column} column @param {() => boolean} shown */
-function addressOf(column, shown) {
+/** @param {Column} column @param {() => boolean} shown @param {string} [key] */
+function addressOf(column, shown, key = keyOf(column)) {
   return () => {
     if (!shown()) return '';
-    const asked = queryWithout(keyOf(column));
+    const asked = queryWithout(key);
     return asked && `hist?${asked}&${new URLSearchParams({column: column.name, bins: String(BINS), v: version.value})}`;
   };
 }
@@ -88,7 +88,7 @@ function histogram(column, shown) {
   };
   return h('figure', {class: 'histogram', 'data-set': () => Boolean(view.value[key]), 'data-stale': () => spread.value.stale},
     h('figcaption', null, h('span', {class: 'grow clip'}, readout), field(0, 'from'), '–', field(1, 'to')),
-    () => (spread.value.error ? h('p', {class: 'notice'}, spread.value.error) : null), canvas);
+    failure(spread), canvas);
 }
 
 /** Bars from below: wrong, right, without a label; behind them in grey what the filters leave out. Heights grow by the
@@ -128,35 +128,50 @@ function draw(canvas, data, range, {width, height: all}, _theme) {
   for (const x of [a, b]) g.fillRect(Math.max(0, Math.min(width - 1.5, x - 0.75)), 0, 1.5, all);
 }
 
-/** Values of a category with their counts, most wrong ones first. @param {Column} column @param {() => boolean} shown */
-function category(column, shown) {
-  const key = keyOf(column);
-  const counts = resource(addressOf(column, shown), getJson);
+/**
+ * Values of a category with their counts, those that are wrong most often first.
+ * @param {Column} column @param {() => boolean} shown @param {string} [key] of the query, where the values are classes
+ */
+function category(column, shown, key = keyOf(column)) {
+  const ofClass = key === 'pred';
+  const counts = resource(addressOf(column, shown, key), getJson);
+  /** @param {string | null} value */
+  const words = value => (value === null ? 'none' : ofClass ? className(Number(value)) : value);
+  const isOn = (/** @type {string | null} */ value) => valuesOf(key).includes(value);
   const rows = computed(() => {
     const data = counts.value.data;
-    if (!data?.values) return [];
-    return data.values.map((/** @type {string | null} */ value, /** @type {number} */ i) => ({value, right: data.right[i], wrong: data.wrong[i], rest: data.unlabelled[i], all: data.right[i] + data.wrong[i] + data.unlabelled[i]}))
-      .filter((/** @type {any} */ row) => row.all || parseValues(view.value[key]).includes(row.value))
-      .sort((/** @type {any} */ a, /** @type {any} */ b) => b.wrong / (b.all || 1) - a.wrong / (a.all || 1) || b.all - a.all);
+    /** @type {(string | null)[]} */
+    const values = data ? data.values ?? data.right.map((/** @type {number} */ _, /** @type {number} */ i) => String(i)) : [];
+    return values.map((value, i) => {
+      const [right, wrong, rest] = [data.right[i], data.wrong[i], data.unlabelled[i]];
+      return {value, right, wrong, rest, all: right + wrong + rest};
+    }).filter(row => row.all || isOn(row.value)).sort((a, b) => b.wrong / (b.all || 1) - a.wrong / (a.all || 1) || b.all - a.all);
   });
   return h('figure', {class: 'category', 'data-stale': () => counts.value.stale}, h('figcaption', null, h('bdi', {class: 'clip'}, column.name)),
-    () => (counts.value.error ? h('p', {class: 'notice'}, counts.value.error) : null),
+    failure(counts),
     h('ol', {class: 'bars'}, () => {
-      const most = Math.max(1, ...rows.value.map((/** @type {any} */ row) => row.all));
-      return rows.value.slice(0, 100).map((/** @type {any} */ row) => h('li', null, h('button', {
-        id: `value-${key}-${row.value}`, class: 'bar-row', 'aria-pressed': () => String(parseValues(view.value[key]).includes(row.value)),
-        title: `${images(row.all)}, ${images(row.wrong)} wrong`,
-        onclick: e => go({[key]: e.ctrlKey || e.metaKey || e.shiftKey ? toggledValue(view.peek()[key], row.value) : toggled(key, row.value)}),
-      }, h('bdi', {class: 'clip'}, row.value === null ? 'none' : row.value.slice(0, 200)),
-      h('span', {class: 'track'}, h('span', {class: 'fill wrong', style: {width: `${(100 * row.wrong) / most}%`}}), h('span', {class: 'fill right', style: {width: `${(100 * row.right) / most}%`}}), h('span', {class: 'fill plain', style: {width: `${(100 * row.rest) / most}%`}})),
+      const most = Math.max(1, ...rows.value.map(row => row.all));
+      /** @param {string} kind @param {number} n */
+      const fill = (kind, n) => h('span', {class: `fill ${kind}`, style: {width: `${(100 * n) / most}%`}});
+      return rows.value.slice(0, 200).map(row => h('li', null, h('button', {
+        id: `value-${key}-${row.value}`, class: 'bar-row', 'aria-pressed': () => isOn(row.value), title: `${images(row.all)}, ${images(row.wrong)} wrong`,
+        onclick: e => go({[key]: e.ctrlKey || e.metaKey || e.shiftKey ? listOf(key, toggled(valuesOf(key), row.value)) : isOn(row.value) ? '' : listOf(key, [row.value])}),
+      }, h('bdi', {class: 'clip'}, words(row.value).slice(0, 200)),
+      h('span', {class: 'track'}, fill('wrong', row.wrong), fill('right', row.right), fill('plain', row.rest)),
       h('span', {class: 'number'}, row.right + row.wrong ? percent(row.wrong / (row.right + row.wrong)) : row.all.toLocaleString('en')))));
     }));
 }
 
-/** One value alone, or none. @param {string} key @param {string | null} value */
-function toggled(key, value) {
-  const now = parseValues(view.peek()[key]);
-  return now.length === 1 && now[0] === value ? '' : formatValues([value]);
+/** Values that a filter asks for; classes are written with commas. @param {string} key */
+const valuesOf = key => parseValues(key === 'pred' ? view.value[key]?.replaceAll(',', '|') : view.value[key]);
+
+/** @param {string} key @param {(string | null)[]} values */
+const listOf = (key, values) => (key === 'pred' ? values.join() : formatValues(values));
+
+/** What was predicted, where there is no label to hold it against. */
+export function predicted() {
+  const shown = () => !view.value.pane && run.value?.labelled === false;
+  return h('section', {class: 'columns scroll', hidden: () => !shown()}, category({name: 'predicted', kind: 'category'}, shown, 'pred'));
 }
 
 /** The scores below the matrix. */

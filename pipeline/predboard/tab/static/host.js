@@ -4,7 +4,7 @@
 const NAME = 'predboard';
 const PREFIX = `p.${NAME}.`;
 
-/** The window with the address: TensorBoard's, which is of our origin; our own if it is not. @returns {Window} */
+/** The window with the address: TensorBoard's, or our own. @returns {Window} */
 export function outside() {
   try {
     void window.parent.location.hash;
@@ -48,8 +48,8 @@ export function formatHash(hash, values) {
 export const readHash = () => parseHash(outside().location.hash);
 
 let later = 0;
-/** Put values into the address. Browsers stop, or throw, after some hundred changes within seconds: a change that is no
- * place of its own to come back to is written when the values have rested.
+/** Put values into the address; those that are no place to come back to when they have rested, for browsers throw after
+ * some hundred changes within seconds.
  * @param {Record<string, string>} values @param {boolean} push whether Back should come back to what was before */
 export function writeHash(values, push) {
   clearTimeout(later);

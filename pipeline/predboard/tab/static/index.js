@@ -9,11 +9,11 @@ import {filtersOf} from './query.js';
 import {choose, chooseRange, cursor, followSelection, list, openIndex, rowAt, shownTotal} from './rows.js';
 import {bar, chips, comparison, copyLink, otherStep} from './bar.js';
 import {CHANGE, matrix, pairs, TRUTH} from './matrix.js';
-import {columnsPane, scores} from './histogram.js';
+import {columnsPane, predicted, scores} from './histogram.js';
 import {copyPath, detail, openAt, openNext, opened, zoom} from './detail.js';
 import {gallery} from './gallery.js';
 import {openHelp} from './help.js';
-import {answer, chosenBar, datalist, messageLine, toggleTag, undo} from './tags.js';
+import {answer, chosenBar, datalists, messageLine, toggleTag, undo} from './tags.js';
 import {map} from './map.js';
 import {table} from './table.js';
 import {threshold} from './threshold.js';
@@ -112,9 +112,9 @@ const PANES = {'': 'matrix', pairs: 'confused', changes: 'changes', map: 'map', 
 function left() {
   const tabs = h('div', {class: 'tabs', role: 'tablist', 'aria-label': 'Views'}, Object.entries(PANES).map(([pane, words]) => h('button', {
     id: `pane-${pane || 'matrix'}`, role: 'tab', hidden: () => (pane === 'changes' && !view.value.other) || (pane === 'map' && !run.value?.has.map) || (['pairs', 'threshold'].includes(pane) && run.value?.labelled === false),
-    'aria-selected': () => String((view.value.pane ?? '') === pane), onclick: () => go({pane}, true),
-  }, words)));
-  return h('section', {class: 'left', 'aria-label': 'overview'}, tabs, matrix(TRUTH), matrix(CHANGE), pairs(), map(), columnsPane(), threshold(), scores());
+    'aria-selected': () => (view.value.pane ?? '') === pane, onclick: () => go({pane}, true),
+  }, () => (!pane && run.value?.labelled === false ? 'predicted' : words))));
+  return h('section', {class: 'left', 'aria-label': 'overview'}, tabs, matrix(TRUTH), predicted(), matrix(CHANGE), pairs(), map(), columnsPane(), threshold(), scores());
 }
 
 /** What is shown where there is no run to show. */
@@ -147,7 +147,7 @@ export async function render() {
       h('main', {class: () => (view.value.image ? 'with-detail' : '')}, left(),
         h('section', {class: 'middle', 'aria-label': 'images'}, chips(), pictures.box, lines.box, chosenBar()),
         detail())),
-    () => (usable.value.length ? null : nothing()), messageLine(), datalist()));
+    () => (usable.value.length ? null : nothing()), messageLine(), datalists()));
   effect(() => {
     if (view.value.run && usable.value.length && !usable.value.some(one => one.name === view.value.run))
       message.value = {text: `No run is called “${view.value.run.slice(0, 200)}” any more: ${run.value?.name} is shown.`};

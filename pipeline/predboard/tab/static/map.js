@@ -47,8 +47,9 @@ export function map() {
   /** Colours and order of points: those that are not selected below, wrong ones on top. */
   const painted = computed(() => {
     const data = points.value.data;
-    if (!data || !size.value.width) return null;
-    return paint(data, mask.value.data, colouring(data, by(), values.value.data), dark.value);
+    const selected = mask.value.data;
+    if (!data || !selected || !size.value.width) return null;
+    return paint(data, selected, colouring(data, by(), values.value.data), dark.value);
   });
   effect(() => {
     if (painted.value) painter.value?.load(painted.value);
@@ -161,7 +162,7 @@ const lassoOf = text => (text ? text.split(',').map(Number) : null);
 
 /** @param {string} by @param {ArrayBuffer | null} values */
 function legend(by, values) {
-  if (!by) return 'wrong ones on top; grey: not in the selection';
+  if (!by) return run.value?.map ?? '';
   const column = columnOf(by);
   if (column?.kind !== 'number' || !values) return '';
   return `from ${short(column.lo)} (violet) to ${short(column.hi)} (yellow)`;
@@ -186,15 +187,11 @@ function rgb(name) {
   return /** @type {any} */ ([1, 3, 5].map(i => Number.parseInt(colour(name).slice(i, i + 2), 16)));
 }
 
-/** Hues far from each other. @param {number} index @returns {[number, number, number]} */
-function hue(index) {
-  const at = ((index * 0.618034) % 1) * 6;
-  const ramp = (/** @type {number} */ from) => Math.round(60 + 160 * Math.max(0, Math.min(1, Math.abs(((at + from) % 6) - 3) - 1)));
-  return [ramp(0), ramp(4), ramp(2)];
-}
+/** Hues far from each other: each is a golden section of the circle further. @type {Colouring} */
+const hue = index => /** @type {any} */ ([0, 2.1, 4.2].map(third => Math.round(140 + 90 * Math.cos(index * 3.883 + third))));
 
-/** From violet to yellow, growing lighter. @param {number} share @returns {[number, number, number]} */
-const light = share => [Math.round(70 + 180 * share), Math.round(30 + 190 * share), Math.round(140 + 40 * share - 140 * share * share)];
+/** From violet to yellow, growing lighter. @type {Colouring} */
+const light = share => [Math.round(70 + 180 * share), Math.round(30 + 190 * share), Math.round(160 - 110 * share)];
 
 /** @param {Points} data @param {string} by @param {ArrayBuffer | null} values @returns {Colouring} */
 function colouring(data, by, values) {
@@ -218,27 +215,29 @@ function colouring(data, by, values) {
   return i => (data.true[i] < 0 || data.pred[i] < 0 ? unknown : data.true[i] === data.pred[i] ? right : wrong);
 }
 
-/** @param {Points} data @param {Uint8Array | null} mask @param {Colouring} colourOf @param {boolean} _theme */
+/** @param {Points} data @param {Uint8Array} mask @param {Colouring} colourOf @param {boolean} _theme */
 function paint(data, mask, colourOf, _theme) {
   const {n} = data;
   const level = new Uint8Array(n);
-  const begins = [0, 0, 0, 0];
+  const begins = [0, 0, 0, 0, 0];
   for (let i = 0; i < n; i++) {
-    const selected = !mask || mask[i >> 3] >> (i & 7) & 1;
+    const selected = mask[i >> 3] >> (i & 7) & 1;
     level[i] = selected ? (data.true[i] >= 0 && data.true[i] !== data.pred[i] ? 2 : 1) : 0;
+    if (data.x[i] < -UNIT) level[i] = 3; // it has no place, and comes after all that are drawn
     begins[level[i] + 1]++;
   }
   begins[2] += begins[1];
+  begins[3] += begins[2];
   const [places, colours] = [new Int16Array(2 * n), new Uint8Array(4 * n)];
   const rest = rgb('--rest');
   for (let i = 0; i < n; i++) {
     const at = begins[level[i]]++;
     places[2 * at] = data.x[i];
     places[2 * at + 1] = data.y[i];
-    colours.set(level[i] ? colourOf(i) : rest, 4 * at);
-    colours[4 * at + 3] = level[i] === 2 ? 235 : level[i] ? 150 : 110;
+    colours.set(level[i] % 3 ? colourOf(i) : rest, 4 * at);
+    colours[4 * at + 3] = level[i] === 2 ? 235 : level[i] ? 150 : 180;
   }
-  return {n, places, colours};
+  return {n: n - begins[4], places, colours};
 }
 
 /** @param {HTMLCanvasElement} canvas */

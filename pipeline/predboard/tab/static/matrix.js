@@ -1,7 +1,7 @@
 // @ts-check
 /** The confusion matrix on a canvas, for any number of classes. It knows nothing of single images. */
 import {colour, computed, effect, h, prepare, signal, sizeOf} from './elements.js';
-import {getArray, getJson, resource} from './api.js';
+import {failure, getArray, getJson, resource} from './api.js';
 import {className, dark, go, query, queryWithout, run, step, version, view} from './state.js';
 import {classesOf, images, percent} from './query.js';
 
@@ -25,7 +25,7 @@ const LEAST = 4; // classes that are shown when zoomed in most
 
 /** @param {Axes} axes */
 export function matrix(axes) {
-  const shownNow = () => (view.value.pane || 'matrix') === axes.name;
+  const shownNow = () => (view.value.pane || 'matrix') === axes.name && run.value?.labelled !== false;
   const cells = resource(() => {
     if (!shownNow() || (axes.axes && !view.value.other)) return '';
     const asked = queryWithout(axes.rowKey, axes.columnKey);
@@ -62,7 +62,6 @@ export function matrix(axes) {
   const cursor = signal(/** @type {{x: number, y: number} | null} */ (null));
   const canvas = h('canvas', {
     id: axes.name, tabindex: '0', role: 'application', class: 'matrix',
-    'aria-roledescription': 'confusion matrix',
     'aria-label': () => `${axes.rowWord} against ${axes.columnWord}, ${order.value.length} classes; arrow keys and Enter choose`,
     onwheel: wheel, onpointerdown: press, onpointermove: move, onpointerup: release, onpointerleave: () => { cursor.value = null; },
     onkeydown: keys, onblur: () => { cursor.value = null; },
@@ -183,6 +182,8 @@ export function matrix(axes) {
     cursor.value = {x: to, y: to};
   }
 
+  /** Images that are in no cell. */
+  const outside = () => Object.entries(run.value?.states?.[step.value] ?? {}).filter(([, n]) => n);
   const words = () => {
     const cell = cursor.value;
     const now = counts.value;
@@ -197,9 +198,11 @@ export function matrix(axes) {
   };
   return h('section', {class: 'matrix-pane', hidden: () => !shownNow()},
     options(axes, order, find, whole, part),
-    () => (cells.value.error ? h('p', {class: 'notice'}, cells.value.error) : null),
+    failure(cells),
     box,
-    h('p', {class: 'readout', 'aria-live': 'polite'}, words));
+    h('p', {class: 'readout', 'aria-live': 'polite'}, words),
+    axes.axes ? null : h('p', {class: 'readout inline', hidden: () => !outside().length}, () => outside().map(([state, n]) =>
+      h('button', {id: `state-${state}`, class: 'text', onclick: () => go({state: view.peek().state === state ? '' : state, true: '', pred: '', right: ''})}, `${n.toLocaleString('en')} ${state === 'failed' ? 'not readable' : 'without a label'}`))));
 }
 
 /**
@@ -212,9 +215,12 @@ function options(axes, order, find, whole, part) {
     'aria-label': name, title: name, value: () => view.value[key] ?? '',
     onchange: e => go({[key]: e.target.value}, true),
   }, Object.entries(choices).map(([value, words]) => h('option', {value}, words)));
-  const id = `classes-${axes.name}`;
+  /** @param {string} key @param {string} words @param {string} on @param {string} off @param {string} title */
+  const check = (key, words, on, off, title) => h('label', {title}, h('input', {type: 'checkbox', checked: () => (view.value[key] ?? '') === on,
+    onchange: e => go({[key]: e.target.checked ? on : off}, true)}), words);
+  const many = () => (run.value?.classes.length ?? 0) > 12;
   const search = h('input', {
-    type: 'search', placeholder: 'Find class', 'aria-label': 'Find a class in the matrix', list: id, class: 'narrow',
+    type: 'search', placeholder: 'Find class', 'aria-label': 'Find a class in the matrix', list: 'classes', class: 'narrow', hidden: () => !many(),
     onchange: e => {
       const text = e.target.value.toLowerCase();
       const names = run.peek()?.classes ?? [];
@@ -223,20 +229,12 @@ function options(axes, order, find, whole, part) {
       if (text && index >= 0) find(index);
     },
   });
-  const names = h('datalist', {id}, () => (run.value?.classes ?? []).slice(0, 2000).map(name => h('option', {value: name.slice(0, 200)})));
-  const many = () => (run.value?.classes.length ?? 0) > 12;
   return h('div', {class: 'options'},
     select('order', {'': 'similar together', name: 'by name', index: 'by number'}, 'Order of classes'),
     select('count', {'': 'counts', row: `share of ${axes.rowWord}`, column: `share of ${axes.columnWord}`}, 'What the cells show'),
-    h('select', {'aria-label': 'How many classes', title: 'How many classes', value: () => view.value.most ?? '', hidden: () => !many(),
-      onchange: e => go({most: e.target.value}, true)},
-      () => [h('option', {value: ''}, 'all classes'), [10, 25, 50, 100].filter(n => n < (run.value?.classes.length ?? 0)).map(n =>
-        h('option', {value: n, selected: view.peek().most === String(n)}, `${n} most confused`))]),
-    h('label', {title: 'Colours by the logarithm of the counts'}, h('input', {type: 'checkbox', checked: () => view.value.log === '1',
-      onchange: e => go({log: e.target.checked ? '1' : ''}, true)}), 'log'),
-    h('label', {title: 'Show the diagonal'}, h('input', {type: 'checkbox', checked: () => view.value.diagonal !== '0',
-      onchange: e => go({diagonal: e.target.checked ? '' : '0'}, true)}), 'diagonal'),
-    h('span', {hidden: () => !many(), class: 'inline'}, search, names),
+    h('span', {hidden: () => !many()}, select('most', {'': 'all classes', 10: '10 most confused', 25: '25 most confused', 100: '100 most confused'}, 'How many classes')),
+    check('log', 'log', '1', '', 'Colours by the logarithm of the counts'), check('diagonal', 'diagonal', '', '0', 'Show the diagonal'),
+    search,
     h('button', {hidden: () => part.value.k >= order.value.length, onclick: whole, title: 'Show all classes (0)'}, 'whole'));
 }
 
@@ -387,8 +385,8 @@ function drawNames(g, now, cell, colours) {
 /** A name that fits into a width. @param {CanvasRenderingContext2D} g @param {string} text @param {number} width */
 function fitted(g, text, width) {
   const cut = text.slice(0, 60); // some are ten thousand characters long
-  const share = width / g.measureText(cut).width;
-  return share >= 1 ? cut : `${cut.slice(0, Math.max(1, Math.floor(cut.length * share) - 1))}…`;
+  const wide = g.measureText(cut).width;
+  return wide <= width ? cut : `${cut.slice(0, Math.max(1, Math.floor((cut.length * (width - 12)) / wide)))}…`;
 }
 
 /** The pairs that are confused most, as a list: what the matrix shows, for keys and screen readers. */
@@ -407,7 +405,7 @@ export function pairs() {
     const most = worst.value[0]?.n ?? 1;
     return worst.value.map(({row, column, n, share}) => {
       const on = () => view.value.true === String(row) && view.value.pred === String(column);
-      return h('li', null, h('button', {id: `pair-${row}-${column}`, class: 'bar-row', 'aria-pressed': () => String(on()), title: `${percent(share)} of true ${className(row)}`.slice(0, 300),
+      return h('li', null, h('button', {id: `pair-${row}-${column}`, class: 'bar-row', 'aria-pressed': () => on(), title: `${percent(share)} of true ${className(row)}`.slice(0, 300),
         onclick: () => go(on() ? {true: '', pred: ''} : {true: String(row), pred: String(column), right: ''})},
         h('span', {class: 'clip'}, h('bdi', {}, className(row).slice(0, 200)), ' → ', h('bdi', {}, className(column).slice(0, 200))),
         h('span', {class: 'track'}, h('span', {class: 'fill wrong', style: {width: `${(100 * n) / most}%`}})),

@@ -72,11 +72,8 @@ export function parseValues(text) {
 /** @param {(string | null)[]} values */
 export const formatValues = values => values.map(v => (v === null ? NONE : v.replace(/[\\|]/g, '\\$&'))).join('|');
 
-/** In or out of a list of values. @param {string | undefined} text @param {string | null} value */
-export function toggledValue(text, value) {
-  const values = parseValues(text);
-  return formatValues(values.includes(value) ? values.filter(v => v !== value) : [...values, value]);
-}
+/** A value more, or less. @template T @param {readonly T[]} values @param {T} value */
+export const toggled = (values, value) => (values.includes(value) ? values.filter(v => v !== value) : [...values, value]);
 
 /** A number as people read it. @param {number | null | undefined} value */
 export function short(value) {

@@ -1,9 +1,9 @@
 // @ts-check
 /** The rows of the selection in their order, in pages as they are needed. It knows nothing of how they are shown. */
-import {batch, computed, effect, signal, untracked} from './elements.js';
+import {computed, effect, signal, untracked} from './elements.js';
 import {getJson, isAborted} from './api.js';
 import {changes, chosen, columnOf, descending, message, query, sort, version, view} from './state.js';
-import {SCORES} from './query.js';
+import {SCORES, toggled} from './query.js';
 
 const PAGE = 100;
 
@@ -112,7 +112,7 @@ export const openIndex = computed(() => (view.value.image ? indexOf(view.value.i
 
 export const shownTotal = computed(() => Math.min(list.value.total, MOST));
 
-/** Which row is current: the last that was opened or reached by keys. */
+/** The row that was last opened or reached by keys. */
 export const cursor = signal(0);
 
 /** @param {number} from @param {number} to */
@@ -127,9 +127,5 @@ export function chooseRange(from, to) {
 
 /** @param {string} key */
 export function choose(key) {
-  const keys = new Set(chosen.peek());
-  if (!keys.delete(key)) keys.add(key);
-  batch(() => {
-    chosen.value = keys;
-  });
+  chosen.value = new Set(toggled([...chosen.peek()], key));
 }

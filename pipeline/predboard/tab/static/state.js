@@ -57,15 +57,15 @@ export const queryWithout = (...keys) =>
 /** What makes an answer another one though its address is the same. */
 export const version = computed(() => (run.value ? run.value.version : ''));
 
+/** Whether there are suspected labels: they are found at the last step. */
+export const suspected = computed(() => Boolean(run.value?.has.suspects && step.value === String(run.value.steps.at(-1))));
+
 export const sort = computed(() => {
   if (view.value.sort) return view.value.sort;
   return run.value?.labelled !== false ? 'loss' : 'confidence';
 });
 /** Losses from the greatest, confidences of unlabelled images from the least: the doubtful ones first. */
 export const descending = computed(() => (view.value.desc ? view.value.desc === '1' : sort.value !== 'confidence'));
-
-/** A value of an option that is switched on unless the address says otherwise. @param {string} key */
-export const isOff = key => view.value[key] === '0';
 
 /** @param {number} index */
 export const className = index => (index < 0 ? '–' : run.value?.classes[index] ?? String(index));
@@ -80,14 +80,25 @@ export const filterable = computed(() => {
   return [...scores, ...columns.filter(column => !SCORES.includes(column.name))];
 });
 
-/** Change the view; empty takes a key away. Whatever filters closes the image that is open.
+/** Change the view; empty takes a key away. Whatever filters closes the image that is open, and what another step or run
+ * does not have is let go of.
  * @param {View} change @param {boolean} [quiet] no place of its own for Back to come back to */
 export function go(change, quiet = false) {
-  const closes = !('image' in change) && Object.keys(change).some(isFilter);
-  const next = clean({...view.peek(), ...(closes ? {image: ''} : {}), ...change});
-  if (same(next, view.peek())) return;
+  const before = view.peek();
+  const next = clean({...before, ...lost(change, before), ...change});
+  if (same(next, before)) return;
   view.value = next;
   writeHash(next, !quiet);
+}
+
+/** @param {View} change @param {View} before @returns {View} */
+function lost(change, before) {
+  /** @type {View} */
+  const gone = Object.keys(change).some(isFilter) ? {image: ''} : {};
+  if ('run' in change || 'step' in change) Object.assign(gone, {lasso: '', suspect: ''}, before.sort === 'suspect' ? {sort: ''} : {});
+  const other = change.run && usable.peek().find(one => one.name === change.run);
+  if (other && String(other.classes) !== String(run.peek()?.classes)) Object.assign(gone, {true: '', pred: '', was: '', class: ''});
+  return gone;
 }
 
 /** The address of this view, with the run and the step that are shown also where the address leaves them open. */

@@ -4,7 +4,7 @@ import {computed, effect, h, signal} from './elements.js';
 import {chosen, className, descending, go, run, sort, step, view} from './state.js';
 import {clicked, followPlace, mark, notes, show, verdict} from './gallery.js';
 import {cursor, list, need, openIndex, rowAt, shownColumns, shownTotal} from './rows.js';
-import {percent, short} from './query.js';
+import {percent, short, toggled} from './query.js';
 import {virtual} from './virtual.js';
 
 const HEIGHT = 36;
@@ -44,8 +44,8 @@ export function table() {
   const grid = virtual(box, inner, () => (shown() ? shownTotal.value : 0), () => ({across: 1, height: HEIGHT, left: () => 0, top: 0, width: '100%'}), index => line(index, names, template), need);
   followPlace(grid);
   const picker = h('details', {class: 'menu'}, h('summary', null, 'Columns'), h('div', {class: 'sheet'}, () => ['image', ...further.value].map(name => h('label', {class: 'line'},
-    h('input', {type: 'checkbox', checked: on.peek().includes(name), onchange: e => {
-      on.value = e.target.checked ? [...on.peek(), name] : on.peek().filter(other => other !== name);
+    h('input', {type: 'checkbox', checked: on.peek().includes(name), onchange: () => {
+      on.value = toggled(on.peek(), name);
     }}), h('bdi', {class: 'clip'}, name === 'image' ? 'path' : name)))));
   return {box: h('div', {class: 'table-box', hidden: () => !shown()}, h('div', {class: 'bar'}, picker), box), grid};
 }

@@ -8,49 +8,39 @@ import {cursor, list, openIndex, rowAt} from './rows.js';
 import {CROSS, FLAG} from './gallery.js';
 
 /** Words that are offered before anybody has used one; the first two have keys. */
-export const OFFERED = ['relabel', 'hard'];
+const OFFERED = ['relabel', 'hard'];
 const KEPT = 'label-ok';
 
 /** Words in use and on offer. */
-export const words = () => [...new Set([...OFFERED, ...Object.keys(tagCounts.value).sort()])];
+const offered = () => [...new Set([...OFFERED, ...Object.keys(tagCounts.value).sort()])];
 
-/** @param {Record<string, any>} body @param {string} sentence */
-async function change(body, sentence) {
+/** @param {string} route @param {Record<string, any>} body @param {(answer: any) => string} sentence empty if nothing was done */
+async function change(route, body, sentence) {
   try {
-    const answer = await post('tag', body);
+    const answer = await post(route, body);
     batch(() => {
       tagCounts.value = answer.tags;
       changes.value++;
-      message.value = {text: `${sentence} ${images(answer.changed)}`, undo: true};
+      const text = sentence(answer);
+      message.value = {text: text || 'Nothing to take back since TensorBoard was started', undo: Boolean(text)};
     });
   } catch (error) {
     message.value = {text: /** @type {Error} */ (error).message};
   }
 }
 
-/** Tag rows by their keys; more at once than the server takes go by the query. @param {string[]} keys
- * @param {string} tag @param {boolean} on @param {string} [label] class to relabel to */
-export const tagKeys = (keys, tag, on, label) =>
-  change({keys, tag, on, ...(label === undefined ? {} : {label})}, on ? `“${tag}” on` : `“${tag}” off`);
+/** @param {string} tag @param {boolean} on @param {number} n */
+const words = (tag, on, n) => `“${tag}” ${on ? 'on' : 'off'} ${images(n)}`;
+
+/** Tag rows by their keys. @param {string[]} keys @param {string} tag @param {boolean} on
+ * @param {string} [label] class to relabel to */
+export const tagKeys = (keys, tag, on, label) => change('tag', {keys, tag, on, label}, ({changed}) => words(tag, on, changed));
 
 /** @param {string} tag @param {boolean} on */
-export const tagSelection = (tag, on) => change({query: query.peek(), tag, on}, on ? `“${tag}” on` : `“${tag}” off`);
+const tagSelection = (tag, on) => change('tag', {query: query.peek(), tag, on}, ({changed}) => words(tag, on, changed));
 
 export async function undo() {
-  if (!writable.peek()) return;
-  try {
-    const {tags, undone} = await post('undo', {});
-    batch(() => {
-      tagCounts.value = tags;
-      changes.value++;
-      message.value = {
-        text: undone ? `Taken back: “${undone.tag}” ${undone.on ? 'on' : 'off'} ${images(undone.images)}` : 'Nothing to take back since TensorBoard was started',
-        undo: Boolean(undone),
-      };
-    });
-  } catch (error) {
-    message.value = {text: /** @type {Error} */ (error).message};
-  }
+  if (writable.peek()) await change('undo', {}, ({undone}) => (undone ? `Taken back: ${words(undone.tag, undone.on, undone.images)}` : ''));
 }
 
 /** What keys and buttons act on: the chosen rows, else the one that is open or current. @returns {Row[]} */
@@ -87,7 +77,7 @@ export function chosenBar() {
   return h('div', {class: 'bar chosen-bar', hidden: () => !chosen.value.size, role: 'toolbar', 'aria-label': 'chosen images'},
     h('b', null, () => images(chosen.value.size)), ' chosen',
     h('span', {class: 'inline', hidden: () => !writable.value},
-      () => words().map(word => h('button', {id: `chosen-${word}`, onclick: () => toggleTag(word)}, icon(FLAG), word)),
+      () => offered().map(word => h('button', {id: `chosen-${word}`, onclick: () => toggleTag(word)}, icon(FLAG), word)),
       wordField(word => toggleTag(word), 'chosen-word')),
     h('span', {class: 'grow'}),
     h('button', {onclick: () => { chosen.value = new Set(); }, title: 'Choose none (Esc)'}, 'none'));
@@ -100,12 +90,12 @@ export function tagMenu() {
     h('div', {class: 'sheet'},
       h('h3', null, 'Show images with'),
       () => Object.entries(tagCounts.value).filter(([, n]) => n).map(([word, n]) => h('button', {
-        id: `tag-${word}`, class: 'line', 'aria-pressed': () => String(view.value.tag === word), onclick: () => go({tag: view.peek().tag === word ? '' : word}),
+        id: `tag-${word}`, class: 'line', 'aria-pressed': () => view.value.tag === word, onclick: () => go({tag: view.peek().tag === word ? '' : word}),
       }, h('bdi', {class: 'clip'}, word), h('span', {class: 'number'}, n.toLocaleString('en')))),
       () => (count() ? h('button', {class: 'line', onclick: () => go({tag: '!'})}, 'no tag') : h('p', {class: 'faint'}, 'No image has a tag yet.')),
       h('div', {hidden: () => !writable.value},
         h('h3', null, () => `Tag all ${images(list.value.total)} of the selection`),
-        () => words().map(word => h('div', {class: 'line'}, h('bdi', {class: 'clip grow'}, word),
+        () => offered().map(word => h('div', {class: 'line'}, h('bdi', {class: 'clip grow'}, word),
           h('button', {onclick: () => tagSelection(word, true)}, 'put on'), h('button', {onclick: () => tagSelection(word, false)}, 'take off'))),
         wordField(word => tagSelection(word, true), 'selection-word'),
         h('button', {class: 'line', onclick: undo}, 'Undo the last change (u)')),
@@ -115,7 +105,7 @@ export function tagMenu() {
 /** Tags of the image that is open. @param {() => any} row */
 export function tagButtons(row) {
   return h('div', {class: 'tags', hidden: () => !writable.value && !row()?.tags.length},
-    () => words().map(word => {
+    () => offered().map(word => {
       const on = row()?.tags.includes(word);
       return h('button', {
         id: `open-tag-${word}`, 'aria-pressed': String(Boolean(on)), disabled: !writable.value,
@@ -123,13 +113,10 @@ export function tagButtons(row) {
       }, icon(FLAG), h('bdi', {class: 'clip'}, word));
     }),
     h('span', {hidden: () => !writable.value}, wordField(word => tagKeys([row().key], word, true), 'open-word')),
-    h('label', {class: 'inline', hidden: () => !writable.value}, h('span', {class: 'faint'}, 'right label'), h('select', {
-      'aria-label': 'Relabel to', id: 'relabel-to',
-      onchange: e => e.target.value && tagKeys([row().key], 'relabel', true, e.target.value),
-    }, () => {
-      const now = row()?.relabel ?? '';
-      return [h('option', {value: ''}, '–'), (run.value?.classes ?? []).map(name => h('option', {value: name, selected: name === now}, name.slice(0, 100)))];
-    })));
+    h('input', {
+      id: 'relabel-to', class: 'narrow', placeholder: 'right label', 'aria-label': 'Relabel to', list: 'classes', hidden: () => !writable.value, value: () => row()?.relabel ?? '',
+      onchange: e => run.peek()?.classes.includes(e.target.value) && tagKeys([row().key], 'relabel', true, e.target.value),
+    }));
 }
 
 /** The queue of suspected labels: what is suggested, and an answer by one key. @param {() => any} row @param {(by: number) => void} step */
@@ -163,4 +150,8 @@ export function messageLine() {
     h('button', {'aria-label': 'Close', onclick: () => { message.value = null; }}, icon(CROSS)));
 }
 
-export const datalist = () => h('datalist', {id: 'words'}, () => words().map(word => h('option', {value: word})));
+/** What fields offer while one types. */
+export const datalists = () => [
+  h('datalist', {id: 'words'}, () => offered().map(word => h('option', {value: word}))),
+  h('datalist', {id: 'classes'}, () => (run.value?.classes ?? []).slice(0, 2000).map(name => h('option', {value: name.slice(0, 1000)}))),
+];

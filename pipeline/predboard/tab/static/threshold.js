@@ -1,8 +1,8 @@
 // @ts-check
 /** What is accepted above a confidence, and how right it is. It knows nothing of single rows. */
 import {colour, computed, effect, h, prepare, sizeOf} from './elements.js';
-import {getJson, resource} from './api.js';
-import {className, dark, go, queryWithout, run, version, view} from './state.js';
+import {failure, getJson, resource} from './api.js';
+import {dark, go, queryWithout, run, version, view} from './state.js';
 import {images, percent} from './query.js';
 
 const IGNORED = ['true', 'pred', 'right', 'confidence', 'loss', 'margin', 'entropy', 'kind', 'was', 'state'];
@@ -57,7 +57,7 @@ export function threshold() {
         () => [h('option', {value: ''}, 'all classes'), (run.value?.classes ?? []).map((name, i) => h('option', {value: i, selected: view.value.class === String(i)}, name.slice(0, 100)))])),
       h('label', null, 'accept from ', h('input', {type: 'number', min: 0, max: 1, step: 0.005, id: 'threshold', value: () => at.value,
         onchange: e => go({at: e.target.value}, true)}))),
-    () => (curve.value.error ? h('p', {class: 'notice'}, curve.value.error) : null),
+    failure(curve),
     canvas,
     h('input', {type: 'range', min: 0, max: 1, step: 0.001, class: 'wide', 'aria-label': 'Confidence from which an image is accepted', value: () => at.value,
       oninput: e => go({at: e.target.value}, true)}),
@@ -68,7 +68,7 @@ export function threshold() {
     h('div', {class: 'inline'},
       h('button', {id: 'wrong-above', onclick: () => go({confidence: `${at.peek()}..`, right: '0', true: '', ...pred()})}, 'Show what is wrong above'),
       h('button', {id: 'right-below', onclick: () => go({confidence: `..${at.peek()}`, right: '1', true: '', ...pred()})}, 'Show what is right below')),
-    h('p', {class: 'faint'}, () => (ofClass() ? `Of what is predicted as ${className(Number(view.value.class)).slice(0, 100)}. ` : ''), 'Filters by class, verdict and score do not count here: a curve of wrong images alone says nothing.'));
+    h('p', {class: 'faint'}, 'Filters by class, verdict and score do not count here: a curve of wrong images alone says nothing.'));
 }
 
 /** @param {HTMLCanvasElement} canvas @param {ReturnType<typeof fromAbove>} data @param {number} at @param {{width: number, height: number}} size @param {boolean} ofClass */

@@ -20,7 +20,7 @@ type Versioned = {name: string; version: string};
 /** A run as /runs tells of it. */
 interface Run extends Versioned {
   kind: string; steps: number[]; rows: Record<string, number>; labelled: boolean; classes: string[]; columns: Column[];
-  states?: Record<string, {failed: number; unlabelled: number}>; model?: string; missing: string[]; error?: string;
+  states?: Record<string, {failed: number; unlabelled: number}>; model?: string; map?: string; missing: string[]; error?: string;
   old?: string; new?: string; has: Record<string, boolean>;
 }
 
