@@ -337,6 +337,22 @@ def test_runs_without_labels_still_have_their_churn(tmp_path: Path) -> None:
     assert len(table(done)) == done.summary["rows"]["changed"]
 
 
+def test_rows_that_only_their_numbers_identify_are_not_compared(tmp_path: Path) -> None:
+    rows = {"id": [f"n{i}" for i in range(8)], "label": ["a", "b"] * 4, "prob_a": [0.75] * 8, "prob_b": [0.25] * 8}
+    for name in ("old", "new"):
+        pd.DataFrame(rows).to_csv(tmp_path / f"{name}.csv", index=False)
+    imports = {
+        name: ImportConfig("probabilities", (tmp_path / f"{name}.csv",), tmp_path / name) for name in ("old", "new")
+    }
+    for config in imports.values():
+        import_predictions(config)
+    with pytest.raises(InputError, match=r"the images of old have no names.*--images LIST or --key-column"):
+        compare(CompareConfig((tmp_path / "old", tmp_path / "new"), tmp_path / "logs"))
+    for config in imports.values():
+        import_predictions(dataclasses.replace(config, key_column="id", overwrite=True))
+    assert "the same" in compare(CompareConfig((tmp_path / "old", tmp_path / "new"), tmp_path / "logs")).verdict
+
+
 def test_runs_without_a_common_image_are_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, folder in (("old", "val"), ("new", "test"), ("more", "val")):
         (tmp_path / f"{name}.csv").write_text(f"path,prob_a,prob_b,label\n{folder}/1.jpg,1,0,a\n{folder}/2.jpg,0,1,a\n")

@@ -91,6 +91,24 @@ def test_images_come_from_a_list_or_any_source_of_infer(tmp_path: Path) -> None:
     assert frame["digest"].isna().all() and frame["width"].isna().all()
 
 
+def test_images_that_order_alone_joins_are_named(tmp_path: Path) -> None:
+    logits, label, image = make()
+    np.savez(tmp_path / "a.npz", logits=logits, label=label)
+    (tmp_path / "list.txt").write_text("\n".join(image))
+    _, lines = run_logged(tmp_path, tmp_path / "a.npz", images=str(tmp_path / "list.txt"))
+    pairs = ", ".join(f"row {i} with {image[i]}" for i in range(3))
+    words = f"warning: a.npz does not name its images, so that order alone joins them: {pairs}: check these"
+    assert words in lines
+    provenance = open_predictions(tmp_path / "out").step.parts[0].part.provenance
+    assert provenance["images"] == f"--images {tmp_path / 'list.txt'}, joined by order alone"
+    np.savez(tmp_path / "a.npz", logits=logits, label=label, path=[f"./{ref}" for ref in image])
+    shuffled = [*image[::2], "dog/more.png", *image[1::2]]  # by the paths as they are written canonically
+    (tmp_path / "list.txt").write_text("\n".join(shuffled))
+    frame, lines = run_logged(tmp_path / "2", tmp_path / "a.npz", images=str(tmp_path / "list.txt"))
+    assert (frame["image"].tolist(), frame["label"].tolist()) == (image, label.tolist())
+    assert not any(line.startswith("warning: ") for line in lines)
+
+
 def test_labels_unlike_those_of_the_images_give_a_warning(tmp_path: Path) -> None:
     toy.pictures(tmp_path / "data", classes=3, each=4)
     np.savez(tmp_path / "a.npz", logits=make(12)[0], label=[1, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 2])

@@ -26,6 +26,7 @@ from tests.ingest.examples import (
     make,
     refused,
     run,
+    run_logged,
     save_npz,
     save_timm,
     softmax,
@@ -191,14 +192,14 @@ def test_short_names_of_timm_take_their_folders_from_the_images(tmp_path: Path) 
     (tmp_path / "list.txt").write_text("\n".join(image))
     frame = run(tmp_path, file, scores="probabilities", images=str(tmp_path / "list.txt"), labels_from_folders=True)
     assert (frame["image"].tolist(), frame["label"].tolist()) == (image, label.tolist())
-    (tmp_path / "list.txt").write_text("\n".join(reversed(image)))
-    refused(
-        r"row 0 is 000\.png in t\.csv but .*/039\.png in --images: expected the same order",
-        tmp_path / "other",
-        file,
-        scores="probabilities",
-        images=str(tmp_path / "list.txt"),
-    )
+    (tmp_path / "list.txt").write_text("\n".join(reversed(image)))  # joined by name
+    options = {"scores": "probabilities", "images": str(tmp_path / "list.txt"), "labels_from_folders": True}
+    frame, lines = run_logged(tmp_path / "other", file, **options)
+    assert (frame["image"].tolist(), frame["label"].tolist()) == (image, label.tolist())
+    assert "rows and --images are joined by name; 40 rows of 40 had another place" in lines
+    (tmp_path / "list.txt").write_text("\n".join([*image[:-1], "owl/000.png"]))
+    words = r"row 39 is 039\.png in t\.csv but owl/000\.png in --images, and names allow no join"
+    refused(words, tmp_path / "none", file, **options)
 
 
 # --- files that are refused ---

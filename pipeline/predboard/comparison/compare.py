@@ -12,7 +12,7 @@ from typing import Any
 from predboard.comparison import changes, join, pages, render, report
 from predboard.comparison.changes import ChangesTable, Examples, choose_examples, empty_examples
 from predboard.comparison.differences import Comparison
-from predboard.comparison.join import ClassMapping, match_classes
+from predboard.comparison.join import ClassMapping, match_classes, refuse_row_numbers
 from predboard.comparison.paired_counts import NEW_COLUMNS, OLD_COLUMNS, PairedCounts, count_pairs
 from predboard.comparison.report import Side
 from predboard.config import CompareConfig
@@ -216,6 +216,7 @@ def _pairs(
 
 def _classes(sides: Sequence[Side], pair: tuple[int, int], config: CompareConfig) -> ClassMapping:
     old, new = (sides[place] for place in pair)
+    refuse_row_numbers(old.step, new.step, (old.name, new.name))
     return match_classes(old.step.run, new.step.run, (old.name, new.name), config.map_classes)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from predboard.errors import InputError
 from predboard.predictions.arrow import as_numpy
-from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, COLUMNS, Run
+from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, COLUMNS, ROW_NUMBERS, Run, hash_refs
 from predboard.predictions.table import Predictions
 from predboard.storage.parts import read_batches, read_part_schema
 from predboard.storage.runs import Step
@@ -85,6 +85,32 @@ def match_classes(old: Run, new: Run, called: tuple[str, str], by_name: bool = F
     place = {name: i for i, name in enumerate(names)}
     old_at, new_at = (np.array([place[name] for name in run.classes], np.int64) for run in (old, new))
     return ClassMapping(names, old_at, new_at)
+
+
+def refuse_row_numbers(old: Step, new: Step, called: tuple[str, str]) -> None:
+    """Raise InputError if the keys of either step are numbers of its rows, which say nothing about another run's rows.
+
+    Steps of one run are of one list of images, so that their rows are the same.
+    """
+    if old.parts[0].path.parent.parent == new.parts[0].path.parent.parent:
+        return
+    for step, name in ((old, called[0]), (new, called[1])):
+        if _has_row_numbers(step):
+            raise InputError(
+                f"the images of {name} have no names, only the numbers of its rows, and nothing says that rows of the "
+                "same number are the same image: import it again with --images LIST or --key-column COLUMN"
+            )
+
+
+def _has_row_numbers(step: Step) -> bool:
+    """Return whether an import found neither images nor keys."""
+    provenance = step.parts[0].part.provenance
+    if "imported" not in provenance or "keys" in provenance:
+        return provenance.get("keys") == ROW_NUMBERS
+    rows = next(read_batches(step.parts[0], {"id", "key", "image"}), None)  # of an import that did not record it
+    if rows is None or rows.column("image").null_count < len(rows):
+        return False
+    return bool(np.array_equal(rows.key, hash_refs(map(str, rows.id.tolist()))))
 
 
 def join_rows(

@@ -247,6 +247,7 @@ def _count_images(step: Step, counts: Counts) -> dict[str, int]:
 def compare_steps(old: Step, new: StepMetrics, config: GateConfig, slices: bool, crosses: Crosses = ()) -> Comparison:
     """Compare two steps image by image, with slices cut as in the metrics of the new one."""
     names = str(config.baseline), str(config.predictions)
+    join.refuse_row_numbers(old, new.step, names)
     classes = join.match_classes(old.run, new.step.run, names, config.map_classes)
     return Comparison(count_pairs(old, new.step, classes, slices, crosses), classes.names, new.states.get("slices"))
 

@@ -132,14 +132,18 @@ class Manifest:
         if rows is None or rows >= len(self):
             return self
         chosen = np.sort(np.argsort(mix(self.key, Salt.LIMIT), kind="stable")[:rows])
-        take = pa.array(chosen)
+        return self.take(chosen)
+
+    def take(self, rows: NDArray[np.integer[Any]]) -> "Manifest":
+        """Return these rows, in this order."""
+        taken = pa.array(rows)
         return replace(
             self,
-            image=self.image.take(take),
-            label=self.label[chosen],
-            key=self.key[chosen],
-            columns=self.columns.take(take) if self.columns.num_columns else self.columns,
-            dataset_index=None if self.dataset_index is None else self.dataset_index[chosen],
+            image=self.image.take(taken),
+            label=self.label[rows],
+            key=self.key[rows],
+            columns=self.columns.take(taken) if self.columns.num_columns else self.columns,
+            dataset_index=None if self.dataset_index is None else self.dataset_index[rows],
         )
 
 

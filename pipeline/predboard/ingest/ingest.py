@@ -95,6 +95,7 @@ class _Step:
             "labels": self.labelled.labels,
             "images": self.labelled.images,
             "class_order": self.labelled.classes,
+            "keys": self.labelled.keys,
             "python": platform.python_version(),
             **({"warnings": list(self.warnings)} if self.warnings else {}),
         }

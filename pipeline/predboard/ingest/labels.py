@@ -17,10 +17,13 @@ from predboard.errors import InputError
 from predboard.formatting import plural
 from predboard.images import sources
 from predboard.images.label_values import RawLabels, parse_labels
-from predboard.images.manifest import Manifest, SourceOptions, refuse_secret_refs
+from predboard.images.manifest import Manifest, SourceOptions, canonical_ref, refuse_secret_refs
 from predboard.ingest import columns, scores
 from predboard.ingest.columns import abbreviate
-from predboard.predictions.schema import hash_refs, rename_reserved_columns
+from predboard.predictions.schema import ROW_NUMBERS, hash_refs, rename_reserved_columns
+
+_SHOWN_PAIRS = 3
+"""Rows and images that a warning names."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class LabelledManifest:
     """Source of the labels, for example "'y_true' of a.npz"."""
     images: str
     """Source of the images' paths."""
+    keys: str
+    """Source of what identifies the images in another run: their paths, a column, or the numbers of the rows."""
     classes: str
     """Source of the order of the classes, for example "the score columns"."""
     assumed: bool
@@ -95,20 +100,21 @@ def label_manifest(
     Raises:
         InputError: if they do not fit the rows or each other.
     """
-    if image_list is not None and len(image_list) != saved.rows:
-        raise InputError(
-            f"{file.name} has {saved.rows:,} rows and {config.images} has {len(image_list):,} images; expected as many"
-        )
-    root, refs = _refs(config, file, saved, image_list)
+    own = _own_refs(saved)
+    if image_list is not None:
+        image_list = _align(image_list, own, file, config, log)
+    root, refs = _located(config, file, own, image_list)
     label, given, order = _labels(config, file, saved, image_list, refs, class_names, log)
     table = saved.columns
+    keys = "the images' paths"
     if config.key_column is not None and (image_list is None or config.key_column in table.column_names):
         name = columns.find_column(table.column_names, config.key_column, (), file, "--key-column")
-        key = hash_refs(map(str, saved.written.column(name).to_pylist()))
+        key, keys = hash_refs(map(str, saved.written.column(name).to_pylist())), repr(name)
     elif image_list is not None:
         key = image_list.key
     else:
         key = hash_refs(str(row) if ref is None else ref for row, ref in enumerate(refs))
+        keys = ROW_NUMBERS if None in refs else keys
     others = [name for name in table.column_names if name not in (saved.label, saved.image)]
     further = {new: table.column(name) for new, name in zip(rename_reserved_columns(others), others, strict=True)}
     if image_list is not None:
@@ -119,8 +125,10 @@ def label_manifest(
     further_columns = pa.table({name: column.combine_chunks() for name, column in further.items()})
     manifest = Manifest(root, image, label, key, order.classes, further_columns)
     images = f"{saved.image!r} of {file.name}" if saved.image is not None else "none"
-    images = images if image_list is None else f"--images {config.images}"
-    return LabelledManifest(manifest, given.words, images, order.source, order.assumed)
+    if image_list is not None:
+        how = "by order alone" if all(path is None for path in own) else "by name"
+        images = f"--images {config.images}, joined {how}"
+    return LabelledManifest(manifest, given.words, images, keys, order.source, order.assumed)
 
 
 def open_image_list(config: ImportConfig, class_names: tuple[str, ...]) -> Manifest | None:
@@ -133,7 +141,7 @@ def open_image_list(config: ImportConfig, class_names: tuple[str, ...]) -> Manif
         options = SourceOptions(config.image_column, None, config.key_column, root, class_names)
         return sources.open_source(config.images, options)
     table = scores.read_columns(file, config.max_read_gb)
-    refs = [str(ref) for ref in _forward_slashes(table.column(0).to_pylist())]
+    refs = [str(ref) for ref in _canonical(table.column(0).to_pylist())]
     unknown = np.full(len(refs), -1, np.int32)
     root_folder = str(file.resolve().parent)
     listed = Manifest(root_folder, pa.array(refs, pa.string()), unknown, hash_refs(refs), ())
@@ -147,31 +155,58 @@ def open_image_list(config: ImportConfig, class_names: tuple[str, ...]) -> Manif
 # --- paths ---
 
 
-def _forward_slashes(refs: Sequence[str | None]) -> list[str | None]:
-    """Return paths with / between folders, where a program on Windows wrote all of them with backslashes."""
-    if any("/" in ref for ref in refs if ref):
-        return list(refs)
-    return [ref and ref.replace("\\", "/") for ref in refs]
+def _canonical(refs: Sequence[str | bytes | None]) -> list[str | None]:
+    """Return the one way to write each path, as the lists of `infer` have it."""
+    texts = (ref.decode("utf-8", "replace") if isinstance(ref, bytes) else ref for ref in refs)
+    return [None if text is None else canonical_ref(str(text)) for text in texts]
 
 
-def _refs(
-    config: ImportConfig, file: Path, saved: scores.SavedScores, image_list: Manifest | None
+def _own_refs(saved: scores.SavedScores) -> list[str | None]:
+    """Return the path of each image that the file itself has, or None."""
+    if saved.image is None:
+        return [None] * saved.rows
+    return _canonical(saved.written.column(saved.image).to_pylist())
+
+
+def _align(
+    image_list: Manifest, own: Sequence[str | None], file: Path, config: ImportConfig, log: Callable[[str], None]
+) -> Manifest:
+    """Return the images of --images in the order of the rows: joined by name where both have names, else by order.
+
+    Raises InputError if they are not as many, or if names differ.
+    """
+    listed = [str(ref) for ref in image_list.image.to_pylist()]
+    for name_of in (str, _file_name) if None not in own else ():
+        place = {name_of(ref): i for i, ref in enumerate(listed)}
+        rows = np.array([place.get(name_of(str(ref)), -1) for ref in own])
+        if len(place) == len(listed) and len(np.unique(rows)) == len(rows) and (rows >= 0).all():
+            if (moved := int(np.count_nonzero(rows != np.arange(len(rows))))) or len(rows) != len(listed):
+                log(f"rows and --images are joined by name; {plural(moved, 'row')} of {len(rows):,} had another place")
+                return image_list.take(rows)
+            return image_list
+    if len(listed) != len(own):
+        raise InputError(
+            f"{file.name} has {len(own):,} rows and {config.images} has {len(listed):,} images; expected as many"
+        )
+    for row, (path, ref) in enumerate(zip(own, listed, strict=True)):
+        if path is not None and _file_name(path) != _file_name(ref):
+            raise InputError(
+                f"row {row} is {path} in {file.name} but {ref} in --images, and names allow no join: expected the same "
+                "images, each once, or the same order"
+            )
+    if all(path is None for path in own):
+        pairs = ", ".join(f"row {row} with {ref}" for row, ref in enumerate(listed[:_SHOWN_PAIRS]))
+        log(f"warning: {file.name} does not name its images, so that order alone joins them: {pairs}: check these")
+    return image_list
+
+
+def _located(
+    config: ImportConfig, file: Path, own: Sequence[str | None], image_list: Manifest | None
 ) -> tuple[str, list[str | None]]:
     """Return the root, and the path of each image below it or None."""
-    refs: list[str | None] = [None] * saved.rows
-    if saved.image is not None:
-        paths = saved.written.column(saved.image).to_pylist()
-        refs = _forward_slashes(
-            [path.decode("utf-8", "replace") if isinstance(path, bytes) else path for path in paths]
-        )
-    root = str(file.resolve().parent)
+    root, refs = str(file.resolve().parent), list(own)
     if image_list is not None:
-        own, root, refs = refs, image_list.root, image_list.image.to_pylist()
-        for row, (path, listed) in enumerate(zip(own, refs, strict=True)):
-            if path is not None and _file_name(path) != _file_name(str(listed)):
-                raise InputError(
-                    f"row {row} is {path} in {file.name} but {listed} in --images: expected the same order"
-                )
+        root, refs = image_list.root, image_list.image.to_pylist()
     if config.image_root is None:
         return root, refs
     if config.image_root.is_dir():
@@ -338,7 +373,7 @@ def _labels_from_file(config: ImportConfig, file: Path, refs: Sequence[str | Non
     rest = [name for name in names if name != label]
     image = columns.find_column(rest, None, columns.IMAGE_COLUMN_NAMES, file, "")
     if image is not None and None not in refs:
-        listed = [str(ref) for ref in _forward_slashes(table.column(image).to_pylist())]
+        listed = [str(ref) for ref in _canonical(table.column(image).to_pylist())]
         if listed == refs:
             return given
         for name_of in (str, _file_name):

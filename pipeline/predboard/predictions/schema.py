@@ -58,6 +58,10 @@ IMAGE_PROPERTIES = ("width", "height", "bytes", "brightness", "contrast")
 """Columns that describe the source image."""
 
 
+ROW_NUMBERS = "row numbers"
+"""Value of `keys` in the provenance of a part whose keys are hashes of nothing but the numbers of its rows."""
+
+
 def hash64(data: bytes | memoryview) -> int:
     """Return a signed 64-bit hash: the first 8 bytes of BLAKE2b with digest size 8, little-endian (RFC 7693)."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
