@@ -58,6 +58,9 @@ SHAPES: dict[str, Callable[[Floats], Floats]] = {
     "one decimal": lambda p: np.round(p, 1),
     "eighths": lambda p: np.round(8 * p) / 8,
     "bytes": lambda p: np.round(255 * p) / 255,
+    "two decimals, not summing to 1": lambda p: np.round(p, 2),
+    "single precision": lambda p: (p**9 / (p**9).sum(axis=1, keepdims=True)).astype(np.float32).astype(np.float64),
+    "one-hot": lambda p: np.where(p == p.max(axis=1, keepdims=True), 1.0, 0.0),
     "hard": lambda p: np.where(p == p.max(axis=1, keepdims=True), 0.9, 0.1 / (p.shape[1] - 1)),
     "nearly constant": lambda p: 1 / p.shape[1] + 1e-5 * (p - 1 / p.shape[1]),
     "constant": lambda p: np.full_like(p, 1 / p.shape[1]),
@@ -74,14 +77,16 @@ def shaped(seed: int, classes: int, rows: int, shape: str) -> tuple[Floats, NDAr
     )
     p = np.exp(logits - logits.max(axis=1, keepdims=True))
     p = SHAPES[shape](p / p.sum(axis=1, keepdims=True))
+    if shape in ("two decimals, not summing to 1", "single precision"):
+        return p, label
     over = np.maximum(p[:, :-1].sum(axis=1) - 1, 0)
     p[np.arange(rows), p[:, :-1].argmax(axis=1)] -= over
     p[:, -1] = np.maximum(1 - p[:, :-1].sum(axis=1), 0)
     return np.round(p, 15), label
 
 
-def state_of(p: Floats, label: NDArray[np.int64]) -> MetricState:
-    run = Run(classes=tuple(f"class{i}" for i in range(p.shape[1])), model="toy.py:build")
+def state_of(p: Floats, label: NDArray[np.int64], scores: str = "log_probabilities") -> MetricState:
+    run = Run(classes=tuple(f"class{i}" for i in range(p.shape[1])), model="toy.py:build", scores=scores)
     return MetricState.measure(run, toy.predictions(run, to_log_probabilities(p)[0], label))
 
 
@@ -173,6 +178,6 @@ def test_leaving_out_one_by_one_by_sums_is_what_scikit_learn_gives() -> None:
 def test_the_bins_of_one_half_take_what_rounding_leaves_of_ties() -> None:
     random = np.random.default_rng(0)
     p = np.concatenate([np.full((500, 1), 0.5), random.dirichlet(np.ones(4), 500) / 2], axis=1)
-    state = state_of(p, np.zeros(500, np.int64))
+    state = state_of(p, np.zeros(500, np.int64), "logits")
     assert np.count_nonzero(state.histograms.every[0]) == 1
     assert score_histograms.score_of_probability(np.array([0.5, 0.500001], np.float32)).max() < 0

@@ -229,7 +229,10 @@ def _test_limit(rule: Rule, key: str, name: str, metrics: Mapping[str, Metric]) 
         return replace(finding, outcome="too little evidence", why=_too_few(metric.rows, rule.min_rows))
     test = {"min": at_least, "max": at_most}[key]
     status = test(metric.value, metric.interval, limit, rule.bound)
-    return replace(finding, outcome=status, why=_explain_limit(finding, key == "min", rule.bound, status))
+    why = _explain_limit(finding, key == "min", rule.bound, status)
+    if rule.bound != "point" and metric.interval is None and metric.bound:
+        why = f"it has no interval: too few images, or scores too nearly equal (known within {metric.bound:.1g})"
+    return replace(finding, outcome=status, why=why)
 
 
 def _check_no_bound(rule: Rule, name: str) -> None:

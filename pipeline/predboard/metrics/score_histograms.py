@@ -9,8 +9,9 @@ The score is u(p) = ln p + p up to p = 1/2 (and a little more, because many rows
 of a softmax, and must not be told apart) and -u(1 - p) above: it rises with p, is within .2 of the log-odds, and
 costs one logarithm less. Bins are equal in u from -32 to 32; the outermost take what lies beyond.
 
-Scores are computed in single precision, and bounds hold for their order. Against the order of exact probabilities, a
-row that is within 1/2000 of a bin's width of an edge (8e-6 of the probability) may be in the neighbouring bin.
+Scores of logits are computed in single precision, and bounds hold for their order. Against the order of exact
+probabilities, a row that is within 1/2000 of a bin's width of an edge (8e-6 of the probability) may be in the next bin.
+Probabilities that were saved as such are ranked as saved: equal ones are in one bin.
 
 Rows belong to one of 20 groups by the hash of their key. Leaving out one group after the other gives intervals of
 averages over classes (delete-a-group jackknife); even groups are fold 0, where things are fitted, odd ones fold 1,
@@ -150,7 +151,8 @@ class ScoreHistograms:
             return state
         k, bins, coarse = len(run.classes), bins_per_class(len(run.classes)), coarse_bins_per_class(len(run.classes))
         group, label, predicted = jackknife_group(rows.key), rows.label, rows.predicted
-        at = _places(rows.probabilities, predicted)  # [rows, classes]
+        # [rows, classes]
+        at = _places(rows.probabilities, predicted) if run.scores == "logits" else _saved_places(rows.logits)
         each = np.arange(len(rows))
         top, given = at[each, predicted].astype(np.int64), at[each, label].astype(np.int64)
         shift, shorter = (int(np.log2(FINE_BINS // n)) for n in (bins, coarse))
@@ -193,6 +195,21 @@ def _places(probabilities: NDArray[np.float32], predicted: NDArray[np.int64]) ->
         u += p
         u[each, highest] = score_of_probability(top, rest)
         at[start : start + size] = bin_index(u)
+    return at
+
+
+def _saved_places(logarithms: NDArray[np.float32]) -> NDArray[np.int16]:
+    """Return which of FINE_BINS each probability is in that was saved as such, [rows, classes].
+
+    It depends on the saved number alone, and not on what a softmax of the row would make of it, so that rows with equal
+    numbers are in one bin and the order is that of the file: a row of rounded ones may sum to .98, and of single
+    precision ones some are exactly 1.
+    """
+    at = np.empty(logarithms.shape, np.int16)
+    size = max(_BLOCK // logarithms.shape[1], 1)
+    for start in range(0, len(at), size):
+        z = np.minimum(logarithms[start : start + size], 0)
+        at[start : start + size] = bin_index(score_of_probability(np.exp(z), -np.expm1(z)))
     return at
 
 

@@ -212,6 +212,8 @@ def _metrics(state: MetricState) -> str:
     for name, metric in metrics.items():
         interval = "–" if metric.interval is None else f"{metric.interval[0]:.4f} to {metric.interval[1]:.4f}"
         bound = "" if metric.bound is None else f" From a histogram: off by at most {metric.bound:.1g}."
+        if metric.bound is not None and metric.bound > 0.01:
+            bound += " So many scores are equal or nearly so that more cannot be said."
         rows.append((name, f"{metric.value:.4f}", interval, f"{metric.definition}{bound}"))
     table = markdown_table(("metric", "value", "95 % interval", "definition"), "lrll", rows)
     return f"### Metrics\n\n{table}\n\n`summary.json` beside the event file says how each interval was computed."
