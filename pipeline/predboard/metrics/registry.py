@@ -199,8 +199,8 @@ OVERALL = (
     MetricSpec(
         name="average_precision_macro", label="macro average precision", column="AP", band=True,
         compute=classification.average_precision_macro,
-        definition="Average precision (step sum), a class against the rest, mean over classes with images. Nearly equal "
-        "scores count as evenly mixed; scikit-learn takes equal ones as one threshold, which is within the bound.",
+        definition="Average precision (step sum), a class against the rest, mean over classes with images. Nearly "
+        "equal scores count as evenly mixed; scikit-learn takes equal ones as one threshold, within the bound.",
         formula="mean over c of Σ_k precision_k (recall_k − recall_{k−1})",
         source="scikit-learn's average_precision_score",
         needs_logits=True, interval=intervals.JACKKNIFE,
@@ -329,7 +329,7 @@ CLASSES = (
     MetricSpec(
         name="classes/*/average_precision", label="average precision", compute=classification.class_average_precision,
         definition="Average precision (step sum) of the class against the rest. Nearly equal scores count as evenly "
-        "mixed; scikit-learn takes equal ones as one threshold, which is within the bound.", needs_logits=True,
+        "mixed; scikit-learn takes equal ones as one threshold, within the bound.", needs_logits=True,
         formula="Σ_k precision_k (recall_k − recall_{k−1})", interval=intervals.DELETE_ONE_OF_CLASS,
         source="scikit-learn's average_precision_score",
     ),
