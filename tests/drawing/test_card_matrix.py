@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from predboard.drawing import card_matrix
 from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX, Canvas
 from predboard.drawing.card_matrix import MatrixCell, draw_card_matrix
 from predboard.drawing.comparison import DifferenceLine, draw_all_pairs
+from predboard.drawing.fonts import measure_text
 from predboard.drawing.palette import RIGHT, WRONG
 from predboard.formatting import shorter
 
@@ -32,7 +32,7 @@ def test_no_number_is_cut_and_none_is_made_smaller_than_can_be_read(
             written.append((words, width, size))
         return text(canvas, at, words, width, size, *more, **named)  # type: ignore[arg-type]  # as they came
 
-    monkeypatch.setattr(card_matrix.Canvas, "text", recorded)
+    monkeypatch.setattr(Canvas, "text", recorded)
     cell = MatrixCell(shorter(number), WRONG)
     made = draw_card_matrix("heading", [f"eurosat step {i}" for i in range(n)], [[cell] * n for _ in range(n)])
     assert made.shape == (HEIGHT_PX, WIDTH_PX, 3)
@@ -40,7 +40,7 @@ def test_no_number_is_cut_and_none_is_made_smaller_than_can_be_read(
     assert len(written) == (0 if without_room else n * n + (number == 7 and n >= 7))  # and above a column
     assert len({words for words, *_ in written}) <= 1
     for words, width, size in written:
-        assert card_matrix.measure_text(words, size) <= width
+        assert measure_text(words, size) <= width
         assert size >= 9
 
 

@@ -76,10 +76,10 @@ def draw_card_matrix(
                 ink = PAPER if 0.299 * red + 0.587 * green + 0.114 * blue < 140 else INK  # ITU-R BT.601
                 at = (x + width / 2 - 1, y + height / 2 + size * 0.36 - 1)
                 canvas.text(at, _text(cell, form), width, size, ink, anchor="ms")
-    x = float(_LEFT_PX)
+    at_key = float(_LEFT_PX)
     for colour, meaning in key:
-        canvas.draw.rectangle((x, HEIGHT_PX - 12, x + 8, HEIGHT_PX - 4), fill=colour)
-        x += 24 + canvas.text((x + 12, HEIGHT_PX - 4), meaning, 150, 10, FAINT)
+        canvas.draw.rectangle((at_key, HEIGHT_PX - 12, at_key + 8, HEIGHT_PX - 4), fill=colour)
+        at_key += 24 + canvas.text((at_key + 12, HEIGHT_PX - 4), meaning, 150, 10, FAINT)
     return canvas.pixels
 
 
