@@ -8,6 +8,7 @@ the class's sum. Temperature scaling is in `metrics.temperature`, names and defi
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +93,7 @@ class Calibration:
             np.int64
         )
         weights = rows.right.astype(np.float64) * PROBABILITY_UNIT, confidence
-        of_predicted = {
+        of_predicted: dict[str, Any] = {
             "top": _sums(bin_, (*weights, (rows.right - confidence) ** 2), BINS),
             "fine": _sums(at, weights, EQUAL_MASS_BINS),
         }

@@ -140,9 +140,9 @@ def measure_slices(rows: Predictions, summands: NDArray[np.int64], crosses: Cros
                 for level, groups in zip(levels, at_levels, strict=True):
                     level[name] = groups
     numbers, rounded, rough = map(_sorted, levels)
-    crossed = {CROSS.join(cross): _of_cross(rows, cross, summands) for cross in crosses}
-    some = {name: groups for name, groups in crossed.items() if groups is not None}
-    return SliceSums(_sorted(texts), numbers, rounded, rough, _sorted(some))
+    every = {CROSS.join(cross): _of_cross(rows, cross, summands) for cross in crosses}
+    crossed = {name: groups for name, groups in every.items() if groups is not None}
+    return SliceSums(_sorted(texts), numbers, rounded, rough, _sorted(crossed))
 
 
 def _of_cross(rows: Predictions, cross: tuple[str, ...], summands: NDArray[np.int64]) -> Groups | None:

@@ -23,6 +23,7 @@ from predboard.metrics import slices as slicing
 from predboard.metrics.intervals import benjamini_hochberg, welch_p, wilson_interval
 from predboard.metrics.registry import Direction
 from predboard.metrics.slices import (
+    CROSS,
     MAX_LOSS,
     Crosses,
     Slice,
@@ -124,7 +125,7 @@ class Panel:
             lines = [_line(c.slice) for c in worth_showing(compared)[: self.shown]]
             title = "no slice is certainly worse"
             if worse:
-                title = f"{len(worse)} of {plural(len(compared), 'slice')} certainly worse"
+                title = f"{len(worse)} of {plural(len(compared), 'slice')} worse than the rest"
             overall = float(states[last].whole[1] / states[last].whole[0])
             worst = functools.partial(plots.draw_intervals, title, lines, overall)
             description = "Columns of the manifest first. Lines: 95 % intervals (Wilson)."
@@ -226,7 +227,9 @@ def worth_showing(compared: Sequence[SliceComparison]) -> list[SliceComparison]:
 
 def _line(s: Slice) -> IntervalLine:
     low, high = wilson_interval(int(s.sums[1]), s.rows)
-    return IntervalLine(s.name, s.accuracy, low, high, f"{s.rows:,}")
+    parts = [part.partition("=")[2] for part in s.value.split(CROSS)] if s.crossed else []
+    name = CROSS.join(parts) if all(parts) and parts else s.name  # of a crossed slice the values alone have room
+    return IntervalLine(name, s.accuracy, low, high, f"{s.rows:,}")
 
 
 def _tags(slices: list[Slice]) -> dict[str, Slice]:
