@@ -20,6 +20,7 @@ import re
 import shutil
 import stat
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -337,6 +338,10 @@ def sync_folder(folder: AnyPath) -> None:
             os.close(descriptor)
 
 
+_STALE_SECONDS = 60
+"""Age from which the staging file of a small file belongs to a process that was killed."""
+
+
 def write_file(path: AnyPath, content: bytes) -> None:
     """Write a small file whole or not at all. Raises InputError if that is impossible."""
     with explain_write_errors(path.parent):
@@ -345,6 +350,9 @@ def write_file(path: AnyPath, content: bytes) -> None:
             return
         staged = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
         path.parent.mkdir(parents=True, exist_ok=True)
+        for stale in list_folder(path.parent, f".{glob.escape(path.name)}.????????.tmp"):
+            if time.time() - stale.stat().st_mtime > _STALE_SECONDS:
+                stale.unlink(missing_ok=True)
         try:
             staged.write_bytes(content)
             staged.replace(path)
