@@ -46,10 +46,13 @@ def _run(arguments: list[str], folder: Path, kill_at: int | None) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     os.chdir(folder)
-    with Path(f"{folder}.output").open("a") as output, contextlib.redirect_stdout(output):
-        with contextlib.redirect_stderr(output):
-            sys.addaudithook(watch)
-            code = main.run(arguments)
+    with (
+        Path(f"{folder}.output").open("a") as output,
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(output),
+    ):
+        sys.addaudithook(watch)
+        code = main.run(arguments)
     if kill_at is None:
         Path(f"{folder}.changes").write_text(str(changes))
     os._exit(code)

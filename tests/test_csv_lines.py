@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from predboard.csv_lines import CsvColumn, TextCodes, format_csv_lines
+from predboard.csv_lines import CsvColumn, TextCodes, format_csv_lines, harmless_cell, original_text
 
 TEXTS = ["", "plain", "a,b", 'say "so"', "two\nlines", " spaces ", "'", "ž — 地", "\udce9t\udce9", "=1+1"]
 
@@ -35,6 +35,8 @@ def by_rows(*columns: list[object]) -> bytes:
 )
 def test_it_is_what_a_writer_of_rows_writes(rows: list[Row]) -> None:
     texts, few = [row[0] for row in rows], [row[1] for row in rows]
+    cells, few_cells = ([harmless_cell(text) for text in column] for column in (texts, few))
+    assert [original_text(cell) for cell in few_cells] == few
     whole, numbers = [row[2] for row in rows], [row[3] for row in rows]
     columns: list[CsvColumn] = [
         texts,
@@ -44,13 +46,21 @@ def test_it_is_what_a_writer_of_rows_writes(rows: list[Row]) -> None:
     ]
     for digits in (6, 9):
         rounded: list[object] = ["" if math.isnan(x) else f"{x:.{digits}g}" for x in numbers]
-        assert format_csv_lines(columns, digits) == by_rows([*texts], [*whole], rounded, [*few])
+        assert format_csv_lines(columns, digits) == by_rows([*cells], [*whole], rounded, [*few_cells])
 
 
 def test_a_text_with_any_kind_of_line_break_comes_back_whole() -> None:
-    texts = ["a\rb", "a\r\nb", "a\nb", "\r", 'a"\r,']
-    written = format_csv_lines([texts, ["x"] * 5]).decode()
+    texts = ["a\rb", "a\r\nb", "a\nb", 'a"\r,']
+    written = format_csv_lines([texts, ["x"] * len(texts)]).decode()
     assert list(csv.reader(io.StringIO(written, newline=""))) == [[text, "x"] for text in texts]
+
+
+def test_no_cell_of_a_text_is_a_formula() -> None:
+    texts = ["=1+1", "+x", "-x.png", "@x", "\tx", "\rx", "-1", "+1.5e3", "-.5", "-", "a=1", "'=1"]
+    cells = ["'=1+1", "'+x", "'-x.png", "'@x", "'\tx", "'\rx", "-1", "+1.5e3", "-.5", "'-", "a=1", "'=1"]
+    for column in (texts, TextCodes(texts, np.arange(12))):
+        written = io.StringIO(format_csv_lines([column, np.full(12, -2)]).decode(), newline="")
+        assert list(csv.reader(written)) == [[cell, "-2"] for cell in cells]
 
 
 @pytest.mark.parametrize("kind", [np.int16, np.int32, np.uint8, np.int64])

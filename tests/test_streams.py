@@ -38,6 +38,15 @@ def test_a_program_goes_on_whatever_happens_to_its_output(how: str, tmp_path: Pa
 
 
 @posix
+def test_names_are_no_commands_of_the_terminal(tmp_path: Path) -> None:
+    names = r"'\x1b[2Jcat', 'a\rgate: pass', '\x9b31m', 'gnp.\u202eexe', 'tab\there', '\rbar'"
+    script = f"{WORK}; import sys; [print(x, file=f) for f in (sys.stdout, sys.stderr) for x in ({names})]"
+    done = shell(f'{sys.executable} -c "{script}"', tmp_path)
+    lines = [r"\x1b[2Jcat", r"a\rgate: pass", r"\x9b31m", r"gnp.\u202eexe", "tab\there", "\rbar", ""]
+    assert done.stdout.decode() == done.stderr.decode() == "\n".join(lines)
+
+
+@posix
 def test_a_file_does_not_get_what_a_closed_stream_would(tmp_path: Path) -> None:
     script = f"{WORK}; import os; f = open('rows', 'wb'); f.write(b'rows'); f.flush(); os.write(2, b'from C')"
     shell(f'{sys.executable} -c "{script}" <&- >&- 2>&-', tmp_path)

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -29,6 +30,9 @@ CsvColumn = NDArray[np.integer | np.floating] | TextCodes | Sequence[str]
 def format_csv_lines(columns: Sequence[CsvColumn], digits: int = 6) -> bytes:
     r"""Return a line for each row, in UTF-8; bytes of a file name that are not text come back as they were.
 
+    A text that a spreadsheet would run as a formula gets a `'` in front, which spreadsheets take for the mark of a text
+    (OWASP, CSV injection): one that begins with =, +, -, @, a tab or a line break and is no number.
+
     Args:
         columns: of equal length.
         digits: significant digits of floats.
@@ -43,11 +47,32 @@ def format_csv_lines(columns: Sequence[CsvColumn], digits: int = 6) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
 
 
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+def harmless_cell(text: str) -> str:
+    """Return a text with a `'` in front if a spreadsheet would run it as a formula, which a number is not.
+
+    >>> [harmless_cell(text) for text in ("=1+1", "@SUM(A1)", "-1.5", "-x", "cat", "'")]
+    ["'=1+1", "'@SUM(A1)", '-1.5', "'-x", 'cat', "'"]
+    """
+    return f"'{text}" if text.startswith(_FORMULA) and not _NUMBER.fullmatch(text) else text
+
+
+def original_text(cell: str) -> str:
+    """Return the text of which `harmless_cell` made a cell."""
+    return cell[1:] if cell.startswith("'") and harmless_cell(cell[1:]) == cell else cell
+
+
 def _cells(column: CsvColumn, digits: int) -> Sequence[object]:
     if isinstance(column, TextCodes):
-        return ["" if code < 0 else column.texts[code] for code in column.codes.tolist()]
+        texts = [*map(harmless_cell, column.texts), ""]
+        return [texts[code] for code in column.codes.tolist()]
     if not isinstance(column, np.ndarray):
-        return column
+        return list(map(harmless_cell, column))
     if column.dtype.kind == "f":
         return ["" if math.isnan(number) else f"{number:.{digits}g}" for number in column.tolist()]
     numbers: list[int] = column.tolist()

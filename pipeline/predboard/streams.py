@@ -8,6 +8,7 @@ import codecs
 import errno
 import io
 import os
+import re
 import select
 import sys
 from typing import Any, cast
@@ -36,8 +37,25 @@ class _Stream(io.FileIO):
         return cast(int, count)
 
 
+class _Text(io.TextIOWrapper):
+    """A standard stream on which names of files and classes cannot act as commands of the terminal."""
+
+    def write(self, text: str) -> int:
+        start = text.startswith("\r")  # a progress bar's, which is drawn over itself
+        super().write("\r" * start + _CONTROL.sub(_escape, text[start:]))
+        return len(text)
+
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Control characters but for tab and line end, and those that turn the direction of writing."""
+
+
+def _escape(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode("ascii")
+
+
 def protect_streams() -> None:
-    """Make `sys.stdout` and `sys.stderr` streams to which writing never fails.
+    """Make `sys.stdout` and `sys.stderr` streams to which writing never fails, and that escape control characters.
 
     A stream that is closed is opened on nothing first: the next file would take its number, and whatever a library
     prints would get into that file.
@@ -57,7 +75,7 @@ def protect_streams() -> None:
 
 def _open(number: int, before: Any, errors: str) -> io.TextIOWrapper:
     """Return a stream on a file descriptor, with the encoding and the buffering of the one before."""
-    return io.TextIOWrapper(
+    return _Text(
         io.BufferedWriter(_Stream(number, "w", closefd=False)),
         getattr(before, "encoding", "utf-8"),
         errors,

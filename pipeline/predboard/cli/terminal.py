@@ -1,6 +1,5 @@
 """Write to the terminal: progress, counts, and the next command to type. It knows nothing of how a command works."""
 
-import io
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -20,11 +19,7 @@ def log(line: str) -> None:
 
 def print_document(text: str) -> None:
     """Print what a program will read, as UTF-8. Raises InputError if not all of it could be written."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8")
-    print(text, end="", flush=True)
-    if reason := lost_output():
-        raise InputError(f"cannot write to standard output: {reason}; what is there is incomplete")
+    print_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def print_bytes(content: bytes) -> None:

@@ -15,6 +15,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from predboard.csv_lines import harmless_cell
 from predboard.drawing import plots
 from predboard.drawing.plots import IntervalLine
 from predboard.formatting import escape_markdown, markdown_table, plural, unique_names
@@ -248,8 +249,7 @@ def _table(compared: list[SliceComparison], has_loss: bool) -> bytes:
         numbers = (s.accuracy, low, high, nll, c.effect, c.p)
         table.writerow(
             [
-                s.column,
-                s.value.removeprefix("="),
+                *map(harmless_cell, (s.column, s.value.removeprefix("="))),
                 s.rows,
                 int(s.sums[1]),
                 *("" if math.isnan(x) else f"{x:.6g}" for x in numbers),

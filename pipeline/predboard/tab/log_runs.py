@@ -17,6 +17,7 @@ import pyarrow.csv
 import pyarrow.ipc
 from numpy.typing import NDArray
 
+from predboard.csv_lines import original_text
 from predboard.errors import InputError, first_line, reading
 from predboard.predictions.arrow import as_numpy
 from predboard.storage.paths import AnyPath, parse_path, resolve_name
@@ -81,7 +82,7 @@ class LogRun:
                 parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
             ).combine_chunks()
             rows = as_numpy(table["row"].chunk(0)) if len(table) else np.zeros(0, np.int64)
-            return rows, tuple(table["suspected"].to_pylist())
+            return rows, tuple(map(original_text, table["suspected"].to_pylist()))
 
     @property
     def image_root(self) -> AnyPath | None:
