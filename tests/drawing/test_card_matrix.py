@@ -1,14 +1,16 @@
 """A table of numbers on a card keeps every number whole."""
 
+from typing import Any
+
 import numpy as np
 import pytest
+from PIL import ImageDraw
 
-from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX, Canvas
+from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX
 from predboard.drawing.card_matrix import MatrixCell, draw_card_matrix
 from predboard.drawing.comparison import DifferenceLine, draw_all_pairs
-from predboard.drawing.fonts import measure_text
 from predboard.drawing.palette import RIGHT, WRONG
-from predboard.formatting import shorter
+from predboard.formatting import shorter, signed
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 8, 10, 13])
@@ -16,32 +18,33 @@ from predboard.formatting import shorter
 def test_no_number_is_cut_and_none_is_made_smaller_than_can_be_read(
     n: int, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written: list[tuple[str, float, int]] = []
-    text = Canvas.text
+    written: list[tuple[float, str, Any]] = []
+    text = ImageDraw.ImageDraw.text
 
-    def recorded(
-        canvas: Canvas,
-        at: tuple[float, float],
-        words: str,
-        width: float,
-        size: int = 11,
-        *more: object,
-        **named: object,
-    ) -> float:
+    def recorded(draw: ImageDraw.ImageDraw, at: tuple[float, float], words: str, **named: Any) -> None:
         if words in shorter(number):
-            written.append((words, width, size))
-        return text(canvas, at, words, width, size, *more, **named)  # type: ignore[arg-type]  # as they came
+            written.append((at[0], words, named["font"]))
+        text(draw, at, words, **named)
 
-    monkeypatch.setattr(Canvas, "text", recorded)
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", recorded)
     cell = MatrixCell(shorter(number), WRONG)
     made = draw_card_matrix("heading", [f"eurosat step {i}" for i in range(n)], [[cell] * n for _ in range(n)])
     assert made.shape == (HEIGHT_PX, WIDTH_PX, 3)
     without_room = n == 13 and number in (99_999, -12_345)
     assert len(written) == (0 if without_room else n * n + (number == 7 and n >= 7))  # and above a column
-    assert len({words for words, *_ in written}) <= 1
-    for words, width, size in written:
-        assert measure_text(words, size) <= width
-        assert size >= 9
+    assert len({words for _, words, _ in written}) <= 1
+    columns = sorted({x for x, *_ in written})
+    for _, words, font in written:
+        assert font.getlength(words) <= min(np.diff(columns), default=60) - 2
+        assert font.size >= 8
+
+
+@pytest.mark.parametrize("number", [408, -408])
+def test_ten_classes_have_room_for_the_changes_of_hundreds(number: int) -> None:
+    names = ["HerbaceousVegetation"] * 10
+    one = [[MatrixCell([signed(number)], (255, 255, 255)) if i == j else None for j in range(10)] for i in range(10)]
+    none = [[MatrixCell([" "], (255, 255, 255)) if i == j else None for j in range(10)] for i in range(10)]
+    assert (draw_card_matrix("", names, one)[30:] != draw_card_matrix("", names, none)[30:]).any(axis=2).sum() > 10 * 40
 
 
 def test_a_minus_is_drawn_in_every_cell_that_has_one() -> None:

@@ -3,11 +3,12 @@
 TensorBoard reduces a larger picture by leaving out rows of pixels, and with one of them goes the minus of "−8.3".
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX, Canvas
-from predboard.drawing.fonts import MIN_SIZE_PX, measure_text
+from predboard.drawing.fonts import MIN_SIZE_PX, choose_font, measure_text
 from predboard.drawing.palette import EMPTY_CELL, FAINT, INK, PAPER, Colour
 from predboard.summaries import Pixels
 
@@ -15,7 +16,10 @@ CARD_CLASSES = 12
 """Rows for which a card has room, with one more for all others."""
 
 _LEFT_PX, _TOP_PX = 4, 29
-_LABEL_WIDTHS_PX = (134, 100, 70)
+_LABEL_WIDTHS_PX = (134, 110, 84, 60)
+_MIN_NUMBER_PX = 8
+"""Digits can still be read in a size that is too small for words."""
+
 _MAX_CELL_PX, _MAX_ROW_PX = 60, 28
 
 
@@ -55,10 +59,10 @@ def draw_card_matrix(
     named = all(measure_text(name, MIN_SIZE_PX) <= min(wide, _MAX_CELL_PX) - 3 for name in names)
     rows, columns = (names, names) if named else (labels, [str(i) for i in range(1, n + 1)])
     height = min((HEIGHT_PX - _TOP_PX - (16 if key else 3)) // n, _MAX_ROW_PX)
-    for longest in _LABEL_WIDTHS_PX:  # names are shortened before numbers are left out
-        label = min(_label_width(rows), longest)
+    for longest, smallest in itertools.product(_LABEL_WIDTHS_PX, (MIN_SIZE_PX, _MIN_NUMBER_PX)):
+        label = min(_label_width(rows), longest)  # names are shortened before numbers are left out
         width = min((WIDTH_PX - 2 * _LEFT_PX - label) // n, _MAX_CELL_PX)
-        form, size, fits = _choose_form([cell for row in cells for cell in row if cell], width - 2, height)
+        form, size, fits = _choose_form([cell for row in cells for cell in row if cell], width - 2, height, smallest)
         if fits:
             break
     canvas.text((_LEFT_PX, 11), heading, WIDTH_PX - 2 * _LEFT_PX, 10, FAINT)
@@ -75,7 +79,8 @@ def draw_card_matrix(
                 red, green, blue = colour
                 ink = PAPER if 0.299 * red + 0.587 * green + 0.114 * blue < 140 else INK  # ITU-R BT.601
                 at = (x + width / 2 - 1, y + height / 2 + size * 0.36 - 1)
-                canvas.text(at, _text(cell, form), width, size, ink, anchor="ms")
+                text = _text(cell, form)
+                canvas.draw.text(at, text, fill=ink, font=choose_font(text, size), anchor="ms")
     at_key = float(_LEFT_PX)
     for colour, meaning in key:
         canvas.draw.rectangle((at_key, HEIGHT_PX - 12, at_key + 8, HEIGHT_PX - 4), fill=colour)
@@ -91,11 +96,11 @@ def _text(cell: MatrixCell, form: int) -> str:
     return cell.texts[min(form, len(cell.texts) - 1)]
 
 
-def _choose_form(cells: Sequence[MatrixCell], width: int, height: int) -> tuple[int, int, bool]:
+def _choose_form(cells: Sequence[MatrixCell], width: int, height: int, smallest: int) -> tuple[int, int, bool]:
     """Return which of a cell's texts is written, in which size, and whether it has room in all cells."""
     forms = max((len(cell.texts) for cell in cells), default=1)
     for form in range(forms):
-        for size in range(min(11, height - 2), MIN_SIZE_PX - 1, -1):
+        for size in range(min(11, height - 2), smallest - 1, -1):
             if all(measure_text(_text(cell, form), size) <= width for cell in cells):
                 return form, size, True
-    return forms - 1, MIN_SIZE_PX, False
+    return forms - 1, smallest, False
