@@ -86,7 +86,7 @@ class Requests:
     def get(self, route: str, **query: object) -> bytes:
         response = Client(self._apps[route]).get(route, query_string=query, headers={"Accept-Encoding": "gzip"})
         assert response.status_code == 200, response.text
-        return response.data
+        return bytes(response.data)
 
 
 def milliseconds(action: Callable[[int], Any]) -> tuple[float, float, float]:

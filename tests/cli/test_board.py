@@ -1,6 +1,7 @@
 """TensorBoard is started for a folder of logs, and stopped again."""
 
 import contextlib
+import importlib.metadata
 import json
 import os
 import re
@@ -15,8 +16,10 @@ from pathlib import Path
 import pytest
 
 from predboard.cli import main
+from predboard.cli.board import first_tab
 from tests import toy
 from tests.cli.example import Example, RunCommand, refused
+from tests.tab.logs import write_logs
 
 
 def free_port() -> int:
@@ -34,6 +37,13 @@ def test_a_port_that_is_taken_is_one_line(command: RunCommand, tmp_path: Path) -
             command("board", "--logdir", tmp_path, "--port", port),
             rf"cannot serve on localhost, port {port} \(.*--port",
         )
+
+
+def test_the_board_opens_on_the_tab_where_there_are_rows_to_show(tmp_path: Path) -> None:
+    assert first_tab(tmp_path) == ""
+    write_logs(tmp_path / "net", 5)
+    installed = any(p.name == "predboard" for p in importlib.metadata.entry_points(group="tensorboard_plugins"))
+    assert first_tab(tmp_path) == ("#predboard" if installed else "")
 
 
 @pytest.mark.slow

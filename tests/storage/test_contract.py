@@ -31,7 +31,7 @@ from predboard.images.manifest import Manifest
 from predboard.inference.infer import InferResult
 from predboard.storage.inspection import inspect
 from predboard.storage.locks import lock_folder
-from predboard.storage.mirror import mirror_log_folder
+from predboard.storage.mirror import MIRROR_FILE, mirror_log_folder
 from predboard.storage.parts import PartFile, read_batches
 from predboard.storage.paths import (
     AnyPath,
@@ -41,12 +41,13 @@ from predboard.storage.paths import (
     open_tail,
     publish_file,
     remove_tree,
+    resolve_name,
     staging_dir,
     write_file,
 )
 from predboard.storage.remote import RemotePath
 from predboard.storage.runs import list_part_paths
-from predboard.visualization.log_folder import read_record
+from predboard.visualization.log_folder import place_independent_record, read_record
 from predboard.visualization.visualize import VisualizeResult
 from tests import toy
 
@@ -255,7 +256,7 @@ def test_logs_are_the_same_everywhere(remote_folder: RemotePath, tmp_path: Path)
     draw_logs(tmp_path / "run", tmp_path / "logs", image_root=tmp_path / "images")
 
     def draw(**options: Any) -> VisualizeResult:
-        return draw_logs(remote_folder / "run", remote_folder / "logs", **options)[0]
+        return draw_logs(remote_folder / "run", remote_folder / "logs", thumbnails="always", **options)[0]
 
     first = draw(image_root=images)
     assert first.missing_pictures == 0
@@ -358,7 +359,12 @@ def test_the_mirror_for_tensorboard_follows_the_logs(anywhere: AnyPath) -> None:
         return {name: content for name, content in files.items() if "tfevents" in name or "projector" in name}
 
     said: list[str] = []
-    with mirror_log_folder(anywhere / "logs", said.append, every=0.01) as copy:
+    more = {"summary.json": None, ".predboard.json": place_independent_record}
+    with mirror_log_folder(anywhere / "logs", said.append, every=0.01, more=more) as copy:
+        assert (copy / "run/summary.json").read_bytes() == (anywhere / "logs/run/summary.json").read_bytes()
+        (place,) = read_record(copy / "run").predictions
+        assert resolve_name(place, copy / "run") == (anywhere / "run").resolve()
+        assert (copy / MIRROR_FILE).exists() == (copy != anywhere / "logs")
         assert shown(copy) == shown(anywhere / "logs")
         assert len(shown(copy)) == 5
         draw_logs(anywhere / "run", anywhere / "logs", panels=("metrics",))

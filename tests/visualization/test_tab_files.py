@@ -17,6 +17,7 @@ from predboard.predictions.schema import Run
 from predboard.storage.parts import read_batches
 from predboard.storage.runs import open_run
 from predboard.tab.columns import RowsFile
+from predboard.tab.log_runs import LogRuns
 from predboard.visualization import image_map
 from predboard.visualization.log_folder import read_record
 from tests import toy
@@ -125,4 +126,6 @@ def test_the_footer_has_class_names_and_the_values_of_texts(tmp_path: Path) -> N
     root.mkdir()
     visualize(VisualizeConfig((tmp_path / "net",), tmp_path / "logs", image_root=root))
     rows = RowsFile(tmp_path / "logs" / "net" / "rows.parquet")
-    assert rows.info == {"classes": list(toy.RUN.classes), "image_root": str(root), "columns": {}}
+    assert rows.info == {"classes": list(toy.RUN.classes), "columns": {}}
+    (run,) = LogRuns(tmp_path / "logs").all().values()
+    assert run.image_root == root

@@ -1,6 +1,7 @@
 """Start TensorBoard for a folder of logs, and open the page to begin with. It knows nothing of predictions."""
 
 import http.client
+import importlib.metadata
 import importlib.util
 import json
 import socket
@@ -10,12 +11,15 @@ import urllib.parse
 import webbrowser
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from predboard.cli.terminal import log
 from predboard.config import BoardConfig
 from predboard.errors import InputError
 from predboard.invocation import install_command
+
+if TYPE_CHECKING:
+    from predboard.storage.mirror import Convert
 
 SAMPLES = "images=1000,histograms=1000,text=1000,scalars=10000,pr_curves=1000"
 """More than we ever write of each kind. 0 would mean none, whatever the help says (TensorBoard issue 5550)."""
@@ -39,7 +43,7 @@ def board(config: BoardConfig) -> int:
     from predboard.storage.mirror import mirror_log_folder
 
     try:
-        with mirror_log_folder(config.logdir, log) as folder:
+        with mirror_log_folder(config.logdir, log, more=_tab_files()) as folder:
             address = _start_tensorboard(config, folder)
             _wait_until_read(config, folder)
             print(f"open {address}\n(press Ctrl-C to stop)", flush=True)
@@ -68,7 +72,7 @@ def _start_tensorboard(config: BoardConfig, folder: Path) -> str:
     from tensorboard import program
 
     def serve(app: Any, flags: Any) -> Any:
-        return program.WerkzeugServer(_begin_at_landing_page(app, config), flags)
+        return program.WerkzeugServer(_begin_at_landing_page(app, config, folder), flags)
 
     tensorboard = program.TensorBoard(server_class=serve)
     tensorboard.configure(
@@ -90,12 +94,29 @@ def _start_tensorboard(config: BoardConfig, folder: Path) -> str:
     return url
 
 
-def _begin_at_landing_page(app: Any, config: BoardConfig) -> Callable[[Any, Any], Iterable[bytes]]:
+def _tab_files() -> "dict[str, Convert | None]":
+    """Return the files that the tab Predictions reads: the record last, by which it knows that a run has changed."""
+    from predboard.tab.answers import LOG_FILES
+    from predboard.visualization.log_folder import RECORD_FILE, place_independent_record
+
+    return {**dict.fromkeys(LOG_FILES), RECORD_FILE: place_independent_record}
+
+
+def first_tab(folder: Path) -> str:
+    """Return the end of the address that opens the tab Predictions; empty where it has nothing to show."""
+    from predboard.tab.scan import has_runs
+
+    plugins = importlib.metadata.entry_points(group="tensorboard_plugins")
+    return "#predboard" if any(plugin.name == "predboard" for plugin in plugins) and has_runs(folder) else ""
+
+
+def _begin_at_landing_page(app: Any, config: BoardConfig, folder: Path) -> Callable[[Any, Any], Iterable[bytes]]:
     """Return TensorBoard's application, in which the short address leads to our first page."""
 
     def serve(environ: Any, start_response: Any) -> Any:
         if environ["PATH_INFO"] in ("", "/") and not environ.get("QUERY_STRING"):
-            start_response("302 Found", [("Location", landing_page(config)), ("Cache-Control", "no-store")])
+            page = landing_page(config) + first_tab(folder)
+            start_response("302 Found", [("Location", page), ("Cache-Control", "no-store")])
             return [b""]
         return app(environ, start_response)
 

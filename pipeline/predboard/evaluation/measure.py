@@ -91,7 +91,6 @@ def measure_run(
     progress: Callable[[int], object] = lambda _: None,
     cache: StateCache | None = None,
     settings: MeasureSettings = DEFAULT_SETTINGS,
-    info: Mapping[str, object] | None = None,
 ) -> dict[int, States]:
     """Return the states of each step; those of panels with a second pass are `TwoPass`.
 
@@ -99,11 +98,10 @@ def measure_run(
         steps, panels, executor, progress, cache, settings: as for `measure_steps`.
         rows_file: where the derived rows are written, if they are kept or a panel has a second pass.
         keep_rows: whether they are kept.
-        info: what the footer of `rows_file` says besides the class names.
     """
     if not keep_rows and not any(isinstance(panel, TwoPassPanel) for panel in panels.values()):
         return measure_steps(steps, panels, executor, progress, cache=cache, settings=settings)
-    with contextlib.closing(DerivedRowsWriter(rows_file, {"classes": steps[0].run.classes, **(info or {})})) as writer:
+    with contextlib.closing(DerivedRowsWriter(rows_file, {"classes": steps[0].run.classes})) as writer:
         states = measure_steps(steps, panels, executor, progress, writer.write, cache, settings)
     return run_second_pass(steps, panels, states, read_derived_rows(rows_file))
 

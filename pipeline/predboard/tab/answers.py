@@ -21,10 +21,16 @@ from predboard.tab.log_runs import SUSPECTS_FILE, LogRun, LogRuns
 from predboard.tab.neighbours import find_neighbours
 from predboard.tab.pairs import KINDS, StepPair
 from predboard.tab.query import OWN_NUMBERS, Query
+from predboard.tab.scan import ROWS_FILE
 from predboard.tab.selection import Mask, QueryInputs
 from predboard.tab.tags import TAGS_FILE, Tags
 from predboard.tab.thumbnails import Pictures
+from predboard.visualization.image_map import MAP_FILE
+from predboard.visualization.log_folder import COMPARE_FILE, SUMMARY_FILE
 from predboard.visualization.thumbnails import THUMBNAILS_FILE
+
+LOG_FILES = (ROWS_FILE, THUMBNAILS_FILE, MAP_FILE, SUSPECTS_FILE, SUMMARY_FILE, COMPARE_FILE, TAGS_FILE)
+"""Files of a log folder that the tab reads."""
 
 NOT_OUTCOMES = ("true", "predicted", "right", "state", "kind", "was", *OWN_NUMBERS)
 """What a query must not ask for where accuracy is computed: it would be that of the right or of the wrong ones."""

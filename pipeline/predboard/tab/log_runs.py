@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from predboard.csv_lines import original_text
 from predboard.errors import InputError, first_line, reading
 from predboard.predictions.arrow import as_numpy
-from predboard.storage.paths import AnyPath, parse_path, resolve_name
+from predboard.storage.paths import AnyPath, resolve_name
 from predboard.storage.runs import Step, open_run
 from predboard.tab.columns import ColumnCache, RowsFile, StepRows
 from predboard.tab.pairs import StepPair, match_keys, pair_steps
@@ -87,8 +87,7 @@ class LogRun:
     @property
     def image_root(self) -> AnyPath | None:
         """Where the source images were when the logs were drawn, if `visualize` was told."""
-        root = self.rows.info.get("image_root")
-        return parse_path(root) if root else None
+        return resolve_name(self.record.image_root, self.folder) if self.record.image_root else None
 
     @functools.cached_property
     def _map(self) -> tuple[NDArray[np.int64], NDArray[np.int16], str] | None:

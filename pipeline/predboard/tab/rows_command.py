@@ -12,6 +12,7 @@ from predboard.config import RowsConfig
 from predboard.errors import InputError, reading
 from predboard.formatting import did_you_mean
 from predboard.images import sources
+from predboard.images.manifest import split_ref
 from predboard.storage.paths import explain_write_errors, is_inside, is_remote, join_ref, parse_path
 from predboard.tab.answers import View, image_root_of
 from predboard.tab.columns import StepRows
@@ -137,7 +138,7 @@ def _copy_images(folder: Path, run: LogRun, step: StepRows, rows: NDArray[np.int
 def _read_inside(root: str, ref: str) -> bytes:
     """Return the bytes of an image below a root. Raises InputError for another, as predictions of others may name."""
     with reading(ref):
-        if not is_inside(join_ref(root, sources.split_ref(ref)[0] or ref), parse_path(root)):
+        if not is_inside(join_ref(root, split_ref(ref)[0] or ref), parse_path(root)):
             raise InputError(f"{ref} is not inside {root}")
         return sources.read(root, ref)
 

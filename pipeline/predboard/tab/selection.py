@@ -223,9 +223,10 @@ def page(
     if mask is not None and total < rows * _FEW_TO_SORT:
         chosen = np.flatnonzero(mask)
         return total, chosen[order_rows(keys[chosen], descending)][offset:stop]
-    everything = order() if order else order_rows(keys, descending)
-    chosen = everything if mask is None else everything[mask[everything]]
-    return total, chosen[offset:stop].astype(np.int64)
+    everything: NDArray[np.integer[Any]] = order() if order else order_rows(keys, descending)
+    if mask is not None:
+        everything = everything[mask[everything]]
+    return total, everything[offset:stop].astype(np.int64)
 
 
 def sort_keys(step: StepRows, sort: str, inputs: QueryInputs | None = None) -> NDArray[Any] | None:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard.errors import InputError
+from predboard.storage.mirror import MIRROR_FILE
 
 TAGS_FILE = "predboard_tags.jsonl"
 """Name of the file in the log folder."""
@@ -61,7 +62,9 @@ class Tags:
 
     @property
     def writable(self) -> bool:
-        """Whether tags can be written."""
+        """Whether tags can be written, and stay where they are."""
+        if (self.path.parent / MIRROR_FILE).exists():
+            return False
         return os.access(self.path if self.path.exists() else self.path.parent, os.W_OK)
 
     def refresh(self) -> None:

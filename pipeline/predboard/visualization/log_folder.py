@@ -66,6 +66,8 @@ class LogRecord:
     that they may be moved or copied together; empty if that is not known."""
     digests: Mapping[str, str] = field(default_factory=dict)
     """Length and digest of each file as it was written, by its path; empty while they are being replaced."""
+    image_root: str = ""
+    """Where the source images were, named as the predictions are; empty if the predictions know it."""
 
 
 class LogDraft:
@@ -82,6 +84,8 @@ class LogDraft:
         self.staging = staging_dir(folder) / f".predboard-{os.getpid()}.partial"
         self.events_path = self.staging / "events"  # without `tfevents`, so that TensorBoard does not open it
         self.withdrawn = False
+        self.image_root: AnyPath | None = None
+        """Where the source images are, if not where the predictions say."""
         self._folder = folder
         self._predictions = predictions
 
@@ -145,7 +149,13 @@ class LogDraft:
             _remove_if_empty(parent)
 
     def _write_record(self, record: LogRecord) -> None:
-        content = {"made_from": record.made_from, "files": record.files, "of": record.predictions}
+        content: dict[str, object] = {
+            "made_from": record.made_from,
+            "files": record.files,
+            "of": record.predictions,
+        }
+        if self.image_root is not None:
+            content["image_root"] = relative_name(self.image_root, self._folder)
         staged = self.staging / RECORD_FILE  # inside our own new folder: in the log folder a link may have its name
         staged.write_text(json.dumps({**content, "digests": record.digests}, indent=1) + "\n", "utf-8")
         publish_file(staged, self._folder / RECORD_FILE)
@@ -266,11 +276,23 @@ def read_record(folder: AnyPath) -> LogRecord:
         # Whatever somebody wrote into the record, we delete nothing outside the folder.
         inside = [name for name in files if not Path(name).is_absolute() and ".." not in Path(name).parts]
         digests = {name: str(digest) for name, digest in dict(record.get("digests", {})).items() if name in inside}
-        return LogRecord(str(record["made_from"]), tuple(inside), tuple(map(str, record.get("of", ()))), digests)
+        predictions, root = tuple(map(str, record.get("of", ()))), str(record.get("image_root", ""))
+        return LogRecord(str(record["made_from"]), tuple(inside), predictions, digests, root)
     except StorageError:
         raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return LogRecord()
+
+
+def place_independent_record(content: bytes, folder: AnyPath) -> bytes:
+    """Return the content of a record for a copy in another place: what it names relative to its folder, in full."""
+    with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):  # what is no record stays what it is
+        record = json.loads(content)
+        record["of"] = [str(resolve_name(str(name), folder)) for name in record["of"]]
+        if "image_root" in record:
+            record["image_root"] = str(resolve_name(str(record["image_root"]), folder))
+        return json.dumps(record).encode("ascii")
+    return content
 
 
 def moved_predictions(folder: AnyPath, record: LogRecord, predictions: Sequence[AnyPath]) -> list[AnyPath]:

@@ -155,6 +155,7 @@ def _visualize_run(
         logged = sum(step.rows for step in run.steps if step.step in job.picture_steps) // job.log_every
         pool.start(1 + logged // POOL_MIN_PICTURES)
     with log_folder.replace_logs(run.folder, "run", [predictions], log) as draft:
+        draft.image_root = config.image_root
         rows_file = draft.staging / ROWS_FILE
         states = _fold(run, chosen, config, pool, settings, rows_file)
         thumbnails = None
@@ -327,13 +328,12 @@ def _fold(
 ) -> dict[int, States]:
     """Return the states of all panels and steps. Writes the derived rows where they are kept or needed."""
     keep_rows = not config.panels or config.log_every is not None
-    info = {"image_root": None if config.image_root is None else str(config.image_root.resolve())}
     with (
         open_executor(config.engine, config.ray_address, pool) as executor,
         tqdm(total=run.rows, unit=" rows", desc="read", disable=None, file=sys.stderr) as bar,
     ):
         cache = _open_cache(run.steps, chosen, run.folder / CACHE_FOLDER, config, executor, settings)
-        return measure_run(run.steps, chosen, executor, rows_file, keep_rows, bar.update, cache, settings, info)
+        return measure_run(run.steps, chosen, executor, rows_file, keep_rows, bar.update, cache, settings)
 
 
 def _open_cache(
