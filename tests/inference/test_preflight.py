@@ -418,3 +418,20 @@ def test_the_forecast_is_for_all_devices_together(devices: list[str], expected: 
     )
     line = list(found.lines(100_000, 100_000, [torch.device(name) for name in devices]))[2]
     assert line == f"  speed: decodes 200 and infers 1,000 images/s, {expected} for 100,000 rows"
+
+
+def test_the_forecast_is_of_decoding_and_model_at_once_where_that_was_measured(folder: Path, tmp_path: Path) -> None:
+    lines, report = run(folder, tmp_path / "out", preflight=64, batch_size=16)
+    assert report["together_per_second"] > 0
+    (line,) = [line for line in lines if line.startswith("  speed: ")]
+    assert f", both at once {report['together_per_second']:,.0f}, about " in line
+    # 50 images/s make 2,000 s of 100,000; two further steps at 1,000 images/s another 200 s.
+    described = PreflightReport(
+        *("", 0, 512, 0, 0, 0, {"size": [8, 8, 3], "channels": "rgb", "mean": [0], "std": [1], "source": "flags"}),
+        *((0.0,), (1.0,), 200.0, 1000.0, 1.0, (), ()),
+        together_per_second=50.0,
+    )
+    assert (
+        "both at once 50, about 37 min for 300,000" in list(described.lines(100_000, 300_000, [torch.device("cpu")]))[2]
+    )
+    assert run(folder, tmp_path / "all")[1]["together_per_second"] == 0  # the run is no longer than the preflight

@@ -173,6 +173,9 @@ class _Examined:
             odd = diagnostics.check_input_range(input_mean, input_std)
             diagnoses += (d for d in odd if d.warning or not plausible)
 
+        together = 0.0
+        if forward_rows > len(sample.label):
+            together = self.probe.measure_together(sample.ids.tolist(), sample.decoded_per_second)
         report = PreflightReport(
             key=key,
             step=run.step,
@@ -189,6 +192,7 @@ class _Examined:
             diagnoses=tuple(diagnoses),
             trials=tuple(trials),
             order=() if reordered is None else tuple(names[c] for c in reordered[1].tolist()),
+            together_per_second=together,
         )
         previews = self.probe.previews(sample.pixels[:SHEET_PICTURES])
         write_report(job.out, report, names, previews, sample.label, predicted)

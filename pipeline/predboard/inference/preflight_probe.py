@@ -16,14 +16,18 @@ from PIL import Image
 
 from predboard.images import decode
 from predboard.images.loader import image_size
-from predboard.inference.forward import BatchLimit, Normalizer, compute_outputs
+from predboard.inference.forward import BatchLimit, Normalizer, compute_outputs, forward
 from predboard.inference.preprocessing_trials import Scaling, Sides
 from predboard.inference.worker import Job
 from predboard.models.network import Network
 from predboard.predictions.derive import to_logits
+from predboard.storage.part_plan import Task, plan_parts
 
 _CHUNK_ROWS = 8
 """Images that a thread decodes before it takes the next task."""
+
+TOGETHER_SECONDS = 2.0
+"""Seconds, as far as they can be foreseen, of the trial from which the duration of the run is forecast."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +185,36 @@ class Probe:
         except Exception:  # whatever a model raises for pictures that it was not made for
             return np.zeros(len(ids), bool)
         return np.asarray(logits.argmax(axis=1) == label)
+
+    def measure_together(self, rows: Sequence[int], decoded_per_second: float) -> float:
+        """Measure how fast images go through decoding and the model at the same time, as the run will do it.
+
+        On a CPU, threads that decode and those of the model slow each other down. All is warm by now, and the first
+        two batches are not counted: they have gone through when the first one comes out.
+
+        Args:
+            rows: of the manifest; no more than take two seconds or so.
+            decoded_per_second: by decoding alone.
+
+        Returns:
+            images per second; 0 if there are not three batches.
+        """
+        job = self._job
+        size = min(job.batch_size, self.limit.rows)
+        alone = 1 / (1 / decoded_per_second + 1 / self.inferred_per_second)
+        rows = rows[: max(5 * size, int(TOGETHER_SECONDS * alone))]
+        task = Task(plan_parts(len(rows), len(rows))[0], (0,), (0,), tuple(rows))
+        chunks = ((task, rows[at : at + _CHUNK_ROWS]) for at in range(0, len(rows), _CHUNK_ROWS))
+        ahead = 2 * job.threads + -(-2 * size // _CHUNK_ROWS)
+        stream = job.loader.stream(chunks, job.like, job.threads, ahead)
+        loaded = ((task, row) for _, chunk in stream for row in chunk)
+        scaling = job.loader.preprocessing
+        normalizer = Normalizer(self._device, scaling.mean, scaling.std)
+        batches = forward(loaded, {0: self._network}, normalizer, job.like, size, self.limit)
+        next(batches, None)
+        began = time.perf_counter()
+        done = sum(len(batch.rows) for batch in batches) - size
+        return max(done, 0) / max(time.perf_counter() - began, 1e-6)
 
     def previews(self, pixels: NDArray[Any]) -> list[Image.Image]:
         """Return pictures as the model gets them, scaled back to what a person can look at."""

@@ -55,6 +55,8 @@ class PreflightReport:
     """Other scalings and sizes, tried on labelled images."""
     order: tuple[str, ...] = ()
     """Class names in the order of the outputs that fits, where another order was diagnosed."""
+    together_per_second: float = 0.0
+    """Images per second through decoding and one model at the same time; 0 if that was not measured."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -92,12 +94,17 @@ class PreflightReport:
         yield from (f"  {'warning' if d.warning else 'note'}: {d.text}" for d in self.diagnoses)
 
     def _forecast(self, decoded: int, inferred: int, devices: Sequence[torch.device]) -> str:
-        count = len(devices)  # each has decoding threads of its own
-        waits = decoded / self.decoded_per_second / count, inferred / self.inferred_per_second / count
+        waits = decoded / self.decoded_per_second, inferred / self.inferred_per_second
         shares_processors = devices[0].type == "cpu"  # decoding and the model then take turns
+        seconds, together = sum(waits) if shares_processors else max(waits), ""
+        if self.together_per_second:
+            further = (inferred - decoded) / max(self.inferred_per_second, self.together_per_second)  # other steps
+            seconds = max(waits[0], decoded / self.together_per_second) + further
+            together = f", both at once {self.together_per_second:,.0f}"
+        duration = _duration(seconds / len(devices))  # each has decoding threads of its own
         return (
-            f"speed: decodes {self.decoded_per_second:,.0f} and infers {self.inferred_per_second:,.0f} images/s, about "
-            f"{_duration(sum(waits) if shares_processors else max(waits))} for {inferred:,} rows"
+            f"speed: decodes {self.decoded_per_second:,.0f} and infers {self.inferred_per_second:,.0f} images/s"
+            f"{together}, about {duration} for {inferred:,} rows"
         )
 
 
