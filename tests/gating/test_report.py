@@ -61,6 +61,7 @@ def frame(true: Labels, predicted: Labels, **options: Any) -> pd.DataFrame:
 SHAPES: dict[str, Callable[[Labels, Labels], str]] = {
     "text": lambda t, p: report(t, p),
     "text, four digits": lambda t, p: report(t, p, digits=4),
+    "text, one digit": lambda t, p: report(t, p, digits=1),
     "text in a log": lambda t, p: f"epoch 3\n loss 0.2\n{report(t, p)}\nsaved to model.pt\n",
     "numbers for names": lambda t, p: report(t, p, target_names=None),
     "all classes": lambda t, p: report(t, p, labels=range(4), target_names=NAMES),

@@ -82,7 +82,7 @@ def read_report(file: Path) -> PrintedReport:
     scores = [number for columns in rows.values() for name, number in columns.items() if name in SCORES]
     digits = max((-int(s.as_tuple().exponent) for s in scores if s.is_finite()), default=0)
     plain = {name: {c: float(number) for c, number in columns.items()} for name, columns in rows.items()}
-    rounded = 10 > digits > (0 if is_text else 1)  # Python prints 1.0 where nothing is rounded
+    rounded = digits < 10 and (is_text or digits > 1)  # Python prints 1.0 where nothing is rounded
     return PrintedReport(file, plain, max(digits, 0), rounded)
 
 
