@@ -132,6 +132,7 @@ def test_a_class_that_is_not_there_or_left_out_is_named(tmp_path: Path) -> None:
         ("", "is no classification_report"),
         ('{"loss": 0.2}', "is no classification_report"),
         ('{"loss": ', "cannot read"),
+        ('{"a": {"precision": 1, "recall": 1, "f1-score": 1e999, "support": 1}}', "in row 'a' that is infinite"),
         ("[" * 100_000, "cannot read"),
         ("precision recall f1-score support\n", "is no classification_report"),
         ("a,precision,recall\nx,1,1\nx,1,1\n", "has two rows 'x'"),

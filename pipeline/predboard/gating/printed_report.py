@@ -6,6 +6,7 @@ It knows no predictions.
 import ast
 import csv
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -82,6 +83,8 @@ def read_report(file: Path) -> PrintedReport:
     scores = [number for columns in rows.values() for name, number in columns.items() if name in SCORES]
     digits = max((-int(s.as_tuple().exponent) for s in scores if s.is_finite()), default=0)
     plain = {name: {c: float(number) for c, number in columns.items()} for name, columns in rows.items()}
+    if endless := next((name for name, columns in plain.items() if any(map(math.isinf, columns.values()))), None):
+        raise InputError(f"{file} has a number in row {endless!r} that is infinite; expected scores and counts")
     rounded = digits < 10 and (is_text or digits > 1)  # Python prints 1.0 where nothing is rounded
     return PrintedReport(file, plain, max(digits, 0), rounded)
 
