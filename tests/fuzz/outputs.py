@@ -1,6 +1,7 @@
 """Fuzzed predictions, log folders, rules and settings: valid ones, and what happens to them. It judges nothing."""
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -212,7 +213,8 @@ def step_folders(random: Random, folder: Path) -> Case:
     if "junk" in case.mutation:
         case.promise = "same"
     elif (
-        case.mutation in ("no steps", "an empty step", "a file for a step", "a link to itself")
+        case.mutation
+        in ("a part at another place", "no steps", "an empty step", "a file for a step", "a link to itself")
         or "to step" in case.mutation
         or "to STEP" in case.mutation
     ):
@@ -388,6 +390,53 @@ def other_files(random: Random, folder: Path) -> Case:
     return case
 
 
+def reports(random: Random, folder: Path) -> Case:
+    """An author's classification_report, as text or JSON."""
+    from sklearn.metrics import classification_report
+
+    case = _copy(random, folder)
+    as_json = random.random() < 0.5
+    report = classification_report(inputs.LABELS, inputs.PREDICTED, output_dict=as_json)
+    file, way = folder / f"report.{'json' if as_json else 'txt'}", random.randrange(3)
+    text = mutate.dumps(report) if as_json else report
+    if way == 0 and as_json:
+        value, case.mutation = mutate.tree(random, report)
+        text = mutate.dumps(value)
+    elif way == 0:
+        words, i = text.split(" "), random.randrange(40)
+        words[i], case.mutation = str(random.choice(HOSTILE)), f"word {i}"
+        text = " ".join(words)
+    content = text.encode("utf-8", "surrogatepass")
+    if way == 1:
+        content, case.mutation = mutate.spoil_bytes(random, content)
+    file.write_bytes(content)
+    case.command = ["gate", str(folder / "run"), "--report", str(file), "--workers", "1"]
+    case.promise, case.names = "same" if way == 2 else "any", {file.name}
+    return case
+
+
+def refs(random: Random, folder: Path) -> Case:
+    """Predictions whose pictures are elsewhere, or are none, drawn with them."""
+    case = inputs.base(folder)
+    paths = list(inputs.PATHS)
+    i, hostile = random.randrange(len(paths)), random.choice((*mutate.HOSTILE_PATHS, "pipe.png", "loop.png", "big.tif"))
+    paths[i] = hostile.encode("utf-8", "replace").decode()
+    os.mkfifo(folder / "pipe.png")
+    (folder / "loop.png").symlink_to("loop.png")
+    with (folder / "big.tif").open("wb") as file:
+        file.write(b"II*\0")
+        file.truncate(2**36)  # sparse
+    np.savez(folder / "p.npz", logits=inputs.LOGITS, labels=np.array(inputs.LABELS), paths=np.array(paths))
+    inputs.import_(case, "p.npz", "--no-pictures")
+    imported = harness.run(case.command)
+    case.mutation, case.promise, case.out = f"picture {i} is {short(hostile)}", "any", folder / "logs"
+    if imported.code == 0:
+        panels = random.choice(("mistakes", "predictions", "embeddings", "mistakes,slices"))
+        case.command = ["visualize", str(folder / "out"), "--logdir", str(folder / "logs"), "--workers", "2"]
+        case.command += ["--panels", panels, "--log-every", "1"]
+    return case
+
+
 DOORS: dict[str, inputs.Door] = {
     "footers": footers,
     "columns": columns,
@@ -397,5 +446,7 @@ DOORS: dict[str, inputs.Door] = {
     "rules": rules,
     "settings": settings,
     "other files": other_files,
+    "reports": reports,
+    "refs": refs,
 }
 """A case of each kind of what predboard wrote, or of a file beside the input."""

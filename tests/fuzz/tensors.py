@@ -129,6 +129,13 @@ def checkpoint(random: Random, folder: Path, kind: str) -> Case:
         case.promise = "any"
     file = f"net{kind}"
     (folder / file).write_bytes(content)
+    if kind == ".safetensors" and way == 4:  # in shards, with an index
+        index: Any = {"metadata": {"total_size": 48}, "weight_map": dict.fromkeys(weights, file)}
+        if random.random() < 0.7:
+            index, case.mutation = mutate.tree(random, index)
+            case.promise = "told"
+        (folder / "net.safetensors.index.json").write_bytes(mutate.dumps(index).encode("utf-8", "surrogatepass"))
+        file = "net.safetensors.index.json"
     inputs.infer(case, "data", "--checkpoint", str(folder / file), net="Weighted")
     case.names = {file}
     return case
