@@ -110,10 +110,10 @@ def test_a_rule_on_what_is_absent_is_an_error_and_on_the_rest_a_verdict(tmp_path
         GateConfig(folder), records=[{"metric": "calibration/ece", "max": 0.28}, {"metric": "aurc", "max": 1}]
     )
     assert result.code == 0
-    assert gate(GateConfig(folder), records=[{"metric": "accuracy", "min": 0.8}]).code == 1
+    assert gate(folder, [{"metric": "accuracy", "min": 0.8}]).code == 1
     for metric in ("nll", "calibration/temperature", "classes/*/auroc", "label_issues/suspected"):
         with pytest.raises(InputError, match="is not measurable: only the predicted class"):
-            gate(GateConfig(folder), records=[{"metric": metric, "max": 0.5}])
+            gate(folder, [{"metric": metric, "max": 0.5}])
 
 
 def test_two_such_runs_are_compared_and_one_with_a_run_that_has_scores(tmp_path: Path) -> None:

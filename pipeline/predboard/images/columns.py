@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -143,13 +144,14 @@ def find_column(table: pa.Table, asked: str | None, usual: Sequence[str], file: 
 
     Raises InputError if the column that was asked for is missing, or if two columns share a name.
     """
-    if twice := next((n for n in table.column_names if table.column_names.count(n) > 1), None):
+    names = table.column_names
+    if twice := next((name for name, count in Counter(names).items() if count > 1), None):
         raise InputError(f"{file} has two columns named {twice!r}: rename one")
     if asked is not None:
-        if asked not in table.column_names:
+        if asked not in names:
             raise InputError(f"{file} has no column {asked!r}; it has {_list_columns(table)}: see {flag}")
         return asked
-    by_plain = {plain_name(name): name for name in reversed(table.column_names)}
+    by_plain = {plain_name(name): name for name in reversed(names)}
     return next((by_plain[plain_name(name)] for name in usual if plain_name(name) in by_plain), None)
 
 

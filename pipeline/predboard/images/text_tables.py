@@ -8,6 +8,7 @@ import contextlib
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -146,7 +147,7 @@ def open_separated(file: AnyPath) -> SeparatedValues:
     quote = "'" if single else '"'
     read = csv.reader(shown, delimiter=separator, quotechar=quote, skipinitialspace=True)
     names, *rows = [[cell.strip() for cell in row] for row in read] or [[]]
-    if twice := next((name for name in names if name and names.count(name) > 1), None):
+    if twice := next((name for name, count in Counter(names).items() if name and count > 1), None):
         raise InputError(f"{file} has two columns named {twice!r}: rename one")
     cells = [cell for row in rows for cell in row] if separator != "," else []
     decimal = "," if any(map(_DECIMAL_COMMA.fullmatch, cells)) else "."

@@ -149,9 +149,10 @@ def label_candidates(names: Sequence[str]) -> tuple[str, ...]:
     >>> label_candidates(["label", "score", "target"])
     ('label', 'target')
     """
-    return tuple(
-        dict.fromkeys(name for usual in LABEL_COLUMN_NAMES for name in names if plain_name(name) == plain_name(usual))
-    )
+    of_plain: dict[str, list[str]] = {}
+    for name in names:
+        of_plain.setdefault(plain_name(name), []).append(name)
+    return tuple(dict.fromkeys(name for usual in LABEL_COLUMN_NAMES for name in of_plain.get(plain_name(usual), ())))
 
 
 def refuse_unread_labels(names: Sequence[str], fitting: Collection[str], request: ColumnRequest, file: Path) -> None:

@@ -26,6 +26,7 @@ from predboard.inference import resume
 from predboard.inference.part_builder import PartBuilder, PartSpec
 from predboard.ingest import labels, row_checks, scores, validation
 from predboard.ingest.columns import ColumnRequest, abbreviate
+from predboard.ingest.saved_scores import SavedScores
 from predboard.ingest.validation import ScoreArray
 from predboard.models.checkpoints import parse_step
 from predboard.parallel.threads import worker_count
@@ -71,7 +72,7 @@ class _Step:
 
     files: tuple[Path, ...]
     kind: ImportedKind
-    saved: scores.SavedScores
+    saved: SavedScores
     labelled: labels.LabelledManifest
     run: Run
     warnings: tuple[str, ...]

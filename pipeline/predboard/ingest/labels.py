@@ -20,6 +20,7 @@ from predboard.images.label_values import RawLabels, parse_labels
 from predboard.images.manifest import Manifest, SourceOptions, canonical_ref, refuse_secret_refs
 from predboard.ingest import columns, scores
 from predboard.ingest.columns import abbreviate
+from predboard.ingest.saved_scores import SavedScores
 from predboard.predictions.schema import ROW_NUMBERS, hash_refs, rename_reserved_columns
 
 _SHOWN_PAIRS = 3
@@ -82,7 +83,7 @@ class _Order:
 def label_manifest(
     config: ImportConfig,
     file: Path,
-    saved: scores.SavedScores,
+    saved: SavedScores,
     class_names: tuple[str, ...],
     image_list: Manifest | None,
     log: Callable[[str], None],
@@ -161,7 +162,7 @@ def _canonical(refs: Sequence[str | bytes | None]) -> list[str | None]:
     return [None if text is None else canonical_ref(str(text)) for text in texts]
 
 
-def _own_refs(saved: scores.SavedScores) -> list[str | None]:
+def _own_refs(saved: SavedScores) -> list[str | None]:
     """Return the path of each image that the file itself has, or None."""
     if saved.image is None:
         return [None] * saved.rows
@@ -229,7 +230,7 @@ def _file_name(ref: str) -> str:
 def _labels(
     config: ImportConfig,
     file: Path,
-    saved: scores.SavedScores,
+    saved: SavedScores,
     image_list: Manifest | None,
     refs: Sequence[str | None],
     class_names: tuple[str, ...],
@@ -276,7 +277,7 @@ def _labels(
 
 def _class_order(
     config: ImportConfig,
-    saved: scores.SavedScores,
+    saved: SavedScores,
     image_list: Manifest | None,
     given: _Given,
     class_names: tuple[str, ...],
@@ -305,7 +306,7 @@ def _class_order(
 def _given_labels(
     config: ImportConfig,
     file: Path,
-    saved: scores.SavedScores,
+    saved: SavedScores,
     image_list: Manifest | None,
     refs: Sequence[str | None],
     classes: Sequence[str],

@@ -14,8 +14,9 @@ from predboard.formatting import percent
 from predboard.images.manifest import Manifest
 from predboard.inference import class_order, diagnostics
 from predboard.inference.diagnostics import Diagnosis
-from predboard.ingest import labels, scores, validation
+from predboard.ingest import labels, validation
 from predboard.ingest.columns import abbreviate, label_candidates
+from predboard.ingest.saved_scores import SavedScores
 from predboard.metrics.intervals import wilson_interval
 from predboard.predictions.sampling import Salt, mix
 
@@ -24,7 +25,7 @@ _DIAGNOSED_ROWS, _DIAGNOSED_ROWS_MANY = 5_000, 2_000
 
 
 def check_label_column(
-    saved: scores.SavedScores, manifest: Manifest, predicted: NDArray[np.int32], asked: str | None, own: bool
+    saved: SavedScores, manifest: Manifest, predicted: NDArray[np.int32], asked: str | None, own: bool
 ) -> Iterator[Diagnosis]:
     """Report a label column that may be the prediction, and columns that could be the truth as well.
 

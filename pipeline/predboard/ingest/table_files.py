@@ -127,10 +127,12 @@ def open_table(file: Path, max_read_gb: float) -> TableFile:
 
     nested: dict[str, NestedColumn] = {}
     for name, type_ in table.types.items():
-        with reading(file), contextlib.closing(table.batches([name], None)) as rows:
-            sample = pa.table(next(rows)).column(0) if is_ranked(type_) and table.first is not None else None
-            if column := nest(name, type_, sample):
-                nested |= dict.fromkeys(column.fields, column)
+        sample = None
+        if is_ranked(type_) and table.first is not None:
+            with reading(file), contextlib.closing(table.batches([name], None)) as rows:
+                sample = pa.Table.from_batches([next(rows)]).column(0)
+        if column := nest(name, type_, sample):
+            nested |= dict.fromkeys(column.fields, column)
     taken_apart = {column.name: column.fields for column in nested.values()}
     types = {n: t for name, type_ in table.types.items() for n, t in taken_apart.get(name, {name: type_}).items()}
     if len(types) < sum(len(taken_apart.get(name, (name,))) for name in table.types):

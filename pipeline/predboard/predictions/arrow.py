@@ -48,6 +48,8 @@ def arrow_bytes(texts: Sequence[bytes]) -> pa.LargeBinaryArray:
 
 def without_views(table: pa.Table) -> pa.Table:
     """Return the table with views of text, bytes and lists as plain ones, which is what Arrow's functions take."""
+    if all(viewed_type(type_) == type_ for type_ in table.schema.types):
+        return table
     columns = {
         name: pa.chunked_array([_without_views(chunk) for chunk in column.chunks], viewed_type(column.type))
         for name, column in zip(table.column_names, table.columns, strict=True)
