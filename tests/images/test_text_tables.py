@@ -94,6 +94,7 @@ def test_lines_of_json_have_the_union_of_their_keys_and_keep_large_numbers(tmp_p
     [
         (b'{"a": 1}\n{"a": "caf\xe9"}\n', r"a\.jsonl is not UTF-8: save it as UTF-8 \(line 2\)"),
         (b'\n{"a": 1}\n null \n', r"a\.jsonl has null in line 3; expected an object"),
+        (b"nullnull\n", r"cannot read .*a\.jsonl, line 1: Extra data"),
         (b'{"a": 1}\n{"a": \n', r"cannot read .*a\.jsonl, line 2: Expecting value"),
         (b'{"a": 1}\n[2]\n', r"a\.jsonl has \[2\] in line 2; expected an object"),
         (b'{"a": ' + b"[" * 70 + b"]" * 70 + b"}\n", "more than 64 levels deep"),

@@ -208,3 +208,9 @@ def test_what_unpacks_to_more_than_the_limit_is_refused_before_it_is_read(tmp_pa
     refused(words.format("pt"), tmp_path, tmp_path / "a.pt", **limit)
     (tmp_path / "a.json").write_text(" " * 600_000)
     refused(words.format("json"), tmp_path, tmp_path / "a.json", **limit)
+
+
+def test_integers_and_decimals_of_any_size_are_scores(tmp_path: Path) -> None:
+    table = {"logit_cat": [2**60, 1], "logit_dog": [Decimal("1.5"), Decimal("2.5")], "logit_owl": [0.5, 0.25]}
+    pq.write_table(pa.table({**table, "label": ["cat", "dog"]}), tmp_path / "a.parquet")
+    assert logits_of(run(tmp_path, tmp_path / "a.parquet")).tolist() == [[2.0**60, 1.5, 0.5], [1, 2.5, 0.25]]

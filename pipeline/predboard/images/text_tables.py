@@ -40,7 +40,7 @@ UNNAMED = "Unnamed: "
 _ENCODINGS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
 """Encoding by the mark that a file begins with."""
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
-_NULL_LINE = re.compile(rb"^[ \t]*(null)[ \t\r]*$", re.MULTILINE)
+_NO_OBJECT = re.compile(rb"^[ \t\r]*[^ \t\r\n{]", re.MULTILINE)
 _WRONG_TYPE = re.compile(r"In CSV column #(\d+): CSV conversion error to (\w+)")
 _DEEP = re.compile(rb'(?:[\[{](?:\s*"[^"]*"\s*:)?\s*){65}')
 _NO_UTF8 = "is not UTF-8: save it as UTF-8"
@@ -209,11 +209,10 @@ def read_json_lines(file: AnyPath) -> pa.Table:
     Raises InputError for a line that is no object, for nesting beyond 64 levels, and for text that is not UTF-8.
     """
     content = file.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    if match := _NULL_LINE.search(content):  # Arrow does not survive one at the beginning of what it reads
-        line = content.count(b"\n", 0, match.start(1)) + 1
-        raise InputError(f"{file} has null in line {line}; expected an object with the columns of a row")
     if _DEEP.search(content):
         raise InputError(f"cannot read {file}: it has values inside each other, more than 64 levels deep")
+    if _NO_OBJECT.search(content):  # Arrow does not survive null at the beginning
+        return _parse_json_lines(content, file)
     try:
         table = pyarrow.json.read_json(
             pa.BufferReader(content), pyarrow.json.ReadOptions(block_size=max(len(content), 1))
@@ -240,7 +239,9 @@ def _parse_json_lines(content: bytes, file: AnyPath) -> pa.Table:
         with reading(f"{file}, line {number}"):
             record = json.loads(line)
         if not isinstance(record, dict):
-            raise InputError(f"{file} has {line[:60]} in line {number}; expected an object with the columns of a row")
+            raise InputError(
+                f"{file} has {line.strip()[:60]} in line {number}; expected an object with the columns of a row"
+            )
         records.append(record)
     return table_of_records(records)
 

@@ -278,7 +278,7 @@ def _matrix(vector: ScoreColumns, batch: pa.RecordBatch, width: int | None, at: 
 
 def _numbers(array: pa.Array) -> ScoreArray:
     if not pa.types.is_floating(array.type):
-        array = array.cast(pa.float64())
+        array = array.cast(pa.float64(), safe=False)  # integers above 2**53 are rounded
     return as_numpy(array, np.nan)
 
 
