@@ -16,18 +16,37 @@ test('a range is read and written with either end open', () => {
 
 test('values of a category come back whatever they hold', () => {
   for (const values of [['a'], ['a|b', 'c'], ['\\', '|'], [null], [null, 'N'], [''], ['\\N', null], ['a\\|', '']])
-    assert.deepEqual(query.parseValues(query.formatValues(values)), values.length === 1 && values[0] === '' ? [] : values);
+    assert.deepEqual(
+      query.parseValues(query.formatValues(values)),
+      values.length === 1 && values[0] === '' ? [] : values,
+    );
   assert.deepEqual(query.parseValues('a\\|b|\\N'), ['a|b', null]); // as the server writes them
   assert.deepEqual(query.toggled(['a', 'b'], 'a'), ['b']);
   assert.deepEqual(query.toggled(['b'], null), ['b', null]);
 });
 
 test('a share is 100 % only if it is all', () => {
-  assert.deepEqual([1, 0.99999, 0.9991, 0, 0.00001, null, NaN].map(query.percent), ['100.0 %', '> 99.9 %', '99.9 %', '0.0 %', '< 0.1 %', '–', '–']);
+  assert.deepEqual([1, 0.99999, 0.9991, 0, 0.00001, null, NaN].map(query.percent), [
+    '100.0 %',
+    '> 99.9 %',
+    '99.9 %',
+    '0.0 %',
+    '< 0.1 %',
+    '–',
+    '–',
+  ]);
 });
 
 test('numbers are short', () => {
-  assert.deepEqual([12, 1234567, 1234.5, 2.34567, 0.012345, 1e-9, null].map(query.short), ['12', '1,234,567', '1,235', '2.35', '0.0123', '1e-9', '–']);
+  assert.deepEqual([12, 1234567, 1234.5, 2.34567, 0.012345, 1e-9, null].map(query.short), [
+    '12',
+    '1,234,567',
+    '1,235',
+    '2.35',
+    '0.0123',
+    '1e-9',
+    '–',
+  ]);
 });
 
 test('the query has the run, what is compared with, and filters; nothing else', () => {

@@ -84,8 +84,23 @@ test('what filters is a place to come back to, and closes the image', () => {
 });
 
 test('the query follows the run, the step and the view', () => {
-  const run = {name: 'net', kind: 'run', version: 'v', steps: [1, 3], labelled: true, classes: ['a', 'b'], missing: [], has: {}, rows: {},
-    columns: [{name: 'site', kind: 'category'}, {name: 'loss', kind: 'number'}, {name: 'confidence', kind: 'number'}, {name: 'image', kind: 'text'}]};
+  const run = {
+    name: 'net',
+    kind: 'run',
+    version: 'v',
+    steps: [1, 3],
+    labelled: true,
+    classes: ['a', 'b'],
+    missing: [],
+    has: {},
+    rows: {},
+    columns: [
+      {name: 'site', kind: 'category'},
+      {name: 'loss', kind: 'number'},
+      {name: 'confidence', kind: 'number'},
+      {name: 'image', kind: 'text'},
+    ],
+  };
   location.hash = '#predboard';
   state.runs.value = [{...run, name: 'bad', kind: 'broken'}, run];
   assert.equal(state.query.value, 'run=net&step=3');
@@ -97,7 +112,10 @@ test('the query follows the run, the step and the view', () => {
   assert.equal(state.step.value, '3');
   assert.equal(state.className(1), 'b');
   assert.equal(state.className(-1), '–');
-  assert.deepEqual(state.filterable.value.map(column => column.name), ['confidence', 'loss', 'site']);
+  assert.deepEqual(
+    state.filterable.value.map(column => column.name),
+    ['confidence', 'loss', 'site'],
+  );
   assert.deepEqual([state.sort.value, state.descending.value], ['loss', true]);
   state.runs.value = [{...run, labelled: false}];
   assert.deepEqual([state.sort.value, state.descending.value], ['confidence', false]);

@@ -31,7 +31,8 @@ export async function post(route, body) {
   return (await ask(route, {method: 'POST', headers, body: JSON.stringify(body)})).json();
 }
 
-/** @template T @param {() => string} address empty for nothing @param {(address: string, abort: AbortSignal) => Promise<T>} get
+/** @template T @param {() => string} address empty for nothing
+ * @param {(address: string, abort: AbortSignal) => Promise<T>} get
  * @returns {Signal<Resource<T>>} */
 export function resource(address, get) {
   /** @type {Resource<T>} */
@@ -64,8 +65,10 @@ export function resource(address, get) {
 export const failure = of => () => (of.value.error ? h('p', {class: 'notice'}, of.value.error) : null);
 
 /** @param {Versioned} run @param {string | number} step @param {number} id @param {number} side */
-export const imageAddress = (run, step, id, side) =>
-  `./image?${new URLSearchParams({run: run.name, step: String(step), id: String(id), side: String(side), v: run.version})}`;
+export function imageAddress(run, step, id, side) {
+  const asked = {run: run.name, step: String(step), id: String(id), side: String(side), v: run.version};
+  return `./image?${new URLSearchParams(asked)}`;
+}
 
 const BATCH = 24;
 const KEEP = 3000;
@@ -80,10 +83,8 @@ let timer = 0;
 const pictureKey = (run, step, side, id) => `${run.name}\n${run.version}\n${step}\n${side}\n${id}`;
 
 /** Ask for a small picture; many are fetched in one request, for a server in Python takes about a millisecond for each.
- * @param {Versioned} run @param {string} step @param {number} id @param {number} side
- * @param {(address: string) => void} use called now or later with an address, `none` if there is no picture
- * @returns {() => void} calls it off */
-export function picture(run, step, id, side, use) {
+ * @type {AskPicture} */
+export const picture = (run, step, id, side, use) => {
   const key = pictureKey(run, step, side, id);
   let entry = pictures.get(key);
   if (!entry) {
@@ -99,7 +100,7 @@ export function picture(run, step, id, side, use) {
   else entry.use.add(use);
   const {use: waiting} = entry;
   return () => waiting.delete(use);
-}
+};
 
 function fetchWanted() {
   timer = 0;

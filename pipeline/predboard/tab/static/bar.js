@@ -4,7 +4,25 @@
 import {computed, effect, h, icon} from './elements.js';
 import {getJson, resource} from './api.js';
 import {copy} from './host.js';
-import {chosen, className, columnOf, descending, go, link, message, query, queryWithout, run, runs, sort, step, suspected, usable, version, view} from './state.js';
+import {
+  chosen,
+  className,
+  columnOf,
+  descending,
+  go,
+  link,
+  message,
+  query,
+  queryWithout,
+  run,
+  runs,
+  sort,
+  step,
+  suspected,
+  usable,
+  version,
+  view,
+} from './state.js';
 import {chipWords, cleared, filtersOf, images, KINDS, SCORES} from './query.js';
 import {list} from './rows.js';
 import {CROSS, GRID, LINES, side, setSide} from './gallery.js';
@@ -15,11 +33,21 @@ const UP = 'M8 13V4M4 8l4-4 4 4';
 const DOWN = 'M8 3v9M4 8l4 4 4-4';
 
 export function bar() {
-  return h('header', {class: 'bar', role: 'banner'},
-    runSelect(), stepSelect(), compareSelect(), verdicts(), search(),
-    h('span', {class: 'grow'}), notesMenu(), tagMenu(), exportMenu(),
+  return h(
+    'header',
+    {class: 'bar', role: 'banner'},
+    runSelect(),
+    stepSelect(),
+    compareSelect(),
+    verdicts(),
+    search(),
+    h('span', {class: 'grow'}),
+    notesMenu(),
+    tagMenu(),
+    exportMenu(),
     h('button', {id: 'link', title: 'Copy a link to this view (l)', onclick: copyLink}, 'Link'),
-    h('button', {id: 'help', title: 'Keys (?)', 'aria-label': 'Keys', onclick: openHelp}, '?'));
+    h('button', {id: 'help', title: 'Keys (?)', 'aria-label': 'Keys', onclick: openHelp}, '?'),
+  );
 }
 
 export const copyLink = async () => {
@@ -31,30 +59,60 @@ export const copyLink = async () => {
 const clipped = text => (text.length > 80 ? `${text.slice(0, 79)}…` : text);
 
 function runSelect() {
-  return h('select', {
-    id: 'run', 'aria-label': 'Run', class: 'wide-select',
-    onchange: e => {
-      const picked = runs.peek()?.[Number(e.target.value)];
-      if (!picked) return;
-      if (picked.kind === 'run') go({run: picked.name, step: '', ...(view.peek().other ? {other: '', kind: '', was: ''} : {}), image: ''});
-      else if (picked.new && picked.old) {
-        const at = picked.new.lastIndexOf('@');
-        go({run: picked.new.slice(0, at), step: picked.new.slice(at + 1), other: picked.old, pane: 'changes', image: ''});
-      }
+  return h(
+    'select',
+    {
+      id: 'run',
+      'aria-label': 'Run',
+      class: 'wide-select',
+      onchange: e => {
+        const picked = runs.peek()?.[Number(e.target.value)];
+        if (!picked) return;
+        if (picked.kind === 'run')
+          go({run: picked.name, step: '', ...(view.peek().other ? {other: '', kind: '', was: ''} : {}), image: ''});
+        else if (picked.new && picked.old) {
+          const at = picked.new.lastIndexOf('@');
+          go({
+            run: picked.new.slice(0, at),
+            step: picked.new.slice(at + 1),
+            other: picked.old,
+            pane: 'changes',
+            image: '',
+          });
+        }
+      },
     },
-  }, () => {
-    const all = (runs.value ?? []).map((one, index) => ({one, index}));
-    const option = (/** @type {{one: Run, index: number}} */ {one, index}) =>
-      h('option', {value: index, selected: one.name === run.value?.name, disabled: one.kind === 'broken' || (one.kind === 'comparison' && !(one.old && one.new))}, clipped(one.name) + (one.kind === 'broken' ? ' (cannot be read)' : ''));
-    const comparisons = all.filter(({one}) => one.kind === 'comparison');
-    return [all.filter(({one}) => one.kind !== 'comparison').map(option), comparisons.length ? h('optgroup', {label: 'Comparisons'}, comparisons.map(option)) : null];
-  });
+    () => {
+      const all = (runs.value ?? []).map((one, index) => ({one, index}));
+      const option = (/** @type {{one: Run, index: number}} */ {one, index}) =>
+        h(
+          'option',
+          {
+            value: index,
+            selected: one.name === run.value?.name,
+            disabled: one.kind === 'broken' || (one.kind === 'comparison' && !(one.old && one.new)),
+          },
+          clipped(one.name) + (one.kind === 'broken' ? ' (cannot be read)' : ''),
+        );
+      const comparisons = all.filter(({one}) => one.kind === 'comparison');
+      return [
+        all.filter(({one}) => one.kind !== 'comparison').map(option),
+        comparisons.length ? h('optgroup', {label: 'Comparisons'}, comparisons.map(option)) : null,
+      ];
+    },
+  );
 }
 
 function stepSelect() {
-  return h('span', {class: 'inline', hidden: () => (run.value?.steps.length ?? 0) < 2},
-    h('select', {id: 'step', 'aria-label': 'Step', title: 'Step ([ and ])', onchange: e => go({step: e.target.value})},
-      () => (run.value?.steps ?? []).map(s => h('option', {value: s, selected: String(s) === step.value}, `step ${s}`))));
+  return h(
+    'span',
+    {class: 'inline', hidden: () => (run.value?.steps.length ?? 0) < 2},
+    h(
+      'select',
+      {id: 'step', 'aria-label': 'Step', title: 'Step ([ and ])', onchange: e => go({step: e.target.value})},
+      () => (run.value?.steps ?? []).map(s => h('option', {value: s, selected: String(s) === step.value}, `step ${s}`)),
+    ),
+  );
 }
 
 /** To the step before or after. @param {number} by */
@@ -65,40 +123,84 @@ export function otherStep(by) {
 }
 
 function compareSelect() {
-  const others = computed(() => usable.value.flatMap(one => one.steps.map(s => ({one, s}))).filter(({one, s}) => !(one.name === run.value?.name && String(s) === step.value)));
-  return h('select', {
-    id: 'compare', 'aria-label': 'Compare with', class: 'wide-select', hidden: () => !others.value.length,
-    onchange: e => go(e.target.value ? {other: e.target.value} : {other: '', kind: '', was: '', ...(view.peek().pane === 'changes' ? {pane: ''} : {})}),
-  }, () => {
-    const now = view.value.other ?? '';
-    const several = usable.value.length > 1;
-    return [h('option', {value: '', selected: !now}, now ? 'no comparison' : 'compare with…'),
-      others.value.map(({one, s}) => {
-        const value = `${one.name}@${s}`;
-        return h('option', {value, selected: value === now}, `${now === value ? 'against ' : ''}${several ? `${clipped(one.name)} ` : ''}step ${s}`);
-      }),
-      now && !others.value.some(({one, s}) => `${one.name}@${s}` === now) ? h('option', {value: now, selected: true}, `against ${clipped(now)}`) : null];
-  });
+  const others = computed(() =>
+    usable.value
+      .flatMap(one => one.steps.map(s => ({one, s})))
+      .filter(({one, s}) => !(one.name === run.value?.name && String(s) === step.value)),
+  );
+  return h(
+    'select',
+    {
+      id: 'compare',
+      'aria-label': 'Compare with',
+      class: 'wide-select',
+      hidden: () => !others.value.length,
+      onchange: e =>
+        go(
+          e.target.value
+            ? {other: e.target.value}
+            : {other: '', kind: '', was: '', ...(view.peek().pane === 'changes' ? {pane: ''} : {})},
+        ),
+    },
+    () => {
+      const now = view.value.other ?? '';
+      const several = usable.value.length > 1;
+      return [
+        h('option', {value: '', selected: !now}, now ? 'no comparison' : 'compare with…'),
+        others.value.map(({one, s}) => {
+          const value = `${one.name}@${s}`;
+          return h(
+            'option',
+            {value, selected: value === now},
+            `${now === value ? 'against ' : ''}${several ? `${clipped(one.name)} ` : ''}step ${s}`,
+          );
+        }),
+        now && !others.value.some(({one, s}) => `${one.name}@${s}` === now)
+          ? h('option', {value: now, selected: true}, `against ${clipped(now)}`)
+          : null,
+      ];
+    },
+  );
 }
 
 function verdicts() {
   const none = {right: '', suspect: ''};
   /** @param {string} words @param {View} change @param {() => boolean} on @param {string} [title] */
-  const button = (words, change, on, title = '') => h('button', {
-    id: `show-${words}`, 'aria-pressed': on, title, hidden: () => words === 'suspects' && !suspected.value,
-    onclick: () => go({...none, ...(view.peek().suspect ? {sort: ''} : {}), ...change}),
-  }, words);
-  return h('span', {class: 'segments', role: 'group', 'aria-label': 'Verdict', hidden: () => run.value?.labelled === false},
+  const button = (words, change, on, title = '') =>
+    h(
+      'button',
+      {
+        id: `show-${words}`,
+        'aria-pressed': on,
+        title,
+        hidden: () => words === 'suspects' && !suspected.value,
+        onclick: () => go({...none, ...(view.peek().suspect ? {sort: ''} : {}), ...change}),
+      },
+      words,
+    );
+  return h(
+    'span',
+    {class: 'segments', role: 'group', 'aria-label': 'Verdict', hidden: () => run.value?.labelled === false},
     button('all', {}, () => !view.value.right && !view.value.suspect),
     button('wrong', {right: '0'}, () => view.value.right === '0', 'Wrong ones only (e)'),
     button('right', {right: '1'}, () => view.value.right === '1'),
-    button('suspects', {suspect: '1', sort: 'suspect', desc: ''}, () => view.value.suspect === '1', 'Labels that may be wrong, the likeliest first'));
+    button(
+      'suspects',
+      {suspect: '1', sort: 'suspect', desc: ''},
+      () => view.value.suspect === '1',
+      'Labels that may be wrong, the likeliest first',
+    ),
+  );
 }
 
 function search() {
   let later = 0;
   const field = h('input', {
-    id: 'search', type: 'search', placeholder: 'Path has… (/)', 'aria-label': 'Text in the path', maxlength: 500,
+    id: 'search',
+    type: 'search',
+    placeholder: 'Path has… (/)',
+    'aria-label': 'Text in the path',
+    maxlength: 500,
     oninput: () => {
       clearTimeout(later); // not each letter is a request
       later = window.setTimeout(() => go({q: field.value}, true), 200);
@@ -114,9 +216,20 @@ function search() {
 
 /** What cannot be shown, and what would help. */
 function notesMenu() {
-  const notes = computed(() => [...(run.value?.missing ?? []), ...(runs.value ?? []).filter(one => one.kind === 'broken').map(one => `${clipped(one.name)}: ${one.error ?? 'cannot be read'}`)]);
-  return h('details', {class: 'menu', hidden: () => !notes.value.length}, h('summary', null, () => `${notes.value.length} ${notes.value.length === 1 ? 'note' : 'notes'}`),
-    h('div', {class: 'sheet'}, h('h3', null, 'What this log does not have'), () => notes.value.map(text => h('p', null, text.slice(0, 1000)))));
+  const notes = computed(() => [
+    ...(run.value?.missing ?? []),
+    ...(runs.value ?? [])
+      .filter(one => one.kind === 'broken')
+      .map(one => `${clipped(one.name)}: ${one.error ?? 'cannot be read'}`),
+  ]);
+  return h(
+    'details',
+    {class: 'menu', hidden: () => !notes.value.length},
+    h('summary', null, () => `${notes.value.length} ${notes.value.length === 1 ? 'note' : 'notes'}`),
+    h('div', {class: 'sheet'}, h('h3', null, 'What this log does not have'), () =>
+      notes.value.map(text => h('p', null, text.slice(0, 1000))),
+    ),
+  );
 }
 
 function exportMenu() {
@@ -126,33 +239,113 @@ function exportMenu() {
     asked.set('sort', sort.value);
     asked.set('desc', descending.value ? '1' : '0');
     asked.set('format', format);
-    if (chosen.value.size) asked.set('ids', acted().map(row => row.id).join());
+    if (chosen.value.size)
+      asked.set(
+        'ids',
+        acted()
+          .map(row => row.id)
+          .join(),
+      );
     return `./export?${asked}`;
   };
   const tooMany = () => chosen.value.size > 1000;
-  return h('details', {class: 'menu'}, h('summary', {title: 'Save a list of the images'}, 'Export'),
-    h('div', {class: 'sheet'},
-      h('h3', null, () => (chosen.value.size ? `The ${images(chosen.value.size)} chosen` : `All ${images(list.value.total)} of the selection`)),
-      () => (tooMany() ? h('p', null, 'More than 1,000 are chosen: tag them, then filter by the tag.')
-        : Object.entries(formats).map(([format, words]) => h('a', {id: `export-${format}`, class: 'line', download: '', href: () => address(format)}, words)))));
+  return h(
+    'details',
+    {class: 'menu'},
+    h('summary', {title: 'Save a list of the images'}, 'Export'),
+    h(
+      'div',
+      {class: 'sheet'},
+      h('h3', null, () =>
+        chosen.value.size
+          ? `The ${images(chosen.value.size)} chosen`
+          : `All ${images(list.value.total)} of the selection`,
+      ),
+      () =>
+        tooMany()
+          ? h('p', null, 'More than 1,000 are chosen: tag them, then filter by the tag.')
+          : Object.entries(formats).map(([format, words]) =>
+              h('a', {id: `export-${format}`, class: 'line', download: '', href: () => address(format)}, words),
+            ),
+    ),
+  );
 }
 
 /** What is selected, each part to be taken away. */
 export function chips() {
-  return h('div', {class: 'bar chips'},
-    h('b', {id: 'total', 'aria-live': 'polite', 'data-stale': () => list.value.stale}, () => (list.value.order ? images(list.value.total) : '…')),
-    () => filtersOf(view.value).map(key => h('button', {
-      id: `chip-${key}`, class: 'chip', title: 'Take this filter away',
-      onclick: () => go({[key]: '', ...(key === 'suspect' ? {sort: ''} : {})}),
-    }, h('bdi', {class: 'clip'}, chipWords(key, view.value, className)), icon(CROSS, 'take away'))),
-    () => (filtersOf(view.value).length > 1 ? h('button', {id: 'clear', class: 'text', onclick: () => go(cleared(view.peek()))}, 'clear all') : null),
-    h('span', {class: 'grow'}), sortSelect(),
-    h('button', {id: 'direction', title: 'Other way round', 'aria-label': () => (descending.value ? 'descending' : 'ascending'), onclick: () => go({desc: descending.peek() ? '0' : '1'})}, () => icon(descending.value ? DOWN : UP)),
-    h('input', {type: 'range', min: 64, max: 256, step: 16, value: () => side.value, 'aria-label': 'Size of the pictures', title: 'Size of the pictures', hidden: () => view.value.show === 'table', class: 'size',
-      oninput: e => setSide(Number(e.target.value))}),
-    h('span', {class: 'segments', role: 'group', 'aria-label': 'Show as'},
-      h('button', {id: 'show-pictures', 'aria-pressed': () => view.value.show !== 'table', title: 'Pictures (g)', onclick: () => go({show: ''})}, icon(GRID, 'pictures')),
-      h('button', {id: 'show-table', 'aria-pressed': () => view.value.show === 'table', title: 'Table (g)', onclick: () => go({show: 'table'})}, icon(LINES, 'table'))));
+  return h(
+    'div',
+    {class: 'bar chips'},
+    h('b', {id: 'total', 'aria-live': 'polite', 'data-stale': () => list.value.stale}, () =>
+      list.value.order ? images(list.value.total) : '…',
+    ),
+    () =>
+      filtersOf(view.value).map(key =>
+        h(
+          'button',
+          {
+            id: `chip-${key}`,
+            class: 'chip',
+            title: 'Take this filter away',
+            onclick: () => go({[key]: '', ...(key === 'suspect' ? {sort: ''} : {})}),
+          },
+          h('bdi', {class: 'clip'}, chipWords(key, view.value, className)),
+          icon(CROSS, 'take away'),
+        ),
+      ),
+    () =>
+      filtersOf(view.value).length > 1
+        ? h('button', {id: 'clear', class: 'text', onclick: () => go(cleared(view.peek()))}, 'clear all')
+        : null,
+    h('span', {class: 'grow'}),
+    sortSelect(),
+    h(
+      'button',
+      {
+        id: 'direction',
+        title: 'Other way round',
+        'aria-label': () => (descending.value ? 'descending' : 'ascending'),
+        onclick: () => go({desc: descending.peek() ? '0' : '1'}),
+      },
+      () => icon(descending.value ? DOWN : UP),
+    ),
+    h('input', {
+      type: 'range',
+      min: 64,
+      max: 256,
+      step: 16,
+      value: () => side.value,
+      'aria-label': 'Size of the pictures',
+      title: 'Size of the pictures',
+      hidden: () => view.value.show === 'table',
+      class: 'size',
+      oninput: e => setSide(Number(e.target.value)),
+    }),
+    h(
+      'span',
+      {class: 'segments', role: 'group', 'aria-label': 'Show as'},
+      h(
+        'button',
+        {
+          id: 'show-pictures',
+          'aria-pressed': () => view.value.show !== 'table',
+          title: 'Pictures (g)',
+          onclick: () => go({show: ''}),
+        },
+        icon(GRID, 'pictures'),
+      ),
+      h(
+        'button',
+        {
+          id: 'show-table',
+          'aria-pressed': () => view.value.show === 'table',
+          title: 'Table (g)',
+          onclick: () => go({show: 'table'}),
+        },
+        icon(LINES, 'table'),
+      ),
+    ),
+  );
 }
 
 function sortSelect() {
@@ -168,9 +361,23 @@ function sortSelect() {
     for (const column of columns) words[column.name] ??= column.name;
     return words;
   });
-  return h('label', {class: 'inline'}, h('span', {class: 'faint'}, 'by'), h('select', {
-    id: 'sort', 'aria-label': 'Sort by', onchange: e => go({sort: e.target.value, desc: ascends(e.target.value) ? '0' : ''}),
-  }, () => Object.entries(options.value).map(([value, words]) => h('option', {value, selected: value === sort.value}, clipped(words)))));
+  return h(
+    'label',
+    {class: 'inline'},
+    h('span', {class: 'faint'}, 'by'),
+    h(
+      'select',
+      {
+        id: 'sort',
+        'aria-label': 'Sort by',
+        onchange: e => go({sort: e.target.value, desc: ascends(e.target.value) ? '0' : ''}),
+      },
+      () =>
+        Object.entries(options.value).map(([value, words]) =>
+          h('option', {value, selected: value === sort.value}, clipped(words)),
+        ),
+    ),
+  );
 }
 
 /** Whether one looks for the least of a column first. @param {string} name */
@@ -178,17 +385,43 @@ const ascends = name => ['margin', 'id', 'image'].includes(name) || columnOf(nam
 
 /** Counts of what changed, each a filter. */
 export function comparison() {
-  const counts = resource(() => (view.value.other && query.value ? `compare?${queryWithout('kind', 'was')}&v=${encodeURIComponent(version.value)}` : ''), getJson);
-  return h('div', {class: 'bar kinds', hidden: () => !view.value.other, 'data-stale': () => counts.value.stale},
-    () => {
-      const {data, error} = counts.value;
-      if (error) return h('p', {class: 'notice'}, error);
-      if (!data) return h('span', {class: 'faint'}, 'Comparing…');
-      if (!data.both) return h('p', {class: 'notice'}, data.sentence ?? 'The two have no image in common.');
-      return [h('span', {class: 'faint'}, `${images(data.both)} in both`, data.joined_by && !/name/.test(data.joined_by) ? `, by ${data.joined_by}` : '', ':'),
-        Object.entries(KINDS).filter(([kind]) => data.kinds[kind] || ['fixed', 'broken'].includes(kind)).map(([kind, [words, title]]) => h('button', {
-          id: `kind-${kind}`, class: kind === 'fixed' ? 'right' : kind === 'broken' ? 'wrong' : '', title, 'aria-pressed': () => view.value.kind === kind,
-          onclick: () => go({kind: view.peek().kind === kind ? '' : kind}),
-        }, words, ' ', h('span', {class: 'number'}, data.kinds[kind].toLocaleString('en'))))];
-    });
+  const counts = resource(
+    () =>
+      view.value.other && query.value
+        ? `compare?${queryWithout('kind', 'was')}&v=${encodeURIComponent(version.value)}`
+        : '',
+    getJson,
+  );
+  return h('div', {class: 'bar kinds', hidden: () => !view.value.other, 'data-stale': () => counts.value.stale}, () => {
+    const {data, error} = counts.value;
+    if (error) return h('p', {class: 'notice'}, error);
+    if (!data) return h('span', {class: 'faint'}, 'Comparing…');
+    if (!data.both) return h('p', {class: 'notice'}, data.sentence ?? 'The two have no image in common.');
+    return [
+      h(
+        'span',
+        {class: 'faint'},
+        `${images(data.both)} in both`,
+        data.joined_by && !/name/.test(data.joined_by) ? `, by ${data.joined_by}` : '',
+        ':',
+      ),
+      Object.entries(KINDS)
+        .filter(([kind]) => data.kinds[kind] || ['fixed', 'broken'].includes(kind))
+        .map(([kind, [words, title]]) =>
+          h(
+            'button',
+            {
+              id: `kind-${kind}`,
+              class: kind === 'fixed' ? 'right' : kind === 'broken' ? 'wrong' : '',
+              title,
+              'aria-pressed': () => view.value.kind === kind,
+              onclick: () => go({kind: view.peek().kind === kind ? '' : kind}),
+            },
+            words,
+            ' ',
+            h('span', {class: 'number'}, data.kinds[kind].toLocaleString('en')),
+          ),
+        ),
+    ];
+  });
 }

@@ -1,5 +1,5 @@
 // @ts-check
-/** One image: large, what was predicted, and the same image elsewhere. It knows nothing of the selection it came from. */
+/** One image: large, what was predicted, the same image elsewhere. It knows nothing of the selection it came from. */
 import {computed, effect, h, icon, signal} from './elements.js';
 import {failure, getJson, imageAddress, resource} from './api.js';
 import {copy} from './host.js';
@@ -8,6 +8,7 @@ import {list, need, openIndex, rowAt, shownTotal, cursor} from './rows.js';
 import {CROSS, mark, show, verdict} from './gallery.js';
 import {formatValues, keyOf, percent, short} from './query.js';
 import {suspectBar, tagButtons} from './tags.js';
+import {zoom} from './zoom.js';
 
 const LEFT = 'M10 3L5 8l5 5';
 const RIGHT = 'M6 3l5 5-5 5';
@@ -20,7 +21,12 @@ const answer = resource(() => {
 }, getJson);
 
 function subject() {
-  const asked = new URLSearchParams({run: run.value?.name ?? '', step: step.value, key: view.value.image ?? '', v: version.value});
+  const asked = new URLSearchParams({
+    run: run.value?.name ?? '',
+    step: step.value,
+    key: view.value.image ?? '',
+    v: version.value,
+  });
   if (view.value.other) asked.set('other', view.value.other);
   return asked.toString();
 }
@@ -31,7 +37,7 @@ export const opened = computed(() => {
   const {data, address} = answer.value;
   const full = data && address.startsWith(`row?${subject()}&n=`) ? data : null;
   const row = openIndex.value >= 0 ? rowAt(openIndex.value) : undefined;
-  return full && row ? {...full, tags: row.tags, relabel: row.relabel} : full ?? row ?? null;
+  return full && row ? {...full, tags: row.tags, relabel: row.relabel} : (full ?? row ?? null);
 });
 
 /** The row that is to be opened as soon as its page has come. */
@@ -59,38 +65,105 @@ export function openAt(index) {
 
 export const copyPath = async () => {
   const path = opened.peek()?.path ?? opened.peek()?.image;
-  if (path) message.value = {text: (await copy(path)) ? 'Path copied' : 'The browser refused to copy; select the path instead'};
+  if (path)
+    message.value = {text: (await copy(path)) ? 'Path copied' : 'The browser refused to copy; select the path instead'};
 };
 
 export function detail() {
   effect(preload);
-  return h('aside', {class: 'detail scroll', 'aria-label': 'one image', hidden: () => !view.value.image},
-    h('header', {class: 'inline'},
-      h('button', {id: 'previous', title: 'Previous (←)', 'aria-label': 'Previous image', disabled: () => openIndex.value === 0, onclick: () => openNext(-1)}, icon(LEFT)),
-      h('button', {id: 'following', title: 'Next (→)', 'aria-label': 'Next image', disabled: () => openIndex.value >= shownTotal.value - 1, onclick: () => openNext(1)}, icon(RIGHT)),
-      h('span', {class: 'faint'}, () => (openIndex.value >= 0 ? `${(openIndex.value + 1).toLocaleString('en')} of ${list.value.total.toLocaleString('en')}` : '')),
+  return h(
+    'aside',
+    {class: 'detail scroll', 'aria-label': 'one image', hidden: () => !view.value.image},
+    h(
+      'header',
+      {class: 'inline'},
+      h(
+        'button',
+        {
+          id: 'previous',
+          title: 'Previous (←)',
+          'aria-label': 'Previous image',
+          disabled: () => openIndex.value === 0,
+          onclick: () => openNext(-1),
+        },
+        icon(LEFT),
+      ),
+      h(
+        'button',
+        {
+          id: 'following',
+          title: 'Next (→)',
+          'aria-label': 'Next image',
+          disabled: () => openIndex.value >= shownTotal.value - 1,
+          onclick: () => openNext(1),
+        },
+        icon(RIGHT),
+      ),
+      h('span', {class: 'faint'}, () =>
+        openIndex.value >= 0
+          ? `${(openIndex.value + 1).toLocaleString('en')} of ${list.value.total.toLocaleString('en')}`
+          : '',
+      ),
       h('span', {class: 'grow'}),
-      h('button', {title: 'Close (Esc)', 'aria-label': 'Close', onclick: () => go({image: ''})}, icon(CROSS))),
+      h('button', {title: 'Close (Esc)', 'aria-label': 'Close', onclick: () => go({image: ''})}, icon(CROSS)),
+    ),
     failure(answer),
-    heading, large(), path, suspectBar(() => opened.value, openNext), bars, tagButtons(() => opened.value), elsewhere, neighbours(), columns);
+    heading,
+    large(),
+    path,
+    suspectBar(() => opened.value, openNext),
+    bars,
+    tagButtons(() => opened.value),
+    elsewhere,
+    neighbours(),
+    columns,
+  );
 }
 
 function heading() {
   const row = opened.value;
   if (!row) return null;
   const word = verdict(row);
-  if (word === 'failed') return h('div', {class: 'heading failed'}, h('b', null, 'Not readable'), h('p', null, String(row.error ?? '').slice(0, 2000)));
-  return h('div', {class: `heading ${word}`},
-    h('div', null, mark(word), h('bdi', {class: 'name'}, className(row.pred)), h('span', {class: 'number'}, percent(row.conf))),
+  if (word === 'failed')
+    return h(
+      'div',
+      {class: 'heading failed'},
+      h('b', null, 'Not readable'),
+      h('p', null, String(row.error ?? '').slice(0, 2000)),
+    );
+  return h(
+    'div',
+    {class: `heading ${word}`},
+    h(
+      'div',
+      null,
+      mark(word),
+      h('bdi', {class: 'name'}, className(row.pred)),
+      h('span', {class: 'number'}, percent(row.conf)),
+    ),
     word === 'wrong' ? h('div', null, h('span', {class: 'faint'}, 'true '), h('bdi', null, className(row.true))) : null,
     word === 'unlabelled' ? h('div', {class: 'faint'}, 'no label') : null,
-    row.old ? h('div', null, h('span', {class: 'faint'}, `before, in ${view.value.other} `), h('bdi', null, className(row.old.pred)), ' ', h('span', {class: 'number faint'}, percent(row.old.conf))) : null,
-    row.old === null && view.value.other ? h('div', {class: 'faint'}, `not in ${view.value.other}`) : null);
+    row.old
+      ? h(
+          'div',
+          null,
+          h('span', {class: 'faint'}, `before, in ${view.value.other} `),
+          h('bdi', null, className(row.old.pred)),
+          ' ',
+          h('span', {class: 'number faint'}, percent(row.old.conf)),
+        )
+      : null,
+    row.old === null && view.value.other ? h('div', {class: 'faint'}, `not in ${view.value.other}`) : null,
+  );
 }
 
 /** The picture without blur: pixels that are enlarged stay pixels. */
 function large() {
-  const image = h('img', {class: 'large', alt: () => String(opened.value?.image ?? '').slice(0, 300), draggable: 'false'});
+  const image = h('img', {
+    class: 'large',
+    alt: () => String(opened.value?.image ?? '').slice(0, 300),
+    draggable: 'false',
+  });
   image.addEventListener('load', () => {
     const [w, hgt] = [image.naturalWidth, image.naturalHeight];
     image.classList.toggle('small', w < image.clientWidth && hgt < image.clientHeight);
@@ -100,8 +173,14 @@ function large() {
     frame.classList.add('gone');
     frame.classList.remove('loading');
   });
-  const frame = h('button', {class: 'large-frame', title: 'Zoom (z)', 'aria-label': 'Zoom', onclick: zoom}, image);
-  const address = computed(() => (run.value && opened.value ? imageAddress(run.value, step.value, opened.value.id, LARGE) : ''));
+  const frame = h(
+    'button',
+    {class: 'large-frame', title: 'Zoom (z)', 'aria-label': 'Zoom', onclick: () => zoom(opened.peek())},
+    image,
+  );
+  const address = computed(() =>
+    run.value && opened.value ? imageAddress(run.value, step.value, opened.value.id, LARGE) : '',
+  );
   effect(() => {
     if (!address.value) return;
     frame.classList.add('loading');
@@ -125,19 +204,36 @@ function path() {
   const row = opened.value;
   const text = row?.path ?? row?.image;
   if (!text) return null;
-  return h('div', {class: 'path'}, h('code', {dir: 'ltr'}, String(text)), h('button', {id: 'copy-path', title: 'Copy the path (c)', onclick: copyPath}, 'copy'));
+  return h(
+    'div',
+    {class: 'path'},
+    h('code', {dir: 'ltr'}, String(text)),
+    h('button', {id: 'copy-path', title: 'Copy the path (c)', onclick: copyPath}, 'copy'),
+  );
 }
 
 /** The classes with the greatest probabilities. */
 function bars() {
   const row = opened.value;
   if (!row?.top?.length) return null;
-  return h('table', {class: 'top', 'aria-label': 'most probable classes'}, row.top.map((/** @type {[number, number]} */ [index, p]) => {
-    const kind = index === row.true ? 'right' : index === row.pred ? 'wrong' : '';
-    return h('tr', null, h('th', {scope: 'row', class: kind}, h('bdi', {class: 'clip'}, className(index))),
-      h('td', {class: 'wide'}, h('span', {class: 'track'}, h('span', {class: `fill ${kind || 'plain'}`, style: {width: `${100 * p}%`}}))),
-      h('td', {class: 'number'}, percent(p)));
-  }));
+  return h(
+    'table',
+    {class: 'top', 'aria-label': 'most probable classes'},
+    row.top.map((/** @type {[number, number]} */ [index, p]) => {
+      const kind = index === row.true ? 'right' : index === row.pred ? 'wrong' : '';
+      return h(
+        'tr',
+        null,
+        h('th', {scope: 'row', class: kind}, h('bdi', {class: 'clip'}, className(index))),
+        h(
+          'td',
+          {class: 'wide'},
+          h('span', {class: 'track'}, h('span', {class: `fill ${kind || 'plain'}`, style: {width: `${100 * p}%`}})),
+        ),
+        h('td', {class: 'number'}, percent(p)),
+      );
+    }),
+  );
 }
 
 /** The same image at every step and in every other run. */
@@ -148,17 +244,53 @@ function elsewhere() {
   /** @type {Map<string, any[]>} */
   const byRun = new Map();
   for (const one of seen) byRun.set(one.run, [...(byRun.get(one.run) ?? []), one]);
-  return h('section', {class: 'elsewhere'}, h('h3', null, 'The same image at each step'), [...byRun].map(([name, steps]) => h('div', null,
-    byRun.size > 1 ? h('h4', null, h('bdi', {class: 'clip'}, name), steps[0].joined_by && !/name/.test(steps[0].joined_by) ? h('span', {class: 'faint'}, ` (by ${steps[0].joined_by})`) : null) : null,
-    h('div', {class: 'steps'}, steps.map(one => {
-      const current = one.run === run.value?.name && String(one.step) === step.value;
-      const word = verdict({...one, conf: null});
-      return h('button', {
-        id: `seen-${one.run}-${one.step}`, class: `seen ${word}`, 'aria-current': current ? 'true' : null,
-        title: `${className(one.pred).slice(0, 300)} ${percent(one.conf)}, loss ${short(one.loss)}`,
-        onclick: () => go({run: one.run, step: String(one.step), image: one.key ?? row.key}),
-      }, h('small', null, `step ${one.step}`), h('span', null, mark(word), h('bdi', {class: 'name clip'}, one.pred < 0 ? 'not readable' : className(one.pred))), h('small', {class: 'number'}, percent(one.conf)));
-    })))));
+  return h(
+    'section',
+    {class: 'elsewhere'},
+    h('h3', null, 'The same image at each step'),
+    [...byRun].map(([name, steps]) =>
+      h(
+        'div',
+        null,
+        byRun.size > 1
+          ? h(
+              'h4',
+              null,
+              h('bdi', {class: 'clip'}, name),
+              steps[0].joined_by && !/name/.test(steps[0].joined_by)
+                ? h('span', {class: 'faint'}, ` (by ${steps[0].joined_by})`)
+                : null,
+            )
+          : null,
+        h(
+          'div',
+          {class: 'steps'},
+          steps.map(one => {
+            const current = one.run === run.value?.name && String(one.step) === step.value;
+            const word = verdict({...one, conf: null});
+            return h(
+              'button',
+              {
+                id: `seen-${one.run}-${one.step}`,
+                class: `seen ${word}`,
+                'aria-current': current ? 'true' : null,
+                title: `${className(one.pred).slice(0, 300)} ${percent(one.conf)}, loss ${short(one.loss)}`,
+                onclick: () => go({run: one.run, step: String(one.step), image: one.key ?? row.key}),
+              },
+              h('small', null, `step ${one.step}`),
+              h(
+                'span',
+                null,
+                mark(word),
+                h('bdi', {class: 'name clip'}, one.pred < 0 ? 'not readable' : className(one.pred)),
+              ),
+              h('small', {class: 'number'}, percent(one.conf)),
+            );
+          }),
+        ),
+      ),
+    ),
+  );
 }
 
 /** Images that the network sees as alike, asked for when somebody wants them. */
@@ -166,18 +298,45 @@ function neighbours() {
   const open = signal(false);
   const near = resource(() => {
     if (!open.value || !run.value || !opened.value || !run.value.has.neighbours) return '';
-    return `neighbours?${new URLSearchParams({run: run.value.name, step: step.value, id: String(opened.value.id), limit: '12', v: version.value})}`;
+    const [id, v] = [String(opened.value.id), version.value];
+    return `neighbours?${new URLSearchParams({run: run.value.name, step: step.value, id, limit: '12', v})}`;
   }, getJson);
   /** @param {any[] | undefined} rows @param {any} title */
-  const strip = (rows, title) => (rows?.length ? [h('h4', null, title), h('div', {class: 'strip'}, rows.map(row => {
-    const image = h('img', {alt: ''});
-    const of = run.peek();
-    if (of) show(image, of, step.peek(), row, 128);
-    const word = verdict(row);
-    return h('button', {class: `near ${word}`, title: `${percent(row.conf)}, true: ${className(row.true)}`.slice(0, 300), onclick: () => go({image: row.key})},
-      image, h('span', {class: 'clip'}, mark(word), h('bdi', {class: 'name'}, className(row.pred))));
-  }))] : null);
-  return h('details', {class: 'neighbours', hidden: () => !run.value?.has.neighbours, ontoggle: e => { open.value = e.target.open; }},
+  const strip = (rows, title) =>
+    rows?.length
+      ? [
+          h('h4', null, title),
+          h(
+            'div',
+            {class: 'strip'},
+            rows.map(row => {
+              const image = h('img', {alt: ''});
+              const of = run.peek();
+              if (of) show(image, of, step.peek(), row, 128);
+              const word = verdict(row);
+              return h(
+                'button',
+                {
+                  class: `near ${word}`,
+                  title: `${percent(row.conf)}, true: ${className(row.true)}`.slice(0, 300),
+                  onclick: () => go({image: row.key}),
+                },
+                image,
+                h('span', {class: 'clip'}, mark(word), h('bdi', {class: 'name'}, className(row.pred))),
+              );
+            }),
+          ),
+        ]
+      : null;
+  return h(
+    'details',
+    {
+      class: 'neighbours',
+      hidden: () => !run.value?.has.neighbours,
+      ontoggle: e => {
+        open.value = e.target.open;
+      },
+    },
     h('summary', null, 'What the network sees as alike'),
     failure(near),
     () => {
@@ -187,9 +346,12 @@ function neighbours() {
       return [
         strip(data.rows, `nearest by ${data.by}`),
         row.true >= 0 ? strip(data.of_true, ['right ones of ', h('bdi', null, className(row.true))]) : null,
-        row.pred >= 0 && row.pred !== row.true ? strip(data.of_pred, ['right ones of ', h('bdi', null, className(row.pred))]) : null,
+        row.pred >= 0 && row.pred !== row.true
+          ? strip(data.of_pred, ['right ones of ', h('bdi', null, className(row.pred))])
+          : null,
       ];
-    });
+    },
+  );
 }
 
 /** All columns; a value of a category selects the images that share it. */
@@ -198,68 +360,31 @@ function columns() {
   if (!row?.more) return null;
   /** @type {[string, any][]} */
   const all = Object.entries({loss: row.loss, margin: row.margin, entropy: row.entropy, ...row.more});
-  return h('table', {class: 'facts', 'aria-label': 'columns'}, all.map(([name, value]) => {
-    const column = columnOf(name);
-    const words = value === null || value === undefined ? '–' : typeof value === 'number' ? short(value) : String(value);
-    const filter = column?.kind === 'category' ? h('button', {class: 'text', title: 'Show all images with this value', onclick: () => go({[keyOf(column)]: formatValues([value === null ? null : String(value)])})}, h('bdi', {}, words.slice(0, 2000))) : null;
-    return h('tr', null, h('th', {scope: 'row'}, h('bdi', {class: 'clip'}, name)), h('td', null, filter ?? h('bdi', null, words.slice(0, 2000))));
-  }));
-}
-
-/** The picture over the whole window: the wheel zooms, dragging moves, 0 fits. */
-export function zoom() {
-  const [now, row] = [run.peek(), opened.peek()];
-  if (!now || !row) return;
-  const image = h('img', {class: 'zoomed', alt: '', draggable: 'false'});
-  let [scale, x, y, fit] = [1, 0, 0, 1];
-  const apply = () => {
-    image.style.transform = `translate(${x}px, ${y}px) scale(${scale})`;
-    image.classList.toggle('small', scale > 1);
-    readout.textContent = `${Math.round(100 * scale)} % of ${image.naturalWidth} × ${image.naturalHeight}`;
-  };
-  const whole = () => {
-    fit = Math.min(dialog.clientWidth / image.naturalWidth, dialog.clientHeight / image.naturalHeight);
-    scale = fit > 1 ? Math.max(1, Math.floor(fit)) : fit; // whole multiples keep pixels square
-    [x, y] = [(dialog.clientWidth - image.naturalWidth * scale) / 2, (dialog.clientHeight - image.naturalHeight * scale) / 2];
-    apply();
-  };
-  /** @param {number} by @param {number} px @param {number} py */
-  const zoomBy = (by, px, py) => {
-    const next = Math.max(Math.min(fit, 1) / 2, Math.min(64, scale * by));
-    [x, y] = [px - ((px - x) * next) / scale, py - ((py - y) * next) / scale];
-    scale = next;
-    apply();
-  };
-  const readout = h('span', {class: 'zoom-readout'});
-  /** @type {{x: number, y: number} | null} */
-  let drag = null;
-  const dialog = h('dialog', {
-    class: 'zoom', 'aria-label': 'image, enlarged',
-    onwheel: e => { e.preventDefault(); zoomBy(e.deltaY > 0 ? 0.8 : 1.25, e.clientX, e.clientY); },
-    onpointerdown: e => { if (e.target !== closer) drag = {x: e.clientX - x, y: e.clientY - y}; },
-    onpointermove: e => { if (drag) { [x, y] = [e.clientX - drag.x, e.clientY - drag.y]; apply(); } },
-    onpointerup: () => { drag = null; },
-    ondblclick: whole,
-    onkeydown: (/** @type {KeyboardEvent} */ e) => {
-      const middle = /** @type {[number, number]} */ ([dialog.clientWidth / 2, dialog.clientHeight / 2]);
-      const by = {ArrowLeft: [60, 0], ArrowRight: [-60, 0], ArrowUp: [0, 60], ArrowDown: [0, -60]}[e.key];
-      e.stopPropagation();
-      if (e.key === '+' || e.key === '=') zoomBy(1.25, ...middle);
-      else if (e.key === '-') zoomBy(0.8, ...middle);
-      else if (e.key === '0') whole();
-      else if (e.key === 'z') dialog.close();
-      else if (by) {
-        [x, y] = [x + by[0], y + by[1]];
-        apply();
-      } else return;
-      e.preventDefault();
-    },
-    onclose: () => dialog.remove(),
-  }, image, readout);
-  const closer = h('button', {class: 'zoom-close', title: 'Close (Esc)', onclick: () => dialog.close()}, icon(CROSS, 'close'));
-  dialog.append(closer);
-  image.addEventListener('load', whole);
-  image.src = imageAddress(now, step.peek(), row.id, 2048);
-  document.body.append(dialog);
-  dialog.showModal();
+  return h(
+    'table',
+    {class: 'facts', 'aria-label': 'columns'},
+    all.map(([name, value]) => {
+      const column = columnOf(name);
+      const words =
+        value === null || value === undefined ? '–' : typeof value === 'number' ? short(value) : String(value);
+      const filter =
+        column?.kind === 'category'
+          ? h(
+              'button',
+              {
+                class: 'text',
+                title: 'Show all images with this value',
+                onclick: () => go({[keyOf(column)]: formatValues([value === null ? null : String(value)])}),
+              },
+              h('bdi', {}, words.slice(0, 2000)),
+            )
+          : null;
+      return h(
+        'tr',
+        null,
+        h('th', {scope: 'row'}, h('bdi', {class: 'clip'}, name)),
+        h('td', null, filter ?? h('bdi', null, words.slice(0, 2000))),
+      );
+    }),
+  );
 }

@@ -104,7 +104,15 @@ export function signal(value) {
 }
 
 /** @param {() => void} run @param {boolean} effect @returns {Reader} */
-const reader = (run, effect) => ({version: 0, readers: new Set(), sources: new Map(), stale: true, run, effect, owned: []});
+const reader = (run, effect) => ({
+  version: 0,
+  readers: new Set(),
+  sources: new Map(),
+  stale: true,
+  run,
+  effect,
+  owned: [],
+});
 
 /** A value made of others, anew when one of them has changed and it is read. @template T @param {() => T} make
  * @returns {Computed<T>} */
@@ -266,7 +274,8 @@ export function prepare(canvas, width, height) {
   return g;
 }
 
-/** The room of an element, followed. A hidden tab has no height, and keeps the size that it had. @param {Element} element */
+/** The room of an element, followed. A hidden tab has no height, and keeps the size that it had.
+ * @param {Element} element */
 export function sizeOf(element) {
   const size = signal({width: 0, height: 0});
   new ResizeObserver(() => {

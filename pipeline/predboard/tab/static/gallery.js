@@ -38,11 +38,11 @@ export function setSide(value) {
 }
 
 /** @param {Row} row */
-export const verdict = row => (row.pred < 0 ? 'failed' : row.true < 0 ? 'unlabelled' : row.true === row.pred ? 'right' : 'wrong');
+export const verdict = row =>
+  row.pred < 0 ? 'failed' : row.true < 0 ? 'unlabelled' : row.true === row.pred ? 'right' : 'wrong';
 
 /** Tick or cross, for the verdict is never told by colour alone. @param {string} word */
-export const mark = word =>
-  word === 'right' ? icon(TICK, 'right') : word === 'wrong' ? icon(CROSS, 'wrong') : null;
+export const mark = word => (word === 'right' ? icon(TICK, 'right') : word === 'wrong' ? icon(CROSS, 'wrong') : null);
 
 /** What differs between the pictures in sight: a class that all have in common is not repeated under each.
  * @param {Row} row @returns {[any, any]} two lines */
@@ -51,17 +51,36 @@ function captions(row) {
   const word = verdict(row);
   if (word === 'failed') return [h('b', null, 'not readable'), row.true >= 0 ? className(row.true) : ''];
   const common = {pred: classesOf(now.pred).length === 1, true: classesOf(now.true).length === 1};
-  const against = word === 'wrong' && !common.true ? row.true : row.old?.pred ?? row.pred;
+  const against = word === 'wrong' && !common.true ? row.true : (row.old?.pred ?? row.pred);
   /** @param {number} index @param {number} other */
-  const name = (index, other) => h('bdi', {class: 'name', title: className(index).slice(0, 300)}, apart(className(index), className(other)).slice(0, 200));
-  const first = [mark(word), common.pred && now.true ? null : name(row.pred, against), h('span', {class: 'number'}, percent(row.conf))];
+  const name = (index, other) =>
+    h(
+      'bdi',
+      {class: 'name', title: className(index).slice(0, 300)},
+      apart(className(index), className(other)).slice(0, 200),
+    );
+  const first = [
+    mark(word),
+    common.pred && now.true ? null : name(row.pred, against),
+    h('span', {class: 'number'}, percent(row.conf)),
+  ];
   if (row.old) {
     const same = row.old.pred === row.pred;
-    return [first, [h('span', {class: 'faint'}, 'was '), same ? h('span', {class: 'name'}, 'the same') : name(row.old.pred, row.pred), h('span', {class: 'number faint'}, percent(row.old.conf))]];
+    return [
+      first,
+      [
+        h('span', {class: 'faint'}, 'was '),
+        same ? h('span', {class: 'name'}, 'the same') : name(row.old.pred, row.pred),
+        h('span', {class: 'number faint'}, percent(row.old.conf)),
+      ],
+    ];
   }
-  if (row.suggested !== undefined && now.suspect) return [first, [h('span', {class: 'faint'}, 'labelled '), name(row.true, row.pred)]];
-  if (common.pred && common.true && sortWords(row)) return [first, h('span', {class: 'faint'}, `${sort.value} ${sortWords(row)}`)];
-  const second = word === 'wrong' && !common.true ? [h('span', {class: 'faint'}, 'true '), name(row.true, row.pred)] : [];
+  if (row.suggested !== undefined && now.suspect)
+    return [first, [h('span', {class: 'faint'}, 'labelled '), name(row.true, row.pred)]];
+  if (common.pred && common.true && sortWords(row))
+    return [first, h('span', {class: 'faint'}, `${sort.value} ${sortWords(row)}`)];
+  const second =
+    word === 'wrong' && !common.true ? [h('span', {class: 'faint'}, 'true '), name(row.true, row.pred)] : [];
   return [first, [...second, h('span', {class: 'number faint', title: sort.value}, sortWords(row))]];
 }
 
@@ -75,33 +94,57 @@ function sortWords(row) {
 }
 
 /** Put the picture of a row into an image element, and give it up when the effect around it ends.
- * @param {HTMLImageElement} image @param {Versioned} of @param {string} at @param {Row} row @param {number} pixels */
-export function show(image, of, at, row, pixels) {
+ * @type {ShowPicture} */
+export const show = (image, of, at, row, pixels) => {
   return picture(of, at, row.id, pixels, address => {
     image.parentElement?.classList.toggle('gone', address === 'none');
     if (address === 'none') image.removeAttribute('src');
     else image.src = address;
   });
-}
+};
 
 export function gallery() {
   const inner = h('div', {class: 'inner', role: 'presentation'});
-  const box = h('div', {
-    id: 'images', class: 'gallery scroll', tabindex: '0', role: 'listbox', 'aria-multiselectable': 'true',
-    'aria-label': 'images of the selection', 'aria-activedescendant': () => `image-${cursor.value}`,
-    hidden: () => view.value.show === 'table', 'data-stale': () => list.value.stale,
-  }, inner, notes);
-  const grid = virtual(box, inner, () => (view.value.show === 'table' ? 0 : shownTotal.value), width => {
-    const across = Math.max(1, Math.floor((width - GAP) / (side.value + GAP)));
-    const spare = Math.max(0, width - GAP - across * (side.value + GAP));
-    const each = side.value + GAP + Math.floor(spare / across);
-    return {across, height: side.value + CAPTION + GAP, left: at => GAP + at * each, top: GAP, width: `${side.value}px`};
-  }, cell, need);
+  const box = h(
+    'div',
+    {
+      id: 'images',
+      class: 'gallery scroll',
+      tabindex: '0',
+      role: 'listbox',
+      'aria-multiselectable': 'true',
+      'aria-label': 'images of the selection',
+      'aria-activedescendant': () => `image-${cursor.value}`,
+      hidden: () => view.value.show === 'table',
+      'data-stale': () => list.value.stale,
+    },
+    inner,
+    notes,
+  );
+  const grid = virtual(
+    box,
+    inner,
+    () => (view.value.show === 'table' ? 0 : shownTotal.value),
+    width => {
+      const across = Math.max(1, Math.floor((width - GAP) / (side.value + GAP)));
+      const spare = Math.max(0, width - GAP - across * (side.value + GAP));
+      const each = side.value + GAP + Math.floor(spare / across);
+      return {
+        across,
+        height: side.value + CAPTION + GAP,
+        left: at => GAP + at * each,
+        top: GAP,
+        width: `${side.value}px`,
+      };
+    },
+    cell,
+    need,
+  );
   followPlace(grid);
   return {box, grid};
 }
 
-/** Begin at the top of a new selection, and keep in sight what is open. @param {ReturnType<typeof virtual>} grid */
+/** Begin at the top of a new selection, and keep in sight what is open. @param {Grid} grid */
 export function followPlace(grid) {
   effect(() => {
     void [query.value, sort.value, view.value.desc];
@@ -122,8 +165,14 @@ export function followPlace(grid) {
 export function notes() {
   const {total, stale, error, order} = list.value;
   if (error) return h('p', {class: 'notice'}, error);
-  if (!total && !stale && order) return h('p', {class: 'notice'}, 'No image is in this selection. Take a filter away above.');
-  if (total > MOST) return h('p', {class: 'notice'}, `The first ${MOST.toLocaleString('en')} of ${total.toLocaleString('en')} can be scrolled to. Filter, or sort the other way; an export has all.`);
+  if (!total && !stale && order)
+    return h('p', {class: 'notice'}, 'No image is in this selection. Take a filter away above.');
+  if (total > MOST)
+    return h(
+      'p',
+      {class: 'notice'},
+      `The first ${MOST.toLocaleString('en')} are here: filter, or sort the other way. An export has all.`,
+    );
   return null;
 }
 
@@ -154,21 +203,53 @@ function cell(index) {
   });
   const lines = computed(() => (row.value ? captions(row.value) : ['', '']));
   const isChosen = () => Boolean(row.value && chosen.value.has(row.value.key));
-  return h('div', {
-    id: `image-${index}`, role: 'option', 'aria-posinset': index + 1, 'aria-setsize': () => list.value.total,
-    'aria-selected': () => isChosen(),
-    class: () => ['cell', row.value ? verdict(row.value) : 'empty', isChosen() ? 'chosen' : '', cursor.value === index ? 'cursor' : '', openIndex.value === index ? 'open' : ''].join(' '),
-    onclick: event => clicked(index, event),
-  },
-  h('div', {class: 'frame', style: () => ({height: `${side.value}px`})}, image,
-    h('span', {class: 'pick', title: 'Choose (x)', onclick: event => {
-      event.stopPropagation();
-      const now = row.peek();
-      if (event.shiftKey) chooseRange(cursor.peek(), index);
-      else if (now) choose(now.key);
-      cursor.value = index;
-    }}, icon(TICK)),
-    () => (row.value?.tags.length ? h('span', {class: 'flag', title: row.value.tags.join(', ')}, icon(FLAG, `tags: ${row.value.tags.join(', ')}`)) : null)),
-  h('div', {class: 'caption'}, () => lines.value[0]),
-  h('div', {class: 'caption'}, () => lines.value[1]));
+  return h(
+    'div',
+    {
+      id: `image-${index}`,
+      role: 'option',
+      'aria-posinset': index + 1,
+      'aria-setsize': () => list.value.total,
+      'aria-selected': () => isChosen(),
+      class: () =>
+        [
+          'cell',
+          row.value ? verdict(row.value) : 'empty',
+          isChosen() ? 'chosen' : '',
+          cursor.value === index ? 'cursor' : '',
+          openIndex.value === index ? 'open' : '',
+        ].join(' '),
+      onclick: event => clicked(index, event),
+    },
+    h(
+      'div',
+      {class: 'frame', style: () => ({height: `${side.value}px`})},
+      image,
+      h(
+        'span',
+        {
+          class: 'pick',
+          title: 'Choose (x)',
+          onclick: event => {
+            event.stopPropagation();
+            const now = row.peek();
+            if (event.shiftKey) chooseRange(cursor.peek(), index);
+            else if (now) choose(now.key);
+            cursor.value = index;
+          },
+        },
+        icon(TICK),
+      ),
+      () =>
+        row.value?.tags.length
+          ? h(
+              'span',
+              {class: 'flag', title: row.value.tags.join(', ')},
+              icon(FLAG, `tags: ${row.value.tags.join(', ')}`),
+            )
+          : null,
+    ),
+    h('div', {class: 'caption'}, () => lines.value[0]),
+    h('div', {class: 'caption'}, () => lines.value[1]),
+  );
 }

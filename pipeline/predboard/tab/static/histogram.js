@@ -3,7 +3,18 @@
 import {colour, computed, effect, h, prepare, signal, sizeOf} from './elements.js';
 import {failure, getJson, resource} from './api.js';
 import {className, dark, filterable, go, queryWithout, run, version, view} from './state.js';
-import {formatRange, formatValues, images, keyOf, parseRange, parseValues, percent, SCORES, short, toggled} from './query.js';
+import {
+  formatRange,
+  formatValues,
+  images,
+  keyOf,
+  parseRange,
+  parseValues,
+  percent,
+  SCORES,
+  short,
+  toggled,
+} from './query.js';
 
 const BINS = 50;
 
@@ -19,12 +30,16 @@ function addressOf(column, shown, key = keyOf(column)) {
 /** @param {Column} column @param {() => boolean} shown */
 function histogram(column, shown) {
   const key = keyOf(column);
-  const spread = resource(addressOf(column, shown), /** @type {(a: string, s: AbortSignal) => Promise<Spread>} */ (getJson));
+  const spread = resource(
+    addressOf(column, shown),
+    /** @type {(a: string, s: AbortSignal) => Promise<Spread>} */ (getJson),
+  );
   const range = computed(() => parseRange(view.value[key] ?? ''));
   const dragged = signal(/** @type {[number, number] | null} */ (null));
   const hovered = signal(-1);
   const canvas = h('canvas', {
-    class: 'hist', 'aria-hidden': 'true',
+    class: 'hist',
+    'aria-hidden': 'true',
     onpointerdown: e => {
       if (e.button || !spread.peek().data) return;
       canvas.setPointerCapture(e.pointerId);
@@ -33,7 +48,9 @@ function histogram(column, shown) {
     onpointermove: e => {
       if (dragged.peek()) dragged.value = [/** @type {any} */ (dragged.peek())[0], valueAt(e)];
       const data = spread.peek().data;
-      hovered.value = data ? Math.max(0, Math.min(data.right.length - 1, Math.floor((e.offsetX / canvas.clientWidth) * data.right.length))) : -1;
+      hovered.value = data
+        ? Math.max(0, Math.min(data.right.length - 1, Math.floor((e.offsetX / canvas.clientWidth) * data.right.length)))
+        : -1;
     },
     onpointerup: e => {
       const [from, to] = dragged.peek() ?? [NaN, NaN];
@@ -43,7 +60,9 @@ function histogram(column, shown) {
       go({[key]: moved ? rounded(Math.min(from, to), Math.max(from, to)) : ''});
       void e;
     },
-    onpointerleave: () => { hovered.value = -1; },
+    onpointerleave: () => {
+      hovered.value = -1;
+    },
   });
   const size = sizeOf(canvas);
   const spanOf = () => {
@@ -62,39 +81,54 @@ function histogram(column, shown) {
     const data = /** @type {Spread} */ (spread.peek().data);
     const digits = Math.max(0, Math.min(12, Math.ceil(2.5 - Math.log10(Math.max(data.hi - data.lo, 1e-9)))));
     const near = (data.hi - data.lo) / (canvas.clientWidth || 200);
-    return formatRange(lo <= data.lo + near ? null : Number(lo.toFixed(digits)), hi >= data.hi - near ? null : Number(hi.toFixed(digits)));
+    return formatRange(
+      lo <= data.lo + near ? null : Number(lo.toFixed(digits)),
+      hi >= data.hi - near ? null : Number(hi.toFixed(digits)),
+    );
   }
   effect(() => {
     const data = spread.value.data;
     if (data && size.value.width) draw(canvas, data, dragged.value ?? range.value, size.value, dark.value);
   });
   /** @param {0 | 1} end @param {string} name */
-  const field = (end, name) => h('input', {
-    class: 'number-field', 'aria-label': `${column.name} ${name}`, inputmode: 'decimal', placeholder: () => short(end ? spread.value.data?.hi : spread.value.data?.lo),
-    value: () => range.value[end] ?? '', onchange: e => {
-      const next = [...range.peek()];
-      const typed = Number.parseFloat(e.target.value);
-      next[end] = Number.isFinite(typed) ? typed : null;
-      go({[key]: formatRange(next[0], next[1])});
-    },
-  });
+  const field = (end, name) =>
+    h('input', {
+      class: 'number-field',
+      'aria-label': `${column.name} ${name}`,
+      inputmode: 'decimal',
+      placeholder: () => short(end ? spread.value.data?.hi : spread.value.data?.lo),
+      value: () => range.value[end] ?? '',
+      onchange: e => {
+        const next = [...range.peek()];
+        const typed = Number.parseFloat(e.target.value);
+        next[end] = Number.isFinite(typed) ? typed : null;
+        go({[key]: formatRange(next[0], next[1])});
+      },
+    });
   const readout = () => {
     const [data, at] = [spread.value.data, hovered.value];
     if (!data || at < 0) return h('bdi', {class: 'clip'}, column.name);
     const each = (data.hi - data.lo) / data.right.length;
     const parts = [`${data.right[at].toLocaleString('en')} right`, `${data.wrong[at].toLocaleString('en')} wrong`];
     if (data.unlabelled[at]) parts.push(`${data.unlabelled[at].toLocaleString('en')} unlabelled`);
-    return h('span', {class: 'clip'}, `${short(data.lo + at * each)} to ${short(data.lo + (at + 1) * each)}: ${parts.join(', ')}`);
+    return h(
+      'span',
+      {class: 'clip'},
+      `${short(data.lo + at * each)} to ${short(data.lo + (at + 1) * each)}: ${parts.join(', ')}`,
+    );
   };
-  return h('figure', {class: 'histogram', 'data-set': () => Boolean(view.value[key]), 'data-stale': () => spread.value.stale},
+  return h(
+    'figure',
+    {class: 'histogram', 'data-set': () => Boolean(view.value[key]), 'data-stale': () => spread.value.stale},
     h('figcaption', null, h('span', {class: 'grow clip'}, readout), field(0, 'from'), '–', field(1, 'to')),
-    failure(spread), canvas);
+    failure(spread),
+    canvas,
+  );
 }
 
 /** Bars from below: wrong, right, without a label; behind them in grey what the filters leave out. Heights grow by the
- * square root, or the few wrong ones would not be seen beside the many right ones.
- * @param {HTMLCanvasElement} canvas @param {Spread} data @param {[number | null, number | null]} range @param {{width: number, height: number}} size @param {boolean} _theme */
-function draw(canvas, data, range, {width, height: all}, _theme) {
+ * square root, or the few wrong ones would not be seen beside the many right ones. @type {DrawSpread} */
+const draw = (canvas, data, range, {width, height: all}, _theme) => {
   const g = prepare(canvas, width, all);
   const bins = data.right.length;
   const sums = data.right.map((n, i) => n + data.wrong[i] + data.unlabelled[i]);
@@ -108,7 +142,11 @@ function draw(canvas, data, range, {width, height: all}, _theme) {
     g.fillRect(left, all - behind, across, behind);
     let bottom = all;
     const full = sums[i] ? Math.max(height(sums[i]), 1) : 0;
-    for (const [n, kind] of /** @type {[number, string][]} */ ([[data.wrong[i], '--wrong'], [data.right[i], '--right'], [data.unlabelled[i], '--unknown']])) {
+    for (const [n, kind] of /** @type {[number, string][]} */ ([
+      [data.wrong[i], '--wrong'],
+      [data.right[i], '--right'],
+      [data.unlabelled[i], '--unknown'],
+    ])) {
       if (!n) continue;
       const tall = (full * n) / sums[i];
       g.fillStyle = colour(kind);
@@ -116,7 +154,8 @@ function draw(canvas, data, range, {width, height: all}, _theme) {
       bottom -= tall;
     }
   }
-  const place = (/** @type {number | null} */ v, /** @type {number} */ open) => (v === null ? open : ((v - data.lo) / (data.hi - data.lo || 1)) * width);
+  const place = (/** @type {number | null} */ v, /** @type {number} */ open) =>
+    v === null ? open : ((v - data.lo) / (data.hi - data.lo || 1)) * width;
   if (range[0] === null && range[1] === null) return;
   const [a, b] = [place(range[0], 0), place(range[1], width)];
   g.globalAlpha = 0.55;
@@ -126,7 +165,27 @@ function draw(canvas, data, range, {width, height: all}, _theme) {
   g.globalAlpha = 1;
   g.fillStyle = colour('--ink');
   for (const x of [a, b]) g.fillRect(Math.max(0, Math.min(width - 1.5, x - 0.75)), 0, 1.5, all);
-}
+};
+
+/** A line of a list with a bar, which is a button. @type {Bar} */
+export const bar = (id, on, title, act, name, parts, number) =>
+  h(
+    'li',
+    null,
+    h(
+      'button',
+      {id, class: 'bar-row', 'aria-pressed': on, title, onclick: act},
+      h('span', {class: 'clip'}, name),
+      h(
+        'span',
+        {class: 'track'},
+        Object.entries(parts).map(([kind, share]) =>
+          h('span', {class: `fill ${kind}`, style: {width: `${100 * share}%`}}),
+        ),
+      ),
+      h('span', {class: 'number'}, number),
+    ),
+  );
 
 /**
  * Values of a category with their counts, those that are wrong most often first.
@@ -141,25 +200,45 @@ function category(column, shown, key = keyOf(column)) {
   const rows = computed(() => {
     const data = counts.value.data;
     /** @type {(string | null)[]} */
-    const values = data ? data.values ?? data.right.map((/** @type {number} */ _, /** @type {number} */ i) => String(i)) : [];
-    return values.map((value, i) => {
-      const [right, wrong, rest] = [data.right[i], data.wrong[i], data.unlabelled[i]];
-      return {value, right, wrong, rest, all: right + wrong + rest};
-    }).filter(row => row.all || isOn(row.value)).sort((a, b) => b.wrong / (b.all || 1) - a.wrong / (a.all || 1) || b.all - a.all);
+    const values = data
+      ? (data.values ?? data.right.map((/** @type {number} */ _, /** @type {number} */ i) => String(i)))
+      : [];
+    return values
+      .map((value, i) => {
+        const [right, wrong, rest] = [data.right[i], data.wrong[i], data.unlabelled[i]];
+        return {value, right, wrong, rest, all: right + wrong + rest};
+      })
+      .filter(row => row.all || isOn(row.value))
+      .sort((a, b) => b.wrong / (b.all || 1) - a.wrong / (a.all || 1) || b.all - a.all);
   });
-  return h('figure', {class: 'category', 'data-stale': () => counts.value.stale}, h('figcaption', null, h('bdi', {class: 'clip'}, column.name)),
+  return h(
+    'figure',
+    {class: 'category', 'data-stale': () => counts.value.stale},
+    h('figcaption', null, h('bdi', {class: 'clip'}, column.name)),
     failure(counts),
     h('ol', {class: 'bars'}, () => {
       const most = Math.max(1, ...rows.value.map(row => row.all));
-      /** @param {string} kind @param {number} n */
-      const fill = (kind, n) => h('span', {class: `fill ${kind}`, style: {width: `${(100 * n) / most}%`}});
-      return rows.value.slice(0, 200).map(row => h('li', null, h('button', {
-        id: `value-${key}-${row.value}`, class: 'bar-row', 'aria-pressed': () => isOn(row.value), title: `${images(row.all)}, ${images(row.wrong)} wrong`,
-        onclick: e => go({[key]: e.ctrlKey || e.metaKey || e.shiftKey ? listOf(key, toggled(valuesOf(key), row.value)) : isOn(row.value) ? '' : listOf(key, [row.value])}),
-      }, h('bdi', {class: 'clip'}, words(row.value).slice(0, 200)),
-      h('span', {class: 'track'}, fill('wrong', row.wrong), fill('right', row.right), fill('plain', row.rest)),
-      h('span', {class: 'number'}, row.right + row.wrong ? percent(row.wrong / (row.right + row.wrong)) : row.all.toLocaleString('en')))));
-    }));
+      return rows.value.slice(0, 200).map(({value, right, wrong, rest, all}) =>
+        bar(
+          `value-${key}-${value}`,
+          () => isOn(value),
+          `${images(all)}, ${images(wrong)} wrong`,
+          e =>
+            go({
+              [key]:
+                e.ctrlKey || e.metaKey || e.shiftKey
+                  ? listOf(key, toggled(valuesOf(key), value))
+                  : isOn(value)
+                    ? ''
+                    : listOf(key, [value]),
+            }),
+          h('bdi', null, words(value).slice(0, 200)),
+          {wrong: wrong / most, right: right / most, plain: rest / most},
+          right + wrong ? percent(wrong / (right + wrong)) : all.toLocaleString('en'),
+        ),
+      );
+    }),
+  );
 }
 
 /** Values that a filter asks for; classes are written with commas. @param {string} key */
@@ -171,14 +250,31 @@ const listOf = (key, values) => (key === 'pred' ? values.join() : formatValues(v
 /** What was predicted, where there is no label to hold it against. */
 export function predicted() {
   const shown = () => !view.value.pane && run.value?.labelled === false;
-  return h('section', {class: 'columns scroll', hidden: () => !shown()}, category({name: 'predicted', kind: 'category'}, shown, 'pred'));
+  return h(
+    'section',
+    {class: 'columns scroll', hidden: () => !shown()},
+    category({name: 'predicted', kind: 'category'}, shown, 'pred'),
+  );
 }
 
 /** The scores below the matrix. */
 export function scores() {
-  const names = computed(() => filterable.value.filter(column => SCORES.includes(column.name)).map(column => column.name).join());
-  return h('section', {class: 'histograms', 'aria-label': 'scores'}, () => names.value && filterable.peek().filter(column => SCORES.includes(column.name))
-    .map(column => histogram(column, () => true)));
+  const names = computed(() =>
+    filterable.value
+      .filter(column => SCORES.includes(column.name))
+      .map(column => column.name)
+      .join(),
+  );
+  return h(
+    'section',
+    {class: 'histograms', 'aria-label': 'scores'},
+    () =>
+      names.value &&
+      filterable
+        .peek()
+        .filter(column => SCORES.includes(column.name))
+        .map(column => histogram(column, () => true)),
+  );
 }
 
 /** All other columns, in a pane of their own. */
@@ -186,15 +282,23 @@ export function columnsPane() {
   const shown = () => view.value.pane === 'columns';
   const rest = computed(() => filterable.value.filter(column => !SCORES.includes(column.name)));
   const names = computed(() => JSON.stringify(rest.value.map(column => [column.name, column.kind])));
-  return h('section', {class: 'columns scroll', hidden: () => !shown()},
-    h('p', {class: 'faint'}, 'Drag over a histogram, or click a value; with Shift several. Shares are of wrong images.'),
+  return h(
+    'section',
+    {class: 'columns scroll', hidden: () => !shown()},
+    h(
+      'p',
+      {class: 'faint'},
+      'Drag over a histogram, or click a value; with Shift several. Shares are of wrong images.',
+    ),
     () => {
       void names.value;
       return rest.peek().map(column => {
         if (column.kind === 'category') return category(column, shown);
-        if (column.lo === column.hi) return h('p', {class: 'faint'}, h('bdi', null, column.name), `: ${short(column.lo)} for all`);
+        if (column.lo === column.hi)
+          return h('p', {class: 'faint'}, h('bdi', null, column.name), `: ${short(column.lo)} for all`);
         return histogram(column, shown);
       });
     },
-    () => (rest.value.length ? null : h('p', {class: 'notice'}, 'The rows have no further columns.')));
+    () => (rest.value.length ? null : h('p', {class: 'notice'}, 'The rows have no further columns.')),
+  );
 }

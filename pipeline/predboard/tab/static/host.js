@@ -23,7 +23,8 @@ function decoded(text) {
   }
 }
 
-/** Our part of a hash such as `#predboard&p.predboard.run=…`. @param {string} hash @returns {Record<string, string>} */
+/** Our part of a hash such as `#predboard&p.predboard.run=…`. @param {string} hash
+ * @returns {Record<string, string>} */
 export function parseHash(hash) {
   /** @type {Record<string, string>} */
   const values = Object.create(null);
@@ -115,7 +116,8 @@ export function onReload(reloaded) {
   window.parent.postMessage('experimental.bootstrap', window.location.origin, [port2]);
 }
 
-/** Keys pressed in our frame, and in TensorBoard's own while our tab is shown. @param {(event: KeyboardEvent) => void} handle */
+/** Keys pressed in our frame, and in TensorBoard's own while our tab is shown.
+ * @param {(event: KeyboardEvent) => void} handle */
 export function onKeys(handle) {
   window.addEventListener('keydown', handle);
   const around = outside();

@@ -1,6 +1,6 @@
 // @ts-check
-/** The tab Predictions. TensorBoard imports this module and calls `render`. It knows how the views lie beside each other,
- * and which key does what; nothing of what is in them. */
+/** The tab Predictions. TensorBoard imports this module and calls `render`. It knows how the views lie beside each
+ * other, and which key does what; nothing of what is in them. */
 import {batch, effect, h} from './elements.js';
 import {getJson} from './api.js';
 import {followTheme, onKeys, onReload, shown} from './host.js';
@@ -10,13 +10,14 @@ import {choose, chooseRange, cursor, followSelection, list, openIndex, rowAt, sh
 import {bar, chips, comparison, copyLink, otherStep} from './bar.js';
 import {CHANGE, matrix, pairs, TRUTH} from './matrix.js';
 import {columnsPane, predicted, scores} from './histogram.js';
-import {copyPath, detail, openAt, openNext, opened, zoom} from './detail.js';
+import {copyPath, detail, openAt, openNext, opened} from './detail.js';
 import {gallery} from './gallery.js';
 import {openHelp} from './help.js';
 import {answer, chosenBar, datalists, messageLine, toggleTag, undo} from './tags.js';
 import {map} from './map.js';
 import {table} from './table.js';
 import {threshold} from './threshold.js';
+import {zoom} from './zoom.js';
 
 /** Ask which runs there are, and what has changed about them. */
 async function look() {
@@ -33,7 +34,7 @@ async function look() {
   }
 }
 
-/** @param {ReturnType<typeof gallery>['grid']} pictures @param {ReturnType<typeof gallery>['grid']} lines */
+/** @param {Grid} pictures @param {Grid} lines */
 function keysOf(pictures, lines) {
   const grid = () => (view.peek().show === 'table' ? lines : pictures);
   const images = () => document.getElementById(view.peek().show === 'table' ? 'table' : 'images');
@@ -48,25 +49,43 @@ function keysOf(pictures, lines) {
   /** @param {KeyboardEvent} event @returns {number | null} */
   const moved = event => {
     const {across, lines: down} = grid();
-    const by = {ArrowRight: 1, ArrowLeft: -1, ArrowDown: across(), ArrowUp: -across(), PageDown: across() * down(), PageUp: -across() * down()}[event.key];
+    const by = {
+      ArrowRight: 1,
+      ArrowLeft: -1,
+      ArrowDown: across(),
+      ArrowUp: -across(),
+      PageDown: across() * down(),
+      PageUp: -across() * down(),
+    }[event.key];
     if (by) return current() + by;
     return {Home: 0, End: shownTotal.peek() - 1}[event.key] ?? null;
   };
   /** @type {Record<string, () => void>} */
   const simple = {
-    '?': openHelp, '[': () => otherStep(-1), ']': () => otherStep(1), l: copyLink, u: undo,
+    '?': openHelp,
+    '[': () => otherStep(-1),
+    ']': () => otherStep(1),
+    l: copyLink,
+    u: undo,
     e: () => go({right: view.peek().right === '0' ? '' : '0'}),
     g: () => go({show: view.peek().show === 'table' ? '' : 'table'}),
     m: () => {
       if ((view.peek().pane || 'matrix') !== 'matrix') go({pane: ''}, true);
       document.getElementById('matrix')?.focus();
     },
-    i: () => images()?.focus(), '/': () => document.getElementById('search')?.focus(),
-    r: () => toggleTag('relabel'), h: () => toggleTag('hard'),
+    i: () => images()?.focus(),
+    '/': () => document.getElementById('search')?.focus(),
+    r: () => toggleTag('relabel'),
+    h: () => toggleTag('hard'),
     t: () => document.getElementById(chosen.peek().size ? 'chosen-word' : 'open-word')?.focus(),
-    z: zoom, c: copyPath,
-    a: () => opened.peek() && answer(opened.peek(), true, openNext), k: () => opened.peek() && answer(opened.peek(), false, openNext),
-    x: () => pick(), ' ': () => pick(), Enter: () => openAt(current()), Escape: escape,
+    z: () => zoom(opened.peek()),
+    c: copyPath,
+    a: () => opened.peek() && answer(opened.peek(), true, openNext),
+    k: () => opened.peek() && answer(opened.peek(), false, openNext),
+    x: () => pick(),
+    ' ': () => pick(),
+    Enter: () => openAt(current()),
+    Escape: escape,
   };
   const pick = () => {
     const row = rowAt(current());
@@ -107,23 +126,68 @@ function keysOf(pictures, lines) {
   };
 }
 
-const PANES = {'': 'matrix', pairs: 'confused', changes: 'changes', map: 'map', columns: 'columns', threshold: 'threshold'};
+const PANES = {
+  '': 'matrix',
+  pairs: 'confused',
+  changes: 'changes',
+  map: 'map',
+  columns: 'columns',
+  threshold: 'threshold',
+};
 
 function left() {
-  const tabs = h('div', {class: 'tabs', role: 'tablist', 'aria-label': 'Views'}, Object.entries(PANES).map(([pane, words]) => h('button', {
-    id: `pane-${pane || 'matrix'}`, role: 'tab', hidden: () => (pane === 'changes' && !view.value.other) || (pane === 'map' && !run.value?.has.map) || (['pairs', 'threshold'].includes(pane) && run.value?.labelled === false),
-    'aria-selected': () => (view.value.pane ?? '') === pane, onclick: () => go({pane}, true),
-  }, () => (!pane && run.value?.labelled === false ? 'predicted' : words))));
-  return h('section', {class: 'left', 'aria-label': 'overview'}, tabs, matrix(TRUTH), predicted(), matrix(CHANGE), pairs(), map(), columnsPane(), threshold(), scores());
+  const tabs = h(
+    'div',
+    {class: 'tabs', role: 'tablist', 'aria-label': 'Views'},
+    Object.entries(PANES).map(([pane, words]) =>
+      h(
+        'button',
+        {
+          id: `pane-${pane || 'matrix'}`,
+          role: 'tab',
+          hidden: () =>
+            (pane === 'changes' && !view.value.other) ||
+            (pane === 'map' && !run.value?.has.map) ||
+            (['pairs', 'threshold'].includes(pane) && run.value?.labelled === false),
+          'aria-selected': () => (view.value.pane ?? '') === pane,
+          onclick: () => go({pane}, true),
+        },
+        () => (!pane && run.value?.labelled === false ? 'predicted' : words),
+      ),
+    ),
+  );
+  return h(
+    'section',
+    {class: 'left', 'aria-label': 'overview'},
+    tabs,
+    matrix(TRUTH),
+    predicted(),
+    matrix(CHANGE),
+    pairs(),
+    map(),
+    columnsPane(),
+    threshold(),
+    scores(),
+  );
 }
 
 /** What is shown where there is no run to show. */
 function nothing() {
   const broken = (runs.value ?? []).filter(one => one.kind === 'broken');
-  return h('div', {class: 'nothing'},
+  return h(
+    'div',
+    {class: 'nothing'},
     h('p', null, broken.length ? 'No run of this folder can be read:' : 'No run of this folder of logs has rows yet.'),
-    broken.map(one => h('p', null, h('bdi', null, one.name.slice(0, 200)), ': ', String(one.error ?? '').slice(0, 1000))),
-    h('p', null, h('code', null, 'predboard visualize PREDICTIONS --logdir LOGS'), ' writes them; this page shows them when TensorBoard reloads.'));
+    broken.map(one =>
+      h('p', null, h('bdi', null, one.name.slice(0, 200)), ': ', String(one.error ?? '').slice(0, 1000)),
+    ),
+    h(
+      'p',
+      null,
+      h('code', null, 'predboard visualize PREDICTIONS --logdir LOGS'),
+      ' writes them; this page shows them when TensorBoard reloads.',
+    ),
+  );
 }
 
 export async function render() {
@@ -142,15 +206,31 @@ export async function render() {
   followSelection();
   const pictures = gallery();
   const lines = table();
-  document.body.append(h('div', {id: 'app'},
-    h('div', {class: 'app', hidden: () => !usable.value.length}, bar(), comparison(),
-      h('main', {class: () => (view.value.image ? 'with-detail' : '')}, left(),
-        h('section', {class: 'middle', 'aria-label': 'images'}, chips(), pictures.box, lines.box, chosenBar()),
-        detail())),
-    () => (usable.value.length ? null : nothing()), messageLine(), datalists()));
+  document.body.append(
+    h(
+      'div',
+      {id: 'app'},
+      h(
+        'div',
+        {class: 'app', hidden: () => !usable.value.length},
+        bar(),
+        comparison(),
+        h(
+          'main',
+          {class: () => (view.value.image ? 'with-detail' : '')},
+          left(),
+          h('section', {class: 'middle', 'aria-label': 'images'}, chips(), pictures.box, lines.box, chosenBar()),
+          detail(),
+        ),
+      ),
+      () => (usable.value.length ? null : nothing()),
+      messageLine(),
+      datalists(),
+    ),
+  );
   effect(() => {
     if (view.value.run && usable.value.length && !usable.value.some(one => one.name === view.value.run))
-      message.value = {text: `No run is called “${view.value.run.slice(0, 200)}” any more: ${run.value?.name} is shown.`};
+      message.value = {text: `There is no run “${view.value.run.slice(0, 200)}”: ${run.value?.name} is shown.`};
   });
   document.addEventListener('click', event => {
     for (const menu of document.querySelectorAll('details.menu[open]'))

@@ -1,8 +1,10 @@
 // @ts-check
 /** The confusion matrix on a canvas, for any number of classes. It knows nothing of single images. */
-import {colour, computed, effect, h, prepare, signal, sizeOf} from './elements.js';
+import {computed, effect, h, signal, sizeOf} from './elements.js';
 import {failure, getArray, getJson, resource} from './api.js';
+import {bar} from './histogram.js';
 import {className, dark, go, query, queryWithout, run, step, version, view} from './state.js';
+import {draw, drawCells, LABELS} from './matrix_canvas.js';
 import {classesOf, images, percent} from './query.js';
 
 /** @param {ArrayBuffer} body @returns {Cells} */
@@ -16,11 +18,24 @@ function decode(body) {
 const getCells = async (address, abort) => decode(await getArray(address, abort));
 
 /** @type {Axes} */
-export const TRUTH = {rowKey: 'true', columnKey: 'pred', rowWord: 'true', columnWord: 'predicted', axes: '', name: 'matrix'};
+export const TRUTH = {
+  rowKey: 'true',
+  columnKey: 'pred',
+  rowWord: 'true',
+  columnWord: 'predicted',
+  axes: '',
+  name: 'matrix',
+};
 /** @type {Axes} */
-export const CHANGE = {rowKey: 'was', columnKey: 'pred', rowWord: 'before', columnWord: 'now', axes: 'old', name: 'changes'};
+export const CHANGE = {
+  rowKey: 'was',
+  columnKey: 'pred',
+  rowWord: 'before',
+  columnWord: 'now',
+  axes: 'old',
+  name: 'changes',
+};
 
-const LABELS = 96; // pixels for names at the left and above
 const LEAST = 4; // classes that are shown when zoomed in most
 
 /** @param {Axes} axes */
@@ -31,10 +46,13 @@ export function matrix(axes) {
     const asked = queryWithout(axes.rowKey, axes.columnKey);
     return asked && `confusion?${asked}${axes.axes && '&axes=old'}&v=${encodeURIComponent(version.value)}`;
   }, getCells);
-  const similar = resource(() => {
-    if (!shownNow() || !run.value || view.value.order === 'name' || view.value.order === 'index') return '';
-    return `order?${new URLSearchParams({run: run.value.name, step: step.value, v: version.value})}`;
-  }, async (address, abort) => /** @type {number[]} */ ((await getJson(address, abort)).order));
+  const similar = resource(
+    () => {
+      if (!shownNow() || !run.value || view.value.order === 'name' || view.value.order === 'index') return '';
+      return `order?${new URLSearchParams({run: run.value.name, step: step.value, v: version.value})}`;
+    },
+    async (address, abort) => /** @type {number[]} */ ((await getJson(address, abort)).order),
+  );
 
   const counts = computed(() => aggregate(cells.value.data, run.value?.classes.length ?? 0));
   /** Classes in the order of the axes. */
@@ -43,7 +61,8 @@ export function matrix(axes) {
     const all = names.map((_, index) => index);
     let list = similar.value.data?.length === all.length ? similar.value.data : all;
     if (view.value.order === 'index') list = all;
-    if (view.value.order === 'name') list = [...all].sort((a, b) => names[a].localeCompare(names[b], 'en', {numeric: true}));
+    if (view.value.order === 'name')
+      list = [...all].sort((a, b) => names[a].localeCompare(names[b], 'en', {numeric: true}));
     const most = Number(view.value.most) || 0;
     if (most && most < list.length) {
       const worst = mostConfused(cells.value.data, most);
@@ -51,9 +70,16 @@ export function matrix(axes) {
     }
     return list;
   });
-  const place = computed(() => new Map(order.value.map((index, at) => [index, at])));
+  /** Place of each class on the axes; -1 is none. */
+  const place = computed(() => {
+    const places = new Int32Array(run.value?.classes.length ?? 0).fill(-1);
+    order.value.forEach((index, at) => {
+      places[index] = at;
+    });
+    return places;
+  });
 
-  /** What part is in sight: first row, first column, classes across. @type {Signal<{x: number, y: number, k: number}>} */
+  /** What part is in sight. @type {Signal<Part>} */
   const part = signal({x: 0, y: 0, k: 0});
   effect(() => {
     part.value = {x: 0, y: 0, k: order.value.length};
@@ -61,22 +87,57 @@ export function matrix(axes) {
   /** The cell under the pointer, or reached by keys: places on the axes; -1 is a name. */
   const cursor = signal(/** @type {{x: number, y: number} | null} */ (null));
   const canvas = h('canvas', {
-    id: axes.name, tabindex: '0', role: 'application', class: 'matrix',
-    'aria-label': () => `${axes.rowWord} against ${axes.columnWord}, ${order.value.length} classes; arrow keys and Enter choose`,
-    onwheel: wheel, onpointerdown: press, onpointermove: move, onpointerup: release, onpointerleave: () => { cursor.value = null; },
-    onkeydown: keys, onblur: () => { cursor.value = null; },
+    id: axes.name,
+    tabindex: '0',
+    role: 'application',
+    class: 'matrix',
+    'aria-label': () =>
+      `${axes.rowWord} against ${axes.columnWord}, ${order.value.length} classes; arrow keys and Enter choose`,
+    onwheel: wheel,
+    onpointerdown: press,
+    onpointermove: move,
+    onpointerup: release,
+    onpointerleave: () => {
+      cursor.value = null;
+    },
+    onkeydown: keys,
+    onblur: () => {
+      cursor.value = null;
+    },
   });
   const box = h('div', {class: 'square', 'data-stale': () => cells.value.stale}, canvas);
   const room = sizeOf(box);
   const size = computed(() => (room.value.width ? Math.min(room.value.width, Math.max(240, room.value.height)) : 0));
 
-  const drawing = computed(() => ({
-    size: size.value, part: part.value, counts: counts.value, order: order.value, place: place.value, axes,
-    log: view.value.log === '1', diagonal: view.value.diagonal !== '0', count: view.value.count ?? '', dark: dark.value,
-    cursor: cursor.value, rows: classesOf(view.value[axes.rowKey]), columns: classesOf(view.value[axes.columnKey]),
-  }));
+  const options_ = computed(() =>
+    JSON.stringify([view.value.log === '1', view.value.diagonal !== '0', view.value.count ?? '']),
+  );
+  /** The cells, which stay as they are while the pointer moves over them. */
+  const layer = computed(() => {
+    if (!size.value || !counts.value.cells) return null;
+    const [log, diagonal, count] = JSON.parse(options_.value);
+    void dark.value;
+    return drawCells({
+      size: size.value,
+      part: part.value,
+      counts: counts.value,
+      order: order.value,
+      place: place.value,
+      axes,
+      log,
+      diagonal,
+      count,
+    });
+  });
   effect(() => {
-    if (drawing.value.size && cells.value.data) draw(canvas, drawing.value);
+    if (layer.value)
+      draw(
+        canvas,
+        layer.value,
+        cursor.value,
+        classesOf(view.value[axes.rowKey]),
+        classesOf(view.value[axes.columnKey]),
+      );
   });
 
   const scale = () => (size.peek() - LABELS) / part.peek().k;
@@ -141,7 +202,7 @@ export function matrix(axes) {
     if (cursor.peek()) pick(cursor.peek());
     else go({[axes.rowKey]: '', [axes.columnKey]: ''});
   }
-  /** Choose a cell, a row or a column; the chosen one again lets go of it. @param {{x: number, y: number} | null} cell */
+  /** Choose a cell, a row or a column; the chosen one again lets go of it. @param {Spot | null} cell */
   function pick(cell) {
     if (!cell) return;
     const row = cell.y < 0 ? '' : String(order.peek()[cell.y]);
@@ -159,7 +220,8 @@ export function matrix(axes) {
       const next = {x: Math.max(-1, Math.min(all - 1, x + by[0])), y: Math.max(-1, Math.min(all - 1, y + by[1]))};
       if (next.x < 0 && next.y < 0) next.x = 0;
       const {x: left, y: up, k} = part.peek();
-      const follow = (/** @type {number} */ to, /** @type {number} */ first) => (to < 0 ? first : Math.min(Math.max(first, to - k + 1), to));
+      const follow = (/** @type {number} */ to, /** @type {number} */ first) =>
+        to < 0 ? first : Math.min(Math.max(first, to - k + 1), to);
       see({k, x: follow(next.x, left), y: follow(next.y, up)});
       cursor.value = next;
     } else if (event.key === 'Enter' || event.key === ' ') pick(cursor.peek());
@@ -175,8 +237,8 @@ export function matrix(axes) {
 
   /** Bring a class into sight. @param {number} index */
   function find(index) {
-    const to = place.peek().get(index);
-    if (to === undefined) return;
+    const to = place.peek()[index];
+    if (to < 0) return;
     const k = Math.min(order.peek().length, Math.max(LEAST, Math.min(24, part.peek().k)));
     see({k, x: to - k / 2 + 0.5, y: to - k / 2 + 0.5});
     cursor.value = {x: to, y: to};
@@ -187,22 +249,39 @@ export function matrix(axes) {
   const words = () => {
     const cell = cursor.value;
     const now = counts.value;
-    if (!cell) return `${images(now.all)}, ${percent(now.all ? now.right / now.all : null)} ${axes.axes ? 'the same' : 'right'}`;
+    if (!cell)
+      return `${images(now.all)}, ${percent(now.all ? now.right / now.all : null)} ${axes.axes ? 'the same' : 'right'}`;
     const [row, column] = [order.value[cell.y], order.value[cell.x]];
     if (row === undefined && column === undefined) return '';
     if (row === undefined) return `${axes.columnWord} ${className(column)}: ${images(now.columnSums[column])}`;
     if (column === undefined) return `${axes.rowWord} ${className(row)}: ${images(now.rowSums[row])}`;
-    const n = now.of.get(row * now.classes + column) ?? 0;
+    const n = countOf(now.cells, row, column);
     const share = now.rowSums[row] ? `, ${percent(n / now.rowSums[row])} of ${axes.rowWord}` : '';
     return `${className(row)} → ${className(column)}: ${images(n)}${n ? share : ''}`;
   };
-  return h('section', {class: 'matrix-pane', hidden: () => !shownNow()},
+  return h(
+    'section',
+    {class: 'matrix-pane', hidden: () => !shownNow()},
     options(axes, order, find, whole, part),
     failure(cells),
     box,
     h('p', {class: 'readout', 'aria-live': 'polite'}, words),
-    axes.axes ? null : h('p', {class: 'readout inline', hidden: () => !outside().length}, () => outside().map(([state, n]) =>
-      h('button', {id: `state-${state}`, class: 'text', onclick: () => go({state: view.peek().state === state ? '' : state, true: '', pred: '', right: ''})}, `${n.toLocaleString('en')} ${state === 'failed' ? 'not readable' : 'without a label'}`))));
+    axes.axes
+      ? null
+      : h('p', {class: 'readout inline', hidden: () => !outside().length}, () =>
+          outside().map(([state, n]) =>
+            h(
+              'button',
+              {
+                id: `state-${state}`,
+                class: 'text',
+                onclick: () => go({state: view.peek().state === state ? '' : state, true: '', pred: '', right: ''}),
+              },
+              `${n.toLocaleString('en')} ${state === 'failed' ? 'not readable' : 'without a label'}`,
+            ),
+          ),
+        ),
+  );
 }
 
 /**
@@ -211,16 +290,37 @@ export function matrix(axes) {
  */
 function options(axes, order, find, whole, part) {
   /** @param {string} key @param {Record<string, string>} choices @param {string} name */
-  const select = (key, choices, name) => h('select', {
-    'aria-label': name, title: name, value: () => view.value[key] ?? '',
-    onchange: e => go({[key]: e.target.value}, true),
-  }, Object.entries(choices).map(([value, words]) => h('option', {value}, words)));
+  const select = (key, choices, name) =>
+    h(
+      'select',
+      {
+        'aria-label': name,
+        title: name,
+        value: () => view.value[key] ?? '',
+        onchange: e => go({[key]: e.target.value}, true),
+      },
+      Object.entries(choices).map(([value, words]) => h('option', {value}, words)),
+    );
   /** @param {string} key @param {string} words @param {string} on @param {string} off @param {string} title */
-  const check = (key, words, on, off, title) => h('label', {title}, h('input', {type: 'checkbox', checked: () => (view.value[key] ?? '') === on,
-    onchange: e => go({[key]: e.target.checked ? on : off}, true)}), words);
+  const check = (key, words, on, off, title) =>
+    h(
+      'label',
+      {title},
+      h('input', {
+        type: 'checkbox',
+        checked: () => (view.value[key] ?? '') === on,
+        onchange: e => go({[key]: e.target.checked ? on : off}, true),
+      }),
+      words,
+    );
   const many = () => (run.value?.classes.length ?? 0) > 12;
   const search = h('input', {
-    type: 'search', placeholder: 'Find class', 'aria-label': 'Find a class in the matrix', list: 'classes', class: 'narrow', hidden: () => !many(),
+    type: 'search',
+    placeholder: 'Find class',
+    'aria-label': 'Find a class in the matrix',
+    list: 'classes',
+    class: 'narrow',
+    hidden: () => !many(),
     onchange: e => {
       const text = e.target.value.toLowerCase();
       const names = run.peek()?.classes ?? [];
@@ -229,38 +329,68 @@ function options(axes, order, find, whole, part) {
       if (text && index >= 0) find(index);
     },
   });
-  return h('div', {class: 'options'},
+  return h(
+    'div',
+    {class: 'options'},
     select('order', {'': 'similar together', name: 'by name', index: 'by number'}, 'Order of classes'),
-    select('count', {'': 'counts', row: `share of ${axes.rowWord}`, column: `share of ${axes.columnWord}`}, 'What the cells show'),
-    h('span', {hidden: () => !many()}, select('most', {'': 'all classes', 10: '10 most confused', 25: '25 most confused', 100: '100 most confused'}, 'How many classes')),
-    check('log', 'log', '1', '', 'Colours by the logarithm of the counts'), check('diagonal', 'diagonal', '', '0', 'Show the diagonal'),
+    select(
+      'count',
+      {'': 'counts', row: `share of ${axes.rowWord}`, column: `share of ${axes.columnWord}`},
+      'What the cells show',
+    ),
+    h(
+      'span',
+      {hidden: () => !many()},
+      select(
+        'most',
+        {'': 'all classes', 10: '10 most confused', 25: '25 most confused', 100: '100 most confused'},
+        'How many classes',
+      ),
+    ),
+    check('log', 'log', '1', '', 'Colours by the logarithm of the counts'),
+    check('diagonal', 'diagonal', '', '0', 'Show the diagonal'),
     search,
-    h('button', {hidden: () => part.value.k >= order.value.length, onclick: whole, title: 'Show all classes (0)'}, 'whole'));
+    h(
+      'button',
+      {hidden: () => part.value.k >= order.value.length, onclick: whole, title: 'Show all classes (0)'},
+      'whole',
+    ),
+  );
 }
 
-/** The classes of the pairs that are confused most. @param {Cells | null} cells @param {number} most */
+/** The pairs that are confused most, as places among the cells. @param {Cells} cells @param {number} most */
+function worstPairs(cells, most) {
+  const {rows, columns, counts} = cells;
+  const wrong = counts.filter((_, i) => rows[i] !== columns[i]).sort();
+  const least = wrong[Math.max(0, wrong.length - most)]; // a million cells are not sorted by a function
+  const pairs = [];
+  for (let i = 0; i < counts.length; i++) if (counts[i] >= least && rows[i] !== columns[i]) pairs.push(i);
+  return pairs.sort((a, b) => counts[b] - counts[a]).slice(0, most);
+}
+
+/** The classes of those pairs. @param {Cells | null} cells @param {number} most */
 function mostConfused(cells, most) {
   /** @type {Set<number>} */
   const classes = new Set();
-  if (!cells) return classes;
-  const wrong = [...cells.counts.keys()].filter(i => cells.rows[i] !== cells.columns[i]);
-  for (const i of wrong.sort((a, b) => cells.counts[b] - cells.counts[a])) {
-    if (classes.size < most) classes.add(cells.rows[i]);
-    if (classes.size < most) classes.add(cells.columns[i]);
-  }
+  for (const i of cells ? worstPairs(cells, 20 * most) : [])
+    for (const index of [cells?.rows[i], cells?.columns[i]])
+      if (index !== undefined && classes.size < most) classes.add(index);
   return classes;
+}
+
+/** @param {Cells | null} cells @param {number} row @param {number} column */
+function countOf(cells, row, column) {
+  for (let i = 0; cells && i < cells.counts.length; i++)
+    if (cells.rows[i] === row && cells.columns[i] === column) return cells.counts[i];
+  return 0;
 }
 
 /** @param {Cells | null} cells @param {number} classes */
 function aggregate(cells, classes) {
   const [rowSums, columnSums] = [new Float64Array(classes), new Float64Array(classes)];
-  /** @type {Map<number, number>} */
-  const of = new Map();
-  const sums = {all: 0, right: 0, cells, classes, rowSums, columnSums, of};
+  const sums = {all: 0, right: 0, cells, rowSums, columnSums};
   for (let i = 0; cells && i < cells.counts.length; i++) {
     const [row, column, n] = [cells.rows[i], cells.columns[i], cells.counts[i]];
-    if (row < 0 || column < 0) continue;
-    of.set(row * classes + column, n);
     rowSums[row] += n;
     columnSums[column] += n;
     sums.all += n;
@@ -269,147 +399,47 @@ function aggregate(cells, classes) {
   return sums;
 }
 
-/** @param {HTMLCanvasElement} canvas @param {any} now */
-function draw(canvas, now) {
-  const {size, part, order, place, counts, count} = now;
-  canvas.style.width = canvas.style.height = `${size}px`;
-  const g = prepare(canvas, size, size);
-  const cell = (size - LABELS) / part.k;
-  const gap = cell > 6 ? 1 : 0;
-  const change = Boolean(now.axes.axes); // neither right nor wrong
-  const colours = {same: colour(change ? '--unknown' : '--right'), other: colour(change ? '--changed' : '--wrong'), ink: colour('--ink'), soft: colour('--cell'), faint: colour('--faint')};
-  g.save();
-  g.beginPath();
-  g.rect(LABELS, LABELS, size - LABELS, size - LABELS);
-  g.clip();
-  g.fillStyle = colours.soft;
-  const grid = Math.min(part.k, order.length) * cell;
-  g.fillRect(LABELS, LABELS, grid, grid);
-  const shares = shareOf(counts, count);
-  const most = [0, 0];
-  /** @type {[number, number, number, number][]} */
-  const visible = [];
-  const {cells} = counts;
-  for (let i = 0; i < cells.counts.length; i++) {
-    const [x, y] = [place.get(cells.columns[i]), place.get(cells.rows[i])];
-    if (x === undefined || y === undefined) continue;
-    const same = cells.rows[i] === cells.columns[i];
-    if (same && !now.diagonal) continue;
-    const value = shares(cells.rows[i], cells.columns[i], cells.counts[i]);
-    most[Number(same)] = Math.max(most[Number(same)], value);
-    if (x > part.x - 1 && x < part.x + part.k && y > part.y - 1 && y < part.y + part.k) visible.push([x, y, value, Number(same)]);
-  }
-  g.textAlign = 'center';
-  g.font = `${Math.min(13, Math.max(9, cell / 2.9))}px system-ui, sans-serif`;
-  for (const [x, y, value, same] of visible) {
-    const part_ = now.log ? Math.log1p(count ? value * 1000 : value) / Math.log1p(count ? most[same] * 1000 : most[same]) : Math.sqrt(value / most[same]);
-    g.globalAlpha = same ? 0.12 + 0.58 * part_ : 0.16 + 0.84 * part_;
-    g.fillStyle = same ? colours.same : colours.other;
-    const [px, py] = [LABELS + (x - part.x) * cell, LABELS + (y - part.y) * cell];
-    g.fillRect(px, py, Math.max(cell - gap, 1), Math.max(cell - gap, 1));
-    if (cell >= 24) {
-      g.globalAlpha = 1;
-      g.fillStyle = colours.ink;
-      g.fillText(cellText(value, count), px + cell / 2, py + cell / 2);
-    }
-  }
-  g.globalAlpha = 1;
-  g.strokeStyle = colours.ink;
-  g.lineWidth = 2;
-  const rows = now.rows.map((/** @type {number} */ c) => place.get(c)).filter((/** @type {any} */ v) => v !== undefined);
-  const columns = now.columns.map((/** @type {number} */ c) => place.get(c)).filter((/** @type {any} */ v) => v !== undefined);
-  const across = size - LABELS;
-  const frame = (/** @type {number} */ x, /** @type {number} */ y, /** @type {number} */ w, /** @type {number} */ height) =>
-    g.strokeRect(x + 1, y + 1, Math.max(w - gap - 2, 4), Math.max(height - gap - 2, 4));
-  for (const y of rows.length ? rows : [-1])
-    for (const x of columns.length ? columns : [-1])
-      if (x >= 0 || y >= 0)
-        frame(x < 0 ? LABELS : LABELS + (x - part.x) * cell, y < 0 ? LABELS : LABELS + (y - part.y) * cell, x < 0 ? across : cell, y < 0 ? across : cell);
-  if (now.cursor && now.cursor.x >= 0 && now.cursor.y >= 0) {
-    g.lineWidth = 1;
-    frame(LABELS + (now.cursor.x - part.x) * cell, LABELS + (now.cursor.y - part.y) * cell, cell, cell);
-  }
-  g.restore();
-  drawNames(g, now, cell, colours);
-  canvas.dataset.drawn = String(Number(canvas.dataset.drawn ?? 0) + 1);
-}
-
-/** @param {any} counts @param {string} kind @returns {(row: number, column: number, n: number) => number} */
-function shareOf(counts, kind) {
-  if (kind === 'row') return (row, _, n) => n / counts.rowSums[row];
-  if (kind === 'column') return (_, column, n) => n / counts.columnSums[column];
-  return (_row, _column, n) => n;
-}
-
-/** @param {number} value @param {string} kind */
-function cellText(value, kind) {
-  if (kind) return value > 0.995 && value < 1 ? '.99' : value >= 1 ? '1' : value < 0.005 ? '0' : value.toFixed(2).slice(1);
-  if (value >= 100_000) return `${Math.round(value / 1000)}k`;
-  return value >= 10_000 ? `${(value / 1000).toFixed(1)}k` : String(value);
-}
-
-/** @param {CanvasRenderingContext2D} g @param {any} now @param {number} cell @param {Record<string, string>} colours */
-function drawNames(g, now, cell, colours) {
-  const {part, order, axes, cursor} = now;
-  const every = Math.max(1, Math.ceil(13 / cell));
-  for (const side of ['row', 'column']) {
-    const first = side === 'row' ? part.y : part.x;
-    const chosen = side === 'row' ? now.rows : now.columns;
-    const here = side === 'row' ? cursor?.y : cursor?.x;
-    for (let at = Math.ceil(first - 0.5); at < Math.min(order.length, first + part.k - 0.4); at++) {
-      const special = at === here || chosen.includes(order[at]);
-      const crowded = [here, ...chosen.map((/** @type {number} */ c) => now.place.get(c))].some(p => p >= 0 && p !== at && Math.abs(p - at) * cell < 13);
-      if (!special && (at % every || crowded)) continue;
-      const middle = LABELS + (at - first + 0.5) * cell - 0.5;
-      g.font = `${special ? '600 ' : ''}11px system-ui, sans-serif`;
-      g.fillStyle = special || every === 1 ? colours.ink : colours.faint;
-      const text = fitted(g, className(order[at]), LABELS - 8);
-      g.save();
-      if (side === 'row') g.translate(LABELS - 5, middle);
-      else {
-        g.translate(middle, LABELS - 5);
-        g.rotate(-Math.PI / 2);
-      }
-      g.textAlign = side === 'row' ? 'right' : 'left';
-      g.fillText(text, 0, 0);
-      g.restore();
-    }
-  }
-  g.font = '11px system-ui, sans-serif';
-  g.fillStyle = colours.faint;
-  g.textAlign = 'left';
-  g.fillText(`${axes.columnWord} →`, 4, 10);
-  g.fillText(`${axes.rowWord} ↓`, 4, 25);
-}
-
-/** A name that fits into a width. @param {CanvasRenderingContext2D} g @param {string} text @param {number} width */
-function fitted(g, text, width) {
-  const cut = text.slice(0, 60); // some are ten thousand characters long
-  const wide = g.measureText(cut).width;
-  return wide <= width ? cut : `${cut.slice(0, Math.max(1, Math.floor((cut.length * (width - 12)) / wide)))}…`;
-}
-
 /** The pairs that are confused most, as a list: what the matrix shows, for keys and screen readers. */
 export function pairs() {
   const shownNow = () => view.value.pane === 'pairs';
-  const cells = resource(() => (shownNow() && query.value ? `confusion?${queryWithout('true', 'pred')}&v=${encodeURIComponent(version.value)}` : ''), getCells);
+  const cells = resource(
+    () =>
+      shownNow() && query.value
+        ? `confusion?${queryWithout('true', 'pred')}&v=${encodeURIComponent(version.value)}`
+        : '',
+    getCells,
+  );
   const worst = computed(() => {
     const data = cells.value.data;
     if (!data) return [];
-    const rowSums = aggregate(data, run.value?.classes.length ?? 0).rowSums;
-    const all = [...data.counts.keys()].filter(i => data.rows[i] !== data.columns[i] && data.rows[i] >= 0 && data.columns[i] >= 0);
-    return all.sort((a, b) => data.counts[b] - data.counts[a]).slice(0, 300)
-      .map(i => ({row: data.rows[i], column: data.columns[i], n: data.counts[i], share: data.counts[i] / rowSums[data.rows[i]]}));
+    const {rowSums} = aggregate(data, run.value?.classes.length ?? 0);
+    return worstPairs(data, 300).map(i => ({
+      row: data.rows[i],
+      column: data.columns[i],
+      n: data.counts[i],
+      share: data.counts[i] / rowSums[data.rows[i]],
+    }));
   });
-  return h('section', {class: 'pairs scroll', hidden: () => !shownNow()}, h('ol', {class: 'bars'}, () => {
-    const most = worst.value[0]?.n ?? 1;
-    return worst.value.map(({row, column, n, share}) => {
-      const on = () => view.value.true === String(row) && view.value.pred === String(column);
-      return h('li', null, h('button', {id: `pair-${row}-${column}`, class: 'bar-row', 'aria-pressed': () => on(), title: `${percent(share)} of true ${className(row)}`.slice(0, 300),
-        onclick: () => go(on() ? {true: '', pred: ''} : {true: String(row), pred: String(column), right: ''})},
-        h('span', {class: 'clip'}, h('bdi', {}, className(row).slice(0, 200)), ' → ', h('bdi', {}, className(column).slice(0, 200))),
-        h('span', {class: 'track'}, h('span', {class: 'fill wrong', style: {width: `${(100 * n) / most}%`}})),
-        h('span', {class: 'number'}, n.toLocaleString('en'))));
-    });
-  }), () => (cells.value.data && !worst.value.length ? h('p', {class: 'notice'}, 'No image of this selection is wrong.') : null));
+  return h(
+    'section',
+    {class: 'pairs scroll', hidden: () => !shownNow()},
+    h('ol', {class: 'bars'}, () =>
+      worst.value.map(({row, column, n, share}) => {
+        const on = () => view.value.true === String(row) && view.value.pred === String(column);
+        return bar(
+          `pair-${row}-${column}`,
+          on,
+          `${percent(share)} of true ${className(row)}`.slice(0, 300),
+          () => go(on() ? {true: '', pred: ''} : {true: String(row), pred: String(column), right: ''}),
+          [h('bdi', null, className(row).slice(0, 200)), ' → ', h('bdi', null, className(column).slice(0, 200))],
+          {wrong: n / worst.value[0].n},
+          n.toLocaleString('en'),
+        );
+      }),
+    ),
+    () =>
+      cells.value.data && !worst.value.length
+        ? h('p', {class: 'notice'}, 'No image of this selection is wrong.')
+        : null,
+  );
 }

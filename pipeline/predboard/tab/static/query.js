@@ -13,7 +13,12 @@ export const isFilter = key => FILTERS.includes(key) || /^[sn]\../s.test(key);
 /** Filters that are set, in order. @param {View} view */
 export function filtersOf(view) {
   const own = FILTERS.filter(key => view[key]);
-  return [...own, ...Object.keys(view).filter(key => view[key] && isFilter(key) && !FILTERS.includes(key)).sort()];
+  return [
+    ...own,
+    ...Object.keys(view)
+      .filter(key => view[key] && isFilter(key) && !FILTERS.includes(key))
+      .sort(),
+  ];
 }
 
 /** What takes all filters away. @param {View} view @returns {View} */
@@ -73,7 +78,8 @@ export function parseValues(text) {
 export const formatValues = values => values.map(v => (v === null ? NONE : v.replace(/[\\|]/g, '\\$&'))).join('|');
 
 /** A value more, or less. @template T @param {readonly T[]} values @param {T} value */
-export const toggled = (values, value) => (values.includes(value) ? values.filter(v => v !== value) : [...values, value]);
+export const toggled = (values, value) =>
+  values.includes(value) ? values.filter(v => v !== value) : [...values, value];
 
 /** A number as people read it. @param {number | null | undefined} value */
 export function short(value) {
@@ -147,7 +153,8 @@ export function chipWords(key, view, name) {
   if (key === 'q') return `path has “${cut(value, 40)}”`;
   if (key.startsWith('s.')) {
     const words = parseValues(value).map(v => (v === null ? 'none' : cut(v, 30)));
-    return `${cut(key.slice(2), 30)}: ${words.slice(0, 3).join(' or ')}${words.length > 3 ? ` or ${words.length - 3} more` : ''}`;
+    const more = words.length > 3 ? ` or ${words.length - 3} more` : '';
+    return `${cut(key.slice(2), 30)}: ${words.slice(0, 3).join(' or ')}${more}`;
   }
   return `${cut(key.replace(/^n\./, ''), 30)} ${rangeWords(value)}`;
 }

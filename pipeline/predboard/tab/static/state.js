@@ -1,13 +1,27 @@
 // @ts-check
-/** What is looked at: one selection that every view follows, and the same in the address. It knows nothing of elements. */
+/** What is looked at: one selection that every view follows, as the address does. It knows nothing of elements. */
 import {computed, signal} from './elements.js';
 import {addressOf, onAddress, readHash, writeHash} from './host.js';
 import {isFilter, queryText, SCORES} from './query.js';
 
 /** Keys of the address that filter nothing. `image` is the key of the image that is open, at any step of any run. */
 const OTHERS = [
-  'run', 'step', 'other', 'sort', 'desc', 'image', 'pane', 'show', // what is shown
-  'order', 'count', 'log', 'diagonal', 'most', 'class', 'at', 'colour', // how: matrix, threshold, map
+  'run',
+  'step',
+  'other',
+  'sort',
+  'desc',
+  'image',
+  'pane',
+  'show', // what is shown
+  'order',
+  'count',
+  'log',
+  'diagonal',
+  'most',
+  'class',
+  'at',
+  'colour', // how: matrix, threshold, map
 ];
 
 /** @param {string} key */
@@ -44,21 +58,22 @@ export const usable = computed(() => (runs.value ?? []).filter(run => run.kind =
 export const run = computed(() => usable.value.find(r => r.name === view.value.run) ?? usable.value.at(0));
 export const step = computed(() => {
   const steps = run.value?.steps.map(String) ?? [];
-  return steps.includes(view.value.step) ? view.value.step : steps.at(-1) ?? '';
+  return steps.includes(view.value.step) ? view.value.step : (steps.at(-1) ?? '');
 });
 
 /** The query of the selection; empty while there is no run. */
 export const query = computed(() => (run.value ? queryText(view.value, run.value.name, step.value) : ''));
 
 /** @param {...string} keys */
-export const queryWithout = (...keys) =>
-  run.value ? queryText(view.value, run.value.name, step.value, keys) : '';
+export const queryWithout = (...keys) => (run.value ? queryText(view.value, run.value.name, step.value, keys) : '');
 
 /** What makes an answer another one though its address is the same. */
 export const version = computed(() => (run.value ? run.value.version : ''));
 
 /** Whether there are suspected labels: they are found at the last step. */
-export const suspected = computed(() => Boolean(run.value?.has.suspects && step.value === String(run.value.steps.at(-1))));
+export const suspected = computed(() =>
+  Boolean(run.value?.has.suspects && step.value === String(run.value.steps.at(-1))),
+);
 
 export const sort = computed(() => {
   if (view.value.sort) return view.value.sort;
@@ -68,7 +83,7 @@ export const sort = computed(() => {
 export const descending = computed(() => (view.value.desc ? view.value.desc === '1' : sort.value !== 'confidence'));
 
 /** @param {number} index */
-export const className = index => (index < 0 ? '–' : run.value?.classes[index] ?? String(index));
+export const className = index => (index < 0 ? '–' : (run.value?.classes[index] ?? String(index)));
 
 /** @param {string} name */
 export const columnOf = name => run.value?.columns.find(column => column.name === name);
@@ -80,8 +95,8 @@ export const filterable = computed(() => {
   return [...scores, ...columns.filter(column => !SCORES.includes(column.name))];
 });
 
-/** Change the view; empty takes a key away. Whatever filters closes the image that is open, and what another step or run
- * does not have is let go of.
+/** Change the view; empty takes a key away. Whatever filters closes the image that is open, and what another step or
+ * run does not have is let go of.
  * @param {View} change @param {boolean} [quiet] no place of its own for Back to come back to */
 export function go(change, quiet = false) {
   const before = view.peek();
@@ -95,9 +110,11 @@ export function go(change, quiet = false) {
 function lost(change, before) {
   /** @type {View} */
   const gone = Object.keys(change).some(isFilter) ? {image: ''} : {};
-  if ('run' in change || 'step' in change) Object.assign(gone, {lasso: '', suspect: ''}, before.sort === 'suspect' ? {sort: ''} : {});
+  if ('run' in change || 'step' in change)
+    Object.assign(gone, {lasso: '', suspect: ''}, before.sort === 'suspect' ? {sort: ''} : {});
   const other = change.run && usable.peek().find(one => one.name === change.run);
-  if (other && String(other.classes) !== String(run.peek()?.classes)) Object.assign(gone, {true: '', pred: '', was: '', class: ''});
+  if (other && String(other.classes) !== String(run.peek()?.classes))
+    Object.assign(gone, {true: '', pred: '', was: '', class: ''});
   return gone;
 }
 

@@ -14,7 +14,8 @@ const KEPT = 'label-ok';
 /** Words in use and on offer. */
 const offered = () => [...new Set([...OFFERED, ...Object.keys(tagCounts.value).sort()])];
 
-/** @param {string} route @param {Record<string, any>} body @param {(answer: any) => string} sentence empty if nothing was done */
+/** @param {string} route @param {Record<string, any>} body
+ * @param {(answer: any) => string} sentence empty if nothing was done */
 async function change(route, body, sentence) {
   try {
     const answer = await post(route, body);
@@ -22,7 +23,7 @@ async function change(route, body, sentence) {
       tagCounts.value = answer.tags;
       changes.value++;
       const text = sentence(answer);
-      message.value = {text: text || 'Nothing to take back since TensorBoard was started', undo: Boolean(text)};
+      message.value = {text: text || 'Nothing to take back', undo: Boolean(text)};
     });
   } catch (error) {
     message.value = {text: /** @type {Error} */ (error).message};
@@ -34,13 +35,17 @@ const words = (tag, on, n) => `“${tag}” ${on ? 'on' : 'off'} ${images(n)}`;
 
 /** Tag rows by their keys. @param {string[]} keys @param {string} tag @param {boolean} on
  * @param {string} [label] class to relabel to */
-export const tagKeys = (keys, tag, on, label) => change('tag', {keys, tag, on, label}, ({changed}) => words(tag, on, changed));
+export const tagKeys = (keys, tag, on, label) =>
+  change('tag', {keys, tag, on, label}, ({changed}) => words(tag, on, changed));
 
 /** @param {string} tag @param {boolean} on */
 const tagSelection = (tag, on) => change('tag', {query: query.peek(), tag, on}, ({changed}) => words(tag, on, changed));
 
 export async function undo() {
-  if (writable.peek()) await change('undo', {}, ({undone}) => (undone ? `Taken back: ${words(undone.tag, undone.on, undone.images)}` : ''));
+  if (writable.peek())
+    await change('undo', {}, ({undone}) =>
+      undone ? `Taken back: ${words(undone.tag, undone.on, undone.images)}` : '',
+    );
 }
 
 /** What keys and buttons act on: the chosen rows, else the one that is open or current. @returns {Row[]} */
@@ -55,13 +60,23 @@ export function acted() {
 export function toggleTag(tag) {
   if (!writable.peek()) return;
   const rows = acted();
-  if (rows.length) tagKeys(rows.map(row => row.key), tag, !rows.every(row => row.tags.includes(tag)));
+  if (rows.length)
+    tagKeys(
+      rows.map(row => row.key),
+      tag,
+      !rows.every(row => row.tags.includes(tag)),
+    );
 }
 
 /** A field for a word of one's own. @param {(tag: string) => void} use @param {string} id */
 export function wordField(use, id) {
   return h('input', {
-    id, class: 'narrow', placeholder: 'own word', 'aria-label': 'Tag with a word of your own', maxlength: 64, list: 'words',
+    id,
+    class: 'narrow',
+    placeholder: 'own word',
+    'aria-label': 'Tag with a word of your own',
+    maxlength: 64,
+    list: 'words',
     onkeydown: event => {
       if (event.key !== 'Enter') return;
       const word = event.target.value.trim();
@@ -74,62 +89,152 @@ export function wordField(use, id) {
 
 /** The line below the pictures while some are chosen. */
 export function chosenBar() {
-  return h('div', {class: 'bar chosen-bar', hidden: () => !chosen.value.size, role: 'toolbar', 'aria-label': 'chosen images'},
-    h('b', null, () => images(chosen.value.size)), ' chosen',
-    h('span', {class: 'inline', hidden: () => !writable.value},
-      () => offered().map(word => h('button', {id: `chosen-${word}`, onclick: () => toggleTag(word)}, icon(FLAG), word)),
-      wordField(word => toggleTag(word), 'chosen-word')),
+  return h(
+    'div',
+    {class: 'bar chosen-bar', hidden: () => !chosen.value.size, role: 'toolbar', 'aria-label': 'chosen images'},
+    h('b', null, () => images(chosen.value.size)),
+    ' chosen',
+    h(
+      'span',
+      {class: 'inline', hidden: () => !writable.value},
+      () =>
+        offered().map(word => h('button', {id: `chosen-${word}`, onclick: () => toggleTag(word)}, icon(FLAG), word)),
+      wordField(word => toggleTag(word), 'chosen-word'),
+    ),
     h('span', {class: 'grow'}),
-    h('button', {onclick: () => { chosen.value = new Set(); }, title: 'Choose none (Esc)'}, 'none'));
+    h(
+      'button',
+      {
+        onclick: () => {
+          chosen.value = new Set();
+        },
+        title: 'Choose none (Esc)',
+      },
+      'none',
+    ),
+  );
 }
 
 /** The menu of tags: filter by one, or put one on all that is selected. */
 export function tagMenu() {
   const count = () => Object.values(tagCounts.value).reduce((a, b) => a + b, 0);
-  return h('details', {class: 'menu'}, h('summary', {title: 'Tags'}, icon(FLAG), 'Tags', () => (count() ? ` ${count()}` : '')),
-    h('div', {class: 'sheet'},
+  return h(
+    'details',
+    {class: 'menu'},
+    h('summary', {title: 'Tags'}, icon(FLAG), 'Tags', () => (count() ? ` ${count()}` : '')),
+    h(
+      'div',
+      {class: 'sheet'},
       h('h3', null, 'Show images with'),
-      () => Object.entries(tagCounts.value).filter(([, n]) => n).map(([word, n]) => h('button', {
-        id: `tag-${word}`, class: 'line', 'aria-pressed': () => view.value.tag === word, onclick: () => go({tag: view.peek().tag === word ? '' : word}),
-      }, h('bdi', {class: 'clip'}, word), h('span', {class: 'number'}, n.toLocaleString('en')))),
-      () => (count() ? h('button', {class: 'line', onclick: () => go({tag: '!'})}, 'no tag') : h('p', {class: 'faint'}, 'No image has a tag yet.')),
-      h('div', {hidden: () => !writable.value},
+      () =>
+        Object.entries(tagCounts.value)
+          .filter(([, n]) => n)
+          .map(([word, n]) =>
+            h(
+              'button',
+              {
+                id: `tag-${word}`,
+                class: 'line',
+                'aria-pressed': () => view.value.tag === word,
+                onclick: () => go({tag: view.peek().tag === word ? '' : word}),
+              },
+              h('bdi', {class: 'clip'}, word),
+              h('span', {class: 'number'}, n.toLocaleString('en')),
+            ),
+          ),
+      () =>
+        count()
+          ? h('button', {class: 'line', onclick: () => go({tag: '!'})}, 'no tag')
+          : h('p', {class: 'faint'}, 'No image has a tag yet.'),
+      h(
+        'div',
+        {hidden: () => !writable.value},
         h('h3', null, () => `Tag all ${images(list.value.total)} of the selection`),
-        () => offered().map(word => h('div', {class: 'line'}, h('bdi', {class: 'clip grow'}, word),
-          h('button', {onclick: () => tagSelection(word, true)}, 'put on'), h('button', {onclick: () => tagSelection(word, false)}, 'take off'))),
+        () =>
+          offered().map(word =>
+            h(
+              'div',
+              {class: 'line'},
+              h('bdi', {class: 'clip grow'}, word),
+              h('button', {onclick: () => tagSelection(word, true)}, 'put on'),
+              h('button', {onclick: () => tagSelection(word, false)}, 'take off'),
+            ),
+          ),
         wordField(word => tagSelection(word, true), 'selection-word'),
-        h('button', {class: 'line', onclick: undo}, 'Undo the last change (u)')),
-      h('p', {class: 'faint', hidden: () => writable.value}, 'The folder of logs cannot be written to, so images cannot be tagged here.')));
+        h('button', {class: 'line', onclick: undo}, 'Undo the last change (u)'),
+      ),
+      h(
+        'p',
+        {class: 'faint', hidden: () => writable.value},
+        'The folder of logs cannot be written to: no tagging here.',
+      ),
+    ),
+  );
 }
 
 /** Tags of the image that is open. @param {() => any} row */
 export function tagButtons(row) {
-  return h('div', {class: 'tags', hidden: () => !writable.value && !row()?.tags.length},
-    () => offered().map(word => {
-      const on = row()?.tags.includes(word);
-      return h('button', {
-        id: `open-tag-${word}`, 'aria-pressed': String(Boolean(on)), disabled: !writable.value,
-        onclick: () => tagKeys([row().key], word, !on), title: {relabel: 'Tag relabel (r)', hard: 'Tag hard (h)'}[word] ?? '',
-      }, icon(FLAG), h('bdi', {class: 'clip'}, word));
-    }),
-    h('span', {hidden: () => !writable.value}, wordField(word => tagKeys([row().key], word, true), 'open-word')),
+  return h(
+    'div',
+    {class: 'tags', hidden: () => !writable.value && !row()?.tags.length},
+    () =>
+      offered().map(word => {
+        const on = row()?.tags.includes(word);
+        return h(
+          'button',
+          {
+            id: `open-tag-${word}`,
+            'aria-pressed': String(Boolean(on)),
+            disabled: !writable.value,
+            onclick: () => tagKeys([row().key], word, !on),
+            title: {relabel: 'Tag relabel (r)', hard: 'Tag hard (h)'}[word] ?? '',
+          },
+          icon(FLAG),
+          h('bdi', {class: 'clip'}, word),
+        );
+      }),
+    h(
+      'span',
+      {hidden: () => !writable.value},
+      wordField(word => tagKeys([row().key], word, true), 'open-word'),
+    ),
     h('input', {
-      id: 'relabel-to', class: 'narrow', placeholder: 'right label', 'aria-label': 'Relabel to', list: 'classes', hidden: () => !writable.value, value: () => row()?.relabel ?? '',
-      onchange: e => run.peek()?.classes.includes(e.target.value) && tagKeys([row().key], 'relabel', true, e.target.value),
-    }));
+      id: 'relabel-to',
+      class: 'narrow',
+      placeholder: 'right label',
+      'aria-label': 'Relabel to',
+      list: 'classes',
+      hidden: () => !writable.value,
+      value: () => row()?.relabel ?? '',
+      onchange: e =>
+        run.peek()?.classes.includes(e.target.value) && tagKeys([row().key], 'relabel', true, e.target.value),
+    }),
+  );
 }
 
-/** The queue of suspected labels: what is suggested, and an answer by one key. @param {() => any} row @param {(by: number) => void} step */
+/** The queue of suspected labels: what is suggested, and an answer by one key. @param {() => any} row
+ * @param {(by: number) => void} step */
 export function suspectBar(row, step) {
   return h('div', {class: 'suspect', hidden: () => row()?.suggested === undefined || row()?.suggested === null}, () => {
     const now = row();
     if (!now || now.suggested === undefined || now.suggested === null) return null;
     return [
-      h('p', null, 'The label ', h('b', null, h('bdi', null, className(now.true))), ' is suspected; suggested is ', h('b', null, h('bdi', null, className(now.suggested))), '.'),
-      h('div', {class: 'inline', hidden: !writable.value},
+      h(
+        'p',
+        null,
+        'The label ',
+        h('b', null, h('bdi', null, className(now.true))),
+        ' is suspected; suggested is ',
+        h('b', null, h('bdi', null, className(now.suggested))),
+        '.',
+      ),
+      h(
+        'div',
+        {class: 'inline', hidden: !writable.value},
         h('button', {id: 'accept', onclick: () => answer(now, true, step)}, 'Accept (a)'),
         h('button', {id: 'keep', onclick: () => answer(now, false, step)}, 'Keep (k)'),
-        h('button', {id: 'next', onclick: () => step(1)}, 'Next (→)')),
+        h('button', {id: 'next', onclick: () => step(1)}, 'Next (→)'),
+      ),
     ];
   });
 }
@@ -144,14 +249,28 @@ export async function answer(row, accept, step) {
 
 /** The line at the bottom that tells what was done. */
 export function messageLine() {
-  return h('div', {class: 'message', role: 'status', hidden: () => !message.value},
+  return h(
+    'div',
+    {class: 'message', role: 'status', hidden: () => !message.value},
     h('span', null, () => message.value?.text.slice(0, 500) ?? ''),
     h('button', {hidden: () => !message.value?.undo, onclick: undo}, 'Undo (u)'),
-    h('button', {'aria-label': 'Close', onclick: () => { message.value = null; }}, icon(CROSS)));
+    h(
+      'button',
+      {
+        'aria-label': 'Close',
+        onclick: () => {
+          message.value = null;
+        },
+      },
+      icon(CROSS),
+    ),
+  );
 }
 
 /** What fields offer while one types. */
 export const datalists = () => [
   h('datalist', {id: 'words'}, () => offered().map(word => h('option', {value: word}))),
-  h('datalist', {id: 'classes'}, () => (run.value?.classes ?? []).slice(0, 2000).map(name => h('option', {value: name.slice(0, 1000)}))),
+  h('datalist', {id: 'classes'}, () =>
+    (run.value?.classes ?? []).slice(0, 2000).map(name => h('option', {value: name.slice(0, 1000)})),
+  ),
 ];

@@ -21,16 +21,26 @@ function fromAbove({all, right, of}) {
 
 export function threshold() {
   const shown = () => view.value.pane === 'threshold';
-  const curve = resource(() => {
-    const asked = shown() ? queryWithout(...IGNORED) : '';
-    if (!asked) return '';
-    return `curve?${asked}&v=${encodeURIComponent(version.value)}${view.value.class ? `&class=${view.value.class}` : ''}`;
-  }, async (address, abort) => fromAbove(await getJson(address, abort)));
+  const curve = resource(
+    () => {
+      const asked = shown() ? queryWithout(...IGNORED) : '';
+      if (!asked) return '';
+      const more = new URLSearchParams({v: version.value, ...(view.value.class ? {class: view.value.class} : {})});
+      return `curve?${asked}&${more}`;
+    },
+    async (address, abort) => fromAbove(await getJson(address, abort)),
+  );
   const at = computed(() => Math.min(1, Math.max(0, Number.parseFloat(view.value.at ?? '') || 0.5)));
   const canvas = h('canvas', {
-    class: 'curve', 'aria-hidden': 'true',
-    onpointerdown: e => { canvas.setPointerCapture(e.pointerId); point(e); },
-    onpointermove: e => { if (e.buttons) point(e); },
+    class: 'curve',
+    'aria-hidden': 'true',
+    onpointerdown: e => {
+      canvas.setPointerCapture(e.pointerId);
+      point(e);
+    },
+    onpointermove: e => {
+      if (e.buttons) point(e);
+    },
   });
   /** @param {PointerEvent} e */
   function point(e) {
@@ -40,7 +50,8 @@ export function threshold() {
   const size = sizeOf(canvas);
   effect(() => {
     void dark.value;
-    if (curve.value.data && size.value.width) draw(canvas, curve.value.data, at.value, size.value, Boolean(view.value.class));
+    if (curve.value.data && size.value.width)
+      draw(canvas, curve.value.data, at.value, size.value, Boolean(view.value.class));
   });
   const ofClass = () => Boolean(view.value.class);
   const now = computed(() => {
@@ -48,31 +59,105 @@ export function threshold() {
     if (!data) return null;
     const bin = Math.round(at.value * data.n);
     const [accepted, correct] = [data.accepted[bin], data.correct[bin]];
-    return {accepted, quality: accepted ? correct / accepted : null, share: data.of ? (ofClass() ? correct : accepted) / data.of : null};
+    return {
+      accepted,
+      quality: accepted ? correct / accepted : null,
+      share: data.of ? (ofClass() ? correct : accepted) / data.of : null,
+    };
   });
   const pred = () => (view.peek().class ? {pred: view.peek().class} : {pred: ''});
-  return h('section', {class: 'threshold scroll', hidden: () => !shown()},
-    h('div', {class: 'options'},
-      h('label', null, 'of ', h('select', {'aria-label': 'Class', onchange: e => go({class: e.target.value}, true)},
-        () => [h('option', {value: ''}, 'all classes'), (run.value?.classes ?? []).map((name, i) => h('option', {value: i, selected: view.value.class === String(i)}, name.slice(0, 100)))])),
-      h('label', null, 'accept from ', h('input', {type: 'number', min: 0, max: 1, step: 0.005, id: 'threshold', value: () => at.value,
-        onchange: e => go({at: e.target.value}, true)}))),
+  return h(
+    'section',
+    {class: 'threshold scroll', hidden: () => !shown()},
+    h(
+      'div',
+      {class: 'options'},
+      h(
+        'label',
+        null,
+        'of ',
+        h('select', {'aria-label': 'Class', onchange: e => go({class: e.target.value}, true)}, () => [
+          h('option', {value: ''}, 'all classes'),
+          (run.value?.classes ?? []).map((name, i) =>
+            h('option', {value: i, selected: view.value.class === String(i)}, name.slice(0, 100)),
+          ),
+        ]),
+      ),
+      h(
+        'label',
+        null,
+        'accept from ',
+        h('input', {
+          type: 'number',
+          min: '0',
+          max: '1',
+          step: '0.005',
+          value: () => at.value,
+          onchange: e => go({at: e.target.value}, true),
+        }),
+      ),
+    ),
     failure(curve),
     canvas,
-    h('input', {type: 'range', min: 0, max: 1, step: 0.001, class: 'wide', 'aria-label': 'Confidence from which an image is accepted', value: () => at.value,
-      oninput: e => go({at: e.target.value}, true)}),
-    h('table', {class: 'facts'},
-      h('tr', null, h('th', {scope: 'row', class: 'right'}, () => (ofClass() ? 'precision' : 'accuracy of accepted')), h('td', {id: 'quality'}, () => percent(now.value?.quality))),
-      h('tr', null, h('th', {scope: 'row', class: 'faint'}, () => (ofClass() ? 'recall' : 'coverage')), h('td', {id: 'share'}, () => percent(now.value?.share))),
-      h('tr', null, h('th', {scope: 'row'}, 'accepted'), h('td', null, () => (now.value ? `${images(now.value.accepted)}${ofClass() ? ' predicted as the class' : ''}` : '–')))),
-    h('div', {class: 'inline'},
-      h('button', {id: 'wrong-above', onclick: () => go({confidence: `${at.peek()}..`, right: '0', true: '', ...pred()})}, 'Show what is wrong above'),
-      h('button', {id: 'right-below', onclick: () => go({confidence: `..${at.peek()}`, right: '1', true: '', ...pred()})}, 'Show what is right below')),
-    h('p', {class: 'faint'}, 'Filters by class, verdict and score do not count here: a curve of wrong images alone says nothing.'));
+    h('input', {
+      type: 'range',
+      min: 0,
+      max: 1,
+      step: 0.001,
+      class: 'wide',
+      id: 'threshold',
+      'aria-label': 'Least confidence that is accepted',
+      value: () => at.value,
+      oninput: e => go({at: e.target.value}, true),
+    }),
+    h(
+      'table',
+      {class: 'facts'},
+      h(
+        'tr',
+        null,
+        h('th', {scope: 'row', class: 'right'}, () => (ofClass() ? 'precision' : 'accuracy of accepted')),
+        h('td', {id: 'quality'}, () => percent(now.value?.quality)),
+      ),
+      h(
+        'tr',
+        null,
+        h('th', {scope: 'row', class: 'faint'}, () => (ofClass() ? 'recall' : 'coverage')),
+        h('td', {id: 'share'}, () => percent(now.value?.share)),
+      ),
+      h(
+        'tr',
+        null,
+        h('th', {scope: 'row'}, 'accepted'),
+        h('td', null, () =>
+          now.value ? `${images(now.value.accepted)}${ofClass() ? ' predicted as the class' : ''}` : '–',
+        ),
+      ),
+    ),
+    h(
+      'div',
+      {class: 'inline'},
+      h(
+        'button',
+        {id: 'wrong-above', onclick: () => go({confidence: `${at.peek()}..`, right: '0', true: '', ...pred()})},
+        'Show what is wrong above',
+      ),
+      h(
+        'button',
+        {id: 'right-below', onclick: () => go({confidence: `..${at.peek()}`, right: '1', true: '', ...pred()})},
+        'Show what is right below',
+      ),
+    ),
+    h(
+      'p',
+      {class: 'faint'},
+      'Filters by class, verdict and score do not count here: a curve of wrong images alone says nothing.',
+    ),
+  );
 }
 
-/** @param {HTMLCanvasElement} canvas @param {ReturnType<typeof fromAbove>} data @param {number} at @param {{width: number, height: number}} size @param {boolean} ofClass */
-function draw(canvas, data, at, {width, height}, ofClass) {
+/** @type {DrawCurve} */
+const draw = (canvas, data, at, {width, height}, ofClass) => {
   const g = prepare(canvas, width, height);
   const x = (/** @type {number} */ v) => LEFT + v * (width - LEFT - RIGHT);
   const y = (/** @type {number} */ v) => height - BOTTOM - v * (height - TOP - BOTTOM);
@@ -106,4 +191,4 @@ function draw(canvas, data, at, {width, height}, ofClass) {
   g.moveTo(x(at), y(0));
   g.lineTo(x(at), y(1));
   g.stroke();
-}
+};

@@ -2,12 +2,8 @@
 /** Many items in a box that scrolls, of which only those in sight are elements. It knows nothing of the items. */
 import {effect, signal, sizeOf, untracked} from './elements.js';
 
-/**
- * @param {HTMLElement} box what scrolls @param {HTMLElement} inner what holds the items
- * @param {() => number} count @param {(width: number) => Layout} layoutOf followed
- * @param {(index: number) => HTMLElement} build @param {(first: number, end: number) => void} sees
- */
-export function virtual(box, inner, count, layoutOf, build, sees) {
+/** @type {Virtual} */
+export const virtual = (box, inner, count, layoutOf, build, sees) => {
   const size = sizeOf(box);
   const range = signal({first: 0, end: 0});
   /** @type {Map<number, {element: HTMLElement, end: () => void}>} */
@@ -59,9 +55,15 @@ export function virtual(box, inner, count, layoutOf, build, sees) {
       /** @type {HTMLElement} */
       let element = document.createElement('div');
       // Built apart from this effect, which would end what it owns whenever it runs again.
-      const stop = untracked(() => effect(() => untracked(() => {
-        element = build(index);
-      })), true);
+      const stop = untracked(
+        () =>
+          effect(() =>
+            untracked(() => {
+              element = build(index);
+            }),
+          ),
+        true,
+      );
       put(element, index);
       items.set(index, {element, end: stop});
       inner.append(element);
@@ -76,7 +78,8 @@ export function virtual(box, inner, count, layoutOf, build, sees) {
     scrollTo(index) {
       const y = layout.top + Math.floor(index / layout.across) * layout.height;
       if (y - layout.top < box.scrollTop) box.scrollTop = y - layout.top;
-      else if (y + layout.height > box.scrollTop + box.clientHeight) box.scrollTop = y + layout.height - box.clientHeight;
+      else if (y + layout.height > box.scrollTop + box.clientHeight)
+        box.scrollTop = y + layout.height - box.clientHeight;
       measure();
     },
     top() {
@@ -84,4 +87,4 @@ export function virtual(box, inner, count, layoutOf, build, sees) {
       measure();
     },
   };
-}
+};

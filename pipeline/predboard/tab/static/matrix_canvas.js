@@ -1,0 +1,145 @@
+// @ts-check
+/** Draws a confusion matrix of any number of classes. It knows nothing of the server, nor of what a click does. */
+import {colour, prepare} from './elements.js';
+import {className} from './state.js';
+
+/** Pixels for names at the left and above. */
+export const LABELS = 96;
+
+/** The cells on a canvas of their own. @param {any} now */
+export function drawCells(now) {
+  const {size, part, order, place, counts, count} = now;
+  const canvas = document.createElement('canvas');
+  const g = prepare(canvas, size, size);
+  const cell = (size - LABELS) / part.k;
+  const side = Math.max(cell - (cell > 6 ? 1 : 0), 1);
+  const change = now.axes.axes; // neither right nor wrong
+  const fills = [colour(change ? '--changed' : '--wrong'), colour(change ? '--unknown' : '--right')];
+  const ink = colour('--ink');
+  g.beginPath();
+  g.rect(LABELS, LABELS, size - LABELS, size - LABELS);
+  g.clip();
+  g.fillStyle = colour('--cell');
+  const grid = Math.min(part.k, order.length) * cell;
+  g.fillRect(LABELS, LABELS, grid, grid);
+  const shares = shareOf(counts, count);
+  const most = [0, 0];
+  /** Where several cells share a pixel, the greatest is shown. @type {Map<number, [number, number, number, number]>} */
+  const visible = new Map();
+  const {rows, columns, counts: numbers} = counts.cells;
+  const pixels = Math.max(cell, 1);
+  for (let i = 0; i < numbers.length; i++) {
+    const [x, y] = [place[columns[i]], place[rows[i]]];
+    const same = Number(rows[i] === columns[i]);
+    if (!(x >= 0 && y >= 0) || (same && !now.diagonal)) continue;
+    const value = shares(rows[i], columns[i], numbers[i]);
+    if (value > most[same]) most[same] = value;
+    const [px, py] = [(x - part.x) * cell, (y - part.y) * cell];
+    if (px <= -cell || py <= -cell || px >= size || py >= size) continue;
+    const key = Math.floor(px / pixels + 1) * 8192 + Math.floor(py / pixels + 1);
+    const other = visible.get(key);
+    if (!other || same > other[3] || (same === other[3] && value > other[2]))
+      visible.set(key, [LABELS + px, LABELS + py, value, same]);
+  }
+  g.textAlign = 'center';
+  g.font = `${Math.min(13, Math.max(9, cell / 2.9))}px system-ui, sans-serif`;
+  const unit = count ? 1000 : 1;
+  for (const [px, py, value, same] of visible.values()) {
+    const strength = now.log ? Math.log1p(unit * value) / Math.log1p(unit * most[same]) : Math.sqrt(value / most[same]);
+    g.globalAlpha = same ? 0.12 + 0.58 * strength : 0.16 + 0.84 * strength;
+    g.fillStyle = fills[same];
+    g.fillRect(px, py, side, side);
+    if (cell < 24) continue;
+    g.globalAlpha = 1;
+    g.fillStyle = ink;
+    g.fillText(cellText(value, count), px + cell / 2, py + cell / 2);
+  }
+  return {...now, canvas, cell, ink};
+}
+
+/** The cells, and around them names and what is chosen. @type {DrawMatrix} */
+export const draw = (canvas, layer, cursor, chosenRows, chosenColumns) => {
+  const {size, part, place, cell, ink} = layer;
+  canvas.style.width = canvas.style.height = `${size}px`;
+  const g = prepare(canvas, size, size);
+  g.drawImage(layer.canvas, 0, 0, size, size);
+  const rows = chosenRows.map(index => place[index]).filter(at => at >= 0);
+  const columns = chosenColumns.map(index => place[index]).filter(at => at >= 0);
+  const across = size - LABELS;
+  /** @param {number} x @param {number} y places; -1 is the whole row or column @param {number} line */
+  const frame = (x, y, line) => {
+    g.lineWidth = line;
+    const [left, top] = [x < 0 ? 0 : (x - part.x) * cell, y < 0 ? 0 : (y - part.y) * cell];
+    g.strokeRect(
+      LABELS + left + 0.5,
+      LABELS + top + 0.5,
+      x < 0 ? across - 1 : Math.max(cell - 2, 4),
+      y < 0 ? across - 1 : Math.max(cell - 2, 4),
+    );
+  };
+  g.save();
+  g.beginPath();
+  g.rect(LABELS, LABELS, across, across);
+  g.clip();
+  g.strokeStyle = ink;
+  for (const y of rows.length ? rows : [-1])
+    for (const x of columns.length ? columns : [-1]) if (x >= 0 || y >= 0) frame(x, y, 2);
+  if (cursor && cursor.x >= 0 && cursor.y >= 0) frame(cursor.x, cursor.y, 1);
+  g.restore();
+  const names = {row: [...rows, cursor?.y ?? -1], column: [...columns, cursor?.x ?? -1]};
+  drawNames(g, layer, names);
+  canvas.dataset.drawn = String(Number(canvas.dataset.drawn ?? 0) + 1);
+};
+
+/** @param {any} counts @param {string} kind @returns {(row: number, column: number, n: number) => number} */
+function shareOf(counts, kind) {
+  if (kind === 'row') return (row, _, n) => n / counts.rowSums[row];
+  if (kind === 'column') return (_, column, n) => n / counts.columnSums[column];
+  return (_row, _column, n) => n;
+}
+
+/** @param {number} value @param {string} kind */
+function cellText(value, kind) {
+  if (kind)
+    return value > 0.995 && value < 1 ? '.99' : value >= 1 ? '1' : value < 0.005 ? '0' : value.toFixed(2).slice(1);
+  if (value >= 100_000) return `${Math.round(value / 1000)}k`;
+  return value >= 10_000 ? `${(value / 1000).toFixed(1)}k` : String(value);
+}
+
+/** @type {DrawNames} */
+const drawNames = (g, {part, order, axes, cell, ink}, bolds) => {
+  const faint = colour('--faint');
+  const every = Math.max(1, Math.ceil(13 / cell));
+  for (const [side, special] of Object.entries(bolds)) {
+    const first = side === 'row' ? part.y : part.x;
+    for (let at = Math.ceil(first - 0.5); at < Math.min(order.length, first + part.k - 0.4); at++) {
+      const bold = special.includes(at);
+      if (!bold && (at % every || special.some(other => other >= 0 && Math.abs(other - at) * cell < 13))) continue;
+      g.font = `${bold ? '600 ' : ''}11px system-ui, sans-serif`;
+      g.fillStyle = bold || every === 1 ? ink : faint;
+      g.save();
+      g.translate(LABELS - 5, LABELS - 5);
+      const middle = (at - first + 0.5) * cell + 4.5;
+      if (side === 'row') g.translate(0, middle);
+      else {
+        g.translate(middle, 0);
+        g.rotate(-Math.PI / 2);
+      }
+      g.textAlign = side === 'row' ? 'right' : 'left';
+      g.fillText(fitted(g, className(order[at]), LABELS - 8), 0, 0);
+      g.restore();
+    }
+  }
+  g.font = '11px system-ui, sans-serif';
+  g.fillStyle = faint;
+  g.textAlign = 'left';
+  g.fillText(`${axes.columnWord} →`, 4, 10);
+  g.fillText(`${axes.rowWord} ↓`, 4, 25);
+};
+
+/** A name that fits into a width. @param {CanvasRenderingContext2D} g @param {string} text @param {number} width */
+function fitted(g, text, width) {
+  const cut = text.slice(0, 60); // some are ten thousand characters long
+  const wide = g.measureText(cut).width;
+  return wide <= width ? cut : `${cut.slice(0, Math.max(1, Math.floor((cut.length * (width - 12)) / wide)))}…`;
+}
