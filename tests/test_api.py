@@ -270,6 +270,20 @@ def test_functions_take_lists_and_single_values(tmp_path: Path) -> None:
     rule = {"metric": "accuracy", "min": 0.0}
     assert predboard.gate(str(tmp_path / "old"), rule, baseline=None).outcome == "pass"
     assert predboard.visualize(tmp_path / "old", str(tmp_path / "logs"), panels="glance", image_root=None)
+    some = predboard.open_predictions(tmp_path / "old", columns="label").to_pandas()
+    assert (list(some.columns), len(some)) == (["label"], 24)
+    calls: list[tuple[Any, str]] = [
+        (
+            lambda: predboard.open_predictions(tmp_path / "old", columns=["labl"]),
+            "no column 'labl'; did you mean",
+        ),
+        (lambda: predboard.open_predictions(tmp_path / "old", step=_any([0])), r"no step \[0\]; expected one of 0"),
+        (lambda: predboard.gate(tmp_path / "old", _any(3)), "rules are 3; expected a TOML file"),
+        (lambda: predboard.import_predictions(_any("x.npz")), "config is a str; expected an ImportConfig"),
+    ]
+    for call, message in calls:
+        with pytest.raises(InputError, match=message):
+            call()
     with pytest.raises(InputError, match="out is None; expected a folder"):
         predboard.infer(_model(), Tiles(), _any(None))
 

@@ -126,6 +126,8 @@ def import_predictions(config: ImportConfig, log: Callable[[str], None] = print_
         InputError: for bad input, for scores that are not what they are said to be, or if what is there does not fit;
             nothing already written is lost.
     """
+    if not isinstance(config, ImportConfig):
+        raise InputError(f"config is a {type(config).__name__}; expected an ImportConfig(scores=..., files=...)")
     if not config.files:
         raise InputError("no files given; for example: predboard import probs.npz --scores probabilities")
     out = config.out or default_out(config.files)

@@ -19,9 +19,9 @@ import numpy as np
 import pyarrow as pa
 
 from predboard.errors import DamagedError, InputError, reading
-from predboard.formatting import nearest_names, plural
+from predboard.formatting import did_you_mean, nearest_names, plural
 from predboard.predictions.arrow import as_arrow
-from predboard.predictions.schema import COLUMNS, Run
+from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, COLUMNS, Run
 from predboard.storage import paths
 from predboard.storage.parts import (
     PartFile,
@@ -242,13 +242,20 @@ def delete_step(run: AnyPath, step: int) -> None:
 class RunReader:
     """One step of a run, opened for reading: iterate over it for record batches, or convert it to a pandas frame."""
 
-    def __init__(self, steps: Sequence[Step], step: int | None, columns: Sequence[str] | None) -> None:
+    def __init__(self, steps: Sequence[Step], step: int | None, columns: str | Sequence[str] | None) -> None:
         """Choose one of the steps, the last one if `step` is None."""
         by_number = {s.step: s for s in steps}
         number = steps[-1].step if step is None else step
-        if number not in by_number:
+        if number not in list(by_number):  # a list has no hash
             raise InputError(f"no step {number}; expected one of {', '.join(map(str, by_number))}")
-        self.step, self.steps, self._columns = by_number[number], tuple(by_number), columns
+        self.step, self.steps = by_number[number], tuple(by_number)
+        self._columns = (columns,) if isinstance(columns, str) else columns
+        if self._columns is not None:
+            with open_parquet(self.step.parts[0].path, whole=False) as parquet:
+                names = parquet.schema_arrow.names
+            if unknown := sorted(set(self._columns) - {*names, ALL_MANIFEST_COLUMNS}):
+                near = did_you_mean(unknown[0], names) or f"; there are {', '.join(names)}"
+                raise InputError(f"no column {unknown[0]!r}{near}")
 
     @property
     def run(self) -> Run:
@@ -266,7 +273,9 @@ class RunReader:
         return pa.Table.from_batches(list(self)).to_pandas()
 
 
-def open_predictions(path: str | AnyPath, step: int | None = None, columns: Sequence[str] | None = None) -> RunReader:
+def open_predictions(
+    path: str | AnyPath, step: int | None = None, columns: str | Sequence[str] | None = None
+) -> RunReader:
     """Open a run for reading.
 
     Args:
