@@ -6,9 +6,40 @@ import {className} from './state.js';
 /** Pixels for names at the left and above. */
 export const LABELS = 96;
 
+/**
+ * The cells that are drawn, and the greatest values off the diagonal and on it, also of those that are out of sight.
+ * Where several cells share a pixel, the greatest is drawn.
+ * @param {any} now @returns {{cells: Iterable<DrawnCell>, most: [number, number]}}
+ */
+export function cellsInSight(now) {
+  const {size, part, order, place, counts, count} = now;
+  const cell = (size - LABELS) / part.k;
+  const shares = shareOf(counts, count);
+  /** @type {[number, number]} */
+  const most = [0, 0];
+  /** @type {Map<number, DrawnCell>} */
+  const visible = new Map();
+  const {rows, columns, counts: numbers} = counts.cells;
+  for (let i = 0; i < numbers.length; i++) {
+    const [x, y] = [place[columns[i]], place[rows[i]]];
+    const same = rows[i] === columns[i] ? 1 : 0;
+    if (!(x >= 0 && y >= 0) || (same && !now.diagonal)) continue;
+    const value = shares(rows[i], columns[i], numbers[i]);
+    if (value > most[same]) most[same] = value;
+    const [px, py] = [(x - part.x) * cell, (y - part.y) * cell];
+    if (px <= -cell || py <= -cell || px >= size || py >= size) continue;
+    // By whole numbers: a quotient such as 6.999… would put two cells into one.
+    const key = cell < 1 ? Math.floor(px + 1) * 8192 + Math.floor(py + 1) : x * order.length + y;
+    const other = visible.get(key);
+    if (!other || same > other.same || (same === other.same && value > other.value))
+      visible.set(key, {x: LABELS + px, y: LABELS + py, value, same});
+  }
+  return {cells: visible.values(), most};
+}
+
 /** The cells on a canvas of their own. @param {any} now */
 export function drawCells(now) {
-  const {size, part, order, place, counts, count} = now;
+  const {size, part, order, count} = now;
   const canvas = document.createElement('canvas');
   const g = prepare(canvas, size, size);
   const cell = (size - LABELS) / part.k;
@@ -22,37 +53,19 @@ export function drawCells(now) {
   g.fillStyle = colour('--cell');
   const grid = Math.min(part.k, order.length) * cell;
   g.fillRect(LABELS, LABELS, grid, grid);
-  const shares = shareOf(counts, count);
-  const most = [0, 0];
-  /** Where several cells share a pixel, the greatest is shown. @type {Map<number, [number, number, number, number]>} */
-  const visible = new Map();
-  const {rows, columns, counts: numbers} = counts.cells;
-  const pixels = Math.max(cell, 1);
-  for (let i = 0; i < numbers.length; i++) {
-    const [x, y] = [place[columns[i]], place[rows[i]]];
-    const same = Number(rows[i] === columns[i]);
-    if (!(x >= 0 && y >= 0) || (same && !now.diagonal)) continue;
-    const value = shares(rows[i], columns[i], numbers[i]);
-    if (value > most[same]) most[same] = value;
-    const [px, py] = [(x - part.x) * cell, (y - part.y) * cell];
-    if (px <= -cell || py <= -cell || px >= size || py >= size) continue;
-    const key = Math.floor(px / pixels + 1) * 8192 + Math.floor(py / pixels + 1);
-    const other = visible.get(key);
-    if (!other || same > other[3] || (same === other[3] && value > other[2]))
-      visible.set(key, [LABELS + px, LABELS + py, value, same]);
-  }
   g.textAlign = 'center';
   g.font = `${Math.min(13, Math.max(9, cell / 2.9))}px system-ui, sans-serif`;
   const unit = count ? 1000 : 1;
-  for (const [px, py, value, same] of visible.values()) {
+  const {cells, most} = cellsInSight(now);
+  for (const {x, y, value, same} of cells) {
     const strength = now.log ? Math.log1p(unit * value) / Math.log1p(unit * most[same]) : Math.sqrt(value / most[same]);
     g.globalAlpha = same ? 0.12 + 0.58 * strength : 0.16 + 0.84 * strength;
     g.fillStyle = fills[same];
-    g.fillRect(px, py, side, side);
+    g.fillRect(x, y, side, side);
     if (cell < 24) continue;
     g.globalAlpha = 1;
     g.fillStyle = ink;
-    g.fillText(cellText(value, count), px + cell / 2, py + cell / 2);
+    g.fillText(cellText(value, count), x + cell / 2, y + cell / 2);
   }
   return {...now, canvas, cell, ink};
 }

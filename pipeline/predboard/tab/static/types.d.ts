@@ -80,6 +80,9 @@ type Part = {x: number; y: number; k: number};
 /** A cell by its places on the axes; -1 is the name of a row or column. */
 type Spot = {x: number; y: number};
 
+/** A cell in pixels of the canvas; `same` is 1 on the diagonal. */
+type DrawnCell = {x: number; y: number; value: number; same: 0 | 1};
+
 type Points = {n: number; x: Int16Array; y: Int16Array; true: Int16Array; pred: Int16Array};
 /** Middle of the view and its magnification, in -1..1. */
 type Camera = {x: number; y: number; scale: number};
