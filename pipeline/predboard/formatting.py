@@ -130,13 +130,29 @@ def unique_names(texts: Sequence[str], taken: Collection[str] = ()) -> tuple[str
     return tuple(names)
 
 
+_MARKS = r"[\\|*]|\[(?=[^\]]*\][\[(:])|(?<![^\W_])_|_(?![^\W_])"
+"""Signs of Markdown in the middle of a line."""
+
+_FIRST_MARK = re.compile(r"^(\d*)(?=\S)([#>]|[-+](?= |$)|(?<=\d)[.)](?= |$))")
+"""The sign by which a line becomes a heading, a quote or an item of a list."""
+
+
 def escape_markdown(text: str) -> str:
     r"""Make Markdown show text as it is, also in a table: on one line; code between backticks stays code.
 
     >>> print(escape_markdown("a|b *c*"), escape_markdown("_d_e"), escape_markdown("![f](g)"))
     a\|b \*c\* \_d_e !\[f](g)
+    >>> print(escape_markdown("<img src=h>"), escape_markdown("- i"), escape_markdown("`"), escape_markdown("`<j>`"))
+    &lt;img src=h> \- i \` `<j>`
     """
-    return re.sub(r"[\\|*]|\[(?=[^\]]*\]\()|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", " ".join(text.split()))
+    pieces = re.split("(`[^`]+`)", " ".join(text.split()))  # every second one is code
+    for at, piece in enumerate(pieces):
+        if at % 2:
+            pieces[at] = re.sub(_MARKS, r"\\\g<0>", piece)
+        else:
+            marked = re.sub(f"`|{_MARKS}", r"\\\g<0>", piece)
+            pieces[at] = re.sub(r"&(?=#?\w+;)", "&amp;", marked).replace("<", "&lt;")
+    return _FIRST_MARK.sub(r"\1\\\2", "".join(pieces))
 
 
 def markdown_table(titles: Sequence[str], alignment: str, rows: Iterable[Sequence[str]]) -> str:

@@ -61,7 +61,7 @@ def summary_page(info: RunInfo, states: Mapping[int, MetricState], mistakes: Til
     last = max(states)
     state = states[last]
     parts = [
-        f"# {info.name}",
+        f"# {escape_markdown(info.name)}",
         _warnings(info, last, state.metrics),
         _accuracy(info, last, state),
         _next_steps(info, states, mistakes),
@@ -81,7 +81,7 @@ def _warnings(info: RunInfo, step: int, scores: CountMetrics) -> str:
 
 def _accuracy(info: RunInfo, step: int, state: MetricState) -> str:
     images = plural(int(state.counts.rows), "image")
-    run = f"`{info.run.model}` at step {step} on {images} in {plural(len(info.run.classes), 'class', 'classes')}"
+    run = f"{_code(info.run.model)} at step {step} on {images} in {plural(len(info.run.classes), 'class', 'classes')}"
     accuracy = overall_metrics(state).get("accuracy")
     if accuracy is None or accuracy.interval is None:
         return f"{run}. No image has both scores and a label, so there are no metrics."
@@ -270,11 +270,11 @@ def run_page(info: RunInfo, step: int) -> str:
     classes = ", ".join(run.classes[:LISTED_CLASSES]) + (", …" if len(run.classes) > LISTED_CLASSES else "")
     missing = known.manifest_rows - known.rows
     rows = [
-        ("model", f"`{run.model}`" + (f" with {arguments}" if arguments else "")),
-        ("checkpoint", f"`{known.checkpoint}`" if known.checkpoint else "none"),
-        ("weights", f"`{run.weights}` (digest)" if run.weights else ""),
-        ("model's source", f"`{run.code}` (digest)" if run.code else ""),
-        ("data", f"`{run.origin}`" if run.origin else ""),
+        ("model", _code(run.model) + (f" with {arguments}" if arguments else "")),
+        ("checkpoint", _code(known.checkpoint) if known.checkpoint else "none"),
+        ("weights", f"{_code(run.weights)} (digest)" if run.weights else ""),
+        ("model's source", f"{_code(run.code)} (digest)" if run.code else ""),
+        ("data", _code(run.origin) if run.origin else ""),
         ("rows", f"{known.rows:,} of {known.manifest_rows:,}"),
         ("missing rows", f"{missing:,}" if missing else ""),
         ("classes", f"{len(run.classes):,}: {classes}"),
@@ -294,7 +294,7 @@ def run_page(info: RunInfo, step: int) -> str:
         f"All of it is about step {step}. Times: *decode* is the sum over all threads; *wait* is how long the model "
         "waited for images."
     )
-    return f"# {info.name}: how it was run\n\n{table}\n\n{note}"
+    return f"# {escape_markdown(info.name)}: how it was run\n\n{table}\n\n{note}"
 
 
 def _time_range(started: float, finished: float) -> str:
@@ -335,9 +335,9 @@ def _tags(written: list[WrittenTag]) -> Iterator[str]:
             yield f"- `{group}/…`, {len(members)} tags, such as {text}" if large else f"- {text}"
 
 
-def _code(tag: str) -> str:
-    """Write a tag as code, which ends at the first backtick."""
-    return "`" + tag.replace("`", "'") + "`"
+def _code(text: str) -> str:
+    """Write a text as code, which ends at the first backtick."""
+    return "`" + text.replace("`", "'") + "`"
 
 
 def _range(ends: tuple[float, float]) -> str:
