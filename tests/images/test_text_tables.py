@@ -65,6 +65,7 @@ def test_a_column_that_changes_its_kind_far_below_is_read(tmp_path: Path) -> Non
     [
         (b"a,b\n1,2\n1,2\n3\n", r"cannot read .*a\.csv: .*Row #4: Expected 2 columns, got 1: 3"),
         (b"a,b\n1,caf\xe9\n", r"a\.csv is not UTF-8 in column 'b': save it as UTF-8"),
+        (b"a,caf\xe9\n1,2\n", r"a\.csv is not UTF-8: save it as UTF-8"),
         (b"a,a\n1,2\n", r"a\.csv has two columns named 'a': rename one"),
         (b"", r"cannot read .*a\.csv: Empty CSV file"),
         ("a,b\n1,2\n".encode("utf-16")[:-1], r"cannot read .*a\.csv: .*truncated data"),

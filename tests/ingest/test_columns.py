@@ -214,3 +214,17 @@ def test_integers_and_decimals_of_any_size_are_scores(tmp_path: Path) -> None:
     table = {"logit_cat": [2**60, 1], "logit_dog": [Decimal("1.5"), Decimal("2.5")], "logit_owl": [0.5, 0.25]}
     pq.write_table(pa.table({**table, "label": ["cat", "dog"]}), tmp_path / "a.parquet")
     assert logits_of(run(tmp_path, tmp_path / "a.parquet")).tolist() == [[2.0**60, 1.5, 0.5], [1, 2.5, 0.25]]
+
+
+def test_lists_by_image_are_scores_or_several_labels(tmp_path: Path) -> None:
+    by_image = dict(zip(IMAGE, P.tolist(), strict=True))
+    (tmp_path / "a.json").write_text(json.dumps(by_image))
+    frame = run(tmp_path, tmp_path / "a.json", scores="probabilities", pictures=False)
+    assert frame["image"].tolist() == IMAGE and frame["predicted"].tolist() == P.argmax(axis=1).tolist()
+    (tmp_path / "y.json").write_text(json.dumps({ref: ["cat", "dog"] for ref in IMAGE}))
+    words = "column 'label' of y.json has several labels for an image"
+    refused(words, tmp_path / "x", tmp_path / "a.json", scores="probabilities", labels=tmp_path / "y.json")
+
+
+def test_a_name_that_no_file_can_have_is_one_line(tmp_path: Path) -> None:
+    refused("cannot read .*File name too long", tmp_path, tmp_path / f"{'x' * 5000}.csv")

@@ -147,6 +147,8 @@ def open_separated(file: AnyPath) -> SeparatedValues:
     quote = "'" if single else '"'
     read = csv.reader(shown, delimiter=separator, quotechar=quote, skipinitialspace=True)
     names, *rows = [[cell.strip() for cell in row] for row in read] or [[]]
+    if any("\ufffd" in name for name in names):
+        raise InputError(f"{file} {_NO_UTF8}")
     if twice := next((name for name, count in Counter(names).items() if name and count > 1), None):
         raise InputError(f"{file} has two columns named {twice!r}: rename one")
     cells = [cell for row in rows for cell in row] if separator != "," else []

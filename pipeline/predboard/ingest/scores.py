@@ -77,12 +77,12 @@ def open_saved(files: Sequence[Path], request: ColumnRequest) -> SavedScores:
 
 
 def read_columns(file: Path, max_read_gb: float) -> pa.Table:
-    """Read all columns of a file that have one plain value in each row: labels or names in a file of their own."""
+    """Read all columns of a file, or all flat arrays: labels or names in a file of their own."""
     table_files.check_kind(file)
     if file.suffix.lower() in array_files.ARRAY_SUFFIXES:
         return flat_columns(array_files.read_arrays(file, max_read_gb))
     table = table_files.open_table(file, max_read_gb)
-    return table.read_as_written([name for name in table.names if table_files.is_plain(table.types[name])])
+    return table.read_as_written(table.names)
 
 
 def _open(file: Path, request: ColumnRequest) -> SavedScores:

@@ -31,7 +31,9 @@ RecordBatches = Generator[pa.RecordBatch, None, None]
 def check_kind(file: Path) -> None:
     """Raise InputError if there is no such file, or it is not of a kind that is read here."""
     suffixes = ", ".join((*ARRAY_SUFFIXES, *TABLE_SUFFIXES))
-    if not file.is_file():
+    with reading(file):  # a closed folder, a name that is too long
+        exists = file.is_file()
+    if not exists:
         raise InputError(f"no file {file}: expected predictions in one of {suffixes}")
     if file.suffix.lower() not in (*ARRAY_SUFFIXES, *TABLE_SUFFIXES):
         raise InputError(f"{file} is of an unknown kind; expected one of {suffixes}")
@@ -249,7 +251,8 @@ def _by_column(value: dict[str, Any], file: Path) -> dict[str, list[Any]] | None
         rows = dict.fromkeys(row for column in value.values() for row in column)
         return {name: [column.get(row) for row in rows] for name, column in value.items()}
     lists = all(isinstance(values, list) for values in value.values())
-    return value if lists and not any(map(_is_label_and_scores, value.values())) else None
+    of_images = any(name.lower().endswith(image_suffixes()) for name in value)
+    return value if lists and not of_images and not any(map(_is_label_and_scores, value.values())) else None
 
 
 def _by_image(value: dict[str, Any], file: Path) -> list[dict[str, Any]]:
@@ -258,6 +261,9 @@ def _by_image(value: dict[str, Any], file: Path) -> list[dict[str, Any]]:
         return [{"image": image, **record} for image, record in value.items()]
     if all(isinstance(label, str | int | None) for label in value.values()):
         return [{"image": image, "label": label} for image, label in value.items()]
+    if all(isinstance(values, list) and not _is_label_and_scores(values) for values in value.values()):
+        is_score = all(isinstance(v, int | float) for values in value.values() for v in values)
+        return [{"image": image, "scores" if is_score else "label": values} for image, values in value.items()]
     if not all(map(_is_label_and_scores, value.values())):
         raise InputError(f"{file} holds neither columns nor images; expected a list of records, or columns by name")
     records = [{f"score_{r['label']}": r["score"] for r in ranked} for ranked in value.values()]
