@@ -16,6 +16,7 @@ from PIL import Image
 from sklearn.metrics.pairwise import cosine_similarity
 from werkzeug.test import Client, TestResponse
 
+from predboard import ImportConfig, VisualizeConfig, import_predictions, visualize
 from predboard.predictions.derived_rows import derive_rows
 from predboard.predictions.schema import Run
 from predboard.storage.rows import DerivedRowsWriter
@@ -335,6 +336,31 @@ def test_neighbours_are_those_of_scikit_learn(tmp_path: Path) -> None:
         expected = right[np.argsort(-similarity[20][right])][:6]
         assert [row["id"] for row in answer[side]] == expected.tolist()
     assert tab.get("/neighbours", run="net", id=4).status_code == 400
+
+
+def test_a_run_of_which_only_confidences_are_known_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "saved.csv").write_text("image,truth,pred,conf\na.png,cat,cat,.9\nb.png,cat,dog,.6\nc.png,,dog,.7\n")
+    import_predictions(
+        ImportConfig(
+            "confidence",
+            (tmp_path / "saved.csv",),
+            label_column="truth",
+            predicted_column="pred",
+            score_column="conf",
+            pictures=False,
+            out=tmp_path / "net",
+        )
+    )
+    visualize(VisualizeConfig((tmp_path / "net",), tmp_path / "logs"))
+    tab = Tab(tmp_path / "logs")
+    run = next(run for run in tab.json("/runs")["runs"] if run["name"] == "net")
+    assert not (run["has"]["map"] or run["has"]["neighbours"])
+    assert [sentence[:23] for sentence in run["missing"]] == ["There are no thumbnails"]
+    rows = tab.json("/rows", run="net", right=0, sort="loss", desc=1)
+    assert [(row["id"], row["conf"], row["loss"]) for row in rows["rows"]] == [(1, 0.600000024, None)]
+    assert sum(tab.json("/hist", run="net", column="loss")["wrong"]) == 0
+    assert tab.json("/row", run="net", id=1)["top"] == [[1, 0.600000024]]
+    assert tab.get("/neighbours", run="net", id=1).status_code == 400
 
 
 def test_a_run_that_is_drawn_again_is_read_again(tmp_path: Path) -> None:

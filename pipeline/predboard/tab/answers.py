@@ -18,7 +18,7 @@ from predboard.storage.paths import is_uri, join_ref
 from predboard.tab import selection
 from predboard.tab.columns import FAILED, RIGHT, UNLABELLED, WRONG, RowsFile, StepRows
 from predboard.tab.log_runs import SUSPECTS_FILE, LogRun, LogRuns
-from predboard.tab.neighbours import find_neighbours
+from predboard.tab.neighbours import can_compare, find_neighbours
 from predboard.tab.pairs import KINDS, StepPair
 from predboard.tab.query import OWN_NUMBERS, Query
 from predboard.tab.scan import ROWS_FILE
@@ -255,7 +255,7 @@ def describe_run(run: LogRun) -> dict[str, Any]:
         "top": "top_class" in rows.schema.names,
         "suspects": (run.folder / SUSPECTS_FILE).is_file(),
         "predictions": bool(run.predictions),
-        "neighbours": bool(run.predictions),
+        "neighbours": can_compare(run.predictions.get(rows.last.step)),
     }
     return {
         "name": run.name,
@@ -283,7 +283,7 @@ def missing_files(run: LogRun, has: Mapping[str, bool]) -> list[str]:
         sentences.append(f"The predictions are not in their place any more ({where}): no picture in full size.")
     if not has["thumbnails"]:
         sentences.append(f"There are no thumbnails, so pictures are read from their sources, which is slower: {again}.")
-    if not has["map"]:
+    if not has["map"] and (has["neighbours"] or not has["predictions"]):
         sentences.append(f"There is no map of the images: {again}.")
     return sentences
 

@@ -37,6 +37,11 @@ class Neighbours:
     """Right ones of the class that is predicted for the row."""
 
 
+def can_compare(predictions: Step | None) -> bool:
+    """Return whether the predictions have what images are compared by."""
+    return predictions is not None and (predictions.run.has_scores or predictions.run.embedding > 0)
+
+
 def find_neighbours(run: LogRun, step: StepRows, row: int, limit: int) -> Neighbours:
     """Find the rows that are most similar to one by the cosine of their vectors.
 
@@ -45,6 +50,8 @@ def find_neighbours(run: LogRun, step: StepRows, row: int, limit: int) -> Neighb
     predictions = run.predictions.get(step.step)
     if predictions is None:
         raise InputError(f"the predictions of {run.name} are not in their place, and with them what compares images")
+    if not can_compare(predictions):
+        raise InputError("the predictions have neither embeddings nor the scores of all classes to compare images by")
     if step.predicted[row] < 0:
         raise InputError("the image has no prediction, and nothing it could be compared by")
     similarity = _similarity(predictions, step, row)
