@@ -101,6 +101,14 @@ def test_without_any_readable_picture_the_first_reason_is_named(tmp_path: Path, 
     assert not (tmp_path / "out").exists()
 
 
+def test_a_list_of_images_elsewhere_names_the_folder_and_the_flag(tmp_path: Path, net: str) -> None:
+    toy.pictures(tmp_path / "data")
+    (tmp_path / "list.csv").write_text("image,label\na/000.png,a\na/001.png,a\n")
+    with pytest.raises(InputError) as refused:
+        infer(make_config(tmp_path, net, data=str(tmp_path / "list.csv")))
+    assert str(refused.value).endswith(f"they are looked for in {tmp_path}: --image-root names another folder")
+
+
 def test_logits_that_are_not_finite_are_errors(tmp_path: Path, net: str) -> None:
     for name, level in (("a", 200), ("b", 10), ("c", 255)):
         (tmp_path / "data" / name).mkdir(parents=True)

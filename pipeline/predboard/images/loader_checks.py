@@ -39,7 +39,10 @@ def load_first(loader: Loader) -> NDArray[Any]:
         refused += str(loaded.error).startswith("StorageError")
         if refused == MAX_STORAGE_ERRORS:
             raise InputError(f"the first {MAX_STORAGE_ERRORS} images cannot be read; the first error is {error}")
-    raise InputError(f"none of the {len(loader.manifest)} images can be read; the first error is {error}")
+    none = f"none of the {len(loader.manifest)} images can be read; the first error is {error}"
+    if loader.manifest.dataset is None and ": FileNotFoundError:" in error:  # a list's paths begin in another folder
+        none += f"; they are looked for in {loader.manifest.root}: --image-root names another folder"
+    raise InputError(none)
 
 
 def with_value_range(loader: Loader, threads: int) -> Loader:
