@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from predboard.cli.commands import COMMANDS
 from predboard.cli.parser import flags_of, parse, print_help
 from predboard.config import BoardConfig, CompareConfig, InferConfig, InspectConfig, VisualizeConfig
 from predboard.errors import InputError
+from predboard.gating.rules import read_rules
+from predboard.images.class_names import read_classes
 from tests.cli.example import Example, RunCommand, refused
 
 
@@ -348,6 +351,23 @@ def test_a_file_that_is_wrong_is_one_line(content: str, words: str, command: Run
     file = tmp_path / "config.toml"
     file.write_bytes(content.encode("latin-1"))
     refused(command("infer", *BASE, "--config", file), words)
+
+
+def test_a_file_may_be_a_pipe_and_is_not_endless(command: RunCommand, tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"batch_size = 0")
+    os.close(writing)
+    refused(command("infer", *BASE, "--config", f"/dev/fd/{reading}"), "--batch-size is 0")
+    os.close(reading)
+    for name in ("config.toml", "classes.txt"):
+        (tmp_path / name).symlink_to("/dev/zero")
+    refused(
+        command("infer", *BASE, "--config", tmp_path / "config.toml"), "config.toml: it has more than 16,777,216 bytes"
+    )
+    with pytest.raises(InputError, match=r"cannot read .*classes\.txt: it has more than"):
+        read_classes(tmp_path / "classes.txt")
+    with pytest.raises(InputError, match=r"cannot read .*classes\.txt: it has more than"):
+        read_rules(tmp_path / "classes.txt", {})
 
 
 def test_a_file_that_is_not_there_is_one_line(command: RunCommand, tmp_path: Path) -> None:

@@ -42,10 +42,16 @@ def test_class_names_from_a_file(tmp_path: Path) -> None:
     assert read_classes(tmp_path / "c.json") == ("x", "y")
     (tmp_path / "bom.txt").write_text("a\nb\n", "utf-8-sig")
     assert read_classes(tmp_path / "bom.txt") == ("a", "b")
+    (tmp_path / "nested.json").write_text("[" * 9_000)
     for name, content in (("map.json", '{"b": 1, "a": 0}'), ("one.json", "5"), ("deep.json", '[["n1", "cat"]]')):
         (tmp_path / name).write_text(content)
     wrong = {"map.json": "not a list of names", "one.json": "not a list of names", "deep.json": "not a list of names"}
-    for name, message in {**wrong, "twice.txt": "names the class 'a' twice", "none.txt": "cannot read"}.items():
+    for name, message in {
+        **wrong,
+        "twice.txt": "names the class 'a' twice",
+        "none.txt": "cannot read",
+        "nested.json": "no class names",
+    }.items():
         with pytest.raises(InputError, match=message):
             read_classes(tmp_path / name)
 

@@ -21,7 +21,7 @@ from predboard.config import SideLength
 from predboard.errors import InputError, first_line
 from predboard.formatting import did_you_mean, either
 from predboard.invocation import program
-from predboard.storage.paths import AnyPath, is_uri
+from predboard.storage.paths import AnyPath, is_uri, read_small_text
 
 C = TypeVar("C")
 
@@ -268,7 +268,7 @@ def _read_file(file: str, command: str, flags: Mapping[str, Flag]) -> dict[str, 
     if is_uri(file):
         raise InputError(f"--config is {file}; expected a file on this machine")
     try:
-        table = tomllib.loads(Path(file).read_text("utf-8"))
+        table = tomllib.loads(read_small_text(Path(file)))
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # also of numbers with thousands of digits, and of deep lists

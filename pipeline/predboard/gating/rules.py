@@ -13,6 +13,7 @@ from predboard.errors import InputError, first_line
 from predboard.formatting import nearest_names
 from predboard.metrics import registry
 from predboard.metrics.registry import pattern_of
+from predboard.storage.paths import read_small_text
 
 Bound = Literal["lower", "upper", "point"]
 
@@ -76,7 +77,7 @@ def read_rules(file: Path, directions: Mapping[str, str]) -> tuple[Rule, ...]:
     Raises InputError with one line that names the key, and the nearest correct one.
     """
     try:
-        table = tomllib.loads(file.read_text("utf-8-sig"))  # some editors write the mark
+        table = tomllib.loads(read_small_text(file))
     except OSError as error:
         raise InputError(
             f"cannot read {file}: {error.strerror}; `predboard gate RUN --suggest > {file}` writes a first one"

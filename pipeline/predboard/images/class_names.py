@@ -8,6 +8,7 @@ from pathlib import Path
 from predboard.errors import InputError, first_line
 from predboard.images.manifest import Manifest
 from predboard.images.preprocessing import Recipe
+from predboard.storage.paths import read_small_text
 
 
 def read_classes(file: Path) -> tuple[str, ...]:
@@ -16,11 +17,11 @@ def read_classes(file: Path) -> tuple[str, ...]:
     Raises InputError if the file cannot be read, is no list, is empty or names a class twice.
     """
     try:
-        text = file.read_text("utf-8-sig")
+        text = read_small_text(file)
         names = json.loads(text) if file.suffix == ".json" else [line.strip() for line in text.splitlines()]
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{file} contains no class names: {first_line(error)}") from error
     if not isinstance(names, list) or not all(isinstance(name, str | int) for name in names):
         raise InputError(f"{file} is not a list of names; expected a JSON list in the order of the model's outputs")

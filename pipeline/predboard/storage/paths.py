@@ -201,6 +201,7 @@ def expand_files(files: Sequence[Path]) -> list[Path]:
 # --- reading ---
 
 
+_SMALL_BYTES = 2**24
 _NO_FILE = "it is a folder, a pipe or a device, and no file"
 
 
@@ -246,6 +247,18 @@ def read_bytes(path: AnyPath, most_gb: float = math.inf) -> bytes:
     with open_binary(path) as file:
         check_size(os.fstat(file.fileno()).st_size, most_gb)
         return bytes(file.read())
+
+
+def read_small_text(path: Path) -> str:
+    """Return the text of a file that a person writes. A pipe may be one, as a shell makes of <(COMMAND).
+
+    Raises OSError, UnicodeDecodeError, and UnreadableError for more than 16 MB, as a device without an end has.
+    """
+    with path.open("rb") as file:
+        content = file.read(_SMALL_BYTES + 1)
+    if len(content) > _SMALL_BYTES:
+        raise UnreadableError(errno.EFBIG, f"it has more than {_SMALL_BYTES:,} bytes")
+    return content.decode("utf-8-sig")
 
 
 def open_tail(path: AnyPath, length: int) -> BinaryIO:
