@@ -1,0 +1,95 @@
+"""Whatever is asked for, the answer is one: never an error of ours, and never anything but what the logs hold."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.tab import logs
+from tests.tab.test_routes import Tab
+
+ROUTES = (
+    *("/runs", "/confusion", "/order", "/rows", "/row", "/hist", "/curve", "/compare", "/points", "/mask", "/values"),
+    *("/images", "/image", "/neighbours", "/export"),
+)
+NAMES = (
+    *("step", "true", "pred", "right", "state", "confidence", "loss", "n.year", "n.site", "s.site", "s.year", "q"),
+    *("tag", "suspect", "other", "kind", "was", "lasso", "id", "key", "ids", "side", "column", "columns", "bins"),
+    *("sort", "desc", "offset", "limit", "class", "axes", "format", "v"),
+)
+LIKELY = (
+    *("", "0", "1", "2", "3", "-1", "1,2", "0..1", "..", ".5..", "1..0", "-1e39..1e39", "failed", "net@1", "other@0"),
+    *("gone@1", "@1", "fixed", "only", "!", "hard", "old", "loss", "image", "site", "label", "year", "suspect"),
+    *(
+        "old_confidence",
+        "64",
+        "csv",
+        "json",
+        "parquet",
+        "paths",
+        "0,0,9,0,9,9",
+        "1e300,0,9,0,9,9",
+        "A",
+        r"\N",
+        "\\",
+        "|",
+    ),
+    *("9" * 19, "\x00", "\ud800", "<script>", "../../etc/passwd", "٣", "\u202e", "%s", "nan..nan"),
+)
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Tab:
+    folder = tmp_path_factory.mktemp("logs")
+    logs.write_logs(folder / "net", 30)
+    logs.write_logs(folder / "other", 20, prefix="other/", steps=(0,))
+    return Tab(folder)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    route=st.sampled_from(ROUTES),
+    run=st.sampled_from(["net", "net", "net", "other", "gone", ""]),
+    query=st.dictionaries(st.sampled_from(NAMES), st.sampled_from(LIKELY) | st.text(max_size=6), max_size=5),
+)
+def test_every_request_has_an_answer(tab: Tab, route: str, run: str, query: dict[str, str]) -> None:
+    plain = {name: value.encode("utf-8", "replace").decode() for name, value in query.items()}
+    response = tab.get(route, run=run, **plain)
+    assert response.status_code in (200, 204, 400, 404)
+    if response.status_code >= 400:
+        error = json.loads(response.data)["error"]
+        assert error
+        assert "\n" not in error
+        assert len(error) < 400
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    body=st.dictionaries(
+        st.sampled_from(["keys", "tag", "on", "label", "query"]),
+        st.none() | st.booleans() | st.sampled_from(["hard", "run=net", "", "relabel"]) | st.lists(st.text(max_size=3)),
+    )
+)
+def test_every_change_has_an_answer(tmp_path_factory: pytest.TempPathFactory, body: dict[str, object]) -> None:
+    folder = tmp_path_factory.mktemp("logs")
+    (folder / "net").mkdir()
+    response = Tab(folder).post("/tag", body)
+    assert response.status_code in (200, 400, 404)
+
+
+def test_many_ask_at_once(tmp_path: Path) -> None:
+    logs.write_logs(tmp_path / "net", 200)
+    fresh = Tab(tmp_path)
+
+    def ask(number: int) -> tuple[int, bytes]:
+        route = ("/rows", "/confusion", "/hist", "/curve", "/mask", "/row")[number % 6]
+        response = fresh.get(route, run="net", step=1, other="net@3", true=1, column="loss", id=5)
+        return number % 6, response.data
+
+    with ThreadPoolExecutor(16) as threads:
+        answers = list(threads.map(ask, range(96)))
+    assert all(len({content for kind, content in answers if kind == one}) == 1 for one in range(6))
