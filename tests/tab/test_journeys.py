@@ -408,3 +408,39 @@ def test_a_run_that_comes_later_is_shown_when_tensorboard_reloads(chromium: Any,
         runs = f"{reload}; return document.getElementById('run').options.length"
         page.until(lambda: page.js(runs) == 2, 20)
         assert json.dumps(page.view) == "{}"
+
+
+def test_the_matrix_is_walked_by_keys(page: Page, rows: pd.DataFrame) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    page.open(run="net", order="index")
+    page.until(lambda: page.js("return document.getElementById('matrix').dataset.drawn"))
+    page.keys("m", Keys.ARROW_DOWN, Keys.ARROW_DOWN, Keys.ARROW_RIGHT, Keys.ENTER)
+    page.until(lambda: "pred" in page.view)
+    true, predicted = int(page.view["true"]), int(page.view["pred"])
+    count = int(((rows.label == true) & (rows.predicted == predicted)).sum())
+    page.has(count)
+    assert f": {count} image" in page.text(".readout")
+    page.keys(Keys.ENTER)
+    page.has(len(rows))
+    page.clean()
+
+
+def test_a_lasso_on_the_map_selects(page: Page) -> None:
+    page.open(run="toy", pane="map")
+    page.has(36)
+    if not page.js("return Boolean(document.createElement('canvas').getContext('webgl2'))"):
+        pytest.skip("this Chromium has no WebGL 2")
+    page.until(lambda: page.js("return document.getElementById('map').dataset.drawn") == "36")
+    width, height = page.js("const b = document.querySelector('.over'); return [b.clientWidth, b.clientHeight]")
+    edge = ((1, 1), (width - 1, 1), (width - 1, height - 1), (1, height - 1))
+    page.press(".over", *edge, (1, height / 2))
+    page.until(lambda: "lasso" in page.view)
+    page.has(36)
+    page.click("#chip-lasso")
+    page.until(lambda: "lasso" not in page.view)
+    half = ((1, 1), (width / 2, 1), (width / 2, height - 1), (1, height - 1))
+    page.press(".over", *half, (1, height / 2))
+    page.until(lambda: "lasso" in page.view and page.total() is not None)
+    assert 0 < (page.total() or 0) < 36
+    page.clean()

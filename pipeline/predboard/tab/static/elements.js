@@ -261,6 +261,11 @@ export function icon(path, name) {
 /** A colour of the style sheet. @param {string} name */
 export const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
+/** Red, green and blue, 0 to 255. @param {string} name @returns {[number, number, number]} */
+export function rgb(name) {
+  return /** @type {any} */ ([1, 3, 5].map(i => Number.parseInt(colour(name).slice(i, i + 2), 16)));
+}
+
 /** An empty canvas that is measured as the page is, with all pixels of the screen. @param {HTMLCanvasElement} canvas
  * @param {number} width @param {number} height */
 export function prepare(canvas, width, height) {

@@ -69,8 +69,8 @@ function captions(row) {
     return [
       first,
       [
-        h('span', {class: 'faint'}, 'was '),
-        same ? h('span', {class: 'name'}, 'the same') : name(row.old.pred, row.pred),
+        h('span', {class: 'faint'}, same ? 'as before' : 'was '),
+        same ? null : name(row.old.pred, row.pred),
         h('span', {class: 'number faint'}, percent(row.old.conf)),
       ],
     ];

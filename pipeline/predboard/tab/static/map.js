@@ -1,6 +1,6 @@
 // @ts-check
 /** All rows as points, alike ones near each other; a lasso filters. It knows nothing of how the places were found. */
-import {colour, computed, effect, h, prepare, signal, sizeOf} from './elements.js';
+import {colour, computed, effect, h, prepare, rgb, signal, sizeOf} from './elements.js';
 import {getArray, getJson, picture, resource} from './api.js';
 import {className, columnOf, dark, filterable, go, message, queryWithout, run, step, version, view} from './state.js';
 import {short} from './query.js';
@@ -265,11 +265,6 @@ const nearest = (data, mask, x, y, scale, width) => {
   }
   return at;
 };
-
-/** @param {string} name @returns {[number, number, number]} */
-function rgb(name) {
-  return /** @type {any} */ ([1, 3, 5].map(i => Number.parseInt(colour(name).slice(i, i + 2), 16)));
-}
 
 /** Hues far from each other: each is a golden section of the circle further. @type {Colouring} */
 const hue = index =>

@@ -1,6 +1,6 @@
 // @ts-check
 /** Draws a confusion matrix of any number of classes. It knows nothing of the server, nor of what a click does. */
-import {colour, prepare} from './elements.js';
+import {colour, prepare, rgb} from './elements.js';
 import {className} from './state.js';
 
 /** Pixels for names at the left and above. */
@@ -37,6 +37,17 @@ export function cellsInSight(now) {
   return {cells: visible.values(), most};
 }
 
+/** Black or white, whichever is read more easily on a colour over the empty cell (WCAG 2.2, relative luminance).
+ * @param {string} name @param {number} strength */
+function inkOn(name, strength) {
+  const [fill, empty] = [rgb(name), rgb('--cell')];
+  const [red, green, blue] = fill.map((part, i) => {
+    const value = (part * strength + empty[i] * (1 - strength)) / 255;
+    return value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+  });
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 ? '#000' : '#fff';
+}
+
 /** The cells on a canvas of their own. @param {any} now */
 export function drawCells(now) {
   const {size, part, order, count} = now;
@@ -45,7 +56,8 @@ export function drawCells(now) {
   const cell = (size - LABELS) / part.k;
   const side = Math.max(cell - (cell > 6 ? 1 : 0), 1);
   const change = now.axes.axes; // neither right nor wrong
-  const fills = [colour(change ? '--changed' : '--wrong'), colour(change ? '--unknown' : '--right')];
+  const fills = change ? ['--changed', '--unknown'] : ['--wrong', '--right'];
+  const paints = fills.map(colour);
   const ink = colour('--ink');
   g.beginPath();
   g.rect(LABELS, LABELS, size - LABELS, size - LABELS);
@@ -60,11 +72,11 @@ export function drawCells(now) {
   for (const {x, y, value, same} of cells) {
     const strength = now.log ? Math.log1p(unit * value) / Math.log1p(unit * most[same]) : Math.sqrt(value / most[same]);
     g.globalAlpha = same ? 0.12 + 0.58 * strength : 0.16 + 0.84 * strength;
-    g.fillStyle = fills[same];
+    g.fillStyle = paints[same];
     g.fillRect(x, y, side, side);
     if (cell < 24) continue;
+    g.fillStyle = inkOn(fills[same], g.globalAlpha);
     g.globalAlpha = 1;
-    g.fillStyle = ink;
     g.fillText(cellText(value, count), x + cell / 2, y + cell / 2);
   }
   return {...now, canvas, cell, ink};

@@ -79,8 +79,10 @@ export const sort = computed(() => {
   if (view.value.sort) return view.value.sort;
   return run.value?.labelled !== false ? 'loss' : 'confidence';
 });
-/** Losses from the greatest, confidences of unlabelled images from the least: the doubtful ones first. */
-export const descending = computed(() => (view.value.desc ? view.value.desc === '1' : sort.value !== 'confidence'));
+/** From the greatest; confidences of unlabelled images from the least, which are the doubtful ones. */
+export const descending = computed(() =>
+  view.value.desc ? view.value.desc === '1' : sort.value !== 'confidence' || run.value?.labelled !== false,
+);
 
 /** @param {number} index */
 export const className = index => (index < 0 ? '–' : (run.value?.classes[index] ?? String(index)));
