@@ -228,3 +228,8 @@ def test_lists_by_image_are_scores_or_several_labels(tmp_path: Path) -> None:
 
 def test_a_name_that_no_file_can_have_is_one_line(tmp_path: Path) -> None:
     refused("cannot read .*File name too long", tmp_path, tmp_path / f"{'x' * 5000}.csv")
+
+
+def test_one_hot_columns_are_listed(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prob_0,prob_1,label_0,label_1\n.9,.1,1,0\n.2,.8,0,1\n.7,.3,1,0\n")
+    refused("label_0, label_1 could be: name it", tmp_path, tmp_path / "a.csv", scores="probabilities")

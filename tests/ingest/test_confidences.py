@@ -11,7 +11,6 @@ import pytest
 
 from predboard import (
     CompareConfig,
-    GateConfig,
     InputError,
     VisualizeConfig,
     compare,
@@ -106,9 +105,7 @@ def test_the_published_calibration_error_comes_out(tmp_path: Path) -> None:
 
 def test_a_rule_on_what_is_absent_is_an_error_and_on_the_rest_a_verdict(tmp_path: Path) -> None:
     folder = imported(tmp_path)
-    result = gate(
-        GateConfig(folder), records=[{"metric": "calibration/ece", "max": 0.28}, {"metric": "aurc", "max": 1}]
-    )
+    result = gate(folder, [{"metric": "calibration/ece", "max": 0.28}, {"metric": "aurc", "max": 1}])
     assert result.code == 0
     assert gate(folder, [{"metric": "accuracy", "min": 0.8}]).code == 1
     for metric in ("nll", "calibration/temperature", "classes/*/auroc", "label_issues/suspected"):

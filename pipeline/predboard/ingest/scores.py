@@ -307,7 +307,11 @@ def _index_columns(file: Path, table: TableFile, score_columns: ScoreColumns) ->
         )
         if index_columns is not None and len(index_columns.columns) == len(score_columns.columns):
             return index_columns
-    names = [name for name in table.names if re.fullmatch(r"label(_[01])?", name)]
+    names = [
+        name
+        for name in table.names
+        if re.fullmatch(r"label(_[01])?", name) and (name == "label" or table_files.is_text(table.types[name]))
+    ]
     if len(names) > 1 or (names == ["label"] and _names_of_ranked(table)):
         raise InputError(
             f"{file} lists the highest scores of each row by class name; expected all scores in the order of the "
