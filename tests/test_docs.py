@@ -26,6 +26,7 @@ COMMANDS = (
     config.BoardConfig,
     config.InspectConfig,
     config.GateConfig,
+    config.RowsConfig,
 )
 CONTRIBUTING = (toy.ROOT / "CONTRIBUTING.md").read_text("utf-8")
 
@@ -129,3 +130,9 @@ def test_the_panel_in_contributing_works(tmp_path: Path) -> None:
 def test_generated_pages_are_fresh() -> None:
     for path, text in pages.pages().items():
         assert path.read_text("utf-8") == text, f"{path.name} is out of date: make docs"
+
+
+def test_every_flag_of_the_tabs_page_exists() -> None:
+    known = {field.name.replace("_", "-") for one in COMMANDS for field in dataclasses.fields(one)}
+    named = set(re.findall(r"--([a-z][a-z-]+)", (toy.ROOT / "docs/tab.md").read_text("utf-8")))
+    assert named <= known | {"logdir_spec".partition("_")[0], "bind"}  # two of TensorBoard
