@@ -12,7 +12,9 @@ CommandResult = tuple[int, list[str], list[str]]
 RunCommand = Callable[..., CommandResult]
 """Runs a command in this process, with its words as arguments."""
 
-PROGRESS = re.compile(r"[\d,]+ images, |preprocessing: |model toy_model|\S+: [\d,]+ rows in |\d+ of \d+ parts in ")
+PROGRESS = re.compile(
+    r"warning: random weights|[\d,]+ images, |preprocessing: |model toy_model|\S+: [\d,]+ rows in |\d+ of \d+ parts in "
+)
 
 
 def refused(outcome: CommandResult, words: str) -> None:

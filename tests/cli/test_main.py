@@ -43,7 +43,7 @@ def test_no_images(command: RunCommand, finished: Example, tmp_path: Path) -> No
     [
         ("infer", r"--data DATA and --model MODEL are missing \(see"),
         ("infer --data x", r"--model MODEL is missing \(see"),
-        ("import x", r"--scores logits\|probabilities\|log_probabilities is missing \(see"),
+        ("import x", r"--scores logits\|probabilities\|log_probabilities\|confidence is missing \(see"),
         ("import x --scores logit", "--scores is 'logit'; expected .*; did you mean logits?"),
         ("import x --scores logits --compile", "no flag --compile"),
         ("visualize", "which predictions"),
