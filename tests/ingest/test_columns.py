@@ -233,3 +233,14 @@ def test_a_name_that_no_file_can_have_is_one_line(tmp_path: Path) -> None:
 def test_one_hot_columns_are_listed(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("prob_0,prob_1,label_0,label_1\n.9,.1,1,0\n.2,.8,0,1\n.7,.3,1,0\n")
     refused("label_0, label_1 could be: name it", tmp_path, tmp_path / "a.csv", scores="probabilities")
+
+
+def test_dates_that_python_does_not_have_are_kept_as_text(tmp_path: Path) -> None:
+    day = pa.array([3_000_000] * ROWS, pa.int32()).cast(pa.date32())
+    time = pa.array([320_000_000_000_000_000] * ROWS).cast(pa.timestamp("us"))
+    table = pa.table({"label": LABEL, "logits": LOGITS.tolist(), "day": day, "time": time})
+    pq.write_table(table, tmp_path / "a.parquet")
+    found = run(tmp_path, tmp_path / "a.parquet")
+    assert found["label"].tolist() == LABEL.tolist()
+    assert found["day"][0] == str(np.datetime64(3_000_000, "D"))
+    assert found["time"][0].replace(" ", "T") == str(np.datetime64(320_000_000_000_000_000, "us"))

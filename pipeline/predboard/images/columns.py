@@ -104,7 +104,7 @@ def list_labelled(
     if further:
         columns = without_views(table.select(further).replace_schema_metadata(None))
         columns = columns.rename_columns(rename_reserved_columns(further)).combine_chunks()
-        columns = pa.table({name: _to_storable(columns.column(name)) for name in columns.column_names})
+        columns = pa.table({name: to_storable(columns.column(name)) for name in columns.column_names})
     manifest = make_manifest(root, refs, label, classes, columns, key, notes=(labels.note,) if labels.note else ())
     reading = f"labels: {name!r} of {file.name}, read as {labels.reading}" if labels.reading else ""
     return replace(manifest, reading=reading)
@@ -118,7 +118,7 @@ def to_column(values: Sequence[Any]) -> pa.Array:
         return pa.array([None if value is None else json.dumps(value) for value in values], pa.string())
 
 
-def _to_storable(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def to_storable(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return a column as it is, or as text where Parquet cannot store it or Python not represent it."""
     if not (pa.types.is_nested(column.type) or pa.types.is_temporal(column.type)):
         return column

@@ -16,6 +16,7 @@ from predboard.config import ImportConfig
 from predboard.errors import InputError
 from predboard.formatting import plural
 from predboard.images import sources
+from predboard.images.columns import to_storable
 from predboard.images.label_values import RawLabels, parse_labels
 from predboard.images.manifest import Manifest, SourceOptions, canonical_ref, refuse_secret_refs
 from predboard.ingest import columns, scores
@@ -117,7 +118,8 @@ def label_manifest(
         key = hash_refs(str(row) if ref is None else ref for row, ref in enumerate(refs))
         keys = ROW_NUMBERS if None in refs else keys
     others = [name for name in table.column_names if name not in (saved.label, saved.image)]
-    further = {new: table.column(name) for new, name in zip(rename_reserved_columns(others), others, strict=True)}
+    names = zip(rename_reserved_columns(others), others, strict=True)
+    further = {new: to_storable(table.column(name)) for new, name in names}
     if image_list is not None:
         listed = image_list.columns
         further |= {name: listed.column(name) for name in listed.column_names if name not in further}

@@ -46,7 +46,7 @@ class TableFile:
     types: Mapping[str, pa.DataType]
     """Types by column, as far as the first rows tell."""
     first: Mapping[str, Any] | None
-    """The plain values of the first row; None if there are no rows."""
+    """The plain values of the first row, of Parquet the texts; None if there are no rows."""
     read: Callable[[Sequence[str]], pa.Table]
     """Reads whole columns."""
     read_as_written: Callable[[Sequence[str]], pa.Table]
@@ -192,9 +192,9 @@ def _open_parquet(file: Path) -> TableFile:
     def read(names: Sequence[str]) -> pa.Table:
         return pq.read_table(file, columns=list(names)).replace_schema_metadata(None)
 
-    plain = [f.name for f in schema if is_plain(f.type)]
+    texts = [f.name for f in schema if is_text(f.type)]  # of other types Python may have no value: a date after 9999
     with pq.ParquetFile(file) as parquet:
-        start = next(parquet.iter_batches(1, columns=plain), None) if parquet.metadata.num_rows else None
+        start = next(parquet.iter_batches(1, columns=texts), None) if parquet.metadata.num_rows else None
     first: dict[str, Any] | None = None if start is None else next(iter(start.to_pylist()), {})
     pictures = tuple(f.name for f in schema if holds_images(f.type))
     return TableFile(_types(schema), first, read, read, batches, picture_columns=pictures)
