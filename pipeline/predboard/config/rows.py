@@ -9,6 +9,8 @@ from predboard.config.fields import Config
 from predboard.errors import InputError
 from predboard.storage.paths import AnyPath
 
+ChangeKind = Literal["fixed", "broken", "changed", "changed_wrong", "both_wrong", "same", "labels_differ", "only"]
+
 
 @dataclass(frozen=True)
 class RowsConfig(Config):
@@ -62,9 +64,7 @@ class RowsConfig(Config):
     other: str | None = None
     """Another step to compare with, RUN@STEP; RUN is in the same folder of logs."""
 
-    kind: (
-        Literal["fixed", "broken", "changed", "changed_wrong", "both_wrong", "same", "labels_differ", "only"] | None
-    ) = None
+    kind: ChangeKind | None = None
     """How images changed since --other, as `predboard compare` counts them; only: images that --other does not have."""
 
     sort: str | None = None

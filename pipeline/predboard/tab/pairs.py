@@ -8,14 +8,16 @@ from its unpacked folder, the names inside the archive are compared, and then th
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from predboard.config.rows import ChangeKind
 from predboard.predictions.schema import hash_refs
 from predboard.tab.columns import FAILED, RIGHT, WRONG, StepRows
 
-KINDS = ("fixed", "broken", "changed", "changed_wrong", "both_wrong", "same", "labels_differ", "only")
+KINDS = get_args(ChangeKind)
 """How a row differs from that of the same image in another step."""
 
 
