@@ -297,7 +297,7 @@ def _gate_folder(
         return _gate(GateConfig(predictions, None, baseline, **options), log)
     if rules is not None and not isinstance(rules, Mapping | Sequence):
         raise InputError(f"rules are {rules!r}; expected a TOML file, or a mapping for each rule")
-    records = [rules] if isinstance(rules, Mapping) else rules
+    records: Any = [rules] if isinstance(rules, Mapping) else rules
     return _gate(GateConfig(predictions, None, baseline, **options), log, records)
 
 
