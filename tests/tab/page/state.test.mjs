@@ -117,6 +117,14 @@ test('the query follows the run, the step and the view', () => {
     ['confidence', 'loss', 'site'],
   );
   assert.deepEqual([state.sort.value, state.descending.value], ['loss', true]);
+  const ways = {confidence: true, margin: false, suspect: false, id: false, site: false, entropy: true};
+  for (const [sort, down] of Object.entries(ways)) {
+    state.go({sort});
+    assert.equal(state.descending.value, down, sort);
+  }
+  state.go({desc: '0'});
+  assert.equal(state.descending.value, false);
+  state.go({sort: '', desc: ''});
   state.runs.value = [{...run, labelled: false}];
   assert.deepEqual([state.sort.value, state.descending.value], ['confidence', false]);
 });

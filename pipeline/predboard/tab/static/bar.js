@@ -7,7 +7,6 @@ import {copy} from './host.js';
 import {
   chosen,
   className,
-  columnOf,
   descending,
   go,
   link,
@@ -370,7 +369,7 @@ function sortSelect() {
       {
         id: 'sort',
         'aria-label': 'Sort by',
-        onchange: e => go({sort: e.target.value, desc: ascends(e.target.value) ? '0' : ''}),
+        onchange: e => go({sort: e.target.value, desc: ''}),
       },
       () =>
         Object.entries(options.value).map(([value, words]) =>
@@ -379,9 +378,6 @@ function sortSelect() {
     ),
   );
 }
-
-/** Whether one looks for the least of a column first. @param {string} name */
-const ascends = name => ['margin', 'id', 'image'].includes(name) || columnOf(name)?.kind === 'category';
 
 /** Counts of what changed, each a filter. */
 export function comparison() {

@@ -79,10 +79,15 @@ export const sort = computed(() => {
   if (view.value.sort) return view.value.sort;
   return run.value?.labelled !== false ? 'loss' : 'confidence';
 });
-/** From the greatest; confidences of unlabelled images from the least, which are the doubtful ones. */
-export const descending = computed(() =>
-  view.value.desc ? view.value.desc === '1' : sort.value !== 'confidence' || run.value?.labelled !== false,
-);
+/** Where one looks for the least first: the doubtful ones, the likeliest suspect, the first of the data. */
+const ASCENDING = ['margin', 'id', 'image', 'suspect'];
+
+export const descending = computed(() => {
+  if (view.value.desc) return view.value.desc === '1';
+  const by = sort.value;
+  if (by === 'confidence') return run.value?.labelled !== false;
+  return !ASCENDING.includes(by) && columnOf(by)?.kind !== 'category';
+});
 
 /** @param {number} index */
 export const className = index => (index < 0 ? '–' : (run.value?.classes[index] ?? String(index)));

@@ -1,6 +1,6 @@
 // @ts-check
 /** Words that a person puts on images, and takes off again. It knows nothing of where they are kept. */
-import {batch, h, icon} from './elements.js';
+import {batch, effect, h, icon} from './elements.js';
 import {post} from './api.js';
 import {changes, chosen, className, go, message, query, run, tagCounts, view, writable} from './state.js';
 import {images} from './query.js';
@@ -249,6 +249,13 @@ export async function answer(row, accept, step) {
 
 /** The line at the bottom that tells what was done. */
 export function messageLine() {
+  effect(() => {
+    if (!message.value) return;
+    const later = setTimeout(() => {
+      message.value = null;
+    }, 8000);
+    return () => clearTimeout(later);
+  });
   return h(
     'div',
     {class: 'message', role: 'status', hidden: () => !message.value},
