@@ -235,6 +235,11 @@ def test_one_hot_columns_are_listed(tmp_path: Path) -> None:
     refused("label_0, label_1 could be: name it", tmp_path, tmp_path / "a.csv", scores="probabilities")
 
 
+def test_empty_lists_are_no_scores(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([{"label": 0, "logits": []}, {"label": 1, "logits": []}]))
+    refused("'logits' of .*a.json has empty lists", tmp_path, tmp_path / "a.json")
+
+
 def test_dates_that_python_does_not_have_are_kept_as_text(tmp_path: Path) -> None:
     day = pa.array([3_000_000] * ROWS, pa.int32()).cast(pa.date32())
     time = pa.array([320_000_000_000_000_000] * ROWS).cast(pa.timestamp("us"))

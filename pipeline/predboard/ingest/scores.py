@@ -270,9 +270,11 @@ def _matrix(vector: ScoreColumns, batch: pa.RecordBatch, width: int | None, at: 
             f"{name!r} of {file} has {lengths[row]} numbers in row {at + row} and {wanted} in others; expected one per "
             "class"
         )
+    if not wanted and (lengths == 0).any():
+        raise InputError(f"{name!r} of {file} has empty lists; expected one number per class")
     flat = _numbers(lists.flatten())
     full = np.full((len(lists), wanted), np.nan, flat.dtype)
-    full[lengths >= 0] = flat.reshape(-1, wanted)
+    full[lengths >= 0] = flat.reshape(int((lengths >= 0).sum()), wanted)
     return full
 
 
