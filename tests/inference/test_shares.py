@@ -112,6 +112,17 @@ def test_update_of_a_share_redoes_its_own_parts_alone(place: Path) -> None:
     assert infer(worker_config(place)).written == 0
 
 
+def test_a_share_of_the_same_pictures_in_another_order_is_refused(place: Path) -> None:
+    """Its parts would have some pictures twice and lack others."""
+    files = sorted(file.relative_to(place).as_posix() for file in (place / "data").rglob("*.png"))
+    for name, order in (("one", files), ("two", files[::-1])):
+        (place / f"{name}.csv").write_text("image\n" + "".join(f"{file}\n" for file in order))
+    infer(worker_config(place, data=str(place / "one.csv"), part=(1, 2)))
+    with pytest.raises(InputError, match=r"part-00000.parquet, of another share, is of other data or of another order"):
+        infer(worker_config(place, data=str(place / "two.csv"), part=(2, 2)))
+    assert not list(place.rglob("part-00001.parquet"))
+
+
 def test_a_share_of_another_model_is_refused_even_if_it_has_no_parts_yet(place: Path) -> None:
     infer(worker_config(place, part=(1, 2)))
     with pytest.raises(InputError, match=r"step 0 was made with another transform\.mean \(\[0\.0\], now \[0\.5\]\)"):

@@ -371,6 +371,20 @@ def test_what_cannot_be_read_back_is_not_published(tmp_path: Path) -> None:
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
+def test_two_models_that_begin_at_once_meet_at_their_first_part(tmp_path: Path) -> None:
+    """Each has a share of its own, and there was no part yet when they began."""
+    writers = []
+    for index, weights in enumerate(("one", "two")):
+        run = dataclasses.replace(RUN, weights=weights, shard_size=10)
+        writers.append(PartWriter(part_path(tmp_path, 0, index), run))
+        writers[-1].write(toy.predictions(run, *toy.table(run, 10), start=10 * index))
+    writers[0].publish(Part(0, 10, "d", 20, ""))
+    with pytest.raises(InputError, match=r"another job writes to .* with another weights \(one, here two\)"):
+        writers[1].publish(Part(10, 20, "d", 20, ""))
+    writers[1].abandon()
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["part-00000.parquet"]
+
+
 def test_an_unwritable_place_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file" / "run", tmp_path / "file"):

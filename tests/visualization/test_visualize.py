@@ -463,7 +463,7 @@ def test_a_list_of_files_that_is_not_ours_deletes_nothing(run: Path, tmp_path: P
 
 @pytest.mark.parametrize("damage", ["cut", "spoilt", "empty", "gone", "edited"])
 def test_logs_that_are_not_as_they_were_written_are_drawn_again(run: Path, tmp_path: Path, damage: str) -> None:
-    written = draw_logs(run, tmp_path / "logs", panels=FEW).event_file
+    written = toy.local(draw_logs(run, tmp_path / "logs", panels=FEW).event_file)
     good = written.read_bytes()
     summary = written.parent / "summary.json"
     if damage == "cut":
@@ -482,10 +482,10 @@ def test_logs_that_are_not_as_they_were_written_are_drawn_again(run: Path, tmp_p
 
 
 def test_a_lost_list_of_files_is_made_again_and_no_event_file_counts_twice(run: Path, tmp_path: Path) -> None:
-    old = draw_logs(run, tmp_path / "logs", panels=FEW).event_file
+    old = toy.local(draw_logs(run, tmp_path / "logs", panels=FEW).event_file)
     (old.parent / ".predboard.json").write_bytes(b"")  # as a power cut may leave it
     write_beside(run, 5)
-    new = draw_logs(run, tmp_path / "logs", panels=FEW).event_file
+    new = toy.local(draw_logs(run, tmp_path / "logs", panels=FEW).event_file)
     assert event_files(new.parent) == [new]
 
 

@@ -37,7 +37,7 @@ def find_missing(
         overwrite: delete the step first.
         log: takes a line for the user, about a damaged part.
         field_names: other names for fields of the run, for the error message.
-        share: the parts that count. Other parts are checked only for being of the same run.
+        share: the parts that count. Others are checked only for being of the same run and, without `update`, data.
 
     Raises InputError for parts of another run, and without `update` for parts of other data.
     """
@@ -66,7 +66,8 @@ def find_missing(
             return error
         return file
 
-    for path, file in zip(paths, map_files(check, paths, out), strict=True):
+    files = list(map_files(check, paths, out))
+    for path, file in zip(paths, files, strict=True):
         if not share.holds(part_index(path)):
             continue
         if isinstance(file, DamagedError):
@@ -77,12 +78,10 @@ def find_missing(
             continue
         part, part_range = file.part, shard_at.get(file.part.start)
         manifest_lengths.add(part.manifest_rows)
-        same_rows = part.stop <= len(manifest) and manifest.digest(part.start, part.stop) == part.manifest_digest
+        same_rows = _is_of(file, manifest)
         if part_range is not None and same_rows and part.stop == part_range.stop:
             del missing[part_range.index]
-        elif not (
-            part_range is not None and same_rows and part.stop == part.manifest_rows
-        ):  # otherwise its data only grew
+        elif part_range is None or not same_rows or part.stop != part.manifest_rows:  # otherwise its data only grew
             changed.append(path)
     if changed and not update:
         before = sorted(manifest_lengths - {len(manifest)})
@@ -92,7 +91,25 @@ def find_missing(
             f"the data changed{was}: {len(changed)} of {len(paths)} parts of {out} step {run.step} are no longer "
             f"valid, the first {changed[0].name}: --update makes them again and keeps the others"
         )
+    if not update:
+        _refuse_other_data(files, share, manifest)
     return list(missing.values()), changed
+
+
+def _refuse_other_data(files: Sequence[PartFile | DamagedError], share: part_plan.Share, manifest: Manifest) -> None:
+    """Raise InputError for a part that another job made from other data, or from the same in another order."""
+    others = (file for file in files if isinstance(file, PartFile) and not share.holds(part_index(file.path)))
+    if file := next((file for file in others if not _is_of(file, manifest)), None):
+        raise InputError(
+            f"{file.path}, of another share, is of other data or of another order of the data: give all jobs the same "
+            "list, or make that share again with --update"
+        )
+
+
+def _is_of(file: PartFile, manifest: Manifest) -> bool:
+    """Return whether a part is of the same rows as the manifest has now."""
+    part = file.part
+    return part.stop <= len(manifest) and manifest.digest(part.start, part.stop) == part.manifest_digest
 
 
 def failed_rows(

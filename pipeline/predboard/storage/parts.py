@@ -8,6 +8,7 @@ staging file is on this machine and is uploaded by one write.
 
 import contextlib
 import hashlib
+import itertools
 import os
 import re
 import uuid
@@ -364,8 +365,24 @@ class PartWriter:
             self._file.close()
             _seal(self._staged)
             verify_part(open_part(self._staged))
+            self._refuse_other_run()
             paths.publish_file(self._staged, self.path)
             paths.sync_folder(self.path.parent)
+
+    def _refuse_other_run(self) -> None:
+        """Raise InputError if the step has a part of another run, which a job that began at the same time has written.
+
+        One other part is looked at; in object storage it would take two more requests for each part.
+        """
+        if isinstance(folder := self.path.parent, Path):
+            for path in itertools.islice((p for p in folder.glob("part-*.parquet") if p != self.path), 1):
+                with contextlib.suppress(DamagedError):
+                    if difference := open_part(path).run.difference(self.run):
+                        name, theirs, mine = difference
+                        raise InputError(
+                            f"another job writes to {folder} with another {name} ({theirs}, here {mine}): end one of "
+                            "the two, and name another --out"
+                        )
 
     def abandon(self) -> None:
         """Remove the staging file."""
