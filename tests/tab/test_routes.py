@@ -374,6 +374,14 @@ def test_a_run_that_is_drawn_again_is_read_again(tmp_path: Path) -> None:
     run = tab.json("/runs")["runs"][0]
     assert run["version"] != version
     assert tab.json("/rows", run="net")["total"] == 30
+    (tmp_path / "net" / ".predboard.json").write_text('{"made_from": "", "files": []}', "utf-8")
+    for file in ("rows.parquet", "summary.json"):  # as while visualize replaces them
+        (tmp_path / "net" / file).unlink()
+    tab.plugin._routes._view.runs._scanned = -10.0
+    assert tab.json("/rows", run="net", right=0)["total"] > 0
+    (tmp_path / "net" / ".predboard.json").unlink()
+    tab.plugin._routes._view.runs._scanned = -10.0
+    assert tab.get("/rows", run="net").status_code == 404
 
 
 def test_the_loader_needs_a_folder_on_this_machine(tmp_path: Path) -> None:

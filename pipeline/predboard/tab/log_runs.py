@@ -200,6 +200,9 @@ class LogRuns:
                         runs[name] = LogRun(name, folder, self.cache, version)
                     except (InputError, OSError) as error:
                         broken[name] = version, first_line(error)
+            for name, run in self._runs.items():  # its files are being replaced, and the open ones still say what was
+                if name not in runs and name not in broken and read_record(run.folder).made_from == "":
+                    runs[name] = run
             self._runs, self._broken, self._comparisons = runs, broken, comparisons
             self._scanned = time.monotonic()
 

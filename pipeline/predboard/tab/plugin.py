@@ -101,7 +101,9 @@ class PredictionsPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # TensorBo
             response.set_etag(answer.etag)
             response = response.make_conditional(request)
         else:
-            response = _compress(request, answer.content, answer.content_type)
+            response = Response(answer.content, content_type=answer.content_type)
+            if not answer.is_compressed:
+                _compress(request, response)
         forever = f"private, max-age={YEAR_SECONDS}, immutable"
         response.headers["Cache-Control"] = forever if answer.immutable else "no-cache" if answer.etag else "no-store"
         if answer.filename:
@@ -147,13 +149,11 @@ def _app(handler: Callable[[Request], Response]) -> Callable[..., Any]:
     return application
 
 
-def _compress(request: Request, content: bytes, content_type: str) -> Response:
-    response = Response(content, content_type=content_type)
-    if len(content) > MIN_GZIP_BYTES and "gzip" in request.headers.get("Accept-Encoding", ""):
-        response.data = gzip.compress(content, 1, mtime=0)
+def _compress(request: Request, response: Response) -> None:
+    if len(response.data) > MIN_GZIP_BYTES and "gzip" in request.headers.get("Accept-Encoding", ""):
+        response.data = gzip.compress(response.data, 1, mtime=0)
         response.headers["Content-Encoding"] = "gzip"
     response.headers["Vary"] = "Accept-Encoding"
-    return response
 
 
 def _json(answer: object, status: int = 200) -> Response:

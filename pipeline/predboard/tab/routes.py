@@ -59,6 +59,8 @@ class Answer:
     content_type: str = "application/json"
     etag: str = ""
     """Names the content where a browser should hold it."""
+    is_compressed: bool = False
+    """Whether compressing it would be of no use."""
     immutable: bool = False
     """Whether the same address will have the same content as long as it lives."""
     filename: str = ""
@@ -187,7 +189,8 @@ class Routes:
         side = int(request.one_of("side", [str(side) for side in SIDES[:3]], "128"))
         pictures = [self._view.pictures.encode(request.run, request.step, row, side) for row in rows]
         lengths = np.array([len(picture) for picture in pictures], "<u4")
-        return Answer(lengths.tobytes() + b"".join(pictures), BINARY, immutable=request.is_current)
+        content = lengths.tobytes() + b"".join(pictures)
+        return Answer(content, BINARY, is_compressed=True, immutable=request.is_current)
 
     def _image(self, request: "_Request") -> Answer:
         row, side = request.row(), int(request.one_of("side", [str(side) for side in SIDES], "128"))
