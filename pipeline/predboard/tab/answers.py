@@ -5,7 +5,7 @@ Class -1 is none, a row is named by its place in the step, and a key is a text, 
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,9 @@ from predboard.visualization.thumbnails import THUMBNAILS_FILE
 
 LOG_FILES = (ROWS_FILE, THUMBNAILS_FILE, MAP_FILE, SUSPECTS_FILE, SUMMARY_FILE, COMPARE_FILE, TAGS_FILE)
 """Files of a log folder that the tab reads."""
+
+SEEN_COLUMNS = ("key", "label", "predicted", "confidence", "loss", "rank", "top_class", "top_probability")
+"""What is shown of an image at another step."""
 
 NOT_OUTCOMES = ("true", "predicted", "right", "state", "kind", "was", *OWN_NUMBERS)
 """What a query must not ask for where accuracy is computed: it would be that of the right or of the wrong ones."""
@@ -144,50 +147,49 @@ class View:
 
     def describe_row(self, query: Query, run: LogRun, step: StepRows, row: int) -> dict[str, Any]:
         """Return everything about one row, and where else its image is."""
-        rows = np.array([row])
+        (described,) = self.describe_rows(query, run, step, np.array([row]))
         columns = [column.name for column in step.file.columns if column.name != "image"]
-        (described,) = self.describe_rows(query, run, step, rows, columns)
-        ref = step.value("image", row)
+        values = step.record(row, (*columns, "image", "error", "top_class", "top_probability"))
         return {
             **described,
-            "image": ref,
-            "path": full_path(run, step, ref),
-            "error": step.value("error", row) if step.has("error") else None,
-            "entropy": _number(step.numbers("entropy")[row].item()),
-            "top": top_classes(step, row),
-            "seen": self._seen(run, step, row),
+            "more": {name: _number(values[name]) for name in columns},
+            "image": values["image"],
+            "path": full_path(run, step, values["image"]),
+            "error": values["error"],
+            "entropy": _number(values["entropy"]),
+            "top": _top_classes(values),
+            "seen": [seen for other in self.runs.all().values() for seen in self._seen(run, step, row, other)],
         }
 
-    def _seen(self, run: LogRun, step: StepRows, row: int) -> list[dict[str, Any]]:
-        """Return the predictions of the same image at every step of every run with the same classes."""
-        seen = []
-        for other in self.runs.all().values():
-            if other.rows.classes != run.rows.classes:
-                continue
-            for number, old in other.rows.steps.items():
-                pair = None
-                place = row if old is step else int(find_key(old, step.numbers("key")[row : row + 1])[0])
-                if place < 0 and other is not run:
-                    pair = self.runs.pair(step, (other.name, number))
-                    place = int(pair.old_row[row])
-                if place >= 0:
-                    seen.append(
-                        {
-                            "run": other.name,
-                            "version": other.version,
-                            "step": number,
-                            "id": place,
-                            "key": str(old.numbers("key")[place]),
-                            "true": int(old.label[place]),
-                            "pred": int(old.predicted[place]),
-                            "conf": _number(old.numbers("confidence")[place].item()),
-                            "loss": _number(old.numbers("loss")[place].item()),
-                            "rank": _number(old.numbers("rank")[place].item()) if old.has("rank") else None,
-                            "top": top_classes(old, place),
-                            "joined_by": pair.joined_by if pair else "name of the image",
-                        }
-                    )
-        return seen
+    def _seen(self, run: LogRun, step: StepRows, row: int, other: LogRun) -> Iterator[dict[str, Any]]:
+        """Yield the predictions of the same image at every step of a run, if it has the same classes."""
+        if other.rows.classes != run.rows.classes:
+            return
+        key, joined_by = int(step.numbers("key")[row]), "name of the image"
+        places = {number: place_of_key(old, key, row) for number, old in other.rows.steps.items()}
+        if max(places.values()) < 0:  # perhaps another name of the same file
+            last = other.rows.last
+            pair = self.runs.pair(step, (other.name, last.step))
+            if pair.old_row[row] >= 0:
+                key, joined_by = int(last.numbers("key")[pair.old_row[row]]), pair.joined_by
+                places = {number: place_of_key(old, key, row) for number, old in other.rows.steps.items()}
+        for number, place in places.items():
+            if place >= 0:
+                values = other.rows.steps[number].record(place, SEEN_COLUMNS)
+                yield {
+                    "run": other.name,
+                    "version": other.version,
+                    "step": number,
+                    "id": place,
+                    "key": str(key),
+                    "true": -1 if values["label"] is None else values["label"],
+                    "pred": -1 if values["predicted"] is None else values["predicted"],
+                    "conf": _number(values["confidence"]),
+                    "loss": _number(values["loss"]),
+                    "rank": values["rank"],
+                    "top": _top_classes(values),
+                    "joined_by": joined_by,
+                }
 
     def compare(self, query: Query, run: LogRun, step: StepRows) -> dict[str, Any]:
         """Return how many rows of a query changed in each way since another step."""
@@ -310,12 +312,10 @@ def class_order(step: StepRows) -> list[int]:
     return order
 
 
-def top_classes(step: StepRows, row: int) -> list[list[float]]:
+def _top_classes(values: Mapping[str, Any]) -> list[list[float]]:
     """Return the likeliest classes of a row with their probabilities, none for a failed row."""
-    if not step.has("top_class"):
-        return []
-    classes, probabilities = step.value("top_class", row), step.value("top_probability", row)
-    return [[index, _number(p)] for index, p in zip(classes or (), probabilities or (), strict=True)]
+    pairs = zip(values["top_class"] or (), values["top_probability"] or (), strict=True)
+    return [[index, _number(p)] for index, p in pairs]
 
 
 def full_path(run: LogRun, step: StepRows, ref: str | None) -> str | None:
@@ -330,6 +330,13 @@ def image_root_of(run: LogRun, step: StepRows) -> str | None:
         return str(run.image_root)
     predictions = run.predictions.get(step.step)
     return None if predictions is None else predictions.run.root
+
+
+def place_of_key(step: StepRows, key: int, guess: int) -> int:
+    """Return the first row of a key, -1 if there is none; steps of one run mostly have it at the same place."""
+    if guess < step.rows and step.record(guess, SEEN_COLUMNS)["key"] == key:
+        return guess
+    return int(find_key(step, np.array([key]))[0])
 
 
 def find_key(step: StepRows, keys: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -7,7 +7,7 @@ import functools
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -132,9 +132,13 @@ class RowsFile:
 
     def read(self, groups: list[int], column: str) -> pa.ChunkedArray:
         """Return a column of some row groups."""
-        file, lock = self._readers[not _is_number(self.schema.field(column).type)]
+        return self.read_table(groups, [column]).column(0)
+
+    def read_table(self, groups: list[int], columns: Sequence[str]) -> pa.Table:
+        """Return some columns of some row groups."""
+        file, lock = self._readers[len(groups) > 1 and any(_is_text(self.schema.field(c).type) for c in columns)]
         with reading(self.path), lock:
-            return file.read_row_groups(groups, columns=[column], use_threads=True).column(0)
+            return file.read_row_groups(groups, columns=list(columns), use_threads=True)
 
     def group_rows(self, group: int) -> int:
         """Return the number of rows of a row group."""
@@ -222,6 +226,10 @@ def _is_binary(type_: pa.DataType) -> bool:
     return bool(pa.types.is_binary(type_) or pa.types.is_large_binary(type_) or pa.types.is_fixed_size_binary(type_))
 
 
+def _is_text(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_dictionary(type_))
+
+
 def _is_number(type_: pa.DataType) -> bool:
     return bool(pa.types.is_integer(type_) or pa.types.is_floating(type_))
 
@@ -284,10 +292,24 @@ class StepRows:
         """Return one value of any column, as Python has it; None for null."""
         return self.few(name, np.array([row]))[0]
 
+    def record(self, row: int, columns: Sequence[str]) -> dict[str, Any]:
+        """Return the values of a row in some columns, as Python has them, by one read of its row group.
+
+        Columns that there are not are None.
+        """
+        ends = np.cumsum(self._sizes)
+        at = int(np.searchsorted(ends, row, side="right"))
+        group, first = self._groups[at], int(ends[at]) - self._sizes[at]
+        names = [name for name in columns if self.has(name)]
+        table = self.derived(("group", tuple(names), group), lambda: self.file.read_table([group], names))
+        return dict.fromkeys(columns) | dict(table.slice(row - first, 1).to_pylist()[0])
+
     def few(self, name: str, rows: NDArray[np.integer[Any]]) -> list[Any]:
         """Return the values of some rows of any column, from only those row groups that hold them."""
         values: dict[int, Any] = {}
         first = 0
+        if len(rows) > len(self._groups) > 1 and _is_text(self.file.schema.field(name).type):  # most groups hold one
+            return list(self.texts(name).take(as_arrow(rows, pa.int64())).to_pylist())
         for group, size in zip(self._groups, self._sizes, strict=True):
             inside = np.unique(rows[(rows >= first) & (rows < first + size)])
             if len(inside):
