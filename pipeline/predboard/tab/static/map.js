@@ -177,7 +177,8 @@ export function map() {
     image.removeAttribute('src');
     if (id < 0 || !run.value) return;
     return picture(run.value, step.value, id, 128, address => {
-      if (address !== 'none') image.src = address;
+      image.hidden = address === 'none';
+      if (!image.hidden) image.src = address;
     });
   });
   const tip = h(
