@@ -3,6 +3,7 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -56,7 +57,7 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Tab:
     query=st.dictionaries(st.sampled_from(NAMES), st.sampled_from(LIKELY) | st.text(max_size=6), max_size=5),
 )
 def test_every_request_has_an_answer(tab: Tab, route: str, run: str, query: dict[str, str]) -> None:
-    plain = {name: value.encode("utf-8", "replace").decode() for name, value in query.items()}
+    plain: dict[str, Any] = {name: value.encode("utf-8", "replace").decode() for name, value in query.items()}
     response = tab.get(route, run=run, **plain)
     assert response.status_code in (200, 204, 400, 404)
     if response.status_code >= 400:

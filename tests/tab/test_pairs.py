@@ -32,27 +32,33 @@ def change(folder: Path, **columns: pa.Array) -> None:
 
 
 def test_images_are_recognised_by_what_they_have_in_common(tmp_path: Path) -> None:
-    new = logs.write_logs(tmp_path / "new", 20, steps=(0,))
-    same = logs.write_logs(tmp_path / "same", 12, seed=1, steps=(0,))
-    archive = logs.write_logs(tmp_path / "archive", 12, seed=1, prefix="./x.zip#", steps=(0,))
+    new = logs.write_logs(tmp_path / "new", 20, prefix="data/cat/", steps=(0,))
+    same = logs.write_logs(tmp_path / "same", 12, seed=1, prefix="data/cat/", steps=(0,))
+    archive = logs.write_logs(tmp_path / "archive", 12, seed=1, prefix="./x.zip#data/cat/", steps=(0,))
     copied = logs.write_logs(tmp_path / "copied", 12, seed=1, prefix="copy/", steps=(0,))
-    strange = logs.write_logs(tmp_path / "strange", 12, seed=1, prefix="strange/", steps=(0,))
-    for number, folder in enumerate((archive, copied, strange), 1):
+    moved = logs.write_logs(tmp_path / "moved", 12, seed=1, prefix="y.tar#photos/cat/", steps=(0,))
+    twice = logs.write_logs(tmp_path / "twice", 12, seed=1, prefix="photos/cat/", steps=(0,))
+    for number, folder in enumerate((archive, copied, moved, twice), 1):
         change(folder, key=pa.array(np.arange(12) + 100 * number))
-    change(new, digest=pa.array(np.arange(20)))
-    change(copied, digest=pa.array(np.arange(12)[::-1].copy()))
-    change(strange, digest=pa.array(np.arange(12) + 500))
+    change(new, digest=pa.array([*range(1, 20), None], pa.int64()))
+    change(same, digest=pa.array([1, 2, *range(50, 59), None], pa.int64()))
+    change(copied, digest=pa.array([*range(12, 1, -1), None], pa.int64()))
+    for folder in (moved, twice):
+        change(folder, digest=pa.array([None] * 12, pa.int64()))
+    change(twice, image=pa.array(["a/cat/Photo 001.png", "b/cat/Photo 001.png", *["x"] * 10]))
     step = logs.opened(new).last
-    pairs = [pair_steps(step, logs.opened(folder).last) for folder in (same, archive, copied, strange)]
+    pairs = [pair_steps(step, logs.opened(folder).last) for folder in (same, archive, copied, moved, twice)]
     assert [pair.joined_by for pair in pairs] == [
         "name of the image",
         "name inside the archive",
         "digest of the image's file",
+        "folder and file name",
         "",
     ]
-    none = [-1] * 8
-    assert pairs[0].old_row.tolist() == pairs[1].old_row.tolist() == [*range(12), *none]
-    assert pairs[2].old_row.tolist() == [*range(11, -1, -1), *none]
-    assert pairs[3].both == 0
-    assert pairs[3].mask("only").all()
-    assert not pairs[3].mask("fixed").any()
+    for pair in (pairs[0], pairs[1], pairs[3]):
+        assert pair.old_row.tolist() == [*range(12), *[-1] * 8]
+    assert pairs[2].old_row.tolist() == [-1, *range(10, -1, -1), *[-1] * 8]
+    assert pairs[0].other_pictures == 9
+    assert pairs[4].both == 0
+    assert pairs[4].mask("only").all()
+    assert not pairs[4].mask("fixed").any()

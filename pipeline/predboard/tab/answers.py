@@ -19,7 +19,7 @@ from predboard.tab import selection
 from predboard.tab.columns import FAILED, RIGHT, UNLABELLED, WRONG, RowsFile, StepRows
 from predboard.tab.log_runs import SUSPECTS_FILE, LogRun, LogRuns
 from predboard.tab.neighbours import can_compare, find_neighbours
-from predboard.tab.pairs import KINDS, StepPair
+from predboard.tab.pairs import BY_NAME, KINDS, StepPair
 from predboard.tab.query import OWN_NUMBERS, Query
 from predboard.tab.scan import ROWS_FILE
 from predboard.tab.selection import Mask, QueryInputs
@@ -165,7 +165,7 @@ class View:
         """Yield the predictions of the same image at every step of a run, if it has the same classes."""
         if other.rows.classes != run.rows.classes:
             return
-        key, joined_by = int(step.numbers("key")[row]), "name of the image"
+        key, joined_by = int(step.numbers("key")[row]), BY_NAME
         places = {number: place_of_key(old, key, row) for number, old in other.rows.steps.items()}
         if max(places.values()) < 0:  # perhaps another name of the same file
             last = other.rows.last
@@ -201,6 +201,8 @@ class View:
         counts = {kind: int((m if mask is None else m & mask).sum()) for kind, m in masks.items()}
         name = f"{query.other[0]} step {query.other[1]}"
         sentence = f"{pair.both:,} of {step.rows:,} images are in {name} too, recognised by the {pair.joined_by}."
+        if pair.other_pictures:
+            sentence += f" {pair.other_pictures:,} of them are other pictures of the same name: their files differ."
         if not pair.both:
             sentence = f"No image of {run.name} is in {name}: neither names nor digests of the files agree."
         return {"kinds": counts, "both": pair.both, "joined_by": pair.joined_by, "sentence": sentence}

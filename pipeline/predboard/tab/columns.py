@@ -32,6 +32,9 @@ CACHE_BYTES = 2**30
 RIGHT, WRONG, UNLABELLED, FAILED = range(4)
 """Verdicts of a row: its prediction is its label or is not, it has a prediction and no label, or no prediction."""
 
+_NULLS = {"label": -1, "predicted": -1, "digest": 0}
+"""Whole numbers that stand for null, so that these columns stay whole."""
+
 _HIDDEN = frozenset({"step", "id", "key", "digest", "label", "predicted", "label_name", "predicted_name", "error"})
 """Columns that have a place of their own in the tab."""
 
@@ -252,13 +255,13 @@ class StepRows:
         return name in self.file.schema.names
 
     def numbers(self, name: str) -> NDArray[Any]:
-        """Return a column of numbers, [rows]; nulls are NaN, or -1 in `label` and `predicted`."""
+        """Return a column of numbers, [rows]; nulls are NaN, -1 in `label` and `predicted`, 0 in `digest`."""
         return self.derived(name, lambda: self._read_numbers(name))
 
     def _read_numbers(self, name: str) -> NDArray[Any]:
         chunked = self.file.read(self._groups, name)
-        if name in ("label", "predicted"):
-            return _join([as_numpy(chunk, -1) for chunk in chunked.chunks])
+        if name in _NULLS:
+            return _join([as_numpy(chunk, _NULLS[name]) for chunk in chunked.chunks])
         if pa.types.is_integer(chunked.type) and chunked.null_count:
             chunked = chunked.cast(pa.float64(), safe=False)
         if pa.types.is_float16(chunked.type):

@@ -2,7 +2,8 @@
 
 Images are the same if their keys are, as in `predboard compare`; of several rows of one key the first goes with the
 first, the second with the second. Where no key is in both steps, because one was inferred from an archive and the other
-from its unpacked folder, the names inside the archive are compared, and then the digests of the files.
+from its unpacked folder, the names inside the archive are compared, then the digests of the files, and at last folder
+and file name, if no image of either step shares them with another.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,9 @@ from numpy.typing import NDArray
 from predboard.config.rows import ChangeKind
 from predboard.predictions.schema import hash_refs
 from predboard.tab.columns import FAILED, RIGHT, WRONG, StepRows
+
+BY_NAME = "name of the image"
+"""What images are recognised by where their keys agree."""
 
 KINDS = get_args(ChangeKind)
 """How a row differs from that of the same image in another step."""
@@ -36,6 +40,14 @@ class StepPair:
     def both(self) -> int:
         """Number of rows whose image is in both."""
         return int((self.old_row >= 0).sum())
+
+    @cached_property
+    def other_pictures(self) -> int:
+        """Number of rows whose image is in both, but with another digest of its file."""
+        if not (self.new.has("digest") and self.old.has("digest")):
+            return 0
+        new, old = self.new.numbers("digest"), self.old.numbers("digest")[self.old_row]
+        return int(((self.old_row >= 0) & (new != 0) & (old != 0) & (new != old)).sum())
 
     @cached_property
     def old_predicted(self) -> NDArray[np.int32]:
@@ -86,15 +98,17 @@ class StepPair:
 def pair_steps(new: StepRows, old: StepRows) -> StepPair:
     """Find the rows of the same images in two steps."""
     ways: tuple[tuple[str, Callable[[StepRows], NDArray[np.int64] | None]], ...] = (
-        ("name of the image", lambda step: step.numbers("key")),
-        ("name inside the archive", _member_keys),
+        (BY_NAME, lambda step: step.numbers("key")),
+        ("name inside the archive", lambda step: _hash_names(step, "member", _member)),
         ("digest of the image's file", lambda step: step.numbers("digest") if step.has("digest") else None),
+        ("folder and file name", lambda step: _unique(_hash_names(step, "tail", _tail))),
     )
     for joined_by, keys in ways:
         a, b = keys(new), keys(old)
-        if a is None or b is None or a.dtype != np.int64 or b.dtype != np.int64:  # digests with nulls are floats
+        if a is None or b is None:
             continue
         old_row = match_keys(a, b, _order(new, joined_by, a), _order(old, joined_by, b))
+        old_row[a == 0] = -1  # no digest
         if (old_row >= 0).any():
             return StepPair(new, old, old_row, joined_by, _map_classes(new, old))
     return StepPair(new, old, np.full(new.rows, -1, np.int32), "", _map_classes(new, old))
@@ -104,14 +118,26 @@ def _order(step: StepRows, joined_by: str, keys: NDArray[np.int64]) -> NDArray[n
     return step.derived(f"order by {joined_by}", lambda: np.argsort(keys, kind="stable").astype(np.int32))
 
 
-def _member_keys(step: StepRows) -> NDArray[np.int64]:
-    """Return a hash of the part of each image's ref that is inside an archive, or of the whole ref, int64 [rows]."""
+def _hash_names(step: StepRows, what: str, part: Callable[[str], str]) -> NDArray[np.int64]:
+    """Return a hash of a part of each image's ref, int64 [rows]."""
+    return step.derived(
+        f"hash of {what}", lambda: hash_refs(part(ref or "") for ref in step.texts("image").to_pylist())
+    )
 
-    def make() -> NDArray[np.int64]:
-        refs = step.texts("image").to_pylist()
-        return hash_refs((ref or "").rpartition("#")[2].removeprefix("./") for ref in refs)
 
-    return step.derived("member keys", make)
+def _member(ref: str) -> str:
+    """Return the part of a ref that is inside an archive, or all of it."""
+    return ref.rpartition("#")[2].removeprefix("./")
+
+
+def _tail(ref: str) -> str:
+    """Return the folder and the file name of a ref."""
+    return "/".join(_member(ref).split("/")[-2:])
+
+
+def _unique(keys: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """Return keys if none occurs twice, else None."""
+    return keys if len(np.unique(keys)) == len(keys) else None
 
 
 def _map_classes(new: StepRows, old: StepRows) -> NDArray[np.int32]:
