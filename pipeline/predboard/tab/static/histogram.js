@@ -2,7 +2,7 @@
 /** How a column is spread over the selection; dragging filters. It knows nothing of rows. */
 import {colour, computed, effect, h, prepare, signal, sizeOf} from './elements.js';
 import {failure, getJson, resource} from './api.js';
-import {className, dark, filterable, go, queryWithout, run, version, view} from './state.js';
+import {className, dark, filterable, go, pane, queryWithout, run, version, view} from './state.js';
 import {
   formatRange,
   formatValues,
@@ -121,7 +121,6 @@ function histogram(column, shown) {
     'figure',
     {class: 'histogram', 'data-set': () => Boolean(view.value[key]), 'data-stale': () => spread.value.stale},
     h('figcaption', null, h('span', {class: 'grow clip'}, readout), field(0, 'from'), '–', field(1, 'to')),
-    failure(spread),
     canvas,
   );
 }
@@ -249,7 +248,7 @@ const listOf = (key, values) => (key === 'pred' ? values.join() : formatValues(v
 
 /** What was predicted, where there is no label to hold it against. */
 export function predicted() {
-  const shown = () => !view.value.pane && run.value?.labelled === false;
+  const shown = () => !pane.value && run.value?.labelled === false;
   return h(
     'section',
     {class: 'columns scroll', hidden: () => !shown()},
@@ -279,7 +278,7 @@ export function scores() {
 
 /** All other columns, in a pane of their own. */
 export function columnsPane() {
-  const shown = () => view.value.pane === 'columns';
+  const shown = () => pane.value === 'columns';
   const rest = computed(() => filterable.value.filter(column => !SCORES.includes(column.name)));
   const names = computed(() => JSON.stringify(rest.value.map(column => [column.name, column.kind])));
   return h(

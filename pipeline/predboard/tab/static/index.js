@@ -4,7 +4,21 @@
 import {batch, effect, h} from './elements.js';
 import {getJson} from './api.js';
 import {followTheme, onKeys, onReload, shown} from './host.js';
-import {chosen, dark, followAddress, go, message, run, runs, tagCounts, usable, view, writable} from './state.js';
+import {
+  chosen,
+  dark,
+  followAddress,
+  go,
+  message,
+  pane,
+  panes,
+  run,
+  runs,
+  tagCounts,
+  usable,
+  view,
+  writable,
+} from './state.js';
 import {filtersOf} from './query.js';
 import {choose, chooseRange, cursor, followSelection, list, openIndex, rowAt, shownTotal} from './rows.js';
 import {bar, chips, comparison, copyLink, otherStep} from './bar.js';
@@ -70,7 +84,7 @@ function keysOf(pictures, lines) {
     e: () => go({right: view.peek().right === '0' ? '' : '0'}),
     g: () => go({show: view.peek().show === 'table' ? '' : 'table'}),
     m: () => {
-      if ((view.peek().pane || 'matrix') !== 'matrix') go({pane: ''}, true);
+      if (pane.peek()) go({pane: ''}, true);
       document.getElementById('matrix')?.focus();
     },
     i: () => images()?.focus(),
@@ -139,20 +153,17 @@ function left() {
   const tabs = h(
     'div',
     {class: 'tabs', role: 'tablist', 'aria-label': 'Views'},
-    Object.entries(PANES).map(([pane, words]) =>
+    Object.entries(PANES).map(([name, words]) =>
       h(
         'button',
         {
-          id: `pane-${pane || 'matrix'}`,
+          id: `pane-${name || 'matrix'}`,
           role: 'tab',
-          hidden: () =>
-            (pane === 'changes' && !view.value.other) ||
-            (pane === 'map' && !run.value?.has.map) ||
-            (['pairs', 'threshold'].includes(pane) && run.value?.labelled === false),
-          'aria-selected': () => (view.value.pane ?? '') === pane,
-          onclick: () => go({pane}, true),
+          hidden: () => !panes.value.includes(name),
+          'aria-selected': () => pane.value === name,
+          onclick: () => go({pane: name}, true),
         },
-        () => (!pane && run.value?.labelled === false ? 'predicted' : words),
+        () => (!name && run.value?.labelled === false ? 'predicted' : words),
       ),
     ),
   );

@@ -2,7 +2,20 @@
 /** All rows as points, alike ones near each other; a lasso filters. It knows nothing of how the places were found. */
 import {colour, computed, effect, h, prepare, rgb, signal, sizeOf} from './elements.js';
 import {getArray, getJson, picture, resource} from './api.js';
-import {className, columnOf, dark, filterable, go, message, queryWithout, run, step, version, view} from './state.js';
+import {
+  className,
+  columnOf,
+  dark,
+  filterable,
+  go,
+  message,
+  pane,
+  queryWithout,
+  run,
+  step,
+  version,
+  view,
+} from './state.js';
 import {short} from './query.js';
 
 const UNIT = 32767;
@@ -25,7 +38,7 @@ function decode(body) {
 }
 
 export function map() {
-  const shown = () => view.value.pane === 'map';
+  const shown = () => pane.value === 'map';
   const of = computed(() =>
     shown() && run.value?.has.map
       ? new URLSearchParams({run: run.value.name, step: step.value, v: version.value}).toString()

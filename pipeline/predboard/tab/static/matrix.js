@@ -3,7 +3,7 @@
 import {computed, effect, h, signal, sizeOf} from './elements.js';
 import {failure, getArray, getJson, resource} from './api.js';
 import {bar} from './histogram.js';
-import {className, dark, go, query, queryWithout, run, step, version, view} from './state.js';
+import {className, dark, go, pane, query, queryWithout, run, step, version, view} from './state.js';
 import {draw, drawCells, LABELS} from './matrix_canvas.js';
 import {classesOf, images, percent} from './query.js';
 
@@ -40,7 +40,8 @@ const LEAST = 4; // classes that are shown when zoomed in most
 
 /** @param {Axes} axes */
 export function matrix(axes) {
-  const shownNow = () => (view.value.pane || 'matrix') === axes.name && run.value?.labelled !== false;
+  const shownNow = () =>
+    (pane.value || 'matrix') === axes.name && (Boolean(axes.axes) || run.value?.labelled !== false);
   const cells = resource(() => {
     if (!shownNow() || (axes.axes && !view.value.other)) return '';
     const asked = queryWithout(axes.rowKey, axes.columnKey);
@@ -401,7 +402,7 @@ function aggregate(cells, classes) {
 
 /** The pairs that are confused most, as a list: what the matrix shows, for keys and screen readers. */
 export function pairs() {
-  const shownNow = () => view.value.pane === 'pairs';
+  const shownNow = () => pane.value === 'pairs';
   const cells = resource(
     () =>
       shownNow() && query.value

@@ -53,7 +53,7 @@ export function followSelection() {
     const again = now === last;
     last = now;
     list.value = {...list.peek(), stale: !again};
-    const pages = again ? [...list.peek().pages.keys()].slice(-4) : [0];
+    const pages = again ? [...list.peek().pages.keys()] : [0];
     for (const page of pages.length ? pages : [0]) untracked(() => load(page, now));
   });
   effect(() => {
@@ -75,7 +75,8 @@ async function load(page, of) {
     const answer = await getJson(`rows?${asked}`, stop);
     if (stop.aborted) return;
     const before = list.peek();
-    const pages = new Map(before.order === of ? before.pages : []);
+    // Rows that are fewer or more than before, as when a tag was taken off, are no longer where they were.
+    const pages = new Map(before.order === of && before.total === answer.total ? before.pages : []);
     pages.set(page, answer.rows);
     list.value = {order: of, total: answer.total, pages, stale: false, error: ''};
   } catch (error) {

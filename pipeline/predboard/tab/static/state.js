@@ -70,6 +70,15 @@ export const queryWithout = (...keys) => (run.value ? queryText(view.value, run.
 /** What makes an answer another one though its address is the same. */
 export const version = computed(() => (run.value ? run.value.version : ''));
 
+/** The views at the left that the run, or the comparison, has. */
+export const panes = computed(() => {
+  const labelled = run.value?.labelled !== false;
+  const {other} = view.value;
+  const has = {'': true, pairs: labelled, changes: other, map: run.value?.has.map, columns: true, threshold: labelled};
+  return Object.entries(has).flatMap(([name, offered]) => (offered ? [name] : []));
+});
+export const pane = computed(() => (panes.value.includes(view.value.pane) ? view.value.pane : ''));
+
 /** Whether there are suspected labels: they are found at the last step. */
 export const suspected = computed(() =>
   Boolean(run.value?.has.suspects && step.value === String(run.value.steps.at(-1))),

@@ -2,7 +2,7 @@
 /** What is accepted above a confidence, and how right it is. It knows nothing of single rows. */
 import {colour, computed, effect, h, prepare, sizeOf} from './elements.js';
 import {failure, getJson, resource} from './api.js';
-import {dark, go, queryWithout, run, version, view} from './state.js';
+import {dark, go, pane, queryWithout, run, version, view} from './state.js';
 import {images, percent} from './query.js';
 
 const IGNORED = ['true', 'pred', 'right', 'confidence', 'loss', 'margin', 'entropy', 'kind', 'was', 'state'];
@@ -20,7 +20,7 @@ function fromAbove({all, right, of}) {
 }
 
 export function threshold() {
-  const shown = () => view.value.pane === 'threshold';
+  const shown = () => pane.value === 'threshold';
   const curve = resource(
     () => {
       const asked = shown() ? queryWithout(...IGNORED) : '';
