@@ -5,7 +5,7 @@ It knows nothing of tiles and event files.
 
 import functools
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import pyarrow.ipc
 from PIL import Image
 
 from predboard.parallel.threads import ordered_map
-from predboard.predictions.arrow import as_numpy
+from predboard.predictions.arrow import as_arrow, as_booleans, as_numpy
 from predboard.predictions.derived_rows import DerivedRows
 from predboard.visualization.source_images import SourceImages
 
@@ -108,7 +108,15 @@ def _batches(
         chosen = points[start : start + _BATCH_ROWS]
         keys = np.array([key for _, key, _ in chosen], np.int64)
         encoded = [next(thumbnails) for _ in chosen]
-        yield pa.RecordBatch.from_arrays([pa.array(keys), pa.array(encoded, pa.binary())], schema=schema)
+        yield pa.RecordBatch.from_arrays([as_arrow(keys, pa.int64()), _binary(encoded)], schema=schema)
+
+
+def _binary(values: Sequence[bytes | None]) -> pa.Array:
+    """Return values as Arrow has them; its own conversion would import pandas."""
+    ends = np.cumsum([0, *(len(value or b"") for value in values)], dtype=np.int32)
+    valid = as_booleans(np.array([value is not None for value in values])).buffers()[1]
+    content = pa.py_buffer(b"".join(value or b"" for value in values))
+    return pa.Array.from_buffers(pa.binary(), len(values), [valid, pa.py_buffer(ends), content])
 
 
 def _draw(images: SourceImages, step: int, drawn: Mapping[int, bytes], point: tuple[int, int, str]) -> bytes | None:
