@@ -116,12 +116,14 @@ class Page:
     def __init__(self, browser: Any, url: str) -> None:
         self.browser, self.url = browser, url
 
-    def open(self, around: bool = False, **view: str) -> "Page":
+    def open(self, view: dict[str, str] | None = None, *, around: bool = False, **more: str) -> "Page":
         """Open the bare page of the tab, which is quick, or TensorBoard around it."""
         self.browser.get("about:blank")
         self.browser.get_log("browser")
         quote = urllib.parse.quote
-        keys = "".join(f"&{quote(f'p.predboard.{key}')}={quote(value, safe='')}" for key, value in view.items())
+        keys = "".join(
+            f"&{quote(f'p.predboard.{key}')}={quote(value, safe='')}" for key, value in {**(view or {}), **more}.items()
+        )
         page = "/" if around else "/data/plugin_entry.html?name=predboard"
         self.browser.get(f"{self.url}{page}#predboard{keys}")
         if around:
@@ -172,11 +174,12 @@ class Page:
         box = self.js(f"{corner} return at(document.querySelector(arguments[0]))", selector)
         frame = self.js(f"{corner} return window.frameElement ? at(window.frameElement) : [0, 0]")
         chain = ActionChains(self.browser, duration=20)
+        pointer: Any = chain.w3c_actions.pointer_action
         for number, (x, y) in enumerate(places):
-            chain.w3c_actions.pointer_action.move_to_location(int(box[0] + frame[0] + x), int(box[1] + frame[1] + y))
+            pointer.move_to_location(int(box[0] + frame[0] + x), int(box[1] + frame[1] + y))
             if not number:
-                chain.w3c_actions.pointer_action.pointer_down()
-        chain.w3c_actions.pointer_action.pointer_up()
+                pointer.pointer_down()
+        pointer.pointer_up()
         chain.perform()
 
     def cell(self, true: int | None, predicted: int | None) -> None:
@@ -267,7 +270,7 @@ def test_each_filter_of_the_address_counts_as_pandas_does(
 ) -> None:
     number = int(expected(rows).sum())
     assert 0 < number < len(rows)
-    page.open(run="net", **view)
+    page.open(view, run="net")
     page.has(number)
     chips = page.js("return document.querySelectorAll('.chip').length")
     assert chips == len(view)

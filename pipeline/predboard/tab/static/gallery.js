@@ -62,7 +62,7 @@ function captions(row) {
   const first = [
     mark(word),
     common.pred && now.true ? null : name(row.pred, against),
-    h('span', {class: 'number'}, percent(row.conf)),
+    h('span', {class: 'number'}, tight(row.conf)),
   ];
   if (row.old) {
     const same = row.old.pred === row.pred;
@@ -71,7 +71,7 @@ function captions(row) {
       [
         h('span', {class: 'faint'}, same ? 'as before' : 'was '),
         same ? null : name(row.old.pred, row.pred),
-        h('span', {class: 'number faint'}, percent(row.old.conf)),
+        h('span', {class: 'number faint'}, tight(row.old.conf)),
       ],
     ];
   }
@@ -83,6 +83,9 @@ function captions(row) {
     word === 'wrong' && !common.true ? [h('span', {class: 'faint'}, 'true '), name(row.true, row.pred)] : [];
   return [first, [...second, h('span', {class: 'number faint', title: sort.value}, sortWords(row))]];
 }
+
+/** @param {number | null} value */
+const tight = value => percent(value).replaceAll(' ', '');
 
 /** The value that the rows are sorted by, where it is not shown anyway. @param {Row} row */
 function sortWords(row) {
