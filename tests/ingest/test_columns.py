@@ -249,3 +249,18 @@ def test_dates_that_python_does_not_have_are_kept_as_text(tmp_path: Path) -> Non
     assert found["label"].tolist() == LABEL.tolist()
     assert found["day"][0] == str(np.datetime64(3_000_000, "D"))
     assert found["time"][0].replace(" ", "T") == str(np.datetime64(320_000_000_000_000_000, "us"))
+
+
+@pytest.mark.parametrize("form", ["prob_class_{}", "prob_[{}]", "prob_{:02}", "prob_v2.{}.p"])
+def test_columns_that_differ_in_one_number_are_in_its_order(form: str, tmp_path: Path) -> None:
+    logits, label, _ = make(classes=12)
+    p = pd.DataFrame(softmax(logits), columns=[form.format(i + 1) for i in range(12)])
+    p[sorted(p.columns)].assign(label=label + 1).to_csv(tmp_path / "a.csv", index=False)
+    frame = run(tmp_path, tmp_path / "a.csv", scores="probabilities", score_column="prob_*")
+    assert frame["label"].tolist() == label.tolist()
+    assert frame["predicted"].tolist() == logits.argmax(axis=1).tolist()
+    (tmp_path / "names.txt").write_text("\n".join("abcdefghijkl"))
+    p.to_csv(tmp_path / "b.csv", index=False)
+    named = {"classes": tmp_path / "names.txt", "labels": tmp_path / "y.txt"}
+    (tmp_path / "y.txt").write_text("\n".join("abcdefghijkl"[c] for c in label))
+    assert run(tmp_path / "b", tmp_path / "b.csv", scores="probabilities", **named)["label"].tolist() == label.tolist()

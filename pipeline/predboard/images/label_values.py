@@ -31,6 +31,9 @@ _NEVER_NAMES = frozenset({"nan", "<na>"})
 _ANSWERS = {"false": 0, "true": 1, "no": 0, "yes": 1}
 _BETWEEN = re.compile(r"\s*[,;|]\s*")
 _EXAMPLES = 3
+_NUMBER = re.compile(r"([0-9]{1,18})")
+_MANY_UNKNOWN = 4
+"""Where one of so many labels is negative, that may mean a class."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,42 @@ def parse_labels(column: pa.ChunkedArray, classes: Sequence[str], what: str) -> 
     of_text = _parse_distinct(known, classes, what)
     of_code = [of_text.values.get(text, -1) if text is not None else -1 for text in texts]
     values = [-1 if code is None else of_code[code] for code in codes]
-    return ParsedLabels(values, of_text.reading, of_text.note, of_text.names)
+    note = of_text.note or _note_negative(texts, codes, of_text.values, classes, what)
+    return ParsedLabels(values, of_text.reading, note, of_text.names)
+
+
+def _note_negative(
+    texts: Sequence[str | None],
+    codes: Sequence[int | None],
+    of_text: dict[str, int | str],
+    classes: Sequence[str],
+    what: str,
+) -> str:
+    """Return a note if negative labels count as unknown and may be a class by their share or by the other labels."""
+    below = {text for text, value in of_text.items() if isinstance(value, int) and value < 0}
+    negative = {i for i, text in enumerate(texts) if text in below}
+    given = [code for code in codes if code is not None and texts[code] in of_text]
+    count = sum(code in negative for code in given)
+    if not count or (_MANY_UNKNOWN * count < len(given) and len(of_text) != len(classes)):
+        return ""
+    return (
+        f"{count:,} of {len(given):,} labels of {what} are {_some(below)} and count as unknown: if that is a class, "
+        "list the classes as the labels write them with --classes"
+    )
+
+
+def numbers_of(names: Sequence[str]) -> list[int]:
+    """Return the numbers of names that differ in one number alone, as `class_1` and `class_10`; [] for others.
+
+    >>> numbers_of(["class_10", "class_9"]), numbers_of(["p[1]", "p[01]"]), numbers_of(["cat", "class_9"])
+    ([10, 9], [], [])
+    """
+    pieces = [_NUMBER.split(name) for name in names]
+    if len(set(map(len, pieces))) != 1:
+        return []
+    differing = [i for i, column in enumerate(zip(*pieces, strict=True)) if len(set(column)) > 1]
+    numbers = [int(piece[i]) for piece in pieces for i in differing if i % 2]  # every second piece is a number
+    return numbers if len(differing) == 1 and len(set(numbers)) == len(names) else []
 
 
 @dataclass(frozen=True)
@@ -110,25 +148,40 @@ def _parse_distinct(labels: set[str], classes: Sequence[str], what: str) -> _Dis
     if labels <= set(classes):
         reading = "class names, not indices" if numbers and are_whole and not _is_identity(classes) else ""
         return _Distinct(as_names, reading, _both_fit(labels, classes, what))
+    whole = {label: int(m[1]) for label in numbers if (m := _WHOLE.fullmatch(label))}
+    name_of = dict(zip(numbers_of(classes), classes, strict=False))
+    known = sorted(i for i in whole.values() if i >= 0)
+    if are_whole and known and list(name_of) != list(range(len(classes))) and name_of.keys() >= set(known):
+        reading = f"the numbers of the classes, {known[0]} for {name_of[known[0]]}"
+        of_number = {label: name_of.get(i, -1) for label, i in whole.items()}
+        return _Distinct(of_number, reading, _both_fit({str(i) for i in known}, classes, what))
+    if set(whole.values()) == {-1, 1} and are_whole and len(classes) in (0, 2):
+        names = (next(n for n in numbers if whole[n] < 0), next(n for n in sorted(numbers) if whole[n] > 0))
+        return _of_two({label: int(i > 0) for label, i in whole.items()}, names, classes, what)
     if are_whole and (classes or not any(map(_ZERO_PADDED.fullmatch, numbers))):
         mixed = numbers & set(classes)
         note = (
             f"labels of {what} are read as indices from 0, because not all of them are class names "
             f"({_some(numbers - mixed)})"
         )
-        indices: dict[str, int | str] = {label: int(m[1]) for label in numbers if (m := _WHOLE.fullmatch(label))}
         reading = "indices from 0" if numbers else ""
-        return _Distinct(indices, reading, note if mixed and not _is_identity(classes) else "")
+        reading += ", negative ones as unknown" if any(i < 0 for i in whole.values()) else ""
+        return _Distinct({**whole}, reading, note if mixed and not _is_identity(classes) else "")
     if not are_whole and all(_WHOLE.fullmatch(n) or _FRACTION.fullmatch(n) for n in numbers):
         raise _neither(what, next(n for n in sorted(numbers) if not _WHOLE.fullmatch(n)))
     answers = {label: _ANSWERS[label.lower()] for label in numbers if label.lower() in _ANSWERS}
     if len(answers) == len(numbers) and not labels & set(classes):
-        names = tuple(next((text for text in sorted(answers) if answers[text] == i), "") for i in (0, 1))
-        reading = f"1 for {names[1] or 'none'} and 0 for {names[0] or 'none'}"
-        note = f"labels of {what} are read as {reading}" if classes else ""
-        return _Distinct({**answers}, reading, note, names if all(names) else ())
+        no, yes = (next((text for text in sorted(answers) if answers[text] == i), "") for i in (0, 1))
+        return _of_two(answers, (no, yes), classes, what)
     _refuse_several(labels - set(classes), classes or labels, what, bool(classes))
     return _Distinct(as_names)
+
+
+def _of_two(index: dict[str, int], names: tuple[str, str], classes: Sequence[str], what: str) -> _Distinct:
+    """Return labels of two classes that have an order, as no and yes. A name is empty if no label has it."""
+    reading = f"1 for {names[1] or 'none'} and 0 for {names[0] or 'none'}"
+    note = f"labels of {what} are read as {reading}" if classes else ""
+    return _Distinct({**index}, reading, note, names if all(names) else ())
 
 
 # --- several labels in a row ---

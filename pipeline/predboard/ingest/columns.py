@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from predboard.config import ImportedKind
 from predboard.errors import InputError
 from predboard.images.columns import IMAGE_COLUMNS, LABEL_COLUMNS, plain_name
+from predboard.images.label_values import numbers_of
 from predboard.storage.paths import MAX_READ_GB
 
 _KIND_NAMES: dict[ImportedKind, tuple[str, ...]] = {
@@ -281,7 +282,7 @@ def match_columns(names: Sequence[str], pattern: re.Pattern[str], classes: Seque
 
     Numbered columns are in the order of their numbers, which are their names: prob_1, prob_2 and prob_5 are the classes
     1, 2 and 5. Beside numbered columns others are left out, and so are statistics such as prob_max, unless `classes`
-    has that name.
+    has that name. Names that differ in one number are in its order: prob_class_10 comes after prob_class_9.
 
     >>> match_columns(["p_5", "p_1", "label"], re.compile(r"p_(\d+)()"))
     ScoreColumns(columns=('p_1', 'p_5'), names=('1', '5'), left_out=())
@@ -295,7 +296,8 @@ def match_columns(names: Sequence[str], pattern: re.Pattern[str], classes: Seque
         ends = numbered
     if len(ends) < 2:
         return None
-    ordered = sorted(ends, key=lambda name: int(ends[name])) if all(map(str.isdigit, ends.values())) else list(ends)
+    numbers = numbers_of(list(ends.values()))
+    ordered = [name for _, name in sorted(zip(numbers, ends, strict=True))] if numbers else list(ends)
     left_out = tuple(name for name in every if name not in ends)
     return ScoreColumns(tuple(ordered), tuple(ends[name] for name in ordered), left_out)
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from predboard.errors import InputError
+from predboard.images.label_values import numbers_of
 from predboard.ingest import table_files
 from predboard.ingest.columns import abbreviate
 from predboard.ingest.validation import ScoreArray
@@ -44,8 +45,9 @@ class SavedScores:
 
     @property
     def is_numbered(self) -> bool:
-        """Whether the names of the classes are numbers, as of `prob_0`, `prob_1`, which may be no names at all."""
-        return bool(self.names) and all(name.isdigit() for name in self.names)
+        """Whether the names of the classes are numbered, as of `prob_0` or `prob_class_0`: these may be no names."""
+        numbered_columns = len(self.used) > 1 and numbers_of(self.names)
+        return bool(numbered_columns) or (bool(self.names) and all(map(str.isdigit, self.names)))
 
     def ordered(self, classes: tuple[str, ...]) -> "SavedScores":
         """Return the same rows with their scores in the order of these classes, where the columns have these names."""
