@@ -447,3 +447,30 @@ def test_a_lasso_on_the_map_selects(page: Page) -> None:
     page.until(lambda: "lasso" in page.view and page.total() is not None)
     assert 0 < (page.total() or 0) < 36
     page.clean()
+
+
+def test_a_threshold_tells_what_is_accepted_and_shows_what_is_wrong_above(page: Page, rows: pd.DataFrame) -> None:
+    page.open(run="net", pane="threshold", at="0.6")
+    judged = rows[(rows.label >= 0) & (rows.predicted >= 0)]
+    above = judged[judged.confidence >= 0.6]
+    right = above.label == above.predicted
+    page.until(lambda: page.text("#quality") == f"{100 * right.mean():.1f} %")
+    assert page.text("#share") == f"{100 * len(above) / len(judged):.1f} %"
+    page.click("#wrong-above")
+    page.has(int((~right).sum()))
+    page.click("#right-below")
+    page.has(int(((judged.confidence <= 0.6) & (judged.label == judged.predicted)).sum()))
+    page.clean()
+
+
+def test_the_table_has_the_rows_in_the_order_of_a_column(page: Page, rows: pd.DataFrame) -> None:
+    page.open(run="net", show="table", right="0")
+    lines = "document.querySelectorAll('.table .inner .table-row')"
+    cells = f"return [...{lines}].slice(0, 9).map(r => r.lastElementChild.innerText)"
+    worst = rows[wrong(rows)].sort_values("loss", ascending=False, kind="stable")
+    page.until(lambda: page.js(cells) == list(worst.image[:9]))
+    page.click("#head-margin")
+    page.click("#head-margin")
+    least = rows[wrong(rows)].sort_values("margin", kind="stable")
+    page.until(lambda: page.js(cells) == list(least.image[:9]))
+    page.clean()
