@@ -84,9 +84,11 @@ export const toggled = (values, value) =>
 /** A number as people read it. @param {number | null | undefined} value */
 export function short(value) {
   if (value === null || value === undefined || !Number.isFinite(value)) return '–';
-  if (Number.isInteger(value)) return value.toLocaleString('en');
   const size = Math.abs(value);
-  if (size >= 1000) return Math.round(value).toLocaleString('en');
+  if (size >= 1000 || Number.isInteger(value)) {
+    const whole = Math.round(value);
+    return size < 10_000 ? String(whole) : whole.toLocaleString('en'); // 2026 may be a year
+  }
   if (size < 1e-4) return value.toExponential(0);
   return String(Number(value.toPrecision(3)));
 }
