@@ -5,6 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -94,3 +97,45 @@ def test_many_ask_at_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor(16) as threads:
         answers = list(threads.map(ask, range(96)))
     assert all(len({content for kind, content in answers if kind == one}) == 1 for one in range(6))
+
+
+def test_damaged_files_are_refused_and_no_figure_comes_of_them(tmp_path: Path) -> None:
+    folder = logs.write_logs(tmp_path / "net", 3000, steps=(0,))
+    content = (folder / "rows.parquet").read_bytes()
+    right = {route: Tab(tmp_path).get(route, run="net", true=1).data for route in ("/confusion", "/rows", "/curve")}
+    answers = 0
+    for at in range(100, len(content), len(content) // 25):
+        (folder / "rows.parquet").write_bytes(content[:at] + bytes([content[at] ^ 255]) + content[at + 1 :])
+        tab = Tab(tmp_path)
+        for route, expected in right.items():
+            response = tab.get(route, run="net", true=1)
+            assert response.status_code in (200, 400, 404)
+            if response.status_code == 200:
+                answers += 1
+                assert response.data == expected
+    assert answers
+
+
+@pytest.mark.parametrize("file", ["thumbnails.arrow", "map.arrow"])
+def test_damaged_pictures_and_maps_are_none(file: str, tmp_path: Path) -> None:
+    folder = logs.write_logs(tmp_path / "net", 10, steps=(0,))
+    columns = {"key": logs.frame(folder, 0).key.to_numpy()}
+    if file == "map.arrow":
+        columns |= {"x": np.arange(10, dtype=np.int16), "y": np.arange(10, dtype=np.int16)}
+        table = pa.table(columns).replace_schema_metadata({"source": "PCA"})
+    else:
+        table = pa.table({**columns, "thumbnail": [b"\xff\xd8\xffjpeg"] * 9 + [b"<html>"]})
+        table = table.replace_schema_metadata({"side": "128", "step": "0"})
+    with pa.OSFile(str(folder / file), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    good = Tab(tmp_path)
+    if file == "thumbnails.arrow":
+        assert good.get("/image", run="net", id=0).data == b"\xff\xd8\xffjpeg"
+        assert good.get("/image", run="net", id=9).status_code == 204
+    else:
+        assert np.frombuffer(good.get("/points", run="net").data, "<i2")[:10].tolist() == list(range(10))
+    content = (folder / file).read_bytes()
+    for at in range(8, len(content), 40):
+        (folder / file).write_bytes(content[:at] + b"\xff" * 8 + content[at + 8 :])
+        for route in ("/image", "/points", "/runs"):
+            assert Tab(tmp_path).get(route, run="net", id=0).status_code in (200, 204, 400, 404)

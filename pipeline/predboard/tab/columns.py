@@ -115,9 +115,10 @@ class RowsFile:
         """
         self.path, self.version = path, version
         with reading(path):
-            self._file = pq.ParquetFile(arrow_source(path), pre_buffer=True)
+            open_file = functools.partial(pq.ParquetFile, pre_buffer=True, page_checksum_verification=True)
+            self._file = open_file(arrow_source(path))
             # Texts take long to read, and numbers do not wait for them.
-            texts = pq.ParquetFile(arrow_source(path), pre_buffer=True, metadata=self._file.metadata)
+            texts = open_file(arrow_source(path), metadata=self._file.metadata)
             self.schema: pa.Schema = self._file.schema_arrow
             self._leaves = {self._file.schema.column(i).path: i for i in range(len(self._file.schema))}
             groups = _groups_of_steps(self._file, self._leaves["step"])

@@ -97,6 +97,7 @@ class LogRun:
             return None
         with reading(path), pa.memory_map(str(path)) as file:
             table = pa.ipc.open_file(file).read_all().combine_chunks()
+            table.validate(full=True)
             key, x, y = (as_numpy(table[name].chunk(0)).copy() for name in ("key", "x", "y"))
             return key, np.stack([x, y]), table.schema.metadata[b"source"].decode()
 

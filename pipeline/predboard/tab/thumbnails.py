@@ -38,6 +38,7 @@ MAX_PNG_SIDE = 64
 JPEG_QUALITY = 85
 
 PNG_START = b"\x89PNG"
+JPEG_START = b"\xff\xd8\xff"
 
 
 class ThumbnailFile:
@@ -49,15 +50,18 @@ class ThumbnailFile:
             file = pa.ipc.open_file(pa.memory_map(str(path)))
             self.side = int(file.schema.metadata[b"side"])
             self._batches = [file.get_batch(i) for i in range(file.num_record_batches)]
+            for batch in self._batches:  # a damaged file must not lead outside of it
+                batch.validate(full=True)
             self._ends = np.cumsum([len(batch) for batch in self._batches])
             keys = [as_numpy(batch.column("key")) for batch in self._batches]
             self.keys: NDArray[np.int64] = np.concatenate(keys) if keys else np.zeros(0, np.int64)
 
     def get(self, place: int) -> bytes:
-        """Return a thumbnail, empty if the image has none."""
+        """Return a thumbnail, empty if the image has none, or if what is there is not one."""
         batch = int(np.searchsorted(self._ends, place, side="right"))
         start = int(self._ends[batch]) - len(self._batches[batch])
-        return self._batches[batch].column("thumbnail")[place - start].as_py() or b""
+        content = self._batches[batch].column("thumbnail")[place - start].as_py() or b""
+        return content if content.startswith(JPEG_START) else b""
 
 
 class Pictures:
