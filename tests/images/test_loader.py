@@ -67,7 +67,7 @@ def _odd_files(folder: Path) -> None:
 def test_every_odd_file_is_a_row_with_logits_or_a_reason(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     _odd_files(tmp_path / "data")
     config = InferConfig(str(tmp_path / "data"), toy.model_file(tmp_path), out=tmp_path / "out", resize=(12, 16))
-    outcome = infer(config)
+    outcome = infer(config, [].append)
     assert outcome.complete
     frame = _frame(tmp_path / "out").set_index("image")
     failed = frame["error"].dropna().to_dict()

@@ -61,7 +61,7 @@ def test_without_ray_the_message_is_one_line(monkeypatch: pytest.MonkeyPatch, tm
     there = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ray" else there(name))
     data = toy.pictures(tmp_path / "data")
-    with pytest.raises(InputError, match=r"^--engine ray needs Ray: pip install 'predboard\[ray\]'$"):
+    with pytest.raises(InputError, match=r"^--engine ray needs Ray: \S*pip install .*\[ray\]'$"):
         infer(InferConfig(str(data), toy.model_file(tmp_path), out=tmp_path / "out", engine="ray"))
 
 

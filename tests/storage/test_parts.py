@@ -165,7 +165,7 @@ def test_a_part_of_another_program_is_read_the_same(tmp_path: Path) -> None:
     by_duckdb = part_path(tmp_path / "duckdb", 0, 0)
     by_duckdb.parent.mkdir(parents=True)
     records = ", ".join(f"'{k}': '{v}'" for k, v in encode_footer(RUN, part).items())
-    duckdb.execute(f"copy plain to '{by_duckdb}' (format parquet, kv_metadata {{{records}}})")
+    duckdb.connect().execute(f"copy plain to '{by_duckdb}' (format parquet, kv_metadata {{{records}}})")
 
     for folder in (tmp_path / "pyarrow", tmp_path / "duckdb"):
         run, read_part, table = _content(_only_part(folder))

@@ -84,14 +84,19 @@ def test_pandas_and_duckdb_open_the_folder_as_it_is(tmp_path: Path) -> None:
     by_pandas = pd.read_parquet(tmp_path)
     assert sorted(by_pandas["step"].astype(int).unique()) == [0, 12]
     pattern = f"{tmp_path}/**/*.parquet"
-    by_duckdb = duckdb.execute(f"select * from read_parquet('{pattern}', hive_partitioning = true)").df()
+    by_duckdb = duckdb.connect().execute(f"select * from read_parquet('{pattern}', hive_partitioning = true)").df()
     for step, expected in ((0, one), (12, two)):
         for found in (by_pandas, by_duckdb):
             here = found[found["step"].astype(int) == step]
             assert _as_read(here[names]) == _as_read(expected[names])
-    accuracy = duckdb.execute(
-        f"select avg((predicted = label)::int) from read_parquet('{pattern}', hive_partitioning = true) where step = 12"
-    ).fetchone()
+    accuracy = (
+        duckdb.connect()
+        .execute(
+            f"select avg((predicted = label)::int) from read_parquet('{pattern}', hive_partitioning = true) "
+            "where step = 12"
+        )
+        .fetchone()
+    )
     assert accuracy == (
         pytest.approx((two["predicted"] == two["label"])[two["label"].notna() & two["error"].isna()].mean()),
     )

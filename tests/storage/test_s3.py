@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import urllib.parse
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -432,7 +433,8 @@ def test_board_shows_all_of_the_logs_and_what_becomes_of_them(
         opened = eventually(
             lambda: [line for line in (tmp_path / "said").read_text().splitlines() if line.startswith("open ")]
         )
-        assert "report_card" in opened[0]
+        with urllib.request.urlopen(opened[0].removeprefix("open "), timeout=10) as page:
+            assert "report_card" in page.url
     assert not list((tmp_path / "tmp").glob("predboard-board-*"))
 
 
