@@ -152,3 +152,7 @@ def test_several_names_for_one_image_are_refused(values: Any, classes: tuple[str
 )
 def test_names_with_commas_and_spaces_are_names(values: Any, classes: tuple[str, ...]) -> None:
     assert parse_labels(chunked(values), classes, "y").values == values
+
+
+def test_an_index_beyond_int32_is_no_other_one() -> None:
+    assert parse_labels(chunked([1, 2**32 + 1, -5]), (), "y").index(()).tolist() == [1, 2**31 - 1, -1]

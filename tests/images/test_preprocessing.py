@@ -121,7 +121,7 @@ NAMES = dataclasses.replace(RECIPE, classes=("Annual crop", "forest", "sea-lake"
 @pytest.mark.parametrize(
     ("classes", "label", "expected"),
     [
-        ((), [0, 2, -1, 3], [0, 2, -1, -1]),  # indices of outputs
+        ((), [0, 2, -1], [0, 2, -1]),  # indices of outputs
         (("Annual crop", "forest", "sea-lake"), [0, 1, 2, -1], [0, 1, 2, -1]),
         (("AnnualCrop", "forest"), [0, 1], None),
         (("SEA LAKE", "annual_crop", "Forest"), [0, 1, 2, -1], [2, 0, 1, -1]),

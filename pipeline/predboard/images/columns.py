@@ -12,13 +12,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from predboard.errors import InputError
-from predboard.images.label_values import ParsedLabels, parse_labels
+from predboard.images.label_values import ParsedLabels, check_labels, describe_strange, parse_labels
 from predboard.images.manifest import (
     Manifest,
     SourceOptions,
     canonical_refs,
     image_suffixes,
-    limit_labels,
     make_manifest,
 )
 from predboard.images.text_tables import UNNAMED
@@ -85,7 +84,7 @@ def list_labelled(
         raise InputError(f"{file} has no rows; expected one for each image")
     name = find_column(table, options.label_column, LABEL_COLUMNS, file, "--label-column")
     labels, classes = (ParsedLabels([]), ()) if name is None else _read_labels(table, name, file, options.classes)
-    label = None if name is None else limit_labels(labels.index(classes), len(classes) or 2**31)
+    label = None if name is None else labels.index(classes)
     key = None
     if options.key_column is not None:
         if options.key_column not in table.column_names:
@@ -184,8 +183,15 @@ def _read_labels(
     Raises InputError for labels that are neither names nor indices, and for several in one row.
     """
     classes = wanted or _hugging_face_names(table.schema, name)
-    parsed = parse_labels(table.column(name), classes, f"column {name!r} of {file.name}")
-    return parsed, classes or parsed.names or parsed.distinct_names
+    what = f"column {name!r} of {file.name}"
+    parsed = parse_labels(table.column(name), classes, what)
+    if not classes:
+        return parsed, parsed.names or parsed.distinct_names
+    check_labels(parsed.index(classes), len(classes), lambda row: f"row {row} of {file.name} has")
+    strange, fits = describe_strange(parsed.values, classes, what)
+    if not fits:
+        raise InputError(f"{strange}: name the classes with --classes, or another column with --label-column")
+    return replace(parsed, note="; ".join(filter(None, (parsed.note, strange)))), classes
 
 
 def _hugging_face_names(schema: pa.Schema, column: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ gets what its value became.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -31,6 +31,8 @@ _NEVER_NAMES = frozenset({"nan", "<na>"})
 _ANSWERS = {"false": 0, "true": 1, "no": 0, "yes": 1}
 _BETWEEN = re.compile(r"\s*[,;|]\s*")
 _EXAMPLES = 3
+_HIGHEST = 2**31 - 1
+"""The highest index, which stands for those above it as well, that no class has."""
 _NUMBER = re.compile(r"([0-9]{1,18})")
 _MANY_UNKNOWN = 4
 """Where one of so many labels is negative, that may mean a class."""
@@ -49,10 +51,10 @@ class ParsedLabels:
     """Names of the classes 0 and 1 where the labels are true and false, or yes and no."""
 
     def index(self, classes: Sequence[str]) -> NDArray[np.int32]:
-        """Return the index of each label among the classes, int32 [rows]; -1 if it is unknown or beyond int32."""
+        """Return the index of each label among the classes, int32 [rows]; -1 if it is unknown."""
         place = {name: i for i, name in enumerate(classes)}
         index = [place.get(v, -1) if isinstance(v, str) else v for v in self.values]
-        return np.array([i if 0 <= i < 2**31 else -1 for i in index], np.int32)
+        return np.array([min(max(i, -1), _HIGHEST) for i in index], np.int32)
 
     @property
     def distinct_names(self) -> tuple[str, ...]:
@@ -129,6 +131,37 @@ def numbers_of(names: Sequence[str]) -> list[int]:
     differing = [i for i, column in enumerate(zip(*pieces, strict=True)) if len(set(column)) > 1]
     numbers = [int(piece[i]) for piece in pieces for i in differing if i % 2]  # every second piece is a number
     return numbers if len(differing) == 1 and len(set(numbers)) == len(names) else []
+
+
+def check_labels(label: Sequence[int] | NDArray[np.int32], classes: int, where: Callable[[int], str]) -> None:
+    """Raise InputError if an index is beyond the classes. `where` names a row: "row 3 of y.csv has"."""
+    row = int(np.argmax(label)) if len(label) else 0
+    if len(label) and (highest := label[row]) >= classes:
+        raise InputError(
+            f"{where(row)} label {highest}, but there are {classes:,} classes, 0 to {classes - 1}: do the labels count "
+            "from 1, or belong to other classes?"
+        )
+
+
+def describe_strange(values: RawLabels, classes: Sequence[str], source: str) -> tuple[str, bool]:
+    """Describe names that are not among the classes: a sentence, empty if all are, and whether any label fits."""
+    strange = {value for value in values if isinstance(value, str)}.difference(classes)
+    if not strange:
+        return "", True
+    count = sum(value in strange for value in values)
+    fits = count < sum(value != -1 for value in values)
+    alike = {_spelling(name): name for name in classes}
+    pairs = [f"{name} and {alike[_spelling(name)]}" for name in sorted(strange) if _spelling(name) in alike]
+    hint = f"; {', '.join(pairs[:_EXAMPLES])} differ in case, spaces or punctuation only" if pairs else ""
+    if not fits:
+        return f"none of the labels ({_some(strange)}) in {source} is among the classes ({_some(classes)}){hint}", False
+    are, they = ("is", "it counts") if count == 1 else ("are", "they count")
+    some = f"{count:,} {'label' if count == 1 else 'labels'} in {source} {are} not among the classes ({_some(strange)})"
+    return f"{some}; {they} as unknown{hint}", True
+
+
+def _spelling(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.casefold())
 
 
 @dataclass(frozen=True)
@@ -278,5 +311,5 @@ def _both_fit(distinct: set[str], classes: Sequence[str], what: str) -> str:
 
 
 def _some(names: Iterable[str]) -> str:
-    shown = sorted(names)
+    shown = list(names) if isinstance(names, tuple) else sorted(names)
     return ", ".join(shown[:12]) + ("…" if len(shown) > 12 else "")

@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from predboard.errors import InputError
+from predboard.images.label_values import check_labels
 from predboard.predictions.sampling import Salt, mix
 from predboard.predictions.schema import hash_refs
 from predboard.storage.paths import (
@@ -109,8 +110,13 @@ class Manifest:
             hashed.update(line.encode("ascii") + b"\n")
         return hashed.hexdigest()
 
-    def drop_labels_above(self, classes: int) -> "Manifest":
-        """Return the manifest with labels outside 0 to `classes` - 1 set to -1: the model has no output for them."""
+    def fit_labels(self, classes: int) -> "Manifest":
+        """Return the manifest with labels for so many classes: beyond them, those of a dataset are unknown.
+
+        Raises InputError if there are such labels in a list or folder: they are of other classes, or count from 1.
+        """
+        if not self.is_dataset:
+            check_labels(self.label, classes, lambda row: f"{self.image[row]} in {self.origin} has")
         return replace(self, label=limit_labels(self.label, classes))
 
     def with_classes(self, classes: tuple[str, ...]) -> "Manifest":
@@ -122,7 +128,7 @@ class Manifest:
         if classes == self.classes:
             return self
         if not self.classes:
-            return replace(self, label=limit_labels(self.label, len(classes)), classes=classes)
+            return replace(self.fit_labels(len(classes)), classes=classes)
         index = {name: i for i, name in enumerate(classes)}
         new_label = np.array([index.get(name, -1) for name in self.classes] + [-1], np.int32)  # the last one is for -1
         return replace(self, label=new_label[self.label], classes=classes)

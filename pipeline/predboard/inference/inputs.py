@@ -191,7 +191,7 @@ class StepModels:
     runs: Mapping[int, Run]
     """Identity of the predictions of each step."""
     manifest: Manifest
-    """The manifest with the names of the classes, and without labels that the model has no output for."""
+    """The manifest with the names of the classes, and labels that the model has outputs for."""
     modules: ModuleCache
     per_pass: int
     """Models that fit into half of a device's memory: each picture is decoded once for so many steps."""
@@ -257,7 +257,7 @@ def open_models(
         )
     steps = ", ".join(map(str, files))
     log(f"model {source.name}, {outputs} classes, steps {steps}; {placement.description}; {config.precision}")
-    manifest = manifest.drop_labels_above(outputs)
+    manifest = manifest.fit_labels(outputs)
     _log_unlabelled(manifest, runs[next(iter(runs))].classes, log)
     random = _describe_random(source) if None in files.values() else ""
     if random:

@@ -17,7 +17,7 @@ from predboard.errors import InputError
 from predboard.formatting import plural
 from predboard.images import sources
 from predboard.images.columns import to_storable
-from predboard.images.label_values import RawLabels, parse_labels
+from predboard.images.label_values import RawLabels, check_labels, describe_strange, parse_labels
 from predboard.images.manifest import Manifest, SourceOptions, canonical_ref, refuse_secret_refs
 from predboard.ingest import columns, scores
 from predboard.ingest.columns import abbreviate
@@ -253,18 +253,11 @@ def _labels(
     if given.note:
         log(f"warning: {given.note}")
     _check_labels(given, saved.classes, classes)
-    if strange := {value for value in given.values if isinstance(value, str)} - set(classes):
-        count = sum(value in strange for value in given.values)
-        if count == sum(value != -1 for value in given.values):
-            raise InputError(
-                f"none of the labels ({abbreviate(sorted(strange))}) in {given.words} is among the classes "
-                f"({abbreviate(classes)}): name the classes with --classes, or another column with --label-column"
-            )
-        are, they = ("is", "it counts") if count == 1 else ("are", "they count")
-        log(
-            f"warning: {plural(count, 'label')} in {given.source} {are} not among the classes "
-            f"({abbreviate(sorted(strange))}); {they} as unknown"
-        )
+    strange, fits = describe_strange(given.values, classes, given.words)
+    if not fits:
+        raise InputError(f"{strange}: name the classes with --classes, or another column with --label-column")
+    if strange:
+        log(f"warning: {strange}")
     label = _indices(given.values, classes)
     if image_list is not None:
         listed = _indices(_named_labels(image_list), classes)
@@ -337,13 +330,8 @@ def _check_labels(given: _Given, scores_per_row: int, classes: tuple[str, ...]) 
             f"each row has {scores_per_row:,} scores, but there are {len(classes):,} classes ({abbreviate(classes)}): "
             "name the classes in the order of the scores with --classes FILE"
         )
-    highest = max((value for value in given.values if not isinstance(value, str)), default=-1)
-    if highest >= scores_per_row:
-        raise InputError(
-            f"{given.source} has label {highest} in row {given.values.index(highest)}, but the scores are of "
-            f"{scores_per_row:,} classes, 0 to {scores_per_row - 1}: do the labels count from 1, or belong to other "
-            "classes?"
-        )
+    indices = [-1 if isinstance(value, str) else value for value in given.values]
+    check_labels(indices, scores_per_row, lambda row: f"row {row} of {given.source} has")
 
 
 def _named_labels(image_list: Manifest) -> RawLabels:

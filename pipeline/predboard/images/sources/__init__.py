@@ -10,9 +10,11 @@ import importlib
 import itertools
 import pkgutil
 import re
+from dataclasses import replace
 from typing import Protocol, cast, runtime_checkable
 
 from predboard.errors import InputError, reading
+from predboard.images.label_values import RawLabels, describe_strange
 from predboard.images.manifest import Manifest, SourceOptions, split_ref
 from predboard.images.sources import folder
 from predboard.storage.paths import (
@@ -80,7 +82,12 @@ def open_source(data: str, options: SourceOptions | None = None) -> Manifest:
                 "list"
             )
         manifest = _open(files, options)
-    return manifest.with_classes(options.classes) if options.classes else manifest
+    if not options.classes:
+        return manifest
+    names: RawLabels = [manifest.classes[i] if i >= 0 else -1 for i in manifest.label] if manifest.classes else []
+    strange, _ = describe_strange(names, options.classes, manifest.origin)
+    manifest = replace(manifest, notes=(*manifest.notes, *filter(None, (strange,))))
+    return manifest.with_classes(options.classes)
 
 
 def _open(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
