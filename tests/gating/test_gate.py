@@ -307,6 +307,55 @@ def test_a_report_that_cannot_be_written_is_bad_input(command: Callable[..., Sai
     assert "cannot write to" in said.err
 
 
+@pytest.mark.skipif(os.name != "posix", reason="no pipes in the file system")
+def test_a_report_goes_through_a_pipe_a_link_and_a_descriptor(
+    command: Callable[..., Said], run: Path, tmp_path: Path
+) -> None:
+    pipe, kept = tmp_path / "pipe", tmp_path / "kept.txt"
+    os.mkfifo(pipe)
+    kept.write_text("before\n")
+    (tmp_path / "link.json").symlink_to("there.json")
+    (tmp_path / "there.json").write_text("old")
+    reader, behind = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), os.open(kept, os.O_WRONLY | os.O_APPEND)
+    (tmp_path / "stdout").symlink_to(f"/dev/fd/{behind}")
+    try:
+        said = command(
+            *(run, PASSING, "--junit", pipe, "--markdown", tmp_path / "stdout", "--json", tmp_path / "link.json")
+        )
+        assert said.code == 0, said.err
+        assert b"<testsuite" in os.read(reader, 2**16)
+    finally:
+        os.close(reader)
+        os.close(behind)
+    assert pipe.is_fifo()
+    assert (tmp_path / "stdout").is_symlink()
+    assert kept.read_text().startswith("before\n#")
+    assert (tmp_path / "link.json").is_symlink()
+    assert json.loads((tmp_path / "there.json").read_text())["code"] == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--json", "{rules}"], "--json .*gates.toml is the file of --rules"),
+        (["--junit", "{run}/step=00000000/part-00000.parquet"], "--junit .* is inside the predictions"),
+        (["--markdown", "{run}/new.md"], "--markdown .*new.md is inside the predictions"),
+        (["--json", "{rules}.x", "--junit", "{rules}.x"], "--json .* is the file of --junit"),
+    ],
+)
+def test_a_report_is_never_written_over_what_is_read(
+    flags: list[str], words: str, command: Callable[..., Said], run: Path, tmp_path: Path
+) -> None:
+    def content() -> dict[Path, bytes]:
+        return {file: file.read_bytes() for top in (run, tmp_path) for file in top.rglob("*") if file.is_file()}
+
+    (tmp_path / "gates.toml").write_text(PASSING, "utf-8")
+    before = content()
+    said = command(run, PASSING, *(flag.format(rules=tmp_path / "gates.toml", run=run) for flag in flags))
+    assert (said.code, said.out, content()) == (2, "", before)
+    assert re.fullmatch(f"predboard: {words}.*\n", said.err), said.err
+
+
 def test_an_incomplete_run_fails_unless_it_is_allowed(command: Callable[..., Said], tmp_path: Path) -> None:
     run = write(tmp_path / "run", rows(), shard_size=16)
     sorted(run.glob("*/*.parquet"))[1].unlink()

@@ -39,7 +39,7 @@ from predboard.parallel.pool import ProcessPool
 from predboard.parallel.threads import worker_count
 from predboard.predictions.contradictions import CHECKED_COLUMNS
 from predboard.storage.parts import read_batches
-from predboard.storage.paths import AnyPath, write_file
+from predboard.storage.paths import AnyPath, is_inside, is_same, is_stream, write_output
 from predboard.storage.runs import Step, list_step_numbers, open_run, open_step
 from predboard.streams import print_warning
 from predboard.summaries import Metric
@@ -96,6 +96,7 @@ def gate(
         raise InputError(f"rule {drops[0].title!r} has max_drop: name the predictions to compare with, --baseline")
     if config.baseline is not None and not drops:
         log("no rule has max_drop, so the baseline is not used")
+    _refuse_outputs(config)
     report = None if config.report is None else read_report(config.report)
     step = open_one_step(config.predictions, config.step, "--step")
     old = None
@@ -125,9 +126,25 @@ def gate(
         (config.json, to_json(result).encode()),
     ):
         if path is not None:
-            write_file(path, content)
+            write_output(path, content)
             log(f"wrote {path}")
     return result
+
+
+def _refuse_outputs(config: GateConfig) -> None:
+    """Raise InputError for a file to write that is one to read, is inside a run, or is named for another format too."""
+    taken: dict[str, AnyPath | None] = {name: getattr(config, name) for name in ("rules", "report")}
+    for name in ("junit", "markdown", "json"):
+        path: Path | None = getattr(config, name)
+        if path is None or is_stream(path):
+            continue
+        for other, file in taken.items():
+            if file is not None and is_same(path, file):
+                raise InputError(f"--{name} {path} is the file of --{other}: name another one to write")
+        for folder in (config.predictions, config.baseline):
+            if folder is not None and is_inside(path, folder):
+                raise InputError(f"--{name} {path} is inside the predictions {folder}: name a file elsewhere")
+        taken[name] = path
 
 
 def _check_report(

@@ -373,6 +373,31 @@ def write_file(path: AnyPath, content: bytes) -> None:
             staged.unlink(missing_ok=True)
 
 
+def is_stream(path: Path) -> bool:
+    """Return whether a path that a user names is no file to be replaced: a device, a pipe or an open descriptor."""
+    link = path
+    for _ in range(40):  # as many links as the kernel follows
+        if re.fullmatch(r"/proc/\d+/(task/\d+/)?fd|/dev/fd", str(link.parent.resolve())):
+            return True
+        if not link.is_symlink():
+            break
+        link = link.parent / link.readlink()
+    return path.exists() and not path.is_file()
+
+
+def write_output(path: Path, content: bytes) -> None:
+    """Write a file that the user names, as `write_file` does: behind a link, and into a stream such as /dev/stdout.
+
+    Only a regular file can be written whole or not at all. Raises InputError if nothing can be written.
+    """
+    if not is_stream(path):
+        write_file(path.resolve(), content)
+        return
+    # A reader that closed its pipe has read enough; a file behind a descriptor keeps what it has.
+    with explain_write_errors(path), contextlib.suppress(BrokenPipeError), path.open("ab") as stream:
+        stream.write(content)
+
+
 def remove_tree(folder: AnyPath) -> None:
     """Delete a folder and everything in it."""
     if isinstance(folder, RemotePath):
