@@ -313,10 +313,11 @@ def test_a_report_goes_through_a_pipe_a_link_and_a_descriptor(
 ) -> None:
     pipe, kept = tmp_path / "pipe", tmp_path / "kept.txt"
     os.mkfifo(pipe)
-    kept.write_text("before\n")
+    kept.touch()
     (tmp_path / "link.json").symlink_to("there.json")
     (tmp_path / "there.json").write_text("old")
-    reader, behind = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), os.open(kept, os.O_WRONLY | os.O_APPEND)
+    reader, behind = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), os.open(kept, os.O_WRONLY)
+    os.write(behind, b"before\n")
     (tmp_path / "stdout").symlink_to(f"/dev/fd/{behind}")
     try:
         said = command(
@@ -324,12 +325,13 @@ def test_a_report_goes_through_a_pipe_a_link_and_a_descriptor(
         )
         assert said.code == 0, said.err
         assert b"<testsuite" in os.read(reader, 2**16)
+        os.write(behind, b"after\n")
     finally:
         os.close(reader)
         os.close(behind)
     assert pipe.is_fifo()
     assert (tmp_path / "stdout").is_symlink()
-    assert kept.read_text().startswith("before\n#")
+    assert re.fullmatch("before\n#.*\nafter\n", kept.read_text(), re.DOTALL)
     assert (tmp_path / "link.json").is_symlink()
     assert json.loads((tmp_path / "there.json").read_text())["code"] == 0
 

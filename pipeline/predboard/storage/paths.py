@@ -373,16 +373,20 @@ def write_file(path: AnyPath, content: bytes) -> None:
             staged.unlink(missing_ok=True)
 
 
+def _descriptor(path: Path) -> int | None:
+    """Return the open descriptor of this process that a path such as /dev/stdout leads to, if any."""
+    for _ in range(40):  # as many links as the kernel follows
+        if str(path.parent.resolve()) in ("/dev/fd", f"/proc/{os.getpid()}/fd") and path.name.isdecimal():
+            return int(path.name)
+        if not path.is_symlink():
+            break
+        path = path.parent / path.readlink()
+    return None
+
+
 def is_stream(path: Path) -> bool:
     """Return whether a path that a user names is no file to be replaced: a device, a pipe or an open descriptor."""
-    link = path
-    for _ in range(40):  # as many links as the kernel follows
-        if re.fullmatch(r"/proc/\d+/(task/\d+/)?fd|/dev/fd", str(link.parent.resolve())):
-            return True
-        if not link.is_symlink():
-            break
-        link = link.parent / link.readlink()
-    return path.exists() and not path.is_file()
+    return _descriptor(path) is not None or (path.exists() and not path.is_file())
 
 
 def write_output(path: Path, content: bytes) -> None:
@@ -393,9 +397,13 @@ def write_output(path: Path, content: bytes) -> None:
     if not is_stream(path):
         write_file(path.resolve(), content)
         return
-    # A reader that closed its pipe has read enough; a file behind a descriptor keeps what it has.
-    with explain_write_errors(path), contextlib.suppress(BrokenPipeError), path.open("ab") as stream:
-        stream.write(content)
+    with explain_write_errors(path), contextlib.suppress(BrokenPipeError), _open_stream(path) as stream:
+        stream.write(content)  # a pipe may be closed by a reader that has read enough
+
+
+def _open_stream(path: Path) -> BinaryIO:
+    descriptor = _descriptor(path)  # opened by its name, a file behind it would be written from its beginning
+    return path.open("wb") if descriptor is None else os.fdopen(os.dup(descriptor), "wb")
 
 
 def remove_tree(folder: AnyPath) -> None:
