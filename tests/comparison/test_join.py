@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from predboard import InputError
 from predboard.comparison import join
@@ -32,11 +33,12 @@ def step(
     shard_size: int = 4096,
     manifest: str | None = None,
     further: pa.RecordBatch | None = None,
+    label: NDArray[np.int64] | None = None,
 ) -> Step:
     """A run on disk whose images are called so; the labels go by the names, the rest by the seed."""
     run = dataclasses.replace(run, shard_size=shard_size)
     key = hash_refs(names)
-    label = (key.view(np.uint64) % len(run.classes)).astype(np.int64)
+    label = (key.view(np.uint64) % len(run.classes)).astype(np.int64) if label is None else label
     logits = np.random.default_rng(seed).normal(size=(len(names), len(run.classes))).astype(np.float32)
     more = None if further is None else further.schema
     columns = {} if further is None else {f.name: further.column(f.name) for f in further.schema}
@@ -146,6 +148,18 @@ def test_the_first_of_a_key_goes_with_the_first_and_what_is_left_is_alone(tmp_pa
         found = all_of(old, same, zipped=zipped)
         assert pairs(found) == [(i, i) for i in range(5)]
         assert sum(sum(j.repeated) for j in found) == 3 + 3
+
+
+@pytest.mark.parametrize("whose", ["old", "new"])
+def test_names_that_rows_of_different_labels_share_join_nothing(tmp_path: Path, whose: str) -> None:
+    label = np.arange(200) % 3
+    shared, own = ["a.png"] * 4 + names(200)[4:], names(200)
+    old = step(tmp_path / "old", shared if whose == "old" else own, label=label)
+    new = step(tmp_path / "new", (shared if whose == "new" else own)[::-1], label=label[::-1])
+    with pytest.raises(InputError, match=f"4 of 200 rows of .*{whose} share their name with a row of another label"):
+        all_of(old, new)
+    few = step(tmp_path / "few", ["a.png"] * 2 + names(200)[2:], label=label)  # 1 %
+    assert len(pairs(all_of(few, step(tmp_path / "b", own[::-1], label=label[::-1])))) == 198
 
 
 def test_keys_that_are_there_twice_are_counted(tmp_path: Path) -> None:

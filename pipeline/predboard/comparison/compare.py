@@ -231,9 +231,10 @@ def _strangers(old: Side, new: Side) -> str:
     one, other = (
         read_values(side.step, [start := side.step.parts[0].part.start], "image").get(start) for side in (old, new)
     )
+    example = "" if None in (one, other) else f" ({other!r} is in one, {one!r} in the other)"
     return (
-        f"{new.name} and {old.name} have no image in common ({other!r} is in one, {one!r} in the other): rows are "
-        "joined by key, which is the path below --data, or what --key-column of `predboard infer` and `import` names"
+        f"{new.name} and {old.name} have no image in common{example}: rows are joined by key, which is the path below "
+        "--data, or what --key-column of `predboard infer` and `import` names"
     )
 
 

@@ -24,6 +24,9 @@ from predboard.storage.runs import Step
 PORTION_ROWS = 2**18
 """Rows that are handed on at a time: some 24 MB of each step."""
 
+MAX_AMBIGUOUS_SHARE = 0.01
+"""Share of a step's rows that may have the key of another row with another label: more do not tell images apart."""
+
 REQUIRED_COLUMNS = frozenset({"id", "key", "label", "predicted"})
 """Columns that are always read."""
 
@@ -165,6 +168,20 @@ class _Side:
         """Yield `PORTION_ROWS` rows at a time, fewer at the end."""
         return rebatch(self.batches(), self.schema)
 
+    def check_keys(self, rows: pa.RecordBatch) -> None:
+        """Raise InputError if many rows have the key of a row of another label, so that keys are no names of images."""
+        key, label = as_numpy(rows.column("key")), as_numpy(rows.column("label"), -1)
+        order = np.lexsort((label, key))
+        key, label = key[order], label[order]
+        of_key = np.cumsum(np.append(False, key[1:] != key[:-1]))
+        clash = np.unique(of_key[1:][(key[1:] == key[:-1]) & (label[1:] != label[:-1])])
+        if (count := int(np.isin(of_key, clash).sum())) > MAX_AMBIGUOUS_SHARE * len(key):
+            run = self.step.parts[0].path.parent.parent
+            raise InputError(
+                f"{count:,} of {len(key):,} rows of {run} share their name with a row of another "
+                "label, so names do not say which image is which: infer or import with --key-column COLUMN"
+            )
+
     def _conformed(self, batch: pa.RecordBatch, where: str) -> pa.RecordBatch:
         if self._place is None and batch.schema.equals(self.schema):
             return batch
@@ -299,7 +316,10 @@ def _zipped(old: _Side, new: _Side, repeated: int) -> Iterator[JoinedRows]:
 
 def _sorted(old: _Side, new: _Side) -> Iterator[JoinedRows]:
     """Yield rows in any order: those of the old step are held, and the new ones look up theirs."""
-    yield from _join_by_key(KeyIndex(_all_rows(old)), new.portions(), new.schema)
+    index = KeyIndex(_all_rows(old))
+    if index.repeated:
+        old.check_keys(index.rows)
+    yield from _join_by_key(index, new, new.portions())
 
 
 def _all_rows(side: _Side) -> pa.RecordBatch:
@@ -362,18 +382,22 @@ def _by_key(key: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64
     return np.argsort(key, kind="stable") if equal else order, ordered, equal  # stable takes three times as long
 
 
-def _join_by_key(index: KeyIndex, new: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[JoinedRows]:
+def _join_by_key(index: KeyIndex, new: _Side, portions: Iterable[pa.RecordBatch]) -> Iterator[JoinedRows]:
     """Yield the new rows with their old ones, and at the end the old rows that were not found."""
-    no_old, no_new = index.rows.slice(0, 0), empty_batch(schema)
-    keys = [np.zeros(0, np.int64)]
-    for batch in new:
+    no_old, no_new = index.rows.slice(0, 0), empty_batch(new.schema)
+    names = pa.schema([new.schema.field(name) for name in ("key", "label")])
+    named = [empty_batch(names)]
+    for batch in portions:
         key = as_numpy(batch.column("key"))
-        keys.append(key)
+        named.append(batch.select(names.names))
         at = index.find(key)
         matched = at >= 0
         pair, alone = (batch, no_new) if matched.all() else (_where(batch, matched), _where(batch, ~matched))
         yield JoinedRows(_rows(_taken(index.rows, at[matched])), _rows(pair), _rows(no_old), _rows(alone))
-    more = index.repeated, count_repeated(np.concatenate(keys))
+    every = concat_batches(named, names)
+    if repeated := count_repeated(as_numpy(every.column("key"))):
+        new.check_keys(every)
+    more = index.repeated, repeated
     rest = index.rows.take(pa.array(index.left()))
     yield JoinedRows(_rows(no_old), _rows(no_new), _rows(rest), _rows(no_new), more)
 

@@ -83,7 +83,6 @@ class LogDraft:
         self.record = record
         self.staging = staging_dir(folder) / f".predboard-{os.getpid()}.partial"
         self.events_path = self.staging / "events"  # without `tfevents`, so that TensorBoard does not open it
-        self.withdrawn = False
         self.image_root: AnyPath | None = None
         """Where the source images are, if not where the predictions say."""
         self._folder = folder
@@ -165,7 +164,6 @@ class LogDraft:
         self._refuse_foreign((), self.record.files)
         for name in (*reversed(self.record.files), RECORD_FILE):  # the event file is the last that TensorBoard sees
             (self._folder / name).unlink(missing_ok=True)
-        self.withdrawn = True
 
 
 @contextlib.contextmanager
@@ -193,10 +191,10 @@ def replace_logs(
     """
     if list_folder(folder, "step=*"):
         raise InputError(f"{folder} holds predictions, and logs would be mixed into them: name another --logdir")
-    with (
-        explain_write_errors(folder),
-        lock_folder(folder, "--logdir", ".predboard-*.partial", wait_seconds=wait_seconds),
-    ):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(explain_write_errors(folder))
+        stack.enter_context(lock_folder(folder, "--logdir", ".predboard-*.partial", wait_seconds=wait_seconds))
+        stack.callback(_remove_unused, folder)
         record = read_record(folder)
         other_file, other_kind = _OTHER_KIND.get(kind, ("", ""))
         if other_file in record.files:
@@ -212,9 +210,13 @@ def replace_logs(
             yield draft
         finally:
             shutil.rmtree(draft.staging, ignore_errors=True)
-    if draft.withdrawn:
+
+
+def _remove_unused(folder: AnyPath) -> None:
+    """Remove our lock, which this process holds, from a folder without logs; and the folder if that was all."""
+    if read_record(folder).made_from is None:
         (staging_dir(folder) / ".lock").unlink(missing_ok=True)
-        _remove_if_empty(folder)
+        _remove_if_empty(staging_dir(folder))
 
 
 def find_current(folder: AnyPath, made_from: str) -> AnyPath | None:
