@@ -264,3 +264,24 @@ def test_columns_that_differ_in_one_number_are_in_its_order(form: str, tmp_path:
     named = {"classes": tmp_path / "names.txt", "labels": tmp_path / "y.txt"}
     (tmp_path / "y.txt").write_text("\n".join("abcdefghijkl"[c] for c in label))
     assert run(tmp_path / "b", tmp_path / "b.csv", scores="probabilities", **named)["label"].tolist() == label.tolist()
+
+
+def test_several_arrays_in_one_file_and_names_given_twice_are_refused(tmp_path: Path) -> None:
+    with (tmp_path / "a.npy").open("wb") as stream:
+        np.save(stream, LOGITS)
+        np.save(stream, LOGITS)
+    refused("a.npy has .* bytes after its array, as np.save leaves", tmp_path, tmp_path / "a.npy")
+    np.savez(tmp_path / "a.npz", logits=LOGITS, label=LABEL)
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("logits.npy", archive.read("logits.npy"))
+    refused("a.npz has two members named 'logits.npy'", tmp_path, tmp_path / "a.npz")
+    for file in ("a.json", "a.jsonl"):
+        (tmp_path / file).write_text('{"logits": [1, 2], "label": 0, "logits": [2, 1]}\n' * 2)
+        refused("logits", tmp_path, tmp_path / file)
+
+
+def test_rows_of_one_image_are_counted(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", logits=LOGITS[:3], label=[0, 1, 0], path=["a.png", "./a.png", "b.png"])
+    lines = run_logged(tmp_path, tmp_path / "a.npz", pictures=False)[1]
+    words = "warning: 1 row has an image that a row before has (the first is a.png), 1 with another label: each row is"
+    assert any(line.startswith(words) for line in lines), lines

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from predboard.errors import InputError
 from predboard.images.label_values import ParsedLabels, check_labels, describe_strange, parse_labels
@@ -28,6 +30,17 @@ from predboard.storage.paths import AnyPath, join_ref
 IMAGE_COLUMNS = ("image", "path", "file", "filename", "file_name", "filepath", "file_path", "image_path", "img")
 LABEL_COLUMNS = ("label", "class", "target", "category", "cls", "label_name", "class_name", "y")
 """Names by which the columns of images and labels are recognised if the user names none; the first one counts."""
+
+TRUTH_COLUMNS = (
+    *("true_label", "true_class", "true", "truth", "y_true"),
+    *("ground_truth", "gt_label", "gt", "labels", "targets"),
+    *("label_ids", "label_id", "class_id", "class_ids", "y_test", "y_val", "y_valid", "gold", "gold_label", "actual"),
+    *("true_labels", "true_classes", "target_label", "label_idx", "label_index", "class_idx", "class_index"),
+)
+"""Further names of columns of labels, which say that they are the truth or an index."""
+
+NO_COLUMN = "none"
+"""Value of a flag that names a column for a file that has no such column."""
 
 _FEW_COLUMNS = 12
 """Columns that an error message lists."""
@@ -82,7 +95,9 @@ def list_labelled(
     """
     if not refs:
         raise InputError(f"{file} has no rows; expected one for each image")
-    name = find_column(table, options.label_column, LABEL_COLUMNS, file, "--label-column")
+    is_none = options.label_column == NO_COLUMN and NO_COLUMN not in table.column_names
+    usual = () if is_none else (*LABEL_COLUMNS, *TRUTH_COLUMNS)
+    name = find_column(table, None if is_none else options.label_column, usual, file, "--label-column")
     labels, classes = (ParsedLabels([]), ()) if name is None else _read_labels(table, name, file, options.classes)
     label = None if name is None else labels.index(classes)
     key = None
@@ -104,9 +119,51 @@ def list_labelled(
         columns = without_views(table.select(further).replace_schema_metadata(None))
         columns = columns.rename_columns(rename_reserved_columns(further)).combine_chunks()
         columns = pa.table({name: to_storable(columns.column(name)) for name in columns.column_names})
-    manifest = make_manifest(root, refs, label, classes, columns, key, notes=(labels.note,) if labels.note else ())
+    doubt = "" if is_none or options.label_column else _doubt_label(table, image, name, file)
+    notes = tuple(filter(None, (labels.note, doubt, note_repeated(refs, label))))
+    manifest = make_manifest(root, refs, label, classes, columns, key, notes=notes)
     reading = f"labels: {name!r} of {file.name}, read as {labels.reading}" if labels.reading else ""
     return replace(manifest, reading=reading)
+
+
+def _doubt_label(table: pa.Table, image: str, name: str | None, file: AnyPath) -> str:
+    """Return a note if no column is named like labels and others could be, or if several are and differ; else ""."""
+    columns = {n: c for n, c in zip(table.column_names, table.columns, strict=True) if n != image}
+    if name is None:
+        kinds = (pa.types.is_string, pa.types.is_integer, pa.types.is_boolean, pa.types.is_dictionary)
+        discrete = [n for n, column in columns.items() if any(is_kind(column.type) for is_kind in kinds)]
+        could_be = [n for n in discrete if 1 < len(columns[n].unique()) < max(len(table), 3)]
+        if not could_be:
+            return ""
+        return (
+            f"{file.name} has no column that is named like labels, but {', '.join(could_be[:_FEW_COLUMNS])} could be: "
+            f"name it with --label-column, or give --label-column {NO_COLUMN}"
+        )
+    usual = set(map(plain_name, (*LABEL_COLUMNS, *TRUTH_COLUMNS)))
+    taken = list(map(str, columns[name].to_pylist()))
+    differing = []
+    for other in (n for n in columns if n != name and plain_name(n) in usual):
+        values = list(map(str, columns[other].to_pylist()))
+        pairs = len(set(zip(taken, values, strict=True)))
+        name_and_index = all(map(str.isdigit, taken)) != all(map(str.isdigit, values))
+        if taken != values and not (name_and_index and pairs == len(set(taken)) == len(set(values))):
+            differing.append(repr(other))
+    if not differing:
+        return ""
+    others = " and ".join(differing)
+    return f"labels are taken from {name!r}, but {others} could be the truth as well: see --label-column"
+
+
+def note_repeated(refs: Sequence[str | None], label: NDArray[np.int32] | None) -> str:
+    """Return a note if several rows have one image, with how many of them contradict the first one's label; else ""."""
+    first: dict[str, int] = {}
+    repeated = [(first[ref], row) for row, ref in enumerate(refs) if ref and first.setdefault(ref, row) != row]
+    if not repeated:
+        return ""
+    other = 0 if label is None else sum(bool(label[a] != label[b]) for a, b in repeated)
+    rows = "1 row has an image" if len(repeated) == 1 else f"{len(repeated):,} rows have an image"
+    label_differs = f", {other:,} with another label" if other else ""
+    return f"{rows} that a row before has (the first is {refs[repeated[0][1]]}){label_differs}: each row is counted"
 
 
 def to_column(values: Sequence[Any]) -> pa.Array:

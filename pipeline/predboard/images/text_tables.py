@@ -239,13 +239,26 @@ def _parse_json_lines(content: bytes, file: AnyPath) -> pa.Table:
         if not line.strip():
             continue
         with reading(f"{file}, line {number}"):
-            record = json.loads(line)
+            record = parse_json(line)
         if not isinstance(record, dict):
             raise InputError(
                 f"{file} has {line.strip()[:60]} in line {number}; expected an object with the columns of a row"
             )
         records.append(record)
     return table_of_records(records)
+
+
+def parse_json(text: str) -> Any:
+    """Return a value of JSON. Raises ValueError if it is none, InputError if an object has a key twice."""
+    return json.loads(text, object_pairs_hook=_unique)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise InputError(f"an object has the key {twice!r} twice, of which JSON keeps only one: rename one")
+    return unique
 
 
 def table_of_records(records: Sequence[Mapping[str, Any]]) -> pa.Table:

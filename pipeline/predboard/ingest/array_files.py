@@ -51,15 +51,23 @@ def _open_npy(file: Path) -> NDArray[Any]:
     try:
         with np.errstate(over="ignore"):  # of the size that a header may promise
             array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
-        return array
     except ValueError as error:
         raise _explained(error, str(file)) from error
+    if isinstance(array, np.memmap) and (rest := file.stat().st_size - array.offset - array.nbytes):
+        raise InputError(
+            f"{file} has {rest:,} bytes after its array, as np.save leaves that is called several times with one open "
+            "file: save all batches at once, with np.concatenate"
+        )
+    return array
 
 
 def _read_npz(file: Path, max_read_gb: float) -> Arrays:
     arrays = {}
     with zipfile.ZipFile(file) as members:
         check_size(sum(member.file_size for member in members.infolist()), max_read_gb)
+        names = members.namelist()
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise InputError(f"{file} has two members named {twice!r}: save it anew, each array once")
     with np.load(file, allow_pickle=False) as archive:
         for name in archive.files:
             try:

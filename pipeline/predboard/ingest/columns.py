@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from predboard.config import ImportedKind
 from predboard.errors import InputError
-from predboard.images.columns import IMAGE_COLUMNS, LABEL_COLUMNS, plain_name
+from predboard.images.columns import IMAGE_COLUMNS, LABEL_COLUMNS, NO_COLUMN, TRUTH_COLUMNS, plain_name
 from predboard.images.label_values import numbers_of
 from predboard.storage.paths import MAX_READ_GB
 
@@ -25,13 +25,7 @@ _KIND_NAMES: dict[ImportedKind, tuple[str, ...]] = {
     "log_probabilities": ("log_probabilities", "log_probs", "log_prob", "logprobs", "log_softmax"),
 }
 _SCORE_NAMES = ("scores", "score", "predictions", "preds", "pred", "outputs", "output", "y_score", "y_prob", "y_pred")
-_TRUTH_NAMES = (
-    *("true_label", "true_class", "true", "truth", "y_true"),
-    *("ground_truth", "gt_label", "gt", "labels", "targets"),
-    *("label_ids", "label_id", "class_id", "class_ids", "y_test", "y_val", "y_valid", "gold", "gold_label", "actual"),
-    *("true_labels", "true_classes", "target_label", "label_idx", "label_index", "class_idx", "class_index"),
-)
-LABEL_COLUMN_NAMES = (*_TRUTH_NAMES, *LABEL_COLUMNS)
+LABEL_COLUMN_NAMES = (*TRUTH_COLUMNS, *LABEL_COLUMNS)
 IMAGE_COLUMN_NAMES = (
     *IMAGE_COLUMNS,
     *("images", "paths", "files", "filenames", "file_names", "image_paths", "img_path", "names"),
@@ -49,9 +43,6 @@ _STATISTICS = re.compile(
     re.IGNORECASE,
 )
 """Ends of the names of columns that say something about the scores, as `logit_max` does, and are no class."""
-
-NO_COLUMN = "none"
-"""Value of --label-column and --image-column for a file that has no such column."""
 
 _ONE_SCORE_NAMES = ("prob", "logit", "confidence")
 """Names of columns that hold the score of the predicted class alone."""

@@ -16,7 +16,7 @@ from predboard.config import ImportConfig
 from predboard.errors import InputError
 from predboard.formatting import plural
 from predboard.images import sources
-from predboard.images.columns import to_storable
+from predboard.images.columns import note_repeated, to_storable
 from predboard.images.label_values import RawLabels, check_labels, describe_strange, parse_labels
 from predboard.images.manifest import Manifest, SourceOptions, canonical_ref, refuse_secret_refs
 from predboard.ingest import columns, scores
@@ -125,6 +125,8 @@ def label_manifest(
         further |= {name: listed.column(name) for name in listed.column_names if name not in further}
     image = pa.array(refs, pa.string())
     refuse_secret_refs(image)
+    if repeated := note_repeated(refs, label):
+        log(f"warning: {repeated}")
     further_columns = pa.table({name: column.combine_chunks() for name, column in further.items()})
     manifest = Manifest(root, image, label, key, order.classes, further_columns)
     images = f"{saved.image!r} of {file.name}" if saved.image is not None else "none"

@@ -5,7 +5,6 @@ and its label.
 """
 
 import contextlib
-import json
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ import pyarrow.parquet as pq
 from predboard.errors import InputError, reading
 from predboard.images.columns import holds_images
 from predboard.images.manifest import image_suffixes
-from predboard.images.text_tables import json_column, open_separated, read_json_lines, table_of_records
+from predboard.images.text_tables import json_column, open_separated, parse_json, read_json_lines, table_of_records
 from predboard.ingest.array_files import ARRAY_SUFFIXES
 from predboard.ingest.nested_columns import NestedColumn, is_ranked, nest
 from predboard.predictions.arrow import viewed_type, without_views
@@ -225,9 +224,9 @@ def _read_json(file: Path) -> pa.Table:
     """
     text = file.read_text("utf-8-sig")
     try:
-        value = json.loads(text)
+        value = parse_json(text)
     except ValueError:
-        value = [json.loads(line) for line in text.splitlines() if line.strip()]
+        value = [parse_json(line) for line in text.splitlines() if line.strip()]
     if not isinstance(value, dict | list):
         raise InputError(f"{file} holds {value!r}; expected a list of records, or columns by name")
     if isinstance(value, dict):

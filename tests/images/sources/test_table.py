@@ -230,3 +230,36 @@ def test_a_null_in_json_lines_is_one_line_with_its_number(tmp_path: Path) -> Non
     (tmp_path / "l.jsonl").write_text('\n{"image": "a.png", "label": "null"}\n null \n')
     with pytest.raises(InputError, match=r"l\.jsonl has null in line 3; expected an object"):
         open_source(str(tmp_path / "l.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("head", "rows", "note"),
+    [
+        (
+            "species",
+            "cat dog cat",
+            "list.csv has no column that is named like labels, but species could be: name it with",
+        ),
+        ("species", "cat dog owl", ""),  # as many values as rows: names of images, perhaps
+        ("label,target", "0,1 1,2 0,0", "labels are taken from 'label', but 'target' could be the truth as well"),
+        ("label,target", "0,1 1,0 0,1", "labels are taken from 'label', but 'target' could be the truth as well"),
+        ("label,class_id", "cat,3 dog,4 cat,3", ""),
+        ("label,target", "0,0 1,1 0,0", ""),
+    ],
+)
+def test_columns_that_could_be_the_labels_are_named(tmp_path: Path, head: str, rows: str, note: str) -> None:
+    lines = "".join(f"{i}.png,{row}\n" for i, row in enumerate(rows.split()))
+    (tmp_path / "list.csv").write_text(f"image,{head}\n{lines}")
+    notes = open_source(str(tmp_path / "list.csv")).notes
+    assert notes[0].startswith(note) if note else not notes
+    for column in ("none", head.partition(",")[0]):
+        assert not open_source(str(tmp_path / "list.csv"), SourceOptions(label_column=column)).notes
+    none = open_source(str(tmp_path / "list.csv"), SourceOptions(label_column="none"))
+    assert none.label.tolist() == [-1] * 3
+
+
+def test_rows_that_repeat_an_image_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("image,label\n1.png,0\n./1.png,1\n2.png,0\n2.png,0\n")
+    assert open_source(str(tmp_path / "list.csv")).notes == (
+        "2 rows have an image that a row before has (the first is 1.png), 1 with another label: each row is counted",
+    )

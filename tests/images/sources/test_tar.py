@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from predboard.errors import InputError
+from predboard.images.manifest import SourceOptions
 from predboard.images.sources import open_source
 from tests.images.sources.pictures import files, same_bytes
 
@@ -121,3 +122,20 @@ def test_two_members_of_one_name_are_one_line(tmp_path: Path) -> None:
             archive.addfile(tarfile.TarInfo(name), io.BytesIO(b""))
     with pytest.raises(InputError, match=r"a\.tar has two members named a/1\.png"):
         open_source(str(tmp_path / "a.tar"))
+
+
+@pytest.mark.parametrize(("end", "column"), [("txt", "txt"), ("cls.txt", "cls.txt"), ("json", "json")])
+def test_a_member_that_could_be_the_label_is_named_and_taken_where_asked(tmp_path: Path, end: str, column: str) -> None:
+    text = b"%d" if end == "json" else b"class %d"
+    members = {name: text % i for i in range(3) for name in (f"{i}.png", f"{i}.{end}")} | {
+        "3.png": b"",
+        f"3.{end}": text % 0,
+    }
+    file = write_tar(tmp_path / "a.tar", members)
+    found = open_source(file)
+    assert (
+        (found.label < 0).all() and f"--label-column {column} takes" in found.notes[0]
+    ) or "json could be" in found.notes[0]
+    assert open_source(file, SourceOptions(label_column=column)).label.tolist() == [0, 1, 2, 0]
+    with pytest.raises(InputError, match=r"has no column 'truth'"):
+        open_source(file, SourceOptions(label_column="truth"))

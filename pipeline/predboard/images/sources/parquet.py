@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from predboard.errors import InputError
-from predboard.images.columns import LABEL_COLUMNS, holds_images, list_labelled, list_table, plain_name
+from predboard.images.columns import LABEL_COLUMNS, TRUTH_COLUMNS, holds_images, list_labelled, list_table, plain_name
 from predboard.images.manifest import Manifest, SourceOptions, make_manifest
 from predboard.images.shared_cache import shared_cache
 from predboard.storage.paths import AnyPath, arrow_source, check_size, join_ref, read_bytes
@@ -33,7 +33,7 @@ def list_images(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
     Raises InputError if a column that the user named is missing, or several files are lists.
     """
     schema = pq.read_schema(arrow_source(files[0]))
-    of_labels = {plain_name(name) for name in (options.label_column, *LABEL_COLUMNS) if name}
+    of_labels = {plain_name(name) for name in (options.label_column, *LABEL_COLUMNS, *TRUTH_COLUMNS) if name}
     in_bytes = [field.name for field in schema if holds_images(field.type)]
     image_columns = [n for n in in_bytes if plain_name(n) not in of_labels and not _holds_text(files[0], n)]
     if not image_columns or options.image_column in set(schema.names) - set(image_columns):

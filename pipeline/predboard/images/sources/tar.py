@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from predboard.errors import InputError, UnreadableError, reading
 from predboard.images.class_folders import describe_left_out, is_hidden, refuse_splits, sort_into_classes
-from predboard.images.columns import list_labelled, to_column
+from predboard.images.columns import NO_COLUMN, list_labelled, to_column
 from predboard.images.manifest import Manifest, SourceOptions, canonical_member, image_suffixes, make_manifest
 from predboard.images.shared_cache import shared_cache
 from predboard.storage.paths import MAX_READ_GB, AnyPath, check_size, is_remote, open_binary
@@ -46,6 +46,7 @@ def list_images(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
     images: list[str] = []
     rows: list[dict[str, Any]] = []
     others: list[str] = []
+    unread: dict[str, None] = {}
     for file in files:
         index = _index(file)
         members = [n for n in (*index.members, *index.unreadable) if not any(map(is_hidden, n.split("/")))]
@@ -53,18 +54,27 @@ def list_images(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
         for image, by_end in group_rows(members, file.name):
             refs.append(f"{file.name}#{image}")
             images.append(image)
-            rows.append(_read_columns(file, by_end))
+            rows.append(_read_columns(file, by_end, options.label_column))
             used |= {image, *by_end.values()}
+            unread |= {end: None for end, name in by_end.items() if name != image and end not in _COLUMN_ENDS}
         others += [name for name in members if name not in used]
         index.texts.clear()
     columns = list(dict.fromkeys(name for row in rows for name in row))  # not every row has all of them
-    if not columns:
-        return _list_folders(files, refs, images, others)
-    root, notes = files[0].parent, describe_left_out([], others)
+    could_be = ", ".join(f".{end}" for end in unread)
+    members = (
+        f"the rows have members {could_be}, which are not read: --label-column {next(iter(unread), '')} takes them"
+    )
+    notes = (f"{members} as labels",) if unread else ()
+    if not columns and options.label_column in (None, NO_COLUMN):
+        manifest = _list_folders(files, refs, images, others)
+        return manifest if manifest.classes else replace(manifest, notes=(*manifest.notes, *notes))
+    root = files[0].parent
     table = pa.table({name: to_column([row.get(name) for row in rows]) for name in columns})
     if options.label_column is None and "cls" in columns:
         options = replace(options, label_column="cls")
-    return replace(list_labelled(table, files[0], "", refs, root, options), notes=notes)
+    manifest = list_labelled(table, files[0], "", refs, root, options)
+    notes = notes if (manifest.label < 0).all() else ()
+    return replace(manifest, notes=(*manifest.notes, *notes, *describe_left_out([], others)))
 
 
 def _list_folders(files: Sequence[AnyPath], refs: list[str], images: list[str], others: list[str]) -> Manifest:
@@ -134,16 +144,17 @@ def _is_column(name: str) -> bool:
     return name.lower().endswith(tuple(f".{end}" for end in _COLUMN_ENDS))
 
 
-def _read_columns(file: AnyPath, by_end: Mapping[str, str]) -> dict[str, Any]:
+def _read_columns(file: AnyPath, by_end: Mapping[str, str], label: str | None) -> dict[str, Any]:
+    """Return the columns of a row: those in its `.json` member, `cls`, and the member that --label-column names."""
     columns: dict[str, Any] = {}
     if "json" in by_end:
         with reading(f"{file.name}#{by_end['json']} as JSON"):
             content = json.loads(read(file, by_end["json"]))
-        columns |= content if isinstance(content, dict) else {}
-    if "cls" in by_end:
-        with reading(f"{file.name}#{by_end['cls']}"):
-            text = read(file, by_end["cls"]).decode().strip()
-            columns["cls"] = int(text) if re.fullmatch(r"-?\d+", text) else text
+        columns |= content if isinstance(content, dict) else {"json": content}
+    for end in {"cls", label or "cls"} & by_end.keys() - columns.keys():
+        with reading(f"{file.name}#{by_end[end]}"):
+            text = read(file, by_end[end]).decode().strip()
+            columns[end] = int(text) if re.fullmatch(r"-?\d+", text) else text
     return columns
 
 
