@@ -27,6 +27,7 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 from predboard import InputError
 from predboard.panels import Panel, TwoPass, TwoPassPanel
 from predboard.predictions.derived_rows import derive_rows
+from predboard.predictions.digests import ManifestDigest
 from predboard.predictions.schema import Part, Run, hash_refs, part_schema
 from predboard.predictions.table import Predictions
 from predboard.storage import part_plan
@@ -110,13 +111,17 @@ def write_run(
     run = dataclasses.replace(run, shard_size=shard_size)
     for part_range in part_plan.plan_parts(len(label), shard_size):
         writer = PartWriter(part_path(folder, run.step, part_range.index), run)
+        digest = ManifestDigest()
         for a in range(part_range.start, part_range.stop, group):
             b = min(a + group, part_range.stop)
             here = frozenset(i - a for i in failed if a <= i < b)
-            writer.write(predictions(run, logits[a:b], label[a:b], a, here))
+            rows = predictions(run, logits[a:b], label[a:b], a, here)
+            writer.write(rows)
+            digest.add_rows(rows)
+        manifest_digest = digest.hexdigest()
         writer.publish(
             Part(
-                *(part_range.start, part_range.stop, "digest", manifest_rows or len(label), ""),
+                *(part_range.start, part_range.stop, manifest_digest, manifest_rows or len(label), ""),
                 started=1.7e9,
                 finished=1.7e9 + 60,
                 provenance={"warnings": [warnings[part_range.index % len(warnings)]]} if warnings else {},

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -30,6 +31,9 @@ from predboard.gating.gate import independent_difference, measure_step, metric_d
 from predboard.metrics import registry
 from predboard.metrics.intervals import wilson_interval
 from predboard.metrics.registry import pattern_of
+from predboard.predictions.derive import derive
+from predboard.predictions.schema import hash64
+from predboard.storage.inspection import inspect
 from predboard.storage.parts import read_batches
 from predboard.storage.runs import open_run, step_folder
 from predboard.summaries import Metric
@@ -808,3 +812,47 @@ def test_no_gate_passes_on_rows_that_contradict_themselves(
         answer = command(run, f"[[rule]]\nmetric = {metric!r}\nmax = 1")
         assert answer.code == 2, answer
         assert re.search(r"part-00000.parquet is damaged \(\w+ of row 0 is ", answer.err)
+
+
+def _hit_all(table: pa.Table) -> pa.Table:
+    """As someone might forge it: the highest logit of each row moved to the label, and what follows from the logits."""
+    logits, label = table["logits"].to_pylist(), table["label"].to_pylist()
+    columns = {name: table[name].to_pylist() for name in ("predicted", "confidence", "loss", "margin", "entropy")}
+    for i, c in enumerate(label):
+        if c is not None and logits[i] is not None:
+            logits[i] = np.roll(np.sort(logits[i])[::-1], c).astype(np.float32)
+            for name, value in derive(logits[i][None], np.array([c])).items():
+                columns[name][i] = value[0]
+    return _with(table, logits=logits, **columns)
+
+
+def _with(table: pa.Table, **columns: Any) -> pa.Table:
+    for name, values in columns.items():
+        at = table.schema.get_field_index(name)
+        table = table.set_column(at, table.schema.field(at), pa.array(values, table.schema.field(at).type))
+    return table
+
+
+@pytest.mark.parametrize(
+    ("forge", "message"),
+    [
+        (_hit_all, "its rows do not match its digest"),
+        (lambda t: _with(t, label=t["predicted"], loss=-np.log(t["confidence"].to_numpy())), "manifest_digest"),
+        (lambda t: _with(t, image=["a.png"] * len(t), key=[hash64(b"a.png")] * len(t)), "manifest_digest"),
+        (lambda t: _with(t, key=[1, *t["key"].to_pylist()[1:]]), "key of row 0 is 1, expected the hash of its image"),
+    ],
+)
+def test_no_gate_passes_on_rows_that_are_not_those_that_were_written(
+    tmp_path: Path, command: Callable[..., Said], forge: Callable[[pa.Table], pa.Table], message: str
+) -> None:
+    run = write(tmp_path / "new", rows())
+    (part,) = run.rglob("*.parquet")
+    with pq.ParquetFile(part) as file:
+        table = file.read()
+    pq.write_table(forge(table), part)
+    for metric in ("accuracy", "calibration/ece"):  # which reads no logits, and which does
+        answer = command(run, f"[[rule]]\nmetric = {metric!r}\nmax = 1")
+        assert answer.code == 2, answer
+        assert re.search(f"part-00000.parquet is damaged .*{message}", answer.err)
+    (damage,) = inspect(run).facts["damaged"].values()
+    assert message in damage

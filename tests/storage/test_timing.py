@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from predboard.predictions.digests import digest_manifest
 from predboard.predictions.schema import Part
 from predboard.storage import timing
 from predboard.storage.inspection import inspect
@@ -48,9 +49,12 @@ def test_too_little_time_says_nothing() -> None:
 
 def test_inspect_says_what_a_run_was_bound_by(tmp_path: Path) -> None:
     writer = PartWriter(part_path(tmp_path, 0, 0), toy.RUN)
-    writer.write(toy.predictions(toy.RUN, *toy.table(toy.RUN, 20)))
+    rows = toy.predictions(toy.RUN, *toy.table(toy.RUN, 20))
+    writer.write(rows)
     spent = {"decode": 15.0, "wait": 7.0, "transfer": 1.0, "forward": 2.0, "write": 0.5}
-    writer.publish(Part(0, 20, "digest", 20, "", seconds=spent, provenance={"threads": 3}))
+    writer.publish(
+        Part(0, 20, digest_manifest(rows.column("image"), rows.label), 20, "", seconds=spent, provenance={"threads": 3})
+    )
     lines = inspect(tmp_path).lines()
     assert "seconds: decode 15.0, transfer 1.0, forward 2.0, write 0.5, wait 7.0" in lines
     (line,) = [line for line in lines if "limited by" in line]

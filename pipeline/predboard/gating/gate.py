@@ -38,7 +38,7 @@ from predboard.parallel.executor import Executor
 from predboard.parallel.pool import ProcessPool
 from predboard.parallel.threads import worker_count
 from predboard.predictions.contradictions import CHECKED_COLUMNS
-from predboard.storage.parts import read_batches
+from predboard.storage.parts import read_batches, verify_manifest
 from predboard.storage.paths import AnyPath, is_inside, is_same, is_stream, write_output
 from predboard.storage.runs import Step, list_step_numbers, open_run, open_step
 from predboard.streams import print_warning
@@ -50,8 +50,11 @@ COUNTS_PANEL = "glance"
 It reads every column by which a row can contradict itself, besides the logits: no rule passes on such rows."""
 
 CHECKED_LOGITS = 40_000_000
-"""Logits with which the derived columns of a step are compared where no rule needs logits, about a second's work. A
-larger step has a sample of its parts compared."""
+"""Logits with which the derived columns of a step, and with them their digest, are compared where no rule needs logits,
+about a second's work. A larger step has a sample of its parts compared."""
+
+CHECKED_REFS = 100_000
+"""Rows of a step whose refs, labels and further columns are compared with their digest, likewise."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,8 +227,7 @@ def measure_step(step: Step, names: Collection[str], workers: int, crosses: Cros
             chosen[name] = panel.restricted_to(wanted)
     counting = cast(CountsPanel, panels.load(COUNTS_PANEL))
     counting = dataclasses.replace(counting, columns=CHECKED_COLUMNS - {"logits"})
-    if not any("logits" in panel.columns for panel in chosen.values()):
-        _compare_with_logits(step)
+    _refuse_contradictions(step, any("logits" in panel.columns for panel in chosen.values()))
     measured: dict[str, Panel] = {COUNTS_PANEL: cast(Panel, counting), **chosen}
     with (
         ProcessPool(worker_count(workers)) as pool,
@@ -242,12 +244,18 @@ def measure_step(step: Step, names: Collection[str], workers: int, crosses: Cros
     return StepMetrics(step, _count_images(step, states[COUNTS_PANEL]), states, metrics)
 
 
-def _compare_with_logits(step: Step) -> None:
-    """Read parts with their logits, all or evenly chosen ones. Raises DamagedError for one that contradicts itself."""
-    share = step.rows * len(step.run.classes) / CHECKED_LOGITS
-    for part in step.parts[:: max(1, math.ceil(share))]:
-        for _ in read_batches(part, CHECKED_COLUMNS):  # which checks each batch
-            pass
+def _refuse_contradictions(step: Step, reads_logits: bool) -> None:
+    """Compare parts, all or evenly chosen ones, with their digests, and with their logits unless these are read anyway.
+
+    Raises DamagedError for one that contradicts itself.
+    """
+    if not reads_logits:
+        share = step.rows * len(step.run.classes) / CHECKED_LOGITS
+        for part in step.parts[:: max(1, math.ceil(share))]:
+            for _ in read_batches(part, CHECKED_COLUMNS):  # which checks each batch
+                pass
+    for part in step.parts[:: max(1, math.ceil(step.rows / CHECKED_REFS))]:
+        verify_manifest(part)
 
 
 def _count_images(step: Step, counts: Counts) -> dict[str, int]:

@@ -12,12 +12,10 @@ A ref alone is enough to find a picture again, relative to the manifest's root:
 
 import functools
 import importlib.util
-import json
 import posixpath
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -27,6 +25,7 @@ from numpy.typing import NDArray
 
 from predboard.errors import InputError
 from predboard.images.label_values import check_labels
+from predboard.predictions.digests import digest_manifest
 from predboard.predictions.sampling import Salt, mix
 from predboard.predictions.schema import hash_refs
 from predboard.storage.paths import (
@@ -100,15 +99,9 @@ class Manifest:
 
     def digest(self, start: int, stop: int) -> str:
         """Return 16 hexadecimal digits that change with any ref, label or further column of rows start to stop."""
-        hashed = blake2b(digest_size=8)
-        refs = self.image.slice(start, stop - start).to_pylist()
-        further = (
-            self.columns.slice(start, stop - start).to_pylist() if self.columns.num_columns else [None] * len(refs)
+        return digest_manifest(
+            self.image.slice(start, stop - start), self.label[start:stop], self.columns.slice(start, stop - start)
         )
-        for ref, label, more in zip(refs, self.label[start:stop].tolist(), further, strict=True):
-            line = json.dumps([ref, label] if more is None else [ref, label, more], default=str, sort_keys=True)
-            hashed.update(line.encode("ascii") + b"\n")
-        return hashed.hexdigest()
 
     def fit_labels(self, classes: int) -> "Manifest":
         """Return the manifest with labels for so many classes: beyond them, those of a dataset are unknown.

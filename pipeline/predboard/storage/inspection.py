@@ -9,7 +9,7 @@ from predboard.formatting import plural
 from predboard.predictions.schema import Part
 from predboard.predictions.table import Predictions, RowCount
 from predboard.storage import timing
-from predboard.storage.parts import PartFile, read_batches, verify_part
+from predboard.storage.parts import PartFile, read_batches, verify_manifest, verify_part
 from predboard.storage.paths import AnyPath, map_files
 from predboard.storage.runs import Step, list_part_paths, missing_ranges, open_run
 
@@ -120,6 +120,7 @@ def _read_verified(file: PartFile) -> list[Predictions] | DamagedError:
     """Verify a whole part and return its labels and predictions, or the error if it is damaged."""
     try:
         verify_part(file)
+        verify_manifest(file)
     except DamagedError as error:
         return error
     return list(read_batches(file, ("label", "predicted")))

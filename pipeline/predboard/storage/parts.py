@@ -23,8 +23,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from predboard.errors import DamagedError, InputError, first_line
-from predboard.predictions.arrow import as_numpy, scatter
+from predboard.predictions.arrow import scatter
 from predboard.predictions.contradictions import refuse_contradictions
+from predboard.predictions.digests import MANIFEST_COLUMNS, ContentDigest, ManifestDigest, refuse_foreign_keys
 from predboard.predictions.schema import (
     ALL_MANIFEST_COLUMNS,
     COLUMNS,
@@ -165,12 +166,19 @@ def read_part_schema(file: PartFile) -> pa.Schema:
         raise explain_read_error(file.path, file.name, error) from error
 
 
-def read_batches(file: PartFile, columns: Iterable[str] | None = None) -> Iterator[Predictions]:
+def read_batches(
+    file: PartFile,
+    columns: Iterable[str] | None = None,
+    check: Callable[[Predictions], object] = lambda _: None,
+) -> Iterator[Predictions]:
     """Read the rows of a part in order, a bounded number at a time, and verify the page checksums.
+
+    Where the columns of the content digest are read to the end, they are compared with it.
 
     Args:
         file: the part.
         columns: names to read, all if None; `ALL_MANIFEST_COLUMNS` stands for the further columns of the manifest.
+        check: raises ValueError for rows that cannot be, besides the checks of all.
 
     Raises:
         InputError: naming the part, if it is damaged or the storage fails.
@@ -185,13 +193,19 @@ def read_batches(file: PartFile, columns: Iterable[str] | None = None) -> Iterat
             ]
             size = row_group_size(len(file.run.classes))
             at = file.part.start
+            digest = ContentDigest() if wanted is None or wanted >= ContentDigest.columns(file.run.has_scores) else None
             for batch in parquet.iter_batches(size, columns=names, use_threads=False):
                 rows = Predictions(_conform(batch, file.run), file.manifest_rows, file.run.has_scores)
                 if "id" in batch.schema.names and not np.array_equal(rows.id, np.arange(at, at + len(rows))):
                     raise ValueError(f"its ids are not {file.part.start} to {file.part.stop - 1}")
                 refuse_contradictions(rows, len(file.run.classes))
+                check(rows)
+                if digest is not None:
+                    digest.add(rows)
                 at += len(rows)
                 yield rows
+            if at != file.part.stop or (digest is not None and digest.hexdigest() != file.part.content_digest):
+                raise ValueError("its rows do not match its digest")
     except (pa.ArrowException, OSError, ValueError) as error:
         raise explain_read_error(file.path, file.name, error) from error
 
@@ -224,38 +238,24 @@ def _conform(batch: pa.RecordBatch, run: Run) -> pa.RecordBatch:
 # --- verifying ---
 
 
-class ContentDigest:
-    """Digest of the ids, errors and logits of rows that are added in order; it does not depend on the batches.
-
-    Where there are no logits, the predicted classes and their confidence take their place.
-    """
-
-    def __init__(self) -> None:
-        self._hashes = [hashlib.blake2b(digest_size=16) for _ in range(3)]  # one a column, independent of batch edges
-
-    def add(self, rows: Predictions) -> None:
-        """Add the next rows."""
-        ids, errors, logits = self._hashes
-        ids.update(rows.id.tobytes())
-        errors.update("".join(f"{e or ''}\0" for e in rows.column("error").to_pylist()).encode())
-        if rows.has_scores:
-            logits.update(as_numpy(rows.column("logits").flatten()).astype(np.float32, copy=False).tobytes())
-        else:
-            logits.update(np.column_stack([rows.predicted, rows.confidence.astype(np.float64)]).tobytes())
-
-    def hexdigest(self) -> str:
-        """Return 32 hexadecimal digits."""
-        return hashlib.blake2b(b"".join(h.digest() for h in self._hashes), digest_size=16).hexdigest()
-
-
 def verify_part(file: PartFile) -> None:
     """Read a whole part with its page checksums. Raises DamagedError if a bit is wrong or a row is missing."""
-    rows, digest = 0, ContentDigest()
-    for batch in read_batches(file):
-        rows += len(batch)
-        digest.add(batch)
-    if rows != file.rows or digest.hexdigest() != file.part.content_digest:
-        raise _damaged(file.name, "its rows do not match its digest")
+    for _ in read_batches(file):  # which compares the rows with their digest
+        pass
+
+
+def verify_manifest(file: PartFile) -> None:
+    """Compare the refs, labels, keys and further columns of a part with what it was written from.
+
+    Not the labels of a dataset, which its items may give themselves: the digest is of what is known before.
+
+    Raises DamagedError if they are others.
+    """
+    digest = ManifestDigest()
+    for rows in read_batches(file, MANIFEST_COLUMNS, refuse_foreign_keys):
+        digest.add_rows(rows)
+    if digest.hexdigest() != file.part.manifest_digest and "dataset" not in file.run.transform:
+        raise _damaged(file.name, "its images, labels or further columns do not match its manifest_digest")
 
 
 def holds_part(path: AnyPath, run: Run, part: Part) -> bool:
