@@ -159,3 +159,20 @@ def test_columns_that_are_not_found_are_asked_for(tmp_path: Path) -> None:
     refused("which is the predicted class: name it with --predicted-column", tmp_path, file, **options)
     assert len(run(tmp_path, file, predicted_column="first", **options)) == 2
     refused("--scores confidence", tmp_path / "x", table(tmp_path), scores="probabilities")
+
+
+@pytest.mark.parametrize(
+    ("predicted", "words"),
+    [
+        ("0 1 0", r"\(0, 1 and ant, bee\): write them in one way"),
+        ("Ant bee bee", r"\(Ant, bee and ant, bee\): Ant and ant differ in case"),
+    ],
+)
+def test_classes_that_are_written_in_two_ways_are_refused(predicted: str, words: str, tmp_path: Path) -> None:
+    rows = "".join(f"{t},{p},.9\n" for t, p in zip(("ant", "bee", "ant"), predicted.split(), strict=True))
+    (tmp_path / "a.csv").write_text(f"label,predicted,confidence\n{rows}")
+    refused(words, tmp_path, tmp_path / "a.csv", scores="confidence")
+    if predicted.startswith("0"):
+        (tmp_path / "names.txt").write_text("ant\nbee")
+        frame = run(tmp_path, tmp_path / "a.csv", scores="confidence", classes=tmp_path / "names.txt")
+        assert frame["predicted"].tolist() == frame["label"].tolist()

@@ -150,9 +150,7 @@ def describe_strange(values: RawLabels, classes: Sequence[str], source: str) -> 
         return "", True
     count = sum(value in strange for value in values)
     fits = count < sum(value != -1 for value in values)
-    alike = {_spelling(name): name for name in classes}
-    pairs = [f"{name} and {alike[_spelling(name)]}" for name in sorted(strange) if _spelling(name) in alike]
-    hint = f"; {', '.join(pairs[:_EXAMPLES])} differ in case, spaces or punctuation only" if pairs else ""
+    hint = f"; {alike}" if (alike := describe_alike(strange, classes)) else ""
     if not fits:
         return f"none of the labels ({_some(strange)}) in {source} is among the classes ({_some(classes)}){hint}", False
     are, they = ("is", "it counts") if count == 1 else ("are", "they count")
@@ -160,8 +158,20 @@ def describe_strange(values: RawLabels, classes: Sequence[str], source: str) -> 
     return f"{some}; {they} as unknown{hint}", True
 
 
+def describe_alike(names: Iterable[str], others: Iterable[str]) -> str:
+    """Name pairs that are the same but for their spelling; empty if there are none.
+
+    >>> describe_alike(["Red-Ant", "bee", "01"], ["red ant", "1"])
+    '01 and 1, Red-Ant and red ant differ in case, spaces, punctuation or zeros only'
+    """
+    alike = {_spelling(name): name for name in others}
+    pairs = [f"{name} and {alike[_spelling(name)]}" for name in sorted(names) if _spelling(name) in alike]
+    return f"{', '.join(pairs[:_EXAMPLES])} differ in case, spaces, punctuation or zeros only" if pairs else ""
+
+
 def _spelling(name: str) -> str:
-    return re.sub(r"[\W_]+", "", name.casefold())
+    plain = re.sub(r"[\W_]+", "", name.casefold())
+    return plain.lstrip("0") or "0" if plain.isdigit() else plain
 
 
 @dataclass(frozen=True)

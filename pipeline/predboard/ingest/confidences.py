@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from predboard.errors import InputError
-from predboard.images.label_values import parse_labels
+from predboard.images.label_values import RawLabels, describe_alike, parse_labels
 from predboard.ingest import array_files, columns, table_files
 from predboard.ingest.columns import ColumnRequest
 from predboard.ingest.saved_scores import SavedScores, fitting_columns, flat_columns
@@ -103,7 +103,8 @@ def _read(
 
     Raises InputError if a predicted class is not among the classes, or a confidence is not from 0 to 1.
     """
-    both = [written.column(name) for name in (predicted, label) if name is not None]
+    named = None if request.classes else label  # without classes, they are those of both columns
+    both = [written.column(name) for name in (predicted, named) if name is not None]
     if len({column.type for column in both}) > 1:
         both = [column.cast(pa.string()) for column in both]
     column = pa.chunked_array([chunk for column in both for chunk in column.chunks], both[0].type)
@@ -114,6 +115,8 @@ def _read(
     numbered = tuple(map(str, range(highest + 1)))
     classes = request.classes or parsed.names or parsed.distinct_names or numbered
     own = parsed.values[: len(table)]
+    if named is not None:
+        _check_same_names(own, parsed.values[len(table) :], f"{predicted!r} and {named!r} of {file.name}")
     index = replace(parsed, values=own).index(classes)
     missing = np.array([value == -1 for value in own], bool)
     if (unknown := ~missing & ((index < 0) | (index >= len(classes)))).any():
@@ -132,6 +135,18 @@ def _read(
             "divide percentages by 100"
         )
     return np.stack([np.where(missing, np.nan, index), np.minimum(values, 1)], axis=1), classes
+
+
+def _check_same_names(predicted: RawLabels, true: RawLabels, what: str) -> None:
+    """Raise InputError if predicted and true classes are written differently: none is both, or two are alike."""
+    of_predicted, of_true = ({str(value) for value in values if value != -1} for values in (predicted, true))
+    alike = describe_alike(of_predicted - of_true, of_true - of_predicted)
+    if alike or (of_predicted and of_true and not of_predicted & of_true):
+        raise InputError(
+            f"{what} do not write classes alike ({columns.abbreviate(sorted(of_predicted))} and "
+            f"{columns.abbreviate(sorted(of_true))}){': ' if alike else ''}{alike}: write them in one way, or name all "
+            "classes with --classes"
+        )
 
 
 def _in_blocks(scores: ScoreArray) -> Iterator[ScoreArray]:
