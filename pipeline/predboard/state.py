@@ -36,6 +36,17 @@ def fixed(values: NDArray[np.floating[Any]]) -> np.int64:
     return np.int64(np.rint(cut / FIXED_UNIT).astype(np.int64).sum())
 
 
+def fixed_squares(values: NDArray[np.floating[Any]]) -> tuple[np.int64, np.int64]:
+    """Return the sum of the squares in two parts, exact in any order: small ones in units of 2**-20, large ones of 1.
+
+    >>> fixed_squares(np.array([0.5, 300.0]))
+    (np.int64(262144), np.int64(90000))
+    """
+    squares = np.square(np.clip(values.astype(np.float64), -FIXED_LIMIT, FIXED_LIMIT))
+    large = squares > FIXED_LIMIT
+    return fixed(squares[~large]), np.int64(np.rint(squares[large]).astype(np.int64).sum())
+
+
 def _add(a: Any, b: Any) -> Any:
     total = np.add(a, b)
     if not np.issubdtype(total.dtype, np.integer):

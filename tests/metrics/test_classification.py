@@ -13,6 +13,7 @@ from sklearn import metrics
 from predboard.metrics import bootstrap, registry
 from predboard.metrics.bootstrap import ClassSums, bias_corrected_interval, bootstrap_margins, poisson_resamples
 from predboard.metrics.counts import CountMetrics, Counts, Margins
+from predboard.metrics.data_warnings import data_warnings
 from predboard.metrics.intervals import wilson_interval
 from predboard.metrics.metric_state import MetricState
 from predboard.metrics.values import class_columns, class_metrics, overall_metrics
@@ -247,7 +248,7 @@ def matrix_of(counts: NDArray[np.int64]) -> CountMetrics:
     cells = np.flatnonzero(counts)
     none = np.int64(0)
     kept = Counted(cells, counts.ravel()[cells])
-    return Counts(kept, np.int64(len(counts)), counts.sum(), none, none, none, none).metrics
+    return Counts(kept, np.int64(len(counts)), counts.sum(), none, none, none, none, none).metrics
 
 
 def test_intervals_hold_the_true_value_as_often_as_they_say_also_of_rare_classes(
@@ -320,13 +321,18 @@ def test_the_correction_by_hand() -> None:
     assert bias_corrected_interval(1.0, np.ones(10)) == (1, 1)
 
 
-def test_a_loss_that_no_number_holds_widens_the_interval_and_breaks_nothing() -> None:
+def test_a_loss_that_no_sum_holds_leaves_no_nll() -> None:
     logits = np.zeros((4000, 3), np.float32)
     logits[::2, 0] = 3e38
-    found = overall_metrics(evidence(logits, np.ones(4000, np.int64)))["nll"]
-    assert found.interval is not None
-    assert found.interval[0] >= 0
-    assert np.isfinite(found.interval[1])
+    state = evidence(logits, np.ones(4000, np.int64))
+    assert "nll" not in overall_metrics(state)
+    assert (
+        data_warnings(state.metrics, ("a", "b", "c"), 4000, 4000)[0]
+        == "2,000 images have a loss above 65,536 nats: there is no NLL"
+    )
+
+
+def test_the_interval_of_the_mean_loss_is_that_of_its_standard_error() -> None:
     few = np.log(np.array([[0.25, 0.75]] * 3 + [[0.5, 0.5]], np.float32))
     ordinary = overall_metrics(evidence(few, np.array([0, 0, 0, 1])))
     losses = np.array([np.log(4)] * 3 + [np.log(2)])
@@ -334,13 +340,14 @@ def test_a_loss_that_no_number_holds_widens_the_interval_and_breaks_nothing() ->
     assert ordinary["nll"].interval == pytest.approx((losses.mean() - half, losses.mean() + half), abs=1e-4)
 
 
-def test_a_loss_above_256_nats_widens_the_interval_as_one_of_256() -> None:
+@pytest.mark.parametrize("loss", [300, 60_000])
+def test_large_losses_widen_the_interval(loss: int) -> None:
     logits = np.zeros((100, 2), np.float32)
-    logits[:, 1] = 300
+    logits[:, 1] = loss
     nll = overall_metrics(evidence(logits, np.arange(100) % 2))["nll"]
-    assert nll.value == 150
-    half = 1.959964 * np.sqrt((256**2 / 2 - 150**2) / 99)
-    assert nll.interval == pytest.approx((150 - half, 150 + half), rel=1e-6)
+    assert nll.value == loss / 2
+    half = 1.959964 * np.array([0, loss] * 50).std(ddof=1) / 10
+    assert nll.interval == pytest.approx((max(loss / 2 - half, 0), loss / 2 + half), rel=1e-6)
 
 
 def test_f1_of_a_class_has_the_interval_of_its_jaccard_index() -> None:

@@ -37,7 +37,7 @@ def scores_of_matrix(matrix: list[list[int]], failed: int = 0, unlabelled: int =
     rows = len(pairs) + failed + unlabelled
     classes, none = np.int64(len(counts)), np.int64(0)
     return Counts(
-        Counted.from_values(pairs), classes, np.int64(rows), np.int64(failed), np.int64(unlabelled), none, none
+        Counted.from_values(pairs), classes, np.int64(rows), np.int64(failed), np.int64(unlabelled), none, none, none
     ).metrics
 
 

@@ -237,7 +237,14 @@ def blocks(classes: int, rows: int, size: int) -> tuple[Counts, NDArray[np.int64
     predicted = np.where(kind < 0.7, label, np.where(kind < 0.95, inside, random.integers(0, classes, rows)))
     none = np.int64(0)
     return Counts(
-        Counted.from_values(label * classes + predicted), np.int64(classes), np.int64(rows), none, none, none, none
+        Counted.from_values(label * classes + predicted),
+        np.int64(classes),
+        np.int64(rows),
+        none,
+        none,
+        none,
+        none,
+        none,
     ), block
 
 

@@ -130,7 +130,14 @@ class Comparison:
             np.add.at(counts, where, count)
             pairs = Counted(value, counts)
         return Counts(
-            pairs, np.int64(self.classes), np.int64(self.rows), np.int64(0), np.int64(0), loss, self.state.losses
+            pairs,
+            np.int64(self.classes),
+            np.int64(self.rows),
+            np.int64(0),
+            np.int64(0),
+            loss,
+            self.state.losses,
+            self.state.cut_losses,
         ).metrics
 
     @cached_property
@@ -223,12 +230,13 @@ class Comparison:
         functions = {spec.name: spec.margins for spec in specs if spec.margins is not None}
         draws = {} if self.state.identical or not functions else self._bootstrap(functions)
         by_name = {"accuracy": self._accuracy, "nll": self._nll, "calibration/ece": self._ece}
-        differences = {}
+        differences: dict[str, Difference] = {}
         for spec in specs:
             if spec.needs_scores and not self.state.losses:
                 continue
             if spec.margins is None:
-                differences[spec.name] = by_name[spec.name](spec)
+                if difference := by_name[spec.name](spec):
+                    differences[spec.name] = difference
                 continue
             old, new = float(spec.margins(self.old.margins)), float(spec.margins(self.new.margins))
             if not math.isnan(old) and not math.isnan(new):
@@ -245,10 +253,13 @@ class Comparison:
         ends = self._newcombe(*map(np.array, (old - lost, new, old, n)))
         return self._difference(spec, old / n, new / n, (float(ends[0]), float(ends[1])), (gained - lost) / n)
 
-    def _nll(self, spec: MetricSpec) -> Difference:
+    def _nll(self, spec: MetricSpec) -> Difference | None:
         state, n = self.state, self.rows
+        if state.cut_losses:  # the sums are those of smaller losses
+            return None
         mean = float((state.loss_new - state.loss_old) * FIXED_UNIT / n)
-        ends = mean_interval(mean, max(float(state.loss_squares * FIXED_UNIT / n) - mean**2, 0.0), n)
+        squares = float(state.loss_squares * FIXED_UNIT + state.large_loss_squares)
+        ends = mean_interval(mean, max(squares / n - mean**2, 0.0), n)
         return self._difference(spec, self.old.nll, self.new.nll, ends, mean)
 
     def _ece(self, spec: MetricSpec) -> Difference:

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard.comparison.join import REQUIRED_COLUMNS, ClassMapping, JoinedRows, join_rows
-from predboard.metrics import calibration, metric_state, slices
+from predboard.metrics import calibration, slices
 from predboard.metrics.slices import Crosses, SliceSums, empty_slices, measure_slices
-from predboard.state import Counted, fixed, merge, summed
+from predboard.state import FIXED_LIMIT, Counted, fixed, fixed_squares, merge, summed
 from predboard.storage.runs import Step
 
 OLD_COLUMNS = REQUIRED_COLUMNS | {"confidence", "loss", "digest"}
@@ -46,15 +46,17 @@ class PairedCounts:
     same: np.int64 = summed()  # of scored: class, confidence and loss are the same to the last bit
     loss_old: np.int64 = summed()  # of the compared rows, fixed point
     loss_new: np.int64 = summed()
-    loss_squares: np.int64 = summed()  # of the difference, nats², each cut at metric_state.MAX_SQUARE
+    loss_squares: np.int64 = summed()  # of the difference, nats², those up to 256 nats, fixed point
+    large_loss_squares: np.int64 = summed()  # nats², of the others
     losses: np.int64 = summed()  # of the compared rows: those with a loss in both, which are all or none
+    cut_losses: np.int64 = summed()  # of these: above FIXED_LIMIT in one of them
 
     @classmethod
     def zero(cls) -> "PairedCounts":
         """Return the counts of no rows."""
         none = np.int64(0)
         of_bins = np.zeros((3, 4 * CALIBRATION_BINS * CALIBRATION_BINS), np.int64)
-        return cls(Counted.from_values(np.zeros(0, np.int64)), empty_slices(), of_bins, *[none] * 17)
+        return cls(Counted.from_values(np.zeros(0, np.int64)), empty_slices(), of_bins, *[none] * 19)
 
     @classmethod
     def measure(cls, classes: int, rows: JoinedRows, crosses: Crosses = ()) -> "PairedCounts":
@@ -74,7 +76,8 @@ class PairedCounts:
         before, now = old.take(at), new.take(at)
         has_loss = not np.isnan(before.loss).any() and not np.isnan(now.loss).any()
         difference = now.loss.astype(np.float64) - before.loss if has_loss else np.zeros(1)
-        squares = np.minimum(np.square(difference), metric_state.MAX_SQUARE)
+        small, large = fixed_squares(difference)
+        cut = (np.maximum(before.loss, now.loss) > FIXED_LIMIT).sum() if has_loss else 0
         was, is_ = before.right, now.right
         summands = np.stack([np.ones(len(now), np.int64), is_, was, was & is_], axis=1).astype(np.int64)
         wanted = slices.COLUMNS & set(now.batch.schema.names)
@@ -97,8 +100,10 @@ class PairedCounts:
             same=np.int64((agreed & (old.confidence == new.confidence) & losses).sum()),
             loss_old=fixed(before.loss) if has_loss else np.int64(0),
             loss_new=fixed(now.loss) if has_loss else np.int64(0),
-            loss_squares=fixed(squares),
+            loss_squares=small,
+            large_loss_squares=large,
             losses=np.int64(len(now) if has_loss else 0),
+            cut_losses=np.int64(cut),
         )
 
     @property

@@ -81,14 +81,16 @@ def mcc(m: Margins) -> Floats:
         return np.asarray(np.where(spread > 0, (total * m.rows - chance) / np.sqrt(spread), np.nan))
 
 
-def nll(state: AnyState) -> Metric:
-    """Return the mean negative log-likelihood of the true class, nats."""
-    return _mean(state.counts.loss, state.count_state.loss_squares, state.metrics.counted)
+def nll(state: AnyState) -> Metric | None:
+    """Return the mean negative log-likelihood of the true class, nats; None if a loss is beyond what is summed."""
+    squares = float(state.count_state.loss_squares * FIXED_UNIT + state.count_state.large_loss_squares)
+    return None if state.counts.cut_losses else _mean(state.metrics.nll, squares, state.metrics.counted)
 
 
 def brier(state: MetricState) -> Metric:
     """Return the mean Brier score, summed over classes (Brier 1950)."""
-    return _mean(state.brier, state.brier_squares, state.metrics.counted)
+    n = state.metrics.counted
+    return _mean(float(state.brier * FIXED_UNIT / n), float(state.brier_squares * FIXED_UNIT), n)
 
 
 def auroc_macro(state: MetricState) -> Metric | None:
@@ -160,10 +162,9 @@ def _share(hits: float, n: int) -> Metric:
     return Metric(hits / n, wilson_interval(hits, n), rows=n)
 
 
-def _mean(total: np.int64, squares: np.int64, n: int) -> Metric:
-    """Return the mean of `n` numbers, none below 0, from their sum and that of their squares in `FIXED_UNIT`s."""
-    mean = float(total * FIXED_UNIT / n)
-    ends = mean_interval(mean, max(float(squares * FIXED_UNIT / n) - mean**2, 0.0), n)
+def _mean(mean: float, squares: float, n: int) -> Metric:
+    """Return the mean of `n` numbers, none below 0, with its interval from the sum of their squares."""
+    ends = mean_interval(mean, max(squares / n - mean**2, 0.0), n)
     return Metric(mean, ends and (max(ends[0], 0.0), ends[1]), rows=n)
 
 

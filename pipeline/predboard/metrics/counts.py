@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from predboard.metrics.intervals import Floats, wilson_intervals
 from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions
-from predboard.state import FIXED_UNIT, Counted, fixed, greatest, summed
+from predboard.state import FIXED_LIMIT, FIXED_UNIT, Counted, fixed, greatest, summed
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,14 @@ class Counts:
     unlabelled: np.int64 = summed()  # rows without a label, failed or not
     loss: np.int64 = summed()  # sum over the labelled rows, fixed point
     losses: np.int64 = summed()  # labelled rows that have a loss: all or none
+    cut_losses: np.int64 = summed()  # of these: above FIXED_LIMIT, which `fixed` cuts
 
     @classmethod
     def zero(cls, run: Run) -> "Counts":
         """Return the counts of no rows."""
         none = np.int64(0)
-        return cls(Counted.from_values(np.zeros(0, np.int64)), np.int64(len(run.classes)), none, none, none, none, none)
+        classes = np.int64(len(run.classes))
+        return cls(Counted.from_values(np.zeros(0, np.int64)), classes, none, none, none, none, none, none)
 
     @classmethod
     def measure(cls, run: Run, batch: Predictions) -> "Counts":
@@ -49,6 +51,7 @@ class Counts:
                 np.int64((batch.label < 0).sum()),
                 fixed(labelled.loss) if batch.has_scores else np.int64(0),
                 np.int64(len(labelled) if batch.has_scores else 0),
+                np.int64((labelled.loss > FIXED_LIMIT).sum() if batch.has_scores else 0),
             )
 
         return batch.memoize(Counts, count)
@@ -152,8 +155,9 @@ class CountMetrics:
 
     @property
     def nll(self) -> float:
-        """Mean negative log-likelihood, nats."""
-        return float(self.counts.loss * FIXED_UNIT / self.counted) if self.counts.losses else np.nan
+        """Mean negative log-likelihood, nats; nan without losses, or with one that is beyond what is summed."""
+        known = self.counts.losses and not self.counts.cut_losses
+        return float(self.counts.loss * FIXED_UNIT / self.counted) if known else np.nan
 
     @cached_property
     def worst_first(self) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from predboard.metrics.counts import CountMetrics
 from predboard.metrics.intervals import wilson_interval
+from predboard.state import FIXED_LIMIT
 
 
 def is_near_chance(scores: CountMetrics) -> bool:
@@ -45,6 +46,8 @@ def data_warnings(
     if counts.unlabelled:
         have = "has" if counts.unlabelled == 1 else "have"
         warnings.append(f"{counts.unlabelled:,} of {counts.rows:,} images {have} no label")
+    if counts.cut_losses:
+        warnings.append(f"{counts.cut_losses:,} images have a loss above {FIXED_LIMIT:,.0f} nats: there is no NLL")
     n = scores.counted
     if n and scores.classes > 1:
         common = int(scores.support.argmax())

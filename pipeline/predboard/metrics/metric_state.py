@@ -14,16 +14,13 @@ from predboard.metrics.intervals import jackknife
 from predboard.metrics.score_histograms import Estimate, ScoreHistograms, mean_of_defined
 from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions
-from predboard.state import fixed, summed
+from predboard.state import fixed, fixed_squares, summed
 
 COLUMNS = counts.COLUMNS | score_histograms.COLUMNS
 """Columns that `MetricState.measure` reads; `CountState.measure` reads those of `metrics.counts`."""
 
 TOP_KS = (2, 5)
 """Numbers of highest classes among which the true one is looked for."""
-
-MAX_SQUARE = 2.0**16
-"""Squares are cut here: a loss above 256 nats counts as 256 in the width of the interval, so that no sum overflows."""
 
 
 @dataclass(frozen=True)
@@ -44,21 +41,21 @@ class CountState:
     """Mergeable state of the metrics that need no logits."""
 
     counts: Counts
-    loss_squares: np.int64 = summed()  # nats², each cut at MAX_SQUARE
+    loss_squares: np.int64 = summed()  # nats², of losses up to 256 nats, fixed point
+    large_loss_squares: np.int64 = summed()  # nats², of the others
 
     @classmethod
     def zero(cls, run: Run) -> "CountState":
         """Return the state of no rows."""
-        return cls(Counts.zero(run), np.int64(0))
+        return cls(Counts.zero(run), np.int64(0), np.int64(0))
 
     @classmethod
     def measure(cls, run: Run, batch: Predictions) -> "CountState":
         """Return the state of these rows alone, measured once for all panels that share it."""
 
         def count() -> CountState:
-            squares = np.minimum(np.square(batch.labelled.loss, dtype=np.float64), MAX_SQUARE)
-            squares = squares if batch.has_scores else np.zeros(1)
-            return cls(Counts.measure(run, batch), fixed(squares))
+            loss = batch.labelled.loss if batch.has_scores else np.zeros(0)
+            return cls(Counts.measure(run, batch), *fixed_squares(loss))
 
         return batch.memoize(CountState, count)
 
