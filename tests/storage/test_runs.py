@@ -32,6 +32,7 @@ from predboard.storage.runs import (
     part_path,
     preflight_path,
     read_values,
+    step_folder,
 )
 from tests import toy
 
@@ -280,6 +281,17 @@ def test_deleting_takes_what_belongs_and_what_is_not_there_is_one_line(tmp_path:
     delete_step(tmp_path, 0)
     assert list_step_numbers(tmp_path) == []
     assert [sheet.exists() for sheet in sheets] == [False, True]
+
+
+def test_deleting_a_step_leaves_what_others_put_there(tmp_path: Path) -> None:
+    _run(tmp_path, 20, shard_size=10)
+    folder = step_folder(tmp_path, 0)
+    (folder / ".part-00002.parquet.5e0a.tmp").write_bytes(b"unfinished")
+    (folder / "mine").mkdir()
+    for name in ("notes.txt", "mine/x", "part-notes.parquet"):
+        (folder / name).write_text("of someone")
+    delete_step(tmp_path, 0)
+    assert sorted(path.name for path in folder.rglob("*")) == ["mine", "notes.txt", "part-notes.parquet", "x"]
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is asked to give memory back")

@@ -229,12 +229,22 @@ def delete_part(path: AnyPath) -> None:
         path.unlink()
 
 
+_OUR_FILES = re.compile(r"part-\d+\.parquet|\.part-\d+\.parquet\..*\.tmp")
+
+
 def delete_step(run: AnyPath, step: int) -> None:
-    """Delete all parts of a step and the results of its preflight."""
+    """Delete all parts of a step, unfinished ones included, and the results of its preflight; files of others stay."""
     for folder in (step_folder(run, step), preflight_path(run, step, "").parent):
         paths.refuse_link(folder)
     with explain_write_errors(run):
-        paths.remove_tree(step_folder(run, step))
+        folder = step_folder(run, step)
+        inside = list(folder.iterdir())
+        ours = [path for path in inside if _OUR_FILES.fullmatch(path.name)]
+        if len(ours) == len(inside):
+            paths.remove_tree(folder)
+        else:
+            for path in ours:
+                path.unlink(missing_ok=True)
         for suffix in (".json", ".png"):
             preflight_path(run, step, suffix).unlink(missing_ok=True)
 
