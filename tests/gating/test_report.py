@@ -101,6 +101,13 @@ def test_a_report_belongs_to_its_predictions_in_every_shape_and_to_no_others(sha
     assert not agrees(tmp_path, text, true[:-1], predicted[:-1])
 
 
+def test_lines_that_only_part_others_are_passed_over(tmp_path: Path) -> None:
+    true, predicted = labels()
+    ruled = report(true, predicted).replace("     Highway", "------\n\n     Highway")
+    assert agrees(tmp_path, f"epoch 3, loss 0.5\n{ruled}\n[[60  5]\n [ 7 50]]\n", true, predicted)
+    assert not agrees(tmp_path, re.sub(r"(Highway\s+)\S+", r"\1 0.99", ruled), true, predicted)
+
+
 def test_a_perfect_report_says_nothing_of_a_model_that_is_almost_perfect(tmp_path: Path) -> None:
     true, _ = labels()
     almost = true.copy()
@@ -125,6 +132,9 @@ def test_a_class_that_is_not_there_or_left_out_is_named(tmp_path: Path) -> None:
     assert why["report/Forest 2/support"].endswith("; not in the report")
 
 
+INTERRUPTED = report(*labels()).replace("     Highway", "epoch 3 saved\n     Highway")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -135,7 +145,13 @@ def test_a_class_that_is_not_there_or_left_out_is_named(tmp_path: Path) -> None:
         ('{"a": {"precision": 1, "recall": 1, "f1-score": 1e999, "support": 1}}', "in row 'a' that is infinite"),
         ("[" * 100_000, "cannot read"),
         ("precision recall f1-score support\n", "is no classification_report"),
-        ("a,precision,recall\nx,1,1\nx,1,1\n", "has two rows 'x'"),
+        ("a,precision,recall\nx,1,1\nx,1,1\n", "has 'x' twice"),
+        ('{"a": {"precision": 1, "recall": 1}, "a": {"precision": 0, "recall": 0}}', "has 'a' twice"),
+        ("{'a': {'precision': 1.0, 'recall': 1.0}, 'a': {'precision': 0.0, 'recall': 0.0}}", "has 'a' twice"),
+        ("a,precision,recall,recall\nx,1,1,0\n", "has 'recall' twice"),
+        (INTERRUPTED, r"line 6 is like a row of the report, but not below its other rows: 'Highway"),
+        ("accuracy 0.99 200\n" + report(*labels()), "line 1 is like a row of the report"),
+        (re.sub(r"(Highway.*) \d+", r"\1", report(*labels())), "line 5 is no row of a report: 'Highway"),
         ("x,precision\n" + "y" * 2**24, "has more than"),
         (report(*labels()) * 2, "holds 2 reports; expected one"),
     ],

@@ -28,6 +28,10 @@ _NUMBER = r"(nan|[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)"
 _HEADER = re.compile(r"^\s*precision\s+recall\s+f1-score\s+support\s*$")
 _ROW = re.compile(rf"^\s*(\S.*?)\s+{_NUMBER}\s+{_NUMBER}\s+{_NUMBER}\s+{_NUMBER}\s*$", re.IGNORECASE)
 _ACCURACY = re.compile(rf"^\s*accuracy\s+{_NUMBER}\s+{_NUMBER}\s*$", re.IGNORECASE)
+_LIKE_ROW = re.compile(rf"^\s*\S.*?(?:\s+{_NUMBER}){{3}}\s*$", re.IGNORECASE)
+_RULE = re.compile(r"[\s|+*_=-]*")
+"""A line that only parts others; it may be blank."""
+
 _NUMPY_SCALAR = re.compile(r"\b(?:np|numpy)\.\w+\(([^()]*)\)")
 _MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
@@ -90,19 +94,31 @@ def read_report(file: Path) -> PrintedReport:
 
 
 def _from_text(text: str, file: Path) -> Rows:
-    """Read the lines below the heading, up to the first that is none of the report's."""
+    """Read the lines below the heading, up to the first that is none of the report's.
+
+    Raises InputError if there are lines like rows elsewhere: something else came between them.
+    """
     lines = text.splitlines()
     starts = [i for i, line in enumerate(lines) if _HEADER.match(line)]
     if len(starts) > 1:
         raise InputError(f"{file} holds {len(starts)} reports; expected one: keep that of these predictions")
     rows: Rows = {}
-    for line in lines[starts[0] + 1 :]:
-        if match := _ACCURACY.match(line):
-            rows["accuracy"] = {"f1-score": Decimal(match[1]), "support": Decimal(match[2])}
-        elif match := _ROW.match(line):
-            _add(rows, match[1], dict(zip(COLUMNS, map(Decimal, match.groups()[1:]), strict=True)), file)
-        elif line.strip():
-            break
+    inside = False
+    for number, line in enumerate(lines, 1):
+        accuracy, row = _ACCURACY.match(line), _ROW.match(line)
+        if number == starts[0] + 1:
+            inside = True
+        elif inside and accuracy:
+            _add(rows, "accuracy", {"f1-score": Decimal(accuracy[1]), "support": Decimal(accuracy[2])}, file)
+        elif inside and row:
+            _add(rows, row[1], dict(zip(COLUMNS, map(Decimal, row.groups()[1:]), strict=True)), file)
+        elif accuracy or ("." in line and _LIKE_ROW.match(line)):
+            what = "is no row of a report" if inside else "is like a row of the report, but not below its other rows"
+            raise InputError(
+                f"{file}, line {number} {what}: {line.strip()[:60]!r}; expected the report as it was printed"
+            )
+        elif not _RULE.fullmatch(line):
+            inside = False
     return rows
 
 
@@ -122,10 +138,25 @@ def _accuracy(numbers: Mapping[str, Decimal]) -> dict[str, Decimal]:
 def _parse(text: str) -> Any:
     """Parse JSON, or a dictionary as Python prints it, with NumPy's scalars."""
     try:
-        return json.loads(text, parse_float=Decimal, parse_int=Decimal, parse_constant=Decimal)
+        return json.loads(
+            text, parse_float=Decimal, parse_int=Decimal, parse_constant=Decimal, object_pairs_hook=_as_dict
+        )
     except json.JSONDecodeError:
-        plain = re.sub(r"(?<=[:\s])nan(?=[,}\s])", "'nan'", _NUMPY_SCALAR.sub(r"\1", text))
+        plain = re.sub(r"(?<=[:\s])nan(?=[,}\s])", "'nan'", _NUMPY_SCALAR.sub(r"\1", text)).strip()
+        for node in ast.walk(ast.parse(plain, mode="eval")):
+            if isinstance(node, ast.Dict):
+                _as_dict((key.value, None) for key in node.keys if isinstance(key, ast.Constant))
         return ast.literal_eval(plain)
+
+
+def _as_dict(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    """Return a dictionary. Raises InputError if it has a key twice, of which only the last would count."""
+    result: dict[Any, Any] = {}
+    for name, value in pairs:
+        if name in result:
+            raise InputError(f"the report has {str(name)[:60]!r} twice; expected a different name for each class")
+        result[name] = value
+    return result
 
 
 def _from_object(content: Any, file: Path) -> Rows:
@@ -143,7 +174,7 @@ def _tables(content: Any, depth: int) -> Iterator[Rows]:
     if isinstance(content, Sequence) and not isinstance(content, str):
         if content and all(isinstance(row, Mapping) and "precision" in row for row in content):
             names = [next((str(v) for k, v in row.items() if k not in COLUMNS), "") for row in content]
-            yield _numbers(dict(zip(names, content, strict=True)))
+            yield _numbers(_as_dict(zip(names, content, strict=True)))
         else:
             for item in content:
                 yield from _tables(item, depth + 1)
@@ -212,14 +243,5 @@ def _from_cells(cells: Sequence[Sequence[str]]) -> Rows:
     if "precision" not in header:
         return {}
     at = max(header.index("precision") - 1, 0)
-    return _numbers(_named(cells[1:], header, at))
-
-
-def _named(rows: Iterable[Sequence[str]], header: Sequence[str], at: int) -> dict[str, dict[str, str]]:
-    named: dict[str, dict[str, str]] = {}
-    for row in rows:
-        if len(row) > at:
-            if row[at] in named:
-                raise InputError(f"the report has two rows {row[at]!r}; expected a different name for each class")
-            named[row[at]] = dict(zip(header, row, strict=False))
-    return named
+    _as_dict((name, None) for name in header if name in COLUMNS)
+    return _numbers(_as_dict((row[at], dict(zip(header, row, strict=False))) for row in cells[1:] if len(row) > at))
