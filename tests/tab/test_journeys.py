@@ -350,6 +350,10 @@ def test_two_steps_are_compared(page: Page, logdir: Path, rows: pd.DataFrame) ->
     assert page.text("#kind-fixed") == f"fixed {fixed.sum()}"
     page.click("#kind-broken")
     page.has(int(broken.sum()))
+    page.open(run="net", other="net@1", kind="broken", true="1")
+    page.has(int((broken & (rows.label == 1)).sum()))
+    page.until(lambda: f"{(rows.label == 1).sum()} images (true: " in page.text(".kinds"))
+    assert f"All cells: {broken.sum()} images" in page.text(".readout")
     assert "was" in page.text("#image-0")
     page.clean()
 
@@ -424,6 +428,9 @@ def test_the_matrix_is_walked_by_keys(page: Page, rows: pd.DataFrame) -> None:
     count = int(((rows.label == true) & (rows.predicted == predicted)).sum())
     page.has(count)
     assert f": {count} image" in page.text(".readout")
+    assert f"of all true {page.js('return document.querySelector(`#chip-true`).innerText')[6:]}" in page.text(
+        ".readout"
+    )
     page.keys(Keys.ENTER)
     page.has(len(rows))
     page.clean()

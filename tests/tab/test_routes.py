@@ -150,6 +150,8 @@ def test_other_views_of_a_selection(tab: Tab) -> None:
     assert tab.json("/curve", run="net", right=0)["of"] == tab.json("/rows", run="net", state="labelled")["total"]
     kinds = tab.json("/compare", run="net", other="net@1")
     assert kinds["kinds"]["changed"] + kinds["kinds"]["same"] == 58
+    some = tab.json("/compare", run="net", other="net@1", true=1, kind="broken")
+    assert some["both"] + some["kinds"]["only"] == tab.json("/rows", run="net", true=1)["total"] < kinds["both"]
     bits = np.unpackbits(np.frombuffer(tab.get("/mask", run="net", true=1).data, np.uint8), bitorder="little")[:60]
     assert bits.sum() == tab.json("/rows", run="net", true=1)["total"]
     codes = np.frombuffer(tab.get("/values", run="net", column="site").data, "<i2")

@@ -192,20 +192,21 @@ class View:
                 }
 
     def compare(self, query: Query, run: LogRun, step: StepRows) -> dict[str, Any]:
-        """Return how many rows of a query changed in each way since another step."""
+        """Return how many rows of a query are in another step too, and how many changed in each way since then."""
         if query.other is None:
             raise InputError("other is missing; expected RUN@STEP, the step to compare with")
         pair = self.runs.pair(step, query.other)
         mask = self.mask(query.without("kind", "was"), run, step)
-        masks = {kind: pair.mask(kind) for kind in KINDS}
+        masks = {"both": pair.old_row >= 0} | {kind: pair.mask(kind) for kind in KINDS}
         counts = {kind: int((m if mask is None else m & mask).sum()) for kind, m in masks.items()}
+        both = counts.pop("both")
         name = f"{query.other[0]} step {query.other[1]}"
         sentence = f"{pair.both:,} of {step.rows:,} images are in {name} too, recognised by the {pair.joined_by}."
         if pair.other_pictures:
             sentence += f" {pair.other_pictures:,} of them are other pictures of the same name: their files differ."
         if not pair.both:
             sentence = f"No image of {run.name} is in {name}: neither names nor digests of the files agree."
-        return {"kinds": counts, "both": pair.both, "joined_by": pair.joined_by, "sentence": sentence}
+        return {"kinds": counts, "both": both, "joined_by": pair.joined_by, "sentence": sentence}
 
     def histogram(self, query: Query, run: LogRun, step: StepRows, column: str, bins: int) -> dict[str, Any]:
         """Return the rows of a query by the value of a column and their verdict."""

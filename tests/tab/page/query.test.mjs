@@ -77,3 +77,10 @@ test('long names of two classes keep what tells them apart', () => {
   assert.equal(query.apart('amber babird 0000', 'amber bafish 0001'), '…babird 0000');
   assert.equal(query.apart('short', 'shore'), 'short');
 });
+
+test('a count says of which selection it is', () => {
+  const view = {other: 'net@9', kind: 'broken', true: '8', right: '0'};
+  const name = () => 'River';
+  assert.equal(query.filterWords(view, ['kind', 'was'], name), ' (true: River; wrong)');
+  assert.equal(query.filterWords({other: 'net@9', kind: 'broken'}, ['kind', 'was'], name), '');
+});

@@ -22,7 +22,7 @@ import {
   version,
   view,
 } from './state.js';
-import {chipWords, cleared, filtersOf, images, KINDS, SCORES} from './query.js';
+import {chipWords, cleared, filtersOf, filterWords, images, KINDS, SCORES} from './query.js';
 import {list} from './rows.js';
 import {CROSS, GRID, LINES, side, setSide} from './gallery.js';
 import {acted, tagMenu} from './tags.js';
@@ -392,13 +392,13 @@ export function comparison() {
     const {data, error} = counts.value;
     if (error) return h('p', {class: 'notice'}, error);
     if (!data) return h('span', {class: 'faint'}, 'Comparing…');
-    if (!data.both) return h('p', {class: 'notice'}, data.sentence ?? 'The two have no image in common.');
+    if (!data.joined_by) return h('p', {class: 'notice'}, data.sentence);
     return [
       h(
         'span',
         {class: 'faint'},
-        `${images(data.both)} in both`,
-        data.joined_by && !/name/.test(data.joined_by) ? `, by ${data.joined_by}` : '',
+        `${images(data.both)}${filterWords(view.value, ['kind', 'was'], className)} in both`,
+        /name/.test(data.joined_by) ? '' : `, by ${data.joined_by}`,
         ':',
       ),
       Object.entries(KINDS)

@@ -250,14 +250,17 @@ export function matrix(axes) {
   const words = () => {
     const cell = cursor.value;
     const now = counts.value;
-    if (!cell)
-      return `${images(now.all)}, ${percent(now.all ? now.right / now.all : null)} ${axes.axes ? 'the same' : 'right'}`;
+    if (!cell) {
+      const chosen = view.value[axes.rowKey] || view.value[axes.columnKey] ? 'All cells: ' : '';
+      const share = percent(now.all ? now.right / now.all : null);
+      return `${chosen}${images(now.all)}, ${share} ${axes.axes ? 'the same' : 'right'}`;
+    }
     const [row, column] = [order.value[cell.y], order.value[cell.x]];
     if (row === undefined && column === undefined) return '';
     if (row === undefined) return `${axes.columnWord} ${className(column)}: ${images(now.columnSums[column])}`;
     if (column === undefined) return `${axes.rowWord} ${className(row)}: ${images(now.rowSums[row])}`;
     const n = countOf(now.cells, row, column);
-    const share = now.rowSums[row] ? `, ${percent(n / now.rowSums[row])} of ${axes.rowWord}` : '';
+    const share = now.rowSums[row] ? `, ${percent(n / now.rowSums[row])} of all ${axes.rowWord} ${className(row)}` : '';
     return `${className(row)} → ${className(column)}: ${images(n)}${n ? share : ''}`;
   };
   return h(

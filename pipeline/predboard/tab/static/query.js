@@ -160,3 +160,10 @@ export function chipWords(key, view, name) {
   }
   return `${cut(key.replace(/^n\./, ''), 30)} ${rangeWords(value)}`;
 }
+
+/** What the filters but some ask for, in parentheses. @param {View} view @param {string[]} without
+ * @param {(index: number) => string} name */
+export function filterWords(view, without, name) {
+  const words = filtersOf(view).flatMap(key => (without.includes(key) ? [] : [chipWords(key, view, name)]));
+  return words.length ? ` (${words.join('; ')})` : '';
+}
