@@ -53,7 +53,8 @@ class DataConfig(Config):
     Default: image, path, …"""
 
     label_column: str | None = None
-    """Column or key with the labels, as class names or indices. Default: label, class, target, category, …"""
+    """Column or key with the labels, as class names or indices. none if they have none. Default: label, class, target,
+    category, …"""
 
     key_column: str | None = None
     """Column with a stable image ID, used to match images across runs. Default: the image's path."""

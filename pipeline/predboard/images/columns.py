@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from predboard.errors import InputError
+from predboard.images.label_columns import NO_COLUMN, refuse_unread_list
 from predboard.images.label_values import ParsedLabels, check_labels, describe_strange, parse_labels
 from predboard.images.manifest import (
     Manifest,
@@ -38,9 +39,6 @@ TRUTH_COLUMNS = (
     *("true_labels", "true_classes", "target_label", "label_idx", "label_index", "class_idx", "class_index"),
 )
 """Further names of columns of labels, which say that they are the truth or an index."""
-
-NO_COLUMN = "none"
-"""Value of a flag that names a column for a file that has no such column."""
 
 _FEW_COLUMNS = 12
 """Columns that an error message lists."""
@@ -119,26 +117,20 @@ def list_labelled(
         columns = without_views(table.select(further).replace_schema_metadata(None))
         columns = columns.rename_columns(rename_reserved_columns(further)).combine_chunks()
         columns = pa.table({name: to_storable(columns.column(name)) for name in columns.column_names})
-    doubt = "" if is_none or options.label_column else _doubt_label(table, image, name, file)
+    unsure = not (is_none or options.label_column)
+    if unsure and name is None and options.labels_matter:
+        others = [other for other in further if other != options.key_column]
+        refuse_unread_list(table, others, options.classes, file)
+    doubt = _doubt_label(table, image, name) if unsure and name is not None else ""
     notes = tuple(filter(None, (labels.note, doubt, note_repeated(refs, label))))
     manifest = make_manifest(root, refs, label, classes, columns, key, notes=notes)
     reading = f"labels: {name!r} of {file.name}, read as {labels.reading}" if labels.reading else ""
     return replace(manifest, reading=reading)
 
 
-def _doubt_label(table: pa.Table, image: str, name: str | None, file: AnyPath) -> str:
-    """Return a note if no column is named like labels and others could be, or if several are and differ; else ""."""
+def _doubt_label(table: pa.Table, image: str, name: str) -> str:
+    """Return a note if other columns are named like labels as well, and differ; else ""."""
     columns = {n: c for n, c in zip(table.column_names, table.columns, strict=True) if n != image}
-    if name is None:
-        kinds = (pa.types.is_string, pa.types.is_integer, pa.types.is_boolean, pa.types.is_dictionary)
-        discrete = [n for n, column in columns.items() if any(is_kind(column.type) for is_kind in kinds)]
-        could_be = [n for n in discrete if 1 < len(columns[n].unique()) < max(len(table), 3)]
-        if not could_be:
-            return ""
-        return (
-            f"{file.name} has no column that is named like labels, but {', '.join(could_be[:_FEW_COLUMNS])} could be: "
-            f"name it with --label-column, or give --label-column {NO_COLUMN}"
-        )
     usual = set(map(plain_name, (*LABEL_COLUMNS, *TRUTH_COLUMNS)))
     taken = list(map(str, columns[name].to_pylist()))
     differing = []

@@ -158,6 +158,8 @@ class SourceOptions:
     """Class names in the order of the model's outputs. Images whose label is not among them are unlabelled."""
     max_read_gb: float = MAX_READ_GB
     """Gigabytes that one piece of the data may take in memory."""
+    labels_matter: bool = True
+    """Whether a table without a recognised column of labels is refused if another column could be the labels."""
 
 
 def make_manifest(

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from predboard.config import ImportedKind
 from predboard.errors import InputError
-from predboard.images.columns import IMAGE_COLUMNS, LABEL_COLUMNS, NO_COLUMN, TRUTH_COLUMNS, plain_name
+from predboard.images.columns import IMAGE_COLUMNS, LABEL_COLUMNS, TRUTH_COLUMNS, plain_name
+from predboard.images.label_columns import NO_COLUMN, PREDICTED, refuse_unread
 from predboard.images.label_values import numbers_of
 from predboard.storage.paths import MAX_READ_GB
 
@@ -32,8 +33,6 @@ IMAGE_COLUMN_NAMES = (
 )
 """Names tried in this order where no flag names the column; the first one present that fits is taken."""
 
-_PREDICTED = re.compile("pred|output|name|error|loss|hat|argmax|guess|top", re.IGNORECASE)
-"""In names that speak of labels and mean no true class."""
 _UNNAMED = re.compile(r"arr_\d+|\d+")
 """Names that NumPy and tuples of tensors give to arrays without one."""
 
@@ -130,7 +129,7 @@ def choose_label(names: Sequence[str], discrete: Collection[str], request: Colum
     if name is not None:
         return name
     rest = [n for n in names if n in discrete]
-    speaking = [n for n in rest if re.search("label|target|truth", n, re.IGNORECASE) and not _PREDICTED.search(n)]
+    speaking = [n for n in rest if re.search("label|target|truth", n, re.IGNORECASE) and not PREDICTED.search(n)]
     unnamed = [n for n in rest if _UNNAMED.fullmatch(n)]
     return next((only[0] for only in (speaking, unnamed) if len(only) == 1), None)
 
@@ -156,15 +155,8 @@ def refuse_unread_labels(names: Sequence[str], fitting: Collection[str], request
         request: what the flags say.
         file: for the message.
     """
-    if not request.needs_label or request.label is not None:
-        return
-    speaking = [name for name in names if re.search("label|target|truth|y_true", name, re.IGNORECASE)]
-    could_be = [name for name in names if (name in fitting or name in speaking) and not _PREDICTED.search(name)]
-    if could_be:
-        raise InputError(
-            f"{file} has no column that is surely the labels, but {abbreviate(could_be)} could be: name it with "
-            f"--label-column, or give --label-column {NO_COLUMN} if the rows have no labels"
-        )
+    if request.needs_label and request.label is None:
+        refuse_unread(names, fitting, file)
 
 
 def is_image_name(name: str) -> bool:

@@ -143,7 +143,7 @@ def open_image_list(config: ImportConfig, class_names: tuple[str, ...]) -> Manif
     file = Path(config.images)
     if file.suffix.lower() != ".txt":
         root = config.image_root if config.image_root is not None and config.image_root.is_dir() else None
-        options = SourceOptions(config.image_column, None, config.key_column, root, class_names)
+        options = SourceOptions(config.image_column, None, config.key_column, root, class_names, labels_matter=False)
         return sources.open_source(config.images, options)
     table = scores.read_columns(file, config.max_read_gb)
     refs = [str(ref) for ref in _canonical(table.column(0).to_pylist())]

@@ -235,11 +235,6 @@ def test_a_null_in_json_lines_is_one_line_with_its_number(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("head", "rows", "note"),
     [
-        (
-            "species",
-            "cat dog cat",
-            "list.csv has no column that is named like labels, but species could be: name it with",
-        ),
         ("species", "cat dog owl", ""),  # as many values as rows: names of images, perhaps
         ("label,target", "0,1 1,2 0,0", "labels are taken from 'label', but 'target' could be the truth as well"),
         ("label,target", "0,1 1,0 0,1", "labels are taken from 'label', but 'target' could be the truth as well"),
@@ -263,3 +258,37 @@ def test_rows_that_repeat_an_image_are_counted(tmp_path: Path) -> None:
     assert open_source(str(tmp_path / "list.csv")).notes == (
         "2 rows have an image that a row before has (the first is 1.png), 1 with another label: each row is counted",
     )
+
+
+LABELS = ["ant", "bee", "cat"] * 2
+
+
+@pytest.mark.parametrize(
+    ("columns", "named"),
+    [
+        ({"species": LABELS}, "species could be"),
+        ({"diagnosis": [0, 1, 2] * 2, "age": [30, 41, 30, 9, 55, 60]}, "diagnosis could be"),
+        ({"fine_label": [10, 20, 30] * 2}, "fine_label could be"),
+        ({"ant": [1, 0, 0] * 2, "bee": [0, 1, 0] * 2, "cat": [0, 0, 1] * 2}, r"ant, bee, cat could be \(one-hot"),
+        ({"MEL": [1.0, 0.0] * 3, "NV": [0.0, 1.0] * 3}, r"MEL, NV could be \(one-hot"),
+    ],
+)
+def test_columns_that_could_be_the_labels_are_named_before_they_are_taken_for_none(
+    columns: dict[str, list[object]], named: str, tmp_path: Path
+) -> None:
+    rows = [{"image": f"{i}.png"} | {name: values[i] for name, values in columns.items()} for i in range(6)]
+    listed = str(write_list(tmp_path / "list.csv", rows))
+    with pytest.raises(InputError, match=rf"no column that is surely the labels, but {named}.*--label-column none if"):
+        open_source(listed)
+    unlabelled = open_source(listed, SourceOptions(label_column="none"))
+    assert unlabelled.label.tolist() == [-1] * 6 and unlabelled.columns.column_names == list(columns)
+
+
+def test_columns_that_describe_an_image_are_no_labels(tmp_path: Path) -> None:
+    row = {"width": 32, "height": 24, "split": "val", "patient_id": "P1", "date": "2024-01-02", "mean": 0.5, "fold": 0}
+    other = {**row, "split": "test", "fold": 1, "patient_id": "P2"}
+    rows = [{"image": f"{i}.png", **(row if i % 2 else other)} for i in range(4)]
+    assert open_source(str(write_list(tmp_path / "list.csv", rows))).label.tolist() == [-1] * 4
+    split = write_list(tmp_path / "l.csv", rows)
+    with pytest.raises(InputError, match="split could be"):
+        open_source(str(split), SourceOptions(classes=("val", "test")))
