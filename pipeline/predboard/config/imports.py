@@ -62,8 +62,8 @@ class ImportConfig(Config):
     """Folder (or .zip or .tar) that the paths are relative to. Default: the folder of the file that contains them."""
 
     max_read_gb: float = MAX_READ_GB
-    """Gigabytes of memory that one file with scores in .npz, .pt or JSON may take. More is refused before it is read;
-    .npy, .parquet and .csv are read in pieces."""
+    """Gigabytes of memory that one file with scores in .npz, .pt or JSON may take, or the other columns of a .parquet.
+    More is refused before it is read; .npy, .csv and the scores of a .parquet are read in pieces."""
 
     classes: Path | None = None
     """File with the class names in the order of the scores, one per line. Images whose label is not in the list are

@@ -20,6 +20,7 @@ from predboard.images.text_tables import json_column, open_separated, parse_json
 from predboard.ingest.array_files import ARRAY_SUFFIXES
 from predboard.ingest.nested_columns import NestedColumn, is_ranked, nest
 from predboard.predictions.arrow import viewed_type, without_views
+from predboard.storage.parquet_sizes import columns_size, decoded_size
 from predboard.storage.paths import check_size
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".txt")
@@ -102,7 +103,7 @@ def open_table(file: Path, max_read_gb: float) -> TableFile:
         if suffix not in (".parquet", ".csv", ".tsv"):
             check_size(file.stat().st_size, max_read_gb)
         if suffix == ".parquet":
-            table = _open_parquet(file)
+            table = _open_parquet(file, max_read_gb)
         elif suffix in (".csv", ".tsv"):
             table = _open_csv(file)
         elif suffix in (".jsonl", ".ndjson"):
@@ -181,14 +182,21 @@ def _types(schema: pa.Schema) -> dict[str, pa.DataType]:
     return {name: viewed_type(type_) for name, type_ in types.items()}
 
 
-def _open_parquet(file: Path) -> TableFile:
+_BATCH_BYTES = 2**27
+
+
+def _open_parquet(file: Path, max_read_gb: float) -> TableFile:
     schema = pq.read_schema(file)
 
     def batches(names: Sequence[str], _: pa.DataType | None) -> RecordBatches:
         with pq.ParquetFile(file) as parquet:
-            yield from parquet.iter_batches(2**12, columns=list(names), use_threads=False)
+            row_bytes = columns_size(parquet, names, range(parquet.num_row_groups)) // max(1, parquet.metadata.num_rows)
+            rows = max(1, min(2**12, _BATCH_BYTES // max(1, row_bytes)))
+            yield from parquet.iter_batches(rows, columns=list(names), use_threads=False)
 
     def read(names: Sequence[str]) -> pa.Table:
+        with pq.ParquetFile(file) as parquet:
+            check_size(decoded_size(file, parquet, names, max_read_gb * 1e9), max_read_gb)
         return pq.read_table(file, columns=list(names)).replace_schema_metadata(None)
 
     texts = [f.name for f in schema if is_text(f.type)]  # of other types Python may have no value: a date after 9999

@@ -12,7 +12,7 @@ import itertools
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from predboard.errors import DamagedError, InputError, first_line
+from predboard.errors import DamagedError, InputError, UnreadableError, first_line
 from predboard.predictions.arrow import scatter
 from predboard.predictions.contradictions import refuse_contradictions
 from predboard.predictions.digests import MANIFEST_COLUMNS, ContentDigest, ManifestDigest, refuse_foreign_keys
@@ -37,6 +37,7 @@ from predboard.predictions.schema import (
 )
 from predboard.predictions.table import Predictions
 from predboard.storage import paths
+from predboard.storage.parquet_sizes import decoded_size
 from predboard.storage.paths import AnyPath, explain_write_errors
 
 ROW_GROUP_MAX_ROWS = 8192
@@ -192,6 +193,7 @@ def read_batches(
                 if name in wanted or (ALL_MANIFEST_COLUMNS in wanted and name not in COLUMNS)
             ]
             size = row_group_size(len(file.run.classes))
+            _refuse_large_texts(file, parquet, names, size)
             at = file.part.start
             digest = ContentDigest() if wanted is None or wanted >= ContentDigest.columns(file.run.has_scores) else None
             for batch in parquet.iter_batches(size, columns=names, use_threads=False):
@@ -208,6 +210,20 @@ def read_batches(
                 raise ValueError("its rows do not match its digest")
     except (pa.ArrowException, OSError, ValueError) as error:
         raise explain_read_error(file.path, file.name, error) from error
+
+
+def _refuse_large_texts(file: PartFile, parquet: pq.ParquetFile, names: Collection[str] | None, size: int) -> None:
+    """Raise UnreadableError for texts of which `size` rows, as they are read at once, take more than `MAX_READ_GB`."""
+    wanted = parquet.schema_arrow.names if names is None else names
+    texts = [name for name in wanted if name not in COLUMNS or COLUMNS[name][0] in (pa.string(), pa.binary())]
+    for group in range(parquet.num_row_groups) if texts else ():
+        most = paths.MAX_READ_GB * 1e9 * max(1, parquet.metadata.row_group(group).num_rows / size)
+        if decoded_size(file.path, parquet, texts, most, [group]) > most:
+            longest = max(texts, key=lambda name: decoded_size(file.path, parquet, [name], most, [group]))
+            raise UnreadableError(
+                f"{size:,} rows of its column {longest} take more than {paths.MAX_READ_GB:g} GB of memory: write the "
+                "predictions again without it"
+            )
 
 
 def _conform(batch: pa.RecordBatch, run: Run) -> pa.RecordBatch:

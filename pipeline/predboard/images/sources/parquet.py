@@ -6,7 +6,6 @@ images. Without any such column the file is a list, as a CSV file is.
 
 import contextlib
 import re
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from predboard.errors import InputError
 from predboard.images.columns import LABEL_COLUMNS, TRUTH_COLUMNS, holds_images, list_labelled, list_table, plain_name
 from predboard.images.manifest import Manifest, SourceOptions, make_manifest
 from predboard.images.shared_cache import shared_cache
+from predboard.storage.parquet_sizes import columns_size, decoded_size
 from predboard.storage.paths import AnyPath, arrow_source, check_size, join_ref, read_bytes
 
 SUFFIXES = (".parquet",)
@@ -40,7 +40,8 @@ def list_images(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
         if len(files) > 1:
             raise InputError(f"{files[0].name} is a list of images, one of {len(files)} files: expected one list")
         with pq.ParquetFile(arrow_source(files[0], whole=True)) as parquet:
-            _check_columns(parquet.metadata, range(parquet.num_row_groups), schema.names, options.max_read_gb)
+            size = decoded_size(files[0], parquet, schema.names, options.max_read_gb * 1e9)
+            check_size(size, options.max_read_gb)
             return list_table(parquet.read(), files[0], options)
     image = options.image_column or image_columns[0]
     if image not in image_columns:
@@ -49,7 +50,7 @@ def list_images(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
     for file in files:
         with pq.ParquetFile(arrow_source(file)) as parquet:
             names = [name for name in parquet.schema_arrow.names if name not in image_columns]
-            _check_columns(parquet.metadata, range(parquet.num_row_groups), names, options.max_read_gb)
+            check_size(decoded_size(file, parquet, names, options.max_read_gb * 1e9), options.max_read_gb)
             tables.append(parquet.read(names))
             end = "" if image == in_bytes[0] else f":{image}"
             refs += [f"{file.name}#{row}{end}" for row in range(parquet.metadata.num_rows)]
@@ -67,16 +68,6 @@ def _holds_text(file: AnyPath, name: str) -> bool:
     with contextlib.suppress(UnicodeDecodeError):
         return isinstance(value, bytes) and "\0" not in value.decode() and not _PLAIN_PNM.match(value)
     return False
-
-
-def _check_columns(metadata: pq.FileMetaData, groups: Iterable[int], names: Sequence[str], max_read_gb: float) -> None:
-    """Raise UnreadableError if columns of row groups, as they are in memory, would take too much of it."""
-    size = 0
-    for group in map(metadata.row_group, groups):
-        chunks = (group.column(i) for i in range(group.num_columns))
-        sizes = [c.total_uncompressed_size for c in chunks if c.path_in_schema.partition(".")[0] in names]
-        size += sum(max(size, group.num_rows) for size in sizes)  # a value that repeats takes no space in the file
-    check_size(size, max_read_gb)
 
 
 def read(file: AnyPath, member: str, max_read_gb: float) -> bytes:
@@ -107,5 +98,5 @@ def _index(file: AnyPath) -> tuple[NDArray[np.int64], str]:
 @shared_cache(4)
 def _read_group(file: AnyPath, group: int, column: str, max_read_gb: float) -> pa.ChunkedArray:
     with pq.ParquetFile(arrow_source(file)) as parquet:
-        _check_columns(parquet.metadata, [group], [column], max_read_gb)
+        check_size(columns_size(parquet, [column], [group]), max_read_gb)
         return parquet.read_row_group(group, [column]).column(0)
