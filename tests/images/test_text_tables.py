@@ -63,10 +63,14 @@ def test_a_column_that_changes_its_kind_far_below_is_read(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"a,b\n1,2\n1,2\n3\n", r"cannot read .*a\.csv: .*Row #4: Expected 2 columns, got 1: 3"),
-        (b"a,b\n1,caf\xe9\n", r"a\.csv is not UTF-8 in column 'b': save it as UTF-8"),
-        (b"a,caf\xe9\n1,2\n", r"a\.csv is not UTF-8: save it as UTF-8"),
+        (b"a,b\n1,2\n1,2\n3\n", r"a\.csv has 1 cell in line 4, and 2 in others: 3"),
+        (b"a,b\n1,caf\xe9\n", r"a\.csv is not UTF-8 in column 'b' in line 2: save it as UTF-8"),
+        (b"a,caf\xe9\n1,2\n", r"a\.csv is not UTF-8 in line 1: save it as UTF-8"),
         (b"a,a\n1,2\n", r"a\.csv has two columns named 'a': rename one"),
+        (b"a,b\n1,2\n\0\0,2\n", r"a\.csv has a NUL byte in line 3: it is damaged, or no table in text"),
+        (b"# made by us\na,b\n1,2\n", r"a\.csv begins with a comment, in line 1"),
+        (b"PK\3\4\0\0", r"a\.csv is a ZIP file, as Excel's are: save the table as CSV"),
+        ("a,b\n1,2\n".encode("utf-32"), r"a\.csv is UTF-32: save it as UTF-8"),
         (b"", r"cannot read .*a\.csv: Empty CSV file"),
         ("a,b\n1,2\n".encode("utf-16")[:-1], r"cannot read .*a\.csv: .*truncated data"),
     ],

@@ -285,3 +285,24 @@ def test_rows_of_one_image_are_counted(tmp_path: Path) -> None:
     lines = run_logged(tmp_path, tmp_path / "a.npz", pictures=False)[1]
     words = "warning: 1 row has an image that a row before has (the first is a.png), 1 with another label: each row is"
     assert any(line.startswith(words) for line in lines), lines
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        (("90%", ".1"), r"column 'prob_0' of .*a\.csv has '90%' in row 0; expected numbers"),
+        ((".9", "prob_1"), r"column 'prob_1' of .*a\.csv has 'prob_1' in row 2; expected numbers"),
+    ],
+)
+def test_text_among_scores_is_named_with_its_row(cells: tuple[str, str], words: str, tmp_path: Path) -> None:
+    rows = "0,.5,.5,.5\n1,.9,.1,.5\n"
+    (tmp_path / "a.csv").write_text(f"label,prob_0,prob_1,prob_2\n{rows}1,{','.join(cells)},.5\n")
+    if cells[0] == "90%":
+        (tmp_path / "a.csv").write_text("label,prob_0,prob_1\n1,90%,10%\n0,1%,99%\n")
+    refused(words, tmp_path, tmp_path / "a.csv", scores="probabilities")
+
+
+def test_paths_that_look_like_numbers_are_text(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("image,label,prob_0,prob_1\n0e3,0,.9,.1\n1e3,1,.2,.8\n")
+    frame = run(tmp_path, tmp_path / "a.csv", scores="probabilities", pictures=False)
+    assert frame["image"].tolist() == ["0e3", "1e3"]

@@ -19,6 +19,7 @@ import pyarrow.csv
 import pyarrow.json
 
 from predboard.errors import InputError, first_line, reading
+from predboard.formatting import plural
 from predboard.storage.paths import AnyPath, arrow_source, open_binary
 
 _HEAD_BYTES = 2**16
@@ -39,9 +40,20 @@ UNNAMED = "Unnamed: "
 
 _ENCODINGS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
 """Encoding by the mark that a file begins with."""
+_NO_TEXT = {
+    b"PK\x03\x04": "a ZIP file, as Excel's are: save the table as CSV, or unpack it",
+    b"\xd0\xcf\x11\xe0": "a file of Excel: save the table as CSV",
+    b"\x1f\x8b": "compressed by gzip: gunzip it",
+    b"\xff\xfe\0\0": "UTF-32: save it as UTF-8",
+    b"\0\0\xfe\xff": "UTF-32: save it as UTF-8",
+}
+"""Beginnings of files that are no table in text, and what to do."""
+_HALF = 32
+"""Half of the bytes that show whether a file without a mark is UTF-16."""
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
 _NO_OBJECT = re.compile(rb"^[ \t\r]*[^ \t\r\n{]", re.MULTILINE)
 _WRONG_TYPE = re.compile(r"In CSV column #(\d+): CSV conversion error to (\w+)")
+_WRONG_WIDTH = re.compile(r"Row #(\d+): Expected (\d+) columns, got (\d+): ?(.*)")
 _DEEP = re.compile(rb'(?:[\[{](?:\s*"[^"]*"\s*:)?\s*){65}')
 _NO_UTF8 = "is not UTF-8: save it as UTF-8"
 
@@ -93,7 +105,7 @@ class SeparatedValues:
         """Return the table without white space around its texts. Raises InputError if a text is not UTF-8."""
         for i, (name, column) in enumerate(zip(table.column_names, table.columns, strict=True)):
             if pa.types.is_binary(column.type):
-                raise InputError(f"{self.file} is not UTF-8 in column {name!r}: save it as UTF-8")
+                raise _no_text(self.file, name)
             if pa.types.is_string(column.type):
                 table = table.set_column(i, name, pc.utf8_trim_whitespace(column))
         return table
@@ -122,11 +134,17 @@ class SeparatedValues:
     def _error(self, error: pa.ArrowInvalid) -> InputError:
         """Return the error of a file that cannot be parsed, with the line if Arrow can tell it."""
         if "UTF8" in str(error):
-            return InputError(f"{self.file} {_NO_UTF8}")
+            return _no_text(self.file)
         try:
             self._parse((), {}, threads=False)  # several threads do not say in which row an error is
         except pa.ArrowInvalid as again:
             error = again
+        if match := _WRONG_WIDTH.search(str(error)):
+            at = "line" if self.content is None else "row"
+            return InputError(
+                f"{self.file} has {plural(int(match[3]), 'cell')} in {at} {match[1]}, and {match[2]} in others: "
+                f"{match[4].strip()[:60]}"
+            )
         return InputError(f"cannot read {self.file}: {first_line(error)}")
 
 
@@ -142,13 +160,24 @@ def open_separated(file: AnyPath) -> SeparatedValues:
         separator, at = match[1], at + 1
     elif at < len(lines):
         separator = max(separator + _SEPARATORS, key=lines[at].count)
+    if (
+        at < len(lines)
+        and lines[at].startswith("#")
+        and any(
+            not line.startswith("#") and line.count(separator) > lines[at].count(separator)
+            for line in lines[at : at + _SHOWN_LINES]
+        )
+    ):
+        raise InputError(
+            f"{file} begins with a comment, in line {at + 1} (#): remove the lines before those of the table"
+        )
     shown = [line for line in lines[at : at + _SHOWN_LINES] if line.strip(_BLANK)]
     single = any(re.match(rf"\s*'[^']*'\s*({re.escape(separator)}|$)", line) for line in shown[:2])
     quote = "'" if single else '"'
     read = csv.reader(shown, delimiter=separator, quotechar=quote, skipinitialspace=True)
     names, *rows = [[cell.strip() for cell in row] for row in read] or [[]]
     if any("\ufffd" in name for name in names):
-        raise InputError(f"{file} {_NO_UTF8}")
+        raise _no_text(file)
     if twice := next((name for name, count in Counter(names).items() if name and count > 1), None):
         raise InputError(f"{file} has two columns named {twice!r}: rename one")
     cells = [cell for row in rows for cell in row] if separator != "," else []
@@ -166,10 +195,29 @@ def _first_lines(file: AnyPath) -> tuple[list[str], str]:
             head += piece
         is_cut = bool(stream.read(1))
     encoding = next((name for mark, name in _ENCODINGS.items() if head.startswith(mark)), "utf-8")
-    if encoding == "utf-8" and b"\0" in head[:64]:
+    if encoding == "utf-8" and head[: 2 * _HALF].count(0) > _HALF // 2:  # every second byte of most text
         encoding = "utf-16-be" if head.startswith(b"\0") else "utf-16-le"
+    for mark, what in _NO_TEXT.items():
+        if head.startswith(mark):
+            raise InputError(f"{file} is {what}")
+    if encoding.startswith("utf-8") and b"\0" in head:
+        raise _no_text(file)
     lines = re.split(r"\r\n|\r|\n", head.decode(encoding, "replace"))
     return lines[:-1] if is_cut and len(lines) > 1 else lines, encoding
+
+
+def _no_text(file: AnyPath, column: str = "") -> InputError:
+    """Return the error of a file that is no text, with the first line that shows it."""
+    with open_binary(file) as stream:
+        for number, line in enumerate(iter(stream.readline, b""), 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                where = f" in column {column!r}" if column else ""
+                return InputError(f"{file} is not UTF-8{where} in line {number}: save it as UTF-8")
+            if b"\0" in line:
+                return InputError(f"{file} has a NUL byte in line {number}: it is damaged, or no table in text")
+    return InputError(f"{file} {_NO_UTF8}")
 
 
 def _columns(names: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[str, ...]:

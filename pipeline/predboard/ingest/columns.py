@@ -235,6 +235,16 @@ def choose_score_columns(types: ColumnTypes, request: ColumnRequest, file: Path)
     raise InputError(f"{file} has {abbreviate(types.all)}; which are the scores? Name them with --score-column")
 
 
+def is_score_name(name: str, request: ColumnRequest) -> bool:
+    """Return whether a column is named like one of several of scores, and like no statistic of them."""
+    if request.score is not None:
+        before, star, after = request.score.partition("*")
+        return name.startswith(before) and name.endswith(after) if star else name in request.score.split(",")
+    usual = "|".join((*_KIND_NAMES[request.kind], "scores?"))
+    match = re.fullmatch(rf"(?:{usual})(?:[_.\- ](.+)|\d+)", name, re.IGNORECASE)
+    return match is not None and not _STATISTICS.fullmatch(match[1] or "")
+
+
 def _requested_columns(types: ColumnTypes, asked: str, classes: Sequence[str], file: Path) -> ScoreColumns:
     """Return the columns that --score-column names: a column of lists, `prob_*`, or `A,B,C`."""
     if asked not in types.all and "*" in asked:

@@ -35,6 +35,8 @@ from predboard.predictions.arrow import as_numpy
 _BLOCK_SCORES = 2**20
 """Scores in one block: 4 MB of float32."""
 
+_NUMBER = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|inf(?:inity)?|nan)", re.IGNORECASE)
+
 _DOUBLES = pa.list_(pa.float64())
 
 
@@ -176,6 +178,7 @@ def _shape(array: NDArray[Any]) -> str:
 def _from_table(file: Path, table: TableFile, request: ColumnRequest) -> SavedScores:
     if table.first is None:
         raise InputError(f"{file} holds no rows")
+    _refuse_text(file, table, request)
     score_columns = columns.choose_score_columns(_types(table), request, file)
     index_columns = _index_columns(file, table, score_columns)
     read = {*score_columns.columns, *score_columns.left_out, *(index_columns.columns if index_columns else ())}
@@ -225,6 +228,18 @@ def _from_table(file: Path, table: TableFile, request: ColumnRequest) -> SavedSc
         written,
         left_out=score_columns.left_out,
     )
+
+
+def _refuse_text(file: Path, table: TableFile, request: ColumnRequest) -> None:
+    """Raise InputError if a column that is named like scores has text, where it has numbers too or no other has any."""
+    named = [name for name in table.names if columns.is_score_name(name, request) and not table.is_printed(name)]
+    texts = [name for name in named if table_files.is_text(table.types[name])]
+    for name in texts:
+        cells = [str(cell or "") for cell in table.read_as_written([name]).column(0).to_pylist()]
+        is_text = [bool(cell) and not _NUMBER.fullmatch(cell.strip()) for cell in cells]
+        if len(texts) == len(named) or not all(is_text):
+            row = is_text.index(True) if True in is_text else 0
+            raise InputError(f"column {name!r} of {file} has {cells[row][:40]!r} in row {row}; expected numbers")
 
 
 def _choose_image(file: Path, table: TableFile, free: Sequence[str], request: ColumnRequest) -> str | None:

@@ -66,9 +66,9 @@ class TableFile:
         return list(self.types)
 
     def may_be_text(self, name: str) -> bool:
-        """Return whether a column has text in each row, or whole numbers that may be text."""
+        """Return whether a column has text in each row, or numbers that may be text, as 00012 and 1e3 may."""
         type_ = self.types[name]
-        return is_text(type_) or (not self.is_typed and pa.types.is_integer(type_))
+        return is_text(type_) or (not self.is_typed and (pa.types.is_integer(type_) or pa.types.is_floating(type_)))
 
     def holds_pictures(self, name: str) -> bool:
         """Return whether a column of a Parquet file has encoded images in each row, rather than their paths."""
