@@ -197,6 +197,16 @@ def test_files_and_other_classes_work_too(tmp_path: Path) -> None:
     assert again.unchanged
 
 
+def test_predictions_are_imported_by_keywords_and_patterns(tmp_path: Path) -> None:
+    logits, label = toy.table(toy.RUN, 20)
+    for step in (1, 2):
+        np.savez(tmp_path / f"net_epoch{step}.npz", logits=logits * step, labels=label)
+    done = predboard.import_predictions(tmp_path / "net_epoch*.npz", scores="logits", out=tmp_path / "out")
+    assert list(done.steps) == [1, 2]
+    rule = {"metric": "accuracy", "min": np.float32(0)}
+    assert predboard.gate(tmp_path / "out", [rule]).outcome == "pass"
+
+
 def test_the_module_inside_is_taken_of_a_distributed_one(tmp_path: Path) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
     try:
@@ -213,7 +223,7 @@ def test_the_module_inside_is_taken_of_a_distributed_one(tmp_path: Path) -> None
     [
         (
             lambda out: predboard.infer(_model(), Tiles(), out, batchsize=3),
-            "infer has no option 'batchsize'; expected one",
+            "infer has no option 'batchsize'; did you mean 'batch_size'",
         ),
         (lambda out: predboard.infer(_model(), Tiles(), out, checkpoint=()), "infer has no option 'checkpoint'"),
         (lambda out: predboard.infer(_model(), Tiles(), out, batch_size=0), "^batch_size= is 0; expected"),
@@ -223,6 +233,8 @@ def test_the_module_inside_is_taken_of_a_distributed_one(tmp_path: Path) -> None
         (lambda out: predboard.infer(_model(), Tiles(), out, step=-1), "^step= is -1"),
         (lambda out: predboard.infer(_model(), Tiles(), out, classes=("a",)), "has 1 classes .* the model gives 2"),
         (lambda out: predboard.visualize(out, logs="x"), "visualize has no option 'logs'; expected one of"),
+        (lambda out: predboard.visualize(out, logdirr="x"), "'logdirr'; did you mean 'logdir'"),
+        (lambda out: predboard.import_predictions("x.npy", "logit", out), "logit"),
         (lambda out: predboard.visualize(out, panels=("no",)), "no"),
     ],
 )
@@ -279,7 +291,7 @@ def test_functions_take_lists_and_single_values(tmp_path: Path) -> None:
         ),
         (lambda: predboard.open_predictions(tmp_path / "old", step=_any([0])), r"no step \[0\]; expected one of 0"),
         (lambda: predboard.gate(tmp_path / "old", _any(3)), "rules are 3; expected a TOML file"),
-        (lambda: predboard.import_predictions(_any("x.npz")), "config is a str; expected an ImportConfig"),
+        (lambda: predboard.import_predictions("x.npz", _any(None)), "scores= is None; expected logits, prob"),
     ]
     for call, message in calls:
         with pytest.raises(InputError, match=message):

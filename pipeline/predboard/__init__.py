@@ -13,13 +13,13 @@ import importlib
 
 TYPE_CHECKING = False  # type checkers know the name; importing `typing` takes 10 ms
 if TYPE_CHECKING:
-    from predboard.api import compare, gate, infer, visualize
+    from predboard.api import compare, gate, import_predictions, infer, visualize
     from predboard.comparison.compare import CompareResult
     from predboard.config import CompareConfig, GateConfig, ImportConfig, InferConfig, VisualizeConfig
     from predboard.errors import DamagedError, InputError
     from predboard.gating.evaluate import GateResult
     from predboard.inference.infer import InferResult
-    from predboard.ingest.ingest import ImportResult, import_predictions
+    from predboard.ingest.ingest import ImportResult
     from predboard.predictions.schema import Part, Run
     from predboard.predictions.table import Predictions
     from predboard.storage.runs import RunReader, open_predictions
@@ -69,7 +69,7 @@ _MODULES = {
     "VisualizeResult": "visualization.visualize",
     "compare": "api",
     "gate": "api",
-    "import_predictions": "ingest.ingest",
+    "import_predictions": "api",
     "infer": "api",
     "open_predictions": "storage.runs",
     "visualize": "api",

@@ -1,4 +1,4 @@
-"""Offer `infer`, `visualize`, `compare` and `gate` to Python programs, with objects or with configurations.
+"""Offer the commands to Python programs as functions, with objects or with configurations.
 
 A training loop lends its model for a moment and gets it back unchanged. This module knows nothing of how the functions
 work.
@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Any, overload
 
 from predboard.comparison.compare import CompareResult
 from predboard.comparison.compare import compare as _compare
-from predboard.config import CompareConfig, GateConfig, InferConfig, VisualizeConfig
+from predboard.config import CompareConfig, GateConfig, ImportConfig, ImportedKind, InferConfig, VisualizeConfig
 from predboard.errors import InputError
+from predboard.formatting import nearest_names
 from predboard.gating.evaluate import GateResult
 from predboard.gating.gate import gate as _gate
 from predboard.images import datasets
 from predboard.inference.infer import InferResult, InMemoryModel
 from predboard.inference.infer import infer as _infer
+from predboard.ingest.ingest import ImportResult
+from predboard.ingest.ingest import import_predictions as _import
 from predboard.storage.paths import AnyPath, is_path, parse_path
 from predboard.storage.runs import list_step_numbers
 from predboard.streams import print_warning
@@ -38,6 +41,7 @@ _ARGUMENTS = {
         *("data", "model", "model_args", "checkpoint", "ema", "trust_checkpoint", "step", "out", "classes", "device"),
         *("overwrite", "engine", "ray_address", "actors", "gpus_per_actor", "cpus_per_actor"),
     },
+    ImportConfig: {"files", "scores", "out"},
     VisualizeConfig: {"predictions", "logdir", "list"},
     CompareConfig: {"predictions", "logdir"},
     GateConfig: {"predictions", "rules", "baseline", "suggest"},
@@ -156,6 +160,50 @@ def lent_model(module: "torch.nn.Module") -> Iterator[None]:
             part._buffers.update(tensors)
         for tensor, values in data:
             tensor.data = values
+
+
+@overload
+def import_predictions(config: ImportConfig, log: Log = ..., /) -> ImportResult: ...
+
+
+@overload
+def import_predictions(
+    files: str | Path | Sequence[str | Path],
+    scores: ImportedKind,
+    out: str | AnyPath | None = None,
+    *,
+    log: Log = ...,
+    **options: Any,
+) -> ImportResult: ...
+
+
+def import_predictions(files: Any, *arguments: Any, **named: Any) -> ImportResult:
+    """Import the predictions of another program: one row for each of theirs, in their order.
+
+    Call it either with a configuration, `import_predictions(ImportConfig(...), log)`, or with files,
+    `import_predictions("probs.npz", "probabilities")`.
+
+    Args:
+        files: one or several files with scores, or an ImportConfig.
+        scores: kind of the scores: logits, probabilities, log_probabilities or confidence.
+        out: folder for the predictions. Default: predictions/NAME of the first file.
+        log: takes one line of progress at a time. Default: warnings are printed to standard error.
+        options: any other field of ImportConfig, such as `classes="names.txt"`.
+
+    Raises:
+        InputError: for bad input, or scores that are not what they are said to be; nothing already written is lost.
+    """
+    if isinstance(files, ImportConfig):
+        return _import(files, *arguments, **named)
+    with _python_names():
+        return _import_files(files, *arguments, **named)
+
+
+def _import_files(
+    files: Any, scores: Any = None, out: Any = None, *, log: Log = print_warning, **options: Any
+) -> ImportResult:
+    _check_options("import_predictions", ImportConfig, options)
+    return _import(ImportConfig(scores, files, out, **options), log)
 
 
 @overload
@@ -305,7 +353,10 @@ def _check_options(function: str, config: type, options: Collection[str]) -> Non
     """Raise InputError for an option that is no field of a configuration."""
     known = {field.name for field in dataclasses.fields(config)} - _ARGUMENTS[config]
     if unknown := sorted(set(options) - known):
-        raise InputError(f"{function} has no option {unknown[0]!r}; expected one of {', '.join(sorted(known))}")
+        taken = {"logdir", "out", "scores"} & _ARGUMENTS[config]  # named here as well
+        meant = [] if unknown[0] in _ARGUMENTS[config] else nearest_names(unknown[0], known | taken, 1, 0.7)
+        hint = f"did you mean {meant[0]!r}?" if meant else f"expected one of {', '.join(sorted(known))}"
+        raise InputError(f"{function} has no option {unknown[0]!r}; {hint}")
 
 
 @contextlib.contextmanager

@@ -678,7 +678,7 @@ def test_from_python(run: Path, tmp_path: Path) -> None:
     (tmp_path / "gates.toml").write_text(rule("accuracy", min=0.9))
     assert predboard.gate(run, tmp_path / "gates.toml") == done
     assert predboard.gate(GateConfig(run, tmp_path / "gates.toml")) == done
-    with pytest.raises(InputError, match="gate has no option 'jnit'; expected one of allow_incomplete"):
+    with pytest.raises(InputError, match="gate has no option 'jnit'; did you mean 'junit'"):
         predboard.gate(run, [], jnit="x")
     with pytest.raises(InputError, match="rules has no rule"):
         predboard.gate(run, [])

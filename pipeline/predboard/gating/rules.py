@@ -6,6 +6,7 @@ What is not understood is refused, because a rule that is silently not tested pa
 import tomllib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -119,7 +120,8 @@ def _parse_rule(record: Mapping[str, Any], directions: Mapping[str, str], where:
                 f"{where} has no key {key!r}{_suggestion(key, RULE_KEYS)}; expected {', '.join(RULE_KEYS)}"
             )
     _check_types(record, where)
-    rule = Rule(**record)
+    # NumPy's numbers cannot be written to a report.
+    rule = Rule(**{key: value.item() if hasattr(value, "item") else value for key, value in record.items()})
     pattern = pattern_of(rule.metric)
     if pattern not in directions:
         near = nearest_names(pattern, directions, 1)
@@ -181,7 +183,7 @@ def _suggestion(word: Any, words: Collection[str]) -> str:
 
 def _is_number(value: Any) -> bool:
     """Return whether a value can be a limit: a finite number, not a bool."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LIMIT_CEILING
+    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) < LIMIT_CEILING
 
 
 def _as_toml(value: Any) -> str:

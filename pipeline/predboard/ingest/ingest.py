@@ -35,7 +35,7 @@ from predboard.predictions.table import RowCount
 from predboard.storage import part_plan
 from predboard.storage.locks import lock_folder
 from predboard.storage.parts import ROW_GROUP_MAX_ROWS, read_batches, row_group_size
-from predboard.storage.paths import AnyPath
+from predboard.storage.paths import AnyPath, expand_files
 from predboard.storage.remote import MAX_CONNECTIONS
 from predboard.storage.runs import delete_part, list_step_numbers, open_step
 from predboard.streams import print_warning
@@ -130,6 +130,7 @@ def import_predictions(config: ImportConfig, log: Callable[[str], None] = print_
         raise InputError(f"config is a {type(config).__name__}; expected an ImportConfig(scores=..., files=...)")
     if not config.files:
         raise InputError("no files given; for example: predboard import probs.npz --scores probabilities")
+    config = replace(config, files=tuple(expand_files(config.files)))
     out = config.out or default_out(config.files)
     class_names = () if config.classes is None else read_classes(config.classes)
     image_list = labels.open_image_list(config, class_names)

@@ -126,10 +126,13 @@ class Panel:
             lines = [_line(c.slice) for c in worth_showing(compared)[: self.shown]]
             title = "no slice is certainly worse"
             if worse:
-                title = f"{len(worse)} of {plural(len(compared), 'slice')} worse than the rest"
+                title = f"{len(worse)} of {plural(len(compared), 'slice')} worse than the rest, your columns first"
             overall = float(states[last].whole[1] / states[last].whole[0])
             worst = functools.partial(plots.draw_intervals, title, lines, overall)
-            description = "Columns of the manifest first. Lines: 95 % intervals (Wilson)."
+            description = (
+                "Columns of the manifest first, then by how much greater the loss is than elsewhere. Lines: 95 % "
+                "intervals of the accuracy (Wilson)."
+            )
             yield last, Picture("slices/worst", worst, description)
         yield (
             last,

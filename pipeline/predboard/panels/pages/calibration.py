@@ -73,7 +73,9 @@ def confidence_kind(c: Calibration) -> str:
 def _verdict(c: Calibration) -> str:
     mean, accuracy, ends = confidence_and_accuracy(c)
     interval = "" if c.ece_interval is None else f", 95 % interval {_percents(c.ece_interval)}"
-    worst = max(reliability_bins(c), key=lambda b: abs(b.accuracy - b.confidence) * b.rows)
+    gaps = {b: abs(b.accuracy - b.confidence) * b.rows for b in reliability_bins(c)}
+    worst = max(gaps, key=gaps.__getitem__)
+    share = percent(gaps[worst] / (sum(gaps.values()) or 1))
     return "\n".join(
         [
             f"**The model is {confidence_kind(c)}**: its mean confidence is {percent(mean)}, and it is right on "
@@ -81,8 +83,9 @@ def _verdict(c: Calibration) -> str:
             "",
             f"- Confidence and accuracy differ by {percent(c.ece)} on average (ECE{interval}). With this many images, "
             f"chance alone would cause about {percent(c.by_chance)} even if every confidence were correct.",
-            f"- Most of it comes from {plural(worst.rows, 'image')} with confidence {worst.left:.2f} to "
-            f"{worst.right:.2f}: mean confidence {percent(worst.confidence)}, accuracy {percent(worst.accuracy)}.",
+            f"- The largest part, {share} of it, comes from {plural(worst.rows, 'image')} with confidence "
+            f"{worst.left:.2f} to {worst.right:.2f}: mean confidence {percent(worst.confidence)}, accuracy "
+            f"{percent(worst.accuracy)}.",
         ]
     )
 
