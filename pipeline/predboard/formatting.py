@@ -105,13 +105,15 @@ def nearest_names(word: Any, words: Collection[str], limit: int = 3, likeness: f
     return [lower[name] for name in dict.fromkeys([*ends, *like])][:limit]
 
 
-def did_you_mean(word: Any, words: Collection[str]) -> str:
+def did_you_mean(word: Any, words: Collection[str], likeness: float = 0.7) -> str:
     """Return the end of a message that names what a person may have meant; nothing if no word is near.
+
+    `likeness` is as of `nearest_names`.
 
     >>> did_you_mean("--reszie", ["--resize", "--crop"]), did_you_mean("--nonsense", ["--channels"])
     ('; did you mean --resize?', '')
     """
-    near = nearest_names(word, words, 1, 0.7)
+    near = nearest_names(word, words, 1, likeness)
     return f"; did you mean {near[0]}?" if near else ""
 
 

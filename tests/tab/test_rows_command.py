@@ -26,6 +26,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ids(folder: Path, **flags: Any) -> list[int]:
+    """Return the rows, in the order of the data where no other is asked for; `sort=None` is that of the command."""
+    flags = flags if "sort" in flags else flags | {"sort": "id", "ascending": True}
     lines = csv.DictReader(io.StringIO(list_rows(RowsConfig(folder, **flags)).content.decode()))
     return [int(line["row"]) for line in lines]
 
@@ -53,7 +55,7 @@ def test_flags_select_what_pandas_does(folder: Path) -> None:
 def test_tags_of_the_tab_select_and_are_listed(folder: Path) -> None:
     tags = Tags(folder.parent / "predboard_tags.jsonl")
     tags.change("relabel", True, logs.frame(folder, 3).key.tolist()[5:7], "cat")
-    rows = json.loads(list_rows(RowsConfig(folder, tag=("relabel",), format="json")).content)
+    rows = json.loads(list_rows(RowsConfig(folder, tag=("relabel",), sort="id", ascending=True, format="json")).content)
     assert [(row["row"], row["tags"], row["relabel_to"]) for row in rows] == [
         (5, ["relabel"], "cat"),
         (6, ["relabel"], "cat"),
@@ -61,11 +63,27 @@ def test_tags_of_the_tab_select_and_are_listed(folder: Path) -> None:
     tags.path.unlink()
 
 
+def test_the_order_is_that_of_the_tab(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = logs.frame(folder, 3)
+    known = data[(data.label >= 0) & (data.predicted >= 0)]
+    assert (
+        ids(folder, state="labelled", sort=None)
+        == known.sort_values("loss", ascending=False, kind="stable").index.tolist()
+    )
+    tags = Tags(folder.parent / "predboard_tags.jsonl")
+    tags.change("relabel", True, [1])
+    assert run(["rows", str(folder), "--tag", "relable"]) == 2
+    assert "which no image has; expected 'relabel'; did you mean relabel?" in capsys.readouterr().err
+    tags.path.unlink()
+    assert run(["rows", str(folder.parent / "nett")]) == 2
+    assert f"; did you mean {folder}?" in capsys.readouterr().err
+
+
 def test_the_command_prints_the_list_alone(folder: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    assert run(["rows", str(folder), "--wrong", "--format", "parquet", "--sort", "loss", "--limit", "3"]) == 0
+    assert run(["rows", str(folder), "--wrong", "--format", "parquet", "--limit", "3"]) == 0
     table = pq.read_table(io.BytesIO(capfdbinary.readouterr().out))
     assert table["row"].to_pylist() == ids(folder, wrong=True, sort="loss", limit=3)
-    assert run(["rows", str(folder), "--format", "paths", "--limit", "2"]) == 0
+    assert run(["rows", str(folder), "--format", "paths", "--limit", "2", "--sort", "id", "--ascending"]) == 0
     assert capfdbinary.readouterr().out == b"Photo 000.png\nPhoto 001.png\n"
 
 
@@ -75,6 +93,10 @@ def test_the_command_prints_the_list_alone(folder: Path, capfdbinary: pytest.Cap
         (["--true", "catt"], "--true is 'catt', which is none of the 3 classes; did you mean cat?"),
         (["--where", "site"], "--where has 'site'; expected COLUMN=VALUE"),
         (["--where", "town=A"], "there is no column 'town'"),
+        (["--where", "yaer=2001"], "; did you mean year?"),
+        (["--where", "site=a|c"], "no image has that site; expected '<i>', 'A', '\\\\', 'b|c'; did you mean b|c?"),
+        (["--sort", "confidnce"], "; did you mean confidence?"),
+        (["--tag", "relable"], "--tag is 'relable', which no image has; expected none: nobody has tagged"),
         (["--confidence", "0.9"], "the range of confidence is '0.9'; expected LOW..HIGH"),
         (["--step", "2"], "net has no step 2: expected 1, 3"),
         (["--right", "--wrong"], "--right and --wrong exclude each other"),
@@ -118,7 +140,7 @@ def test_copies_are_the_files_themselves_under_safe_names(tmp_path: Path) -> Non
     pq.write_table(table.set_column(table.schema.get_field_index("image"), "image", names), folder / "rows.parquet")
     (folder / ".predboard.json").write_text('{"made_from": "", "files": [], "of": ["../../predictions"]}', "utf-8")
     lines: list[str] = []
-    config = RowsConfig(folder, copy_to=tmp_path / "copies", format="paths")
+    config = RowsConfig(folder, copy_to=tmp_path / "copies", sort="id", ascending=True, format="paths")
     result = list_rows(config, lines.append)
     assert (result.total, result.copied, len(lines)) == (4, 2, 2)
     assert lines[0].startswith("warning: no copy of image 2: 000001.png is not inside ")

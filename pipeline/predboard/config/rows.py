@@ -68,7 +68,8 @@ class RowsConfig(Config):
     """How images changed since --other, as `predboard compare` counts them; only: images that --other does not have."""
 
     sort: str | None = None
-    """Column by which images are sorted, the highest value first. Default: the order of the data."""
+    """Column by which images are sorted, the highest value first; id is the order of the data. Default: as in the tab,
+    loss, the worst first; without labels the least confident first, with --suspects the likeliest first."""
 
     ascending: bool = False
     """Sort the lowest value first."""

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from predboard.errors import InputError, reading
+from predboard.formatting import did_you_mean
 from predboard.predictions.arrow import as_arrow, as_numpy
 from predboard.storage.paths import AnyPath, arrow_source
 from predboard.storage.rows import INFO_KEY, MAX_VALUES
@@ -185,7 +186,9 @@ class RowsFile:
         """Return a column by its name. Raises InputError if there is none of that name, or it is of no such kind."""
         info = next((column for column in self.columns if column.name == name), None)
         if info is None:
-            raise InputError(f"there is no column {name!r}: expected one of {', '.join(c.name for c in self.columns)}")
+            names = [column.name for column in self.columns]
+            near = did_you_mean(name, names)
+            raise InputError(f"there is no column {name!r}: expected one of {', '.join(names)}{near}")
         if kinds and info.kind not in kinds:
             raise InputError(f"the column {name!r} is a {info.kind}: expected a {' or a '.join(kinds)}")
         return info

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from predboard.csv_lines import original_text
 from predboard.errors import InputError, first_line, reading
+from predboard.formatting import did_you_mean
 from predboard.predictions.arrow import as_numpy
 from predboard.storage.paths import AnyPath, resolve_name
 from predboard.storage.runs import Step, open_run
@@ -173,7 +174,7 @@ class LogRuns:
         """Return a run. Raises InputError if there is none of that name."""
         run = self.all().get(name)
         if run is None:
-            raise InputError(f"there is no run {name[:80]!r} in the log folder")
+            raise InputError(f"there is no run {name[:80]!r} in the log folder{did_you_mean(name, self.all())}")
         return run
 
     def _scan(self) -> None:

@@ -1,7 +1,7 @@
 """Lists rows of a run for the command line, by the functions of the tab. It knows no request and no terminal."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from predboard.config import RowsConfig
 from predboard.errors import InputError, reading
-from predboard.formatting import did_you_mean
+from predboard.formatting import did_you_mean, nearest_names
 from predboard.images import sources
 from predboard.images.manifest import split_ref
 from predboard.storage.paths import explain_write_errors, is_inside, is_remote, join_ref, parse_path
@@ -23,6 +23,9 @@ from predboard.tab.scan import ROWS_FILE
 
 NAME_CHARACTERS = 80
 """Characters of a class or of an image's name in the name of its copy."""
+
+MAX_LISTED = 10
+"""Values that a message names."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,9 @@ def list_rows(config: RowsConfig, log: Callable[[str], None] = lambda _: None) -
     """
     view, run = _open(config)
     step = run.step(config.step)
+    _check_tags(config, view)
     query = read_query({name: [text] for name, text in _parameters(config, step).items()})
-    sort = config.sort or "id"
-    descending = config.sort is not None and not config.ascending
+    sort, descending = _order(config, run)
     total, rows = view.rows(query, run, step, sort, descending, 0, config.limit)
     content = export_rows(view, run, step, rows, config.format)
     copied = 0
@@ -73,9 +76,35 @@ def _open(config: RowsConfig) -> tuple[View, LogRun]:
     folder = Path(config.logs).resolve()
     if not (folder / ROWS_FILE).is_file():
         what = f"{config.logs} has no {ROWS_FILE}" if folder.is_dir() else f"no folder {config.logs}"
-        raise InputError(f"{what}: expected the logs of a run, logs/NAME, that `predboard visualize` wrote")
+        near = nearest_names(folder.name, [path.parent.name for path in folder.parent.glob(f"*/{ROWS_FILE}")], 1, 0.7)
+        hint = f"; did you mean {Path(config.logs).parent / near[0]}?" if near else ""
+        raise InputError(f"{what}: expected the logs of a run, logs/NAME, that `predboard visualize` wrote{hint}")
     view = View(folder.parent)
     return view, view.runs.get(folder.name)
+
+
+def _order(config: RowsConfig, run: LogRun) -> tuple[str, bool]:
+    """Return the column to sort by, and whether its highest value comes first; by default as the tab does."""
+    if config.sort is not None or (run.rows.has_labels and not config.suspects):
+        return config.sort or "loss", not config.ascending
+    return "suspect" if config.suspects else "confidence", False
+
+
+def _check_tags(config: RowsConfig, view: View) -> None:
+    """Raise InputError for a tag that no image has."""
+    tags = view.tags.counts()
+    for tag in config.tag:
+        if tag not in ("!", *tags):
+            expected = _some(tags) if tags else "none: nobody has tagged an image of these logs"
+            near = did_you_mean(tag, tags)
+            raise InputError(f"--tag is {tag!r}, which no image has; expected {expected}{near}")
+
+
+def _some(words: Collection[str]) -> str:
+    """Return the first of some words, in one line."""
+    return ", ".join(repr(word[:NAME_CHARACTERS]) for word in list(words)[:MAX_LISTED]) + (
+        ", …" if len(words) > MAX_LISTED else ""
+    )
 
 
 def _parameters(config: RowsConfig, step: StepRows) -> dict[str, str]:
@@ -91,8 +120,14 @@ def _parameters(config: RowsConfig, step: StepRows) -> dict[str, str]:
         column, equals, value = clause.partition("=")
         if not equals:
             raise InputError(f"--where has {clause!r}; expected COLUMN=VALUE or COLUMN=LOW..HIGH")
-        if step.file.column(column, "number", "category").kind == "number":
+        info = step.file.column(column, "number", "category")
+        if info.kind == "number":
             given[f"n.{column}"] = value if ".." in value else f"{value}..{value}"
+        elif value and value not in info.values:
+            near = did_you_mean(value, info.values, 0.6)
+            raise InputError(
+                f"--where has {clause!r}, but no image has that {column}; expected {_some(info.values)}{near}"
+            )
         else:
             words = [given[f"s.{column}"]] if f"s.{column}" in given else []
             given[f"s.{column}"] = "|".join([*words, join_values([value or None])])
