@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from predboard.errors import InputError, UnreadableError, reading
 from predboard.images.class_folders import describe_left_out, is_hidden, refuse_splits, sort_into_classes
-from predboard.images.columns import NO_COLUMN, list_labelled, to_column
+from predboard.images.columns import list_labelled, to_column
+from predboard.images.label_columns import NO_COLUMN
 from predboard.images.manifest import Manifest, SourceOptions, canonical_member, image_suffixes, make_manifest
 from predboard.images.shared_cache import shared_cache
 from predboard.storage.paths import MAX_READ_GB, AnyPath, check_size, is_remote, open_binary
@@ -60,11 +61,7 @@ def list_images(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
         others += [name for name in members if name not in used]
         index.texts.clear()
     columns = list(dict.fromkeys(name for row in rows for name in row))  # not every row has all of them
-    could_be = ", ".join(f".{end}" for end in unread)
-    members = (
-        f"the rows have members {could_be}, which are not read: --label-column {next(iter(unread), '')} takes them"
-    )
-    notes = (f"{members} as labels",) if unread else ()
+    notes = _note_unread(list(unread))
     if not columns and options.label_column in (None, NO_COLUMN):
         manifest = _list_folders(files, refs, images, others)
         return manifest if manifest.classes else replace(manifest, notes=(*manifest.notes, *notes))
@@ -88,6 +85,13 @@ def _list_folders(files: Sequence[AnyPath], refs: list[str], images: list[str], 
     notes = describe_left_out(by_class.beside, others)
     refs = [ref for ref, _ in rows]
     return make_manifest(files[0].parent, refs, label, by_class.classes, notes=notes, origin=files[0])
+
+
+def _note_unread(ends: Sequence[str]) -> tuple[str, ...]:
+    """Return a note about members of rows that are not read and could be their labels; none if there are none."""
+    shown = ", ".join(f".{end}" for end in ends)
+    note = f"the rows have members {shown}, which are not read: --label-column {(*ends, '')[0]} takes them as labels"
+    return (note,) if ends else ()
 
 
 def group_rows(members: Sequence[str], file: str) -> Iterator[tuple[str, dict[str, str]]]:
