@@ -124,7 +124,8 @@ def footers(random: Random, folder: Path) -> Case:
 
 
 VALUES: dict[str, tuple[Any, ...]] = {
-    "id": (-1, 0, 99, 2**62),
+    "id": (-1, 99, 2**62),
+    "key": (7,),
     "label": (-1, 3, 2**31 - 1),
     "predicted": (-1, 3, None, "other"),
     "logits": (float("nan"), float("inf"), None),

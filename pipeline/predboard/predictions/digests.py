@@ -39,7 +39,7 @@ class ContentDigest:
         texts = b"\0" * len(rows) if error.null_count == len(rows) else _ended_by_zeros(error.to_pylist())
         errors.update(texts)
         if rows.has_scores:
-            logits.update(as_numpy(rows.column("logits").flatten()).astype(np.float32, copy=False))
+            logits.update(as_numpy(rows.column("logits").flatten()).astype(np.float32, copy=False).data)
         else:
             logits.update(np.column_stack([rows.predicted, rows.confidence.astype(np.float64)]).tobytes())
 
