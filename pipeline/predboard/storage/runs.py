@@ -237,11 +237,10 @@ def delete_step(run: AnyPath, step: int) -> None:
     for folder in (step_folder(run, step), preflight_path(run, step, "").parent):
         paths.refuse_link(folder)
     with explain_write_errors(run):
-        folder = step_folder(run, step)
-        inside = list(folder.iterdir())
+        inside = paths.list_folder(step_folder(run, step), "*")
         ours = [path for path in inside if _OUR_FILES.fullmatch(path.name)]
         if len(ours) == len(inside):
-            paths.remove_tree(folder)
+            paths.remove_tree(step_folder(run, step))
         else:
             for path in ours:
                 path.unlink(missing_ok=True)
