@@ -6,6 +6,7 @@ Each function imports what it needs first, and lets a signal raise an exception 
 import importlib.util
 import itertools
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from predboard.config import (
 from predboard.errors import InputError
 from predboard.formatting import plural
 from predboard.invocation import command_line
-from predboard.storage.paths import is_remote
+from predboard.storage.paths import AnyPath, is_remote
 
 if TYPE_CHECKING:
     from predboard.visualization.visualize import VisualizeResult
@@ -50,7 +51,10 @@ def _infer(config: InferConfig) -> int:
             log(f"predboard: some of the {result.rows:,} rows are still missing: run the same command again")
             return 1
         if result.failed:
-            log(f"warning: {result.failed:,} of {result.rows:,} images failed; the column `error` has the reasons")
+            log(
+                f"warning: {result.failed:,} of {result.rows:,} images failed; the column `error` has the reasons, "
+                f"most often {_most_frequent_error(result.out)}"
+            )
             log("once they are fixed, the same command with --retry-errors tries these again and keeps all other rows")
         if result.rows < result.manifest_rows:
             print(
@@ -60,6 +64,21 @@ def _infer(config: InferConfig) -> int:
         else:
             print(f"predictions are in {result.out}\nnext: {command_line('visualize', result.out)}")
         return 1 if config.strict and result.failed else 0
+
+
+def _most_frequent_error(out: AnyPath) -> str:
+    """Return the reason that most rows failed for, with their number."""
+    from predboard.storage.parts import read_batches
+    from predboard.storage.runs import list_step_numbers, open_step
+
+    errors: Counter[str] = Counter()
+    for number in list_step_numbers(out):
+        on_disk = open_step(out, number, lambda *_: None)
+        for file in on_disk.parts if on_disk else ():
+            for batch in read_batches(file, ("error",)):
+                errors.update(error for error in batch.column("error").to_pylist() if error is not None)
+    error, count = errors.most_common(1)[0]
+    return f"{error!r} ({plural(count, 'row')})"
 
 
 def _import(config: ImportConfig) -> int:
