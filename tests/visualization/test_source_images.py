@@ -177,6 +177,40 @@ def test_visualize_and_compare_say_what_they_did_not_open_and_which_flag_does(tm
     assert f"{ROWS - 1} source images not opened" in warnings[0]
 
 
+def test_where_pictures_come_from_is_said_if_only_the_predictions_name_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path)
+    (tmp_path / "mine").mkdir()
+    runs = [(tmp_path / "run").rename(tmp_path / "mine" / "run")]
+    runs.append(Path(shutil.copytree(runs[0], tmp_path / "mine" / "other")))
+    line, lines = f"pictures: from {tmp_path / 'images'}, as the predictions say", list[str]()
+    for folder, root, times in ((tmp_path / "mine", None, 1), (tmp_path, None, 0), (tmp_path / "mine", tmp_path, 0)):
+        monkeypatch.chdir(folder)
+        lines.clear()
+        chosen: dict[str, Any] = {"logdir": tmp_path / f"logs{times}", "image_root": root}
+        visualize(VisualizeConfig(runs[:1], panels=("predictions",), **chosen), lines.append)
+        assert lines.count(line) == times
+        lines.clear()
+        compare(CompareConfig(runs, **chosen), lines.append)
+        assert lines.count(line) == times
+    monkeypatch.chdir("/")  # everything is below it, which says nothing
+    steps = open_run(runs[0])
+    assert SourceImages(steps, None).notes() == [line]
+    far = dataclasses.replace(steps[0], run=dataclasses.replace(steps[0].run, root="s3://secrets/x"))
+    assert SourceImages((far,), None).notes() == ["pictures: from s3://secrets/x, as the predictions say"]
+
+
+def test_a_folder_of_images_that_the_user_names_is_the_only_one(tmp_path: Path) -> None:
+    steps, ref = written(tmp_path), str(tmp_path / "images" / "000001.png")
+    assert SourceImages(steps, None).open_image(0, 1, ref) is not None
+    (tmp_path / "empty").mkdir()
+    pictures = SourceImages(steps, tmp_path / "empty")
+    assert pictures.open_image(0, 1, ref) is None
+    assert pictures.outside == {ref}
+    assert f"lead outside {tmp_path / 'empty'}, such as" in pictures.warnings()[0]
+
+
 def test_nothing_is_below_the_root_of_a_file_system(tmp_path: Path) -> None:
     (step,) = written(tmp_path)
     everything = dataclasses.replace(step, run=dataclasses.replace(step.run, root="/"))

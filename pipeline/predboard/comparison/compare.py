@@ -109,6 +109,8 @@ def compare(config: CompareConfig, log: Callable[[str], None] = print_warning) -
         mapped = any(mapping.mapped for mapping in classes.values())
         content = report.compare_json(name, sides, pairs, mapped, (changes.CHANGES_FILE, TRANSITIONS_FILE))
         album = _Album(sides[0], sides[-1], config, whole.names)
+        for note in album.notes():
+            log(note)
         drawn = album.drawn(render.summaries(sides, pairs, examples), worker_count(config.workers))
         _write(sides, drawn, content, whole, draft)
         # Source pictures that are missing now may be there another time.
@@ -278,6 +280,10 @@ class _Album:
             SourceImages((side.step,), config.image_root, anywhere=config.images_anywhere) for side in (old, new)
         )
         self.missing: set[str] = set()
+
+    def notes(self) -> list[str]:
+        """Return lines for a person that say from where images are taken."""
+        return list(dict.fromkeys([*self._of_old.notes(), *self._of_new.notes()]))
 
     def warnings(self) -> list[str]:
         """Return warnings for a person; images outside are those that neither step may open."""

@@ -35,7 +35,7 @@ class CompareConfig(Config):
     """Current folder of the source images, if they were moved after inference."""
 
     images_anywhere: bool = False
-    """Also open source images that lie neither below the folder of inference nor below --image-root. Only for
+    """Also open source images that lie elsewhere than below --image-root, or else the folder of inference. Only for
     predictions that you trust: their paths may lead to any file of yours, and to object storage."""
 
     workers: int = 0

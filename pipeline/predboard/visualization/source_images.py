@@ -26,7 +26,7 @@ from predboard.formatting import either, plural, shared_start
 from predboard.images import decode, sources
 from predboard.parallel.pool import ProcessPool
 from predboard.parallel.threads import ItemTimeout, ordered_map
-from predboard.storage.paths import AnyPath, is_uri, leads_inside
+from predboard.storage.paths import AnyPath, is_inside, is_uri, leads_inside, parse_path
 from predboard.storage.remote import MAX_CONNECTIONS
 from predboard.storage.runs import Step, read_values
 from predboard.summaries import EncodedImages, Projector, Summary, Tiles
@@ -273,6 +273,20 @@ class SourceImages:
             (self.missing if is_allowed else self.outside).add(ref)  # the tile shows it, and the command the number
         return None
 
+    def notes(self) -> list[str]:
+        """Return a line for each folder of images far from here that the predictions name, and not the user."""
+        if self._root is not None:
+            return []
+        parents = (part.path.parent.parent.parent for step in self._steps.values() for part in step.parts[:1])
+        near = [folder.resolve() for folder in (Path.cwd(), *parents)]
+        roots = {step.run.root for step in self._steps.values()} - {""}
+        return [
+            f"pictures: from {root}, as the predictions say"
+            for root in sorted(roots)
+            if not any(is_inside(parse_path(root), folder) for folder in near if folder != folder.parent)
+            and (is_uri(root) or (self._answers(root) and Path(root).exists()))
+        ]
+
     def warnings(self) -> list[str]:
         """Return warnings for a person: of folders that do not answer, and how many images are outside."""
         lines = [
@@ -282,7 +296,7 @@ class SourceImages:
         ]
         if not self.outside:
             return lines
-        roots = either(sorted({str(self._root), *(step.run.root for step in self._steps.values())} - {"None", ""}))
+        roots = either(sorted({self._root_of(step) for step in self._steps} - {""}))
         return [
             *lines,
             f"warning: {plural(len(self.outside), 'source image')} not opened, because their paths lead outside "
@@ -302,9 +316,9 @@ class SourceImages:
             return self._answering[root]
 
     def _is_inside(self, step: int, ref: str) -> bool:
-        """Return whether a ref leads to below the root of the run or the folder that the user named."""
+        """Return whether a ref leads to below the folder that the user named, or else the root of the run."""
         root = self._root_of(step)
-        return leads_inside(ref, root, {root, self._steps[step].run.root})
+        return leads_inside(ref, root, [root])
 
     def _thumbnail(self, step: int, row: int) -> bytes | None:
         """Return the stored thumbnail of a row. Those of all expected rows are read together, which costs no more."""

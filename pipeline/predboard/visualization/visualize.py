@@ -150,6 +150,8 @@ def _visualize_run(
         return run.result(current, unchanged=True)
     log(f"{run.name}: {plural(run.rows, 'row')} in {plural(len(run.steps), 'step')}, panels {', '.join(chosen)}")
     images = SourceImages(run.steps, config.image_root, pool, config.images_anywhere)
+    for note in images.notes():
+        log(note)
     job = RenderJob(run.info(), run.times, chosen, images, pool.max_processes, _every(config))
     if job.log_every is not None:
         logged = sum(step.rows for step in run.steps if step.step in job.picture_steps) // job.log_every
