@@ -306,3 +306,12 @@ def test_paths_that_look_like_numbers_are_text(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("image,label,prob_0,prob_1\n0e3,0,.9,.1\n1e3,1,.2,.8\n")
     frame = run(tmp_path, tmp_path / "a.csv", scores="probabilities", pictures=False)
     assert frame["image"].tolist() == ["0e3", "1e3"]
+
+
+def test_numbers_that_fit_far_better_as_indices_are_named(tmp_path: Path) -> None:
+    label = np.arange(40) % 2 + 1  # of 0 to 2
+    p = pd.DataFrame(np.eye(3)[label] * 0.7 + 0.1, columns=["prob_1", "prob_2", "prob_3"])
+    for name, shift, warned in (("a.csv", 0, True), ("b.csv", 1, False)):
+        p.assign(label=label + shift).to_csv(tmp_path / name, index=False)
+        lines = run_logged(tmp_path / name[0], tmp_path / name, scores="probabilities")[1]
+        assert any("give an accuracy of 0 %, and as indices from 0 100 %" in line for line in lines) == warned, lines

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from predboard.errors import InputError
 from predboard.formatting import percent
+from predboard.images.label_values import numbers_of
 from predboard.images.manifest import Manifest
 from predboard.inference import class_order, diagnostics
 from predboard.inference.diagnostics import Diagnosis
@@ -67,6 +68,7 @@ def diagnose_rows(labelled: labels.LabelledManifest, check: validation.ScoreChec
     most = _DIAGNOSED_ROWS if len(manifest.classes) <= 1_000 else _DIAGNOSED_ROWS_MANY
     rows = rows[np.argsort(mix(manifest.key[rows], Salt.PREFLIGHT), kind="stable")[:most]]
     guess, label = predicted[rows].astype(np.int64), manifest.label[rows].astype(np.int64)
+    yield from _check_indices(guess, label, manifest.classes)
     other = class_order.diagnose_order(guess, label, manifest.classes)
     chance = [*diagnostics.check_chance(guess, label, len(manifest.classes))]
     if labelled.assumed:
@@ -74,6 +76,23 @@ def diagnose_rows(labelled: labels.LabelledManifest, check: validation.ScoreChec
     if other is not None:
         yield other[0]
     yield from chance
+
+
+def _check_indices(
+    predicted: NDArray[np.int64], label: NDArray[np.int64], classes: tuple[str, ...]
+) -> Iterator[Diagnosis]:
+    """Report labels that are read as the numbers of the classes and fit far better as indices from 0."""
+    numbers = np.array(numbers_of(classes), np.int64)
+    if not len(numbers) or not len(label) or (as_index := numbers[label]).max() >= len(classes):
+        return
+    hits, hits_as_index = int((predicted == label).sum()), int((predicted == as_index).sum())
+    if wilson_interval(hits_as_index, len(label))[0] > wilson_interval(hits, len(label))[1]:
+        yield Diagnosis(
+            "labels_are_indices",
+            f"labels that are the numbers of classes ({abbreviate(classes)}) give an accuracy of "
+            f"{percent(hits / len(label))}, and as indices from 0 {percent(hits_as_index / len(label))}: write their "
+            "class names into the labels, or name the classes with --classes",
+        )
 
 
 def _check_assumed_order(
