@@ -80,5 +80,5 @@ def test_predictions_of_others_with_a_text_that_stands_for_many_rows(tmp_path: P
     pq.write_table(table.append_column("note", bomb("note")["note"]).replace_schema_metadata(metadata), part)
     before = pa.total_allocated_bytes()
     with pytest.raises(InputError, match="8,192 rows of its column note take more than 1 GB of memory"):
-        visualize(VisualizeConfig(tmp_path / "run", logdir=tmp_path / "logs"))
+        visualize(VisualizeConfig((tmp_path / "run",), logdir=tmp_path / "logs"))
     assert pa.total_allocated_bytes() - before < 10**7
