@@ -36,7 +36,8 @@ def test_a_second_run_does_nothing(tmp_path: Path, net: str, monkeypatch: pytest
     assert modification_times(tmp_path / "out") == before
     assert reads == ["a/000.png"]
     assert (second.written, second.steps, second.complete) == (0, first.steps, True)
-    assert f"9 of 9 parts in {tmp_path / 'out'} exist and are valid" in said
+    kept = f"9 of 9 parts in {tmp_path / 'out'} exist and are valid"
+    assert f"{kept} (names and labels are compared; images are not read again)" in said
 
 
 def test_another_checkpoint_joins_the_run(tmp_path: Path, net: str) -> None:

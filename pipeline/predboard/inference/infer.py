@@ -138,7 +138,8 @@ def infer(
         with lock_folder(out, share=share):
             plan = make_plan(*_survey(config, out, models, share, log), share, models.per_pass)
             if plan.valid:
-                log(f"{plan.valid} of {len(plan.shards) * len(files)} parts in {out} exist and are valid")
+                valid = f"{plan.valid} of {len(plan.shards) * len(files)} parts in {out} exist and are valid"
+                log(f"{valid} (names and labels are compared; images are not read again)")
             job = _make_job(config, out, inputs, models, placement)
             if plan.tasks and config.preflight:
                 job = _preflight(job, plan, models, placement, source.recipe, log)
