@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from predboard import ImportConfig, InferConfig, InputError, VisualizeConfig, import_predictions, infer, visualize
+from predboard.errors import UnreadableError
+from predboard.images import sources
 from predboard.ingest import table_files
 from predboard.storage.parquet_sizes import decoded_size
 from tests import toy
@@ -41,23 +43,38 @@ def test_values_that_repeat_are_counted_as_often(
         assert size / 5 <= decoded_size(tmp_path / "x.parquet", parquet, ["a"], size * 1.2, [0]) <= size / 2
 
 
-def bomb(column: str, rows: int = 1200) -> pa.Table:
-    """1.2 GB of text in a few kilobytes."""
-    text = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array(["x" * 10**6]))
+def bomb(column: str, rows: int = 1200, length: int = 10**6) -> pa.Table:
+    """1.2 GB of text, or less, in a few kilobytes."""
+    text = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array(["x" * length]))
     return pa.table({"image": [f"{i}.png" for i in range(rows)]} | {column: text})
 
 
 @pytest.mark.parametrize("column", ["image", "note"])
 def test_a_text_that_stands_for_many_rows_is_not_decoded(column: str, tmp_path: Path) -> None:
-    table = bomb(column).append_column("logits", pa.array([[0.0, 1.0]] * 1200))
+    table = bomb(column, length=10**4).append_column("logits", pa.array([[0.0, 1.0]] * 1200))
     pq.write_table(table.append_column("label", pa.array([1] * 1200)), tmp_path / "x.parquet")
     assert (tmp_path / "x.parquet").stat().st_size < 200_000
     before = pa.total_allocated_bytes()
-    with pytest.raises(InputError, match=r"x.parquet: it takes 1.2 GB of memory, more than --max-read-gb 1 allows"):
-        import_predictions(ImportConfig("logits", (tmp_path / "x.parquet",), out=tmp_path / "run"))
-    with pytest.raises(InputError, match=r"x.parquet: it takes 1.2 GB of memory, more than --max-read-gb 1 allows"):
-        infer(InferConfig(model=toy.model_file(tmp_path), data=str(tmp_path / "x.parquet"), out=tmp_path / "run"))
-    assert pa.total_allocated_bytes() - before < 10**7
+    with pytest.raises(InputError, match=r"x.parquet: it takes 0.0 GB of memory, more than --max-read-gb 0.01 allows"):
+        import_predictions(ImportConfig("logits", (tmp_path / "x.parquet",), out=tmp_path / "run", max_read_gb=0.01))
+    with pytest.raises(InputError, match=r"x.parquet: it takes 0.0 GB of memory, more than --max-read-gb 0.01 allows"):
+        infer(
+            InferConfig(
+                model=toy.model_file(tmp_path), data=str(tmp_path / "x.parquet"), out=tmp_path / "run", max_read_gb=0.01
+            )
+        )
+    assert pa.total_allocated_bytes() - before < 10**6
+
+
+def test_a_picture_that_stands_for_many_rows_is_an_error_row(tmp_path: Path) -> None:
+    picture = pa.DictionaryArray.from_arrays(pa.array(np.zeros(1200, np.int32)), pa.array([b"\xff" * 10**4]))
+    pq.write_table(pa.table({"image": picture}), tmp_path / "x.parquet", store_schema=False)
+    before = pa.total_allocated_bytes()
+    with pytest.raises(UnreadableError, match=r"0.0 GB of memory, more than --max-read-gb 0.01 allows"):
+        sources.read(str(tmp_path), "x.parquet#7", 0.01)
+    assert pa.total_allocated_bytes() - before < 10**6
+    pq.write_table(pa.table({"image": picture.cast(pa.binary()).slice(0, 5)}), tmp_path / "y.parquet")
+    assert sources.read(str(tmp_path), "y.parquet#3") == b"\xff" * 10**4
 
 
 def test_rows_of_many_scores_are_read_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

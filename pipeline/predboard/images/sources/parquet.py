@@ -18,7 +18,7 @@ from predboard.images.columns import LABEL_COLUMNS, TRUTH_COLUMNS, holds_images,
 from predboard.images.manifest import Manifest, SourceOptions, make_manifest
 from predboard.images.shared_cache import shared_cache
 from predboard.storage.parquet_sizes import columns_size, decoded_size
-from predboard.storage.paths import AnyPath, arrow_source, check_size, join_ref, read_bytes
+from predboard.storage.paths import AnyPath, arrow_source, check_size, is_remote, join_ref, read_bytes
 
 SUFFIXES = (".parquet",)
 SHARDED = True
@@ -98,5 +98,8 @@ def _index(file: AnyPath) -> tuple[NDArray[np.int64], str]:
 @shared_cache(4)
 def _read_group(file: AnyPath, group: int, column: str, max_read_gb: float) -> pa.ChunkedArray:
     with pq.ParquetFile(arrow_source(file)) as parquet:
-        check_size(columns_size(parquet, [column], [group]), max_read_gb)
+        size = columns_size(parquet, [column], [group])
+        if not is_remote(file):  # which would be another request
+            size = decoded_size(file, parquet, [column], max_read_gb * 1e9, [group])
+        check_size(size, max_read_gb)
         return parquet.read_row_group(group, [column]).column(0)
