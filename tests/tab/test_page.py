@@ -6,10 +6,12 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from werkzeug.test import Client
 
-from predboard.tab.plugin import STATIC_FOLDER, STATIC_TYPES
+from predboard.tab.plugin import STATIC_FOLDER, STATIC_TYPES, PredictionsPlugin
 from tests import toy
 
 FILES = {file.name: file.read_text("utf-8") for file in sorted(STATIC_FOLDER.iterdir()) if file.suffix in STATIC_TYPES}
@@ -23,8 +25,12 @@ FORBIDDEN = (
 """What would make text into a page or a script, or ask another host."""
 
 
-def test_all_of_it_is_small() -> None:
-    assert len(gzip.compress("".join(FILES.values()).encode(), 9)) <= 60_000
+def test_all_of_it_is_small_as_a_browser_gets_it(tmp_path: Path) -> None:
+    client = Client(PredictionsPlugin(SimpleNamespace(logdir=str(tmp_path))).get_plugin_apps()["/static/*"])
+    answers = {name: client.get(f"/static/{name}", headers={"Accept-Encoding": "gzip"}) for name in FILES}
+    for name, answer in answers.items():
+        assert gzip.decompress(answer.data).decode() == FILES[name]
+    assert sum(len(answer.data) for answer in answers.values()) <= 60_000
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -54,7 +60,7 @@ def test_the_forbidden_words_are_found_where_they_are() -> None:
 def test_the_page_about_the_tab_has_every_key_and_every_part_of_the_address() -> None:
     page = (toy.ROOT / "docs/tab.md").read_text("utf-8")
     documented = set(re.findall(r"`([^`]+)`", page))
-    sheet = re.findall(r"^ {4}\['([^']+)',", SCRIPTS["help.js"], re.MULTILINE)
+    sheet = re.findall(r"^ {4}\['([^']+)',", SCRIPTS["dialogs.js"], re.MULTILINE)
     keys = {key for line in sheet for key in re.split(r" (?:or )?", line.replace("Ctrl A", "Ctrl+A")) if key}
     assert len(keys) > 25
     assert {key.replace("+A", " A") for key in keys} - documented == set()

@@ -2,7 +2,6 @@
 /** Requests to the server: JSON, arrays, pictures in batches. It knows nothing of what is shown. */
 import {computed, effect, h, signal, untracked} from './elements.js';
 
-/** An error with the server's own sentence. */
 export class Refusal extends Error {}
 
 /** @param {string} address @param {RequestInit} options */
@@ -61,7 +60,7 @@ export function resource(address, get) {
   return state;
 }
 
-/** The server's sentence, where it refused. @param {Signal<Resource<any>>} of */
+/** @param {Signal<Resource<any>>} of */
 export const failure = of => () => (of.value.error ? h('p', {class: 'notice'}, of.value.error) : null);
 
 /** @param {Versioned} run @param {string | number} step @param {number} id @param {number} side */

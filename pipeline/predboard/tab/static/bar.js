@@ -10,6 +10,7 @@ import {
   descending,
   go,
   link,
+  list,
   message,
   query,
   queryWithout,
@@ -23,10 +24,9 @@ import {
   view,
 } from './state.js';
 import {chipWords, cleared, filtersOf, filterWords, images, KINDS, SCORES} from './query.js';
-import {list} from './rows.js';
 import {CROSS, GRID, LINES, side, setSide} from './gallery.js';
 import {acted, tagMenu} from './tags.js';
-import {openHelp} from './help.js';
+import {openHelp} from './dialogs.js';
 
 const UP = 'M8 13V4M4 8l4-4 4 4';
 const DOWN = 'M8 3v9M4 8l4 4 4-4';
@@ -54,7 +54,7 @@ export const copyLink = async () => {
   message.value = {text: (await copy(text)) ? 'Link copied' : `The browser refused to copy. The link: ${text}`};
 };
 
-/** A text in a list of choices. @param {string} text */
+/** @param {string} text */
 const clipped = text => (text.length > 80 ? `${text.slice(0, 79)}…` : text);
 
 function runSelect() {
@@ -114,7 +114,7 @@ function stepSelect() {
   );
 }
 
-/** To the step before or after. @param {number} by */
+/** @param {number} by */
 export function otherStep(by) {
   const steps = run.peek()?.steps.map(String) ?? [];
   const to = steps[steps.indexOf(step.peek()) + by];
@@ -213,7 +213,6 @@ function search() {
   return field;
 }
 
-/** What cannot be shown, and what would help. */
 function notesMenu() {
   const notes = computed(() => [
     ...(run.value?.missing ?? []),
@@ -270,7 +269,6 @@ function exportMenu() {
   );
 }
 
-/** What is selected, each part to be taken away. */
 export function chips() {
   return h(
     'div',
@@ -379,7 +377,6 @@ function sortSelect() {
   );
 }
 
-/** Counts of what changed, each a filter. */
 export function comparison() {
   const counts = resource(
     () =>

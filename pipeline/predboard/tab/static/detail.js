@@ -3,18 +3,32 @@
 import {computed, effect, h, icon, signal} from './elements.js';
 import {failure, getJson, imageAddress, resource} from './api.js';
 import {copy} from './host.js';
-import {changes, className, columnOf, go, message, run, step, version, view} from './state.js';
-import {list, need, openIndex, rowAt, shownTotal, cursor} from './rows.js';
+import {
+  changes,
+  className,
+  columnOf,
+  cursor,
+  go,
+  list,
+  message,
+  need,
+  openIndex,
+  rowAt,
+  run,
+  shownTotal,
+  step,
+  version,
+  view,
+} from './state.js';
 import {CROSS, mark, show, verdict} from './gallery.js';
 import {formatValues, keyOf, percent, short} from './query.js';
 import {suspectBar, tagButtons} from './tags.js';
-import {zoom} from './zoom.js';
+import {zoom} from './dialogs.js';
 
 const LEFT = 'M10 3L5 8l5 5';
 const RIGHT = 'M6 3l5 5-5 5';
 const LARGE = 1024;
 
-/** The row that is open, as /row tells of it. */
 const answer = resource(() => {
   if (!run.value || !view.value.image) return '';
   return `row?${subject()}&n=${changes.value}`;
@@ -31,7 +45,6 @@ function subject() {
   return asked.toString();
 }
 
-/** What is known of the open row: all of it, or meanwhile what its page tells. */
 export const opened = computed(() => {
   if (!view.value.image) return null;
   const {data, address} = answer.value;
@@ -40,7 +53,6 @@ export const opened = computed(() => {
   return full && row ? {...full, tags: row.tags, relabel: row.relabel} : (full ?? row ?? null);
 });
 
-/** The row that is to be opened as soon as its page has come. */
 const awaited = signal(-1);
 effect(() => {
   const row = awaited.value >= 0 ? rowAt(awaited.value) : undefined;
@@ -50,7 +62,7 @@ effect(() => {
   }
 });
 
-/** Open the row so many places further. @param {number} by */
+/** @param {number} by */
 export function openNext(by) {
   const from = openIndex.peek() >= 0 ? openIndex.peek() : cursor.peek();
   openAt(from + by);
@@ -157,7 +169,6 @@ function heading() {
   );
 }
 
-/** The picture without blur: pixels that are enlarged stay pixels. */
 function large() {
   const image = h('img', {
     class: 'large',
@@ -189,7 +200,6 @@ function large() {
   return frame;
 }
 
-/** The pictures before and after are there when they are asked for. */
 function preload() {
   const [now, at] = [run.value, openIndex.value];
   if (!now || at < 0) return;
@@ -212,7 +222,6 @@ function path() {
   );
 }
 
-/** The classes with the greatest probabilities. */
 function bars() {
   const row = opened.value;
   if (!row?.top?.length) return null;
@@ -236,7 +245,6 @@ function bars() {
   );
 }
 
-/** The same image at every step and in every other run. */
 function elsewhere() {
   const row = opened.value;
   const seen = /** @type {any[]} */ (row?.seen ?? []);
@@ -293,7 +301,6 @@ function elsewhere() {
   );
 }
 
-/** Images that the network sees as alike, asked for when somebody wants them. */
 function neighbours() {
   const open = signal(false);
   const near = resource(() => {
@@ -354,7 +361,6 @@ function neighbours() {
   );
 }
 
-/** All columns; a value of a category selects the images that share it. */
 function columns() {
   const row = opened.value;
   if (!row?.more) return null;

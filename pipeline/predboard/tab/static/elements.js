@@ -1,5 +1,6 @@
 // @ts-check
-/** Signals, effects, elements that follow them, and canvases. It knows nothing of predictions or of TensorBoard. */
+/** Signals, effects, elements that follow them, canvases, long lists. It knows nothing of predictions, nor of
+ * TensorBoard. */
 
 /** @type {Reader | null} */
 let reading = null;
@@ -29,7 +30,7 @@ function spoil(source) {
   }
 }
 
-/** Whether anything that a reader has read is different now. @param {Reader} reader */
+/** @param {Reader} reader */
 function outdated(reader) {
   if (!reader.sources.size) return true;
   for (const [source, version] of reader.sources) {
@@ -153,7 +154,7 @@ export function effect(act) {
   return end;
 }
 
-/** Several changes, after which effects run once. @param {() => void} change */
+/** @param {() => void} change */
 export function batch(change) {
   depth++;
   try {
@@ -190,7 +191,7 @@ export function h(tag, properties, ...children) {
   return /** @type {any} */ (build(document.createElement(tag), properties ?? {}, children));
 }
 
-/** An element of a drawing. @param {string} tag @param {Record<string, any>} properties @param {...Child} children */
+/** @param {string} tag @param {Record<string, any>} properties @param {...Child} children */
 export function s(tag, properties, ...children) {
   return /** @type {SVGElement} */ (build(document.createElementNS(SVG, tag), properties, children));
 }
@@ -252,22 +253,21 @@ function follow(element, make) {
   });
 }
 
-/** A small drawing in the colour of the text. @param {string} path @param {string} [name] for screen readers */
+/** @param {string} path @param {string} [name] for screen readers */
 export function icon(path, name) {
   const hidden = name ? {role: 'img', 'aria-label': name} : {'aria-hidden': 'true'};
   return s('svg', {viewBox: '0 0 16 16', class: 'icon', ...hidden}, s('path', {d: path}));
 }
 
-/** A colour of the style sheet. @param {string} name */
+/** @param {string} name */
 export const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-/** Red, green and blue, 0 to 255. @param {string} name @returns {[number, number, number]} */
+/** @param {string} name @returns {[number, number, number]} */
 export function rgb(name) {
   return /** @type {any} */ ([1, 3, 5].map(i => Number.parseInt(colour(name).slice(i, i + 2), 16)));
 }
 
-/** An empty canvas that is measured as the page is, with all pixels of the screen. @param {HTMLCanvasElement} canvas
- * @param {number} width @param {number} height */
+/** @param {HTMLCanvasElement} canvas @param {number} width @param {number} height */
 export function prepare(canvas, width, height) {
   const ratio = devicePixelRatio || 1;
   canvas.width = Math.round(width * ratio);
@@ -289,3 +289,90 @@ export function sizeOf(element) {
   }).observe(element);
   return size;
 }
+
+/** @type {Virtual} */
+export const virtual = (box, inner, count, layoutOf, build, sees) => {
+  const size = sizeOf(box);
+  const range = signal({first: 0, end: 0});
+  /** @type {Map<number, {element: HTMLElement, end: () => void}>} */
+  const items = new Map();
+  /** @type {Layout} */
+  let layout = layoutOf(800);
+
+  function measure() {
+    const {height} = size.peek();
+    const first = Math.max(0, Math.floor((box.scrollTop - layout.top) / layout.height) - 1) * layout.across;
+    const lines = Math.ceil(height / layout.height) + 3;
+    const end = Math.min(untracked(count), first + lines * layout.across);
+    const {first: oldFirst, end: oldEnd} = range.peek();
+    if (first !== oldFirst || end !== oldEnd) range.value = {first, end};
+  }
+
+  box.addEventListener('scroll', measure, {passive: true});
+
+  effect(() => {
+    const {width} = size.value;
+    const before = layout;
+    const top = Math.max(0, Math.floor((box.scrollTop - layout.top) / layout.height)) * layout.across;
+    layout = layoutOf(width || 800);
+    inner.style.height = `${layout.top + Math.ceil(count() / layout.across) * layout.height}px`;
+    if (before.across !== layout.across || before.height !== layout.height) {
+      box.scrollTop = Math.floor(top / layout.across) * layout.height; // the same items stay in sight
+      for (const [index, {element}] of items) put(element, index);
+    }
+    measure();
+  });
+
+  /** @param {HTMLElement} element @param {number} index */
+  function put(element, index) {
+    const [x, y] = [layout.left(index % layout.across), layout.top + Math.floor(index / layout.across) * layout.height];
+    element.style.transform = `translate(${x}px, ${y}px)`;
+    element.style.width = layout.width;
+  }
+
+  effect(() => {
+    const {first, end} = range.value;
+    for (const [index, item] of items)
+      if (index < first || index >= end) {
+        item.end();
+        item.element.remove();
+        items.delete(index);
+      }
+    for (let index = first; index < end; index++) {
+      if (items.has(index)) continue;
+      /** @type {HTMLElement} */
+      let element = document.createElement('div');
+      // Built apart from this effect, which would end what it owns whenever it runs again.
+      const stop = untracked(
+        () =>
+          effect(() =>
+            untracked(() => {
+              element = build(index);
+            }),
+          ),
+        true,
+      );
+      put(element, index);
+      items.set(index, {element, end: stop});
+      inner.append(element);
+    }
+    untracked(() => sees(first, end));
+  });
+
+  return {
+    across: () => layout.across,
+    lines: () => Math.max(1, Math.floor(size.peek().height / layout.height)),
+    /** @param {number} index */
+    scrollTo(index) {
+      const y = layout.top + Math.floor(index / layout.across) * layout.height;
+      if (y - layout.top < box.scrollTop) box.scrollTop = y - layout.top;
+      else if (y + layout.height > box.scrollTop + box.clientHeight)
+        box.scrollTop = y + layout.height - box.clientHeight;
+      measure();
+    },
+    top() {
+      box.scrollTop = 0;
+      measure();
+    },
+  };
+};

@@ -1,11 +1,29 @@
 // @ts-check
-/** The pictures of the selection, worst first. It knows nothing of why a row is in the selection. */
-import {computed, effect, h, icon, signal} from './elements.js';
+/** The images of the selection, as pictures and as a table. It knows nothing of why a row is in the selection. */
+import {computed, effect, h, icon, signal, virtual} from './elements.js';
 import {picture} from './api.js';
-import {choose, chooseRange, cursor, list, need, openIndex, rowAt, shownTotal, MOST} from './rows.js';
-import {chosen, className, go, query, run, sort, step, view} from './state.js';
-import {apart, classesOf, percent, short} from './query.js';
-import {virtual} from './virtual.js';
+import {
+  choose,
+  chooseRange,
+  chosen,
+  className,
+  cursor,
+  descending,
+  go,
+  list,
+  MOST,
+  need,
+  openIndex,
+  query,
+  rowAt,
+  run,
+  shownColumns,
+  shownTotal,
+  sort,
+  step,
+  view,
+} from './state.js';
+import {apart, classesOf, percent, short, toggled} from './query.js';
 
 export const TICK = 'M3 8.5l3.2 3.2L13 4.8';
 export const CROSS = 'M4 4l8 8M12 4l-8 8';
@@ -16,7 +34,6 @@ export const FLAG = 'M4 14V3h8l-2 3 2 3H4';
 const GAP = 8;
 const CAPTION = 38;
 
-/** Side of a picture in pixels, as this person likes it. */
 export const side = signal(stored());
 
 function stored() {
@@ -41,7 +58,7 @@ export function setSide(value) {
 export const verdict = row =>
   row.pred < 0 ? 'failed' : row.true < 0 ? 'unlabelled' : row.true === row.pred ? 'right' : 'wrong';
 
-/** Tick or cross, for the verdict is never told by colour alone. @param {string} word */
+/** @param {string} word */
 export const mark = word => (word === 'right' ? icon(TICK, 'right') : word === 'wrong' ? icon(CROSS, 'wrong') : null);
 
 /** What differs between the pictures in sight: a class that all have in common is not repeated under each.
@@ -87,7 +104,7 @@ function captions(row) {
 /** @param {number | null} value */
 const tight = value => percent(value).replaceAll(' ', '');
 
-/** The value that the rows are sorted by, where it is not shown anyway. @param {Row} row */
+/** @param {Row} row */
 function sortWords(row) {
   const by = sort.value;
   if (by === 'confidence' || by === 'id' || by === 'image' || by === 'suspect') return '';
@@ -147,8 +164,8 @@ export function gallery() {
   return {box, grid};
 }
 
-/** Begin at the top of a new selection, and keep in sight what is open. @param {Grid} grid */
-export function followPlace(grid) {
+/** @param {Grid} grid */
+function followPlace(grid) {
   effect(() => {
     void [query.value, sort.value, view.value.desc];
     if (openIndex.peek() < 0) {
@@ -165,7 +182,7 @@ export function followPlace(grid) {
   });
 }
 
-export function notes() {
+function notes() {
   const {total, stale, error, order} = list.value;
   if (error) return h('p', {class: 'notice'}, error);
   if (!total && !stale && order)
@@ -180,7 +197,7 @@ export function notes() {
 }
 
 /** @param {number} index @param {MouseEvent} event */
-export function clicked(index, event) {
+function clicked(index, event) {
   const row = rowAt(index);
   if (!row) return;
   if (event.shiftKey) chooseRange(cursor.peek(), index);
@@ -191,21 +208,38 @@ export function clicked(index, event) {
   }
 }
 
+/** Show the picture of a row as long as the effect around runs.
+ * @param {HTMLImageElement} image @param {Computed<Row | undefined>} row @param {() => number} pixels */
+function follow(image, row, pixels) {
+  effect(() => {
+    const [now, of] = [row.value, run.value];
+    if (now && of) return show(image, of, step.value, now, pixels());
+    image.removeAttribute('src');
+  });
+}
+
+/** @param {Row | undefined} row */
+const isChosen = row => Boolean(row && chosen.value.has(row.key));
+
+/** @param {number} index @param {Row | undefined} row */
+const look = (index, row) =>
+  [
+    row ? verdict(row) : 'empty',
+    isChosen(row) ? 'chosen' : '',
+    cursor.value === index ? 'cursor' : '',
+    openIndex.value === index ? 'open' : '',
+  ].join(' ');
+
 /** @param {number} index */
 function cell(index) {
   const row = computed(() => rowAt(index));
   const image = h('img', {alt: '', decoding: 'async', draggable: 'false'});
+  follow(image, row, () => (side.value <= 128 ? 128 : 256));
   image.addEventListener('load', () => {
     // Pixels that are enlarged stay pixels.
     image.classList.toggle('small', Math.max(image.naturalWidth, image.naturalHeight) < side.peek());
   });
-  effect(() => {
-    const [now, of] = [row.value, run.value];
-    if (now && of) return show(image, of, step.value, now, side.value <= 128 ? 128 : 256);
-    image.removeAttribute('src');
-  });
   const lines = computed(() => (row.value ? captions(row.value) : ['', '']));
-  const isChosen = () => Boolean(row.value && chosen.value.has(row.value.key));
   return h(
     'div',
     {
@@ -213,15 +247,8 @@ function cell(index) {
       role: 'option',
       'aria-posinset': index + 1,
       'aria-setsize': () => list.value.total,
-      'aria-selected': () => isChosen(),
-      class: () =>
-        [
-          'cell',
-          row.value ? verdict(row.value) : 'empty',
-          isChosen() ? 'chosen' : '',
-          cursor.value === index ? 'cursor' : '',
-          openIndex.value === index ? 'open' : '',
-        ].join(' '),
+      'aria-selected': () => isChosen(row.value),
+      class: () => `cell ${look(index, row.value)}`,
       onclick: event => clicked(index, event),
     },
     h(
@@ -254,5 +281,154 @@ function cell(index) {
     ),
     h('div', {class: 'caption'}, () => lines.value[0]),
     h('div', {class: 'caption'}, () => lines.value[1]),
+  );
+}
+
+const HEIGHT = 36;
+
+/** @type {Record<string, string>} */
+const WIDTHS = {
+  image: 'minmax(180px, 3fr)',
+  true: 'minmax(90px, 1.2fr)',
+  predicted: 'minmax(90px, 1.2fr)',
+  before: 'minmax(90px, 1.2fr)',
+};
+
+/** @type {Record<string, (row: Row) => any>} */
+const OWN = {
+  predicted: row =>
+    row.pred < 0 ? 'not readable' : [mark(verdict(row)), h('bdi', {class: 'name'}, className(row.pred))],
+  true: row => h('bdi', null, row.true < 0 ? '–' : className(row.true)),
+  confidence: row => percent(row.conf),
+  loss: row => short(row.loss),
+  margin: row => short(row.margin),
+  before: row => (row.old ? h('bdi', null, className(row.old.pred)) : '–'),
+  tags: row => row.tags.join(', '),
+};
+const SORTED = ['confidence', 'loss', 'margin'];
+const HIDDEN = ['label_name', 'predicted_name', 'label', 'predicted'];
+
+export function table() {
+  const shown = () => view.value.show === 'table';
+  const further = computed(() =>
+    (run.value?.columns ?? []).map(column => column.name).filter(name => !(name in OWN) && !HIDDEN.includes(name)),
+  );
+  /** @type {Signal<readonly string[]>} */
+  const on = signal(/** @type {readonly string[]} */ (['image']));
+  effect(() => {
+    shownColumns.value = shown()
+      ? JSON.stringify(on.value.filter(name => name === 'image' || further.value.includes(name)))
+      : '';
+  });
+  const own = computed(() => Object.keys(OWN).filter(name => name !== 'before' || view.value.other));
+  const names = computed(() => [
+    ...own.value,
+    ...on.value.filter(name => name === 'image' || further.value.includes(name)),
+  ]);
+  const template = computed(() => `44px ${names.value.map(name => WIDTHS[name] ?? 'minmax(64px, .7fr)').join(' ')}`);
+  const head = h(
+    'div',
+    {class: 'table-row table-head', role: 'row', style: () => ({'grid-template-columns': template.value})},
+    h('span', {role: 'columnheader'}),
+    () =>
+      names.value.map(name => {
+        const sortable = SORTED.includes(name) || on.peek().includes(name);
+        const state = () => (sort.value === name ? (descending.value ? 'descending' : 'ascending') : 'none');
+        return h(
+          'span',
+          {role: 'columnheader', 'aria-sort': state},
+          sortable
+            ? h(
+                'button',
+                {
+                  id: `head-${name}`,
+                  class: 'text',
+                  onclick: () => go({sort: name, desc: sort.peek() === name && descending.peek() ? '0' : '1'}),
+                },
+                h('bdi', {class: 'clip'}, name === 'image' ? 'path' : name),
+                () => (sort.value === name ? (descending.value ? ' ↓' : ' ↑') : ''),
+              )
+            : name,
+        );
+      }),
+  );
+  const inner = h('div', {class: 'inner', role: 'presentation'});
+  const box = h(
+    'div',
+    {
+      id: 'table',
+      class: 'gallery table scroll',
+      tabindex: '0',
+      role: 'grid',
+      'aria-label': 'images of the selection',
+      'aria-rowcount': () => list.value.total,
+      'data-stale': () => list.value.stale,
+    },
+    head,
+    inner,
+    notes,
+  );
+  const grid = virtual(
+    box,
+    inner,
+    () => (shown() ? shownTotal.value : 0),
+    () => ({across: 1, height: HEIGHT, left: () => 0, top: 0, width: '100%'}),
+    index => line(index, names, template),
+    need,
+  );
+  followPlace(grid);
+  const picker = h(
+    'details',
+    {class: 'menu'},
+    h('summary', null, 'Columns'),
+    h('div', {class: 'sheet'}, () =>
+      ['image', ...further.value].map(name =>
+        h(
+          'label',
+          {class: 'line'},
+          h('input', {
+            type: 'checkbox',
+            checked: on.peek().includes(name),
+            onchange: () => {
+              on.value = toggled(on.peek(), name);
+            },
+          }),
+          h('bdi', {class: 'clip'}, name === 'image' ? 'path' : name),
+        ),
+      ),
+    ),
+  );
+  return {box: h('div', {class: 'table-box', hidden: () => !shown()}, h('div', {class: 'bar'}, picker), box), grid};
+}
+
+/** @param {number} index @param {Computed<string[]>} names @param {Computed<string>} template */
+function line(index, names, template) {
+  const row = computed(() => rowAt(index));
+  const image = h('img', {alt: '', width: 32, height: 32});
+  follow(image, row, () => 64);
+  return h(
+    'div',
+    {
+      role: 'row',
+      'aria-rowindex': index + 1,
+      style: () => ({'grid-template-columns': template.value}),
+      class: () => `table-row ${look(index, row.value)}`,
+      onclick: event => clicked(index, event),
+    },
+    h('span', {role: 'gridcell'}, image),
+    () =>
+      names.value.map(name => {
+        const now = row.value;
+        const value = now && (OWN[name] ? OWN[name](now) : now.more?.[name]);
+        return h(
+          'span',
+          {role: 'gridcell', class: 'clip', title: typeof value === 'string' ? value.slice(0, 1000) : ''},
+          typeof value === 'number'
+            ? short(value)
+            : value instanceof Node || Array.isArray(value)
+              ? value
+              : h('bdi', null, String(value ?? '').slice(0, 500)),
+        );
+      }),
   );
 }

@@ -52,13 +52,12 @@ function histogram(column, shown) {
         ? Math.max(0, Math.min(data.right.length - 1, Math.floor((e.offsetX / canvas.clientWidth) * data.right.length)))
         : -1;
     },
-    onpointerup: e => {
+    onpointerup: () => {
       const [from, to] = dragged.peek() ?? [NaN, NaN];
       dragged.value = null;
       if (!Number.isFinite(from)) return;
       const moved = Math.abs(to - from) * canvas.clientWidth > 3 * (spanOf() || 1);
       go({[key]: moved ? rounded(Math.min(from, to), Math.max(from, to)) : ''});
-      void e;
     },
     onpointerleave: () => {
       hovered.value = -1;
@@ -166,7 +165,7 @@ const draw = (canvas, data, range, {width, height: all}, _theme) => {
   for (const x of [a, b]) g.fillRect(Math.max(0, Math.min(width - 1.5, x - 0.75)), 0, 1.5, all);
 };
 
-/** A line of a list with a bar, which is a button. @type {Bar} */
+/** @type {Bar} */
 export const bar = (id, on, title, act, name, parts, number) =>
   h(
     'li',
@@ -186,10 +185,7 @@ export const bar = (id, on, title, act, name, parts, number) =>
     ),
   );
 
-/**
- * Values of a category with their counts, those that are wrong most often first.
- * @param {Column} column @param {() => boolean} shown @param {string} [key] of the query, where the values are classes
- */
+/** @param {Column} column @param {() => boolean} shown @param {string} [key] */
 function category(column, shown, key = keyOf(column)) {
   const ofClass = key === 'pred';
   const counts = resource(addressOf(column, shown, key), getJson);
@@ -240,7 +236,7 @@ function category(column, shown, key = keyOf(column)) {
   );
 }
 
-/** Values that a filter asks for; classes are written with commas. @param {string} key */
+/** @param {string} key */
 const valuesOf = key => parseValues(key === 'pred' ? view.value[key]?.replaceAll(',', '|') : view.value[key]);
 
 /** @param {string} key @param {(string | null)[]} values */
@@ -256,7 +252,6 @@ export function predicted() {
   );
 }
 
-/** The scores below the matrix. */
 export function scores() {
   const names = computed(() =>
     filterable.value
@@ -276,7 +271,6 @@ export function scores() {
   );
 }
 
-/** All other columns, in a pane of their own. */
 export function columnsPane() {
   const shown = () => pane.value === 'columns';
   const rest = computed(() => filterable.value.filter(column => !SCORES.includes(column.name)));

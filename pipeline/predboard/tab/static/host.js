@@ -4,7 +4,7 @@
 const NAME = 'predboard';
 const PREFIX = `p.${NAME}.`;
 
-/** The window with the address: TensorBoard's, or our own. @returns {Window} */
+/** @returns {Window} */
 export function outside() {
   try {
     void window.parent.location.hash;
@@ -36,8 +36,7 @@ export function parseHash(hash) {
   return values;
 }
 
-/** A hash with our values in it; the tab and the keys of others stay. @param {string} hash
- * @param {Record<string, string>} values */
+/** @param {string} hash @param {Record<string, string>} values */
 export function formatHash(hash, values) {
   const tokens = hash.replace(/^#/, '').split('&').filter(Boolean);
   const tab = tokens.find(token => !token.includes('=')) ?? NAME;
@@ -74,7 +73,6 @@ export function addressOf(values) {
   return location.origin + location.pathname + location.search + formatHash(location.hash, values);
 }
 
-/** Whether our tab is the one that is shown. */
 export function shown() {
   const window_ = outside();
   return window_ === window || window_.location.hash.slice(1).split('&')[0] === NAME;
@@ -88,7 +86,7 @@ export function onAddress(changed) {
     });
 }
 
-/** Put TensorBoard's theme on our root, now and later. @param {(dark: boolean) => void} changed */
+/** @param {(dark: boolean) => void} changed */
 export function followTheme(changed) {
   const around = outside();
   const media = matchMedia('(prefers-color-scheme: dark)');

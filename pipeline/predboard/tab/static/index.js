@@ -5,35 +5,39 @@ import {batch, effect, h} from './elements.js';
 import {getJson} from './api.js';
 import {followTheme, onKeys, onReload, shown} from './host.js';
 import {
+  choose,
+  chooseRange,
   chosen,
+  cursor,
   dark,
   followAddress,
+  followSelection,
   go,
+  list,
   message,
+  openIndex,
   pane,
   panes,
+  rowAt,
   run,
   runs,
+  shownTotal,
   tagCounts,
   usable,
   view,
   writable,
 } from './state.js';
 import {filtersOf} from './query.js';
-import {choose, chooseRange, cursor, followSelection, list, openIndex, rowAt, shownTotal} from './rows.js';
 import {bar, chips, comparison, copyLink, otherStep} from './bar.js';
 import {CHANGE, matrix, pairs, TRUTH} from './matrix.js';
 import {columnsPane, predicted, scores} from './histogram.js';
 import {copyPath, detail, openAt, openNext, opened} from './detail.js';
-import {gallery} from './gallery.js';
-import {openHelp} from './help.js';
+import {gallery, table} from './gallery.js';
+import {openHelp, zoom} from './dialogs.js';
 import {answer, chosenBar, datalists, messageLine, toggleTag, undo} from './tags.js';
 import {map} from './map.js';
-import {table} from './table.js';
 import {threshold} from './threshold.js';
-import {zoom} from './zoom.js';
 
-/** Ask which runs there are, and what has changed about them. */
 async function look() {
   try {
     const answer = await getJson('runs');
@@ -182,7 +186,6 @@ function left() {
   );
 }
 
-/** What is shown where there is no run to show. */
 function nothing() {
   const broken = (runs.value ?? []).filter(one => one.kind === 'broken');
   return h(

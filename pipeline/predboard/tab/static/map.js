@@ -87,7 +87,6 @@ export function map() {
 
   const wanted = computed(() => Boolean(of.value && size.value.width));
   const painter = computed(() => (wanted.value ? makePainter(canvas) : null));
-  /** Colours and order of points: those that are not selected below, wrong ones on top. */
   const painted = computed(() => {
     const data = points.value.data;
     const selected = mask.value.data;
@@ -267,7 +266,7 @@ function legend(by, values) {
   return `from ${short(column.lo)} (violet) to ${short(column.hi)} (yellow)`;
 }
 
-/** The row near a place, among those selected; -1 if none is. @type {Nearest} */
+/** @type {Nearest} */
 const nearest = (data, mask, x, y, scale, width) => {
   if (!data) return -1;
   const [px, py] = [x * UNIT, y * UNIT];
@@ -284,7 +283,7 @@ const nearest = (data, mask, x, y, scale, width) => {
 const hue = index =>
   /** @type {any} */ ([0, 2.1, 4.2].map(third => Math.round(140 + 90 * Math.cos(index * 3.883 + third))));
 
-/** From violet to yellow, growing lighter. @type {Colouring} */
+/** @type {Colouring} */
 const light = share => [Math.round(70 + 180 * share), Math.round(30 + 190 * share), Math.round(160 - 110 * share)];
 
 /** @type {MakeColouring} */

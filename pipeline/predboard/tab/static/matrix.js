@@ -56,7 +56,6 @@ export function matrix(axes) {
   );
 
   const counts = computed(() => aggregate(cells.value.data, run.value?.classes.length ?? 0));
-  /** Classes in the order of the axes. */
   const order = computed(() => {
     const names = run.value?.classes ?? [];
     const all = names.map((_, index) => index);
@@ -71,7 +70,6 @@ export function matrix(axes) {
     }
     return list;
   });
-  /** Place of each class on the axes; -1 is none. */
   const place = computed(() => {
     const places = new Int32Array(run.value?.classes.length ?? 0).fill(-1);
     order.value.forEach((index, at) => {
@@ -80,12 +78,11 @@ export function matrix(axes) {
     return places;
   });
 
-  /** What part is in sight. @type {Signal<Part>} */
+  /** @type {Signal<Part>} */
   const part = signal({x: 0, y: 0, k: 0});
   effect(() => {
     part.value = {x: 0, y: 0, k: order.value.length};
   });
-  /** The cell under the pointer, or reached by keys: places on the axes; -1 is a name. */
   const cursor = signal(/** @type {{x: number, y: number} | null} */ (null));
   const canvas = h('canvas', {
     id: axes.name,
@@ -113,7 +110,6 @@ export function matrix(axes) {
   const options_ = computed(() =>
     JSON.stringify([view.value.log === '1', view.value.diagonal !== '0', view.value.count ?? '']),
   );
-  /** The cells, which stay as they are while the pointer moves over them. */
   const layer = computed(() => {
     if (!size.value || !counts.value.cells) return null;
     const [log, diagonal, count] = JSON.parse(options_.value);
@@ -203,7 +199,7 @@ export function matrix(axes) {
     if (cursor.peek()) pick(cursor.peek());
     else go({[axes.rowKey]: '', [axes.columnKey]: ''});
   }
-  /** Choose a cell, a row or a column; the chosen one again lets go of it. @param {Spot | null} cell */
+  /** @param {Spot | null} cell */
   function pick(cell) {
     if (!cell) return;
     const row = cell.y < 0 ? '' : String(order.peek()[cell.y]);
@@ -236,7 +232,7 @@ export function matrix(axes) {
     event.stopPropagation();
   }
 
-  /** Bring a class into sight. @param {number} index */
+  /** @param {number} index */
   function find(index) {
     const to = place.peek()[index];
     if (to < 0) return;
@@ -245,7 +241,6 @@ export function matrix(axes) {
     cursor.value = {x: to, y: to};
   }
 
-  /** Images that are in no cell. */
   const outside = () => Object.entries(run.value?.states?.[step.value] ?? {}).filter(([, n]) => n);
   const words = () => {
     const cell = cursor.value;
@@ -362,7 +357,7 @@ function options(axes, order, find, whole, part) {
   );
 }
 
-/** The pairs that are confused most, as places among the cells. @param {Cells} cells @param {number} most */
+/** @param {Cells} cells @param {number} most */
 function worstPairs(cells, most) {
   const {rows, columns, counts} = cells;
   const wrong = counts.filter((_, i) => rows[i] !== columns[i]).sort();
@@ -372,7 +367,7 @@ function worstPairs(cells, most) {
   return pairs.sort((a, b) => counts[b] - counts[a]).slice(0, most);
 }
 
-/** The classes of those pairs. @param {Cells | null} cells @param {number} most */
+/** @param {Cells | null} cells @param {number} most */
 function mostConfused(cells, most) {
   /** @type {Set<number>} */
   const classes = new Set();
@@ -403,7 +398,6 @@ function aggregate(cells, classes) {
   return sums;
 }
 
-/** The pairs that are confused most, as a list: what the matrix shows, for keys and screen readers. */
 export function pairs() {
   const shownNow = () => pane.value === 'pairs';
   const cells = resource(

@@ -3,7 +3,6 @@
 import {colour, prepare, rgb} from './elements.js';
 import {className} from './state.js';
 
-/** Pixels for names at the left and above. */
 export const LABELS = 96;
 
 /**
@@ -48,7 +47,7 @@ function inkOn(name, strength) {
   return 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 ? '#000' : '#fff';
 }
 
-/** The cells on a canvas of their own. @param {any} now */
+/** @param {any} now */
 export function drawCells(now) {
   const {size, part, order, count} = now;
   const canvas = document.createElement('canvas');
@@ -82,7 +81,7 @@ export function drawCells(now) {
   return {...now, canvas, cell, ink};
 }
 
-/** The cells, and around them names and what is chosen. @type {DrawMatrix} */
+/** @type {DrawMatrix} */
 export const draw = (canvas, layer, cursor, chosenRows, chosenColumns) => {
   const {size, part, place, cell, ink} = layer;
   canvas.style.width = canvas.style.height = `${size}px`;
@@ -162,7 +161,7 @@ const drawNames = (g, {part, order, axes, cell, ink}, bolds) => {
   g.fillText(`${axes.rowWord} ↓`, 4, 25);
 };
 
-/** A name that fits into a width. @param {CanvasRenderingContext2D} g @param {string} text @param {number} width */
+/** @param {CanvasRenderingContext2D} g @param {string} text @param {number} width */
 function fitted(g, text, width) {
   const cut = text.slice(0, 60); // some are ten thousand characters long
   const wide = g.measureText(cut).width;

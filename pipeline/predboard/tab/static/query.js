@@ -1,7 +1,6 @@
 // @ts-check
 /** The words and numbers of a query: ranges, lists, chips. It knows neither the page nor the server. */
 
-/** Scores of every row; other columns have a prefix in the query. */
 export const SCORES = ['confidence', 'loss', 'margin', 'entropy'];
 
 /** Filters in the order of their chips. `other` alone filters nothing. */
@@ -10,7 +9,7 @@ const FILTERS = ['true', 'pred', 'right', 'state', 'kind', 'was', ...SCORES, 'q'
 /** @param {string} key */
 export const isFilter = key => FILTERS.includes(key) || /^[sn]\../s.test(key);
 
-/** Filters that are set, in order. @param {View} view */
+/** @param {View} view */
 export function filtersOf(view) {
   const own = FILTERS.filter(key => view[key]);
   return [
@@ -21,17 +20,16 @@ export function filtersOf(view) {
   ];
 }
 
-/** What takes all filters away. @param {View} view @returns {View} */
+/** @param {View} view @returns {View} */
 export const cleared = view => Object.fromEntries(filtersOf(view).map(key => [key, '']));
 
-/** The key of the query that filters by a column. @param {Column} column */
+/** @param {Column} column */
 export function keyOf(column) {
   if (SCORES.includes(column.name)) return column.name;
   return `${column.kind === 'category' ? 's' : 'n'}.${column.name}`;
 }
 
-/** What the server is asked for. @param {View} view @param {string} run @param {string} step
- * @param {string[]} [without] keys to leave out */
+/** @param {View} view @param {string} run @param {string} step @param {string[]} [without] keys to leave out */
 export function queryText(view, run, step, without = []) {
   const query = new URLSearchParams({run, step});
   if (view.other) query.set('other', view.other);
@@ -61,7 +59,7 @@ export function rangeWords(text) {
   return hi === null ? `≥ ${short(lo)}` : `${short(lo)} to ${short(hi)}`;
 }
 
-/** A list of class numbers. @param {string | undefined} text @returns {number[]} */
+/** @param {string | undefined} text @returns {number[]} */
 export const classesOf = text => (text ? text.split(',').map(Number).filter(Number.isInteger) : []);
 
 const NONE = '\\N';
@@ -77,11 +75,11 @@ export function parseValues(text) {
 /** @param {(string | null)[]} values */
 export const formatValues = values => values.map(v => (v === null ? NONE : v.replace(/[\\|]/g, '\\$&'))).join('|');
 
-/** A value more, or less. @template T @param {readonly T[]} values @param {T} value */
+/** @template T @param {readonly T[]} values @param {T} value */
 export const toggled = (values, value) =>
   values.includes(value) ? values.filter(v => v !== value) : [...values, value];
 
-/** A number as people read it. @param {number | null | undefined} value */
+/** @param {number | null | undefined} value */
 export function short(value) {
   if (value === null || value === undefined || !Number.isFinite(value)) return '–';
   const size = Math.abs(value);
@@ -104,7 +102,7 @@ export function percent(value) {
 /** @param {number} count */
 export const images = count => `${count.toLocaleString('en')} ${count === 1 ? 'image' : 'images'}`;
 
-/** What may have changed between two runs: words, and what they mean. @type {Record<string, [string, string]>} */
+/** @type {Record<string, [string, string]>} */
 export const KINDS = {
   fixed: ['fixed', 'wrong before, right now'],
   broken: ['broken', 'right before, wrong now'],
@@ -140,7 +138,7 @@ function classWords(text, name) {
   return names.length > 3 ? `${names.slice(0, 2).join(', ')} and ${names.length - 2} more` : names.join(', ');
 }
 
-/** What a filter asks for, in words. @param {string} key @param {View} view @param {(index: number) => string} name */
+/** @param {string} key @param {View} view @param {(index: number) => string} name */
 export function chipWords(key, view, name) {
   const value = view[key];
   if (key === 'true') return value === '-1' ? 'no label' : `true: ${classWords(value, name)}`;
@@ -161,8 +159,7 @@ export function chipWords(key, view, name) {
   return `${cut(key.replace(/^n\./, ''), 30)} ${rangeWords(value)}`;
 }
 
-/** What the filters but some ask for, in parentheses. @param {View} view @param {string[]} without
- * @param {(index: number) => string} name */
+/** @param {View} view @param {string[]} without @param {(index: number) => string} name */
 export function filterWords(view, without, name) {
   const words = filtersOf(view).flatMap(key => (without.includes(key) ? [] : [chipWords(key, view, name)]));
   return words.length ? ` (${words.join('; ')})` : '';

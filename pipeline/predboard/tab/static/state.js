@@ -1,8 +1,10 @@
 // @ts-check
-/** What is looked at: one selection that every view follows, as the address does. It knows nothing of elements. */
-import {computed, signal} from './elements.js';
+/** What is looked at: one selection that every view follows, as the address does, and its rows in pages as they are
+ * needed. It knows nothing of elements. */
+import {computed, effect, signal, untracked} from './elements.js';
 import {addressOf, onAddress, readHash, writeHash} from './host.js';
-import {isFilter, queryText, SCORES} from './query.js';
+import {isFilter, queryText, SCORES, toggled} from './query.js';
+import {getJson, isAborted} from './api.js';
 
 /** Keys of the address that filter nothing. `image` is the key of the image that is open, at any step of any run. */
 const OTHERS = [
@@ -43,15 +45,14 @@ export const runs = signal(null);
 /** @type {Signal<Record<string, number>>} */
 export const tagCounts = signal({});
 export const writable = signal(false);
-/** Goes up when tags have changed, which the pages of rows show. */
 export const changes = signal(0);
 export const dark = signal(false);
 /** @type {Signal<View>} */
 export const view = signal(Object.create(null));
 
-/** The rows chosen by hand, by key. @type {Signal<ReadonlySet<string>>} */
+/** @type {Signal<ReadonlySet<string>>} */
 export const chosen = signal(new Set());
-/** A sentence for the line at the bottom. @type {Signal<{text: string, undo?: boolean} | null>} */
+/** @type {Signal<{text: string, undo?: boolean} | null>} */
 export const message = signal(null);
 
 export const usable = computed(() => (runs.value ?? []).filter(run => run.kind === 'run'));
@@ -61,7 +62,6 @@ export const step = computed(() => {
   return steps.includes(view.value.step) ? view.value.step : (steps.at(-1) ?? '');
 });
 
-/** The query of the selection; empty while there is no run. */
 export const query = computed(() => (run.value ? queryText(view.value, run.value.name, step.value) : ''));
 
 /** @param {...string} keys */
@@ -70,7 +70,6 @@ export const queryWithout = (...keys) => (run.value ? queryText(view.value, run.
 /** What makes an answer another one though its address is the same. */
 export const version = computed(() => (run.value ? run.value.version : ''));
 
-/** The views at the left that the run, or the comparison, has. */
 export const panes = computed(() => {
   const labelled = run.value?.labelled !== false;
   const {other} = view.value;
@@ -104,7 +103,6 @@ export const className = index => (index < 0 ? '–' : (run.value?.classes[index
 /** @param {string} name */
 export const columnOf = name => run.value?.columns.find(column => column.name === name);
 
-/** Columns by which one may filter, the scores first. */
 export const filterable = computed(() => {
   const columns = (run.value?.columns ?? []).filter(column => column.kind !== 'text');
   const scores = SCORES.flatMap(name => columns.filter(column => column.name === name));
@@ -144,4 +142,126 @@ export function followAddress() {
   };
   read();
   onAddress(read);
+}
+
+const PAGE = 100;
+
+/** Rows that a view may scroll through; elements higher than some ten million pixels fail in browsers. */
+export const MOST = 100_000;
+
+const order = computed(() => {
+  if (!query.value) return '';
+  const asked = new URLSearchParams(query.value);
+  asked.set('sort', sort.value);
+  asked.set('desc', descending.value ? '1' : '0');
+  return asked.toString();
+});
+
+/** @type {Signal<string>} */
+export const shownColumns = signal('');
+
+const extra = computed(() => {
+  const names = shownColumns.value ? JSON.parse(shownColumns.value) : [];
+  const sorted = sort.value;
+  const own = [...SCORES.filter(name => name !== 'entropy'), 'id', 'suspect', 'old_confidence', 'image', 'similarity'];
+  if (!own.includes(sorted) && columnOf(sorted) && !names.includes(sorted)) names.push(sorted);
+  return names.join(',');
+});
+
+/** @type {Signal<{order: string, total: number, pages: ReadonlyMap<number, Row[]>, stale: boolean, error: string}>} */
+export const list = signal({order: '', total: 0, pages: new Map(), stale: true, error: ''});
+
+let abort = new AbortController();
+/** @type {Set<number>} */
+let going = new Set();
+
+export function followSelection() {
+  let last = '';
+  effect(() => {
+    const now = order.value;
+    void [extra.value, version.value, changes.value];
+    abort.abort();
+    abort = new AbortController();
+    going = new Set();
+    if (!now) {
+      list.value = {order: '', total: 0, pages: new Map(), stale: false, error: ''};
+      return;
+    }
+    const again = now === last;
+    last = now;
+    list.value = {...list.peek(), stale: !again};
+    const pages = again ? [...list.peek().pages.keys()] : [0];
+    for (const page of pages.length ? pages : [0]) untracked(() => load(page, now));
+  });
+  effect(() => {
+    void [query.value, version.value];
+    chosen.value = new Set();
+  });
+}
+
+/** @param {number} page @param {string} of */
+async function load(page, of) {
+  if (going.has(page)) return;
+  going.add(page);
+  const {signal: stop} = abort;
+  const asked = new URLSearchParams(of);
+  asked.set('offset', String(page * PAGE));
+  asked.set('limit', String(PAGE));
+  if (extra.peek()) asked.set('columns', extra.peek());
+  try {
+    const answer = await getJson(`rows?${asked}`, stop);
+    if (stop.aborted) return;
+    const before = list.peek();
+    // Rows that are fewer or more than before, as when a tag was taken off, are no longer where they were.
+    const pages = new Map(before.order === of && before.total === answer.total ? before.pages : []);
+    pages.set(page, answer.rows);
+    list.value = {order: of, total: answer.total, pages, stale: false, error: ''};
+  } catch (error) {
+    if (isAborted(error) || stop.aborted) return;
+    going.delete(page);
+    const {message: sentence} = /** @type {Error} */ (error);
+    if (page === 0) list.value = {order: of, total: 0, pages: new Map(), stale: false, error: sentence};
+    else message.value = {text: sentence};
+  }
+}
+
+/** @param {number} first @param {number} end */
+export function need(first, end) {
+  const {order: of, pages, total} = list.peek();
+  if (!of || of !== order.peek()) return;
+  for (let page = Math.floor(first / PAGE); page * PAGE < Math.min(end, total); page++)
+    if (page >= 0 && !pages.has(page)) load(page, of);
+}
+
+/** @param {number} index @returns {Row | undefined} */
+export const rowAt = index => list.value.pages.get(Math.floor(index / PAGE))?.[index % PAGE];
+
+/** @param {string} key */
+export function indexOf(key) {
+  for (const [page, rows] of list.value.pages) {
+    const at = rows.findIndex(row => row.key === key);
+    if (at >= 0) return page * PAGE + at;
+  }
+  return -1;
+}
+
+export const openIndex = computed(() => (view.value.image ? indexOf(view.value.image) : -1));
+
+export const shownTotal = computed(() => Math.min(list.value.total, MOST));
+
+export const cursor = signal(0);
+
+/** @param {number} from @param {number} to */
+export function chooseRange(from, to) {
+  const keys = new Set(chosen.peek());
+  for (let i = Math.min(from, to); i <= Math.max(from, to); i++) {
+    const row = rowAt(i);
+    if (row) keys.add(row.key);
+  }
+  chosen.value = keys;
+}
+
+/** @param {string} key */
+export function choose(key) {
+  chosen.value = new Set(toggled([...chosen.peek()], key));
 }

@@ -2,16 +2,28 @@
 /** Words that a person puts on images, and takes off again. It knows nothing of where they are kept. */
 import {batch, effect, h, icon} from './elements.js';
 import {post} from './api.js';
-import {changes, chosen, className, go, message, query, run, tagCounts, view, writable} from './state.js';
+import {
+  changes,
+  chosen,
+  className,
+  cursor,
+  go,
+  list,
+  message,
+  openIndex,
+  query,
+  rowAt,
+  run,
+  tagCounts,
+  view,
+  writable,
+} from './state.js';
 import {images} from './query.js';
-import {cursor, list, openIndex, rowAt} from './rows.js';
 import {CROSS, FLAG} from './gallery.js';
 
-/** Words that are offered before anybody has used one; the first two have keys. */
 const OFFERED = ['relabel', 'hard'];
 const KEPT = 'label-ok';
 
-/** Words in use and on offer. */
 const offered = () => [...new Set([...OFFERED, ...Object.keys(tagCounts.value).sort()])];
 
 /** @param {string} route @param {Record<string, any>} body
@@ -33,8 +45,7 @@ async function change(route, body, sentence) {
 /** @param {string} tag @param {boolean} on @param {number} n */
 const words = (tag, on, n) => `“${tag}” ${on ? 'on' : 'off'} ${images(n)}`;
 
-/** Tag rows by their keys. @param {string[]} keys @param {string} tag @param {boolean} on
- * @param {string} [label] class to relabel to */
+/** @param {string[]} keys @param {string} tag @param {boolean} on @param {string} [label] class to relabel to */
 export const tagKeys = (keys, tag, on, label) =>
   change('tag', {keys, tag, on, label}, ({changed}) => words(tag, on, changed));
 
@@ -48,7 +59,7 @@ export async function undo() {
     );
 }
 
-/** What keys and buttons act on: the chosen rows, else the one that is open or current. @returns {Row[]} */
+/** @returns {Row[]} */
 export function acted() {
   const keys = chosen.peek();
   if (keys.size) return [...list.peek().pages.values()].flat().filter(row => keys.has(row.key));
@@ -56,7 +67,7 @@ export function acted() {
   return row ? [row] : [];
 }
 
-/** On for all, or off where all have it. @param {string} tag */
+/** @param {string} tag */
 export function toggleTag(tag) {
   if (!writable.peek()) return;
   const rows = acted();
@@ -68,7 +79,7 @@ export function toggleTag(tag) {
     );
 }
 
-/** A field for a word of one's own. @param {(tag: string) => void} use @param {string} id */
+/** @param {(tag: string) => void} use @param {string} id */
 export function wordField(use, id) {
   return h('input', {
     id,
@@ -87,7 +98,6 @@ export function wordField(use, id) {
   });
 }
 
-/** The line below the pictures while some are chosen. */
 export function chosenBar() {
   return h(
     'div',
@@ -115,7 +125,6 @@ export function chosenBar() {
   );
 }
 
-/** The menu of tags: filter by one, or put one on all that is selected. */
 export function tagMenu() {
   const count = () => Object.values(tagCounts.value).reduce((a, b) => a + b, 0);
   return h(
@@ -172,7 +181,7 @@ export function tagMenu() {
   );
 }
 
-/** Tags of the image that is open. @param {() => any} row */
+/** @param {() => any} row */
 export function tagButtons(row) {
   return h(
     'div',
@@ -247,7 +256,6 @@ export async function answer(row, accept, step) {
   step(1);
 }
 
-/** The line at the bottom that tells what was done. */
 export function messageLine() {
   effect(() => {
     if (!message.value) return;
@@ -274,7 +282,6 @@ export function messageLine() {
   );
 }
 
-/** What fields offer while one types. */
 export const datalists = () => [
   h('datalist', {id: 'words'}, () => offered().map(word => h('option', {value: word}))),
   h('datalist', {id: 'classes'}, () =>

@@ -8,7 +8,7 @@ import {images, percent} from './query.js';
 const IGNORED = ['true', 'pred', 'right', 'confidence', 'loss', 'margin', 'entropy', 'kind', 'was', 'state'];
 const [LEFT, RIGHT, TOP, BOTTOM] = [34, 8, 8, 20];
 
-/** Counts from each confidence upwards. @param {{all: number[], right: number[], of: number}} bins */
+/** @param {{all: number[], right: number[], of: number}} bins */
 function fromAbove({all, right, of}) {
   const n = all.length;
   const [accepted, correct] = [new Float64Array(n + 1), new Float64Array(n + 1)];
