@@ -265,6 +265,7 @@ function exportMenu() {
           : Object.entries(formats).map(([format, words]) =>
               h('a', {id: `export-${format}`, class: 'line', download: '', href: () => address(format)}, words),
             ),
+      h('p', {class: 'faint'}, 'The image files: ', h('code', null, 'predboard rows LOGS/NAME … --copy-to DIR')),
     ),
   );
 }
