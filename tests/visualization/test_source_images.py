@@ -182,8 +182,8 @@ def test_where_pictures_come_from_is_said_if_only_the_predictions_name_it(
 ) -> None:
     written(tmp_path)
     (tmp_path / "mine").mkdir()
-    runs = [(tmp_path / "run").rename(tmp_path / "mine" / "run")]
-    runs.append(Path(shutil.copytree(runs[0], tmp_path / "mine" / "other")))
+    moved = (tmp_path / "run").rename(tmp_path / "mine" / "run")
+    runs = moved, Path(shutil.copytree(moved, tmp_path / "mine" / "other"))
     line, lines = f"pictures: from {tmp_path / 'images'}, as the predictions say", list[str]()
     for folder, root, times in ((tmp_path / "mine", None, 1), (tmp_path, None, 0), (tmp_path / "mine", tmp_path, 0)):
         monkeypatch.chdir(folder)
