@@ -78,3 +78,21 @@ def test_a_folder_of_shards_of_two_kinds_is_one_line(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(InputError, match=r"holds 1 \.parquet and 2 \.tar files: name those of one kind"):
         open_source(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["ant\nbee\n", '"ant"\n"bee"\n', '["ant", "bee"]'],
+)
+def test_class_names_are_lines_or_json(text: str, tmp_path: Path) -> None:
+    (tmp_path / "c.txt").write_text(text)
+    assert read_classes(tmp_path / "c.txt") == ("ant", "bee")
+
+
+def test_class_names_in_another_encoding_and_compressed_data_say_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "c.txt").write_text("ant\n", "utf-16")
+    with pytest.raises(InputError, match=r"c\.txt, which is not UTF-8: save the names as UTF-8"):
+        read_classes(tmp_path / "c.txt")
+    (tmp_path / "s.tar.gz").write_bytes(b"")
+    with pytest.raises(InputError, match=r"s\.tar\.gz is compressed: unpack it first"):
+        open_source(str(tmp_path / "s.tar.gz"))

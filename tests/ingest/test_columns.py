@@ -315,3 +315,19 @@ def test_numbers_that_fit_far_better_as_indices_are_named(tmp_path: Path) -> Non
         p.assign(label=label + shift).to_csv(tmp_path / name, index=False)
         lines = run_logged(tmp_path / name[0], tmp_path / name, scores="probabilities")[1]
         assert any("give an accuracy of 0 %, and as indices from 0 100 %" in line for line in lines) == warned, lines
+
+
+def test_json_may_name_its_classes_and_say_more(tmp_path: Path) -> None:
+    scores = [[0.5, 0.25, 0.25], [0.25, 0.25, 0.5], [0.25, 0.5, 0.25], [0.125, 0.125, 0.75]]
+    columns = {"probs": scores, "label": ["owl", "dog", "cat", "dog"], "class_names": ["owl", "cat", "dog"], "epoch": 5}
+    records = [{"probs": p, "label": y} for p, y in zip(scores, columns["label"], strict=True)]  # type: ignore[arg-type]
+    wrapped = {"model": "r50", "results": records, "class_names": ["owl", "cat", "dog"]}
+    for i, content in enumerate((columns, wrapped)):
+        (tmp_path / f"{i}").mkdir()
+        (tmp_path / f"{i}/a.json").write_text(json.dumps(content))
+        frame = run(tmp_path / f"{i}", tmp_path / f"{i}/a.json", scores="probabilities")
+        assert frame["label"].tolist() == frame["predicted"].tolist() == [0, 2, 1, 2]
+    (tmp_path / "b.json").write_text(json.dumps({**columns, "class_names": ["owl", "cat"]}))
+    refused("names owl, cat as its classes; expected 3", tmp_path, tmp_path / "b.json", scores="probabilities")
+    (tmp_path / "a.csv.gz").write_bytes(b"")
+    refused(r"a.csv.gz is compressed: unpack it first, then give a.csv", tmp_path, tmp_path / "a.csv.gz")

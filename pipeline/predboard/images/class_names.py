@@ -18,9 +18,15 @@ def read_classes(file: Path) -> tuple[str, ...]:
     """
     try:
         text = read_small_text(file)
-        names = json.loads(text) if file.suffix == ".json" else [line.strip() for line in text.splitlines()]
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        is_json = file.suffix == ".json" or text.lstrip()[:2] in ('["', '{"')
+        names = json.loads(text) if is_json else lines
+        if not is_json and all(re.fullmatch('"[^"]*"', line) for line in lines):
+            names = [line[1:-1] for line in lines]
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"cannot read {file}, which is not UTF-8: save the names as UTF-8") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file} contains no class names: {first_line(error)}") from error
     if not isinstance(names, list) or not all(isinstance(name, str | int) for name in names):

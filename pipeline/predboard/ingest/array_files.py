@@ -103,6 +103,11 @@ def _load_tensors(file: Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except Exception as error:  # torch raises pickle, zip, runtime and OS errors alike; each means the same to the user
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if refused and refused[1].startswith("numpy"):
+            raise InputError(
+                f"{file} holds NumPy arrays, which torch.save keeps as code: save tensors (torch.from_numpy), or the "
+                "arrays with np.savez"
+            ) from error
         why = f"{refused[1]} is not read because that could run code" if refused else first_line(error)
         raise InputError(
             f"{file} holds more than tensors, lists and names: {why.partition('. In PyTorch')[0]}"

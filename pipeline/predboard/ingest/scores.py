@@ -146,12 +146,9 @@ def _from_arrays(file: Path, arrays: dict[str, NDArray[Any]], request: ColumnReq
     return SavedScores(rows, classes, names, (name,), blocks, table, label, image, written)
 
 
-_CLASS_NAME_ARRAYS = ("class_names", "classes", "label_names", "category_names", "categories", "classes_", "names")
-
-
 def _class_names(arrays: Mapping[str, NDArray[Any]], classes: int) -> tuple[str, ...]:
     """Return the names of the classes where an array of text has one for each; () if none has."""
-    for name in _CLASS_NAME_ARRAYS:
+    for name in table_files.CLASS_NAME_ARRAYS:
         if name in arrays and arrays[name].shape == (classes,) and arrays[name].dtype.kind in "US":
             names = tuple(str(value) for value in flat_columns({name: arrays[name]}).column(name).to_pylist())
             return names if len(set(names)) == classes else ()
@@ -196,6 +193,9 @@ def _from_table(file: Path, table: TableFile, request: ColumnRequest) -> SavedSc
         start = next(batch for batch in batches if len(batch))
         single = len(score_columns.columns) == 1
         width = _matrix(score_columns, start, None, 0, file).shape[1] if single else len(score_columns.columns)
+        names = score_columns.names or table.class_names
+        if names and not len(set(names)) == len(names) == width:
+            raise InputError(f"{file} names {abbreviate(names)} as its classes; expected {width} names, each once")
         rows = len(others) if rest else len(start) + sum(map(len, batches))
 
     def blocks() -> Iterator[ScoreArray]:
@@ -209,7 +209,7 @@ def _from_table(file: Path, table: TableFile, request: ColumnRequest) -> SavedSc
             yield scores
 
     if label is None:
-        fitting = fitting_columns(others, score_columns.names, width, image)
+        fitting = fitting_columns(others, names, width, image)
         columns.refuse_unread_labels(not_image, fitting, request, file)
     chosen = [name for name in dict.fromkeys((label, image, request.key)) if name in free]
     written = table.read_as_written(chosen) if chosen else pa.table({})
@@ -219,7 +219,7 @@ def _from_table(file: Path, table: TableFile, request: ColumnRequest) -> SavedSc
     return SavedScores(
         rows,
         width,
-        score_columns.names,
+        names,
         score_columns.columns,
         blocks,
         others,

@@ -25,6 +25,9 @@ from predboard.storage.paths import check_size
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".txt")
 
+CLASS_NAME_ARRAYS = ("class_names", "classes", "label_names", "category_names", "categories", "classes_", "names")
+"""Names of what holds the name of each class, tried in this order."""
+
 RecordBatches = Generator[pa.RecordBatch, None, None]
 
 
@@ -35,6 +38,8 @@ def check_kind(file: Path) -> None:
         exists = file.is_file()
     if not exists:
         raise InputError(f"no file {file}: expected predictions in one of {suffixes}")
+    if file.suffix.lower() in (".gz", ".bz2", ".xz", ".zst"):
+        raise InputError(f"{file} is compressed: unpack it first, then give {file.stem}")
     if file.suffix.lower() not in (*ARRAY_SUFFIXES, *TABLE_SUFFIXES):
         raise InputError(f"{file} is of an unknown kind; expected one of {suffixes}")
 
@@ -57,6 +62,8 @@ class TableFile:
     """Columns of structs, whose fields are columns here."""
     picture_columns: tuple[str, ...] = ()
     """Columns of a Parquet file that may hold encoded images."""
+    class_names: tuple[str, ...] = ()
+    """Names of the classes that stand beside the columns."""
     is_typed: bool = True
     """Whether the file says what is text; cells like 00012 of a CSV file look like numbers."""
 
@@ -109,7 +116,7 @@ def open_table(file: Path, max_read_gb: float) -> TableFile:
         elif suffix in (".jsonl", ".ndjson"):
             table = _in_memory(read_json_lines(file))
         else:
-            table = _in_memory(_read_text(file) if suffix == ".txt" else _read_json(file))
+            table = _in_memory(_read_text(file)) if suffix == ".txt" else _read_json(file)
 
     def guarded(read: Callable[[Sequence[str]], pa.Table]) -> Callable[[Sequence[str]], pa.Table]:
         def read_columns(names: Sequence[str]) -> pa.Table:
@@ -224,7 +231,7 @@ def _open_csv(file: Path) -> TableFile:
     return TableFile(_types(head.schema), first, opened.read, read_as_written, batches, is_typed=False)
 
 
-def _read_json(file: Path) -> pa.Table:
+def _read_json(file: Path) -> TableFile:
     """Read JSON in one of the shapes that pandas, timm and transformers write, or in one that people write by hand.
 
     A list of records, lines of records, columns as lists or by row number (pandas' default), pandas' `split`, records
@@ -237,13 +244,33 @@ def _read_json(file: Path) -> pa.Table:
         value = [parse_json(line) for line in text.splitlines() if line.strip()]
     if not isinstance(value, dict | list):
         raise InputError(f"{file} holds {value!r}; expected a list of records, or columns by name")
+    class_names: tuple[str, ...] = ()
+    if isinstance(value, dict):
+        value, class_names = _without_single_values(value)
     if isinstance(value, dict):
         value = _by_column(value, file) or _by_image(value, file)
     if isinstance(value, dict):
-        return pa.table({name: json_column(values) for name, values in value.items()})
+        table = pa.table({name: json_column(values) for name, values in value.items()})
+        return replace(_in_memory(table), class_names=class_names)
     if any(not isinstance(record, dict) for record in value):
         value = [{"value": item} for item in value]
-    return table_of_records(value)
+    return replace(_in_memory(table_of_records(value)), class_names=class_names)
+
+
+def _without_single_values(value: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
+    """Return the columns or records of a JSON object that says more, as the epoch, and the class names."""
+    lists = {name: values for name, values in value.items() if isinstance(values, list)}
+    if any(isinstance(v, dict) for v in value.values()) or any(n.lower().endswith(image_suffixes()) for n in value):
+        return value, ()
+    if "data" in value:  # the form of pandas that is called split
+        return value, ()
+    rows = max(map(len, lists.values()), default=0)
+    named = [name for name in CLASS_NAME_ARRAYS if name in lists and len(lists[name]) < rows]
+    names = lists.pop(named[0]) if named else []
+    records = [values for values in lists.values() if values and all(isinstance(item, dict) for item in values)]
+    if len(lists) == len(records) == 1 and len(value) > 1 and not _is_label_and_scores(records[0]):
+        return records[0], tuple(map(str, names))
+    return lists or value, tuple(map(str, names))
 
 
 def _by_column(value: dict[str, Any], file: Path) -> dict[str, list[Any]] | None:

@@ -97,6 +97,8 @@ def _open(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
         if not files:
             return folder.from_tree(tree)
     source = source_of(files[0].name)
+    if source is None and files[0].suffix.lower() in (".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"):
+        raise InputError(f"{files[0]} is compressed: unpack it first, and give the folder or the .tar")
     if source is None:
         ends = ", ".join(suffix for kind in load_all() for suffix in kind.SUFFIXES)
         raise InputError(f"{files[0]} is not a source of images: expected a folder, or a file that ends in {ends}")
