@@ -319,8 +319,13 @@ def test_numbers_that_fit_far_better_as_indices_are_named(tmp_path: Path) -> Non
 
 def test_json_may_name_its_classes_and_say_more(tmp_path: Path) -> None:
     scores = [[0.5, 0.25, 0.25], [0.25, 0.25, 0.5], [0.25, 0.5, 0.25], [0.125, 0.125, 0.75]]
-    columns = {"probs": scores, "label": ["owl", "dog", "cat", "dog"], "class_names": ["owl", "cat", "dog"], "epoch": 5}
-    records = [{"probs": p, "label": y} for p, y in zip(scores, columns["label"], strict=True)]  # type: ignore[arg-type]
+    columns: dict[str, Any] = {
+        "probs": scores,
+        "label": ["owl", "dog", "cat", "dog"],
+        "class_names": ["owl", "cat", "dog"],
+        "epoch": 5,
+    }
+    records = [{"probs": p, "label": y} for p, y in zip(scores, columns["label"], strict=True)]
     wrapped = {"model": "r50", "results": records, "class_names": ["owl", "cat", "dog"]}
     for i, content in enumerate((columns, wrapped)):
         (tmp_path / f"{i}").mkdir()
