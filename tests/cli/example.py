@@ -13,7 +13,8 @@ RunCommand = Callable[..., CommandResult]
 """Runs a command in this process, with its words as arguments."""
 
 PROGRESS = re.compile(
-    r"warning: random weights|[\d,]+ images, |preprocessing: |model toy_model|\S+: [\d,]+ rows in |\d+ of \d+ parts in "
+    r"pictures: from |warning: random weights|[\d,]+ images, |preprocessing: |model toy_model|\S+: [\d,]+ rows in |"
+    r"\d+ of \d+ parts in "
 )
 
 

@@ -183,7 +183,8 @@ def _suggestion(word: Any, words: Collection[str]) -> str:
 
 def _is_number(value: Any) -> bool:
     """Return whether a value can be a limit: a finite number, not a bool."""
-    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) < LIMIT_CEILING
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    return number and abs(value) < LIMIT_CEILING
 
 
 def _as_toml(value: Any) -> str:
