@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from predboard.invocation import MAKE_VARIABLE
+
 # Tests run on every processor at once, and their networks are so small that PyTorch's threads only wait for each
 # other: with one in each process the suite takes a sixth less of processor time. It is read when PyTorch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -32,6 +34,11 @@ def _recorded_init(process: "subprocess.Popen[Any]", *arguments: Any, **options:
 
 
 subprocess.Popen.__init__ = _recorded_init  # type: ignore[method-assign,assignment]  # there is no hook for new processes
+
+
+def pytest_configure() -> None:
+    """Print commands as outside of make: `make test` sets this variable as all targets do."""
+    os.environ.pop(MAKE_VARIABLE, None)
 
 
 @pytest.fixture(autouse=True)
