@@ -31,6 +31,8 @@ from predboard.visualization.visualize import VisualizeResult
 from tests import toy
 from tests.test_laws import RUNS, same, some
 
+pytestmark = pytest.mark.slow
+
 EACH = 12
 """Rows of a part."""
 

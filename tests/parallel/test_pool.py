@@ -19,6 +19,8 @@ from predboard.parallel import processes
 from predboard.parallel.pool import ProcessPool
 from tests import toy
 
+pytestmark = pytest.mark.slow
+
 X = TypeVar("X")
 Y = TypeVar("Y")
 

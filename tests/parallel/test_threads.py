@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from predboard.parallel.threads import ItemTimeout, ordered_map, worker_count
 from tests import toy
 
+pytestmark = pytest.mark.slow
+
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.integers(0, 3), max_size=30), st.integers(1, 5), st.integers(1, 8))

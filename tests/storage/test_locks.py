@@ -19,6 +19,8 @@ from predboard.storage.locks import lock_folder
 from predboard.storage.part_plan import WHOLE_RUN, Share
 from tests import toy
 
+pytestmark = pytest.mark.slow
+
 RUN = dataclasses.replace(toy.RUN, classes=("a", "b", "c"))
 
 

@@ -22,6 +22,8 @@ from predboard.storage.rows import DerivedRowsWriter, read_derived_rows
 from predboard.storage.runs import part_path
 from tests import toy
 
+pytestmark = pytest.mark.slow
+
 
 def write(
     folder: Path,

@@ -23,6 +23,8 @@ from predboard.summaries import Tiles
 from predboard.visualization.source_images import SourceImages
 from tests import fake_storage, toy
 
+pytestmark = pytest.mark.slow
+
 ROWS = 30
 WARM = "predboard.visualization.visualize:preload"
 

@@ -22,6 +22,8 @@ from predboard.visualization import image_map
 from predboard.visualization.log_folder import read_record
 from tests import toy
 
+pytestmark = pytest.mark.slow
+
 ROWS = 40
 NAMES = {"thumbnails.arrow", "map.arrow"}
 

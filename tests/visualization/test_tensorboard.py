@@ -31,6 +31,8 @@ from predboard import VisualizeConfig, visualize
 from predboard.formatting import escape_markdown
 from tests import toy
 
+pytestmark = pytest.mark.slow
+
 T = TypeVar("T")
 
 ROWS = 60
