@@ -16,7 +16,7 @@ from predboard.errors import InputError
 from predboard.metrics.seriation import seriate
 from predboard.storage.paths import is_uri, join_ref
 from predboard.tab import selection
-from predboard.tab.columns import FAILED, RIGHT, UNLABELLED, WRONG, RowsFile, StepRows
+from predboard.tab.columns import RowsFile, StepRows
 from predboard.tab.log_runs import SUSPECTS_FILE, LogRun, LogRuns
 from predboard.tab.neighbours import can_compare, find_neighbours
 from predboard.tab.pairs import BY_NAME, KINDS, StepPair
@@ -58,7 +58,7 @@ class View:
     def _tags_version(self, query: Query) -> int:
         if not query.tags:
             return 0
-        self.tags.counts()  # reads what others have added
+        self.tags.refresh()
         return self.tags.version
 
     def _other_version(self, query: Query) -> str:
@@ -66,21 +66,21 @@ class View:
 
     def inputs(self, query: Query, run: LogRun, step: StepRows, sort: str = "") -> QueryInputs:
         """Return what a query, and an order, need besides the columns."""
-        tagged = None
-        if query.tags:
-            keys = np.unique(np.concatenate([self.tags.keys_with(tag) for tag in query.tags]))
-            tagged = has_key(step, keys)
-            if "" in query.tags:
-                tagged = ~has_key(step, self.tags.keys_with(""))
-                for tag in filter(None, query.tags):
-                    tagged |= has_key(step, self.tags.keys_with(tag))
         suspects = run.suspects(step) if query.suspect or sort == "suspect" else None
         return QueryInputs(
             pair=self.runs.pair(step, query.other) if query.other else None,
             points=run.points(step) if query.lasso else None,
-            tagged=tagged,
+            tagged=self._tagged(step, query.tags) if query.tags else None,
             suspects=suspects[0] if suspects else None,
         )
+
+    def _tagged(self, step: StepRows, tags: Sequence[str]) -> NDArray[np.bool_]:
+        """Return which rows have one of some tags, bool [rows]; the empty one stands for no tag at all."""
+        tagged = np.zeros(step.rows, bool)
+        for tag in tags:
+            has_tag = has_key(step, self.tags.keys_with(tag))
+            tagged |= has_tag if tag else ~has_tag
+        return tagged
 
     def list_runs(self) -> dict[str, Any]:
         """Return all runs of the log folder, comparisons, and those that cannot be shown."""
@@ -291,13 +291,6 @@ def missing_files(run: LogRun, has: Mapping[str, bool]) -> list[str]:
     if not has["map"] and (has["neighbours"] or not has["predictions"]):
         sentences.append(f"There is no map of the images: {again}.")
     return sentences
-
-
-def summarise_verdicts(step: StepRows) -> dict[str, int]:
-    """Return the number of right, wrong, unlabelled and failed rows."""
-    counts = np.bincount(step.verdict, minlength=4).tolist()
-    names = {RIGHT: "right", WRONG: "wrong", UNLABELLED: "unlabelled", FAILED: "failed"}
-    return {name: counts[code] for code, name in names.items()}
 
 
 def class_order(step: StepRows) -> list[int]:
