@@ -269,5 +269,6 @@ module = plain()
 )
 def test_random_weights_are_named(tmp_path: Path, name: str, random: tuple[str, ...]) -> None:
     seeding = torch.manual_seed
-    assert open_factory(f"{model_file(tmp_path, RANDOM)}:{name}", {}).find_random() == random
+    factory = open_factory(f"{model_file(tmp_path, RANDOM)}:{name}", {})
+    assert factory.find_random(factory.build()) == random
     assert torch.manual_seed is seeding

@@ -90,7 +90,7 @@ class InMemoryModel:
     recipe: Recipe | None = None
     """Always None: no library knows the preprocessing of the caller."""
 
-    def find_random(self) -> tuple[str, ...]:
+    def find_random(self, _: "torch.nn.Module", /) -> tuple[str, ...]:
         """Return nothing: the caller knows where the weights come from."""
         return ()
 

@@ -49,8 +49,8 @@ class ModelSource(Protocol):
         """The preprocessing that comes with the model, if any."""
         ...
 
-    def find_random(self) -> tuple[str, ...]:
-        """Return the names of the weights that are random without a checkpoint."""
+    def find_random(self, built: torch.nn.Module, /) -> tuple[str, ...]:
+        """Return the names of the weights that are random in a module that was built without a checkpoint."""
         ...
 
     def build(self, file: Path | None = ..., log: Callable[[str], None] = ..., /) -> torch.nn.Module:
@@ -224,8 +224,10 @@ def open_models(
     runs: dict[int, Run] = {}
     modules = ModuleCache(source, files, runs)
     outputs = per_pass = 0
+    random = ""
     for step, file in files.items():
         module = source.build(file, log)
+        random = random or ("" if file else _describe_random(source, module))
         per_pass = per_pass or max(1, placement.memory // 2 // max(module_bytes(module), 1))
         if not placement.in_this_process:
             modules.clear()  # each worker builds its own; the last one is for the preflight
@@ -259,15 +261,14 @@ def open_models(
     log(f"model {source.name}, {outputs} classes, steps {steps}; {placement.description}; {config.precision}")
     manifest = manifest.fit_labels(outputs)
     _log_unlabelled(manifest, runs[next(iter(runs))].classes, log)
-    random = _describe_random(source) if None in files.values() else ""
     if random:
         log(f"warning: {random}")
     return StepModels(files, runs, manifest, modules, per_pass, random)
 
 
-def _describe_random(source: ModelSource) -> str:
+def _describe_random(source: ModelSource, built: torch.nn.Module) -> str:
     """Return a warning for weights that no training has made; empty if there are none."""
-    names = source.find_random()
+    names = source.find_random(built)
     some = ", ".join((*names[:3], *["…"] * (len(names) > 3)))
     return (names and f"random weights: there is no --checkpoint, and {source.name} makes {some} at random") or ""
 

@@ -8,6 +8,7 @@ import copy
 import functools
 import hashlib
 import importlib.util
+import io
 import sys
 import warnings
 import weakref
@@ -101,10 +102,10 @@ class ModelFactory:
         matching.load(module, weights, file, log)
         return self._to_float32(module, log)
 
-    def find_random(self) -> tuple[str, ...]:
-        """Return the names of the weights that are random when a module is built without a checkpoint.
+    def find_random(self, built: "torch.nn.Module", /) -> tuple[str, ...]:
+        """Return the names of the weights that are random in a module that `build` made without a checkpoint.
 
-        It is built twice, from other random numbers each time. A library's pretrained model is not asked, unless it was
+        It is built once more, from other random numbers and without a word. A library's pretrained model is not asked, unless it was
         given another number of outputs, and neither is a module or a program, which is built once.
         """
         import torch
@@ -115,8 +116,9 @@ class ModelFactory:
         if self.hub_model is not None and pretrained and self.hub_model.outputs_argument not in self.args:
             return ()
         more = {} if self.hub_model is None else {"pretrained": pretrained, "outputs": None}
-        first, second = (self._make(seed, **more).state_dict() for seed in (0, _OTHER_SEED))
-        return tuple(name for name, value in first.items() if not _is_same(value, second.get(name)))
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            again = self._make(_OTHER_SEED, **more).state_dict()
+        return tuple(name for name, value in built.state_dict().items() if not _is_same(value, again.get(name)))
 
     def _to_float32(self, module: "torch.nn.Module", log: Callable[[str], None]) -> "torch.nn.Module":
         """Return a module whose floats are all float32, as its images are; a program keeps the types in its code."""
@@ -182,6 +184,7 @@ def _is_same(value: Any, other: Any) -> bool:
 
     if not isinstance(value, torch.Tensor) or not isinstance(other, torch.Tensor):
         return True
+    other = other.to(value.dtype)  # what runs is float32
     return value.shape == other.shape and torch.equal(value.nan_to_num(), other.nan_to_num())
 
 
