@@ -105,8 +105,8 @@ class ModelFactory:
     def find_random(self, built: "torch.nn.Module", /) -> tuple[str, ...]:
         """Return the names of the weights that are random in a module that `build` made without a checkpoint.
 
-        It is built once more, from other random numbers and without a word. A library's pretrained model is not asked, unless it was
-        given another number of outputs, and neither is a module or a program, which is built once.
+        It is built once more, from other random numbers and without a word. A library's pretrained model is not asked,
+        unless it was given another number of outputs, and neither is a module or a program, which is built once.
         """
         import torch
 

@@ -35,7 +35,7 @@ from predboard.storage.runs import Step, list_manifest_columns, open_run, prefli
 from predboard.streams import print_warning
 from predboard.summaries import Pixels
 from predboard.visualization import leaderboard, log_folder
-from predboard.visualization.errors_csv import errors_csv
+from predboard.visualization.errors_csv import ERRORS_FILE, write_errors
 from predboard.visualization.image_map import MAP_FILE, map_by_columns, map_by_components
 from predboard.visualization.render import RenderJob, render_run
 from predboard.visualization.source_images import SourceImages
@@ -176,7 +176,8 @@ def _visualize_run(
             last = max(states)
             rows = (batch for _, batch in read_derived_rows(rows_file, last))
             issues = states[last].get("label_issues")
-            draft.add_file(errors_csv(rows, job.run.run.classes, issues.first if issues else None))
+            names, first = job.run.run.classes, issues.first if issues else None
+            write_errors(draft.staging / ERRORS_FILE, rows, names, first)
         # Source images that are missing now may be there another time.
         event_file = draft.publish(run.steps[0].finished, "" if images.missing else made_from)
     for warning in images.warnings():
