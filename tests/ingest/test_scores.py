@@ -285,4 +285,9 @@ def test_without_torch_only_pt_files_are_refused(tmp_path: Path) -> None:
         check=False,
     )
     assert done.stdout.splitlines()[-1:] == ["[0, 2]"], done.stderr
-    assert re.search(r"predboard: a\.pt needs PyTorch, which is not installed: .*pip install .*infer\]'", done.stderr)
+    way = rf"\S*pip install -e '{re.escape(str(toy.ROOT))}\[infer\]'"
+    assert re.search(
+        rf"^predboard: a\.pt needs PyTorch, which is not installed: {way}, or save it as \.npy$",
+        done.stderr,
+        re.MULTILINE,
+    )

@@ -15,6 +15,7 @@ import pytest
 
 from predboard.cli import main
 from predboard.errors import InputError
+from predboard.invocation import install_command
 from predboard.models import checkpoints, weights
 from predboard.models.checkpoints import assign_steps, step_or_zero
 from predboard.models.network import Network
@@ -244,7 +245,10 @@ def test_safetensors_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(InputError, match=r"half\.safetensors cannot be read as weights: SafetensorError: "):
         load_weights(module, tmp_path / "half.safetensors")
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(InputError, match=r"needs safetensors, which is not installed: .*pip install .*\["):
+    with pytest.raises(
+        InputError,
+        match=f"needs safetensors, which is not installed: {re.escape(install_command(extra='safetensors'))}",
+    ):
         load_weights(module, tmp_path / "c.safetensors")
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from predboard import open_predictions
 from predboard.cli import main
 from predboard.errors import InputError
+from predboard.invocation import install_command
 from predboard.models.factory import open_factory, require_torch
 from predboard.models.network import Network
 from predboard.models.weights import digest_weights
@@ -104,7 +105,7 @@ def test_a_module_that_is_given_twice_is_copied(tmp_path: Path, name: str) -> No
 def test_without_torch_the_way_to_get_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     require_torch()
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(InputError, match=r"pip install .*\[infer\]"):
+    with pytest.raises(InputError, match=re.escape(install_command(extra="infer"))):
         require_torch()
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from predboard import InferConfig, infer
 from predboard.errors import InputError
+from predboard.invocation import install_command
 from predboard.parallel import ray_cluster
 from tests import toy
 
@@ -61,7 +63,7 @@ def test_without_ray_the_message_is_one_line(monkeypatch: pytest.MonkeyPatch, tm
     there = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ray" else there(name))
     data = toy.pictures(tmp_path / "data")
-    with pytest.raises(InputError, match=r"^--engine ray needs Ray: \S*pip install .*\[ray\]'$"):
+    with pytest.raises(InputError, match=f"^--engine ray needs Ray: {re.escape(install_command(extra='ray'))}$"):
         infer(InferConfig(str(data), toy.model_file(tmp_path), out=tmp_path / "out", engine="ray"))
 
 
