@@ -337,8 +337,9 @@ def place_of_key(step: StepRows, key: int, guess: int) -> int:
 
 def find_key(step: StepRows, keys: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the first row of each key, int64 [keys], -1 where there is none."""
-    order = step.sorted_by("key")
-    ordered = step.derived("sorted key", lambda: step.numbers("key")[order])
+    column = step.numbers("key")
+    order = step.sorted_by("key", column)
+    ordered = step.derived("sorted key", lambda: column[order])
     at = np.searchsorted(ordered, keys)
     at[at == len(ordered)] = 0
     return np.where(ordered[at] == keys, order[at], -1)

@@ -376,9 +376,14 @@ class StepRows:
 
         return self.derived("cells", make)
 
-    def sorted_by(self, name: str) -> NDArray[np.int32]:
-        """Return the rows in ascending order of an integer column, equal ones in their order, int32 [rows]."""
-        return self.derived(f"sorted by {name}", lambda: np.argsort(self.numbers(name), kind="stable").astype(np.int32))
+    def sorted_by(self, name: str, keys: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Return the rows in ascending order of whole numbers, equal ones in their order, int32 [rows].
+
+        Args:
+            name: of the numbers, by which their order is held in memory.
+            keys: the numbers, [rows].
+        """
+        return self.derived(f"sorted by {name}", lambda: np.argsort(keys, kind="stable").astype(np.int32))
 
 
 def _join(arrays: list[NDArray[Any]]) -> NDArray[Any]:

@@ -8,7 +8,7 @@ and file name, if no image of either step shares them with another.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import get_args
 
 import numpy as np
@@ -97,25 +97,21 @@ class StepPair:
 
 def pair_steps(new: StepRows, old: StepRows) -> StepPair:
     """Find the rows of the same images in two steps."""
-    ways: tuple[tuple[str, Callable[[StepRows], NDArray[np.int64] | None]], ...] = (
-        (BY_NAME, lambda step: step.numbers("key")),
-        ("name inside the archive", lambda step: _hash_names(step, "member", _member)),
-        ("digest of the image's file", lambda step: step.numbers("digest") if step.has("digest") else None),
-        ("folder and file name", lambda step: _unique(_hash_names(step, "tail", _tail))),
+    ways: tuple[tuple[str, str, Callable[[StepRows], NDArray[np.int64] | None]], ...] = (
+        (BY_NAME, "key", lambda step: step.numbers("key")),
+        ("name inside the archive", "member", lambda step: _hash_names(step, "member", _member)),
+        ("digest of the image's file", "digest", lambda step: step.numbers("digest") if step.has("digest") else None),
+        ("folder and file name", "tail", lambda step: _unique(_hash_names(step, "tail", _tail))),
     )
-    for joined_by, keys in ways:
+    for joined_by, name, keys in ways:
         a, b = keys(new), keys(old)
         if a is None or b is None:
             continue
-        old_row = match_keys(a, b, _order(new, joined_by, a), _order(old, joined_by, b))
+        old_row = match_keys(a, b, partial(new.sorted_by, name, a), partial(old.sorted_by, name, b))
         old_row[a == 0] = -1  # no digest
         if (old_row >= 0).any():
             return StepPair(new, old, old_row, joined_by, _map_classes(new, old))
     return StepPair(new, old, np.full(new.rows, -1, np.int32), "", _map_classes(new, old))
-
-
-def _order(step: StepRows, joined_by: str, keys: NDArray[np.int64]) -> NDArray[np.int32]:
-    return step.derived(f"order by {joined_by}", lambda: np.argsort(keys, kind="stable").astype(np.int32))
 
 
 def _hash_names(step: StepRows, what: str, part: Callable[[str], str]) -> NDArray[np.int64]:
@@ -150,8 +146,8 @@ def _map_classes(new: StepRows, old: StepRows) -> NDArray[np.int32]:
 def match_keys(
     a: NDArray[np.int64],
     b: NDArray[np.int64],
-    order_a: NDArray[np.integer] | None = None,
-    order_b: NDArray[np.integer] | None = None,
+    order_a: Callable[[], NDArray[np.integer]] | None = None,
+    order_b: Callable[[], NDArray[np.integer]] | None = None,
 ) -> NDArray[np.int32]:
     """Return the place in `b` of each key of `a`, int32 [len(a)], -1 if it is not there.
 
@@ -159,7 +155,8 @@ def match_keys(
 
     Args:
         a, b: keys.
-        order_a, order_b: places of the keys in ascending order, equal ones in their order.
+        order_a, order_b: return the places of the keys in ascending order, equal ones in their order, where these may
+            be in memory already.
 
     >>> match_keys(np.array([7, 5, 7, 9]), np.array([5, 7, 8])).tolist()
     [1, 0, -1, -1]
@@ -169,15 +166,15 @@ def match_keys(
     rows = np.full(len(a), -1, np.int32)
     if not len(b):
         return rows
-    order_a = np.argsort(a, kind="stable") if order_a is None else order_a
-    order_b = np.argsort(b, kind="stable") if order_b is None else order_b
-    sorted_a, sorted_b = a[order_a], b[order_b]
+    at_a = order_a() if order_a else np.argsort(a, kind="stable")
+    at_b = order_b() if order_b else np.argsort(b, kind="stable")
+    sorted_a, sorted_b = a[at_a], b[at_b]
     at = np.searchsorted(sorted_b, sorted_a) + _occurrence(sorted_a)
     at[at >= len(b)] = len(b) - 1
     same = sorted_b[at] == sorted_a
     # Beyond the last of its equals a key would meet the same one again, were it at the end.
     same &= _occurrence(sorted_b)[at] == _occurrence(sorted_a)
-    rows[order_a[same]] = order_b[at[same]]
+    rows[at_a[same]] = at_b[at[same]]
     return rows
 
 
