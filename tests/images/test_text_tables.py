@@ -101,6 +101,7 @@ def test_lines_of_json_have_the_union_of_their_keys_and_keep_large_numbers(tmp_p
         (b'\n{"a": 1}\n null \n', r"a\.jsonl has null in line 3; expected an object"),
         (b"nullnull\n", r"cannot read .*a\.jsonl, line 1: Extra data"),
         (b'{"a": 1}\n{"a": \n', r"cannot read .*a\.jsonl, line 2: Expecting value"),
+        (b'{"a": 1}\n{"b": 1, "b": 2}\n', r"cannot read .*a\.jsonl, line 2: an object has the key 'b' twice"),
         (b'{"a": 1}\n[2]\n', r"a\.jsonl has \[2\] in line 2; expected an object"),
         (b'{"a": ' + b"[" * 70 + b"]" * 70 + b"}\n", "more than 64 levels deep"),
         (b'{"a":' * 70 + b"1" + b"}" * 70 + b"\n", "more than 64 levels deep"),

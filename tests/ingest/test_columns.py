@@ -275,9 +275,10 @@ def test_several_arrays_in_one_file_and_names_given_twice_are_refused(tmp_path: 
     with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
         archive.writestr("logits.npy", archive.read("logits.npy"))
     refused("a.npz has two members named 'logits.npy'", tmp_path, tmp_path / "a.npz")
-    for file in ("a.json", "a.jsonl"):
-        (tmp_path / file).write_text('{"logits": [1, 2], "label": 0, "logits": [2, 1]}\n' * 2)
-        refused("logits", tmp_path, tmp_path / file)
+    twice = '{"logits": [1, 2], "label": 0, "logits": [2, 1]}\n'
+    for file, content in (("a.json", f"[\n{twice}]"), ("b.json", twice * 2), ("a.jsonl", twice * 2)):
+        (tmp_path / file).write_text(content)
+        refused(f"cannot read .*{file}.*: an object has the key 'logits' twice", tmp_path, tmp_path / file)
 
 
 def test_rows_of_one_image_are_counted(tmp_path: Path) -> None:

@@ -296,8 +296,8 @@ def _parse_json_lines(content: bytes, file: AnyPath) -> pa.Table:
     return table_of_records(records)
 
 
-def parse_json(text: str) -> Any:
-    """Return a value of JSON. Raises ValueError if it is none, InputError if an object has a key twice."""
+def parse_json(text: str | bytes) -> Any:
+    """Return a value of JSON. Raises JSONDecodeError if it is none, ValueError if an object has a key twice."""
     return json.loads(text, object_pairs_hook=_unique)
 
 
@@ -305,7 +305,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     unique = dict(pairs)
     if len(unique) < len(pairs):
         twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise InputError(f"an object has the key {twice!r} twice, of which JSON keeps only one: rename one")
+        raise ValueError(f"an object has the key {twice!r} twice, of which JSON keeps only one: rename one")
     return unique
 
 

@@ -5,6 +5,7 @@ and its label.
 """
 
 import contextlib
+import json
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -240,7 +241,7 @@ def _read_json(file: Path) -> TableFile:
     text = file.read_text("utf-8-sig")
     try:
         value = parse_json(text)
-    except ValueError:
+    except json.JSONDecodeError:
         value = [parse_json(line) for line in text.splitlines() if line.strip()]
     if not isinstance(value, dict | list):
         raise InputError(f"{file} holds {value!r}; expected a list of records, or columns by name")

@@ -64,6 +64,8 @@ def test_members_of_a_tar_that_lack_or_precede_others_keep_their_labels(tmp_path
     assert (found.image.to_pylist(), found.label.tolist()) == (["c.tar#0.png", "c.tar#1.png"], [1, 0])
     with pytest.raises(InputError, match=r"cannot read d\.tar#0\.json as JSON"):
         open_source(write_tar(tmp_path / "d.tar", {"0.png": b"", "0.json": b'{"a":'}))
+    with pytest.raises(InputError, match=r"cannot read e\.tar#0\.json as JSON: an object has the key 'label' twice"):
+        open_source(write_tar(tmp_path / "e.tar", {"0.png": b"", "0.json": b'{"label": 1, "label": 2}'}))
 
 
 def test_names_with_dots_are_rows_of_their_own(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ and `0001.json` has further columns. Names may have more dots where that leaves 
 FILE#MEMBER.
 """
 
-import json
 import posixpath
 import re
 import tarfile
@@ -22,6 +21,7 @@ from predboard.images.columns import list_labelled, to_column
 from predboard.images.label_columns import NO_COLUMN
 from predboard.images.manifest import Manifest, SourceOptions, canonical_member, image_suffixes, make_manifest
 from predboard.images.shared_cache import shared_cache
+from predboard.images.text_tables import parse_json
 from predboard.storage.paths import MAX_READ_GB, AnyPath, check_size, is_remote, open_binary
 
 SUFFIXES = (".tar",)
@@ -153,7 +153,7 @@ def _read_columns(file: AnyPath, by_end: Mapping[str, str], label: str | None) -
     columns: dict[str, Any] = {}
     if "json" in by_end:
         with reading(f"{file.name}#{by_end['json']} as JSON"):
-            content = json.loads(read(file, by_end["json"]))
+            content = parse_json(read(file, by_end["json"]))
         columns |= content if isinstance(content, dict) else {"json": content}
     for end in {"cls", label or "cls"} & by_end.keys() - columns.keys():
         with reading(f"{file.name}#{by_end[end]}"):
