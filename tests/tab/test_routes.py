@@ -20,6 +20,7 @@ from predboard import ImportConfig, VisualizeConfig, import_predictions, visuali
 from predboard.predictions.derived_rows import derive_rows
 from predboard.predictions.schema import Run
 from predboard.storage.rows import DerivedRowsWriter
+from predboard.tab import neighbours
 from predboard.tab.loader import PredictionsLoader
 from predboard.tab.plugin import PredictionsPlugin
 from tests import toy
@@ -315,7 +316,9 @@ def test_a_picture_is_made_by_us_and_a_file_that_is_none_shows_nothing(tmp_path:
     assert tab.json("/row", run="net", id=1)["path"] == str(root / "000001.png")
 
 
-def test_neighbours_are_those_of_scikit_learn(tmp_path: Path) -> None:
+@pytest.mark.parametrize("held_bytes", [0, 2**28])
+def test_neighbours_are_those_of_scikit_learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held_bytes: int) -> None:
+    monkeypatch.setattr(neighbours, "HELD_BYTES", held_bytes)
     run = Run(classes=logs.NAMES, model="net.py:build")
     logits, label = toy.table(run, 50)
     toy.write_run(tmp_path / "predictions", logits, label, run, 16, failed=frozenset({4}))

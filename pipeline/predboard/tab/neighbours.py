@@ -1,9 +1,9 @@
 """Finds the images that a model sees as most similar to one, by its embeddings or logits. It knows no picture.
 
-The vectors are those of the predictions, of which a few megabytes are held in memory; more are read each time.
+The vectors are those of the predictions. Up to `HELD_BYTES` of them stay in memory; more are read each time.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,11 +45,11 @@ def can_compare(predictions: Step | None) -> bool:
 def find_neighbours(run: LogRun, step: StepRows, row: int, limit: int) -> Neighbours:
     """Find the rows that are most similar to one by the cosine of their vectors.
 
-    Raises InputError if the predictions are not in their place, or the row failed.
+    Raises InputError if the predictions are not where they were, or the row failed.
     """
     predictions = run.predictions.get(step.step)
     if predictions is None:
-        raise InputError(f"the predictions of {run.name} are not in their place, and with them what compares images")
+        raise InputError(f"the predictions of {run.name} are not where they were, and images are compared by them")
     if not can_compare(predictions):
         raise InputError("the predictions have neither embeddings nor the scores of all classes to compare images by")
     if step.predicted[row] < 0:
@@ -79,12 +79,15 @@ def _nearest(similarity: NDArray[np.float32], among: NDArray[np.bool_], limit: i
 def _similarity(predictions: Step, step: StepRows, row: int) -> NDArray[np.float32]:
     """Return the cosine of the angle between the vectors of a row and of each other, float32 [rows]."""
     parts, width = predictions.parts, predictions.run.embedding or len(predictions.run.classes)
-    number = int(step.numbers("id")[row])
-    (own,) = (part for part in parts if part.part.start <= number < part.part.stop)
-    vector = next(vectors[places == row][0] for places, vectors in _unit_vectors((own,), step) if row in places)
-    pieces = _unit_vectors(parts, step)
+    own: Iterable[Vectors]
+    pieces: Iterable[Vectors]
     if 4 * step.rows * width <= HELD_BYTES:
-        pieces = iter([step.derived("vectors", lambda: _join(list(_unit_vectors(parts, step))))])
+        own = pieces = [step.derived("vectors", lambda: _join(list(_unit_vectors(parts, step))))]
+    else:
+        number = int(step.numbers("id")[row])
+        own = _unit_vectors([part for part in parts if part.part.start <= number < part.part.stop], step)
+        pieces = _unit_vectors(parts, step)
+    vector = next(vectors[places == row][0] for places, vectors in own if row in places)
     similarity = np.full(step.rows, np.nan, np.float32)
     for places, vectors in pieces:
         similarity[places] = vectors @ vector
