@@ -82,11 +82,13 @@ def test_scores_by_class_in_records_of_json(end: str, tmp_path: Path) -> None:
 def test_pictures_inside_the_parquet_file_are_those_of_its_rows(tmp_path: Path) -> None:
     toy.pictures(tmp_path / "data", classes=3, each=4)
     content = [file.read_bytes() for file in sorted((tmp_path / "data").glob("*/*.png"))]
-    for image in (content, [{"bytes": c, "path": "x.png"} for c in content]):
-        pq.write_table(pa.table({"image": image, "logits": LOGITS[:12].tolist()}), tmp_path / "a.parquet")
-        frame = run(tmp_path, tmp_path / "a.parquet", overwrite=True)
-        assert frame["image"].tolist() == [f"a.parquet#{i}" for i in range(12)]
-        assert frame["digest"].tolist() == [hash64(c) for c in content]
+    as_text = [b"P3\n1 1\n255\n%d 2 3\n" % i for i in range(12)]
+    structs = [{"bytes": c, "path": "x.png"} for c in content]
+    for name, image, stored in (("a", content, content), ("b", structs, content), ("c", as_text, as_text)):
+        pq.write_table(pa.table({"image": image, "logits": LOGITS[:12].tolist()}), tmp_path / f"{name}.parquet")
+        frame = run(tmp_path / name, tmp_path / f"{name}.parquet")
+        assert frame["image"].tolist() == [f"{name}.parquet#{i}" for i in range(12)]
+        assert frame["digest"].tolist() == [hash64(c) for c in stored]
 
 
 @pytest.mark.parametrize(

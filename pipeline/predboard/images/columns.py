@@ -40,6 +40,9 @@ TRUTH_COLUMNS = (
 )
 """Further names of columns of labels, which say that they are the truth or an index."""
 
+_PLAIN_PNM = re.compile(rb"P[123]\s")
+"""Beginning of pictures that are text."""
+
 _FEW_COLUMNS = 12
 """Columns that an error message lists."""
 
@@ -217,6 +220,18 @@ def holds_images(type_: pa.DataType) -> bool:
     if pa.types.is_struct(type_):
         return bool(type_.get_field_index("bytes") >= 0)
     return bool(pa.types.is_binary(type_) or pa.types.is_large_binary(type_) or pa.types.is_binary_view(type_))
+
+
+def is_encoded_image(value: bytes) -> bool:
+    r"""Return whether bytes are an encoded image, rather than text such as a path, which some programs write as bytes.
+
+    >>> is_encoded_image(b"a/1.png"), is_encoded_image(b"P3\n1 1\n255\n1 2 3\n"), is_encoded_image(b"\xff\xd8")
+    (False, True, True)
+    """
+    try:
+        return "\0" in value.decode() or _PLAIN_PNM.match(value) is not None
+    except UnicodeDecodeError:
+        return True
 
 
 def _list_columns(table: pa.Table) -> str:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from predboard.errors import InputError, reading
-from predboard.images.columns import holds_images
+from predboard.images.columns import holds_images, is_encoded_image
 from predboard.images.manifest import image_suffixes
 from predboard.images.text_tables import json_column, open_separated, parse_json, read_json_lines, table_of_records
 from predboard.ingest.array_files import ARRAY_SUFFIXES
@@ -84,11 +84,7 @@ class TableFile:
             return False
         with contextlib.closing(self.batches([name], None)) as batches:
             values = (value for batch in batches for value in batch.column(0).to_pylist())
-            first = next((value for value in values if value is not None), b"")
-        try:
-            return "\0" in first.decode()
-        except UnicodeDecodeError:
-            return True
+            return is_encoded_image(next((value for value in values if value is not None), b""))
 
     def picture_ref(self, name: str) -> str:
         """Return what follows the row in the ref of an image in this column, empty for the first one of images."""

@@ -58,3 +58,10 @@ def test_bytes_that_are_text_are_no_pictures(folder: Path, tmp_path: Path) -> No
         assert manifest.image.to_pylist() == [f"a.parquet#{i}:picture" for i in range(3)]
         assert (manifest.classes, manifest.label.tolist()) == (("a", "b"), [0, 1, 0])
         same_bytes(manifest, content)
+
+
+def test_text_in_bytes_is_no_picture_where_the_first_rows_lack_it(tmp_path: Path) -> None:
+    note = pa.array([None, None, b"blurred"], pa.binary())
+    table = {"image": ["a.png", "b.png", "c.png"], "note": note, "label": ["a", "b", "a"]}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    assert open_source(str(tmp_path / "a.parquet")).image.to_pylist() == ["a.png", "b.png", "c.png"]

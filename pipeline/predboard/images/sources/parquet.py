@@ -4,8 +4,6 @@ It does not know what the images are of. A ref is FILE#ROW, or FILE#ROW:COLUMN f
 images. Without any such column the file is a list, as a CSV file is.
 """
 
-import contextlib
-import re
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from predboard.errors import InputError
-from predboard.images.columns import LABEL_COLUMNS, TRUTH_COLUMNS, holds_images, list_labelled, list_table, plain_name
+from predboard.images.columns import (
+    LABEL_COLUMNS,
+    TRUTH_COLUMNS,
+    holds_images,
+    is_encoded_image,
+    list_labelled,
+    list_table,
+    plain_name,
+)
 from predboard.images.manifest import Manifest, SourceOptions, make_manifest
 from predboard.images.shared_cache import shared_cache
 from predboard.storage.parquet_sizes import columns_size, decoded_size
@@ -22,9 +28,6 @@ from predboard.storage.paths import AnyPath, arrow_source, check_size, is_remote
 
 SUFFIXES = (".parquet",)
 SHARDED = True
-
-_PLAIN_PNM = re.compile(rb"P[123]\s")
-"""Beginning of pictures that are text."""
 
 
 def list_images(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
@@ -61,13 +64,12 @@ def list_images(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
 
 
 def _holds_text(file: AnyPath, name: str) -> bool:
-    """Return whether a column of bytes has text, paths for example, as some programs write it."""
+    """Return whether a column of bytes has text, judged by the first row that has any."""
     with pq.ParquetFile(arrow_source(file)) as parquet:
-        first = next(parquet.iter_batches(1, columns=[name]), None) if parquet.metadata.num_rows else None
-    value = first.column(0)[0].as_py() if first is not None and len(first) else None
-    with contextlib.suppress(UnicodeDecodeError):
-        return isinstance(value, bytes) and "\0" not in value.decode() and not _PLAIN_PNM.match(value)
-    return False
+        batches = parquet.iter_batches(64, columns=[name]) if parquet.metadata.num_rows else iter(())
+        values = (value for batch in batches for value in batch.column(0).to_pylist())
+        first = next((value for value in values if value is not None), None)
+    return isinstance(first, bytes) and not is_encoded_image(first)
 
 
 def read(file: AnyPath, member: str, max_read_gb: float) -> bytes:
