@@ -85,7 +85,7 @@ class LogRun:
             rows = as_numpy(table["row"].chunk(0)) if len(table) else np.zeros(0, np.int64)
             return rows, tuple(map(original_text, table["suspected"].to_pylist()))
 
-    @property
+    @functools.cached_property
     def image_root(self) -> AnyPath | None:
         """Where the source images were when the logs were drawn, if `visualize` was told."""
         return resolve_name(self.record.image_root, self.folder) if self.record.image_root else None
