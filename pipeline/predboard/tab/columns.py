@@ -94,7 +94,9 @@ class ColumnCache:
 
 
 def _size(value: object) -> int:
-    """Return the bytes of arrays, alone or in a tuple or a dataclass; others count as nothing."""
+    """Return the bytes of a picture, or of arrays, alone or in a tuple or a dataclass; others count as nothing."""
+    if isinstance(value, bytes):
+        return len(value)
     if isinstance(value, tuple):
         return sum(map(_size, value))
     return int(getattr(value, "nbytes", 0))
@@ -215,7 +217,7 @@ class RowsFile:
     def _find_kind(self, name: str) -> ColumnInfo:
         values: set[str] = set()
         for step in self.steps.values():
-            values.update(value for value in step.category(name)[1])
+            values.update(step.category(name)[1])
         if len(values) > MAX_VALUES:
             return ColumnInfo(name, "text")
         return ColumnInfo(name, "category", tuple(sorted(values)))

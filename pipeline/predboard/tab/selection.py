@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from predboard.errors import InputError
-from predboard.predictions.arrow import as_arrow
+from predboard.predictions.arrow import as_arrow, as_numpy
 from predboard.tab.columns import FAILED, RIGHT, UNLABELLED, WRONG, StepRows
 from predboard.tab.pairs import StepPair
 from predboard.tab.query import Query, Range, Values
@@ -152,12 +152,7 @@ def _contain(chunks: list[pa.Array], text: str) -> NDArray[np.bool_]:
     pieces = [np.zeros(0, bool)]
     for chunk in chunks:
         hit = pc.match_substring(chunk, text, ignore_case=True)
-        bits = np.frombuffer(hit.buffers()[1], np.uint8)
-        bools = np.unpackbits(bits, bitorder="little")[hit.offset : hit.offset + len(hit)].astype(bool)
-        if hit.null_count:
-            valid = np.unpackbits(np.frombuffer(hit.buffers()[0], np.uint8), bitorder="little")
-            bools &= valid[hit.offset : hit.offset + len(hit)].astype(bool)
-        pieces.append(bools)
+        pieces.append(as_numpy(hit.cast(pa.uint8()), 0).astype(bool))
     return np.concatenate(pieces)
 
 
@@ -253,10 +248,10 @@ def sort_keys(step: StepRows, sort: str, inputs: QueryInputs | None = None) -> N
     return step.derived(f"rank {sort}", lambda: _text_ranks(step.texts(sort)))
 
 
-def _text_ranks(texts: pa.ChunkedArray) -> NDArray[np.float32] | NDArray[np.float64]:
+def _text_ranks(texts: pa.ChunkedArray) -> NDArray[np.float64]:
     """Return the rank of each text among all, equal ones alike, [rows]; NaN for null."""
     ranks = pc.rank(texts, sort_keys="ascending", tiebreaker="dense")
-    numbers = np.frombuffer(ranks.buffers()[1], np.uint64, len(ranks)).astype(np.float64)
+    numbers = as_numpy(ranks).astype(np.float64)
     if texts.null_count:
         numbers[numbers == numbers.max()] = np.nan
     return numbers

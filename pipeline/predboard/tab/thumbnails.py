@@ -83,7 +83,7 @@ class Pictures:
             if places[row] >= 0 and (stored := thumbnails.get(int(places[row]))):
                 return stored
         key = (run.name, run.version, step.step, row, side)
-        return self._cache.get(key, lambda: np.frombuffer(self._draw(run, step, row, side), np.uint8)).tobytes()
+        return self._cache.get(key, lambda: self._draw(run, step, row, side))
 
     def _draw(self, run: LogRun, step: StepRows, row: int, side: int) -> bytes:
         sources = self._sources(run)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from predboard.errors import InputError
 from predboard.parallel.threads import ordered_map
-from predboard.predictions.arrow import as_arrow, as_numpy
+from predboard.predictions.arrow import as_arrow
 from predboard.predictions.derived_rows import DerivedRows
 from predboard.predictions.table import Predictions
 from predboard.storage.parts import PartFile, read_batches
@@ -57,11 +57,10 @@ def map_by_columns(path: Path, rows: Iterable[DerivedRows], columns: tuple[str, 
     for batch in rows:
         numbers = []
         for name in columns:
-            at = batch.batch.schema.get_field_index(name)
-            column = batch.batch.column(at) if at >= 0 else None
-            if column is None or not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+            column = batch.numbers(name) if name in batch.batch.schema.names else None
+            if column is None:
                 raise InputError(f"--map names {name!r}, but the images have no such column of numbers")
-            numbers.append(as_numpy(column.cast(pa.float64()), np.nan))
+            numbers.append(column)
         keys.append(batch.key)
         places.append(np.stack(numbers, axis=1))
     _write(path, f"{columns[0]} and {columns[1]}", np.concatenate(keys), np.concatenate(places))
