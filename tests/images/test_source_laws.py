@@ -5,6 +5,8 @@ import io
 import posixpath
 import random
 import re
+import shutil
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,9 +33,15 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def data(kind: str, tmp_path: Path) -> str:
     """An example of the kind, which `write_example(folder, pictures)` in the kind's own test file writes."""
+    return write_example(kind, tmp_path / "data", range(12))
+
+
+def write_example(kind: str, folder: Path, rows: Sequence[int]) -> str:
+    """Write the pictures of these rows. -> what --data names."""
     tests = importlib.import_module(f"tests.images.sources.test_{kind}")
-    (tmp_path / "data").mkdir()
-    return str(tests.write_example(tmp_path / "data", {f"{'abc'[i // 4]}/{i:03d}.png": png(i) for i in range(12)}))
+    folder.mkdir()
+    pictures = {f"{'abc'[i // 4]}/{i:03d}.png": png(row) for i, row in enumerate(rows)}
+    return str(tests.write_example(folder, pictures))
 
 
 def png(row: int) -> bytes:
@@ -49,6 +57,14 @@ def test_each_row_is_its_picture_with_its_label(data: str) -> None:
     assert len(set(manifest.key.tolist())) == 12
     for ref, expected in zip(manifest.image.to_pylist(), PIXELS, strict=True):
         np.testing.assert_array_equal(np.asarray(decode_image(sources.read(manifest.root, ref), "gray")), expected)
+
+
+def test_pictures_that_are_written_again_are_read_again(data: str, kind: str, tmp_path: Path) -> None:
+    manifest = open_source(data)
+    before = [sources.read(manifest.root, ref) for ref in manifest.image.to_pylist()]
+    shutil.rmtree(tmp_path / "data")
+    manifest = open_source(write_example(kind, tmp_path / "data", range(12)[::-1]))
+    assert [sources.read(manifest.root, ref) for ref in manifest.image.to_pylist()] == before[::-1]
 
 
 def test_class_names_of_the_user_name_the_labels(data: str) -> None:

@@ -5,36 +5,48 @@ import threading
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
+from predboard.storage.paths import AnyPath, is_remote
+
 Y = TypeVar("Y")
 
 
 class SharedCache(Generic[Y]):
-    """Caches the last results of a function, which no two threads call with the same arguments at a time.
+    """Caches the last results of a function of a file, which no two threads call with the same arguments at a time.
 
-    With `functools.lru_cache` alone, each thread that asks before the first result is there would compute it.
+    A file that is written again is read again. With `functools.lru_cache` alone, each thread that asks before the first
+    result is there would compute it.
     """
 
     def __init__(self, function: Callable[..., Y], size: int) -> None:
-        """Keep the last `size` results of `function`, whose arguments must be hashable."""
-        self._cached = functools.lru_cache(size)(function)
+        """Keep the last `size` results of `function`, whose arguments, the file first, must be hashable."""
+        self._cached = functools.lru_cache(size)(lambda _, *args: function(*args))
         # Locks are dropped too: one that is dropped while a thread holds it costs one more call at worst.
         self._lock_of = functools.lru_cache(4 * size)(lambda *_: threading.Lock())
 
-    def __call__(self, *args: Hashable) -> Y:
-        """Return the function's result for these arguments."""
-        with self._lock_of(*args):
-            return self._cached(*args)
+    def __call__(self, file: AnyPath, *args: Hashable) -> Y:
+        """Return the function's result for these arguments. Raises OSError if there is no such file."""
+        with self._lock_of(file, *args):
+            return self._cached(version_of(file), file, *args)
+
+
+def version_of(file: AnyPath) -> tuple[int, ...]:
+    """Return numbers that change when a file is written again; of one in storage always (), as asking takes long."""
+    if is_remote(file):
+        return ()
+    status = file.stat()
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def shared_cache(size: int) -> Callable[[Callable[..., Y]], SharedCache[Y]]:
     """Decorate a function to keep its last `size` results for all threads.
 
+    >>> from pathlib import Path
     >>> @shared_cache(4)
-    ... def square(x: int) -> int:
-    ...     print("computed")
-    ...     return x * x
-    >>> square(3), square(3)
-    computed
-    (9, 9)
+    ... def count_parts(folder: AnyPath) -> int:
+    ...     print("read")
+    ...     return len(folder.parts)
+    >>> count_parts(Path("/")), count_parts(Path("/"))
+    read
+    (1, 1)
     """
     return lambda function: SharedCache(function, size)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from predboard.errors import InputError
 from predboard.images.class_folders import describe_left_out, is_hidden, refuse_splits, sort_into_classes
 from predboard.images.manifest import Manifest, SourceOptions, canonical_member, image_suffixes, make_manifest
-from predboard.images.shared_cache import shared_cache
+from predboard.images.shared_cache import shared_cache, version_of
 from predboard.storage.paths import AnyPath, check_size, is_remote, open_binary
 
 SUFFIXES = (".zip",)
@@ -62,7 +62,7 @@ def read(file: AnyPath, member: str, max_read_gb: float) -> bytes:
     stored_name = _stored_names(file).get(canonical_member(member))
     if stored_name is None:
         raise FileNotFoundError(2, "No such member")
-    archive = _opened(file, _reader(file))
+    archive = _opened(file, version_of(file), _reader(file))
     check_size(archive.getinfo(stored_name).file_size, max_read_gb)
     return archive.read(stored_name)
 
@@ -75,12 +75,12 @@ def _reader(file: AnyPath) -> int:
 @shared_cache(64)
 def _stored_names(file: AnyPath) -> dict[str, str]:
     """Return canonical name -> name in the archive."""
-    return {canonical_member(name): name for name in _opened(file, _reader(file)).namelist()}
+    return {canonical_member(name): name for name in _opened(file, version_of(file), _reader(file)).namelist()}
 
 
 @functools.lru_cache(maxsize=64)
-def _opened(file: AnyPath, reader: int) -> zipfile.ZipFile:
-    del reader  # each has its own
+def _opened(file: AnyPath, version: tuple[int, ...], reader: int) -> zipfile.ZipFile:
+    del version, reader  # each has its own
     return _open(file)
 
 
