@@ -45,11 +45,14 @@ def can_compare(predictions: Step | None) -> bool:
 def find_neighbours(run: LogRun, step: StepRows, row: int, limit: int) -> Neighbours:
     """Find the rows that are most similar to one by the cosine of their vectors.
 
-    Raises InputError if the predictions are not where they were, or the row failed.
+    Raises InputError if the predictions are not in their place, or the row failed.
     """
     predictions = run.predictions.get(step.step)
     if predictions is None:
-        raise InputError(f"the predictions of {run.name} are not where they were, and images are compared by them")
+        raise InputError(
+            f"the predictions of {run.name} are not in their place, and similar images are found by them: move them "
+            "back, or run predboard visualize on them again"
+        )
     if not can_compare(predictions):
         raise InputError("the predictions have neither embeddings nor the scores of all classes to compare images by")
     if step.predicted[row] < 0:

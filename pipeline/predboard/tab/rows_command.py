@@ -155,7 +155,10 @@ def _copy_images(folder: Path, run: LogRun, step: StepRows, rows: NDArray[np.int
         raise InputError(f"--copy-to {folder} is there and not empty: name a new folder")
     root = image_root_of(run, step)
     if root is None:
-        raise InputError(f"the predictions of {run.name} are not in their place, and with them where the images are")
+        raise InputError(
+            f"the predictions of {run.name} are not in their place, and they tell where the images are: move them "
+            "back, or run predboard visualize on them again"
+        )
     copied = 0
     with explain_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

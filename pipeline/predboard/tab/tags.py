@@ -30,7 +30,7 @@ MAX_TAG = 64
 """Characters of a tag."""
 
 MAX_UNDO = 100
-"""Changes that can be taken back."""
+"""Changes that can be undone."""
 
 _NONE = np.zeros(0, np.int64)
 
@@ -166,7 +166,7 @@ class Tags:
         return undo
 
     def undo(self) -> TagChange | None:
-        """Take back the last change that was made here, and return what was done; None if there is none left."""
+        """Undo the last change that was made here, and return what was done; None if there is none left."""
         with self._lock:
             if not self._undo:
                 return None

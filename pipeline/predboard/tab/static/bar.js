@@ -224,7 +224,7 @@ function notesMenu() {
     'details',
     {class: 'menu', hidden: () => !notes.value.length},
     h('summary', null, () => `${notes.value.length} ${notes.value.length === 1 ? 'note' : 'notes'}`),
-    h('div', {class: 'sheet'}, h('h3', null, 'What this log does not have'), () =>
+    h('div', {class: 'sheet'}, h('h3', null, 'What is missing from these logs'), () =>
       notes.value.map(text => h('p', null, text.slice(0, 1000))),
     ),
   );
@@ -284,11 +284,11 @@ export function chips() {
           {
             id: `chip-${key}`,
             class: 'chip',
-            title: 'Take this filter away',
+            title: 'Remove this filter',
             onclick: () => go({[key]: '', ...(key === 'suspect' ? {sort: ''} : {})}),
           },
           h('bdi', {class: 'clip'}, chipWords(key, view.value, className)),
-          icon(CROSS, 'take away'),
+          icon(CROSS, 'remove'),
         ),
       ),
     () =>

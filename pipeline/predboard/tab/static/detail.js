@@ -344,7 +344,7 @@ function neighbours() {
         open.value = e.target.open;
       },
     },
-    h('summary', null, 'What the network sees as alike'),
+    h('summary', null, 'What the model sees as alike'),
     failure(near),
     () => {
       const data = near.value.data;

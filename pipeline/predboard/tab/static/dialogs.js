@@ -16,7 +16,7 @@ const KEYS = {
     ['l', 'copy a link to this view'],
     ['u', 'undo the last tag'],
     ['?', 'this sheet'],
-    ['Esc', 'close, choose none, take a filter away'],
+    ['Esc', 'close, choose none, remove a filter'],
   ],
   Images: [
     ['← → ↑ ↓', 'move, and open if one is open'],

@@ -186,7 +186,7 @@ function notes() {
   const {total, stale, error, order} = list.value;
   if (error) return h('p', {class: 'notice'}, error);
   if (!total && !stale && order)
-    return h('p', {class: 'notice'}, 'No image is in this selection. Take a filter away above.');
+    return h('p', {class: 'notice'}, 'No image is in this selection. Remove a filter above.');
   if (total > MOST)
     return h(
       'p',

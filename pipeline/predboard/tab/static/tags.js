@@ -35,7 +35,7 @@ async function change(route, body, sentence) {
       tagCounts.value = answer.tags;
       changes.value++;
       const text = sentence(answer);
-      message.value = {text: text || 'Nothing to take back', undo: Boolean(text)};
+      message.value = {text: text || 'Nothing to undo', undo: Boolean(text)};
     });
   } catch (error) {
     message.value = {text: /** @type {Error} */ (error).message};
@@ -55,7 +55,7 @@ const tagSelection = (tag, on) => change('tag', {query: query.peek(), tag, on}, 
 export async function undo() {
   if (writable.peek())
     await change('undo', {}, ({undone}) =>
-      undone ? `Taken back: ${words(undone.tag, undone.on, undone.images)}` : '',
+      undone ? `Undone: ${words(undone.tag, undone.on, undone.images)}` : '',
     );
 }
 
