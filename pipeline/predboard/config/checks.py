@@ -15,7 +15,7 @@ ImportedKind = Literal["logits", "probabilities", "log_probabilities", "confiden
 Engine = Literal["local", "ray"]
 SideLength = int | Literal["none"]
 
-MAX_STEPS = 2**63
+MAX_STEP = 2**63 - 1
 """Steps are integers of 64 bits in event files and in Parquet."""
 
 POSITIONAL: Mapping[str, Any] = {"positional": True}
@@ -47,7 +47,7 @@ def check_read_gb(value: float) -> None:
 
 def check_steps(steps: tuple[int, ...]) -> None:
     """Raise InputError for a step that is negative, or too large for TensorBoard."""
-    if not all(0 <= step < 2**63 for step in steps):
+    if not all(0 <= step <= MAX_STEP for step in steps):
         raise InputError(f"--step is {' '.join(map(str, steps))}; expected numbers from 0 to 2**63 - 1")
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from predboard import user_code
-from predboard.config.checks import check_step_for_each
+from predboard.config.checks import MAX_STEP, check_step_for_each
 from predboard.errors import InputError, first_line, reading
 from predboard.invocation import install_command
 from predboard.models.weights import EMA_KEYS, list_some
@@ -332,7 +332,7 @@ def assign_steps(files: tuple[Path, ...], given: tuple[int, ...]) -> dict[int, P
     for file, step in zip(files, given or tuple(map(step_or_zero, files)), strict=True):
         if step in steps:
             raise InputError(f"{steps[step]} and {file} are both step {step}: name their steps by --step")
-        if step >= 2**63:
+        if step > MAX_STEP:
             raise InputError(f"{file} is step {step}, which is too large for TensorBoard: name its step by --step")
         steps[step] = file
     return dict(sorted(steps.items()))
