@@ -25,7 +25,7 @@ from predboard.inference.forward import Normalizer, out_of_memory_error
 from predboard.inference.worker import build_module
 from predboard.models.devices import is_out_of_memory, module_bytes
 from predboard.models.network import Network
-from predboard.models.weights import digest_weights
+from predboard.models.weights import digest_weights, list_some
 from predboard.parallel.threads import worker_count
 from predboard.predictions.derive import to_logits
 from predboard.predictions.schema import Run
@@ -269,8 +269,9 @@ def open_models(
 def _describe_random(source: ModelSource, built: torch.nn.Module) -> str:
     """Return a warning for weights that no training has made; empty if there are none."""
     names = source.find_random(built)
-    some = ", ".join((*names[:3], *["…"] * (len(names) > 3)))
-    return (names and f"random weights: there is no --checkpoint, and {source.name} makes {some} at random") or ""
+    if not names:
+        return ""
+    return f"random weights: there is no --checkpoint, and {source.name} makes {list_some(list(names))} at random"
 
 
 def _try_out(
