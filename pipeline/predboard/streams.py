@@ -16,7 +16,7 @@ from typing import Any, cast
 _NUMBERS = {"stdin": 0, "stdout": 1, "stderr": 2}
 
 _ASCII = {"−": "-", "–": "-", "→": "->", "…": "...", "≥": ">=", "≤": "<=", "×": "x", "·": "-"}
-"""What stands for the signs of our messages where an encoding lacks them: a minus must not vanish."""
+"""Replacements for the signs of our messages where an encoding lacks them: a minus must not vanish."""
 
 
 class _Stream(io.FileIO):

@@ -76,7 +76,7 @@ class Manifest:
     notes: tuple[str, ...] = ()
     """Notes for the user about the source, a line each: files that are no rows, for example."""
     reading: str = ""
-    """How labels that are no plain names were read, for the user; empty if there is nothing to say."""
+    """Reading of labels that are no plain names, for the user; empty if there is nothing to say."""
 
     def __len__(self) -> int:
         """Return the number of rows."""

@@ -29,7 +29,7 @@ _BLOCK_BYTES = 2**24
 """Bytes of text that are parsed at a time; the types of columns are those of the first block."""
 
 _SHOWN_LINES = 16
-"""Lines from the names on by which the columns are recognized."""
+"""Lines from the names on by which the columns are recognised."""
 
 _SEPARATORS = ",;\t|"
 _BLANK = " ,;\t|\"'"

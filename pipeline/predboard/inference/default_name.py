@@ -13,7 +13,7 @@ DATA_SUFFIXES = re.compile(
 """Endings of files of images, which the name of a run does without."""
 
 _PATTERN = re.compile(r"[-_.]*(\{[^{}]*\}|[*?]|\[[^\[\]]*\])")
-"""What stands for several files in a name, and what joins it to the rest."""
+"""Patterns that stand for several files in a name, with the characters that join them to the rest."""
 
 
 def default_out(data: str, model: str) -> Path:

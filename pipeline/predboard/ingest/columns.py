@@ -147,7 +147,7 @@ def label_candidates(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def refuse_unread_labels(names: Sequence[str], fitting: Collection[str], request: ColumnRequest, file: Path) -> None:
-    """Raise InputError if no label was recognized, but columns could be labels by their names or by their values.
+    """Raise InputError if no label was recognised, but columns could be labels by their names or by their values.
 
     Args:
         names: all columns that are left.

@@ -29,7 +29,7 @@ _CONFIDENCE_NAMES = (
 """Names tried in this order where no flag names the column."""
 
 _ROUNDING = 1e-5
-"""How far above 1 the rounding of a softmax may be."""
+"""The most that rounding may lift a softmax above 1."""
 
 _MAX_CLASSES = 100_000
 """A class from this number on is an identifier rather than an index."""

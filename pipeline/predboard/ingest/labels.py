@@ -61,7 +61,7 @@ class _Given:
     column: str = ""
     """Name of the column or array, if the source is a file with several."""
     reading: str = ""
-    """How labels that are no plain names were read."""
+    """Reading of labels that are no plain names."""
     note: str = ""
     """Warning for the user where they could be read in another way."""
 
