@@ -158,14 +158,13 @@ def _visualize_run(
         pool.start(1 + logged // POOL_MIN_PICTURES)
     with log_folder.replace_logs(run.folder, "run", [predictions], log) as draft:
         draft.image_root = config.image_root
-        rows_file = draft.staging / ROWS_FILE
-        states = _fold(run, chosen, config, pool, settings, rows_file)
+        rows_file, last = draft.staging / ROWS_FILE, run.steps[-1].step
+        states = _measure(run, chosen, config, pool, settings, rows_file)
         thumbnails = None
         if _wants_thumbnails(run, config, draft.staging):
-            thumbnails = images.observer = DrawnThumbnails(run.steps[-1].step)
+            thumbnails = images.observer = DrawnThumbnails(last)
         render_run(job, states, functools.partial(read_derived_rows, rows_file), draft, log)
         if thumbnails is not None:
-            last = run.steps[-1].step
             # Images that are missing only here are no reason to draw the logs again the next time.
             opener = SourceImages(run.steps, config.image_root, anywhere=config.images_anywhere)
             rows = _rows_of_step(rows_file, last)
@@ -173,11 +172,9 @@ def _visualize_run(
                 write_thumbnails(draft.staging / THUMBNAILS_FILE, last, rows, opener, job.threads, thumbnails.by_row)
         _write_map(run, config, draft.staging, job.threads)
         if rows_file.exists():
-            last = max(states)
-            rows = (batch for _, batch in read_derived_rows(rows_file, last))
             issues = states[last].get("label_issues")
             names, first = job.run.run.classes, issues.first if issues else None
-            write_errors(draft.staging / ERRORS_FILE, rows, names, first)
+            write_errors(draft.staging / ERRORS_FILE, _rows_of_step(rows_file, last), names, first)
         # Source images that are missing now may be there another time.
         event_file = draft.publish(run.steps[0].finished, "" if images.missing else made_from)
     for warning in images.warnings():
@@ -321,7 +318,7 @@ def _step_info(step: Step, sheet: Pixels | None) -> panels.StepInfo:
 # --- measure ---
 
 
-def _fold(
+def _measure(
     run: _OpenRun,
     chosen: Mapping[str, panels.Panel],
     config: VisualizeConfig,
