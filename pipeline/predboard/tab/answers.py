@@ -32,7 +32,7 @@ from predboard.visualization.thumbnails import THUMBNAILS_FILE
 LOG_FILES = (ROWS_FILE, THUMBNAILS_FILE, MAP_FILE, SUSPECTS_FILE, SUMMARY_FILE, COMPARE_FILE, TAGS_FILE)
 """Files of a log folder that the tab reads."""
 
-SEEN_COLUMNS = ("key", "label", "predicted", "confidence", "loss", "rank", "top_class", "top_probability")
+SEEN_COLUMNS = ("key", "label", "predicted", "confidence", "loss")
 """What is shown of an image at another step."""
 
 NOT_OUTCOMES = ("true", "predicted", "right", "state", "kind", "was", *OWN_NUMBERS)
@@ -96,7 +96,6 @@ class View:
             "runs": sorted(runs, key=lambda run: run["name"]),
             "tags": self.tags.counts(),
             "writable": self.tags.writable,
-            "tags_file": str(self.tags.path),
         }
 
     def rows(
@@ -178,16 +177,12 @@ class View:
                 values = other.rows.steps[number].record(place, SEEN_COLUMNS)
                 yield {
                     "run": other.name,
-                    "version": other.version,
                     "step": number,
-                    "id": place,
                     "key": str(key),
                     "true": -1 if values["label"] is None else values["label"],
                     "pred": -1 if values["predicted"] is None else values["predicted"],
                     "conf": _number(values["confidence"]),
                     "loss": _number(values["loss"]),
-                    "rank": values["rank"],
-                    "top": _top_classes(values),
                     "joined_by": joined_by,
                 }
 
@@ -272,7 +267,6 @@ def describe_run(run: LogRun) -> dict[str, Any]:
         "states": {str(number): step.count_unusual() for number, step in rows.steps.items()},
         "classes": list(rows.classes),
         "columns": columns,
-        "model": str(run.summary.get("model", "")),
         "map": run.map_source,
         "has": has,
         "missing": missing_files(run, has),

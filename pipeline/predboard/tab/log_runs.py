@@ -53,11 +53,6 @@ class LogRun:
         return self.rows.steps[number]
 
     @functools.cached_property
-    def summary(self) -> Mapping[str, Any]:
-        """The content of summary.json; empty if it is not there or not whole."""
-        return _read_json(self.folder / SUMMARY_FILE)
-
-    @functools.cached_property
     def predictions(self) -> Mapping[int, Step]:
         """The steps of the predictions that the logs show; empty if these are not in their place any more."""
         for name in self.record.predictions[:1]:

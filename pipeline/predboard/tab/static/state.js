@@ -163,7 +163,7 @@ export const shownColumns = signal('');
 const extra = computed(() => {
   const names = shownColumns.value ? JSON.parse(shownColumns.value) : [];
   const sorted = sort.value;
-  const own = [...SCORES.filter(name => name !== 'entropy'), 'id', 'suspect', 'old_confidence', 'image', 'similarity'];
+  const own = [...SCORES.filter(name => name !== 'entropy'), 'id', 'suspect', 'old_confidence', 'image'];
   if (!own.includes(sorted) && columnOf(sorted) && !names.includes(sorted)) names.push(sorted);
   return names.join(',');
 });

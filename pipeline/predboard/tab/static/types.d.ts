@@ -40,7 +40,6 @@ interface Run extends Versioned {
   classes: string[];
   columns: Column[];
   states?: Record<string, {failed: number; unlabelled: number}>;
-  model?: string;
   map?: string;
   missing: string[];
   error?: string;
