@@ -36,8 +36,8 @@ else:
     torch = pytest.importorskip("torch", reason="stage one runs PyTorch models")
 
 RANDOM_WEIGHTS = (
-    "warning: random weights: there is no --checkpoint, and tiles.py:Net makes conv.weight, conv.bias, head.weight, … "
-    "at random"
+    "warning: random weights: there is no --checkpoint, and tiles.py:Net makes conv.weight, conv.bias, head.weight "
+    "and 1 more at random"
 )
 
 _CODE = '''
