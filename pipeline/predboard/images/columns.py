@@ -101,13 +101,8 @@ def list_labelled(
     name = find_column(table, None if is_none else options.label_column, usual, file, "--label-column")
     labels, classes = (ParsedLabels([]), ()) if name is None else _read_labels(table, name, file, options.classes)
     label = None if name is None else labels.index(classes)
-    key = None
-    if options.key_column is not None:
-        if options.key_column not in table.column_names:
-            raise InputError(
-                f"{file} has no column {options.key_column!r}; it has {_list_columns(table)}: see --key-column"
-            )
-        key = map(str, table.column(options.key_column).to_pylist())
+    key_column = find_column(table, options.key_column, (), file, "--key-column")
+    key = None if key_column is None else map(str, table.column(key_column).to_pylist())
     further = [
         other
         for other in table.column_names
@@ -122,7 +117,7 @@ def list_labelled(
         columns = pa.table({name: to_storable(columns.column(name)) for name in columns.column_names})
     unsure = not (is_none or options.label_column)
     if unsure and name is None and options.labels_matter:
-        others = [other for other in further if other != options.key_column]
+        others = [other for other in further if other != key_column]
         refuse_unread_list(table, others, options.classes, file)
     doubt = _doubt_label(table, image, name) if unsure and name is not None else ""
     notes = tuple(filter(None, (labels.note, doubt, note_repeated(refs, label))))
@@ -202,8 +197,17 @@ def find_column(table: pa.Table, asked: str | None, usual: Sequence[str], file: 
         if asked not in names:
             raise InputError(f"{file} has no column {asked!r}; it has {_list_columns(table)}: see {flag}")
         return asked
+    return find_usual(names, usual)
+
+
+def find_usual(names: Sequence[str], usual: Sequence[str]) -> str | None:
+    """Return the first usual name that is present, in any case and punctuation; None if none is.
+
+    >>> find_usual(["score", "True Label", "label"], ("true_label", "label"))
+    'True Label'
+    """
     by_plain = {plain_name(name): name for name in reversed(names)}
-    return next((by_plain[plain_name(name)] for name in usual if plain_name(name) in by_plain), None)
+    return next((by_plain[plain] for plain in map(plain_name, usual) if plain in by_plain), None)
 
 
 def plain_name(name: str) -> str:

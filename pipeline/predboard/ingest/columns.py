@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from predboard.config import ImportedKind
 from predboard.errors import InputError
-from predboard.images.columns import IMAGE_COLUMNS, LABEL_COLUMNS, TRUTH_COLUMNS, plain_name
+from predboard.images.columns import IMAGE_COLUMNS, LABEL_COLUMNS, TRUTH_COLUMNS, find_usual, plain_name
 from predboard.images.label_columns import NO_COLUMN, PREDICTED, refuse_unread
 from predboard.images.label_values import numbers_of
 from predboard.storage.paths import MAX_READ_GB
@@ -106,9 +106,7 @@ def find_column(
     """
     if asked is not None and asked not in names:
         raise InputError(f"{file} has no {asked!r}; it has {abbreviate(names)}: see {flag}")
-    by_plain = {plain_name(name): name for name in reversed(names)}
-    plain = asked if asked is not None else next((p for p in map(plain_name, usual) if p in by_plain), None)
-    return asked if asked is not None or plain is None else by_plain[plain]
+    return find_usual(names, usual) if asked is None else asked
 
 
 def choose_label(names: Sequence[str], discrete: Collection[str], request: ColumnRequest, file: Path) -> str | None:
@@ -182,7 +180,7 @@ def choose_image(
         return None
     candidates = names if request.image is not None else [name for name in names if name in usable]
     name = find_column(candidates, request.image, IMAGE_COLUMN_NAMES, file, "--image-column")
-    unusable = None if name else find_column(list(others), None, IMAGE_COLUMN_NAMES, file, "")
+    unusable = None if name else find_usual(list(others), IMAGE_COLUMN_NAMES)
     if unusable is not None and request.needs_image:
         raise InputError(
             f"{unusable!r} of {file} is named like a column of images, but has {others[unusable]}; expected the path "
@@ -200,10 +198,10 @@ def choose_score_array(arrays: Mapping[str, NDArray[Any]], request: ColumnReques
         find_column(list(arrays), request.score, (), file, "--score-column")
         return request.score
     matrices = [name for name, array in arrays.items() if array.ndim == 2 and array.dtype.kind in "fiu"]
-    if (name := find_column(matrices, None, request.usual_score_names, file, "")) is not None:
+    if (name := find_usual(matrices, request.usual_score_names)) is not None:
         return name
     flat = [name for name, array in arrays.items() if array.ndim == 1 and array.dtype.kind == "f"]
-    if (name := find_column(flat, None, request.usual_score_names, file, "")) is not None:
+    if (name := find_usual(flat, request.usual_score_names)) is not None:
         raise only_highest(file, f"one number per row, in {name!r}")
     wide = [name for name in matrices if arrays[name].dtype.kind == "f" and arrays[name].shape[1] > 1]
     for names in (list(arrays), wide):
@@ -216,7 +214,7 @@ def choose_score_columns(types: ColumnTypes, request: ColumnRequest, file: Path)
     """Return the columns of the scores. Raises InputError if it is not clear which they are, or they are not enough."""
     if request.score is not None:
         return _requested_columns(types, request.score, request.classes, file)
-    if name := find_column(types.vectors, None, request.usual_score_names, file, ""):
+    if name := find_usual(types.vectors, request.usual_score_names):
         return ScoreColumns((name,))
     for usual in request.usual_score_names:
         # `pred_label` and `pred_score` are not two classes, so after most names only a number may follow.
@@ -230,7 +228,7 @@ def choose_score_columns(types: ColumnTypes, request: ColumnRequest, file: Path)
         return matched
     if len(types.float_lists) == 1:
         return ScoreColumns(types.float_lists)
-    if name := find_column(types.numbers, None, (*_KIND_NAMES[request.kind], *_ONE_SCORE_NAMES), file, ""):
+    if name := find_usual(types.numbers, (*_KIND_NAMES[request.kind], *_ONE_SCORE_NAMES)):
         raise only_highest(file, f"one number per row, in {name!r}")
     raise InputError(f"{file} has {abbreviate(types.all)}; which are the scores? Name them with --score-column")
 

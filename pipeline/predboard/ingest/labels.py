@@ -16,7 +16,7 @@ from predboard.config import ImportConfig
 from predboard.errors import InputError
 from predboard.formatting import plural
 from predboard.images import sources
-from predboard.images.columns import note_repeated, to_storable
+from predboard.images.columns import find_usual, note_repeated, to_storable
 from predboard.images.label_values import RawLabels, check_labels, describe_strange, parse_labels
 from predboard.images.manifest import Manifest, SourceOptions, canonical_ref, refuse_secret_refs
 from predboard.ingest import columns, scores
@@ -364,7 +364,7 @@ def _labels_from_file(config: ImportConfig, file: Path, refs: Sequence[str | Non
     given = _Given(parsed.values, file.name, parsed.names, column, parsed.reading, parsed.note)
     values = given.values
     rest = [name for name in names if name != label]
-    image = columns.find_column(rest, None, columns.IMAGE_COLUMN_NAMES, file, "")
+    image = find_usual(rest, columns.IMAGE_COLUMN_NAMES)
     if image is not None and None not in refs:
         listed = [str(ref) for ref in _canonical(table.column(image).to_pylist())]
         if listed == refs:

@@ -182,8 +182,9 @@ def test_a_line_of_a_list_that_is_too_long_is_one_line_with_its_number(tmp_path:
         open_source(str(tmp_path / "list.csv"))
 
 
-def test_text_of_a_list_stays_text(tmp_path: Path) -> None:
-    (tmp_path / "list.csv").write_text("image,label,id\n00000,007,01\n1e3,010,02\n")
+@pytest.mark.parametrize("label", ["label", "true_label", "class_id"])
+def test_text_of_a_list_stays_text(label: str, tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text(f"image,{label},id\n00000,007,01\n1e3,010,02\n")
     found = open_source(str(tmp_path / "list.csv"), SourceOptions(key_column="id"))
     assert found.image.to_pylist() == ["00000", "1e3"]
     assert (found.classes, found.label.tolist()) == (("007", "010"), [0, 1])

@@ -6,7 +6,7 @@ Columns of images, labels and keys of a CSV file are read as text, so that 007 s
 
 import pyarrow as pa
 
-from predboard.images.columns import IMAGE_COLUMNS, LABEL_COLUMNS, list_table, plain_name
+from predboard.images.columns import IMAGE_COLUMNS, LABEL_COLUMNS, TRUTH_COLUMNS, find_usual, list_table, plain_name
 from predboard.images.manifest import Manifest, SourceOptions
 from predboard.images.text_tables import open_separated, read_json_lines
 from predboard.storage.paths import AnyPath, check_size, is_remote
@@ -25,5 +25,7 @@ def list_images(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
     opened = open_separated(file)
     asked = {options.image_column, options.label_column, options.key_column}
     usual = set(map(plain_name, (*IMAGE_COLUMNS, *LABEL_COLUMNS)))
+    if options.label_column is None:
+        asked.add(find_usual(opened.names, (*LABEL_COLUMNS, *TRUTH_COLUMNS)))
     text = {name: pa.string() for name in opened.names if name in asked or plain_name(name) in usual}
     return list_table(opened.read(opened.names, text), file, options)
