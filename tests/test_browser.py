@@ -68,7 +68,7 @@ def _board(folder: Path, port: int) -> Iterator[str]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=toy.ROOT) as board:
         assert board.stdout is not None
         line = next(line for line in board.stdout if line.startswith("open "))
-        yield line.removeprefix("open ").strip()
+        yield line.removeprefix("open ").strip().removesuffix("#predboard")
         board.terminate()
 
 

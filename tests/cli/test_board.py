@@ -62,7 +62,7 @@ def test_board_opens_tensorboard_which_ends_with_it(number: signal.Signals, exam
     ) as board:
         try:
             assert board.stdout
-            assert next(board.stdout) == f"open http://localhost:{port}/\n"
+            assert next(board.stdout) == f"open http://localhost:{port}/{first_tab(logs)}\n"
             with urllib.request.urlopen(f"http://localhost:{port}/data/plugins_listing", timeout=10) as answer:
                 assert json.load(answer)["projector"]["enabled"]
             with urllib.request.urlopen(f"http://localhost:{port}/", timeout=10) as page:

@@ -44,7 +44,7 @@ def board(config: BoardConfig) -> int:
 
     try:
         with mirror_log_folder(config.logdir, log, more=_tab_files()) as folder:
-            address = _start_tensorboard(config, folder)
+            address = _start_tensorboard(config, folder) + first_tab(folder)
             _wait_until_read(config, folder)
             print(f"open {address}\n(press Ctrl-C to stop)", flush=True)
             if config.open:
@@ -72,7 +72,7 @@ def _start_tensorboard(config: BoardConfig, folder: Path) -> str:
     from tensorboard import program
 
     def serve(app: Any, flags: Any) -> Any:
-        return program.WerkzeugServer(_begin_at_landing_page(app, config, folder), flags)
+        return program.WerkzeugServer(_begin_at_landing_page(app, config), flags)
 
     tensorboard = program.TensorBoard(server_class=serve)
     tensorboard.configure(
@@ -110,13 +110,15 @@ def first_tab(folder: Path) -> str:
     return "#predboard" if any(plugin.name == "predboard" for plugin in plugins) and has_runs(folder) else ""
 
 
-def _begin_at_landing_page(app: Any, config: BoardConfig, folder: Path) -> Callable[[Any, Any], Iterable[bytes]]:
-    """Return TensorBoard's application, in which the short address leads to our first page."""
+def _begin_at_landing_page(app: Any, config: BoardConfig) -> Callable[[Any, Any], Iterable[bytes]]:
+    """Return TensorBoard's application, in which the short address pins our best pictures.
+
+    The tab is what the browser was asked for: it keeps the end of its address, which is not sent here.
+    """
 
     def serve(environ: Any, start_response: Any) -> Any:
         if environ["PATH_INFO"] in ("", "/") and not environ.get("QUERY_STRING"):
-            page = landing_page(config) + first_tab(folder)
-            start_response("302 Found", [("Location", page), ("Cache-Control", "no-store")])
+            start_response("302 Found", [("Location", landing_page(config)), ("Cache-Control", "no-store")])
             return [b""]
         return app(environ, start_response)
 
