@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -341,6 +342,10 @@ def test_neighbours_are_those_of_scikit_learn(tmp_path: Path, monkeypatch: pytes
         expected = right[np.argsort(-similarity[20][right])][:6]
         assert [row["id"] for row in answer[side]] == expected.tolist()
     assert tab.get("/neighbours", run="net", id=4).status_code == 400
+    shutil.rmtree(tmp_path / "predictions")
+    toy.write_run(tmp_path / "predictions", logits[:40], label[:40], run, 16)
+    answer = Tab(tmp_path / "logs").get("/neighbours", run="net", id=20)
+    assert (answer.status_code, "have 40 rows, and the logs 50" in answer.text) == (400, True)
 
 
 def test_a_run_of_which_only_confidences_are_known_is_shown(tmp_path: Path) -> None:

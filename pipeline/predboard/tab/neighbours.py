@@ -45,13 +45,18 @@ def can_compare(predictions: Step | None) -> bool:
 def find_neighbours(run: LogRun, step: StepRows, row: int, limit: int) -> Neighbours:
     """Find the rows that are most similar to one by the cosine of their vectors.
 
-    Raises InputError if the predictions are not in their place, or the row failed.
+    Raises InputError if the predictions are not in their place, or are others now, or the row failed.
     """
     predictions = run.predictions.get(step.step)
     if predictions is None:
         raise InputError(
             f"the predictions of {run.name} are not in their place, and similar images are found by them: move them "
             "back, or run predboard visualize on them again"
+        )
+    if predictions.rows != step.rows:
+        raise InputError(
+            f"the predictions of {run.name} have {predictions.rows:,} rows, and the logs {step.rows:,}: run predboard "
+            "visualize again"
         )
     if not can_compare(predictions):
         raise InputError("the predictions have neither embeddings nor the scores of all classes to compare images by")
