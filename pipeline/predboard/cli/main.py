@@ -48,7 +48,7 @@ def run(arguments: Sequence[str]) -> int:
             return 0
         name, *flags = arguments
         if name not in COMMANDS:
-            raise InputError(f"no command {name!r}{did_you_mean(name, COMMANDS)}; there are: {', '.join(COMMANDS)}")
+            raise InputError(f"no command {name!r}; there are: {', '.join(COMMANDS)}{did_you_mean(name, COMMANDS)}")
         command = COMMANDS[name]
         return command.run(parse(name, command.config, flags))
     except InputError as error:
