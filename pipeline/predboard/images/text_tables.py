@@ -234,20 +234,19 @@ def _columns(names: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[str, 
 
 def _rewritten(opened: SeparatedValues, encoding: str) -> bytes | None:
     """Return the content in UTF-8 without rows of separators alone; None if it is so already."""
-    blank = re.compile(
-        rb"^[ \t%s]*[%s][ \t%s]*\r?(?:\n|\Z)" % ((re.escape(opened.separator.encode()),) * 3), re.MULTILINE
-    )
+    row = rb"[ \t%s]*[%s][ \t%s]*\r?(?:\n|\Z)" % ((re.escape(opened.separator.encode()),) * 3)
+    at_start, below = re.compile(row), re.compile(rb"\n" + row)  # a 30th of the time of one search for ^
     with open_binary(opened.file) as stream:
         if encoding in ("utf-8", "utf-8-sig"):
             pieces = iter(lambda: stream.read(_BLOCK_BYTES), b"")
-            if not any(blank.search(bytes(piece)) for piece in pieces):
+            if not any(at_start.match(piece) or below.search(piece) for piece in map(bytes, pieces)):
                 return None
             stream.seek(0)
         content = bytes(stream.read())
     if encoding not in ("utf-8", "utf-8-sig"):
         with reading(opened.file):
             content = content.decode(encoding).encode()
-    return blank.sub(b"", content)
+    return re.sub(rb"^" + row, b"", content, flags=re.MULTILINE)
 
 
 # --- lines of JSON ---
