@@ -210,6 +210,8 @@ def test_what_unpacks_to_more_than_the_limit_is_refused_before_it_is_read(tmp_pa
     refused(words.format("pt"), tmp_path, tmp_path / "a.pt", **limit)
     (tmp_path / "a.json").write_text(" " * 600_000)
     refused(words.format("json"), tmp_path, tmp_path / "a.json", **limit)
+    (tmp_path / "a.csv").write_text("label,logit_0,logit_1\n" + "0,2.5,1.5\n" * 30_000, "utf-16")
+    refused(words.format("csv"), tmp_path, tmp_path / "a.csv", **limit)
 
 
 def test_integers_and_decimals_of_any_size_are_scores(tmp_path: Path) -> None:

@@ -63,7 +63,8 @@ class ImportConfig(Config):
 
     max_read_gb: float = MAX_READ_GB
     """Gigabytes of memory that one file with scores in .npz, .pt or JSON may take, or the other columns of a .parquet.
-    More is refused before it is read; .npy, .csv and the scores of a .parquet are read in pieces."""
+    More is refused before it is read; .npy, .csv (in UTF-8, without blank rows) and the scores of a .parquet are read
+    in pieces."""
 
     classes: Path | None = None
     """File with the class names in the order of the scores, one per line. Images whose label is not in the list are

@@ -7,6 +7,7 @@ double quotes, with a decimal comma where no comma separates, and with blank row
 import contextlib
 import csv
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
@@ -20,7 +21,7 @@ import pyarrow.json
 
 from predboard.errors import InputError, first_line, reading
 from predboard.formatting import plural
-from predboard.storage.paths import AnyPath, arrow_source, open_binary
+from predboard.storage.paths import MAX_READ_GB, AnyPath, arrow_source, check_size, open_binary
 
 _HEAD_BYTES = 2**16
 """Bytes from which separator, encoding and column names are taken."""
@@ -148,10 +149,11 @@ class SeparatedValues:
         return InputError(f"cannot read {self.file}: {first_line(error)}")
 
 
-def open_separated(file: AnyPath) -> SeparatedValues:
+def open_separated(file: AnyPath, max_read_gb: float = MAX_READ_GB) -> SeparatedValues:
     """Recognize how a file is written from its first lines: most often its separator is in the names' line.
 
-    Raises InputError if it has two columns of one name, or is in UTF-16 and damaged.
+    Raises InputError if it has two columns of one name, or is in UTF-16 and damaged; UnreadableError if it takes more
+    memory than `max_read_gb`, where it is written so that it has to be read as a whole.
     """
     lines, encoding = _first_lines(file)
     at = next((i for i, line in enumerate(lines) if line.strip(_BLANK)), len(lines))
@@ -184,7 +186,7 @@ def open_separated(file: AnyPath) -> SeparatedValues:
     decimal = "," if any(map(_DECIMAL_COMMA.fullmatch, cells)) else "."
     skip = at + 1 - sum(bool(line.strip()) and not line.strip(_BLANK) for line in lines[:at])
     opened = SeparatedValues(file, separator, quote, decimal, _columns(names, rows), skip if names else 0)
-    return replace(opened, content=_rewritten(opened, encoding))
+    return replace(opened, content=_rewritten(opened, encoding, max_read_gb))
 
 
 def _first_lines(file: AnyPath) -> tuple[list[str], str]:
@@ -232,7 +234,7 @@ def _columns(names: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[str, 
     return tuple(name or (unnamed[i] if unnamed[i] not in names else "") for i, name in enumerate(names))
 
 
-def _rewritten(opened: SeparatedValues, encoding: str) -> bytes | None:
+def _rewritten(opened: SeparatedValues, encoding: str, max_read_gb: float) -> bytes | None:
     """Return the content in UTF-8 without rows of separators alone; None if it is so already."""
     row = rb"[ \t%s]*[%s][ \t%s]*\r?(?:\n|\Z)" % ((re.escape(opened.separator.encode()),) * 3)
     at_start, below = re.compile(row), re.compile(rb"\n" + row)  # a 30th of the time of one search for ^
@@ -241,7 +243,8 @@ def _rewritten(opened: SeparatedValues, encoding: str) -> bytes | None:
             pieces = iter(lambda: stream.read(_BLOCK_BYTES), b"")
             if not any(at_start.match(piece) or below.search(piece) for piece in map(bytes, pieces)):
                 return None
-            stream.seek(0)
+        check_size(stream.seek(0, os.SEEK_END), max_read_gb)
+        stream.seek(0)
         content = bytes(stream.read())
     if encoding not in ("utf-8", "utf-8-sig"):
         with reading(opened.file):

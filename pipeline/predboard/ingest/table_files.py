@@ -109,7 +109,7 @@ def open_table(file: Path, max_read_gb: float) -> TableFile:
         if suffix == ".parquet":
             table = _open_parquet(file, max_read_gb)
         elif suffix in (".csv", ".tsv"):
-            table = _open_csv(file)
+            table = _open_csv(file, max_read_gb)
         elif suffix in (".jsonl", ".ndjson"):
             table = _in_memory(read_json_lines(file))
         else:
@@ -211,8 +211,8 @@ def _open_parquet(file: Path, max_read_gb: float) -> TableFile:
     return TableFile(_types(schema), first, read, read, batches, picture_columns=pictures)
 
 
-def _open_csv(file: Path) -> TableFile:
-    opened = open_separated(file)
+def _open_csv(file: Path, max_read_gb: float) -> TableFile:
+    opened = open_separated(file, max_read_gb)
 
     def batches(names: Sequence[str], type_: pa.DataType | None) -> RecordBatches:
         yield from opened.batches(names, None if type_ is None else dict.fromkeys(names, type_))

@@ -22,7 +22,7 @@ def list_images(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
         check_size(file.stat().st_size, options.max_read_gb)
     if file.suffix.lower() in (".jsonl", ".ndjson"):
         return list_table(read_json_lines(file), file, options)
-    opened = open_separated(file)
+    opened = open_separated(file, options.max_read_gb)
     asked = {options.image_column, options.label_column, options.key_column}
     usual = set(map(plain_name, (*IMAGE_COLUMNS, *LABEL_COLUMNS)))
     if options.label_column is None:
