@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from predboard.csv_lines import TextCodes, format_csv_lines
 from predboard.panels import label_issues
-from predboard.predictions.arrow import as_numpy
+from predboard.predictions.arrow import as_arrow, as_numpy
 from predboard.predictions.derived_rows import DerivedRows
 
 ERRORS_FILE = "errors.csv"
@@ -33,43 +34,39 @@ def write_errors(
         first: sums of the label_issues panel, which say for which rows another label is likelier than theirs; None if
             they were not measured, and then `suspected` is empty.
     """
-    tables = [_wrong_rows(known, first) for batch in rows if len(known := batch.labelled)]
+    wrong = [known.take(~known.right) for batch in rows if len(known := batch.labelled)]
+    pieces = [(some.column("image").cast(pa.large_string()), _numbers(some, first)) for some in wrong]
+    del wrong  # with all their other columns
     with file.open("wb") as output:
         output.write(HEADER)
-        if not tables:
+        if not pieces:
             return
-        table = pa.concat_tables(tables)
-        confidence = table.column("confidence").to_numpy()
-        order = np.lexsort((table.column("row").to_numpy(), -confidence))
+        paths = pa.chunked_array([path for path, _ in pieces])
+        columns = [np.concatenate(column) for column in zip(*(numbers for _, numbers in pieces), strict=True)]
+        order = np.lexsort((columns[ROW], -columns[CONFIDENCE]))
         for start in range(0, len(order), BLOCK_ROWS):
-            output.write(_lines(table.take(pa.array(order[start : start + BLOCK_ROWS])), names))
+            chosen = order[start : start + BLOCK_ROWS]
+            texts = [path or "" for path in paths.take(as_arrow(chosen, pa.int64())).to_pylist()]
+            true, predicted, *scores, suspected, row = (column[chosen] for column in columns)
+            classes = [TextCodes(names, codes) for codes in (true, predicted, suspected)]
+            output.write(format_csv_lines([texts, *classes[:2], *scores, classes[2], row]))
 
 
-def _wrong_rows(known: DerivedRows, first: label_issues.State | None) -> pa.Table:
-    """Return the columns of the file for labelled rows that are predicted wrong; classes are indices, -1 for none."""
-    wrong = known.take(~known.right)
-    image = wrong.column("image")
-    return pa.table(
-        {
-            "path": image.cast(pa.large_string()),  # of all steps together there may be more than 2 GB
-            "true": wrong.label.astype(np.int32),
-            "predicted": wrong.predicted.astype(np.int32),
-            "confidence": wrong.confidence,
-            "loss": wrong.loss,
-            "rank": as_numpy(wrong.column("rank").cast(pa.float64()), np.nan).astype(np.float32),  # null without scores
-            "suspected": _suspected(wrong, first).astype(np.int32),
-            "row": wrong.id,
-        }
+CONFIDENCE, ROW = 2, 6
+"""Places in what `_numbers` returns."""
+
+
+def _numbers(wrong: DerivedRows, first: label_issues.State | None) -> tuple[NDArray[Any], ...]:
+    """Return the columns after the path, [rows] each; classes are indices, -1 for none."""
+    return (
+        wrong.label.astype(np.int32),
+        wrong.predicted.astype(np.int32),
+        wrong.confidence,
+        wrong.loss,
+        as_numpy(wrong.column("rank").cast(pa.float32()), np.nan),  # null without scores
+        _suspected(wrong, first).astype(np.int32),
+        wrong.id,
     )
-
-
-def _lines(table: pa.Table, names: Sequence[str]) -> bytes:
-    """Return the lines of some rows."""
-    path = [path or "" for path in table.column("path").to_pylist()]
-    column = {name: table.column(name).to_numpy() for name in table.column_names[1:]}
-    true, predicted, suspected = (TextCodes(names, column[name]) for name in ("true", "predicted", "suspected"))
-    numbers = (column[name] for name in ("confidence", "loss", "rank"))
-    return format_csv_lines([path, true, predicted, *numbers, suspected, column["row"]])
 
 
 def _suspected(rows: DerivedRows, first: label_issues.State | None) -> NDArray[np.int64]:
