@@ -4,6 +4,7 @@ import json
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -89,6 +90,21 @@ def test_images_come_from_a_list_or_any_source_of_infer(tmp_path: Path) -> None:
         assert ("thumbnail" in frame) == (name == "zip")
     frame = run(tmp_path / "5", tmp_path / "a.npy", images=str(tmp_path / "data"), pictures=False)
     assert frame["digest"].isna().all() and frame["width"].isna().all()
+
+
+@pytest.mark.parametrize("classes", ["", "abcdefghijkl"])
+@pytest.mark.parametrize("end", ["txt", "csv"])
+def test_indices_in_a_list_of_images_are_indices(end: str, classes: str, tmp_path: Path) -> None:
+    logits, label, _ = make(classes=12)
+    np.save(tmp_path / "a.npy", logits)
+    rows = "".join(f"{i}.png{',' if end == 'csv' else ' '}{c}\n" for i, c in enumerate(label))
+    (tmp_path / f"list.{end}").write_text(("image,label\n" if end == "csv" else "") + rows)
+    (tmp_path / "names").write_text("\n".join(classes))
+    named: dict[str, Any] = {"images": str(tmp_path / f"list.{end}"), "pictures": False}
+    named |= {"classes": tmp_path / "names"} if classes else {}
+    frame = run(tmp_path, tmp_path / "a.npy", **named)
+    assert frame["label"].tolist() == label.tolist()
+    assert frame["predicted"].tolist() == logits.argmax(axis=1).tolist()
 
 
 def test_images_that_order_alone_joins_are_named(tmp_path: Path) -> None:

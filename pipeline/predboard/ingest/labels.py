@@ -152,9 +152,15 @@ def open_image_list(config: ImportConfig, class_names: tuple[str, ...]) -> Manif
     listed = Manifest(root_folder, pa.array(refs, pa.string()), unknown, hash_refs(refs), ())
     if table.num_columns == 1:
         return listed
-    names = table.column("label").to_pylist()
-    classes = class_names or tuple(sorted(set(names)))
-    return replace(listed, label=_indices(names, classes), classes=classes)
+    parsed = parse_labels(table.column("label"), class_names, f"the labels of {file.name}")
+    classes = class_names or parsed.names or parsed.distinct_names
+    label = parsed.index(classes)
+    if classes:
+        check_labels(label, len(classes), lambda row: f"row {row} of {file.name} has")
+    strange, fits = describe_strange(parsed.values, classes, file.name)
+    if not fits:
+        raise InputError(f"{strange}: name the classes with --classes")
+    return replace(listed, label=label, classes=classes)
 
 
 # --- paths ---
