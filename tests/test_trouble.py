@@ -278,20 +278,36 @@ def test_a_read_only_output_is_one_line_and_can_be_read(place: Path, small_disk:
 # --- data that hangs or vanishes ---
 
 
+_READS_BY_ITSELF = """
+import io, pathlib, PIL.Image
+
+class Pictures:
+    files = sorted((pathlib.Path(__file__).parent / "pictures").iterdir())
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, row):
+        return PIL.Image.open(io.BytesIO(self.files[row].read_bytes()))
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a file that hangs is a FIFO")
 @pytest.mark.parametrize("hanging", [(0,), (5, 6), (3, 11)])
-def test_a_file_that_hangs_is_a_row_with_an_error_and_its_neighbours_are_right(
+def test_an_image_that_hangs_is_a_row_with_an_error_and_its_neighbours_are_right(
     tmp_path: Path, hanging: tuple[int, ...]
 ) -> None:
-    listed, files = _list(tmp_path)
-    infer(_config(tmp_path, listed, out=tmp_path / "whole"))
+    _, files = _list(tmp_path)
+    (tmp_path / "mine.py").write_text(_READS_BY_ITSELF)  # pipes in a folder are refused without waiting
+    data: Any = f"{tmp_path / 'mine.py'}:Pictures"
+    infer(_config(tmp_path, data, out=tmp_path / "whole"))
     for i in hanging:
         files[i].unlink()
         os.mkfifo(files[i])
-    outcome = infer(_config(tmp_path, listed, timeout=0.2, workers=2, batch_size=4))
+    outcome = infer(_config(tmp_path, data, timeout=0.2, workers=2, batch_size=4))
     for i in hanging:
-        os.close(os.open(files[i], os.O_WRONLY))  # lets the threads go that wait for a writer
+        os.close(os.open(files[i], os.O_WRONLY | os.O_NONBLOCK))  # lets the threads go that wait for a writer
     assert (outcome.complete, outcome.failed) == (True, len(hanging))
     found, whole = _frame(tmp_path / "out"), _frame(tmp_path / "whole")
     assert found.index[found["error"].notna()].tolist() == list(hanging)
