@@ -18,7 +18,7 @@ from predboard.metrics.calibration import Calibration, conformal_sets
 from predboard.metrics.score_histograms import ScoreHistograms
 from predboard.metrics.temperature import INVERSE_TEMPERATURES, SAMPLE_ROWS
 from predboard.predictions.derive import to_log_probabilities
-from predboard.predictions.sampling import Salt, mix
+from predboard.predictions.sampling import Salt, jackknife_group, mix
 from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions
 from predboard.state import merge
@@ -242,7 +242,7 @@ def exact_temperature(logits: NDArray[np.float32], label: NDArray[np.int64]) -> 
 
 
 def halves(logits: NDArray[np.float32], label: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.asarray(score_histograms.jackknife_group(toy.predictions(named(logits.shape[1]), logits, label).key) % 2)
+    return np.asarray(jackknife_group(toy.predictions(named(logits.shape[1]), logits, label).key) % 2)
 
 
 @pytest.mark.parametrize(("classes", "scale"), [(2, 0.4), (10, 1), (10, 2.3), (10, 7), (300, 1.4)])
@@ -278,7 +278,7 @@ def test_temperatures_of_real_models(name: str) -> None:
     # The state keeps no more rows than SAMPLE: those of lowest hash.
     hash_ = mix(rows.key, Salt.CALIBRATION).view(np.uint64)
     chosen &= hash_ <= np.sort(hash_[chosen])[: SAMPLE_ROWS + 1][-1 if chosen.sum() <= SAMPLE_ROWS else -2]
-    fold = score_histograms.jackknife_group(rows.key) % 2
+    fold = jackknife_group(rows.key) % 2
     assert found.fitted + found.tried == chosen.sum()
     assert found.temperature == pytest.approx(
         exact_temperature(logits[chosen & (fold == 0)], label[chosen & (fold == 0)]), rel=1e-4

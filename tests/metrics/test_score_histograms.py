@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from predboard.metrics import intervals, score_histograms
-from predboard.metrics.intervals import JACKKNIFE_GROUPS
 from predboard.metrics.score_histograms import FINE_BINS, MAX_SCORE, Estimate, ScoreHistograms
+from predboard.predictions.sampling import JACKKNIFE_GROUPS, jackknife_group
 from predboard.predictions.schema import Run
 from tests import toy
 
@@ -333,7 +333,7 @@ def test_the_tables_agree_with_one_another(at_once: int, monkeypatch: pytest.Mon
     assert state.true.sum(axis=1).tolist() == np.bincount(known.label, minlength=10).tolist()
     for whole, grouped in ((state.every, state.every_grouped), (state.true, state.true_grouped)):
         assert (grouped.sum(axis=0) == whole.reshape(10, coarse, -1).sum(axis=2)).all()
-    groups = score_histograms.jackknife_group(known.key)
+    groups = jackknife_group(known.key)
     for g in range(JACKKNIFE_GROUPS):
         assert state.every_grouped[g].sum() == 10 * (groups == g).sum()
     assert state.confidence.sum(axis=1).tolist() == [int((~known.right).sum()), int(known.right.sum())]
@@ -364,11 +364,11 @@ def test_counting_adds_to_what_is_there(kind: type[np.signedinteger]) -> None:
 
 def test_groups_are_twenty_of_equal_size_by_the_key_alone() -> None:
     key = np.random.default_rng(0).integers(-(2**63), 2**63, 40_000)
-    group = score_histograms.jackknife_group(key)
+    group = jackknife_group(key)
     counts = np.bincount(group)
     assert len(counts) == JACKKNIFE_GROUPS
     assert np.abs(counts - 2000).max() < 5 * math.sqrt(2000)
-    assert (score_histograms.jackknife_group(key[::-1]) == group[::-1]).all()
+    assert (jackknife_group(key[::-1]) == group[::-1]).all()
 
 
 # Intervals

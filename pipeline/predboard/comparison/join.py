@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from predboard.errors import InputError
 from predboard.predictions.arrow import as_numpy
-from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, COLUMNS, ROW_NUMBERS, Run, hash_refs
+from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, COLUMNS, GROUP_PREFIX, ROW_NUMBERS, Run, hash_refs
 from predboard.predictions.table import Predictions
 from predboard.storage.parts import read_batches, read_part_schema
 from predboard.storage.runs import Step
@@ -154,7 +154,9 @@ class _Side:
         self._names = [
             f.name
             for f in schema
-            if f.name in wanted or (ALL_MANIFEST_COLUMNS in wanted and f.name not in COLUMNS and _plain(f))
+            if f.name in wanted
+            or f.name.startswith(GROUP_PREFIX)
+            or (ALL_MANIFEST_COLUMNS in wanted and f.name not in COLUMNS and _plain(f))
         ]
         self.schema = pa.schema([_flat(schema.field(name)) for name in self._names])
 

@@ -34,12 +34,11 @@ measured again and make one entry: a row is measured twice at most before its en
 
 
 def part_key(part: PartFile) -> str:
-    """Return the key of a part: a digest of its footer, its run's fingerprint and the size class of the manifest,
-    which decides how rows are sampled.
+    """Return the key of a part: a digest of its footer, its run's fingerprint, the size class of the manifest, which
+    decides how rows are sampled, and what is changed in its rows as they are read.
     """
-    return digest_records(
-        {"part": asdict(part.part), "run": part.run.fingerprint, "of": rounded_size(part.manifest_rows)}
-    )
+    record = {"part": asdict(part.part), "run": part.run.fingerprint, "of": rounded_size(part.manifest_rows)}
+    return digest_records(record | ({} if part.amendment is None else {"amendment": part.amendment.digest}))
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,7 @@ class Calibration:
         rows: TileRows = {
             "key": none,
             "id": none,
+            "fold": none,
             "right": np.zeros(0, np.bool_),
             "gap": np.zeros(0),
             "curve": np.zeros((0, 3, len(INVERSE_TEMPERATURES)), np.float32),

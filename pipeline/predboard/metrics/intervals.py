@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from predboard.predictions.sampling import JACKKNIFE_GROUPS
+
 Floats = NDArray[np.float64]
 Ends = tuple[Floats, Floats]
 """Lower and upper ends of intervals, arrays of one shape."""
 
 Z95 = 1.959963984540054
 """Standard normal quantile of a two-sided 95 % interval."""
-
-JACKKNIFE_GROUPS = 20
-"""Groups of rows of which the jackknife leaves out one after the other."""
 
 T95 = 2.093024054408263
 """Quantile .975 of Student's t with JACKKNIFE_GROUPS - 1 degrees of freedom."""

@@ -13,9 +13,9 @@ Scores of logits are computed in single precision, and bounds hold for their ord
 probabilities, a row that is within 1/2000 of a bin's width of an edge (8e-6 of the probability) may be in the next bin.
 Probabilities that were saved as such are ranked as saved: equal ones are in one bin.
 
-Rows belong to one of 20 groups by the hash of their key. Leaving out one group after the other gives intervals of
-averages over classes (delete-a-group jackknife); even groups are fold 0, where things are fitted, odd ones fold 1,
-where they are reported.
+Rows belong to one of 20 groups by the hash of their key, or of the column that says which belong together. Leaving out
+one group after the other gives intervals of averages over classes (delete-a-group jackknife); even groups are fold 0,
+where things are fitted, odd ones fold 1, where they are reported.
 """
 
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from predboard.metrics.intervals import JACKKNIFE_GROUPS, Floats
-from predboard.predictions.sampling import Salt, mix
+from predboard.metrics.intervals import Floats
+from predboard.predictions.sampling import JACKKNIFE_GROUPS
 from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions
 from predboard.state import summed
@@ -150,7 +150,7 @@ class ScoreHistograms:
             _count(state.confidence, rows.right * FINE_BINS + top)
             return state
         k, bins, coarse = len(run.classes), bins_per_class(len(run.classes)), coarse_bins_per_class(len(run.classes))
-        group, label, predicted = jackknife_group(rows.key), rows.label, rows.predicted
+        group, label, predicted = rows.jackknife_group, rows.label, rows.predicted
         # [rows, classes]
         at = _places(rows.probabilities, predicted) if run.scores == "logits" else _saved_places(rows.logits)
         each = np.arange(len(rows))
@@ -211,11 +211,6 @@ def _saved_places(logarithms: NDArray[np.float32]) -> NDArray[np.int16]:
         z = np.minimum(logarithms[start : start + size], 0)
         at[start : start + size] = bin_index(score_of_probability(np.exp(z), -np.expm1(z)))
     return at
-
-
-def jackknife_group(key: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Group of each key, 0 to 19. Even ones are fold 0, where things are fitted. -> [rows] int64."""
-    return (mix(key, Salt.JACKKNIFE).view(np.uint64) % np.uint64(JACKKNIFE_GROUPS)).astype(np.int64)
 
 
 def _count(table: NDArray[np.integer], index: NDArray[np.int64]) -> None:

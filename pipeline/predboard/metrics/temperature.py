@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from predboard.metrics.score_histograms import jackknife_group
 from predboard.predictions.sampling import Salt, mix
 from predboard.predictions.table import Predictions, TileRows
 from predboard.state import FIXED_LIMIT, Lowest
@@ -75,14 +74,14 @@ def fit_temperature(
         None if no temperature from 1/16 to 16 is best, or half of the sample is missing.
     """
     rows = sample.rows
-    fold = jackknife_group(rows["key"]) % 2
+    fold = rows["fold"]
     if not (fold == 0).any() or not (fold == 1).any():
         return None
     loss = _loss(rows["gap"][fold == 0], rows["curve"][fold == 0]).mean(axis=0)  # [3, betas]
     slope = loss[1]
     if slope[0] >= 0 or slope[-1] <= 0:
         return None
-    i = int(np.flatnonzero(slope < 0)[-1])  # the loss is convex: theld_out it still falls, and from i + 1 on it rises
+    i = int(np.flatnonzero(slope < 0)[-1])  # the loss is convex: there it still falls, and from i + 1 on it rises
     low, high = 0.0, 1.0
     for _ in range(100):
         a, b = low + (high - low) / 3, high - (high - low) / 3
@@ -106,7 +105,7 @@ def fit_temperature(
 
 
 def sample_curves(rows: Predictions) -> Lowest:
-    """Return what the inverse temperatures make of labelled rows: key, id, right, gap = z_max - z_y, and curve."""
+    """Return what the inverse temperatures make of labelled rows: key, id, fold, right, gap = z_max - z_y, curve."""
     logits, predicted = rows.logits, rows.predicted
     curve = np.empty((len(rows), 3, len(INVERSE_TEMPERATURES)), np.float32)
     each = max(_BLOCK_NUMBERS // max(logits.shape[1], 1), 1)
@@ -118,6 +117,7 @@ def sample_curves(rows: Predictions) -> Lowest:
     columns: TileRows = {
         "key": rows.key,
         "id": rows.id,
+        "fold": rows.jackknife_group % 2,
         "right": rows.right,
         "gap": np.minimum(gap, FIXED_LIMIT),
         "curve": curve,

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from predboard.predictions.arrow import arrow_bytes, as_arrow, as_matrix, as_numpy, scatter
-from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, COLUMNS, IMAGE_PROPERTIES, Run
+from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, COLUMNS, GROUP_PREFIX, IMAGE_PROPERTIES, Run
 from predboard.predictions.table import TOP_CLASSES, PredictionRows, Predictions
 
 
@@ -70,7 +70,7 @@ def derived_rows_schema(run: Run, part: pa.Schema | None = None) -> pa.Schema:
         name = field.name
         while name in fields:
             name = f"manifest_{name}"
-        if field.name not in COLUMNS:
+        if field.name not in COLUMNS and not field.name.startswith(GROUP_PREFIX):
             fields[name] = pa.field(name, field.type)
     return pa.schema(fields.values())
 

@@ -50,6 +50,15 @@ def mix(key: NDArray[np.int64], salt: int) -> NDArray[np.int64]:
     return (x ^ (x >> np.uint64(31))).view(np.int64)
 
 
+JACKKNIFE_GROUPS = 20
+"""Groups of rows of which the jackknife leaves out one after the other."""
+
+
+def jackknife_group(key: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Group of each key, 0 to 19. Even ones are fold 0, where things are fitted. -> [rows] int64."""
+    return (mix(key, Salt.JACKKNIFE).view(np.uint64) % np.uint64(JACKKNIFE_GROUPS)).astype(np.int64)
+
+
 def rounded_size(rows: int) -> int:
     """Round a number of manifest rows down to one of four sizes per doubling, as sampling uses it.
 

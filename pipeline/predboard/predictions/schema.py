@@ -54,6 +54,10 @@ COLUMNS: dict[str, tuple[pa.DataType, bool, str]] = {
 ALL_MANIFEST_COLUMNS = "*"
 """In a panel's `columns`, stands for every further column that the manifest supplied."""
 
+GROUP_PREFIX = "group:"
+"""Begins the name of a column that only says which rows belong together, as those of one patient do: int64, a hash of
+their value in the column that the rest of the name names."""
+
 IMAGE_PROPERTIES = ("width", "height", "bytes", "brightness", "contrast")
 """Columns that describe the source image."""
 

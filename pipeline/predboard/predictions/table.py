@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from predboard.predictions.arrow import as_arrow, as_booleans, as_matrix, as_numpy, scatter
 from predboard.predictions.derive import derive, derive_from_confidence
-from predboard.predictions.sampling import Salt, mix, rounded_size
-from predboard.predictions.schema import COLUMNS, Run
+from predboard.predictions.sampling import Salt, jackknife_group, mix, rounded_size
+from predboard.predictions.schema import COLUMNS, GROUP_PREFIX, Run
 
 T = TypeVar("T")
 
@@ -117,7 +117,22 @@ class PredictionRows(abc.ABC):
     @property
     def manifest_columns(self) -> list[str]:
         """Names of the further columns that the manifest supplied."""
-        return [name for name in self.batch.schema.names if name not in COLUMNS]
+        return [n for n in self.batch.schema.names if n not in COLUMNS and not n.startswith(GROUP_PREFIX)]
+
+    @cached_property
+    def group_column(self) -> str:
+        """Name of the column whose equal values make rows belong together; empty if each image stands for itself."""
+        return next((n for n in self.batch.schema.names if n.startswith(GROUP_PREFIX)), "").removeprefix(GROUP_PREFIX)
+
+    @property
+    def group_key(self) -> NDArray[np.int64]:
+        """Hash that is equal in rows that belong together, int64 [rows]: the key, where each stands for itself."""
+        return as_numpy(self.column(GROUP_PREFIX + self.group_column)) if self.group_column else self.key
+
+    @cached_property
+    def jackknife_group(self) -> NDArray[np.int64]:
+        """Group of each row for the jackknife, int64 [rows], 0 to 19; rows that belong together are in one."""
+        return jackknife_group(self.group_key)
 
     def numbers(self, name: str) -> NDArray[np.float64] | None:
         """Return a numeric column as float64 [rows], NaN where it is null; None if the column is not numeric.

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from predboard.errors import DamagedError, InputError, UnreadableError, first_line
+from predboard.predictions.amendments import Amendment
 from predboard.predictions.arrow import scatter
 from predboard.predictions.contradictions import refuse_contradictions
 from predboard.predictions.digests import MANIFEST_COLUMNS, ContentDigest, ManifestDigest, refuse_foreign_keys
@@ -63,6 +64,8 @@ class PartFile:
     rows: int
     manifest_rows: int
     """Rows of the whole manifest as far as any part of the step knows: it may have grown since this one was written."""
+    amendment: Amendment | None = None
+    """Changes that `read_batches` makes to the rows; None leaves them as they are in the file."""
 
     @property
     def name(self) -> str:
@@ -159,12 +162,13 @@ def _is_readable_as(type_: pa.DataType, field: pa.Field) -> bool:
 
 
 def read_part_schema(file: PartFile) -> pa.Schema:
-    """Return the names and types of a part's columns, as its writer declared them."""
+    """Return the names and types of a part's columns, as its writer declared them, and of those that are added."""
     try:
         with _open_footer(file.path) as raw:
-            return pq.read_schema(raw)
+            schema = pq.read_schema(raw)
     except (pa.ArrowException, OSError) as error:
         raise explain_read_error(file.path, file.name, error) from error
+    return schema if file.amendment is None else file.amendment.extend_schema(schema)
 
 
 def read_batches(
@@ -174,7 +178,8 @@ def read_batches(
 ) -> Iterator[Predictions]:
     """Read the rows of a part in order, a bounded number at a time, and verify the page checksums.
 
-    Where the columns of the content digest are read to the end, they are compared with it.
+    Where the columns of the content digest are read to the end, they are compared with it. An amendment is made after
+    all checks.
 
     Args:
         file: the part.
@@ -186,7 +191,9 @@ def read_batches(
     """
     try:
         with open_parquet(file.path, whole=columns is None) as parquet:
-            wanted = None if columns is None else set(columns)
+            asked = wanted = None if columns is None else set(columns)
+            if wanted is not None and file.amendment is not None:
+                wanted = file.amendment.columns_to_read(wanted)
             names = wanted and [
                 name
                 for name in parquet.schema_arrow.names
@@ -205,7 +212,8 @@ def read_batches(
                 if digest is not None:
                     digest.add(rows)
                 at += len(rows)
-                yield rows
+                amended = file.amendment and file.amendment.apply(rows, at - len(rows) - file.part.start, asked)
+                yield amended or rows
             if at != file.part.stop or (digest is not None and digest.hexdigest() != file.part.content_digest):
                 raise ValueError("its rows do not match its digest")
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -256,7 +264,7 @@ def _conform(batch: pa.RecordBatch, run: Run) -> pa.RecordBatch:
 
 def verify_part(file: PartFile) -> None:
     """Read a whole part with its page checksums. Raises DamagedError if a bit is wrong or a row is missing."""
-    for _ in read_batches(file):  # which compares the rows with their digest
+    for _ in read_batches(replace(file, amendment=None)):  # which compares the rows with their digest
         pass
 
 
@@ -268,7 +276,7 @@ def verify_manifest(file: PartFile) -> None:
     Raises DamagedError if they are others.
     """
     digest = ManifestDigest()
-    for rows in read_batches(file, MANIFEST_COLUMNS, refuse_foreign_keys):
+    for rows in read_batches(replace(file, amendment=None), MANIFEST_COLUMNS, refuse_foreign_keys):
         digest.add_rows(rows)
     if digest.hexdigest() != file.part.manifest_digest and "dataset" not in file.run.transform:
         raise _damaged(file.name, "its images, labels or further columns do not match its manifest_digest")

@@ -21,7 +21,7 @@ import pyarrow as pa
 from predboard.errors import DamagedError, InputError, reading
 from predboard.formatting import did_you_mean, nearest_names, plural
 from predboard.predictions.arrow import as_arrow
-from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, COLUMNS, Run
+from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, COLUMNS, GROUP_PREFIX, Run
 from predboard.storage import paths
 from predboard.storage.parts import (
     PartFile,
@@ -193,7 +193,8 @@ def _explain_no_predictions(folder: AnyPath) -> str:
 
 def list_manifest_columns(step: Step) -> list[str]:
     """Return the names of the columns that the manifest of a step adds to the contract's."""
-    return [name for name in read_part_schema(step.parts[0]).names if name not in COLUMNS]
+    names = read_part_schema(step.parts[0]).names
+    return [name for name in names if name not in COLUMNS and not name.startswith(GROUP_PREFIX)]
 
 
 def read_values(step: Step, ids: Iterable[int], column: str) -> dict[int, Any]:

@@ -1,0 +1,127 @@
+"""Changes rows of predictions as they are read: other labels, further columns, which rows belong together.
+
+What follows from a label is computed again. It knows nothing of files: where the changes come from is not its business.
+"""
+
+import hashlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from predboard.predictions.arrow import as_arrow, scatter
+from predboard.predictions.derive import derive
+from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, GROUP_PREFIX, hash_refs
+from predboard.predictions.table import Predictions
+
+_NO_ROWS = np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Amendment:
+    """Changes to the rows of one part. The part itself stays as it is."""
+
+    rows: NDArray[np.int64] = field(default_factory=lambda: _NO_ROWS)
+    """[replaced] places in the part of the rows with another label, ascending."""
+    labels: Mapping[str, pa.Array] = field(default_factory=dict)
+    """[replaced] their new values in the columns that hold labels."""
+    columns: pa.RecordBatch | None = None
+    """[rows of the part] further columns."""
+    group: str = ""
+    """Column whose equal values make rows belong together; a row without a value stands for itself."""
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hexadecimal digits that change with any of the changes."""
+        hashed = hashlib.blake2b(self.group.encode(), digest_size=8)
+        hashed.update(self.rows.tobytes())
+        further = [] if self.columns is None else [self.columns]
+        for batch in [pa.RecordBatch.from_pydict(dict(self.labels)), *further]:
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, batch.schema) as stream:
+                stream.write_batch(batch)
+            hashed.update(sink.getvalue())
+        return hashed.hexdigest()
+
+    def extend_schema(self, schema: pa.Schema) -> pa.Schema:
+        """Return the schema of the rows after the changes."""
+        for added in [] if self.columns is None else self.columns.schema:
+            schema = schema.append(added)
+        return schema.append(pa.field(GROUP_PREFIX + self.group, pa.int64())) if self.group else schema
+
+    def columns_to_read(self, wanted: Collection[str]) -> set[str]:
+        """Return the columns of the part that must be read for some columns of the amended rows."""
+        names = set(wanted)
+        if "loss" in names and len(self.rows):
+            names |= {"logits", "predicted", *self.labels}
+        if self.group and "key" in names:
+            names.add(self.group)
+        return names
+
+    def apply(self, rows: Predictions, start: int, wanted: Collection[str] | None) -> Predictions:
+        """Return rows with the changes, and of their columns those that are wanted.
+
+        Args:
+            rows: with the columns of `columns_to_read`.
+            start: place in the part of the first of them.
+            wanted: names of columns; all if None.
+        """
+        batch = rows.batch
+        low, high = np.searchsorted(self.rows, (start, start + len(rows))).tolist()
+        if low < high:
+            at = self.rows[low:high] - start
+            for name, values in self.labels.items():
+                if name in batch.schema.names:
+                    batch = _replaced(batch, name, at, values.slice(low, high - low))
+            if "loss" in batch.schema.names and rows.has_scores:
+                changed = Predictions(batch.take(pa.array(at)))
+                batch = _replaced(batch, "loss", at, _losses(changed))
+        for name in () if self.columns is None else self.columns.schema.names:
+            if wanted is None or name in wanted or ALL_MANIFEST_COLUMNS in wanted or name == self.group:
+                added = self.columns.schema.field(name)
+                batch = batch.append_column(added, self.columns.column(name).slice(start, len(rows)))
+        if self.group and (wanted is None or "key" in wanted):
+            group = as_arrow(_group_keys(Predictions(batch), self.group), pa.int64())
+            batch = batch.append_column(GROUP_PREFIX + self.group, group)
+        if wanted is not None:
+            batch = batch.select([name for name in batch.schema.names if self._is_wanted(name, wanted, rows)])
+        return Predictions(batch, rows.manifest_rows, rows.has_scores)
+
+    def _is_wanted(self, name: str, wanted: Collection[str], rows: Predictions) -> bool:
+        further = name in rows.manifest_columns or (self.columns is not None and name in self.columns.schema.names)
+        return name in wanted or name.startswith(GROUP_PREFIX) or (ALL_MANIFEST_COLUMNS in wanted and further)
+
+
+def _replaced(batch: pa.RecordBatch, name: str, at: NDArray[np.int64], values: pa.Array) -> pa.RecordBatch:
+    """Return the batch with other values of one column in the rows `at`."""
+    place = batch.schema.get_field_index(name)
+    column = batch.column(place)
+    order = np.arange(len(column))
+    order[at] = len(column) + np.arange(len(values))
+    both = pa.concat_arrays([column, values.cast(column.type)])
+    return batch.set_column(place, batch.schema.field(place), both.take(as_arrow(order, pa.int64())))
+
+
+def _losses(rows: Predictions) -> pa.Array:
+    """Return the losses that follow from logits and labels, null where one of the two is missing."""
+    scored, ok = rows.scored, rows.predicted >= 0
+    losses = derive(scored.logits, scored.label)["loss"] if len(scored) else np.zeros(0, np.float32)
+    known = ~np.isnan(losses)
+    ok[np.flatnonzero(ok)[~known]] = False
+    return scatter(losses[known], ok, pa.float32())
+
+
+def _group_keys(rows: Predictions, name: str) -> NDArray[np.int64]:
+    """Return a hash of each row's value of a column, int64 [rows]; where it has none, of the row alone."""
+    if (encoded := rows.texts(name)) is not None:
+        texts, index = encoded
+    elif (numbers := rows.numbers(name)) is not None:
+        distinct, inverse = np.unique(numbers, return_inverse=True)
+        texts, index = [f"{value:.17g}" for value in distinct.tolist()], np.where(np.isnan(numbers), -1, inverse)
+    else:
+        raise ValueError(f"its column {name} has {rows.column(name).type}, by which rows cannot be grouped")
+    hashes = np.append(hash_refs(texts), 0)
+    return np.where(index < 0, rows.key, hashes[index])
