@@ -15,8 +15,9 @@ import predboard
 from predboard.cli import main
 from predboard.metrics import registry
 from predboard.metrics.counts import Margins
+from predboard.metrics.metric_spec import MetricSpec
 from predboard.metrics.reference_page import reference_page
-from predboard.metrics.registry import MetricSpec, margin_metric
+from predboard.metrics.registry import margin_metric
 from predboard.visualization import log_folder
 from tests import toy
 

@@ -29,7 +29,7 @@ from predboard.metrics.intervals import (
     wilson_interval,
     wilson_intervals,
 )
-from predboard.metrics.registry import MetricSpec
+from predboard.metrics.metric_spec import MetricSpec
 from predboard.metrics.slices import SliceSums, list_slices, slice_names
 from predboard.state import FIXED_UNIT, Counted
 from predboard.summaries import Metric

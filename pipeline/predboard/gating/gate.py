@@ -31,7 +31,8 @@ from predboard.gating.suggest import suggest_rules, suggested_metrics
 from predboard.metrics import registry
 from predboard.metrics.counts import Counts, CountsPanel
 from predboard.metrics.intervals import INDEPENDENT, independent_interval
-from predboard.metrics.registry import Direction, pattern_of
+from predboard.metrics.metric_spec import Direction
+from predboard.metrics.registry import pattern_of
 from predboard.metrics.slices import Crosses, crosses_in
 from predboard.panels import HasMetrics, Panel
 from predboard.parallel.executor import Executor

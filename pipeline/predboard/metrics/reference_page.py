@@ -6,7 +6,7 @@ from math import inf
 
 from predboard.formatting import plural
 from predboard.metrics import registry
-from predboard.metrics.registry import Group, MetricSpec
+from predboard.metrics.metric_spec import Group, MetricSpec
 
 WIDTH_COLUMNS = 100
 """Width of the list in the terminal."""

@@ -7,8 +7,9 @@ from math import isnan
 from predboard.metrics.bootstrap import bias_corrected_interval, bootstrap_margins
 from predboard.metrics.calibration import CalibrationEvidence
 from predboard.metrics.counts import Counts
+from predboard.metrics.metric_spec import MetricSpec
 from predboard.metrics.metric_state import AnyState, ClassMetric, CountState, MetricState
-from predboard.metrics.registry import MetricSpec, rows
+from predboard.metrics.registry import rows
 from predboard.metrics.slices import Slice
 from predboard.summaries import Metric
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Protocol, cast, runtime_checkable
 
 from predboard.errors import InputError, first_line
-from predboard.metrics.registry import Direction
+from predboard.metrics.metric_spec import Direction
 from predboard.predictions.derived_rows import DerivedRows
 from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions

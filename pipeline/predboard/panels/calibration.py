@@ -13,8 +13,8 @@ from predboard.drawing import plots
 from predboard.formatting import percent
 from predboard.metrics import calibration, metric_state, registry
 from predboard.metrics.calibration import Calibration, CalibrationEvidence
+from predboard.metrics.metric_spec import Direction
 from predboard.metrics.metric_state import MetricState
-from predboard.metrics.registry import Direction
 from predboard.metrics.values import calibration_metrics
 from predboard.panels import RunInfo
 from predboard.panels.pages.calibration import (

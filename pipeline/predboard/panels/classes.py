@@ -10,8 +10,8 @@ from predboard import csv_lines
 from predboard.csv_lines import TextCodes
 from predboard.formatting import escape_markdown, markdown_table, percent, plural, unique_names
 from predboard.metrics import counts, metric_state, registry
+from predboard.metrics.metric_spec import Direction
 from predboard.metrics.metric_state import AnyState, CountState, MetricState
-from predboard.metrics.registry import Direction
 from predboard.metrics.values import class_columns, class_metrics
 from predboard.panels import RunInfo
 from predboard.predictions.schema import Run

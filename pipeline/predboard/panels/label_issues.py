@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from predboard.metrics import counts, registry
 from predboard.metrics.counts import Counts
 from predboard.metrics.data_warnings import is_near_chance
-from predboard.metrics.registry import Direction
+from predboard.metrics.metric_spec import Direction
 from predboard.panels import RunInfo, TwoPass
 from predboard.panels.pages.label_issues import LabelIssues, label_issues_page, suspects_csv
 from predboard.predictions.derived_rows import DerivedRows

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from predboard.metrics import counts, metric_state, registry
+from predboard.metrics.metric_spec import Direction
 from predboard.metrics.metric_state import AnyState, CountState, MetricState
-from predboard.metrics.registry import Direction
 from predboard.metrics.values import count_images, overall_metrics
 from predboard.panels import RunInfo
 from predboard.predictions.schema import Run

@@ -22,7 +22,7 @@ from predboard.formatting import escape_markdown, markdown_table, plural, unique
 from predboard.metrics import registry
 from predboard.metrics import slices as slicing
 from predboard.metrics.intervals import benjamini_hochberg, welch_p, wilson_interval
-from predboard.metrics.registry import Direction
+from predboard.metrics.metric_spec import Direction
 from predboard.metrics.slices import (
     CROSS,
     MAX_LOSS,
