@@ -1,5 +1,8 @@
 """What is claimed of the tab Predictions: the server's part of a click, memory, and TensorBoard's start."""
 
+import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +18,7 @@ from predboard.predictions.derived_rows import DerivedRows, derived_rows_schema
 from predboard.predictions.schema import Run
 from predboard.storage.rows import DerivedRowsWriter
 from predboard.tab.plugin import PredictionsPlugin
+from tests import toy
 
 ROWS, CLASSES = 1_000_000, 1000
 REPEATS = 30
@@ -138,4 +142,55 @@ def clicks(folder: Path, line: Callable[[str, float, str], None]) -> None:  # no
         print(f"tab, {ROWS:,} × {CLASSES}: {name:<36} {figures}", flush=True)
 
 
-BENCHES = (clicks,)
+FIRST_VIEW = """
+import os, sys, threading, time
+from pathlib import Path
+from benchmarks.bench_tab import Requests, resident
+import predboard.tab.routes
+before, began = resident(), time.process_time()
+tab = Requests(Path(sys.argv[1]))
+tab.get("/runs")
+first = [("/rows", dict(sort="loss", desc=1)), ("/confusion", {}), ("/order", {})]
+first += [("/hist", dict(column=column, bins=50)) for column in ("confidence", "loss", "margin", "entropy")]
+threads = [threading.Thread(target=tab.get, args=(route,), kwargs=dict(run="net", **more)) for route, more in first]
+for thread in threads:
+    thread.start()
+tab.plugin.warm()
+for thread in threads:
+    thread.join()
+print(time.process_time() - began, resident() - before)
+"""
+
+PLAIN_READ = """
+import sys, time
+import numpy as np
+import pyarrow.parquet as pq
+began = time.process_time()
+names = ["key", "label", "predicted", "confidence", "loss", "margin", "entropy"]
+rows = pq.read_table(sys.argv[1] + "/net/rows.parquet", columns=names)
+np.argsort(-rows["loss"].to_numpy(), kind="stable")
+print(time.process_time() - began)
+"""
+
+
+def resident() -> float:
+    """Memory of this process, MB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def first_view(folder: Path, line: Callable[[str, float, str], None]) -> None:
+    """Processor time of the server's part of the first view, against reading its columns and sorting one of them."""
+    write_rows(folder / "logs" / "net")
+    taken: dict[str, list[list[float]]] = {FIRST_VIEW: [], PLAIN_READ: []}
+    for script in (FIRST_VIEW, PLAIN_READ) * 5:
+        command = [sys.executable, "-c", script, folder / "logs"]
+        done = subprocess.run(command, cwd=toy.ROOT, capture_output=True, text=True, check=True)
+        taken[script].append([float(word) for word in done.stdout.split()])
+    seconds, megabytes = np.median(taken[FIRST_VIEW], axis=0)
+    plain = float(np.median(taken[PLAIN_READ]))
+    line(f"tab, {ROWS:,} × {CLASSES}: first view, processor time of a plain read", seconds / plain, "at most 1.5")
+    print(f"tab, {ROWS:,} × {CLASSES}: first view takes {megabytes:.0f} MB (at most 220, beside the server's 80)")
+
+
+BENCHES = (first_view, clicks)

@@ -121,6 +121,17 @@ def test_a_page_far_from_the_end_has_its_equals_in_their_order() -> None:
     assert np.concatenate(pages).tolist() == expected[:210].tolist()
 
 
+@pytest.mark.parametrize("descending", [False, True])
+def test_many_numbers_are_sorted_as_pandas_does(descending: bool) -> None:
+    random = np.random.default_rng(5)
+    odd = np.array([0, -0.0, np.nan, np.inf, -np.inf, 1, -1, 1e-45, -1e-45, 3.4e38], np.float32)
+    usual = random.normal(size=20_000).astype(np.float32)
+    keys = np.where(random.random(20_000) < 0.3, random.choice(odd, 20_000), usual.round(2))
+    order = selection.order_rows(keys, descending)
+    expected = pd.Series(keys).sort_values(ascending=not descending, kind="stable", na_position="last").index
+    assert order.tolist() == expected.tolist()
+
+
 def test_the_matrix_is_that_of_scikit_learn(rows: RowsFile, data: pd.DataFrame) -> None:
     mask = selection.select(read_query(logs.parameters(confidence=".4..")), rows.last)
     true, predicted, images = selection.confusion(rows.last, mask)

@@ -370,11 +370,15 @@ class StepRows:
         """
 
         def make() -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
-            known = np.flatnonzero(self.verdict < UNLABELLED)
-            cell = self.label[known].astype(np.int64) * len(self.file.classes) + self.predicted[known]
-            order = np.argsort(cell, kind="stable")
-            cells, starts = np.unique(cell[order], return_index=True)
-            return known[order].astype(np.int32), starts, cells
+            order = np.flatnonzero(self.verdict < UNLABELLED).astype(np.int32)
+            for column in (self.predicted, self.label):
+                classes = column[order]
+                # Numbers of 16 bits are sorted by their digits, in two fifths of the time.
+                digits = classes.astype(np.uint16) if len(self.file.classes) <= 2**16 else classes
+                order = order[np.argsort(digits, kind="stable")]
+            cell = self.label[order] * np.int64(len(self.file.classes)) + self.predicted[order]
+            starts = np.flatnonzero(np.diff(cell, prepend=-1))
+            return order, starts, cell[starts]
 
         return self.derived("cells", make)
 

@@ -48,6 +48,7 @@ class PredictionsPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # TensorBo
     def __init__(self, context: base_plugin.TBContext) -> None:
         """Look at nothing yet."""
         self._logdir = Path(context.logdir).expanduser()
+        self._warmed = threading.Event()
         self._static = {
             file.name: file
             for file in sorted(STATIC_FOLDER.glob("*"))
@@ -64,7 +65,20 @@ class PredictionsPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # TensorBo
         """Return whether the log folder has a run whose rows can be shown."""
         from predboard.tab.scan import has_runs
 
-        return has_runs(self._logdir)
+        active = has_runs(self._logdir)
+        if active:  # TensorBoard's page asks, which takes a second or two to be there
+            self._start_warming()
+        return active
+
+    def _start_warming(self) -> None:
+        """Begin to read what the first view needs, once."""
+        if not self._warmed.is_set():
+            self._warmed.set()
+            threading.Thread(target=self.warm, name="predboard-warm", daemon=True).start()
+
+    def warm(self) -> None:
+        """Read what the first view needs."""
+        self._routes.warm()
 
     def frontend_metadata(self) -> base_plugin.FrontendMetadata:
         """Return where the tab's script is."""
@@ -82,7 +96,7 @@ class PredictionsPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # TensorBo
         if request.method not in ("GET", "HEAD"):
             return _refuse(405, "expected GET")
         if request.path.endswith("/index.js"):  # the tab is about to ask for rows
-            threading.Thread(target=lambda: self._routes.warm(), name="predboard-warm", daemon=True).start()
+            self._start_warming()
         file = self._static.get(request.path.rpartition("/static/")[2])
         if file is None:
             return _refuse(404, "there is no such file")

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard.errors import InputError
+from predboard.storage.runs import release_memory
 from predboard.tab import selection
 from predboard.tab.answers import View, class_order, find_key
 from predboard.tab.columns import StepRows
@@ -91,11 +92,15 @@ class Routes:
         }
 
     def warm(self) -> None:
-        """Read what the first view of each run needs."""
-        for run in list(self._view.runs.all().values()):
+        """Read what the first view of the first run needs, that which is shown unless the address names another."""
+        runs = self._view.runs.all()
+        if runs:
+            run = runs[min(runs)]
             step = run.rows.last
-            _ = step.cells, step.numbers("key")
-            self._view.rows(Query(), run, step, "loss", True, 0, 1)
+            _, rows = self._view.rows(Query(), run, step, "loss", True, 0, 1)
+            self._view.describe_rows(Query(), run, step, rows)
+            _ = step.cells
+            release_memory()
 
     def read(self, name: str, parameters: Parameters) -> Answer:
         """Answer a request that changes nothing. Raises InputError for a parameter that is not understood."""

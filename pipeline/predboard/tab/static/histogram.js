@@ -2,7 +2,7 @@
 /** How a column is spread over the selection; dragging filters. It knows nothing of rows. */
 import {colour, computed, effect, h, prepare, signal, sizeOf} from './elements.js';
 import {failure, getJson, resource} from './api.js';
-import {className, dark, filterable, go, pane, queryWithout, run, version, view} from './state.js';
+import {className, dark, filterable, go, list, pane, queryWithout, run, version, view} from './state.js';
 import {
   formatRange,
   formatValues,
@@ -267,7 +267,7 @@ export function scores() {
       filterable
         .peek()
         .filter(column => SCORES.includes(column.name))
-        .map(column => histogram(column, () => true)),
+        .map(column => histogram(column, () => Boolean(list.value.order))), // the first images come first
   );
 }
 
