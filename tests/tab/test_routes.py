@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from predboard import ImportConfig, VisualizeConfig, import_predictions, visuali
 from predboard.predictions.derived_rows import derive_rows
 from predboard.predictions.schema import Run
 from predboard.storage.rows import DerivedRowsWriter
+from predboard.storage.runs import open_run
 from predboard.tab import neighbours
 from predboard.tab.loader import PredictionsLoader
 from predboard.tab.plugin import PredictionsPlugin
@@ -61,7 +63,7 @@ def logdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "damaged").mkdir()
     (folder / "damaged" / "rows.parquet").write_bytes(b"PAR1nothing")
     (folder / "net" / "suspects.csv").write_text(
-        'row,key,image,label,suspected\n7,0,"a,\nb",cat,"d""og<b>"\n3,0,x,cat,cat\n'
+        'row,key,image,label,suspected\n7,0,"a,\nb",cat,"d""og<b>"\n3,0,x,cat,cat\n5,0,x,cat,nobody\n'
     )
     (folder / "empty").mkdir()
     return folder
@@ -84,7 +86,7 @@ def test_the_runs_are_those_of_the_folder(tab: Tab) -> None:
     net = runs["net"]
     assert net["labelled"]
     assert net["states"]["3"] == {"failed": 2, "unlabelled": 9}
-    assert (net["steps"], net["rows"], net["classes"]) == ([1, 3], {"1": 60, "3": 60}, list(logs.NAMES))
+    assert (net["steps"], net["classes"]) == ([1, 3], list(logs.NAMES))
     kinds = {column["name"]: column["kind"] for column in net["columns"]}
     assert kinds["image"] == "text"
     assert (kinds["site"], kinds["year"], kinds["loss"], kinds["rank"]) == ("category", "number", "number", "number")
@@ -135,7 +137,7 @@ def test_a_row_has_its_image_at_every_step_and_in_every_run(tab: Tab) -> None:
 
 def test_suspects_come_with_the_suggested_class(tab: Tab) -> None:
     rows = tab.json("/rows", run="net", suspect=1, sort="suspect")["rows"]
-    assert [(row["id"], row["suggested"]) for row in rows] == [(7, 1), (3, 0)]
+    assert [(row["id"], row.get("suggested")) for row in rows] == [(7, 1), (3, 0), (5, None)]
     assert tab.get("/rows", run="net", step=1, suspect=1).status_code == 400
 
 
@@ -342,30 +344,36 @@ def test_neighbours_are_those_of_scikit_learn(tmp_path: Path, monkeypatch: pytes
         expected = right[np.argsort(-similarity[20][right])][:6]
         assert [row["id"] for row in answer[side]] == expected.tolist()
     assert tab.get("/neighbours", run="net", id=4).status_code == 400
+    (step,) = open_run(tmp_path / "predictions")
+    (tmp_path / "logs" / "net" / ".predboard.json").write_text(json.dumps(record | {"shown": {"0": step.digest}}))
+    assert Tab(tmp_path / "logs").get("/neighbours", run="net", id=20).status_code == 200
     shutil.rmtree(tmp_path / "predictions")
-    toy.write_run(tmp_path / "predictions", logits[:40], label[:40], run, 16)
+    toy.write_run(tmp_path / "predictions", logits + label[:, None] * [0, 0, 1], label, run, 16, failed=frozenset({4}))
     answer = Tab(tmp_path / "logs").get("/neighbours", run="net", id=20)
-    assert (answer.status_code, "have 40 rows, and the logs 50" in answer.text) == (400, True)
+    assert (answer.status_code, "have changed since these logs" in answer.text) == (400, True)
 
 
 def test_a_run_of_which_only_confidences_are_known_is_shown(tmp_path: Path) -> None:
     (tmp_path / "saved.csv").write_text("image,truth,pred,conf\na.png,cat,cat,.9\nb.png,cat,dog,.6\nc.png,,dog,.7\n")
-    import_predictions(
-        ImportConfig(
-            "confidence",
-            (tmp_path / "saved.csv",),
-            label_column="truth",
-            predicted_column="pred",
-            score_column="conf",
-            pictures=False,
-            out=tmp_path / "net",
-        )
+    config = ImportConfig(
+        "confidence",
+        (tmp_path / "saved.csv",),
+        label_column="truth",
+        predicted_column="pred",
+        score_column="conf",
+        pictures=False,
+        out=tmp_path / "net",
     )
+    import_predictions(config)
     visualize(VisualizeConfig((tmp_path / "net",), tmp_path / "logs"))
     tab = Tab(tmp_path / "logs")
     run = next(run for run in tab.json("/runs")["runs"] if run["name"] == "net")
     assert not (run["has"]["map"] or run["has"]["neighbours"])
     assert [sentence[:23] for sentence in run["missing"]] == ["There are no thumbnails"]
+    (tmp_path / "saved.csv").write_text("image,truth,pred,conf\na.png,cat,cat,.9\nb.png,cat,dog,.7\nc.png,,dog,.7\n")
+    import_predictions(replace(config, overwrite=True))
+    (now,) = (run for run in Tab(tmp_path / "logs").json("/runs")["runs"] if run["name"] == "net")
+    assert now["missing"][0].startswith("The predictions of step 0 have changed since these logs were drawn")
     rows = tab.json("/rows", run="net", right=0, sort="loss", desc=1)
     assert [(row["id"], row["conf"], row["loss"]) for row in rows["rows"]] == [(1, 0.600000024, None)]
     assert sum(tab.json("/hist", run="net", column="loss")["wrong"]) == 0
@@ -405,8 +413,8 @@ def test_loading_the_tab_imports_nothing_that_takes_long(tmp_path: Path) -> None
     code = (
         "import sys\nfrom types import SimpleNamespace\nfrom predboard.tab.loader import PredictionsLoader\n"
         f"plugin = PredictionsLoader().load(SimpleNamespace(logdir={str(tmp_path)!r}))\n"
-        "print(plugin.is_active(), plugin.frontend_metadata().tab_name, bool(plugin.get_plugin_apps()))\n"
-        "print([name for name in ('pyarrow', 'pandas', 'PIL', 'torch') if name in sys.modules])"
+        "print(plugin.frontend_metadata().tab_name, bool(plugin.get_plugin_apps()))\n"
+        "print([name for name in ('pyarrow', 'pandas', 'PIL', 'torch') if name in sys.modules], plugin.is_active())"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=toy.ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["True Predictions True", "[]"]
+    assert done.stdout.splitlines() == ["Predictions True", "[] True"]

@@ -1,13 +1,41 @@
 """Tags are kept in a file that only grows, whatever else writes to it."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from predboard import InputError
+from predboard.storage.mirror import MIRROR_FILE
 from predboard.tab.tags import Tags
+
+
+def test_tags_of_a_copy_of_logs_in_storage_are_read_only_and_the_tab_can_say_why(tmp_path: Path) -> None:
+    tags = Tags(tmp_path / "predboard_tags.jsonl")
+    assert tags.read_only == ""
+    (tmp_path / MIRROR_FILE).touch()
+    assert "in object storage" in tags.read_only
+
+
+def test_two_windows_and_two_processes_tag_at_once_and_none_loses_a_tag(tmp_path: Path) -> None:
+    """Two servers on one folder, each with several requests at a time, as browser windows send them."""
+    file = tmp_path / "predboard_tags.jsonl"
+    code = (
+        "import sys\nfrom concurrent.futures import ThreadPoolExecutor\nfrom pathlib import Path\n"
+        "from predboard.tab.tags import Tags\n"
+        "tags, first = Tags(Path(sys.argv[1])), int(sys.argv[2])\n"
+        "with ThreadPoolExecutor(4) as windows:\n"
+        "    changes = [range(key, key + 50) for key in range(first, first + 60)]\n"
+        "    list(windows.map(lambda keys: tags.change('hard', True, keys), changes))\n"
+    )
+    begun = [subprocess.Popen([sys.executable, "-c", code, file, str(first)]) for first in (0, 1000)]
+    assert [process.wait(timeout=60) for process in begun] == [0, 0]
+    assert Tags(file).counts() == {"hard": 2 * 109}
+    for line in file.read_text().splitlines():
+        json.loads(line)
 
 
 def test_tags_are_there_again_when_the_file_is_read_again(tmp_path: Path) -> None:

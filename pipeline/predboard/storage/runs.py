@@ -21,7 +21,7 @@ import pyarrow as pa
 from predboard.errors import DamagedError, InputError, reading
 from predboard.formatting import did_you_mean, nearest_names, plural
 from predboard.predictions.arrow import as_arrow
-from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, COLUMNS, GROUP_PREFIX, Run
+from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, COLUMNS, GROUP_PREFIX, Run, digest_records
 from predboard.storage import paths
 from predboard.storage.parts import (
     PartFile,
@@ -51,6 +51,12 @@ class Step:
     def manifest_rows(self) -> int:
         """Number of rows that a complete step has, as far as any part knows."""
         return max(p.manifest_rows for p in self.parts)
+
+    @property
+    def digest(self) -> str:
+        """Digest of what the parts hold: equal for the same images, labels and predictions in the same parts."""
+        names = ("start", "stop", "manifest_digest", "content_digest")
+        return digest_records(*({name: getattr(p.part, name) for name in names} for p in self.parts))
 
     @property
     def missing(self) -> tuple[tuple[int, int], ...]:

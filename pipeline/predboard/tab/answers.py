@@ -95,7 +95,7 @@ class View:
         return {
             "runs": sorted(runs, key=lambda run: run["name"]),
             "tags": self.tags.counts(),
-            "writable": self.tags.writable,
+            "read_only": self.tags.read_only,
         }
 
     def rows(
@@ -134,7 +134,7 @@ class View:
         if suspects := run.suspects(step):
             suggested = dict(zip(suspects[0].tolist(), suspects[1].tolist(), strict=True))
             for row in described:
-                if row["id"] in suggested:
+                if suggested.get(row["id"], -1) >= 0:  # a name may be that of no class, if somebody wrote into the list
                     row["suggested"] = suggested[row["id"]]
         if query.other:
             _add_old(described, rows, self.runs.pair(step, query.other))
@@ -262,7 +262,6 @@ def describe_run(run: LogRun) -> dict[str, Any]:
         "kind": "run",
         "version": run.version,
         "steps": list(rows.steps),
-        "rows": {str(number): step.rows for number, step in rows.steps.items()},
         "labelled": rows.has_labels,
         "states": {str(number): step.count_unusual() for number, step in rows.steps.items()},
         "classes": list(rows.classes),
@@ -276,14 +275,21 @@ def describe_run(run: LogRun) -> dict[str, Any]:
 def missing_files(run: LogRun, has: Mapping[str, bool]) -> list[str]:
     """Return sentences on what cannot be shown, and what to run."""
     sentences = []
-    again = "run predboard visualize again"
+    if run.changed:
+        steps = ", ".join(map(str, sorted(run.changed)))
+        sentences.append(
+            f"The predictions of step {steps} have changed since these logs were drawn: run predboard visualize again."
+        )
     if not has["predictions"]:
         where = ", ".join(run.record.predictions) or "their folder"
         sentences.append(f"The predictions are not in their place any more ({where}): no picture in full size.")
     if not has["thumbnails"]:
-        sentences.append(f"There are no thumbnails, so pictures are read from their sources, which is slower: {again}.")
+        sentences.append(
+            "There are no thumbnails, so pictures are read from their sources, which is slower: run predboard "
+            "visualize --thumbnails always."
+        )
     if not has["map"] and (has["neighbours"] or not has["predictions"]):
-        sentences.append(f"There is no map of the images: {again}.")
+        sentences.append("There is no map of the images: run predboard visualize --map always.")
     return sentences
 
 

@@ -63,6 +63,12 @@ class LogRun:
         return {}
 
     @functools.cached_property
+    def changed(self) -> frozenset[int]:
+        """The steps whose predictions are others now than those that the logs show."""
+        shown = {step: self.record.shown.get(str(step)) for step in self.predictions}
+        return frozenset(step for step, digest in shown.items() if digest not in (None, self.predictions[step].digest))
+
+    @functools.cached_property
     def _suspects(self) -> tuple[NDArray[np.int64], tuple[str, ...]] | None:
         path = self.folder / SUSPECTS_FILE
         if not path.is_file():

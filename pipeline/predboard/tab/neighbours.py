@@ -53,10 +53,9 @@ def find_neighbours(run: LogRun, step: StepRows, row: int, limit: int) -> Neighb
             f"the predictions of {run.name} are not in their place, and similar images are found by them: move them "
             "back, or run predboard visualize on them again"
         )
-    if predictions.rows != step.rows:
+    if step.step in run.changed or predictions.rows != step.rows:
         raise InputError(
-            f"the predictions of {run.name} have {predictions.rows:,} rows, and the logs {step.rows:,}: run predboard "
-            "visualize again"
+            f"the predictions of {run.name} have changed since these logs were drawn: run predboard visualize again"
         )
     if not can_compare(predictions):
         raise InputError("the predictions have neither embeddings nor the scores of all classes to compare images by")

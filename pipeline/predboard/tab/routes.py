@@ -170,7 +170,7 @@ class Routes:
     def _points(self, request: "_Request") -> Answer:
         points = request.run.points(request.step)
         if points is None:
-            raise NotFoundError("there is no map of the images: run predboard visualize again")
+            raise NotFoundError("there is no map of the images: run predboard visualize --map always")
         planes = [*points, request.step.label, request.step.predicted]
         content = b"".join(plane.astype("<i2").tobytes() for plane in planes)
         return Answer(content, BINARY, immutable=request.is_current)

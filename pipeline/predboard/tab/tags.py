@@ -61,11 +61,13 @@ class Tags:
         self._lock = threading.RLock()
 
     @property
-    def writable(self) -> bool:
-        """Whether tags can be written, and stay where they are."""
+    def read_only(self) -> str:
+        """Why tags cannot be written, as a sentence; empty if they can."""
         if (self.path.parent / MIRROR_FILE).exists():
-            return False
-        return os.access(self.path if self.path.exists() else self.path.parent, os.W_OK)
+            return "These logs are in object storage, where tags are read only: copy the log folder here to tag images."
+        if not os.access(self.path if self.path.exists() else self.path.parent, os.W_OK):
+            return f"{self.path.parent} cannot be written to, so tags are read only."
+        return ""
 
     def refresh(self) -> None:
         """Read what was appended to the file since the last time."""

@@ -89,6 +89,8 @@ class Pictures:
         sources = self._sources(run)
         if sources is None or step.step not in run.predictions:
             return b""
+        if step.step in run.changed and "dataset" in run.predictions[step.step].run.transform:
+            return b""  # its images have no names that would tell whether this is still the same one
         place, ref = int(step.numbers("id")[row]), step.value("image", row) or ""
         with self._decoders:
             picture = sources.open_image(step.step, place, ref, enough=side)

@@ -68,6 +68,8 @@ class LogRecord:
     """Length and digest of each file as it was written, by its path; empty while they are being replaced."""
     image_root: str = ""
     """Where the source images were, named as the predictions are; empty if the predictions know it."""
+    shown: Mapping[str, str] = field(default_factory=dict)
+    """Digest of each step that the logs of a run show, by its number; empty if that is not known."""
 
 
 class LogDraft:
@@ -85,6 +87,8 @@ class LogDraft:
         self.events_path = self.staging / "events"  # without `tfevents`, so that TensorBoard does not open it
         self.image_root: AnyPath | None = None
         """Where the source images are, if not where the predictions say."""
+        self.shown: Mapping[str, str] = {}
+        """Digest of each step that the logs show, by its number."""
         self._folder = folder
         self._predictions = predictions
 
@@ -155,6 +159,8 @@ class LogDraft:
         }
         if self.image_root is not None:
             content["image_root"] = relative_name(self.image_root, self._folder)
+        if self.shown:
+            content["shown"] = self.shown
         staged = self.staging / RECORD_FILE  # inside our own new folder: in the log folder a link may have its name
         staged.write_text(json.dumps({**content, "digests": record.digests}, indent=1) + "\n", "utf-8")
         publish_file(staged, self._folder / RECORD_FILE)
@@ -279,7 +285,8 @@ def read_record(folder: AnyPath) -> LogRecord:
         inside = [name for name in files if not Path(name).is_absolute() and ".." not in Path(name).parts]
         digests = {name: str(digest) for name, digest in dict(record.get("digests", {})).items() if name in inside}
         predictions, root = tuple(map(str, record.get("of", ()))), str(record.get("image_root", ""))
-        return LogRecord(str(record["made_from"]), tuple(inside), predictions, digests, root)
+        shown = {str(step): str(digest) for step, digest in dict(record.get("shown", {})).items()}
+        return LogRecord(str(record["made_from"]), tuple(inside), predictions, digests, root, shown)
     except StorageError:
         raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -158,6 +158,7 @@ def _visualize_run(
         pool.start(1 + logged // POOL_MIN_PICTURES)
     with log_folder.replace_logs(run.folder, "run", [predictions], log) as draft:
         draft.image_root = config.image_root
+        draft.shown = {str(step.step): step.digest for step in run.steps}
         rows_file, last = draft.staging / ROWS_FILE, run.steps[-1].step
         states = _measure(run, chosen, config, pool, settings, rows_file)
         thumbnails = None

@@ -18,6 +18,7 @@ import {
   openIndex,
   pane,
   panes,
+  readOnly,
   rowAt,
   run,
   runs,
@@ -25,7 +26,6 @@ import {
   tagCounts,
   usable,
   view,
-  writable,
 } from './state.js';
 import {filtersOf} from './query.js';
 import {bar, chips, comparison, copyLink, otherStep} from './bar.js';
@@ -44,7 +44,7 @@ async function look() {
     batch(() => {
       if (JSON.stringify(answer.runs) !== JSON.stringify(runs.peek())) runs.value = answer.runs;
       tagCounts.value = answer.tags;
-      writable.value = answer.writable;
+      readOnly.value = answer.read_only;
     });
   } catch (error) {
     runs.value ??= [];

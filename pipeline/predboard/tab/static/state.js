@@ -44,7 +44,9 @@ const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 export const runs = signal(null);
 /** @type {Signal<Record<string, number>>} */
 export const tagCounts = signal({});
-export const writable = signal(false);
+/** Why tags cannot be written; empty if they can. */
+export const readOnly = signal('');
+export const writable = computed(() => !readOnly.value);
 export const changes = signal(0);
 export const dark = signal(false);
 /** @type {Signal<View>} */

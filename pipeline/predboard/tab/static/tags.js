@@ -12,6 +12,7 @@ import {
   message,
   openIndex,
   query,
+  readOnly,
   rowAt,
   run,
   tagCounts,
@@ -52,8 +53,14 @@ export const tagKeys = (keys, tag, on, label) =>
 /** @param {string} tag @param {boolean} on */
 const tagSelection = (tag, on) => change('tag', {query: query.peek(), tag, on}, ({changed}) => words(tag, on, changed));
 
+/** Whether tags can be written; says why where they cannot. */
+function canTag() {
+  if (readOnly.peek()) message.value = {text: readOnly.peek()};
+  return !readOnly.peek();
+}
+
 export async function undo() {
-  if (writable.peek())
+  if (canTag())
     await change('undo', {}, ({undone}) =>
       undone ? `Undone: ${words(undone.tag, undone.on, undone.images)}` : '',
     );
@@ -69,7 +76,7 @@ export function acted() {
 
 /** @param {string} tag */
 export function toggleTag(tag) {
-  if (!writable.peek()) return;
+  if (!canTag()) return;
   const rows = acted();
   if (rows.length)
     tagKeys(
@@ -172,11 +179,7 @@ export function tagMenu() {
         wordField(word => tagSelection(word, true), 'selection-word'),
         h('button', {class: 'line', onclick: undo}, 'Undo the last change (u)'),
       ),
-      h(
-        'p',
-        {class: 'faint', hidden: () => writable.value},
-        'The folder of logs cannot be written to: no tagging here.',
-      ),
+      h('p', {class: 'faint'}, () => readOnly.value),
     ),
   );
 }
@@ -224,9 +227,9 @@ export function tagButtons(row) {
 /** The queue of suspected labels: what is suggested, and an answer by one key. @param {() => any} row
  * @param {(by: number) => void} step */
 export function suspectBar(row, step) {
-  return h('div', {class: 'suspect', hidden: () => row()?.suggested === undefined || row()?.suggested === null}, () => {
+  return h('div', {class: 'suspect', hidden: () => row()?.suggested === undefined}, () => {
     const now = row();
-    if (!now || now.suggested === undefined || now.suggested === null) return null;
+    if (now?.suggested === undefined) return null;
     return [
       h(
         'p',
@@ -250,7 +253,7 @@ export function suspectBar(row, step) {
 
 /** @param {Row} row @param {boolean} accept @param {(by: number) => void} step */
 export async function answer(row, accept, step) {
-  if (!writable.peek() || row.suggested === undefined || row.suggested === null) return;
+  if (row.suggested === undefined || !canTag()) return;
   if (accept) await tagKeys([row.key], 'relabel', true, className(row.suggested));
   else await tagKeys([row.key], KEPT, true);
   step(1);

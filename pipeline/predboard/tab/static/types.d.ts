@@ -35,7 +35,6 @@ type Versioned = {name: string; version: string};
 interface Run extends Versioned {
   kind: string;
   steps: number[];
-  rows: Record<string, number>;
   labelled: boolean;
   classes: string[];
   columns: Column[];
