@@ -98,14 +98,14 @@ def resident(folder: Path) -> tuple[float, float]:
     return watched(["visualize", str(folder)], folder.with_name(f"{folder.name}-logs"))
 
 
-def watched(arguments: list[str], logs: Path) -> tuple[float, float]:
+def watched(arguments: list[str], logs: Path, flag: str = "--logdir") -> tuple[float, float]:
     """Seconds and peak resident memory (MB) of a whole command, all its processes together, looked up in /proc.
 
     What the system counts by itself (ru_maxrss) begins with the memory of whoever starts a process.
     """
     shutil.rmtree(logs, ignore_errors=True)
     began, peak = time.perf_counter(), 0.0
-    with begun(*arguments, "--logdir", logs) as process:
+    with begun(*arguments, flag, logs) as process:
         while process.poll() is None:
             peak = max(peak, sum(map(_resident, [process.pid, *_children(process.pid)])))
             time.sleep(0.01)

@@ -13,9 +13,10 @@ import importlib
 
 TYPE_CHECKING = False  # type checkers know the name; importing `typing` takes 10 ms
 if TYPE_CHECKING:
-    from predboard.api import compare, gate, import_predictions, infer, visualize
+    from predboard.api import combine, compare, gate, import_predictions, infer, visualize
     from predboard.comparison.compare import CompareResult
-    from predboard.config import CompareConfig, GateConfig, ImportConfig, InferConfig, VisualizeConfig
+    from predboard.composition.new_step import CompositionResult
+    from predboard.config import CombineConfig, CompareConfig, GateConfig, ImportConfig, InferConfig, VisualizeConfig
     from predboard.errors import DamagedError, InputError
     from predboard.gating.evaluate import GateResult
     from predboard.inference.infer import InferResult
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
     from predboard.visualization.visualize import VisualizeResult
 
 __all__ = [
+    "CombineConfig",
     "CompareConfig",
     "CompareResult",
+    "CompositionResult",
     "DamagedError",
     "GateConfig",
     "GateResult",
@@ -42,6 +45,7 @@ __all__ = [
     "RunReader",
     "VisualizeConfig",
     "VisualizeResult",
+    "combine",
     "compare",
     "gate",
     "import_predictions",
@@ -51,8 +55,10 @@ __all__ = [
 ]
 
 _MODULES = {
+    "CombineConfig": "config",
     "CompareConfig": "config",
     "CompareResult": "comparison.compare",
+    "CompositionResult": "composition.new_step",
     "DamagedError": "errors",
     "GateConfig": "config",
     "GateResult": "gating.evaluate",
@@ -67,6 +73,7 @@ _MODULES = {
     "RunReader": "storage.runs",
     "VisualizeConfig": "config",
     "VisualizeResult": "visualization.visualize",
+    "combine": "api",
     "compare": "api",
     "gate": "api",
     "import_predictions": "api",

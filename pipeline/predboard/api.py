@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Any, overload
 
 from predboard.comparison.compare import CompareResult
 from predboard.comparison.compare import compare as _compare
-from predboard.config import CompareConfig, GateConfig, ImportConfig, ImportedKind, InferConfig, VisualizeConfig
+from predboard.composition.combine import combine as _combine
+from predboard.composition.new_step import CompositionResult
+from predboard.config import (
+    CombineConfig,
+    CompareConfig,
+    GateConfig,
+    ImportConfig,
+    ImportedKind,
+    InferConfig,
+    VisualizeConfig,
+)
 from predboard.errors import InputError
 from predboard.formatting import nearest_names
 from predboard.gating.evaluate import GateResult
@@ -44,6 +54,7 @@ _ARGUMENTS = {
     ImportConfig: {"files", "scores", "out"},
     VisualizeConfig: {"predictions", "logdir", "list"},
     CompareConfig: {"predictions", "logdir"},
+    CombineConfig: {"predictions", "out"},
     GateConfig: {"predictions", "rules", "baseline", "suggest"},
 }
 """Fields of each configuration that are no options here: an argument, or the object itself, stands for them."""
@@ -286,6 +297,46 @@ def _compare_folders(*predictions: Any, logdir: Any = None, log: Log = print_war
     _check_options("compare", CompareConfig, options)
     folders: Any = predictions if len(predictions) != 1 else predictions[0]  # one folder, or a list of them
     return _compare(CompareConfig(folders, logdir, **options), log)
+
+
+@overload
+def combine(config: CombineConfig, log: Log = ..., /) -> CompositionResult: ...
+
+
+@overload
+def combine(
+    *predictions: str | AnyPath | Sequence[str | AnyPath],
+    out: str | AnyPath | None = None,
+    log: Log = ...,
+    **options: Any,
+) -> CompositionResult: ...
+
+
+def combine(*predictions: Any, **named: Any) -> CompositionResult:
+    """Average the scores of several runs, or of several steps, into a new run.
+
+    Call it either with a configuration, `combine(CombineConfig(...), log)`, or with folders,
+    `combine("predictions/a", "predictions/b@12", out="predictions/both")`.
+
+    Args:
+        predictions: folders that `infer` wrote, for their last steps, or FOLDER@STEP; or a CombineConfig.
+        out: folder for the new predictions.
+        log: takes one line of progress at a time. Default: warnings are printed to standard error.
+        options: any other field of CombineConfig, such as `weights=(1, 2)`.
+
+    Raises:
+        InputError: for bad input, or runs that do not fit together; nothing already written is lost.
+    """
+    if predictions and isinstance(predictions[0], CombineConfig):
+        return _combine(*predictions, **named)
+    with _python_names():
+        return _combine_folders(*predictions, **named)
+
+
+def _combine_folders(*predictions: Any, out: Any = None, log: Log = print_warning, **options: Any) -> CompositionResult:
+    _check_options("combine", CombineConfig, options)
+    folders: Any = predictions if len(predictions) != 1 else predictions[0]  # or a list of them
+    return _combine(CombineConfig(folders, out, **options), log)
 
 
 @overload

@@ -16,6 +16,7 @@ from predboard.cli.signals import stoppable
 from predboard.cli.terminal import log, print_bytes, print_counts, print_document
 from predboard.config import (
     BoardConfig,
+    CombineConfig,
     CompareConfig,
     GateConfig,
     ImportConfig,
@@ -182,6 +183,19 @@ def _format_gap(ranked: Mapping[str, float]) -> str:
     return f"{gain} points ({lower} to {upper})"
 
 
+def _combine(config: CombineConfig) -> int:
+    from predboard.composition.combine import combine
+    from predboard.composition.inputs import split_step
+
+    with stoppable():
+        result = combine(config, log)
+        print_counts(result.steps)
+        folder, step = split_step(config.predictions[0])
+        side = [] if step is None else ["--step-old", str(step)]
+        print(f"predictions are in {result.out}\nnext: {command_line('compare', folder, result.out, *side)}")
+        return 0
+
+
 def _inspect(config: InspectConfig) -> int:
     from predboard.storage.inspection import inspect
 
@@ -251,6 +265,7 @@ COMMANDS: Mapping[str, Command] = {
     "import": Command(ImportConfig, _import),
     "visualize": Command(VisualizeConfig, _visualize),
     "compare": Command(CompareConfig, _compare),
+    "combine": Command(CombineConfig, _combine),
     "board": Command(BoardConfig, _board),
     "rows": Command(RowsConfig, _rows),
     "inspect": Command(InspectConfig, _inspect),

@@ -26,7 +26,7 @@ from predboard.parallel.threads import ordered_map, worker_count
 from predboard.predictions.schema import digest_records
 from predboard.state import merge
 from predboard.storage.paths import AnyPath, is_inside
-from predboard.storage.runs import Step, list_manifest_columns, open_run, read_values
+from predboard.storage.runs import Step, distinct_names, list_manifest_columns, open_run, read_values
 from predboard.streams import print_warning
 from predboard.summaries import EncodedImages, File, Picture, Summary, Tiles
 from predboard.visualization import events, log_folder
@@ -131,7 +131,7 @@ def _sides(config: CompareConfig, log: Callable[[str], None]) -> list[Side]:
             f"--step-old and --step-new are for one or two runs; there are {len(config.predictions)}: leave them out"
         )
     opened = [open_run(folder) for folder in config.predictions]
-    runs = _unlike(config.predictions)
+    runs = distinct_names(config.predictions)
     if len(opened) == 1:
         (steps,) = opened
         chosen = [_step(steps, config.step_old, 0, runs[0]), _step(steps, config.step_new, -1, runs[0])]
@@ -169,22 +169,6 @@ def _spread(count: int) -> list[int]:
     if count <= MAX_STEPS:
         return list(range(count))
     return [round(i * (count - 1) / (MAX_STEPS - 1)) for i in range(MAX_STEPS)]
-
-
-def _unlike(folders: Sequence[AnyPath]) -> list[str]:
-    """Return names of the runs: those of their folders, with the folders above where two have the same name."""
-    resolved = [folder.resolve() for folder in folders]
-    names = [folder.name for folder in resolved]
-    for depth in range(2, 1 + max(len(folder.parts) for folder in resolved)):
-        twice = {
-            n for i, n in enumerate(names) if any(n == m and resolved[i] != resolved[j] for j, m in enumerate(names))
-        }
-        if not twice:
-            break
-        names = [
-            " ".join(f.parts[-depth:]).strip("/ ") if n in twice else n for n, f in zip(names, resolved, strict=True)
-        ]
-    return names
 
 
 def _name(sides: Sequence[Side]) -> str:

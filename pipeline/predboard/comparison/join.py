@@ -9,6 +9,7 @@ are held in memory, some 150 bytes for each image, and the new ones look up thei
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -98,15 +99,15 @@ def refuse_row_numbers(old: Step, new: Step, called: tuple[str, str]) -> None:
     if old.parts[0].path.parent.parent == new.parts[0].path.parent.parent:
         return
     for step, name in ((old, called[0]), (new, called[1])):
-        if _has_row_numbers(step):
+        if has_row_numbers(step):
             raise InputError(
                 f"the images of {name} have no names, only the numbers of its rows, and nothing says that rows of the "
                 "same number are the same image: import it again with --images LIST or --key-column COLUMN"
             )
 
 
-def _has_row_numbers(step: Step) -> bool:
-    """Return whether an import found neither images nor keys."""
+def has_row_numbers(step: Step) -> bool:
+    """Return whether the keys of a step are numbers of its rows: an import found neither images nor keys."""
     provenance = step.parts[0].part.provenance
     if "imported" not in provenance or "keys" in provenance:
         return provenance.get("keys") == ROW_NUMBERS
@@ -144,6 +145,19 @@ def join_rows(
         yield from _sorted(*sides)
 
 
+def refuse_ambiguous_keys(key: NDArray[np.int64], label: NDArray[np.integer[Any]], step: Step) -> None:
+    """Raise InputError if many rows have the key of a row of another label, so that keys are no names of images."""
+    order = np.lexsort((label, key))
+    key, label = key[order], label[order]
+    of_key = np.cumsum(np.append(False, key[1:] != key[:-1]))
+    clash = np.unique(of_key[1:][(key[1:] == key[:-1]) & (label[1:] != label[:-1])])
+    if (count := int(np.isin(of_key, clash).sum())) > MAX_AMBIGUOUS_SHARE * len(key):
+        raise InputError(
+            f"{count:,} of {len(key):,} rows of {step.parts[0].path.parent.parent} share their name with a row of "
+            "another label, so names do not say which image is which: infer or import with --key-column COLUMN"
+        )
+
+
 class _Side:
     """The rows of one step, in the order of their ids."""
 
@@ -169,20 +183,6 @@ class _Side:
     def portions(self) -> Iterator[pa.RecordBatch]:
         """Yield `PORTION_ROWS` rows at a time, fewer at the end."""
         return rebatch(self.batches(), self.schema)
-
-    def check_keys(self, rows: pa.RecordBatch) -> None:
-        """Raise InputError if many rows have the key of a row of another label, so that keys are no names of images."""
-        key, label = as_numpy(rows.column("key")), as_numpy(rows.column("label"), -1)
-        order = np.lexsort((label, key))
-        key, label = key[order], label[order]
-        of_key = np.cumsum(np.append(False, key[1:] != key[:-1]))
-        clash = np.unique(of_key[1:][(key[1:] == key[:-1]) & (label[1:] != label[:-1])])
-        if (count := int(np.isin(of_key, clash).sum())) > MAX_AMBIGUOUS_SHARE * len(key):
-            run = self.step.parts[0].path.parent.parent
-            raise InputError(
-                f"{count:,} of {len(key):,} rows of {run} share their name with a row of another "
-                "label, so names do not say which image is which: infer or import with --key-column COLUMN"
-            )
 
     def _conformed(self, batch: pa.RecordBatch, where: str) -> pa.RecordBatch:
         if self._place is None and batch.schema.equals(self.schema):
@@ -320,8 +320,12 @@ def _sorted(old: _Side, new: _Side) -> Iterator[JoinedRows]:
     """Yield rows in any order: those of the old step are held, and the new ones look up theirs."""
     index = KeyIndex(_all_rows(old))
     if index.repeated:
-        old.check_keys(index.rows)
+        _check_keys(index.rows, old.step)
     yield from _join_by_key(index, new, new.portions())
+
+
+def _check_keys(rows: pa.RecordBatch, step: Step) -> None:
+    refuse_ambiguous_keys(as_numpy(rows.column("key")), as_numpy(rows.column("label"), -1), step)
 
 
 def _all_rows(side: _Side) -> pa.RecordBatch:
@@ -398,7 +402,7 @@ def _join_by_key(index: KeyIndex, new: _Side, portions: Iterable[pa.RecordBatch]
         yield JoinedRows(_rows(_taken(index.rows, at[matched])), _rows(pair), _rows(no_old), _rows(alone))
     every = concat_batches(named, names)
     if repeated := count_repeated(as_numpy(every.column("key"))):
-        new.check_keys(every)
+        _check_keys(every, new.step)
     more = index.repeated, repeated
     rest = index.rows.take(pa.array(index.left()))
     yield JoinedRows(_rows(no_old), _rows(no_new), _rows(rest), _rows(no_new), more)

@@ -16,6 +16,7 @@ from predboard.config.checks import (
     ScoreKind,
     SideLength,
 )
+from predboard.config.combine import CombineConfig
 from predboard.config.compare import CompareConfig
 from predboard.config.gate import GateConfig
 from predboard.config.imports import ImportConfig
@@ -38,6 +39,7 @@ __all__ = [
     "POSITIONAL",
     "BoardConfig",
     "Channels",
+    "CombineConfig",
     "CompareConfig",
     "DataConfig",
     "DeviceConfig",

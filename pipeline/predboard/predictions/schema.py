@@ -66,6 +66,11 @@ ROW_NUMBERS = "row numbers"
 """Value of `keys` in the provenance of a part whose keys are hashes of nothing but the numbers of its rows."""
 
 
+MADE_BY = "made_by"
+"""In the provenance of a part that is made of other predictions, the command. Its keys are those of its sources: they
+need not be hashes of its refs, nor of a column."""
+
+
 def hash64(data: bytes | memoryview) -> int:
     """Return a signed 64-bit hash: the first 8 bytes of BLAKE2b with digest size 8, little-endian (RFC 7693)."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)

@@ -180,6 +180,22 @@ def open_run(run: AnyPath, on_damage: Callable[[AnyPath, DamagedError], None] | 
     return tuple(steps)
 
 
+def distinct_names(folders: Sequence[AnyPath]) -> list[str]:
+    """Return names of the runs: those of their folders, with the folders above where two have the same name."""
+    resolved = [folder.resolve() for folder in folders]
+    names = [folder.name for folder in resolved]
+    for depth in range(2, 1 + max(len(folder.parts) for folder in resolved)):
+        twice = {
+            n for i, n in enumerate(names) if any(n == m and resolved[i] != resolved[j] for j, m in enumerate(names))
+        }
+        if not twice:
+            break
+        names = [
+            " ".join(f.parts[-depth:]).strip("/ ") if n in twice else n for n, f in zip(names, resolved, strict=True)
+        ]
+    return names
+
+
 def _name_near(run: Path) -> str:
     """Return the end of a message that names the run whose name was mistyped, beside it or in `predictions`."""
     beside = [*run.parent.glob("*"), *(run.parent / "predictions").glob("*")]

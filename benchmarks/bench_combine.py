@@ -1,0 +1,82 @@
+"""Measures the claims about the speed and memory of combining runs; see benchmarks/bench.py, which runs it."""
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from benchmarks import bench_visualize
+from predboard.composition.combine import combine
+from predboard.config import CombineConfig
+from predboard.predictions.schema import Part, Run, hash_refs
+from predboard.predictions.table import Predictions
+from predboard.storage import part_plan
+from predboard.storage.parts import PartWriter, read_batches, row_group_size
+from predboard.storage.runs import open_run, part_path
+from tests import toy
+
+ROWS, CLASSES, RUNS = 100_000, 1000, 3
+
+
+def write(folder: Path, seed: int, order: NDArray[np.int64]) -> Path:
+    """A run without source pictures, whose images come in this order."""
+    if folder.exists():
+        return folder
+    run = Run(classes=tuple(f"class{i}" for i in range(CLASSES)), model="bench", shard_size=2**14)
+    random = np.random.default_rng(seed)
+    for part_range in part_plan.plan_parts(ROWS, run.shard_size):
+        writer = PartWriter(part_path(folder, 0, part_range.index), run)
+        for start in range(part_range.start, part_range.stop, row_group_size(CLASSES)):
+            at = order[start : min(start + row_group_size(CLASSES), part_range.stop)]
+            label = at * 7919 % CLASSES
+            logits = random.normal(size=(len(at), CLASSES)).astype(np.float32)
+            logits[np.arange(len(at)), label] += 4
+            batch = toy.predictions(run, logits, label, start).batch
+            place = batch.schema.get_field_index("key")
+            key = pa.array(hash_refs(f"{i:06d}.png" for i in at.tolist()))
+            writer.write(Predictions(batch.set_column(place, batch.schema.field(place), key)))
+        writer.publish(Part(part_range.start, part_range.stop, "bench", ROWS, "", started=1.7e9, finished=1.7e9))
+    return folder
+
+
+def copy(folder: Path, out: Path) -> None:
+    """Copy the rows of a run: what writing as many rows takes at least."""
+    (step,) = open_run(folder)
+    for number, file in enumerate(step.parts):
+        writer = PartWriter(part_path(out, 0, number), file.run)
+        for rows in read_batches(file):
+            writer.write(rows)
+        writer.publish(file.part)
+
+
+def combined(folder: Path, line: Callable[[str, float, str], None]) -> None:
+    """Three runs of the same images, in one order and in another."""
+    order = np.arange(ROWS)
+    runs = [write(folder / f"c{seed}", seed, order) for seed in range(RUNS)]
+    mixed = [*runs[:2], write(folder / "mixed", 2, np.random.default_rng(2).permutation(ROWS))]
+    for name, inputs in (("one order", runs), ("shuffled", mixed)):
+        seconds = []
+        for action in (
+            lambda out: copy(runs[0], out),
+            lambda out: combine(CombineConfig(tuple(inputs), out)),  # noqa: B023  at once
+        ):
+            out = folder / "out"
+            shutil.rmtree(out, ignore_errors=True)
+            began = time.perf_counter()
+            action(out)
+            seconds.append(time.perf_counter() - began)
+        line(
+            f"combining {RUNS} × {ROWS:,} × {CLASSES}, {name}: rate over copying one run",
+            seconds[0] / seconds[1],
+            "≥ 0.5",
+        )
+        shutil.rmtree(folder / "out", ignore_errors=True)
+        took, peak = bench_visualize.watched(["combine", *map(str, inputs)], folder / "out", "--out")
+        line(f"combining {RUNS} × {ROWS:,} × {CLASSES}, {name}, in {took:.0f} s: peak, GB", peak / 1e3, "below 1.5")
+
+
+BENCHES = (combined,)
