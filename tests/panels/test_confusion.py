@@ -16,7 +16,7 @@ from predboard.drawing.confusion import ConfusionOverview
 from predboard.drawing.palette import RIGHT, WRONG, Colour
 from predboard.metrics.counts import Counts
 from predboard.metrics.intervals import wilson_interval
-from predboard.panels import confusion
+from predboard.panels.pages import confusion as pages
 from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions
 from predboard.state import Counted
@@ -67,7 +67,7 @@ def test_both_pictures_have_the_counts_of_scikit_learn(monkeypatch: pytest.Monke
     batch = mixed(run, 600)
     known = frame(batch).dropna(subset=["label"])
     expected = confusion_matrix(known.label, known.predicted)
-    ((matrix, names, total, others),) = pictured(monkeypatch, "draw_confusion_matrix", run, step0=batch)
+    ((matrix, names, total, others, _),) = pictured(monkeypatch, "draw_confusion_matrix", run, step0=batch)
     assert matrix.tolist() == expected.tolist()
     assert names == list(run.classes)
     assert total == expected.sum(axis=1).tolist()
@@ -173,7 +173,7 @@ def test_the_matrix_of_many_classes_shows_the_most_confused_and_the_others(monke
     predicted = label.copy()
     predicted[100:145] = 500
     predicted[900] = 901
-    (_, card, *_), (matrix, names, total, others) = pictured(
+    (_, card, *_), (matrix, names, total, others, _) = pictured(
         monkeypatch, "draw_confusion_matrix", run, step0=said(run, label, predicted)
     )
     assert sorted(card[:-1]) == [run.classes[c] for c in [*range(100, 111), 500]]
@@ -202,7 +202,7 @@ def test_with_few_confusions_the_matrix_is_filled_with_classes_that_have_images(
 def test_classes_that_nobody_saw_take_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     run = named(1000)
     batch = said(run, [5, 5, 700, 9], [5, 9, 700, 9])
-    ((matrix, names, total, others),) = pictured(monkeypatch, "draw_confusion_matrix", run, step0=batch)
+    ((matrix, names, total, others, _),) = pictured(monkeypatch, "draw_confusion_matrix", run, step0=batch)
     assert names == ["class0005", "class0009", "class0700"]
     assert (matrix.tolist(), total, others) == ([[1, 1, 0], [0, 1, 0], [0, 0, 1]], [2, 1, 1], False)
     ((seen,),) = pictured(monkeypatch, "draw_confusion_overview", run, step0=batch)
@@ -253,14 +253,14 @@ def test_confused_classes_stand_together_and_are_framed(
     classes: int, rows: int, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts, block = blocks(classes, rows, size)
-    order = confusion._order(counts.metrics)
+    order = pages.order_classes(counts.metrics)
     of_place = block[order.items]
     assert np.count_nonzero(np.diff(of_place)) == classes // size - 1  # each block in one piece
     whole = {(start, start + size) for start in range(0, classes, size)}
     assert len(whole & set(order.groups)) >= 0.9 * len(whole)
     shown: list[ConfusionOverview] = []
     monkeypatch.setattr("predboard.drawing.confusion.draw_confusion_overview", shown.append)
-    confusion._overview(counts.metrics, order, 0.1, named(classes).classes)
+    pages.confusion_overview(counts.metrics, order, 0.1, named(classes).classes)
     (seen,) = shown
     assert len(seen.groups) == 7
     errors = {g: sum_inside(dense(seen), *g) for g in order.groups}
@@ -300,7 +300,7 @@ def test_the_overview_fits_a_card_and_its_colours_say_what_is_right(classes: int
 
 def test_an_overview_of_a_thousand_classes_fills_a_card() -> None:
     scores = blocks(1000, 50_000, 20)[0].metrics
-    pixels = confusion._overview(scores, confusion._order(scores), 0.1, named(1000).classes)
+    pixels = pages.confusion_overview(scores, pages.order_classes(scores), 0.1, named(1000).classes)
     assert pixels.shape == (HEIGHT_PX, WIDTH_PX, 3)
     assert (pixels[40:, 215:] != 255).any()  # the groups are described beside it
 

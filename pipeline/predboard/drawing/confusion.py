@@ -30,12 +30,19 @@ MATRIX_LEFT_PX, MATRIX_TOP_PX, MATRIX_SIDE_PX = 4, 16, 196
 MAX_GROUPS = 7
 """Groups that an overview has room to describe."""
 
+AXES = ("true", "predicted")
+"""Meaning of rows and columns."""
+
 _GRID_MIN_CELL_PX = 8
 """White lines separate cells of at least this size."""
 
 
 def draw_confusion_matrix(
-    counts: NDArray[np.int64], names: Sequence[str], total: Sequence[int], others: bool = False
+    counts: NDArray[np.int64],
+    names: Sequence[str],
+    total: Sequence[int],
+    others: bool = False,
+    axes: tuple[str, str] = AXES,
 ) -> Pixels:
     """Draw a confusion matrix with numbers and labels, of few classes in the size of a card.
 
@@ -48,6 +55,7 @@ def draw_confusion_matrix(
         total: [classes] images of each true class; the strength of a cell is its share of them.
         others: whether the last row and column stand for several classes. Their common cell is grey then, because
             right and wrong are mixed in it.
+        axes: meaning of rows and columns.
 
     Returns:
         [height, width, 3] uint8.
@@ -63,14 +71,14 @@ def draw_confusion_matrix(
             [MatrixCell(shorter(int(counts[i, j])), colour(i, j)) if counts[i, j] else None for j in range(n)]
             for i in range(n)
         ]
-        return draw_card_matrix("true ↓ predicted →   images; blue is right", names, cells)
+        return draw_card_matrix(f"{axes[0]} ↓ {axes[1]} →   images; blue is right", names, cells)
     cell, size = 34 if n <= 22 else 28, 10
-    label = min(max(int(measure_text(name, size)) for name in [*names, "true ↓"]) + 8, 150)
+    label = min(max(int(measure_text(name, size)) for name in [*names, f"{axes[0]} ↓"]) + 8, 150)
     totals_width = 44
     left, top = label + 16, label + 34
     canvas = Canvas(left + n * cell + totals_width + 6, top + n * cell + 8)
-    canvas.text((left + n * cell / 2, 14), "predicted →", max(n * cell, 80), 12, FAINT, anchor="ms")
-    canvas.text((8, top - 8), "true ↓", label, 12, FAINT)
+    canvas.text((left + n * cell / 2, 14), f"{axes[1]} →", max(n * cell, 80), 12, FAINT, anchor="ms")
+    canvas.text((8, top - 8), f"{axes[0]} ↓", label, 12, FAINT)
     canvas.text((left + n * cell + totals_width, top - 8), "rows", totals_width, 10, FAINT, anchor="rs")
     for i in range(n):
         y = top + i * cell
@@ -124,6 +132,10 @@ class ConfusionOverview:
     """[classes] written beside the rows; empty where there is no room, and then the groups are described instead."""
     groups: Sequence[ConfusionGroup] = ()
     """In the order of their positions, at most `MAX_GROUPS`."""
+    axes: tuple[str, str] = AXES
+    """Meaning of rows and columns."""
+    title: str = ""
+    """Instead of the number of classes and the axes."""
 
 
 def draw_confusion_overview(overview: ConfusionOverview) -> Pixels:
@@ -169,7 +181,7 @@ def draw_grid(canvas: Canvas, edges: Sequence[int]) -> None:
 
 def _draw_header(canvas: Canvas, overview: ConfusionOverview) -> None:
     classes = len(overview.total)
-    title = f"{classes:,} class{'es' * (classes != 1)}, true ↓ predicted →"
+    title = overview.title or f"{classes:,} class{'es' * (classes != 1)}, {overview.axes[0]} ↓ {overview.axes[1]} →"
     x = MATRIX_LEFT_PX + canvas.text((MATRIX_LEFT_PX, 11), title, 190, 10, FAINT) + 12
     canvas.draw.rectangle((x, 3, x + 7, 10), fill=WRONG)
     canvas.text((x + 11, 11), f"≥ {percent(overview.strongest)} of a class", 125, 10, FAINT)

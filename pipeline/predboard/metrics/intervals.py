@@ -22,11 +22,22 @@ Z95 = 1.959963984540054
 T95 = 2.093024054408263
 """Quantile .975 of Student's t with JACKKNIFE_GROUPS - 1 degrees of freedom."""
 
+# fmt: off
+_T_QUANTILES = (
+    12.706204736432095, 4.302652729911275, 3.182446305284263, 2.7764451051977987, 2.5705818366147395,
+    2.446911848791681, 2.3646242510102993, 2.306004135033371, 2.2621571627409915, 2.2281388519649385,
+    2.200985160082949, 2.1788128296634177, 2.1603686564610127, 2.1447866879169273, 2.131449545559323,
+    2.1199052992210112, 2.1098155778331806, 2.10092204024096, T95,
+)
+# fmt: on
+"""The same with 1 to 19 degrees of freedom, where not all groups have images."""
+
 # How intervals are made, in the words of `summary.json` and `compare.json`.
 WILSON = "Wilson score"
 JACCARD = "Wilson score of the Jaccard index J, of which F1 is 2 J / (1 + J)"
 MEAN = "mean ± 1.96 standard errors"
 JACKKNIFE = "jackknife over 20 groups of images, t with 19 degrees of freedom; the bound is added in squares"
+JACKKNIFE_OF_GROUPS = "jackknife over the up to 20 groups that have images, t with a degree of freedom less"
 DELETE_ONE = "delete-one jackknife, ± 1.96 standard errors"
 DELETE_ONE_WIDENED = f"{DELETE_ONE}; the bound is added in squares"
 DELETE_ONE_OF_CLASS = f"{DELETE_ONE_WIDENED}, and none is shown where it is too large"
@@ -93,6 +104,25 @@ def jackknife(grouped: tuple[NDArray[np.integer], ...], metric: Callable[..., Fl
     without = np.array([metric(*(t - c[g] for t, c in zip(totals, grouped, strict=True))) for g in groups])
     spread = ((without - without.mean(axis=0)) ** 2).sum(axis=0)
     return np.asarray(T95 * np.sqrt((JACKKNIFE_GROUPS - 1) / JACKKNIFE_GROUPS * spread))
+
+
+def jackknife_half_width(without: Floats) -> float:
+    """Return the half width of the 95 % interval of a metric from its values without each group that has rows.
+
+    As `jackknife`, but with the G groups that are there: variance (G - 1) / G · sum (value - mean)², Student's t with
+    G - 1 degrees of freedom.
+
+    Args:
+        without: [G] values, G up to JACKKNIFE_GROUPS.
+
+    Returns:
+        The half width; nan for fewer than two groups, or where the metric is undefined without some group.
+    """
+    groups = len(without)
+    if groups < 2:
+        return math.nan
+    spread = float(((without - without.mean()) ** 2).sum())
+    return _T_QUANTILES[groups - 2] * math.sqrt((groups - 1) / groups * spread)
 
 
 def sign_test(lost: int, won: int) -> float:

@@ -10,26 +10,28 @@ from numpy.typing import NDArray
 
 from predboard import csv_lines
 from predboard.csv_lines import TextCodes
-from predboard.drawing import confusion, palette
+from predboard.drawing import palette
 from predboard.drawing.card_matrix import CARD_CLASSES
-from predboard.drawing.confusion import MAX_GROUPS, ConfusionGroup, ConfusionOverview
 from predboard.errors import InputError
 from predboard.formatting import did_you_mean, escape_markdown, markdown_table, percent, plural, unique_names
 from predboard.metrics.counts import CountMetrics, Counts, CountsPanel
 from predboard.metrics.intervals import wilson_intervals
-from predboard.metrics.seriation import Seriation, seriate
 from predboard.panels import RunInfo, TwoPass
+from predboard.panels.pages.confusion import (
+    confusion_matrix,
+    confusion_overview,
+    most_confused,
+    order_classes,
+    strongest_share,
+)
 from predboard.predictions.derived_rows import DerivedRows
 from predboard.predictions.schema import Run
 from predboard.predictions.table import no_tile_rows
 from predboard.state import Lowest
-from predboard.summaries import File, Picture, Pixels, Summary, Text, Tiles
+from predboard.summaries import File, Picture, Summary, Text, Tiles
 
 TABLE_PAIRS = 100
 """Rows of the table; TensorBoard slows down above 200."""
-
-NAMED_CLASSES = 16
-"""Up to this many classes the overview has their names; with more, it describes groups of them."""
 
 OVERVIEW = (
     f"Rows: true class; columns: predicted class; {palette.RIGHT_WORD} is right, {palette.WRONG_WORD} is wrong. "
@@ -98,16 +100,17 @@ class Panel(CountsPanel):
         if not counted:
             return
         last = max(counted)
-        order = _order(counted[last])
-        matrices = {"0_matrix": _most_confused(counted[last], order, CARD_CLASSES)}
+        order = order_classes(counted[last])
+        matrices = {"0_matrix": most_confused(counted[last], order, CARD_CLASSES)}
         if len(order.items) > CARD_CLASSES:
-            matrices["1_matrix_large"] = _most_confused(counted[last], order, self.block)
-        strongest = _strongest(counted[last])
+            matrices["1_matrix_large"] = most_confused(counted[last], order, self.block)
+        strongest = strongest_share(counted[last])
         for step, scores in counted.items():
-            overview = functools.partial(_overview, scores, order, strongest, names)
+            overview = functools.partial(confusion_overview, scores, order, strongest, names)
             yield step, Picture("confusion/0_overview", overview, OVERVIEW)
             for tag, classes in matrices.items():
-                yield step, Picture(f"confusion/{tag}", functools.partial(_matrix, scores, classes, names), MATRIX)
+                matrix = functools.partial(confusion_matrix, scores, classes, names)
+                yield step, Picture(f"confusion/{tag}", matrix, MATRIX)
             yield step, Text("confusion/pairs", _table(scores, names), "Which classes are confused with which.")
         yield last, File("pairs.csv", _csv(counted, names), "All confusions of all steps, for other tools.")
         yield from ((last, tiles) for tiles in self._galleries(counted[last], states[last].second.by_pair, names))
@@ -163,93 +166,6 @@ def parse_pairs(texts: Sequence[str], names: Sequence[str]) -> tuple[tuple[int, 
             raise InputError(f"--pairs has {text!r}: {reason}")
         pairs.append((place[fitting[0][0]], place[fitting[0][1]]))
     return tuple(pairs)
-
-
-def _order(scores: CountMetrics) -> Seriation:
-    """Order the classes that occur or were predicted, so that those that are often confused are neighbours."""
-    present = np.flatnonzero(scores.support + scores.predictions)
-    place = np.zeros(scores.classes, np.int64)
-    place[present] = np.arange(len(present))
-    true, predicted, count = scores.confusions
-    # Similarity is the lower end of the share's interval, so that one image of two makes no two classes similar.
-    seriation = seriate(len(present), place[true], place[predicted], wilson_intervals(count, scores.support[true])[0])
-    return Seriation(present[seriation.items], seriation.groups)
-
-
-def _most_confused(scores: CountMetrics, order: Seriation, limit: int) -> NDArray[np.int64]:
-    """Choose the classes of the matrix, in order: all that occur or were predicted, or the most confused ones."""
-    if len(order.items) <= limit:
-        return np.sort(order.items)
-    chosen: dict[int, None] = {}
-    for true, predicted, _ in scores.pairs(limit * limit):
-        new = {true, predicted} - set(chosen)
-        if len(chosen) + len(new) <= limit:
-            chosen |= dict.fromkeys(new)
-    for other in scores.most_errors(limit).tolist():  # where there are few confusions
-        if len(chosen) < limit:
-            chosen[other] = None
-    return order.items[np.isin(order.items, list(chosen))]
-
-
-def _strongest(scores: CountMetrics) -> float:
-    """Return the largest share of a class that is certainly mistaken for another, by the lower end of its interval.
-
-    It is at least a tenth, so that few errors look few.
-    """
-    true, _, count = scores.confusions
-    return max(0.1, float(wilson_intervals(count, scores.support[true])[0].max(initial=0)))
-
-
-def _matrix(scores: CountMetrics, chosen: NDArray[np.int64], names: tuple[str, ...]) -> Pixels:
-    others = scores.classes - len(chosen)
-    counts = scores.matrix(chosen)
-    if others and not counts[-1].any() and not counts[:, -1].any():
-        counts, others = counts[:-1, :-1], 0
-    shown = [names[c] for c in chosen] + [f"{others:,} others"] * (others > 0)
-    return confusion.draw_confusion_matrix(counts, shown, counts.sum(axis=1).tolist(), others > 0)
-
-
-def _overview(scores: CountMetrics, order: Seriation, strongest: float, names: tuple[str, ...]) -> Pixels:
-    place = np.full(scores.classes, -1)
-    place[order.items] = np.arange(len(order.items))
-    true, predicted = (place[classes] for classes in scores.cells[:2])
-    inside = (true >= 0) & (predicted >= 0)  # an earlier step may have predicted more classes
-    cells = true[inside], predicted[inside], scores.cells[2][inside]
-    few = [names[c] for c in order.items] if len(order.items) <= NAMED_CLASSES else []
-    named = [
-        ConfusionGroup(start, stop, names[order.items[a]], names[order.items[b]], errors)
-        for start, stop, a, b, errors in _groups(order, *cells)
-    ]
-    overview = ConfusionOverview(*cells, scores.support[order.items], strongest, few, named)
-    return confusion.draw_confusion_overview(overview)
-
-
-def _groups(
-    order: Seriation, true: NDArray[np.int64], predicted: NDArray[np.int64], count: NDArray[np.int64]
-) -> list[tuple[int, int, int, int, int]]:
-    """Choose the groups with the most errors inside, in their order.
-
-    Args:
-        order: the classes.
-        true: position of the true class in the order, [cells].
-        predicted: position of the predicted class, [cells].
-        count: images, [cells].
-
-    Returns:
-        (start, stop, true and predicted class of the most frequent confusion, errors inside), all by positions.
-    """
-    group = np.full(len(order.items), -1)
-    for number, (start, stop) in enumerate(order.groups):
-        group[start:stop] = number
-    inside = (true != predicted) & (group[true] >= 0) & (group[true] == group[predicted])
-    errors = np.bincount(group[true[inside]], count[inside], len(order.groups)).astype(np.int64)
-    chosen = []
-    for number in sorted(np.argsort(-errors, kind="stable")[:MAX_GROUPS].tolist()):
-        members = np.flatnonzero(inside & (group[true] == number))
-        if len(members):
-            most = members[np.argmax(count[members])]
-            chosen.append((*order.groups[number], int(true[most]), int(predicted[most]), int(errors[number])))
-    return chosen
 
 
 def _table(scores: CountMetrics, names: tuple[str, ...]) -> str:
