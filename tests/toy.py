@@ -26,10 +26,11 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 
 from predboard import InputError
 from predboard.panels import Panel, TwoPass, TwoPassPanel
-from predboard.predictions.derived_rows import derive_rows
 from predboard.predictions.digests import ManifestDigest
-from predboard.predictions.schema import Part, Run, hash_refs, part_schema
+from predboard.predictions.label_sets import Labels, LabelSets, MultiLabels
+from predboard.predictions.schema import MULTI_LABEL, Part, Run, hash_refs, part_schema
 from predboard.predictions.table import Predictions
+from predboard.predictions.tasks import rows_of
 from predboard.storage import part_plan
 from predboard.storage.parts import PartWriter
 from predboard.storage.paths import AnyPath, arrow_source
@@ -67,16 +68,50 @@ def table(run: Run, rows: int, seed: int = 0, ties: bool = False) -> tuple[NDArr
     return logits, label
 
 
+MULTI_LABEL_RUN = Run(classes=tuple("abcde"), model="toy.py:build", task=MULTI_LABEL)
+
+
+def multi_label_table(
+    run: Run, rows: int, seed: int = 0, unlabelled: float = 0.05, unknown: float = 0.05
+) -> tuple[NDArray[np.float32], MultiLabels]:
+    """Logits [rows, classes] and labels: a quarter apply and get higher logits; these shares of rows and labels do not.
+
+    Some rows have no label that applies, and some logits are 0.
+    """
+    random = np.random.default_rng(seed)
+    shape = (rows, len(run.classes))
+    true, hidden = random.random(shape) < 0.25, random.random(shape) < unknown
+    true[random.random(rows) < 0.2] = False
+    logits = np.round(random.normal(size=shape) + np.where(true, 1.5, -1.5), 1).astype(np.float32)
+    labelled = random.random(rows) >= unlabelled
+    return logits, multi_labels(true, hidden, labelled)
+
+
+def multi_labels(
+    true: NDArray[np.bool_], unknown: NDArray[np.bool_] | None = None, labelled: NDArray[np.bool_] | None = None
+) -> MultiLabels:
+    """Labels that apply and that are unknown, each [rows, classes], of the rows that are labelled [rows], else all."""
+    hidden = np.zeros_like(true) if unknown is None else unknown
+    all_rows = np.ones(len(true), bool)
+    sets = MultiLabels(
+        LabelSets.from_mask(true & ~hidden), LabelSets.from_mask(hidden), all_rows if labelled is None else labelled
+    )
+    return sets.settled(true.shape[1])
+
+
 def predictions(
     run: Run,
     logits: NDArray[np.float32],
-    label: NDArray[np.int64],
+    label: Labels,
     start: int = 0,
     failed: frozenset[int] = frozenset(),
 ) -> Predictions:
-    """Rows with ids from `start`; labels of -1 are unknown, rows in `failed` (by position) have an error."""
+    """Rows with ids from `start`; labels of -1 are unknown, rows in `failed` (by position) have an error.
+
+    Of a multi-label run they are built from sets of labels.
+    """
     image = [f"{start + i:06d}.png" for i in range(len(label))]
-    return Predictions.build(
+    return rows_of(run).predictions.build(
         part_schema(run),
         id=np.arange(start, start + len(label), dtype=np.int64),
         key=hash_refs(image),
@@ -99,7 +134,7 @@ def predictions(
 def write_run(
     folder: AnyPath,
     logits: NDArray[np.float32],
-    label: NDArray[np.int64],
+    label: Labels,
     run: Run = RUN,
     shard_size: int = 4096,
     group: int = 8192,
@@ -207,7 +242,7 @@ def state_of(panel: Panel, run: Run, batch: Predictions) -> Any:
     first = panel.measure(run, batch)
     if not isinstance(panel, TwoPassPanel):
         return first
-    return TwoPass(first, panel.measure_second(run, first, derive_rows(run, 0, batch)))
+    return TwoPass(first, panel.measure_second(run, first, rows_of(run).derive(run, 0, batch)))
 
 
 def read_events(file: AnyPath) -> list[event_pb2.Event]:

@@ -12,7 +12,8 @@ from predboard.predictions.schema import (
     hash_refs,
     part_schema,
 )
-from predboard.predictions.table import Predictions, no_tile_rows
+from predboard.predictions.table import Predictions
+from predboard.predictions.tasks import no_tile_rows
 from tests import toy
 
 LN = math.log

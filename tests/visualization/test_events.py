@@ -15,7 +15,7 @@ from tensorboard.compat.proto import event_pb2, types_pb2
 from tensorboard.util import tensor_util
 
 from predboard.formatting import escape_markdown
-from predboard.predictions.table import no_tile_rows
+from predboard.predictions.tasks import no_tile_rows
 from predboard.summaries import EncodedImages, Histogram, Picture, Scalar, Summary, Text, Tiles
 from predboard.visualization import events
 from tests import toy

@@ -9,7 +9,7 @@ from predboard.invocation import as_typed
 from predboard.streams import lost_output
 
 if TYPE_CHECKING:
-    from predboard.predictions.table import RowCount
+    from predboard.predictions.row_count import RowCount
 
 
 def log(line: str) -> None:

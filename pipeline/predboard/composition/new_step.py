@@ -14,8 +14,9 @@ import pyarrow as pa
 from predboard.comparison.join import has_row_numbers
 from predboard.errors import DamagedError, InputError, first_line
 from predboard.predictions.digests import ManifestDigest
+from predboard.predictions.row_count import RowCount
 from predboard.predictions.schema import ROW_NUMBERS, Part, Run, digest_records
-from predboard.predictions.table import Predictions, RowCount
+from predboard.predictions.table import Predictions
 from predboard.storage.part_plan import PartRange, plan_parts
 from predboard.storage.parts import PartWriter, open_part, read_batches, verify_part
 from predboard.storage.paths import AnyPath, is_same

@@ -27,6 +27,7 @@ import pyarrow as pa
 from predboard.errors import DamagedError, first_line
 from predboard.predictions.derived_rows import DerivedRows
 from predboard.predictions.schema import digest_records
+from predboard.predictions.tasks import wrap_derived_rows
 from predboard.storage.paths import AnyPath, explain_write_errors, open_binary, publish_file, staging_dir
 
 SUFFIX = ".states.zip"
@@ -147,7 +148,7 @@ class CachedRows:
         try:
             archive = self._archive(entry.path)
             with _explain_damage(entry.path), pa.ipc.open_stream(archive.read(_rows_member(key))) as stream:
-                return [DerivedRows(batch) for batch in stream]
+                return [wrap_derived_rows(batch) for batch in stream]
         except DamagedError:
             return None
 

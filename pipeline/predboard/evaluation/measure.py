@@ -19,7 +19,8 @@ from predboard.evaluation.cache_entry import CachedRows, CacheEntry, EntryWriter
 from predboard.evaluation.state_versions import DERIVED_ROWS
 from predboard.panels import LastStepOnly, Panel, TwoPass, TwoPassPanel
 from predboard.parallel.executor import Executor
-from predboard.predictions.derived_rows import DERIVE_ROWS_COLUMNS, DerivedRows, derive_rows
+from predboard.predictions.derived_rows import DERIVE_ROWS_COLUMNS, DerivedRows
+from predboard.predictions.tasks import rows_of
 from predboard.state import merge_all
 from predboard.storage.parts import PartFile, read_batches
 from predboard.storage.paths import is_remote, map_files
@@ -78,7 +79,7 @@ def measure_part(
         measured = {name: panel.measure(part.run, batch) for name, panel in panels.items()}
         states = measured if states is None else merge_all(states, measured)
         if with_rows:
-            rows.append(derive_rows(part.run, step, batch))
+            rows.append(rows_of(part.run).derive(part.run, step, batch))
     return states or {name: panel.zero(part.run) for name, panel in panels.items()}, rows
 
 

@@ -23,7 +23,7 @@ from predboard.inference import resume
 from predboard.inference.default_name import default_out
 from predboard.models.checkpoints import assign_steps
 from predboard.models.factory import open_factory, require_torch
-from predboard.predictions.table import RowCount
+from predboard.predictions.row_count import RowCount
 from predboard.storage import part_plan, timing
 from predboard.storage.locks import lock_folder
 from predboard.storage.part_plan import PartRange, Share, Task

@@ -30,8 +30,8 @@ from predboard.ingest.saved_scores import SavedScores
 from predboard.ingest.validation import ScoreArray
 from predboard.models.checkpoints import parse_step
 from predboard.parallel.threads import worker_count
+from predboard.predictions.row_count import RowCount
 from predboard.predictions.schema import Run
-from predboard.predictions.table import RowCount
 from predboard.storage import part_plan
 from predboard.storage.locks import lock_folder
 from predboard.storage.parts import ROW_GROUP_MAX_ROWS, read_batches, row_group_size

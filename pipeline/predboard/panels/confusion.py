@@ -26,7 +26,7 @@ from predboard.panels.pages.confusion import (
 )
 from predboard.predictions.derived_rows import DerivedRows
 from predboard.predictions.schema import Run
-from predboard.predictions.table import no_tile_rows
+from predboard.predictions.tasks import no_tile_rows
 from predboard.state import Lowest
 from predboard.summaries import File, Picture, Summary, Text, Tiles
 

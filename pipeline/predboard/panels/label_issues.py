@@ -20,7 +20,8 @@ from predboard.panels.pages.label_issues import LabelIssues, label_issues_page, 
 from predboard.predictions.derived_rows import DerivedRows
 from predboard.predictions.sampling import Salt, mix
 from predboard.predictions.schema import Run
-from predboard.predictions.table import TOP_CLASSES, Predictions, TileRows, no_tile_rows
+from predboard.predictions.table import TOP_CLASSES, Predictions, TileRows
+from predboard.predictions.tasks import no_tile_rows
 from predboard.state import FIXED_UNIT, Counted, Lowest, summed
 from predboard.summaries import File, Metric, Metrics, Scalar, Summary, Text, Tiles
 

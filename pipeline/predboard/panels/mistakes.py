@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from predboard.panels import RunInfo
 from predboard.predictions.sampling import Salt, mix
 from predboard.predictions.schema import Run
-from predboard.predictions.table import TILE_COLUMNS, Predictions, TileRows, no_tile_rows
+from predboard.predictions.table import TILE_COLUMNS, Predictions, TileRows
+from predboard.predictions.tasks import no_tile_rows
 from predboard.state import Lowest
 from predboard.summaries import Summary, Tiles
 

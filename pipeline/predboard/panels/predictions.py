@@ -11,7 +11,8 @@ from predboard.metrics.counts import Counts
 from predboard.panels import RunInfo
 from predboard.predictions.sampling import Salt, mix
 from predboard.predictions.schema import Run
-from predboard.predictions.table import TILE_COLUMNS, Predictions, no_tile_rows
+from predboard.predictions.table import TILE_COLUMNS, Predictions
+from predboard.predictions.tasks import no_tile_rows
 from predboard.state import Lowest
 from predboard.summaries import Summary, Tiles
 

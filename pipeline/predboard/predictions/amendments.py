@@ -13,7 +13,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from predboard.predictions.arrow import as_arrow, scatter
-from predboard.predictions.derive import derive
 from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, GROUP_PREFIX, hash_refs
 from predboard.predictions.table import Predictions
 
@@ -77,18 +76,18 @@ class Amendment:
                 if name in batch.schema.names:
                     batch = _replaced(batch, name, at, values.slice(low, high - low))
             if "loss" in batch.schema.names and rows.has_scores:
-                changed = Predictions(batch.take(pa.array(at)))
+                changed = type(rows)(batch.take(pa.array(at)))
                 batch = _replaced(batch, "loss", at, _losses(changed))
         for name in () if self.columns is None else self.columns.schema.names:
             if wanted is None or name in wanted or ALL_MANIFEST_COLUMNS in wanted or name == self.group:
                 added = self.columns.schema.field(name)
                 batch = batch.append_column(added, self.columns.column(name).slice(start, len(rows)))
         if self.group and (wanted is None or "key" in wanted):
-            group = as_arrow(_group_keys(Predictions(batch), self.group), pa.int64())
+            group = as_arrow(_group_keys(type(rows)(batch), self.group), pa.int64())
             batch = batch.append_column(GROUP_PREFIX + self.group, group)
         if wanted is not None:
             batch = batch.select([name for name in batch.schema.names if self._is_wanted(name, wanted, rows)])
-        return Predictions(batch, rows.manifest_rows, rows.has_scores)
+        return type(rows)(batch, rows.manifest_rows, rows.has_scores)
 
     def _is_wanted(self, name: str, wanted: Collection[str], rows: Predictions) -> bool:
         further = name in rows.manifest_columns or (self.columns is not None and name in self.columns.schema.names)
@@ -107,8 +106,8 @@ def _replaced(batch: pa.RecordBatch, name: str, at: NDArray[np.int64], values: p
 
 def _losses(rows: Predictions) -> pa.Array:
     """Return the losses that follow from logits and labels, null where one of the two is missing."""
-    scored, ok = rows.scored, rows.predicted >= 0
-    losses = derive(scored.logits, scored.label)["loss"] if len(scored) else np.zeros(0, np.float32)
+    scored, ok = rows.scored, rows.is_scored.copy()
+    losses = scored.compute_losses() if len(scored) else np.zeros(0, np.float32)
     known = ~np.isnan(losses)
     ok[np.flatnonzero(ok)[~known]] = False
     return scatter(losses[known], ok, pa.float32())

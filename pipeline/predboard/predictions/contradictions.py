@@ -44,18 +44,18 @@ def refuse_contradictions(rows: Predictions, classes: int) -> None:
     highest = {"confidence": 1.0, "margin": 1.0, "entropy": math.log(classes), "loss": float(np.finfo(np.float32).max)}
     for name in names & highest.keys():
         values, limit = columns[name], highest[name] + TOLERANCE
-        _refuse(rows, name, (values < -TOLERANCE) | (values > limit), f"a number from 0 to {highest[name]:.4g}")
+        refuse(rows, name, (values < -TOLERANCE) | (values > limit), f"a number from 0 to {highest[name]:.4g}")
     scored = _scored_rows(rows)
     if scored is None:
         return
     for name in names - {"label"}:
         present = columns[name] >= 0 if name == "predicted" else ~np.isnan(columns[name])
         if not rows.has_scores and name in ("loss", "margin", "entropy"):
-            _refuse(rows, name, present, "null, because the scores of all classes are not known")
+            refuse(rows, name, present, "null, because the scores of all classes are not known")
             continue
         expected = scored & (columns["label"] >= 0) if name == "loss" and "label" in names else scored
         wrong = present & ~expected if name == "loss" and "label" not in names else present != expected
-        _refuse(rows, name, wrong, "a number exactly where there are logits")
+        refuse(rows, name, wrong, "a number exactly where there are logits")
     if "logits" in rows.batch.schema.names and scored.any():
         _compare_with_logits(rows, columns, np.flatnonzero(scored))
 
@@ -65,13 +65,14 @@ def _scored_rows(rows: Predictions) -> NDArray[np.bool_] | None:
     names = rows.batch.schema.names
     if "logits" not in names:
         return rows.predicted >= 0 if "predicted" in names else None
-    scored = _valid(rows, "logits")
+    scored = is_valid(rows, "logits")
     if "error" in names:
-        _refuse(rows, "error", scored & _valid(rows, "error"), "null where there are logits")
+        refuse(rows, "error", scored & is_valid(rows, "error"), "null where there are logits")
     return scored
 
 
-def _valid(rows: Predictions, name: str) -> NDArray[np.bool_]:
+def is_valid(rows: Predictions, name: str) -> NDArray[np.bool_]:
+    """Return where a column is not null, bool [rows]."""
     return as_numpy(rows.column(name).is_valid().cast(pa.uint8())).astype(bool)
 
 
@@ -81,11 +82,11 @@ def _compare_with_logits(rows: Predictions, columns: Mapping[str, NDArray[np.gen
     logits = as_matrix(column.drop_null() if column.null_count else column)  # [scored, classes]
     if not (np.isfinite(logits.min()) and np.isfinite(logits.max())):
         bad = ~np.isfinite(logits).all(axis=1)
-        raise ValueError(f"logits of row {_row_id(rows, at[bad][0])} are not all finite")
+        raise ValueError(f"logits of row {rows.row_name(int(at[bad][0]))} are not all finite")
     if "predicted" in columns:
         wrong = np.zeros(len(rows), bool)
         wrong[at] = logits.argmax(axis=1) != columns["predicted"][at]
-        _refuse(rows, "predicted", wrong, "the index of the highest logit")
+        refuse(rows, "predicted", wrong, "the index of the highest logit")
     sample = np.unique(np.linspace(0, len(at) - 1, SAMPLE_ROWS).astype(np.int64))
     label = columns["label"].astype(np.int64)[at[sample]] if "label" in columns else np.full(len(sample), -1)
     for name, values in derive(logits[sample], label).items():
@@ -93,16 +94,13 @@ def _compare_with_logits(rows: Predictions, columns: Mapping[str, NDArray[np.gen
             wrong = np.zeros(len(rows), bool)
             given = columns[name][at[sample]]
             wrong[at[sample]] = ~np.isnan(values) & ~np.isclose(given, values, TOLERANCE, TOLERANCE)
-            _refuse(rows, name, wrong, "what follows from its logits")
+            refuse(rows, name, wrong, "what follows from its logits")
 
 
-def _refuse(rows: Predictions, name: str, wrong: NDArray[np.bool_], expected: str) -> None:
+def refuse(rows: Predictions, name: str, wrong: NDArray[np.bool_], expected: str) -> None:
+    """Raise ValueError naming the first row where `wrong` [rows] is true, with its value and what was expected."""
     if wrong.any():
         at = int(wrong.argmax())
         number = rows.column(name)[at].as_py()
         value = f"{number:.6g}" if isinstance(number, float) else repr(number)
-        raise ValueError(f"{name} of row {_row_id(rows, at)} is {value}, expected {expected}")
-
-
-def _row_id(rows: Predictions, at: int | np.int64) -> int:
-    return int(rows.id[at] if "id" in rows.batch.schema.names else at)
+        raise ValueError(f"{name} of row {rows.row_name(at)} is {value}, expected {expected}")

@@ -3,6 +3,7 @@
 It knows nothing of files: `storage.rows` reads and writes them.
 """
 
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -38,13 +39,14 @@ class DerivedRows(PredictionRows):
         return np.asarray(as_numpy(self.column("rank")).astype(np.int64) - 1)
 
 
-_COPIED_COLUMNS = (
+COPIED_COLUMNS = (
     *("id", "key", "image", "label", "predicted", "confidence", "loss", "margin", "entropy", "digest"),
     *IMAGE_PROPERTIES,
     "error",
 )
+"""Columns of predictions that `rows.parquet` has as they are."""
 
-DERIVE_ROWS_COLUMNS = frozenset({*_COPIED_COLUMNS, "logits", ALL_MANIFEST_COLUMNS})
+DERIVE_ROWS_COLUMNS = frozenset({*COPIED_COLUMNS, "logits", ALL_MANIFEST_COLUMNS})
 """Columns that `derive_rows` needs of `Predictions`."""
 
 
@@ -58,19 +60,24 @@ def derived_rows_schema(run: Run, part: pa.Schema | None = None) -> pa.Schema:
     names = pa.dictionary(pa.int32(), pa.string())
     reserved = [
         pa.field("step", pa.int64()),
-        *(pa.field(name, COLUMNS[name][0]) for name in _COPIED_COLUMNS),
+        *(pa.field(name, COLUMNS[name][0]) for name in COPIED_COLUMNS),
         pa.field("label_name", names),
         pa.field("predicted_name", names),
         pa.field("rank", pa.int32()),
         pa.field("top_class", pa.list_(pa.field("element", pa.int32(), nullable=False), top)),
         pa.field("top_probability", pa.list_(pa.field("element", pa.float32(), nullable=False), top)),
     ]
+    return add_manifest_columns(reserved, part, COLUMNS)
+
+
+def add_manifest_columns(reserved: Sequence[pa.Field], part: pa.Schema | None, of_parts: Container[str]) -> pa.Schema:
+    """Return the schema of these fields and the manifest's further columns, those of `part` not among `of_parts`."""
     fields = {field.name: field for field in reserved}
     for field in part or ():
         name = field.name
         while name in fields:
             name = f"manifest_{name}"
-        if field.name not in COLUMNS and not field.name.startswith(GROUP_PREFIX):
+        if field.name not in of_parts and not field.name.startswith(GROUP_PREFIX):
             fields[name] = pa.field(name, field.type)
     return pa.schema(fields.values())
 
@@ -84,8 +91,8 @@ def derive_rows(run: Run, step: int, rows: Predictions) -> DerivedRows:
     """
     schema = derived_rows_schema(run, rows.batch.schema)
     scored = rows.scored
-    ok = rows.predicted >= 0
-    labelled = ok & (rows.label >= 0)
+    ok = rows.is_scored
+    labelled = ok & rows.is_labelled
     names = arrow_bytes([name.encode() for name in run.classes]).cast(pa.string())
     computed = {
         "step": as_arrow(np.full(len(rows), step), pa.int64()),

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from predboard.predictions.arrow import as_numpy
+from predboard.predictions.label_sets import Labels, label_values
 from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, hash_refs
 from predboard.predictions.table import Predictions
 
@@ -59,22 +59,23 @@ class ManifestDigest:
         self._hashed = hashlib.blake2b(digest_size=8)
         self._encode = json.JSONEncoder(default=str, sort_keys=True).encode
 
-    def add(self, image: pa.Array, label: NDArray[np.integer[Any]], further: pa.Table | pa.RecordBatch) -> None:
+    def add(self, image: pa.Array, label: Labels, further: pa.Table | pa.RecordBatch) -> None:
         """Add the next rows.
 
         Args:
             image: [rows] refs.
-            label: [rows] indices of classes, -1 where unknown.
+            label: [rows] indices of classes, -1 where unknown; or what is known of several labels a row.
             further: [rows] the further columns, which may be none.
         """
-        pairs: Iterable[list[Any]] = map(list, zip(image.to_pylist(), label.tolist(), strict=True))
+        lines: Iterable[list[Any]]
+        lines = ([ref, *values] for ref, values in zip(image.to_pylist(), label_values(label), strict=True))
         if further.num_columns:
-            pairs = ([*pair, more] for pair, more in zip(pairs, further.to_pylist(), strict=True))
-        self._hashed.update("".join(f"{self._encode(pair)}\n" for pair in pairs).encode("ascii"))
+            lines = ([*line, more] for line, more in zip(lines, further.to_pylist(), strict=True))
+        self._hashed.update("".join(f"{self._encode(line)}\n" for line in lines).encode("ascii"))
 
     def add_rows(self, rows: Predictions) -> None:
         """Add the next rows, of a part."""
-        self.add(rows.column("image"), rows.label, rows.batch.select(rows.manifest_columns))
+        self.add(rows.column("image"), rows.known_labels, rows.batch.select(rows.manifest_columns))
 
     def hexdigest(self) -> str:
         """Return 16 hexadecimal digits."""
@@ -99,7 +100,7 @@ def refuse_foreign_keys(rows: Predictions) -> None:
     raise ValueError(f"key of row {rows.id[wrong[0]]} is {rows.key[wrong[0]]}, expected the hash of its image")
 
 
-def digest_manifest(image: pa.Array, label: NDArray[np.integer[Any]], further: pa.Table | None = None) -> str:
+def digest_manifest(image: pa.Array, label: Labels, further: pa.Table | None = None) -> str:
     """Return the digest of some rows of a manifest, 16 hexadecimal digits."""
     digest = ManifestDigest()
     digest.add(image, label, pa.table({}) if further is None else further)

@@ -19,10 +19,19 @@ from numpy.typing import NDArray
 
 from predboard.errors import DamagedError, InputError, first_line
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Newest format that is read."""
 
-SCORES = ("logits", "log_probabilities", "confidence")
-"""Values of `Run.scores`."""
+SINGLE_LABEL, MULTI_LABEL = "single-label", "multi-label"
+
+FORMATS = {SINGLE_LABEL: 1, MULTI_LABEL: 2}
+"""Values of `Run.task`, each with the format of its parts."""
+
+SCORES = {SINGLE_LABEL: ("logits", "log_probabilities", "confidence"), MULTI_LABEL: ("logits", "log_odds")}
+"""Values of `Run.scores`, by task."""
+
+LABEL_LIST = pa.list_(pa.field("element", pa.int32(), nullable=False))
+"""Arrow type of a column of sets of labels."""
 
 # name: (type, nullable, meaning). Readers may rely on every column except the two that are marked optional.
 COLUMNS: dict[str, tuple[pa.DataType, bool, str]] = {
@@ -50,6 +59,27 @@ COLUMNS: dict[str, tuple[pa.DataType, bool, str]] = {
     "embedding": (pa.list_(pa.float16()), True, "optional: input of the last linear layer, or output of another"),
     "thumbnail": (pa.binary(), True, "optional: JPEG of the source image"),
 }
+
+_MULTI_LABEL: dict[str, tuple[pa.DataType, bool, str]] = {
+    "labels": (LABEL_LIST, True, "indices of the true labels, ascending; empty if none applies; null if unlabelled"),
+    "unknown": (LABEL_LIST, True, "labels of which it is not known whether they apply; null for none"),
+    "logits": (pa.list_(pa.float32()), True, "[classes] scores before the sigmoid, elements not null"),
+    "predicted_labels": (LABEL_LIST, True, "labels whose logit is above 0, ascending; null for a failed row"),
+    "confidence": (pa.float32(), True, "probability of just this set: product of max(p, 1 - p) over the labels"),
+    "loss": (pa.float32(), True, "binary cross-entropy, mean over the labels that are not unknown, nats"),
+    "margin": (pa.float32(), True, "least of |2 p - 1| over the labels"),
+    "entropy": (pa.float32(), True, "binary entropy, mean over the labels, nats"),
+}
+
+STORED_AS = {"label": ("labels", "unknown"), "predicted": ("predicted_labels",)}
+"""Columns of multi-label predictions that hold what these hold of one label: who asks for the one gets the other."""
+
+MULTI_LABEL_COLUMNS: dict[str, tuple[pa.DataType, bool, str]] = {
+    stored: _MULTI_LABEL.get(stored, description)
+    for name, description in COLUMNS.items()
+    for stored in STORED_AS.get(name, (name,))
+}
+"""`COLUMNS` of multi-label predictions."""
 
 ALL_MANIFEST_COLUMNS = "*"
 """In a panel's `columns`, stands for every further column that the manifest supplied."""
@@ -122,9 +152,26 @@ class Run:
     thumbnails: int = 0
     """Longest side of a thumbnail, pixels; 0 if there are none."""
     scores: str = "logits"
-    """Content of the column `logits`: `logits`, or `log_probabilities` if the model ends in a softmax; `confidence` if
-    there is no such column, because only the predicted class and its confidence are known."""
-    format: int = FORMAT_VERSION
+    """Content of the column `logits`: `logits`, or `log_probabilities` if the model ends in a softmax and `log_odds` if
+    it ends in a sigmoid for each label; `confidence` if there is no such column, because only the predicted class and
+    its confidence are known."""
+    format: int = FORMATS[SINGLE_LABEL]
+    task: str = SINGLE_LABEL
+    """`single-label` if an image is of one class, `multi-label` if any number of them apply, each by itself."""
+
+    def __post_init__(self) -> None:
+        """Raise the format to the first that has the task."""
+        object.__setattr__(self, "format", max(self.format, FORMATS.get(self.task, 0)))
+
+    def record(self) -> dict[str, Any]:
+        """Return all fields as plain values: what the footer holds and digests are of.
+
+        Single-label runs have no `task` in it, as they had none before there were others.
+        """
+        record = asdict(self)
+        if self.task == SINGLE_LABEL:
+            del record["task"]
+        return record
 
     @property
     def has_scores(self) -> bool:
@@ -139,7 +186,7 @@ class Run:
     @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that are equal in all parts of one step."""
-        return digest_records(asdict(self))
+        return digest_records(self.record())
 
     def difference(self, other: Self) -> tuple[str, str, str] | None:
         """Return the first field in which two runs differ, with its value in this and the other; None if equal.
@@ -158,6 +205,8 @@ class Run:
 
         if self.fingerprint == other.fingerprint:
             return None
+        if self.task != other.task:
+            return "task", self.task, other.task
         if self.classes != other.classes:
             if len(self.classes) != len(other.classes):
                 return "classes", f"{len(self.classes)} names", f"{len(other.classes)} names"
@@ -196,7 +245,7 @@ class Part:
 
 def encode_footer(run: Run, part: Part) -> dict[str, str]:
     """Return the key-value metadata of a part file. Raises InputError for values that no reader would take."""
-    records = asdict(run), asdict(part)
+    records = run.record(), asdict(part)
     try:
         check_fields(Run, records[0])
         check_fields(Part, records[1])
@@ -246,7 +295,7 @@ def read_footer(metadata: Mapping[bytes, bytes] | None, where: str) -> tuple[Run
         return _decode_run(metadata[b"predboard.run"]), Part(**part)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"the footer of {where} does not have the fields of format {FORMAT_VERSION}: {first_line(error)}"
+            f"the footer of {where} does not have the fields of format {version}: {first_line(error)}"
         ) from error
 
 
@@ -265,10 +314,22 @@ def check_fields(kind: type[Run | Part], record: Mapping[str, Any]) -> None:
             raise TypeError(f"{field_.name} is {repr(record[field_.name])[:60]}, expected {expected}")
     if kind is Run and not record["classes"]:
         raise ValueError("classes is empty")
-    if kind is Run and record.get("scores", "logits") not in SCORES:
-        raise ValueError(f"scores is {record['scores']!r}, expected {' or '.join(map(repr, SCORES))}")
+    if kind is Run:
+        _check_task(record)
     if kind is Part and not record["start"] <= record["stop"] <= record["manifest_rows"]:
         raise ValueError("expected start <= stop <= manifest_rows")
+
+
+def _check_task(record: Mapping[str, Any]) -> None:
+    """Raise ValueError for a task that there is not, or that does not fit the scores or the format."""
+    task = record.get("task", SINGLE_LABEL)
+    if task not in FORMATS:
+        raise ValueError(f"task is {task!r}, expected {' or '.join(map(repr, FORMATS))}")
+    scores, expected = record.get("scores", "logits"), SCORES[task]
+    if scores not in expected:
+        raise ValueError(f"scores is {scores!r}, expected {' or '.join(map(repr, expected))} of a {task} run")
+    if (version := record.get("format", 1)) != FORMATS[task]:
+        raise ValueError(f"format is {version}, expected {FORMATS[task]} of a {task} run")
 
 
 _LATEST = 253_402_300_800
@@ -317,7 +378,7 @@ def _decode_run(text: bytes) -> Run:
 def part_schema(run: Run, manifest_columns: pa.Schema | None = None) -> pa.Schema:
     """Return the Arrow schema of a part: the fixed columns, then the manifest's further columns."""
     fields = []
-    for name, (type_, nullable, _) in COLUMNS.items():
+    for name, (type_, nullable, _) in columns_of(run).items():
         present = {"embedding": run.embedding, "thumbnail": run.thumbnails, "logits": run.has_scores}
         if not present.get(name, True):
             continue
@@ -328,7 +389,27 @@ def part_schema(run: Run, manifest_columns: pa.Schema | None = None) -> pa.Schem
     return pa.schema(fields + list(manifest_columns or ()))
 
 
-def rename_reserved_columns(names: Sequence[str]) -> list[str]:
+def columns_of(run: Run) -> dict[str, tuple[pa.DataType, bool, str]]:
+    """Return the table of columns of a run's task."""
+    return {SINGLE_LABEL: COLUMNS, MULTI_LABEL: MULTI_LABEL_COLUMNS}[run.task]
+
+
+def reserved_columns(task: str) -> frozenset[str]:
+    """Return the names that no column of the manifest has in predictions of a task.
+
+    Those of one label are reserved in multi-label predictions too, because they are asked for by these names.
+    """
+    return frozenset({**COLUMNS, **MULTI_LABEL_COLUMNS} if task == MULTI_LABEL else COLUMNS)
+
+
+def stored_columns(run: Run, names: Iterable[str]) -> frozenset[str]:
+    """Return the names under which predictions of a run hold columns of these names, see `STORED_AS`."""
+    if run.task == SINGLE_LABEL:
+        return frozenset(names)
+    return frozenset(stored for name in names for stored in STORED_AS.get(name, (name,)))
+
+
+def rename_reserved_columns(names: Sequence[str], task: str = SINGLE_LABEL) -> list[str]:
     """Prefix `manifest_` to the names of manifest columns that the format uses itself.
 
     `step` is reserved as well: pandas and Arrow read the names of the step folders as a column of this name.
@@ -336,10 +417,11 @@ def rename_reserved_columns(names: Sequence[str]) -> list[str]:
     >>> rename_reserved_columns(["width", "country", "manifest_width", "step"])
     ['manifest_manifest_width', 'country', 'manifest_width', 'manifest_step']
     """
-    taken = {*COLUMNS, "step", *names}
+    reserved = reserved_columns(task) | {"step"}
+    taken = {*reserved, *names}
     renamed = []
     for name in names:
-        if name in COLUMNS or name == "step":
+        if name in reserved:
             while name in taken:
                 name = f"manifest_{name}"
             taken.add(name)

@@ -4,11 +4,10 @@
 """
 
 import abc
-import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self, TypeVar, cast
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +15,9 @@ from numpy.typing import NDArray
 
 from predboard.predictions.arrow import as_arrow, as_booleans, as_matrix, as_numpy, scatter
 from predboard.predictions.derive import derive, derive_from_confidence
+from predboard.predictions.label_sets import Labels, MultiLabels
 from predboard.predictions.sampling import Salt, jackknife_group, mix, rounded_size
-from predboard.predictions.schema import COLUMNS, GROUP_PREFIX, Run
+from predboard.predictions.schema import GROUP_PREFIX, SINGLE_LABEL, reserved_columns
 
 T = TypeVar("T")
 
@@ -47,6 +47,9 @@ class PredictionRows(abc.ABC):
     """Rows of the whole manifest, which samples of bounded size are drawn from; 0 if unknown."""
     has_scores: bool = True
     """Whether the scores of all classes are known, and not only the predicted class and its confidence."""
+
+    task: ClassVar[str] = SINGLE_LABEL
+    """Task of the runs whose rows these are."""
 
     @property
     @abc.abstractmethod
@@ -86,6 +89,10 @@ class PredictionRows(abc.ABC):
         batch = self.batch if keep.all() else self.batch.filter(as_booleans(keep))
         return type(self)(batch, self.manifest_rows, self.has_scores)
 
+    def row_name(self, at: int) -> int:
+        """Return what messages call a row: its id, or its place among these rows where ids were not read."""
+        return int(self.id[at]) if "id" in self.batch.schema.names else at
+
     @cached_property
     def _memo(self) -> dict[Any, Any]:
         return {}
@@ -117,7 +124,8 @@ class PredictionRows(abc.ABC):
     @property
     def manifest_columns(self) -> list[str]:
         """Names of the further columns that the manifest supplied."""
-        return [n for n in self.batch.schema.names if n not in COLUMNS and not n.startswith(GROUP_PREFIX)]
+        reserved = reserved_columns(self.task)
+        return [n for n in self.batch.schema.names if n not in reserved and not n.startswith(GROUP_PREFIX)]
 
     @cached_property
     def group_column(self) -> str:
@@ -215,15 +223,30 @@ class PredictionRows(abc.ABC):
         """Entropy of the probabilities, float32 [rows], nats, NaN for a failed row."""
         return self._floats("entropy")
 
+    @property
+    def is_scored(self) -> NDArray[np.bool_]:
+        """Whether each row has logits, bool [rows]; only rows that have failed have none."""
+        return self.predicted >= 0
+
+    @property
+    def is_labelled(self) -> NDArray[np.bool_]:
+        """Whether each row has a label, bool [rows]."""
+        return self.label >= 0
+
+    @property
+    def known_labels(self) -> Labels:
+        """The labels of all rows, as they were given to `Predictions.build`."""
+        return self.label
+
     @cached_property
     def scored(self) -> Self:
         """The rows that have logits."""
-        return self.take(self.predicted >= 0)
+        return self.take(self.is_scored)
 
     @cached_property
     def labelled(self) -> Self:
         """The rows that have logits and a label, which are those that every metric counts."""
-        known = self.scored.label >= 0
+        known = self.scored.is_labelled
         return self.scored if known.all() else self.scored.take(known)  # the same object, which computes columns once
 
     @cached_property
@@ -235,21 +258,26 @@ class PredictionRows(abc.ABC):
         """Return what tiles show of the chosen scored rows, by their indices.
 
         Returns:
-            id, key, image (object), label, predicted, confidence and loss: [chosen]; top_class int64 and
-            top_probability float32, highest first: [chosen, min(TILE_CLASSES, classes)].
+            id, key, image (object), label, predicted, confidence and loss: [chosen]; right int8 [chosen], 1 or 0, -1
+            without label; top_class int64 and top_probability float32, highest first: [chosen, min(TILE_CLASSES,
+            classes)]. Where rows have sets of labels, what their type says instead of label and predicted.
         """
         images = self.column("image").take(as_arrow(chosen, pa.int64()))
         return {
             "id": self.id[chosen],
             "key": self.key[chosen],
             "image": np.array(images.to_pylist(), object),
-            "label": self.label[chosen],
-            "predicted": self.predicted[chosen],
+            **self._tile_labels(chosen),
             "confidence": self.confidence[chosen],
             "loss": self.loss[chosen],
+            "right": np.where(self.is_labelled, self.right, -1).astype(np.int8)[chosen],
             "top_class": self.top[chosen, :TILE_CLASSES],
             "top_probability": self.top_probability[chosen, :TILE_CLASSES],
         }
+
+    def _tile_labels(self, chosen: NDArray[np.integer[Any]]) -> TileRows:
+        """Return what tiles show of the labels and the predictions of the chosen scored rows."""
+        return {"label": self.label[chosen], "predicted": self.predicted[chosen]}
 
 
 def _unpickle(kind: type[PredictionRows], stream: bytes, manifest_rows: int, has_scores: bool) -> PredictionRows:
@@ -269,7 +297,7 @@ class Predictions(PredictionRows):
         id: NDArray[np.int64],  # noqa: A002  the column's name
         key: NDArray[np.int64],
         image: pa.Array,
-        label: NDArray[np.integer[Any]],
+        label: Labels,
         logits: NDArray[np.float32],
         error: Sequence[str | None],
         more: Mapping[str, Any] | None = None,
@@ -280,7 +308,7 @@ class Predictions(PredictionRows):
             schema: from `part_schema`.
             id, key: [rows].
             image: [rows] strings.
-            label: [rows], -1 if unknown.
+            label: [rows], -1 if unknown; or what is known of several labels a row.
             logits: [rows, classes]; or where the schema has no logits the predicted class and its confidence,
                 [rows, 2]. Rows with an error are ignored.
             error: [rows], None where the row is fine. A row whose logits are not finite gets an error here.
@@ -297,13 +325,13 @@ class Predictions(PredictionRows):
             "id": pa.array(id, pa.int64()),
             "key": pa.array(key, pa.int64()),
             "image": image,
-            "label": pa.array(label, pa.int32(), mask=label < 0),
             "error": pa.array(errors, pa.string()),
         }
         has_scores = "logits" in schema.names
         if has_scores:
             columns["logits"] = scatter(logits[ok], ok, schema.field("logits").type)
-        derived = derive(logits[ok], label[ok]) if has_scores else derive_from_confidence(logits[ok])
+        known, derived = cls._label_columns(schema, label, logits[ok], ok)
+        columns |= known
         for name, values in derived.items():
             valid = ok.copy()
             valid[ok] = ~np.isnan(values)
@@ -315,6 +343,23 @@ class Predictions(PredictionRows):
             columns[name] = values if isinstance(values, pa.Array) else pa.array(values, type_)
         batch = pa.RecordBatch.from_arrays([columns[f.name] for f in schema], schema=schema)
         return cls(batch, has_scores=has_scores)
+
+    @classmethod
+    def _label_columns(
+        cls, schema: pa.Schema, label: Labels, logits: NDArray[np.float32], ok: NDArray[np.bool_]
+    ) -> tuple[dict[str, pa.Array], dict[str, NDArray[Any]]]:
+        """Return the columns of labels [rows], and derived numbers of the rows where `ok` [rows] is true.
+
+        `logits` [ok rows, classes] and the derived numbers [ok rows], NaN where they are not known, are of these alone.
+        """
+        if isinstance(label, MultiLabels):
+            raise TypeError("rows of one label each cannot be built from sets of labels")
+        known = {"label": pa.array(label, pa.int32(), mask=label < 0)}
+        return known, derive(logits, label[ok]) if "logits" in schema.names else derive_from_confidence(logits)
+
+    def compute_losses(self) -> NDArray[np.float32]:
+        """Compute the losses anew from logits and labels, float32 [rows], NaN where a label is unknown."""
+        return np.asarray(derive(self.logits, self.label)["loss"])
 
     def replace_rows(self, fresh: "Predictions") -> Self:
         """Return these rows with those of `fresh` in place of the rows with the same id.
@@ -394,57 +439,3 @@ class Predictions(PredictionRows):
         if np.count_nonzero(equal) == len(self):  # each true class itself
             return np.zeros(len(self), np.int64)
         return np.asarray(np.count_nonzero(equal, axis=1) - 1)
-
-
-@dataclass(frozen=True)
-class RowCount:
-    """Numbers of rows by kind. Two counts add up.
-
-    >>> RowCount(rows=5, counted=4, right=3) + RowCount(rows=5, counted=4, right=1)
-    RowCount(rows=10, failed=0, unlabelled=0, counted=8, right=4)
-    >>> _.accuracy
-    0.5
-    """
-
-    rows: int = 0
-    failed: int = 0
-    unlabelled: int = 0
-    counted: int = 0
-    """Rows with logits and a label."""
-    right: int = 0
-
-    def add_batch(self, batch: PredictionRows) -> "RowCount":
-        """Add the rows of a batch, which needs the columns label and predicted."""
-        labelled = batch.labelled
-        return self + RowCount(
-            len(batch),
-            int((batch.predicted < 0).sum()),
-            int((batch.label < 0).sum()),
-            len(labelled),
-            int(labelled.right.sum()),
-        )
-
-    def __add__(self, other: "RowCount") -> "RowCount":
-        """Add two counts."""
-        return RowCount(*map(operator.add, astuple(self), astuple(other)))
-
-    @property
-    def accuracy(self) -> float | None:
-        """Share of correct rows among those with logits and a label; None if there are none."""
-        return self.right / self.counted if self.counted else None
-
-
-def no_tile_rows(run: Run) -> TileRows:
-    """Return what `tile_rows` returns when no row is chosen."""
-    top = (0, min(TILE_CLASSES, len(run.classes)) if run.has_scores else 1)
-    return {
-        "id": np.zeros(0, np.int64),
-        "key": np.zeros(0, np.int64),
-        "image": np.zeros(0, object),
-        "label": np.zeros(0, np.int64),
-        "predicted": np.zeros(0, np.int64),
-        "confidence": np.zeros(0, np.float32),
-        "loss": np.zeros(0, np.float32),
-        "top_class": np.zeros(top, np.int64),
-        "top_probability": np.zeros(top, np.float32),
-    }

@@ -6,8 +6,9 @@ from typing import Any
 
 from predboard.errors import DamagedError, InputError
 from predboard.formatting import plural
+from predboard.predictions.row_count import RowCount
 from predboard.predictions.schema import Part
-from predboard.predictions.table import Predictions, RowCount
+from predboard.predictions.table import Predictions
 from predboard.storage import timing
 from predboard.storage.parts import PartFile, read_batches, verify_manifest, verify_part
 from predboard.storage.paths import AnyPath, map_files

@@ -25,19 +25,21 @@ import pyarrow.parquet as pq
 from predboard.errors import DamagedError, InputError, UnreadableError, first_line
 from predboard.predictions.amendments import Amendment
 from predboard.predictions.arrow import scatter
-from predboard.predictions.contradictions import refuse_contradictions
 from predboard.predictions.digests import MANIFEST_COLUMNS, ContentDigest, ManifestDigest, refuse_foreign_keys
 from predboard.predictions.schema import (
     ALL_MANIFEST_COLUMNS,
-    COLUMNS,
     MADE_BY,
     Part,
     Run,
+    columns_of,
     encode_footer,
     part_schema,
     read_footer,
+    reserved_columns,
+    stored_columns,
 )
 from predboard.predictions.table import Predictions
+from predboard.predictions.tasks import rows_of
 from predboard.storage import paths
 from predboard.storage.parquet_sizes import decoded_size
 from predboard.storage.paths import AnyPath, explain_write_errors
@@ -120,6 +122,8 @@ def open_part(path: AnyPath) -> PartFile:
                 raise _damaged(where, "its footer does not match its seal")
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise explain_read_error(path, where, error) from error
+    if odd := (reserved_columns(run.task) - columns_of(run).keys()).intersection(columns.names):
+        raise _damaged(where, f"its column {min(odd)} is of another task than {run.task}")
     for field in part_schema(run):  # without a seal, nothing else protects the names and types of columns
         at = columns.get_field_index(field.name)
         if at < 0:
@@ -155,11 +159,16 @@ def _is_readable_as(type_: pa.DataType, field: pa.Field) -> bool:
     if pa.types.is_fixed_size_list(field.type):
         if pa.types.is_fixed_size_list(type_) and type_.list_size != field.type.list_size:
             return False
-        lists = pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_)
-        return bool(lists and pa.types.is_floating(type_.value_type))
+        return _is_list(type_) and pa.types.is_floating(type_.value_type)
+    if pa.types.is_list(field.type) and _is_list(type_):  # null where no row of a writer's has a label
+        return pa.types.is_integer(type_.value_type) or pa.types.is_null(type_.value_type)
     if pa.types.is_null(type_):  # how pandas writes a column without a value
         return bool(field.nullable)
     return any(kind(type_) and kind(field.type) for kind in _KINDS)
+
+
+def _is_list(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_))
 
 
 def read_part_schema(file: PartFile) -> pa.Schema:
@@ -192,23 +201,24 @@ def read_batches(
     """
     try:
         with open_parquet(file.path, whole=columns is None) as parquet:
-            asked = wanted = None if columns is None else set(columns)
+            asked = wanted = None if columns is None else stored_columns(file.run, columns)
             if wanted is not None and file.amendment is not None:
-                wanted = file.amendment.columns_to_read(wanted)
+                wanted = stored_columns(file.run, file.amendment.columns_to_read(wanted))
+            reserved = reserved_columns(file.run.task)
             names = wanted and [
                 name
                 for name in parquet.schema_arrow.names
-                if name in wanted or (ALL_MANIFEST_COLUMNS in wanted and name not in COLUMNS)
+                if name in wanted or (ALL_MANIFEST_COLUMNS in wanted and name not in reserved)
             ]
             size = row_group_size(len(file.run.classes))
             _refuse_large_texts(file, parquet, names, size)
-            at = file.part.start
+            at, task = file.part.start, rows_of(file.run)
             digest = ContentDigest() if wanted is None or wanted >= ContentDigest.columns(file.run.has_scores) else None
             for batch in parquet.iter_batches(size, columns=names, use_threads=False):
-                rows = Predictions(_conform(batch, file.run), file.manifest_rows, file.run.has_scores)
+                rows = task.predictions(_conform(batch, file.run), file.manifest_rows, file.run.has_scores)
                 if "id" in batch.schema.names and not np.array_equal(rows.id, np.arange(at, at + len(rows))):
                     raise ValueError(f"its ids are not {file.part.start} to {file.part.stop - 1}")
-                refuse_contradictions(rows, len(file.run.classes))
+                task.refuse_contradictions(rows, len(file.run.classes))
                 check(rows)
                 if digest is not None:
                     digest.add(rows)
@@ -224,7 +234,8 @@ def read_batches(
 def _refuse_large_texts(file: PartFile, parquet: pq.ParquetFile, names: Collection[str] | None, size: int) -> None:
     """Raise UnreadableError for texts of which `size` rows, as they are read at once, take more than `MAX_READ_GB`."""
     wanted = parquet.schema_arrow.names if names is None else names
-    texts = [name for name in wanted if name not in COLUMNS or COLUMNS[name][0] in (pa.string(), pa.binary())]
+    known = columns_of(file.run)
+    texts = [name for name in wanted if name not in known or known[name][0] in (pa.string(), pa.binary())]
     for group in range(parquet.num_row_groups) if texts else ():
         most = paths.MAX_READ_GB * 1e9 * max(1, parquet.metadata.row_group(group).num_rows / size)
         if decoded_size(file.path, parquet, texts, most, [group]) > most:

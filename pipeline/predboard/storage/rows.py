@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 
 from predboard.parallel.threads import ordered_map
 from predboard.predictions.derived_rows import DerivedRows
+from predboard.predictions.schema import LABEL_LIST
+from predboard.predictions.tasks import wrap_derived_rows
 from predboard.storage.paths import AnyPath
 
 DERIVED_GROUP_ROWS = 2**14
@@ -132,7 +134,7 @@ def _is_text(type_: pa.DataType) -> bool:
 def _delta_columns(schema: pa.Schema) -> list[str]:
     """Return the integer columns but hashes, which as differences are a fifth smaller and faster to write."""
     return [
-        "top_class.list.element",
+        *(f"{f.name}.list.element" for f in schema if f.name == "top_class" or f.type == LABEL_LIST),
         *(f.name for f in schema if pa.types.is_integer(f.type) and f.name not in ("key", "digest")),
     ]
 
@@ -156,4 +158,4 @@ def read_derived_rows(path: AnyPath, step: int | None = None) -> Iterator[tuple[
             groups = [i for i in groups if file.metadata.row_group(i).column(leaf).statistics.min == step]
         for table in ordered_map(read, groups, 1):
             for batch in table.to_batches():
-                yield _step_number(batch), DerivedRows(batch)
+                yield _step_number(batch), wrap_derived_rows(batch)

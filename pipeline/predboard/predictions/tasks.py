@@ -1,0 +1,57 @@
+"""Chooses by the task of a run what its rows are and how they are derived. It knows nothing of files.
+
+Whoever has rows needs no task: both kinds answer the same questions (`scored`, `labelled`, `right`, `loss`, …).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from predboard.predictions.contradictions import refuse_contradictions
+from predboard.predictions.derived_rows import DerivedRows, derive_rows
+from predboard.predictions.multi_label import MultiLabelPredictions
+from predboard.predictions.multi_label_contradictions import refuse_multi_label_contradictions
+from predboard.predictions.multi_label_derived import MultiLabelDerivedRows, derive_multi_label_rows
+from predboard.predictions.schema import MULTI_LABEL, SINGLE_LABEL, Run, part_schema
+from predboard.predictions.table import Predictions, TileRows
+
+
+@dataclass(frozen=True)
+class TaskRows:
+    """The rows of a task's runs."""
+
+    predictions: type[Predictions]
+    """Rows with logits."""
+    derived: type[DerivedRows]
+    """Rows of `rows.parquet`."""
+    derive: Callable[[Run, int, Predictions], DerivedRows]
+    """Computes those from these: (run, step, rows)."""
+    refuse_contradictions: Callable[[Predictions, int], None]
+    """Raises ValueError for rows that contradict themselves: (rows, classes)."""
+
+
+_TASKS: Mapping[str, TaskRows] = {
+    SINGLE_LABEL: TaskRows(Predictions, DerivedRows, derive_rows, refuse_contradictions),
+    MULTI_LABEL: TaskRows(
+        MultiLabelPredictions, MultiLabelDerivedRows, derive_multi_label_rows, refuse_multi_label_contradictions
+    ),
+}
+
+
+def rows_of(run: Run) -> TaskRows:
+    """Return what the rows of a run are."""
+    return _TASKS[run.task]
+
+
+def wrap_derived_rows(batch: pa.RecordBatch) -> DerivedRows:
+    """Return rows of `rows.parquet` as what they are; those of one label each have a column `label`."""
+    return _TASKS[SINGLE_LABEL if "label" in batch.schema.names else MULTI_LABEL].derived(batch)
+
+
+def no_tile_rows(run: Run) -> TileRows:
+    """Return what `tile_rows` returns when no row is chosen."""
+    schema = part_schema(run)
+    empty = pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
+    return rows_of(run).predictions(empty, has_scores=run.has_scores).tile_rows(np.zeros(0, np.int64))
