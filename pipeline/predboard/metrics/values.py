@@ -81,12 +81,17 @@ def class_columns(state: AnyState) -> dict[str, ClassMetric]:
     return columns
 
 
-def class_metrics(chosen: Sequence[int], columns: Mapping[str, ClassMetric]) -> list[dict[str, Metric]]:
-    """Return the metrics of each chosen class by short name, from `class_columns`; undefined ones are left out."""
+def class_metrics(
+    chosen: Sequence[int], columns: Mapping[str, ClassMetric], specs: Sequence[MetricSpec] = ()
+) -> list[dict[str, Metric]]:
+    """Return the metrics of each chosen class by short name, from `class_columns`; undefined ones are left out.
+
+    `specs` are the rows of these metrics, by default those of one label.
+    """
     by_class: list[dict[str, Metric]] = [{} for _ in chosen]
-    specs = {spec.short: spec for spec in rows("classes")}
+    by_name = {spec.short: spec for spec in specs or rows("classes")}
     for name, c in columns.items():
-        spec, numbers = specs[name], (c.value, c.lower, c.upper, c.bound, c.rows)
+        spec, numbers = by_name[name], (c.value, c.lower, c.upper, c.bound, c.rows)
         each = (number[chosen].tolist() for number in numbers)
         for of_class, value, lower, upper, bound, images in zip(by_class, *each, strict=True):
             if not isnan(value):

@@ -4,25 +4,24 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
-import numpy as np
-
-from predboard import csv_lines
 from predboard.csv_lines import TextCodes
-from predboard.formatting import escape_markdown, markdown_table, percent, plural, unique_names
+from predboard.formatting import escape_markdown, markdown_table, plural, unique_names
 from predboard.metrics import counts, metric_state, registry
 from predboard.metrics.metric_spec import Direction
 from predboard.metrics.metric_state import AnyState, CountState, MetricState
 from predboard.metrics.values import class_columns, class_metrics
 from predboard.panels import RunInfo
+from predboard.panels.pages.classes import (
+    TABLE_CLASSES,
+    ClassesAtStep,
+    class_curves,
+    class_summary,
+    classes_csv,
+    with_interval,
+)
 from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions
-from predboard.summaries import File, LineChart, Metric, Metrics, Scalar, Summary, Text
-
-TABLE_CLASSES = 200
-"""Rows of the table; TensorBoard slows down above that."""
-
-DIGITS = 9
-"""Significant digits in `classes.csv`."""
+from predboard.summaries import File, Metrics, Summary, Text
 
 ALL_STEPS_MAX_CLASSES = 100
 """With more classes, `summary.json` has the metrics of classes at the last step only."""
@@ -54,20 +53,11 @@ class Panel:
             return
         last = max(counted)
         chosen = counted[last].metrics.most_errors(self.count).tolist()
-        curves = [spec for spec in registry.rows("classes") if spec.curve]
-        drawn = set()
-        for step, state in counted.items():
-            for c, metrics in zip(chosen, class_metrics(chosen, class_columns(state)), strict=True):
-                for spec in curves:
-                    if spec.short in metrics:
-                        drawn.add(spec.short)
-                        description = f"{names[c]}: {spec.definition}"
-                        yield step, Scalar(f"classes/{spec.short}/{names[c]}", metrics[spec.short].value, description)
-        for spec in curves:
-            if spec.short in drawn:
-                yield last, LineChart(f"classes/{spec.short}", (f"classes/{spec.short}/",), spec.definition)
+        specs = registry.rows("classes")
+        steps = {step: _at_step(state, info.run.classes) for step, state in counted.items()}
+        yield from class_curves(specs, names, chosen, steps)
         yield last, Text("report/classes", _table(counted[last], info.run.classes), "All classes, the worst first.")
-        yield last, File("classes.csv", _csv(counted, info.run.classes), "All classes at every step.")
+        yield last, File("classes.csv", classes_csv(specs, info.run.classes, steps), "All classes at every step.")
         yield from self.metrics(info, states)
 
     @property
@@ -85,16 +75,15 @@ class Panel:
         counted = {step: state for step, state in states.items() if state.metrics.counted}
         for step, state in counted.items():
             if step == max(counted) or len(names) <= ALL_STEPS_MAX_CLASSES:
-                yield step, Metrics("classes", dict(_metrics(state, names)))
+                classes = _at_step(state, info.run.classes)
+                yield step, Metrics("classes", class_summary(registry.rows("classes"), names, classes))
 
 
-def _metrics(state: AnyState, names: tuple[str, ...]) -> Iterator[tuple[str, Metric]]:
-    definition = registry.require("classes/*/support").definition
-    support, every = state.metrics.support.tolist(), class_metrics(range(len(names)), class_columns(state))
-    for name, images, metrics in zip(names, support, every, strict=True):
-        yield f"classes/{name}/support", Metric(images, definition=definition)
-        for metric, value in metrics.items():
-            yield f"classes/{name}/{metric}", value
+def _at_step(state: AnyState, names: tuple[str, ...]) -> ClassesAtStep:
+    s = state.metrics
+    other, times = s.mistaken_for
+    more = {"taken_for": TextCodes(names, other), "taken_for_images": [str(n) if n else "" for n in times.tolist()]}
+    return ClassesAtStep(s.support, s.predictions, s.hits, class_columns(state), more)
 
 
 def _table(state: AnyState, names: tuple[str, ...]) -> str:
@@ -106,7 +95,7 @@ def _table(state: AnyState, names: tuple[str, ...]) -> str:
     for c, metrics in zip(worst, class_metrics(worst, class_columns(state)), strict=True):
         row = [escape_markdown(names[c]), f"{s.support[c]:,}"]
         for name in ("recall", "precision"):
-            row += _with_interval(metrics.get(name))
+            row += with_interval(metrics.get(name))
         row += [f"{metrics[name].value:.3f}" if name in metrics else "–" for name in ("f1", "average_precision")]
         row.append(f"{escape_markdown(names[other[c]])} ({times[c]:,})" if times[c] else "–")
         rows.append(row)
@@ -122,32 +111,3 @@ def _table(state: AnyState, names: tuple[str, ...]) -> str:
         occur = "occurs" if absent == 1 else "occur"
         notes.append(f"{absent:,} of {plural(s.classes, 'class', 'classes')} {occur} in no image and no prediction.")
     return f"{markdown_table(titles, 'lrrlrlrrl', rows)}\n\n{' '.join(notes)}"
-
-
-def _with_interval(metric: Metric | None) -> tuple[str, str]:
-    if metric is None or metric.interval is None:
-        return "–", "–"
-    lower, upper = metric.interval
-    return percent(metric.value), f"{100 * lower:.1f} to {100 * upper:.1f}"
-
-
-def _csv(states: Mapping[int, AnyState], names: tuple[str, ...]) -> bytes:
-    """Write `classes.csv`: a line for each step and class; undefined metrics are empty."""
-    ends = ("", "_lower", "_upper")
-    measured = [spec.short for spec in registry.rows("classes") if spec.compute is not None]
-    header = [
-        *("step", "class", "name", "support", "predicted", "hits"),
-        *(n + e for n in measured for e in ends),
-    ]
-    written = [f"{','.join([*header, 'taken_for', 'taken_for_images'])}\n".encode()]
-    every, none = np.arange(len(names)), np.full(len(names), np.nan)
-    for step, state in states.items():
-        s = state.metrics
-        columns: list[csv_lines.CsvColumn] = [np.full(len(names), step), every, names, s.support, s.predictions, s.hits]
-        for name in measured:
-            metric = class_columns(state).get(name)
-            columns += [none] * 3 if metric is None else [metric.value, metric.lower, metric.upper]
-        other, times = s.mistaken_for
-        taken = [str(n) if n else "" for n in times.tolist()]
-        written.append(csv_lines.format_csv_lines([*columns, TextCodes(names, other), taken], DIGITS))
-    return b"".join(written)
