@@ -16,7 +16,7 @@ from predboard.errors import InputError
 from predboard.metrics.seriation import seriate
 from predboard.storage.paths import is_uri, join_ref
 from predboard.tab import selection
-from predboard.tab.columns import RowsFile, StepRows
+from predboard.tab.columns import ColumnCache, RowsFile, StepRows
 from predboard.tab.log_runs import SUSPECTS_FILE, LogRun, LogRuns
 from predboard.tab.neighbours import can_compare, find_neighbours
 from predboard.tab.pairs import BY_NAME, KINDS, StepPair
@@ -35,6 +35,9 @@ LOG_FILES = (ROWS_FILE, THUMBNAILS_FILE, MAP_FILE, SUSPECTS_FILE, SUMMARY_FILE, 
 SEEN_COLUMNS = ("key", "label", "predicted", "confidence", "loss")
 """What is shown of an image at another step."""
 
+MASK_BYTES = 64 * 2**20
+"""Bytes of the masks of queries in memory: those of some ten clicks on 1,000,000 rows."""
+
 NOT_OUTCOMES = ("true", "predicted", "right", "state", "kind", "was", *OWN_NUMBERS)
 """What a query must not ask for where accuracy is computed: it would be that of the right or of the wrong ones."""
 
@@ -47,13 +50,14 @@ class View:
         self.runs = LogRuns(logdir)
         self.tags = Tags(logdir / TAGS_FILE)
         self.pictures = Pictures()
+        self._masks = ColumnCache(MASK_BYTES)
 
     def mask(self, query: Query, run: LogRun, step: StepRows) -> Mask:
         """Return which rows a query asks for."""
         if query == Query(other=query.other):
             return None
-        state = (query, self._tags_version(query), self._other_version(query))
-        return step.derived(("mask", state), lambda: selection.select(query, step, self.inputs(query, run, step)))
+        key = (run.name, run.version, step.step, query, self._tags_version(query), self._other_version(query))
+        return self._masks.get(key, lambda: selection.select(query, step, self.inputs(query, run, step)))
 
     def _tags_version(self, query: Query) -> int:
         if not query.tags:

@@ -36,6 +36,9 @@ YEAR_SECONDS = 365 * 86400
 
 MIN_GZIP_BYTES = 1000
 
+_COMMENT = re.compile(r"^[ \t]*/\*\*(?:(?!\*/).)*\*/[ \t]*$", re.MULTILINE | re.DOTALL)
+"""Lines of a script that only its readers and the type checker need, a ninth of what a browser would get."""
+
 SMALL_BYTES = 30_000
 """Bytes below which an answer, such as a file of the page, is compressed as far as it goes, in a millisecond or two."""
 
@@ -100,7 +103,10 @@ class PredictionsPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # TensorBo
         file = self._static.get(request.path.rpartition("/static/")[2])
         if file is None:
             return _refuse(404, "there is no such file")
-        response = Response(file.read_bytes(), content_type=f"{STATIC_TYPES[file.suffix]}; charset=utf-8")
+        content = file.read_text("utf-8")
+        if file.suffix == ".js":
+            content = _COMMENT.sub(lambda comment: "\n" * comment[0].count("\n"), content)
+        response = Response(content, content_type=f"{STATIC_TYPES[file.suffix]}; charset=utf-8")
         _compress(request, response)
         response.add_etag()
         response.headers["Cache-Control"] = "no-cache"

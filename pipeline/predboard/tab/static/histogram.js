@@ -1,8 +1,8 @@
 // @ts-check
 /** How a column is spread over the selection; dragging filters. It knows nothing of rows. */
 import {colour, computed, effect, h, prepare, signal, sizeOf} from './elements.js';
-import {failure, getJson, resource} from './api.js';
-import {className, dark, filterable, go, list, pane, queryWithout, run, version, view} from './state.js';
+import {failure, resource} from './api.js';
+import {className, dark, filterable, getLater, go, pane, queryWithout, run, version, view} from './state.js';
 import {
   formatRange,
   formatValues,
@@ -32,7 +32,7 @@ function histogram(column, shown) {
   const key = keyOf(column);
   const spread = resource(
     addressOf(column, shown),
-    /** @type {(a: string, s: AbortSignal) => Promise<Spread>} */ (getJson),
+    /** @type {(a: string, s: AbortSignal) => Promise<Spread>} */ (getLater),
   );
   const range = computed(() => parseRange(view.value[key] ?? ''));
   const dragged = signal(/** @type {[number, number] | null} */ (null));
@@ -188,7 +188,7 @@ export const bar = (id, on, title, act, name, parts, number) =>
 /** @param {Column} column @param {() => boolean} shown @param {string} [key] */
 function category(column, shown, key = keyOf(column)) {
   const ofClass = key === 'pred';
-  const counts = resource(addressOf(column, shown, key), getJson);
+  const counts = resource(addressOf(column, shown, key), getLater);
   /** @param {string | null} value */
   const words = value => (value === null ? 'none' : ofClass ? className(Number(value)) : value);
   const isOn = (/** @type {string | null} */ value) => valuesOf(key).includes(value);
@@ -267,7 +267,7 @@ export function scores() {
       filterable
         .peek()
         .filter(column => SCORES.includes(column.name))
-        .map(column => histogram(column, () => Boolean(list.value.order))), // the first images come first
+        .map(column => histogram(column, () => true)),
   );
 }
 

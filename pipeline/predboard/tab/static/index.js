@@ -29,10 +29,12 @@ import {
 } from './state.js';
 import {filtersOf} from './query.js';
 import {bar, chips, comparison, copyLink, otherStep} from './bar.js';
-import {CHANGE, matrix, pairs, TRUTH} from './matrix.js';
+import {CHANGE, matrix, TRUTH} from './matrix.js';
+import {pairs} from './pairs.js';
 import {columnsPane, predicted, scores} from './histogram.js';
 import {copyPath, detail, openAt, openNext, opened} from './detail.js';
-import {gallery, table} from './gallery.js';
+import {gallery} from './gallery.js';
+import {table} from './table.js';
 import {openHelp, zoom} from './dialogs.js';
 import {answer, chosenBar, datalists, messageLine, toggleTag, undo} from './tags.js';
 import {map} from './map.js';

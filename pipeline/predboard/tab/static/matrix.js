@@ -1,21 +1,11 @@
 // @ts-check
 /** The confusion matrix on a canvas, for any number of classes. It knows nothing of single images. */
 import {computed, effect, h, signal, sizeOf} from './elements.js';
-import {failure, getArray, getJson, resource} from './api.js';
-import {bar} from './histogram.js';
-import {className, dark, go, pane, query, queryWithout, run, step, version, view} from './state.js';
+import {failure, getJson, resource} from './api.js';
+import {aggregate, getCells, mostConfused} from './pairs.js';
+import {className, dark, go, pane, queryWithout, run, step, version, view} from './state.js';
 import {draw, drawCells, LABELS} from './matrix_canvas.js';
 import {classesOf, images, percent} from './query.js';
-
-/** @param {ArrayBuffer} body @returns {Cells} */
-function decode(body) {
-  const all = new Int32Array(body);
-  const n = all.length / 3;
-  return {rows: all.subarray(0, n), columns: all.subarray(n, 2 * n), counts: all.subarray(2 * n)};
-}
-
-/** @param {string} address @param {AbortSignal} abort */
-const getCells = async (address, abort) => decode(await getArray(address, abort));
 
 /** @type {Axes} */
 export const TRUTH = {
@@ -357,87 +347,9 @@ function options(axes, order, find, whole, part) {
   );
 }
 
-/** @param {Cells} cells @param {number} most */
-function worstPairs(cells, most) {
-  const {rows, columns, counts} = cells;
-  const wrong = counts.filter((_, i) => rows[i] !== columns[i]).sort();
-  const least = wrong[Math.max(0, wrong.length - most)]; // a million cells are not sorted by a function
-  const pairs = [];
-  for (let i = 0; i < counts.length; i++) if (counts[i] >= least && rows[i] !== columns[i]) pairs.push(i);
-  return pairs.sort((a, b) => counts[b] - counts[a]).slice(0, most);
-}
-
-/** @param {Cells | null} cells @param {number} most */
-function mostConfused(cells, most) {
-  /** @type {Set<number>} */
-  const classes = new Set();
-  for (const i of cells ? worstPairs(cells, 20 * most) : [])
-    for (const index of [cells?.rows[i], cells?.columns[i]])
-      if (index !== undefined && classes.size < most) classes.add(index);
-  return classes;
-}
-
 /** @param {Cells | null} cells @param {number} row @param {number} column */
 function countOf(cells, row, column) {
   for (let i = 0; cells && i < cells.counts.length; i++)
     if (cells.rows[i] === row && cells.columns[i] === column) return cells.counts[i];
   return 0;
-}
-
-/** @param {Cells | null} cells @param {number} classes */
-function aggregate(cells, classes) {
-  const [rowSums, columnSums] = [new Float64Array(classes), new Float64Array(classes)];
-  const sums = {all: 0, right: 0, cells, rowSums, columnSums};
-  for (let i = 0; cells && i < cells.counts.length; i++) {
-    const [row, column, n] = [cells.rows[i], cells.columns[i], cells.counts[i]];
-    rowSums[row] += n;
-    columnSums[column] += n;
-    sums.all += n;
-    if (row === column) sums.right += n;
-  }
-  return sums;
-}
-
-export function pairs() {
-  const shownNow = () => pane.value === 'pairs';
-  const cells = resource(
-    () =>
-      shownNow() && query.value
-        ? `confusion?${queryWithout('true', 'pred')}&v=${encodeURIComponent(version.value)}`
-        : '',
-    getCells,
-  );
-  const worst = computed(() => {
-    const data = cells.value.data;
-    if (!data) return [];
-    const {rowSums} = aggregate(data, run.value?.classes.length ?? 0);
-    return worstPairs(data, 300).map(i => ({
-      row: data.rows[i],
-      column: data.columns[i],
-      n: data.counts[i],
-      share: data.counts[i] / rowSums[data.rows[i]],
-    }));
-  });
-  return h(
-    'section',
-    {class: 'pairs scroll', hidden: () => !shownNow()},
-    h('ol', {class: 'bars'}, () =>
-      worst.value.map(({row, column, n, share}) => {
-        const on = () => view.value.true === String(row) && view.value.pred === String(column);
-        return bar(
-          `pair-${row}-${column}`,
-          on,
-          `${percent(share)} of true ${className(row)}`.slice(0, 300),
-          () => go(on() ? {true: '', pred: ''} : {true: String(row), pred: String(column), right: ''}),
-          [h('bdi', null, className(row).slice(0, 200)), ' → ', h('bdi', null, className(column).slice(0, 200))],
-          {wrong: n / worst.value[0].n},
-          n.toLocaleString('en'),
-        );
-      }),
-    ),
-    () =>
-      cells.value.data && !worst.value.length
-        ? h('p', {class: 'notice'}, 'No image of this selection is wrong.')
-        : null,
-  );
 }

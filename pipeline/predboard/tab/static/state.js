@@ -227,6 +227,17 @@ async function load(page, of) {
   }
 }
 
+/** Wait until the rows of the selection are there, which come first.
+ * @param {string} address @param {AbortSignal} abort @returns {Promise<any>} its answer */
+export async function getLater(address, abort) {
+  await new Promise(ready =>
+    effect(() => {
+      if (!list.value.stale) ready(null);
+    }),
+  );
+  return getJson(address, abort);
+}
+
 /** @param {number} first @param {number} end */
 export function need(first, end) {
   const {order: of, pages, total} = list.peek();
