@@ -44,7 +44,7 @@ def test_a_signal_while_modules_are_imported_is_one_line(
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_an_error_that_a_signal_leads_to_does_not_hide_it(command: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
-    def left_in_the_middle(_: object) -> int:
+    def left_in_the_middle(_: object, *__: object) -> int:
         try:
             os.kill(os.getpid(), signal.SIGTERM)
         finally:

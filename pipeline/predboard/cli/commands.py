@@ -7,7 +7,7 @@ import importlib.util
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ from predboard.invocation import command_line
 from predboard.storage.paths import AnyPath, is_remote
 
 if TYPE_CHECKING:
+    from predboard.storage.runs import Step
     from predboard.visualization.visualize import VisualizeResult
 
 PRESTART_BYTES = 100_000_000
@@ -199,10 +200,17 @@ def _combine(config: CombineConfig) -> int:
 def _inspect(config: InspectConfig) -> int:
     from predboard.storage.inspection import inspect
 
+    def amend(steps: "Sequence[Step]") -> "tuple[Sequence[Step], Sequence[str]]":
+        from predboard.evaluation.amend import Amendments
+
+        attached = Amendments(config).attach(steps)
+        effects = (f"step {step}: {effect.sentence()}" for step, effect in attached.effects.items())
+        return attached.steps, [*attached.notes, *effects]
+
     if config.predictions is None:
         raise InputError("which predictions? For example: predboard inspect predictions/digits")
     with stoppable():
-        report = inspect(config.predictions)
+        report = inspect(config.predictions, amend if config.labels or config.columns else None)
         if config.json:
             print_document(json.dumps(report.facts, indent=1, ensure_ascii=False) + "\n")
         else:

@@ -349,7 +349,7 @@ def _usage(flags: Mapping[str, Flag]) -> Iterator[str]:
 def _help_texts(config: type) -> dict[str, tuple[str, str]]:
     """Return the heading and the help text of each field: the docstrings in the source, one line each."""
     texts = {}
-    for group in reversed(config.__mro__[:-1]):
+    for group in (config, *reversed(config.__mro__[1:-1])):
         heading = (inspect.getdoc(group) or "").partition(":")[0] if group is not config else "Flags"
         (definition,) = ast.parse(inspect.getsource(group)).body
         for field, text in itertools.pairwise(cast(ast.ClassDef, definition).body):

@@ -5,7 +5,7 @@ It knows no panel and no metric.
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from predboard.config import CompareConfig
 from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX
 from predboard.drawing.comparison import PairTileText, SidePrediction, draw_pair_tile
 from predboard.errors import InputError
+from predboard.evaluation.amend import Amendments
 from predboard.formatting import plural, shared_start
 from predboard.images import decode
 from predboard.metrics.slices import Crosses, check_crosses
@@ -72,6 +73,7 @@ def compare(config: CompareConfig, log: Callable[[str], None] = print_warning) -
     Raises:
         InputError: for bad input; what was written before stays as it is.
     """
+    amendments = Amendments(config)
     sides = _sides(config, log)
     name = _name(sides)
     folder = config.logdir / name
@@ -88,13 +90,14 @@ def compare(config: CompareConfig, log: Callable[[str], None] = print_warning) -
         for pair in itertools.combinations(range(len(sides)), 2)
         if all_ or pair[0] == 0
     }
-    if config.slice:
-        check_crosses(config.slice, list_manifest_columns(sides[-1].step))
-    made_from = _made_from(name, sides, config)
+    made_from = _made_from(name, sides, config, amendments)
     if current := log_folder.find_current(folder, made_from):
         summary = report.read_compare((folder / report.COMPARE_FILE).read_bytes())
         if summary is not None:
             return CompareResult(name, folder, current, summary["verdict"], summary, 0, unchanged=True)
+    sides, amended = _amend(sides, amendments)
+    if config.slice:
+        check_crosses(config.slice, list_manifest_columns(sides[-1].step))
 
     rows = sum(side.step.rows for side in sides)
     which = plural(len(classes), "pair") if all_ else "each with the first and with the most accurate"
@@ -107,7 +110,8 @@ def compare(config: CompareConfig, log: Callable[[str], None] = print_warning) -
             raise InputError(_strangers(sides[0], sides[-1]))
         whole = pairs[0, len(sides) - 1]
         mapped = any(mapping.mapped for mapping in classes.values())
-        content = report.compare_json(name, sides, pairs, mapped, (changes.CHANGES_FILE, TRANSITIONS_FILE))
+        files = changes.CHANGES_FILE, TRANSITIONS_FILE
+        content = report.compare_json(name, sides, pairs, mapped, files, amended)
         album = _Album(sides[0], sides[-1], config, whole.names)
         for note in album.notes():
             log(note)
@@ -152,6 +156,16 @@ def _sides(config: CompareConfig, log: Callable[[str], None]) -> list[Side]:
         for run, number, step in zip(runs, (*named, *[None] * len(runs)), chosen, strict=False)
     ]
     return [Side(*side) for side in zip(names, runs, chosen, strict=True)]
+
+
+def _amend(sides: Sequence[Side], amendments: Amendments) -> tuple[list[Side], list[str]]:
+    """Return the sides with corrected labels and further columns, and what there is to say of them."""
+    amended, notes = [], []
+    for side in sides:
+        attached = amendments.attach([side.step])
+        amended.append(replace(side, step=attached.steps[0]))
+        notes += [*attached.notes, *(f"{side.name}: {effect.sentence()}" for effect in attached.effects.values())]
+    return amended, list(dict.fromkeys(notes))
 
 
 def _step(steps: Sequence[Step], number: int | None, default: int, run: str) -> Step:
@@ -318,7 +332,7 @@ def _time(sides: Sequence[Side]) -> float:
     return max(side.step.finished for side in sides) + 1
 
 
-def _made_from(name: str, sides: Sequence[Side], config: CompareConfig) -> str:
+def _made_from(name: str, sides: Sequence[Side], config: CompareConfig, amendments: Amendments) -> str:
     """Return a digest of everything that decides what is written, as far as it is known without reading rows."""
     parts = [[side.name, [[asdict(p.part), p.run.fingerprint] for p in side.step.parts]] for side in sides]
     root = None if config.image_root is None else str(config.image_root.resolve())
@@ -331,5 +345,6 @@ def _made_from(name: str, sides: Sequence[Side], config: CompareConfig) -> str:
             "mapped": config.map_classes,
             "slices": config.slice,
             "code": log_folder.code_digest(),
+            **({"amendments": amendments.digest} if amendments.digest else {}),
         }
     )

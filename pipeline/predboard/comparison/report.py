@@ -128,6 +128,7 @@ def compare_json(
     pairs: Mapping[tuple[int, int], Comparison],
     mapped: bool,
     files: Sequence[str] = (),
+    amended: Sequence[str] = (),
 ) -> bytes:
     """Return compare.json: everything about the first and last side, and the overall metrics of all other pairs.
 
@@ -139,6 +140,7 @@ def compare_json(
         pairs: by places of two sides, the older first.
         mapped: whether class lists were mapped by their names.
         files: names of what lies beside it.
+        amended: what corrected labels and further columns did, a note each.
     """
     first, last = sides[0], sides[-1]
     comparison = pairs[0, len(sides) - 1]
@@ -146,7 +148,12 @@ def compare_json(
         "predboard_compare": FORMAT,
         "name": name,
         "verdict": verdict_sentence(comparison, first.name, last.name),
-        "notes": [*notes(comparison, first, last), *missing_pair_notes(pairs, len(sides)), *uneven_notes(pairs)],
+        "notes": [
+            *amended,
+            *notes(comparison, first, last),
+            *missing_pair_notes(pairs, len(sides)),
+            *uneven_notes(pairs),
+        ],
         "old": _about(first),
         "new": _about(last),
         "classes": comparison.classes,

@@ -4,6 +4,7 @@ The command line is made from them: a field is a flag, its docstring the flag's 
 `InferConfig` are the headings of `predboard infer --help`. A configuration knows nothing of how its command works.
 """
 
+from predboard.config.amendments import AmendConfig, GroupedAmendConfig
 from predboard.config.board import BoardConfig
 from predboard.config.checks import (
     POSITIONAL,
@@ -37,6 +38,7 @@ from predboard.config.visualize import VisualizeConfig
 
 __all__ = [
     "POSITIONAL",
+    "AmendConfig",
     "BoardConfig",
     "Channels",
     "CombineConfig",
@@ -47,6 +49,7 @@ __all__ = [
     "Exif",
     "FailureConfig",
     "GateConfig",
+    "GroupedAmendConfig",
     "ImportConfig",
     "ImportedKind",
     "InferConfig",

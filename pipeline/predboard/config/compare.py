@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from predboard.config.amendments import GroupedAmendConfig
 from predboard.config.checks import POSITIONAL, check_workers
-from predboard.config.fields import Config
 from predboard.storage.paths import AnyPath
 
 
 @dataclass(frozen=True)
-class CompareConfig(Config):
+class CompareConfig(GroupedAmendConfig):
     """Compare runs image by image: what was fixed, what was broken, and whether the difference is more than chance."""
 
     predictions: tuple[AnyPath, ...] = field(default=(), metadata=POSITIONAL)

@@ -3,14 +3,14 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from predboard.config.amendments import GroupedAmendConfig
 from predboard.config.checks import POSITIONAL, check_workers
-from predboard.config.fields import Config
 from predboard.errors import InputError
 from predboard.storage.paths import AnyPath
 
 
 @dataclass(frozen=True)
-class GateConfig(Config):
+class GateConfig(GroupedAmendConfig):
     """Test saved predictions against rules: exit code 0 if all pass, 1 if one fails, 3 if the evidence is too thin."""
 
     predictions: AnyPath | None = field(default=None, metadata=POSITIONAL)
@@ -62,6 +62,8 @@ class GateConfig(Config):
         for name in ("junit", "json", "markdown", "report"):
             if self.suggest and getattr(self, name) is not None:
                 raise InputError(f"--suggest and --{name} exclude each other: a report needs rules that were tested")
+        if self.report is not None and self.labels is not None:
+            raise InputError("--report and --labels exclude each other: the report is of the labels as they were")
         if self.baseline is None and (self.baseline_step is not None or self.map_classes):
             flag = "--map-classes" if self.map_classes else "--baseline-step"
             raise InputError(f"{flag} needs --baseline: name the predictions to compare with")

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass, field
 
+from predboard.config.amendments import AmendConfig
 from predboard.config.checks import POSITIONAL
-from predboard.config.fields import Config
 from predboard.storage.paths import AnyPath
 
 
 @dataclass(frozen=True)
-class InspectConfig(Config):
+class InspectConfig(AmendConfig):
     """Describe a folder of predictions, and check that it is complete."""
 
     predictions: AnyPath | None = field(default=None, metadata=POSITIONAL)

@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from predboard.config.amendments import GroupedAmendConfig
 from predboard.config.checks import POSITIONAL, Engine, check_minimum, check_ray_only, check_workers
-from predboard.config.fields import Config
 from predboard.errors import InputError
 from predboard.storage.paths import AnyPath
 
 
 @dataclass(frozen=True)
-class VisualizeConfig(Config):
+class VisualizeConfig(GroupedAmendConfig):
     """Write the TensorBoard summaries of saved predictions, without the model."""
 
     predictions: tuple[AnyPath, ...] = field(default=(), metadata=POSITIONAL)

@@ -94,6 +94,8 @@ class GateResult:
     baseline_step: int | None = None
     paired: Mapping[str, int] = field(default_factory=dict)
     """Number of images `compared` with the baseline, and numbers of those left out by reason."""
+    notes: tuple[str, ...] = ()
+    """What corrected labels and further columns did, a line each."""
 
     @property
     def outcome(self) -> Status:

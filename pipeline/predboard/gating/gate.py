@@ -20,6 +20,7 @@ from predboard.comparison.differences import IDENTICAL_METHOD, Comparison, Diffe
 from predboard.comparison.paired_counts import count_pairs
 from predboard.config import GateConfig
 from predboard.errors import InputError
+from predboard.evaluation.amend import Amendments
 from predboard.evaluation.measure import States, measure_run
 from predboard.formatting import plural
 from predboard.gating.evaluate import BaselineChange, GateResult, RuleResult, check_complete, evaluate_rule, match_names
@@ -102,10 +103,12 @@ def gate(
         log("no rule has max_drop, so the baseline is not used")
     _refuse_outputs(config)
     report = None if config.report is None else read_report(config.report)
-    step = open_one_step(config.predictions, config.step, "--step")
+    amendments = Amendments(config)
+    step, notes = _amended(open_one_step(config.predictions, config.step, "--step"), amendments)
     old = None
     if drops and config.baseline:
-        old = open_one_step(config.baseline, config.baseline_step, "--baseline-step")
+        old, more = _amended(open_one_step(config.baseline, config.baseline_step, "--baseline-step"), amendments)
+        notes += [f"baseline: {note}" for note in more]
     for rule in rules:
         _refuse_absent(step, rule.metric)
         if old is not None and rule.max_drop is not None:
@@ -123,6 +126,7 @@ def gate(
         config.baseline.resolve().name if config.baseline and old else "",
         old.step if old else None,
         paired,
+        tuple(notes),
     )
     for path, content in (
         (config.junit, to_junit(result)),
@@ -133,6 +137,12 @@ def gate(
             write_output(path, content)
             log(f"wrote {path}")
     return result
+
+
+def _amended(step: Step, amendments: Amendments) -> tuple[Step, list[str]]:
+    """Return a step with corrected labels and further columns, and what there is to say of them."""
+    attached = amendments.attach([step])
+    return attached.steps[0], [*attached.notes, *(effect.sentence() for effect in attached.effects.values())]
 
 
 def _refuse_outputs(config: GateConfig) -> None:
@@ -173,14 +183,18 @@ def suggest(config: GateConfig, log: Callable[[str], None] = print_warning) -> s
     """Return a first file of rules that one step of a run passes, as TOML. Raises InputError for bad input."""
     if config.predictions is None:
         raise InputError("which predictions? For example: predboard gate predictions/digits --suggest > gates.toml")
-    new = measure_step(open_one_step(config.predictions, config.step, "--step"), suggested_metrics(), config.workers)
+    amendments = Amendments(config)
+    step, notes = _amended(open_one_step(config.predictions, config.step, "--step"), amendments)
+    for note in notes:
+        log(note)
+    new = measure_step(step, suggested_metrics(), config.workers)
     if missing := new.images["missing"]:
         rows = plural(new.images["manifest_rows"], "row")
         log(f"warning: {missing:,} of {rows} are missing, so these rules pass only with --allow-incomplete")
     differences: Mapping[str, Difference] = {}
     unpaired = 0.0
     if config.baseline is not None:
-        old = open_one_step(config.baseline, config.baseline_step, "--baseline-step")
+        old, _ = _amended(open_one_step(config.baseline, config.baseline_step, "--baseline-step"), amendments)
         comparison = compare_steps(old, new, config, slices=False)
         differences = comparison.differences
         unpaired = unpaired_share(comparison.rows, measure_step(old, (), config.workers), new)

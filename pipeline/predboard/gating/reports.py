@@ -37,7 +37,8 @@ SHORT_STATUS: dict[Status, str] = {"pass": "pass", "too little evidence": "uncle
 def to_terminal(result: GateResult) -> Iterator[str]:
     """Yield the lines of a table, at most 80 columns wide as far as names allow, and the conclusion below it."""
     yield heading(result)
-    yield from textwrap.wrap(count_images(result), TERMINAL_COLUMNS)
+    for line in (count_images(result), *result.notes):
+        yield from textwrap.wrap(_one_line(line), TERMINAL_COLUMNS)
     yield ""
     rows = [(verdict, group) for verdict in result.verdicts for group in _by_condition(verdict)]
     cells = [("verdict", "rule", "value", "95 % interval", "images")]
@@ -219,6 +220,7 @@ def to_markdown(result: GateResult) -> str:
     parts = [
         f"### {_mark(result.outcome)} {_escape(heading(result))}",
         f"{_sentence(conclusion(result))} {_sentence(count_images(result))}",
+        *(_sentence(_escape(note)) for note in result.notes),
         markdown_table(("", "rule", "value", "95 % interval", "images"), "llrlr", rows),
     ]
     if reasons:
@@ -268,6 +270,7 @@ def to_record(result: GateResult) -> dict[str, Any]:
         "baseline_step": result.baseline_step,
         "images": dict(result.images),
         "paired": dict(result.paired),
+        **({"notes": list(result.notes)} if result.notes else {}),
         "rules": [
             {
                 "title": verdict.title,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Protocol, cast, runtime_checkable
 
 from predboard.errors import InputError, first_line
+from predboard.metrics.label_effect import LabelEffect
 from predboard.metrics.metric_spec import Direction
 from predboard.predictions.derived_rows import DerivedRows
 from predboard.predictions.schema import Run
@@ -45,6 +46,8 @@ class StepInfo:
     started: float = 0.0
     finished: float = 0.0
     """When inference of the first part began and of the last one ended, seconds since 1970; 0 if that is unknown."""
+    new_labels: LabelEffect | None = None
+    """Effect of corrected labels; None without any."""
 
 
 @dataclass(frozen=True)

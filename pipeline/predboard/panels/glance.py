@@ -7,6 +7,7 @@ from math import isnan
 
 from predboard.drawing import report_card
 from predboard.drawing.report_card import ReportCard
+from predboard.formatting import plural
 from predboard.metrics.classification import f1_macro
 from predboard.metrics.counts import CountMetrics, Counts, CountsPanel
 from predboard.metrics.data_warnings import data_warnings
@@ -56,8 +57,9 @@ def _report_card(
     if scores.counted:
         facts.append(("macro F1", f"{f1_macro(scores.margins):.3f}"))
         facts.append(("NLL", "unknown" if isnan(scores.nll) else f"{scores.nll:.3f}"))
+    corrected = known.new_labels and plural(known.new_labels.replaced, "corrected label")
     card = ReportCard(
-        title=f"{info.name}  ·  step {step}",
+        title="  ·  ".join(filter(None, (info.name, f"step {step}", corrected))),
         accuracy=(scores.accuracy, *wilson_interval(hits, scores.counted)) if scores.counted else None,
         facts=facts,
         worst=[

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from predboard.errors import InputError
 from predboard.predictions.arrow import as_arrow, scatter
 from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, GROUP_PREFIX, hash_refs
 from predboard.predictions.table import Predictions
@@ -31,6 +32,11 @@ class Amendment:
     """[rows of the part] further columns."""
     group: str = ""
     """Column whose equal values make rows belong together; a row without a value stands for itself."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing changes."""
+        return not len(self.rows) and self.columns is None and not self.group
 
     @cached_property
     def digest(self) -> str:
@@ -83,7 +89,8 @@ class Amendment:
                 added = self.columns.schema.field(name)
                 batch = batch.append_column(added, self.columns.column(name).slice(start, len(rows)))
         if self.group and (wanted is None or "key" in wanted):
-            group = as_arrow(_group_keys(type(rows)(batch), self.group), pa.int64())
+            keyed = type(rows)(batch)
+            group = as_arrow(hash_values(keyed, self.group, keyed.key), pa.int64())
             batch = batch.append_column(GROUP_PREFIX + self.group, group)
         if wanted is not None:
             batch = batch.select([name for name in batch.schema.names if self._is_wanted(name, wanted, rows)])
@@ -113,14 +120,25 @@ def _losses(rows: Predictions) -> pa.Array:
     return scatter(losses[known], ok, pa.float32())
 
 
-def _group_keys(rows: Predictions, name: str) -> NDArray[np.int64]:
-    """Return a hash of each row's value of a column, int64 [rows]; where it has none, of the row alone."""
-    if (encoded := rows.texts(name)) is not None:
-        texts, index = encoded
-    elif (numbers := rows.numbers(name)) is not None:
+def hash_values(rows: Predictions, name: str, without: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return a hash of each row's value of a column, int64 [rows]; where it has none, what `without` [rows] says."""
+    if (numbers := rows.numbers(name)) is not None:
         distinct, inverse = np.unique(numbers, return_inverse=True)
-        texts, index = [f"{value:.17g}" for value in distinct.tolist()], np.where(np.isnan(numbers), -1, inverse)
+        texts, index = list(map(number_text, distinct.tolist())), np.where(np.isnan(numbers), -1, inverse)
     else:
-        raise ValueError(f"its column {name} has {rows.column(name).type}, by which rows cannot be grouped")
-    hashes = np.append(hash_refs(texts), 0)
-    return np.where(index < 0, rows.key, hashes[index])
+        texts, index = rows.texts(name) or ([], np.full(len(rows), -1))
+    return np.where(index < 0, without, np.append(hash_refs(texts), 0)[index])
+
+
+def number_text(value: float) -> str:
+    """Return the text by which a number is compared with other names: 7 for 7.0."""
+    return f"{value:.17g}"
+
+
+def check_group_column(column: pa.Field) -> None:
+    """Raise InputError for a column by whose values rows cannot be told apart, as of lists."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        raise InputError(
+            f"column {column.name!r} has {kind}, by which rows cannot be told apart: name one of texts or numbers"
+        )

@@ -1,6 +1,6 @@
 """Counts what a run contains and finds what is damaged or missing. It knows nothing of TensorBoard."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +51,7 @@ class Inspection:
             lines += [f"step {s['step']} lacks rows {a:,} to {b - 1:,}" for a, b in s["missing"]]
             if s["clipped"]:
                 lines.append(f"step {s['step']}: {s['clipped']:,} probabilities below 1.2e-38 were raised to it")
+        lines += f.get("amended", [])
         return lines + [f"damaged: {message}" for message in f["damaged"].values()]
 
     def _timing_lines(self) -> list[str]:
@@ -68,8 +69,14 @@ class Inspection:
         return lines
 
 
-def inspect(run: AnyPath) -> Inspection:
+def inspect(
+    run: AnyPath, amend: Callable[[Sequence[Step]], tuple[Sequence[Step], Sequence[str]]] | None = None
+) -> Inspection:
     """Read and verify a whole run.
+
+    Args:
+        run: folder of the predictions.
+        amend: returns the steps with corrected labels or further columns, and what there is to say of them.
 
     Raises InputError if the folder contains no predictions, or only damaged ones; other damage is part of the result.
     """
@@ -84,6 +91,9 @@ def inspect(run: AnyPath) -> Inspection:
         if not damaged:
             raise
         raise InputError(f"{run} contains only damaged parts: {next(iter(damaged.values()))}") from None
+    notes: Sequence[str] = ()
+    if amend is not None:
+        steps, notes = amend(steps)
     step_facts = [_inspect_step(step, note) for step in steps]
     last = steps[-1].run
     part_paths = [path for step in steps for path in list_part_paths(run, step.step)]
@@ -104,6 +114,7 @@ def inspect(run: AnyPath) -> Inspection:
             "rows_per_second": _rows_per_second([file.part for step in steps for file in step.parts]),
             "steps": step_facts,
             "damaged": damaged,
+            **({"amended": list(notes)} if notes else {}),
         }
     )
 

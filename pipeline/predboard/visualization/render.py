@@ -100,7 +100,8 @@ def render_run(
             for note in panel.notes(job.run, {step: of_step[name] for step, of_step in states.items()}):
                 log(f"warning: {job.run.name}: {note}")
     last = list(job.times)[-1]
-    content = summary_json.encode_summary(job.run.name, job.run.run, job.times[last], numbers)
+    labels = {step: known.new_labels for step, known in job.run.steps.items() if known.new_labels is not None}
+    content = summary_json.encode_summary(job.run.name, job.run.run, job.times[last], numbers, labels)
     draft.add_file(File(log_folder.SUMMARY_FILE, content))
 
 

@@ -1,10 +1,11 @@
 """Encodes the metrics of a run as `summary.json`, for scripts, gates and the leaderboard. It knows no panels."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from predboard.metrics import registry
+from predboard.metrics.label_effect import LabelEffect
 from predboard.predictions.schema import Run
 from predboard.summaries import Metric, Metrics, Scalar, Summary
 
@@ -19,7 +20,13 @@ REDUNDANT_PREFIXES = ("intervals/", "classes/", "slices/")
 """Tags of scalars that `Metrics` cover: ends of intervals, and the few classes and slices that are plotted."""
 
 
-def encode_summary(name: str, run: Run, finished: float, written: Iterable[tuple[int, Summary]]) -> bytes:
+def encode_summary(
+    name: str,
+    run: Run,
+    finished: float,
+    written: Iterable[tuple[int, Summary]],
+    labels: Mapping[int, LabelEffect] | None = None,
+) -> bytes:
     """Return the content of `summary.json`: every metric of every step, one a line, and each definition once.
 
     A scalar is named by its tag, without `metrics/` or `1_glance/`; `Metrics` of the same name take precedence.
@@ -29,6 +36,7 @@ def encode_summary(name: str, run: Run, finished: float, written: Iterable[tuple
         run: of its last step.
         finished: when inference of that step ended, seconds since 1970.
         written: step and summary, as the panels yielded them.
+        labels: what corrected labels did, by step; nothing without any.
 
     Raises:
         TypeError: for a kind of summary that has no numbers.
@@ -61,6 +69,8 @@ def encode_summary(name: str, run: Run, finished: float, written: Iterable[tuple
         "classes": len(run.classes),
         "finished": finished,
     }
+    if labels:
+        about["corrected_labels"] = {str(step): effect.record() for step, effect in labels.items()}
     if not run.has_scores:
         about["absent"] = dict.fromkeys(registry.absent_without_scores(), registry.NO_SCORES)
     lines = [f" {_dump(key)}: {_dump(value)}," for key, value in about.items()]

@@ -8,7 +8,7 @@ import functools
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -16,11 +16,13 @@ from tqdm import tqdm
 from predboard import panels
 from predboard.config import VisualizeConfig
 from predboard.errors import InputError, first_line
+from predboard.evaluation.amend import Amendments
 from predboard.evaluation.cache import CACHE_FOLDER, StateCache
 from predboard.evaluation.measure import DEFAULT_SETTINGS, MeasureSettings, States, count_logits, measure_run
 from predboard.evaluation.state_versions import outside_code, state_versions
 from predboard.formatting import plural
 from predboard.images import decode
+from predboard.metrics.label_effect import LabelEffect
 from predboard.metrics.registry import NO_SCORES
 from predboard.metrics.slices import check_crosses
 from predboard.panels import confusion
@@ -91,13 +93,15 @@ def visualize(
     """
     _check(config)
     chosen = panels.choose(config.panels)
+    amendments = Amendments(config)
     with (
         contextlib.nullcontext(pool)
         if pool
         else ProcessPool(worker_count(config.workers), f"{__name__}:{preload.__name__}") as processes
     ):
         results = tuple(
-            _visualize_run(predictions, chosen, config, log, processes, settings) for predictions in config.predictions
+            _visualize_run(predictions, chosen, config, amendments, log, processes, settings)
+            for predictions in config.predictions
         )
     leaderboard.write_leaderboard(config.logdir, log_folder.code_digest())
     return results
@@ -133,21 +137,23 @@ def _visualize_run(
     predictions: AnyPath,
     chosen: Mapping[str, panels.Panel],
     config: VisualizeConfig,
+    amendments: Amendments,
     log: Callable[[str], None],
     pool: ProcessPool,
     settings: MeasureSettings,
 ) -> VisualizeResult:
     run = _OpenRun.open(predictions, config, log)
-    if config.slice:
-        check_crosses(config.slice, list_manifest_columns(run.steps[-1]))
     if not all(step.run.has_scores for step in run.steps):
         left_out = chosen.keys() - (chosen := panels.without_scores(chosen)).keys()
         log(f"{run.name}: {', '.join(sorted(left_out)) or 'no panel'} left out: {NO_SCORES}")
     pairs = confusion.parse_pairs(config.pairs, run.steps[-1].run.classes) or None
     chosen = panels.configure(chosen, per_gallery=config.per_gallery, pairs=pairs, crosses=config.slice)
-    made_from = run.made_from(chosen, config)
+    made_from = run.made_from(chosen, config, amendments)
     if current := log_folder.find_current(run.folder, made_from):
         return run.result(current, unchanged=True)
+    run = run.amended(amendments, log)
+    if config.slice:
+        check_crosses(config.slice, list_manifest_columns(run.steps[-1]))
     log(f"{run.name}: {plural(run.rows, 'row')} in {plural(len(run.steps), 'step')}, panels {', '.join(chosen)}")
     images = SourceImages(run.steps, config.image_root, pool, config.images_anywhere)
     for note in images.notes():
@@ -229,6 +235,8 @@ class _OpenRun:
     steps: tuple[Step, ...]
     sheets: Mapping[int, Pixels | None]
     """For each step some images as the model got them, drawn by stage one; None if there are none."""
+    effects: Mapping[int, LabelEffect] = field(default_factory=dict)
+    """By step, what corrected labels did."""
 
     @classmethod
     def open(cls, predictions: AnyPath, config: VisualizeConfig, log: Callable[[str], None]) -> "_OpenRun":
@@ -237,6 +245,15 @@ class _OpenRun:
         name = predictions.resolve().name
         sheets = {step.step: _read_sheet(predictions, step.step, log) for step in steps}
         return cls(name, config.logdir / name, steps, sheets)
+
+    def amended(self, amendments: Amendments, log: Callable[[str], None]) -> "_OpenRun":
+        """Return the run with corrected labels and further columns, and say what was done."""
+        amended = amendments.attach(self.steps)
+        for note in amended.notes:
+            log(note)
+        for step, effect in amended.effects.items():
+            log(f"{self.name}, step {step}: {effect.sentence()}")
+        return replace(self, steps=amended.steps, effects=amended.effects)
 
     @property
     def rows(self) -> int:
@@ -250,10 +267,10 @@ class _OpenRun:
 
     def info(self) -> panels.RunInfo:
         """Return what panels may know of the run besides its rows."""
-        steps = {step.step: _step_info(step, self.sheets[step.step]) for step in self.steps}
+        steps = {s.step: _step_info(s, self.sheets[s.step], self.effects.get(s.step)) for s in self.steps}
         return panels.RunInfo(self.name, self.steps[-1].run, steps)
 
-    def made_from(self, chosen: Mapping[str, panels.Panel], config: VisualizeConfig) -> str:
+    def made_from(self, chosen: Mapping[str, panels.Panel], config: VisualizeConfig, amendments: Amendments) -> str:
         """Return a digest of all that decides the bytes of the event file and is known without reading rows."""
         sheets = [None if sheet is None else [*sheet.shape, hash64(sheet.tobytes())] for sheet in self.sheets.values()]
         record = {
@@ -268,7 +285,7 @@ class _OpenRun:
             "code": log_folder.code_digest(),
             "sheets": sheets,
         }
-        return digest_records(record)
+        return digest_records(record | ({"amendments": amendments.digest} if amendments.digest else {}))
 
     def result(self, event_file: AnyPath, missing_pictures: int = 0, unchanged: bool = False) -> VisualizeResult:
         """Return the summary printed for the run."""
@@ -299,7 +316,7 @@ def _read_sheet(predictions: AnyPath, step: int, log: Callable[[str], None]) -> 
         return None
 
 
-def _step_info(step: Step, sheet: Pixels | None) -> panels.StepInfo:
+def _step_info(step: Step, sheet: Pixels | None, effect: LabelEffect | None) -> panels.StepInfo:
     provenance = step.parts[0].part.provenance
     warnings = [str(warning) for file in step.parts for warning in file.part.provenance.get("warnings", ())]
     return panels.StepInfo(
@@ -313,6 +330,7 @@ def _step_info(step: Step, sheet: Pixels | None) -> panels.StepInfo:
         provenance={k: v for k, v in provenance.items() if k not in ("checkpoint", "device", "warnings")},
         started=min(file.part.started for file in step.parts),
         finished=step.finished,
+        new_labels=effect,
     )
 
 

@@ -64,6 +64,7 @@ def summary_page(info: RunInfo, states: Mapping[int, MetricState], mistakes: Til
         f"# {escape_markdown(info.name)}",
         _warnings(info, last, state.metrics),
         _accuracy(info, last, state),
+        _new_labels(info, last),
         _next_steps(info, states, mistakes),
         _metrics(state),
         "" if info.run.has_scores else _absent(),
@@ -90,6 +91,11 @@ def _accuracy(info: RunInfo, step: int, state: MetricState) -> str:
         f"{run}: **accuracy {percent(accuracy.value)}** (95 % interval {_range(accuracy.interval)}), "
         f"{plural(errors, 'error')} in {plural(state.metrics.counted, 'counted image')}."
     )
+
+
+def _new_labels(info: RunInfo, step: int) -> str:
+    effect = info.steps[step].new_labels
+    return "" if effect is None else f"{escape_markdown(effect.sentence())}. See `report/labels`."
 
 
 def _next_steps(info: RunInfo, states: Mapping[int, MetricState], mistakes: TileRows) -> str:
@@ -278,6 +284,7 @@ def run_page(info: RunInfo, step: int) -> str:
         ("rows", f"{known.rows:,} of {known.manifest_rows:,}"),
         ("missing rows", f"{missing:,}" if missing else ""),
         ("classes", f"{len(run.classes):,}: {classes}"),
+        ("labels", "" if known.new_labels is None else f"of {known.new_labels.file}, else of the predictions"),
         ("transform", describe_transform(run) or "none"),
         ("scores", run.scores),
         ("precision, device", f"{run.precision}, {known.device or 'unknown'}"),

@@ -1,0 +1,189 @@
+"""Finds the rows of a step that the rows of a table name: by path, by key, by number, or by a column that both have.
+
+It knows nothing of what the table says of them. Names are compared as 64-bit hashes: 8 bytes a row.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from predboard.errors import InputError
+from predboard.formatting import did_you_mean
+from predboard.images.columns import IMAGE_COLUMNS, find_usual
+from predboard.images.manifest import canonical_member, canonical_ref, split_ref
+from predboard.images.row_tables import KEY_COLUMNS, ROW_COLUMNS
+from predboard.predictions.amendments import check_group_column, hash_values, number_text
+from predboard.predictions.schema import hash_refs
+from predboard.storage.parts import PartFile, read_batches
+from predboard.storage.paths import AnyPath, map_files
+from predboard.storage.runs import Step, list_manifest_columns
+
+_NEAR_ROWS = 2_000
+"""Rows of a step among whose names the one that was meant is looked for."""
+
+_MEMBER = "member"
+"""Stands for the part of a ref that names an image inside an archive."""
+
+_LIMITS = np.iinfo(np.int64)
+
+
+@dataclass(frozen=True)
+class _Names:
+    """One way in which a table names rows."""
+
+    column: str
+    """Column of the table."""
+    of_rows: str
+    """What it is compared with: `key`, `id`, `image`, `_MEMBER`, or a further column of the predictions."""
+    texts: Sequence[str]
+    hashes: NDArray[np.int64]  # [rows of the table]
+
+
+@dataclass(frozen=True)
+class Match:
+    """Which rows of a step each row of a table names."""
+
+    column: str
+    """Column of the table by which they were found."""
+    name_columns: frozenset[str]
+    """Columns of the table that name rows, and say nothing else."""
+    found: NDArray[np.bool_]  # [rows of the table]
+    _texts: Sequence[str]
+    _first: NDArray[np.int64]  # [rows of the table] the first row of the same name
+    _parts: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]
+
+    def of_part(self, place: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the places in a part of the rows that were found, ascending, and the row of the table of each."""
+        return self._parts[place]
+
+    @property
+    def repeated(self) -> bool:
+        """Whether the table names an image twice."""
+        return bool((self._first != np.arange(len(self._first))).any())
+
+    def refuse_contradictions(self, values: Sequence[Any], what: str) -> None:
+        """Raise InputError if two rows of one name have different values; `what` there are then, for the message."""
+        other = [row for row, value in enumerate(values) if value != values[self._first[row]]]
+        if other:
+            more = f", and so have {len(other) - 1:,} others" if len(other) > 1 else ""
+            raise InputError(f"{self._texts[other[0]]!r} has {what}{more}: leave one in")
+
+    def describe_lacking(self, step: Step) -> str:
+        """Name some rows that were not found, and what may have been meant."""
+        lacking = [self._texts[row] for row in np.flatnonzero(~self.found)[:3].tolist()]
+        rows = next(read_batches(step.parts[0], {"image"}), None)
+        known = [] if rows is None else [ref for ref in rows.column("image").to_pylist()[:_NEAR_ROWS] if ref]
+        example = f"; the first of the run is {known[0]!r}" if known else ""
+        return ", ".join(map(repr, lacking)) + (did_you_mean(lacking[0], known) or example)
+
+
+def find_rows(step: Step, table: pa.Table, file: AnyPath, by: str | None = None) -> Match:
+    """Return the rows of a step that a table names, in the way by which most are found.
+
+    Args:
+        step: of a run.
+        table: has a column of paths, keys or numbers of rows.
+        file: of the table, for messages.
+        by: a column of the table and of the predictions that names rows instead.
+
+    Raises InputError if there is no such column.
+    """
+    first, *others = _ways(step, table, file, by)
+    named = frozenset(way.column for way in (first, *others))
+    best = _match(step, first, named)
+    for way in others:
+        if best.found.all():
+            break
+        if (match := _match(step, way, named)).found.sum() > best.found.sum():
+            best = match
+    return best
+
+
+def _ways(step: Step, table: pa.Table, file: AnyPath, by: str | None) -> Iterator[_Names]:
+    names = table.column_names
+    if by is not None:
+        for where, columns in ((file, names), ("the predictions", list_manifest_columns(step))):
+            if by not in columns:
+                listed = ", ".join(columns) or "none"
+                near = did_you_mean(by, columns)
+                raise InputError(f"--columns-by: no column {by!r} in {where}{near}; there are {listed}")
+        texts = _texts(table.column(by))
+        yield _Names(by, by, texts, hash_refs(texts))
+        return
+    image, key, row = (find_usual(names, usual) for usual in (IMAGE_COLUMNS, KEY_COLUMNS, ROW_COLUMNS))
+    if image is None and key is None and row is None:
+        listed = ", ".join(names[:12])
+        raise InputError(f"{file} has no column of images or keys; it has {listed}: call one image, path or key")
+    if image is not None:
+        texts = _texts(table.column(image))
+        refs = [_relative(canonical_ref(text), step.run.root) for text in texts]
+        yield _Names(image, "key" if _keys_are_refs(step) else "image", texts, hash_refs(refs))
+        yield _Names(image, _MEMBER, texts, hash_refs(map(canonical_member, texts)))
+    for name, of_rows in ((key, "key"), (row, "id")):
+        if name is not None:
+            texts = _texts(table.column(name))
+            if (numbers := _whole_numbers(texts)) is not None:
+                yield _Names(name, of_rows, texts, numbers)
+            if of_rows == "key":  # of --key-column, whose hashes are the keys
+                yield _Names(name, of_rows, texts, hash_refs(texts))
+
+
+def _match(step: Step, names: _Names, name_columns: frozenset[str]) -> Match:
+    distinct, first, inverse = np.unique(names.hashes, return_index=True, return_inverse=True)
+
+    def of_part(part: PartFile) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        hashes = np.concatenate([np.zeros(0, np.int64), *_hashes_of(part, names.of_rows)])
+        place = np.minimum(np.searchsorted(distinct, hashes), len(distinct) - 1)
+        at = np.flatnonzero(distinct[place] == hashes)
+        return at, place[at]
+
+    none = np.zeros(0, np.int64), np.zeros(0, np.int64)
+    parts = list(map_files(of_part, step.parts, step.parts[0].path)) if len(distinct) else [none] * len(step.parts)
+    seen = np.zeros(len(distinct), bool)
+    for _, place in parts:
+        seen[place] = True
+    rows = [(at, first[place]) for at, place in parts]
+    return Match(names.column, name_columns, seen[inverse], names.texts, first[inverse], rows)
+
+
+def _hashes_of(part: PartFile, column: str) -> Iterator[NDArray[np.int64]]:
+    """Yield what rows of a part are named, as hashes or as they are; 0 where a row has no name."""
+    for rows in read_batches(part, {"image" if column == _MEMBER else column, "key", "id"}):
+        if column in ("key", "id"):
+            yield rows.key if column == "key" else rows.id
+        elif column in ("image", _MEMBER):
+            refs = (ref or "" for ref in rows.column("image").to_pylist())
+            yield hash_refs(refs if column == "image" else (split_ref(ref)[1] for ref in refs))
+        else:
+            check_group_column(rows.batch.schema.field(column))
+            yield hash_values(rows, column, np.zeros(len(rows), np.int64))
+
+
+def _keys_are_refs(step: Step) -> bool:
+    """Return whether the keys of a step are hashes of its refs, as far as its first rows tell."""
+    rows = next(read_batches(step.parts[0], {"key", "image"}), None)
+    refs = [] if rows is None else rows.column("image").to_pylist()
+    return bool(refs) and None not in refs and bool((hash_refs(refs) == rows.key).all())  # type: ignore[union-attr]
+
+
+def _relative(ref: str, root: str) -> str:
+    """Return a path below the run's root as a ref; another as it is."""
+    start = f"{root.rstrip('/')}/"
+    return ref[len(start) :] if root and ref.startswith(start) else ref
+
+
+def _texts(column: pa.ChunkedArray) -> list[str]:
+    """Return names as text: numbers as the predictions' numbers are compared."""
+    return ["" if v is None else number_text(v) if isinstance(v, float) else str(v) for v in column.to_pylist()]
+
+
+def _whole_numbers(texts: Sequence[str]) -> NDArray[np.int64] | None:
+    try:
+        numbers = list(map(int, texts))
+    except ValueError:
+        return None
+    return np.array(numbers, np.int64) if all(_LIMITS.min <= n <= _LIMITS.max for n in numbers) else None
