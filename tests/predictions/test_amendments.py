@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,15 +21,13 @@ COUNTRY = pa.array([["NO", "SE", None][i % 3] for i in range(ROWS)])
 NO_LOGITS = sorted(COLUMNS.keys() - {"logits", "embedding", "thumbnail"})
 
 
-def amended(folder: Path, labels: list[int | None], **changes: object) -> PartFile:
+def amended(folder: Path, labels: list[int | None], **changes: Any) -> PartFile:
     """A part of rows in groups of 16, one of them failed, with other labels in the rows REPLACED."""
     logits, label = toy.table(toy.RUN, ROWS)
     toy.write_run(folder, logits, label, group=16, failed=frozenset({17}))
-    values = {"label": pa.array(labels, pa.int32())} if labels else {}
-    rows = {"rows": REPLACED, "labels": values} if labels else {}
-    return dataclasses.replace(
-        open_part(folder / "step=00000000/part-00000.parquet"), amendment=Amendment(**rows, **changes)
-    )
+    changes = {"rows": REPLACED, "labels": {"label": pa.array(labels, pa.int32())}, **changes} if labels else changes
+    amendment = dataclasses.replace(Amendment(), **changes)
+    return dataclasses.replace(open_part(folder / "step=00000000/part-00000.parquet"), amendment=amendment)
 
 
 @pytest.mark.parametrize("columns", [None, NO_LOGITS, ["loss"], ["label"], ["id", "logits", "loss", "label"]])

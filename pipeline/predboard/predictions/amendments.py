@@ -84,10 +84,10 @@ class Amendment:
             if "loss" in batch.schema.names and rows.has_scores:
                 changed = type(rows)(batch.take(pa.array(at)))
                 batch = _replaced(batch, "loss", at, _losses(changed))
-        for name in () if self.columns is None else self.columns.schema.names:
-            if wanted is None or name in wanted or ALL_MANIFEST_COLUMNS in wanted or name == self.group:
-                added = self.columns.schema.field(name)
-                batch = batch.append_column(added, self.columns.column(name).slice(start, len(rows)))
+        further = pa.record_batch([], names=[]) if self.columns is None else self.columns
+        for added, column in zip(further.schema, further.columns, strict=True):
+            if wanted is None or {added.name, ALL_MANIFEST_COLUMNS} & set(wanted) or added.name == self.group:
+                batch = batch.append_column(added, column.slice(start, len(rows)))
         if self.group and (wanted is None or "key" in wanted):
             keyed = type(rows)(batch)
             group = as_arrow(hash_values(keyed, self.group, keyed.key), pa.int64())
