@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from predboard import InputError
 from predboard.evaluation.cache import part_key
 from predboard.panels import SCORE_COLUMNS
-from predboard.predictions.amendments import Amendment
+from predboard.predictions.amendments import Amendment, check_group_column
 from predboard.predictions.sampling import jackknife_group
 from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, COLUMNS, hash_refs
 from predboard.storage.parts import PartFile, open_part, read_batches, read_part_schema, verify_manifest, verify_part
@@ -89,10 +90,8 @@ def test_numbers_are_groups_as_well_and_lists_are_not(tmp_path: Path, column: pa
     groups = np.concatenate([rows.group_key for rows in read_batches(file, {"key"})])
     assert (groups[:20] == groups[20:]).all()
     assert len(set(groups.tolist())) == 20
-    lists = pa.record_batch([pa.array([[1]] * ROWS)], names=["scene"])
-    other = dataclasses.replace(file, amendment=Amendment(columns=lists, group="scene"))
-    with pytest.raises(ValueError, match="scene has list<item: int64>, by which rows cannot be grouped"):
-        next(read_batches(other, {"key"}))
+    with pytest.raises(InputError, match="'scene' has list<item: int64>, by which rows cannot be told apart"):
+        check_group_column(pa.field("scene", pa.list_(pa.int64())))
 
 
 def test_each_change_makes_another_key_of_the_cache(tmp_path: Path) -> None:

@@ -135,14 +135,14 @@ class Amendments:
 
     def _check_found(self, match: Match, step: Step, file: AnyPath) -> list[str]:
         """Raise InputError if rows name images that the run lacks, but for tags, which are of all runs together."""
-        lacking = int((~match.found).sum())
+        lacking = int((~match.is_known).sum())
         if not lacking:
             return []
-        of_tags = self._label_column == RELABEL_COLUMN and match.column == "key" and bool(match.found.any())
+        of_tags = self._label_column == RELABEL_COLUMN and match.column == "key" and bool(match.is_known.any())
         if of_tags:
             return [f"{file}: {plural(lacking, 'image')} of other runs left out"]
         raise InputError(
-            f"{lacking:,} of {len(match.found):,} rows of {file} name no image of "
+            f"{lacking:,} of {len(match.is_known):,} rows of {file} name no image of "
             f"{_run_name(step)} by their {match.column}: {match.describe_lacking(step)}"
         )
 
@@ -152,7 +152,7 @@ class Amendments:
         self, step: Step, changes: Sequence[Amendment], table: pa.Table, file: AnyPath
     ) -> tuple[list[Amendment], str]:
         match = find_rows(step, table, file, self._by)
-        if not match.found.any():
+        if not match.is_known.any():
             raise InputError(
                 f"no row of {file} names an image of {_run_name(step)} by its {match.column}: "
                 f"{match.describe_lacking(step)}"
@@ -177,7 +177,7 @@ class Amendments:
             (batch,) = taken_rows.combine_chunks().to_batches() or [_no_rows(columns.schema)]
             amended.append(replace(change, columns=batch))
             joined += len(at)
-        without, unused = step.rows - joined, int((~match.found).sum())
+        without, unused = step.rows - joined, int((~match.is_known).sum())
         parts = [f"{file}: {joined:,} of {plural(step.rows, 'row')} have a row in it, found by {match.column}"]
         parts += [f"{without:,} have none"] if without else []
         parts += [f"{plural(unused, 'row')} of it {'names' if unused == 1 else 'name'} no image"] if unused else []

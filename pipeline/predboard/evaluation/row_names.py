@@ -51,7 +51,7 @@ class Match:
     """Column of the table by which they were found."""
     name_columns: frozenset[str]
     """Columns of the table that name rows, and say nothing else."""
-    found: NDArray[np.bool_]  # [rows of the table]
+    is_known: NDArray[np.bool_]  # [rows of the table]
     _texts: Sequence[str]
     _first: NDArray[np.int64]  # [rows of the table] the first row of the same name
     _parts: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]
@@ -74,7 +74,7 @@ class Match:
 
     def describe_lacking(self, step: Step) -> str:
         """Name some rows that were not found, and what may have been meant."""
-        lacking = [self._texts[row] for row in np.flatnonzero(~self.found)[:3].tolist()]
+        lacking = [self._texts[row] for row in np.flatnonzero(~self.is_known)[:3].tolist()]
         rows = next(read_batches(step.parts[0], {"image"}), None)
         known = [] if rows is None else [ref for ref in rows.column("image").to_pylist()[:_NEAR_ROWS] if ref]
         example = f"; the first of the run is {known[0]!r}" if known else ""
@@ -96,9 +96,9 @@ def find_rows(step: Step, table: pa.Table, file: AnyPath, by: str | None = None)
     named = frozenset(way.column for way in (first, *others))
     best = _match(step, first, named)
     for way in others:
-        if best.found.all():
+        if best.is_known.all():
             break
-        if (match := _match(step, way, named)).found.sum() > best.found.sum():
+        if (match := _match(step, way, named)).is_known.sum() > best.is_known.sum():
             best = match
     return best
 

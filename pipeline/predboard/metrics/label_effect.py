@@ -103,13 +103,13 @@ class LabelEffect:
 
     def sentence(self) -> str:
         """Say what was replaced, and what that did."""
-        of = f"{plural(self.replaced, 'label')} replaced, of {self.named:,} images that {self.file} names"
+        what = f"{plural(self.replaced, 'label')} replaced, of {self.named:,} images that {self.file} names"
         if self.before is None or self.after is None or not self.both:
-            return f"{of}; there is no accuracy to compare"
+            return f"{what}; there is no accuracy to compare"
         gain = 100 * self.difference
         ends = " to ".join(signed(100 * end, 2) for end in self.interval)
         return (
-            f"{of}: accuracy {percent(self.before)} before, {percent(self.after)} after ({signed(gain, 2)} points, "
+            f"{what}: accuracy {percent(self.before)} before, {percent(self.after)} after ({signed(gain, 2)} points, "
             f"95 % interval {ends}; {self.gained:,} images became right, {self.lost:,} wrong)"
         )
 
