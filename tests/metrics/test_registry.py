@@ -61,7 +61,7 @@ def test_every_row_is_whole(spec: MetricSpec) -> None:
     assert spec.definition.endswith(".")
     assert spec.label
     assert spec.range[0] < spec.range[1]
-    assert spec.group in {"images", "overall", "calibration", "classes", "slices", "label_issues"}
+    assert spec.group in {"images", "overall", "positive", "calibration", "classes", "slices", "label_issues"}
     of_a_panel = spec.group == "label_issues" or spec.name == "classes/*/support"
     assert (spec.compute is not None) + (spec.margins is not None) == (0 if of_a_panel else 1)
     assert not spec.paired or spec.interval

@@ -144,7 +144,7 @@ class _Plot:
         return canvas
 
 
-def draw_curves(title: str, x: Axis, y: Axis, curves: Sequence[Curve]) -> Pixels:
+def draw_curves(title: str, x: Axis, y: Axis, curves: Sequence[Curve], mark: float | None = None) -> Pixels:
     """Draw curves, each with its name and number to the left of where it begins.
 
     Args:
@@ -152,12 +152,15 @@ def draw_curves(title: str, x: Axis, y: Axis, curves: Sequence[Curve]) -> Pixels
         x: the horizontal axis.
         y: the vertical axis, which is written on the right.
         curves: at most eight; the first is drawn last, above the others.
+        mark: position on the horizontal axis of an upright line.
 
     Returns:
         [215, 350, 3] uint8.
     """
     plot = _Plot(128, 25, 184, 148)
     plot.grid(x, y)
+    if mark is not None:
+        plot.line([plot.pixel(mark, 0), plot.pixel(mark, 1)], REFERENCE_LINE)
     starts = [plot.pixel(0, min(max(float(c.y[0]), 0.0), 1.0))[1] for c in curves]
     labels = _spread_apart(starts, 15, plot.top + 2, plot.top + plot.height - 2)
     for curve, label, start in reversed(list(zip(curves, labels, starts, strict=True))):

@@ -9,7 +9,11 @@ from predboard.formatting import plural
 from predboard.gating.evaluate import format_change, format_number, group_name
 from predboard.gating.rules import Rule
 from predboard.metrics import registry
+from predboard.metrics.metric_spec import Group
 from predboard.summaries import Metric
+
+_GROUPS: tuple[Group, ...] = ("overall", "positive", "calibration")
+"""Groups of metrics that have rules where the table marks them."""
 
 COUNTED_METRICS = ("images/failed", "images/counted", "classes/*/support", "classes/*/recall", "slices/*/accuracy")
 """Metrics that `suggest_rules` reads besides those that the table of metrics marks as suggested."""
@@ -29,7 +33,7 @@ CLASS_RECALL_DROP = 0.02
 
 def suggested_metrics() -> tuple[str, ...]:
     """Return the names of the metrics that `suggest_rules` reads, with `*` for a class or slice."""
-    return (*(spec.name for spec in registry.rows("overall", "calibration") if spec.suggested), *COUNTED_METRICS)
+    return (*(spec.name for spec in registry.rows(*_GROUPS) if spec.suggested), *COUNTED_METRICS)
 
 
 def suggest_rules(
@@ -59,7 +63,7 @@ def suggest_rules(
 
 def _limits(metrics: Mapping[str, Metric]) -> Iterator[tuple[dict[str, str | float], str]]:
     """Yield the keys and values of each rule with `min` or `max`, and a remark on the last of them."""
-    for spec in registry.rows("overall", "calibration"):
+    for spec in registry.rows(*_GROUPS):
         if spec.suggested and spec.name in metrics:
             metric = metrics[spec.name]
             hint = '; add bound = "lower" to require evidence' if spec.name == "accuracy" else ""

@@ -9,7 +9,9 @@ from predboard.metrics.counts import MarginMetric
 Direction = Literal["more", "less", "neither"]
 """Direction in which a metric is better."""
 
-Group = Literal["images", "overall", "nothing", "calibration", "thresholds", "classes", "slices", "label_issues"]
+Group = Literal[
+    "images", "overall", "positive", "nothing", "calibration", "thresholds", "classes", "slices", "label_issues"
+]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ WIDTH_COLUMNS = 100
 TITLES: dict[Group, str] = {
     "images": "Counts of images",
     "overall": "All classes together",
+    "positive": "The positive one of two classes",
     "calibration": "Calibration",
     "classes": "Each class",
     "slices": "Each slice",

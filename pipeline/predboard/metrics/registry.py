@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from math import inf
 from typing import Any
 
-from predboard.metrics import calibration, classification, intervals, slices
+from predboard.metrics import calibration, classification, intervals, slices, two_classes
 from predboard.metrics.counts import Counts, MarginMetric
 from predboard.metrics.metric_spec import Direction, Group, MetricSpec
 
@@ -138,6 +138,52 @@ OVERALL = (
         formula="mean over k = 1 … n of the error rate of the k most confident images",
         source="Geifman & El-Yaniv 2017",
         needs_logits=True, from_confidence=True, interval=intervals.DELETE_ONE_WIDENED,
+    ),
+)  # fmt: skip
+
+
+def _positive(name: str, label: str, definition: str, compute: Callable[..., Any], **more: Any) -> MetricSpec:
+    return MetricSpec(
+        name=f"positive/{name}", label=label, definition=definition, compute=compute, band=True, **more,
+    )  # fmt: skip
+
+
+POSITIVE = (
+    _positive(
+        "precision", "precision", "Share of the images predicted as the positive class that are of it.",
+        two_classes.precision, formula="hits / predictions, of the positive class", interval=intervals.WILSON,
+        paired=intervals.ZOU, suggested=True, column="precision (positive)",
+        source='scikit-learn\'s precision_score, average="binary"',
+    ),
+    _positive(
+        "recall", "recall", "Share of the images of the positive class that are predicted as it (sensitivity).",
+        two_classes.recall, formula="hits / support, of the positive class", interval=intervals.WILSON,
+        paired=intervals.NEWCOMBE, suggested=True, column="recall (positive)",
+        source='scikit-learn\'s recall_score, average="binary"',
+    ),
+    _positive(
+        "specificity", "specificity", "Share of the images of the other class that are predicted as that one.",
+        two_classes.specificity, formula="hits / support, of the other class", interval=intervals.WILSON,
+        paired=intervals.NEWCOMBE, source="Yerushalmy 1947",
+    ),
+    _positive(
+        "f1", "F1", "Harmonic mean of precision and recall of the positive class; macro F1 is the mean over both "
+        "classes.", two_classes.f1, formula="2 hits / (support + predictions), of the positive class",
+        interval=intervals.JACCARD, paired=intervals.ZOU, column="F1 (positive)",
+        source='scikit-learn\'s f1_score, average="binary"',
+    ),
+    _positive(
+        "average_precision", "AP", "Average precision (step sum) of the positive class. Nearly equal scores count as "
+        "evenly mixed; scikit-learn takes equal ones as one threshold, within the bound.",
+        two_classes.average_precision, needs_logits=True, column="AP (positive)",
+        formula="Σ_k precision_k (recall_k − recall_{k−1})", interval=intervals.DELETE_ONE_OF_CLASS,
+        source="scikit-learn's average_precision_score",
+    ),
+    _positive(
+        "auroc", "AUROC", "Area under the ROC curve: how often an image of the positive class has a higher score than "
+        "one of the other.", two_classes.auroc, needs_logits=True,
+        formula="P(p of a positive image > p of another), ties count half", interval=intervals.DELETE_ONE_OF_CLASS,
+        source="Hanley & McNeil 1982; scikit-learn's roc_auc_score",
     ),
 )  # fmt: skip
 
@@ -298,7 +344,7 @@ LABEL_ISSUES = (
     ),
 )  # fmt: skip
 
-METRICS: tuple[MetricSpec, ...] = (*IMAGES, *OVERALL, *CALIBRATION, *CLASSES, *SLICES, *LABEL_ISSUES)
+METRICS: tuple[MetricSpec, ...] = (*IMAGES, *OVERALL, *POSITIVE, *CALIBRATION, *CLASSES, *SLICES, *LABEL_ISSUES)
 """All metrics, in the order in which they are shown."""
 
 

@@ -30,7 +30,7 @@ def confidence_table(confidence: CountArray) -> str:
         n, hits = int(rows[i]), int(right[i])
         lower, upper = wilson_interval(hits, n)
         coverage, interval = f"{percent(n / total)} ({n:,})", f"{percent(lower)} to {percent(upper)}"
-        return [first, _digits(edge[i]), coverage, percent(hits / n), interval, f"{n - hits:,}"]
+        return [first, format_threshold(edge[i]), coverage, percent(hits / n), interval, f"{n - hits:,}"]
 
     by_share = [line(f"{100 * s:.0f} %", int(np.searchsorted(rows, np.ceil(s * total - 1e-9)))) for s in KEPT_SHARES]
     by_accuracy = []
@@ -63,7 +63,7 @@ def micro_table(state: ScoreHistograms) -> str:
     for recall in RECALLS:
         i = int(np.searchsorted(tp, np.ceil(recall * tp[-1] - 1e-9)))
         precision = percent(tp[i] / (tp[i] + fp[i]))
-        rows.append([percent(tp[i] / tp[-1]), _digits(edge[i]), precision, f"{tp[i]:,}", f"{fp[i]:,}"])
+        rows.append([percent(tp[i] / tp[-1]), format_threshold(edge[i]), precision, f"{tp[i]:,}", f"{fp[i]:,}"])
     return "\n\n".join(
         [
             "### Precision and recall, each class of each image as one decision (micro)",
@@ -94,7 +94,7 @@ def class_threshold_table(
         i = int(f1.argmax())
         average_precision = score_histograms.average_precision(state.true[c], every[c])
         row = [escape_markdown(names[c]), f"{scores.support[c]:,}", f"{float(average_precision.value):.4f}"]
-        row += [f"{scores.f1[c]:.4f}", f"{f1[i]:.4f}", _digits(edge[i])]
+        row += [f"{scores.f1[c]:.4f}", f"{f1[i]:.4f}", format_threshold(edge[i])]
         rows.append([*row, percent(tp[i] / (tp[i] + fp[i])), percent(tp[i] / tp[-1])])
     if not rows:
         return ""
@@ -114,10 +114,10 @@ def _bound(state: ScoreHistograms, chosen: NDArray[np.int64]) -> str:
     return f"{np.nanmax(bound):.1g}"
 
 
-def _digits(p: float) -> str:
+def format_threshold(p: float) -> str:
     """Format a probability with three digits of its distance to 0 or to 1.
 
-    >>> _digits(0.25), _digits(0.9999876), _digits(1.234e-7), _digits(0.0)
+    >>> format_threshold(0.25), format_threshold(0.9999876), format_threshold(1.234e-7), format_threshold(0.0)
     ('0.2500', '0.9999876', '1.234e-07', '0')
     """
     if 0.5 < p < 1:

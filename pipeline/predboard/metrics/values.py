@@ -1,6 +1,6 @@
 """Computes every metric of a state from the table in `metrics.registry`. It knows no metric by name, and no drawing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import isnan
 
@@ -11,7 +11,7 @@ from predboard.metrics.metric_spec import MetricSpec
 from predboard.metrics.metric_state import AnyState, ClassMetric, CountState, MetricState
 from predboard.metrics.registry import rows
 from predboard.metrics.slices import Slice
-from predboard.summaries import Metric
+from predboard.summaries import BandChart, Metric, Scalar, Summary
 
 
 def count_images(counted: Counts, manifest_rows: int) -> dict[str, Metric]:
@@ -63,6 +63,14 @@ def _without_logits(state: CountState) -> dict[str, Metric | None]:
     return metrics
 
 
+def positive_metrics(state: AnyState, positive: int) -> dict[str, Metric]:
+    """Return the metrics of the class `positive` of two by name; undefined ones are left out."""
+    logits = isinstance(state, MetricState) and state.has_scores
+    known = [spec for spec in rows("positive") if spec.compute and logits >= spec.needs_logits]
+    every = {spec.name: _described(spec, spec.compute(state, positive)) for spec in known if spec.compute}
+    return {name: metric for name, metric in every.items() if metric is not None}
+
+
 def calibration_metrics(evidence: CalibrationEvidence) -> dict[str, Metric]:
     """Return the calibration metrics by name; those that are undefined are left out."""
     known = [s for s in rows("calibration") if evidence.calibration.has_scores or not s.needs_scores]
@@ -105,6 +113,33 @@ def slice_metrics(s: Slice) -> dict[str, Metric]:
     """Return the metrics of a slice by short name."""
     described = {spec.short: _described(spec, spec.compute(s)) for spec in rows("slices") if spec.compute}
     return {name: metric for name, metric in described.items() if metric is not None}
+
+
+def metric_curves(
+    specs: Sequence[MetricSpec], values: Mapping[int, Mapping[str, Metric]]
+) -> Iterator[tuple[int, Summary]]:
+    """Yield a point of each metric's curve at each step, and the bands of the intervals.
+
+    Args:
+        specs: rows of the table.
+        values: metrics by name, by step; those that are missing are left out.
+    """
+    banded: dict[MetricSpec, int] = {}
+    for step, metrics in values.items():
+        for spec in specs:
+            metric = metrics.get(spec.name)
+            if metric is None or not spec.curve:
+                continue
+            yield step, Scalar(spec.tag, metric.value, metric.definition)
+            if spec.band and metric.interval is not None:
+                banded[spec] = step
+                for end, value in zip(("lower", "upper"), metric.interval, strict=True):
+                    description = f"{end.capitalize()} end of the 95 % interval of {spec.tag}: {metric.method}."
+                    yield step, Scalar(f"intervals/{spec.name}/{end}", value, description)
+    for spec, step in banded.items():
+        chart = f"intervals/{spec.name}"
+        words = f"{spec.tag} with its 95 % interval."
+        yield step, BandChart(chart, spec.tag, f"{chart}/lower", f"{chart}/upper", words)
 
 
 def _described(spec: MetricSpec, metric: Metric | None) -> Metric | None:

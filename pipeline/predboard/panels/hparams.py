@@ -36,7 +36,10 @@ class Panel(CountsPanel):
             "step": step,
         }
         short = {name: value if not isinstance(value, str) else _short(value) for name, value in settings.items()}
-        columns = {spec.tag: spec.column for spec in registry.rows("overall", "calibration") if spec.column}
+        specs = registry.rows("overall", "calibration")
+        if len(run.classes) == 2:
+            specs = (*registry.rows("positive"), *specs)
+        columns = {spec.tag: spec.column for spec in specs if spec.column}
         written = {tag: column for tag, column in columns.items() if info.has(tag)}
         yield step, HParams("hparams", info.name, short, written or columns)
 

@@ -7,11 +7,11 @@ from typing import Self
 from predboard.metrics import counts, metric_state, registry
 from predboard.metrics.metric_spec import Direction
 from predboard.metrics.metric_state import AnyState, CountState, MetricState
-from predboard.metrics.values import count_images, overall_metrics
+from predboard.metrics.values import count_images, metric_curves, overall_metrics
 from predboard.panels import RunInfo
 from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions
-from predboard.summaries import BandChart, Metrics, Scalar, Summary
+from predboard.summaries import Metrics, Summary
 
 
 @dataclass(frozen=True)
@@ -32,23 +32,8 @@ class Panel:
 
     def render(self, info: RunInfo, states: Mapping[int, AnyState]) -> Iterator[tuple[int, Summary]]:
         """Yield a point of each curve at each step with labelled rows, and the bands of the intervals."""
-        banded: dict[str, int] = {}
-        for step, state in states.items():
-            values = overall_metrics(state)
-            for spec in registry.rows("overall"):
-                metric = values.get(spec.name)
-                if metric is None or not spec.curve:
-                    continue
-                yield step, Scalar(spec.tag, metric.value, metric.definition)
-                if spec.band and metric.interval is not None:
-                    banded[spec.name] = step
-                    for end, value in zip(("lower", "upper"), metric.interval, strict=True):
-                        description = f"{end.capitalize()} end of the 95 % interval of {spec.tag}: {metric.method}."
-                        yield step, Scalar(f"intervals/{spec.name}/{end}", value, description)
-        for name, step in banded.items():
-            chart = f"intervals/{name}"
-            words = f"metrics/{name} with its 95 % interval."
-            yield step, BandChart(chart, f"metrics/{name}", f"{chart}/lower", f"{chart}/upper", words)
+        values = {step: overall_metrics(state) for step, state in states.items()}
+        yield from metric_curves(registry.rows("overall"), values)
         yield from self.metrics(info, states)
 
     @property

@@ -179,6 +179,11 @@ class Run:
         return self.scores != "confidence"
 
     @property
+    def positive_index(self) -> int:
+        """Index of the positive one of two classes."""
+        return 1
+
+    @property
     def origin(self) -> str:
         """Source of the images, for messages: the dataset, else the folder; empty if neither is known."""
         return str(self.transform.get("dataset") or self.root)

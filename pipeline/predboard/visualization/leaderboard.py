@@ -141,7 +141,7 @@ def _summaries(runs: list[LeaderboardEntry]) -> Iterator[Summary]:
 def _table(runs: list[LeaderboardEntry]) -> str:
     columns = [
         spec
-        for spec in registry.rows("overall", "calibration")
+        for spec in registry.rows("overall", "positive", "calibration")
         if spec.column and any(run.value(spec.name) is not None for run in runs)
     ]
     titles = ["run", "step", "images"]
