@@ -508,3 +508,20 @@ def test_an_inserted_image_moves_no_figure(tmp_path: Path) -> None:
     assert after.only_new == 1
     assert before.only_new == 0
     assert same(replace(after, only_new=np.int64(0)), before)
+
+
+def test_the_positive_class_of_two_has_the_differences_of_its_class(tmp_path: Path) -> None:
+    run = Run(("cat", "dog"), "m")
+    for name, seed in (("old", 1), ("new", 2)):
+        toy.write_run(tmp_path / name, *toy.table(run, 300, seed), run)
+    steps = [open_run(tmp_path / name)[0] for name in ("old", "new")]
+    counts = count_pairs(*steps, ClassMapping(run.classes))
+    for positive, other in (("dog", "cat"), ("cat", "dog")):
+        of_class = Comparison(counts, run.classes, positive=positive).differences
+        for name in ("precision", "recall", "f1"):
+            this, that = of_class[f"positive/{name}"], of_class[f"classes/{positive}/{name}"]
+            assert replace(this, definition="") == replace(that, definition="")
+        specificity, recall = of_class["positive/specificity"], of_class[f"classes/{other}/recall"]
+        assert replace(specificity, definition=recall.definition) == recall
+        assert list(of_class)[:4] == [f"positive/{n}" for n in ("precision", "recall", "specificity", "f1")]
+    assert not any(name.startswith("positive/") for name in Comparison(counts, run.classes).differences)

@@ -11,10 +11,11 @@ from sklearn.metrics import average_precision_score, f1_score, precision_score, 
 
 from predboard.metrics import two_classes
 from predboard.metrics.metric_state import CountState, MetricState
-from predboard.metrics.score_histograms import bin_edges, jackknife_group
+from predboard.metrics.score_histograms import bin_edges
 from predboard.metrics.two_classes import CRITERIA, Criterion, Outcome, operating_points
 from predboard.metrics.values import positive_metrics
 from predboard.predictions.derive import to_log_probabilities
+from predboard.predictions.sampling import jackknife_group
 from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions
 from tests import toy

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from predboard.errors import DamagedError, InputError
+from predboard.predictions.positive_class import with_positive
 from predboard.predictions.schema import (
     COLUMNS,
     Part,
@@ -28,6 +29,28 @@ def test_keys_do_not_drift() -> None:
     assert hash_refs(["ü"]).tolist() == [hash64("ü".encode())]
     assert hash_refs([]).shape == (0,)
     assert Run(classes=("a", "b"), model="m.py:f").fingerprint == "6d16e43226f1e055"
+
+
+def test_the_positive_class_is_recorded_where_it_is_not_the_second() -> None:
+    plain = Run(classes=("cat", "dog"), model="m.py:f")
+    assert "positive" not in plain.record()
+    assert (plain.positive_class, plain.positive_index) == ("dog", 1)
+    other = with_positive(plain, "cat")
+    assert other.record()["positive"] == "cat"
+    assert (other.positive_class, other.positive_index) == ("cat", 0)
+    assert read_footer(_footer(other, PART), "here")[0] == other
+    assert plain.difference(other) == ("positive", "dog", "cat")
+    assert with_positive(other, "dog") == plain
+    assert with_positive(other, None) is other
+    assert Run(classes=("a", "b", "c"), model="m.py:f").positive_class == ""
+    for run, name, words in (
+        (plain, "Dog", "--positive is 'Dog'; expected cat or dog; did you mean dog"),
+        (Run(classes=("a", "b", "c"), model="m.py:f"), "a", "there are 3"),
+    ):
+        with pytest.raises(InputError, match=words):
+            with_positive(run, name)
+    with pytest.raises(InputError, match="positive is 'cow', expected one of two classes"):
+        encode_footer(dataclasses.replace(plain, positive="cow"), PART)
 
 
 RUN = Run(
@@ -64,7 +87,8 @@ def test_the_footers_digest_is_of_its_two_records_as_compact_sorted_json() -> No
     records = [json.loads(found[b"predboard.run"]), json.loads(found[b"predboard.part"])]
     text = "\n".join(json.dumps(r, sort_keys=True, separators=(",", ":")) for r in records)
     assert found[b"predboard.digest"].decode() == hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-    assert set(records[0]) == {f.name for f in dataclasses.fields(Run)} - {"task"}  # as before there were others
+    unusual = {"task", "positive"}  # left out as they usually are, so that older records stay as they are
+    assert set(records[0]) == {f.name for f in dataclasses.fields(Run)} - unusual
     assert set(records[1]) == {f.name for f in dataclasses.fields(Part)}
 
 

@@ -24,6 +24,7 @@ from predboard.formatting import plural, shared_start
 from predboard.images import decode
 from predboard.metrics.slices import Crosses, check_crosses
 from predboard.parallel.threads import ordered_map, worker_count
+from predboard.predictions.positive_class import with_positive
 from predboard.predictions.schema import digest_records
 from predboard.state import merge
 from predboard.storage.paths import AnyPath, is_inside
@@ -90,6 +91,7 @@ def compare(config: CompareConfig, log: Callable[[str], None] = print_warning) -
         for pair in itertools.combinations(range(len(sides)), 2)
         if all_ or pair[0] == 0
     }
+    positive = with_positive(sides[-1].step.run, config.positive).positive_class
     made_from = _made_from(name, sides, config, amendments)
     if current := log_folder.find_current(folder, made_from):
         summary = report.read_compare((folder / report.COMPARE_FILE).read_bytes())
@@ -103,9 +105,9 @@ def compare(config: CompareConfig, log: Callable[[str], None] = print_warning) -
     which = plural(len(classes), "pair") if all_ else "each with the first and with the most accurate"
     log(f"{name}: {plural(rows, 'row')} in {plural(len(sides), 'step')}, {which}")
     with log_folder.replace_logs(folder, "comparison", config.predictions, log) as draft:
-        pairs, examples = _pairs(sides, classes, draft.staging, config.slice)
+        pairs, examples = _pairs(sides, classes, draft.staging, config.slice, positive)
         while lacking := report.missing_pairs(pairs, len(sides)):
-            pairs |= {pair: _compare_pair(sides, pair, _classes(sides, pair, config)) for pair in lacking}
+            pairs |= {pair: _compare_pair(sides, pair, _classes(sides, pair, config), positive) for pair in lacking}
         if not any(comparison.state.both for comparison in pairs.values()):
             raise InputError(_strangers(sides[0], sides[-1]))
         whole = pairs[0, len(sides) - 1]
@@ -199,7 +201,11 @@ def _name(sides: Sequence[Side]) -> str:
 
 
 def _pairs(
-    sides: Sequence[Side], classes: Mapping[tuple[int, int], ClassMapping], folder: Path, crosses: Crosses
+    sides: Sequence[Side],
+    classes: Mapping[tuple[int, int], ClassMapping],
+    folder: Path,
+    crosses: Crosses,
+    positive: str,
 ) -> tuple[dict[tuple[int, int], Comparison], Examples]:
     """Compare these pairs; the first side against the last with the table of changes and examples."""
     pairs = {}
@@ -208,9 +214,9 @@ def _pairs(
         old, new = sides[i].step, sides[j].step
         if (i, j) == (0, last):
             state, examples = _in_full(old, new, mapping, folder, crosses)
-            pairs[i, j] = Comparison(state, mapping.names)
+            pairs[i, j] = Comparison(state, mapping.names, positive=positive)
         else:
-            pairs[i, j] = _compare_pair(sides, (i, j), mapping)
+            pairs[i, j] = _compare_pair(sides, (i, j), mapping, positive)
     return pairs, examples
 
 
@@ -220,10 +226,10 @@ def _classes(sides: Sequence[Side], pair: tuple[int, int], config: CompareConfig
     return match_classes(old.step.run, new.step.run, (old.name, new.name), config.map_classes)
 
 
-def _compare_pair(sides: Sequence[Side], pair: tuple[int, int], classes: ClassMapping) -> Comparison:
+def _compare_pair(sides: Sequence[Side], pair: tuple[int, int], classes: ClassMapping, positive: str) -> Comparison:
     """Compare two sides without slices, changes and examples."""
     old, new = (sides[place].step for place in pair)
-    return Comparison(count_pairs(old, new, classes, kinds=False), classes.names)
+    return Comparison(count_pairs(old, new, classes, kinds=False), classes.names, positive=positive)
 
 
 def _strangers(old: Side, new: Side) -> str:
@@ -344,6 +350,7 @@ def _made_from(name: str, sides: Sequence[Side], config: CompareConfig, amendmen
             "images_anywhere": config.images_anywhere,
             "mapped": config.map_classes,
             "slices": config.slice,
+            "positive": config.positive,
             "code": log_folder.code_digest(),
             **({"amendments": amendments.digest} if amendments.digest else {}),
         }

@@ -93,6 +93,8 @@ class Comparison:
     """Names of the classes of both steps."""
     like: SliceSums | None = None
     """Slices of numbers are cut where those of this state are, which is that of the new step's own metrics."""
+    positive: str = ""
+    """Name of the positive one of two classes; empty if there is none."""
 
     @property
     def classes(self) -> int:
@@ -245,6 +247,19 @@ class Comparison:
                 differences[spec.name] = self._difference(
                     spec, old, new, ends, draws=0 if drawn is None else len(drawn)
                 )
+        return self._of_positive | differences
+
+    @cached_property
+    def _of_positive(self) -> dict[str, Difference]:
+        """Differences of the metrics of the positive class of two, where both steps have them."""
+        if self.positive not in self.names or len(self.names) != 2:  # of two lists of classes, together
+            return {}
+        c = self.names.index(self.positive)
+        differences: dict[str, Difference] = {}
+        for spec in registry.rows("positive"):
+            of_class, figure = (1 - c, "recall") if spec.short == "specificity" else (c, spec.short)
+            if difference := self._of_classes[of_class].get(figure):
+                differences[spec.name] = replace(difference, definition=spec.definition)
         return differences
 
     def _accuracy(self, spec: MetricSpec) -> Difference:

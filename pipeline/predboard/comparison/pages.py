@@ -37,6 +37,8 @@ def verdict_page(comparison: Comparison, old: Side, new: Side) -> str:
     blocks += ["\n".join(f"- {escape_markdown(note)}" for note in notes(comparison, old, new))]
     if comparison.rows:
         blocks += [_metrics(comparison, old, new), _rates(comparison)]
+    if comparison.positive:
+        blocks.append(f"The positive class is {escape_markdown(comparison.positive)} (`--positive`).")
     blocks.append(
         "Beside the event file, `changes.parquet` has every image that changed, `transitions.csv` every change, and "
         "`compare.json` every metric."

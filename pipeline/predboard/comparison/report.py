@@ -157,6 +157,7 @@ def compare_json(
         "old": _about(first),
         "new": _about(last),
         "classes": comparison.classes,
+        **({"positive": comparison.positive} if comparison.positive else {}),
         "mapped": mapped,
         "files": list(files),
         "rows": row_counts(comparison),

@@ -31,6 +31,9 @@ class CompareConfig(GroupedAmendConfig):
     map_classes: bool = False
     """Match classes by name when the two runs list different classes, or in a different order."""
 
+    positive: str | None = None
+    """Name of the positive one of two classes. Default: as the predictions record it, else the second."""
+
     image_root: AnyPath | None = None
     """Current folder of the source images, if they were moved after inference."""
 

@@ -28,6 +28,9 @@ class GateConfig(GroupedAmendConfig):
     baseline_step: int | None = None
     """Step of the baseline. Default: its last."""
 
+    positive: str | None = None
+    """Name of the positive one of two classes. Default: as the predictions record it, else the second."""
+
     suggest: bool = False
     """Print a first file of rules, made from these predictions, and stop."""
 

@@ -40,6 +40,9 @@ class VisualizeConfig(GroupedAmendConfig):
     slice: tuple[tuple[str, ...], ...] = ()
     """Columns of the manifest whose values are crossed, such as country,season; may be repeated."""
 
+    positive: str | None = None
+    """Name of the positive one of two classes. Default: as the predictions record it, else the second."""
+
     image_root: AnyPath | None = None
     """Current folder of the source images, if they were moved after inference."""
 

@@ -40,6 +40,7 @@ from predboard.parallel.executor import Executor
 from predboard.parallel.pool import ProcessPool
 from predboard.parallel.threads import worker_count
 from predboard.predictions.contradictions import CHECKED_COLUMNS
+from predboard.predictions.positive_class import with_positive
 from predboard.storage.parts import read_batches, verify_manifest
 from predboard.storage.paths import AnyPath, is_inside, is_same, is_stream, write_output
 from predboard.storage.runs import Step, list_step_numbers, open_run, open_step
@@ -114,7 +115,8 @@ def gate(
         if old is not None and rule.max_drop is not None:
             _refuse_absent(old, rule.metric)
     crosses = crosses_in(rule.metric for rule in rules)
-    new = measure_step(step, {pattern_of(rule.metric) for rule in rules}, config.workers, crosses)
+    positive = with_positive(step.run, config.positive).positive_class
+    new = measure_step(step, {pattern_of(rule.metric) for rule in rules}, config.workers, crosses, positive)
     change, paired = (None, {}) if old is None else baseline_change(old, new, drops, directions, config)
     complete = [] if config.allow_incomplete else [check_complete(new.images["rows"], new.images["manifest_rows"])]
     printed = [] if report is None else _check_report(report, new, config, log)
@@ -187,7 +189,8 @@ def suggest(config: GateConfig, log: Callable[[str], None] = print_warning) -> s
     step, notes = _amended(open_one_step(config.predictions, config.step, "--step"), amendments)
     for note in notes:
         log(note)
-    new = measure_step(step, suggested_metrics(), config.workers)
+    positive = with_positive(step.run, config.positive).positive_class
+    new = measure_step(step, suggested_metrics(), config.workers, positive=positive)
     if missing := new.images["missing"]:
         rows = plural(new.images["manifest_rows"], "row")
         log(f"warning: {missing:,} of {rows} are missing, so these rules pass only with --allow-incomplete")
@@ -203,6 +206,11 @@ def suggest(config: GateConfig, log: Callable[[str], None] = print_warning) -> s
 
 def _refuse_absent(step: Step, metric: str) -> None:
     """Raise InputError if a step can have no such metric: a rule on it would neither pass nor fail."""
+    if metric.startswith("positive/") and len(step.run.classes) != 2:
+        raise InputError(
+            f"{metric} is of two classes, and {step.run.model} at step {step.step} has {len(step.run.classes):,}: "
+            f"expected classes/NAME/{metric.rpartition('/')[2]} or another metric"
+        )
     if not step.run.has_scores and pattern_of(metric) in registry.absent_without_scores():
         raise InputError(f"{metric} of {step.run.model} at step {step.step} is not measurable: {registry.NO_SCORES}")
 
@@ -226,7 +234,9 @@ def open_one_step(folder: AnyPath, number: int | None, flag: str) -> Step:
     return step or open_run(folder)[-1]  # which says what is wrong with the folder
 
 
-def measure_step(step: Step, names: Collection[str], workers: int, crosses: Crosses = ()) -> StepMetrics:
+def measure_step(
+    step: Step, names: Collection[str], workers: int, crosses: Crosses = (), positive: str = ""
+) -> StepMetrics:
     """Compute metrics of a step without drawing anything, and others that come with them.
 
     Args:
@@ -234,6 +244,7 @@ def measure_step(step: Step, names: Collection[str], workers: int, crosses: Cros
         names: names of metrics, with `*` for a class or slice.
         workers: processes to use where there is enough to do; 0 for one per processor.
         crosses: columns whose values are crossed in slices.
+        positive: the positive one of two classes; empty for the one that the step records.
     """
     chosen: dict[str, HasMetrics] = {}
     every = panels.configure(panels.choose(()), crosses=crosses)
@@ -251,7 +262,9 @@ def measure_step(step: Step, names: Collection[str], workers: int, crosses: Cros
     ):
         rows = Path(folder) / "rows.parquet"
         states = measure_run([step], measured, Executor(pool), rows, progress=bar.update)[step.step]
-    info = panels.RunInfo("", step.run, {step.step: panels.StepInfo(step.rows, step.manifest_rows)})
+    info = panels.RunInfo(
+        "", with_positive(step.run, positive or None), {step.step: panels.StepInfo(step.rows, step.manifest_rows)}
+    )
     metrics: dict[str, Metric] = {}
     for name, panel in chosen.items():
         for _, some in panel.metrics(info, {step.step: states[name]}):
@@ -289,7 +302,9 @@ def compare_steps(old: Step, new: StepMetrics, config: GateConfig, slices: bool,
     names = str(config.baseline), str(config.predictions)
     join.refuse_row_numbers(old, new.step, names)
     classes = join.match_classes(old.run, new.step.run, names, config.map_classes)
-    return Comparison(count_pairs(old, new.step, classes, slices, crosses), classes.names, new.states.get("slices"))
+    counts = count_pairs(old, new.step, classes, slices, crosses)
+    positive = with_positive(new.step.run, config.positive).positive_class
+    return Comparison(counts, classes.names, new.states.get("slices"), positive)
 
 
 def baseline_change(
@@ -308,7 +323,7 @@ def baseline_change(
     comparison = compare_steps(old, new, config, any(rule.metric.startswith("slices/") for rule in drops), crosses)
     state = comparison.state
     apart = {rule.metric for rule in drops if not is_paired(rule.metric)}
-    before = measure_step(old, {pattern_of(metric) for metric in apart}, config.workers, crosses)
+    before = measure_step(old, {pattern_of(metric) for metric in apart}, config.workers, crosses, comparison.positive)
     unpaired = unpaired_share(comparison.rows, before, new)
     identical = state.identical and not unpaired  # the same predictions of the same images: all metrics are the same
     differences = {n: d for n, d in comparison.differences.items() if is_paired(n)}

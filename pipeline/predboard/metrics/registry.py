@@ -144,7 +144,7 @@ OVERALL = (
 
 def _positive(name: str, label: str, definition: str, compute: Callable[..., Any], **more: Any) -> MetricSpec:
     return MetricSpec(
-        name=f"positive/{name}", label=label, definition=definition, compute=compute, band=True, **more,
+        name=f"positive/{name}", label=f"{label} (positive)", definition=definition, compute=compute, band=True, **more,
     )  # fmt: skip
 
 

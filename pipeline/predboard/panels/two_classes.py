@@ -50,6 +50,8 @@ class Panel:
         """Yield curves over the steps, the picture of each step, and the page and files of the last step."""
         measured = dict(self.metrics(info, states))
         yield from metric_curves(registry.rows("positive"), {step: m.metrics for step, m in measured.items()})
+        if not measured:
+            return
         positive = info.run.positive_index
         for step, metrics in measured.items():
             yield step, metrics
@@ -58,8 +60,6 @@ class Panel:
                 draw = functools.partial(_draw_thresholds, state, positive)
                 words = f"What accepting {info.run.classes[positive]} from some probability on does, of all images."
                 yield step, Picture("positive/thresholds", draw, words)
-        if not measured:
-            return
         last = max(measured)
         state, metrics = states[last], measured[last]
         points = two_classes.operating_points(state.histograms, positive) if isinstance(state, MetricState) else {}
@@ -103,7 +103,7 @@ def _draw_thresholds(state: MetricState, positive: int) -> Pixels:
         drawn = inside & ~np.isnan(curves[name])
         value = values.get(f"positive/{name}")
         number = "–" if value is None else f"{value.value:.3f}"
-        label = registry.require(f"positive/{name}").label
+        label = {"f1": "F1"}.get(name, name)
         lines.append(Curve(x[drawn], curves[name][drawn], label, number, colour, thick=name in ("precision", "recall")))
     ticks = [
         (float(at), _tick(t)) for t in TICKS if 0 <= (at := (np.log(t) - np.log1p(-t) - start) / (end - start)) <= 1

@@ -158,6 +158,8 @@ class Run:
     format: int = FORMATS[SINGLE_LABEL]
     task: str = SINGLE_LABEL
     """`single-label` if an image is of one class, `multi-label` if any number of them apply, each by itself."""
+    positive: str = ""
+    """Name of the positive one of two classes; empty for the second one, and where there are not two."""
 
     def __post_init__(self) -> None:
         """Raise the format to the first that has the task."""
@@ -166,11 +168,12 @@ class Run:
     def record(self) -> dict[str, Any]:
         """Return all fields as plain values: what the footer holds and digests are of.
 
-        Single-label runs have no `task` in it, as they had none before there were others.
+        Single-label runs have no `task` in it, as they had none before there were others, nor an empty `positive`.
         """
         record = asdict(self)
-        if self.task == SINGLE_LABEL:
-            del record["task"]
+        for name, usual in (("task", SINGLE_LABEL), ("positive", "")):
+            if record[name] == usual:
+                del record[name]
         return record
 
     @property
@@ -179,9 +182,15 @@ class Run:
         return self.scores != "confidence"
 
     @property
+    def positive_class(self) -> str:
+        """Name of the positive one of two classes; empty where there are not two, or an image may have both."""
+        is_binary = len(self.classes) == 2 and self.task == SINGLE_LABEL
+        return (self.positive or self.classes[1]) if is_binary else ""
+
+    @property
     def positive_index(self) -> int:
-        """Index of the positive one of two classes."""
-        return 1
+        """Index of the positive one of two classes. Raises ValueError with any other number of classes."""
+        return self.classes.index(self.positive_class)
 
     @property
     def origin(self) -> str:
@@ -216,7 +225,10 @@ class Run:
             if len(self.classes) != len(other.classes):
                 return "classes", f"{len(self.classes)} names", f"{len(other.classes)} names"
             return ("classes", *next((a, b) for a, b in zip(self.classes, other.classes, strict=True) if a != b))
-        mine, theirs = (flatten(json.loads(_canonical(asdict(run)))) for run in (self, other))
+        # The second class is the positive one where the record does not say so.
+        mine, theirs = (
+            flatten({**json.loads(_canonical(run.record())), "positive": run.positive_class}) for run in (self, other)
+        )
         for name in {**mine, **theirs}:
             value, other_value = mine.get(name, "not given"), theirs.get(name, "not given")
             if value != other_value:
@@ -335,6 +347,9 @@ def _check_task(record: Mapping[str, Any]) -> None:
         raise ValueError(f"scores is {scores!r}, expected {' or '.join(map(repr, expected))} of a {task} run")
     if (version := record.get("format", 1)) != FORMATS[task]:
         raise ValueError(f"format is {version}, expected {FORMATS[task]} of a {task} run")
+    positive = record.get("positive")
+    if positive and (len(record["classes"]) != 2 or positive not in record["classes"]):
+        raise ValueError(f"positive is {positive!r}, expected one of two classes")
 
 
 _LATEST = 253_402_300_800

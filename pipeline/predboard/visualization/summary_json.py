@@ -71,6 +71,8 @@ def encode_summary(
     }
     if labels:
         about["corrected_labels"] = {str(step): effect.record() for step, effect in labels.items()}
+    if run.positive_class:
+        about["positive"] = run.positive_class
     if not run.has_scores:
         about["absent"] = dict.fromkeys(registry.absent_without_scores(), registry.NO_SCORES)
     lines = [f" {_dump(key)}: {_dump(value)}," for key, value in about.items()]

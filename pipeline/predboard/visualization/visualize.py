@@ -30,7 +30,8 @@ from predboard.parallel.executor import Executor, open_executor
 from predboard.parallel.pool import ProcessPool
 from predboard.parallel.threads import worker_count
 from predboard.predictions.derived_rows import DerivedRows
-from predboard.predictions.schema import digest_records, hash64
+from predboard.predictions.positive_class import with_positive
+from predboard.predictions.schema import Run, digest_records, hash64
 from predboard.storage.paths import AnyPath, is_inside, is_remote, parse_path, refuse_link
 from predboard.storage.rows import read_derived_rows
 from predboard.storage.runs import Step, list_manifest_columns, open_run, preflight_path
@@ -235,6 +236,8 @@ class _OpenRun:
     steps: tuple[Step, ...]
     sheets: Mapping[int, Pixels | None]
     """For each step some images as the model got them, drawn by stage one; None if there are none."""
+    run: Run
+    """The run as its last step describes it, with the positive class that was asked for."""
     effects: Mapping[int, LabelEffect] = field(default_factory=dict)
     """By step, what corrected labels did."""
 
@@ -244,7 +247,8 @@ class _OpenRun:
         steps = _choose_steps(predictions, open_run(predictions), config.steps)
         name = predictions.resolve().name
         sheets = {step.step: _read_sheet(predictions, step.step, log) for step in steps}
-        return cls(name, config.logdir / name, steps, sheets)
+        run = with_positive(steps[-1].run, config.positive)
+        return cls(name, config.logdir / name, steps, sheets, run)
 
     def amended(self, amendments: Amendments, log: Callable[[str], None]) -> "_OpenRun":
         """Return the run with corrected labels and further columns, and say what was done."""
@@ -268,7 +272,7 @@ class _OpenRun:
     def info(self) -> panels.RunInfo:
         """Return what panels may know of the run besides its rows."""
         steps = {s.step: _step_info(s, self.sheets[s.step], self.effects.get(s.step)) for s in self.steps}
-        return panels.RunInfo(self.name, self.steps[-1].run, steps)
+        return panels.RunInfo(self.name, self.run, steps)
 
     def made_from(self, chosen: Mapping[str, panels.Panel], config: VisualizeConfig, amendments: Amendments) -> str:
         """Return a digest of all that decides the bytes of the event file and is known without reading rows."""
@@ -282,6 +286,7 @@ class _OpenRun:
             "slices": config.slice,
             "tab": [config.thumbnails, config.map],
             "galleries": [config.per_gallery, *config.pairs],
+            "positive": self.run.positive_class,
             "code": log_folder.code_digest(),
             "sheets": sheets,
         }

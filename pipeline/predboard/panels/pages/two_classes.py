@@ -45,7 +45,15 @@ def two_classes_page(
     for spec in registry.rows("positive"):
         if metric := metrics.get(spec.name):
             ends = "–" if metric.interval is None else f"{metric.interval[0]:.4f} to {metric.interval[1]:.4f}"
-            rows.append([spec.label, f"{metric.value:.4f}", ends, f"{metric.rows or 0:,}", spec.definition])
+            rows.append(
+                [
+                    spec.label.removesuffix(" (positive)"),
+                    f"{metric.value:.4f}",
+                    ends,
+                    f"{metric.rows or 0:,}",
+                    spec.definition,
+                ]
+            )
     parts = [
         f"### The positive class is {name}",
         f"{counts}; `--positive` names the other one. Precision, recall, specificity and F1 are those of the "
