@@ -20,7 +20,7 @@ from predboard.summaries import Metric
 
 Figure = Literal["f1", "precision", "recall", "fpr", "youden"]
 
-BinCounts = NDArray[np.int64]
+_BinCounts = NDArray[np.int64]
 
 
 # --- metrics, without their names and definitions, which `metrics.registry` has ---
@@ -145,7 +145,7 @@ class Criterion:
             return {"f1": "best F1", "youden": "best Youden's J"}[self.figure]
         return f"FPR ≤ {100 * self.target:g} %" if self.figure == "fpr" else f"{self.figure} ≥ {self.target:g}"
 
-    def choose(self, tp: BinCounts, fp: BinCounts) -> int | None:
+    def choose(self, tp: _BinCounts, fp: _BinCounts) -> int | None:
         """Return how many of the highest bins to take, less one; of equally good numbers the smallest.
 
         Args:
@@ -205,7 +205,7 @@ class OperatingPoint:
         return "yes" if low >= criterion.target else "no" if high < criterion.target else "unsure"
 
 
-def fold_counts(histograms: ScoreHistograms, positive: int) -> tuple[tuple[BinCounts, BinCounts], ...]:
+def fold_counts(histograms: ScoreHistograms, positive: int) -> tuple[tuple[_BinCounts, _BinCounts], ...]:
     """Return `positives_by_threshold` of the half on which thresholds are chosen, and of the other half.
 
     Only for two classes, whose groups have as many bins as the whole.
@@ -231,7 +231,7 @@ def operating_points(histograms: ScoreHistograms, positive: int) -> dict[Criteri
         return {}
     edge = bin_edges(len(tp))[-2::-1]
 
-    def outcome(hits: BinCounts, false_alarms: BinCounts, i: int) -> Outcome:
+    def outcome(hits: _BinCounts, false_alarms: _BinCounts, i: int) -> Outcome:
         counts = int(hits[i]), int(false_alarms[i])
         return Outcome(*counts, int(hits[-1]) - counts[0], int(false_alarms[-1]) - counts[1])
 
