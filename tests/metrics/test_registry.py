@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -15,9 +15,10 @@ import predboard
 from predboard.cli import main
 from predboard.metrics import registry
 from predboard.metrics.counts import Margins
-from predboard.metrics.metric_spec import MetricSpec
+from predboard.metrics.metric_spec import Group, MetricSpec
 from predboard.metrics.reference_page import reference_page
 from predboard.metrics.registry import margin_metric
+from predboard.predictions.schema import MULTI_LABEL, SINGLE_LABEL
 from predboard.visualization import log_folder
 from tests import toy
 
@@ -56,21 +57,26 @@ def two_runs(tmp_path: Path) -> tuple[Path, Path, dict[str, float]]:
     return tmp_path / "old", tmp_path / "new", expected
 
 
-@pytest.mark.parametrize("spec", registry.METRICS, ids=lambda spec: spec.name)
-def test_every_row_is_whole(spec: MetricSpec) -> None:
+TABLES = [(task, spec) for task in (SINGLE_LABEL, MULTI_LABEL) for spec in registry.metrics_of(task)]
+
+
+@pytest.mark.parametrize(("task", "spec"), TABLES, ids=[f"{task}-{spec.name}" for task, spec in TABLES])
+def test_every_row_is_whole(task: str, spec: MetricSpec) -> None:
     assert spec.definition.endswith(".")
     assert spec.label
     assert spec.range[0] < spec.range[1]
-    assert spec.group in {"images", "overall", "positive", "calibration", "classes", "slices", "label_issues"}
+    assert spec.group in get_args(Group)
     of_a_panel = spec.group == "label_issues" or spec.name == "classes/*/support"
     assert (spec.compute is not None) + (spec.margins is not None) == (0 if of_a_panel else 1)
     assert not spec.paired or spec.interval
     assert not spec.column or spec.better != "neither"
-    assert registry.find(spec.name) is spec
+    assert registry.find(spec.name, task) is spec
 
 
-def test_no_two_rows_share_a_name_and_no_two_columns_a_heading() -> None:
-    for texts in ([spec.name for spec in registry.METRICS], [s.column for s in registry.METRICS if s.column]):
+@pytest.mark.parametrize("task", [SINGLE_LABEL, MULTI_LABEL])
+def test_no_two_rows_share_a_name_and_no_two_columns_a_heading(task: str) -> None:
+    table = registry.metrics_of(task)
+    for texts in ([spec.name for spec in table], [s.column for s in table if s.column]):
         assert len(set(texts)) == len(texts)
 
 
@@ -137,12 +143,12 @@ def test_the_page_of_metrics_is_fresh(capsys: pytest.CaptureFixture[str]) -> Non
     capsys.readouterr()
     assert main.run(["metrics", "--markdown"]) == 0
     assert capsys.readouterr().out == page
-    for spec in registry.METRICS:
-        assert f"`{spec.name}`" in page
+    for _, spec in TABLES:
+        assert f"`{spec.name}`\n\n{spec.definition}" in page
 
 
 def test_metrics_list_names_and_definitions(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(["metrics"]) == 0
     listed = " ".join(capsys.readouterr().out.split())
-    for spec in registry.METRICS:
+    for _, spec in TABLES:
         assert f"{spec.name} {spec.definition}" in listed

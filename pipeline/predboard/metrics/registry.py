@@ -1,8 +1,9 @@
-"""The table of all metrics: what each is called and means, how it is computed, and how sure it is.
+"""The tables of all metrics: what each is called and means, how it is computed, and how sure it is.
 
 A new metric is one row here and one function. The panels draw the rows; `summary.json` has their values and
 definitions; `compare`, `gate`, the leaderboard and HParams read their names, labels and directions; docs/metrics.md and
-`predboard metrics` are made from them. It knows nothing of panels, files or drawing.
+`predboard metrics` are made from them. The table of several labels is in `multi_label.label_registry`. It knows nothing
+of panels, files or drawing.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,6 +13,8 @@ from typing import Any
 from predboard.metrics import calibration, classification, intervals, slices, two_classes
 from predboard.metrics.counts import Counts, MarginMetric
 from predboard.metrics.metric_spec import Direction, Group, MetricSpec
+from predboard.metrics.multi_label.label_registry import LABEL_METRICS
+from predboard.predictions.schema import MULTI_LABEL, SINGLE_LABEL
 
 BOOTSTRAP = "bias-corrected bootstrap of the confusion cells, {:,} draws"
 PAIRED_BOOTSTRAP = "bias-corrected bootstrap of the cells (label, old, new), {:,} draws"
@@ -345,27 +348,35 @@ LABEL_ISSUES = (
 )  # fmt: skip
 
 METRICS: tuple[MetricSpec, ...] = (*IMAGES, *OVERALL, *POSITIVE, *CALIBRATION, *CLASSES, *SLICES, *LABEL_ISSUES)
-"""All metrics, in the order in which they are shown."""
+"""All metrics of one label, in the order in which they are shown."""
 
 
-def rows(*groups: Group) -> tuple[MetricSpec, ...]:
-    """Return the rows of some groups, in the order of the table."""
-    return tuple(spec for spec in METRICS if spec.group in groups)
+def metrics_of(task: str) -> tuple[MetricSpec, ...]:
+    """Return the table of a task, in the order in which its metrics are shown."""
+    return {SINGLE_LABEL: METRICS, MULTI_LABEL: LABEL_METRICS}[task]
 
 
-def find(name: str) -> MetricSpec | None:
-    """Return the row of a metric by its name in `summary.json`; None if it is not in the table.
+def rows(*groups: Group, task: str = SINGLE_LABEL) -> tuple[MetricSpec, ...]:
+    """Return the rows of some groups of the table of a task, in its order."""
+    return tuple(spec for spec in metrics_of(task) if spec.group in groups)
 
-    >>> find("classes/River/recall").label, find("f1_macro").label, find("of_another_panel")
-    ('recall', 'macro F1', None)
+
+def find(name: str, *tasks: str) -> MetricSpec | None:
+    """Return the row of a metric by its name in `summary.json`, from the first table that has it; None if none has.
+
+    It looks into the tables of all tasks if none is given.
+
+    >>> find("classes/River/recall").label, find("f1_macro").label, find("hamming").label, find("of_another_panel")
+    ('recall', 'macro F1', 'Hamming loss', None)
     """
     pattern = pattern_of(name)
-    return next((spec for spec in METRICS if spec.name == pattern), None)
+    every = (spec for task in tasks or (SINGLE_LABEL, MULTI_LABEL) for spec in metrics_of(task))
+    return next((spec for spec in every if spec.name == pattern), None)
 
 
-def require(name: str) -> MetricSpec:
-    """Return the row of a metric that is in the table."""
-    spec = find(name)
+def require(name: str, *tasks: str) -> MetricSpec:
+    """Return the row of a metric that is in a table, as `find` does."""
+    spec = find(name, *tasks)
     if spec is None:
         raise KeyError(f"no metric {name!r}; there are {', '.join(s.name for s in METRICS)}")
     return spec
@@ -395,12 +406,12 @@ def absent_without_scores() -> tuple[str, ...]:
     return tuple(spec.name for spec in METRICS if spec.needs_scores)
 
 
-def directions(*groups: Group) -> dict[str, Direction]:
+def directions(*groups: Group, task: str = SINGLE_LABEL) -> dict[str, Direction]:
     """Return which of two values is better, by the names of the metrics of some groups."""
-    return {spec.name: spec.better for spec in rows(*groups)}
+    return {spec.name: spec.better for spec in rows(*groups, task=task)}
 
 
-def need_logits(names: Iterable[str]) -> bool:
+def need_logits(names: Iterable[str], task: str = SINGLE_LABEL) -> bool:
     """Return whether any of these metrics needs logits; one that is not in the table does."""
-    specs = [find(name) for name in names]
+    specs = [find(name, task) for name in names]
     return any(spec is None or spec.needs_logits for spec in specs)

@@ -1,0 +1,155 @@
+"""Mergeable histograms of how images rank by the logit of each label. It knows no drawing and no set of labels.
+
+A label's logit says in which order images come, so it is binned as it is: no softmax, and no logarithm. Bins are equal
+from -16 to 16, where a sigmoid is within 1.2e-7 of 0 and 1; the outermost take what lies beyond. With half that reach
+they would be twice as fine and with twice half as fine: at 1,000 labels the average precision is 7e-4 off on average.
+
+The edges of the bins are exact in float32, so what follows at an edge, such as precision and recall at a threshold, is
+exact. Images belong to one of 20 groups; even groups are fold 0, where thresholds are found, odd ones fold 1.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predboard.metrics.intervals import JACKKNIFE_GROUPS, Floats
+from predboard.metrics.multi_label.known_sets import KnownSets
+from predboard.metrics.score_histograms import (
+    FINE_BINS,
+    Estimate,
+    auroc,
+    average_precision,
+    bins_per_class,
+    coarse_bins_per_class,
+    count_into,
+)
+from predboard.predictions.multi_label import MultiLabelPredictions
+from predboard.predictions.schema import Run
+from predboard.state import summed
+
+MAX_LOGIT = 16.0
+"""Bins cover logits from -MAX_LOGIT to MAX_LOGIT."""
+
+COLUMNS = frozenset({"key", "label", "predicted", "logits"})
+"""Columns that `LabelHistograms.measure` reads."""
+
+_BLOCK = 2**18
+"""Numbers that are worked on at once: 1 MB, what a processor's core has beside it."""
+
+
+def logit_edges(bins: int) -> Floats:
+    """Return the logits where the bins begin, [bins]: -16 for the first, which has all that are lower."""
+    return np.linspace(-MAX_LOGIT, MAX_LOGIT, bins + 1)[:-1]
+
+
+def logit_bin(z: NDArray[np.float32], bins: int = FINE_BINS) -> NDArray[np.int16]:
+    """Return the bin of each logit, int16 of the same shape; with half as many bins it is this shifted right by one."""
+    at = z * np.float32(bins / (2 * MAX_LOGIT))
+    np.floor(at, out=at)  # before the sum, which would round a logit just below an edge up to it
+    at += np.float32(bins // 2)
+    np.clip(at, 0, bins - 1, out=at)
+    return at.astype(np.int16)
+
+
+@dataclass(frozen=True)
+class LabelHistograms:
+    """Histograms of the labelled rows by the logits of their known labels. Bins ascend with the logit."""
+
+    every_by_fold: NDArray[np.int32] = summed()  # [folds, classes, bins] images by the logit of each label
+    true_by_fold: NDArray[np.int32] = summed()  # [folds, classes, bins] those that have the label
+    every_grouped: NDArray[np.int32] = summed()  # [groups, classes, coarse] as `every_by_fold`
+    true_grouped: NDArray[np.int32] = summed()  # [groups, classes, coarse] as `true_by_fold`
+    any_label: NDArray[np.int64] = summed()  # [folds, FINE_BINS] all decisions
+    any_true: NDArray[np.int64] = summed()  # [folds, FINE_BINS] those on labels that the image has
+
+    @classmethod
+    def zero(cls, run: Run) -> "LabelHistograms":
+        """Return the histograms of no rows."""
+        k = len(run.classes)
+        fine, coarse = (2, k, bins_per_class(k)), (JACKKNIFE_GROUPS, k, coarse_bins_per_class(k))
+        of_classes = (np.zeros(shape, np.int32) for shape in (fine, fine, coarse, coarse))
+        return cls(*of_classes, np.zeros((2, FINE_BINS), np.int64), np.zeros((2, FINE_BINS), np.int64))
+
+    @classmethod
+    def measure(cls, run: Run, batch: MultiLabelPredictions) -> "LabelHistograms":
+        """Return the histograms of these rows alone, measured once for all panels that share them."""
+        return batch.memoize(
+            LabelHistograms, lambda: cls._measured(run, KnownSets.measure(run, batch), batch.labelled.logits)
+        )
+
+    @classmethod
+    def _measured(cls, run: Run, sets: KnownSets, logits: NDArray[np.float32]) -> "LabelHistograms":
+        state, k = cls.zero(run), len(run.classes)
+        bins, coarse = state.every_by_fold.shape[2], state.every_grouped.shape[2]
+        shift, shorter = (int(np.log2(FINE_BINS // n)) for n in (bins, coarse))
+        group, fold = sets.group, sets.group % 2
+        at = np.empty(logits.shape, np.int16)  # [rows, classes]
+        size = max(_BLOCK // k, 1)
+        for start in range(0, len(at), size):
+            at[start : start + size] = logit_bin(logits[start : start + size])
+
+        def places(row: NDArray[np.int64], label: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+            """Return the places of decisions in the tables by fold, by group and of any label."""
+            given = at[row, label].astype(np.int64)
+            by_fold = (fold[row] * k + label) * bins + (given >> shift)
+            return by_fold, (group[row] * k + label) * coarse + (given >> shorter), fold[row] * FINE_BINS + given
+
+        tables = state.true_by_fold, state.true_grouped, state.any_true
+        for table, place in zip(tables, places(sets.true.row, sets.true.label), strict=True):
+            count_into(table, place)
+        for f in (0, 1):
+            rows = at[fold == f].reshape(-1)
+            state.any_label[f] = np.bincount(rows, minlength=FINE_BINS)
+        of_group = group * (k * coarse)
+        width = max(_BLOCK // 4 // max(len(at), 1), 1)
+        for start in range(0, k, width):  # label by label: a table of one label stays in the processor's cache
+            columns = at[:, start : start + width].T.astype(np.int64, order="C")  # [classes, rows]
+            in_block = np.arange(len(columns))[:, None]
+            folds = np.zeros((len(columns), 2, bins), np.int32)
+            count_into(folds, (columns >> shift) + in_block * (2 * bins) + fold * bins)
+            state.every_by_fold[:, start : start + width] = folds.swapaxes(0, 1)
+            columns >>= shorter
+            columns += (in_block + start) * coarse
+            columns += of_group
+            count_into(state.every_grouped, columns)
+        tables = state.every_by_fold, state.every_grouped, state.any_label
+        for table, place in zip(tables, places(sets.unknown.row, sets.unknown.label), strict=True):
+            np.subtract.at(table.reshape(-1), place, table.dtype.type(1))
+        return state
+
+    @cached_property
+    def every(self) -> NDArray[np.int64]:
+        """[classes, bins] images by the logit of each label."""
+        return self.every_by_fold.sum(axis=0, dtype=np.int64)
+
+    @cached_property
+    def true(self) -> NDArray[np.int64]:
+        """[classes, bins] those that have the label."""
+        return self.true_by_fold.sum(axis=0, dtype=np.int64)
+
+    @cached_property
+    def auroc(self) -> Estimate:
+        """[classes] area under each label's ROC curve; nan for a label that no image has, or all have."""
+        return auroc(self.true, self.every)
+
+    @cached_property
+    def average_precision(self) -> Estimate:
+        """[classes] average precision of each label; nan for a label that no image has."""
+        return average_precision(self.true, self.every)
+
+    @cached_property
+    def auroc_micro(self) -> Estimate:
+        """Area under the ROC curve of all decisions."""
+        return auroc(self.any_true.sum(axis=0), self.any_label.sum(axis=0))
+
+    @cached_property
+    def average_precision_micro(self) -> Estimate:
+        """Average precision of all decisions."""
+        return average_precision(self.any_true.sum(axis=0), self.any_label.sum(axis=0))
+
+    @property
+    def grouped(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """True and every, [groups, classes, coarse] each."""
+        return self.true_grouped, self.every_grouped

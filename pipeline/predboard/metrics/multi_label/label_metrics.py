@@ -1,0 +1,209 @@
+"""Computes each metric of several labels from its state: one function each. It knows no drawing and no files.
+
+Metrics of decisions and of sets take margins (`LabelMargins`), of all images or of all but one group of them. Metrics
+that rank take the state. Names, definitions and sources are in `multi_label.label_registry`.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from predboard.metrics.intervals import Floats, jackknife_half_width, wilson_interval
+from predboard.metrics.multi_label.label_counts import EMPTY, EXACT, F1, IMAGES, JACCARD, KNOWN, LOSS, LabelMargins
+from predboard.metrics.multi_label.label_ranks import BRIER, COVERAGE, LRAP, ONE_ERROR, RANKABLE, RANKING_LOSS
+from predboard.metrics.multi_label.label_state import AnyLabelState, LabelState
+from predboard.metrics.score_histograms import Estimate, auroc, average_precision, mean_of_defined
+from predboard.summaries import Metric
+
+# Metrics of decisions and sets, from margins: [...] each, nan where it is undefined.
+
+
+def _ratio(part: Floats, whole: Floats) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(part / whole)
+
+
+def precision_micro(m: LabelMargins) -> Floats:
+    """Return the share of right ones among all predicted labels; 0 without any."""
+    return np.asarray(m.hits.sum(axis=-1) / np.maximum(m.predictions.sum(axis=-1), 1))
+
+
+def recall_micro(m: LabelMargins) -> Floats:
+    """Return the share of predicted ones among all true labels; 0 without any."""
+    return np.asarray(m.hits.sum(axis=-1) / np.maximum(m.support.sum(axis=-1), 1))
+
+
+def f1_micro(m: LabelMargins) -> Floats:
+    """Return F1 of all decisions together; 0 without a true and a predicted label."""
+    both = m.support.sum(axis=-1) + m.predictions.sum(axis=-1)
+    return np.asarray(2 * m.hits.sum(axis=-1) / np.maximum(both, 1))
+
+
+def hamming(m: LabelMargins) -> Floats:
+    """Return the share of wrong decisions."""
+    wrong = m.support.sum(axis=-1) + m.predictions.sum(axis=-1) - 2 * m.hits.sum(axis=-1)
+    return _ratio(wrong, m.known.sum(axis=-1))
+
+
+def jaccard(m: LabelMargins) -> Floats:
+    """Return the mean over images of the Jaccard index of the two sets; 1 where both are empty."""
+    return _ratio(m.sums[..., JACCARD], m.images)
+
+
+def f1_images(m: LabelMargins) -> Floats:
+    """Return the mean over images of F1 of the two sets; 1 where both are empty."""
+    return _ratio(m.sums[..., F1], m.images)
+
+
+def bce(m: LabelMargins) -> Floats:
+    """Return the mean binary cross-entropy over decisions, nats."""
+    return _ratio(m.sums[..., LOSS], m.known.sum(axis=-1))
+
+
+def labels_per_image(m: LabelMargins) -> Floats:
+    """Return the mean number of labels of an image."""
+    return _ratio(m.support.sum(axis=-1), m.images)
+
+
+def predicted_per_image(m: LabelMargins) -> Floats:
+    """Return the mean number of predicted labels of an image."""
+    return _ratio(m.predictions.sum(axis=-1), m.images)
+
+
+def nothing_exact(m: LabelMargins) -> Floats:
+    """Return the share of images that have no label: what predicting nothing would get right."""
+    return _ratio(m.sums[..., EMPTY], m.images)
+
+
+def nothing_hamming(m: LabelMargins) -> Floats:
+    """Return the share of decisions on labels that the image has: what predicting nothing would get wrong."""
+    return _ratio(m.support.sum(axis=-1), m.known.sum(axis=-1))
+
+
+def exact(state: AnyLabelState) -> Metric:
+    """Return the share of images whose set of labels is right."""
+    hits, n = int(state.counts.sums[:, EXACT].sum()), state.metrics.counted
+    return Metric(hits / n, wilson_interval(hits, n), rows=n)
+
+
+def of_margins(state: AnyLabelState, function: Callable[[LabelMargins], Floats], highest: float) -> Metric | None:
+    """Return a metric of margins with its jackknife interval, cut at 0 and `highest`; None where it is undefined.
+
+    It has no interval where leaving out no group changes it, as where all decisions are right: that would be no width.
+    """
+    m = state.metrics
+    value = float(function(m.margins))
+    if math.isnan(value):
+        return None
+    return Metric(value, _ends(value, jackknife_half_width(function(m.without_group)), highest), rows=m.counted)
+
+
+def _ends(value: float, half: float, highest: float = 1.0) -> tuple[float, float] | None:
+    return (max(value - half, 0.0), min(value + half, highest)) if half > 0 else None  # nan is not above 0
+
+
+# Metrics that rank the labels of each image.
+
+
+def lrap(state: LabelState) -> Metric | None:
+    """Return the label ranking average precision (Schapire & Singer 2000)."""
+    return _of_ranks(state, LRAP)
+
+
+def ranking_loss(state: LabelState) -> Metric | None:
+    """Return the share of pairs of a true label and another that are in the wrong order."""
+    return _of_ranks(state, RANKING_LOSS)
+
+
+def one_error(state: LabelState) -> Metric | None:
+    """Return the share of images whose highest label is not true."""
+    return _of_ranks(state, ONE_ERROR)
+
+
+def coverage(state: LabelState) -> Metric | None:
+    """Return how far down the ranking all true labels are found, mean over images."""
+    return _of_sums(state, state.ranks.values[:, COVERAGE], state.counts.sums[:, IMAGES].astype(np.float64), math.inf)
+
+
+def brier(state: LabelState) -> Metric | None:
+    """Return the mean squared distance of the probability from the truth over decisions (Brier 1950)."""
+    known = state.counts.decisions[:, KNOWN].sum(axis=-1).astype(np.float64)
+    metric = _of_sums(state, state.ranks.values[:, BRIER], known)
+    return metric and Metric(metric.value, metric.interval, rows=state.metrics.counted)
+
+
+def _of_ranks(state: LabelState, place: int) -> Metric | None:
+    values = state.ranks.values
+    return _of_sums(state, values[:, place], values[:, RANKABLE])
+
+
+def _of_sums(state: LabelState, part: Floats, whole: Floats, highest: float = 1.0) -> Metric | None:
+    """Return the ratio of two sums with its jackknife interval; `part`, `whole`: [groups]."""
+    total = float(whole.sum())
+    if not total:
+        return None
+    present = state.metrics.present
+    without = _ratio(part.sum() - part[present], total - whole[present])
+    value = float(part.sum() / total)
+    return Metric(value, _ends(value, jackknife_half_width(without), highest), rows=int(total))
+
+
+# Metrics that rank the images by each label.
+
+
+def auroc_macro(state: LabelState) -> Metric | None:
+    """Return the mean AUROC over the labels that some images have and some have not."""
+    return _mean_of_labels(state, "auroc", state.histograms.auroc)
+
+
+def average_precision_macro(state: LabelState) -> Metric | None:
+    """Return the mean average precision over the labels that some images have and some have not."""
+    return _mean_of_labels(state, "average_precision", both_kinds(state))
+
+
+def both_kinds(state: LabelState) -> Estimate:
+    """Return the average precision of each label, nan where no image has it or all have."""
+    ap, some = state.histograms.average_precision, ~np.isnan(state.histograms.auroc.value)
+    return Estimate(np.where(some, ap.value, np.nan), np.where(some, ap.bound, np.nan))
+
+
+def auroc_micro(state: LabelState) -> Metric | None:
+    """Return the AUROC of all decisions together."""
+    return _pooled(state, "auroc", state.histograms.auroc_micro)
+
+
+def average_precision_micro(state: LabelState) -> Metric | None:
+    """Return the average precision of all decisions together."""
+    return _pooled(state, "average_precision", state.histograms.average_precision_micro)
+
+
+def _rankings(name: str, true: Floats, every: Floats) -> Floats:
+    """Return AUROC or average precision, [...], nan for labels that no image has or all have."""
+    if name == "auroc":
+        return auroc(true, every).value
+    value = average_precision(true, every, bounded=False).value
+    return np.where(true.sum(axis=-1) < every.sum(axis=-1), value, np.nan)
+
+
+def _mean_of_labels(state: LabelState, name: str, of_labels: Estimate) -> Metric | None:
+    true, every = state.histograms.grouped
+    t, e = true.sum(axis=0, dtype=np.int64), every.sum(axis=0, dtype=np.int64)
+    groups = np.flatnonzero(state.metrics.present).tolist()
+    without = np.array([mean_of_defined(_rankings(name, t - true[g], e - every[g])) for g in groups])
+    return _estimated(state, mean_of_defined(of_labels.value), mean_of_defined(of_labels.bound), without)
+
+
+def _pooled(state: LabelState, name: str, estimate: Estimate) -> Metric | None:
+    true, every = (grouped.sum(axis=1, dtype=np.int64) for grouped in state.histograms.grouped)  # [groups, coarse]
+    present = state.metrics.present
+    without = _rankings(name, true.sum(axis=0) - true[present], every.sum(axis=0) - every[present])
+    return _estimated(state, float(estimate.value), float(estimate.bound), without)
+
+
+def _estimated(state: LabelState, value: float, bound: float, without: Floats) -> Metric | None:
+    """Return a metric of histograms. The bound is added to its interval in squares, so the exact value is inside."""
+    if math.isnan(value):
+        return None
+    wide = math.hypot(jackknife_half_width(without), bound)
+    return Metric(value, _ends(value, wide), bound=bound, rows=state.metrics.counted)

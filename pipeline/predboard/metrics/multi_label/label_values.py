@@ -1,0 +1,57 @@
+"""Computes every metric of several labels from the table in `label_registry`. It knows no metric by name."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from predboard.metrics.metric_spec import Group, MetricSpec
+from predboard.metrics.metric_state import ClassMetric
+from predboard.metrics.multi_label.label_counts import LabelCounts
+from predboard.metrics.multi_label.label_state import AnyLabelState, LabelState
+from predboard.metrics.registry import rows
+from predboard.predictions.schema import MULTI_LABEL
+from predboard.summaries import Metric
+
+
+def label_specs(*groups: Group) -> tuple[MetricSpec, ...]:
+    """Return the rows of some groups of the table of several labels, in its order."""
+    return rows(*groups, task=MULTI_LABEL)
+
+
+def count_label_images(counted: LabelCounts, manifest_rows: int) -> dict[str, Metric]:
+    """Return how many images there are of each kind, by name."""
+    return {
+        spec.name: Metric(spec.compute(counted, manifest_rows), definition=spec.definition)
+        for spec in label_specs("images")
+        if spec.compute is not None
+    }
+
+
+def all_label_metrics(state: AnyLabelState) -> dict[str, Metric]:
+    """Return the metrics of all labels together by name, each computed once for a state.
+
+    Those that are undefined are left out, and without logits (`LabelCountState`) those that need them.
+    """
+    if "overall" not in state.memo:
+        state.memo["overall"] = _computed(state, label_specs("overall", "nothing")) if state.metrics.counted else {}
+    metrics: dict[str, Metric] = state.memo["overall"]
+    return metrics
+
+
+def _computed(state: AnyLabelState, specs: Iterable[MetricSpec]) -> dict[str, Metric]:
+    known = [spec for spec in specs if spec.compute and (isinstance(state, LabelState) or not spec.needs_logits)]
+    every = {spec.name: (spec, spec.compute(state)) for spec in known if spec.compute}
+    return {
+        name: replace(metric, definition=spec.definition, method=spec.interval if metric.interval else "")
+        for name, (spec, metric) in every.items()
+        if metric is not None
+    }
+
+
+def label_columns(state: AnyLabelState) -> dict[str, ClassMetric]:
+    """Return the metrics of single labels by their short name, each computed once for a state."""
+    if "classes" not in state.memo:
+        logits = isinstance(state, LabelState)
+        specs = [spec for spec in label_specs("classes") if spec.compute and logits >= spec.needs_logits]
+        state.memo["classes"] = {spec.short: spec.compute(state) for spec in specs if spec.compute}
+    columns: dict[str, ClassMetric] = state.memo["classes"]
+    return columns

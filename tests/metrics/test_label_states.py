@@ -1,0 +1,139 @@
+"""States of several labels beside their metrics: pairs of labels, calibration, histograms, ranks of many labels."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from predboard.metrics.multi_label import label_pairs, label_ranks
+from predboard.metrics.multi_label.label_calibration import LabelCalibration
+from predboard.metrics.multi_label.label_histograms import LabelHistograms, logit_bin, logit_edges
+from predboard.metrics.multi_label.label_pairs import LabelPairs, PairCounts
+from predboard.predictions.label_sets import LabelSets
+from predboard.state import merge
+from tests import label_sets
+
+Mask = NDArray[np.bool_]
+
+
+def errors(labels: Mask, predicted: Mask) -> NDArray[np.int64]:
+    """Pairs of missed and wrongly predicted labels in plain loops, [classes + 1, classes + 1]."""
+    k = labels.shape[1]
+    table = np.zeros((k + 1, k + 1), np.int64)
+    for y, s in zip(labels, predicted, strict=True):
+        missed, wrong = np.flatnonzero(y & ~s).tolist(), np.flatnonzero(s & ~y).tolist()
+        if missed or wrong:
+            for i in missed or [k]:
+                for j in wrong or [k]:
+                    table[i, j] += 1
+    return table
+
+
+def dense(counts: PairCounts) -> NDArray[np.int64]:
+    table = np.zeros((counts.size, counts.size), np.int64)
+    first, second, count = counts.cells
+    table[first, second] = count
+    return table
+
+
+def test_pairs_are_those_of_plain_loops() -> None:
+    logits, labels = label_sets.table(300, 9, 0)
+    unknown = np.random.default_rng(0).random(labels.shape) < 0.1
+    run = label_sets.run_of(9)
+    pairs = LabelPairs.measure(run, label_sets.rows(run, logits, labels, unknown))
+    y, s = labels & ~unknown, (logits > 0) & ~unknown
+    assert np.array_equal(dense(pairs.errors), errors(y, s))
+    assert np.array_equal(dense(pairs.together)[:9, :9], y.astype(int).T @ y.astype(int))
+    assert np.array_equal(dense(pairs.predicted_together)[:9, :9], s.astype(int).T @ s.astype(int))
+    assert pairs.errors.table[9, 9] == 0
+
+
+@pytest.mark.parametrize("share", [0.01, 0.9])
+def test_pairs_are_the_same_counted_by_codes_by_a_product_of_matrices_or_sparsely(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(1)
+    masks = [random.random((200, 40)) < share for _ in range(2)]
+    masks[0][:20], masks[1][10:30] = False, False
+    first, second = (LabelSets.from_mask(mask) for mask in masks)
+    found = []
+    for per_cell in (0, np.inf):
+        monkeypatch.setattr(label_pairs, "_PAIRS_PER_CELL", per_cell)
+        found.append(dense(PairCounts.from_sets(first, second, 40)))
+    monkeypatch.setattr(label_pairs, "DENSE_LABELS", 39)
+    sparse = PairCounts.from_sets(first[:90], second[:90], 40).merge(PairCounts.from_sets(first[90:], second[90:], 40))
+    assert not len(sparse.table)
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], dense(sparse))
+
+
+def test_calibration_is_that_of_a_plain_loop() -> None:
+    logits, labels = label_sets.table(500, 6, 2)
+    unknown = np.random.default_rng(2).random(labels.shape) < 0.1
+    run = label_sets.run_of(6)
+    rows = label_sets.rows(run, logits, labels, unknown)
+    state = LabelCalibration.measure(run, rows)
+    p = (1 / (1 + np.exp(-logits))).astype(np.float64)
+
+    def ece(p: NDArray[np.float64], y: Mask) -> float:
+        at = np.minimum((p * 15).astype(int), 14)
+        return float(np.abs(np.bincount(at, y - p, 15)).sum() / len(p))
+
+    for c in range(6):
+        known = ~unknown[:, c]
+        assert state.ece[c] == pytest.approx(ece(p[known, c], labels[known, c]), abs=1e-7)
+    assert state.ece_pooled == pytest.approx(ece(p[~unknown], labels[~unknown]), abs=1e-7)
+    whole = ~unknown.any(axis=1)
+    confidence = np.maximum(p, 1 - p).prod(axis=1)[whole]
+    right = (labels == (logits > 0)).all(axis=1)[whole]
+    count, hits, total, _ = state.of_sets
+    assert count.sum() == whole.sum()
+    assert hits.sum() == right.sum()
+    assert total.sum() * 2.0**-30 == pytest.approx(confidence.sum(), abs=1e-4)
+
+
+def test_a_bin_begins_exactly_at_its_edge() -> None:
+    for bins in (64, 512, 4096):
+        edge = logit_edges(bins)[1:].astype(np.float32)
+        assert np.array_equal(logit_bin(edge, bins), np.arange(1, bins))
+        below = np.nextafter(edge, np.float32(-np.inf))
+        assert np.array_equal(logit_bin(below, bins), np.arange(bins - 1))
+        assert logit_bin(np.float32([-99, -16, 16, 99]), bins).tolist() == [0, 0, bins - 1, bins - 1]
+    z = np.random.default_rng(0).normal(scale=5, size=1000).astype(np.float32)
+    assert np.array_equal(logit_bin(z) >> 3, logit_bin(z, 512))
+
+
+def test_histograms_by_fold_group_and_of_any_label_count_the_same_decisions() -> None:
+    logits, labels = label_sets.table(400, 5, 3)
+    unknown = np.random.default_rng(3).random(labels.shape) < 0.2
+    run = label_sets.run_of(5)
+    h = LabelHistograms.measure(run, label_sets.rows(run, logits, labels, unknown))
+    known, true = (~unknown).sum(axis=0), (labels & ~unknown).sum(axis=0)
+    assert h.every.sum(axis=1).tolist() == h.every_grouped.sum(axis=(0, 2)).tolist() == known.tolist()
+    assert h.true.sum(axis=1).tolist() == h.true_grouped.sum(axis=(0, 2)).tolist() == true.tolist()
+    assert h.any_label.sum() == known.sum()
+    assert h.any_true.sum() == true.sum()
+    assert h.every_by_fold[0].sum() == h.every_grouped[::2].sum() == h.any_label[0].sum()
+
+
+def test_ranks_of_rows_with_many_true_labels_are_those_of_rows_with_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, labels = label_sets.table(80, 30, 4, 9.0, ties=True)
+    true, known = LabelSets.from_mask(labels), np.full(80, 30)
+    found = []
+    for limit in (0, 1000):
+        monkeypatch.setattr(label_ranks, "SORT_FROM", limit)
+        found.append(label_ranks.row_ranks(logits, true, known))
+    for name in ("average_precision", "ranking_loss", "one_error", "coverage"):
+        assert np.array_equal(getattr(found[0], name), getattr(found[1], name))
+
+
+def test_half_of_the_rows_and_the_other_half_are_all_rows() -> None:
+    logits, labels = label_sets.table(100, 7, 5)
+    run = label_sets.run_of(7)
+    rows = label_sets.rows(run, logits, labels)
+    half = np.arange(100) < 37
+    for state in (LabelPairs, LabelCalibration, LabelHistograms):
+        whole = state.measure(run, rows)
+        merged = merge(state.measure(run, rows.take(half)), state.measure(run, rows.take(~half)))
+        for name, value in vars(whole).items():
+            if isinstance(value, np.ndarray):
+                assert np.array_equal(value, getattr(merged, name)), name
