@@ -131,6 +131,13 @@ def predictions(
     )
 
 
+def manifest_digest(rows: Predictions) -> str:
+    """Return the digest of the manifest that these rows are of."""
+    digest = ManifestDigest()
+    digest.add_rows(rows)
+    return digest.hexdigest()
+
+
 def write_run(
     folder: AnyPath,
     logits: NDArray[np.float32],
@@ -153,10 +160,9 @@ def write_run(
             rows = predictions(run, logits[a:b], label[a:b], a, here)
             writer.write(rows)
             digest.add_rows(rows)
-        manifest_digest = digest.hexdigest()
         writer.publish(
             Part(
-                *(part_range.start, part_range.stop, manifest_digest, manifest_rows or len(label), ""),
+                *(part_range.start, part_range.stop, digest.hexdigest(), manifest_rows or len(label), ""),
                 started=1.7e9,
                 finished=1.7e9 + 60,
                 provenance={"warnings": [warnings[part_range.index % len(warnings)]]} if warnings else {},

@@ -857,5 +857,11 @@ def test_no_gate_passes_on_rows_that_are_not_those_that_were_written(
         answer = command(run, f"[[rule]]\nmetric = {metric!r}\nmax = 1")
         assert answer.code == 2, answer
         assert re.search(f"part-00000.parquet is damaged .*{message}", answer.err)
+    if "digest" in message:
+        with pytest.raises(InputError, match=message):
+            visualize(VisualizeConfig((run,), logdir=tmp_path / "logs"))
+    if message == "manifest_digest":
+        with pytest.raises(InputError, match=message):
+            predboard.compare(write(tmp_path / "old", rows()), run, logdir=tmp_path / "logs")
     (damage,) = inspect(run).facts["damaged"].values()
     assert message in damage

@@ -1,5 +1,6 @@
 """Several jobs beside each other make one run, each its share."""
 
+import dataclasses
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from predboard import InferConfig, infer
 from predboard.cli import main
 from predboard.cli.parser import parse
 from predboard.errors import InputError
+from predboard.gating.gate import open_one_step
 from predboard.storage.inspection import inspect
 from predboard.storage.part_plan import Share, Task, plan_parts, plan_tasks
-from predboard.storage.runs import open_step, part_path
+from predboard.storage.runs import open_run, open_step, part_path
 from tests.inference.nets import read_frame
 from tests.inference.worker_runs import hidden_files, worker_config, worker_flags
 
@@ -121,6 +123,52 @@ def test_a_share_of_the_same_pictures_in_another_order_is_refused(place: Path) -
     with pytest.raises(InputError, match=r"part-00000.parquet, of another share, is of other data or of another order"):
         infer(worker_config(place, data=str(place / "two.csv"), part=(2, 2)))
     assert not list(place.rglob("part-00001.parquet"))
+
+
+def test_a_copied_part_of_the_list_in_another_order_is_refused_by_stage_two(place: Path) -> None:
+    """Without the digest of the whole list, six of the pictures would count twice and others not at all."""
+    files = sorted(file.relative_to(place).as_posix() for file in (place / "data").rglob("*.png"))
+    for name, order in (("one", files), ("two", files[::-1])):
+        (place / f"{name}.csv").write_text("image\n" + "".join(f"{file}\n" for file in order))
+        infer(worker_config(place, data=str(place / f"{name}.csv"), out=place / name))
+    foreign = part_path(place / "two", 0, 1).read_bytes()
+    part_path(place / "one", 0, 1).write_bytes(foreign)
+    message = r"step=00000000/part-00001.parquet is not of the list of most others: delete parts that do not belong"
+    with pytest.raises(InputError, match=message):
+        open_run(place / "one")
+    with pytest.raises(InputError, match=message):  # which opens this step alone
+        open_one_step(place / "one", 0, "--step")
+    part_path(place / "one", 0, 1).unlink()
+    infer(worker_config(place, data=str(place / "one.csv"), out=place / "one"))
+    assert len(open_run(place / "one")[0].parts) == 6
+
+
+def test_lists_that_grow_or_are_updated_are_read_whatever_their_parts_record(place: Path) -> None:
+    lines = ["image", *sorted(file.relative_to(place).as_posix() for file in (place / "data").rglob("*.png"))]
+    listed = place / "list.csv"
+    config = worker_config(place, data=str(listed))
+
+    def records() -> list[str]:
+        return [file.part.provenance["list_digest"] for file in open_run(place / "out")[0].parts]
+
+    listed.write_text("\n".join(lines[:20]))  # 19 rows: parts of 8, 8 and 3
+    infer(config)
+    assert len(set(records())) == 1
+    listed.write_text("\n".join(lines[:31]))
+    infer(config)
+    first, second, *rest = records()
+    assert first == second
+    assert rest == [rest[0]] * 2
+    assert first != rest[0]
+    listed.write_text("\n".join([lines[0], *lines[40:42], *lines[3:31]]))  # in part 0 alone
+    infer(dataclasses.replace(config, update=True))
+    assert len(set(records())) == 3
+    listed.write_text("\n".join([lines[0], *lines[42:44], *lines[3:9], *lines[40:42], *lines[11:31]]))  # parts 0 and 1
+    infer(dataclasses.replace(config, update=True, part=(1, 2)))
+    with pytest.raises(InputError, match="parts of different lists"):
+        open_run(place / "out")  # share 2 has the old list still
+    infer(dataclasses.replace(config, update=True, part=(2, 2)))
+    assert len(records()) == 4
 
 
 def test_a_share_of_another_model_is_refused_even_if_it_has_no_parts_yet(place: Path) -> None:

@@ -68,7 +68,7 @@ def test_stored_embeddings_are_drawn_rather_than_logits(tmp_path: Path) -> None:
     )
     writer = PartWriter(part_path(tmp_path / "run", 0, 0), run)
     writer.write(made)
-    writer.publish(Part(0, 30, "digest", 30, "", started=1.7e9, finished=1.7e9))
+    writer.publish(Part(0, 30, toy.manifest_digest(made), 30, "", started=1.7e9, finished=1.7e9))
     (written,) = visualize(
         VisualizeConfig(predictions=(tmp_path / "run",), logdir=tmp_path / "logs", panels=("embeddings",))
     )

@@ -46,9 +46,10 @@ def _pages(folder: Path, names: tuple[str, ...]) -> dict[tuple[str, str], str]:
         columns["image"] = pa.array([f"{names[i % len(names)]}/{i}.png" for i in range(ROWS)])
         columns |= {field.name: pa.array([names[i % 7] for i in range(ROWS)]) for field in further}
         writer = PartWriter(part_path(place, 0, 0), run, further)
-        writer.write(Predictions(pa.record_batch([columns[n] for n in writer.schema.names], schema=writer.schema)))
+        rows = Predictions(pa.record_batch([columns[n] for n in writer.schema.names], schema=writer.schema))
+        writer.write(rows)
         provenance = {"checkpoint": names[4], "device": names[0], "warnings": [f"{names[2]}: {names[7]}"]}
-        writer.publish(Part(0, ROWS, "d", ROWS, "", 1.7e9, 1.7e9 + 60, provenance=provenance))
+        writer.publish(Part(0, ROWS, toy.manifest_digest(rows), ROWS, "", 1.7e9, 1.7e9 + 60, provenance=provenance))
     pages = ("report", "classes", "confusion", "slices", "label_issues", "calibration")
     visualize(VisualizeConfig(tuple(runs), logdir=folder / "logs", panels=pages))
     compare(CompareConfig(tuple(runs), logdir=folder / "logs"))

@@ -1,15 +1,18 @@
 """The contract: footers, schema, keys, and how two runs differ."""
 
 import dataclasses
+import datetime
 import hashlib
 import json
 import math
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from predboard.errors import DamagedError, InputError
+from predboard.predictions.digests import digest_manifest
 from predboard.predictions.positive_class import with_positive
 from predboard.predictions.schema import (
     COLUMNS,
@@ -214,3 +217,32 @@ def test_the_schema_is_the_documented_one() -> None:
     assert found.field("embedding").type == pa.list_(pa.field("element", pa.float16(), nullable=False), 5)
     assert [f.name for f in found if not f.nullable] == ["id", "key"]
     assert set(COLUMNS) - set(part_schema(RUN).names) == {"embedding", "thumbnail"}
+
+
+def test_the_digest_of_a_manifest_is_of_lines_of_json_as_the_format_says() -> None:
+    """Written by Python's encoder here, a row at a time; whole numbers and plain text are written by Arrow in ours."""
+    image = pa.array(["a.png", None, 'q"\\', "日本\n", "", "\x7f", "x y~"])
+    label = np.array([0, -1, 2, 3, 4, 5, 6])
+    further = pa.table(
+        {
+            "z": pa.array([1, None, -(2**63), 2**63 - 1, 0, 5, 6]),
+            "a": ["plain", None, "é", '"', "", "NaN", "null"],
+            "f": [0.1, math.nan, math.inf, -0.0, None, 1e300, 1.0],
+            "b": [True, None, False, True, True, True, True],
+            "d": pa.array([datetime.date(2020, 1, 1), None] * 3 + [None]),
+            "l": [[1, 2], None, [], [3], [4], [5], [6]],
+            "c": pa.array(["x", "y"] * 3 + [None]).dictionary_encode(),
+        }
+    )
+
+    def expected(rows: slice, more: bool) -> str:
+        records = zip(image.to_pylist(), label.tolist(), further.to_pylist(), strict=True)
+        lines = [json.dumps(list(r) if more else r[:2], sort_keys=True, default=str) + "\n" for r in [*records][rows]]
+        return hashlib.blake2b("".join(lines).encode(), digest_size=8).hexdigest()
+
+    for rows in (slice(0, 7), slice(0, 1), slice(3, 6), slice(0, 0)):
+        start, length = rows.start, rows.stop - rows.start
+        some = image.slice(start, length), label[rows], further.slice(start, length)
+        assert digest_manifest(*some) == expected(rows, True)
+        assert digest_manifest(*some[:2]) == expected(rows, False)
+        assert digest_manifest(image.slice(0, 1), label[:1]) == expected(slice(0, 1), False)

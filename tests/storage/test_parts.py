@@ -89,8 +89,9 @@ def test_a_part_is_encoded_as_the_format_says(tmp_path: Path) -> None:
         "thumbnail": pa.array([b"jpeg"] * rows),
     }
     columns = [further.get(f.name) or made.column(f.name) for f in part_schema(run)]
-    writer.write(Predictions(pa.RecordBatch.from_arrays(columns, schema=part_schema(run))))
-    writer.publish(Part(0, rows, "d", rows, ""))
+    written = Predictions(pa.RecordBatch.from_arrays(columns, schema=part_schema(run)))
+    writer.write(written)
+    writer.publish(Part(0, rows, toy.manifest_digest(written), rows, ""))
 
     with pq.ParquetFile(writer.path) as file:
         metadata, arrow = file.metadata, file.schema_arrow
@@ -149,7 +150,7 @@ def _content_digest(frame: pd.DataFrame) -> str:
 def test_a_part_of_another_program_is_read_the_same(tmp_path: Path) -> None:
     expected = _run(tmp_path / "ours")
     ours = _table(_only_part(tmp_path / "ours"))
-    part = Part(0, 50, "digest", 50, _content_digest(expected), 1.0, 2.0)
+    part = Part(0, 50, toy.manifest_digest(Predictions(ours.to_batches()[0])), 50, _content_digest(expected), 1.0, 2.0)
 
     types = {"logits": pa.list_(pa.float32()), "label": pa.int64(), "loss": pa.float64()}
     plain = pa.table(
@@ -268,8 +269,9 @@ def _with_further_columns(folder: Path) -> Path:
     writer = PartWriter(part_path(folder, 0, 0), RUN, further)
     rows = toy.predictions(RUN, *toy.table(RUN, 20)).batch
     columns = [*rows.columns, pa.array([f"s{i}" for i in range(20)]), pa.array([i / 8 for i in range(20)])]
-    writer.write(Predictions(pa.RecordBatch.from_arrays(columns, schema=writer.schema)))
-    writer.publish(Part(0, 20, "digest", 20, ""))
+    written = Predictions(pa.RecordBatch.from_arrays(columns, schema=writer.schema))
+    writer.write(written)
+    writer.publish(Part(0, 20, toy.manifest_digest(written), 20, ""))
     return _only_part(folder)
 
 
@@ -297,10 +299,12 @@ def test_a_part_that_another_program_wrote_again_with_its_metadata_is_no_damage(
     with pq.ParquetFile(path) as file:
         table, metadata = file.read(), file.metadata.metadata
     assert b"predboard.seal" in metadata
-    pq.write_table(table.drop_columns(["cloud"]).replace_schema_metadata(metadata), path)
-    after = open_predictions(tmp_path).to_pandas()
-    pd.testing.assert_frame_equal(after, before.drop(columns="cloud"))
+    pq.write_table(table.replace_schema_metadata(metadata), path, compression="snappy")
+    pd.testing.assert_frame_equal(open_predictions(tmp_path).to_pandas(), before)
     verify_part(open_part(path))
+    pq.write_table(table.drop_columns(["cloud"]).replace_schema_metadata(metadata), path)
+    with pytest.raises(DamagedError, match="further columns do not match its manifest_digest"):
+        verify_part(open_part(path))
 
 
 def test_a_truncated_part_is_damaged(tmp_path: Path) -> None:
@@ -347,7 +351,7 @@ def test_nothing_appears_before_it_is_published_and_nothing_stays_when_abandoned
     writer.abandon()
     assert _aside(tmp_path) == []
     writer = _part_writer(tmp_path)
-    writer.publish(Part(0, 10, "d", 10, ""))
+    writer.publish(Part(0, 10, toy.manifest_digest(toy.predictions(RUN, *toy.table(RUN, 10))), 10, ""))
     assert _aside(tmp_path) == []
     assert list_step_numbers(tmp_path) == [0]
 
@@ -373,14 +377,16 @@ def test_what_cannot_be_read_back_is_not_published(tmp_path: Path) -> None:
 
 def test_two_models_that_begin_at_once_meet_at_their_first_part(tmp_path: Path) -> None:
     """Each has a share of its own, and there was no part yet when they began."""
-    writers = []
+    writers, digests = [], []
     for index, weights in enumerate(("one", "two")):
         run = dataclasses.replace(RUN, weights=weights, shard_size=10)
         writers.append(PartWriter(part_path(tmp_path, 0, index), run))
-        writers[-1].write(toy.predictions(run, *toy.table(run, 10), start=10 * index))
-    writers[0].publish(Part(0, 10, "d", 20, ""))
+        rows = toy.predictions(run, *toy.table(run, 10), start=10 * index)
+        writers[-1].write(rows)
+        digests.append(toy.manifest_digest(rows))
+    writers[0].publish(Part(0, 10, digests[0], 20, ""))
     with pytest.raises(InputError, match=r"another job writes to .* with another weights \(one, here two\)"):
-        writers[1].publish(Part(10, 20, "d", 20, ""))
+        writers[1].publish(Part(10, 20, digests[1], 20, ""))
     writers[1].abandon()
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["part-00000.parquet"]
 

@@ -24,6 +24,7 @@ from predboard import InputError, VisualizeConfig, panels, visualize
 from predboard.drawing import canvas, report_card
 from predboard.drawing.report_card import ReportCard
 from predboard.drawing.tiles import TileText, draw_tile, fit_picture
+from predboard.predictions.digests import MANIFEST_COLUMNS, ManifestDigest
 from predboard.predictions.schema import Part, Run
 from predboard.storage.parts import PartWriter, read_batches
 from predboard.storage.paths import AnyPath
@@ -120,7 +121,7 @@ def test_logs_are_never_mixed_into_predictions(run: Path, tmp_path: Path, logdir
 
 def test_a_step_without_rows_is_drawn_as_one(tmp_path: Path) -> None:
     writer = PartWriter(part_path(tmp_path / "run", 0, 0), RUN)
-    writer.publish(Part(0, 0, "digest", 0, "", started=1.7e9, finished=1.7e9))
+    writer.publish(Part(0, 0, ManifestDigest().hexdigest(), 0, "", started=1.7e9, finished=1.7e9))
     written = draw_logs(tmp_path / "run", tmp_path / "logs")
     assert written.rows == 0
     assert ("report/summary", 0) in toy.read_values(written.event_file)
@@ -295,7 +296,7 @@ def test_only_the_columns_of_the_chosen_panels_are_read(
 
     monkeypatch.setattr("predboard.evaluation.measure.read_batches", spy)
     draw_logs(run, tmp_path / "logs", panels=("glance",))
-    assert seen == {"label", "predicted", "loss"}
+    assert seen == {"label", "predicted", "loss"} | MANIFEST_COLUMNS
 
 
 def test_two_runs_lie_side_by_side(tmp_path: Path) -> None:

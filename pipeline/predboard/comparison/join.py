@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from predboard.errors import InputError
 from predboard.predictions.arrow import as_numpy
+from predboard.predictions.digests import MANIFEST_COLUMNS
 from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, COLUMNS, GROUP_PREFIX, ROW_NUMBERS, Run, hash_refs
 from predboard.predictions.table import Predictions
 from predboard.storage.parts import read_batches, read_part_schema
@@ -177,7 +178,7 @@ class _Side:
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the rows as they lie in the parts."""
         for part in self.step.parts:
-            for rows in read_batches(part, self._names):
+            for rows in read_batches(part, {*self._names, *MANIFEST_COLUMNS}):  # so that labels are verified
                 yield self._conformed(rows.batch, part.name)
 
     def portions(self) -> Iterator[pa.RecordBatch]:

@@ -20,6 +20,7 @@ from predboard.evaluation.state_versions import DERIVED_ROWS
 from predboard.panels import LastStepOnly, Panel, TwoPass, TwoPassPanel
 from predboard.parallel.executor import Executor
 from predboard.predictions.derived_rows import DERIVE_ROWS_COLUMNS, DerivedRows
+from predboard.predictions.digests import MANIFEST_COLUMNS
 from predboard.predictions.tasks import rows_of
 from predboard.state import merge_all
 from predboard.storage.parts import PartFile, read_batches
@@ -72,7 +73,7 @@ def measure_part(
 
     Reads only the columns that the panels name, and a bounded number of rows at a time.
     """
-    columns: set[str] = set().union(*(panel.columns for panel in panels.values()))
+    columns = MANIFEST_COLUMNS.union(*(panel.columns for panel in panels.values()))  # so that labels are verified
     states: States | None = None
     rows = []
     for batch in read_batches(part, columns | (DERIVE_ROWS_COLUMNS if with_rows else set())):

@@ -43,7 +43,7 @@ from predboard.predictions.contradictions import CHECKED_COLUMNS
 from predboard.predictions.positive_class import with_positive
 from predboard.storage.parts import read_batches, verify_manifest
 from predboard.storage.paths import AnyPath, is_inside, is_same, is_stream, write_output
-from predboard.storage.runs import Step, list_step_numbers, open_run, open_step
+from predboard.storage.runs import Step, list_step_numbers, open_run, open_step, refuse_mixed_lists
 from predboard.streams import print_warning
 from predboard.summaries import Metric
 
@@ -231,7 +231,10 @@ def open_one_step(folder: AnyPath, number: int | None, flag: str) -> Step:
     if number is not None and numbers and number not in numbers:
         raise InputError(f"{flag} is {number}, but {folder} has {', '.join(map(str, numbers))}")
     step = open_step(folder, numbers[-1] if number is None else number) if numbers else None
-    return step or open_run(folder)[-1]  # which says what is wrong with the folder
+    if step is None:
+        return open_run(folder)[-1]  # which says what is wrong with the folder
+    refuse_mixed_lists(step)
+    return step
 
 
 def measure_step(

@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 
 from predboard.errors import InputError
 from predboard.images.label_values import check_labels
-from predboard.predictions.digests import digest_manifest
+from predboard.predictions.digests import digest_list, digest_manifest
 from predboard.predictions.sampling import Salt, mix
 from predboard.predictions.schema import hash_refs
+from predboard.storage.part_plan import plan_parts
 from predboard.storage.paths import (
     CREDENTIALS_PATTERN,
     MAX_READ_GB,
@@ -102,6 +103,10 @@ class Manifest:
         return digest_manifest(
             self.image.slice(start, stop - start), self.label[start:stop], self.columns.slice(start, stop - start)
         )
+
+    def list_digest(self, shard_size: int) -> str:
+        """Return 16 hexadecimal digits of all rows, from the digests of the parts that this size makes of them."""
+        return digest_list(self.digest(part.start, part.stop) for part in plan_parts(len(self), shard_size))
 
     def fit_labels(self, classes: int) -> "Manifest":
         """Return the manifest with labels for so many classes: beyond them, those of a dataset are unknown.

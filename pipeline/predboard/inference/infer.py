@@ -276,6 +276,7 @@ def _make_job(
         out,
         threads,
         batch_size,
+        models.manifest.list_digest(config.shard_size),
         warnings=(*inputs.warnings, *filter(None, [models.random])),
         random_weights=bool(models.random),
     )

@@ -54,6 +54,8 @@ class Job:
     threads: int
     """Threads of each device that read and decode."""
     batch_size: int
+    list_digest: str
+    """Digest of the whole manifest, for the record."""
     warnings: tuple[str, ...] = ()
     """Warnings about dataset and weights and of the preflight, for the record."""
     random_weights: bool = False
@@ -195,6 +197,7 @@ def _part_spec(job: Job, device: torch.device, task: Task, step: int) -> PartSpe
     file = job.steps[step]
     provenance = {
         "checkpoint": "" if file is None else file.name,
+        "list_digest": job.list_digest,
         "device": str(device),
         "batch_size": job.batch_size,
         "compile": job.config.compile,

@@ -11,6 +11,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,11 @@ class _Step:
         """The rows."""
         return self.labelled.manifest
 
+    @cached_property
+    def list_digest(self) -> str:
+        """Digest of all rows of the manifest."""
+        return self.manifest.list_digest(self.run.shard_size)
+
     @property
     def number(self) -> int:
         return self.run.step
@@ -91,6 +97,7 @@ class _Step:
         """Return what a part is made from. Its scores arrive as stored logits."""
         provenance = {
             "checkpoint": " ".join(file.name for file in self.files[:3]),
+            "list_digest": self.list_digest,
             "imported": self.kind,
             "columns": list(self.saved.used[:3]),
             "labels": self.labelled.labels,

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from predboard.errors import DamagedError, InputError, UnreadableError, first_line
 from predboard.predictions.amendments import Amendment
 from predboard.predictions.arrow import scatter
-from predboard.predictions.digests import MANIFEST_COLUMNS, ContentDigest, ManifestDigest, refuse_foreign_keys
+from predboard.predictions.digests import MANIFEST_COLUMNS, ContentDigest, digests_of, refuse_foreign_keys
 from predboard.predictions.schema import (
     ALL_MANIFEST_COLUMNS,
     MADE_BY,
@@ -188,8 +188,7 @@ def read_batches(
 ) -> Iterator[Predictions]:
     """Read the rows of a part in order, a bounded number at a time, and verify the page checksums.
 
-    Where the columns of the content digest are read to the end, they are compared with it. An amendment is made after
-    all checks.
+    Where the columns of a digest are read to the end, they are compared with it. An amendment is made after all checks.
 
     Args:
         file: the part.
@@ -212,21 +211,25 @@ def read_batches(
             ]
             size = row_group_size(len(file.run.classes))
             _refuse_large_texts(file, parquet, names, size)
-            at, task = file.part.start, rows_of(file.run)
-            digest = ContentDigest() if wanted is None or wanted >= ContentDigest.columns(file.run.has_scores) else None
+            at, task, digests = file.part.start, rows_of(file.run), digests_of(file.run, file.part, wanted)
             for batch in parquet.iter_batches(size, columns=names, use_threads=False):
                 rows = task.predictions(_conform(batch, file.run), file.manifest_rows, file.run.has_scores)
                 if "id" in batch.schema.names and not np.array_equal(rows.id, np.arange(at, at + len(rows))):
                     raise ValueError(f"its ids are not {file.part.start} to {file.part.stop - 1}")
                 task.refuse_contradictions(rows, len(file.run.classes))
                 check(rows)
-                if digest is not None:
-                    digest.add(rows)
+                for of_rows in digests:
+                    of_rows.digest.add_rows(rows)
                 at += len(rows)
                 amended = file.amendment and file.amendment.apply(rows, at - len(rows) - file.part.start, asked)
                 yield amended or rows
-            if at != file.part.stop or (digest is not None and digest.hexdigest() != file.part.content_digest):
-                raise ValueError("its rows do not match its digest")
+            if at != file.part.stop:
+                raise ValueError(
+                    f"it has {at - file.part.start} rows, its footer says {file.part.stop - file.part.start}"
+                )
+            for of_rows in digests:
+                if of_rows.digest.hexdigest() != of_rows.expected:
+                    raise ValueError(of_rows.fault)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise explain_read_error(file.path, file.name, error) from error
 
@@ -283,16 +286,11 @@ def verify_part(file: PartFile) -> None:
 def verify_manifest(file: PartFile) -> None:
     """Compare the refs, labels, keys and further columns of a part with what it was written from.
 
-    Not the labels of a dataset, which its items may give themselves: the digest is of what is known before.
-
     Raises DamagedError if they are others.
     """
-    digest = ManifestDigest()
     check = (lambda _: None) if MADE_BY in file.part.provenance else refuse_foreign_keys
-    for rows in read_batches(replace(file, amendment=None), MANIFEST_COLUMNS, check):
-        digest.add_rows(rows)
-    if digest.hexdigest() != file.part.manifest_digest and "dataset" not in file.run.transform:
-        raise _damaged(file.name, "its images, labels or further columns do not match its manifest_digest")
+    for _ in read_batches(replace(file, amendment=None), MANIFEST_COLUMNS, check):
+        pass
 
 
 def holds_part(path: AnyPath, run: Run, part: Part) -> bool:
@@ -383,7 +381,7 @@ class PartWriter:
 
     def write(self, rows: Predictions) -> None:
         """Write rows as one row group, or several if they do not fit."""
-        self._digest.add(rows)
+        self._digest.add_rows(rows)
         with explain_write_errors(self.path.parent):
             table = pa.Table.from_batches([rows.batch], self.schema)
             self._writer.write_table(table, row_group_size=row_group_size(len(self.run.classes)))

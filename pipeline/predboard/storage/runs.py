@@ -10,6 +10,7 @@ import ctypes
 import itertools
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ import pyarrow as pa
 from predboard.errors import DamagedError, InputError, reading
 from predboard.formatting import did_you_mean, nearest_names, plural
 from predboard.predictions.arrow import as_arrow
+from predboard.predictions.digests import digest_list
 from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, COLUMNS, GROUP_PREFIX, Run, digest_records
 from predboard.storage import paths
 from predboard.storage.parts import (
@@ -158,6 +160,28 @@ def open_step(run: AnyPath, step: int, on_damage: Callable[[AnyPath, DamagedErro
     return Step(step, files[0].run, parts) if files else None
 
 
+def refuse_mixed_lists(step: Step) -> None:
+    """Raise InputError if the parts of a step are of different lists of images, or of one in different orders.
+
+    Each part records the digest of the whole list when it was made. A list that grew or was updated is that of the
+    newest parts, so one of the records must be the digest of all parts. Nothing is compared where rows are missing, or
+    where a part has no record, as of earlier versions and other programs.
+    """
+    records = [file.part.provenance.get("list_digest") for file in step.parts]
+    if step.missing or None in records:
+        return
+    if digest_list(file.part.manifest_digest for file in step.parts) in records:
+        return
+    usual = Counter(map(str, records)).most_common(1)[0][0]
+    others = [file.name for file, record in zip(step.parts, records, strict=True) if record != usual]
+    which = f"; {others[0]} is not of the list of most others" if others else ""
+    raise InputError(
+        f"{step.parts[0].path.parent} holds parts of different lists of images, or of one list in different orders, so "
+        f"that images are missing or counted twice{which}: delete parts that do not belong there, and re-run the "
+        "command that wrote the others"
+    )
+
+
 def open_run(run: AnyPath, on_damage: Callable[[AnyPath, DamagedError], None] | None = None) -> tuple[Step, ...]:
     """Open all steps of a run, ascending.
 
@@ -172,6 +196,8 @@ def open_run(run: AnyPath, on_damage: Callable[[AnyPath, DamagedError], None] | 
     steps = [s for number in list_step_numbers(run) if (s := open_step(run, number, on_damage)) is not None]
     if not steps:
         raise InputError(_explain_no_predictions(run))
+    for step in steps:
+        refuse_mixed_lists(step)
     for step in steps[1:]:
         if step.run.classes != steps[0].run.classes:
             raise InputError(

@@ -332,7 +332,9 @@ def _step_info(step: Step, sheet: Pixels | None, effect: LabelEffect | None) -> 
         warnings=tuple(dict.fromkeys(warnings)),
         sheet=sheet,
         seconds=dict(sum((Counter(file.part.seconds) for file in step.parts), Counter())),
-        provenance={k: v for k, v in provenance.items() if k not in ("checkpoint", "device", "warnings")},
+        provenance={
+            k: v for k, v in provenance.items() if k not in ("checkpoint", "device", "list_digest", "warnings")
+        },
         started=min(file.part.started for file in step.parts),
         finished=step.finished,
         new_labels=effect,
