@@ -9,10 +9,12 @@ from predboard.config.board import BoardConfig
 from predboard.config.checks import (
     POSITIONAL,
     Channels,
+    EmptyCell,
     Engine,
     Exif,
     ImportedKind,
     Interpolation,
+    LabelTask,
     Precision,
     ScoreKind,
     SideLength,
@@ -34,6 +36,7 @@ from predboard.config.infer import (
 from predboard.config.inspect import InspectConfig
 from predboard.config.metrics import MetricsConfig
 from predboard.config.rows import RowsConfig
+from predboard.config.task import TaskConfig
 from predboard.config.visualize import VisualizeConfig
 
 __all__ = [
@@ -45,6 +48,7 @@ __all__ = [
     "CompareConfig",
     "DataConfig",
     "DeviceConfig",
+    "EmptyCell",
     "Engine",
     "Exif",
     "FailureConfig",
@@ -55,6 +59,7 @@ __all__ = [
     "InferConfig",
     "InspectConfig",
     "Interpolation",
+    "LabelTask",
     "MetricsConfig",
     "ModelConfig",
     "OutputConfig",
@@ -64,5 +69,6 @@ __all__ = [
     "ScoreKind",
     "SideLength",
     "SpeedConfig",
+    "TaskConfig",
     "VisualizeConfig",
 ]

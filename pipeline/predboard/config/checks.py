@@ -12,6 +12,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 Exif = Literal["ignore", "apply"]
 ScoreKind = Literal["logits", "probabilities", "log_probabilities"]
 ImportedKind = Literal["logits", "probabilities", "log_probabilities", "confidence"]
+LabelTask = Literal["single-label", "multi-label"]
+EmptyCell = Literal["absent", "unknown"]
 Engine = Literal["local", "ray"]
 SideLength = int | Literal["none"]
 

@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from predboard.errors import InputError
+from predboard.formatting import shared_start
+from predboard.images.label_values import find_several
 
 NO_COLUMN = "none"
 """Value of --label-column and --image-column for a file that has no such column."""
@@ -80,3 +82,36 @@ def refuse_unread_list(table: pa.Table, names: Sequence[str], classes: Sequence[
         fitting = [*dict.fromkeys((*fitting, *bits))]
         hint = " (one-hot columns are not read: make one column of them, with the name of the class)"
     refuse_unread(plain, fitting, file, hint)
+
+
+def refuse_unread_sets(table: pa.Table, classes: Sequence[str], file: object, certain: Sequence[str] = ()) -> None:
+    """Raise InputError if columns could be several labels of an image, though none is named as labels are.
+
+    These are lists of names or of whole numbers, separated names, names of `--classes`, and two or more columns of 0, 1
+    and −1 alone.
+
+    Args:
+        table: the columns that have no other meaning.
+        classes: names of the classes; empty if they are not known.
+        file: for the message.
+        certain: other columns that could be the labels, which are not in the table.
+    """
+    fitting, bits = list(certain), []
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        type_ = column.type
+        if pa.types.is_nested(type_):
+            value = getattr(type_, "value_type", pa.null())
+            if not pa.types.is_floating(value) and not pa.types.is_nested(value):
+                fitting.append(name)
+        elif not _ABOUT_THE_IMAGE.fullmatch(name) and not PREDICTED.search(name):
+            distinct = column.unique().drop_null().to_pylist()
+            texts = {str(value) for value in distinct if value not in ("", None)}
+            if texts and texts <= {"0", "1", "-1", "0.0", "1.0", "-1.0", "True", "False"}:
+                bits.append(name)
+            elif texts and (texts <= {*classes} or find_several(texts - {*classes}, classes or texts, bool(classes))):
+                fitting.append(name)
+    if len(bits) > 1:
+        start = bits[0][: shared_start(bits)]
+        fitting += [f"{start}*"] if start else bits
+    speaking = [name for name in table.column_names if _SPEAKING.search(name) and not PREDICTED.search(name)]
+    refuse_unread(list(dict.fromkeys([*fitting, *speaking])), fitting, file)

@@ -6,7 +6,7 @@ gets what its value became.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -26,8 +26,8 @@ _FRACTION = re.compile(r"[+-]?\d*\.\d+(?:[eE][+-]?\d+)?")
 _ZERO_PADDED = re.compile(r"0\d+")
 _UNKNOWN = frozenset({"nan", "-nan", "na", "n/a", "#n/a", "#na", "<na>", "null", "none"})
 """Words for a missing number in text, in lower case."""
-_NEVER_NAMES = frozenset({"nan", "<na>"})
-"""Those of them that no class is called."""
+BLANK_WORDS = frozenset({"nan", "<na>"})
+"""Those of them that no class is called, in lower case."""
 _ANSWERS = {"false": 0, "true": 1, "no": 0, "yes": 1}
 _BETWEEN = re.compile(r"\s*[,;|]\s*")
 _EXAMPLES = 3
@@ -80,19 +80,19 @@ def parse_labels(column: pa.ChunkedArray, classes: Sequence[str], what: str) -> 
     >>> parse_labels(pa.chunked_array([["0", "2.0", "NaN"]]), (), "y").values
     [0, 2, -1]
     """
-    column = _plain(column)
+    column = plain_column(column)
     if pa.types.is_nested(column.type):
         return _parse_lists(column.to_pylist(), classes, what)
     encoded = column.combine_chunks().dictionary_encode()
     distinct, codes = encoded.dictionary.to_pylist(), encoded.indices.to_pylist()
-    texts = [_text(value, what) for value in distinct]
+    texts = [label_text(value, what) for value in distinct]
     if (given := [t for t in texts if t is not None]) and all(t[0] in "[(" and t[-1] in "])" for t in given):
         lists = [None if text is None else re.findall(r"[^][()\s,'\"]+", text) for text in texts]
         return _parse_lists([None if code is None else lists[code] for code in codes], classes, what)
     known = {text for text in texts if text is not None}
     if not known <= set(classes):
-        known = {text for text in known if text in classes or text.lower() not in _NEVER_NAMES}
-    of_text = _parse_distinct(known, classes, what)
+        known = {text for text in known if text in classes or text.lower() not in BLANK_WORDS}
+    of_text = parse_names(known, classes, what, one=True)
     of_code = [of_text.values.get(text, -1) if text is not None else -1 for text in texts]
     values = [-1 if code is None else of_code[code] for code in codes]
     note = of_text.note or _note_negative(texts, codes, of_text.values, classes, what)
@@ -133,7 +133,7 @@ def numbers_of(names: Sequence[str]) -> list[int]:
     return numbers if len(differing) == 1 and len(set(numbers)) == len(names) else []
 
 
-def check_labels(label: Sequence[int] | NDArray[np.int32], classes: int, where: Callable[[int], str]) -> None:
+def check_labels(label: Sequence[int] | NDArray[np.integer[Any]], classes: int, where: Callable[[int], str]) -> None:
     """Raise InputError if an index is beyond the classes. `where` names a row: "row 3 of y.csv has"."""
     row = int(np.argmax(label)) if len(label) else 0
     if len(label) and (highest := label[row]) >= classes:
@@ -175,8 +175,8 @@ def _spelling(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Distinct:
-    """Distinct labels as they are written, and what each is."""
+class LabelNames:
+    """Distinct labels as they are written, and what each is: an index, or the name of a class."""
 
     values: dict[str, int | str]
     reading: str = ""
@@ -184,21 +184,29 @@ class _Distinct:
     names: tuple[str, ...] = ()
 
 
-def _parse_distinct(labels: set[str], classes: Sequence[str], what: str) -> _Distinct:
+def parse_names(labels: set[str], classes: Sequence[str], what: str, one: bool = False) -> LabelNames:
+    """Read distinct labels as names of classes if all of them are, else as indices if all are whole numbers.
+
+    Args:
+        labels: as they are written.
+        classes: names of the classes; empty if they are not known.
+        what: the column, for a message.
+        one: whether they are all labels of rows that have one each, which may be yes and no, or −1 and 1.
+    """
     as_names: dict[str, int | str] = {label: label for label in labels}
     numbers = {label for label in labels if label.lower() not in _UNKNOWN}
     are_whole = all(map(_WHOLE.fullmatch, numbers))
     if labels <= set(classes):
         reading = "class names, not indices" if numbers and are_whole and not _is_identity(classes) else ""
-        return _Distinct(as_names, reading, _both_fit(labels, classes, what))
+        return LabelNames(as_names, reading, _both_fit(labels, classes, what))
     whole = {label: int(m[1]) for label in numbers if (m := _WHOLE.fullmatch(label))}
     name_of = dict(zip(numbers_of(classes), classes, strict=False))
     known = sorted(i for i in whole.values() if i >= 0)
     if are_whole and known and list(name_of) != list(range(len(classes))) and name_of.keys() >= set(known):
         reading = f"the numbers of the classes, {known[0]} for {name_of[known[0]]}"
         of_number = {label: name_of.get(i, -1) for label, i in whole.items()}
-        return _Distinct(of_number, reading, _both_fit({str(i) for i in known}, classes, what))
-    if set(whole.values()) == {-1, 1} and are_whole and len(classes) in (0, 2):
+        return LabelNames(of_number, reading, _both_fit({str(i) for i in known}, classes, what))
+    if one and set(whole.values()) == {-1, 1} and are_whole and len(classes) in (0, 2):
         names = (next(n for n in numbers if whole[n] < 0), next(n for n in sorted(numbers) if whole[n] > 0))
         return _of_two({label: int(i > 0) for label, i in whole.items()}, names, classes, what)
     if are_whole and (classes or not any(map(_ZERO_PADDED.fullmatch, numbers))):
@@ -209,22 +217,25 @@ def _parse_distinct(labels: set[str], classes: Sequence[str], what: str) -> _Dis
         )
         reading = "indices from 0" if numbers else ""
         reading += ", negative ones as unknown" if any(i < 0 for i in whole.values()) else ""
-        return _Distinct({**whole}, reading, note if mixed and not _is_identity(classes) else "")
+        return LabelNames({**whole}, reading, note if mixed and not _is_identity(classes) else "")
     if not are_whole and all(_WHOLE.fullmatch(n) or _FRACTION.fullmatch(n) for n in numbers):
         raise _neither(what, next(n for n in sorted(numbers) if not _WHOLE.fullmatch(n)))
+    if not one:
+        return LabelNames(as_names)
     answers = {label: _ANSWERS[label.lower()] for label in numbers if label.lower() in _ANSWERS}
     if len(answers) == len(numbers) and not labels & set(classes):
         no, yes = (next((text for text in sorted(answers) if answers[text] == i), "") for i in (0, 1))
         return _of_two(answers, (no, yes), classes, what)
-    _refuse_several(labels - set(classes), classes or labels, what, bool(classes))
-    return _Distinct(as_names)
+    if several := find_several(labels - set(classes), classes or labels, bool(classes)):
+        raise _several(what, f"{several.label!r} are {', '.join(several.parts[:_EXAMPLES])}")
+    return LabelNames(as_names)
 
 
-def _of_two(index: dict[str, int], names: tuple[str, str], classes: Sequence[str], what: str) -> _Distinct:
+def _of_two(index: dict[str, int], names: tuple[str, str], classes: Sequence[str], what: str) -> LabelNames:
     """Return labels of two classes that have an order, as no and yes. A name is empty if no label has it."""
     reading = f"1 for {names[1] or 'none'} and 0 for {names[0] or 'none'}"
     note = f"labels of {what} are read as {reading}" if classes else ""
-    return _Distinct({**index}, reading, note, names if all(names) else ())
+    return LabelNames({**index}, reading, note, names if all(names) else ())
 
 
 # --- several labels in a row ---
@@ -248,26 +259,37 @@ def _parse_lists(rows: Sequence[Any], classes: Sequence[str], what: str) -> Pars
     raise _several(what, f"row {at} has {', '.join(map(str, rows[at][:_EXAMPLES]))}")
 
 
-def _refuse_several(strange: Iterable[str], names: Iterable[str], what: str, certain: bool) -> None:
-    """Raise InputError if labels that are no names of classes are several names, as in `cat,dog` and `3 5`.
+@dataclass(frozen=True)
+class SeveralNames:
+    """One text that is several names, as `cat,dog` and `3 5` are."""
+
+    label: str
+    parts: tuple[str, ...]
+
+
+def find_several(
+    strange: Collection[str], names: Collection[str], certain: bool, between: re.Pattern[str] | None = None
+) -> SeveralNames | None:
+    """Return the first label that is several names; None if none is.
 
     Args:
         strange: labels that are no names of classes.
         names: those of the classes, else all labels.
-        what: the column, for a message.
         certain: whether `names` are those of the classes.
+        between: matches what may stand between two names; by default commas, semicolons and |.
     """
-    names = set(names)
-    parts = {label: [part for part in _BETWEEN.split(label) if part] for label in strange}
+    known = set(names)
+    parts = {label: [part for part in (between or _BETWEEN).split(label) if part] for label in strange}
     compound = {label: of_label for label, of_label in parts.items() if len(of_label) > 1}
     in_labels = Counter(part for of_label in parts.values() for part in set(of_label))
     shared = sum(in_labels[part] > 1 for of_label in compound.values() for part in of_label)
     every = sum(map(len, compound.values()))
     for label in sorted(strange):
         words = compound.get(label) or (label.split() if certain else [])
-        several = len(words) > 1 and (names.issuperset(words) or all(map(str.isdigit, words)))
+        several = len(words) > 1 and (known.issuperset(words) or all(map(str.isdigit, words)))
         if several or (label in compound and not certain and len(compound) > 1 and 2 * shared > every):
-            raise _several(what, f"{label!r} are {', '.join(words[:_EXAMPLES])}")
+            return SeveralNames(label, tuple(words))
+    return None
 
 
 def _several(what: str, example: str) -> InputError:
@@ -280,7 +302,7 @@ def _several(what: str, example: str) -> InputError:
 # --- single values ---
 
 
-def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return the column in a type that Arrow can look for distinct values in."""
     if isinstance(column.type, pa.ExtensionType):
         column = pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)
@@ -290,8 +312,8 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.cast(pa.float32()) if pa.types.is_float16(column.type) else column
 
 
-def _text(value: Any, what: str) -> str | None:
-    """Return a label as it is written, None if there is none."""
+def label_text(value: Any, what: str) -> str | None:
+    """Return a label as it is written, None if there is none. Raises InputError for a number that is not whole."""
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     if isinstance(value, str):

@@ -20,6 +20,7 @@ from predboard.errors import InputError, first_line
 from predboard.images import datasets, decode, sources
 from predboard.images.class_names import read_classes
 from predboard.images.decode import Content, ImageProperties
+from predboard.images.label_items import ItemLabels
 from predboard.images.loading_processes import LoadingProcesses
 from predboard.images.manifest import Manifest, SourceOptions
 from predboard.images.preprocessing import Preprocessing, Recipe, resolve
@@ -51,7 +52,7 @@ class LoadedImage:
     properties: ImageProperties | None = None
     thumbnail: bytes | None = None
     """A JPEG file."""
-    label: int | None = None
+    label: int | ItemLabels | None = None
     """The label that a dataset's item gives, -1 if it is none of the classes; None where only the manifest has one."""
 
 

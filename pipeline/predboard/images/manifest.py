@@ -16,7 +16,7 @@ import posixpath
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from predboard.errors import InputError
 from predboard.images.label_values import check_labels
 from predboard.predictions.digests import digest_list, digest_manifest
+from predboard.predictions.label_sets import Labels, LabelSets, MultiLabels
 from predboard.predictions.sampling import Salt, mix
 from predboard.predictions.schema import hash_refs
 from predboard.storage.part_plan import plan_parts
@@ -62,8 +63,8 @@ class Manifest:
     """Folder that the refs are relative to."""
     image: pa.StringArray
     """[rows] refs, with / between folders."""
-    label: NDArray[np.int32]
-    """[rows] index into `classes`, -1 where the label is unknown."""
+    label: Labels
+    """[rows] index into `classes`, -1 where the label is unknown; or sets of such indices."""
     key: NDArray[np.int64]
     """[rows] hash of the ref, or of the value of --key-column."""
     classes: tuple[str, ...]
@@ -98,6 +99,20 @@ class Manifest:
         """Return the name of the dataset, or the root folder, for messages."""
         return self.root if self.dataset is None else str(self.dataset.name)
 
+    @property
+    def class_label(self) -> NDArray[np.int32]:
+        """[rows] index into `classes`, -1 where the label is unknown. Raises TypeError if rows have several labels."""
+        if isinstance(self.label, MultiLabels):
+            raise TypeError("the rows have sets of labels, and not one label each")
+        return self.label
+
+    @property
+    def unlabelled(self) -> int:
+        """Number of rows without a label. One that is known to have none of several labels is labelled."""
+        if isinstance(self.label, MultiLabels):
+            return int((~self.label.labelled).sum())
+        return int((self.label < 0).sum())
+
     def digest(self, start: int, stop: int) -> str:
         """Return 16 hexadecimal digits that change with any ref, label or further column of rows start to stop."""
         return digest_manifest(
@@ -113,6 +128,10 @@ class Manifest:
 
         Raises InputError if there are such labels in a list or folder: they are of other classes, or count from 1.
         """
+        if isinstance(self.label, MultiLabels):
+            sets = self.label.labels
+            check_labels(sets.label, classes, lambda i: f"{self.image[int(sets.row[i])]} in {self.origin} has")
+            return self
         if not self.is_dataset:
             check_labels(self.label, classes, lambda row: f"{self.image[row]} in {self.origin} has")
         return replace(self, label=limit_labels(self.label, classes))
@@ -128,8 +147,22 @@ class Manifest:
         if not self.classes:
             return replace(self.fit_labels(len(classes)), classes=classes)
         index = {name: i for i, name in enumerate(classes)}
+        if isinstance(self.label, MultiLabels):
+            return self._with_sets(np.array([index.get(name, -1) for name in self.classes], np.int64), classes)
         new_label = np.array([index.get(name, -1) for name in self.classes] + [-1], np.int32)  # the last one is for -1
         return replace(self, label=new_label[self.label], classes=classes)
+
+    def _with_sets(self, new_label: NDArray[np.int64], classes: tuple[str, ...]) -> "Manifest":
+        """Return the manifest with each class of its sets at its new place. Raises InputError if a label has none."""
+        label = cast(MultiLabels, self.label)
+        moved = []
+        for sets in (label.labels, label.unknown):
+            place = new_label[sets.label]
+            if (lost := place < 0).any():
+                name = self.classes[int(sets.label[int(lost.argmax())])]
+                raise InputError(f"{self.origin} has labels that are no class ({name!r}): see --classes")
+            moved.append(LabelSets.from_pairs(sets.row, place, len(sets)))
+        return replace(self, label=MultiLabels(moved[0], moved[1], label.labelled), classes=classes)
 
     def limit(self, rows: int | None) -> "Manifest":
         """Return at most `rows` rows, chosen evenly over the data by the hash of their keys, in their order."""
@@ -170,7 +203,7 @@ class SourceOptions:
 def make_manifest(
     root: AnyPath,
     refs: Sequence[str] | pa.Array,
-    label: NDArray[np.int32] | None = None,
+    label: Labels | None = None,
     classes: tuple[str, ...] = (),
     columns: pa.Table | None = None,
     key: Iterable[str] | None = None,
@@ -182,7 +215,7 @@ def make_manifest(
     Args:
         root: the folder that the refs are relative to.
         refs: [rows], with / between folders.
-        label: [rows] index into `classes`, -1 where unknown; by default all are.
+        label: [rows] index into `classes`, -1 where unknown; by default all are. Or sets of such indices.
         classes: names of the classes.
         columns: [rows] further columns.
         key: [rows] texts that identify the images; by default the refs.

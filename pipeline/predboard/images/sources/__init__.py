@@ -84,7 +84,7 @@ def open_source(data: str, options: SourceOptions | None = None) -> Manifest:
         manifest = _open(files, options)
     if not options.classes:
         return manifest
-    names: RawLabels = [manifest.classes[i] if i >= 0 else -1 for i in manifest.label] if manifest.classes else []
+    names: RawLabels = [manifest.classes[i] if i >= 0 else -1 for i in manifest.class_label] if manifest.classes else []
     strange, _ = describe_strange(names, options.classes, manifest.origin)
     manifest = replace(manifest, notes=(*manifest.notes, *filter(None, (strange,))))
     return manifest.with_classes(options.classes)

@@ -70,7 +70,7 @@ def list_images(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
     if options.label_column is None and "cls" in columns:
         options = replace(options, label_column="cls")
     manifest = list_labelled(table, files[0], "", refs, root, options)
-    notes = notes if (manifest.label < 0).all() else ()
+    notes = notes if manifest.unlabelled == len(manifest) else ()
     return replace(manifest, notes=(*manifest.notes, *notes, *describe_left_out([], others)))
 
 
