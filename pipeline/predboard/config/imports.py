@@ -12,13 +12,13 @@ from predboard.config.checks import (
     check_update,
     check_workers,
 )
-from predboard.config.fields import Config
+from predboard.config.task import TaskConfig
 from predboard.errors import InputError
 from predboard.storage.paths import MAX_READ_GB, AnyPath
 
 
 @dataclass(frozen=True)
-class ImportConfig(Config):
+class ImportConfig(TaskConfig):
     """Import predictions from another program: .npy, .npz, .pt, .csv, .tsv, .json, .jsonl or .parquet."""
 
     scores: ImportedKind
@@ -41,7 +41,8 @@ class ImportConfig(Config):
 
     label_column: str | None = None
     """Array or column with the true class, a name or an index; none if the rows have no labels. Default: true_label,
-    ground_truth, labels, label, …"""
+    ground_truth, labels, label, … With --task multi-label it has all labels of an image, or is a pattern such as
+    'label_*' (or A,B,C) for one column of 0 and 1 for each class."""
 
     image_column: str | None = None
     """Array or column with the image paths; none if there are none. Default: image, path, file, filename, …"""
@@ -110,6 +111,10 @@ class ImportConfig(Config):
             raise InputError(
                 f"--step has {len(self.step)} numbers for {len(self.files)} files; expected one, or one for each"
             )
+        if self.task == "multi-label" and self.scores not in ("logits", "probabilities"):
+            raise InputError(f"--scores is {self.scores}; with --task multi-label expected logits or probabilities")
+        if self.task == "multi-label" and self.labels_from_folders:
+            raise InputError("--labels-from-folders gives an image one label, but --task is multi-label: see --labels")
         if self.labels is not None and self.labels_from_folders:
             raise InputError("--labels and --labels-from-folders exclude each other: a row has only one label")
         if self.thumbnails and not self.pictures:

@@ -311,7 +311,7 @@ def _class_names(manifest: Manifest, outputs: int) -> tuple[str, ...]:
 
 def _log_unlabelled(manifest: Manifest, classes: tuple[str, ...], log: Callable[[str], None]) -> None:
     """Tell the user how many images have no label, unless they are items of a dataset, which may have their own."""
-    unlabelled = int((manifest.label < 0).sum())
+    unlabelled = manifest.unlabelled
     if unlabelled and not manifest.is_dataset:
         names = ", ".join((*classes[:3], *["…"] * (len(classes) > 3)))
         log(

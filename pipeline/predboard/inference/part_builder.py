@@ -5,7 +5,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Self
@@ -18,8 +18,11 @@ from predboard.config import ImportedKind
 from predboard.images.loader import LoadedImage
 from predboard.images.manifest import Manifest
 from predboard.predictions.derive import to_logits
-from predboard.predictions.schema import Part, Run
+from predboard.predictions.derive_multi_label import to_log_odds
+from predboard.predictions.label_sets import Labels, LabelSets, MultiLabels, label_values
+from predboard.predictions.schema import MULTI_LABEL, Part, Run
 from predboard.predictions.table import Predictions
+from predboard.predictions.tasks import rows_of
 from predboard.storage import timing
 from predboard.storage.part_plan import PartRange
 from predboard.storage.parts import PartWriter, holds_part, open_part, read_batches, row_group_size
@@ -102,21 +105,42 @@ class PartSpec:
         if self.run.thumbnails:
             more["thumbnail"] = [image.thumbnail for image in images]
         scores[[image.error is not None for image in images]] = np.nan  # so that no failed row counts as clipped
-        logits, clipped = (scores, 0) if self.scores == "confidence" else to_logits(scores, self.scores)
-        # A dataset's item may have a label of its own; otherwise it is that of the manifest.
-        pairs = zip(manifest.label[ids].tolist(), images, strict=True)
-        label = np.array([known if image.label is None else image.label for known, image in pairs], np.int64)
-        rows = Predictions.build(
+        logits, clipped = self._logits(scores)
+        rows = rows_of(self.run).predictions.build(
             schema,
             id=ids,
             key=manifest.key[ids],
             image=manifest.image.take(ids),
-            label=np.where(label < len(self.run.classes), label, -1).astype(np.int32),
+            label=self._labels(ids, images),
             logits=logits,
             error=[image.error for image in images],
             more=more,
         )
         return rows, clipped
+
+    def _logits(self, scores: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:
+        """Return the column `logits`, [rows, classes], and how many probabilities were clipped."""
+        if self.scores == "confidence":
+            return scores, 0
+        if self.run.task == MULTI_LABEL and self.scores == "probabilities":
+            return to_log_odds(scores)
+        return to_logits(scores, self.scores)
+
+    def _labels(self, ids: NDArray[np.int64], images: Sequence[LoadedImage]) -> Labels:
+        """Return the labels of rows. A dataset's item may have its own; otherwise they are those of the manifest."""
+        own = [image.label for image in images]
+        known = self.manifest.label[ids]
+        if not isinstance(known, MultiLabels):
+            pairs = zip(known.tolist(), own, strict=True)
+            label = np.array([listed if item is None else item for listed, item in pairs], np.int64)
+            return np.where(label < len(self.run.classes), label, -1).astype(np.int32)
+        if all(item is None for item in own):
+            return known
+        listed: Iterable[tuple[Any, Any]] = label_values(known)
+        rows = [pair if item is None else item for pair, item in zip(listed, own, strict=True)]
+        labels, unknown = (LabelSets.from_lists(row[i] or () for row in rows) for i in (0, 1))
+        labelled = np.array([row[0] is not None for row in rows], bool)
+        return MultiLabels(labels, unknown, labelled).settled(len(self.run.classes))
 
 
 class PartBuilder:
@@ -216,7 +240,7 @@ class PartBuilder:
                 self._writer.schema, ids, images, self._scores[:count], self._embeddings[:count]
             )
             self._clipped += clipped
-            self.failed += int((rows.predicted < 0).sum())
+            self.failed += int((~rows.is_scored).sum())
             self._writer.write(rows)
 
 
@@ -259,7 +283,7 @@ class PartRepair:
             np.concatenate(self._scores),
             np.concatenate(self._embeddings) if self._embeddings else None,
         )
-        self.failed = int((fresh.predicted < 0).sum())
+        self.failed = int((~fresh.is_scored).sum())
         for rows in read_batches(self._old):
             self._writer.write(rows.replace_rows(fresh))
         old = self._old.part

@@ -16,6 +16,7 @@ from predboard.config import ImportedKind
 from predboard.errors import InputError
 from predboard.images.columns import IMAGE_COLUMNS, LABEL_COLUMNS, TRUTH_COLUMNS, find_usual, plain_name
 from predboard.images.label_columns import NO_COLUMN, PREDICTED, refuse_unread
+from predboard.images.label_lists import LabelOptions
 from predboard.images.label_values import numbers_of
 from predboard.storage.paths import MAX_READ_GB
 
@@ -65,6 +66,8 @@ class ColumnRequest:
     needs_image: bool = True
     """Whether the images are looked for in this file."""
     max_read_gb: float = MAX_READ_GB
+    label_sets: LabelOptions | None = None
+    """What the user says of several labels of an image; None where each has one."""
 
     @property
     def usual_score_names(self) -> tuple[str, ...]:

@@ -24,15 +24,17 @@ from predboard.images import loader
 from predboard.images.class_names import read_classes
 from predboard.images.manifest import Manifest
 from predboard.inference import resume
+from predboard.inference.diagnostics import Diagnosis
 from predboard.inference.part_builder import PartBuilder, PartSpec
-from predboard.ingest import labels, row_checks, scores, validation
+from predboard.ingest import label_set_checks, labels, multi_label, row_checks, scores, validation
 from predboard.ingest.columns import ColumnRequest, abbreviate
+from predboard.ingest.label_set_checks import LabelScoreCheck
 from predboard.ingest.saved_scores import SavedScores
-from predboard.ingest.validation import ScoreArray
+from predboard.ingest.validation import ScoreArray, ScoreCheck
 from predboard.models.checkpoints import parse_step
 from predboard.parallel.threads import worker_count
 from predboard.predictions.row_count import RowCount
-from predboard.predictions.schema import Run
+from predboard.predictions.schema import MULTI_LABEL, SINGLE_LABEL, Run
 from predboard.storage import part_plan
 from predboard.storage.locks import lock_folder
 from predboard.storage.parts import ROW_GROUP_MAX_ROWS, read_batches, row_group_size
@@ -41,6 +43,8 @@ from predboard.storage.remote import MAX_CONNECTIONS
 from predboard.storage.runs import delete_part, list_step_numbers, open_step
 from predboard.streams import print_warning
 
+_STORED_AS = {SINGLE_LABEL: "log_probabilities", MULTI_LABEL: "log_odds"}
+"""What probabilities are stored as, by task."""
 _NOT_FINITE = "the scores are not finite"
 _CHUNK_PICTURES = 8
 """Pictures that a thread reads before it takes the next task."""
@@ -187,11 +191,11 @@ def _open_step(
 ) -> _Step:
     """Open the files of one step. Raises InputError if its scores are not what they are said to be."""
     has_labels = config.labels is None and not config.labels_from_folders
-    images_are_labelled = image_list is not None and bool((image_list.label >= 0).any())
+    images_are_labelled = image_list is not None and image_list.unlabelled < len(image_list)
     request = ColumnRequest(
         config.scores,
         config.score_column,
-        config.label_column if has_labels else None,
+        config.label_column if has_labels and config.task == SINGLE_LABEL else None,
         config.image_column if config.images is None else None,
         config.key_column,
         class_names,
@@ -199,6 +203,7 @@ def _open_step(
         needs_label=has_labels and not images_are_labelled,
         needs_image=config.images is None,
         max_read_gb=config.max_read_gb,
+        label_sets=None if config.task == SINGLE_LABEL else multi_label.label_options(config),
     )
     saved = scores.open_saved(files, request)
     source = files[0].name + (f" and {len(files) - 1} more" if len(files) > 1 else "")
@@ -214,16 +219,15 @@ def _open_step(
     labelled = labels.label_manifest(config, files[0], saved, class_names, image_list, log)
     log(labelled.sentence)
     saved = saved.ordered(labelled.manifest.classes)
-    check = validation.ScoreCheck(config.scores, saved.classes)
+    is_single = config.task == SINGLE_LABEL
+    check = (ScoreCheck if is_single else LabelScoreCheck)(config.scores, saved.classes)
     for block in saved.blocks():
         check.add(block)
     if check.rows != saved.rows:
         raise InputError(f"{source} has {check.rows:,} rows of scores and {saved.rows:,} of labels; expected as many")
     for line in check.finish(source):
         log(line)
-    asked = request.label if has_labels else None
-    diagnoses = [*row_checks.check_label_column(saved, labelled.manifest, check.predicted, asked, own=has_labels)]
-    diagnoses += row_checks.diagnose_rows(labelled, check)
+    diagnoses = [*_diagnose(saved, labelled, check, request.label if has_labels else None, own=has_labels)]
     for diagnosis in diagnoses:
         log(f"warning: {diagnosis.text}")
     manifest = labelled.manifest
@@ -236,10 +240,22 @@ def _open_step(
         root=manifest.root,
         shard_size=config.shard_size,
         thumbnails=config.thumbnails,
-        scores=config.scores if config.scores in ("logits", "confidence") else "log_probabilities",
+        scores=config.scores if config.scores in ("logits", "confidence") else _STORED_AS[config.task],
+        task=config.task,
     )
     warnings = tuple(d.text for d in diagnoses if not d.again)
     return _Step(files, config.scores, saved, labelled, run, warnings)
+
+
+def _diagnose(
+    saved: SavedScores, labelled: labels.LabelledManifest, check: ScoreCheck, asked: str | None, own: bool
+) -> Iterator[Diagnosis]:
+    """Compare labels and predictions of all rows."""
+    if isinstance(check, LabelScoreCheck):
+        yield from label_set_checks.diagnose_label_sets(labelled.manifest.label, check)
+    else:
+        yield from row_checks.check_label_column(saved, labelled.manifest, check.predicted, asked, own)
+        yield from row_checks.diagnose_rows(labelled, check)
 
 
 def _digest(files: Sequence[Path], used: Sequence[str]) -> str:
@@ -362,7 +378,8 @@ def _write_part(
             with builder.timed("pictures"):
                 looked = pictures.look(spec.manifest, start, stop)
             usable = validation.usable_rows(kind, block)
-            logits, raised = validation.to_stored_logits(kind, np.where(usable[:, None], block, np.nan))
+            scores_ = np.where(usable[:, None], block, np.nan)
+            logits, raised = validation.to_stored_logits(kind, scores_, exclusive=spec.run.task == SINGLE_LABEL)
             # A picture that cannot be read is no error of the row: its scores are there.
             errors = [None if ok else _NOT_FINITE for ok in usable.tolist()]
             rows = [replace(row, error=error) for row, error in zip(looked, errors, strict=True)]

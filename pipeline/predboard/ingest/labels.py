@@ -17,12 +17,15 @@ from predboard.errors import InputError
 from predboard.formatting import plural
 from predboard.images import sources
 from predboard.images.columns import find_usual, note_repeated, to_storable
+from predboard.images.label_columns import NO_COLUMN
 from predboard.images.label_values import RawLabels, check_labels, describe_strange, parse_labels
-from predboard.images.manifest import Manifest, SourceOptions, canonical_ref, refuse_secret_refs
-from predboard.ingest import columns, scores
+from predboard.images.manifest import Manifest, SourceOptions, refuse_secret_refs
+from predboard.ingest import columns, multi_label, scores
 from predboard.ingest.columns import abbreviate
+from predboard.ingest.joined_rows import canonical_texts, file_name, join_rows
 from predboard.ingest.saved_scores import SavedScores
-from predboard.predictions.schema import ROW_NUMBERS, hash_refs, rename_reserved_columns
+from predboard.predictions.label_sets import Labels
+from predboard.predictions.schema import MULTI_LABEL, ROW_NUMBERS, hash_refs, rename_reserved_columns
 
 _SHOWN_PAIRS = 3
 """Rows and images that a warning names."""
@@ -106,7 +109,14 @@ def label_manifest(
     if image_list is not None:
         image_list = _align(image_list, own, file, config, log)
     root, refs = _located(config, file, own, image_list)
-    label, given, order = _labels(config, file, saved, image_list, refs, class_names, log)
+    _check_class_names(saved, class_names)
+    label: Labels
+    if config.task == MULTI_LABEL:
+        read = multi_label.read_multi_labels(config, saved, refs, class_names, log)
+        label, words, order = read.labels, read.source, _Order(read.classes, read.order)
+    else:
+        label, given, order = _labels(config, file, saved, image_list, refs, class_names, log)
+        words = given.words
     table = saved.columns
     keys = "the images' paths"
     if config.key_column is not None and (image_list is None or config.key_column in table.column_names):
@@ -133,7 +143,7 @@ def label_manifest(
     if image_list is not None:
         how = "by order alone" if all(path is None for path in own) else "by name"
         images = f"--images {config.images}, joined {how}"
-    return LabelledManifest(manifest, given.words, images, keys, order.source, order.assumed)
+    return LabelledManifest(manifest, words, images, keys, order.source, order.assumed)
 
 
 def open_image_list(config: ImportConfig, class_names: tuple[str, ...]) -> Manifest | None:
@@ -143,14 +153,17 @@ def open_image_list(config: ImportConfig, class_names: tuple[str, ...]) -> Manif
     file = Path(config.images)
     if file.suffix.lower() != ".txt":
         root = config.image_root if config.image_root is not None and config.image_root.is_dir() else None
-        options = SourceOptions(config.image_column, None, config.key_column, root, class_names, labels_matter=False)
+        label_column = NO_COLUMN if config.task == MULTI_LABEL else None  # it has one label in each row
+        options = SourceOptions(
+            config.image_column, label_column, config.key_column, root, class_names, labels_matter=False
+        )
         return sources.open_source(config.images, options)
     table = scores.read_columns(file, config.max_read_gb)
-    refs = [str(ref) for ref in _canonical(table.column(0).to_pylist())]
+    refs = [str(ref) for ref in canonical_texts(table.column(0).to_pylist())]
     unknown = np.full(len(refs), -1, np.int32)
     root_folder = str(file.resolve().parent)
     listed = Manifest(root_folder, pa.array(refs, pa.string()), unknown, hash_refs(refs), ())
-    if table.num_columns == 1:
+    if table.num_columns == 1 or config.task == MULTI_LABEL:
         return listed
     parsed = parse_labels(table.column("label"), class_names, f"the labels of {file.name}")
     classes = class_names or parsed.names or parsed.distinct_names
@@ -166,17 +179,11 @@ def open_image_list(config: ImportConfig, class_names: tuple[str, ...]) -> Manif
 # --- paths ---
 
 
-def _canonical(refs: Sequence[str | bytes | None]) -> list[str | None]:
-    """Return the one way to write each path, as the lists of `infer` have it."""
-    texts = (ref.decode("utf-8", "replace") if isinstance(ref, bytes) else ref for ref in refs)
-    return [None if text is None else canonical_ref(str(text)) for text in texts]
-
-
 def _own_refs(saved: SavedScores) -> list[str | None]:
     """Return the path of each image that the file itself has, or None."""
     if saved.image is None:
         return [None] * saved.rows
-    return _canonical(saved.written.column(saved.image).to_pylist())
+    return canonical_texts(saved.written.column(saved.image).to_pylist())
 
 
 def _align(
@@ -187,7 +194,7 @@ def _align(
     Raises InputError if they are not as many, or if names differ.
     """
     listed = [str(ref) for ref in image_list.image.to_pylist()]
-    for name_of in (str, _file_name) if None not in own else ():
+    for name_of in (str, file_name) if None not in own else ():
         place = {name_of(ref): i for i, ref in enumerate(listed)}
         rows = np.array([place.get(name_of(str(ref)), -1) for ref in own])
         if len(place) == len(listed) and len(np.unique(rows)) == len(rows) and (rows >= 0).all():
@@ -200,7 +207,7 @@ def _align(
             f"{file.name} has {len(own):,} rows and {config.images} has {len(listed):,} images; expected as many"
         )
     for row, (path, ref) in enumerate(zip(own, listed, strict=True)):
-        if path is not None and _file_name(path) != _file_name(ref):
+        if path is not None and file_name(path) != file_name(ref):
             raise InputError(
                 f"row {row} is {path} in {file.name} but {ref} in --images, and names allow no join: expected the same "
                 "images, each once, or the same order"
@@ -230,10 +237,6 @@ def _located(
     return str(archive.parent), [ref and f"{archive.name}#{ref}" for ref in refs]
 
 
-def _file_name(ref: str) -> str:
-    return re.split(r"[/#]", ref)[-1]
-
-
 # --- labels ---
 
 
@@ -247,11 +250,6 @@ def _labels(
     log: Callable[[str], None],
 ) -> tuple[NDArray[np.int32], _Given, _Order]:
     """Return [rows] labels, -1 if unknown, where they come from, and the order of the classes."""
-    if class_names and not saved.is_numbered and saved.names and set(class_names) != set(saved.names):
-        raise InputError(
-            f"--classes names {abbreviate(class_names)} but the columns are {abbreviate(saved.names)}; expected the "
-            "same names"
-        )
     known = class_names or saved.names
     if image_list is not None and len(image_list.classes) == saved.classes and (saved.is_numbered or not known):
         known = class_names or image_list.classes
@@ -276,6 +274,15 @@ def _labels(
                 "the same order?"
             )
     return label, given, order
+
+
+def _check_class_names(saved: SavedScores, class_names: tuple[str, ...]) -> None:
+    """Raise InputError if --classes has other names than the scores."""
+    if class_names and not saved.is_numbered and saved.names and set(class_names) != set(saved.names):
+        raise InputError(
+            f"--classes names {abbreviate(class_names)} but the columns are {abbreviate(saved.names)}; expected the "
+            "same names"
+        )
 
 
 def _class_order(
@@ -344,7 +351,7 @@ def _check_labels(given: _Given, scores_per_row: int, classes: tuple[str, ...]) 
 
 def _named_labels(image_list: Manifest) -> RawLabels:
     """Return the labels of a manifest, as names if it has them."""
-    return [int(i) if i < 0 or not image_list.classes else image_list.classes[i] for i in image_list.label]
+    return [int(i) if i < 0 or not image_list.classes else image_list.classes[i] for i in image_list.class_label]
 
 
 def _indices(values: RawLabels, classes: Sequence[str]) -> NDArray[np.int32]:
@@ -368,25 +375,10 @@ def _labels_from_file(config: ImportConfig, file: Path, refs: Sequence[str | Non
     parsed = parse_labels(table.column(label), classes, what)
     column = label if len(names) > 1 else ""
     given = _Given(parsed.values, file.name, parsed.names, column, parsed.reading, parsed.note)
-    values = given.values
-    rest = [name for name in names if name != label]
-    image = find_usual(rest, columns.IMAGE_COLUMN_NAMES)
-    if image is not None and None not in refs:
-        listed = [str(ref) for ref in _canonical(table.column(image).to_pylist())]
-        if listed == refs:
-            return given
-        for name_of in (str, _file_name):
-            by_name = {name_of(ref): value for ref, value in zip(listed, values, strict=True)}
-            wanted = [name_of(str(ref)) for ref in refs]
-            if len(by_name) == len(listed) and any(name in by_name for name in wanted):
-                return replace(given, values=[by_name.get(name, -1) for name in wanted])
-        raise InputError(
-            f"{file} has no labels for these images, or several for one: the first row is {refs[0]} here and "
-            f"{listed[0]} there"
-        )
-    if len(values) != len(refs):
-        raise InputError(f"{file} has {len(values):,} labels for {len(refs):,} rows of scores; expected one per row")
-    return given
+    image = find_usual([name for name in names if name != label], columns.IMAGE_COLUMN_NAMES)
+    listed = None if image is None else table.column(image).to_pylist()
+    rows = join_rows(file, listed, len(given.values), refs)
+    return replace(given, values=[given.values[row] if row >= 0 else -1 for row in rows.tolist()])
 
 
 def _labels_from_folders(refs: Sequence[str | None], classes: Collection[str], source: str) -> RawLabels:

@@ -40,8 +40,8 @@ def check_label_column(
     if not own or saved.label is None:
         return
     others = [repr(name) for name in label_candidates(saved.columns.column_names) if name != saved.label]
-    known = (manifest.label >= 0) & (predicted >= 0)
-    if known.sum() >= diagnostics.MIN_LABELLED and (manifest.label == predicted)[known].all():
+    known = (manifest.class_label >= 0) & (predicted >= 0)
+    if known.sum() >= diagnostics.MIN_LABELLED and (manifest.class_label == predicted)[known].all():
         truth = f"; the truth may be {' or '.join(others)}" if others else ""
         yield Diagnosis(
             "label_is_prediction",
@@ -64,10 +64,10 @@ def diagnose_rows(labelled: labels.LabelledManifest, check: validation.ScoreChec
     if check.is_normalised and check.sample is not None:
         yield from diagnostics.check_normalised(check.sample.astype(np.float32))
     manifest, predicted = labelled.manifest, check.predicted
-    rows = np.flatnonzero((manifest.label >= 0) & (predicted >= 0))
+    rows = np.flatnonzero((manifest.class_label >= 0) & (predicted >= 0))
     most = _DIAGNOSED_ROWS if len(manifest.classes) <= 1_000 else _DIAGNOSED_ROWS_MANY
     rows = rows[np.argsort(mix(manifest.key[rows], Salt.PREFLIGHT), kind="stable")[:most]]
-    guess, label = predicted[rows].astype(np.int64), manifest.label[rows].astype(np.int64)
+    guess, label = predicted[rows].astype(np.int64), manifest.class_label[rows].astype(np.int64)
     yield from _check_indices(guess, label, manifest.classes)
     other = class_order.diagnose_order(guess, label, manifest.classes)
     chance = [*diagnostics.check_chance(guess, label, len(manifest.classes))]

@@ -1,4 +1,4 @@
-"""Hold rows that another program saved: scores in blocks, and every other column with one value in each row.
+"""Hold rows that another program saved: scores in blocks, labels, and every other column with one value in each row.
 
 It knows no files, and not what a score means.
 """
@@ -12,10 +12,51 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from predboard.errors import InputError
+from predboard.images.label_lists import LabelOptions, read_label_sets
+from predboard.images.label_masks import LabelSetColumns, MultiLabelReading, read_mask
 from predboard.images.label_values import numbers_of
 from predboard.ingest import table_files
 from predboard.ingest.columns import abbreviate
 from predboard.ingest.validation import ScoreArray
+
+
+@dataclass(frozen=True)
+class SavedLabelSets:
+    """Labels of saved rows, as they are written."""
+
+    file: str
+    """Name of the file that they are from."""
+    columns: LabelSetColumns
+    table: pa.Table
+    """[rows] the columns; empty where they are an array."""
+    array: NDArray[Any] | None = None
+    """[rows, classes]"""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.table) if self.array is None else len(self.array)
+
+    def read(self, options: LabelOptions, classes: Sequence[str]) -> MultiLabelReading:
+        """Return the labels, whose classes are these if they are known. Raises InputError as `read_label_sets` does."""
+        if self.array is None:
+            return read_label_sets(self.table, self.columns, options, classes, self.file)
+        if options.separator is not None or options.none:
+            flag = "--none" if options.none else "--label-separator"
+            raise InputError(f"{self.words} has 0 and 1 for each class, which {flag} does not apply to: leave it out")
+        return read_mask(self.array, options.empty, classes, self.words)
+
+    @property
+    def words(self) -> str:
+        """The columns and the file, for people."""
+        named = [name for name in self.columns.columns if name]
+        return f"{named[0]!r} of {self.file}" if len(named) == 1 else self.file
+
+    def extended(self, others: Sequence["SavedLabelSets"]) -> "SavedLabelSets":
+        """Return these rows and those of other files of the same columns after them."""
+        tables = [self.table, *(other.table for other in others)]
+        arrays = [part.array for part in (self, *others) if part.array is not None]
+        array = np.concatenate(arrays) if arrays else None
+        return replace(self, table=pa.concat_tables(tables, promote_options="permissive"), array=array)
 
 
 @dataclass(frozen=True)
@@ -42,6 +83,8 @@ class SavedScores:
     """Source of the names of the classes, in words, if they are of neither the score columns nor another array."""
     left_out: tuple[str, ...] = ()
     """Columns that are named like those of scores, and are no classes."""
+    label_sets: SavedLabelSets | None = None
+    """The labels, where an image may have several and the file has them."""
 
     @property
     def is_numbered(self) -> bool:

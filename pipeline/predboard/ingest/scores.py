@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from predboard.errors import InputError, first_line
 from predboard.images.text_tables import UNNAMED
-from predboard.ingest import array_files, columns, confidences, table_files
+from predboard.ingest import array_files, columns, confidences, label_set_columns, table_files
 from predboard.ingest.columns import (
     ColumnRequest,
     ColumnTypes,
@@ -54,6 +54,7 @@ def open_saved(files: Sequence[Path], request: ColumnRequest) -> SavedScores:
             ("classes", other.classes, first.classes),
             ("class names", other.names, first.names),
             ("columns", other.columns.column_names, first.columns.column_names),
+            ("label columns", _label_columns(other), _label_columns(first)),
         ):
             if theirs != ours:
                 raise InputError(
@@ -75,7 +76,14 @@ def open_saved(files: Sequence[Path], request: ColumnRequest) -> SavedScores:
             yield from saved.blocks()
 
     rows = sum(saved.rows for saved in opened)
-    return replace(first, rows=rows, blocks=blocks, columns=tables[0], written=tables[1])
+    sets = first.label_sets
+    if sets is not None:
+        sets = sets.extended([saved.label_sets for saved in opened[1:] if saved.label_sets is not None])
+    return replace(first, rows=rows, blocks=blocks, columns=tables[0], written=tables[1], label_sets=sets)
+
+
+def _label_columns(saved: SavedScores) -> tuple[str, ...]:
+    return () if saved.label_sets is None else saved.label_sets.columns.columns
 
 
 def read_columns(file: Path, max_read_gb: float) -> pa.Table:
@@ -112,8 +120,17 @@ def _from_arrays(file: Path, arrays: dict[str, NDArray[Any]], request: ColumnReq
     one_hot = {other: index for other, array in others.items() if (index := _one_hot(array, scores.shape)) is not None}
     in_rows = {other: array for other, array in others.items() if array.shape == (rows,)}
     texts = [other for other, array in others.items() if array.ndim == 1 and array.dtype.kind in "US"]
-    discrete = [other for other, array in in_rows.items() if array.dtype.kind in "iubUS"] + list(one_hot)
-    label = columns.choose_label(list(others), discrete, request, file)
+    names = _class_names(others, classes)
+    sets = label = None
+    if request.label_sets is not None:
+        known, needed = request.classes or names, request.needs_label
+        sets = label_set_columns.find_in_arrays(file, others, rows, request.label_sets, known, needed)
+        in_rows = {
+            other: array for other, array in in_rows.items() if sets is None or other not in sets.columns.columns
+        }
+    else:
+        discrete = [other for other, array in in_rows.items() if array.dtype.kind in "iubUS"] + list(one_hot)
+        label = columns.choose_label(list(others), discrete, request, file)
     kinds = {other: f"{array.dtype} in each row" for other, array in in_rows.items() if other not in (*texts, label)}
     image = columns.choose_image(list(others), texts, kinds, request, file)
     for chosen in (label, image):
@@ -132,8 +149,7 @@ def _from_arrays(file: Path, arrays: dict[str, NDArray[Any]], request: ColumnReq
             yield block if block.dtype.kind == "f" else block.astype(np.float64)
 
     table = flat_columns(in_rows, rows)
-    names = _class_names(others, classes)
-    if label is None:
+    if label is None and request.label_sets is None:
         fitting = fitting_columns(table, names, classes, image)
         columns.refuse_unread_labels(list(in_rows), fitting, request, file)
     of_rows = dict(zip(table.column_names, table.columns, strict=True)) | one_hot  # lists: a place is no name
@@ -143,7 +159,7 @@ def _from_arrays(file: Path, arrays: dict[str, NDArray[Any]], request: ColumnReq
                 f"{chosen!r} of {file} is {others[chosen].dtype}; expected class names, indices or paths of images"
             )
     written = pa.table({n: of_rows[n] for n in dict.fromkeys((label, image, request.key)) if n in of_rows})
-    return SavedScores(rows, classes, names, (name,), blocks, table, label, image, written)
+    return SavedScores(rows, classes, names, (name,), blocks, table, label, image, written, label_sets=sets)
 
 
 def _class_names(arrays: Mapping[str, NDArray[Any]], classes: int) -> tuple[str, ...]:
@@ -185,15 +201,21 @@ def _from_table(file: Path, table: TableFile, request: ColumnRequest) -> SavedSc
     rest = [name for name in free if table_files.is_plain(table.types[name]) and not table.is_printed(name)]
     image = _choose_image(file, table, free, request)
     not_image = [name for name in free if name != image]
-    discrete = [name for name in not_image if table_files.is_discrete(table.types[name])]
-    label = columns.choose_label(not_image, discrete, request, file)
+    names = score_columns.names or table.class_names
+    sets = label = None
+    if request.label_sets is not None:
+        known, needed = request.classes or names, request.needs_label
+        sets = label_set_columns.find_in_table(file, table, not_image, request.label_sets, known, needed)
+        rest = [name for name in rest if sets is None or name not in sets.columns.columns]
+    else:
+        discrete = [name for name in not_image if table_files.is_discrete(table.types[name])]
+        label = columns.choose_label(not_image, discrete, request, file)
     others = table.read(rest) if rest else pa.table({})
     type_ = pa.string() if table.is_printed(score_columns.columns[0]) else pa.float64()
     with contextlib.closing(table.batches(score_columns.columns[:1], type_)) as batches:
         start = next(batch for batch in batches if len(batch))
         single = len(score_columns.columns) == 1
         width = _matrix(score_columns, start, None, 0, file).shape[1] if single else len(score_columns.columns)
-        names = score_columns.names or table.class_names
         if names and not len(set(names)) == len(names) == width:
             raise InputError(f"{file} names {abbreviate(names)} as its classes; expected {width} names, each once")
         rows = len(others) if rest else len(start) + sum(map(len, batches))
@@ -208,7 +230,7 @@ def _from_table(file: Path, table: TableFile, request: ColumnRequest) -> SavedSc
             at += len(batch)
             yield scores
 
-    if label is None:
+    if label is None and request.label_sets is None:
         fitting = fitting_columns(others, names, width, image)
         columns.refuse_unread_labels(not_image, fitting, request, file)
     chosen = [name for name in dict.fromkeys((label, image, request.key)) if name in free]
@@ -227,6 +249,7 @@ def _from_table(file: Path, table: TableFile, request: ColumnRequest) -> SavedSc
         image,
         written,
         left_out=score_columns.left_out,
+        label_sets=sets,
     )
 
 

@@ -1,8 +1,9 @@
 """Check that saved scores are what --scores says, measure their precision, and convert them to stored logits.
 
 Probabilities are at least 0 and sum to 1 in every row, as closely as their precision allows; log-probabilities are at
-most 0 and their exponentials sum to 1. The precision is not that of the file but the coarsest that all its numbers fit
-in: what a network computed in float16 is often saved as float32, or rounded and printed. The module knows no files.
+most 0 and their exponentials sum to 1. Where an image may have several labels, each has a probability of its own, and
+no sum is expected. The precision is not that of the file but the coarsest that all its numbers fit in: what a network
+computed in float16 is often saved as float32, or rounded and printed. The module knows no files.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from predboard.config import ImportedKind, ScoreKind
 from predboard.errors import InputError
 from predboard.formatting import plural
 from predboard.predictions.derive import MIN_PROBABILITY, to_log_probabilities
+from predboard.predictions.derive_multi_label import MAX_PROBABILITY, to_log_odds
 
 _SAMPLE_ROWS = 512
 """Rows that are kept to be looked at together."""
@@ -25,6 +27,9 @@ ScoreArray = NDArray[np.floating[Any]]
 
 MAX_SUM_ERROR = 0.1
 """A row whose sum is further than this from 1 does not hold probabilities, however coarse its numbers."""
+
+_ONE_SUM = 0.01
+"""How far the sum of a row of a softmax may be from 1 by rounding."""
 
 MIN_SORTED_ROWS = 20
 """When at least so many rows all fall from first to last, they list the highest scores, not one score per class."""
@@ -125,11 +130,13 @@ class ScoreCheck:
 
     kind: ImportedKind
     classes: int
+    exclusive: bool = True
+    """Whether an image has one class, so that its probabilities sum to 1; else each label has one by itself."""
     rows: int = 0
     failed: int = 0
     """Rows with a number that is not finite."""
     raised: int = 0
-    """Probabilities below `MIN_PROBABILITY`."""
+    """Probabilities below `MIN_PROBABILITY`; of labels by themselves also those above `MAX_PROBABILITY`."""
     sums: dict[int, float] = field(default_factory=dict)
     """Sum of the probabilities, by row, of rows that contradict a precision first."""
     sample: ScoreArray | None = None
@@ -138,10 +145,11 @@ class ScoreCheck:
     def __post_init__(self) -> None:
         """Begin one record for each precision, the coarsest first."""
         kind: ScoreKind = "probabilities" if self.kind == "confidence" else self.kind
-        bounds = [(min(p.bound(kind, self.classes), MAX_SUM_ERROR), p) for p in SAVED_PRECISIONS]
+        summed = self.classes if self.exclusive else 1
+        bounds = [(min(p.bound(kind, summed), MAX_SUM_ERROR), p) for p in SAVED_PRECISIONS]
         ordered = sorted(bounds, key=lambda pair: -pair[0])
         self._precisions = [(p, _Contradictions(bound)) for bound, p in ordered]
-        self._in_unit = self._sorted = True
+        self._in_unit = self._sorted = self._sums_to_one = True
         self._predicted: list[NDArray[np.int32]] = []
 
     @property
@@ -192,9 +200,11 @@ class ScoreCheck:
         if self.kind in ("logits", "confidence"):
             self._in_unit &= bool((beyond <= 0).all())
             return
-        self.raised += int((p < MIN_PROBABILITY).sum())
+        self.raised += int(((p < MIN_PROBABILITY) | ((p > MAX_PROBABILITY) & (not self.exclusive))).sum())
+        self._sums_to_one &= bool((np.abs(total - 1) < _ONE_SUM).all())
         for _, contradictions in self._precisions:
             outside, off = beyond > contradictions.bound, np.abs(total - 1) > contradictions.bound
+            off &= self.exclusive
             contradictions.outside += int(outside.sum())
             contradictions.wrong_sum += int((off & ~outside).sum())
             if contradictions.first_row < 0 and (wrong := outside | off).any():
@@ -221,7 +231,17 @@ class ScoreCheck:
             has = "has" if self.failed == 1 else "have"
             become = "it becomes a failed row" if self.failed == 1 else "they become failed rows"
             lines.append(f"warning: {plural(self.failed, 'row')} in {file} {has} scores that are not finite; {become}")
-        if self.raised:
+        if not self.exclusive and self.kind == "probabilities" and self._sums_to_one and self.classes > 1:
+            lines.append(
+                f"warning: the probabilities of every row in {file} sum to 1, as after a softmax: are these "
+                "single-label? Then leave --task multi-label out"
+            )
+        if self.raised and not self.exclusive:
+            lines.append(
+                f"{plural(self.raised, 'probability', 'probabilities')} of 0 or 1 in {file} became "
+                f"{MIN_PROBABILITY:.1e} or {MAX_PROBABILITY:.8f}, whose log-odds are finite"
+            )
+        elif self.raised:
             was = "was" if self.raised == 1 else "were"
             lines.append(
                 f"{plural(self.raised, 'probability', 'probabilities')} below {MIN_PROBABILITY:.1e} in {file} "
@@ -237,9 +257,12 @@ class ScoreCheck:
         wrong = [f"{plural(worst.outside, 'row has', 'rows have')} {outside[self.kind]}"] * bool(worst.outside)
         if worst.wrong_sum:
             wrong.append(f"{plural(worst.wrong_sum, 'row does', 'rows do')} not sum to 1 within {worst.bound:.1g}")
+        where = f"row {worst.first_row}"
+        if self.exclusive:
+            where += f", with sum {self.sums[worst.first_row]:.6g}"
         raise InputError(
             f"{file} does not hold {self.kind}: of {self.rows:,} rows, {' and '.join(wrong)} (as {precision.name} "
-            f"allows); the first is row {worst.first_row}, with sum {self.sums[worst.first_row]:.6g}: see --scores"
+            f"allows); the first is {where}: see --scores"
         )
 
 
@@ -250,12 +273,14 @@ def usable_rows(kind: ImportedKind, block: ScoreArray) -> NDArray[np.bool_]:
     return np.asarray((np.abs(block) <= np.finfo(np.float32).max).all(axis=1))
 
 
-def to_stored_logits(kind: ImportedKind, block: ScoreArray) -> tuple[NDArray[np.float32], int]:
+def to_stored_logits(kind: ImportedKind, block: ScoreArray, exclusive: bool = True) -> tuple[NDArray[np.float32], int]:
     """Return the column `logits` for usable scores, [rows, classes], and how many probabilities were raised.
 
     Probabilities below `MIN_PROBABILITY` are raised to it, so that their logarithms are finite. What rounding left
-    below 0 counts as 0.
+    below 0 counts as 0. Probabilities of labels by themselves, not `exclusive`, become log-odds.
     """
+    if kind == "probabilities" and not exclusive:
+        return to_log_odds(block)
     if kind == "probabilities":
         return to_log_probabilities(np.maximum(block, 0))
     if kind == "log_probabilities":
