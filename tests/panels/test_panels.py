@@ -292,6 +292,7 @@ TAGS = {  # of six classes and one step, by panel; a panel's own test says what 
         *("curves/roc", "curves/risk_coverage"),
     ],
     "glance": ["1_glance/report_card", *(f"1_glance/{name}" for name in ("accuracy", "f1_macro", "nll"))],
+    "groups": [],  # without a file of groups
     "hparams": [],
     "metrics": [f"metrics/{name}" for name in (spec.name for spec in registry.rows("overall"))]
     + [

@@ -22,6 +22,7 @@ from predboard.errors import InputError
 from predboard.evaluation.amend import Amendments
 from predboard.formatting import plural, shared_start
 from predboard.images import decode
+from predboard.metrics.class_groups import NO_GROUPS, ClassGroups, read_class_groups
 from predboard.metrics.slices import Crosses, check_crosses
 from predboard.parallel.threads import ordered_map, worker_count
 from predboard.predictions.positive_class import with_positive
@@ -92,7 +93,10 @@ def compare(config: CompareConfig, log: Callable[[str], None] = print_warning) -
         if all_ or pair[0] == 0
     }
     positive = with_positive(sides[-1].step.run, config.positive).positive_class
-    made_from = _made_from(name, sides, config, amendments)
+    groups = NO_GROUPS
+    if config.groups is not None:
+        groups = read_class_groups(config.groups, classes[0, len(sides) - 1].names)
+    made_from = _made_from(name, sides, config, amendments, groups)
     if current := log_folder.find_current(folder, made_from):
         summary = report.read_compare((folder / report.COMPARE_FILE).read_bytes())
         if summary is not None:
@@ -105,7 +109,7 @@ def compare(config: CompareConfig, log: Callable[[str], None] = print_warning) -
     which = plural(len(classes), "pair") if all_ else "each with the first and with the most accurate"
     log(f"{name}: {plural(rows, 'row')} in {plural(len(sides), 'step')}, {which}")
     with log_folder.replace_logs(folder, "comparison", config.predictions, log) as draft:
-        pairs, examples = _pairs(sides, classes, draft.staging, config.slice, positive)
+        pairs, examples = _pairs(sides, classes, draft.staging, config.slice, positive, groups)
         while lacking := report.missing_pairs(pairs, len(sides)):
             pairs |= {pair: _compare_pair(sides, pair, _classes(sides, pair, config), positive) for pair in lacking}
         if not any(comparison.state.both for comparison in pairs.values()):
@@ -206,6 +210,7 @@ def _pairs(
     folder: Path,
     crosses: Crosses,
     positive: str,
+    groups: ClassGroups,
 ) -> tuple[dict[tuple[int, int], Comparison], Examples]:
     """Compare these pairs; the first side against the last with the table of changes and examples."""
     pairs = {}
@@ -214,7 +219,7 @@ def _pairs(
         old, new = sides[i].step, sides[j].step
         if (i, j) == (0, last):
             state, examples = _in_full(old, new, mapping, folder, crosses)
-            pairs[i, j] = Comparison(state, mapping.names, positive=positive)
+            pairs[i, j] = Comparison(state, mapping.names, positive=positive, groups=groups)
         else:
             pairs[i, j] = _compare_pair(sides, (i, j), mapping, positive)
     return pairs, examples
@@ -338,7 +343,9 @@ def _time(sides: Sequence[Side]) -> float:
     return max(side.step.finished for side in sides) + 1
 
 
-def _made_from(name: str, sides: Sequence[Side], config: CompareConfig, amendments: Amendments) -> str:
+def _made_from(
+    name: str, sides: Sequence[Side], config: CompareConfig, amendments: Amendments, groups: ClassGroups
+) -> str:
     """Return a digest of everything that decides what is written, as far as it is known without reading rows."""
     parts = [[side.name, [[asdict(p.part), p.run.fingerprint] for p in side.step.parts]] for side in sides]
     root = None if config.image_root is None else str(config.image_root.resolve())
@@ -349,6 +356,7 @@ def _made_from(name: str, sides: Sequence[Side], config: CompareConfig, amendmen
             "image_root": root,
             "images_anywhere": config.images_anywhere,
             "mapped": config.map_classes,
+            "groups": asdict(groups),
             "slices": config.slice,
             "positive": config.positive,
             "code": log_folder.code_digest(),

@@ -5,7 +5,7 @@ get right, or both get wrong, cancels out.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,7 @@ from predboard.comparison.paired_counts import CALIBRATION_BINS, PairedCounts
 from predboard.formatting import unique_names
 from predboard.metrics import calibration, registry
 from predboard.metrics.bootstrap import ClassSums, bias_corrected_interval, poisson_resamples
+from predboard.metrics.class_groups import NO_GROUPS, ClassGroups
 from predboard.metrics.counts import CountMetrics, Counts, MarginMetric, Margins
 from predboard.metrics.intervals import (
     WILSON,
@@ -95,6 +96,8 @@ class Comparison:
     """Slices of numbers are cut where those of this state are, which is that of the new step's own metrics."""
     positive: str = ""
     """Name of the positive one of two classes; empty if there is none."""
+    groups: ClassGroups = NO_GROUPS
+    """Groups of the classes of both steps."""
 
     @property
     def classes(self) -> int:
@@ -221,7 +224,23 @@ class Comparison:
         differences = {**self.overall}
         for name, of_class in zip(unique_names(self.names), self._of_classes, strict=True):
             differences |= {f"classes/{name}/{figure}": difference for figure, difference in of_class.items()}
-        return differences | self._of_slices
+        return differences | self._of_slices | self.of_groups
+
+    @cached_property
+    def of_groups(self) -> dict[str, Difference]:
+        """Differences of the metrics of each level of groups, by name: of the group of the predicted class."""
+        differences = {}
+        for level in self.groups.levels if self.rows else ():
+            size = len(level.groups)
+            label, old, new = (level.place[classes] for classes in self.joint[:3])
+            cell, where = np.unique((label * size + old) * size + new, return_inverse=True)
+            count = np.zeros(len(cell), np.int64)
+            np.add.at(count, where, self.joint[3])
+            by_group = Comparison(replace(self.state, cells=Counted(cell.astype(np.int64), count)), level.groups)
+            specs = [spec for spec in registry.rows("groups") if spec.paired]
+            for name, difference in by_group._differences_of(specs, {specs[0].name: by_group._accuracy}).items():
+                differences[name.replace("*", level.name)] = difference
+        return differences
 
     @cached_property
     def overall(self) -> dict[str, Difference]:
@@ -229,9 +248,14 @@ class Comparison:
         if not self.rows:
             return {}
         specs = [spec for spec in registry.rows("overall", "calibration") if spec.paired]
+        return self._differences_of(specs, {"accuracy": self._accuracy, "nll": self._nll, "calibration/ece": self._ece})
+
+    def _differences_of(
+        self, specs: Sequence[MetricSpec], by_name: Mapping[str, Callable[[MetricSpec], Difference | None]]
+    ) -> dict[str, Difference]:
+        """Return the differences of metrics by name: of margins by bootstrap, of the others as `by_name` says."""
         functions = {spec.name: spec.margins for spec in specs if spec.margins is not None}
         draws = {} if self.state.identical or not functions else self._bootstrap(functions)
-        by_name = {"accuracy": self._accuracy, "nll": self._nll, "calibration/ece": self._ece}
         differences: dict[str, Difference] = {}
         for spec in specs:
             if spec.needs_scores and not self.state.losses:

@@ -51,13 +51,14 @@ def _metrics(comparison: Comparison, old: Side, new: Side) -> str:
         f"| | {escape_markdown(old.name)} | {escape_markdown(new.name)} | difference | 95 % interval | |",
         "|---|---:|---:|---:|---|---|",
     ]
-    for name, d in comparison.overall.items():
+    for name, d in (comparison.overall | comparison.of_groups).items():
         spec = registry.require(name)
+        label = spec.label_with_unit
+        if spec.group == "groups":
+            label = f"{escape_markdown(name.split('/', 1)[1].rpartition('/')[0])}: {label}"
         ends = "–" if d.interval is None else f"{signed(d.interval[0], 4)} to {signed(d.interval[1], 4)}"
         word = SIGN_WORDS[{"more": 1, "less": -1, "neither": 0}[spec.better] * proven_sign(d)]
-        lines.append(
-            f"| {spec.label_with_unit} | {d.old:.4f} | {d.new:.4f} | {signed(d.difference, 4)} | {ends} | {word} |"
-        )
+        lines.append(f"| {label} | {d.old:.4f} | {d.new:.4f} | {signed(d.difference, 4)} | {ends} | {word} |")
     return "\n".join(lines)
 
 

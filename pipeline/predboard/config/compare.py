@@ -28,6 +28,9 @@ class CompareConfig(GroupedAmendConfig):
     slice: tuple[tuple[str, ...], ...] = ()
     """Columns of the manifest whose values are crossed, such as country,season; may be repeated."""
 
+    groups: Path | None = None
+    """CSV file of groups of the classes: class, level 1, level 2, …; its header names the levels (docs/groups.md)."""
+
     map_classes: bool = False
     """Match classes by name when the two runs list different classes, or in a different order."""
 

@@ -31,6 +31,9 @@ class GateConfig(GroupedAmendConfig):
     positive: str | None = None
     """Name of the positive one of two classes. Default: as the predictions record it, else the second."""
 
+    groups: Path | None = None
+    """CSV file of groups of the classes: class, level 1, level 2, …; its header names the levels (docs/groups.md)."""
+
     suggest: bool = False
     """Print a first file of rules, made from these predictions, and stop."""
 

@@ -43,6 +43,9 @@ class VisualizeConfig(GroupedAmendConfig):
     positive: str | None = None
     """Name of the positive one of two classes. Default: as the predictions record it, else the second."""
 
+    groups: Path | None = None
+    """CSV file of groups of the classes: class, level 1, level 2, …; its header names the levels (docs/groups.md)."""
+
     image_root: AnyPath | None = None
     """Current folder of the source images, if they were moved after inference."""
 

@@ -30,6 +30,7 @@ from predboard.gating.reports import to_json, to_junit, to_markdown
 from predboard.gating.rules import Rule, parse_rules, read_rules
 from predboard.gating.suggest import suggest_rules, suggested_metrics
 from predboard.metrics import registry
+from predboard.metrics.class_groups import NO_GROUPS, ClassGroups, read_class_groups
 from predboard.metrics.counts import Counts, CountsPanel
 from predboard.metrics.intervals import INDEPENDENT, independent_interval
 from predboard.metrics.metric_spec import Direction
@@ -110,13 +111,16 @@ def gate(
     if drops and config.baseline:
         old, more = _amended(open_one_step(config.baseline, config.baseline_step, "--baseline-step"), amendments)
         notes += [f"baseline: {note}" for note in more]
+    groups = NO_GROUPS if config.groups is None else read_class_groups(config.groups, step.run.classes)
     for rule in rules:
         _refuse_absent(step, rule.metric)
+        if rule.metric.startswith("groups/") and config.groups is None:
+            raise InputError(f"rule {rule.title!r} is on groups of classes: name their file, --groups")
         if old is not None and rule.max_drop is not None:
             _refuse_absent(old, rule.metric)
     crosses = crosses_in(rule.metric for rule in rules)
     positive = with_positive(step.run, config.positive).positive_class
-    new = measure_step(step, {pattern_of(rule.metric) for rule in rules}, config.workers, crosses, positive)
+    new = measure_step(step, {pattern_of(rule.metric) for rule in rules}, config.workers, crosses, positive, groups)
     change, paired = (None, {}) if old is None else baseline_change(old, new, drops, directions, config)
     complete = [] if config.allow_incomplete else [check_complete(new.images["rows"], new.images["manifest_rows"])]
     printed = [] if report is None else _check_report(report, new, config, log)
@@ -238,7 +242,12 @@ def open_one_step(folder: AnyPath, number: int | None, flag: str) -> Step:
 
 
 def measure_step(
-    step: Step, names: Collection[str], workers: int, crosses: Crosses = (), positive: str = ""
+    step: Step,
+    names: Collection[str],
+    workers: int,
+    crosses: Crosses = (),
+    positive: str = "",
+    groups: ClassGroups = NO_GROUPS,
 ) -> StepMetrics:
     """Compute metrics of a step without drawing anything, and others that come with them.
 
@@ -248,9 +257,10 @@ def measure_step(
         workers: processes to use where there is enough to do; 0 for one per processor.
         crosses: columns whose values are crossed in slices.
         positive: the positive one of two classes; empty for the one that the step records.
+        groups: of the step's classes.
     """
     chosen: dict[str, HasMetrics] = {}
-    every = panels.configure(panels.choose(()), crosses=crosses)
+    every = panels.configure(panels.choose(()), crosses=crosses, groups=groups)
     for name, panel in (every if step.run.has_scores else panels.without_scores(every)).items():
         if isinstance(panel, HasMetrics) and (wanted := set(names) & set(panel.metric_directions)):
             chosen[name] = panel.restricted_to(wanted)
@@ -307,7 +317,8 @@ def compare_steps(old: Step, new: StepMetrics, config: GateConfig, slices: bool,
     classes = join.match_classes(old.run, new.step.run, names, config.map_classes)
     counts = count_pairs(old, new.step, classes, slices, crosses)
     positive = with_positive(new.step.run, config.positive).positive_class
-    return Comparison(counts, classes.names, new.states.get("slices"), positive)
+    groups = NO_GROUPS if config.groups is None else read_class_groups(config.groups, classes.names)
+    return Comparison(counts, classes.names, new.states.get("slices"), positive, groups)
 
 
 def baseline_change(
@@ -326,7 +337,9 @@ def baseline_change(
     comparison = compare_steps(old, new, config, any(rule.metric.startswith("slices/") for rule in drops), crosses)
     state = comparison.state
     apart = {rule.metric for rule in drops if not is_paired(rule.metric)}
-    before = measure_step(old, {pattern_of(metric) for metric in apart}, config.workers, crosses, comparison.positive)
+    groups = NO_GROUPS if config.groups is None else read_class_groups(config.groups, old.run.classes)
+    patterns = {pattern_of(metric) for metric in apart}
+    before = measure_step(old, patterns, config.workers, crosses, comparison.positive, groups)
     unpaired = unpaired_share(comparison.rows, before, new)
     identical = state.identical and not unpaired  # the same predictions of the same images: all metrics are the same
     differences = {n: d for n, d in comparison.differences.items() if is_paired(n)}

@@ -44,6 +44,8 @@ DELETE_ONE_OF_CLASS = f"{DELETE_ONE_WIDENED}, and none is shown where it is too 
 NEWCOMBE = "square-and-add of Wilson's intervals, with the correlation of the two (Newcombe 1998, method 10)"
 ZOU = "square-and-add of Wilson's intervals, with the correlation of the two (Zou & Donner 2008)"
 INDEPENDENT = "square-and-add of both intervals, as if the images were different ones (Newcombe 1998, method 10)"
+BOOTSTRAP = "bias-corrected bootstrap of the confusion cells, {:,} draws"
+PAIRED_BOOTSTRAP = "bias-corrected bootstrap of the cells (label, old, new), {:,} draws"
 PAIRED_MEAN = "mean of the rows' differences ± 1.96 standard errors"
 
 

@@ -10,7 +10,16 @@ Direction = Literal["more", "less", "neither"]
 """Direction in which a metric is better."""
 
 Group = Literal[
-    "images", "overall", "positive", "nothing", "calibration", "thresholds", "classes", "slices", "label_issues"
+    "images",
+    "overall",
+    "positive",
+    "nothing",
+    "calibration",
+    "thresholds",
+    "classes",
+    "slices",
+    "groups",
+    "label_issues",
 ]
 
 

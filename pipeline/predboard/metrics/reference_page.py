@@ -21,6 +21,7 @@ TITLES: dict[Group, str] = {
     "thresholds": "Thresholds",
     "classes": "Each class",
     "slices": "Each slice",
+    "groups": "Each level of groups of classes (`--groups`)",
     "label_issues": "Label issues",
 }
 

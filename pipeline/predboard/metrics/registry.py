@@ -12,16 +12,16 @@ from typing import Any
 
 from predboard.metrics import calibration, classification, intervals, slices, two_classes
 from predboard.metrics.counts import Counts, MarginMetric
+from predboard.metrics.group_registry import GROUPS
 from predboard.metrics.metric_spec import Direction, Group, MetricSpec
 from predboard.metrics.multi_label.label_registry import LABEL_METRICS
 from predboard.predictions.schema import MULTI_LABEL, SINGLE_LABEL
 
-BOOTSTRAP = "bias-corrected bootstrap of the confusion cells, {:,} draws"
-PAIRED_BOOTSTRAP = "bias-corrected bootstrap of the cells (label, old, new), {:,} draws"
+BOOTSTRAP, PAIRED_BOOTSTRAP = intervals.BOOTSTRAP, intervals.PAIRED_BOOTSTRAP
 PAIRED_BINS = "bias-corrected bootstrap of the joint calibration bins, {:,} draws"
 
-PREFIXES = ("classes/", "slices/")
-"""Beginnings of the names of metrics that each class or slice has."""
+PREFIXES = ("classes/", "slices/", "groups/")
+"""Beginnings of the names of metrics that each class, slice or level of groups has."""
 
 
 def _count(name: str, label: str, definition: str, count: Callable[[Counts, int], int]) -> MetricSpec:
@@ -347,7 +347,9 @@ LABEL_ISSUES = (
     ),
 )  # fmt: skip
 
-METRICS: tuple[MetricSpec, ...] = (*IMAGES, *OVERALL, *POSITIVE, *CALIBRATION, *CLASSES, *SLICES, *LABEL_ISSUES)
+METRICS: tuple[MetricSpec, ...] = (
+    *(*IMAGES, *OVERALL, *POSITIVE, *CALIBRATION, *CLASSES, *SLICES, *GROUPS, *LABEL_ISSUES),
+)
 """All metrics of one label, in the order in which they are shown."""
 
 
@@ -383,7 +385,7 @@ def require(name: str, *tasks: str) -> MetricSpec:
 
 
 def pattern_of(name: str) -> str:
-    """Return the name of a metric with `*` for its class or slice.
+    """Return the name of a metric with `*` for its class, slice or level of groups.
 
     >>> pattern_of("classes/a/b/recall"), pattern_of("slices/country=NO/nll"), pattern_of("calibration/ece")
     ('classes/*/recall', 'slices/*/nll', 'calibration/ece')

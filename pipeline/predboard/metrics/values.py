@@ -6,7 +6,9 @@ from math import isnan
 
 from predboard.metrics.bootstrap import bias_corrected_interval, bootstrap_margins
 from predboard.metrics.calibration import CalibrationEvidence
-from predboard.metrics.counts import Counts
+from predboard.metrics.class_groups import ALL_LEVELS, ClassGroups
+from predboard.metrics.counts import CountMetrics, Counts
+from predboard.metrics.group_counts import GroupCounts, height_evidence, level_evidence, mistake_height
 from predboard.metrics.metric_spec import MetricSpec
 from predboard.metrics.metric_state import AnyState, ClassMetric, CountState, MetricState
 from predboard.metrics.registry import rows
@@ -48,19 +50,23 @@ def _overall(state: AnyState) -> dict[str, Metric]:
 def _without_logits(state: CountState) -> dict[str, Metric | None]:
     m = state.metrics
     specs = [spec for spec in rows("overall") if not spec.needs_logits]
-    functions = {spec.name: spec.margins for spec in specs if spec.margins is not None}
-    draws = bootstrap_margins(m, functions) if functions else {}
     metrics: dict[str, Metric | None] = {}
     for spec in specs:
         if spec.margins is None:
             absent = spec.compute is None or (spec.needs_scores and not state.counts.losses)
             metrics[spec.name] = None if absent or spec.compute is None else _described(spec, spec.compute(state))
-        elif not isnan(value := float(spec.margins(m.margins))):
+    return metrics | {spec.name: metric for spec, metric in _of_margins(m, specs)}
+
+
+def _of_margins(m: CountMetrics, specs: Sequence[MetricSpec]) -> Iterator[tuple[MetricSpec, Metric]]:
+    """Yield the metrics that follow from the margins of a confusion matrix, unless they are undefined."""
+    functions = {spec.name: spec.margins for spec in specs if spec.margins is not None}
+    draws = bootstrap_margins(m, functions) if functions else {}
+    for spec in specs:
+        if spec.margins is not None and not isnan(value := float(spec.margins(m.margins))):
             drawn = draws[spec.name]
             method = spec.interval.format(len(drawn))
-            ends = bias_corrected_interval(value, drawn)
-            metrics[spec.name] = Metric(value, ends, spec.definition, method, rows=m.counted)
-    return metrics
+            yield spec, Metric(value, bias_corrected_interval(value, drawn), spec.definition, method, rows=m.counted)
 
 
 def positive_metrics(state: AnyState, positive: int) -> dict[str, Metric]:
@@ -140,6 +146,26 @@ def metric_curves(
         chart = f"intervals/{spec.name}"
         words = f"{spec.tag} with its 95 % interval."
         yield step, BandChart(chart, spec.tag, f"{chart}/lower", f"{chart}/upper", words)
+
+
+def group_metrics(state: GroupCounts, groups: ClassGroups) -> dict[str, Metric]:
+    """Return the metrics of each level of groups by name; undefined ones are left out."""
+    metrics: dict[str, Metric] = {}
+    for evidence in level_evidence(state, groups):
+        prefix = f"groups/{evidence.level.name}"
+        for spec in rows("groups"):
+            of_level = spec.compute is not None and spec.compute is not mistake_height
+            if of_level and (metric := _described(spec, spec.compute(evidence))):
+                metrics[f"{prefix}/{spec.short}"] = metric
+        for counts, summed in ((evidence.predicted, False), (evidence.summed, True)):
+            if counts is not None and counts.counted:
+                specs = [spec for spec in rows("groups") if spec.margins and spec.needs_logits == summed]
+                metrics |= {f"{prefix}/{spec.short}": metric for spec, metric in _of_margins(counts, specs)}
+    height = mistake_height(height_evidence(state, groups)) if groups.nested else None
+    for spec in rows("groups"):
+        if spec.compute is mistake_height and (metric := _described(spec, height)):
+            metrics[f"groups/{ALL_LEVELS}/{spec.short}"] = metric
+    return metrics
 
 
 def _described(spec: MetricSpec, metric: Metric | None) -> Metric | None:

@@ -186,6 +186,16 @@ class LastStepOnly(Protocol):
         ...
 
 
+@runtime_checkable
+class NeedsSetting(Protocol):
+    """A panel that has nothing to draw without one of its settings, and is left out then."""
+
+    @property
+    def is_set(self) -> bool:
+        """Whether the setting is given."""
+        ...
+
+
 def names() -> tuple[str, ...]:
     """Return the names of all panels in the order in which they are drawn.
 
@@ -225,13 +235,17 @@ def choose(wanted: tuple[str, ...]) -> dict[str, Panel]:
 
 
 def configure(chosen: Mapping[str, Panel], **settings: Any) -> dict[str, Panel]:
-    """Return the panels with those of the settings that are fields of theirs; None leaves a panel's own value."""
+    """Return the panels with those of the settings that are fields of theirs; None leaves a panel's own value.
+
+    A panel that needs a setting which is not given is left out.
+    """
     given = {name: value for name, value in settings.items() if value is not None}
     own = {name: {field.name for field in fields(cast(Any, panel))} for name, panel in chosen.items()}
-    return {
+    set_up = {
         name: cast(Panel, replace(cast(Any, panel), **{k: v for k, v in given.items() if k in own[name]}))
         for name, panel in chosen.items()
     }
+    return {name: panel for name, panel in set_up.items() if not isinstance(panel, NeedsSetting) or panel.is_set}
 
 
 def without_scores(chosen: Mapping[str, Panel]) -> dict[str, Panel]:

@@ -7,10 +7,12 @@ from math import isnan
 
 from predboard.drawing import report_card
 from predboard.drawing.report_card import ReportCard
-from predboard.formatting import plural
+from predboard.formatting import percent, plural
+from predboard.metrics.class_groups import NO_GROUPS, ClassGroups
 from predboard.metrics.classification import f1_macro
 from predboard.metrics.counts import CountMetrics, Counts, CountsPanel
 from predboard.metrics.data_warnings import data_warnings
+from predboard.metrics.group_counts import grouped_counts
 from predboard.metrics.intervals import wilson_interval
 from predboard.panels import RunInfo
 from predboard.summaries import Picture, Pixels, Scalar, Summary
@@ -19,6 +21,9 @@ from predboard.summaries import Picture, Pixels, Scalar, Summary
 @dataclass(frozen=True)
 class Panel(CountsPanel):
     """Picture: report card with accuracy, counts, worst classes, most frequent confusions, warnings. Three scalars."""
+
+    groups: ClassGroups = NO_GROUPS
+    """Of the finest level the card has the accuracy."""
 
     def render(self, info: RunInfo, states: Mapping[int, Counts]) -> Iterator[tuple[int, Summary]]:
         """Yield a card and a point of each curve for each step; the card has the accuracy of all steps as a curve."""
@@ -38,12 +43,16 @@ class Panel(CountsPanel):
                 ):
                     if not isnan(value):
                         yield step, Scalar(f"1_glance/{name}", value, description)
-            card = functools.partial(_report_card, info, step, metrics, trend)
+            card = functools.partial(_report_card, info, step, metrics, trend, self.groups)
             yield step, Picture("1_glance/report_card", card, "Start here.")
 
 
 def _report_card(
-    info: RunInfo, step: int, scores: CountMetrics, trend: list[tuple[int, float, float, float]]
+    info: RunInfo,
+    step: int,
+    scores: CountMetrics,
+    trend: list[tuple[int, float, float, float]],
+    groups: ClassGroups,
 ) -> Pixels:
     names, known = info.run.classes, info.steps[step]
     stage_one = [warning.partition(": ")[0] for warning in known.warnings]  # the report says what to do
@@ -52,6 +61,10 @@ def _report_card(
         warnings[0] = warnings[0].partition(": ")[0]
     hits = int(scores.hits.sum())
     facts = [("images", f"{scores.counts.rows:,}"), ("classes", f"{len(names):,}")]
+    if groups.levels and scores.counted:
+        level = groups.levels[0]
+        right = grouped_counts(level, *scores.cells).hits.sum() / scores.counted
+        facts[1] = (f"by {level.name}", percent(float(right)))  # in the place of a line, of which there are no more
     if len(trend) < 2:  # otherwise the curve needs the room, and a warning mentions them if there are any
         facts[1:1] = [("failed", f"{scores.counts.failed:,}"), ("unlabelled", f"{scores.counts.unlabelled:,}")]
     if scores.counted:

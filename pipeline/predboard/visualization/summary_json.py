@@ -16,7 +16,7 @@ _JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 SIGNIFICANT_DIGITS = 9
 """Digits of each number: more than any metric is known to, and the file stays small."""
 
-REDUNDANT_PREFIXES = ("intervals/", "classes/", "slices/")
+REDUNDANT_PREFIXES = ("intervals/", "classes/", "slices/", "groups/")
 """Tags of scalars that `Metrics` cover: ends of intervals, and the few classes and slices that are plotted."""
 
 

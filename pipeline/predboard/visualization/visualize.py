@@ -22,6 +22,7 @@ from predboard.evaluation.measure import DEFAULT_SETTINGS, MeasureSettings, Stat
 from predboard.evaluation.state_versions import outside_code, state_versions
 from predboard.formatting import plural
 from predboard.images import decode
+from predboard.metrics.class_groups import ClassGroups, read_class_groups
 from predboard.metrics.label_effect import LabelEffect
 from predboard.metrics.registry import NO_SCORES
 from predboard.metrics.slices import check_crosses
@@ -130,6 +131,8 @@ def _check(config: VisualizeConfig) -> None:
             raise InputError(
                 f"--logdir {config.logdir} would mix logs into the predictions {folder}: name another folder"
             )
+    if "groups" in config.panels and config.groups is None:
+        raise InputError("the panel groups needs --groups FILE, the groups of the classes")
     if config.image_root is not None and not config.image_root.is_dir():
         raise InputError(f"no folder {config.image_root}: --image-root must be the folder of the source images")
 
@@ -147,9 +150,11 @@ def _visualize_run(
     if not all(step.run.has_scores for step in run.steps):
         left_out = chosen.keys() - (chosen := panels.without_scores(chosen)).keys()
         log(f"{run.name}: {', '.join(sorted(left_out)) or 'no panel'} left out: {NO_SCORES}")
-    pairs = confusion.parse_pairs(config.pairs, run.steps[-1].run.classes) or None
-    chosen = panels.configure(chosen, per_gallery=config.per_gallery, pairs=pairs, crosses=config.slice)
-    made_from = run.made_from(chosen, config, amendments)
+    classes = run.steps[-1].run.classes
+    pairs = confusion.parse_pairs(config.pairs, classes) or None
+    groups = None if config.groups is None else read_class_groups(config.groups, classes)
+    chosen = panels.configure(chosen, per_gallery=config.per_gallery, pairs=pairs, crosses=config.slice, groups=groups)
+    made_from = run.made_from(chosen, config, amendments, groups)
     if current := log_folder.find_current(run.folder, made_from):
         return run.result(current, unchanged=True)
     run = run.amended(amendments, log)
@@ -274,7 +279,13 @@ class _OpenRun:
         steps = {s.step: _step_info(s, self.sheets[s.step], self.effects.get(s.step)) for s in self.steps}
         return panels.RunInfo(self.name, self.run, steps)
 
-    def made_from(self, chosen: Mapping[str, panels.Panel], config: VisualizeConfig, amendments: Amendments) -> str:
+    def made_from(
+        self,
+        chosen: Mapping[str, panels.Panel],
+        config: VisualizeConfig,
+        amendments: Amendments,
+        groups: ClassGroups | None,
+    ) -> str:
         """Return a digest of all that decides the bytes of the event file and is known without reading rows."""
         sheets = [None if sheet is None else [*sheet.shape, hash64(sheet.tobytes())] for sheet in self.sheets.values()]
         record = {
@@ -284,6 +295,7 @@ class _OpenRun:
             "images_anywhere": config.images_anywhere,
             "log_every": config.log_every,
             "slices": config.slice,
+            "groups": None if groups is None else asdict(groups),
             "tab": [config.thumbnails, config.map],
             "galleries": [config.per_gallery, *config.pairs],
             "positive": self.run.positive_class,
