@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def summary(folder: Path, **more: str) -> dict[str, dict[str, float]]:
+def summary(folder: Path, **more: Any) -> dict[str, dict[str, float]]:
     predboard.visualize(folder / "new", logdir=folder / "logs", panels=("two_classes", "hparams"), workers=1, **more)
     found = json.loads((folder / "logs" / "new" / "summary.json").read_text())
     assert found["positive"] == more.get("positive", "dog")

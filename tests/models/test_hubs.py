@@ -272,6 +272,10 @@ def test_what_transformers_cannot_be_run_for_is_one_line(
     folder = tmp_path / "several"
     _vit(folder, problem_type="multi_label_classification")
     assert "an image several labels (problem_type multi_label_classification)" in refused("--model", f"hf:{folder}")
+    for problem in (None, "regression"):
+        _vit(tmp_path / "regression", problem_type=problem, names=("score",))
+        found = refused("--model", f"hf:{tmp_path / 'regression'}")
+        assert f"has num_labels 1 and problem_type {problem}, which transformers trains as regression" in found
     assert f"hf:{tmp_path / 'nowhere'} is neither a folder with a config.json" in refused(
         "--model", f"hf:{tmp_path / 'nowhere'}"
     )

@@ -205,12 +205,13 @@ def test_what_a_model_does_last_is_known(end: Any, expected: str) -> None:
     assert final_activation(_Ends(end).eval(), torch.rand(1, 3, 2, 2)) == expected
 
 
-def test_several_labels_and_one_output_are_refused() -> None:
+def test_several_labels_and_a_single_output_of_another_kind_are_refused() -> None:
     x = torch.rand(1, 3, 2, 2)
     for module, message in (
         (_Ends(torch.nn.Sigmoid()), r"ends in a sigmoid for each class, .*expected one label of a fixed list"),
-        (_Ends(torch.nn.Identity(), 1), r"the model has a single output; expected one for each class\. .* z\], 1\)"),
-        (_Ends(torch.nn.Sigmoid(), 1), r"the model has a single output"),
+        (_Ends(torch.nn.Sigmoid(), 1), r"ends in a sigmoid, so it gives probabilities: use --scores probabilities"),
+        (_Ends(torch.nn.LogSigmoid(), 1), r"gives log probabilities: use --scores log_probabilities"),
+        (_Ends(torch.nn.Softmax(1), 1), r"ends in a softmax, which is the same for every image"),
     ):
         with pytest.raises(InputError, match=message):
             Network(module, torch.device("cpu"), "fp32", False).probe(x)

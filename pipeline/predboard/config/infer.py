@@ -97,6 +97,10 @@ class ModelConfig(Config):
     scores: ScoreKind = "logits"
     """Kind of the model's output. Set it if it ends in a softmax or log-softmax; log-probabilities are stored then."""
 
+    positive: str | None = None
+    """Name of the positive one of two classes, which a single output speaks for, and stage two has figures of. Default:
+    the second. A single output is stored as two: 0 and itself."""
+
     ema: bool = False
     """Use the exponential moving average of the weights that the checkpoint also contains."""
 

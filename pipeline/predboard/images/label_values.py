@@ -328,7 +328,7 @@ def label_text(value: Any, what: str) -> str | None:
 
 
 def _neither(what: str, value: Any) -> InputError:
-    return InputError(f"{what} has label {value}; expected names of classes or whole numbers")
+    return InputError(f"{what} has label {value}; expected names of classes or whole numbers, not regression")
 
 
 def _is_identity(classes: Sequence[str]) -> bool:

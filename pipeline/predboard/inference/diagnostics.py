@@ -8,15 +8,21 @@ knows no torch, no files and no pictures. What trying another scaling, size or o
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from shlex import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
 from predboard.formatting import percent
+from predboard.metrics.delete_one import auroc_half_width
 from predboard.metrics.intervals import wilson_interval
+from predboard.metrics.score_histograms import auroc
 
 MIN_LABELLED = 50
 """Labelled images below which no check that needs labels says anything."""
+
+MIN_SINGLE = 8
+"""Rows below which single outputs between 0 and 1 may well be logits."""
 
 MAX_BLACK_SHARE = 0.05
 """Share of the model's input that a crop may pad with black without a word: libraries pad a pixel or two."""
@@ -74,6 +80,50 @@ def check_normalised(logits: NDArray[np.float32]) -> Iterator[Diagnosis]:
             "all outputs lie between 0 and 1 but do not sum to 1, as after a sigmoid for several labels per image; "
             "confidence and loss would be meaningless: return the logits of a softmax classifier",
         )
+
+
+def check_single(score: NDArray[np.float32]) -> Iterator[Diagnosis]:
+    """Report a single output for two classes, float32 [rows], that has been through a sigmoid already."""
+    if len(score) >= MIN_SINGLE and (score >= 0).all() and (score <= 1).all():
+        yield Diagnosis(
+            "sigmoid",
+            "the outputs all lie between 0 and 1, as probabilities do, and every one would be taken for the positive "
+            "class: use --scores probabilities if the model ends in a sigmoid",
+        )
+
+
+def check_positive(
+    score: NDArray[np.float32], label: NDArray[np.int64], positive: int, names: Sequence[str]
+) -> Iterator[Diagnosis]:
+    """Report a single output that speaks for the other one of two classes than it is taken to.
+
+    Args:
+        score: [rows] float32, finite, that rises with the probability of the positive class.
+        label: [rows], every row labelled.
+        positive: index of the positive class.
+        names: of the two classes.
+    """
+    area, half = auroc_of_rows(score, label == positive)
+    if len(label) >= MIN_LABELLED and area + half < 0.5:
+        other = names[1 - positive]
+        yield Diagnosis(
+            "positive",
+            f"the output speaks for {other}, not {names[positive]}: the AUROC of {len(label):,} labelled images is "
+            f"{area:.3f} (95 % interval {max(area - half, 0):.3f} to {area + half:.3f}), surely below one half: use "
+            f"--positive {quote(other)}",
+        )
+
+
+def auroc_of_rows(score: NDArray[np.float32], is_positive: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return the area under the ROC curve of [rows], and half its 95 % interval; nan where it is undefined.
+
+    >>> auroc_of_rows(np.array([0, 1, 2, 3], np.float32), np.array([False, True, False, True]))[0]
+    0.75
+    """
+    _, place = np.unique(score, return_inverse=True)
+    every = np.bincount(place, minlength=1)
+    true = np.bincount(place[is_positive], minlength=len(every))
+    return float(auroc(true, every).value), float(auroc_half_width(true, every))
 
 
 def check_nondeterministic(

@@ -279,6 +279,7 @@ def _make_job(
         models.manifest.list_digest(config.shard_size),
         warnings=(*inputs.warnings, *filter(None, [models.random])),
         random_weights=bool(models.random),
+        single_output=models.single_output,
     )
 
 

@@ -5,6 +5,7 @@ and knows nothing of parts.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +29,7 @@ from predboard.models.network import Network
 from predboard.models.weights import digest_weights, list_some
 from predboard.parallel.threads import worker_count
 from predboard.predictions.derive import to_logits
+from predboard.predictions.positive_class import choose_positive
 from predboard.predictions.schema import Run
 
 
@@ -197,6 +199,8 @@ class StepModels:
     """Models that fit into half of a device's memory: each picture is decoded once for so many steps."""
     random: str = ""
     """A warning that the weights are random; empty if they are not."""
+    single_output: bool = False
+    """Whether the model has one output, for the positive one of two classes."""
 
 
 def open_models(
@@ -223,7 +227,7 @@ def open_models(
     manifest = inputs.loader.manifest
     runs: dict[int, Run] = {}
     modules = ModuleCache(source, files, runs)
-    outputs = per_pass = 0
+    given = outputs = per_pass = 0
     random = ""
     for step, file in files.items():
         module = source.build(file, log)
@@ -233,16 +237,20 @@ def open_models(
             modules.clear()  # each worker builds its own; the last one is for the preflight
         modules.add(step, module, per_pass)
         logits, embedding = _try_out(config, module, inputs, placement.trial_device)
-        to_logits(logits, config.scores)  # raises if they are not what --scores says
-        if runs and logits.shape[1] != outputs:
-            raise InputError(f"{file} has {logits.shape[1]} outputs, the steps before it {outputs}; expected as many")
-        outputs = logits.shape[1]
+        if runs and logits.shape[1] != given:
+            raise InputError(f"{file} has {logits.shape[1]} outputs, the steps before it {given}; expected as many")
+        given = logits.shape[1]
+        to_logits(logits, config.scores, 1 if given == 1 else None)  # raises if they are not what --scores says
+        outputs = max(given, 2)
         if config.classes is None and not runs:
             manifest, line = match_class_names(manifest, source.recipe, outputs)
             if line:
                 log(line)
+        classes = _two_class_names(manifest) if given == 1 else _class_names(manifest, outputs)
+        positive = choose_positive(classes, config.positive)
         runs[step] = Run(
-            classes=_class_names(manifest, outputs),
+            classes=classes,
+            positive=positive,
             model=source.name,
             step=step,
             model_args=dict(config.model_args),
@@ -259,11 +267,15 @@ def open_models(
         )
     steps = ", ".join(map(str, files))
     log(f"model {source.name}, {outputs} classes, steps {steps}; {placement.description}; {config.precision}")
+    run = runs[next(iter(runs))]
+    if given == 1:
+        other = run.classes[1 - run.positive_index]
+        log(f"one output, which speaks for {run.positive_class}; if it speaks for {other}: --positive {quote(other)}")
     manifest = manifest.fit_labels(outputs)
-    _log_unlabelled(manifest, runs[next(iter(runs))].classes, log)
+    _log_unlabelled(manifest, run.classes, log)
     if random:
         log(f"warning: {random}")
-    return StepModels(files, runs, manifest, modules, per_pass, random)
+    return StepModels(files, runs, manifest, modules, per_pass, random, given == 1)
 
 
 def _describe_random(source: ModelSource, built: torch.nn.Module) -> str:
@@ -277,12 +289,12 @@ def _describe_random(source: ModelSource, built: torch.nn.Module) -> str:
 def _try_out(
     config: InferConfig, module: torch.nn.Module, inputs: Inputs, device: torch.device
 ) -> tuple[NDArray[np.float32], int]:
-    """Send the sample through a model; return its outputs [1, classes] and the width of its embeddings."""
+    """Send the sample through a model; return its outputs [1, classes or 1] and the width of its embeddings."""
     embeddings = config.embedding_layer or config.embeddings
     network = Network(module, device, config.precision, embeddings, advice=_advice(inputs.transform))
     normalizer = Normalizer(device, inputs.loader.preprocessing.mean, inputs.loader.preprocessing.std)
     try:
-        logits, embedding = network.probe(normalizer(inputs.sample[None]))
+        logits, embedding = network.probe(normalizer(inputs.sample[None]), config.scores)
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise out_of_memory_error(device) from error
@@ -307,6 +319,23 @@ def _class_names(manifest: Manifest, outputs: int) -> tuple[str, ...]:
             f"{outputs} outputs; expected one class for each output, in their order: name them with --classes FILE"
         )
     return manifest.classes or tuple(map(str, range(outputs)))
+
+
+def _two_class_names(manifest: Manifest) -> tuple[str, ...]:
+    """Return the names of the two classes of a model with one output.
+
+    Raises InputError if the manifest names other than two, and its labels are not the numbers 0 and 1.
+    """
+    label = manifest.label[manifest.label >= 0]
+    if not manifest.classes and set(np.unique(label).tolist()) == {0, 1}:
+        return "0", "1"
+    if len(manifest.classes) != 2:
+        names = f"{len(manifest.classes):,} classes" if manifest.classes else "no classes by name"
+        raise InputError(
+            f"the model has a single output, which speaks for one of two classes, and {manifest.origin} has {names}; "
+            "expected two: name them with --classes FILE, the one that the output speaks for last (or --positive NAME)"
+        )
+    return manifest.classes
 
 
 def _log_unlabelled(manifest: Manifest, classes: tuple[str, ...], log: Callable[[str], None]) -> None:

@@ -84,7 +84,7 @@ class PartSpec:
             schema: of the part file.
             ids: rows of the manifest, [rows].
             images: what was read of each row; an error makes it a failed row.
-            scores: [rows, classes]; those of failed rows are overwritten.
+            scores: [rows, classes], or [rows, 1] of the positive class; those of failed rows are overwritten.
             embeddings: [rows, dimensions], if the run has them.
         """
         manifest = self.manifest
@@ -124,7 +124,7 @@ class PartSpec:
             return scores, 0
         if self.run.task == MULTI_LABEL and self.scores == "probabilities":
             return to_log_odds(scores)
-        return to_logits(scores, self.scores)
+        return to_logits(scores, self.scores, self.run.positive_index if self.run.positive_class else None)
 
     def _labels(self, ids: NDArray[np.int64], images: Sequence[LoadedImage]) -> Labels:
         """Return the labels of rows. A dataset's item may have its own; otherwise they are those of the manifest."""
@@ -189,8 +189,8 @@ class PartBuilder:
 
         Args:
             images: of each row its error, its label if it has its own, and what is known of its picture.
-            scores: [rows, classes], of the kind that the spec names; of `confidence` the predicted class and its
-                confidence, [rows, 2].
+            scores: [rows, classes], of the kind that the spec names, or [rows, 1] of the positive one of two classes;
+                of `confidence` the predicted class and its confidence, [rows, 2].
             embeddings: [rows, dimensions], if the run has them.
             clipped: probabilities that the caller clipped, counted with those that are clipped here.
             seconds: what these rows took, for the footer. Writing is added under `write`.
@@ -198,6 +198,8 @@ class PartBuilder:
         self._seconds = timing.add_seconds(self._seconds, seconds)
         self._clipped += clipped
         taken = 0
+        if scores.shape[1] != self._scores.shape[1] and not self._images:
+            self._scores = np.empty((self._group_rows, scores.shape[1]), np.float32)
         while taken < len(images):
             filled = len(self._images)
             count = min(len(images) - taken, self._group_rows - filled)

@@ -152,17 +152,21 @@ class _Examined:
         label = sample.label[self.labelled]
 
         diagnoses = [*diagnostics.check_finite(self.logits), *self._nondeterministic(), *self._padding()]
-        if job.config.scores == "logits":
-            diagnoses += diagnostics.check_normalised(self.logits[np.isfinite(self.logits).all(axis=1)])
+        diagnoses += self._activations()
         mean, std = values.moments(sample.pixels)
-        trials, better, improvement = self._try_alternatives(mean, std, forward_rows)
+        swapped = self._swapped()
+        trials, better, improvement = [], None, swapped
+        if not swapped:  # which explains why most are wrong
+            trials, better, improvement = self._try_alternatives(mean, std, forward_rows)
         diagnoses += improvement
         explained = better.right / better.images if better is not None else 0.0
         reordered = None
-        if not job.random_weights:
-            reordered = class_order.diagnose_order(predicted[self.labelled], label, names, explained)
+        if not job.random_weights and not swapped:
+            if not job.single_output:
+                reordered = class_order.diagnose_order(predicted[self.labelled], label, names, explained)
             diagnoses += [] if reordered is None else [reordered[0]]
-            diagnoses += diagnostics.check_chance(predicted[self.labelled], label, len(names))
+            if not self._ranks_well():
+                diagnoses += diagnostics.check_chance(predicted[self.labelled], label, len(names))
             diagnoses += diagnostics.check_dominant_class(predicted, sample.label, len(names), names)
         if recipe is not None and (differences := preprocessing.describe_differences(run.transform, recipe)):
             own_weights = not job.steps[run.step]
@@ -197,6 +201,39 @@ class _Examined:
         previews = self.probe.previews(sample.pixels[:SHEET_PICTURES])
         write_report(job.out, report, names, previews, sample.label, predicted)
         return report
+
+    @property
+    def _ranked(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Of two classes, scores that rise with the probability of the positive one, and labels, of labelled images."""
+        positive = self.job.runs[self.step].positive_index
+        score = self.logits[:, positive] - self.logits[:, 1 - positive]
+        rows = self.labelled[np.isfinite(score[self.labelled])]
+        return score[rows], self.sample.label[rows]
+
+    def _activations(self) -> Iterator[Diagnosis]:
+        """Check whether what should be logits has been through a softmax or a sigmoid."""
+        if self.job.config.scores == "logits":
+            logits = self.logits[np.isfinite(self.logits).all(axis=1)]
+            if self.job.single_output:
+                yield from diagnostics.check_single(logits[:, self.job.runs[self.step].positive_index])
+            else:
+                yield from diagnostics.check_normalised(logits)
+
+    def _swapped(self) -> list[Diagnosis]:
+        """Check which class a single output speaks for."""
+        run = self.job.runs[self.step]
+        if not self.job.single_output or self.job.random_weights:
+            return []
+        return list(diagnostics.check_positive(*self._ranked, run.positive_index, run.classes))
+
+    def _ranks_well(self) -> bool:
+        """Return whether there are two classes that are told apart, whatever the accuracy at one half is."""
+        run = self.job.runs[self.step]
+        if not run.positive_class:
+            return False
+        score, label = self._ranked
+        area, half = diagnostics.auroc_of_rows(score, label == run.positive_index)
+        return area - half > 0.5
 
     def _nondeterministic(self) -> Iterator[Diagnosis]:
         """Compare with the logits of a second pass, and of a batch with other images in it."""

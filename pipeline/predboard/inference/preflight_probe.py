@@ -134,6 +134,8 @@ class Probe:
         self.limit = limit
         self.training = [name or "the model itself" for name, m in module.named_modules() if m.training]
         self.inferred_per_second = 0.0
+        run = next(iter(job.runs.values()))
+        self._positive = run.positive_index if run.positive_class else None
 
     def prepare(self, pixels: NDArray[Any], scaling: Scaling) -> torch.Tensor:
         """Return float32 [rows, channels, height, width] on the device, as the model would get it by this scaling."""
@@ -161,7 +163,7 @@ class Probe:
         if not self.inferred_per_second:
             counted = len(pixels) - size if len(pixels) > size else len(pixels)
             self.inferred_per_second = counted / max(time.perf_counter() - began, 1e-6)
-        return to_logits(np.concatenate(batches), self._job.config.scores)[0]
+        return to_logits(np.concatenate(batches), self._job.config.scores, self._positive)[0]
 
     def right_at(self, sides: Sides, ids: NDArray[np.int64], label: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Tell which rows of the manifest are right at another resize and crop: [rows] bool.

@@ -60,6 +60,8 @@ class Job:
     """Warnings about dataset and weights and of the preflight, for the record."""
     random_weights: bool = False
     """Whether the model is untrained, so that wrong predictions say nothing about its inputs."""
+    single_output: bool = False
+    """Whether the model has one output, for the positive one of two classes."""
 
 
 @dataclass(frozen=True)

@@ -216,7 +216,7 @@ def _make_timm(name: str, *, pretrained: bool, outputs: int | None, **args: Any)
 # --- transformers ---
 
 
-def _open_hugging_face(name: str, _: Mapping[str, Any]) -> HubModel:
+def _open_hugging_face(name: str, args: Mapping[str, Any]) -> HubModel:
     from transformers import AutoConfig
 
     try:
@@ -226,10 +226,16 @@ def _open_hugging_face(name: str, _: Mapping[str, Any]) -> HubModel:
             f"hf:{name} is neither a folder with a config.json that transformers knows nor a model on the hub: "
             f"{first_line(error)[:_MESSAGE_CHARACTERS]}"
         ) from error
-    if config.problem_type == "multi_label_classification":
+    outputs, problem = args.get("num_labels", config.num_labels), args.get("problem_type", config.problem_type)
+    if problem == "multi_label_classification" and outputs != 1:  # with 1 it is one of two classes
         raise InputError(
-            f"hf:{name} is trained to give an image several labels (problem_type {config.problem_type}); expected one "
+            f"hf:{name} is trained to give an image several labels (problem_type {problem}); expected one "
             "label of a fixed list"
+        )
+    if outputs == 1 and problem in (None, "regression"):
+        raise InputError(
+            f"hf:{name} has num_labels 1 and problem_type {problem}, which transformers trains as regression (by the "
+            "mean squared error); expected a classifier, with a label for each class"
         )
     names = [str(config.id2label.get(i, i)) for i in range(config.num_labels)]
     generic = all(re.fullmatch(r"LABEL_\d+", label) for label in names)

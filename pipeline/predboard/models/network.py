@@ -20,7 +20,12 @@ _MAX_FIXED_ROWS_LOG2 = 10
 _FORWARD_ERRORS = (RuntimeError, ValueError, TypeError, AssertionError, AttributeError, LookupError, ArithmeticError)
 """Errors that the user's own forward raises for images that it is not made for."""
 
-_ACTIVATIONS = {"SigmoidBackward0": "sigmoid", "SoftmaxBackward0": "softmax", "LogSoftmaxBackward0": "log_softmax"}
+_ACTIVATIONS = {
+    "SigmoidBackward0": "sigmoid",
+    "LogSigmoidBackward0": "log_sigmoid",
+    "SoftmaxBackward0": "softmax",
+    "LogSoftmaxBackward0": "log_softmax",
+}
 """Autograd's names of the activations that a model may end in."""
 
 _RESHAPES = ("ToCopy", "View", "UnsafeView", "Squeeze", "Unsqueeze", "Slice", "Select", "Clone", "Alias", "Reshape")
@@ -135,21 +140,23 @@ class Network:
         embeddings = [embedding for _, embedding in results if embedding is not None]
         return torch.cat([logits for logits, _ in results]), torch.cat(embeddings) if embeddings else None
 
-    def probe(self, x: "torch.Tensor") -> tuple["torch.Tensor", int]:
+    def probe(self, x: "torch.Tensor", scores: str = "logits") -> tuple["torch.Tensor", int]:
         """Run some images, to see whether the model gives one label of a fixed list.
 
-        -> logits [rows, classes], and the length of an embedding (0 if there are none).
+        Args:
+            x: images [rows, channels, height, width].
+            scores: kind of the outputs, as --scores names it.
 
-        Raises InputError for a model with a single output, or with a sigmoid for each class.
+        -> logits [rows, classes], or [rows, 1] for two classes, and the length of an embedding (0 if there are none).
+
+        Raises InputError for a model with a sigmoid for each class, or whose single output is not of this kind.
         """
         logits, embedding = self(x)
-        if logits.shape[1] == 1:
-            raise InputError(
-                "the model has a single output; expected one for each class. For two classes, return two: "
-                "torch.cat([torch.zeros_like(z), z], 1) has the same probabilities as sigmoid(z)"
-            )
         x = x if self.rows is None else _fill(x[: self.rows], self.rows)
-        if final_activation(self.module, x) == "sigmoid":
+        last = final_activation(self.module, x)
+        if logits.shape[1] == 1:
+            _check_single(last, scores)
+        elif last == "sigmoid":
             raise InputError(
                 "the model ends in a sigmoid for each class, so it may give an image several labels; expected one "
                 "label of a fixed list: return the scores before the sigmoid if only the highest one counts"
@@ -215,7 +222,8 @@ def extract_logits(output: Any, rows: int | None = None) -> "torch.Tensor":
     """Return the logits in a model's output: a tensor, an object or mapping with `logits`, or a tuple's first item.
 
     Of [rows, classes, 1, 1], as fully convolutional models give, the last two dimensions are dropped. A model that
-    squeezes its output gives [classes] for a single image, which is [1, classes].
+    squeezes its output gives [classes] for a single image, which is [1, classes]; and [rows], or a number for a single
+    image, where it has one output, which is [rows, 1].
 
     Args:
         output: what the model returned.
@@ -239,8 +247,10 @@ def extract_logits(output: Any, rows: int | None = None) -> "torch.Tensor":
         )
     if logits.ndim == 4 and logits.shape[2:] == (1, 1):
         logits = logits[:, :, 0, 0]
-    if logits.ndim == 1 and rows == 1:
-        logits = logits[None]
+    if logits.ndim < 2 and rows == 1:
+        logits = logits.reshape(1, -1)
+    elif logits.ndim == 1 and len(logits) == rows:
+        logits = logits[:, None]
     if logits.ndim != 2 or not logits.shape[1] or not logits.is_floating_point():
         raise InputError(
             f"the model returned {logits.dtype} of shape {list(logits.shape)}; expected floats of [rows, classes]"
@@ -255,19 +265,34 @@ def final_activation(module: "torch.nn.Module", x: "torch.Tensor") -> str:
         module: in eval mode.
         x: images that it can take.
 
-    -> sigmoid, softmax, log_softmax, or an empty text for none or if it cannot be seen.
+    -> sigmoid, log_sigmoid, softmax, log_softmax, or an empty text for none or if it cannot be seen.
     """
     import torch
 
     with torch.enable_grad():
         try:
             # * 1: a leaf cannot be changed in place
-            last = extract_logits(module(x.detach().requires_grad_() * 1)).grad_fn
+            last = extract_logits(module(x.detach().requires_grad_() * 1), len(x)).grad_fn
         except (InputError, RuntimeError):  # it works without gradients alone
             return ""
     while last is not None and last.name().startswith(_RESHAPES) and last.next_functions:
         last = last.next_functions[0][0]
     return "" if last is None else _ACTIVATIONS.get(last.name(), "")
+
+
+def _check_single(last: str, scores: str) -> None:
+    """Raise InputError if what a model with a single output ends in does not fit the kind of its scores."""
+    kinds = {"sigmoid": "probabilities", "log_sigmoid": "log_probabilities"}
+    if last in ("softmax", "log_softmax"):
+        raise InputError(
+            f"the model has a single output and ends in a {last}, which is the same for every image; expected a "
+            "sigmoid, or none"
+        )
+    if last in kinds and scores != kinds[last]:
+        raise InputError(
+            f"the model has a single output and ends in a {last}, so it gives {kinds[last].replace('_', ' ')}: use "
+            f"--scores {kinds[last]}"
+        )
 
 
 def _without_tf32() -> contextlib.AbstractContextManager[None]:

@@ -83,12 +83,15 @@ def to_log_probabilities(probabilities: NDArray[np.floating[Any]]) -> tuple[NDAr
     return np.log(np.maximum(p, MIN_PROBABILITY)).astype(np.float32), int((p < MIN_PROBABILITY).sum())
 
 
-def to_logits(scores: NDArray[np.floating[Any]], kind: str) -> tuple[NDArray[np.float32], int]:
+def to_logits(
+    scores: NDArray[np.floating[Any]], kind: str, positive: int | None = None
+) -> tuple[NDArray[np.float32], int]:
     """Convert a model's scores to the column `logits`.
 
     Args:
-        scores: [rows, classes].
+        scores: [rows, classes]; or [rows, 1] of the positive one of two classes.
         kind: `logits` are kept as they are; `probabilities` and `log_probabilities` are stored as logarithms.
+        positive: index of the positive one of two classes; None if there are not two.
 
     Returns:
         float32 [rows, classes], and how many probabilities were raised to `MIN_PROBABILITY`. NaN stays NaN.
@@ -96,6 +99,8 @@ def to_logits(scores: NDArray[np.floating[Any]], kind: str) -> tuple[NDArray[np.
     Raises:
         InputError: if the scores are not probabilities: outside 0 to 1, or in a row whose sum is not 1 within 0.02.
     """
+    if positive is not None and scores.shape[1] == 1:
+        return spread_single(scores[:, 0], kind, positive)
     if kind == "logits":
         return scores.astype(np.float32, copy=False), 0
     wide = scores.astype(np.float64)
@@ -114,3 +119,42 @@ def to_logits(scores: NDArray[np.floating[Any]], kind: str) -> tuple[NDArray[np.
     if kind == "probabilities":
         return to_log_probabilities(scores)
     return np.maximum(wide, np.log(MIN_PROBABILITY)).astype(np.float32), int((p < MIN_PROBABILITY).sum())
+
+
+def spread_single(score: NDArray[np.floating[Any]], kind: str, positive: int) -> tuple[NDArray[np.float32], int]:
+    """Convert the score of the positive one of two classes to the column `logits`, whose softmax is its sigmoid.
+
+    Args:
+        score: [rows] the logit z, which becomes (0, z); or the probability p or its logarithm, which become
+            (ln(1 - p), ln p), computed in float64: in float32 1 - p is 0 from p = 1 - 3e-8.
+        kind: `logits`, `probabilities` or `log_probabilities`.
+        positive: index of the positive class, 0 or 1.
+
+    Returns:
+        float32 [rows, 2], and how many probabilities were raised to `MIN_PROBABILITY`. NaN stays NaN.
+
+    Raises:
+        InputError: if the scores are not what `kind` says: a probability is outside 0 to 1.
+
+    >>> [spread_single(np.array([-1.5]), "logits", positive)[0].tolist() for positive in (1, 0)]
+    [[[0.0, -1.5]], [[-1.5, 0.0]]]
+    """
+    z, least = score.astype(np.float64), np.log(MIN_PROBABILITY)
+    if kind == "logits":
+        columns, raised = [np.where(np.isnan(z), np.nan, 0.0), z], 0
+    else:
+        p = z if kind == "probabilities" else np.exp(np.minimum(z, 1.0))
+        if (outside := (p < 0) | (p > 1 + _SUM_TOLERANCE)).any():
+            raise InputError(
+                f"the score of the positive class is {z[outside][0]:.4g}, which is no {_SINGULAR[kind]}: is it a logit?"
+            )
+        p = np.minimum(p, 1.0)
+        with np.errstate(divide="ignore"):
+            rest = np.log1p(-p) if kind == "probabilities" else np.log(-np.expm1(np.minimum(z, 0.0)))
+            logarithms = np.stack([rest, np.log(p) if kind == "probabilities" else np.minimum(z, 0.0)])
+        raised = int((logarithms < least).sum())
+        columns = list(np.maximum(logarithms, least))
+    return np.stack(columns if positive else columns[::-1], axis=1).astype(np.float32), raised
+
+
+_SINGULAR = {"probabilities": "probability", "log_probabilities": "logarithm of a probability"}
