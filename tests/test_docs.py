@@ -11,7 +11,7 @@ import pytest
 
 import predboard
 from predboard import VisualizeConfig, config, panels, visualize
-from predboard.predictions.schema import COLUMNS, Part, Run
+from predboard.predictions.schema import COLUMNS, MULTI_LABEL_COLUMNS, Part, Run
 from predboard.state import merge
 from tests import pages, toy
 
@@ -46,7 +46,7 @@ def test_the_readme_is_a_page_that_people_read_to_its_end() -> None:
 
 
 def test_every_column_and_footer_field_is_in_the_format() -> None:
-    for name in COLUMNS:
+    for name in COLUMNS | MULTI_LABEL_COLUMNS:
         assert f"`{name}`" in FORMAT, name
     for record in (Run, Part):
         for field in dataclasses.fields(record):
@@ -74,6 +74,8 @@ def test_the_queries_run_as_printed(page: str, tmp_path: Path, monkeypatch: pyte
         for step in (3, 5):
             logits, label = toy.table(toy.RUN, 60, seed=seed)
             toy.write_run(Path("predictions", name), logits, label, dataclasses.replace(toy.RUN, step=step))
+    logits, known = toy.multi_label_table(toy.MULTI_LABEL_RUN, 60)
+    toy.write_run(Path("predictions", "scenes"), logits, known, toy.MULTI_LABEL_RUN)
     if page == "README.md":
         visualize(VisualizeConfig("predictions/digits", panels="mistakes", log_every=60))  # type: ignore[arg-type]
     if page == "docs/compare.md":

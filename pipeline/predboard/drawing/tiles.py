@@ -154,7 +154,7 @@ def write_name(canvas: Canvas, name: str, shared: int, first_baseline: int) -> i
 
 
 def draw_contact_sheet(
-    pictures: Sequence[tuple[Image.Image | None, str | None, str]],
+    pictures: Sequence[tuple[Image.Image | None, str | None, str, int]],
     title: str,
     lines: Sequence[str],
     columns: int = SHEET_COLUMNS,
@@ -162,7 +162,8 @@ def draw_contact_sheet(
     """Draw several pictures in a grid, each with its prediction below.
 
     Args:
-        pictures: (picture or None if it was not found, true class or None, predicted class).
+        pictures: (picture or None if it was not found, true class or None, predicted class, 1 if that is right, 0 if it
+            is wrong, -1 without label).
         title: of the sheet.
         lines: what to know about all of them, in small letters below the title.
         columns: pictures side by side.
@@ -179,9 +180,9 @@ def draw_contact_sheet(
     canvas.text((left, 15), title, width - 2 * left, 12, INK, bold=True)
     for i, line in enumerate(lines):
         canvas.text((left, 29 + 13 * i), line, width - 2 * left, 10, FAINT)
-    for i, (picture, true, predicted) in enumerate(pictures):
+    for i, (picture, true, predicted, right) in enumerate(pictures):
         x, y = left + i % columns * pitch, top + i // columns * row_height
-        colour = UNKNOWN if true is None else RIGHT if true == predicted else WRONG
+        colour = (WRONG, RIGHT, UNKNOWN)[right]
         canvas.draw.rectangle((x, y, x + side - 1, y + side - 1), fill=colour)
         inner = (x + frame, y + frame, x + frame + picture_side - 1, y + frame + picture_side - 1)
         canvas.draw.rectangle(inner, fill=EMPTY_FRAME)
@@ -190,9 +191,9 @@ def draw_contact_sheet(
         else:
             fitted, _ = fit_picture(picture, picture_side)
             canvas.image.paste(fitted, (x + (side - fitted.width) // 2, y + (side - fitted.height) // 2))
-        mark = "" if true is None else "✓ " if true == predicted else "✗ "
+        mark = ("✗ ", "✓ ", "")[right]
         canvas.text((x, y + side + 11), f"{mark}{predicted}", side, 10, colour, bold=True)
-        if true is not None and true != predicted:
+        if right == 0:
             canvas.text((x, y + side + 22), f"true {true}", side, 10, INK)
     return canvas.pixels
 

@@ -162,7 +162,7 @@ def write_report(
         label, predicted: [images] class of each picture of the sample; a label of -1 is unknown.
     """
     tiles = [
-        (picture, classes[true] if true >= 0 else None, classes[guess])
+        (picture, classes[true] if true >= 0 else None, classes[guess], int(true == guess) if true >= 0 else -1)
         for picture, true, guess in zip(pictures, label.tolist(), predicted.tolist(), strict=False)
     ]
     title = f"what the model sees: {len(tiles)} of {report.images:,} images"

@@ -1,13 +1,15 @@
 """Panels: what they are, which there are, and in which order they are drawn. It knows no files and no TensorBoard.
 
-One file in this folder is one panel, and the name of the file is the name of the panel. Each has a frozen dataclass
-`Panel`; the first line of its docstring says what it shows. A panel sees rows and its own state, never another panel.
+One file in this folder is one panel of single-label runs, and the name of the file is the name of the panel; those of
+multi-label runs are in the folder `multi_label`, and some serve both tasks. Each has a frozen dataclass `Panel`; the
+first line of its docstring says what it shows. A panel sees rows and its own state, never another panel.
 `tests/test_laws.py` finds every file and checks that its states obey the laws of `state`. Other packages add panels by
 an entry point of the group `predboard.panels`; CONTRIBUTING shows both.
 """
 
 import importlib
 import importlib.metadata
+import itertools
 import pkgutil
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -18,7 +20,7 @@ from predboard.errors import InputError, first_line
 from predboard.metrics.label_effect import LabelEffect
 from predboard.metrics.metric_spec import Direction
 from predboard.predictions.derived_rows import DerivedRows
-from predboard.predictions.schema import Run
+from predboard.predictions.schema import FORMATS, SINGLE_LABEL, Run
 from predboard.predictions.table import Predictions
 from predboard.summaries import Metrics, Pixels, Summary
 
@@ -111,6 +113,24 @@ class WorksWithoutScores(Protocol):
         ...
 
 
+EVERY_TASK = frozenset(FORMATS)
+
+
+@runtime_checkable
+class ServesTasks(Protocol):
+    """A panel that draws runs of other tasks than single-label ones.
+
+    It needs no more than what rows of all of them answer, such as `right`, `loss`, `confidence` and `margin`; its
+    columns are named as in single-label runs. A panel in the folder of a task need not say it, and takes the place of
+    one of the same name that serves the task.
+    """
+
+    @property
+    def tasks(self) -> frozenset[str]:
+        """The tasks whose runs it draws."""
+        ...
+
+
 @runtime_checkable
 class TwoPassPanel(Protocol):
     """A panel that needs the rows a second time, once the state of all of them is known, as confident learning does.
@@ -196,42 +216,54 @@ class NeedsSetting(Protocol):
         ...
 
 
-def names() -> tuple[str, ...]:
-    """Return the names of all panels in the order in which they are drawn.
+def names(task: str = SINGLE_LABEL) -> tuple[str, ...]:
+    """Return the names of all panels that draw runs of a task, in the order in which they are drawn.
 
     Our own come first, sorted, then those of other packages, sorted: installing a package moves no other panel.
 
     Raises:
-        InputError: if two panels have one name.
+        InputError: if two panels have one name, or if another package's panel cannot be imported or is no panel.
     """
-    return (*_own_names(), *sorted(_entry_points()))
+    return tuple(choose((), task))
 
 
-def load(name: str) -> Panel:
-    """Return the panel of a name.
+def load(name: str, task: str = SINGLE_LABEL) -> Panel:
+    """Return the panel of a name that draws runs of a task.
 
     Raises:
-        InputError: if there is none, or if another package's panel cannot be imported or is no panel.
+        InputError: as `choose` does.
     """
-    return choose((name,))[name]
+    return choose((name,), task)[name]
 
 
-def choose(wanted: tuple[str, ...]) -> dict[str, Panel]:
-    """Return the wanted panels by name, or all of them if none is named, always in the order of `names`.
+def choose(wanted: tuple[str, ...], task: str = SINGLE_LABEL) -> dict[str, Panel]:
+    """Return the wanted panels by name, or all that draw runs of a task, always in the order of `names`.
 
     Raises:
-        InputError: as `load` does.
+        InputError: if there is none of a wanted name, or if another package's panel cannot be imported or is no panel.
     """
-    own, others = _own_names(), _entry_points()
+    own, others = _own_modules(task), _entry_points()
     available = (*own, *sorted(others))
-    for name in wanted:
-        if name not in available:
-            raise InputError(f"no panel {name!r}; choose from: {', '.join(available)}")
-    return {
-        name: _load_entry_point(others[name]) if name in others else _load_own(name)
+    chosen = {
+        name: _load_entry_point(others[name]) if name in others else _load_own(own[name])
         for name in available
         if not wanted or name in wanted
     }
+    chosen = {name: panel for name, panel in chosen.items() if name in own or task in _tasks(panel)}
+    for name in wanted:
+        if name not in chosen:
+            exists = name in others or any(name in _folder(other) for other in FORMATS)
+            what = f"the panel {name!r} does not draw {task} runs" if exists else f"no panel {name!r}"
+            raise InputError(f"{what}; choose from: {', '.join(available)}")
+    return chosen
+
+
+def refuse_unknown(wanted: tuple[str, ...]) -> None:
+    """Raise InputError for a name that no panel of any task has."""
+    available = dict.fromkeys((*itertools.chain(*map(_folder, FORMATS)), *sorted(_entry_points())))
+    for name in wanted:
+        if name not in available:
+            raise InputError(f"no panel {name!r}; choose from: {', '.join(available)}")
 
 
 def configure(chosen: Mapping[str, Panel], **settings: Any) -> dict[str, Panel]:
@@ -273,17 +305,35 @@ def describe_transform(run: Run) -> str:
     return ", ".join(f"{k} {v}" for k, v in run.transform.items() if v not in (None, [], ""))
 
 
-def _own_names() -> list[str]:
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
+def _folder(task: str) -> dict[str, str]:
+    """Return the modules of the panels in the folder of a task, by name."""
+    folder = "" if task == SINGLE_LABEL else f".{task.replace('-', '_')}"
+    path = importlib.import_module(__name__ + folder).__path__
+    files = sorted(module.name for module in pkgutil.iter_modules(path) if not module.ispkg)
+    return {name: f"{__name__}{folder}.{name}" for name in files}
 
 
-def _load_own(name: str) -> Panel:
-    return cast(Panel, importlib.import_module(f"{__name__}.{name}").Panel())
+def _own_modules(task: str) -> dict[str, str]:
+    """Return the modules of our own panels that draw runs of a task, by name: its folder's, and others."""
+    modules = _folder(task)
+    if task != SINGLE_LABEL:
+        more = {name: module for name, module in _folder(SINGLE_LABEL).items() if task in _tasks(_load_own(module))}
+        modules = dict(sorted({**more, **modules}.items()))
+    return modules
+
+
+def _tasks(panel: Panel) -> frozenset[str]:
+    """Return the tasks whose runs a panel draws that is in no folder of a task."""
+    return panel.tasks if isinstance(panel, ServesTasks) else frozenset({SINGLE_LABEL})
+
+
+def _load_own(module: str) -> Panel:
+    return cast(Panel, importlib.import_module(module).Panel())
 
 
 def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
     """Return the panels that other packages add, by name."""
-    own = _own_names()
+    own = {name for task in FORMATS for name in _folder(task)}
     by_name: dict[str, importlib.metadata.EntryPoint] = {}
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
         if not re.fullmatch(r"[a-z][a-z0-9_]*", entry.name):

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from predboard.panels import RunInfo
+from predboard.panels import EVERY_TASK, RunInfo
 from predboard.predictions.sampling import Salt, mix
 from predboard.predictions.schema import Run
 from predboard.predictions.table import TILE_COLUMNS, Predictions
 from predboard.predictions.tasks import no_tile_rows
+from predboard.predictions.tile_labels import name_labels
 from predboard.state import Lowest
 from predboard.summaries import Projector, Summary
 
@@ -31,6 +32,7 @@ class Panel:
     """Most numbers in all vectors together, so that the browser receives 16 MB at most."""
     columns: frozenset[str] = TILE_COLUMNS | {"embedding"}
     last_step_only: bool = True
+    tasks: frozenset[str] = EVERY_TASK
 
     def _count(self, run: Run) -> int:
         return min(self.most, self.values // (run.embedding or len(run.classes)))
@@ -59,14 +61,11 @@ class Panel:
         rows = states[last].points.rows
         if len(rows["id"]) < 2:
             return
-        names = info.run.classes
-        label, predicted = rows["label"].tolist(), rows["predicted"].tolist()
+        true, predicted = name_labels(rows, info.run.classes)
         metadata = {
-            "true": [names[c] if c >= 0 else "unknown" for c in label],
-            "predicted": [names[c] for c in predicted],
-            "verdict": [
-                "no label" if t < 0 else "right" if t == p else "wrong" for t, p in zip(label, predicted, strict=True)
-            ],
+            "true": [text or "unknown" for text in true],
+            "predicted": predicted,
+            "verdict": [("wrong", "right", "no label")[verdict] for verdict in rows["right"].tolist()],
             "confidence": [f"{c:.4f}" for c in rows["confidence"].tolist()],
             "row": [str(i) for i in rows["id"].tolist()],
             "image": [str(ref or "") for ref in rows["image"]],

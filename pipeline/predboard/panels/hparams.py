@@ -4,9 +4,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+import numpy as np
+
 from predboard.metrics import registry
-from predboard.metrics.counts import Counts, CountsPanel
-from predboard.panels import RunInfo, describe_transform
+from predboard.panels import EVERY_TASK, RunInfo, describe_transform
+from predboard.predictions.schema import Run
+from predboard.predictions.table import Predictions
+from predboard.state import summed
 from predboard.summaries import HParams, Summary
 
 SETTING_MAX_CHARACTERS = 60
@@ -14,12 +18,30 @@ SETTING_MAX_CHARACTERS = 60
 
 
 @dataclass(frozen=True)
-class Panel(CountsPanel):
+class State:
+    """How many rows there are."""
+
+    rows: np.int64 = summed()
+
+
+@dataclass(frozen=True)
+class Panel:
     """A row in HParams, at the last step: model, data, transform, precision, and ten metrics."""
 
+    columns: frozenset[str] = frozenset({"key"})
+    without_scores: bool = True
     renders_last: bool = True
+    tasks: frozenset[str] = EVERY_TASK
 
-    def render(self, info: RunInfo, states: Mapping[int, Counts]) -> Iterator[tuple[int, Summary]]:
+    def zero(self, run: Run) -> State:  # noqa: ARG002  the same for all runs
+        """Return the state of no rows."""
+        return State(np.int64(0))
+
+    def measure(self, run: Run, batch: Predictions) -> State:  # noqa: ARG002  as above
+        """Return the state of these rows alone."""
+        return State(np.int64(len(batch)))
+
+    def render(self, info: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
         """Yield one session, because a run is one row of the table."""
         run, step = info.run, max(states)
         facts = info.steps[step]

@@ -38,7 +38,7 @@ from predboard.metrics.slices import (
     slice_names,
 )
 from predboard.metrics.values import slice_metrics
-from predboard.panels import RunInfo
+from predboard.panels import EVERY_TASK, RunInfo
 from predboard.predictions.schema import IMAGE_PROPERTIES, Run
 from predboard.predictions.table import Predictions
 from predboard.state import FIXED_UNIT, summed
@@ -89,6 +89,7 @@ class Panel:
     """Columns whose values are crossed, each time two or more."""
     columns: frozenset[str] = slicing.COLUMNS | {"label", "predicted", "loss"}
     without_scores: bool = True
+    tasks: frozenset[str] = EVERY_TASK
 
     def zero(self, run: Run) -> State:  # noqa: ARG002  the rows say which columns there are
         """Return the state of no rows."""

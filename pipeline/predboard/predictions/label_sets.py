@@ -99,8 +99,7 @@ class LabelSets:
     def __getitem__(self, rows: RowSelection) -> Self:
         """Return the sets of some rows."""
         if isinstance(rows, slice):
-            start, stop, step = rows.indices(len(self))
-            rows = np.arange(start, stop, step)
+            rows = np.arange(*rows.indices(len(self)))
         elif rows.dtype == bool:
             rows = np.flatnonzero(rows)
         size = self.size[rows]
@@ -123,7 +122,7 @@ class LabelSets:
 
     def equals(self, other: "LabelSets") -> NDArray[np.bool_]:
         """Return in which rows both sets are the same, bool [rows]."""
-        equal = self.size == other.size
+        equal = np.equal(self.size, other.size)
         both = np.flatnonzero(equal)
         mine, theirs = self[both], other[both]
         differing = mine.row[mine.label != theirs.label]

@@ -74,7 +74,17 @@ class MultiLabelRows(PredictionRows):
     @cached_property
     def right(self) -> NDArray[np.bool_]:
         """Whether no label was missed and none wrongly predicted, bool [rows]; false without logits or labels."""
-        return self.is_scored & self.is_labelled & (self.missed.size == 0) & (self.wrongly_predicted.size == 0)
+        return np.asarray(
+            self.is_scored & self.is_labelled & (self.missed.size == 0) & (self.wrongly_predicted.size == 0)
+        )
+
+    @property
+    def lead_label(self) -> NDArray[np.int64]:
+        """First of the true labels, int64 [rows], -1 if there is none or they are not known."""
+        lead = np.full(len(self), -1, np.int64)
+        some = self.labels.size > 0
+        lead[some] = self.labels.label[self.labels.start[:-1][some]]
+        return lead
 
     @property
     @abc.abstractmethod
@@ -92,7 +102,8 @@ class MultiLabelRows(PredictionRows):
         Returns:
             `missed` (least probable first), `wrongly_predicted` and `hit` (most probable first) int64 [chosen,
             TILE_CLASSES], -1 where there are fewer, each with `<name>_probability` float32 and `<name>_count` int64
-            [chosen], how many there are; `true_count` int64 and `is_labelled` bool [chosen].
+            [chosen], how many there are; `true_class` and `predicted_class`, likewise the first labels of each by
+            number, with `true_count` and `predicted_count`; and `is_labelled` bool [chosen].
         """
         rows = type(self)(self.batch.take(as_arrow(chosen, pa.int64())))
         hit = rows.labels.minus(rows.missed)
@@ -104,7 +115,10 @@ class MultiLabelRows(PredictionRows):
             ),
             "hit": (hit, rows.label_probability[hit.contains(rows.labels)]),
         }
-        columns: TileRows = {"is_labelled": rows.is_labelled, "true_count": rows.labels.size}
+        columns: TileRows = {"is_labelled": rows.is_labelled}
+        for kind, sets in (("true", rows.labels), ("predicted", rows.predicted_labels)):
+            number = sets.label.astype(np.float32)
+            columns[f"{kind}_count"], columns[f"{kind}_class"] = sets.size, _first_columns(sets, number, number)[0]
         for kind, (sets, probability) in kinds.items():
             order = probability if kind == "missed" else -probability
             columns[f"{kind}_count"] = sets.size

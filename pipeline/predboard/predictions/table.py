@@ -238,6 +238,11 @@ class PredictionRows(abc.ABC):
         """The labels of all rows, as they were given to `Predictions.build`."""
         return self.label
 
+    @property
+    def lead_label(self) -> NDArray[np.int64]:
+        """The class by which rows are put in order, int64 [rows]: the true one, -1 if it is unknown."""
+        return self.label
+
     @cached_property
     def scored(self) -> Self:
         """The rows that have logits."""

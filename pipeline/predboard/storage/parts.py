@@ -159,9 +159,9 @@ def _is_readable_as(type_: pa.DataType, field: pa.Field) -> bool:
     if pa.types.is_fixed_size_list(field.type):
         if pa.types.is_fixed_size_list(type_) and type_.list_size != field.type.list_size:
             return False
-        return _is_list(type_) and pa.types.is_floating(type_.value_type)
+        return _is_list(type_) and bool(pa.types.is_floating(type_.value_type))
     if pa.types.is_list(field.type) and _is_list(type_):  # null where no row of a writer's has a label
-        return pa.types.is_integer(type_.value_type) or pa.types.is_null(type_.value_type)
+        return bool(pa.types.is_integer(type_.value_type) or pa.types.is_null(type_.value_type))
     if pa.types.is_null(type_):  # how pandas writes a column without a value
         return bool(field.nullable)
     return any(kind(type_) and kind(field.type) for kind in _KINDS)

@@ -23,7 +23,7 @@ from predboard.errors import DamagedError, InputError, reading
 from predboard.formatting import did_you_mean, nearest_names, plural
 from predboard.predictions.arrow import as_arrow
 from predboard.predictions.digests import digest_list
-from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, COLUMNS, GROUP_PREFIX, Run, digest_records
+from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, GROUP_PREFIX, Run, digest_records, reserved_columns
 from predboard.storage import paths
 from predboard.storage.parts import (
     PartFile,
@@ -199,6 +199,11 @@ def open_run(run: AnyPath, on_damage: Callable[[AnyPath, DamagedError], None] | 
     for step in steps:
         refuse_mixed_lists(step)
     for step in steps[1:]:
+        if step.run.task != steps[0].run.task:
+            raise InputError(
+                f"{run} mixes tasks: step {step.step} is {step.run.task}, step {steps[0].step} {steps[0].run.task}; "
+                "keep each in a run of its own"
+            )
         if step.run.classes != steps[0].run.classes:
             raise InputError(
                 f"{run} mixes class lists: step {step.step} and step {steps[0].step} have different classes"
@@ -242,7 +247,8 @@ def _explain_no_predictions(folder: AnyPath) -> str:
 def list_manifest_columns(step: Step) -> list[str]:
     """Return the names of the columns that the manifest of a step adds to the contract's."""
     names = read_part_schema(step.parts[0]).names
-    return [name for name in names if name not in COLUMNS and not name.startswith(GROUP_PREFIX)]
+    reserved = reserved_columns(step.run.task)
+    return [name for name in names if name not in reserved and not name.startswith(GROUP_PREFIX)]
 
 
 def read_values(step: Step, ids: Iterable[int], column: str) -> dict[int, Any]:

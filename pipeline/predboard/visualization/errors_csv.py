@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from predboard.csv_lines import TextCodes, format_csv_lines
+from predboard.csv_lines import CsvColumn, TextCodes, format_csv_lines
 from predboard.panels import label_issues
 from predboard.predictions.arrow import as_arrow, as_numpy
 from predboard.predictions.derived_rows import DerivedRows
@@ -35,35 +35,51 @@ def write_errors(
             they were not measured, and then `suspected` is empty.
     """
     wrong = [known.take(~known.right) for batch in rows if len(known := batch.labelled)]
-    pieces = [(some.column("image").cast(pa.large_string()), _numbers(some, first)) for some in wrong]
+    pieces = [(_texts(some), _numbers(some, first)) for some in wrong]
     del wrong  # with all their other columns
     with file.open("wb") as output:
         output.write(HEADER)
         if not pieces:
             return
-        paths = pa.chunked_array([path for path, _ in pieces])
+        table = pa.concat_tables(texts for texts, _ in pieces).unify_dictionaries()
         columns = [np.concatenate(column) for column in zip(*(numbers for _, numbers in pieces), strict=True)]
         order = np.lexsort((columns[ROW], -columns[CONFIDENCE]))
         for start in range(0, len(order), BLOCK_ROWS):
             chosen = order[start : start + BLOCK_ROWS]
-            texts = [path or "" for path in paths.take(as_arrow(chosen, pa.int64())).to_pylist()]
-            true, predicted, *scores, suspected, row = (column[chosen] for column in columns)
-            classes = [TextCodes(names, codes) for codes in (true, predicted, suspected)]
-            output.write(format_csv_lines([texts, *classes[:2], *scores, classes[2], row]))
+            texts = [_cells(column) for column in table.take(as_arrow(chosen, pa.int64())).combine_chunks().columns]
+            *scores, suspected, row = (column[chosen] for column in columns)
+            output.write(format_csv_lines([*texts, *scores, TextCodes(names, suspected), row]))
 
 
-CONFIDENCE, ROW = 2, 6
+CONFIDENCE, ROW = 0, 4
 """Places in what `_numbers` returns."""
 
 
+def _texts(rows: DerivedRows) -> pa.Table:
+    """Return path, true and predicted classes: names, or lists of names where a row may have several."""
+    ending = "name" if "label_name" in rows.batch.schema.names else "names"
+    paths = rows.column("image").cast(pa.large_string())  # all of them may be more than 2 GiB
+    true, predicted = rows.column(f"label_{ending}"), rows.column(f"predicted_{ending}")
+    return pa.table([paths, true, predicted], names=["path", "true", "predicted"])
+
+
+def _cells(column: pa.ChunkedArray) -> CsvColumn:
+    """Return the texts of a column; several of a row are separated by `|`."""
+    (texts,) = column.chunks
+    if pa.types.is_dictionary(texts.type):
+        return TextCodes(texts.dictionary.to_pylist(), as_numpy(texts.indices, -1))
+    if pa.types.is_list(texts.type):
+        return ["|".join(names or ()) for names in texts.to_pylist()]
+    return [text or "" for text in texts.to_pylist()]
+
+
 def _numbers(wrong: DerivedRows, first: label_issues.State | None) -> tuple[NDArray[Any], ...]:
-    """Return the columns after the path, [rows] each; classes are indices, -1 for none."""
+    """Return the columns after the names, [rows] each; classes are indices, -1 for none."""
+    ranked = "rank" in wrong.batch.schema.names  # not where a row has several labels
     return (
-        wrong.label.astype(np.int32),
-        wrong.predicted.astype(np.int32),
         wrong.confidence,
         wrong.loss,
-        as_numpy(wrong.column("rank").cast(pa.float32()), np.nan),  # null without scores
+        as_numpy(wrong.column("rank").cast(pa.float32()), np.nan) if ranked else np.full(len(wrong), np.nan),
         _suspected(wrong, first).astype(np.int32),
         wrong.id,
     )

@@ -98,7 +98,7 @@ def _project(
     keys, places = [np.zeros(0, np.int64)], [np.zeros((0, 2))]
     for batch, vectors in read_vectors(part):
         place = np.full((len(batch), 2), np.nan)
-        place[batch.predicted >= 0] = (vectors - centre) @ axes
+        place[batch.is_scored] = (vectors - centre) @ axes
         keys.append(batch.key)
         places.append(place)
     return np.concatenate(keys), np.concatenate(places)

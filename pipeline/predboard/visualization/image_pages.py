@@ -79,8 +79,8 @@ def _find_candidates(rows: DerivedSteps, every: int, steps: Collection[int]) -> 
     pieces: dict[int, list[Candidates]] = {}
     for step, batch in rows():
         if step in steps:
-            some = batch.take((batch.predicted >= 0) & (batch.id % every == 0))
-            pieces.setdefault(step, []).append({"id": some.id, "key": some.key, "label": some.label})
+            some = batch.take(batch.is_scored & (batch.id % every == 0))
+            pieces.setdefault(step, []).append({"id": some.id, "key": some.key, "label": some.lead_label})
     whole = {
         step: {name: np.concatenate([piece[name] for piece in of_step]) for name in ("id", "key", "label")}
         for step, of_step in pieces.items()
@@ -141,9 +141,9 @@ def split_pages(
     pieces: list[TileRows] = []
     for batch in batches:
         some = batch.take(np.isin(batch.id, chosen))
-        pieces.append(some.tile_rows(np.arange(len(some))))
+        pieces.append({**some.tile_rows(np.arange(len(some))), "lead_label": some.lead_label})
     rows = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-    order = np.lexsort((rows["id"], rows["label"]))
+    order = np.lexsort((rows["id"], rows["lead_label"]))
     return [
         _page({name: column[order[start : start + PAGE_IMAGES]] for name, column in rows.items()}, at, every, names)
         for at, start in enumerate(range(0, len(order), PAGE_IMAGES), 1)
@@ -151,7 +151,7 @@ def split_pages(
 
 
 def _page(rows: TileRows, number: int, every: int, names: Sequence[str]) -> Tiles:
-    first, last = (_class_name(int(rows["label"][i]), names) for i in (0, -1))
+    first, last = (_class_name(int(rows["lead_label"][i]), names) for i in (0, -1))
     classes = first if first == last else f"{first} to {last}"
     which = "All images" if every == 1 else f"Images 0, {every:,}, {2 * every:,}, …"
     return Tiles(

@@ -26,6 +26,7 @@ from predboard.formatting import either, plural, shared_start
 from predboard.images import decode, sources
 from predboard.parallel.pool import ProcessPool
 from predboard.parallel.threads import ItemTimeout, ordered_map
+from predboard.predictions.tile_labels import name_labels
 from predboard.storage.paths import AnyPath, is_inside, is_uri, leads_inside, parse_path
 from predboard.storage.remote import MAX_CONNECTIONS
 from predboard.storage.runs import Step, read_values
@@ -159,12 +160,7 @@ class SourceImages:
             of_rows,
             MAX_CONNECTIONS if remote else 1,
         )
-        pictures = [
-            (picture, names[label] if label >= 0 else None, names[predicted])
-            for picture, label, predicted in zip(
-                opened, rows["label"].tolist(), rows["predicted"].tolist(), strict=True
-            )
-        ]
+        pictures = list(zip(opened, *name_labels(rows, names), rows["right"].tolist(), strict=True))
         sheet = Image.fromarray(draw_contact_sheet(pictures, tiles.sheet, (), PAGE_COLUMNS))
         return EncodedImages(
             tiles.tag, sheet.width, sheet.height, (events.encode_jpeg(sheet, SHEET_QUALITY),), tiles.description

@@ -26,7 +26,7 @@ from predboard.metrics.class_groups import ClassGroups, read_class_groups
 from predboard.metrics.label_effect import LabelEffect
 from predboard.metrics.registry import NO_SCORES
 from predboard.metrics.slices import check_crosses
-from predboard.panels import confusion
+from predboard.panels import confusion, label_issues
 from predboard.parallel.executor import Executor, open_executor
 from predboard.parallel.pool import ProcessPool
 from predboard.parallel.threads import worker_count
@@ -94,7 +94,6 @@ def visualize(
         InputError: for bad input; existing logs stay as they are.
     """
     _check(config)
-    chosen = panels.choose(config.panels)
     amendments = Amendments(config)
     with (
         contextlib.nullcontext(pool)
@@ -102,7 +101,7 @@ def visualize(
         else ProcessPool(worker_count(config.workers), f"{__name__}:{preload.__name__}") as processes
     ):
         results = tuple(
-            _visualize_run(predictions, chosen, config, amendments, log, processes, settings)
+            _visualize_run(predictions, config, amendments, log, processes, settings)
             for predictions in config.predictions
         )
     leaderboard.write_leaderboard(config.logdir, log_folder.code_digest())
@@ -116,6 +115,7 @@ def preload() -> None:
 
 def _check(config: VisualizeConfig) -> None:
     """Raise InputError for what cannot be drawn, before anything is read."""
+    panels.refuse_unknown(config.panels)
     if not config.predictions:
         raise InputError("which predictions? For example: predboard visualize predictions/digits")
     names = [folder.resolve().name for folder in config.predictions]
@@ -139,7 +139,6 @@ def _check(config: VisualizeConfig) -> None:
 
 def _visualize_run(
     predictions: AnyPath,
-    chosen: Mapping[str, panels.Panel],
     config: VisualizeConfig,
     amendments: Amendments,
     log: Callable[[str], None],
@@ -147,6 +146,7 @@ def _visualize_run(
     settings: MeasureSettings,
 ) -> VisualizeResult:
     run = _OpenRun.open(predictions, config, log)
+    chosen = panels.choose(config.panels, run.steps[-1].run.task)
     if not all(step.run.has_scores for step in run.steps):
         left_out = chosen.keys() - (chosen := panels.without_scores(chosen)).keys()
         log(f"{run.name}: {', '.join(sorted(left_out)) or 'no panel'} left out: {NO_SCORES}")
@@ -186,7 +186,8 @@ def _visualize_run(
         _write_map(run, config, draft.staging, job.threads)
         if rows_file.exists():
             issues = states[last].get("label_issues")
-            names, first = job.run.run.classes, issues.first if issues else None
+            first = issues.first if issues and isinstance(issues.first, label_issues.State) else None
+            names = job.run.run.classes
             write_errors(draft.staging / ERRORS_FILE, _rows_of_step(rows_file, last), names, first)
         # Source images that are missing now may be there another time.
         event_file = draft.publish(run.steps[0].finished, "" if images.missing else made_from)
