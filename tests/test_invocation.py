@@ -7,7 +7,7 @@ import pytest
 
 from predboard import invocation
 from predboard.cli import main
-from predboard.invocation import as_typed, command_line, install_command
+from predboard.invocation import as_typed, command_line, install_command, with_make_variables
 from tests import toy
 
 
@@ -50,6 +50,34 @@ def test_under_make_the_next_command_is_a_target(monkeypatch: pytest.MonkeyPatch
     assert command_line("compare", "a", "b").endswith("predboard compare a b")
     makefile = (toy.ROOT / "Makefile").read_text("utf-8")
     assert f"export {invocation.MAKE_VARIABLE} := yes" in makefile
+
+
+@pytest.mark.parametrize(
+    ("command", "message", "shown"),
+    [
+        (
+            "infer",
+            "name another --out, or --overwrite",
+            "name another PREDICTIONS=, or --overwrite (flags go into INFER_ARGS='…' of make)",
+        ),
+        ("infer", "no folder a: see --data", "no folder a: see DATA="),
+        ("infer", "--model-args fits no --model", "--model-args fits no MODEL= (flags go into INFER_ARGS='…' of make)"),
+        (
+            "board",
+            "name another --logdir, or `predboard visualize --x`",
+            "name another LOGDIR=, or `predboard visualize --x`",
+        ),
+        ("visualize", "--panels x", "--panels x (flags go into ARGS='…' of make)"),
+        ("infer", "no folder 'a--b' (see predboard infer --help)", "no folder 'a--b' (see predboard infer --help)"),
+        ("compare", "name another --out", "name another --out"),
+    ],
+)
+def test_under_make_a_message_names_variables_instead_of_flags(
+    command: str, message: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert with_make_variables(message, command) == message
+    monkeypatch.setenv(invocation.MAKE_VARIABLE, "yes")
+    assert with_make_variables(message, command) == shown
 
 
 def test_extras_are_installed_as_the_readme_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

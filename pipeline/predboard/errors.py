@@ -7,6 +7,8 @@ what to do next. The command line prints that line and exits with 2; any other e
 import contextlib
 from collections.abc import Iterator
 
+from predboard.near_paths import did_you_mean_path
+
 MESSAGE_LENGTH = 300
 """Characters of a parser's message that are passed on: some quote the whole file."""
 
@@ -61,4 +63,5 @@ def reading(file: object, error_type: type[InputError] = InputError) -> Iterator
     except Exception as error:
         plain = isinstance(error, ValueError | OSError) and str(error)  # others say little without their names
         why = first_line(error) if plain else f"{type(error).__name__}: {first_line(error)}"
-        raise error_type(f"cannot read {file}: {why}") from error
+        near = did_you_mean_path(error.filename) if isinstance(error, FileNotFoundError) and error.filename else ""
+        raise error_type(f"cannot read {file}: {why}{near}") from error

@@ -17,6 +17,15 @@ MAKE_VARIABLE = "PREDBOARD_MAKE"
 _MAKE: Mapping[str, str] = {"visualize": "PREDICTIONS", "inspect": "PREDICTIONS", "board": "LOGDIR"}
 """Targets of the Makefile with the variable that stands for a command's one argument."""
 
+_MAKE_FLAGS: Mapping[str, str] = {
+    "--data": "DATA=",
+    "--model": "MODEL=",
+    "--checkpoint": "CHECKPOINT=",
+    "--out": "PREDICTIONS=",
+    "--logdir": "LOGDIR=",
+}
+"""Flags that are variables of the Makefile."""
+
 
 def command_line(*words: object) -> str:
     """Return a command of ours as a shell takes it.
@@ -47,6 +56,21 @@ def program() -> str:
 def as_typed(message: str) -> str:
     """Return a message whose commands between backticks are as a person can type them."""
     return re.sub(r"`predboard (?=\w)", lambda _: f"`{program()} ", message)
+
+
+def with_make_variables(message: str, command: str) -> str:
+    """Return a message of a command that make runs with make's variables in place of flags; other messages as they are.
+
+    Flags that are no variables are left, and the end says which variable takes them.
+    """
+    if not os.environ.get(MAKE_VARIABLE) or command not in ("infer", *_MAKE):
+        return message
+    pieces = re.split("(`[^`]*`)", message)  # every second one is a command
+    for flag, variable in _MAKE_FLAGS.items():
+        pieces[::2] = [re.sub(rf"(?<![\w-]){flag}(?![\w-])", variable, piece) for piece in pieces[::2]]
+    if any(re.search(r"(?<![\w-])--[a-z]", re.sub(r"\(see .*\)", "", piece)) for piece in pieces[::2]):
+        pieces.append(f" (flags go into {'INFER_ARGS' if command == 'infer' else 'ARGS'}='…' of make)")
+    return "".join(pieces)
 
 
 def install_command(package: str = "", extra: str = "") -> str:

@@ -16,6 +16,8 @@ from types import ModuleType
 from typing import Any
 
 from predboard.errors import InputError, first_line
+from predboard.formatting import did_you_mean
+from predboard.near_paths import did_you_mean_path
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,13 @@ def load_object(spec: str, kind: str, form: str) -> UserObject:
         raise InputError(f"--{kind} is {spec!r}; expected {form}")
     path = Path(file)
     if not path.is_file():
-        raise InputError(f"no {kind} file {file}; expected {form}")
+        raise InputError(f"no {kind} file {file}; expected {form}{did_you_mean_path(path, Path.is_file)}")
     module = _import_file(path, kind)
     if not hasattr(module, name):
         own = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__]
         public = [n for n in own if not n.startswith("_")]
-        raise InputError(f"{file} has no {name!r}; it has: {', '.join(public) or 'no functions'}")
+        near = did_you_mean(name, public)
+        raise InputError(f"{file} has no {name!r}; it has: {', '.join(public) or 'no functions'}{near}")
     code = hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
     return UserObject(getattr(module, name), f"{path.name}:{name}", code, path.parent, kind, form)
 

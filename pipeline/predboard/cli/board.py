@@ -17,6 +17,7 @@ from predboard.cli.terminal import log
 from predboard.config import BoardConfig
 from predboard.errors import InputError
 from predboard.invocation import install_command
+from predboard.near_paths import did_you_mean_path
 
 if TYPE_CHECKING:
     from predboard.storage.mirror import Convert
@@ -36,7 +37,8 @@ def board(config: BoardConfig) -> int:
     Raises InputError if there is no folder, TensorBoard is not installed or the address cannot be used.
     """
     if not config.logdir.is_dir():
-        raise InputError(f"no folder {config.logdir}: run `predboard visualize` first, or name another --logdir")
+        near = did_you_mean_path(config.logdir, Path.is_dir)
+        raise InputError(f"no folder {config.logdir}: run `predboard visualize` first, or name another --logdir{near}")
     if importlib.util.find_spec("tensorboard") is None:
         raise InputError(f"TensorBoard is not installed: {install_command('tensorboard')}")
     _check_address(config)

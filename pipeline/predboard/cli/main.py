@@ -11,7 +11,7 @@ from predboard.cli.parser import parse
 from predboard.cli.signals import Stopped
 from predboard.errors import InputError, one_line
 from predboard.formatting import did_you_mean
-from predboard.invocation import as_typed
+from predboard.invocation import as_typed, with_make_variables
 from predboard.streams import lost_output
 
 
@@ -52,7 +52,8 @@ def run(arguments: Sequence[str]) -> int:
         command = COMMANDS[name]
         return command.run(parse(name, command.config, flags))
     except InputError as error:
-        print(f"predboard: {as_typed(one_line(str(error)))}", file=sys.stderr)
+        message = with_make_variables(one_line(str(error)), arguments[0])
+        print(f"predboard: {as_typed(message)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         number = stop.args[0] if isinstance(stop, Stopped) else signal.SIGINT

@@ -21,6 +21,7 @@ from predboard.config import SideLength
 from predboard.errors import InputError, first_line
 from predboard.formatting import did_you_mean, either
 from predboard.invocation import program
+from predboard.near_paths import did_you_mean_path
 from predboard.storage.paths import AnyPath, is_uri, read_small_text
 
 C = TypeVar("C")
@@ -270,7 +271,7 @@ def _read_file(file: str, command: str, flags: Mapping[str, Flag]) -> dict[str, 
     try:
         table = tomllib.loads(read_small_text(Path(file)))
     except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror}") from error
+        raise InputError(f"cannot read {file}: {error.strerror}{did_you_mean_path(file, Path.is_file)}") from error
     except (ValueError, RecursionError) as error:  # also of numbers with thousands of digits, and of deep lists
         raise InputError(f"{file} is not valid TOML: {first_line(error)}") from error
     values = {}

@@ -24,6 +24,7 @@ from predboard.formatting import plural, shared_start
 from predboard.images import decode
 from predboard.metrics.class_groups import NO_GROUPS, ClassGroups, read_class_groups
 from predboard.metrics.slices import Crosses, check_crosses
+from predboard.near_paths import did_you_mean_path
 from predboard.parallel.threads import ordered_map, worker_count
 from predboard.predictions.positive_class import with_positive
 from predboard.predictions.schema import digest_records
@@ -85,7 +86,8 @@ def compare(config: CompareConfig, log: Callable[[str], None] = print_warning) -
                 f"--logdir {config.logdir} would mix logs into the predictions {predictions}: name another folder"
             )
     if config.image_root is not None and not config.image_root.is_dir():
-        raise InputError(f"no folder {config.image_root}: --image-root is where the source images are now")
+        near = did_you_mean_path(config.image_root, Path.is_dir)
+        raise InputError(f"no folder {config.image_root}: --image-root is where the source images are now{near}")
     all_ = len(sides) <= MAX_SIDES_ALL_PAIRS
     classes = {
         pair: _classes(sides, pair, config)

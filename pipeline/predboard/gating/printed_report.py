@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from predboard.errors import InputError, reading
+from predboard.near_paths import did_you_mean_path
 
 SCORES = ("precision", "recall", "f1-score")
 COLUMNS = (*SCORES, "support")
@@ -64,7 +65,8 @@ def read_report(file: Path) -> PrintedReport:
         InputError: if the file cannot be read, or is no report, or holds several.
     """
     if not file.is_file():
-        raise InputError(f"there is no file {file}; expected a classification_report")
+        near = did_you_mean_path(file, Path.is_file)
+        raise InputError(f"there is no file {file}; expected a classification_report{near}")
     with reading(file):
         if file.stat().st_size > MAX_BYTES:
             raise InputError(f"{file} has more than {MAX_BYTES:,} bytes; expected a classification_report")

@@ -14,6 +14,7 @@ from predboard.errors import InputError, first_line
 from predboard.formatting import nearest_names
 from predboard.metrics import registry
 from predboard.metrics.registry import pattern_of
+from predboard.near_paths import did_you_mean_path
 from predboard.storage.paths import read_small_text
 
 Bound = Literal["lower", "upper", "point"]
@@ -82,6 +83,7 @@ def read_rules(file: Path, directions: Mapping[str, str]) -> tuple[Rule, ...]:
     except OSError as error:
         raise InputError(
             f"cannot read {file}: {error.strerror}; `predboard gate RUN --suggest > {file}` writes a first one"
+            f"{did_you_mean_path(file, Path.is_file)}"
         ) from error
     except (ValueError, RecursionError) as error:  # also of numbers with thousands of digits, and of deep lists
         raise InputError(f"{file} is not valid TOML: {first_line(error)}") from error

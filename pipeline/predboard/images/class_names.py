@@ -8,6 +8,7 @@ from pathlib import Path
 from predboard.errors import InputError, first_line
 from predboard.images.manifest import Manifest
 from predboard.images.preprocessing import Recipe
+from predboard.near_paths import did_you_mean_path
 from predboard.storage.paths import read_small_text
 
 
@@ -24,7 +25,7 @@ def read_classes(file: Path) -> tuple[str, ...]:
         if not is_json and all(re.fullmatch('"[^"]*"', line) for line in lines):
             names = [line[1:-1] for line in lines]
     except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror}") from error
+        raise InputError(f"cannot read {file}: {error.strerror}{did_you_mean_path(file, Path.is_file)}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"cannot read {file}, which is not UTF-8: save the names as UTF-8") from error
     except (ValueError, RecursionError) as error:

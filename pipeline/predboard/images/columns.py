@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from predboard.errors import InputError
+from predboard.formatting import did_you_mean
 from predboard.images.label_columns import NO_COLUMN, refuse_unread_list
 from predboard.images.label_values import ParsedLabels, check_labels, describe_strange, parse_labels
 from predboard.images.manifest import (
@@ -195,7 +196,8 @@ def find_column(table: pa.Table, asked: str | None, usual: Sequence[str], file: 
         raise InputError(f"{file} has two columns named {twice!r}: rename one")
     if asked is not None:
         if asked not in names:
-            raise InputError(f"{file} has no column {asked!r}; it has {_list_columns(table)}: see {flag}")
+            near = did_you_mean(asked, names)
+            raise InputError(f"{file} has no column {asked!r}; it has {_list_columns(table)}: see {flag}{near}")
         return asked
     return find_usual(names, usual)
 

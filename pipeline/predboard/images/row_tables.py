@@ -14,6 +14,7 @@ from predboard.csv_lines import original_text
 from predboard.errors import InputError, reading
 from predboard.images.columns import IMAGE_COLUMNS, LABEL_COLUMNS, TRUTH_COLUMNS, find_column, plain_name
 from predboard.images.text_tables import open_separated, parse_json, read_json_lines, table_of_records
+from predboard.near_paths import did_you_mean_path
 from predboard.predictions.arrow import without_views
 from predboard.storage.parquet_sizes import decoded_size
 from predboard.storage.paths import MAX_READ_GB, AnyPath, arrow_source, check_size, read_bytes
@@ -47,7 +48,8 @@ def read_row_table(file: AnyPath, text_column: str | None = None) -> pa.Table:
     suffix = file.suffix.lower()
     if not exists or suffix not in SUFFIXES:
         what = f"{file} is of an unknown kind" if exists else f"no file {file}"
-        raise InputError(f"{what}: expected a table that ends in {', '.join(SUFFIXES)}")
+        near = "" if exists else did_you_mean_path(file)
+        raise InputError(f"{what}: expected a table that ends in {', '.join(SUFFIXES)}{near}")
     with reading(file):
         table = _read(file, suffix, text_column)
     if {"tag", "on", "keys"} <= set(table.column_names):

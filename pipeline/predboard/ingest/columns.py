@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from predboard.config import ImportedKind
 from predboard.errors import InputError
+from predboard.formatting import did_you_mean
 from predboard.images.columns import IMAGE_COLUMNS, LABEL_COLUMNS, TRUTH_COLUMNS, find_usual, plain_name
 from predboard.images.label_columns import NO_COLUMN, PREDICTED, refuse_unread
 from predboard.images.label_lists import LabelOptions
@@ -108,7 +109,7 @@ def find_column(
     Raises InputError if the name that was asked for is not present.
     """
     if asked is not None and asked not in names:
-        raise InputError(f"{file} has no {asked!r}; it has {abbreviate(names)}: see {flag}")
+        raise InputError(f"{file} has no {asked!r}; it has {abbreviate(names)}: see {flag}{did_you_mean(asked, names)}")
     return find_usual(names, usual) if asked is None else asked
 
 

@@ -24,6 +24,7 @@ from predboard.ingest import columns, multi_label, scores
 from predboard.ingest.columns import abbreviate
 from predboard.ingest.joined_rows import canonical_texts, file_name, join_rows
 from predboard.ingest.saved_scores import SavedScores
+from predboard.near_paths import did_you_mean_path
 from predboard.predictions.label_sets import Labels
 from predboard.predictions.schema import MULTI_LABEL, ROW_NUMBERS, hash_refs, rename_reserved_columns
 
@@ -232,6 +233,7 @@ def _located(
     if config.image_root.suffix.lower() not in (".zip", ".tar") or not config.image_root.is_file():
         raise InputError(
             f"--image-root {config.image_root} does not exist: expected the folder, .zip or .tar with the images"
+            f"{did_you_mean_path(config.image_root)}"
         )
     archive = config.image_root.resolve()
     return str(archive.parent), [ref and f"{archive.name}#{ref}" for ref in refs]

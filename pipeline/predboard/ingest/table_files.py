@@ -20,6 +20,7 @@ from predboard.images.manifest import image_suffixes
 from predboard.images.text_tables import json_column, open_separated, parse_json, read_json_lines, table_of_records
 from predboard.ingest.array_files import ARRAY_SUFFIXES
 from predboard.ingest.nested_columns import NestedColumn, is_ranked, nest
+from predboard.near_paths import did_you_mean_path
 from predboard.predictions.arrow import viewed_type, without_views
 from predboard.storage.parquet_sizes import columns_size, decoded_size
 from predboard.storage.paths import check_size
@@ -38,7 +39,8 @@ def check_kind(file: Path) -> None:
     with reading(file):  # a closed folder, a name that is too long
         exists = file.is_file()
     if not exists:
-        raise InputError(f"no file {file}: expected predictions in one of {suffixes}")
+        near = did_you_mean_path(file, Path.is_file)
+        raise InputError(f"no file {file}: expected predictions in one of {suffixes}{near}")
     if file.suffix.lower() in (".gz", ".bz2", ".xz", ".zst"):
         raise InputError(f"{file} is compressed: unpack it first, then give {file.stem}")
     if file.suffix.lower() not in (*ARRAY_SUFFIXES, *TABLE_SUFFIXES):

@@ -25,6 +25,7 @@ from predboard.config.checks import MAX_STEP, check_step_for_each
 from predboard.errors import InputError, first_line, reading
 from predboard.invocation import install_command
 from predboard.models.weights import EMA_KEYS, list_some
+from predboard.near_paths import did_you_mean_path
 from predboard.storage.paths import MAX_READ_GB, check_size
 
 if TYPE_CHECKING:
@@ -147,9 +148,8 @@ def _load(file: Path, trust: bool, folder: Path, main: ModuleType | None) -> Any
 def _list_beside(file: Path) -> str:
     """Return what to try instead of a missing file: others of its kind in its folder."""
     beside = sorted(p.name for p in file.parent.glob(f"*{file.suffix}") if p.is_file()) if file.suffix else []
-    if not beside:
-        return "see --checkpoint"
-    return f"{file.parent} has {', '.join(beside[:3])}{', …' * (len(beside) > 3)}"
+    others = f"{file.parent} has {', '.join(beside[:3])}{', …' * (len(beside) > 3)}" if beside else "see --checkpoint"
+    return others + did_you_mean_path(file, Path.is_file)
 
 
 def read_module(file: Path, trust: bool, error: Exception) -> "torch.nn.Module":

@@ -23,6 +23,7 @@ from predboard.images.preprocessing import Recipe
 from predboard.invocation import install_command
 from predboard.models import checkpoints, hubs
 from predboard.models import weights as matching
+from predboard.near_paths import did_you_mean_path
 from predboard.storage.paths import MAX_READ_GB
 
 if TYPE_CHECKING:
@@ -225,7 +226,10 @@ def open_factory(
 def _open_program(file: Path, args: Mapping[str, Any], ema: bool, trust: bool) -> ModelFactory:
     """Return the factory of a saved program. A program is code, as FILE.py is: whoever names it trusts it."""
     if not file.is_file():
-        raise InputError(f"there is no model file {file}; expected FILE.py:FACTORY, or a program (.pt2, TorchScript)")
+        raise InputError(
+            f"there is no model file {file}; expected FILE.py:FACTORY, or a program (.pt2, TorchScript)"
+            f"{did_you_mean_path(file, Path.is_file)}"
+        )
     if args:
         raise InputError(f"{file} is a program, not a function, and takes no --model-args")
     with file.open("rb") as stream:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Protocol, cast, runtime_checkable
 
 from predboard.errors import InputError, first_line
+from predboard.formatting import did_you_mean
 from predboard.metrics.label_effect import LabelEffect
 from predboard.metrics.metric_spec import Direction
 from predboard.predictions.derived_rows import DerivedRows
@@ -254,7 +255,7 @@ def choose(wanted: tuple[str, ...], task: str = SINGLE_LABEL) -> dict[str, Panel
         if name not in chosen:
             exists = name in others or any(name in _folder(other) for other in FORMATS)
             what = f"the panel {name!r} does not draw {task} runs" if exists else f"no panel {name!r}"
-            raise InputError(f"{what}; choose from: {', '.join(available)}")
+            raise InputError(f"{what}; choose from: {', '.join(available)}{did_you_mean(name, available)}")
     return chosen
 
 
@@ -263,7 +264,7 @@ def refuse_unknown(wanted: tuple[str, ...]) -> None:
     available = dict.fromkeys((*itertools.chain(*map(_folder, FORMATS)), *sorted(_entry_points())))
     for name in wanted:
         if name not in available:
-            raise InputError(f"no panel {name!r}; choose from: {', '.join(available)}")
+            raise InputError(f"no panel {name!r}; choose from: {', '.join(available)}{did_you_mean(name, available)}")
 
 
 def configure(chosen: Mapping[str, Panel], **settings: Any) -> dict[str, Panel]:

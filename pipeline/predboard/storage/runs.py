@@ -20,7 +20,8 @@ import numpy as np
 import pyarrow as pa
 
 from predboard.errors import DamagedError, InputError, reading
-from predboard.formatting import did_you_mean, nearest_names, plural
+from predboard.formatting import did_you_mean, plural
+from predboard.near_paths import did_you_mean_path
 from predboard.predictions.arrow import as_arrow
 from predboard.predictions.digests import digest_list
 from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, GROUP_PREFIX, Run, digest_records, reserved_columns
@@ -33,7 +34,7 @@ from predboard.storage.parts import (
     read_batches,
     read_part_schema,
 )
-from predboard.storage.paths import AnyPath, P, explain_write_errors, is_remote, map_files
+from predboard.storage.paths import AnyPath, P, explain_write_errors, map_files
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,8 @@ def open_run(run: AnyPath, on_damage: Callable[[AnyPath, DamagedError], None] | 
         is_folder = run.is_dir()
     if not is_folder:
         what = f"{run} is a file" if run.is_file() else f"no folder {run}"
-        near = "" if is_remote(run) else _name_near(run)
+        places = run, run.parent / "predictions" / run.name
+        near = next(filter(None, (did_you_mean_path(place, _holds_run) for place in places)), "")
         raise InputError(f"{what}: expected a folder of predictions that `predboard infer` wrote{near}")
     steps = [s for number in list_step_numbers(run) if (s := open_step(run, number, on_damage)) is not None]
     if not steps:
@@ -227,12 +229,8 @@ def distinct_names(folders: Sequence[AnyPath]) -> list[str]:
     return names
 
 
-def _name_near(run: Path) -> str:
-    """Return the end of a message that names the run whose name was mistyped, beside it or in `predictions`."""
-    beside = [*run.parent.glob("*"), *(run.parent / "predictions").glob("*")]
-    names = {path.name: path for path in beside if path.is_dir() and list_step_numbers(path)}
-    near = nearest_names(run.name, names, 1, 0.7)
-    return f"; did you mean {names[near[0]]}?" if near else ""
+def _holds_run(path: Path) -> bool:
+    return path.is_dir() and bool(list_step_numbers(path))
 
 
 def _explain_no_predictions(folder: AnyPath) -> str:
@@ -241,7 +239,8 @@ def _explain_no_predictions(folder: AnyPath) -> str:
         return f"{folder} contains {plural(len(runs), 'run')}; name one, for example {runs[0]}"
     if folder.name.startswith("step="):
         return f"{folder} is one step of a run; name the run, {folder.parent}"
-    return f"{folder} contains no predictions (no step=*/part-*.parquet): run `predboard infer` first"
+    near = did_you_mean_path(folder.parent / "predictions" / folder.name, _holds_run)
+    return f"{folder} contains no predictions (no step=*/part-*.parquet): run `predboard infer` first{near}"
 
 
 def list_manifest_columns(step: Step) -> list[str]:

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from predboard.config import RowsConfig
 from predboard.errors import InputError, reading
-from predboard.formatting import did_you_mean, nearest_names
+from predboard.formatting import did_you_mean
 from predboard.images import sources
 from predboard.images.manifest import split_ref
+from predboard.near_paths import did_you_mean_path
 from predboard.storage.paths import explain_write_errors, is_inside, is_remote, join_ref, parse_path
 from predboard.tab.answers import View, image_root_of
 from predboard.tab.columns import StepRows
@@ -76,9 +77,8 @@ def _open(config: RowsConfig) -> tuple[View, LogRun]:
     folder = Path(config.logs).resolve()
     if not (folder / ROWS_FILE).is_file():
         what = f"{config.logs} has no {ROWS_FILE}" if folder.is_dir() else f"no folder {config.logs}"
-        near = nearest_names(folder.name, [path.parent.name for path in folder.parent.glob(f"*/{ROWS_FILE}")], 1, 0.7)
-        hint = f"; did you mean {Path(config.logs).parent / near[0]}?" if near else ""
-        raise InputError(f"{what}: expected the logs of a run, logs/NAME, that `predboard visualize` wrote{hint}")
+        near = did_you_mean_path(config.logs, lambda path: (path / ROWS_FILE).is_file())
+        raise InputError(f"{what}: expected the logs of a run, logs/NAME, that `predboard visualize` wrote{near}")
     view = View(folder.parent)
     return view, view.runs.get(folder.name)
 

@@ -26,6 +26,7 @@ from predboard.metrics.class_groups import ClassGroups, read_class_groups
 from predboard.metrics.label_effect import LabelEffect
 from predboard.metrics.registry import NO_SCORES
 from predboard.metrics.slices import check_crosses
+from predboard.near_paths import did_you_mean_path
 from predboard.panels import confusion, label_issues
 from predboard.parallel.executor import Executor, open_executor
 from predboard.parallel.pool import ProcessPool
@@ -134,7 +135,8 @@ def _check(config: VisualizeConfig) -> None:
     if "groups" in config.panels and config.groups is None:
         raise InputError("the panel groups needs --groups FILE, the groups of the classes")
     if config.image_root is not None and not config.image_root.is_dir():
-        raise InputError(f"no folder {config.image_root}: --image-root must be the folder of the source images")
+        near = did_you_mean_path(config.image_root, Path.is_dir)
+        raise InputError(f"no folder {config.image_root}: --image-root must be the folder of the source images{near}")
 
 
 def _visualize_run(

@@ -17,6 +17,7 @@ from predboard.errors import InputError, reading
 from predboard.images.label_values import RawLabels, describe_strange
 from predboard.images.manifest import Manifest, SourceOptions, split_ref
 from predboard.images.sources import folder
+from predboard.near_paths import did_you_mean_path
 from predboard.storage.paths import (
     MAX_READ_GB,
     AnyPath,
@@ -79,7 +80,7 @@ def open_source(data: str, options: SourceOptions | None = None) -> Manifest:
         if absent := next((file for file in files if not file.exists()), None):
             raise InputError(
                 f"no folder {absent}, and no such file: expected a folder with a sub-folder of images per class, or a "
-                "list"
+                f"list{did_you_mean_path(absent)}"
             )
         manifest = _open(files, options)
     if not options.classes:
