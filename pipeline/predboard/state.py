@@ -32,8 +32,13 @@ def fixed(values: NDArray[np.floating[Any]]) -> np.int64:
     >>> int(fixed(np.array([0.5, 0.25]))), float(fixed(np.array([0.5, 0.25])) * FIXED_UNIT)
     (786432, 0.75)
     """
+    return np.int64(fixed_each(values).sum())
+
+
+def fixed_each(values: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+    """Return each value in units of 2**-20, cut at `FIXED_LIMIT` and rounded, int64 of the same shape."""
     cut = np.clip(values.astype(np.float64), -FIXED_LIMIT, FIXED_LIMIT)
-    return np.int64(np.rint(cut / FIXED_UNIT).astype(np.int64).sum())
+    return np.rint(cut / FIXED_UNIT).astype(np.int64)
 
 
 def fixed_squares(values: NDArray[np.floating[Any]]) -> tuple[np.int64, np.int64]:

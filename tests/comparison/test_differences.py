@@ -20,6 +20,7 @@ from predboard.comparison import differences, join
 from predboard.comparison.differences import IDENTICAL_METHOD, Comparison, Flips
 from predboard.comparison.join import ClassMapping, JoinedRows, join_rows, match_classes
 from predboard.comparison.paired_counts import NEW_COLUMNS, OLD_COLUMNS, PairedCounts, count_pairs, merge_counts
+from predboard.comparison.resampling import bootstrap_differences
 from predboard.metrics import calibration, registry
 from predboard.metrics.bootstrap import poisson_resamples
 from predboard.metrics.counts import Margins
@@ -249,7 +250,8 @@ def test_each_draw_has_the_figures_of_its_cells() -> None:
     draws = np.concatenate(list(poisson_resamples(count, found.state.cells.value.tobytes(), 8, 400)), axis=1)
     assert len(np.unique(joint[0])) == 8
     functions = {spec.name: spec.margins for spec in registry.rows("overall") if spec.margins is not None}
-    draws_of = found._bootstrap(functions)
+    seed = found.state.cells.value.tobytes()
+    draws_of = bootstrap_differences(found.joint, found.old, found.new, seed, functions)
     for i in range(0, draws.shape[1], 100):
         before, now = (np.zeros((10, 10)) for _ in range(2))
         for label, old, new, n in zip(*joint, draws[:, i].tolist(), strict=True):

@@ -364,12 +364,43 @@ def test_columns_of_the_user_come_first_in_the_picture_flagged_or_not() -> None:
 
 
 def test_columns_to_cross_are_checked_before_anything_is_read() -> None:
-    columns = ["country", "season"]
-    slicing.check_crosses((("country", "season"),), columns)
-    with pytest.raises(InputError, match=r"--slice country,saeson: no column 'saeson'.*did you mean"):
-        slicing.check_crosses((("country", "saeson"),), columns)
-    with pytest.raises(InputError, match="names one column, which has slices anyway"):
-        slicing.check_crosses((("country",),), columns)
+    columns, numeric = ["country", "season", "cloud"], ["cloud", "brightness"]
+    slicing.check_crosses((("country", "season"), ("cloud=0", "10"), ("brightness=-1", "1e-3")), columns, numeric)
+    for cross, said in (
+        (("country", "saeson"), r"--slice country,saeson: no column 'saeson'.*did you mean"),
+        (("country",), "names one column, which has slices anyway.*or edges of numbers: country=0,10,50"),
+        (("cloud=0", "ten"), "expected numbers behind cloud=, joined by commas"),
+        (("cloud=10", "10"), "expected two or more edges, each above the one before"),
+        (("cloud=10",), "expected two or more edges"),
+        (("cloud=0", "nan"), "expected two or more edges"),
+        (("cluod=0", "1"), "no column of numbers 'cluod'; did you mean cloud"),
+        (("season=0", "1"), "no column of numbers 'season'; there are cloud, brightness"),
+    ):
+        with pytest.raises(InputError, match=said):
+            slicing.check_crosses((cross,), columns, numeric)
+
+
+def test_numbers_are_cut_at_the_edges_that_the_user_gives() -> None:
+    """Against numpy.histogram: the lower edge belongs to a range, the upper one only to the last."""
+    cloud = [[0.0, 9.99, 10.0, 50.0, 100.0, 100.5, -0.5, None, np.nan, 99.0][i // 10 % 10] for i in range(ROWS)]
+    rows = batch(cloud=cloud, country=[("NO", "SE")[i % 3 == 0] for i in range(ROWS)])
+    panel = slices.Panel(crosses=(("cloud=0", "10", "50", "100"), ("country", "cloud")))
+    state = merge(panel.zero(toy.RUN), panel.measure(toy.RUN, rows))
+    labelled = rows.labelled
+    known = frame(labelled)
+    edges = [0, 10, 50, 100]
+    expected = dict(
+        zip(("0 to 10", "10 to 50", "50 to 100"), np.histogram(known.cloud.dropna(), edges)[0], strict=True)
+    )
+    expected |= {"< 0": (known.cloud < 0).sum(), "> 100": (known.cloud > 100).sum()}
+    every = slicing.list_slices(state, alone=True)
+    assert {s.value: s.rows for s in every if s.column == "cloud"} == expected
+    crossed = {s.name: s for s in every if s.crossed}
+    some = known.query("country == 'NO' and 10 <= cloud < 50")
+    assert crossed["country=NO & cloud 10 to 50"].rows == len(some) > 0
+    assert crossed["country=NO & cloud 10 to 50"].sums[1] == (some.label == some.predicted).sum()
+    (_, metrics), *_ = panel.metrics(RunInfo("toy", toy.RUN, {0: StepInfo(ROWS, ROWS)}), {0: state})
+    assert metrics.metrics["slices/cloud 10 to 50/images"].value == expected["10 to 50"]
 
 
 def test_a_cross_of_too_many_values_is_left_out_and_named() -> None:

@@ -30,7 +30,14 @@ from predboard.predictions.positive_class import with_positive
 from predboard.predictions.schema import digest_records
 from predboard.state import merge
 from predboard.storage.paths import AnyPath, is_inside
-from predboard.storage.runs import Step, distinct_names, list_manifest_columns, open_run, read_values
+from predboard.storage.runs import (
+    Step,
+    distinct_names,
+    list_manifest_columns,
+    list_numeric_columns,
+    open_run,
+    read_values,
+)
 from predboard.streams import print_warning
 from predboard.summaries import EncodedImages, File, Picture, Summary, Tiles
 from predboard.visualization import events, log_folder
@@ -105,7 +112,8 @@ def compare(config: CompareConfig, log: Callable[[str], None] = print_warning) -
             return CompareResult(name, folder, current, summary["verdict"], summary, 0, unchanged=True)
     sides, amended = _amend(sides, amendments)
     if config.slice:
-        check_crosses(config.slice, list_manifest_columns(sides[-1].step))
+        last = sides[-1].step
+        check_crosses(config.slice, list_manifest_columns(last), list_numeric_columns(last))
 
     rows = sum(side.step.rows for side in sides)
     which = plural(len(classes), "pair") if all_ else "each with the first and with the most accurate"

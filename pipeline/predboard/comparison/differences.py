@@ -4,6 +4,7 @@ All metrics are of the images that both steps have, with logits and the same lab
 get right, or both get wrong, cancels out.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,14 +14,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from predboard.comparison.paired_counts import CALIBRATION_BINS, PairedCounts
+from predboard.comparison.paired_counts import PairedCounts, margins_without_groups
+from predboard.comparison.resampling import bootstrap_differences, calibration_draws, recode_cells
 from predboard.formatting import unique_names
 from predboard.metrics import calibration, registry
-from predboard.metrics.bootstrap import ClassSums, bias_corrected_interval, poisson_resamples
+from predboard.metrics.bootstrap import bias_corrected_interval
 from predboard.metrics.class_groups import NO_GROUPS, ClassGroups
-from predboard.metrics.counts import CountMetrics, Counts, MarginMetric, Margins
+from predboard.metrics.counts import CountMetrics, Counts, Margins
+from predboard.metrics.grouped import group_column, grouped_interval, recount
 from predboard.metrics.intervals import (
     WILSON,
+    grouped_half_width,
+    grouped_method,
+    independent_method,
     jaccard_to_f1,
     mcnemar_p,
     mean_interval,
@@ -170,9 +176,8 @@ class Comparison:
         ):
             if rows:
                 ends = (hits / rows, hits / rows) if state.identical else wilson_interval(hits, rows)
-                rates[name] = Metric(
-                    hits / rows, ends, DEFINITIONS[name], IDENTICAL_METHOD if state.identical else WILSON
-                )
+                method = IDENTICAL_METHOD if state.identical else independent_method(WILSON, self.group_column)
+                rates[name] = Metric(hits / rows, ends, DEFINITIONS[name], method)
         if self.rows:
             rates["mcnemar_p"] = Metric(self.p, definition=DEFINITIONS["mcnemar_p"])
         return rates
@@ -181,7 +186,8 @@ class Comparison:
     def by_class(self) -> list[Flips]:
         """Fixed and broken images of each class that has images, the worst first."""
         support, hits = self.old.support, (self.new.hits, self.old.hits)
-        interval = self._newcombe(self._both, *hits, support)
+        clustered = self.group_column and not self.state.identical
+        interval = self._grouped_ends("recall") if clustered else self._newcombe(self._both, *hits, support)
         return _worst_first(
             Flips(name, int(support[c]), int(hits[0][c] - both), int(hits[1][c] - both), (lower, upper))
             for c, (name, both, lower, upper) in enumerate(
@@ -199,6 +205,21 @@ class Comparison:
             lower, upper = (float(end) for end in self._newcombe(*map(np.array, (both, now, was, rows))))
             flips.append(Flips(s.name, rows, now - both, was - both, (lower, upper)))
         return _worst_first(flips)
+
+    @property
+    def group_column(self) -> str:
+        """Name of the column whose equal values make rows belong together; empty if each image stands for itself."""
+        return group_column(self.state.cells_by_group)
+
+    @cached_property
+    def margins_without(self) -> tuple[Margins, Margins]:
+        """[groups, classes] margins before and now without each group of rows that belong together."""
+        return margins_without_groups(self.state.cells_by_group.states[self.group_column], self.old, self.new)
+
+    def _grouped(self, gain: float, of_margins: Callable[[Margins], NDArray[np.float64]]) -> tuple[float, float] | None:
+        """Return the interval of a difference that leaves out groups of rows that belong together."""
+        before, now = self.margins_without
+        return grouped_interval(gain, of_margins(now) - of_margins(before), -math.inf, math.inf)
 
     @cached_property
     def _both(self) -> NDArray[np.int64]:
@@ -236,7 +257,11 @@ class Comparison:
             cell, where = np.unique((label * size + old) * size + new, return_inverse=True)
             count = np.zeros(len(cell), np.int64)
             np.add.at(count, where, self.joint[3])
-            by_group = Comparison(replace(self.state, cells=Counted(cell.astype(np.int64), count)), level.groups)
+            together = recount(
+                self.state.cells_by_group, functools.partial(recode_cells, level.place, size, self.classes), size**3
+            )
+            state = replace(self.state, cells=Counted(cell.astype(np.int64), count), cells_by_group=together)
+            by_group = Comparison(state, level.groups)
             specs = [spec for spec in registry.rows("groups") if spec.paired]
             for name, difference in by_group._differences_of(specs, {specs[0].name: by_group._accuracy}).items():
                 differences[name.replace("*", level.name)] = difference
@@ -255,7 +280,12 @@ class Comparison:
     ) -> dict[str, Difference]:
         """Return the differences of metrics by name: of margins by bootstrap, of the others as `by_name` says."""
         functions = {spec.name: spec.margins for spec in specs if spec.margins is not None}
-        draws = {} if self.state.identical or not functions else self._bootstrap(functions)
+        certain = self.state.identical or bool(self.group_column)
+        draws = (
+            {}
+            if certain or not functions
+            else bootstrap_differences(self.joint, self.old, self.new, self.state.cells.value.tobytes(), functions)
+        )
         differences: dict[str, Difference] = {}
         for spec in specs:
             if spec.needs_scores and not self.state.losses:
@@ -268,6 +298,8 @@ class Comparison:
             if not math.isnan(old) and not math.isnan(new):
                 drawn = draws.get(spec.name)
                 ends = None if drawn is None else bias_corrected_interval(new - old, drawn)
+                if self.group_column:
+                    ends = self._grouped(new - old, spec.margins)
                 differences[spec.name] = self._difference(
                     spec, old, new, ends, draws=0 if drawn is None else len(drawn)
                 )
@@ -289,6 +321,9 @@ class Comparison:
     def _accuracy(self, spec: MetricSpec) -> Difference:
         gained, lost = self.fixed_broken
         new, old, n = int(self.new.hits.sum()), int(self.old.hits.sum()), self.rows
+        if self.group_column:
+            share = self._grouped((gained - lost) / n, lambda m: m.hits.sum(axis=-1) / np.maximum(m.rows, 1))
+            return self._difference(spec, old / n, new / n, share, (gained - lost) / n)
         ends = self._newcombe(*map(np.array, (old - lost, new, old, n)))
         return self._difference(spec, old / n, new / n, (float(ends[0]), float(ends[1])), (gained - lost) / n)
 
@@ -299,10 +334,19 @@ class Comparison:
         mean = float((state.loss_new - state.loss_old) * FIXED_UNIT / n)
         squares = float(state.loss_squares * FIXED_UNIT + state.large_loss_squares)
         ends = mean_interval(mean, max(squares / n - mean**2, 0.0), n)
+        if self.group_column:
+            grouped = state.losses_by_group.states[self.group_column]
+            each = (grouped.without[:, 1] - grouped.without[:, 0]) * FIXED_UNIT / np.maximum(grouped.rows_without, 1)
+            ends = grouped_interval(mean, each, -math.inf, math.inf)
         return self._difference(spec, self.old.nll, self.new.nll, ends, mean)
 
     def _ece(self, spec: MetricSpec) -> Difference:
-        (old, new), drawn = self._calibration()
+        (old, new), drawn = calibration_draws(self.state.calibration, self.rows)
+        if self.group_column:
+            grouped = self.state.gaps_by_group.states[self.group_column]
+            gaps = np.abs(grouped.without * calibration.PROBABILITY_UNIT).sum(axis=-1)
+            each = (gaps[:, 1] - gaps[:, 0]) / np.maximum(grouped.rows_without, 1)
+            return self._difference(spec, old, new, grouped_interval(new - old, each, -1.0, 1.0))
         return self._difference(spec, old, new, bias_corrected_interval(new - old, drawn), draws=len(drawn))
 
     def _difference(
@@ -318,55 +362,14 @@ class Comparison:
         """Return a difference; where both steps predict the same for every image it is certain."""
         gain = new - old if gain is None else gain
         method = spec.paired.format(draws) if ends else ""
+        if ends and self.group_column:
+            independent = spec.group == "slices"
+            paired = independent_method(spec.paired, self.group_column)
+            method = paired if independent else grouped_method(self.group_column)
         difference = Difference(old, new, gain, ends, self.rows if rows is None else rows, spec.definition, method)
         if self.state.identical:
             return replace(difference, interval=(0.0, 0.0), method=IDENTICAL_METHOD)
         return difference
-
-    def _bootstrap(self, functions: Mapping[str, MarginMetric]) -> dict[str, NDArray[np.float64]]:
-        """Return bootstrap draws of differences of metrics that follow from margins of the confusion matrix.
-
-        Each cell (label, old, new) of n rows is replaced by Poisson(n), again and again.
-
-        Returns:
-            [draws] for each metric, nan where it is undefined.
-        """
-        *joint, count = self.joint
-        present = self.old.support + self.old.predictions + self.new.predictions > 0
-        place, classes = np.cumsum(present) - 1, int(present.sum())
-        label, old, new = (place[column] for column in joint)
-        by_label = ClassSums(label, classes)
-        sides = [(ClassSums(np.where(p == label, label, -1), classes), ClassSums(p, classes)) for p in (old, new)]
-        draws: dict[str, list[NDArray[np.float64]]] = {name: [] for name in functions}
-        most = int(max(n.max() for n in (self.old.support, self.old.predictions, self.new.predictions)))
-        for n in poisson_resamples(count, self.state.cells.value.tobytes(), classes, most):
-            support = by_label(n).T
-            before, now = (Margins(hits(n).T, support, predictions(n).T) for hits, predictions in sides)
-            for name, function in functions.items():
-                draws[name].append(function(now) - function(before))
-        return {name: np.concatenate(values) for name, values in draws.items()}
-
-    def _calibration(self) -> tuple[tuple[float, float], NDArray[np.float64]]:
-        """Return the calibration errors before and now, and bootstrap draws of their difference, [draws]."""
-        rows, *confidence = self.state.calibration.astype(np.float64)
-        filled = np.flatnonzero(rows)
-        bins = filled // 4 // CALIBRATION_BINS, filled // 4 % CALIBRATION_BINS
-        right = filled // 2 % 2, filled % 2
-        gaps = [
-            r * rows[filled] - c[filled] * calibration.PROBABILITY_UNIT for r, c in zip(right, confidence, strict=True)
-        ]
-        whole = [np.bincount(b, gap, CALIBRATION_BINS) for b, gap in zip(bins, gaps, strict=True)]
-        ece = [float(np.abs(gap).sum() / rows.sum()) for gap in whole]
-        weighed = [
-            (ClassSums(b, CALIBRATION_BINS), (gap / rows[filled])[:, None]) for b, gap in zip(bins, gaps, strict=True)
-        ]
-        draws = []
-        for n in poisson_resamples(
-            self.state.calibration[0, filled], self.state.calibration[1:].tobytes(), CALIBRATION_BINS, self.rows
-        ):
-            drawn = [np.abs(of_bins(n * weight)).sum(axis=0) for of_bins, weight in weighed]
-            draws.append((drawn[1] - drawn[0]) / np.maximum(n.sum(axis=0), 1))
-        return (ece[0], ece[1]), np.concatenate(draws)
 
     @cached_property
     def _of_classes(self) -> list[dict[str, Difference]]:
@@ -398,6 +401,8 @@ class Comparison:
             jaccard_to_f1(wilson_intervals(new.hits, union[1])), jaccard_to_f1(wilson_intervals(old.hits, union[0])),
             overlap_correlation(of_f1, j[1], j[0], union[1], union[0]),
         )  # fmt: skip
+        if self.group_column and not self.state.identical:
+            recall, precision, f1 = map(self._grouped_ends, ("recall", "precision", "f1"))
         by_class: list[dict[str, Difference]] = []
         columns = (
             ("precision", p, precision, np.minimum(old.predictions, new.predictions)),
@@ -415,6 +420,14 @@ class Comparison:
                     of_class[name] = self._difference(spec, a, b, interval, gain, int(rows[c]))
             by_class.append(of_class)
         return by_class
+
+    def _grouped_ends(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return intervals of the differences of all classes that leave out groups of rows that belong together."""
+        before, now = self.margins_without
+        gain = getattr(self.new.margins, name) - getattr(self.old.margins, name)
+        half = grouped_half_width(getattr(now, name) - getattr(before, name))
+        half = np.where(np.isnan(half), 2.0, half)  # nothing is known
+        return np.maximum(gain - half, -1), np.minimum(gain + half, 1)
 
     @cached_property
     def _of_slices(self) -> dict[str, Difference]:

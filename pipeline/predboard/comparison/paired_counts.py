@@ -5,15 +5,18 @@ nothing about the models.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from predboard.comparison.join import REQUIRED_COLUMNS, ClassMapping, JoinedRows, join_rows
 from predboard.metrics import calibration, slices
+from predboard.metrics.counts import CountMetrics, Margins
+from predboard.metrics.grouped import GroupedCells, cells_by_group, no_groups, sum_by_group
 from predboard.metrics.slices import Crosses, SliceSums, empty_slices, measure_slices
-from predboard.state import FIXED_LIMIT, Counted, fixed, fixed_squares, merge, summed
+from predboard.predictions.table import Predictions
+from predboard.state import FIXED_LIMIT, Counted, StatesByName, fixed_each, fixed_squares, merge, summed
 from predboard.storage.runs import Step
 
 OLD_COLUMNS = REQUIRED_COLUMNS | {"confidence", "loss", "digest"}
@@ -50,6 +53,9 @@ class PairedCounts:
     large_loss_squares: np.int64 = summed()  # nats², of the others
     losses: np.int64 = summed()  # of the compared rows: those with a loss in both, which are all or none
     cut_losses: np.int64 = summed()  # of these: above FIXED_LIMIT in one of them
+    cells_by_group: StatesByName = field(default_factory=no_groups)  # as `cells`, where rows belong together
+    losses_by_group: StatesByName = field(default_factory=no_groups)  # [GROUPS, 2] loss before and now
+    gaps_by_group: StatesByName = field(default_factory=no_groups)  # [GROUPS, 2, BINS] right - confidence, likewise
 
     @classmethod
     def zero(cls) -> "PairedCounts":
@@ -81,8 +87,10 @@ class PairedCounts:
         was, is_ = before.right, now.right
         summands = np.stack([np.ones(len(now), np.int64), is_, was, was & is_], axis=1).astype(np.int64)
         wanted = slices.COLUMNS & set(now.batch.schema.names)
+        cell = (now.label * classes + before.predicted) * classes + now.predicted
+        lost = [fixed_each(rows.loss) if has_loss else np.zeros(len(now), np.int64) for rows in (before, now)]
         return cls(
-            cells=Counted.from_values((now.label * classes + before.predicted) * classes + now.predicted),
+            cells=Counted.from_values(cell),
             kinds=measure_slices(now, summands, crosses) if wanted else empty_slices(),
             calibration=_of_bins(before.confidence, now.confidence, was, is_),
             both=np.int64(len(new)),
@@ -98,12 +106,15 @@ class PairedCounts:
             scored=np.int64(scored.sum()),
             agreed=np.int64(agreed.sum()),
             same=np.int64((agreed & (old.confidence == new.confidence) & losses).sum()),
-            loss_old=fixed(before.loss) if has_loss else np.int64(0),
-            loss_new=fixed(now.loss) if has_loss else np.int64(0),
+            loss_old=lost[0].sum(),
+            loss_new=lost[1].sum(),
             loss_squares=small,
             large_loss_squares=large,
             losses=np.int64(len(now) if has_loss else 0),
             cut_losses=np.int64(cut),
+            cells_by_group=cells_by_group(now, cell, classes**3),
+            losses_by_group=sum_by_group(now, lambda: np.stack(lost, axis=1)),
+            gaps_by_group=sum_by_group(now, lambda: np.stack([_gaps(before), _gaps(now)], axis=1)),
         )
 
     @property
@@ -118,6 +129,14 @@ def is_comparable(rows: JoinedRows) -> NDArray[np.bool_]:
     return np.asarray((old.predicted >= 0) & (new.predicted >= 0) & (new.label >= 0) & (old.label == new.label))
 
 
+def _gaps(rows: Predictions) -> NDArray[np.int64]:
+    """Return right - confidence of each row in its bin, [rows, BINS] `PROBABILITY_UNIT`s."""
+    confidence = rows.confidence.astype(np.float64)
+    gap = np.rint(rows.right / calibration.PROBABILITY_UNIT) - np.rint(confidence / calibration.PROBABILITY_UNIT)
+    bins = np.arange(CALIBRATION_BINS)
+    return np.asarray(gap.astype(np.int64)[:, None] * (calibration.equal_width_bin(confidence)[:, None] == bins))
+
+
 def _of_bins(
     before: NDArray[np.float32], now: NDArray[np.float32], was: NDArray[np.bool_], is_: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
@@ -130,6 +149,26 @@ def _of_bins(
         for values in c
     ]
     return np.stack([np.bincount(at, minlength=4 * CALIBRATION_BINS * CALIBRATION_BINS), *sums]).astype(np.int64)
+
+
+def margins_without_groups(grouped: GroupedCells, old: CountMetrics, new: CountMetrics) -> tuple[Margins, Margins]:
+    """Return [groups, classes] margins of both steps without each group of rows that belong together.
+
+    Args:
+        grouped: counts of (label * classes + old) * classes + new by group.
+        old, new: of all compared rows.
+    """
+    columns = []
+    for cell, count in grouped.present:
+        rest, now = np.divmod(cell, new.classes)
+        label, before = np.divmod(rest, new.classes)
+        for predicted in (before, now):
+            pairs = ((label, count * (predicted == label)), (label, count), (predicted, count))
+            columns += [np.bincount(at, n, new.classes).astype(np.int64) for at, n in pairs]
+    of_groups = np.array(columns, np.int64).reshape(-1, 2, 3, new.classes)
+    whole = np.array([[m.hits, m.support, m.predictions] for m in (old, new)])
+    without = (whole - of_groups).astype(np.float64)
+    return Margins(*np.moveaxis(without[:, 0], 1, 0)), Margins(*np.moveaxis(without[:, 1], 1, 0))
 
 
 def count_pairs(old: Step, new: Step, classes: ClassMapping, kinds: bool = True, crosses: Crosses = ()) -> PairedCounts:

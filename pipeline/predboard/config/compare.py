@@ -26,7 +26,8 @@ class CompareConfig(GroupedAmendConfig):
     """Step of the new run. Default: its last."""
 
     slice: tuple[tuple[str, ...], ...] = ()
-    """Columns of the manifest whose values are crossed, such as country,season; may be repeated."""
+    """Columns whose values are crossed, such as country,season, or the edges at which a column of numbers is cut:
+    cloud=0,10,50,100. May be repeated, also for both: country,cloud."""
 
     groups: Path | None = None
     """CSV file of groups of the classes: class, level 1, level 2, …; its header names the levels (docs/groups.md)."""

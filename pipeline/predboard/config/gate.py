@@ -56,6 +56,10 @@ class GateConfig(GroupedAmendConfig):
     map_classes: bool = False
     """Match classes by name when the two runs list different classes, or in a different order."""
 
+    slice: tuple[tuple[str, ...], ...] = ()
+    """Edges at which a column of numbers is cut for rules on its slices: cloud=0,10,50,100; may be repeated. What rules
+    cross needs no flag."""
+
     workers: int = 0
     """Processes that read, when there is enough to do. 0: one per processor, at most 16."""
 

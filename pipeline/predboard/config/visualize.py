@@ -38,7 +38,8 @@ class VisualizeConfig(GroupedAmendConfig):
     for every class. Default: the six most frequent."""
 
     slice: tuple[tuple[str, ...], ...] = ()
-    """Columns of the manifest whose values are crossed, such as country,season; may be repeated."""
+    """Columns whose values are crossed, such as country,season, or the edges at which a column of numbers is cut:
+    cloud=0,10,50,100. May be repeated, also for both: country,cloud."""
 
     positive: str | None = None
     """Name of the positive one of two classes. Default: as the predictions record it, else the second."""

@@ -35,7 +35,7 @@ from predboard.metrics.counts import Counts, CountsPanel
 from predboard.metrics.intervals import INDEPENDENT, independent_interval
 from predboard.metrics.metric_spec import Direction
 from predboard.metrics.registry import pattern_of
-from predboard.metrics.slices import Crosses, crosses_in
+from predboard.metrics.slices import Crosses, check_crosses, crosses_in
 from predboard.panels import HasMetrics, Panel
 from predboard.parallel.executor import Executor
 from predboard.parallel.pool import ProcessPool
@@ -44,7 +44,15 @@ from predboard.predictions.contradictions import CHECKED_COLUMNS
 from predboard.predictions.positive_class import with_positive
 from predboard.storage.parts import read_batches, verify_manifest
 from predboard.storage.paths import AnyPath, is_inside, is_same, is_stream, write_output
-from predboard.storage.runs import Step, list_step_numbers, open_run, open_step, refuse_mixed_lists
+from predboard.storage.runs import (
+    Step,
+    list_manifest_columns,
+    list_numeric_columns,
+    list_step_numbers,
+    open_run,
+    open_step,
+    refuse_mixed_lists,
+)
 from predboard.streams import print_warning
 from predboard.summaries import Metric
 
@@ -118,7 +126,9 @@ def gate(
             raise InputError(f"rule {rule.title!r} is on groups of classes: name their file, --groups")
         if old is not None and rule.max_drop is not None:
             _refuse_absent(old, rule.metric)
-    crosses = crosses_in(rule.metric for rule in rules)
+    if config.slice:
+        check_crosses(config.slice, list_manifest_columns(step), list_numeric_columns(step))
+    crosses = (*config.slice, *crosses_in(rule.metric for rule in rules))
     positive = with_positive(step.run, config.positive).positive_class
     new = measure_step(step, {pattern_of(rule.metric) for rule in rules}, config.workers, crosses, positive, groups)
     change, paired = (None, {}) if old is None else baseline_change(old, new, drops, directions, config)
@@ -333,7 +343,7 @@ def baseline_change(
         directions: from `metric_directions`.
         config: how to match the classes.
     """
-    crosses = crosses_in(rule.metric for rule in drops)
+    crosses = (*config.slice, *crosses_in(rule.metric for rule in drops))
     comparison = compare_steps(old, new, config, any(rule.metric.startswith("slices/") for rule in drops), crosses)
     state = comparison.state
     apart = {rule.metric for rule in drops if not is_paired(rule.metric)}

@@ -6,7 +6,7 @@ the class's sum. Temperature scaling is in `metrics.temperature`, names and defi
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard.metrics import score_histograms
-from predboard.metrics.intervals import mean_interval, wilson_interval
+from predboard.metrics.grouped import group_column, grouped_interval, no_groups, sum_by_group
+from predboard.metrics.intervals import grouped_method, mean_interval, wilson_interval
 from predboard.metrics.score_histograms import FINE_BINS, Estimate, ScoreHistograms
 from predboard.metrics.temperature import (
     INVERSE_TEMPERATURES,
@@ -26,7 +27,7 @@ from predboard.metrics.temperature import (
 from predboard.predictions.sampling import Salt
 from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions, TileRows
-from predboard.state import Lowest, summed
+from predboard.state import Lowest, StatesByName, summed
 from predboard.summaries import Metric
 
 BINS = 15
@@ -58,6 +59,7 @@ class Calibration:
     above: NDArray[np.int64] = summed()  # [rows and sum, classes, BINS] by each class's probability; bin 0 is empty
     hits: NDArray[np.int64] = summed()  # [classes, BINS] rows of a class by the probability of it
     total: NDArray[np.int64] = summed()  # [classes] sum of its probability
+    gaps_by_group: StatesByName = field(default_factory=no_groups)  # [GROUPS, BINS] right - confidence
 
     @classmethod
     def zero(cls, run: Run) -> "Calibration":
@@ -94,7 +96,14 @@ class Calibration:
             np.int64
         )
         weights = rows.right.astype(np.float64) * PROBABILITY_UNIT, confidence
+
+        def gaps() -> NDArray[np.int64]:
+            """Return right - confidence of each row in its bin, [rows, BINS] `PROBABILITY_UNIT`s."""
+            each = np.rint(weights[0] / PROBABILITY_UNIT) - np.rint(confidence / PROBABILITY_UNIT)
+            return np.asarray(each.astype(np.int64)[:, None] * (bin_[:, None] == np.arange(BINS)))
+
         of_predicted: dict[str, Any] = {
+            "gaps_by_group": sum_by_group(rows, gaps),
             "top": _sums(bin_, (*weights, (rows.right - confidence) ** 2), BINS),
             "fine": _sums(at, weights, EQUAL_MASS_BINS),
         }
@@ -148,7 +157,12 @@ class Calibration:
 
         Without a row the sum of the bins' |right - confidence| is smaller by the row's own right - confidence, if that
         has the sign of its bin. So the interval is that of a mean: of the rows' gaps with the signs of their bins.
+        Where rows belong together, whole groups of them are left out instead.
         """
+        if column := group_column(self.gaps_by_group):
+            grouped = self.gaps_by_group.states[column]
+            gaps = np.abs(grouped.without * PROBABILITY_UNIT).sum(axis=-1)
+            return grouped_interval(self.ece, gaps / np.maximum(grouped.rows_without, 1))
         _, right, confidence = self.bins
         squares = float(self.top[3][right != confidence].sum() * PROBABILITY_UNIT / max(self.rows, 1))
         ends = mean_interval(self.ece, max(squares - self.ece**2, 0.0), self.rows)
@@ -271,6 +285,11 @@ class CalibrationEvidence:
     calibration: Calibration
     histograms: ScoreHistograms
 
+    @property
+    def group_column(self) -> str:
+        """Name of the column whose equal values make rows belong together; empty if each image stands for itself."""
+        return group_column(self.calibration.gaps_by_group)
+
     @cached_property
     def sets(self) -> ConformalSets | None:
         """Conformal prediction sets; None if there are too few rows."""
@@ -282,8 +301,8 @@ class CalibrationEvidence:
 
 def ece(evidence: CalibrationEvidence) -> Metric:
     """Return the expected calibration error."""
-    c = evidence.calibration
-    return Metric(c.ece, c.ece_interval, rows=c.rows)
+    c, column = evidence.calibration, evidence.group_column
+    return Metric(c.ece, c.ece_interval, method=grouped_method(column) if column else "", rows=c.rows)
 
 
 def ece_equal_mass(evidence: CalibrationEvidence) -> Metric:

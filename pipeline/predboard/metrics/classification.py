@@ -8,13 +8,23 @@ definitions and sources are in `metrics.registry`; the functions here return val
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from predboard.metrics.counts import Margins
+from predboard.metrics.counts import CountMetrics, Margins
 from predboard.metrics.delete_one import aurc_half_width, auroc_half_width, average_precision_half_width
-from predboard.metrics.intervals import Ends, Floats, jaccard_to_f1, mean_interval, wilson_interval, wilson_intervals
+from predboard.metrics.grouped import grouped_ends, grouped_interval
+from predboard.metrics.intervals import (
+    Ends,
+    Floats,
+    grouped_method,
+    jaccard_to_f1,
+    mean_interval,
+    wilson_interval,
+    wilson_intervals,
+)
 from predboard.metrics.metric_state import AnyState, ClassMetric, MetricState
 from predboard.metrics.score_histograms import Estimate, mean_of_defined
 from predboard.state import FIXED_UNIT
@@ -29,17 +39,19 @@ MAX_BOUND_SHARE, MAX_BOUND_SHARE_OF_FEW, FEW_IMAGES = 0.3, 0.03, 20
 
 def accuracy(state: AnyState) -> Metric:
     """Return the share of rows whose highest logit is the true class."""
-    return _share(float(state.metrics.hits.sum()), state.metrics.counted)
+    m = state.metrics
+    share = _share(float(m.hits.sum()), m.counted)
+    return _by_group(share, m.group_column, lambda: m.accuracy_without)
 
 
 def accuracy_top2(state: MetricState) -> Metric | None:
     """Return the share of rows whose true class is among the 2 highest; None if there are no more classes."""
-    return _share(float(state.top2 * FIXED_UNIT), state.metrics.counted) if state.metrics.classes > 2 else None
+    return _top_share(state, state.top2, 0) if state.metrics.classes > 2 else None
 
 
 def accuracy_top5(state: MetricState) -> Metric | None:
     """Return the share of rows whose true class is among the 5 highest; None if there are no more classes."""
-    return _share(float(state.top5 * FIXED_UNIT), state.metrics.counted) if state.metrics.classes > 5 else None
+    return _top_share(state, state.top5, 1) if state.metrics.classes > 5 else None
 
 
 def balanced_accuracy(m: Margins) -> Floats:
@@ -84,13 +96,17 @@ def mcc(m: Margins) -> Floats:
 def nll(state: AnyState) -> Metric | None:
     """Return the mean negative log-likelihood of the true class, nats; None if a loss is beyond what is summed."""
     squares = float(state.count_state.loss_squares * FIXED_UNIT + state.count_state.large_loss_squares)
-    return None if state.counts.cut_losses else _mean(state.metrics.nll, squares, state.metrics.counted)
+    if state.counts.cut_losses:
+        return None
+    m = state.metrics
+    return _by_group(_mean(m.nll, squares, m.counted), m.group_column, lambda: m.nll_without, math.inf)
 
 
 def brier(state: MetricState) -> Metric:
     """Return the mean Brier score, summed over classes (Brier 1950)."""
-    n = state.metrics.counted
-    return _mean(float(state.brier * FIXED_UNIT / n), float(state.brier_squares * FIXED_UNIT), n)
+    n, column = state.metrics.counted, state.metrics.group_column
+    mean = _mean(float(state.brier * FIXED_UNIT / n), float(state.brier_squares * FIXED_UNIT), n)
+    return _by_group(mean, column, lambda: state.means_without[:, 2], 2.0)
 
 
 def auroc_macro(state: MetricState) -> Metric | None:
@@ -115,20 +131,20 @@ def aurc(state: MetricState) -> Metric | None:
 def class_precision(state: AnyState) -> ClassMetric:
     """Return the precision of each class."""
     m = state.metrics
-    return _exact(m.precision, wilson_intervals(m.hits, m.predictions), m.predictions)
+    return _exact(m, m.precision, wilson_intervals(m.hits, m.predictions), m.predictions, lambda w: w.precision)
 
 
 def class_recall(state: AnyState) -> ClassMetric:
     """Return the recall of each class."""
     m = state.metrics
-    return _exact(m.recall, wilson_intervals(m.hits, m.support), m.support)
+    return _exact(m, m.recall, wilson_intervals(m.hits, m.support), m.support, lambda w: w.recall)
 
 
 def class_f1(state: AnyState) -> ClassMetric:
     """Return the F1 of each class."""
     m = state.metrics
     union = m.support + m.predictions - m.hits  # rows of the class or predicted as it; F1 = 2 J / (1 + J)
-    return _exact(m.f1, jaccard_to_f1(wilson_intervals(m.hits, union)), union)
+    return _exact(m, m.f1, jaccard_to_f1(wilson_intervals(m.hits, union)), union, lambda w: w.f1)
 
 
 def class_average_precision(state: MetricState) -> ClassMetric:
@@ -152,14 +168,47 @@ def _one_against_rest(
     return ClassMetric(estimate.value, ends[0], ends[1], estimate.bound, images)
 
 
-def _exact(value: NDArray[np.float64], ends: Ends, rows: NDArray[np.int64]) -> ClassMetric:
-    """Return a metric without a bound, nan for classes where it rests on no rows."""
+def _exact(
+    m: CountMetrics,
+    value: NDArray[np.float64],
+    ends: Ends,
+    rows: NDArray[np.int64],
+    of_margins: Callable[[Margins], Floats],
+) -> ClassMetric:
+    """Return a metric without a bound, nan for classes where it rests on no rows.
+
+    `ends` are of rows that are independent; `of_margins` gives the metric where rows belong together.
+    """
+    method = grouped_method(m.group_column) if m.group_column else ""
+    if m.group_column:
+        ends = grouped_ends(value, of_margins(m.margins_without))
     value, lower, upper = (np.where(rows > 0, column, np.nan) for column in (value, *ends))
-    return ClassMetric(value, lower, upper, np.full(len(rows), np.nan), rows)
+    return ClassMetric(value, lower, upper, np.full(len(rows), np.nan), rows, method)
 
 
 def _share(hits: float, n: int) -> Metric:
     return Metric(hits / n, wilson_interval(hits, n), rows=n)
+
+
+def _top_share(state: MetricState, hits: np.int64, place: int) -> Metric:
+    share = _share(float(hits * FIXED_UNIT), state.metrics.counted)
+    return _by_group(share, state.metrics.group_column, lambda: state.means_without[:, place])
+
+
+def _by_group(metric: Metric, column: str, without: Callable[[], Floats], highest: float = 1.0) -> Metric:
+    """Return the metric, where rows belong together with the interval that leaves out whole groups of them.
+
+    Args:
+        metric: as if rows were independent.
+        column: whose equal values make rows belong together; empty if each stands for itself.
+        without: returns the values without each group, [groups].
+        highest: value there can be.
+    """
+    if not column:
+        return metric
+    return replace(
+        metric, interval=grouped_interval(metric.value, without(), 0.0, highest), method=grouped_method(column)
+    )
 
 
 def _mean(mean: float, squares: float, n: int) -> Metric:
@@ -170,13 +219,15 @@ def _mean(mean: float, squares: float, n: int) -> Metric:
 
 def _mean_of_classes(state: MetricState, name: str, of_classes: Estimate) -> Metric | None:
     value, bound = mean_of_defined(of_classes.value), mean_of_defined(of_classes.bound)
-    return _estimated(value, state.half_widths[name], bound, state)
+    column = state.metrics.group_column
+    method = f"{grouped_method(column)}; the bound is added in squares" if column else ""
+    return _estimated(value, state.half_widths[name], bound, state, method)
 
 
-def _estimated(value: float, half: float, bound: float, state: MetricState) -> Metric | None:
+def _estimated(value: float, half: float, bound: float, state: MetricState, method: str = "") -> Metric | None:
     """Return a metric with its interval. The bound is added to it in squares, so the exact value is always inside."""
     if np.isnan(value):
         return None
     wide = math.hypot(half, bound)
     ends = None if np.isnan(wide) else (max(value - wide, 0.0), min(value + wide, 1.0))
-    return Metric(value, ends, bound=bound, rows=state.metrics.counted)
+    return Metric(value, ends, method=method, bound=bound, rows=state.metrics.counted)

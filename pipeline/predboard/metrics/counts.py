@@ -5,17 +5,18 @@ images or predictions; division by zero counts 0.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from predboard.metrics.confusions import Confusions
-from predboard.metrics.intervals import Floats, wilson_intervals
+from predboard.metrics.grouped import cells_by_group, group_column, grouped_interval, no_groups, sum_by_group
+from predboard.metrics.intervals import Floats, wilson_interval, wilson_intervals
 from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions
-from predboard.state import FIXED_LIMIT, FIXED_UNIT, Counted, fixed, greatest, summed
+from predboard.state import FIXED_LIMIT, FIXED_UNIT, Counted, StatesByName, fixed_each, greatest, summed
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Counts:
     loss: np.int64 = summed()  # sum over the labelled rows, fixed point
     losses: np.int64 = summed()  # labelled rows that have a loss: all or none
     cut_losses: np.int64 = summed()  # of these: above FIXED_LIMIT, which `fixed` cuts
+    cells_by_group: StatesByName = field(default_factory=no_groups)  # as `confusion`, where rows belong together
+    loss_by_group: StatesByName = field(default_factory=no_groups)  # as `loss`, [GROUPS]
 
     @classmethod
     def zero(cls, run: Run) -> "Counts":
@@ -43,16 +46,20 @@ class Counts:
         """Return the counts of these rows alone, counted once for all panels that share them."""
 
         def count() -> Counts:
-            labelled = batch.labelled
+            labelled, classes = batch.labelled, len(run.classes)
+            cell = labelled.label * classes + labelled.predicted
+            loss = fixed_each(labelled.loss) if batch.has_scores else np.zeros(len(labelled), np.int64)
             return cls(
-                Counted.from_values(labelled.label * len(run.classes) + labelled.predicted),
+                Counted.from_values(cell),
                 np.int64(len(run.classes)),
                 np.int64(len(batch)),
                 np.int64((batch.predicted < 0).sum()),
                 np.int64((batch.label < 0).sum()),
-                fixed(labelled.loss) if batch.has_scores else np.int64(0),
+                loss.sum(),
                 np.int64(len(labelled) if batch.has_scores else 0),
                 np.int64((labelled.loss > FIXED_LIMIT).sum() if batch.has_scores else 0),
+                cells_by_group(labelled, cell, classes**2),
+                sum_by_group(labelled, lambda: loss),
             )
 
         return batch.memoize(Counts, count)
@@ -153,6 +160,43 @@ class CountMetrics(Confusions):
     def margins(self) -> "Margins":
         """Margins of the confusion matrix."""
         return Margins(*(n.astype(np.float64) for n in (self.hits, self.support, self.predictions)))
+
+    @property
+    def group_column(self) -> str:
+        """Name of the column whose equal values make rows belong together; empty if each image stands for itself."""
+        return group_column(self.counts.cells_by_group)
+
+    @cached_property
+    def margins_without(self) -> "Margins":
+        """[groups, classes] margins of the confusion matrix without each group of rows that belong together."""
+        columns = []
+        for cell, count in self.counts.cells_by_group.states[self.group_column].present:
+            true, predicted = np.divmod(cell, self.classes)
+            same = true == predicted
+            pairs = ((true[same], count[same]), (true, count), (predicted, count))
+            columns.append([self._by_class(*pair) for pair in pairs])
+        grouped = np.array(columns, np.int64).reshape(-1, 3, self.classes)  # of each group alone
+        whole = np.stack([self.hits, self.support, self.predictions])
+        return Margins(*np.moveaxis((whole - grouped).astype(np.float64), 1, 0))
+
+    @property
+    def accuracy_without(self) -> Floats:
+        """[groups] accuracy without each group of rows that belong together."""
+        m = self.margins_without
+        return np.asarray(m.hits.sum(axis=-1) / np.maximum(m.rows, 1))
+
+    @property
+    def nll_without(self) -> Floats:
+        """[groups] mean negative log-likelihood without each group of rows that belong together, nats."""
+        grouped = self.counts.loss_by_group.states[self.group_column]
+        return np.asarray(grouped.without * FIXED_UNIT / np.maximum(grouped.rows_without, 1))
+
+    @cached_property
+    def accuracy_interval(self) -> tuple[float, float]:
+        """95 % interval of the accuracy: Wilson's, or the jackknife's where rows belong together."""
+        if not self.group_column:
+            return wilson_interval(int(self.hits.sum()), self.counted)
+        return grouped_interval(self.accuracy, self.accuracy_without) or (0.0, 1.0)
 
     @property
     def nll(self) -> float:

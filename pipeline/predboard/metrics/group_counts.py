@@ -4,17 +4,18 @@ Two decisions are counted: the group of the predicted class, which follows from 
 group of the highest summed probability, which needs all logits and can be another one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from predboard.metrics.class_groups import ClassGroups, GroupLevel
 from predboard.metrics.counts import CountMetrics, Counts
-from predboard.metrics.intervals import mean_interval, wilson_interval
+from predboard.metrics.grouped import no_groups, recount
+from predboard.metrics.intervals import grouped_method, mean_interval, wilson_interval
 from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions
-from predboard.state import Counted
+from predboard.state import Counted, StatesByName
 from predboard.summaries import Metric
 
 COLUMNS = frozenset({"label", "predicted", "loss"})
@@ -92,7 +93,7 @@ def level_evidence(state: GroupCounts, groups: ClassGroups) -> list[LevelEvidenc
     evidence = []
     for start, level in zip(_starts(groups), groups.levels, strict=True):
         size = len(level.groups)
-        by_class = grouped_counts(level, true, predicted, count)
+        by_class = grouped_counts(level, true, predicted, count, state.counts.cells_by_group)
         inside = (state.summed.value >= start) & (state.summed.value < start + size**2)
         summed = Counted(state.summed.value[inside] - start, state.summed.count[inside])
         wrong = true != predicted
@@ -110,14 +111,26 @@ def level_evidence(state: GroupCounts, groups: ClassGroups) -> list[LevelEvidenc
 
 
 def grouped_counts(
-    level: GroupLevel, true: NDArray[np.int64], predicted: NDArray[np.int64], count: NDArray[np.int64]
+    level: GroupLevel,
+    true: NDArray[np.int64],
+    predicted: NDArray[np.int64],
+    count: NDArray[np.int64],
+    cells_by_group: StatesByName | None = None,
 ) -> CountMetrics:
-    """Return the counts by group of cells of the confusion matrix of classes, [cells] each."""
-    size = len(level.groups)
+    """Return the counts by group of cells of the confusion matrix of classes, [cells] each.
+
+    `cells_by_group` are as in `Counts`, of rows that belong together.
+    """
+    size, classes = len(level.groups), len(level.place)
+
+    def recode(cell: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.asarray(level.place[cell // classes] * size + level.place[cell % classes])
+
     code, where = np.unique(level.place[true] * size + level.place[predicted], return_inverse=True)
     total = np.zeros(len(code), np.int64)
     np.add.at(total, where, count)
-    return _counts(Counted(code.astype(np.int64), total), size).metrics
+    together = recount(cells_by_group or no_groups(), recode, size**2)
+    return replace(_counts(Counted(code.astype(np.int64), total), size), cells_by_group=together).metrics
 
 
 def _counts(confusion: Counted, size: int) -> Counts:
@@ -164,5 +177,7 @@ def mistake_height(evidence: HeightEvidence) -> Metric | None:
 
 
 def _share(counts: CountMetrics) -> Metric | None:
-    hits, n = int(counts.hits.sum()), counts.counted
-    return Metric(hits / n, wilson_interval(hits, n), rows=n) if n else None
+    if not counts.counted:
+        return None
+    method = grouped_method(counts.group_column) if counts.group_column else ""
+    return Metric(counts.accuracy, counts.accuracy_interval, method=method, rows=counts.counted)

@@ -32,6 +32,12 @@ _T_QUANTILES = (
 # fmt: on
 """The same with 1 to 19 degrees of freedom, where not all groups have images."""
 
+_T975 = (
+    *(12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157, 2.228139),
+    *(2.200985, 2.178813, 2.160369, 2.144787, 2.131450, 2.119905, 2.109816, 2.100922, 2.093024),
+)
+"""Quantiles .975 of Student's t with 1 to 19 degrees of freedom."""
+
 # How intervals are made, in the words of `summary.json` and `compare.json`.
 WILSON = "Wilson score"
 JACCARD = "Wilson score of the Jaccard index J, of which F1 is 2 J / (1 + J)"
@@ -47,6 +53,19 @@ INDEPENDENT = "square-and-add of both intervals, as if the images were different
 BOOTSTRAP = "bias-corrected bootstrap of the confusion cells, {:,} draws"
 PAIRED_BOOTSTRAP = "bias-corrected bootstrap of the cells (label, old, new), {:,} draws"
 PAIRED_MEAN = "mean of the rows' differences ± 1.96 standard errors"
+
+
+def grouped_method(column: str) -> str:
+    """Return how intervals are made that leave out rows with one value of a column together."""
+    return (
+        f"jackknife over up to 20 groups of images, all images of one {column} in the same; t with one degree of "
+        "freedom less than groups"
+    )
+
+
+def independent_method(method: str, column: str) -> str:
+    """Return a method with the words that it takes images as independent, where a column says that they are not."""
+    return f"{method}; takes images as independent, also those of one {column}" if column and method else method
 
 
 def wilson_interval(hits: float, rows: int) -> tuple[float, float]:
@@ -125,6 +144,35 @@ def jackknife_half_width(without: Floats) -> float:
         return math.nan
     spread = float(((without - without.mean()) ** 2).sum())
     return _T_QUANTILES[groups - 2] * math.sqrt((groups - 1) / groups * spread)
+
+
+def grouped_half_width(without: NDArray[Any]) -> Floats:
+    """Return the half width of the 95 % interval of a metric, as `jackknife` does, from groups that may be few.
+
+    Args:
+        without: [groups, ...] values without each group that has rows.
+
+    Returns:
+        [...] half widths with Student's t of groups - 1 degrees of freedom; nan for fewer than two groups, or where the
+        metric is undefined without some group.
+
+    >>> round(float(grouped_half_width(np.array([0.4, 0.6]))), 4)  # 12.706 · √(1/2 · 0.02)
+    1.2706
+    """
+    groups = len(without)
+    if groups < 2:
+        return np.full(without.shape[1:], np.nan)
+    spread = ((without - without.mean(axis=0)) ** 2).sum(axis=0)
+    return np.asarray(_T975[groups - 2] * np.sqrt((groups - 1) / groups * spread))
+
+
+def grouped_jackknife(grouped: tuple[NDArray[np.integer], ...], metric: Callable[..., Floats]) -> Floats:
+    """Return what `jackknife` does, from groups that may be few: those without rows do not count."""
+    totals = [counts.sum(axis=0, dtype=np.int64) for counts in grouped]
+    present = [g for g in range(len(grouped[0])) if any(counts[g].any() for counts in grouped)]
+    return grouped_half_width(
+        np.array([metric(*(t - c[g] for t, c in zip(totals, grouped, strict=True))) for g in present])
+    )
 
 
 def sign_test(lost: int, won: int) -> float:

@@ -137,4 +137,5 @@ def measure_effect(
         *(named, replaced, counted[0].sum(), counted[1].sum(), right[0].sum(), right[1].sum()),
         *(both.sum(), (right[0] & both).sum(), (right[1] & both).sum(), (right[0] & right[1]).sum()),
     )
-    return LabelEffect(file, *map(int, numbers), Counter(dict(Counter(moves).most_common(MAX_MOVES))))
+    named_numbers = dict(zip(_NUMBERS, map(int, numbers), strict=True))
+    return replace(LabelEffect(file), **named_numbers, moves=Counter(dict(Counter(moves).most_common(MAX_MOVES))))

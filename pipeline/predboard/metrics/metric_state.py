@@ -1,7 +1,7 @@
 """The mergeable state that all classification metrics are computed from. It knows no metric by name, and no drawing."""
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from predboard.metrics import counts, score_histograms
 from predboard.metrics.counts import CountMetrics, Counts
-from predboard.metrics.intervals import jackknife
+from predboard.metrics.grouped import no_groups, sum_by_group
+from predboard.metrics.intervals import Floats, grouped_jackknife, jackknife
 from predboard.metrics.score_histograms import Estimate, ScoreHistograms, mean_of_defined
 from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions
-from predboard.state import fixed, fixed_squares, summed
+from predboard.state import FIXED_UNIT, StatesByName, fixed, fixed_each, fixed_squares, summed
 
 COLUMNS = counts.COLUMNS | score_histograms.COLUMNS
 """Columns that `MetricState.measure` reads; `CountState.measure` reads those of `metrics.counts`."""
@@ -34,6 +35,8 @@ class ClassMetric:
     """Largest distance from the exact value; nan where it is exact."""
     rows: NDArray[np.int64]
     """Images that it rests on: of the class, predicted as it (precision), or either (F1)."""
+    method: str = ""
+    """Method of the interval, if it is not that of the metric's row in the table."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class MetricState:
     top5: np.int64 = summed()
     brier: np.int64 = summed()  # sum of each row's Brier score, fixed point
     brier_squares: np.int64 = summed()
+    by_group: StatesByName = field(default_factory=no_groups)  # [GROUPS, 3] of top2, top5 and brier
 
     @classmethod
     def zero(cls, run: Run) -> "MetricState":
@@ -108,12 +112,14 @@ class MetricState:
             )
         above, same = rows.rank, rows.ties
         # Expected hit when equal logits are ordered at random: k - g of the e + 1 tied places lie inside the top k.
-        top2, top5 = (fixed(np.clip((k - above) / (same + 1), 0, 1)) for k in TOP_KS)
+        top2, top5 = (fixed_each(np.clip((k - above) / (same + 1), 0, 1)) for k in TOP_KS)
         p = rows.probabilities  # [rows, classes]
         true = p[np.arange(len(rows)), rows.label].astype(np.float64)
         brier = np.maximum(np.einsum("ij,ij->i", p, p) - 2 * true + 1, 0)  # sum of (p - y)² over the classes
-        state = CountState.measure(run, batch)
-        return cls(state, ScoreHistograms.measure(run, batch), top2, top5, fixed(brier), fixed(brier**2))
+        state, each = CountState.measure(run, batch), fixed_each(brier)
+        grouped = sum_by_group(rows, lambda: np.stack([top2, top5, each], axis=1))
+        sums = top2.sum(), top5.sum(), each.sum(), fixed(brier**2)
+        return cls(state, ScoreHistograms.measure(run, batch), *sums, grouped)
 
     @property
     def counts(self) -> Counts:
@@ -135,6 +141,14 @@ class MetricState:
         """Results computed from this state, so that panels that share it compute them once."""
         return {}
 
+    @property
+    def means_without(self) -> Floats:
+        """[groups, 3] top-2 and top-5 accuracy and Brier score without each group of rows that belong together."""
+        grouped = self.by_group.states.get(self.metrics.group_column)
+        if grouped is None:
+            return np.zeros((0, 3))
+        return np.asarray(grouped.without * FIXED_UNIT / np.maximum(grouped.rows_without, 1)[:, None])
+
     @cached_property
     def aurc(self) -> Estimate:
         """Area under the risk–coverage curve."""
@@ -148,8 +162,9 @@ class MetricState:
             "auroc": score_histograms.auroc,
             "average_precision": functools.partial(score_histograms.average_precision, bounded=False),
         }
+        half_width = grouped_jackknife if self.metrics.group_column else jackknife
         return {
-            name: float(jackknife(grouped, lambda t, e, metric=metric: np.array(mean_of_defined(metric(t, e).value))))
+            name: float(half_width(grouped, lambda t, e, metric=metric: np.array(mean_of_defined(metric(t, e).value))))
             for name, metric in metrics.items()
         }
 

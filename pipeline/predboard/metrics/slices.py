@@ -1,12 +1,13 @@
 """Sums rows by slice: by the manifest's columns and the images' properties. It knows nothing of images or files.
 
 A slice is one value of a column, or a quarter of the rows by a number. The values are only known when all rows are, so
-sums of each value are kept, and for a column with too many numbers sums of rounded ones. A crossed slice has one value
-of each of several columns; as quarters are not known before all rows are, crossed numbers must be few.
+sums of each value are kept, and for a column with too many numbers sums of rounded ones. Numbers are cut at the user's
+edges instead, if there are any. A crossed slice has one value of each of several columns; as quarters are not known
+before all rows are, crossed numbers must be few, or have edges.
 """
 
 import itertools
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +40,10 @@ CROSS = " & "
 """Stands between the parts of a crossed slice's name: country=NO & season=winter."""
 
 Crosses = tuple[tuple[str, ...], ...]
-"""Columns that are crossed, each time two or more."""
+"""What --slice names: columns that are crossed, two or more, or a number's column with its edges: cloud=0, 10, 50."""
+
+Edges = Mapping[str, tuple[float, ...]]
+"""Edges by column, ascending, two or more."""
 
 COLUMNS = frozenset({ALL_MANIFEST_COLUMNS, *IMAGE_PROPERTIES})
 """Columns that define slices."""
@@ -54,6 +58,7 @@ class SliceSums:
     rounded: StatesByName  # to the second of DIGITS
     rough: StatesByName  # to the third
     crossed: StatesByName  # by the columns, joined by CROSS
+    cut: StatesByName  # numbers of columns with edges, by the names of their ranges
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,7 @@ def slice_images(s: Slice) -> Metric:
 
 def empty_slices() -> SliceSums:
     """Return the sums of no rows; only rows tell which columns there are."""
-    return SliceSums(*(StatesByName({}) for _ in range(5)))
+    return SliceSums(*(StatesByName({}) for _ in range(6)))
 
 
 def measure_slices(rows: Predictions, summands: NDArray[np.int64], crosses: Crosses = ()) -> SliceSums:
@@ -123,11 +128,15 @@ def measure_slices(rows: Predictions, summands: NDArray[np.int64], crosses: Cros
     Args:
         rows: with the columns of `COLUMNS` that there are.
         summands: [rows, sums].
-        crosses: columns whose values are crossed, where there are all of them.
+        crosses: columns whose values are crossed, where there are all of them, and edges of numbers.
     """
+    columns, edges = split_crosses(crosses)
     texts: dict[str, Groups] = {}
     levels: tuple[dict[str, Groups], ...] = ({}, {}, {})  # of DIGITS
+    cut = {name: groups for name in edges if (groups := _of_ranges(rows, name, edges[name], summands)) is not None}
     for name in (*rows.manifest_columns, *IMAGE_PROPERTIES):
+        if name in edges:
+            continue
         if (encoded := rows.texts(name)) is not None:
             known = encoded[1] >= 0
             if known.any():
@@ -140,18 +149,45 @@ def measure_slices(rows: Predictions, summands: NDArray[np.int64], crosses: Cros
                 for level, groups in zip(levels, at_levels, strict=True):
                     level[name] = groups
     numbers, rounded, rough = map(_sorted, levels)
-    every = {CROSS.join(cross): _of_cross(rows, cross, summands) for cross in crosses}
+    every = {CROSS.join(cross): _of_cross(rows, cross, summands, edges) for cross in columns}
     crossed = {name: groups for name, groups in every.items() if groups is not None}
-    return SliceSums(_sorted(texts), numbers, rounded, rough, _sorted(crossed))
+    return SliceSums(_sorted(texts), numbers, rounded, rough, _sorted(crossed), _sorted(cut))
 
 
-def _of_cross(rows: Predictions, cross: tuple[str, ...], summands: NDArray[np.int64]) -> Groups | None:
+def _ranges(rows: Predictions, name: str, edges: tuple[float, ...]) -> tuple[list[str], NDArray[np.int64]] | None:
+    """Return the names of the ranges between edges, and the range of each row, -1 for no number.
+
+    A range has its lower edge and not its upper one, but for the last, which has both, as NumPy's histogram does. None
+    if the column is absent or holds no numbers.
+    """
+    number = rows.numbers(name) if name in rows.batch.schema.names else None
+    if number is None:
+        return None
+    words = format_distinct(np.array(edges), 6)
+    names = [f"< {words[0]}", *(f"{low} to {high}" for low, high in itertools.pairwise(words)), f"> {words[-1]}"]
+    with np.errstate(invalid="ignore"):
+        place = np.searchsorted(edges, number, side="right")
+        place[number == edges[-1]] = len(edges) - 1
+    return names, np.where(np.isfinite(number), place, -1)
+
+
+def _of_ranges(rows: Predictions, name: str, edges: tuple[float, ...], summands: NDArray[np.int64]) -> Groups | None:
+    """Sum rows by the ranges between edges; None if no row has a number."""
+    cut = _ranges(rows, name, edges)
+    if cut is None or not (known := cut[1] >= 0).any():
+        return None
+    return _of_texts(cut[0], cut[1][known], summands[known])
+
+
+def _of_cross(rows: Predictions, cross: tuple[str, ...], summands: NDArray[np.int64], edges: Edges) -> Groups | None:
     """Sum rows by the values that they have in several columns; None if no row has all of them."""
     known, parts = np.ones(len(rows), bool), []
     for name in cross:
         if name not in rows.batch.schema.names:
             return None
-        if (encoded := rows.texts(name)) is not None:
+        if name in edges and (cut := _ranges(rows, name, edges[name])) is not None:
+            values, index = np.array([f"{name} {text}" for text in cut[0]], object), cut[1]
+        elif (encoded := rows.texts(name)) is not None:
             values, index = np.array([f"{name}={text}" for text in encoded[0]], object), encoded[1]
         elif (number := rows.numbers(name)) is not None:
             distinct, inverse = np.unique(number + 0.0, return_inverse=True)  # no negative zero
@@ -173,16 +209,55 @@ def _of_cross(rows: Predictions, cross: tuple[str, ...], summands: NDArray[np.in
     return _of_texts(names, inverse, summands[known])
 
 
-def check_crosses(crosses: Crosses, columns: Collection[str]) -> None:
-    """Raise InputError for columns to cross that there are not."""
+def split_crosses(crosses: Crosses) -> tuple[Crosses, Edges]:
+    """Return columns to cross, and edges by column.
+
+    >>> split_crosses((("country", "cloud"), ("cloud=0", "10", "50")))
+    ((('country', 'cloud'),), {'cloud': (0.0, 10.0, 50.0)})
+    """
+    edges = {}
+    for cross in crosses:
+        name, equals, first = cross[0].partition("=") if cross else ("", "", "")
+        if equals:
+            edges[name] = tuple(map(float, (first, *cross[1:])))
+    return tuple(cross for cross in crosses if "=" not in cross[0]), edges
+
+
+def check_crosses(crosses: Crosses, columns: Collection[str], numeric: Collection[str]) -> None:
+    """Raise InputError for columns to cross that there are not, and edges that are none.
+
+    Args:
+        crosses: what --slice names.
+        columns: of the manifest.
+        numeric: columns that hold numbers, those of the images included.
+    """
     for cross in crosses:
         flag = f"--slice {','.join(cross)}"
+        if "=" in cross[0]:
+            _check_edges(flag, cross, numeric)
+            continue
         if len(set(cross)) < 2:
-            raise InputError(f"{flag} names one column, which has slices anyway; expected two or more, such as A,B")
+            raise InputError(
+                f"{flag} names one column, which has slices anyway; expected two or more, such as A,B, or edges of "
+                f"numbers: {cross[0]}=0,10,50"
+            )
         for name in cross:
             if name not in columns:
                 listed = ", ".join(columns) or "none"
                 raise InputError(f"{flag}: no column {name!r}{did_you_mean(name, columns)}; there are {listed}")
+
+
+def _check_edges(flag: str, cross: tuple[str, ...], numeric: Collection[str]) -> None:
+    name = cross[0].partition("=")[0]
+    try:
+        edges = split_crosses((cross,))[1][name]
+    except ValueError:
+        raise InputError(f"{flag}: expected numbers behind {name}=, joined by commas, such as {name}=0,10,50") from None
+    if len(edges) < 2 or not all(low < high for low, high in itertools.pairwise(edges)):  # nan is below nothing
+        raise InputError(f"{flag}: expected two or more edges, each above the one before")
+    if name not in numeric:
+        listed = ", ".join(numeric) or "none"
+        raise InputError(f"{flag}: no column of numbers {name!r}{did_you_mean(name, numeric)}; there are {listed}")
 
 
 def crosses_in(metrics: Iterable[str]) -> Crosses:
@@ -259,6 +334,9 @@ def list_slices(kinds: SliceSums, like: SliceSums | None = None, alone: bool = F
             if not model.over:
                 slices += _of_numbers(column, mine, model, alone)
                 break
+    for column, groups in kinds.cut.states.items():
+        if alone or len(groups.value) > 1:
+            slices += [Slice(column, v, s) for v, s in zip(groups.value, groups.sums, strict=True)]
     for columns, groups in kinds.crossed.states.items():
         if alone or len(groups.value) > 1:
             slices += [Slice(columns, v, s, crossed=True) for v, s in zip(groups.value, groups.sums, strict=True)]

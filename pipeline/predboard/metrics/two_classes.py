@@ -61,7 +61,8 @@ def _of_class(metric: ClassMetric, c: int) -> Metric | None:
     if math.isnan(value):
         return None
     ends = None if math.isnan(lower) else (lower, upper)
-    return Metric(value, ends, bound=None if math.isnan(bound) else bound, rows=int(metric.rows[c]))
+    near = None if math.isnan(bound) else bound
+    return Metric(value, ends, method=metric.method, bound=near, rows=int(metric.rows[c]))
 
 
 # --- thresholds ---

@@ -9,6 +9,8 @@ from predboard.metrics.calibration import CalibrationEvidence
 from predboard.metrics.class_groups import ALL_LEVELS, ClassGroups
 from predboard.metrics.counts import CountMetrics, Counts
 from predboard.metrics.group_counts import GroupCounts, height_evidence, level_evidence, mistake_height
+from predboard.metrics.grouped import grouped_interval
+from predboard.metrics.intervals import grouped_method, independent_method
 from predboard.metrics.metric_spec import MetricSpec
 from predboard.metrics.metric_state import AnyState, ClassMetric, CountState, MetricState
 from predboard.metrics.registry import rows
@@ -40,7 +42,8 @@ def _overall(state: AnyState) -> dict[str, Metric]:
     if isinstance(state, MetricState):
         light = overall_metrics(state.count_state)
         needing = [s for s in rows("overall") if s.needs_logits and (state.has_scores or not s.needs_scores)]
-        heavy = {s.name: _described(s, s.compute(state)) for s in needing if s.compute}
+        column = state.metrics.group_column
+        heavy = {s.name: _described(s, s.compute(state), column) for s in needing if s.compute}
         every: Mapping[str, Metric | None] = light | heavy
     else:
         every = _without_logits(state)
@@ -54,16 +57,22 @@ def _without_logits(state: CountState) -> dict[str, Metric | None]:
     for spec in specs:
         if spec.margins is None:
             absent = spec.compute is None or (spec.needs_scores and not state.counts.losses)
-            metrics[spec.name] = None if absent or spec.compute is None else _described(spec, spec.compute(state))
+            described = spec.compute and _described(spec, spec.compute(state), m.group_column)
+            metrics[spec.name] = None if absent or described is None else described
     return metrics | {spec.name: metric for spec, metric in _of_margins(m, specs)}
 
 
 def _of_margins(m: CountMetrics, specs: Sequence[MetricSpec]) -> Iterator[tuple[MetricSpec, Metric]]:
     """Yield the metrics that follow from the margins of a confusion matrix, unless they are undefined."""
     functions = {spec.name: spec.margins for spec in specs if spec.margins is not None}
-    draws = bootstrap_margins(m, functions) if functions else {}
+    draws = bootstrap_margins(m, functions) if functions and not m.group_column else {}
     for spec in specs:
-        if spec.margins is not None and not isnan(value := float(spec.margins(m.margins))):
+        if spec.margins is None or isnan(value := float(spec.margins(m.margins))):
+            continue
+        if m.group_column:
+            ends = grouped_interval(value, spec.margins(m.margins_without), *spec.range)
+            yield spec, Metric(value, ends, spec.definition, grouped_method(m.group_column), rows=m.counted)
+        else:
             drawn = draws[spec.name]
             method = spec.interval.format(len(drawn))
             yield spec, Metric(value, bias_corrected_interval(value, drawn), spec.definition, method, rows=m.counted)
@@ -73,14 +82,16 @@ def positive_metrics(state: AnyState, positive: int) -> dict[str, Metric]:
     """Return the metrics of the class `positive` of two by name; undefined ones are left out."""
     logits = isinstance(state, MetricState) and state.has_scores
     known = [spec for spec in rows("positive") if spec.compute and logits >= spec.needs_logits]
-    every = {spec.name: _described(spec, spec.compute(state, positive)) for spec in known if spec.compute}
+    column = state.metrics.group_column
+    every = {spec.name: _described(spec, spec.compute(state, positive), column) for spec in known if spec.compute}
     return {name: metric for name, metric in every.items() if metric is not None}
 
 
 def calibration_metrics(evidence: CalibrationEvidence) -> dict[str, Metric]:
     """Return the calibration metrics by name; those that are undefined are left out."""
     known = [s for s in rows("calibration") if evidence.calibration.has_scores or not s.needs_scores]
-    every = {spec.name: _described(spec, spec.compute(evidence)) for spec in known if spec.compute}
+    column = evidence.group_column
+    every = {spec.name: _described(spec, spec.compute(evidence), column) for spec in known if spec.compute}
     return {name: metric for name, metric in every.items() if metric is not None}
 
 
@@ -88,9 +99,12 @@ def class_columns(state: AnyState) -> dict[str, ClassMetric]:
     """Return the metrics of single classes by their short name, each computed once for a state."""
     if "classes" not in state.memo:
         logits = isinstance(state, MetricState) and state.has_scores
-        state.memo["classes"] = {
-            spec.short: spec.compute(state) for spec in rows("classes") if spec.compute and logits >= spec.needs_logits
-        }
+        specs = [spec for spec in rows("classes") if spec.compute and logits >= spec.needs_logits]
+        every = {spec.short: spec.compute(state) for spec in specs if spec.compute}
+        if column := state.metrics.group_column:
+            methods = {spec.short: independent_method(spec.interval, column) for spec in specs}
+            every = {name: replace(c, method=c.method or methods[name]) for name, c in every.items()}
+        state.memo["classes"] = every
     columns: dict[str, ClassMetric] = state.memo["classes"]
     return columns
 
@@ -111,13 +125,13 @@ def class_metrics(
             if not isnan(value):
                 ends = None if isnan(lower) else (lower, upper)
                 near = None if isnan(bound) else bound
-                of_class[name] = Metric(value, ends, spec.definition, spec.interval, near, images)
+                of_class[name] = Metric(value, ends, spec.definition, c.method or spec.interval, near, images)
     return by_class
 
 
-def slice_metrics(s: Slice) -> dict[str, Metric]:
-    """Return the metrics of a slice by short name."""
-    described = {spec.short: _described(spec, spec.compute(s)) for spec in rows("slices") if spec.compute}
+def slice_metrics(s: Slice, column: str = "") -> dict[str, Metric]:
+    """Return the metrics of a slice by short name; `column` says which rows belong together, if any do."""
+    described = {spec.short: _described(spec, spec.compute(s), column) for spec in rows("slices") if spec.compute}
     return {name: metric for name, metric in described.items() if metric is not None}
 
 
@@ -151,22 +165,28 @@ def metric_curves(
 def group_metrics(state: GroupCounts, groups: ClassGroups) -> dict[str, Metric]:
     """Return the metrics of each level of groups by name; undefined ones are left out."""
     metrics: dict[str, Metric] = {}
+    column = state.counts.metrics.group_column
     for evidence in level_evidence(state, groups):
         prefix = f"groups/{evidence.level.name}"
         for spec in rows("groups"):
             of_level = spec.compute is not None and spec.compute is not mistake_height
-            if of_level and (metric := _described(spec, spec.compute(evidence))):
+            if of_level and (metric := _described(spec, spec.compute(evidence), column)):
                 metrics[f"{prefix}/{spec.short}"] = metric
         for counts, summed in ((evidence.predicted, False), (evidence.summed, True)):
             if counts is not None and counts.counted:
                 specs = [spec for spec in rows("groups") if spec.margins and spec.needs_logits == summed]
-                metrics |= {f"{prefix}/{spec.short}": metric for spec, metric in _of_margins(counts, specs)}
+                independent = "" if counts.group_column else column
+                for spec, metric in _of_margins(counts, specs):
+                    method = independent_method(metric.method, independent)
+                    metrics[f"{prefix}/{spec.short}"] = replace(metric, method=method)
     height = mistake_height(height_evidence(state, groups)) if groups.nested else None
     for spec in rows("groups"):
-        if spec.compute is mistake_height and (metric := _described(spec, height)):
+        if spec.compute is mistake_height and (metric := _described(spec, height, column)):
             metrics[f"groups/{ALL_LEVELS}/{spec.short}"] = metric
     return metrics
 
 
-def _described(spec: MetricSpec, metric: Metric | None) -> Metric | None:
-    return metric and replace(metric, definition=spec.definition, method=spec.interval)
+def _described(spec: MetricSpec, metric: Metric | None, column: str) -> Metric | None:
+    """Return the metric with its words; `column` says which rows belong together, if any do."""
+    method = metric and (metric.method or independent_method(spec.interval, column))
+    return metric and replace(metric, definition=spec.definition, method=method or "")

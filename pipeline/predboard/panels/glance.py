@@ -13,7 +13,6 @@ from predboard.metrics.classification import f1_macro
 from predboard.metrics.counts import CountMetrics, Counts, CountsPanel
 from predboard.metrics.data_warnings import data_warnings
 from predboard.metrics.group_counts import grouped_counts
-from predboard.metrics.intervals import wilson_interval
 from predboard.panels import RunInfo
 from predboard.summaries import Picture, Pixels, Scalar, Summary
 
@@ -29,9 +28,7 @@ class Panel(CountsPanel):
         """Yield a card and a point of each curve for each step; the card has the accuracy of all steps as a curve."""
         scores = {step: state.metrics for step, state in states.items()}
         trend = [
-            (step, metrics.accuracy, *wilson_interval(int(metrics.hits.sum()), metrics.counted))
-            for step, metrics in scores.items()
-            if metrics.counted
+            (step, metrics.accuracy, *metrics.accuracy_interval) for step, metrics in scores.items() if metrics.counted
         ]
         for step, metrics in scores.items():
             if metrics.counted:
@@ -59,7 +56,6 @@ def _report_card(
     warnings = data_warnings(scores, names, known.rows, known.manifest_rows, stage_one)
     if known.rows < known.manifest_rows:
         warnings[0] = warnings[0].partition(": ")[0]
-    hits = int(scores.hits.sum())
     facts = [("images", f"{scores.counts.rows:,}"), ("classes", f"{len(names):,}")]
     if groups.levels and scores.counted:
         level = groups.levels[0]
@@ -73,7 +69,7 @@ def _report_card(
     corrected = known.new_labels and plural(known.new_labels.replaced, "corrected label")
     card = ReportCard(
         title="  ·  ".join(filter(None, (info.name, f"step {step}", corrected))),
-        accuracy=(scores.accuracy, *wilson_interval(hits, scores.counted)) if scores.counted else None,
+        accuracy=(scores.accuracy, *scores.accuracy_interval) if scores.counted else None,
         facts=facts,
         worst=[
             (names[c], float(scores.recall[c]), f"{scores.hits[c]:,} of {scores.support[c]:,}")

@@ -9,7 +9,7 @@ import io
 import math
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import numpy as np
@@ -21,6 +21,7 @@ from predboard.drawing.plots import IntervalLine
 from predboard.formatting import escape_markdown, markdown_table, plural, unique_names
 from predboard.metrics import registry
 from predboard.metrics import slices as slicing
+from predboard.metrics.grouped import group_column, no_groups, sum_by_group
 from predboard.metrics.intervals import benjamini_hochberg, welch_p, wilson_interval
 from predboard.metrics.metric_spec import Direction
 from predboard.metrics.slices import (
@@ -41,7 +42,7 @@ from predboard.metrics.values import slice_metrics
 from predboard.panels import EVERY_TASK, RunInfo
 from predboard.predictions.schema import IMAGE_PROPERTIES, Run
 from predboard.predictions.table import Predictions
-from predboard.state import FIXED_UNIT, summed
+from predboard.state import FIXED_UNIT, StatesByName, summed
 from predboard.summaries import File, Metric, Metrics, Picture, Scalar, Summary, Text
 
 MIN_ROWS = 20
@@ -58,6 +59,7 @@ class State(SliceSums):
     """Sums of 1, right, loss and loss² over the labelled rows of each column and value."""
 
     whole: NDArray[np.int64] = summed()  # [4] of all labelled rows
+    by_group: StatesByName = field(default_factory=no_groups)  # [GROUPS, 4] as `whole`, where rows belong together
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class Panel:
     def zero(self, run: Run) -> State:  # noqa: ARG002  the rows say which columns there are
         """Return the state of no rows."""
         none = empty_slices()
-        return State(none.texts, none.numbers, none.rounded, none.rough, none.crossed, np.zeros(4, np.int64))
+        return State(**vars(none), whole=np.zeros(4, np.int64))
 
     def measure(self, run: Run, batch: Predictions) -> State:  # noqa: ARG002  as above
         """Return the state of these rows alone."""
@@ -105,7 +107,7 @@ class Panel:
         )  # [rows, 4]
         each = np.rint(summands).astype(np.int64)
         kinds = measure_slices(rows, each, self.crosses)
-        return State(kinds.texts, kinds.numbers, kinds.rounded, kinds.rough, kinds.crossed, each.sum(axis=0))
+        return State(**vars(kinds), whole=each.sum(axis=0), by_group=sum_by_group(rows, lambda: each))
 
     def render(self, info: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
         """Yield the page and picture of the last step, and curves of its worst slices."""
@@ -166,7 +168,7 @@ class Panel:
                     if (s.column, s.value) in names:
                         metrics |= {
                             f"{names[s.column, s.value]}/{n}": figure
-                            for n, figure in slice_metrics(s).items()
+                            for n, figure in slice_metrics(s, group_column(state.by_group)).items()
                             if n != "nll" or info.run.has_scores
                         }
                 yield step, Metrics("slices", metrics)

@@ -62,9 +62,7 @@ class Amendment:
         names = set(wanted)
         if "loss" in names and len(self.rows):
             names |= {"logits", "predicted", *self.labels}
-        if self.group and "key" in names:
-            names.add(self.group)
-        return names
+        return names | ({self.group, "key"} if self.group else set())
 
     def apply(self, rows: Predictions, start: int, wanted: Collection[str] | None) -> Predictions:
         """Return rows with the changes, and of their columns those that are wanted.
@@ -88,7 +86,7 @@ class Amendment:
         for added, column in zip(further.schema, further.columns, strict=True):
             if wanted is None or {added.name, ALL_MANIFEST_COLUMNS} & set(wanted) or added.name == self.group:
                 batch = batch.append_column(added, column.slice(start, len(rows)))
-        if self.group and (wanted is None or "key" in wanted):
+        if self.group:
             keyed = type(rows)(batch)
             group = as_arrow(hash_values(keyed, self.group, keyed.key), pa.int64())
             batch = batch.append_column(GROUP_PREFIX + self.group, group)

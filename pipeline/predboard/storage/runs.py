@@ -24,7 +24,14 @@ from predboard.formatting import did_you_mean, plural
 from predboard.near_paths import did_you_mean_path
 from predboard.predictions.arrow import as_arrow
 from predboard.predictions.digests import digest_list
-from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, GROUP_PREFIX, Run, digest_records, reserved_columns
+from predboard.predictions.schema import (
+    ALL_MANIFEST_COLUMNS,
+    GROUP_PREFIX,
+    IMAGE_PROPERTIES,
+    Run,
+    digest_records,
+    reserved_columns,
+)
 from predboard.storage import paths
 from predboard.storage.parts import (
     PartFile,
@@ -245,9 +252,15 @@ def _explain_no_predictions(folder: AnyPath) -> str:
 
 def list_manifest_columns(step: Step) -> list[str]:
     """Return the names of the columns that the manifest of a step adds to the contract's."""
-    names = read_part_schema(step.parts[0]).names
-    reserved = reserved_columns(step.run.task)
+    names, reserved = read_part_schema(step.parts[0]).names, reserved_columns(step.run.task)
     return [name for name in names if name not in reserved and not name.startswith(GROUP_PREFIX)]
+
+
+def list_numeric_columns(step: Step) -> list[str]:
+    """Return the names of the columns of numbers that the manifest of a step adds, and of those of its images."""
+    schema, further = read_part_schema(step.parts[0]), list_manifest_columns(step)
+    kinds = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
+    return [name for name in (*further, *IMAGE_PROPERTIES) if any(kind(schema.field(name).type) for kind in kinds)]
 
 
 def read_values(step: Step, ids: Iterable[int], column: str) -> dict[int, Any]:

@@ -36,7 +36,7 @@ from predboard.predictions.positive_class import with_positive
 from predboard.predictions.schema import Run, digest_records, hash64
 from predboard.storage.paths import AnyPath, is_inside, is_remote, parse_path, refuse_link
 from predboard.storage.rows import read_derived_rows
-from predboard.storage.runs import Step, list_manifest_columns, open_run, preflight_path
+from predboard.storage.runs import Step, list_manifest_columns, list_numeric_columns, open_run, preflight_path
 from predboard.streams import print_warning
 from predboard.summaries import Pixels
 from predboard.visualization import leaderboard, log_folder
@@ -161,7 +161,7 @@ def _visualize_run(
         return run.result(current, unchanged=True)
     run = run.amended(amendments, log)
     if config.slice:
-        check_crosses(config.slice, list_manifest_columns(run.steps[-1]))
+        check_crosses(config.slice, list_manifest_columns(run.steps[-1]), list_numeric_columns(run.steps[-1]))
     log(f"{run.name}: {plural(run.rows, 'row')} in {plural(len(run.steps), 'step')}, panels {', '.join(chosen)}")
     images = SourceImages(run.steps, config.image_root, pool, config.images_anywhere)
     for note in images.notes():

@@ -65,6 +65,7 @@ def summary_page(info: RunInfo, states: Mapping[int, MetricState], mistakes: Til
         _warnings(info, last, state.metrics),
         _accuracy(info, last, state),
         _new_labels(info, last),
+        _groups(state.metrics),
         _next_steps(info, states, mistakes),
         _metrics(state),
         "" if info.run.has_scores else _absent(),
@@ -90,6 +91,16 @@ def _accuracy(info: RunInfo, step: int, state: MetricState) -> str:
     return (
         f"{run}: **accuracy {percent(accuracy.value)}** (95 % interval {_range(accuracy.interval)}), "
         f"{plural(errors, 'error')} in {plural(state.metrics.counted, 'counted image')}."
+    )
+
+
+def _groups(scores: CountMetrics) -> str:
+    if not scores.group_column:
+        return ""
+    return (
+        f"Images of one **{escape_markdown(scores.group_column)}** belong together: the intervals of metrics leave out "
+        "whole groups of them. Those of slices, curves and the lists on this page take images as independent; "
+        "`summary.json` says so of each."
     )
 
 
@@ -242,7 +253,7 @@ def _steps(states: Mapping[int, MetricState]) -> str:
         scores, counts = state.metrics, state.counts
         row = [str(step), f"{counts.rows:,}", f"{counts.failed:,}", f"{counts.unlabelled:,}"]
         if scores.counted:
-            lower, upper = wilson_interval(int(scores.hits.sum()), scores.counted)
+            lower, upper = scores.accuracy_interval
             row += [f"{scores.accuracy:.4f}", f"{lower:.4f} to {upper:.4f}", f"{balanced_accuracy(scores.margins):.4f}"]
             row += [f"{f1_macro(scores.margins):.4f}", "–" if isnan(scores.nll) else f"{scores.nll:.4f}"]
         else:

@@ -1,0 +1,225 @@
+"""Intervals that leave out rows that belong together, against plain loops, and against rows that are independent."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from scipy import stats
+from sklearn.metrics import f1_score, matthews_corrcoef, recall_score
+
+from predboard import CompareConfig, GateConfig, VisualizeConfig, compare, gate
+from predboard.comparison.differences import Comparison
+from predboard.comparison.join import match_classes
+from predboard.comparison.paired_counts import count_pairs
+from predboard.evaluation.amend import Amendments
+from predboard.evaluation.measure import measure_part
+from predboard.metrics.class_groups import ClassGroups, read_class_groups
+from predboard.metrics.group_counts import GroupCounts
+from predboard.metrics.intervals import grouped_half_width, grouped_method, wilson_interval
+from predboard.metrics.metric_state import MetricState
+from predboard.metrics.values import class_columns, group_metrics, overall_metrics
+from predboard.panels import load
+from predboard.predictions.sampling import JACKKNIFE_GROUPS, jackknife_group
+from predboard.predictions.schema import Run, hash_refs
+from predboard.predictions.table import Predictions
+from predboard.state import merge
+from predboard.storage.parts import read_batches
+from predboard.storage.runs import Step, open_run
+from predboard.summaries import Metric
+from tests import toy
+
+RUN = Run(classes=("cat", "dog", "eel"), model="toy.py:build")
+
+
+def test_the_jackknife_of_few_groups_is_that_of_the_textbook() -> None:
+    """Variance (G - 1) / G · sum of squares, Student's t of G - 1 degrees of freedom as SciPy has it."""
+    for groups in range(2, JACKKNIFE_GROUPS + 1):
+        values = np.random.default_rng(groups).normal(size=(groups, 3))
+        spread = (groups - 1) / groups * ((values - values.mean(axis=0)) ** 2).sum(axis=0)
+        expected = stats.t.ppf(0.975, groups - 1) * np.sqrt(spread)
+        np.testing.assert_allclose(grouped_half_width(values), expected, rtol=1e-6)
+    assert np.isnan(grouped_half_width(np.zeros((1, 3)))).all()
+
+
+def grouped(rows: Predictions, group: list[str | None]) -> Predictions:
+    """The rows with the hidden column by which they belong together."""
+    hashes = [key if text is None else hash_refs([text])[0] for text, key in zip(group, rows.key, strict=True)]
+    return Predictions(
+        rows.batch.append_column("group:patient", pa.array(hashes, pa.int64())), has_scores=rows.has_scores
+    )
+
+
+def test_every_interval_leaves_out_whole_groups() -> None:
+    rows = 400
+    logits, label = toy.table(RUN, rows, seed=3)
+    label[::9] = -1
+    patient = [f"{i // 8}" for i in range(rows)]
+    batch = grouped(toy.predictions(RUN, logits, label, failed=frozenset({5})), patient)
+    halves = [batch.take(np.arange(rows) % 2 == side) for side in (0, 1)]
+    state = merge(*(MetricState.measure(RUN, half) for half in halves))
+    metrics = overall_metrics(state)
+    ok = (label >= 0) & (np.arange(rows) != 5)
+    group = jackknife_group(hash_refs(patient))
+    y, p = label[ok], logits[ok].argmax(axis=1)
+    e = np.exp(logits[ok].astype(np.float64))
+    e /= e.sum(axis=1, keepdims=True)
+    loss, brier = -np.log(e[np.arange(len(y)), y]), ((e - np.eye(3)[y]) ** 2).sum(axis=1)
+    top2 = (np.argsort(-e, axis=1)[:, :2] == y[:, None]).any(axis=1)
+    per_row: dict[str, Callable[[Any], float]] = {
+        "accuracy": lambda at: float((y[at] == p[at]).mean()),
+        "accuracy_top2": lambda at: float(top2[at].mean()),
+        "nll": lambda at: float(loss[at].mean()),
+        "brier": lambda at: float(brier[at].mean()),
+        "balanced_accuracy": lambda at: float(recall_score(y[at], p[at], average="macro")),
+        "f1_macro": lambda at: float(f1_score(y[at], p[at], average="macro")),
+        "mcc": lambda at: float(matthews_corrcoef(y[at], p[at])),
+    }
+    present = sorted(set(group[ok].tolist()))
+    assert len(present) < len(set(patient))
+    for name, function in per_row.items():
+        metric = metrics[name]
+        without = np.array([function(group[ok] != g) for g in present])
+        half = float(grouped_half_width(without))
+        assert metric.value == pytest.approx(function(slice(None)), rel=1e-6)
+        assert metric.interval == pytest.approx((metric.value - half, metric.value + half), abs=2e-6)
+        assert metric.method == grouped_method("patient")
+    recalls = class_columns(state)["recall"]
+    of_cats = np.array([(p == 0)[(y == 0) & (group[ok] != g)].mean() for g in present])
+    assert recalls.upper[0] - recalls.value[0] == pytest.approx(float(grouped_half_width(of_cats)))
+    assert recalls.method == grouped_method("patient")
+    assert class_columns(state)["auroc"].method.endswith("takes images as independent, also those of one patient")
+    assert metrics["aurc"].method.endswith("takes images as independent, also those of one patient")
+
+
+@pytest.mark.parametrize("times", [4, 16])
+def test_repeated_rows_of_one_group_widen_the_interval_by_the_root_of_their_number(times: int) -> None:
+    """Each row is there several times under one patient: as much is known as from one of each."""
+    rows = 2_000
+    logits, label = toy.table(RUN, rows)
+    once = toy.predictions(RUN, logits, label)
+    patient = [f"{i}" for i in range(rows)]
+    again = np.repeat(np.arange(rows), times)
+    many = toy.predictions(RUN, logits[again], label[again])
+    apart = overall_metrics(MetricState.measure(RUN, many))
+    together = overall_metrics(MetricState.measure(RUN, grouped(many, [patient[i] for i in again])))
+    single = overall_metrics(MetricState.measure(RUN, grouped(once, list(patient))))
+
+    def width(metric: Metric) -> float:
+        assert metric.interval is not None
+        return metric.interval[1] - metric.interval[0]
+
+    for name in ("accuracy", "f1_macro", "nll", "auroc_macro", "average_precision_macro"):
+        assert width(together[name]) == pytest.approx(width(single[name]), rel=1e-3), name
+        assert 0.6 * math.sqrt(times) < width(together[name]) / width(apart[name]) < 1.6 * math.sqrt(times), name
+
+
+def test_without_two_groups_there_is_no_interval() -> None:
+    logits, label = toy.table(RUN, 50)
+    state = MetricState.measure(RUN, grouped(toy.predictions(RUN, logits, label), ["one"] * 50))
+    assert {name: m.interval for name, m in overall_metrics(state).items() if "independent" not in m.method} == {
+        name: None for name, m in overall_metrics(state).items() if "independent" not in m.method
+    }
+    assert state.metrics.accuracy_interval == (0.0, 1.0)
+
+
+def run_of(folder: Path, seed: int, rows: int = 300) -> Path:
+    logits, label = toy.table(RUN, rows, seed)[0], toy.table(RUN, rows)[1]
+    toy.write_run(folder, logits, label, RUN, shard_size=128)
+    return folder
+
+
+def columns(folder: Path, rows: int = 300) -> Path:
+    file = folder / "columns.csv"
+    file.write_text("image,patient\n" + "".join(f"{i:06d}.png,P{i // 5}\n" for i in range(rows)))
+    return file
+
+
+def test_differences_leave_out_whole_groups_too(tmp_path: Path) -> None:
+    old, new = run_of(tmp_path / "old", 1), run_of(tmp_path / "new", 2)
+    amendments = Amendments(VisualizeConfig((old,), columns=columns(tmp_path), group_column="patient"))
+    steps = [amendments.attach(open_run(folder)).steps[0] for folder in (old, new)]
+    differences = Comparison(count_pairs(*steps, match_classes(RUN, RUN, ("old", "new"))), RUN.classes).differences
+    label = toy.table(RUN, 300)[1]
+    said = [toy.table(RUN, 300, seed)[0].argmax(axis=1) for seed in (1, 2)]
+    group = jackknife_group(hash_refs(f"P{i // 5}" for i in range(300)))
+    present = sorted(set(group.tolist()))
+    for name, function in (
+        ("accuracy", lambda at, s: (s[at] == label[at]).mean()),
+        ("f1_macro", lambda at, s: f1_score(label[at], s[at], average="macro")),
+        ("classes/dog/recall", lambda at, s: (s[at] == 1)[label[at] == 1].mean()),
+        ("classes/dog/precision", lambda at, s: (label[at] == 1)[s[at] == 1].mean()),
+    ):
+        gains = np.array([function(group != g, said[1]) - function(group != g, said[0]) for g in present])
+        half, d = float(grouped_half_width(gains)), differences[name]
+        assert d.interval == pytest.approx((d.difference - half, d.difference + half), abs=1e-9), name
+        assert d.method == grouped_method("patient")
+    for name in ("nll", "calibration/ece"):
+        assert differences[name].method == grouped_method("patient")
+    assert "takes images as independent" in differences["slices/patient=P1/accuracy"].method
+
+
+def test_every_command_says_by_which_column_rows_belong_together(tmp_path: Path) -> None:
+    old, new = run_of(tmp_path / "old", 1), run_of(tmp_path / "new", 2)
+    more: dict[str, Any] = {"columns": columns(tmp_path), "group_column": "patient"}
+    compared = compare(CompareConfig((old, new), tmp_path / "logs", **more), lambda _: None)
+    assert compared.summary["definitions"]["accuracy"]["interval"] == grouped_method("patient")
+    assert "independent" in compared.summary["definitions"]["churn"]["interval"]
+    rules = [{"metric": "accuracy", "min": 0.0}, {"metric": "accuracy", "max_drop": 1.0}]
+    found = [v.findings[0] for v in gate(GateConfig(new, baseline=old, **more), lambda _: None, rules).verdicts[1:]]
+    plain = [v.findings[0] for v in gate(GateConfig(new, baseline=old), lambda _: None, rules).verdicts[1:]]
+    assert [a.value for a in found] == [b.value for b in plain]
+    assert all(a.interval != b.interval for a, b in zip(found, plain, strict=True))
+
+
+def test_states_of_groups_do_not_depend_on_how_rows_are_divided(tmp_path: Path) -> None:
+    amendments = Amendments(VisualizeConfig(columns=columns(tmp_path), group_column="patient"))
+    (step,) = amendments.attach(open_run(run_of(tmp_path / "run", 1))).steps
+    chosen = {name: load(name) for name in ("metrics", "calibration", "slices", "glance")}
+    parts = [measure_part(part, chosen)[0] for part in step.parts]
+    for name in chosen:
+        one, two, three = (states[name] for states in parts)
+        left, right = merge(merge(one, two), three), merge(three, merge(two, one))
+        assert repr(left) == repr(right)
+    assert grouped_half_width(np.zeros((3, 2))).tolist() == [0, 0]
+    assert dataclasses.is_dataclass(parts[0]["metrics"])
+    assert wilson_interval(1, 2)[0] < 0.5
+
+
+def test_groups_of_classes_leave_out_groups_of_images_too(tmp_path: Path) -> None:
+    """Cats and dogs are one group: what is confused inside it is right."""
+    old, new = run_of(tmp_path / "old", 1), run_of(tmp_path / "new", 2)
+    (tmp_path / "groups.csv").write_text("class,kind\ncat,pet\ndog,pet\neel,fish\n")
+    groups = read_class_groups(tmp_path / "groups.csv", RUN.classes)
+    amendments = Amendments(VisualizeConfig((old,), columns=columns(tmp_path), group_column="patient"))
+    steps = [amendments.attach(open_run(folder)).steps[0] for folder in (old, new)]
+    pairs = count_pairs(*steps, match_classes(RUN, RUN, ("old", "new")))
+    difference = Comparison(pairs, RUN.classes, groups=groups).differences["groups/kind/accuracy"]
+    kind = np.array([0, 0, 1])
+    label = kind[toy.table(RUN, 300)[1]]
+    right = [kind[toy.table(RUN, 300, seed)[0].argmax(axis=1)] == label for seed in (1, 2)]
+    group = jackknife_group(hash_refs(f"P{i // 5}" for i in range(300)))
+    without = [np.array([side[group != g].mean() for g in sorted(set(group.tolist()))]) for side in right]
+    half = float(grouped_half_width(without[1] - without[0]))
+    gain = right[1].mean() - right[0].mean()
+    assert difference.interval == pytest.approx((gain - half, gain + half), abs=1e-9)
+    rows = merge_all_parts(steps[1], groups)
+    metric = group_metrics(rows, groups)["groups/kind/accuracy"]
+    half = float(grouped_half_width(without[1]))
+    assert metric.interval == pytest.approx((right[1].mean() - half, right[1].mean() + half), abs=1e-9)
+    assert metric.method == difference.method == grouped_method("patient")
+    assert group_metrics(rows, groups)["groups/kind/errors_inside"].method.endswith("also those of one patient")
+
+
+def merge_all_parts(step: Step, groups: ClassGroups) -> GroupCounts:
+    states = [
+        GroupCounts.measure(step.run, rows, groups, sum_up=True)
+        for part in step.parts
+        for rows in read_batches(part, {"label", "predicted", "loss", "logits"})
+    ]
+    return functools.reduce(merge, states)
