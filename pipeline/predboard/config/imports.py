@@ -34,7 +34,12 @@ class ImportConfig(TaskConfig):
 
     score_column: str | None = None
     """Array or column with the scores: one list per row, or a pattern such as prob_* (or A,B,C) for one column per
-    class. Default: logits, probs, scores, predictions, … or logit_*, prob_*, score_*, …"""
+    class; of two classes also one column of numbers. Default: logits, probs, scores, predictions, … or logit_*, prob_*,
+    score_*, …"""
+
+    positive: str | None = None
+    """Name of the positive one of two classes: the one that a single column of scores speaks for, and that stage two
+    has figures of. Default: the class that the column is named after, else the second."""
 
     predicted_column: str | None = None
     """With --scores confidence, array or column with the predicted class. Default: predicted, prediction, pred, …"""
@@ -103,6 +108,10 @@ class ImportConfig(TaskConfig):
         """Raise InputError for values that can never work."""
         super().__post_init__()
         check_workers("workers", self.workers)
+        if self.positive is not None and self.task != "single-label":
+            raise InputError(
+                "--positive names one of two classes that exclude each other: leave out --task multi-label"
+            )
         check_minimum("thumbnails", self.thumbnails, 0)
         check_minimum("shard-size", self.shard_size, 1)
         check_steps(self.step)

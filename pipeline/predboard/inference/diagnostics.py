@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from shlex import quote
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,12 +94,12 @@ def check_single(score: NDArray[np.float32]) -> Iterator[Diagnosis]:
 
 
 def check_positive(
-    score: NDArray[np.float32], label: NDArray[np.int64], positive: int, names: Sequence[str]
+    score: NDArray[np.floating[Any]], label: NDArray[np.int64], positive: int, names: Sequence[str]
 ) -> Iterator[Diagnosis]:
     """Report a single output that speaks for the other one of two classes than it is taken to.
 
     Args:
-        score: [rows] float32, finite, that rises with the probability of the positive class.
+        score: [rows], that rises with the probability of the positive class.
         label: [rows], every row labelled.
         positive: index of the positive class.
         names: of the two classes.
@@ -114,7 +115,7 @@ def check_positive(
         )
 
 
-def auroc_of_rows(score: NDArray[np.float32], is_positive: NDArray[np.bool_]) -> tuple[float, float]:
+def auroc_of_rows(score: NDArray[np.floating[Any]], is_positive: NDArray[np.bool_]) -> tuple[float, float]:
     """Return the area under the ROC curve of [rows], and half its 95 % interval; nan where it is undefined.
 
     >>> auroc_of_rows(np.array([0, 1, 2, 3], np.float32), np.array([False, True, False, True]))[0]

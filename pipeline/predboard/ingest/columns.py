@@ -45,8 +45,14 @@ _STATISTICS = re.compile(
 )
 """Ends of the names of columns that say something about the scores, as `logit_max` does, and are no class."""
 
-_ONE_SCORE_NAMES = ("prob", "logit", "confidence")
-"""Names of columns that hold the score of the predicted class alone."""
+_ONE_SCORE_NAMES = ("prob", "logit")
+"""Further names of a column with one score in each row."""
+
+_PREDICTED_CLASS = re.compile(r"pred(icted|iction)?[_.\- ]?(label|class|name|index|idx)?", re.IGNORECASE)
+"""Names of a column with the predicted class, beside which a score is that of this class."""
+
+_CONFIDENCE = re.compile("confidences?|conf|max_prob|msp", re.IGNORECASE)
+"""Names of a column with the score of the predicted class, whichever that is."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,8 @@ class ScoreColumns:
     """The classes, where the columns are named after them."""
     left_out: tuple[str, ...] = ()
     """Columns with names alike that are no classes."""
+    is_flat: bool = False
+    """Whether it is one column of numbers: the score of the positive one of two classes."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,8 @@ class ColumnTypes:
     """Columns with a list of floats in each row."""
     numbers: tuple[str, ...]
     """Columns with one number in each row."""
+    floats: tuple[str, ...] = ()
+    """Those of them whose numbers are floats."""
 
 
 def find_column(
@@ -196,6 +206,8 @@ def choose_image(
 def choose_score_array(arrays: Mapping[str, NDArray[Any]], request: ColumnRequest, file: Path) -> str:
     """Return the name of the array of scores, by the names, shapes and types of the arrays.
 
+    It is of [rows, classes], else of [rows], where two classes may have one score.
+
     Raises InputError if the array that was asked for is not present, or if several could be meant.
     """
     if request.score is not None:
@@ -206,7 +218,7 @@ def choose_score_array(arrays: Mapping[str, NDArray[Any]], request: ColumnReques
         return name
     flat = [name for name, array in arrays.items() if array.ndim == 1 and array.dtype.kind == "f"]
     if (name := find_usual(flat, request.usual_score_names)) is not None:
-        raise only_highest(file, f"one number per row, in {name!r}")
+        return _single(name, list(arrays), request, file)
     wide = [name for name in matrices if arrays[name].dtype.kind == "f" and arrays[name].shape[1] > 1]
     for names in (list(arrays), wide):
         if len(names) == 1:
@@ -217,7 +229,7 @@ def choose_score_array(arrays: Mapping[str, NDArray[Any]], request: ColumnReques
 def choose_score_columns(types: ColumnTypes, request: ColumnRequest, file: Path) -> ScoreColumns:
     """Return the columns of the scores. Raises InputError if it is not clear which they are, or they are not enough."""
     if request.score is not None:
-        return _requested_columns(types, request.score, request.classes, file)
+        return _requested_columns(types, request.score, request, file)
     if name := find_usual(types.vectors, request.usual_score_names):
         return ScoreColumns((name,))
     for usual in request.usual_score_names:
@@ -232,9 +244,20 @@ def choose_score_columns(types: ColumnTypes, request: ColumnRequest, file: Path)
         return matched
     if len(types.float_lists) == 1:
         return ScoreColumns(types.float_lists)
-    if name := find_usual(types.numbers, (*_KIND_NAMES[request.kind], *_ONE_SCORE_NAMES)):
-        raise only_highest(file, f"one number per row, in {name!r}")
+    if name := find_usual(types.floats, (*request.usual_score_names, *_ONE_SCORE_NAMES, "confidence")):
+        return ScoreColumns((_single(name, types.all, request, file),), is_flat=True)
     raise InputError(f"{file} has {abbreviate(types.all)}; which are the scores? Name them with --score-column")
+
+
+def _single(name: str, names: Sequence[str], request: ColumnRequest, file: Path) -> str:
+    """Return the name of the only score in each row; it may be that of the positive one of two classes.
+
+    Raises InputError if it is that of the predicted class, or an image may have several labels.
+    """
+    predicted = any(_PREDICTED_CLASS.fullmatch(other) for other in names if other != name)
+    if request.label_sets is not None or predicted or _CONFIDENCE.fullmatch(name):
+        raise only_highest(file, f"one number per row, in {name!r}")
+    return name
 
 
 def is_score_name(name: str, request: ColumnRequest) -> bool:
@@ -247,12 +270,12 @@ def is_score_name(name: str, request: ColumnRequest) -> bool:
     return match is not None and not _STATISTICS.fullmatch(match[1] or "")
 
 
-def _requested_columns(types: ColumnTypes, asked: str, classes: Sequence[str], file: Path) -> ScoreColumns:
-    """Return the columns that --score-column names: a column of lists, `prob_*`, or `A,B,C`."""
+def _requested_columns(types: ColumnTypes, asked: str, request: ColumnRequest, file: Path) -> ScoreColumns:
+    """Return the columns that --score-column names: one of lists or of numbers, `prob_*`, or `A,B,C`."""
     if asked not in types.all and "*" in asked:
         before, _, after = asked.partition("*")
         pattern = re.compile(f"{re.escape(before)}(.+){re.escape(after)}()")
-        matched = match_columns(types.numbers, pattern, classes)
+        matched = match_columns(types.numbers, pattern, request.classes)
         if matched is None:
             raise InputError(
                 f"{file} has no two number columns like {asked!r}; it has {abbreviate(types.all)}: see --score-column"
@@ -264,6 +287,8 @@ def _requested_columns(types: ColumnTypes, asked: str, classes: Sequence[str], f
             find_column(types.numbers, name, (), file, "--score-column")
         return ScoreColumns(names, names)
     find_column(types.all, asked, (), file, "--score-column")
+    if asked in types.numbers and request.label_sets is None:
+        return ScoreColumns((asked,), is_flat=True)
     if asked not in types.vectors:
         raise InputError(
             f"column {asked!r} of {file} does not have a list of numbers in each row; expected one, or a pattern such "
@@ -280,9 +305,9 @@ def match_columns(names: Sequence[str], pattern: re.Pattern[str], classes: Seque
     has that name. Names that differ in one number are in its order: prob_class_10 comes after prob_class_9.
 
     >>> match_columns(["p_5", "p_1", "label"], re.compile(r"p_(\d+)()"))
-    ScoreColumns(columns=('p_1', 'p_5'), names=('1', '5'), left_out=())
+    ScoreColumns(columns=('p_1', 'p_5'), names=('1', '5'), left_out=(), is_flat=False)
     >>> match_columns(["p_dog", "p_cat", "p_max"], re.compile(r"p_(.+)()"))
-    ScoreColumns(columns=('p_dog', 'p_cat'), names=('dog', 'cat'), left_out=('p_max',))
+    ScoreColumns(columns=('p_dog', 'p_cat'), names=('dog', 'cat'), left_out=('p_max',), is_flat=False)
     """
     every = {name: m[1] or m[2] for name in names if (m := pattern.fullmatch(name))}
     numbered = {name: end for name, end in every.items() if end.isdigit()}
@@ -301,8 +326,8 @@ def only_highest(file: Path, what: str) -> InputError:
     """Return the error for a file that has only the highest scores of each row."""
     return InputError(
         f"{file} holds only {what}; loss, calibration and curves need the scores of all classes: save all of them "
-        "(timm: --topk 0; two classes: 1 - p and p), or import the predicted class and its confidence alone with "
-        "--scores confidence"
+        "(timm: --topk 0; of two classes that of the positive one is enough: name both by --classes and its column by "
+        "--score-column), or import the predicted class and its confidence alone with --scores confidence"
     )
 
 

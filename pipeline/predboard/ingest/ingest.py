@@ -26,7 +26,7 @@ from predboard.images.manifest import Manifest
 from predboard.inference import resume
 from predboard.inference.diagnostics import Diagnosis
 from predboard.inference.part_builder import PartBuilder, PartSpec
-from predboard.ingest import label_set_checks, labels, multi_label, row_checks, scores, validation
+from predboard.ingest import label_set_checks, labels, multi_label, row_checks, scores, single_scores, validation
 from predboard.ingest.columns import ColumnRequest, abbreviate
 from predboard.ingest.label_set_checks import LabelScoreCheck
 from predboard.ingest.saved_scores import SavedScores
@@ -207,7 +207,8 @@ def _open_step(
     )
     saved = scores.open_saved(files, request)
     source = files[0].name + (f" and {len(files) - 1} more" if len(files) > 1 else "")
-    size = f"{plural(saved.rows, 'row')}, {plural(saved.classes, 'class', 'classes')}"
+    each = "one score each" if saved.is_single else plural(saved.classes, "class", "classes")
+    size = f"{plural(saved.rows, 'row')}, {each}"
     log(f"{source}: {size} in {abbreviate(saved.used)}")
     if saved.left_out:
         log(
@@ -218,9 +219,16 @@ def _open_step(
         raise InputError(f"{source} holds no rows")
     labelled = labels.label_manifest(config, files[0], saved, class_names, image_list, log)
     log(labelled.sentence)
-    saved = saved.ordered(labelled.manifest.classes)
-    is_single = config.task == SINGLE_LABEL
-    check = (ScoreCheck if is_single else LabelScoreCheck)(config.scores, saved.classes)
+    saved, positive = single_scores.with_both(saved, config.scores, config.positive, labelled.manifest.classes)
+    single = None
+    if saved.is_single:
+        log(positive.sentence)
+        labelled = replace(labelled, assumed=labelled.assumed and positive.assumed)
+        single = labelled.manifest.classes.index(positive.name)
+    if config.task == SINGLE_LABEL:
+        check = ScoreCheck(config.scores, saved.classes, single)
+    else:
+        check = LabelScoreCheck(config.scores, saved.classes)
     for block in saved.blocks():
         check.add(block)
     if check.rows != saved.rows:
@@ -242,6 +250,7 @@ def _open_step(
         thumbnails=config.thumbnails,
         scores=config.scores if config.scores in ("logits", "confidence") else _STORED_AS[config.task],
         task=config.task,
+        positive=positive.recorded,
     )
     warnings = tuple(d.text for d in diagnoses if not d.again)
     return _Step(files, config.scores, saved, labelled, run, warnings)

@@ -24,6 +24,7 @@ from predboard.ingest import columns, multi_label, scores
 from predboard.ingest.columns import abbreviate
 from predboard.ingest.joined_rows import canonical_texts, file_name, join_rows
 from predboard.ingest.saved_scores import SavedScores
+from predboard.ingest.single_scores import count_classes
 from predboard.near_paths import did_you_mean_path
 from predboard.predictions.label_sets import Labels
 from predboard.predictions.schema import MULTI_LABEL, ROW_NUMBERS, hash_refs, rename_reserved_columns
@@ -256,6 +257,9 @@ def _labels(
     if image_list is not None and len(image_list.classes) == saved.classes and (saved.is_numbered or not known):
         known = class_names or image_list.classes
     given = _given_labels(config, file, saved, image_list, refs, known, log)
+    if saved.is_single:
+        named = known or given.classes or (() if image_list is None else image_list.classes)
+        saved = replace(saved, classes=count_classes(saved, named, given.values, file))
     order = _class_order(config, saved, image_list, given, class_names)
     classes = order.classes
     if given.note:

@@ -5,6 +5,7 @@ the classes that is only assumed and does not fit the rows is refused.
 """
 
 from collections.abc import Iterator
+from shlex import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,12 +62,15 @@ def diagnose_rows(labelled: labels.LabelledManifest, check: validation.ScoreChec
 
     Raises InputError if the order of the classes is assumed and the rows do not bear it out.
     """
-    if check.is_normalised and check.sample is not None:
-        yield from diagnostics.check_normalised(check.sample.astype(np.float32))
     manifest, predicted = labelled.manifest, check.predicted
     rows = np.flatnonzero((manifest.class_label >= 0) & (predicted >= 0))
     most = _DIAGNOSED_ROWS if len(manifest.classes) <= 1_000 else _DIAGNOSED_ROWS_MANY
     rows = rows[np.argsort(mix(manifest.key[rows], Salt.PREFLIGHT), kind="stable")[:most]]
+    if check.single is not None:
+        yield from _diagnose_single(labelled, check, check.single, rows)
+        return
+    if check.is_normalised and check.sample is not None:
+        yield from diagnostics.check_normalised(check.sample.astype(np.float32))
     guess, label = predicted[rows].astype(np.int64), manifest.class_label[rows].astype(np.int64)
     yield from _check_indices(guess, label, manifest.classes)
     other = class_order.diagnose_order(guess, label, manifest.classes)
@@ -76,6 +80,48 @@ def diagnose_rows(labelled: labels.LabelledManifest, check: validation.ScoreChec
     if other is not None:
         yield other[0]
     yield from chance
+
+
+def _diagnose_single(
+    labelled: labels.LabelledManifest, check: validation.ScoreCheck, positive: int, rows: NDArray[np.int64]
+) -> Iterator[Diagnosis]:
+    """Judge a single score of two classes by how it ranks the rows.
+
+    Args:
+        labelled: the labels.
+        check: the scores.
+        positive: class that the score speaks for.
+        rows: those with a label and a score that are looked at.
+
+    Raises InputError if the scores are those of the predicted class, whichever it is; and where the order of the
+    classes is assumed, if the rows do not bear it out.
+    """
+    names, label = labelled.manifest.classes, labelled.manifest.class_label[rows].astype(np.int64)
+    score = check.score[rows]
+    both = len(np.unique(label)) == 2
+    least = {"probabilities": 0.5, "log_probabilities": np.log(0.5), "logits": np.inf}[check.kind]
+    if both and len(rows) >= validation.MIN_SORTED_ROWS and (score >= least).all():
+        raise InputError(
+            "every probability is at least one half, as that of the predicted class is, whichever that is; expected "
+            f"that of {names[positive]}: import confidences with --scores confidence"
+        )
+    if check.kind == "logits":
+        yield from diagnostics.check_single(score.astype(np.float32))
+    swapped = list(diagnostics.check_positive(score, label, positive, names))
+    area, half = diagnostics.auroc_of_rows(score, label == positive) if both else (np.nan, np.nan)
+    ranks_well = bool(area - half > 0.5)
+    if labelled.assumed and not ranks_well:
+        why = swapped[0].text if swapped else "the rows do not tell, either: use --positive NAME"
+        raise InputError(f"the labels are names, and nothing says which of them is the positive class; {why}")
+    if labelled.assumed:
+        yield Diagnosis(
+            "assumed_order",
+            f"nothing says which class is the positive one; {names[positive]} is taken, and the rows bear it out with "
+            f"an AUROC of {area:.3f}: --positive {quote(names[positive])} makes it certain",
+        )
+    yield from swapped
+    if not swapped and not ranks_well:
+        yield from diagnostics.check_chance(check.predicted[rows].astype(np.int64), label, 2)
 
 
 def _check_indices(

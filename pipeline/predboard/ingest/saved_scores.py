@@ -85,6 +85,10 @@ class SavedScores:
     """Columns that are named like those of scores, and are no classes."""
     label_sets: SavedLabelSets | None = None
     """The labels, where an image may have several and the file has them."""
+    is_single: bool = False
+    """Whether there is one score in each row, [some rows, 1]: of two classes the positive one's."""
+    is_flat: bool = False
+    """Whether these are a column of numbers, and no array of [rows, 1]."""
 
     @property
     def is_numbered(self) -> bool:

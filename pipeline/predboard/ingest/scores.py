@@ -110,14 +110,19 @@ def _open(file: Path, request: ColumnRequest) -> SavedScores:
 def _from_arrays(file: Path, arrays: dict[str, NDArray[Any]], request: ColumnRequest) -> SavedScores:
     name = columns.choose_score_array(arrays, request, file)
     scores = arrays[name]
-    if scores.ndim != 2 or scores.dtype.kind not in "fiu" or not scores.shape[1]:
+    is_flat = scores.ndim == 1 and scores.dtype.kind == "f" and request.label_sets is None
+    if not is_flat and (scores.ndim != 2 or scores.dtype.kind not in "fiu" or not scores.shape[1]):
         raise InputError(
             f"{name or 'the array'} of {file} is {scores.dtype} of shape {_shape(scores)}; expected numbers of shape "
-            "[rows, classes], for two classes as well"
+            "[rows, classes], or [rows] of one of two classes"
         )
-    rows, classes = scores.shape
+    rows, width = (*scores.shape, 1)[:2]
+    is_single = width == 1 and request.label_sets is None
+    classes = 2 if is_single else width
     others = {other: flat_array(array) for other, array in arrays.items() if other != name}
-    one_hot = {other: index for other, array in others.items() if (index := _one_hot(array, scores.shape)) is not None}
+    one_hot = {
+        other: index for other, array in others.items() if (index := _one_hot(array, (rows, classes))) is not None
+    }
     in_rows = {other: array for other, array in others.items() if array.shape == (rows,)}
     texts = [other for other, array in others.items() if array.ndim == 1 and array.dtype.kind in "US"]
     names = _class_names(others, classes)
@@ -141,11 +146,11 @@ def _from_arrays(file: Path, arrays: dict[str, NDArray[Any]], request: ColumnReq
             )
 
     def blocks() -> Iterator[ScoreArray]:
-        step = max(1, _BLOCK_SCORES // classes)
+        step = max(1, _BLOCK_SCORES // width)
         for start in range(0, rows, step):
             # Mapped anew each time, so that pages that were read do not stay in memory.
             array = array_files.read_arrays(file)[""] if isinstance(scores, np.memmap) else scores
-            block = np.array(array[start : start + step])
+            block = np.array(array[start : start + step]).reshape(-1, width)
             yield block if block.dtype.kind == "f" else block.astype(np.float64)
 
     table = flat_columns(in_rows, rows)
@@ -159,7 +164,10 @@ def _from_arrays(file: Path, arrays: dict[str, NDArray[Any]], request: ColumnReq
                 f"{chosen!r} of {file} is {others[chosen].dtype}; expected class names, indices or paths of images"
             )
     written = pa.table({n: of_rows[n] for n in dict.fromkeys((label, image, request.key)) if n in of_rows})
-    return SavedScores(rows, classes, names, (name,), blocks, table, label, image, written, label_sets=sets)
+    return SavedScores(
+        rows, classes, names, (name,), blocks, table, label, image, written,
+        label_sets=sets, is_single=is_single, is_flat=is_flat,
+    )  # fmt: skip
 
 
 def _class_names(arrays: Mapping[str, NDArray[Any]], classes: int) -> tuple[str, ...]:
@@ -216,8 +224,10 @@ def _from_table(file: Path, table: TableFile, request: ColumnRequest) -> SavedSc
         start = next(batch for batch in batches if len(batch))
         single = len(score_columns.columns) == 1
         width = _matrix(score_columns, start, None, 0, file).shape[1] if single else len(score_columns.columns)
-        if names and not len(set(names)) == len(names) == width:
-            raise InputError(f"{file} names {abbreviate(names)} as its classes; expected {width} names, each once")
+        is_single = width == 1 and request.label_sets is None
+        classes = 2 if is_single else width
+        if names and not len(set(names)) == len(names) == classes:
+            raise InputError(f"{file} names {abbreviate(names)} as its classes; expected {classes} names, each once")
         rows = len(others) if rest else len(start) + sum(map(len, batches))
 
     def blocks() -> Iterator[ScoreArray]:
@@ -231,7 +241,7 @@ def _from_table(file: Path, table: TableFile, request: ColumnRequest) -> SavedSc
             yield scores
 
     if label is None and request.label_sets is None:
-        fitting = fitting_columns(others, names, width, image)
+        fitting = fitting_columns(others, names, classes, image)
         columns.refuse_unread_labels(not_image, fitting, request, file)
     chosen = [name for name in dict.fromkeys((label, image, request.key)) if name in free]
     written = table.read_as_written(chosen) if chosen else pa.table({})
@@ -240,7 +250,7 @@ def _from_table(file: Path, table: TableFile, request: ColumnRequest) -> SavedSc
         written = written.set_column(chosen.index(image), image, refs)
     return SavedScores(
         rows,
-        width,
+        classes,
         names,
         score_columns.columns,
         blocks,
@@ -250,6 +260,8 @@ def _from_table(file: Path, table: TableFile, request: ColumnRequest) -> SavedSc
         written,
         left_out=score_columns.left_out,
         label_sets=sets,
+        is_single=is_single,
+        is_flat=score_columns.is_flat,
     )
 
 
@@ -287,6 +299,7 @@ def _types(table: TableFile) -> ColumnTypes:
         vectors=tuple(name for name in table.names if name in lists or table.is_printed(name)),
         float_lists=tuple(name for name in lists if pa.types.is_floating(table.types[name].value_type)),
         numbers=tuple(name for name in table.names if table_files.is_number(table.types[name])),
+        floats=tuple(name for name in table.names if pa.types.is_floating(table.types[name])),
     )
 
 
@@ -296,6 +309,8 @@ def _matrix(vector: ScoreColumns, batch: pa.RecordBatch, width: int | None, at: 
         return np.stack([_numbers(batch.column(name)) for name in vector.columns], axis=1)
     (name,) = vector.columns
     lists = batch.column(name)
+    if vector.is_flat:
+        return _numbers(lists)[:, None]
     if isinstance(lists, pa.ExtensionArray):
         lists = lists.storage
     if not table_files.is_list(lists.type):

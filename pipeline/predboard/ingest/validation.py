@@ -130,6 +130,8 @@ class ScoreCheck:
 
     kind: ImportedKind
     classes: int
+    single: int | None = None
+    """The class whose scores alone were saved, of two; None if those of all were."""
     exclusive: bool = True
     """Whether an image has one class, so that its probabilities sum to 1; else each label has one by itself."""
     rows: int = 0
@@ -151,6 +153,7 @@ class ScoreCheck:
         self._precisions = [(p, _Contradictions(bound)) for bound, p in ordered]
         self._in_unit = self._sorted = self._sums_to_one = True
         self._predicted: list[NDArray[np.int32]] = []
+        self._single: list[NDArray[np.float64]] = []
 
     @property
     def _coarsest(self) -> tuple[SavedPrecision, _Contradictions]:
@@ -167,6 +170,11 @@ class ScoreCheck:
         return np.concatenate(self._predicted) if self._predicted else np.zeros(0, np.int32)
 
     @property
+    def score(self) -> NDArray[np.float64]:
+        """[rows] the scores of the class whose scores alone were saved; none if those of all were."""
+        return np.concatenate(self._single) if self._single else np.zeros(0)
+
+    @property
     def is_normalised(self) -> bool:
         """Whether logits are all between 0 and 1, as if a softmax or a sigmoid had been over them."""
         return self.kind == "logits" and self._in_unit and self.classes > 1
@@ -181,14 +189,17 @@ class ScoreCheck:
         predicted = np.full(len(block), -1, np.int32)
         predicted[usable] = good[:, 0] if self.kind == "confidence" else good.argmax(axis=1)
         self._predicted.append(predicted)
+        if self.single is not None:
+            self._single.append(block[:, self.single].astype(np.float64))
         if not len(good):
             return
         if self.sample is None:
             self.sample = good[:_SAMPLE_ROWS].copy()
         if self.kind == "confidence":
             good = good[:, 1:]  # beside the predicted class
+        saved = good if self.single is None else good[:, self.single : self.single + 1]
         # -inf is the logarithm of 0, which every precision holds.
-        numbers = good if self.kind != "log_probabilities" else np.where(np.isneginf(good), 0, good)
+        numbers = saved if self.kind != "log_probabilities" else np.where(np.isneginf(saved), 0, saved)
         for precision, contradictions in self._precisions:
             contradictions.fits = contradictions.fits and precision.fits(numbers)
         falls = (good[:, 1:] <= good[:, :-1]).all() and (good[:, 0] > good[:, -1]).all()

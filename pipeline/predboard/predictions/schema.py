@@ -348,7 +348,7 @@ def _check_task(record: Mapping[str, Any]) -> None:
     if (version := record.get("format", 1)) != FORMATS[task]:
         raise ValueError(f"format is {version}, expected {FORMATS[task]} of a {task} run")
     positive = record.get("positive")
-    if positive and (len(record["classes"]) != 2 or positive not in record["classes"]):
+    if positive and (len(record["classes"]) != 2 or positive not in record["classes"] or task == MULTI_LABEL):
         raise ValueError(f"positive is {positive!r}, expected one of two classes")
 
 
