@@ -373,3 +373,12 @@ def test_nih_csv_of_chexnet_gives_the_same_sets(tmp_path: Path) -> None:
         tmp_path / "p.npz",
         **{"task": "multi-label", "scores": "probabilities", **options},
     )
+
+
+def test_an_image_twice_is_noted_with_how_many_other_labels_it_has(tmp_path: Path) -> None:
+    mask = np.array([[1, 0], [1, 0], [0, 1], [0, 1]], bool)
+    images = np.array(["a.png", "a.png", "b.png", "b.png"])
+    scores = np.array([[1.0, -2], [-1, 2], [3, -4], [-2, 1]])
+    np.savez(tmp_path / "p.npz", logits=scores, labels=np.where(np.arange(4)[:, None] == 3, ~mask, mask), image=images)
+    _, lines = logged(tmp_path, tmp_path / "p.npz")
+    assert "2 rows have an image that a row before has (the first is a.png), 1 with another label: each row" in lines

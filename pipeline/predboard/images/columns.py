@@ -26,6 +26,7 @@ from predboard.images.manifest import (
 )
 from predboard.images.text_tables import UNNAMED
 from predboard.predictions.arrow import without_views
+from predboard.predictions.label_sets import Labels, MultiLabels
 from predboard.predictions.schema import rename_reserved_columns
 from predboard.storage.paths import AnyPath, join_ref
 
@@ -145,16 +146,25 @@ def _doubt_label(table: pa.Table, image: str, name: str) -> str:
     return f"labels are taken from {name!r}, but {others} could be the truth as well: see --label-column"
 
 
-def note_repeated(refs: Sequence[str | None], label: NDArray[np.int32] | None) -> str:
+def note_repeated(refs: Sequence[str | None], label: Labels | None) -> str:
     """Return a note if several rows have one image, with how many of them contradict the first one's label; else ""."""
     first: dict[str, int] = {}
     repeated = [(first[ref], row) for row, ref in enumerate(refs) if ref and first.setdefault(ref, row) != row]
     if not repeated:
         return ""
-    other = 0 if label is None else sum(bool(label[a] != label[b]) for a, b in repeated)
+    other = 0 if label is None else _count_differing(label, np.array(repeated))
     rows = "1 row has an image" if len(repeated) == 1 else f"{len(repeated):,} rows have an image"
     label_differs = f", {other:,} with another label" if other else ""
     return f"{rows} that a row before has (the first is {refs[repeated[0][1]]}){label_differs}: each row is counted"
+
+
+def _count_differing(label: Labels, pairs: NDArray[np.int64]) -> int:
+    """Return how many pairs of rows, [pairs, 2], have different labels."""
+    first, second = label[pairs[:, 0]], label[pairs[:, 1]]
+    if isinstance(first, MultiLabels) and isinstance(second, MultiLabels):
+        same = first.labels.equals(second.labels) & first.unknown.equals(second.unknown)
+        return int((~same | (first.labelled != second.labelled)).sum())
+    return int(np.count_nonzero(first != second))
 
 
 def to_column(values: Sequence[Any]) -> pa.Array:

@@ -4,13 +4,14 @@ An item has an array or tensor with 1, 0 or −1 for each class, or a list of in
 code does.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from predboard.config import EmptyCell
 from predboard.formatting import did_you_mean
+from predboard.predictions.label_sets import Labels, LabelSets, MultiLabels, label_values
 
 ItemLabels = tuple[list[int], list[int]]
 """Labels that apply, and labels of which that is not known, each ascending."""
@@ -82,3 +83,22 @@ def _index(name: str, classes: Sequence[str]) -> int:
     if name not in classes:
         raise ValueError(f"label {name!r} is none of the {len(classes)} classes{did_you_mean(name, classes)}")
     return classes.index(name)
+
+
+def with_item_labels(listed: Labels, items: Sequence[int | ItemLabels | None], classes: int) -> Labels:
+    """Return the labels of rows, [rows]: those that their items have, else those that are listed.
+
+    Args:
+        listed: [rows].
+        items: [rows] label of each item, None where it has none.
+        classes: number of the classes; a label of a single-label item beyond them is unknown.
+    """
+    if not isinstance(listed, MultiLabels):
+        label = np.array([known if item is None else item for known, item in zip(listed.tolist(), items, strict=True)])
+        return np.where(label < classes, label, -1).astype(np.int32)
+    if all(item is None for item in items):
+        return listed
+    pairs: Iterable[tuple[Any, ...]] = label_values(listed)
+    rows: list[Any] = [pair if item is None else item for pair, item in zip(pairs, items, strict=True)]
+    labels, unknown = (LabelSets.from_lists(row[i] or () for row in rows) for i in (0, 1))
+    return MultiLabels(labels, unknown, np.array([row[0] is not None for row in rows], bool)).settled(classes)

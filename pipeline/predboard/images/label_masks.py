@@ -296,7 +296,7 @@ def _read_column(column: pa.ChunkedArray, what: str) -> NDArray[np.int8]:
         raise InputError(f"{what} has {type_}; expected 0, 1 or −1 in each row")
     encoded = column.combine_chunks().dictionary_encode()
     marks = [_mark(value, what) for value in encoded.dictionary.to_pylist()]
-    return np.array([*marks, _BLANK], np.int8)[as_numpy(encoded.indices, -1)]
+    return np.asarray(np.array([*marks, _BLANK], np.int8)[as_numpy(encoded.indices, -1)])
 
 
 def _mark(value: Any, what: str) -> int:

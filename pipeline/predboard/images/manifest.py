@@ -104,7 +104,7 @@ class Manifest:
         """[rows] index into `classes`, -1 where the label is unknown. Raises TypeError if rows have several labels."""
         if isinstance(self.label, MultiLabels):
             raise TypeError("the rows have sets of labels, and not one label each")
-        return self.label
+        return self.label.astype(np.int32, copy=False)
 
     @property
     def unlabelled(self) -> int:

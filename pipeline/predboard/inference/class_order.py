@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard.inference.diagnostics import MIN_LABELLED, Diagnosis
-from predboard.inference.preprocessing_trials import Trial, best_trial, compare_accuracy
+from predboard.inference.preprocessing_trials import Trial, best_trial, compare_merits
 from predboard.metrics.intervals import wilson_interval
 
 MIN_ERRORS_EXPLAINED_BY_FITTED_ORDER = 0.25
@@ -131,7 +131,7 @@ def diagnose_order(
     if classes > 2:
         orders |= {words: np.roll(np.arange(classes), turn) for words, (turn, _) in OFF_BY_ONE.items()}
     baseline = max(float(np.bincount(label, minlength=classes).max() / n), explained)
-    tried = [compare_accuracy(words, given, order[predicted] == label) for words, order in orders.items()]
+    tried = [compare_merits(words, given, order[predicted] == label) for words, order in orders.items()]
     usual = best_trial(tried)
     if usual is not None and wilson_interval(usual.right, n)[0] <= baseline:
         usual = None
@@ -140,11 +140,11 @@ def diagnose_order(
     crossed = np.empty(n, np.int64)
     for one in (half, ~half):
         crossed[~one] = fit_order(predicted[one], label[one], classes)[predicted[~one]]
-    fitted = compare_accuracy("the class names in another order", given, crossed == label)
+    fitted = compare_merits("the class names in another order", given, crossed == label)
     is_found = best_trial([fitted], MIN_ERRORS_EXPLAINED_BY_FITTED_ORDER) is not None
     if usual is not None:
         order = orders[usual.name]
-        further = compare_accuracy("", order[predicted] == label, crossed == label)
+        further = compare_merits("", order[predicted] == label, crossed == label)
         if not is_found or best_trial([further], MIN_ERRORS_EXPLAINED_BY_FITTED_ORDER) is None:
             names_in_order = f"{', '.join(names[c] for c in order[:3].tolist())}, …{_REMEDY}"
             why = OFF_BY_ONE[usual.name][1] if usual.name in OFF_BY_ONE else names_in_order

@@ -5,7 +5,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Self
@@ -15,14 +15,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from predboard.config import ImportedKind
+from predboard.images.label_items import with_item_labels
 from predboard.images.loader import LoadedImage
 from predboard.images.manifest import Manifest
-from predboard.predictions.derive import to_logits
-from predboard.predictions.derive_multi_label import to_log_odds
-from predboard.predictions.label_sets import Labels, LabelSets, MultiLabels, label_values
-from predboard.predictions.schema import MULTI_LABEL, Part, Run
+from predboard.predictions.schema import Part, Run
 from predboard.predictions.table import Predictions
-from predboard.predictions.tasks import rows_of
+from predboard.predictions.tasks import rows_of, to_task_logits
 from predboard.storage import timing
 from predboard.storage.part_plan import PartRange
 from predboard.storage.parts import PartWriter, holds_part, open_part, read_batches, row_group_size
@@ -105,42 +103,20 @@ class PartSpec:
         if self.run.thumbnails:
             more["thumbnail"] = [image.thumbnail for image in images]
         scores[[image.error is not None for image in images]] = np.nan  # so that no failed row counts as clipped
-        logits, clipped = self._logits(scores)
+        logits, clipped = scores, 0
+        if self.scores != "confidence":
+            logits, clipped = to_task_logits(scores, self.scores, self.run)
         rows = rows_of(self.run).predictions.build(
             schema,
             id=ids,
             key=manifest.key[ids],
             image=manifest.image.take(ids),
-            label=self._labels(ids, images),
+            label=with_item_labels(manifest.label[ids], [image.label for image in images], len(self.run.classes)),
             logits=logits,
             error=[image.error for image in images],
             more=more,
         )
         return rows, clipped
-
-    def _logits(self, scores: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:
-        """Return the column `logits`, [rows, classes], and how many probabilities were clipped."""
-        if self.scores == "confidence":
-            return scores, 0
-        if self.run.task == MULTI_LABEL and self.scores == "probabilities":
-            return to_log_odds(scores)
-        return to_logits(scores, self.scores, self.run.positive_index if self.run.positive_class else None)
-
-    def _labels(self, ids: NDArray[np.int64], images: Sequence[LoadedImage]) -> Labels:
-        """Return the labels of rows. A dataset's item may have its own; otherwise they are those of the manifest."""
-        own = [image.label for image in images]
-        known = self.manifest.label[ids]
-        if not isinstance(known, MultiLabels):
-            pairs = zip(known.tolist(), own, strict=True)
-            label = np.array([listed if item is None else item for listed, item in pairs], np.int64)
-            return np.where(label < len(self.run.classes), label, -1).astype(np.int32)
-        if all(item is None for item in own):
-            return known
-        listed: Iterable[tuple[Any, Any]] = label_values(known)
-        rows = [pair if item is None else item for pair, item in zip(listed, own, strict=True)]
-        labels, unknown = (LabelSets.from_lists(row[i] or () for row in rows) for i in (0, 1))
-        labelled = np.array([row[0] is not None for row in rows], bool)
-        return MultiLabels(labels, unknown, labelled).settled(len(self.run.classes))
 
 
 class PartBuilder:

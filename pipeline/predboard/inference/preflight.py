@@ -7,6 +7,8 @@ It knows nothing of parts. The sample is chosen by a hash of the images' keys. T
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,13 +17,15 @@ from numpy.typing import NDArray
 from predboard.errors import InputError
 from predboard.images import decode, preprocessing
 from predboard.images.preprocessing import Recipe
-from predboard.inference import class_order, diagnostics, preprocessing_trials
+from predboard.inference import diagnostics, preprocessing_trials
 from predboard.inference.diagnostics import Diagnosis
 from predboard.inference.forward import BatchLimit
+from predboard.inference.preflight_judges import Judge, judge_of
 from predboard.inference.preflight_probe import Probe, Sample, ValueRange, decode_sample
 from predboard.inference.preflight_report import PreflightReport, read_report, write_report
 from predboard.inference.preprocessing_trials import Scaling, Trial
 from predboard.inference.worker import Job
+from predboard.predictions.label_sets import MultiLabels, label_values
 from predboard.predictions.sampling import Salt, mix
 from predboard.predictions.schema import digest_records, hash64
 from predboard.storage.part_plan import Task
@@ -35,6 +39,9 @@ SHEET_PICTURES = 20
 TRIALS_MAX_SHARE, TRIALS_MIN_SECONDS = 0.25, 10.0
 """Trying other scalings takes at most this share of the whole run's forward passes, or this many seconds if that is
 longer; on fewer images if need be."""
+
+_WORST_LOSS = 1e9
+"""Loss of a picture that the model rejects, nats."""
 
 
 def preflight(
@@ -88,7 +95,9 @@ def _choose(job: Job) -> list[int]:
 def _key(job: Job, step: int, chosen: list[int], recipe: Recipe | None) -> str:
     """Digest what decides the report."""
     manifest = job.loader.manifest
-    rows = hash64(manifest.key[chosen].tobytes() + manifest.label[chosen].tobytes())
+    label = manifest.label[np.array(chosen)]
+    labels = str(list(label_values(label))).encode() if isinstance(label, MultiLabels) else label.tobytes()
+    rows = hash64(manifest.key[chosen].tobytes() + labels)
     return digest_records(
         {"run": job.runs[step].fingerprint, "sample": rows, "recipe": "" if recipe is None else recipe.source}
     )
@@ -124,20 +133,10 @@ class _Examined:
         probe = Probe(job, device, module, values, BatchLimit(job.batch_size, device, log))
         return cls(began, job, step, sample, values, probe, probe.logits(sample.pixels))
 
-    @property
-    def predicted(self) -> NDArray[np.int64]:
-        """[images] class with the highest logit; NaN counts as the lowest."""
-        return np.asarray(np.where(np.isnan(self.logits), -np.inf, self.logits).argmax(axis=1))
-
-    @property
-    def labelled(self) -> NDArray[np.int64]:
-        """Places in the sample of the images with a label."""
-        return np.flatnonzero(self.sample.label >= 0)
-
-    @property
-    def right(self) -> NDArray[np.bool_]:
-        """[labelled images] whether each is right."""
-        return np.asarray((self.predicted == self.sample.label)[self.labelled])
+    @cached_property
+    def judge(self) -> Judge:
+        """Who knows the labels of the sample."""
+        return judge_of(self.sample.label, self.job.runs[self.step], self.job.single_output)
 
     def report(self, forward_rows: int, recipe: Recipe | None, key: str) -> PreflightReport:
         """Run every check, and write the report and the contact sheet.
@@ -148,26 +147,21 @@ class _Examined:
             key: the report's.
         """
         job, sample, run, values = self.job, self.sample, self.job.runs[self.step], self.values
-        names, predicted, right = run.classes, self.predicted, self.right
-        label = sample.label[self.labelled]
-
+        right = self.judge.right(self.logits)
         diagnoses = [*diagnostics.check_finite(self.logits), *self._nondeterministic(), *self._padding()]
-        diagnoses += self._activations()
+        if job.config.scores == "logits":
+            diagnoses += self.judge.check_outputs(self.logits[np.isfinite(self.logits).all(axis=1)])
         mean, std = values.moments(sample.pixels)
-        swapped = self._swapped()
+        swapped = [] if job.random_weights else [*self.judge.check_meaning(self.logits)]
         trials, better, improvement = [], None, swapped
         if not swapped:  # which explains why most are wrong
             trials, better, improvement = self._try_alternatives(mean, std, forward_rows)
         diagnoses += improvement
         explained = better.right / better.images if better is not None else 0.0
-        reordered = None
+        order: tuple[str, ...] = ()
         if not job.random_weights and not swapped:
-            if not job.single_output:
-                reordered = class_order.diagnose_order(predicted[self.labelled], label, names, explained)
-            diagnoses += [] if reordered is None else [reordered[0]]
-            if not self._ranks_well():
-                diagnoses += diagnostics.check_chance(predicted[self.labelled], label, len(names))
-            diagnoses += diagnostics.check_dominant_class(predicted, sample.label, len(names), names)
+            misfits, order = self.judge.check_predictions(self.logits, explained)
+            diagnoses += misfits
         if recipe is not None and (differences := preprocessing.describe_differences(run.transform, recipe)):
             own_weights = not job.steps[run.step]
             diagnoses.append(diagnostics.diagnose_recipe(differences, recipe.source, own_weights))
@@ -195,45 +189,13 @@ class _Examined:
             seconds=time.perf_counter() - self.began,
             diagnoses=tuple(diagnoses),
             trials=tuple(trials),
-            order=() if reordered is None else tuple(names[c] for c in reordered[1].tolist()),
+            order=order,
             together_per_second=together,
+            measure=self.judge.measure,
         )
         previews = self.probe.previews(sample.pixels[:SHEET_PICTURES])
-        write_report(job.out, report, names, previews, sample.label, predicted)
+        write_report(job.out, report, previews, self.judge.captions(self.logits))
         return report
-
-    @property
-    def _ranked(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Of two classes, scores that rise with the probability of the positive one, and labels, of labelled images."""
-        positive = self.job.runs[self.step].positive_index
-        score = self.logits[:, positive] - self.logits[:, 1 - positive]
-        rows = self.labelled[np.isfinite(score[self.labelled])]
-        return score[rows], self.sample.label[rows]
-
-    def _activations(self) -> Iterator[Diagnosis]:
-        """Check whether what should be logits has been through a softmax or a sigmoid."""
-        if self.job.config.scores == "logits":
-            logits = self.logits[np.isfinite(self.logits).all(axis=1)]
-            if self.job.single_output:
-                yield from diagnostics.check_single(logits[:, self.job.runs[self.step].positive_index])
-            else:
-                yield from diagnostics.check_normalised(logits)
-
-    def _swapped(self) -> list[Diagnosis]:
-        """Check which class a single output speaks for."""
-        run = self.job.runs[self.step]
-        if not self.job.single_output or self.job.random_weights:
-            return []
-        return list(diagnostics.check_positive(*self._ranked, run.positive_index, run.classes))
-
-    def _ranks_well(self) -> bool:
-        """Return whether there are two classes that are told apart, whatever the accuracy at one half is."""
-        run = self.job.runs[self.step]
-        if not run.positive_class:
-            return False
-        score, label = self._ranked
-        area, half = diagnostics.auroc_of_rows(score, label == run.positive_index)
-        return area - half > 0.5
 
     def _nondeterministic(self) -> Iterator[Diagnosis]:
         """Compare with the logits of a second pass, and of a batch with other images in it."""
@@ -268,17 +230,18 @@ class _Examined:
             mean, std: [channels] of the sample before the scaling.
             forward_rows: rows of the whole run.
         """
-        right, probe, sample = self.right, self.probe, self.sample
-        if self.job.random_weights or not preprocessing_trials.can_improve(right):
+        probe, sample, judge = self.probe, self.sample, self.judge
+        given = judge.merit(self.logits[judge.labelled], 0, len(judge.labelled))
+        if self.job.random_weights or not preprocessing_trials.can_improve(given):
             return [], None, []
         scalings = preprocessing_trials.candidate_scalings(self.values.given, mean, std, self.values.unit)
-        pixels, label, ids = (array[self.labelled] for array in (sample.pixels, sample.label, sample.ids))
+        pixels, ids = (array[judge.labelled] for array in (sample.pixels, sample.ids))
 
-        def right_with(name: str, start: int, stop: int) -> NDArray[np.bool_]:
-            return np.asarray(probe.logits(pixels[start:stop], scalings[name]).argmax(axis=1) == label[start:stop])
+        def merit_with(name: str, start: int, stop: int) -> NDArray[Any]:
+            return judge.merit(probe.logits(pixels[start:stop], scalings[name]), start, stop)
 
         some = self._affordable(len(scalings), forward_rows)
-        trials = preprocessing_trials.run_trials(list(scalings), right[:some], right_with)
+        trials = preprocessing_trials.run_trials(list(scalings), given[:some], merit_with)
         better = preprocessing_trials.best_trial(trials)
         if better is not None:
             remedy = self._remedy(better.name, scalings[better.name])
@@ -286,13 +249,16 @@ class _Examined:
 
         sizes = self._sizes() if scalings else {}
 
-        def right_at(name: str, start: int, stop: int) -> NDArray[np.bool_]:
-            return probe.right_at(sizes[name], ids[start:stop], label[start:stop])
+        def merit_at(name: str, start: int, stop: int) -> NDArray[Any]:
+            logits = probe.logits_at(sizes[name], ids[start:stop])
+            if logits is None:  # none is right, and no loss is larger
+                return np.full(stop - start, False if given.dtype == bool else -_WORST_LOSS, given.dtype)
+            return judge.merit(logits, start, stop)
 
         resized: list[Trial] = []
         for name, (_, crop) in sizes.items():
             some = self._affordable(1, forward_rows, 1 if crop is None else crop**2)
-            resized += preprocessing_trials.run_trials([name], right[:some], right_at)
+            resized += preprocessing_trials.run_trials([name], given[:some], merit_at)
         better = preprocessing_trials.best_trial(resized)
         diagnoses = [] if better is None else [preprocessing_trials.diagnose_size(better, sizes[better.name])]
         return trials + resized, better, diagnoses
@@ -300,7 +266,7 @@ class _Examined:
     def _affordable(self, ways: int, forward_rows: int, pixels: int = 1) -> int:
         """Return the number of labelled images to try this many ways on, with pictures of so many pixels."""
         budget = max(TRIALS_MAX_SHARE * forward_rows, TRIALS_MIN_SECONDS * self.probe.inferred_per_second)
-        like, labelled = self.sample.pixels[0], len(self.labelled)
+        like, labelled = self.sample.pixels[0], len(self.judge.labelled)
         passes = ways / 8 + 2  # for each image, as most ways are stopped early
         passes *= max(1.0, pixels * like.shape[-1] / like.size)
         return labelled if labelled * passes <= budget else max(int(budget / passes), min(labelled, 64))

@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from predboard.images import decode
+from predboard.images.label_items import with_item_labels
 from predboard.images.loader import image_size
 from predboard.inference.forward import BatchLimit, Normalizer, compute_outputs, forward
 from predboard.inference.preprocessing_trials import Scaling, Sides
 from predboard.inference.worker import Job
 from predboard.models.network import Network
-from predboard.predictions.derive import to_logits
+from predboard.predictions.label_sets import Labels, MultiLabels
+from predboard.predictions.tasks import to_task_logits
 from predboard.storage.part_plan import Task, plan_parts
 
 _CHUNK_ROWS = 8
@@ -38,8 +40,8 @@ class Sample:
     """[images] row of the manifest."""
     pixels: NDArray[Any]
     """uint8 [images, height, width, channels], or float32 [images, channels, height, width]."""
-    label: NDArray[np.int64]
-    """[images], -1 if unknown."""
+    label: Labels
+    """[images], -1 if unknown; or sets of labels."""
     sizes: tuple[tuple[int, int], ...]
     """Width and height in pixels of each picture file before any preprocessing, as far as they are known."""
     failed: int
@@ -66,12 +68,15 @@ def decode_sample(job: Job, rows: Sequence[int], classes: int) -> Sample:
     loaded = [row for _, chunk in stream for row in chunk]
     seconds = time.perf_counter() - began
     good = [(i, row) for i, row in zip(rows, loaded, strict=True) if row.pixels is not None]
-    # A dataset's item may have a label of its own.
-    label = [int(job.loader.manifest.label[i]) if row.label is None else row.label for i, row in good] or [-1]
+    ids = np.array([i for i, _ in good], np.int64)
+    manifest = job.loader.manifest
+    label = with_item_labels(manifest.label[ids], [row.label for _, row in good], classes)
+    if not good:
+        label = MultiLabels.none(1) if isinstance(label, MultiLabels) else np.full(1, -1)
     return Sample(
-        ids=np.array([i for i, _ in good], np.int64),
+        ids=ids,
         pixels=np.stack([row.pixels for _, row in good if row.pixels is not None] or [job.like]),
-        label=np.array([c if c < classes else -1 for c in label], np.int64),
+        label=label,
         sizes=tuple((p.width, p.height) for _, row in good if (p := row.properties) is not None),
         failed=len(loaded) - len(good),
         seconds=seconds,
@@ -130,12 +135,11 @@ class Probe:
         self, job: Job, device: torch.device, module: torch.nn.Module, values: ValueRange, limit: BatchLimit
     ) -> None:
         self._job, self._device, self._values = job, device, values
+        self._run = next(iter(job.runs.values()))
         self._network = Network(module, device, job.config.precision, embeddings=False)
         self.limit = limit
         self.training = [name or "the model itself" for name, m in module.named_modules() if m.training]
         self.inferred_per_second = 0.0
-        run = next(iter(job.runs.values()))
-        self._positive = run.positive_index if run.positive_class else None
 
     def prepare(self, pixels: NDArray[Any], scaling: Scaling) -> torch.Tensor:
         """Return float32 [rows, channels, height, width] on the device, as the model would get it by this scaling."""
@@ -163,12 +167,12 @@ class Probe:
         if not self.inferred_per_second:
             counted = len(pixels) - size if len(pixels) > size else len(pixels)
             self.inferred_per_second = counted / max(time.perf_counter() - began, 1e-6)
-        return to_logits(np.concatenate(batches), self._job.config.scores, self._positive)[0]
+        return to_task_logits(np.concatenate(batches), self._job.config.scores, self._run)[0]
 
-    def right_at(self, sides: Sides, ids: NDArray[np.int64], label: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Tell which rows of the manifest are right at another resize and crop: [rows] bool.
+    def logits_at(self, sides: Sides, ids: NDArray[np.int64]) -> NDArray[np.float32] | None:
+        """Return the logits of rows of the manifest at another resize and crop, [rows, classes].
 
-        A model that rejects pictures of that size was not trained on them, so none is right.
+        None if the model rejects pictures of that size: it was not trained on them, so none is right.
         """
         resize, crop = sides
         job = self._job
@@ -178,15 +182,14 @@ class Probe:
         stream = loader.stream(((None, [i]) for i in ids.tolist()), None, job.threads, 2 * job.threads)
         pixels = [row.pixels for _, (row,) in stream]
         if len({p.shape if p is not None else None for p in pixels}) > 1 or not pixels or pixels[0] is None:
-            return np.zeros(len(ids), bool)
+            return None
         fewer = max(1, job.batch_size * job.like.size // pixels[0].size)
         try:
-            logits = self.logits(
+            return self.logits(
                 np.stack([p for p in pixels if p is not None]), limit=BatchLimit(fewer, self._device, lambda _: None)
             )
         except Exception:  # whatever a model raises for pictures that it was not made for
-            return np.zeros(len(ids), bool)
-        return np.asarray(logits.argmax(axis=1) == label)
+            return None
 
     def measure_together(self, rows: Sequence[int], decoded_per_second: float) -> float:
         """Measure how fast images go through decoding and the model at the same time, as the run will do it.

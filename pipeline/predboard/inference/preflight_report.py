@@ -10,15 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from predboard.drawing.tiles import draw_contact_sheet
 from predboard.formatting import percent, plural
 from predboard.inference.diagnostics import Diagnosis
-from predboard.inference.preprocessing_trials import Trial
+from predboard.inference.preflight_judges import Caption
+from predboard.inference.preprocessing_trials import LossTrial, Trial
 from predboard.metrics.intervals import wilson_interval
 from predboard.storage.paths import AnyPath, refuse_link, write_file
 from predboard.storage.runs import preflight_path
@@ -57,6 +56,8 @@ class PreflightReport:
     """Class names in the order of the outputs that fits, where another order was diagnosed."""
     together_per_second: float = 0.0
     """Images per second through decoding and one model at the same time; 0 if that was not measured."""
+    measure: str = "accuracy"
+    """What the share of the images that are right is called."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -86,7 +87,7 @@ class PreflightReport:
         if self.labelled:
             low, high = (100 * end for end in wilson_interval(self.right, self.labelled))
             share = percent(self.right / self.labelled)
-            accuracy = f"accuracy {share} on {self.labelled:,} labelled (95 % interval {low:.1f} to {high:.1f})"
+            accuracy = f"{self.measure} {share} on {self.labelled:,} labelled (95 % interval {low:.1f} to {high:.1f})"
         failed = f", {self.failed:,} more cannot be read" if self.failed else ""
         yield f"preflight of step {self.step}: {plural(self.images, 'image')} chosen by hash{failed}; {accuracy}"
         yield f"  model input: {'; '.join(self.inputs)}"
@@ -138,7 +139,7 @@ def read_report(out: AnyPath, step: int, key: str) -> PreflightReport | None:
             return None
         fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in record.items()}
         fields["diagnoses"] = tuple(Diagnosis(**d) for d in fields.pop(_JSON_KEYS["diagnoses"]))
-        fields["trials"] = tuple(Trial(**t) for t in fields.pop(_JSON_KEYS["trials"]))
+        fields["trials"] = tuple((LossTrial if "loss" in t else Trial)(**t) for t in fields.pop(_JSON_KEYS["trials"]))
         return PreflightReport(**fields)
     except (OSError, ValueError, KeyError, TypeError):  # of another version: the preflight runs again
         return None
@@ -147,30 +148,26 @@ def read_report(out: AnyPath, step: int, key: str) -> PreflightReport | None:
 def write_report(
     out: AnyPath,
     report: PreflightReport,
-    classes: Sequence[str],
     pictures: Sequence[Image.Image],
-    label: NDArray[np.int64],
-    predicted: NDArray[np.int64],
+    captions: Sequence[Caption],
 ) -> None:
     """Write the report and the contact sheet.
 
     Args:
         out: folder of the predictions.
         report: what was found.
-        classes: names of the classes.
         pictures: the first of the sample, as the model gets them.
-        label, predicted: [images] class of each picture of the sample; a label of -1 is unknown.
+        captions: true and predicted labels of each picture of the sample.
     """
-    tiles = [
-        (picture, classes[true] if true >= 0 else None, classes[guess], int(true == guess) if true >= 0 else -1)
-        for picture, true, guess in zip(pictures, label.tolist(), predicted.tolist(), strict=False)
-    ]
+    tiles = [(picture, *caption) for picture, caption in zip(pictures, captions, strict=False)]
     title = f"what the model sees: {len(tiles)} of {report.images:,} images"
     encoded = io.BytesIO()
     Image.fromarray(draw_contact_sheet(tiles, title, report.inputs)).save(encoded, "PNG")
     refuse_link(preflight_path(out, report.step, "").parent)
     write_file(preflight_path(out, report.step, ".png"), encoded.getvalue())
     record = {_JSON_KEYS.get(name, name): value for name, value in asdict(report).items()}
+    if report.measure == PreflightReport.measure:  # which reports had before there were others
+        del record["measure"]
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
     write_file(preflight_path(out, report.step, ".json"), text.encode())
 

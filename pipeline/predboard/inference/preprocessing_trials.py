@@ -6,6 +6,7 @@ reported only if it is significantly better after correction for everything that
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,11 @@ class Trial:
     """p value of the sign test; 1 if the trial was stopped early."""
 
     @property
+    def score(self) -> float:
+        """How good the alternative is among others over the same images."""
+        return float(self.right)
+
+    @property
     def errors_explained(self) -> float:
         """Net share of the errors that the alternative removes."""
         return (self.right - self.given) / max(self.images - self.given, 1)
@@ -65,14 +71,50 @@ class Trial:
         return f"accuracy on {self.images:,} images would be {would} instead of {now}"
 
 
-def compare_accuracy(name: str, given: NDArray[np.bool_], other: NDArray[np.bool_], complete: bool = True) -> Trial:
-    """Compare two ways over the same images; `given` and `other` are [rows], whether each row is right."""
-    lost, won = int((given & ~other).sum()), int((other & ~given).sum())
-    return Trial(name, len(given), int(given.sum()), int(other.sum()), sign_test(lost, won) if complete else 1.0)
+@dataclass(frozen=True)
+class LossTrial(Trial):
+    """Losses of an alternative beside those of the given preprocessing; each image is right for the one with less.
+
+    >>> LossTrial("no mean and std", images=100, given=10, right=90, p=1e-6, given_loss=0.4, loss=0.1).errors_explained
+    0.75
+    """
+
+    given_loss: float
+    """Mean over the images with the given preprocessing, nats."""
+    loss: float
+    """Mean with the alternative."""
+
+    @property
+    def score(self) -> float:
+        """How good the alternative is among others over the same images, as if its share of the loss were errors."""
+        return self.images * self.errors_explained
+
+    @property
+    def errors_explained(self) -> float:
+        """Net share of the loss that the alternative removes."""
+        return round(1 - self.loss / self.given_loss, 6) if self.given_loss > 0 else 0.0
+
+    @property
+    def sentence(self) -> str:
+        """First half of a diagnosis: what the loss would be."""
+        lower = percent(self.right / self.images)
+        return (
+            f"the loss of {lower} of {self.images:,} images would be lower, and the mean {self.loss:.3g} instead of "
+            f"{self.given_loss:.3g},"
+        )
+
+
+def compare_merits(name: str, given: NDArray[Any], other: NDArray[Any], complete: bool = True) -> Trial:
+    """Compare two ways over the same images; `given` and `other` are [rows], whether each row is right, or -loss."""
+    lost, won = int((other < given).sum()), int((other > given).sum())
+    p = sign_test(lost, won) if complete else 1.0
+    if given.dtype == bool:
+        return Trial(name, len(given), int(given.sum()), int(other.sum()), p)
+    return LossTrial(name, len(given), lost, won, p, float(-given.mean()), float(-other.mean()))
 
 
 def run_trials(
-    names: Sequence[str], given: NDArray[np.bool_], right: Callable[[str, int, int], NDArray[np.bool_]]
+    names: Sequence[str], given: NDArray[Any], merit: Callable[[str, int, int], NDArray[Any]]
 ) -> list[Trial]:
     """Try alternatives on a growing part of the sample, and stop each once it is no better than the best so far.
 
@@ -80,20 +122,20 @@ def run_trials(
 
     Args:
         names: the alternatives, likeliest first.
-        given: [rows] whether each row is right with the given preprocessing.
-        right: name, start, stop -> [stop - start] whether these rows are right with the alternative.
+        given: [rows] whether each row is right with the given preprocessing, or minus its loss.
+        merit: name, start, stop -> [stop - start] the same of these rows with the alternative.
     """
     n, trials, leader = len(given), [], given
     for name in names:
-        other = np.zeros(0, bool)
+        other = np.zeros(0, given.dtype)
         for stop in (max(n // 8, min(n, 32)), n // 4, n // 2, n):
             if stop > len(other):
-                other = np.concatenate([other, right(name, len(other), stop)])
-                lead = int(other.sum()) - int(leader[: len(other)].sum())
+                other = np.concatenate([other, merit(name, len(other), stop)])
+                lead = other.sum(dtype=float) - leader[: len(other)].sum(dtype=float)
                 if lead < 0 or (lead == 0 and len(other) > n // 8):
                     break
         complete = len(other) == n
-        trials.append(compare_accuracy(name, given[: len(other)], other, complete))
+        trials.append(compare_merits(name, given[: len(other)], other, complete))
         if complete and other.sum() > leader.sum():
             leader = other
     return trials
@@ -107,14 +149,14 @@ def best_trial(trials: Iterable[Trial], min_explained: float = MIN_ERRORS_EXPLAI
         min_explained: share of the errors that the alternative must remove.
     """
     good = [t for t in trials if t.p * MAX_TESTS < FALSE_ALARM_RATE and t.errors_explained >= min_explained]
-    top = max((t.right for t in good), default=0)
-    return next((t for t in good if t.right >= top - 0.01 * t.images), None)
+    top = max((t.score for t in good), default=0.0)
+    return next((t for t in good if t.score >= top - 0.01 * t.images), None)
 
 
-def can_improve(right: NDArray[np.bool_]) -> bool:
-    """Tell whether any alternative could be significantly better; `right` is [rows], every row labelled."""
-    errors = int((~right).sum())
-    return len(right) >= MIN_LABELLED and sign_test(0, errors) * MAX_TESTS < FALSE_ALARM_RATE
+def can_improve(merit: NDArray[Any]) -> bool:
+    """Tell whether any alternative could be significantly better; `merit` is [rows], as of `compare_merits`."""
+    errors = int((merit < (1 if merit.dtype == bool else 0)).sum())
+    return len(merit) >= MIN_LABELLED and sign_test(0, errors) * MAX_TESTS < FALSE_ALARM_RATE
 
 
 # --- scalings ---

@@ -33,6 +33,7 @@ from predboard.ingest.saved_scores import SavedScores
 from predboard.ingest.validation import ScoreArray, ScoreCheck
 from predboard.models.checkpoints import parse_step
 from predboard.parallel.threads import worker_count
+from predboard.predictions.label_sets import MultiLabels
 from predboard.predictions.row_count import RowCount
 from predboard.predictions.schema import MULTI_LABEL, SINGLE_LABEL, Run
 from predboard.storage import part_plan
@@ -260,8 +261,9 @@ def _diagnose(
     saved: SavedScores, labelled: labels.LabelledManifest, check: ScoreCheck, asked: str | None, own: bool
 ) -> Iterator[Diagnosis]:
     """Compare labels and predictions of all rows."""
-    if isinstance(check, LabelScoreCheck):
-        yield from label_set_checks.diagnose_label_sets(labelled.manifest.label, check)
+    label = labelled.manifest.label
+    if isinstance(check, LabelScoreCheck) and isinstance(label, MultiLabels):
+        yield from label_set_checks.diagnose_label_sets(label, check)
     else:
         yield from row_checks.check_label_column(saved, labelled.manifest, check.predicted, asked, own)
         yield from row_checks.diagnose_rows(labelled, check)

@@ -36,7 +36,7 @@ class LabelScoreCheck(ScoreCheck):
 
     def sum_of(self, sets: LabelSets) -> NDArray[np.float64]:
         """Return that number for sets of labels, [rows]."""
-        return np.bincount(sets.row, self._weights[sets.label], len(sets))
+        return np.bincount(sets.row, self._weights[sets.label], len(sets)).astype(np.float64, copy=False)
 
     def add(self, block: ScoreArray) -> None:
         """Take in the next rows, [some rows, classes]."""

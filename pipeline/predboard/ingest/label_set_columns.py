@@ -65,7 +65,7 @@ def find_in_arrays(
         return None
     in_rows = {name: array for name, array in arrays.items() if len(array.shape) in (1, 2) and len(array) == rows}
     usual = columns.LABEL_COLUMN_NAMES
-    if options.column in arrays and options.column not in in_rows:
+    if options.column is not None and options.column in arrays and options.column not in in_rows:
         shape = "×".join(map(str, arrays[options.column].shape))
         raise InputError(f"{file} has {rows:,} rows of scores, but {options.column!r} has shape {shape}")
     chosen = choose_label_columns(list(in_rows), options.column, options.none, classes, usual, file)

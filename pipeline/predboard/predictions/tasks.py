@@ -5,11 +5,15 @@ Whoever has rows needs no task: both kinds answer the same questions (`scored`, 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from predboard.predictions.contradictions import refuse_contradictions
+from predboard.predictions.derive import to_logits
+from predboard.predictions.derive_multi_label import to_log_odds
 from predboard.predictions.derived_rows import DerivedRows, derive_rows
 from predboard.predictions.multi_label import MultiLabelPredictions
 from predboard.predictions.multi_label_contradictions import refuse_multi_label_contradictions
@@ -55,3 +59,13 @@ def no_tile_rows(run: Run) -> TileRows:
     schema = part_schema(run)
     empty = pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
     return rows_of(run).predictions(empty, has_scores=run.has_scores).tile_rows(np.zeros(0, np.int64))
+
+
+def to_task_logits(scores: NDArray[np.floating[Any]], kind: str, run: Run) -> tuple[NDArray[np.float32], int]:
+    """Convert the scores of a run's model, [rows, outputs], to the column `logits`: see `to_logits` and `to_log_odds`.
+
+    Raises InputError if the scores are not of the kind that they are said to be.
+    """
+    if run.task == MULTI_LABEL and kind == "probabilities":
+        return to_log_odds(scores)
+    return to_logits(scores, kind, run.positive_index if run.positive_class else None)
