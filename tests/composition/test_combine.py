@@ -19,7 +19,7 @@ from predboard.composition.combine import combine
 from predboard.composition.inputs import split_step
 from predboard.composition.scores import Average
 from predboard.predictions.derive import MIN_PROBABILITY
-from predboard.predictions.schema import Run
+from predboard.predictions.schema import SINGLE_LABEL, Run
 from predboard.storage.inspection import inspect
 from predboard.storage.remote import RemotePath
 from predboard.storage.runs import open_run, part_path
@@ -71,7 +71,7 @@ def test_it_is_the_mean_of_probabilities_to_the_last_bit(tmp_path: Path, order: 
     (written,) = open_run(tmp_path / "e")
     assert written.run.scores == "log_probabilities"
     assert written.run.model == "a + b + c"
-    assert written.parts[0].part.provenance["source_3"]["share"] == 0.5
+    assert written.parts[0].part.provenance["shares"] == [0.25, 0.25, 0.5]
 
 
 def test_the_mean_of_logits(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
     both = tmp_path / "a", tmp_path / "b"
     with pytest.raises(InputError, match="the classes differ: class 0 is 'class9' in b and 'class0' in a"):
         combine(CombineConfig(both, tmp_path / "e"))
-    with pytest.raises(InputError, match="a has no class 'new', so that it has no logit"):
+    with pytest.raises(InputError, match="a has no class 'new', and so no score for it: leave out"):
         combine(CombineConfig(both, tmp_path / "e", map_classes=True, by="logits"))
     combine(CombineConfig(both, tmp_path / "e", map_classes=True))
     frame, z = scores(tmp_path / "e")
@@ -172,6 +172,46 @@ def test_steps_of_one_run_by_name(tmp_path: Path) -> None:
             combine(CombineConfig(named, tmp_path / "f"))  # type: ignore[arg-type]
     (tmp_path / "x@3").mkdir()
     assert split_step(tmp_path / "x@3") == (tmp_path / "x@3", None)
+
+
+def test_several_labels_have_the_log_odds_of_the_mean(tmp_path: Path) -> None:
+    runs = [tmp_path / name for name in "abc"]
+    saved = [toy.multi_label_table(toy.MULTI_LABEL_RUN, 60, seed=seed)[0] for seed in range(3)]
+    _, labels = toy.multi_label_table(toy.MULTI_LABEL_RUN, 60)
+    for folder, z in zip(runs, saved, strict=True):
+        toy.write_run(folder, z, labels, toy.MULTI_LABEL_RUN, shard_size=25)
+    combine(CombineConfig(tuple(runs), tmp_path / "e", weights=(1, 1, 2)))
+    p = [1 / (1 + np.exp(-z.astype(np.float64))) for z in saved]
+    mean = p[0] / 4 + p[1] / 4 + p[2] / 2
+    frame, z = scores(tmp_path / "e")
+    np.testing.assert_allclose(z, np.log(mean) - np.log1p(-mean), rtol=1e-6, atol=1e-6)
+    assert [list(row) for row in frame["predicted_labels"]] == [np.flatnonzero(row > 0).tolist() for row in z]
+    before = predboard.open_predictions(runs[0]).to_pandas()["labels"]
+    as_lists = [[row if row is None else list(row) for row in column] for column in (before, frame["labels"])]
+    assert as_lists[0] == as_lists[1]
+    assert inspect(tmp_path / "e").complete
+    assert open_run(tmp_path / "e")[0].run.scores == "log_odds"
+
+    other = toy.multi_labels(~labels.labels.mask(len(toy.MULTI_LABEL_RUN.classes)))
+    toy.write_run(tmp_path / "other", saved[0], other, toy.MULTI_LABEL_RUN)
+    with pytest.raises(InputError, match=r"\d+ images have another label in other than in a"):
+        combine(CombineConfig((runs[0], tmp_path / "other"), tmp_path / "f"))
+    toy.write_run(tmp_path / "single", *toy.table(toy.RUN, 60))
+    with pytest.raises(InputError, match="only runs of one task can be combined"):
+        combine(CombineConfig((runs[0], tmp_path / "single"), tmp_path / "f"))
+
+
+def test_unlabelled_and_unknown_labels_are_those_of_the_run_that_knows_them(tmp_path: Path) -> None:
+    run = dataclasses.replace(toy.MULTI_LABEL_RUN, classes=("x", "y", "z"))
+    z = np.ones((3, 3), np.float32)
+    true = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]], bool)
+    hidden = np.array([[0, 0, 1], [0, 0, 0], [0, 0, 0]], bool)
+    toy.write_run(tmp_path / "a", z, toy.multi_labels(true, hidden, np.array([True, False, True])), run)
+    toy.write_run(tmp_path / "b", z, toy.multi_labels(true), run)
+    combine(CombineConfig((tmp_path / "a", tmp_path / "b"), tmp_path / "e"))
+    frame, _ = scores(tmp_path / "e")
+    assert [list(row) for row in frame["labels"]] == [[0], [1], [2]]
+    assert [None if row is None else list(row) for row in frame["unknown"]] == [[2], None, None]
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -237,7 +277,7 @@ def test_runs_in_storage(tmp_path: Path) -> None:
 def test_an_average_by_hand() -> None:
     """Of (1/4, 3/4) and (3/4, 1/4), the first counted three times: (3/8, 5/8)."""
     one, other = np.log([[0.25, 0.75]]).astype(np.float32), np.log([[0.75, 0.25]]).astype(np.float32)
-    average = Average((0.75, 0.25), "probabilities", 2, (None, None))
+    average = Average((0.75, 0.25), "probabilities", SINGLE_LABEL, 2, (None, None))
     z, raised = average([one, other])
     np.testing.assert_allclose(np.exp(z), [[3 / 8, 5 / 8]], rtol=1e-6)
     assert raised == 0

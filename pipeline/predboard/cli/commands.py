@@ -22,8 +22,10 @@ from predboard.config import (
     ImportConfig,
     InferConfig,
     InspectConfig,
+    MergeConfig,
     MetricsConfig,
     RowsConfig,
+    TakeConfig,
     VisualizeConfig,
 )
 from predboard.errors import InputError
@@ -32,6 +34,7 @@ from predboard.invocation import command_line
 from predboard.storage.paths import AnyPath, is_remote
 
 if TYPE_CHECKING:
+    from predboard.composition.new_step import CompositionResult
     from predboard.storage.runs import Step
     from predboard.visualization.visualize import VisualizeResult
 
@@ -197,6 +200,26 @@ def _combine(config: CombineConfig) -> int:
         return 0
 
 
+def _merge(config: MergeConfig) -> int:
+    from predboard.composition.merge import merge
+
+    with stoppable():
+        return _print_composition(merge(config, log))
+
+
+def _take(config: TakeConfig) -> int:
+    from predboard.composition.take import take
+
+    with stoppable():
+        return _print_composition(take(config, log))
+
+
+def _print_composition(result: "CompositionResult") -> int:
+    print_counts(result.steps)
+    print(f"predictions are in {result.out}\nnext: {command_line('visualize', result.out)}")
+    return 0
+
+
 def _inspect(config: InspectConfig) -> int:
     from predboard.storage.inspection import inspect
 
@@ -274,6 +297,8 @@ COMMANDS: Mapping[str, Command] = {
     "visualize": Command(VisualizeConfig, _visualize),
     "compare": Command(CompareConfig, _compare),
     "combine": Command(CombineConfig, _combine),
+    "merge": Command(MergeConfig, _merge),
+    "take": Command(TakeConfig, _take),
     "board": Command(BoardConfig, _board),
     "rows": Command(RowsConfig, _rows),
     "inspect": Command(InspectConfig, _inspect),

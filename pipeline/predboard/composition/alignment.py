@@ -15,6 +15,9 @@ from predboard.composition.inputs import NamedStep
 from predboard.errors import InputError
 from predboard.formatting import plural
 from predboard.predictions.arrow import as_arrow, as_numpy
+from predboard.predictions.label_sets import Labels, LabelSets, MultiLabels
+from predboard.predictions.multi_label import MultiLabelPredictions
+from predboard.predictions.table import Predictions
 from predboard.storage.parts import read_batches
 from predboard.storage.runs import Step, read_values
 
@@ -24,7 +27,8 @@ class Alignment:
     """The rows of several steps as those of one: those of the first in their order, then what only the second has, …"""
 
     key: NDArray[np.int64]  # [rows]
-    label: NDArray[np.int32]  # [rows] -1 where no step knows it
+    label: Labels
+    """[rows] of the first step that knows it."""
     places: tuple[NDArray[np.int64], ...]
     """For each step the row here of each of its rows, [rows of the step]."""
     starts: tuple[int, ...]
@@ -32,7 +36,7 @@ class Alignment:
     errors: dict[int, str]
     """Why a row has no scores in all steps."""
     labels_taken: tuple[int, ...]
-    """For each step how many labels it knows that the steps before it do not."""
+    """For each step how many labels of images that earlier steps have it knows, and these do not."""
 
 
 @dataclass(frozen=True)
@@ -40,25 +44,31 @@ class _Small:
     """What is in memory of the rows of a step."""
 
     key: NDArray[np.int64]
-    label: NDArray[np.int32]
+    label: Labels
     error: dict[int, str]
+
+    @property
+    def labelled(self) -> NDArray[np.bool_]:
+        """Which rows have a label, [rows]."""
+        return self.label.labelled if isinstance(self.label, MultiLabels) else np.asarray(self.label >= 0)
 
 
 def align(inputs: Sequence[NamedStep], places: Sequence[NDArray[np.int64] | None]) -> Alignment:
     """Find the rows of the same images; of several rows of a key the first goes with the first, and so on.
 
     Args:
-        inputs: the steps, complete.
+        inputs: the steps, complete, of one task.
         places: for each step the places of its classes among the common ones; None if they are the same.
 
     Raises InputError for images with different labels, or for keys that are no names of images.
     """
     small = [_read_small(one.step, place) for one, place in zip(inputs, places, strict=True)]
-    key, label = small[0].key, small[0].label.copy()
-    at = [np.arange(len(key))]
-    starts, taken = [0, len(key)], [0]
+    every = _concat([rows.label for rows in small])
+    key, first = small[0].key, len(small[0].key)
+    at, starts, taken = [np.arange(first)], [0, first], [0]
+    owner = np.where(small[0].labelled, at[0], -1)  # [rows] the place in `every` of its label; -1 without one
     errors = {row: f"{inputs[0].name}: {error}" for row, error in small[0].error.items()}
-    have = np.ones(len(key), np.int64)  # [rows] how many steps have it
+    have = np.ones(first, np.int64)  # [rows] how many steps have it
     for number, (one, rows) in enumerate(zip(inputs[1:], small[1:], strict=True), 1):
         place = _find(key, rows.key)
         new = place < 0
@@ -70,26 +80,27 @@ def align(inputs: Sequence[NamedStep], places: Sequence[NDArray[np.int64] | None
         without = ", ".join(before.name for before in inputs[:number])
         for row in place[new].tolist():
             errors[row] = f"not in {without}"
-        key, label = (
-            np.concatenate([key, rows.key[new]]),
-            np.concatenate([label, np.full(int(new.sum()), -1, np.int32)]),
-        )
+        key = np.concatenate([key, rows.key[new]])
+        owner = np.concatenate([owner, np.full(int(new.sum()), -1)])
         have = np.concatenate([have, np.zeros(int(new.sum()), np.int64)])
         have[place] += 1
-        _refuse_other_labels(inputs[:number], one, label[place], rows)
-        known = (label[place] < 0) & (rows.label >= 0)
+        own = first + np.arange(len(rows.key))
+        first += len(rows.key)
+        both = np.flatnonzero((owner[place] >= 0) & rows.labelled)
+        _refuse_other_labels(inputs[:number], one, both[_differ(every[owner[place[both]]], every[own[both]])])
+        known = (owner[place] < 0) & rows.labelled
         taken.append(int((known & ~new).sum()))
-        label[place[known]] = rows.label[known]
+        owner[place[known]] = own[known]
         for row, error in rows.error.items():
             _add(errors, int(place[row]), f"{one.name}: {error}")
         at.append(place)
         starts.append(len(key))
-    if len(inputs) > 1 and not (have == len(inputs)).any():
+    if not (have == len(inputs)).any():
         raise InputError(_strangers(inputs))
     for one, rows in zip(inputs, small, strict=True):
-        if count_repeated(rows.key):
+        if count_repeated(rows.key) and not isinstance(rows.label, MultiLabels):
             refuse_ambiguous_keys(rows.key, rows.label, one.step)
-    return Alignment(key, label, tuple(at), tuple(starts), errors, tuple(taken))
+    return Alignment(key, _with_none(every, owner), tuple(at), tuple(starts), errors, tuple(taken))
 
 
 def _add(errors: dict[int, str], row: int, reason: str) -> None:
@@ -97,17 +108,69 @@ def _add(errors: dict[int, str], row: int, reason: str) -> None:
 
 
 def _read_small(step: Step, place: NDArray[np.int64] | None) -> _Small:
-    keys, labels, errors = [], [], {}
+    keys: list[NDArray[np.int64]] = []
+    labels: list[Labels] = []
+    errors: dict[int, str] = {}
     for file in step.parts:
         for rows in read_batches(file, ("id", "key", "label", "error")):
-            label = rows.label
             keys.append(rows.key)
-            labels.append(label if place is None else np.where(label < 0, -1, place[label]))
+            labels.append(_mapped(_labels_of(rows), place))
             error = rows.column("error")
             valid = np.flatnonzero(as_numpy(error.is_valid().cast(pa.uint8())))
             texts = error.take(as_arrow(valid, pa.int64())).to_pylist()
             errors.update(zip(rows.id[valid].tolist(), texts, strict=True))
-    return _Small(np.concatenate(keys), np.concatenate(labels).astype(np.int32), errors)
+    return _Small(np.concatenate(keys), _concat(labels), errors)
+
+
+# --- labels, of either task ---
+
+
+def _labels_of(rows: Predictions) -> Labels:
+    if isinstance(rows, MultiLabelPredictions):
+        return MultiLabels(rows.labels, rows.unknown, rows.is_labelled)
+    return rows.label
+
+
+def _mapped(labels: Labels, place: NDArray[np.int64] | None) -> Labels:
+    """Return labels as places among the common classes."""
+    if place is None:
+        return labels
+    if isinstance(labels, MultiLabels):
+        sets = (LabelSets.from_pairs(s.row, place[s.label], len(s)) for s in (labels.labels, labels.unknown))
+        return MultiLabels(*sets, labels.labelled)
+    return np.where(labels < 0, -1, place[labels])
+
+
+def _concat(labels: Sequence[Labels]) -> Labels:
+    """Return the labels of all rows, those of the first first."""
+    sets = [one for one in labels if isinstance(one, MultiLabels)]
+    if not sets:
+        return np.concatenate([one for one in labels if not isinstance(one, MultiLabels)]).astype(np.int32)
+    joined = (_concat_sets([getattr(one, name) for one in sets]) for name in ("labels", "unknown"))
+    return MultiLabels(*joined, np.concatenate([one.labelled for one in sets]))
+
+
+def _concat_sets(sets: Sequence[LabelSets]) -> LabelSets:
+    size = np.concatenate([one.size for one in sets])
+    return LabelSets(np.concatenate([[0], np.cumsum(size)]).astype(np.int64), np.concatenate([s.label for s in sets]))
+
+
+def _differ(one: Labels, other: Labels) -> NDArray[np.bool_]:
+    """Return which rows have another label, [rows]; where some labels are unknown in either, only the others count."""
+    if isinstance(one, MultiLabels) and isinstance(other, MultiLabels):
+        return ~one.labels.minus(other.unknown).equals(other.labels.minus(one.unknown))
+    return np.asarray(one != other)
+
+
+def _with_none(labels: Labels, at: NDArray[np.int64]) -> Labels:
+    """Return the labels at some places, none where a place is -1."""
+    known = at >= 0
+    if not isinstance(labels, MultiLabels):
+        return np.where(known, labels[np.where(known, at, 0)], -1).astype(np.int32)
+    chosen = labels[np.where(known, at, 0)]
+    return MultiLabels(
+        chosen.labels.subset(known[chosen.labels.row]), chosen.unknown.subset(known[chosen.unknown.row]), known
+    )
 
 
 def _find(key: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -117,17 +180,16 @@ def _find(key: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64
     return KeyIndex(pa.RecordBatch.from_arrays([as_arrow(key, pa.int64())], ["key"])).find(wanted)
 
 
-def _refuse_other_labels(before: Sequence[NamedStep], one: NamedStep, label: NDArray[np.int32], rows: _Small) -> None:
-    """Raise InputError if a step has other labels than those before it."""
-    differ = np.flatnonzero((label >= 0) & (rows.label >= 0) & (label != rows.label))
+def _refuse_other_labels(before: Sequence[NamedStep], one: NamedStep, differ: NDArray[np.int64]) -> None:
+    """Raise InputError if rows of a step, `differ`, have other labels than those before it."""
     if not len(differ):
         return
     row = int(differ[0])
     image = read_values(one.step, [row], "image").get(row) or f"row {row:,}"
     raise InputError(
         f"{plural(len(differ), 'image has', 'images have')} another label in {one.name} than in "
-        f"{' and '.join(run.name for run in before)}, the first of them {image!r} (class {rows.label[row]} and class "
-        f"{label[row]}): there is no knowing which is right; give all runs the same labels first"
+        f"{' and '.join(run.name for run in before)}, the first of them {image!r}: there is no knowing which is right; "
+        "give all runs the same labels first"
     )
 
 

@@ -18,21 +18,31 @@ from tqdm import tqdm
 from predboard.comparison.join import match_classes, refuse_row_numbers
 from predboard.composition.alignment import Alignment, align
 from predboard.composition.inputs import NamedStep, open_runs
-from predboard.composition.new_step import CompositionResult, NewStep, RowGroup, check_out, count_rows
+from predboard.composition.new_step import CompositionResult, NewStep, RowGroup, check_out, count_rows, source_facts
 from predboard.composition.row_cursor import RowCursor, concat_rows, plain_fields
 from predboard.composition.scores import Average, open_scores
 from predboard.config import CombineConfig
 from predboard.errors import InputError
 from predboard.formatting import plural
 from predboard.parallel.threads import ordered_map, worker_count
-from predboard.predictions.schema import COLUMNS, IMAGE_PROPERTIES, Run, digest_records, part_schema
-from predboard.predictions.table import Predictions
+from predboard.predictions.schema import (
+    IMAGE_PROPERTIES,
+    MULTI_LABEL,
+    SINGLE_LABEL,
+    Run,
+    columns_of,
+    digest_records,
+    part_schema,
+)
+from predboard.predictions.tasks import rows_of
 from predboard.storage.locks import lock_folder
 from predboard.storage.part_plan import PartRange
 from predboard.storage.parts import read_part_schema, row_group_size
 from predboard.storage.paths import join_ref, staging_dir
 from predboard.storage.runs import step_folder
 from predboard.streams import print_warning
+
+_SCORES = {SINGLE_LABEL: "log_probabilities", MULTI_LABEL: "log_odds"}
 
 
 def combine(config: CombineConfig, log: Callable[[str], None] = print_warning) -> CompositionResult:
@@ -62,8 +72,8 @@ def combine(config: CombineConfig, log: Callable[[str], None] = print_warning) -
         run,
         len(alignment.key),
         tuple(one.step for one in inputs),
-        _provenance(inputs, average),
-        pa.schema([field for field in columns if field.name not in COLUMNS]),
+        {"made_by": "combine", "shares": [round(share, 6) for share in average.weights], **source_facts(inputs)},
+        pa.schema([field for field in columns if field.name not in columns_of(run)]),
     )
     for line in _notes(inputs, alignment, new.columns):
         log(line)
@@ -91,24 +101,26 @@ def _average(inputs: Sequence[NamedStep], config: CombineConfig) -> Average:
                 f"{one.name} has only the predicted classes and their confidence: import the scores of all classes"
             )
         refuse_row_numbers(first.step, one.step, (first.name, one.name))
+    if other := next((one for one in inputs if one.step.run.task != first.step.run.task), None):
+        raise InputError(
+            f"{other.name} is a {other.step.run.task} run and {first.name} a {first.step.run.task} one: only runs of "
+            "one task can be combined"
+        )
     together, places = first.step.run, list[NDArray[np.int64] | None]([None])
     for one in inputs[1:]:
         mapping = match_classes(one.step.run, together, (one.name, first.name), config.map_classes)
         together = replace(together, classes=mapping.names)
         places.append(mapping.old)
     classes = len(together.classes)
-    if config.by == "logits":
-        for one in inputs:
-            if len(one.step.run.classes) != classes:
-                lacking = next(name for name in together.classes if name not in one.step.run.classes)
-                raise InputError(
-                    f"{one.name} has no class {lacking!r}, so that it has no logit: leave out --by logits; its "
-                    "probability is 0"
-                )
+    for one in inputs:
+        if len(one.step.run.classes) != classes and (config.by == "logits" or first.step.run.task == MULTI_LABEL):
+            lacking = next(name for name in together.classes if name not in one.step.run.classes)
+            hint = ": leave out --by logits; its probability is 0" if config.by == "logits" else ""
+            raise InputError(f"{one.name} has no class {lacking!r}, and so no score for it{hint}")
     if len(first.step.run.classes) != classes:
         places[0] = np.arange(len(first.step.run.classes))
     weights = np.array(config.weights or [1.0] * len(inputs), np.float64)
-    return Average(tuple((weights / weights.sum()).tolist()), config.by, classes, tuple(places))
+    return Average(tuple((weights / weights.sum()).tolist()), config.by, first.step.run.task, classes, tuple(places))
 
 
 def _run(inputs: Sequence[NamedStep], average: Average, config: CombineConfig) -> Run:
@@ -133,28 +145,10 @@ def _run(inputs: Sequence[NamedStep], average: Average, config: CombineConfig) -
         root=first.root,
         shard_size=first.shard_size,
         thumbnails=first.thumbnails,
-        scores="logits" if config.by == "logits" else "log_probabilities",
+        scores="logits" if config.by == "logits" else _SCORES[first.task],
+        task=first.task,
+        positive=first.positive,
     )
-
-
-def _provenance(inputs: Sequence[NamedStep], average: Average) -> dict[str, Any]:
-    """Return what the footer says of the origin of the rows."""
-    provenance: dict[str, Any] = {"made_by": "combine"}
-    for number, (one, weight) in enumerate(zip(inputs, average.weights, strict=True), 1):
-        run = one.step.run
-        facts = {
-            "run": one.name,
-            "step": run.step,
-            "model": run.model,
-            "weights": run.weights,
-            "transform": dict(run.transform),
-            "share": round(weight, 6),
-        }
-        provenance[f"source_{number}"] = facts
-    warnings = [
-        f"{one.name}: {warning}" for one in inputs for warning in one.step.parts[0].part.provenance.get("warnings", ())
-    ]
-    return provenance | ({"warnings": warnings} if warnings else {})
 
 
 def _notes(inputs: Sequence[NamedStep], alignment: Alignment, columns: pa.Schema) -> Iterator[str]:
@@ -169,7 +163,7 @@ def _notes(inputs: Sequence[NamedStep], alignment: Alignment, columns: pa.Schema
         more = [
             name
             for name in read_part_schema(one.step.parts[0]).names
-            if name not in COLUMNS and name not in columns.names
+            if name not in columns_of(one.step.run) and name not in columns.names
         ]
         if more:
             yield f"left out: {', '.join(more)} of {one.name}; further columns are those of {inputs[0].name}"
@@ -212,14 +206,14 @@ def _write(
         base = stack.enter_context(contextlib.closing(_BaseRows(new, inputs, alignment)))
         portions = (_Portion(a, b, base.read(a, b), [reader.read(a, b) for reader in readers]) for a, b in ranges)
         computed = ordered_map(
-            lambda portion: _build(schema, portion, alignment, average), portions, worker_count(0), ahead=2
+            lambda portion: _build(new.run, schema, portion, alignment, average), portions, worker_count(0), ahead=2
         )
         with contextlib.closing(computed):
             for part_range in todo:
                 new.write(part_range, itertools.islice(computed, -(-len(part_range) // group)), progress)
 
 
-def _build(schema: pa.Schema, portion: _Portion, alignment: Alignment, average: Average) -> RowGroup:
+def _build(run: Run, schema: pa.Schema, portion: _Portion, alignment: Alignment, average: Average) -> RowGroup:
     """Average the scores of a row group, and return its rows with all columns."""
     ids = np.arange(portion.start, portion.stop)
     errors = [alignment.errors.get(row) for row in ids.tolist()]
@@ -227,7 +221,7 @@ def _build(schema: pa.Schema, portion: _Portion, alignment: Alignment, average: 
     logits = np.full((len(ids), average.classes), np.nan, np.float32)
     logits[ok], raised = average([scores[ok] if not ok.all() else scores for scores in portion.scores])
     base = portion.base
-    rows = Predictions.build(
+    rows = rows_of(run).predictions.build(
         schema,
         id=ids,
         key=alignment.key[portion.start : portion.stop],
@@ -245,7 +239,7 @@ class _BaseRows:
 
     def __init__(self, new: NewStep, inputs: Sequence[NamedStep], alignment: Alignment) -> None:
         own = {"id", "image", "digest", *IMAGE_PROPERTIES, *(("thumbnail",) if new.run.thumbnails else ())}
-        fields = [f for f in part_schema(new.run, new.columns) if f.name in own or f.name not in COLUMNS]
+        fields = [f for f in part_schema(new.run, new.columns) if f.name in own or f.name not in columns_of(new.run)]
         schema = pa.schema(fields)
         self._starts = alignment.starts
         self._cursors = [RowCursor(one.step, schema.names, schema) for one in inputs]

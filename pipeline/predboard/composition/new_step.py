@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from predboard.comparison.join import has_row_numbers
+from predboard.composition.inputs import NamedStep
 from predboard.errors import DamagedError, InputError, first_line
 from predboard.predictions.digests import ManifestDigest
 from predboard.predictions.row_count import RowCount
@@ -126,6 +127,25 @@ class NewStep:
             )
         finally:
             writer.abandon()
+
+
+def source_facts(inputs: Sequence[NamedStep]) -> dict[str, Any]:
+    """Return what the provenance of a part says of the steps it is made of, and the warnings of these."""
+    facts: dict[str, Any] = {
+        f"source_{number}": {
+            "run": one.name,
+            "step": one.step.step,
+            "rows": one.step.rows,
+            "model": one.step.run.model,
+            "weights": one.step.run.weights,
+            "transform": dict(one.step.run.transform),
+        }
+        for number, one in enumerate(inputs, 1)
+    }
+    warnings = [
+        f"{one.name}: {warning}" for one in inputs for warning in one.step.parts[0].part.provenance.get("warnings", ())
+    ]
+    return facts | ({"warnings": warnings} if warnings else {})
 
 
 def check_out(out: AnyPath | None, folders: Sequence[AnyPath], steps: Mapping[int, Run]) -> AnyPath:

@@ -18,16 +18,16 @@ class RowCursor:
     Parts of which no row is asked for are not read, and of the others a batch at a time is in memory.
     """
 
-    def __init__(self, step: Step, columns: Collection[str], schema: pa.Schema | None = None) -> None:
+    def __init__(self, step: Step, columns: Collection[str] | None, schema: pa.Schema | None = None) -> None:
         """Begin before the first row.
 
         Args:
             step: what to read.
-            columns: names, as of `read_batches`; `id` is needed.
+            columns: names, as of `read_batches`; all if None, else `id` is needed.
             schema: columns of the result, in its types; null where a part lacks one. Default: as they are read.
         """
         self._parts = iter(step.parts)
-        self._columns, self._schema = frozenset(columns), schema
+        self._columns, self._schema = columns, schema
         self._batches: Iterator[Predictions] = iter(())
         self._part_stop = self._start = self._stop = 0
         self._batch: pa.RecordBatch | None = None

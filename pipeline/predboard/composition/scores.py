@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from predboard.composition.row_cursor import RowCursor
 from predboard.predictions.arrow import as_matrix, as_numpy
-from predboard.predictions.derive import MIN_PROBABILITY
+from predboard.predictions.derive import to_log_probabilities
+from predboard.predictions.derive_multi_label import sigmoid, to_log_odds
+from predboard.predictions.schema import MULTI_LABEL
 from predboard.storage.parts import read_batches
 from predboard.storage.paths import explain_write_errors
 from predboard.storage.runs import Step
@@ -35,6 +37,7 @@ class Average:
     weights: tuple[float, ...]
     """For each model, at least 0; together 1."""
     by: Literal["probabilities", "logits"]
+    task: str
     classes: int
     places: tuple[NDArray[np.int64] | None, ...]
     """For each model the places of its classes among the common ones; None if they are the same."""
@@ -46,9 +49,10 @@ class Average:
             scores: for each model [rows, classes of the model], logits or logarithms of probabilities.
 
         Returns:
-            float32 [rows, classes]: the logarithm of the weighted mean of the softmax probabilities, or the weighted
-            mean of the logits; and how many probabilities were raised to `MIN_PROBABILITY`. A class that a model
-            does not have has probability 0 there.
+            float32 [rows, classes]: the logarithm of the weighted mean of the softmax probabilities (of several
+            labels the log-odds of the mean of the sigmoids), or the weighted mean of the logits; and how many
+            probabilities were moved to what can be stored. A class that a model does not have has probability 0
+            there.
         """
         averaged = np.empty((len(scores[0]), self.classes), np.float32)
         size = max(1, BLOCK_BYTES // (8 * self.classes))
@@ -58,24 +62,26 @@ class Average:
             for values, weight, place in zip(scores, self.weights, self.places, strict=True):
                 part = values[start : start + size].astype(np.float64)  # [block, classes of the model]
                 if self.by == "probabilities":
-                    _softmax(part)
+                    part = sigmoid(part) if self.task == MULTI_LABEL else _softmax(part)
                 part *= weight
                 if place is None:
                     total += part
                 else:
                     total[:, place] += part
+            block: NDArray[Any] = total
             if self.by == "probabilities":
-                raised += int(np.count_nonzero(total < MIN_PROBABILITY))
-                np.log(np.maximum(total, MIN_PROBABILITY, out=total), out=total)
-            averaged[start : start + size] = total
+                block, moved = to_log_odds(total) if self.task == MULTI_LABEL else to_log_probabilities(total)
+                raised += moved
+            averaged[start : start + size] = block
         return averaged, raised
 
 
-def _softmax(logits: NDArray[np.float64]) -> None:
-    """Replace logits [rows, classes] by their probabilities."""
+def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return logits [rows, classes] after replacing them by their probabilities."""
     logits -= logits.max(axis=1, keepdims=True)
     np.exp(logits, out=logits)
     logits /= logits.sum(axis=1, keepdims=True)
+    return logits
 
 
 class ScoreReader(Protocol):

@@ -34,8 +34,10 @@ from predboard.config.infer import (
     SpeedConfig,
 )
 from predboard.config.inspect import InspectConfig
+from predboard.config.merge import MergeConfig
 from predboard.config.metrics import MetricsConfig
-from predboard.config.rows import RowsConfig
+from predboard.config.rows import QueryConfig, RowsConfig
+from predboard.config.take import TakeConfig
 from predboard.config.task import TaskConfig
 from predboard.config.visualize import VisualizeConfig
 
@@ -60,15 +62,18 @@ __all__ = [
     "InspectConfig",
     "Interpolation",
     "LabelTask",
+    "MergeConfig",
     "MetricsConfig",
     "ModelConfig",
     "OutputConfig",
     "Precision",
     "PreprocessingConfig",
+    "QueryConfig",
     "RowsConfig",
     "ScoreKind",
     "SideLength",
     "SpeedConfig",
+    "TakeConfig",
     "TaskConfig",
     "VisualizeConfig",
 ]

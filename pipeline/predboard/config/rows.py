@@ -12,15 +12,9 @@ from predboard.storage.paths import AnyPath
 ChangeKind = Literal["fixed", "broken", "changed", "changed_wrong", "both_wrong", "same", "labels_differ", "only"]
 
 
-@dataclass(frozen=True)
-class RowsConfig(Config):
-    """List the images of a run that a query asks for, as the tab Predictions selects them."""
-
-    logs: AnyPath | None = field(default=None, metadata=POSITIONAL)
-    """Folder of the run's logs, logs/NAME, which `predboard visualize` wrote."""
-
-    step: int | None = None
-    """Step of the run. Default: its last."""
+@dataclass(frozen=True, kw_only=True)
+class QueryConfig(Config):
+    """Which images: those for which all of these are true."""
 
     true: tuple[str, ...] = ()
     """True classes, by name or number, separated by commas; -1 is none."""
@@ -55,6 +49,23 @@ class RowsConfig(Config):
     text: str = ""
     """Part of the images' names, in upper or lower case."""
 
+    def __post_init__(self) -> None:
+        """Raise InputError for values that can never work."""
+        super().__post_init__()
+        if self.right and self.wrong:
+            raise InputError("--right and --wrong exclude each other: leave one out, or use --state labelled for both")
+
+
+@dataclass(frozen=True)
+class RowsConfig(QueryConfig):
+    """List the images of a run that a query asks for, as the tab Predictions selects them."""
+
+    logs: AnyPath | None = field(default=None, metadata=POSITIONAL)
+    """Folder of the run's logs, logs/NAME, which `predboard visualize` wrote."""
+
+    step: int | None = None
+    """Step of the run. Default: its last."""
+
     tag: tuple[str, ...] = ()
     """Tags of which an image has at least one; ! stands for no tag at all."""
 
@@ -87,7 +98,5 @@ class RowsConfig(Config):
         """Raise InputError for values that can never work."""
         super().__post_init__()
         check_minimum("limit", self.limit, 1)
-        if self.right and self.wrong:
-            raise InputError("--right and --wrong exclude each other: leave one out, or use --state labelled for both")
         if self.kind is not None and self.other is None:
             raise InputError("--kind needs --other RUN@STEP, the step to compare with")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from predboard.config import RowsConfig
+from predboard.config import QueryConfig, RowsConfig
 from predboard.errors import InputError, reading
 from predboard.formatting import did_you_mean
 from predboard.images import sources
@@ -109,8 +109,17 @@ def _some(words: Collection[str]) -> str:
 
 def _parameters(config: RowsConfig, step: StepRows) -> dict[str, str]:
     """Return the query as the parameters of the tab's address."""
-    given = {name: getattr(config, name) for name in (*OWN_NUMBERS, "state", "other", "kind")}
-    given |= {"q": config.text, "tag": ",".join(config.tag), "suspect": "1" if config.suspects else ""}
+    given = {"other": config.other, "kind": config.kind, "tag": ",".join(config.tag)}
+    given |= {"suspect": "1" if config.suspects else ""}
+    return query_parameters(config, step) | {name: text for name, text in given.items() if text}
+
+
+def query_parameters(config: QueryConfig, step: StepRows) -> dict[str, str]:
+    """Return what a query asks of the rows themselves, as the parameters of the tab's address.
+
+    Raises InputError for a class, column or value that the step does not have.
+    """
+    given = {name: getattr(config, name) for name in (*OWN_NUMBERS, "state")} | {"q": config.text}
     given |= {"right": "1" if config.right else "0" if config.wrong else ""}
     given |= {
         "true": _class_numbers("--true", config.true, step.file.classes),
