@@ -22,6 +22,12 @@ class QueryConfig(Config):
     predicted: tuple[str, ...] = ()
     """Predicted classes, likewise; -1 is none, which is a failed image."""
 
+    missed: tuple[str, ...] = ()
+    """True classes that were not predicted, likewise; -1 is none, where images have several labels."""
+
+    wrongly_predicted: tuple[str, ...] = ()
+    """Predicted classes that are not true, likewise."""
+
     right: bool = False
     """Only images whose prediction is right."""
 

@@ -19,8 +19,9 @@ from predboard.tab import selection
 from predboard.tab.columns import ColumnCache, RowsFile, StepRows
 from predboard.tab.log_runs import SUSPECTS_FILE, LogRun, LogRuns
 from predboard.tab.neighbours import can_compare, find_neighbours
-from predboard.tab.pairs import BY_NAME, KINDS, StepPair
+from predboard.tab.pairs import BY_NAME, KINDS
 from predboard.tab.query import OWN_NUMBERS, Query
+from predboard.tab.row_classes import ROLES
 from predboard.tab.scan import ROWS_FILE
 from predboard.tab.selection import Mask, QueryInputs
 from predboard.tab.tags import TAGS_FILE, Tags
@@ -32,13 +33,13 @@ from predboard.visualization.thumbnails import THUMBNAILS_FILE
 LOG_FILES = (ROWS_FILE, THUMBNAILS_FILE, MAP_FILE, SUSPECTS_FILE, SUMMARY_FILE, COMPARE_FILE, TAGS_FILE)
 """Files of a log folder that the tab reads."""
 
-SEEN_COLUMNS = ("key", "label", "predicted", "confidence", "loss")
-"""What is shown of an image at another step."""
+SEEN_COLUMNS = ("key", "confidence", "loss")
+"""What is shown of an image at another step, beside its classes."""
 
 MASK_BYTES = 64 * 2**20
 """Bytes of the masks of queries in memory: those of some ten clicks on 1,000,000 rows."""
 
-NOT_OUTCOMES = ("true", "predicted", "right", "state", "kind", "was", *OWN_NUMBERS)
+NOT_OUTCOMES = (*ROLES, "right", "state", "kind", "was", *OWN_NUMBERS)
 """What a query must not ask for where accuracy is computed: it would be that of the right or of the wrong ones."""
 
 
@@ -119,14 +120,9 @@ class View:
         """Return what is shown of some rows."""
         keys = step.numbers("key")[rows]
         described: list[dict[str, Any]] = [
-            {"id": row, "key": str(key), "true": true, "pred": predicted, "tags": tags}
-            for row, key, true, predicted, tags in zip(
-                rows.tolist(),
-                keys.tolist(),
-                step.label[rows].tolist(),
-                step.predicted[rows].tolist(),
-                self.tags.of_images(keys),
-                strict=True,
+            {"id": row, "key": str(key), **classes, "tags": tags}
+            for row, key, classes, tags in zip(
+                rows.tolist(), keys.tolist(), step.classes.describe(rows), self.tags.of_images(keys), strict=True
             )
         ]
         for name, column in (("conf", "confidence"), ("loss", "loss"), ("margin", "margin")):
@@ -141,7 +137,8 @@ class View:
                 if suggested.get(row["id"], -1) >= 0:  # a name may be that of no class, if somebody wrote into the list
                     row["suggested"] = suggested[row["id"]]
         if query.other:
-            _add_old(described, rows, self.runs.pair(step, query.other))
+            for row, old in zip(described, self.runs.pair(step, query.other).describe_old(rows), strict=True):
+                row["old"] = old and {name: _number(value) for name, value in old.items()}
         for name in columns:
             step.file.column(name)
             for row, value in zip(described, step.few(name, rows), strict=True):
@@ -178,13 +175,13 @@ class View:
                 places = {number: place_of_key(old, key, row) for number, old in other.rows.steps.items()}
         for number, place in places.items():
             if place >= 0:
-                values = other.rows.steps[number].record(place, SEEN_COLUMNS)
+                there = other.rows.steps[number]
+                values = there.record(place, (*SEEN_COLUMNS, *there.classes.seen))
                 yield {
                     "run": other.name,
                     "step": number,
                     "key": str(key),
-                    "true": -1 if values["label"] is None else values["label"],
-                    "pred": -1 if values["predicted"] is None else values["predicted"],
+                    **there.classes.describe_values(values),
                     "conf": _number(values["confidence"]),
                     "loss": _number(values["loss"]),
                     "joined_by": joined_by,
@@ -209,9 +206,9 @@ class View:
 
     def histogram(self, query: Query, run: LogRun, step: StepRows, column: str, bins: int) -> dict[str, Any]:
         """Return the rows of a query by the value of a column and their verdict."""
-        if column in ("label", "predicted"):
-            mask = self.mask(query.without("true" if column == "label" else column), run, step)
-            counts = selection.class_counts(step, mask, column)
+        if role := {"label": "true", "predicted": "predicted"}.get(column):
+            mask = self.mask(query.without(role), run, step)
+            counts = selection.class_counts(step, mask, role)
             answer: dict[str, Any] = {}
         elif step.file.column(column, "number", "category").kind == "number":
             mask = self.mask(query.without(column), run, step)
@@ -267,6 +264,7 @@ def describe_run(run: LogRun) -> dict[str, Any]:
         "version": run.version,
         "steps": list(rows.steps),
         "labelled": rows.has_labels,
+        "multi_label": rows.last.classes.is_multi_label,
         "states": {str(number): step.count_unusual() for number, step in rows.steps.items()},
         "classes": list(rows.classes),
         "columns": columns,
@@ -302,11 +300,11 @@ def class_order(step: StepRows) -> list[int]:
 
     def make() -> NDArray[np.int64]:
         classes = len(step.file.classes)
-        true, predicted, images = selection.confusion(step, None).astype(np.int64)
-        per_class = np.bincount(true, images, minlength=classes)
-        off = true != predicted
-        share = images[off] / per_class[true[off]]
-        return seriate(classes, true[off], predicted[off], share).items
+        row, column, images = selection.confusion(step, None).astype(np.int64)
+        per_class = np.bincount(row, images, minlength=step.classes.axis)
+        off = (row != column) & (np.maximum(row, column) < classes)
+        share = images[off] / per_class[row[off]]
+        return seriate(classes, row[off], column[off], share).items
 
     order: list[int] = step.derived("order of classes", make).tolist()
     return order
@@ -334,7 +332,7 @@ def image_root_of(run: LogRun, step: StepRows) -> str | None:
 
 def place_of_key(step: StepRows, key: int, guess: int) -> int:
     """Return the first row of a key, -1 if there is none; steps of one run mostly have it at the same place."""
-    if guess < step.rows and step.record(guess, SEEN_COLUMNS)["key"] == key:
+    if guess < step.rows and step.record(guess, (*SEEN_COLUMNS, *step.classes.seen))["key"] == key:
         return guess
     return int(find_key(step, np.array([key]))[0])
 
@@ -368,24 +366,12 @@ def _small_order(keys: NDArray[Any], descending: bool) -> NDArray[np.int32]:
     return selection.order_rows(keys, descending).astype(np.int32)
 
 
-def _add_old(described: list[dict[str, Any]], rows: NDArray[np.int64], pair: StepPair) -> None:
-    for row, place in zip(described, pair.old_row[rows].tolist(), strict=True):
-        at = row["id"]
-        row["old"] = None
-        if place >= 0:
-            row["old"] = {
-                "pred": int(pair.old_predicted[at]),
-                "true": int(pair.old_label[at]),
-                "conf": _number(pair.old.numbers("confidence")[place].item()),
-            }
-
-
 def _number(value: Any) -> Any:
     """Return a value as JSON has it: the nine digits that a float32 needs, None for NaN and infinity."""
     if isinstance(value, float):
         if not math.isfinite(value):
             return None
         return int(value) if value.is_integer() and abs(value) < 2**53 else float(f"{value:.9g}")
-    if value is None or isinstance(value, bool | int | str):
+    if value is None or isinstance(value, bool | int | str | list):
         return value
     return str(value)

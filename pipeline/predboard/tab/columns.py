@@ -3,12 +3,12 @@
 It knows nothing of queries and of what a column means, but for the few that every run has.
 """
 
-import functools
 import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 from predboard.errors import InputError, reading
 from predboard.formatting import did_you_mean
 from predboard.predictions.arrow import as_arrow, as_numpy
+from predboard.predictions.label_sets import LabelSets
 from predboard.storage.paths import AnyPath, arrow_source
 from predboard.storage.rows import INFO_KEY, MAX_VALUES
+from predboard.tab.row_classes import FAILED, UNLABELLED, WRONG, OneClass, RowClasses, classes_of_rows
 
 T = TypeVar("T")
 
@@ -30,13 +32,13 @@ Key = tuple[object, ...]
 CACHE_BYTES = 2**30
 """Bytes of columns in memory, of all runs and steps; those that were not used for longest are read again."""
 
-RIGHT, WRONG, UNLABELLED, FAILED = range(4)
-"""Verdicts of a row: its prediction is its label or is not, it has a prediction and no label, or no prediction."""
+UNUSUAL = {"failed": FAILED, "unlabelled": UNLABELLED}
+"""Verdicts that not every run has."""
 
 _NULLS = {"label": -1, "predicted": -1, "digest": 0}
 """Whole numbers that stand for null, so that these columns stay whole."""
 
-_HIDDEN = frozenset({"step", "id", "key", "digest", "label", "predicted", "label_name", "predicted_name", "error"})
+_HIDDEN = frozenset({"step", "id", "key", "digest", "error"}) | OneClass.hidden
 """Columns that have a place of their own in the tab."""
 
 
@@ -118,7 +120,7 @@ class RowsFile:
         """
         self.path, self.version = path, version
         with reading(path):
-            open_file = functools.partial(pq.ParquetFile, pre_buffer=True, page_checksum_verification=True)
+            open_file = partial(pq.ParquetFile, pre_buffer=True, page_checksum_verification=True)
             self._file = open_file(arrow_source(path))
             # Texts take long to read, and numbers do not wait for them.
             texts = open_file(arrow_source(path), metadata=self._file.metadata)
@@ -151,7 +153,7 @@ class RowsFile:
         """Return the number of rows of a row group."""
         return int(self._file.metadata.row_group(group).num_rows)
 
-    @functools.cached_property
+    @cached_property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, by index."""
         if "classes" in self.info:
@@ -165,7 +167,7 @@ class RowsFile:
                     names |= {i: words[codes[a]] for i, a in zip(index.tolist(), at, strict=True) if i >= 0}
         return tuple(names.get(i, str(i)) for i in range(max(names, default=0) + 1))
 
-    @functools.cached_property
+    @cached_property
     def columns(self) -> tuple[ColumnInfo, ...]:
         """The columns that can be shown, in the order of the file."""
         kinds: Mapping[str, Any] = self.info.get("columns", {})
@@ -203,7 +205,9 @@ class RowsFile:
     @property
     def has_labels(self) -> bool:
         """Whether any row has a label."""
-        return self._range("label")[0] is not None
+        if "label" in self.schema.names:
+            return self._range("label")[0] is not None
+        return any(bool((step.verdict <= WRONG).any()) for step in self.steps.values())
 
     def _range(self, name: str) -> tuple[float | None, float | None]:
         """Return the lowest and highest number of a column, from the statistics of the file."""
@@ -331,56 +335,32 @@ class StepRows:
     def _group(self, name: str, group: int) -> pa.ChunkedArray:
         return self.derived(("group", name, group), lambda: self.file.read([group], name))
 
-    @property
-    def label(self) -> NDArray[np.int32]:
-        """True class of each row, int32 [rows], -1 if it is not known."""
-        return self.numbers("label")
+    def sets(self, name: str) -> tuple[LabelSets, NDArray[np.bool_]]:
+        """Return a column of lists of classes, [rows], empty for null; and which rows are not null, bool [rows]."""
 
-    @property
-    def predicted(self) -> NDArray[np.int32]:
-        """Predicted class of each row, int32 [rows], -1 for a failed row."""
-        return self.numbers("predicted")
+        def make() -> tuple[LabelSets, NDArray[np.bool_]]:
+            lists = self.file.read(self._groups, name).combine_chunks()
+            return LabelSets.from_arrow(lists), as_numpy(lists.is_valid().cast(pa.uint8())).astype(bool)
+
+        return self.derived(f"sets {name}", make)
+
+    @cached_property
+    def classes(self) -> RowClasses:
+        """True and predicted classes of the rows."""
+        return classes_of_rows(self)
 
     @property
     def verdict(self) -> NDArray[np.uint8]:
         """RIGHT, WRONG, UNLABELLED or FAILED, uint8 [rows]."""
-
-        def make() -> NDArray[np.uint8]:
-            verdict = np.where(self.label == self.predicted, np.uint8(RIGHT), np.uint8(WRONG))
-            verdict[self.label < 0] = UNLABELLED
-            verdict[self.predicted < 0] = FAILED
-            return verdict
-
-        return self.derived("verdict", make)
+        return self.classes.verdict
 
     def count_unusual(self) -> dict[str, int]:
         """Return the number of failed and of unlabelled rows, without reading any row where that is possible."""
-        failed = self.file.count_nulls(self._groups, "predicted")
-        unlabelled = self.file.count_nulls(self._groups, "label")
-        if failed and unlabelled:
-            unlabelled = int((self.verdict == UNLABELLED).sum())
-        return {"failed": failed, "unlabelled": unlabelled}
-
-    @property
-    def cells(self) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
-        """The rows of each cell of the confusion matrix, so that those of a mask are counted by one sweep.
-
-        int32 [rows with label and prediction], ordered by cell; where each cell starts among them, int64 [cells]; the
-        cells that have rows, true * classes + predicted, int64 [cells].
-        """
-
-        def make() -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
-            order = np.flatnonzero(self.verdict < UNLABELLED).astype(np.int32)
-            for column in (self.predicted, self.label):
-                classes = column[order]
-                # Numbers of 16 bits are sorted by their digits, in two fifths of the time.
-                digits = classes.astype(np.uint16) if len(self.file.classes) <= 2**16 else classes
-                order = order[np.argsort(digits, kind="stable")]
-            cell = self.label[order] * np.int64(len(self.file.classes)) + self.predicted[order]
-            starts = np.flatnonzero(np.diff(cell, prepend=-1))
-            return order, starts, cell[starts]
-
-        return self.derived("cells", make)
+        if self.has("label"):
+            failed, unlabelled = (self.file.count_nulls(self._groups, name) for name in ("predicted", "label"))
+            if not (failed and unlabelled):
+                return {"failed": failed, "unlabelled": unlabelled}
+        return {state: int((self.verdict == verdict).sum()) for state, verdict in UNUSUAL.items()}
 
     def sorted_by(self, name: str, keys: NDArray[np.int64]) -> NDArray[np.int32]:
         """Return the rows in ascending order of whole numbers, equal ones in their order, int32 [rows].

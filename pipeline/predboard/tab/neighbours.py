@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from predboard.errors import InputError
 from predboard.storage.parts import PartFile
 from predboard.storage.runs import Step
-from predboard.tab.columns import RIGHT, StepRows
+from predboard.tab.columns import StepRows
 from predboard.tab.log_runs import LogRun
+from predboard.tab.row_classes import FAILED, RIGHT
 from predboard.visualization.image_map import read_vectors
 
 HELD_BYTES = 256 * 2**20
@@ -59,18 +60,19 @@ def find_neighbours(run: LogRun, step: StepRows, row: int, limit: int) -> Neighb
         )
     if not can_compare(predictions):
         raise InputError("the predictions have neither embeddings nor the scores of all classes to compare images by")
-    if step.predicted[row] < 0:
+    if step.verdict[row] == FAILED:
         raise InputError("the image has no prediction, and nothing it could be compared by")
     similarity = _similarity(predictions, step, row)
     others = np.isfinite(similarity)
     others[row] = False
     right = others & (step.verdict == RIGHT)
+    true, predicted = (step.classes.codes(role, step.file.classes) for role in ("true", "predicted"))
     return Neighbours(
         "embedding" if predictions.run.embedding else "logits",
         similarity,
         _nearest(similarity, others, limit),
-        _nearest(similarity, right & (step.label == step.label[row]), OF_CLASS),
-        _nearest(similarity, right & (step.label == step.predicted[row]), OF_CLASS),
+        _nearest(similarity, right & (true == true[row]), OF_CLASS),
+        _nearest(similarity, right & (true == predicted[row]), OF_CLASS),
     )
 
 
@@ -115,4 +117,4 @@ def _unit_vectors(parts: Sequence[PartFile], step: StepRows) -> Iterator[Vectors
         for batch, vectors in read_vectors(part):
             length = np.linalg.norm(vectors, axis=1, keepdims=True)
             unit = (vectors / np.where(length > 0, length, 1)).astype(np.float32)
-            yield np.searchsorted(ids, batch.id[batch.predicted >= 0]), unit
+            yield np.searchsorted(ids, batch.id[batch.is_scored]), unit

@@ -6,17 +6,18 @@ from its unpacked folder, the names inside the archive are compared, then the di
 and file name, if no image of either step shares them with another.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from predboard.config.rows import ChangeKind
 from predboard.predictions.schema import hash_refs
-from predboard.tab.columns import FAILED, RIGHT, WRONG, StepRows
+from predboard.tab.columns import StepRows
+from predboard.tab.row_classes import FAILED, NO_CODE, RIGHT, WRONG, place_of_names
 
 BY_NAME = "name of the image"
 """What images are recognised by where their keys agree."""
@@ -34,7 +35,6 @@ class StepPair:
     old_row: NDArray[np.int32]  # [rows of `new`] place in `old`, -1 if the image is not in it
     joined_by: str
     """What the images were recognised by."""
-    old_class: NDArray[np.int32]  # [classes of `old`] place of each among the classes of `new`, -1 if it is not there
 
     @cached_property
     def both(self) -> int:
@@ -50,23 +50,50 @@ class StepPair:
         return int(((self.old_row >= 0) & (new != 0) & (old != 0) & (new != old)).sum())
 
     @cached_property
-    def old_predicted(self) -> NDArray[np.int32]:
-        """Predicted class in `old`, as a class of `new`, int32 [rows]; -1 if there is none."""
-        return self._old_classes(self.old.predicted)
+    def true(self) -> tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]]]:
+        """Codes of the true classes in `old` and in `new`, each [rows]; NO_CODE for none."""
+        return self._codes("true")
 
     @cached_property
-    def old_label(self) -> NDArray[np.int32]:
-        """True class in `old`, as a class of `new`, int32 [rows]; -1 if there is none."""
-        return self._old_classes(self.old.label)
+    def predicted(self) -> tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]]]:
+        """Codes of the predicted classes in `old` and in `new`, each [rows]; NO_CODE for none."""
+        return self._codes("predicted")
 
-    def _old_classes(self, classes: NDArray[np.int32]) -> NDArray[np.int32]:
-        names = np.append(self.old_class, np.int32(-1))
-        return np.where(self.old_row >= 0, names[classes[self.old_row]], np.int32(-1))
+    def _codes(self, role: str) -> tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]]]:
+        old, new = (step.classes.codes(role, self.new.file.classes) for step in (self.old, self.new))
+        return np.where(self.old_row >= 0, old[self.old_row], old.dtype.type(NO_CODE)), new
+
+    def old_has(self, wanted: Sequence[int]) -> NDArray[np.bool_]:
+        """Return for which rows `old` predicted one of some classes of `new`, bool [rows]; -1 is none."""
+        place = place_of_names(self.new.file.classes, self.old.file.classes).tolist()
+        there = [place[index] if index >= 0 else -1 for index in wanted if index < 0 or place[index] >= 0]
+        if not there:
+            return np.zeros(self.new.rows, bool)
+        return np.asarray((self.old_row >= 0) & self.old.classes.has("predicted", there)[self.old_row])
+
+    def describe_old(self, rows: NDArray[np.integer[Any]]) -> list[dict[str, Any] | None]:
+        """Return the classes and the confidence that some rows had in `old`; None for those that are not in it."""
+        places = self.old_row[rows]
+        there = places[places >= 0]
+        name = [*place_of_names(self.old.file.classes, self.new.file.classes).tolist(), -1]
+        described = iter(self.old.classes.describe(there))
+        confidence = iter(self.old.numbers("confidence")[there].tolist())
+        return [self._describe_old(next(described), name, next(confidence)) if at >= 0 else None for at in places]
+
+    @staticmethod
+    def _describe_old(described: dict[str, Any], name: Sequence[int], confidence: float) -> dict[str, Any]:
+        """Return a description whose classes are those of `new`."""
+        for role, value in described.items():
+            if isinstance(value, list):
+                described[role] = sorted(name[index] for index in value)
+            elif isinstance(value, int):
+                described[role] = name[value]
+        return {**described, "conf": confidence}
 
     @cached_property
     def nbytes(self) -> int:
         """Bytes of the arrays, when all are there."""
-        return 4 * self.old_row.nbytes
+        return 6 * self.old_row.nbytes
 
     def mask(self, kind: str) -> NDArray[np.bool_]:
         """Return which rows changed in one of the ways of `KINDS`, bool [rows], as `predboard compare` counts them.
@@ -77,12 +104,13 @@ class StepPair:
         paired = self.old_row >= 0
         if kind == "only":
             return ~paired
-        paired &= (self.new.verdict != FAILED) & (self.old_predicted >= 0)
-        alike = self.old_label == self.new.label
+        old_predicted, predicted = self.predicted
+        paired &= (self.new.verdict != FAILED) & (old_predicted != NO_CODE)
+        alike = np.equal(*self.true)
         if kind == "labels_differ":
             return np.asarray(paired & ~alike)
-        was = self.old_predicted == self.old_label
-        changed = self.old_predicted != self.new.predicted
+        was = self.old.verdict[self.old_row] == RIGHT
+        changed = old_predicted != predicted
         right, wrong = self.new.verdict == RIGHT, self.new.verdict == WRONG
         chosen = {
             "fixed": lambda: right & ~was,
@@ -110,8 +138,8 @@ def pair_steps(new: StepRows, old: StepRows) -> StepPair:
         old_row = match_keys(a, b, partial(new.sorted_by, name, a), partial(old.sorted_by, name, b))
         old_row[a == 0] = -1  # no digest
         if (old_row >= 0).any():
-            return StepPair(new, old, old_row, joined_by, _map_classes(new, old))
-    return StepPair(new, old, np.full(new.rows, -1, np.int32), "", _map_classes(new, old))
+            return StepPair(new, old, old_row, joined_by)
+    return StepPair(new, old, np.full(new.rows, -1, np.int32), "")
 
 
 def _hash_names(step: StepRows, what: str, part: Callable[[str], str]) -> NDArray[np.int64]:
@@ -134,13 +162,6 @@ def _tail(ref: str) -> str:
 def _unique(keys: NDArray[np.int64]) -> NDArray[np.int64] | None:
     """Return keys if none occurs twice, else None."""
     return keys if len(np.unique(keys)) == len(keys) else None
-
-
-def _map_classes(new: StepRows, old: StepRows) -> NDArray[np.int32]:
-    place = {name: i for i, name in reversed(list(enumerate(new.file.classes)))}
-    if new.file.classes == old.file.classes:
-        return np.arange(len(new.file.classes), dtype=np.int32)
-    return np.array([place.get(name, -1) for name in old.file.classes], np.int32)
 
 
 def match_keys(

@@ -50,6 +50,10 @@ class Query:
     """True classes; -1 is none."""
     predicted: tuple[int, ...] = ()
     """Predicted classes; -1 is none."""
+    missed: tuple[int, ...] = ()
+    """True classes that were not predicted; -1 is none, where rows have several labels each."""
+    wrongly_predicted: tuple[int, ...] = ()
+    """Predicted classes that are not true, likewise."""
     right: bool | None = None
     state: str = ""
     """One of `STATES`."""
@@ -90,7 +94,8 @@ def read_query(parameters: Mapping[str, Sequence[str]]) -> Query:
     >>> query.true, query.right, query.ranges
     ((3,), False, (Range(column='confidence', low=0.9, high=None),))
     """
-    own = {"true", "pred", "right", "state", "q", "tag", "suspect", "other", "kind", "was", "lasso", *OWN_NUMBERS}
+    own = {"true", "pred", "missed", "wrongly_predicted", *OWN_NUMBERS}
+    own |= {"right", "state", "q", "tag", "suspect", "other", "kind", "was", "lasso"}
     for name in own & parameters.keys():
         if len(parameters[name]) > 1:
             raise InputError(f"{name} is given {len(parameters[name])} times: expected once")
@@ -108,6 +113,8 @@ def read_query(parameters: Mapping[str, Sequence[str]]) -> Query:
     return Query(
         true=_read_classes("true", given),
         predicted=_read_classes("pred", given),
+        missed=_read_classes("missed", given),
+        wrongly_predicted=_read_classes("wrongly_predicted", given),
         right={None: None, "0": False, "1": True}[_one_of("right", given, ("0", "1"))],
         state=_one_of("state", given, STATES) or "",
         ranges=tuple(ranges),

@@ -99,7 +99,7 @@ class Routes:
             step = run.rows.last
             _, rows = self._view.rows(Query(), run, step, "loss", True, 0, 1)
             self._view.describe_rows(Query(), run, step, rows)
-            _ = step.cells
+            _ = step.classes.cells
             release_memory()
 
     def read(self, name: str, parameters: Parameters) -> Answer:
@@ -140,7 +140,7 @@ class Routes:
             mask = self._view.mask(query.without("predicted", "was"), request.run, request.step)
             cells = selection.change_matrix(self._view.runs.pair(request.step, query.other), mask)
         else:
-            mask = self._view.mask(query.without("true", "predicted"), request.run, request.step)
+            mask = self._view.mask(query.without(*request.step.classes.matrix), request.run, request.step)
             cells = selection.confusion(request.step, mask)
         return Answer(cells.astype("<i4").tobytes(), BINARY)
 
@@ -171,7 +171,7 @@ class Routes:
         points = request.run.points(request.step)
         if points is None:
             raise NotFoundError("there is no map of the images: run predboard visualize --map always")
-        planes = [*points, request.step.label, request.step.predicted]
+        planes = [*points, request.step.verdict, *map(request.step.classes.first, ("true", "predicted"))]
         content = b"".join(plane.astype("<i2").tobytes() for plane in planes)
         return Answer(content, BINARY, immutable=request.is_current)
 

@@ -124,6 +124,8 @@ def query_parameters(config: QueryConfig, step: StepRows) -> dict[str, str]:
     given |= {
         "true": _class_numbers("--true", config.true, step.file.classes),
         "pred": _class_numbers("--predicted", config.predicted, step.file.classes),
+        "missed": _class_numbers("--missed", config.missed, step.file.classes),
+        "wrongly_predicted": _class_numbers("--wrongly-predicted", config.wrongly_predicted, step.file.classes),
     }
     for clause in config.where:
         column, equals, value = clause.partition("=")
@@ -192,8 +194,8 @@ def _read_inside(root: str, ref: str) -> bytes:
 
 def _copy_name(number: int, step: StepRows, row: int, ref: str) -> str:
     """Return a name for the copy of an image: its number, its classes and its own name, without special characters."""
-    true, predicted = int(step.label[row]), int(step.predicted[row])
-    classes = [step.file.classes[index] if index >= 0 else "unknown" for index in (true, predicted)]
-    words = [*classes, re.split(r"[/\\#]", ref)[-1]]
+    classes = [step.classes.names(role, np.array([row]))[0] for role in ("true", "predicted")]
+    texts = ["+".join(names) or "nothing" if isinstance(names, list) else names or "unknown" for names in classes]
+    words = [*texts, re.split(r"[/\\#]", ref)[-1]]
     true_name, predicted_name, name = (re.sub(r"[^\w.-]+", "_", word)[-NAME_CHARACTERS:] for word in words)
     return f"{number:05d}_{true_name}_as_{predicted_name}_{name}"

@@ -3,7 +3,7 @@
 All functions are pure: from columns, masks and numbers to arrays. A mask is bool [rows], or None for all rows.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from predboard.errors import InputError
 from predboard.predictions.arrow import as_arrow, as_numpy
-from predboard.tab.columns import FAILED, RIGHT, UNLABELLED, WRONG, StepRows
+from predboard.tab.columns import StepRows
 from predboard.tab.pairs import StepPair
 from predboard.tab.query import Query, Range, Values
+from predboard.tab.row_classes import FAILED, RIGHT, ROLES, UNLABELLED, WRONG
 
 Mask = NDArray[np.bool_] | None
 
@@ -69,11 +70,9 @@ def select(query: Query, step: StepRows, inputs: QueryInputs | None = None) -> M
 
 
 def _clauses(query: Query, step: StepRows, inputs: QueryInputs) -> Iterator[NDArray[np.bool_]]:
-    classes = len(step.file.classes)
-    if query.true:
-        yield _is_one_of(step.label, query.true, classes)
-    if query.predicted:
-        yield _is_one_of(step.predicted, query.predicted, classes)
+    for role in ROLES:
+        if wanted := getattr(query, role):
+            yield _has_class(step, role, wanted)
     if query.right is not None:
         yield step.verdict == (RIGHT if query.right else WRONG)
     if query.state == "labelled":
@@ -82,8 +81,8 @@ def _clauses(query: Query, step: StepRows, inputs: QueryInputs) -> Iterator[NDAr
         yield step.verdict == (FAILED if query.state == "failed" else UNLABELLED)
     for span in query.ranges:
         yield _is_between(step, span)
-    for wanted in query.values:
-        yield _has_value(step, wanted)
+    for values in query.values:
+        yield _has_value(step, values)
     if query.tags:
         yield _needed(inputs.tagged, "there are no tags")
     if query.suspect:
@@ -94,7 +93,8 @@ def _clauses(query: Query, step: StepRows, inputs: QueryInputs) -> Iterator[NDAr
         yield _needed(inputs.pair, "there is nothing to compare with").mask(query.kind)
     if query.was:
         pair = _needed(inputs.pair, "there is nothing to compare with")
-        yield _is_one_of(pair.old_predicted, query.was, classes) & (pair.old_row >= 0)
+        _has_class(step, "predicted", query.was)
+        yield pair.old_has(query.was)
     if query.lasso:
         points = _needed(inputs.points, "there is no map of this step")
         yield is_inside(points, np.array(query.lasso))
@@ -106,14 +106,11 @@ def _needed(value: Any, why_not: str) -> Any:
     return value
 
 
-def _is_one_of(column: NDArray[np.int32], wanted: tuple[int, ...], classes: int) -> NDArray[np.bool_]:
+def _has_class(step: StepRows, role: str, wanted: Sequence[int]) -> NDArray[np.bool_]:
+    classes = len(step.file.classes)
     if wrong := [index for index in wanted if index >= classes]:
         raise InputError(f"there is no class {wrong[0]}: expected 0 to {classes - 1}, or -1 for none")
-    if len(wanted) == 1:
-        return np.asarray(column == wanted[0])
-    chosen = np.zeros(classes + 1, bool)
-    chosen[list(wanted)] = True  # the last one is that of -1
-    return np.asarray(chosen[column])
+    return step.classes.has(role, wanted)
 
 
 def _is_between(step: StepRows, span: Range) -> NDArray[np.bool_]:
@@ -281,8 +278,11 @@ def _text_ranks(texts: pa.ChunkedArray) -> NDArray[np.float64]:
 
 
 def confusion(step: StepRows, mask: Mask) -> NDArray[np.int32]:
-    """Count the cells of the confusion matrix, int32 [3, cells]: true class, predicted class, images."""
-    order, starts, cells = step.cells
+    """Count the cells of the confusion matrix, int32 [3, cells]: class of the row, class of the column, images.
+
+    Rows and columns are those of `RowClasses.matrix`: true and predicted classes, or missed and wrongly predicted ones.
+    """
+    order, starts, cells = step.classes.cells
     if not len(cells):
         return np.zeros((3, 0), np.int32)
     if mask is None:
@@ -290,17 +290,19 @@ def confusion(step: StepRows, mask: Mask) -> NDArray[np.int32]:
     else:
         counts = np.add.reduceat(mask[order].view(np.uint8), starts, dtype=np.int32)
         cells, counts = cells[counts > 0], counts[counts > 0]
-    classes = len(step.file.classes)
-    return np.stack([cells // classes, cells % classes, counts]).astype(np.int32)
+    return np.stack([*np.divmod(cells, step.classes.axis), counts]).astype(np.int32)
 
 
 def change_matrix(pair: StepPair, mask: Mask) -> NDArray[np.int32]:
     """Count old predictions against new ones, int32 [3, cells]: old class, new class, images."""
+    if pair.new.classes.is_multi_label:
+        raise InputError("there is no matrix of changes where images have several labels: filter by kind and was")
     classes = len(pair.new.file.classes)
-    known = (pair.old_predicted >= 0) & (pair.new.predicted >= 0)
+    old, new = pair.predicted
+    known = (old >= 0) & (new >= 0)
     if mask is not None:
         known &= mask
-    cell = pair.old_predicted[known].astype(np.int64) * classes + pair.new.predicted[known]
+    cell = old[known].astype(np.int64) * classes + new[known]
     cells, counts = np.unique(cell, return_counts=True)
     return np.stack([cells // classes, cells % classes, counts]).astype(np.int32)
 
@@ -362,17 +364,13 @@ def value_counts(step: StepRows, mask: Mask, column: str) -> tuple[VerdictCounts
     return _split_verdicts(0, len(values), chosen, whole), values
 
 
-def class_counts(step: StepRows, mask: Mask, column: str) -> VerdictCounts:
-    """Count rows by their true class (`label`) or predicted one (`predicted`), and their verdict."""
+def class_counts(step: StepRows, mask: Mask, role: str) -> VerdictCounts:
+    """Count rows by each class that they have in a role, and their verdict."""
     classes = len(step.file.classes)
-    index = step.numbers(column)
-
-    def combine() -> NDArray[np.int64]:
-        return np.where(index < 0, classes, index).astype(np.int64) * _VERDICTS + step.verdict
-
-    code = step.derived(f"verdicts of {column}", combine)
-    whole = _count_verdicts(code, classes + 1)[:classes]
-    chosen = whole if mask is None else _count_verdicts(code[mask], classes + 1)[:classes]
+    rows, index = step.classes.entries(role)
+    code = index * _VERDICTS + step.verdict[rows]
+    whole = _count_verdicts(code, classes)
+    chosen = whole if mask is None else _count_verdicts(code[mask[rows]], classes)
     return _split_verdicts(0, classes, chosen, whole)
 
 
@@ -402,8 +400,10 @@ def threshold_curve(step: StepRows, mask: Mask, index: int | None = None) -> Thr
         labelled &= mask
     rows = int(labelled.sum())
     if index is not None:
-        rows = int((labelled & _is_one_of(step.label, (index,), len(step.file.classes))).sum())
-        labelled &= step.predicted == index
+        if step.classes.is_multi_label:
+            raise InputError("there is no curve of one class where images have several labels: leave class out")
+        rows = int((labelled & _has_class(step, "true", [index])).sum())
+        labelled &= _has_class(step, "predicted", [index])
 
     def place() -> NDArray[np.uint16]:
         confidence = np.nan_to_num(step.numbers("confidence"))

@@ -6,6 +6,7 @@ import {copy} from './host.js';
 import {
   changes,
   className,
+  classWords,
   columnOf,
   cursor,
   go,
@@ -20,7 +21,7 @@ import {
   version,
   view,
 } from './state.js';
-import {CROSS, mark, show, verdict} from './gallery.js';
+import {CROSS, labelNames, mark, show} from './gallery.js';
 import {formatValues, keyOf, percent, short} from './query.js';
 import {suspectBar, tagButtons} from './tags.js';
 import {zoom} from './dialogs.js';
@@ -135,7 +136,11 @@ export function detail() {
 function heading() {
   const row = opened.value;
   if (!row) return null;
-  const word = verdict(row);
+  const word = row.verdict;
+  /** @param {string} text @param {Classes | undefined} of */
+  const line = (text, of) =>
+    h('div', null, h('span', {class: 'faint'}, text, ' '), h('bdi', null, classWords(of)));
+  const several = Array.isArray(row.pred);
   if (word === 'failed')
     return h(
       'div',
@@ -150,17 +155,19 @@ function heading() {
       'div',
       null,
       mark(word),
-      h('bdi', {class: 'name'}, className(row.pred)),
+      several ? labelNames(row) : h('bdi', {class: 'name'}, className(row.pred)),
       h('span', {class: 'number'}, percent(row.conf)),
     ),
-    word === 'wrong' ? h('div', null, h('span', {class: 'faint'}, 'true '), h('bdi', null, className(row.true))) : null,
+    word === 'wrong' ? line('true', row.true) : null,
+    row.missed?.length ? line('missed', row.missed) : null,
+    row.wrongly_predicted?.length ? line('wrongly predicted', row.wrongly_predicted) : null,
     word === 'unlabelled' ? h('div', {class: 'faint'}, 'no label') : null,
     row.old
       ? h(
           'div',
           null,
           h('span', {class: 'faint'}, `before, in ${view.value.other} `),
-          h('bdi', null, className(row.old.pred)),
+          h('bdi', null, classWords(row.old.pred)),
           ' ',
           h('span', {class: 'number faint'}, percent(row.old.conf)),
         )
@@ -229,7 +236,8 @@ function bars() {
     'table',
     {class: 'top', 'aria-label': 'most probable classes'},
     row.top.map((/** @type {[number, number]} */ [index, p]) => {
-      const kind = index === row.true ? 'right' : index === row.pred ? 'wrong' : '';
+      const has = (/** @type {any} */ of) => (Array.isArray(of) ? of.includes(index) : of === index);
+      const kind = has(row.true) ? 'right' : has(row.pred) ? 'wrong' : '';
       return h(
         'tr',
         null,
@@ -275,14 +283,14 @@ function elsewhere() {
           {class: 'steps'},
           steps.map(one => {
             const current = one.run === run.value?.name && String(one.step) === step.value;
-            const word = verdict({...one, conf: null});
+            const word = one.verdict;
             return h(
               'button',
               {
                 id: `seen-${one.run}-${one.step}`,
                 class: `seen ${word}`,
                 'aria-current': current ? 'true' : null,
-                title: `${className(one.pred).slice(0, 300)} ${percent(one.conf)}, loss ${short(one.loss)}`,
+                title: `${classWords(one.pred).slice(0, 300)} ${percent(one.conf)}, loss ${short(one.loss)}`,
                 onclick: () => go({run: one.run, step: String(one.step), image: one.key ?? row.key}),
               },
               h('small', null, `step ${one.step}`),
@@ -290,7 +298,7 @@ function elsewhere() {
                 'span',
                 null,
                 mark(word),
-                h('bdi', {class: 'name clip'}, one.pred < 0 ? 'not readable' : className(one.pred)),
+                h('bdi', {class: 'name clip'}, word === 'failed' ? 'not readable' : classWords(one.pred)),
               ),
               h('small', {class: 'number'}, percent(one.conf)),
             );
@@ -320,21 +328,23 @@ function neighbours() {
               const image = h('img', {alt: ''});
               const of = run.peek();
               if (of) show(image, of, step.peek(), row, 128);
-              const word = verdict(row);
+              const word = row.verdict;
               return h(
                 'button',
                 {
                   class: `near ${word}`,
-                  title: `${percent(row.conf)}, true: ${className(row.true)}`.slice(0, 300),
+                  title: `${percent(row.conf)}, true: ${classWords(row.true)}`.slice(0, 300),
                   onclick: () => go({image: row.key}),
                 },
                 image,
-                h('span', {class: 'clip'}, mark(word), h('bdi', {class: 'name'}, className(row.pred))),
+                h('span', {class: 'clip'}, mark(word), h('bdi', {class: 'name'}, classWords(row.pred))),
               );
             }),
           ),
         ]
       : null;
+  /** @param {any[] | undefined} rows @param {Classes} of */
+  const rightOnes = (rows, of) => strip(rows, ['right ones of ', h('bdi', null, classWords(of))]);
   return h(
     'details',
     {
@@ -352,10 +362,8 @@ function neighbours() {
       if (!data || !row) return open.value ? h('p', {class: 'faint'}, 'Looking…') : null;
       return [
         strip(data.rows, `nearest by ${data.by}`),
-        row.true >= 0 ? strip(data.of_true, ['right ones of ', h('bdi', null, className(row.true))]) : null,
-        row.pred >= 0 && row.pred !== row.true
-          ? strip(data.of_pred, ['right ones of ', h('bdi', null, className(row.pred))])
-          : null,
+        row.verdict === 'unlabelled' ? null : rightOnes(data.of_true, row.true),
+        row.verdict === 'right' ? null : rightOnes(data.of_pred, row.pred),
       ];
     },
   );

@@ -7,6 +7,7 @@ import {
   chooseRange,
   chosen,
   className,
+  classWords,
   cursor,
   go,
   list,
@@ -52,10 +53,6 @@ export function setSide(value) {
   }
 }
 
-/** @param {Row} row */
-export const verdict = row =>
-  row.pred < 0 ? 'failed' : row.true < 0 ? 'unlabelled' : row.true === row.pred ? 'right' : 'wrong';
-
 /** @param {string} word */
 export const mark = word => (word === 'right' ? icon(TICK, 'right') : word === 'wrong' ? icon(CROSS, 'wrong') : null);
 
@@ -63,10 +60,12 @@ export const mark = word => (word === 'right' ? icon(TICK, 'right') : word === '
  * @param {Row} row @returns {[any, any]} two lines */
 function captions(row) {
   const now = view.value;
-  const word = verdict(row);
-  if (word === 'failed') return [h('b', null, 'not readable'), row.true >= 0 ? className(row.true) : ''];
+  const {verdict: word, true: label, pred} = row;
+  if (word === 'failed') return [h('b', null, 'not readable'), label === null || label === -1 ? '' : classWords(label)];
+  if (typeof pred !== 'number' || typeof label !== 'number') return setCaptions(row);
   const common = {pred: classesOf(now.pred).length === 1, true: classesOf(now.true).length === 1};
-  const against = word === 'wrong' && !common.true ? row.true : (row.old?.pred ?? row.pred);
+  const before = typeof row.old?.pred === 'number' ? row.old.pred : pred;
+  const against = word === 'wrong' && !common.true ? label : before;
   /** @param {number} index @param {number} other */
   const name = (index, other) =>
     h(
@@ -76,27 +75,55 @@ function captions(row) {
     );
   const first = [
     mark(word),
-    common.pred && now.true ? null : name(row.pred, against),
+    common.pred && now.true ? null : name(pred, against),
     h('span', {class: 'number'}, tight(row.conf)),
   ];
   if (row.old) {
-    const same = row.old.pred === row.pred;
+    const same = before === pred;
     return [
       first,
       [
         h('span', {class: 'faint'}, same ? 'as before' : 'was '),
-        same ? null : name(row.old.pred, row.pred),
+        same ? null : name(before, pred),
         h('span', {class: 'number faint'}, tight(row.old.conf)),
       ],
     ];
   }
   if (row.suggested !== undefined && now.suspect)
-    return [first, [h('span', {class: 'faint'}, 'labelled '), name(row.true, row.pred)]];
+    return [first, [h('span', {class: 'faint'}, 'labelled '), name(label, pred)]];
   if (common.pred && common.true && sortWords(row))
     return [first, h('span', {class: 'faint'}, `${sort.value} ${sortWords(row)}`)];
   const second =
-    word === 'wrong' && !common.true ? [h('span', {class: 'faint'}, 'true '), name(row.true, row.pred)] : [];
+    word === 'wrong' && !common.true ? [h('span', {class: 'faint'}, 'true '), name(label, pred)] : [];
   return [first, [...second, h('span', {class: 'number faint', title: sort.value}, sortWords(row))]];
+}
+
+/** Predicted labels, the wrong ones among them in their colour; below them what was missed. @param {Row} row
+ * @returns {[any, any]} two lines */
+function setCaptions(row) {
+  const faint = (/** @type {any} */ text) => h('span', {class: 'faint'}, text);
+  const first = [mark(row.verdict), labelNames(row), h('span', {class: 'number'}, tight(row.conf))];
+  if (row.old) {
+    const same = String(row.old.pred) === String(row.pred);
+    const was = h('bdi', {class: 'name'}, classWords(row.old.pred));
+    return [first, same ? faint('as before') : [faint('was '), was]];
+  }
+  const missed = row.missed?.length ? [faint('missed '), h('bdi', {class: 'name'}, classWords(row.missed))] : null;
+  return [first, [missed, h('span', {class: 'number faint', title: sort.value}, sortWords(row))]];
+}
+
+/** @param {Row} row */
+export function labelNames(row) {
+  const names = Array.isArray(row.pred) && row.pred.length ? row.pred : [];
+  return h(
+    'bdi',
+    {class: 'name labels', title: classWords(row.pred).slice(0, 300)},
+    names.length ? null : 'nothing',
+    names.map((index, i) => [
+      i ? ', ' : '',
+      h('span', {class: row.wrongly_predicted?.includes(index) ? 'bad' : ''}, className(index).slice(0, 200)),
+    ]),
+  );
 }
 
 /** @param {number | null} value */
@@ -222,7 +249,7 @@ const isChosen = row => Boolean(row && chosen.value.has(row.key));
 /** @param {number} index @param {Row | undefined} row */
 export const look = (index, row) =>
   [
-    row ? verdict(row) : 'empty',
+    row ? row.verdict : 'empty',
     isChosen(row) ? 'chosen' : '',
     cursor.value === index ? 'cursor' : '',
     openIndex.value === index ? 'open' : '',

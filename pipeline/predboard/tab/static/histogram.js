@@ -185,9 +185,12 @@ export const bar = (id, on, title, act, name, parts, number) =>
     ),
   );
 
-/** @param {Column} column @param {() => boolean} shown @param {string} [key] */
-function category(column, shown, key = keyOf(column)) {
-  const ofClass = key === 'pred';
+/** @param {string} key @param {string} words @param {() => boolean} shown */
+const labels = (key, words, shown) => category({name: CLASS_KEYS[key], kind: 'category'}, shown, key, words);
+
+/** @param {Column} column @param {() => boolean} shown @param {string} [key] @param {string} [title] */
+function category(column, shown, key = keyOf(column), title = column.name) {
+  const ofClass = key in CLASS_KEYS;
   const counts = resource(addressOf(column, shown, key), getLater);
   /** @param {string | null} value */
   const words = value => (value === null ? 'none' : ofClass ? className(Number(value)) : value);
@@ -209,7 +212,7 @@ function category(column, shown, key = keyOf(column)) {
   return h(
     'figure',
     {class: 'category', 'data-stale': () => counts.value.stale},
-    h('figcaption', null, h('bdi', {class: 'clip'}, column.name)),
+    h('figcaption', null, h('bdi', {class: 'clip'}, title)),
     failure(counts),
     h('ol', {class: 'bars'}, () => {
       const most = Math.max(1, ...rows.value.map(row => row.all));
@@ -236,11 +239,14 @@ function category(column, shown, key = keyOf(column)) {
   );
 }
 
+/** What the columns of classes are called, by the keys of their filters. @type {Record<string, string>} */
+const CLASS_KEYS = {true: 'label', pred: 'predicted'};
+
 /** @param {string} key */
-const valuesOf = key => parseValues(key === 'pred' ? view.value[key]?.replaceAll(',', '|') : view.value[key]);
+const valuesOf = key => parseValues(key in CLASS_KEYS ? view.value[key]?.replaceAll(',', '|') : view.value[key]);
 
 /** @param {string} key @param {(string | null)[]} values */
-const listOf = (key, values) => (key === 'pred' ? values.join() : formatValues(values));
+const listOf = (key, values) => (key in CLASS_KEYS ? values.join() : formatValues(values));
 
 /** What was predicted, where there is no label to hold it against. */
 export function predicted() {
@@ -248,7 +254,7 @@ export function predicted() {
   return h(
     'section',
     {class: 'columns scroll', hidden: () => !shown()},
-    category({name: 'predicted', kind: 'category'}, shown, 'pred'),
+    labels('pred', 'predicted', shown),
   );
 }
 
@@ -283,6 +289,7 @@ export function columnsPane() {
       {class: 'faint'},
       'Drag over a histogram, or click a value; with Shift several. Shares are of wrong images.',
     ),
+    () => run.value?.multi_label && [labels('true', 'true labels', shown), labels('pred', 'predicted labels', shown)],
     () => {
       void names.value;
       return rest.peek().map(column => {

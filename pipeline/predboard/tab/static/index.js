@@ -29,8 +29,8 @@ import {
 } from './state.js';
 import {filtersOf} from './query.js';
 import {bar, chips, comparison, copyLink, otherStep} from './bar.js';
-import {CHANGE, matrix, TRUTH} from './matrix.js';
-import {pairs} from './pairs.js';
+import {matrix} from './matrix.js';
+import {CHANGE, pairs, TRUTH} from './pairs.js';
 import {columnsPane, predicted, scores} from './histogram.js';
 import {copyPath, detail, openAt, openNext, opened} from './detail.js';
 import {gallery} from './gallery.js';

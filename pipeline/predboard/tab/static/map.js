@@ -32,9 +32,9 @@ void main() {
 
 /** @param {ArrayBuffer} body @returns {Points} */
 function decode(body) {
-  const n = body.byteLength / 8;
+  const n = body.byteLength / 10;
   const plane = (/** @type {number} */ at) => new Int16Array(body, 2 * n * at, n);
-  return {n, x: plane(0), y: plane(1), true: plane(2), pred: plane(3)};
+  return {n, x: plane(0), y: plane(1), verdict: plane(2), true: plane(3), pred: plane(4)};
 }
 
 export function map() {
@@ -211,7 +211,7 @@ export function map() {
     image,
     () => {
       const [data, id] = [points.value.data, hovered.value];
-      if (!data || id < 0) return null;
+      if (!data || id < 0 || run.value?.multi_label) return null;
       return h(
         'div',
         {class: 'clip'},
@@ -236,8 +236,12 @@ export function map() {
         h('select', {'aria-label': 'Colour by', onchange: e => go({colour: e.target.value}, true)}, () =>
           [
             ['', 'verdict'],
-            ['true', 'true class'],
-            ['pred', 'predicted class'],
+            ...(run.value?.multi_label
+              ? []
+              : [
+                  ['true', 'true class'],
+                  ['pred', 'predicted class'],
+                ]),
             ...filterable.value.map(column => [column.name, column.name]),
           ].map(([value, words]) => h('option', {value, selected: value === by()}, words.slice(0, 60))),
         ),
@@ -304,8 +308,8 @@ const colouring = (data, by, values) => {
     const [lo, hi] = [column.lo ?? 0, column.hi ?? 1];
     return i => (Number.isNaN(numbers[i]) ? none : light(Math.max(0, Math.min(1, (numbers[i] - lo) / (hi - lo || 1)))));
   }
-  const [right, wrong, unknown] = [rgb('--right'), rgb('--wrong'), rgb('--unknown')];
-  return i => (data.true[i] < 0 || data.pred[i] < 0 ? unknown : data.true[i] === data.pred[i] ? right : wrong);
+  const colours = [rgb('--right'), rgb('--wrong'), rgb('--unknown'), rgb('--unknown')];
+  return i => colours[data.verdict[i]];
 };
 
 /** @type {Paint} */
@@ -315,7 +319,7 @@ const paint = (data, mask, colourOf, _theme) => {
   const begins = [0, 0, 0, 0, 0];
   for (let i = 0; i < n; i++) {
     const selected = (mask[i >> 3] >> (i & 7)) & 1;
-    level[i] = selected ? (data.true[i] >= 0 && data.true[i] !== data.pred[i] ? 2 : 1) : 0;
+    level[i] = selected ? (data.verdict[i] === 1 ? 2 : 1) : 0;
     if (data.x[i] < -UNIT) level[i] = 3; // it has no place, and comes after all that are drawn
     begins[level[i] + 1]++;
   }

@@ -2,29 +2,10 @@
 /** The confusion matrix on a canvas, for any number of classes. It knows nothing of single images. */
 import {computed, effect, h, signal, sizeOf} from './elements.js';
 import {failure, getJson, resource} from './api.js';
-import {aggregate, getCells, mostConfused} from './pairs.js';
+import {aggregate, classCount, getCells, mostConfused} from './pairs.js';
 import {className, dark, go, pane, queryWithout, run, step, version, view} from './state.js';
 import {draw, drawCells, LABELS} from './matrix_canvas.js';
 import {classesOf, images, percent} from './query.js';
-
-/** @type {Axes} */
-export const TRUTH = {
-  rowKey: 'true',
-  columnKey: 'pred',
-  rowWord: 'true',
-  columnWord: 'predicted',
-  axes: '',
-  name: 'matrix',
-};
-/** @type {Axes} */
-export const CHANGE = {
-  rowKey: 'was',
-  columnKey: 'pred',
-  rowWord: 'before',
-  columnWord: 'now',
-  axes: 'old',
-  name: 'changes',
-};
 
 const LEAST = 4; // classes that are shown when zoomed in most
 
@@ -45,7 +26,7 @@ export function matrix(axes) {
     async (address, abort) => /** @type {number[]} */ ((await getJson(address, abort)).order),
   );
 
-  const counts = computed(() => aggregate(cells.value.data, run.value?.classes.length ?? 0));
+  const counts = computed(() => aggregate(cells.value.data));
   const order = computed(() => {
     const names = run.value?.classes ?? [];
     const all = names.map((_, index) => index);
@@ -58,10 +39,10 @@ export function matrix(axes) {
       const worst = mostConfused(cells.value.data, most);
       list = list.filter(index => worst.has(index));
     }
-    return list;
+    return run.value?.multi_label ? [...list, all.length] : list; // the last is nothing
   });
   const place = computed(() => {
-    const places = new Int32Array(run.value?.classes.length ?? 0).fill(-1);
+    const places = new Int32Array(classCount()).fill(-1);
     order.value.forEach((index, at) => {
       places[index] = at;
     });
@@ -118,15 +99,11 @@ export function matrix(axes) {
   });
   effect(() => {
     if (layer.value)
-      draw(
-        canvas,
-        layer.value,
-        cursor.value,
-        classesOf(view.value[axes.rowKey]),
-        classesOf(view.value[axes.columnKey]),
-      );
+      draw(canvas, layer.value, cursor.value, chosenOf(axes.rowKey), chosenOf(axes.columnKey));
   });
 
+  /** @param {string} key */
+  const chosenOf = key => classesOf(view.value[key]).map(index => (index < 0 ? classCount() - 1 : index));
   const scale = () => (size.peek() - LABELS) / part.peek().k;
   /** @param {PointerEvent | MouseEvent} event */
   function at(event) {
@@ -192,8 +169,11 @@ export function matrix(axes) {
   /** @param {Spot | null} cell */
   function pick(cell) {
     if (!cell) return;
-    const row = cell.y < 0 ? '' : String(order.peek()[cell.y]);
-    const column = cell.x < 0 ? '' : String(order.peek()[cell.x]);
+    const value = (/** @type {number} */ at) => {
+      const index = order.peek()[at];
+      return at < 0 ? '' : String(run.peek()?.classes.length === index ? -1 : index);
+    };
+    const [row, column] = [value(cell.y), value(cell.x)];
     const now = view.peek();
     const again = (now[axes.rowKey] ?? '') === row && (now[axes.columnKey] ?? '') === column;
     go({[axes.rowKey]: again ? '' : row, [axes.columnKey]: again ? '' : column, ...(again ? {} : {right: ''})});
@@ -236,12 +216,19 @@ export function matrix(axes) {
     const cell = cursor.value;
     const now = counts.value;
     if (!cell) {
+      if (run.value?.multi_label) return 'What was missed, and what was predicted instead';
       const chosen = view.value[axes.rowKey] || view.value[axes.columnKey] ? 'All cells: ' : '';
       const share = percent(now.all ? now.right / now.all : null);
       return `${chosen}${images(now.all)}, ${share} ${axes.axes ? 'the same' : 'right'}`;
     }
     const [row, column] = [order.value[cell.y], order.value[cell.x]];
     if (row === undefined && column === undefined) return '';
+    if (run.value?.multi_label) {
+      const parts = [row === undefined ? '' : `missed ${className(row)}`];
+      if (column !== undefined) parts.push(`wrongly predicted ${className(column)}`);
+      if (row !== undefined && column !== undefined) parts[1] += `: ${images(countOf(now.cells, row, column))}`;
+      return parts.filter(Boolean).join(', ');
+    }
     if (row === undefined) return `${axes.columnWord} ${className(column)}: ${images(now.columnSums[column])}`;
     if (column === undefined) return `${axes.rowWord} ${className(row)}: ${images(now.rowSums[row])}`;
     const n = countOf(now.cells, row, column);
@@ -324,7 +311,7 @@ function options(axes, order, find, whole, part) {
     select('order', {'': 'similar together', name: 'by name', index: 'by number'}, 'Order of classes'),
     select(
       'count',
-      {'': 'counts', row: `share of ${axes.rowWord}`, column: `share of ${axes.columnWord}`},
+      {'': 'counts', row: 'share of row', column: 'share of column'},
       'What the cells show',
     ),
     h(
@@ -337,7 +324,7 @@ function options(axes, order, find, whole, part) {
       ),
     ),
     check('log', 'log', '1', '', 'Colours by the logarithm of the counts'),
-    check('diagonal', 'diagonal', '', '0', 'Show the diagonal'),
+    h('span', {hidden: () => run.value?.multi_label}, check('diagonal', 'diagonal', '', '0', 'Show the diagonal')),
     search,
     h(
       'button',

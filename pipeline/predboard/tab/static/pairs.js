@@ -6,6 +6,39 @@ import {bar} from './histogram.js';
 import {className, go, pane, query, queryWithout, run, version, view} from './state.js';
 import {percent} from './query.js';
 
+const several = () => Boolean(run.value?.multi_label);
+
+/** True class against predicted; where rows have several labels, what was missed against what was wrongly predicted.
+ * @type {Axes} */
+export const TRUTH = {
+  get rowKey() {
+    return several() ? 'missed' : 'true';
+  },
+  get columnKey() {
+    return several() ? 'wrongly_predicted' : 'pred';
+  },
+  get rowWord() {
+    return several() ? 'missed' : 'true';
+  },
+  get columnWord() {
+    return several() ? 'wrong' : 'predicted';
+  },
+  axes: '',
+  name: 'matrix',
+};
+/** @type {Axes} */
+export const CHANGE = {
+  rowKey: 'was',
+  columnKey: 'pred',
+  rowWord: 'before',
+  columnWord: 'now',
+  axes: 'old',
+  name: 'changes',
+};
+
+/** Classes along an axis. */
+export const classCount = () => (run.value?.classes.length ?? 0) + Number(several());
+
 /** @param {ArrayBuffer} body @returns {Cells} */
 function decode(body) {
   const all = new Int32Array(body);
@@ -36,9 +69,9 @@ export function mostConfused(cells, most) {
   return classes;
 }
 
-/** @param {Cells | null} cells @param {number} classes */
-export function aggregate(cells, classes) {
-  const [rowSums, columnSums] = [new Float64Array(classes), new Float64Array(classes)];
+/** @param {Cells | null} cells */
+export function aggregate(cells) {
+  const [rowSums, columnSums] = [new Float64Array(classCount()), new Float64Array(classCount())];
   const sums = {all: 0, right: 0, cells, rowSums, columnSums};
   for (let i = 0; cells && i < cells.counts.length; i++) {
     const [row, column, n] = [cells.rows[i], cells.columns[i], cells.counts[i]];
@@ -55,14 +88,14 @@ export function pairs() {
   const cells = resource(
     () =>
       shownNow() && query.value
-        ? `confusion?${queryWithout('true', 'pred')}&v=${encodeURIComponent(version.value)}`
+        ? `confusion?${queryWithout(TRUTH.rowKey, TRUTH.columnKey)}&v=${encodeURIComponent(version.value)}`
         : '',
     getCells,
   );
   const worst = computed(() => {
     const data = cells.value.data;
     if (!data) return [];
-    const {rowSums} = aggregate(data, run.value?.classes.length ?? 0);
+    const {rowSums} = aggregate(data);
     return worstPairs(data, 300).map(i => ({
       row: data.rows[i],
       column: data.columns[i],
@@ -75,12 +108,14 @@ export function pairs() {
     {class: 'pairs scroll', hidden: () => !shownNow()},
     h('ol', {class: 'bars'}, () =>
       worst.value.map(({row, column, n, share}) => {
-        const on = () => view.value.true === String(row) && view.value.pred === String(column);
+        const {rowKey, columnKey} = TRUTH;
+        const [first, second] = [row, column].map(index => String(index === run.value?.classes.length ? -1 : index));
+        const on = () => view.value[rowKey] === first && view.value[columnKey] === second;
         return bar(
           `pair-${row}-${column}`,
           on,
-          `${percent(share)} of true ${className(row)}`.slice(0, 300),
-          () => go(on() ? {true: '', pred: ''} : {true: String(row), pred: String(column), right: ''}),
+          `${percent(share)} of ${TRUTH.rowWord} ${className(row)}`.slice(0, 300),
+          () => go(on() ? {[rowKey]: '', [columnKey]: ''} : {[rowKey]: first, [columnKey]: second, right: ''}),
           [h('bdi', null, className(row).slice(0, 200)), ' → ', h('bdi', null, className(column).slice(0, 200))],
           {wrong: n / worst.value[0].n},
           n.toLocaleString('en'),

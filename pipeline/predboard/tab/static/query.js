@@ -4,7 +4,21 @@
 export const SCORES = ['confidence', 'loss', 'margin', 'entropy'];
 
 /** Filters in the order of their chips. `other` alone filters nothing. */
-const FILTERS = ['true', 'pred', 'right', 'state', 'kind', 'was', ...SCORES, 'q', 'tag', 'suspect', 'lasso'];
+const FILTERS = [
+  'true',
+  'pred',
+  'missed',
+  'wrongly_predicted',
+  'right',
+  'state',
+  'kind',
+  'was',
+  ...SCORES,
+  'q',
+  'tag',
+  'suspect',
+  'lasso',
+];
 
 /** @param {string} key */
 export const isFilter = key => FILTERS.includes(key) || /^[sn]\../s.test(key);
@@ -143,6 +157,8 @@ export function chipWords(key, view, name) {
   const value = view[key];
   if (key === 'true') return value === '-1' ? 'no label' : `true: ${classWords(value, name)}`;
   if (key === 'pred') return value === '-1' ? 'no prediction' : `predicted: ${classWords(value, name)}`;
+  if (key === 'missed' || key === 'wrongly_predicted')
+    return `${key.replace('_', ' ')}: ${value === '-1' ? 'nothing' : classWords(value, name)}`;
   if (key === 'was') return `before: ${classWords(value, name)}`;
   if (key === 'right') return value === '1' ? 'right' : 'wrong';
   if (key === 'state') return own(STATES, value) ?? value;

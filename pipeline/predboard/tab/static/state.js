@@ -75,7 +75,8 @@ export const version = computed(() => (run.value ? run.value.version : ''));
 export const panes = computed(() => {
   const labelled = run.value?.labelled !== false;
   const {other} = view.value;
-  const has = {'': true, pairs: labelled, changes: other, map: run.value?.has.map, columns: true, threshold: labelled};
+  const changes = other && !run.value?.multi_label;
+  const has = {'': true, pairs: labelled, changes, map: run.value?.has.map, columns: true, threshold: labelled};
   return Object.entries(has).flatMap(([name, offered]) => (offered ? [name] : []));
 });
 export const pane = computed(() => (panes.value.includes(view.value.pane) ? view.value.pane : ''));
@@ -99,8 +100,13 @@ export const descending = computed(() => {
   return !ASCENDING.includes(by) && columnOf(by)?.kind !== 'category';
 });
 
-/** @param {number} index */
-export const className = index => (index < 0 ? '–' : (run.value?.classes[index] ?? String(index)));
+/** @param {number} index one beyond the last is that of nothing missed, or nothing wrongly predicted */
+export const className = index =>
+  index < 0 ? '–' : (run.value?.classes[index] ?? (run.value?.multi_label ? 'nothing' : String(index)));
+
+/** Words for the class of a row, or for its labels. @param {Classes | undefined} of */
+export const classWords = of =>
+  Array.isArray(of) ? of.map(className).join(', ') || 'nothing' : className(of ?? -1);
 
 /** @param {string} name */
 export const columnOf = name => run.value?.columns.find(column => column.name === name);
@@ -130,7 +136,7 @@ function lost(change, before) {
     Object.assign(gone, {lasso: '', suspect: ''}, before.sort === 'suspect' ? {sort: ''} : {});
   const other = change.run && usable.peek().find(one => one.name === change.run);
   if (other && String(other.classes) !== String(run.peek()?.classes))
-    Object.assign(gone, {true: '', pred: '', was: '', class: ''});
+    Object.assign(gone, {true: '', pred: '', missed: '', wrongly_predicted: '', was: '', class: ''});
   return gone;
 }
 

@@ -1,8 +1,8 @@
 // @ts-check
 /** The images of the selection as a table of columns. It knows nothing of why a row is in the selection. */
 import {computed, effect, h, signal, virtual} from './elements.js';
-import {className, descending, go, list, need, rowAt, run, shownColumns, shownTotal, sort, view} from './state.js';
-import {clicked, follow, followPlace, look, mark, notes, verdict} from './gallery.js';
+import {classWords, descending, go, list, need, rowAt, run, shownColumns, shownTotal, sort, view} from './state.js';
+import {clicked, follow, followPlace, look, mark, notes} from './gallery.js';
 import {percent, short, toggled} from './query.js';
 
 const HEIGHT = 36;
@@ -18,12 +18,14 @@ const WIDTHS = {
 /** @type {Record<string, (row: Row) => any>} */
 const OWN = {
   predicted: row =>
-    row.pred < 0 ? 'not readable' : [mark(verdict(row)), h('bdi', {class: 'name'}, className(row.pred))],
-  true: row => h('bdi', null, row.true < 0 ? '–' : className(row.true)),
+    row.verdict === 'failed' ? 'not readable' : [mark(row.verdict), h('bdi', {class: 'name'}, classWords(row.pred))],
+  true: row => h('bdi', null, classWords(row.true)),
+  missed: row => h('bdi', null, classWords(row.missed)),
+  'wrongly predicted': row => h('bdi', null, classWords(row.wrongly_predicted)),
   confidence: row => percent(row.conf),
   loss: row => short(row.loss),
   margin: row => short(row.margin),
-  before: row => (row.old ? h('bdi', null, className(row.old.pred)) : '–'),
+  before: row => (row.old ? h('bdi', null, classWords(row.old.pred)) : '–'),
   tags: row => row.tags.join(', '),
 };
 const SORTED = ['confidence', 'loss', 'margin'];
@@ -41,7 +43,9 @@ export function table() {
       ? JSON.stringify(on.value.filter(name => name === 'image' || further.value.includes(name)))
       : '';
   });
-  const own = computed(() => Object.keys(OWN).filter(name => name !== 'before' || view.value.other));
+  const own = computed(() => Object.keys(OWN).filter(name =>
+      name === 'before' ? view.value.other : run.value?.multi_label || !/missed|wrongly/.test(name),
+    ));
   const names = computed(() => [
     ...own.value,
     ...on.value.filter(name => name === 'image' || further.value.includes(name)),

@@ -3,9 +3,10 @@
 import {colour, computed, effect, h, prepare, sizeOf} from './elements.js';
 import {failure, getJson, resource} from './api.js';
 import {dark, go, pane, queryWithout, run, version, view} from './state.js';
-import {images, percent} from './query.js';
+import {images, percent, SCORES} from './query.js';
 
-const IGNORED = ['true', 'pred', 'right', 'confidence', 'loss', 'margin', 'entropy', 'kind', 'was', 'state'];
+const OUTCOMES = ['right', ...SCORES, 'kind', 'was', 'state'];
+const IGNORED = ['true', 'pred', 'missed', 'wrongly_predicted', ...OUTCOMES];
 const [LEFT, RIGHT, TOP, BOTTOM] = [34, 8, 8, 20];
 
 /** @param {{all: number[], right: number[], of: number}} bins */
@@ -74,7 +75,7 @@ export function threshold() {
       {class: 'options'},
       h(
         'label',
-        null,
+        {hidden: () => run.value?.multi_label},
         'of ',
         h('select', {'aria-label': 'Class', onchange: e => go({class: e.target.value}, true)}, () => [
           h('option', {value: ''}, 'all classes'),

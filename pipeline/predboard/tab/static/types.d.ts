@@ -36,6 +36,7 @@ interface Run extends Versioned {
   kind: string;
   steps: number[];
   labelled: boolean;
+  multi_label: boolean;
   classes: string[];
   columns: Column[];
   states?: Record<string, {failed: number; unlabelled: number}>;
@@ -47,12 +48,18 @@ interface Run extends Versioned {
   has: Record<string, boolean>;
 }
 
-/** A row as /rows tells of it. */
+/** The class of a row, -1 for none; or its labels, null where nothing is known. */
+type Classes = number | number[] | null;
+
+/** A row as /rows tells of it. `missed` and `wrongly_predicted` are there where rows have several labels. */
 interface Row {
   id: number;
   key: string;
-  true: number;
-  pred: number;
+  true: Classes;
+  pred: Classes;
+  missed?: number[] | null;
+  wrongly_predicted?: number[] | null;
+  verdict: string;
   conf: number | null;
   loss: number | null;
   margin: number | null;
@@ -61,7 +68,7 @@ interface Row {
   suggested?: number;
   similarity?: number;
   more?: Record<string, any>;
-  old?: {pred: number; conf: number | null; true: number} | null;
+  old?: {pred: Classes; conf: number | null; true: Classes} | null;
 }
 
 /** What an address has, followed: when the address changes, the request before it is given up; what was there stays,
@@ -81,7 +88,14 @@ type Spot = {x: number; y: number};
 /** A cell in pixels of the canvas; `same` is 1 on the diagonal. */
 type DrawnCell = {x: number; y: number; value: number; same: 0 | 1};
 
-type Points = {n: number; x: Int16Array; y: Int16Array; true: Int16Array; pred: Int16Array};
+type Points = {
+  n: number;
+  x: Int16Array;
+  y: Int16Array;
+  verdict: Int16Array; // right, wrong, unlabelled, failed
+  true: Int16Array;
+  pred: Int16Array;
+};
 /** Middle of the view and its magnification, in -1..1. */
 type Camera = {x: number; y: number; scale: number};
 type Colouring = (index: number) => [number, number, number];

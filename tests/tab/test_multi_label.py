@@ -1,0 +1,149 @@
+"""Rows with several labels are selected, counted, compared and exported as pandas and sets do."""
+
+import io
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from predboard.config import RowsConfig
+from predboard.predictions.schema import MULTI_LABEL, Run
+from predboard.predictions.tasks import rows_of
+from predboard.storage.rows import DerivedRowsWriter
+from predboard.tab.rows_command import list_rows
+from tests import toy
+from tests.tab.test_routes import Tab
+
+CLASSES = ("cloud", "water", "road", "field")
+
+
+def write_logs(folder: Path, steps: tuple[int, ...] = (1, 3), classes: tuple[str, ...] = CLASSES) -> None:
+    """Logs of 80 images of which some are unlabelled, some failed, and some labels unknown."""
+    folder.mkdir(parents=True)
+    run = Run(classes=classes, model="net.py:build", task=MULTI_LABEL)
+    writer = DerivedRowsWriter(folder / "rows.parquet", {"classes": classes})
+    order = [CLASSES.index(name) for name in classes]
+    logits, labels = toy.multi_label_table(run, 80, unlabelled=0.1)
+    true, unknown = labels.labels.mask(4)[:, order], labels.unknown.mask(4)[:, order]
+    labels = toy.multi_labels(true, unknown, labels.labelled)
+    for step in steps:
+        noise = np.random.default_rng(step).normal(size=logits.shape).astype(np.float32)
+        rows = toy.predictions(run, logits[:, order] + noise[:, order], labels, failed=frozenset({2, 79}))
+        writer.write(rows_of(run).derive(run, step, rows))
+    writer.close()
+
+
+def frame(folder: Path, step: int) -> pd.DataFrame:
+    data: pd.DataFrame = pq.read_table(folder / "rows.parquet").to_pandas()
+    return data[data.step == step].reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def logdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("logs")
+    write_logs(folder / "net")
+    write_logs(folder / "turned", (0,), CLASSES[::-1])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tab(logdir: Path) -> Tab:
+    return Tab(logdir)
+
+
+@pytest.fixture(scope="module")
+def data(logdir: Path) -> pd.DataFrame:
+    return frame(logdir / "net", 3)
+
+
+COLUMNS = {"true": "labels", "pred": "predicted_labels", "missed": "missed", "wrongly_predicted": "wrongly_predicted"}
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+@pytest.mark.parametrize("wanted", [(1,), (0, 3), (-1,), (-1, 2)])
+def test_a_filter_selects_the_images_whose_sets_have_one_of_the_labels(
+    tab: Tab, data: pd.DataFrame, name: str, wanted: tuple[int, ...]
+) -> None:
+    def is_wanted(labels: Any) -> bool:
+        return labels is not None and bool(set(labels) & set(wanted) or (not len(labels) and -1 in wanted))
+
+    expected = data.index[data[COLUMNS[name]].map(is_wanted)].tolist()
+    answer = tab.json("/rows", run="net", limit=1000, **{name: ",".join(map(str, wanted))})
+    assert [row["id"] for row in answer["rows"]] == expected
+    assert 0 < len(expected) < len(data)
+
+
+def test_the_verdict_is_wrong_where_anything_is_missed_or_wrongly_predicted(tab: Tab, data: pd.DataFrame) -> None:
+    judged = data[data.missed.notna()]
+    wrong = judged.index[judged.missed.map(len) + judged.wrongly_predicted.map(len) > 0]
+    assert [row["id"] for row in tab.json("/rows", run="net", right=0, limit=1000)["rows"]] == wrong.tolist()
+    assert tab.json("/rows", run="net", right=1)["total"] == len(judged) - len(wrong)
+    run = tab.json("/runs")["runs"][0]
+    states = {"failed": data.predicted_labels.isna().sum(), "unlabelled": (data.labels.isna()).sum()}
+    assert (run["multi_label"], run["labelled"], run["states"]["3"]) == (True, True, states)
+    row = tab.json("/row", run="net", id=int(wrong[0]), other="net@1")
+    assert row["verdict"] == "wrong"
+    assert {name: row[name] for name in COLUMNS} == {
+        name: data[column][wrong[0]].tolist() for name, column in COLUMNS.items()
+    }
+    old = frame(Path(tab.plugin._logdir) / "net", 1)
+    assert row["old"]["pred"] == old.predicted_labels[wrong[0]].tolist()
+    assert [seen["pred"] for seen in row["seen"] if seen["run"] == "net"] == [row["old"]["pred"], row["pred"]]
+    assert tab.json("/rows", run="net", state="failed")["rows"][0]["pred"] is None
+
+
+def test_the_matrix_counts_what_is_missed_against_what_is_wrongly_predicted(tab: Tab, data: pd.DataFrame) -> None:
+    expected: Counter[tuple[int, int]] = Counter()
+    for missed, wrongly in zip(data.missed, data.wrongly_predicted, strict=True):
+        if missed is not None and len(missed) + len(wrongly):
+            expected.update((int(i), int(j)) for i in (*missed,) or (4,) for j in (*wrongly,) or (4,))
+    cells = np.frombuffer(tab.get("/confusion", run="net").data, "<i4").reshape(3, -1)
+    assert {(i, j): n for i, j, n in cells.T.tolist()} == expected
+    for (i, j), images in expected.items():
+        one = {"missed": i if i < 4 else -1, "wrongly_predicted": j if j < 4 else -1}
+        assert tab.json("/rows", run="net", **one, right=0)["total"] == images
+    assert sorted(tab.json("/order", run="net")["order"]) == [0, 1, 2, 3]
+    assert tab.get("/confusion", run="net", other="net@1", axes="old").status_code == 400
+    assert tab.get("/curve", run="net", **{"class": 1}).status_code == 400
+    spread = tab.json("/hist", run="net", column="predicted")
+    judged = [sum(n) for n in zip(spread["right"], spread["wrong"], spread["unlabelled"], strict=True)]
+    assert judged == [int(data.predicted_labels.dropna().map(lambda labels, i=i: i in labels).sum()) for i in range(4)]
+
+
+@pytest.mark.parametrize("other", ["net@1", "turned@0"])
+def test_two_steps_are_compared_by_their_sets_whatever_the_order_of_classes(
+    tab: Tab, logdir: Path, data: pd.DataFrame, other: str
+) -> None:
+    name, step = other.split("@")
+    old = frame(logdir / name, int(step))
+    errors = [rows.missed.map(len, "ignore") + rows.wrongly_predicted.map(len, "ignore") for rows in (data, old)]
+    right, was = (number == 0 for number in errors)
+    judged = data.missed.notna() & old.missed.notna()
+    both = data.predicted_names.notna() & old.predicted_names.notna()
+    sets = [rows.predicted_names.map(frozenset, "ignore") for rows in (data, old)]
+    kinds = tab.json("/compare", run="net", other=other)["kinds"]
+    assert kinds["fixed"] == (judged & right & ~was).sum()
+    assert kinds["broken"] == (judged & ~right & was).sum()
+    assert kinds["changed"] == (both & (sets[0] != sets[1])).sum()
+    assert kinds["both_wrong"] == (judged & ~right & ~was & (sets[0] == sets[1])).sum()
+    assert (kinds["labels_differ"], kinds["only"]) == (0, 0)
+    was_road = both & sets[1].map(lambda names: names is not np.nan and "road" in names, "ignore").eq(True)
+    assert tab.json("/rows", run="net", other=other, was=2, state="")["total"] == was_road.sum()
+
+
+def test_exports_and_the_command_have_lists_of_names(tab: Tab, logdir: Path, data: pd.DataFrame) -> None:
+    table = pq.read_table(io.BytesIO(tab.get("/export", run="net", format="parquet").data)).to_pandas()
+    for name, column in (("true", "label_names"), ("predicted", "predicted_names")):
+        for ours, expected in zip(table[name], data[column], strict=True):
+            assert (ours is None) == (expected is None)
+            assert ours is None or list(ours) == list(expected)
+    lines = tab.get("/export", run="net", missed=1, format="csv").text.splitlines()
+    assert lines[0].startswith("row,key,image,path,true,predicted,missed,wrongly_predicted,suggested,confidence")
+    records = json.loads(list_rows(RowsConfig(logdir / "net", missed=("water",), format="json")).content)
+    assert len(records) == len(lines) - 1 == data.missed.dropna().map(lambda labels: 1 in labels).sum()
+    assert all("water" in record["missed"] for record in records)
