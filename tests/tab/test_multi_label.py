@@ -105,7 +105,7 @@ def test_the_matrix_counts_what_is_missed_against_what_is_wrongly_predicted(tab:
     cells = np.frombuffer(tab.get("/confusion", run="net").data, "<i4").reshape(3, -1)
     assert {(i, j): n for i, j, n in cells.T.tolist()} == expected
     for (i, j), images in expected.items():
-        one = {"missed": i if i < 4 else -1, "wrongly_predicted": j if j < 4 else -1}
+        one: dict[str, Any] = {"missed": i if i < 4 else -1, "wrongly_predicted": j if j < 4 else -1}
         assert tab.json("/rows", run="net", **one, right=0)["total"] == images
     assert sorted(tab.json("/order", run="net")["order"]) == [0, 1, 2, 3]
     assert tab.get("/confusion", run="net", other="net@1", axes="old").status_code == 400

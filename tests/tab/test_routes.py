@@ -348,7 +348,7 @@ def test_neighbours_are_those_of_scikit_learn(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "logs" / "net" / ".predboard.json").write_text(json.dumps(record | {"shown": {"0": step.digest}}))
     assert Tab(tmp_path / "logs").get("/neighbours", run="net", id=20).status_code == 200
     shutil.rmtree(tmp_path / "predictions")
-    toy.write_run(tmp_path / "predictions", logits + label[:, None] * [0, 0, 1], label, run, 16, failed=frozenset({4}))
+    toy.write_run(tmp_path / "predictions", logits * np.float32(2), label, run, 16, failed=frozenset({4}))
     answer = Tab(tmp_path / "logs").get("/neighbours", run="net", id=20)
     assert (answer.status_code, "have changed since these logs" in answer.text) == (400, True)
 

@@ -175,13 +175,13 @@ class View:
                 places = {number: place_of_key(old, key, row) for number, old in other.rows.steps.items()}
         for number, place in places.items():
             if place >= 0:
-                there = other.rows.steps[number]
-                values = there.record(place, (*SEEN_COLUMNS, *there.classes.seen))
+                at = other.rows.steps[number]
+                values = at.record(place, (*SEEN_COLUMNS, *at.classes.seen))
                 yield {
                     "run": other.name,
                     "step": number,
                     "key": str(key),
-                    **there.classes.describe_values(values),
+                    **at.classes.describe_values(values),
                     "conf": _number(values["confidence"]),
                     "loss": _number(values["loss"]),
                     "joined_by": joined_by,

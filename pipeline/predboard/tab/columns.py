@@ -344,6 +344,11 @@ class StepRows:
 
         return self.derived(f"sets {name}", make)
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, by index."""
+        return self.file.classes
+
     @cached_property
     def classes(self) -> RowClasses:
         """True and predicted classes of the rows."""

@@ -66,18 +66,18 @@ class StepPair:
     def old_has(self, wanted: Sequence[int]) -> NDArray[np.bool_]:
         """Return for which rows `old` predicted one of some classes of `new`, bool [rows]; -1 is none."""
         place = place_of_names(self.new.file.classes, self.old.file.classes).tolist()
-        there = [place[index] if index >= 0 else -1 for index in wanted if index < 0 or place[index] >= 0]
-        if not there:
+        known = [place[index] if index >= 0 else -1 for index in wanted if index < 0 or place[index] >= 0]
+        if not known:
             return np.zeros(self.new.rows, bool)
-        return np.asarray((self.old_row >= 0) & self.old.classes.has("predicted", there)[self.old_row])
+        return np.asarray((self.old_row >= 0) & self.old.classes.has("predicted", known)[self.old_row])
 
     def describe_old(self, rows: NDArray[np.integer[Any]]) -> list[dict[str, Any] | None]:
         """Return the classes and the confidence that some rows had in `old`; None for those that are not in it."""
         places = self.old_row[rows]
-        there = places[places >= 0]
+        known = places[places >= 0]
         name = [*place_of_names(self.old.file.classes, self.new.file.classes).tolist(), -1]
-        described = iter(self.old.classes.describe(there))
-        confidence = iter(self.old.numbers("confidence")[there].tolist())
+        described = iter(self.old.classes.describe(known))
+        confidence = iter(self.old.numbers("confidence")[known].tolist())
         return [self._describe_old(next(described), name, next(confidence)) if at >= 0 else None for at in places]
 
     @staticmethod

@@ -3,9 +3,9 @@
 Whoever needs true or predicted classes asks here by their role, so that nothing else in the tab depends on the task.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from predboard.predictions.label_sets import LabelSets, product
 from predboard.predictions.schema import hash_refs
 
-if TYPE_CHECKING:
-    from predboard.tab.columns import StepRows
+T = TypeVar("T")
 
 RIGHT, WRONG, UNLABELLED, FAILED = range(4)
 """Verdicts of a row: its prediction is its label or is not, it has a prediction and no label, or no prediction."""
@@ -32,6 +31,26 @@ Names = Sequence[str | list[str] | None]
 Cells = tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]
 """Rows in the order of the cells of the matrix, int32 [rows, one for each cell it is in]; where each cell begins among
 them, int64 [cells]; the cells that have rows, row of the matrix * `axis` + column, int64 [cells]."""
+
+
+class StepColumns(Protocol):
+    """The columns of a step, as `columns.StepRows` has them."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, by index."""
+
+    def has(self, name: str) -> bool:
+        """Return whether there is a column of that name."""
+
+    def numbers(self, name: str) -> NDArray[Any]:
+        """Return a column of numbers, [rows]; -1 for null in `label` and `predicted`."""
+
+    def sets(self, name: str) -> tuple[LabelSets, NDArray[np.bool_]]:
+        """Return a column of lists of classes, [rows], and which rows are not null, bool [rows]."""
+
+    def derived(self, name: object, make: Callable[[], T]) -> T:
+        """Return what is made of columns, and held as they are."""
 
 
 class RowClasses(Protocol):
@@ -86,7 +105,7 @@ class RowClasses(Protocol):
         """Return the same of one row, from its values in the columns of `seen`."""
 
 
-def classes_of_rows(step: "StepRows") -> RowClasses:
+def classes_of_rows(step: StepColumns) -> RowClasses:
     """Return the classes of a step's rows."""
     return OneClass(step) if step.has("label") else ClassSets(step)
 
@@ -103,17 +122,17 @@ class OneClass:
     matrix = ("true", "predicted")
     is_multi_label = False
     hidden = frozenset({"label", "predicted", "label_name", "predicted_name"})
-    seen = ("label", "predicted")
-    exported = matrix
+    seen: tuple[str, ...] = ("label", "predicted")
+    exported: tuple[str, ...] = matrix
 
-    def __init__(self, step: "StepRows") -> None:
+    def __init__(self, step: StepColumns) -> None:
         """Read nothing yet."""
         self._step = step
 
     @property
     def axis(self) -> int:
         """Classes along a side of the matrix."""
-        return len(self._step.file.classes)
+        return len(self._step.class_names)
 
     @property
     def _columns(self) -> dict[str, NDArray[np.int32]]:
@@ -178,19 +197,20 @@ class OneClass:
 
     def codes(self, role: str, names: Sequence[str]) -> NDArray[np.integer[Any]]:
         """Return the class of each row as a number among `names`, int32 [rows]; NO_CODE for none."""
-        column, own = self._columns[role], self._step.file.classes
+        column, own = self._columns[role], self._step.class_names
         if own == names:
             return column
         return np.append(place_of_names(own, names), NO_CODE).astype(np.int32)[column]
 
     def names(self, role: str, rows: NDArray[np.integer[Any]]) -> Names:
         """Return the name of the class of some rows in a role."""
-        names = (*self._step.file.classes, None)  # the last one is that of -1
+        names: tuple[str | None, ...] = (*self._step.class_names, None)  # the last one is that of -1
         return [names[index] for index in self._column(role)[rows].tolist()]
 
     def describe(self, rows: NDArray[np.integer[Any]]) -> list[dict[str, Any]]:
         """Return the classes of some rows as the page has them."""
-        columns = (column[rows].tolist() for column in (*self._columns.values(), self.verdict))
+        arrays: tuple[NDArray[Any], ...] = (*self._columns.values(), self.verdict)
+        columns = (array[rows].tolist() for array in arrays)
         return [
             {"true": true, "pred": predicted, "verdict": VERDICTS[verdict]}
             for true, predicted, verdict in zip(*columns, strict=True)
@@ -212,18 +232,18 @@ class ClassSets:
 
     matrix = ("missed", "wrongly_predicted")
     is_multi_label = True
-    hidden = frozenset()
-    seen = tuple(_COLUMNS.values())
-    exported = ROLES
+    hidden: frozenset[str] = frozenset()
+    seen: tuple[str, ...] = tuple(_COLUMNS.values())
+    exported: tuple[str, ...] = ROLES
 
-    def __init__(self, step: "StepRows") -> None:
+    def __init__(self, step: StepColumns) -> None:
         """Read nothing yet."""
         self._step = step
 
     @property
     def axis(self) -> int:
         """Classes along a side of the matrix; the last one is that of rows that miss nothing, or say nothing wrong."""
-        return len(self._step.file.classes) + 1
+        return len(self._step.class_names) + 1
 
     def _sets(self, role: str) -> LabelSets:
         """Return the labels of a role, [rows]; empty for rows without."""
@@ -283,13 +303,13 @@ class ClassSets:
     def codes(self, role: str, names: Sequence[str]) -> NDArray[np.integer[Any]]:  # noqa: ARG002  as rows of one class do
         """Return the sums of the hashes of the names, which do not depend on their order, int64 [rows]."""
         sets = self._sets(role)
-        hashes = hash_refs(self._step.file.classes)[sets.label]
+        hashes = hash_refs(self._step.class_names)[sets.label]
         ends = np.concatenate([[0], np.cumsum(hashes)])  # sums wrap around, and so do their differences
         return np.where(self._is_known(role), np.diff(ends[sets.start]), NO_CODE)
 
     def names(self, role: str, rows: NDArray[np.integer[Any]]) -> Names:
         """Return the names of the labels of some rows in a role."""
-        names, known, sets = self._step.file.classes, self._is_known(role), self._sets(role)
+        names, known, sets = self._step.class_names, self._is_known(role), self._sets(role)
         return [[names[i] for i in self._labels(sets, at)] if known[at] else None for at in rows.tolist()]
 
     @staticmethod
