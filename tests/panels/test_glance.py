@@ -9,8 +9,11 @@ from predboard import panels
 from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX
 from predboard.drawing.report_card import ReportCard, draw_report_card
 from predboard.metrics.intervals import wilson_interval
+from predboard.metrics.metric_state import MetricState
+from predboard.metrics.values import positive_metrics
 from predboard.predictions.schema import Run
 from tests import toy
+from tests.metrics.test_two_classes import imbalanced, scored
 from tests.panels.test_panels import drawn, mixed, named
 
 RUN = Run(classes=("cat", "dog"), model="toy.py:build")
@@ -44,6 +47,43 @@ def test_each_card_has_the_accuracy_of_all_steps_that_have_labels(monkeypatch: p
     assert [card.step for card in seen] == [1, 4, 6, 9]
     assert [card.accuracy is None for card in seen] == [False, False, True, False]
     assert [name for name, _ in seen[0].facts] == ["images", "classes", "macro F1", "NLL"]
+
+
+def binary(monkeypatch: pytest.MonkeyPatch, run: Run, **batches: Any) -> list[ReportCard]:
+    """Cards as `visualize` sets up the panel for two classes."""
+    (panel,) = panels.configure({"glance": panels.load("glance")}, two_classes=True).values()
+    monkeypatch.setattr(panels, "load", lambda _: panel)
+    return cards(monkeypatch, run, **batches)
+
+
+def test_a_card_of_two_classes_leads_with_the_positive_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = scored(*imbalanced(500))
+    metrics = positive_metrics(MetricState.measure(RUN, batch), 1)
+    (card,) = binary(monkeypatch, RUN, step3=batch)
+    f1 = metrics["positive/f1"]
+    assert (card.headline, card.accuracy) == ("F1", (f1.value, *(f1.interval or ())))
+    assert card.worst_title == "positive class: dog"
+    assert [name for name, *_ in card.worst] == ["precision", "recall", "specificity", "AP", "AUROC"]
+    shown = ["precision", "recall", "specificity", "average_precision", "auroc"]
+    assert [value for _, value, _ in card.worst] == [metrics[f"positive/{name}"].value for name in shown]
+    assert not any("macro" in name for name, _ in card.facts)
+    assert card.warnings == []  # its accuracy is no better than never saying dog, but it ranks well
+    assert draw_report_card(card).shape == (HEIGHT_PX, WIDTH_PX, 3)
+
+
+def test_a_card_of_two_classes_has_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    z, label = imbalanced(40)
+    batches = {
+        "step1": scored(z, np.full(40, -1)),
+        "step2": scored(-abs(z) - 1, np.zeros(40, np.int64)),
+        "step3": scored(z, label),
+        "step4": scored(z, label),
+    }
+    seen = binary(monkeypatch, RUN, **batches)
+    assert [card.no_headline for card in seen[:2]] == ["no labels", "no F1"]
+    assert [card.accuracy is None for card in seen] == [True, True, False, False]
+    assert [[step for step, *_ in card.trend] for card in seen] == [[3, 4]] * 4
+    assert [name for name, *_ in seen[1].worst] == ["specificity"]
 
 
 def test_a_card_of_one_step_has_the_counts_of_what_is_missing_instead(monkeypatch: pytest.MonkeyPatch) -> None:

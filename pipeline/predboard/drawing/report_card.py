@@ -22,11 +22,11 @@ class ReportCard:
 
     title: str
     accuracy: tuple[float, float, float] | None
-    """Point, lower and upper end of the 95 % interval; None without labelled images."""
+    """Point, lower and upper end of the 95 % interval of the headline, a share; None without labelled images."""
     facts: Sequence[tuple[str, str]]
     """(name, value)."""
     worst: Sequence[tuple[str, float, str]]
-    """(class, recall, hits of support)."""
+    """(class, the share by which it is among the worst, such as its recall, and a count)."""
     pairs: Sequence[tuple[str, str, str]]
     """(true class, predicted class, images)."""
     warnings: Sequence[str]
@@ -34,6 +34,14 @@ class ReportCard:
     """Accuracy over the steps: step, point, lower and upper end; drawn if there are two or more."""
     step: int = 0
     """The step of this card, which is marked in the trend."""
+    headline: str = "accuracy"
+    """Name of the headline."""
+    worst_title: str = "worst classes, by recall"
+    no_worst: str = "no class was missed"
+    """Title where `worst` is empty."""
+    pairs_title: str = "most confused: true → predicted"
+    no_headline: str = "no labels"
+    """Written in place of the headline where there is none."""
 
 
 def draw_report_card(card: ReportCard) -> Pixels:
@@ -54,11 +62,11 @@ def draw_report_card(card: ReportCard) -> Pixels:
 def _draw_numbers(canvas: Canvas, card: ReportCard) -> None:
     left, width = _LEFT_PX, _SPLIT_PX - _LEFT_PX
     if card.accuracy is None:
-        canvas.text((left, 48), "no labels", width - 8, 20, UNKNOWN, bold=True)
+        canvas.text((left, 48), card.no_headline, width - 8, 20, UNKNOWN, bold=True)
     else:
         point, lower, upper = card.accuracy
         canvas.text((left, 48), percent(point), width - 8, 25, INK, bold=True)
-        canvas.text((left, 62), f"accuracy, {100 * lower:.1f}–{100 * upper:.1f}", width - 6, 10, FAINT)
+        canvas.text((left, 62), f"{card.headline}, {100 * lower:.1f}–{100 * upper:.1f}", width - 6, 10, FAINT)
         canvas.bar(left, 68, width - 14, 6, point, RIGHT, WRONG)
     has_trend = len(card.trend) > 1
     baseline, row_height = (93, 15) if has_trend else (96, 17)
@@ -75,7 +83,7 @@ def _draw_numbers(canvas: Canvas, card: ReportCard) -> None:
 def _draw_classes(canvas: Canvas, card: ReportCard) -> None:
     x, width = _SPLIT_PX + 4, WIDTH_PX - _SPLIT_PX - 10
     if card.accuracy is not None:
-        canvas.text((x, 33), "worst classes, by recall" if card.worst else "no class was missed", width, 10, FAINT)
+        canvas.text((x, 33), card.worst_title if card.worst else card.no_worst, width, 10, FAINT)
     baseline = 47
     for name, recall, count in card.worst:
         used = canvas.text((x + width, baseline), count, 105, 10, FAINT, anchor="rs")
@@ -85,7 +93,7 @@ def _draw_classes(canvas: Canvas, card: ReportCard) -> None:
         baseline += 21
     if card.pairs:
         baseline = max(baseline + 7, 117)
-        canvas.text((x, baseline), "most confused: true → predicted", width, 10, FAINT)
+        canvas.text((x, baseline), card.pairs_title, width, 10, FAINT)
     for true, predicted, count in card.pairs:
         baseline += 15
         canvas.transition((x, baseline), width, true, predicted, count, 90)

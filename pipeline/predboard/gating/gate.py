@@ -270,7 +270,8 @@ def measure_step(
         groups: of the step's classes.
     """
     chosen: dict[str, HasMetrics] = {}
-    every = panels.configure(panels.choose(()), crosses=crosses, groups=groups)
+    is_binary = bool(step.run.positive_class) or None
+    every = panels.configure(panels.choose(()), crosses=crosses, groups=groups, two_classes=is_binary)
     for name, panel in (every if step.run.has_scores else panels.without_scores(every)).items():
         if isinstance(panel, HasMetrics) and (wanted := set(names) & set(panel.metric_directions)):
             chosen[name] = panel.restricted_to(wanted)

@@ -21,7 +21,12 @@ def is_near_chance(scores: CountMetrics) -> bool:
 
 
 def data_warnings(
-    scores: CountMetrics, names: tuple[str, ...], rows: int, manifest_rows: int, before: Sequence[str] = ()
+    scores: CountMetrics,
+    names: tuple[str, ...],
+    rows: int,
+    manifest_rows: int,
+    before: Sequence[str] = (),
+    ranks_well: bool = False,
 ) -> list[str]:
     """Return what a reader should know before trusting the numbers, the most serious first.
 
@@ -31,6 +36,8 @@ def data_warnings(
         rows: of the predictions.
         manifest_rows: rows that there should be.
         before: warnings of stage one.
+        ranks_well: whether two classes are told apart for certain, whatever the accuracy is: that of a rare class at
+            one half may be no better than never predicting it.
     """
     warnings = []
     if rows < manifest_rows:
@@ -52,7 +59,7 @@ def data_warnings(
     if n and scores.classes > 1:
         common = int(scores.support.argmax())
         always = float(scores.support[common] / n)
-        if is_near_chance(scores):
+        if is_near_chance(scores) and not ranks_well:
             baseline = f"always predicting {names[common]} ({100 * always:.0f} %)"
             warnings.append(f"accuracy is not clearly better than {baseline}")
         dominant = int(scores.predictions.argmax())

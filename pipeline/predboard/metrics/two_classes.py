@@ -65,6 +65,12 @@ def _of_class(metric: ClassMetric, c: int) -> Metric | None:
     return Metric(value, ends, method=metric.method, bound=near, rows=int(metric.rows[c]))
 
 
+def ranks_well(state: AnyState, positive: int) -> bool:
+    """Return whether two classes are told apart: the interval of the AUROC is above one half."""
+    area = auroc(state, positive) if isinstance(state, MetricState) and state.has_scores else None
+    return area is not None and area.interval is not None and area.interval[0] > 0.5
+
+
 # --- thresholds ---
 
 

@@ -34,9 +34,16 @@ TICKS = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.999
 class Panel:
     """Of two classes alone: precision, recall, specificity, F1, AP, AUROC of the positive one; thresholds for it."""
 
+    two_classes: bool = False
+    """Whether the run has two classes; nothing is drawn otherwise."""
     state: type[CountState] | type[MetricState] = MetricState
     columns: frozenset[str] = metric_state.COLUMNS
     without_scores: bool = True
+
+    @property
+    def is_set(self) -> bool:
+        """Whether the run has two classes."""
+        return self.two_classes
 
     def zero(self, run: Run) -> AnyState:
         """Return the state of no rows."""

@@ -155,7 +155,15 @@ def _visualize_run(
     classes = run.steps[-1].run.classes
     pairs = confusion.parse_pairs(config.pairs, classes) or None
     groups = None if config.groups is None else read_class_groups(config.groups, classes)
-    chosen = panels.configure(chosen, per_gallery=config.per_gallery, pairs=pairs, crosses=config.slice, groups=groups)
+    is_binary = bool(run.run.positive_class) or None
+    chosen = panels.configure(
+        chosen,
+        per_gallery=config.per_gallery,
+        pairs=pairs,
+        crosses=config.slice,
+        groups=groups,
+        two_classes=is_binary,
+    )
     made_from = run.made_from(chosen, config, amendments, groups)
     if current := log_folder.find_current(run.folder, made_from):
         return run.result(current, unchanged=True)

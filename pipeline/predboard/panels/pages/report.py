@@ -12,14 +12,14 @@ import numpy as np
 
 from predboard.drawing import palette
 from predboard.formatting import escape_markdown, markdown_table, percent, plural, unique_names
-from predboard.metrics import registry
+from predboard.metrics import registry, two_classes
 from predboard.metrics.classification import balanced_accuracy, f1_macro
 from predboard.metrics.counts import CountMetrics
 from predboard.metrics.data_warnings import data_warnings, is_near_chance
 from predboard.metrics.intervals import wilson_interval
 from predboard.metrics.metric_state import MetricState
 from predboard.metrics.score_histograms import FINE_BINS, bin_edges
-from predboard.metrics.values import overall_metrics
+from predboard.metrics.values import overall_metrics, positive_metrics
 from predboard.panels import RunInfo, WrittenTag, describe_transform
 from predboard.predictions.table import TileRows
 from predboard.summaries import Picture, Tab
@@ -62,8 +62,9 @@ def summary_page(info: RunInfo, states: Mapping[int, MetricState], mistakes: Til
     state = states[last]
     parts = [
         f"# {escape_markdown(info.name)}",
-        _warnings(info, last, state.metrics),
+        _warnings(info, last, state),
         _accuracy(info, last, state),
+        _positive(info, state),
         _new_labels(info, last),
         _groups(state.metrics),
         _next_steps(info, states, mistakes),
@@ -75,9 +76,10 @@ def summary_page(info: RunInfo, states: Mapping[int, MetricState], mistakes: Til
     return "\n\n".join(part for part in parts if part)
 
 
-def _warnings(info: RunInfo, step: int, scores: CountMetrics) -> str:
-    known = info.steps[step]
-    warnings = data_warnings(scores, info.run.classes, known.rows, known.manifest_rows, known.warnings)
+def _warnings(info: RunInfo, step: int, state: MetricState) -> str:
+    known, names = info.steps[step], info.run.classes
+    ranks_well = bool(info.run.positive_class) and two_classes.ranks_well(state, info.run.positive_index)
+    warnings = data_warnings(state.metrics, names, known.rows, known.manifest_rows, known.warnings, ranks_well)
     return "\n".join(f"- **Warning:** {escape_markdown(warning)}" for warning in warnings)
 
 
@@ -91,6 +93,18 @@ def _accuracy(info: RunInfo, step: int, state: MetricState) -> str:
     return (
         f"{run}: **accuracy {percent(accuracy.value)}** (95 % interval {_range(accuracy.interval)}), "
         f"{plural(errors, 'error')} in {plural(state.metrics.counted, 'counted image')}."
+    )
+
+
+def _positive(info: RunInfo, state: MetricState) -> str:
+    """Say how well the positive one of two classes is found."""
+    if not info.run.positive_class or not state.metrics.counted:
+        return ""
+    metrics = positive_metrics(state, info.run.positive_index)
+    named = (f"{registry.require(name).label.split(' (')[0]} {metric.value:.3f}" for name, metric in metrics.items())
+    return (
+        f"Of **{escape_markdown(info.run.positive_class)}**, the positive class: {', '.join(named)}. See "
+        "`report/two_classes`; macro figures below are means over both classes."
     )
 
 
