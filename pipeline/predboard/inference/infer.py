@@ -21,6 +21,7 @@ from predboard.images import loader as loading
 from predboard.images.preprocessing import Recipe
 from predboard.inference import resume
 from predboard.inference.default_name import default_out
+from predboard.inference.relabel import find_relabelled, rewrite_labels
 from predboard.models.checkpoints import assign_steps
 from predboard.models.factory import open_factory, require_torch
 from predboard.predictions.row_count import RowCount
@@ -235,9 +236,18 @@ def _survey(
         )
         for step, run in models.runs.items()
     }
-    for path in itertools.chain.from_iterable(changed for _, changed in checked.values()):
-        delete_part(path)  # only now that no step is refused
-    missing = {step: of_step for step, (of_step, _) in checked.items()}
+    others = list(itertools.chain.from_iterable(changed for _, changed in checked.values()))
+    relabelled = find_relabelled(others, models.manifest, all_shards)
+    kept = {file.path for file in relabelled}
+    for path in others:
+        if path not in kept:
+            delete_part(path)  # only now that no step is refused
+    rewrite_labels(relabelled, models.manifest, log)
+    ranges = {(file.run.step, file.part.start) for file in relabelled}
+    missing = {
+        step: [part_range for part_range in of_step if (step, part_range.start) not in ranges]
+        for step, (of_step, _) in checked.items()
+    }
     failed_rows: dict[int, dict[PartRange, tuple[int, ...]]] = {}
     if config.retry_errors:
         for step, of_step in missing.items():

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from predboard.errors import DamagedError, InputError, first_line
 from predboard.images.manifest import Manifest
+from predboard.inference.relabel import find_relabelled
 from predboard.predictions.schema import Run
 from predboard.storage import part_plan
 from predboard.storage.parts import PartFile, open_part, part_index, read_batches, verify_part
@@ -87,9 +88,11 @@ def find_missing(
         before = sorted(manifest_lengths - {len(manifest)})
         rows = " or ".join(f"{count:,}" for count in before)
         was = f" (it had {rows} rows, now {len(manifest):,}; see --limit)" if before else ""
+        alone = len(find_relabelled(changed, manifest, plan))
+        rewrites = f"; in {alone} of them labels alone changed, for which it does not run the model" if alone else ""
         raise InputError(
             f"the data changed{was}: {len(changed)} of {len(paths)} parts of {out} step {run.step} are no longer "
-            f"valid, the first {changed[0].name}: --update makes them again and keeps the others"
+            f"valid, the first {changed[0].name}: --update makes them again and keeps the others{rewrites}"
         )
     if not update:
         _refuse_other_data(files, share, manifest)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from predboard.errors import InputError
 from predboard.predictions.arrow import as_arrow, scatter
+from predboard.predictions.label_sets import Labels, MultiLabels, label_values
 from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, GROUP_PREFIX, hash_refs
 from predboard.predictions.table import Predictions
 
@@ -116,6 +117,18 @@ def _losses(rows: Predictions) -> pa.Array:
     known = ~np.isnan(losses)
     ok[np.flatnonzero(ok)[~known]] = False
     return scatter(losses[known], ok, pa.float32())
+
+
+def relabel(before: Labels, after: Labels) -> Amendment:
+    """Return the amendment that turns the labels of some rows, [rows], into others."""
+    if isinstance(before, MultiLabels) or isinstance(after, MultiLabels):
+        pairs = zip(label_values(before), label_values(after), strict=True)
+        at = np.flatnonzero([a != b for a, b in pairs]).astype(np.int64)
+        columns = () if isinstance(after, np.ndarray) else after[at].to_arrow()
+        return Amendment(at, dict(zip(("labels", "unknown"), columns, strict=True)))
+    at = np.flatnonzero(before != after)
+    new = after[at]
+    return Amendment(at, {"label": as_arrow(new, pa.int32(), new >= 0)})
 
 
 def hash_values(rows: Predictions, name: str, without: NDArray[np.int64]) -> NDArray[np.int64]:
