@@ -193,8 +193,8 @@ class OutputConfig(Config):
     the first three; for 12 or 13 channels, which are taken to be Sentinel-2, 3 2 1."""
 
     update: bool = False
-    """The data has changed: recompute the parts that are no longer valid and keep the others. Where labels alone changed,
-    these are rewritten and the model does not run."""
+    """The data has changed: recompute the parts that are no longer valid and keep the others. Labels that changed alone
+    are rewritten without running the model."""
 
     overwrite: bool = False
     """Delete the predictions of these steps and start again."""

@@ -238,9 +238,9 @@ def _survey(
     }
     others = list(itertools.chain.from_iterable(changed for _, changed in checked.values()))
     relabelled = find_relabelled(others, models.manifest, all_shards)
-    kept = {file.path for file in relabelled}
+    stay = {file.path for file in relabelled}
     for path in others:
-        if path not in kept:
+        if path not in stay:
             delete_part(path)  # only now that no step is refused
     rewrite_labels(relabelled, models.manifest, log)
     ranges = {(file.run.step, file.part.start) for file in relabelled}

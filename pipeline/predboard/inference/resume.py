@@ -3,7 +3,7 @@ pictures.
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from predboard.errors import DamagedError, InputError, first_line
 from predboard.images.manifest import Manifest
@@ -85,9 +85,7 @@ def find_missing(
         elif part_range is None or not same_rows or part.stop != part.manifest_rows:  # otherwise its data only grew
             changed.append(path)
     if changed and not update:
-        before = sorted(manifest_lengths - {len(manifest)})
-        rows = " or ".join(f"{count:,}" for count in before)
-        was = f" (it had {rows} rows, now {len(manifest):,}; see --limit)" if before else ""
+        was = _describe_length(manifest_lengths, manifest)
         alone = len(find_relabelled(changed, manifest, plan))
         rewrites = f"; in {alone} of them labels alone changed, for which it does not run the model" if alone else ""
         raise InputError(
@@ -97,6 +95,13 @@ def find_missing(
     if not update:
         _refuse_other_data(files, share, manifest)
     return list(missing.values()), changed
+
+
+def _describe_length(before: Collection[int], manifest: Manifest) -> str:
+    """Say how many rows the data had when parts were written, if they were more or fewer."""
+    other = sorted(set(before) - {len(manifest)})
+    rows = " or ".join(f"{count:,}" for count in other)
+    return f" (it had {rows} rows, now {len(manifest):,}; see --limit)" if other else ""
 
 
 def _refuse_other_data(files: Sequence[PartFile | DamagedError], share: part_plan.Share, manifest: Manifest) -> None:
