@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 from random import Random
 
-from tests.fuzz import outputs, pictures, tables, tensors
+from tests.fuzz import label_sets, outputs, pictures, tables, tensors
 from tests.fuzz.harness import MEGABYTES, Case, describe, judge, peak, reset_peak, run, snapshot, words_of
 
-DOORS = {**tables.DOORS, **pictures.DOORS, **tensors.DOORS, **outputs.DOORS}
+DOORS = {**tables.DOORS, **pictures.DOORS, **tensors.DOORS, **outputs.DOORS, **label_sets.DOORS}
 
 
 def make(seed: int, folder: Path, door: str | None = None) -> Case:

@@ -28,8 +28,11 @@ told: not all, or it is unclear; then figures other than the known ones need a r
 any: a value has become another that is as good, which nobody can see.
 """
 
-Truth = Mapping[str, tuple[int, int]]
-"""Class of the label and predicted class by what names a row: its picture, or its place where it has none."""
+Truth = Mapping[str, tuple[Any, Any]]
+"""Class of the label and predicted class by what names a row: its picture, or its place where it has none.
+
+Where an image may have several labels, they are sets.
+"""
 
 
 @dataclass
@@ -203,7 +206,9 @@ def _read(case: Case) -> tuple[int, str]:
     rows, false = 0, []
     for file in sorted(case.out.glob("step=*/*.parquet")) if case.out else []:
         with pq.ParquetFile(file) as parquet:
-            table = parquet.read(["id", "image", "label", "predicted"])
+            several = "labels" in parquet.schema_arrow.names
+            columns = ["labels", "predicted_labels"] if several else ["label", "predicted"]
+            table = parquet.read(["id", "image", *columns])
             classes = json.loads(parquet.metadata.metadata[b"predboard.run"])["classes"]
         number = {i: "abc".find(name) if name in ("a", "b", "c") else _number(name) for i, name in enumerate(classes)}
         for row in table.to_pylist():
@@ -212,7 +217,10 @@ def _read(case: Case) -> tuple[int, str]:
             if name in case.changed or str(row["id"]) in case.changed:
                 continue
             known = case.truth.get(name)
-            here = (number.get(row["label"]), number.get(row["predicted"]))
+            here = tuple(
+                frozenset(map(number.get, value)) if isinstance(value, list) else number.get(value)
+                for value in map(row.get, columns)
+            )
             if known is None:
                 false.append(f"{name[:60]} is no row")
             elif any(value is not None and value != right for value, right in zip(here, known, strict=True)):

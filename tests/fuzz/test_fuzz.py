@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests import toy
-from tests.fuzz import inputs
+from tests.fuzz import inputs, label_sets
 from tests.fuzz.harness import Case, Outcome, judge, run, words_of
 
 SEEDS = 1_000
@@ -61,6 +62,16 @@ def test_the_oracle_knows_right_from_false(tmp_path: Path) -> None:
     assert "3 is no row" in str(judge(dataclasses.replace(lost, truth=less), outcome, lambda: usual))
     told = dataclasses.replace(outcome, err=[*outcome.err, "warning: one row is left out"])
     assert judge(lost, told, lambda: usual) is None
+
+
+def test_the_oracle_knows_right_sets_from_false(tmp_path: Path) -> None:
+    case = label_sets.label_table(Random(6), tmp_path / "a", "npz")
+    outcome = run(case.command)
+    assert (case.promise, judge(case, outcome, set)) == ("same", None)
+    true, predicted = case.truth["b/3"]
+    assert true == frozenset()
+    false = dataclasses.replace(case, truth={**case.truth, "b/3": (frozenset({1}), predicted)})
+    assert "b/3 is (frozenset(), " in str(judge(false, outcome, set))
 
 
 def test_the_oracle_knows_a_refusal_from_a_fault(tmp_path: Path) -> None:
