@@ -95,7 +95,7 @@ def write_separated_csv(file: Path) -> dict[str, Any]:
 
 def write_printed_lists(file: Path) -> dict[str, Any]:
     frame = pd.DataFrame({name: values for name, values in columns().items() if not name.startswith("label_")})
-    frame.assign(labels=NAMES).to_csv(file, index=False)  # pandas writes "['cat', 'dog']"
+    frame.assign(labels=pd.Series(NAMES)).to_csv(file, index=False)  # pandas writes "['cat', 'dog']"
     return {}
 
 
@@ -334,7 +334,8 @@ def test_chexnet_comes_out_as_numpy_counts_it(tmp_path: Path) -> None:
         pytest.skip(f"needs the real predictions in {CHEXNET}")
     saved = np.load(CHEXNET)
     result = import_predictions(
-        ImportConfig("probabilities", CHEXNET, task="multi-label", out=tmp_path / "out", pictures=False), lambda _: None
+        ImportConfig("probabilities", (CHEXNET,), task="multi-label", out=tmp_path / "out", pictures=False),
+        lambda _: None,
     )
     assert result.rows == 22_433
     frame = open_predictions(tmp_path / "out").to_pandas()

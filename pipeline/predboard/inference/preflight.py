@@ -153,9 +153,10 @@ class _Examined:
             diagnoses += self.judge.check_outputs(self.logits[np.isfinite(self.logits).all(axis=1)])
         mean, std = values.moments(sample.pixels)
         swapped = [] if job.random_weights else [*self.judge.check_meaning(self.logits)]
-        trials, better, improvement = [], None, swapped
+        tried: tuple[list[Trial], Trial | None, list[Diagnosis]] = [], None, swapped
         if not swapped:  # which explains why most are wrong
-            trials, better, improvement = self._try_alternatives(mean, std, forward_rows)
+            tried = self._try_alternatives(mean, std, forward_rows)
+        trials, better, improvement = tried
         diagnoses += improvement
         explained = better.right / better.images if better is not None else 0.0
         order: tuple[str, ...] = ()

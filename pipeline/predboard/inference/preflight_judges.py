@@ -24,8 +24,10 @@ Caption = tuple[str | None, str, int]
 class Judge(Protocol):
     """Knows the labels of the images of a sample."""
 
-    measure: str
-    """The share of the images that are right, in a word."""
+    @property
+    def measure(self) -> str:
+        """The share of the images that are right, in a word."""
+        ...
 
     @property
     def labelled(self) -> NDArray[np.int64]:
@@ -190,7 +192,7 @@ class LabelSetJudge:
         usable = np.isfinite(logits).all(axis=1)
         merit = np.full(len(logits), -np.finfo(np.float64).max)
         known = self.labels[self.labelled[start:stop]]
-        merit[usable] = -derive_label_sets(logits[usable], known[usable])[1]["loss"].astype(np.float64)
+        merit[usable] = -derive_label_sets(logits[usable], known[np.flatnonzero(usable)])[1]["loss"].astype(np.float64)
         return merit
 
     def check_outputs(self, logits: NDArray[np.float32]) -> Iterator[Diagnosis]:
