@@ -241,7 +241,7 @@ def drawable(summary: Summary) -> None:
             assert len(rows["id"]) > 0
             assert np.isfinite(rows["top_probability"]).all()
             assert np.isfinite(rows["confidence"]).all()
-            assert np.isfinite(rows["loss"][rows["label"] >= 0]).all()
+            assert np.isfinite(rows["loss"][rows["right"] >= 0]).all()
             return
         case Scalar(value=value):
             assert np.isfinite(np.float32(value))

@@ -9,7 +9,6 @@ import pytest
 from numpy.typing import NDArray
 from sklearn import metrics as sk
 
-from predboard.metrics.intervals import jackknife_half_width
 from predboard.metrics.multi_label.label_state import LabelCountState, LabelState
 from predboard.metrics.multi_label.label_values import all_label_metrics, count_label_images, label_columns
 from predboard.predictions.multi_label import MultiLabelPredictions
@@ -201,7 +200,7 @@ def test_intervals_leave_out_the_images_of_a_group_with_all_their_labels() -> No
     for name, average in (("f1_macro", "macro"), ("f1_micro", "micro")):
         expected = half(lambda keep, a=average: sk.f1_score(labels[keep], predicted[keep], average=a, zero_division=0))
         lower, upper = found[name].interval or (0, 0)
-        assert (upper - lower) / 2 == pytest.approx(expected, rel=1e-9)
+        assert (upper - lower) / 2 == pytest.approx(expected, rel=1e-6)
     lower, upper = found["lrap"].interval or (0, 0)
     some = labels.any(axis=1)
     expected = half(lambda keep: sk.label_ranking_average_precision_score(labels[keep & some], logits[keep & some]))
@@ -209,14 +208,6 @@ def test_intervals_leave_out_the_images_of_a_group_with_all_their_labels() -> No
     lower, upper = found["average_precision_macro"].interval or (0, 0)
     expected = half(lambda keep: sk.average_precision_score(labels[keep], logits[keep], average="macro"))
     assert (upper - lower) / 2 == pytest.approx(np.hypot(expected, found["average_precision_macro"].bound), rel=0.05)
-
-
-def test_intervals_of_few_groups_have_fewer_degrees_of_freedom() -> None:
-    assert np.isnan(jackknife_half_width(np.array([0.5])))
-    assert jackknife_half_width(np.array([0.0, 1.0])) == pytest.approx(12.706204736 * np.sqrt(0.5 * 0.5))
-    assert jackknife_half_width(np.arange(20) / 20) == pytest.approx(
-        2.093024054 * np.sqrt(19 / 20 * np.var(np.arange(20) / 20) * 20)
-    )
 
 
 @pytest.mark.parametrize("rows", [0, 1])

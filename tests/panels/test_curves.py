@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import auc, average_precision_score, roc_auc_score, roc_curve
 
 from predboard.drawing.plots import Axis, Curve
-from predboard.panels.curves import MIN_FALSE_POSITIVE_RATE, POINTS
+from predboard.panels.pages.curves import MIN_FALSE_POSITIVE_RATE, POINTS
 from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions
 from predboard.summaries import PrCurve, Summary

@@ -92,6 +92,27 @@ def draw_confusion_matrix(
     return canvas.pixels
 
 
+def draw_counts(heading: str, counts: NDArray[np.int64], names: Sequence[str], total: Sequence[int]) -> Pixels:
+    """Draw counts of pairs that are neither right nor wrong, in the size of a card, the diagonal in grey.
+
+    Args:
+        heading: what is counted.
+        counts: [classes, classes], at most `CARD_CLASSES` + 1.
+        names: [classes].
+        total: [classes] count of which a row's cells are shares; the stronger a cell, the larger its share.
+
+    Returns:
+        [215, 350, 3] uint8.
+    """
+
+    def cell(i: int, j: int) -> MatrixCell | None:
+        share = float(np.sqrt(counts[i, j] / total[i])) if total[i] else 0.0
+        colour = blend(UNKNOWN if i == j else RIGHT, share * (0.5 if i == j else 1.0))
+        return MatrixCell(shorter(int(counts[i, j])), colour) if counts[i, j] else None
+
+    return draw_card_matrix(heading, names, [[cell(i, j) for j in range(len(names))] for i in range(len(names))])
+
+
 def _draw_cell(canvas: Canvas, x: int, y: int, cell: int, size: int, count: int, colour: Colour) -> None:
     canvas.draw.rectangle((x, y, x + cell - 2, y + cell - 2), fill=colour if count else EMPTY_CELL)
     if count:
@@ -136,6 +157,10 @@ class ConfusionOverview:
     """Meaning of rows and columns."""
     title: str = ""
     """Instead of the number of classes and the axes."""
+    noun: str = "class"
+    """Word for one of the classes."""
+    without_recall: str = ""
+    """A name among `names` that stands for no class, and so has no recall."""
 
 
 def draw_confusion_overview(overview: ConfusionOverview) -> Pixels:
@@ -184,7 +209,7 @@ def _draw_header(canvas: Canvas, overview: ConfusionOverview) -> None:
     title = overview.title or f"{classes:,} class{'es' * (classes != 1)}, {overview.axes[0]} ↓ {overview.axes[1]} →"
     x = MATRIX_LEFT_PX + canvas.text((MATRIX_LEFT_PX, 11), title, 190, 10, FAINT) + 12
     canvas.draw.rectangle((x, 3, x + 7, 10), fill=WRONG)
-    canvas.text((x + 11, 11), f"≥ {percent(overview.strongest)} of a class", 125, 10, FAINT)
+    canvas.text((x + 11, 11), f"≥ {percent(overview.strongest)} of a {overview.noun}", 125, 10, FAINT)
     heading = "recall" if overview.names else "errors" if overview.groups else ""
     canvas.text((WIDTH_PX - 4, 11), heading, 60, 10, FAINT, anchor="rs")
 
@@ -197,6 +222,7 @@ def _write_recalls(canvas: Canvas, overview: ConfusionOverview, edges: Sequence[
         rows = int(overview.total[i])
         hits = int(overview.count[(overview.true == i) & (overview.predicted == i)].sum())
         recall = percent(hits / rows) if rows else "no images"
+        recall = "" if name == overview.without_recall else recall
         number = canvas.text((WIDTH_PX - 4, y), recall, 60, 10, INK, anchor="rs")
         canvas.text((right + 6, y), name, WIDTH_PX - right - 14 - number, 10, INK)
 

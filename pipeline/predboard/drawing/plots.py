@@ -214,7 +214,12 @@ class ReliabilityBin:
     rows: int
 
 
-def draw_reliability(bins: Sequence[ReliabilityBin], facts: Sequence[tuple[str, str]], verdict: str) -> Pixels:
+def draw_reliability(
+    bins: Sequence[ReliabilityBin],
+    facts: Sequence[tuple[str, str]],
+    verdict: str,
+    words: tuple[str, str, str] = ("confidence", "accuracy", "images"),
+) -> Pixels:
     """Draw accuracy over confidence with intervals, a histogram of the images below it, and numbers beside it.
 
     A bar runs from the mean confidence to the accuracy: vermillion where the confidence is too high, else blue.
@@ -223,13 +228,14 @@ def draw_reliability(bins: Sequence[ReliabilityBin], facts: Sequence[tuple[str, 
         bins: those that contain images.
         facts: (name, value), at most eight.
         verdict: the heading of the numbers, such as "over-confident".
+        words: what the axes are, and what is counted.
 
     Returns:
         [215, 350, 3] uint8.
     """
     plot = _Plot(36, 25, 156, 122)
     ticks = [(0.0, "0"), (0.25, ""), (0.5, "50"), (0.75, ""), (1.0, "100 %")]
-    x, y = Axis("confidence", ticks), Axis("accuracy", [*ticks[:-1], (1.0, "100")])
+    x, y = Axis(words[0], ticks), Axis(words[1], [*ticks[:-1], (1.0, "100")])
     plot.grid(Axis("", ticks), y)
     plot.line([plot.pixel(0, 0), plot.pixel(1, 1)], FAINT)
     most_rows, histogram_top = max((b.rows for b in bins), default=1), plot.top + plot.height + 17
@@ -249,6 +255,6 @@ def draw_reliability(bins: Sequence[ReliabilityBin], facts: Sequence[tuple[str, 
     for i, (name, value) in enumerate(facts):
         number = canvas.text((left + width, 40 + 17 * i), value, 70, 11, INK, bold=True, anchor="rs")
         canvas.text((left, 40 + 17 * i), name, width - number - 5, 11, FAINT)
-    canvas.text((left, histogram_top + 11), f"images, up to {most_rows:,}", width, 10, FAINT)
+    canvas.text((left, histogram_top + 11), f"{words[2]}, up to {most_rows:,}", width, 10, FAINT)
     canvas.text((left, histogram_top + 23), "(square-root scale)", width, 10, FAINT)
     return canvas.pixels

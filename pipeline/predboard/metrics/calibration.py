@@ -5,7 +5,6 @@ probabilities are above 1/15, so the bins of each class are counted from those f
 the class's sum. Temperature scaling is in `metrics.temperature`, names and definitions in `metrics.registry`.
 """
 
-import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -15,7 +14,8 @@ from numpy.typing import NDArray
 
 from predboard.metrics import score_histograms
 from predboard.metrics.grouped import group_column, grouped_interval, no_groups, sum_by_group
-from predboard.metrics.intervals import grouped_method, mean_interval, wilson_interval
+from predboard.metrics.intervals import grouped_method, wilson_interval
+from predboard.metrics.reliability import BINS, PROBABILITY_UNIT, Reliability, equal_width_bin
 from predboard.metrics.score_histograms import FINE_BINS, Estimate, ScoreHistograms
 from predboard.metrics.temperature import (
     INVERSE_TEMPERATURES,
@@ -29,12 +29,6 @@ from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions, TileRows
 from predboard.state import Lowest, StatesByName, summed
 from predboard.summaries import Metric
-
-BINS = 15
-"""Equal-width bins [i/15, (i + 1)/15); the last includes 1."""
-
-PROBABILITY_UNIT = 2.0**-30
-"""Unit of sums of probabilities: those of 8 billion rows fit into an int64."""
 
 EQUAL_MASS_BINS = 2**16
 """Bins of the log-odds for calibration error by equal mass: few rows share one, so little depends on their order."""
@@ -50,7 +44,7 @@ _BLOCK_NUMBERS = 2**17
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Calibration(Reliability):
     """Counts of the labelled rows, sums of probabilities in `PROBABILITY_UNIT`s, and a sample of rows."""
 
     sample: Lowest  # right, gap = z_max - z_y, and curve = L, L', L'' of each row
@@ -135,54 +129,13 @@ class Calibration:
         return bool(self.total.any())
 
     @cached_property
-    def rows(self) -> int:
-        """Rows with logits and a label."""
-        return int(self.top[0].sum())
-
-    @cached_property
-    def bins(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-        """[BINS] rows, right ones, and sum of their confidence."""
-        rows, right, confidence, _ = self.top
-        return rows, right, confidence * PROBABILITY_UNIT
-
-    @property
-    def ece(self) -> float:
-        """Expected calibration error (Naeini 2015): |accuracy - confidence| of a bin, mean over the rows."""
-        _, right, confidence = self.bins
-        return float(np.abs(right - confidence).sum() / self.rows) if self.rows else math.nan
-
-    @cached_property
     def ece_interval(self) -> tuple[float, float] | None:
-        """Its 95 % interval by the delete-one jackknife; None for fewer than two rows.
-
-        Without a row the sum of the bins' |right - confidence| is smaller by the row's own right - confidence, if that
-        has the sign of its bin. So the interval is that of a mean: of the rows' gaps with the signs of their bins.
-        Where rows belong together, whole groups of them are left out instead.
-        """
+        """Its 95 % interval; where rows belong together, by leaving out whole groups of them instead of single ones."""
         if column := group_column(self.gaps_by_group):
             grouped = self.gaps_by_group.states[column]
             gaps = np.abs(grouped.without * PROBABILITY_UNIT).sum(axis=-1)
             return grouped_interval(self.ece, gaps / np.maximum(grouped.rows_without, 1))
-        _, right, confidence = self.bins
-        squares = float(self.top[3][right != confidence].sum() * PROBABILITY_UNIT / max(self.rows, 1))
-        ends = mean_interval(self.ece, max(squares - self.ece**2, 0.0), self.rows)
-        return ends and (max(ends[0], 0.0), min(ends[1], 1.0))
-
-    @property
-    def by_chance(self) -> float:
-        """The calibration error to expect of this many rows if every confidence were right.
-
-        Each bin's accuracy is then off by a normal deviation of variance c (1 - c) / n; its mean absolute value counts.
-        """
-        rows, _, confidence = self.bins
-        mean = confidence / np.maximum(rows, 1)
-        return float(np.sqrt(2 / np.pi * rows * mean * (1 - mean)).sum() / self.rows)
-
-    @property
-    def mce(self) -> float:
-        """Maximum calibration error: largest |accuracy - confidence| of a bin that has rows."""
-        rows, right, confidence = self.bins
-        return float((np.abs(right - confidence)[rows > 0] / rows[rows > 0]).max())
+        return self.independent_ece_interval
 
     @cached_property
     def ece_equal_mass(self) -> Estimate:
@@ -378,11 +331,6 @@ def conformal_size(evidence: CalibrationEvidence) -> Metric | None:
     """Return the mean number of classes in a prediction set."""
     sets = evidence.sets
     return None if sets is None else Metric(sets.size, rows=sets.tried)
-
-
-def equal_width_bin(p: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the equal-width bin of each probability."""
-    return np.minimum((p * BINS).astype(np.int64), BINS - 1)
 
 
 def _sums(at: NDArray[np.int64], weights: tuple[NDArray[np.float64], ...], bins: int) -> NDArray[np.int64]:

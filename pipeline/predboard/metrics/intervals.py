@@ -22,16 +22,6 @@ Z95 = 1.959963984540054
 T95 = 2.093024054408263
 """Quantile .975 of Student's t with JACKKNIFE_GROUPS - 1 degrees of freedom."""
 
-# fmt: off
-_T_QUANTILES = (
-    12.706204736432095, 4.302652729911275, 3.182446305284263, 2.7764451051977987, 2.5705818366147395,
-    2.446911848791681, 2.3646242510102993, 2.306004135033371, 2.2621571627409915, 2.2281388519649385,
-    2.200985160082949, 2.1788128296634177, 2.1603686564610127, 2.1447866879169273, 2.131449545559323,
-    2.1199052992210112, 2.1098155778331806, 2.10092204024096, T95,
-)
-# fmt: on
-"""The same with 1 to 19 degrees of freedom, where not all groups have images."""
-
 _T975 = (
     *(12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157, 2.228139),
     *(2.200985, 2.178813, 2.160369, 2.144787, 2.131450, 2.119905, 2.109816, 2.100922, 2.093024),
@@ -125,25 +115,6 @@ def jackknife(grouped: tuple[NDArray[np.integer], ...], metric: Callable[..., Fl
     without = np.array([metric(*(t - c[g] for t, c in zip(totals, grouped, strict=True))) for g in groups])
     spread = ((without - without.mean(axis=0)) ** 2).sum(axis=0)
     return np.asarray(T95 * np.sqrt((JACKKNIFE_GROUPS - 1) / JACKKNIFE_GROUPS * spread))
-
-
-def jackknife_half_width(without: Floats) -> float:
-    """Return the half width of the 95 % interval of a metric from its values without each group that has rows.
-
-    As `jackknife`, but with the G groups that are there: variance (G - 1) / G · sum (value - mean)², Student's t with
-    G - 1 degrees of freedom.
-
-    Args:
-        without: [G] values, G up to JACKKNIFE_GROUPS.
-
-    Returns:
-        The half width; nan for fewer than two groups, or where the metric is undefined without some group.
-    """
-    groups = len(without)
-    if groups < 2:
-        return math.nan
-    spread = float(((without - without.mean()) ** 2).sum())
-    return _T_QUANTILES[groups - 2] * math.sqrt((groups - 1) / groups * spread)
 
 
 def grouped_half_width(without: NDArray[Any]) -> Floats:

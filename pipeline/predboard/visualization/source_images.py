@@ -16,10 +16,8 @@ from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX
 from predboard.drawing.tiles import (
     MIN_SOURCE_SIDE_PX,
     SHEET_PICTURE_PX,
-    TileText,
     draw_contact_sheet,
     draw_sprite,
-    draw_tile,
     fit_picture,
 )
 from predboard.formatting import either, plural, shared_start
@@ -32,6 +30,7 @@ from predboard.storage.remote import MAX_CONNECTIONS
 from predboard.storage.runs import Step, read_values
 from predboard.summaries import EncodedImages, Projector, Summary, Tiles
 from predboard.visualization import events
+from predboard.visualization.row_tiles import draw_row
 
 FITTED_CACHE_IMAGES = 512
 """Fitted images in memory, at most 115 kB each, because the same image is in many galleries and steps."""
@@ -133,19 +132,7 @@ class SourceImages:
         ids, refs = rows["id"].tolist(), [str(ref or "") for ref in rows["image"]]
         shared = shared_start(refs)
         for i, (image, is_exact) in enumerate(self.fitted(step, ids, refs)):
-            label, loss = int(rows["label"][i]), float(rows["loss"][i])
-            text = TileText(
-                true=run.classes[label] if label >= 0 else None,
-                top=[
-                    (run.classes[c], float(p))
-                    for c, p in zip(rows["top_class"][i], rows["top_probability"][i], strict=True)
-                ],
-                name=refs[i],
-                shared=shared,
-                id=ids[i],
-                loss=None if label < 0 or loss != loss else loss,
-            )
-            drawn = draw_tile(image, text)
+            drawn = draw_row(image, rows, i, run.classes, refs[i], shared)
             samples.append(events.encode_png(drawn) if is_exact else events.encode_jpeg(drawn))
         return EncodedImages(tiles.tag, WIDTH_PX, HEIGHT_PX, tuple(samples), tiles.description)
 

@@ -10,9 +10,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from predboard.metrics.calibration import BINS, PROBABILITY_UNIT, equal_width_bin
 from predboard.metrics.intervals import Floats
 from predboard.metrics.multi_label.known_sets import KnownSets
+from predboard.metrics.reliability import BINS, PROBABILITY_UNIT, ReliabilityCounts, equal_width_bin
 from predboard.predictions.multi_label import MultiLabelPredictions
 from predboard.predictions.schema import Run
 from predboard.state import summed
@@ -22,9 +22,6 @@ COLUMNS = frozenset({"key", "label", "predicted", "confidence", "logits"})
 
 _BLOCK_NUMBERS = 2**17
 """Probabilities that are worked on at a time, so that they stay in the processor's cache."""
-
-ROWS, RIGHT, CONFIDENCE, SQUARES = range(4)
-"""Places in `LabelCalibration.of_sets`."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +74,16 @@ class LabelCalibration:
         """[classes, BINS] sum of the probability of each label."""
         return self.total * PROBABILITY_UNIT
 
+    @cached_property
+    def sets(self) -> ReliabilityCounts:
+        """How far the confidence in whole sets is from the share of them that are right."""
+        return ReliabilityCounts(self.of_sets)
+
+    @cached_property
+    def pooled(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+        """[BINS] decisions by probability, those on labels that apply, and sum of the probability."""
+        return self.rows.sum(axis=0), self.hits.sum(axis=0), self.sums.sum(axis=0)
+
     @property
     def ece(self) -> Floats:
         """[classes] calibration error of each label; nan where no decision is known."""
@@ -86,8 +93,8 @@ class LabelCalibration:
     @property
     def ece_pooled(self) -> float:
         """Calibration error of all decisions in common bins."""
-        gap = np.abs(self.hits.sum(axis=0) - self.sums.sum(axis=0)).sum()
-        return float(gap / self.rows.sum()) if self.rows.sum() else np.nan
+        rows, hits, sums = self.pooled
+        return float(np.abs(hits - sums).sum() / rows.sum()) if rows.any() else np.nan
 
 
 def _of_sets(sets: KnownSets, rows: MultiLabelPredictions) -> NDArray[np.int64]:

@@ -4,7 +4,7 @@ Counts are kept for each of the 20 groups of images, so that leaving out a group
 labels of one image are not independent, and counting them as if they were would make intervals too narrow.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard.metrics.counts import Margins
+from predboard.metrics.grouped import group_column, no_groups, sum_by_group
 from predboard.metrics.intervals import JACKKNIFE_GROUPS, Floats, wilson_intervals
 from predboard.metrics.multi_label import known_sets
 from predboard.metrics.multi_label.known_sets import KnownSets
 from predboard.predictions.multi_label import MultiLabelPredictions
 from predboard.predictions.schema import Run
-from predboard.state import FIXED_LIMIT, FIXED_UNIT, summed
+from predboard.state import FIXED_LIMIT, FIXED_UNIT, StatesByName, summed
 
 COLUMNS = known_sets.COLUMNS | {"loss"}
 """Columns that `LabelCounts.measure` reads."""
@@ -45,6 +46,7 @@ class LabelCounts:
     unlabelled: np.int64 = summed()  # rows of which no label is known, failed or not
     partly: np.int64 = summed()  # rows that count, but for labels that are unknown
     cut_losses: np.int64 = summed()  # rows whose loss is above FIXED_LIMIT
+    by_group: StatesByName = field(default_factory=no_groups)  # images by group, where rows belong together
 
     @classmethod
     def zero(cls, run: Run) -> "LabelCounts":
@@ -84,6 +86,7 @@ class LabelCounts:
             np.int64(unlabelled),
             np.int64((counted & (sets.unknown.size > 0)).sum()),
             np.int64((loss > FIXED_LIMIT).sum()),
+            sum_by_group(rows, lambda: np.ones((len(rows), 1), np.int64)),
         )
 
     @cached_property
@@ -182,8 +185,13 @@ class LabelCountMetrics:
         """Margins of all images."""
         return _margins(self._total, self.counts.sums.sum(axis=0))
 
+    @property
+    def group_column(self) -> str:
+        """Name of the column whose equal values make images belong together; empty without one."""
+        return group_column(self.counts.by_group)
+
     @cached_property
-    def without_group(self) -> LabelMargins:
+    def margins_without(self) -> LabelMargins:
         """Margins without each group that has images, [groups, …]."""
         present = self.present
         decisions, sums = self.counts.decisions[present], self.counts.sums[present]

@@ -21,9 +21,11 @@ from predboard.metrics.score_histograms import (
     Estimate,
     auroc,
     average_precision,
+    bin_index,
     bins_per_class,
     coarse_bins_per_class,
     count_into,
+    score_of_probability,
 )
 from predboard.predictions.multi_label import MultiLabelPredictions
 from predboard.predictions.schema import Run
@@ -32,7 +34,7 @@ from predboard.state import summed
 MAX_LOGIT = 16.0
 """Bins cover logits from -MAX_LOGIT to MAX_LOGIT."""
 
-COLUMNS = frozenset({"key", "label", "predicted", "logits"})
+COLUMNS = frozenset({"key", "label", "predicted", "confidence", "logits"})
 """Columns that `LabelHistograms.measure` reads."""
 
 _BLOCK = 2**18
@@ -63,6 +65,7 @@ class LabelHistograms:
     true_grouped: NDArray[np.int32] = summed()  # [groups, classes, coarse] as `true_by_fold`
     any_label: NDArray[np.int64] = summed()  # [folds, FINE_BINS] all decisions
     any_true: NDArray[np.int64] = summed()  # [folds, FINE_BINS] those on labels that the image has
+    confidence: NDArray[np.int64] = summed()  # [wrong and right, FINE_BINS] sets of known labels by their probability
 
     @classmethod
     def zero(cls, run: Run) -> "LabelHistograms":
@@ -70,18 +73,16 @@ class LabelHistograms:
         k = len(run.classes)
         fine, coarse = (2, k, bins_per_class(k)), (JACKKNIFE_GROUPS, k, coarse_bins_per_class(k))
         of_classes = (np.zeros(shape, np.int32) for shape in (fine, fine, coarse, coarse))
-        return cls(*of_classes, np.zeros((2, FINE_BINS), np.int64), np.zeros((2, FINE_BINS), np.int64))
+        return cls(*of_classes, *(np.zeros((2, FINE_BINS), np.int64) for _ in range(3)))
 
     @classmethod
     def measure(cls, run: Run, batch: MultiLabelPredictions) -> "LabelHistograms":
         """Return the histograms of these rows alone, measured once for all panels that share them."""
-        return batch.memoize(
-            LabelHistograms, lambda: cls._measured(run, KnownSets.measure(run, batch), batch.labelled.logits)
-        )
+        return batch.memoize(LabelHistograms, lambda: cls._measured(run, KnownSets.measure(run, batch), batch.labelled))
 
     @classmethod
-    def _measured(cls, run: Run, sets: KnownSets, logits: NDArray[np.float32]) -> "LabelHistograms":
-        state, k = cls.zero(run), len(run.classes)
+    def _measured(cls, run: Run, sets: KnownSets, labelled: MultiLabelPredictions) -> "LabelHistograms":
+        state, k, logits = cls.zero(run), len(run.classes), labelled.logits
         bins, coarse = state.every_by_fold.shape[2], state.every_grouped.shape[2]
         shift, shorter = (int(np.log2(FINE_BINS // n)) for n in (bins, coarse))
         group, fold = sets.group, sets.group % 2
@@ -102,6 +103,9 @@ class LabelHistograms:
         for f in (0, 1):
             rows = at[fold == f].reshape(-1)
             state.any_label[f] = np.bincount(rows, minlength=FINE_BINS)
+        whole = sets.unknown.size == 0
+        place = bin_index(score_of_probability(labelled.confidence[whole])).astype(np.int64)
+        count_into(state.confidence, labelled.right[whole] * FINE_BINS + place)
         of_group = group * (k * coarse)
         width = max(_BLOCK // 4 // max(len(at), 1), 1)
         for start in range(0, k, width):  # label by label: a table of one label stays in the processor's cache

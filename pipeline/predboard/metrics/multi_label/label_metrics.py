@@ -9,11 +9,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from predboard.metrics.intervals import Floats, jackknife_half_width, wilson_interval
+from predboard.metrics.delete_one import aurc_half_width
+from predboard.metrics.intervals import Floats, grouped_half_width, grouped_method, wilson_interval
 from predboard.metrics.multi_label.label_counts import EMPTY, EXACT, F1, IMAGES, JACCARD, KNOWN, LOSS, LabelMargins
 from predboard.metrics.multi_label.label_ranks import BRIER, COVERAGE, LRAP, ONE_ERROR, RANKABLE, RANKING_LOSS
 from predboard.metrics.multi_label.label_state import AnyLabelState, LabelState
-from predboard.metrics.score_histograms import Estimate, auroc, average_precision, mean_of_defined
+from predboard.metrics.multi_label.label_temperature import LabelCalibrationEvidence
+from predboard.metrics.multi_label.label_thresholds import LabelThresholds
+from predboard.metrics.score_histograms import Estimate, aurc, auroc, average_precision, mean_of_defined
 from predboard.summaries import Metric
 
 # Metrics of decisions and sets, from margins: [...] each, nan where it is undefined.
@@ -56,7 +59,7 @@ def f1_images(m: LabelMargins) -> Floats:
     return _ratio(m.sums[..., F1], m.images)
 
 
-def bce(m: LabelMargins) -> Floats:
+def mean_loss(m: LabelMargins) -> Floats:
     """Return the mean binary cross-entropy over decisions, nats."""
     return _ratio(m.sums[..., LOSS], m.known.sum(axis=-1))
 
@@ -84,7 +87,16 @@ def nothing_hamming(m: LabelMargins) -> Floats:
 def exact(state: AnyLabelState) -> Metric:
     """Return the share of images whose set of labels is right."""
     hits, n = int(state.counts.sums[:, EXACT].sum()), state.metrics.counted
+    if column := state.metrics.group_column:
+        m = state.metrics.margins_without
+        half = float(grouped_half_width(m.sums[..., EXACT] / np.maximum(m.images, 1)))
+        return Metric(hits / n, _ends(hits / n, half), method=grouped_method(column), rows=n)
     return Metric(hits / n, wilson_interval(hits, n), rows=n)
+
+
+def bce(state: AnyLabelState) -> Metric | None:
+    """Return the mean binary cross-entropy over decisions, nats; None if a loss is beyond what is summed."""
+    return None if state.counts.cut_losses else of_margins(state, mean_loss, math.inf)
 
 
 def of_margins(state: AnyLabelState, function: Callable[[LabelMargins], Floats], highest: float) -> Metric | None:
@@ -96,11 +108,24 @@ def of_margins(state: AnyLabelState, function: Callable[[LabelMargins], Floats],
     value = float(function(m.margins))
     if math.isnan(value):
         return None
-    return Metric(value, _ends(value, jackknife_half_width(function(m.without_group)), highest), rows=m.counted)
+    return Metric(value, _ends(value, float(grouped_half_width(function(m.margins_without))), highest), rows=m.counted)
 
 
 def _ends(value: float, half: float, highest: float = 1.0) -> tuple[float, float] | None:
     return (max(value - half, 0.0), min(value + half, highest)) if half > 0 else None  # nan is not above 0
+
+
+def at_thresholds(thresholds: LabelThresholds, way: str, average: str) -> Metric:
+    """Return an average over the labels on the half of the images where the thresholds were not found."""
+    decided = thresholds.tested[way]
+    value = decided.averages[average]
+    return Metric(value, _ends(value, thresholds.half_widths[way][average]), rows=thresholds.tested_images)
+
+
+def calibration_metric(evidence: LabelCalibrationEvidence, name: str) -> Metric | None:
+    """Return a calibration metric by its short name; None where it is undefined."""
+    value, interval = evidence.values[name]
+    return None if math.isnan(value) else Metric(value, interval, rows=evidence.images)
 
 
 # Metrics that rank the labels of each image.
@@ -146,10 +171,20 @@ def _of_sums(state: LabelState, part: Floats, whole: Floats, highest: float = 1.
     present = state.metrics.present
     without = _ratio(part.sum() - part[present], total - whole[present])
     value = float(part.sum() / total)
-    return Metric(value, _ends(value, jackknife_half_width(without), highest), rows=int(total))
+    return Metric(value, _ends(value, float(grouped_half_width(without)), highest), rows=int(total))
 
 
-# Metrics that rank the images by each label.
+# Metrics that rank the images.
+
+
+def set_aurc(state: LabelState) -> Metric | None:
+    """Return the area under the risk–coverage curve of sets; None without an image of which all labels are known."""
+    confidence = state.histograms.confidence
+    if not confidence.any():
+        return None
+    estimate = aurc(confidence)
+    value, wide = float(estimate.value), math.hypot(float(aurc_half_width(confidence)), float(estimate.bound))
+    return Metric(value, _ends(value, wide), bound=float(estimate.bound), rows=int(confidence.sum()))
 
 
 def auroc_macro(state: LabelState) -> Metric | None:
@@ -205,5 +240,5 @@ def _estimated(state: LabelState, value: float, bound: float, without: Floats) -
     """Return a metric of histograms. The bound is added to its interval in squares, so the exact value is inside."""
     if math.isnan(value):
         return None
-    wide = math.hypot(jackknife_half_width(without), bound)
+    wide = math.hypot(float(grouped_half_width(without)), bound)
     return Metric(value, _ends(value, wide), bound=bound, rows=state.metrics.counted)

@@ -20,6 +20,9 @@ RANKABLE, LRAP, RANKING_LOSS, ONE_ERROR, COVERAGE, BRIER = range(6)
 precision, ranking loss and one-error; over all images of how far down the ranking all true labels are found; and over
 all decisions of the squared distance of the probability."""
 
+_UNIT_SUM_MARGIN = 1e-3
+"""Distance of a sum of probabilities from 1 that rounding explains."""
+
 _BLOCK = 2**21
 """Logits that are compared at once."""
 
@@ -32,11 +35,12 @@ class LabelRanks:
     """Mergeable sums of what the ranking of each image's labels tells."""
 
     sums: NDArray[np.int64] = summed()  # [groups, 6] RANKABLE, …, BRIER
+    unit_sums: np.int64 = summed()  # rows whose probabilities sum to 1, as those of one label do
 
     @classmethod
     def zero(cls, run: Run) -> "LabelRanks":  # noqa: ARG003  as of all states
         """Return the sums of no rows."""
-        return cls(np.zeros((JACKKNIFE_GROUPS, 6), np.int64))
+        return cls(np.zeros((JACKKNIFE_GROUPS, 6), np.int64), np.int64(0))
 
     @classmethod
     def measure(cls, run: Run, batch: MultiLabelPredictions) -> "LabelRanks":
@@ -59,7 +63,7 @@ class LabelRanks:
         columns = [whole, *(np.rint(values / FIXED_UNIT).astype(np.int64) for values in fixed)]
         sums = np.zeros((JACKKNIFE_GROUPS, len(columns)), np.int64)
         np.add.at(sums, sets.group, np.stack(columns, axis=1))
-        return cls(sums)
+        return cls(sums, np.int64((np.abs(rows.probabilities.sum(axis=1) - 1) < _UNIT_SUM_MARGIN).sum()))
 
     @property
     def values(self) -> Floats:

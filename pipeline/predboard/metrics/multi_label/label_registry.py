@@ -14,6 +14,7 @@ from predboard.metrics import classification, intervals, slices
 from predboard.metrics.metric_spec import MetricSpec
 from predboard.metrics.multi_label import label_metrics
 from predboard.metrics.multi_label.label_counts import LabelCounts
+from predboard.metrics.multi_label.label_thresholds import COMMON, EACH, HALF
 
 JACKKNIFE = intervals.JACKKNIFE_OF_GROUPS
 JACKKNIFE_WIDENED = f"{JACKKNIFE}; the bound is added in squares"
@@ -171,14 +172,21 @@ OVERALL = (
         label_metrics.coverage, better="less", range=(0, inf), unit="labels",
         formula="mean over images of max over true c of |{d: p_d ≥ p_c}|", source="scikit-learn's coverage_error",
     ),
-    _margins(
-        "bce", "cross-entropy", "Binary cross-entropy, mean over decisions, nats.", label_metrics.bce, column="BCE",
-        better="less", unit="nats", range=(0, inf), band=True,
-        formula="mean over decisions of −ln p(true answer)",
+    MetricSpec(
+        name="bce", label="cross-entropy", definition="Binary cross-entropy, mean over decisions, nats.",
+        compute=label_metrics.bce, column="BCE", better="less", unit="nats", range=(0, inf), band=True,
+        formula="mean over decisions of −ln p(true answer)", interval=JACKKNIFE,
     ),
     _ranked(
         "brier", "Brier score", "Squared distance of the probability from the truth, mean over decisions.",
         label_metrics.brier, better="less", formula="mean over decisions of (p − [c is true])²", source="Brier 1950",
+    ),
+    _ranked(
+        "aurc", "AURC", "Area under the risk–coverage curve of sets: share of wrong ones among those of the highest "
+        "probability, averaged over how many are kept.",
+        label_metrics.set_aurc, better="less", interval=intervals.DELETE_ONE_WIDENED,
+        formula="mean over k = 1 … n of the share of wrong sets among the k of the highest probability",
+        source="Geifman & El-Yaniv 2017",
     ),
     _margins(
         "labels_per_image", "labels an image", "Mean number of labels of an image.", label_metrics.labels_per_image,
@@ -203,6 +211,64 @@ NOTHING = (
         "image would get wrong.",
         label_metrics.nothing_hamming, better="neither", curve=False, formula="Σ support_c / decisions",
     ),
+)  # fmt: skip
+
+
+def _calibration(name: str, label: str, definition: str, **more: Any) -> MetricSpec:
+    compute = partial(label_metrics.calibration_metric, name=name)
+    given: dict[str, Any] = {"better": "less", "precision": "single precision"}
+    return MetricSpec(
+        name=f"calibration/{name}", label=label, definition=definition, compute=compute, needs_logits=True,
+        **(given | more),
+    )  # fmt: skip
+
+
+CALIBRATION = (
+    _calibration(
+        "ece_classwise", "class-wise ECE",
+        "Calibration error of each label's probability in 15 equal-width bins, mean over the labels.", column="ECE",
+        formula="mean over c of Σ_b |hits_cb − Σ p_cb| / decisions_c", source="Kull et al. 2019",
+    ),
+    _calibration(
+        "ece_pooled", "pooled ECE", "Calibration error of the probabilities of all decisions in 15 common bins.",
+        formula="Σ_b |hits_b − Σ p_b| / decisions", source="Naeini et al. 2015",
+    ),
+    _calibration(
+        "ece_sets", "ECE of sets",
+        "How far the share of right sets is from the probability of the predicted set, in 15 equal-width bins.",
+        interval=intervals.DELETE_ONE, formula="Σ_b |right_b − Σ confidence_b| / n", source="Naeini et al. 2015",
+    ),
+    _calibration(
+        "temperature", "temperature",
+        "The number to divide all logits by, fitted on one half of the images; above 1 if over-confident.",
+        better="neither", range=(1 / 16, 16), formula="argmin_T of the cross-entropy of logits / T", curve=False,
+        source="Guo et al. 2017", precision="of histograms of 4,096 bins",
+    ),
+    _calibration(
+        "bce_before", "cross-entropy before", "Binary cross-entropy on the other half, mean over decisions, nats.",
+        unit="nats", range=(0, inf), formula="as cross-entropy", precision="of histograms of 4,096 bins", curve=False,
+    ),
+    _calibration(
+        "bce_after", "cross-entropy after", "The same with all logits divided by the temperature, nats.",
+        unit="nats", range=(0, inf), formula="as cross-entropy", precision="of histograms of 4,096 bins", curve=False,
+    ),
+)  # fmt: skip
+
+_WAYS = {
+    HALF: "at probability 1/2",
+    COMMON: "at the common threshold of the greatest micro F1 on one half of the images",
+    EACH: "at thresholds of the labels' own, of the greatest F1 on one half of the images",
+}
+
+THRESHOLDS = tuple(
+    MetricSpec(
+        name=f"thresholds/{average}_{way}", label=f"{label}, {way}",
+        definition=f"{label[0].upper()}{label[1:]} on the other half of the images, {words}.",
+        compute=partial(label_metrics.at_thresholds, way=way, average=average), needs_logits=True,
+        formula=f"as {label}", interval=JACKKNIFE,
+    )
+    for average, label in (("f1_macro", "macro F1"), ("f1_micro", "micro F1"))
+    for way, words in _WAYS.items()
 )  # fmt: skip
 
 CLASSES = (
@@ -260,5 +326,27 @@ SLICES = (
     ),
 )  # fmt: skip
 
-LABEL_METRICS: tuple[MetricSpec, ...] = (*IMAGES, *OVERALL, *NOTHING, *CLASSES, *SLICES)
+LABEL_ISSUES = tuple(
+    MetricSpec(
+        name=f"label_issues/{name}", label=label, definition=definition, unit=unit, range=(0, inf), better="neither",
+        needs_logits=True, curve=False, source="Northcutt et al. 2021 (confident learning), each label by itself",
+    )
+    for name, label, unit, definition in (
+        ("suspected", "suspected labels", "decisions", "Labels of images that may be wrong: given or lacking."),
+        ("suspected_images", "images with suspected labels", "images", "Images with a label that may be wrong."),
+        ("lacking", "labels that may be lacking", "decisions", "Labels that images may have, but are not given."),
+        ("too_many", "labels too many", "decisions", "Labels that are given, but that images may not have."),
+    )
+)  # fmt: skip
+
+LABEL_METRICS: tuple[MetricSpec, ...] = (
+    *IMAGES,
+    *OVERALL,
+    *NOTHING,
+    *CALIBRATION,
+    *THRESHOLDS,
+    *CLASSES,
+    *SLICES,
+    *LABEL_ISSUES,
+)
 """All metrics of several labels, in the order in which they are shown."""

@@ -8,6 +8,7 @@ from predboard.metrics import calibration, registry
 from predboard.metrics.calibration import Calibration, CalibrationEvidence, ConformalSets
 from predboard.metrics.intervals import wilson_interval
 from predboard.metrics.metric_state import MetricState
+from predboard.metrics.reliability import Reliability
 from predboard.metrics.temperature import TemperatureFit
 from predboard.metrics.threshold_tables import class_threshold_table, confidence_table, micro_table
 from predboard.metrics.values import calibration_metrics
@@ -45,7 +46,7 @@ def calibration_page(state: MetricState, measured: CalibrationEvidence, names: t
     return "\n\n".join(block for block in blocks if block)
 
 
-def reliability_bins(c: Calibration) -> list[ReliabilityBin]:
+def reliability_bins(c: Reliability) -> list[ReliabilityBin]:
     """Return the bins of the reliability diagram that contain images."""
     bins = []
     for i, (rows, right, confidence) in enumerate(zip(*(column.tolist() for column in c.bins), strict=True)):
@@ -56,13 +57,13 @@ def reliability_bins(c: Calibration) -> list[ReliabilityBin]:
     return bins
 
 
-def confidence_and_accuracy(c: Calibration) -> tuple[float, float, tuple[float, float]]:
+def confidence_and_accuracy(c: Reliability) -> tuple[float, float, tuple[float, float]]:
     """Return the mean confidence, the accuracy, and the 95 % interval of the accuracy."""
     rows, right, confidence = (column.sum() for column in c.bins)
     return float(confidence / rows), float(right / rows), wilson_interval(int(right), int(rows))
 
 
-def confidence_kind(c: Calibration) -> str:
+def confidence_kind(c: Reliability) -> str:
     """Return whether the mean confidence is above, below or inside the interval of the accuracy, in words."""
     mean, _, (lower, upper) = confidence_and_accuracy(c)
     if mean > upper:

@@ -3,6 +3,8 @@
 Classes that are often confused are neighbours, so that groups of them are seen at any number of classes.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -78,8 +80,7 @@ def confusion_overview(
     order: Seriation,
     strongest: float,
     names: tuple[str, ...],
-    axes: tuple[str, str] = AXES,
-    title: str = "",
+    **words: Any,
 ) -> Pixels:
     """Draw the overview of all classes in an order, with the names of a few or a description of groups of many.
 
@@ -88,8 +89,7 @@ def confusion_overview(
         order: from `order_classes`.
         strongest: share of a class at which a wrong cell reaches its full colour.
         names: of all classes.
-        axes: what rows and columns stand for.
-        title: instead of the number of classes and the axes.
+        words: further fields of `ConfusionOverview`.
     """
     place = np.full(scores.classes, -1)
     place[order.items] = np.arange(len(order.items))
@@ -102,7 +102,7 @@ def confusion_overview(
         for start, stop, a, b, errors in _groups(order, *cells)
     ]
     total = scores.support[order.items]
-    return confusion.draw_confusion_overview(ConfusionOverview(*cells, total, strongest, few, named, axes, title))
+    return confusion.draw_confusion_overview(ConfusionOverview(*cells, total, strongest, few, named, **words))
 
 
 def _groups(

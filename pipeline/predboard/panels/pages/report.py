@@ -336,8 +336,13 @@ def _time_range(started: float, finished: float) -> str:
     return f"{begin} to {end}"
 
 
-def tabs_page(written: Iterable[WrittenTag]) -> str:
-    """Write the page that explains TensorBoard's tabs and lists what was written into each."""
+def tabs_page(written: Iterable[WrittenTag], thresholds: str = "report/calibration") -> str:
+    """Write the page that explains TensorBoard's tabs and lists what was written into each.
+
+    Args:
+        written: all tags.
+        thresholds: page that lists the thresholds of precision–recall curves.
+    """
     lines = [
         "### How to read the tabs",
         "",
@@ -349,7 +354,7 @@ def tabs_page(written: Iterable[WrittenTag]) -> str:
     for tab in Tab:
         inside = [tag for tag in written if tag.kind.tab is tab]
         if inside:
-            lines += ["", f"**{tab.value}.** {TAB_HELP[tab]}", ""]
+            lines += ["", f"**{tab.value}.** {TAB_HELP[tab].replace('report/calibration', thresholds)}", ""]
             if tab not in TABS_WITHOUT_TAGS:
                 lines += _tags(inside)
     return "\n".join(lines)

@@ -1,0 +1,76 @@
+"""Says in words what is wrong with the data behind the metrics of several labels. It knows no drawing and no files."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from predboard.formatting import percent
+from predboard.metrics.multi_label.label_counts import EMPTY, EXACT
+from predboard.metrics.multi_label.label_state import LabelState
+from predboard.state import FIXED_LIMIT
+
+UNIT_SUM_SHARE = 0.99
+"""Share of images whose probabilities sum to 1 from which they look like those of one label."""
+
+
+def label_warnings(
+    state: LabelState, names: Sequence[str], rows: int, manifest_rows: int, before: Sequence[str] = ()
+) -> list[str]:
+    """Return what a reader should know before trusting the numbers, the most serious first.
+
+    Args:
+        state: of the step.
+        names: of the labels.
+        rows: of the predictions.
+        manifest_rows: rows that there should be.
+        before: warnings of stage one.
+    """
+    warnings = []
+    if rows < manifest_rows:
+        warnings.append(
+            f"{manifest_rows - rows:,} of {manifest_rows:,} rows are missing, possibly whole labels: rows are stored "
+            "in the manifest's order; re-run the command that wrote the others"
+        )
+    return [*warnings, *before, *_rows(state), *_decisions(state, names)]
+
+
+def _rows(state: LabelState) -> list[str]:
+    counts, warnings = state.counts, []
+    if counts.failed:
+        are = "is" if counts.failed == 1 else "are"
+        warnings.append(f"{counts.failed:,} of {counts.rows:,} images failed and {are} in no metric")
+    if counts.unlabelled:
+        have = "has" if counts.unlabelled == 1 else "have"
+        warnings.append(f"{counts.unlabelled:,} of {counts.rows:,} images {have} no known label")
+    if counts.cut_losses:
+        warnings.append(f"{counts.cut_losses:,} images have a loss above {FIXED_LIMIT:,.0f} nats: there is no BCE")
+    return warnings
+
+
+def _decisions(state: LabelState, names: Sequence[str]) -> list[str]:
+    m, n = state.metrics, state.metrics.counted
+    if not n:
+        return []
+    warnings = []
+    predicted, known = int(m.predictions.sum()), int(m.known.sum())
+    if len(names) > 1 and state.ranks.unit_sums >= UNIT_SUM_SHARE * n:
+        warnings.append("the probabilities of each image sum to 1: are they a softmax, of one label for each image?")
+    if not predicted:
+        warnings.append("no label is predicted for any image")
+    elif predicted == known:
+        warnings.append("every label is predicted for every image")
+    elif predicted > 0.3 * known and predicted > 2 * m.support.sum():
+        many = f"{predicted / n:,.1f} labels are predicted for an image, which has {m.support.sum() / n:,.1f}"
+        warnings.append(f"{many}: are the logits of another scale?")
+    exact, empty = (int(state.counts.sums[:, place].sum()) for place in (EXACT, EMPTY))
+    if predicted and exact < empty:
+        warnings.append(
+            f"predicting no label at all is more often exactly right: {percent(empty / n)} of images have none, and "
+            f"{percent(exact / n)} of sets are right"
+        )
+    never = np.flatnonzero((m.predictions == 0) & (m.support > 0))
+    if predicted and len(never):
+        are = "is" if len(never) == 1 else "are"
+        some = ", ".join(names[c] for c in never[:3])
+        warnings.append(f"{len(never)} of {len(names)} labels {are} never predicted: {some}")
+    return warnings
