@@ -7,6 +7,7 @@ import contextlib
 import csv
 import io
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -379,6 +380,29 @@ def test_tags_are_put_on_filtered_by_exported_and_taken_back(page: Page, rows: p
     page.js("document.activeElement.blur()")
     page.keys("u")
     page.has(0)
+    page.clean()
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        {"right": "0", "confidence": ".4.."},
+        {"true": "0,2", "pred": "1", "sort": "margin"},
+        {"s.site": "A|\\N", "n.year": "2001.."},
+        {"q": "photo 01", "state": "labelled"},
+        {"other": "net@1", "kind": "broken"},
+    ],
+)
+def test_the_command_of_the_menu_lists_the_same_images(page: Page, view: dict[str, str]) -> None:
+    page.open(view, run="net")
+    page.until(lambda: page.total())
+    words = shlex.split(page.js("return document.getElementById('command').textContent"))
+    done = toy.predboard(*words[1:], "--format", "json")
+    assert done.returncode == 0, done.stderr
+    listed = json.loads(done.stdout)
+    assert len(listed) == page.total()
+    page.click("#image-0")
+    page.until(lambda: page.text(".path code") == listed[0]["image"])
     page.clean()
 
 

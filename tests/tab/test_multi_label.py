@@ -109,7 +109,8 @@ def test_the_matrix_counts_what_is_missed_against_what_is_wrongly_predicted(tab:
         assert tab.json("/rows", run="net", **one, right=0)["total"] == images
     assert sorted(tab.json("/order", run="net")["order"]) == [0, 1, 2, 3]
     assert tab.get("/confusion", run="net", other="net@1", axes="old").status_code == 400
-    assert tab.get("/curve", run="net", **{"class": 1}).status_code == 400
+    one_class: dict[str, Any] = {"class": 1}
+    assert tab.get("/curve", run="net", **one_class).status_code == 400
     spread = tab.json("/hist", run="net", column="predicted")
     judged = [sum(n) for n in zip(spread["right"], spread["wrong"], spread["unlabelled"], strict=True)]
     assert judged == [int(data.predicted_labels.dropna().map(lambda labels, i=i: i in labels).sum()) for i in range(4)]

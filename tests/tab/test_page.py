@@ -37,10 +37,6 @@ def test_all_of_it_is_small_as_a_browser_gets_it(tmp_path: Path) -> None:
     assert sum(len(answer.data) for answer in answers.values()) <= 60_000
 
 
-def test_the_menu_of_exports_says_how_to_get_the_image_files() -> None:
-    assert "'predboard rows LOGS/NAME … --copy-to DIR'" in SCRIPTS["bar.js"]
-
-
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_is_checked_says_what_it_knows_and_makes_no_page_of_text(name: str) -> None:
     text = SCRIPTS[name]

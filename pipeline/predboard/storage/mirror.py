@@ -76,6 +76,11 @@ def mirror_log_folder(
             thread.join(_FINISH_SECONDS)
 
 
+def is_mirror(folder: Path) -> bool:
+    """Return whether a folder is the copy of a log folder in storage, which is removed in the end."""
+    return (folder / MIRROR_FILE).exists()
+
+
 def _is_read_by_tensorboard(name: PurePosixPath) -> bool:
     return "tfevents" in name.name or "projector" in name.parts or name.name == "projector_config.pbtxt"
 

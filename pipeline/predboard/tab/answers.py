@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from predboard.errors import InputError
 from predboard.metrics.seriation import seriate
+from predboard.storage.mirror import is_mirror
 from predboard.storage.paths import is_uri, join_ref
 from predboard.tab import selection
 from predboard.tab.columns import ColumnCache, RowsFile, StepRows
@@ -101,6 +102,7 @@ class View:
             "runs": sorted(runs, key=lambda run: run["name"]),
             "tags": self.tags.counts(),
             "read_only": self.tags.read_only,
+            "logdir": "" if is_mirror(self.runs.logdir) else str(self.runs.logdir),
         }
 
     def rows(

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard.errors import InputError
-from predboard.storage.mirror import MIRROR_FILE
+from predboard.storage.mirror import is_mirror
 
 TAGS_FILE = "predboard_tags.jsonl"
 """Name of the file in the log folder."""
@@ -63,7 +63,7 @@ class Tags:
     @property
     def read_only(self) -> str:
         """Why tags cannot be written, as a sentence; empty if they can."""
-        if (self.path.parent / MIRROR_FILE).exists():
+        if is_mirror(self.path.parent):
             return "These logs are in object storage, where tags are read only: copy the log folder here to tag images."
         if not os.access(self.path if self.path.exists() else self.path.parent, os.W_OK):
             return f"{self.path.parent} cannot be written to, so tags are read only."

@@ -1,6 +1,7 @@
 // The words and numbers of a query. Run by tests/tab/test_page.py.
 import assert from 'node:assert/strict';
 import test from 'node:test';
+import {commandOf} from './static/command.js';
 import * as query from './static/query.js';
 
 test('a range is read and written with either end open', () => {
@@ -83,4 +84,17 @@ test('a count says of which selection it is', () => {
   const name = () => 'River';
   assert.equal(query.filterWords(view, ['kind', 'was'], name), ' (true: River; wrong)');
   assert.equal(query.filterWords({other: 'net@9', kind: 'broken'}, ['kind', 'was'], name), '');
+});
+
+test('a selection is a command that a shell takes, or none', () => {
+  const classes = ['River', "O'Hara, creek", '0'];
+  const say = view => commandOf(view, 'my logs/net', classes, '12', 'loss', true);
+  assert.equal(
+    say({true: '0,2', right: '0', confidence: '.9..', 's.site': 'A|\\N', 'n.year': '2001..'}),
+    "predboard rows 'my logs/net' --step=12 --true=River,0 --wrong --confidence=.9.. " +
+      '--where=year=2001..,site=A,site= --sort=loss',
+  );
+  assert.ok(say({pred: '1'}).includes(`'--predicted=O'\\''Hara, creek'`));
+  assert.ok(say({true: '-1', q: '$(x)'}).includes("--true=-1 '--text=$(x)'"));
+  for (const view of [{lasso: '1,2,3,4,5,6'}, {was: '1'}, {true: '0,1'}, {'s.site': 'a,b'}]) assert.equal(say(view), '');
 });

@@ -3,6 +3,7 @@
  * nothing of rows but how many there are. */
 import {computed, effect, h, icon} from './elements.js';
 import {getJson, resource} from './api.js';
+import {commandOf} from './command.js';
 import {copy} from './host.js';
 import {
   chosen,
@@ -11,6 +12,7 @@ import {
   go,
   link,
   list,
+  logdir,
   message,
   query,
   queryWithout,
@@ -49,10 +51,12 @@ export function bar() {
   );
 }
 
-export const copyLink = async () => {
-  const text = link();
-  message.value = {text: (await copy(text)) ? 'Link copied' : `The browser refused to copy. The link: ${text}`};
-};
+/** @param {string} text @param {string} done */
+async function copied(text, done) {
+  message.value = {text: (await copy(text)) ? done : `The browser refused to copy: ${text}`};
+}
+
+export const copyLink = () => copied(link(), 'Link copied');
 
 /** @param {string} text */
 const clipped = text => (text.length > 80 ? `${text.slice(0, 79)}…` : text);
@@ -246,6 +250,10 @@ function exportMenu() {
       );
     return `./export?${asked}`;
   };
+  const command = computed(() => {
+    const folder = `${logdir.value || 'LOGS'}/${run.value?.name ?? ''}`;
+    return commandOf(view.value, folder, run.value?.classes ?? [], step.value, sort.value, descending.value);
+  });
   const tooMany = () => chosen.value.size > 1000;
   return h(
     'details',
@@ -265,7 +273,13 @@ function exportMenu() {
           : Object.entries(formats).map(([format, words]) =>
               h('a', {id: `export-${format}`, class: 'line', download: '', href: () => address(format)}, words),
             ),
-      h('p', {class: 'faint'}, 'The image files: ', h('code', null, 'predboard rows LOGS/NAME … --copy-to DIR')),
+      h('h3', null, 'In a terminal'),
+      () => (command.value ? h('code', {id: 'command', class: 'command'}, command.value) : null),
+      () =>
+        command.value
+          ? h('button', {class: 'line', onclick: () => copied(command.peek(), 'Command copied')}, 'copy the command')
+          : h('p', {class: 'faint'}, 'No command selects by a region of the map, or by what was predicted before.'),
+      h('p', {class: 'faint'}, 'With ', h('code', null, '--copy-to DIR'), ' it copies the image files too.'),
     ),
   );
 }

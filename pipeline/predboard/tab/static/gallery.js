@@ -159,7 +159,7 @@ export function gallery() {
       role: 'listbox',
       'aria-multiselectable': 'true',
       'aria-label': 'images of the selection',
-      'aria-activedescendant': () => `image-${cursor.value}`,
+      'aria-activedescendant': () => (shownTotal.value && view.value.show !== 'table' ? `image-${cursor.value}` : null),
       hidden: () => view.value.show === 'table',
       'data-stale': () => list.value.stale,
     },

@@ -14,6 +14,7 @@ import {
   followSelection,
   go,
   list,
+  logdir,
   message,
   openIndex,
   pane,
@@ -47,6 +48,7 @@ async function look() {
       if (JSON.stringify(answer.runs) !== JSON.stringify(runs.peek())) runs.value = answer.runs;
       tagCounts.value = answer.tags;
       readOnly.value = answer.read_only;
+      logdir.value = answer.logdir;
     });
   } catch (error) {
     runs.value ??= [];
@@ -165,6 +167,7 @@ function left() {
         {
           id: `pane-${name || 'matrix'}`,
           role: 'tab',
+          'aria-controls': 'pane',
           hidden: () => !panes.value.includes(name),
           'aria-selected': () => pane.value === name,
           onclick: () => go({pane: name}, true),
@@ -177,13 +180,17 @@ function left() {
     'section',
     {class: 'left', 'aria-label': 'overview'},
     tabs,
-    matrix(TRUTH),
-    predicted(),
-    matrix(CHANGE),
-    pairs(),
-    map(),
-    columnsPane(),
-    threshold(),
+    h(
+      'div',
+      {id: 'pane', class: 'pane', role: 'tabpanel', 'aria-labelledby': () => `pane-${pane.value || 'matrix'}`},
+      matrix(TRUTH),
+      predicted(),
+      matrix(CHANGE),
+      pairs(),
+      map(),
+      columnsPane(),
+      threshold(),
+    ),
     scores(),
   );
 }
@@ -229,6 +236,7 @@ export async function render() {
       h(
         'div',
         {class: 'app', hidden: () => !usable.value.length},
+        h('h1', {class: 'unseen'}, 'Predictions'),
         bar(),
         comparison(),
         h(

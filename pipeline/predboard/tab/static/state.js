@@ -47,6 +47,8 @@ export const tagCounts = signal({});
 /** Why tags cannot be written; empty if they can. */
 export const readOnly = signal('');
 export const writable = computed(() => !readOnly.value);
+/** The folder of logs, where commands find it; empty where they cannot. */
+export const logdir = signal('');
 export const changes = signal(0);
 export const dark = signal(false);
 /** @type {Signal<View>} */

@@ -1,7 +1,20 @@
 // @ts-check
 /** The images of the selection as a table of columns. It knows nothing of why a row is in the selection. */
 import {computed, effect, h, signal, virtual} from './elements.js';
-import {classWords, descending, go, list, need, rowAt, run, shownColumns, shownTotal, sort, view} from './state.js';
+import {
+  classWords,
+  cursor,
+  descending,
+  go,
+  list,
+  need,
+  rowAt,
+  run,
+  shownColumns,
+  shownTotal,
+  sort,
+  view,
+} from './state.js';
 import {clicked, follow, followPlace, look, mark, notes} from './gallery.js';
 import {percent, short, toggled} from './query.js';
 
@@ -87,6 +100,7 @@ export function table() {
       role: 'grid',
       'aria-label': 'images of the selection',
       'aria-rowcount': () => list.value.total,
+      'aria-activedescendant': () => (shown() && shownTotal.value ? `line-${cursor.value}` : null),
       'data-stale': () => list.value.stale,
     },
     head,
@@ -134,6 +148,7 @@ function line(index, names, template) {
   return h(
     'div',
     {
+      id: `line-${index}`,
       role: 'row',
       'aria-rowindex': index + 1,
       style: () => ({'grid-template-columns': template.value}),
@@ -147,7 +162,11 @@ function line(index, names, template) {
         const value = now && (OWN[name] ? OWN[name](now) : now.more?.[name]);
         return h(
           'span',
-          {role: 'gridcell', class: 'clip', title: typeof value === 'string' ? value.slice(0, 1000) : ''},
+          {
+            role: 'gridcell',
+            class: name === 'image' ? 'clip ending' : 'clip',
+            title: typeof value === 'string' ? value.slice(0, 1000) : '',
+          },
           typeof value === 'number'
             ? short(value)
             : value instanceof Node || Array.isArray(value)
