@@ -269,6 +269,15 @@ def test_scores_of_another_kind_are_noticed(scores: Any, kind: str, words: str, 
     assert [words in line for line in lines.splitlines() if line.startswith("warning: ")] == [True]
 
 
+@pytest.mark.parametrize("kind", ["logits", "probabilities"])
+def test_sigmoids_taken_for_one_label_name_the_flag(kind: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "p.npz", scores=PROBABILITIES, labels=np.arange(ROWS) % 4)
+    if kind == "logits":
+        assert "add --task multi-label" in "\n".join(run_logged(tmp_path, tmp_path / "p.npz", scores=kind)[1])
+    else:
+        refused("or add --task multi-label if each class has a sigmoid", tmp_path, tmp_path / "p.npz", scores=kind)
+
+
 def test_right_scores_give_no_warning(tmp_path: Path) -> None:
     np.savez(tmp_path / "p.npz", scores=PROBABILITIES, labels=MASK)
     assert "warning" not in logged(tmp_path, tmp_path / "p.npz", scores="probabilities")[1]

@@ -79,7 +79,8 @@ def check_normalised(logits: NDArray[np.float32]) -> Iterator[Diagnosis]:
         yield Diagnosis(
             "sigmoid",
             "all outputs lie between 0 and 1 but do not sum to 1, as after a sigmoid for several labels per image; "
-            "confidence and loss would be meaningless: return the logits of a softmax classifier",
+            "confidence and loss would be meaningless: add --task multi-label, or return the logits of a softmax "
+            "classifier",
         )
 
 

@@ -268,12 +268,14 @@ class ScoreCheck:
         wrong = [f"{plural(worst.outside, 'row has', 'rows have')} {outside[self.kind]}"] * bool(worst.outside)
         if worst.wrong_sum:
             wrong.append(f"{plural(worst.wrong_sum, 'row does', 'rows do')} not sum to 1 within {worst.bound:.1g}")
-        where = f"row {worst.first_row}"
+        where, remedy = f"row {worst.first_row}", "see --scores"
         if self.exclusive:
             where += f", with sum {self.sums[worst.first_row]:.6g}"
+        if self.kind == "probabilities" and worst.wrong_sum and not worst.outside:
+            remedy += ", or add --task multi-label if each class has a sigmoid of its own"
         raise InputError(
             f"{file} does not hold {self.kind}: of {self.rows:,} rows, {' and '.join(wrong)} (as {precision.name} "
-            f"allows); the first is {where}: see --scores"
+            f"allows); the first is {where}: {remedy}"
         )
 
 
