@@ -137,7 +137,8 @@ def test_programs_checkpoints_and_workers(kind: str, place: Path) -> None:
     elif kind == "torchscript":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript itself
-            torch.jit.trace(module, torch.rand(2, 3, 4, 4)).save(place / "net.pt")
+            trace: Any = torch.jit.trace
+            trace(module, torch.rand(2, 3, 4, 4)).save(place / "net.pt")
         options["model"] = str(place / "net.pt")
     elif kind == "data-parallel":
         torch.save({"state_dict": torch.nn.DataParallel(module).state_dict()}, place / "net.pth")

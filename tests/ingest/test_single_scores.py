@@ -39,7 +39,7 @@ def classes(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("scores", ["logits", "probabilities", "log_probabilities"])
 def test_a_column_of_scores_becomes_two_logits(kind: str, scores: str, tmp_path: Path, classes: Path) -> None:
     z, label = rows()
-    score = {"logits": z, "probabilities": sigmoid(z), "log_probabilities": np.log(sigmoid(z))}[scores]
+    score: Any = {"logits": z, "probabilities": sigmoid(z), "log_probabilities": np.log(sigmoid(z))}[scores]
     file, options = tmp_path / f"saved.{kind.partition('-')[0].replace('one', 'npz')}", {}
     frame = pd.DataFrame({"score": score, "label": label})
     if kind in ("npz", "npz-column"):

@@ -67,6 +67,8 @@ def _limits(metrics: Mapping[str, Metric]) -> Iterator[tuple[dict[str, str | flo
         if spec.suggested and spec.name in metrics:
             metric = metrics[spec.name]
             hint = '; add bound = "lower" to require evidence' if spec.name == "accuracy" else ""
+            if spec.group == "positive" and not _round_down(metric):
+                continue  # no threshold of one half finds any: a rule that nothing can fail
             limit = ("max", _round_up(metric)) if spec.better == "less" else ("min", _round_down(metric))
             yield {"metric": spec.name, limit[0]: limit[1]}, f"{_describe(metric)}{hint}"
     classes = [

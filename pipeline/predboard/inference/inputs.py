@@ -326,7 +326,7 @@ def _two_class_names(manifest: Manifest) -> tuple[str, ...]:
 
     Raises InputError if the manifest names other than two, and its labels are not the numbers 0 and 1.
     """
-    label = manifest.label[manifest.label >= 0]
+    label = manifest.class_label[manifest.class_label >= 0]
     if not manifest.classes and set(np.unique(label).tolist()) == {0, 1}:
         return "0", "1"
     if len(manifest.classes) != 2:

@@ -88,12 +88,15 @@ def _thresholds(
         )  # fmt: skip
     fitted, tested = (next(getattr(point, half) for point in points.values() if point) for half in ("fitted", "tested"))
     titles = ("criterion", "probability at least", "where chosen", "precision", "recall", "FPR", "F1", "taken", "holds")
+    halves = "by a hash of the images' keys"
+    if column := state.metrics.group_column:
+        halves = f"by a hash of {escape_markdown(column)}; the intervals take images as independent"
     return [
         f"### At which probability to accept {name}",
         markdown_table(titles, "lrrllllrl", rows),
         f"Each threshold was chosen on one half of the images ({_size(fitted)}), where it gives what stands under "
         f"*where chosen*. Everything to its right is what it does on the other half ({_size(tested)}), with 95 % "
-        "intervals (Wilson). The halves are by a hash of the images' keys. *Holds*: whether the other half meets the "
+        f"intervals (Wilson). The halves are {halves}. *Holds*: whether the other half meets the "
         "target; unsure where the interval contains the target. `operating_points.json` and `operating_points.csv` "
         "beside the event file have the thresholds with all digits, also as the log-odds that a single output gives.",
     ]
