@@ -20,6 +20,7 @@ from predboard.config import AmendConfig
 from predboard.evaluation.amend import Amendments
 from predboard.gating.reports import to_record
 from predboard.predictions.digests import ManifestDigest
+from predboard.predictions.label_sets import LabelSets, MultiLabels, label_values
 from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, Part, Run, hash_refs
 from predboard.storage.parts import PartWriter, read_batches
 from predboard.storage.runs import Step, open_run, part_path
@@ -263,6 +264,60 @@ def test_logs_change_with_the_file_and_not_without(tmp_path: Path) -> None:
     assert a == b
     shutil.rmtree(tmp_path / "logs")
     assert not visualize(dataclasses.replace(config, labels=None), lambda _: None)[0].unchanged
+
+
+# --- several labels for an image ---
+
+
+def several(folder: Path) -> tuple[Path, Path]:
+    """A run of images with several labels each, and one that was written with other labels in rows 3, 5 and 40."""
+    run = toy.MULTI_LABEL_RUN
+    logits, labels = toy.multi_label_table(run, ROWS)
+    sets: list[Any] = [list(known) if known is not None else None for known, _ in label_values(labels)]
+    for row, names in SETS.items():
+        sets[row] = [run.classes.index(name) for name in names]
+    new = MultiLabels(
+        LabelSets.from_lists([known or [] for known in sets]),
+        LabelSets.from_lists(
+            [[] if row in SETS else list(unknown or []) for row, (_, unknown) in enumerate(label_values(labels))]
+        ),
+        np.array([known is not None for known in sets]),
+    )
+    for name, of_run in (("run", labels), ("written", new)):
+        toy.write_run(folder / name, logits, of_run, run, shard_size=16)
+    return folder / "run", folder / "written"
+
+
+SETS = {3: (toy.MULTI_LABEL_RUN.classes[1], toy.MULTI_LABEL_RUN.classes[2]), 5: (), 40: toy.MULTI_LABEL_RUN.classes[:1]}
+
+
+@pytest.mark.parametrize("form", ["lists", "cells", "columns"])
+def test_sets_of_labels_are_corrected_as_well(tmp_path: Path, form: str) -> None:
+    run, written = several(tmp_path)
+    more: dict[str, Any] = {}
+    file = tmp_path / "new.csv"
+    if form == "lists":
+        file = tmp_path / "new.jsonl"
+        file.write_text("".join(f"{json.dumps({'image': ref(i), 'labels': s})}\n" for i, s in SETS.items()))
+    elif form == "cells":
+        more = {"labels_separator": "|", "labels_none": "nothing"}
+        file.write_text("image,labels\n" + "".join(f"{ref(i)},{'|'.join(s) or 'nothing'}\n" for i, s in SETS.items()))
+    else:
+        classes = toy.MULTI_LABEL_RUN.classes
+        lines = [",".join([ref(i), *(str(int(name in s)) for name in classes)]) for i, s in SETS.items()]
+        file.write_text("\n".join([",".join(["image", *classes]), *lines, ""]))
+    amended = Amendments(AmendConfig(labels=file, **more)).attach(open_run(run))
+    for a, b in zip(amended.steps[0].parts, open_run(written)[0].parts, strict=True):
+        assert [rows.batch for rows in read_batches(a)] == [rows.batch for rows in read_batches(b)]
+    effect = amended.effects[0]
+    stored = [pd.read_parquet(folder, columns=["labels", "unknown"]).map(str) for folder in (run, written)]
+    assert (effect.named, effect.replaced) == (3, int((stored[0] != stored[1]).any(axis=1).sum()))
+    for step, share in ((open_run(run)[0], effect.before), (open_run(written)[0], effect.after)):
+        rows = [rows.labelled for part in step.parts for rows in read_batches(part)]
+        assert share == pytest.approx(np.concatenate([of_part.right for of_part in rows]).mean())
+    file.write_text(file.read_text().replace(toy.MULTI_LABEL_RUN.classes[1], "unheard"))
+    with pytest.raises(InputError, match="unheard" if form != "columns" else "no column of labels"):
+        Amendments(AmendConfig(labels=file, **more)).attach(open_run(run))
 
 
 # --- further columns ---

@@ -18,6 +18,12 @@ class AmendConfig(Config):
     labels_column: str | None = None
     """Column of --labels with the labels. Default: relabel_to, label, class, …"""
 
+    labels_separator: str | None = None
+    """With several labels for an image, what stands between them in one column of --labels. Lists need none."""
+
+    labels_none: str = ""
+    """With several labels for an image, the name in --labels that says that none applies, such as 'No Finding'."""
+
     columns: AnyPath | None = None
     """Further columns, such as country or patient: CSV, JSON or Parquet with a key or path in each row."""
 
@@ -27,8 +33,9 @@ class AmendConfig(Config):
     def __post_init__(self) -> None:
         """Raise InputError for values that can never work."""
         super().__post_init__()
-        for name, needed in (("labels_column", "labels"), ("columns_by", "columns")):
-            if getattr(self, name) is not None and getattr(self, needed) is None:
+        of_labels = ("labels_column", "labels_separator", "labels_none")
+        for name, needed in (*((name, "labels") for name in of_labels), ("columns_by", "columns")):
+            if getattr(self, name) and getattr(self, needed) is None:
                 raise InputError(f"--{name.replace('_', '-')} needs --{needed} FILE, whose column it names")
 
 

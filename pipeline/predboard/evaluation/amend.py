@@ -5,9 +5,8 @@ refused. It knows no panel and no drawing.
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -16,22 +15,20 @@ from numpy.typing import NDArray
 
 from predboard.config import AmendConfig
 from predboard.errors import InputError
+from predboard.evaluation.new_labels import read_new_labels
 from predboard.evaluation.row_names import Match, find_rows
 from predboard.formatting import did_you_mean, plural
 from predboard.images.columns import to_storable
-from predboard.images.label_values import parse_labels
-from predboard.images.row_tables import RELABEL_COLUMN, find_label_column, read_row_table
+from predboard.images.label_lists import LabelOptions
+from predboard.images.row_tables import RELABEL_COLUMN, read_row_table
 from predboard.images.text_tables import UNNAMED
 from predboard.metrics.label_effect import LabelEffect, measure_effect
-from predboard.predictions.amendments import Amendment, check_group_column
-from predboard.predictions.arrow import as_arrow
+from predboard.predictions.amendments import Amendment, check_group_column, relabel
+from predboard.predictions.label_sets import Labels, label_values
 from predboard.predictions.schema import rename_reserved_columns
 from predboard.storage.parts import PartFile, read_batches, read_part_schema
 from predboard.storage.paths import AnyPath, map_files, open_binary
 from predboard.storage.runs import Step, list_manifest_columns
-
-_SHOWN = 3
-"""Names that a message lists."""
 
 _PIECE_BYTES = 2**22
 
@@ -54,11 +51,9 @@ class Amendments:
         """Read the files that the flags name. Raises InputError if one cannot be read."""
         self._by, self._group = config.columns_by, getattr(config, "group_column", None) or ""
         self._labels = self._columns = None
-        self._label_column = ""
+        self._options = LabelOptions(config.labels_column, config.labels_separator, none=config.labels_none)
         if config.labels is not None:
-            table = read_row_table(config.labels, config.labels_column)
-            self._labels = table, config.labels
-            self._label_column = find_label_column(table, config.labels_column, config.labels)
+            self._labels = read_row_table(config.labels, config.labels_column), config.labels
         if config.columns is not None:
             self._columns = read_row_table(config.columns, config.columns_by), config.columns
 
@@ -66,7 +61,7 @@ class Amendments:
     def digest(self) -> list[str]:
         """What changes with the files and flags; empty if nothing is asked for."""
         files = [source[1] for source in (self._labels, self._columns) if source is not None]
-        named = [self._label_column, self._by or "", self._group]
+        named = [*map(str, astuple(self._options)), self._by or "", self._group]
         return [*map(_digest_file, files), *named] if files or self._group else []
 
     def attach(self, steps: Sequence[Step]) -> AmendedSteps:
@@ -99,11 +94,10 @@ class Amendments:
     def _with_labels(
         self, step: Step, changes: Sequence[Amendment], table: pa.Table, file: AnyPath
     ) -> tuple[list[Amendment], LabelEffect, list[str]]:
-        table = table.filter(_given(table.column(self._label_column)))
-        label = self._read_labels(table, step, file)
+        table, label = read_new_labels(table, step.run, self._options, file)
         match = find_rows(step, table, file)
-        notes = self._check_found(match, step, file)
-        match.refuse_contradictions(label.tolist(), f"two labels in {file}")
+        notes = _check_known(match, step, file, of_tags=set(table.column_names) == {"key", RELABEL_COLUMN})
+        match.refuse_contradictions(list(label_values(label)), f"two labels in {file}")
 
         def amend(place: int) -> tuple[Amendment, LabelEffect]:
             part, (at, row) = step.parts[place], match.of_part(place)
@@ -112,39 +106,6 @@ class Amendments:
         counted = list(map_files(amend, range(len(step.parts)), step.parts[0].path))
         effect = sum((effect for _, effect in counted[1:]), counted[0][1])
         return [amendment for amendment, _ in counted], effect, notes
-
-    def _read_labels(self, table: pa.Table, step: Step, file: AnyPath) -> NDArray[np.int32]:
-        """Return the index of each label among the classes, -1 for one that is said to be unknown."""
-        classes, column = step.run.classes, table.column(self._label_column)
-        parsed = parse_labels(column, classes, f"{self._label_column!r} of {file}")
-        index = parsed.index(classes)
-        strange = Counter(
-            str(value)
-            for value, i in zip(parsed.values, index.tolist(), strict=True)
-            if (isinstance(value, str) and i < 0) or i >= len(classes)
-        )
-        if strange:
-            shown = ", ".join(f"{name!r} ({count:,})" for name, count in strange.most_common(_SHOWN))
-            more = f" and {len(strange) - _SHOWN:,} more" if len(strange) > _SHOWN else ""
-            near = did_you_mean(next(iter(strange)), classes)
-            raise InputError(
-                f"{strange.total():,} of {len(index):,} labels in {file} are none of the "
-                f"{plural(len(classes), 'class', 'classes')}: {shown}{more}{near}"
-            )
-        return index
-
-    def _check_found(self, match: Match, step: Step, file: AnyPath) -> list[str]:
-        """Raise InputError if rows name images that the run lacks, but for tags, which are of all runs together."""
-        lacking = int((~match.is_known).sum())
-        if not lacking:
-            return []
-        of_tags = self._label_column == RELABEL_COLUMN and match.column == "key" and bool(match.is_known.any())
-        if of_tags:
-            return [f"{file}: {plural(lacking, 'image')} of other runs left out"]
-        raise InputError(
-            f"{lacking:,} of {len(match.is_known):,} rows of {file} name no image of "
-            f"{_run_name(step)} by their {match.column}: {match.describe_lacking(step)}"
-        )
 
     # --- columns ---
 
@@ -196,8 +157,21 @@ class Amendments:
         check_group_column(schema.field(self._group))
 
 
+def _check_known(match: Match, step: Step, file: AnyPath, of_tags: bool) -> list[str]:
+    """Raise InputError if rows name images that the run lacks, but for tags, which are of all runs together."""
+    lacking = int((~match.is_known).sum())
+    if not lacking:
+        return []
+    if of_tags and match.is_known.any():
+        return [f"{file}: {plural(lacking, 'image')} of other runs left out"]
+    raise InputError(
+        f"{lacking:,} of {len(match.is_known):,} rows of {file} name no image of {_run_name(step)} by their "
+        f"{match.column}: {match.describe_lacking(step)}"
+    )
+
+
 def _relabel(
-    part: PartFile, change: Amendment, at: NDArray[np.int64], label: NDArray[np.int32], file: AnyPath
+    part: PartFile, change: Amendment, at: NDArray[np.int64], label: Labels, file: AnyPath
 ) -> tuple[Amendment, LabelEffect]:
     """Return the amendment of a part with new labels, and what they do.
 
@@ -205,28 +179,39 @@ def _relabel(
         part: as it is in the file.
         change: what else changes.
         at: [named] places in the part, ascending.
-        label: [named] new label of each, -1 for none.
+        label: [named] new labels.
         file: where they come from.
     """
-    rows = [(rows.label, rows.predicted) for rows in read_batches(part, {"label", "predicted"})]
-    before, predicted = (np.concatenate([np.zeros(0, np.int64), *column]) for column in zip(*rows, strict=True))
-    after = before.copy()
-    after[at] = label
-    changed = np.flatnonzero(after != before)
-    counted = [(predicted >= 0) & (labels >= 0) for labels in (before, after)]
-    right = [ok & (labels == predicted) for ok, labels in zip(counted, (before, after), strict=True)]
-    moves = zip(before[changed].tolist(), after[changed].tolist(), strict=True)
-    effect = measure_effect(str(file), len(at), len(changed), counted, right, moves)
-    if not len(changed):
+    none = np.zeros(0, bool)
+    counted, right = ([none], [none]), ([none], [none])  # before and after
+    replaced: list[Amendment] = []
+    moves: list[tuple[int, int]] = []
+    start = 0
+    for before in read_batches(part, {"label", "predicted"}):
+        low, high = np.searchsorted(at, (start, start + len(before))).tolist()
+        after = before
+        if low < high:
+            named, new = at[low:high] - start, label[low:high]
+            old = before.known_labels[named]
+            changed = relabel(old, new)
+            if isinstance(old, np.ndarray) and isinstance(new, np.ndarray):
+                moves += zip(old[changed.rows].tolist(), new[changed.rows].tolist(), strict=True)
+            changed = replace(changed, rows=named[changed.rows])
+            after = changed.apply(before, 0, None)
+            if len(changed.rows):
+                replaced.append(replace(changed, rows=changed.rows + start))
+        for i, side in enumerate((before, after)):
+            known = side.is_scored & side.is_labelled
+            counted[i].append(known)
+            right[i].append(known & side.right)
+        start += len(before)
+    bits = [[np.concatenate(side) for side in pair] for pair in (counted, right)]
+    count = sum(len(amendment.rows) for amendment in replaced)
+    effect = measure_effect(str(file), len(at), count, bits[0], bits[1], moves)
+    if not replaced:
         return change, effect
-    new = after[changed].astype(np.int32)
-    return replace(change, rows=changed, labels={"label": as_arrow(new, pa.int32(), new >= 0)}), effect
-
-
-def _given(column: pa.ChunkedArray) -> NDArray[np.bool_] | pa.Array:
-    """Return which cells say something: an empty one leaves the label as it is."""
-    texts = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
-    return pa.array([value is not None and not (texts and not value.strip()) for value in column.to_pylist()])
+    columns = {name: pa.concat_arrays([a.labels[name] for a in replaced]) for name in replaced[0].labels}
+    return replace(change, rows=np.concatenate([a.rows for a in replaced]), labels=columns), effect
 
 
 def _no_rows(schema: pa.Schema) -> pa.RecordBatch:

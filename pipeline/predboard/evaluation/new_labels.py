@@ -1,0 +1,79 @@
+"""Reads the corrected labels of a table, of one label for an image or of several. It knows no rows of predictions."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from predboard.errors import InputError
+from predboard.formatting import did_you_mean, plural
+from predboard.images.columns import IMAGE_COLUMNS, LABEL_COLUMNS, TRUTH_COLUMNS, find_usual
+from predboard.images.label_lists import LabelOptions, read_label_sets
+from predboard.images.label_masks import choose_label_columns
+from predboard.images.label_values import parse_labels
+from predboard.images.row_tables import KEY_COLUMNS, RELABEL_COLUMN, ROW_COLUMNS, find_label_column
+from predboard.predictions.label_sets import Labels
+from predboard.predictions.schema import MULTI_LABEL, Run
+from predboard.storage.paths import AnyPath
+
+_SHOWN = 3
+"""Names that a message lists."""
+
+
+def read_new_labels(table: pa.Table, run: Run, options: LabelOptions, file: AnyPath) -> tuple[pa.Table, Labels]:
+    """Return the rows of a table that say a label, and what they say; an empty cell leaves the label as it is.
+
+    Args:
+        table: of a file of labels.
+        run: whose labels they are.
+        options: what the user says of the columns.
+        file: for messages.
+
+    Raises InputError for labels that are no classes, and if it is not certain which column they are in.
+    """
+    if run.task != MULTI_LABEL:
+        name = find_label_column(table, options.column, file)
+        table = table.filter(_given(table.column(name)))
+        return table, _read_classes(table.column(name), run.classes, f"{name!r} of {file}")
+    usual = (RELABEL_COLUMN, *LABEL_COLUMNS, *TRUTH_COLUMNS)
+    naming = {find_usual(table.column_names, names) for names in (IMAGE_COLUMNS, KEY_COLUMNS, ROW_COLUMNS)}
+    names = [name for name in table.column_names if name not in naming]
+    chosen = choose_label_columns(names, options.column, options.none, run.classes, usual, file)
+    if chosen is None:
+        raise InputError(f"{file} has no column of labels; it has {', '.join(names[:12])}: name it by --labels-column")
+    for name in chosen.columns if chosen.names else ():
+        if empty := table.num_rows - int(np.sum(_given(table.column(name)).to_numpy(zero_copy_only=False))):
+            raise InputError(
+                f"{file} has {plural(empty, 'empty cell')} in column {name!r}: expected 1, 0, or -1 for unknown"
+            )
+    if not chosen.names:
+        table = table.filter(_given(table.column(chosen.columns[0])))
+    return table, read_label_sets(table, chosen, options, run.classes, str(file)).labels
+
+
+def _read_classes(column: pa.ChunkedArray, classes: Sequence[str], what: str) -> NDArray[np.int32]:
+    """Return the index of each label among the classes, -1 for one that is said to be unknown."""
+    parsed = parse_labels(column, classes, what)
+    index = parsed.index(classes)
+    strange = Counter(
+        str(value)
+        for value, i in zip(parsed.values, index.tolist(), strict=True)
+        if (isinstance(value, str) and i < 0) or i >= len(classes)
+    )
+    if strange:
+        shown = ", ".join(f"{name!r} ({count:,})" for name, count in strange.most_common(_SHOWN))
+        more = f" and {len(strange) - _SHOWN:,} more" if len(strange) > _SHOWN else ""
+        near = did_you_mean(next(iter(strange)), classes)
+        raise InputError(
+            f"{strange.total():,} of {len(index):,} labels in {what} are none of the "
+            f"{plural(len(classes), 'class', 'classes')}: {shown}{more}{near}"
+        )
+    return index
+
+
+def _given(column: pa.ChunkedArray) -> pa.BooleanArray:
+    """Return which cells say something."""
+    texts = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    return pa.array([value is not None and not (texts and not value.strip()) for value in column.to_pylist()])
