@@ -25,6 +25,7 @@ from PIL import Image
 from tensorboard.compat.proto import event_pb2, summary_pb2
 
 from predboard import InputError
+from predboard.images.manifest import Manifest
 from predboard.panels import Panel, TwoPass, TwoPassPanel
 from predboard.predictions.digests import ManifestDigest
 from predboard.predictions.label_sets import Labels, LabelSets, MultiLabels
@@ -169,6 +170,13 @@ def write_run(
             )
         )
     return run
+
+
+def class_labels(manifest: Manifest) -> list[int]:
+    """Return the class of each row of a manifest with one label an image, -1 if unknown."""
+    assert isinstance(manifest.label, np.ndarray)
+    labels: list[int] = manifest.label.tolist()
+    return labels
 
 
 def pictures(folder: Path, classes: int = 3, each: int = 4, size: tuple[int, int] = (8, 8), seed: int = 0) -> Path:

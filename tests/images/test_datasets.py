@@ -458,7 +458,7 @@ def test_a_dataset_of_files_has_the_refs_keys_and_labels_of_its_folder(
         np.testing.assert_array_equal(found.label, expected.label)
         assert found.digest(0, len(found)) == expected.digest(0, len(found))
     named = _manifest(Folder("data"), classes=("c", "b"))
-    assert named.label.tolist() == [-1] * 4 + [1] * 4 + [0] * 4
+    assert toy.class_labels(named) == [-1] * 4 + [1] * 4 + [0] * 4
 
 
 def test_a_subset_has_the_refs_and_labels_of_the_whole(tmp_path: Path) -> None:
@@ -467,7 +467,7 @@ def test_a_subset_has_the_refs_and_labels_of_the_whole(tmp_path: Path) -> None:
     subset = Subset(Subset(Folder(tmp_path / "data"), [11, 4, 7, 2]), torch.tensor([3, 0, 1]))
     found = _manifest(subset)
     assert found.image.to_pylist() == [whole.image[i].as_py() for i in (2, 11, 4)]
-    assert found.label.tolist() == [0, 2, 1]
+    assert toy.class_labels(found) == [0, 2, 1]
     assert found.root == whole.root
     loader = loading.Loader(found)
     assert [loader.load(i, None).label for i in range(3)] == [0, 2, 1]
@@ -481,7 +481,7 @@ def test_paths_that_several_rows_share_do_not_name_them(tmp_path: Path) -> None:
     folder.samples = [folder.samples[0]] * 3
     found = _manifest(folder)
     assert found.image.to_pylist() == ["Folder#0", "Folder#1", "Folder#2"]
-    assert found.label.tolist() == [0, 0, 0]
+    assert toy.class_labels(found) == [0, 0, 0]
 
 
 def test_paths_outside_of_the_root_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -503,11 +503,11 @@ def test_targets_are_labels(targets: Any) -> None:
 
     data = Data([(_PICTURE, 0)] * 3)
     data.targets = targets  # type: ignore[attr-defined]  # as torchvision's datasets have it
-    assert _manifest(data).label.tolist() == [2, 0, 1]
+    assert toy.class_labels(_manifest(data)) == [2, 0, 1]
     data.targets = [[1, 0]] * 3  # type: ignore[attr-defined]  # of several labels, or boxes
-    assert _manifest(data).label.tolist() == [-1, -1, -1]
+    assert toy.class_labels(_manifest(data)) == [-1, -1, -1]
     data.targets = [1]  # type: ignore[attr-defined]  # of something else
-    assert _manifest(data).label.tolist() == [-1, -1, -1]
+    assert toy.class_labels(_manifest(data)) == [-1, -1, -1]
 
 
 class Mapped(list[Any]):

@@ -20,6 +20,7 @@ from predboard.errors import InputError, UnreadableError
 from predboard.images import decode
 from predboard.images.manifest import SourceOptions, image_suffixes
 from predboard.images.sources import open_source, read
+from tests import toy
 from tests.images.sources.test_idx import write_idx
 from tests.images.sources.test_tar import write_tar
 
@@ -104,7 +105,7 @@ def test_links_in_a_tar_are_the_pictures_that_they_lead_to(tmp_path: Path) -> No
             member.type, member.linkname = type_, target
             archive.addfile(member)
     manifest = open_source(str(tmp_path / "d.tar"))
-    assert manifest.label.tolist() == [
+    assert toy.class_labels(manifest) == [
         0,
         0,
         0,
@@ -251,7 +252,7 @@ def test_a_hash_in_a_name_is_no_member(tmp_path: Path) -> None:
     write_tar(tmp_path / "d.tar", {name: name.encode() for name in names})
     for kind, start in (("d", ""), ("d.zip", "d.zip#"), ("d.tar", "d.tar#")):
         manifest = open_source(str(tmp_path / kind))
-        assert (manifest.classes, sorted(manifest.label.tolist())) == (("a", "b#"), [0, 0, 1, 1])
+        assert (manifest.classes, sorted(toy.class_labels(manifest))) == (("a", "b#"), [0, 0, 1, 1])
         assert {ref: read(manifest.root, ref) for ref in manifest.image.to_pylist()} == {
             f"{start}{name}": name.encode() for name in names
         }
@@ -270,7 +271,7 @@ def test_names_of_members_lead_nowhere_else(tmp_path: Path, kind: str) -> None:
             for name, content in members.items():
                 archive.writestr(name, content)
     manifest = open_source(str(tmp_path / f"d.{kind}"))
-    assert dict(zip(manifest.image.to_pylist(), manifest.label.tolist(), strict=True)) == {
+    assert dict(zip(manifest.image.to_pylist(), toy.class_labels(manifest), strict=True)) == {
         f"d.{kind}#a/1.png": 0, f"d.{kind}#a/3.png": 0, f"d.{kind}#b/2.png": 1
     }  # fmt: skip
     assert (manifest.classes, manifest.notes) == (("a", "b"), ())
@@ -288,14 +289,14 @@ def test_images_beside_the_class_folders_are_left_out_alike(tmp_path: Path, kind
         (tmp_path / "d.folder" / name).write_bytes(content)
     manifest = open_source(str(tmp_path / f"d.{kind}"))
     assert [ref.rpartition("#")[2] for ref in manifest.image.to_pylist()] == ["a/1.png", "b/2.png"]
-    assert manifest.label.tolist() == [0, 1]
+    assert toy.class_labels(manifest) == [0, 1]
     assert manifest.notes[0].startswith("1 image beside the class folders is left out, cover.png")
 
 
 def test_a_quoted_pattern_stands_for_files(tmp_path: Path) -> None:
     for i in range(12):
         write_tar(tmp_path / f"s[1]-{i:02d}.tar", {f"{i}.png": b"x", f"{i}.cls": b"%d" % (i % 2)})
-    assert open_source(str(tmp_path / "s*-*.tar")).label.tolist() == [0, 1] * 6
+    assert toy.class_labels(open_source(str(tmp_path / "s*-*.tar"))) == [0, 1] * 6
     assert len(open_source(str(tmp_path / "s[1]-03.tar"))) == 1  # a file of that very name comes first
     with pytest.raises(InputError, match=r"no folder .*t\*\.tar"):
         open_source(str(tmp_path / "t*.tar"))
@@ -321,9 +322,9 @@ def test_a_text_list_may_lack_suffixes_and_be_utf_16(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "v.txt").write_text("1 5\n2 7\n")
     manifest = open_source(str(tmp_path / "v.txt"))
-    assert (manifest.image.to_pylist(), manifest.label.tolist()) == (["1.png", "2.png"], [5, 7])
+    assert (manifest.image.to_pylist(), toy.class_labels(manifest)) == (["1.png", "2.png"], [5, 7])
     (tmp_path / "v.txt").write_text("1.png 5\n2.png 7\n", "utf-16")
-    assert open_source(str(tmp_path / "v.txt")).label.tolist() == [5, 7]
+    assert toy.class_labels(open_source(str(tmp_path / "v.txt"))) == [5, 7]
     (tmp_path / "v.txt").write_text("1.png 0 1\n2.png 1 0\n")
     with pytest.raises(InputError, match=r"v\.txt has several labels in line 1: '0 1'; expected one"):
         open_source(str(tmp_path / "v.txt"))

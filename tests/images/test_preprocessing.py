@@ -137,13 +137,13 @@ def test_names_of_the_data_are_found_among_the_models(
         assert (found.classes, said) == (classes, "")
         return
     assert found.classes == NAMES.classes
-    assert found.label.tolist() == expected
+    assert toy.class_labels(found) == expected
     assert said == "class names from a library"
 
 
 def test_other_names_stay_and_that_is_said() -> None:
     found, said = match_class_names(_manifest(("x", "y", "z"), [0, 1, 2]), NAMES, 3)
-    assert (found.classes, found.label.tolist()) == (("x", "y", "z"), [0, 1, 2])
+    assert (found.classes, toy.class_labels(found)) == (("x", "y", "z"), [0, 1, 2])
     assert said == (
         "class names are the data's, in their order; a library has others: Annual crop, forest, sea-lake, …"
     )

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from predboard.images.manifest import SourceOptions
 from predboard.images.sources import open_source
+from tests import toy
 from tests.images.sources.pictures import files, same_bytes
 
 
@@ -37,13 +38,13 @@ def test_parquet_with_the_images_inside(folder: Path, tmp_path: Path) -> None:
     pictures = files(folder)
     manifest = open_source(str(hugging_face(tmp_path / "hf", pictures)))
     assert manifest.image.to_pylist()[5:7] == ["test-00000.parquet#5", "test-00001.parquet#0"]
-    assert manifest.classes == ("a", "b", "c") and manifest.label.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert manifest.classes == ("a", "b", "c") and toy.class_labels(manifest) == [0] * 4 + [1] * 4 + [2] * 4
     assert manifest.columns.column_names == ["split"]
     same_bytes(manifest, [encoded for *_, encoded in pictures])
     raw = pa.table({"preview": [b"x"] * 12, "jpg": [encoded for *_, encoded in pictures]})
     pq.write_table(raw, tmp_path / "raw.parquet")
     other = open_source(str(tmp_path / "raw.parquet"), SourceOptions(image_column="jpg"))
-    assert other.image.to_pylist()[0] == "raw.parquet#0:jpg" and set(other.label.tolist()) == {-1}
+    assert other.image.to_pylist()[0] == "raw.parquet#0:jpg" and set(toy.class_labels(other)) == {-1}
     same_bytes(other, [encoded for *_, encoded in pictures])
 
 
@@ -56,7 +57,7 @@ def test_bytes_that_are_text_are_no_pictures(folder: Path, tmp_path: Path) -> No
         pq.write_table(pa.table(table), tmp_path / "a.parquet")
         manifest = open_source(str(tmp_path / "a.parquet"))
         assert manifest.image.to_pylist() == [f"a.parquet#{i}:picture" for i in range(3)]
-        assert (manifest.classes, manifest.label.tolist()) == (("a", "b"), [0, 1, 0])
+        assert (manifest.classes, toy.class_labels(manifest)) == (("a", "b"), [0, 1, 0])
         same_bytes(manifest, content)
 
 

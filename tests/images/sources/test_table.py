@@ -46,7 +46,7 @@ def test_a_list_is_a_manifest_with_all_its_columns(folder: Path, kind: str) -> N
     ]
     manifest = open_source(str(write_list(folder / f"list.{kind}", rows)))
     assert manifest.image.to_pylist() == [row["path"] for row in rows]
-    assert manifest.classes == ("a", "b", "c") and manifest.label.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert manifest.classes == ("a", "b", "c") and toy.class_labels(manifest) == [0] * 4 + [1] * 4 + [2] * 4
     assert manifest.columns.to_pylist() == [{"country": row["country"], "cloud": row["cloud"]} for row in rows]
     assert manifest.key.tolist() == hash_refs(row["path"] for row in rows).tolist()  # type: ignore[misc]  # all are text
     same_bytes(manifest, [encoded for *_, encoded in files(folder)])
@@ -59,13 +59,13 @@ def test_labels_are_names_or_indices_and_what_is_unknown_is_none(folder: Path, t
     )
     assert open_source(str(named), SourceOptions(image_root=folder)).classes == ("a", "b", "x")
     asked = open_source(str(named), SourceOptions(image_root=folder, classes=("b", "a")))
-    assert asked.classes == ("b", "a") and asked.label.tolist() == [0, 1, -1, -1, 0]
+    assert asked.classes == ("b", "a") and toy.class_labels(asked) == [0, 1, -1, -1, 0]
     assert asked.root == str(folder.resolve())
     numbered = write_list(
         tmp_path / "i.csv", [{"image": r, "y": i} for r, i in zip(refs, [2, 0, -1, 7, 1], strict=True)]
     )
     found = open_source(str(numbered), SourceOptions(image_root=folder))
-    assert found.classes == () and found.label.tolist() == [2, 0, -1, 7, 1]
+    assert found.classes == () and toy.class_labels(found) == [2, 0, -1, 7, 1]
     with pytest.raises(
         InputError, match=r"a/003\.png in .* has label 7, but there are 3 classes, 0 to 2: do the labels c"
     ):
@@ -131,7 +131,7 @@ def test_indices_and_truth_values_of_any_type_are_labels(tmp_path: Path, label: 
         path = pa.array(["0.png", "1.png", "2.png"]).cast(type_)
         pq.write_table(pa.table({"path": path, "label": label, "more": path}), tmp_path / "list.parquet")
         manifest = open_source(str(tmp_path / "list.parquet"))
-        assert manifest.label.tolist() == [1, -1, 0]
+        assert toy.class_labels(manifest) == [1, -1, 0]
         assert manifest.image.to_pylist() == ["0.png", "1.png", "2.png"]
         assert len(manifest.limit(2)) == 2
 
@@ -173,7 +173,7 @@ def test_separators_encodings_and_spaces_of_a_list(tmp_path: Path, text: str, en
     (tmp_path / "list.csv").write_bytes(text.encode(encoding))
     found = open_source(str(tmp_path / "list.csv"))
     assert found.image.to_pylist() == ["a/1.png", "b/2.png"]
-    assert (found.classes, found.label.tolist()) == (("x", "y"), [0, 1])
+    assert (found.classes, toy.class_labels(found)) == (("x", "y"), [0, 1])
 
 
 def test_a_line_of_a_list_that_is_too_long_is_one_line_with_its_number(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_text_of_a_list_stays_text(label: str, tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text(f"image,{label},id\n00000,007,01\n1e3,010,02\n")
     found = open_source(str(tmp_path / "list.csv"), SourceOptions(key_column="id"))
     assert found.image.to_pylist() == ["00000", "1e3"]
-    assert (found.classes, found.label.tolist()) == (("007", "010"), [0, 1])
+    assert (found.classes, toy.class_labels(found)) == (("007", "010"), [0, 1])
     assert found.key.tolist() == hash_refs(["01", "02"]).tolist()
 
 
@@ -208,7 +208,7 @@ def test_numbers_are_indices_unless_they_name_classes(
     rows = "".join(f"{i}.png,{label}\n" for i, label in enumerate(labels))
     (tmp_path / "list.csv").write_text(f"image,label\n{rows}")
     found = open_source(str(tmp_path / "list.csv"), SourceOptions(classes=classes))
-    assert (found.label.tolist(), found.classes) == (expected, names)
+    assert (toy.class_labels(found), found.classes) == (expected, names)
     readings = {"2": "indices from 0", "2.0": "indices from 0", "10": "class names, not indices", "True": "1 for True"}
     reading = readings.get(labels[0], "")
     assert found.reading.startswith(f"labels: 'label' of list.csv, read as {reading}") if reading else not found.reading
@@ -251,7 +251,7 @@ def test_columns_that_could_be_the_labels_are_named(tmp_path: Path, head: str, r
     for column in ("none", head.partition(",")[0]):
         assert not open_source(str(tmp_path / "list.csv"), SourceOptions(label_column=column)).notes
     none = open_source(str(tmp_path / "list.csv"), SourceOptions(label_column="none"))
-    assert none.label.tolist() == [-1] * 3
+    assert toy.class_labels(none) == [-1] * 3
 
 
 def test_rows_that_repeat_an_image_are_counted(tmp_path: Path) -> None:
@@ -282,14 +282,14 @@ def test_columns_that_could_be_the_labels_are_named_before_they_are_taken_for_no
     with pytest.raises(InputError, match=rf"no column that is surely the labels, but {named}.*--label-column none if"):
         open_source(listed)
     unlabelled = open_source(listed, SourceOptions(label_column="none"))
-    assert unlabelled.label.tolist() == [-1] * 6 and unlabelled.columns.column_names == list(columns)
+    assert toy.class_labels(unlabelled) == [-1] * 6 and unlabelled.columns.column_names == list(columns)
 
 
 def test_columns_that_describe_an_image_are_no_labels(tmp_path: Path) -> None:
     row = {"width": 32, "height": 24, "split": "val", "patient_id": "P1", "date": "2024-01-02", "mean": 0.5, "fold": 0}
     other = {**row, "split": "test", "fold": 1, "patient_id": "P2"}
     rows = [{"image": f"{i}.png", **(row if i % 2 else other)} for i in range(4)]
-    assert open_source(str(write_list(tmp_path / "list.csv", rows))).label.tolist() == [-1] * 4
+    assert toy.class_labels(open_source(str(write_list(tmp_path / "list.csv", rows)))) == [-1] * 4
     split = write_list(tmp_path / "l.csv", rows)
     with pytest.raises(InputError, match="split could be"):
         open_source(str(split), SourceOptions(classes=("val", "test")))

@@ -33,7 +33,7 @@ def test_a_zip_of_class_folders_is_read_in_place(folder: Path, tmp_path: Path, t
         archive.writestr(f"{top}a/readme.txt", "no picture")
     manifest = open_source(str(tmp_path / "data.zip"))
     assert manifest.image.to_pylist() == [f"data.zip#{top}{ref}" for ref, *_ in pictures]
-    assert manifest.classes == ("a", "b", "c") and manifest.label.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert manifest.classes == ("a", "b", "c") and toy.class_labels(manifest) == [0] * 4 + [1] * 4 + [2] * 4
     same_bytes(manifest, [encoded for *_, encoded in pictures])
 
 
@@ -57,7 +57,7 @@ def test_backslashes_and_superfluous_parts_of_names_make_no_other_refs(tmp_path:
             archive.writestr(name, name)
     manifest = open_source(str(tmp_path / "w.zip"))
     assert manifest.image.to_pylist() == ["w.zip#set/a/1.png", "w.zip#set/b/2.png"]
-    assert (manifest.classes, manifest.label.tolist()) == (("a", "b"), [0, 1])
+    assert (manifest.classes, toy.class_labels(manifest)) == (("a", "b"), [0, 1])
     assert manifest.notes == ("1 file is not read as an image: 1 .txt",)
     same_bytes(manifest, [b"set\\a\\1.png", b"./set/b//2.png"])
     assert read(str(tmp_path), "w.zip#set\\a\\1.png") == b"set\\a\\1.png"  # as earlier versions wrote the ref
