@@ -61,6 +61,8 @@ def logdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three runs: one with two steps and odd names, another of the same images, and one whose pictures are there."""
     folder = tmp_path_factory.mktemp("journeys")
     logs.write_logs(folder / "logs" / "net", rows=240)
+    levels = {"levels": [{"name": "size", "groups": ["small", "big"], "group_of": [0, 1, 0]}]}
+    (folder / "logs" / "net" / "class_groups.json").write_text(json.dumps(levels), "utf-8")
     logs.write_logs(folder / "logs" / "zip", rows=240, seed=1, steps=(0,))
     data = toy.pictures(folder / "data", classes=3, each=12, size=(28, 28))
     model = toy.model_file(folder)
@@ -457,6 +459,23 @@ def test_the_matrix_is_walked_by_keys(page: Page, rows: pd.DataFrame) -> None:
     )
     page.keys(Keys.ENTER)
     page.has(len(rows))
+    page.clean()
+
+
+def test_the_matrix_counts_groups_and_opens_one(page: Page, rows: pd.DataFrame) -> None:
+    page.open(run="net", order="index", level="size")
+    page.until(lambda: page.js("return document.getElementById('matrix').dataset.drawn"))
+    side = (page.js("return document.getElementById('matrix').clientWidth") - 96) / 2
+    page.press("#matrix", (96 + side / 2, 96 + side / 2))
+    both = rows.label.isin([0, 2]) & rows.predicted.isin([0, 2])
+    page.has(int(both.sum()))
+    page.until(lambda: f"small → small: {both.sum()} images" in page.text(".readout"))
+    assert page.text("#chip-true") == "true: small"
+    page.open(run="net", order="index", most="g0.0")
+    page.cell(None, None)
+    page.until(
+        lambda: page.js("return document.getElementById('matrix').getAttribute('aria-label')").find("2 classes") > 0
+    )
     page.clean()
 
 

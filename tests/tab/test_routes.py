@@ -65,6 +65,10 @@ def logdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "net" / "suspects.csv").write_text(
         'row,key,image,label,suspected\n7,0,"a,\nb",cat,"d""og<b>"\n3,0,x,cat,cat\n5,0,x,cat,nobody\n'
     )
+    level = {"name": "size", "groups": ["small", "big"], "group_of": [0, 1, 0]}
+    broken = ({"group_of": [0, 1]}, {"group_of": [0, 1, 2]}, {"groups": "ab"}, {"name": 3})
+    levels = {"levels": [level, *(level | change for change in broken), None]}
+    (folder / "net" / "class_groups.json").write_text(json.dumps(levels), "utf-8")
     (folder / "empty").mkdir()
     return folder
 
@@ -87,6 +91,7 @@ def test_the_runs_are_those_of_the_folder(tab: Tab) -> None:
     assert net["labelled"]
     assert net["states"]["3"] == {"failed": 2, "unlabelled": 9}
     assert (net["steps"], net["classes"]) == ([1, 3], list(logs.NAMES))
+    assert net["levels"] == [{"name": "size", "groups": ["small", "big"], "group_of": [0, 1, 0]}]
     kinds = {column["name"]: column["kind"] for column in net["columns"]}
     assert kinds["image"] == "text"
     assert (kinds["site"], kinds["year"], kinds["loss"], kinds["rank"]) == ("category", "number", "number", "number")

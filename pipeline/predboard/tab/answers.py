@@ -18,7 +18,7 @@ from predboard.storage.mirror import is_mirror
 from predboard.storage.paths import is_uri, join_ref
 from predboard.tab import selection
 from predboard.tab.columns import ColumnCache, RowsFile, StepRows
-from predboard.tab.log_runs import SUSPECTS_FILE, LogRun, LogRuns
+from predboard.tab.log_runs import GROUPS_FILE, SUSPECTS_FILE, LogRun, LogRuns
 from predboard.tab.neighbours import can_compare, find_neighbours
 from predboard.tab.pairs import BY_NAME, KINDS
 from predboard.tab.query import OWN_NUMBERS, Query
@@ -31,7 +31,7 @@ from predboard.visualization.image_map import MAP_FILE
 from predboard.visualization.log_folder import COMPARE_FILE, SUMMARY_FILE
 from predboard.visualization.thumbnails import THUMBNAILS_FILE
 
-LOG_FILES = (ROWS_FILE, THUMBNAILS_FILE, MAP_FILE, SUSPECTS_FILE, SUMMARY_FILE, COMPARE_FILE, TAGS_FILE)
+LOG_FILES = (ROWS_FILE, THUMBNAILS_FILE, MAP_FILE, SUSPECTS_FILE, GROUPS_FILE, SUMMARY_FILE, COMPARE_FILE, TAGS_FILE)
 """Files of a log folder that the tab reads."""
 
 SEEN_COLUMNS = ("key", "confidence", "loss")
@@ -270,6 +270,7 @@ def describe_run(run: LogRun) -> dict[str, Any]:
         "states": {str(number): step.count_unusual() for number, step in rows.steps.items()},
         "classes": list(rows.classes),
         "columns": columns,
+        "levels": run.levels,
         "map": run.map_source,
         "has": has,
         "missing": missing_files(run, has),

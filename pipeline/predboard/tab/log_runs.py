@@ -31,6 +31,9 @@ from predboard.visualization.log_folder import COMPARE_FILE, RECORD_FILE, SUMMAR
 
 SUSPECTS_FILE = "suspects.csv"
 
+GROUPS_FILE = "class_groups.json"
+"""Groups of the classes, if `visualize` was told of some."""
+
 SCAN_SECONDS = 2.0
 """Time for which the list of runs is taken as it is."""
 
@@ -67,6 +70,22 @@ class LogRun:
         """The steps whose predictions are others now than those that the logs show."""
         shown = {step: self.record.shown.get(str(step)) for step in self.predictions}
         return frozenset(step for step, digest in shown.items() if digest not in (None, self.predictions[step].digest))
+
+    @functools.cached_property
+    def levels(self) -> list[dict[str, Any]]:
+        """Levels of groups of classes: `name`, `groups`, and in `group_of` the index of the group of each class."""
+        levels = _read_json(self.folder / GROUPS_FILE).get("levels", [])
+        return [level for level in levels if self._is_level(level)]
+
+    def _is_level(self, level: Any) -> bool:
+        """Return whether something is a level of the run's classes; a file that others wrote may hold anything."""
+        if not isinstance(level, dict) or not isinstance(level.get("name"), str):
+            return False
+        groups, group_of = level.get("groups"), level.get("group_of")
+        if not (isinstance(groups, list) and isinstance(group_of, list) and len(group_of) == len(self.rows.classes)):
+            return False
+        names, places = all(isinstance(name, str) for name in groups), set(range(len(groups)))
+        return names and all(isinstance(index, int) for index in group_of) and set(group_of) == places
 
     @functools.cached_property
     def _suspects(self) -> tuple[NDArray[np.int64], tuple[str, ...]] | None:

@@ -25,8 +25,9 @@ import {
   version,
   view,
 } from './state.js';
-import {chipWords, cleared, filtersOf, filterWords, images, KINDS, SCORES} from './query.js';
+import {chipWords, classesOf, cleared, filtersOf, filterWords, images, KINDS, SCORES} from './query.js';
 import {CROSS, GRID, LINES, side, setSide} from './gallery.js';
+import {groupWith} from './groups.js';
 import {acted, tagMenu} from './tags.js';
 import {openHelp} from './dialogs.js';
 
@@ -284,6 +285,13 @@ function exportMenu() {
   );
 }
 
+/** @param {string} key */
+function filterText(key) {
+  const words = chipWords(key, view.value, className);
+  const group = ['true', 'pred', 'was'].includes(key) ? groupWith(classesOf(view.value[key])) : '';
+  return group ? words.replace(/: .*/s, () => `: ${group.slice(0, 60)}`) : words;
+}
+
 export function chips() {
   return h(
     'div',
@@ -301,7 +309,7 @@ export function chips() {
             title: 'Remove this filter',
             onclick: () => go({[key]: '', ...(key === 'suspect' ? {sort: ''} : {})}),
           },
-          h('bdi', {class: 'clip'}, chipWords(key, view.value, className)),
+          h('bdi', {class: 'clip'}, filterText(key)),
           icon(CROSS, 'remove'),
         ),
       ),

@@ -2,8 +2,9 @@
 /** The confusion matrix on a canvas, for any number of classes. It knows nothing of single images. */
 import {computed, effect, h, signal, sizeOf} from './elements.js';
 import {failure, getJson, resource} from './api.js';
+import {axisCount, axisName, grouped, groupOrder, groupsOf, level, members} from './groups.js';
 import {aggregate, classCount, getCells, mostConfused} from './pairs.js';
-import {className, dark, go, pane, queryWithout, run, step, version, view} from './state.js';
+import {dark, go, pane, queryWithout, run, step, version, view} from './state.js';
 import {draw, drawCells, LABELS} from './matrix_canvas.js';
 import {classesOf, images, percent} from './query.js';
 
@@ -26,7 +27,7 @@ export function matrix(axes) {
     async (address, abort) => /** @type {number[]} */ ((await getJson(address, abort)).order),
   );
 
-  const counts = computed(() => aggregate(cells.value.data));
+  const counts = computed(() => aggregate(grouped(cells.value.data), axisCount()));
   const order = computed(() => {
     const names = run.value?.classes ?? [];
     const all = names.map((_, index) => index);
@@ -34,6 +35,10 @@ export function matrix(axes) {
     if (view.value.order === 'index') list = all;
     if (view.value.order === 'name')
       list = [...all].sort((a, b) => names[a].localeCompare(names[b], 'en', {numeric: true}));
+    if (level.value) return groupOrder(list);
+    const [, at, group] = /^g(\d+)\.(\d+)$/.exec(view.value.most ?? '') ?? [];
+    const within = group && run.value?.levels[Number(at)];
+    if (within) return list.filter(index => within.group_of[index] === Number(group));
     const most = Number(view.value.most) || 0;
     if (most && most < list.length) {
       const worst = mostConfused(cells.value.data, most);
@@ -42,7 +47,7 @@ export function matrix(axes) {
     return run.value?.multi_label ? [...list, all.length] : list; // the last is nothing
   });
   const place = computed(() => {
-    const places = new Int32Array(classCount()).fill(-1);
+    const places = new Int32Array(axisCount()).fill(-1);
     order.value.forEach((index, at) => {
       places[index] = at;
     });
@@ -61,7 +66,8 @@ export function matrix(axes) {
     role: 'application',
     class: 'matrix',
     'aria-label': () =>
-      `${axes.rowWord} against ${axes.columnWord}, ${order.value.length} classes; arrow keys and Enter choose`,
+      `${axes.rowWord} against ${axes.columnWord}, ${order.value.length} ${level.value ? 'groups' : 'classes'}; ` +
+      'arrow keys and Enter choose',
     onwheel: wheel,
     onpointerdown: press,
     onpointermove: move,
@@ -95,6 +101,7 @@ export function matrix(axes) {
       log,
       diagonal,
       count,
+      name: axisName,
     });
   });
   effect(() => {
@@ -103,7 +110,7 @@ export function matrix(axes) {
   });
 
   /** @param {string} key */
-  const chosenOf = key => classesOf(view.value[key]).map(index => (index < 0 ? classCount() - 1 : index));
+  const chosenOf = key => groupsOf(classesOf(view.value[key]).map(index => (index < 0 ? classCount() - 1 : index)));
   const scale = () => (size.peek() - LABELS) / part.peek().k;
   /** @param {PointerEvent | MouseEvent} event */
   function at(event) {
@@ -171,7 +178,9 @@ export function matrix(axes) {
     if (!cell) return;
     const value = (/** @type {number} */ at) => {
       const index = order.peek()[at];
-      return at < 0 ? '' : String(run.peek()?.classes.length === index ? -1 : index);
+      if (at < 0) return '';
+      if (level.peek()) return members(/** @type {Level} */ (level.peek()), index).join();
+      return String(run.peek()?.classes.length === index ? -1 : index);
     };
     const [row, column] = [value(cell.y), value(cell.x)];
     const now = view.peek();
@@ -219,21 +228,22 @@ export function matrix(axes) {
       if (run.value?.multi_label) return 'What was missed, and what was predicted instead';
       const chosen = view.value[axes.rowKey] || view.value[axes.columnKey] ? 'All cells: ' : '';
       const share = percent(now.all ? now.right / now.all : null);
-      return `${chosen}${images(now.all)}, ${share} ${axes.axes ? 'the same' : 'right'}`;
+      const right = level.value ? 'in the right group' : 'right';
+      return `${chosen}${images(now.all)}, ${share} ${axes.axes ? 'the same' : right}`;
     }
     const [row, column] = [order.value[cell.y], order.value[cell.x]];
     if (row === undefined && column === undefined) return '';
     if (run.value?.multi_label) {
-      const parts = [row === undefined ? '' : `missed ${className(row)}`];
-      if (column !== undefined) parts.push(`wrongly predicted ${className(column)}`);
+      const parts = [row === undefined ? '' : `missed ${axisName(row)}`];
+      if (column !== undefined) parts.push(`wrongly predicted ${axisName(column)}`);
       if (row !== undefined && column !== undefined) parts[1] += `: ${images(countOf(now.cells, row, column))}`;
       return parts.filter(Boolean).join(', ');
     }
-    if (row === undefined) return `${axes.columnWord} ${className(column)}: ${images(now.columnSums[column])}`;
-    if (column === undefined) return `${axes.rowWord} ${className(row)}: ${images(now.rowSums[row])}`;
+    if (row === undefined) return `${axes.columnWord} ${axisName(column)}: ${images(now.columnSums[column])}`;
+    if (column === undefined) return `${axes.rowWord} ${axisName(row)}: ${images(now.rowSums[row])}`;
     const n = countOf(now.cells, row, column);
-    const share = now.rowSums[row] ? `, ${percent(n / now.rowSums[row])} of all ${axes.rowWord} ${className(row)}` : '';
-    return `${className(row)} → ${className(column)}: ${images(n)}${n ? share : ''}`;
+    const share = now.rowSums[row] ? `, ${percent(n / now.rowSums[row])} of all ${axes.rowWord} ${axisName(row)}` : '';
+    return `${axisName(row)} → ${axisName(column)}: ${images(n)}${n ? share : ''}`;
   };
   return h(
     'section',
@@ -290,13 +300,21 @@ function options(axes, order, find, whole, part) {
       words,
     );
   const many = () => (run.value?.classes.length ?? 0) > 12;
+  /** @returns {[string, string][]} */
+  const which = () => [
+    ['', 'all classes'],
+    .../** @type {[string, string][]} */ (many() ? [10, 25, 100].map(n => [String(n), `${n} most confused`]) : []),
+    ...(run.value?.levels ?? []).flatMap((one, at) =>
+      one.groups.map((group, i) => /** @type {[string, string]} */ ([`g${at}.${i}`, `in ${group}`.slice(0, 100)])),
+    ),
+  ];
   const search = h('input', {
     type: 'search',
     placeholder: 'Find class',
     'aria-label': 'Find a class in the matrix',
     list: 'classes',
     class: 'narrow',
-    hidden: () => !many(),
+    hidden: () => !many() || level.value,
     onchange: e => {
       const text = e.target.value.toLowerCase();
       const names = run.peek()?.classes ?? [];
@@ -308,6 +326,19 @@ function options(axes, order, find, whole, part) {
   return h(
     'div',
     {class: 'options'},
+    h(
+      'select',
+      {
+        'aria-label': 'Classes or groups',
+        title: 'Classes or groups',
+        hidden: () => !run.value?.levels.length,
+        onchange: e => go({level: e.target.value}, true),
+      },
+      () =>
+        ['', ...(run.value?.levels ?? []).map(one => one.name)].map(name =>
+          h('option', {value: name, selected: name === (level.value?.name ?? '')}, name ? `by ${name}` : 'by class'),
+        ),
+    ),
     select('order', {'': 'similar together', name: 'by name', index: 'by number'}, 'Order of classes'),
     select(
       'count',
@@ -315,13 +346,14 @@ function options(axes, order, find, whole, part) {
       'What the cells show',
     ),
     h(
-      'span',
-      {hidden: () => !many()},
-      select(
-        'most',
-        {'': 'all classes', 10: '10 most confused', 25: '25 most confused', 100: '100 most confused'},
-        'How many classes',
-      ),
+      'select',
+      {
+        'aria-label': 'Which classes',
+        title: 'Which classes',
+        hidden: () => level.value || !(many() || run.value?.levels.length),
+        onchange: e => go({most: e.target.value}, true),
+      },
+      () => which().map(([value, text]) => h('option', {value, selected: value === (view.value.most ?? '')}, text)),
     ),
     check('log', 'log', '1', '', 'Colours by the logarithm of the counts'),
     h('span', {hidden: () => run.value?.multi_label}, check('diagonal', 'diagonal', '', '0', 'Show the diagonal')),

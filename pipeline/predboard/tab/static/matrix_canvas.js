@@ -1,7 +1,6 @@
 // @ts-check
 /** Draws a confusion matrix of any number of classes. It knows nothing of the server, nor of what a click does. */
 import {colour, prepare, rgb} from './elements.js';
-import {className} from './state.js';
 
 export const LABELS = 96;
 
@@ -131,7 +130,7 @@ function cellText(value, kind) {
 }
 
 /** @type {DrawNames} */
-const drawNames = (g, {part, order, axes, cell, ink}, bolds) => {
+const drawNames = (g, {part, order, axes, cell, ink, name}, bolds) => {
   const faint = colour('--faint');
   const every = Math.max(1, Math.ceil(13 / cell));
   for (const [side, special] of Object.entries(bolds)) {
@@ -150,7 +149,7 @@ const drawNames = (g, {part, order, axes, cell, ink}, bolds) => {
         g.rotate(-Math.PI / 2);
       }
       g.textAlign = side === 'row' ? 'right' : 'left';
-      g.fillText(fitted(g, className(order[at]), LABELS - 8), 0, 0);
+      g.fillText(fitted(g, name(order[at]), LABELS - 8), 0, 0);
       g.restore();
     }
   }

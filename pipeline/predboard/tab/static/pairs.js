@@ -69,16 +69,16 @@ export function mostConfused(cells, most) {
   return classes;
 }
 
-/** @param {Cells | null} cells */
-export function aggregate(cells) {
-  const [rowSums, columnSums] = [new Float64Array(classCount()), new Float64Array(classCount())];
+/** @param {Cells | null} cells @param {number} n classes or groups */
+export function aggregate(cells, n) {
+  const [rowSums, columnSums] = [new Float64Array(n), new Float64Array(n)];
   const sums = {all: 0, right: 0, cells, rowSums, columnSums};
   for (let i = 0; cells && i < cells.counts.length; i++) {
-    const [row, column, n] = [cells.rows[i], cells.columns[i], cells.counts[i]];
-    rowSums[row] += n;
-    columnSums[column] += n;
-    sums.all += n;
-    if (row === column) sums.right += n;
+    const [row, column, count] = [cells.rows[i], cells.columns[i], cells.counts[i]];
+    rowSums[row] += count;
+    columnSums[column] += count;
+    sums.all += count;
+    if (row === column) sums.right += count;
   }
   return sums;
 }
@@ -95,7 +95,7 @@ export function pairs() {
   const worst = computed(() => {
     const data = cells.value.data;
     if (!data) return [];
-    const {rowSums} = aggregate(data);
+    const {rowSums} = aggregate(data, classCount());
     return worstPairs(data, 300).map(i => ({
       row: data.rows[i],
       column: data.columns[i],

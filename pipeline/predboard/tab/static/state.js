@@ -21,6 +21,7 @@ const OTHERS = [
   'log',
   'diagonal',
   'most',
+  'level',
   'class',
   'at',
   'colour', // how: matrix, threshold, map

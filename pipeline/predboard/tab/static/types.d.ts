@@ -31,6 +31,9 @@ type View = Record<string, string>;
 type Column = {name: string; kind: string; values?: string[]; lo?: number; hi?: number};
 type Versioned = {name: string; version: string};
 
+/** A level of groups of classes, and the group of each class. */
+type Level = {name: string; groups: string[]; group_of: number[]};
+
 /** A run as /runs tells of it. */
 interface Run extends Versioned {
   kind: string;
@@ -39,6 +42,7 @@ interface Run extends Versioned {
   multi_label: boolean;
   classes: string[];
   columns: Column[];
+  levels: Level[];
   states?: Record<string, {failed: number; unlabelled: number}>;
   map?: string;
   missing: string[];
