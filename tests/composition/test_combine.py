@@ -38,7 +38,7 @@ def scores(folder: Path) -> tuple[pd.DataFrame, NDArray[np.float32]]:
 
 def softmax(z: NDArray[np.float32]) -> NDArray[np.float64]:
     e = np.exp(z.astype(np.float64) - z.max(axis=1, keepdims=True))
-    return e / e.sum(axis=1, keepdims=True)
+    return np.asarray(e / e.sum(axis=1, keepdims=True), np.float64)
 
 
 def log(p: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -90,8 +90,8 @@ def test_images_that_not_all_have_are_failed_rows_with_the_reason(tmp_path: Path
     assert (result.rows, result.failed, len(z)) == (60, 20, 40)
     assert frame["image"].tolist() == [*names(50), *names(10, 50)[::-1]]
     assert frame["error"].fillna("").tolist() == ["not in b"] * 10 + [""] * 40 + ["not in a"] * 10
-    a, b = (scores(tmp_path / name)[0].loc[names(40, 10), "logits"] for name in "ab")
-    np.testing.assert_array_equal(z, log((softmax(np.stack(a)) + softmax(np.stack(b))) / 2))
+    a, b = (softmax(np.stack(scores(tmp_path / n)[0].loc[names(40, 10), "logits"].tolist())) for n in "ab")
+    np.testing.assert_array_equal(z, log((a + b) / 2))
     assert frame["label"].notna().all()
     assert inspect(tmp_path / "e").complete
 
@@ -296,7 +296,7 @@ def test_the_average_of_eurosats_five_steps(tmp_path: Path) -> None:
     for number, logits in saved.items():
         toy.write_run(tmp_path / "net", logits, label, Run(classes, "net", number))
     combine(CombineConfig(tuple(tmp_path / f"net@{number}" for number in saved), tmp_path / "e"))
-    expected = sum(softmax(logits) for logits in saved.values()) / 5
+    expected = np.mean([softmax(logits) for logits in saved.values()], axis=0)
     frame, z = scores(tmp_path / "e")
     np.testing.assert_allclose(np.exp(z.astype(np.float64)), expected, rtol=1e-5, atol=1e-37)
     np.testing.assert_array_equal(frame["predicted"], expected.argmax(axis=1))

@@ -57,7 +57,7 @@ def expected(z: NDArray[np.float32], label: NDArray[np.int64], classes: Sequence
     for level, group in levels:
         own = {c: group[c] or c for c in classes}
         t, q = (pd.Series(column).map(own) for column in (true, predicted))
-        s = frame.T.groupby(own).sum().T.idxmax(axis=1)
+        s = frame.T.groupby(list(map(own.__getitem__, classes))).sum().T.idxmax(axis=1)
         for end, decided in (("", q), ("_summed", s)):
             figures[f"groups/{level}/accuracy{end}"] = accuracy_score(t, decided)
             figures[f"groups/{level}/balanced_accuracy{end}"] = balanced_accuracy_score(t, decided)

@@ -67,9 +67,9 @@ class ClassGroups:
             true: [...] classes.
             predicted: [...] classes.
         """
-        height = (true != predicted).astype(np.int64)
+        height: NDArray[np.int64] = np.asarray(true != predicted).astype(np.int64)
         for level in self.levels:
-            height += level.place[true] != level.place[predicted]
+            height = height + (level.place[true] != level.place[predicted])
         return height
 
 

@@ -4,6 +4,7 @@ Two decisions are counted: the group of the predicted class, which follows from 
 group of the highest summed probability, which needs all logits and can be another one.
 """
 
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -50,14 +51,14 @@ class GroupCounts:
 
 def _starts(groups: ClassGroups) -> list[int]:
     """Return where the codes of each level begin."""
-    return np.cumsum([0, *(len(level.groups) ** 2 for level in groups.levels)])[:-1].tolist()
+    return list(itertools.accumulate((len(level.groups) ** 2 for level in groups.levels), initial=0))[:-1]
 
 
 def _highest_group(p: NDArray[np.float64], level: GroupLevel) -> NDArray[np.int64]:
     """Return the group of highest summed probability of [rows, classes], the first of equal ones."""
     order = np.argsort(level.place, kind="stable")
     starts = np.searchsorted(level.place[order], np.arange(len(level.groups)))
-    return np.add.reduceat(p[:, order], starts, axis=1).argmax(axis=1).astype(np.int64)
+    return np.asarray(np.add.reduceat(p[:, order], starts, axis=1).argmax(axis=1), np.int64)
 
 
 @dataclass(frozen=True)

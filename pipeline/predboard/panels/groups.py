@@ -67,8 +67,8 @@ class Panel:
             for name, metric in metrics.items():
                 if name.rpartition("/")[2] in CURVES:
                     yield step, Scalar(name, metric.value, metric.definition)
-            for evidence in level_evidence(state, self.groups):
-                scores, level = evidence.predicted, evidence.level
+            for one in level_evidence(state, self.groups):
+                scores, level = one.predicted, one.level
                 chosen = most_confused(scores, order_classes(scores), BLOCK_GROUPS)
                 draw = functools.partial(confusion_matrix, scores, chosen, level.groups)
                 described = (
