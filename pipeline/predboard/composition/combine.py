@@ -218,8 +218,11 @@ def _build(run: Run, schema: pa.Schema, portion: _Portion, alignment: Alignment,
     ids = np.arange(portion.start, portion.stop)
     errors = [alignment.errors.get(row) for row in ids.tolist()]
     ok = np.array([error is None for error in errors], bool)
-    logits = np.full((len(ids), average.classes), np.nan, np.float32)
-    logits[ok], raised = average([scores[ok] if not ok.all() else scores for scores in portion.scores])
+    logits, raised = average(portion.scores if ok.all() else [scores[ok] for scores in portion.scores])
+    if not ok.all():
+        whole = np.full((len(ids), average.classes), np.nan, np.float32)
+        whole[ok] = logits
+        logits = whole
     base = portion.base
     rows = rows_of(run).predictions.build(
         schema,

@@ -88,8 +88,12 @@ def scatter(values: NDArray[Any], ok: NDArray[np.bool_], type_: pa.DataType) -> 
     [7, None, 8]
     """
     if isinstance(type_, pa.FixedSizeListType):
-        full = np.zeros((len(ok), type_.list_size), type_.value_type.to_pandas_dtype())
-        full[ok] = values
+        dtype = type_.value_type.to_pandas_dtype()
+        if ok.all():
+            full = np.array(values, dtype).reshape(len(ok), type_.list_size)  # a copy: the caller may use its own again
+        else:
+            full = np.zeros((len(ok), type_.list_size), dtype)
+            full[ok] = values
         flat = as_arrow(full.reshape(-1), type_.value_type)
         return pa.FixedSizeListArray.from_arrays(flat, type=type_, mask=as_booleans(~ok))
     full = np.zeros(len(ok), values.dtype)

@@ -17,6 +17,10 @@ _SUM_TOLERANCE = 0.02
 """Largest accepted difference of a row's sum of probabilities from 1: half precision has three digits."""
 
 
+_BLOCK_NUMBERS = 2**18
+"""Numbers in a block of rows: what is computed of a block stays in the processor's cache."""
+
+
 def derive(logits: NDArray[np.float32], label: NDArray[np.integer[Any]]) -> dict[str, NDArray[Any]]:
     """Compute the derived columns of rows that have logits, in float64 from the logits as they are stored.
 
@@ -31,6 +35,13 @@ def derive(logits: NDArray[np.float32], label: NDArray[np.integer[Any]]) -> dict
     >>> {name: round(float(values[0]), 3) for name, values in derived.items()}
     {'predicted': 1.0, 'confidence': 0.75, 'loss': 1.386, 'margin': 0.5, 'entropy': 0.562}
     """
+    size = max(_BLOCK_NUMBERS // logits.shape[1], 1)
+    blocks = [_derive(logits[i : i + size], label[i : i + size]) for i in range(0, max(len(logits), 1), size)]
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def _derive(logits: NDArray[np.float32], label: NDArray[np.integer[Any]]) -> dict[str, NDArray[Any]]:
+    """Compute the derived columns of a few rows."""
     rows = np.arange(len(logits))
     predicted = logits.argmax(axis=1)
     shifted = logits.astype(np.float64)  # [rows, classes]

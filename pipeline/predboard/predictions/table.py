@@ -326,6 +326,7 @@ class Predictions(PredictionRows):
             for e, f in zip(error, finite, strict=True)
         ]
         ok = np.array([e is None for e in errors], bool)
+        whole = slice(None) if ok.all() else ok  # to take all rows by a mask would copy them
         columns: dict[str, pa.Array] = {
             "id": pa.array(id, pa.int64()),
             "key": pa.array(key, pa.int64()),
@@ -334,8 +335,8 @@ class Predictions(PredictionRows):
         }
         has_scores = "logits" in schema.names
         if has_scores:
-            columns["logits"] = scatter(logits[ok], ok, schema.field("logits").type)
-        known, derived = cls._label_columns(schema, label, logits[ok], ok)
+            columns["logits"] = scatter(logits[whole], ok, schema.field("logits").type)
+        known, derived = cls._label_columns(schema, label, logits[whole], ok)
         columns |= known
         for name, values in derived.items():
             valid = ok.copy()
