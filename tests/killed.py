@@ -11,6 +11,7 @@ from typing import Any
 
 import predboard.cli.commands
 import predboard.comparison.compare
+import predboard.composition.combine
 import predboard.inference.infer
 import predboard.ingest.ingest
 import predboard.visualization.visualize  # noqa: F401  all of them are imported before the process forks

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="f
 pytest.importorskip("torch", reason="stage one runs PyTorch models")
 
 KILLS = 20
-"""For each of the five commands."""
+"""For each of the commands."""
 
 ROWS = 24
 _NET = """
@@ -40,6 +40,7 @@ PANELS = "glance,metrics,report,classes,confusion,slices,predictions"
 COMMANDS = {
     "infer": INFER,
     "import": ["import", "scores.csv", "--scores", "logits", "--out", "out/saved", "--shard-size", "5"],
+    "combine": ["combine", "old", "new", "--out", "out/both"],
     "visualize": ["visualize", "new", "--logdir", "logs", "--panels", PANELS, "--cache", "always", "--log-every", "3"],
     "compare": ["compare", "old", "new", "--logdir", "logs"],
     "gate": ["gate", "new", "--rules", "gates.toml", "--junit", "g.xml", "--markdown", "g.md", "--json", "g.json"],
@@ -106,6 +107,7 @@ def _whole_reports(folder: Path, before: dict[str, bytes], after: dict[str, byte
 CHECKS: dict[str, Callable[[Path, dict[str, bytes], dict[str, bytes]], None]] = {
     "infer": _whole_parts,
     "import": _whole_parts,
+    "combine": _whole_parts,
     "visualize": _one_state,
     "compare": _one_state,
     "gate": _whole_reports,
@@ -118,7 +120,7 @@ def test_a_killed_command_loses_nothing_and_the_next_run_completes(command: str,
     base, undisturbed = tmp_path / "base", tmp_path / "undisturbed"
     base.mkdir()
     _base(base)
-    if command not in ("infer", "import"):  # of the old predictions under the name of the new ones
+    if command not in ("infer", "import", "combine"):  # of the old predictions under the name of the new ones
         with_old = tmp_path / "place"
         shutil.copytree(base, with_old)
         shutil.rmtree(with_old / "new")
