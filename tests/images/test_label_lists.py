@@ -192,6 +192,8 @@ def test_a_list_of_fixed_length_may_have_names_or_bits() -> None:
     reading = read({"labels": bits}, CLASSES)
     assert sets(reading) == [["cat", "bee"], [], None, None]
     assert unknown(reading) == [[], [2], [], []]
+    with_nan = pa.array([[1.0, float("nan"), 0.0], [0.0, 1.0, 1.0]])
+    assert unknown(read({"labels": with_nan}, CLASSES, empty="unknown")) == [[1], []]
     booleans = pa.array([[True, False, True], [False] * 3], pa.list_(pa.bool_(), 3))
     assert sets(read({"labels": booleans}, CLASSES)) == [["cat", "bee"], []]
 

@@ -5,6 +5,7 @@ as lists, or in one column for each class (see `label_masks`). What could be mea
 that decides, and nothing is left out without a word.
 """
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -226,10 +227,11 @@ def _as_bits(lists: _Lists, classes: Sequence[str], what: str, is_boolean: bool)
     """
     bit = [_BITS.get(value if isinstance(value, bool | int | float) else str(value)) for value in lists.vocabulary]
     code, row = lists.code, lists.row
-    if not len(code) or None in [b for i, b in enumerate(bit) if (code == i).any()] or not _is_new(lists, classes):
+    is_used = np.bincount(code[code >= 0], minlength=len(bit)) > 0
+    if not len(code) or None in itertools.compress(bit, is_used) or not _is_new(lists, classes):
         return None
-    pairs = row * (len(bit) + 1) + code + 1
-    certain = is_boolean or len(np.unique(pairs)) < len(pairs) or -1 in bit or bool((code < 0).any())
+    pairs = np.sort(row * (len(bit) + 1) + code + 1)
+    certain = is_boolean or bool((pairs[1:] == pairs[:-1]).any()) or -1 in bit or bool((code < 0).any())
     sizes = np.unique(np.diff(lists.start)[lists.given])
     width = int(sizes[-1])
     if certain and (len(sizes) > 1 or len(classes) not in (0, width)):
