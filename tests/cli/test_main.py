@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from predboard.cli import main
-from predboard.predictions import schema
+from predboard.predictions import footer
 from predboard.predictions.schema import FORMAT_VERSION
 from predboard.storage.parts import open_part
 from predboard.storage.runs import list_part_paths, part_path
@@ -166,7 +166,7 @@ def test_predictions_of_a_newer_format(
 ) -> None:
     newer = FORMAT_VERSION + 1
     with monkeypatch.context() as patch:
-        patch.setattr(schema, "FORMAT_VERSION", newer)
+        patch.setattr(footer, "FORMAT_VERSION", newer)
         logits, label = toy.table(toy.RUN, 5)
         toy.write_run(example.out, logits, label, dataclasses.replace(toy.RUN, format=newer))
     arguments = example.flags() if name == "infer" else [example.out]

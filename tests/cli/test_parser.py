@@ -49,7 +49,7 @@ from tests.cli.example import Example, RunCommand, refused
         ("--model-args a={1,2}", "--model-args a is "),
         ("--update --overwrite", "--update and --overwrite exclude each other"),
         ("--thumbnails -1", "--thumbnails is -1"),
-        ("--nonsense", r"no flag --nonsense \(see"),
+        ("--xyzzy", r"no flag --xyzzy \(see"),
         ("--reszie 64", r"no flag --reszie; did you mean --resize\? \(see"),
         ("--out", "--out needs a value: --out PATH"),
         ("--out --strict", "--out needs a value: --out PATH"),
@@ -138,7 +138,7 @@ def test_help_has_each_text_in_one_piece(
 def test_the_flags_of_infer_are_under_headings_and_each_is_listed_once(capsys: pytest.CaptureFixture[str]) -> None:
     print_help("infer", InferConfig)
     printed = capsys.readouterr().out
-    headings = ["Data", "Model", "Preprocessing", "Output", "Speed", "Devices and cluster", "Failures", "More"]
+    headings = ["Data", "Task", "Model", "Preprocessing", "Output", "Speed", "Devices and cluster", "Failures", "More"]
     assert re.findall(r"^([A-Z][\w ]+):$", printed, re.MULTILINE) == headings
     listed = re.findall(r"^  (--[\w-]+)", printed, re.MULTILINE)
     assert sorted(listed) == sorted([*(flag.name for flag in flags_of(InferConfig).values()), "--config", "--help"])

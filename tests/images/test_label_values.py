@@ -137,7 +137,7 @@ def test_objects_are_no_labels() -> None:
     ],
 )
 def test_several_names_for_one_image_are_refused(values: Any, classes: tuple[str, ...]) -> None:
-    with pytest.raises(InputError, match=r"y has several labels for an image .*multi-label data are not read"):
+    with pytest.raises(InputError, match=r"y has several labels for an image .*--task multi-label takes all"):
         parse_labels(chunked(values), classes, "y")
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from predboard import InferConfig, infer, open_predictions
 from predboard.errors import InputError
-from predboard.predictions.schema import digest_records, encode_footer
+from predboard.predictions.footer import encode_footer
+from predboard.predictions.schema import digest_records
 from predboard.storage.locks import lock_folder
 from predboard.storage.parts import open_part
 from predboard.storage.runs import part_path
@@ -119,14 +120,14 @@ def test_parts_of_a_newer_format_and_of_other_programs_are_refused_and_kept(tmp_
     with pq.ParquetFile(path) as file:
         table = file.read()
     opened = open_part(path)
-    run, part = {**dataclasses.asdict(opened.run), "format": 2, "new": [1]}, dataclasses.asdict(opened.part)
+    run, part = {**opened.run.record(), "format": 3, "new": [1]}, dataclasses.asdict(opened.part)
     records = {**encode_footer(opened.run, opened.part), "predboard.digest": digest_records(run, part)}
-    records["predboard.run"] = records["predboard.run"].replace('"format":1', '"format":2,"new":[1]')
+    records["predboard.run"] = records["predboard.run"].replace('"format":1', '"format":3,"new":[1]')
     pq.write_table(table.replace_schema_metadata(records), path)
     newer = path.read_bytes()
     for read in (lambda: infer(make_config(tmp_path, net)), lambda: open_predictions(tmp_path / "out")):
         with pytest.raises(
-            InputError, match=r"part-00000\.parquet has format 2, but this predboard reads formats up to 1: upgrade"
+            InputError, match=r"part-00000\.parquet has format 3, but this predboard reads formats up to 2: upgrade"
         ):
             read()
     assert path.read_bytes() == newer

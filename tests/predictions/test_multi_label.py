@@ -17,7 +17,7 @@ from scipy.special import expit
 from sklearn.metrics import log_loss
 
 from predboard.errors import DamagedError, InputError
-from predboard.predictions import digests, schema
+from predboard.predictions import digests, footer, schema
 from predboard.predictions.derive_multi_label import (
     MAX_PROBABILITY,
     derive_label_sets,
@@ -194,7 +194,9 @@ def test_rows_answer_by_sets() -> None:
         False,
     ]  # label 4 of row 3 is unknown: it counts for nothing
     assert rows.labelled.id.tolist() == [7, 8, 10]
-    assert RowCount().add_batch(rows) == RowCount(rows=5, failed=1, unlabelled=1, counted=3, right=2)
+    assert RowCount().add_batch(rows) == RowCount(
+        rows=5, failed=1, unlabelled=1, counted=3, right=2, right_share="exact"
+    )
     sure = expit(LOGITS[0].astype(np.float64))
     assert rows.labelled.label_probability[:2].tolist() == pytest.approx([sure[0], sure[1]])
     assert rows.labelled.predicted_probability[:2].tolist() == pytest.approx([sure[0], sure[3]])
@@ -372,20 +374,19 @@ def test_single_label_runs_have_no_task_in_their_record() -> None:
         ),
         ({"scores": "log_odds"}, "scores is 'log_odds', expected 'logits' or 'log_probabilities' or 'confidence' of a"),
         ({"task": "multi-label", "format": 1}, "format is 1, expected 2 of a multi-label run"),
-        ({"format": 2}, "format is 2, expected 1 of a single-label run"),
     ],
 )
 def test_a_task_that_does_not_fit_is_refused(change: dict[str, Any], message: str) -> None:
     record = {**Run(("a", "b"), "m").record(), **({"format": 2} if "task" in change else {}), **change}
     part = dataclasses.asdict(schema.Part(0, 1, "", 1, ""))
-    texts = [schema._canonical(r) for r in (record, part)]
+    texts = [schema.canonical_json(r) for r in (record, part)]
     metadata = {
         b"predboard.run": texts[0].encode(),
         b"predboard.part": texts[1].encode(),
         b"predboard.digest": schema.digest_records(record, part).encode(),
     }
     with pytest.raises(InputError, match=message):
-        schema.read_footer(metadata, "here")
+        footer.read_footer(metadata, "here")
 
 
 def test_names_of_both_tasks_are_reserved_in_multi_label_runs() -> None:

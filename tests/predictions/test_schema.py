@@ -13,18 +13,9 @@ import pytest
 
 from predboard.errors import DamagedError, InputError
 from predboard.predictions.digests import digest_manifest
+from predboard.predictions.footer import encode_footer, read_footer
 from predboard.predictions.positive_class import with_positive
-from predboard.predictions.schema import (
-    COLUMNS,
-    Part,
-    Run,
-    digest_records,
-    encode_footer,
-    hash64,
-    hash_refs,
-    part_schema,
-    read_footer,
-)
+from predboard.predictions.schema import COLUMNS, Part, Run, digest_records, hash64, hash_refs, part_schema
 
 
 def test_keys_do_not_drift() -> None:

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from predboard import open_predictions
 from predboard.errors import DamagedError, InputError
-from predboard.predictions.schema import COLUMNS, Part, Run, encode_footer, part_schema
+from predboard.predictions.footer import encode_footer
+from predboard.predictions.schema import COLUMNS, Part, Run, part_schema
 from predboard.predictions.table import Predictions
 from predboard.storage.inspection import inspect
 from predboard.storage.locks import lock_folder

@@ -19,7 +19,8 @@ import pytest
 
 from predboard import open_predictions
 from predboard.errors import DamagedError, InputError
-from predboard.predictions.schema import COLUMNS, Run, encode_footer, read_footer
+from predboard.predictions.footer import encode_footer, read_footer
+from predboard.predictions.schema import COLUMNS, Run
 from predboard.storage.inspection import inspect
 from predboard.storage.locks import lock_folder
 from predboard.storage.parts import read_batches

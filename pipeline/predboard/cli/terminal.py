@@ -32,8 +32,8 @@ def print_bytes(content: bytes) -> None:
 
 
 def print_counts(steps: Mapping[int, "RowCount"]) -> None:
-    """Print a line for each step: rows that worked and failed, and the accuracy if there are labels."""
+    """Print a line for each step: rows that worked and failed, and the share of right ones if there are labels."""
     for step, count in steps.items():
-        accuracy = "" if count.accuracy is None else f", accuracy {count.accuracy:.4f}"
+        accuracy = "" if count.accuracy is None else f", {count.right_share} {count.accuracy:.4f}"
         ok = count.rows - count.failed
         print(f"step {step}: {ok:,} ok, {count.failed:,} failed, {count.unlabelled:,} unlabelled{accuracy}")

@@ -25,6 +25,7 @@ from predboard.config.checks import (
     is_plain,
 )
 from predboard.config.fields import Config
+from predboard.config.task import TaskConfig
 from predboard.errors import InputError
 from predboard.storage.paths import MAX_READ_GB, AnyPath
 
@@ -95,7 +96,8 @@ class ModelConfig(Config):
     without a checkpoint, pretrained=False uses random weights instead of the library's."""
 
     scores: ScoreKind = "logits"
-    """Kind of the model's output. Set it if it ends in a softmax or log-softmax; log-probabilities are stored then."""
+    """Kind of the model's output. Set it if it ends in a softmax or log-softmax; log-probabilities are stored then. Of
+    several labels (--task multi-label) probabilities end in a sigmoid, and log-odds are stored."""
 
     positive: str | None = None
     """Name of the positive one of two classes, which a single output speaks for, and stage two has figures of. Default:
@@ -317,7 +319,9 @@ class FailureConfig(Config):
 # Dataclasses collect fields from the last base to the first, so the bases stand in reverse: fields come as --help lists
 # them, and data and model may be given by position.
 @dataclass(frozen=True, kw_only=True)
-class InferConfig(FailureConfig, DeviceConfig, SpeedConfig, OutputConfig, PreprocessingConfig, ModelConfig, DataConfig):
+class InferConfig(
+    FailureConfig, DeviceConfig, SpeedConfig, OutputConfig, PreprocessingConfig, ModelConfig, TaskConfig, DataConfig
+):
     """Run a classifier over images and save its predictions to Parquet.
 
     A function that needs one group takes that type: every `InferConfig` is a `PreprocessingConfig`, for example.
@@ -329,6 +333,8 @@ class InferConfig(FailureConfig, DeviceConfig, SpeedConfig, OutputConfig, Prepro
     def __post_init__(self) -> None:
         """Raise InputError for values that can never work, alone or together."""
         super().__post_init__()
+        if self.task == "multi-label" and self.positive is not None:
+            raise InputError("--positive is for two classes of which one applies; with --task multi-label leave it out")
         channels = 1 if self.channels == "gray" else 3
         any_channels = ".py:" in self.data or self.transform is not None  # the user's own code decides
         for name in ("mean", "std"):

@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from predboard.errors import InputError
 from predboard.formatting import did_you_mean
-from predboard.images.label_columns import NO_COLUMN, refuse_unread_list
+from predboard.images.label_columns import NO_COLUMN, refuse_unread_list, refuse_unread_sets
+from predboard.images.label_lists import LabelOptions, read_label_sets
+from predboard.images.label_masks import choose_label_columns
 from predboard.images.label_values import ParsedLabels, check_labels, describe_strange, parse_labels
 from predboard.images.manifest import (
     Manifest,
@@ -27,7 +29,7 @@ from predboard.images.manifest import (
 from predboard.images.text_tables import UNNAMED
 from predboard.predictions.arrow import without_views
 from predboard.predictions.label_sets import Labels, MultiLabels
-from predboard.predictions.schema import rename_reserved_columns
+from predboard.predictions.schema import MULTI_LABEL, SINGLE_LABEL, rename_reserved_columns
 from predboard.storage.paths import AnyPath, join_ref
 
 IMAGE_COLUMNS = ("image", "path", "file", "filename", "file_name", "filepath", "file_path", "image_path", "img")
@@ -98,6 +100,8 @@ def list_labelled(
     """
     if not refs:
         raise InputError(f"{file} has no rows; expected one for each image")
+    if options.sets is not None:
+        return _list_sets(table, file, image, refs, root, options, options.sets)
     is_none = options.label_column == NO_COLUMN and NO_COLUMN not in table.column_names
     usual = () if is_none else (*LABEL_COLUMNS, *TRUTH_COLUMNS)
     name = find_column(table, None if is_none else options.label_column, usual, file, "--label-column")
@@ -105,27 +109,73 @@ def list_labelled(
     label = None if name is None else labels.index(classes)
     key_column = find_column(table, options.key_column, (), file, "--key-column")
     key = None if key_column is None else map(str, table.column(key_column).to_pylist())
-    further = [
-        other
-        for other in table.column_names
-        if other not in (image, name)
-        and not holds_images(table.schema.field(other).type)
-        and not other.startswith(UNNAMED)
-    ]
-    columns = None
-    if further:
-        columns = without_views(table.select(further).replace_schema_metadata(None))
-        columns = columns.rename_columns(rename_reserved_columns(further)).combine_chunks()
-        columns = pa.table({name: to_storable(columns.column(name)) for name in columns.column_names})
+    further = _further_columns(table, (image, name))
     unsure = not (is_none or options.label_column)
     if unsure and name is None and options.labels_matter:
         others = [other for other in further if other != key_column]
         refuse_unread_list(table, others, options.classes, file)
     doubt = _doubt_label(table, image, name) if unsure and name is not None else ""
     notes = tuple(filter(None, (labels.note, doubt, note_repeated(refs, label))))
-    manifest = make_manifest(root, refs, label, classes, columns, key, notes=notes)
+    manifest = make_manifest(
+        root, refs, label, classes, _storable(table.select(further), SINGLE_LABEL), key, notes=notes
+    )
     reading = f"labels: {name!r} of {file.name}, read as {labels.reading}" if labels.reading else ""
     return replace(manifest, reading=reading)
+
+
+def _list_sets(
+    table: pa.Table,
+    file: AnyPath,
+    image: str,
+    refs: list[str],
+    root: AnyPath,
+    options: SourceOptions,
+    sets: LabelOptions,
+) -> Manifest:
+    """Return the manifest of a table with several labels of each image; see `list_labelled`."""
+    key_column = find_column(table, options.key_column, (), file, "--key-column")
+    key = None if key_column is None else map(str, table.column(key_column).to_pylist())
+    names = _further_columns(table, (image, key_column))
+    chosen = None
+    if not (sets.column == NO_COLUMN and NO_COLUMN not in names):
+        usual = (*LABEL_COLUMNS, *TRUTH_COLUMNS)
+        chosen = choose_label_columns(names, sets.column, sets.none, options.classes, usual, file)
+        if chosen is None and options.labels_matter:
+            refuse_unread_sets(table.select(names), options.classes, file)
+    used = () if chosen is None else chosen.columns
+    columns = _storable(table.select(_further_columns(table, (image, *used))), MULTI_LABEL)
+    if chosen is None:
+        return make_manifest(
+            root, refs, MultiLabels.none(len(refs)), (), columns, key, notes=_given(note_repeated(refs))
+        )
+    classes = options.classes or (_hugging_face_names(table.schema, used[0]) if not chosen.names else ())
+    read = read_label_sets(table.select(used), chosen, sets, classes, file.name)
+    notes = (*read.notes, *_given(note_repeated(refs, read.labels)))
+    manifest = make_manifest(root, refs, read.labels, read.classes, columns, key, notes=notes)
+    where = f"{used[0]!r} of {file.name}" if len(used) == 1 else file.name
+    return replace(manifest, reading=f"labels: {where}, read as {read.words}")
+
+
+def _given(note: str) -> tuple[str, ...]:
+    return (note,) if note else ()
+
+
+def _further_columns(table: pa.Table, used: Collection[str | None]) -> list[str]:
+    """Return the columns that are not used, but for encoded images and columns without a name."""
+    return [
+        name
+        for name in table.column_names
+        if name not in used and not holds_images(table.schema.field(name).type) and not name.startswith(UNNAMED)
+    ]
+
+
+def _storable(table: pa.Table, task: str) -> pa.Table | None:
+    """Return further columns as a part of a task's run has them; None if there are none."""
+    if not table.num_columns:
+        return None
+    columns = without_views(table.replace_schema_metadata(None))
+    columns = columns.rename_columns(rename_reserved_columns(table.column_names, task)).combine_chunks()
+    return pa.table({name: to_storable(columns.column(name)) for name in columns.column_names})
 
 
 def _doubt_label(table: pa.Table, image: str, name: str) -> str:
@@ -146,7 +196,7 @@ def _doubt_label(table: pa.Table, image: str, name: str) -> str:
     return f"labels are taken from {name!r}, but {others} could be the truth as well: see --label-column"
 
 
-def note_repeated(refs: Sequence[str | None], label: Labels | None) -> str:
+def note_repeated(refs: Sequence[str | None], label: Labels | None = None) -> str:
     """Return a note if several rows have one image, with how many of them contradict the first one's label; else ""."""
     first: dict[str, int] = {}
     repeated = [(first[ref], row) for row, ref in enumerate(refs) if ref and first.setdefault(ref, row) != row]
@@ -277,7 +327,9 @@ def _read_labels(
 def _hugging_face_names(schema: pa.Schema, column: str) -> tuple[str, ...]:
     """Return the class names that the library `datasets` writes into a Parquet file's metadata; empty without them."""
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return tuple(map(str, features[column]["names"]))
+        feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]
+        if isinstance(feature, list):  # how `datasets` writes a list of labels: [{…}] or {"feature": {…}}
+            (feature,) = feature
+        return tuple(map(str, feature.get("feature", feature)["names"]))
     except (KeyError, TypeError, ValueError):
         return ()

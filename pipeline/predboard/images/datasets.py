@@ -19,7 +19,10 @@ from PIL import Image
 from predboard import user_code
 from predboard.errors import InputError, first_line
 from predboard.images.decode import Content
+from predboard.images.label_items import ItemLabels, read_item
+from predboard.images.label_lists import LabelOptions
 from predboard.images.manifest import Manifest, SourceOptions
+from predboard.predictions.label_sets import Labels, LabelSets, MultiLabels
 from predboard.predictions.schema import hash_refs
 
 DATASET_FORM = "FILE.py:DATASET, a torch Dataset or a function that returns one, for example my_data.py:val_dataset"
@@ -42,8 +45,8 @@ class DatasetItem:
     """Holds what a dataset returns for one index."""
 
     image: Content
-    label: int | None
-    """Index into the manifest's classes, -1 if it is none of them; None if the item has no label."""
+    label: int | ItemLabels | None
+    """Index into the manifest's classes, -1 if it is none of them, or several; None if the item has no label."""
     preview: Content | None
     """An image for people to look at, in place of the model's."""
 
@@ -65,10 +68,14 @@ class DatasetSource:
     """Class names in the order of the dataset's own labels."""
     classes: tuple[str, ...] = ()
     """Class names in the order of the manifest's labels."""
+    sets: LabelOptions | None = None
+    """How several labels of an item are read; None where each has one label."""
+    width: int = 0
+    """Number of the model's outputs; 0 while it is not known."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle a file's dataset by the file, because another process could not import the file's module by name."""
-        rest = (self.image_key, self.label_key, self.own_classes, self.classes)
+        rest = (self.image_key, self.label_key, self.own_classes, self.classes, self.sets, self.width)
         if self.spec:
             return _reopen, (self.spec, *rest)
         return DatasetSource, (self.data, self.name, self.code, self.spec, *rest)
@@ -89,7 +96,21 @@ class DatasetSource:
             image, label = item[0], item[1] if len(item) > 1 else None
         else:
             image = item
-        return DatasetItem(to_content(image), self.label_index(label), None if preview is None else to_content(preview))
+        return DatasetItem(to_content(image), self.read_label(label), None if preview is None else to_content(preview))
+
+    def read_label(self, value: Any) -> int | ItemLabels | None:
+        """Return the manifest's label for a dataset's, or its labels. Raises ValueError for what is none."""
+        if self.sets is None:
+            return self.label_index(value)
+        item = read_item(value, self.own_classes or self.classes, self.width, self.sets.empty)
+        if item is None or not self.own_classes or self.own_classes == self.classes:
+            return item
+        place = {name: i for i, name in enumerate(self.classes)}
+        names = [[self.own_classes[label] for label in labels] for labels in item]
+        if lost := [name for of_kind in names for name in of_kind if name not in place]:
+            raise ValueError(f"label {lost[0]!r} is none of the {len(place)} classes: see --classes")
+        labels, unknown = (sorted(place[name] for name in of_kind) for of_kind in names)
+        return labels, unknown
 
     def label_index(self, value: Any) -> int | None:
         """Return the manifest's label for a dataset's: an index, or a name. Raises ValueError if it is neither."""
@@ -107,7 +128,7 @@ class DatasetSource:
 
 
 def _reopen(spec: str, *rest: Any) -> DatasetSource:
-    fields = ("image_key", "label_key", "own_classes", "classes")
+    fields = ("image_key", "label_key", "own_classes", "classes", "sets", "width")
     return replace(open_dataset(spec), **dict(zip(fields, rest, strict=True)))
 
 
@@ -137,7 +158,8 @@ def _to_index(value: Any) -> int:
     except TypeError:
         shape = f" of shape {list(value.shape)}" if hasattr(value, "shape") else f" ({value!r})"
         raise ValueError(
-            f"label is a {type(value).__name__}{shape}; expected the index of a class, or its name"
+            f"label is a {type(value).__name__}{shape}; expected the index of a class, or its name; several labels of "
+            "an image are for --task multi-label"
         ) from None
     return index if 0 <= index < 2**31 else -1
 
@@ -216,7 +238,6 @@ def make_manifest(source: DatasetSource, options: SourceOptions) -> Manifest:
         if given is not None:
             raise InputError(f"{flag} is for lists of images, but {source.name} is a dataset: leave it out")
     data, index = _unwrap_subsets(source.data)
-    label, paths = _read_samples(data)
     own_classes = _class_names(data, options.label_column)
     source = replace(
         source,
@@ -224,15 +245,15 @@ def make_manifest(source: DatasetSource, options: SourceOptions) -> Manifest:
         label_key=options.label_column,
         own_classes=own_classes,
         classes=options.classes or own_classes,
+        sets=options.sets,
     )
+    paths, known = _read_samples(data, source)
     name = source.name.rpartition(":")[2] if source.spec else type(data).__name__
     root, refs = _make_refs(data, paths, index, name)
-    # Read just as the items' own labels will be, so that a row means the same before and after it is loaded.
-    label_of = {value: source.label_index(value) for value in set(label)}
     return Manifest(
         root,
         pa.array(refs, pa.string()),
-        np.array([label_of[label[i]] for i in index] if label else np.full(len(index), -1), np.int32),
+        known[np.array(index, np.int64)],
         hash_refs(refs),
         source.classes,
         dataset=source,
@@ -259,20 +280,51 @@ def _class_names(data: Any, label_key: str | None) -> tuple[str, ...]:
     return tuple(map(str, names or ()))
 
 
-def _read_samples(data: Any) -> tuple[list[int], list[str]]:
-    """Return label and path of each row; empty lists where the dataset has no attribute for them."""
+def _read_samples(data: Any, source: DatasetSource) -> tuple[list[str], Labels]:
+    """Return path and label of each row of a dataset, where it has an attribute for them.
+
+    Labels are read just as the items' own will be, so that a row means the same before and after it is loaded.
+    """
     rows = len(data)
+    paths: list[str] = []
+    values: Any = None
     for name in ("samples", "imgs"):
         pairs = getattr(data, name, None)
-        if isinstance(pairs, Sequence) and len(pairs) == rows and all(map(_is_sample, pairs)):
-            return [_to_index(label) for _, label in pairs], [Path(path).as_posix() for path, _ in pairs]
-    for name in ("targets", "labels"):
-        values = getattr(data, name, None)
-        if values is not None and hasattr(values, "__len__") and len(values) == rows:
-            array = np.asarray(values)
+        is_sample = _is_sample if source.sets is None else _is_path_and_more
+        if isinstance(pairs, Sequence) and len(pairs) == rows and all(map(is_sample, pairs)):
+            paths, values = [Path(path).as_posix() for path, _ in pairs], [label for _, label in pairs]
+            break
+    else:
+        for name in ("targets", "labels"):
+            listed = getattr(data, name, None)
+            if listed is None or not hasattr(listed, "__len__") or len(listed) != rows:
+                continue
+            if source.sets is not None:
+                values = listed.to_numpy() if hasattr(listed, "to_numpy") else listed  # a table of pandas
+                break
+            array = np.asarray(listed)
             if array.ndim == 1 and np.issubdtype(array.dtype, np.integer):
-                return np.maximum(array, -1).tolist(), []
-    return [], []
+                values = array.tolist()
+                break
+    if source.sets is not None:
+        return paths, _sets(values, rows, source)
+    label_of = {value: source.label_index(value) for value in set(values or ())}
+    return paths, np.array([label_of[value] for value in values or ()] or np.full(rows, -1), np.int32)
+
+
+def _sets(values: Any, rows: int, source: DatasetSource) -> MultiLabels:
+    """Return several labels for each row. Raises InputError for values that are none."""
+    if values is None:
+        return MultiLabels.none(rows)
+    items = []
+    for row, value in enumerate(values):
+        try:
+            items.append(source.read_label(value))
+        except ValueError as error:
+            raise InputError(f"{source.name}, row {row}: {error}") from error
+    known = [item if isinstance(item, tuple) else ([], []) for item in items]
+    labels, unknown = (LabelSets.from_lists(item[i] for item in known) for i in (0, 1))
+    return MultiLabels(labels, unknown, np.array([item is not None for item in items], bool))
 
 
 def _is_sample(pair: Any) -> bool:
@@ -282,6 +334,10 @@ def _is_sample(pair: Any) -> bool:
         and isinstance(pair[0], str | os.PathLike)
         and isinstance(pair[1], int | np.integer)
     )
+
+
+def _is_path_and_more(pair: Any) -> bool:
+    return isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], str | os.PathLike)
 
 
 def _make_refs(data: Any, paths: list[str], index: list[int], name: str) -> tuple[str, list[str]]:

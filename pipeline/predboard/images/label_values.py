@@ -294,8 +294,8 @@ def find_several(
 
 def _several(what: str, example: str) -> InputError:
     return InputError(
-        f"{what} has several labels for an image ({example}), but a prediction here has one class: multi-label data "
-        "are not read; leave one label in each row, or list such names as they are written with --classes"
+        f"{what} has several labels for an image ({example}), but a prediction here has one class: --task multi-label "
+        "takes all of them; else leave one label in each row, or list such names as they are written with --classes"
     )
 
 

@@ -21,6 +21,7 @@ from predboard.images import datasets, decode, sources
 from predboard.images.class_names import read_classes
 from predboard.images.decode import Content, ImageProperties
 from predboard.images.label_items import ItemLabels
+from predboard.images.label_lists import LabelOptions
 from predboard.images.loading_processes import LoadingProcesses
 from predboard.images.manifest import Manifest, SourceOptions
 from predboard.images.preprocessing import Preprocessing, Recipe, resolve
@@ -214,7 +215,10 @@ def image_size(pixels: NDArray[Any]) -> tuple[int, int, int]:
 
 
 def open_manifest(
-    config: DataConfig, dataset: datasets.DatasetSource | None = None, classes: tuple[str, ...] = ()
+    config: DataConfig,
+    dataset: datasets.DatasetSource | None = None,
+    classes: tuple[str, ...] = (),
+    sets: LabelOptions | None = None,
 ) -> Manifest:
     """Return the manifest of what --data names, or of a dataset.
 
@@ -222,6 +226,7 @@ def open_manifest(
         config: the flags.
         dataset: a dataset object, in place of --data.
         classes: class names, used if --classes names no file.
+        sets: how several labels of an image are written; None where each image has one label.
 
     Raises InputError if the data cannot be read.
     """
@@ -232,6 +237,7 @@ def open_manifest(
         config.image_root,
         classes if config.classes is None else read_classes(config.classes),
         config.max_read_gb,
+        sets,
     )
     if dataset is None and user_code.names_an_object(config.data):
         dataset = datasets.open_dataset(config.data)

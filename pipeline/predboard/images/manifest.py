@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from predboard.errors import InputError
+from predboard.images.label_lists import LabelOptions
 from predboard.images.label_values import check_labels
 from predboard.predictions.digests import digest_list, digest_manifest
 from predboard.predictions.label_sets import Labels, LabelSets, MultiLabels
@@ -131,7 +132,8 @@ class Manifest:
         if isinstance(self.label, MultiLabels):
             sets = self.label.labels
             check_labels(sets.label, classes, lambda i: f"{self.image[int(sets.row[i])]} in {self.origin} has")
-            return self
+            dataset = replace(self.dataset, width=classes) if self.is_dataset else None
+            return replace(self, label=self.label.settled(classes), dataset=dataset)
         if not self.is_dataset:
             check_labels(self.label, classes, lambda row: f"{self.image[row]} in {self.origin} has")
         return replace(self, label=limit_labels(self.label, classes))
@@ -196,6 +198,8 @@ class SourceOptions:
     """Class names in the order of the model's outputs. Images whose label is not among them are unlabelled."""
     max_read_gb: float = MAX_READ_GB
     """Gigabytes that one piece of the data may take in memory."""
+    sets: LabelOptions | None = None
+    """How several labels of an image are written; None where each image has one label."""
     labels_matter: bool = True
     """Whether a table without a recognised column of labels is refused if another column could be the labels."""
 

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from predboard.config import InferConfig
+from predboard.config import InferConfig, TaskConfig
 from predboard.errors import InputError, reading
 from predboard.formatting import plural
 from predboard.images import datasets
 from predboard.images import loader as loading
+from predboard.images.label_lists import LabelOptions
 from predboard.images.preprocessing import Recipe
 from predboard.inference import resume
 from predboard.inference.default_name import default_out
@@ -25,6 +26,7 @@ from predboard.inference.relabel import find_relabelled, rewrite_labels
 from predboard.models.checkpoints import assign_steps
 from predboard.models.factory import open_factory, require_torch
 from predboard.predictions.row_count import RowCount
+from predboard.predictions.schema import MULTI_LABEL
 from predboard.storage import part_plan, timing
 from predboard.storage.locks import lock_folder
 from predboard.storage.part_plan import PartRange, Share, Task
@@ -123,13 +125,15 @@ def infer(
         out = config.out or default_out(config.data, config.model)
         _refuse_inside(out, config, in_memory)
         files = assign_steps(tuple(expand_files(config.checkpoint)), config.step)
-        manifest = loading.open_manifest(config, *((in_memory.dataset, in_memory.classes) if in_memory else ()))
+        given = (in_memory.dataset, in_memory.classes) if in_memory else (None, ())
+        manifest = loading.open_manifest(config, *given, label_options(config, config.label_column))
         source = in_memory or open_factory(
             config.model,
             config.model_args,
             ema=config.ema,
             trust=config.trust_checkpoint,
             max_read_gb=config.max_read_gb,
+            task=config.task,
         )
         inputs = open_inputs(config, manifest, source.recipe, log)
         models = open_models(config, source, files, inputs, placement, log)
@@ -155,6 +159,13 @@ def infer(
                 share=share,
                 rows=sum(map(len, plan.shards)),
             )
+
+
+def label_options(config: TaskConfig, column: str | None) -> LabelOptions | None:
+    """Return how several labels of an image are written; None where each image has one label."""
+    if config.task != MULTI_LABEL:
+        return None
+    return LabelOptions(column, config.label_separator, config.empty, config.none)
 
 
 def _refuse_inside(out: AnyPath, config: InferConfig, in_memory: InMemoryModel | None) -> None:

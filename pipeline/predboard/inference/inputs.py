@@ -29,8 +29,9 @@ from predboard.models.network import Network
 from predboard.models.weights import digest_weights, list_some
 from predboard.parallel.threads import worker_count
 from predboard.predictions.derive import to_logits
+from predboard.predictions.derive_multi_label import to_multi_label_logits
 from predboard.predictions.positive_class import choose_positive
-from predboard.predictions.schema import Run
+from predboard.predictions.schema import MULTI_LABEL, PROBABILITIES_AS, SINGLE_LABEL, Run
 
 
 class ModelSource(Protocol):
@@ -228,7 +229,7 @@ def open_models(
     runs: dict[int, Run] = {}
     modules = ModuleCache(source, files, runs)
     given = outputs = per_pass = 0
-    random = ""
+    random, one_of_two = "", False
     for step, file in files.items():
         module = source.build(file, log)
         random = random or ("" if file else _describe_random(source, module))
@@ -240,14 +241,18 @@ def open_models(
         if runs and logits.shape[1] != given:
             raise InputError(f"{file} has {logits.shape[1]} outputs, the steps before it {given}; expected as many")
         given = logits.shape[1]
-        to_logits(logits, config.scores, 1 if given == 1 else None)  # raises if they are not what --scores says
-        outputs = max(given, 2)
+        one_of_two = given == 1 and config.task == SINGLE_LABEL
+        if config.task == MULTI_LABEL:  # either raises if they are not what --scores says
+            to_multi_label_logits(logits, config.scores)
+        else:
+            to_logits(logits, config.scores, 1 if one_of_two else None)
+        outputs = 2 if one_of_two else given
         if config.classes is None and not runs:
             manifest, line = match_class_names(manifest, source.recipe, outputs)
             if line:
                 log(line)
-        classes = _two_class_names(manifest) if given == 1 else _class_names(manifest, outputs)
-        positive = choose_positive(classes, config.positive)
+        classes = _two_class_names(manifest) if one_of_two else _class_names(manifest, outputs)
+        positive = choose_positive(classes, config.positive) if config.task == SINGLE_LABEL else ""
         runs[step] = Run(
             classes=classes,
             positive=positive,
@@ -263,19 +268,20 @@ def open_models(
             embedding=embedding,
             embedding_layer=config.embedding_layer or "",
             thumbnails=inputs.loader.thumbnails.longest,
-            scores="logits" if config.scores == "logits" else "log_probabilities",
+            scores="logits" if config.scores == "logits" else PROBABILITIES_AS[config.task],
+            task=config.task,
         )
     steps = ", ".join(map(str, files))
     log(f"model {source.name}, {outputs} classes, steps {steps}; {placement.description}; {config.precision}")
     run = runs[next(iter(runs))]
-    if given == 1:
+    if one_of_two:
         other = run.classes[1 - run.positive_index]
         log(f"one output, which speaks for {run.positive_class}; if it speaks for {other}: --positive {quote(other)}")
     manifest = manifest.fit_labels(outputs)
     _log_unlabelled(manifest, run.classes, log)
     if random:
         log(f"warning: {random}")
-    return StepModels(files, runs, manifest, modules, per_pass, random, given == 1)
+    return StepModels(files, runs, manifest, modules, per_pass, random, one_of_two)
 
 
 def _describe_random(source: ModelSource, built: torch.nn.Module) -> str:
@@ -294,7 +300,7 @@ def _try_out(
     network = Network(module, device, config.precision, embeddings, advice=_advice(inputs.transform))
     normalizer = Normalizer(device, inputs.loader.preprocessing.mean, inputs.loader.preprocessing.std)
     try:
-        logits, embedding = network.probe(normalizer(inputs.sample[None]), config.scores)
+        logits, embedding = network.probe(normalizer(inputs.sample[None]), config.scores, config.task)
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise out_of_memory_error(device) from error

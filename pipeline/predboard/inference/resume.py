@@ -128,6 +128,6 @@ def failed_rows(
     def failed_ids(part_range: part_plan.PartRange) -> tuple[int, ...]:
         part = open_part(part_path(out, step, part_range.index))
         batches = read_batches(part, ("id", "predicted"))
-        return tuple(itertools.chain.from_iterable(batch.id[batch.predicted < 0].tolist() for batch in batches))
+        return tuple(itertools.chain.from_iterable(batch.id[~batch.is_scored].tolist() for batch in batches))
 
     return {part_range: ids for part_range, ids in zip(plan, map_files(failed_ids, plan, out), strict=True) if ids}

@@ -35,7 +35,7 @@ from predboard.models.checkpoints import parse_step
 from predboard.parallel.threads import worker_count
 from predboard.predictions.label_sets import MultiLabels
 from predboard.predictions.row_count import RowCount
-from predboard.predictions.schema import MULTI_LABEL, SINGLE_LABEL, Run
+from predboard.predictions.schema import PROBABILITIES_AS, SINGLE_LABEL, Run
 from predboard.storage import part_plan
 from predboard.storage.locks import lock_folder
 from predboard.storage.parts import ROW_GROUP_MAX_ROWS, read_batches, row_group_size
@@ -44,8 +44,6 @@ from predboard.storage.remote import MAX_CONNECTIONS
 from predboard.storage.runs import delete_part, list_step_numbers, open_step
 from predboard.streams import print_warning
 
-_STORED_AS = {SINGLE_LABEL: "log_probabilities", MULTI_LABEL: "log_odds"}
-"""What probabilities are stored as, by task."""
 _NOT_FINITE = "the scores are not finite"
 _CHUNK_PICTURES = 8
 """Pictures that a thread reads before it takes the next task."""
@@ -249,7 +247,7 @@ def _open_step(
         root=manifest.root,
         shard_size=config.shard_size,
         thumbnails=config.thumbnails,
-        scores=config.scores if config.scores in ("logits", "confidence") else _STORED_AS[config.task],
+        scores=config.scores if config.scores in ("logits", "confidence") else PROBABILITIES_AS[config.task],
         task=config.task,
         positive=positive.recorded,
     )

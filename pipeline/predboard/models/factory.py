@@ -24,6 +24,7 @@ from predboard.invocation import install_command
 from predboard.models import checkpoints, hubs
 from predboard.models import weights as matching
 from predboard.near_paths import did_you_mean_path
+from predboard.predictions.schema import SINGLE_LABEL
 from predboard.storage.paths import MAX_READ_GB
 
 if TYPE_CHECKING:
@@ -190,7 +191,13 @@ def _is_same(value: Any, other: Any) -> bool:
 
 
 def open_factory(
-    spec: str, args: Mapping[str, Any], *, ema: bool = False, trust: bool = False, max_read_gb: float = MAX_READ_GB
+    spec: str,
+    args: Mapping[str, Any],
+    *,
+    ema: bool = False,
+    trust: bool = False,
+    max_read_gb: float = MAX_READ_GB,
+    task: str = SINGLE_LABEL,
 ) -> ModelFactory:
     """Return the factory of the model that --model names.
 
@@ -198,11 +205,12 @@ def open_factory(
         spec: FILE.py:FACTORY, LIBRARY:NAME or the path of a program, as the user gave it.
         args: arguments for the factory.
         ema, trust, max_read_gb: how checkpoints are read, see `checkpoints.read`.
+        task: whether an image has one label or several, which a library may know of its model.
 
     Raises InputError if there is no such file or name, or if the file cannot be imported.
     """
     if spec.startswith(hubs.HUB_PREFIXES):
-        hub_model = hubs.open_hub_model(spec, args)
+        hub_model = hubs.open_hub_model(spec, args, task)
         name = hubs.display_name(spec)
         return ModelFactory(name, "", hub_model.make, dict(args), Path(), ema, trust, max_read_gb, hub_model)
     if spec.endswith(PROGRAM_SUFFIXES):

@@ -24,7 +24,7 @@ from predboard.errors import InputError, first_line
 from predboard.images.decode import DecodeOptions, resize_and_crop, to_array
 from predboard.images.preprocessing import Recipe
 from predboard.invocation import install_command
-from predboard.predictions.schema import digest_records
+from predboard.predictions.schema import SINGLE_LABEL, digest_records
 from predboard.user_code import UserObject
 
 if TYPE_CHECKING:
@@ -51,21 +51,24 @@ class HubModel:
     """The user's argument for the number of outputs."""
 
 
-def open_hub_model(spec: str, args: Mapping[str, Any]) -> HubModel:
+def open_hub_model(spec: str, args: Mapping[str, Any], task: str = SINGLE_LABEL) -> HubModel:
     """Return the model named torchvision:NAME, timm:NAME or hf:NAME_OR_FOLDER.
 
     Args:
         spec: as the user gave it.
         args: --model-args.
+        task: whether an image has one label of a fixed list, or several.
 
-    Raises InputError if the library is not installed, does not know the name, or the model does not give one label of a
-    fixed list.
+    Raises InputError if the library is not installed, does not know the name, or says that the model is of another
+    task.
     """
     kind, _, name = spec.partition(":")
     package = _PACKAGES[kind]
     if importlib.util.find_spec(package) is None:
         raise InputError(f"{spec} needs {package}, which is not installed: {install_command(extra=kind)}")
-    return {"torchvision": _open_torchvision, "timm": _open_timm, "hf": _open_hugging_face}[kind](name, args)
+    if kind == "hf":
+        return _open_hugging_face(name, args, task)
+    return {"torchvision": _open_torchvision, "timm": _open_timm}[kind](name, args)
 
 
 def display_name(spec: str) -> str:
@@ -216,7 +219,7 @@ def _make_timm(name: str, *, pretrained: bool, outputs: int | None, **args: Any)
 # --- transformers ---
 
 
-def _open_hugging_face(name: str, args: Mapping[str, Any]) -> HubModel:
+def _open_hugging_face(name: str, args: Mapping[str, Any], task: str) -> HubModel:
     from transformers import AutoConfig
 
     try:
@@ -227,10 +230,16 @@ def _open_hugging_face(name: str, args: Mapping[str, Any]) -> HubModel:
             f"{first_line(error)[:_MESSAGE_CHARACTERS]}"
         ) from error
     outputs, problem = args.get("num_labels", config.num_labels), args.get("problem_type", config.problem_type)
-    if problem == "multi_label_classification" and outputs != 1:  # with 1 it is one of two classes
+    several = problem == "multi_label_classification"
+    if several and task == SINGLE_LABEL and outputs != 1:  # with 1 it is one of two classes
         raise InputError(
             f"hf:{name} is trained to give an image several labels (problem_type {problem}); expected one "
-            "label of a fixed list"
+            "label of a fixed list: --task multi-label takes all of them"
+        )
+    if problem == "single_label_classification" and task != SINGLE_LABEL:
+        raise InputError(
+            f"hf:{name} is trained to give an image one label (problem_type {problem}), by a softmax over all of "
+            f"them; expected a model with a sigmoid for each: leave --task {task} out"
         )
     if outputs == 1 and problem in (None, "regression"):
         raise InputError(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from predboard.errors import InputError, first_line
 from predboard.models.devices import is_out_of_memory
+from predboard.predictions.schema import SINGLE_LABEL
 
 if TYPE_CHECKING:
     import torch
@@ -140,26 +141,31 @@ class Network:
         embeddings = [embedding for _, embedding in results if embedding is not None]
         return torch.cat([logits for logits, _ in results]), torch.cat(embeddings) if embeddings else None
 
-    def probe(self, x: "torch.Tensor", scores: str = "logits") -> tuple["torch.Tensor", int]:
-        """Run some images, to see whether the model gives one label of a fixed list.
+    def probe(self, x: "torch.Tensor", scores: str = "logits", task: str = SINGLE_LABEL) -> tuple["torch.Tensor", int]:
+        """Run some images, to see whether the model gives what the task says.
 
         Args:
             x: images [rows, channels, height, width].
             scores: kind of the outputs, as --scores names it.
+            task: whether an image has one label of a fixed list, or several.
 
         -> logits [rows, classes], or [rows, 1] for two classes, and the length of an embedding (0 if there are none).
 
-        Raises InputError for a model with a sigmoid for each class, or whose single output is not of this kind.
+        Raises InputError for one label if there is a sigmoid for each class, for several if there is a softmax, and for
+        sigmoids whose output is not of this kind.
         """
         logits, embedding = self(x)
         x = x if self.rows is None else _fill(x[: self.rows], self.rows)
         last = final_activation(self.module, x)
-        if logits.shape[1] == 1:
+        if task != SINGLE_LABEL:
+            _check_sigmoids(last, scores)
+        elif logits.shape[1] == 1:
             _check_single(last, scores)
         elif last == "sigmoid":
             raise InputError(
                 "the model ends in a sigmoid for each class, so it may give an image several labels; expected one "
-                "label of a fixed list: return the scores before the sigmoid if only the highest one counts"
+                "label of a fixed list: --task multi-label takes all of them, with --scores probabilities; return the "
+                "scores before the sigmoid if only the highest one counts"
             )
         return logits, 0 if embedding is None else embedding.shape[1]
 
@@ -280,9 +286,25 @@ def final_activation(module: "torch.nn.Module", x: "torch.Tensor") -> str:
     return "" if last is None else _ACTIVATIONS.get(last.name(), "")
 
 
+_SIGMOIDS = {"sigmoid": "probabilities", "log_sigmoid": "log_probabilities"}
+"""Kind of the scores that each of these activations gives."""
+
+
+def _check_sigmoids(last: str, scores: str) -> None:
+    """Raise InputError if what a model ends in does not give several labels an image, or not scores of this kind."""
+    if last in ("softmax", "log_softmax"):
+        raise InputError(
+            f"the model ends in a {last}, so it gives an image one label of all; expected a sigmoid for each label, or "
+            "the scores before it: leave --task multi-label out"
+        )
+    if last in _SIGMOIDS and scores != _SIGMOIDS[last]:
+        kind = _SIGMOIDS[last]
+        raise InputError(f"the model ends in a {last}, so it gives {kind.replace('_', ' ')}: use --scores {kind}")
+
+
 def _check_single(last: str, scores: str) -> None:
     """Raise InputError if what a model with a single output ends in does not fit the kind of its scores."""
-    kinds = {"sigmoid": "probabilities", "log_sigmoid": "log_probabilities"}
+    kinds = _SIGMOIDS
     if last in ("softmax", "log_softmax"):
         raise InputError(
             f"the model has a single output and ends in a {last}, which is the same for every image; expected a "

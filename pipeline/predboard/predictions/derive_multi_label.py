@@ -80,6 +80,25 @@ def derive_label_sets(logits: NDArray[np.float32], known: MultiLabels) -> tuple[
     return predict_labels(logits), {name: values.astype(np.float32) for name, values in columns.items()}
 
 
+def to_multi_label_logits(scores: NDArray[np.floating[Any]], kind: str) -> tuple[NDArray[np.float32], int]:
+    """Convert a model's scores for each label to the column `logits`, as `derive.to_logits` does for one label.
+
+    Args:
+        scores: [rows, classes].
+        kind: `logits` are kept as they are; `probabilities` and `log_probabilities` are stored as log-odds.
+
+    Returns:
+        float32 [rows, classes], and how many probabilities were moved, see `to_log_odds`. NaN stays NaN.
+
+    Raises:
+        InputError: if the scores are not probabilities.
+    """
+    if kind == "logits":
+        return scores.astype(np.float32, copy=False), 0
+    wide = scores.astype(np.float64)
+    return to_log_odds(wide if kind == "probabilities" else np.exp(np.minimum(wide, 1.0)))
+
+
 def to_log_odds(probabilities: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float32], int]:
     """Convert probabilities of labels, each by itself, to logits: their sigmoid gives the probabilities back.
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from predboard.predictions.arrow import as_arrow, as_booleans, as_numpy
 from predboard.predictions.schema import LABEL_LIST
 
-RowSelection = slice | NDArray[Any]
+RowSelection = slice | NDArray[Any] | list[int]
 """Some rows: a slice, bool [rows], or indices in any order."""
 
 
@@ -99,13 +99,10 @@ class LabelSets:
 
     def __getitem__(self, rows: RowSelection) -> Self:
         """Return the sets of some rows."""
-        if isinstance(rows, slice):
-            rows = np.arange(*rows.indices(len(self)))
-        elif rows.dtype == bool:
-            rows = np.flatnonzero(rows)
-        size = self.size[rows]
+        chosen = np.arange(len(self))[rows]
+        size = self.size[chosen]
         start = np.concatenate([[0], np.cumsum(size)]).astype(np.int64)
-        at = np.arange(start[-1]) + np.repeat(self.start[:-1][rows] - start[:-1], size)
+        at = np.arange(start[-1]) + np.repeat(self.start[:-1][chosen] - start[:-1], size)
         return type(self)(start, self.label[at])
 
     def subset(self, keep: NDArray[np.bool_]) -> Self:

@@ -28,6 +28,7 @@ class MultiLabelRows(PredictionRows):
     """
 
     task: ClassVar[str] = MULTI_LABEL
+    right_share: ClassVar[str] = "exact"
 
     @cached_property
     def labels(self) -> LabelSets:

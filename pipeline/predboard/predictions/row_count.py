@@ -1,7 +1,7 @@
 """Counts rows of predictions by kind: failed, without a label, right. It knows nothing of classes."""
 
 import operator
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 
 from predboard.predictions.table import PredictionRows
 
@@ -22,6 +22,8 @@ class RowCount:
     counted: int = 0
     """Rows with logits and a label."""
     right: int = 0
+    right_share: str = field(default="accuracy", repr=False)
+    """Name of the share of right rows, by what being right means."""
 
     def add_batch(self, batch: PredictionRows) -> "RowCount":
         """Add the rows of a batch, which needs the columns label and predicted."""
@@ -32,11 +34,13 @@ class RowCount:
             int((~batch.is_labelled).sum()),
             len(labelled),
             int(labelled.right.sum()),
+            batch.right_share,
         )
 
     def __add__(self, other: "RowCount") -> "RowCount":
         """Add two counts."""
-        return RowCount(*map(operator.add, astuple(self), astuple(other)))
+        numbers = map(operator.add, astuple(self)[:-1], astuple(other)[:-1])
+        return RowCount(*numbers, self.right_share if self.rows else other.right_share)
 
     @property
     def accuracy(self) -> float | None:

@@ -50,6 +50,8 @@ class PredictionRows(abc.ABC):
 
     task: ClassVar[str] = SINGLE_LABEL
     """Task of the runs whose rows these are."""
+    right_share: ClassVar[str] = "accuracy"
+    """Name of the share of right rows."""
 
     @property
     @abc.abstractmethod

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from predboard.predictions.contradictions import refuse_contradictions
 from predboard.predictions.derive import to_logits
-from predboard.predictions.derive_multi_label import to_log_odds
+from predboard.predictions.derive_multi_label import to_multi_label_logits
 from predboard.predictions.derived_rows import DerivedRows, derive_rows
 from predboard.predictions.multi_label import MultiLabelPredictions
 from predboard.predictions.multi_label_contradictions import refuse_multi_label_contradictions
@@ -62,10 +62,10 @@ def no_tile_rows(run: Run) -> TileRows:
 
 
 def to_task_logits(scores: NDArray[np.floating[Any]], kind: str, run: Run) -> tuple[NDArray[np.float32], int]:
-    """Convert the scores of a run's model, [rows, outputs], to the column `logits`: see `to_logits` and `to_log_odds`.
+    """Convert the scores of a run's model, [rows, outputs], to the column `logits`: see `to_logits`.
 
     Raises InputError if the scores are not of the kind that they are said to be.
     """
-    if run.task == MULTI_LABEL and kind == "probabilities":
-        return to_log_odds(scores)
+    if run.task == MULTI_LABEL:
+        return to_multi_label_logits(scores, kind)
     return to_logits(scores, kind, run.positive_index if run.positive_class else None)

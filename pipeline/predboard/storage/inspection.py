@@ -9,6 +9,7 @@ from predboard.formatting import plural
 from predboard.predictions.row_count import RowCount
 from predboard.predictions.schema import Part
 from predboard.predictions.table import Predictions
+from predboard.predictions.tasks import rows_of
 from predboard.storage import timing
 from predboard.storage.parts import PartFile, read_batches, verify_manifest, verify_part
 from predboard.storage.paths import AnyPath, map_files
@@ -31,20 +32,21 @@ class Inspection:
     def lines(self) -> list[str]:
         """Return the facts as lines of text."""
         f = self.facts
+        share = next(name for name in ("accuracy", "exact") if name in f["steps"][0])
         names = ", ".join(f["classes"][:8]) + ("…" if len(f["classes"]) > 8 else "")
         lines = [
             f"{f['run']}: {f['model']}, {plural(len(f['classes']), 'class', 'classes')} ({names})",
             f"data {f['data']}",
             f"{plural(f['files'], 'part')}, {f['bytes'] / 1e6:,.1f} MB",
             "",
-            "    step         rows    missing   failed   no label  accuracy   rows/s  checkpoint",
+            f"    step         rows    missing   failed   no label  {share:<8}   rows/s  checkpoint",
         ]
         for s in f["steps"]:
-            accuracy = "–" if s["accuracy"] is None else f"{s['accuracy']:.4f}"
+            right = "–" if s[share] is None else f"{s[share]:.4f}"
             rate = "–" if not s["rows_per_second"] else f"{s['rows_per_second']:,.0f}"
             lines.append(
                 f"{s['step']:>8}  {s['rows']:>11,}  {s['missing_rows']:>9,}  {s['failed']:>7,}  {s['unlabelled']:>9,}  "
-                f"{accuracy:>8}  {rate:>7}  {s['checkpoint']}"
+                f"{right:>8}  {rate:>7}  {s['checkpoint']}"
             )
         lines += self._timing_lines()
         for s in f["steps"]:
@@ -101,6 +103,7 @@ def inspect(
         {
             "run": run.resolve().name,
             "format": last.format,
+            "task": last.task,
             "model": last.model,
             "model_args": dict(last.model_args),
             "classes": list(last.classes),
@@ -139,7 +142,7 @@ def _read_verified(file: PartFile) -> list[Predictions] | DamagedError:
 
 
 def _inspect_step(step: Step, on_damage: OnDamage) -> dict[str, Any]:
-    count = RowCount()
+    count = RowCount(right_share=rows_of(step.run).predictions.right_share)
     seconds: dict[str, float] = {}
     duration = 0.0
     intact = []
@@ -161,7 +164,7 @@ def _inspect_step(step: Step, on_damage: OnDamage) -> dict[str, Any]:
         "missing": [list(range_) for range_ in missing_ranges(intact, step.manifest_rows)],
         "failed": count.failed,
         "unlabelled": count.unlabelled,
-        "accuracy": count.accuracy,
+        count.right_share: count.accuracy,
         "clipped": sum(file.part.clipped for file in intact),
         "parts": len(step.parts),
         "weights": step.run.weights,

@@ -26,15 +26,14 @@ from predboard.errors import DamagedError, InputError, UnreadableError, first_li
 from predboard.predictions.amendments import Amendment
 from predboard.predictions.arrow import scatter
 from predboard.predictions.digests import MANIFEST_COLUMNS, ContentDigest, digests_of, refuse_foreign_keys
+from predboard.predictions.footer import encode_footer, read_footer
 from predboard.predictions.schema import (
     ALL_MANIFEST_COLUMNS,
     MADE_BY,
     Part,
     Run,
     columns_of,
-    encode_footer,
     part_schema,
-    read_footer,
     reserved_columns,
     stored_columns,
 )

@@ -18,6 +18,7 @@ from predboard.images.label_values import RawLabels, describe_strange
 from predboard.images.manifest import Manifest, SourceOptions, split_ref
 from predboard.images.sources import folder
 from predboard.near_paths import did_you_mean_path
+from predboard.predictions.label_sets import MultiLabels
 from predboard.storage.paths import (
     MAX_READ_GB,
     AnyPath,
@@ -83,12 +84,26 @@ def open_source(data: str, options: SourceOptions | None = None) -> Manifest:
                 f"list{did_you_mean_path(absent)}"
             )
         manifest = _open(files, options)
+    if options.sets is not None and not isinstance(manifest.label, MultiLabels):
+        manifest = _without_labels(manifest, data)
     if not options.classes:
         return manifest
+    if isinstance(manifest.label, MultiLabels):
+        return manifest.with_classes(options.classes)
     names: RawLabels = [manifest.classes[i] if i >= 0 else -1 for i in manifest.class_label] if manifest.classes else []
     strange, _ = describe_strange(names, options.classes, manifest.origin)
     manifest = replace(manifest, notes=(*manifest.notes, *filter(None, (strange,))))
     return manifest.with_classes(options.classes)
+
+
+def _without_labels(manifest: Manifest, data: str) -> Manifest:
+    """Return the manifest of a source that cannot say several labels of an image. Raises InputError if it says one."""
+    if manifest.classes or manifest.unlabelled < len(manifest):
+        raise InputError(
+            f"{data} says one class for each image, by its folders or a file of numbers; with --task multi-label "
+            "expected a list of the images with their labels (CSV, JSON lines, Parquet), or a dataset"
+        )
+    return replace(manifest, label=MultiLabels.none(len(manifest)))
 
 
 def _open(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:

@@ -55,7 +55,7 @@ def list_images(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
         for image, by_end in group_rows(members, file.name):
             refs.append(f"{file.name}#{image}")
             images.append(image)
-            rows.append(_read_columns(file, by_end, options.label_column))
+            rows.append(_read_columns(file, by_end, options.label_column, as_text=options.sets is not None))
             used |= {image, *by_end.values()}
             unread |= {end: None for end, name in by_end.items() if name != image and end not in _COLUMN_ENDS}
         others += [name for name in members if name not in used]
@@ -148,8 +148,11 @@ def _is_column(name: str) -> bool:
     return name.lower().endswith(tuple(f".{end}" for end in _COLUMN_ENDS))
 
 
-def _read_columns(file: AnyPath, by_end: Mapping[str, str], label: str | None) -> dict[str, Any]:
-    """Return the columns of a row: those in its `.json` member, `cls`, and the member that --label-column names."""
+def _read_columns(file: AnyPath, by_end: Mapping[str, str], label: str | None, as_text: bool) -> dict[str, Any]:
+    """Return the columns of a row: those in its `.json` member, `cls`, and the member that --label-column names.
+
+    A member that is a number becomes one, unless all shall stay text because others may be several labels.
+    """
     columns: dict[str, Any] = {}
     if "json" in by_end:
         with reading(f"{file.name}#{by_end['json']} as JSON"):
@@ -158,7 +161,7 @@ def _read_columns(file: AnyPath, by_end: Mapping[str, str], label: str | None) -
     for end in {"cls", label or "cls"} & by_end.keys() - columns.keys():
         with reading(f"{file.name}#{by_end[end]}"):
             text = read(file, by_end[end]).decode().strip()
-            columns[end] = int(text) if re.fullmatch(r"-?\d+", text) else text
+            columns[end] = int(text) if re.fullmatch(r"-?\d+", text) and not as_text else text
     return columns
 
 

@@ -5,6 +5,7 @@ Paths are relative to the file's folder or to --image-root, as `val.txt` of Imag
 
 import codecs
 import re
+from dataclasses import replace
 
 import pyarrow as pa
 
@@ -41,11 +42,15 @@ def list_images(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
         match = form.fullmatch(line.strip())
         if match is None:
             raise InputError(f"{file} has {line[:60]!r} in line {number}; expected the path of an image, and its label")
-        if _SEVERAL.fullmatch(match[2] or ""):
-            raise InputError(f"{file} has several labels in line {number}: {match[2][:60]!r}; expected one")
+        if options.sets is None and _SEVERAL.fullmatch(match[2] or ""):
+            raise InputError(
+                f"{file} has several labels in line {number}: {match[2][:60]!r}; expected one, or --task multi-label"
+            )
         paths.append(match[1])
         labels.append(match[2])
     columns = {"image": pa.chunked_array([pa.array(paths, pa.string())])}
     if any(labels):
         columns["label"] = pa.chunked_array([pa.array(labels, pa.string())])
-    return list_table(pa.table(columns), file, SourceOptions(None, None, None, options.image_root, options.classes))
+    sets = None if options.sets is None else replace(options.sets, column=None)
+    fixed = SourceOptions(image_root=options.image_root, classes=options.classes, sets=sets)
+    return list_table(pa.table(columns), file, fixed)
