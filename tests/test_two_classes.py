@@ -55,7 +55,8 @@ def test_rules_on_the_positive_class(folder: Path) -> None:
     specificity = summary(folder)["positive/specificity"]["value"]
     of_cat = [{"metric": "positive/recall", "min": specificity - 1e-6, "max": specificity + 1e-6}]
     assert predboard.gate(folder / "new", of_cat, positive="cat").outcome == "pass"
-    drops = [{"metric": f"positive/{name}", "max_drop": 0.3} for name in ("recall", "specificity", "f1", "auroc")]
+    names = ("recall", "specificity", "f1", "auroc", "average_precision")
+    drops = [{"metric": f"positive/{name}", "max_drop": 0.3} for name in names]
     assert predboard.gate(folder / "new", drops, baseline=folder / "old").outcome == "pass"
     with pytest.raises(predboard.InputError, match=r"positive/recall is of two classes, and m at step 0 has 3"):
         predboard.gate(folder / "three", rules)

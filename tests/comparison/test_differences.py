@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from predboard import ImportConfig, import_predictions
 from predboard.comparison import differences, join
@@ -24,9 +25,10 @@ from predboard.comparison.resampling import bootstrap_differences
 from predboard.metrics import calibration, registry
 from predboard.metrics.bootstrap import poisson_resamples
 from predboard.metrics.counts import Margins
-from predboard.metrics.intervals import mcnemar_p, newcombe_interval
+from predboard.metrics.intervals import T95, mcnemar_p, newcombe_interval
 from predboard.metrics.metric_state import MetricState
 from predboard.metrics.values import class_columns, class_metrics, overall_metrics
+from predboard.predictions.sampling import jackknife_group
 from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions
 from predboard.state import merge
@@ -527,3 +529,53 @@ def test_the_positive_class_of_two_has_the_differences_of_its_class(tmp_path: Pa
         assert replace(specificity, definition=recall.definition) == recall
         assert list(of_class)[:4] == [f"positive/{n}" for n in ("precision", "recall", "specificity", "f1")]
     assert not any(name.startswith("positive/") for name in Comparison(counts, run.classes).differences)
+
+
+def test_how_two_classes_are_ranked_is_compared_over_the_same_images(tmp_path: Path) -> None:
+    """Against scikit-learn, and the jackknife of the difference by a loop over its groups."""
+    run, random = Run(("cat", "dog"), "m"), np.random.default_rng(0)
+    label = (random.random(600) < 0.2).astype(np.int64)
+    z = random.normal(2 * label, 1.5)
+    scores = {"old": z + random.normal(scale=0.8, size=600), "new": z}
+    for name, score in scores.items():
+        toy.write_run(tmp_path / name, np.stack([np.zeros(600), score], axis=1).astype(np.float32), label, run)
+    old, new = (open_run(tmp_path / name)[0] for name in scores)
+    counts = count_pairs(old, new, ClassMapping(run.classes))
+    group = jackknife_group(toy.predictions(run, np.zeros((600, 2), np.float32), label).key)
+    for positive, sign in (("dog", 1), ("cat", -1)):
+        of_class = Comparison(counts, run.classes, positive=positive).differences
+        is_positive = label == run.classes.index(positive)
+        for name, metric in (("auroc", roc_auc_score), ("average_precision", average_precision_score)):
+            found = of_class[f"positive/{name}"]
+            exact = [metric(is_positive, sign * score) for score in scores.values()]
+            assert [found.old, found.new] == pytest.approx(exact, abs=2e-3)
+            without = []
+            for g in range(20):
+                left = group != g
+                values = [metric(is_positive[left], sign * score[left]) for score in scores.values()]
+                without.append(values[1] - values[0])
+            half = T95 * np.sqrt(19 / 20 * ((np.array(without) - np.mean(without)) ** 2).sum())
+            assert found.interval is not None
+            low, high = found.interval
+            assert (high - low) / 2 == pytest.approx(half, rel=0.06)
+            assert low <= found.difference <= high
+    twice = [*join_rows(old, new, ClassMapping(run.classes), (OLD_COLUMNS | {"logits"}, NEW_COLUMNS | {"logits"}))]
+    pieces = [
+        PairedCounts.measure(2, part_of(rows, np.arange(len(rows.new)) % 3 == k), (), (run, run))
+        for rows in twice
+        for k in (2, 0, 1)
+    ]
+    assert same(merge_counts(pieces).scores, counts.scores)
+
+
+def test_scores_of_other_classes_are_not_compared(tmp_path: Path) -> None:
+    for name, classes in (("old", ("cat", "dog")), ("new", ("dog", "cat")), ("many", ("a", "b", "c"))):
+        run = Run(classes, "m")
+        logits, label = toy.table(run, 60)
+        toy.write_run(tmp_path / name, logits, 1 - label if name == "new" else label, run)
+    old, new, many = (open_run(tmp_path / name)[0] for name in ("old", "new", "many"))
+    mapping = match_classes(old.run, new.run, ("old", "new"), by_name=True)
+    found = Comparison(count_pairs(old, new, mapping), mapping.names, positive="dog").differences
+    assert "positive/recall" in found
+    assert "positive/auroc" not in found
+    assert not len(count_pairs(many, many, ClassMapping(many.run.classes)).scores.count)

@@ -15,6 +15,7 @@ from predboard.comparison.differences import Comparison
 from predboard.comparison.join import ClassMapping, match_classes, refuse_row_numbers
 from predboard.comparison.paired_counts import NEW_COLUMNS, OLD_COLUMNS, PairedCounts, count_pairs
 from predboard.comparison.report import Side
+from predboard.comparison.two_class_scores import columns_of_scores, scored_runs
 from predboard.config import CompareConfig
 from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX
 from predboard.drawing.comparison import PairTileText, SidePrediction, draw_pair_tile
@@ -264,10 +265,12 @@ def _in_full(
 ) -> tuple[PairedCounts, Examples]:
     """Read all rows once, for the counts, the table of changes and the examples."""
     state, examples = PairedCounts.zero(), empty_examples()
-    columns = OLD_COLUMNS | changes.COLUMNS, NEW_COLUMNS | changes.COLUMNS
+    runs = scored_runs(old.run, new.run)
+    scored = columns_of_scores(runs)
+    columns = OLD_COLUMNS | changes.COLUMNS | scored, NEW_COLUMNS | changes.COLUMNS | scored
     table = ChangesTable(classes.names, new.manifest_rows)
     for rows in join.join_rows(old, new, classes, columns):
-        state = merge(state, PairedCounts.measure(len(classes.names), rows, crosses))
+        state = merge(state, PairedCounts.measure(len(classes.names), rows, crosses, runs))
         examples = merge(examples, choose_examples(rows))
         table.add(rows)
     table.write(folder / changes.CHANGES_FILE)

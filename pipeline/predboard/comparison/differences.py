@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from predboard.comparison.paired_counts import PairedCounts, margins_without_groups
 from predboard.comparison.resampling import bootstrap_differences, calibration_draws, recode_cells
+from predboard.comparison.two_class_scores import rank_differences
 from predboard.formatting import unique_names
 from predboard.metrics import calibration, registry
 from predboard.metrics.bootstrap import bias_corrected_interval
@@ -316,7 +317,8 @@ class Comparison:
             of_class, figure = (1 - c, "recall") if spec.short == "specificity" else (c, spec.short)
             if difference := self._of_classes[of_class].get(figure):
                 differences[spec.name] = replace(difference, definition=spec.definition)
-        return differences
+        ranked = rank_differences(self.state.scores, c, self.group_column)
+        return differences | {name: self._difference(registry.require(name), *ends) for name, ends in ranked.items()}
 
     def _accuracy(self, spec: MetricSpec) -> Difference:
         gained, lost = self.fixed_broken

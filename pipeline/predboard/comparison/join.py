@@ -219,7 +219,7 @@ def _plain(field: pa.Field) -> bool:
 def _flat(field: pa.Field) -> pa.Field:
     """Return the field with plain values instead of a dictionary."""
     kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-    if field.name in COLUMNS:
+    if field.name in COLUMNS and not pa.types.is_nested(kind):  # lists of logits have the length of this run
         kind, nullable, _ = COLUMNS[field.name]
         return pa.field(field.name, kind, nullable)
     return pa.field(field.name, kind)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard.comparison.join import REQUIRED_COLUMNS, ClassMapping, JoinedRows, join_rows
+from predboard.comparison.two_class_scores import Runs, columns_of_scores, count_scores, no_scores, scored_runs
 from predboard.metrics import calibration, slices
 from predboard.metrics.counts import CountMetrics, Margins
 from predboard.metrics.grouped import GroupedCells, cells_by_group, no_groups, sum_by_group
@@ -56,6 +57,7 @@ class PairedCounts:
     cells_by_group: StatesByName = field(default_factory=no_groups)  # as `cells`, where rows belong together
     losses_by_group: StatesByName = field(default_factory=no_groups)  # [GROUPS, 2] loss before and now
     gaps_by_group: StatesByName = field(default_factory=no_groups)  # [GROUPS, 2, BINS] right - confidence, likewise
+    scores: Counted = field(default_factory=no_scores)  # of the compared rows of two classes, by their scores
 
     @classmethod
     def zero(cls) -> "PairedCounts":
@@ -65,13 +67,14 @@ class PairedCounts:
         return cls(Counted.from_values(np.zeros(0, np.int64)), empty_slices(), of_bins, *[none] * 19)
 
     @classmethod
-    def measure(cls, classes: int, rows: JoinedRows, crosses: Crosses = ()) -> "PairedCounts":
+    def measure(cls, classes: int, rows: JoinedRows, crosses: Crosses = (), runs: Runs | None = None) -> "PairedCounts":
         """Return the counts of these rows alone.
 
         Args:
             classes: how many classes the two steps have together.
             rows: of both steps.
             crosses: columns whose values are crossed.
+            runs: of two classes whose scores are compared, from `scored_runs`.
         """
         old, new = rows.old, rows.new
         scored = (old.predicted >= 0) & (new.predicted >= 0)
@@ -115,6 +118,7 @@ class PairedCounts:
             cells_by_group=cells_by_group(now, cell, classes**3),
             losses_by_group=sum_by_group(now, lambda: np.stack(lost, axis=1)),
             gaps_by_group=sum_by_group(now, lambda: np.stack([_gaps(before), _gaps(now)], axis=1)),
+            scores=count_scores(runs, before, now),
         )
 
     @property
@@ -182,9 +186,11 @@ def count_pairs(old: Step, new: Step, classes: ClassMapping, kinds: bool = True,
 
     Raises InputError if a part is damaged.
     """
-    columns = OLD_COLUMNS, NEW_COLUMNS if kinds else OLD_COLUMNS
+    runs = scored_runs(old.run, new.run)
+    scored = columns_of_scores(runs)
+    columns = OLD_COLUMNS | scored, (NEW_COLUMNS if kinds else OLD_COLUMNS) | scored
     return merge_counts(
-        PairedCounts.measure(len(classes.names), rows, crosses) for rows in join_rows(old, new, classes, columns)
+        PairedCounts.measure(len(classes.names), rows, crosses, runs) for rows in join_rows(old, new, classes, columns)
     )
 
 

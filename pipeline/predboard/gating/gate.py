@@ -348,6 +348,7 @@ def baseline_change(
     comparison = compare_steps(old, new, config, any(rule.metric.startswith("slices/") for rule in drops), crosses)
     state = comparison.state
     apart = {rule.metric for rule in drops if not is_paired(rule.metric)}
+    apart |= {rule.metric for rule in drops if rule.metric.startswith("positive/")} - comparison.differences.keys()
     groups = NO_GROUPS if config.groups is None else read_class_groups(config.groups, old.run.classes)
     patterns = {pattern_of(metric) for metric in apart}
     before = measure_step(old, patterns, config.workers, crosses, comparison.positive, groups)

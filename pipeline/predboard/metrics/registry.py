@@ -180,12 +180,13 @@ POSITIVE = (
         "evenly mixed; scikit-learn takes equal ones as one threshold, within the bound.",
         two_classes.average_precision, needs_logits=True, column="AP (positive)",
         formula="Σ_k precision_k (recall_k − recall_{k−1})", interval=intervals.DELETE_ONE_OF_CLASS,
-        source="scikit-learn's average_precision_score",
+        paired=intervals.JACKKNIFE, source="scikit-learn's average_precision_score",
     ),
     _positive(
         "auroc", "AUROC", "Area under the ROC curve: how often an image of the positive class has a higher score than "
         "one of the other.", two_classes.auroc, needs_logits=True,
         formula="P(p of a positive image > p of another), ties count half", interval=intervals.DELETE_ONE_OF_CLASS,
+        paired=intervals.JACKKNIFE,
         source="Hanley & McNeil 1982; scikit-learn's roc_auc_score",
     ),
 )  # fmt: skip

@@ -55,7 +55,8 @@ class Panel(CountsPanel):
                 yield from ((step, scalar) for scalar in self._curves(info, metrics))
             card = functools.partial(_report_card, info, step, metrics, trend, self.groups)
             if self.two_classes:
-                card = functools.partial(_two_class_card, info, step, states)
+                scored = {n: state for n, state in states.items() if isinstance(state, MetricState)}
+                card = functools.partial(_two_class_card, info, step, scored)
             yield step, Picture("1_glance/report_card", card, "Start here.")
 
     def _curves(self, info: RunInfo, metrics: CountMetrics) -> Iterator[Scalar]:
@@ -109,7 +110,7 @@ def _two_class_card(info: RunInfo, step: int, states: Mapping[int, MetricState])
     )
     headline = next((point[1:] for point in trend if point[0] == step), None)
     name = info.run.positive_class
-    corrected = known.new_labels and plural(known.new_labels.replaced, "corrected label")
+    corrected = plural(known.new_labels.replaced, "corrected label") if known.new_labels else ""
     return report_card.draw_report_card(
         ReportCard(
             title="  ·  ".join(filter(None, (info.name, f"step {step}", corrected))),
@@ -155,7 +156,7 @@ def _report_card(
     if scores.counted:
         facts.append(("macro F1", f"{f1_macro(scores.margins):.3f}"))
         facts.append(("NLL", "unknown" if isnan(scores.nll) else f"{scores.nll:.3f}"))
-    corrected = known.new_labels and plural(known.new_labels.replaced, "corrected label")
+    corrected = plural(known.new_labels.replaced, "corrected label") if known.new_labels else ""
     card = ReportCard(
         title="  ·  ".join(filter(None, (info.name, f"step {step}", corrected))),
         accuracy=(scores.accuracy, *scores.accuracy_interval) if scores.counted else None,
