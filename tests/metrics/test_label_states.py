@@ -97,7 +97,7 @@ def test_a_bin_begins_exactly_at_its_edge() -> None:
         assert np.array_equal(logit_bin(edge, bins), np.arange(1, bins))
         below = np.nextafter(edge, np.float32(-np.inf))
         assert np.array_equal(logit_bin(below, bins), np.arange(bins - 1))
-        assert logit_bin(np.float32([-99, -16, 16, 99]), bins).tolist() == [0, 0, bins - 1, bins - 1]
+        assert logit_bin(np.array([-99, -16, 16, 99], np.float32), bins).tolist() == [0, 0, bins - 1, bins - 1]
     z = np.random.default_rng(0).normal(scale=5, size=1000).astype(np.float32)
     assert np.array_equal(logit_bin(z) >> 3, logit_bin(z, 512))
 

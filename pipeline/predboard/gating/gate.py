@@ -34,6 +34,7 @@ from predboard.metrics.class_groups import NO_GROUPS, ClassGroups, read_class_gr
 from predboard.metrics.counts import Counts, CountsPanel
 from predboard.metrics.intervals import INDEPENDENT, independent_interval
 from predboard.metrics.metric_spec import Direction
+from predboard.metrics.multi_label.label_counts import LabelCounts, LabelCountsPanel
 from predboard.metrics.registry import pattern_of
 from predboard.metrics.slices import Crosses, check_crosses, crosses_in
 from predboard.panels import HasMetrics, Panel
@@ -42,6 +43,7 @@ from predboard.parallel.pool import ProcessPool
 from predboard.parallel.threads import worker_count
 from predboard.predictions.contradictions import CHECKED_COLUMNS
 from predboard.predictions.positive_class import with_positive
+from predboard.predictions.schema import MULTI_LABEL, SINGLE_LABEL
 from predboard.storage.parts import read_batches, verify_manifest
 from predboard.storage.paths import AnyPath, is_inside, is_same, is_stream, write_output
 from predboard.storage.runs import (
@@ -56,10 +58,17 @@ from predboard.storage.runs import (
 from predboard.streams import print_warning
 from predboard.summaries import Metric
 
-COUNTS_PANEL = "glance"
-"""The panel whose state is nothing but counts, which is cheap.
+COUNTS_PANEL = "counts"
+"""Name under which the counts of rows are measured, which is cheap.
 
-It reads every column by which a row can contradict itself, besides the logits: no rule passes on such rows."""
+They are measured from every column by which a row can contradict itself, besides the logits: no rule passes on such
+rows."""
+
+COUNTING: Mapping[str, type[CountsPanel] | type[LabelCountsPanel]] = {
+    SINGLE_LABEL: CountsPanel,
+    MULTI_LABEL: LabelCountsPanel,
+}
+"""What counts the rows of each task."""
 
 CHECKED_LOGITS = 40_000_000
 """Logits with which the derived columns of a step, and with them their digest, are compared where no rule needs logits,
@@ -95,7 +104,7 @@ def gate(
     """
     if config.predictions is None:
         raise InputError("which predictions? For example: predboard gate predictions/digits --rules gates.toml")
-    directions = metric_directions()
+    directions = {**metric_directions(MULTI_LABEL), **metric_directions()}  # the rules are read before the run
     if records is not None:
         rules = parse_rules(records, directions)
     elif config.rules is not None:
@@ -119,6 +128,8 @@ def gate(
     if drops and config.baseline:
         old, more = _amended(open_one_step(config.baseline, config.baseline_step, "--baseline-step"), amendments)
         notes += [f"baseline: {note}" for note in more]
+    if report is not None and step.run.task != SINGLE_LABEL:
+        raise InputError(f"--report {config.report} is of one class for each image, and these are {step.run.task}")
     groups = NO_GROUPS if config.groups is None else read_class_groups(config.groups, step.run.classes)
     for rule in rules:
         _refuse_absent(step, rule.metric)
@@ -204,7 +215,7 @@ def suggest(config: GateConfig, log: Callable[[str], None] = print_warning) -> s
     for note in notes:
         log(note)
     positive = with_positive(step.run, config.positive).positive_class
-    new = measure_step(step, suggested_metrics(), config.workers, positive=positive)
+    new = measure_step(step, suggested_metrics(step.run.task), config.workers, positive=positive)
     if missing := new.images["missing"]:
         rows = plural(new.images["manifest_rows"], "row")
         log(f"warning: {missing:,} of {rows} are missing, so these rules pass only with --allow-incomplete")
@@ -215,7 +226,8 @@ def suggest(config: GateConfig, log: Callable[[str], None] = print_warning) -> s
         comparison = compare_steps(old, new, config, slices=False)
         differences = comparison.differences
         unpaired = unpaired_share(comparison.rows, measure_step(old, (), config.workers), new)
-    return suggest_rules(config.predictions.resolve().name, new.step.step, new.metrics, differences, unpaired)
+    name, task = config.predictions.resolve().name, step.run.task
+    return suggest_rules(name, new.step.step, new.metrics, differences, unpaired, task)
 
 
 def _refuse_absent(step: Step, metric: str) -> None:
@@ -225,15 +237,23 @@ def _refuse_absent(step: Step, metric: str) -> None:
             f"{metric} is of two classes, and {step.run.model} at step {step.step} has {len(step.run.classes):,}: "
             f"expected classes/NAME/{metric.rpartition('/')[2]} or another metric"
         )
+    if pattern_of(metric) not in metric_directions(step.run.task):
+        raise InputError(
+            f"{metric} is no metric of {step.run.task} predictions, as those of {step.run.model} at step {step.step} "
+            "are; predboard metrics lists those of each task"
+        )
     if not step.run.has_scores and pattern_of(metric) in registry.absent_without_scores():
         raise InputError(f"{metric} of {step.run.model} at step {step.step} is not measurable: {registry.NO_SCORES}")
 
 
-def metric_directions() -> dict[str, Direction]:
-    """Return every name that a metric may have, with `*` for a class or slice, and which of two values is better."""
+def metric_directions(task: str = SINGLE_LABEL) -> dict[str, Direction]:
+    """Return every name that a metric may have, with `*` for a class or slice, and which of two values is better.
+
+    Names and directions are those of the panels that draw runs of a task.
+    """
     return {
         name: better
-        for panel in panels.choose(()).values()
+        for panel in panels.choose((), task).values()
         if isinstance(panel, HasMetrics)
         for name, better in panel.metric_directions.items()
     }
@@ -271,12 +291,11 @@ def measure_step(
     """
     chosen: dict[str, HasMetrics] = {}
     is_binary = bool(step.run.positive_class) or None
-    every = panels.configure(panels.choose(()), crosses=crosses, groups=groups, two_classes=is_binary)
+    every = panels.configure(panels.choose((), step.run.task), crosses=crosses, groups=groups, two_classes=is_binary)
     for name, panel in (every if step.run.has_scores else panels.without_scores(every)).items():
         if isinstance(panel, HasMetrics) and (wanted := set(names) & set(panel.metric_directions)):
             chosen[name] = panel.restricted_to(wanted)
-    counting = cast(CountsPanel, panels.load(COUNTS_PANEL))
-    counting = dataclasses.replace(counting, columns=CHECKED_COLUMNS - {"logits"})
+    counting = COUNTING[step.run.task](columns=CHECKED_COLUMNS - {"logits"})
     _refuse_contradictions(step, any("logits" in panel.columns for panel in chosen.values()))
     measured: dict[str, Panel] = {COUNTS_PANEL: cast(Panel, counting), **chosen}
     with (
@@ -310,7 +329,7 @@ def _refuse_contradictions(step: Step, reads_logits: bool) -> None:
         verify_manifest(part)
 
 
-def _count_images(step: Step, counts: Counts) -> dict[str, int]:
+def _count_images(step: Step, counts: Counts | LabelCounts) -> dict[str, int]:
     return {
         "rows": step.rows,
         "manifest_rows": step.manifest_rows,

@@ -10,6 +10,7 @@ from predboard.gating.evaluate import format_change, format_number, group_name
 from predboard.gating.rules import Rule
 from predboard.metrics import registry
 from predboard.metrics.metric_spec import Group
+from predboard.predictions.schema import MULTI_LABEL, SINGLE_LABEL
 from predboard.summaries import Metric
 
 _GROUPS: tuple[Group, ...] = ("overall", "positive", "calibration")
@@ -31,13 +32,22 @@ CLASS_RECALL_DROP = 0.02
 """Loss of a class's recall that is allowed, unless a class has clearly lost more already."""
 
 
-def suggested_metrics() -> tuple[str, ...]:
+HEADLINES = {SINGLE_LABEL: "accuracy", MULTI_LABEL: "exact"}
+"""Share of right images of each task, which slices are compared with."""
+
+
+def suggested_metrics(task: str = SINGLE_LABEL) -> tuple[str, ...]:
     """Return the names of the metrics that `suggest_rules` reads, with `*` for a class or slice."""
-    return (*(spec.name for spec in registry.rows(*_GROUPS) if spec.suggested), *COUNTED_METRICS)
+    return (*(spec.name for spec in registry.rows(*_GROUPS, task=task) if spec.suggested), *COUNTED_METRICS)
 
 
 def suggest_rules(
-    run: str, step: int, metrics: Mapping[str, Metric], differences: Mapping[str, Difference], unpaired: float = 0.0
+    run: str,
+    step: int,
+    metrics: Mapping[str, Metric],
+    differences: Mapping[str, Difference],
+    unpaired: float = 0.0,
+    task: str = SINGLE_LABEL,
 ) -> str:
     """Return rules as TOML with comments. Every limit is rounded to the side on which the run passes.
 
@@ -47,26 +57,27 @@ def suggest_rules(
         metrics: its metrics by name.
         differences: differences from the baseline by name; empty without a baseline.
         unpaired: share of the images of either run that the differences leave out.
+        task: of the run.
     """
     parts = [
         f"# Rules for `predboard gate`, made from {_comment(run)}, step {step}.\n"
         "# Each limit is an end of the 95 % interval of this run's own metric, so the run passes. Edit as needed.\n"
         "# docs/gates.md explains all keys."
     ]
-    for record, remark in (*_limits(metrics), *_drops(differences, unpaired)):
+    for record, remark in (*_limits(metrics, task), *_drops(differences, unpaired)):
         keys = [f"{key} = {_toml(value)}" for key, value in record.items()]
         parts.append("\n".join(["[[rule]]", *keys[:-1], f"{keys[-1]}{f'  # {_comment(remark)}' if remark else ''}"]))
-    if "accuracy" not in metrics:
+    if HEADLINES[task] not in metrics:
         parts.append("# No image has both logits and a label, so there is nothing else to test.")
     return "\n\n".join(parts) + "\n"
 
 
-def _limits(metrics: Mapping[str, Metric]) -> Iterator[tuple[dict[str, str | float], str]]:
+def _limits(metrics: Mapping[str, Metric], task: str) -> Iterator[tuple[dict[str, str | float], str]]:
     """Yield the keys and values of each rule with `min` or `max`, and a remark on the last of them."""
-    for spec in registry.rows(*_GROUPS):
+    for spec in registry.rows(*_GROUPS, task=task):
         if spec.suggested and spec.name in metrics:
             metric = metrics[spec.name]
-            hint = '; add bound = "lower" to require evidence' if spec.name == "accuracy" else ""
+            hint = '; add bound = "lower" to require evidence' if spec.name == HEADLINES[task] else ""
             if spec.group == "positive" and not _round_down(metric):
                 continue  # no threshold of one half finds any: a rule that nothing can fail
             limit = ("max", _round_up(metric)) if spec.better == "less" else ("min", _round_down(metric))
@@ -80,7 +91,7 @@ def _limits(metrics: Mapping[str, Metric]) -> Iterator[tuple[dict[str, str | flo
         if _round_down(lowest) > 0:
             remark = f"every class; the lowest is {group_name(name + '/recall')}, {_describe(lowest)}"
             yield {"metric": "classes/*/recall", "min": _round_down(lowest)}, remark
-    for name, metric in _weak_slices(metrics):
+    for name, metric in _weak_slices(metrics, HEADLINES[task]):
         yield {"metric": name, "min": _round_down(metric)}, f"{_describe(metric)}, {plural(metric.rows or 0, 'image')}"
     if "images/failed" in metrics:
         yield {"metric": "images/failed", "max": metrics["images/failed"].value}, ""
@@ -113,7 +124,7 @@ def _ends(change: Difference) -> str:
     return " to ".join(map(format_change, change.interval or ()))
 
 
-def _weak_slices(metrics: Mapping[str, Metric]) -> list[tuple[str, Metric]]:
+def _weak_slices(metrics: Mapping[str, Metric], headline: str) -> list[tuple[str, Metric]]:
     """Return the accuracies of slices that are clearly below that of all images, the lowest first.
 
     Only values of a column are considered: where the ranges of a number are cut depends on the images.
@@ -123,7 +134,7 @@ def _weak_slices(metrics: Mapping[str, Metric]) -> list[tuple[str, Metric]]:
         for name, metric in metrics.items()
         if name.startswith("slices/") and name.endswith("/accuracy") and "=" in name
         if (metric.rows or 0) >= MIN_SLICE_IMAGES and metric.interval is not None
-        if metric.interval[1] < metrics["accuracy"].value and _round_down(metric) > 0
+        if metric.interval[1] < metrics[headline].value and _round_down(metric) > 0
     ]
     return sorted(weak, key=lambda item: (item[1].value, item[0]))[:MAX_SLICES]
 

@@ -58,9 +58,9 @@ class Panel:
             "step": step,
         }
         short = {name: value if not isinstance(value, str) else _short(value) for name, value in settings.items()}
-        specs = registry.rows("overall", "calibration")
+        specs = registry.rows("overall", "calibration", task=run.task)
         if len(run.classes) == 2:
-            specs = (*registry.rows("positive"), *specs)
+            specs = (*registry.rows("positive", task=run.task), *specs)
         columns = {spec.tag: spec.column for spec in specs if spec.column}
         written = {tag: column for tag, column in columns.items() if info.has(tag)}
         yield step, HParams("hparams", info.name, short, written or columns)

@@ -12,7 +12,7 @@ from predboard.drawing import palette, plots
 from predboard.drawing.plots import IntervalLine
 from predboard.formatting import escape_markdown, plural
 from predboard.metrics import registry
-from predboard.predictions.schema import digest_records, hash64
+from predboard.predictions.schema import MULTI_LABEL, SINGLE_LABEL, digest_records, hash64
 from predboard.storage.paths import AnyPath
 from predboard.summaries import Picture, Summary, Text
 from predboard.visualization import events, log_folder, summary_json
@@ -22,6 +22,9 @@ LOCK_TIMEOUT_SECONDS = 60
 
 PLOTTED_RUNS = 12
 """Runs in the plot."""
+
+HEADLINES = {SINGLE_LABEL: ("accuracy", "accuracy"), MULTI_LABEL: ("average_precision_macro", "mAP")}
+"""Metric that runs of each task are ranked by, and its name."""
 
 TABLE_RUNS = 200
 """Rows of the table; TensorBoard becomes slow with more."""
@@ -37,15 +40,16 @@ class LeaderboardEntry:
     classes: int
     metrics: Mapping[str, Mapping[str, float]]
     """For each metric `value`, and `lower` and `upper` if it has an interval."""
+    task: str = SINGLE_LABEL
 
     def value(self, name: str) -> float | None:
         """Return the value of a metric; None if the run does not have it."""
         return self.metrics[name]["value"] if name in self.metrics else None
 
     @property
-    def accuracy(self) -> float | None:
-        """The share of right predictions; None without labelled images."""
-        return self.value("accuracy")
+    def headline(self) -> float | None:
+        """The metric that runs of the task are ranked by; None without labelled images."""
+        return self.value(HEADLINES[self.task][0])
 
     @property
     def counted(self) -> int:
@@ -100,7 +104,10 @@ def _parse_entry(name: str, content: bytes) -> LeaderboardEntry | None:
             for metric, numbers in summary["steps"][str(step)].items()
             if "value" in numbers
         }
-        return LeaderboardEntry(name, step, float(summary["finished"]), int(summary["classes"]), metrics)
+        task = summary.get("task", SINGLE_LABEL)
+        if task not in HEADLINES:
+            return None
+        return LeaderboardEntry(name, step, float(summary["finished"]), int(summary["classes"]), metrics, task)
     except (KeyError, ValueError, TypeError, AttributeError):  # somebody edited it: the run is left out
         return None
 
@@ -114,11 +121,26 @@ def _write(draft: log_folder.LogDraft, entries: list[LeaderboardEntry], made_fro
 
 
 def _summaries(runs: list[LeaderboardEntry]) -> Iterator[Summary]:
-    """Yield the plot and the table, the most accurate run first and runs without labels last."""
-    ordered = sorted(runs, key=lambda run: (run.accuracy is None, -(run.accuracy or 0.0), run.name))
-    known = [run for run in ordered if run.accuracy is not None]
+    """Yield the plot and the table of the runs of each task: figures of two tasks cannot be compared."""
+    by_task = {task: [run for run in runs if run.task == task] for task in HEADLINES}
+    present = {task: of_task for task, of_task in by_task.items() if of_task}
+    for i, (task, of_task) in enumerate(present.items()):
+        yield from _ranking(of_task, task, f"_{task}" if i else "")
+
+
+def _ranking(runs: list[LeaderboardEntry], task: str, end: str) -> Iterator[Summary]:
+    """Yield the plot and the table of one task, the best run first and runs without labels last.
+
+    Args:
+        runs: of the task.
+        task: theirs.
+        end: of the tags.
+    """
+    name, label = HEADLINES[task]
+    ordered = sorted(runs, key=lambda run: (run.headline is None, -(run.headline or 0.0), run.name))
+    known = [run for run in ordered if run.headline is not None]
     if known:
-        best = known[0].metrics["accuracy"]["value"]
+        best = known[0].metrics[name]["value"]
         more = (
             plural(len(known), "run") if len(known) <= PLOTTED_RUNS else f"the best {PLOTTED_RUNS} of {len(known)} runs"
         )
@@ -127,27 +149,30 @@ def _summaries(runs: list[LeaderboardEntry]) -> Iterator[Summary]:
                 run.name, a["value"], a.get("lower", a["value"]), a.get("upper", a["value"]), f"{run.counted:,}"
             )
             for run in known[:PLOTTED_RUNS]
-            for a in [run.metrics["accuracy"]]
+            for a in [run.metrics[name]]
         ]
-        title = f"accuracy of {more}, with 95 % intervals"
+        title = f"{label} of {more}, with 95 % intervals"
         about = (
-            f"Accuracy at each run's last step. {palette.WRONG_WORD.capitalize()}: the interval lies below the best "
-            "run. Right: images."
+            f"{label[0].upper()}{label[1:]} at each run's last step. {palette.WRONG_WORD.capitalize()}: the interval "
+            "lies below the best run. Right: images."
         )
-        yield Picture("1_glance/ranking", functools.partial(plots.draw_intervals, title, lines, best, "best"), about)
-    yield Text("report/ranking", _table(ordered), "All runs of the folder at their last step.")
+        yield Picture(
+            f"1_glance/ranking{end}", functools.partial(plots.draw_intervals, title, lines, best, "best"), about
+        )
+    yield Text(f"report/ranking{end}", _table(ordered, task), "All runs of the folder at their last step.")
 
 
-def _table(runs: list[LeaderboardEntry]) -> str:
+def _table(runs: list[LeaderboardEntry], task: str) -> str:
+    headline, label = HEADLINES[task]
     columns = [
         spec
-        for spec in registry.rows("overall", "positive", "calibration")
+        for spec in registry.rows("overall", "positive", "calibration", task=task)
         if spec.column and any(run.value(spec.name) is not None for run in runs)
     ]
     titles = ["run", "step", "images"]
     best = {}
     for spec in columns:
-        titles += [spec.column, "95 % interval"] if spec.name == "accuracy" else [spec.column]
+        titles += [spec.column, "95 % interval"] if spec.name == headline else [spec.column]
         values = [value for run in runs if (value := run.value(spec.name)) is not None]
         best[spec.name] = {"less": min(values), "more": max(values)}.get(spec.better)
     lines = [f"| {' | '.join(titles)} |", f"|---|{'---:|' * (len(titles) - 1)}"]
@@ -157,11 +182,12 @@ def _table(runs: list[LeaderboardEntry]) -> str:
             value = run.value(name)
             shown = "–" if value is None else f"{value:.4f}"
             cells.append(f"**{shown}**" if value is not None and value == best[name] else shown)
-            if name == "accuracy":
+            if name == headline:
                 a = run.metrics.get(name, {})
                 cells.append(f"{a['lower']:.4f} to {a['upper']:.4f}" if "lower" in a else "–")
         lines.append(f"| {' | '.join(cells)} |")
-    notes = ["Each run at its last step, the most accurate first; the best value of each column is bold."]
+    first = "the most accurate first" if label == "accuracy" else f"by {label}"
+    notes = [f"Each run at its last step, {first}; the best value of each column is bold."]
     if len(runs) > TABLE_RUNS:
         notes.append(f"The first {TABLE_RUNS} of {len(runs):,} runs.")
     if len({(run.counted, run.classes) for run in runs}) > 1:

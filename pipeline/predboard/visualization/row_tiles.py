@@ -44,7 +44,15 @@ def draw_row(
         sets["hit"] = [(name, p) for name, p in named(rows["top_class"], rows["top_probability"]) if p > 0.5]
         counts[2] = int(rows["predicted_count"][i])
     text = LabelTileText(
-        *sets.values(), *counts, is_labelled, **known, loss=None if loss != loss else loss,
+        missed=sets["missed"],
+        wrong=sets["wrongly_predicted"],
+        right=sets["hit"],
+        missed_count=counts[0],
+        wrong_count=counts[1],
+        right_count=counts[2],
+        is_labelled=is_labelled,
+        loss=None if loss != loss else loss,
         confidence=float(rows["confidence"][i]),
-    )  # fmt: skip
+        **known,
+    )
     return draw_label_tile(image, text)

@@ -57,22 +57,22 @@ class LabelCalibration:
             place = (where % k) * BINS + equal_width_bin(some)
             counts += np.bincount(place, minlength=k * BINS)
             sums += np.bincount(place, np.rint(some / PROBABILITY_UNIT), k * BINS).astype(np.int64)
-        counts, sums = counts.reshape(k, BINS), sums.reshape(k, BINS)
-        counts[:, 0] += len(p) - counts.sum(axis=1)
-        sums[:, 0] += total.astype(np.int64) - sums.sum(axis=1)
+        decisions, totals = counts.reshape(k, BINS), sums.reshape(k, BINS)
+        decisions[:, 0] += len(p) - decisions.sum(axis=1)
+        totals[:, 0] += total.astype(np.int64) - totals.sum(axis=1)
         unknown = p[sets.unknown.row, sets.unknown.label].astype(np.float64)
-        place = sets.unknown.label, equal_width_bin(unknown)
-        np.subtract.at(counts, place, 1)
-        np.subtract.at(sums, place, np.rint(unknown / PROBABILITY_UNIT).astype(np.int64))
+        of_unknown = sets.unknown.label, equal_width_bin(unknown)
+        np.subtract.at(decisions, of_unknown, 1)
+        np.subtract.at(totals, of_unknown, np.rint(unknown / PROBABILITY_UNIT).astype(np.int64))
         hits = np.zeros((k, BINS), np.int64)
         true = p[sets.true.row, sets.true.label].astype(np.float64)
         np.add.at(hits, (sets.true.label, equal_width_bin(true)), 1)
-        return cls(counts, hits, sums, _of_sets(sets, rows))
+        return cls(decisions, hits, totals, _of_sets(sets, rows))
 
     @cached_property
     def sums(self) -> Floats:
         """[classes, BINS] sum of the probability of each label."""
-        return self.total * PROBABILITY_UNIT
+        return np.asarray(self.total * PROBABILITY_UNIT, np.float64)
 
     @cached_property
     def sets(self) -> ReliabilityCounts:

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from predboard.metrics.counts import Margins
 from predboard.metrics.grouped import group_column, no_groups, sum_by_group
-from predboard.metrics.intervals import JACKKNIFE_GROUPS, Floats, wilson_intervals
+from predboard.metrics.intervals import Floats, wilson_intervals
 from predboard.metrics.multi_label import known_sets
 from predboard.metrics.multi_label.known_sets import KnownSets
 from predboard.predictions.multi_label import MultiLabelPredictions
+from predboard.predictions.sampling import JACKKNIFE_GROUPS
 from predboard.predictions.schema import Run
 from predboard.state import FIXED_LIMIT, FIXED_UNIT, StatesByName, summed
 
@@ -138,7 +139,7 @@ class LabelCountMetrics:
     @property
     def classes(self) -> int:
         """Number of labels that there are."""
-        return self._total.shape[1]
+        return int(self._total.shape[1])
 
     @cached_property
     def counted(self) -> int:
@@ -148,22 +149,22 @@ class LabelCountMetrics:
     @property
     def hits(self) -> NDArray[np.int64]:
         """[classes] images that have the label and are predicted to."""
-        return self._total[HITS]
+        return np.asarray(self._total[HITS])
 
     @property
     def predictions(self) -> NDArray[np.int64]:
         """[classes] images predicted to have the label."""
-        return self._total[PREDICTED]
+        return np.asarray(self._total[PREDICTED])
 
     @property
     def support(self) -> NDArray[np.int64]:
         """[classes] images that have the label."""
-        return self._total[TRUE]
+        return np.asarray(self._total[TRUE])
 
     @property
     def known(self) -> NDArray[np.int64]:
         """[classes] images of which it is known whether they have the label."""
-        return self._total[KNOWN]
+        return np.asarray(self._total[KNOWN])
 
     @property
     def recall(self) -> Floats:

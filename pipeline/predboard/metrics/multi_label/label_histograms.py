@@ -10,11 +10,12 @@ exact. Images belong to one of 20 groups; even groups are fold 0, where threshol
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from predboard.metrics.intervals import JACKKNIFE_GROUPS, Floats
+from predboard.metrics.intervals import Floats
 from predboard.metrics.multi_label.known_sets import KnownSets
 from predboard.metrics.score_histograms import (
     FINE_BINS,
@@ -28,6 +29,7 @@ from predboard.metrics.score_histograms import (
     score_of_probability,
 )
 from predboard.predictions.multi_label import MultiLabelPredictions
+from predboard.predictions.sampling import JACKKNIFE_GROUPS
 from predboard.predictions.schema import Run
 from predboard.state import summed
 
@@ -72,8 +74,8 @@ class LabelHistograms:
         """Return the histograms of no rows."""
         k = len(run.classes)
         fine, coarse = (2, k, bins_per_class(k)), (JACKKNIFE_GROUPS, k, coarse_bins_per_class(k))
-        of_classes = (np.zeros(shape, np.int32) for shape in (fine, fine, coarse, coarse))
-        return cls(*of_classes, *(np.zeros((2, FINE_BINS), np.int64) for _ in range(3)))
+        tables: tuple[Any, ...] = tuple(np.zeros(shape, np.int32) for shape in (fine, fine, coarse, coarse))
+        return cls(*tables, *(np.zeros((2, FINE_BINS), np.int64) for _ in range(3)))
 
     @classmethod
     def measure(cls, run: Run, batch: MultiLabelPredictions) -> "LabelHistograms":
@@ -97,7 +99,7 @@ class LabelHistograms:
             by_fold = (fold[row] * k + label) * bins + (given >> shift)
             return by_fold, (group[row] * k + label) * coarse + (given >> shorter), fold[row] * FINE_BINS + given
 
-        tables = state.true_by_fold, state.true_grouped, state.any_true
+        tables: tuple[NDArray[Any], ...] = (state.true_by_fold, state.true_grouped, state.any_true)
         for table, place in zip(tables, places(sets.true.row, sets.true.label), strict=True):
             count_into(table, place)
         for f in (0, 1):
@@ -126,12 +128,12 @@ class LabelHistograms:
     @cached_property
     def every(self) -> NDArray[np.int64]:
         """[classes, bins] images by the logit of each label."""
-        return self.every_by_fold.sum(axis=0, dtype=np.int64)
+        return np.asarray(self.every_by_fold.sum(axis=0, dtype=np.int64))
 
     @cached_property
     def true(self) -> NDArray[np.int64]:
         """[classes, bins] those that have the label."""
-        return self.true_by_fold.sum(axis=0, dtype=np.int64)
+        return np.asarray(self.true_by_fold.sum(axis=0, dtype=np.int64))
 
     @cached_property
     def auroc(self) -> Estimate:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from predboard.metrics.delete_one import aurc_half_width
 from predboard.metrics.intervals import Floats, grouped_half_width, grouped_method, wilson_interval
@@ -213,7 +214,7 @@ def average_precision_micro(state: LabelState) -> Metric | None:
     return _pooled(state, "average_precision", state.histograms.average_precision_micro)
 
 
-def _rankings(name: str, true: Floats, every: Floats) -> Floats:
+def _rankings(name: str, true: NDArray[np.int64], every: NDArray[np.int64]) -> Floats:
     """Return AUROC or average precision, [...], nan for labels that no image has or all have."""
     if name == "auroc":
         return auroc(true, every).value

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from predboard.metrics.intervals import JACKKNIFE_GROUPS, Floats
+from predboard.metrics.intervals import Floats
 from predboard.metrics.multi_label.known_sets import KnownSets
 from predboard.predictions.label_sets import LabelSets
 from predboard.predictions.multi_label import MultiLabelPredictions
+from predboard.predictions.sampling import JACKKNIFE_GROUPS
 from predboard.predictions.schema import Run
 from predboard.state import FIXED_UNIT, summed
 
@@ -68,7 +69,7 @@ class LabelRanks:
     @property
     def values(self) -> Floats:
         """[groups, 6] the sums in whole units."""
-        return self.sums * np.array([1.0, *[FIXED_UNIT] * 5])
+        return np.asarray(self.sums * np.array([1.0, *[FIXED_UNIT] * 5]))
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,8 @@ def _ranks(z: NDArray[np.float32], true: LabelSets) -> NDArray[np.int64]:
     step = max(_BLOCK // z.shape[1], 1)
     for start in range(0, len(few), step):
         at = few[start : start + step]
-        row = true.row[at]
-        rank[at] = np.count_nonzero(z[row] >= z[row, true.label[at]][:, None], axis=1)
+        of_row = true.row[at]
+        rank[at] = np.count_nonzero(z[of_row] >= z[of_row, true.label[at]][:, None], axis=1)
     return rank
 
 

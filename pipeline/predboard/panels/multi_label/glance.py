@@ -87,7 +87,7 @@ def _report_card(
     if not pairs:
         with_nothing = LabelConfusions(state.pairs, m)
         pairs = [((*names, NOTHING)[i], (*names, NOTHING)[j], f"{n:,}") for i, j, n in with_nothing.pairs(4)]
-    corrected = known.new_labels and plural(known.new_labels.replaced, "corrected label")
+    corrected = "" if known.new_labels is None else plural(known.new_labels.replaced, "corrected label")
     card = ReportCard(
         title="  ·  ".join(filter(None, (info.name, f"step {step}", corrected))),
         accuracy=headline[1],

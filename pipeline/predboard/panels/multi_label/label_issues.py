@@ -114,7 +114,7 @@ class Panel:
         counts = [np.bincount(sets.label[s], minlength=k) for sets, s in ((wrong, lacking), (missed, too_many))]
         group = np.zeros(len(row), np.int64)
         order = np.lexsort((label, row))  # equal decisions of an image come in one order
-        row, label, p, is_given, score = (column[order] for column in (row, label, p, is_given, score))
+        row, label, p, is_given, score = row[order], label[order], p[order], is_given[order], score[order]
         stay = Lowest.choose(self.csv_rows, group, score, known.key[row], known.id[row])
         more = {"suspected": label[stay], "suspected_probability": p[stay], "is_given": is_given[stay]}
         decisions = Lowest(self.csv_rows, group[stay], score[stay], {**known.tile_rows(row[stay]), **more})

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +85,7 @@ class Panel:
         tags = unique_names(names, RESERVED_NAMES)
         for step, state in states.items():
             given = state.true.sum(axis=0)
-            drawn = [
+            drawn: list[tuple[str, NDArray[Any], NDArray[np.int64], str]] = [
                 ("true_labels", edges, given, "Probability of the labels that images have."),
                 ("other_labels", edges, state.every - given, "Probability of the labels that images do not have."),
             ]

@@ -105,7 +105,7 @@ def _draw(thresholds: LabelThresholds, names: tuple[str, ...]) -> Pixels:
     chosen = chosen[each.support[chosen] > 0]
     order = chosen[np.argsort(half.f1[chosen] - each.f1[chosen], kind="stable")]
     shifts = [
-        Shift(names[c], *(float(v[c]) for v in (half.f1, each.f1, lower, upper)), f"{each.support[c]:,}")
+        Shift(names[c], float(half.f1[c]), float(each.f1[c]), float(lower[c]), float(upper[c]), f"{each.support[c]:,}")
         for c in order.tolist()
     ]
     before, after = half.averages["f1_macro"], each.averages["f1_macro"]

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 from predboard.drawing.plots import ReliabilityBin
 from predboard.formatting import markdown_table, percent, plural
-from predboard.metrics import calibration, registry
+from predboard.metrics import registry
 from predboard.metrics.calibration import Calibration, CalibrationEvidence, ConformalSets
 from predboard.metrics.intervals import wilson_interval
 from predboard.metrics.metric_state import MetricState
-from predboard.metrics.reliability import Reliability
+from predboard.metrics.reliability import BINS, Reliability
 from predboard.metrics.temperature import TemperatureFit
 from predboard.metrics.threshold_tables import class_threshold_table, confidence_table, micro_table
 from predboard.metrics.values import calibration_metrics
@@ -51,7 +51,7 @@ def reliability_bins(c: Reliability) -> list[ReliabilityBin]:
     bins = []
     for i, (rows, right, confidence) in enumerate(zip(*(column.tolist() for column in c.bins), strict=True)):
         if rows:
-            left, end = i / calibration.BINS, (i + 1) / calibration.BINS
+            left, end = i / BINS, (i + 1) / BINS
             interval = wilson_interval(right, rows)
             bins.append(ReliabilityBin(left, end, confidence / rows, right / rows, *interval, rows))
     return bins

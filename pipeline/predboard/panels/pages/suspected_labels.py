@@ -91,7 +91,12 @@ def _likeliest(issues: SuspectedLabels, listed: int) -> str:
 def suspected_labels_csv(issues: SuspectedLabels) -> bytes:
     """Return `suspects.csv`: a line for each suspected decision, the likeliest first."""
     d = issues.decisions
-    header = b"image,row,label,label_name,given,probability\n"
+    header = b"image,row,suspected,given,probability\n"
     images = [str(image or "") for image in d["image"]]
-    columns = [images, d["id"], d["suspected"], TextCodes(issues.names, d["suspected"]), d["is_given"].astype(np.int64)]
+    columns: list[csv_lines.CsvColumn] = [
+        images,
+        d["id"],
+        TextCodes(issues.names, d["suspected"]),
+        d["is_given"].astype(np.int64),
+    ]
     return header + csv_lines.format_csv_lines([*columns, d["suspected_probability"]], DIGITS)

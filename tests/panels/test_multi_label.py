@@ -1,0 +1,289 @@
+"""What the panels of images with several labels show: values worked out by hand, in plain loops, or by cleanlab."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.metrics import f1_score
+
+import predboard
+from predboard import panels
+from predboard.cli import main
+from predboard.metrics.multi_label.label_temperature import fit_label_temperature
+from predboard.metrics.multi_label.label_thresholds import COMMON, EACH, HALF, MIN_IMAGES
+from predboard.panels import RunInfo, StepInfo
+from predboard.predictions.multi_label import MultiLabelPredictions
+from predboard.predictions.sampling import jackknife_group
+from predboard.predictions.schema import MULTI_LABEL, Run, hash_refs
+from predboard.summaries import File, Histogram, Metrics, Picture, Summary, Text, Tiles
+from tests import label_sets, toy
+
+Mask = NDArray[np.bool_]
+
+
+def drawn(name: str, run: Run, **steps: MultiLabelPredictions) -> dict[tuple[str, int], Summary]:
+    panel = panels.load(name, MULTI_LABEL)
+    states = {int(step.removeprefix("step")): toy.state_of(panel, run, rows) for step, rows in steps.items()}
+    info = RunInfo(
+        "toy", run, {step: StepInfo(len(steps[f"step{step}"]), len(steps[f"step{step}"])) for step in states}
+    )
+    return {(s.tag, step): s for step, s in panel.render(info, states)}
+
+
+def markdown(summary: Summary) -> str:
+    assert isinstance(summary, Text)
+    return summary.markdown
+
+
+def content(summary: Summary) -> bytes:
+    assert isinstance(summary, File)
+    return summary.content
+
+
+def suspects(logits: NDArray[np.float32], labels: Mask) -> set[tuple[int, int]]:
+    """Rows and labels that cleanlab suspects."""
+    from cleanlab.multilabel_classification.filter import find_multilabel_issues_per_class
+
+    p = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    given = [np.flatnonzero(row).tolist() for row in labels]
+    issues = find_multilabel_issues_per_class(
+        labels=given, pred_probs=p, filter_by="confident_learning", n_jobs=1, return_indices_ranked_by=None
+    )
+    return set(map(tuple, np.argwhere(issues).tolist()))  # [rows, labels]
+
+
+def test_suspected_labels_are_those_of_cleanlab() -> None:
+    logits, labels = label_sets.table(600, 6, 3, 2.5)
+    labels ^= np.random.default_rng(3).random(labels.shape) < 0.05  # wrong labels
+    run = label_sets.run_of(6)
+    found = drawn("label_issues", run, step0=label_sets.rows(run, logits, labels))
+    rows = list(csv.DictReader(io.StringIO(content(found["suspects.csv", 0]).decode())))
+    ours = {(int(row["row"]), run.classes.index(row["suspected"])) for row in rows}
+    assert len(ours) > 40
+    assert ours == suspects(logits, labels)
+    assert all(
+        (row["given"] == "1") == bool(labels[int(row["row"]), run.classes.index(row["suspected"])]) for row in rows
+    )
+    scores = [float(row["probability"]) if row["given"] == "1" else 1 - float(row["probability"]) for row in rows]
+    assert scores == pytest.approx(sorted(scores), abs=1e-5)
+    metrics = next(s for s in found.values() if isinstance(s, Metrics)).metrics
+    assert metrics["label_issues/suspected"].value == len(ours)
+    assert metrics["label_issues/suspected_images"].value == len({row for row, _ in ours})
+
+
+@pytest.mark.skipif(not label_sets.CHEXNET.is_file(), reason="needs the real predictions of CheXNet")
+def test_suspected_labels_of_chexnet_are_as_many_as_cleanlab_says() -> None:
+    run, logits, labels, images = label_sets.chexnet()
+    found = drawn("label_issues", run, step0=label_sets.rows(run, logits, labels, image=images))
+    metrics = next(s for s in found.values() if isinstance(s, Metrics)).metrics
+    values = {name.partition("/")[2]: metric.value for name, metric in metrics.items()}
+    assert (values["suspected"], values["lacking"], values["too_many"]) == (6516, 2509, 4007)
+
+
+def test_thresholds_are_found_on_one_half_and_told_on_the_other() -> None:
+    """Every threshold is an edge of a bin, so its figures are exactly those of scikit-learn."""
+    logits, labels = label_sets.table(1500, 8, 5, 1.5)
+    labels[:, 7] = False
+    labels[: MIN_IMAGES - 2, 7] = True  # too few for a threshold of its own
+    run = label_sets.run_of(8)
+    found = drawn("thresholds", run, step0=label_sets.rows(run, logits, labels))
+    record = json.loads(content(found["thresholds.json", 0]))
+    fold = jackknife_group(hash_refs([f"{i:06d}.png" for i in range(1500)])) % 2
+    known = record["labels"]
+    assert [known[name]["own"] for name in run.classes] == [True] * 7 + [False]
+    assert known["label7"]["log_odds"] == record["common"]["log_odds"]
+    limits = np.array([known[name]["log_odds"] for name in run.classes])
+    for half, name in ((0, "fitted"), (1, "tested")):
+        inside = fold == half
+        each = f1_score(labels[inside], logits[inside] >= limits, average=None, zero_division=0)
+        assert [known[c][name]["f1"] for c in run.classes] == pytest.approx(each.tolist())
+        at_half = f1_score(labels[inside], logits[inside] > 0, average="macro", zero_division=0)
+        assert record["averages"][HALF][name]["f1_macro"] == pytest.approx(at_half)
+        common = logits[inside] >= record["common"]["log_odds"]
+        micro = f1_score(labels[inside], common, average="micro")
+        assert record["averages"][COMMON][name]["f1_micro"] == pytest.approx(micro)
+    # no other logit would have been better on the half where it was chosen
+    inside = fold == 0
+    for c in range(7):
+        best = max(f1_score(labels[inside, c], logits[inside, c] >= z) for z in np.unique(logits[inside, c])[::40])
+        assert known[run.classes[c]]["fitted"]["f1"] >= best - 0.01
+    page = markdown(found["report/thresholds", 0])
+    assert "*common*" in page
+    assert f"{record['averages'][EACH]['tested']['f1_macro']:.3f}" in page
+    assert isinstance(found["thresholds/f1", 0], Picture)
+
+
+def confused() -> tuple[Run, MultiLabelPredictions, Mask, Mask]:
+    """Rows in which label0 is often missed and label1 wrongly predicted, of four labels."""
+    random = np.random.default_rng(0)
+    labels = random.random((200, 4)) < 0.3
+    predicted = labels.copy()
+    predicted[:40, 0], predicted[:40, 1] = False, True
+    labels[:40, 0], labels[:40, 1] = True, False
+    run = label_sets.run_of(4)
+    sure = np.linspace(1, 5, 200)[:, None]
+    return run, label_sets.rows(run, np.where(predicted, sure, -sure), labels), labels, predicted
+
+
+def test_confusion_pairs_a_missed_label_with_a_wrongly_predicted_one() -> None:
+    run, rows, labels, predicted = confused()
+    found = drawn("confusion", run, step0=rows)
+    pairs = list(csv.DictReader(io.StringIO(content(found["pairs.csv", 0]).decode())))
+    missed, wrong = labels & ~predicted, predicted & ~labels
+    first = pairs[0]
+    assert (first["missed_name"], first["wrong_name"]) == ("label0", "label1")
+    assert int(first["images"]) == (missed[:, 0] & wrong[:, 1]).sum() == 40
+    assert float(first["share"]) == pytest.approx(40 / labels[:, 0].sum(), abs=1e-5)
+    tiles = found["confusion/label0 missed, label1 wrongly predicted", 0]
+    assert isinstance(tiles, Tiles)
+    assert tiles.rows["id"].tolist() == list(range(39, 27, -1))  # the surest first
+    page = markdown(found["confusion/together", 0])
+    both = int((labels[:, 2] & labels[:, 3]).sum())
+    assert f"| label2 | label3 | {both} |" in page
+
+
+def test_pairs_that_are_asked_for_are_shown_and_missing_ones_are_said() -> None:
+    run, rows, _, _ = confused()
+    panel: Any = panels.configure({"confusion": panels.load("confusion", MULTI_LABEL)}, pairs=((0, 1), (2, 3)))[
+        "confusion"
+    ]
+    states = {0: toy.state_of(panel, run, rows)}
+    info = RunInfo("toy", run, {0: StepInfo(200, 200)})
+    tags = [s.tag for _, s in panel.render(info, states) if isinstance(s, Tiles)]
+    assert tags == ["confusion/label0 missed, label1 wrongly predicted"]
+    (note,) = panel.notes(info, states)
+    assert note == "no image at step 0 misses label2 and is wrongly predicted to have label3"
+
+
+def test_mistakes_are_the_surest_single_decisions() -> None:
+    logits, labels = label_sets.table(300, 5, 7)
+    run = label_sets.run_of(5)
+    found = drawn("mistakes", run, step0=label_sets.rows(run, logits, labels))
+    predicted = logits > 0
+    surest = np.where(predicted & ~labels, logits, -np.inf).max(axis=1)
+    lowest = np.where(labels & ~predicted, logits, np.inf).min(axis=1)
+    for tag, order in (("wrongly_predicted", -surest), ("missed", lowest)):
+        tiles = found[f"2_mistakes/{tag}", 0]
+        assert isinstance(tiles, Tiles)
+        assert tiles.rows["id"].tolist() == np.argsort(order)[:12].tolist()
+    right = found["examples/confident_right", 0]
+    assert isinstance(right, Tiles)
+    assert (labels[right.rows["id"]] == predicted[right.rows["id"]]).all()
+    assert labels[right.rows["id"]].any(axis=1).all()
+
+
+def test_histograms_count_decisions_and_labels() -> None:
+    logits, labels = label_sets.table(300, 5, 8)
+    run = label_sets.run_of(5)
+    found = drawn("probabilities", run, step0=label_sets.rows(run, logits, labels))
+
+    def counts(name: str) -> list[int]:
+        summary = found[f"probabilities/{name}", 0]
+        assert isinstance(summary, Histogram)
+        return summary.counts.tolist()
+
+    p = 1 / (1 + np.exp(-logits))
+    assert counts("true_labels") == np.histogram(p[labels], 30, (0, 1))[0].tolist()
+    assert counts("other_labels") == np.histogram(p[~labels], 30, (0, 1))[0].tolist()
+    assert counts("labels_per_image") == np.bincount(labels.sum(axis=1), minlength=6).tolist()
+    assert counts("predicted_per_image") == np.bincount((logits > 0).sum(axis=1), minlength=6).tolist()
+
+
+def test_the_temperature_of_logits_that_were_multiplied_is_the_factor() -> None:
+    random = np.random.default_rng(0)
+    z = random.normal(scale=1.5, size=200_000)
+    y = random.random(200_000) < 1 / (1 + np.exp(-z))
+    bins = np.clip(((z * 2 + 16) * 128).astype(int), 0, 4095)
+    every = np.stack([np.bincount(bins[i::2], minlength=4096) for i in (0, 1)])
+    true = np.stack([np.bincount(bins[i::2][y[i::2]], minlength=4096) for i in (0, 1)])
+    fit = fit_label_temperature(true, every)
+    assert fit is not None
+    assert fit.temperature == pytest.approx(2, rel=0.03)
+    for at, t in ((0, 1.0), (1, fit.temperature)):
+        tested = z[1::2] * 2 / t
+        expected = np.logaddexp(0, np.where(y[1::2], -tested, tested)).mean()
+        assert fit.bce[at] == pytest.approx(expected, abs=1e-5)
+    assert fit.helps
+
+
+def test_the_card_warns_where_predicting_nothing_is_more_often_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    cards: list[Any] = []
+
+    def note(card: Any) -> NDArray[np.uint8]:
+        cards.append(card)
+        return np.zeros((1, 1, 3), np.uint8)
+
+    monkeypatch.setattr("predboard.drawing.report_card.draw_report_card", note)
+    run = label_sets.run_of(3)
+    random = np.random.default_rng(0)
+    labels = random.random((100, 3)) < 0.1
+
+    def warnings(logits: NDArray[np.floating], run: Run = run, labels: Mask = labels) -> str:
+        picture = drawn("glance", run, step0=label_sets.rows(run, logits, labels))["1_glance/report_card", 0]
+        assert isinstance(picture, Picture)
+        assert picture.pixels.size
+        return " | ".join(cards[-1].warnings)
+
+    noise = random.normal(size=(100, 3)) - 1
+    assert "predicting no label at all is more often exactly right" in warnings(noise)
+    assert cards[-1].headline == "mAP"
+    assert "never predicted" in warnings(np.where([True, True, False], noise, -9))
+    assert warnings(np.full((100, 3), -5.0)).startswith("no label is predicted for any image")
+    assert warnings(np.full((100, 3), 5.0)).startswith("every label is predicted for every image")
+    softmax = np.exp(noise) / np.exp(noise).sum(axis=1, keepdims=True)
+    assert "sum to 1" in warnings(np.log(softmax / (1 - softmax)))
+    assert warnings(np.where(labels, 4.0, -4.0)) == ""
+
+
+def test_a_run_is_gated_ranked_and_summarised_by_its_own_metrics(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, logs = toy.MULTI_LABEL_RUN, tmp_path / "logs"
+    for seed, name in enumerate(("a", "b")):
+        toy.write_run(tmp_path / name, *toy.multi_label_table(run, 300, seed), run)
+    toy.write_run(tmp_path / "one", *toy.table(toy.RUN, 60))
+    results = predboard.visualize([tmp_path / "a", tmp_path / "b", tmp_path / "one"], logdir=logs, workers=1)
+    summary = json.loads((logs / "a" / "summary.json").read_text())
+    assert summary["task"] == "multi-label"
+    assert "task" not in json.loads((logs / "one" / "summary.json").read_text())
+    values = toy.read_values(results[0].event_file)
+    assert ("_hparams_/experiment", 0) in values
+    ranking = toy.read_values(next((logs / "_all_runs").glob("*tfevents*")))
+    pages = {tag: v.tensor.string_val[0].decode() for (tag, _), v in ranking.items() if tag.startswith("report/")}
+    assert set(pages) == {"report/ranking", "report/ranking_multi-label"}
+    assert "| mAP | 95 % interval |" in pages["report/ranking_multi-label"]
+    assert "| b |" in pages["report/ranking_multi-label"] and "| one |" not in pages["report/ranking_multi-label"]
+
+    def outcome(**rule: Any) -> str:
+        return predboard.gate(tmp_path / "a", [rule], workers=1).outcome
+
+    mean = summary["steps"]["0"]["average_precision_macro"]["value"]
+    assert outcome(metric="average_precision_macro", min=round(mean - 0.01, 3)) == "pass"
+    assert outcome(metric="average_precision_macro", min=round(mean - 0.01, 3), bound="lower") != "pass"
+    assert outcome(metric="classes/b/recall", min=0.99) == "fail"
+    assert outcome(metric="hamming", max=0.9) == "pass"
+    with pytest.raises(predboard.InputError, match="accuracy is no metric of multi-label predictions"):
+        outcome(metric="accuracy", min=0.5)
+    with pytest.raises(predboard.InputError, match="hamming is no metric of single-label predictions"):
+        predboard.gate(tmp_path / "one", [{"metric": "hamming", "max": 1}])
+    capsys.readouterr()
+    assert main.run(["gate", str(tmp_path / "a"), "--suggest"]) == 0
+    suggested = tmp_path / "gates.toml"
+    suggested.write_text(capsys.readouterr().out)
+    assert 'metric = "f1_micro"' in suggested.read_text()
+    assert main.run(["gate", str(tmp_path / "a"), "--rules", str(suggested)]) == 0
+
+
+def test_lowest_of_decisions_keeps_several_of_one_image() -> None:
+    """Suspected decisions are rows of `Lowest`, of which two may be of one image."""
+    run = label_sets.run_of(2)
+    logits, labels = np.array([[5.0, 5.0]] * 3 + [[-5.0, -5.0]] * 3), np.zeros((6, 2), bool)
+    labels[:2] = True
+    found = drawn("label_issues", run, step0=label_sets.rows(run, logits, labels))
+    rows = list(csv.DictReader(io.StringIO(content(found["suspects.csv", 0]).decode())))
+    assert [(row["row"], row["suspected"]) for row in rows] == [("2", "label0"), ("2", "label1")]
