@@ -18,14 +18,17 @@ from predboard import CompareConfig, GateConfig, InputError, VisualizeConfig, co
 from predboard.cli import main
 from predboard.config import AmendConfig
 from predboard.evaluation.amend import Amendments
+from predboard.evaluation.measure import MeasureSettings
 from predboard.gating.reports import to_record
+from predboard.parallel.pool import ProcessPool
 from predboard.predictions.digests import ManifestDigest
 from predboard.predictions.label_sets import LabelSets, MultiLabels, label_values
 from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, Part, Run, hash_refs
 from predboard.storage.parts import PartWriter, read_batches
+from predboard.storage.remote import RemotePath
 from predboard.storage.runs import Step, open_run, part_path
 from predboard.tab.tags import RELABEL, Tags
-from tests import toy
+from tests import fake_storage, toy
 
 RUN = Run(classes=("cat", "dog", "eel"), model="toy.py:build", root="/photos")
 ROWS = 50
@@ -415,3 +418,32 @@ def test_gate_compare_and_inspect_take_the_same_labels(tmp_path: Path) -> None:
     assert main.run(["inspect", str(tmp_path / "run"), "--labels", str(file), "--json"]) == 0
     with pytest.raises(InputError, match="--report and --labels exclude each other"):
         GateConfig(tmp_path / "run", report=tmp_path / "report.txt", labels=file)
+
+
+@pytest.mark.parametrize("task", ["single-label", "multi-label"])
+def test_other_processes_and_storage_see_the_same_labels_and_columns(tmp_path: Path, task: str) -> None:
+    if task == "single-label":
+        run, file = write(tmp_path / "run"), as_csv(tmp_path / "new")
+        panels: tuple[str, ...] = ("glance", "metrics", "slices")
+    else:
+        run, file, panels = several(tmp_path)[0], tmp_path / "new.jsonl", ("slices", "hparams")
+        file.write_text("".join(f"{json.dumps({'image': ref(i), 'labels': s})}\n" for i, s in SETS.items()))
+    columns = columns_file(tmp_path, "image,patient\n" + "".join(f"{ref(i)},P{i // 5}\n" for i in range(ROWS)))
+    storage = fake_storage.empty()
+    remote = fake_storage.copied(storage, run, "predictions/run")
+    storage.pipe_file("/files/columns.csv", columns.read_bytes())
+    stored = RemotePath("fake://files/columns.csv")
+    written = []
+    for name, folder, further in (("local", run, columns), ("pool", run, columns), ("remote", remote, stored)):
+        more: dict[str, Any] = {"panels": panels, "log_every": 100, "thumbnails": "never", "group_column": "patient"}
+        config = VisualizeConfig((folder,), tmp_path / name, labels=file, columns=further, **more)
+        settings = MeasureSettings(task_min_rows=1, parallel_min_logits=0 if name == "pool" else 10**9)
+        with ProcessPool(2) as pool:
+            if name == "pool":
+                pool.start(2)
+            visualize(config, lambda _: None, pool, settings)
+        summary = (tmp_path / name / "run/summary.json").read_text()
+        written.append((summary, pq.read_table(tmp_path / name / "run/rows.parquet")))
+    assert written[0][0] == written[1][0] == written[2][0]
+    assert written[0][1].equals(written[1][1])
+    assert written[0][1].equals(written[2][1])

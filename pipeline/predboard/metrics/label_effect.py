@@ -133,9 +133,17 @@ def measure_effect(
         moves: old and new class of each replaced label.
     """
     both = counted[0] & counted[1]
-    numbers = (
-        *(named, replaced, counted[0].sum(), counted[1].sum(), right[0].sum(), right[1].sum()),
-        *(both.sum(), (right[0] & both).sum(), (right[1] & both).sum(), (right[0] & right[1]).sum()),
+    return LabelEffect(
+        file,
+        named,
+        replaced,
+        rows_before=int(counted[0].sum()),
+        rows_after=int(counted[1].sum()),
+        right_before=int(right[0].sum()),
+        right_after=int(right[1].sum()),
+        both=int(both.sum()),
+        both_before=int((right[0] & both).sum()),
+        both_after=int((right[1] & both).sum()),
+        both_right=int((right[0] & right[1]).sum()),
+        moves=Counter(dict(Counter(moves).most_common(MAX_MOVES))),
     )
-    named_numbers = dict(zip(_NUMBERS, map(int, numbers), strict=True))
-    return replace(LabelEffect(file), **named_numbers, moves=Counter(dict(Counter(moves).most_common(MAX_MOVES))))
