@@ -152,8 +152,8 @@ def test_logs_are_those_of_a_run_that_was_written_with_the_new_labels(tmp_path: 
     for file in ("errors.csv", "classes.csv", "pairs.csv", "slices.csv", "suspects.csv"):
         assert (a / file).read_bytes() == (b / file).read_bytes()
     before = pd.read_parquet(tmp_path / "as_it_was/run/step=00000001").query("label.notna() and predicted.notna()")
-    assert effect["1"]["accuracy_before"] == pytest.approx((before.label == before.predicted).mean())
-    assert effect["1"]["accuracy_after"] == pytest.approx(summaries[1]["steps"]["1"]["accuracy"]["value"])
+    assert effect["1"]["before"] == pytest.approx((before.label == before.predicted).mean())
+    assert effect["1"]["after"] == pytest.approx(summaries[1]["steps"]["1"]["accuracy"]["value"])
     pages = [toy.read_values(next(folder.glob("events*"))) for folder in (a, b)]
     new = {tag for tag, _ in pages[0]} - {tag for tag, _ in pages[1]}
     assert new == {"report/labels", "report/corrected_labels"}
@@ -174,7 +174,7 @@ def test_what_new_labels_do_is_counted_by_hand(tmp_path: Path) -> None:
     gap = 3 / 12 - 8 / 12
     lower, upper = gap - np.hypot(0.25 - 0.0889, 0.8619 - 8 / 12), gap + np.hypot(0.5323 - 0.25, 8 / 12 - 0.3906)
     assert effect.interval == pytest.approx((lower, upper), abs=1e-4)
-    assert "7 labels replaced, of 8 images" in effect.sentence()
+    assert "7 labels replaced, of 8 images that" in effect.sentence()
 
 
 @pytest.mark.skipif(not CIFAR.is_dir(), reason="needs published predictions, which are not distributed with this")

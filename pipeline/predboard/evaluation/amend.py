@@ -207,7 +207,8 @@ def _relabel(
         start += len(before)
     bits = [[np.concatenate(side) for side in pair] for pair in (counted, right)]
     count = sum(len(amendment.rows) for amendment in replaced)
-    effect = measure_effect(str(file), len(at), count, bits[0], bits[1], moves)
+    figure = "accuracy" if isinstance(label, np.ndarray) else "exact"
+    effect = measure_effect(str(file), len(at), count, bits[0], bits[1], moves, figure)
     if not replaced:
         return change, effect
     columns = {name: pa.concat_arrays([a.labels[name] for a in replaced]) for name in replaced[0].labels}

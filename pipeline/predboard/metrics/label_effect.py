@@ -40,7 +40,9 @@ class LabelEffect:
     both_right: int = 0
     """Those that were right before and are right after."""
     moves: Counter[tuple[int, int]] = field(default_factory=Counter)
-    """Replaced labels by old and new class, -1 for none."""
+    """Replaced labels by old and new class, -1 for none; of several labels for an image nothing."""
+    figure: str = "accuracy"
+    """Share of rows that are right: `accuracy`, and of several labels `exact`."""
 
     def __add__(self, other: "LabelEffect") -> "LabelEffect":
         """Add the effects on other rows of the same step."""
@@ -90,8 +92,9 @@ class LabelEffect:
             "file": self.file,
             "named": self.named,
             "replaced": self.replaced,
-            "accuracy_before": self.before,
-            "accuracy_after": self.after,
+            "figure": self.figure,
+            "before": self.before,
+            "after": self.after,
             "difference": self.difference if self.both else None,
             "lower": self.interval[0],
             "upper": self.interval[1],
@@ -103,14 +106,14 @@ class LabelEffect:
 
     def sentence(self) -> str:
         """Say what was replaced, and what that did."""
-        what = f"{plural(self.replaced, 'label')} replaced, of {self.named:,} images that {self.file} names"
+        what = f"{plural(self.replaced, 'label')} replaced, of {plural(self.named, 'image')} that {self.file} names"
         if self.before is None or self.after is None or not self.both:
-            return f"{what}; there is no accuracy to compare"
-        gain = 100 * self.difference
+            return f"{what}; there is no {self.figure} to compare"
+        gain = signed(100 * self.difference, 2)
         ends = " to ".join(signed(100 * end, 2) for end in self.interval)
         return (
-            f"{what}: accuracy {percent(self.before)} before, {percent(self.after)} after ({signed(gain, 2)} points, "
-            f"95 % interval {ends}; {self.gained:,} images became right, {self.lost:,} wrong)"
+            f"{what}: {self.figure} {percent(self.before)} before, {percent(self.after)} after ({gain} points, 95 % "
+            f"interval {ends}; {plural(self.gained, 'image')} became right, {self.lost:,} wrong)"
         )
 
 
@@ -121,7 +124,7 @@ _NUMBERS = (
 
 
 def measure_effect(
-    file: str, named: int, replaced: int, counted: Sequence[Bits], right: Sequence[Bits], moves: Moves = ()
+    file: str, named: int, replaced: int, counted: Sequence[Bits], right: Sequence[Bits], moves: Moves, figure: str
 ) -> LabelEffect:
     """Return what new labels did to some rows.
 
@@ -131,6 +134,7 @@ def measure_effect(
         counted: [rows] each, before and after: rows with logits and a label.
         right: [rows] each: those of them that are right.
         moves: old and new class of each replaced label.
+        figure: as in `LabelEffect`.
     """
     both = counted[0] & counted[1]
     return LabelEffect(
@@ -146,4 +150,5 @@ def measure_effect(
         both_after=int((right[1] & both).sum()),
         both_right=int((right[0] & right[1]).sum()),
         moves=Counter(dict(Counter(moves).most_common(MAX_MOVES))),
+        figure=figure,
     )

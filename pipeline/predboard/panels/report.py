@@ -10,12 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from predboard.drawing import plots
-from predboard.formatting import plural
 from predboard.metrics import metric_state
 from predboard.metrics.metric_state import MetricState
 from predboard.panels import RunInfo, WrittenTag
-from predboard.panels.pages.labels import before_and_after, labels_page
+from predboard.panels.pages.labels import corrected_labels
 from predboard.panels.pages.report import run_page, summary_page, tabs_page
 from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions
@@ -73,14 +71,7 @@ class Panel:
             description = "Some images as the model received them, before the long run."
             yield step, Picture("report/what_the_model_sees", draw, description)
         last = max(states)
-        effects = {step: known.new_labels for step, known in info.steps.items() if known.new_labels is not None}
-        if effects:
-            yield last, Text("report/labels", labels_page(effects, info.run.classes), "What corrected labels changed.")
-            lines = before_and_after(effects)
-            if lines:
-                title = plural(effects[last].replaced, "corrected label")
-                draw = functools.partial(plots.draw_intervals, title, lines, lines[-2].point, "before")
-                yield last, Picture("report/corrected_labels", draw, "Accuracy with the old and with the new labels.")
+        yield from corrected_labels(info)
         metrics = {step: state.metrics for step, state in states.items()}
         yield last, Text("report/summary", summary_page(info, metrics, states[last].mistakes.rows), "Start here.")
         yield last, Text("report/run", run_page(info, last), "How the run was made, for whoever must repeat it.")

@@ -13,6 +13,7 @@ from predboard.metrics.multi_label.label_pairs import LabelPairs
 from predboard.metrics.multi_label.label_state import LabelState
 from predboard.panels import RunInfo, WrittenTag
 from predboard.panels.pages.label_report import label_summary_page
+from predboard.panels.pages.labels import corrected_labels
 from predboard.panels.pages.report import run_page, tabs_page
 from predboard.predictions.multi_label import MultiLabelPredictions
 from predboard.predictions.schema import Run
@@ -58,6 +59,7 @@ class Panel:
             description = "Some images as the model received them, before the long run."
             yield step, Picture("report/what_the_model_sees", draw, description)
         last = max(states)
+        yield from corrected_labels(info)
         metrics = {step: state.metrics for step, state in states.items()}
         yield last, Text("report/summary", label_summary_page(info, metrics, states[last].pairs), "Start here.")
         yield last, Text("report/run", run_page(info, last), "How the run was made, for whoever must repeat it.")

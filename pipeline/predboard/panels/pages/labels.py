@@ -1,17 +1,35 @@
 """The page of corrected labels: how many there are, and what they did to the accuracy. It knows no single image."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 
+from predboard.drawing import plots
 from predboard.drawing.plots import IntervalLine
 from predboard.formatting import escape_markdown, markdown_table, plural, signed
 from predboard.metrics.intervals import wilson_interval
 from predboard.metrics.label_effect import LabelEffect
+from predboard.panels import RunInfo
+from predboard.summaries import Picture, Summary, Text
 
 LISTED_MOVES = 20
 """Pairs of an old and a new class on the page."""
 
 DRAWN_STEPS = 5
 """Steps in the picture, each with two lines."""
+
+
+def corrected_labels(info: RunInfo) -> Iterator[tuple[int, Summary]]:
+    """Yield the page and a picture, at the last step, if there are corrected labels."""
+    effects = {step: known.new_labels for step, known in info.steps.items() if known.new_labels is not None}
+    if not effects:
+        return
+    last = max(effects)
+    yield last, Text("report/labels", labels_page(effects, info.run.classes), "What corrected labels changed.")
+    effect = effects[last]
+    if effect.before is not None:
+        title = plural(effect.replaced, "corrected label")
+        draw = functools.partial(plots.draw_intervals, title, before_and_after(effects), effect.before, "before")
+        yield last, Picture("report/corrected_labels", draw, f"The {effect.figure} with the old and the new labels.")
 
 
 def labels_page(effects: Mapping[int, LabelEffect], classes: Sequence[str]) -> str:
@@ -24,7 +42,7 @@ def labels_page(effects: Mapping[int, LabelEffect], classes: Sequence[str]) -> s
         f"{escape_markdown(last.file)} names {plural(last.named, 'image')}, and {last.replaced:,} of them had another "
         "label in the predictions, which stay as they are. Every other page, figure and file is of the new labels.",
         markdown_table(titles, "rrrrlrrr", rows),
-        "Both accuracies are over the images with a label, before and after. Points, interval (Newcombe 1998, method "
+        f"Before and after is the {last.figure}, over the images with a label. Points, interval (Newcombe 1998, method "
         "10) and McNemar's exact test are over the images that have one both times, pair by pair.",
     ]
     if last.moves:
