@@ -20,7 +20,7 @@ from werkzeug.test import Client, TestResponse
 
 from predboard import ImportConfig, VisualizeConfig, import_predictions, visualize
 from predboard.predictions.derived_rows import derive_rows
-from predboard.predictions.schema import Run
+from predboard.predictions.schema import Run, hash_refs
 from predboard.storage.rows import DerivedRowsWriter
 from predboard.storage.runs import open_run
 from predboard.tab import neighbours
@@ -275,6 +275,33 @@ def test_tags_go_by_key_over_steps_and_are_taken_back(tmp_path: Path) -> None:
     assert json.loads(tab.post("/undo", {}).data)["tags"] == {}
     assert json.loads(tab.post("/undo", {}).data)["undone"] is None
     assert tab.json("/rows", run="net", tag="hard")["total"] == 0
+
+
+def test_tags_are_those_of_the_image_in_an_archive_and_in_its_unpacked_folder(tmp_path: Path) -> None:
+    for name, prefix in (("folder", ""), ("zip", "photos.zip#"), ("others", "elsewhere/")):
+        folder = logs.write_logs(tmp_path / name, 20, prefix=prefix, steps=(0,))
+        table = pq.read_table(folder / "rows.parquet")
+        keys = hash_refs(table["image"].to_pylist())
+        turned = table.set_column(table.schema.get_field_index("key"), "key", [keys])
+        turned = turned.drop_columns(["digest"]) if name == "others" else turned
+        pq.write_table(turned.take(np.arange(20)[:: -1 if prefix else 1]), folder / "rows.parquet")
+    tab = Tab(tmp_path)
+    by_name = {row["image"]: row for row in (tab.json("/row", run="folder", id=i) for i in range(20))}
+    chosen = [by_name[f"Photo {i:03d}.png"]["key"] for i in (3, 5)]
+    tab.post("/tag", {"keys": chosen, "query": "run=folder", "tag": "relabel", "on": True, "label": "cat"})
+    seen = tab.json("/rows", run="zip", tag="relabel", columns="image")
+    assert [row["more"]["image"] for row in seen["rows"]] == ["photos.zip#Photo 005.png", "photos.zip#Photo 003.png"]
+    assert [(row["tags"], row["relabel"]) for row in seen["rows"]] == [(["relabel"], "cat")] * 2
+    assert tab.json("/rows", run="others", tag="relabel")["total"] == 0
+    lines = tab.get("/export", run="zip", tag="relabel", format="json").json
+    assert lines is not None
+    assert [line["relabel_to"] for line in lines] == ["cat", "cat"]
+    off = {"keys": [seen["rows"][0]["key"]], "query": "run=zip", "tag": "relabel", "on": False}
+    assert json.loads(tab.post("/tag", off).data) == {"tags": {"relabel": 1}, "changed": 1}
+    assert [row["id"] for row in tab.json("/rows", run="folder", tag="relabel")["rows"]] == [3]
+    assert tab.json("/rows", run="zip", tag="!")["total"] == 19
+    tab.post("/undo", {})
+    assert tab.json("/rows", run="folder", tag="relabel")["total"] == 2
 
 
 def test_exports_have_what_is_selected_in_its_order(tab: Tab, logdir: Path) -> None:

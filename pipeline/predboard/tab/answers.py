@@ -20,11 +20,12 @@ from predboard.tab import selection
 from predboard.tab.columns import ColumnCache, RowsFile, StepRows
 from predboard.tab.log_runs import GROUPS_FILE, SUSPECTS_FILE, LogRun, LogRuns
 from predboard.tab.neighbours import can_compare, find_neighbours
-from predboard.tab.pairs import BY_NAME, KINDS
+from predboard.tab.pairs import BY_NAME, KINDS, StepPair
 from predboard.tab.query import OWN_NUMBERS, Query
 from predboard.tab.row_classes import ROLES
 from predboard.tab.scan import ROWS_FILE
 from predboard.tab.selection import Mask, QueryInputs
+from predboard.tab.shared_tags import SharedTags, find_key, pairs_by_other_keys
 from predboard.tab.tags import TAGS_FILE, Tags
 from predboard.tab.thumbnails import Pictures
 from predboard.visualization.image_map import MAP_FILE
@@ -61,11 +62,11 @@ class View:
         key = (run.name, run.version, step.step, query, self._tags_version(query), self._other_version(query))
         return self._masks.get(key, lambda: selection.select(query, step, self.inputs(query, run, step)))
 
-    def _tags_version(self, query: Query) -> int:
+    def _tags_version(self, query: Query) -> tuple[object, ...]:
         if not query.tags:
-            return 0
+            return ()
         self.tags.refresh()
-        return self.tags.version
+        return self.tags.version, *((run.name, run.version) for run in self.runs.all().values())
 
     def _other_version(self, query: Query) -> str:
         return self.runs.get(query.other[0]).version if query.other else ""
@@ -76,17 +77,26 @@ class View:
         return QueryInputs(
             pair=self.runs.pair(step, query.other) if query.other else None,
             points=run.points(step) if query.lasso else None,
-            tagged=self._tagged(step, query.tags) if query.tags else None,
+            tagged=self._tagged(run, step, query.tags) if query.tags else None,
             suspects=suspects[0] if suspects else None,
         )
 
-    def _tagged(self, step: StepRows, tags: Sequence[str]) -> NDArray[np.bool_]:
+    def _tagged(self, run: LogRun, step: StepRows, tags: Sequence[str]) -> NDArray[np.bool_]:
         """Return which rows have one of some tags, bool [rows]; the empty one stands for no tag at all."""
-        tagged = np.zeros(step.rows, bool)
+        tagged, shared = np.zeros(step.rows, bool), self.shared_tags(run, step)
         for tag in tags:
-            has_tag = has_key(step, self.tags.keys_with(tag))
+            has_tag = shared.rows_with(tag)
             tagged |= has_tag if tag else ~has_tag
         return tagged
+
+    def shared_tags(self, run: LogRun, step: StepRows) -> SharedTags:
+        """Return the tags of a step's rows, also those of the same images in runs that know them by other names."""
+        others = {other.rows.last: other.name for other in self.runs.all().values() if other is not run}
+
+        def join(other: StepRows) -> StepPair:
+            return self.runs.pair(step, (others[other], other.step))
+
+        return SharedTags(self.tags, step, pairs_by_other_keys(self.tags, step, others, join))
 
     def list_runs(self) -> dict[str, Any]:
         """Return all runs of the log folder, comparisons, and those that cannot be shown."""
@@ -120,19 +130,17 @@ class View:
         self, query: Query, run: LogRun, step: StepRows, rows: NDArray[np.int64], columns: Sequence[str] = ()
     ) -> list[dict[str, Any]]:
         """Return what is shown of some rows."""
-        keys = step.numbers("key")[rows]
+        keys = step.numbers("key")[rows].tolist()
+        tags, labels = self.shared_tags(run, step).of_rows(rows)
         described: list[dict[str, Any]] = [
-            {"id": row, "key": str(key), **classes, "tags": tags}
-            for row, key, classes, tags in zip(
-                rows.tolist(), keys.tolist(), step.classes.describe(rows), self.tags.of_images(keys), strict=True
+            {"id": row, "key": str(key), **classes, "tags": words, **({"relabel": label} if label else {})}
+            for row, key, classes, words, label in zip(
+                rows.tolist(), keys, step.classes.describe(rows), tags, labels, strict=True
             )
         ]
         for name, column in (("conf", "confidence"), ("loss", "loss"), ("margin", "margin")):
             for row, value in zip(described, step.numbers(column)[rows].tolist(), strict=True):
                 row[name] = _number(value)
-        for row in described:
-            if label := self.tags.label_of(int(row["key"])):
-                row["relabel"] = label
         if suspects := run.suspects(step):
             suggested = dict(zip(suspects[0].tolist(), suspects[1].tolist(), strict=True))
             for row in described:
@@ -338,31 +346,6 @@ def place_of_key(step: StepRows, key: int, guess: int) -> int:
     if guess < step.rows and step.record(guess, (*SEEN_COLUMNS, *step.classes.seen))["key"] == key:
         return guess
     return int(find_key(step, np.array([key]))[0])
-
-
-def find_key(step: StepRows, keys: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the first row of each key, int64 [keys], -1 where there is none."""
-    column = step.numbers("key")
-    order = step.sorted_by("key", column)
-    ordered = step.derived("sorted key", lambda: column[order])
-    at = np.searchsorted(ordered, keys)
-    at[at == len(ordered)] = 0
-    return np.where(ordered[at] == keys, order[at], -1)
-
-
-def has_key(step: StepRows, keys: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return which rows have one of some keys, bool [rows].
-
-    Args:
-        step: whose rows.
-        keys: ascending, each once.
-    """
-    if not len(keys):
-        return np.zeros(step.rows, bool)
-    column = step.numbers("key")
-    at = np.searchsorted(keys, column)
-    at[at == len(keys)] = 0
-    return np.asarray(keys[at] == column)
 
 
 def _small_order(keys: NDArray[Any], descending: bool) -> NDArray[np.int32]:

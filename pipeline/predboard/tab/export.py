@@ -38,8 +38,8 @@ def export_rows(view: View, run: LogRun, step: StepRows, rows: NDArray[np.int64]
     if format_ == "paths":
         return "".join(f"{path}\n" for path in paths).encode("utf-8", "surrogateescape")
     keys = step.numbers("key")[rows]
-    tags = view.tags.of_images(keys)
-    relabel = [view.tags.label_of(key) or "" for key in keys.tolist()]
+    tags, labels = view.shared_tags(run, step).of_rows(rows)
+    relabel = [label or "" for label in labels]
     suspected = np.full(step.rows, -1, np.int32)
     if suspects := run.suspects(step):
         suspected[suspects[0]] = suspects[1]

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from predboard.errors import InputError
 from predboard.storage.runs import release_memory
 from predboard.tab import selection
-from predboard.tab.answers import View, class_order, find_key
+from predboard.tab.answers import View, class_order
 from predboard.tab.columns import StepRows
 from predboard.tab.export import FORMATS, export_rows
 from predboard.tab.log_runs import LogRun
 from predboard.tab.query import Query, read_query
+from predboard.tab.shared_tags import find_key
 from predboard.tab.tags import check_tag
 from predboard.tab.thumbnails import PNG_START, SIDES
 
@@ -118,19 +119,27 @@ class Routes:
         if not isinstance(tag, str) or not isinstance(on, bool) or not (label is None or isinstance(label, str)):
             raise InputError("expected a tag, on (true or false), and keys or a query")
         check_tag(tag)
-        changed = self._view.tags.change(tag, on, self._tagged_keys(body), label)
+        changed = self._view.tags.change(tag, on, self._tagged_keys(body, on), label)
         return {"tags": self._view.tags.counts(), "changed": changed}
 
-    def _tagged_keys(self, body: Mapping[str, Any]) -> NDArray[np.int64]:
+    def _tagged_keys(self, body: Mapping[str, Any], on: bool) -> NDArray[np.int64]:
+        """Return the keys of the images whose tags change; a tag is taken off all names of an image."""
         keys, query = body.get("keys"), body.get("query")
-        if isinstance(query, str) and keys is None:
-            request = _Request(self._view, urllib.parse.parse_qs(query, keep_blank_values=True))
-            mask = self._view.mask(request.query, request.run, request.step)
-            chosen = request.step.numbers("key")
-            return chosen if mask is None else chosen[mask]
-        if not isinstance(keys, list) or not 0 < len(keys) <= MAX_TAGGED:
-            raise InputError(f"expected 1 to {MAX_TAGGED:,} keys, or a query")
-        return np.array([_read_key(key) for key in keys], np.int64)
+        if keys is not None and (not isinstance(keys, list) or not 0 < len(keys) <= MAX_TAGGED):
+            raise InputError(f"expected 1 to {MAX_TAGGED:,} keys")
+        asked = np.array([_read_key(key) for key in keys or ()], np.int64)
+        if not isinstance(query, str):
+            if keys is None:
+                raise InputError("expected keys, or a query")
+            return asked
+        request = _Request(self._view, urllib.parse.parse_qs(query, keep_blank_values=True))
+        run, step = request.run, request.step
+        if keys is None:
+            rows = selection.chosen_rows(self._view.mask(request.query, run, step), step.rows)
+        else:
+            rows = find_key(step, asked)
+        own, *others = self._view.shared_tags(run, step).keys_of(rows[rows >= 0])
+        return np.unique(np.concatenate([asked, own, *(() if on else others)]))
 
     def _confusion(self, request: "_Request") -> Answer:
         query, axes = request.query, request.one_of("axes", ("true", "old"), "true")

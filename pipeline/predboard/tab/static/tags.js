@@ -49,7 +49,7 @@ const words = (tag, on, n) => `“${tag}” ${on ? 'on' : 'off'} ${images(n)}`;
 
 /** @param {string[]} keys @param {string} tag @param {boolean} on @param {string} [label] class to relabel to */
 export const tagKeys = (keys, tag, on, label) =>
-  change('tag', {keys, tag, on, label}, ({changed}) => words(tag, on, changed));
+  change('tag', {keys, query: query.peek(), tag, on, label}, ({changed}) => words(tag, on, changed));
 
 /** @param {string} tag @param {boolean} on */
 const tagSelection = (tag, on) => change('tag', {query: query.peek(), tag, on}, ({changed}) => words(tag, on, changed));
