@@ -101,6 +101,24 @@ def test_images_that_fail_are_a_warning_and_with_strict_an_exit_code(
         assert any("--retry-errors tries these again" in line for line in err)
 
 
+def test_a_step_without_any_prediction_is_no_success(command: RunCommand, tmp_path: Path) -> None:
+    """As of a model whose training diverged: every image has its row, and none of them a prediction."""
+    (tmp_path / "net.py").write_text(
+        "import torch\n\n"
+        "class Net(torch.nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        return x.mean((2, 3)) * float('nan')\n"
+    )
+    data, out = toy.pictures(tmp_path / "data"), tmp_path / "out"
+    for more in (["--preflight", "0"], []):
+        code, printed, err = command(
+            "infer", "--data", data, "--model", f"{tmp_path / 'net.py'}:Net", "--out", out, "--device", "cpu", *more
+        )
+        assert code == 1
+        assert err[-1] == "predboard: no image has a prediction in step 0"
+        assert printed[0].startswith("step 0: 0 ok, 12 failed")
+
+
 def test_an_import_without_labels_says_how_to_give_them(command: RunCommand, tmp_path: Path) -> None:
     (tmp_path / "scores.csv").write_text("prob_a,prob_b,label\n0.2,0.8,b\n")
     (tmp_path / "bare.csv").write_text("prob_a,prob_b\n0.2,0.8\n")

@@ -346,6 +346,8 @@ def test_a_report_goes_through_a_pipe_a_link_and_a_descriptor(
         (["--json", "{rules}"], "--json .*gates.toml is the file of --rules"),
         (["--junit", "{run}/step=00000000/part-00000.parquet"], "--junit .* is inside the predictions"),
         (["--markdown", "{run}/new.md"], "--markdown .*new.md is inside the predictions"),
+        (["--config", "{rules}.c", "--json", "{rules}.c"], "--json is .*gates.toml.c, the file of --config"),
+        (["--columns", "{rules}.x", "--json", "{rules}.x"], "--json .*gates.toml.x is the file of --columns"),
         (["--json", "{rules}.x", "--junit", "{rules}.x"], "--json .* is the file of --junit"),
     ],
 )
@@ -356,6 +358,7 @@ def test_a_report_is_never_written_over_what_is_read(
         return {file: file.read_bytes() for top in (run, tmp_path) for file in top.rglob("*") if file.is_file()}
 
     (tmp_path / "gates.toml").write_text(PASSING, "utf-8")
+    (tmp_path / "gates.toml.c").touch()
     before = content()
     said = command(run, PASSING, *(flag.format(rules=tmp_path / "gates.toml", run=run) for flag in flags))
     assert (said.code, said.out, content()) == (2, "", before)

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from predboard import InputError
-from predboard.images.label_values import parse_labels
+from predboard.images.label_values import parse_labels, respell
 
 NUMBERED = ("1", "2", "5")
 
@@ -94,7 +94,7 @@ def test_padded_numbers_lists_and_missing_ones(
         ([-1, 1], (), "1 for 1 and 0 for -1", ""),
         ([-1, 0, 1], (), "indices from 0, negative ones as unknown", "1 of 3 labels of y are -1 and count as unknown"),
         ([-1, 0, 1, 1, 1], (), "indices from 0, negative ones as unknown", ""),
-        ([-1, 0, 1, 1, 1], ("a", "b", "c"), "indices from 0, negative ones as unknown", "1 of 5 labels of y are -1"),
+        ([-1, 0, 2, 2, 2], ("a", "b", "c"), "indices from 0, negative ones as unknown", "1 of 5 labels of y are -1"),
         ([1, 2], ("c1", "c2", "c5"), "the numbers of the classes, 1 for c1", "labels of y are read as class names; th"),
         ([5, 1], ("c5", "c1"), "the numbers of the classes, 1 for c1", ""),
     ],
@@ -156,3 +156,30 @@ def test_names_with_commas_and_spaces_are_names(values: Any, classes: tuple[str,
 
 def test_an_index_beyond_int32_is_no_other_one() -> None:
     assert parse_labels(chunked([1, 2**32 + 1, -5]), (), "y").index(()).tolist() == [1, 2**31 - 1, -1]
+
+
+def test_labels_that_count_from_minus_one_are_refused() -> None:
+    """Read as indices, every image would have the label of the class before its own, and the first class none."""
+    column = pa.chunked_array([[-1, 0, 1, 1, 0, 0]])
+    with pytest.raises(InputError, match="labels of y are −1 to 1, of 3 classes: do they count from −1"):
+        parse_labels(column, ("a", "b", "c"), "y")
+    assert parse_labels(column, ("a", "b", "c", "d"), "y").values == [-1, 0, 1, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "read"),
+    [
+        (["red ant", "bee"], ["red_ant", "bee"], ["red_ant", "bee"]),
+        (["Red-Ant", "bee"], ["red ant", "bee"], ["red ant", "bee"]),
+        (["red ant", "red_ant"], ["red_ant", "bee"], ["red ant", "red_ant"]),  # two labels, one class
+        (["red ant"], ["red_ant", "red-ant"], ["red ant"]),  # one label, two classes
+        (["a", "A"], ["A"], ["a", "A"]),
+        (["a", -1], ["A", "b"], ["A", -1]),
+    ],
+)
+def test_a_name_that_is_spelled_otherwise_is_its_class_where_no_other_is(
+    labels: list[int | str], classes: list[str], read: list[int | str]
+) -> None:
+    values, note = respell(labels, classes)
+    assert values == read
+    assert bool(note) == (values != labels)

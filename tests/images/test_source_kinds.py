@@ -96,3 +96,53 @@ def test_class_names_in_another_encoding_and_compressed_data_say_what_to_do(tmp_
     (tmp_path / "s.tar.gz").write_bytes(b"")
     with pytest.raises(InputError, match=r"s\.tar\.gz is compressed: unpack it first"):
         open_source(str(tmp_path / "s.tar.gz"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "classes"),
+    [
+        ("a.csv", "class\nant\nbee\n", ("ant", "bee")),
+        ("a.csv", "ant\nbee\n", ("ant", "bee")),
+        ("a.csv", "id,name\n1,bee\n0,ant\n", ("ant", "bee")),
+        ("a.csv", "ant;0\nbee;1\n", ("ant", "bee")),
+        ("a.tsv", "label\tindex\nant\t0\nbee\t1\n", ("ant", "bee")),
+        ("a.csv", "tench, Tinca tinca\nbee\n", ("tench, Tinca tinca", "bee")),
+        ("a.txt", "class\nant, x\n", ("class", "ant, x")),
+    ],
+)
+def test_a_table_of_class_names_is_read_by_its_column(
+    name: str, text: str, classes: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(text)
+    assert read_classes(tmp_path / name) == classes
+
+
+@pytest.mark.parametrize("text", ["a,b\nant,x\nbee,y\n", "id,name\n1,ant\n2,bee\n", "id,name\n0,ant, x\n1,bee\n"])
+def test_a_table_whose_names_or_order_are_not_clear_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(
+        InputError, match=r"a.csv has 2 columns \(.*\); expected one class name on each line, or numbers"
+    ):
+        read_classes(tmp_path / "a.csv")
+
+
+def test_names_in_place_of_a_file_of_names_are_one_line() -> None:
+    with pytest.raises(InputError, match="no file ant,bee: expected a file with one class name on each line"):
+        read_classes(Path("ant,bee"))
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "message"),
+    [
+        ("a.tar", b"\x1f\x8b\x08", "a.tar is compressed by gzip, whatever its name says: unpack it first"),
+        ("a.csv", b"BZh9", "compressed by bzip2"),
+        ("a.zip", b"\xfd7zXZ\0", "compressed by xz"),
+        ("a.parquet", b"\x28\xb5\x2f\xfd", "compressed by zstd"),
+        ("a.tar", b"PK\3\4", r"a.tar is a zip file: name it so that it ends in .zip"),
+        ("a.zip", bytes(257) + b"ustar", r"a.zip is a tar file: name it so that it ends in .tar"),
+    ],
+)
+def test_a_file_that_is_not_what_its_name_says_is_named(name: str, head: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(head + bytes(600))
+    with pytest.raises(InputError, match=message):
+        open_source(str(tmp_path / name))

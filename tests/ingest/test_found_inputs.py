@@ -2,6 +2,7 @@
 
 import json
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -176,3 +177,52 @@ def test_names_and_scores_without_names_are_refused_where_the_rows_prove_no_orde
     names = np.array(["c", "a", "b"])[label]
     np.savez(tmp_path / "a.npz", logits=np.zeros_like(logits) + np.arange(3), label=names)
     refused(r"the rows do not fit alphabetical order \(a, b, c\): name the classes", tmp_path, tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("names", [("label", "score"), ("class", "prob"), ("name", "Confidence")])
+@pytest.mark.parametrize("column", ["predictions", "value", ""])
+def test_lists_of_a_name_and_a_number_are_scores_in_any_order(
+    names: tuple[str, str], column: str, tmp_path: Path
+) -> None:
+    p = np.random.default_rng(0).dirichlet(np.ones(4), 20)
+    lists = [[dict(zip(names, pair, strict=True)) for pair in zip("abcd", row, strict=True)] for row in p.tolist()]
+    for items in lists[1::2]:
+        items.reverse()
+    records = [{"label": "abcd"[row.argmax()], column: items} for row, items in zip(p, lists, strict=True)]
+    (tmp_path / "a.json").write_text(json.dumps(records if column else lists))
+    frame = run(tmp_path, tmp_path / "a.json", scores="probabilities", pictures=False)
+    assert open_predictions(tmp_path / "out").run.classes == tuple("abcd")
+    np.testing.assert_allclose(softmax(np.stack(frame["logits"].to_list())), p, atol=1e-6)
+    assert not column or frame["label"].tolist() == frame["predicted"].tolist()
+
+
+def test_arrays_with_axes_of_one_are_matrices_and_what_follows_an_array_is_refused(tmp_path: Path) -> None:
+    p = np.random.default_rng(0).dirichlet(np.ones(4), 20)
+    np.savez(tmp_path / "a.npz", probs=p[:, :, None, None], labels=p.argmax(1))
+    frame = run(tmp_path, tmp_path / "a.npz", scores="probabilities", pictures=False)
+    assert frame["label"].tolist() == frame["predicted"].tolist()
+    np.save(tmp_path / "probs.npy", p)
+    content = (tmp_path / "probs.npy").read_bytes()
+    with zipfile.ZipFile(tmp_path / "b.npz", "w") as members:
+        members.writestr("probs.npy", content + content)  # as two calls of np.save leave it
+    (tmp_path / "b").mkdir()
+    message = rf"array 'probs' of .*b.npz has {len(content)} bytes after its array"
+    refused(message, tmp_path / "b", tmp_path / "b.npz", scores="probabilities")
+
+
+@pytest.mark.parametrize(
+    ("names", "pattern"), [("p{}", r"'p\*'"), ("score[{}]", r"'score\[\*\]'"), ("x{}y", r"'x\*y'")]
+)
+def test_columns_with_numbers_are_named_as_the_pattern_to_type(names: str, pattern: str, tmp_path: Path) -> None:
+    p = np.random.default_rng(0).dirichlet(np.ones(3), 20)
+    frame = pd.DataFrame(p, columns=[names.format(i) for i in range(3)]).assign(label=p.argmax(1), width=3.5)
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    refused(
+        rf"which are the scores\? Name them with --score-column {pattern}$",
+        tmp_path,
+        tmp_path / "a.csv",
+        scores="probabilities",
+    )
+    typed = names.format("*")
+    read = run(tmp_path, tmp_path / "a.csv", scores="probabilities", score_column=typed, pictures=False)
+    assert read["label"].tolist() == read["predicted"].tolist()

@@ -31,6 +31,7 @@ from predboard.config import (
 from predboard.errors import InputError
 from predboard.formatting import plural
 from predboard.invocation import command_line
+from predboard.predictions.row_count import RowCount
 from predboard.storage.paths import AnyPath, is_remote
 
 if TYPE_CHECKING:
@@ -68,7 +69,15 @@ def _infer(config: InferConfig) -> int:
             )
         else:
             print(f"predictions are in {result.out}\nnext: {command_line('visualize', result.out)}")
-        return 1 if config.strict and result.failed else 0
+        return _exit_code(config.strict, result.steps)
+
+
+def _exit_code(strict: bool, steps: Mapping[int, RowCount]) -> int:
+    """Return 1 if a step has no prediction at all, or if rows failed and that is not wanted; else 0."""
+    failed = max(count.failed for count in steps.values())
+    if empty := [str(number) for number, count in steps.items() if count.rows and count.failed == count.rows]:
+        log(f"predboard: no image has a prediction in step {', '.join(empty)}")
+    return 1 if empty or (strict and failed) else 0
 
 
 def _most_frequent_error(out: AnyPath) -> str:
@@ -100,7 +109,7 @@ def _import(config: ImportConfig) -> int:
                 "says where they are, --no-pictures leaves them out"
             )
         print(f"predictions are in {result.out}\nnext: {command_line('visualize', result.out)}")
-        return 1 if config.strict and result.failed else 0
+        return _exit_code(config.strict, result.steps)
 
 
 def _visualize(config: VisualizeConfig) -> int:

@@ -22,7 +22,7 @@ from predboard.errors import InputError, first_line
 from predboard.formatting import did_you_mean, either
 from predboard.invocation import program
 from predboard.near_paths import did_you_mean_path
-from predboard.storage.paths import AnyPath, is_uri, read_small_text
+from predboard.storage.paths import AnyPath, is_same, is_uri, read_small_text
 
 C = TypeVar("C")
 
@@ -228,6 +228,10 @@ def _values(command: str, flags: Mapping[str, Flag], arguments: Sequence[str]) -
             values[name] = flag.read(taken)
     if rest:
         _refuse_words(rest)
+    if file is not None:
+        for name, value in values.items():
+            if flags[name].metavar in ("FILE", "PATH") and value and is_same(Path(file[0]), Path(str(value))):
+                raise InputError(f"{flags[name].name} is {value}, the file of --config: name another one")
     if missing := [flag.usage for name, flag in flags.items() if flag.required and name not in values]:
         raise InputError(f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing")
     return values

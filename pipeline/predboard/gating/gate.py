@@ -174,13 +174,16 @@ def _amended(step: Step, amendments: Amendments) -> tuple[Step, list[str]]:
 
 def _refuse_outputs(config: GateConfig) -> None:
     """Raise InputError for a file to write that is one to read, is inside a run, or is named for another format too."""
-    taken: dict[str, AnyPath | None] = {name: getattr(config, name) for name in ("rules", "report")}
-    for name in ("junit", "markdown", "json"):
+    outputs = ("junit", "markdown", "json")
+    inputs = (field.name for field in dataclasses.fields(config) if field.name not in outputs)
+    given = {name: getattr(config, name) for name in inputs}
+    taken: dict[str, AnyPath] = {name: value for name, value in given.items() if isinstance(value, AnyPath)}
+    for name in outputs:
         path: Path | None = getattr(config, name)
         if path is None or is_stream(path):
             continue
         for other, file in taken.items():
-            if file is not None and is_same(path, file):
+            if is_same(path, file):
                 raise InputError(f"--{name} {path} is the file of --{other}: name another one to write")
         for folder in (config.predictions, config.baseline):
             if folder is not None and is_inside(path, folder):

@@ -1,5 +1,6 @@
 """Names the classes: from a file of names, and from a model's library. It knows nothing of pixels or of weights."""
 
+import csv
 import json
 import re
 from dataclasses import replace
@@ -11,6 +12,9 @@ from predboard.images.preprocessing import Recipe
 from predboard.near_paths import did_you_mean_path
 from predboard.storage.paths import read_small_text
 
+_TITLES = ("class", "classes", "class_name", "class name", "name", "label", "labels", "category")
+"""Titles of a column of class names, in lower case."""
+
 
 def read_classes(file: Path) -> tuple[str, ...]:
     """Return class names from a text file with one on each line, or from a JSON list.
@@ -21,10 +25,14 @@ def read_classes(file: Path) -> tuple[str, ...]:
         text = read_small_text(file)
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         is_json = file.suffix == ".json" or text.lstrip()[:2] in ('["', '{"')
-        names = json.loads(text) if is_json else lines
+        names = json.loads(text) if is_json else _read_rows(file, text) if file.suffix in (".csv", ".tsv") else lines
         if not is_json and all(re.fullmatch('"[^"]*"', line) for line in lines):
             names = [line[1:-1] for line in lines]
+    except InputError:
+        raise
     except OSError as error:
+        if "," in str(file):
+            raise InputError(f"no file {file}: expected a file with one class name on each line, in order") from error
         raise InputError(f"cannot read {file}: {error.strerror}{did_you_mean_path(file, Path.is_file)}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"cannot read {file}, which is not UTF-8: save the names as UTF-8") from error
@@ -39,6 +47,32 @@ def read_classes(file: Path) -> tuple[str, ...]:
     if not classes:
         raise InputError(f"{file} is empty; expected one class name on each line")
     return classes
+
+
+def _read_rows(file: Path, text: str) -> list[str]:
+    """Return the names in a table: its only column, or the column of names in the order of one of numbers from 0.
+
+    Raises InputError for a table in which that is not clear.
+    """
+    delimiter = "\t" if file.suffix == ".tsv" else max(",;\t", key=text.count)
+    rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines(), delimiter=delimiter) if any(row)]
+    titles = rows[0] if rows else []
+    named = [i for i, title in enumerate(titles) if title.lower() in _TITLES]
+    if not named and len(set(map(len, rows))) > 1:  # names with commas in them
+        return [line.strip() for line in text.splitlines() if line.strip()]
+    body = rows[1:] if named and len(rows) > 1 else rows
+    if len(titles) <= 1:
+        return [row[0] for row in body]
+    places = list(map(str, range(len(body))))
+    whole = all(len(row) == len(titles) for row in body)
+    numbered = [i for i in range(len(titles)) if whole and sorted(row[i] for row in body) == sorted(places)]
+    of_names = [i for i in (named or range(len(titles))) if i not in numbered]
+    if len(numbered) != 1 or len(of_names) != 1:
+        raise InputError(
+            f"{file} has {len(titles)} columns ({', '.join(titles)}); expected one class name on each line, or numbers "
+            "from 0 and names"
+        )
+    return [row[of_names[0]] for row in sorted(body, key=lambda row: int(row[numbered[0]]))]
 
 
 def match_class_names(manifest: Manifest, recipe: Recipe | None, outputs: int) -> tuple[Manifest, str]:

@@ -18,7 +18,7 @@ from predboard.formatting import did_you_mean
 from predboard.images.label_columns import NO_COLUMN, refuse_unread_list, refuse_unread_sets
 from predboard.images.label_lists import LabelOptions, read_label_sets
 from predboard.images.label_masks import choose_label_columns
-from predboard.images.label_values import ParsedLabels, check_labels, describe_strange, parse_labels
+from predboard.images.label_values import ParsedLabels, check_labels, describe_strange, parse_labels, respell
 from predboard.images.manifest import (
     Manifest,
     SourceOptions,
@@ -318,10 +318,12 @@ def _read_labels(
     if not classes:
         return parsed, parsed.names or parsed.distinct_names
     check_labels(parsed.index(classes), len(classes), lambda row: f"row {row} of {file.name} has")
-    strange, fits = describe_strange(parsed.values, classes, what)
+    values, respelled = respell(parsed.values, classes)
+    parsed = replace(parsed, values=values)
+    strange, fits = describe_strange(values, classes, what)
     if not fits:
         raise InputError(f"{strange}: name the classes with --classes, or another column with --label-column")
-    return replace(parsed, note="; ".join(filter(None, (parsed.note, strange)))), classes
+    return replace(parsed, note="; ".join(filter(None, (parsed.note, respelled, strange)))), classes
 
 
 def _hugging_face_names(schema: pa.Schema, column: str) -> tuple[str, ...]:

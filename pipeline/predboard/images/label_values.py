@@ -108,6 +108,11 @@ def _note_negative(
 ) -> str:
     """Return a note if negative labels count as unknown and may be a class by their share or by the other labels."""
     below = {text for text, value in of_text.items() if isinstance(value, int) and value < 0}
+    if set(of_text.values()) == set(range(-1, len(classes) - 1)) and len(classes) > 2:
+        raise InputError(
+            f"labels of {what} are −1 to {len(classes) - 2}, of {len(classes)} classes: do they count from −1? Add 1 "
+            "to each, and leave labels that are not known empty"
+        )
     negative = {i for i, text in enumerate(texts) if text in below}
     given = [code for code in codes if code is not None and texts[code] in of_text]
     count = sum(code in negative for code in given)
@@ -156,6 +161,29 @@ def describe_strange(values: RawLabels, classes: Sequence[str], source: str) -> 
     are, they = ("is", "it counts") if count == 1 else ("are", "they count")
     some = f"{count:,} {'label' if count == 1 else 'labels'} in {source} {are} not among the classes ({_some(strange)})"
     return f"{some}; {they} as unknown{hint}", True
+
+
+def respell(values: RawLabels, classes: Sequence[str]) -> tuple[RawLabels, str]:
+    """Return labels with names as the classes spell them, and a note of those that were spelled otherwise.
+
+    A name is a class if they differ in case, spaces, punctuation or zeros only, and no other label and no other class
+    does: `red ant` is `red_ant` where no label is called `red_ant`.
+
+    >>> respell(["red ant", "bee", -1], ["red_ant", "bee"])[0], respell(["A", "a"], ["A"])
+    (['red_ant', 'bee', -1], (['A', 'a'], ''))
+    """
+    given = {value for value in values if isinstance(value, str)}
+    strange, free = given.difference(classes), set(classes) - given
+    if not strange or not free:
+        return values, ""
+    count = Counter(_spelling(name) for names in (given, set(classes) - given) for name in names)
+    by_spelling = {_spelling(name): name for name in free}
+    meant = {n: by_spelling[s] for n in sorted(strange) if (s := _spelling(n)) in by_spelling and count[s] == 2}
+    if not meant:
+        return values, ""
+    pairs = [f"{name} as {known}" for name, known in meant.items()]
+    note = f"labels are read as the class that is spelled alike: {', '.join(pairs[:_EXAMPLES])}"
+    return [meant.get(value, value) if isinstance(value, str) else value for value in values], note
 
 
 def describe_alike(names: Iterable[str], others: Iterable[str]) -> str:

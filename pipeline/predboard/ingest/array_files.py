@@ -43,8 +43,13 @@ def read_arrays(file: Path, max_read_gb: float = MAX_READ_GB) -> Arrays:
     if not arrays:
         raise InputError(f"{file} holds no arrays; expected scores of shape [rows, classes]")
     fields = {n: array for n, array in arrays.items() if array.dtype.names}  # records, as of np.genfromtxt
-    plain = {name: array for name, array in arrays.items() if name not in fields}
+    plain = {name: _without_single_axes(array) for name, array in arrays.items() if name not in fields}
     return plain | {name: np.array(array[name]) for array in fields.values() for name in array.dtype.names or ()}
+
+
+def _without_single_axes(array: NDArray[Any]) -> NDArray[Any]:
+    """Return [rows, classes, 1, 1], as a convolution leaves it, as [rows, classes]."""
+    return array.reshape(array.shape[:2]) if array.ndim > 2 and set(array.shape[2:]) == {1} else array
 
 
 def _open_npy(file: Path) -> NDArray[Any]:
@@ -53,12 +58,18 @@ def _open_npy(file: Path) -> NDArray[Any]:
             array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
         raise _explained(error, str(file)) from error
-    if isinstance(array, np.memmap) and (rest := file.stat().st_size - array.offset - array.nbytes):
+    if isinstance(array, np.memmap):
+        _refuse_rest(str(file), file.stat().st_size - array.offset - array.nbytes)
+    return array
+
+
+def _refuse_rest(what: str, rest: int) -> None:
+    """Raise InputError if bytes follow an array: they are rows that nothing reads."""
+    if rest:
         raise InputError(
-            f"{file} has {rest:,} bytes after its array, as np.save leaves that is called several times with one open "
+            f"{what} has {rest:,} bytes after its array, as np.save leaves that is called several times with one open "
             "file: save all batches at once, with np.concatenate"
         )
-    return array
 
 
 def _read_npz(file: Path, max_read_gb: float) -> Arrays:
@@ -66,6 +77,7 @@ def _read_npz(file: Path, max_read_gb: float) -> Arrays:
     with zipfile.ZipFile(file) as members:
         check_size(sum(member.file_size for member in members.infolist()), max_read_gb)
         names = members.namelist()
+        sizes = {member.filename: member.file_size - _header_bytes(members, member) for member in members.infolist()}
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InputError(f"{file} has two members named {twice!r}: save it anew, each array once")
     with np.load(file, allow_pickle=False) as archive:
@@ -76,7 +88,17 @@ def _read_npz(file: Path, max_read_gb: float) -> Arrays:
                 raise _explained(error, f"array {name!r} of {file}") from error
             if isinstance(value, np.ndarray):  # else the bytes of a member that is no array
                 arrays[name] = value
+                size = sizes.get(f"{name}.npy", sizes.get(name, value.nbytes))
+                _refuse_rest(f"array {name!r} of {file}", size - value.nbytes)
     return arrays
+
+
+def _header_bytes(members: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
+    """Return the length of the header of a .npy member: eight bytes, the rest's length in two or four, and the rest."""
+    with members.open(member) as file:
+        magic = file.read(8)
+        width = 2 if magic[6:7] == b"\1" else 4
+        return 8 + width + int.from_bytes(file.read(width), "little")
 
 
 def _explained(error: ValueError, what: str) -> ValueError:

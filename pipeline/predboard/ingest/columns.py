@@ -5,8 +5,10 @@ This is the one place for these choices. It looks at names and types and knows n
 """
 
 import re
+import shlex
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +111,8 @@ class ColumnTypes:
     """Columns with one number in each row."""
     floats: tuple[str, ...] = ()
     """Those of them whose numbers are floats."""
+    ranked: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Columns that a list of label and score in each row became, by the name of the list."""
 
 
 def find_column(
@@ -242,11 +246,26 @@ def choose_score_columns(types: ColumnTypes, request: ColumnRequest, file: Path)
         return ScoreColumns(request.classes, request.classes)
     if matched := match_columns([n for n in types.numbers if n.isdigit()], re.compile(r"(\d+)()")):
         return matched
+    if len(types.ranked) == 1:
+        ((name, fields),) = types.ranked.items()
+        return ScoreColumns(fields, tuple(column[len(name) + 1 :] for column in fields))
     if len(types.float_lists) == 1:
         return ScoreColumns(types.float_lists)
     if name := find_usual(types.floats, (*request.usual_score_names, *_ONE_SCORE_NAMES, "confidence")):
         return ScoreColumns((_single(name, types.all, request, file),), is_flat=True)
-    raise InputError(f"{file} has {abbreviate(types.all)}; which are the scores? Name them with --score-column")
+    hint = _pattern(types.numbers)
+    raise InputError(f"{file} has {abbreviate(types.all)}; which are the scores? Name them with --score-column{hint}")
+
+
+def _pattern(names: Sequence[str]) -> str:
+    """Return the pattern of most columns of numbers that differ in one number alone, as it is typed; empty if none.
+
+    >>> _pattern(["p1", "p2", "x"]), _pattern(["score[0]", "score[1]"]), _pattern(["a", "b"])
+    (" 'p*'", " 'score[*]'", '')
+    """
+    patterns = Counter(re.sub(r"\d+(?=\D*$)", "*", name) for name in names if re.search(r"\d", name))
+    most = patterns.most_common(1)
+    return f" {shlex.quote(most[0][0])}" if most and most[0][1] > 1 else ""
 
 
 def _single(name: str, names: Sequence[str], request: ColumnRequest, file: Path) -> str:

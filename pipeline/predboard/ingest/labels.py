@@ -18,7 +18,7 @@ from predboard.formatting import plural
 from predboard.images import sources
 from predboard.images.columns import find_usual, note_repeated, to_storable
 from predboard.images.label_columns import NO_COLUMN
-from predboard.images.label_values import RawLabels, check_labels, describe_strange, parse_labels
+from predboard.images.label_values import RawLabels, check_labels, describe_strange, parse_labels, respell
 from predboard.images.manifest import Manifest, SourceOptions, refuse_secret_refs
 from predboard.ingest import columns, multi_label, scores
 from predboard.ingest.columns import abbreviate
@@ -262,8 +262,10 @@ def _labels(
         saved = replace(saved, classes=count_classes(saved, named, given.values, file))
     order = _class_order(config, saved, image_list, given, class_names)
     classes = order.classes
-    if given.note:
-        log(f"warning: {given.note}")
+    values, respelled = respell(given.values, classes)
+    given = replace(given, values=values)
+    for note in filter(None, (given.note, respelled)):
+        log(f"warning: {note}")
     _check_labels(given, saved.classes, classes)
     strange, fits = describe_strange(given.values, classes, given.words)
     if not fits:

@@ -4,14 +4,19 @@
 pipeline of transformers gives it: `scores: [{label: cat, score: .9}, {label: dog, score: .1}]`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from predboard.errors import InputError
+
+_LABEL_NAMES = ("label", "class", "class_name", "classname", "category", "name")
+_SCORE_NAMES = ("score", "prob", "probability", "confidence", "p")
+"""Names of the two fields of each item of a list of label and score, in lower case."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,14 +50,16 @@ class NestedColumn:
                 "first); expected the scores of all classes (transformers: top_k=None)"
             )
         scores = np.full((len(lists), len(place)), np.nan)
-        flat = np.asarray(lists.flatten().field("score").cast(pa.float64()))
+        _, score = cast(tuple[str, str], ranked_names(field.name for field in lists.type.value_type))
+        flat = np.asarray(lists.flatten().field(score).cast(pa.float64()))
         scores[np.repeat(np.flatnonzero(present), len(place)), index] = flat
         of_name = dict(zip(self.fields, scores.T, strict=True))
         return {name: pa.chunked_array([pa.array(of_name[name])]) for name in wanted}
 
 
 def _label_texts(items: pa.StructArray) -> list[str]:
-    return [str(label) for label in items.field("label").to_pylist()]
+    label, _ = cast(tuple[str, str], ranked_names(field.name for field in items.type))
+    return [str(label) for label in items.field(label).to_pylist()]
 
 
 def nest(name: str, type_: pa.DataType, sample: pa.ChunkedArray | None) -> NestedColumn | None:
@@ -76,5 +83,15 @@ def is_ranked(type_: pa.DataType) -> bool:
     """Return whether a type is lists of label and score."""
     if not (pa.types.is_list(type_) or pa.types.is_large_list(type_)) or not pa.types.is_struct(type_.value_type):
         return False
-    names = {type_.value_type.field(i).name for i in range(type_.value_type.num_fields)}
-    return names == {"label", "score"}
+    return ranked_names(type_.value_type.field(i).name for i in range(type_.value_type.num_fields)) is not None
+
+
+def ranked_names(names: Iterable[str]) -> tuple[str, str] | None:
+    """Return which of two names is the label and which the score; None if they are others.
+
+    >>> ranked_names(["score", "label"]), ranked_names(["class", "prob"]), ranked_names(["x", "y"])
+    (('label', 'score'), ('class', 'prob'), None)
+    """
+    given = list(names)
+    label, score = (next((n for n in given if n.lower() in usual), "") for usual in (_LABEL_NAMES, _SCORE_NAMES))
+    return (label, score) if label and score and len(given) == 2 else None

@@ -300,6 +300,7 @@ def _types(table: TableFile) -> ColumnTypes:
         float_lists=tuple(name for name in lists if pa.types.is_floating(table.types[name].value_type)),
         numbers=tuple(name for name in table.names if table_files.is_number(table.types[name])),
         floats=tuple(name for name in table.names if pa.types.is_floating(table.types[name])),
+        ranked=table.ranked,
     )
 
 

@@ -7,9 +7,9 @@ and its label.
 import contextlib
 import json
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +19,7 @@ from predboard.images.columns import holds_images, is_encoded_image
 from predboard.images.manifest import image_suffixes
 from predboard.images.text_tables import json_column, open_separated, parse_json, read_json_lines, table_of_records
 from predboard.ingest.array_files import ARRAY_SUFFIXES
-from predboard.ingest.nested_columns import NestedColumn, is_ranked, nest
+from predboard.ingest.nested_columns import NestedColumn, is_ranked, nest, ranked_names
 from predboard.near_paths import did_you_mean_path
 from predboard.predictions.arrow import viewed_type, without_views
 from predboard.storage.parquet_sizes import columns_size, decoded_size
@@ -63,6 +63,8 @@ class TableFile:
     """Reads columns some rows at a time, as this type if the file does not say."""
     structs: tuple[str, ...] = ()
     """Columns of structs, whose fields are columns here."""
+    ranked: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Columns of lists of label and score, with the columns here that each became."""
     picture_columns: tuple[str, ...] = ()
     """Columns of a Parquet file that may hold encoded images."""
     class_names: tuple[str, ...] = ()
@@ -152,6 +154,7 @@ def open_table(file: Path, max_read_gb: float) -> TableFile:
         read_as_written=guarded(table.read_as_written),
         batches=batches,
         structs=tuple(taken_apart),
+        ranked={column.name: tuple(column.fields) for column in nested.values() if column.ranked},
     )
 
 
@@ -299,7 +302,8 @@ def _by_image(value: dict[str, Any], file: Path) -> list[dict[str, Any]]:
         return [{"image": image, "scores" if is_score else "label": values} for image, values in value.items()]
     if not all(map(_is_label_and_scores, value.values())):
         raise InputError(f"{file} holds neither columns nor images; expected a list of records, or columns by name")
-    records = [{f"score_{r['label']}": r["score"] for r in ranked} for ranked in value.values()]
+    pairs = [(ranked, cast(tuple[str, str], ranked_names(ranked[0]))) for ranked in value.values()]
+    records = [{f"score_{item[label]}": item[score] for item in ranked} for ranked, (label, score) in pairs]
     if any(record.keys() != records[0].keys() for record in records):
         raise InputError(
             f"{file} does not list every class for every image; expected the scores of all classes "
@@ -310,8 +314,9 @@ def _by_image(value: dict[str, Any], file: Path) -> list[dict[str, Any]]:
 
 def _is_label_and_scores(value: Any) -> bool:
     """Return whether this is what a pipeline of transformers gives: [{"label": "cat", "score": 0.9}, …]."""
-    records = isinstance(value, list) and value and all(isinstance(item, dict) for item in value)
-    return bool(records) and all(item.keys() == {"label", "score"} for item in value)
+    if not isinstance(value, list) or not value or not all(isinstance(item, dict) for item in value):
+        return False
+    return ranked_names(value[0]) is not None and all(item.keys() == value[0].keys() for item in value)
 
 
 def _read_text(file: Path) -> pa.Table:

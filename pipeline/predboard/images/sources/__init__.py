@@ -11,10 +11,11 @@ import itertools
 import pkgutil
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
 from predboard.errors import InputError, reading
-from predboard.images.label_values import RawLabels, describe_strange
+from predboard.images.label_values import RawLabels, describe_strange, respell
 from predboard.images.manifest import Manifest, SourceOptions, split_ref
 from predboard.images.sources import folder
 from predboard.near_paths import did_you_mean_path
@@ -26,6 +27,7 @@ from predboard.storage.paths import (
     expand_glob,
     is_remote,
     join_ref,
+    open_binary,
     parse_path,
     read_bytes,
 )
@@ -62,6 +64,20 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 
 
+_COMPRESSED = (
+    (b"\x1f\x8b", "gzip"),
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ", "xz"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"7z\xbc\xaf", "7-Zip"),
+    (b"Rar!", "RAR"),
+)
+"""First bytes of compressed files, with the name of the program."""
+
+_TAR_AT, _TAR_MAGIC = 257, b"ustar"
+"""Place and bytes by which a tar file is known (POSIX.1-1988)."""
+
+
 def load(name: str) -> Source:
     """Return the module of that name."""
     return cast(Source, importlib.import_module(f"{__name__}.{name}"))
@@ -90,9 +106,11 @@ def open_source(data: str, options: SourceOptions | None = None) -> Manifest:
         return manifest
     if isinstance(manifest.label, MultiLabels):
         return manifest.with_classes(options.classes)
+    spelled, respelled = respell(list(manifest.classes), options.classes)
+    manifest = replace(manifest, classes=tuple(map(str, spelled)))
     names: RawLabels = [manifest.classes[i] if i >= 0 else -1 for i in manifest.class_label] if manifest.classes else []
     strange, _ = describe_strange(names, options.classes, manifest.origin)
-    manifest = replace(manifest, notes=(*manifest.notes, *filter(None, (strange,))))
+    manifest = replace(manifest, notes=(*manifest.notes, *filter(None, (respelled, strange))))
     return manifest.with_classes(options.classes)
 
 
@@ -122,7 +140,24 @@ def _open(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
         raise InputError(f"--data names {len(files)} files like {files[0].name}: expected one file of this kind")
     for file in files:
         check_regular(file)
+        _refuse_disguised(file)
     return source.list_images(tuple(file.resolve() for file in files), options)
+
+
+def _refuse_disguised(file: AnyPath) -> None:
+    """Raise InputError for a local file that is compressed or another archive, whatever its name says."""
+    if not isinstance(file, Path) or not file.is_file():
+        return
+    with reading(file), open_binary(file) as stream:
+        head = stream.read(_TAR_AT + len(_TAR_MAGIC))
+    ends = file.name.lower()
+    if packed := next((name for magic, name in _COMPRESSED if head.startswith(magic)), ""):
+        if not ends.endswith(".gz"):
+            raise InputError(f"{file} is compressed by {packed}, whatever its name says: unpack it first")
+    elif head.startswith(b"PK\3\4") and not ends.endswith(".zip"):
+        raise InputError(f"{file} is a zip file: name it so that it ends in .zip")
+    elif head[_TAR_AT:].startswith(_TAR_MAGIC) and not ends.endswith(".tar"):
+        raise InputError(f"{file} is a tar file: name it so that it ends in .tar")
 
 
 def _shards_in(tree: folder.Tree) -> tuple[AnyPath, ...]:
