@@ -11,6 +11,7 @@ import pytest
 import predboard
 from predboard.cli import main
 from predboard.predictions.schema import Run
+from predboard.visualization import log_folder
 from tests import toy
 from tests.metrics.test_two_classes import RUN, imbalanced
 
@@ -98,3 +99,33 @@ def test_a_positive_class_that_there_is_not(command: str, folder: Path, capsys: 
     three = [str(folder / "three")] * (2 if command == "compare" else 1)
     assert main.run([command, *three, *more, "--positive", "a"]) == 2
     assert "names one of two classes, but there are 3" in capsys.readouterr().err
+
+
+def test_the_tables_of_runs_have_columns_of_the_positive_class(folder: Path) -> None:
+    results = predboard.visualize([folder / "old", folder / "new"], logdir=folder / "logs", workers=1)
+    page = toy.read_values(next((folder / "logs" / log_folder.LEADERBOARD_RUN).glob("*tfevents*")))
+    head = page["report/ranking", 0].tensor.string_val[0].decode().splitlines()[0]
+    assert "| precision (positive) | recall (positive) | F1 (positive) | AP (positive) |" in head
+    written = results[0].event_file.read_bytes()
+    for words in (b"recall (positive)", b"positive/recall"):
+        assert words in written
+    three = predboard.visualize(folder / "three", logdir=folder / "others", workers=1)[0]
+    assert b"(positive)" not in three.event_file.read_bytes()
+
+
+def test_a_run_with_confidences_alone_has_what_they_allow(folder: Path) -> None:
+    z, label = imbalanced(200)
+    p = 1 / (1 + np.exp(-z))
+    np.savez(folder / "c.npz", predicted=(z > 0).astype(int), confidence=np.maximum(p, 1 - p), label=label)
+    (folder / "classes.txt").write_text("cat\ndog\n")
+    predboard.import_predictions(
+        folder / "c.npz", "confidence", out=folder / "new", overwrite=True, classes=folder / "classes.txt"
+    )
+    found = summary(folder)
+    assert {name for name in found if name.startswith("positive/")} == {
+        f"positive/{name}" for name in ("precision", "recall", "specificity", "f1")
+    }
+    absent = json.loads((folder / "logs" / "new" / "summary.json").read_text())["absent"]
+    assert {"positive/auroc", "positive/average_precision"} <= set(absent)
+    with pytest.raises(predboard.InputError, match=r"positive/auroc of .* is not measurable"):
+        predboard.gate(folder / "new", [{"metric": "positive/auroc", "min": 0.5}])

@@ -518,8 +518,8 @@ def test_the_positive_class_of_two_has_the_differences_of_its_class(tmp_path: Pa
     run = Run(("cat", "dog"), "m")
     for name, seed in (("old", 1), ("new", 2)):
         toy.write_run(tmp_path / name, *toy.table(run, 300, seed), run)
-    steps = [open_run(tmp_path / name)[0] for name in ("old", "new")]
-    counts = count_pairs(*steps, ClassMapping(run.classes))
+    old, new = (open_run(tmp_path / name)[0] for name in ("old", "new"))
+    counts = count_pairs(old, new, ClassMapping(run.classes))
     for positive, other in (("dog", "cat"), ("cat", "dog")):
         of_class = Comparison(counts, run.classes, positive=positive).differences
         for name in ("precision", "recall", "f1"):

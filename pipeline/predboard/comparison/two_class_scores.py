@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard.metrics import score_histograms
-from predboard.metrics.intervals import JACKKNIFE_GROUPS, Floats, grouped_jackknife, jackknife
+from predboard.metrics.intervals import Floats, grouped_jackknife, jackknife
 from predboard.metrics.score_histograms import FINE_BINS, Estimate, ScoreHistograms
+from predboard.predictions.sampling import JACKKNIFE_GROUPS
 from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions
 from predboard.state import Counted

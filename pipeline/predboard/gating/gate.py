@@ -245,7 +245,7 @@ def _refuse_absent(step: Step, metric: str) -> None:
             f"{metric} is no metric of {step.run.task} predictions, as those of {step.run.model} at step {step.step} "
             "are; predboard metrics lists those of each task"
         )
-    if not step.run.has_scores and pattern_of(metric) in registry.absent_without_scores():
+    if not step.run.has_scores and pattern_of(metric) in registry.absent_without_scores(True):
         raise InputError(f"{metric} of {step.run.model} at step {step.step} is not measurable: {registry.NO_SCORES}")
 
 

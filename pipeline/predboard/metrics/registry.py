@@ -404,9 +404,9 @@ NO_SCORES = (
 """Reason why a metric is absent from a run without scores."""
 
 
-def absent_without_scores() -> tuple[str, ...]:
-    """Return the names of the metrics that a run without scores does not have."""
-    return tuple(spec.name for spec in METRICS if spec.needs_scores)
+def absent_without_scores(two_classes: bool) -> tuple[str, ...]:
+    """Return the names of the metrics that a run of two classes, or of another number, does not have without scores."""
+    return tuple(spec.name for spec in METRICS if spec.needs_scores and (two_classes or spec.group != "positive"))
 
 
 def directions(*groups: Group, task: str = SINGLE_LABEL) -> dict[str, Direction]:

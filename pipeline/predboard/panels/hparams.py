@@ -54,13 +54,14 @@ class Panel:
             "precision": run.precision,
             "scores": run.scores,
             "classes": len(run.classes),
+            **({"positive": run.positive_class} if run.positive_class else {}),
             "images": int(states[step].rows),
             "step": step,
         }
         short = {name: value if not isinstance(value, str) else _short(value) for name, value in settings.items()}
         specs = registry.rows("overall", "calibration", task=run.task)
-        if len(run.classes) == 2:
-            specs = (*registry.rows("positive", task=run.task), *specs)
+        if run.positive_class:
+            specs = (*registry.rows("positive"), *specs)
         columns = {spec.tag: spec.column for spec in specs if spec.column}
         written = {tag: column for tag, column in columns.items() if info.has(tag)}
         yield step, HParams("hparams", info.name, short, written or columns)

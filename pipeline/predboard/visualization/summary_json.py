@@ -76,7 +76,7 @@ def encode_summary(
     if run.positive_class:
         about["positive"] = run.positive_class
     if not run.has_scores:
-        about["absent"] = dict.fromkeys(registry.absent_without_scores(), registry.NO_SCORES)
+        about["absent"] = dict.fromkeys(registry.absent_without_scores(bool(run.positive_class)), registry.NO_SCORES)
     lines = [f" {_dump(key)}: {_dump(value)}," for key, value in about.items()]
     meanings = [_dump(_describe(metric)) for metric in defined.values()]
     lines += [' "definitions": {', *_members(2, defined, meanings), " },", ' "steps": {']

@@ -69,7 +69,7 @@ def summary_page(info: RunInfo, states: Mapping[int, MetricState], mistakes: Til
         _groups(state.metrics),
         _next_steps(info, states, mistakes),
         _metrics(state),
-        "" if info.run.has_scores else _absent(),
+        "" if info.run.has_scores else _absent(info),
         _steps(states),
         _worst(info.run.classes, state.metrics),
     ]
@@ -250,9 +250,9 @@ def _metrics(state: MetricState) -> str:
     return f"### Metrics\n\n{table}\n\n`summary.json` beside the event file says how each interval was computed."
 
 
-def _absent() -> str:
+def _absent(info: RunInfo) -> str:
     """Say which metrics and pictures a run without scores does not have, and why."""
-    names = ", ".join(f"`{name}`" for name in registry.absent_without_scores())
+    names = ", ".join(f"`{name}`" for name in registry.absent_without_scores(bool(info.run.positive_class)))
     return (
         f"**Not measurable here:** {names}, precision–recall and ROC curves, the highest loss, the least certain "
         f"images and points in the projector: {registry.NO_SCORES}."
@@ -309,6 +309,7 @@ def run_page(info: RunInfo, step: int) -> str:
         ("rows", f"{known.rows:,} of {known.manifest_rows:,}"),
         ("missing rows", f"{missing:,}" if missing else ""),
         ("classes", f"{len(run.classes):,}: {classes}"),
+        ("positive class", run.positive_class),
         ("labels", "" if known.new_labels is None else f"of {known.new_labels.file}, else of the predictions"),
         ("transform", describe_transform(run) or "none"),
         ("scores", run.scores),
