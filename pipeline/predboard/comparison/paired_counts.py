@@ -64,7 +64,8 @@ class PairedCounts:
         """Return the counts of no rows."""
         none = np.int64(0)
         of_bins = np.zeros((3, 4 * CALIBRATION_BINS * CALIBRATION_BINS), np.int64)
-        return cls(Counted.from_values(np.zeros(0, np.int64)), empty_slices(), of_bins, *[none] * 19)
+        counts = Counted.from_values(np.zeros(0, np.int64))
+        return cls(counts, empty_slices(), of_bins, *[none] * 19)  # type: ignore[arg-type]  # the others have defaults
 
     @classmethod
     def measure(cls, classes: int, rows: JoinedRows, crosses: Crosses = (), runs: Runs | None = None) -> "PairedCounts":
