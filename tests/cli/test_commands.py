@@ -66,8 +66,11 @@ def test_each_command_ends_by_printing_the_next(command: RunCommand, finished: E
 def test_the_panels_are_listed_with_a_line_each(command: RunCommand) -> None:
     code, out, err = command("visualize", "--list")
     assert (code, err) == (0, [])
-    assert [line.split()[0] for line in out] == list(panels.names())
-    assert all(len(line.split()) > 3 for line in out)
+    between = out.index("")
+    assert [line.split()[0] for line in out[:between]] == list(panels.names())
+    assert "several labels" in out[between + 1]
+    assert [line.split()[0] for line in out[between + 2 :]] == list(panels.names("multi-label"))
+    assert all(len(line.split()) > 3 for line in (*out[:between], *out[between + 2 :]))
 
 
 def test_missing_rows_and_pictures_are_warned_of(command: RunCommand, tmp_path: Path) -> None:

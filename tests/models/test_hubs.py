@@ -59,7 +59,7 @@ class Found:
     logits: Any
     refs: list[str]
     run: Run
-    labels: list[int]
+    labels: list[Any]
     said: str
 
 
@@ -78,7 +78,8 @@ def command(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         frame = opened.to_pandas()
         assert frame["error"].isna().all()
         logits = np.stack(frame["logits"].to_list())
-        return Found(logits, list(frame["image"]), opened.run, list(frame["label"]), said)
+        labels = frame["label"] if "label" in frame else map(list, frame["labels"])
+        return Found(logits, list(frame["image"]), opened.run, list(labels), said)
 
     return run
 
@@ -264,6 +265,28 @@ def test_a_resnet_of_transformers_with_a_crop_and_another_checkpoint(
     assert found.run.classes == CLASSES  # LABEL_0 and so on are no names
 
 
+def test_a_transformer_of_several_labels_names_them_itself(
+    photos: Path, tmp_path: Path, command: Command, refused: Callable[..., str]
+) -> None:
+    folder = tmp_path / "several"
+    module = _vit(folder, problem_type="multi_label_classification")
+    refs = sorted(path.relative_to(photos).as_posix() for path in photos.glob("*/*.png"))
+    names = ("forest", "airport", "beach")
+    labels = [[names[i % 3], names[(i + 1) % 3]][: i % 3] for i in range(len(refs))]
+    lines = [json.dumps({"image": ref, "labels": of_image}) for ref, of_image in zip(refs, labels, strict=True)]
+    (photos / "list.jsonl").write_text("\n".join(lines))
+    flags = ("--model", f"hf:{folder}", "--task", "multi-label")
+    found = command(*flags, data=photos / "list.jsonl")
+    agree(found.logits, expected(photos, found.refs, module, _processed(folder)))
+    assert (found.run.classes, found.run.task, found.run.scores) == (names, "multi-label", "logits")
+    assert found.labels == [sorted(names.index(name) for name in of_image) for of_image in labels]
+    one = tmp_path / "one"
+    _vit(one, problem_type="single_label_classification")
+    said = refused("--model", f"hf:{one}", "--task", "multi-label", "--data", photos / "list.jsonl")
+    assert "is trained to give an image one label (problem_type single_label_classification)" in said
+    (photos / "list.jsonl").unlink()
+
+
 def test_what_transformers_cannot_be_run_for_is_one_line(
     tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,7 +294,9 @@ def test_what_transformers_cannot_be_run_for_is_one_line(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     folder = tmp_path / "several"
     _vit(folder, problem_type="multi_label_classification")
-    assert "an image several labels (problem_type multi_label_classification)" in refused("--model", f"hf:{folder}")
+    said = refused("--model", f"hf:{folder}")
+    assert "an image several labels (problem_type multi_label_classification)" in said
+    assert "--task multi-label takes all of them" in said
     for problem in (None, "regression"):
         _vit(tmp_path / "regression", problem_type=problem, names=("score",))
         found = refused("--model", f"hf:{tmp_path / 'regression'}")

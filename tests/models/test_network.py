@@ -208,7 +208,10 @@ def test_what_a_model_does_last_is_known(end: Any, expected: str) -> None:
 def test_several_labels_and_a_single_output_of_another_kind_are_refused() -> None:
     x = torch.rand(1, 3, 2, 2)
     for module, message in (
-        (_Ends(torch.nn.Sigmoid()), r"ends in a sigmoid for each class, .*expected one label of a fixed list"),
+        (
+            _Ends(torch.nn.Sigmoid()),
+            r"ends in a sigmoid for each class, .*of a fixed list: --task multi-label takes all",
+        ),
         (_Ends(torch.nn.Sigmoid(), 1), r"ends in a sigmoid, so it gives probabilities: use --scores probabilities"),
         (_Ends(torch.nn.LogSigmoid(), 1), r"gives log probabilities: use --scores log_probabilities"),
         (_Ends(torch.nn.Softmax(1), 1), r"ends in a softmax, which is the same for every image"),

@@ -92,11 +92,11 @@ def test_a_multi_label_run_is_drawn_with_its_rows_errors_and_pages(tmp_path: Pat
     run = dataclasses.replace(RUN, thumbnails=8, root=str(tmp_path))
     logits, known = toy.multi_label_table(run, 120, 2)
     toy.write_run(tmp_path / "run", logits, known, run, shard_size=50, failed=frozenset({7}))
-    chosen = ("hparams", "slices", "embeddings")
+    chosen = ("hparams", "slices", "embeddings", "predictions")
     config = VisualizeConfig(predictions=(tmp_path / "run",), logdir=tmp_path / "logs", panels=chosen, log_every=10)
     (result,) = visualize(config)
     tags = {tag for tag, _ in toy.read_values(result.event_file)}
-    assert "predictions_every_10/page_0001" in tags
+    assert {"predictions/cloud", "predictions_every_10/page_0001"} <= tags
     assert json.loads((tmp_path / "logs/run/summary.json").read_text())["steps"]["0"]
     (step,) = open_run(tmp_path / "run")
     right = dict(zip(range(120), toy.predictions(run, logits, known, failed=frozenset({7})).right, strict=True))

@@ -115,8 +115,12 @@ def _import(config: ImportConfig) -> int:
 def _visualize(config: VisualizeConfig) -> int:
     if config.list:
         from predboard import panels
+        from predboard.predictions.schema import MULTI_LABEL
 
         for name, panel in panels.choose(()).items():
+            print(f"{name:<14} {panels.title(panel)}")
+        print("\nof runs with several labels an image (--task multi-label of infer and import):")
+        for name, panel in panels.choose((), MULTI_LABEL).items():
             print(f"{name:<14} {panels.title(panel)}")
         return 0
     from predboard.parallel.pool import ProcessPool

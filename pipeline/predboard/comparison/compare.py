@@ -28,7 +28,7 @@ from predboard.metrics.slices import Crosses, check_crosses
 from predboard.near_paths import did_you_mean_path
 from predboard.parallel.threads import ordered_map, worker_count
 from predboard.predictions.positive_class import with_positive
-from predboard.predictions.schema import digest_records
+from predboard.predictions.schema import SINGLE_LABEL, digest_records
 from predboard.state import merge
 from predboard.storage.paths import AnyPath, is_inside
 from predboard.storage.runs import (
@@ -86,6 +86,7 @@ def compare(config: CompareConfig, log: Callable[[str], None] = print_warning) -
     """
     amendments = Amendments(config)
     sides = _sides(config, log)
+    _refuse_tasks(sides)
     name = _name(sides)
     folder = config.logdir / name
     for predictions in config.predictions:
@@ -183,6 +184,18 @@ def _amend(sides: Sequence[Side], amendments: Amendments) -> tuple[list[Side], l
         amended.append(replace(side, step=attached.steps[0]))
         notes += [*attached.notes, *(f"{side.name}: {effect.sentence()}" for effect in attached.effects.values())]
     return amended, list(dict.fromkeys(notes))
+
+
+def _refuse_tasks(sides: Sequence[Side]) -> None:
+    """Raise InputError for runs of two tasks, and for those of several labels an image."""
+    first = sides[0]
+    if other := next((side for side in sides if side.step.run.task != first.step.run.task), None):
+        raise InputError(
+            f"{first.name} is a {first.step.run.task} run, {other.name} a {other.step.run.task} one; expected runs of "
+            "one task"
+        )
+    if first.step.run.task != SINGLE_LABEL:
+        raise InputError(f"{first.name} is a {first.step.run.task} run; compare takes {SINGLE_LABEL} runs")
 
 
 def _step(steps: Sequence[Step], number: int | None, default: int, run: str) -> Step:
