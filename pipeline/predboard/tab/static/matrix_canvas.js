@@ -72,7 +72,7 @@ export function drawCells(now) {
     g.globalAlpha = same ? 0.12 + 0.58 * strength : 0.16 + 0.84 * strength;
     g.fillStyle = paints[same];
     g.fillRect(x, y, side, side);
-    if (cell < 24) continue;
+    if (cell < 20) continue;
     g.fillStyle = inkOn(fills[same], g.globalAlpha);
     g.globalAlpha = 1;
     g.fillText(cellText(value, count), x + cell / 2, y + cell / 2);
