@@ -5,11 +5,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from predboard.inference.label_diagnostics import check_label_outputs, check_predicted_share
 from predboard.inference.preflight_judges import LabelSetJudge, judge_of
-from predboard.inference.preprocessing_trials import LossTrial, best_trial, can_improve, diagnose_scaling, run_trials
+from predboard.inference.preprocessing_trials import (
+    MIN_LOSS,
+    LossTrial,
+    best_trial,
+    can_improve,
+    diagnose_scaling,
+    run_trials,
+)
+from predboard.inference.row_losses import WORST_LOSS, calibrated_losses
 from predboard.predictions.label_sets import LabelSets, MultiLabels
 from tests import toy
 
@@ -82,15 +91,24 @@ def test_a_row_is_right_where_its_sets_are_equal_as_far_as_they_are_known() -> N
     ]
 
 
-def test_the_merit_of_a_row_is_its_cross_entropy_as_scikit_learn_has_it() -> None:
-    judge = judge_of(LABELS, RUN)
-    merit = judge.merit(SCORES[[0, 1, 2]], 0, 3)
-    p = 1 / (1 + np.exp(-SCORES.astype(np.float64)))
-    for row in range(3):
-        known = ~UNKNOWN[row]
-        assert merit[row] == pytest.approx(-log_loss(TRUE[row, known], p[row, known], labels=[0, 1]), rel=1e-6)
-    assert (judge.merit(SCORES[[1, 2]], 1, 3) == merit[1:]).all()
-    assert judge.merit(np.full((1, 3), np.nan, np.float32), 0, 1)[0] < -1e300
+def test_losses_are_calibrated_as_scikit_learn_does_it() -> None:
+    rng = np.random.default_rng(1)
+    mask, unknown = rng.random((300, 3)) < 0.3, rng.random((300, 3)) < 0.1
+    logits = (3 * (mask + rng.normal(0, 1, mask.shape)) - 40).astype(np.float32)
+    labels = toy.multi_labels(mask & ~unknown, unknown, np.ones(300, bool))
+    losses = calibrated_losses(logits, labels)
+    z = (logits[~unknown] - logits[~unknown].mean()) / logits[~unknown].std()
+    model = LogisticRegression(C=1 / (1e-4 * len(z))).fit(z[:, None], mask[~unknown])
+    p = np.zeros(mask.shape)
+    p[~unknown] = model.predict_proba(z[:, None])[:, 1]
+    for row in range(0, 300, 7):
+        known = ~unknown[row]
+        if known.any():
+            assert losses[row] == pytest.approx(log_loss(mask[row, known], p[row, known], labels=[0, 1]), abs=2e-4)
+    assert np.allclose(calibrated_losses(logits * 255 + 7, labels), losses, atol=1e-4)  # surer is not better
+    assert calibrated_losses(np.where(np.arange(300)[:, None] == 5, np.nan, logits), labels)[5] == WORST_LOSS
+    assert (calibrated_losses(np.full_like(logits, np.nan), labels) == WORST_LOSS).all()
+    assert calibrated_losses(np.where(mask, 9, -9).astype(np.float32), labels).max() < MIN_LOSS
 
 
 def test_a_better_scaling_is_found_by_the_losses_of_rows_and_not_by_those_that_are_right() -> None:
@@ -111,6 +129,6 @@ def test_a_better_scaling_is_found_by_the_losses_of_rows_and_not_by_those_that_a
     text = diagnose_scaling(better, "--mean 0.5").text
     mean = -given.mean()
     assert text == (
-        f"the loss of 100 % of 200 images would be lower, and the mean {mean / 2:.3g} instead of {mean:.3g}, with half"
-        ": --mean 0.5, if the model was trained that way"
+        f"the calibrated loss of 100 % of 200 images would be lower, and its mean {mean / 2:.3g} instead of {mean:.3g}"
+        ", with half: --mean 0.5, if the model was trained that way"
     )

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -39,9 +38,6 @@ SHEET_PICTURES = 20
 TRIALS_MAX_SHARE, TRIALS_MIN_SECONDS = 0.25, 10.0
 """Trying other scalings takes at most this share of the whole run's forward passes, or this many seconds if that is
 longer; on fewer images if need be."""
-
-_WORST_LOSS = 1e9
-"""Loss of a picture that the model rejects, nats."""
 
 
 def preflight(
@@ -232,17 +228,17 @@ class _Examined:
             forward_rows: rows of the whole run.
         """
         probe, sample, judge = self.probe, self.sample, self.judge
-        given = judge.merit(self.logits[judge.labelled], 0, len(judge.labelled))
+        given = judge.merit(self.logits[judge.labelled])
         if self.job.random_weights or not preprocessing_trials.can_improve(given):
             return [], None, []
         scalings = preprocessing_trials.candidate_scalings(self.values.given, mean, std, self.values.unit)
         pixels, ids = (array[judge.labelled] for array in (sample.pixels, sample.ids))
 
-        def merit_with(name: str, start: int, stop: int) -> NDArray[Any]:
-            return judge.merit(probe.logits(pixels[start:stop], scalings[name]), start, stop)
+        def logits_with(name: str, start: int, stop: int) -> NDArray[np.float32]:
+            return probe.logits(pixels[start:stop], scalings[name])
 
         some = self._affordable(len(scalings), forward_rows)
-        trials = preprocessing_trials.run_trials(list(scalings), given[:some], merit_with)
+        trials = preprocessing_trials.run_trials(list(scalings), given[:some], logits_with, judge.merit)
         better = preprocessing_trials.best_trial(trials)
         if better is not None:
             remedy = self._remedy(better.name, scalings[better.name])
@@ -250,16 +246,15 @@ class _Examined:
 
         sizes = self._sizes() if scalings else {}
 
-        def merit_at(name: str, start: int, stop: int) -> NDArray[Any]:
+        def logits_at(name: str, start: int, stop: int) -> NDArray[np.float32]:
             logits = probe.logits_at(sizes[name], ids[start:stop])
-            if logits is None:  # none is right, and no loss is larger
-                return np.full(stop - start, False if given.dtype == bool else -_WORST_LOSS, given.dtype)
-            return judge.merit(logits, start, stop)
+            nothing = np.full((stop - start, self.logits.shape[1]), np.nan, np.float32)
+            return nothing if logits is None else logits
 
         resized: list[Trial] = []
         for name, (_, crop) in sizes.items():
             some = self._affordable(1, forward_rows, 1 if crop is None else crop**2)
-            resized += preprocessing_trials.run_trials([name], given[:some], merit_at)
+            resized += preprocessing_trials.run_trials([name], given[:some], logits_at, judge.merit)
         better = preprocessing_trials.best_trial(resized)
         diagnoses = [] if better is None else [preprocessing_trials.diagnose_size(better, sizes[better.name])]
         return trials + resized, better, diagnoses

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from predboard.inference import class_order, diagnostics, label_diagnostics
 from predboard.inference.diagnostics import Diagnosis
-from predboard.predictions.derive_multi_label import derive_label_sets, predict_labels
+from predboard.inference.row_losses import calibrated_losses
+from predboard.predictions.derive_multi_label import predict_labels
 from predboard.predictions.label_sets import Labels, LabelSets, MultiLabels
 from predboard.predictions.schema import Run
 
@@ -38,13 +39,8 @@ class Judge(Protocol):
         """Return whether each labelled image is right, [labelled], by the logits of the sample [images, classes]."""
         ...
 
-    def merit(self, logits: NDArray[np.float32], start: int, stop: int) -> NDArray[Any]:
-        """Return how good the logits are of some of the labelled images, [stop - start]: more is better.
-
-        Args:
-            logits: [stop - start, classes].
-            start, stop: of the labelled images.
-        """
+    def merit(self, logits: NDArray[np.float32]) -> NDArray[Any]:
+        """Return how good the logits of the first labelled images are, [rows, classes] -> [rows]: more is better."""
         ...
 
     def check_outputs(self, logits: NDArray[np.float32]) -> Iterator[Diagnosis]:
@@ -112,9 +108,10 @@ class ClassJudge:
         """Return whether the class of each labelled image has the highest logit; NaN counts as the lowest."""
         return np.asarray((self._predicted(logits) == self.label)[self.labelled])
 
-    def merit(self, logits: NDArray[np.float32], start: int, stop: int) -> NDArray[Any]:
-        """Return whether each is right."""
-        return np.asarray(self._predicted(logits) == self.label[self.labelled[start:stop]])
+    def merit(self, logits: NDArray[np.float32]) -> NDArray[Any]:
+        """Return whether each is right; none is without logits."""
+        right = self._predicted(logits) == self.label[self.labelled[: len(logits)]]
+        return np.asarray(right & ~np.isnan(logits).all(axis=1))
 
     def check_outputs(self, logits: NDArray[np.float32]) -> Iterator[Diagnosis]:
         """Report a softmax or a sigmoid at the end."""
@@ -187,13 +184,9 @@ class LabelSetJudge:
         predicted = predict_labels(_finite(logits)[self.labelled]).minus(known.unknown)
         return predicted.equals(known.labels)
 
-    def merit(self, logits: NDArray[np.float32], start: int, stop: int) -> NDArray[Any]:
-        """Return minus the binary cross-entropy of each, the mean over its known labels; NaN counts as the lowest."""
-        usable = np.isfinite(logits).all(axis=1)
-        merit = np.full(len(logits), -np.finfo(np.float64).max)
-        known = self.labels[self.labelled[start:stop]]
-        merit[usable] = -derive_label_sets(logits[usable], known[np.flatnonzero(usable)])[1]["loss"].astype(np.float64)
-        return merit
+    def merit(self, logits: NDArray[np.float32]) -> NDArray[Any]:
+        """Return minus the loss of each after all are calibrated together, see `row_losses`."""
+        return -calibrated_losses(logits, self.labels[self.labelled[: len(logits)]])
 
     def check_outputs(self, logits: NDArray[np.float32]) -> Iterator[Diagnosis]:
         """Report a sigmoid at the end, which would be applied twice, and a softmax."""

@@ -24,6 +24,9 @@ MAX_TESTS = 23
 MIN_ERRORS_EXPLAINED = 0.1
 """Share of the errors that an alternative must remove: a network that is merely weak often gains a little."""
 
+MIN_LOSS = 0.01
+"""Mean loss, nats, below which no alternative is looked for: its part in a loss is that of the calibration."""
+
 IMAGENET_MEAN_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation of x/255, in RGB order."""
 
@@ -99,8 +102,8 @@ class LossTrial(Trial):
         """First half of a diagnosis: what the loss would be."""
         lower = percent(self.right / self.images)
         return (
-            f"the loss of {lower} of {self.images:,} images would be lower, and the mean {self.loss:.3g} instead of "
-            f"{self.given_loss:.3g},"
+            f"the calibrated loss of {lower} of {self.images:,} images would be lower, and its mean {self.loss:.3g} "
+            f"instead of {self.given_loss:.3g},"
         )
 
 
@@ -114,7 +117,10 @@ def compare_merits(name: str, given: NDArray[Any], other: NDArray[Any], complete
 
 
 def run_trials(
-    names: Sequence[str], given: NDArray[Any], merit: Callable[[str, int, int], NDArray[Any]]
+    names: Sequence[str],
+    given: NDArray[Any],
+    outputs: Callable[[str, int, int], NDArray[Any]],
+    merit: Callable[[NDArray[Any]], NDArray[Any]] = np.asarray,
 ) -> list[Trial]:
     """Try alternatives on a growing part of the sample, and stop each once it is no better than the best so far.
 
@@ -123,14 +129,16 @@ def run_trials(
     Args:
         names: the alternatives, likeliest first.
         given: [rows] whether each row is right with the given preprocessing, or minus its loss.
-        merit: name, start, stop -> [stop - start] the same of these rows with the alternative.
+        outputs: name, start, stop -> [stop - start, …] what the alternative gives for these rows.
+        merit: outputs of the first rows -> [rows] the same as `given` of these.
     """
     n, trials, leader = len(given), [], given
     for name in names:
-        other = np.zeros(0, given.dtype)
+        other, pieces = np.zeros(0, given.dtype), []
         for stop in (max(n // 8, min(n, 32)), n // 4, n // 2, n):
             if stop > len(other):
-                other = np.concatenate([other, merit(name, len(other), stop)])
+                pieces.append(outputs(name, len(other), stop))
+                other = merit(np.concatenate(pieces))
                 lead = other.sum(dtype=float) - leader[: len(other)].sum(dtype=float)
                 if lead < 0 or (lead == 0 and len(other) > n // 8):
                     break
@@ -155,6 +163,8 @@ def best_trial(trials: Iterable[Trial], min_explained: float = MIN_ERRORS_EXPLAI
 
 def can_improve(merit: NDArray[Any]) -> bool:
     """Tell whether any alternative could be significantly better; `merit` is [rows], as of `compare_merits`."""
+    if merit.dtype != bool and -merit.sum() < MIN_LOSS * len(merit):
+        return False
     errors = int((merit < (1 if merit.dtype == bool else 0)).sum())
     return len(merit) >= MIN_LABELLED and sign_test(0, errors) * MAX_TESTS < FALSE_ALARM_RATE
 
