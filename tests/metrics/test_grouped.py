@@ -171,6 +171,7 @@ def test_every_command_says_by_which_column_rows_belong_together(tmp_path: Path)
     old, new = run_of(tmp_path / "old", 1), run_of(tmp_path / "new", 2)
     more: dict[str, Any] = {"columns": columns(tmp_path), "group_column": "patient"}
     compared = compare(CompareConfig((old, new), tmp_path / "logs", **more), lambda _: None)
+    assert "intervals leave out images of one patient together: 60 values of it" in compared.summary["notes"]
     assert compared.summary["definitions"]["accuracy"]["interval"] == grouped_method("patient")
     assert "independent" in compared.summary["definitions"]["churn"]["interval"]
     rules = [{"metric": "accuracy", "min": 0.0}, {"metric": "accuracy", "max_drop": 1.0}]

@@ -17,6 +17,7 @@ from predboard import InputError, VisualizeConfig, visualize
 from predboard.cli.board import landing_page
 from predboard.config import BoardConfig
 from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX
+from predboard.metrics.label_effect import LabelEffect
 from predboard.predictions.schema import Run
 from predboard.summaries import Metric, Metrics
 from predboard.visualization import leaderboard, log_folder
@@ -35,8 +36,11 @@ def log(logdir: Path, name: str, accuracy: float | None = 0.5, step: int = 3, **
     if accuracy is not None:
         figures["accuracy"] = Metric(accuracy, (accuracy - 0.1, accuracy + 0.1), "share", "Wilson")
     finished = more.pop("finished", 1.7e9)
+    labels = {step: LabelEffect("new.csv", replaced=corrected)} if (corrected := more.pop("corrected", 0)) else {}
     written = [(step, Metrics("m", figures)), (step - 1, Metrics("m", {"accuracy": Metric(0.01)}))]
-    (folder / "summary.json").write_bytes(encode_summary(name, dataclasses.replace(RUN, **more), finished, written))
+    (folder / "summary.json").write_bytes(
+        encode_summary(name, dataclasses.replace(RUN, **more), finished, written, labels)
+    )
     (folder / log_folder.RECORD_FILE).write_text(json.dumps({"made_from": "x", "files": ["events.x", "summary.json"]}))
     return folder
 
@@ -187,6 +191,17 @@ def test_runs_of_different_data_are_said_not_to_compare(tmp_path: Path) -> None:
     log(tmp_path, "c", classes=("cat", "dog", "eel"))
     write_leaderboard(tmp_path)
     assert page in shown(tmp_path)["report/ranking"].tensor.string_val[0].decode()
+
+
+def test_runs_of_which_labels_were_corrected_are_named(tmp_path: Path) -> None:
+    for name, corrected in (("a", 7), ("b", 7)):
+        log(tmp_path, name, corrected=corrected)
+    write_leaderboard(tmp_path)
+    assert b"corrected" not in shown(tmp_path)["report/ranking"].tensor.string_val[0]
+    log(tmp_path, "c")
+    write_leaderboard(tmp_path)
+    page = shown(tmp_path)["report/ranking"].tensor.string_val[0].decode().replace("\xa0", " ")
+    assert "Labels were corrected for a (7), b (7) and not alike for the others" in page
 
 
 def test_runs_without_labels_have_a_table_and_no_picture(tmp_path: Path) -> None:

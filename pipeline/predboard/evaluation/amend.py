@@ -25,6 +25,7 @@ from predboard.images.text_tables import UNNAMED
 from predboard.metrics.label_effect import LabelEffect, measure_effect
 from predboard.predictions.amendments import Amendment, check_group_column, relabel
 from predboard.predictions.label_sets import Labels, label_values
+from predboard.predictions.sampling import JACKKNIFE_GROUPS
 from predboard.predictions.schema import rename_reserved_columns
 from predboard.storage.parts import PartFile, read_batches, read_part_schema
 from predboard.storage.paths import AnyPath, map_files, open_binary
@@ -80,6 +81,7 @@ class Amendments:
                 notes.append(note)
             if self._group:
                 self._check_group(step, changes[0])
+                notes.append(self._count_groups(step, changes))
             if self._labels is not None:
                 changes, effects[step.step], more = self._with_labels(step, changes, *self._labels)
                 notes += more
@@ -155,6 +157,24 @@ class Amendments:
                 f"there are {listed}; --columns FILE adds more"
             )
         check_group_column(schema.field(self._group))
+
+    def _count_groups(self, step: Step, changes: Sequence[Amendment]) -> str:
+        """Say how many groups there are, and how many images stand for themselves."""
+
+        def of_part(place: int) -> tuple[NDArray[np.int64], int]:
+            part = replace(step.parts[place], amendment=changes[place])
+            keys = [rows.group_key[rows.group_key != rows.key] for rows in read_batches(part, {"key"})]
+            values = np.concatenate([np.zeros(0, np.int64), *keys])
+            return np.unique(values), part.rows - len(values)
+
+        counted = list(map_files(of_part, range(len(step.parts)), step.parts[0].path))
+        groups = len(np.unique(np.concatenate([values for values, _ in counted])))
+        alone = sum(rows for _, rows in counted)
+        of_each = f", and {plural(alone, 'image')} without a value" if alone else ""
+        few = "; so few say little of others" if groups + alone < JACKKNIFE_GROUPS else ""
+        return (
+            f"intervals leave out images of one {self._group} together: {plural(groups, 'value')} of it{of_each}{few}"
+        )
 
 
 def _check_known(match: Match, step: Step, file: AnyPath, of_tags: bool) -> list[str]:

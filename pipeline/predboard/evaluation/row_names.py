@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from predboard.errors import InputError
 from predboard.formatting import did_you_mean
 from predboard.images.columns import IMAGE_COLUMNS, find_usual
-from predboard.images.manifest import canonical_member, canonical_ref, split_ref
+from predboard.images.manifest import canonical_member, canonical_refs, split_ref
 from predboard.images.row_tables import KEY_COLUMNS, ROW_COLUMNS
 from predboard.predictions.amendments import check_group_column, hash_values, number_text
 from predboard.predictions.schema import hash_refs
@@ -67,7 +67,8 @@ class Match:
 
     def refuse_contradictions(self, values: Sequence[Any], what: str) -> None:
         """Raise InputError if two rows of one name have different values; `what` there are then, for the message."""
-        other = [row for row, value in enumerate(values) if value != values[self._first[row]]]
+        again = np.flatnonzero(self._first != np.arange(len(self._first))).tolist()
+        other = [row for row in again if values[row] != values[self._first[row]]]
         if other:
             more = f", and so have {len(other) - 1:,} others" if len(other) > 1 else ""
             raise InputError(f"{self._texts[other[0]]!r} has {what}{more}: leave one in")
@@ -92,14 +93,19 @@ def find_rows(step: Step, table: pa.Table, file: AnyPath, by: str | None = None)
 
     Raises InputError if there is no such column.
     """
-    first, *others = _ways(step, table, file, by)
-    named = frozenset(way.column for way in (first, *others))
-    best = _match(step, first, named)
-    for way in others:
-        if best.is_known.all():
-            break
-        if (match := _match(step, way, named)).is_known.sum() > best.is_known.sum():
+    usual = (IMAGE_COLUMNS, KEY_COLUMNS, ROW_COLUMNS)
+    naming = (by,) if by is not None else tuple(find_usual(table.column_names, names) for names in usual)
+    name_columns = frozenset(name for name in naming if name is not None)
+    best: Match | None = None
+    for way in _ways(step, table, file, by):
+        match = _match(step, way, name_columns)
+        if best is None or match.is_known.sum() > best.is_known.sum():
             best = match
+        if best.is_known.all():
+            return best
+    if best is None:
+        listed = ", ".join(table.column_names[:12])
+        raise InputError(f"{file} has no column of images or keys; it has {listed}: call one image, path or key")
     return best
 
 
@@ -115,12 +121,9 @@ def _ways(step: Step, table: pa.Table, file: AnyPath, by: str | None) -> Iterato
         yield _Names(by, by, texts, hash_refs(texts))
         return
     image, key, row = (find_usual(names, usual) for usual in (IMAGE_COLUMNS, KEY_COLUMNS, ROW_COLUMNS))
-    if image is None and key is None and row is None:
-        listed = ", ".join(names[:12])
-        raise InputError(f"{file} has no column of images or keys; it has {listed}: call one image, path or key")
     if image is not None:
         texts = _texts(table.column(image))
-        refs = [_relative(canonical_ref(text), step.run.root) for text in texts]
+        refs = [_relative(ref, step.run.root) for ref in canonical_refs(pa.chunked_array([texts], pa.string()))]
         yield _Names(image, "key" if _keys_are_refs(step) else "image", texts, hash_refs(refs))
         yield _Names(image, _MEMBER, texts, hash_refs(map(canonical_member, texts)))
     for name, of_rows in ((key, "key"), (row, "id")):

@@ -41,6 +41,8 @@ class LeaderboardEntry:
     metrics: Mapping[str, Mapping[str, float]]
     """For each metric `value`, and `lower` and `upper` if it has an interval."""
     task: str = SINGLE_LABEL
+    corrected: int = 0
+    """Labels that were corrected before it was measured."""
 
     def value(self, name: str) -> float | None:
         """Return the value of a metric; None if the run does not have it."""
@@ -107,7 +109,9 @@ def _parse_entry(name: str, content: bytes) -> LeaderboardEntry | None:
         task = summary.get("task", SINGLE_LABEL)
         if task not in HEADLINES:
             return None
-        return LeaderboardEntry(name, step, float(summary["finished"]), int(summary["classes"]), metrics, task)
+        corrected = int(summary.get("corrected_labels", {}).get(str(step), {}).get("replaced", 0))
+        finished, classes = float(summary["finished"]), int(summary["classes"])
+        return LeaderboardEntry(name, step, finished, classes, metrics, task, corrected)
     except (KeyError, ValueError, TypeError, AttributeError):  # somebody edited it: the run is left out
         return None
 
@@ -192,4 +196,9 @@ def _table(runs: list[LeaderboardEntry], task: str) -> str:
         notes.append(f"The first {TABLE_RUNS} of {len(runs):,} runs.")
     if len({(run.counted, run.classes) for run in runs}) > 1:
         notes.append("**The runs have different images or classes: compare only runs on the same data.**")
+    if len({run.corrected for run in runs}) > 1:
+        some = ", ".join(f"{escape_markdown(run.name)} ({run.corrected:,})" for run in runs if run.corrected)
+        notes.append(
+            f"**Labels were corrected for {some} and not alike for the others: compare only runs on the same.**"
+        )
     return "\n".join([*lines, "", " ".join(notes)])
