@@ -102,14 +102,15 @@ def test_a_positive_class_that_there_is_not(command: str, folder: Path, capsys: 
 
 
 def test_the_tables_of_runs_have_columns_of_the_positive_class(folder: Path) -> None:
-    results = predboard.visualize([folder / "old", folder / "new"], logdir=folder / "logs", workers=1)
+    panels = ("metrics", "two_classes", "hparams")
+    results = predboard.visualize([folder / "old", folder / "new"], logdir=folder / "logs", panels=panels, workers=1)
     page = toy.read_values(next((folder / "logs" / log_folder.LEADERBOARD_RUN).glob("*tfevents*")))
     head = page["report/ranking", 0].tensor.string_val[0].decode().splitlines()[0]
     assert "| precision (positive) | recall (positive) | F1 (positive) | AP (positive) |" in head
     written = results[0].event_file.read_bytes()
     for words in (b"recall (positive)", b"positive/recall"):
         assert words in written
-    three = predboard.visualize(folder / "three", logdir=folder / "others", workers=1)[0]
+    three = predboard.visualize(folder / "three", logdir=folder / "others", panels=panels, workers=1)[0]
     assert b"(positive)" not in three.event_file.read_bytes()
 
 

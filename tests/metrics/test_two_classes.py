@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score, roc_auc_score
@@ -35,6 +35,7 @@ def imbalanced(rows: int, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[n
     return random.normal(-2 + 2.2 * label, 1.5), label
 
 
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(-6, 6), st.booleans()), min_size=1, max_size=40), st.sampled_from([0, 1]))
 @example([(0, True), (0, False)], 1)  # the output 0 is the other class
 @example([(1, True)], 1)
