@@ -1,12 +1,14 @@
 """What the panels of images with several labels show: values worked out by hand, in plain loops, or by cleanlab."""
 
 import csv
+import dataclasses
 import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score
@@ -287,3 +289,71 @@ def test_lowest_of_decisions_keeps_several_of_one_image() -> None:
     found = drawn("label_issues", run, step0=label_sets.rows(run, logits, labels))
     rows = list(csv.DictReader(io.StringIO(content(found["suspects.csv", 0]).decode())))
     assert [(row["row"], row["suspected"]) for row in rows] == [("2", "label0"), ("2", "label1")]
+
+
+def test_thresholds_of_one_run_are_applied_to_another(tmp_path: Path) -> None:
+    run, logs = toy.MULTI_LABEL_RUN, tmp_path / "logs"
+    tables = {name: toy.multi_label_table(run, 400, seed) for seed, name in enumerate(("old", "new"))}
+    for name, (logits, known) in tables.items():
+        toy.write_run(tmp_path / name, logits, known, dataclasses.replace(run, weights=name))
+    predboard.visualize([tmp_path / "old"], logdir=logs, workers=1)
+    file = logs / "old" / "thresholds.json"
+    limits = np.array([of["log_odds"] for of in json.loads(file.read_text())["labels"].values()])
+    lines: list[str] = []
+    predboard.visualize([tmp_path / "new"], logdir=logs, workers=1, thresholds=file, log=lines.append)
+    assert any(line.endswith("thresholds.json, found on old at step 0") for line in lines)
+    assert any("label_issues, thresholds left out" in line for line in lines)
+    summary = json.loads((logs / "new" / "summary.json").read_text())
+    logits, known = tables["new"]
+    decided = known.labelled[:, None] & ~known.unknown.mask(5)
+    true, predicted = known.labels.mask(5), logits >= limits
+    micro = f1_score(true[decided], predicted[decided])
+    assert summary["steps"]["0"]["f1_micro"]["value"] == pytest.approx(micro)
+    assert "thresholds.json" in summary["thresholds"]
+    rows = pq.read_table(logs / "new" / "rows.parquet").to_pylist()
+    assert [row["predicted_labels"] for row in rows] == [np.flatnonzero(row).tolist() for row in predicted]
+    p = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    expected = np.where(predicted, p, 1 - p).prod(axis=1)
+    assert [row["confidence"] for row in rows] == pytest.approx(expected.tolist(), rel=1e-5)
+    values = toy.read_values(next((logs / "new").glob("*tfevents*")))
+    assert not any(tag.startswith(("thresholds/", "label_issues/")) for tag, _ in values)
+    # the figure that a gate tests is the same
+    rule = [{"metric": "f1_micro", "min": round(float(micro) - 0.001, 4), "max": round(float(micro) + 0.001, 4)}]
+    assert predboard.gate(tmp_path / "new", rule, thresholds=file, workers=1).outcome == "pass"
+    assert predboard.gate(tmp_path / "new", rule, workers=1).outcome != "pass"
+    with pytest.raises(predboard.InputError, match="is on labels predicted at 1/2: leave out"):
+        predboard.gate(tmp_path / "new", [{"metric": "thresholds/f1_macro_half", "min": 0.1}], thresholds=file)
+    # on its own images it says that half of them chose the thresholds
+    predboard.visualize([tmp_path / "old"], logdir=tmp_path / "again", thresholds=file, workers=1, log=lines.append)
+    assert any("on half of these same images" in line for line in lines)
+
+
+_LABEL = b'"%c": {"log_odds": 0}'
+_REST = b'"predboard_thresholds": 1, "run": "r", "step": 0}'
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "cannot be read"),
+        (b"[]", "has no labels: expected the thresholds.json"),
+        (b'{"labels": {}, "predboard_thresholds": 9}', "has format 9"),
+        (b'{"labels": {"a": {}}, "predboard_thresholds": 1}', "is incomplete"),
+        (b'{"labels": {%s}, ' % (_LABEL % b"a") + _REST, "has no threshold of the label 'b'"),
+        (b'{"labels": {%s}, ' % b", ".join(_LABEL % c for c in b"abcdef") + _REST, "'f', which is no label"),
+    ],
+)
+def test_a_file_that_holds_no_thresholds_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
+    toy.write_run(tmp_path / "run", *toy.multi_label_table(toy.MULTI_LABEL_RUN, 20), toy.MULTI_LABEL_RUN)
+    file = tmp_path / "t.json"
+    file.write_bytes(content)
+    with pytest.raises(predboard.InputError, match=message):
+        predboard.gate(tmp_path / "run", [{"metric": "exact", "min": 0}], thresholds=file)
+
+
+def test_thresholds_are_refused_for_images_of_one_class(tmp_path: Path) -> None:
+    toy.write_run(tmp_path / "one", *toy.table(toy.RUN, 20))
+    file = tmp_path / "t.json"
+    file.write_bytes(b'{"labels": {"a": {"log_odds": 0}}, ' + _REST)
+    with pytest.raises(predboard.InputError, match="is of images with several labels"):
+        predboard.gate(tmp_path / "one", [{"metric": "accuracy", "min": 0}], thresholds=file)

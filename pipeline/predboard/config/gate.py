@@ -31,6 +31,10 @@ class GateConfig(GroupedAmendConfig):
     positive: str | None = None
     """Name of the positive one of two classes. Default: as the predictions record it, else the second."""
 
+    thresholds: AnyPath | None = None
+    """The thresholds.json of another run with several labels an image: a label is predicted from its threshold on,
+    instead of from probability 1/2."""
+
     groups: Path | None = None
     """CSV file of groups of the classes: class, level 1, level 2, …; its header names the levels (docs/groups.md)."""
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from predboard.config import AmendConfig
 from predboard.errors import InputError
+from predboard.evaluation.applied_thresholds import read_label_thresholds
 from predboard.evaluation.new_labels import read_new_labels
 from predboard.evaluation.row_names import Match, find_rows
 from predboard.formatting import did_you_mean, plural
@@ -43,6 +44,8 @@ class AmendedSteps:
     """By step, what the new labels did; empty without new labels."""
     notes: tuple[str, ...] = ()
     """Lines for the user."""
+    thresholds: str = ""
+    """Origin of the thresholds that labels are predicted at; empty if that is 1/2."""
 
 
 class Amendments:
@@ -52,6 +55,8 @@ class Amendments:
         """Read the files that the flags name. Raises InputError if one cannot be read."""
         self._by, self._group = config.columns_by, getattr(config, "group_column", None) or ""
         self._labels = self._columns = None
+        file = getattr(config, "thresholds", None)
+        self._thresholds = None if file is None else read_label_thresholds(file)
         self._options = LabelOptions(config.labels_column, config.labels_separator, none=config.labels_none)
         if config.labels is not None:
             self._labels = read_row_table(config.labels, config.labels_column), config.labels
@@ -62,6 +67,7 @@ class Amendments:
     def digest(self) -> list[str]:
         """What changes with the files and flags; empty if nothing is asked for."""
         files = [source[1] for source in (self._labels, self._columns) if source is not None]
+        files += [] if self._thresholds is None else [self._thresholds.file]
         named = [*map(str, astuple(self._options)), self._by or "", self._group]
         return [*map(_digest_file, files), *named] if files or self._group else []
 
@@ -75,7 +81,8 @@ class Amendments:
             return AmendedSteps(tuple(steps))
         amended, effects, notes = [], {}, []
         for step in steps:
-            changes = [Amendment(group=self._group) for _ in step.parts]
+            limits = None if self._thresholds is None else self._thresholds.of_run(step.run)
+            changes = [Amendment(group=self._group, thresholds=limits) for _ in step.parts]
             if self._columns is not None:
                 changes, note = self._with_columns(step, changes, *self._columns)
                 notes.append(note)
@@ -89,7 +96,10 @@ class Amendments:
             amended.append(
                 replace(step, parts=tuple(replace(p, amendment=None if c.is_empty else c) for p, c in parts))
             )
-        return AmendedSteps(tuple(amended), effects, tuple(dict.fromkeys(notes)))
+        sentence = "" if self._thresholds is None else self._thresholds.sentence(steps[-1].run)
+        if sentence:
+            notes.append(sentence)
+        return AmendedSteps(tuple(amended), effects, tuple(dict.fromkeys(notes)), sentence)
 
     # --- labels ---
 

@@ -133,6 +133,8 @@ def gate(
     groups = NO_GROUPS if config.groups is None else read_class_groups(config.groups, step.run.classes)
     for rule in rules:
         _refuse_absent(step, rule.metric)
+        if config.thresholds is not None and pattern_of(rule.metric) not in _at_any_thresholds(step):
+            raise InputError(f"rule {rule.title!r} is on labels predicted at 1/2: leave out --thresholds")
         if rule.metric.startswith("groups/") and config.groups is None:
             raise InputError(f"rule {rule.title!r} is on groups of classes: name their file, --groups")
         if old is not None and rule.max_drop is not None:
@@ -247,6 +249,12 @@ def _refuse_absent(step: Step, metric: str) -> None:
         )
     if not step.run.has_scores and pattern_of(metric) in registry.absent_without_scores(True):
         raise InputError(f"{metric} of {step.run.model} at step {step.step} is not measurable: {registry.NO_SCORES}")
+
+
+def _at_any_thresholds(step: Step) -> set[str]:
+    """Return the names of the metrics that a step has at other thresholds than 1/2."""
+    chosen = panels.without_half(panels.choose((), step.run.task)).values()
+    return {name for panel in chosen if isinstance(panel, HasMetrics) for name in panel.metric_directions}
 
 
 def metric_directions(task: str = SINGLE_LABEL) -> dict[str, Direction]:

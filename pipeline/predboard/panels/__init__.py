@@ -74,6 +74,9 @@ class RunInfo:
     written: tuple[WrittenTag, ...] = ()
     """Tags that the panels before wrote; empty except for a panel that `RendersLast`."""
 
+    thresholds: str = ""
+    """Origin of the thresholds that labels are predicted at; empty if that is probability 1/2."""
+
     def has(self, tag: str) -> bool:
         """Return whether a panel before has written the tag."""
         return any(written.tag == tag for written in self.written)
@@ -189,6 +192,16 @@ class RendersLast(Protocol):
 
 
 @runtime_checkable
+class NeedsHalf(Protocol):
+    """A panel whose figures are of labels predicted at probability 1/2, and of no other thresholds."""
+
+    @property
+    def needs_half(self) -> bool:
+        """Whether they are."""
+        ...
+
+
+@runtime_checkable
 class HasNotes(Panel, Protocol):
     """A panel that may have to say on the terminal that it cannot show what was asked for."""
 
@@ -288,6 +301,11 @@ def without_scores(chosen: Mapping[str, Panel]) -> dict[str, Panel]:
         for name, panel in chosen.items()
         if (isinstance(panel, WorksWithoutScores) and panel.without_scores) or not panel.columns & SCORE_COLUMNS
     }
+
+
+def without_half(chosen: Mapping[str, Panel]) -> dict[str, Panel]:
+    """Return the panels that can be drawn where labels are predicted at other thresholds than 1/2."""
+    return {n: panel for n, panel in chosen.items() if not (isinstance(panel, NeedsHalf) and panel.needs_half)}
 
 
 def title(panel: Panel) -> str:

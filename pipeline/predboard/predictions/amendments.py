@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from predboard.errors import InputError
 from predboard.predictions.arrow import as_arrow, scatter
-from predboard.predictions.label_sets import Labels, MultiLabels, label_values
+from predboard.predictions.derive_multi_label import derive_at_thresholds
+from predboard.predictions.label_sets import Labels, LabelSets, MultiLabels, label_values
+from predboard.predictions.multi_label import MultiLabelPredictions
 from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, GROUP_PREFIX, hash_refs
 from predboard.predictions.table import Predictions
 
@@ -31,19 +33,23 @@ class Amendment:
     """[replaced] their new values in the columns that hold labels."""
     columns: pa.RecordBatch | None = None
     """[rows of the part] further columns."""
+    thresholds: NDArray[np.float64] | None = None
+    """[classes] logit from which each label is predicted; None leaves the predicted sets as they are, from 0."""
     group: str = ""
     """Column whose equal values make rows belong together; a row without a value stands for itself."""
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing changes."""
-        return not len(self.rows) and self.columns is None and not self.group
+        return not len(self.rows) and self.columns is None and self.thresholds is None and not self.group
 
     @cached_property
     def digest(self) -> str:
         """16 hexadecimal digits that change with any of the changes."""
         hashed = hashlib.blake2b(self.group.encode(), digest_size=8)
         hashed.update(self.rows.tobytes())
+        if self.thresholds is not None:
+            hashed.update(self.thresholds.tobytes())
         further = [] if self.columns is None else [self.columns]
         for batch in [pa.RecordBatch.from_pydict(dict(self.labels)), *further]:
             sink = pa.BufferOutputStream()
@@ -63,6 +69,8 @@ class Amendment:
         names = set(wanted)
         if "loss" in names and len(self.rows):
             names |= {"logits", "predicted", *self.labels}
+        if self.thresholds is not None and names & _DECIDED:
+            names |= {"logits", "predicted"}
         return names | ({self.group, "key"} if self.group else set())
 
     def apply(self, rows: Predictions, start: int, wanted: Collection[str] | None) -> Predictions:
@@ -73,6 +81,8 @@ class Amendment:
             start: place in the part of the first of them.
             wanted: names of columns; all if None.
         """
+        if self.thresholds is not None and isinstance(rows, MultiLabelPredictions):
+            rows = _decided(rows, self.thresholds)
         batch = rows.batch
         low, high = np.searchsorted(self.rows, (start, start + len(rows))).tolist()
         if low < high:
@@ -98,6 +108,28 @@ class Amendment:
     def _is_wanted(self, name: str, wanted: Collection[str], rows: Predictions) -> bool:
         further = name in rows.manifest_columns or (self.columns is not None and name in self.columns.schema.names)
         return name in wanted or name.startswith(GROUP_PREFIX) or (ALL_MANIFEST_COLUMNS in wanted and further)
+
+
+_DECIDED = {"predicted_labels", "confidence"}
+"""Columns that follow from the thresholds of labels."""
+
+
+def _decided(rows: MultiLabelPredictions, thresholds: NDArray[np.float64]) -> MultiLabelPredictions:
+    """Return rows with the sets that are predicted at some thresholds, and the probability of just these sets."""
+    batch = rows.batch
+    if not _DECIDED & set(batch.schema.names):
+        return rows
+    ok = np.flatnonzero(rows.is_scored)
+    predicted, confidence = derive_at_thresholds(rows.scored.logits, thresholds)
+    sets = LabelSets.from_pairs(ok[predicted.row], predicted.label, len(rows))
+    columns = {
+        "predicted_labels": sets.to_arrow(rows.is_scored),
+        "confidence": scatter(confidence, rows.is_scored, pa.float32()),
+    }
+    for name in sorted(_DECIDED & set(batch.schema.names)):
+        place = batch.schema.get_field_index(name)
+        batch = batch.set_column(place, batch.schema.field(name), columns[name])
+    return type(rows)(batch, rows.manifest_rows, rows.has_scores)
 
 
 def _replaced(batch: pa.RecordBatch, name: str, at: NDArray[np.int64], values: pa.Array) -> pa.RecordBatch:

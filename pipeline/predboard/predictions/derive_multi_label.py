@@ -99,6 +99,28 @@ def to_multi_label_logits(scores: NDArray[np.floating[Any]], kind: str) -> tuple
     return to_log_odds(wide if kind == "probabilities" else np.exp(np.minimum(wide, 1.0)))
 
 
+def derive_at_thresholds(
+    logits: NDArray[np.float32], thresholds: NDArray[np.float64]
+) -> tuple[LabelSets, NDArray[np.float32]]:
+    """Return the labels whose logit [rows, classes] is at least its threshold [classes], and the sets' probabilities.
+
+    The probability of just the predicted set, float32 [rows], is the product of p over its labels and of 1 - p over the
+    others.
+
+    >>> predicted, confidence = derive_at_thresholds(np.log(np.array([[3, 1 / 4]], np.float32)), np.array([2.0, -2.0]))
+    >>> predicted.label.tolist(), round(float(confidence[0]), 3)  # 1/4 · 1/5
+    ([1], 0.05)
+    """
+    mask, confidence = np.empty(logits.shape, bool), np.empty(len(logits))
+    step = max(_BLOCK_NUMBERS // logits.shape[1], 1)
+    for start in range(0, len(logits), step):
+        block = slice(start, start + step)
+        z = logits[block].astype(np.float64)
+        mask[block] = z >= thresholds
+        confidence[block] = np.exp(-np.logaddexp(0, np.where(mask[block], -z, z)).sum(axis=1))
+    return LabelSets.from_mask(mask), confidence.astype(np.float32)
+
+
 def to_log_odds(probabilities: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float32], int]:
     """Convert probabilities of labels, each by itself, to logits: their sigmoid gives the probabilities back.
 

@@ -101,7 +101,9 @@ def render_run(
                 log(f"warning: {job.run.name}: {note}")
     last = list(job.times)[-1]
     labels = {step: known.new_labels for step, known in job.run.steps.items() if known.new_labels is not None}
-    content = summary_json.encode_summary(job.run.name, job.run.run, job.times[last], numbers, labels)
+    content = summary_json.encode_summary(
+        job.run.name, job.run.run, job.times[last], numbers, labels, job.run.thresholds
+    )
     draft.add_file(File(log_folder.SUMMARY_FILE, content))
 
 

@@ -26,6 +26,7 @@ def encode_summary(
     finished: float,
     written: Iterable[tuple[int, Summary]],
     labels: Mapping[int, LabelEffect] | None = None,
+    thresholds: str = "",
 ) -> bytes:
     """Return the content of `summary.json`: every metric of every step, one a line, and each definition once.
 
@@ -37,6 +38,7 @@ def encode_summary(
         finished: when inference of that step ended, seconds since 1970.
         written: step and summary, as the panels yielded them.
         labels: what corrected labels did, by step; nothing without any.
+        thresholds: origin of those that labels are predicted at; empty if that is probability 1/2.
 
     Raises:
         TypeError: for a kind of summary that has no numbers.
@@ -69,6 +71,8 @@ def encode_summary(
         "classes": len(run.classes),
         "finished": finished,
     }
+    if thresholds:
+        about["thresholds"] = thresholds
     if labels:
         about["corrected_labels"] = {str(step): effect.record() for step, effect in labels.items()}
     if run.task != SINGLE_LABEL:

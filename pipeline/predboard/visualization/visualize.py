@@ -152,6 +152,9 @@ def _visualize_run(
     if not all(step.run.has_scores for step in run.steps):
         left_out = chosen.keys() - (chosen := panels.without_scores(chosen)).keys()
         log(f"{run.name}: {', '.join(sorted(left_out)) or 'no panel'} left out: {NO_SCORES}")
+    if config.thresholds is not None:
+        left_out = chosen.keys() - (chosen := panels.without_half(chosen)).keys()
+        log(f"{run.name}: {', '.join(sorted(left_out)) or 'no panel'} left out with --thresholds: of probability 1/2")
     classes = run.steps[-1].run.classes
     pairs = confusion.parse_pairs(config.pairs, classes) or None
     groups = None if config.groups is None else read_class_groups(config.groups, classes)
@@ -256,6 +259,8 @@ class _OpenRun:
     """The run as its last step describes it, with the positive class that was asked for."""
     effects: Mapping[int, LabelEffect] = field(default_factory=dict)
     """By step, what corrected labels did."""
+    thresholds: str = ""
+    """Origin of the thresholds that labels are predicted at; empty if that is probability 1/2."""
 
     @classmethod
     def open(cls, predictions: AnyPath, config: VisualizeConfig, log: Callable[[str], None]) -> "_OpenRun":
@@ -273,7 +278,7 @@ class _OpenRun:
             log(note)
         for step, effect in amended.effects.items():
             log(f"{self.name}, step {step}: {effect.sentence()}")
-        return replace(self, steps=amended.steps, effects=amended.effects)
+        return replace(self, steps=amended.steps, effects=amended.effects, thresholds=amended.thresholds)
 
     @property
     def rows(self) -> int:
@@ -288,7 +293,7 @@ class _OpenRun:
     def info(self) -> panels.RunInfo:
         """Return what panels may know of the run besides its rows."""
         steps = {s.step: _step_info(s, self.sheets[s.step], self.effects.get(s.step)) for s in self.steps}
-        return panels.RunInfo(self.name, self.run, steps)
+        return panels.RunInfo(self.name, self.run, steps, thresholds=self.thresholds)
 
     def made_from(
         self,

@@ -44,7 +44,14 @@ class Panel(LabelStatePanel):
         chosen = counted[last].metrics.most_errors(self.count).tolist()
         steps = {step: _at_step(state) for step, state in counted.items()}
         yield from class_curves(label_specs("classes"), names, chosen, steps)
-        yield last, Text("report/classes", _table(counted[last], info.run.classes), "All labels, the worst first.")
+        yield (
+            last,
+            Text(
+                "report/classes",
+                _table(counted[last], info.run.classes, info.thresholds),
+                "All labels, the worst first.",
+            ),
+        )
         csv = classes_csv(label_specs("classes"), info.run.classes, steps)
         yield last, File("classes.csv", csv, "All labels at every step.")
         yield from self.metrics(info, states)
@@ -74,7 +81,7 @@ def _at_step(state: AnyLabelState) -> ClassesAtStep:
     return ClassesAtStep(m.support, m.predictions, m.hits, label_columns(state), {"known": m.known})
 
 
-def _table(state: AnyLabelState, names: tuple[str, ...]) -> str:
+def _table(state: AnyLabelState, names: tuple[str, ...], thresholds: str) -> str:
     m = state.metrics
     shown = m.worst_first[(m.support + m.predictions > 0)[m.worst_first]]
     worst = shown[:TABLE_CLASSES].tolist()
@@ -91,8 +98,13 @@ def _table(state: AnyLabelState, names: tuple[str, ...]) -> str:
     titles = ("label", "images", "predicted", "recall", "95 %", "precision", "95 %", "F1", "95 %", "AP", "AUROC")
     notes = [
         "The worst labels come first, by the upper end of F1's interval, so that no label is the worst just because it "
-        "has few images. Recall, precision and F1 are those at probability 1/2: a label with a high AUROC and a low F1 "
-        "needs another threshold (`report/thresholds`)."
+        "has few images. Recall, precision and F1 are those "
+        + (
+            f"at other thresholds than 1/2: {escape_markdown(thresholds)}."
+            if thresholds
+            else "at probability 1/2: a label with a high AUROC and a low F1 needs another threshold "
+            "(`report/thresholds`)."
+        )
     ]
     if len(shown) > TABLE_CLASSES:
         rest = f"The table has the worst {TABLE_CLASSES} of {len(shown):,} labels"

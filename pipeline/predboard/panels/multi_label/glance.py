@@ -89,7 +89,7 @@ def _report_card(
         pairs = [((*names, NOTHING)[i], (*names, NOTHING)[j], f"{n:,}") for i, j, n in with_nothing.pairs(4)]
     corrected = "" if known.new_labels is None else plural(known.new_labels.replaced, "corrected label")
     card = ReportCard(
-        title="  ·  ".join(filter(None, (info.name, f"step {step}", corrected))),
+        title="  ·  ".join(filter(None, (info.name, f"step {step}", corrected, info.thresholds and "thresholds"))),
         accuracy=headline[1],
         facts=_facts(state.metrics, metrics, len(names), len(trend) > 1),
         worst=[(names[c], float(m.f1[c]), f"{m.support[c]:,} images") for c in m.worst(3).tolist()],

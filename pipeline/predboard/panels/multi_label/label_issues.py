@@ -76,6 +76,7 @@ class Panel:
     listed: int = 100
     """Rows of a table on the page."""
     columns: frozenset[str] = label_calibration.COLUMNS
+    needs_half: bool = True
 
     def zero(self, run: Run) -> State:
         """Return the state of no rows."""

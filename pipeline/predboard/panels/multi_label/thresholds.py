@@ -53,6 +53,7 @@ class Panel:
     """Text, picture, file: a threshold for each label, and one for all, tested on other images; their gain in F1."""
 
     columns: frozenset[str] = label_counts.COLUMNS | label_histograms.COLUMNS
+    needs_half: bool = True
 
     def zero(self, run: Run) -> State:
         """Return the state of no rows."""

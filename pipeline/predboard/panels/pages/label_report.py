@@ -44,6 +44,7 @@ def label_summary_page(info: RunInfo, states: Mapping[int, LabelState], pairs: L
         "\n".join(f"- **Warning:** {escape_markdown(warning)}" for warning in warnings),
         _headline(info, last, state),
         "" if effect is None else f"{escape_markdown(effect.sentence())}.",
+        f"**Not at 1/2:** {escape_markdown(info.thresholds)}." if info.thresholds else "",
         _next_steps(info, states, pairs),
         _metrics(state),
         _steps(states),
@@ -80,7 +81,8 @@ def _next_steps(info: RunInfo, states: Mapping[int, LabelState], pairs: LabelPai
     if warnings:
         problems = escape_markdown("; ".join(warnings))
         lines.append(f"Start with the warnings of stage one, which may explain the rest: {problems}.")
-    lines += [*_thresholds(info, states[last]), *_mistakes(info), *_pairs(info, states[last], pairs)]
+    own = [] if info.thresholds else [*_thresholds(info, states[last])]
+    lines += [*own, *_mistakes(info), *_pairs(info, states[last], pairs)]
     lines += [*_labels(info, states[last]), *_earlier_steps(states)]
     if info.has("examples/suspected_label_errors") and not warnings:
         lines.append("Some labels may be wrong: open `examples/suspected_label_errors`.")
