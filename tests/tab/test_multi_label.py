@@ -48,6 +48,8 @@ def logdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("logs")
     write_logs(folder / "net")
     write_logs(folder / "turned", (0,), CLASSES[::-1])
+    lines = ("image,row,suspected,given,probability", "a,5,road,1,.01", "a,5,water,0,.9", "b,3,cloud,0,.8")
+    (folder / "net" / "suspects.csv").write_text("\n".join(lines) + "\n")
     return folder
 
 
@@ -135,6 +137,11 @@ def test_two_steps_are_compared_by_their_sets_whatever_the_order_of_classes(
     assert (kinds["labels_differ"], kinds["only"]) == (0, 0)
     was_road = both & sets[1].map(lambda names: names is not np.nan and "road" in names, "ignore").eq(True)
     assert tab.json("/rows", run="net", other=other, was=2, state="")["total"] == was_road.sum()
+
+
+def test_suspects_say_which_label_is_too_much_or_missing(tab: Tab) -> None:
+    rows = tab.json("/rows", run="net", suspect=1, sort="suspect")["rows"]
+    assert [(row["id"], row["suggested"], row["given"]) for row in rows] == [(5, 2, True), (3, 0, False)]
 
 
 def test_exports_and_the_command_have_lists_of_names(tab: Tab, logdir: Path, data: pd.DataFrame) -> None:

@@ -78,7 +78,7 @@ class View:
             pair=self.runs.pair(step, query.other) if query.other else None,
             points=run.points(step) if query.lasso else None,
             tagged=self._tagged(run, step, query.tags) if query.tags else None,
-            suspects=suspects[0] if suspects else None,
+            suspects=suspects.rows if suspects else None,
         )
 
     def _tagged(self, run: LogRun, step: StepRows, tags: Sequence[str]) -> NDArray[np.bool_]:
@@ -142,10 +142,11 @@ class View:
             for row, value in zip(described, step.numbers(column)[rows].tolist(), strict=True):
                 row[name] = _number(value)
         if suspects := run.suspects(step):
-            suggested = dict(zip(suspects[0].tolist(), suspects[1].tolist(), strict=True))
+            known = suspects.classes >= 0  # a name may be that of no class, if somebody wrote into the list
+            places = {row: at for at, row in enumerate(suspects.rows.tolist()) if known[at]}
             for row in described:
-                if suggested.get(row["id"], -1) >= 0:  # a name may be that of no class, if somebody wrote into the list
-                    row["suggested"] = suggested[row["id"]]
+                if (at := places.get(row["id"])) is not None:
+                    row |= {"suggested": int(suspects.classes[at]), "given": bool(suspects.given[at])}
         if query.other:
             for row, old in zip(described, self.runs.pair(step, query.other).describe_old(rows), strict=True):
                 row["old"] = old and {name: _number(value) for name, value in old.items()}

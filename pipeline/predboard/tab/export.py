@@ -42,7 +42,7 @@ def export_rows(view: View, run: LogRun, step: StepRows, rows: NDArray[np.int64]
     relabel = [label or "" for label in labels]
     suspected = np.full(step.rows, -1, np.int32)
     if suspects := run.suspects(step):
-        suspected[suspects[0]] = suspects[1]
+        suspected[suspects.rows] = suspects.classes
     classes = step.file.classes
     names = {role: step.classes.names(role, rows) for role in step.classes.exported}
     scores = {name: step.numbers(name)[rows] for name in ("confidence", "loss", "margin", "entropy")}

@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,17 @@ GROUPS_FILE = "class_groups.json"
 
 SCAN_SECONDS = 2.0
 """Time for which the list of runs is taken as it is."""
+
+
+@dataclass(frozen=True)
+class Suspects:
+    """Rows of a step whose labels are suspected, each once, the likeliest first."""
+
+    rows: NDArray[np.int64]
+    classes: NDArray[np.int32]
+    """The class that stands out in each: the one suggested, or one of its labels; -1 for the name of no class."""
+    given: NDArray[np.bool_]
+    """Whether that is among the labels of the row, so that it may be too much."""
 
 
 class LogRun:
@@ -88,22 +100,29 @@ class LogRun:
         return names and all(isinstance(index, int) for index in group_of) and set(group_of) == places
 
     @functools.cached_property
-    def _suspects(self) -> tuple[NDArray[np.int64], tuple[str, ...]] | None:
+    def _suspects(self) -> tuple[NDArray[np.int64], tuple[str, ...], tuple[bool, ...]] | None:
+        """Rows whose labels are suspected, the class that stands out in each, and whether that is the label given.
+
+        It is where rows have several labels, one of which may be too much; a row is then listed for each such label.
+        """
         path = self.folder / SUSPECTS_FILE
         if not path.is_file():
             return None
+        types = {"row": pa.int64(), "suspected": pa.string(), "given": pa.int64()}
         with reading(path):
             table = pyarrow.csv.read_csv(
                 path,
                 convert_options=pyarrow.csv.ConvertOptions(
-                    include_columns=["row", "suspected"],
-                    column_types={"row": pa.int64(), "suspected": pa.string()},
+                    include_columns=list(types),
+                    include_missing_columns=True,  # there is no `given` where rows have one label
+                    column_types=types,
                     strings_can_be_null=False,
                 ),
                 parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
             ).combine_chunks()
             rows = as_numpy(table["row"].chunk(0)) if len(table) else np.zeros(0, np.int64)
-            return rows, tuple(map(original_text, table["suspected"].to_pylist()))
+            names = tuple(map(original_text, table["suspected"].to_pylist()))
+            return rows, names, tuple(given == 1 for given in table["given"].to_pylist())
 
     @functools.cached_property
     def image_root(self) -> AnyPath | None:
@@ -139,18 +158,19 @@ class LogRun:
 
         return step.derived("points", make)
 
-    def suspects(self, step: StepRows) -> tuple[NDArray[np.int64], NDArray[np.int32]] | None:
-        """Return the rows whose labels are suspected, the likeliest first, and the suspected class of each.
+    def suspects(self, step: StepRows) -> Suspects | None:
+        """Return the rows of a step whose labels are suspected, the likeliest first.
 
         None if there is no list of them for the step: `visualize` writes that of the last one.
         """
         if step is not self.rows.last or self._suspects is None:
             return None
-        ids, names = self._suspects
+        ids, names, given = self._suspects
         place = {name: i for i, name in reversed(list(enumerate(self.rows.classes)))}
         classes = np.array([place.get(name, -1) for name in names], np.int32)
         rows = match_keys(ids, step.numbers("id")).astype(np.int64)
-        return rows[rows >= 0], classes[rows >= 0]
+        known = rows >= 0
+        return Suspects(rows[known], classes[known], np.array(given, bool)[known])
 
 
 def _read_json(path: AnyPath) -> Mapping[str, Any]:

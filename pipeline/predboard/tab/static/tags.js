@@ -232,15 +232,7 @@ export function suspectBar(row, step) {
     const now = row();
     if (now?.suggested === undefined) return null;
     return [
-      h(
-        'p',
-        null,
-        'The label ',
-        h('b', null, h('bdi', null, classWords(now.true))),
-        ' is suspected; suggested is ',
-        h('b', null, h('bdi', null, className(now.suggested))),
-        '.',
-      ),
+      h('p', null, doubt(now)),
       h(
         'div',
         {class: 'inline', hidden: !writable.value},
@@ -252,10 +244,20 @@ export function suspectBar(row, step) {
   });
 }
 
+/** What is suspected of the labels of a row. @param {Row} row */
+function doubt(row) {
+  const bold = (/** @type {string} */ text) => h('b', null, h('bdi', null, text));
+  const other = bold(className(row.suggested ?? -1));
+  if (!Array.isArray(row.true))
+    return ['The label ', bold(classWords(row.true)), ' is suspected; suggested is ', other, '.'];
+  return row.given ? ['The label ', other, ' is suspected: it may not apply.'] : [other, ' may apply too.'];
+}
+
 /** @param {Row} row @param {boolean} accept @param {(by: number) => void} step */
 export async function answer(row, accept, step) {
   if (row.suggested === undefined || !canTag()) return;
-  if (accept) await tagKeys([row.key], 'relabel', true, className(row.suggested));
+  const label = Array.isArray(row.true) ? undefined : className(row.suggested);
+  if (accept) await tagKeys([row.key], 'relabel', true, label);
   else await tagKeys([row.key], KEPT, true);
   step(1);
 }

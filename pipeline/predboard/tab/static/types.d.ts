@@ -70,6 +70,7 @@ interface Row {
   tags: string[];
   relabel?: string;
   suggested?: number;
+  given?: boolean;
   similarity?: number;
   more?: Record<string, any>;
   old?: {pred: Classes; conf: number | null; true: Classes} | null;
