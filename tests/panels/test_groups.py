@@ -237,6 +237,13 @@ def test_without_a_file_of_groups_nothing_changes(tmp_path: Path, runs: tuple[Pa
     assert not any(name.startswith("groups/") for name in report["differences"])
 
 
+def test_runs_of_several_labels_are_refused(tmp_path: Path) -> None:
+    toy.write_run(tmp_path / "run", *toy.multi_label_table(toy.MULTI_LABEL_RUN, 20), toy.MULTI_LABEL_RUN)
+    (tmp_path / "g.csv").write_text("class,g\na,x\n")
+    with pytest.raises(InputError, match="is for runs of one label an image"):
+        predboard.visualize(tmp_path / "run", logdir=tmp_path / "logs", groups=tmp_path / "g.csv")
+
+
 def test_runs_without_scores_have_the_group_of_the_predicted_class(tmp_path: Path) -> None:
     run = dataclasses.replace(Run(("a", "b", "c"), "toy"), scores="confidence")
     z = np.array([[0, 0.9], [1, 0.8], [2, 0.7]], np.float32)

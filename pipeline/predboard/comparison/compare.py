@@ -23,7 +23,7 @@ from predboard.errors import InputError
 from predboard.evaluation.amend import Amendments
 from predboard.formatting import plural, shared_start
 from predboard.images import decode
-from predboard.metrics.class_groups import NO_GROUPS, ClassGroups, read_class_groups
+from predboard.metrics.class_groups import ClassGroups, groups_of
 from predboard.metrics.slices import Crosses, check_crosses
 from predboard.near_paths import did_you_mean_path
 from predboard.parallel.threads import ordered_map, worker_count
@@ -104,9 +104,7 @@ def compare(config: CompareConfig, log: Callable[[str], None] = print_warning) -
         if all_ or pair[0] == 0
     }
     positive = with_positive(sides[-1].step.run, config.positive).positive_class
-    groups = NO_GROUPS
-    if config.groups is not None:
-        groups = read_class_groups(config.groups, classes[0, len(sides) - 1].names)
+    groups = groups_of(config.groups, sides[-1].step.run, classes[0, len(sides) - 1].names)
     made_from = _made_from(name, sides, config, amendments, groups)
     if current := log_folder.find_current(folder, made_from):
         summary = report.read_compare((folder / report.COMPARE_FILE).read_bytes())

@@ -136,8 +136,8 @@ def _mapped(labels: Labels, place: NDArray[np.int64] | None) -> Labels:
     if place is None:
         return labels
     if isinstance(labels, MultiLabels):
-        sets = (LabelSets.from_pairs(s.row, place[s.label], len(s)) for s in (labels.labels, labels.unknown))
-        return MultiLabels(*sets, labels.labelled)
+        known, unknown = (LabelSets.from_pairs(s.row, place[s.label], len(s)) for s in (labels.labels, labels.unknown))
+        return MultiLabels(known, unknown, labels.labelled)
     return np.where(labels < 0, -1, place[labels])
 
 
@@ -146,8 +146,8 @@ def _concat(labels: Sequence[Labels]) -> Labels:
     sets = [one for one in labels if isinstance(one, MultiLabels)]
     if not sets:
         return np.concatenate([one for one in labels if not isinstance(one, MultiLabels)]).astype(np.int32)
-    joined = (_concat_sets([getattr(one, name) for one in sets]) for name in ("labels", "unknown"))
-    return MultiLabels(*joined, np.concatenate([one.labelled for one in sets]))
+    known, unknown = _concat_sets([one.labels for one in sets]), _concat_sets([one.unknown for one in sets])
+    return MultiLabels(known, unknown, np.concatenate([one.labelled for one in sets]))
 
 
 def _concat_sets(sets: Sequence[LabelSets]) -> LabelSets:

@@ -30,7 +30,7 @@ from predboard.gating.reports import to_json, to_junit, to_markdown
 from predboard.gating.rules import Rule, parse_rules, read_rules
 from predboard.gating.suggest import suggest_rules, suggested_metrics
 from predboard.metrics import registry
-from predboard.metrics.class_groups import NO_GROUPS, ClassGroups, read_class_groups
+from predboard.metrics.class_groups import NO_GROUPS, ClassGroups, groups_of
 from predboard.metrics.counts import Counts, CountsPanel
 from predboard.metrics.intervals import INDEPENDENT, independent_interval
 from predboard.metrics.metric_spec import Direction
@@ -130,7 +130,7 @@ def gate(
         notes += [f"baseline: {note}" for note in more]
     if report is not None and step.run.task != SINGLE_LABEL:
         raise InputError(f"--report {config.report} is of one class for each image, and these are {step.run.task}")
-    groups = NO_GROUPS if config.groups is None else read_class_groups(config.groups, step.run.classes)
+    groups = groups_of(config.groups, step.run)
     for rule in rules:
         _refuse_absent(step, rule.metric)
         if config.thresholds is not None and pattern_of(rule.metric) not in _at_any_thresholds(step):
@@ -358,7 +358,7 @@ def compare_steps(old: Step, new: StepMetrics, config: GateConfig, slices: bool,
     classes = join.match_classes(old.run, new.step.run, names, config.map_classes)
     counts = count_pairs(old, new.step, classes, slices, crosses)
     positive = with_positive(new.step.run, config.positive).positive_class
-    groups = NO_GROUPS if config.groups is None else read_class_groups(config.groups, classes.names)
+    groups = groups_of(config.groups, new.step.run, classes.names)
     return Comparison(counts, classes.names, new.states.get("slices"), positive, groups)
 
 
@@ -379,7 +379,7 @@ def baseline_change(
     state = comparison.state
     apart = {rule.metric for rule in drops if not is_paired(rule.metric)}
     apart |= {rule.metric for rule in drops if rule.metric.startswith("positive/")} - comparison.differences.keys()
-    groups = NO_GROUPS if config.groups is None else read_class_groups(config.groups, old.run.classes)
+    groups = groups_of(config.groups, old.run)
     patterns = {pattern_of(metric) for metric in apart}
     before = measure_step(old, patterns, config.workers, crosses, comparison.positive, groups)
     unpaired = unpaired_share(comparison.rows, before, new)

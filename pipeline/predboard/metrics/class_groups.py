@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from predboard.errors import InputError
 from predboard.formatting import did_you_mean, plural
+from predboard.predictions.schema import MULTI_LABEL, Run
 from predboard.storage.paths import read_small_text
 
 ALL_LEVELS = "all"
@@ -75,6 +76,18 @@ class ClassGroups:
 
 NO_GROUPS = ClassGroups(())
 """No level at all."""
+
+
+def groups_of(path: Path | None, run: Run, classes: Sequence[str] = ()) -> ClassGroups:
+    """Return the groups of a run's classes, or of `classes`, from the file that the user names; none without a file.
+
+    Raises InputError as `read_class_groups` does, and for a run of several labels, which has no confusions of classes.
+    """
+    if path is None:
+        return NO_GROUPS
+    if run.task == MULTI_LABEL:
+        raise InputError("--groups is for runs of one label an image: of several, mistakes are no pairs of classes")
+    return read_class_groups(path, classes or run.classes)
 
 
 def read_class_groups(path: Path, classes: Sequence[str]) -> ClassGroups:

@@ -22,7 +22,7 @@ from predboard.evaluation.measure import DEFAULT_SETTINGS, MeasureSettings, Stat
 from predboard.evaluation.state_versions import outside_code, state_versions
 from predboard.formatting import plural
 from predboard.images import decode
-from predboard.metrics.class_groups import ClassGroups, read_class_groups
+from predboard.metrics.class_groups import ClassGroups, groups_of
 from predboard.metrics.label_effect import LabelEffect
 from predboard.metrics.registry import NO_SCORES
 from predboard.metrics.slices import check_crosses
@@ -157,7 +157,7 @@ def _visualize_run(
         log(f"{run.name}: {', '.join(sorted(left_out)) or 'no panel'} left out with --thresholds: of probability 1/2")
     classes = run.steps[-1].run.classes
     pairs = confusion.parse_pairs(config.pairs, classes) or None
-    groups = None if config.groups is None else read_class_groups(config.groups, classes)
+    groups = groups_of(config.groups, run.steps[-1].run)
     is_binary = bool(run.run.positive_class) or None
     chosen = panels.configure(
         chosen,
@@ -300,7 +300,7 @@ class _OpenRun:
         chosen: Mapping[str, panels.Panel],
         config: VisualizeConfig,
         amendments: Amendments,
-        groups: ClassGroups | None,
+        groups: ClassGroups,
     ) -> str:
         """Return a digest of all that decides the bytes of the event file and is known without reading rows."""
         sheets = [None if sheet is None else [*sheet.shape, hash64(sheet.tobytes())] for sheet in self.sheets.values()]
@@ -311,7 +311,7 @@ class _OpenRun:
             "images_anywhere": config.images_anywhere,
             "log_every": config.log_every,
             "slices": config.slice,
-            "groups": None if groups is None else asdict(groups),
+            "groups": asdict(groups),
             "tab": [config.thumbnails, config.map],
             "galleries": [config.per_gallery, *config.pairs],
             "positive": self.run.positive_class,
