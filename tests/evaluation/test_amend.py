@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from statsmodels.stats.contingency_tables import mcnemar
 
-from predboard import CompareConfig, GateConfig, InputError, VisualizeConfig, compare, gate, visualize
+from predboard import CompareConfig, GateConfig, InputError, VisualizeConfig, compare
 from predboard.cli import main
 from predboard.config import AmendConfig
 from predboard.evaluation.amend import Amendments
 from predboard.evaluation.measure import MeasureSettings
+from predboard.gating.gate import gate
 from predboard.gating.reports import to_record
 from predboard.parallel.pool import ProcessPool
 from predboard.predictions.digests import ManifestDigest
@@ -28,6 +29,7 @@ from predboard.storage.parts import PartWriter, read_batches
 from predboard.storage.remote import RemotePath
 from predboard.storage.runs import Step, open_run, part_path
 from predboard.tab.tags import RELABEL, Tags
+from predboard.visualization.visualize import visualize
 from tests import fake_storage, toy
 
 RUN = Run(classes=("cat", "dog", "eel"), model="toy.py:build", root="/photos")
@@ -335,7 +337,8 @@ def columns_file(folder: Path, content: str) -> Path:
 def test_columns_are_joined_and_rows_without_a_match_are_counted(tmp_path: Path) -> None:
     lines = [f"{ref(row)},{'NO' if row % 2 else 'SE'},{row / 4}" for row in range(10, 60)]
     file = columns_file(tmp_path, "\n".join(["image,country,width", *lines, ""]))
-    run, notes = write(tmp_path / "run"), []
+    run = write(tmp_path / "run")
+    notes: list[str] = []
     visualize(VisualizeConfig((run,), tmp_path / "logs", columns=file, thumbnails="never"), notes.append)
     rows = pd.read_parquet(tmp_path / "logs/run/rows.parquet")
     assert rows.country.isna().sum() == 10

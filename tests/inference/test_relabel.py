@@ -86,20 +86,22 @@ def test_what_changed_besides_labels_is_made_again(tmp_path: Path, net: str) -> 
 def test_a_run_that_is_killed_has_each_part_whole(
     tmp_path: Path, multi_label: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    run = toy.MULTI_LABEL_RUN if multi_label else toy.RUN
+    label: Any
+    new: Any
     if multi_label:
-        run = toy.MULTI_LABEL_RUN
         logits, label = toy.multi_label_table(run, 30)
         new = toy.multi_label_table(run, 30, seed=1)[1]
     else:
-        run = toy.RUN
         logits, label = toy.table(run, 30)
-        new = np.where(np.arange(30) % 3 == 0, -1, label)
+        new = np.where(np.arange(30) % 3 == 0, -1, label).astype(np.int32)
     for name, labels in (("run", label), ("expected", new)):
         toy.write_run(tmp_path / name, logits, labels, run, shard_size=10)
     refs = pd.read_parquet(tmp_path / "run").image.tolist()
-    manifest = make_manifest(tmp_path, refs, new if multi_label else new.astype(np.int32), run.classes)
+    manifest = make_manifest(tmp_path, refs, new, run.classes)
     paths = list_part_paths(tmp_path / "run", run.step)
-    publish, published = PartWriter.publish, []
+    publish = PartWriter.publish
+    published: list[Any] = []
 
     def dies_at_the_second(self: PartWriter, part: Any) -> None:
         if published:
@@ -118,8 +120,7 @@ def test_a_run_that_is_killed_has_each_part_whole(
         [path for path in paths if open_part(path).part != published[0]], manifest, plan_parts(30, 10)
     )
     rewrite_labels([file for file in left if file.path != paths[0]], manifest, print)
-    frames = [pd.read_parquet(tmp_path / name) for name in ("run", "expected")]
-    pd.testing.assert_frame_equal(*frames)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "run"), pd.read_parquet(tmp_path / "expected"))
     assert [part.part.manifest_digest for part in open_run(tmp_path / "run")[0].parts] == [
         manifest.digest(part.start, part.stop) for part in plan_parts(30, 10)
     ]

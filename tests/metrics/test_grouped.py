@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ from scipy import stats
 from sklearn.metrics import f1_score, matthews_corrcoef, recall_score
 
 import predboard
-from predboard import CompareConfig, GateConfig, ImportConfig, VisualizeConfig, compare, gate
+from predboard import CompareConfig, GateConfig, ImportConfig, VisualizeConfig, compare
 from predboard.comparison.differences import Comparison
 from predboard.comparison.join import match_classes
 from predboard.comparison.paired_counts import count_pairs
 from predboard.evaluation.amend import Amendments
 from predboard.evaluation.measure import measure_part
+from predboard.gating.gate import gate
 from predboard.metrics.class_groups import ClassGroups, read_class_groups
 from predboard.metrics.group_counts import GroupCounts
 from predboard.metrics.intervals import grouped_half_width, grouped_method, wilson_interval
@@ -28,6 +29,7 @@ from predboard.metrics.multi_label.label_state import LabelCountState
 from predboard.metrics.multi_label.label_values import all_label_metrics
 from predboard.metrics.values import class_columns, group_metrics, overall_metrics
 from predboard.panels import load
+from predboard.predictions.multi_label import MultiLabelPredictions
 from predboard.predictions.sampling import JACKKNIFE_GROUPS, jackknife_group
 from predboard.predictions.schema import Run, hash_refs
 from predboard.predictions.table import Predictions
@@ -50,7 +52,7 @@ def test_the_jackknife_of_few_groups_is_that_of_the_textbook() -> None:
     assert np.isnan(grouped_half_width(np.zeros((1, 3)))).all()
 
 
-def grouped(rows: Predictions, group: list[str | None]) -> Predictions:
+def grouped(rows: Predictions, group: Sequence[str | None]) -> Predictions:
     """The rows with the hidden column by which they belong together."""
     hashes = [key if text is None else hash_refs([text])[0] for text, key in zip(group, rows.key, strict=True)]
     return Predictions(
@@ -111,7 +113,7 @@ def test_repeated_rows_of_one_group_widen_the_interval_by_the_root_of_their_numb
     many = toy.predictions(RUN, logits[again], label[again])
     apart = overall_metrics(MetricState.measure(RUN, many))
     together = overall_metrics(MetricState.measure(RUN, grouped(many, [patient[i] for i in again])))
-    single = overall_metrics(MetricState.measure(RUN, grouped(once, list(patient))))
+    single = overall_metrics(MetricState.measure(RUN, grouped(once, patient)))
 
     def width(metric: Metric) -> float:
         assert metric.interval is not None
@@ -147,17 +149,20 @@ def test_differences_leave_out_whole_groups_too(tmp_path: Path) -> None:
     old, new = run_of(tmp_path / "old", 1), run_of(tmp_path / "new", 2)
     amendments = Amendments(VisualizeConfig((old,), columns=columns(tmp_path), group_column="patient"))
     steps = [amendments.attach(open_run(folder)).steps[0] for folder in (old, new)]
-    differences = Comparison(count_pairs(*steps, match_classes(RUN, RUN, ("old", "new"))), RUN.classes).differences
+    differences = Comparison(
+        count_pairs(steps[0], steps[1], match_classes(RUN, RUN, ("old", "new"))), RUN.classes
+    ).differences
     label = toy.table(RUN, 300)[1]
     said = [toy.table(RUN, 300, seed)[0].argmax(axis=1) for seed in (1, 2)]
     group = jackknife_group(hash_refs(f"P{i // 5}" for i in range(300)))
     present = sorted(set(group.tolist()))
-    for name, function in (
-        ("accuracy", lambda at, s: (s[at] == label[at]).mean()),
-        ("f1_macro", lambda at, s: f1_score(label[at], s[at], average="macro")),
-        ("classes/dog/recall", lambda at, s: (s[at] == 1)[label[at] == 1].mean()),
-        ("classes/dog/precision", lambda at, s: (label[at] == 1)[s[at] == 1].mean()),
-    ):
+    functions: dict[str, Callable[[Any, Any], Any]] = {
+        "accuracy": lambda at, s: (s[at] == label[at]).mean(),
+        "f1_macro": lambda at, s: f1_score(label[at], s[at], average="macro"),
+        "classes/dog/recall": lambda at, s: (s[at] == 1)[label[at] == 1].mean(),
+        "classes/dog/precision": lambda at, s: (label[at] == 1)[s[at] == 1].mean(),
+    }
+    for name, function in functions.items():
         gains = np.array([function(group != g, said[1]) - function(group != g, said[0]) for g in present])
         half, d = float(grouped_half_width(gains)), differences[name]
         assert d.interval == pytest.approx((d.difference - half, d.difference + half), abs=1e-9), name
@@ -202,7 +207,7 @@ def test_groups_of_classes_leave_out_groups_of_images_too(tmp_path: Path) -> Non
     groups = read_class_groups(tmp_path / "groups.csv", RUN.classes)
     amendments = Amendments(VisualizeConfig((old,), columns=columns(tmp_path), group_column="patient"))
     steps = [amendments.attach(open_run(folder)).steps[0] for folder in (old, new)]
-    pairs = count_pairs(*steps, match_classes(RUN, RUN, ("old", "new")))
+    pairs = count_pairs(steps[0], steps[1], match_classes(RUN, RUN, ("old", "new")))
     difference = Comparison(pairs, RUN.classes, groups=groups).differences["groups/kind/accuracy"]
     kind = np.array([0, 0, 1])
     label = kind[toy.table(RUN, 300)[1]]
@@ -236,8 +241,8 @@ CHEXNET = toy.SHARED / "chexnet/chexnet.npz"
 def test_chest_x_rays_of_one_patient_belong_together(tmp_path: Path) -> None:
     """22,433 images of 6,187 patients: micro F1's interval is 1.6 to 2 times as wide as by image."""
     saved = np.load(CHEXNET)
-    options = {"task": "multi-label", "pictures": False, "out": tmp_path / "run"}
-    predboard.import_predictions(ImportConfig(scores="probabilities", files=CHEXNET, **options), lambda _: None)
+    config = ImportConfig("probabilities", (CHEXNET,), tmp_path / "run", task="multi-label", pictures=False)
+    predboard.import_predictions(config, lambda _: None)
     file = tmp_path / "patients.csv"
     refs = [str(name) for name in saved["image"]]
     patient = [name.split("/")[-1].split("_")[0] for name in refs]
@@ -252,7 +257,8 @@ def test_chest_x_rays_of_one_patient_belong_together(tmp_path: Path) -> None:
     metrics: dict[str | None, dict[str, Metric]] = {}
     for column, step in steps.items():
         batches = (rows for part in step.parts for rows in read_batches(part))
-        state = functools.reduce(merge, (LabelCountState.measure(step.run, rows) for rows in batches))
+        known = (rows for rows in batches if isinstance(rows, MultiLabelPredictions))
+        state = functools.reduce(merge, (LabelCountState.measure(step.run, rows) for rows in known))
         metrics[column] = all_label_metrics(state)
     ends = [of_column["f1_micro"].interval or (0.0, 0.0) for of_column in metrics.values()]
     widths = [upper - lower for lower, upper in ends]

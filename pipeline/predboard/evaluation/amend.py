@@ -181,7 +181,7 @@ class Amendments:
         groups = len(np.unique(np.concatenate([values for values, _ in counted])))
         alone = sum(rows for _, rows in counted)
         of_each = f", and {plural(alone, 'image')} without a value" if alone else ""
-        few = "; so few say little of others" if groups + alone < JACKKNIFE_GROUPS else ""
+        few = "; with fewer than 20 the intervals are wide" if groups + alone < JACKKNIFE_GROUPS else ""
         return (
             f"intervals leave out images of one {self._group} together: {plural(groups, 'value')} of it{of_each}{few}"
         )
