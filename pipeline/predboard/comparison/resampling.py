@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard.comparison.paired_counts import CALIBRATION_BINS
-from predboard.metrics import calibration
 from predboard.metrics.bootstrap import ClassSums, poisson_resamples
 from predboard.metrics.counts import CountMetrics, MarginMetric, Margins
+from predboard.metrics.reliability import PROBABILITY_UNIT
 
 
 def recode_cells(place: NDArray[np.int64], groups: int, classes: int, cell: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -70,7 +70,7 @@ def calibration_draws(counts: NDArray[np.int64], compared: int) -> tuple[tuple[f
     filled = np.flatnonzero(rows)
     bins = filled // 4 // CALIBRATION_BINS, filled // 4 % CALIBRATION_BINS
     right = filled // 2 % 2, filled % 2
-    gaps = [r * rows[filled] - c[filled] * calibration.PROBABILITY_UNIT for r, c in zip(right, confidence, strict=True)]
+    gaps = [r * rows[filled] - c[filled] * PROBABILITY_UNIT for r, c in zip(right, confidence, strict=True)]
     whole = [np.bincount(b, gap, CALIBRATION_BINS) for b, gap in zip(bins, gaps, strict=True)]
     ece = [float(np.abs(gap).sum() / rows.sum()) for gap in whole]
     weighed = [
