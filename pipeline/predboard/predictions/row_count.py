@@ -39,8 +39,8 @@ class RowCount:
 
     def __add__(self, other: "RowCount") -> "RowCount":
         """Add two counts."""
-        numbers = map(operator.add, astuple(self)[:-1], astuple(other)[:-1])
-        return RowCount(*numbers, self.right_share if self.rows else other.right_share)
+        share = self.right_share if self.rows else other.right_share
+        return RowCount(*map(operator.add, astuple(self)[:-1], astuple(other)[:-1]), right_share=share)
 
     @property
     def accuracy(self) -> float | None:

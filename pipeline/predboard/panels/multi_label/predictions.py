@@ -19,10 +19,10 @@ from predboard.summaries import Summary, Tiles
 
 @dataclass(frozen=True)
 class State:
-    """Wrong decisions about each label, which choose the labels, and a few rows that have each."""
+    """A few rows that have each label, and the wrong decisions about it, which choose the labels."""
 
-    errors: NDArray[np.int64] = summed()  # [classes] images in which the label was missed or wrongly predicted
     samples: Lowest
+    errors: NDArray[np.int64] = summed()  # [classes] images in which the label was missed or wrongly predicted
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Panel:
     def zero(self, run: Run) -> State:
         """Return the state of no rows."""
         none = Lowest(self.per_gallery, np.zeros(0, np.int64), np.zeros(0), no_tile_rows(run))
-        return State(errors=np.zeros(len(run.classes), np.int64), samples=none)
+        return State(none, np.zeros(len(run.classes), np.int64))
 
     def measure(self, run: Run, batch: MultiLabelPredictions) -> State:
         """Return the state of these rows alone."""
@@ -47,7 +47,7 @@ class Panel:
         score = mix(rows.key, Salt.CLASS_SAMPLES).astype(np.float64)[row]
         stay = Lowest.choose(self.per_gallery, label, score, rows.key[row], rows.id[row])
         samples = Lowest(self.per_gallery, label[stay], score[stay], rows.tile_rows(row[stay]))
-        return State(errors=np.bincount(wrong, minlength=len(run.classes)), samples=samples)
+        return State(samples, np.bincount(wrong, minlength=len(run.classes)))
 
     def render(self, info: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
         """Yield a gallery for each step and each of the labels with the most errors at the last step."""
