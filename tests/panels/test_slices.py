@@ -351,7 +351,7 @@ def test_sums_of_crossed_slices_are_the_same_whatever_the_split() -> None:
 def test_columns_of_the_user_come_first_in_the_picture_flagged_or_not() -> None:
     state = slices.Panel().measure(toy.RUN, batch())
     compared = slices.compare(slicing.list_slices(state))
-    shown = slices.worth_showing(compared)
+    shown = slices.worth_showing(compared, 100)
     columns = [c.slice.column for c in shown]
     assert shown[0].slice.name == "country=NO"
     assert sorted(columns[:7]) == ["cloud"] * 4 + ["country"] * 3
@@ -359,8 +359,16 @@ def test_columns_of_the_user_come_first_in_the_picture_flagged_or_not() -> None:
     assert not set(columns[7:]) & {"cloud", "country"}
     assert all(c.worse for c in shown[7:])
     calm = [dataclasses.replace(c, worse=False) for c in compared]
-    assert len(slices.worth_showing(calm)) == len(compared)
-    assert {c.slice.column for c in slices.worth_showing(calm)[:7]} == {"cloud", "country"}
+    assert len(slices.worth_showing(calm, 100)) == len(compared)
+    assert {c.slice.column for c in slices.worth_showing(calm, 7)} == {"cloud", "country"}
+    others = [c for c in shown if c.slice.column not in ("cloud", "country")]
+    assert others
+    few = slices.worth_showing(compared, 4)  # less than the user's own seven
+    reserved = min(len(others), 2)
+    assert few == shown[: 4 - reserved] + others[:reserved]
+    worse = [dataclasses.replace(c, worse=True) for c in compared]
+    assert {c.slice.column for c in slices.worth_showing(worse, 7)} == {"cloud", "country"}
+    assert len(slices.worth_showing(worse, 9)) == 9
 
 
 def test_columns_to_cross_are_checked_before_anything_is_read() -> None:

@@ -115,8 +115,8 @@ def test_the_event_file_has_the_pages_of_every_step(tmp_path: Path) -> None:
     run = write(tmp_path, 1, 5)
     lines: list[str] = []
     written = draw(run, tmp_path / "logs", 2, lines)
-    # 24 pixels of title, and 112 for each row of eight: 64 and 36 of the 100 images.
-    expected = {"predictions_every_2/page_0001": (700, 920), "predictions_every_2/page_0002": (700, 584)}
+    # 78 pixels of title, and 112 for each row of thirteen: 64 and 36 of the 100 images.
+    expected = {"predictions_every_2/page_0001": (1137, 638), "predictions_every_2/page_0002": (1137, 414)}
     assert sizes(written) == {(tag, step): size for step in (1, 5) for tag, size in expected.items()}
     assert not any("left out" in line for line in lines)
     assert draw(run, tmp_path / "logs", 2).unchanged

@@ -169,17 +169,20 @@ def draw_contact_sheet(
         columns: pictures side by side.
 
     Returns:
-        [height, width, 3] uint8; four columns are as wide as a card, 350 pixels.
+        [height, width, 3] uint8; four columns are as wide as a card, 350 pixels. In a wider sheet the title is as much
+        larger, so that it is legible when the sheet is shown at the size of a card.
     """
     picture_side, frame, gap, left = SHEET_PICTURE_PX, 3, 4, 3
     width = WIDTH_PX * columns // SHEET_COLUMNS
+    scale = width / WIDTH_PX
     side = picture_side + 2 * frame
     pitch, row_height = side + gap, side + gap + 26
-    top = 24 + 13 * len(lines)
+    heading = round(24 * scale)
+    top = heading + 13 * len(lines)
     canvas = Canvas(width, top + row_height * -(-len(pictures) // columns))
-    canvas.text((left, 15), title, width - 2 * left, 12, INK, bold=True)
+    canvas.text((left, round(15 * scale)), title, width - 2 * left, round(12 * scale), INK, bold=True)
     for i, line in enumerate(lines):
-        canvas.text((left, 29 + 13 * i), line, width - 2 * left, 10, FAINT)
+        canvas.text((left, heading + 5 + 13 * i), line, width - 2 * left, 10, FAINT)
     for i, (picture, true, predicted, right) in enumerate(pictures):
         x, y = left + i % columns * pitch, top + i // columns * row_height
         colour = (WRONG, RIGHT, UNKNOWN)[right]

@@ -126,7 +126,7 @@ class Panel:
         if not slices:
             return
         if compared:
-            lines = [_line(c.slice) for c in worth_showing(compared)[: self.shown]]
+            lines = [_line(c.slice) for c in worth_showing(compared, self.shown)]
             title = "no slice is certainly worse"
             if worse:
                 title = f"{len(worse)} of {plural(len(compared), 'slice')} worse than the rest, your columns first"
@@ -221,15 +221,18 @@ def compare(parts: list[Slice]) -> list[SliceComparison]:
     return sorted(marked, key=lambda c: (-c.effect, c.slice.name))
 
 
-def worth_showing(compared: Sequence[SliceComparison]) -> list[SliceComparison]:
-    """Return slices of the user's own columns, those that are worse first, then others that are worse.
+def worth_showing(compared: Sequence[SliceComparison], room: int) -> list[SliceComparison]:
+    """Return at most `room` slices: of the user's own columns, those that are worse first, then others that are worse.
 
-    Where none is worse, the others are those with the largest effect.
+    Half of the room is kept for others that are worse, where the user's own that are not would fill it. Where none is
+    worse at all, the others are those with the largest effect.
     """
     flagged = any(c.worse for c in compared)
-    own = {id(c) for c in compared if c.slice.column not in IMAGE_PROPERTIES}
-    chosen = [c for c in compared if id(c) in own or c.worse or not flagged]
-    return sorted(chosen, key=lambda c: (id(c) not in own, not c.worse))
+    own = sorted((c for c in compared if c.slice.column not in IMAGE_PROPERTIES), key=lambda c: not c.worse)
+    others = [c for c in compared if c.slice.column in IMAGE_PROPERTIES and (c.worse or not flagged)]
+    reserved = min(len(others), room // 2, max(room - sum(c.worse for c in own), 0)) if flagged else 0
+    first = own[: room - reserved]
+    return first + others[: room - len(first)]
 
 
 def _line(s: Slice) -> IntervalLine:

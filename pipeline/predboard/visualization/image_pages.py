@@ -157,7 +157,8 @@ def _page(rows: TileRows, number: int, every: int, names: Sequence[str]) -> Tile
     return Tiles(
         f"{page_group(every)}/page_{number:04d}",
         rows,
-        f"{which}, by true class and then in the order of the data; here {escape_markdown(classes)}.",
+        f"{which}, by true class and then in the order of the data; here {escape_markdown(classes)}. "
+        "The button `Toggle actual size` shows the captions.",
         sheet=f"page {number:,}: {classes}",
     )
 

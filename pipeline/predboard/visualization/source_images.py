@@ -41,8 +41,8 @@ SPRITE_SIDE_PIXELS = 4096
 SPRITE_TASK_IMAGES = 32
 """Images of the Projector that a thread takes at a time: to pass one on costs as much as to find that it is missing."""
 
-PAGE_COLUMNS = 8
-"""Images side by side on a page of 64."""
+PAGE_COLUMNS = 13
+"""Images side by side on a page of 64: the page then has the shape of a card, in which its images are largest."""
 
 SHEET_QUALITY = 80
 """JPEG quality of a page of images, which takes a quarter less than that of a tile."""
