@@ -321,6 +321,7 @@ TAGS = {  # of six classes and one step, by panel; a panel's own test says what 
         "report/label_issues",
     ],
     "slices": ["report/slices", "slices/worst"],
+    "two_classes": [],  # which six are not
     "report": ["report/summary", "report/run"],
 }
 
