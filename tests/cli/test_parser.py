@@ -400,6 +400,9 @@ def test_columns_to_cross_may_be_given_again() -> None:
     for words in ("--slice country,season --slice a,b,c d,e", "--slice country,season a,b,c --slice=d,e"):
         for made, command in ((VisualizeConfig, "visualize"), (CompareConfig, "compare")):
             assert parsed(made, "run", *words.split(), command=command).slice == expected
+    words = "--pairs a>b,c>d --pairs=e>f --panels x"
+    several = parsed(VisualizeConfig, "run", *words.split(), command="visualize")
+    assert (several.pairs, several.panels) == (("a>b", "c>d", "e>f"), ("x",))
     assert VisualizeConfig(slice="country,season").slice == (("country", "season"),)  # type: ignore[arg-type]
     assert VisualizeConfig(slice=[["a", "b"]]).slice == (("a", "b"),)  # type: ignore[arg-type]
 

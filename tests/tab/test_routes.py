@@ -140,6 +140,24 @@ def test_a_row_has_its_image_at_every_step_and_in_every_run(tab: Tab) -> None:
     assert tab.get("/row", run="net", key="5").status_code == 404
 
 
+def test_the_true_class_is_among_the_most_probable_ones_of_an_open_image(tmp_path: Path) -> None:
+    run = Run(classes=tuple("abcdefgh"), model="net.py:build")
+    logits, label = toy.table(run, 40)
+    writer = DerivedRowsWriter(tmp_path / "rows.parquet", {"classes": run.classes})
+    writer.write(derive_rows(run, 0, toy.predictions(run, logits, label)))
+    writer.close()
+    (tmp_path / "net").mkdir()
+    (tmp_path / "rows.parquet").rename(tmp_path / "net" / "rows.parquet")
+    tab = Tab(tmp_path)
+    ranks = (logits > logits[np.arange(40), label][:, None]).sum(axis=1)
+    probability = np.exp(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))
+    for row in np.flatnonzero((ranks > 4) | (ranks == 1))[:8]:
+        top = tab.json("/row", run="net", id=int(row))["top"]
+        assert len(top) == (6 if ranks[row] > 4 else 5)
+        assert dict(map(tuple, top))[label[row]] == pytest.approx(probability[row, label[row]], rel=1e-5)
+    assert (ranks > 4).any()
+
+
 def test_suspects_come_with_the_suggested_class(tab: Tab) -> None:
     rows = tab.json("/rows", run="net", suspect=1, sort="suspect")["rows"]
     assert [(row["id"], row.get("suggested")) for row in rows] == [(7, 1), (3, 0), (5, None)]

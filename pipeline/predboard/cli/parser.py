@@ -106,7 +106,7 @@ _SYNTAX: dict[frozenset[Any], Syntax] = {
         (int | Literal["all"], Syntax("N|all", "N or all", _number_or("all"))),
         (tuple[int, int], Syntax("K/N", "K/N, such as 1/8", _read_share)),
         (tuple[float, ...], Syntax("A,B,C", _NUMBERS, _read_numbers)),
-        (tuple[str, ...], Syntax("A,B,…", "names joined by commas", _read_names)),
+        (tuple[str, ...], Syntax("A,B,…", "names joined by commas", _read_names, repeats=True)),
         (tuple[int, ...], Syntax("N", "whole numbers separated by spaces", int, several=True)),
         (tuple[Path, ...], Syntax("FILE", "paths", Path, several=True)),
         (tuple[AnyPath, ...], Syntax("PATH", "paths or URIs", str, several=True)),
@@ -170,7 +170,11 @@ class Flag:
         if self.syntax is None:
             raise InputError(f"{self.name} is {words[0]!r}; expected true or false")
         values = [self._read_word(self.syntax, word) for word in words]
-        return self.syntax.collect(values) if self.syntax.several else values[0]
+        if self.syntax.several:
+            return self.syntax.collect(values)
+        if self.syntax.repeats and None not in values:
+            return tuple(itertools.chain.from_iterable(values))
+        return values[-1]
 
     def _read_word(self, syntax: Syntax, word: str) -> Any:
         if word == "None" and types.NoneType in get_args(self.field.type) and not self.positional:

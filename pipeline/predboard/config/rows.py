@@ -20,7 +20,7 @@ class QueryConfig(Config):
     """True classes, by name or number, separated by commas; -1 is none."""
 
     predicted: tuple[str, ...] = ()
-    """Predicted classes, likewise; -1 is none, which is a failed image."""
+    """Predicted classes, likewise; -1 is none: a failed image or, where images have several labels, an empty set."""
 
     missed: tuple[str, ...] = ()
     """True classes that were not predicted, likewise; -1 is none, where images have several labels."""

@@ -168,7 +168,7 @@ class View:
             "path": full_path(run, step, values["image"]),
             "error": values["error"],
             "entropy": _number(values["entropy"]),
-            "top": _top_classes(values),
+            "top": _top_classes(values, described),
             "seen": [seen for other in self.runs.all().values() for seen in self._seen(run, step, row, other)],
         }
 
@@ -322,10 +322,13 @@ def class_order(step: StepRows) -> list[int]:
     return order
 
 
-def _top_classes(values: Mapping[str, Any]) -> list[list[float]]:
-    """Return the likeliest classes of a row with their probabilities, none for a failed row."""
-    pairs = zip(values["top_class"] or (), values["top_probability"] or (), strict=True)
-    return [[index, _number(p)] for index, p in pairs]
+def _top_classes(values: Mapping[str, Any], described: Mapping[str, Any]) -> list[list[float]]:
+    """Return the likeliest classes of a row with their probabilities, and its true class; none for a failed row."""
+    top = [*zip(values["top_class"] or (), values["top_probability"] or (), strict=True)]
+    true, loss = described["true"], described["loss"]
+    if top and isinstance(true, int) and true >= 0 and loss is not None and true not in dict(top):
+        top.append((true, math.exp(-loss)))  # the loss is the negative logarithm of its probability
+    return [[index, _number(p)] for index, p in top]
 
 
 def full_path(run: LogRun, step: StepRows, ref: str | None) -> str | None:
