@@ -22,7 +22,7 @@ from tests.composition.test_combine import digests
 
 
 def read(folder: Path) -> pd.DataFrame:
-    return predboard.open_predictions(folder).to_pandas()
+    return pd.DataFrame(predboard.open_predictions(folder).to_pandas())
 
 
 def same(a: pd.DataFrame, b: pd.DataFrame) -> None:
