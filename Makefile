@@ -14,27 +14,28 @@ READY := $(BIN)/.ready
 READY_DEV := $(BIN)/.ready-dev
 READY_LIBRARIES := .venv-libraries/.ready
 DEMO := data/digits/expect.txt
+SEVERAL := data/several_digits/expect.txt
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: help setup demo infer visualize board inspect test test-all lint format test-browser test-ray test-s3 test-libraries docs bench clean print-out
+.PHONY: help setup demo demo-multi-label infer visualize board inspect test test-all lint format test-browser test-ray test-s3 test-libraries docs bench clean print-out
 
 help: ## print this
 	@echo 'make TARGET [VARIABLE=value ...]'
 	@echo
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@awk -F '#: ' '/^#: / { print "  " $$2 }' Makefile
 	@echo
 	@echo 'For example: make visualize DATA=photos/test MODEL=net.py:build CHECKPOINT=weights.pt'
 
-#: DATA=          folder of images, one sub-folder for each class; without it: the demo
-#: MODEL=         FILE.py:FACTORY, a function that returns a torch.nn.Module; predboard infer --help lists other forms
-#: CHECKPOINT=    file with weights; several, or a pattern, become steps of one run
-#: PREDICTIONS=   folder of predictions; by default named after DATA and MODEL
-#: LOGDIR=        folder for TensorBoard; by default logs
-#: ARGS=          further flags for the command that the target is named after (for test: pytest)
-#: INFER_ARGS=    further flags for inference, also where visualize runs it, for example '--resize 256 --crop 224'
-#: PYTHON=        the Python (3.11 or newer) that makes .venv; by default python3
+#: DATA=            folder of images, one sub-folder for each class; without it: the demo
+#: MODEL=           FILE.py:FACTORY, a function that returns a torch.nn.Module; predboard infer --help lists other forms
+#: CHECKPOINT=      file with weights; several, or a pattern, become steps of one run
+#: PREDICTIONS=     folder of predictions; by default named after DATA and MODEL
+#: LOGDIR=          folder for TensorBoard; by default logs
+#: ARGS=            further flags for the command that the target is named after (for test: pytest)
+#: INFER_ARGS=      further flags for inference, also where visualize runs it, for example '--resize 256 --crop 224'
+#: PYTHON=          the Python (3.11 or newer) that makes .venv; by default python3
 
 # What cannot work is said before anything is installed.
 ifneq ($(filter infer visualize inspect print-out,$(MAKECMDGOALS)),)
@@ -97,6 +98,16 @@ setup: $(READY) ## make .venv with predboard in it (the other targets do that by
 
 demo: $(DEMO) ## make the demo in data/digits: 5,000 handwritten digits, a small CNN, five checkpoints
 	@echo 'The demo is in data/digits. Next: make visualize'
+
+demo-multi-label: $(SEVERAL) ## make the demo of several labels an image, run four checkpoints over it, and draw them
+	@echo 'infer: 1,000 pictures of several digits through four checkpoints -> predictions/several_digits'
+	@$(BIN)/predboard infer --data data/several_digits/test.csv --model data/several_digits_cnn.py:build \
+		--checkpoint data/several_digits/checkpoints/*.pt --task multi-label --label-separator '|' --none nothing \
+		--classes data/several_digits/classes.txt --channels gray --mean .1307 --std .3081 \
+		--out predictions/several_digits
+	@echo "visualize: predictions/several_digits -> $$LOGDIR"
+	@$(BIN)/predboard visualize predictions/several_digits --logdir "$$LOGDIR"
+	@cat $(SEVERAL)
 
 infer: $(READY) $(NEEDED) ## run the model over the images and write predictions; goes on where it was stopped
 	@$(set_out); $(infer) $(ARGS)
@@ -163,9 +174,10 @@ docs: $(READY_DEV) ## write the generated parts of docs/ from the code
 bench: $(READY_DEV) ## measure what is claimed of speed, a few minutes (ARGS=loader for one part)
 	@$(BIN)/python -m benchmarks.bench $(ARGS)
 
-clean: ## remove .venv, the demo and what was made of it, and caches; your own predictions and logs stay
-	@echo 'clean: .venv, the demo, its predictions and logs, caches'
-	@rm -rf .venv .venv-libraries data/digits data/digits.partial predictions/digits logs/digits build dist pipeline/*.egg-info
+clean: ## remove .venv, the demos and what was made of them, and caches; your own predictions and logs stay
+	@echo 'clean: .venv, the demos, their predictions and logs, caches'
+	@rm -rf .venv .venv-libraries build dist pipeline/*.egg-info
+	@for demo in digits several_digits; do rm -rf data/$$demo data/$$demo.partial predictions/$$demo logs/$$demo; done
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find pipeline tests data benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
@@ -198,3 +210,6 @@ $(READY_LIBRARIES): pyproject.toml
 
 $(DEMO): | $(READY)
 	@$(BIN)/python data/demo.py --out data/digits
+
+$(SEVERAL): | $(READY)
+	@$(BIN)/python data/several_digits.py --out data/several_digits

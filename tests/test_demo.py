@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from predboard import open_predictions
 from predboard.inference.default_name import default_out
 
 ROOT = Path(__file__).parents[1]
@@ -24,13 +25,24 @@ needs_digits = pytest.mark.skipif(
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
 
-@pytest.fixture(scope="module")
-def demo() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("demo", ROOT / "data" / "demo.py")
+def _load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "data" / f"{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def demo() -> ModuleType:
+    return _load("demo")
+
+
+@pytest.fixture(scope="module")
+def several() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "data")  # as for a script there
+        yield _load("several_digits")
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +96,70 @@ def test_nearest_neighbours_are_those_of_scikit_learn(demo: ModuleType, digits: 
     reference = neighbors.KNeighborsClassifier(3).fit(flat[train], labels[train]).predict(flat[test])
     assert (ours == reference).mean() > 0.995  # neighbours at the same distance may be taken in another order
     assert abs((ours == labels[test]).mean() - (reference == labels[test]).mean()) <= 0.005
+
+
+@needs_digits
+def test_pictures_of_several_digits_have_the_labels_of_their_digits(several: ModuleType, digits: Any) -> None:
+    pictures, labels = digits
+    rows = several.split(labels)[1]
+    composed, has = several.compose(pictures, labels, rows, 60, np.random.default_rng(0))
+    assert np.array_equal(composed, several.compose(pictures, labels, rows, 60, np.random.default_rng(0))[0])
+    assert composed.shape == (60, 64, 64)
+    cells = composed.reshape(60, 2, 32, 2, 32).transpose(0, 1, 3, 2, 4).reshape(60, 4, -1)
+    filled = (cells.max(2) > 200).sum(1)  # places with a digit; noise is below 24
+    assert sorted(set(filled.tolist())) == [0, 1, 2, 3, 4]
+    assert (has.sum(1) <= filled).all()  # a digit may be there twice
+    assert ((filled == 0) == ~has.any(1)).all()
+    one = int(np.flatnonzero(filled == 1)[0])
+    (digit,) = np.flatnonzero(has[one])
+    (place,) = np.flatnonzero(cells[one].max(1) > 200)
+    cell = cells[one, place].reshape(32, 32)
+    shown = [cell[top : top + 28, left : left + 28] for top in range(5) for left in range(5)]
+    known = pictures[rows][labels[rows] == digit].astype(int)
+    assert any((np.abs(known - part).max((1, 2)) < 24).any() for part in shown)  # which differ by the noise alone
+
+
+@needs_digits
+def test_the_list_of_several_digits_names_them(several: ModuleType, tmp_path: Path) -> None:
+    has = np.zeros((3, 10), bool)
+    has[1, [3, 0]] = has[2, 9] = True
+    several.write(tmp_path / "test", np.zeros((3, 64, 64), np.uint8), has)
+    lines = (tmp_path / "test.csv").read_text().splitlines()
+    assert lines == ["image,labels", "test/0000.png,nothing", "test/0001.png,zero|three", "test/0002.png,nine"]
+    assert len(list((tmp_path / "test").glob("*.png"))) == 3
+
+
+@pytest.mark.slow
+@needs_digits
+@needs_make
+def test_the_demo_of_several_labels_runs_from_the_pictures_to_the_logs(several: ModuleType, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="stage one runs PyTorch models")
+    expected = several.make(tmp_path / "several_digits")
+    ready = ("--old-file=.venv/bin/.ready", "--old-file=data/several_digits/expect.txt")
+    printed = _make("--dry-run", *ready, "demo-multi-label").stdout
+    commands = [line for line in printed.replace("\\\n", " ").splitlines() if line.startswith(".venv/bin/predboard")]
+    assert len(commands) == 2
+    for command in commands:
+        for of_make, here in (
+            (".venv/bin/predboard", f"{sys.executable} -m predboard"),
+            ("data/several_digits/", f"{tmp_path}/several_digits/"),
+            ("predictions/", f"{tmp_path}/predictions/"),
+        ):
+            command = command.replace(of_make, here)
+        env = {**os.environ, "LOGDIR": str(tmp_path / "logs")}
+        done = subprocess.run(
+            ["sh", "-c", command], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    exact = [float(share) for share in re.findall(r"epoch\d+\.pt +([\d.]+)%", expected)]
+    measured = [
+        float(np.mean([list(a) == list(b) for a, b in zip(frame["labels"], frame["predicted_labels"], strict=True)]))
+        for step in several.SAVED_EPOCHS
+        for frame in [open_predictions(tmp_path / "predictions" / "several_digits", step).to_pandas()]
+    ]
+    assert measured == pytest.approx([share / 100 for share in exact], abs=0.002)
+    assert measured[-1] > 0.5 > 0.15 > measured[0]
+    assert list((tmp_path / "logs").rglob("events.out.tfevents.*"))
 
 
 def test_what_to_expect_names_every_figure(demo: ModuleType) -> None:

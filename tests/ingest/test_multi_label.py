@@ -154,8 +154,8 @@ def test_what_was_taken_is_said_and_recorded(tmp_path: Path) -> None:
     _, said_lines = logged(tmp_path, tmp_path / "p.csv")
     empty = int((~MASK.any(1)).sum())
     words = (
-        f"p.csv: 4 columns of 0 and 1 (label_cat, label_dog, label_owl, label_bee), {MASK.sum()} labels in {ROWS} "
-        f"images, {empty} of them with none"
+        "p.csv, read as 4 columns of 0 and 1 (label_cat, label_dog, label_owl, label_bee), "
+        f"{MASK.sum()} labels in {ROWS} images, {empty} of them with none"
     )
     assert f"labels: {words}; images: 'image' of p.csv; order of the classes: the score columns" in said_lines
     assert "warning" not in said_lines

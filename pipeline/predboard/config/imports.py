@@ -22,8 +22,9 @@ class ImportConfig(TaskConfig):
     """Import predictions from another program: .npy, .npz, .pt, .csv, .tsv, .json, .jsonl or .parquet."""
 
     scores: ImportedKind
-    """Kind of the scores; it is never guessed. Probabilities are the softmax of logits, or exp of log_probabilities.
-    confidence: only the predicted class and its probability are known, and what they do not allow is left out."""
+    """Kind of the scores; it is never guessed. Probabilities are the softmax of logits, or exp of log_probabilities;
+    with --task multi-label the sigmoid of logits. confidence: only the predicted class and its probability are known,
+    and what they do not allow is left out."""
 
     files: tuple[Path, ...] = field(default=(), metadata=POSITIONAL)
     """Files with the scores. Several files are one table, in this order; or several steps if each has a number in its
@@ -74,7 +75,7 @@ class ImportConfig(TaskConfig):
 
     classes: Path | None = None
     """File with the class names in the order of the scores, one per line. Images whose label is not in the list are
-    treated as unlabelled."""
+    treated as unlabelled; with --task multi-label such labels are refused."""
 
     model: str = ""
     """Name of the model that produced the scores, for the report. Default: the name of the first file."""

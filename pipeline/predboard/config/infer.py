@@ -47,7 +47,7 @@ class DataConfig(Config):
 
     classes: Path | None = None
     """File with the class names in the order of the model's outputs, one per line. Images whose label is not in the
-    list are treated as unlabelled."""
+    list are treated as unlabelled; with --task multi-label such labels are refused."""
 
     image_column: str | None = None
     """Column with the image paths, or with the images themselves in Parquet; or the key in a dataset's items.

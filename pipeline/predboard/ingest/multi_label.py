@@ -73,7 +73,7 @@ def read_multi_labels(
     for note in reading.notes:
         log(f"warning: {note}")
     labels = _take(reading.labels, rows, saved.classes)
-    words = f"{sets.words}: {reading.reading}, {count_labels(labels)}"
+    words = f"{sets.words}, read as {reading.reading}, {count_labels(labels)}"
     return RowLabelSets(labels, words, reading.classes, order)
 
 
