@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from scipy import stats
+from scipy.special import softmax
 from sklearn.metrics import f1_score, matthews_corrcoef, recall_score
 
 import predboard
@@ -21,13 +22,14 @@ from predboard.comparison.paired_counts import count_pairs
 from predboard.evaluation.amend import Amendments
 from predboard.evaluation.measure import measure_part
 from predboard.gating.gate import gate
+from predboard.metrics.calibration import Calibration, CalibrationEvidence
 from predboard.metrics.class_groups import ClassGroups, read_class_groups
 from predboard.metrics.group_counts import GroupCounts
 from predboard.metrics.intervals import grouped_half_width, grouped_method, wilson_interval
 from predboard.metrics.metric_state import MetricState
 from predboard.metrics.multi_label.label_state import LabelCountState
 from predboard.metrics.multi_label.label_values import all_label_metrics
-from predboard.metrics.values import class_columns, group_metrics, overall_metrics
+from predboard.metrics.values import calibration_metrics, class_columns, group_metrics, overall_metrics
 from predboard.panels import load
 from predboard.predictions.multi_label import MultiLabelPredictions
 from predboard.predictions.sampling import JACKKNIFE_GROUPS, jackknife_group
@@ -94,6 +96,18 @@ def test_every_interval_leaves_out_whole_groups() -> None:
         assert metric.value == pytest.approx(function(slice(None)), rel=1e-6)
         assert metric.interval == pytest.approx((metric.value - half, metric.value + half), abs=2e-6)
         assert metric.method == grouped_method("patient")
+    evidence = CalibrationEvidence(merge(*(Calibration.measure(RUN, half) for half in halves)), state.histograms)
+    confidence = e.max(axis=1)
+    bins = np.minimum((confidence * 15).astype(int), 14)
+
+    def ece(at: Any) -> float:
+        gap = np.bincount(bins[at], ((y == p) - confidence)[at], 15)
+        return float(np.abs(gap).sum() / len(bins[at]))
+
+    metric = calibration_metrics(evidence)["calibration/ece"]
+    half = float(grouped_half_width(np.array([ece(group[ok] != g) for g in present])))
+    assert metric.interval == pytest.approx((max(metric.value - half, 0), metric.value + half), abs=2e-6)
+    assert metric.method == grouped_method("patient")
     recalls = class_columns(state)["recall"]
     of_cats = np.array([(p == 0)[(y == 0) & (group[ok] != g)].mean() for g in present])
     assert recalls.upper[0] - recalls.value[0] == pytest.approx(float(grouped_half_width(of_cats)))
@@ -167,8 +181,21 @@ def test_differences_leave_out_whole_groups_too(tmp_path: Path) -> None:
         half, d = float(grouped_half_width(gains)), differences[name]
         assert d.interval == pytest.approx((d.difference - half, d.difference + half), abs=1e-9), name
         assert d.method == grouped_method("patient")
-    for name in ("nll", "calibration/ece"):
-        assert differences[name].method == grouped_method("patient")
+    e = [softmax(toy.table(RUN, 300, seed)[0].astype(np.float64), axis=1) for seed in (1, 2)]
+
+    def ece(at: Any, p: Any) -> float:
+        confidence = p[at].max(axis=1)
+        gap = (p[at].argmax(axis=1) == label[at]) - confidence
+        return float(np.abs(np.bincount((confidence * 15).astype(int), gap, 16)).sum() / len(gap))
+
+    def nll(at: Any, p: Any) -> float:
+        return float(-np.log(p[at][np.arange(int(at.sum())), label[at]]).mean())
+
+    for name, of_rows in (("nll", nll), ("calibration/ece", ece)):
+        gains = np.array([of_rows(group != g, e[1]) - of_rows(group != g, e[0]) for g in present])
+        half, d = float(grouped_half_width(gains)), differences[name]
+        assert d.interval == pytest.approx((d.difference - half, d.difference + half), abs=5e-6), name
+        assert d.method == grouped_method("patient")
     assert "takes images as independent" in differences["slices/patient=P1/accuracy"].method
 
 

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard.comparison.paired_counts import PairedCounts, margins_without_groups
-from predboard.comparison.resampling import bootstrap_differences, calibration_draws, recode_cells
+from predboard.comparison.resampling import bootstrap_differences, calibration_draws, grouped_ece, recode_cells
 from predboard.comparison.two_class_scores import rank_differences
 from predboard.formatting import unique_names
-from predboard.metrics import calibration, registry
+from predboard.metrics import registry
 from predboard.metrics.bootstrap import bias_corrected_interval
 from predboard.metrics.class_groups import NO_GROUPS, ClassGroups
 from predboard.metrics.counts import CountMetrics, Counts, Margins
@@ -324,10 +324,11 @@ class Comparison:
         gained, lost = self.fixed_broken
         new, old, n = int(self.new.hits.sum()), int(self.old.hits.sum()), self.rows
         if self.group_column:
-            share = self._grouped((gained - lost) / n, lambda m: m.hits.sum(axis=-1) / np.maximum(m.rows, 1))
-            return self._difference(spec, old / n, new / n, share, (gained - lost) / n)
-        ends = self._newcombe(*map(np.array, (old - lost, new, old, n)))
-        return self._difference(spec, old / n, new / n, (float(ends[0]), float(ends[1])), (gained - lost) / n)
+            ends = self._grouped((gained - lost) / n, lambda m: m.hits.sum(axis=-1) / np.maximum(m.rows, 1))
+        else:
+            lower, upper = self._newcombe(*map(np.array, (old - lost, new, old, n)))
+            ends = float(lower), float(upper)
+        return self._difference(spec, old / n, new / n, ends, (gained - lost) / n)
 
     def _nll(self, spec: MetricSpec) -> Difference | None:
         state, n = self.state, self.rows
@@ -338,16 +339,14 @@ class Comparison:
         ends = mean_interval(mean, max(squares / n - mean**2, 0.0), n)
         if self.group_column:
             grouped = state.losses_by_group.states[self.group_column]
-            each = (grouped.without[:, 1] - grouped.without[:, 0]) * FIXED_UNIT / np.maximum(grouped.rows_without, 1)
+            each = np.diff(grouped.without)[:, 0] * FIXED_UNIT / np.maximum(grouped.rows_without, 1)
             ends = grouped_interval(mean, each, -math.inf, math.inf)
         return self._difference(spec, self.old.nll, self.new.nll, ends, mean)
 
     def _ece(self, spec: MetricSpec) -> Difference:
         (old, new), drawn = calibration_draws(self.state.calibration, self.rows)
         if self.group_column:
-            grouped = self.state.gaps_by_group.states[self.group_column]
-            gaps = np.abs(grouped.without * calibration.PROBABILITY_UNIT).sum(axis=-1)
-            each = (gaps[:, 1] - gaps[:, 0]) / np.maximum(grouped.rows_without, 1)
+            each = np.diff(grouped_ece(self.state.gaps_by_group.states[self.group_column]))[:, 0]
             return self._difference(spec, old, new, grouped_interval(new - old, each, -1.0, 1.0))
         return self._difference(spec, old, new, bias_corrected_interval(new - old, drawn), draws=len(drawn))
 

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from predboard.comparison.join import REQUIRED_COLUMNS, ClassMapping, JoinedRows, join_rows
 from predboard.comparison.two_class_scores import Runs, columns_of_scores, count_scores, no_scores, scored_runs
-from predboard.metrics import calibration, slices
+from predboard.metrics import slices
 from predboard.metrics.counts import CountMetrics, Margins
 from predboard.metrics.grouped import GroupedCells, cells_by_group, no_groups, sum_by_group
+from predboard.metrics.reliability import BINS, PROBABILITY_UNIT, equal_width_bin
 from predboard.metrics.slices import Crosses, SliceSums, empty_slices, measure_slices
 from predboard.predictions.table import Predictions
 from predboard.state import FIXED_LIMIT, Counted, StatesByName, fixed_each, fixed_squares, merge, summed
@@ -24,7 +25,7 @@ OLD_COLUMNS = REQUIRED_COLUMNS | {"confidence", "loss", "digest"}
 NEW_COLUMNS = OLD_COLUMNS | slices.COLUMNS
 """Columns that `PairedCounts.measure` reads from the two steps; slices are those of the new one."""
 
-CALIBRATION_BINS = calibration.BINS
+CALIBRATION_BINS = BINS
 
 
 @dataclass(frozen=True)
@@ -137,21 +138,18 @@ def is_comparable(rows: JoinedRows) -> NDArray[np.bool_]:
 def _gaps(rows: Predictions) -> NDArray[np.int64]:
     """Return right - confidence of each row in its bin, [rows, BINS] `PROBABILITY_UNIT`s."""
     confidence = rows.confidence.astype(np.float64)
-    gap = np.rint(rows.right / calibration.PROBABILITY_UNIT) - np.rint(confidence / calibration.PROBABILITY_UNIT)
+    gap = np.rint(rows.right / PROBABILITY_UNIT) - np.rint(confidence / PROBABILITY_UNIT)
     bins = np.arange(CALIBRATION_BINS)
-    return np.asarray(gap.astype(np.int64)[:, None] * (calibration.equal_width_bin(confidence)[:, None] == bins))
+    return np.asarray(gap.astype(np.int64)[:, None] * (equal_width_bin(confidence)[:, None] == bins))
 
 
 def _of_bins(
     before: NDArray[np.float32], now: NDArray[np.float32], was: NDArray[np.bool_], is_: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
     c = before.astype(np.float64), now.astype(np.float64)
-    at = (
-        (calibration.equal_width_bin(c[0]) * CALIBRATION_BINS + calibration.equal_width_bin(c[1])) * 2 + was
-    ) * 2 + is_
+    at = ((equal_width_bin(c[0]) * CALIBRATION_BINS + equal_width_bin(c[1])) * 2 + was) * 2 + is_
     sums = [
-        np.bincount(at, np.rint(values / calibration.PROBABILITY_UNIT), 4 * CALIBRATION_BINS * CALIBRATION_BINS)
-        for values in c
+        np.bincount(at, np.rint(values / PROBABILITY_UNIT), 4 * CALIBRATION_BINS * CALIBRATION_BINS) for values in c
     ]
     return np.stack([np.bincount(at, minlength=4 * CALIBRATION_BINS * CALIBRATION_BINS), *sums]).astype(np.int64)
 

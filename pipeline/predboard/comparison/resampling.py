@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from predboard.comparison.paired_counts import CALIBRATION_BINS
 from predboard.metrics.bootstrap import ClassSums, poisson_resamples
 from predboard.metrics.counts import CountMetrics, MarginMetric, Margins
+from predboard.metrics.grouped import GroupedSums
 from predboard.metrics.reliability import PROBABILITY_UNIT
 
 
@@ -81,3 +82,9 @@ def calibration_draws(counts: NDArray[np.int64], compared: int) -> tuple[tuple[f
         drawn = [np.abs(of_bins(n * weight)).sum(axis=0) for of_bins, weight in weighed]
         draws.append((drawn[1] - drawn[0]) / np.maximum(n.sum(axis=0), 1))
     return (ece[0], ece[1]), np.concatenate(draws)
+
+
+def grouped_ece(grouped: GroupedSums) -> NDArray[np.float64]:
+    """Return the calibration errors before and now without each group of rows that belong together, [groups, 2]."""
+    gaps = np.abs(grouped.without * PROBABILITY_UNIT).sum(axis=-1)
+    return np.asarray(gaps / np.maximum(grouped.rows_without, 1)[:, None])

@@ -93,7 +93,7 @@ class Calibration(Reliability):
 
         def gaps() -> NDArray[np.int64]:
             """Return right - confidence of each row in its bin, [rows, BINS] `PROBABILITY_UNIT`s."""
-            each = np.rint(weights[0] / PROBABILITY_UNIT) - np.rint(confidence / PROBABILITY_UNIT)
+            each = np.rint(rows.right / PROBABILITY_UNIT) - np.rint(confidence / PROBABILITY_UNIT)
             return np.asarray(each.astype(np.int64)[:, None] * (bin_[:, None] == np.arange(BINS)))
 
         of_predicted: dict[str, Any] = {
