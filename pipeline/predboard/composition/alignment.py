@@ -189,7 +189,7 @@ def _refuse_other_labels(before: Sequence[NamedStep], one: NamedStep, differ: ND
     raise InputError(
         f"{plural(len(differ), 'image has', 'images have')} another label in {one.name} than in "
         f"{' and '.join(run.name for run in before)}, the first of them {image!r}: there is no knowing which is right; "
-        "give all runs the same labels first"
+        "`predboard take RUN --labels FILE` gives a run others"
     )
 
 

@@ -143,6 +143,7 @@ class _Spooled:
                 for batch in read_batches(file, COLUMNS):
                     at, logits = _logits(batch.batch)
                     self._write(place[batch.id[at]], logits)
+            self._file.flush()  # a full disk is noticed now
 
     def close(self) -> None:
         self._file.close()
