@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks import bench_combine, bench_compare, bench_ray, bench_tab, bench_visualize
+from benchmarks import bench_combine, bench_compare, bench_labels, bench_ray, bench_tab, bench_visualize
 from predboard.config import InferConfig
 from predboard.images import decode as images
 from predboard.images import sources
@@ -264,7 +264,13 @@ def main() -> None:
         for on_ray in bench_ray.BENCHES if named else ():  # they take minutes
             if on_ray.__name__ in named or "ray" in named:
                 on_ray(folder, line)
-        usual = (*bench_visualize.BENCHES, *bench_compare.BENCHES, *bench_combine.BENCHES, *bench_tab.BENCHES)
+        usual = (
+            *bench_visualize.BENCHES,
+            *bench_compare.BENCHES,
+            *bench_combine.BENCHES,
+            *bench_labels.BENCHES,
+            *bench_tab.BENCHES,
+        )
         for of_stage_two in (*usual, bench_visualize.huge):
             if of_stage_two.__name__ in named or (not named and of_stage_two in usual):
                 of_stage_two(folder, line)

@@ -167,6 +167,7 @@ def landing_page(config: BoardConfig) -> str:
     pins += [(run, "1_glance/report_card", 0) for run in runs]
     if len(runs) == 1:
         pins += [(runs[0], "2_mistakes/confident", sample) for sample in range(2)]
+        pins += [(runs[0], f"2_mistakes/{kind}", 0) for kind in ("wrongly_predicted", "missed")]  # of several labels
     cards = [{"plugin": "images", "tag": t, "runId": f"defaultExperimentId/{r}", "sample": s} for r, t, s in pins]
     compact = json.dumps(cards, separators=(",", ":"))
     query = urllib.parse.urlencode({"smoothing": 0, **({"pinnedCards": compact} if cards else {})}, safe=":,/")

@@ -120,9 +120,9 @@ class LabelHistograms:
             columns += (in_block + start) * coarse
             columns += of_group
             count_into(state.every_grouped, columns)
-        tables = state.every_by_fold, state.every_grouped, state.any_label
-        for table, place in zip(tables, places(sets.unknown.row, sets.unknown.label), strict=True):
-            np.subtract.at(table.reshape(-1), place, table.dtype.type(1))
+        counted: tuple[NDArray[Any], ...] = (state.every_by_fold, state.every_grouped, state.any_label)
+        for of_unknown, place in zip(counted, places(sets.unknown.row, sets.unknown.label), strict=True):
+            np.subtract.at(of_unknown.reshape(-1), place, of_unknown.dtype.type(1))
         return state
 
     @cached_property

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard.formatting import unique_names
+from predboard.metrics import reliability
 from predboard.metrics.multi_label import label_calibration, label_counts
-from predboard.metrics.multi_label.known_sets import KnownSets
+from predboard.metrics.multi_label.label_calibration import LabelCalibration
 from predboard.metrics.multi_label.label_counts import SIZES, LabelCounts
 from predboard.panels import RunInfo
 from predboard.predictions.multi_label import MultiLabelPredictions
@@ -42,11 +43,10 @@ RESERVED_NAMES = (
 
 @dataclass(frozen=True)
 class State:
-    """Counts in equal bins; of the measures [2, BINS] for wrong and right rows."""
+    """Counts that other panels share, and of the measures in equal bins, [2, BINS] for wrong and right rows."""
 
     counts: LabelCounts
-    every: NDArray[np.int64] = summed()  # [BINS] decisions by the probability of the label
-    true: NDArray[np.int64] = summed()  # [classes, BINS] those on labels that the image has
+    calibration: LabelCalibration
     confidence: NDArray[np.int64] = summed()
     margin: NDArray[np.int64] = summed()
     loss: NDArray[np.int64] = summed()
@@ -62,21 +62,14 @@ class Panel:
     def zero(self, run: Run) -> State:
         """Return the state of no rows."""
         of_rows = (np.zeros((2, BINS), np.int64) for _ in range(3))
-        true = np.zeros((len(run.classes), BINS), np.int64)
-        return State(LabelCounts.zero(run), np.zeros(BINS, np.int64), true, *of_rows)
+        return State(LabelCounts.zero(run), LabelCalibration.zero(run), *of_rows)
 
     def measure(self, run: Run, batch: MultiLabelPredictions) -> State:
         """Return the state of these rows alone."""
-        rows, sets, k = batch.labelled, KnownSets.measure(run, batch), len(run.classes)
-        p = rows.probabilities  # [rows, classes]
-        place = np.minimum((p * np.float32(BINS)).astype(np.int8), BINS - 1)
-        every = np.bincount(place.reshape(-1), minlength=BINS)
-        every = every - np.bincount(place[sets.unknown.row, sets.unknown.label], minlength=BINS)
-        of_true = place[sets.true.row, sets.true.label].astype(np.int64)
-        true = np.bincount(sets.true.label * BINS + of_true, minlength=k * BINS).reshape(k, BINS)
+        rows = batch.labelled
         kind = rows.right.astype(np.int64)
         measures = (_counts(kind, getattr(rows, name), LOSS_CAP_NATS if name == "loss" else 1.0) for name in MEASURES)
-        return State(LabelCounts.measure(run, batch), every.astype(np.int64), true.astype(np.int64), *measures)
+        return State(LabelCounts.measure(run, batch), LabelCalibration.measure(run, batch), *measures)
 
     def render(self, info: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
         """Yield histograms for each step, except for empty ones."""
@@ -84,10 +77,10 @@ class Panel:
         chosen = states[max(states)].counts.metrics.most_errors(self.classes).tolist()
         tags = unique_names(names, RESERVED_NAMES)
         for step, state in states.items():
-            given = state.true.sum(axis=0)
+            (every, given, _), by_label = state.calibration.pooled, np.linspace(0, 1, reliability.BINS + 1)
             drawn: list[tuple[str, NDArray[Any], NDArray[np.int64], str]] = [
-                ("true_labels", edges, given, "Probability of the labels that images have."),
-                ("other_labels", edges, state.every - given, "Probability of the labels that images do not have."),
+                ("true_labels", by_label, given, "Probability of the labels that images have."),
+                ("other_labels", by_label, every - given, "Probability of the labels that images do not have."),
             ]
             for measure, words in MEASURES.items():
                 ends = edges * (LOSS_CAP_NATS if measure == "loss" else 1.0)
@@ -101,7 +94,7 @@ class Panel:
                 ("labels_per_image", numbers, sizes.sum(axis=1)[:most], f"Number of {words}"),
                 ("predicted_per_image", numbers, sizes.sum(axis=0)[:most], f"Number of predicted {words}"),
                 *(
-                    (tags[c], edges, state.true[c], f"Probability of {names[c]} on images that have it.")
+                    (tags[c], by_label, state.calibration.hits[c], f"Probability of {names[c]} on images that have it.")
                     for c in chosen
                 ),
             ]
