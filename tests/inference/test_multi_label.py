@@ -1,8 +1,11 @@
 """Stage one where an image may have several labels: every door of labels and models, and what is refused."""
 
+import io
 import json
+import tarfile
+import types
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -221,6 +224,67 @@ def test_probabilities_are_stored_as_log_odds(photos: Path) -> None:
     np.testing.assert_allclose(np.stack(logarithm["logits"]), plain, 1e-3, 1e-3)
     assert open_run(photos / "sigmoid")[0].run.scores == "log_odds"
     np.testing.assert_allclose(sigmoid["confidence"], np.maximum(expit(plain), expit(-plain)).prod(axis=1), 1e-4)
+
+
+def test_a_tar_has_lists_in_json_or_separated_text(photos: Path) -> None:
+    with tarfile.open(photos / "a.tar", "w") as lists, tarfile.open(photos / "b.tar", "w") as texts:
+        for i, labels in enumerate(SETS):
+            written = json.dumps({"labels": labels}).encode()
+            for archive, end, content in (
+                (lists, "json", written),
+                (texts, "cls", "|".join(map(str, labels or ())).encode()),
+            ):
+                picture = (photos / "photos" / f"{i:02d}.png").read_bytes()
+                for name, data in ((f"{i:02d}.png", picture), (f"{i:02d}.{end}", content)):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(data)
+                    archive.addfile(member, io.BytesIO(data))
+    assert sets(run(photos, photos / "a.tar", "a")) == SETS
+    frame = run(photos, photos / "b.tar", "b", label_separator="|", empty="absent")
+    assert sets(frame) == [labels or [] for labels in SETS]
+
+
+def test_features_of_a_list_of_labels_name_the_classes(photos: Path) -> None:
+    names = types.SimpleNamespace(names=list(NAMES))
+    pictures = [np.full((8, 8, 3), 20 * i, np.uint8) for i in range(12)]
+
+    class Data:
+        features: ClassVar[dict[str, Any]] = {"image": None, "labels": types.SimpleNamespace(feature=names)}
+
+        def __len__(self) -> int:
+            return 12
+
+        def __getitem__(self, i: int) -> Any:
+            return {"image": pictures[i], "labels": SETS[i]}
+
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
+    predboard.infer(module, Data(), photos / "out", task="multi-label", preflight=0, workers=1)
+    assert open_run(photos / "out")[0].run.classes == NAMES
+    assert sets(open_predictions(photos / "out").to_pandas()) == SETS
+
+
+def test_failed_rows_are_tried_again_and_fewer_rows_are_chosen(photos: Path) -> None:
+    data, options = lists(photos, "jsonl")
+    picture = (photos / "photos" / "03.png").read_bytes()
+    (photos / "photos" / "03.png").write_bytes(b"no picture")
+    frame = run(photos, data, shard_size=5, **options)
+    assert frame["error"].notna().tolist() == [i == 3 for i in range(12)]
+    assert (list(frame["labels"][3]), frame["predicted_labels"][3]) == ([0, 1, 2], None)
+    (photos / "photos" / "03.png").write_bytes(picture)
+    again = run(photos, data, shard_size=5, retry_errors=True, **options)
+    assert again["error"].isna().all()
+    assert sets(again) == SETS
+    few = run(photos, data, "few", limit=4, **options)
+    assert sets(few) == [SETS[int(Path(ref).stem)] for ref in few["image"]]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_processes_write_the_same_parts(photos: Path) -> None:
+    data, options = lists(photos, "columns")
+    run(photos, data, "one", shard_size=3, **options)
+    run(photos, data, "two", shard_size=3, device="cpu,cpu", **options)
+    assert open_run(photos / "one")[0].digest == open_run(photos / "two")[0].digest
 
 
 def test_one_label_is_a_run_of_one_label(photos: Path) -> None:

@@ -276,7 +276,9 @@ def _class_names(data: Any, label_key: str | None) -> tuple[str, ...]:
     features = getattr(data, "features", None)
     if names is None and isinstance(features, Mapping):
         key = next((k for k in ((label_key,) if label_key else LABEL_KEYS) if k in features), None)
-        names = getattr(features.get(key), "names", None)
+        feature = features.get(key)
+        feature = getattr(feature, "feature", feature)  # of a list of labels, what each of them is
+        names = getattr(feature, "names", None)
     return tuple(map(str, names or ()))
 
 
