@@ -324,3 +324,15 @@ def test_an_ensemble_of_two_published_networks(tmp_path: Path) -> None:
     right = [(p.argmax(axis=1) == label) for p in (saved[1], expected)]
     rows = result.summary["rows"]
     assert (rows["fixed"], rows["broken"]) == ((right[1] & ~right[0]).sum(), (right[0] & ~right[1]).sum())
+
+
+def test_the_page_of_a_run_says_what_it_was_made_of(tmp_path: Path) -> None:
+    logits, label = toy.table(toy.RUN, 30)
+    for name, crop in (("a", 224), ("b", 192)):
+        run = dataclasses.replace(toy.RUN, transform={"crop": crop, "resize": 256}, weights=f"of {name}")
+        toy.write_run(tmp_path / name, logits, label, run)
+    combine(CombineConfig((tmp_path / "a", tmp_path / "b"), tmp_path / "e"))
+    (drawn,) = predboard.visualize(tmp_path / "e", logdir=tmp_path / "logs", panels=("report", "glance"))
+    page = toy.read_values(drawn.event_file)["report/run", 0].tensor.string_val[0].decode()
+    assert "| transform | resize 256 |" in page
+    assert "| source 2 | model toy.py:build, rows 30, run b, step 0, weights of b, crop 192 |" in page

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from math import isnan
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from predboard.metrics.metric_state import MetricState
 from predboard.metrics.score_histograms import FINE_BINS, bin_edges
 from predboard.metrics.values import overall_metrics, positive_metrics
 from predboard.panels import RunInfo, WrittenTag, describe_transform
+from predboard.predictions.schema import Run
 from predboard.predictions.table import TileRows
 from predboard.summaries import Picture, Tab
 
@@ -318,7 +320,7 @@ def run_page(info: RunInfo, step: int) -> str:
         ("thumbnails", f"{run.thumbnails} pixels" if run.thumbnails else ""),
         ("inference", _time_range(known.started, known.finished)),
         *((f"time: {name}", f"{seconds:,.1f} s") for name, seconds in sorted(known.seconds.items())),
-        *((name.replace("_", " "), str(value)) for name, value in sorted(known.provenance.items())),
+        *((name.replace("_", " "), _fact(value, run)) for name, value in sorted(known.provenance.items())),
         ("steps", ", ".join(map(str, info.steps))),
         ("format", str(run.format)),
     ]
@@ -328,6 +330,17 @@ def run_page(info: RunInfo, step: int) -> str:
         "waited for images."
     )
     return f"# {escape_markdown(info.name)}: how it was run\n\n{table}\n\n{note}"
+
+
+def _fact(value: Any, run: Run) -> str:
+    """Return what stage one recorded, as text; of a run that this one is made of, only what differs from this one."""
+    if not isinstance(value, Mapping):
+        return str(value)
+    facts = [f"{name} {fact}" for name, fact in value.items() if not isinstance(fact, Mapping) and fact != ""]
+    transform = value.get("transform")
+    if isinstance(transform, Mapping):
+        facts += [f"{name} {fact}" for name, fact in transform.items() if run.transform.get(name) != fact]
+    return ", ".join(facts)
 
 
 def _time_range(started: float, finished: float) -> str:
