@@ -245,36 +245,49 @@ def _table(scores: LabelConfusions, names: tuple[str, ...]) -> str:
     missed, wrong, count = scores.confusions
     if not len(count):
         return f"No decision is wrong: the sets of all {scores.metrics.counted:,} images are right."
-    frequent = scores.frequent(TABLE_PAIRS)
-    columns = _columns(scores, frequent)
-    rows = []
-    for i, at in enumerate(frequent.tolist()):
-        share, least, lift = (float(columns[name][i]) for name in ("share", "share_lower", "lift"))
-        rows.append(
-            [
-                escape_markdown(names[missed[at]]),
-                escape_markdown(names[wrong[at]]),
-                f"{count[at]:,}",
-                *("–" if np.isnan(value) else percent(value) for value in (share, least)),
-                "–" if np.isnan(lift) else f"{lift:#.2g}" if lift < 9.95 else f"{lift:,.0f}",
-                f"{columns['reverse'][i]:,}" if not np.isnan(lift) else "–",
-            ]
-        )
-    titles = ("missed", "wrongly predicted", "images", "share", "at least", "lift", "reverse")
-    rest = len(count) - len(frequent)
+    every = scores.frequent(len(count))
+    real = (missed[every] != scores.nothing) & (wrong[every] != scores.nothing)
+    pairs, alone = every[real][:TABLE_PAIRS], every[~real][:TABLE_PAIRS]
+    rest = len(count) - len(pairs) - len(alone)
     more = f" `pairs.csv` beside the event file has {rest:,} more." if rest else ""
-    return "\n\n".join(
-        [
-            markdown_table(titles, "llrrrrr", rows),
-            f"Each row counts the images in which the first label is missed and the second wrongly predicted; "
-            f"{NOTHING} stands for no error of that kind. An image with two missed labels is in two rows.{more}",
-            "`predboard visualize` with `--pairs 'missed>wrongly predicted'` shows images of any pair.",
-            "*Share*: of the images that have the missed label. *At least*: lower end of the share's 95 % interval "
-            "(Wilson). *Lift*: the count divided by what it would be if missing the one had nothing to do with wrongly "
-            "predicting the other. *Reverse*: images with the two exchanged. If it is about as large as the count, the "
-            "model cannot tell the two apart; if it is small, it prefers the one.",
+    parts = []
+    if len(pairs):
+        parts += [_rows(scores, pairs, names), _READING]
+    if len(alone):
+        parts += [
+            "### Errors with none of the other kind",
+            _rows(scores, alone, names),
+            f"{NOTHING} stands for no error of that kind: nothing wrongly predicted beside the missed label, or "
+            f"nothing missed beside the wrongly predicted one.{more}",
         ]
-    )
+    return "\n\n".join(parts)
+
+
+_READING = (
+    "Each row counts the images in which the first label is missed and the second wrongly predicted. An image with two "
+    "missed labels is in two rows. `predboard visualize` with `--pairs 'missed>wrongly predicted'` shows images of any "
+    "pair.\n\n*Share*: of the images that have the missed label. *At least*: lower end of the share's 95 % interval "
+    "(Wilson). *Lift*: the count divided by what it would be if missing the one had nothing to do with wrongly "
+    "predicting the other. *Reverse*: images with the two exchanged. If it is about as large as the count, the model "
+    "cannot tell the two apart; if it is small, it prefers the one."
+)
+
+
+def _rows(scores: LabelConfusions, at: NDArray[np.int64], names: tuple[str, ...]) -> str:
+    """Write the table of some pairs; columns that say nothing of a label alone are left out where all are."""
+    missed, wrong, count = scores.confusions
+    columns = _columns(scores, at)
+    paired = not np.isnan(columns["lift"]).all()
+    rows = []
+    for i, place in enumerate(at.tolist()):
+        share, least, lift = (float(columns[name][i]) for name in ("share", "share_lower", "lift"))
+        row = [escape_markdown(names[missed[place]]), escape_markdown(names[wrong[place]]), f"{count[place]:,}"]
+        row += ["–" if np.isnan(value) else percent(value) for value in (share, least)]
+        if paired:
+            row += [f"{lift:#.2g}" if lift < 9.95 else f"{lift:,.0f}", f"{columns['reverse'][i]:,}"]
+        rows.append(row)
+    titles = ("missed", "wrongly predicted", "images", "share", "at least", *(("lift", "reverse") if paired else ()))
+    return markdown_table(titles, "llrrrrr"[: len(titles)], rows)
 
 
 def _csv(counted: Mapping[int, State], names: tuple[str, ...]) -> bytes:
