@@ -19,7 +19,7 @@ from predboard.cli import main
 from predboard.config import AmendConfig
 from predboard.evaluation.amend import Amendments
 from predboard.evaluation.measure import MeasureSettings
-from predboard.gating.gate import gate
+from predboard.gating.gate import gate, suggest
 from predboard.gating.reports import to_record
 from predboard.parallel.pool import ProcessPool
 from predboard.predictions.digests import ManifestDigest
@@ -269,6 +269,29 @@ def test_logs_change_with_the_file_and_not_without(tmp_path: Path) -> None:
     assert a == b
     shutil.rmtree(tmp_path / "logs")
     assert not visualize(dataclasses.replace(config, labels=None), lambda _: None)[0].unchanged
+
+
+def test_labels_may_be_of_images_of_either_run_of_a_comparison(tmp_path: Path) -> None:
+    """The new run lacks the last images; a label of one of them is left out there, one of none of them refused."""
+    logits, label = toy.table(RUN, ROWS)
+    toy.write_run(tmp_path / "old", logits, label, RUN)
+    toy.write_run(tmp_path / "new", logits[:20], label[:20], RUN)
+    file = tmp_path / "new.csv"
+    file.write_text("image,label\n000003.png,eel\n000030.png,eel\n")
+    config = CompareConfig((tmp_path / "old", tmp_path / "new"), tmp_path / "logs", labels=file)
+    notes = compare(config, lambda _: None).summary["notes"]
+    assert f"{file}: 1 image that {tmp_path / 'new'} does not have left out" in notes
+    runs = tmp_path / "old", tmp_path / "new"
+    with pytest.raises(InputError, match=r"1 of 2 rows of .* name no image of .*new by their image: '000030.png'"):
+        visualize(VisualizeConfig(runs, tmp_path / "logs", panels=("glance",), labels=file), lambda _: None)
+    file.write_text("image,label\n000003.png,eel\n000077.png,eel\n")
+    for action in (
+        lambda: compare(config, lambda _: None),
+        lambda: gate(GateConfig(runs[1], labels=file), lambda _: None, [{"metric": "accuracy", "min": 0}]),
+        lambda: suggest(GateConfig(runs[1], suggest=True, labels=file), lambda _: None),
+    ):
+        with pytest.raises(InputError, match=r"1 of 2 rows of .* name no image of .*'000077.png'"):
+            action()
 
 
 # --- several labels for an image ---

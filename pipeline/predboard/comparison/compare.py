@@ -178,9 +178,10 @@ def _amend(sides: Sequence[Side], amendments: Amendments) -> tuple[list[Side], l
     """Return the sides with corrected labels and further columns, and what there is to say of them."""
     amended, notes = [], []
     for side in sides:
-        attached = amendments.attach([side.step])
+        attached = amendments.attach([side.step], one_of_several=True)
         amended.append(replace(side, step=attached.steps[0]))
         notes += [*attached.notes, *(f"{side.name}: {effect.sentence()}" for effect in attached.effects.values())]
+    amendments.refuse_unknown()
     return amended, list(dict.fromkeys(notes))
 
 

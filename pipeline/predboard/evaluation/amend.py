@@ -54,6 +54,9 @@ class Amendments:
     def __init__(self, config: AmendConfig) -> None:
         """Read the files that the flags name. Raises InputError if one cannot be read."""
         self._by, self._group = config.columns_by, getattr(config, "group_column", None) or ""
+        self._lacking: NDArray[np.bool_] | None = None
+        """[rows of the labels] which of them name an image of none of the runs so far."""
+        self._example = ""
         self._labels = self._columns = None
         file = getattr(config, "thresholds", None)
         self._thresholds = None if file is None else read_label_thresholds(file)
@@ -71,8 +74,12 @@ class Amendments:
         named = [*map(str, astuple(self._options)), self._by or "", self._group]
         return [*map(_digest_file, files), *named] if files or self._group else []
 
-    def attach(self, steps: Sequence[Step]) -> AmendedSteps:
+    def attach(self, steps: Sequence[Step], one_of_several: bool = False) -> AmendedSteps:
         """Return steps of one run with the amendments of their parts.
+
+        Args:
+            steps: of the run.
+            one_of_several: whether labels may be of images that another run has: `refuse_unknown` follows the last one.
 
         Raises InputError for labels of images that the run lacks, labels that are no classes, columns that the run has
         already or that no row of the file belongs to, and a group that is no column.
@@ -90,7 +97,7 @@ class Amendments:
                 self._check_group(step, changes[0])
                 notes.append(self._count_groups(step, changes))
             if self._labels is not None:
-                changes, effects[step.step], more = self._with_labels(step, changes, *self._labels)
+                changes, effects[step.step], more = self._with_labels(step, changes, *self._labels, one_of_several)
                 notes += more
             parts = zip(step.parts, changes, strict=True)
             amended.append(
@@ -101,14 +108,24 @@ class Amendments:
             notes.append(sentence)
         return AmendedSteps(tuple(amended), effects, tuple(dict.fromkeys(notes)), sentence)
 
+    def refuse_unknown(self) -> None:
+        """Raise InputError if there are labels for images that none of several runs has."""
+        if self._lacking is not None and (count := int(self._lacking.sum())):
+            raise InputError(f"{count:,} of {len(self._lacking):,} rows of {self._example}")
+
     # --- labels ---
 
     def _with_labels(
-        self, step: Step, changes: Sequence[Amendment], table: pa.Table, file: AnyPath
+        self, step: Step, changes: Sequence[Amendment], table: pa.Table, file: AnyPath, one_of_several: bool
     ) -> tuple[list[Amendment], LabelEffect, list[str]]:
         table, label = read_new_labels(table, step.run, self._options, file)
         match = find_rows(step, table, file)
-        notes = _check_known(match, step, file, of_tags=set(table.column_names) == {"key", RELABEL_COLUMN})
+        of_tags = set(table.column_names) == {"key", RELABEL_COLUMN}  # which are of all runs of a folder together
+        if not one_of_several:
+            self._lacking = None
+        notes = self._note_unknown(match, step, file)
+        if not one_of_several and not (of_tags and match.is_known.any()):
+            self.refuse_unknown()
         match.refuse_contradictions(list(label_values(label)), f"two labels in {file}")
 
         def amend(place: int) -> tuple[Amendment, LabelEffect]:
@@ -118,6 +135,16 @@ class Amendments:
         counted = list(map_files(amend, range(len(step.parts)), step.parts[0].path))
         effect = sum((effect for _, effect in counted[1:]), counted[0][1])
         return [amendment for amendment, _ in counted], effect, notes
+
+    def _note_unknown(self, match: Match, step: Step, file: AnyPath) -> list[str]:
+        """Keep in mind which rows name no image of the run and of those before; return a line for the user."""
+        self._lacking = ~match.is_known if self._lacking is None else self._lacking & ~match.is_known
+        count = int((~match.is_known).sum())
+        if not count:
+            return []
+        lacking = match.describe_lacking(step)
+        self._example = f"{file} name no image of {_run_name(step)} by their {match.column}: {lacking}"
+        return [f"{file}: {plural(count, 'image')} that {_run_name(step)} does not have left out"]
 
     # --- columns ---
 
@@ -187,19 +214,6 @@ class Amendments:
         )
 
 
-def _check_known(match: Match, step: Step, file: AnyPath, of_tags: bool) -> list[str]:
-    """Raise InputError if rows name images that the run lacks, but for tags, which are of all runs together."""
-    lacking = int((~match.is_known).sum())
-    if not lacking:
-        return []
-    if of_tags and match.is_known.any():
-        return [f"{file}: {plural(lacking, 'image')} of other runs left out"]
-    raise InputError(
-        f"{lacking:,} of {len(match.is_known):,} rows of {file} name no image of {_run_name(step)} by their "
-        f"{match.column}: {match.describe_lacking(step)}"
-    )
-
-
 def _relabel(
     part: PartFile, change: Amendment, at: NDArray[np.int64], label: Labels, file: AnyPath
 ) -> tuple[Amendment, LabelEffect]:
@@ -217,7 +231,8 @@ def _relabel(
     replaced: list[Amendment] = []
     moves: list[tuple[int, int]] = []
     start = 0
-    for before in read_batches(part, {"label", "predicted"}):
+    decided = replace(part, amendment=Amendment(thresholds=change.thresholds))  # as everywhere else
+    for before in read_batches(decided, {"label", "predicted"}):
         low, high = np.searchsorted(at, (start, start + len(before))).tolist()
         after = before
         if low < high:

@@ -128,6 +128,7 @@ def gate(
     if drops and config.baseline:
         old, more = _amended(open_one_step(config.baseline, config.baseline_step, "--baseline-step"), amendments)
         notes += [f"baseline: {note}" for note in more]
+    amendments.refuse_unknown()
     if report is not None and step.run.task != SINGLE_LABEL:
         raise InputError(f"--report {config.report} is of one class for each image, and these are {step.run.task}")
     groups = groups_of(config.groups, step.run)
@@ -170,7 +171,7 @@ def gate(
 
 def _amended(step: Step, amendments: Amendments) -> tuple[Step, list[str]]:
     """Return a step with corrected labels and further columns, and what there is to say of them."""
-    attached = amendments.attach([step])
+    attached = amendments.attach([step], one_of_several=True)
     return attached.steps[0], [*attached.notes, *(effect.sentence() for effect in attached.effects.values())]
 
 
@@ -217,6 +218,8 @@ def suggest(config: GateConfig, log: Callable[[str], None] = print_warning) -> s
         raise InputError("which predictions? For example: predboard gate predictions/digits --suggest > gates.toml")
     amendments = Amendments(config)
     step, notes = _amended(open_one_step(config.predictions, config.step, "--step"), amendments)
+    if config.baseline is None:
+        amendments.refuse_unknown()
     for note in notes:
         log(note)
     positive = with_positive(step.run, config.positive).positive_class
@@ -228,6 +231,7 @@ def suggest(config: GateConfig, log: Callable[[str], None] = print_warning) -> s
     unpaired = 0.0
     if config.baseline is not None:
         old, _ = _amended(open_one_step(config.baseline, config.baseline_step, "--baseline-step"), amendments)
+        amendments.refuse_unknown()
         comparison = compare_steps(old, new, config, slices=False)
         differences = comparison.differences
         unpaired = unpaired_share(comparison.rows, measure_step(old, (), config.workers), new)
