@@ -7,6 +7,7 @@ are printed beside the figures.
 """
 
 import itertools
+import json
 import os
 import statistics
 import subprocess
@@ -29,9 +30,10 @@ from predboard.images import sources
 from predboard.images.loader import Loader
 from predboard.images.preprocessing import Preprocessing
 from predboard.inference.infer import infer
+from predboard.inference.preflight_report import read_report
 from predboard.parallel.threads import ordered_map, worker_count
 from predboard.predictions.schema import Run
-from predboard.storage.runs import open_run
+from predboard.storage.runs import open_run, preflight_path
 from tests import toy
 
 TURNS = 3
@@ -224,6 +226,30 @@ def write(folder: Path) -> None:
     print(f"rows written and read back, 1,000 classes: {rate:,.0f} a second")
 
 
+def forecast(folder: Path) -> None:
+    """The seconds that stage one took, against those that its preflight forecast."""
+    toy.photographs(folder / "photos", PHOTOGRAPHS)
+    toy.pictures(folder / "digits", classes=10, each=100, size=(28, 28))
+    toy.pictures(folder / "tiny", classes=10, each=20, size=(64, 64))
+    (folder / "net.py").write_text(MODELS)
+    for name, rows, model, crop in (
+        ("photos", 1_500, "small", 224),  # bound by decoding
+        ("digits", 20_000, "small", None),  # by what surrounds both
+        ("tiny", 800, "heavy", None),  # by the model
+    ):
+        files = [file.relative_to(folder).as_posix() for file in sorted((folder / name).rglob("*.[jp][pn]g"))]
+        listed, found = folder / f"{name}.csv", []
+        listed.write_text("path\n" + "".join(f"{files[i % len(files)]}\n" for i in range(rows)))
+        for _, out in zip(range(TURNS), _outs(folder), strict=False):
+            done = infer(InferConfig(str(listed), f"{folder / 'net.py'}:{model}", crop=crop, out=out, device="cpu"))
+            key = json.loads(preflight_path(out, 0, ".json").read_text("utf-8"))["key"]
+            report = read_report(out, 0, key)
+            assert report is not None
+            found.append(done.seconds["wall"] / report.forecast(rows, rows, [torch.device("cpu")]))
+        text = f"{min(found):.2f} to {max(found):.2f}, expected 0.8 to 1.25"
+        line(f"{rows:,} images of {name} through {model}, against the forecast", statistics.median(found), text)
+
+
 _PEAK = """
 import resource, sys
 from pathlib import Path
@@ -258,7 +284,7 @@ def main() -> None:
     print(f"{worker_count(0)} processors, load {os.getloadavg()[0]:.1f}: the figures are worth little above 1")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for bench in (loader, compute, checkpoints, write, peak):
+        for bench in (loader, compute, checkpoints, write, forecast, peak):
             if not named or bench.__name__ in named:
                 bench(folder)
         for on_ray in bench_ray.BENCHES if named else ():  # they take minutes

@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix
 
 from predboard import InputError
+from predboard.predictions.table import Predictions
 from predboard.tab import selection
 from predboard.tab.columns import RowsFile
 from predboard.tab.pairs import pair_steps
@@ -251,3 +254,20 @@ def test_a_query_that_is_not_understood_is_refused_by_one_sentence(
 @given(st.lists(st.none() | st.text(max_size=5), min_size=1, max_size=4))
 def test_values_survive_a_parameter(values: list[str | None]) -> None:
     assert split_values(join_values(values)) == tuple(values)
+
+
+def test_times_with_a_zone_are_the_texts_that_slices_have(tmp_path: Path) -> None:
+    """A slice is drawn and written by such a text, and the tab is asked for it."""
+    folder = logs.write_logs(tmp_path / "net")
+    table = pq.read_table(folder / "rows.parquet")
+    times = pa.array([1_600_000_000 + 3600 * (i % 2) for i in range(len(table))], pa.timestamp("s", "Europe/Oslo"))
+    pq.write_table(table.append_column("taken", times), folder / "rows.parquet")
+    rows = logs.opened(folder).steps[3]
+    (batch,) = pa.table({"taken": times.slice(60)}).to_batches()
+    known = Predictions(batch).texts("taken")
+    assert known is not None
+    texts, index = known
+    assert texts == ["2020-09-13 12:26:40Z", "2020-09-13 13:26:40Z"]
+    assert rows.texts("taken").to_pylist() == [texts[i] for i in index]
+    codes, values = rows.category("taken")
+    assert [values[code] for code in codes] == [texts[i] for i in index]

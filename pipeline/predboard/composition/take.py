@@ -18,6 +18,7 @@ from predboard.errors import InputError
 from predboard.evaluation.amend import Amendments
 from predboard.evaluation.measure import measure_part
 from predboard.formatting import plural
+from predboard.log_names import ROWS_FILE
 from predboard.predictions.sampling import Salt, mix
 from predboard.storage.parts import read_batches
 from predboard.storage.rows import DerivedRowsWriter
@@ -75,7 +76,7 @@ def take(config: TakeConfig, log: Callable[[str], None] = print_warning) -> Comp
 def _find(config: TakeConfig, step: Step) -> tuple[NDArray[np.int64], dict[str, str]]:
     """Return the rows of a step that the query asks for, ascending, and the query as the tab's address has it."""
     with tempfile.TemporaryDirectory(prefix="predboard-") as folder:
-        file = Path(folder) / "rows.parquet"
+        file = Path(folder) / ROWS_FILE
         writer = DerivedRowsWriter(file, {"classes": list(step.run.classes)})
         try:
             for part in step.parts:

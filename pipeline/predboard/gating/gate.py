@@ -29,6 +29,7 @@ from predboard.gating.report_check import check_report, judgement
 from predboard.gating.reports import to_json, to_junit, to_markdown
 from predboard.gating.rules import Rule, parse_rules, read_rules
 from predboard.gating.suggest import suggest_rules, suggested_metrics
+from predboard.log_names import ROWS_FILE
 from predboard.metrics import registry
 from predboard.metrics.class_groups import NO_GROUPS, ClassGroups, groups_of
 from predboard.metrics.counts import Counts, CountsPanel
@@ -318,7 +319,7 @@ def measure_step(
         tempfile.TemporaryDirectory(prefix="predboard-") as folder,
         tqdm(total=step.rows, unit=" rows", desc="read", disable=None, file=sys.stderr) as bar,
     ):
-        rows = Path(folder) / "rows.parquet"
+        rows = Path(folder) / ROWS_FILE
         states = measure_run([step], measured, Executor(pool), rows, progress=bar.update)[step.step]
     info = panels.RunInfo(
         "", with_positive(step.run, positive or None), {step.step: panels.StepInfo(step.rows, step.manifest_rows)}

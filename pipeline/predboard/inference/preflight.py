@@ -170,7 +170,7 @@ class _Examined:
 
         together = 0.0
         if forward_rows > len(sample.label):
-            together = self.probe.measure_together(sample.ids.tolist(), sample.decoded_per_second)
+            together = self.probe.measure_together(len(job.loader.manifest), sample.decoded_per_second)
         report = PreflightReport(
             key=key,
             step=run.step,

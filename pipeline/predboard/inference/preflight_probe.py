@@ -3,6 +3,7 @@
 It knows nothing of reports, and does not judge what comes out.
 """
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,9 @@ _CHUNK_ROWS = 8
 
 TOGETHER_SECONDS = 2.0
 """Seconds, as far as they can be foreseen, of the trial from which the duration of the run is forecast."""
+
+STRETCHES = 8
+"""Places in the data from which the images of that trial are."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,19 @@ class ValueRange:
         return total, np.sqrt(np.maximum(squares - total**2, 0))
 
 
+def spread_rows(total: int, count: int, stretches: int = STRETCHES) -> list[int]:
+    """Return about `count` of `total` rows in stretches of neighbours, which lie evenly in the data.
+
+    Neighbours are read as in the run, from the same archive; one stretch alone would be of one class.
+
+    >>> spread_rows(100, 6, 3), spread_rows(3, 100)
+    ([0, 1, 33, 34, 66, 67], [0, 1, 2])
+    """
+    starts = [i * total // stretches for i in range(stretches + 1)]
+    length = -(-count // stretches)
+    return [row for at, end in itertools.pairwise(starts) for row in range(at, min(at + length, end))]
+
+
 class Probe:
     """A model on a device, and the means to send pictures through it by any scaling.
 
@@ -191,14 +208,15 @@ class Probe:
         except Exception:  # whatever a model raises for pictures that it was not made for
             return None
 
-    def measure_together(self, rows: Sequence[int], decoded_per_second: float) -> float:
+    def measure_together(self, manifest_rows: int, decoded_per_second: float) -> float:
         """Measure how fast images go through decoding and the model at the same time, as the run will do it.
 
-        On a CPU, threads that decode and those of the model slow each other down. All is warm by now, and the first
-        two batches are not counted: they have gone through when the first one comes out.
+        On a CPU, threads that decode and those of the model slow each other down. All but the images is warm by now:
+        few of them were read before, so that a slow disk counts. The first two batches do not count, which have gone
+        through when the first one comes out.
 
         Args:
-            rows: of the manifest; no more than take two seconds or so.
+            manifest_rows: rows of the whole manifest, of which as many are taken as need two seconds or so.
             decoded_per_second: by decoding alone.
 
         Returns:
@@ -207,7 +225,7 @@ class Probe:
         job = self._job
         size = min(job.batch_size, self.limit.rows)
         alone = 1 / (1 / decoded_per_second + 1 / self.inferred_per_second)
-        rows = rows[: max(5 * size, int(TOGETHER_SECONDS * alone))]
+        rows = spread_rows(manifest_rows, max(5 * size, int(TOGETHER_SECONDS * alone)))
         task = Task(plan_parts(len(rows), len(rows))[0], (0,), (0,), tuple(rows))
         chunks = ((task, rows[at : at + _CHUNK_ROWS]) for at in range(0, len(rows), _CHUNK_ROWS))
         ahead = 2 * job.threads + -(-2 * size // _CHUNK_ROWS)

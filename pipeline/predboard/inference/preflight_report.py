@@ -91,18 +91,22 @@ class PreflightReport:
         failed = f", {self.failed:,} more cannot be read" if self.failed else ""
         yield f"preflight of step {self.step}: {plural(self.images, 'image')} chosen by hash{failed}; {accuracy}"
         yield f"  model input: {'; '.join(self.inputs)}"
-        yield f"  {self._forecast(decoded, inferred, devices)}"
+        yield f"  {self._describe_speed(decoded, inferred, devices)}"
         yield from (f"  {'warning' if d.warning else 'note'}: {d.text}" for d in self.diagnoses)
 
-    def _forecast(self, decoded: int, inferred: int, devices: Sequence[torch.device]) -> str:
+    def forecast(self, decoded: int, inferred: int, devices: Sequence[torch.device]) -> float:
+        """Return the seconds that the run should take; the arguments are those of `lines`."""
         waits = decoded / self.decoded_per_second, inferred / self.inferred_per_second
         shares_processors = devices[0].type == "cpu"  # decoding and the model then take turns
-        seconds, together = sum(waits) if shares_processors else max(waits), ""
+        seconds = sum(waits) if shares_processors else max(waits)
         if self.together_per_second:
             further = (inferred - decoded) / max(self.inferred_per_second, self.together_per_second)  # other steps
-            seconds = max(waits[0], decoded / self.together_per_second) + further
-            together = f", both at once {self.together_per_second:,.0f}"
-        duration = _duration(seconds / len(devices))  # each has decoding threads of its own
+            seconds = decoded / self.together_per_second + further
+        return seconds / len(devices)  # each has decoding threads of its own
+
+    def _describe_speed(self, decoded: int, inferred: int, devices: Sequence[torch.device]) -> str:
+        together = f", both at once {self.together_per_second:,.0f}" if self.together_per_second else ""
+        duration = _duration(self.forecast(decoded, inferred, devices))
         return (
             f"speed: decodes {self.decoded_per_second:,.0f} and infers {self.inferred_per_second:,.0f} images/s"
             f"{together}, about {duration} for {inferred:,} rows"

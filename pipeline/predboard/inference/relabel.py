@@ -60,10 +60,9 @@ def rewrite_labels(files: Sequence[PartFile], manifest: Manifest, log: Callable[
 
     Raises InputError if a part cannot be written; parts that were are whole.
     """
-    changed = 0
-    for file in files:
-        changed += _rewrite(file, manifest)
     if files:
+        of_list = manifest.list_digest(files[0].run.shard_size)  # which all parts have in common
+        changed = sum(_rewrite(file, manifest, of_list) for file in files)
         parts, steps = plural(len(files), "part"), plural(len({file.run.step for file in files}), "step")
         log(
             f"nothing but labels changed in {parts} of {steps}: {plural(changed, 'label')} and what follows from them "
@@ -71,12 +70,12 @@ def rewrite_labels(files: Sequence[PartFile], manifest: Manifest, log: Callable[
         )
 
 
-def _rewrite(file: PartFile, manifest: Manifest) -> int:
+def _rewrite(file: PartFile, manifest: Manifest, list_digest: str) -> int:
     part, run = file.part, file.run
     schema, reserved = read_part_schema(file), reserved_columns(run.task)
     further = pa.schema([field for field in schema if field.name not in reserved])
     digest = manifest.digest(part.start, part.stop)
-    provenance = {**part.provenance, "list_digest": manifest.list_digest(run.shard_size)}
+    provenance = {**part.provenance, "list_digest": list_digest}
     writer = PartWriter(file.path, run, further if len(further) else None)
     changed = 0
     try:

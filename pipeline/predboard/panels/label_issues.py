@@ -11,6 +11,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from predboard.log_names import SUSPECTS_FILE
 from predboard.metrics import counts, registry
 from predboard.metrics.counts import Counts
 from predboard.metrics.data_warnings import is_near_chance
@@ -183,7 +184,7 @@ class Panel:
                 issues = _issues(info.run.classes, state, metrics, clashing)
                 page = label_issues_page(issues, self.listed, self.csv_rows)
                 yield step, Text("report/label_issues", page, "Labels that may be wrong, and duplicate images.")
-                yield step, File("suspects.csv", suspects_csv(second.suspects.rows, info.run.classes))
+                yield step, File(SUSPECTS_FILE, suspects_csv(second.suspects.rows, info.run.classes))
 
     @property
     def metric_directions(self) -> Mapping[str, Direction]:

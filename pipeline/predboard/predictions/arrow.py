@@ -46,6 +46,13 @@ def arrow_bytes(texts: Sequence[bytes]) -> pa.LargeBinaryArray:
     return pa.Array.from_buffers(pa.large_binary(), len(texts), buffers)
 
 
+def as_texts(column: pa.Array | pa.ChunkedArray) -> Any:
+    """Return values as text; times with a zone are those of UTC, because not every machine knows all zones."""
+    if pa.types.is_timestamp(column.type) and column.type.tz is not None:
+        column = column.cast(pa.timestamp(column.type.unit, "UTC"))
+    return column if pa.types.is_string(column.type) else column.cast(pa.string())
+
+
 def without_views(table: pa.Table) -> pa.Table:
     """Return the table with views of text, bytes and lists as plain ones, which is what Arrow's functions take."""
     if all(viewed_type(type_) == type_ for type_ in table.schema.types):

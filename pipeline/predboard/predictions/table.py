@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from predboard.predictions.arrow import as_arrow, as_booleans, as_matrix, as_numpy, scatter
+from predboard.predictions.arrow import as_arrow, as_booleans, as_matrix, as_numpy, as_texts, scatter
 from predboard.predictions.derive import derive, derive_from_confidence
 from predboard.predictions.label_sets import Labels, MultiLabels
 from predboard.predictions.sampling import Salt, jackknife_group, mix, rounded_size
@@ -160,8 +160,7 @@ class PredictionRows(abc.ABC):
     def texts(self, name: str) -> tuple[list[str], NDArray[np.int64]] | None:
         """Return the distinct texts of a column, and the index of each row's text, int64 [rows], -1 where it is null.
 
-        Booleans and dates count as texts, and times with a zone are converted to UTC, because not every machine knows
-        all zones. None if the column holds anything else.
+        Booleans and dates count as texts. None if the column holds anything else.
         """
         column = self.column(name)
         if pa.types.is_dictionary(column.type):
@@ -170,9 +169,7 @@ class PredictionRows(abc.ABC):
         texts = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
         if not (texts or pa.types.is_boolean(kind) or pa.types.is_temporal(kind)):
             return None
-        if pa.types.is_timestamp(kind) and kind.tz is not None:
-            column = column.cast(pa.timestamp(kind.unit, "UTC"))
-        encoded = column.cast(pa.string()).dictionary_encode()
+        encoded = as_texts(column).dictionary_encode()
         return encoded.dictionary.to_pylist(), as_numpy(encoded.indices, -1).astype(np.int64)
 
     @cached_property

@@ -13,17 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard.errors import InputError
+from predboard.log_names import ROWS_FILE, SUSPECTS_FILE
 from predboard.metrics.seriation import seriate
 from predboard.storage.mirror import is_mirror
 from predboard.storage.paths import is_uri, join_ref
 from predboard.tab import selection
 from predboard.tab.columns import ColumnCache, RowsFile, StepRows
-from predboard.tab.log_runs import GROUPS_FILE, SUSPECTS_FILE, LogRun, LogRuns
+from predboard.tab.log_runs import GROUPS_FILE, LogRun, LogRuns
 from predboard.tab.neighbours import can_compare, find_neighbours
 from predboard.tab.pairs import BY_NAME, KINDS, StepPair
 from predboard.tab.query import OWN_NUMBERS, Query
 from predboard.tab.row_classes import ROLES
-from predboard.tab.scan import ROWS_FILE
 from predboard.tab.selection import Mask, QueryInputs
 from predboard.tab.shared_tags import SharedTags, find_key, pairs_by_other_keys
 from predboard.tab.tags import TAGS_FILE, Tags

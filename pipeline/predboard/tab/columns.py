@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from predboard.errors import InputError, reading
 from predboard.formatting import did_you_mean
-from predboard.predictions.arrow import as_arrow, as_numpy
+from predboard.predictions.arrow import as_arrow, as_numpy, as_texts
 from predboard.predictions.label_sets import LabelSets
 from predboard.storage.paths import AnyPath, arrow_source
 from predboard.storage.rows import INFO_KEY, MAX_VALUES
@@ -284,7 +284,7 @@ class StepRows:
 
     def _read_texts(self, name: str) -> pa.ChunkedArray:
         chunked = self.file.read(self._groups, name)
-        texts = chunked if pa.types.is_string(chunked.type) else chunked.cast(pa.string())
+        texts = as_texts(chunked)
         pa.default_memory_pool().release_unused()  # after a million names, 30 MB
         return texts
 
@@ -295,7 +295,7 @@ class StepRows:
     def _read_category(self, name: str) -> tuple[NDArray[np.int32], tuple[str, ...]]:
         chunked = self.file.read(self._groups, name)
         if not pa.types.is_dictionary(chunked.type):
-            chunked = pc.dictionary_encode(chunked.cast(pa.string()))
+            chunked = pc.dictionary_encode(as_texts(chunked))
         chunked = chunked.unify_dictionaries()
         codes = _join([as_numpy(chunk.indices, -1) for chunk in chunked.chunks]).astype(np.int32)
         values = chunked.chunk(0).dictionary.cast(pa.string()).to_pylist()

@@ -21,16 +21,15 @@ from numpy.typing import NDArray
 from predboard.csv_lines import original_text
 from predboard.errors import InputError, first_line, reading
 from predboard.formatting import did_you_mean
+from predboard.log_names import ROWS_FILE, SUSPECTS_FILE
 from predboard.predictions.arrow import as_numpy
 from predboard.storage.paths import AnyPath, resolve_name
 from predboard.storage.runs import Step, open_run
 from predboard.tab.columns import ColumnCache, RowsFile, StepRows
 from predboard.tab.pairs import StepPair, match_keys, pair_steps
-from predboard.tab.scan import ROWS_FILE, run_folders
+from predboard.tab.scan import run_folders
 from predboard.visualization.image_map import MAP_FILE, NO_PLACE
 from predboard.visualization.log_folder import COMPARE_FILE, RECORD_FILE, SUMMARY_FILE, read_record
-
-SUSPECTS_FILE = "suspects.csv"
 
 GROUPS_FILE = "class_groups.json"
 """Groups of the classes, if `visualize` was told of some."""

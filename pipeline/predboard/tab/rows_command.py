@@ -13,6 +13,7 @@ from predboard.errors import InputError, reading
 from predboard.formatting import did_you_mean
 from predboard.images import sources
 from predboard.images.manifest import split_ref
+from predboard.log_names import ROWS_FILE
 from predboard.near_paths import did_you_mean_path
 from predboard.storage.paths import explain_write_errors, is_inside, is_remote, join_ref, parse_path
 from predboard.tab.answers import View, image_root_of
@@ -20,7 +21,6 @@ from predboard.tab.columns import StepRows
 from predboard.tab.export import export_rows
 from predboard.tab.log_runs import LogRun
 from predboard.tab.query import OWN_NUMBERS, join_values, read_query
-from predboard.tab.scan import ROWS_FILE
 
 NAME_CHARACTERS = 80
 """Characters of a class or of an image's name in the name of its copy."""

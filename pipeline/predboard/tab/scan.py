@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-ROWS_FILE = "rows.parquet"
+from predboard.log_names import ROWS_FILE
 
 MAX_FOLDERS = 2000
 """Folders at either level of a log folder that are looked into."""

@@ -22,6 +22,7 @@ from predboard.evaluation.measure import DEFAULT_SETTINGS, MeasureSettings, Stat
 from predboard.evaluation.state_versions import outside_code, state_versions
 from predboard.formatting import plural
 from predboard.images import decode
+from predboard.log_names import ROWS_FILE
 from predboard.metrics.class_groups import ClassGroups, groups_of
 from predboard.metrics.label_effect import LabelEffect
 from predboard.metrics.registry import NO_SCORES
@@ -45,9 +46,6 @@ from predboard.visualization.image_map import MAP_FILE, map_by_columns, map_by_c
 from predboard.visualization.render import RenderJob, render_run
 from predboard.visualization.source_images import SourceImages
 from predboard.visualization.thumbnails import THUMBNAILS_FILE, DrawnThumbnails, is_small, write_thumbnails
-
-ROWS_FILE = "rows.parquet"
-"""A table with one line for every row of every step, for DuckDB and pandas."""
 
 POOL_MIN_PICTURES = 1000
 """Pictures from which another process helps: drawing them takes one more than a second, starting it a third."""

@@ -13,6 +13,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from predboard.log_names import SUSPECTS_FILE
 from predboard.metrics import registry
 from predboard.metrics.metric_spec import Direction
 from predboard.metrics.multi_label import label_calibration
@@ -149,7 +150,7 @@ class Panel:
                 )
                 page = suspected_labels_page(issues, self.listed, self.csv_rows)
                 yield step, Text("report/label_issues", page, "Labels that may be wrong.")
-                yield step, File("suspects.csv", suspected_labels_csv(issues))
+                yield step, File(SUSPECTS_FILE, suspected_labels_csv(issues))
 
     @property
     def metric_directions(self) -> Mapping[str, Direction]:
