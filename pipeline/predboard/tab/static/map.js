@@ -327,12 +327,13 @@ const paint = (data, mask, colourOf, _theme) => {
   begins[3] += begins[2];
   const [places, colours] = [new Int16Array(2 * n), new Uint8Array(4 * n)];
   const rest = rgb('--rest');
+  const fade = Math.max(0.1, Math.min(1, Math.sqrt(20_000 / n))); // where many lie on each other, density shows
   for (let i = 0; i < n; i++) {
     const at = begins[level[i]]++;
     places[2 * at] = data.x[i];
     places[2 * at + 1] = data.y[i];
     colours.set(level[i] % 3 ? colourOf(i) : rest, 4 * at);
-    colours[4 * at + 3] = level[i] === 2 ? 235 : level[i] ? 150 : 180;
+    colours[4 * at + 3] = Math.round(fade * (level[i] === 2 ? 235 : level[i] ? 150 : 180));
   }
   return {n: n - begins[4], places, colours};
 };
