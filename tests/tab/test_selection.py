@@ -261,7 +261,7 @@ def test_times_with_a_zone_are_the_texts_that_slices_have(tmp_path: Path) -> Non
     folder = logs.write_logs(tmp_path / "net")
     table = pq.read_table(folder / "rows.parquet")
     times = pa.array([1_600_000_000 + 3600 * (i % 2) for i in range(len(table))], pa.timestamp("s", "Europe/Oslo"))
-    pq.write_table(table.append_column("taken", times), folder / "rows.parquet")
+    pq.write_table(table.append_column("taken", times), folder / "rows.parquet", row_group_size=60)  # a step each
     rows = logs.opened(folder).steps[3]
     (batch,) = pa.table({"taken": times.slice(60)}).to_batches()
     known = Predictions(batch).texts("taken")
