@@ -260,14 +260,15 @@ def test_times_with_a_zone_are_the_texts_that_slices_have(tmp_path: Path) -> Non
     """A slice is drawn and written by such a text, and the tab is asked for it."""
     folder = logs.write_logs(tmp_path / "net")
     table = pq.read_table(folder / "rows.parquet")
-    times = pa.array([1_600_000_000 + 3600 * (i % 2) for i in range(len(table))], pa.timestamp("s", "Europe/Oslo"))
+    seconds = (1_600_000_000 + 3600 * (i % 2) for i in range(len(table)))
+    times = pa.array([1000 * second for second in seconds], pa.timestamp("ms", "Europe/Oslo"))
     pq.write_table(table.append_column("taken", times), folder / "rows.parquet", row_group_size=60)  # a step each
     rows = logs.opened(folder).steps[3]
     (batch,) = pa.table({"taken": times.slice(60)}).to_batches()
     known = Predictions(batch).texts("taken")
     assert known is not None
     texts, index = known
-    assert texts == ["2020-09-13 12:26:40Z", "2020-09-13 13:26:40Z"]
+    assert texts == ["2020-09-13 12:26:40.000Z", "2020-09-13 13:26:40.000Z"]
     assert rows.texts("taken").to_pylist() == [texts[i] for i in index]
     codes, values = rows.category("taken")
     assert [values[code] for code in codes] == [texts[i] for i in index]
