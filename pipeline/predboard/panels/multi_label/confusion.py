@@ -107,8 +107,14 @@ class Panel:
     def measure_second(self, run: Run, first: State, rows: MultiLabelDerivedRows) -> LabelPairImages:
         """Choose the images of each of the most frequent pairs whose wrong label is the surest."""
         labelled, size = rows.labelled, len(run.classes) + 1
-        chosen = [missed * size + wrong for missed, wrong, _ in self._choose(first)]
+        pairs = self._choose(first)
+        chosen = [missed * size + wrong for missed, wrong, _ in pairs]
         missed, wrong = labelled.missed, labelled.wrongly_predicted
+        if all(size - 1 not in pair[:2] for pair in pairs):  # a model that predicts half of all labels has many pairs
+            missed = missed.subset(np.isin(missed.label, [pair[0] for pair in pairs]))
+            wrong = wrong.subset(np.isin(wrong.label, [pair[1] for pair in pairs]))
+            both = (missed.size > 0) & (wrong.size > 0)
+            missed, wrong = missed.subset(both[missed.row]), wrong.subset(both[wrong.row])
         code = product(missed, wrong, size - 1)
         width = np.maximum(missed.size, 1) * np.maximum(wrong.size, 1)
         row = np.repeat(np.arange(len(labelled)), np.where((missed.size > 0) | (wrong.size > 0), width, 0))
