@@ -243,10 +243,30 @@ def refused(folder: Path, content: str, said: str, **more: Any) -> None:
         ("image,country\n000001.png,NO\n", "no column of labels; it has image, country"),
         ("country,label\nNO,cat\n", "no column of images or keys; it has country, label"),
         ("image,label\n", "has no rows"),
+        ("image,label\n000001.png,\n", "gives no image a label: 'label' is empty in all of its 1 row"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused_in_one_line(tmp_path: Path, content: str, said: str) -> None:
     refused(tmp_path, content, said)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.parquet", b"PAR", "cannot read .*a.parquet: "),
+        ("a.csv", b"\xff\xfe\xff", "cannot read .*a.csv|is not UTF-8|cannot"),
+        ("a.json", b'{"a": [', "cannot read .*a.json: Expecting value"),
+        ("a.json", b"[1, 2]", "is no table: expected a list of objects"),
+        ("a.xlsx", b"PK", "is of an unknown kind: expected a table that ends in .csv"),
+        ("predboard_tags.jsonl", b'{"tag": "hard", "on": true, "keys": ["1"]}\n', "gives no image a label"),
+    ],
+)
+def test_files_that_are_no_tables_are_refused_in_one_line(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=said):
+        attached(write(tmp_path / "run"), labels=tmp_path / name)
+    with pytest.raises(InputError, match="run is a folder: expected a table"):
+        attached(tmp_path / "run", labels=tmp_path / "run")
 
 
 def test_a_label_may_be_taken_away(tmp_path: Path) -> None:

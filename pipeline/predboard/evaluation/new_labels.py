@@ -35,7 +35,7 @@ def read_new_labels(table: pa.Table, run: Run, options: LabelOptions, file: AnyP
     """
     if run.task != MULTI_LABEL:
         name = find_label_column(table, options.column, file)
-        table = table.filter(_given(table.column(name)))
+        table = _filled(table, name, file)
         return table, _read_classes(table.column(name), run.classes, f"{name!r} of {file}")
     usual = (RELABEL_COLUMN, *LABEL_COLUMNS, *TRUTH_COLUMNS)
     naming = {find_usual(table.column_names, names) for names in (IMAGE_COLUMNS, KEY_COLUMNS, ROW_COLUMNS)}
@@ -49,7 +49,7 @@ def read_new_labels(table: pa.Table, run: Run, options: LabelOptions, file: AnyP
                 f"{file} has {plural(empty, 'empty cell')} in column {name!r}: expected 1, 0, or -1 for unknown"
             )
     if not chosen.names:
-        table = table.filter(_given(table.column(chosen.columns[0])))
+        table = _filled(table, chosen.columns[0], file)
     return table, read_label_sets(table, chosen, options, run.classes, str(file)).labels
 
 
@@ -73,7 +73,17 @@ def _read_classes(column: pa.ChunkedArray, classes: Sequence[str], what: str) ->
     return index
 
 
+def _filled(table: pa.Table, name: str, file: AnyPath) -> pa.Table:
+    """Return the rows whose cell says something. Raises InputError if none does."""
+    filled = table.filter(_given(table.column(name)))
+    if not len(filled):
+        raise InputError(f"{file} gives no image a label: {name!r} is empty in all of its {plural(len(table), 'row')}")
+    return filled
+
+
 def _given(column: pa.ChunkedArray) -> pa.BooleanArray:
     """Return which cells say something."""
     texts = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
-    return pa.array([value is not None and not (texts and not value.strip()) for value in column.to_pylist()])
+    return pa.array(
+        [value is not None and not (texts and not value.strip()) for value in column.to_pylist()], pa.bool_()
+    )

@@ -44,11 +44,12 @@ def read_row_table(file: AnyPath, text_column: str | None = None) -> pa.Table:
     Raises InputError if there is no such file, it is of another kind, damaged, or has no rows.
     """
     with reading(file):
-        exists = file.is_file()
+        exists, is_folder = file.is_file(), file.is_dir()
     suffix = file.suffix.lower()
     if not exists or suffix not in SUFFIXES:
-        what = f"{file} is of an unknown kind" if exists else f"no file {file}"
-        near = "" if exists else did_you_mean_path(file)
+        what = f"{file} is a folder" if is_folder else f"no file {file}"
+        what = f"{file} is of an unknown kind" if exists else what
+        near = "" if exists or is_folder else did_you_mean_path(file)
         raise InputError(f"{what}: expected a table that ends in {', '.join(SUFFIXES)}{near}")
     with reading(file):
         table = _read(file, suffix, text_column)
