@@ -176,3 +176,8 @@ def test_labels_that_disagree(tmp_path: Path) -> None:
         "40 rows and .*list.txt has 39 images", tmp_path / "1", tmp_path / "a.npy", images=str(tmp_path / "list.txt")
     )
     refused("no path", tmp_path / "1", tmp_path / "a.npy", labels_from_folders=True)
+
+
+def test_rows_without_a_key_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prob_a,prob_b,label,id\n0.2,0.8,b,x1\n0.9,0.1,a,\n")
+    refused(r"there is no key in row 1 of 'id'", tmp_path, tmp_path / "a.csv", scores="probabilities", key_column="id")

@@ -108,7 +108,7 @@ def list_labelled(
     labels, classes = (ParsedLabels([]), ()) if name is None else _read_labels(table, name, file, options.classes)
     label = None if name is None else labels.index(classes)
     key_column = find_column(table, options.key_column, (), file, "--key-column")
-    key = None if key_column is None else map(str, table.column(key_column).to_pylist())
+    key = None if key_column is None else read_keys(table.column(key_column), f"{key_column!r} of {file}")
     further = _further_columns(table, (image, name))
     unsure = not (is_none or options.label_column)
     if unsure and name is None and options.labels_matter:
@@ -134,7 +134,7 @@ def _list_sets(
 ) -> Manifest:
     """Return the manifest of a table with several labels of each image; see `list_labelled`."""
     key_column = find_column(table, options.key_column, (), file, "--key-column")
-    key = None if key_column is None else map(str, table.column(key_column).to_pylist())
+    key = None if key_column is None else read_keys(table.column(key_column), f"{key_column!r} of {file}")
     names = _further_columns(table, (image, key_column))
     chosen = None
     if not (sets.column == NO_COLUMN and NO_COLUMN not in names):
@@ -154,6 +154,15 @@ def _list_sets(
     manifest = make_manifest(root, refs, read.labels, read.classes, columns, key, notes=notes)
     where = f"{used[0]!r} of {file.name}" if len(used) == 1 else file.name
     return replace(manifest, reading=f"labels: {where}, read as {read.words}")
+
+
+def read_keys(column: pa.ChunkedArray, what: str) -> list[str]:
+    """Return the keys of rows as texts. Raises InputError if a row has none: all such rows would be one image."""
+    keys = column.to_pylist()
+    if column.null_count or "" in keys:
+        row = next(i for i, key in enumerate(keys) if key is None or key == "")
+        raise InputError(f"there is no key in row {row} of {what}: fill it, or name another column with --key-column")
+    return list(map(str, keys))
 
 
 def _given(note: str) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from predboard.config import ImportConfig
 from predboard.errors import InputError
 from predboard.formatting import plural
 from predboard.images import sources
-from predboard.images.columns import find_usual, note_repeated, to_storable
+from predboard.images.columns import find_usual, note_repeated, read_keys, to_storable
 from predboard.images.label_columns import NO_COLUMN
 from predboard.images.label_values import RawLabels, check_labels, describe_strange, parse_labels, respell
 from predboard.images.manifest import Manifest, SourceOptions, refuse_secret_refs
@@ -123,7 +123,7 @@ def label_manifest(
     keys = "the images' paths"
     if config.key_column is not None and (image_list is None or config.key_column in table.column_names):
         name = columns.find_column(table.column_names, config.key_column, (), file, "--key-column")
-        key, keys = hash_refs(map(str, saved.written.column(name).to_pylist())), repr(name)
+        key, keys = hash_refs(read_keys(saved.written.column(name), f"{name!r} of {file}")), repr(name)
     elif image_list is not None:
         key = image_list.key
     else:

@@ -294,3 +294,13 @@ def test_columns_that_describe_an_image_are_no_labels(tmp_path: Path) -> None:
     split = write_list(tmp_path / "l.csv", rows)
     with pytest.raises(InputError, match="split could be"):
         open_source(str(split), SourceOptions(classes=("val", "test")))
+
+
+def test_rows_without_a_key_are_refused(folder: Path, tmp_path: Path) -> None:
+    """All of them would have one key, as if they were one image."""
+    refs = [ref for ref, *_ in files(folder)][:4]
+    listed = write_list(
+        tmp_path / "k.csv", [{"image": r, "id": k} for r, k in zip(refs, ["a1", "", "a3", ""], strict=True)]
+    )
+    with pytest.raises(InputError, match=r"there is no key in row 1 of 'id' of .*k.csv: fill it, or name another"):
+        open_source(str(listed), SourceOptions(image_root=folder, key_column="id"))
