@@ -14,6 +14,7 @@ from predboard.metrics.multi_label.label_calibration import LabelCalibration
 from predboard.metrics.multi_label.label_pairs import LabelPairs
 from predboard.metrics.multi_label.label_state import COLUMNS as LABEL_STATE_COLUMNS
 from predboard.metrics.multi_label.label_state import LabelState
+from predboard.predictions.multi_label import MultiLabelPredictions
 from predboard.predictions.schema import MULTI_LABEL, Run
 from predboard.storage.parts import read_batches
 from predboard.storage.runs import open_run
@@ -47,6 +48,7 @@ def states(folder: Path, line: Callable[[str, float, str], None]) -> None:
     for part in step.parts:
         timed("read", lambda: [rows.logits.sum() for rows in read_batches(part, ("logits",))])  # noqa: B023  at once
         for rows in read_batches(part, columns):
+            assert isinstance(rows, MultiLabelPredictions)
             _ = rows.labelled.logits, rows.labelled.labels
             kinds = (LabelState, LabelPairs, LabelCalibration)
             timed("states", lambda: [kind.measure(part.run, rows) for kind in kinds])  # noqa: B023  at once
