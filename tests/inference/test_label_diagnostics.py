@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from predboard.inference.label_diagnostics import check_label_outputs, check_predicted_share
+from predboard.inference.label_order import diagnose_label_order, fit_label_order
 from predboard.inference.preflight_judges import LabelSetJudge, judge_of
 from predboard.inference.preprocessing_trials import (
     MIN_LOSS,
@@ -132,3 +133,34 @@ def test_a_better_scaling_is_found_by_the_losses_of_rows_and_not_by_those_that_a
         f"the calibrated loss of 100 % of 200 images would be lower, and its mean {mean / 2:.3g} instead of {mean:.3g}"
         ", with half: --mean 0.5, if the model was trained that way"
     )
+
+
+def ranked(rows: int, classes: int, strength: float, seed: int = 0) -> tuple[Any, MultiLabels]:
+    """Logits that rank their labels, which get rarer, and the labels."""
+    rng = np.random.default_rng(seed)
+    mask = rng.random((rows, classes)) < 0.4 / np.sqrt(np.arange(classes) + 1)
+    logits = strength * mask + rng.normal(0, 1, mask.shape) - np.arange(classes) / 3
+    return logits.astype(np.float32), toy.multi_labels(mask, np.zeros_like(mask), np.ones(rows, bool))
+
+
+def test_an_order_of_the_classes_that_fits_is_found_on_the_other_half() -> None:
+    logits, labels = ranked(300, 8, 3)
+    names = [*"abcdefgh"]
+    assert fit_label_order(logits, labels).tolist() == [*range(8)]
+    assert diagnose_label_order(logits, labels, names) is None
+    turn = np.array([3, 1, 2, 0, 4, 6, 7, 5])
+    found = diagnose_label_order(logits[:, turn], labels, names)
+    assert found is not None
+    assert found[1].tolist() == turn.tolist()
+    assert found[0].text.endswith(
+        "with the class names in another order: a is d, d is a, f is g, g is h and 1 more; --classes FILE names the "
+        "outputs in their order"
+    )
+    assert diagnose_label_order(logits[:40, turn], labels[np.arange(40)], names) is None  # too few to tell
+
+
+@pytest.mark.parametrize("strength", [0, 0.3, 1, 3])
+def test_no_order_is_made_up(strength: float) -> None:
+    for seed in range(5):
+        logits, labels = ranked(120, 30, strength, seed)
+        assert diagnose_label_order(logits, labels, [str(i) for i in range(30)]) is None

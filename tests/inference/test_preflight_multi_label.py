@@ -128,3 +128,14 @@ def test_images_without_labels_are_checked_as_far_as_possible(folder: Path, tmp_
     assert (report["labelled"], report["tried"]) == (0, [])
     (line,) = [line for line in warned if line.startswith("warning: ")]
     assert line.startswith("warning: no label is predicted for any of 200 images")
+
+
+def test_sorted_names_are_noted_and_an_order_that_fits_is_reported(folder: Path, tmp_path: Path) -> None:
+    text = (folder / "list.csv").read_text()
+    for name, other in zip(NAMES, ("m", "a", "z"), strict=True):
+        text = text.replace(name, other)
+    (folder / "renamed.csv").write_text(text)
+    warned, report = run(folder, tmp_path / "out", classes=None, data=str(folder / "renamed.csv"))
+    assert "which are taken in sorted order (a, m, z): if the model's outputs are in another" in warned[0]
+    assert "with the class names in another order: a is m, m is a; --classes FILE names the outputs" in warned[1]
+    assert report["order"] == ["m", "a", "z"]

@@ -278,6 +278,17 @@ def test_sigmoids_taken_for_one_label_name_the_flag(kind: str, tmp_path: Path) -
         refused("or add --task multi-label if each class has a sigmoid", tmp_path, tmp_path / "p.npz", scores=kind)
 
 
+def test_classes_in_another_order_are_noticed_by_what_the_scores_rank(tmp_path: Path) -> None:
+    logits, mask, _ = make(400)
+    scores, names = logits + 2 * mask, np.array(CLASSES)
+    np.savez(tmp_path / "p.npz", scores=scores, labels=mask, class_names=names)
+    assert "warning" not in logged(tmp_path / "right", tmp_path / "p.npz")[1]
+    np.savez(tmp_path / "p.npz", scores=scores, labels=mask[:, [3, 0, 1, 2]], class_names=names)
+    _, lines = logged(tmp_path / "wrong", tmp_path / "p.npz")
+    (line,) = [line for line in lines.splitlines() if line.startswith("warning: ")]
+    assert "with the class names in another order: cat is dog, dog is owl, owl is bee, bee is cat; --classes" in line
+
+
 def test_right_scores_give_no_warning(tmp_path: Path) -> None:
     np.savez(tmp_path / "p.npz", scores=PROBABILITIES, labels=MASK)
     assert "warning" not in logged(tmp_path, tmp_path / "p.npz", scores="probabilities")[1]

@@ -47,6 +47,8 @@ TRUTH_COLUMNS = (
 _PLAIN_PNM = re.compile(rb"P[123]\s")
 """Beginning of pictures that are text."""
 
+_FEW_CLASSES = 4
+"""Classes that a note lists."""
 _FEW_COLUMNS = 12
 """Columns that an error message lists."""
 
@@ -151,6 +153,12 @@ def _list_sets(
     classes = options.classes or (_hugging_face_names(table.schema, used[0]) if not chosen.names else ())
     read = read_label_sets(table.select(used), chosen, sets, classes, file.name)
     notes = (*read.notes, *_given(note_repeated(refs, read.labels)))
+    if read.is_sorted:
+        in_order = ", ".join(read.classes[:_FEW_CLASSES]) + (" …" if len(read.classes) > _FEW_CLASSES else "")
+        notes += (
+            f"the labels alone name the classes, which are taken in sorted order ({in_order}): if the model's outputs "
+            "are in another, --classes FILE names them",
+        )
     manifest = make_manifest(root, refs, read.labels, read.classes, columns, key, notes=notes)
     where = f"{used[0]!r} of {file.name}" if len(used) == 1 else file.name
     return replace(manifest, reading=f"labels: {where}, read as {read.words}")

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from predboard.inference import class_order, diagnostics, label_diagnostics
+from predboard.inference import class_order, diagnostics, label_diagnostics, label_order
 from predboard.inference.diagnostics import Diagnosis
 from predboard.inference.row_losses import calibrated_losses
 from predboard.predictions.derive_multi_label import predict_labels
@@ -199,10 +199,16 @@ class LabelSetJudge:
     def check_predictions(
         self, logits: NDArray[np.float32], explained: float
     ) -> tuple[list[Diagnosis], tuple[str, ...]]:
-        """Report that nothing is predicted, or everything, unless another preprocessing explains it."""
+        """Report another order of the classes, else that nothing is predicted or everything, if nothing explains it."""
         images = np.bincount(self._predicted(logits).label, minlength=len(self.names))
         diagnoses = label_diagnostics.check_predicted_share(images, self.labels, len(logits))
-        return [] if explained else [*diagnoses], ()
+        if explained:
+            return [], ()
+        known = self.labels[self.labelled]
+        reordered = label_order.diagnose_label_order(logits[self.labelled], known, self.names)
+        if reordered is None:
+            return [*diagnoses], ()
+        return [reordered[0]], tuple(self.names[c] for c in reordered[1].tolist())
 
     def captions(self, logits: NDArray[np.float32]) -> list[Caption]:
         """Return the true and the predicted labels of each image."""

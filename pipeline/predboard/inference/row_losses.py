@@ -28,7 +28,7 @@ def calibrated_losses(logits: NDArray[np.float32], labels: MultiLabels) -> NDArr
         labels: [rows], every row labelled.
     """
     rows, classes = logits.shape
-    usable = np.isfinite(logits).all(axis=1)
+    usable = np.asarray(np.isfinite(logits).all(axis=1))
     known = ~labels.unknown.mask(classes) & usable[:, None]  # [rows, classes]
     if not known.any():
         return np.full(rows, WORST_LOSS)

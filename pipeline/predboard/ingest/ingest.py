@@ -261,7 +261,7 @@ def _diagnose(
     """Compare labels and predictions of all rows."""
     label = labelled.manifest.label
     if isinstance(check, LabelScoreCheck) and isinstance(label, MultiLabels):
-        yield from label_set_checks.diagnose_label_sets(label, check)
+        yield from label_set_checks.diagnose_label_sets(label, check, labelled.manifest.classes)
     else:
         yield from row_checks.check_label_column(saved, labelled.manifest, check.predicted, asked, own)
         yield from row_checks.diagnose_rows(labelled, check)

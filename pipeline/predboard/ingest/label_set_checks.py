@@ -1,18 +1,18 @@
-"""Check the scores of images that may have several labels, and compare them with the labels. It knows no files.
+"""Check the scores of images that may have several labels, and compare them with the labels. It knows no files."""
 
-Nothing is known here of the classes' order: where scores do not name their classes, no predictions tell it.
-"""
-
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from predboard.inference import label_diagnostics
+from predboard.inference import label_diagnostics, label_order
 from predboard.inference.diagnostics import MIN_LABELLED, Diagnosis
-from predboard.ingest.validation import ScoreArray, ScoreCheck, usable_rows
+from predboard.ingest.validation import ScoreArray, ScoreCheck, to_stored_logits, usable_rows
 from predboard.predictions.label_sets import LabelSets, MultiLabels
+
+_ORDER_ROWS = 2_000
+"""Rows on which the order of the classes is judged."""
 
 
 @dataclass
@@ -26,6 +26,10 @@ class LabelScoreCheck(ScoreCheck):
         super().__post_init__()
         self.images = np.zeros(self.classes, np.int64)
         """[classes] rows for which each label is predicted."""
+        self.logits = np.zeros((0, self.classes), np.float32)
+        """[some rows, classes] logits of the first usable rows."""
+        self.places = np.zeros(0, np.int64)
+        """[some rows] which rows these are."""
         self._weights = np.random.default_rng(0).random(self.classes)
         self._sums: list[NDArray[np.float64]] = []
 
@@ -40,20 +44,29 @@ class LabelScoreCheck(ScoreCheck):
 
     def add(self, block: ScoreArray) -> None:
         """Take in the next rows, [some rows, classes]."""
+        at = self.rows
         super().add(block)
         usable = usable_rows(self.kind, block)
+        more = np.flatnonzero(usable)[: _ORDER_ROWS - len(self.places)]
+        if len(more):
+            some = (
+                np.clip(block[more], 0, 1) if self.kind == "probabilities" else block[more]
+            )  # `finish` refuses others
+            logits, _ = to_stored_logits(self.kind, some, exclusive=False)
+            self.logits, self.places = np.concatenate([self.logits, logits]), np.concatenate([self.places, at + more])
         with np.errstate(invalid="ignore"):
             sets = LabelSets.from_mask((block > (0.5 if self.kind == "probabilities" else 0)) & usable[:, None])
         self.images += np.bincount(sets.label, minlength=self.classes)
         self._sums.append(np.where(usable, self.sum_of(sets), np.nan))
 
 
-def diagnose_label_sets(labels: MultiLabels, check: LabelScoreCheck) -> Iterator[Diagnosis]:
+def diagnose_label_sets(labels: MultiLabels, check: LabelScoreCheck, names: Sequence[str]) -> Iterator[Diagnosis]:
     """Run the checks of the preflight that need no model.
 
     Args:
         labels: of all rows.
         check: what is known of their scores.
+        names: the classes.
     """
     outputs = []
     if check.kind == "logits" and check.sample is not None and (check.is_normalised or not check.images.any()):
@@ -68,4 +81,8 @@ def diagnose_label_sets(labels: MultiLabels, check: LabelScoreCheck) -> Iterator
             "--label-column",
         )
     if not outputs:
+        rows = np.flatnonzero(labels.labelled[check.places])
+        known = labels[check.places[rows]]
+        if (other := label_order.diagnose_label_order(check.logits[rows], known, names)) is not None:
+            yield other[0]
         yield from label_diagnostics.check_predicted_share(check.images, labels, check.rows - check.failed)
