@@ -99,6 +99,16 @@ def test_many_ask_at_once(tmp_path: Path) -> None:
     assert all(len({content for kind, content in answers if kind == one}) == 1 for one in range(6))
 
 
+def test_reading_ahead_leaves_it_to_the_page_to_say_what_is_damaged(tmp_path: Path) -> None:
+    folder = logs.write_logs(tmp_path / "net", 3000, steps=(0,))
+    content = bytearray((folder / "rows.parquet").read_bytes())
+    content[4 : len(content) // 2] = bytes(len(content) // 2 - 4)
+    (folder / "rows.parquet").write_bytes(content)
+    tab = Tab(tmp_path)
+    tab.plugin.warm()
+    assert json.loads(tab.get("/rows", run="net", sort="loss").data)["error"]
+
+
 def test_damaged_files_are_refused_and_no_figure_comes_of_them(tmp_path: Path) -> None:
     folder = logs.write_logs(tmp_path / "net", 3000, steps=(0,))
     content = (folder / "rows.parquet").read_bytes()

@@ -4,6 +4,7 @@ No path is ever made of what a request says: static files and runs come from clo
 row. Whatever takes long to import is imported by the first request.
 """
 
+import contextlib
 import functools
 import gzip
 import json
@@ -81,7 +82,8 @@ class PredictionsPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # TensorBo
 
     def warm(self) -> None:
         """Read what the first view needs."""
-        self._routes.warm()
+        with contextlib.suppress(InputError, OSError):  # the requests of the page meet it again, and say it there
+            self._routes.warm()
 
     def frontend_metadata(self) -> base_plugin.FrontendMetadata:
         """Return where the tab's script is."""
