@@ -11,7 +11,6 @@ import itertools
 import pkgutil
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
 from predboard.errors import InputError, reading
@@ -146,7 +145,7 @@ def _open(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
 
 def _refuse_disguised(file: AnyPath) -> None:
     """Raise InputError for a local file that is compressed or another archive, whatever its name says."""
-    if not isinstance(file, Path) or not file.is_file():
+    if is_remote(file) or not file.is_file():
         return
     with reading(file), open_binary(file) as stream:
         head = stream.read(_TAR_AT + len(_TAR_MAGIC))
