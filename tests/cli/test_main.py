@@ -255,6 +255,8 @@ def test_without_a_command_the_commands_are_listed() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     for name in ("infer", "visualize", "board", "inspect"):
         assert re.search(rf"^  predboard {name} +\w", done.stdout, re.MULTILINE)
+    headings = re.findall(r"^(\S.*):$", done.stdout, re.MULTILINE)
+    assert headings == ["Make predictions", "Look at them", "Judge them", "Make runs of saved runs"]
 
 
 def test_reading_from_a_pipe_that_closes_early_is_no_error(finished: Example) -> None:

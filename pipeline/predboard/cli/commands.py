@@ -298,27 +298,30 @@ def _board(config: BoardConfig) -> int:
 
 @dataclass(frozen=True)
 class Command:
-    """A command: its flags, and the function that runs it and returns the exit code."""
+    """A command: what it is for, its flags, and the function that runs it and returns the exit code."""
 
+    purpose: str
     config: type[Any]
     run: Callable[[Any], int]
 
 
+PREDICT, LOOK, JUDGE, REMAKE = "Make predictions", "Look at them", "Judge them", "Make runs of saved runs"
+
 COMMANDS: Mapping[str, Command] = {
-    "infer": Command(InferConfig, _infer),
-    "import": Command(ImportConfig, _import),
-    "visualize": Command(VisualizeConfig, _visualize),
-    "compare": Command(CompareConfig, _compare),
-    "combine": Command(CombineConfig, _combine),
-    "merge": Command(MergeConfig, _merge),
-    "take": Command(TakeConfig, _take),
-    "board": Command(BoardConfig, _board),
-    "rows": Command(RowsConfig, _rows),
-    "inspect": Command(InspectConfig, _inspect),
-    "gate": Command(GateConfig, _gate),
-    "metrics": Command(MetricsConfig, _metrics),
+    "infer": Command(PREDICT, InferConfig, _infer),
+    "import": Command(PREDICT, ImportConfig, _import),
+    "visualize": Command(LOOK, VisualizeConfig, _visualize),
+    "board": Command(LOOK, BoardConfig, _board),
+    "rows": Command(LOOK, RowsConfig, _rows),
+    "inspect": Command(LOOK, InspectConfig, _inspect),
+    "compare": Command(JUDGE, CompareConfig, _compare),
+    "gate": Command(JUDGE, GateConfig, _gate),
+    "metrics": Command(JUDGE, MetricsConfig, _metrics),
+    "combine": Command(REMAKE, CombineConfig, _combine),
+    "merge": Command(REMAKE, MergeConfig, _merge),
+    "take": Command(REMAKE, TakeConfig, _take),
 }
-"""Commands in the order in which `predboard --help` lists them."""
+"""Commands in the order in which `predboard --help` lists them, together by purpose."""
 
 
 def summary_line(thing: object) -> str:

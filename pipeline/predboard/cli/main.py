@@ -1,5 +1,6 @@
 """Run one command from the words of a command line to its exit code. It knows nothing of how a command works."""
 
+import itertools
 import os
 import signal
 import sys
@@ -63,7 +64,9 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _print_usage() -> None:
-    print("predboard: see where your image classifier is wrong, in TensorBoard\n")
-    for name, command in COMMANDS.items():
-        print(f"  predboard {name:<10} {summary_line(command.config)}")
+    print("predboard: see where your image classifier is wrong, in TensorBoard")
+    for purpose, commands in itertools.groupby(COMMANDS.items(), lambda item: item[1].purpose):
+        print(f"\n{purpose}:")
+        for name, command in commands:
+            print(f"  predboard {name:<10} {summary_line(command.config)}")
     print("\npredboard COMMAND --help lists the flags; every command also reads them from --config FILE.toml.")
