@@ -258,14 +258,17 @@ def choose_score_columns(types: ColumnTypes, request: ColumnRequest, file: Path)
 
 
 def _pattern(names: Sequence[str]) -> str:
-    """Return the pattern of most columns of numbers that differ in one number alone, as it is typed; empty if none.
+    """Return the pattern of most columns of numbers that differ in one number or in their end, as it is typed.
 
-    >>> _pattern(["p1", "p2", "x"]), _pattern(["score[0]", "score[1]"]), _pattern(["a", "b"])
-    (" 'p*'", " 'score[*]'", '')
+    Empty if there is none.
+
+    >>> _pattern(["p1", "p2", "x"]), _pattern(["score[0]", "score[1]"]), _pattern(["my_cat", "my_dog"]), _pattern(["a"])
+    (" 'p*'", " 'score[*]'", " 'my_*'", '')
     """
-    patterns = Counter(re.sub(r"\d+(?=\D*$)", "*", name) for name in names if re.search(r"\d", name))
-    most = patterns.most_common(1)
-    return f" {shlex.quote(most[0][0])}" if most and most[0][1] > 1 else ""
+    numbered = Counter(re.sub(r"\d+(?=\D*$)", "*", name) for name in names if re.search(r"\d", name))
+    ended = Counter(match[0] + "*" for name in names if (match := re.match(r".+?[_.\- ](?=.)", name)))
+    most = [pattern for kind in (numbered, ended) for pattern, count in kind.most_common(1) if count > 1]
+    return f" {shlex.quote(most[0])}" if most else ""
 
 
 def _single(name: str, names: Sequence[str], request: ColumnRequest, file: Path) -> str:
