@@ -58,7 +58,7 @@ class LabelRanks:
             z[at], p[at] = -np.inf, 0
         each = row_ranks(z, sets.true, sets.known)
         of_true = np.bincount(sets.true.row, p[sets.true.row, sets.true.label], len(sets))
-        brier = np.maximum(np.einsum("ij,ij->i", p, p, dtype=np.float64) - 2 * of_true + sets.true.size, 0)
+        brier = np.maximum(np.einsum("ij,ij->i", p, p).astype(np.float64) - 2 * of_true + sets.true.size, 0)
         whole = each.rankable.astype(np.int64)
         fixed = (each.average_precision, each.ranking_loss, each.one_error, each.coverage, brier)
         columns = [whole, *(np.rint(values / FIXED_UNIT).astype(np.int64) for values in fixed)]
