@@ -73,7 +73,7 @@ def test_labels_are_names_or_indices_and_what_is_unknown_is_none(folder: Path, t
     with pytest.raises(InputError, match=r"row 3 of i\.csv has label 7, but there are 2 classes"):
         open_source(str(numbered), SourceOptions(image_root=folder, classes=("b", "a")))
     spelled = open_source(str(named), SourceOptions(image_root=folder, classes=("A", "B")))
-    assert spelled.classes == ("A", "B") and spelled.label.tolist() == [1, 0, -1, -1, 1]
+    assert spelled.classes == ("A", "B") and spelled.class_label.tolist() == [1, 0, -1, -1, 1]
     assert any("labels are read as the class that is spelled alike: a as A, b as B" in note for note in spelled.notes)
     assert "1 label in column 'class' of n.csv is not among the classes (x); it counts as unknown" in asked.notes
 
