@@ -11,6 +11,7 @@ ASKS = {
     "predictions",
     *("config", "images", "models", "ingest", "inference", "composition"),  # the doors: what comes in, and new runs
     "evaluation.new_labels",  # labels that replace saved ones come in too
+    *("evaluation.applied_thresholds", "metrics.class_groups"),  # files that are for one task alone
     "panels.__init__",
     "metrics.registry",
     *("storage.runs", "comparison.compare"),  # runs of two tasks are kept apart

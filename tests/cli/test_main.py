@@ -53,7 +53,7 @@ def test_no_images(command: RunCommand, finished: Example, tmp_path: Path) -> No
         ("board --port 70000", "--port is 70000; expected"),
         ("inspect", "which predictions"),
         ("inspect a b", "unexpected 'b'"),
-        ("draw", "no command 'draw'; there are: infer, import, visualize, compare, combine, merge, take, board, rows"),
+        ("draw", "no command 'draw'; there are: infer, import, visualize, board, rows, inspect, compare, gate"),
         ("infer --config", "--config needs a value: --config FILE.toml"),
     ],
 )

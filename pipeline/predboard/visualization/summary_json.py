@@ -6,7 +6,7 @@ from typing import Any
 
 from predboard.metrics import registry
 from predboard.metrics.label_effect import LabelEffect
-from predboard.predictions.schema import SINGLE_LABEL, Run
+from predboard.predictions.schema import Run
 from predboard.summaries import Metric, Metrics, Scalar, Summary
 
 SUMMARY_FORMAT = 1
@@ -75,8 +75,8 @@ def encode_summary(
         about["thresholds"] = thresholds
     if labels:
         about["corrected_labels"] = {str(step): effect.record() for step, effect in labels.items()}
-    if run.task != SINGLE_LABEL:
-        about["task"] = run.task
+    if task := run.record().get("task"):
+        about["task"] = task
     if run.positive_class:
         about["positive"] = run.positive_class
     if not run.has_scores:
