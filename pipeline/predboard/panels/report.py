@@ -4,7 +4,6 @@ Three pages of text: `report/summary` for everyone, `report/run` for whoever mus
 those who are new to TensorBoard. The last is made from what the other panels wrote.
 """
 
-import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -12,13 +11,12 @@ import numpy as np
 
 from predboard.metrics import metric_state
 from predboard.metrics.metric_state import MetricState
-from predboard.panels import RunInfo, WrittenTag
-from predboard.panels.pages.labels import corrected_labels
-from predboard.panels.pages.report import run_page, summary_page, tabs_page
+from predboard.panels import RunInfo
+from predboard.panels.pages.report import report_pages, summary_page
 from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions
 from predboard.state import Lowest
-from predboard.summaries import Picture, Summary, Text
+from predboard.summaries import Summary
 
 CONFIDENT_MISTAKES = 30
 """Most confident mistakes among which a common confusion is looked for."""
@@ -58,20 +56,6 @@ class Panel:
 
     def render(self, info: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
         """Yield the model's inputs, at the steps for which stage one drew them, and the pages, at the last step."""
-        own = [*self._own(info, states)]
-        yield from own
-        if info.written:
-            written = (*info.written, *{s.tag: WrittenTag(s.tag, type(s), s.description) for _, s in own}.values())
-            yield max(states), Text("report/tabs", tabs_page(written), "How to read the tabs, and what is in them.")
-
-    def _own(self, info: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
-        sheets = {step: known.sheet for step, known in info.steps.items() if known.sheet is not None}
-        for step in sheets:
-            draw = functools.partial(sheets.__getitem__, step)
-            description = "Some images as the model received them, before the long run."
-            yield step, Picture("report/what_the_model_sees", draw, description)
         last = max(states)
-        yield from corrected_labels(info)
         metrics = {step: state.metrics for step, state in states.items()}
-        yield last, Text("report/summary", summary_page(info, metrics, states[last].mistakes.rows), "Start here.")
-        yield last, Text("report/run", run_page(info, last), "How the run was made, for whoever must repeat it.")
+        yield from report_pages(info, last, summary_page(info, metrics, states[last].mistakes.rows))

@@ -3,6 +3,7 @@
 It knows no single image, only the numbers that the report has measured.
 """
 
+import functools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -22,9 +23,10 @@ from predboard.metrics.metric_state import MetricState
 from predboard.metrics.score_histograms import FINE_BINS, bin_edges
 from predboard.metrics.values import overall_metrics, positive_metrics
 from predboard.panels import RunInfo, WrittenTag, describe_transform
+from predboard.panels.pages.labels import corrected_labels
 from predboard.predictions.schema import Run
 from predboard.predictions.table import TileRows
-from predboard.summaries import Picture, Tab
+from predboard.summaries import Picture, Summary, Tab, Text
 
 LISTED_CLASSES = 20
 """Names of classes on the page of the run."""
@@ -50,6 +52,35 @@ TAB_HELP: Mapping[Tab, str] = {
 """Help for reading each tab."""
 
 TABS_WITHOUT_TAGS = {Tab.HPARAMS, Tab.PROJECTOR}
+
+
+def report_pages(
+    info: RunInfo, last: int, summary: str, thresholds: str = "report/calibration"
+) -> Iterator[tuple[int, Summary]]:
+    """Yield the model's inputs, at the steps for which stage one drew them, and the pages, at the last step.
+
+    Args:
+        info: the run.
+        last: its last step.
+        summary: the page to start with.
+        thresholds: tag of the page that lists thresholds.
+    """
+    own = [*_own_pages(info, last, summary)]
+    yield from own
+    if info.written:
+        written = (*info.written, *{s.tag: WrittenTag(s.tag, type(s), s.description) for _, s in own}.values())
+        yield last, Text("report/tabs", tabs_page(written, thresholds), "How to read the tabs, and what is in them.")
+
+
+def _own_pages(info: RunInfo, last: int, summary: str) -> Iterator[tuple[int, Summary]]:
+    sheets = {step: known.sheet for step, known in info.steps.items() if known.sheet is not None}
+    for step in sheets:
+        draw = functools.partial(sheets.__getitem__, step)
+        description = "Some images as the model received them, before the long run."
+        yield step, Picture("report/what_the_model_sees", draw, description)
+    yield from corrected_labels(info)
+    yield last, Text("report/summary", summary, "Start here.")
+    yield last, Text("report/run", run_page(info, last), "How the run was made, for whoever must repeat it.")
 
 
 def summary_page(info: RunInfo, states: Mapping[int, MetricState], mistakes: TileRows) -> str:
@@ -350,7 +381,7 @@ def _time_range(started: float, finished: float) -> str:
     return f"{begin} to {end}"
 
 
-def tabs_page(written: Iterable[WrittenTag], thresholds: str = "report/calibration") -> str:
+def tabs_page(written: Iterable[WrittenTag], thresholds: str) -> str:
     """Write the page that explains TensorBoard's tabs and lists what was written into each.
 
     Args:
