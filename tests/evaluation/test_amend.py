@@ -243,6 +243,13 @@ def refused(folder: Path, content: str, said: str, **more: Any) -> None:
         ("image,country\n000001.png,NO\n", "no column of labels; it has image, country"),
         ("country,label\nNO,cat\n", "no column of images or keys; it has country, label"),
         ("image,label\n", "has no rows"),
+        ("image,label\n000001.png,-7\n", r"1 of 1 labels .* none of the 3 classes: '-7' \(1\)"),
+        # where images have names, numbers of another column are no rows
+        ("id,image,label\n0,000009.png,cat\n1,typo.png,cat\n", "1 of 2 rows of .* by their image: 'typo.png'"),
+        (
+            "image,label\n000001.png,NA\n000002.png,nan\n",
+            "gives no image a label: 'label' is empty in all of its 2 rows",
+        ),
         ("image,label\n000001.png,\n", "gives no image a label: 'label' is empty in all of its 1 row"),
     ],
 )
@@ -267,6 +274,12 @@ def test_files_that_are_no_tables_are_refused_in_one_line(tmp_path: Path, name: 
         attached(write(tmp_path / "run"), labels=tmp_path / name)
     with pytest.raises(InputError, match="run is a folder: expected a table"):
         attached(tmp_path / "run", labels=tmp_path / "run")
+
+
+@pytest.mark.parametrize("more", [{"labels_separator": "|"}, {"labels_none": "none"}])
+def test_flags_of_several_labels_are_refused_for_one_label(tmp_path: Path, more: dict[str, str]) -> None:
+    with pytest.raises(InputError, match="is for several labels of an image, but the run has one: leave it out"):
+        attached(write(tmp_path / "run"), labels=as_csv(tmp_path / "new"), **more)
 
 
 def test_a_label_may_be_taken_away(tmp_path: Path) -> None:
@@ -395,13 +408,13 @@ def test_columns_are_joined_and_rows_without_a_match_are_counted(tmp_path: Path)
     assert steps["slices/country=NO/images"]["value"] == len(counted)
 
 
-def with_patients(folder: Path) -> Path:
+def with_patients(folder: Path, values: list[Any] | None = None) -> Path:
     """A run whose manifest has a column of patients, the first of ten images, the others of five."""
     logits, label = toy.table(RUN, ROWS)
     rows = toy.predictions(RUN, logits, label)
-    patient = pa.array([f"{0 if i < 10 else i // 5:03d}" for i in range(ROWS)])
+    patient = pa.array([f"{0 if i < 10 else i // 5:03d}" for i in range(ROWS)] if values is None else values)
     rows = dataclasses.replace(rows, batch=rows.batch.append_column("patient", patient))
-    writer = PartWriter(part_path(folder, 0, 0), RUN, pa.schema([("patient", pa.string())]))
+    writer = PartWriter(part_path(folder, 0, 0), RUN, pa.schema([("patient", patient.type)]))
     writer.write(rows)
     digest = ManifestDigest()
     digest.add_rows(rows)
@@ -427,6 +440,24 @@ def test_columns_may_be_joined_by_one_that_the_run_has(tmp_path: Path) -> None:
         attached(run, columns=columns_file(tmp_path, "image,patient\n000001.png,7\n"))
     with pytest.raises(InputError, match=r"has no column 'patiens'; did you mean patient\?; there are patient;"):
         Amendments(VisualizeConfig((run,), group_column="patiens")).attach(open_run(run))
+
+
+def test_numbers_of_a_column_are_compared_as_numbers_and_exactly(tmp_path: Path) -> None:
+    numbers = [7, 8, 2**60, 2**60 + 1] + [5] * (ROWS - 4)
+    with_patients(tmp_path / "run", numbers)
+    file = columns_file(tmp_path, f"patient,age\n007,50\n8.0,51\n{2**60},52\n")
+    (rows,) = read_batches(attached(tmp_path / "run", columns=file, columns_by="patient")[0].parts[0])
+    assert rows.column("age").to_pylist()[:4] == [50, 51, 52, None]
+    with pytest.raises(InputError, match=r"by its patient: '9'; the first of the run is '7'"):
+        attached(tmp_path / "run", columns=columns_file(tmp_path, "patient,age\n9,50\n"), columns_by="patient")
+
+
+def test_images_with_an_empty_cell_stand_for_themselves(tmp_path: Path) -> None:
+    run = with_patients(tmp_path / "run", ["a", "", "a", " ", None, ""] + ["b"] * (ROWS - 6))
+    amended = Amendments(VisualizeConfig((run,), group_column="patient")).attach(open_run(run))
+    assert "2 values of it, and 4 images without a value" in amended.notes[0]
+    (rows,) = read_batches(amended.steps[0].parts[0], {"key"})
+    assert (rows.group_key == rows.key).tolist()[:6] == [False, True, False, True, True, True]
 
 
 @pytest.mark.parametrize(

@@ -386,6 +386,10 @@ def test_columns_to_cross_are_checked_before_anything_is_read() -> None:
     ):
         with pytest.raises(InputError, match=said):
             slicing.check_crosses((cross,), columns, numeric)
+    with pytest.raises(
+        InputError, match="--slice cloud=0,20: 'cloud' is cut already by --slice cloud=0,10; leave one in"
+    ):
+        slicing.check_crosses((("cloud=0", "10"), ("cloud=0", "20")), columns, numeric)
 
 
 def test_numbers_are_cut_at_the_edges_that_the_user_gives() -> None:

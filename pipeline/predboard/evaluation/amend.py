@@ -179,7 +179,7 @@ class Amendments:
             joined += len(at)
         without, unused = step.rows - joined, int((~match.is_known).sum())
         parts = [f"{file}: {joined:,} of {plural(step.rows, 'row')} have a row in it, found by {match.column}"]
-        parts += [f"{without:,} have none"] if without else []
+        parts += [f"{without:,} {'has' if without == 1 else 'have'} none"] if without else []
         parts += [f"{plural(unused, 'row')} of it {'names' if unused == 1 else 'name'} no image"] if unused else []
         return amended, "; ".join(parts)
 

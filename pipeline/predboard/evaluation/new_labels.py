@@ -12,7 +12,7 @@ from predboard.formatting import did_you_mean, plural
 from predboard.images.columns import IMAGE_COLUMNS, LABEL_COLUMNS, TRUTH_COLUMNS, find_usual
 from predboard.images.label_lists import LabelOptions, read_label_sets
 from predboard.images.label_masks import choose_label_columns
-from predboard.images.label_values import parse_labels
+from predboard.images.label_values import UNKNOWN_WORDS, parse_labels
 from predboard.images.row_tables import KEY_COLUMNS, RELABEL_COLUMN, ROW_COLUMNS, find_label_column
 from predboard.predictions.label_sets import Labels
 from predboard.predictions.schema import MULTI_LABEL, Run
@@ -34,8 +34,11 @@ def read_new_labels(table: pa.Table, run: Run, options: LabelOptions, file: AnyP
     Raises InputError for labels that are no classes, and if it is not certain which column they are in.
     """
     if run.task != MULTI_LABEL:
+        for flag, value in (("--labels-separator", options.separator), ("--labels-none", options.none)):
+            if value:
+                raise InputError(f"{flag} is for several labels of an image, but the run has one: leave it out")
         name = find_label_column(table, options.column, file)
-        table = _filled(table, name, file)
+        table = _filled(table, name, run.classes, file)
         return table, _read_classes(table.column(name), run.classes, f"{name!r} of {file}")
     usual = (RELABEL_COLUMN, *LABEL_COLUMNS, *TRUTH_COLUMNS)
     naming = {find_usual(table.column_names, names) for names in (IMAGE_COLUMNS, KEY_COLUMNS, ROW_COLUMNS)}
@@ -44,12 +47,14 @@ def read_new_labels(table: pa.Table, run: Run, options: LabelOptions, file: AnyP
     if chosen is None:
         raise InputError(f"{file} has no column of labels; it has {', '.join(names[:12])}: name it by --labels-column")
     for name in chosen.columns if chosen.names else ():
-        if empty := table.num_rows - int(np.sum(_given(table.column(name)).to_numpy(zero_copy_only=False))):
+        if empty := table.num_rows - int(
+            np.sum(_given(table.column(name), run.classes).to_numpy(zero_copy_only=False))
+        ):
             raise InputError(
                 f"{file} has {plural(empty, 'empty cell')} in column {name!r}: expected 1, 0, or -1 for unknown"
             )
     if not chosen.names:
-        table = _filled(table, chosen.columns[0], file)
+        table = _filled(table, chosen.columns[0], run.classes, file)
     return table, read_label_sets(table, chosen, options, run.classes, str(file)).labels
 
 
@@ -60,7 +65,7 @@ def _read_classes(column: pa.ChunkedArray, classes: Sequence[str], what: str) ->
     strange = Counter(
         str(value)
         for value, i in zip(parsed.values, index.tolist(), strict=True)
-        if (isinstance(value, str) and i < 0) or i >= len(classes)
+        if (value != -1 and i < 0) or i >= len(classes)
     )
     if strange:
         shown = ", ".join(f"{name!r} ({count:,})" for name, count in strange.most_common(_SHOWN))
@@ -73,17 +78,19 @@ def _read_classes(column: pa.ChunkedArray, classes: Sequence[str], what: str) ->
     return index
 
 
-def _filled(table: pa.Table, name: str, file: AnyPath) -> pa.Table:
+def _filled(table: pa.Table, name: str, classes: Sequence[str], file: AnyPath) -> pa.Table:
     """Return the rows whose cell says something. Raises InputError if none does."""
-    filled = table.filter(_given(table.column(name)))
+    filled = table.filter(_given(table.column(name), classes))
     if not len(filled):
         raise InputError(f"{file} gives no image a label: {name!r} is empty in all of its {plural(len(table), 'row')}")
     return filled
 
 
-def _given(column: pa.ChunkedArray) -> pa.BooleanArray:
-    """Return which cells say something."""
+def _given(column: pa.ChunkedArray, classes: Sequence[str]) -> pa.BooleanArray:
+    """Return which cells say something; words such as NA say as little as an empty cell, but as names of classes."""
     texts = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    nothing = UNKNOWN_WORDS - {name.lower() for name in classes} | {""}
     return pa.array(
-        [value is not None and not (texts and not value.strip()) for value in column.to_pylist()], pa.bool_()
+        [value is not None and not (texts and value.strip().lower() in nothing) for value in column.to_pylist()],
+        pa.bool_(),
     )

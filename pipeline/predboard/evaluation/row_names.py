@@ -20,7 +20,7 @@ from predboard.predictions.amendments import check_group_column, hash_values, nu
 from predboard.predictions.schema import hash_refs
 from predboard.storage.parts import PartFile, read_batches
 from predboard.storage.paths import AnyPath, map_files
-from predboard.storage.runs import Step, list_manifest_columns
+from predboard.storage.runs import Step, list_manifest_columns, list_numeric_columns
 
 _NEAR_ROWS = 2_000
 """Rows of a step among whose names the one that was meant is looked for."""
@@ -49,6 +49,8 @@ class Match:
 
     column: str
     """Column of the table by which they were found."""
+    of_rows: str
+    """What it was compared with."""
     name_columns: frozenset[str]
     """Columns of the table that name rows, and say nothing else."""
     is_known: NDArray[np.bool_]  # [rows of the table]
@@ -76,8 +78,9 @@ class Match:
     def describe_lacking(self, step: Step) -> str:
         """Name some rows that were not found, and what may have been meant."""
         lacking = [self._texts[row] for row in np.flatnonzero(~self.is_known)[:3].tolist()]
-        rows = next(read_batches(step.parts[0], {"image"}), None)
-        known = [] if rows is None else [ref for ref in rows.column("image").to_pylist()[:_NEAR_ROWS] if ref]
+        name = "image" if self.of_rows in ("key", "id", _MEMBER) else self.of_rows
+        rows = next(read_batches(step.parts[0], {name}), None)
+        known = [] if rows is None else [str(text) for text in rows.column(name).to_pylist()[:_NEAR_ROWS] if text]
         example = f"; the first of the run is {known[0]!r}" if known else ""
         return ", ".join(map(repr, lacking)) + (did_you_mean(lacking[0], known) or example)
 
@@ -118,7 +121,8 @@ def _ways(step: Step, table: pa.Table, file: AnyPath, by: str | None) -> Iterato
                 near = did_you_mean(by, columns)
                 raise InputError(f"--columns-by: no column {by!r} in {where}{near}; there are {listed}")
         texts = _texts(table.column(by))
-        yield _Names(by, by, texts, hash_refs(texts))
+        as_numbers = by in list_numeric_columns(step)  # as the predictions read 007, whatever the table's reader did
+        yield _Names(by, by, texts, hash_refs(map(_as_number, texts) if as_numbers else texts))
         return
     image, key, row = (find_usual(names, usual) for usual in (IMAGE_COLUMNS, KEY_COLUMNS, ROW_COLUMNS))
     if image is not None:
@@ -126,13 +130,16 @@ def _ways(step: Step, table: pa.Table, file: AnyPath, by: str | None) -> Iterato
         refs = [_relative(ref, step.run.root) for ref in canonical_refs(pa.chunked_array([texts], pa.string()))]
         yield _Names(image, "key" if _keys_are_refs(step) else "image", texts, hash_refs(refs))
         yield _Names(image, _MEMBER, texts, hash_refs(map(canonical_member, texts)))
-    for name, of_rows in ((key, "key"), (row, "id")):
-        if name is not None:
-            texts = _texts(table.column(name))
-            if (numbers := _whole_numbers(texts)) is not None:
-                yield _Names(name, of_rows, texts, numbers)
-            if of_rows == "key":  # of --key-column, whose hashes are the keys
-                yield _Names(name, of_rows, texts, hash_refs(texts))
+    if key is not None:
+        texts = _texts(table.column(key))
+        if (numbers := _whole_numbers(texts)) is not None:
+            yield _Names(key, "key", texts, numbers)
+        yield _Names(key, "key", texts, hash_refs(texts))  # of --key-column, whose hashes are the keys
+    if row is not None and not any(any(_texts(table.column(name))) for name in (image, key) if name is not None):
+        # Any numbers are those of some rows: where images have names, a column `id` may count anything.
+        texts = _texts(table.column(row))
+        if (numbers := _whole_numbers(texts)) is not None:
+            yield _Names(row, "id", texts, numbers)
 
 
 def _match(step: Step, names: _Names, name_columns: frozenset[str]) -> Match:
@@ -150,7 +157,7 @@ def _match(step: Step, names: _Names, name_columns: frozenset[str]) -> Match:
     for _, place in parts:
         seen[place] = True
     rows = [(at, first[place]) for at, place in parts]
-    return Match(names.column, name_columns, seen[inverse], names.texts, first[inverse], rows)
+    return Match(names.column, names.of_rows, name_columns, seen[inverse], names.texts, first[inverse], rows)
 
 
 def _hashes_of(part: PartFile, column: str) -> Iterator[NDArray[np.int64]]:
@@ -182,6 +189,18 @@ def _relative(ref: str, root: str) -> str:
 def _texts(column: pa.ChunkedArray) -> list[str]:
     """Return names as text: numbers as the predictions' numbers are compared."""
     return ["" if v is None else number_text(v) if isinstance(v, float) else str(v) for v in column.to_pylist()]
+
+
+def _as_number(text: str) -> str:
+    """Return a name as it is written where it is a number: 7 for 007; another as it is."""
+    try:
+        return str(int(text))
+    except ValueError:
+        pass
+    try:
+        return number_text(float(text))
+    except ValueError:
+        return text
 
 
 def _whole_numbers(texts: Sequence[str]) -> NDArray[np.int64] | None:

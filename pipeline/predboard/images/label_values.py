@@ -24,7 +24,7 @@ RawLabels = list[int | str]
 _WHOLE = re.compile(r"([+-]?\d{1,20})(?:\.0*)?")
 _FRACTION = re.compile(r"[+-]?\d*\.\d+(?:[eE][+-]?\d+)?")
 _ZERO_PADDED = re.compile(r"0\d+")
-_UNKNOWN = frozenset({"nan", "-nan", "na", "n/a", "#n/a", "#na", "<na>", "null", "none"})
+UNKNOWN_WORDS = frozenset({"nan", "-nan", "na", "n/a", "#n/a", "#na", "<na>", "null", "none"})
 """Words for a missing number in text, in lower case."""
 BLANK_WORDS = frozenset({"nan", "<na>"})
 """Those of them that no class is called, in lower case."""
@@ -222,7 +222,7 @@ def parse_names(labels: set[str], classes: Sequence[str], what: str, one: bool =
         one: whether they are all labels of rows that have one each, which may be yes and no, or −1 and 1.
     """
     as_names: dict[str, int | str] = {label: label for label in labels}
-    numbers = {label for label in labels if label.lower() not in _UNKNOWN}
+    numbers = {label for label in labels if label.lower() not in UNKNOWN_WORDS}
     are_whole = all(map(_WHOLE.fullmatch, numbers))
     if labels <= set(classes):
         reading = "class names, not indices" if numbers and are_whole and not _is_identity(classes) else ""

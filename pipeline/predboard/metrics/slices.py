@@ -231,10 +231,14 @@ def check_crosses(crosses: Crosses, columns: Collection[str], numeric: Collectio
         columns: of the manifest.
         numeric: columns that hold numbers, those of the images included.
     """
+    cut: dict[str, tuple[str, ...]] = {}
     for cross in crosses:
         flag = f"--slice {','.join(cross)}"
         if "=" in cross[0]:
             _check_edges(flag, cross, numeric)
+            name = cross[0].partition("=")[0]
+            if cut.setdefault(name, cross) != cross:
+                raise InputError(f"{flag}: {name!r} is cut already by --slice {','.join(cut[name])}; leave one in")
             continue
         if len(set(cross)) < 2:
             raise InputError(

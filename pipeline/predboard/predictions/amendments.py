@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from predboard.errors import InputError
-from predboard.predictions.arrow import as_arrow, scatter
+from predboard.predictions.arrow import as_arrow, as_numpy, scatter
 from predboard.predictions.derive_multi_label import derive_at_thresholds
 from predboard.predictions.label_sets import Labels, LabelSets, MultiLabels, label_values
 from predboard.predictions.multi_label import MultiLabelPredictions
@@ -164,13 +164,21 @@ def relabel(before: Labels, after: Labels) -> Amendment:
 
 
 def hash_values(rows: Predictions, name: str, without: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return a hash of each row's value of a column, int64 [rows]; where it has none, what `without` [rows] says."""
-    if (numbers := rows.numbers(name)) is not None:
+    """Return a hash of each row's value of a column, int64 [rows]; where it has none, what `without` [rows] says.
+
+    A cell without a character but spaces, as CSV has where nothing is known, is no value.
+    """
+    column = rows.column(name)
+    if pa.types.is_integer(column.type):  # exact, also beyond 2**53
+        encoded = column.dictionary_encode()
+        texts, index = list(map(str, encoded.dictionary.to_pylist())), as_numpy(encoded.indices, -1).astype(np.int64)
+    elif (numbers := rows.numbers(name)) is not None:
         distinct, inverse = np.unique(numbers, return_inverse=True)
         texts, index = list(map(number_text, distinct.tolist())), np.where(np.isnan(numbers), -1, inverse)
     else:
         texts, index = rows.texts(name) or ([], np.full(len(rows), -1))
-    return np.where(index < 0, without, np.append(hash_refs(texts), 0)[index])
+    has_value = np.array([*map(str.strip, texts), ""]) != ""
+    return np.where(has_value[index], np.append(hash_refs(texts), 0)[index], without)
 
 
 def number_text(value: float) -> str:
