@@ -21,7 +21,9 @@ LOGITS = np.where(np.arange(3 * ROWS).reshape(ROWS, 3) % 5 < 2, 2.0, -2.0) + np.
 PREDICTED = [np.flatnonzero(row > 0).tolist() for row in LOGITS]
 TRUTH = {path[:3]: (frozenset(SETS[i]), frozenset(PREDICTED[i])) for i, path in enumerate(PATHS)}
 NAMES = [["abc"[i] for i in labels] for labels in SETS]
-FLAGS = ("--task", "multi-label", "--no-pictures")
+BY_COLOUR = {path[:3]: (frozenset(SETS[i]), frozenset([inputs.PREDICTED[i]])) for i, path in enumerate(PATHS)}
+"""What the model of `infer` predicts: the channel that is not black."""
+FLAGS = ("--task", "multi-label")
 
 Columns = dict[str, list[Any]]
 Form = Callable[[Random], tuple[Columns, list[str]]]
@@ -91,17 +93,18 @@ def mutate_labels(random: Random, case: Case, columns: Columns, flags: list[str]
     return flags
 
 
-def label_table(random: Random, folder: Path, kind: str) -> Case:
-    """Predictions with several labels an image as a table in a file."""
+def label_table(random: Random, folder: Path, kind: str, command: str = "import") -> Case:
+    """A list of pictures, or predictions, with several labels an image as a table in a file."""
     case = inputs.base(folder)
-    case.truth = TRUTH
+    case.truth = TRUTH if command == "import" else BY_COLOUR
     form = random.choice((separated, wide) if kind == "csv" else (separated, lists, wide))
     labels, flags = form(random)
     spoil = random.random() < 0.15
     if random.random() < 0.6 and not spoil:
         flags = mutate_labels(random, case, labels, flags)
     table: Columns = {"image": list(PATHS), **labels}
-    table |= {f"logit_{name}": LOGITS[:, c].tolist() for c, name in enumerate("abc")}
+    if command == "import":
+        table |= {f"logit_{name}": LOGITS[:, c].tolist() for c, name in enumerate("abc")}
     if form is wide and random.random() < 0.5:  # indices are places among the score columns
         table = dict(random.sample(list(table.items()), len(table)))
     if case.mutation == "none" and random.random() < 0.3:
@@ -119,7 +122,10 @@ def label_table(random: Random, folder: Path, kind: str) -> Case:
     }[kind]()
     case.mutation = f"{form.__name__}: {'none' if case.mutation == 'x' else case.mutation}"
     inputs.write(case, random, f"list.{kind}", content, spoil)
-    return inputs.import_(case, f"list.{kind}", *FLAGS, *flags)
+    if command == "import":
+        return inputs.import_(case, f"list.{kind}", *FLAGS, "--no-pictures", *flags)
+    (case.folder / "names.txt").write_text("a\nb\nc")
+    return inputs.infer(case, f"list.{kind}", *FLAGS, "--classes", str(case.folder / "names.txt"), *flags)
 
 
 def _npz(table: Columns) -> bytes:
@@ -145,4 +151,7 @@ def _text(value: Any) -> str:
 DOORS: dict[str, inputs.Door] = {
     f"import label sets {kind}": functools.partial(label_table, kind=kind)
     for kind in ("csv", "json", "jsonl", "parquet", "npz")
+} | {
+    f"infer label sets {kind}": functools.partial(label_table, kind=kind, command="infer")
+    for kind in ("csv", "jsonl", "parquet")
 }
