@@ -167,7 +167,7 @@ def test_a_listing_of_more_than_a_thousand_is_taken_page_by_page(server: Server)
     with server.watched(each_fails_once) as asked:
         found = sources.open_source(str(uri("many")))
     assert found.image.to_pylist() == [f"{'ab'[i % 2]}/{i:05d}.png" for c in (0, 1) for i in range(c, 1200, 2)]
-    assert np.bincount(found.label).tolist() == [600, 600]
+    assert np.bincount(found.class_label).tolist() == [600, 600]
     assert len({request for request in asked if request.lists and "continuation" in request.query}) == 1
 
 
