@@ -15,7 +15,7 @@ from typing import Any, Protocol, Self, TypeVar, cast, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from predboard.predictions.table import TileRows
+from predboard.predictions.table import PredictionRows, TileRows
 
 FIXED_UNIT = 2**-20
 """Unit of `fixed` numbers. The sum of 2**43 rows of mean 1 fits into an int64."""
@@ -184,11 +184,34 @@ class Lowest:
     score: NDArray[np.float64]  # [n]
     rows: TileRows  # [n] each, with key and id
 
+    @classmethod
+    def of_tiles(
+        cls,
+        limit: int,
+        rows: PredictionRows,
+        at: NDArray[np.int64],
+        score: NDArray[np.floating[Any]],
+        group: NDArray[np.int64] | None = None,
+    ) -> Self:
+        """Return the lowest of some rows of a batch, with what their tiles need.
+
+        Args:
+            limit: rows that stay in each group.
+            rows: the batch.
+            at: [candidates] index of each in the batch.
+            score: [candidates].
+            group: [candidates]; one group without it.
+        """
+        if group is None:
+            group = np.zeros(len(at), np.int64)
+        stay = cls.choose(limit, group, score, rows.key[at], rows.id[at])
+        return cls(limit, group[stay], score[stay].astype(np.float64), rows.tile_rows(at[stay]))
+
     @staticmethod
     def choose(
         limit: int,
         group: NDArray[np.int64],
-        score: NDArray[np.float64],
+        score: NDArray[np.floating[Any]],
         key: NDArray[np.int64],
         id: NDArray[np.int64],  # noqa: A002  the column's name
     ) -> NDArray[np.int64]:

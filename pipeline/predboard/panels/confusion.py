@@ -85,9 +85,8 @@ class Panel(CountsPanel):
         chosen = [true * classes + predicted for true, predicted, _ in self._choose(first.metrics)]
         pair = labelled.label * classes + labelled.predicted
         among = np.flatnonzero(np.isin(pair, chosen))
-        group, score = pair[among], -labelled.confidence[among].astype(np.float64)
-        stay = Lowest.choose(self.per_gallery, group, score, labelled.key[among], labelled.id[among])
-        return PairImages(Lowest(self.per_gallery, group[stay], score[stay], labelled.tile_rows(among[stay])))
+        score = -labelled.confidence[among]
+        return PairImages(Lowest.of_tiles(self.per_gallery, labelled, among, score, pair[among]))
 
     def render(self, info: RunInfo, states: Mapping[int, TwoPass]) -> Iterator[tuple[int, Summary]]:
         """Yield two pictures and a table for each step, and galleries for the last.

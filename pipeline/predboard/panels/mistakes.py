@@ -52,10 +52,7 @@ class Panel:
 
         def lowest(among: NDArray[np.bool_], value: NDArray[np.floating], count: int = self.per_gallery) -> Lowest:
             candidates = np.flatnonzero(among)
-            score = value[candidates].astype(np.float64)
-            group = np.zeros(len(candidates), np.int64)
-            stay = Lowest.choose(count, group, score, scored.key[candidates], scored.id[candidates])
-            return Lowest(count, group[stay], score[stay], scored.tile_rows(candidates[stay]))
+            return Lowest.of_tiles(count, scored, candidates, value[candidates])
 
         everything = np.ones(len(scored), bool)
         known = everything & scored.has_scores  # else no loss and no margin

@@ -44,8 +44,7 @@ class Panel:
         """Return the state of these rows alone."""
         labelled = batch.labelled
         score = mix(labelled.key, Salt.CLASS_SAMPLES).astype(np.float64)
-        stay = Lowest.choose(self.per_gallery, labelled.label, score, labelled.key, labelled.id)
-        samples = Lowest(self.per_gallery, labelled.label[stay], score[stay], labelled.tile_rows(stay))
+        samples = Lowest.of_tiles(self.per_gallery, labelled, np.arange(len(labelled)), score, labelled.label)
         return State(Counts.measure(run, batch), samples)
 
     def render(self, info: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:

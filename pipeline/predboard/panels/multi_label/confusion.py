@@ -121,8 +121,7 @@ class Panel:
         asked = np.isin(code, chosen)
         code, row = code[asked], row[asked]
         score = -_surest(labelled, row, *np.divmod(code, size))
-        stay = Lowest.choose(self.per_gallery, code, score, labelled.key[row], labelled.id[row])
-        return LabelPairImages(Lowest(self.per_gallery, code[stay], score[stay], labelled.tile_rows(row[stay])))
+        return LabelPairImages(Lowest.of_tiles(self.per_gallery, labelled, row, score, code))
 
     def render(self, info: RunInfo, states: Mapping[int, TwoPass]) -> Iterator[tuple[int, Summary]]:
         """Yield pictures and tables for each step, and galleries for the last.

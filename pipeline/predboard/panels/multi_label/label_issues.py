@@ -129,9 +129,7 @@ class Panel:
         least = np.full(len(rows), np.inf)
         np.minimum.at(least, row, score)
         some = np.flatnonzero(least < np.inf)
-        group = np.zeros(len(some), np.int64)
-        stay = Lowest.choose(self.per_gallery, group, least[some], rows.key[some], rows.id[some])
-        return Lowest(self.per_gallery, group[stay], least[some][stay], rows.tile_rows(some[stay]))
+        return Lowest.of_tiles(self.per_gallery, rows, some, least[some])
 
     def render(self, info: RunInfo, states: Mapping[int, TwoPass]) -> Iterator[tuple[int, Summary]]:
         """Yield numbers and galleries for each step, and the page and the file of the last step."""

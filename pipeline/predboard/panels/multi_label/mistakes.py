@@ -67,10 +67,7 @@ class Panel:
 
         def lowest(among: NDArray[np.bool_], value: NDArray[np.floating], count: int = self.per_gallery) -> Lowest:
             candidates = np.flatnonzero(among)
-            score = value[candidates].astype(np.float64)
-            group = np.zeros(len(candidates), np.int64)
-            stay = Lowest.choose(count, group, score, rows.key[candidates], rows.id[candidates])
-            return Lowest(count, group[stay], score[stay], rows.tile_rows(candidates[stay]))
+            return Lowest.of_tiles(count, rows, candidates, value[candidates])
 
         wrong, missed = rows.wrongly_predicted, rows.missed
         p_wrong = rows.predicted_probability[wrong.contains(rows.predicted_labels)]

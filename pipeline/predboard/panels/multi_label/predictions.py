@@ -45,8 +45,7 @@ class Panel:
         wrong = np.concatenate([rows.missed.label, rows.wrongly_predicted.label])
         row, label = rows.labels.row, rows.labels.label  # [labels] a row for each label that it has
         score = mix(rows.key, Salt.CLASS_SAMPLES).astype(np.float64)[row]
-        stay = Lowest.choose(self.per_gallery, label, score, rows.key[row], rows.id[row])
-        samples = Lowest(self.per_gallery, label[stay], score[stay], rows.tile_rows(row[stay]))
+        samples = Lowest.of_tiles(self.per_gallery, rows, row, score, label)
         return State(samples, np.bincount(wrong, minlength=len(run.classes)))
 
     def render(self, info: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
