@@ -361,8 +361,8 @@ def test_sets_of_labels_are_corrected_as_well(tmp_path: Path, form: str) -> None
         file = tmp_path / "new.jsonl"
         file.write_text("".join(f"{json.dumps({'image': ref(i), 'labels': s})}\n" for i, s in SETS.items()))
     elif form == "cells":
-        more = {"labels_separator": "|", "labels_none": "nothing"}
-        file.write_text("image,labels\n" + "".join(f"{ref(i)},{'|'.join(s) or 'nothing'}\n" for i, s in SETS.items()))
+        more = {"labels_separator": "|", "labels_none": "none"}
+        file.write_text("image,labels\n" + "".join(f"{ref(i)},{'|'.join(s) or 'none'}\n" for i, s in SETS.items()))
     else:
         classes = toy.MULTI_LABEL_RUN.classes
         lines = [",".join([ref(i), *(str(int(name in s)) for name in classes)]) for i, s in SETS.items()]
@@ -377,8 +377,11 @@ def test_sets_of_labels_are_corrected_as_well(tmp_path: Path, form: str) -> None
         rows = [rows.labelled for part in step.parts for rows in read_batches(part)]
         assert share == pytest.approx(np.concatenate([of_part.right for of_part in rows]).mean())
     file.write_text(file.read_text().replace(toy.MULTI_LABEL_RUN.classes[1], "unheard"))
-    with pytest.raises(InputError, match="unheard" if form != "columns" else "no column of labels"):
+    with pytest.raises(InputError, match="unheard" if form != "columns" else "but none of"):
         Amendments(AmendConfig(labels=file, **more)).attach(open_run(run))
+    if form == "cells":  # in the words of this command
+        with pytest.raises(InputError, match=r"--labels-separator is not given: --labels-separator '\|' splits them$"):
+            Amendments(AmendConfig(labels=file)).attach(open_run(run))
 
 
 # --- further columns ---

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from predboard.errors import InputError, first_line
 from predboard.formatting import did_you_mean, unique_names
+from predboard.near_paths import did_you_mean_path
 from predboard.predictions.schema import MULTI_LABEL, Run
 from predboard.storage.paths import AnyPath
 
@@ -60,11 +61,12 @@ class AppliedThresholds:
 
 def read_label_thresholds(file: AnyPath) -> AppliedThresholds:
     """Read a file that the panel `thresholds` wrote. Raises InputError if it is none."""
+    expected = "expected the thresholds.json that `predboard visualize` wrote beside an event file"
     try:
         record = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
-        raise InputError(f"--thresholds {file} cannot be read: {first_line(error)}") from error
-    expected = "expected the thresholds.json that `predboard visualize` wrote beside an event file"
+        near = "" if file.exists() else did_you_mean_path(file)
+        raise InputError(f"--thresholds {file} cannot be read ({first_line(error)}): {expected}{near}") from error
     if not isinstance(record, dict) or not isinstance(record.get("labels"), dict):
         raise InputError(f"--thresholds {file} has no labels: {expected}")
     if record.get("predboard_thresholds") != FORMAT:
@@ -78,7 +80,7 @@ def read_label_thresholds(file: AnyPath) -> AppliedThresholds:
 
 
 def _log_odds(name: str, of_label: dict[str, Any]) -> float:
-    value = float(of_label["log_odds"])
-    if math.isnan(value):
+    value = of_label["log_odds"]
+    if not isinstance(value, int | float) or isinstance(value, bool) or math.isnan(value):
         raise ValueError(f"the threshold of {name} is no number")
-    return value
+    return float(value)

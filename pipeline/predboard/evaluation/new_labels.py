@@ -1,7 +1,8 @@
 """Reads the corrected labels of a table, of one label for an image or of several. It knows no rows of predictions."""
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,12 @@ from predboard.storage.paths import AnyPath
 _SHOWN = 3
 """Names that a message lists."""
 
+_NO_LABEL = frozenset({"", *UNKNOWN_WORDS}) - {"none"}
+"""What cells have that say nothing; `none` and -1 take a label away."""
+
+_FLAGS = {"--label-separator": "--labels-separator", "--label-column": "--labels-column", "--none": "--labels-none"}
+"""Flags of `infer` and `import` for labels, and what they are called for corrected ones."""
+
 
 def read_new_labels(table: pa.Table, run: Run, options: LabelOptions, file: AnyPath) -> tuple[pa.Table, Labels]:
     """Return the rows of a table that say a label, and what they say; an empty cell leaves the label as it is.
@@ -38,23 +45,35 @@ def read_new_labels(table: pa.Table, run: Run, options: LabelOptions, file: AnyP
             if value:
                 raise InputError(f"{flag} is for several labels of an image, but the run has one: leave it out")
         name = find_label_column(table, options.column, file)
-        table = _filled(table, name, run.classes, file)
+        table = _filled(table, name, file, _NO_LABEL - {name.lower() for name in run.classes})
         return table, _read_classes(table.column(name), run.classes, f"{name!r} of {file}")
+    try:
+        return _read_sets(table, run, options, file)
+    except InputError as error:
+        text = re.sub("|".join(_FLAGS), lambda flag: _FLAGS[flag[0]], str(error))
+        raise InputError(re.sub(r", or (list such names|name all classes) with --classes", "", text)) from error
+
+
+def _read_sets(table: pa.Table, run: Run, options: LabelOptions, file: AnyPath) -> tuple[pa.Table, Labels]:
+    """Do what `read_new_labels` does for several labels of an image; errors name the flags of `infer`."""
     usual = (RELABEL_COLUMN, *LABEL_COLUMNS, *TRUTH_COLUMNS)
     naming = {find_usual(table.column_names, names) for names in (IMAGE_COLUMNS, KEY_COLUMNS, ROW_COLUMNS)}
     names = [name for name in table.column_names if name not in naming]
     chosen = choose_label_columns(names, options.column, options.none, run.classes, usual, file)
     if chosen is None:
-        raise InputError(f"{file} has no column of labels; it has {', '.join(names[:12])}: name it by --labels-column")
+        lacking = [name for name in run.classes if name not in names]
+        if len(lacking) < len(run.classes):
+            raise InputError(
+                f"{file} has columns of some classes, but none of {', '.join(map(repr, lacking[:_SHOWN]))}"
+            )
+        raise InputError(f"{file} has no column of labels; it has {', '.join(names[:12])}: name it by --label-column")
     for name in chosen.columns if chosen.names else ():
-        if empty := table.num_rows - int(
-            np.sum(_given(table.column(name), run.classes).to_numpy(zero_copy_only=False))
-        ):
+        if empty := table.num_rows - int(np.sum(_given(table.column(name)).to_numpy(zero_copy_only=False))):
             raise InputError(
                 f"{file} has {plural(empty, 'empty cell')} in column {name!r}: expected 1, 0, or -1 for unknown"
             )
     if not chosen.names:
-        table = _filled(table, chosen.columns[0], run.classes, file)
+        table = _filled(table, chosen.columns[0], file)
     return table, read_label_sets(table, chosen, options, run.classes, str(file)).labels
 
 
@@ -78,19 +97,18 @@ def _read_classes(column: pa.ChunkedArray, classes: Sequence[str], what: str) ->
     return index
 
 
-def _filled(table: pa.Table, name: str, classes: Sequence[str], file: AnyPath) -> pa.Table:
+def _filled(table: pa.Table, name: str, file: AnyPath, words: Collection[str] = ("",)) -> pa.Table:
     """Return the rows whose cell says something. Raises InputError if none does."""
-    filled = table.filter(_given(table.column(name), classes))
+    filled = table.filter(_given(table.column(name), words))
     if not len(filled):
         raise InputError(f"{file} gives no image a label: {name!r} is empty in all of its {plural(len(table), 'row')}")
     return filled
 
 
-def _given(column: pa.ChunkedArray, classes: Sequence[str]) -> pa.BooleanArray:
-    """Return which cells say something; words such as NA say as little as an empty cell, but as names of classes."""
+def _given(column: pa.ChunkedArray, words: Collection[str] = ("",)) -> pa.BooleanArray:
+    """Return which cells say something, other than these words in lower case."""
     texts = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
-    nothing = UNKNOWN_WORDS - {name.lower() for name in classes} | {""}
     return pa.array(
-        [value is not None and not (texts and value.strip().lower() in nothing) for value in column.to_pylist()],
+        [value is not None and not (texts and value.strip().lower() in words) for value in column.to_pylist()],
         pa.bool_(),
     )

@@ -152,7 +152,8 @@ def _visualize_run(
         log(f"{run.name}: {', '.join(sorted(left_out)) or 'no panel'} left out: {NO_SCORES}")
     if config.thresholds is not None:
         left_out = chosen.keys() - (chosen := panels.without_half(chosen)).keys()
-        log(f"{run.name}: {', '.join(sorted(left_out)) or 'no panel'} left out with --thresholds: of probability 1/2")
+        if left_out:
+            log(f"{run.name}: {', '.join(sorted(left_out))} left out with --thresholds: of probability 1/2")
     classes = run.steps[-1].run.classes
     pairs = confusion.parse_pairs(config.pairs, classes) or None
     groups = groups_of(config.groups, run.steps[-1].run)
