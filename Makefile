@@ -205,7 +205,7 @@ $(READY_LIBRARIES): pyproject.toml
 	@echo 'setup: torchvision, timm and transformers into .venv-libraries, once; several GB'
 	@$(PYTHON) -m venv .venv-libraries
 	@PYTHONWARNINGS=ignore .venv-libraries/bin/python -m pip install -q --disable-pip-version-check \
-		-e '.[torchvision,timm,hf]' torch==2.14.1 torchvision==0.29.1 pytest hypothesis
+		-e '.[torchvision,timm,hf]' torch==2.14.1 torchvision==0.29.1 pytest pytest-timeout hypothesis
 	@touch $@
 
 $(DEMO): | $(READY)
