@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from predboard.errors import InputError
 from predboard.formatting import did_you_mean
-from predboard.images.label_columns import NO_COLUMN, refuse_unread_list, refuse_unread_sets
 from predboard.images.label_lists import LabelOptions, read_label_sets
 from predboard.images.label_masks import choose_label_columns
 from predboard.images.label_values import ParsedLabels, check_labels, describe_strange, parse_labels, respell
@@ -27,6 +26,7 @@ from predboard.images.manifest import (
     make_manifest,
 )
 from predboard.images.text_tables import UNNAMED
+from predboard.images.unread_labels import NO_COLUMN, refuse_unread_list, refuse_unread_sets
 from predboard.predictions.arrow import without_views
 from predboard.predictions.label_sets import Labels, MultiLabels
 from predboard.predictions.schema import MULTI_LABEL, SINGLE_LABEL, rename_reserved_columns

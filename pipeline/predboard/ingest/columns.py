@@ -18,9 +18,9 @@ from predboard.config import ImportedKind
 from predboard.errors import InputError
 from predboard.formatting import did_you_mean
 from predboard.images.columns import IMAGE_COLUMNS, LABEL_COLUMNS, TRUTH_COLUMNS, find_usual, plain_name
-from predboard.images.label_columns import NO_COLUMN, PREDICTED, refuse_unread
 from predboard.images.label_lists import LabelOptions
 from predboard.images.label_values import numbers_of
+from predboard.images.unread_labels import NO_COLUMN, PREDICTED, refuse_unread
 from predboard.storage.paths import MAX_READ_GB
 
 _KIND_NAMES: dict[ImportedKind, tuple[str, ...]] = {

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from predboard.errors import InputError
 from predboard.images.columns import find_usual
-from predboard.images.label_columns import NO_COLUMN, refuse_unread_sets
 from predboard.images.label_lists import LabelOptions
 from predboard.images.label_masks import LabelSetColumns, choose_label_columns
+from predboard.images.unread_labels import NO_COLUMN, refuse_unread_sets
 from predboard.ingest import array_files, columns, table_files
 from predboard.ingest.saved_scores import SavedLabelSets, flat_array, flat_columns
 from predboard.ingest.table_files import TableFile

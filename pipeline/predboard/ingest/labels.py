@@ -17,9 +17,9 @@ from predboard.errors import InputError
 from predboard.formatting import plural
 from predboard.images import sources
 from predboard.images.columns import find_usual, note_repeated, read_keys, to_storable
-from predboard.images.label_columns import NO_COLUMN
 from predboard.images.label_values import RawLabels, check_labels, describe_strange, parse_labels, respell
 from predboard.images.manifest import Manifest, SourceOptions, refuse_secret_refs
+from predboard.images.unread_labels import NO_COLUMN
 from predboard.ingest import columns, multi_label, scores
 from predboard.ingest.columns import abbreviate
 from predboard.ingest.joined_rows import canonical_texts, file_name, join_rows

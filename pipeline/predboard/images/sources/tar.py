@@ -18,10 +18,10 @@ import pyarrow as pa
 from predboard.errors import InputError, UnreadableError, reading
 from predboard.images.class_folders import describe_left_out, is_hidden, refuse_splits, sort_into_classes
 from predboard.images.columns import list_labelled, to_column
-from predboard.images.label_columns import NO_COLUMN
 from predboard.images.manifest import Manifest, SourceOptions, canonical_member, image_suffixes, make_manifest
 from predboard.images.shared_cache import shared_cache
 from predboard.images.text_tables import parse_json
+from predboard.images.unread_labels import NO_COLUMN
 from predboard.storage.paths import MAX_READ_GB, AnyPath, check_size, is_remote, open_binary
 
 SUFFIXES = (".tar",)

@@ -1,4 +1,4 @@
-"""The long texts of panels: one file has the pages of the panel of its name. It measures nothing.
+"""The long texts of panels, and what panels of both tasks draw alike. It measures nothing.
 
 Short texts stand in the panel itself; a new panel needs no file here.
 """

@@ -23,7 +23,7 @@ from predboard.metrics.metric_state import MetricState
 from predboard.metrics.score_histograms import FINE_BINS, bin_edges
 from predboard.metrics.values import overall_metrics, positive_metrics
 from predboard.panels import RunInfo, WrittenTag, describe_transform
-from predboard.panels.pages.labels import corrected_labels
+from predboard.panels.pages.corrected_labels import corrected_labels
 from predboard.predictions.schema import Run
 from predboard.predictions.table import TileRows
 from predboard.summaries import Picture, Summary, Tab, Text
