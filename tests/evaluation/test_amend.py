@@ -376,12 +376,12 @@ def test_sets_of_labels_are_corrected_as_well(tmp_path: Path, form: str) -> None
     for step, share in ((open_run(run)[0], effect.before), (open_run(written)[0], effect.after)):
         rows = [rows.labelled for part in step.parts for rows in read_batches(part)]
         assert share == pytest.approx(np.concatenate([of_part.right for of_part in rows]).mean())
-    file.write_text(file.read_text().replace(toy.MULTI_LABEL_RUN.classes[1], "unheard"))
-    with pytest.raises(InputError, match="unheard" if form != "columns" else "but none of"):
-        Amendments(AmendConfig(labels=file, **more)).attach(open_run(run))
     if form == "cells":  # in the words of this command
         with pytest.raises(InputError, match=r"--labels-separator is not given: --labels-separator '\|' splits them$"):
             Amendments(AmendConfig(labels=file)).attach(open_run(run))
+    file.write_text(file.read_text().replace(toy.MULTI_LABEL_RUN.classes[1], "unheard"))
+    with pytest.raises(InputError, match="unheard" if form != "columns" else "but none of"):
+        Amendments(AmendConfig(labels=file, **more)).attach(open_run(run))
 
 
 # --- further columns ---
