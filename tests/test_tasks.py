@@ -14,9 +14,10 @@ ASKS = {
     *("evaluation.applied_thresholds", "metrics.class_groups"),  # files that are for one task alone
     "panels.__init__",
     "metrics.registry",
-    *("storage.runs", "comparison.compare"),  # runs of two tasks are kept apart
-    *("gating.gate", "gating.suggest", "visualization.leaderboard"),  # the headline metric
+    *("storage.runs", "comparison.methods"),  # runs of two tasks are kept apart
+    *("gating.gate", "gating.suggest", "visualization.leaderboard", "visualization.summary_json"),  # headlines
     "tab.row_classes",
+    *("comparison.paired_labels", "comparison.label_pages"),  # which narrow types that their caller has chosen
 }
 """Folders and modules that may compare a task with another, or ask of what kind rows are."""
 

@@ -179,7 +179,7 @@ def test_a_tile_says_what_both_say(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         seen.append(words)
         return Image.new("RGB", (WIDTH_PX, HEIGHT_PX))
 
-    monkeypatch.setattr(importlib.import_module("predboard.comparison.compare"), "draw_pair_tile", tile)
+    monkeypatch.setattr(importlib.import_module("predboard.comparison.methods"), "draw_pair_tile", tile)
     old, new = run(tmp_path / "old"), run(tmp_path / "new", 1)
     done = compare(CompareConfig((old, new), tmp_path / "logs", workers=1))
     frame = predboard.open_predictions(old).to_pandas().set_index("image")
@@ -284,7 +284,7 @@ def step_of(folder: Path) -> Step:
 def test_every_summary_is_of_a_step_and_no_number_is_missing(tmp_path: Path) -> None:
     sides = [Side(n, n, step_of(run(tmp_path / n, s))) for s, n in enumerate("ab")]
     found = Comparison(PairedCounts.measure(10, both(*(_rows(s.step) for s in sides))), toy.RUN.classes)
-    for step, summary in render.summaries(sides, {(0, 1): found}, empty_examples()):
+    for step, summary in render.summaries(sides, {(0, 1): found}, empty_examples(), render.CLASS_VIEWS):
         assert step == 0
         assert isinstance(summary, Picture | Scalar | Text | Tiles)
         if isinstance(summary, Scalar):

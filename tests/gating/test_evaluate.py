@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from predboard import InputError
-from predboard.comparison.differences import Difference
+from predboard.comparison.flips import Difference
 from predboard.gating.evaluate import (
     EXIT_CODES,
     TOLERANCE,

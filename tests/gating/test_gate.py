@@ -24,7 +24,8 @@ import predboard
 from predboard import GateConfig, ImportConfig, InputError, VisualizeConfig, import_predictions, visualize
 from predboard.cli import main
 from predboard.comparison import join
-from predboard.comparison.differences import IDENTICAL_METHOD, Comparison
+from predboard.comparison.differences import Comparison
+from predboard.comparison.flips import IDENTICAL_METHOD
 from predboard.comparison.paired_counts import count_pairs
 from predboard.gating.evaluate import GateResult, match_names
 from predboard.gating.gate import independent_difference, measure_step, metric_directions

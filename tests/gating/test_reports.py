@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from predboard.comparison.differences import Difference
+from predboard.comparison.flips import Difference
 from predboard.gating import reports
 from predboard.gating.evaluate import BaselineChange, GateResult, RuleResult, check_complete, evaluate_rule
 from predboard.gating.rules import Rule

@@ -83,13 +83,29 @@ class ChangesTable:
         """
         self._names = pa.array([*names, None], pa.string())
         self._new_rows = new_rows
-        self._schema = changes_schema().append(pa.field(_PLACE, pa.int64()))
+        self._schema = self.schema().append(pa.field(_PLACE, pa.int64()))
         self._batches: list[pa.RecordBatch] = []
         self.count = 0
 
+    def schema(self) -> pa.Schema:
+        """Return the schema of the table."""
+        return changes_schema()
+
+    def classify(self, rows: JoinedRows) -> NDArray[np.int64]:
+        """Return the place in `CHANGE_KINDS` of each row that both steps have, [rows]."""
+        return classify_changes(rows)
+
+    def named(self, rows: Predictions, name: str) -> pa.Array:
+        """Return the names of the classes in a column of rows, `label` or `predicted`."""
+        return self._names.take(pa.array(getattr(rows, name) % len(self._names)))
+
+    def moved(self, old: Predictions, new: Predictions) -> dict[str, pa.Array]:  # noqa: ARG002  of one label nothing
+        """Return further columns of rows that both steps have; they are null in others."""
+        return {}
+
     def add(self, rows: JoinedRows) -> None:
         """Add the rows that changed."""
-        kind = classify_changes(rows)
+        kind = self.classify(rows)
         changed = kind > 0
         if changed.any():
             self._add(kind[changed], rows.old.take(changed), rows.new.take(changed))
@@ -109,6 +125,7 @@ class ChangesTable:
         }
         differs = np.zeros(len(kind), bool)
         if old is not None and new is not None:
+            columns |= self.moved(old, new)
             differs = old.has_digest & new.has_digest & (old.digest != new.digest)
         columns["picture_differs"] = pa.array(differs.tolist(), pa.bool_())
         for side, rows in sides.items():
@@ -117,21 +134,21 @@ class ChangesTable:
                 if rows is None:
                     columns[field.name] = pa.nulls(len(kind), field.type)
                 elif name in ("label", "predicted"):
-                    columns[field.name] = self._names.take(pa.array(getattr(rows, name) % len(self._names)))
+                    columns[field.name] = self.named(rows, name)
                 else:
                     column = rows.column(name)
                     if pa.types.is_dictionary(column.type):
                         column = column.dictionary.take(column.indices)
                     columns[field.name] = column.cast(field.type)
-        batch = pa.RecordBatch.from_arrays([columns[f.name] for f in self._schema], schema=self._schema)
+        arrays = [columns[f.name] if f.name in columns else pa.nulls(len(kind), f.type) for f in self._schema]
+        batch = pa.RecordBatch.from_arrays(arrays, schema=self._schema)
         self._batches.append(widen_texts(batch))
 
     def write(self, path: Path) -> None:
         """Write the table."""
-        few = [f.name for f in changes_schema() if f.name == "kind" or f.name.startswith(("label", "predicted"))]
-        with pq.ParquetWriter(
-            path, changes_schema(), compression="zstd", use_dictionary=few, write_page_checksum=True
-        ) as writer:
+        schema = self.schema()
+        few = [f.name for f in schema if f.name == "kind" or f.name.startswith(("label", "predicted"))]
+        with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=few, write_page_checksum=True) as writer:
             for batch in self._ordered():
                 writer.write_batch(batch)
 
@@ -144,7 +161,7 @@ class ChangesTable:
         order = np.argsort(as_numpy(rows.column(_PLACE)), kind="stable")
         for start in range(0, len(order), join.PORTION_ROWS):
             portion = rows.take(pa.array(order[start : start + join.PORTION_ROWS]))
-            yield portion.select(changes_schema().names).cast(changes_schema())
+            yield portion.select(self.schema().names).cast(self.schema())
 
 
 @dataclass(frozen=True)
@@ -189,7 +206,7 @@ def choose_examples(rows: JoinedRows) -> Examples:
     old, new = rows.old, rows.new
     kind = classify_changes(rows)
     kind[(kind == 0) & (new.predicted >= 0) & (new.label >= 0) & ~new.right] = BOTH_WRONG
-    among = np.concatenate([_surest(np.flatnonzero(kind == gallery), new.confidence) for gallery in GALLERY_KINDS])
+    among = np.concatenate([surest(np.flatnonzero(kind == gallery), new.confidence) for gallery in GALLERY_KINDS])
     score = -new.confidence[among].astype(np.float64)
     stay = Lowest.choose(GALLERY_SIZE, kind[among], score, new.key[among], new.id[among])
     at = among[stay]
@@ -208,7 +225,7 @@ def choose_examples(rows: JoinedRows) -> Examples:
     return Examples(Lowest(GALLERY_SIZE, kind[among][stay], score[stay], columns))
 
 
-def _surest(rows: NDArray[np.int64], confidence: NDArray[np.float32]) -> NDArray[np.int64]:
+def surest(rows: NDArray[np.int64], confidence: NDArray[np.float32]) -> NDArray[np.int64]:
     """Return the `GALLERY_SIZE` rows of highest confidence, a few more if some are equal."""
     if len(rows) <= GALLERY_SIZE:
         return rows

@@ -9,27 +9,23 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from predboard.comparison import changes, join, pages, render, report
-from predboard.comparison.changes import ChangesTable, Examples, choose_examples, empty_examples
+from predboard.comparison import changes, methods, render, report
+from predboard.comparison.changes import Examples
 from predboard.comparison.differences import Comparison
 from predboard.comparison.join import ClassMapping, match_classes, refuse_row_numbers
-from predboard.comparison.paired_counts import NEW_COLUMNS, OLD_COLUMNS, PairedCounts, count_pairs
 from predboard.comparison.report import Side
-from predboard.comparison.two_class_scores import columns_of_scores, scored_runs
 from predboard.config import CompareConfig
 from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX
-from predboard.drawing.comparison import PairTileText, SidePrediction, draw_pair_tile
 from predboard.errors import InputError
 from predboard.evaluation.amend import Amendments
 from predboard.formatting import plural, shared_start
 from predboard.images import decode
 from predboard.metrics.class_groups import ClassGroups, groups_of
-from predboard.metrics.slices import Crosses, check_crosses
+from predboard.metrics.slices import check_crosses
 from predboard.near_paths import did_you_mean_path
 from predboard.parallel.threads import ordered_map, worker_count
 from predboard.predictions.positive_class import with_positive
-from predboard.predictions.schema import SINGLE_LABEL, digest_records
-from predboard.state import merge
+from predboard.predictions.schema import digest_records
 from predboard.storage.paths import AnyPath, is_inside
 from predboard.storage.runs import (
     Step,
@@ -49,9 +45,6 @@ MAX_STEPS = 12
 
 MAX_SIDES_ALL_PAIRS = 12
 """Up to this many sides all pairs are compared; beyond, each with the first and with the most accurate."""
-
-TRANSITIONS_FILE = "transitions.csv"
-"""File of which predictions changed into which."""
 
 MAX_NAME_BYTES = 120
 """Longest name of a comparison; a longer one counts the old sides instead of naming them, and has a digest."""
@@ -86,7 +79,7 @@ def compare(config: CompareConfig, log: Callable[[str], None] = print_warning) -
     """
     amendments = Amendments(config)
     sides = _sides(config, log)
-    _refuse_tasks(sides)
+    method = methods.choose_method([(side.name, side.step.run) for side in sides])
     name = _name(sides)
     folder = config.logdir / name
     for predictions in config.predictions:
@@ -119,20 +112,24 @@ def compare(config: CompareConfig, log: Callable[[str], None] = print_warning) -
     which = plural(len(classes), "pair") if all_ else "each with the first and with the most accurate"
     log(f"{name}: {plural(rows, 'row')} in {plural(len(sides), 'step')}, {which}")
     with log_folder.replace_logs(folder, "comparison", config.predictions, log) as draft:
-        pairs, examples = _pairs(sides, classes, draft.staging, config.slice, positive, groups)
+        settings = methods.Settings(config.slice, positive, groups)
+        pairs, examples = _pairs(sides, classes, draft.staging, method, settings)
         while lacking := report.missing_pairs(pairs, len(sides)):
-            pairs |= {pair: _compare_pair(sides, pair, _classes(sides, pair, config), positive) for pair in lacking}
+            more = {pair: _classes(sides, pair, config) for pair in lacking}
+            pairs |= {pair: _compare_pair(sides, pair, mapping, method, settings) for pair, mapping in more.items()}
         if not any(comparison.state.both for comparison in pairs.values()):
             raise InputError(_strangers(sides[0], sides[-1]))
         whole = pairs[0, len(sides) - 1]
         mapped = any(mapping.mapped for mapping in classes.values())
-        files = changes.CHANGES_FILE, TRANSITIONS_FILE
+        files = changes.CHANGES_FILE, whole.moves_file
         content = report.compare_json(name, sides, pairs, mapped, files, amended)
-        album = _Album(sides[0], sides[-1], config, whole.names)
+        album = _Album(sides[0], sides[-1], config, whole.names, method)
         for note in album.notes():
             log(note)
-        drawn = album.drawn(render.summaries(sides, pairs, examples), worker_count(config.workers))
-        _write(sides, drawn, content, whole, draft)
+        drawn = album.drawn(render.summaries(sides, pairs, examples, method.views), worker_count(config.workers))
+        draft.add_file(File(report.COMPARE_FILE, content))
+        draft.add_file(File(whole.moves_file, method.moves_csv(whole)))
+        _write(sides, drawn, draft)
         # Source pictures that are missing now may be there another time.
         event_file = draft.publish(_time(sides), "" if album.missing else made_from)
     for warning in album.warnings():
@@ -185,18 +182,6 @@ def _amend(sides: Sequence[Side], amendments: Amendments) -> tuple[list[Side], l
     return amended, list(dict.fromkeys(notes))
 
 
-def _refuse_tasks(sides: Sequence[Side]) -> None:
-    """Raise InputError for runs of two tasks, and for those of several labels an image."""
-    first = sides[0]
-    if other := next((side for side in sides if side.step.run.task != first.step.run.task), None):
-        raise InputError(
-            f"{first.name} is a {first.step.run.task} run, {other.name} a {other.step.run.task} one; expected runs of "
-            "one task"
-        )
-    if first.step.run.task != SINGLE_LABEL:
-        raise InputError(f"{first.name} is a {first.step.run.task} run; compare takes {SINGLE_LABEL} runs")
-
-
 def _step(steps: Sequence[Step], number: int | None, default: int, run: str) -> Step:
     if number is None:
         return steps[default]
@@ -231,9 +216,8 @@ def _pairs(
     sides: Sequence[Side],
     classes: Mapping[tuple[int, int], ClassMapping],
     folder: Path,
-    crosses: Crosses,
-    positive: str,
-    groups: ClassGroups,
+    method: methods.Method,
+    settings: methods.Settings,
 ) -> tuple[dict[tuple[int, int], Comparison], Examples]:
     """Compare these pairs; the first side against the last with the table of changes and examples."""
     pairs = {}
@@ -241,10 +225,9 @@ def _pairs(
     for (i, j), mapping in classes.items():
         old, new = sides[i].step, sides[j].step
         if (i, j) == (0, last):
-            state, examples = _in_full(old, new, mapping, folder, crosses)
-            pairs[i, j] = Comparison(state, mapping.names, positive=positive, groups=groups)
+            pairs[i, j], examples = method.compare_in_full(old, new, mapping, settings, folder / changes.CHANGES_FILE)
         else:
-            pairs[i, j] = _compare_pair(sides, (i, j), mapping, positive)
+            pairs[i, j] = _compare_pair(sides, (i, j), mapping, method, settings)
     return pairs, examples
 
 
@@ -254,10 +237,16 @@ def _classes(sides: Sequence[Side], pair: tuple[int, int], config: CompareConfig
     return match_classes(old.step.run, new.step.run, (old.name, new.name), config.map_classes)
 
 
-def _compare_pair(sides: Sequence[Side], pair: tuple[int, int], classes: ClassMapping, positive: str) -> Comparison:
+def _compare_pair(
+    sides: Sequence[Side],
+    pair: tuple[int, int],
+    classes: ClassMapping,
+    method: methods.Method,
+    settings: methods.Settings,
+) -> Comparison:
     """Compare two sides without slices, changes and examples."""
     old, new = (sides[place].step for place in pair)
-    return Comparison(count_pairs(old, new, classes, kinds=False), classes.names, positive=positive)
+    return method.compare_pair(old, new, classes, methods.Settings(positive=settings.positive), False)
 
 
 def _strangers(old: Side, new: Side) -> str:
@@ -272,33 +261,12 @@ def _strangers(old: Side, new: Side) -> str:
     )
 
 
-def _in_full(
-    old: Step, new: Step, classes: ClassMapping, folder: Path, crosses: Crosses
-) -> tuple[PairedCounts, Examples]:
-    """Read all rows once, for the counts, the table of changes and the examples."""
-    state, examples = PairedCounts.zero(), empty_examples()
-    runs = scored_runs(old.run, new.run)
-    scored = columns_of_scores(runs)
-    columns = OLD_COLUMNS | changes.COLUMNS | scored, NEW_COLUMNS | changes.COLUMNS | scored
-    table = ChangesTable(classes.names, new.manifest_rows)
-    for rows in join.join_rows(old, new, classes, columns):
-        state = merge(state, PairedCounts.measure(len(classes.names), rows, crosses, runs))
-        examples = merge(examples, choose_examples(rows))
-        table.add(rows)
-    table.write(folder / changes.CHANGES_FILE)
-    return state, examples
-
-
 def _write(
     sides: Sequence[Side],
     drawn: Iterable[tuple[int, Summary]],
-    content: bytes,
-    comparison: Comparison,
     draft: log_folder.LogDraft,
 ) -> None:
-    """Add all files to the draft but the table of changes, which is there already."""
-    draft.add_file(File(report.COMPARE_FILE, content))
-    draft.add_file(File(TRANSITIONS_FILE, pages.transitions_csv(comparison)))
+    """Write the event file."""
     time = _time(sides)
     with decode.silence_pillow(), events.EventWriter(draft.events_path, time) as writer:
         for step, summary in drawn:
@@ -308,8 +276,10 @@ def _write(
 class _Album:
     """Source images of the examples: from where the new step finds them, else from where the old one does."""
 
-    def __init__(self, old: Side, new: Side, config: CompareConfig, names: Sequence[str]) -> None:
-        self._old, self._new, self._names = old, new, names
+    def __init__(
+        self, old: Side, new: Side, config: CompareConfig, names: Sequence[str], method: methods.Method
+    ) -> None:
+        self._old, self._new, self._names, self._method = old, new, names, method
         self._of_old, self._of_new = (
             SourceImages((side.step,), config.image_root, anywhere=config.images_anywhere) for side in (old, new)
         )
@@ -350,15 +320,8 @@ class _Album:
         lost_refs = {ref for ref, (picture, _) in zip(refs, pictures, strict=True) if picture is None and ref}
         self.missing.update(lost_refs - (self._of_old.outside & self._of_new.outside))
         for i, (picture, exact) in enumerate(pictures):
-            words = PairTileText(
-                verdict=render.TILE_LABELS[render.gallery_kind(tiles.tag)],
-                true=names[rows["label"][i]],
-                old=SidePrediction(self._old.name, names[rows["old"][i]], float(rows["confidence_old"][i])),
-                new=SidePrediction(self._new.name, names[rows["new"][i]], float(rows["confidence_new"][i])),
-                name=refs[i],
-                shared=shared_start(refs),
-            )
-            drawn = draw_pair_tile(picture, words)
+            about = methods.PairTile(tiles.tag, (self._old.name, self._new.name), refs[i], shared_start(refs))
+            drawn = self._method.draw_tile(picture, rows, i, names, about)
             samples.append(events.encode_png(drawn) if exact else events.encode_jpeg(drawn))
         return EncodedImages(tiles.tag, WIDTH_PX, HEIGHT_PX, tuple(samples), tiles.description)
 

@@ -6,18 +6,19 @@ get right, or both get wrong, cancels out.
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from predboard.comparison.flips import IDENTICAL_METHOD, ClassChange, Difference, Flips, worst_first
 from predboard.comparison.paired_counts import PairedCounts, margins_without_groups
 from predboard.comparison.resampling import bootstrap_differences, calibration_draws, grouped_ece, recode_cells
 from predboard.comparison.two_class_scores import rank_differences
-from predboard.formatting import unique_names
+from predboard.formatting import plural, unique_names
 from predboard.metrics import registry
 from predboard.metrics.bootstrap import bias_corrected_interval
 from predboard.metrics.class_groups import NO_GROUPS, ClassGroups
@@ -39,10 +40,9 @@ from predboard.metrics.intervals import (
 )
 from predboard.metrics.metric_spec import MetricSpec
 from predboard.metrics.slices import SliceSums, list_slices, slice_names
+from predboard.predictions.schema import SINGLE_LABEL
 from predboard.state import FIXED_UNIT, Counted
 from predboard.summaries import Metric
-
-IDENTICAL_METHOD = "both say the same of every image, so there is no difference to be uncertain of"
 
 DEFINITIONS = {
     "churn": "Share of images whose predicted class changed.",
@@ -51,45 +51,6 @@ DEFINITIONS = {
     "positive_flip_rate": "Share of images that were wrong before and are right now.",
     "mcnemar_p": "Chance of so uneven a split of fixed and broken if neither were likelier (exact McNemar, two-sided).",
 }
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A metric of two steps over the same images."""
-
-    old: float
-    new: float
-    difference: float
-    """New minus old."""
-    interval: tuple[float, float] | None
-    """Ends of the 95 % interval of the difference."""
-    rows: int
-    """Images that it rests on; for a class's precision those predicted as it by the step that did so less often."""
-    definition: str = ""
-    method: str = ""
-    """Method of the interval."""
-
-
-@dataclass(frozen=True)
-class Flips:
-    """Counts of fixed and broken images of one class or slice."""
-
-    name: str
-    rows: int
-    fixed: int
-    broken: int
-    interval: tuple[float, float]
-    """95 % interval of `share` (Newcombe)."""
-
-    @property
-    def net(self) -> int:
-        """Fixed images minus broken ones."""
-        return self.fixed - self.broken
-
-    @property
-    def share(self) -> float:
-        """Net change as a share: the difference of the accuracies."""
-        return self.net / self.rows
 
 
 @dataclass(frozen=True)
@@ -105,6 +66,41 @@ class Comparison:
     """Name of the positive one of two classes; empty if there is none."""
     groups: ClassGroups = NO_GROUPS
     """Groups of the classes of both steps."""
+
+    task: ClassVar[str] = SINGLE_LABEL
+    headline: ClassVar[str] = "accuracy"
+    """Metric of the verdict."""
+    headline_words: ClassVar[str] = "accuracy"
+    class_words: ClassVar[str] = "class"
+    right_words: ClassVar[dict[str, str]] = {"class": "accuracy", "slice": "accuracy"}
+    """What the share of right ones is called by class and by slice."""
+    moves_file: ClassVar[str] = "transitions.csv"
+    """File beside the event file that has what changed into what."""
+    definitions: ClassVar[dict[str, str]] = DEFINITIONS
+    """Definitions of the rates."""
+
+    def spec(self, name: str) -> MetricSpec:
+        """Return the row of a metric of the task."""
+        return registry.require(name, self.task)
+
+    def is_paired(self, name: str) -> bool:
+        """Return whether two runs are compared by a metric over the same images, with a paired interval.
+
+        By the others they are compared as if they had different images, with a wider interval.
+        """
+        spec = registry.find(name, self.task)
+        return spec is not None and bool(spec.paired)
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """The headline metric before and now."""
+        return self.old.accuracy, self.new.accuracy
+
+    @property
+    def moved_words(self) -> str:
+        """How many images were fixed and broken, for a sentence."""
+        gained, lost = self.fixed_broken
+        return f"{gained:,} fixed, {lost:,} broken of {plural(self.rows, 'image')}"
 
     @property
     def classes(self) -> int:
@@ -178,9 +174,9 @@ class Comparison:
             if rows:
                 ends = (hits / rows, hits / rows) if state.identical else wilson_interval(hits, rows)
                 method = IDENTICAL_METHOD if state.identical else independent_method(WILSON, self.group_column)
-                rates[name] = Metric(hits / rows, ends, DEFINITIONS[name], method)
+                rates[name] = Metric(hits / rows, ends, self.definitions[name], method)
         if self.rows:
-            rates["mcnemar_p"] = Metric(self.p, definition=DEFINITIONS["mcnemar_p"])
+            rates["mcnemar_p"] = Metric(self.p, definition=self.definitions["mcnemar_p"])
         return rates
 
     @cached_property
@@ -189,13 +185,18 @@ class Comparison:
         support, hits = self.old.support, (self.new.hits, self.old.hits)
         clustered = self.group_column and not self.state.identical
         interval = self._grouped_ends("recall") if clustered else self._newcombe(self._both, *hits, support)
-        return _worst_first(
+        return worst_first(
             Flips(name, int(support[c]), int(hits[0][c] - both), int(hits[1][c] - both), (lower, upper))
             for c, (name, both, lower, upper) in enumerate(
                 zip(self.names, self._both.tolist(), *(end.tolist() for end in interval), strict=True)
             )
             if support[c]
         )
+
+    @property
+    def class_changes(self) -> list[ClassChange]:
+        """The change of the accuracy of each class that has images, the worst first."""
+        return [ClassChange(f.name, f.fixed, f.broken, f) for f in self.by_class]
 
     @cached_property
     def by_slice(self) -> list[Flips]:
@@ -205,7 +206,7 @@ class Comparison:
             rows, now, was, both = s.sums.tolist()
             lower, upper = (float(end) for end in self._newcombe(*map(np.array, (both, now, was, rows))))
             flips.append(Flips(s.name, rows, now - both, was - both, (lower, upper)))
-        return _worst_first(flips)
+        return worst_first(flips)
 
     @property
     def group_column(self) -> str:
@@ -434,7 +435,7 @@ class Comparison:
     def _of_slices(self) -> dict[str, Difference]:
         """Differences of the accuracy of each slice."""
         every, differences = list_slices(self.state.kinds, self.like, alone=True), {}
-        names, spec = slice_names(every), registry.require("slices/*/accuracy")
+        names, spec = slice_names(every), self.spec("slices/*/accuracy")
         for s in every:
             rows, now, was, both = s.sums.tolist()
             lower, upper = (float(end) for end in self._newcombe(*map(np.array, (both, now, was, rows))))
@@ -442,8 +443,3 @@ class Comparison:
                 spec, was / rows, now / rows, (lower, upper), (now - was) / rows, rows
             )
         return differences
-
-
-def _worst_first(flips: Iterable[Flips]) -> list[Flips]:
-    """Sort by the upper end of the interval, so that 1 of 1 does not come before 10 of 100."""
-    return sorted(flips, key=lambda f: (f.interval[1], f.net))

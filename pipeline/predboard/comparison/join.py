@@ -18,8 +18,20 @@ from numpy.typing import NDArray
 from predboard.errors import InputError
 from predboard.predictions.arrow import as_numpy
 from predboard.predictions.digests import MANIFEST_COLUMNS
-from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, COLUMNS, GROUP_PREFIX, ROW_NUMBERS, Run, hash_refs
+from predboard.predictions.label_sets import LabelSets
+from predboard.predictions.schema import (
+    ALL_MANIFEST_COLUMNS,
+    COLUMNS,
+    GROUP_PREFIX,
+    LABEL_LIST,
+    ROW_NUMBERS,
+    Run,
+    hash_refs,
+    reserved_columns,
+    stored_columns,
+)
 from predboard.predictions.table import Predictions
+from predboard.predictions.tasks import rows_of
 from predboard.storage.parts import read_batches, read_part_schema
 from predboard.storage.runs import Step
 
@@ -165,15 +177,20 @@ class _Side:
     def __init__(self, step: Step, columns: Collection[str], place: NDArray[np.int64] | None) -> None:
         self.step, self._place = step, place
         schema = read_part_schema(step.parts[0])
-        wanted = {*columns, *REQUIRED_COLUMNS}
+        wanted, reserved = stored_columns(step.run, {*columns, *REQUIRED_COLUMNS}), reserved_columns(step.run.task)
+        self.of_labels = sorted(stored_columns(step.run, {"key", "label"}))
         self._names = [
             f.name
             for f in schema
             if f.name in wanted
             or f.name.startswith(GROUP_PREFIX)
-            or (ALL_MANIFEST_COLUMNS in wanted and f.name not in COLUMNS and _plain(f))
+            or (ALL_MANIFEST_COLUMNS in wanted and f.name not in reserved and _plain(f))
         ]
         self.schema = pa.schema([_flat(schema.field(name)) for name in self._names])
+
+    def rows(self, batch: pa.RecordBatch) -> Predictions:
+        """Return a batch as rows of the step's task."""
+        return rows_of(self.step.run).predictions(batch)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the rows as they lie in the parts."""
@@ -200,6 +217,8 @@ class _Side:
             if field.name in ("label", "predicted") and self._place is not None and len(self._place):
                 at = as_numpy(column, -1)
                 column = pa.array(self._place[at].astype(np.int32), pa.int32(), mask=at < 0)
+            elif field.type == LABEL_LIST and self._place is not None:
+                column = _moved_sets(column, self._place)
             if column.type != field.type:
                 raise InputError(
                     f"column {field.name} of {where} is {column.type} and {field.type} in other parts: re-run the "
@@ -207,6 +226,12 @@ class _Side:
                 )
             columns.append(column)
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
+
+
+def _moved_sets(lists: pa.Array, place: NDArray[np.int64]) -> pa.Array:
+    """Return sets of labels with each label at its place in another list of classes."""
+    sets = LabelSets.from_arrow(lists)
+    return LabelSets.from_pairs(sets.row, place[sets.label], len(sets)).to_arrow(np.asarray(lists.is_valid()))
 
 
 def _plain(field: pa.Field) -> bool:
@@ -253,10 +278,6 @@ def rebatch(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa
             held, rows = [whole.slice(PORTION_ROWS)], rows - PORTION_ROWS
     if rows:
         yield concat_batches(held, schema)
-
-
-def _rows(batch: pa.RecordBatch) -> Predictions:
-    return Predictions(batch)
 
 
 def _keys(step: Step) -> Iterator[NDArray[np.int64]]:
@@ -311,9 +332,9 @@ def count_repeated(key: NDArray[np.int64]) -> int:
 
 def _zipped(old: _Side, new: _Side, repeated: int) -> Iterator[JoinedRows]:
     """Yield rows that lie side by side."""
-    none = _rows(empty_batch(old.schema)), _rows(empty_batch(new.schema))
+    none = old.rows(empty_batch(old.schema)), new.rows(empty_batch(new.schema))
     for a, b in zip(old.portions(), new.portions(), strict=True):
-        yield JoinedRows(_rows(a), _rows(b), *none, (repeated, repeated))
+        yield JoinedRows(old.rows(a), new.rows(b), *none, (repeated, repeated))
         repeated = 0
 
 
@@ -321,12 +342,13 @@ def _sorted(old: _Side, new: _Side) -> Iterator[JoinedRows]:
     """Yield rows in any order: those of the old step are held, and the new ones look up theirs."""
     index = KeyIndex(_all_rows(old))
     if index.repeated:
-        _check_keys(index.rows, old.step)
-    yield from _join_by_key(index, new, new.portions())
+        _check_keys(index.rows, old)
+    yield from _join_by_key(index, old, new, new.portions())
 
 
-def _check_keys(rows: pa.RecordBatch, step: Step) -> None:
-    refuse_ambiguous_keys(as_numpy(rows.column("key")), as_numpy(rows.column("label"), -1), step)
+def _check_keys(batch: pa.RecordBatch, side: _Side) -> None:
+    rows = side.rows(batch)
+    refuse_ambiguous_keys(rows.key, rows.label_code, side.step)
 
 
 def _all_rows(side: _Side) -> pa.RecordBatch:
@@ -389,10 +411,10 @@ def _by_key(key: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64
     return np.argsort(key, kind="stable") if equal else order, ordered, equal  # stable takes three times as long
 
 
-def _join_by_key(index: KeyIndex, new: _Side, portions: Iterable[pa.RecordBatch]) -> Iterator[JoinedRows]:
+def _join_by_key(index: KeyIndex, old: _Side, new: _Side, portions: Iterable[pa.RecordBatch]) -> Iterator[JoinedRows]:
     """Yield the new rows with their old ones, and at the end the old rows that were not found."""
     no_old, no_new = index.rows.slice(0, 0), empty_batch(new.schema)
-    names = pa.schema([new.schema.field(name) for name in ("key", "label")])
+    names = pa.schema([new.schema.field(name) for name in new.of_labels])
     named = [empty_batch(names)]
     for batch in portions:
         key = as_numpy(batch.column("key"))
@@ -400,13 +422,13 @@ def _join_by_key(index: KeyIndex, new: _Side, portions: Iterable[pa.RecordBatch]
         at = index.find(key)
         matched = at >= 0
         pair, alone = (batch, no_new) if matched.all() else (_where(batch, matched), _where(batch, ~matched))
-        yield JoinedRows(_rows(_taken(index.rows, at[matched])), _rows(pair), _rows(no_old), _rows(alone))
+        yield JoinedRows(old.rows(_taken(index.rows, at[matched])), new.rows(pair), old.rows(no_old), new.rows(alone))
     every = concat_batches(named, names)
     if repeated := count_repeated(as_numpy(every.column("key"))):
-        _check_keys(every, new.step)
+        _check_keys(every, new)
     more = index.repeated, repeated
     rest = index.rows.take(pa.array(index.left()))
-    yield JoinedRows(_rows(no_old), _rows(no_new), _rows(rest), _rows(no_new), more)
+    yield JoinedRows(old.rows(no_old), new.rows(no_new), old.rows(rest), new.rows(no_new), more)
 
 
 def _where(batch: pa.RecordBatch, keep: NDArray[np.bool_]) -> pa.RecordBatch:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard import csv_lines
-from predboard.comparison.differences import Comparison, Flips
+from predboard.comparison.differences import Comparison
+from predboard.comparison.flips import Flips
 from predboard.comparison.report import (
     Side,
     format_points,
@@ -22,7 +23,6 @@ from predboard.comparison.report import (
 )
 from predboard.csv_lines import TextCodes
 from predboard.formatting import escape_markdown, percent, signed
-from predboard.metrics import registry
 
 MAX_TABLE_ROWS = 100
 """Rows of a table: TensorBoard slows down above 200."""
@@ -40,8 +40,8 @@ def verdict_page(comparison: Comparison, old: Side, new: Side) -> str:
     if comparison.positive:
         blocks.append(f"The positive class is {escape_markdown(comparison.positive)} (`--positive`).")
     blocks.append(
-        "Beside the event file, `changes.parquet` has every image that changed, `transitions.csv` every change, and "
-        "`compare.json` every metric."
+        "Beside the event file, `changes.parquet` has every image that changed, "
+        f"`{comparison.moves_file}` every change, and `compare.json` every metric."
     )
     return "\n\n".join(block for block in blocks if block)
 
@@ -52,7 +52,7 @@ def _metrics(comparison: Comparison, old: Side, new: Side) -> str:
         "|---|---:|---:|---:|---|---|",
     ]
     for name, d in (comparison.overall | comparison.of_groups).items():
-        spec = registry.require(name)
+        spec = comparison.spec(name)
         label = spec.label_with_unit
         if spec.group == "groups":
             label = f"{escape_markdown(name.split('/', 1)[1].rpartition('/')[0])}: {label}"
@@ -81,12 +81,12 @@ def _rates(comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
-def flips_table(flips: Sequence[Flips], what: str) -> str:
-    """Return a table of fixed and broken images by class or slice, worst first."""
+def flips_table(flips: Sequence[Flips], what: str, words: str) -> str:
+    """Return a table of what was fixed and broken by class or slice, worst first; `words` name the share of right."""
     if not flips:
         return f"No {what} has images on which the two can be compared."
     lines = [
-        f"| {what} | images | fixed | broken | net | accuracy, points | 95 % interval | |",
+        f"| {what} | images | fixed | broken | net | {words}, points | 95 % interval | |",
         "|---|---:|---:|---:|---:|---:|---|---|",
     ]
     for f in flips[:MAX_TABLE_ROWS]:
@@ -152,7 +152,8 @@ def transitions_csv(comparison: Comparison) -> bytes:
 def pairs_table(sides: Sequence[Side], pairs: Mapping[tuple[int, int], Comparison]) -> str:
     """Return the ranking of several sides and the table of their pairs."""
     lines = [f"- {note}\n" for note in (*missing_pair_notes(pairs, len(sides)), *uneven_notes(pairs))]
-    lines += ["| | accuracy | less than the best, points | 95 % interval | |", "|---|---:|---:|---|---|"]
+    words = next(iter(pairs.values())).headline_words
+    lines += [f"| | {words} | less than the best, points | 95 % interval | |", "|---|---:|---:|---|---|"]
     for r in rank_sides(pairs):
         d = r.difference_to_best
         if d is None:
@@ -164,12 +165,12 @@ def pairs_table(sides: Sequence[Side], pairs: Mapping[tuple[int, int], Compariso
         lines.append(f"| {escape_markdown(sides[r.place].name)} | {percent(r.accuracy)} | {gain} | {ends} | {word} |")
     lines += [
         "",
-        "| old | new | images | accuracy, points | 95 % interval | fixed | broken | changed | p (McNemar) | |",
+        f"| old | new | images | {words}, points | 95 % interval | fixed | broken | changed | p (McNemar) | |",
         "|---|---|---:|---:|---|---:|---:|---:|---:|---|",
     ]
     for (i, j), comparison in list(pairs.items())[:MAX_TABLE_ROWS]:
         names = f"| {escape_markdown(sides[i].name)} | {escape_markdown(sides[j].name)} | {comparison.rows:,} |"
-        accuracy = comparison.overall.get("accuracy")
+        accuracy = comparison.overall.get(comparison.headline)
         if accuracy is None or accuracy.interval is None:
             lines.append(f"{names} – | – | – | – | – | – | |")
             continue

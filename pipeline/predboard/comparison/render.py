@@ -1,13 +1,16 @@
 """Draws a comparison for TensorBoard: report card, galleries, plots, pages and curves. It knows no files."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from predboard.comparison import changes, pages, report
 from predboard.comparison.changes import Examples
-from predboard.comparison.differences import Comparison, Difference, Flips
+from predboard.comparison.differences import Comparison
+from predboard.comparison.flips import ClassChange, Difference, Flips
 from predboard.comparison.report import Side
 from predboard.drawing import palette
 from predboard.drawing.card_matrix import CARD_CLASSES
@@ -20,7 +23,6 @@ from predboard.drawing.comparison import (
 )
 from predboard.drawing.confusion_change import NAMED_CLASSES_MAX, MatrixChange, draw_change_matrix, draw_change_overview
 from predboard.formatting import percent
-from predboard.metrics import registry
 from predboard.metrics.intervals import wilson_intervals
 from predboard.metrics.seriation import seriate
 from predboard.summaries import Picture, Pixels, Scalar, Summary, Text, Tiles
@@ -65,41 +67,57 @@ def gallery_kind(tag: str) -> str:
     return next(kind for kind, (gallery, _) in GALLERIES.items() if gallery == tag)
 
 
-def summaries(sides: Sequence[Side], pairs: ComparisonPairs, examples: Examples) -> Iterator[tuple[int, Summary]]:
+@dataclass(frozen=True)
+class Views:
+    """What the drawing of a comparison shows of its task."""
+
+    card: Callable[[Comparison], Mapping[str, Any]]
+    """Fields of the report card besides those of all tasks."""
+    pictures: Callable[[Comparison], Iterator[Picture]]
+    """Pictures of what changed into what."""
+    page: tuple[str, Callable[[Comparison, Side, Side], str]]
+    """Tag and text of the page of what changed into what."""
+
+
+def summaries(
+    sides: Sequence[Side], pairs: ComparisonPairs, examples: Examples, views: Views
+) -> Iterator[tuple[int, Summary]]:
     """Yield (step, summary) for the first side against the last, and for all sides together.
 
     Args:
         sides: at least two, the oldest first.
         pairs: of the sides; all, or each with the first and with the most accurate.
         examples: of the first against the last.
+        views: what is shown of the task.
     """
     first, last = sides[0], sides[-1]
     comparison, step = pairs[0, len(sides) - 1], sides[-1].step.step
-    yield step, Picture("1_glance/report_card", partial(comparison_card, comparison, first, last), "Start here.")
+    yield step, Picture("1_glance/report_card", partial(comparison_card, comparison, first, last, views), "Start here.")
     if len(sides) > 2 and (ranked := report.rank_sides(pairs)):
         if not report.missing_pair_notes(pairs, len(sides)):
-            caption = "Accuracy of the row minus that of the column, over shared images. Grey: the interval includes 0."
+            what = _capital(comparison.headline_words)
+            caption = f"{what} of the row minus that of the column, over shared images. Grey: the interval includes 0."
             yield step, Picture("1_glance/all_pairs", partial(_all_pairs, sides, pairs, ranked), caption)
         caption = "Difference to the most accurate side, over shared images, with 95 % intervals."
-        yield step, Picture("1_glance/ranking", partial(_ranking, sides, ranked), caption)
+        yield step, Picture("1_glance/ranking", partial(_ranking, sides, ranked, comparison.headline_words), caption)
     for tiles in _galleries(examples):
         yield step, tiles
     if comparison.rows:
-        yield from ((step, picture) for picture in _pictures(comparison))
+        yield from ((step, picture) for picture in (*views.pictures(comparison), *_differences(comparison)))
     yield from _curves(sides, pairs)
-    for tag, markdown in _pages(sides, pairs, comparison).items():
+    for tag, markdown in _pages(sides, pairs, comparison, views).items():
         yield step, Text(tag, markdown)
 
 
-def _pages(sides: Sequence[Side], pairs: ComparisonPairs, comparison: Comparison) -> dict[str, str]:
+def _pages(sides: Sequence[Side], pairs: ComparisonPairs, comparison: Comparison, views: Views) -> dict[str, str]:
     first, last = sides[0], sides[-1]
     texts = {"report/0_verdict": pages.verdict_page(comparison, first, last)}
     if len(sides) > 2:
         texts["report/all_pairs"] = pages.pairs_table(sides, pairs)
     return texts | {
-        "report/by_class": pages.flips_table(comparison.by_class, "class"),
-        "report/by_slice": pages.flips_table(comparison.by_slice, "slice"),
-        "report/transitions": pages.transitions_table(comparison, first, last),
+        "report/by_class": pages.flips_table(comparison.by_class, "class", comparison.right_words["class"]),
+        "report/by_slice": pages.flips_table(comparison.by_slice, "slice", comparison.right_words["slice"]),
+        views.page[0]: views.page[1](comparison, first, last),
     }
 
 
@@ -109,33 +127,37 @@ def _change(name: str, d: Difference | Flips, note: str = "") -> DifferenceLine:
     return DifferenceLine(name, value, low, high, note)
 
 
-def comparison_card(comparison: Comparison, old: Side, new: Side) -> Pixels:
+def class_card(comparison: Comparison) -> Mapping[str, Any]:
+    """Return what the card of classes shows: the most frequent new confusions."""
+    label, before, now, images = pages.list_transitions(comparison)
+    broken = np.flatnonzero(before == label)[:4].tolist()
+    names = comparison.names
+    return {"moves": [(names[label[i]], names[now[i]], f"{images[i]:,}") for i in broken]}
+
+
+def comparison_card(comparison: Comparison, old: Side, new: Side, views: Views) -> Pixels:
     """Draw the report card of a comparison."""
-    accuracy = comparison.overall.get("accuracy")
+    accuracy = comparison.overall.get(comparison.headline)
     gained, lost = comparison.fixed_broken
     churn = comparison.rates.get("churn")
     facts = [("images", f"{comparison.rows:,}")]
     if churn is not None:
         facts.insert(0, ("changed", percent(churn.value)))
-    label, before, now, images = pages.list_transitions(comparison)
-    broken = np.flatnonzero(before == label)[:4].tolist()
-    names = comparison.names
     return draw_comparison_card(
         ComparisonCard(
             sentence=report.verdict_sentence(comparison, old.name, new.name),
             accuracy=None if accuracy is None else _change("accuracy", accuracy),
             sides=None if accuracy is None else ((old.name, accuracy.old), (new.name, accuracy.new)),
-            fixed=gained,
-            broken=lost,
             facts=facts,
-            worst=[(f.name, _flips(f), _change(f.name, f)) for f in comparison.by_class[:4]],
-            moves=[(names[label[i]], names[now[i]], f"{images[i]:,}") for i in broken],
+            worst=[(c.name, _flips(c), _change(c.name, c.change)) for c in comparison.class_changes[:4]],
+            headline=comparison.headline_words,
+            **{"fixed": gained, "broken": lost, **views.card(comparison)},
             notes=report.notes(comparison, old, new),
         )
     )
 
 
-def _flips(f: Flips) -> str:
+def _flips(f: Flips | ClassChange) -> str:
     """Format the counts of fixed and broken images compactly."""
     return f"+{f.fixed:,} −{f.broken:,}"
 
@@ -148,7 +170,8 @@ def _galleries(examples: Examples) -> Iterator[Tiles]:
             yield Tiles(tag, rows, description)
 
 
-def _pictures(comparison: Comparison) -> Iterator[Picture]:
+def class_pictures(comparison: Comparison) -> Iterator[Picture]:
+    """Yield pictures of how the confusion matrix changed."""
     moved = _moves(comparison)
     if len(moved.change):
         caption = (
@@ -162,22 +185,37 @@ def _pictures(comparison: Comparison) -> Iterator[Picture]:
                 which = f"The {limit} classes that changed most. " if len(moved.total) > limit else ""
                 about = f"{which}How many images more or fewer than before. {caption}"
                 yield Picture(f"changes/{tag}", partial(draw_change_matrix, most), about)
-    for tag, flips, what in (("classes", comparison.by_class, "class"), ("slices", comparison.by_slice, "slice")):
-        if flips:
-            caption = f"Accuracy of each {what}, now minus before, in points, with 95 % intervals (Newcombe)."
-            yield Picture(f"{tag}/difference", partial(_worst, flips, what), caption)
 
 
-def _worst(flips: Sequence[Flips], what: str) -> Pixels:
+CLASS_VIEWS = Views(class_card, class_pictures, ("report/transitions", pages.transitions_table))
+
+
+def _differences(comparison: Comparison) -> Iterator[Picture]:
+    slices = [ClassChange(f.name, f.fixed, f.broken, f) for f in comparison.by_slice]
+    for tag, changed, what in (
+        ("classes", comparison.class_changes, comparison.class_words),
+        ("slices", slices, "slice"),
+    ):
+        if changed:
+            words = comparison.right_words[what]
+            caption = f"{_capital(words)} of each {what}, now minus before, in points, with 95 % intervals (Newcombe)."
+            yield Picture(f"{tag}/difference", partial(_worst, changed, what, words), caption)
+
+
+def _capital(words: str) -> str:
+    return words[0].upper() + words[1:]
+
+
+def _worst(changed: Sequence[ClassChange], what: str, words: str) -> Pixels:
     """Plot the worst ones, and a few of the best if there are many."""
-    shown, cut = list(flips), 0
-    title = f"accuracy by {what}, now minus before"
-    if len(flips) > MAX_INTERVAL_LINES:
+    shown, cut = list(changed), 0
+    title = f"{words} by {what}, now minus before"
+    if len(changed) > MAX_INTERVAL_LINES:
         cut = MAX_INTERVAL_LINES - BEST_LINES
-        best = sorted(flips, key=lambda f: (-f.interval[0], -f.net))[:BEST_LINES]
-        shown = [*[f for f in flips if f not in best][:cut], *best[::-1]]
-        title += f": {cut} worst and {BEST_LINES} best of {len(flips):,}"
-    return draw_differences(title, [_change(f.name, f, _flips(f)) for f in shown], "images", cut)
+        best = sorted(changed, key=lambda c: (-c.ends[0], c.broken - c.fixed))[:BEST_LINES]
+        shown = [*[c for c in changed if c not in best][:cut], *best[::-1]]
+        title += f": {cut} worst and {BEST_LINES} best of {len(changed):,}"
+    return draw_differences(title, [_change(c.name, c.change, _flips(c)) for c in shown], "images", cut)
 
 
 def _moves(comparison: Comparison) -> MatrixChange:
@@ -223,7 +261,8 @@ def _all_pairs(sides: Sequence[Side], pairs: ComparisonPairs, ranked: Sequence[r
     order = [r.place for r in ranked[:MAX_RANKED_SIDES]]
     more = f"the best {len(order)} of {len(ranked):,}: " if len(order) < len(ranked) else ""
     cells = [[_of_pair(pairs, column, row) for column in order] for row in order]
-    return draw_all_pairs([sides[place].name for place in order], cells, more)
+    words = next(iter(pairs.values())).headline_words
+    return draw_all_pairs([sides[place].name for place in order], cells, more, words)
 
 
 def _of_pair(pairs: ComparisonPairs, old: int, new: int) -> DifferenceLine | None:
@@ -231,7 +270,7 @@ def _of_pair(pairs: ComparisonPairs, old: int, new: int) -> DifferenceLine | Non
     return None if accuracy is None else _change("", accuracy)
 
 
-def _ranking(sides: Sequence[Side], ranked: Sequence[report.RankedSide]) -> Pixels:
+def _ranking(sides: Sequence[Side], ranked: Sequence[report.RankedSide], words: str) -> Pixels:
     best = sides[ranked[0].place].name
     lines = [
         DifferenceLine(sides[r.place].name, 0.0, 0.0, 0.0, percent(r.accuracy))
@@ -240,7 +279,7 @@ def _ranking(sides: Sequence[Side], ranked: Sequence[report.RankedSide]) -> Pixe
         for r in ranked[:MAX_RANKED_SIDES]
     ]
     more = f"the best {MAX_RANKED_SIDES} of {len(ranked):,}: " if len(ranked) > MAX_RANKED_SIDES else ""
-    return draw_differences(f"{more}accuracy minus that of {best}", lines, "accuracy")
+    return draw_differences(f"{more}{words} minus that of {best}", lines, words)
 
 
 def _curves(sides: Sequence[Side], pairs: ComparisonPairs) -> Iterator[tuple[int, Scalar]]:
@@ -251,7 +290,7 @@ def _curves(sides: Sequence[Side], pairs: ComparisonPairs) -> Iterator[tuple[int
         comparison, step = pairs[0, place], sides[place].step.step
         old, new = sides[0].name, sides[place].name if not steps else "the step"
         for name, d in comparison.overall.items():
-            spec = registry.require(name)
+            spec = comparison.spec(name)
             short, label = spec.short, spec.label_with_unit
             yield step, Scalar(f"difference/{short}", d.difference, f"{label}: {new} minus {old}.")
             yield step, Scalar(f"old/{short}", d.old, f"{label} of {old}, over the images they share.")

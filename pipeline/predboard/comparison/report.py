@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from predboard.comparison.differences import Comparison, Difference, Flips
+from predboard.comparison.differences import Comparison
+from predboard.comparison.flips import Difference, Flips
 from predboard.formatting import plural, signed
 from predboard.metrics import registry
 from predboard.storage.runs import Step
@@ -60,20 +61,17 @@ def verdict_sentence(comparison: Comparison, old: str, new: str) -> str:
         return (
             f"{new} and {old} cannot be compared: none of the {both} they share has logits and the same label in both."
         )
-    accuracy = comparison.differences["accuracy"]
+    headline = comparison.differences[comparison.headline]
     images = plural(comparison.rows, "image")
     if comparison.state.identical:
         return f"{new} and {old} give exactly the same predictions for {images}."
-    if accuracy.interval is None:
-        raise ValueError("the accuracy has no interval")
-    gained, lost = comparison.fixed_broken
-    flips = f"{gained:,} fixed, {lost:,} broken of {images}"
-    low, high = accuracy.interval
-    if proven_sign(accuracy):
-        word, least, most = ("better", low, high) if proven_sign(accuracy) > 0 else ("worse", -high, -low)
-        by = f"{100 * abs(accuracy.difference):.1f} points of accuracy ({100 * least:.1f} to {100 * most:.1f})"
+    flips, points = comparison.moved_words, f"points of {comparison.headline_words}"
+    low, high = headline.interval or (-1.0, 1.0)  # of fewer than two groups of images nothing is known
+    if proven_sign(headline):
+        word, least, most = ("better", low, high) if proven_sign(headline) > 0 else ("worse", -high, -low)
+        by = f"{100 * abs(headline.difference):.1f} {points} ({100 * least:.1f} to {100 * most:.1f})"
         return f"{new} is {word} than {old} by {by}: {flips}."
-    by = f"{format_points(accuracy.difference)} points of accuracy ({format_points(low)} to {format_points(high)})"
+    by = f"{format_points(headline.difference)} {points} ({format_points(low)} to {format_points(high)})"
     return f"{new} and {old} cannot be told apart: {by}, {flips}."
 
 
@@ -181,7 +179,8 @@ def compare_json(
             for (i, j), pair in pairs.items()
         ]
         record["ranking"] = [
-            {"name": sides[r.place].name, "accuracy": _short(r.accuracy), **_to_best(r)} for r in rank_sides(pairs)
+            {"name": sides[r.place].name, comparison.headline: _short(r.accuracy), **_to_best(r)}
+            for r in rank_sides(pairs)
         ]
     return (json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
@@ -299,15 +298,16 @@ def _means(pairs: Mapping[tuple[int, int], Comparison]) -> dict[int, float]:
     accuracies: dict[int, list[float]] = {}
     for (i, j), comparison in pairs.items():
         if comparison.rows:
-            accuracies.setdefault(i, []).append(comparison.old.accuracy)
-            accuracies.setdefault(j, []).append(comparison.new.accuracy)
+            for place, share in zip((i, j), comparison.shares, strict=True):
+                accuracies.setdefault(place, []).append(share)
     mean = {place: float(np.mean(values)) for place, values in accuracies.items()}
     return {place: mean[place] for place in sorted(mean, key=lambda place: (-mean[place], place))}
 
 
 def accuracy_difference(pairs: Mapping[tuple[int, int], Comparison], old: int, new: int) -> Difference | None:
     """Return the accuracy of one side less that of another; None if nothing can be compared."""
-    d = pairs[min(old, new), max(old, new)].overall.get("accuracy")
+    pair = pairs[min(old, new), max(old, new)]
+    d = pair.overall.get(pair.headline)
     if d is None or old < new:
         return d
     low, high = d.interval or (d.difference, d.difference)

@@ -150,6 +150,10 @@ class ComparisonCard:
     moves: Sequence[tuple[str, str, str]]
     """(true class, class predicted now, images), the most frequent new confusions."""
     notes: Sequence[str]
+    headline: str = "accuracy"
+    """Name of the metric of `accuracy`."""
+    worst_heading: str = "classes, the worst first"
+    moves_heading: str = "broken most often: true → now"
 
 
 _LEFT_PX, _SPLIT_PX = 8, 150
@@ -181,7 +185,7 @@ def _draw_accuracy(canvas: Canvas, card: ComparisonCard, y: int) -> None:
         used = canvas.text((left, y), signed(100 * accuracy.value, 1), width, 23, accuracy.colour, bold=True)
         canvas.text((left + used + 4, y), "points", width - used, 11, FAINT)
         ends = f"{signed(100 * accuracy.lower, 1)} to {signed(100 * accuracy.upper, 1)}"
-        both = f"accuracy, {ends}"
+        both = f"{card.headline}, {ends}"
         canvas.text((left, y + 13), both if measure_text(both, MIN_SIZE_PX) <= width else ends, width, 10, FAINT)
         _draw_ruler(canvas, accuracy, left, y + 23, width)
         for baseline, (name, share) in zip((y + 42, y + 55), card.sides, strict=True):
@@ -199,7 +203,7 @@ def _write_changes(canvas: Canvas, card: ComparisonCard, y: int) -> None:
     """Write the second column: the classes that lost most, and the most frequent new confusions."""
     x, width = _SPLIT_PX + 4, WIDTH_PX - _SPLIT_PX - 10
     if card.worst:
-        canvas.text((x, y), "classes, the worst first", width - 60, 10, FAINT)
+        canvas.text((x, y), card.worst_heading, width - 60, 10, FAINT)
         canvas.text((x + width, y), "points", 55, 10, FAINT, anchor="rs")
     for name, flips, change in card.worst:
         y += 14
@@ -209,7 +213,7 @@ def _write_changes(canvas: Canvas, card: ComparisonCard, y: int) -> None:
         canvas.text((x, y), name, width - 50 - max(used, number) - 4, 11, INK)
     if card.moves:
         y += 20
-        canvas.text((x, y), "broken most often: true → now", width, 10, FAINT)
+        canvas.text((x, y), card.moves_heading, width, 10, FAINT)
     for true, now, images in card.moves:
         y += 14
         canvas.transition((x, y), width, true, now, images, 50)
@@ -251,8 +255,10 @@ def _draw_flips(canvas: Canvas, card: ComparisonCard, left: int, top: int, width
     canvas.text((left + width, top + 20), f"{card.broken:,} broken", width / 2, 10, WRONG, bold=True, anchor="rs")
 
 
-def draw_all_pairs(names: Sequence[str], changes: Sequence[Sequence[DifferenceLine | None]], more: str = "") -> Pixels:
-    """Draw every side against every other: accuracy of the row minus that of the column, in percentage points.
+def draw_all_pairs(
+    names: Sequence[str], changes: Sequence[Sequence[DifferenceLine | None]], more: str = "", words: str = "accuracy"
+) -> Pixels:
+    """Draw every side against every other: a metric of the row minus that of the column, in percentage points.
 
     A cell is blue where the row is better for certain, vermillion where it is worse, and grey where the interval
     contains 0.
@@ -261,6 +267,7 @@ def draw_all_pairs(names: Sequence[str], changes: Sequence[Sequence[DifferenceLi
         names: of the sides, the most accurate first.
         changes: [sides, sides]; None where there is nothing to compare, and on the diagonal.
         more: which sides these are, at the beginning of the heading.
+        words: name of the metric.
 
     Returns:
         [215, 350, 3] uint8.
@@ -275,4 +282,4 @@ def draw_all_pairs(names: Sequence[str], changes: Sequence[Sequence[DifferenceLi
 
     key = ((RIGHT, "better"), (WRONG, "worse"), (_UNDECIDED_CELL, "not distinguishable"))
     cells = [[cell(change) for change in row] for row in changes]
-    return draw_card_matrix(f"{more}accuracy of the row minus that of the column, in points", names, cells, key)
+    return draw_card_matrix(f"{more}{words} of the row minus that of the column, in points", names, cells, key)

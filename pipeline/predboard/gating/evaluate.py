@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from predboard.comparison.differences import Difference
+from predboard.comparison.flips import Difference
 from predboard.errors import InputError
 from predboard.formatting import nearest_names, plural
 from predboard.gating.rules import Rule

@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from predboard import panels
 from predboard.comparison import join
-from predboard.comparison.differences import IDENTICAL_METHOD, Comparison, Difference
-from predboard.comparison.paired_counts import count_pairs
+from predboard.comparison.differences import Comparison
+from predboard.comparison.flips import IDENTICAL_METHOD, Difference
+from predboard.comparison.methods import Settings, choose_method
 from predboard.config import GateConfig
 from predboard.errors import InputError
 from predboard.evaluation.amend import Amendments
@@ -360,11 +361,12 @@ def compare_steps(old: Step, new: StepMetrics, config: GateConfig, slices: bool,
     """Compare two steps image by image, with slices cut as in the metrics of the new one."""
     names = str(config.baseline), str(config.predictions)
     join.refuse_row_numbers(old, new.step, names)
+    method = choose_method([(names[0], old.run), (names[1], new.step.run)])
     classes = join.match_classes(old.run, new.step.run, names, config.map_classes)
-    counts = count_pairs(old, new.step, classes, slices, crosses)
     positive = with_positive(new.step.run, config.positive).positive_class
     groups = groups_of(config.groups, new.step.run, classes.names)
-    return Comparison(counts, classes.names, new.states.get("slices"), positive, groups)
+    comparison = method.compare_pair(old, new.step, classes, Settings(crosses, positive, groups), slices)
+    return dataclasses.replace(comparison, like=new.states.get("slices"))
 
 
 def baseline_change(
@@ -382,14 +384,14 @@ def baseline_change(
     crosses = (*config.slice, *crosses_in(rule.metric for rule in drops))
     comparison = compare_steps(old, new, config, any(rule.metric.startswith("slices/") for rule in drops), crosses)
     state = comparison.state
-    apart = {rule.metric for rule in drops if not is_paired(rule.metric)}
+    apart = {rule.metric for rule in drops if not comparison.is_paired(rule.metric)}
     apart |= {rule.metric for rule in drops if rule.metric.startswith("positive/")} - comparison.differences.keys()
     groups = groups_of(config.groups, old.run)
     patterns = {pattern_of(metric) for metric in apart}
     before = measure_step(old, patterns, config.workers, crosses, comparison.positive, groups)
     unpaired = unpaired_share(comparison.rows, before, new)
     identical = state.identical and not unpaired  # the same predictions of the same images: all metrics are the same
-    differences = {n: d for n, d in comparison.differences.items() if is_paired(n)}
+    differences = {n: d for n, d in comparison.differences.items() if comparison.is_paired(n)}
     for metric in apart:
         for name in match_names(metric, new.metrics):
             if name in new.metrics and name in before.metrics:
@@ -400,15 +402,6 @@ def baseline_change(
         BaselineChange(differences, less, unpaired),
         {"compared": comparison.rows, **{name: int(getattr(state, name)) for name in counts}},
     )
-
-
-def is_paired(name: str) -> bool:
-    """Return whether two runs are compared by a metric over the same images, with a paired interval.
-
-    By the others they are compared as if they had different images, with a wider interval.
-    """
-    spec = registry.find(name)
-    return spec is not None and bool(spec.paired)
 
 
 def unpaired_share(rows: int, old: StepMetrics, new: StepMetrics) -> float:

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 
-from predboard.comparison.differences import Difference
+from predboard.comparison.flips import Difference
 from predboard.formatting import plural
 from predboard.gating.evaluate import format_change, format_number, group_name
 from predboard.gating.rules import Rule

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from predboard.predictions.arrow import as_arrow, as_numpy
 from predboard.predictions.derive_multi_label import derive_label_sets, sigmoid
 from predboard.predictions.label_sets import Labels, LabelSets, MultiLabels
+from predboard.predictions.sampling import mix
 from predboard.predictions.schema import MULTI_LABEL
 from predboard.predictions.table import TILE_CLASSES, PredictionRows, Predictions, TileRows
 
@@ -86,6 +87,15 @@ class MultiLabelRows(PredictionRows):
         some = self.labels.size > 0
         lead[some] = self.labels.label[self.labels.start[:-1][some]]
         return lead
+
+    @property
+    def label_code(self) -> NDArray[np.int64]:
+        """A hash that is equal for equal sets of true and unknown labels, int64 [rows]; -1 without labels."""
+        code = np.zeros(len(self), np.int64)
+        with np.errstate(over="ignore"):
+            for salt, sets in enumerate((self.labels, self.unknown)):
+                np.add.at(code, sets.row, mix(sets.label, salt))
+        return np.where(self.is_labelled, code, -1)
 
     @property
     @abc.abstractmethod

@@ -50,8 +50,7 @@ class PredictionRows(abc.ABC):
 
     task: ClassVar[str] = SINGLE_LABEL
     """Task of the runs whose rows these are."""
-    right_share: ClassVar[str] = "accuracy"
-    """Name of the share of right rows."""
+    right_share: ClassVar[str] = "accuracy"  # name of the share of right rows
 
     @property
     @abc.abstractmethod
@@ -92,7 +91,7 @@ class PredictionRows(abc.ABC):
         return type(self)(batch, self.manifest_rows, self.has_scores)
 
     def row_name(self, at: int) -> int:
-        """Return what messages call a row: its id, or its place among these rows where ids were not read."""
+        """Return what messages call a row: its id, or its place where ids were not read."""
         return int(self.id[at]) if "id" in self.batch.schema.names else at
 
     @cached_property
@@ -241,6 +240,8 @@ class PredictionRows(abc.ABC):
     def lead_label(self) -> NDArray[np.int64]:
         """The class by which rows are put in order, int64 [rows]: the true one, -1 if it is unknown."""
         return self.label
+
+    label_code = lead_label  # equal for equal labels
 
     @cached_property
     def scored(self) -> Self:

@@ -1,0 +1,279 @@
+"""Computes every difference between two steps with several labels an image. It knows no files and no drawing.
+
+Intervals leave out groups of images, both steps at once, so that they keep the labels of an image together, and what
+both get right, or both get wrong, cancels out.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predboard.comparison.differences import DEFINITIONS, Comparison
+from predboard.comparison.flips import IDENTICAL_METHOD, ClassChange, Difference, Flips, worst_first
+from predboard.comparison.paired_labels import ADDED, DROPPED, GAINED, LOST, PairedLabels
+from predboard.formatting import plural
+from predboard.metrics import registry
+from predboard.metrics.intervals import (
+    JACKKNIFE_OF_GROUPS,
+    NEWCOMBE,
+    Floats,
+    grouped_half_width,
+    grouped_method,
+    independent_method,
+    mcnemar_p,
+)
+from predboard.metrics.metric_spec import MetricSpec
+from predboard.metrics.multi_label.label_counts import EXACT, LabelCountMetrics, LabelMargins
+from predboard.metrics.multi_label.label_metrics import mean_loss, of_margins
+from predboard.predictions.schema import MULTI_LABEL
+
+_OF_CLASS = ("precision", "recall", "f1")
+
+
+@dataclass(frozen=True)
+class LabelChange:
+    """Decisions on one label that were fixed and broken, and its F1."""
+
+    name: str
+    images: int
+    """Compared images that have the label."""
+    lost: int
+    gained: int
+    dropped: int
+    added: int
+    f1: Difference
+    p: float
+    """p-value of McNemar's exact test that fixed and broken decisions are equally likely."""
+
+    @property
+    def fixed(self) -> int:
+        """Decisions that were wrong and are right."""
+        return self.gained + self.dropped
+
+    @property
+    def broken(self) -> int:
+        """Decisions that were right and are wrong."""
+        return self.lost + self.added
+
+
+@dataclass(frozen=True)
+class LabelComparison(Comparison):
+    """Everything that follows from the counts of two steps with several labels an image."""
+
+    state: PairedLabels  # type: ignore[assignment]  # the counts of sets, in place of those of classes
+
+    task: ClassVar[str] = MULTI_LABEL
+    headline: ClassVar[str] = "f1_micro"
+    headline_words: ClassVar[str] = "micro F1"
+    moves_file: ClassVar[str] = "labels.csv"
+    class_words: ClassVar[str] = "label"
+    right_words: ClassVar[dict[str, str]] = {"class": "right decisions", "label": "F1", "slice": "exact match"}
+    definitions: ClassVar[dict[str, str]] = DEFINITIONS | {
+        "churn": "Share of images whose set of predicted labels changed.",
+        "agreement": "Share of images for which both predict the same set of labels.",
+        "negative_flip_rate": "Share of images whose set was right before and is wrong now (Yan 2021).",
+        "positive_flip_rate": "Share of images whose set was wrong before and is right now.",
+        "mcnemar_p": "Chance of so uneven a split of fixed and broken sets if neither were likelier (exact McNemar, "
+        "two-sided).",
+    }
+
+    def is_paired(self, name: str) -> bool:
+        """Return whether a metric follows from the decisions: not if it ranks labels or images by their logits."""
+        spec = registry.find(name, MULTI_LABEL)
+        if spec is None:
+            return False
+        paired = {"exact", "slices/*/accuracy", *(f"classes/*/{of_class}" for of_class in _OF_CLASS)}
+        return spec.name in paired or self._function(spec) is not None
+
+    @property
+    def rows(self) -> int:
+        """Number of images that are compared."""
+        return self.now.counted
+
+    @property
+    def before(self) -> LabelCountMetrics:
+        """Counts of the old step over the compared images."""
+        return self.state.before.metrics
+
+    @property
+    def now(self) -> LabelCountMetrics:
+        """Counts of the new step over the compared images."""
+        return self.state.now.metrics
+
+    @cached_property
+    def fixed_broken(self) -> tuple[int, int]:
+        """Numbers of images whose set was fixed and broken."""
+        fixed, broken = self.state.sets.tolist()
+        return fixed, broken
+
+    @cached_property
+    def moved(self) -> NDArray[np.int64]:
+        """[4, classes] decisions of each label that were lost, gained, dropped and added."""
+        return np.asarray(self.state.moved.sum(axis=0))
+
+    @cached_property
+    def decisions(self) -> tuple[int, int]:
+        """Numbers of decisions that were fixed and broken."""
+        return int(self.moved[[GAINED, DROPPED]].sum()), int(self.moved[[LOST, ADDED]].sum())
+
+    @property
+    def moved_words(self) -> str:
+        """How many decisions and sets were fixed and broken, for a sentence."""
+        (fixed, broken), (sets_fixed, sets_broken) = self.decisions, self.fixed_broken
+        return (
+            f"{fixed:,} decisions fixed, {broken:,} broken; of {plural(self.rows, 'image')} {sets_fixed:,} exactly "
+            f"right now, {sets_broken:,} no longer"
+        )
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """The headline metric before and now."""
+        d = self.overall[self.headline]
+        return d.old, d.new
+
+    @property
+    def group_column(self) -> str:
+        """Name of the column whose equal values make images belong together; empty if each stands for itself."""
+        return self.now.group_column
+
+    @cached_property
+    def by_label(self) -> list[LabelChange]:
+        """Fixed and broken decisions of each label that is true or predicted somewhere, the worst F1 change first."""
+        changes = []
+        for c, name in enumerate(self.names):
+            f1 = self._of_classes[c].get("f1")
+            if f1 is not None:
+                lost, gained, dropped, added = self.moved[:, c].tolist()
+                p = mcnemar_p(gained + dropped, lost + added)
+                changes.append(LabelChange(name, int(self.now.support[c]), lost, gained, dropped, added, f1, p))
+        return sorted(
+            changes, key=lambda c: (c.f1.interval[1] if c.f1.interval else c.f1.difference, c.fixed - c.broken)
+        )
+
+    @property
+    def class_changes(self) -> list[ClassChange]:
+        """The change of F1 of each label some of whose decisions changed, the worst first."""
+        return [ClassChange(c.name, c.fixed, c.broken, c.f1) for c in self.by_label if c.fixed or c.broken]
+
+    @cached_property
+    def by_class(self) -> list[Flips]:
+        """Fixed and broken decisions of each label that is true or predicted somewhere, the worst first."""
+        known = self.now.known
+        wrong = [m.support + m.predictions - 2 * m.hits for m in (self.before, self.now)]
+        right = [known - of_side for of_side in wrong]
+        broken = self.moved[[LOST, ADDED]].sum(axis=0)
+        fixed = self.moved[[GAINED, DROPPED]].sum(axis=0)
+        lower, upper = self._newcombe(right[0] - broken, right[1], right[0], np.maximum(known, 1))
+        if self.group_column and not self.state.identical:
+            half = grouped_half_width(
+                _right_share(self.now.margins_without) - _right_share(self.before.margins_without)
+            )
+            gain = (fixed - broken) / np.maximum(known, 1)
+            half = np.where(np.isnan(half), 2.0, half)
+            lower, upper = np.maximum(gain - half, -1), np.minimum(gain + half, 1)
+        present = (known > 0) & (self.now.support + self.now.predictions + self.before.predictions > 0)
+        return worst_first(
+            Flips(self.names[c], int(known[c]), int(fixed[c]), int(broken[c]), (float(lower[c]), float(upper[c])))
+            for c in np.flatnonzero(present).tolist()
+        )
+
+    @cached_property
+    def overall(self) -> dict[str, Difference]:
+        """Differences of the metrics of decisions and sets, by name; undefined ones are left out."""
+        if not self.rows:
+            return {}
+        differences: dict[str, Difference] = {}
+        for spec in registry.rows("overall", task=MULTI_LABEL):
+            if spec.name == "exact":
+                differences["exact"] = self._exact(spec)
+            elif (function := self._function(spec)) is not None:
+                old, new = float(function(self.before.margins)), float(function(self.now.margins))
+                if not np.isnan(old) and not np.isnan(new):
+                    half = float(self._half_width(function))
+                    ends = None if np.isnan(half) else (new - old - half, new - old + half)
+                    differences[spec.name] = self._difference(spec, old, new, ends)
+        return differences
+
+    def _function(self, spec: MetricSpec) -> Callable[[LabelMargins], Floats] | None:
+        """Return how a metric follows from margins; None if it does not, or if a loss is beyond what is summed."""
+        if spec.name == "bce":
+            return None if self.state.before.cut_losses or self.state.now.cut_losses else mean_loss
+        compute: Any = spec.compute
+        is_of_margins = isinstance(compute, partial) and compute.func is of_margins and spec.better != "neither"
+        return compute.keywords["function"] if is_of_margins else None
+
+    def _half_width(self, function: Callable[[LabelMargins], Floats]) -> Floats:
+        """Return half widths of the difference of what follows from margins."""
+        return grouped_half_width(function(self.now.margins_without) - function(self.before.margins_without))
+
+    def _exact(self, spec: MetricSpec) -> Difference:
+        fixed, broken = self.fixed_broken
+        old, new = (int(s.sums[:, EXACT].sum()) for s in (self.state.before, self.state.now))
+        gain, n = (fixed - broken) / self.rows, self.rows
+        if self.group_column:
+            half = float(self._half_width(lambda m: m.sums[..., EXACT] / np.maximum(m.images, 1)))
+            ends = None if np.isnan(half) else (gain - half, gain + half)
+            return self._difference(spec, old / n, new / n, ends, gain)
+        lower, upper = self._newcombe(*map(np.array, (old - broken, new, old, n)))
+        return self._difference(spec, old / n, new / n, (float(lower), float(upper)), gain)
+
+    def _difference(
+        self,
+        spec: MetricSpec,
+        old: float,
+        new: float,
+        ends: tuple[float, float] | None,
+        gain: float | None = None,
+        rows: int | None = None,
+        draws: int = 0,  # noqa: ARG002  nothing is drawn
+    ) -> Difference:
+        """Return a difference; where both steps predict the same for every image it is certain."""
+        method = ""
+        if ends:
+            of_shares = spec.group == "slices" or spec.name == "exact"
+            method = NEWCOMBE if of_shares else JACKKNIFE_OF_GROUPS
+            if self.group_column:
+                method = independent_method(method, self.group_column) if spec.group == "slices" else grouped_method(
+                    self.group_column
+                )  # fmt: skip
+        gain = new - old if gain is None else gain
+        difference = Difference(old, new, gain, ends, self.rows if rows is None else rows, spec.definition, method)
+        if self.state.identical:
+            return replace(difference, interval=(0.0, 0.0), method=IDENTICAL_METHOD)
+        return difference
+
+    @cached_property
+    def _of_classes(self) -> list[dict[str, Difference]]:
+        """Differences of precision, recall and F1 of each label, where they rest on an image in both steps."""
+        before, now = self.before, self.now
+        union = [m.support + m.predictions - m.hits for m in (before, now)]
+        rests_on = {
+            "precision": np.minimum(before.predictions, now.predictions),
+            "recall": now.support,
+            "f1": np.minimum(*union),
+        }
+        columns = {}
+        for name in _OF_CLASS:
+            old, new = getattr(before.margins, name), getattr(now.margins, name)
+            half = grouped_half_width(getattr(now.margins_without, name) - getattr(before.margins_without, name))
+            columns[name] = old, new, np.broadcast_to(half, old.shape)
+        by_class: list[dict[str, Difference]] = []
+        specs = {name: registry.require(f"classes/*/{name}", MULTI_LABEL) for name in _OF_CLASS}
+        for c in range(self.classes):
+            of_class: dict[str, Difference] = {}
+            for name, (old, new, half) in columns.items():
+                if rows := int(rests_on[name][c]):
+                    gain, width = float(new[c] - old[c]), float(half[c])
+                    ends = None if np.isnan(width) else (max(gain - width, -1.0), min(gain + width, 1.0))
+                    of_class[name] = self._difference(specs[name], float(old[c]), float(new[c]), ends, rows=rows)
+            by_class.append(of_class)
+        return by_class
+
+
+def _right_share(m: LabelMargins) -> Floats:
+    """Return the share of right decisions on each label, [..., classes]."""
+    return np.asarray(1 - (m.support + m.predictions - 2 * m.hits) / np.maximum(m.known, 1))

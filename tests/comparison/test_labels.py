@@ -1,0 +1,222 @@
+"""Comparisons of runs with several labels an image: against plain NumPy, by laws, and as files that people open."""
+
+import csv
+import dataclasses
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+from sklearn.metrics import f1_score, hamming_loss, jaccard_score
+
+from predboard import CompareConfig, InputError, compare
+from predboard.comparison.join import ClassMapping, JoinedRows
+from predboard.comparison.label_changes import choose_label_examples, empty_label_examples
+from predboard.comparison.label_differences import LabelComparison
+from predboard.comparison.methods import METHODS, Settings
+from predboard.comparison.paired_labels import PairedLabels
+from predboard.metrics.intervals import mcnemar_p, newcombe_interval
+from predboard.predictions.label_sets import MultiLabels
+from predboard.predictions.schema import MULTI_LABEL
+from predboard.state import merge
+from predboard.storage.runs import open_step
+from tests import toy
+
+RUN = dataclasses.replace(toy.MULTI_LABEL_RUN, classes=("cloud", "river", "road", "forest", "field"))
+ROWS = 400
+
+Two = tuple[NDArray[np.float32], NDArray[np.float32], MultiLabels]
+
+
+def two(seed: int = 1) -> Two:
+    """Logits of two models and labels, some of them unknown, some rows without any."""
+    old, known = toy.multi_label_table(RUN, ROWS, seed)
+    noise = np.random.default_rng(seed + 1).normal(size=old.shape)
+    return old, np.round(old + noise, 1).astype(np.float32), known
+
+
+def joined(logits: Two, at: slice = slice(None)) -> JoinedRows:
+    old, new, known = logits
+    none = toy.predictions(RUN, old[:0], known[:0])
+    sides = [toy.predictions(RUN, z[at], known[at], at.start or 0) for z in (old, new)]
+    return JoinedRows(sides[0], sides[1], none, none)
+
+
+def expected(logits: Two) -> dict[str, Any]:
+    """Counts of decisions and sets, by plain masks."""
+    old, new, known = logits
+    rows = known.labelled
+    true, hidden = known.labels.mask(5)[rows], known.unknown.mask(5)[rows]
+    before, now = (old[rows] > 0) & ~hidden, (new[rows] > 0) & ~hidden
+    was, is_ = before == true, now == true
+    return {
+        "lost": (true & before & ~now).sum(axis=0),
+        "gained": (true & ~before & now).sum(axis=0),
+        "dropped": (~true & before & ~now).sum(axis=0),
+        "added": (~true & ~before & now).sum(axis=0),
+        "fixed": int((~was.all(axis=1) & is_.all(axis=1)).sum()),
+        "broken": int((was.all(axis=1) & ~is_.all(axis=1)).sum()),
+        "true": true,
+        "before": before,
+        "now": now,
+        "hidden": hidden,
+    }
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_counts_and_figures_are_those_of_masks_and_scikit_learn(seed: int) -> None:
+    logits = two(seed)
+    found = LabelComparison(PairedLabels.measure(5, joined(logits)), RUN.classes)
+    wanted = expected(logits)
+    for place, kind in enumerate(("lost", "gained", "dropped", "added")):
+        assert found.moved[place].tolist() == wanted[kind].tolist()
+    assert found.fixed_broken == (wanted["fixed"], wanted["broken"])
+    assert found.rows == len(wanted["true"])
+    weight = ~wanted["hidden"]
+    for name, side in (("old", "before"), ("new", "now")):
+        true, predicted = wanted["true"], wanted[side]
+        overall = found.overall
+        values = {d: getattr(overall[d], name) for d in overall}
+        assert values["f1_micro"] == pytest.approx(f1_score(true, predicted, average="micro"))
+        assert values["f1_macro"] == pytest.approx(f1_score(true, predicted, average="macro", zero_division=0))
+        assert values["exact"] == pytest.approx((true == predicted).all(axis=1).mean())
+        jaccard = jaccard_score(true, predicted, average="samples", zero_division=1)
+        assert values["jaccard"] == pytest.approx(jaccard, abs=2e-6)
+        assert values["hamming"] == pytest.approx(hamming_loss(true[weight], predicted[weight]))
+    exact = found.overall["exact"]
+    right = [(wanted["true"] == wanted[side]).all(axis=1) for side in ("before", "now")]
+    ends = newcombe_interval(
+        *(np.array(n) for n in ((right[0] & right[1]).sum(), right[1].sum(), right[0].sum(), len(right[0])))
+    )
+    assert exact.interval == pytest.approx((float(ends[0]), float(ends[1])))
+    for change in found.by_label:
+        c = RUN.classes.index(change.name)
+        assert change.p == mcnemar_p(change.fixed, change.broken)
+        assert change.f1.new == pytest.approx(f1_score(wanted["true"][:, c], wanted["now"][:, c]))
+        assert change.images == wanted["true"][:, c].sum()
+
+
+def test_states_merge_in_any_pieces_and_order() -> None:
+    logits = two()
+    pieces = [slice(0, 1), slice(1, 150), slice(150, 151), slice(151, ROWS)]
+    whole = PairedLabels.measure(5, joined(logits))
+    examples = choose_label_examples(joined(logits))
+    for order in ((0, 1, 2, 3), (3, 1, 0, 2)):
+        merged, chosen = PairedLabels.zero(5), empty_label_examples()
+        for i in order:
+            merged = merge(merged, PairedLabels.measure(5, joined(logits, pieces[i])))
+            chosen = merge(chosen, choose_label_examples(joined(logits, pieces[i])))
+        for name in ("moved", "sets", "both", "scored", "agreed", "same", "unlabelled"):
+            np.testing.assert_array_equal(getattr(merged, name), getattr(whole, name))
+        np.testing.assert_array_equal(merged.now.decisions, whole.now.decisions)
+        np.testing.assert_array_equal(merged.before.sums, whole.before.sums)
+        for name, column in examples.of_kind.rows.items():
+            np.testing.assert_array_equal(chosen.of_kind.rows[name], column)
+
+
+def test_half_widths_are_about_those_of_a_bootstrap_of_images() -> None:
+    """Of 20 groups each width is off by a sixth by chance, and Student's t makes all of them 1.07 times as wide."""
+    ratios = []
+    random = np.random.default_rng(0)
+    for seed in range(8):
+        logits = two(10 + seed)
+        found = LabelComparison(PairedLabels.measure(5, joined(logits)), RUN.classes)
+        wanted = expected(logits)
+        true, sides = wanted["true"], (wanted["before"], wanted["now"])
+        draws = []
+        for _ in range(200):
+            weight = random.poisson(1, len(true))
+            f1 = [2 * (weight @ (true & s)).sum() / (weight @ true + weight @ s).sum() for s in sides]
+            draws.append(f1[1] - f1[0])
+        low, high = found.overall["f1_micro"].interval or (0, 0)
+        ratios.append((high - low) / 2 / (1.96 * np.std(draws)))
+    assert 0.9 < np.mean(ratios) / 1.07 < 1.1
+
+
+def test_the_same_predictions_differ_by_nothing() -> None:
+    old, _, known = two()
+    found = LabelComparison(PairedLabels.measure(5, joined((old, old, known))), RUN.classes)
+    assert {d.interval for d in found.differences.values()} == {(0.0, 0.0)}
+    assert found.fixed_broken == found.decisions == (0, 0)
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Two runs of the same images; the new one has its rows and its labels in another order, and one failed row."""
+    old, new, known = two()
+    toy.write_run(tmp_path / "old", old, known, dataclasses.replace(RUN, thumbnails=8))
+    toy.write_run(tmp_path / "new", new, known, dataclasses.replace(RUN, thumbnails=8), failed=frozenset({3}))
+    return tmp_path
+
+
+def test_a_comparison_is_written_for_people_and_programs_and_twice_the_same(runs: Path) -> None:
+    config = CompareConfig((runs / "old", runs / "new"), runs / "logs")
+    result = compare(config)
+    again = compare(dataclasses.replace(config, logdir=runs / "again"))
+    assert result.event_file.read_bytes() == again.event_file.read_bytes()
+    wanted = expected(two())
+    lost = wanted["lost"].sum()
+    record = json.loads((result.folder / "compare.json").read_text())
+    assert record["rows"]["compared"] in (len(wanted["true"]), len(wanted["true"]) - 1)
+    assert "micro F1" in result.verdict
+    table = pd.read_parquet(result.folder / "changes.parquet")
+    assert abs(table["lost"].dropna().map(len).sum() - lost) <= 5  # without the failed row
+    assert (table["kind"] == "failed_new").sum() == 1
+    assert set(table["kind"]) <= {"fixed", "broken", "changed_wrong", "changed_unlabelled", "failed_new"}
+    fixed = table[table["kind"] == "fixed"]
+    assert (fixed["gained"].map(len) + fixed["dropped"].map(len) > 0).all()
+    assert (fixed["lost"].map(len) + fixed["added"].map(len) == 0).all()
+    assert abs(len(fixed) - wanted["fixed"]) <= 1
+    lines = list(csv.DictReader(io.StringIO((result.folder / "labels.csv").read_text())))
+    assert {line["label"] for line in lines} == set(RUN.classes)
+    tags = {tag for tag, _ in toy.read_values(result.event_file)}
+    expected_tags = {
+        "1_glance/report_card",
+        "2_mistakes/broken",
+        "examples/fixed",
+        "classes/difference",
+        "report/labels",
+    }
+    assert expected_tags <= tags
+
+
+def test_labels_in_another_order_and_rows_in_another_order_give_the_same(runs: Path) -> None:
+    _, new, known = two()
+    order = [2, 0, 4, 1, 3]
+    moved = toy.multi_labels(known.labels.mask(5)[:, order], known.unknown.mask(5)[:, order], known.labelled)
+    names = tuple(RUN.classes[i] for i in order)
+    toy.write_run(runs / "moved", new[:, order], moved, dataclasses.replace(RUN, classes=names), shard_size=90)
+    toy.write_run(runs / "plain", new, known, RUN)
+    first = compare(CompareConfig((runs / "old", runs / "plain"), runs / "logs")).summary["differences"]
+    with pytest.raises(InputError, match="--map-classes"):
+        compare(CompareConfig((runs / "old", runs / "moved"), runs / "logs"))
+    config = CompareConfig((runs / "old", runs / "moved"), runs / "logs", map_classes=True)
+    second = compare(config).summary["differences"]
+    assert {name: d["difference"] for name, d in first.items()} == pytest.approx(
+        {name: d["difference"] for name, d in second.items()}, abs=1e-6
+    )
+
+
+def test_runs_of_other_labels_are_refused(runs: Path) -> None:
+    old, _, known = two()
+    toy.write_run(runs / "other", old, known, dataclasses.replace(RUN, classes=("a", "b", "c", "d", "e")))
+    with pytest.raises(InputError, match="'a' is a label of one of the runs alone"):
+        compare(CompareConfig((runs / "old", runs / "other"), runs / "logs", map_classes=True))
+
+
+def test_a_label_that_differs_is_left_out(tmp_path: Path) -> None:
+    old, new, known = two()
+    other = known.labels.mask(5)
+    other[0] = ~other[0]
+    toy.write_run(tmp_path / "old", old, known, RUN)
+    toy.write_run(tmp_path / "new", new, toy.multi_labels(other, known.unknown.mask(5), known.labelled), RUN)
+    steps = [open_step(tmp_path / name, 0) for name in ("old", "new")]
+    assert steps[0] is not None
+    assert steps[1] is not None
+    found = METHODS[MULTI_LABEL].compare_pair(steps[0], steps[1], ClassMapping(RUN.classes), Settings(), False)
+    assert found.state.labels_differ == 1
+    assert found.rows == known.labelled.sum() - known.labelled[0]
