@@ -129,6 +129,7 @@ def read(text: str, classes: Sequence[str] = ANIMALS, folder: Path | None = None
     [
         ("", "has no level"),
         ("class\ncat\n", "has no level"),
+        ("cat,a\ndog,a\n", "begins with the class 'cat'; expected a header such as class,group above it"),
         ("class,g,g\ncat,a,b\n", "two levels 'g'"),
         ("class,\ncat,a\n", "a level without a name"),
         ("class,all\ncat,a\n", "a level 'all', which stands for all levels"),

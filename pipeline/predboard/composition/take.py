@@ -48,7 +48,7 @@ def take(config: TakeConfig, log: Callable[[str], None] = print_warning) -> Comp
     out = check_out(config.out, [run.folder], {step.step: step.run for step in run.steps})
     amendments = Amendments(config)
     amended = amendments.attach(run.steps)
-    for note in amended.notes:
+    for note in (*amended.notes, *(f"step {step}: {effect.sentence()}" for step, effect in amended.effects.items())):
         log(note)
     last = amended.steps[-1]
     if other := next((step for step in amended.steps if step.rows != last.rows), None):

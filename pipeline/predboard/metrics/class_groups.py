@@ -124,6 +124,8 @@ def read_class_groups(path: Path, classes: Sequence[str]) -> ClassGroups:
             f"{path} names {plural(len(unknown), 'class', 'classes')} that the run does not have, the first of them "
             f"{unknown[0]!r}{did_you_mean(unknown[0], classes)}"
         )
+    if rows[0][0] in set(classes) - named.keys():
+        raise InputError(f"{path} begins with the class {rows[0][0]!r}; expected a header such as class,group above it")
     by_level = [
         _level(path, name, {c: cells[i] for c, cells in named.items()}, classes) for i, name in enumerate(levels)
     ]
