@@ -184,7 +184,7 @@ def first_view(folder: Path, line: Callable[[str, float, str], None]) -> None:
     write_rows(folder / "logs" / "net")
     taken: dict[str, list[list[float]]] = {FIRST_VIEW: [], PLAIN_READ: []}
     for script in (FIRST_VIEW, PLAIN_READ) * 5:
-        command = [sys.executable, "-c", script, folder / "logs"]
+        command = [sys.executable, "-c", script, str(folder / "logs")]
         done = subprocess.run(command, cwd=toy.ROOT, capture_output=True, text=True, check=True)
         taken[script].append([float(word) for word in done.stdout.split()])
     seconds, megabytes = np.median(taken[FIRST_VIEW], axis=0)

@@ -28,7 +28,8 @@ _KINDS = ("MultiLabel", "LabelSets")
 
 def asks(source: str) -> list[int]:
     """The lines on which a source compares tasks, or asks whether rows have several labels."""
-    return sorted({node.lineno for node in ast.walk(ast.parse(source)) if _asks(node)})
+    asking = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.expr | ast.stmt) and _asks(node))
+    return sorted({node.lineno for node in asking})
 
 
 def _asks(node: ast.AST) -> bool:

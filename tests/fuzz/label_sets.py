@@ -149,9 +149,10 @@ def _text(value: Any) -> str:
 
 
 DOORS: dict[str, inputs.Door] = {
-    f"import label sets {kind}": functools.partial(label_table, kind=kind)
-    for kind in ("csv", "json", "jsonl", "parquet", "npz")
-} | {
-    f"infer label sets {kind}": functools.partial(label_table, kind=kind, command="infer")
-    for kind in ("csv", "jsonl", "parquet")
+    f"{command} label sets {kind}": functools.partial(label_table, kind=kind, command=command)
+    for command, kinds in (
+        ("import", ("csv", "json", "jsonl", "parquet", "npz")),
+        ("infer", ("csv", "jsonl", "parquet")),
+    )
+    for kind in kinds
 }

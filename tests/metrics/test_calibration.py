@@ -15,6 +15,7 @@ from torchmetrics.functional.classification import binary_calibration_error, mul
 
 from predboard.metrics import calibration, score_histograms, temperature
 from predboard.metrics.calibration import Calibration, conformal_sets
+from predboard.metrics.reliability import equal_width_bin
 from predboard.metrics.score_histograms import ScoreHistograms
 from predboard.metrics.temperature import INVERSE_TEMPERATURES, SAMPLE_ROWS
 from predboard.predictions.derive import to_log_probabilities
@@ -80,7 +81,7 @@ def test_calibration_errors_are_those_of_torchmetrics(classes: int) -> None:
 
 def test_a_probability_on_the_border_is_in_the_bin_above_and_one_is_in_the_last() -> None:
     p = np.array([0, 1 / 15, 0.0666, 0.2, 0.4, 1 - 1e-9, 1])
-    assert calibration.equal_width_bin(p).tolist() == [0, 1, 0, 3, 6, 14, 14]
+    assert equal_width_bin(p).tolist() == [0, 1, 0, 3, 6, 14, 14]
     logits = np.log(np.array([[0.4, 0.3, 0.3], [0.6, 0.2, 0.2]])).astype(np.float32)
     rows = state_of(logits, np.array([0, 1])).bins[0]
     assert rows[[6, 9]].tolist() == [1, 1]

@@ -358,7 +358,7 @@ def test_confidence_is_by_the_highest_probability() -> None:
 @pytest.mark.parametrize("kind", [np.int32, np.int64])
 def test_counting_adds_to_what_is_there(kind: type[np.signedinteger]) -> None:
     index, table = np.random.default_rng(0).integers(0, 50, (3, 100)), np.arange(50, dtype=kind).reshape(5, 10)
-    score_histograms._count(table, index)
+    score_histograms.count_into(table, index)
     assert table.reshape(-1).tolist() == [i + index.reshape(-1).tolist().count(i) for i in range(50)]
 
 

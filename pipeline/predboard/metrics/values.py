@@ -169,8 +169,9 @@ def group_metrics(state: GroupCounts, groups: ClassGroups) -> dict[str, Metric]:
     for evidence in level_evidence(state, groups):
         prefix = f"groups/{evidence.level.name}"
         for spec in rows("groups"):
-            of_level = spec.compute is not None and spec.compute is not mistake_height
-            if of_level and (metric := _described(spec, spec.compute(evidence), column)):
+            if spec.compute is None or spec.compute is mistake_height:
+                continue
+            if metric := _described(spec, spec.compute(evidence), column):
                 metrics[f"{prefix}/{spec.short}"] = metric
         for counts, summed in ((evidence.predicted, False), (evidence.summed, True)):
             if counts is not None and counts.counted:

@@ -40,7 +40,8 @@ class RowCount:
     def __add__(self, other: "RowCount") -> "RowCount":
         """Add two counts."""
         share = self.right_share if self.rows else other.right_share
-        return RowCount(*map(operator.add, astuple(self)[:-1], astuple(other)[:-1]), right_share=share)
+        counts = map(operator.add, astuple(self)[:-1], astuple(other)[:-1])
+        return RowCount(*counts, share)
 
     @property
     def accuracy(self) -> float | None:

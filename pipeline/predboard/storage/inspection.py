@@ -88,7 +88,7 @@ def inspect(
         damaged[f"{path.parent.name}/{path.name}"] = str(error)
 
     try:
-        steps = open_run(run, note)
+        steps: Sequence[Step] = open_run(run, note)
     except InputError:
         if not damaged:
             raise
