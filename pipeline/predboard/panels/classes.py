@@ -1,11 +1,12 @@
 """Shows how well each class is told apart from the others. It knows no single image."""
 
+import functools
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
-from predboard.csv_lines import TextCodes
-from predboard.formatting import escape_markdown, markdown_table, plural, unique_names
+from predboard.csv_lines import CsvColumn, TextCodes
+from predboard.formatting import escape_markdown, markdown_table
 from predboard.metrics import counts, metric_state, registry
 from predboard.metrics.metric_spec import Direction
 from predboard.metrics.metric_state import AnyState, CountState, MetricState
@@ -14,17 +15,14 @@ from predboard.panels import RunInfo
 from predboard.panels.pages.classes import (
     TABLE_CLASSES,
     ClassesAtStep,
-    class_curves,
-    class_summary,
-    classes_csv,
+    class_figures,
+    left_out,
+    show_classes,
     with_interval,
 )
 from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions
-from predboard.summaries import File, Metrics, Summary, Text
-
-ALL_STEPS_MAX_CLASSES = 100
-"""With more classes, `summary.json` has the metrics of classes at the last step only."""
+from predboard.summaries import Metrics, Summary
 
 
 @dataclass(frozen=True)
@@ -47,17 +45,14 @@ class Panel:
 
     def render(self, info: RunInfo, states: Mapping[int, AnyState]) -> Iterator[tuple[int, Summary]]:
         """Yield curves over the steps, a chart for each metric, and the table and file of the last step with labels."""
-        names = unique_names(info.run.classes)
+        classes = info.run.classes
         counted = {step: state for step, state in states.items() if state.metrics.counted}
         if not counted:
             return
-        last = max(counted)
-        chosen = counted[last].metrics.most_errors(self.count).tolist()
-        specs = registry.rows("classes")
-        steps = {step: _at_step(state, info.run.classes) for step, state in counted.items()}
-        yield from class_curves(specs, names, chosen, steps)
-        yield last, Text("report/classes", _table(counted[last], info.run.classes), "All classes, the worst first.")
-        yield last, File("classes.csv", classes_csv(specs, info.run.classes, steps), "All classes at every step.")
+        last = counted[max(counted)]
+        chosen = last.metrics.most_errors(self.count).tolist()
+        steps = {step: _at_step(state, classes) for step, state in counted.items()}
+        yield from show_classes(registry.rows("classes"), classes, chosen, steps, _table(last, classes), "classes")
         yield from self.metrics(info, states)
 
     @property
@@ -71,18 +66,18 @@ class Panel:
 
     def metrics(self, info: RunInfo, states: Mapping[int, AnyState]) -> Iterator[tuple[int, Metrics]]:
         """Yield all metrics of all classes; of many classes at the last step only."""
-        names = unique_names(info.run.classes)
         counted = {step: state for step, state in states.items() if state.metrics.counted}
-        for step, state in counted.items():
-            if step == max(counted) or len(names) <= ALL_STEPS_MAX_CLASSES:
-                classes = _at_step(state, info.run.classes)
-                yield step, Metrics("classes", class_summary(registry.rows("classes"), names, classes))
+        at_step = functools.partial(_at_step, names=info.run.classes)
+        yield from class_figures(registry.rows("classes"), info.run.classes, counted, at_step)
 
 
 def _at_step(state: AnyState, names: tuple[str, ...]) -> ClassesAtStep:
     s = state.metrics
     other, times = s.mistaken_for
-    more = {"taken_for": TextCodes(names, other), "taken_for_images": [str(n) if n else "" for n in times.tolist()]}
+    more: dict[str, CsvColumn] = {
+        "taken_for": TextCodes(names, other),
+        "taken_for_images": [str(n) if n else "" for n in times.tolist()],
+    }
     return ClassesAtStep(s.support, s.predictions, s.hits, class_columns(state), more)
 
 
@@ -102,12 +97,7 @@ def _table(state: AnyState, names: tuple[str, ...]) -> str:
     titles = ("class", "images", "recall", "95 %", "precision", "95 %", "F1", "AP", "most often mistaken for")
     notes = [
         "The worst classes come first, by the upper end of the recall's interval, so that no class is the worst just "
-        "because it has few images."
+        "because it has few images.",
+        *left_out(len(shown), s.classes, "class", "classes"),
     ]
-    if len(shown) > TABLE_CLASSES:
-        rest = f"The table has the worst {TABLE_CLASSES} of {len(shown):,} classes"
-        notes.append(f"{rest}; `classes.csv` beside the event file has all of them.")
-    if absent := s.classes - len(shown):
-        occur = "occurs" if absent == 1 else "occur"
-        notes.append(f"{absent:,} of {plural(s.classes, 'class', 'classes')} {occur} in no image and no prediction.")
     return f"{markdown_table(titles, 'lrrlrlrrl', rows)}\n\n{' '.join(notes)}"

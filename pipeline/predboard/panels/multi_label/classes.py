@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
-from predboard.formatting import escape_markdown, markdown_table, plural, unique_names
+from predboard.formatting import escape_markdown, markdown_table
 from predboard.metrics import registry
 from predboard.metrics.metric_spec import Direction
 from predboard.metrics.multi_label import label_counts
@@ -15,16 +15,13 @@ from predboard.panels import RunInfo
 from predboard.panels.pages.classes import (
     TABLE_CLASSES,
     ClassesAtStep,
-    class_curves,
-    class_summary,
-    classes_csv,
+    class_figures,
+    left_out,
+    show_classes,
     with_interval,
 )
 from predboard.predictions.schema import MULTI_LABEL
-from predboard.summaries import File, Metrics, Summary, Text
-
-ALL_STEPS_MAX_CLASSES = 100
-"""With more labels, `summary.json` has their metrics at the last step only."""
+from predboard.summaries import Metrics, Summary
 
 
 @dataclass(frozen=True)
@@ -36,24 +33,14 @@ class Panel(LabelStatePanel):
 
     def render(self, info: RunInfo, states: Mapping[int, AnyLabelState]) -> Iterator[tuple[int, Summary]]:
         """Yield curves over the steps, a chart for each metric, and the table and file of the last step with labels."""
-        names = unique_names(info.run.classes)
         counted = {step: state for step, state in states.items() if state.metrics.counted}
         if not counted:
             return
-        last = max(counted)
-        chosen = counted[last].metrics.most_errors(self.count).tolist()
+        last = counted[max(counted)]
+        chosen = last.metrics.most_errors(self.count).tolist()
         steps = {step: _at_step(state) for step, state in counted.items()}
-        yield from class_curves(label_specs("classes"), names, chosen, steps)
-        yield (
-            last,
-            Text(
-                "report/classes",
-                _table(counted[last], info.run.classes, info.thresholds),
-                "All labels, the worst first.",
-            ),
-        )
-        csv = classes_csv(label_specs("classes"), info.run.classes, steps)
-        yield last, File("classes.csv", csv, "All labels at every step.")
+        table = _table(last, info.run.classes, info.thresholds)
+        yield from show_classes(label_specs("classes"), info.run.classes, chosen, steps, table, "labels")
         yield from self.metrics(info, states)
 
     @property
@@ -69,11 +56,8 @@ class Panel(LabelStatePanel):
 
     def metrics(self, info: RunInfo, states: Mapping[int, AnyLabelState]) -> Iterator[tuple[int, Metrics]]:
         """Yield all metrics of all labels; of many labels at the last step only."""
-        names = unique_names(info.run.classes)
         counted = {step: state for step, state in states.items() if state.metrics.counted}
-        for step, state in counted.items():
-            if step == max(counted) or len(names) <= ALL_STEPS_MAX_CLASSES:
-                yield step, Metrics("classes", class_summary(label_specs("classes"), names, _at_step(state)))
+        yield from class_figures(label_specs("classes"), info.run.classes, counted, _at_step)
 
 
 def _at_step(state: AnyLabelState) -> ClassesAtStep:
@@ -104,12 +88,7 @@ def _table(state: AnyLabelState, names: tuple[str, ...], thresholds: str) -> str
             if thresholds
             else "at probability 1/2: a label with a high AUROC and a low F1 needs another threshold "
             "(`report/thresholds`)."
-        )
+        ),
+        *left_out(len(shown), m.classes, "label", "labels"),
     ]
-    if len(shown) > TABLE_CLASSES:
-        rest = f"The table has the worst {TABLE_CLASSES} of {len(shown):,} labels"
-        notes.append(f"{rest}; `classes.csv` beside the event file has all of them.")
-    if absent := m.classes - len(shown):
-        occur = "occurs" if absent == 1 else "occur"
-        notes.append(f"{absent:,} of {plural(m.classes, 'label')} {occur} in no image and no prediction.")
     return f"{markdown_table(titles, 'lrrrlrlrlrr', rows)}\n\n{' '.join(notes)}"

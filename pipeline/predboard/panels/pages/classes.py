@@ -1,24 +1,30 @@
 """Writes what the panels of classes show of each: curves, metrics and a file. It knows no image and no state."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from predboard import csv_lines
 from predboard.csv_lines import CsvColumn
-from predboard.formatting import percent
+from predboard.formatting import percent, plural, unique_names
 from predboard.metrics.metric_spec import MetricSpec
 from predboard.metrics.metric_state import ClassMetric
 from predboard.metrics.values import class_metrics
-from predboard.summaries import LineChart, Metric, Scalar, Summary
+from predboard.summaries import File, LineChart, Metric, Metrics, Scalar, Summary, Text
+
+ALL_STEPS_MAX_CLASSES = 100
+"""With more classes, `summary.json` has the metrics of classes at the last step only."""
 
 TABLE_CLASSES = 200
 """Rows of the table; TensorBoard slows down above that."""
 
 DIGITS = 9
 """Significant digits in `classes.csv`."""
+
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -34,17 +40,54 @@ class ClassesAtStep:
     """Further columns of the file, by heading."""
 
 
-def class_curves(
-    specs: Sequence[MetricSpec], names: Sequence[str], chosen: Sequence[int], steps: Mapping[int, ClassesAtStep]
+def show_classes(
+    specs: Sequence[MetricSpec],
+    classes: Sequence[str],
+    chosen: Sequence[int],
+    steps: Mapping[int, ClassesAtStep],
+    table: str,
+    word: str,
 ) -> Iterator[tuple[int, Summary]]:
-    """Yield the curves of the chosen classes over the steps, and a chart for each metric.
+    """Yield curves over the steps, a chart for each metric, and the table and file of the last step.
 
     Args:
         specs: rows of the metrics of classes.
-        names: of all classes, all different.
+        classes: names of all classes.
         chosen: classes with curves.
-        steps: what is known at each step, ascending.
+        steps: what is known at each step, ascending; one at least.
+        table: page of the last step.
+        word: what the classes are called: classes or labels.
     """
+    yield from _class_curves(specs, unique_names(classes), chosen, steps)
+    last = max(steps)
+    yield last, Text("report/classes", table, f"All {word}, the worst first.")
+    yield last, File("classes.csv", _classes_csv(specs, classes, steps), f"All {word} at every step.")
+
+
+def class_figures(
+    specs: Sequence[MetricSpec], classes: Sequence[str], steps: Mapping[int, S], at_step: Callable[[S], ClassesAtStep]
+) -> Iterator[tuple[int, Metrics]]:
+    """Yield all metrics of all classes, which `at_step` gets from a state; of many classes at the last step only."""
+    for step, state in steps.items():
+        if step == max(steps) or len(classes) <= ALL_STEPS_MAX_CLASSES:
+            yield step, Metrics("classes", _class_summary(specs, unique_names(classes), at_step(state)))
+
+
+def left_out(shown: int, classes: int, one: str, many: str) -> list[str]:
+    """Return sentences on the classes that the table does not have, of which `shown` occur."""
+    notes = []
+    if shown > TABLE_CLASSES:
+        rest = f"The table has the worst {TABLE_CLASSES} of {shown:,} {many}"
+        notes.append(f"{rest}; `classes.csv` beside the event file has all of them.")
+    if absent := classes - shown:
+        occur = "occurs" if absent == 1 else "occur"
+        notes.append(f"{absent:,} of {plural(classes, one, many)} {occur} in no image and no prediction.")
+    return notes
+
+
+def _class_curves(
+    specs: Sequence[MetricSpec], names: Sequence[str], chosen: Sequence[int], steps: Mapping[int, ClassesAtStep]
+) -> Iterator[tuple[int, Summary]]:
     curves = [spec for spec in specs if spec.curve]
     drawn = set()
     for step, classes in steps.items():
@@ -59,7 +102,7 @@ def class_curves(
             yield max(steps), LineChart(f"classes/{spec.short}", (f"classes/{spec.short}/",), spec.definition)
 
 
-def class_summary(specs: Sequence[MetricSpec], names: Sequence[str], classes: ClassesAtStep) -> dict[str, Metric]:
+def _class_summary(specs: Sequence[MetricSpec], names: Sequence[str], classes: ClassesAtStep) -> dict[str, Metric]:
     """Return the support and all metrics of all classes, by the names in `summary.json`."""
     (support,) = (spec for spec in specs if spec.short == "support")
     every = class_metrics(range(len(names)), classes.columns, specs)
@@ -78,7 +121,7 @@ def with_interval(metric: Metric | None) -> tuple[str, str]:
     return percent(metric.value), f"{100 * lower:.1f} to {100 * upper:.1f}"
 
 
-def classes_csv(specs: Sequence[MetricSpec], names: Sequence[str], steps: Mapping[int, ClassesAtStep]) -> bytes:
+def _classes_csv(specs: Sequence[MetricSpec], names: Sequence[str], steps: Mapping[int, ClassesAtStep]) -> bytes:
     """Return `classes.csv`: a line for each step and class; undefined metrics are empty."""
     ends = ("", "_lower", "_upper")
     measured = [spec.short for spec in specs if spec.compute is not None]
