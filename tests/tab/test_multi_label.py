@@ -139,6 +139,22 @@ def test_two_steps_are_compared_by_their_sets_whatever_the_order_of_classes(
     assert tab.json("/rows", run="net", other=other, was=2, state="")["total"] == was_road.sum()
 
 
+def test_an_open_image_has_the_probability_of_every_label_that_it_has(tmp_path: Path) -> None:
+    run = Run(classes=tuple("abcdefgh"), model="net.py:build", task=MULTI_LABEL)
+    true = np.zeros((3, 8), bool)
+    true[0, [0, 7]] = true[1, 2] = True
+    logits = np.tile(np.arange(8, dtype=np.float32) - 6, (3, 1))  # [rows, classes]
+    labels = toy.multi_labels(true, np.zeros_like(true), np.ones(3, bool))
+    (tmp_path / "net").mkdir()
+    writer = DerivedRowsWriter(tmp_path / "net" / "rows.parquet", {"classes": run.classes})
+    writer.write(rows_of(run).derive(run, 0, toy.predictions(run, logits, labels, failed=frozenset({2}))))
+    writer.close()
+    tops = [Tab(tmp_path).json("/row", run="net", id=row)["top"] for row in range(3)]
+    assert [[index for index, _ in top] for top in tops] == [[7, 6, 5, 4, 3, 0], [7, 6, 5, 4, 3, 2], []]
+    assert tops[0][-1][1] == pytest.approx(1 / (1 + np.exp(6)), rel=1e-5)
+    assert tops[1][-1][1] == pytest.approx(1 / (1 + np.exp(4)), rel=1e-5)
+
+
 def test_suspects_say_which_label_is_too_much_or_missing(tab: Tab) -> None:
     rows = tab.json("/rows", run="net", suspect=1, sort="suspect")["rows"]
     assert [(row["id"], row["suggested"], row["given"]) for row in rows] == [(5, 2, True), (3, 0, False)]

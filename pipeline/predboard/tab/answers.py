@@ -4,6 +4,7 @@ Class -1 is none, a row is named by its place in the step, and a key is a text, 
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -160,7 +161,8 @@ class View:
         """Return everything about one row, and where else its image is."""
         (described,) = self.describe_rows(query, run, step, np.array([row]))
         columns = [column.name for column in step.file.columns if column.name != "image"]
-        values = step.record(row, (*columns, "image", "error", "top_class", "top_probability"))
+        lists = (("top_class", "top_probability"), *step.classes.probabilities)
+        values = step.record(row, (*columns, "image", "error", *itertools.chain(*lists)))
         return {
             **described,
             "more": {name: _number(values[name]) for name in columns},
@@ -168,7 +170,7 @@ class View:
             "path": full_path(run, step, values["image"]),
             "error": values["error"],
             "entropy": _number(values["entropy"]),
-            "top": _top_classes(values, described),
+            "top": _top_classes(values, described, lists),
             "seen": [seen for other in self.runs.all().values() for seen in self._seen(run, step, row, other)],
         }
 
@@ -322,13 +324,22 @@ def class_order(step: StepRows) -> list[int]:
     return order
 
 
-def _top_classes(values: Mapping[str, Any], described: Mapping[str, Any]) -> list[list[float]]:
-    """Return the likeliest classes of a row with their probabilities, and its true class; none for a failed row."""
-    top = [*zip(values["top_class"] or (), values["top_probability"] or (), strict=True)]
+def _top_classes(
+    values: Mapping[str, Any], described: Mapping[str, Any], lists: Sequence[tuple[str, str]]
+) -> list[list[float]]:
+    """Return the likeliest classes of a row with their probabilities, and its true ones; none for a failed row.
+
+    Args:
+        values: the row's values in the columns of `lists`.
+        described: the row as `describe_rows` has it.
+        lists: columns of lists of classes, each with that of their probabilities; the first are the likeliest ones.
+    """
+    pairs = itertools.chain(*(zip(values[one] or (), values[p] or (), strict=True) for one, p in lists))
+    top = dict(sorted(pairs, key=lambda pair: -pair[1]))
     true, loss = described["true"], described["loss"]
-    if top and isinstance(true, int) and true >= 0 and loss is not None and true not in dict(top):
-        top.append((true, math.exp(-loss)))  # the loss is the negative logarithm of its probability
-    return [[index, _number(p)] for index, p in top]
+    if top and isinstance(true, int) and true >= 0 and loss is not None and true not in top:
+        top[true] = math.exp(-loss)  # the loss is the negative logarithm of its probability
+    return [[index, _number(p)] for index, p in top.items()]
 
 
 def full_path(run: LogRun, step: StepRows, ref: str | None) -> str | None:

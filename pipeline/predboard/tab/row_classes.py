@@ -65,6 +65,8 @@ class RowClasses(Protocol):
     """Columns that `describe_values` needs."""
     exported: tuple[str, ...]
     """Roles that a list of rows has."""
+    probabilities: tuple[tuple[str, str], ...]
+    """Columns of lists of classes, each with the column of their probabilities."""
 
     @property
     def axis(self) -> int:
@@ -124,6 +126,7 @@ class OneClass:
     hidden = frozenset({"label", "predicted", "label_name", "predicted_name"})
     seen: tuple[str, ...] = ("label", "predicted")
     exported: tuple[str, ...] = matrix
+    probabilities: tuple[tuple[str, str], ...] = ()
 
     def __init__(self, step: StepColumns) -> None:
         """Read nothing yet."""
@@ -235,6 +238,10 @@ class ClassSets:
     hidden: frozenset[str] = frozenset()
     seen: tuple[str, ...] = tuple(_COLUMNS.values())
     exported: tuple[str, ...] = ROLES
+    probabilities: tuple[tuple[str, str], ...] = (
+        ("labels", "label_probability"),
+        ("predicted_labels", "predicted_probability"),
+    )
 
     def __init__(self, step: StepColumns) -> None:
         """Read nothing yet."""

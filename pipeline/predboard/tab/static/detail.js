@@ -29,6 +29,7 @@ import {zoom} from './dialogs.js';
 const LEFT = 'M10 3L5 8l5 5';
 const RIGHT = 'M6 3l5 5-5 5';
 const LARGE = 1024;
+const SET = 'Probability of just these labels, if labels are independent';
 
 const answer = resource(() => {
   if (!run.value || !view.value.image) return '';
@@ -156,7 +157,8 @@ function heading() {
       null,
       mark(word),
       several ? labelNames(row) : h('bdi', {class: 'name'}, className(row.pred)),
-      h('span', {class: 'number'}, percent(row.conf)),
+      several ? h('small', {class: 'number faint', title: SET}, 'this set') : null,
+      h('span', {class: 'number', title: several ? SET : ''}, percent(row.conf)),
     ),
     word === 'wrong' ? line('true', row.true) : null,
     row.missed?.length ? line('missed', row.missed) : null,
@@ -344,7 +346,7 @@ function neighbours() {
         ]
       : null;
   /** @param {any[] | undefined} rows @param {Classes} of */
-  const rightOnes = (rows, of) => strip(rows, ['right ones of ', h('bdi', null, classWords(of))]);
+  const rightOnes = (rows, of) => strip(rows, ['nearest that are rightly ', h('bdi', null, classWords(of))]);
   return h(
     'details',
     {
