@@ -359,6 +359,38 @@ def test_two_steps_are_compared(page: Page, logdir: Path, rows: pd.DataFrame) ->
     page.until(lambda: f"{(rows.label == 1).sum()} images (true: " in page.text(".kinds"))
     assert f"All cells: {broken.sum()} images" in page.text(".readout")
     assert "was" in page.text("#image-0")
+    page.open(run="net", other="net@1", right="0")
+    worst = rows[wrong(rows)].sort_values("loss", ascending=False, kind="stable").iloc[0]
+    page.until(lambda: page.text("#image-0").endswith(f"true {worst.label_name}"))
+    assert f"{worst.predicted_name} " in page.text("#image-0")
+    page.clean()
+
+
+def test_shift_and_a_click_choose_a_range_and_mark_no_text(page: Page) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    for show, one in (("", "image"), ("table", "line")):
+        page.open(run="net", show=show)
+        page.until(lambda one=one: page.text(f"#{one}-3"))  # type: ignore[misc]
+        last = page.browser.find_element("css selector", f"#{one}-3")
+        ActionChains(page.browser).key_down(Keys.SHIFT).click(last).key_up(Keys.SHIFT).perform()
+        page.until(lambda: page.text(".chosen-bar").startswith("4 images"))
+        assert page.js("return String(getSelection())") == ""
+    page.js("document.querySelector('summary[title^=Save]').click()")
+    words = page.text("details[open] .sheet")
+    assert words.startswith("The 4 images chosen")
+    assert f"In a terminal, all {page.total()} images of the selection" in words
+    page.click("summary[title='Tags']")
+    page.keys(Keys.ESCAPE)
+    page.js("document.activeElement.blur()")
+    page.keys("r")
+    page.until(lambda: "4 images" in page.text(".message"))
+    boxes = "return ['.message', '.chosen-bar'].map(s => document.querySelector(s).getBoundingClientRect())"
+    note, bar = page.js(boxes)
+    assert note["bottom"] <= bar["top"]
+    page.keys("u")
+    page.until(lambda: "Undo one more" in page.text(".message"))
     page.clean()
 
 
@@ -501,6 +533,7 @@ def test_images_with_several_labels_are_selected_by_what_they_miss(page: Page, l
     page.click("#image-0")
     page.until(lambda: name in page.text(".heading"))
     assert "missed" in page.text(".heading")
+    assert "this set" in page.text(".heading")
     assert f"missed {name}" in " ".join(page.text("#image-0").split())
     page.open(run="scenes", pane="columns", true="1", pred="1,2")
     expected = [

@@ -235,6 +235,9 @@ function notesMenu() {
   );
 }
 
+/** Its lines end between words, not within `--sort`. @param {string} text */
+const wordsOf = text => text.split(/(?<= )/).map(word => h('span', null, word));
+
 function exportMenu() {
   const formats = {csv: 'CSV', json: 'JSON', parquet: 'Parquet', paths: 'paths, one a line'};
   const address = (/** @type {string} */ format) => {
@@ -274,8 +277,10 @@ function exportMenu() {
           : Object.entries(formats).map(([format, words]) =>
               h('a', {id: `export-${format}`, class: 'line', download: '', href: () => address(format)}, words),
             ),
-      h('h3', null, 'In a terminal'),
-      () => (command.value ? h('code', {id: 'command', class: 'command'}, command.value) : null),
+      h('h3', null, () =>
+        chosen.value.size ? `In a terminal, all ${images(list.value.total)} of the selection` : 'In a terminal',
+      ),
+      () => (command.value ? h('code', {id: 'command', class: 'command'}, wordsOf(command.value)) : null),
       () =>
         command.value
           ? h('button', {class: 'line', onclick: () => copied(command.peek(), 'Command copied')}, 'copy the command')

@@ -31,7 +31,10 @@ export const LINES = 'M3 4h10M3 8h10M3 12h10';
 export const FLAG = 'M4 14V3h8l-2 3 2 3H4';
 
 const GAP = 8;
-const CAPTION = 38;
+const LINE = 17;
+
+/** Lines below a picture: with a comparison, one more. */
+const lineCount = () => (view.value.other ? 3 : 2);
 
 export const side = signal(stored());
 
@@ -56,8 +59,11 @@ export function setSide(value) {
 /** @param {string} word */
 export const mark = word => (word === 'right' ? icon(TICK, 'right') : word === 'wrong' ? icon(CROSS, 'wrong') : null);
 
+/** @param {any} text */
+const faint = text => h('span', {class: 'faint'}, text);
+
 /** What differs between the pictures in sight: a class that all have in common is not repeated under each.
- * @param {Row} row @returns {[any, any]} two lines */
+ * @param {Row} row @returns {any[]} lines */
 function captions(row) {
   const now = view.value;
   const {verdict: word, true: label, pred} = row;
@@ -83,32 +89,32 @@ function captions(row) {
     return [
       first,
       [
-        h('span', {class: 'faint'}, same ? 'as before' : 'was '),
+        faint(same ? 'as before' : 'was '),
         same ? null : name(before, pred),
         h('span', {class: 'number faint'}, tight(row.old.conf)),
       ],
+      word === 'wrong' && !common.true ? [faint('true '), name(label, pred)] : '',
     ];
   }
   if (row.suggested !== undefined && now.suspect)
-    return [first, [h('span', {class: 'faint'}, 'labelled '), name(label, pred)]];
+    return [first, [faint('labelled '), name(label, pred)]];
   if (common.pred && common.true && sortWords(row))
-    return [first, h('span', {class: 'faint'}, `${sort.value} ${sortWords(row)}`)];
+    return [first, faint(`${sort.value} ${sortWords(row)}`)];
   const second =
-    word === 'wrong' && !common.true ? [h('span', {class: 'faint'}, 'true '), name(label, pred)] : [];
+    word === 'wrong' && !common.true ? [faint('true '), name(label, pred)] : [];
   return [first, [...second, h('span', {class: 'number faint', title: sort.value}, sortWords(row))]];
 }
 
 /** Predicted labels, the wrong ones among them in their colour; below them what was missed. @param {Row} row
- * @returns {[any, any]} two lines */
+ * @returns {any[]} lines */
 function setCaptions(row) {
-  const faint = (/** @type {any} */ text) => h('span', {class: 'faint'}, text);
   const first = [mark(row.verdict), labelNames(row), h('span', {class: 'number'}, tight(row.conf))];
+  const missed = row.missed?.length ? [faint('missed '), h('bdi', {class: 'name'}, classWords(row.missed))] : null;
   if (row.old) {
     const same = String(row.old.pred) === String(row.pred);
     const was = h('bdi', {class: 'name'}, classWords(row.old.pred));
-    return [first, same ? faint('as before') : [faint('was '), was]];
+    return [first, same ? faint('as before') : [faint('was '), was], missed];
   }
-  const missed = row.missed?.length ? [faint('missed '), h('bdi', {class: 'name'}, classWords(row.missed))] : null;
   return [first, [missed, h('span', {class: 'number faint', title: sort.value}, sortWords(row))]];
 }
 
@@ -161,6 +167,7 @@ export function gallery() {
       'aria-label': 'images of the selection',
       'aria-activedescendant': () => (shownTotal.value && view.value.show !== 'table' ? `image-${cursor.value}` : null),
       hidden: () => view.value.show === 'table',
+      onmousedown: keepTexts,
       'data-stale': () => list.value.stale,
     },
     inner,
@@ -176,7 +183,7 @@ export function gallery() {
       const each = side.value + GAP + Math.floor(spare / across);
       return {
         across,
-        height: side.value + CAPTION + GAP,
+        height: side.value + 6 + lineCount() * LINE + GAP,
         left: at => GAP + at * each,
         top: GAP,
         width: `${side.value}px`,
@@ -233,6 +240,13 @@ export function clicked(index, event) {
   }
 }
 
+/** Shift and a click choose all up to an image, instead of marking the texts up to it. @param {MouseEvent} event */
+export function keepTexts(event) {
+  if (!event.shiftKey) return;
+  event.preventDefault();
+  /** @type {HTMLElement} */ (event.currentTarget).focus(); // as without Shift
+}
+
 /** Show the picture of a row as long as the effect around runs.
  * @param {HTMLImageElement} image @param {Computed<Row | undefined>} row @param {() => number} pixels */
 export function follow(image, row, pixels) {
@@ -264,7 +278,7 @@ function cell(index) {
     // Pixels that are enlarged stay pixels.
     image.classList.toggle('small', Math.max(image.naturalWidth, image.naturalHeight) < side.peek());
   });
-  const lines = computed(() => (row.value ? captions(row.value) : ['', '']));
+  const lines = computed(() => (row.value ? captions(row.value) : []));
   return h(
     'div',
     {
@@ -304,7 +318,6 @@ function cell(index) {
             )
           : null,
     ),
-    h('div', {class: 'caption'}, () => lines.value[0]),
-    h('div', {class: 'caption'}, () => lines.value[1]),
+    [0, 1, 2].map(at => h('div', {class: 'caption', hidden: () => at >= lineCount()}, () => lines.value[at])),
   );
 }

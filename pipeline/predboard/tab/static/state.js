@@ -57,7 +57,7 @@ export const view = signal(Object.create(null));
 
 /** @type {Signal<ReadonlySet<string>>} */
 export const chosen = signal(new Set());
-/** @type {Signal<{text: string, undo?: boolean} | null>} */
+/** What was done, and the words of the button that undoes it. @type {Signal<{text: string, undo?: string} | null>} */
 export const message = signal(null);
 
 export const usable = computed(() => (runs.value ?? []).filter(run => run.kind === 'run'));

@@ -15,7 +15,7 @@ import {
   sort,
   view,
 } from './state.js';
-import {clicked, follow, followPlace, look, mark, notes} from './gallery.js';
+import {clicked, follow, followPlace, keepTexts, look, mark, notes} from './gallery.js';
 import {percent, short, toggled} from './query.js';
 
 const HEIGHT = 36;
@@ -26,6 +26,7 @@ const WIDTHS = {
   true: 'minmax(90px, 1.2fr)',
   predicted: 'minmax(90px, 1.2fr)',
   before: 'minmax(90px, 1.2fr)',
+  confidence: 'minmax(86px, .7fr)',
 };
 
 /** @type {Record<string, (row: Row) => any>} */
@@ -101,6 +102,7 @@ export function table() {
       'aria-label': 'images of the selection',
       'aria-rowcount': () => list.value.total,
       'aria-activedescendant': () => (shown() && shownTotal.value ? `line-${cursor.value}` : null),
+      onmousedown: keepTexts,
       'data-stale': () => list.value.stale,
     },
     head,

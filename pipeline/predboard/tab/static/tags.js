@@ -37,7 +37,8 @@ async function change(route, body, sentence) {
       tagCounts.value = answer.tags;
       changes.value++;
       const text = sentence(answer);
-      message.value = {text: text || 'Nothing to undo', undo: Boolean(text)};
+      const again = route === 'undo' ? 'Undo one more (u)' : 'Undo (u)';
+      message.value = {text: text || 'Nothing to undo', undo: text && again};
     });
   } catch (error) {
     message.value = {text: /** @type {Error} */ (error).message};
@@ -126,9 +127,9 @@ export function chosenBar() {
         onclick: () => {
           chosen.value = new Set();
         },
-        title: 'Choose none (Esc)',
+        title: 'Esc',
       },
-      'none',
+      'Choose none',
     ),
   );
 }
@@ -274,7 +275,7 @@ export function messageLine() {
     'div',
     {class: 'message', role: 'status', hidden: () => !message.value},
     h('span', null, () => message.value?.text.slice(0, 500) ?? ''),
-    h('button', {hidden: () => !message.value?.undo, onclick: undo}, 'Undo (u)'),
+    h('button', {hidden: () => !message.value?.undo, onclick: undo}, () => message.value?.undo ?? ''),
     h(
       'button',
       {
