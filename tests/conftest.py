@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from predboard.invocation import MAKE_VARIABLE
 
 # Tests run on every processor at once, and their networks are so small that PyTorch's threads only wait for each
 # other: with one in each process the suite takes a sixth less of processor time. It is read when PyTorch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("predboard", deadline=None)
+settings.load_profile("predboard")
 
 # Processes that the package starts unpickle functions of the tests.
 _ROOT = Path(__file__).parent.parent

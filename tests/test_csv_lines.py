@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from predboard.csv_lines import CsvColumn, TextCodes, format_csv_lines, harmless_cell, original_text
@@ -22,7 +22,6 @@ def by_rows(*columns: list[object]) -> bytes:
     return text.getvalue().encode("utf-8", "surrogateescape")
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(

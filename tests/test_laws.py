@@ -117,7 +117,7 @@ def splits_do_not_show(panel: Panel, batch: Predictions, seed: int, pieces: int)
     assert same(in_random_order(panel, run, batch, seed, pieces), panel.measure(run, batch))
 
 
-fast = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fast = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @fast

@@ -66,7 +66,7 @@ batches_of = st.builds(
     unknown=st.booleans(),
 )
 
-fast = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fast = settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def run_of(batch: MultiLabelPredictions) -> Run:

@@ -75,7 +75,7 @@ def test_newcombe_is_what_was_published(table: tuple[int, int, int, int], publis
     assert interval(*table) == pytest.approx(published, abs=5e-5)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.tuples(*[st.integers(0, 400)] * 4).filter(any))
 def test_newcombe_and_mcnemar_by_other_means(table: tuple[int, int, int, int]) -> None:
     contingency = pytest.importorskip("statsmodels.stats.contingency_tables")
@@ -134,7 +134,7 @@ joined_rows = st.builds(
     st.booleans(),
     st.booleans(),
 )
-quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 
 
 def classes_in(rows: JoinedRows) -> int:

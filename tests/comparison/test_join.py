@@ -225,7 +225,7 @@ def test_classes_are_mapped_by_their_names(tmp_path: Path) -> None:
         assert [both.names[i] for i in mapped.predicted] == [run.classes[i] for i in raw.predicted]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.integers(0, 9), max_size=30), st.lists(st.lists(st.integers(0, 9), max_size=12), max_size=5))
 def test_the_ith_of_a_key_is_matched_with_the_ith(old: list[int], new: list[list[int]]) -> None:
     index = KeyIndex(pa.RecordBatch.from_pydict({"key": pa.array(old, pa.int64())}))

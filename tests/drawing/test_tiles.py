@@ -97,7 +97,7 @@ def test_a_picture_between_half_and_full_size_is_shown_as_it_is() -> None:
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_any_picture_fits_and_is_as_large_as_it_can_be(width: int, height: int) -> None:
     fitted, exact = fit_picture(Image.new("RGB", (width, height)))
     assert min(fitted.size) >= 1

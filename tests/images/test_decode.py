@@ -48,7 +48,6 @@ def _short_side(width: int, height: int, size: int) -> tuple[int, int]:
     return (new_short, new_long) if width <= height else (new_long, new_short)
 
 
-@settings(deadline=None)
 @given(_SIDES, _SIDES, st.integers(1, 60))
 def test_the_short_side_is_resized_as_torchvision_does(width: int, height: int, size: int) -> None:
     picture = _random(width, height)
@@ -107,7 +106,7 @@ def _centre_crop(array: Any, side: int) -> Any:
     return array[top : top + side, left : left + side]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(_SIDES, _SIDES, st.integers(1, 100), st.sampled_from(["RGB", "L"]))
 def test_the_centre_is_cropped_and_padded_as_torchvision_does(width: int, height: int, side: int, mode: str) -> None:
     picture = _random(width, height, mode)
@@ -124,7 +123,7 @@ _KERNELS = {
 }
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.tuples(st.integers(1, 300), st.integers(1, 300)),
     st.none() | st.integers(1, 300) | st.tuples(st.integers(1, 90), st.integers(1, 90)),
@@ -206,7 +205,7 @@ def _smooth(width: int, height: int, mode: str = "RGB") -> Image.Image:
     return _random(9, 7, mode).resize((width, height), Image.Resampling.BICUBIC)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 500), st.integers(1, 500), st.integers(1, 99), st.sampled_from(["RGB", "L"]))
 @example(392, 392, 196, "RGB")
 @example(391, 800, 196, "L")

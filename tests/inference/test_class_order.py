@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
@@ -14,7 +14,6 @@ from predboard.inference import class_order
 from tests.inference.test_diagnostics import model
 
 
-@settings(deadline=None)
 @given(st.integers(0, 9), st.integers(1, 4), st.randoms(use_true_random=False))
 def test_an_assignment_is_as_good_as_scipys(n: int, largest: int, random: Any) -> None:
     gain = np.array([[random.randint(-1, largest) for _ in range(n)] for _ in range(n)], np.int64).reshape(n, n)

@@ -48,7 +48,7 @@ SAVED: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", SAVED)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1), classes=st.sampled_from([2, 3, 10, 200]), scale=st.floats(0.1, 10))
 def test_what_softmax_gives_passes_in_every_precision(name: str, seed: int, classes: int, scale: float) -> None:
     logits = np.random.default_rng(seed).normal(size=(60, classes)) * scale
@@ -59,7 +59,7 @@ def test_what_softmax_gives_passes_in_every_precision(name: str, seed: int, clas
 
 
 @pytest.mark.parametrize("name", ["fp32", "fp16", "bf16", "4 decimals"])
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1), classes=st.sampled_from([2, 10, 200]), scale=st.floats(0.1, 10))
 def test_and_so_do_their_logarithms(name: str, seed: int, classes: int, scale: float) -> None:
     logits = np.random.default_rng(seed).normal(size=(60, classes)) * scale

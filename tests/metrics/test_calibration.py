@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
@@ -181,7 +181,6 @@ def slow_equal_mass(confidence: Floats, right: NDArray[Any], order: NDArray[np.i
     return sum(abs(float(right[i].sum() - confidence[i].sum())) for i in parts) / len(right)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 400), st.integers(0, 2**32 - 1), st.sampled_from([0.3, 2, 8]), st.booleans())
 def test_calibration_error_by_equal_mass_is_within_its_bound_of_that_of_sorted_rows(
     rows: int, seed: int, scale: float, ties: bool

@@ -222,7 +222,7 @@ def test_what_asks_for_the_order_of_rows_has_an_interval_as_from_drawing_them(re
         assert 0.6 < (interval[1] - interval[0]) / (2 * 2.09 * np.std(values)) < 1.6, name
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32 - 1), classes=st.integers(1, 8), rows=st.integers(1, 40), present=st.integers(1, 8))
 def test_few_rows_and_absent_classes_give_what_scikit_learn_says_or_nothing(
     seed: int, classes: int, rows: int, present: int

@@ -41,7 +41,7 @@ def scores_of_matrix(matrix: list[list[int]], failed: int = 0, unlabelled: int =
     ).metrics
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**32 - 1),
     classes=st.integers(2, 12),

@@ -90,7 +90,7 @@ def state_of(p: Floats, label: NDArray[np.int64], scores: str = "log_probabiliti
     return MetricState.measure(run, toy.predictions(run, to_log_probabilities(p)[0], label))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([2, 3, 7]), st.integers(2, 90), st.sampled_from(sorted(SHAPES)))
 @example(1, 3, 90, "half of it")
 @example(2, 2, 90, "hard")

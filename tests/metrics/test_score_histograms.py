@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -262,7 +262,6 @@ cases = st.builds(
 Case = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
-@settings(deadline=None)
 @given(cases)
 @example(spread(80, 10, 1, ties=True))
 def test_every_row_is_in_the_bin_of_its_exact_score_unless_that_is_on_an_edge(case: Case) -> None:

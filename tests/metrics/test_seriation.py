@@ -24,7 +24,7 @@ def groups_of(order: Seriation) -> set[frozenset[int]]:
     return {frozenset(order.items[start:stop].tolist()) for start, stop in order.groups}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 40), st.integers(0, 120), st.integers(0, 2**32 - 1))
 def test_every_thing_is_there_once_and_groups_are_pieces_of_the_order(n: int, pairs: int, seed: int) -> None:
     order = seriate(*graph(n, pairs if n > 1 else 0, seed))
@@ -34,7 +34,7 @@ def test_every_thing_is_there_once_and_groups_are_pieces_of_the_order(n: int, pa
     assert all(stop - start >= 2 for start, stop in order.groups)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(2, 30), st.integers(0, 90), st.integers(0, 2**32 - 1))
 def test_neither_the_order_of_the_pairs_nor_their_direction_matters(n: int, pairs: int, seed: int) -> None:
     n, a, b, similarity = graph(n, pairs, seed)

@@ -115,7 +115,7 @@ class Records:
         return Scheduler(host, tasks, progress, self.lines.append, str, give_up)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.integers(0, 10**6),
     st.integers(1, 30),
@@ -140,7 +140,7 @@ def test_every_task_is_finished_or_given_up_and_only_poisonous_ones_are_given_up
     assert set(host.ended) == set(host.played), "somebody lives on"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 3))
 def test_without_replacement_the_other_workers_do_the_tasks_of_the_dead(seed: int, workers: int, ahead: int) -> None:
     host, records = SimulatedHost(seed, ahead, frozenset({3}), replaces=False), Records()

@@ -17,7 +17,7 @@ from tests import toy
 pytestmark = pytest.mark.slow
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 3), max_size=30), st.integers(1, 5), st.integers(1, 8))
 def test_results_come_in_the_order_of_the_items(delays: list[int], threads: int, ahead: int) -> None:
     def slow(item: tuple[int, int]) -> int:

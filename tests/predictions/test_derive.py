@@ -55,7 +55,7 @@ def test_log_probabilities_by_hand() -> None:
     assert np.isnan(to_log_probabilities(np.array([[np.nan, 1]]))[0]).tolist() == [[True, False]]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(arrays.arrays(np.float64, (5, 4), elements=st.floats(1e-30, 1)))
 def test_softmax_of_log_probabilities_is_the_probabilities(weights: Any) -> None:
     p = weights / weights.sum(axis=1, keepdims=True)
@@ -86,7 +86,6 @@ def test_the_widest_logits_give_finite_columns() -> None:
     assert all(np.isfinite(values).all() for values in found.values())
 
 
-@settings(deadline=None)  # the first example imports torch
 @given(
     arrays.arrays(
         np.float32,

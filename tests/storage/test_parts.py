@@ -61,7 +61,7 @@ def _content(path: Path) -> tuple[Run, Part, pa.Table]:
     return file.run, file.part, pa.Table.from_batches([rows.batch for rows in read_batches(file)])
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(rows=st.integers(1, 40), part_range=st.integers(1, 50), group=st.integers(1, 50), classes=st.integers(1, 5))
 def test_what_is_read_is_what_was_written(
     tmp_path_factory: pytest.TempPathFactory, rows: int, part_range: int, group: int, classes: int

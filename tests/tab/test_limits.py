@@ -53,7 +53,7 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Tab:
     return Tab(folder)
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     route=st.sampled_from(ROUTES),
     run=st.sampled_from(["net", "net", "net", "other", "gone", ""]),
@@ -71,7 +71,7 @@ def test_every_request_has_an_answer(tab: Tab, route: str, run: str, query: dict
     assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     body=st.dictionaries(
         st.sampled_from(["keys", "tag", "on", "label", "query"]),

@@ -6,14 +6,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from predboard.tab.pairs import match_keys, pair_steps
 from tests.tab import logs
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 6)), st.lists(st.integers(0, 6)))
 def test_equal_keys_are_matched_in_turn(a: list[int], b: list[int]) -> None:
     left, right = (

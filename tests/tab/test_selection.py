@@ -80,7 +80,7 @@ def test_a_filter_selects_what_pandas_does(
     assert np.flatnonzero(mask).tolist() == data.index[expected(data)].tolist()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(chosen=st.sets(st.integers(0, len(FILTERS) - 1), max_size=4), step=st.sampled_from(logs.STEPS))
 def test_filters_together_select_what_all_of_them_do(folder: Path, chosen: set[int], step: int) -> None:
     query: dict[str, str] = {}
@@ -95,7 +95,7 @@ def test_filters_together_select_what_all_of_them_do(folder: Path, chosen: set[i
     assert selection.chosen_rows(selected, 60).tolist() == np.flatnonzero(expected).tolist()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     sort=st.sampled_from(["loss", "confidence", "year", "brightness", "image", "site", "rank"]),
     descending=st.booleans(),
@@ -250,7 +250,7 @@ def test_a_query_that_is_not_understood_is_refused_by_one_sentence(
     assert len(str(refused.value)) < 300
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.none() | st.text(max_size=5), min_size=1, max_size=4))
 def test_values_survive_a_parameter(values: list[str | None]) -> None:
     assert split_values(join_values(values)) == tuple(values)

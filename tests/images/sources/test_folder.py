@@ -64,7 +64,7 @@ _PATHS = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(_PATHS, min_size=1, max_size=12))
 def test_order_and_labels_are_those_of_an_image_folder(
     tmp_path_factory: pytest.TempPathFactory, paths: list[str]
