@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Literal
 
 from predboard.metrics.counts import MarginMetric
@@ -90,3 +91,11 @@ class MetricSpec:
     def label_with_unit(self) -> str:
         """The label, and the unit if there is one: `NLL, nats`."""
         return f"{self.label}, {self.unit}" if self.unit else self.label
+
+
+def count_metric(name: str, label: str, definition: str, count: Callable[[Any, int], int]) -> MetricSpec:
+    """Return the row of a number of images. `count` gets the counts of a step and the rows of its manifest."""
+    return MetricSpec(
+        name=name, label=label, definition=definition, compute=count, range=(0, inf), unit="images",
+        better="neither", needs_labels=False, curve=False,
+    )  # fmt: skip

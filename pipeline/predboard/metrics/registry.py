@@ -11,9 +11,9 @@ from math import inf
 from typing import Any
 
 from predboard.metrics import calibration, classification, intervals, slices, two_classes
-from predboard.metrics.counts import Counts, MarginMetric
+from predboard.metrics.counts import MarginMetric
 from predboard.metrics.group_registry import GROUPS
-from predboard.metrics.metric_spec import Direction, Group, MetricSpec
+from predboard.metrics.metric_spec import Direction, Group, MetricSpec, count_metric
 from predboard.metrics.multi_label.label_registry import LABEL_METRICS
 from predboard.predictions.schema import MULTI_LABEL, SINGLE_LABEL
 
@@ -24,21 +24,15 @@ PREFIXES = ("classes/", "slices/", "groups/")
 """Beginnings of the names of metrics that each class, slice or level of groups has."""
 
 
-def _count(name: str, label: str, definition: str, count: Callable[[Counts, int], int]) -> MetricSpec:
-    return MetricSpec(
-        name=name, label=label, definition=definition, compute=count, range=(0, inf), unit="images",
-        better="neither", needs_labels=False, curve=False,
-    )  # fmt: skip
-
-
 IMAGES = (
-    _count("images", "images", "Rows of predictions, failed ones included.", lambda c, _: int(c.rows)),
-    _count("images/missing", "missing", "Rows of the manifest without predictions yet.", lambda c, n: n - int(c.rows)),
-    _count("images/failed", "failed", "Images that could not be read or gave no finite logits.",
-           lambda c, _: int(c.failed)),
-    _count("images/unlabelled", "unlabelled", "Images without a label.", lambda c, _: int(c.unlabelled)),
-    _count("images/counted", "counted", "Images with logits and a label: those the metrics count.",
-           lambda c, _: c.metrics.counted),
+    count_metric("images", "images", "Rows of predictions, failed ones included.", lambda c, _: int(c.rows)),
+    count_metric("images/missing", "missing", "Rows of the manifest without predictions yet.",
+                 lambda c, n: n - int(c.rows)),
+    count_metric("images/failed", "failed", "Images that could not be read or gave no finite logits.",
+                 lambda c, _: int(c.failed)),
+    count_metric("images/unlabelled", "unlabelled", "Images without a label.", lambda c, _: int(c.unlabelled)),
+    count_metric("images/counted", "counted", "Images with logits and a label: those the metrics count.",
+                 lambda c, _: c.metrics.counted),
 )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from predboard.metrics.delete_one import aurc_half_width
 from predboard.metrics.intervals import Floats, grouped_half_width, grouped_method, wilson_interval
 from predboard.metrics.multi_label.label_counts import EMPTY, EXACT, F1, IMAGES, JACCARD, KNOWN, LOSS, LabelMargins
 from predboard.metrics.multi_label.label_ranks import BRIER, COVERAGE, LRAP, ONE_ERROR, RANKABLE, RANKING_LOSS
-from predboard.metrics.multi_label.label_state import AnyLabelState, LabelState
+from predboard.metrics.multi_label.label_state import LabelCountState, LabelState
 from predboard.metrics.multi_label.label_temperature import LabelCalibrationEvidence
 from predboard.metrics.multi_label.label_thresholds import LabelThresholds
 from predboard.metrics.score_histograms import Estimate, aurc, auroc, average_precision, mean_of_defined
@@ -85,7 +85,7 @@ def nothing_hamming(m: LabelMargins) -> Floats:
     return _ratio(m.support.sum(axis=-1), m.known.sum(axis=-1))
 
 
-def exact(state: AnyLabelState) -> Metric:
+def exact(state: LabelCountState) -> Metric:
     """Return the share of images whose set of labels is right."""
     hits, n = int(state.counts.sums[:, EXACT].sum()), state.metrics.counted
     if column := state.metrics.group_column:
@@ -95,12 +95,12 @@ def exact(state: AnyLabelState) -> Metric:
     return Metric(hits / n, wilson_interval(hits, n), rows=n)
 
 
-def bce(state: AnyLabelState) -> Metric | None:
+def bce(state: LabelCountState) -> Metric | None:
     """Return the mean binary cross-entropy over decisions, nats; None if a loss is beyond what is summed."""
     return None if state.counts.cut_losses else of_margins(state, mean_loss, math.inf)
 
 
-def of_margins(state: AnyLabelState, function: Callable[[LabelMargins], Floats], highest: float) -> Metric | None:
+def of_margins(state: LabelCountState, function: Callable[[LabelMargins], Floats], highest: float) -> Metric | None:
     """Return a metric of margins with its jackknife interval, cut at 0 and `highest`; None where it is undefined.
 
     It has no interval where leaving out no group changes it, as where all decisions are right: that would be no width.

@@ -11,33 +11,27 @@ from math import inf
 from typing import Any
 
 from predboard.metrics import classification, intervals, slices
-from predboard.metrics.metric_spec import MetricSpec
+from predboard.metrics.metric_spec import MetricSpec, count_metric
 from predboard.metrics.multi_label import label_metrics
-from predboard.metrics.multi_label.label_counts import LabelCounts
 from predboard.metrics.multi_label.label_thresholds import COMMON, EACH, HALF
 
 JACKKNIFE = intervals.JACKKNIFE_OF_GROUPS
 JACKKNIFE_WIDENED = f"{JACKKNIFE}; the bound is added in squares"
 
 
-def _count(name: str, label: str, definition: str, count: Callable[[LabelCounts, int], int]) -> MetricSpec:
-    return MetricSpec(
-        name=name, label=label, definition=definition, compute=count, range=(0, inf), unit="images",
-        better="neither", needs_labels=False, curve=False,
-    )  # fmt: skip
-
-
 IMAGES = (
-    _count("images", "images", "Rows of predictions, failed ones included.", lambda c, _: int(c.rows)),
-    _count("images/missing", "missing", "Rows of the manifest without predictions yet.", lambda c, n: n - int(c.rows)),
-    _count("images/failed", "failed", "Images that could not be read or gave no finite logits.",
-           lambda c, _: int(c.failed)),
-    _count("images/unlabelled", "unlabelled", "Images of which no label is known to apply or not to apply.",
-           lambda c, _: int(c.unlabelled)),
-    _count("images/partly_labelled", "partly labelled", "Images that count, but for labels that are unknown.",
-           lambda c, _: int(c.partly)),
-    _count("images/counted", "counted", "Images with logits of which some label is known: those the metrics count.",
-           lambda c, _: c.metrics.counted),
+    count_metric("images", "images", "Rows of predictions, failed ones included.", lambda c, _: int(c.rows)),
+    count_metric("images/missing", "missing", "Rows of the manifest without predictions yet.",
+                 lambda c, n: n - int(c.rows)),
+    count_metric("images/failed", "failed", "Images that could not be read or gave no finite logits.",
+                 lambda c, _: int(c.failed)),
+    count_metric("images/unlabelled", "unlabelled", "Images of which no label is known to apply or not to apply.",
+                 lambda c, _: int(c.unlabelled)),
+    count_metric("images/partly_labelled", "partly labelled", "Images that count, but for labels that are unknown.",
+                 lambda c, _: int(c.partly)),
+    count_metric("images/counted", "counted",
+                 "Images with logits of which some label is known: those the metrics count.",
+                 lambda c, _: c.metrics.counted),
 )  # fmt: skip
 
 

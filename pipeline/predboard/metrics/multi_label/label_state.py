@@ -7,6 +7,7 @@ from typing import Any
 from predboard.metrics.multi_label import label_counts, label_histograms
 from predboard.metrics.multi_label.label_counts import LabelCountMetrics, LabelCounts
 from predboard.metrics.multi_label.label_histograms import LabelHistograms
+from predboard.metrics.multi_label.label_pairs import LabelPairs
 from predboard.metrics.multi_label.label_ranks import LabelRanks
 from predboard.predictions.multi_label import MultiLabelPredictions
 from predboard.predictions.schema import Run
@@ -43,10 +44,9 @@ class LabelCountState:
 
 
 @dataclass(frozen=True)
-class LabelState:
+class LabelState(LabelCountState):
     """Mergeable state of all metrics of several labels."""
 
-    counts: LabelCounts
     ranks: LabelRanks
     histograms: LabelHistograms
 
@@ -65,31 +65,41 @@ class LabelState:
 
         return batch.memoize(LabelState, measured)
 
-    @property
-    def metrics(self) -> LabelCountMetrics:
-        """Counts by label and the metrics that follow from them."""
-        return self.counts.metrics
 
-    @cached_property
-    def memo(self) -> dict[str, Any]:
-        """Results computed from this state, so that panels that share it compute them once."""
-        return {}
+@dataclass(frozen=True)
+class LabelPairState:
+    """Mergeable state of all metrics, and of the errors between labels."""
 
-
-AnyLabelState = LabelCountState | LabelState
+    metrics: LabelState
+    pairs: LabelPairs
 
 
 @dataclass(frozen=True)
 class LabelStatePanel:
     """Base of a panel whose state is the shared one, or that of the counts alone if nothing else is wanted."""
 
-    state: type[LabelCountState] | type[LabelState] = LabelState
+    state: type[LabelCountState] = LabelState
     columns: frozenset[str] = COLUMNS
 
-    def zero(self, run: Run) -> AnyLabelState:
+    def zero(self, run: Run) -> LabelCountState:
         """Return the state of no rows."""
         return self.state.zero(run)
 
-    def measure(self, run: Run, batch: Any) -> AnyLabelState:
+    def measure(self, run: Run, batch: Any) -> LabelCountState:
         """Return the state of these rows alone."""
         return self.state.measure(run, batch)
+
+
+@dataclass(frozen=True)
+class LabelPairPanel:
+    """Base of a panel that shows all metrics and the errors between labels."""
+
+    columns: frozenset[str] = COLUMNS
+
+    def zero(self, run: Run) -> LabelPairState:
+        """Return the state of no rows."""
+        return LabelPairState(LabelState.zero(run), LabelPairs.zero(run))
+
+    def measure(self, run: Run, batch: Any) -> LabelPairState:
+        """Return the state of these rows alone."""
+        return LabelPairState(LabelState.measure(run, batch), LabelPairs.measure(run, batch))

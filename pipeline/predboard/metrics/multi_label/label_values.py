@@ -8,7 +8,7 @@ from predboard.metrics.metric_spec import Group, MetricSpec
 from predboard.metrics.metric_state import ClassMetric
 from predboard.metrics.multi_label.label_counts import LabelCounts
 from predboard.metrics.multi_label.label_registry import JACKKNIFE
-from predboard.metrics.multi_label.label_state import AnyLabelState, LabelState
+from predboard.metrics.multi_label.label_state import LabelCountState, LabelState
 from predboard.metrics.multi_label.label_temperature import LabelCalibrationEvidence
 from predboard.metrics.multi_label.label_thresholds import LabelThresholds
 from predboard.metrics.registry import rows
@@ -30,7 +30,7 @@ def count_label_images(counted: LabelCounts, manifest_rows: int) -> dict[str, Me
     }
 
 
-def all_label_metrics(state: AnyLabelState) -> dict[str, Metric]:
+def all_label_metrics(state: LabelCountState) -> dict[str, Metric]:
     """Return the metrics of all labels together by name, each computed once for a state.
 
     Those that are undefined are left out, and without logits (`LabelCountState`) those that need them.
@@ -41,7 +41,7 @@ def all_label_metrics(state: AnyLabelState) -> dict[str, Metric]:
     return metrics
 
 
-def _computed(state: AnyLabelState, specs: Iterable[MetricSpec]) -> dict[str, Metric]:
+def _computed(state: LabelCountState, specs: Iterable[MetricSpec]) -> dict[str, Metric]:
     known = [spec for spec in specs if spec.compute and (isinstance(state, LabelState) or not spec.needs_logits)]
     every = {spec.name: (spec, spec.compute(state)) for spec in known if spec.compute}
     column = state.metrics.group_column
@@ -70,7 +70,7 @@ def _described(spec: MetricSpec, metric: Metric, column: str) -> Metric:
     return replace(metric, definition=spec.definition, method=method)
 
 
-def label_columns(state: AnyLabelState) -> dict[str, ClassMetric]:
+def label_columns(state: LabelCountState) -> dict[str, ClassMetric]:
     """Return the metrics of single labels by their short name, each computed once for a state."""
     if "classes" not in state.memo:
         logits = isinstance(state, LabelState)

@@ -8,7 +8,7 @@ from predboard.formatting import escape_markdown, markdown_table
 from predboard.metrics import registry
 from predboard.metrics.metric_spec import Direction
 from predboard.metrics.multi_label import label_counts
-from predboard.metrics.multi_label.label_state import AnyLabelState, LabelCountState, LabelStatePanel
+from predboard.metrics.multi_label.label_state import LabelCountState, LabelStatePanel
 from predboard.metrics.multi_label.label_values import label_columns, label_specs
 from predboard.metrics.values import class_metrics
 from predboard.panels import RunInfo
@@ -31,7 +31,7 @@ class Panel(LabelStatePanel):
     count: int = 20
     """Labels with curves: those with the most wrong decisions at the last step."""
 
-    def render(self, info: RunInfo, states: Mapping[int, AnyLabelState]) -> Iterator[tuple[int, Summary]]:
+    def render(self, info: RunInfo, states: Mapping[int, LabelCountState]) -> Iterator[tuple[int, Summary]]:
         """Yield curves over the steps, a chart for each metric, and the table and file of the last step with labels."""
         counted = {step: state for step, state in states.items() if state.metrics.counted}
         if not counted:
@@ -54,18 +54,18 @@ class Panel(LabelStatePanel):
             return self
         return replace(self, state=LabelCountState, columns=label_counts.COLUMNS)
 
-    def metrics(self, info: RunInfo, states: Mapping[int, AnyLabelState]) -> Iterator[tuple[int, Metrics]]:
+    def metrics(self, info: RunInfo, states: Mapping[int, LabelCountState]) -> Iterator[tuple[int, Metrics]]:
         """Yield all metrics of all labels; of many labels at the last step only."""
         counted = {step: state for step, state in states.items() if state.metrics.counted}
         yield from class_figures(label_specs("classes"), info.run.classes, counted, _at_step)
 
 
-def _at_step(state: AnyLabelState) -> ClassesAtStep:
+def _at_step(state: LabelCountState) -> ClassesAtStep:
     m = state.metrics
     return ClassesAtStep(m.support, m.predictions, m.hits, label_columns(state), {"known": m.known})
 
 
-def _table(state: AnyLabelState, names: tuple[str, ...], thresholds: str) -> str:
+def _table(state: LabelCountState, names: tuple[str, ...], thresholds: str) -> str:
     m = state.metrics
     shown = m.worst_first[(m.support + m.predictions > 0)[m.worst_first]]
     worst = shown[:TABLE_CLASSES].tolist()

@@ -7,15 +7,11 @@ from dataclasses import dataclass
 from predboard.drawing import report_card
 from predboard.drawing.report_card import ReportCard
 from predboard.formatting import plural
-from predboard.metrics.multi_label import label_state
 from predboard.metrics.multi_label.label_confusions import NOTHING, LabelConfusions
-from predboard.metrics.multi_label.label_pairs import LabelPairs
-from predboard.metrics.multi_label.label_state import LabelState
+from predboard.metrics.multi_label.label_state import LabelPairPanel, LabelPairState, LabelState
 from predboard.metrics.multi_label.label_values import all_label_metrics, label_specs
 from predboard.metrics.multi_label.label_warnings import label_warnings
 from predboard.panels import RunInfo
-from predboard.predictions.multi_label import MultiLabelPredictions
-from predboard.predictions.schema import Run
 from predboard.summaries import Metric, Picture, Pixels, Scalar, Summary
 
 CURVES = ("average_precision_macro", "f1_macro", "f1_micro")
@@ -28,28 +24,10 @@ MANY_LABELS = 50
 
 
 @dataclass(frozen=True)
-class State:
-    """The shared state, and the errors between labels."""
-
-    metrics: LabelState
-    pairs: LabelPairs
-
-
-@dataclass(frozen=True)
-class Panel:
+class Panel(LabelPairPanel):
     """Picture: report card with mAP, exact match, F1, worst labels, errors between labels, warnings. Three scalars."""
 
-    columns: frozenset[str] = label_state.COLUMNS
-
-    def zero(self, run: Run) -> State:
-        """Return the state of no rows."""
-        return State(LabelState.zero(run), LabelPairs.zero(run))
-
-    def measure(self, run: Run, batch: MultiLabelPredictions) -> State:
-        """Return the state of these rows alone."""
-        return State(LabelState.measure(run, batch), LabelPairs.measure(run, batch))
-
-    def render(self, info: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
+    def render(self, info: RunInfo, states: Mapping[int, LabelPairState]) -> Iterator[tuple[int, Summary]]:
         """Yield a card and a point of each curve for each step; the card has the headline of all steps as a curve."""
         values = {step: all_label_metrics(state.metrics) for step, state in states.items()}
         headline = next((name for name in HEADLINES if any(name in v for v in values.values())), HEADLINES[-1])
@@ -72,7 +50,7 @@ def _with_ends(metric: Metric) -> tuple[float, float, float]:
 def _report_card(
     info: RunInfo,
     step: int,
-    state: State,
+    state: LabelPairState,
     metrics: Mapping[str, Metric],
     headline: tuple[str, tuple[float, float, float] | None],
     trend: list[tuple[int, float, float, float]],

@@ -7,7 +7,7 @@ from typing import Self
 from predboard.metrics import registry
 from predboard.metrics.metric_spec import Direction
 from predboard.metrics.multi_label import label_counts
-from predboard.metrics.multi_label.label_state import AnyLabelState, LabelCountState, LabelStatePanel
+from predboard.metrics.multi_label.label_state import LabelCountState, LabelStatePanel
 from predboard.metrics.multi_label.label_values import all_label_metrics, count_label_images, label_specs
 from predboard.metrics.values import metric_curves
 from predboard.panels import RunInfo
@@ -19,7 +19,7 @@ from predboard.summaries import Metrics, Summary
 class Panel(LabelStatePanel):
     """Scalars: mAP, AUROC, F1 (macro, micro, weighted), exact match, Jaccard, Hamming, ranking metrics; intervals."""
 
-    def render(self, info: RunInfo, states: Mapping[int, AnyLabelState]) -> Iterator[tuple[int, Summary]]:
+    def render(self, info: RunInfo, states: Mapping[int, LabelCountState]) -> Iterator[tuple[int, Summary]]:
         """Yield a point of each curve at each step with labelled rows, and the bands of the intervals."""
         values = {step: all_label_metrics(state) for step, state in states.items()}
         yield from metric_curves(label_specs("overall"), values)
@@ -36,7 +36,7 @@ class Panel(LabelStatePanel):
             return self
         return replace(self, state=LabelCountState, columns=label_counts.COLUMNS)
 
-    def metrics(self, info: RunInfo, states: Mapping[int, AnyLabelState]) -> Iterator[tuple[int, Metrics]]:
+    def metrics(self, info: RunInfo, states: Mapping[int, LabelCountState]) -> Iterator[tuple[int, Metrics]]:
         """Yield the counts of images, and all metrics of steps with labelled images."""
         for step, state in states.items():
             images = count_label_images(state.counts, info.steps[step].manifest_rows)
