@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score, hamming_loss, jaccard_score
 
-from predboard import CompareConfig, InputError, compare
+from predboard import CompareConfig, InputError, VisualizeConfig, compare, visualize
 from predboard.comparison.join import ClassMapping, JoinedRows
 from predboard.comparison.label_changes import choose_label_examples, empty_label_examples
 from predboard.comparison.label_differences import LabelComparison
@@ -199,6 +199,21 @@ def test_labels_in_another_order_and_rows_in_another_order_give_the_same(runs: P
     assert {name: d["difference"] for name, d in first.items()} == pytest.approx(
         {name: d["difference"] for name, d in second.items()}, abs=1e-6
     )
+
+
+def test_thresholds_of_another_run_go_for_both(runs: Path) -> None:
+    (drawn,) = visualize(VisualizeConfig((runs / "old",), runs / "drawn", panels=("thresholds",)))
+    file = drawn.folder / "thresholds.json"
+    record = json.loads(file.read_text())
+    found = compare(CompareConfig((runs / "old", runs / "new"), runs / "logs", thresholds=file)).summary
+    assert any("thresholds" in note for note in found["notes"])
+    old, new, known = two()
+    rows = known.labelled & (np.arange(ROWS) != 3)  # which failed
+    true, hidden = known.labels.mask(5)[rows], known.unknown.mask(5)[rows]
+    limits = np.array([record["labels"][name]["log_odds"] for name in RUN.classes])
+    for name, z in (("old", old), ("new", new)):
+        value = f1_score(true, (z[rows] >= limits) & ~hidden, average="micro")
+        assert found["differences"]["f1_micro"][name] == pytest.approx(value)
 
 
 def test_runs_of_other_labels_are_refused(runs: Path) -> None:

@@ -229,6 +229,12 @@ class Comparison:
         label, old, new, _ = self.joint
         return self._by(label, (old == label) & (new == label))
 
+    @property
+    def _both_wrongly(self) -> NDArray[np.int64]:
+        """[classes] images that both predict as the class and that are not of it."""
+        label, old, new, _ = self.joint
+        return self._by(new, (old == new) & (label != new))
+
     def _by(self, classes: NDArray[np.int64], where: NDArray[np.bool_]) -> NDArray[np.int64]:
         totals = np.zeros(self.classes, np.int64)
         np.add.at(totals, classes[where], self.joint[3][where])
@@ -377,9 +383,7 @@ class Comparison:
     def _of_classes(self) -> list[dict[str, Difference]]:
         """Differences of precision, recall and F1 of each class, where both steps have them."""
         old, new = self.old, self.new
-        label, before, now, _ = self.joint
-        support, both = old.support, self._both
-        wrongly = self._by(now, (before == now) & (label != now))  # predicted so by both, and not of the class
+        support, both, wrongly = old.support, self._both, self._both_wrongly
         neither = support - old.hits - new.hits + both
         union = [support + s.predictions - s.hits for s in (old, new)]
         jaccard = [s.hits / np.maximum(u, 1) for s, u in zip((old, new), union, strict=True)]
@@ -411,7 +415,7 @@ class Comparison:
             ("recall", (old.recall, new.recall), recall, support),
             ("f1", (old.f1, new.f1), f1, np.minimum(*union)),
         )
-        specs = [registry.require(f"classes/*/{name}") for name, *_ in columns]
+        specs = [self.spec(f"classes/*/{name}") for name, *_ in columns]
         for c in range(self.classes):
             of_class = {}
             for (name, values, ends, rows), spec in zip(columns, specs, strict=True):

@@ -1,7 +1,7 @@
 """Computes every difference between two steps with several labels an image. It knows no files and no drawing.
 
-Intervals leave out groups of images, both steps at once, so that they keep the labels of an image together, and what
-both get right, or both get wrong, cancels out.
+Intervals of what many labels decide leave out groups of images, both steps at once, so that they keep the labels of an
+image together; those of a single label are as of a class. What both get right, or both get wrong, cancels out.
 """
 
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from predboard.comparison.flips import IDENTICAL_METHOD, ClassChange, Difference
 from predboard.comparison.paired_labels import ADDED, DROPPED, GAINED, LOST, PairedLabels
 from predboard.formatting import plural
 from predboard.metrics import registry
+from predboard.metrics.counts import Margins
 from predboard.metrics.intervals import (
     JACKKNIFE_OF_GROUPS,
     NEWCOMBE,
@@ -29,7 +30,7 @@ from predboard.metrics.intervals import (
 from predboard.metrics.metric_spec import MetricSpec
 from predboard.metrics.multi_label.label_counts import EXACT, LabelCountMetrics, LabelMargins
 from predboard.metrics.multi_label.label_metrics import mean_loss, of_margins
-from predboard.predictions.schema import MULTI_LABEL
+from predboard.predictions.schema import MULTI_LABEL, SINGLE_LABEL
 
 _OF_CLASS = ("precision", "recall", "f1")
 
@@ -92,17 +93,32 @@ class LabelComparison(Comparison):
     @property
     def rows(self) -> int:
         """Number of images that are compared."""
-        return self.now.counted
+        return self.new.counted
 
     @property
-    def before(self) -> LabelCountMetrics:
+    def old(self) -> LabelCountMetrics:  # type: ignore[override]  # which has the same figures by class
         """Counts of the old step over the compared images."""
         return self.state.before.metrics
 
     @property
-    def now(self) -> LabelCountMetrics:
+    def new(self) -> LabelCountMetrics:  # type: ignore[override]  # as above
         """Counts of the new step over the compared images."""
         return self.state.now.metrics
+
+    @property
+    def margins_without(self) -> tuple[Margins, Margins]:
+        """Margins before and now without each group of images."""
+        return self.old.margins_without, self.new.margins_without
+
+    @property
+    def _both(self) -> NDArray[np.int64]:
+        """[classes] images with the label that both predict to have it."""
+        return np.asarray(self.old.hits - self.moved[LOST])
+
+    @property
+    def _both_wrongly(self) -> NDArray[np.int64]:
+        """[classes] images without the label that both predict to have it."""
+        return np.asarray(self.old.predictions - self.old.hits - self.moved[DROPPED])
 
     @cached_property
     def fixed_broken(self) -> tuple[int, int]:
@@ -138,7 +154,7 @@ class LabelComparison(Comparison):
     @property
     def group_column(self) -> str:
         """Name of the column whose equal values make images belong together; empty if each stands for itself."""
-        return self.now.group_column
+        return self.new.group_column
 
     @cached_property
     def by_label(self) -> list[LabelChange]:
@@ -149,7 +165,7 @@ class LabelComparison(Comparison):
             if f1 is not None:
                 lost, gained, dropped, added = self.moved[:, c].tolist()
                 p = mcnemar_p(gained + dropped, lost + added)
-                changes.append(LabelChange(name, int(self.now.support[c]), lost, gained, dropped, added, f1, p))
+                changes.append(LabelChange(name, int(self.new.support[c]), lost, gained, dropped, added, f1, p))
         return sorted(
             changes, key=lambda c: (c.f1.interval[1] if c.f1.interval else c.f1.difference, c.fixed - c.broken)
         )
@@ -162,20 +178,18 @@ class LabelComparison(Comparison):
     @cached_property
     def by_class(self) -> list[Flips]:
         """Fixed and broken decisions of each label that is true or predicted somewhere, the worst first."""
-        known = self.now.known
-        wrong = [m.support + m.predictions - 2 * m.hits for m in (self.before, self.now)]
+        known = self.new.known
+        wrong = [m.support + m.predictions - 2 * m.hits for m in (self.old, self.new)]
         right = [known - of_side for of_side in wrong]
         broken = self.moved[[LOST, ADDED]].sum(axis=0)
         fixed = self.moved[[GAINED, DROPPED]].sum(axis=0)
         lower, upper = self._newcombe(right[0] - broken, right[1], right[0], np.maximum(known, 1))
         if self.group_column and not self.state.identical:
-            half = grouped_half_width(
-                _right_share(self.now.margins_without) - _right_share(self.before.margins_without)
-            )
+            half = grouped_half_width(_right_share(self.new.margins_without) - _right_share(self.old.margins_without))
             gain = (fixed - broken) / np.maximum(known, 1)
             half = np.where(np.isnan(half), 2.0, half)
             lower, upper = np.maximum(gain - half, -1), np.minimum(gain + half, 1)
-        present = (known > 0) & (self.now.support + self.now.predictions + self.before.predictions > 0)
+        present = (known > 0) & (self.new.support + self.new.predictions + self.old.predictions > 0)
         return worst_first(
             Flips(self.names[c], int(known[c]), int(fixed[c]), int(broken[c]), (float(lower[c]), float(upper[c])))
             for c in np.flatnonzero(present).tolist()
@@ -191,10 +205,10 @@ class LabelComparison(Comparison):
             if spec.name == "exact":
                 differences["exact"] = self._exact(spec)
             elif (function := self._function(spec)) is not None:
-                old, new = float(function(self.before.margins)), float(function(self.now.margins))
+                old, new = float(function(self.old.margins)), float(function(self.new.margins))
                 if not np.isnan(old) and not np.isnan(new):
                     half = float(self._half_width(function))
-                    ends = None if np.isnan(half) else (new - old - half, new - old + half)
+                    ends = (new - old - half, new - old + half) if half > 0 else None  # nan is not above 0
                     differences[spec.name] = self._difference(spec, old, new, ends)
         return differences
 
@@ -208,7 +222,7 @@ class LabelComparison(Comparison):
 
     def _half_width(self, function: Callable[[LabelMargins], Floats]) -> Floats:
         """Return half widths of the difference of what follows from margins."""
-        return grouped_half_width(function(self.now.margins_without) - function(self.before.margins_without))
+        return grouped_half_width(function(self.new.margins_without) - function(self.old.margins_without))
 
     def _exact(self, spec: MetricSpec) -> Difference:
         fixed, broken = self.fixed_broken
@@ -216,7 +230,7 @@ class LabelComparison(Comparison):
         gain, n = (fixed - broken) / self.rows, self.rows
         if self.group_column:
             half = float(self._half_width(lambda m: m.sums[..., EXACT] / np.maximum(m.images, 1)))
-            ends = None if np.isnan(half) else (gain - half, gain + half)
+            ends = (gain - half, gain + half) if half > 0 else None
             return self._difference(spec, old / n, new / n, ends, gain)
         lower, upper = self._newcombe(*map(np.array, (old - broken, new, old, n)))
         return self._difference(spec, old / n, new / n, (float(lower), float(upper)), gain)
@@ -234,8 +248,11 @@ class LabelComparison(Comparison):
         """Return a difference; where both steps predict the same for every image it is certain."""
         method = ""
         if ends:
-            of_shares = spec.group == "slices" or spec.name == "exact"
-            method = NEWCOMBE if of_shares else JACKKNIFE_OF_GROUPS
+            method = JACKKNIFE_OF_GROUPS
+            if spec.group == "classes":
+                method = registry.require(spec.name, SINGLE_LABEL).paired
+            elif spec.group == "slices" or spec.name == "exact":
+                method = NEWCOMBE
             if self.group_column:
                 method = independent_method(method, self.group_column) if spec.group == "slices" else grouped_method(
                     self.group_column
@@ -245,33 +262,6 @@ class LabelComparison(Comparison):
         if self.state.identical:
             return replace(difference, interval=(0.0, 0.0), method=IDENTICAL_METHOD)
         return difference
-
-    @cached_property
-    def _of_classes(self) -> list[dict[str, Difference]]:
-        """Differences of precision, recall and F1 of each label, where they rest on an image in both steps."""
-        before, now = self.before, self.now
-        union = [m.support + m.predictions - m.hits for m in (before, now)]
-        rests_on = {
-            "precision": np.minimum(before.predictions, now.predictions),
-            "recall": now.support,
-            "f1": np.minimum(*union),
-        }
-        columns = {}
-        for name in _OF_CLASS:
-            old, new = getattr(before.margins, name), getattr(now.margins, name)
-            half = grouped_half_width(getattr(now.margins_without, name) - getattr(before.margins_without, name))
-            columns[name] = old, new, np.broadcast_to(half, old.shape)
-        by_class: list[dict[str, Difference]] = []
-        specs = {name: registry.require(f"classes/*/{name}", MULTI_LABEL) for name in _OF_CLASS}
-        for c in range(self.classes):
-            of_class: dict[str, Difference] = {}
-            for name, (old, new, half) in columns.items():
-                if rows := int(rests_on[name][c]):
-                    gain, width = float(new[c] - old[c]), float(half[c])
-                    ends = None if np.isnan(width) else (max(gain - width, -1.0), min(gain + width, 1.0))
-                    of_class[name] = self._difference(specs[name], float(old[c]), float(new[c]), ends, rows=rows)
-            by_class.append(of_class)
-        return by_class
 
 
 def _right_share(m: LabelMargins) -> Floats:

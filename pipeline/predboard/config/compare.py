@@ -38,6 +38,10 @@ class CompareConfig(GroupedAmendConfig):
     positive: str | None = None
     """Name of the positive one of two classes. Default: as the predictions record it, else the second."""
 
+    thresholds: AnyPath | None = None
+    """The thresholds.json of another run with several labels an image: a label is predicted from its threshold on,
+    instead of from probability 1/2. It goes for both runs."""
+
     image_root: AnyPath | None = None
     """Current folder of the source images, if they were moved after inference."""
 
