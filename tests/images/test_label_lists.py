@@ -36,6 +36,14 @@ def unknown(reading: MultiLabelReading) -> list[list[int]]:
 # --- one column of text ---
 
 
+@pytest.mark.parametrize("cells", [["0", "1", "-1"], [0, 1, -1], [0.0, 1.0, -1.0], [[0], [1], [-1]]])
+def test_marks_of_the_only_class_are_no_indices(cells: list[Any]) -> None:
+    """As indices a column of zeros would give every image the label."""
+    assert sets(read({"labels": cells}, ("cat",))) == [[], ["cat"], None]
+    assert sets(read({"labels": cells[:1]}, ("cat",))) == [[]]
+    assert sets(read({"labels": ["0", "0|0"]}, ("cat",), separator="|")) == [["cat"], ["cat"]]
+
+
 @pytest.mark.parametrize(
     ("cells", "separator"),
     [

@@ -102,8 +102,19 @@ def read_label_sets(
     column = plain_column(table.column(name))
     _check_one_column(column, name, options, classes, what)
     if not pa.types.is_nested(column.type):
+        if len(classes) == 1 and options.separator is None and _has_bits(column, classes):
+            return read_columns(
+                table, LabelSetColumns(chosen.columns, tuple(classes)), options.empty, "", classes, file
+            )
         return _read_cells(column, options, classes, what)
     return _read_lists(_arrow_lists(column, what), options, classes, what, pa.types.is_boolean(column.type.value_type))
+
+
+def _has_bits(column: pa.ChunkedArray, classes: Sequence[str]) -> bool:
+    """Return whether a column has 0, 1 and −1 alone, none of which is the name of a class."""
+    values = [value for value in column.unique().to_pylist() if value is not None and value == value and value != ""]
+    names = {str(value) for value in values}
+    return bool(values) and all(_bit(value) is not None for value in values) and not names & set(classes)
 
 
 def _check_one_column(
@@ -225,7 +236,7 @@ def _as_bits(lists: _Lists, classes: Sequence[str], what: str, is_boolean: bool)
 
     Raises InputError if they could be either.
     """
-    bit = [_BITS.get(value if isinstance(value, bool | int | float) else str(value)) for value in lists.vocabulary]
+    bit = list(map(_bit, lists.vocabulary))
     code, row = lists.code, lists.row
     is_used = np.bincount(code[code >= 0], minlength=len(bit)) > 0
     if not len(code) or None in itertools.compress(bit, is_used) or not _is_new(lists, classes):
@@ -251,6 +262,11 @@ def _as_bits(lists: _Lists, classes: Sequence[str], what: str, is_boolean: bool)
     bits = np.full((len(lists.given), width), np.nan)
     bits[lists.given] = np.array([*bit, np.nan], np.float64)[code].reshape(-1, width)
     return bits
+
+
+def _bit(value: Any) -> int | None:
+    """Return 1, 0 or −1 for what a cell or a list has for a class; None if that is something else."""
+    return _BITS.get(value if isinstance(value, bool | int | float) else str(value))
 
 
 def _is_new(lists: _Lists, classes: Sequence[str]) -> bool:
