@@ -147,6 +147,22 @@ def test_without_two_groups_there_is_no_interval() -> None:
     assert state.metrics.accuracy_interval == (0.0, 1.0)
 
 
+def test_where_all_rows_are_right_or_none_is_the_jackknife_tells_nothing() -> None:
+    """Every group gives the same value, so that the interval would be that value alone: 0 of 25 is not surely 0."""
+    label = np.arange(150) % 3
+    label[label == 2] = 1
+    logits = np.eye(3, dtype=np.float32)[np.where(label == 0, 0, 2)] * 9  # of dogs none is found
+    rows = toy.predictions(RUN, logits, label)
+    state = MetricState.measure(RUN, grouped(rows, [f"{i // 3}" for i in range(150)]))
+    recall = class_columns(state)["recall"]
+    assert recall.value[:2].tolist() == [1.0, 0.0]
+    assert np.isnan([recall.lower, recall.upper]).all()
+    right = toy.predictions(RUN, np.eye(3, dtype=np.float32)[label] * 9, label)
+    state = MetricState.measure(RUN, grouped(right, [f"{i // 3}" for i in range(150)]))
+    assert overall_metrics(state)["accuracy"].interval is None
+    assert state.metrics.accuracy_interval == pytest.approx(wilson_interval(20, 20))
+
+
 def run_of(folder: Path, seed: int, rows: int = 300) -> Path:
     logits, label = toy.table(RUN, rows, seed)[0], toy.table(RUN, rows)[1]
     toy.write_run(folder, logits, label, RUN, shard_size=128)

@@ -193,10 +193,17 @@ class CountMetrics(Confusions):
 
     @cached_property
     def accuracy_interval(self) -> tuple[float, float]:
-        """95 % interval of the accuracy: Wilson's, or the jackknife's where rows belong together."""
+        """95 % interval of the accuracy: Wilson's, or the jackknife's where rows belong together.
+
+        Where all rows are right, or none is, it is Wilson's of the groups, each of which counts as one row.
+        """
         if not self.group_column:
             return wilson_interval(int(self.hits.sum()), self.counted)
-        return grouped_interval(self.accuracy, self.accuracy_without) or (0.0, 1.0)
+        without = self.accuracy_without
+        ends = grouped_interval(self.accuracy, without)
+        return ends or (
+            wilson_interval(round(self.accuracy * len(without)), len(without)) if len(without) > 1 else (0.0, 1.0)
+        )
 
     @property
     def nll(self) -> float:

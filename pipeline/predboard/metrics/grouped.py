@@ -113,10 +113,13 @@ def grouped_interval(
         lowest, highest: that the metric can be.
     """
     half = float(grouped_half_width(without))
+    if half == 0 and value in (lowest, highest):  # 0 of 260 in every group: how near it is to 0 cannot be told
+        return None
     return None if np.isnan(half) else (max(value - half, lowest), min(value + half, highest))
 
 
 def grouped_ends(value: Floats, without: Floats) -> tuple[Floats, Floats]:
     """Return the ends of `grouped_interval` for many shares at once: [...] and [present, ...]; nan where undefined."""
     half = grouped_half_width(without)
+    half = np.where((half == 0) & ((value == 0) | (value == 1)), np.nan, half)
     return np.clip(value - half, 0, 1), np.clip(value + half, 0, 1)
