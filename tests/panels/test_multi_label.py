@@ -339,7 +339,7 @@ _REST = b'"predboard_thresholds": 1, "run": "r", "step": 0}'
         (b"[]", "has no labels: expected the thresholds.json"),
         (b'{"labels": {}, "predboard_thresholds": 9}', "has format 9"),
         (b'{"labels": {"a": {}}, "predboard_thresholds": 1}', "is incomplete"),
-        (b'{"labels": {"a": {"log_odds": true}}, "predboard_thresholds": 1}', "the threshold of a is no number"),
+        (b'{"labels": {"a": {"log_odds": true}}, "predboard_thresholds": 1}', "the threshold of a is not a number"),
         (b'{"labels": {%s}, ' % (_LABEL % b"a") + _REST, "has no threshold of the label 'b'"),
         (b'{"labels": {%s}, ' % b", ".join(_LABEL % c for c in b"abcdef") + _REST, "'f', which is no label"),
     ],

@@ -119,7 +119,7 @@ def _visualize(config: VisualizeConfig) -> int:
 
         for name, panel in panels.choose(()).items():
             print(f"{name:<14} {panels.title(panel)}")
-        print("\nof runs with several labels an image (--task multi-label of infer and import):")
+        print("\nof runs with several labels per image (--task multi-label of infer and import):")
         for name, panel in panels.choose((), MULTI_LABEL).items():
             print(f"{name:<14} {panels.title(panel)}")
         return 0

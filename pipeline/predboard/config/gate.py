@@ -32,7 +32,7 @@ class GateConfig(GroupedAmendConfig):
     """Name of the positive one of two classes. Default: as the predictions record it, else the second."""
 
     thresholds: AnyPath | None = None
-    """The thresholds.json of another run with several labels an image: a label is predicted from its threshold on,
+    """The thresholds.json of another run with several labels per image: a label is predicted from its threshold on,
     instead of from probability 1/2."""
 
     groups: Path | None = None

@@ -82,5 +82,5 @@ def read_label_thresholds(file: AnyPath) -> AppliedThresholds:
 def _log_odds(name: str, of_label: dict[str, Any]) -> float:
     value = of_label["log_odds"]
     if not isinstance(value, int | float) or isinstance(value, bool) or math.isnan(value):
-        raise ValueError(f"the threshold of {name} is no number")
+        raise ValueError(f"the threshold of {name} is not a number")
     return float(value)

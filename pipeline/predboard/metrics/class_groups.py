@@ -86,7 +86,9 @@ def groups_of(path: Path | None, run: Run, classes: Sequence[str] = ()) -> Class
     if path is None:
         return NO_GROUPS
     if run.task == MULTI_LABEL:
-        raise InputError("--groups is for runs of one label an image: of several, mistakes are no pairs of classes")
+        raise InputError(
+            "--groups is for runs with one label per image: with several, mistakes are not pairs of classes"
+        )
     return read_class_groups(path, classes or run.classes)
 
 
@@ -105,7 +107,7 @@ def read_class_groups(path: Path, classes: Sequence[str]) -> ClassGroups:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
-        raise InputError(f"{path} is no text in UTF-8: save it as CSV in UTF-8") from error
+        raise InputError(f"{path} is not text in UTF-8: save it as CSV in UTF-8") from error
     head = text.partition("\n")[0]
     separator = max(",;\t", key=head.count)
     table = [[" ".join(cell.split()) for cell in row] for row in csv.reader(io.StringIO(text), delimiter=separator)]

@@ -291,7 +291,7 @@ _SIGMOIDS = {"sigmoid": "probabilities", "log_sigmoid": "log_probabilities"}
 
 
 def _check_sigmoids(last: str, scores: str) -> None:
-    """Raise InputError if what a model ends in does not give several labels an image, or not scores of this kind."""
+    """Raise InputError if what a model ends in does not give several labels per image, or not scores of this kind."""
     if last in ("softmax", "log_softmax"):
         raise InputError(
             f"the model ends in a {last}, so it gives an image one label of all; expected a sigmoid for each label, or "

@@ -1,7 +1,7 @@
 """Counts rows of predictions by kind: failed, without a label, right. It knows nothing of classes."""
 
 import operator
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 
 from predboard.predictions.table import PredictionRows
 
@@ -40,8 +40,8 @@ class RowCount:
     def __add__(self, other: "RowCount") -> "RowCount":
         """Add two counts."""
         share = self.right_share if self.rows else other.right_share
-        counts = map(operator.add, astuple(self)[:-1], astuple(other)[:-1])
-        return RowCount(*counts, share)
+        counts = RowCount(*map(operator.add, astuple(self)[:-1], astuple(other)[:-1]))
+        return replace(counts, right_share=share)
 
     @property
     def accuracy(self) -> float | None:

@@ -183,11 +183,11 @@ OVERALL = (
         source="Geifman & El-Yaniv 2017",
     ),
     _margins(
-        "labels_per_image", "labels an image", "Mean number of labels of an image.", label_metrics.labels_per_image,
+        "labels_per_image", "labels per image", "Mean number of labels of an image.", label_metrics.labels_per_image,
         better="neither", range=(0, inf), unit="labels", formula="Σ support_c / n",
     ),
     _margins(
-        "predicted_per_image", "predicted labels an image", "Mean number of predicted labels of an image.",
+        "predicted_per_image", "predicted labels per image", "Mean number of predicted labels of an image.",
         label_metrics.predicted_per_image, better="neither", range=(0, inf), unit="labels",
         formula="Σ predictions_c / n",
     ),

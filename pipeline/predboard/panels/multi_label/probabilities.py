@@ -54,7 +54,7 @@ class State:
 
 @dataclass(frozen=True)
 class Panel:
-    """Histograms: probability of labels that apply and of others; confidence, margin, loss of sets; labels an image."""
+    """Histograms: probability of labels that apply and of others; confidence, margin, set loss; labels per image."""
 
     classes: int = 20
     columns: frozenset[str] = label_counts.COLUMNS | label_calibration.COLUMNS | {"margin"}

@@ -43,7 +43,7 @@ def _labels(evidence: LabelCalibrationEvidence) -> str:
     c = evidence.calibration
     rows, hits, total = (float(column.sum()) / len(c.rows) for column in c.pooled)
     return (
-        f"The probabilities promise {total / rows * len(c.rows):.2f} labels an image, and there are "
+        f"The probabilities promise {total / rows * len(c.rows):.2f} labels per image, and there are "
         f"{hits / rows * len(c.rows):.2f}. Probability and share of labels that apply differ by "
         f"{percent(c.ece_pooled)} on average over all decisions, and by {percent(evidence.values['ece_classwise'][0])} "
         "label by label (class-wise ECE). Most decisions are easy, so both look small where labels are rare: see the "
