@@ -241,7 +241,7 @@ def test_without_a_file_of_groups_nothing_changes(tmp_path: Path, runs: tuple[Pa
 def test_runs_of_several_labels_are_refused(tmp_path: Path) -> None:
     toy.write_run(tmp_path / "run", *toy.multi_label_table(toy.MULTI_LABEL_RUN, 20), toy.MULTI_LABEL_RUN)
     (tmp_path / "g.csv").write_text("class,g\na,x\n")
-    with pytest.raises(InputError, match="is for runs with one label per image"):
+    with pytest.raises(InputError, match="is for one label per image"):
         predboard.visualize(tmp_path / "run", logdir=tmp_path / "logs", groups=tmp_path / "g.csv")
 
 

@@ -86,9 +86,7 @@ def groups_of(path: Path | None, run: Run, classes: Sequence[str] = ()) -> Class
     if path is None:
         return NO_GROUPS
     if run.task == MULTI_LABEL:
-        raise InputError(
-            "--groups is for runs with one label per image: with several, mistakes are not pairs of classes"
-        )
+        raise InputError("--groups is for one label per image: with several, mistakes are not pairs of classes")
     return read_class_groups(path, classes or run.classes)
 
 
