@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from predboard import ImportConfig, import_predictions
-from predboard.comparison import differences, join
+from predboard.comparison import join
 from predboard.comparison.differences import Comparison
-from predboard.comparison.flips import IDENTICAL_METHOD, Flips
+from predboard.comparison.flips import IDENTICAL_METHOD, Flips, worst_first
 from predboard.comparison.join import ClassMapping, JoinedRows, join_rows, match_classes
 from predboard.comparison.paired_counts import NEW_COLUMNS, OLD_COLUMNS, PairedCounts, count_pairs, merge_counts
 from predboard.comparison.resampling import bootstrap_differences
@@ -407,7 +407,7 @@ def test_the_worst_classes_come_first() -> None:
 def test_the_worst_are_those_that_lost_most_for_sure() -> None:
     few, many = (Flips(n, r, 0, b, interval(r - b, 0, b, 0)) for n, r, b in (("few", 20, 12), ("many", 9000, 20)))
     one = Flips("one", 1, 0, 1, interval(0, 0, 1, 0))
-    assert [f.name for f in differences.worst_first([one, many, few])] == ["few", "many", "one"]
+    assert [f.name for f in worst_first([one, many, few])] == ["few", "many", "one"]
 
 
 EUROSAT = toy.SHARED / "eurosat_rgb"

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score, hamming_loss, jaccard_score
 
-from predboard import CompareConfig, InputError, VisualizeConfig, compare, visualize
+from predboard import CompareConfig, GateConfig, InputError, VisualizeConfig, compare, gate, visualize
 from predboard.comparison.join import ClassMapping, JoinedRows
 from predboard.comparison.label_changes import choose_label_examples, empty_label_examples
 from predboard.comparison.label_differences import LabelComparison
@@ -163,7 +163,7 @@ def test_a_comparison_is_written_for_people_and_programs_and_twice_the_same(runs
     record = json.loads((result.folder / "compare.json").read_text())
     assert record["rows"]["compared"] in (len(wanted["true"]), len(wanted["true"]) - 1)
     assert "micro F1" in result.verdict
-    table = pd.read_parquet(result.folder / "changes.parquet")
+    table = pd.read_parquet(str(result.folder / "changes.parquet"))
     assert abs(table["lost"].dropna().map(len).sum() - lost) <= 5  # without the failed row
     assert (table["kind"] == "failed_new").sum() == 1
     assert set(table["kind"]) <= {"fixed", "broken", "changed_wrong", "changed_unlabelled", "failed_new"}
@@ -235,3 +235,15 @@ def test_a_label_that_differs_is_left_out(tmp_path: Path) -> None:
     found = METHODS[MULTI_LABEL].compare_pair(steps[0], steps[1], ClassMapping(RUN.classes), Settings(), False)
     assert found.state.labels_differ == 1
     assert found.rows == known.labelled.sum() - known.labelled[0]
+
+
+def test_a_gate_with_a_baseline_is_paired(runs: Path) -> None:
+    found = compare(CompareConfig((runs / "old", runs / "new"), runs / "logs")).summary["differences"]
+    names = ("f1_micro", "exact", "classes/river/recall")
+    rules = "".join(f'[[rule]]\nmetric = "{name}"\nmax_drop = 1.0\n' for name in (*names, "average_precision_macro"))
+    (runs / "rules.toml").write_text(rules)
+    result = gate(GateConfig(runs / "new", runs / "rules.toml", baseline=runs / "old"))
+    values = {verdict.metric: verdict.findings[0].value for verdict in result.verdicts}
+    for name in names:
+        assert values[name] == pytest.approx(found[name]["difference"])
+    assert result.code == 0
