@@ -373,8 +373,9 @@ def test_shift_and_a_click_choose_a_range_and_mark_no_text(page: Page) -> None:
     for show, one in (("", "image"), ("table", "line")):
         page.open(run="net", show=show)
         page.until(lambda one=one: page.text(f"#{one}-3"))  # type: ignore[misc]
-        last = page.browser.find_element("css selector", f"#{one}-3")
-        ActionChains(page.browser).key_down(Keys.SHIFT).click(last).key_up(Keys.SHIFT).perform()
+        first, last = (page.browser.find_element("css selector", f"#{one}-{at}") for at in (0, 3))
+        for key, place in ((Keys.CONTROL, first), (Keys.SHIFT, last)):
+            ActionChains(page.browser).key_down(key).click(place).key_up(key).perform()
         page.until(lambda: page.text(".chosen-bar").startswith("4 images"))
         assert page.js("return String(getSelection())") == ""
     page.js("document.querySelector('summary[title^=Save]').click()")
