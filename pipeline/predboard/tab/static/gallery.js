@@ -13,6 +13,7 @@ import {
   list,
   MOST,
   need,
+  onePair,
   openIndex,
   query,
   rowAt,
@@ -59,6 +60,13 @@ export function setSide(value) {
 /** @param {string} word */
 export const mark = word => (word === 'right' ? icon(TICK, 'right') : word === 'wrong' ? icon(CROSS, 'wrong') : null);
 
+/** @param {Row} row */
+function fileName(row) {
+  const image = String(row.more?.image ?? '');
+  const last = image.replace(/.*[/#]/s, '').slice(-200);
+  return h('span', {class: 'name file ending', title: image.slice(-1000)}, h('bdi', null, last));
+}
+
 /** @param {any} text */
 const faint = text => h('span', {class: 'faint'}, text);
 
@@ -84,6 +92,8 @@ function captions(row) {
     common.pred && now.true ? null : name(pred, against),
     h('span', {class: 'number'}, tight(row.conf)),
   ];
+  const isNews = word === 'wrong' && !common.true;
+  const second = onePair.value ? fileName(row) : isNews ? [faint('true '), name(label, pred)] : null;
   if (row.old) {
     const same = before === pred;
     return [
@@ -93,16 +103,12 @@ function captions(row) {
         same ? null : name(before, pred),
         h('span', {class: 'number faint'}, tight(row.old.conf)),
       ],
-      word === 'wrong' && !common.true ? [faint('true '), name(label, pred)] : '',
+      second,
     ];
   }
   if (row.suggested !== undefined && now.suspect)
     return [first, [faint('labelled '), name(label, pred)]];
-  if (common.pred && common.true && sortWords(row))
-    return [first, faint(`${sort.value} ${sortWords(row)}`)];
-  const second =
-    word === 'wrong' && !common.true ? [faint('true '), name(label, pred)] : [];
-  return [first, [...second, h('span', {class: 'number faint', title: sort.value}, sortWords(row))]];
+  return [first, [second, h('span', {class: 'number faint', title: sort.value}, sortWords(row))]];
 }
 
 /** Predicted labels, the wrong ones among them in their colour; below them what was missed. @param {Row} row

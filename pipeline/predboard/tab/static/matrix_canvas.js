@@ -75,7 +75,7 @@ export function drawCells(now) {
     if (cell < 20) continue;
     g.fillStyle = inkOn(fills[same], g.globalAlpha);
     g.globalAlpha = 1;
-    g.fillText(cellText(value, count), x + cell / 2, y + cell / 2);
+    g.fillText(cellText(value, count, cell < 28), x + cell / 2, y + cell / 2);
   }
   return {...now, canvas, cell, ink};
 }
@@ -121,12 +121,12 @@ function shareOf(counts, kind) {
   return (_row, _column, n) => n;
 }
 
-/** @param {number} value @param {string} kind */
-function cellText(value, kind) {
+/** @param {number} value @param {string} kind @param {boolean} tight whether four digits are too many */
+function cellText(value, kind, tight) {
   if (kind)
     return value > 0.995 && value < 1 ? '.99' : value >= 1 ? '1' : value < 0.005 ? '0' : value.toFixed(2).slice(1);
   if (value >= 100_000) return `${Math.round(value / 1000)}k`;
-  return value >= 10_000 ? `${(value / 1000).toFixed(1)}k` : String(value);
+  return value >= (tight ? 1000 : 10_000) ? `${(value / 1000).toFixed(1)}k` : String(value);
 }
 
 /** @type {DrawNames} */

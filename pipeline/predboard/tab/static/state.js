@@ -3,7 +3,7 @@
  * needed. It knows nothing of elements. */
 import {computed, effect, signal, untracked} from './elements.js';
 import {addressOf, onAddress, readHash, writeHash} from './host.js';
-import {isFilter, queryText, SCORES, toggled} from './query.js';
+import {classesOf, isFilter, queryText, SCORES, toggled} from './query.js';
 import {getJson, isAborted} from './api.js';
 
 /** Keys of the address that filter nothing. `image` is the key of the image that is open, at any step of any run. */
@@ -171,8 +171,12 @@ const order = computed(() => {
 /** @type {Signal<string>} */
 export const shownColumns = signal('');
 
+/** Whether one true class and one predicted class are selected, so that file names alone tell the images apart. */
+export const onePair = computed(() => ['true', 'pred'].every(key => classesOf(view.value[key]).length === 1));
+
 const extra = computed(() => {
   const names = shownColumns.value ? JSON.parse(shownColumns.value) : [];
+  if (onePair.value && !names.includes('image')) names.push('image');
   const sorted = sort.value;
   const own = [...SCORES.filter(name => name !== 'entropy'), 'id', 'suspect', 'old_confidence', 'image'];
   if (!own.includes(sorted) && columnOf(sorted) && !names.includes(sorted)) names.push(sorted);
