@@ -39,6 +39,7 @@ from predboard.state import merge
 from predboard.storage.parts import read_batches
 from predboard.storage.runs import Step, open_run
 from predboard.summaries import Metric
+from predboard.visualization.visualize import visualize
 from tests import toy
 
 RUN = Run(classes=("cat", "dog", "eel"), model="toy.py:build")
@@ -158,9 +159,11 @@ def test_where_all_rows_are_right_or_none_is_the_jackknife_tells_nothing() -> No
     assert recall.value[:2].tolist() == [1.0, 0.0]
     assert np.isnan([recall.lower, recall.upper]).all()
     right = toy.predictions(RUN, np.eye(3, dtype=np.float32)[label] * 9, label)
-    state = MetricState.measure(RUN, grouped(right, [f"{i // 3}" for i in range(150)]))
+    patient = [f"{i // 3}" for i in range(150)]
+    groups = len(np.unique(jackknife_group(hash_refs(patient))))
+    state = MetricState.measure(RUN, grouped(right, patient))
     assert overall_metrics(state)["accuracy"].interval is None
-    assert state.metrics.accuracy_interval == pytest.approx(wilson_interval(20, 20))
+    assert state.metrics.accuracy_interval == pytest.approx(wilson_interval(groups, groups))
 
 
 def run_of(folder: Path, seed: int, rows: int = 300) -> Path:
@@ -227,6 +230,17 @@ def test_every_command_says_by_which_column_rows_belong_together(tmp_path: Path)
     plain = [v.findings[0] for v in gate(GateConfig(new, baseline=old), lambda _: None, rules).verdicts[1:]]
     assert [a.value for a in found] == [b.value for b in plain]
     assert all(a.interval != b.interval for a, b in zip(found, plain, strict=True))
+
+
+def test_files_of_thresholds_say_what_divides_the_images(tmp_path: Path) -> None:
+    files = {"thresholds": "thresholds.json", "two_classes": "operating_points.json"}
+    for panel, run in (("thresholds", toy.MULTI_LABEL_RUN), ("two_classes", Run(("rest", "eight"), "toy"))):
+        logits, label = toy.multi_label_table(run, 300) if panel == "thresholds" else toy.table(run, 300)
+        toy.write_run(tmp_path / panel, logits, label, run)
+        config = VisualizeConfig((tmp_path / panel,), tmp_path / "logs", panels=(panel,), columns=columns(tmp_path))
+        for column, words in ((None, "a hash of their keys,"), ("patient", "a hash of patient,")):
+            visualize(dataclasses.replace(config, group_column=column), lambda _: None)
+            assert words in (tmp_path / "logs" / panel / files[panel]).read_text()
 
 
 def test_states_of_groups_do_not_depend_on_how_rows_are_divided(tmp_path: Path) -> None:

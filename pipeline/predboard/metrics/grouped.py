@@ -102,6 +102,15 @@ def group_column(grouped: StatesByName) -> str:
     return next(iter(grouped.states), "")
 
 
+def hash_of(column: str) -> str:
+    """Return what decides on which half of the images something is fitted, in words.
+
+    >>> hash_of("patient"), hash_of("")
+    ('a hash of patient', 'a hash of their keys')
+    """
+    return f"a hash of {column}" if column else "a hash of their keys"
+
+
 def grouped_interval(
     value: float, without: NDArray[np.float64], lowest: float = 0.0, highest: float = 1.0
 ) -> tuple[float, float] | None:

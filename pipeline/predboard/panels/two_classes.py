@@ -73,7 +73,7 @@ class Panel:
         page = two_classes_page(info.run.classes, positive, metrics.metrics, state, points)
         yield last, Text("report/two_classes", page, "The positive class, and thresholds to accept it at.")
         if points:
-            halves = points_json(info.name, last, info.run.classes[positive], points)
+            halves = points_json(info.name, last, info.run.classes[positive], points, state.metrics.group_column)
             yield last, File("operating_points.json", halves, "Thresholds, and what they do on the other half.")
             yield last, File("operating_points.csv", points_csv(points), "The same as a table.")
 

@@ -76,10 +76,10 @@ class Panel:
         yield from self.metrics(info, states)
         if known:
             last = max(known)
-            page = thresholds_page(known[last], info.run.classes)
+            page = thresholds_page(known[last], info.run.classes, states[last].column)
             yield last, Text("report/thresholds", page, "From which probability to accept a label.")
             names = unique_names(info.run.classes)
-            content = thresholds_json(known[last], names, info.name, last, info.run.fingerprint)
+            content = thresholds_json(known[last], names, info.name, last, info.run.fingerprint, states[last].column)
             yield last, File("thresholds.json", content, "Thresholds, and what they do on the other half.")
 
     @property

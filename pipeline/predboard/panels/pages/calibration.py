@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 
 from predboard.drawing.plots import ReliabilityBin
-from predboard.formatting import markdown_table, percent, plural
+from predboard.formatting import escape_markdown, markdown_table, percent, plural
 from predboard.metrics import registry
 from predboard.metrics.calibration import Calibration, CalibrationEvidence, ConformalSets
+from predboard.metrics.grouped import group_column, hash_of
 from predboard.metrics.intervals import wilson_interval
 from predboard.metrics.metric_state import MetricState
 from predboard.metrics.reliability import BINS, Reliability
@@ -114,8 +115,8 @@ def _temperature(c: Calibration, fit: TemperatureFit | None) -> str:
     return (
         f"**Dividing all logits by {fit.temperature:.3f} {effect}** and change no prediction: NLL {nll:.4f} → "
         f"{nll_after:.4f} nats, ECE {percent(ece)} → {percent(ece_after)}.{cure} A temperature above 1 makes a model "
-        f"less confident. It was fitted on {plural(fit.fitted, 'image')} and tested on {fit.tried:,} others{drawn}; a "
-        "hash of their keys decides which."
+        f"less confident. It was fitted on {plural(fit.fitted, 'image')} and tested on {fit.tried:,} others{drawn}; "
+        f"{escape_markdown(hash_of(group_column(c.gaps_by_group)))} decides which."
     )
 
 

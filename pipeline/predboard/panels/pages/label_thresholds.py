@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from predboard.formatting import escape_markdown, markdown_table, percent
+from predboard.metrics.grouped import hash_of
 from predboard.metrics.multi_label.label_thresholds import (
     COMMON,
     EACH,
@@ -32,7 +33,7 @@ def probability(log_odds: float) -> float:
     return float(1 / (1 + np.exp(-log_odds)))
 
 
-def thresholds_page(thresholds: LabelThresholds, names: Sequence[str]) -> str:
+def thresholds_page(thresholds: LabelThresholds, names: Sequence[str], column: str = "") -> str:
     """Write the page: what each way to choose thresholds does on the other half, and the thresholds of all labels."""
     t, tested = thresholds, thresholds.tested
     rows = []
@@ -53,9 +54,9 @@ def thresholds_page(thresholds: LabelThresholds, names: Sequence[str]) -> str:
             "# From which probability to accept a label",
             _verdict(thresholds),
             markdown_table(titles, "lrlrlrr", rows),
-            "Thresholds are chosen on one half of the images, by a hash of their keys, and the figures are those of "
-            "the **other half**: on the images on which a threshold was chosen it always looks better. *Precision* and "
-            "*recall* are of all decisions together.",
+            f"Thresholds are chosen on one half of the images, by {escape_markdown(hash_of(column))}, and the figures "
+            "are those of the **other half**: on the images on which a threshold was chosen it always looks better. "
+            "*Precision* and *recall* are of all decisions together.",
             "### Each label",
             _table(thresholds, names),
             "*Images*: in the half where thresholds are chosen, and in the other. F1, its interval (Wilson score of "
@@ -101,7 +102,9 @@ def _table(t: LabelThresholds, names: Sequence[str]) -> str:
     return markdown_table(titles, "lrrrrrlrrr", rows) + more
 
 
-def thresholds_json(thresholds: LabelThresholds, names: Sequence[str], run: str, step: int, fingerprint: str) -> bytes:
+def thresholds_json(
+    thresholds: LabelThresholds, names: Sequence[str], run: str, step: int, fingerprint: str, column: str = ""
+) -> bytes:
     """Return `thresholds.json`: the threshold of each label, and its figures on both halves.
 
     JSON without NaN or Infinity. A label is accepted if its logit is at least `log_odds`, which has all digits.
@@ -112,6 +115,7 @@ def thresholds_json(thresholds: LabelThresholds, names: Sequence[str], run: str,
         run: name of the run.
         step: at which the thresholds were found.
         fingerprint: of the run at that step.
+        column: whose equal values make images belong together; empty if each stands for itself.
     """
     t = thresholds
     record = {
@@ -120,7 +124,7 @@ def thresholds_json(thresholds: LabelThresholds, names: Sequence[str], run: str,
         "step": step,
         "fingerprint": fingerprint,
         "rule": "a label is predicted if its probability is at least `probability`, its logit at least `log_odds`",
-        "fitted": "the half of the images, by a hash of their keys, on which the thresholds were chosen",
+        "fitted": f"the half of the images, by {hash_of(column)}, on which the thresholds were chosen",
         "tested": "the other half",
         "common": _threshold(t.common),
         "averages": {

@@ -8,6 +8,7 @@ from typing import Any
 from predboard import csv_lines
 from predboard.formatting import escape_markdown, markdown_table, percent, plural
 from predboard.metrics import registry
+from predboard.metrics.grouped import hash_of
 from predboard.metrics.metric_state import AnyState, MetricState
 from predboard.metrics.threshold_tables import format_threshold
 from predboard.metrics.two_classes import Criterion, OperatingPoint, Outcome, highest_precision
@@ -115,7 +116,9 @@ def _with_interval(outcome: Outcome, figure: str) -> str:
     return f"{percent(value)} ({100 * low:.1f}–{100 * high:.1f})"
 
 
-def points_json(run: str, step: int, positive: str, points: Mapping[Criterion, OperatingPoint | None]) -> bytes:
+def points_json(
+    run: str, step: int, positive: str, points: Mapping[Criterion, OperatingPoint | None], column: str = ""
+) -> bytes:
     """Return `operating_points.json`: each criterion with its threshold, and its figures on both halves.
 
     JSON without NaN or Infinity; thresholds have all their digits.
@@ -126,7 +129,7 @@ def points_json(run: str, step: int, positive: str, points: Mapping[Criterion, O
         "step": step,
         "positive": positive,
         "rule": f"an image is {positive} if its probability is at least `threshold` (its log-odds, `logit`)",
-        "fitted": "the half of the images, by a hash of their keys, on which the thresholds were chosen",
+        "fitted": f"the half of the images, by {hash_of(column)}, on which the thresholds were chosen",
         "tested": "the other half",
         "points": [
             {
