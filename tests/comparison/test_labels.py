@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import f1_score, hamming_loss, jaccard_score
 
 from predboard import CompareConfig, GateConfig, InputError, VisualizeConfig, compare, gate, visualize
+from predboard.cli import main
 from predboard.comparison.join import ClassMapping, JoinedRows
 from predboard.comparison.label_changes import choose_label_examples, empty_label_examples
 from predboard.comparison.label_differences import LabelComparison
@@ -214,6 +215,17 @@ def test_thresholds_of_another_run_go_for_both(runs: Path) -> None:
     for name, z in (("old", old), ("new", new)):
         value = f1_score(true, (z[rows] >= limits) & ~hidden, average="micro")
         assert found["differences"]["f1_micro"][name] == pytest.approx(value)
+
+
+def test_more_than_two_runs_are_ranked_by_micro_f1(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old, _, known = two()
+    toy.write_run(runs / "third", -old, known, RUN)
+    sides = [str(runs / name) for name in ("old", "new", "third")]
+    assert main.run(["compare", *sides, "--logdir", str(runs / "logs")]) == 0
+    (folder,) = (path for path in (runs / "logs").iterdir() if path.is_dir())
+    record = json.loads((folder / "compare.json").read_text())
+    assert (record["headline"], record["ranking"][-1]["name"]) == ("f1_micro", "third")
+    assert f"{record['ranking'][0]['f1_micro']:.4f} {record['ranking'][0]['name']}" in capsys.readouterr().out
 
 
 def test_runs_of_other_labels_are_refused(runs: Path) -> None:

@@ -179,9 +179,10 @@ def _compare(config: CompareConfig) -> int:
         result = compare(config, log)
         for note in result.summary["notes"]:
             log(f"note: {note}")
+        headline = result.summary.get("headline", "accuracy")
         for ranked in result.summary.get("ranking", ()):
             gap = f", {_format_gap(ranked)} from the best" if "lower" in ranked else ""
-            print(f"{ranked['accuracy']:.4f} {ranked['name']}{gap}")
+            print(f"{ranked[headline]:.4f} {ranked['name']}{gap}")
         if result.missing_pictures:
             missing = plural(result.missing_pictures, "source image")
             log(f"warning: {missing} not found: --image-root says where they are now")

@@ -156,6 +156,7 @@ def compare_json(
         "new": _about(last),
         "classes": comparison.classes,
         **({"positive": comparison.positive} if comparison.positive else {}),
+        **({"headline": comparison.headline} if comparison.headline != Comparison.headline else {}),
         "mapped": mapped,
         "files": list(files),
         "rows": row_counts(comparison),
