@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from sklearn import metrics as sk
 
 from predboard.metrics.multi_label.label_state import LabelCountState, LabelState
-from predboard.metrics.multi_label.label_values import all_label_metrics, count_label_images, label_columns
+from predboard.metrics.multi_label.label_values import all_label_metrics, label_columns
+from predboard.metrics.values import count_images
 from predboard.predictions.multi_label import MultiLabelPredictions
 from predboard.predictions.sampling import jackknife_group
-from predboard.predictions.schema import Run
+from predboard.predictions.schema import MULTI_LABEL, Run
 from predboard.summaries import Metric
 from tests import label_sets
 
@@ -138,7 +139,7 @@ def test_metrics_by_hand_with_an_empty_set_an_unknown_label_and_an_unlabelled_im
     assert m.predictions.tolist() == [1, 3, 0]
     assert m.support.tolist() == [2, 2, 0]
     assert m.known.tolist() == [3, 4, 4]
-    images = {name: metric.value for name, metric in count_label_images(state.counts, 7).items()}
+    images = {name: metric.value for name, metric in count_images(state.counts, 7, MULTI_LABEL).items()}
     assert images == {
         "images": 5, "images/missing": 2, "images/failed": 0, "images/unlabelled": 1, "images/partly_labelled": 1,
         "images/counted": 4,

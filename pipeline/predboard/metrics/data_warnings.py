@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from predboard.metrics.counts import CountMetrics
+from predboard.metrics.counts import CountMetrics, Counts
 from predboard.metrics.intervals import wilson_interval
+from predboard.metrics.multi_label.label_counts import LabelCounts
 from predboard.state import FIXED_LIMIT
 
 
@@ -39,22 +40,8 @@ def data_warnings(
         ranks_well: whether two classes are told apart for certain, whatever the accuracy is: that of a rare class at
             one half may be no better than never predicting it.
     """
-    warnings = []
-    if rows < manifest_rows:
-        warnings.append(
-            f"{manifest_rows - rows:,} of {manifest_rows:,} rows are missing, possibly whole classes: rows are stored "
-            "in the manifest's order; re-run the command that wrote the others"
-        )
-    warnings += before
-    counts = scores.counts
-    if counts.failed:
-        are = "is" if counts.failed == 1 else "are"
-        warnings.append(f"{counts.failed:,} of {counts.rows:,} images failed and {are} in no metric")
-    if counts.unlabelled:
-        have = "has" if counts.unlabelled == 1 else "have"
-        warnings.append(f"{counts.unlabelled:,} of {counts.rows:,} images {have} no label")
-    if counts.cut_losses:
-        warnings.append(f"{counts.cut_losses:,} images have a loss above {FIXED_LIMIT:,.0f} nats: there is no NLL")
+    warnings = [*missing_rows(rows, manifest_rows, "classes"), *before]
+    warnings += uncounted_rows(scores.counts, "no label", "NLL")
     n = scores.counted
     if n and scores.classes > 1:
         common = int(scores.support.argmax())
@@ -72,4 +59,34 @@ def data_warnings(
             are = "is" if len(never) == 1 else "are"
             some = ", ".join(names[c] for c in never[:3])
             warnings.append(f"{len(never)} of {scores.classes} classes {are} never predicted: {some}")
+    return warnings
+
+
+def missing_rows(rows: int, manifest_rows: int, things: str) -> list[str]:
+    """Return a warning if rows are missing; `things` are what may be missing as a whole with them."""
+    if rows >= manifest_rows:
+        return []
+    return [
+        f"{manifest_rows - rows:,} of {manifest_rows:,} rows are missing, possibly whole {things}: rows are stored in "
+        "the manifest's order; re-run the command that wrote the others"
+    ]
+
+
+def uncounted_rows(counts: Counts | LabelCounts, lacking: str, loss: str) -> list[str]:
+    """Return a warning for each kind of rows that are not in the metrics, or not in the mean loss.
+
+    Args:
+        counts: of the step.
+        lacking: what unlabelled images have: "no label".
+        loss: name of the loss.
+    """
+    warnings = []
+    if counts.failed:
+        are = "is" if counts.failed == 1 else "are"
+        warnings.append(f"{counts.failed:,} of {counts.rows:,} images failed and {are} in no metric")
+    if counts.unlabelled:
+        have = "has" if counts.unlabelled == 1 else "have"
+        warnings.append(f"{counts.unlabelled:,} of {counts.rows:,} images {have} {lacking}")
+    if counts.cut_losses:
+        warnings.append(f"{counts.cut_losses:,} images have a loss above {FIXED_LIMIT:,.0f} nats: there is no {loss}")
     return warnings

@@ -13,16 +13,18 @@ from predboard.metrics.grouped import grouped_interval
 from predboard.metrics.intervals import grouped_method, independent_method
 from predboard.metrics.metric_spec import MetricSpec
 from predboard.metrics.metric_state import AnyState, ClassMetric, CountState, MetricState
+from predboard.metrics.multi_label.label_counts import LabelCounts
 from predboard.metrics.registry import rows
 from predboard.metrics.slices import Slice
+from predboard.predictions.schema import SINGLE_LABEL
 from predboard.summaries import BandChart, Metric, Scalar, Summary
 
 
-def count_images(counted: Counts, manifest_rows: int) -> dict[str, Metric]:
-    """Return how many images there are of each kind, by name."""
+def count_images(counted: Counts | LabelCounts, manifest_rows: int, task: str = SINGLE_LABEL) -> dict[str, Metric]:
+    """Return how many images there are of each kind, by name. `counted` are counts of the task."""
     return {
         spec.name: Metric(spec.compute(counted, manifest_rows), definition=spec.definition)
-        for spec in rows("images")
+        for spec in rows("images", task=task)
         if spec.compute is not None
     }
 

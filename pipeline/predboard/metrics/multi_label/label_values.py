@@ -6,7 +6,6 @@ from dataclasses import replace
 from predboard.metrics.intervals import grouped_method, independent_method
 from predboard.metrics.metric_spec import Group, MetricSpec
 from predboard.metrics.metric_state import ClassMetric
-from predboard.metrics.multi_label.label_counts import LabelCounts
 from predboard.metrics.multi_label.label_registry import JACKKNIFE
 from predboard.metrics.multi_label.label_state import LabelCountState, LabelState
 from predboard.metrics.multi_label.label_temperature import LabelCalibrationEvidence
@@ -19,15 +18,6 @@ from predboard.summaries import Metric
 def label_specs(*groups: Group) -> tuple[MetricSpec, ...]:
     """Return the rows of some groups of the table of several labels, in its order."""
     return rows(*groups, task=MULTI_LABEL)
-
-
-def count_label_images(counted: LabelCounts, manifest_rows: int) -> dict[str, Metric]:
-    """Return how many images there are of each kind, by name."""
-    return {
-        spec.name: Metric(spec.compute(counted, manifest_rows), definition=spec.definition)
-        for spec in label_specs("images")
-        if spec.compute is not None
-    }
 
 
 def all_label_metrics(state: LabelCountState) -> dict[str, Metric]:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from predboard.formatting import percent
+from predboard.metrics.data_warnings import missing_rows, uncounted_rows
 from predboard.metrics.multi_label.label_counts import EMPTY, EXACT
 from predboard.metrics.multi_label.label_state import LabelState
-from predboard.state import FIXED_LIMIT
 
 UNIT_SUM_SHARE = 0.99
 """Share of images whose probabilities sum to 1 from which they look like those of one label."""
@@ -25,26 +25,8 @@ def label_warnings(
         manifest_rows: rows that there should be.
         before: warnings of stage one.
     """
-    warnings = []
-    if rows < manifest_rows:
-        warnings.append(
-            f"{manifest_rows - rows:,} of {manifest_rows:,} rows are missing, possibly whole labels: rows are stored "
-            "in the manifest's order; re-run the command that wrote the others"
-        )
-    return [*warnings, *before, *_rows(state), *_decisions(state, names)]
-
-
-def _rows(state: LabelState) -> list[str]:
-    counts, warnings = state.counts, []
-    if counts.failed:
-        are = "is" if counts.failed == 1 else "are"
-        warnings.append(f"{counts.failed:,} of {counts.rows:,} images failed and {are} in no metric")
-    if counts.unlabelled:
-        have = "has" if counts.unlabelled == 1 else "have"
-        warnings.append(f"{counts.unlabelled:,} of {counts.rows:,} images {have} no known label")
-    if counts.cut_losses:
-        warnings.append(f"{counts.cut_losses:,} images have a loss above {FIXED_LIMIT:,.0f} nats: there is no BCE")
-    return warnings
+    uncounted = uncounted_rows(state.counts, "no known label", "BCE")
+    return [*missing_rows(rows, manifest_rows, "labels"), *before, *uncounted, *_decisions(state, names)]
 
 
 def _decisions(state: LabelState, names: Sequence[str]) -> list[str]:

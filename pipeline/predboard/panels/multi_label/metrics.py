@@ -8,8 +8,8 @@ from predboard.metrics import registry
 from predboard.metrics.metric_spec import Direction
 from predboard.metrics.multi_label import label_counts
 from predboard.metrics.multi_label.label_state import LabelCountState, LabelStatePanel
-from predboard.metrics.multi_label.label_values import all_label_metrics, count_label_images, label_specs
-from predboard.metrics.values import metric_curves
+from predboard.metrics.multi_label.label_values import all_label_metrics, label_specs
+from predboard.metrics.values import count_images, metric_curves
 from predboard.panels import RunInfo
 from predboard.predictions.schema import MULTI_LABEL
 from predboard.summaries import Metrics, Summary
@@ -39,5 +39,5 @@ class Panel(LabelStatePanel):
     def metrics(self, info: RunInfo, states: Mapping[int, LabelCountState]) -> Iterator[tuple[int, Metrics]]:
         """Yield the counts of images, and all metrics of steps with labelled images."""
         for step, state in states.items():
-            images = count_label_images(state.counts, info.steps[step].manifest_rows)
+            images = count_images(state.counts, info.steps[step].manifest_rows, MULTI_LABEL)
             yield step, Metrics("metrics", {**images, **all_label_metrics(state)})
