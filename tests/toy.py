@@ -106,12 +106,13 @@ def predictions(
     label: Labels,
     start: int = 0,
     failed: frozenset[int] = frozenset(),
+    name: Callable[[int], str] = "{:06d}.png".format,
 ) -> Predictions:
     """Rows with ids from `start`; labels of -1 are unknown, rows in `failed` (by position) have an error.
 
     Of a multi-label run they are built from sets of labels.
     """
-    image = [f"{start + i:06d}.png" for i in range(len(label))]
+    image = [name(start + i) for i in range(len(label))]
     return rows_of(run).predictions.build(
         part_schema(run),
         id=np.arange(start, start + len(label), dtype=np.int64),
@@ -149,6 +150,7 @@ def write_run(
     failed: frozenset[int] = frozenset(),
     manifest_rows: int | None = None,
     warnings: tuple[str, ...] = (),
+    name: Callable[[int], str] = "{:06d}.png".format,
 ) -> Run:
     """Write predictions as parts of `shard_size` rows, in row groups of `group` rows; one of `warnings` in each."""
     run = dataclasses.replace(run, shard_size=shard_size)
@@ -158,7 +160,7 @@ def write_run(
         for a in range(part_range.start, part_range.stop, group):
             b = min(a + group, part_range.stop)
             here = frozenset(i - a for i in failed if a <= i < b)
-            rows = predictions(run, logits[a:b], label[a:b], a, here)
+            rows = predictions(run, logits[a:b], label[a:b], a, here, name)
             writer.write(rows)
             digest.add_rows(rows)
         writer.publish(

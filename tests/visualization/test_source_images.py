@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from predboard import CompareConfig, VisualizeConfig, compare, visualize
@@ -156,14 +154,11 @@ def test_pictures_below_the_folder_are_opened_links_of_the_user_included(tmp_pat
 
 
 def test_visualize_and_compare_say_what_they_did_not_open_and_which_flag_does(tmp_path: Path) -> None:
-    (step,) = written(tmp_path)
     toy.sources(tmp_path / "elsewhere", ROWS)
-    toy.write_run(tmp_path / "other", *toy.table(step.run, ROWS, seed=1), step.run)
-    for part in tmp_path.glob("*/step=*/*.parquet"):
-        with pq.ParquetFile(part) as file:
-            table = file.read()
-        refs = [f"../elsewhere/{ref}" if ref != "000001.png" else ref for ref in table["image"].to_pylist()]
-        pq.write_table(table.set_column(2, table.schema.field(2), pa.array(refs)), part)
+    run = dataclasses.replace(toy.RUN, root=str(toy.sources(tmp_path / "images", ROWS)))
+    for folder, seed in (("run", 0), ("other", 1)):
+        rows = toy.table(run, ROWS, seed)
+        toy.write_run(tmp_path / folder, *rows, run, name=lambda i: f"{'' if i == 1 else '../elsewhere/'}{i:06d}.png")
     runs, lines = (tmp_path / "run", tmp_path / "other"), list[str]()
     for anywhere in (False, True):
         chosen: dict[str, Any] = {"logdir": tmp_path / "logs", "images_anywhere": anywhere}
