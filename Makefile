@@ -137,7 +137,7 @@ cat "$$types"; rm "$$types"; \
 [ $$tests = 0 ] && [ $$typed = 0 ]
 endef
 
-test: $(READY_DEV) ## lint and run the quick tests, two minutes
+test: $(READY_DEV) ## lint and run the quick tests, two and a half minutes
 	@$(call run_tests)
 
 test-all: $(READY_DEV) ## lint and run the slow tests too: memory, kill and resume, fuzzed inputs, whole scripts

@@ -29,6 +29,8 @@ from tests.test_laws import (
     same,
 )
 
+pytestmark = pytest.mark.slow
+
 RUNS = {n: label_sets.run_of(n) for n in (1, 12, 40)}
 
 

@@ -32,6 +32,8 @@ from predboard.tab.tags import RELABEL, Tags
 from predboard.visualization.visualize import visualize
 from tests import fake_storage, toy
 
+pytestmark = pytest.mark.slow
+
 RUN = Run(classes=("cat", "dog", "eel"), model="toy.py:build", root="/photos")
 ROWS = 50
 NEW = {3: "dog", 4: "cat", 17: "eel", 18: "eel", 49: "cat"}

@@ -30,6 +30,8 @@ from predboard.predictions.schema import hash_refs
 from predboard.storage.inspection import inspect
 from tests import toy
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     import torch
 else:
@@ -719,7 +721,6 @@ def _loaded(sent: bytes) -> list[tuple[Any, Any]]:
     return [(row.pixels, row.label) for row in loader.load_rows(range(len(loader.manifest)), None)]
 
 
-@pytest.mark.slow
 def test_a_loader_works_in_a_spawned_process(file: Path) -> None:
     _add(file, "unpicklable = Named(lambda i: array(i))")
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -805,7 +806,6 @@ def test_a_loading_process_that_dies_is_one_line_and_nothing_is_lost(file: Path)
     assert len(_frame(file.parent / "out")) == 40
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_a_process_that_loads_ends_with_the_command_that_is_killed(file: Path) -> None:
     (file.parent / "alone.py").write_text(_ALONE)
@@ -828,7 +828,6 @@ def test_windows_has_no_tracker_of_resources_to_start(monkeypatch: pytest.Monkey
     LoadingProcesses(list, 1).end()  # nothing is loaded
 
 
-@pytest.mark.slow
 def test_a_row_that_hangs_in_a_process_is_tried_here_and_the_process_is_ended(file: Path) -> None:
     (file.parent / "alone.py").write_text(_ALONE)
     data = f"{file.parent / 'alone.py'}:Hangs"
@@ -837,7 +836,6 @@ def test_a_row_that_hangs_in_a_process_is_tried_here_and_the_process_is_ended(fi
     assert multiprocessing.active_children() == []
 
 
-@pytest.mark.slow
 def test_processes_load_a_dataset_of_the_callers_own_script(file: Path) -> None:
     (file.parent / "script.py").write_text(
         "import numpy as np\n"

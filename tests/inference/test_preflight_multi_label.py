@@ -10,6 +10,8 @@ from PIL import Image
 
 from predboard import InferConfig, infer, open_predictions
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     import torch
 else:

@@ -19,6 +19,8 @@ from predboard.cli import main
 from predboard.predictions.derive import MIN_PROBABILITY
 from tests.inference.nets import read_frame, stack_logits
 
+pytestmark = pytest.mark.slow
+
 SINGLE = """
 import torch
 

@@ -51,6 +51,8 @@ from predboard.visualization.log_folder import place_independent_record, read_re
 from predboard.visualization.visualize import VisualizeResult
 from tests import toy
 
+pytestmark = pytest.mark.slow
+
 
 def copied(folder: Path, to: AnyPath) -> AnyPath:
     """Copy a folder with all its files. -> the copy."""
