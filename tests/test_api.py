@@ -231,7 +231,7 @@ def test_the_module_inside_is_taken_of_a_distributed_one(tmp_path: Path) -> None
         (lambda out: predboard.infer(_model(), _any(iter([])), out), "is a list_iterator; expected a map-style"),
         (lambda out: predboard.infer(_any("net"), Tiles(), out), r"model is a str; expected a torch\.nn\.Module"),
         (lambda out: predboard.infer(_model(), Tiles(), out, step=-1), "^step= is -1"),
-        (lambda out: predboard.infer(_model(), Tiles(), out, classes=("a",)), "has 1 classes .* the model gives 2"),
+        (lambda out: predboard.infer(_model(), Tiles(), out, classes=("a",)), "has 1 class .* the model gives 2"),
         (lambda out: predboard.visualize(out, logs="x"), "visualize has no option 'logs'; expected one of"),
         (lambda out: predboard.visualize(out, logdirr="x"), "'logdirr'; did you mean 'logdir'"),
         (lambda out: predboard.import_predictions("x.npy", _any("logit"), out), "logit"),

@@ -320,9 +320,10 @@ def _class_names(manifest: Manifest, outputs: int) -> tuple[str, ...]:
     """Return a name for each output. Raises InputError if the manifest has another number of classes."""
     if manifest.classes and len(manifest.classes) != outputs:
         names = ", ".join((*manifest.classes[:3], *["…"] * (len(manifest.classes) > 3)))
+        has, gives = plural(len(manifest.classes), "class", "classes"), plural(outputs, "output")
         raise InputError(
-            f"{manifest.origin} (or --classes) has {len(manifest.classes)} classes ({names}), the model gives "
-            f"{outputs} outputs; expected one class for each output, in their order: name them with --classes FILE"
+            f"{manifest.origin} (or --classes) has {has} ({names}), the model gives {gives}; expected one class for "
+            "each output, in their order: name them with --classes FILE"
         )
     return manifest.classes or tuple(map(str, range(outputs)))
 
@@ -336,7 +337,7 @@ def _two_class_names(manifest: Manifest) -> tuple[str, ...]:
     if not manifest.classes and set(np.unique(label).tolist()) == {0, 1}:
         return "0", "1"
     if len(manifest.classes) != 2:
-        names = f"{len(manifest.classes):,} classes" if manifest.classes else "no classes by name"
+        names = plural(len(manifest.classes), "class", "classes") if manifest.classes else "no classes by name"
         raise InputError(
             f"the model has a single output, which speaks for one of two classes, and {manifest.origin} has {names}; "
             "expected two: name them with --classes FILE, the one that the output speaks for last (or --positive NAME)"
