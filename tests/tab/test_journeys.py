@@ -125,9 +125,8 @@ class Page:
         self.browser.get("about:blank")
         self.browser.get_log("browser")
         quote = urllib.parse.quote
-        keys = "".join(
-            f"&{quote(f'p.predboard.{key}')}={quote(value, safe='')}" for key, value in {**(view or {}), **more}.items()
-        )
+        asked = {"show": "pictures", **(view or {}), **more}  # most runs have none, and would be tables
+        keys = "".join(f"&{quote(f'p.predboard.{k}')}={quote(value, safe='')}" for k, value in asked.items() if value)
         page = "/" if around else "/data/plugin_entry.html?name=predboard"
         self.browser.get(f"{self.url}{page}#predboard{keys}")
         if around:
@@ -346,6 +345,21 @@ def test_pictures_are_shown_small_and_large(page: Page) -> None:
     page.clean()
 
 
+def test_a_run_of_which_no_picture_is_in_its_place_opens_as_a_table(page: Page) -> None:
+    page.open(run="net", show="")
+    page.until(lambda: page.text("#line-0"))
+    assert not page.text("#image-0")
+    page.keys("g")
+    page.until(lambda: page.text("#image-0"))
+    assert page.view["show"] == "pictures"
+    page.keys("g")
+    page.until(lambda: page.text("#line-0"))
+    page.open(run="toy", show="")
+    page.until(lambda: page.js("return document.querySelector('#image-0 img')?.naturalWidth"))
+    assert "show" not in page.view
+    page.clean()
+
+
 def test_two_steps_are_compared(page: Page, logdir: Path, rows: pd.DataFrame) -> None:
     old = logs.frame(logdir / "net", 1)
     page.open(run="net", other="net@1", pane="changes", order="index")
@@ -372,7 +386,7 @@ def test_shift_and_a_click_choose_a_range_and_mark_no_text(page: Page) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.keys import Keys
 
-    for show, one in (("", "image"), ("table", "line")):
+    for show, one in (("pictures", "image"), ("table", "line")):
         page.open(run="net", show=show)
         page.until(lambda one=one: page.text(f"#{one}-3"))  # type: ignore[misc]
         first, last = (page.browser.find_element("css selector", f"#{one}-{at}") for at in (0, 3))
@@ -469,7 +483,7 @@ def test_a_text_is_copied_where_the_browser_has_no_clipboard(page: Page) -> None
 def test_a_run_that_comes_later_is_shown_when_tensorboard_reloads(chromium: Any, tmp_path: Path) -> None:
     logs.write_logs(tmp_path / "logs" / "one", rows=30)
     with tensorboard(tmp_path / "logs", "--reload_interval", "1") as url:
-        page = Page(chromium, url).open(around=True)
+        page = Page(chromium, url).open(around=True, show="")
         page.has(30)
         logs.write_logs(tmp_path / "logs" / "two", rows=20)
         reload = "window.parent.document.querySelector('.reload-button').click()"
@@ -538,6 +552,11 @@ def test_images_with_several_labels_are_selected_by_what_they_miss(page: Page, l
     assert "missed" in page.text(".heading")
     assert "this set" in page.text(".heading")
     assert f"missed {name}" in " ".join(page.text("#image-0").split())
+    last = next(int(labels[-1]) for labels in data.predicted_labels.dropna() if len(labels) > 1)
+    page.open(run="scenes", pred=str(last))
+    captions = "return [...document.querySelectorAll('.cell .caption:nth-child(2)')].map(one => one.innerText.trim())"
+    page.until(lambda: page.js(captions))
+    assert all(text.startswith(test_multi_label.CLASSES[last]) for text in page.js(captions))
     page.open(run="scenes", pane="columns", true="1", pred="1,2")
     expected = [
         labels is not None and predicted is not None and 1 in labels and bool({1, 2} & set(predicted))

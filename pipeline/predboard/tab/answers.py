@@ -301,8 +301,8 @@ def missing_files(run: LogRun, has: Mapping[str, bool]) -> list[str]:
         sentences.append(f"The predictions are not in their place any more ({where}): no picture in full size.")
     if not has["thumbnails"]:
         sentences.append(
-            "There are no thumbnails, so pictures are read from their sources, which is slower: run predboard "
-            "visualize --thumbnails always."
+            "There are no thumbnails, so pictures are read from their sources, which is slower, and only where these "
+            "are in their place: predboard visualize --thumbnails always, with --image-root FOLDER if they were moved."
         )
     if not has["map"] and (has["neighbours"] or not has["predictions"]):
         sentences.append("There is no map of the images: run predboard visualize --map always.")

@@ -30,14 +30,15 @@ export async function post(route, body) {
   return (await ask(route, {method: 'POST', headers, body: JSON.stringify(body)})).json();
 }
 
-/** @template T @param {() => string} address empty for nothing
+/** Follow an address; what else it is made of may change without it.
+ * @template T @param {() => string} address empty for nothing
  * @param {(address: string, abort: AbortSignal) => Promise<T>} get
  * @returns {Signal<Resource<T>>} */
 export function resource(address, get) {
   /** @type {Resource<T>} */
   const none = {data: null, address: '', error: '', stale: false};
   const state = signal(none);
-  const followed = computed(address); // what else the address is made of may change without it
+  const followed = computed(address);
   effect(() => {
     const wanted = followed.value;
     if (!wanted) {
@@ -78,8 +79,14 @@ const pictures = new Map();
 const wanted = new Map();
 let timer = 0;
 
+/** @param {Versioned} run */
+export const runKey = run => `${run.name}\n${run.version}`;
+
+/** Whether a run has pictures, of which some may lack. @type {Signal<Record<string, boolean>>} */
+export const pictured = signal({});
+
 /** @param {Versioned} run @param {string} step @param {number} side @param {number} id */
-const pictureKey = (run, step, side, id) => `${run.name}\n${run.version}\n${step}\n${side}\n${id}`;
+const pictureKey = (run, step, side, id) => `${runKey(run)}\n${step}\n${side}\n${id}`;
 
 /** Ask for a small picture; many are fetched in one request, for a server in Python takes about a millisecond for each.
  * @type {AskPicture} */
@@ -115,7 +122,8 @@ function fetchWanted() {
   }
 }
 
-/** @param {Versioned} run @param {string} step @param {number} side @param {number[]} ids */
+/** Ask for pictures; where no answer comes, they are asked for again when they are next in sight.
+ * @param {Versioned} run @param {string} step @param {number} side @param {number[]} ids */
 async function fetchBatch(run, step, side, ids) {
   const query = new URLSearchParams({run: run.name, step, side: String(side), ids: ids.join(), v: run.version});
   /** @type {ArrayBuffer | null} */
@@ -126,6 +134,8 @@ async function fetchBatch(run, step, side, ids) {
     if (!(error instanceof Refusal)) throw error;
   }
   const sizes = body ? new Uint32Array(body, 0, ids.length) : null;
+  const [known, of] = [pictured.peek(), runKey(run)];
+  if (sizes && !known[of]) pictured.value = {...known, [of]: sizes.some(Boolean)};
   let at = 4 * ids.length;
   ids.forEach((id, i) => {
     const entry = pictures.get(pictureKey(run, step, side, id));
@@ -134,7 +144,7 @@ async function fetchBatch(run, step, side, ids) {
       entry.address = size && body ? URL.createObjectURL(new Blob([new Uint8Array(body, at, size)])) : 'none';
       for (const use of entry.use) use(entry.address);
       entry.use.clear();
-      if (!body) pictures.delete(pictureKey(run, step, side, id)); // asked for again when it is next in sight
+      if (!body) pictures.delete(pictureKey(run, step, side, id));
     }
     at += size;
   });

@@ -6,6 +6,7 @@ import {getJson, resource} from './api.js';
 import {commandOf} from './command.js';
 import {copy} from './host.js';
 import {
+  asTable,
   chosen,
   className,
   descending,
@@ -18,6 +19,7 @@ import {
   queryWithout,
   run,
   runs,
+  showAs,
   sort,
   step,
   suspected,
@@ -342,7 +344,7 @@ export function chips() {
       value: () => side.value,
       'aria-label': 'Size of the pictures',
       title: 'Size of the pictures',
-      hidden: () => view.value.show === 'table',
+      hidden: () => asTable.value,
       class: 'size',
       oninput: e => setSide(Number(e.target.value)),
     }),
@@ -353,9 +355,9 @@ export function chips() {
         'button',
         {
           id: 'show-pictures',
-          'aria-pressed': () => view.value.show !== 'table',
+          'aria-pressed': () => !asTable.value,
           title: 'Pictures (g)',
-          onclick: () => go({show: ''}),
+          onclick: () => showAs(false),
         },
         icon(GRID, 'pictures'),
       ),
@@ -363,9 +365,9 @@ export function chips() {
         'button',
         {
           id: 'show-table',
-          'aria-pressed': () => view.value.show === 'table',
+          'aria-pressed': () => asTable.value,
           title: 'Table (g)',
-          onclick: () => go({show: 'table'}),
+          onclick: () => showAs(true),
         },
         icon(LINES, 'table'),
       ),

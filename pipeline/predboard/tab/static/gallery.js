@@ -3,6 +3,7 @@
 import {computed, effect, h, icon, signal, virtual} from './elements.js';
 import {picture} from './api.js';
 import {
+  asTable,
   choose,
   chooseRange,
   chosen,
@@ -111,27 +112,36 @@ function captions(row) {
   return [first, [second, h('span', {class: 'number faint', title: sort.value}, sortWords(row))]];
 }
 
+/** @param {Classes} of */
+const names = of => h('bdi', {class: 'name', title: classWords(of).slice(0, 300)}, classWords(of));
+
 /** Predicted labels, the wrong ones among them in their colour; below them what was missed. @param {Row} row
  * @returns {any[]} lines */
 function setCaptions(row) {
   const first = [mark(row.verdict), labelNames(row), h('span', {class: 'number'}, tight(row.conf))];
-  const missed = row.missed?.length ? [faint('missed '), h('bdi', {class: 'name'}, classWords(row.missed))] : null;
+  const missed = row.missed?.length ? [faint('missed '), names(askedFirst(row.missed, 'missed', 'true'))] : null;
   if (row.old) {
     const same = String(row.old.pred) === String(row.pred);
-    const was = h('bdi', {class: 'name'}, classWords(row.old.pred));
-    return [first, same ? faint('as before') : [faint('was '), was], missed];
+    return [first, same ? faint('as before') : [faint('was '), names(row.old.pred)], missed];
   }
   return [first, [missed, h('span', {class: 'number faint', title: sort.value}, sortWords(row))]];
 }
 
+/** Labels, first those that filters ask for: a caption may have no room for all.
+ * @param {number[]} labels @param {...string} filters */
+function askedFirst(labels, ...filters) {
+  const asked = filters.flatMap(key => classesOf(view.value[key]));
+  return [...labels].sort((a, b) => Number(asked.includes(b)) - Number(asked.includes(a)));
+}
+
 /** @param {Row} row */
 export function labelNames(row) {
-  const names = Array.isArray(row.pred) && row.pred.length ? row.pred : [];
+  const labels = Array.isArray(row.pred) ? askedFirst(row.pred, 'wrongly_predicted', 'pred') : [];
   return h(
     'bdi',
     {class: 'name labels', title: classWords(row.pred).slice(0, 300)},
-    names.length ? null : 'nothing',
-    names.map((index, i) => [
+    labels.length ? null : 'nothing',
+    labels.map((index, i) => [
       i ? ', ' : '',
       h('span', {class: row.wrongly_predicted?.includes(index) ? 'bad' : ''}, className(index).slice(0, 200)),
     ]),
@@ -171,8 +181,8 @@ export function gallery() {
       role: 'listbox',
       'aria-multiselectable': 'true',
       'aria-label': 'images of the selection',
-      'aria-activedescendant': () => (shownTotal.value && view.value.show !== 'table' ? `image-${cursor.value}` : null),
-      hidden: () => view.value.show === 'table',
+      'aria-activedescendant': () => (shownTotal.value && !asTable.value ? `image-${cursor.value}` : null),
+      hidden: () => asTable.value,
       onmousedown: keepTexts,
       'data-stale': () => list.value.stale,
     },
@@ -182,7 +192,7 @@ export function gallery() {
   const grid = virtual(
     box,
     inner,
-    () => (view.value.show === 'table' ? 0 : shownTotal.value),
+    () => (asTable.value ? 0 : shownTotal.value),
     width => {
       const across = Math.max(1, Math.floor((width - GAP) / (side.value + GAP)));
       const spare = Math.max(0, width - GAP - across * (side.value + GAP));

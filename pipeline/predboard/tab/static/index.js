@@ -5,6 +5,7 @@ import {batch, effect, h} from './elements.js';
 import {getJson} from './api.js';
 import {followTheme, onKeys, onReload, shown} from './host.js';
 import {
+  asTable,
   choose,
   chooseRange,
   chosen,
@@ -23,6 +24,7 @@ import {
   rowAt,
   run,
   runs,
+  showAs,
   shownTotal,
   tagCounts,
   usable,
@@ -58,8 +60,8 @@ async function look() {
 
 /** @param {Grid} pictures @param {Grid} lines */
 function keysOf(pictures, lines) {
-  const grid = () => (view.peek().show === 'table' ? lines : pictures);
-  const images = () => document.getElementById(view.peek().show === 'table' ? 'table' : 'images');
+  const grid = () => (asTable.peek() ? lines : pictures);
+  const images = () => document.getElementById(asTable.peek() ? 'table' : 'images');
   /** @param {number} to @param {boolean} range */
   const move = (to, range) => {
     const at = Math.max(0, Math.min(shownTotal.peek() - 1, to));
@@ -90,7 +92,7 @@ function keysOf(pictures, lines) {
     l: copyLink,
     u: undo,
     e: () => go({right: view.peek().right === '0' ? '' : '0'}),
-    g: () => go({show: view.peek().show === 'table' ? '' : 'table'}),
+    g: () => showAs(!asTable.peek()),
     m: () => {
       if (pane.peek()) go({pane: ''}, true);
       document.getElementById('matrix')?.focus();

@@ -4,9 +4,10 @@
 import {computed, effect, signal, untracked} from './elements.js';
 import {addressOf, onAddress, readHash, writeHash} from './host.js';
 import {classesOf, isFilter, queryText, SCORES, toggled} from './query.js';
-import {getJson, isAborted} from './api.js';
+import {getJson, isAborted, pictured, runKey} from './api.js';
 
-/** Keys of the address that filter nothing. `image` is the key of the image that is open, at any step of any run. */
+/** Keys of the address that filter nothing: what is shown, then how (matrix, threshold, map). `image` is the
+ * key of the image that is open, at any step of any run. */
 const OTHERS = [
   'run',
   'step',
@@ -15,7 +16,7 @@ const OTHERS = [
   'desc',
   'image',
   'pane',
-  'show', // what is shown
+  'show',
   'order',
   'count',
   'log',
@@ -24,7 +25,7 @@ const OTHERS = [
   'level',
   'class',
   'at',
-  'colour', // how: matrix, threshold, map
+  'colour',
 ];
 
 /** @param {string} key */
@@ -71,6 +72,14 @@ export const query = computed(() => (run.value ? queryText(view.value, run.value
 
 /** @param {...string} keys */
 export const queryWithout = (...keys) => (run.value ? queryText(view.value, run.value.name, step.value, keys) : '');
+
+const pictureless = computed(() => run.value !== undefined && pictured.value[runKey(run.value)] === false);
+
+/** Whether the images are a table: where that was asked for, or where none of the pictures was found. */
+export const asTable = computed(() => (view.value.show ? view.value.show === 'table' : pictureless.value));
+
+/** @param {boolean} table */
+export const showAs = table => go({show: table === pictureless.peek() ? '' : table ? 'table' : 'pictures'});
 
 /** What makes an answer another one though its address is the same. */
 export const version = computed(() => (run.value ? run.value.version : ''));

@@ -2,6 +2,7 @@
 /** The images of the selection as a table of columns. It knows nothing of why a row is in the selection. */
 import {computed, effect, h, signal, virtual} from './elements.js';
 import {
+  asTable,
   classWords,
   cursor,
   descending,
@@ -46,7 +47,7 @@ const SORTED = ['confidence', 'loss', 'margin'];
 const HIDDEN = ['label_name', 'predicted_name', 'label', 'predicted'];
 
 export function table() {
-  const shown = () => view.value.show === 'table';
+  const shown = () => asTable.value;
   const further = computed(() =>
     (run.value?.columns ?? []).map(column => column.name).filter(name => !(name in OWN) && !HIDDEN.includes(name)),
   );

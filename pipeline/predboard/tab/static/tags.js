@@ -226,18 +226,20 @@ export function tagButtons(row) {
   );
 }
 
-/** The queue of suspected labels: what is suggested, and an answer by one key. @param {() => any} row
+/** The queue of suspected labels: what is suggested, and an answer by one key. Of several labels no tag says which are
+ * right. @param {() => any} row
  * @param {(by: number) => void} step */
 export function suspectBar(row, step) {
   return h('div', {class: 'suspect', hidden: () => row()?.suggested === undefined}, () => {
     const now = row();
     if (now?.suggested === undefined) return null;
+    const several = Array.isArray(now.true);
     return [
       h('p', null, doubt(now)),
       h(
         'div',
         {class: 'inline', hidden: !writable.value},
-        h('button', {id: 'accept', onclick: () => answer(now, true, step)}, 'Accept (a)'),
+        h('button', {id: 'accept', onclick: () => answer(now, true, step)}, several ? 'Tag relabel (a)' : 'Accept (a)'),
         h('button', {id: 'keep', onclick: () => answer(now, false, step)}, 'Keep (k)'),
         h('button', {id: 'next', onclick: () => step(1)}, 'Next (→)'),
       ),
